@@ -1,0 +1,68 @@
+//! From clipped slices back to tensors, for Burn's optimizers or for one of your own.
+
+use burn::module::{Module, ModuleVisitor, Param, ParamId};
+use burn::optim::GradientsParams;
+use burn::tensor::Tensor;
+use gradclip::{ClipReport, Clipped};
+
+use crate::ModuleGradients;
+
+/// Gradients that went through a [`gradclip::Clipper`]: there is no other way to make one.
+///
+/// A training step that takes this type cannot be given gradients that nobody clipped:
+///
+/// ```compile_fail
+/// fn step(gradients: gradclip_burn::ClippedGradients) {}
+/// fn forgot_to_clip(gradients: gradclip_burn::ModuleGradients) {
+///     step(gradients); // expected `ClippedGradients`, found `ModuleGradients`
+/// }
+/// ```
+#[derive(Debug)]
+pub struct ClippedGradients {
+    gradients: ModuleGradients,
+    report: ClipReport,
+}
+
+impl From<Clipped<ModuleGradients>> for ClippedGradients {
+    fn from(clipped: Clipped<ModuleGradients>) -> Self {
+        let (gradients, report) = clipped.into_parts();
+        ClippedGradients { gradients, report }
+    }
+}
+
+impl ClippedGradients {
+    /// What clipping found and did.
+    pub fn report(&self) -> &ClipReport {
+        &self.report
+    }
+
+    /// Takes the gradient of one parameter, on the device and in the type it was computed in.
+    ///
+    /// # Panics
+    ///
+    /// If `D` is not the rank of the parameter.
+    pub fn take<const D: usize>(&mut self, id: ParamId) -> Option<Tensor<D>> {
+        let index = self.gradients.entries.iter().position(|entry| entry.id == id)?;
+        // The order does not matter any more: what is left is looked up by id.
+        let entry = self.gradients.entries.swap_remove(index);
+        Some(Tensor::from_data(entry.data, (&entry.device, entry.dtype)))
+    }
+
+    /// The gradients in the form that every optimizer of Burn takes.
+    pub fn into_params<M: Module>(mut self, module: &M) -> GradientsParams {
+        struct Register<'a> {
+            clipped: &'a mut ClippedGradients,
+            params: GradientsParams,
+        }
+        impl ModuleVisitor for Register<'_> {
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                if let Some(gradient) = self.clipped.take::<D>(param.id) {
+                    self.params.register(param.id, gradient);
+                }
+            }
+        }
+        let mut register = Register { clipped: &mut self, params: GradientsParams::new() };
+        module.visit(&mut register);
+        register.params
+    }
+}

@@ -1,0 +1,9 @@
+#![doc = include_str!("../README.md")]
+#![deny(missing_docs)]
+
+mod clipped;
+mod collect;
+
+pub use clipped::ClippedGradients;
+pub use collect::{CollectError, ModuleGradients};
+pub use gradclip;

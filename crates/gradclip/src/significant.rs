@@ -1,0 +1,56 @@
+//! Numbers for people: three significant digits, no more than they can use.
+
+/// Formats with three significant digits and without trailing zeros: `0.41`, `12.4`, `1230`,
+/// `1.5e-7`.
+pub(crate) fn significant(value: f64) -> String {
+    if value == 0.0 || !value.is_finite() {
+        return value.to_string();
+    }
+    // Rounding to three digits first makes 9.996 a "10", whose exponent is not that of 9.996.
+    let scientific = format!("{value:.2e}");
+    let (Some((mantissa, exponent)), Ok(rounded)) =
+        (scientific.split_once('e'), scientific.parse::<f64>())
+    else {
+        return scientific;
+    };
+    match exponent.parse::<i32>() {
+        Ok(exponent @ -4..=5) => {
+            let decimals = usize::try_from(2 - exponent).unwrap_or(0);
+            without_trailing_zeros(&format!("{rounded:.decimals$}")).to_owned()
+        }
+        _ => format!("{}e{exponent}", without_trailing_zeros(mantissa)),
+    }
+}
+
+fn without_trailing_zeros(number: &str) -> &str {
+    if number.contains('.') {
+        number.trim_end_matches('0').trim_end_matches('.')
+    } else {
+        number
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::significant;
+
+    #[test]
+    fn three_digits_for_any_size() {
+        let cases = [
+            (0.0, "0"),
+            (5.0, "5"),
+            (0.4096, "0.41"),
+            (12.44, "12.4"),
+            (9.996, "10"),
+            (99.96, "100"),
+            (123_456.0, "123000"),
+            (-0.012_34, "-0.0123"),
+            (1.5e-7, "1.5e-7"),
+            (2e30, "2e30"),
+            (f64::INFINITY, "inf"),
+        ];
+        for (value, expected) in cases {
+            assert_eq!(significant(value), expected);
+        }
+    }
+}

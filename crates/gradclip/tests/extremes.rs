@@ -1,0 +1,158 @@
+//! Huge, tiny and strange sizes: norms of finite gradients are finite and right.
+
+use gradclip::{ClipAction, NonFinite};
+
+use crate::support::{
+    Named, Random, assert_all_close, assert_close, bits, clip, clip_one, reference_norm, try_clip,
+};
+
+#[test]
+fn huge_and_tiny_norms_match_the_reference() {
+    for scale in [1e30_f32, 1e19, 1.0, 1e-25, 1e-38] {
+        let values: Vec<f32> = Random(1)
+            .values(100_000)
+            .into_iter()
+            .map(|v| v * scale)
+            .collect();
+        let expected = reference_norm(values.iter().map(|value| f64::from(*value)), 2.0);
+        let (after, report) = clip_one("global-norm:1e-3", &values);
+        assert_close(report.norm_before, expected, 1e-12);
+        if expected > 1e-3 {
+            let stored = reference_norm(after.iter().map(|value| f64::from(*value)), 2.0);
+            assert_close(stored, 1e-3, 1e-6);
+        } else {
+            assert_eq!(bits(&after), bits(&values));
+        }
+    }
+}
+
+#[test]
+fn the_largest_f32_and_the_smallest() {
+    let (values, report) = clip_one("global-norm:2", &[f32::MAX; 4]);
+    assert_close(report.norm_before, 2.0 * f64::from(f32::MAX), 1e-15);
+    assert_eq!(values, [1.0; 4]);
+    let smallest = f32::from_bits(1);
+    let (values, report) = clip_one("global-norm:1", &[smallest; 4]);
+    assert_eq!(report.norm_before, 2.0 * f64::from(smallest));
+    assert_eq!(bits(&values), [1; 4]);
+    // A threshold below the smallest f32 rounds to zero, and not to NaN.
+    let (values, report) = clip_one("value:1e-60", &[1.0, -1.0, 0.0]);
+    assert_eq!((values, report.cosine), (vec![0.0; 3], 1.0));
+    assert_eq!(
+        clip_one("value:1e60", &[f32::MAX]).1.action,
+        ClipAction::Keep
+    );
+    let (values, _) = clip_one("global-norm:5e-324", &[f32::MAX, 1.0]);
+    assert_eq!(values, [0.0; 2]);
+}
+
+#[test]
+fn denormals_are_scaled_like_others() {
+    let tiny = f32::MIN_POSITIVE / 8.0;
+    let (values, report) = clip_one(&format!("global-norm:{:e}", f64::from(tiny)), &[tiny; 4]);
+    assert_eq!(report.coefficient, 0.5);
+    assert_eq!(values, [tiny / 2.0; 4]);
+}
+
+#[test]
+fn every_order_at_every_size() {
+    for order in ["0.5", "1", "1.5", "2", "3", "4", "inf"] {
+        let power: f64 = order.parse().unwrap();
+        for scale in [1e-30, 1.0, 1e30] {
+            let values: Vec<f32> = Random(2)
+                .values(5000)
+                .into_iter()
+                .map(|v| v * scale)
+                .collect();
+            let unit = values
+                .iter()
+                .map(|value| f64::from(*value) / f64::from(scale));
+            let expected = reference_norm(unit, power) * f64::from(scale);
+            let (_, report) = clip_one(&format!("norm:1,p={order}"), &values);
+            assert_close(report.norm_before, expected, 1e-12);
+        }
+    }
+}
+
+#[test]
+fn huge_and_tiny_orders_are_finite() {
+    let gradients: Named = vec![("a", vec![1e30, -3.0, 0.0]), ("b", vec![1e-40, f32::MAX])];
+    for order in ["1e-300", "0.001", "0.1", "50", "1e4", "1e300"] {
+        for policy in ["norm", "global-norm"] {
+            let (after, report) = clip(&format!("{policy}:1,p={order}"), gradients.clone());
+            let numbers = [
+                report.norm_before,
+                report.norm_after,
+                report.coefficient,
+                report.cosine,
+            ];
+            assert!(
+                numbers.iter().all(|number| number.is_finite()),
+                "p={order}: {numbers:?}"
+            );
+            assert!(report.norm_before >= f64::from(f32::MAX));
+            assert!(
+                after
+                    .iter()
+                    .flat_map(|(_, values)| values)
+                    .all(|value| value.is_finite())
+            );
+        }
+    }
+    let (after, _) = clip("global-norm:1,p=1e300", gradients);
+    assert_eq!(after[1].1[1], 1.0);
+}
+
+#[test]
+fn nothing_to_clip() {
+    for policy in [
+        "none",
+        "value:1",
+        "norm:1",
+        "global-norm:1",
+        "global-norm:1,p=3",
+    ] {
+        for gradients in [
+            vec![],
+            vec![("empty", vec![])],
+            vec![("zero", vec![0.0; 3])],
+        ] {
+            let (_, report) = clip(policy, gradients);
+            assert_eq!(report.action, ClipAction::Keep);
+            assert_eq!(report.norm_before.to_bits(), 0.0_f64.to_bits());
+            assert_eq!(
+                (report.norm_after, report.coefficient, report.cosine),
+                (0.0, 1.0, 1.0)
+            );
+            assert_eq!((report.clipped_share, report.dominant()), (0.0, None));
+        }
+    }
+}
+
+#[test]
+fn an_infinite_threshold_never_clips() {
+    for policy in [
+        "value:inf",
+        "norm:inf",
+        "global-norm:inf",
+        "global-norm:inf,p=0.001",
+    ] {
+        let (values, report) = clip_one(policy, &[f32::MAX, -1.0]);
+        assert_eq!(
+            (values, report.action),
+            (vec![f32::MAX, -1.0], ClipAction::Keep)
+        );
+    }
+}
+
+#[test]
+fn one_huge_element_leaves_the_rest_in_proportion() {
+    let (values, _) = clip_one("global-norm:1e30", &[3e37, 1.0, -2.0]);
+    assert_all_close(&values, &[1e30, 1e30 / 3e37, -2e30 / 3e37], 1e-7);
+    let outcome = try_clip(
+        "global-norm:1",
+        NonFinite::Zero,
+        vec![("w", vec![f32::MAX; 9])],
+    );
+    assert_eq!(outcome.unwrap().report().non_finite, 0);
+}

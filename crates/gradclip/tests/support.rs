@@ -1,0 +1,90 @@
+//! What the tests share: a short way to clip, and random numbers from a seed.
+
+use gradclip::{ClipError, ClipReport, Clipper, Gradients, NonFinite, Outcome};
+
+pub(crate) type Named = Vec<(&'static str, Vec<f32>)>;
+
+pub(crate) fn clipper(policy: &str, non_finite: NonFinite) -> Clipper {
+    Clipper::new(policy.parse().expect("a valid policy"), non_finite)
+}
+
+/// Clips gradients that are expected to be finite.
+pub(crate) fn clip<G: Gradients>(policy: &str, gradients: G) -> (G, ClipReport) {
+    match try_clip(policy, NonFinite::Error, gradients) {
+        Ok(Outcome::Apply(clipped)) => clipped.into_parts(),
+        Ok(Outcome::Skip { .. }) => panic!("skipped under NonFinite::Error"),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+pub(crate) fn try_clip<G: Gradients>(
+    policy: &str,
+    non_finite: NonFinite,
+    gradients: G,
+) -> Result<Outcome<G>, ClipError> {
+    clipper(policy, non_finite).clip(gradients)
+}
+
+/// One tensor in, one tensor out.
+pub(crate) fn clip_one(policy: &str, values: &[f32]) -> (Vec<f32>, ClipReport) {
+    let (mut gradients, report) = clip(policy, vec![("w", values.to_vec())]);
+    (gradients.remove(0).1, report)
+}
+
+pub(crate) fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+#[track_caller]
+pub(crate) fn assert_close(actual: f64, expected: f64, relative: f64) {
+    let error = (actual - expected).abs();
+    assert!(
+        error <= relative * expected.abs(),
+        "{actual} is not {expected} to {relative}"
+    );
+}
+
+#[track_caller]
+pub(crate) fn assert_all_close(actual: &[f32], expected: &[f64], relative: f64) {
+    assert_eq!(actual.len(), expected.len());
+    for (actual, expected) in actual.iter().zip(expected) {
+        assert_close(f64::from(*actual), *expected, relative);
+    }
+}
+
+/// An independent reference: a plain loop in f64, compensated, without scaling.
+pub(crate) fn reference_norm(values: impl Iterator<Item = f64>, power: f64) -> f64 {
+    if power == f64::INFINITY {
+        return values.fold(0.0, |largest, value| value.abs().max(largest));
+    }
+    let (mut sum, mut lost) = (0.0_f64, 0.0_f64);
+    for value in values {
+        let term = value.abs().powf(power) - lost;
+        let next = sum + term;
+        lost = (next - sum) - term;
+        sum = next;
+    }
+    sum.powf(1.0 / power)
+}
+
+/// SplitMix64.
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// Uniform in [-1, 1).
+    pub(crate) fn value(&mut self) -> f32 {
+        ((self.next() >> 40) as f32) / ((1 << 23) as f32) - 1.0
+    }
+
+    pub(crate) fn values(&mut self, count: usize) -> Vec<f32> {
+        (0..count).map(|_| self.value()).collect()
+    }
+}

@@ -1,0 +1,176 @@
+//! The settings of a model, as plain data.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::rnn::Nonlinearity;
+
+/// Which of the four kinds of model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Architecture {
+    /// Vanilla recurrent network (Elman 1990).
+    Rnn,
+    /// Long short-term memory (Hochreiter & Schmidhuber 1997, with forget gate).
+    Lstm,
+    /// Gated recurrent unit (Cho et al. 2014, PyTorch's variant).
+    Gru,
+    /// GPT-2-shaped Transformer (Radford et al. 2019).
+    Transformer,
+}
+
+impl Architecture {
+    /// All of them, in the order of the help text.
+    pub const ALL: [Architecture; 4] =
+        [Architecture::Rnn, Architecture::Lstm, Architecture::Gru, Architecture::Transformer];
+
+    /// Whether the model carries a hidden state from window to window.
+    pub fn is_recurrent(self) -> bool {
+        self != Architecture::Transformer
+    }
+}
+
+impl fmt::Display for Architecture {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Architecture::Rnn => "rnn",
+            Architecture::Lstm => "lstm",
+            Architecture::Gru => "gru",
+            Architecture::Transformer => "transformer",
+        })
+    }
+}
+
+impl FromStr for Architecture {
+    type Err = ConfigError;
+
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        let found = Self::ALL.into_iter().find(|architecture| architecture.to_string() == text);
+        found.ok_or_else(|| ConfigError(format!("`{text}` is no model: rnn, lstm, gru, transformer")))
+    }
+}
+
+/// The settings of a model. The vocabulary comes from the tokenizer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct ModelConfig {
+    /// Which kind of model.
+    pub architecture: Architecture,
+    /// Number of recurrent layers or Transformer blocks.
+    pub layers: usize,
+    /// Width of the hidden state, or of the Transformer's residual stream.
+    pub hidden: usize,
+    /// Width of the token embedding; the Transformer's is always `hidden`.
+    pub embedding: usize,
+    /// Attention heads (Transformer).
+    pub heads: usize,
+    /// Longest text that the Transformer can look back on, in tokens.
+    pub context: usize,
+    /// Probability that dropout sets an activation to zero.
+    pub dropout: f64,
+    /// Whether the output layer uses the embedding's weights (Press & Wolf 2017).
+    pub tied: bool,
+    /// Whether the bias of the LSTM's forget gate starts at 1 (Jozefowicz et al. 2015).
+    pub forget_bias: bool,
+    /// The vanilla RNN's activation.
+    pub nonlinearity: Nonlinearity,
+}
+
+impl ModelConfig {
+    /// Checks everything that building the model relies on.
+    ///
+    /// # Errors
+    ///
+    /// The first setting that is out of range, by name, with the values that are accepted.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let within = |name: &str, value: usize, most: usize| {
+            if (1..=most).contains(&value) {
+                Ok(())
+            } else {
+                Err(ConfigError(format!("{name} is {value}; it must be from 1 to {most}")))
+            }
+        };
+        within("layers", self.layers, 1_000)?;
+        within("hidden", self.hidden, 1_000_000)?;
+        within("embedding", self.embedding, 1_000_000)?;
+        if !(0.0..1.0).contains(&self.dropout) {
+            let message = format!("dropout is {}; it must be at least 0 and below 1", self.dropout);
+            return Err(ConfigError(message));
+        }
+        if self.architecture == Architecture::Transformer {
+            within("heads", self.heads, 10_000)?;
+            within("context", self.context, 1_000_000)?;
+            if !self.hidden.is_multiple_of(self.heads) {
+                return Err(ConfigError(format!(
+                    "hidden ({}) must be a multiple of heads ({})",
+                    self.hidden, self.heads
+                )));
+            }
+        } else if self.tied && self.embedding != self.hidden {
+            return Err(ConfigError(format!(
+                "tied weights need embedding ({}) and hidden ({}) to be equal",
+                self.embedding, self.hidden
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// A setting that no model can be built from.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(String);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> ModelConfig {
+        ModelConfig {
+            architecture: Architecture::Transformer,
+            layers: 2,
+            hidden: 12,
+            embedding: 12,
+            heads: 3,
+            context: 8,
+            dropout: 0.1,
+            tied: false,
+            forget_bias: false,
+            nonlinearity: Nonlinearity::Tanh,
+        }
+    }
+
+    fn error(change: impl FnOnce(&mut ModelConfig)) -> String {
+        let mut config = config();
+        change(&mut config);
+        config.validate().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn each_bad_setting_is_named() {
+        config().validate().unwrap();
+        assert!(error(|config| config.layers = 0).starts_with("layers is 0"));
+        assert!(error(|config| config.layers = 1_000_000_000).starts_with("layers"));
+        assert!(error(|config| config.context = 1 << 40).starts_with("context"));
+        assert!(error(|config| config.heads = 5).starts_with("hidden (12)"));
+        for bad in [-0.1, 1.0, f64::NAN, f64::INFINITY] {
+            assert!(error(|config| config.dropout = bad).starts_with("dropout"));
+        }
+        let tied = error(|config| {
+            config.architecture = Architecture::Lstm;
+            config.tied = true;
+            config.embedding = 5;
+        });
+        assert!(tied.starts_with("tied weights need embedding (5)"));
+    }
+
+    #[test]
+    fn architectures_print_as_they_parse() {
+        for architecture in Architecture::ALL {
+            assert_eq!(architecture.to_string().parse(), Ok(architecture));
+        }
+        assert!("gpt".parse::<Architecture>().is_err());
+    }
+}

@@ -1,0 +1,128 @@
+//! What the trainer and the generator ask of a model.
+
+use std::collections::BTreeMap;
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::{Int, Tensor};
+
+/// A model that predicts the next token.
+///
+/// Implement it for a Burn module of your own and the whole of Shears works with it: training
+/// with clipping, exact resumption, evaluation, generation. `crates/shears-train/examples/own_model.rs`
+/// does so in sixty lines.
+pub trait LanguageModel: Module {
+    /// Predicts the next token at every position.
+    ///
+    /// `tokens` is `[batch, time]`; the logits are `[batch, time, vocabulary]`. `state` is what
+    /// the previous call on the same text returned, or [`State::default`] at the start of a text;
+    /// a model that finds no entry of its own in it starts from zeros. The result for a text must
+    /// not depend on how it was cut into calls.
+    fn forward(&self, tokens: Tensor<2, Int>, state: State) -> (Tensor<3>, State);
+
+    /// How the model reads a corpus in training and evaluation.
+    fn reading(&self) -> Reading;
+}
+
+/// How a model reads a corpus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// Consecutive windows of parallel streams, with the state carried from window to window
+    /// (truncated back-propagation through time).
+    Streams,
+    /// Windows of at most `context` tokens that know nothing of each other.
+    Windows {
+        /// The longest text, in tokens, that the model can look back on.
+        context: usize,
+    },
+}
+
+/// What a model carries from one call to the next: hidden states, or keys and values.
+///
+/// It is plain data, so that it can be detached, saved in a checkpoint and restored without
+/// knowing the model. The empty state is the start of a text.
+#[derive(Clone, Debug, Default)]
+pub struct State {
+    /// Named tensors; recurrent models carry `[1, batch, hidden]`, attention `[batch * heads,
+    /// time, head]`.
+    pub tensors: BTreeMap<String, Tensor<3>>,
+    /// How many tokens the model has read since the start of the text.
+    pub position: usize,
+}
+
+impl State {
+    /// The same values outside the graph: gradients do not flow into earlier windows.
+    pub fn detach(self) -> Self {
+        let tensors = self.tensors.into_iter().map(|(name, tensor)| (name, tensor.detach()));
+        State { tensors: tensors.collect(), position: self.position }
+    }
+}
+
+/// Name, shape and size of one parameter tensor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParameterInfo {
+    /// The path of the tensor in the module, for example `layers.0.weight_hh`.
+    pub name: String,
+    /// Its shape.
+    pub shape: Vec<usize>,
+}
+
+impl ParameterInfo {
+    /// Number of elements.
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// The layer that the tensor belongs to: the first part of its name, with the number that
+    /// follows it, for example `layers.0`.
+    pub fn layer(&self) -> &str {
+        let mut dots = self.name.match_indices('.').map(|(index, _)| index);
+        let Some(first) = dots.next() else { return &self.name };
+        let second = dots.next().unwrap_or(self.name.len());
+        let numbered = self.name[first + 1..second].bytes().all(|byte| byte.is_ascii_digit());
+        &self.name[..if numbered { second } else { first }]
+    }
+}
+
+/// The parameters of a module, from input to output, each once, without allocating any of them.
+pub fn parameters<M: Module>(module: &M) -> Vec<ParameterInfo> {
+    struct Collector {
+        path: Vec<String>,
+        seen: Vec<burn::module::ParamId>,
+        parameters: Vec<ParameterInfo>,
+    }
+    impl ModuleVisitor for Collector {
+        fn enter_module(&mut self, name: &str, _container_type: &str) {
+            self.path.push(name.to_string());
+        }
+        fn exit_module(&mut self, _name: &str, _container_type: &str) {
+            self.path.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if self.seen.contains(&param.id) {
+                return;
+            }
+            self.seen.push(param.id);
+            let shape = param.lazy_shape().to_vec();
+            self.parameters.push(ParameterInfo { name: self.path.join("."), shape });
+        }
+    }
+    let mut collector = Collector { path: Vec::new(), seen: Vec::new(), parameters: Vec::new() };
+    module.visit(&mut collector);
+    collector.parameters
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ParameterInfo;
+
+    #[test]
+    fn layer_is_the_name_up_to_its_number() {
+        let layer = |name: &str| {
+            ParameterInfo { name: name.to_string(), shape: vec![1] }.layer().to_string()
+        };
+        assert_eq!(layer("embedding.weight"), "embedding");
+        assert_eq!(layer("layers.0.weight_hh"), "layers.0");
+        assert_eq!(layer("blocks.11.attention.qkv.weight"), "blocks.11");
+        assert_eq!(layer("weight"), "weight");
+    }
+}

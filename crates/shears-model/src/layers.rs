@@ -1,0 +1,149 @@
+//! The layers that several models share, with PyTorch's weight layout, and their initialisation.
+
+use burn::module::{Module, Param, ParamId};
+use burn::tensor::module::layer_norm;
+use burn::tensor::{Device, Distribution, Int, Shape, Tensor, TensorData};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution as _, StandardNormal};
+
+/// Creates parameters whose initial values depend on the seed and their order alone.
+///
+/// Parameters are lazy: a model that is only described (see [`crate::parameters`]) allocates
+/// nothing. The `k`-th parameter draws from the `k`-th stream of one ChaCha generator, so that
+/// the order in which they are first used does not matter.
+#[derive(Debug)]
+pub struct Initializer {
+    seed: u64,
+    next_stream: u64,
+    device: Device,
+}
+
+impl Initializer {
+    /// An initializer for a model on `device`.
+    pub fn new(seed: u64, device: &Device) -> Self {
+        Initializer { seed, next_stream: 0, device: device.clone() }
+    }
+
+    /// Uniform in `[-bound, bound)`.
+    pub fn uniform<const D: usize>(&mut self, shape: [usize; D], bound: f64) -> Param<Tensor<D>> {
+        self.parameter(shape, move |generator, values| {
+            values.fill_with(|| (generator.random::<f64>() * 2.0 - 1.0) as f32 * bound as f32);
+        })
+    }
+
+    /// Normal with mean 0 and the given standard deviation.
+    pub fn normal<const D: usize>(&mut self, shape: [usize; D], std: f64) -> Param<Tensor<D>> {
+        self.parameter(shape, move |generator, values| {
+            values.fill_with(|| {
+                let sample: f64 = StandardNormal.sample(generator);
+                (sample * std) as f32
+            });
+        })
+    }
+
+    /// The same value everywhere.
+    pub fn constant<const D: usize>(&mut self, shape: [usize; D], value: f32) -> Param<Tensor<D>> {
+        self.parameter(shape, move |_, values| values.fill(value))
+    }
+
+    /// Values that `fill` writes; it is called with the parameter's own generator.
+    pub fn parameter<const D: usize>(
+        &mut self,
+        shape: [usize; D],
+        fill: impl Fn(&mut ChaCha8Rng, &mut [f32]) + Send + Sync + 'static,
+    ) -> Param<Tensor<D>> {
+        let mut generator = ChaCha8Rng::seed_from_u64(self.seed);
+        generator.set_stream(self.next_stream);
+        self.next_stream += 1;
+        let create = move |device: &Device, require_grad: bool| {
+            let mut values = vec![0.0_f32; shape.iter().product()];
+            fill(&mut generator.clone(), &mut values);
+            let tensor = Tensor::from_data(TensorData::new(values, shape), device);
+            if require_grad { tensor.require_grad() } else { tensor }
+        };
+        let require_grad = self.device.is_autodiff();
+        let shape = Shape::from(shape);
+        Param::uninitialized(ParamId::new(), create, self.device.clone(), require_grad, shape)
+    }
+}
+
+/// `y = x Wᵀ + b`, with PyTorch's weight layout `[out, in]`.
+#[derive(Module, Debug)]
+pub struct Linear {
+    /// `[out, in]`
+    pub weight: Param<Tensor<2>>,
+    /// `[out]`
+    pub bias: Option<Param<Tensor<1>>>,
+}
+
+impl Linear {
+    /// `[.., in]` to `[.., out]`.
+    pub fn forward<const D: usize>(&self, input: Tensor<D>) -> Tensor<D> {
+        linear(input, self.weight.val(), self.bias.as_ref().map(|bias| bias.val()))
+    }
+}
+
+/// `x Wᵀ + b` for a weight `[out, in]`: the one place where models multiply by a weight matrix.
+pub(crate) fn linear<const D: usize>(
+    input: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+) -> Tensor<D> {
+    burn::tensor::module::linear(input, weight.transpose(), bias)
+}
+
+/// A row of the weight for each token.
+#[derive(Module, Debug)]
+pub struct Embedding {
+    /// `[vocabulary, size]`
+    pub weight: Param<Tensor<2>>,
+}
+
+impl Embedding {
+    /// `[batch, time]` to `[batch, time, size]`.
+    pub fn forward(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
+        let [batch, time] = tokens.dims();
+        let weight = self.weight.val();
+        let [_, size] = weight.dims();
+        weight.select(0, tokens.reshape([batch * time])).reshape([batch, time, size])
+    }
+}
+
+/// Layer normalisation over the last dimension (Ba et al. 2016), epsilon 1e-5 as in PyTorch.
+#[derive(Module, Debug)]
+pub struct LayerNorm {
+    /// `[size]`
+    pub weight: Param<Tensor<1>>,
+    /// `[size]`
+    pub bias: Param<Tensor<1>>,
+}
+
+impl LayerNorm {
+    /// The identity at first: weight 1, bias 0.
+    pub fn new(size: usize, initializer: &mut Initializer) -> Self {
+        LayerNorm {
+            weight: initializer.constant([size], 1.0),
+            bias: initializer.constant([size], 0.0),
+        }
+    }
+
+    /// `[.., size]` to `[.., size]`.
+    pub fn forward<const D: usize>(&self, input: Tensor<D>) -> Tensor<D> {
+        layer_norm(input, self.weight.val(), Some(self.bias.val()), 1e-5)
+    }
+}
+
+/// Sets each element to zero with the given probability and scales the others by `1 / (1 - p)`,
+/// in training only: a tensor outside automatic differentiation comes back as it is.
+///
+/// The mask comes from the generator of the device, which the trainer seeds anew for every step.
+pub fn dropout<const D: usize>(input: Tensor<D>, probability: f64) -> Tensor<D> {
+    if probability == 0.0 || !input.is_autodiff() {
+        return input;
+    }
+    let keep = 1.0 - probability;
+    let device = input.device().without_autodiff();
+    let mask = Tensor::<D>::random(input.dims(), Distribution::Bernoulli(keep), &device);
+    input * mask.autodiff() / keep
+}

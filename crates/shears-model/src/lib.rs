@@ -1,0 +1,26 @@
+//! The text generators of Shears: vanilla RNN, LSTM, GRU and Transformer.
+//!
+//! Every model maps token ids `[batch, time]` to logits `[batch, time, vocabulary]` and carries a
+//! [`State`] from one call to the next. The trainer and the generator know models only through
+//! [`LanguageModel`], so a model of your own is trained by the same loop; see that trait.
+//!
+//! Weights have PyTorch's names, shapes and gate order, so that they can be exchanged. No file
+//! here names a device: tensors are created on the device that the caller chose.
+
+mod config;
+mod gru;
+mod language_model;
+mod layers;
+mod lstm;
+mod recurrent;
+mod rnn;
+mod transformer;
+
+pub use config::{Architecture, ConfigError, ModelConfig};
+pub use gru::{Gru, GruLayer};
+pub use language_model::{LanguageModel, ParameterInfo, Reading, State, parameters};
+pub use layers::{Embedding, Initializer, LayerNorm, Linear, dropout};
+pub use lstm::{Lstm, LstmLayer};
+pub use recurrent::{RecurrentLayer, RecurrentModel};
+pub use rnn::{Nonlinearity, Rnn, RnnLayer};
+pub use transformer::Transformer;
