@@ -11,7 +11,7 @@ use crate::ModuleGradients;
 ///
 /// A training step that takes this type cannot be given gradients that nobody clipped:
 ///
-/// ```compile_fail
+/// ```compile_fail,E0308
 /// fn step(gradients: gradclip_burn::ClippedGradients) {}
 /// fn forgot_to_clip(gradients: gradclip_burn::ModuleGradients) {
 ///     step(gradients); // expected `ClippedGradients`, found `ModuleGradients`
@@ -42,13 +42,20 @@ impl ClippedGradients {
     ///
     /// If `D` is not the rank of the parameter.
     pub fn take<const D: usize>(&mut self, id: ParamId) -> Option<Tensor<D>> {
-        let index = self.gradients.entries.iter().position(|entry| entry.id == id)?;
+        let index = self
+            .gradients
+            .entries
+            .iter()
+            .position(|entry| entry.id == id)?;
         // The order does not matter any more: what is left is looked up by id.
         let entry = self.gradients.entries.swap_remove(index);
         Some(Tensor::from_data(entry.data, (&entry.device, entry.dtype)))
     }
 
     /// The gradients in the form that every optimizer of Burn takes.
+    ///
+    /// `module` must be the one they were collected from: a gradient whose parameter it does not
+    /// hold is dropped.
     pub fn into_params<M: Module>(mut self, module: &M) -> GradientsParams {
         struct Register<'a> {
             clipped: &'a mut ClippedGradients,
@@ -61,7 +68,10 @@ impl ClippedGradients {
                 }
             }
         }
-        let mut register = Register { clipped: &mut self, params: GradientsParams::new() };
+        let mut register = Register {
+            clipped: &mut self,
+            params: GradientsParams::new(),
+        };
         module.visit(&mut register);
         register.params
     }

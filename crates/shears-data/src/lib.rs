@@ -1,1 +1,26 @@
-//! x
+//! Text for training generators: where it comes from, how it becomes numbers, and in which order
+//! the numbers reach a model.
+//!
+//! The way of a text: [`Corpus::load`] reads it, [`split()`] sets the last tenth aside for
+//! validation, a [`Tokenizer`] turns both parts into ids, and [`StreamBatches`] or
+//! [`RandomWindows`] cut the ids into [`Batch`]es. [`StreamDecoder`] goes back: from ids, as a
+//! generator produces them one by one, to whole characters.
+//!
+//! Two properties hold throughout. Every batch is a pure function of the step, so that a resumed
+//! run sees exactly what the uninterrupted one would have seen. And no file, however broken,
+//! causes a panic: it causes a [`DataError`] that says what is wrong, where, and what to do.
+#![forbid(unsafe_code)]
+
+mod batches;
+mod corpus;
+mod decode_stream;
+mod error;
+mod split;
+mod tokenizer;
+
+pub use batches::{Batch, ConsecutiveWindows, RandomWindows, StreamBatches, evaluation_batches};
+pub use corpus::{Corpus, Source};
+pub use decode_stream::StreamDecoder;
+pub use error::DataError;
+pub use split::{Split, split};
+pub use tokenizer::{BPE_SIZE_MAX, BPE_SIZE_MIN, Tokenizer, TokenizerKind};

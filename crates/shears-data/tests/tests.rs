@@ -1,1 +1,8 @@
-//! x
+//! The only integration binary: one module per part of the crate.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
+mod batches;
+mod corpus;
+mod decode_stream;
+mod hostile_tokenizers;
+mod tokenizer;

@@ -23,8 +23,12 @@ pub enum Architecture {
 
 impl Architecture {
     /// All of them, in the order of the help text.
-    pub const ALL: [Architecture; 4] =
-        [Architecture::Rnn, Architecture::Lstm, Architecture::Gru, Architecture::Transformer];
+    pub const ALL: [Architecture; 4] = [
+        Architecture::Rnn,
+        Architecture::Lstm,
+        Architecture::Gru,
+        Architecture::Transformer,
+    ];
 
     /// Whether the model carries a hidden state from window to window.
     pub fn is_recurrent(self) -> bool {
@@ -47,8 +51,12 @@ impl FromStr for Architecture {
     type Err = ConfigError;
 
     fn from_str(text: &str) -> Result<Self, ConfigError> {
-        let found = Self::ALL.into_iter().find(|architecture| architecture.to_string() == text);
-        found.ok_or_else(|| ConfigError(format!("`{text}` is no model: rnn, lstm, gru, transformer")))
+        let found = Self::ALL
+            .into_iter()
+            .find(|architecture| architecture.to_string() == text);
+        found.ok_or_else(|| {
+            ConfigError(format!("`{text}` is no model: rnn, lstm, gru, transformer"))
+        })
     }
 }
 
@@ -89,14 +97,19 @@ impl ModelConfig {
             if (1..=most).contains(&value) {
                 Ok(())
             } else {
-                Err(ConfigError(format!("{name} is {value}; it must be from 1 to {most}")))
+                Err(ConfigError(format!(
+                    "{name} is {value}; it must be from 1 to {most}"
+                )))
             }
         };
         within("layers", self.layers, 1_000)?;
         within("hidden", self.hidden, 1_000_000)?;
         within("embedding", self.embedding, 1_000_000)?;
         if !(0.0..1.0).contains(&self.dropout) {
-            let message = format!("dropout is {}; it must be at least 0 and below 1", self.dropout);
+            let message = format!(
+                "dropout is {}; it must be at least 0 and below 1",
+                self.dropout
+            );
             return Err(ConfigError(message));
         }
         if self.architecture == Architecture::Transformer {

@@ -34,9 +34,18 @@ impl RecurrentLayer for GruLayer {
     const CARRIES: &'static [&'static str] = &["hidden"];
 
     fn new(inputs: usize, config: &ModelConfig, initializer: &mut Initializer) -> Self {
-        let RecurrentWeights { weight_ih, weight_hh, bias_ih, bias_hh } =
-            RecurrentWeights::new(3, inputs, config.hidden, initializer);
-        GruLayer { weight_ih, weight_hh, bias_ih, bias_hh }
+        let RecurrentWeights {
+            weight_ih,
+            weight_hh,
+            bias_ih,
+            bias_hh,
+        } = RecurrentWeights::new(3, inputs, config.hidden, initializer);
+        GruLayer {
+            weight_ih,
+            weight_hh,
+            bias_ih,
+            bias_hh,
+        }
     }
 
     fn hidden(&self) -> usize {
@@ -50,12 +59,17 @@ impl RecurrentLayer for GruLayer {
     ) -> (Vec<Tensor<2>>, Vec<Tensor<2>>) {
         let [mut hidden] = carried.try_into().expect("a GRU layer carries one tensor");
         let size = self.hidden();
-        let gate = |gates: &Tensor<2>, n: usize| gates.clone().slice(s![.., n * size..(n + 1) * size]);
+        let gate =
+            |gates: &Tensor<2>, n: usize| gates.clone().slice(s![.., n * size..(n + 1) * size]);
         let mut outputs = Vec::with_capacity(steps.len());
         for input in steps {
             // Both [batch, 3 hidden].
             let x = linear(input, self.weight_ih.val(), Some(self.bias_ih.val()));
-            let h = linear(hidden.clone(), self.weight_hh.val(), Some(self.bias_hh.val()));
+            let h = linear(
+                hidden.clone(),
+                self.weight_hh.val(),
+                Some(self.bias_hh.val()),
+            );
             let r = sigmoid(gate(&x, 0) + gate(&h, 0)); // [batch, hidden]
             let z = sigmoid(gate(&x, 1) + gate(&h, 1)); // [batch, hidden]
             let n = tanh(gate(&x, 2) + r * gate(&h, 2)); // [batch, hidden]

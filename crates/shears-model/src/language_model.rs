@@ -52,8 +52,14 @@ pub struct State {
 impl State {
     /// The same values outside the graph: gradients do not flow into earlier windows.
     pub fn detach(self) -> Self {
-        let tensors = self.tensors.into_iter().map(|(name, tensor)| (name, tensor.detach()));
-        State { tensors: tensors.collect(), position: self.position }
+        let tensors = self
+            .tensors
+            .into_iter()
+            .map(|(name, tensor)| (name, tensor.detach()));
+        State {
+            tensors: tensors.collect(),
+            position: self.position,
+        }
     }
 }
 
@@ -76,9 +82,13 @@ impl ParameterInfo {
     /// follows it, for example `layers.0`.
     pub fn layer(&self) -> &str {
         let mut dots = self.name.match_indices('.').map(|(index, _)| index);
-        let Some(first) = dots.next() else { return &self.name };
+        let Some(first) = dots.next() else {
+            return &self.name;
+        };
         let second = dots.next().unwrap_or(self.name.len());
-        let numbered = self.name[first + 1..second].bytes().all(|byte| byte.is_ascii_digit());
+        let numbered = self.name[first + 1..second]
+            .bytes()
+            .all(|byte| byte.is_ascii_digit());
         &self.name[..if numbered { second } else { first }]
     }
 }
@@ -103,10 +113,17 @@ pub fn parameters<M: Module>(module: &M) -> Vec<ParameterInfo> {
             }
             self.seen.push(param.id);
             let shape = param.lazy_shape().to_vec();
-            self.parameters.push(ParameterInfo { name: self.path.join("."), shape });
+            self.parameters.push(ParameterInfo {
+                name: self.path.join("."),
+                shape,
+            });
         }
     }
-    let mut collector = Collector { path: Vec::new(), seen: Vec::new(), parameters: Vec::new() };
+    let mut collector = Collector {
+        path: Vec::new(),
+        seen: Vec::new(),
+        parameters: Vec::new(),
+    };
     module.visit(&mut collector);
     collector.parameters
 }
@@ -118,7 +135,12 @@ mod tests {
     #[test]
     fn layer_is_the_name_up_to_its_number() {
         let layer = |name: &str| {
-            ParameterInfo { name: name.to_string(), shape: vec![1] }.layer().to_string()
+            ParameterInfo {
+                name: name.to_string(),
+                shape: vec![1],
+            }
+            .layer()
+            .to_string()
         };
         assert_eq!(layer("embedding.weight"), "embedding");
         assert_eq!(layer("layers.0.weight_hh"), "layers.0");

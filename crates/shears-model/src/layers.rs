@@ -22,7 +22,11 @@ pub struct Initializer {
 impl Initializer {
     /// An initializer for a model on `device`.
     pub fn new(seed: u64, device: &Device) -> Self {
-        Initializer { seed, next_stream: 0, device: device.clone() }
+        Initializer {
+            seed,
+            next_stream: 0,
+            device: device.clone(),
+        }
     }
 
     /// Uniform in `[-bound, bound)`.
@@ -60,11 +64,21 @@ impl Initializer {
             let mut values = vec![0.0_f32; shape.iter().product()];
             fill(&mut generator.clone(), &mut values);
             let tensor = Tensor::from_data(TensorData::new(values, shape), device);
-            if require_grad { tensor.require_grad() } else { tensor }
+            if require_grad {
+                tensor.require_grad()
+            } else {
+                tensor
+            }
         };
         let require_grad = self.device.is_autodiff();
         let shape = Shape::from(shape);
-        Param::uninitialized(ParamId::new(), create, self.device.clone(), require_grad, shape)
+        Param::uninitialized(
+            ParamId::new(),
+            create,
+            self.device.clone(),
+            require_grad,
+            shape,
+        )
     }
 }
 
@@ -80,7 +94,11 @@ pub struct Linear {
 impl Linear {
     /// `[.., in]` to `[.., out]`.
     pub fn forward<const D: usize>(&self, input: Tensor<D>) -> Tensor<D> {
-        linear(input, self.weight.val(), self.bias.as_ref().map(|bias| bias.val()))
+        linear(
+            input,
+            self.weight.val(),
+            self.bias.as_ref().map(|bias| bias.val()),
+        )
     }
 }
 
@@ -106,7 +124,9 @@ impl Embedding {
         let [batch, time] = tokens.dims();
         let weight = self.weight.val();
         let [_, size] = weight.dims();
-        weight.select(0, tokens.reshape([batch * time])).reshape([batch, time, size])
+        weight
+            .select(0, tokens.reshape([batch * time]))
+            .reshape([batch, time, size])
     }
 }
 

@@ -35,13 +35,22 @@ impl RecurrentLayer for LstmLayer {
     const CARRIES: &'static [&'static str] = &["hidden", "cell"];
 
     fn new(inputs: usize, config: &ModelConfig, initializer: &mut Initializer) -> Self {
-        let RecurrentWeights { weight_ih, weight_hh, mut bias_ih, mut bias_hh } =
-            RecurrentWeights::new(4, inputs, config.hidden, initializer);
+        let RecurrentWeights {
+            weight_ih,
+            weight_hh,
+            mut bias_ih,
+            mut bias_hh,
+        } = RecurrentWeights::new(4, inputs, config.hidden, initializer);
         if config.forget_bias {
             bias_ih = forget_gate_at(1.0, config.hidden, initializer);
             bias_hh = forget_gate_at(0.0, config.hidden, initializer);
         }
-        LstmLayer { weight_ih, weight_hh, bias_ih, bias_hh }
+        LstmLayer {
+            weight_ih,
+            weight_hh,
+            bias_ih,
+            bias_hh,
+        }
     }
 
     fn hidden(&self) -> usize {
@@ -53,7 +62,9 @@ impl RecurrentLayer for LstmLayer {
         steps: Vec<Tensor<2>>,
         carried: Vec<Tensor<2>>,
     ) -> (Vec<Tensor<2>>, Vec<Tensor<2>>) {
-        let [mut hidden, mut cell] = carried.try_into().expect("an LSTM layer carries two tensors");
+        let [mut hidden, mut cell] = carried
+            .try_into()
+            .expect("an LSTM layer carries two tensors");
         let bias = self.bias_ih.val() + self.bias_hh.val(); // [4 hidden]
         let size = self.hidden();
         let mut outputs = Vec::with_capacity(steps.len());
@@ -61,7 +72,12 @@ impl RecurrentLayer for LstmLayer {
             let from_input = linear(input, self.weight_ih.val(), Some(bias.clone()));
             let gates = from_input + linear(hidden, self.weight_hh.val(), None); // [batch, 4 hidden]
             let gate = |n: usize| gates.clone().slice(s![.., n * size..(n + 1) * size]);
-            let (i, f, g, o) = (sigmoid(gate(0)), sigmoid(gate(1)), tanh(gate(2)), sigmoid(gate(3)));
+            let (i, f, g, o) = (
+                sigmoid(gate(0)),
+                sigmoid(gate(1)),
+                tanh(gate(2)),
+                sigmoid(gate(3)),
+            );
             cell = f * cell + i * g; // [batch, hidden]
             hidden = o * tanh(cell.clone()); // [batch, hidden]
             outputs.push(hidden.clone());

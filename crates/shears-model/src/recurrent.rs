@@ -75,10 +75,18 @@ impl<L: RecurrentLayer> RecurrentModel<L> {
             true => initializer.uniform([vocabulary, config.embedding], bound),
             false => initializer.normal([vocabulary, config.embedding], 1.0),
         };
-        let inputs = |layer| if layer == 0 { config.embedding } else { config.hidden };
+        let inputs = |layer| {
+            if layer == 0 {
+                config.embedding
+            } else {
+                config.hidden
+            }
+        };
         RecurrentModel {
             embedding: Embedding { weight: embedding },
-            layers: (0..config.layers).map(|l| L::new(inputs(l), config, initializer)).collect(),
+            layers: (0..config.layers)
+                .map(|l| L::new(inputs(l), config, initializer))
+                .collect(),
             output: (!config.tied).then(|| Linear {
                 weight: initializer.uniform([vocabulary, config.hidden], bound),
                 bias: Some(initializer.uniform([vocabulary], bound)),
@@ -96,14 +104,19 @@ impl<L: RecurrentLayer> LanguageModel for RecurrentModel<L> {
         let mut steps = each_step(embedded); // time x [batch, embedding]
         for (index, layer) in self.layers.iter().enumerate() {
             let device = steps[0].device();
-            let names = L::CARRIES.iter().map(|name| format!("layers.{index}.{name}"));
+            let names = L::CARRIES
+                .iter()
+                .map(|name| format!("layers.{index}.{name}"));
             let names: Vec<String> = names.collect();
             let carried = names.iter().map(|name| match state.tensors.remove(name) {
                 Some(tensor) => tensor.squeeze_dim(0), // [batch, hidden]
                 None => Tensor::zeros([batch, layer.hidden()], &device),
             });
             let (outputs, carried) = layer.forward(steps, carried.collect());
-            steps = outputs.into_iter().map(|step| dropout(step, self.dropout)).collect();
+            steps = outputs
+                .into_iter()
+                .map(|step| dropout(step, self.dropout))
+                .collect();
             let carried = carried.into_iter().map(|tensor| tensor.unsqueeze_dim(0));
             state.tensors.extend(names.into_iter().zip(carried));
         }
@@ -125,5 +138,7 @@ impl<L: RecurrentLayer> LanguageModel for RecurrentModel<L> {
 fn each_step(window: Tensor<3>) -> Vec<Tensor<2>> {
     let [time, batch, size] = window.dims();
     let window = window.reshape([time * batch, size]);
-    (0..time).map(|t| window.clone().slice([t * batch..(t + 1) * batch, 0..size])).collect()
+    (0..time)
+        .map(|t| window.clone().slice([t * batch..(t + 1) * batch, 0..size]))
+        .collect()
 }

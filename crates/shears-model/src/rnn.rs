@@ -40,10 +40,20 @@ impl RecurrentLayer for RnnLayer {
     const CARRIES: &'static [&'static str] = &["hidden"];
 
     fn new(inputs: usize, config: &ModelConfig, initializer: &mut Initializer) -> Self {
-        let RecurrentWeights { weight_ih, weight_hh, bias_ih, bias_hh } =
-            RecurrentWeights::new(1, inputs, config.hidden, initializer);
+        let RecurrentWeights {
+            weight_ih,
+            weight_hh,
+            bias_ih,
+            bias_hh,
+        } = RecurrentWeights::new(1, inputs, config.hidden, initializer);
         let nonlinearity = config.nonlinearity;
-        RnnLayer { weight_ih, weight_hh, bias_ih, bias_hh, nonlinearity }
+        RnnLayer {
+            weight_ih,
+            weight_hh,
+            bias_ih,
+            bias_hh,
+            nonlinearity,
+        }
     }
 
     fn hidden(&self) -> usize {

@@ -61,7 +61,9 @@ impl Transformer {
         Transformer {
             token_embedding: embedding(vocabulary, initializer),
             position_embedding: embedding(config.context, initializer),
-            blocks: (0..config.layers).map(|_| Block::new(config, initializer)).collect(),
+            blocks: (0..config.layers)
+                .map(|_| Block::new(config, initializer))
+                .collect(),
             final_norm: LayerNorm::new(hidden, initializer),
             output: (!config.tied).then(|| Linear {
                 weight: initializer.normal([vocabulary, hidden], STD),
@@ -81,7 +83,11 @@ impl LanguageModel for Transformer {
         let [_, time] = tokens.dims();
         let device = tokens.device();
         let (start, end) = (state.position, state.position + time);
-        assert!(end <= self.context, "{end} tokens do not fit in a context of {}", self.context);
+        assert!(
+            end <= self.context,
+            "{end} tokens do not fit in a context of {}",
+            self.context
+        );
 
         let positions = Tensor::<1, Int>::arange(start as i64..end as i64, &device);
         let positions = self.position_embedding.forward(positions.unsqueeze_dim(0)); // [1, time, hidden]
@@ -101,7 +107,9 @@ impl LanguageModel for Transformer {
     }
 
     fn reading(&self) -> Reading {
-        Reading::Windows { context: self.context }
+        Reading::Windows {
+            context: self.context,
+        }
     }
 }
 
@@ -133,7 +141,9 @@ impl Block {
         index: usize,
         state: &mut State,
     ) -> Tensor<3> {
-        let attended = self.attention.forward(self.norm_1.forward(x.clone()), future, index, state);
+        let attended = self
+            .attention
+            .forward(self.norm_1.forward(x.clone()), future, index, state);
         let x = x + dropout(attended, self.dropout);
         let expanded = gelu(self.mlp.expand.forward(self.norm_2.forward(x.clone()))); // [batch, time, 4 hidden]
         x + dropout(self.mlp.project.forward(expanded), self.dropout)
@@ -155,7 +165,9 @@ impl Attention {
         let qkv = self.qkv.forward(x); // [batch, time, 3 hidden]
         let part = |n: usize| {
             let part = qkv.clone().slice(s![.., .., n * hidden..(n + 1) * hidden]);
-            let part = part.reshape([batch, time, self.heads, head]).swap_dims(1, 2);
+            let part = part
+                .reshape([batch, time, self.heads, head])
+                .swap_dims(1, 2);
             part.reshape([batch * self.heads, time, head])
         };
         let query = part(0); // [batch * heads, time, head]
@@ -167,8 +179,11 @@ impl Attention {
         let scores = scores.mask_fill(future.clone().expand([rows, time, end]), f32::NEG_INFINITY);
         let weights = dropout(softmax(scores, 2), self.dropout);
         let mixed = weights.matmul(value); // [batch * heads, time, head]
-        let mixed = mixed.reshape([batch, self.heads, time, head]).swap_dims(1, 2);
-        self.projection.forward(mixed.reshape([batch, time, hidden]))
+        let mixed = mixed
+            .reshape([batch, self.heads, time, head])
+            .swap_dims(1, 2);
+        self.projection
+            .forward(mixed.reshape([batch, time, hidden]))
     }
 }
 
@@ -193,8 +208,9 @@ fn future_mask(start: usize, time: usize, device: &Device) -> Tensor<3, Bool> {
     let end = start + time;
     let rows = Tensor::<1, Int>::arange(start as i64..end as i64, device).reshape([time, 1]);
     let columns = Tensor::<1, Int>::arange(0..end as i64, device).reshape([1, end]);
-    let mask: Tensor<2, Bool> =
-        columns.expand([time, end]).greater(rows.expand([time, end]));
+    let mask: Tensor<2, Bool> = columns
+        .expand([time, end])
+        .greater(rows.expand([time, end]));
     mask.unsqueeze_dim(0)
 }
 

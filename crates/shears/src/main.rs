@@ -1,1 +1,34 @@
-fn main() {}
+//! `shears`: trains text generators with gradient clipping that can be seen, trusted and tuned.
+//!
+//! `cargo run --release` trains on the text that the program carries; `--help` lists the rest.
+
+mod arguments;
+mod commands;
+mod exit;
+mod model;
+mod report;
+mod settings;
+mod watch;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use arguments::{Arguments, Command};
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = match arguments.command.unwrap_or(Command::Train(Box::default())) {
+        Command::Train(arguments) => commands::train::run(*arguments),
+        Command::Eval(arguments) => commands::eval::run(&arguments),
+        Command::Generate(arguments) => commands::generate::run(&arguments),
+        Command::Inspect(arguments) => commands::inspect::run(&arguments),
+        Command::Bench(arguments) => commands::bench::run(*arguments),
+        Command::Completions { shell } => {
+            let mut command = Arguments::command();
+            clap_complete::generate(shell, &mut command, "shears", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+    };
+    result.unwrap_or_else(|error| exit::report(&error))
+}

@@ -1,0 +1,98 @@
+//! A model of one's own, trained by Burn's Adam with global-norm clipping.
+//!
+//! Two intertwined spirals are told apart by three linear layers. The gradients grow
+//! tenfold while the arms are being pulled apart, which is where clipping engages.
+
+use std::error::Error;
+use std::f32::consts::PI;
+
+use burn::module::Module;
+use burn::nn::loss::CrossEntropyLossConfig;
+use burn::nn::{Linear, LinearConfig};
+use burn::optim::AdamConfig;
+use burn::tensor::{Device, Int, Tensor, TensorData, activation};
+use gradclip_burn::gradclip::{
+    ClipAction, ClipPolicy, Clipper, NonFinite, Outcome, StepRecord, Verdict,
+};
+use gradclip_burn::{ClippedGradients, ModuleGradients};
+
+const STEPS: usize = 400;
+const PRINT_EVERY: usize = 20;
+const POINTS: usize = 400;
+
+#[derive(Module, Debug)]
+struct SpiralModel {
+    first: Linear,
+    second: Linear,
+    output: Linear,
+}
+
+impl SpiralModel {
+    fn new(device: &Device) -> Self {
+        SpiralModel {
+            first: LinearConfig::new(2, 32).init(device),
+            second: LinearConfig::new(32, 32).init(device),
+            output: LinearConfig::new(32, 2).init(device),
+        }
+    }
+
+    fn forward(&self, points: Tensor<2>) -> Tensor<2> {
+        let hidden = activation::relu(self.first.forward(points));
+        let hidden = activation::relu(self.second.forward(hidden));
+        self.output.forward(hidden)
+    }
+}
+
+/// Points on two spiral arms of two and a half turns, and the arm that each belongs to.
+fn spirals(device: &Device) -> (Tensor<2>, Tensor<1, Int>) {
+    let (mut points, mut arms) = (Vec::new(), Vec::new());
+    for index in 0..POINTS {
+        let arm = index % 2;
+        let radius = 0.2 + 2.0 * index as f32 / POINTS as f32;
+        let angle = 2.5 * PI * radius + PI * arm as f32;
+        points.extend([radius * angle.cos(), radius * angle.sin()]);
+        arms.push(arm as i32);
+    }
+    let points = Tensor::from_data(TensorData::new(points, [POINTS, 2]), device);
+    (
+        points,
+        Tensor::from_data(TensorData::new(arms, [POINTS]), device),
+    )
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let device = Device::flex().autodiff();
+    device.seed(7);
+    let (points, arms) = spirals(&device);
+    let cross_entropy = CrossEntropyLossConfig::new().init(&device);
+    let mut model = SpiralModel::new(&device);
+    let mut optimizer = AdamConfig::new().init();
+    let mut clipper = Clipper::new("global-norm:0.5".parse::<ClipPolicy>()?, NonFinite::Skip);
+    let mut records = Vec::new();
+    println!("step    loss  norm before  norm after  clipped");
+    for step in 0..STEPS {
+        let loss = cross_entropy.forward(model.forward(points.clone()), arms.clone());
+        let gradients = ModuleGradients::collect(loss.backward(), &model)?;
+        let outcome = clipper.clip(gradients)?;
+        let report = outcome.report();
+        records.push(StepRecord::from(report));
+        if step % PRINT_EVERY == 0 {
+            let clipped = if report.action == ClipAction::Clip {
+                "yes"
+            } else {
+                "no"
+            };
+            let (before, after) = (report.norm_before, report.norm_after);
+            let loss = loss.into_scalar::<f32>();
+            println!("{step:4}  {loss:6.4}  {before:11.4}  {after:10.4}  {clipped}");
+        }
+        if let Outcome::Apply(clipped) = outcome {
+            let params = ClippedGradients::from(clipped).into_params(&model);
+            model = optimizer.step(0.02, model, params);
+        }
+    }
+    if let Some(verdict) = Verdict::of(records) {
+        println!("\n{verdict}");
+    }
+    Ok(())
+}

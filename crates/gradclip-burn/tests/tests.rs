@@ -1,0 +1,413 @@
+//! The whole path: backward, collect, clip, into_params, step.
+
+use burn::grad_clipping::GradientClippingConfig;
+use burn::module::{Module, Param};
+use burn::nn::{Linear, LinearConfig};
+use burn::optim::{AdamConfig, GradientsParams, ModuleOptimizer, SgdConfig};
+use burn::tensor::{DType, Device, Distribution, Gradients, Tensor, TensorData};
+use gradclip_burn::gradclip::{ClipAction, ClipError, ClipPolicy, Clipper, NonFinite, Outcome};
+use gradclip_burn::{ClippedGradients, CollectError, ModuleGradients};
+
+/// Its gradients are whatever a test wants: those of [`Ranks::backward_to`].
+#[derive(Module, Debug)]
+struct Ranks {
+    vector: Param<Tensor<1>>,
+    matrix: Param<Tensor<2>>,
+    cube: Param<Tensor<3>>,
+}
+
+#[derive(Module, Debug)]
+struct Wrapped {
+    layer: Linear,
+}
+
+#[derive(Module, Debug)]
+struct TwoFields {
+    first: Param<Tensor<1>>,
+    second: Param<Tensor<1>>,
+}
+
+const VECTOR: [f32; 2] = [1.0, 2.0];
+const MATRIX: [[f32; 2]; 2] = [[2.0, 0.0], [0.0, 4.0]];
+const CUBE: [[[f32; 2]; 1]; 2] = [[[0.0, 4.0]], [[8.0, 0.0]]];
+/// The square root of 1 + 4 + 4 + 16 + 16 + 64.
+const GLOBAL_NORM: f64 = 10.246950765959598;
+
+impl Ranks {
+    fn new(device: &Device) -> Self {
+        Ranks {
+            vector: Param::from_tensor(Tensor::zeros([2], device)),
+            matrix: Param::from_tensor(Tensor::zeros([2, 2], device)),
+            cube: Param::from_tensor(Tensor::zeros([2, 1, 2], device)),
+        }
+    }
+
+    /// The derivative of the inner product of parameter and constant is the constant.
+    fn backward_to(&self, vector: [f32; 2]) -> Gradients {
+        let device = device();
+        let vector = Tensor::<1>::from_floats(vector, &device);
+        let matrix = Tensor::<2>::from_floats(MATRIX, &device);
+        let cube = Tensor::<3>::from_floats(CUBE, &device);
+        let loss = (self.vector.val() * vector).sum()
+            + (self.matrix.val() * matrix).sum()
+            + (self.cube.val() * cube).sum();
+        loss.backward()
+    }
+}
+
+fn device() -> Device {
+    Device::flex().autodiff()
+}
+
+fn clipper(policy: &str, non_finite: NonFinite) -> Clipper {
+    let policy: ClipPolicy = policy.parse().expect("the policy is valid");
+    Clipper::new(policy, non_finite)
+}
+
+fn clip(policy: &str, gradients: ModuleGradients) -> ClippedGradients {
+    match clipper(policy, NonFinite::Error).clip(gradients) {
+        Ok(Outcome::Apply(clipped)) => clipped.into(),
+        other => panic!("the gradients are finite: {other:?}"),
+    }
+}
+
+fn collect<M: Module>(gradients: Gradients, module: &M) -> ModuleGradients {
+    ModuleGradients::collect(gradients, module).expect("the gradients are f32 on a CPU")
+}
+
+fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().try_to_vec().expect("the tensor is f32")
+}
+
+fn bits<const D: usize>(tensor: Tensor<D>) -> Vec<u32> {
+    values(tensor).into_iter().map(f32::to_bits).collect()
+}
+
+fn owned(gradients: &ModuleGradients) -> Vec<(String, Vec<f32>)> {
+    gradients
+        .iter()
+        .map(|(name, values)| (name.to_owned(), values.to_vec()))
+        .collect()
+}
+
+fn sgd() -> ModuleOptimizer {
+    SgdConfig::new().init()
+}
+
+/// A layer whose weights are drawn, with inputs for it.
+fn drawn_layer(samples: usize) -> (Wrapped, Tensor<2>) {
+    let device = device();
+    let layer = LinearConfig::new(3, 2).init(&device);
+    let inputs = Tensor::random([samples, 3], Distribution::Normal(0.0, 1.0), &device);
+    (Wrapped { layer }, inputs)
+}
+
+#[test]
+fn names_and_values_are_those_of_the_module_in_its_order() {
+    let (model, inputs) = drawn_layer(5);
+    let gradients = model.layer.forward(inputs).square().mean().backward();
+    let weight = model.layer.weight.val().grad(&gradients).unwrap();
+    let bias = model
+        .layer
+        .bias
+        .as_ref()
+        .unwrap()
+        .val()
+        .grad(&gradients)
+        .unwrap();
+    let collected = collect(gradients, &model);
+    let expected = [
+        ("layer.weight".to_owned(), values(weight)),
+        ("layer.bias".to_owned(), values(bias)),
+    ];
+    assert_eq!(owned(&collected), expected);
+    assert_eq!((collected.len(), collected.is_empty()), (2, false));
+}
+
+#[test]
+fn the_norm_is_that_of_all_tensors_together() {
+    let model = Ranks::new(&device());
+    let clipped = clip("global-norm:2", collect(model.backward_to(VECTOR), &model));
+    let report = clipped.report();
+    assert!((report.norm_before - GLOBAL_NORM).abs() < 1e-12);
+    assert_eq!((report.norm_after, report.action), (2.0, ClipAction::Clip));
+    let mut params = clipped.into_params(&model);
+    let expected = |value: f32| (f64::from(value) * (2.0 / GLOBAL_NORM)) as f32;
+    let vector = values(params.remove::<1>(model.vector.id).unwrap());
+    let matrix = values(params.remove::<2>(model.matrix.id).unwrap());
+    let cube = values(params.remove::<3>(model.cube.id).unwrap());
+    assert_eq!(vector, [1.0, 2.0].map(expected));
+    assert_eq!(matrix, [2.0, 0.0, 0.0, 4.0].map(expected));
+    assert_eq!(cube, [0.0, 4.0, 8.0, 0.0].map(expected));
+}
+
+#[test]
+fn burn_itself_clips_each_tensor_alone() {
+    let model = Ranks::new(&device());
+    let raw = GradientsParams::from_grads(model.backward_to(VECTOR), &model);
+    let clipping = GradientClippingConfig::Norm(2.0);
+    let burn = SgdConfig::new()
+        .with_gradient_clipping(Some(clipping))
+        .init();
+    let by_burn = burn.clone().step(1.0, model.clone(), raw);
+    let norm = |model: &Ranks| {
+        let all = [
+            values(model.vector.val()),
+            values(model.matrix.val()),
+            values(model.cube.val()),
+        ];
+        all.concat()
+            .iter()
+            .map(|value| f64::from(value * value))
+            .sum::<f64>()
+            .sqrt()
+    };
+    // Three tensors of norm 2 each have the norm 2 sqrt(3) together.
+    assert!((norm(&by_burn) - 12.0_f64.sqrt()).abs() < 1e-5);
+    let ours = clip("global-norm:2", collect(model.backward_to(VECTOR), &model));
+    let params = ours.into_params(&model);
+    let by_us = sgd().step(1.0, model, params);
+    assert!((norm(&by_us) - 2.0).abs() < 1e-6);
+}
+
+#[test]
+fn what_is_not_clipped_keeps_its_bits() {
+    let (model, inputs) = drawn_layer(5);
+    let gradients = model.layer.forward(inputs).square().mean().backward();
+    let expected = bits(model.layer.weight.val().grad(&gradients).unwrap());
+    let clipped = clip("global-norm:1e6", collect(gradients, &model));
+    assert_eq!(clipped.report().action, ClipAction::Keep);
+    let mut params = clipped.into_params(&model);
+    assert_eq!(
+        bits(params.remove::<2>(model.layer.weight.id).unwrap()),
+        expected
+    );
+}
+
+#[test]
+fn each_gradient_is_registered_with_the_rank_of_its_parameter() {
+    let model = Ranks::new(&device());
+    let params = clip("none", collect(model.backward_to(VECTOR), &model)).into_params(&model);
+    assert_eq!(params.len(), 3);
+    assert_eq!(params.get::<1>(model.vector.id).unwrap().dims(), [2]);
+    assert_eq!(params.get::<2>(model.matrix.id).unwrap().dims(), [2, 2]);
+    assert_eq!(params.get::<3>(model.cube.id).unwrap().dims(), [2, 1, 2]);
+}
+
+#[test]
+fn a_gradient_is_taken_once_and_into_params_gives_the_rest() {
+    let model = Ranks::new(&device());
+    let mut clipped = clip("none", collect(model.backward_to(VECTOR), &model));
+    assert_eq!(values(clipped.take::<1>(model.vector.id).unwrap()), VECTOR);
+    assert!(clipped.take::<1>(model.vector.id).is_none());
+    assert_eq!(clipped.into_params(&model).len(), 2);
+}
+
+#[test]
+fn a_parameter_cloned_into_two_fields_counts_once() {
+    let device = device();
+    let first = Param::from_tensor(Tensor::<1>::zeros([2], &device));
+    let model = TwoFields {
+        second: first.clone(),
+        first,
+    };
+    let constant = Tensor::<1>::from_floats([3.0, 4.0], &device);
+    let loss = |model: &TwoFields| {
+        (model.first.val() * constant.clone()).sum() + (model.second.val() * constant.clone()).sum()
+    };
+    let collected = collect(loss(&model).backward(), &model);
+    assert_eq!(owned(&collected), [("first".to_owned(), vec![6.0, 8.0])]);
+    assert_eq!(clip("global-norm:5", collected).report().norm_before, 10.0);
+
+    // The README says that Burn's optimizers let clones drift apart.
+    let params = GradientsParams::from_grads(loss(&model).backward(), &model);
+    let stepped = sgd().step(1.0, model.clone(), params);
+    assert_eq!(values(stepped.first.val()), [-6.0, -8.0]);
+    assert_eq!(values(stepped.second.val()), [0.0, 0.0]);
+
+    // A second leaf under the same id, as loading or moving a module makes it.
+    let (id, tensor, _) = model.second.clone().consume();
+    let second = Param::initialized(id, tensor.detach().require_grad());
+    let separated = TwoFields {
+        first: model.first.clone(),
+        second,
+    };
+    let collected = collect(loss(&separated).backward(), &separated);
+    assert_eq!(owned(&collected), [("first".to_owned(), vec![6.0, 8.0])]);
+}
+
+#[test]
+fn a_parameter_used_twice_counts_once() {
+    let device = device();
+    let model = LinearConfig::new(1, 1).with_bias(false).init(&device);
+    let one = Tensor::<2>::from_floats([[1.0]], &device);
+    let weight = values(model.weight.val())[0];
+    // The derivative of w * w is 2 w.
+    let loss = model.forward(model.forward(one)).sum();
+    let collected = collect(loss.backward(), &model);
+    assert_eq!(
+        owned(&collected),
+        [("weight".to_owned(), vec![2.0 * weight])]
+    );
+}
+
+#[test]
+fn a_parameter_without_gradient_is_left_out_and_stays() {
+    let device = device();
+    let model = TwoFields {
+        first: Param::from_tensor(Tensor::ones([2], &device)),
+        second: Param::from_tensor(Tensor::ones([2], &device)),
+    };
+    let collected = collect(model.second.val().sum().backward(), &model);
+    assert_eq!(owned(&collected), [("second".to_owned(), vec![1.0, 1.0])]);
+    let params = clip("none", collected).into_params(&model);
+    let model = sgd().step(0.25, model, params);
+    assert_eq!(values(model.first.val()), [1.0, 1.0]);
+    assert_eq!(values(model.second.val()), [0.75, 0.75]);
+}
+
+#[test]
+fn accumulated_micro_batches_are_the_large_batch() {
+    let (model, inputs) = drawn_layer(8);
+    let backward = |inputs: Tensor<2>| {
+        let loss = model.layer.forward(inputs).square().mean();
+        collect(loss.backward(), &model)
+    };
+    let large = backward(inputs.clone());
+    let mut accumulated = backward(inputs.clone().narrow(0, 0, 4));
+    accumulated.accumulate(backward(inputs.narrow(0, 4, 4)));
+    accumulated.divide(2.0);
+    for ((name, sum), (expected_name, expected)) in accumulated.iter().zip(large.iter()) {
+        assert_eq!(name, expected_name);
+        for (value, expected) in sum.iter().zip(expected) {
+            assert!(
+                (value - expected).abs() < 1e-6,
+                "{name}: {value} and {expected}"
+            );
+        }
+    }
+    let (ours, expected) = (
+        clip("global-norm:0.1", accumulated),
+        clip("global-norm:0.1", large),
+    );
+    assert_eq!(ours.report().action, ClipAction::Clip);
+    assert!((ours.report().norm_before - expected.report().norm_before).abs() < 1e-6);
+}
+
+#[test]
+#[should_panic(expected = "gradients of another module")]
+fn gradients_of_another_module_cannot_be_added() {
+    let (model, other) = (Ranks::new(&device()), Ranks::new(&device()));
+    let mut sum = collect(model.backward_to(VECTOR), &model);
+    sum.accumulate(collect(other.backward_to(VECTOR), &other));
+}
+
+#[test]
+fn a_skipped_step_leaves_every_parameter_bit_identical() {
+    let mut model = Ranks::new(&device());
+    let mut optimizer = AdamConfig::new().init();
+    let mut clipper = clipper("global-norm:1", NonFinite::Skip);
+    let mut applied = 0;
+    let mut before = Vec::new();
+    for vector in [VECTOR, [f32::NAN, f32::INFINITY]] {
+        before = [
+            bits(model.vector.val()),
+            bits(model.matrix.val()),
+            bits(model.cube.val()),
+        ]
+        .into();
+        let gradients = collect(model.backward_to(vector), &model);
+        match clipper.clip(gradients).unwrap() {
+            Outcome::Apply(clipped) => {
+                applied += 1;
+                let params = ClippedGradients::from(clipped).into_params(&model);
+                model = optimizer.step(0.1, model, params);
+            }
+            Outcome::Skip { report, gradients } => {
+                assert_eq!((report.non_finite, report.action), (2, ClipAction::Skip));
+                assert_eq!(report.first_non_finite.as_deref(), Some("vector"));
+                assert_eq!(gradients.len(), 3);
+            }
+        }
+    }
+    let after = vec![
+        bits(model.vector.val()),
+        bits(model.matrix.val()),
+        bits(model.cube.val()),
+    ];
+    assert_eq!((applied, after), (1, before));
+}
+
+#[test]
+fn the_error_names_the_tensor() {
+    let (model, inputs) = drawn_layer(5);
+    // The gradient of the weight is infinite; that of the bias, a sum of ones, is not.
+    let gradients = model
+        .layer
+        .forward(inputs.mul_scalar(f32::INFINITY))
+        .sum()
+        .backward();
+    let error = clipper("none", NonFinite::Error)
+        .clip(collect(gradients, &model))
+        .unwrap_err();
+    let ClipError::NonFinite { tensor, .. } = &error else {
+        panic!("{error:?}")
+    };
+    assert_eq!(tensor, "layer.weight");
+    assert!(error.to_string().contains("`layer.weight`"));
+}
+
+#[test]
+fn half_precision_comes_back_as_half_precision() {
+    let device = device();
+    let weight = TensorData::from([1.0_f32, 2.0]);
+    let weight = Tensor::<1>::from_data(weight, (&device, DType::F16));
+    let constant = TensorData::from([300.0_f32, 400.0]);
+    let constant = Tensor::<1>::from_data(constant, (&device, DType::F16));
+    let weight = Param::from_tensor(weight);
+    // A lone parameter is a module, and has no path.
+    let collected = collect((weight.val() * constant).sum().backward(), &weight);
+    let clipped = clip("global-norm:5", collected);
+    // The square of 500 does not fit into f16, so the norm must not be computed there.
+    assert_eq!(clipped.report().norm_before, 500.0);
+    let params = clipped.into_params(&weight);
+    let gradient = params.get::<1>(weight.id).unwrap();
+    assert_eq!(gradient.dtype(), DType::F16);
+    assert_eq!(values(gradient.cast(DType::F32)), [3.0, 4.0]);
+    let stepped = sgd().step(1.0, weight, params);
+    assert_eq!(values(stepped.val().cast(DType::F32)), [-2.0, -2.0]);
+}
+
+#[test]
+fn double_precision_is_refused_by_name() {
+    let device = device();
+    let double = Tensor::<1>::from_data(TensorData::from([1.0_f64, 2.0]), (&device, DType::F64));
+    let model = TwoFields {
+        first: Param::from_tensor(Tensor::zeros([2], &device)),
+        second: Param::from_tensor(double),
+    };
+    let gradients = model.second.val().sum().backward();
+    let error = ModuleGradients::collect(gradients, &model).unwrap_err();
+    let expected = CollectError::Precision {
+        tensor: "second".to_owned(),
+        dtype: DType::F64,
+    };
+    assert_eq!(error, expected);
+}
+
+#[test]
+fn an_oversized_gradient_moves_the_parameters_by_exactly_the_threshold() {
+    let (learning_rate, threshold) = (0.5, 4.0);
+    let model = Ranks::new(&device());
+    let clipped = clip("global-norm:4", collect(model.backward_to(VECTOR), &model));
+    let params = clipped.into_params(&model);
+    let model = sgd().step(learning_rate, model, params);
+    // From zero, the update is the parameter: -lr * C * g / ||g||, rounded once by clipping.
+    let update = |value: f32| {
+        let gradient = (f64::from(value) * (threshold / GLOBAL_NORM)) as f32;
+        0.0 - learning_rate as f32 * gradient
+    };
+    assert_eq!(values(model.vector.val()), [1.0, 2.0].map(update));
+    assert_eq!(values(model.matrix.val()), [2.0, 0.0, 0.0, 4.0].map(update));
+    assert_eq!(values(model.cube.val()), [0.0, 4.0, 8.0, 0.0].map(update));
+}

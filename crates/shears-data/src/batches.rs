@@ -1,0 +1,227 @@
+//! Batches of token ids, each a pure function of the step.
+//!
+//! Recurrent models read [`StreamBatches`]: every row goes on where the same row of the step
+//! before stopped, so that the hidden state can be carried over. Transformers read
+//! [`RandomWindows`]. Both are evaluated on [`ConsecutiveWindows`].
+
+use std::sync::Arc;
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+
+use crate::error::DataError;
+
+/// Token ids of one step, row-major `[batch, window]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// What the model reads.
+    pub inputs: Vec<u32>,
+    /// What it must predict: `targets[i]` is the token after `inputs[i]`.
+    pub targets: Vec<u32>,
+    /// Rows.
+    pub batch: usize,
+    /// Tokens of a row.
+    pub window: usize,
+    /// Whether the rows begin anew: a recurrent model zeroes its hidden state before them.
+    pub starts_stream: bool,
+}
+
+impl Batch {
+    fn of_windows(
+        tokens: &[u32],
+        starts: impl ExactSizeIterator<Item = usize>,
+        window: usize,
+        starts_stream: bool,
+    ) -> Self {
+        let batch = starts.len();
+        let mut inputs = Vec::with_capacity(batch * window);
+        let mut targets = Vec::with_capacity(batch * window);
+        for start in starts {
+            inputs.extend_from_slice(&tokens[start..start + window]);
+            targets.extend_from_slice(&tokens[start + 1..start + 1 + window]);
+        }
+        Self {
+            inputs,
+            targets,
+            batch,
+            window,
+            starts_stream,
+        }
+    }
+}
+
+/// Consecutive windows in parallel streams.
+///
+/// Of `n` tokens, `n - 1` can be predicted; each of the `batch` rows owns `(n - 1) / batch` of
+/// them in one piece and walks through it window by window. What does not fill a last window is
+/// left out of training: fewer than `batch * window + batch` tokens at the ends of the streams.
+#[derive(Debug, Clone)]
+pub struct StreamBatches {
+    tokens: Arc<[u32]>,
+    batch: usize,
+    window: usize,
+    stream_length: usize,
+}
+
+impl StreamBatches {
+    /// Lays out the streams.
+    ///
+    /// # Errors
+    ///
+    /// If `batch` or `window` is 0, or if some stream would not hold a single window.
+    pub fn new(
+        tokens: impl Into<Arc<[u32]>>,
+        batch: usize,
+        window: usize,
+    ) -> Result<Self, DataError> {
+        let tokens = tokens.into();
+        let needed = batch.saturating_mul(window).saturating_add(1);
+        check_length(tokens.len(), needed, batch, window)?;
+        let stream_length = (tokens.len() - 1) / batch;
+        Ok(Self {
+            tokens,
+            batch,
+            window,
+            stream_length,
+        })
+    }
+
+    /// How many steps it takes to walk through the streams once.
+    #[must_use]
+    pub fn windows_per_epoch(&self) -> u64 {
+        (self.stream_length / self.window) as u64
+    }
+
+    /// The batch of a step. After the last window of an epoch comes the first one again.
+    #[must_use]
+    pub fn batch_at(&self, step: u64) -> Batch {
+        let window_of_epoch = (step % self.windows_per_epoch()) as usize;
+        let offset = window_of_epoch * self.window;
+        let starts = (0..self.batch).map(|row| row * self.stream_length + offset);
+        Batch::of_windows(&self.tokens, starts, self.window, window_of_epoch == 0)
+    }
+}
+
+/// Windows at random places, any step of which is reached directly.
+#[derive(Debug, Clone)]
+pub struct RandomWindows {
+    tokens: Arc<[u32]>,
+    batch: usize,
+    window: usize,
+    seed: u64,
+}
+
+impl RandomWindows {
+    /// Keeps what is needed to draw.
+    ///
+    /// # Errors
+    ///
+    /// If `batch` or `window` is 0, or if the text does not hold one window and its last target.
+    pub fn new(
+        tokens: impl Into<Arc<[u32]>>,
+        batch: usize,
+        window: usize,
+        seed: u64,
+    ) -> Result<Self, DataError> {
+        let tokens = tokens.into();
+        check_length(tokens.len(), window.saturating_add(1), batch, window)?;
+        Ok(Self {
+            tokens,
+            batch,
+            window,
+            seed,
+        })
+    }
+
+    /// The batch of a step: start positions uniform in `0..=n - window - 1`, drawn from the
+    /// ChaCha8 generator of the seed, from the stream whose number is the step.
+    #[must_use]
+    pub fn batch_at(&self, step: u64) -> Batch {
+        let mut random = ChaCha8Rng::seed_from_u64(self.seed);
+        random.set_stream(step);
+        let places = (self.tokens.len() - self.window) as u128;
+        // The high half of a 128-bit product. It favours some places by at most places / 2^64,
+        // which no run can notice, and it consumes one word per row, which no release can change.
+        let starts =
+            (0..self.batch).map(|_| ((u128::from(random.next_u64()) * places) >> 64) as usize);
+        Batch::of_windows(&self.tokens, starts, self.window, true)
+    }
+}
+
+/// Windows one after the other, in which every position from 1 on is a target exactly once.
+///
+/// First come the full windows in batches of up to `batch` rows, then the shorter rest alone. With
+/// `batch` 1 this is one stream, and only its first batch has `starts_stream`; with more rows the
+/// rows of a batch do not go on from those of the batch before, and every batch has it.
+#[derive(Debug, Clone)]
+pub struct ConsecutiveWindows<'a> {
+    tokens: &'a [u32],
+    batch: usize,
+    window: usize,
+    place: usize,
+}
+
+/// Cuts a text for evaluation; see [`ConsecutiveWindows`].
+///
+/// # Errors
+///
+/// If `batch` or `window` is 0, or if there are fewer than two tokens.
+pub fn evaluation_batches(
+    tokens: &[u32],
+    batch: usize,
+    window: usize,
+) -> Result<ConsecutiveWindows<'_>, DataError> {
+    check_length(tokens.len(), 2, batch, window)?;
+    Ok(ConsecutiveWindows {
+        tokens,
+        batch,
+        window,
+        place: 0,
+    })
+}
+
+impl Iterator for ConsecutiveWindows<'_> {
+    type Item = Batch;
+
+    fn next(&mut self) -> Option<Batch> {
+        let left = self.tokens.len() - 1 - self.place;
+        if left == 0 {
+            return None;
+        }
+        let window = self.window.min(left);
+        let rows = self.batch.min(left / window);
+        let starts_stream = self.batch > 1 || self.place == 0;
+        let start = self.place;
+        self.place += rows * window;
+        let starts = (0..rows).map(|row| start + row * window);
+        Some(Batch::of_windows(
+            self.tokens,
+            starts,
+            window,
+            starts_stream,
+        ))
+    }
+}
+
+fn check_length(
+    tokens: usize,
+    needed: usize,
+    batch: usize,
+    window: usize,
+) -> Result<(), DataError> {
+    if batch == 0 {
+        return Err(DataError::ZeroSize { name: "batch" });
+    }
+    if window == 0 {
+        return Err(DataError::ZeroSize { name: "window" });
+    }
+    if tokens < needed {
+        return Err(DataError::TooShort {
+            tokens,
+            needed,
+            batch,
+            window,
+        });
+    }
+    Ok(())
+}

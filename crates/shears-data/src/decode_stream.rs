@@ -1,0 +1,101 @@
+//! Ids one by one to text in whole characters.
+
+use crate::tokenizer::{Piece, Tokenizer};
+
+/// After so many tokens without a whole character, what there is counts as text.
+const HELD_TOKENS_MAX: usize = 32;
+
+/// Turns ids into text as they come. Bytes of an unfinished character wait for the rest of it;
+/// U+FFFD appears only for what can no longer become a character.
+#[derive(Debug)]
+pub struct StreamDecoder<'a> {
+    tokenizer: &'a Tokenizer,
+    /// The beginning of a character: at most three bytes between two calls.
+    unfinished: Vec<u8>,
+    /// For tokens that depend on their neighbours: those last shown, then those held back.
+    ids: Vec<u32>,
+    shown: usize,
+}
+
+impl<'a> StreamDecoder<'a> {
+    /// Starts at the beginning of a text.
+    #[must_use]
+    pub fn new(tokenizer: &'a Tokenizer) -> Self {
+        Self {
+            tokenizer,
+            unfinished: Vec::new(),
+            ids: Vec::new(),
+            shown: 0,
+        }
+    }
+
+    /// Takes the next id; gives the text that is certain now, if there is any.
+    pub fn push(&mut self, id: u32) -> Option<String> {
+        match self.tokenizer.piece(id) {
+            Piece::Bytes(bytes) => {
+                self.unfinished.extend_from_slice(bytes);
+                non_empty(self.whole_characters())
+            }
+            Piece::Character(character) => {
+                let mut text = self.finish().unwrap_or_default();
+                text.push(character);
+                Some(text)
+            }
+            Piece::InContext => {
+                self.ids.push(id);
+                self.difference(self.ids.len() - self.shown >= HELD_TOKENS_MAX)
+            }
+        }
+    }
+
+    /// Gives what was held back, at the end of the text.
+    pub fn finish(&mut self) -> Option<String> {
+        if self.ids.len() > self.shown {
+            return self.difference(true);
+        }
+        let rest = std::mem::take(&mut self.unfinished);
+        non_empty(String::from_utf8_lossy(&rest).into_owned())
+    }
+
+    fn whole_characters(&mut self) -> String {
+        let mut text = String::new();
+        let mut start = 0;
+        while let Err(error) = std::str::from_utf8(&self.unfinished[start..]) {
+            let valid_end = start + error.valid_up_to();
+            text.push_str(&String::from_utf8_lossy(&self.unfinished[start..valid_end]));
+            start = valid_end;
+            let Some(invalid) = error.error_len() else {
+                self.unfinished.drain(..start);
+                return text;
+            };
+            text.push(char::REPLACEMENT_CHARACTER);
+            start += invalid;
+        }
+        text.push_str(&String::from_utf8_lossy(&self.unfinished[start..]));
+        self.unfinished.clear();
+        text
+    }
+
+    /// What the ids held back add to the text of those shown last. Only these two groups are
+    /// ever decoded, so the cost of a token does not grow with the text.
+    fn difference(&mut self, all: bool) -> Option<String> {
+        let before = self.tokenizer.decode(&self.ids[..self.shown]);
+        let now = self.tokenizer.decode(&self.ids);
+        if !all && (now.len() <= before.len() || now.ends_with(char::REPLACEMENT_CHARACTER)) {
+            return None;
+        }
+        let common: usize = before
+            .chars()
+            .zip(now.chars())
+            .take_while(|(a, b)| a == b)
+            .map(|(character, _)| character.len_utf8())
+            .sum();
+        self.ids.drain(..self.shown);
+        self.shown = self.ids.len();
+        non_empty(now[common..].to_owned())
+    }
+}
+
+fn non_empty(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
+}

@@ -1,0 +1,129 @@
+//! Everything that can be wrong with data, each in one line: what, where, what to do.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::tokenizer::{BPE_SIZE_MAX, BPE_SIZE_MIN};
+
+/// Why a text or a tokenizer cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DataError {
+    /// The batch shape has a zero in it.
+    #[error("{name} is 0: give at least 1")]
+    ZeroSize {
+        /// The size that is zero, `batch` or `window`.
+        name: &'static str,
+    },
+
+    /// A text without a single character.
+    #[error("{name} is empty: give a text to train on")]
+    Empty {
+        /// File names, or the name of the stream.
+        name: String,
+    },
+
+    /// A file or folder that does not exist.
+    #[error("{} does not exist: check the path", path.display())]
+    Missing {
+        /// The path as it was given.
+        path: PathBuf,
+    },
+
+    /// `Source::Files` without any path in it.
+    #[error("no file was named: give a text file or a folder of text files")]
+    NoFiles,
+
+    /// A folder without anything to read in it.
+    #[error("no text file in {}: it must hold *.txt, *.md or *.text files", folder.display())]
+    NoTextFiles {
+        /// The folder as it was given.
+        folder: PathBuf,
+    },
+
+    /// Bytes that are not UTF-8 text.
+    #[error("{name} is not UTF-8 text: invalid byte at offset {offset}; {hint}")]
+    NotUtf8 {
+        /// File name, or the name of the stream.
+        name: String,
+        /// Offset of the first invalid byte, from 0.
+        offset: usize,
+        /// What the file seems to be and what to do about it.
+        hint: &'static str,
+    },
+
+    /// A tokenizer that cannot be built, loaded or applied.
+    #[error("tokenizer {name}: {problem}")]
+    Tokenizer {
+        /// Path of the file, or the kind of tokenizer.
+        name: String,
+        /// What is wrong and what to do.
+        problem: String,
+    },
+
+    /// Not enough tokens for one batch.
+    #[error(
+        "the text is too short: it has {tokens} tokens, but batch {batch} and window {window} \
+         need {needed}; make --batch or --window smaller or give more text"
+    )]
+    TooShort {
+        /// How many tokens there are.
+        tokens: usize,
+        /// How many tokens the smallest usable text has.
+        needed: usize,
+        /// Rows of a batch.
+        batch: usize,
+        /// Tokens of a row.
+        window: usize,
+    },
+
+    /// A character that a char tokenizer never saw.
+    #[error(
+        "character {character:?} (U+{:04X}) in line {line}, column {column} is not in the \
+         vocabulary: remove it from the text, or use the tokenizer `byte`",
+        u32::from(*character)
+    )]
+    UnknownCharacter {
+        /// The character.
+        character: char,
+        /// Line of the encoded text, from 1.
+        line: usize,
+        /// Character within the line, from 1.
+        column: usize,
+    },
+
+    /// A name that is no kind of tokenizer.
+    #[error(
+        "{given:?} is not a tokenizer: use byte, char, bpe:N (N from {BPE_SIZE_MIN} to \
+         {BPE_SIZE_MAX}) or the path of a tokenizer.json"
+    )]
+    UnknownTokenizer {
+        /// What was given.
+        given: String,
+    },
+
+    /// A file that exists and cannot be read.
+    #[error("cannot read {name}: check that it is a readable file or folder")]
+    Unreadable {
+        /// File name, or the name of the stream.
+        name: String,
+        /// What the system said.
+        source: io::Error,
+    },
+
+    /// A file that cannot be written.
+    #[error("cannot write {}: check that the folder exists, is writable and has room", path.display())]
+    Unwritable {
+        /// The path as it was given.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+
+    /// `bpe:N` with N outside the bounds.
+    #[error("bpe:{given} is out of bounds: N goes from {BPE_SIZE_MIN} to {BPE_SIZE_MAX}")]
+    VocabularySize {
+        /// N as it was given.
+        given: String,
+    },
+}

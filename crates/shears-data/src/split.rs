@@ -1,0 +1,44 @@
+//! Training and validation text: the first nine tenths and the last.
+
+/// A text in its two parts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Split<'a> {
+    /// What the model learns from.
+    pub train: &'a str,
+    /// What it is measured on, and never sees in training.
+    pub validation: &'a str,
+}
+
+/// Cuts a text after the first `floor(0.9 * characters)` characters, as nanoGPT does: training
+/// text, validation text. The cut depends on nothing but the text.
+#[must_use]
+pub fn split(text: &str) -> (&str, &str) {
+    let chars = text.chars().count();
+    // In integers: `0.9 * chars` has no exact floating-point form. The quotient is taken apart so
+    // that the product cannot overflow.
+    let train_chars = chars / 10 * 9 + chars % 10 * 9 / 10;
+    let place = text
+        .char_indices()
+        .nth(train_chars)
+        .map_or(text.len(), |(offset, _)| offset);
+    text.split_at(place)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::split;
+
+    #[test]
+    fn nine_tenths_of_the_characters() {
+        for chars in 0..500_usize {
+            let text = "龍".repeat(chars);
+            let (train, validation) = split(&text);
+            assert_eq!(
+                train.chars().count(),
+                (chars as f64 * 0.9) as usize,
+                "{chars}"
+            );
+            assert_eq!(format!("{train}{validation}"), text);
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! The `tokenizers` library behind a guard: training of BPE and running of any `tokenizer.json`.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use serde_json::Value;
+use tokenizers::models::TrainerWrapper;
+use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+
+use super::{byte_level, format};
+
+/// A piece of text for the library, which keeps some 50 bytes for each byte of it.
+const PIECE_BYTES: usize = 1 << 20;
+/// The time to learn from a word grows with the square of its length; a longer run of characters
+/// is cut for training, which costs the statistics one pair in so many.
+const TRAINING_RUN_CHARS: usize = 1024;
+/// A pair of tokens that occurs once teaches nothing about the text.
+const MIN_FREQUENCY: u64 = 2;
+
+/// A tokenizer that only the library can run.
+#[derive(Debug, Clone)]
+pub(crate) struct Library {
+    inner: tokenizers::Tokenizer,
+    pub(crate) size: usize,
+    /// Whether a text may be cut where white space begins without changing its ids.
+    cuttable: bool,
+}
+
+/// Trains byte-level BPE; the result is a `tokenizer.json`.
+pub(crate) fn train_bpe(size: usize, text: &str) -> Result<String, String> {
+    guarded(|| {
+        let mut tokenizer = tokenizers::Tokenizer::new(BPE::default());
+        tokenizer.with_pre_tokenizer(Some(ByteLevel::new(false, true, true)));
+        tokenizer.with_decoder(Some(ByteLevel::new(false, true, true)));
+        // Every byte is a token, so that every text has ids.
+        let mut trainer = TrainerWrapper::from(
+            BpeTrainer::builder()
+                .vocab_size(size)
+                .min_frequency(MIN_FREQUENCY)
+                .show_progress(false)
+                .initial_alphabet(byte_level::symbols().into_iter().collect())
+                .build(),
+        );
+        tokenizer.train(
+            &mut trainer,
+            Pieces {
+                rest: text,
+                run_chars_max: TRAINING_RUN_CHARS,
+            },
+        )?;
+        let mut json = tokenizer.to_string(true)?;
+        json.push('\n');
+        Ok(json)
+    })
+}
+
+impl Library {
+    pub(crate) fn load(json: &str, value: &Value) -> Result<Self, String> {
+        let inner = guarded(|| {
+            let mut inner = tokenizers::Tokenizer::from_bytes(json)?;
+            // A maximal length would silently drop the rest of the text.
+            inner.with_truncation(None)?;
+            inner.with_padding(None);
+            Ok(inner)
+        })?;
+        let ids = inner.get_vocab(true);
+        let size = ids.len();
+        if ids.values().any(|id| *id as usize >= size) {
+            return Err(format!("ids are not 0 to {} without gaps", size - 1));
+        }
+        for token in value["added_tokens"].as_array().into_iter().flatten() {
+            let (content, id) = (token["content"].as_str(), token["id"].as_u64());
+            if content
+                .and_then(|content| ids.get(content))
+                .map(|id| u64::from(*id))
+                != id
+            {
+                return Err("ids of `added_tokens` do not follow those of `model.vocab`".to_owned());
+            }
+        }
+        Ok(Self {
+            inner,
+            size,
+            cuttable: format::is_plain_byte_level_bpe(value),
+        })
+    }
+
+    pub(crate) fn encode(&self, text: &str) -> Result<Vec<u32>, String> {
+        let mut ids = Vec::new();
+        let pieces: &mut dyn Iterator<Item = &str> = if self.cuttable {
+            &mut Pieces {
+                rest: text,
+                run_chars_max: usize::MAX,
+            }
+        } else {
+            &mut std::iter::once(text)
+        };
+        for piece in pieces {
+            let encoding = guarded(|| self.inner.encode_fast(piece, false))?;
+            ids.extend_from_slice(encoding.get_ids());
+        }
+        match ids.iter().find(|id| **id as usize >= self.size) {
+            Some(id) => Err(format!("id {id} came out of a vocabulary of {}", self.size)),
+            None => Ok(ids),
+        }
+    }
+
+    pub(crate) fn decode(&self, ids: &[u32]) -> String {
+        guarded(|| self.inner.decode(ids, false))
+            .unwrap_or_else(|_| char::REPLACEMENT_CHARACTER.to_string())
+    }
+
+    /// The bytes of each token, by id.
+    pub(crate) fn token_bytes(&self) -> Vec<Vec<u8>> {
+        (0..self.size as u32)
+            .map(|id| {
+                self.inner
+                    .id_to_token(id)
+                    .map_or(vec![], |token| byte_level::bytes_of(&token))
+            })
+            .collect()
+    }
+}
+
+/// Cuts a text into pieces that have the same words as the whole: a white space after something
+/// else always begins a word, and no word looks farther than its own white space.
+///
+/// A run, of white space or of anything else, longer than `run_chars_max` is cut as well.
+struct Pieces<'a> {
+    rest: &'a str,
+    run_chars_max: usize,
+}
+
+impl<'a> Iterator for Pieces<'a> {
+    type Item = &'a str;
+
+    fn next(&mut self) -> Option<&'a str> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let mut after_word = false;
+        let mut run_chars = 0;
+        let place = self.rest.char_indices().find(|(offset, character)| {
+            let in_word = !character.is_whitespace();
+            let begins_word = after_word && !in_word;
+            run_chars = if in_word == after_word {
+                run_chars + 1
+            } else {
+                1
+            };
+            after_word = in_word;
+            (begins_word && *offset >= PIECE_BYTES) || run_chars > self.run_chars_max
+        });
+        let (piece, rest) = self
+            .rest
+            .split_at(place.map_or(self.rest.len(), |(offset, _)| offset));
+        self.rest = rest;
+        Some(piece)
+    }
+}
+
+/// Runs the library. Its panics become errors too; the panic hook still reports them.
+fn guarded<T>(run: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(one_line(&error.to_string())),
+        Err(_) => Err("the tokenizers library panicked on it: use another file".to_owned()),
+    }
+}
+
+/// A message that may quote a hostile file, fit for one line of a terminal.
+pub(crate) fn one_line(message: &str) -> String {
+    message
+        .chars()
+        .take(200)
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
+}

@@ -1,0 +1,106 @@
+//! Files that are no usable tokenizer give an error in one line, never a panic.
+
+use std::fs;
+
+use shears_data::{DataError, Tokenizer, TokenizerKind};
+
+fn load(bytes: &[u8]) -> Result<Tokenizer, DataError> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokenizer.json");
+    fs::write(&path, bytes).unwrap();
+    Tokenizer::load(&path)
+}
+
+fn check(bytes: &[u8], expected: &str) {
+    let message = load(bytes).unwrap_err().to_string();
+    assert!(
+        message.contains(expected) && !message.contains('\n'),
+        "{message}"
+    );
+}
+
+fn bpe(vocab: &str, merges: &str, rest: &str) -> Vec<u8> {
+    format!(
+        r#"{{"version":"1.0","model":{{"type":"BPE","vocab":{vocab},"merges":{merges}}}{rest}}}"#
+    )
+    .into_bytes()
+}
+
+#[test]
+fn other_files() {
+    check(b"", "is empty");
+    check(b"{\"version\": ", "cut off");
+    check(b"hello", "not JSON");
+    check(b"\xFF\xFE", "not UTF-8");
+    check(
+        b"version https://git-lfs.github.com/spec/v1\noid",
+        "git-LFS",
+    );
+    check(b"<!DOCTYPE html>", "web page");
+    check("[".repeat(10_000).as_bytes(), "not JSON");
+    check(b"[]", "no `model`");
+    check(b"{}", "no `model`");
+    check(br#"{"model":{"type":"BPE"}}"#, "`model.vocab` is missing");
+    check(
+        br#"{"model":{"type":"Nonsense","vocab":{"a":0}}}"#,
+        "tokenizer",
+    );
+    assert!(matches!(
+        Tokenizer::load("/nonexistent.json"),
+        Err(DataError::Missing { .. })
+    ));
+}
+
+#[test]
+fn ids_that_are_not_dense() {
+    check(&bpe("{}", "[]", ""), "empty");
+    check(&bpe(r#"{"a":0,"b":0}"#, "[]", ""), "two tokens");
+    check(&bpe(r#"{"a":0,"b":2}"#, "[]", ""), "without gaps");
+    check(&bpe(r#"{"a":0,"b":4294967295}"#, "[]", ""), "4294967295");
+    check(&bpe(r#"{"a":-1}"#, "[]", ""), "0 or more");
+    check(&bpe(r#"{"a":0.5}"#, "[]", ""), "0 or more");
+    let added = |id: &str| format!(r#","added_tokens":[{{"id":{id},"content":"<s>"}}]"#);
+    check(&bpe(r#"{"a":0}"#, "[]", &added("0")), "another token");
+    check(&bpe(r#"{"a":0}"#, "[]", &added("7")), "without gaps");
+    check(
+        &bpe(r#"{"a":0}"#, "[]", r#","added_tokens":7"#),
+        "not a list",
+    );
+}
+
+#[test]
+fn merges_out_of_the_vocabulary() {
+    check(&bpe(r#"{"a":0,"b":1}"#, r#"[["a","b"]]"#, ""), "merge 0");
+    check(
+        &bpe(
+            r#"{"a":0,"b":1,"ab":2}"#,
+            r#"["a b", "ab xxxxxxxxxxxxxxxx"]"#,
+            "",
+        ),
+        "merge 1",
+    );
+    check(&bpe(r#"{"a":0}"#, "[[1]]", ""), "no pair");
+    check(&bpe(r#"{"a":0}"#, "7", ""), "tokenizer");
+}
+
+#[test]
+fn every_truncation_and_many_bit_flips() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("t.json");
+    Tokenizer::build(&TokenizerKind::Char, "ab龍")
+        .unwrap()
+        .save(&path)
+        .unwrap();
+    let bytes = fs::read(&path).unwrap();
+    for length in 0..bytes.len() - 2 {
+        assert!(load(&bytes[..length]).is_err(), "{length}");
+    }
+    for bit in 0..bytes.len() * 8 {
+        let mut flipped = bytes.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        if let Ok(tokenizer) = load(&flipped) {
+            let ids = tokenizer.encode("ab").unwrap_or_default();
+            assert!(ids.iter().all(|id| (*id as usize) < tokenizer.vocab_size()));
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! Feeding tokens to a model, each once, and asking it for the next.
+
+use burn::tensor::{Device, Int, Tensor, TensorData, s};
+use shears_model::{LanguageModel, Reading, State};
+
+use crate::error::GenerateError;
+use crate::sampling::Sampler;
+
+/// How many of the latest tokens the repetition penalty is about, in prompt and output together.
+///
+/// A penalty on everything written so far would in a long text forbid every common token.
+pub const PENALTY_WINDOW: usize = 64;
+
+/// A recurrent model reads a prompt in pieces of this size, which bounds the memory it takes.
+const READ_AT_ONCE: usize = 256;
+
+/// A model in the middle of a text.
+///
+/// What the model carries from call to call (hidden states, or keys and values) is kept, so that
+/// nothing that was read or written is computed again. A token that was sampled is only fed to
+/// the model when the next logits are asked for.
+///
+/// # When the context of a Transformer is full
+///
+/// A model that reads windows of at most `context` tokens cannot take another token then. What it
+/// carries is dropped, and the last `context / 2` tokens (at least 1) of the text, the new one
+/// among them, are read as the start of a text, at positions 0 and up. The model looks back on
+/// `context / 2` to `context` tokens, and reads no token more than twice. A prompt that
+/// is longer than the context follows the same rule: after it, the model is where it would be had
+/// the prompt been fed token by token, and the part that would have been dropped is never read.
+///
+/// After an error of the device a generator is of no further use.
+pub struct Generator<'a, M: LanguageModel> {
+    model: &'a M,
+    device: Device,
+    state: State,
+    /// The latest tokens of the text: enough for the context and for the repetition penalty.
+    text: Vec<u32>,
+    /// How many tokens at the end of `text` the model has still to read.
+    unread: usize,
+    /// How many tokens the state has seen since it was last empty.
+    position: usize,
+    /// The prediction after the latest token that was read; empty before the first.
+    logits: Vec<f32>,
+}
+
+impl<'a, M: LanguageModel> Generator<'a, M> {
+    /// At the start of a text. The model must be on `device`, and outside automatic
+    /// differentiation (`model.valid()`), or the graph of the whole text would be kept.
+    pub fn new(model: &'a M, device: &Device) -> Self {
+        Generator {
+            model,
+            device: device.clone(),
+            state: State::default(),
+            text: Vec::new(),
+            unread: 0,
+            position: 0,
+            logits: Vec::new(),
+        }
+    }
+
+    /// Continues the text with the given tokens, which must be in the model's vocabulary.
+    ///
+    /// # Errors
+    ///
+    /// [`GenerateError::Device`] if the device fails.
+    pub fn read(&mut self, tokens: &[u32]) -> Result<(), GenerateError> {
+        self.text.extend_from_slice(tokens);
+        self.unread += tokens.len();
+        self.catch_up()
+    }
+
+    /// Samples the next token and continues the text with it.
+    ///
+    /// # Errors
+    ///
+    /// [`GenerateError::NothingRead`] at the start of a text; those of [`Sampler::sample`] and
+    /// [`Self::read`].
+    pub fn next(&mut self, sampler: &mut Sampler) -> Result<u32, GenerateError> {
+        self.catch_up()?;
+        if self.text.is_empty() {
+            return Err(GenerateError::NothingRead);
+        }
+        let recent = self.text.len().saturating_sub(PENALTY_WINDOW);
+        let token = sampler.sample(&self.logits, &self.text[recent..])?;
+        self.text.push(token);
+        self.unread += 1;
+        Ok(token)
+    }
+
+    /// What the model predicts after the text so far, one logit for each token.
+    ///
+    /// # Errors
+    ///
+    /// [`GenerateError::NothingRead`] at the start of a text; those of [`Self::read`].
+    pub fn logits(&mut self) -> Result<&[f32], GenerateError> {
+        self.catch_up()?;
+        if self.text.is_empty() {
+            Err(GenerateError::NothingRead)
+        } else {
+            Ok(&self.logits)
+        }
+    }
+
+    /// Makes the model read what it has not read yet.
+    fn catch_up(&mut self) -> Result<(), GenerateError> {
+        if self.unread == 0 {
+            return Ok(());
+        }
+        let (at_once, remembered) = match self.model.reading() {
+            Reading::Streams => (READ_AT_ONCE, 0),
+            Reading::Windows { context } => {
+                let context = context.max(1);
+                self.make_room(context);
+                (context, context)
+            }
+        };
+        let unread = self.text[self.text.len() - self.unread..].to_vec();
+        for tokens in unread.chunks(at_once) {
+            self.feed(tokens)?;
+        }
+        self.unread = 0;
+        self.forget(remembered.max(PENALTY_WINDOW));
+        Ok(())
+    }
+
+    /// Restarts the window if the unread tokens do not fit into it.
+    fn make_room(&mut self, context: usize) {
+        let end = self.position + self.unread;
+        if end <= context {
+            return;
+        }
+        // Fed one by one, the first token that does not fit leaves a window of `restart` tokens,
+        // and from there every `cycle`-th one does so again.
+        let restart = (context / 2).max(1);
+        let cycle = context - restart + 1;
+        self.unread = restart + (end - context - 1) % cycle;
+        self.state = State::default();
+        self.position = 0;
+    }
+
+    /// Runs the model on tokens that fit.
+    fn feed(&mut self, tokens: &[u32]) -> Result<(), GenerateError> {
+        let time = tokens.len();
+        let ids: Vec<i64> = tokens.iter().map(|&token| i64::from(token)).collect();
+        let ids = TensorData::new(ids, [1, time]);
+        let input = Tensor::<2, Int>::from_data(ids, &self.device); // [1, time]
+        let state = std::mem::take(&mut self.state);
+        let (logits, state) = self.model.forward(input, state); // [1, time, vocabulary]
+        let last = logits.slice(s![.., time - 1..time, ..]); // [1, 1, vocabulary]
+        let last = last.try_into_vec_as::<f32>();
+        self.logits = last.map_err(|error| GenerateError::Device(error.to_string()))?;
+        self.state = state;
+        self.position += time;
+        Ok(())
+    }
+
+    /// Forgets all but the latest `kept` tokens. It waits until there are twice as many, so that
+    /// the cost of moving the rest to the front is spread over as many tokens.
+    fn forget(&mut self, kept: usize) {
+        if self.text.len() >= 2 * kept {
+            self.text.drain(..self.text.len() - kept);
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! Text that arrives in pieces while the model writes it.
+
+use shears_data::{StreamDecoder, Tokenizer};
+use shears_model::LanguageModel;
+
+use crate::decode::Generator;
+use crate::error::GenerateError;
+use crate::sampling::Sampler;
+use crate::stop::{Release, StopMatcher};
+
+/// Where a text ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The most tokens to write.
+    pub tokens: usize,
+    /// Texts before the first of which the text is cut; the one that starts first wins.
+    pub stop: Vec<String>,
+}
+
+/// Why a text ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// All the tokens that were asked for are written.
+    Tokens,
+    /// A stop text was written, and cut off.
+    Stop,
+    /// The model could not continue; the stream yielded the error.
+    Error,
+}
+
+/// Continues a prompt: the model reads it at once, and writes while the stream is iterated.
+///
+/// `generator` is at the start of a text or after what it has already read. Without a `prompt`,
+/// a text is started by feeding `start`, for example the token of a newline; it is not part of
+/// the text.
+///
+/// # Errors
+///
+/// [`GenerateError::EmptyStop`] for a stop text without a character;
+/// [`GenerateError::UnknownToken`] for a token that the tokenizer, which is the model's, has not;
+/// those of [`Generator::read`].
+pub fn generate_text<'a, M: LanguageModel>(
+    mut generator: Generator<'a, M>,
+    sampler: Sampler,
+    tokenizer: &'a Tokenizer,
+    prompt: &[u32],
+    start: u32,
+    limits: Limits,
+) -> Result<TextStream<'a, M>, GenerateError> {
+    let matcher = StopMatcher::new(limits.stop)?;
+    let start = [start];
+    let prompt = if prompt.is_empty() { &start } else { prompt };
+    check_known(prompt, tokenizer)?;
+    generator.read(prompt)?;
+    Ok(TextStream {
+        generator,
+        sampler,
+        tokenizer,
+        decoder: StreamDecoder::new(tokenizer),
+        matcher,
+        tokens_max: limits.tokens,
+        tokens: 0,
+        ending: None,
+    })
+}
+
+/// Yields a text piece by piece, while the model writes it.
+///
+/// The pieces are never empty and consist of whole characters; one that the limit of tokens cuts
+/// in two is left out. Text that may still become a stop text is held back until that is decided,
+/// so that the pieces together are exactly the text before the stop text.
+pub struct TextStream<'a, M: LanguageModel> {
+    generator: Generator<'a, M>,
+    sampler: Sampler,
+    tokenizer: &'a Tokenizer,
+    decoder: StreamDecoder<'a>,
+    matcher: StopMatcher,
+    tokens_max: usize,
+    tokens: usize,
+    ending: Option<Ending>,
+}
+
+impl<M: LanguageModel> TextStream<'_, M> {
+    /// How many tokens the model has written, the stop text among them.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// Why the text ended; nothing while it goes on.
+    pub fn ending(&self) -> Option<Ending> {
+        self.ending
+    }
+
+    /// Writes one token, or ends the text, and gives the text that this decides.
+    fn step(&mut self) -> Result<String, GenerateError> {
+        if self.tokens < self.tokens_max {
+            let token = self.generator.next(&mut self.sampler)?;
+            check_known(&[token], self.tokenizer)?;
+            self.tokens += 1;
+            let whole = self.decoder.push(token).unwrap_or_default();
+            let Release { text, stopped } = self.matcher.push(&whole);
+            if stopped {
+                self.ending = Some(Ending::Stop);
+            }
+            return Ok(text);
+        }
+        // The last token may have left a character unfinished. It is no text, and a replacement
+        // character for it would be one that the model has not written.
+        let rest = self.decoder.finish().unwrap_or_default();
+        let rest = rest.trim_end_matches(char::REPLACEMENT_CHARACTER);
+        let mut release = self.matcher.push(rest);
+        if !release.stopped {
+            let Release { text, stopped } = self.matcher.finish();
+            release.text.push_str(&text);
+            release.stopped = stopped;
+        }
+        self.ending = Some(if release.stopped {
+            Ending::Stop
+        } else {
+            Ending::Tokens
+        });
+        Ok(release.text)
+    }
+}
+
+impl<M: LanguageModel> Iterator for TextStream<'_, M> {
+    type Item = Result<String, GenerateError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while self.ending.is_none() {
+            match self.step() {
+                Ok(text) if text.is_empty() => {}
+                Ok(text) => return Some(Ok(text)),
+                Err(error) => {
+                    self.ending = Some(Ending::Error);
+                    return Some(Err(error));
+                }
+            }
+        }
+        None
+    }
+}
+
+/// Whether the tokenizer has all of the tokens.
+fn check_known(tokens: &[u32], tokenizer: &Tokenizer) -> Result<(), GenerateError> {
+    let vocabulary = tokenizer.vocab_size();
+    match tokens.iter().find(|&&token| token as usize >= vocabulary) {
+        Some(&token) => Err(GenerateError::UnknownToken { token, vocabulary }),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,121 @@
+//! The models of the tests: small random ones, one that counts, and one that follows a script.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use burn::module::Module;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use shears_generate::SamplingSettings;
+use shears_model::{
+    Architecture, Initializer, LanguageModel, ModelConfig, Nonlinearity, Reading, State,
+};
+
+pub(crate) const PLAIN: SamplingSettings = SamplingSettings {
+    temperature: 1.0,
+    top_k: None,
+    top_p: None,
+    min_p: None,
+    repetition_penalty: 1.0,
+};
+
+pub(crate) const GREEDY: SamplingSettings = SamplingSettings {
+    temperature: 0.0,
+    ..PLAIN
+};
+
+pub(crate) const VOCABULARY: usize = 11;
+
+pub(crate) fn config(architecture: Architecture, context: usize) -> ModelConfig {
+    ModelConfig {
+        architecture,
+        layers: 2,
+        hidden: 12,
+        embedding: 8,
+        heads: 3,
+        context,
+        dropout: 0.5,
+        tied: false,
+        forget_bias: true,
+        nonlinearity: Nonlinearity::Tanh,
+    }
+}
+
+/// A small random model of the given type.
+pub(crate) fn random<M>(
+    new: impl Fn(usize, &ModelConfig, &mut Initializer) -> M,
+    architecture: Architecture,
+    context: usize,
+) -> M {
+    let mut initializer = Initializer::new(3, &Device::default());
+    new(VOCABULARY, &config(architecture, context), &mut initializer)
+}
+
+/// Counts the tokens that the model inside is asked to read.
+#[derive(Module, Debug)]
+pub(crate) struct Counting<M: Module> {
+    inner: M,
+    #[module(skip)]
+    reads: Arc<AtomicUsize>,
+}
+
+impl<M: Module> Counting<M> {
+    pub(crate) fn new(inner: M) -> Self {
+        Counting {
+            inner,
+            reads: Arc::default(),
+        }
+    }
+
+    pub(crate) fn reads(&self) -> usize {
+        self.reads.load(Ordering::Relaxed)
+    }
+}
+
+impl<M: LanguageModel + burn::module::ModuleDisplay> LanguageModel for Counting<M> {
+    fn forward(&self, tokens: Tensor<2, Int>, state: State) -> (Tensor<3>, State) {
+        let [batch, time] = tokens.dims();
+        self.reads.fetch_add(batch * time, Ordering::Relaxed);
+        self.inner.forward(tokens, state)
+    }
+
+    fn reading(&self) -> Reading {
+        self.inner.reading()
+    }
+}
+
+/// Is sure that each position is followed by the next token of its script, whatever it reads.
+#[derive(Module, Debug)]
+pub(crate) struct Scripted {
+    #[module(skip)]
+    script: Vec<u32>,
+    #[module(skip)]
+    vocabulary: usize,
+}
+
+impl Scripted {
+    pub(crate) fn new(script: &[u32], vocabulary: usize) -> Self {
+        Scripted {
+            script: script.to_vec(),
+            vocabulary,
+        }
+    }
+}
+
+impl LanguageModel for Scripted {
+    fn forward(&self, tokens: Tensor<2, Int>, mut state: State) -> (Tensor<3>, State) {
+        let [_, time] = tokens.dims();
+        let mut logits = vec![0.0_f32; time * self.vocabulary];
+        for step in 0..time {
+            // The start token is at position 0, and the script follows it.
+            let next = self.script.get(state.position + step).copied().unwrap_or(0);
+            logits[step * self.vocabulary + next as usize] = 100.0;
+        }
+        state.position += time;
+        let logits = TensorData::new(logits, [1, time, self.vocabulary]);
+        (Tensor::from_data(logits, &tokens.device()), state)
+    }
+
+    fn reading(&self) -> Reading {
+        Reading::Streams
+    }
+}

@@ -1,0 +1,115 @@
+//! How long a training step takes, and which part of it.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use shears_model::LanguageModel;
+
+use crate::TrainError;
+use crate::trainer::Trainer;
+
+/// Where the time of a step went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PhaseTimes {
+    /// Model and loss.
+    pub forward: Duration,
+    /// Gradients, and their way to the clipper.
+    pub backward: Duration,
+    /// Measuring, deciding and scaling.
+    pub clip: Duration,
+    /// The optimizer.
+    pub update: Duration,
+}
+
+impl PhaseTimes {
+    fn total(&self) -> Duration {
+        self.forward + self.backward + self.clip + self.update
+    }
+}
+
+/// Least, median and most of several measurements, in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct Spread {
+    pub min: f64,
+    pub median: f64,
+    pub max: f64,
+}
+
+impl Spread {
+    fn of(mut values: Vec<f64>) -> Self {
+        values.sort_by(f64::total_cmp);
+        let at = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
+        let last = values.len().saturating_sub(1);
+        Spread {
+            min: at(0),
+            median: at(values.len() / 2),
+            max: at(last),
+        }
+    }
+}
+
+/// What was measured.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct BenchReport {
+    /// Steps that were timed, after warm-up.
+    pub steps: u64,
+    /// Whole steps.
+    pub ms_per_step: Spread,
+    /// Parts of a step: `forward`, `backward`, `clip`, `update`.
+    pub phases: std::collections::BTreeMap<&'static str, Spread>,
+    /// Tokens of a step by the median time.
+    pub tokens_per_second: f64,
+    /// The largest the process has been; null where the system does not tell.
+    pub peak_rss_bytes: Option<u64>,
+}
+
+/// Steps before the clock starts: caches fill and the thread pool wakes up.
+const WARMUP_STEPS: u64 = 3;
+
+/// Takes `steps` training steps and times them.
+pub fn bench<M: LanguageModel>(
+    trainer: &mut Trainer<M>,
+    steps: u64,
+) -> Result<BenchReport, TrainError> {
+    for _ in 0..WARMUP_STEPS {
+        trainer.step()?;
+    }
+    let mut times = Vec::new();
+    for _ in 0..steps {
+        times.push(trainer.step()?.times);
+    }
+    let spread = |part: fn(&PhaseTimes) -> Duration| {
+        Spread::of(
+            times
+                .iter()
+                .map(|times| part(times).as_secs_f64() * 1e3)
+                .collect(),
+        )
+    };
+    let ms_per_step = spread(PhaseTimes::total);
+    let tokens = trainer.plan().tokens_per_step() as f64;
+    Ok(BenchReport {
+        steps,
+        ms_per_step,
+        phases: [
+            ("forward", spread(|times| times.forward)),
+            ("backward", spread(|times| times.backward)),
+            ("clip", spread(|times| times.clip)),
+            ("update", spread(|times| times.update)),
+        ]
+        .into(),
+        tokens_per_second: tokens / (ms_per_step.median / 1e3),
+        peak_rss_bytes: peak_rss_bytes(),
+    })
+}
+
+/// The largest resident size of this process until now, where the system tells (Linux).
+pub fn peak_rss_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
+    Some(kilobytes * 1024)
+}

@@ -1,0 +1,85 @@
+//! Why training could not start or go on.
+
+use std::path::PathBuf;
+
+/// Each message is one line: what, where, what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrainError {
+    /// A setting is out of range, or does not fit another one.
+    #[error(transparent)]
+    Plan(#[from] crate::PlanError),
+    /// The text cannot be trained on.
+    #[error(transparent)]
+    Data(#[from] shears_data::DataError),
+    /// A checkpoint does not fit, or is damaged.
+    #[error(transparent)]
+    Restore(#[from] crate::RestoreError),
+    /// Reading or writing failed.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried: "write", "read", "create".
+        action: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// A gradient has a NaN or an infinity, and the plan says that this is an error.
+    #[error("step {step}: {source}; `--non-finite skip` would leave such steps out")]
+    NonFinite {
+        /// The step that was not applied.
+        step: u64,
+        /// Which tensor.
+        source: gradclip::ClipError,
+    },
+    /// Too many steps in a row had non-finite gradients.
+    #[error(
+        "step {step}: {skips} steps in a row had non-finite gradients (first in `{tensor}`); \
+         nothing of them was applied; {}; a lower --lr or a lower --clip threshold may hold",
+        last_good(.checkpoint)
+    )]
+    TooManySkips {
+        /// The step at which training stopped.
+        step: u64,
+        /// How many steps in a row were skipped.
+        skips: u64,
+        /// The first tensor that was not finite.
+        tensor: String,
+        /// The last good checkpoint.
+        checkpoint: Option<PathBuf>,
+    },
+    /// The gradients could not be read from the device.
+    #[error(transparent)]
+    Collect(#[from] gradclip_burn::CollectError),
+    /// Something in the run folder is not as this program writes it.
+    #[error("{}: {problem}", path.display())]
+    Folder {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+}
+
+impl TrainError {
+    /// For `map_err`: an I/O error with what was tried and where.
+    pub fn io(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(std::io::Error) -> TrainError {
+        let path = path.into();
+        move |source| TrainError::Io {
+            action,
+            path,
+            source,
+        }
+    }
+}
+
+fn last_good(checkpoint: &Option<PathBuf>) -> String {
+    match checkpoint {
+        Some(path) => format!("the last good checkpoint is {}", path.display()),
+        None => "no checkpoint was written yet".to_string(),
+    }
+}

@@ -1,0 +1,204 @@
+//! `events.jsonl`: one line a step, and one for each evaluation. The run's whole history.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use gradclip::{ClipAction, ClipReport, StepRecord};
+use serde::{Deserialize, Serialize};
+
+use crate::TrainError;
+
+/// One line of the file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// A training step.
+    Step(StepEvent),
+    /// A full pass over the validation text.
+    Evaluation {
+        /// Steps taken so far.
+        step: u64,
+        /// Nats a token.
+        val_loss: f64,
+        /// Bits a character.
+        bits_per_char: f64,
+        /// `exp(val_loss)`.
+        perplexity: f64,
+    },
+}
+
+impl Event {
+    /// Steps taken when it was written.
+    pub fn step(&self) -> u64 {
+        match self {
+            Event::Step(event) => event.step,
+            Event::Evaluation { step, .. } => *step,
+        }
+    }
+}
+
+/// What a training step found and did.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepEvent {
+    /// Steps taken, this one included.
+    pub step: u64,
+    /// Mean loss of the step's tokens, in nats a token; null if it is not finite.
+    pub loss: Option<f64>,
+    /// The learning rate.
+    pub lr: f64,
+    /// Speed of this step.
+    pub tokens_per_second: f64,
+    /// What clipping found and did.
+    pub clip: ClipEvent,
+}
+
+/// The line's form of a [`ClipReport`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClipEvent {
+    /// `keep`, `clip` or `skip`.
+    pub action: String,
+    /// Norm of the gradient before clipping, over its finite elements.
+    pub norm_before: f64,
+    /// Norm of what the optimizer got.
+    pub norm_after: f64,
+    /// `norm_after / norm_before`.
+    pub coefficient: f64,
+    /// The threshold in force.
+    pub threshold: Option<f64>,
+    /// Elements that were NaN or infinite.
+    pub non_finite: u64,
+    /// The first tensor that had one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub first_non_finite: Option<String>,
+    /// Share of elements that clipping by value changed.
+    pub clipped_share: f64,
+    /// Cosine between the gradient before and after: below 1, direction was lost.
+    pub cosine: f64,
+    /// Norm before clipping of each tensor, with six digits.
+    pub tensors: BTreeMap<String, f64>,
+}
+
+impl From<&ClipReport> for ClipEvent {
+    fn from(report: &ClipReport) -> Self {
+        let norms = report
+            .tensors
+            .iter()
+            .map(|t| (t.name.clone(), six_digits(t.norm_before)));
+        ClipEvent {
+            action: match report.action {
+                ClipAction::Keep => "keep",
+                ClipAction::Clip => "clip",
+                ClipAction::Skip => "skip",
+            }
+            .to_string(),
+            norm_before: report.norm_before,
+            norm_after: report.norm_after,
+            coefficient: report.coefficient,
+            threshold: report.threshold.filter(|threshold| threshold.is_finite()),
+            non_finite: report.non_finite,
+            first_non_finite: report.first_non_finite.clone(),
+            clipped_share: report.clipped_share,
+            cosine: report.cosine,
+            tensors: norms.collect(),
+        }
+    }
+}
+
+impl ClipEvent {
+    /// What the verdict of a run needs of a step.
+    pub fn record(&self) -> StepRecord {
+        StepRecord {
+            norm_before: self.norm_before,
+            threshold: self.threshold,
+            clipped: self.action == "clip",
+            skipped: self.action == "skip",
+        }
+    }
+}
+
+/// Per-tensor norms make up most of a line, and nobody reads them to seventeen digits.
+fn six_digits(value: f64) -> f64 {
+    format!("{value:.5e}").parse().unwrap_or(value)
+}
+
+/// Appends events to a file.
+#[derive(Debug)]
+pub struct EventLog {
+    path: PathBuf,
+    file: BufWriter<File>,
+}
+
+impl EventLog {
+    /// Opens the log of a run that has taken `step` steps: later lines are of steps that a
+    /// resumed run takes again, and a half-written last line is of a run that was killed; both
+    /// are dropped.
+    pub fn open(path: &Path, step: u64) -> Result<Self, TrainError> {
+        let kept: Vec<Event> = match path.exists() {
+            true => read_events(path)?
+                .into_iter()
+                .filter(|event| event.step() <= step)
+                .collect(),
+            false => Vec::new(),
+        };
+        let rewritten = path.with_extension("jsonl.tmp");
+        let file = File::create(&rewritten).map_err(TrainError::io("create", &rewritten))?;
+        let mut log = EventLog {
+            path: rewritten.clone(),
+            file: BufWriter::new(file),
+        };
+        for event in &kept {
+            log.write_line(event)?;
+        }
+        log.flush()?;
+        std::fs::rename(&rewritten, path).map_err(TrainError::io("write", path))?;
+        let file = OpenOptions::new().append(true).open(path);
+        let file = file.map_err(TrainError::io("open", path))?;
+        Ok(EventLog {
+            path: path.to_path_buf(),
+            file: BufWriter::new(file),
+        })
+    }
+
+    /// Appends one line.
+    pub fn append(&mut self, event: &Event) -> Result<(), TrainError> {
+        self.write_line(event)?;
+        // A reader sees whole lines only, and at once.
+        self.flush()
+    }
+
+    fn write_line(&mut self, event: &Event) -> Result<(), TrainError> {
+        let line = serde_json::to_string(event).map_err(std::io::Error::from);
+        let written = line.and_then(|line| writeln!(self.file, "{line}"));
+        written.map_err(TrainError::io("write", &self.path))
+    }
+
+    fn flush(&mut self) -> Result<(), TrainError> {
+        self.file
+            .flush()
+            .map_err(TrainError::io("write", &self.path))
+    }
+}
+
+/// All whole lines of an event file; a half-written last line is left out.
+pub fn read_events(path: &Path) -> Result<Vec<Event>, TrainError> {
+    let file = File::open(path).map_err(TrainError::io("read", path))?;
+    let mut events = Vec::new();
+    let mut broken = None;
+    for (index, line) in BufReader::new(file).split(b'\n').enumerate() {
+        let line = line.map_err(TrainError::io("read", path))?;
+        if let Some(number) = broken {
+            let problem = format!("line {number} is not an event of this program");
+            return Err(TrainError::Folder {
+                path: path.to_path_buf(),
+                problem,
+            });
+        }
+        match serde_json::from_slice(&line) {
+            Ok(event) => events.push(event),
+            Err(_) => broken = Some(index + 1),
+        }
+    }
+    Ok(events)
+}

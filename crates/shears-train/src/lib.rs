@@ -1,0 +1,41 @@
+//! The training loop of Shears.
+//!
+//! A [`Plan`] says everything that a run will do; [`Trainer::step`] is one step of it (forward,
+//! backward, clip, update); [`train`] is the whole run in its folder, with evaluation, events and
+//! checkpoints. `train(2n)` equals `train(n)`, a kill, a resumption and `train(n)`, bit for bit.
+
+mod batches;
+mod bench;
+mod checkpoint;
+mod error;
+mod evaluate;
+mod events;
+mod flow;
+mod memory;
+mod optimizer;
+mod plan;
+mod preset;
+mod run;
+mod schedule;
+mod tensors;
+mod text_serde;
+mod train;
+mod trainer;
+
+pub use batches::Batches;
+pub use bench::{BenchReport, PhaseTimes, Spread, bench, peak_rss_bytes};
+pub use checkpoint::{Checkpoint, CheckpointStore, Progress, RestoreError};
+pub use error::TrainError;
+pub use evaluate::{Evaluation, evaluate};
+pub use events::{ClipEvent, Event, EventLog, StepEvent, read_events};
+pub use flow::{gradient_flow, verdict};
+pub use gradclip::{ClipPolicy, GradientFlow, NonFinite, Verdict};
+pub use memory::{MemoryEstimate, estimate_memory};
+pub use optimizer::{Optimizer, OptimizerKind, OptimizerSettings};
+pub use plan::{Plan, PlanError, compare_plans};
+pub use preset::Preset;
+pub use run::{Corpora, RunFolder, load_corpora};
+pub use schedule::{Schedule, ScheduleKind};
+pub use tensors::{NamedTensor, load_parameters, module_tensors};
+pub use train::{End, Observer, train};
+pub use trainer::{StepOutcome, Trainer};

@@ -1,0 +1,93 @@
+//! What training will take, from the plan alone, before any of it is taken.
+
+use shears_model::{Architecture, ParameterInfo};
+
+use crate::optimizer::OptimizerKind;
+use crate::plan::{Plan, PlanError};
+
+/// Bytes by purpose. Parameters, gradients and moments are exact; activations are an estimate,
+/// calibrated on measured peaks (`LOG.md`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryEstimate {
+    /// The weights.
+    pub parameters: u64,
+    /// One gradient for each weight.
+    pub gradients: u64,
+    /// What the optimizer remembers.
+    pub moments: u64,
+    /// What the forward pass keeps for the backward pass.
+    pub activations: u64,
+}
+
+impl MemoryEstimate {
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        let parts = [
+            self.parameters,
+            self.gradients,
+            self.moments,
+            self.activations,
+        ];
+        parts.into_iter().fold(0, u64::saturating_add)
+    }
+}
+
+/// Estimates the memory of training a model with these parameters.
+///
+/// # Errors
+///
+/// If the sizes exceed what 64 bits can count.
+pub fn estimate_memory(
+    plan: &Plan,
+    parameters: &[ParameterInfo],
+    vocabulary: usize,
+) -> Result<MemoryEstimate, PlanError> {
+    let too_large = || PlanError::new("the model's size exceeds what a computer can address");
+    let mut elements = 0_u64;
+    for parameter in parameters {
+        let size = parameter
+            .shape
+            .iter()
+            .try_fold(1_u64, |size, &n| size.checked_mul(n as u64));
+        elements = size
+            .and_then(|size| elements.checked_add(size))
+            .ok_or_else(too_large)?;
+    }
+    let bytes = elements.checked_mul(4).ok_or_else(too_large)?;
+    let moments = match plan.optimizer {
+        OptimizerKind::Sgd => 0,
+        OptimizerKind::Momentum | OptimizerKind::RmsProp => 1,
+        OptimizerKind::Adam | OptimizerKind::AdamW => 2,
+    };
+    let tokens = (plan.batch as u64)
+        .checked_mul(plan.window as u64)
+        .ok_or_else(too_large)?;
+    let per_token = activations_per_token(plan, vocabulary);
+    let activations = tokens.checked_mul(per_token).and_then(|n| n.checked_mul(4));
+    Ok(MemoryEstimate {
+        parameters: bytes,
+        gradients: bytes,
+        moments: bytes.checked_mul(moments).ok_or_else(too_large)?,
+        activations: activations.ok_or_else(too_large)?,
+    })
+}
+
+/// Numbers kept for each token: multiples of the layer's width, found by counting the tensors
+/// that automatic differentiation holds, and of the vocabulary (logits, log-probabilities and
+/// their gradients).
+fn activations_per_token(plan: &Plan, vocabulary: usize) -> u64 {
+    let (layers, hidden) = (plan.layers as u64, plan.hidden as u64);
+    let dropped = u64::from(plan.dropout > 0.0);
+    let layer = match plan.model {
+        Architecture::Rnn => (5 + dropped) * hidden,
+        Architecture::Lstm => (18 + dropped) * hidden,
+        Architecture::Gru => (19 + dropped) * hidden,
+        Architecture::Transformer => {
+            let scores = plan.heads as u64 * plan.window as u64;
+            (30 + 4 * dropped) * hidden + (5 + 2 * dropped) * scores
+        }
+    };
+    layers
+        .saturating_mul(layer)
+        .saturating_add(4 * vocabulary as u64 + 4 * hidden)
+}

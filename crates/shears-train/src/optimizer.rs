@@ -1,0 +1,285 @@
+//! The optimizers, with PyTorch's formulas and defaults. A step takes clipped gradients only.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::str::FromStr;
+
+use burn::module::{Module, ModuleMapper, Param, ParamId};
+use burn::tensor::{Device, Tensor, TensorData};
+use gradclip_burn::ClippedGradients;
+use serde::{Deserialize, Serialize};
+
+use crate::tensors::NamedTensor;
+
+/// Which update rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimizerKind {
+    /// `w <- w - lr g`.
+    Sgd,
+    /// Heavy-ball momentum as PyTorch has it: `m <- mu m + g; w <- w - lr m`.
+    Momentum,
+    /// Hinton's RMSprop: `v <- a v + (1 - a) g^2; w <- w - lr g / (sqrt(v) + eps)`.
+    RmsProp,
+    /// Adam (Kingma & Ba 2015); weight decay is added to the gradient.
+    Adam,
+    /// AdamW (Loshchilov & Hutter 2019); weight decay acts on the weights, of matrices only.
+    AdamW,
+}
+
+/// The numbers of an update rule; each rule uses its own.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct OptimizerSettings {
+    /// Which update rule.
+    pub kind: OptimizerKind,
+    /// Momentum's factor.
+    pub momentum: f64,
+    /// Nesterov's variant of momentum (Sutskever et al. 2013, as PyTorch has it).
+    pub nesterov: bool,
+    /// RMSprop's decay of the mean square.
+    pub alpha: f64,
+    /// Adam's decay of the first moment.
+    pub beta1: f64,
+    /// Adam's decay of the second moment.
+    pub beta2: f64,
+    /// What keeps the denominator of RMSprop and Adam from zero.
+    pub epsilon: f64,
+    /// Weight decay.
+    pub weight_decay: f64,
+}
+
+/// An update rule with its moments, which are kept by parameter name.
+#[derive(Debug)]
+pub struct Optimizer {
+    settings: OptimizerSettings,
+    moments: BTreeMap<String, Moments>,
+    updates: u64,
+}
+
+/// What a rule remembers of one parameter, flattened.
+#[derive(Clone, Debug, Default)]
+struct Moments {
+    first: Option<Tensor<1>>,
+    second: Option<Tensor<1>>,
+}
+
+impl Optimizer {
+    /// An optimizer that has seen no gradient.
+    pub fn new(settings: OptimizerSettings) -> Self {
+        Optimizer {
+            settings,
+            moments: BTreeMap::new(),
+            updates: 0,
+        }
+    }
+
+    /// How many updates were applied.
+    pub fn updates(&self) -> u64 {
+        self.updates
+    }
+
+    /// Applies one update to every parameter that has a gradient.
+    pub fn step<M: Module>(&mut self, module: M, gradients: ClippedGradients, lr: f64) -> M {
+        self.updates += 1;
+        let mut update = Update {
+            optimizer: self,
+            gradients,
+            lr,
+            path: Vec::new(),
+            updated: HashMap::new(),
+        };
+        module.map(&mut update)
+    }
+
+    /// The moments by name, for a checkpoint: `NAME.first` and `NAME.second`.
+    pub fn tensors(&self) -> Vec<NamedTensor> {
+        let mut tensors = Vec::new();
+        for (name, moments) in &self.moments {
+            for (part, tensor) in [("first", &moments.first), ("second", &moments.second)] {
+                if let Some(tensor) = tensor {
+                    let name = format!("{name}.{part}");
+                    tensors.push(NamedTensor {
+                        name,
+                        data: tensor.clone().into_data(),
+                    });
+                }
+            }
+        }
+        tensors
+    }
+
+    /// Takes back what [`Optimizer::tensors`] gave, after `updates` updates.
+    pub fn restore(&mut self, tensors: Vec<NamedTensor>, updates: u64, device: &Device) {
+        self.updates = updates;
+        self.moments.clear();
+        for NamedTensor { name, data } in tensors {
+            let Some((parameter, part)) = name.rsplit_once('.') else {
+                continue;
+            };
+            let moments = self.moments.entry(parameter.to_string()).or_default();
+            let elements = data.num_elements();
+            let flat =
+                TensorData::from_bytes(data.into_bytes(), [elements], burn::tensor::DType::F32);
+            let tensor = Tensor::from_data(flat, device);
+            match part {
+                "first" => moments.first = Some(tensor),
+                _ => moments.second = Some(tensor),
+            }
+        }
+    }
+}
+
+struct Update<'a> {
+    optimizer: &'a mut Optimizer,
+    gradients: ClippedGradients,
+    lr: f64,
+    path: Vec<String>,
+    /// New values by parameter, because tied weights are visited once for each place they are in.
+    updated: HashMap<ParamId, Tensor<1>>,
+}
+
+impl ModuleMapper for Update<'_> {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.push(name.to_string());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let (id, weight, mapper) = param.consume();
+        let (shape, required, tracked) = (
+            weight.dims(),
+            weight.is_require_grad(),
+            weight.is_autodiff(),
+        );
+        let updated = match (self.gradients.take::<D>(id), self.updated.get(&id)) {
+            (Some(gradient), _) => {
+                let elements: usize = shape.iter().product();
+                let weight: Tensor<1> = weight.inner().reshape([elements]);
+                let gradient: Tensor<1> = gradient.reshape([elements]);
+                let moments = self
+                    .optimizer
+                    .moments
+                    .entry(self.path.join("."))
+                    .or_default();
+                let rule = Rule {
+                    settings: &self.optimizer.settings,
+                    lr: self.lr,
+                    is_matrix: D > 1,
+                };
+                let weight = rule.apply(weight, gradient, moments, self.optimizer.updates);
+                self.updated.insert(id, weight.clone());
+                weight.reshape(shape)
+            }
+            (None, Some(weight)) => weight.clone().reshape(shape),
+            (None, None) => return Param::from_mapped_value(id, weight, mapper),
+        };
+        let updated = if tracked {
+            Tensor::from_inner(updated)
+        } else {
+            updated
+        };
+        Param::from_mapped_value(id, updated.set_require_grad(required), mapper)
+    }
+}
+
+struct Rule<'a> {
+    settings: &'a OptimizerSettings,
+    lr: f64,
+    is_matrix: bool,
+}
+
+impl Rule<'_> {
+    /// The new weight; `updates` counts this one.
+    fn apply(
+        &self,
+        weight: Tensor<1>,
+        gradient: Tensor<1>,
+        moments: &mut Moments,
+        updates: u64,
+    ) -> Tensor<1> {
+        let settings = self.settings;
+        let (gradient, weight) = match (settings.weight_decay, settings.kind) {
+            (0.0, _) => (gradient, weight),
+            (decay, OptimizerKind::AdamW) if self.is_matrix => {
+                (gradient, weight * (1.0 - self.lr * decay))
+            }
+            (_, OptimizerKind::AdamW) => (gradient, weight),
+            (decay, _) => (gradient + weight.clone() * decay, weight),
+        };
+        match settings.kind {
+            OptimizerKind::Sgd => weight - gradient * self.lr,
+            OptimizerKind::Momentum => {
+                let velocity = match moments.first.take() {
+                    Some(velocity) => velocity * settings.momentum + gradient.clone(),
+                    // PyTorch starts from the first gradient, not from zero.
+                    None => gradient.clone(),
+                };
+                moments.first = Some(velocity.clone());
+                let direction = match settings.nesterov {
+                    true => gradient + velocity * settings.momentum,
+                    false => velocity,
+                };
+                weight - direction * self.lr
+            }
+            OptimizerKind::RmsProp => {
+                let square = decayed(moments.second.take(), square(&gradient), settings.alpha);
+                moments.second = Some(square.clone());
+                weight - gradient / (square.sqrt() + settings.epsilon) * self.lr
+            }
+            OptimizerKind::Adam | OptimizerKind::AdamW => {
+                let second = decayed(moments.second.take(), square(&gradient), settings.beta2);
+                let first = decayed(moments.first.take(), gradient, settings.beta1);
+                moments.first = Some(first.clone());
+                moments.second = Some(second.clone());
+                let step_size = self.lr / (1.0 - settings.beta1.powf(updates as f64));
+                let correction = (1.0 - settings.beta2.powf(updates as f64)).sqrt();
+                weight - first / (second.sqrt() / correction + settings.epsilon) * step_size
+            }
+        }
+    }
+}
+
+fn square(gradient: &Tensor<1>) -> Tensor<1> {
+    gradient.clone() * gradient.clone()
+}
+
+/// `decay * mean + (1 - decay) * value`, from a mean of zero.
+fn decayed(mean: Option<Tensor<1>>, value: Tensor<1>, decay: f64) -> Tensor<1> {
+    let value = value * (1.0 - decay);
+    match mean {
+        Some(mean) => mean * decay + value,
+        None => value,
+    }
+}
+
+impl fmt::Display for OptimizerKind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            OptimizerKind::Sgd => "sgd",
+            OptimizerKind::Momentum => "momentum",
+            OptimizerKind::RmsProp => "rmsprop",
+            OptimizerKind::Adam => "adam",
+            OptimizerKind::AdamW => "adamw",
+        })
+    }
+}
+
+impl FromStr for OptimizerKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "sgd" => Ok(OptimizerKind::Sgd),
+            "momentum" => Ok(OptimizerKind::Momentum),
+            "rmsprop" => Ok(OptimizerKind::RmsProp),
+            "adam" => Ok(OptimizerKind::Adam),
+            "adamw" => Ok(OptimizerKind::AdamW),
+            _ => Err(format!(
+                "`{text}` is no optimizer: sgd, momentum, rmsprop, adam, adamw"
+            )),
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! The folder of a run, and the text that it trains on.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use shears_data::{Corpus, Source, Tokenizer, TokenizerKind};
+
+use crate::TrainError;
+use crate::checkpoint::CheckpointStore;
+use crate::plan::Plan;
+
+/// `runs/NAME`: plan, events, tokenizer, checkpoints. One program at a time writes to it.
+#[derive(Debug)]
+pub struct RunFolder {
+    path: PathBuf,
+    /// Held while the run is open; the system releases it when the process ends, however it ends.
+    _lock: Option<File>,
+}
+
+impl RunFolder {
+    /// Makes the folder of a new run. A text that came from standard input is kept in it.
+    ///
+    /// # Errors
+    ///
+    /// If the folder holds a run already: nothing that was written is ever overwritten.
+    pub fn create(
+        path: &Path,
+        plan: &Plan,
+        tokenizer: &Tokenizer,
+        standard_input: Option<&str>,
+    ) -> Result<Self, TrainError> {
+        if path.join("plan.toml").exists() {
+            return Err(TrainError::Folder {
+                path: path.to_path_buf(),
+                problem: "holds a run already; go on with it by --resume, or choose another --out"
+                    .to_string(),
+            });
+        }
+        fs::create_dir_all(path).map_err(TrainError::io("create", path))?;
+        let run = RunFolder {
+            path: path.to_path_buf(),
+            _lock: Some(lock(path)?),
+        };
+        tokenizer.save(&run.tokenizer_path())?;
+        if let Some(text) = standard_input {
+            let path = run.input_path();
+            fs::write(&path, text).map_err(TrainError::io("write", &path))?;
+        }
+        // The plan comes last: a folder without one is not a run.
+        let text = toml::to_string(plan).map_err(|error| TrainError::Folder {
+            path: run.plan_path(),
+            problem: error.to_string(),
+        })?;
+        let temporary = path.join("plan.toml.tmp");
+        let written = File::create(&temporary).and_then(|mut file| {
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&temporary, run.plan_path())
+        });
+        written.map_err(TrainError::io("write", run.plan_path()))?;
+        Ok(run)
+    }
+
+    /// Opens a run to go on with it; a second program that tries to is refused.
+    pub fn open(path: &Path) -> Result<Self, TrainError> {
+        let run = Self::open_to_read(path)?;
+        Ok(RunFolder {
+            _lock: Some(lock(path)?),
+            ..run
+        })
+    }
+
+    /// Opens a run to read it, which any number of programs may do at any time.
+    pub fn open_to_read(path: &Path) -> Result<Self, TrainError> {
+        if !path.join("plan.toml").is_file() {
+            let problem = match path.exists() {
+                true => "is not the folder of a run: it has no plan.toml".to_string(),
+                false => "there is no such run".to_string(),
+            };
+            return Err(TrainError::Folder {
+                path: path.to_path_buf(),
+                problem,
+            });
+        }
+        Ok(RunFolder {
+            path: path.to_path_buf(),
+            _lock: None,
+        })
+    }
+
+    /// The folder itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The plan, as the run was started with.
+    pub fn plan(&self) -> Result<Plan, TrainError> {
+        let path = self.plan_path();
+        let text = fs::read_to_string(&path).map_err(TrainError::io("read", &path))?;
+        toml::from_str(&text).map_err(|error| TrainError::Folder {
+            path,
+            problem: error.message().to_string(),
+        })
+    }
+
+    /// The tokenizer of the run.
+    pub fn tokenizer(&self) -> Result<Tokenizer, TrainError> {
+        Ok(Tokenizer::load(&self.tokenizer_path())?)
+    }
+
+    /// The run's checkpoints.
+    pub fn checkpoints(&self) -> CheckpointStore {
+        CheckpointStore::new(self.path.join("checkpoints"))
+    }
+
+    /// `events.jsonl`.
+    pub fn events_path(&self) -> PathBuf {
+        self.path.join("events.jsonl")
+    }
+
+    /// Where the text of a run that read standard input is kept, so that it can be resumed.
+    pub fn input_path(&self) -> PathBuf {
+        self.path.join("input.txt")
+    }
+
+    fn plan_path(&self) -> PathBuf {
+        self.path.join("plan.toml")
+    }
+
+    fn tokenizer_path(&self) -> PathBuf {
+        self.path.join("tokenizer.json")
+    }
+}
+
+fn lock(folder: &Path) -> Result<File, TrainError> {
+    let path = folder.join(".lock");
+    let file = File::create(&path).map_err(TrainError::io("create", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(TrainError::Folder {
+            path: folder.to_path_buf(),
+            problem: "another shears is training this run; wait for it, or stop it".to_string(),
+        }),
+        Err(fs::TryLockError::Error(error)) => Err(TrainError::io("lock", path)(error)),
+    }
+}
+
+/// The text of a run as tokens.
+#[derive(Debug)]
+pub struct Corpora {
+    /// Where the text came from.
+    pub description: String,
+    /// How text becomes tokens.
+    pub tokenizer: Tokenizer,
+    /// Training tokens.
+    pub train: Arc<[u32]>,
+    /// Validation tokens.
+    pub validation: Arc<[u32]>,
+    /// Characters of the validation text.
+    pub validation_characters: usize,
+    /// The whole training text, when it came from standard input.
+    pub standard_input: Option<String>,
+    /// SHA-256 of the text and of the validation file, as the plan keeps them.
+    pub sha256: (String, String),
+}
+
+/// Reads and tokenizes the text that a plan names.
+///
+/// `kept` is the text of a run that read standard input; `tokenizer` is that of a run that is
+/// resumed, and without it one is made.
+pub fn load_corpora(
+    plan: &Plan,
+    kept: Option<&Path>,
+    tokenizer: Option<Tokenizer>,
+) -> Result<Corpora, TrainError> {
+    let is_stdin = plan.text.iter().any(|path| path.as_os_str() == "-");
+    let source = match (
+        plan.text.as_slice(),
+        kept.filter(|path| is_stdin && path.exists()),
+    ) {
+        (_, Some(kept)) => Source::Files(vec![kept.to_path_buf()]),
+        ([], None) => Source::Embedded,
+        ([_], None) if is_stdin => Source::Stdin,
+        (_, None) if is_stdin => {
+            return Err(crate::PlanError::new("`-` cannot be combined with files").into());
+        }
+        (files, None) => Source::Files(files.to_vec()),
+    };
+    let corpus = Corpus::load(&source)?;
+    let validation_file = plan
+        .val
+        .as_ref()
+        .map(|path| Corpus::load(&Source::Files(vec![path.clone()])))
+        .transpose()?;
+    let (train_text, validation_text) = match &validation_file {
+        Some(validation) => (corpus.text.as_str(), validation.text.as_str()),
+        None => shears_data::split(&corpus.text),
+    };
+    let tokenizer = match tokenizer {
+        Some(tokenizer) => tokenizer,
+        // The symbols of the validation text belong to the vocabulary; learned merges do not
+        // look at it.
+        None if plan.tokenizer == TokenizerKind::Char => {
+            let all = format!("{train_text}{validation_text}");
+            Tokenizer::build(&plan.tokenizer, &all)?
+        }
+        None => Tokenizer::build(&plan.tokenizer, train_text)?,
+    };
+    Ok(Corpora {
+        train: tokenizer.encode(train_text)?.into(),
+        validation: tokenizer.encode(validation_text)?.into(),
+        validation_characters: validation_text.chars().count(),
+        tokenizer,
+        sha256: (
+            corpus.fingerprint(),
+            validation_file
+                .as_ref()
+                .map_or(String::new(), |corpus| corpus.fingerprint()),
+        ),
+        description: corpus.description.clone(),
+        standard_input: matches!(source, Source::Stdin).then(|| corpus.text.clone()),
+    })
+}

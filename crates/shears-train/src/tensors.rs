@@ -1,0 +1,174 @@
+//! Named tensors in and out of modules and of safetensors files.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::tensor::{DType, Tensor, TensorData, Transaction};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+
+/// A tensor on the host with its name.
+#[derive(Clone, Debug)]
+pub struct NamedTensor {
+    /// The path in the module, or a name that its owner chose.
+    pub name: String,
+    /// The values, f32.
+    pub data: TensorData,
+}
+
+/// The parameters of a module, each once, read from the device in one transaction.
+pub fn module_tensors<M: Module>(module: &M) -> Vec<NamedTensor> {
+    struct Reader {
+        path: Vec<String>,
+        seen: HashSet<ParamId>,
+        names: Vec<String>,
+        transaction: Option<Transaction>,
+    }
+    impl ModuleVisitor for Reader {
+        fn enter_module(&mut self, name: &str, _container_type: &str) {
+            self.path.push(name.to_string());
+        }
+        fn exit_module(&mut self, _name: &str, _container_type: &str) {
+            self.path.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if self.seen.insert(param.id) {
+                self.names.push(self.path.join("."));
+                let transaction = self.transaction.take().unwrap_or_default();
+                self.transaction = Some(transaction.register(param.val().without_autodiff()));
+            }
+        }
+    }
+    let mut reader = Reader {
+        path: Vec::new(),
+        seen: HashSet::new(),
+        names: Vec::new(),
+        transaction: None,
+    };
+    module.visit(&mut reader);
+    let data = reader.transaction.unwrap_or_default().execute();
+    reader
+        .names
+        .into_iter()
+        .zip(data)
+        .map(|(name, data)| NamedTensor { name, data })
+        .collect()
+}
+
+/// Puts the given values into a module.
+///
+/// # Errors
+///
+/// All tensors that are missing, superfluous or of another shape, in one message; the module is
+/// then unchanged.
+pub fn load_parameters<M: Module>(module: M, tensors: Vec<NamedTensor>) -> Result<M, String> {
+    struct Writer {
+        path: Vec<String>,
+        values: BTreeMap<String, TensorData>,
+        ids: BTreeMap<String, ParamId>,
+    }
+    impl ModuleMapper for Writer {
+        fn enter_module(&mut self, name: &str, _container_type: &str) {
+            self.path.push(name.to_string());
+        }
+        fn exit_module(&mut self, _name: &str, _container_type: &str) {
+            self.path.pop();
+        }
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            // A tied parameter was saved under the first of its names.
+            let name = self.path.join(".");
+            let first = self
+                .ids
+                .iter()
+                .find(|(_, id)| **id == param.id)
+                .map(|(name, _)| name);
+            let name = first.cloned().unwrap_or(name);
+            let Some(data) = self.values.get(&name).cloned() else {
+                return param;
+            };
+            self.ids.insert(name, param.id);
+            param.map(|tensor| {
+                let loaded = Tensor::<D>::from_data(data, &tensor.device());
+                loaded.set_require_grad(tensor.is_require_grad())
+            })
+        }
+    }
+    let values: BTreeMap<String, TensorData> = tensors
+        .into_iter()
+        .map(|tensor| (tensor.name, tensor.data))
+        .collect();
+    let problems = differences(&shears_model::parameters(&module), &values);
+    if !problems.is_empty() {
+        return Err(problems.join("; "));
+    }
+    let mut writer = Writer {
+        path: Vec::new(),
+        values,
+        ids: BTreeMap::new(),
+    };
+    Ok(module.map(&mut writer))
+}
+
+fn differences(
+    wanted: &[shears_model::ParameterInfo],
+    given: &BTreeMap<String, TensorData>,
+) -> Vec<String> {
+    let mut problems = Vec::new();
+    for parameter in wanted {
+        match given.get(&parameter.name) {
+            None => problems.push(format!("`{}` is missing", parameter.name)),
+            Some(data) if data.shape().to_vec() != parameter.shape => problems.push(format!(
+                "`{}` has shape {:?} in place of {:?}",
+                parameter.name,
+                data.shape().to_vec(),
+                parameter.shape
+            )),
+            Some(_) => {}
+        }
+    }
+    let names: BTreeSet<&String> = wanted.iter().map(|parameter| &parameter.name).collect();
+    let extra = given.keys().filter(|name| !names.contains(name));
+    problems.extend(extra.map(|name| format!("`{name}` is not in the model")));
+    problems
+}
+
+/// The bytes of a safetensors file with these tensors.
+pub(crate) fn to_safetensors(tensors: &[NamedTensor]) -> Result<Vec<u8>, String> {
+    let views: Result<Vec<_>, String> = tensors
+        .iter()
+        .map(|tensor| {
+            let shape = tensor.data.shape().to_vec();
+            let view = TensorView::new(Dtype::F32, shape, tensor.data.as_bytes());
+            Ok((
+                tensor.name.as_str(),
+                view.map_err(|error| error.to_string())?,
+            ))
+        })
+        .collect();
+    safetensors::serialize(views?, None).map_err(|error| error.to_string())
+}
+
+/// The tensors of a safetensors file.
+pub(crate) fn from_safetensors(bytes: &[u8]) -> Result<Vec<NamedTensor>, String> {
+    let file = SafeTensors::deserialize(bytes).map_err(|error| error.to_string())?;
+    file.iter()
+        .map(|(name, view)| {
+            if view.dtype() != Dtype::F32 {
+                return Err(format!(
+                    "`{name}` has type {:?}; only F32 is used",
+                    view.dtype()
+                ));
+            }
+            let data = TensorData::try_from_bytes_vec(
+                view.data().to_vec(),
+                view.shape().to_vec(),
+                DType::F32,
+            );
+            let data = data.map_err(|error| format!("`{name}`: {error}"))?;
+            Ok(NamedTensor {
+                name: name.to_string(),
+                data,
+            })
+        })
+        .collect()
+}

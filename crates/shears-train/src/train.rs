@@ -1,0 +1,150 @@
+//! A whole run: steps, evaluations, samples, events and checkpoints, from where it stands to its
+//! end.
+
+use std::time::Instant;
+
+use burn::tensor::Device;
+use gradclip::ClipAction;
+use shears_model::LanguageModel;
+
+use crate::TrainError;
+use crate::evaluate::{Evaluation, evaluate};
+use crate::events::{ClipEvent, Event, EventLog, StepEvent};
+use crate::run::{Corpora, RunFolder};
+use crate::trainer::{StepOutcome, Trainer};
+
+/// Who watches a run: the terminal, a test, a program of your own.
+pub trait Observer {
+    /// A step was taken.
+    fn step(&mut self, event: &StepEvent);
+
+    /// The validation text was read.
+    fn evaluation(&mut self, step: u64, evaluation: &Evaluation);
+
+    /// A checkpoint was written.
+    fn saved(&mut self, step: u64, path: &std::path::Path);
+
+    /// It is time for a sample; the model is outside automatic differentiation.
+    fn sample<M: LanguageModel>(&mut self, step: u64, model: &M);
+
+    /// Whether the run should save and stop after this step, because somebody asked for it.
+    fn wants_to_stop(&self) -> bool;
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// All steps of the plan were taken.
+    Finished,
+    /// The validation loss no longer improved.
+    OutOfPatience,
+    /// The observer asked for it; the run can be resumed.
+    Stopped,
+}
+
+/// Trains until the plan is fulfilled, and leaves the last state in a checkpoint.
+pub fn train<M: LanguageModel, O: Observer>(
+    trainer: &mut Trainer<M>,
+    run: &RunFolder,
+    corpora: &Corpora,
+    device: &Device,
+    observer: &mut O,
+) -> Result<End, TrainError> {
+    let mut log = EventLog::open(&run.events_path(), trainer.progress.step)?;
+    let plan = trainer.plan().clone();
+    let evaluation_device = device.clone().without_autodiff();
+    let due = |step: u64, every: u64| every > 0 && step.is_multiple_of(every);
+    loop {
+        let step = trainer.progress.step;
+        if step >= plan.steps {
+            return Ok(End::Finished);
+        }
+        if plan.patience > 0 && trainer.progress.stale_evaluations >= plan.patience {
+            return Ok(End::OutOfPatience);
+        }
+        let started = Instant::now();
+        let outcome = trainer.step()?;
+        let step = step + 1;
+        let event = step_event(step, &outcome, plan.tokens_per_step(), started);
+        log.append(&Event::Step(event.clone()))?;
+        observer.step(&event);
+        if trainer.progress.consecutive_skips >= plan.max_skips {
+            return Err(too_many_skips(trainer, run, &outcome));
+        }
+
+        let stopping = observer.wants_to_stop();
+        let last = step == plan.steps;
+        // A step that was skipped changed nothing, and a run in trouble is not worth its disk.
+        let sound = outcome.report.action != ClipAction::Skip;
+        trainer.progress.val_loss = None;
+        let mut improved = false;
+        if last || (due(step, plan.eval_every) && !stopping) {
+            let model = trainer.model().valid();
+            let evaluation = evaluate(
+                &model,
+                &corpora.validation,
+                corpora.validation_characters,
+                &evaluation_device,
+            )?;
+            improved = note_evaluation(trainer, &evaluation);
+            log.append(&Event::Evaluation {
+                step,
+                val_loss: evaluation.val_loss,
+                bits_per_char: evaluation.bits_per_char,
+                perplexity: evaluation.perplexity,
+            })?;
+            observer.evaluation(step, &evaluation);
+        }
+        let exhausted = plan.patience > 0 && trainer.progress.stale_evaluations >= plan.patience;
+        let ending = last || stopping || exhausted;
+        if (due(step, plan.save_every) && sound) || improved || ending {
+            let path = run.checkpoints().save(&trainer.checkpoint())?;
+            run.checkpoints().retain(plan.keep)?;
+            observer.saved(step, &path);
+        }
+        if due(step, plan.sample_every) && !ending {
+            observer.sample(step, &trainer.model().valid());
+        }
+        if stopping && !last {
+            return Ok(End::Stopped);
+        }
+    }
+}
+
+fn step_event(step: u64, outcome: &StepOutcome, tokens: usize, started: Instant) -> StepEvent {
+    StepEvent {
+        step,
+        loss: Some(outcome.loss).filter(|loss| loss.is_finite()),
+        lr: outcome.lr,
+        tokens_per_second: (tokens as f64 / started.elapsed().as_secs_f64()).round(),
+        clip: ClipEvent::from(&outcome.report),
+    }
+}
+
+/// Whether the evaluation is the best of the run until now.
+fn note_evaluation<M: LanguageModel>(trainer: &mut Trainer<M>, evaluation: &Evaluation) -> bool {
+    let progress = &mut trainer.progress;
+    let loss = evaluation.val_loss;
+    progress.val_loss = Some(loss).filter(|loss| loss.is_finite());
+    let improved = loss.is_finite() && progress.best_val_loss.is_none_or(|best| loss < best);
+    if improved {
+        progress.best_val_loss = Some(loss);
+        progress.stale_evaluations = 0;
+    } else {
+        progress.stale_evaluations += 1;
+    }
+    improved
+}
+
+fn too_many_skips<M: LanguageModel>(
+    trainer: &Trainer<M>,
+    run: &RunFolder,
+    outcome: &StepOutcome,
+) -> TrainError {
+    TrainError::TooManySkips {
+        step: trainer.progress.step,
+        skips: trainer.progress.consecutive_skips,
+        tensor: outcome.report.first_non_finite.clone().unwrap_or_default(),
+        checkpoint: run.checkpoints().list().pop(),
+    }
+}

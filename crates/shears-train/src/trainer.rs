@@ -1,0 +1,210 @@
+//! One step of training, top to bottom: read, forward, backward, accumulate, clip, update.
+
+use std::time::Instant;
+
+use burn::tensor::{Device, Tensor};
+use gradclip::{ClipReport, Clipper, Outcome};
+use gradclip_burn::{ClippedGradients, ModuleGradients};
+use shears_model::{LanguageModel, Reading, State};
+
+use crate::TrainError;
+use crate::batches::{Batches, to_tensors};
+use crate::bench::PhaseTimes;
+use crate::checkpoint::{Checkpoint, Progress, RestoreError};
+use crate::evaluate::token_losses;
+use crate::optimizer::Optimizer;
+use crate::plan::Plan;
+use crate::tensors::{NamedTensor, load_parameters, module_tensors};
+
+/// A model in training, with everything that a step changes.
+#[derive(Debug)]
+pub struct Trainer<M: LanguageModel> {
+    plan: Plan,
+    device: Device,
+    model: M,
+    optimizer: Optimizer,
+    clipper: Clipper,
+    batches: Batches,
+    /// What a recurrent model carries from window to window.
+    carried: State,
+    /// Where the run stands; the run's loop writes the evaluation's part.
+    pub(crate) progress: Progress,
+}
+
+/// What a step found and did.
+#[derive(Debug)]
+pub struct StepOutcome {
+    /// Mean loss in nats a token.
+    pub loss: f64,
+    /// The learning rate of the update.
+    pub lr: f64,
+    /// What clipping found and did.
+    pub report: ClipReport,
+    /// Where the time went.
+    pub times: PhaseTimes,
+}
+
+impl<M: LanguageModel> Trainer<M> {
+    /// A trainer at step 0. `model` is on an autodiff device, and `device` is that device.
+    pub fn new(plan: Plan, model: M, batches: Batches, threads: usize, device: &Device) -> Self {
+        let clipper = Clipper::new(plan.clip.clone(), plan.non_finite).with_threads(threads);
+        Trainer {
+            optimizer: Optimizer::new(plan.optimizer_settings()),
+            clipper,
+            plan,
+            device: device.clone(),
+            model,
+            batches,
+            carried: State::default(),
+            progress: Progress::default(),
+        }
+    }
+
+    /// The model as it is.
+    pub fn model(&self) -> &M {
+        &self.model
+    }
+
+    /// Where the run stands.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// The plan that it follows.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// One step: gradients of `accumulate` micro-batches, averaged, clipped once, applied once.
+    ///
+    /// A step that is skipped changes the count of steps and nothing else: parameters, moments,
+    /// schedule, clipper and carried state keep their bits.
+    pub fn step(&mut self) -> Result<StepOutcome, TrainError> {
+        let mut times = PhaseTimes::default();
+        let (loss, gradients, carried) = self.accumulate(&mut times)?;
+
+        let clip_started = Instant::now();
+        let outcome = self
+            .clipper
+            .clip(gradients)
+            .map_err(|source| TrainError::NonFinite {
+                step: self.progress.step + 1,
+                source,
+            })?;
+        times.clip += clip_started.elapsed();
+
+        let update_started = Instant::now();
+        let lr = self.plan.schedule().at(self.progress.updates);
+        let report = match outcome {
+            Outcome::Apply(clipped) => {
+                let clipped = ClippedGradients::from(clipped);
+                let report = clipped.report().clone();
+                self.model = self.optimizer.step(self.model.clone(), clipped, lr);
+                self.carried = carried;
+                self.progress.updates += 1;
+                self.progress.consecutive_skips = 0;
+                report
+            }
+            Outcome::Skip { report, .. } => {
+                self.progress.consecutive_skips += 1;
+                report
+            }
+        };
+        times.update += update_started.elapsed();
+        self.progress.step += 1;
+        Ok(StepOutcome {
+            loss,
+            lr,
+            report,
+            times,
+        })
+    }
+
+    /// The averaged loss and gradients of the step's micro-batches, and the state after them.
+    fn accumulate(
+        &self,
+        times: &mut PhaseTimes,
+    ) -> Result<(f64, ModuleGradients, State), TrainError> {
+        let micro_batches = self.plan.accumulate as u64;
+        let mut carried = self.carried.clone();
+        let mut total_loss = 0.0;
+        let mut sum: Option<ModuleGradients> = None;
+        for micro in 0..micro_batches {
+            let index = self.progress.step * micro_batches + micro;
+            let batch = self.batches.at(index);
+            if batch.starts_stream {
+                carried = State::default();
+            }
+            // Dropout depends on seed and place alone, so that a resumed run draws the same.
+            self.device
+                .seed(self.plan.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ index);
+            let (inputs, targets) = to_tensors(&batch, &self.device);
+
+            let forward_started = Instant::now();
+            let (logits, after) = self.model.forward(inputs, carried);
+            let loss: Tensor<1> = token_losses(logits, targets).mean();
+            total_loss += f64::from(loss.clone().into_data().iter::<f32>().next().unwrap_or(0.0));
+            times.forward += forward_started.elapsed();
+
+            let backward_started = Instant::now();
+            let gradients = ModuleGradients::collect(loss.backward(), &self.model)?;
+            match &mut sum {
+                Some(sum) => sum.accumulate(gradients),
+                None => sum = Some(gradients),
+            }
+            times.backward += backward_started.elapsed();
+            carried = match self.model.reading() {
+                Reading::Streams => after.detach(),
+                Reading::Windows { .. } => State::default(),
+            };
+        }
+        let mut gradients = sum.expect("a plan has at least one micro-batch a step");
+        if micro_batches > 1 {
+            gradients.divide(micro_batches as f32);
+        }
+        Ok((total_loss / micro_batches as f64, gradients, carried))
+    }
+
+    /// All that a resumed run needs.
+    pub fn checkpoint(&self) -> Checkpoint {
+        let carried = self
+            .carried
+            .tensors
+            .iter()
+            .map(|(name, tensor)| NamedTensor {
+                name: name.clone(),
+                data: tensor.clone().without_autodiff().into_data(),
+            });
+        let progress = Progress {
+            position: self.carried.position,
+            ..self.progress.clone()
+        };
+        Checkpoint {
+            progress,
+            plan: self.plan.clone(),
+            model: module_tensors(&self.model),
+            optimizer: self.optimizer.tensors(),
+            carried: carried.collect(),
+        }
+    }
+
+    /// Goes to where a checkpoint was taken.
+    pub fn restore(mut self, checkpoint: Checkpoint) -> Result<Self, TrainError> {
+        self.model =
+            load_parameters(self.model, checkpoint.model).map_err(|problem| RestoreError {
+                path: "model.safetensors".into(),
+                problem,
+            })?;
+        let plain = self.device.clone().without_autodiff();
+        self.optimizer
+            .restore(checkpoint.optimizer, checkpoint.progress.updates, &plain);
+        let tensors = checkpoint.carried.into_iter();
+        let tensors = tensors.map(|t| (t.name, Tensor::from_data(t.data, &self.device)));
+        self.carried = State {
+            tensors: tensors.collect(),
+            position: checkpoint.progress.position,
+        };
+        self.progress = checkpoint.progress;
+        Ok(self)
+    }
+}

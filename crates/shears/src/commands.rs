@@ -1,0 +1,22 @@
+//! One file a command.
+
+pub(crate) mod bench;
+pub(crate) mod eval;
+pub(crate) mod generate;
+pub(crate) mod inspect;
+pub(crate) mod train;
+
+use crate::exit::Misuse;
+
+/// Sets how many threads the CPU device computes on; before the first computation.
+pub(crate) fn set_threads(threads: Option<usize>) -> anyhow::Result<usize> {
+    let threads = match threads {
+        Some(0) => return Err(Misuse("--threads is 0; it must be at least 1".into()).into()),
+        Some(threads) => threads,
+        None => std::thread::available_parallelism().map_or(1, usize::from),
+    };
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build_global()?;
+    Ok(threads)
+}

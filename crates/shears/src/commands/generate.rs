@@ -1,0 +1,137 @@
+//! `shears generate`: new text from a trained model, as it is written.
+
+use std::io::{IsTerminal, Read, Write};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use burn::tensor::Device;
+use shears_data::Tokenizer;
+use shears_generate::{
+    GenerateError, Generator, Limits, Sampler, SamplingSettings, TextStream, generate_text,
+};
+use shears_model::LanguageModel;
+
+use crate::arguments::GenerateArguments;
+use crate::exit::Misuse;
+use crate::model::{Trained, Work, device};
+
+pub(crate) fn run(arguments: &GenerateArguments) -> anyhow::Result<ExitCode> {
+    let settings = SamplingSettings {
+        temperature: arguments.temperature,
+        top_k: arguments.top_k,
+        top_p: arguments.top_p,
+        min_p: arguments.min_p,
+        repetition_penalty: arguments.repetition_penalty,
+    };
+    settings.validate()?;
+    let prompt = match arguments.prompt.as_deref() {
+        Some("-") => {
+            let mut text = String::new();
+            let read = std::io::stdin().read_to_string(&mut text);
+            read.map_err(|error| Misuse(format!("cannot read the prompt: {error}")))?;
+            text
+        }
+        Some(text) => text.to_string(),
+        None => String::new(),
+    };
+    super::set_threads(arguments.threads)?;
+    let trained = Trained::open(&arguments.run, &arguments.checkpoint)?;
+    let work = Generate {
+        arguments,
+        settings,
+        prompt,
+        tokenizer: &trained.tokenizer,
+        device: device(&trained.plan.device),
+    };
+    trained.with_model(work)??;
+    Ok(ExitCode::SUCCESS)
+}
+
+struct Generate<'a> {
+    arguments: &'a GenerateArguments,
+    settings: SamplingSettings,
+    prompt: String,
+    tokenizer: &'a Tokenizer,
+    device: Device,
+}
+
+impl Work for Generate<'_> {
+    type Output = anyhow::Result<()>;
+
+    fn with<M: LanguageModel>(self, model: M) -> Self::Output {
+        let Generate {
+            arguments,
+            settings,
+            prompt,
+            tokenizer,
+            device,
+        } = self;
+        let tokens = tokenizer.encode(&prompt)?;
+        let start = start_token(tokenizer);
+        let mut out = std::io::stdout().lock();
+        for sample in 0..arguments.num_samples {
+            let seed = arguments.seed.wrapping_add(sample);
+            let limits = Limits {
+                tokens: arguments.tokens,
+                stop: arguments.stop.clone(),
+            };
+            let sampler = Sampler::new(settings.clone(), seed)?;
+            let generator = Generator::new(&model, &device);
+            let stream = generate_text(generator, sampler, tokenizer, &tokens, start, limits)?;
+            if arguments.json {
+                let text: Result<String, GenerateError> = stream.collect();
+                let line = serde_json::json!({ "prompt": prompt, "text": text?, "seed": seed });
+                writeln!(out, "{line}")?;
+                continue;
+            }
+            if sample > 0 {
+                writeln!(out, "\n---")?;
+            }
+            write!(out, "{prompt}")?;
+            for piece in stream {
+                write!(out, "{}", piece?)?;
+                out.flush()?;
+            }
+            if std::io::stdout().is_terminal() || sample + 1 < arguments.num_samples {
+                writeln!(out)?;
+            }
+        }
+        out.flush().context("standard output")
+    }
+}
+
+/// What a text without a prompt starts from: a new line, where the tokenizer has one.
+fn start_token(tokenizer: &Tokenizer) -> u32 {
+    let newline = tokenizer.encode("\n").ok();
+    newline
+        .and_then(|tokens| tokens.last().copied())
+        .unwrap_or(0)
+}
+
+/// A short text for the end of a run: temperature 0.8, seed 1.
+pub(crate) fn write_sample<M: LanguageModel>(
+    model: &M,
+    tokenizer: &Tokenizer,
+    device: &Device,
+    tokens: usize,
+) -> anyhow::Result<String> {
+    let settings = SamplingSettings {
+        temperature: 0.8,
+        top_k: None,
+        top_p: None,
+        min_p: None,
+        repetition_penalty: 1.0,
+    };
+    let limits = Limits {
+        tokens,
+        stop: Vec::new(),
+    };
+    let (generator, sampler) = (Generator::new(model, device), Sampler::new(settings, 1)?);
+    let start = start_token(tokenizer);
+    let stream: TextStream<'_, M> =
+        generate_text(generator, sampler, tokenizer, &[], start, limits)?;
+    Ok(stream
+        .collect::<Result<String, GenerateError>>()?
+        .trim_matches('\n')
+        .to_string())
+}

@@ -1,0 +1,309 @@
+//! `shears train`: a run from its plan, or from where it was left, to its end.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use burn::tensor::Device;
+use shears_model::{LanguageModel, parameters};
+use shears_train::{
+    Batches, Checkpoint, Corpora, End, Plan, RunFolder, Trainer, estimate_memory, gradient_flow,
+    load_corpora, read_events, train, verdict,
+};
+
+use crate::arguments::TrainArguments;
+use crate::commands::generate::write_sample;
+use crate::exit::{INTERRUPTED, Misuse};
+use crate::model::{Work, device, with_model};
+use crate::report;
+use crate::settings;
+use crate::watch::{Show, Watch, indent};
+
+pub(crate) fn run(arguments: TrainArguments) -> anyhow::Result<ExitCode> {
+    let arguments = settings::with_config_file(arguments)?;
+    let show = match (arguments.json, arguments.quiet) {
+        (true, true) => return Err(Misuse("--json and --quiet exclude each other".into()).into()),
+        (true, false) => Show::Json,
+        (false, true) => Show::Quiet,
+        (false, false) => Show::Text,
+    };
+    let job = match &arguments.resume {
+        Some(folder) => resume(&arguments, folder, show)?,
+        None => start(&arguments)?,
+    };
+    let threads = super::set_threads(arguments.threads)?;
+    let device = device(&job.plan.device).autodiff();
+    let config = job.plan.model_config();
+    let vocabulary = job.corpora.tokenizer.vocab_size();
+    let seed = job.plan.seed;
+    with_model(
+        &config,
+        vocabulary,
+        seed,
+        &device.clone(),
+        Train {
+            job,
+            show,
+            threads,
+            device,
+        },
+    )
+}
+
+/// A run that is about to be trained.
+struct Job {
+    plan: Plan,
+    corpora: Corpora,
+    /// Absent until the model is known to be possible: a run that cannot start leaves no folder.
+    folder: Option<RunFolder>,
+    path: PathBuf,
+    checkpoint: Option<Checkpoint>,
+}
+
+fn start(arguments: &TrainArguments) -> anyhow::Result<Job> {
+    let plan = settings::resolve(arguments)?;
+    let path = arguments
+        .out
+        .clone()
+        .unwrap_or_else(|| default_folder(&plan));
+    if path.join("plan.toml").exists() {
+        let path = path.display();
+        let hint = "go on with it by --resume, or choose another --out";
+        return Err(Misuse(format!("{path} holds a run already; {hint}")).into());
+    }
+    let corpora = load_corpora(&plan, None, None)?;
+    let (text_sha256, val_sha256) = corpora.sha256.clone();
+    let plan = Plan {
+        text_sha256,
+        val_sha256,
+        ..plan
+    };
+    Ok(Job {
+        plan,
+        corpora,
+        folder: None,
+        path,
+        checkpoint: None,
+    })
+}
+
+fn resume(arguments: &TrainArguments, path: &Path, show: Show) -> anyhow::Result<Job> {
+    let folder = RunFolder::open(path)?;
+    let plan = folder.plan()?;
+    settings::check_unchanged(arguments, &plan)?;
+    let corpora = load_corpora(&plan, Some(&folder.input_path()), Some(folder.tokenizer()?))?;
+    let known = (plan.text_sha256.clone(), plan.val_sha256.clone());
+    if corpora.sha256 != known {
+        let what = if corpora.sha256.0 != known.0 {
+            "text"
+        } else {
+            "validation text"
+        };
+        let message = format!("the {what} has changed since the run was started; put it back");
+        return Err(Misuse(message).into());
+    }
+    let (newest, damaged) = folder.checkpoints().newest();
+    for error in damaged {
+        eprintln!("shears: warning: {error}; using an older one");
+    }
+    if let Some((_, checkpoint)) = &newest {
+        let differing = shears_train::compare_plans(&checkpoint.plan, &plan);
+        if !differing.is_empty() {
+            let list: Vec<String> = differing
+                .into_iter()
+                .map(|(name, was, is)| format!("{name}: trained with {was}, plan.toml has {is}"))
+                .collect();
+            let path = path.join("plan.toml");
+            let message = format!("{} was changed ({})", path.display(), list.join("; "));
+            return Err(Misuse(message).into());
+        }
+    }
+    if show == Show::Text {
+        match &newest {
+            Some((path, _)) => println!("going on from {}", path.display()),
+            None => println!("no checkpoint yet: starting from step 0"),
+        }
+    }
+    let checkpoint = newest.map(|(_, checkpoint)| checkpoint);
+    Ok(Job {
+        plan,
+        corpora,
+        folder: Some(folder),
+        path: path.to_path_buf(),
+        checkpoint,
+    })
+}
+
+fn default_folder(plan: &Plan) -> PathBuf {
+    let time = jiff::Zoned::now().strftime("%Y%m%d-%H%M%S");
+    let base = PathBuf::from("runs").join(format!("{}-{time}", plan.preset));
+    // Two runs may start in the same second.
+    let numbered = (2..).map(|number| PathBuf::from(format!("{}-{number}", base.display())));
+    let mut candidates = std::iter::once(base.clone()).chain(numbered);
+    candidates.find(|path| !path.exists()).unwrap_or(base)
+}
+
+struct Train {
+    job: Job,
+    show: Show,
+    threads: usize,
+    device: Device,
+}
+
+impl Work for Train {
+    type Output = anyhow::Result<ExitCode>;
+
+    fn with<M: LanguageModel>(self, model: M) -> Self::Output {
+        let Train {
+            job:
+                Job {
+                    plan,
+                    mut corpora,
+                    folder,
+                    path,
+                    checkpoint,
+                },
+            show,
+            threads,
+            device,
+        } = self;
+        let infos = parameters(&model);
+        let vocabulary = corpora.tokenizer.vocab_size();
+        let memory = estimate_memory(&plan, &infos, vocabulary)?;
+        if show == Show::Text {
+            introduce(&plan, &corpora);
+            println!("{}", report::parameter_table(&infos, vocabulary));
+            println!("{}", report::memory_line(&memory));
+        }
+        refuse_too_large(memory.total())?;
+        let batches = Batches::new(&plan, model.reading(), corpora.train.clone())
+            .map_err(shears_train::TrainError::from)?;
+        let folder = match folder {
+            Some(folder) => folder,
+            None => RunFolder::create(
+                &path,
+                &plan,
+                &corpora.tokenizer,
+                corpora.standard_input.take().as_deref(),
+            )?,
+        };
+        if show == Show::Text {
+            println!("run folder {}\n", path.display());
+        }
+        let mut trainer = Trainer::new(plan, model, batches, threads, &device);
+        if let Some(checkpoint) = checkpoint {
+            trainer = trainer.restore(checkpoint)?;
+        }
+
+        let steps = trainer.plan().steps;
+        let plain = device.clone().without_autodiff();
+        let tokenizer = corpora.tokenizer.clone();
+        let done = trainer.progress().step;
+        let mut watch = Watch::new(show, steps, done, tokenizer, plain.clone())?;
+        let end = train(&mut trainer, &folder, &corpora, &device, &mut watch);
+        watch.finish();
+        let end = end?;
+        conclude(&trainer, &folder, &corpora, end, show, &plain)?;
+        Ok(match end {
+            End::Stopped => ExitCode::from(INTERRUPTED),
+            End::Finished | End::OutOfPatience => ExitCode::SUCCESS,
+        })
+    }
+}
+
+fn introduce(plan: &Plan, corpora: &Corpora) {
+    println!(
+        "text {}: {} training and {} validation tokens ({})",
+        corpora.description,
+        report::count(corpora.train.len() as u64),
+        report::count(corpora.validation.len() as u64),
+        corpora.tokenizer.describe(),
+    );
+    println!(
+        "{} on {}: {}\n",
+        plan.model,
+        plan.device,
+        report::plan_lines(plan)
+    );
+}
+
+/// Refuses what cannot fit before anything is taken, where the system tells what there is (Linux).
+fn refuse_too_large(bytes: u64) -> Result<(), Misuse> {
+    let Ok(text) = std::fs::read_to_string("/proc/meminfo") else {
+        return Ok(());
+    };
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kilobytes =
+        line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+    match kilobytes {
+        Some(kilobytes) if bytes > kilobytes.saturating_mul(1024) => Err(Misuse(format!(
+            "training would take about {}, and this computer has {}; \
+             a smaller --batch, --window or --hidden fits",
+            report::bytes(bytes),
+            report::bytes(kilobytes * 1024)
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Loss, verdict, sample, and what to type next.
+fn conclude<M: LanguageModel>(
+    trainer: &Trainer<M>,
+    folder: &RunFolder,
+    corpora: &Corpora,
+    end: End,
+    show: Show,
+    device: &Device,
+) -> anyhow::Result<()> {
+    let events = read_events(&folder.events_path())?;
+    let verdict = verdict(&events);
+    let flow = gradient_flow(&events, &parameters(trainer.model()));
+    let evaluation = report::last_evaluation(&events);
+    let path = folder.path().display();
+    let step = trainer.progress().step;
+    let reason = match end {
+        End::Finished => "finished",
+        End::OutOfPatience => "out-of-patience",
+        End::Stopped => "stopped",
+    };
+    if show == Show::Json {
+        let mut line = report::verdict_json(verdict.as_ref(), &flow);
+        line["event"] = "end".into();
+        line["reason"] = reason.into();
+        line["step"] = step.into();
+        line["run"] = path.to_string().into();
+        line["val_loss"] = evaluation.map(|(_, loss, _, _)| loss).into();
+        line["bits_per_char"] = evaluation.map(|(_, _, bits, _)| bits).into();
+        line["perplexity"] = evaluation.map(|(_, _, _, perplexity)| perplexity).into();
+        println!("{line}");
+    }
+    if show != Show::Text {
+        return Ok(());
+    }
+    match end {
+        End::Finished => println!("\nfinished after {} steps", report::count(step)),
+        End::OutOfPatience => {
+            println!(
+                "\nstopped at step {step}: {} evaluations in a row were no better",
+                trainer.plan().patience
+            );
+        }
+        End::Stopped => println!("\nstopped at step {step}; the run is saved"),
+    }
+    if let Some((at, loss, bits, perplexity)) = evaluation {
+        println!(
+            "val loss {loss:.4} nats a token at step {at} ({bits:.3} bits a character, \
+             perplexity {perplexity:.2})"
+        );
+    }
+    println!("\nclipping with {}:", trainer.plan().clip);
+    println!("{}", report::verdict_lines(verdict.as_ref(), &flow));
+    if end == End::Stopped {
+        println!("\nto go on:\n  {} train --resume {path}", report::program());
+        return Ok(());
+    }
+    let sample = write_sample(&trainer.model().valid(), &corpora.tokenizer, device, 300)?;
+    println!("\nit writes:\n{}", indent(&sample));
+    let prefix = report::program();
+    println!("\nnext:\n  {prefix} generate {path}\n  {prefix} inspect {path}");
+    Ok(())
+}

@@ -1,0 +1,49 @@
+//! Exit codes: 0 done, 1 failed, 2 misuse, 3 too many non-finite steps, 130 interrupted.
+
+use std::fmt;
+use std::process::ExitCode;
+
+use shears_train::TrainError;
+
+/// A run that a signal ended, after it was saved.
+pub(crate) const INTERRUPTED: u8 = 130;
+
+/// The user asked for something that cannot be done; nothing has been started.
+#[derive(Debug)]
+pub(crate) struct Misuse(pub(crate) String);
+
+impl fmt::Display for Misuse {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Misuse {}
+
+/// Prints an error on one line, and gives the exit code that belongs to it.
+pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
+    let broken_pipe = error.chain().any(|cause| {
+        let io = cause.downcast_ref::<std::io::Error>();
+        io.is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
+    });
+    if broken_pipe {
+        // The reader of our output has seen enough.
+        return ExitCode::SUCCESS;
+    }
+    let message = format!("{error:#}").replace('\n', " ");
+    eprintln!("shears: {message}");
+    ExitCode::from(code(error))
+}
+
+fn code(error: &anyhow::Error) -> u8 {
+    let misuse = error.is::<Misuse>()
+        || error.is::<shears_data::DataError>()
+        || error.is::<shears_train::PlanError>()
+        || error.is::<shears_generate::GenerateError>();
+    match error.downcast_ref::<TrainError>() {
+        _ if misuse => 2,
+        Some(TrainError::Plan(_) | TrainError::Data(_) | TrainError::Folder { .. }) => 2,
+        Some(TrainError::TooManySkips { .. }) => 3,
+        _ => 1,
+    }
+}

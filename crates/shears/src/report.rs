@@ -1,0 +1,232 @@
+//! Text that is printed more than once: tables, numbers, what a run has come to.
+
+use shears_model::ParameterInfo;
+use shears_train::{Event, GradientFlow, MemoryEstimate, Plan, Verdict};
+
+/// A count with commas between thousands.
+pub(crate) fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let mut grouped = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+/// Bytes in the unit that leaves one to three digits before the point.
+pub(crate) fn bytes(number: u64) -> String {
+    const UNITS: [&str; 5] = ["kB", "MB", "GB", "TB", "PB"];
+    let mut value = number as f64 / 1e3;
+    let mut unit = 0;
+    while value >= 999.95 && unit + 1 < UNITS.len() {
+        value /= 1e3;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+/// The table of parameters, one line a layer.
+pub(crate) fn parameter_table(parameters: &[ParameterInfo], vocabulary: usize) -> String {
+    let mut rows: Vec<(String, String, u64)> = Vec::new();
+    for parameter in parameters {
+        let layer = parameter.layer();
+        let rest = parameter
+            .name
+            .strip_prefix(layer)
+            .unwrap_or("")
+            .trim_start_matches('.');
+        let shape: Vec<String> = parameter.shape.iter().map(usize::to_string).collect();
+        let tensor = format!("{rest} {}", shape.join("x"));
+        match rows.last_mut().filter(|(name, _, _)| name == layer) {
+            Some((_, tensors, elements)) => {
+                tensors.push_str(", ");
+                tensors.push_str(&tensor);
+                *elements += parameter.elements() as u64;
+            }
+            None => rows.push((layer.to_string(), tensor, parameter.elements() as u64)),
+        }
+    }
+    let width = rows
+        .iter()
+        .map(|(name, _, _)| name.len())
+        .max()
+        .unwrap_or(0)
+        .max(5);
+    let total: u64 = rows.iter().map(|(_, _, elements)| elements).sum();
+    let mut table = String::new();
+    for (name, tensors, elements) in fold_alike(rows) {
+        let tensors = shorten(&tensors, 56);
+        table.push_str(&format!(
+            "  {name:<width$}  {:>12}  {tensors}\n",
+            count(elements)
+        ));
+    }
+    let total = count(total);
+    table.push_str(&format!(
+        "  {:<width$}  {total:>12}  ({vocabulary} symbols)",
+        "total"
+    ));
+    table
+}
+
+type Row = (String, String, u64);
+
+/// Layers with the same tensors on one line: `blocks.0` and `blocks.1` as `blocks.0-1`.
+fn fold_alike(rows: Vec<Row>) -> Vec<Row> {
+    let mut folded: Vec<Row> = Vec::new();
+    for (name, tensors, elements) in rows {
+        let Some(last) = folded.last_mut().filter(|last| last.1 == tensors) else {
+            folded.push((name, tensors, elements));
+            continue;
+        };
+        let number = name.rsplit_once('.').map_or("", |(_, number)| number);
+        let first = last.0.split('-').next().unwrap_or_default();
+        *last = (format!("{first}-{number}"), tensors, last.2 + elements);
+    }
+    folded
+}
+
+fn shorten(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_string();
+    }
+    text.chars().take(width - 3).chain("...".chars()).collect()
+}
+
+/// What training will take, in one line.
+pub(crate) fn memory_line(memory: &MemoryEstimate) -> String {
+    format!(
+        "memory: about {} (weights {}, gradients {}, moments {}, activations {})",
+        bytes(memory.total()),
+        bytes(memory.parameters),
+        bytes(memory.gradients),
+        bytes(memory.moments),
+        bytes(memory.activations),
+    )
+}
+
+/// The settings that matter most, in two lines.
+pub(crate) fn plan_lines(plan: &Plan) -> String {
+    format!(
+        "{} steps of {} x {} tokens{}, {} at {} ({})\nclipping {}, non-finite gradients: {}",
+        count(plan.steps),
+        plan.batch,
+        plan.window,
+        if plan.accumulate > 1 {
+            format!(" x {}", plan.accumulate)
+        } else {
+            String::new()
+        },
+        plan.optimizer,
+        plan.lr,
+        plan.schedule,
+        plan.clip,
+        plan.non_finite,
+    )
+}
+
+/// The verdict on clipping and the flow of gradients, indented.
+pub(crate) fn verdict_lines(verdict: Option<&Verdict>, flow: &GradientFlow) -> String {
+    let verdict = verdict.map_or("no step was taken".to_string(), Verdict::to_string);
+    let words = format!("{}\n{flow}", verdict.trim_end());
+    words
+        .lines()
+        .map(|line| format!("  {line}"))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// The last evaluation of a history.
+pub(crate) fn last_evaluation(events: &[Event]) -> Option<(u64, f64, f64, f64)> {
+    events.iter().rev().find_map(|event| match event {
+        Event::Evaluation {
+            step,
+            val_loss,
+            bits_per_char,
+            perplexity,
+        } => Some((*step, *val_loss, *bits_per_char, *perplexity)),
+        Event::Step(_) => None,
+    })
+}
+
+/// How the user started this program, for commands to type next.
+pub(crate) fn program() -> &'static str {
+    // Cargo tells the programs that it runs where its own binary is.
+    match std::env::var_os("CARGO") {
+        Some(_) => "cargo run --release --",
+        None => "shears",
+    }
+}
+
+/// The verdict and the flow as JSON.
+pub(crate) fn verdict_json(verdict: Option<&Verdict>, flow: &GradientFlow) -> serde_json::Value {
+    let verdict = verdict.map(|verdict| {
+        serde_json::json!({
+            "steps": verdict.steps,
+            "clipped": verdict.clipped,
+            "clipped_share": verdict.clipped_share,
+            "skipped": verdict.skipped,
+            "threshold": verdict.threshold,
+            "norm": verdict.norms.as_ref().map(|norms| serde_json::json!({
+                "p10": norms.p10, "p50": norms.p50, "p90": norms.p90,
+                "max": norms.max, "mean": norms.mean,
+            })),
+            "assessment": format!("{:?}", verdict.assessment).to_lowercase(),
+            "suggested": verdict.suggested.as_ref().map(|range| [*range.start(), *range.end()]),
+            "words": verdict.to_string(),
+        })
+    });
+    serde_json::json!({
+        "verdict": verdict,
+        "gradient_flow": {
+            "first_to_last": flow.first_to_last,
+            "vanishing": flow.vanishing.as_ref().map(|finding| &finding.layer),
+            "exploding": flow.exploding.as_ref().map(|finding| &finding.layer),
+            "words": flow.to_string(),
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_read_well() {
+        assert_eq!(
+            [count(7), count(1_234), count(12_345_678)],
+            ["7", "1,234", "12,345,678"]
+        );
+        assert_eq!(
+            [bytes(999), bytes(1_500_000), bytes(999_960_000)],
+            ["1.0 kB", "1.5 MB", "1.0 GB"]
+        );
+    }
+
+    #[test]
+    fn alike_layers_share_a_line() {
+        let info = |name: &str| ParameterInfo {
+            name: name.into(),
+            shape: vec![2, 3],
+        };
+        let parameters = [
+            info("embedding.weight"),
+            info("layers.0.w"),
+            info("layers.1.w"),
+        ];
+        let table = parameter_table(&parameters, 5);
+        let lines: Vec<&str> = table.lines().map(str::trim).collect();
+        assert_eq!(lines.len(), 3);
+        assert!(
+            lines[1].starts_with("layers.0-1") && lines[1].contains("12"),
+            "{table}"
+        );
+        assert!(
+            lines[2].contains("18") && lines[2].contains("5 symbols"),
+            "{table}"
+        );
+    }
+}

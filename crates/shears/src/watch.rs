@@ -1,0 +1,193 @@
+//! What a run shows while it goes: a progress bar, plain lines, or JSON.
+
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use burn::tensor::Device;
+use indicatif::{ProgressBar, ProgressStyle};
+use shears_data::Tokenizer;
+use shears_model::LanguageModel;
+use shears_train::{Evaluation, Event, Observer, StepEvent};
+
+use crate::commands::generate::write_sample;
+
+/// How a run is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Show {
+    /// A progress bar on a terminal, plain lines elsewhere.
+    Text,
+    /// One object a line.
+    Json,
+    /// Nothing.
+    Quiet,
+}
+
+/// Watches a run for the terminal.
+pub(crate) struct Watch {
+    show: Show,
+    /// Absent when standard error is no terminal.
+    bar: Option<ProgressBar>,
+    stop: Arc<AtomicBool>,
+    tokenizer: Tokenizer,
+    device: Device,
+    steps: u64,
+    clipped: u64,
+    seen: u64,
+    /// The loss over the last steps, smoothed, because that of one step is noisy.
+    loss: Option<f64>,
+    speed: Option<f64>,
+}
+
+impl Watch {
+    /// A watch over a run of `steps` steps of which `done` are done.
+    pub(crate) fn new(
+        show: Show,
+        steps: u64,
+        done: u64,
+        tokenizer: Tokenizer,
+        device: Device,
+    ) -> anyhow::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let asked = Arc::clone(&stop);
+        ctrlc::set_handler(move || {
+            if asked.swap(true, Ordering::SeqCst) {
+                std::process::exit(i32::from(crate::exit::INTERRUPTED));
+            }
+            eprintln!("\nfinishing the step and saving; again to leave at once");
+        })?;
+        let bar = (show == Show::Text && std::io::stderr().is_terminal()).then(|| {
+            let style = "{bar:24.cyan/dim} {pos}/{len}  {msg}  {eta} left";
+            let bar = ProgressBar::new(steps).with_position(done);
+            bar.set_style(
+                ProgressStyle::with_template(style).unwrap_or(ProgressStyle::default_bar()),
+            );
+            bar.enable_steady_tick(Duration::from_millis(200));
+            // The time left is that of the steps still to come, not of those of an earlier run.
+            bar.reset_eta();
+            bar
+        });
+        Ok(Watch {
+            show,
+            bar,
+            stop,
+            tokenizer,
+            device,
+            steps,
+            clipped: 0,
+            seen: 0,
+            loss: None,
+            speed: None,
+        })
+    }
+
+    /// Takes the bar off the screen.
+    pub(crate) fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+
+    /// A line above the bar, or on standard output.
+    fn line(&self, text: &str) {
+        match (&self.bar, self.show) {
+            (Some(bar), _) => bar.suspend(|| println!("{text}")),
+            (None, Show::Text) => println!("{text}"),
+            (None, _) => {}
+        }
+    }
+
+    fn json(&self, event: &impl serde::Serialize) {
+        if self.show == Show::Json
+            && let Ok(line) = serde_json::to_string(event)
+        {
+            let _ = writeln!(std::io::stdout(), "{line}");
+        }
+    }
+}
+
+/// The weight of the newest step in what is shown.
+const SMOOTHING: f64 = 0.1;
+
+fn smooth(mean: Option<f64>, value: f64) -> Option<f64> {
+    Some(mean.map_or(value, |mean| mean + SMOOTHING * (value - mean)))
+}
+
+impl Observer for Watch {
+    fn step(&mut self, event: &StepEvent) {
+        self.seen += 1;
+        self.clipped += u64::from(event.clip.action == "clip");
+        if let Some(loss) = event.loss {
+            self.loss = smooth(self.loss, loss);
+        }
+        self.speed = smooth(self.speed, event.tokens_per_second);
+        self.json(&Event::Step(event.clone()));
+        let text = format!(
+            "loss {:.3}  norm {:.3}  clipped {:.0} %  {:.0} tokens/s",
+            self.loss.unwrap_or(f64::NAN),
+            event.clip.norm_before,
+            100.0 * self.clipped as f64 / self.seen as f64,
+            self.speed.unwrap_or(0.0),
+        );
+        if let Some(bar) = &self.bar {
+            bar.set_position(event.step);
+            bar.set_message(text);
+        } else if event.step == 1 || event.step.is_multiple_of((self.steps / 20).max(1)) {
+            self.line(&format!("step {:>6}  {text}", event.step));
+        }
+        if event.clip.action == "skip" {
+            let tensor = event.clip.first_non_finite.as_deref().unwrap_or("a tensor");
+            let count = event.clip.non_finite;
+            let step = event.step;
+            self.line(&format!(
+                "step {step:>6}  skipped: {count} non-finite gradients, first in `{tensor}`"
+            ));
+        }
+    }
+
+    fn evaluation(&mut self, step: u64, evaluation: &Evaluation) {
+        let &Evaluation {
+            val_loss,
+            bits_per_char,
+            perplexity,
+            ..
+        } = evaluation;
+        self.json(&Event::Evaluation {
+            step,
+            val_loss,
+            bits_per_char,
+            perplexity,
+        });
+        self.line(&format!(
+            "step {step:>6}  val loss {val_loss:.4}  ({bits_per_char:.3} bits a character, \
+             perplexity {perplexity:.2})"
+        ));
+    }
+
+    fn saved(&mut self, _step: u64, _path: &Path) {}
+
+    fn sample<M: LanguageModel>(&mut self, step: u64, model: &M) {
+        let text = write_sample(model, &self.tokenizer, &self.device, 200);
+        match text {
+            Ok(text) => {
+                self.json(&serde_json::json!({ "event": "sample", "step": step, "text": text }));
+                self.line(&format!("step {step:>6}  sample:\n{}\n", indent(&text)));
+            }
+            Err(error) => self.line(&format!("step {step:>6}  no sample: {error}")),
+        }
+    }
+
+    fn wants_to_stop(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+}
+
+/// A text set off from what is around it.
+pub(crate) fn indent(text: &str) -> String {
+    text.lines()
+        .map(|line| format!("  | {line}"))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
