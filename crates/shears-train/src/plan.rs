@@ -178,84 +178,10 @@ impl Plan {
     ///
     /// The first setting that is out of range, with the range.
     pub fn validate(&self) -> Result<(), PlanError> {
-        self.model_config()
-            .validate()
-            .map_err(|error| PlanError(error.to_string()))?;
-        let count = |name: &str, value: u64, least: u64, most: u64| {
-            if (least..=most).contains(&value) {
-                return Ok(());
-            }
-            Err(PlanError(format!(
-                "{name} is {value}; it must be from {least} to {most}"
-            )))
-        };
-        count("batch", self.batch as u64, 1, 1_000_000)?;
-        count("window", self.window as u64, 1, 1_000_000)?;
-        count("accumulate", self.accumulate as u64, 1, 1_000_000)?;
-        count("steps", self.steps, 1, 1_000_000_000_000)?;
-        count("decay-every", self.decay_every, 1, 1_000_000_000_000)?;
-        count("max-skips", self.max_skips, 1, 1_000_000)?;
-        count("keep", self.keep as u64, 2, 1_000_000)?;
-        let real = |name: &str, value: f64, accepted: bool, range: &str| {
-            if accepted {
-                return Ok(());
-            }
-            Err(PlanError(format!("{name} is {value}; it must be {range}")))
-        };
-        let share = |value: f64| (0.0..1.0).contains(&value);
-        let positive = |value: f64| value > 0.0 && value.is_finite();
-        real("lr", self.lr, positive(self.lr), "above 0 and finite")?;
-        let min_lr = (0.0..=self.lr).contains(&self.min_lr);
-        real(
-            "min-lr",
-            self.min_lr,
-            min_lr,
-            &format!("from 0 to lr ({})", self.lr),
-        )?;
-        real(
-            "momentum",
-            self.momentum,
-            share(self.momentum),
-            "at least 0 and below 1",
-        )?;
-        real(
-            "alpha",
-            self.alpha,
-            share(self.alpha),
-            "at least 0 and below 1",
-        )?;
-        real(
-            "beta1",
-            self.beta1,
-            share(self.beta1),
-            "at least 0 and below 1",
-        )?;
-        real(
-            "beta2",
-            self.beta2,
-            share(self.beta2),
-            "at least 0 and below 1",
-        )?;
-        real(
-            "epsilon",
-            self.epsilon,
-            positive(self.epsilon),
-            "above 0 and finite",
-        )?;
-        let decay = self.weight_decay >= 0.0 && self.weight_decay.is_finite();
-        real(
-            "weight-decay",
-            self.weight_decay,
-            decay,
-            "at least 0 and finite",
-        )?;
-        let factor = positive(self.decay_factor) && self.decay_factor <= 1.0;
-        real(
-            "decay-factor",
-            self.decay_factor,
-            factor,
-            "above 0 and at most 1",
-        )?;
+        let model = self.model_config().validate();
+        model.map_err(|error| PlanError(error.to_string()))?;
+        self.validate_counts()?;
+        self.validate_rates()?;
         if self.nesterov && self.optimizer != OptimizerKind::Momentum {
             return Err(PlanError(format!(
                 "nesterov belongs to optimizer momentum, not to {}",
@@ -267,6 +193,90 @@ impl Plan {
                 "device `{}` is not in this build; the devices are: cpu",
                 self.device
             )));
+        }
+        Ok(())
+    }
+
+    fn validate_counts(&self) -> Result<(), PlanError> {
+        const MANY: u64 = 1_000_000;
+        let counts = [
+            ("batch", self.batch as u64, 1, MANY),
+            ("window", self.window as u64, 1, MANY),
+            ("accumulate", self.accumulate as u64, 1, MANY),
+            ("steps", self.steps, 1, MANY * MANY),
+            ("decay-every", self.decay_every, 1, MANY * MANY),
+            ("max-skips", self.max_skips, 1, MANY),
+            // With one checkpoint only, a crash while it is replaced would leave none.
+            ("keep", self.keep as u64, 2, MANY),
+        ];
+        for (name, value, least, most) in counts {
+            if !(least..=most).contains(&value) {
+                let range = format!("from {least} to {most}");
+                return Err(PlanError(format!("{name} is {value}; it must be {range}")));
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_rates(&self) -> Result<(), PlanError> {
+        let positive = |value: f64| value > 0.0 && value.is_finite();
+        let share = |value: f64| (0.0..1.0).contains(&value);
+        let decay = |value: f64| value >= 0.0 && value.is_finite();
+        let rates = [
+            ("lr", self.lr, positive(self.lr), "above 0 and finite"),
+            (
+                "min-lr",
+                self.min_lr,
+                (0.0..=self.lr).contains(&self.min_lr),
+                "from 0 to lr",
+            ),
+            (
+                "momentum",
+                self.momentum,
+                share(self.momentum),
+                "at least 0 and below 1",
+            ),
+            (
+                "alpha",
+                self.alpha,
+                share(self.alpha),
+                "at least 0 and below 1",
+            ),
+            (
+                "beta1",
+                self.beta1,
+                share(self.beta1),
+                "at least 0 and below 1",
+            ),
+            (
+                "beta2",
+                self.beta2,
+                share(self.beta2),
+                "at least 0 and below 1",
+            ),
+            (
+                "epsilon",
+                self.epsilon,
+                positive(self.epsilon),
+                "above 0 and finite",
+            ),
+            (
+                "weight-decay",
+                self.weight_decay,
+                decay(self.weight_decay),
+                "at least 0 and finite",
+            ),
+            (
+                "decay-factor",
+                self.decay_factor,
+                positive(self.decay_factor) && self.decay_factor <= 1.0,
+                "above 0 and at most 1",
+            ),
+        ];
+        for (name, value, is_accepted, range) in rates {
+            if !is_accepted {
+                return Err(PlanError(format!("{name} is {value}; it must be {range}")));
+            }
         }
         Ok(())
     }

@@ -43,7 +43,7 @@ impl RunFolder {
             path: path.to_path_buf(),
             _lock: Some(lock(path)?),
         };
-        tokenizer.save(&run.tokenizer_path())?;
+        tokenizer.save(run.tokenizer_path())?;
         if let Some(text) = standard_input {
             let path = run.input_path();
             fs::write(&path, text).map_err(TrainError::io("write", &path))?;
@@ -107,7 +107,7 @@ impl RunFolder {
 
     /// The tokenizer of the run.
     pub fn tokenizer(&self) -> Result<Tokenizer, TrainError> {
-        Ok(Tokenizer::load(&self.tokenizer_path())?)
+        Ok(Tokenizer::load(self.tokenizer_path())?)
     }
 
     /// The run's checkpoints.

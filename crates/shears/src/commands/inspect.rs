@@ -1,10 +1,14 @@
 //! `shears inspect`: what a run is, and what became of it.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use burn::tensor::Device;
+use shears_data::Tokenizer;
 use shears_model::{LanguageModel, ParameterInfo, parameters};
-use shears_train::{Event, RunFolder, gradient_flow, read_events, verdict};
+use shears_train::{
+    Event, GradientFlow, Plan, RunFolder, Verdict, gradient_flow, read_events, verdict,
+};
 
 use crate::arguments::InspectArguments;
 use crate::model::{Work, device, with_model};
@@ -13,11 +17,11 @@ use crate::report;
 pub(crate) fn run(arguments: &InspectArguments) -> anyhow::Result<ExitCode> {
     let run = RunFolder::open_to_read(&arguments.run)?;
     let plan = run.plan()?;
+    let tokenizer = run.tokenizer()?;
     let events = match run.events_path().exists() {
         true => read_events(&run.events_path())?,
         false => Vec::new(),
     };
-    let tokenizer = run.tokenizer()?;
     let device: Device = device(&plan.device);
     let vocabulary = tokenizer.vocab_size();
     let parameters = with_model(
@@ -27,63 +31,92 @@ pub(crate) fn run(arguments: &InspectArguments) -> anyhow::Result<ExitCode> {
         &device,
         Describe,
     );
-    let verdict = verdict(&events);
-    let flow = gradient_flow(&events, &parameters);
     let store = run.checkpoints();
-    let (checkpoints, best) = (store.list(), store.best());
-
-    if arguments.json {
-        let mut object = report::verdict_json(verdict.as_ref(), &flow);
-        object["plan"] = serde_json::to_value(&plan)?;
-        object["tokenizer"] = tokenizer.describe().into();
-        object["parameters"] = parameters
-            .iter()
-            .map(ParameterInfo::elements)
-            .sum::<usize>()
-            .into();
-        object["history"] = serde_json::to_value(history(&events))?;
-        object["checkpoints"] = checkpoints
-            .iter()
-            .map(|path| path.display().to_string())
-            .collect();
-        object["best_checkpoint"] = best.map(|path| path.display().to_string()).into();
-        println!("{object}");
-        return Ok(ExitCode::SUCCESS);
+    let inspected = Inspected {
+        verdict: verdict(&events),
+        flow: gradient_flow(&events, &parameters),
+        checkpoints: store.list(),
+        best: store.best(),
+        run,
+        plan,
+        tokenizer,
+        events,
+        parameters,
+    };
+    match arguments.json {
+        true => println!("{}", inspected.json()?),
+        false => inspected.print(),
     }
-
-    let steps = events.iter().rev().map(Event::step).next().unwrap_or(0);
-    println!("run {}", run.path().display());
-    println!(
-        "{} with tokenizer {}, preset {}",
-        plan.model,
-        tokenizer.describe(),
-        plan.preset
-    );
-    println!("{}", report::plan_lines(&plan));
-    println!("{}", report::parameter_table(&parameters, vocabulary));
-    println!(
-        "\n{} of {} steps taken",
-        report::count(steps),
-        report::count(plan.steps)
-    );
-    for line in history_lines(&events) {
-        println!("  {line}");
-    }
-    println!("\ncheckpoints");
-    for path in &checkpoints {
-        let mark = if Some(path) == best.as_ref() {
-            "  (best)"
-        } else {
-            ""
-        };
-        println!("  {}{mark}", path.display());
-    }
-    if checkpoints.is_empty() {
-        println!("  none yet");
-    }
-    println!("\nclipping with {}:", plan.clip);
-    println!("{}", report::verdict_lines(verdict.as_ref(), &flow));
     Ok(ExitCode::SUCCESS)
+}
+
+struct Inspected {
+    run: RunFolder,
+    plan: Plan,
+    tokenizer: Tokenizer,
+    events: Vec<Event>,
+    parameters: Vec<ParameterInfo>,
+    checkpoints: Vec<PathBuf>,
+    best: Option<PathBuf>,
+    verdict: Option<Verdict>,
+    flow: GradientFlow,
+}
+
+impl Inspected {
+    fn json(&self) -> anyhow::Result<serde_json::Value> {
+        let elements: usize = self.parameters.iter().map(ParameterInfo::elements).sum();
+        let show = |path: &PathBuf| path.display().to_string();
+        let mut object = report::verdict_json(self.verdict.as_ref(), &self.flow);
+        object["plan"] = serde_json::to_value(&self.plan)?;
+        object["tokenizer"] = self.tokenizer.describe().into();
+        object["parameters"] = elements.into();
+        object["history"] = serde_json::to_value(history(&self.events))?;
+        object["checkpoints"] = self.checkpoints.iter().map(show).collect();
+        object["best_checkpoint"] = self.best.as_ref().map(show).into();
+        Ok(object)
+    }
+
+    fn print(&self) {
+        let plan = &self.plan;
+        let steps = self.events.iter().map(Event::step).max().unwrap_or(0);
+        println!("run {}", self.run.path().display());
+        println!(
+            "{} ({}), preset {}",
+            plan.model,
+            self.tokenizer.describe(),
+            plan.preset
+        );
+        println!("{}\n", report::plan_lines(plan));
+        println!(
+            "{}",
+            report::parameter_table(&self.parameters, self.tokenizer.vocab_size())
+        );
+        println!(
+            "\n{} of {} steps taken",
+            report::count(steps),
+            report::count(plan.steps)
+        );
+        for line in history_lines(&self.events) {
+            println!("  {line}");
+        }
+        println!("\ncheckpoints");
+        for path in &self.checkpoints {
+            let mark = if Some(path) == self.best.as_ref() {
+                "  (best)"
+            } else {
+                ""
+            };
+            println!("  {}{mark}", path.display());
+        }
+        if self.checkpoints.is_empty() {
+            println!("  none yet");
+        }
+        println!("\nclipping with {}:", plan.clip);
+        println!(
+            "{}",
+            report::verdict_lines(self.verdict.as_ref(), &self.flow)
+        );
+    }
 }
 
 struct Describe;

@@ -1,0 +1,187 @@
+//! Runs the invariants of ARCHITECTURE.md: which crate may know what, and that the map is true.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// The normal dependencies of each crate of the workspace, with all that they bring.
+fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--offline"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let mut names = BTreeMap::new();
+    for package in metadata["packages"].as_array().unwrap() {
+        names.insert(
+            package["id"].as_str().unwrap(),
+            package["name"].as_str().unwrap(),
+        );
+    }
+    let mut edges: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for node in metadata["resolve"]["nodes"].as_array().unwrap() {
+        let normal = node["deps"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|dependency| {
+                dependency["dep_kinds"]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .any(|kind| kind["kind"].is_null())
+            });
+        let targets = normal
+            .map(|dependency| dependency["pkg"].as_str().unwrap())
+            .collect();
+        edges.insert(node["id"].as_str().unwrap(), targets);
+    }
+    let members = metadata["workspace_members"].as_array().unwrap();
+    members
+        .iter()
+        .map(|member| {
+            let mut reached = BTreeSet::new();
+            let mut open = edges[member.as_str().unwrap()].clone();
+            while let Some(id) = open.pop() {
+                if reached.insert(id) {
+                    open.extend(&edges[id]);
+                }
+            }
+            let reached = reached
+                .into_iter()
+                .map(|id| names[id].to_string())
+                .collect();
+            (names[member.as_str().unwrap()].to_string(), reached)
+        })
+        .collect()
+}
+
+fn crates() -> BTreeSet<String> {
+    let entries = fs::read_dir(root().join("crates")).unwrap();
+    entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect()
+}
+
+#[test]
+fn who_knows_what() {
+    let dependencies = dependencies();
+    let knows = |user: &str, what: &str| dependencies[user].contains(what);
+    assert!(
+        dependencies["gradclip"].is_empty(),
+        "gradclip has dependencies"
+    );
+    for (user, what) in [
+        ("gradclip-burn", "shears-model"),
+        ("gradclip-burn", "shears-train"),
+        ("shears-data", "burn"),
+        ("shears-data", "burn-core"),
+        ("shears-model", "shears-data"),
+        ("shears-model", "shears-train"),
+        ("shears-model", "gradclip"),
+        ("shears-generate", "shears-train"),
+        ("shears-train", "shears-generate"),
+    ] {
+        assert!(!knows(user, what), "{user} must not know {what}");
+    }
+    for user in dependencies.keys().filter(|user| *user != "shears") {
+        for what in ["clap", "anyhow", "indicatif", "burn-flex"] {
+            // `anyhow` may come with a library that uses it inside.
+            let direct = read(&format!("crates/{user}/Cargo.toml"));
+            let normal = direct.split("[dev-dependencies]").next().unwrap();
+            let names = normal
+                .lines()
+                .map(|line| line.split([' ', '.', '=']).next().unwrap());
+            assert!(
+                !names.into_iter().any(|name| name == what),
+                "{user} must not know {what}"
+            );
+        }
+        assert!(
+            !knows(user, "burn-flex"),
+            "{user} chooses a device; only `shears` may"
+        );
+    }
+}
+
+#[test]
+fn every_crate_is_on_the_map_and_the_map_has_no_other() {
+    let map = read("ARCHITECTURE.md");
+    let rows = map
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    let named: BTreeSet<String> = rows.map(str::to_string).collect();
+    assert_eq!(named, crates());
+    let readme = read("README.md");
+    for name in crates() {
+        assert!(
+            readme.contains(&format!("{name}/")),
+            "README's tree lacks {name}"
+        );
+    }
+}
+
+#[test]
+fn every_crate_has_the_lints_of_the_workspace() {
+    for name in crates() {
+        let manifest = read(&format!("crates/{name}/Cargo.toml"));
+        assert!(manifest.contains("[lints]\nworkspace = true"), "{name}");
+    }
+    assert!(read("Cargo.toml").contains("unsafe_code = \"forbid\""));
+}
+
+#[test]
+fn files_are_of_a_size_that_can_be_read() {
+    let mut open = vec![root().join("crates")];
+    let mut checked = 0;
+    while let Some(path) = open.pop() {
+        if path.is_dir() {
+            open.extend(
+                fs::read_dir(&path)
+                    .unwrap()
+                    .map(|entry| entry.unwrap().path()),
+            );
+            continue;
+        }
+        let in_source = path.components().any(|part| part.as_os_str() == "src");
+        if !in_source || path.extension().is_none_or(|extension| extension != "rs") {
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        let code = text.split("#[cfg(test)]").next().unwrap();
+        let lines = code.lines().count();
+        assert!(
+            lines <= 500,
+            "{} has {lines} lines without its tests",
+            path.display()
+        );
+        for banned in ["base.rs", "common.rs", "helpers.rs", "utils.rs", "mod.rs"] {
+            assert!(
+                !path.ends_with(banned),
+                "{} says nothing by its name",
+                path.display()
+            );
+        }
+        checked += 1;
+    }
+    assert!(checked > 30, "only {checked} files were found");
+}
