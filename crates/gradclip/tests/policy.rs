@@ -24,6 +24,7 @@ fn accepted_forms_and_their_printed_form() {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "a table reads best whole")]
 fn refused_forms_say_what_where_and_what_instead() {
     let cases = [
         ("", "unknown policy ``", 1),

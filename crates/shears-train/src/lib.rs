@@ -1,7 +1,7 @@
 //! The training loop of Shears.
 //!
 //! A [`Plan`] says everything that a run will do; [`Trainer::step`] is one step of it (forward,
-//! backward, clip, update); [`train`] is the whole run in its folder, with evaluation, events and
+//! backward, clip, update); [`train()`] is the whole run in its folder, with evaluation, events and
 //! checkpoints. `train(2n)` equals `train(n)`, a kill, a resumption and `train(n)`, bit for bit.
 
 mod batches;
