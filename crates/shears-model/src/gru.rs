@@ -11,7 +11,7 @@ use burn::tensor::activation::{sigmoid, tanh};
 use burn::tensor::{Tensor, s};
 
 use crate::config::ModelConfig;
-use crate::layers::{Initializer, linear};
+use crate::layers::{Initializer, product};
 use crate::recurrent::{RecurrentLayer, RecurrentModel, RecurrentWeights};
 
 /// A text generator made of [`GruLayer`]s.
@@ -61,15 +61,14 @@ impl RecurrentLayer for GruLayer {
         let size = self.hidden();
         let gate =
             |gates: &Tensor<2>, n: usize| gates.clone().slice(s![.., n * size..(n + 1) * size]);
+        // Turned once a window, so that their gradients are summed in one place.
+        let weight_ih = self.weight_ih.val().transpose();
+        let weight_hh = self.weight_hh.val().transpose();
         let mut outputs = Vec::with_capacity(steps.len());
         for input in steps {
             // Both [batch, 3 hidden].
-            let x = linear(input, self.weight_ih.val(), Some(self.bias_ih.val()));
-            let h = linear(
-                hidden.clone(),
-                self.weight_hh.val(),
-                Some(self.bias_hh.val()),
-            );
+            let x = product(input, &weight_ih, Some(self.bias_ih.val()));
+            let h = product(hidden.clone(), &weight_hh, Some(self.bias_hh.val()));
             let r = sigmoid(gate(&x, 0) + gate(&h, 0)); // [batch, hidden]
             let z = sigmoid(gate(&x, 1) + gate(&h, 1)); // [batch, hidden]
             let n = tanh(gate(&x, 2) + r * gate(&h, 2)); // [batch, hidden]

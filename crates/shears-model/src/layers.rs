@@ -102,13 +102,23 @@ impl Linear {
     }
 }
 
-/// `x Wᵀ + b` for a weight `[out, in]`: the one place where models multiply by a weight matrix.
+/// `x Wᵀ + b` for a weight `[out, in]`.
 pub(crate) fn linear<const D: usize>(
     input: Tensor<D>,
     weight: Tensor<2>,
     bias: Option<Tensor<1>>,
 ) -> Tensor<D> {
-    burn::tensor::module::linear(input, weight.transpose(), bias)
+    product(input, &weight.transpose(), bias)
+}
+
+/// `x Wᵀ + b` for a weight that is turned already, `[in, out]`: the one place where models
+/// multiply by a weight matrix.
+pub(crate) fn product<const D: usize>(
+    input: Tensor<D>,
+    transposed: &Tensor<2>,
+    bias: Option<Tensor<1>>,
+) -> Tensor<D> {
+    burn::tensor::module::linear(input, transposed.clone(), bias)
 }
 
 /// A row of the weight for each token.

@@ -12,7 +12,7 @@ use burn::tensor::{Tensor, s};
 use rand::RngExt;
 
 use crate::config::ModelConfig;
-use crate::layers::{Initializer, linear};
+use crate::layers::{Initializer, product};
 use crate::recurrent::{RecurrentLayer, RecurrentModel, RecurrentWeights};
 
 /// A text generator made of [`LstmLayer`]s.
@@ -67,10 +67,13 @@ impl RecurrentLayer for LstmLayer {
             .expect("an LSTM layer carries two tensors");
         let bias = self.bias_ih.val() + self.bias_hh.val(); // [4 hidden]
         let size = self.hidden();
+        // Turned once a window, so that their gradients are summed in one place.
+        let weight_ih = self.weight_ih.val().transpose();
+        let weight_hh = self.weight_hh.val().transpose();
         let mut outputs = Vec::with_capacity(steps.len());
         for input in steps {
-            let from_input = linear(input, self.weight_ih.val(), Some(bias.clone()));
-            let gates = from_input + linear(hidden, self.weight_hh.val(), None); // [batch, 4 hidden]
+            let from_input = product(input, &weight_ih, Some(bias.clone()));
+            let gates = from_input + product(hidden, &weight_hh, None); // [batch, 4 hidden]
             let gate = |n: usize| gates.clone().slice(s![.., n * size..(n + 1) * size]);
             let (i, f, g, o) = (
                 sigmoid(gate(0)),

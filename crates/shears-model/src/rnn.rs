@@ -5,7 +5,7 @@ use burn::tensor::{Tensor, activation};
 use serde::{Deserialize, Serialize};
 
 use crate::config::ModelConfig;
-use crate::layers::{Initializer, linear};
+use crate::layers::{Initializer, product};
 use crate::recurrent::{RecurrentLayer, RecurrentModel, RecurrentWeights};
 
 /// A text generator made of [`RnnLayer`]s.
@@ -67,10 +67,13 @@ impl RecurrentLayer for RnnLayer {
     ) -> (Vec<Tensor<2>>, Vec<Tensor<2>>) {
         let [mut hidden] = carried.try_into().expect("an RNN layer carries one tensor");
         let bias = self.bias_ih.val() + self.bias_hh.val(); // [hidden]
+        // Turned once a window, so that their gradients are summed in one place.
+        let weight_ih = self.weight_ih.val().transpose();
+        let weight_hh = self.weight_hh.val().transpose();
         let mut outputs = Vec::with_capacity(steps.len());
         for input in steps {
-            let from_input = linear(input, self.weight_ih.val(), Some(bias.clone())); // [batch, hidden]
-            let sum = from_input + linear(hidden, self.weight_hh.val(), None); // [batch, hidden]
+            let from_input = product(input, &weight_ih, Some(bias.clone())); // [batch, hidden]
+            let sum = from_input + product(hidden, &weight_hh, None); // [batch, hidden]
             hidden = match self.nonlinearity {
                 Nonlinearity::Tanh => activation::tanh(sum),
                 Nonlinearity::Relu => activation::relu(sum),
