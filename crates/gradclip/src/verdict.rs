@@ -6,8 +6,11 @@ use std::ops::RangeInclusive;
 use crate::report::{ClipAction, ClipReport};
 use crate::significant::significant;
 
-/// Below this share of clipped steps a threshold does not take part in training.
-const INACTIVE_BELOW_SHARE: f64 = 0.01;
+/// Below this share of clipped steps a threshold seldom takes part in training.
+const RARE_BELOW_SHARE: f64 = 0.01;
+/// A rare clip that shortens a gradient by no more than this has not changed the run. One that
+/// shortens it by more may have saved the run, however rare it is.
+const DECISIVE_ABOVE_RATIO: f64 = 2.0;
 /// Above this share of clipped steps the ordinary step is a clipped one.
 const FREQUENT_ABOVE_SHARE: f64 = 0.5;
 /// A median step that is cut to less than half has its length set by the threshold.
@@ -42,9 +45,10 @@ impl From<&ClipReport> for StepRecord {
 pub enum Assessment {
     /// No step had a threshold.
     Off,
-    /// Fewer than 1 % of the steps were clipped: training would have gone the same way without.
+    /// Fewer than 1 % of the steps were clipped, and none of them to less than half: training
+    /// would have gone the same way without.
     Inactive,
-    /// At least 1 % of the steps were clipped, and the run is not throttled.
+    /// Steps were clipped where it mattered, and the run is not throttled.
     Healthy,
     /// More than half of the steps were clipped and the median of norm / threshold exceeds 2.
     ///
@@ -103,6 +107,8 @@ pub struct Verdict {
     /// The norms, `None` when every step was skipped. Skipped steps and non-finite norms are left
     /// out, so that one bad step cannot spoil the statistics of a run.
     pub norms: Option<NormDistribution>,
+    /// The largest norm before clipping in multiples of the threshold of its step; 0 without one.
+    pub largest_ratio: f64,
     /// How the threshold fits.
     pub assessment: Assessment,
     /// Thresholds to try: half to ten times the mean norm. Pascanu, Mikolov and Bengio (2013, "On
@@ -134,10 +140,12 @@ impl Verdict {
         // The ratio is taken step by step, so that a threshold may change during the run.
         let ratios = sorted(counted().filter_map(|step| Some(step.norm_before / step.threshold?)));
         let norms = NormDistribution::of(&norms);
+        let largest_ratio = ratios.last().copied().unwrap_or(0.0);
+        let decisive = largest_ratio > DECISIVE_ABOVE_RATIO;
         let threshold = steps.iter().rev().find_map(|step| step.threshold);
         let assessment = if threshold.is_none() {
             Assessment::Off
-        } else if clipped_share < INACTIVE_BELOW_SHARE {
+        } else if clipped == 0 || clipped_share < RARE_BELOW_SHARE && !decisive {
             Assessment::Inactive
         } else if clipped_share > FREQUENT_ABOVE_SHARE
             && quantile(&ratios, 0.5).is_some_and(|ratio| ratio > THROTTLING_ABOVE_RATIO)
@@ -153,6 +161,7 @@ impl Verdict {
             skipped: steps.iter().filter(|step| step.skipped).count(),
             threshold,
             norms,
+            largest_ratio,
             assessment,
             suggested: norms
                 .filter(|norms| norms.mean > 0.0)
@@ -173,6 +182,12 @@ impl Verdict {
                 formatter,
                 "the threshold {threshold} is close to the ordinary norm: it shortens most steps, \
                  but the typical one by less than half"
+            ),
+            Assessment::Healthy if self.clipped_share < RARE_BELOW_SHARE => write!(
+                formatter,
+                "the threshold {threshold} is seldom needed, but it mattered: the longest gradient \
+                 was {} times as long",
+                significant(self.largest_ratio)
             ),
             Assessment::Healthy => write!(
                 formatter,

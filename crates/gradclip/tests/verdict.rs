@@ -51,7 +51,9 @@ fn assessments_at_their_borders() {
             .collect();
         verdict(&norms, Some(1.0)).assessment
     };
-    assert_eq!(with_spikes(9, 1000, 9.0), Assessment::Inactive);
+    assert_eq!(with_spikes(9, 1000, 2.0), Assessment::Inactive);
+    // However rare: one gradient nine times too long can end a run.
+    assert_eq!(with_spikes(1, 1000, 9.0), Assessment::Healthy);
     assert_eq!(with_spikes(10, 1000, 9.0), Assessment::Healthy);
     assert_eq!(with_spikes(50, 100, 9.0), Assessment::Healthy);
     assert_eq!(with_spikes(51, 100, 9.0), Assessment::Throttling);
@@ -186,4 +188,13 @@ fn even_flow_and_layers_without_a_number() {
             .ratio,
         0.0
     );
+}
+
+#[test]
+fn a_rare_but_long_gradient_is_told() {
+    let mut norms = vec![0.5; 999];
+    norms.push(836.0);
+    let words = verdict(&norms, Some(1.0)).to_string();
+    assert!(words.contains("seldom needed, but it mattered"), "{words}");
+    assert!(words.contains("was 836 times as long"), "{words}");
 }

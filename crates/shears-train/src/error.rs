@@ -36,7 +36,7 @@ pub enum TrainError {
     /// Too many steps in a row had non-finite gradients.
     #[error(
         "step {step}: {skips} steps in a row had non-finite gradients (first in `{tensor}`); \
-         nothing of them was applied; {}; a lower --lr or a lower --clip threshold may hold",
+         nothing of them was applied; {}; a lower --lr, or clipping by a lower threshold, may hold",
         last_good(.checkpoint)
     )]
     TooManySkips {

@@ -58,7 +58,7 @@ pub(crate) fn parameter_table(parameters: &[ParameterInfo], vocabulary: usize) -
     let total: u64 = rows.iter().map(|(_, _, elements)| elements).sum();
     let mut table = String::new();
     for (name, tensors, elements) in fold_alike(rows) {
-        let tensors = shorten(&tensors, 56);
+        let tensors = shorten(&tensors, 72);
         table.push_str(&format!(
             "  {name:<width$}  {:>12}  {tensors}\n",
             count(elements)
@@ -99,12 +99,13 @@ fn shorten(text: &str, width: usize) -> String {
 /// What training will take, in one line.
 pub(crate) fn memory_line(memory: &MemoryEstimate) -> String {
     format!(
-        "memory: about {} (weights {}, gradients {}, moments {}, activations {})",
+        "memory: about {} (weights {}, gradients {}, moments {}, activations {}, program {})",
         bytes(memory.total()),
         bytes(memory.parameters),
         bytes(memory.gradients),
         bytes(memory.moments),
         bytes(memory.activations),
+        bytes(memory.program),
     )
 }
 

@@ -1,0 +1,383 @@
+//! Names, shapes, initial values and carried state of the four models.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::time::Instant;
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use shears_model::{
+    Architecture, Gru, Initializer, LanguageModel, Lstm, ModelConfig, Nonlinearity, Rnn, State,
+    Transformer, parameters,
+};
+
+const VOCABULARY: usize = 11;
+
+fn config() -> ModelConfig {
+    ModelConfig {
+        // The constructors do not read it.
+        architecture: Architecture::Lstm,
+        layers: 2,
+        hidden: 6,
+        embedding: 7,
+        heads: 2,
+        context: 12,
+        dropout: 0.0,
+        tied: false,
+        forget_bias: false,
+        nonlinearity: Nonlinearity::Tanh,
+    }
+}
+
+type New<M> = fn(usize, &ModelConfig, &mut Initializer) -> M;
+
+fn build<M>(new: New<M>, config: &ModelConfig, seed: u64) -> M {
+    new(VOCABULARY, config, &mut Initializer::new(seed, &Device::flex()))
+}
+
+fn names_and_shapes<M: Module>(model: &M) -> Vec<(String, Vec<usize>)> {
+    let mut found: Vec<_> = parameters(model)
+        .into_iter()
+        .map(|info| (info.name, info.shape))
+        .collect();
+    found.sort();
+    found
+}
+
+fn sorted(expected: &[(String, &[usize])]) -> Vec<(String, Vec<usize>)> {
+    let expected = expected.iter();
+    let mut expected: Vec<_> = expected
+        .map(|(name, shape)| (name.clone(), shape.to_vec()))
+        .collect();
+    expected.sort();
+    expected
+}
+
+/// What `tools/golden/models.py` calls `recurrent_shapes`.
+#[track_caller]
+fn check_recurrent<M: Module>(new: New<M>, gates: usize, tied: bool) {
+    let embedding = if tied { 6 } else { 7 };
+    let config = ModelConfig {
+        tied,
+        embedding,
+        ..config()
+    };
+    let rows = gates * 6;
+    let (first, other) = ([rows, embedding], [rows, 6]);
+    let mut expected: Vec<(String, &[usize])> = Vec::new();
+    let embeddings = [VOCABULARY, embedding];
+    expected.push(("embedding.weight".into(), &embeddings));
+    let bias = [rows];
+    for (layer, inputs) in [(0, &first), (1, &other)] {
+        expected.push((format!("layers.{layer}.weight_ih"), inputs));
+        expected.push((format!("layers.{layer}.weight_hh"), &other));
+        expected.push((format!("layers.{layer}.bias_ih"), &bias));
+        expected.push((format!("layers.{layer}.bias_hh"), &bias));
+    }
+    if !tied {
+        expected.push(("output.weight".into(), &[VOCABULARY, 6]));
+    }
+    expected.push(("output.bias".into(), &[VOCABULARY]));
+    let model = build(new, &config, 0);
+    assert_eq!(names_and_shapes(&model), sorted(&expected));
+}
+
+#[test]
+fn recurrent_parameters_have_pytorchs_names_and_shapes() {
+    check_recurrent::<Rnn>(Rnn::new, 1, false);
+    check_recurrent::<Lstm>(Lstm::new, 4, false);
+    check_recurrent::<Gru>(Gru::new, 3, false);
+}
+
+/// A tied output layer shares the weight alone: its bias remains, as in PyTorch.
+#[test]
+fn tied_recurrent_parameters_have_pytorchs_names_and_shapes() {
+    check_recurrent::<Rnn>(Rnn::new, 1, true);
+    check_recurrent::<Lstm>(Lstm::new, 4, true);
+    check_recurrent::<Gru>(Gru::new, 3, true);
+}
+
+#[test]
+fn transformer_parameters_have_pytorchs_names_and_shapes() {
+    for tied in [false, true] {
+        let config = ModelConfig { tied, ..config() };
+        let mut expected: Vec<(String, &[usize])> = vec![
+            ("token_embedding.weight".into(), &[VOCABULARY, 6]),
+            ("position_embedding.weight".into(), &[12, 6]),
+            ("final_norm.weight".into(), &[6]),
+            ("final_norm.bias".into(), &[6]),
+        ];
+        for block in 0..2 {
+            let tensors: [(&str, &[usize]); 12] = [
+                ("attention.qkv.weight", &[18, 6]),
+                ("attention.qkv.bias", &[18]),
+                ("attention.projection.weight", &[6, 6]),
+                ("attention.projection.bias", &[6]),
+                ("mlp.expand.weight", &[24, 6]),
+                ("mlp.expand.bias", &[24]),
+                ("mlp.project.weight", &[6, 24]),
+                ("mlp.project.bias", &[6]),
+                ("norm_1.weight", &[6]),
+                ("norm_1.bias", &[6]),
+                ("norm_2.weight", &[6]),
+                ("norm_2.bias", &[6]),
+            ];
+            expected.extend(tensors.map(|(name, shape)| (format!("blocks.{block}.{name}"), shape)));
+        }
+        if !tied {
+            expected.push(("output.weight".into(), &[VOCABULARY, 6]));
+        }
+        let model = build(Transformer::new, &config, 0);
+        assert_eq!(names_and_shapes(&model), sorted(&expected));
+    }
+}
+
+#[test]
+fn a_model_that_is_only_described_allocates_nothing() {
+    let config = ModelConfig {
+        layers: 3,
+        hidden: 100_000,
+        embedding: 100_000,
+        ..config()
+    };
+    let started = Instant::now();
+    let elements = |infos: Vec<shears_model::ParameterInfo>| -> usize {
+        infos.iter().map(shears_model::ParameterInfo::elements).sum()
+    };
+    // 960 GB of weights.
+    let lstm = elements(parameters(&build(Lstm::new, &config, 0)));
+    assert!(lstm > 240_000_000_000, "{lstm}");
+    let transformer = elements(parameters(&build(Transformer::new, &config, 0)));
+    assert!(transformer > 360_000_000_000, "{transformer}");
+    assert!(started.elapsed().as_secs() < 5);
+}
+
+/// All weights by name.
+fn weights<M: Module>(model: &M) -> Vec<(String, Vec<f32>)> {
+    struct Reader {
+        path: Vec<String>,
+        found: Vec<(String, Vec<f32>)>,
+    }
+    impl ModuleVisitor for Reader {
+        fn enter_module(&mut self, name: &str, _container_type: &str) {
+            self.path.push(name.to_string());
+        }
+        fn exit_module(&mut self, _name: &str, _container_type: &str) {
+            self.path.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let values = param.val().into_data().iter::<f32>().collect();
+            self.found.push((self.path.join("."), values));
+        }
+    }
+    let mut reader = Reader {
+        path: Vec::new(),
+        found: Vec::new(),
+    };
+    model.visit(&mut reader);
+    reader.found
+}
+
+fn mean_and_std(values: &[f32]) -> (f64, f64) {
+    let count = values.len() as f64;
+    let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / count;
+    let square = values.iter().map(|&v| (f64::from(v) - mean).powi(2));
+    (mean, (square.sum::<f64>() / count).sqrt())
+}
+
+/// With n values the standard deviation is known to `1 / sqrt(2 n)`; five of those are allowed.
+#[track_caller]
+fn check_distribution(name: &str, values: &[f32], std: f64) {
+    let (mean, got) = mean_and_std(values);
+    let count = values.len() as f64;
+    assert!(mean.abs() < 5.0 * std / count.sqrt(), "{name}: mean {mean}");
+    let slack = 5.0 / (2.0 * count).sqrt();
+    assert!((got / std - 1.0).abs() < slack, "{name}: {got} for {std}");
+}
+
+#[test]
+fn recurrent_weights_start_as_in_pytorch() {
+    let config = ModelConfig {
+        hidden: 64,
+        embedding: 48,
+        ..config()
+    };
+    // A uniform distribution within 1 / sqrt(64).
+    let bound = 0.125;
+    for (name, values) in weights(&build(Lstm::new, &config, 1)) {
+        if name == "embedding.weight" {
+            check_distribution(&name, &values, 1.0);
+        } else {
+            check_distribution(&name, &values, bound / 3.0_f64.sqrt());
+            assert!(values.iter().all(|v| f64::from(v.abs()) <= bound), "{name}");
+        }
+    }
+    let tied = ModelConfig {
+        tied: true,
+        embedding: 64,
+        ..config
+    };
+    let tied = weights(&build(Gru::new, &tied, 1));
+    let (name, embedding) = &tied[0];
+    check_distribution(name, embedding, bound / 3.0_f64.sqrt());
+}
+
+#[test]
+fn the_forget_gate_starts_at_one_when_asked() {
+    let config = ModelConfig {
+        hidden: 64,
+        forget_bias: true,
+        ..config()
+    };
+    let all = weights(&build(Lstm::new, &config, 1));
+    for layer in 0..2 {
+        let gate = |name: &str, gate: usize| -> Vec<f32> {
+            let name = format!("layers.{layer}.{name}");
+            let (_, values) = all.iter().find(|(found, _)| *found == name).unwrap();
+            values[gate * 64..(gate + 1) * 64].to_vec()
+        };
+        // The two biases are summed; gates are i, f, g, o.
+        assert_eq!(gate("bias_ih", 1), [1.0; 64]);
+        assert_eq!(gate("bias_hh", 1), [0.0; 64]);
+        for other in [0, 2, 3] {
+            let std = 0.125 / 3.0_f64.sqrt();
+            check_distribution("bias_ih", &gate("bias_ih", other), std);
+            check_distribution("bias_hh", &gate("bias_hh", other), std);
+        }
+    }
+}
+
+#[test]
+fn transformer_weights_start_as_in_gpt_2() {
+    let config = ModelConfig {
+        layers: 8,
+        hidden: 64,
+        ..config()
+    };
+    for (name, values) in weights(&build(Transformer::new, &config, 1)) {
+        if name.contains("norm") && name.ends_with("weight") {
+            assert!(values.iter().all(|&v| v == 1.0), "{name}");
+        } else if name.ends_with("bias") {
+            assert!(values.iter().all(|&v| v == 0.0), "{name}");
+        } else if name.contains("projection") || name.contains("project.") {
+            check_distribution(&name, &values, 0.02 / 16.0_f64.sqrt());
+        } else {
+            check_distribution(&name, &values, 0.02);
+        }
+    }
+}
+
+fn tokens(range: std::ops::Range<usize>) -> Tensor<2, Int> {
+    const BATCH: usize = 2;
+    let rows = (0..BATCH).flat_map(|row| {
+        let places = range.clone();
+        places.map(move |place| ((place * place + 3 * place + 5 * row) % VOCABULARY) as i32)
+    });
+    let values: Vec<i32> = rows.collect();
+    let data = TensorData::new(values, [BATCH, range.len()]);
+    Tensor::from_data(data, &Device::flex())
+}
+
+/// Runs `check` for each of the models.
+macro_rules! for_all_models {
+    ($check:ident) => {
+        $check::<Rnn>("rnn", Rnn::new);
+        $check::<Lstm>("lstm", Lstm::new);
+        $check::<Gru>("gru", Gru::new);
+        $check::<Transformer>("transformer", Transformer::new);
+    };
+}
+
+fn check_seeds<M: LanguageModel>(name: &str, new: New<M>) {
+    let first = weights(&build(new, &config(), 5));
+    assert_eq!(first, weights(&build(new, &config(), 5)), "{name}");
+    let other = weights(&build(new, &config(), 6));
+    let random = |all: &[(String, Vec<f32>)]| all[0].1.clone();
+    assert_ne!(random(&first), random(&other), "{name}");
+
+    // Reading a text first takes the weights into use in another order.
+    let used = build(new, &config(), 5);
+    let _ = used.forward(tokens(0..3), State::default());
+    assert_eq!(first, weights(&used), "{name}");
+}
+
+#[test]
+fn weights_depend_on_the_seed_alone() {
+    for_all_models!(check_seeds);
+}
+
+#[test]
+fn parameters_do_not_depend_on_the_order_of_first_use() {
+    let pair = || {
+        let mut initializer = Initializer::new(9, &Device::flex());
+        let first = initializer.normal([5], 1.0);
+        (first, initializer.normal([5], 1.0))
+    };
+    let values = |param: &Param<Tensor<1>>| -> Vec<f32> {
+        param.val().into_data().iter::<f32>().collect()
+    };
+    let (first, second) = pair();
+    let forwards = (values(&first), values(&second));
+    let (first, second) = pair();
+    let last = values(&second);
+    assert_eq!(forwards, (values(&first), last));
+    assert_ne!(forwards.0, forwards.1);
+}
+
+fn check_cuts<M: LanguageModel>(name: &str, new: New<M>) {
+    const TIME: usize = 12;
+    let model = build(new, &config(), 2);
+    let logits = |cuts: &[usize]| -> (Vec<Vec<f32>>, usize) {
+        let mut state = State::default();
+        let mut parts = Vec::new();
+        let mut start = 0;
+        for &end in cuts.iter().chain([&TIME]) {
+            let (logits, after) = model.forward(tokens(start..end), state);
+            parts.push(logits);
+            state = after;
+            start = end;
+        }
+        let all = Tensor::cat(parts, 1).swap_dims(0, 1);
+        let data = all.into_data();
+        let values: Vec<f32> = data.iter::<f32>().collect();
+        let by_time = values.chunks(values.len() / TIME).map(<[f32]>::to_vec);
+        (by_time.collect(), state.position)
+    };
+    let (whole, position) = logits(&[]);
+    assert_eq!(position, TIME);
+    let scale = whole.iter().flatten().fold(0.0_f32, |max, v| max.max(v.abs()));
+    let one_by_one: Vec<usize> = (1..TIME).collect();
+    for cuts in [&[5_usize][..], &[1], &[2, 3, 9], &one_by_one] {
+        let (cut, position) = logits(cuts);
+        assert_eq!(position, TIME);
+        for (time, (got, expected)) in cut.iter().zip(&whole).enumerate() {
+            for (got, expected) in got.iter().zip(expected) {
+                // Products of other shapes may sum in another order.
+                assert!(
+                    (got - expected).abs() <= 1e-5 * scale,
+                    "{name} cut at {cuts:?}, token {time}: {got} for {expected}"
+                );
+            }
+        }
+    }
+    // The control: without the state, the second part is another.
+    let (alone, _) = model.forward(tokens(5..TIME), State::default());
+    let alone: Vec<f32> = alone.swap_dims(0, 1).into_data().iter::<f32>().collect();
+    let differs = alone.iter().zip(whole[5..].iter().flatten());
+    assert!(
+        differs.into_iter().any(|(a, b)| (a - b).abs() > 1e-3 * scale),
+        "{name} ignores what it carries"
+    );
+}
+
+#[test]
+fn the_result_does_not_depend_on_how_a_text_is_cut() {
+    for_all_models!(check_cuts);
+}
+
+#[test]
+#[should_panic(expected = "do not fit in a context of 12")]
+fn a_text_longer_than_the_context_is_refused() {
+    let model = build(Transformer::new, &config(), 0);
+    let _ = model.forward(tokens(0..13), State::default());
+}

@@ -1,0 +1,129 @@
+//! A language model of one's own, trained by Shears.
+//!
+//! The model is none of the four that Shears has: it predicts the next token from the last one
+//! and from a fading average of all before it. A Burn module with a [`LanguageModel`] is all that
+//! the trainer, the evaluation, the checkpoints and the clipping ask for.
+
+use std::error::Error;
+use std::path::Path;
+
+use burn::module::Module;
+use burn::tensor::{Device, Int, Tensor, activation};
+use shears_model::{Embedding, Initializer, LanguageModel, Linear, Reading, State};
+use shears_train::{
+    Batches, Evaluation, Observer, Plan, Preset, RunFolder, StepEvent, Trainer, load_corpora,
+    read_events, train, verdict,
+};
+
+/// How much of the average remains after a token.
+const FADING: f64 = 0.8;
+
+/// `hidden = tanh(W [x, m] + b)`, where `x` embeds the last token and `m` averages all of them.
+#[derive(Module, Debug)]
+struct FadingMemory {
+    embedding: Embedding,
+    hidden: Linear,
+    output: Linear,
+}
+
+impl FadingMemory {
+    fn new(vocabulary: usize, size: usize, initializer: &mut Initializer) -> Self {
+        let mut linear = |inputs: usize, outputs: usize| {
+            let bound = 1.0 / (inputs as f64).sqrt();
+            Linear {
+                weight: initializer.uniform([outputs, inputs], bound),
+                bias: Some(initializer.constant([outputs], 0.0)),
+            }
+        };
+        FadingMemory {
+            hidden: linear(2 * size, size),
+            output: linear(size, vocabulary),
+            embedding: Embedding {
+                weight: initializer.normal([vocabulary, size], 1.0),
+            },
+        }
+    }
+}
+
+impl LanguageModel for FadingMemory {
+    fn forward(&self, tokens: Tensor<2, Int>, mut state: State) -> (Tensor<3>, State) {
+        let [batch, time] = tokens.dims();
+        let embedded = self.embedding.forward(tokens); // [batch, time, size]
+        let [_, _, size] = embedded.dims();
+        let empty = || Tensor::zeros([1, batch, size], &embedded.device());
+        // What the last call left, so that a text may be cut into calls anywhere.
+        let mut memory = state.tensors.remove("memory").unwrap_or_else(empty);
+        let mut seen = Vec::with_capacity(time);
+        for t in 0..time {
+            let token = embedded.clone().slice([0..batch, t..t + 1, 0..size]);
+            memory = memory * FADING + token.swap_dims(0, 1) * (1.0 - FADING); // [1, batch, size]
+            seen.push(memory.clone().swap_dims(0, 1)); // [batch, 1, size]
+        }
+        let memories = Tensor::cat(seen, 1); // [batch, time, size]
+        let both = Tensor::cat(vec![embedded, memories], 2); // [batch, time, 2 size]
+        let hidden = activation::tanh(self.hidden.forward(both));
+        state.tensors.insert("memory".to_string(), memory);
+        state.position += time;
+        (self.output.forward(hidden), state)
+    }
+
+    fn reading(&self) -> Reading {
+        Reading::Streams
+    }
+}
+
+/// Prints a line now and then.
+struct Printer;
+
+impl Observer for Printer {
+    fn step(&mut self, event: &StepEvent) {
+        if event.step.is_multiple_of(20) {
+            let loss = event.loss.unwrap_or(f64::NAN);
+            let norm = event.clip.norm_before;
+            println!("step {:3}  loss {loss:.4}  norm {norm:.3}", event.step);
+        }
+    }
+
+    fn evaluation(&mut self, step: u64, evaluation: &Evaluation) {
+        println!("step {step:3}  val loss {:.4}", evaluation.val_loss);
+    }
+
+    fn saved(&mut self, _step: u64, _path: &Path) {}
+
+    fn sample<M: LanguageModel>(&mut self, _step: u64, _model: &M) {}
+
+    fn wants_to_stop(&self) -> bool {
+        false
+    }
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    // No file is named, so the text is the one that Shears carries.
+    let plan = Plan {
+        steps: 100,
+        batch: 16,
+        window: 32,
+        lr: 0.01,
+        clip: "global-norm:1".parse()?,
+        ..Preset::Lstm128.plan()
+    };
+    plan.validate()?;
+    let corpora = load_corpora(&plan, None, None)?;
+    let device = Device::flex().autodiff();
+    let vocabulary = corpora.tokenizer.vocab_size();
+    let model = FadingMemory::new(vocabulary, 48, &mut Initializer::new(plan.seed, &device));
+    let batches = Batches::new(&plan, model.reading(), corpora.train.clone())?;
+
+    let path = std::env::temp_dir().join(format!("shears-own-model-{}", std::process::id()));
+    let run = RunFolder::create(&path, &plan, &corpora.tokenizer, None)?;
+    let mut trainer = Trainer::new(plan, model, batches, 1, &device);
+    train(&mut trainer, &run, &corpora, &device, &mut Printer)?;
+    let events = read_events(&run.events_path())?;
+    if let Some(verdict) = verdict(&events) {
+        println!("\n{verdict}");
+    }
+    // A real run keeps its folder: `RunFolder::open` and `Trainer::restore` go on with it.
+    drop(run);
+    std::fs::remove_dir_all(&path)?;
+    Ok(())
+}

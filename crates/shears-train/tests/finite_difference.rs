@@ -1,0 +1,234 @@
+//! Gradients against central differences of the loss, in f64.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::activation::log_softmax;
+use burn::tensor::{DType, Device, Gradients, Int, Tensor, TensorData};
+use shears_model::{
+    Architecture, Gru, Initializer, LanguageModel, Lstm, ModelConfig, Nonlinearity, Rnn, State,
+    Transformer, parameters,
+};
+
+/// Where the error of truncation (step squared) and that of rounding (1e-16 / step) are both
+/// about 1e-10.
+const STEP: f64 = 1e-5;
+
+/// Relative to the gradient. A wrong sign, a missing term or a factor is off by a thousand times
+/// this and more.
+const TOLERANCE: f64 = 1e-6;
+
+/// Gradients below this are compared as if they were this large.
+const FLOOR: f64 = 1e-3;
+
+const VOCABULARY: usize = 7;
+const BATCH: usize = 2;
+const WINDOW: usize = 4;
+const CHECKED: u64 = 24;
+
+type Values = BTreeMap<String, Vec<f64>>;
+
+/// A generator of 64 bits (Steele, Lea & Flood 2014, SplitMix).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((z ^ (z >> 31)) % bound as u64) as usize
+    }
+
+    /// Uniform within 0.5 of zero: large enough that no gradient is lost in the others' noise.
+    fn value(&mut self) -> f64 {
+        self.below(1 << 20) as f64 / f64::from(1 << 20) - 0.5
+    }
+}
+
+fn device() -> Device {
+    Device::flex().autodiff()
+}
+
+/// Puts f64 values into a module.
+struct Write<'a> {
+    path: Vec<String>,
+    values: &'a Values,
+}
+
+impl ModuleMapper for Write<'_> {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.push(name.to_string());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let data = TensorData::new(self.values[&self.path.join(".")].clone(), param.shape());
+        param.map(|tensor| {
+            Tensor::from_data(data, (&tensor.device(), DType::F64)).set_require_grad(true)
+        })
+    }
+}
+
+/// Reads the gradients of a module.
+struct Read {
+    path: Vec<String>,
+    gradients: Gradients,
+    values: Values,
+}
+
+impl ModuleVisitor for Read {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.push(name.to_string());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let gradient = param.val().grad(&self.gradients).unwrap();
+        assert_eq!(gradient.dtype(), DType::F64);
+        let values = gradient.into_data().iter::<f64>().collect();
+        self.values.insert(self.path.join("."), values);
+    }
+}
+
+/// The loss of one window that starts from a state which is not zero.
+fn loss<M: LanguageModel>(model: M, values: &Values, state: &Values) -> (Tensor<1>, M) {
+    let model = model.map(&mut Write {
+        path: Vec::new(),
+        values,
+    });
+    let device = device();
+    let ints = |factor: usize| -> Vec<i32> {
+        let places = 0..BATCH * WINDOW;
+        places
+            .map(|place| ((place * factor + place / 3) % VOCABULARY) as i32)
+            .collect()
+    };
+    let tokens = TensorData::new(ints(3), [BATCH, WINDOW]);
+    let targets = TensorData::new(ints(5), [BATCH * WINDOW, 1]);
+    let tensors = state.iter().map(|(name, values)| {
+        let data = TensorData::new(values.clone(), [1, BATCH, values.len() / BATCH]);
+        (
+            name.clone(),
+            Tensor::from_data(data, (&device, DType::F64)),
+        )
+    });
+    let state = State {
+        tensors: tensors.collect(),
+        position: 0,
+    };
+    let (logits, _) = model.forward(Tensor::<2, Int>::from_data(tokens, &device), state);
+    let logits = logits.reshape([BATCH * WINDOW, VOCABULARY]);
+    let targets = Tensor::<2, Int>::from_data(targets, &device);
+    let loss = log_softmax(logits, 1).gather(1, targets).mean().neg();
+    (loss, model)
+}
+
+fn number(loss: Tensor<1>) -> f64 {
+    assert_eq!(loss.dtype(), DType::F64);
+    let data = loss.without_autodiff().into_data();
+    data.iter::<f64>().next().unwrap()
+}
+
+fn check<M: LanguageModel>(
+    name: &str,
+    new: impl Fn(usize, &ModelConfig, &mut Initializer) -> M,
+    carries: &[&str],
+) {
+    let config = ModelConfig {
+        // The constructors do not read it.
+        architecture: Architecture::Lstm,
+        layers: 2,
+        hidden: 6,
+        embedding: 5,
+        heads: 2,
+        context: WINDOW,
+        dropout: 0.0,
+        tied: false,
+        forget_bias: false,
+        nonlinearity: Nonlinearity::Tanh,
+    };
+    let mut random = Random(1);
+    let model = new(VOCABULARY, &config, &mut Initializer::new(0, &device()));
+    let infos = parameters(&model);
+    let mut values: Values = infos
+        .iter()
+        .map(|info| {
+            // Layer norms multiply by something near 1.
+            let middle = f64::from(info.name.contains("norm") && info.name.ends_with("weight"));
+            let values = (0..info.elements()).map(|_| middle + random.value());
+            (info.name.clone(), values.collect())
+        })
+        .collect();
+    let state = (0..config.layers).flat_map(|layer| {
+        let names = carries.iter();
+        names.map(move |name| format!("layers.{layer}.{name}"))
+    });
+    let state: Values = state
+        .map(|name| {
+            let values = (0..BATCH * config.hidden).map(|_| random.value());
+            (name, values.collect())
+        })
+        .collect();
+
+    let (at_values, model) = loss(model, &values, &state);
+    let mut read = Read {
+        path: Vec::new(),
+        gradients: at_values.backward(),
+        values: Values::new(),
+    };
+    model.visit(&mut read);
+    let mut worst = 0.0_f64;
+    for index in 0..CHECKED {
+        // Every tensor is visited in turn, and an element of it at random.
+        let info = &infos[index as usize % infos.len()];
+        let element = random.below(info.elements());
+        let mut at = |value: f64| {
+            let place = &mut values.get_mut(&info.name).unwrap()[element];
+            let before = std::mem::replace(place, value);
+            let (loss, _) = loss(model.clone(), &values, &state);
+            values.get_mut(&info.name).unwrap()[element] = before;
+            (number(loss), before)
+        };
+        let (_, middle) = at(0.0);
+        let (above, below) = (at(middle + STEP).0, at(middle - STEP).0);
+        let expected = (above - below) / (2.0 * STEP);
+        let got = read.values[&info.name][element];
+        let deviation = (got - expected).abs() / expected.abs().max(FLOOR);
+        assert!(
+            deviation < TOLERANCE,
+            "{name}: gradient of {}[{element}] is {got}, the difference quotient {expected}",
+            info.name
+        );
+        worst = worst.max(deviation);
+    }
+    println!("{name}: {CHECKED} gradients ok, max deviation {worst:.1e}");
+}
+
+#[test]
+fn rnn() {
+    check("rnn", Rnn::new, &["hidden"]);
+}
+
+#[test]
+fn lstm() {
+    check("lstm", Lstm::new, &["hidden", "cell"]);
+}
+
+#[test]
+fn gru() {
+    check("gru", Gru::new, &["hidden"]);
+}
+
+#[test]
+fn transformer() {
+    check("transformer", Transformer::new, &[]);
+}

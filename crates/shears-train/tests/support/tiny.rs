@@ -1,0 +1,77 @@
+//! Tiny models, plans and texts for the tests of this folder.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use burn::tensor::Device;
+use shears_data::{Tokenizer, TokenizerKind};
+use shears_model::{Architecture, Initializer, LanguageModel, ModelConfig};
+use shears_train::{Batches, Checkpoint, Plan, Preset, Trainer};
+
+/// A text with something to learn: every word determines the next.
+pub(crate) fn text() -> String {
+    "the cat sat on the mat and the dog lay by the log; ".repeat(40)
+}
+
+pub(crate) fn tokenizer() -> Tokenizer {
+    Tokenizer::build(&TokenizerKind::Char, &text()).unwrap()
+}
+
+pub(crate) fn tokens() -> Arc<[u32]> {
+    tokenizer().encode(&text()).unwrap().into()
+}
+
+pub(crate) fn device() -> Device {
+    Device::flex().autodiff()
+}
+
+/// A plan of small numbers; `plan.toml` does not need a text.
+pub(crate) fn plan(architecture: Architecture) -> Plan {
+    Plan {
+        text: vec![PathBuf::from("tiny.txt")],
+        layers: 2,
+        hidden: 8,
+        embedding: 8,
+        heads: 2,
+        batch: 3,
+        window: 6,
+        lr: 0.01,
+        warmup: 0,
+        steps: 100,
+        tied: false,
+        ..Preset::of(architecture).plan()
+    }
+}
+
+/// The signature that the models' constructors share.
+pub(crate) type New<M> = fn(usize, &ModelConfig, &mut Initializer) -> M;
+
+pub(crate) fn trainer<M: LanguageModel>(new: New<M>, plan: &Plan) -> Trainer<M> {
+    plan.validate().unwrap();
+    let mut initializer = Initializer::new(plan.seed, &device());
+    let vocabulary = tokenizer().vocab_size();
+    let model = new(vocabulary, &plan.model_config(), &mut initializer);
+    let batches = Batches::new(plan, model.reading(), tokens()).unwrap();
+    Trainer::new(plan.clone(), model, batches, 1, &device())
+}
+
+/// All numbers of a checkpoint, by kind and name, as bits.
+pub(crate) fn bits(checkpoint: &Checkpoint) -> Vec<(String, Vec<usize>, Vec<u32>)> {
+    let kinds = [
+        ("model", &checkpoint.model),
+        ("optimizer", &checkpoint.optimizer),
+        ("carried", &checkpoint.carried),
+    ];
+    let mut all: Vec<_> = kinds
+        .into_iter()
+        .flat_map(|(kind, tensors)| {
+            tensors.iter().map(move |tensor| {
+                let values = tensor.data.iter::<f32>().map(f32::to_bits).collect();
+                let name = format!("{kind}: {}", tensor.name);
+                (name, tensor.data.shape().to_vec(), values)
+            })
+        })
+        .collect();
+    all.sort();
+    all
+}
