@@ -122,7 +122,8 @@ impl fmt::Display for GradientFlow {
         match self.first_to_last {
             Some(ratio) => write!(
                 formatter,
-                "gradients flow evenly: the first layer receives {} of the last layer's gradient",
+                "gradients reach every layer: the first layer's are {} times as large as the last \
+                 layer's (below {VANISHING_BELOW} they would vanish)",
                 significant(ratio)
             ),
             None => write!(

@@ -30,7 +30,7 @@ pub trait RecurrentLayer: Module + ModuleDisplay {
 
 /// The weights that all three kinds of layer have; `gates` is 1, 4 or 3.
 ///
-/// PyTorch's names, shapes and initialisation: uniform within `1 / sqrt(hidden)`.
+/// PyTorch's shapes and initialisation: uniform within `1 / sqrt(hidden)`.
 pub(crate) struct RecurrentWeights {
     pub(crate) weight_ih: Param<Tensor<2>>,
     pub(crate) weight_hh: Param<Tensor<2>>,

@@ -32,7 +32,11 @@ fn config() -> ModelConfig {
 type New<M> = fn(usize, &ModelConfig, &mut Initializer) -> M;
 
 fn build<M>(new: New<M>, config: &ModelConfig, seed: u64) -> M {
-    new(VOCABULARY, config, &mut Initializer::new(seed, &Device::flex()))
+    new(
+        VOCABULARY,
+        config,
+        &mut Initializer::new(seed, &Device::flex()),
+    )
 }
 
 fn names_and_shapes<M: Module>(model: &M) -> Vec<(String, Vec<usize>)> {
@@ -142,7 +146,10 @@ fn a_model_that_is_only_described_allocates_nothing() {
     };
     let started = Instant::now();
     let elements = |infos: Vec<shears_model::ParameterInfo>| -> usize {
-        infos.iter().map(shears_model::ParameterInfo::elements).sum()
+        infos
+            .iter()
+            .map(shears_model::ParameterInfo::elements)
+            .sum()
     };
     // 960 GB of weights.
     let lstm = elements(parameters(&build(Lstm::new, &config, 0)));
@@ -313,9 +320,8 @@ fn parameters_do_not_depend_on_the_order_of_first_use() {
         let first = initializer.normal([5], 1.0);
         (first, initializer.normal([5], 1.0))
     };
-    let values = |param: &Param<Tensor<1>>| -> Vec<f32> {
-        param.val().into_data().iter::<f32>().collect()
-    };
+    let values =
+        |param: &Param<Tensor<1>>| -> Vec<f32> { param.val().into_data().iter::<f32>().collect() };
     let (first, second) = pair();
     let forwards = (values(&first), values(&second));
     let (first, second) = pair();
@@ -345,7 +351,10 @@ fn check_cuts<M: LanguageModel>(name: &str, new: New<M>) {
     };
     let (whole, position) = logits(&[]);
     assert_eq!(position, TIME);
-    let scale = whole.iter().flatten().fold(0.0_f32, |max, v| max.max(v.abs()));
+    let scale = whole
+        .iter()
+        .flatten()
+        .fold(0.0_f32, |max, v| max.max(v.abs()));
     let one_by_one: Vec<usize> = (1..TIME).collect();
     for cuts in [&[5_usize][..], &[1], &[2, 3, 9], &one_by_one] {
         let (cut, position) = logits(cuts);
@@ -365,7 +374,9 @@ fn check_cuts<M: LanguageModel>(name: &str, new: New<M>) {
     let alone: Vec<f32> = alone.swap_dims(0, 1).into_data().iter::<f32>().collect();
     let differs = alone.iter().zip(whole[5..].iter().flatten());
     assert!(
-        differs.into_iter().any(|(a, b)| (a - b).abs() > 1e-3 * scale),
+        differs
+            .into_iter()
+            .any(|(a, b)| (a - b).abs() > 1e-3 * scale),
         "{name} ignores what it carries"
     );
 }

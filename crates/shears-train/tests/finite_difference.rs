@@ -116,10 +116,7 @@ fn loss<M: LanguageModel>(model: M, values: &Values, state: &Values) -> (Tensor<
     let targets = TensorData::new(ints(5), [BATCH * WINDOW, 1]);
     let tensors = state.iter().map(|(name, values)| {
         let data = TensorData::new(values.clone(), [1, BATCH, values.len() / BATCH]);
-        (
-            name.clone(),
-            Tensor::from_data(data, (&device, DType::F64)),
-        )
+        (name.clone(), Tensor::from_data(data, (&device, DType::F64)))
     });
     let state = State {
         tensors: tensors.collect(),

@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use shears_train::TrainError;
 
+use crate::output::complain;
+
 /// A run that a signal ended, after it was saved.
 pub(crate) const INTERRUPTED: u8 = 130;
 
@@ -31,7 +33,7 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let message = format!("{error:#}").replace('\n', " ");
-    eprintln!("shears: {message}");
+    complain!("shears: {message}");
     ExitCode::from(code(error))
 }
 

@@ -2,10 +2,17 @@
 //!
 //! `cargo run --release` trains on the text that the program carries; `--help` lists the rest.
 
+#![warn(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "`println!` panics on a closed pipe"
+)]
+
 mod arguments;
 mod commands;
 mod exit;
 mod model;
+mod output;
 mod report;
 mod settings;
 mod watch;
@@ -17,6 +24,7 @@ use clap::{CommandFactory, Parser};
 use arguments::{Arguments, Command};
 
 fn main() -> ExitCode {
+    output::set_panic_hook();
     let arguments = Arguments::parse();
     let result = match arguments.command.unwrap_or(Command::Train(Box::default())) {
         Command::Train(arguments) => commands::train::run(*arguments),

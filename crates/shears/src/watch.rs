@@ -13,6 +13,7 @@ use shears_model::LanguageModel;
 use shears_train::{Evaluation, Event, Observer, StepEvent};
 
 use crate::commands::generate::write_sample;
+use crate::output::{complain, say};
 
 /// How a run is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +57,7 @@ impl Watch {
             if asked.swap(true, Ordering::SeqCst) {
                 std::process::exit(i32::from(crate::exit::INTERRUPTED));
             }
-            eprintln!("\nfinishing the step and saving; again to leave at once");
+            complain!("\nfinishing the step and saving; again to leave at once");
         })?;
         let bar = (show == Show::Text && std::io::stderr().is_terminal()).then(|| {
             let style = "{bar:24.cyan/dim} {pos}/{len}  {msg}  {eta} left";
@@ -93,8 +94,8 @@ impl Watch {
     /// A line above the bar, or on standard output.
     fn line(&self, text: &str) {
         match (&self.bar, self.show) {
-            (Some(bar), _) => bar.suspend(|| println!("{text}")),
-            (None, Show::Text) => println!("{text}"),
+            (Some(bar), _) => bar.suspend(|| say!("{text}")),
+            (None, Show::Text) => say!("{text}"),
             (None, _) => {}
         }
     }

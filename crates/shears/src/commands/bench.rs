@@ -9,6 +9,7 @@ use shears_train::{Batches, BenchReport, Plan, TrainError, Trainer, bench, estim
 
 use crate::arguments::BenchArguments;
 use crate::model::{Work, device, with_model};
+use crate::output::say;
 use crate::report;
 use crate::settings;
 
@@ -37,32 +38,45 @@ pub(crate) fn run(arguments: BenchArguments) -> anyhow::Result<ExitCode> {
         line["preset"] = plan.preset.to_string().into();
         line["threads"] = threads.into();
         line["memory_estimate_bytes"] = estimate.into();
-        println!("{line}");
+        say!("{line}");
         return Ok(ExitCode::SUCCESS);
     }
-    println!(
+    say!(
         "{} ({}), batch {} x window {}, {} threads, {} steps",
-        plan.preset, plan.model, plan.batch, plan.window, threads, report.steps
+        plan.preset,
+        plan.model,
+        plan.batch,
+        plan.window,
+        threads,
+        report.steps
     );
     let whole = &report.ms_per_step;
-    println!(
+    say!(
         "  {:<10} {:>10} {:>10} {:>10}",
-        "ms a step", "min", "median", "max"
+        "ms a step",
+        "min",
+        "median",
+        "max"
     );
-    println!(
+    say!(
         "  {:<10} {:>10.3} {:>10.3} {:>10.3}",
-        "whole", whole.min, whole.median, whole.max
+        "whole",
+        whole.min,
+        whole.median,
+        whole.max
     );
     for phase in ["forward", "backward", "clip", "update"] {
         let spread = &report.phases[phase];
-        println!(
+        say!(
             "  {phase:<10} {:>10.3} {:>10.3} {:>10.3}",
-            spread.min, spread.median, spread.max
+            spread.min,
+            spread.median,
+            spread.max
         );
     }
-    println!("  {:.0} tokens a second", report.tokens_per_second);
+    say!("  {:.0} tokens a second", report.tokens_per_second);
     if let Some(peak) = report.peak_rss_bytes {
-        println!(
+        say!(
             "  peak memory {} (estimated {})",
             report::bytes(peak),
             report::bytes(estimate)

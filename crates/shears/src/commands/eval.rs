@@ -10,6 +10,7 @@ use shears_train::{Evaluation, evaluate, load_corpora};
 
 use crate::arguments::EvalArguments;
 use crate::model::{Trained, Work, device};
+use crate::output::say;
 
 pub(crate) fn run(arguments: &EvalArguments) -> anyhow::Result<ExitCode> {
     super::set_threads(arguments.threads)?;
@@ -36,14 +37,15 @@ pub(crate) fn run(arguments: &EvalArguments) -> anyhow::Result<ExitCode> {
     if arguments.json {
         let mut line = serde_json::to_value(evaluation)?;
         line["checkpoint"] = trained.path.display().to_string().into();
-        println!("{line}");
+        say!("{line}");
     } else {
-        println!("checkpoint {}", trained.path.display());
-        println!("val loss {:.4} nats a token", evaluation.val_loss);
-        println!("{:.4} bits a character", evaluation.bits_per_char);
-        println!(
+        say!("checkpoint {}", trained.path.display());
+        say!("val loss {:.4} nats a token", evaluation.val_loss);
+        say!("{:.4} bits a character", evaluation.bits_per_char);
+        say!(
             "perplexity {:.3} ({} tokens)",
-            evaluation.perplexity, evaluation.tokens
+            evaluation.perplexity,
+            evaluation.tokens
         );
     }
     Ok(ExitCode::SUCCESS)

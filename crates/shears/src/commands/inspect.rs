@@ -12,6 +12,7 @@ use shears_train::{
 
 use crate::arguments::InspectArguments;
 use crate::model::{Work, device, with_model};
+use crate::output::say;
 use crate::report;
 
 pub(crate) fn run(arguments: &InspectArguments) -> anyhow::Result<ExitCode> {
@@ -44,7 +45,7 @@ pub(crate) fn run(arguments: &InspectArguments) -> anyhow::Result<ExitCode> {
         parameters,
     };
     match arguments.json {
-        true => println!("{}", inspected.json()?),
+        true => say!("{}", inspected.json()?),
         false => inspected.print(),
     }
     Ok(ExitCode::SUCCESS)
@@ -79,40 +80,40 @@ impl Inspected {
     fn print(&self) {
         let plan = &self.plan;
         let steps = self.events.iter().map(Event::step).max().unwrap_or(0);
-        println!("run {}", self.run.path().display());
-        println!(
+        say!("run {}", self.run.path().display());
+        say!(
             "{} ({}), preset {}",
             plan.model,
             self.tokenizer.describe(),
             plan.preset
         );
-        println!("{}\n", report::plan_lines(plan));
-        println!(
+        say!("{}\n", report::plan_lines(plan));
+        say!(
             "{}",
             report::parameter_table(&self.parameters, self.tokenizer.vocab_size())
         );
-        println!(
+        say!(
             "\n{} of {} steps taken",
             report::count(steps),
             report::count(plan.steps)
         );
         for line in history_lines(&self.events) {
-            println!("  {line}");
+            say!("  {line}");
         }
-        println!("\ncheckpoints");
+        say!("\ncheckpoints");
         for path in &self.checkpoints {
             let mark = if Some(path) == self.best.as_ref() {
                 "  (best)"
             } else {
                 ""
             };
-            println!("  {}{mark}", path.display());
+            say!("  {}{mark}", path.display());
         }
         if self.checkpoints.is_empty() {
-            println!("  none yet");
+            say!("  none yet");
         }
-        println!("\nclipping with {}:", plan.clip);
-        println!(
+        say!("\nclipping with {}:", plan.clip);
+        say!(
             "{}",
             report::verdict_lines(self.verdict.as_ref(), &self.flow)
         );

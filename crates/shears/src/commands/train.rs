@@ -14,6 +14,7 @@ use crate::arguments::TrainArguments;
 use crate::commands::generate::write_sample;
 use crate::exit::{INTERRUPTED, Misuse};
 use crate::model::{Work, device, with_model};
+use crate::output::{complain, say};
 use crate::report;
 use crate::settings;
 use crate::watch::{Show, Watch, indent};
@@ -103,7 +104,7 @@ fn resume(arguments: &TrainArguments, path: &Path, show: Show) -> anyhow::Result
     }
     let (newest, damaged) = folder.checkpoints().newest();
     for error in damaged {
-        eprintln!("shears: warning: {error}; using an older one");
+        complain!("shears: warning: {error}; using an older one");
     }
     if let Some((_, checkpoint)) = &newest {
         let differing = shears_train::compare_plans(&checkpoint.plan, &plan);
@@ -119,8 +120,8 @@ fn resume(arguments: &TrainArguments, path: &Path, show: Show) -> anyhow::Result
     }
     if show == Show::Text {
         match &newest {
-            Some((path, _)) => println!("going on from {}", path.display()),
-            None => println!("no checkpoint yet: starting from step 0"),
+            Some((path, _)) => say!("going on from {}", path.display()),
+            None => say!("no checkpoint yet: starting from step 0"),
         }
     }
     let checkpoint = newest.map(|(_, checkpoint)| checkpoint);
@@ -171,8 +172,8 @@ impl Work for Train {
         let memory = estimate_memory(&plan, &infos, vocabulary)?;
         if show == Show::Text {
             introduce(&plan, &corpora);
-            println!("{}", report::parameter_table(&infos, vocabulary));
-            println!("{}", report::memory_line(&memory));
+            say!("{}", report::parameter_table(&infos, vocabulary));
+            say!("{}", report::memory_line(&memory));
         }
         refuse_too_large(memory.total())?;
         let batches = Batches::new(&plan, model.reading(), corpora.train.clone())
@@ -187,7 +188,7 @@ impl Work for Train {
             )?,
         };
         if show == Show::Text {
-            println!("run folder {}\n", path.display());
+            say!("run folder {}\n", path.display());
         }
         let mut trainer = Trainer::new(plan, model, batches, threads, &device);
         if let Some(checkpoint) = checkpoint {
@@ -211,14 +212,14 @@ impl Work for Train {
 }
 
 fn introduce(plan: &Plan, corpora: &Corpora) {
-    println!(
+    say!(
         "text {}: {} training and {} validation tokens ({})",
         corpora.description,
         report::count(corpora.train.len() as u64),
         report::count(corpora.validation.len() as u64),
         corpora.tokenizer.describe(),
     );
-    println!(
+    say!(
         "{} on {}: {}\n",
         plan.model,
         plan.device,
@@ -274,36 +275,36 @@ fn conclude<M: LanguageModel>(
         line["val_loss"] = evaluation.map(|(_, loss, _, _)| loss).into();
         line["bits_per_char"] = evaluation.map(|(_, _, bits, _)| bits).into();
         line["perplexity"] = evaluation.map(|(_, _, _, perplexity)| perplexity).into();
-        println!("{line}");
+        say!("{line}");
     }
     if show != Show::Text {
         return Ok(());
     }
     match end {
-        End::Finished => println!("\nfinished after {} steps", report::count(step)),
+        End::Finished => say!("\nfinished after {} steps", report::count(step)),
         End::OutOfPatience => {
-            println!(
+            say!(
                 "\nstopped at step {step}: {} evaluations in a row were no better",
                 trainer.plan().patience
             );
         }
-        End::Stopped => println!("\nstopped at step {step}; the run is saved"),
+        End::Stopped => say!("\nstopped at step {step}; the run is saved"),
     }
     if let Some((at, loss, bits, perplexity)) = evaluation {
-        println!(
+        say!(
             "val loss {loss:.4} nats a token at step {at} ({bits:.3} bits a character, \
              perplexity {perplexity:.2})"
         );
     }
-    println!("\nclipping with {}:", trainer.plan().clip);
-    println!("{}", report::verdict_lines(verdict.as_ref(), &flow));
+    say!("\nclipping with {}:", trainer.plan().clip);
+    say!("{}", report::verdict_lines(verdict.as_ref(), &flow));
     if end == End::Stopped {
-        println!("\nto go on:\n  {} train --resume {path}", report::program());
+        say!("\nto go on:\n  {} train --resume {path}", report::program());
         return Ok(());
     }
     let sample = write_sample(&trainer.model().valid(), &corpora.tokenizer, device, 300)?;
-    println!("\nit writes:\n{}", indent(&sample));
+    say!("\nit writes:\n{}", indent(&sample));
     let prefix = report::program();
-    println!("\nnext:\n  {prefix} generate {path}\n  {prefix} inspect {path}");
+    say!("\nnext:\n  {prefix} generate {path}\n  {prefix} inspect {path}");
     Ok(())
 }

@@ -1,0 +1,35 @@
+//! Writing to the terminal without the panic that `println!` has when nobody reads any more.
+
+/// Prints a line on standard output; if nobody reads it, the work goes on.
+macro_rules! say {
+    ($($argument:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($argument)*);
+    }};
+}
+
+/// Prints a line on standard error; if nobody reads it, the work goes on.
+macro_rules! complain {
+    ($($argument:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($argument)*);
+    }};
+}
+
+pub(crate) use {complain, say};
+
+/// Makes a bug of ours one line, and what a library panics about, which is caught and told as an
+/// error, none.
+pub(crate) fn set_panic_hook() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map_or(String::new(), ToString::to_string);
+        if place.contains("/tokenizers-") {
+            return;
+        }
+        let message = panic
+            .payload_as_str()
+            .unwrap_or("no message")
+            .replace('\n', " ");
+        complain!("shears: internal error at {place}: {message}; please report this as a bug");
+    }));
+}

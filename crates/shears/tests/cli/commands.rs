@@ -1,0 +1,348 @@
+//! Each command does what its help says.
+
+use serde_json::Value;
+
+use crate::program::{Ran, Scratch, TINY, TINY_TRANSFORMER};
+
+fn with_run(flags: &str) -> Scratch {
+    let scratch = Scratch::new();
+    let ran = scratch.run(&format!("train {flags} --quiet --out run"));
+    ran.succeeded();
+    scratch
+}
+
+fn generate(scratch: &Scratch, flags: &str) -> String {
+    scratch.run(&format!("generate run {flags}")).succeeded()
+}
+
+fn last_evaluation(scratch: &Scratch) -> Value {
+    let events = scratch.events("run").into_iter().rev();
+    let mut evaluations = events.filter(|event| event["event"] == "evaluation");
+    evaluations.next().unwrap()
+}
+
+#[test]
+fn eval_agrees_with_the_run() {
+    for flags in [TINY, TINY_TRANSFORMER] {
+        let scratch = with_run(flags);
+        let lines = scratch.run("eval run --checkpoint last --json").json();
+        assert_eq!(lines.len(), 1);
+        let known = last_evaluation(&scratch);
+        for key in ["val_loss", "bits_per_char", "perplexity"] {
+            let (now, then) = (
+                lines[0][key].as_f64().unwrap(),
+                known[key].as_f64().unwrap(),
+            );
+            assert!((now - then).abs() <= 1e-9, "{key}: {now} {then}");
+        }
+        let checkpoint = lines[0]["checkpoint"].as_str().unwrap();
+        assert!(checkpoint.ends_with("step-00000040"), "{checkpoint}");
+        let by_number = scratch.run("eval run --checkpoint 40 --json").json();
+        assert_eq!(by_number, lines);
+        let text = scratch.run("eval run").succeeded();
+        assert!(
+            text.contains("nats") && text.contains("bits a character"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn inspect_tells_all() {
+    let scratch = with_run(TINY);
+    let text = scratch.run("inspect run").succeeded();
+    for part in [
+        "run run",
+        "lstm",
+        "40 of 40 steps",
+        "step-00000040  (best)",
+        "global-norm:5",
+        "clipping engaged at",
+        "57 symbols",
+    ] {
+        assert!(text.contains(part), "no {part:?} in {text}");
+    }
+    let object = scratch.run("inspect run --json").json().remove(0);
+    assert_eq!(object["plan"]["hidden"], 16);
+    assert_eq!(object["history"].as_array().unwrap().len(), 2);
+    assert_eq!(object["checkpoints"].as_array().unwrap().len(), 3);
+    assert_eq!(object["verdict"]["steps"], 40);
+    assert!(object["parameters"].as_u64().unwrap() > 1000);
+    let best = object["best_checkpoint"].as_str().unwrap();
+    assert!(best.contains("step-"), "{best}");
+    for key in ["tokenizer", "gradient_flow"] {
+        assert!(!object[key].is_null(), "{key}");
+    }
+}
+
+#[test]
+fn the_seed_decides_the_text() {
+    let scratch = with_run(TINY);
+    let text = generate(&scratch, "--seed 5 --tokens 100");
+    assert_eq!(text.chars().count(), 100);
+    assert_eq!(generate(&scratch, "--seed 5 --tokens 100"), text);
+    assert_eq!(
+        generate(&scratch, "--seed 5 --tokens 100 --threads 1"),
+        text
+    );
+    assert_ne!(generate(&scratch, "--seed 6 --tokens 100"), text);
+
+    let likeliest = generate(&scratch, "--temperature 0");
+    assert_eq!(generate(&scratch, "--temperature 0 --seed 9"), likeliest);
+    assert_eq!(generate(&scratch, "--top-k 1"), likeliest);
+    assert_ne!(generate(&scratch, "--temperature 2"), likeliest);
+    assert_eq!(generate(&scratch, "--tokens 0"), "");
+}
+
+#[test]
+fn several_samples() {
+    let scratch = with_run(TINY);
+    let flags = "generate run --num-samples 3 --seed 4 --tokens 30 --json";
+    let lines = scratch.run(flags).json();
+    assert_eq!(lines.len(), 3);
+    for (index, line) in lines.iter().enumerate() {
+        let seed = 4 + index;
+        assert_eq!(line["seed"], seed);
+        assert_eq!(line["prompt"], "");
+        let alone = generate(&scratch, &format!("--seed {seed} --tokens 30"));
+        assert_eq!(line["text"], alone);
+    }
+    let text = generate(&scratch, "--num-samples 3 --seed 4 --tokens 30");
+    assert_eq!(text.matches("\n---\n").count(), 2, "{text}");
+}
+
+#[test]
+fn prompts_and_stops() {
+    let scratch = with_run(TINY);
+    let prompt = "Lorem ipsum";
+    let as_argument = ["generate", "run", "--prompt", prompt, "--tokens", "60"];
+    let whole = scratch.run_with(as_argument, b"").succeeded();
+    assert!(whole.starts_with(prompt), "{whole}");
+    let as_input = ["generate", "run", "--prompt", "-", "--tokens", "60"];
+    let read = scratch.run_with(as_input, prompt.as_bytes()).succeeded();
+    assert_eq!(read, whole);
+
+    let written: Vec<char> = whole.chars().skip(prompt.len()).collect();
+    assert_eq!(written.len(), 60);
+    let stop: String = written[30..32].iter().collect();
+    let written: String = written.into_iter().collect();
+    let before = written.split(&stop).next().unwrap();
+    let stopped = as_argument
+        .into_iter()
+        .chain(["--stop", "\u{1}", "--stop", &stop]);
+    let text = scratch.run_with(stopped, b"").succeeded();
+    assert_eq!(text, format!("{prompt}{before}"));
+}
+
+#[test]
+fn a_transformer_writes_beyond_its_context() {
+    let scratch = with_run(TINY_TRANSFORMER);
+    let text = generate(&scratch, "--tokens 80");
+    assert_eq!(text.chars().count(), 80);
+    assert_eq!(generate(&scratch, "--tokens 80"), text);
+    // What was written does not depend on how much is still to come.
+    assert_eq!(
+        generate(&scratch, "--tokens 200")
+            .chars()
+            .take(80)
+            .collect::<String>(),
+        text
+    );
+    let long = "o".repeat(50);
+    let prompted = ["generate", "run", "--prompt", &long, "--tokens", "10"];
+    let text = scratch.run_with(prompted, b"").succeeded();
+    assert_eq!(text.chars().count(), 60);
+}
+
+#[test]
+fn bench_measures() {
+    let scratch = Scratch::new();
+    let flags = "bench --preset rnn-128 --hidden 16 --batch 2 --window 4 --steps 3";
+    let object = scratch.run(&format!("{flags} --json")).json().remove(0);
+    let spread = |value: &Value| {
+        let [min, median, max] = ["min", "median", "max"].map(|key| value[key].as_f64().unwrap());
+        assert!(0.0 <= min && min <= median && median <= max, "{value}");
+    };
+    spread(&object["ms_per_step"]);
+    for phase in ["forward", "backward", "clip", "update"] {
+        spread(&object["phases"][phase]);
+    }
+    assert!(object["tokens_per_second"].as_f64().unwrap() > 0.0);
+    assert!(object["memory_estimate_bytes"].as_u64().unwrap() > 0);
+    if cfg!(target_os = "linux") {
+        assert!(object["peak_rss_bytes"].as_u64().unwrap() > 1_000_000);
+    }
+    let text = scratch.run(flags).succeeded();
+    assert!(
+        text.contains("rnn-128") && text.contains("3 steps"),
+        "{text}"
+    );
+    assert!(scratch.listing().is_empty());
+}
+
+#[test]
+fn help_and_completions() {
+    let scratch = Scratch::new();
+    for command in [
+        "",
+        "train",
+        "eval",
+        "generate",
+        "inspect",
+        "bench",
+        "completions",
+    ] {
+        for help in ["--help", "-h"] {
+            let text = scratch.run(&format!("{command} {help}")).succeeded();
+            assert!(text.contains("Usage: shears"), "{text}");
+        }
+    }
+    let version = scratch.run("--version").succeeded();
+    assert_eq!(version, format!("shears {}\n", env!("CARGO_PKG_VERSION")));
+    for shell in ["bash", "zsh", "fish"] {
+        let script = scratch.run(&format!("completions {shell}")).succeeded();
+        assert!(
+            script.contains("shears") && script.contains("global-norm"),
+            "{shell}"
+        );
+    }
+}
+
+#[test]
+fn train_as_json() {
+    let scratch = Scratch::new();
+    let train = format!("train {TINY} --sample-every 15 --json --out run");
+    let lines = scratch.run(&train).json();
+    let count = |event: &str| lines.iter().filter(|line| line["event"] == event).count();
+    assert_eq!(count("step"), 40);
+    assert_eq!(count("evaluation"), 2);
+    assert_eq!(count("sample"), 2);
+    assert_eq!(count("end"), 1);
+    let last = lines.last().unwrap();
+    assert_eq!(last["event"], "end");
+    assert_eq!(last["reason"], "finished");
+    assert_eq!(last["step"], 40);
+    assert_eq!(last["run"], "run");
+    assert_eq!(last["verdict"]["steps"], 40);
+    assert_eq!(last["val_loss"], last_evaluation(&scratch)["val_loss"]);
+}
+
+#[test]
+fn train_quietly_and_with_samples() {
+    let scratch = Scratch::new();
+    let quiet = scratch.run(&format!("train {TINY} --sample-every 10 -q --out quiet"));
+    assert_eq!((quiet.stdout.as_str(), quiet.stderr.as_str()), ("", ""));
+    quiet.succeeded();
+    let text = scratch.run(&format!("train {TINY} --sample-every 10 --out run"));
+    let text = text.succeeded();
+    for part in [
+        "step     10  sample:",
+        "step     30  sample:",
+        "val loss",
+        "it writes:",
+    ] {
+        assert!(text.contains(part), "no {part:?} in {text}");
+    }
+    assert!(text.contains("shears generate run"), "{text}");
+}
+
+const DIVERGING: &str = "--model rnn --nonlinearity relu --hidden 16 --layers 1 --batch 4 \
+                         --window 8 --steps 40 --lr 1e30 --optimizer sgd --clip none";
+
+#[test]
+fn too_many_skips_end_the_run() {
+    let scratch = Scratch::new();
+    let run = |flags: &str| -> Ran {
+        scratch.run(&format!("train {DIVERGING} --quiet --max-skips 3 {flags}"))
+    };
+    let message = run("--out without --save-every 0").failed(3);
+    for part in [
+        "3 steps in a row",
+        "embedding.weight",
+        "no checkpoint was written yet",
+        "--lr",
+    ] {
+        assert!(message.contains(part), "no {part:?} in {message}");
+    }
+    let message = run("--out with --save-every 1").failed(3);
+    let last = scratch.checkpoints("with").pop().unwrap();
+    let part = format!("the last good checkpoint is with/checkpoints/{last}");
+    assert!(message.contains(&part), "{message}");
+    // None of the skipped steps was saved, and the run can be looked at.
+    let skipped = scratch.events("with").into_iter().rev();
+    assert_eq!(
+        skipped
+            .take_while(|event| event["clip"]["action"] == "skip")
+            .count(),
+        3
+    );
+    scratch.run("inspect with").succeeded();
+    // To go on from there ends in the same way.
+    scratch.run("train --quiet --resume with").failed(3);
+}
+
+#[test]
+fn a_non_finite_gradient_can_be_an_error() {
+    let scratch = Scratch::new();
+    let train = format!("train {DIVERGING} --quiet --non-finite error --out run");
+    let message = scratch.run(&train).failed(1);
+    assert!(message.contains("--non-finite skip"), "{message}");
+}
+
+#[test]
+fn a_loss_that_is_not_finite_leaves_a_readable_run() {
+    let scratch = Scratch::new();
+    let flags = "--batch 4 --window 8 --steps 40 --eval-every 10 --lr 1e30 --optimizer sgd \
+                 --clip none --max-skips 1000";
+    scratch.run(&format!("train {flags} --out run")).succeeded();
+    scratch.run("inspect run").succeeded();
+    scratch.run("train --resume run").succeeded();
+}
+
+#[test]
+fn patience_ends_a_run_that_cannot_improve() {
+    let scratch = Scratch::new();
+    let flags = TINY.replace("--eval-every 20", "--eval-every 5");
+    let train = format!("train {flags} --optimizer sgd --lr 1e-30 --patience 1 --json --out run");
+    let lines = scratch.run(&train).json();
+    let last = lines.last().unwrap();
+    assert_eq!(last["reason"], "out-of-patience");
+    assert_eq!(last["step"], 10);
+    let resumed = scratch.run("train --resume run --json").json();
+    assert_eq!(resumed.len(), 1);
+    assert_eq!(resumed[0]["reason"], "out-of-patience");
+}
+
+#[test]
+fn the_newest_and_the_best_checkpoints_are_kept() {
+    let scratch = Scratch::new();
+    let flags = TINY.replace("--save-every 10", "--save-every 5 --keep 2");
+    // Nothing improves, so that the first evaluation stays the best.
+    let train = format!("train {flags} --optimizer sgd --lr 1e-30 --quiet --out run");
+    scratch.run(&train).succeeded();
+    let expected = ["step-00000020", "step-00000035", "step-00000040"];
+    assert_eq!(scratch.checkpoints("run"), expected);
+    let best = scratch.run("eval run --json").json().remove(0);
+    let best = best["checkpoint"].as_str().unwrap();
+    assert!(best.ends_with(expected[0]), "{best}");
+}
+
+#[test]
+fn threads_change_no_bit() {
+    let models = ["rnn", "lstm", "gru", "transformer --heads 4"];
+    for model in models {
+        let scratch = Scratch::new();
+        for threads in [1, 2] {
+            let train = format!(
+                "train --model {model} --hidden 64 --layers 2 --batch 8 --window 32 --steps 6 \
+                 --eval-every 3 --threads {threads} --quiet --out threads-{threads}"
+            );
+            scratch.run(&train).succeeded();
+        }
+        for file in ["model", "optimizer", "carried"] {
+            let file = format!("{file}.safetensors");
+            let [one, two] = ["threads-1", "threads-2"].map(|run| scratch.newest(run, &file));
+            assert!(one == two, "{model}: {file}");
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Settings come from the preset, then from the config file, then from flags.
+
+use std::collections::BTreeSet;
+
+use toml::{Table, Value};
+
+use crate::program::{Scratch, TINY};
+
+/// Every key, none with the value that it has without the file.
+const ALL: &str = r#"
+text = ["text.txt"]
+val = "val.txt"
+tokenizer = "byte"
+preset = "rnn-128"
+model = "gru"
+layers = 1
+hidden = 12
+embedding = 8
+heads = 2
+dropout = 0.25
+tied = false
+forget-bias = true
+nonlinearity = "relu"
+batch = 3
+window = 7
+accumulate = 2
+optimizer = "momentum"
+lr = 0.125
+momentum = 0.5
+nesterov = true
+alpha = 0.5
+beta1 = 0.75
+beta2 = 0.875
+epsilon = 0.001
+weight-decay = 0.0625
+schedule = "step"
+warmup = 2
+min-lr = 0.03125
+decay-every = 4
+decay-factor = 0.75
+clip = "norm:0.5,p=1"
+non-finite = "zero"
+max-skips = 4
+steps = 6
+seed = 11
+eval-every = 3
+save-every = 2
+sample-every = 5
+patience = 9
+keep = 2
+device = "cpu"
+threads = 1
+out = "run"
+json = false
+quiet = true
+"#;
+
+fn scratch() -> Scratch {
+    let scratch = Scratch::new();
+    let text = "the quick brown fox jumps over the lazy dog\n".repeat(40);
+    scratch.write("text.txt", &text);
+    scratch.write("val.txt", &text[..500]);
+    scratch
+}
+
+#[test]
+fn every_flag_has_a_key_of_the_same_name() {
+    let scratch = scratch();
+    let help = scratch.run("train --help").succeeded();
+    let flags = help.lines().filter_map(|line| {
+        let line = line.trim_start();
+        let line = line.strip_prefix("-q, ").unwrap_or(line);
+        let line = line.strip_prefix("-h, ").unwrap_or(line);
+        let name = line.strip_prefix("--")?.split([' ', '[']).next()?;
+        Some(name.to_string())
+    });
+    let flags: BTreeSet<String> = flags.collect();
+    let table: Table = ALL.parse().unwrap();
+    let mut keys: BTreeSet<String> = table.keys().cloned().collect();
+    keys.remove("text");
+    keys.extend(["config", "resume", "help"].map(String::from));
+    assert_eq!(flags, keys);
+
+    scratch.write("all.toml", ALL);
+    let ran = scratch.run("train --config all.toml");
+    assert_eq!(ran.stderr, "");
+    assert_eq!(ran.succeeded(), "");
+    let plan = scratch.plan("run");
+    for (key, value) in &table {
+        if !["out", "threads", "json", "quiet"].contains(&key.as_str()) {
+            assert_eq!(plan.get(key), Some(value), "{key}");
+        }
+    }
+}
+
+#[test]
+fn a_plan_is_a_config() {
+    let scratch = scratch();
+    scratch.write("all.toml", ALL);
+    scratch.run("train --config all.toml").succeeded();
+    scratch
+        .run("train --config run/plan.toml --quiet --out again")
+        .succeeded();
+    assert_eq!(
+        scratch.read("run/plan.toml"),
+        scratch.read("again/plan.toml")
+    );
+    assert_eq!(
+        scratch.newest("run", "model.safetensors"),
+        scratch.newest("again", "model.safetensors")
+    );
+    // Of a run without any config, too.
+    scratch
+        .run(&format!("train {TINY} --quiet --out a"))
+        .succeeded();
+    scratch
+        .run("train --config a/plan.toml --quiet --out b")
+        .succeeded();
+    assert_eq!(scratch.read("a/plan.toml"), scratch.read("b/plan.toml"));
+}
+
+#[test]
+fn flags_win_over_the_file_and_the_file_over_the_preset() {
+    let scratch = scratch();
+    scratch.write(
+        "config.toml",
+        "preset = \"gru-128\"\nhidden = 16\nsteps = 5\nbatch = 4\nwindow = 8\nlr = 0.25\n\
+         text = [\"text.txt\"]\ntied = true\n",
+    );
+    let flags = "--config config.toml --steps 3 --lr 0.5 --tied false --quiet --out run";
+    scratch.run(&format!("train {flags}")).succeeded();
+    let plan = scratch.plan("run");
+    assert_eq!(plan["steps"], Value::Integer(3));
+    assert_eq!(plan["lr"], Value::Float(0.5));
+    assert_eq!(plan["tied"], Value::Boolean(false));
+    assert_eq!(plan["hidden"], Value::Integer(16));
+    assert_eq!(plan["embedding"], Value::Integer(16));
+    assert_eq!(plan["batch"], Value::Integer(4));
+    assert_eq!(plan["model"], Value::String("gru".into()));
+    assert_eq!(plan["layers"], Value::Integer(2));
+    // A text that is typed replaces those of the file.
+    scratch
+        .run("train val.txt --config config.toml --quiet --out other")
+        .succeeded();
+    let text = Value::Array(vec![Value::String("val.txt".into())]);
+    assert_eq!(scratch.plan("other")["text"], text);
+}
+
+#[test]
+fn whole_numbers_serve_as_real_ones() {
+    let scratch = scratch();
+    scratch.write("config.toml", "lr = 1\nmin-lr = 0\ndropout = 0\n");
+    let flags = TINY.replace("--steps 40", "--steps 2");
+    let run = format!("train {flags} --config config.toml --quiet --out run");
+    scratch.run(&run).succeeded();
+    assert_eq!(scratch.plan("run")["lr"], Value::Float(1.0));
+}

@@ -1,0 +1,11 @@
+//! The program as a user meets it: each test runs the binary in a folder of its own.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod bad_input;
+mod commands;
+mod config;
+mod program;
+mod resume;
+mod resume_refused;
+mod text;

@@ -1,0 +1,224 @@
+//! Runs the program, and reads what it leaves behind.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A tiny LSTM on a short text: what most tests train.
+pub(crate) const TINY: &str =
+    "--hidden 16 --layers 1 --batch 4 --window 8 --steps 40 --eval-every 20 --save-every 10";
+
+/// A tiny Transformer.
+pub(crate) const TINY_TRANSFORMER: &str = "--model transformer --heads 2 --hidden 16 --layers 1 \
+     --batch 4 --window 16 --steps 40 --eval-every 20 --save-every 10";
+
+/// What a run of the program left.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Ran {
+    /// Standard output of a run that must have succeeded.
+    #[track_caller]
+    pub(crate) fn succeeded(self) -> String {
+        assert_eq!(self.code, Some(0), "{self:#?}");
+        self.stdout
+    }
+
+    /// The one line of standard error of a run that must have ended with `code`.
+    #[track_caller]
+    pub(crate) fn failed(self, code: i32) -> String {
+        assert_eq!(self.code, Some(code), "{self:#?}");
+        assert!(self.stderr.starts_with("shears: "), "{self:#?}");
+        assert_eq!(self.stderr.lines().count(), 1, "{self:#?}");
+        self.stderr.trim_end().to_string()
+    }
+
+    /// Standard output of a run that must have succeeded, one JSON value a line.
+    #[track_caller]
+    pub(crate) fn json(self) -> Vec<Value> {
+        let lines = self.succeeded();
+        lines
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
+            .collect()
+    }
+}
+
+/// A folder in which the program runs, removed at the end of the test.
+pub(crate) struct Scratch(TempDir);
+
+impl Scratch {
+    pub(crate) fn new() -> Self {
+        Scratch(tempfile::tempdir().unwrap())
+    }
+
+    pub(crate) fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    pub(crate) fn write(&self, name: &str, contents: impl AsRef<[u8]>) {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, contents).unwrap();
+    }
+
+    pub(crate) fn read(&self, name: impl AsRef<Path>) -> String {
+        let path = self.path(name);
+        fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    }
+
+    /// Runs the program with arguments that have no spaces in them.
+    pub(crate) fn run(&self, arguments: &str) -> Ran {
+        self.run_with(arguments.split_whitespace(), b"")
+    }
+
+    /// Runs the program with any arguments and this on its standard input.
+    pub(crate) fn run_with<A: AsRef<OsStr>>(
+        &self,
+        arguments: impl IntoIterator<Item = A>,
+        input: &[u8],
+    ) -> Ran {
+        let mut command = self.command(arguments);
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        // A program that refuses its arguments closes its input without reading it.
+        let _ = child.stdin.take().unwrap().write_all(input);
+        finished(child)
+    }
+
+    /// Starts the program and waits until the run in `out` has `lines` events.
+    pub(crate) fn start(&self, arguments: &str, out: &str, lines: usize) -> Running {
+        let mut command = self.command(arguments.split_whitespace());
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut running = Running(Some(command.spawn().unwrap()));
+        let events = self.path(out).join("events.jsonl");
+        let given_up = Instant::now() + Duration::from_secs(60);
+        let count = || fs::read(&events).map_or(0, |b| b.iter().filter(|b| **b == b'\n').count());
+        while count() < lines {
+            if running.0.as_mut().unwrap().try_wait().unwrap().is_some() {
+                panic!("it ended before {lines} events: {:#?}", running.wait());
+            }
+            assert!(Instant::now() < given_up, "no {lines} events in a minute");
+            sleep(Duration::from_millis(1));
+        }
+        running
+    }
+
+    fn command<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_shears"));
+        command.args(arguments).current_dir(self.0.path());
+        // Cargo tells the tests that it runs where it is, and the program would listen.
+        command.env_remove("CARGO");
+        command
+    }
+
+    /// The names of a run's checkpoints, oldest first.
+    pub(crate) fn checkpoints(&self, run: &str) -> Vec<String> {
+        let folder = self.path(run).join("checkpoints");
+        let Ok(entries) = fs::read_dir(folder) else {
+            return Vec::new();
+        };
+        let mut names: Vec<String> = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name.starts_with("step-"))
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// A file of a run's newest checkpoint.
+    pub(crate) fn newest(&self, run: &str, file: &str) -> Vec<u8> {
+        let newest = self.checkpoints(run).pop().unwrap();
+        fs::read(self.path(run).join("checkpoints").join(newest).join(file)).unwrap()
+    }
+
+    /// The events of a run.
+    pub(crate) fn events(&self, run: &str) -> Vec<Value> {
+        let text = self.read(Path::new(run).join("events.jsonl"));
+        let events = text.lines().map(|line| serde_json::from_str(line).unwrap());
+        events.collect()
+    }
+
+    /// The plan of a run.
+    pub(crate) fn plan(&self, run: &str) -> toml::Table {
+        self.read(Path::new(run).join("plan.toml")).parse().unwrap()
+    }
+
+    /// Everything in the folder, by path.
+    pub(crate) fn listing(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        let mut folders = vec![self.0.path().to_path_buf()];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path.clone());
+                }
+                found.push(path);
+            }
+        }
+        found.sort();
+        found
+    }
+}
+
+/// The program while it runs; a test that fails does not leave it behind.
+pub(crate) struct Running(Option<Child>);
+
+impl Running {
+    /// `kill -9`.
+    pub(crate) fn kill(mut self) {
+        let mut child = self.0.take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub(crate) fn terminate(self) -> Ran {
+        let id = self.0.as_ref().unwrap().id().to_string();
+        let sent = Command::new("kill").args(["-TERM", &id]).status().unwrap();
+        assert!(sent.success());
+        self.wait()
+    }
+
+    fn wait(mut self) -> Ran {
+        finished(self.0.take().unwrap())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn finished(child: Child) -> Ran {
+    let output = child.wait_with_output().unwrap();
+    let ran = Ran {
+        code: output.status.code(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    };
+    assert!(!ran.stderr.contains("panicked"), "{ran:#?}");
+    ran
+}

@@ -1,0 +1,145 @@
+//! What `--resume` does not go on with, and what it gets over.
+
+use std::fs;
+
+use crate::program::{Scratch, TINY};
+
+fn with_run(flags: &str) -> Scratch {
+    let scratch = Scratch::new();
+    let ran = scratch.run(&format!("train {TINY} {flags} --quiet --out b"));
+    ran.succeeded();
+    scratch
+}
+
+#[test]
+fn changed_flags_are_listed() {
+    let scratch = with_run("");
+    let before = scratch.listing();
+    let ran = scratch.run("train --resume b --lr 0.5 --hidden 32 --layers 1");
+    let message = ran.failed(2);
+    assert!(
+        message.contains("lr: the run has 0.002, not 0.5"),
+        "{message}"
+    );
+    assert!(
+        message.contains("hidden: the run has 16, not 32"),
+        "{message}"
+    );
+    assert!(!message.contains("layers"), "{message}");
+    assert_eq!(scratch.listing(), before);
+    // The same value again is no change.
+    scratch
+        .run("train --resume b --hidden 16 --quiet")
+        .succeeded();
+}
+
+#[test]
+fn an_edited_plan_is_listed() {
+    let scratch = with_run("");
+    let plan = scratch.read("b/plan.toml");
+    let edited = plan.replace("lr = 0.002", "lr = 0.25");
+    assert_ne!(plan, edited);
+    scratch.write("b/plan.toml", edited.replace("seed = 1\n", "seed = 7\n"));
+    let message = scratch.run("train --resume b").failed(2);
+    for part in [
+        "plan.toml was changed",
+        "lr: trained with 0.002, plan.toml has 0.25",
+        "seed: trained with 1, plan.toml has 7",
+    ] {
+        assert!(message.contains(part), "{message}");
+    }
+}
+
+#[test]
+fn a_broken_plan_is_named() {
+    let scratch = with_run("");
+    for broken in ["lr = = 1", "lr = 0.1", ""] {
+        scratch.write("b/plan.toml", broken);
+        for command in ["train --resume b", "eval b", "generate b", "inspect b"] {
+            let message = scratch.run(command).failed(2);
+            assert!(message.contains("plan.toml"), "{command}: {message}");
+        }
+    }
+}
+
+#[test]
+fn a_changed_text_is_refused() {
+    let scratch = Scratch::new();
+    let text = "the quick brown fox jumps over the lazy dog\n".repeat(40);
+    scratch.write("text.txt", &text);
+    scratch.write("val.txt", &text[..400]);
+    let flags = format!("{TINY} --val val.txt --quiet --out b");
+    scratch.run(&format!("train text.txt {flags}")).succeeded();
+    scratch.write("text.txt", text.replacen("fox", "dog", 1));
+    let message = scratch.run("train --resume b").failed(2);
+    assert!(message.contains("the text has changed"), "{message}");
+    scratch.write("text.txt", &text);
+    scratch.write("val.txt", &text[..401]);
+    let message = scratch.run("train --resume b").failed(2);
+    assert!(
+        message.contains("the validation text has changed"),
+        "{message}"
+    );
+    scratch.write("val.txt", &text[..400]);
+    scratch.run("train --resume b --quiet").succeeded();
+}
+
+#[test]
+fn a_missing_run_is_named() {
+    let scratch = Scratch::new();
+    let message = scratch.run("train --resume nowhere").failed(2);
+    assert!(
+        message.contains("nowhere: there is no such run"),
+        "{message}"
+    );
+    assert!(scratch.listing().is_empty());
+}
+
+#[test]
+fn a_corrupted_checkpoint_gives_way_to_an_older_one() {
+    for file in ["model.safetensors", "state.json", "manifest.json"] {
+        let scratch = with_run("");
+        let whole = scratch.newest("b", "model.safetensors");
+        let path = scratch.path("b/checkpoints/step-00000040").join(file);
+        let mut bytes = fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        let resumed = scratch.run("train --resume b");
+        let warning = &resumed.stderr;
+        assert_eq!(warning.lines().count(), 1, "{warning}");
+        assert!(
+            warning.starts_with("shears: warning: checkpoint"),
+            "{warning}"
+        );
+        assert!(warning.contains("using an older one"), "{warning}");
+        let stdout = resumed.succeeded();
+        assert!(
+            stdout.contains("going on from b/checkpoints/step-00000030"),
+            "{stdout}"
+        );
+        assert_eq!(scratch.newest("b", "model.safetensors"), whole, "{file}");
+        // What was written anew is whole again.
+        let again = scratch.run("train --resume b --quiet");
+        assert_eq!(again.stderr, "");
+        again.succeeded();
+    }
+}
+
+#[test]
+fn a_second_trainer_is_refused() {
+    let scratch = Scratch::new();
+    let flags = TINY.replace("--steps 40", "--steps 1000000");
+    let first = scratch.start(&format!("train {flags} --quiet --out b"), "b", 25);
+    let message = scratch.run("train --resume b").failed(2);
+    assert!(
+        message.contains("another shears is training this run"),
+        "{message}"
+    );
+    let message = scratch.run("train --out b").failed(2);
+    assert!(message.contains("b holds a run already"), "{message}");
+    // To read it is another matter.
+    scratch.run("inspect b").succeeded();
+    scratch.run("generate b --tokens 5").succeeded();
+    first.kill();
+}
