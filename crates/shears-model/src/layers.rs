@@ -140,6 +140,27 @@ impl Embedding {
     }
 }
 
+/// From hidden states to logits, with weights of its own or with those of the embedding.
+#[derive(Module, Debug)]
+pub struct Output {
+    /// `[vocabulary, hidden]`; absent when tied (Press & Wolf 2017).
+    pub weight: Option<Param<Tensor<2>>>,
+    /// `[vocabulary]`
+    pub bias: Option<Param<Tensor<1>>>,
+}
+
+impl Output {
+    /// `[batch, time, hidden]` to `[batch, time, vocabulary]`.
+    pub fn forward(&self, hidden: Tensor<3>, embedding: &Embedding) -> Tensor<3> {
+        let weight = self.weight.as_ref().unwrap_or(&embedding.weight);
+        linear(
+            hidden,
+            weight.val(),
+            self.bias.as_ref().map(|bias| bias.val()),
+        )
+    }
+}
+
 /// Layer normalisation over the last dimension (Ba et al. 2016), epsilon 1e-5 as in PyTorch.
 #[derive(Module, Debug)]
 pub struct LayerNorm {

@@ -5,7 +5,7 @@ use burn::tensor::{Int, Tensor};
 
 use crate::config::ModelConfig;
 use crate::language_model::{LanguageModel, Reading, State};
-use crate::layers::{Embedding, Initializer, Linear, dropout, linear};
+use crate::layers::{Embedding, Initializer, Output, dropout};
 
 /// One recurrent layer over a whole window of time.
 pub trait RecurrentLayer: Module + ModuleDisplay {
@@ -60,8 +60,7 @@ impl RecurrentWeights {
 pub struct RecurrentModel<L: Module> {
     embedding: Embedding,
     layers: Vec<L>,
-    /// Absent when the embedding's weights are used.
-    output: Option<Linear>,
+    output: Output,
     #[module(skip)]
     dropout: f64,
 }
@@ -87,10 +86,11 @@ impl<L: RecurrentLayer> RecurrentModel<L> {
             layers: (0..config.layers)
                 .map(|l| L::new(inputs(l), config, initializer))
                 .collect(),
-            output: (!config.tied).then(|| Linear {
-                weight: initializer.uniform([vocabulary, config.hidden], bound),
+            output: Output {
+                weight: (!config.tied)
+                    .then(|| initializer.uniform([vocabulary, config.hidden], bound)),
                 bias: Some(initializer.uniform([vocabulary], bound)),
-            }),
+            },
             dropout: config.dropout,
         }
     }
@@ -122,10 +122,7 @@ impl<L: RecurrentLayer> LanguageModel for RecurrentModel<L> {
         }
         state.position += time;
         let hidden: Tensor<3> = Tensor::stack(steps, 1); // [batch, time, hidden]
-        let logits = match &self.output {
-            Some(output) => output.forward(hidden),
-            None => linear(hidden, self.embedding.weight.val(), None),
-        };
+        let logits = self.output.forward(hidden, &self.embedding);
         (logits, state) // [batch, time, vocabulary]
     }
 

@@ -7,7 +7,7 @@ use burn::tensor::{Bool, Device, Int, Tensor, s};
 
 use crate::config::ModelConfig;
 use crate::language_model::{LanguageModel, Reading, State};
-use crate::layers::{Embedding, Initializer, LayerNorm, Linear, dropout, linear};
+use crate::layers::{Embedding, Initializer, LayerNorm, Linear, Output, dropout};
 
 /// A GPT-2-shaped text generator.
 #[derive(Module, Debug)]
@@ -16,8 +16,7 @@ pub struct Transformer {
     position_embedding: Embedding,
     blocks: Vec<Block>,
     final_norm: LayerNorm,
-    /// Absent when the token embedding's weights are used.
-    output: Option<Linear>,
+    output: Output,
     #[module(skip)]
     context: usize,
     #[module(skip)]
@@ -65,10 +64,10 @@ impl Transformer {
                 .map(|_| Block::new(config, initializer))
                 .collect(),
             final_norm: LayerNorm::new(hidden, initializer),
-            output: (!config.tied).then(|| Linear {
-                weight: initializer.normal([vocabulary, hidden], STD),
+            output: Output {
+                weight: (!config.tied).then(|| initializer.normal([vocabulary, hidden], STD)),
                 bias: None,
-            }),
+            },
             context: config.context,
             dropout: config.dropout,
         }
@@ -98,10 +97,7 @@ impl LanguageModel for Transformer {
             x = block.forward(x, &hidden_future, index, &mut state);
         }
         let x = self.final_norm.forward(x); // [batch, time, hidden]
-        let logits = match &self.output {
-            Some(output) => output.forward(x),
-            None => linear(x, self.token_embedding.weight.val(), None),
-        };
+        let logits = self.output.forward(x, &self.token_embedding);
         state.position = end;
         (logits, state) // [batch, time, vocabulary]
     }

@@ -104,7 +104,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         batch: 16,
         window: 32,
         lr: 0.01,
-        clip: "global-norm:1".parse()?,
+        clip: "global-norm:0.4".parse()?,
         ..Preset::Lstm128.plan()
     };
     plan.validate()?;

@@ -126,18 +126,17 @@ impl CheckpointStore {
 
     /// Deletes all but the newest `keep` checkpoints and the best one.
     ///
-    /// The manifest goes first, so that a deletion cut short leaves nothing that looks whole.
+    /// Damaged ones do not count, and are left as they are: what can be saved of them is not for
+    /// this program to decide. The manifest goes first, so that a deletion cut short leaves
+    /// nothing that looks whole.
     pub fn retain(&self, keep: usize) -> Result<(), TrainError> {
-        let steps = self.list();
-        let best = self.best();
-        let outdated = steps.len().saturating_sub(keep);
-        for path in steps
-            .into_iter()
-            .take(outdated)
-            .filter(|path| Some(path) != best.as_ref())
-        {
+        let whole = self.whole();
+        let best = lowest_loss(&whole);
+        let outdated = whole.len().saturating_sub(keep);
+        let outdated = whole.iter().map(|(path, _)| path).take(outdated);
+        for path in outdated.filter(|path| Some(*path) != best.as_ref()) {
             let _ = fs::remove_file(path.join("manifest.json"));
-            fs::remove_dir_all(&path).map_err(TrainError::io("delete", &path))?;
+            fs::remove_dir_all(path).map_err(TrainError::io("delete", path))?;
         }
         Ok(())
     }
@@ -164,19 +163,18 @@ impl CheckpointStore {
         found.into_iter().map(|(_, path)| path).collect()
     }
 
-    /// The checkpoint with the lowest validation loss.
+    /// The whole checkpoint with the lowest validation loss.
     pub fn best(&self) -> Option<PathBuf> {
-        let losses = self.list().into_iter().filter_map(|path| {
-            let state = read_state(&path).ok()?;
-            state
-                .progress
-                .val_loss
-                .filter(|loss| loss.is_finite())
-                .map(|loss| (loss, path))
-        });
-        losses
-            .min_by(|left, right| left.0.total_cmp(&right.0))
-            .map(|(_, path)| path)
+        lowest_loss(&self.whole())
+    }
+
+    /// The undamaged checkpoints with their progress, oldest first.
+    fn whole(&self) -> Vec<(PathBuf, Progress)> {
+        let read = |path: PathBuf| {
+            let state = Files::open(&path).and_then(|files| files.state()).ok()?;
+            Some((path, state.progress))
+        };
+        self.list().into_iter().filter_map(read).collect()
     }
 
     /// The newest checkpoint that is whole and unchanged, with a line for each newer one that is
@@ -194,39 +192,14 @@ impl CheckpointStore {
 
     /// Reads a checkpoint, after checking every file against the manifest.
     pub fn load(&self, path: &Path) -> Result<Checkpoint, RestoreError> {
-        let fail = |file: &str, problem: String| RestoreError {
-            path: path.join(file),
-            problem,
-        };
-        let manifest = fs::read(path.join("manifest.json"));
-        let manifest = manifest.map_err(|error| fail("manifest.json", error.to_string()))?;
-        let manifest: Manifest = serde_json::from_slice(&manifest)
-            .map_err(|error| fail("manifest.json", format!("is damaged: {error}")))?;
-        check_format(manifest.format).map_err(|problem| fail("manifest.json", problem))?;
-        let read = |file: &str| -> Result<Vec<u8>, RestoreError> {
-            let expected = manifest.sha256.get(file);
-            let expected = expected.ok_or_else(|| fail(file, "is not in the manifest".into()))?;
-            let bytes = fs::read(path.join(file)).map_err(|e| fail(file, e.to_string()))?;
-            if sha256_hex(&bytes) != *expected {
-                return Err(fail(
-                    file,
-                    "its SHA-256 is not the manifest's: it is damaged".into(),
-                ));
-            }
-            Ok(bytes)
-        };
-        let tensors = |file: &str| -> Result<Vec<NamedTensor>, RestoreError> {
-            from_safetensors(&read(file)?).map_err(|problem| fail(file, problem))
-        };
-        let state: StateFile = serde_json::from_slice(&read("state.json")?)
-            .map_err(|error| fail("state.json", error.to_string()))?;
-        check_format(state.format).map_err(|problem| fail("state.json", problem))?;
+        let files = Files::open(path)?;
+        let state = files.state()?;
         Ok(Checkpoint {
             progress: state.progress,
             plan: state.plan,
-            model: tensors("model.safetensors")?,
-            optimizer: tensors("optimizer.safetensors")?,
-            carried: tensors("carried.safetensors")?,
+            model: files.tensors("model.safetensors")?,
+            optimizer: files.tensors("optimizer.safetensors")?,
+            carried: files.tensors("carried.safetensors")?,
         })
     }
 
@@ -242,6 +215,79 @@ impl CheckpointStore {
                 let _ = fs::remove_dir_all(entry.path());
             }
         }
+    }
+}
+
+fn lowest_loss(checkpoints: &[(PathBuf, Progress)]) -> Option<PathBuf> {
+    let losses = checkpoints.iter().filter_map(|(path, progress)| {
+        progress
+            .val_loss
+            .filter(|loss| loss.is_finite())
+            .map(|loss| (loss, path))
+    });
+    losses
+        .min_by(|left, right| left.0.total_cmp(&right.0))
+        .map(|(_, path)| path.clone())
+}
+
+/// The files of a checkpoint, read once and found to be what the manifest says.
+struct Files<'a> {
+    folder: &'a Path,
+    bytes: BTreeMap<String, Vec<u8>>,
+}
+
+/// The files that every checkpoint has.
+const FILES: [&str; 4] = [
+    "model.safetensors",
+    "optimizer.safetensors",
+    "carried.safetensors",
+    "state.json",
+];
+
+impl<'a> Files<'a> {
+    fn open(folder: &'a Path) -> Result<Self, RestoreError> {
+        let fail = |file: &str, problem: String| RestoreError {
+            path: folder.join(file),
+            problem,
+        };
+        let manifest = fs::read(folder.join("manifest.json"));
+        let manifest = manifest.map_err(|error| fail("manifest.json", error.to_string()))?;
+        let manifest: Manifest = serde_json::from_slice(&manifest)
+            .map_err(|error| fail("manifest.json", format!("is damaged: {error}")))?;
+        check_format(manifest.format).map_err(|problem| fail("manifest.json", problem))?;
+        let mut bytes = BTreeMap::new();
+        for file in FILES {
+            let expected = manifest.sha256.get(file);
+            let expected = expected.ok_or_else(|| fail(file, "is not in the manifest".into()))?;
+            let content = fs::read(folder.join(file)).map_err(|e| fail(file, e.to_string()))?;
+            if sha256_hex(&content) != *expected {
+                return Err(fail(
+                    file,
+                    "its SHA-256 is not the manifest's: it is damaged".into(),
+                ));
+            }
+            bytes.insert(file.to_string(), content);
+        }
+        Ok(Files { folder, bytes })
+    }
+
+    fn state(&self) -> Result<StateFile, RestoreError> {
+        let fail = |problem| RestoreError {
+            path: self.folder.join("state.json"),
+            problem,
+        };
+        let state: StateFile = serde_json::from_slice(&self.bytes["state.json"])
+            .map_err(|error| fail(error.to_string()))?;
+        check_format(state.format).map_err(fail)?;
+        Ok(state)
+    }
+
+    fn tensors(&self, file: &str) -> Result<Vec<NamedTensor>, RestoreError> {
+        let fail = |problem| RestoreError {
+            path: self.folder.join(file),
+            problem,
+        };
+        from_safetensors(&self.bytes[file]).map_err(fail)
     }
 }
 
@@ -303,11 +349,6 @@ fn sync_folder(folder: &Path) -> Result<(), TrainError> {
         synced.map_err(TrainError::io("sync", folder))?;
     }
     Ok(())
-}
-
-fn read_state(path: &Path) -> Result<StateFile, String> {
-    let bytes = fs::read(path.join("state.json")).map_err(|error| error.to_string())?;
-    serde_json::from_slice(&bytes).map_err(|error| error.to_string())
 }
 
 fn check_format(format: u32) -> Result<(), String> {

@@ -21,10 +21,13 @@ pub enum Event {
         /// Steps taken so far.
         step: u64,
         /// Nats a token.
+        #[serde(with = "null_if_not_finite")]
         val_loss: f64,
         /// Bits a character.
+        #[serde(with = "null_if_not_finite")]
         bits_per_char: f64,
         /// `exp(val_loss)`.
+        #[serde(with = "null_if_not_finite")]
         perplexity: f64,
     },
 }
@@ -201,4 +204,47 @@ pub fn read_events(path: &Path) -> Result<Vec<Event>, TrainError> {
         }
     }
     Ok(events)
+}
+
+/// JSON has no NaN and no infinity: they are written as null, and null is read as NaN.
+mod null_if_not_finite {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        Some(value)
+            .filter(|value| value.is_finite())
+            .serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+        Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_evaluation_that_is_not_finite_survives_its_line() {
+        let (step, val_loss, bits_per_char) = (7, 1e3, f64::NAN);
+        let perplexity = f64::INFINITY;
+        let event = Event::Evaluation {
+            step,
+            val_loss,
+            bits_per_char,
+            perplexity,
+        };
+        let line = serde_json::to_string(&event).unwrap();
+        assert!(line.contains("\"perplexity\":null"), "{line}");
+        let Event::Evaluation {
+            val_loss,
+            perplexity,
+            ..
+        } = serde_json::from_str(&line).unwrap()
+        else {
+            panic!("{line} is read as another event");
+        };
+        assert!(val_loss == 1e3 && perplexity.is_nan());
+    }
 }

@@ -78,7 +78,7 @@ pub fn train<M: LanguageModel, O: Observer>(
         let sound = outcome.report.action != ClipAction::Skip;
         trainer.progress.val_loss = None;
         let mut improved = false;
-        if last || (due(step, plan.eval_every) && !stopping) {
+        if last || due(step, plan.eval_every) {
             let model = trainer.model().valid();
             let evaluation = evaluate(
                 &model,

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::{ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{DType, Device, Gradients, Int, Tensor, TensorData};
 use shears_model::{
@@ -26,7 +26,7 @@ const FLOOR: f64 = 1e-3;
 const VOCABULARY: usize = 7;
 const BATCH: usize = 2;
 const WINDOW: usize = 4;
-const CHECKED: u64 = 24;
+const CHECKED: usize = 60;
 
 type Values = BTreeMap<String, Vec<f64>>;
 
@@ -186,7 +186,7 @@ fn check<M: LanguageModel>(
     let mut worst = 0.0_f64;
     for index in 0..CHECKED {
         // Every tensor is visited in turn, and an element of it at random.
-        let info = &infos[index as usize % infos.len()];
+        let info = &infos[index % infos.len()];
         let element = random.below(info.elements());
         let mut at = |value: f64| {
             let place = &mut values.get_mut(&info.name).unwrap()[element];

@@ -100,6 +100,18 @@ impl Scratch {
         finished(child)
     }
 
+    /// Runs the program with nobody to read its standard output.
+    pub(crate) fn run_unread(&self, arguments: &str) -> Ran {
+        let mut command = self.command(arguments.split_whitespace());
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        drop(child.stdout.take());
+        finished(child)
+    }
+
     /// Starts the program and waits until the run in `out` has `lines` events.
     pub(crate) fn start(&self, arguments: &str, out: &str, lines: usize) -> Running {
         let mut command = self.command(arguments.split_whitespace());
@@ -219,6 +231,8 @@ fn finished(child: Child) -> Ran {
         stdout: String::from_utf8(output.stdout).unwrap(),
         stderr: String::from_utf8(output.stderr).unwrap(),
     };
-    assert!(!ran.stderr.contains("panicked"), "{ran:#?}");
+    for panic in ["panicked", "internal error"] {
+        assert!(!ran.stderr.contains(panic), "{ran:#?}");
+    }
     ran
 }

@@ -1,0 +1,471 @@
+//! What is on disk: checkpoints, events and the run folder, whole and damaged.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "support/tiny.rs"]
+mod tiny;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::TensorData;
+use sha2::{Digest, Sha256};
+use shears_model::{Architecture, Lstm};
+use shears_train::{
+    Checkpoint, CheckpointStore, ClipEvent, Event, EventLog, NamedTensor, RestoreError, RunFolder,
+    StepEvent, TrainError, load_parameters, module_tensors, read_events,
+};
+use tempfile::TempDir;
+use tiny::bits;
+
+const FILES: [&str; 5] = [
+    "model.safetensors",
+    "optimizer.safetensors",
+    "carried.safetensors",
+    "state.json",
+    "manifest.json",
+];
+
+/// A checkpoint with parameters, moments and carried state, said to be of step `step`.
+fn checkpoint(step: u64) -> Checkpoint {
+    let mut trainer = tiny::trainer::<Lstm>(Lstm::new, &tiny::plan(Architecture::Lstm));
+    for _ in 0..2 {
+        trainer.step().unwrap();
+    }
+    let mut checkpoint = trainer.checkpoint();
+    assert!(!checkpoint.carried.is_empty() && !checkpoint.optimizer.is_empty());
+    checkpoint.progress.step = step;
+    checkpoint
+}
+
+struct Fixture {
+    folder: TempDir,
+    store: CheckpointStore,
+}
+
+impl Fixture {
+    /// A store with a checkpoint of each of these steps.
+    fn with(steps: &[u64]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = CheckpointStore::new(folder.path());
+        let mut checkpoint = checkpoint(0);
+        for &step in steps {
+            checkpoint.progress.step = step;
+            store.save(&checkpoint).unwrap();
+        }
+        Fixture { folder, store }
+    }
+
+    fn path(&self, step: u64) -> PathBuf {
+        self.folder.path().join(format!("step-{step:08}"))
+    }
+
+    fn names(&self) -> BTreeSet<String> {
+        let entries = fs::read_dir(self.folder.path()).unwrap();
+        entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect()
+    }
+
+    /// The step that the run would go on from, and what is wrong with newer ones.
+    fn newest(&self) -> (Option<u64>, Vec<RestoreError>) {
+        let (found, damaged) = self.store.newest();
+        (
+            found.map(|(_, checkpoint)| checkpoint.progress.step),
+            damaged,
+        )
+    }
+}
+
+fn change(path: &Path, change: impl Fn(&mut Vec<u8>)) {
+    let mut bytes = fs::read(path).unwrap();
+    change(&mut bytes);
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn what_is_saved_is_loaded_bit_for_bit() {
+    let fixture = Fixture::with(&[]);
+    let mut saved = checkpoint(7);
+    saved.progress.updates = 5;
+    saved.progress.consecutive_skips = 2;
+    saved.progress.val_loss = Some(1.0 / 3.0);
+    saved.progress.best_val_loss = Some(0.1);
+    saved.progress.stale_evaluations = 4;
+    // Numbers that text or arithmetic could spoil.
+    let odd = [f32::NAN, -0.0, f32::MIN_POSITIVE / 4.0, f32::INFINITY, 0.1];
+    saved.optimizer.push(NamedTensor {
+        name: "odd.first".to_string(),
+        data: TensorData::new(odd.to_vec(), [5]),
+    });
+    let path = fixture.store.save(&saved).unwrap();
+    assert_eq!(path, fixture.path(7));
+    let loaded = fixture.store.load(&path).unwrap();
+    assert_eq!(bits(&loaded), bits(&saved));
+    assert_eq!(loaded.progress, saved.progress);
+    assert_eq!(loaded.plan, saved.plan);
+    let files: BTreeSet<String> = fs::read_dir(&path)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert_eq!(files, FILES.map(String::from).into());
+}
+
+/// The error must name the file; a changed manifest may name the file that it now disagrees with.
+#[track_caller]
+fn check_damage(fixture: &Fixture, file: &str, what: &str) {
+    let error = fixture.store.load(&fixture.path(2)).unwrap_err();
+    assert!(error.path.starts_with(fixture.path(2)), "{error}");
+    if file != "manifest.json" {
+        assert_eq!(error.path, fixture.path(2).join(file), "{what}");
+        assert!(error.to_string().contains(file), "{error}");
+    }
+}
+
+#[test]
+fn a_flipped_bit_is_found_in_every_file() {
+    for file in FILES {
+        let fixture = Fixture::with(&[1, 2]);
+        let path = fixture.path(2).join(file);
+        let whole = fs::read(&path).unwrap();
+        let stride = match file {
+            "manifest.json" => 1,
+            "state.json" => 7,
+            _ => 211,
+        };
+        let ends = [0, whole.len() - 1];
+        for place in (0..whole.len()).step_by(stride).chain(ends) {
+            let bit = place % 8;
+            change(&path, |bytes| bytes[place] ^= 1 << bit);
+            check_damage(&fixture, file, &format!("bit {bit} of byte {place}"));
+            fs::write(&path, &whole).unwrap();
+        }
+        change(&path, |bytes| bytes[whole.len() / 2] ^= 4);
+        let (step, damaged) = fixture.newest();
+        assert_eq!((step, damaged.len()), (Some(1), 1), "{file}");
+        assert!(damaged[0].path.starts_with(fixture.path(2)), "{file}");
+    }
+}
+
+#[test]
+fn a_truncated_file_is_found() {
+    for file in FILES {
+        let fixture = Fixture::with(&[1, 2]);
+        let path = fixture.path(2).join(file);
+        let whole = fs::read(&path).unwrap();
+        for length in [0, 1, 8, whole.len() / 2, whole.len() - 1] {
+            change(&path, |bytes| bytes.truncate(length));
+            check_damage(&fixture, file, &format!("{length} bytes"));
+            let (step, damaged) = fixture.newest();
+            assert_eq!((step, damaged.len()), (Some(1), 1), "{file}");
+            fs::write(&path, &whole).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_missing_file_is_found_and_a_folder_without_manifest_is_no_checkpoint() {
+    for file in FILES {
+        let fixture = Fixture::with(&[1, 2]);
+        fs::remove_file(fixture.path(2).join(file)).unwrap();
+        check_damage(&fixture, file, "missing");
+        let (step, damaged) = fixture.newest();
+        let expected = if file == "manifest.json" { 0 } else { 1 };
+        assert_eq!((step, damaged.len()), (Some(1), expected), "{file}");
+    }
+    let nothing = Fixture::with(&[]);
+    assert_eq!(nothing.newest(), (None, Vec::new()));
+    let absent = CheckpointStore::new(nothing.folder.path().join("absent"));
+    assert!(absent.list().is_empty() && absent.best().is_none());
+}
+
+#[test]
+fn what_a_save_that_was_cut_short_leaves_is_ignored_and_swept() {
+    let fixture = Fixture::with(&[1]);
+    let leftover = fixture.folder.path().join(".00000002.tmp");
+    fs::create_dir(&leftover).unwrap();
+    for file in FILES {
+        fs::copy(fixture.path(1).join(file), leftover.join(file)).unwrap();
+    }
+    assert_eq!(fixture.newest(), (Some(1), Vec::new()));
+    fixture.store.save(&checkpoint(3)).unwrap();
+    let expected = ["step-00000001", "step-00000003"].map(String::from);
+    assert_eq!(fixture.names(), expected.into());
+}
+
+fn save_with_loss(fixture: &Fixture, losses: &[(u64, Option<f64>)]) {
+    let mut checkpoint = checkpoint(0);
+    for &(step, val_loss) in losses {
+        checkpoint.progress.step = step;
+        checkpoint.progress.val_loss = val_loss;
+        fixture.store.save(&checkpoint).unwrap();
+    }
+}
+
+#[test]
+fn the_newest_and_the_best_are_kept() {
+    let fixture = Fixture::with(&[]);
+    let losses = [
+        (1, Some(2.0)),
+        (2, Some(1.0)),
+        (3, None),
+        (4, Some(1.5)),
+        (5, None),
+    ];
+    save_with_loss(&fixture, &losses);
+    assert_eq!(fixture.store.best(), Some(fixture.path(2)));
+    fixture.store.retain(2).unwrap();
+    let expected = [2, 4, 5].map(|step| format!("step-{step:08}"));
+    assert_eq!(fixture.names(), expected.into());
+    fixture.store.retain(2).unwrap();
+    assert_eq!(fixture.store.list().len(), 3);
+
+    let without_loss = Fixture::with(&[1, 2, 3]);
+    without_loss.store.retain(2).unwrap();
+    let expected = [2, 3].map(|step| format!("step-{step:08}"));
+    assert_eq!(without_loss.names(), expected.into());
+}
+
+/// A run that fell back to step 1 saves at step 2; the damaged ones are newer, and of no use.
+#[test]
+fn damaged_checkpoints_do_not_push_out_good_ones() {
+    let fixture = Fixture::with(&[1, 3, 4]);
+    for step in [3, 4] {
+        let path = fixture.path(step).join("model.safetensors");
+        change(&path, |bytes| bytes.truncate(9));
+    }
+    assert_eq!(fixture.newest().0, Some(1));
+    fixture.store.save(&checkpoint(2)).unwrap();
+    fixture.store.retain(2).unwrap();
+    assert_eq!(fixture.newest().0, Some(2));
+}
+
+#[test]
+fn another_format_is_refused() {
+    let format_2 = |bytes: &mut Vec<u8>| {
+        let text = String::from_utf8(bytes.clone()).unwrap();
+        assert!(text.contains("\"format\": 1"));
+        *bytes = text.replace("\"format\": 1", "\"format\": 2").into_bytes();
+    };
+    let fixture = Fixture::with(&[1, 2]);
+    change(&fixture.path(2).join("manifest.json"), format_2);
+    let error = fixture.store.load(&fixture.path(2)).unwrap_err();
+    assert!(error.problem.starts_with("has format 2"), "{error}");
+    assert_eq!(error.path, fixture.path(2).join("manifest.json"));
+
+    // A state of format 2, with the right hash.
+    let fixture = Fixture::with(&[2]);
+    let hash = |path: &Path| -> String {
+        let digest = Sha256::digest(fs::read(path).unwrap());
+        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    };
+    let state = fixture.path(2).join("state.json");
+    let before = hash(&state);
+    change(&state, format_2);
+    let after = hash(&state);
+    change(&fixture.path(2).join("manifest.json"), |bytes| {
+        let text = String::from_utf8(bytes.clone()).unwrap();
+        *bytes = text.replace(&before, &after).into_bytes();
+    });
+    let error = fixture.store.load(&fixture.path(2)).unwrap_err();
+    assert!(error.problem.starts_with("has format 2"), "{error}");
+    assert_eq!(error.path, state);
+}
+
+#[test]
+fn saving_a_step_again_changes_nothing_unless_it_is_damaged() {
+    let fixture = Fixture::with(&[]);
+    save_with_loss(&fixture, &[(1, Some(1.0)), (1, Some(2.0))]);
+    let val_loss = || {
+        let loaded = fixture.store.load(&fixture.path(1));
+        loaded.unwrap().progress.val_loss
+    };
+    assert_eq!(val_loss(), Some(1.0));
+    let path = fixture.path(1).join("optimizer.safetensors");
+    change(&path, |bytes| bytes.truncate(20));
+    save_with_loss(&fixture, &[(1, Some(2.0))]);
+    assert_eq!(val_loss(), Some(2.0));
+}
+
+#[test]
+fn a_place_that_cannot_be_written_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    fs::write(&file, "not a folder").unwrap();
+    let below = file.join("checkpoints");
+    let error = CheckpointStore::new(&below).save(&checkpoint(1));
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains(&below.display().to_string()), "{error}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_folder_that_is_read_only_is_named() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let folder = tempfile::tempdir().unwrap();
+    let read_only = folder.path().join("read-only");
+    fs::create_dir(&read_only).unwrap();
+    let mode = |mode| fs::set_permissions(&read_only, fs::Permissions::from_mode(mode)).unwrap();
+    mode(0o555);
+    if fs::write(read_only.join("probe"), "").is_ok() {
+        println!("skipped: this user (root) may write to read-only folders");
+        return;
+    }
+    let error = CheckpointStore::new(&read_only).save(&checkpoint(1));
+    mode(0o755);
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains(&read_only.display().to_string()), "{error}");
+}
+
+#[test]
+fn all_tensors_that_do_not_fit_are_listed() {
+    let plan = tiny::plan(Architecture::Lstm);
+    let trainer = tiny::trainer::<Lstm>(Lstm::new, &plan);
+    let mut tensors = module_tensors(trainer.model());
+    tensors.retain(|t| t.name != "layers.0.bias_ih" && t.name != "layers.1.bias_hh");
+    for tensor in &mut tensors {
+        if tensor.name == "layers.1.weight_hh" {
+            tensor.data = TensorData::new(vec![0.0_f32; 6], [2, 3]);
+        }
+    }
+    tensors.push(NamedTensor {
+        name: "layers.2.weight_hh".to_string(),
+        data: TensorData::new(vec![0.0_f32], [1]),
+    });
+    let error = load_parameters(trainer.model().clone(), tensors).unwrap_err();
+    let expected = "`layers.0.bias_ih` is missing; \
+                    `layers.1.weight_hh` has shape [2, 3] in place of [32, 8]; \
+                    `layers.1.bias_hh` is missing; \
+                    `layers.2.weight_hh` is not in the model";
+    assert_eq!(error, expected);
+}
+
+fn step_event(step: u64) -> Event {
+    Event::Step(StepEvent {
+        step,
+        loss: Some(1.0 / step as f64),
+        lr: 0.1,
+        tokens_per_second: 1000.0,
+        clip: ClipEvent {
+            action: "clip".to_string(),
+            norm_before: 2.0,
+            norm_after: 1.0,
+            coefficient: 0.5,
+            threshold: Some(1.0),
+            non_finite: 0,
+            first_non_finite: None,
+            clipped_share: 0.0,
+            cosine: 1.0,
+            tensors: [("output.bias".to_string(), 2.0)].into(),
+        },
+    })
+}
+
+fn write_events(path: &Path, events: &[Event]) {
+    let mut log = EventLog::open(path, 0).unwrap();
+    for event in events {
+        log.append(event).unwrap();
+    }
+}
+
+#[test]
+fn an_event_log_goes_on_where_the_checkpoint_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.jsonl");
+    let evaluation = |step| Event::Evaluation {
+        step,
+        val_loss: 2.5,
+        bits_per_char: 3.6,
+        perplexity: 12.2,
+    };
+    let all = [
+        step_event(1),
+        step_event(2),
+        evaluation(2),
+        step_event(3),
+        evaluation(3),
+    ];
+    write_events(&path, &all);
+    assert_eq!(read_events(&path).unwrap(), all);
+
+    let half = "{\"event\":\"step\",\"step\":4,\"lo";
+    change(&path, |bytes| bytes.extend(half.as_bytes()));
+    assert_eq!(read_events(&path).unwrap(), all);
+    let mut log = EventLog::open(&path, 2).unwrap();
+    assert_eq!(read_events(&path).unwrap(), all[..3]);
+    log.append(&step_event(3)).unwrap();
+    drop(log);
+    assert_eq!(read_events(&path).unwrap(), all[..4]);
+    let files = fs::read_dir(folder.path()).unwrap().count();
+    assert_eq!(files, 1, "the rewritten log leaves nothing beside it");
+}
+
+#[test]
+fn a_broken_line_in_the_middle_of_a_log_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.jsonl");
+    write_events(&path, &[step_event(1), step_event(2), step_event(3)]);
+    change(&path, |bytes| {
+        let second = bytes.iter().position(|&byte| byte == b'\n').unwrap() + 1;
+        bytes[second] = b'?';
+    });
+    let before = fs::read(&path).unwrap();
+    for error in [
+        read_events(&path).unwrap_err(),
+        EventLog::open(&path, 3).unwrap_err(),
+    ] {
+        assert!(error.to_string().contains("line 2"), "{error}");
+        assert!(error.to_string().contains("events.jsonl"), "{error}");
+    }
+    assert_eq!(fs::read(&path).unwrap(), before);
+}
+
+/// A model that diverged has a loss of 1000 nats, and `exp(1000)` is infinite.
+#[test]
+fn an_evaluation_that_is_not_finite_can_be_read_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.jsonl");
+    let diverged = Event::Evaluation {
+        step: 1,
+        val_loss: 1000.0,
+        bits_per_char: 1442.7,
+        perplexity: f64::INFINITY,
+    };
+    write_events(&path, &[step_event(1), diverged, step_event(2)]);
+    let events = read_events(&path).unwrap();
+    assert_eq!(events.len(), 3);
+}
+
+#[test]
+fn one_program_at_a_time_writes_to_a_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run");
+    let missing = RunFolder::open(&path).unwrap_err().to_string();
+    assert!(missing.contains("there is no such run"), "{missing}");
+    let plan = tiny::plan(Architecture::Gru);
+    let tokenizer = tiny::tokenizer();
+    let run = RunFolder::create(&path, &plan, &tokenizer, Some(&tiny::text())).unwrap();
+    assert_eq!(run.plan().unwrap(), plan);
+    let text = fs::read_to_string(run.input_path()).unwrap();
+    assert_eq!(text, tiny::text());
+
+    let refused = RunFolder::open(&path).unwrap_err();
+    assert!(matches!(refused, TrainError::Folder { .. }), "{refused}");
+    let refused = refused.to_string();
+    assert!(refused.contains("another shears is training"), "{refused}");
+    let reader = RunFolder::open_to_read(&path).unwrap();
+    assert_eq!(reader.plan().unwrap(), plan);
+    assert_eq!(
+        reader.tokenizer().unwrap().vocab_size(),
+        tokenizer.vocab_size()
+    );
+
+    drop(run);
+    let reopened = RunFolder::open(&path).unwrap();
+    assert!(RunFolder::open(&path).is_err());
+    drop(reopened);
+    let again = RunFolder::create(&path, &plan, &tokenizer, None).unwrap_err();
+    assert!(again.to_string().contains("holds a run already"), "{again}");
+}

@@ -1,0 +1,699 @@
+//! What training promises: it learns, resumes bit for bit, accumulates, clips, skips and evaluates.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "support/tiny.rs"]
+mod tiny;
+
+use std::path::Path;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use burn::module::Module;
+use burn::tensor::activation::log_softmax;
+use burn::tensor::{Int, Tensor, TensorData};
+use gradclip::ClipAction;
+use gradclip_burn::ModuleGradients;
+use shears_data::{Batch, RandomWindows};
+use shears_model::{Architecture, Gru, LanguageModel, Lstm, Rnn, State, Transformer};
+use shears_train::{
+    Batches, CheckpointStore, Corpora, End, Evaluation, Event, NonFinite, Observer, OptimizerKind,
+    Plan, RunFolder, StepEvent, TrainError, Trainer, evaluate, load_parameters, module_tensors,
+    read_events, train,
+};
+use tiny::{New, bits, device, plan, trainer};
+
+/// Dropout draws from the one generator of the process, which every trainer seeds at every step.
+/// A test with dropout must therefore run while no other test trains.
+static GENERATOR: RwLock<()> = RwLock::new(());
+
+fn without_dropout() -> RwLockReadGuard<'static, ()> {
+    GENERATOR.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn with_dropout() -> RwLockWriteGuard<'static, ()> {
+    GENERATOR.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Calls a function that takes a constructor, for the model of a plan.
+macro_rules! with_model {
+    ($check:ident, $plan:expr $(, $argument:expr)*) => {
+        match $plan.model {
+            Architecture::Rnn => $check::<Rnn>(Rnn::new, $plan $(, $argument)*),
+            Architecture::Lstm => $check::<Lstm>(Lstm::new, $plan $(, $argument)*),
+            Architecture::Gru => $check::<Gru>(Gru::new, $plan $(, $argument)*),
+            Architecture::Transformer => {
+                $check::<Transformer>(Transformer::new, $plan $(, $argument)*)
+            }
+        }
+    };
+}
+
+fn steps<M: LanguageModel>(trainer: &mut Trainer<M>, steps: usize) -> Vec<f64> {
+    let losses = (0..steps).map(|_| trainer.step().unwrap().loss);
+    losses.collect()
+}
+
+fn check_learning<M: LanguageModel>(new: New<M>, plan: &Plan) {
+    let losses = steps(&mut trainer(new, plan), 60);
+    let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
+    let (first, last) = (mean(&losses[..10]), mean(&losses[50..]));
+    assert!(last < 0.9 * first, "{}: {first} to {last}", plan.model);
+}
+
+#[test]
+fn the_loss_decreases() {
+    let _guard = without_dropout();
+    for architecture in Architecture::ALL {
+        for layers in [1, 2] {
+            let plan = Plan {
+                layers,
+                ..plan(architecture)
+            };
+            with_model!(check_learning, &plan);
+        }
+    }
+}
+
+const HALF: usize = 3;
+
+/// `train(2n)` against `train(n)`, disk, another trainer, `train(n)`.
+fn check_resumption<M: LanguageModel>(new: New<M>, plan: &Plan, folder: &Path, name: &str) {
+    let mut uninterrupted = trainer(new, plan);
+    steps(&mut uninterrupted, HALF);
+    let store = CheckpointStore::new(folder.join(name));
+    let path = store.save(&uninterrupted.checkpoint()).unwrap();
+    let at_half = uninterrupted.checkpoint();
+    let expected_losses = steps(&mut uninterrupted, HALF);
+    let expected = uninterrupted.checkpoint();
+
+    // Another seed for the weights: all of them must come from the checkpoint.
+    let other = trainer(
+        new,
+        &Plan {
+            seed: 99,
+            ..plan.clone()
+        },
+    );
+    let model = other.model().clone();
+    let batches = Batches::new(plan, model.reading(), tiny::tokens()).unwrap();
+    let fresh = Trainer::new(plan.clone(), model, batches, 2, &device());
+    let mut resumed = fresh.restore(store.load(&path).unwrap()).unwrap();
+    assert_eq!(bits(&resumed.checkpoint()), bits(&at_half), "{name}");
+    let losses = steps(&mut resumed, HALF);
+    let got = resumed.checkpoint();
+    assert_eq!(losses, expected_losses, "{name}");
+    assert_eq!(bits(&got), bits(&expected), "{name}");
+    assert_eq!(got.progress, expected.progress, "{name}");
+    // The control: those steps did something.
+    assert_ne!(bits(&at_half), bits(&expected), "{name}");
+}
+
+#[test]
+fn a_resumed_run_has_the_bits_of_an_uninterrupted_one() {
+    let _guard = with_dropout();
+    let folder = tempfile::tempdir().unwrap();
+    let optimizers = [
+        OptimizerKind::Sgd,
+        OptimizerKind::Momentum,
+        OptimizerKind::RmsProp,
+        OptimizerKind::Adam,
+        OptimizerKind::AdamW,
+    ];
+    let clips = ["none", "value:0.01", "norm:0.1", "global-norm:0.5"];
+    let mut combination = 0;
+    for architecture in Architecture::ALL {
+        for optimizer in optimizers {
+            for clip in clips {
+                combination += 1;
+                let plan = Plan {
+                    optimizer,
+                    clip: clip.parse().unwrap(),
+                    nesterov: optimizer == OptimizerKind::Momentum && combination % 2 == 0,
+                    dropout: if combination % 3 == 0 { 0.1 } else { 0.0 },
+                    accumulate: 1 + combination % 2,
+                    weight_decay: 0.1,
+                    warmup: 2,
+                    tied: combination % 4 == 0,
+                    ..plan(architecture)
+                };
+                let clip = clip.replace(':', "-");
+                let name = format!("{architecture}-{optimizer}-{clip}");
+                with_model!(check_resumption, &plan, folder.path(), &name);
+            }
+        }
+    }
+    assert_eq!(combination, 80);
+}
+
+/// A run that starts at the end of an epoch of streams carries nothing into the next one.
+#[test]
+fn resumption_holds_across_epochs() {
+    let _guard = without_dropout();
+    let folder = tempfile::tempdir().unwrap();
+    let plan = Plan {
+        // Two windows an epoch.
+        batch: 16,
+        window: 60,
+        ..plan(Architecture::Lstm)
+    };
+    let Batches::Streams(streams) =
+        Batches::new(&plan, shears_model::Reading::Streams, tiny::tokens()).unwrap()
+    else {
+        panic!("a recurrent model reads streams");
+    };
+    assert_eq!(streams.windows_per_epoch(), 2);
+    check_resumption::<Lstm>(Lstm::new, &plan, folder.path(), "epochs");
+}
+
+#[test]
+fn dropout_depends_on_seed_and_place_alone() {
+    let _guard = with_dropout();
+    let plan = Plan {
+        dropout: 0.5,
+        ..plan(Architecture::Gru)
+    };
+    let run = |noise: bool| {
+        let mut trainer = trainer::<Gru>(Gru::new, &plan);
+        for _ in 0..3 {
+            if noise {
+                device().seed(12345);
+            }
+            trainer.step().unwrap();
+        }
+        bits(&trainer.checkpoint())
+    };
+    assert_eq!(run(false), run(true));
+    let mut dry = trainer::<Gru>(
+        Gru::new,
+        &Plan {
+            dropout: 0.0,
+            ..plan.clone()
+        },
+    );
+    steps(&mut dry, 3);
+    assert_ne!(run(false), bits(&dry.checkpoint()));
+}
+
+fn to_tensors(batch: &Batch) -> (Tensor<2, Int>, Tensor<2, Int>) {
+    let ints = |tokens: &[u32]| -> Vec<i32> { tokens.iter().map(|&t| t as i32).collect() };
+    let inputs = TensorData::new(ints(&batch.inputs), [batch.batch, batch.window]);
+    let targets = TensorData::new(ints(&batch.targets), [batch.batch * batch.window, 1]);
+    (
+        Tensor::from_data(inputs, &device()),
+        Tensor::from_data(targets, &device()),
+    )
+}
+
+fn losses(logits: Tensor<3>, targets: Tensor<2, Int>) -> Tensor<2> {
+    let [batch, time, vocabulary] = logits.dims();
+    let log_probabilities = log_softmax(logits.reshape([batch * time, vocabulary]), 1);
+    log_probabilities.gather(1, targets).neg()
+}
+
+fn values<M: Module>(module: &M) -> Vec<f32> {
+    let tensors = module_tensors(module).into_iter();
+    let values = tensors.flat_map(|tensor| tensor.data.iter::<f32>().collect::<Vec<_>>());
+    values.collect()
+}
+
+fn norm(values: impl Iterator<Item = f64>) -> f64 {
+    values.map(|value| value * value).sum::<f64>().sqrt()
+}
+
+#[test]
+fn micro_batches_are_averaged_and_clipped_once() {
+    let _guard = without_dropout();
+    let threshold = 0.1;
+    let plan = Plan {
+        accumulate: 2,
+        optimizer: OptimizerKind::Sgd,
+        schedule: shears_train::ScheduleKind::Constant,
+        clip: format!("global-norm:{threshold}").parse().unwrap(),
+        weight_decay: 0.0,
+        lr: 1.0,
+        ..plan(Architecture::Transformer)
+    };
+    let mut trainer = trainer::<Transformer>(Transformer::new, &plan);
+    let model = trainer.model().clone();
+    let windows = RandomWindows::new(tiny::tokens(), plan.batch, plan.window, plan.seed).unwrap();
+    let gradients: Vec<Vec<f64>> = (0..2)
+        .map(|micro| {
+            let (inputs, targets) = to_tensors(&windows.batch_at(micro));
+            let (logits, _) = model.forward(inputs, State::default());
+            let loss = losses(logits, targets).mean();
+            let gradients = ModuleGradients::collect(loss.backward(), &model).unwrap();
+            let values = gradients.iter().flat_map(|(_, values)| values.to_vec());
+            values.map(f64::from).collect()
+        })
+        .collect();
+    let pairs = gradients[0].iter().zip(&gradients[1]);
+    let average: Vec<f64> = pairs.map(|(a, b)| (a + b) / 2.0).collect();
+    let expected = norm(average.iter().copied());
+    assert!(expected > 2.0 * threshold, "clipping must act: {expected}");
+
+    let report = trainer.step().unwrap().report;
+    assert_eq!(report.action, ClipAction::Clip);
+    assert!(
+        (report.norm_before / expected - 1.0).abs() < 1e-5,
+        "{report:?}"
+    );
+    assert_eq!(report.norm_after, threshold);
+    let before = values(&model);
+    let after = values(trainer.model());
+    for ((before, after), gradient) in before.iter().zip(&after).zip(&average) {
+        let update = f64::from(before - after);
+        let expected = gradient * threshold / expected;
+        assert!((update - expected).abs() < 1e-6, "{update} for {expected}");
+    }
+    assert_eq!(trainer.progress().step, 1);
+}
+
+#[test]
+fn a_clipped_update_is_as_long_as_the_threshold_allows() {
+    let _guard = without_dropout();
+    for architecture in Architecture::ALL {
+        let plan = Plan {
+            optimizer: OptimizerKind::Sgd,
+            schedule: shears_train::ScheduleKind::Constant,
+            clip: "global-norm:0.001".parse().unwrap(),
+            weight_decay: 0.0,
+            // So large that the rounding of the weights does not count.
+            lr: 1000.0,
+            ..plan(architecture)
+        };
+        with_model!(check_update, &plan);
+    }
+}
+
+fn check_update<M: LanguageModel>(new: New<M>, plan: &Plan) {
+    let mut trainer = trainer(new, plan);
+    let before = values(trainer.model());
+    let outcome = trainer.step().unwrap();
+    assert_eq!(outcome.report.action, ClipAction::Clip);
+    let after = values(trainer.model());
+    let pairs = before.iter().zip(&after);
+    let length = norm(pairs.map(|(before, after)| f64::from(after - before)));
+    let expected = plan.lr * 0.001;
+    assert!((length / expected - 1.0).abs() < 1e-5, "{length}");
+}
+
+/// A trainer with a past, one parameter of which has become NaN.
+fn broken<M: LanguageModel>(new: New<M>, plan: &Plan) -> Trainer<M> {
+    let mut sound = trainer(new, plan);
+    steps(&mut sound, 3);
+    let mut checkpoint = sound.checkpoint();
+    let tensor = checkpoint.model.last_mut().unwrap();
+    let mut values: Vec<f32> = tensor.data.iter::<f32>().collect();
+    values[0] = f32::NAN;
+    tensor.data = TensorData::new(values, tensor.data.shape().clone());
+    trainer(new, plan).restore(checkpoint).unwrap()
+}
+
+fn check_skip<M: LanguageModel>(new: New<M>, plan: &Plan) {
+    let mut trainer = broken(new, plan);
+    let before = trainer.checkpoint();
+    for skips in 1..=2 {
+        let outcome = trainer.step().unwrap();
+        assert_eq!(outcome.report.action, ClipAction::Skip);
+        assert!(outcome.report.non_finite > 0);
+        let after = trainer.checkpoint();
+        assert_eq!(bits(&after), bits(&before), "{}", plan.model);
+        let mut expected = before.progress.clone();
+        expected.step += skips;
+        expected.consecutive_skips = skips;
+        assert_eq!(after.progress, expected);
+    }
+}
+
+#[test]
+fn a_skipped_step_changes_the_count_of_steps_and_nothing_else() {
+    let _guard = without_dropout();
+    for architecture in Architecture::ALL {
+        let plan = Plan {
+            non_finite: NonFinite::Skip,
+            ..plan(architecture)
+        };
+        with_model!(check_skip, &plan);
+    }
+}
+
+#[test]
+fn a_learning_rate_beyond_reason_ends_in_skips() {
+    let _guard = without_dropout();
+    let plan = Plan {
+        optimizer: OptimizerKind::Sgd,
+        clip: "none".parse().unwrap(),
+        lr: 1e38,
+        nonlinearity: shears_model::Nonlinearity::Relu,
+        ..plan(Architecture::Rnn)
+    };
+    let mut trainer = trainer::<Rnn>(Rnn::new, &plan);
+    assert_eq!(trainer.step().unwrap().report.action, ClipAction::Keep);
+    let before = bits(&trainer.checkpoint());
+    let outcome = trainer.step().unwrap();
+    assert_eq!(outcome.report.action, ClipAction::Skip);
+    assert_eq!(bits(&trainer.checkpoint()), before);
+    assert_eq!(
+        (trainer.progress().step, trainer.progress().updates),
+        (2, 1)
+    );
+}
+
+#[test]
+fn a_gradient_that_is_not_finite_is_an_error_when_asked() {
+    let _guard = without_dropout();
+    let plan = Plan {
+        non_finite: NonFinite::Error,
+        ..plan(Architecture::Lstm)
+    };
+    let mut trainer = broken::<Lstm>(Lstm::new, &plan);
+    let before = trainer.checkpoint();
+    let error = trainer.step().unwrap_err();
+    assert!(
+        matches!(error, TrainError::NonFinite { step: 4, .. }),
+        "{error}"
+    );
+    assert_eq!(bits(&trainer.checkpoint()), bits(&before));
+    assert_eq!(trainer.checkpoint().progress, before.progress);
+}
+
+/// Stops after a step of its choice.
+#[derive(Default)]
+struct Stop {
+    after: Option<u64>,
+    steps: Vec<u64>,
+    evaluations: Vec<u64>,
+    saved: Vec<u64>,
+    samples: Vec<u64>,
+}
+
+impl Observer for Stop {
+    fn step(&mut self, event: &StepEvent) {
+        self.steps.push(event.step);
+    }
+
+    fn evaluation(&mut self, step: u64, _evaluation: &Evaluation) {
+        self.evaluations.push(step);
+    }
+
+    fn saved(&mut self, step: u64, path: &Path) {
+        assert!(path.ends_with(format!("step-{step:08}")));
+        self.saved.push(step);
+    }
+
+    fn sample<M: LanguageModel>(&mut self, step: u64, _model: &M) {
+        self.samples.push(step);
+    }
+
+    fn wants_to_stop(&self) -> bool {
+        self.after
+            .is_some_and(|after| self.steps.last() == Some(&after))
+    }
+}
+
+fn corpora() -> Corpora {
+    let text: String = tiny::text().chars().take(200).collect();
+    let tokenizer = tiny::tokenizer();
+    Corpora {
+        description: "tiny".to_string(),
+        train: tiny::tokens(),
+        validation: tokenizer.encode(&text).unwrap().into(),
+        validation_characters: 200,
+        tokenizer,
+        standard_input: None,
+        sha256: (String::new(), String::new()),
+    }
+}
+
+#[test]
+fn too_many_skips_stop_the_run_and_name_the_last_good_checkpoint() {
+    let _guard = without_dropout();
+    let folder = tempfile::tempdir().unwrap();
+    let plan = Plan {
+        max_skips: 3,
+        save_every: 1,
+        ..plan(Architecture::Gru)
+    };
+    let path = folder.path().join("run");
+    let run = RunFolder::create(&path, &plan, &tiny::tokenizer(), None).unwrap();
+    let mut sound = trainer::<Gru>(Gru::new, &plan);
+    steps(&mut sound, 2);
+    let good = run.checkpoints().save(&sound.checkpoint()).unwrap();
+
+    let mut trainer = broken::<Gru>(Gru::new, &plan);
+    let mut observer = Stop::default();
+    let end = train(&mut trainer, &run, &corpora(), &device(), &mut observer);
+    let error = end.unwrap_err();
+    let named = good.display().to_string();
+    assert!(error.to_string().contains(&named), "{error}");
+    let TrainError::TooManySkips {
+        step,
+        skips,
+        checkpoint,
+        tensor,
+    } = error
+    else {
+        panic!("{error}");
+    };
+    assert_eq!((step, skips, checkpoint), (6, 3, Some(good)));
+    assert!(!tensor.is_empty());
+    assert_eq!(observer.saved, [0_u64; 0], "a skipped step is not saved");
+    let events = read_events(&run.events_path()).unwrap();
+    assert_eq!(events.len(), 3, "every step is in the log");
+}
+
+/// A run in its folder, stopped after each of `stops` and resumed.
+fn whole_run(folder: &Path, name: &str, plan: &Plan, stops: &[u64]) -> (RunFolder, Vec<Event>) {
+    let path = folder.join(name);
+    let run = RunFolder::create(&path, plan, &tiny::tokenizer(), None).unwrap();
+    let ends = stops.iter().map(|&stop| Some(stop)).chain([None]);
+    for after in ends {
+        let mut trainer = trainer::<Lstm>(Lstm::new, plan);
+        let (newest, damaged) = run.checkpoints().newest();
+        assert_eq!(damaged, []);
+        if let Some((_, checkpoint)) = newest {
+            trainer = trainer.restore(checkpoint).unwrap();
+        }
+        let mut observer = Stop {
+            after,
+            ..Stop::default()
+        };
+        let end = train(&mut trainer, &run, &corpora(), &device(), &mut observer).unwrap();
+        let expected = match after {
+            Some(_) => End::Stopped,
+            None => End::Finished,
+        };
+        assert_eq!(end, expected);
+    }
+    let mut events = read_events(&run.events_path()).unwrap();
+    for event in &mut events {
+        if let Event::Step(step) = event {
+            step.tokens_per_second = 0.0;
+        }
+    }
+    (run, events)
+}
+
+fn check_whole_runs(plan: &Plan, stops: &[u64]) {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, expected) = whole_run(folder.path(), "whole", plan, &[]);
+    let (parts, got) = whole_run(folder.path(), "parts", plan, stops);
+    let last = |run: &RunFolder| {
+        let (newest, _) = run.checkpoints().newest();
+        newest.unwrap().1
+    };
+    let (whole, parts) = (last(&whole), last(&parts));
+    let outline = |events: &[Event]| -> Vec<String> {
+        let lines = events.iter().map(|event| match event {
+            Event::Step(event) => format!("step {}", event.step),
+            Event::Evaluation { step, .. } => format!("evaluation at {step}"),
+        });
+        lines.collect()
+    };
+    assert_eq!(outline(&got), outline(&expected));
+    assert_eq!(bits(&parts), bits(&whole));
+    assert_eq!(parts.progress, whole.progress);
+    assert_eq!(parts.progress.step, plan.steps);
+    assert_eq!(got, expected);
+}
+
+#[test]
+fn a_run_that_is_stopped_and_resumed_leaves_the_same_files() {
+    let _guard = with_dropout();
+    let plan = Plan {
+        steps: 10,
+        eval_every: 4,
+        save_every: 3,
+        sample_every: 5,
+        dropout: 0.1,
+        ..plan(Architecture::Lstm)
+    };
+    check_whole_runs(&plan, &[2, 3, 7]);
+}
+
+/// The evaluation of that step belongs to the run, however the run was cut.
+#[test]
+fn a_run_that_is_stopped_where_it_is_evaluated_leaves_the_same_files() {
+    let _guard = without_dropout();
+    let plan = Plan {
+        steps: 6,
+        eval_every: 2,
+        ..plan(Architecture::Lstm)
+    };
+    check_whole_runs(&plan, &[4]);
+}
+
+#[test]
+fn patience_ends_a_run_that_does_not_improve() {
+    let _guard = without_dropout();
+    let folder = tempfile::tempdir().unwrap();
+    let plan = Plan {
+        steps: 50,
+        eval_every: 1,
+        patience: 2,
+        optimizer: OptimizerKind::Sgd,
+        // Too small to change a weight: no evaluation is better than the first.
+        lr: 1e-30,
+        ..plan(Architecture::Rnn)
+    };
+    let path = folder.path().join("run");
+    let run = RunFolder::create(&path, &plan, &tiny::tokenizer(), None).unwrap();
+    let mut trainer = trainer::<Rnn>(Rnn::new, &plan);
+    let mut observer = Stop::default();
+    let end = train(&mut trainer, &run, &corpora(), &device(), &mut observer).unwrap();
+    assert_eq!(end, End::OutOfPatience);
+    assert_eq!(observer.evaluations, [1, 2, 3]);
+    assert_eq!(observer.saved, [1, 3], "the best one and the last one");
+}
+
+fn plain_losses<M: LanguageModel>(model: &M, window: &[u32], state: State) -> (Vec<f64>, State) {
+    let batch = Batch {
+        inputs: window[..window.len() - 1].to_vec(),
+        targets: window[1..].to_vec(),
+        batch: 1,
+        window: window.len() - 1,
+        starts_stream: false,
+    };
+    let (inputs, targets) = to_tensors(&batch);
+    let (logits, state) = model.forward(inputs.without_autodiff(), state);
+    let data = losses(logits, targets.without_autodiff()).into_data();
+    (data.iter::<f32>().map(f64::from).collect(), state)
+}
+
+fn evaluation_of<M: LanguageModel>(trainer: &Trainer<M>, tokens: &[u32]) -> Evaluation {
+    let plain = device().without_autodiff();
+    evaluate(&trainer.model().valid(), tokens, tokens.len(), &plain).unwrap()
+}
+
+#[track_caller]
+fn check_mean(evaluation: Evaluation, losses: &[f64]) {
+    let mean = losses.iter().sum::<f64>() / losses.len() as f64;
+    let Evaluation {
+        val_loss,
+        bits_per_char,
+        perplexity,
+        tokens,
+    } = evaluation;
+    assert_eq!(tokens, losses.len());
+    assert!(
+        (val_loss / mean - 1.0).abs() < 1e-6,
+        "{val_loss} for {mean}"
+    );
+    assert!((perplexity / val_loss.exp() - 1.0).abs() < 1e-12);
+    // One character a token.
+    let bits = val_loss / std::f64::consts::LN_2;
+    assert!(
+        (bits_per_char / bits - 1.0).abs() < 1e-12,
+        "{bits_per_char}"
+    );
+}
+
+#[test]
+fn a_recurrent_model_is_evaluated_on_one_stream() {
+    let _guard = without_dropout();
+    let mut trainer = trainer::<Lstm>(Lstm::new, &plan(Architecture::Lstm));
+    steps(&mut trainer, 20);
+    // More than two of the evaluation's windows.
+    let tokens = &tiny::tokens()[..700];
+    let model = trainer.model().valid();
+    let mut state = State::default();
+    let mut all = Vec::new();
+    for pair in tokens.windows(2) {
+        let (losses, after) = plain_losses(&model, pair, state);
+        all.extend(losses);
+        state = after;
+    }
+    check_mean(evaluation_of(&trainer, tokens), &all);
+}
+
+#[test]
+fn a_transformer_is_evaluated_on_consecutive_windows() {
+    let _guard = without_dropout();
+    let plan = plan(Architecture::Transformer);
+    let mut trainer = trainer::<Transformer>(Transformer::new, &plan);
+    steps(&mut trainer, 20);
+    let tokens = &tiny::tokens()[..700];
+    let model = trainer.model().valid();
+    let mut all = Vec::new();
+    let mut start = 0;
+    while start + 1 < tokens.len() {
+        let end = (start + plan.window).min(tokens.len() - 1);
+        let (losses, _) = plain_losses(&model, &tokens[start..=end], State::default());
+        all.extend(losses);
+        start = end;
+    }
+    check_mean(evaluation_of(&trainer, tokens), &all);
+}
+
+fn check_uniform<M: LanguageModel>(new: New<M>, plan: &Plan) {
+    let model = trainer(new, plan).model().clone();
+    let mut tensors = module_tensors(&model);
+    for tensor in &mut tensors {
+        let zeros = vec![0.0_f32; tensor.data.num_elements()];
+        tensor.data = TensorData::new(zeros, tensor.data.shape().clone());
+    }
+    let model = load_parameters(model, tensors).unwrap();
+    let tokens = tiny::tokens();
+    let plain = device().without_autodiff();
+    let evaluation = evaluate(&model.valid(), &tokens, tokens.len(), &plain).unwrap();
+    let expected = (tiny::tokenizer().vocab_size() as f64).ln();
+    assert!(
+        (evaluation.val_loss - expected).abs() < 1e-6,
+        "{evaluation:?}"
+    );
+}
+
+#[test]
+fn a_model_that_knows_nothing_has_a_loss_of_ln_v() {
+    let _guard = without_dropout();
+    for architecture in Architecture::ALL {
+        with_model!(check_uniform, &plan(architecture));
+    }
+}
+
+fn check_seeds<M: LanguageModel>(new: New<M>, plan: &Plan) {
+    let run = |seed: u64| {
+        let plan = Plan {
+            seed,
+            ..plan.clone()
+        };
+        let mut trainer = trainer(new, &plan);
+        let losses = steps(&mut trainer, 4);
+        (losses, bits(&trainer.checkpoint()))
+    };
+    let first = run(1);
+    assert_eq!(first, run(1), "{}", plan.model);
+    assert_ne!(first, run(2), "{}", plan.model);
+}
+
+#[test]
+fn a_run_depends_on_its_seed_alone() {
+    let _guard = with_dropout();
+    for architecture in Architecture::ALL {
+        let plan = Plan {
+            dropout: 0.2,
+            ..plan(architecture)
+        };
+        with_model!(check_seeds, &plan);
+    }
+}
