@@ -195,6 +195,12 @@ impl<M: LanguageModel> Trainer<M> {
                 path: "model.safetensors".into(),
                 problem,
             })?;
+        let mut moments = checkpoint.optimizer.iter();
+        if let Some(moment) = moments.find(|moment| !self.fits(moment)) {
+            let path = "optimizer.safetensors".into();
+            let problem = format!("`{}` does not fit the model", moment.name);
+            return Err(RestoreError { path, problem }.into());
+        }
         let plain = self.device.clone().without_autodiff();
         self.optimizer
             .restore(checkpoint.optimizer, checkpoint.progress.updates, &plain);
@@ -206,5 +212,13 @@ impl<M: LanguageModel> Trainer<M> {
         };
         self.progress = checkpoint.progress;
         Ok(self)
+    }
+
+    /// Whether a moment has the name and the size of a parameter.
+    fn fits(&self, moment: &NamedTensor) -> bool {
+        let name = moment.name.rsplit_once('.').map_or("", |(name, _)| name);
+        let parameters = shears_model::parameters(&self.model);
+        let mut named = parameters.iter().filter(|parameter| parameter.name == name);
+        named.any(|parameter| parameter.elements() == moment.data.num_elements())
     }
 }
