@@ -121,10 +121,11 @@ class Transformer(nn.Module):
         self.position_embedding = nn.Embedding(context, width)
         self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(layers))
         self.final_norm = nn.LayerNorm(width)
-        self.initialise(layers)
+        self.initialise(layers, width)
 
-    def initialise(self, layers):
-        """GPT-2's initialisation."""
+    def initialise(self, layers, width):
+        """GPT-2's initialisation, whose 0.02 belongs to a width of 768."""
+        std = 0.02 * math.sqrt(768 / width)
         for name, param in self.named_parameters():
             if "norm" in name:
                 continue
@@ -134,7 +135,7 @@ class Transformer(nn.Module):
                 # Every block adds twice to the residual stream, so the layers that write
                 # to it start smaller, which keeps its variance independent of the depth.
                 residual = name.endswith(("projection.weight", "project.weight"))
-                nn.init.normal_(param, std=0.02 / math.sqrt(2 * layers) if residual else 0.02)
+                nn.init.normal_(param, std=std / math.sqrt(2 * layers) if residual else std)
 
     def forward(self, tokens, state=None):
         positions = self.position_embedding.weight[:tokens.shape[1]]

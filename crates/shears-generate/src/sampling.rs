@@ -57,12 +57,12 @@ impl SamplingSettings {
             "a finite number of at least 0",
         )?;
         if let Some(k) = top_k {
-            check(k >= 1, "top_k", k.to_string(), "at least 1")?;
+            check(k >= 1, "top-k", k.to_string(), "at least 1")?;
         }
         if let Some(p) = top_p {
             check(
                 p > 0.0 && p <= 1.0,
-                "top_p",
+                "top-p",
                 p.to_string(),
                 "above 0 and at most 1",
             )?;
@@ -70,14 +70,14 @@ impl SamplingSettings {
         if let Some(p) = min_p {
             check(
                 (0.0..=1.0).contains(&p),
-                "min_p",
+                "min-p",
                 p.to_string(),
                 "from 0 to 1",
             )?;
         }
         check(
             repetition_penalty.is_finite() && repetition_penalty > 0.0,
-            "repetition_penalty",
+            "repetition-penalty",
             repetition_penalty.to_string(),
             "a finite number above 0",
         )

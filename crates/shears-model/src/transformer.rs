@@ -1,5 +1,5 @@
 //! A Transformer of GPT-2's shape (Radford et al. 2019): pre-norm blocks, learned positions,
-//! exact GELU, causal self-attention, residual projections initialised by 1 / sqrt(2 layers).
+//! exact GELU, causal self-attention, GPT-2's initialisation with scaled residual projections.
 
 use burn::module::Module;
 use burn::tensor::activation::{gelu, softmax};
@@ -55,7 +55,7 @@ impl Transformer {
     pub fn new(vocabulary: usize, config: &ModelConfig, initializer: &mut Initializer) -> Self {
         let hidden = config.hidden;
         let embedding = |rows, initializer: &mut Initializer| Embedding {
-            weight: initializer.normal([rows, hidden], STD),
+            weight: initializer.normal([rows, hidden], std(config)),
         };
         Transformer {
             token_embedding: embedding(vocabulary, initializer),
@@ -65,7 +65,8 @@ impl Transformer {
                 .collect(),
             final_norm: LayerNorm::new(hidden, initializer),
             output: Output {
-                weight: (!config.tied).then(|| initializer.normal([vocabulary, hidden], STD)),
+                weight: (!config.tied)
+                    .then(|| initializer.normal([vocabulary, hidden], std(config))),
                 bias: None,
             },
             context: config.context,
@@ -115,14 +116,14 @@ impl Block {
         Block {
             norm_1: LayerNorm::new(hidden, initializer),
             attention: Attention {
-                qkv: normal_linear(hidden, 3 * hidden, STD, initializer),
+                qkv: normal_linear(hidden, 3 * hidden, std(config), initializer),
                 projection: normal_linear(hidden, hidden, residual_std(config), initializer),
                 heads: config.heads,
                 dropout: config.dropout,
             },
             norm_2: LayerNorm::new(hidden, initializer),
             mlp: Mlp {
-                expand: normal_linear(hidden, 4 * hidden, STD, initializer),
+                expand: normal_linear(hidden, 4 * hidden, std(config), initializer),
                 project: normal_linear(4 * hidden, hidden, residual_std(config), initializer),
             },
             dropout: config.dropout,
@@ -183,13 +184,17 @@ impl Attention {
     }
 }
 
-/// GPT-2's standard deviation of initial weights.
-const STD: f64 = 0.02;
+/// GPT-2's standard deviation of initial weights, 0.02 at its width of 768, carried to other widths:
+/// a product sums `hidden` terms, so that its variance stays the same. Taken as it is, 0.02 is far
+/// too small for a narrow model (`LOG.md`).
+fn std(config: &ModelConfig) -> f64 {
+    0.02 * (768.0 / config.hidden as f64).sqrt()
+}
 
 /// A residual path is the sum of two projections a block: their initial variance adds up to one
 /// block's whatever the depth (Radford et al. 2019, section 2.3).
 fn residual_std(config: &ModelConfig) -> f64 {
-    STD / (2.0 * config.layers as f64).sqrt()
+    std(config) / (2.0 * config.layers as f64).sqrt()
 }
 
 fn normal_linear(inputs: usize, outputs: usize, std: f64, initializer: &mut Initializer) -> Linear {

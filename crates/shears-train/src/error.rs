@@ -16,7 +16,7 @@ pub enum TrainError {
     #[error(transparent)]
     Restore(#[from] crate::RestoreError),
     /// Reading or writing failed.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}", path.display())]
     Io {
         /// What was tried: "write", "read", "create".
         action: &'static str,
@@ -26,12 +26,12 @@ pub enum TrainError {
         source: std::io::Error,
     },
     /// A gradient has a NaN or an infinity, and the plan says that this is an error.
-    #[error("step {step}: {source}; `--non-finite skip` would leave such steps out")]
+    #[error("step {step}: {cause}; `--non-finite skip` would leave such steps out")]
     NonFinite {
         /// The step that was not applied.
         step: u64,
         /// Which tensor.
-        source: gradclip::ClipError,
+        cause: gradclip::ClipError,
     },
     /// Too many steps in a row had non-finite gradients.
     #[error(

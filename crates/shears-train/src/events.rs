@@ -136,28 +136,20 @@ pub struct EventLog {
 impl EventLog {
     /// Opens the log of a run that has taken `step` steps: later lines are of steps that a
     /// resumed run takes again, and a half-written last line is of a run that was killed; both
-    /// are dropped.
+    /// are cut off, and what is before them keeps its bytes.
     pub fn open(path: &Path, step: u64) -> Result<Self, TrainError> {
-        let kept: Vec<Event> = match path.exists() {
-            true => read_events(path)?
-                .into_iter()
-                .filter(|event| event.step() <= step)
-                .collect(),
-            false => Vec::new(),
+        let lines = if path.exists() {
+            read_lines(path)?
+        } else {
+            Vec::new()
         };
-        let rewritten = path.with_extension("jsonl.tmp");
-        let file = File::create(&rewritten).map_err(TrainError::io("create", &rewritten))?;
-        let mut log = EventLog {
-            path: rewritten.clone(),
-            file: BufWriter::new(file),
-        };
-        for event in &kept {
-            log.write_line(event)?;
-        }
-        log.flush()?;
-        std::fs::rename(&rewritten, path).map_err(TrainError::io("write", path))?;
-        let file = OpenOptions::new().append(true).open(path);
-        let file = file.map_err(TrainError::io("open", path))?;
+        let kept = lines
+            .into_iter()
+            .take_while(|(event, _)| event.step() <= step);
+        let length = kept.last().map_or(0, |(_, end)| end);
+        let file = OpenOptions::new().append(true).create(true).open(path);
+        let cut = file.and_then(|file| file.set_len(length).map(|()| file));
+        let file = cut.map_err(TrainError::io("write", path))?;
         Ok(EventLog {
             path: path.to_path_buf(),
             file: BufWriter::new(file),
@@ -186,24 +178,32 @@ impl EventLog {
 
 /// All whole lines of an event file; a half-written last line is left out.
 pub fn read_events(path: &Path) -> Result<Vec<Event>, TrainError> {
+    Ok(read_lines(path)?
+        .into_iter()
+        .map(|(event, _)| event)
+        .collect())
+}
+
+/// The events, each with the place in the file where its line ends.
+fn read_lines(path: &Path) -> Result<Vec<(Event, u64)>, TrainError> {
     let file = File::open(path).map_err(TrainError::io("read", path))?;
+    let mut reader = BufReader::new(file);
     let mut events = Vec::new();
-    let mut broken = None;
-    for (index, line) in BufReader::new(file).split(b'\n').enumerate() {
-        let line = line.map_err(TrainError::io("read", path))?;
-        if let Some(number) = broken {
-            let problem = format!("line {number} is not an event of this program");
-            return Err(TrainError::Folder {
-                path: path.to_path_buf(),
-                problem,
-            });
+    let mut end = 0;
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let read = reader.read_until(b'\n', &mut line);
+        end += read.map_err(TrainError::io("read", path))? as u64;
+        if line.last() != Some(&b'\n') {
+            return Ok(events);
         }
-        match serde_json::from_slice(&line) {
-            Ok(event) => events.push(event),
-            Err(_) => broken = Some(index + 1),
-        }
+        let event = serde_json::from_slice(&line).map_err(|_| TrainError::Folder {
+            path: path.to_path_buf(),
+            problem: format!("line {} is not an event of this program", events.len() + 1),
+        })?;
+        events.push((event, end));
     }
-    Ok(events)
 }
 
 /// JSON has no NaN and no infinity: they are written as null, and null is read as NaN.

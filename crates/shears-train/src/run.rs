@@ -208,9 +208,10 @@ pub fn load_corpora(
         }
         None => Tokenizer::build(&plan.tokenizer, train_text)?,
     };
+    let validation: Arc<[u32]> = tokenizer.encode(validation_text)?.into();
     Ok(Corpora {
         train: tokenizer.encode(train_text)?.into(),
-        validation: tokenizer.encode(validation_text)?.into(),
+        validation,
         validation_characters: validation_text.chars().count(),
         tokenizer,
         sha256: (

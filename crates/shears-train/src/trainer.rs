@@ -87,9 +87,9 @@ impl<M: LanguageModel> Trainer<M> {
         let outcome = self
             .clipper
             .clip(gradients)
-            .map_err(|source| TrainError::NonFinite {
+            .map_err(|cause| TrainError::NonFinite {
                 step: self.progress.step + 1,
-                source,
+                cause,
             })?;
         times.clip += clip_started.elapsed();
 

@@ -128,7 +128,7 @@ pub(crate) struct TrainArguments {
     pub(crate) heads: Option<u64>,
 
     /// Probability with which dropout leaves an activation out
-    #[arg(long, value_name = "P", help_heading = MODEL)]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, help_heading = MODEL)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) dropout: Option<f64>,
 
@@ -170,12 +170,12 @@ pub(crate) struct TrainArguments {
     pub(crate) optimizer: Option<String>,
 
     /// Highest learning rate
-    #[arg(long, value_name = "RATE", help_heading = TRAINING)]
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true, help_heading = TRAINING)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) lr: Option<f64>,
 
     /// Factor of momentum [default: 0.9]
-    #[arg(long, value_name = "X", help_heading = TRAINING)]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, help_heading = TRAINING)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) momentum: Option<f64>,
 
@@ -185,27 +185,27 @@ pub(crate) struct TrainArguments {
     pub(crate) nesterov: Option<bool>,
 
     /// Decay of RMSprop's mean square [default: 0.99]
-    #[arg(long, value_name = "X", help_heading = TRAINING)]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, help_heading = TRAINING)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) alpha: Option<f64>,
 
     /// Decay of Adam's first moment [default: 0.9]
-    #[arg(long, value_name = "X", help_heading = TRAINING)]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, help_heading = TRAINING)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) beta1: Option<f64>,
 
     /// Decay of Adam's second moment [default: 0.999; 0.99 for the Transformer]
-    #[arg(long, value_name = "X", help_heading = TRAINING)]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, help_heading = TRAINING)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) beta2: Option<f64>,
 
     /// Epsilon of RMSprop and Adam [default: 1e-8]
-    #[arg(long, value_name = "X", help_heading = TRAINING)]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, help_heading = TRAINING)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) epsilon: Option<f64>,
 
     /// Weight decay [default: 0; 0.01 with adamw; 0.1 for the Transformer]
-    #[arg(long, value_name = "X", help_heading = TRAINING)]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, help_heading = TRAINING)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) weight_decay: Option<f64>,
 
@@ -220,7 +220,7 @@ pub(crate) struct TrainArguments {
     pub(crate) warmup: Option<u64>,
 
     /// Where the cosine and linear schedules end, and the floor of step
-    #[arg(long, value_name = "RATE", help_heading = TRAINING)]
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true, help_heading = TRAINING)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) min_lr: Option<f64>,
 
@@ -230,7 +230,7 @@ pub(crate) struct TrainArguments {
     pub(crate) decay_every: Option<u64>,
 
     /// Factor of each decay of the step schedule [default: 0.5]
-    #[arg(long, value_name = "X", help_heading = TRAINING)]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, help_heading = TRAINING)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) decay_factor: Option<f64>,
 
@@ -397,7 +397,12 @@ pub(crate) struct GenerateArguments {
 
     /// How daring: below 1 sharpens the probabilities, above 1 flattens them, 0 always takes the
     /// likeliest token
-    #[arg(long, value_name = "T", default_value_t = 0.8)]
+    #[arg(
+        long,
+        value_name = "T",
+        default_value_t = 0.8,
+        allow_negative_numbers = true
+    )]
     pub(crate) temperature: f64,
 
     /// Choose among the K likeliest tokens only
@@ -405,15 +410,20 @@ pub(crate) struct GenerateArguments {
     pub(crate) top_k: Option<usize>,
 
     /// Choose among the likeliest tokens that together reach probability P (Holtzman et al. 2020)
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub(crate) top_p: Option<f64>,
 
     /// Leave out tokens less likely than P times the likeliest one
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub(crate) min_p: Option<f64>,
 
     /// Make tokens that were just written less likely; 1 is off (Keskar et al. 2019)
-    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    #[arg(
+        long,
+        value_name = "X",
+        allow_negative_numbers = true,
+        default_value_t = 1.0
+    )]
     pub(crate) repetition_penalty: f64,
 
     /// Stop before this text; can be given several times

@@ -34,7 +34,9 @@ fn main() -> ExitCode {
         Command::Bench(arguments) => commands::bench::run(*arguments),
         Command::Completions { shell } => {
             let mut command = Arguments::command();
-            clap_complete::generate(shell, &mut command, "shears", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut command, "shears", &mut script);
+            output::say!("{}", String::from_utf8_lossy(&script).trim_end());
             Ok(ExitCode::SUCCESS)
         }
     };

@@ -112,7 +112,7 @@ pub(crate) fn memory_line(memory: &MemoryEstimate) -> String {
 /// The settings that matter most, in two lines.
 pub(crate) fn plan_lines(plan: &Plan) -> String {
     format!(
-        "{} steps of {} x {} tokens{}, {} at {} ({})\nclipping {}, non-finite gradients: {}",
+        "{} steps of {} x {} tokens{}, {} at {:?} ({})\nclipping {}, non-finite gradients: {}",
         count(plan.steps),
         plan.batch,
         plan.window,

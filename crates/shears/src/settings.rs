@@ -34,11 +34,10 @@ pub(crate) fn with_config_file(arguments: TrainArguments) -> anyhow::Result<Trai
 
 /// The plan of a new run.
 pub(crate) fn resolve(arguments: &TrainArguments) -> anyhow::Result<Plan> {
-    let architecture = arguments
-        .model
-        .as_deref()
-        .map(str::parse::<Architecture>)
-        .transpose()?;
+    let named = arguments.model.as_deref().map(str::parse::<Architecture>);
+    let architecture = named
+        .transpose()
+        .map_err(|error| Misuse(error.to_string()))?;
     let named = arguments
         .preset
         .as_deref()

@@ -289,23 +289,23 @@ fn each_bad_setting_is_named_with_its_value_and_range() {
     );
     assert_eq!(
         message(|settings| settings.top_k = Some(0)),
-        "top_k is 0; it must be at least 1"
+        "top-k is 0; it must be at least 1"
     );
     let zero = message(|settings| settings.top_p = Some(0.0));
-    assert_eq!(zero, "top_p is 0; it must be above 0 and at most 1");
+    assert_eq!(zero, "top-p is 0; it must be above 0 and at most 1");
     let above = message(|settings| settings.min_p = Some(1.5));
-    assert_eq!(above, "min_p is 1.5; it must be from 0 to 1");
+    assert_eq!(above, "min-p is 1.5; it must be from 0 to 1");
     let zero = message(|settings| settings.repetition_penalty = 0.0);
     assert_eq!(
         zero,
-        "repetition_penalty is 0; it must be a finite number above 0"
+        "repetition-penalty is 0; it must be a finite number above 0"
     );
     for bad in [f64::NAN, f64::INFINITY, -1.0] {
         assert!(message(|settings| settings.temperature = bad).starts_with("temperature is"));
-        assert!(message(|settings| settings.top_p = Some(bad)).starts_with("top_p is"));
-        assert!(message(|settings| settings.min_p = Some(bad)).starts_with("min_p is"));
+        assert!(message(|settings| settings.top_p = Some(bad)).starts_with("top-p is"));
+        assert!(message(|settings| settings.min_p = Some(bad)).starts_with("min-p is"));
         let penalty = message(|settings| settings.repetition_penalty = bad);
-        assert!(penalty.starts_with("repetition_penalty is"));
+        assert!(penalty.starts_with("repetition-penalty is"));
     }
 }
 

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context;
 use burn::tensor::Device;
 use shears_model::{LanguageModel, parameters};
 use shears_train::{
@@ -27,11 +28,12 @@ pub(crate) fn run(arguments: TrainArguments) -> anyhow::Result<ExitCode> {
         (false, true) => Show::Quiet,
         (false, false) => Show::Text,
     };
+    // Before the text is read: training a tokenizer computes in parallel, too.
+    let threads = super::set_threads(arguments.threads)?;
     let job = match &arguments.resume {
         Some(folder) => resume(&arguments, folder, show)?,
         None => start(&arguments)?,
     };
-    let threads = super::set_threads(arguments.threads)?;
     let device = device(&job.plan.device).autodiff();
     let config = job.plan.model_config();
     let vocabulary = job.corpora.tokenizer.vocab_size();
@@ -61,7 +63,11 @@ struct Job {
 }
 
 fn start(arguments: &TrainArguments) -> anyhow::Result<Job> {
-    let plan = settings::resolve(arguments)?;
+    let plan = settings::resolve(arguments);
+    let plan = match &arguments.config {
+        Some(path) => plan.with_context(|| format!("config {}", path.display()))?,
+        None => plan?,
+    };
     let path = arguments
         .out
         .clone()
@@ -170,14 +176,21 @@ impl Work for Train {
         let infos = parameters(&model);
         let vocabulary = corpora.tokenizer.vocab_size();
         let memory = estimate_memory(&plan, &infos, vocabulary)?;
+        let batches = Batches::new(&plan, model.reading(), corpora.train.clone())
+            .map_err(shears_train::TrainError::from)?;
+        let validation = corpora.validation.len();
+        if validation < 2 {
+            // Said now, not when a long training comes to its first evaluation.
+            let problem = format!("the validation text is too short: it has {validation} tokens");
+            let remedy = "at least 2 are needed; give more text, or another --val";
+            return Err(Misuse(format!("{problem}; {remedy}")).into());
+        }
         if show == Show::Text {
             introduce(&plan, &corpora);
             say!("{}", report::parameter_table(&infos, vocabulary));
             say!("{}", report::memory_line(&memory));
         }
         refuse_too_large(memory.total())?;
-        let batches = Batches::new(&plan, model.reading(), corpora.train.clone())
-            .map_err(shears_train::TrainError::from)?;
         let folder = match folder {
             Some(folder) => folder,
             None => RunFolder::create(

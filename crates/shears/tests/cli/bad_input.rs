@@ -96,7 +96,7 @@ fn texts() {
 }
 
 #[test]
-#[ignore = "BUG: a validation text of one token is refused after training, with the run written"]
+
 fn validation_texts() {
     let scratch = scratch();
     scratch.write("one.txt", "x");
@@ -152,7 +152,7 @@ fn settings() {
 }
 
 #[test]
-#[ignore = "BUG: an unknown model in a config file exits with 1 in place of 2"]
+
 fn config_files() {
     let scratch = scratch();
     let cases: [(&str, &[&str]); 9] = [

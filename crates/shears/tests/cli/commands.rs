@@ -318,7 +318,7 @@ fn a_perplexity_that_overflows_leaves_a_readable_run() {
 }
 
 #[test]
-#[ignore = "BUG: serde_json reads floats inexactly without its feature float_roundtrip"]
+
 fn patience_ends_a_run_that_cannot_improve() {
     let scratch = Scratch::new();
     let flags = TINY.replace("--eval-every 20", "--eval-every 5");
@@ -395,7 +395,7 @@ fn nobody_reads_the_output() {
 }
 
 #[test]
-#[ignore = "BUG: clap_complete panics when nobody reads the script; write it to a Vec first"]
+
 fn nobody_reads_the_completions() {
     let scratch = Scratch::new();
     let ran = scratch.run_unread("completions bash");
@@ -403,7 +403,7 @@ fn nobody_reads_the_completions() {
 }
 
 #[test]
-#[ignore = "BUG: `{source}` in Display and anyhow's `{:#}` both print the cause"]
+
 fn a_cause_is_told_once() {
     let scratch = Scratch::new();
     scratch.write("file", "no folder");

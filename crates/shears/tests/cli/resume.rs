@@ -73,25 +73,25 @@ fn killed_and_resumed(flags: &str, kills: &[usize]) {
 }
 
 #[test]
-#[ignore = "BUG: serde_json reads floats inexactly without its feature float_roundtrip"]
+
 fn killed_rnn_with_accumulation() {
     killed_and_resumed("--model rnn --accumulate 2", &[37]);
 }
 
 #[test]
-#[ignore = "BUG: serde_json reads floats inexactly without its feature float_roundtrip"]
+
 fn killed_lstm_with_dropout() {
     killed_and_resumed("--model lstm --dropout 0.1", &[64]);
 }
 
 #[test]
-#[ignore = "BUG: bpe starts the thread pool before --threads sizes it; and float_roundtrip"]
+
 fn killed_gru_with_bpe() {
     killed_and_resumed("--model gru --tokenizer bpe:300", &[91]);
 }
 
 #[test]
-#[ignore = "BUG: serde_json reads floats inexactly without its feature float_roundtrip"]
+
 fn killed_transformer_twice() {
     let flags = "--model transformer --heads 2 --dropout 0.1 --warmup 20 --window 16";
     let without_window = TINY.replace("--window 8 ", "");
@@ -121,7 +121,7 @@ fn killed_before_the_first_checkpoint() {
 }
 
 #[test]
-#[ignore = "BUG: serde_json reads floats inexactly without its feature float_roundtrip"]
+
 fn a_half_written_event_is_dropped() {
     let scratch = Scratch::new();
     let flags = TINY.replace("--steps 300", "--steps 40");
@@ -149,7 +149,7 @@ fn a_half_written_event_is_dropped() {
 }
 
 #[test]
-#[ignore = "BUG: serde_json reads floats inexactly without its feature float_roundtrip"]
+
 fn terminated_after_saving() {
     for (model, lines) in [("lstm", 58), ("transformer --heads 2", 71)] {
         let scratch = Scratch::new();
@@ -177,7 +177,7 @@ fn terminated_after_saving() {
 }
 
 #[test]
-#[ignore = "BUG: the evaluation of the step of a signal is never made; and float_roundtrip"]
+
 fn terminated_at_a_step_that_is_evaluated() {
     let flags = TINY.replace("--eval-every 50", "--eval-every 1");
     let scratch = Scratch::new();
@@ -189,7 +189,7 @@ fn terminated_at_a_step_that_is_evaluated() {
 }
 
 #[test]
-#[ignore = "BUG: serde_json reads floats inexactly without its feature float_roundtrip"]
+
 fn a_finished_run_is_resumed_to_nothing() {
     let scratch = Scratch::new();
     let flags = TINY.replace("--steps 300", "--steps 20");
@@ -203,7 +203,7 @@ fn a_finished_run_is_resumed_to_nothing() {
 }
 
 #[test]
-#[ignore = "BUG: serde_json reads floats inexactly without its feature float_roundtrip"]
+
 fn settings_of_many_digits_are_the_same_settings() {
     let scratch = Scratch::new();
     let flags = TINY.replace("--steps 300", "--steps 10");

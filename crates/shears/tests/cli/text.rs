@@ -50,7 +50,7 @@ fn english() -> String {
 }
 
 #[test]
-#[ignore = "BUG: bpe starts the thread pool before --threads sizes it"]
+
 fn chinese_with_every_tokenizer() {
     let scratch = Scratch::new();
     scratch.write("text.txt", chinese());
@@ -170,7 +170,7 @@ fn line_ends_stay_as_they_are() {
 }
 
 #[test]
-#[ignore = "BUG: bpe starts the thread pool before --threads sizes it"]
+
 fn a_tokenizer_json_by_path() {
     let scratch = Scratch::new();
     scratch.write("text.txt", english());
