@@ -114,18 +114,17 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """GPT-2's shape; the token embedding is the output layer as well."""
 
-    def __init__(self, vocabulary, context, width, heads, layers, dropout):
+    def __init__(self, vocabulary, context, width, heads, layers, dropout, std):
         super().__init__()
         self.dropout = dropout
         self.token_embedding = nn.Embedding(vocabulary, width)
         self.position_embedding = nn.Embedding(context, width)
         self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(layers))
         self.final_norm = nn.LayerNorm(width)
-        self.initialise(layers, width)
+        self.initialise(layers, std or 0.02 * math.sqrt(768 / width))
 
-    def initialise(self, layers, width):
+    def initialise(self, layers, std):
         """GPT-2's initialisation, whose 0.02 belongs to a width of 768."""
-        std = 0.02 * math.sqrt(768 / width)
         for name, param in self.named_parameters():
             if "norm" in name:
                 continue
@@ -151,7 +150,7 @@ def make_model(p, vocabulary):
     """The freshly initialised model of a preset."""
     if p["cell"] == "gpt":
         return Transformer(vocabulary, p["window"], p["hidden"], p["heads"], p["layers"],
-                           p["dropout"])
+                           p["dropout"], p.get("std"))
     return Recurrent(vocabulary, p["cell"], p["hidden"], p["layers"])
 
 
@@ -364,6 +363,8 @@ def parse_arguments():
                         help="constant or highest learning rate; the lowest one of the "
                              "transformers' schedule stays at 1e-4")
     parser.add_argument("--clip", type=clip_threshold, help="global norm, or none")
+    parser.add_argument("--std", type=float,
+                        help="standard deviation of a gpt preset's initial weights")
     parser.add_argument("--batch", type=positive)
     parser.add_argument("--window", type=positive,
                         help="tokens per window; the context length of a transformer")
@@ -379,7 +380,8 @@ def parse_arguments():
 
 def settings(args):
     """The preset with the values given on the command line."""
-    given = {name: getattr(args, name) for name in ("steps", "lr", "clip", "batch", "window")}
+    names = ("steps", "lr", "clip", "batch", "window", "std")
+    given = {name: getattr(args, name) for name in names}
     p = PRESETS[args.preset] | {name: v for name, v in given.items() if v is not None}
     if args.bench is not None:
         p["steps"] = max(p["steps"], BENCH_WARMUP + args.bench)

@@ -9,7 +9,7 @@ use burn::tensor::{Int, Tensor};
 ///
 /// Implement it for a Burn module of your own and the whole of Shears works with it: training
 /// with clipping, exact resumption, evaluation, generation. `crates/shears-train/examples/own_model.rs`
-/// does so in sixty lines.
+/// is one from end to end.
 pub trait LanguageModel: Module {
     /// Predicts the next token at every position.
     ///

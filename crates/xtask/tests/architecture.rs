@@ -17,10 +17,20 @@ fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
+/// The platform that this test was built on, as rustc calls it.
+fn host() -> String {
+    let output = Command::new("rustc").arg("-vV").output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("host: "));
+    line.unwrap().to_string()
+}
+
 /// The normal dependencies of each crate of the workspace, with all that they bring.
 fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
     let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version", "1", "--offline"])
+        .args(["metadata", "--format-version", "1", "--locked"])
+        // Packages of other platforms were never downloaded on a fresh machine.
+        .args(["--filter-platform", &host()])
         .current_dir(root())
         .output()
         .unwrap();
