@@ -132,13 +132,13 @@ pub(crate) struct TrainArguments {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) dropout: Option<f64>,
 
-    /// Use the embedding's weights for the output layer
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", help_heading = MODEL)]
+    /// Use the embedding's weights for the output layer [default: false; true for the Transformer]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = MODEL)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) tied: Option<bool>,
 
     /// Start the bias of the LSTM's forget gate at 1
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", help_heading = MODEL)]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = MODEL)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) forget_bias: Option<bool>,
 
@@ -180,7 +180,7 @@ pub(crate) struct TrainArguments {
     pub(crate) momentum: Option<f64>,
 
     /// Nesterov's variant of momentum
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", help_heading = TRAINING)]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = TRAINING)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) nesterov: Option<bool>,
 

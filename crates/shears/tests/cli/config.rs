@@ -120,6 +120,17 @@ fn a_plan_is_a_config() {
 }
 
 #[test]
+fn a_switch_does_not_swallow_the_text_after_it() {
+    let scratch = scratch();
+    let flags = "--hidden 16 --layers 1 --batch 4 --window 8 --steps 2 --eval-every 0";
+    let run = format!("train {flags} --quiet --out run --tied text.txt");
+    scratch.run(&run).succeeded();
+    let plan = scratch.plan("run");
+    assert_eq!(plan["tied"], Value::Boolean(true));
+    assert_eq!(plan["text"][0], Value::String("text.txt".into()));
+}
+
+#[test]
 fn flags_win_over_the_file_and_the_file_over_the_preset() {
     let scratch = scratch();
     scratch.write(
@@ -127,7 +138,7 @@ fn flags_win_over_the_file_and_the_file_over_the_preset() {
         "preset = \"gru-128\"\nhidden = 16\nsteps = 5\nbatch = 4\nwindow = 8\nlr = 0.25\n\
          text = [\"text.txt\"]\ntied = true\n",
     );
-    let flags = "--config config.toml --steps 3 --lr 0.5 --tied false --quiet --out run";
+    let flags = "--config config.toml --steps 3 --lr 0.5 --tied=false --quiet --out run";
     scratch.run(&format!("train {flags}")).succeeded();
     let plan = scratch.plan("run");
     assert_eq!(plan["steps"], Value::Integer(3));
