@@ -152,7 +152,9 @@ fn known_keys() -> Vec<String> {
 }
 
 fn to_table(arguments: &TrainArguments) -> anyhow::Result<Table> {
-    Ok(Table::try_from(arguments)?)
+    let table = Table::try_from(arguments);
+    let limit = i64::MAX;
+    Ok(table.map_err(|error| Misuse(format!("{error}; whole numbers go up to {limit}")))?)
 }
 
 fn from_table<T: serde::de::DeserializeOwned>(table: Table) -> Result<T, String> {

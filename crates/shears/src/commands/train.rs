@@ -108,7 +108,12 @@ fn resume(arguments: &TrainArguments, path: &Path, show: Show) -> anyhow::Result
         let message = format!("the {what} has changed since the run was started; put it back");
         return Err(Misuse(message).into());
     }
-    let (newest, damaged) = folder.checkpoints().newest();
+    let (newest, mut damaged) = folder.checkpoints().newest();
+    if newest.is_none() && !damaged.is_empty() {
+        // Starting again would write over what the run has recorded.
+        let error = damaged.swap_remove(0);
+        return Err(anyhow::Error::from(error).context("no checkpoint of the run is whole"));
+    }
     for error in damaged {
         complain!("shears: warning: {error}; using an older one");
     }

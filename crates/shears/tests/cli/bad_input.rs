@@ -183,6 +183,16 @@ fn config_files() {
 }
 
 #[test]
+fn numbers_beyond_the_plan() {
+    let scratch = Scratch::new();
+    let message = scratch
+        .run("train --seed 18446744073709551615 --out out")
+        .failed(2);
+    assert!(message.contains("whole numbers go up to"), "{message}");
+    assert!(scratch.listing().is_empty());
+}
+
+#[test]
 fn a_folder_that_holds_a_run() {
     let scratch = Scratch::new();
     let run = format!("train {TINY} --quiet --out out");

@@ -96,6 +96,23 @@ fn a_missing_run_is_named() {
 }
 
 #[test]
+fn a_run_without_a_whole_checkpoint_is_not_started_again() {
+    let scratch = with_run("");
+    for step in fs::read_dir(scratch.path("b/checkpoints")).unwrap() {
+        let path = step.unwrap().path().join("model.safetensors");
+        fs::write(path, b"not a model").unwrap();
+    }
+    let events = scratch.read("b/events.jsonl");
+    let message = scratch.run("train --resume b").failed(1);
+    assert!(
+        message.contains("no checkpoint of the run is whole"),
+        "{message}"
+    );
+    assert!(message.contains("model.safetensors"), "{message}");
+    assert_eq!(scratch.read("b/events.jsonl"), events);
+}
+
+#[test]
 fn a_corrupted_checkpoint_gives_way_to_an_older_one() {
     for file in ["model.safetensors", "state.json", "manifest.json"] {
         let scratch = with_run("");
