@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::error::DataError;
-use crate::split::{Split, split};
 
 /// Where a text comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,13 +78,6 @@ impl Corpus {
     #[must_use]
     pub fn fingerprint(&self) -> String {
         sha256_hex(&self.text)
-    }
-
-    /// Both parts of [`split()`] by name.
-    #[must_use]
-    pub fn split(&self) -> Split<'_> {
-        let (train, validation) = split(&self.text);
-        Split { train, validation }
     }
 
     fn from_files(paths: &[PathBuf]) -> Result<Self, DataError> {

@@ -22,5 +22,5 @@ pub use batches::{Batch, ConsecutiveWindows, RandomWindows, StreamBatches, evalu
 pub use corpus::{Corpus, Source};
 pub use decode_stream::StreamDecoder;
 pub use error::DataError;
-pub use split::{Split, split};
+pub use split::split;
 pub use tokenizer::{BPE_SIZE_MAX, BPE_SIZE_MIN, Tokenizer, TokenizerKind};

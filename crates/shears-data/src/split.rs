@@ -1,14 +1,5 @@
 //! Training and validation text: the first nine tenths and the last.
 
-/// A text in its two parts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Split<'a> {
-    /// What the model learns from.
-    pub train: &'a str,
-    /// What it is measured on, and never sees in training.
-    pub validation: &'a str,
-}
-
 /// Cuts a text after the first `floor(0.9 * characters)` characters, as nanoGPT does: training
 /// text, validation text. The cut depends on nothing but the text.
 #[must_use]

@@ -54,12 +54,14 @@ pub fn train<M: LanguageModel, O: Observer>(
     let plan = trainer.plan().clone();
     let evaluation_device = device.clone().without_autodiff();
     let due = |step: u64, every: u64| every > 0 && step.is_multiple_of(every);
+    let out_of_patience =
+        |stale_evaluations: u64| plan.patience > 0 && stale_evaluations >= plan.patience;
     loop {
         let step = trainer.progress.step;
         if step >= plan.steps {
             return Ok(End::Finished);
         }
-        if plan.patience > 0 && trainer.progress.stale_evaluations >= plan.patience {
+        if out_of_patience(trainer.progress.stale_evaluations) {
             return Ok(End::OutOfPatience);
         }
         let started = Instant::now();
@@ -95,8 +97,7 @@ pub fn train<M: LanguageModel, O: Observer>(
             })?;
             observer.evaluation(step, &evaluation);
         }
-        let exhausted = plan.patience > 0 && trainer.progress.stale_evaluations >= plan.patience;
-        let ending = last || stopping || exhausted;
+        let ending = last || stopping || out_of_patience(trainer.progress.stale_evaluations);
         if (due(step, plan.save_every) && sound) || improved || ending {
             let path = run.checkpoints().save(&trainer.checkpoint())?;
             run.checkpoints().retain(plan.keep)?;

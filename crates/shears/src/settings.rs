@@ -2,9 +2,8 @@
 
 use std::path::Path;
 
-use shears_data::TokenizerKind;
 use shears_model::Architecture;
-use shears_train::{OptimizerKind, Plan, PlanError, Preset};
+use shears_train::{OptimizerKind, Plan, Preset};
 use toml::{Table, Value};
 
 use crate::arguments::TrainArguments;
@@ -171,16 +170,4 @@ pub(crate) fn checked<T: std::str::FromStr<Err: std::fmt::Display>>(
         Ok(_) => Ok(text.to_string()),
         Err(error) => Err(error.to_string()),
     }
-}
-
-/// The tokenizer of `shears bench`, whose tokens are random.
-pub(crate) fn bench_plan(arguments: &TrainArguments) -> anyhow::Result<Plan> {
-    let plan = resolve(arguments)?;
-    let plan = Plan {
-        tokenizer: TokenizerKind::Char,
-        ..plan
-    };
-    plan.validate()
-        .map_err(|error: PlanError| error.into())
-        .map(|()| plan)
 }

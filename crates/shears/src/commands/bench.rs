@@ -21,7 +21,7 @@ const STEPS: u64 = 20;
 
 pub(crate) fn run(arguments: BenchArguments) -> anyhow::Result<ExitCode> {
     let arguments = settings::with_config_file(arguments.train)?;
-    let plan = settings::bench_plan(&arguments)?;
+    let plan = settings::resolve(&arguments)?;
     let threads = super::set_threads(arguments.threads)?;
     let device = device(&plan.device).autodiff();
     let steps = arguments.steps.unwrap_or(STEPS);
