@@ -12,7 +12,7 @@ use burn::nn::loss::{MseLoss, Reduction};
 use burn::nn::{Linear, LinearConfig};
 use burn::optim::AdamConfig;
 use burn::tensor::{Device, Distribution, Tensor, activation};
-use gradclip_burn::gradclip::{ClipPolicy, Clipper, NonFinite, Outcome};
+use gradclip_burn::gradclip::{ClipPolicy, Clipper, NonFinite, Outcome, Unscaled};
 use gradclip_burn::{ClippedGradients, ModuleGradients};
 
 const STEPS: usize = 200;
@@ -58,7 +58,7 @@ fn train(policy: &str) -> Result<(), Box<dyn Error>> {
         let predictions = model.forward(inputs.clone());
         let loss = MseLoss::new().forward(predictions, targets.clone(), Reduction::Mean);
         let gradients = ModuleGradients::collect(loss.backward(), &model)?;
-        let Outcome::Apply(clipped) = clipper.clip(gradients)? else {
+        let Outcome::Apply(clipped) = clipper.clip(Unscaled::single(gradients))? else {
             unreachable!("NonFinite::Error never skips");
         };
         let clipped = ClippedGradients::from(clipped);

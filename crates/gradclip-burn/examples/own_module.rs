@@ -12,7 +12,7 @@ use burn::nn::{Linear, LinearConfig};
 use burn::optim::AdamConfig;
 use burn::tensor::{Device, Int, Tensor, TensorData, activation};
 use gradclip_burn::gradclip::{
-    ClipAction, ClipPolicy, Clipper, NonFinite, Outcome, StepRecord, Verdict,
+    ClipAction, ClipPolicy, Clipper, NonFinite, Outcome, StepRecord, Unscaled, Verdict,
 };
 use gradclip_burn::{ClippedGradients, ModuleGradients};
 
@@ -73,7 +73,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for step in 0..STEPS {
         let loss = cross_entropy.forward(model.forward(points.clone()), arms.clone());
         let gradients = ModuleGradients::collect(loss.backward(), &model)?;
-        let outcome = clipper.clip(gradients)?;
+        let outcome = clipper.clip(Unscaled::single(gradients))?;
         let report = outcome.report();
         records.push(StepRecord::from(report));
         if step % PRINT_EVERY == 0 {

@@ -49,7 +49,8 @@ impl ClippedGradients {
             .position(|entry| entry.id == id)?;
         // The order does not matter any more: what is left is looked up by id.
         let entry = self.gradients.entries.swap_remove(index);
-        Some(Tensor::from_data(entry.data, (&entry.device, entry.dtype)))
+        let dtype = entry.data.dtype();
+        Some(Tensor::from_data(entry.data, (&entry.device, dtype)))
     }
 
     /// The gradients in the form that every optimizer of Burn takes.

@@ -6,6 +6,7 @@ use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::tensor::{
     DType, Device, Gradients as BackwardGradients, Tensor, TensorData, Transaction,
 };
+use gradclip::{Accumulate, Elements, Gradient, Gradients, Values};
 
 /// The gradients of a module's parameters: named, in the module's order, each parameter once.
 ///
@@ -21,11 +22,11 @@ pub struct ModuleGradients {
 pub(crate) struct Entry {
     pub(crate) name: String,
     pub(crate) id: ParamId,
-    /// The gradient in f32, whatever type the parameter has.
+    /// The gradient, in its own type.
     pub(crate) data: TensorData,
-    /// The type that the optimizer gets it back in.
-    pub(crate) dtype: DType,
     pub(crate) device: Device,
+    /// The parameter itself, if it was asked for.
+    parameter: Option<TensorData>,
 }
 
 impl ModuleGradients {
@@ -33,87 +34,78 @@ impl ModuleGradients {
     ///
     /// # Errors
     ///
-    /// [`CollectError::Precision`] for a gradient whose type f32 cannot hold (f64), and
+    /// [`CollectError::Type`] for a gradient that is not f32, f64, f16 or bf16, and
     /// [`CollectError::Read`] if the device cannot give its data.
     pub fn collect<M: Module>(
         gradients: BackwardGradients,
         module: &M,
     ) -> Result<Self, CollectError> {
+        ModuleGradients::read(gradients, module, false)
+    }
+
+    /// The same together with the parameters, for a policy that compares the two
+    /// ([`gradclip::ClipPolicy::needs_parameters`]). They are read in the same transaction.
+    ///
+    /// # Errors
+    ///
+    /// As [`ModuleGradients::collect`].
+    pub fn collect_with_parameters<M: Module>(
+        gradients: BackwardGradients,
+        module: &M,
+    ) -> Result<Self, CollectError> {
+        ModuleGradients::read(gradients, module, true)
+    }
+
+    fn read<M: Module>(
+        gradients: BackwardGradients,
+        module: &M,
+        with_parameters: bool,
+    ) -> Result<Self, CollectError> {
         let mut collector = Collector {
             gradients,
+            with_parameters,
             path: Vec::new(),
             found: Vec::new(),
             transaction: Some(Transaction::default()),
         };
         module.visit(&mut collector);
         let transaction = collector.transaction.take().unwrap_or_default();
-        let values = transaction
+        let data = transaction
             .try_execute()
             .map_err(|e| CollectError::Read(e.to_string()))?;
-        let mut entries: Vec<Entry> = Vec::with_capacity(values.len());
+        let mut data = data.into_iter();
+        let mut next = |name: &str| match data.next() {
+            Some(data) => of_known_type(data, name),
+            None => Err(CollectError::Read(format!("no data of `{name}`"))),
+        };
+        let mut entries: Vec<Entry> = Vec::with_capacity(collector.found.len());
         let mut index_of: HashMap<ParamId, usize> = HashMap::new();
-        for ((name, id, device), data) in collector.found.into_iter().zip(values) {
-            let dtype = data.dtype();
-            let data = match dtype {
-                DType::F32 => data,
-                DType::F16 | DType::BF16 | DType::Flex32 => data
-                    .try_cast_as::<f32>()
-                    .map_err(|e| CollectError::Read(e.to_string()))?,
-                _ => {
-                    return Err(CollectError::Precision {
-                        tensor: name,
-                        dtype,
-                    });
-                }
+        for (name, id, device) in collector.found {
+            let data = next(&name)?;
+            let parameter = match with_parameters {
+                true => Some(next(&name)?),
+                false => None,
             };
             // Clones of one parameter share a gradient, which the first of them takes. Clones that
             // were moved or loaded one by one have a gradient each, and their sum is the tied one.
             if let Some(&first) = index_of.get(&id) {
-                add(&mut entries[first].data, &data);
+                add(&mut entries[first].data, data);
             } else {
                 index_of.insert(id, entries.len());
                 entries.push(Entry {
                     name,
                     id,
                     data,
-                    dtype,
                     device,
+                    parameter,
                 });
             }
         }
         Ok(ModuleGradients { entries })
     }
 
-    /// Adds the gradients of another micro-batch of the same module.
-    ///
-    /// Sum all of them, divide once by [`ModuleGradients::divide`], and only then clip.
-    ///
-    /// # Panics
-    ///
-    /// If the two do not hold the same parameters with the same shapes.
-    pub fn accumulate(&mut self, other: ModuleGradients) {
-        assert_eq!(
-            self.entries.len(),
-            other.entries.len(),
-            "gradients of another module"
-        );
-        for (sum, term) in self.entries.iter_mut().zip(&other.entries) {
-            assert_eq!(sum.id, term.id, "gradients of another module");
-            add(&mut sum.data, &term.data);
-        }
-    }
-
-    /// Divides every gradient, to make an average of accumulated sums.
-    pub fn divide(&mut self, divisor: f32) {
-        for entry in &mut self.entries {
-            values_mut(&mut entry.data)
-                .iter_mut()
-                .for_each(|value| *value /= divisor);
-        }
-    }
-
     /// Names and values, in the module's order.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &[f32])> {
+    pub fn iter(&self) -> impl Iterator<Item = (&str, Values<'_>)> {
         self.entries
             .iter()
             .map(|entry| (entry.name.as_str(), values(&entry.data)))
@@ -130,33 +122,75 @@ impl ModuleGradients {
     }
 }
 
-impl gradclip::Gradients for ModuleGradients {
-    fn visit(&mut self, visitor: &mut dyn FnMut(&str, &mut [f32])) {
+impl Gradients for ModuleGradients {
+    fn visit(&mut self, visitor: &mut dyn FnMut(Gradient<'_>)) {
         for entry in &mut self.entries {
-            visitor(&entry.name, values_mut(&mut entry.data));
+            let shape = entry.data.shape().clone();
+            let elements = elements(&mut entry.data);
+            let mut gradient = Gradient::new(&entry.name, elements).with_shape(&shape);
+            if let Some(parameter) = &entry.parameter {
+                gradient = gradient.with_parameter(values(parameter));
+            }
+            visitor(gradient);
         }
     }
 }
 
-fn values(data: &TensorData) -> &[f32] {
-    data.as_slice().expect("entries are f32 by construction")
+impl Accumulate for ModuleGradients {
+    fn add(&mut self, other: ModuleGradients) {
+        assert_eq!(
+            self.entries.len(),
+            other.entries.len(),
+            "gradients of another module"
+        );
+        for (sum, term) in self.entries.iter_mut().zip(other.entries) {
+            assert_eq!(sum.id, term.id, "gradients of another module");
+            add(&mut sum.data, term.data);
+        }
+    }
 }
 
-fn values_mut(data: &mut TensorData) -> &mut [f32] {
-    data.as_mut_slice()
-        .expect("entries are f32 by construction")
+fn of_known_type(data: TensorData, tensor: &str) -> Result<TensorData, CollectError> {
+    match data.dtype() {
+        DType::F32 | DType::F64 | DType::F16 | DType::BF16 => Ok(data),
+        // It is stored as f32, or as something that f32 holds.
+        DType::Flex32 => data
+            .try_cast_as::<f32>()
+            .map_err(|e| CollectError::Read(e.to_string())),
+        dtype => Err(CollectError::Type {
+            tensor: tensor.to_owned(),
+            dtype,
+        }),
+    }
 }
 
-fn add(sum: &mut TensorData, term: &TensorData) {
-    let (sum, term) = (values_mut(sum), values(term));
-    assert_eq!(sum.len(), term.len(), "gradients of another module");
-    sum.iter_mut()
-        .zip(term)
-        .for_each(|(sum, term)| *sum += term);
+const OF_KNOWN_TYPE: &str = "the type was checked when the data was collected";
+
+fn values(data: &TensorData) -> Values<'_> {
+    match data.dtype() {
+        DType::F64 => Values::F64(data.as_slice().expect(OF_KNOWN_TYPE)),
+        DType::F16 => Values::F16(data.as_slice().expect(OF_KNOWN_TYPE)),
+        DType::BF16 => Values::Bf16(data.as_slice().expect(OF_KNOWN_TYPE)),
+        _ => Values::F32(data.as_slice().expect(OF_KNOWN_TYPE)),
+    }
+}
+
+fn elements(data: &mut TensorData) -> Elements<'_> {
+    match data.dtype() {
+        DType::F64 => Elements::F64(data.as_mut_slice().expect(OF_KNOWN_TYPE)),
+        DType::F16 => Elements::F16(data.as_mut_slice().expect(OF_KNOWN_TYPE)),
+        DType::BF16 => Elements::Bf16(data.as_mut_slice().expect(OF_KNOWN_TYPE)),
+        _ => Elements::F32(data.as_mut_slice().expect(OF_KNOWN_TYPE)),
+    }
+}
+
+fn add(sum: &mut TensorData, mut term: TensorData) {
+    elements(sum).add(&elements(&mut term));
 }
 
 struct Collector {
     gradients: BackwardGradients,
+    with_parameters: bool,
     path: Vec<String>,
     found: Vec<(String, ParamId, Device)>,
     /// Taken and put back at each tensor, because registering consumes it.
@@ -179,8 +213,12 @@ impl ModuleVisitor for Collector {
         };
         self.found
             .push((self.path.join("."), param.id, gradient.device()));
-        let transaction = self.transaction.take().unwrap_or_default();
-        self.transaction = Some(transaction.register(gradient));
+        let mut transaction = self.transaction.take().unwrap_or_default();
+        transaction = transaction.register(gradient);
+        if self.with_parameters {
+            transaction = transaction.register(param.val().inner());
+        }
+        self.transaction = Some(transaction);
     }
 }
 
@@ -188,9 +226,9 @@ impl ModuleVisitor for Collector {
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CollectError {
-    /// The gradient's type holds more than f32 does.
-    #[error("gradient of `{tensor}` has type {dtype:?}; f32, f16 and bf16 can be clipped")]
-    Precision {
+    /// The gradient's type is none of the common floating-point types.
+    #[error("gradient of `{tensor}` has type {dtype:?}; f32, f64, f16 and bf16 can be clipped")]
+    Type {
         /// The parameter.
         tensor: String,
         /// Its gradient's type.

@@ -5,8 +5,10 @@ use burn::module::{Module, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::optim::{AdamConfig, GradientsParams, ModuleOptimizer, SgdConfig};
 use burn::tensor::{DType, Device, Distribution, Gradients, Tensor, TensorData};
-use gradclip_burn::gradclip::{ClipAction, ClipError, ClipPolicy, Clipper, NonFinite, Outcome};
-use gradclip_burn::{ClippedGradients, CollectError, ModuleGradients};
+use gradclip_burn::gradclip::{
+    Accumulated, ClipAction, ClipError, ClipPolicy, Clipper, NonFinite, Outcome, Unscaled, Values,
+};
+use gradclip_burn::{ClippedGradients, ModuleGradients};
 
 /// Its gradients are whatever a test wants: those of [`Ranks::backward_to`].
 #[derive(Module, Debug)]
@@ -65,7 +67,7 @@ fn clipper(policy: &str, non_finite: NonFinite) -> Clipper {
 }
 
 fn clip(policy: &str, gradients: ModuleGradients) -> ClippedGradients {
-    match clipper(policy, NonFinite::Error).clip(gradients) {
+    match clipper(policy, NonFinite::Error).clip(Unscaled::single(gradients)) {
         Ok(Outcome::Apply(clipped)) => clipped.into(),
         other => panic!("the gradients are finite: {other:?}"),
     }
@@ -86,8 +88,15 @@ fn bits<const D: usize>(tensor: Tensor<D>) -> Vec<u32> {
 fn owned(gradients: &ModuleGradients) -> Vec<(String, Vec<f32>)> {
     gradients
         .iter()
-        .map(|(name, values)| (name.to_owned(), values.to_vec()))
+        .map(|(name, values)| (name.to_owned(), single_precision(values).to_vec()))
         .collect()
+}
+
+fn single_precision(values: Values<'_>) -> &[f32] {
+    let Values::F32(values) = values else {
+        panic!("the gradients are f32: {values:?}");
+    };
+    values
 }
 
 fn sgd() -> ModuleOptimizer {
@@ -274,22 +283,22 @@ fn accumulated_micro_batches_are_the_large_batch() {
         collect(loss.backward(), &model)
     };
     let large = backward(inputs.clone());
-    let mut accumulated = backward(inputs.clone().narrow(0, 0, 4));
-    accumulated.accumulate(backward(inputs.narrow(0, 4, 4)));
-    accumulated.divide(2.0);
-    for ((name, sum), (expected_name, expected)) in accumulated.iter().zip(large.iter()) {
+    let mut accumulated = Accumulated::new(backward(inputs.clone().narrow(0, 0, 4)));
+    accumulated.add(backward(inputs.narrow(0, 4, 4)));
+    let mean = accumulated.in_one_process().without_loss_scale();
+    for ((name, sum), (expected_name, expected)) in mean.gradients().iter().zip(large.iter()) {
         assert_eq!(name, expected_name);
-        for (value, expected) in sum.iter().zip(expected) {
+        for (value, expected) in single_precision(sum).iter().zip(single_precision(expected)) {
             assert!(
                 (value - expected).abs() < 1e-6,
                 "{name}: {value} and {expected}"
             );
         }
     }
-    let (ours, expected) = (
-        clip("global-norm:0.1", accumulated),
-        clip("global-norm:0.1", large),
-    );
+    let Ok(Outcome::Apply(ours)) = clipper("global-norm:0.1", NonFinite::Error).clip(mean) else {
+        panic!("the gradients are finite");
+    };
+    let expected = clip("global-norm:0.1", large);
     assert_eq!(ours.report().action, ClipAction::Clip);
     assert!((ours.report().norm_before - expected.report().norm_before).abs() < 1e-6);
 }
@@ -298,8 +307,8 @@ fn accumulated_micro_batches_are_the_large_batch() {
 #[should_panic(expected = "gradients of another module")]
 fn gradients_of_another_module_cannot_be_added() {
     let (model, other) = (Ranks::new(&device()), Ranks::new(&device()));
-    let mut sum = collect(model.backward_to(VECTOR), &model);
-    sum.accumulate(collect(other.backward_to(VECTOR), &other));
+    let mut sum = Accumulated::new(collect(model.backward_to(VECTOR), &model));
+    sum.add(collect(other.backward_to(VECTOR), &other));
 }
 
 #[test]
@@ -317,7 +326,7 @@ fn a_skipped_step_leaves_every_parameter_bit_identical() {
         ]
         .into();
         let gradients = collect(model.backward_to(vector), &model);
-        match clipper.clip(gradients).unwrap() {
+        match clipper.clip(Unscaled::single(gradients)).unwrap() {
             Outcome::Apply(clipped) => {
                 applied += 1;
                 let params = ClippedGradients::from(clipped).into_params(&model);
@@ -348,12 +357,13 @@ fn the_error_names_the_tensor() {
         .sum()
         .backward();
     let error = clipper("none", NonFinite::Error)
-        .clip(collect(gradients, &model))
+        .clip(Unscaled::single(collect(gradients, &model)))
         .unwrap_err();
-    let ClipError::NonFinite { tensor, .. } = &error else {
+    let ClipError::NonFinite { tensors } = &error else {
         panic!("{error:?}")
     };
-    assert_eq!(tensor, "layer.weight");
+    assert_eq!(tensors[0].0, "layer.weight");
+    assert_eq!(tensors.len(), 1);
     assert!(error.to_string().contains("`layer.weight`"));
 }
 
@@ -379,20 +389,43 @@ fn half_precision_comes_back_as_half_precision() {
 }
 
 #[test]
-fn double_precision_is_refused_by_name() {
+fn double_precision_is_clipped_and_comes_back_as_such() {
     let device = device();
     let double = Tensor::<1>::from_data(TensorData::from([1.0_f64, 2.0]), (&device, DType::F64));
+    let constant = TensorData::from([3e300_f64, 4e300]);
+    let constant = Tensor::<1>::from_data(constant, (&device, DType::F64));
+    let model = Param::from_tensor(double);
+    let collected = collect((model.val() * constant).sum().backward(), &model);
+    let clipped = clip("global-norm:5", collected);
+    assert_eq!(clipped.report().norm_before, 5e300);
+    let params = clipped.into_params(&model);
+    let gradient = params.get::<1>(model.id).unwrap();
+    assert_eq!(gradient.dtype(), DType::F64);
+    let gradient: Vec<f64> = gradient.into_data().try_to_vec().unwrap();
+    assert!((gradient[0] - 3.0).abs() < 1e-15 && (gradient[1] - 4.0).abs() < 1e-15);
+}
+
+#[test]
+fn adaptive_clipping_compares_with_the_parameters() {
+    let device = device();
     let model = TwoFields {
-        first: Param::from_tensor(Tensor::zeros([2], &device)),
-        second: Param::from_tensor(double),
+        first: Param::from_tensor(Tensor::from_floats([3.0, 4.0], &device)),
+        second: Param::from_tensor(Tensor::from_floats([0.3, 0.4], &device)),
     };
-    let gradients = model.second.val().sum().backward();
-    let error = ModuleGradients::collect(gradients, &model).unwrap_err();
-    let expected = CollectError::Precision {
-        tensor: "second".to_owned(),
-        dtype: DType::F64,
+    let constant = Tensor::<1>::from_floats([7.0, 24.0], &device);
+    let backward = || {
+        let loss = (model.first.val() * constant.clone() + model.second.val()).sum();
+        loss.backward()
     };
-    assert_eq!(error, expected);
+    let error = clipper("agc:0.5", NonFinite::Error)
+        .clip(Unscaled::single(collect(backward(), &model)))
+        .unwrap_err();
+    assert!(matches!(error, ClipError::Parameter { .. }), "{error}");
+    let collected = ModuleGradients::collect_with_parameters(backward(), &model).unwrap();
+    let params = clip("agc:0.5", collected).into_params(&model);
+    // Half the parameter's norm of 5 is 2.5, a tenth of the gradient's 25.
+    let gradient = params.get::<1>(model.first.id).unwrap();
+    assert_eq!(values(gradient), [0.7, 2.4]);
 }
 
 #[test]

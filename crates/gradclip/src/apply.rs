@@ -2,81 +2,187 @@
 
 use crate::blocks::{BLOCK_ELEMENTS, LANES, add_pairwise, map_blocks};
 use crate::decision::Change;
+use crate::element::{Element, Elements, for_each_type};
+use crate::measure::TensorMeasure;
+use crate::norm::{Coefficient, Norm, Squares};
 
-/// What clamping did, measured while it was done. Scaling needs no measuring: its effect follows
-/// from the coefficient.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct ClampEffect {
-    /// Elements that changed.
+/// What a change did to the norm and the direction of a tensor.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Effect {
+    /// Elements that clamping changed.
     pub(crate) clamped: u64,
-    /// Sum of squares after clamping.
-    pub(crate) sum_of_squares: f64,
-    /// Inner product of the gradient before and after clamping.
+    /// Sum of squares afterwards.
+    pub(crate) squares: Squares,
+    /// Inner product of the tensor before and after, in units of both scales.
     pub(crate) inner_product: f64,
 }
 
-/// Replaces each non-finite element by zero and leaves the others alone.
-pub(crate) fn zero_non_finite(values: &mut [f32]) {
-    for value in values {
-        if !value.is_finite() {
-            *value = 0.0;
+impl Elements<'_> {
+    /// Replaces each non-finite element by zero and leaves the others alone.
+    pub(crate) fn zero_non_finite(&mut self) {
+        for_each_type!(Elements, self, values => for value in values.iter_mut() {
+            if !value.is_finite() {
+                *value = Element::from_f64(0.0);
+            }
+        });
+    }
+
+    /// Divides each element, rounding once.
+    pub(crate) fn divide(&mut self, divisor: f64) {
+        for_each_type!(Elements, self, values => for value in values.iter_mut() {
+            *value = Element::from_f64(value.to_f64() / divisor);
+        });
+    }
+
+    /// Adds element by element, rounding once.
+    ///
+    /// # Panics
+    ///
+    /// If the two differ in type or length.
+    pub fn add(&mut self, other: &Elements<'_>) {
+        fn add<E: Element>(sums: &mut [E], terms: &[E]) {
+            assert_eq!(sums.len(), terms.len(), "tensors of different length");
+            for (sum, term) in sums.iter_mut().zip(terms) {
+                *sum = E::from_f64(sum.to_f64() + term.to_f64());
+            }
+        }
+        match (self, other) {
+            (Elements::F32(sums), Elements::F32(terms)) => add(sums, terms),
+            (Elements::F64(sums), Elements::F64(terms)) => add(sums, terms),
+            #[cfg(feature = "half")]
+            (Elements::F16(sums), Elements::F16(terms)) => add(sums, terms),
+            #[cfg(feature = "half")]
+            (Elements::Bf16(sums), Elements::Bf16(terms)) => add(sums, terms),
+            _ => panic!("tensors of different storage types"),
         }
     }
 }
 
-/// Applies a change to finite values, and returns the effect when it was a clamping.
-pub(crate) fn apply(values: &mut [f32], change: Change, threads: usize) -> Option<ClampEffect> {
-    match change {
+/// Applies a change to finite elements, and tells the effect where it does not follow from a
+/// coefficient.
+pub(crate) fn apply(
+    elements: &mut Elements<'_>,
+    change: &Change,
+    measure: &TensorMeasure,
+    threads: usize,
+) -> Option<Effect> {
+    for_each_type!(Elements, elements, values => match change {
         Change::Keep => None,
         Change::Scale(coefficient) => {
-            let scale_block = |block: &mut [f32]| {
-                for value in block {
-                    // One rounding, from the exact product's f64 to the storage.
-                    *value = (f64::from(*value) * coefficient) as f32;
-                }
-            };
-            map_blocks(values.chunks_mut(BLOCK_ELEMENTS), threads, scale_block);
+            scale(values, *coefficient, threads);
             None
         }
-        Change::Clamp(bound) => {
-            let clamp = |block: &mut [f32]| clamp_block(block, bound);
-            let effect = map_blocks(values.chunks_mut(BLOCK_ELEMENTS), threads, clamp)
-                .into_iter()
-                .fold(ClampEffect::default(), |total, next| ClampEffect {
-                    clamped: total.clamped + next.clamped,
-                    sum_of_squares: total.sum_of_squares + next.sum_of_squares,
-                    inner_product: total.inner_product + next.inner_product,
-                });
-            Some(effect)
+        Change::Clamp(bound) => Some(clamp(values, *bound, measure.squares.scale, threads)),
+        Change::Units { layout, coefficients } => {
+            layout.for_each(values.iter_mut(), |unit, value| {
+                if coefficients[unit] != 1.0 {
+                    *value = Element::from_f64(value.to_f64() * coefficients[unit]);
+                }
+            });
+            None
         }
-    }
+    })
 }
 
-fn clamp_block(block: &mut [f32], bound: f32) -> ClampEffect {
+fn scale<E: Element>(values: &mut [E], coefficient: Coefficient, threads: usize) {
+    let Coefficient { first, second } = coefficient;
+    if first == 1.0 && second <= 1.0 {
+        let scale_block = |block: &mut [E]| {
+            for value in block {
+                // One rounding, from the product in f64 to the storage.
+                *value = E::from_f64(value.to_f64() * second);
+            }
+        };
+        map_blocks(values.chunks_mut(BLOCK_ELEMENTS), threads, scale_block);
+        return;
+    }
+    let scale_block = |block: &mut [E]| {
+        for value in block {
+            // Lengthening a gradient must not take a finite element out of its type.
+            let scaled = value.to_f64() * first * second;
+            *value = E::from_f64(scaled.clamp(-E::LARGEST, E::LARGEST));
+        }
+    };
+    map_blocks(values.chunks_mut(BLOCK_ELEMENTS), threads, scale_block);
+}
+
+fn clamp<E: Element>(values: &mut [E], bound: f64, scale: f64, threads: usize) -> Effect {
+    let scale_after = match E::SQUARES_FIT {
+        true => 1.0,
+        false => Norm::scale_for(bound),
+    };
+    let clamp = |block: &mut [E]| clamp_block(block, bound, 1.0 / scale, 1.0 / scale_after);
+    let nothing = Effect {
+        clamped: 0,
+        squares: Squares {
+            sum: 0.0,
+            scale: scale_after,
+        },
+        inner_product: 0.0,
+    };
+    map_blocks(values.chunks_mut(BLOCK_ELEMENTS), threads, clamp)
+        .into_iter()
+        .fold(nothing, |total, (clamped, sum, inner_product)| Effect {
+            clamped: total.clamped + clamped,
+            squares: Squares {
+                sum: total.squares.sum + sum,
+                scale: scale_after,
+            },
+            inner_product: total.inner_product + inner_product,
+        })
+}
+
+/// How many elements changed, the sum of squares afterwards, and the inner product.
+fn clamp_block<E: Element>(
+    block: &mut [E],
+    bound: f64,
+    inverse_before: f64,
+    inverse_after: f64,
+) -> (u64, f64, f64) {
     let mut clamped = 0;
     let mut sums = [0.0_f64; LANES];
     let mut products = [0.0_f64; LANES];
     for chunk in block.chunks_mut(LANES) {
         for ((value, sum), product) in chunk.iter_mut().zip(&mut sums).zip(&mut products) {
-            let before = *value;
+            let before = value.to_f64();
             let after = before.clamp(-bound, bound);
             clamped += u64::from(after != before);
-            *sum += f64::from(after) * f64::from(after);
-            *product += f64::from(before) * f64::from(after);
-            *value = after;
+            let scaled = after * inverse_after;
+            *sum += scaled * scaled;
+            *product += before * inverse_before * scaled;
+            *value = E::from_f64(after);
         }
     }
-    ClampEffect {
-        clamped,
-        sum_of_squares: add_pairwise(sums),
-        inner_product: add_pairwise(products),
+    (clamped, add_pairwise(sums), add_pairwise(products))
+}
+
+/// What scaling by units did, which follows from the norms of the units.
+pub(crate) fn effect_on_units(measure: &TensorMeasure, coefficients: &[f64]) -> Option<Effect> {
+    let units = measure.units.as_ref()?;
+    let scaled = units
+        .gradient
+        .iter()
+        .zip(coefficients)
+        .map(|(norm, coefficient)| norm.value() * coefficient);
+    let scale = Norm::scale_for(scaled.clone().fold(0.0, f64::max));
+    let (mut sum, mut inner_product) = (0.0, 0.0);
+    for (norm, after) in units.gradient.iter().zip(scaled) {
+        let after = after / scale;
+        sum += after * after;
+        inner_product += norm.value() / measure.squares.scale * after;
     }
+    Some(Effect {
+        clamped: 0,
+        squares: Squares { sum, scale },
+        inner_product,
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{ClampEffect, apply, zero_non_finite};
-    use crate::decision::Change;
+    use super::clamp;
+    use crate::element::AsElements;
+    use crate::norm::{Coefficient, Squares};
 
     #[test]
     fn zeroing_touches_only_what_is_not_finite() {
@@ -87,7 +193,7 @@ mod tests {
             f32::MAX,
             f32::from_bits(1),
         ];
-        zero_non_finite(&mut values);
+        values.as_elements().zero_non_finite();
         let bits = values.map(f32::to_bits);
         let expected = [0.0_f32, -0.0, 0.0, f32::MAX, f32::from_bits(1)].map(f32::to_bits);
         assert_eq!(bits, expected);
@@ -95,14 +201,33 @@ mod tests {
 
     #[test]
     fn clamping_tells_what_it_did() {
-        let mut values = [-3.0, 1.0, 2.0, -0.0];
-        let effect = apply(&mut values, Change::Clamp(2.0), 1);
-        let expected = ClampEffect {
-            clamped: 1,
-            sum_of_squares: 9.0,
-            inner_product: 11.0,
+        let mut values = [-3.0_f32, 1.0, 2.0, -0.0];
+        let effect = clamp(&mut values, 2.0, 1.0, 1);
+        assert_eq!(values, [-2.0, 1.0, 2.0, -0.0]);
+        assert_eq!((effect.clamped, effect.inner_product), (1, 11.0));
+        let squares = Squares {
+            sum: 9.0,
+            scale: 1.0,
         };
-        assert_eq!((values, effect), ([-2.0, 1.0, 2.0, -0.0], Some(expected)));
+        assert_eq!(effect.squares, squares);
         assert!(values[3].is_sign_negative());
+    }
+
+    #[test]
+    fn lengthening_stays_in_the_storage_type() {
+        let mut values = [1.0_f32, -2.0];
+        let coefficient = Coefficient {
+            first: 1.0,
+            second: 1e39,
+        };
+        super::scale(&mut values, coefficient, 1);
+        assert_eq!(values, [f32::MAX, f32::MIN]);
+    }
+
+    #[test]
+    fn adding_rounds_once() {
+        let (mut sum, mut term) = ([1.0_f32, -0.5], [f32::EPSILON / 2.0, 0.5]);
+        sum.as_elements().add(&term.as_elements());
+        assert_eq!(sum, [1.0, 0.0]);
     }
 }

@@ -1,5 +1,7 @@
 //! Fixed blocks, measured or written by any number of threads with the same bits.
 
+use alloc::vec::Vec;
+
 /// Elements per block. 256 KiB of f32 stays inside a second-level cache, and the number is part
 /// of the result: another block size would add in another order and give other last bits.
 pub(crate) const BLOCK_ELEMENTS: usize = 65_536;
@@ -20,17 +22,34 @@ pub(crate) fn map_blocks<Block: Send, Partial: Send>(
     threads: usize,
     work: impl Fn(Block) -> Partial + Sync,
 ) -> Vec<Partial> {
-    let block_count = blocks.len();
-    if threads <= 1 || block_count <= BLOCKS_FOR_ONE_THREAD {
+    if threads <= 1 || blocks.len() <= BLOCKS_FOR_ONE_THREAD {
         return blocks.map(work).collect();
     }
+    map_in_threads(blocks, threads, &work)
+}
+
+#[cfg(not(feature = "std"))]
+fn map_in_threads<Block, Partial>(
+    blocks: impl ExactSizeIterator<Item = Block>,
+    _threads: usize,
+    work: &impl Fn(Block) -> Partial,
+) -> Vec<Partial> {
+    blocks.map(work).collect()
+}
+
+#[cfg(feature = "std")]
+fn map_in_threads<Block: Send, Partial: Send>(
+    blocks: impl ExactSizeIterator<Item = Block>,
+    threads: usize,
+    work: &(impl Fn(Block) -> Partial + Sync),
+) -> Vec<Partial> {
+    let block_count = blocks.len();
     let run_length = block_count.div_ceil(threads);
     let mut blocks = blocks;
     let mut runs: Vec<Vec<Block>> = Vec::with_capacity(threads);
     while blocks.len() > 0 {
         runs.push(blocks.by_ref().take(run_length).collect());
     }
-    let work = &work;
     let run_blocks = move |run: Vec<Block>| run.into_iter().map(work).collect::<Vec<Partial>>();
     std::thread::scope(|scope| {
         let handles: Vec<_> = runs

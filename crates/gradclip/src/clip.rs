@@ -1,21 +1,31 @@
 //! The clip step: measure, decide, apply, report.
 
-use std::fmt;
+use alloc::collections::BTreeSet;
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::fmt;
 
-use crate::apply::{ClampEffect, apply, zero_non_finite};
-use crate::decision::{Change, decide};
+use crate::apply::{apply, effect_on_units};
+use crate::decision::{Change, Context, Decision, SkipStep, decide};
+use crate::detector::{Detector, Lesson};
+use crate::direction::Snapshot;
 use crate::gradients::Gradients;
-use crate::measure::{TensorMeasure, measure_tensor};
-use crate::policy::{ClipPolicy, NonFinite};
-use crate::report::ClipReport;
+use crate::measure::{Orders, TensorMeasure, measure_tensor, norm_of_elements};
+use crate::policy::{ClipPolicy, ClipRule, NonFinite, NormOrder};
+use crate::report::{ClipAction, ClipReport, SkipReason, TensorEffect};
+use crate::stages::Unscaled;
+use crate::units::measure_units;
 
-/// Clips gradients by one policy and one rule for non-finite values.
+/// Clips gradients by one policy and one rule for non-finite values, and remembers what the policy
+/// learns from step to step.
 ///
 /// ```
-/// use gradclip::{ClipPolicy, Clipper, NonFinite, Outcome};
+/// use gradclip::{ClipPolicy, Clipper, NonFinite, Outcome, Unscaled};
 ///
 /// let mut clipper = Clipper::new("global-norm:1".parse::<ClipPolicy>()?, NonFinite::Error);
-/// let Outcome::Apply(clipped) = clipper.clip(vec![("weight", vec![3.0_f32, 4.0])])? else {
+/// let gradients = Unscaled::single(vec![("weight", vec![3.0_f32, 4.0])]);
+/// let Outcome::Apply(clipped) = clipper.clip(gradients)? else {
 ///     unreachable!("NonFinite::Error never skips");
 /// };
 /// assert_eq!(clipped.gradients()[0].1, [0.6, 0.8]);
@@ -27,24 +37,57 @@ pub struct Clipper {
     policy: ClipPolicy,
     non_finite: NonFinite,
     threads: usize,
+    without_agc: BTreeSet<String>,
+    pub(crate) links: Vec<Link>,
+    /// Steps that were applied: the place in every schedule.
+    pub(crate) steps: u64,
+}
+
+/// A rule with its memory.
+#[derive(Clone, Debug)]
+pub(crate) struct Link {
+    pub(crate) rule: ClipRule,
+    pub(crate) detector: Option<Detector>,
 }
 
 impl Clipper {
-    /// A clipper that works on one thread.
+    /// A clipper that works on one thread and has seen no step.
+    ///
+    /// Rules that work inside Adam ([`ClipRule::is_inside_adam`]) are left to it.
     #[must_use]
     pub fn new(policy: ClipPolicy, non_finite: NonFinite) -> Clipper {
+        let rules = policy.rules().iter().filter(|rule| !rule.is_inside_adam());
+        let links = rules.map(|rule| Link {
+            rule: *rule,
+            detector: Detector::of(rule),
+        });
         Clipper {
+            links: links.collect(),
             policy,
             non_finite,
             threads: 1,
+            without_agc: BTreeSet::new(),
+            steps: 0,
         }
     }
 
     /// Uses up to `threads` threads on tensors that are large enough to gain from them. The result
-    /// has the same bits for every number of threads. Zero means one.
+    /// has the same bits for every number of threads. Zero means one, and so does everything
+    /// without the feature `std`.
     #[must_use]
     pub fn with_threads(mut self, threads: usize) -> Clipper {
         self.threads = threads.max(1);
+        self
+    }
+
+    /// Names the tensors of the output layer, which `agc` leaves alone: Brock et al. (2021) found
+    /// that clipping it hurts.
+    #[must_use]
+    pub fn with_output_layer<Name: Into<String>>(
+        mut self,
+        tensors: impl IntoIterator<Item = Name>,
+    ) -> Clipper {
+        self.without_agc = tensors.into_iter().map(Into::into).collect();
         self
     }
 
@@ -54,77 +97,200 @@ impl Clipper {
         &self.policy
     }
 
+    /// Steps that were applied: the place in every schedule of a threshold.
+    #[must_use]
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
     /// Measures the gradients, decides, changes what has to change and reports.
     ///
     /// Gradients are clipped only if a norm (or, for `value`, a magnitude) is greater than the
     /// threshold; equality is kept, and what is not clipped keeps its bits. Scaling computes
-    /// `g * (C / N)` in f64 and rounds once. Pass `&mut gradients` to keep ownership.
-    ///
-    /// It takes `&mut self` so that policies that learn from past steps fit the same call.
+    /// `g * (C / N)` in f64 and rounds once. Pass `Unscaled<&mut G>` to keep ownership.
     ///
     /// # Errors
     ///
-    /// [`ClipError::NonFinite`] under [`NonFinite::Error`], with every gradient left as it was.
+    /// [`ClipError::NonFinite`] under [`NonFinite::Error`] and [`ClipError::Parameter`] for `agc`
+    /// without parameters, with every gradient and all that was learned left as it was.
     ///
     /// # Panics
     ///
-    /// If `gradients` visits other tensors on the second visit than on the first, which breaks
-    /// the contract of [`Gradients`].
-    pub fn clip<G: Gradients>(&mut self, mut gradients: G) -> Result<Outcome<G>, ClipError> {
-        let measures = self.measure(&mut gradients);
-        if let Some(first) = measures.iter().find(|measure| measure.non_finite > 0) {
+    /// If `gradients` visits other tensors on one visit than on another, which breaks the contract
+    /// of [`Gradients`].
+    pub fn clip<G: Gradients>(
+        &mut self,
+        gradients: Unscaled<G>,
+    ) -> Result<Outcome<G>, ClipError> {
+        self.clip_step(gradients.into_inner(), None)
+    }
+
+    /// As [`Clipper::clip`], and shows the loss of the step to the rule `skip`. A loss that is not
+    /// finite is not looked at.
+    ///
+    /// # Errors
+    ///
+    /// As [`Clipper::clip`].
+    ///
+    /// # Panics
+    ///
+    /// As [`Clipper::clip`].
+    pub fn clip_with_loss<G: Gradients>(
+        &mut self,
+        gradients: Unscaled<G>,
+        loss: f64,
+    ) -> Result<Outcome<G>, ClipError> {
+        self.clip_step(gradients.into_inner(), Some(loss))
+    }
+
+    fn clip_step<G: Gradients>(
+        &mut self,
+        mut gradients: G,
+        loss: Option<f64>,
+    ) -> Result<Outcome<G>, ClipError> {
+        let mut measures = self.measure(&mut gradients, 0)?;
+        let mut report = ClipReport::measured(self.policy.order(), &measures);
+        if report.non_finite > 0 {
             match self.non_finite {
-                NonFinite::Error => {
-                    let (tensor, count) = (first.name.clone(), first.non_finite);
-                    return Err(ClipError::NonFinite { tensor, count });
-                }
+                NonFinite::Error => return Err(ClipError::non_finite(&measures)),
                 NonFinite::Skip => {
-                    let report = ClipReport::skipped(&self.policy, measures);
+                    report.skip(SkipReason::NonFinite, None);
                     return Ok(Outcome::Skip { gradients, report });
                 }
                 NonFinite::Zero => {}
             }
         }
-        let changes = decide(&self.policy, &measures);
-        let effects = self.apply(&mut gradients, &measures, &changes);
-        let report = ClipReport::applied(&self.policy, measures, &changes, &effects);
+        for index in 1..self.links.len() {
+            // A missing parameter must show before the first rule changes anything.
+            if let ClipRule::Agc { .. } = self.links[index].rule {
+                self.measure(&mut gradients, index)?;
+            }
+        }
+        let context = Context {
+            step: self.steps,
+            loss: loss.filter(|loss| loss.is_finite()),
+        };
+        if let Some(SkipStep { reason, threshold }) = self.outlier(context, &measures) {
+            report.skip(reason, threshold);
+            return Ok(Outcome::Skip { gradients, report });
+        }
+        if report.non_finite > 0 {
+            gradients.visit(&mut |mut gradient| gradient.elements_mut().zero_non_finite());
+        }
+        let turns = self.links.iter().filter(|link| link.rule.can_turn());
+        let snapshot = (turns.count() > 1).then(|| Snapshot::of(&mut gradients));
+        let mut lessons = Vec::with_capacity(self.links.len());
+        for (index, link) in self.links.iter().enumerate() {
+            if index > 0 {
+                measures = self.measure(&mut gradients, index)?;
+            }
+            let Ok(decision) = decide(&link.rule, link.detector.as_ref(), context, &measures)
+            else {
+                unreachable!("outliers are looked for before anything is changed");
+            };
+            let effects = self.apply(&mut gradients, &measures, &decision);
+            let order = self.policy.order();
+            report.apply(&link.rule, order, &measures, &decision, &effects);
+            lessons.push(decision.lesson);
+        }
+        if let Some(snapshot) = snapshot.filter(|_| report.action == ClipAction::Clip) {
+            report.cosine = snapshot.cosine_to(&mut gradients);
+        }
+        self.learn(lessons);
         Ok(Outcome::Apply(Clipped { gradients, report }))
     }
 
-    fn measure<G: Gradients>(&self, gradients: &mut G) -> Vec<TensorMeasure> {
-        let order = self.policy.order();
-        let mut measures = Vec::new();
-        gradients.visit(&mut |name, values| {
-            measures.push(measure_tensor(name, values, order, self.threads));
+    /// Whether a rule wants the step left out. It judges the gradients as they came, wherever it
+    /// stands in the chain, so that a step that is left out is untouched.
+    pub(crate) fn outlier(
+        &mut self,
+        context: Context,
+        measures: &[TensorMeasure],
+    ) -> Option<SkipStep> {
+        for link in &mut self.links {
+            let Some(Detector::Skip(_)) = link.detector else {
+                continue;
+            };
+            let decision = decide(&link.rule, link.detector.as_ref(), context, measures);
+            if let (Err(skip), Some(Detector::Skip(outliers))) = (decision, &mut link.detector) {
+                outliers.skipped += 1;
+                return Some(skip);
+            }
+        }
+        None
+    }
+
+    pub(crate) fn learn(&mut self, lessons: Vec<Lesson>) {
+        for (link, lesson) in self.links.iter_mut().zip(lessons) {
+            if let Some(detector) = &mut link.detector {
+                detector.learn(&link.rule, lesson);
+            }
+        }
+        self.steps += 1;
+    }
+
+    /// Measures for the rule at `index`.
+    fn measure<G: Gradients>(
+        &self,
+        gradients: &mut G,
+        index: usize,
+    ) -> Result<Vec<TensorMeasure>, ClipError> {
+        let rule = self.links.get(index).map(|link| &link.rule);
+        let orders = Orders {
+            rule: rule.map_or(NormOrder::TWO, ClipRule::order),
+            report: self.policy.order(),
+        };
+        let mut measures: Vec<TensorMeasure> = Vec::new();
+        let mut problem = None;
+        gradients.visit(&mut |gradient| {
+            let mut measure = measure_tensor(&gradient, orders, self.threads);
+            if let Some(ClipRule::Agc { unit, .. }) = rule
+                && !self.without_agc.contains(gradient.name())
+            {
+                match measure_units(&gradient, *unit, measure.max_magnitude) {
+                    Ok(units) => measure.units = Some(units),
+                    Err(error) => problem = problem.take().or(Some(error)),
+                }
+            }
+            measures.push(measure);
         });
-        measures
+        problem.map_or(Ok(measures), Err)
     }
 
     fn apply<G: Gradients>(
         &self,
         gradients: &mut G,
         measures: &[TensorMeasure],
-        changes: &[Change],
-    ) -> Vec<Option<ClampEffect>> {
-        let kept = |(measure, change): (&TensorMeasure, &Change)| {
-            measure.non_finite == 0 && *change == Change::Keep
-        };
-        if measures.iter().zip(changes).all(kept) {
+        decision: &Decision,
+    ) -> Vec<Option<TensorEffect>> {
+        let changes = &decision.changes;
+        if changes.iter().all(|change| *change == Change::Keep) {
             return vec![None; measures.len()];
         }
+        let order = self.policy.order();
         let mut effects = Vec::with_capacity(measures.len());
-        gradients.visit(&mut |name, values| {
+        gradients.visit(&mut |mut gradient| {
             let index = effects.len();
             let measured = measures.get(index).map(|measure| measure.name.as_str());
             assert_eq!(
-                Some(name),
+                Some(gradient.name()),
                 measured,
                 "Gradients::visit must visit the same tensors in the same order each time"
             );
-            if measures[index].non_finite > 0 {
-                zero_non_finite(values);
-            }
-            effects.push(apply(values, changes[index], self.threads));
+            let measure = &measures[index];
+            let elements = gradient.elements_mut();
+            let effect = apply(elements, &changes[index], measure, self.threads);
+            let effect = match &changes[index] {
+                Change::Units { coefficients, .. } => effect_on_units(measure, coefficients),
+                _ => effect,
+            };
+            effects.push(effect.map(|effect| TensorEffect {
+                effect,
+                norm: match order == NormOrder::TWO {
+                    true => effect.squares.root(),
+                    false => norm_of_elements(elements, order, self.threads),
+                },
+            }));
         });
         assert_eq!(
             effects.len(),
@@ -141,7 +307,7 @@ impl Clipper {
 pub enum Outcome<G> {
     /// The optimizer may step with these gradients.
     Apply(Clipped<G>),
-    /// The optimizer must not step: non-finite gradients under [`NonFinite::Skip`].
+    /// The optimizer must not step; [`ClipReport::skip_reason`] says why.
     Skip {
         /// The gradients, bit for bit as they came.
         gradients: G,
@@ -168,12 +334,12 @@ impl<G> Outcome<G> {
 /// clipping, and cannot see gradients that were changed after it:
 ///
 /// ```
-/// use gradclip::{ClipPolicy, Clipped, Clipper, NonFinite, Outcome};
+/// use gradclip::{ClipPolicy, Clipped, Clipper, NonFinite, Outcome, Unscaled};
 ///
 /// fn step(gradients: Clipped<Vec<(&str, Vec<f32>)>>) { /* update the parameters */ }
 ///
-/// let mut clipper = Clipper::new(ClipPolicy::None, NonFinite::Skip);
-/// match clipper.clip(vec![("weight", vec![1.0_f32])])? {
+/// let mut clipper = Clipper::new(ClipPolicy::none(), NonFinite::Skip);
+/// match clipper.clip(Unscaled::single(vec![("weight", vec![1.0_f32])]))? {
 ///     Outcome::Apply(clipped) => step(clipped),
 ///     Outcome::Skip { report, .. } => println!("{} non-finite values", report.non_finite),
 /// }
@@ -190,13 +356,37 @@ impl<G> Outcome<G> {
 /// step(vec![("weight", vec![1.0_f32])]);
 /// ```
 ///
+/// So is an outcome that nobody looked at, for it may say that the step must be left out:
+///
+/// ```compile_fail,E0308
+/// use gradclip::{ClipPolicy, Clipped, Clipper, NonFinite, Unscaled};
+///
+/// fn step(gradients: Clipped<Vec<(&str, Vec<f32>)>>) { /* update the parameters */ }
+///
+/// let mut clipper = Clipper::new(ClipPolicy::none(), NonFinite::Skip);
+/// step(clipper.clip(Unscaled::single(vec![("weight", vec![1.0_f32])])).unwrap());
+/// ```
+///
+/// Clipping twice by mistake is refused too; two rules are one policy, joined by `+`:
+///
+/// ```compile_fail,E0308
+/// use gradclip::{ClipPolicy, Clipper, NonFinite, Outcome, Unscaled};
+///
+/// let mut clipper = Clipper::new(ClipPolicy::none(), NonFinite::Skip);
+/// let gradients = Unscaled::single(vec![("weight", vec![1.0_f32])]);
+/// if let Outcome::Apply(clipped) = clipper.clip(gradients).unwrap() {
+///     clipper.clip(clipped);
+/// }
+/// ```
+///
 /// and a `Clipped` cannot be built by hand:
 ///
 /// ```compile_fail,E0451
-/// use gradclip::{ClipPolicy, Clipped, Clipper, NonFinite};
+/// use gradclip::{ClipPolicy, Clipped, Clipper, NonFinite, Unscaled};
 ///
-/// let mut clipper = Clipper::new(ClipPolicy::None, NonFinite::Skip);
-/// let report = clipper.clip(vec![("weight", vec![1.0_f32])]).unwrap().report().clone();
+/// let mut clipper = Clipper::new(ClipPolicy::none(), NonFinite::Skip);
+/// let gradients = Unscaled::single(vec![("weight", vec![1.0_f32])]);
+/// let report = clipper.clip(gradients).unwrap().report().clone();
 /// let forged = Clipped { gradients: vec![("weight", vec![1.0_f32])], report };
 /// ```
 #[derive(Clone, Debug, PartialEq)]
@@ -230,28 +420,49 @@ impl<G> Clipped<G> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ClipError {
-    /// A gradient holds NaN or infinite elements and the rule is [`NonFinite::Error`].
+    /// Gradients hold NaN or infinite elements and the rule is [`NonFinite::Error`].
     NonFinite {
-        /// The first such tensor in visiting order.
-        tensor: String,
-        /// How many of its elements are not finite.
-        count: u64,
+        /// Every such tensor in visiting order, with the number of such elements.
+        tensors: Vec<(String, u64)>,
     },
+    /// `agc` cannot compare a gradient with its parameter.
+    Parameter {
+        /// The tensor.
+        tensor: String,
+        /// What is wrong.
+        problem: &'static str,
+    },
+}
+
+impl ClipError {
+    fn non_finite(measures: &[TensorMeasure]) -> ClipError {
+        let affected = measures.iter().filter(|measure| measure.non_finite > 0);
+        let tensors = affected.map(|measure| (measure.name.clone(), measure.non_finite));
+        ClipError::NonFinite {
+            tensors: tensors.collect(),
+        }
+    }
 }
 
 impl fmt::Display for ClipError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ClipError::NonFinite { tensor, count } => {
-                let values = if *count == 1 { "value" } else { "values" };
-                write!(
-                    formatter,
-                    "gradient of `{tensor}` has {count} non-finite {values} (NaN or infinity); \
-                     no gradient was changed"
-                )
+            ClipError::NonFinite { tensors } => {
+                for (index, (tensor, count)) in tensors.iter().enumerate() {
+                    let values = if *count == 1 { "value" } else { "values" };
+                    let separator = if index > 0 { ", " } else { "" };
+                    write!(
+                        formatter,
+                        "{separator}gradient of `{tensor}` has {count} non-finite {values}"
+                    )?;
+                }
+                write!(formatter, " (NaN or infinity); no gradient was changed")
+            }
+            ClipError::Parameter { tensor, problem } => {
+                write!(formatter, "gradient of `{tensor}`: {problem}")
             }
         }
     }
 }
 
-impl std::error::Error for ClipError {}
+impl core::error::Error for ClipError {}

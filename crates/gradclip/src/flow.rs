@@ -1,6 +1,8 @@
 //! Gradient flow: whether gradients vanish or explode on their way from the output to the input.
 
-use std::fmt;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
 
 use crate::significant::significant;
 

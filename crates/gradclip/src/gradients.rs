@@ -1,6 +1,9 @@
 //! The one thing a caller provides: a way to visit named gradient tensors.
 
-use std::collections::BTreeMap;
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+use crate::element::{AsElements, Elements, Values};
 
 /// A set of named gradient tensors that can be visited in place.
 ///
@@ -9,66 +12,179 @@ use std::collections::BTreeMap;
 /// Each call of [`visit`](Gradients::visit) hands every gradient tensor to the visitor exactly
 /// once, in the same order and under the same unique name as every other call. A parameter that
 /// is shared by several layers is visited once, because its gradient counts once in the norm.
-/// What the visitor writes into a slice must be visible to the next visit.
+/// What the visitor writes must be visible to the next visit.
 ///
-/// One clip step visits once to measure and, only when something has to change, a second time to
+/// A rule of a policy visits once to measure and, only when something has to change, once more to
 /// write. An adapter that copies its tensors in order to expose slices can rely on that.
 ///
 /// # Example
 ///
 /// ```
-/// use gradclip::Gradients;
+/// use gradclip::{Gradient, Gradients};
 ///
 /// struct Model { weight_gradient: [f32; 4], bias_gradient: [f32; 2] }
 ///
 /// impl Gradients for Model {
-///     fn visit(&mut self, visitor: &mut dyn FnMut(&str, &mut [f32])) {
-///         visitor("weight", &mut self.weight_gradient);
-///         visitor("bias", &mut self.bias_gradient);
+///     fn visit(&mut self, visitor: &mut dyn FnMut(Gradient<'_>)) {
+///         visitor(Gradient::new("weight", &mut self.weight_gradient[..]).with_shape(&[2, 2]));
+///         visitor(Gradient::new("bias", &mut self.bias_gradient[..]));
 ///     }
 /// }
 /// # let mut names = Vec::new();
 /// # Model { weight_gradient: [0.0; 4], bias_gradient: [0.0; 2] }
-/// #     .visit(&mut |name, _| names.push(name.to_owned()));
+/// #     .visit(&mut |gradient| names.push(gradient.name().to_owned()));
 /// # assert_eq!(names, ["weight", "bias"]);
 /// ```
 pub trait Gradients {
-    /// Hands each gradient tensor, with its name, to `visitor`.
-    fn visit(&mut self, visitor: &mut dyn FnMut(&str, &mut [f32]));
+    /// Hands each gradient tensor to `visitor`.
+    fn visit(&mut self, visitor: &mut dyn FnMut(Gradient<'_>));
+}
+
+/// Gradients that those of another micro-batch can be added to.
+pub trait Accumulate: Gradients {
+    /// Adds `other`, element by element, in the storage type.
+    ///
+    /// # Panics
+    ///
+    /// If the two do not hold the same tensors.
+    fn add(&mut self, other: Self);
+}
+
+/// One gradient tensor of a visit: a name and elements, and what some rules ask for besides.
+#[derive(Debug)]
+pub struct Gradient<'a> {
+    name: &'a str,
+    elements: Elements<'a>,
+    shape: Option<&'a [usize]>,
+    parameter: Option<Values<'a>>,
+    group: Option<&'a str>,
+}
+
+impl<'a> Gradient<'a> {
+    /// A tensor of one axis.
+    pub fn new(name: &'a str, elements: impl Into<Elements<'a>>) -> Gradient<'a> {
+        Gradient {
+            name,
+            elements: elements.into(),
+            shape: None,
+            parameter: None,
+            group: None,
+        }
+    }
+
+    /// Tells its shape, row-major, which `agc` asks for.
+    #[must_use]
+    pub fn with_shape(mut self, shape: &'a [usize]) -> Gradient<'a> {
+        self.shape = Some(shape);
+        self
+    }
+
+    /// Adds the parameter itself, which `agc` asks for.
+    #[must_use]
+    pub fn with_parameter(mut self, parameter: impl Into<Values<'a>>) -> Gradient<'a> {
+        self.parameter = Some(parameter.into());
+        self
+    }
+
+    /// Puts it into a group of `group-norm`. Unless told otherwise that is what stands before the
+    /// last dot of its name, so that `layers.0.weight` and `layers.0.bias` belong together.
+    #[must_use]
+    pub fn with_group(mut self, group: &'a str) -> Gradient<'a> {
+        self.group = Some(group);
+        self
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn name(&self) -> &'a str {
+        self.name
+    }
+
+    /// The elements, row-major.
+    #[must_use]
+    pub fn elements(&self) -> &Elements<'a> {
+        &self.elements
+    }
+
+    /// The elements, to write.
+    pub fn elements_mut(&mut self) -> &mut Elements<'a> {
+        &mut self.elements
+    }
+
+    /// The shape, if it is known.
+    #[must_use]
+    pub fn shape(&self) -> Option<&'a [usize]> {
+        self.shape
+    }
+
+    /// The parameter, if it is known.
+    #[must_use]
+    pub fn parameter(&self) -> Option<Values<'a>> {
+        self.parameter
+    }
+
+    /// The group of `group-norm`.
+    #[must_use]
+    pub fn group(&self) -> &'a str {
+        let before_the_last_dot = || self.name.rsplit_once('.').map(|(group, _)| group);
+        self.group
+            .or_else(before_the_last_dot)
+            .unwrap_or(self.name)
+    }
 }
 
 impl<G: Gradients + ?Sized> Gradients for &mut G {
-    fn visit(&mut self, visitor: &mut dyn FnMut(&str, &mut [f32])) {
+    fn visit(&mut self, visitor: &mut dyn FnMut(Gradient<'_>)) {
         (**self).visit(visitor);
     }
 }
 
-impl<Name: AsRef<str>, Values: AsMut<[f32]>> Gradients for [(Name, Values)] {
-    fn visit(&mut self, visitor: &mut dyn FnMut(&str, &mut [f32])) {
-        for (name, values) in self {
-            visitor(name.as_ref(), values.as_mut());
+impl<Name: AsRef<str>, Numbers: AsElements> Gradients for [(Name, Numbers)] {
+    fn visit(&mut self, visitor: &mut dyn FnMut(Gradient<'_>)) {
+        for (name, numbers) in self {
+            visitor(Gradient::new(name.as_ref(), numbers.as_elements()));
         }
     }
 }
 
-impl<Name: AsRef<str>, Values: AsMut<[f32]>, const COUNT: usize> Gradients
-    for [(Name, Values); COUNT]
+impl<Name: AsRef<str>, Numbers: AsElements, const COUNT: usize> Gradients
+    for [(Name, Numbers); COUNT]
 {
-    fn visit(&mut self, visitor: &mut dyn FnMut(&str, &mut [f32])) {
+    fn visit(&mut self, visitor: &mut dyn FnMut(Gradient<'_>)) {
         self.as_mut_slice().visit(visitor);
     }
 }
 
-impl<Name: AsRef<str>, Values: AsMut<[f32]>> Gradients for Vec<(Name, Values)> {
-    fn visit(&mut self, visitor: &mut dyn FnMut(&str, &mut [f32])) {
+impl<Name: AsRef<str>, Numbers: AsElements> Gradients for Vec<(Name, Numbers)> {
+    fn visit(&mut self, visitor: &mut dyn FnMut(Gradient<'_>)) {
         self.as_mut_slice().visit(visitor);
     }
 }
 
-impl<Name: AsRef<str>, Values: AsMut<[f32]>> Gradients for BTreeMap<Name, Values> {
-    fn visit(&mut self, visitor: &mut dyn FnMut(&str, &mut [f32])) {
-        for (name, values) in self {
-            visitor(name.as_ref(), values.as_mut());
+impl<Name: AsRef<str>, Numbers: AsElements> Gradients for BTreeMap<Name, Numbers> {
+    fn visit(&mut self, visitor: &mut dyn FnMut(Gradient<'_>)) {
+        for (name, numbers) in self {
+            visitor(Gradient::new(name.as_ref(), numbers.as_elements()));
+        }
+    }
+}
+
+impl<Name: AsRef<str>, Numbers: AsElements> Accumulate for Vec<(Name, Numbers)> {
+    fn add(&mut self, other: Self) {
+        assert_eq!(self.len(), other.len(), "gradients of other tensors");
+        for ((name, sum), (other_name, mut term)) in self.iter_mut().zip(other) {
+            assert_eq!(name.as_ref(), other_name.as_ref(), "gradients of other tensors");
+            sum.as_elements().add(&term.as_elements());
+        }
+    }
+}
+
+impl<Name: AsRef<str> + Ord, Numbers: AsElements> Accumulate for BTreeMap<Name, Numbers> {
+    fn add(&mut self, other: Self) {
+        assert_eq!(self.len(), other.len(), "gradients of other tensors");
+        for ((name, sum), (other_name, mut term)) in self.iter_mut().zip(other) {
+            assert_eq!(name.as_ref(), other_name.as_ref(), "gradients of other tensors");
+            sum.as_elements().add(&term.as_elements());
         }
     }
 }

@@ -1,27 +1,51 @@
 #![doc = include_str!("../README.md")]
+#![cfg_attr(not(feature = "std"), no_std)]
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+extern crate alloc;
+
 // A step flows through the modules in this order: `measure` reads, `decision` chooses by pure
-// scalar code, `apply` writes, `report` tells. `clip` strings them together, `policy` says what
-// was asked for and `gradients` is the only thing a caller has to implement. `verdict` and `flow`
-// put numbers of a whole run into words.
+// scalar code, `apply` writes, `report` tells. `clip` strings them together. `policy` says what
+// was asked for, `stages` what must have happened before, and `gradients` is the only thing a
+// caller has to implement. `detector` is the memory of the rules that learn, and `state` turns it
+// into numbers. `verdict` and `flow` put the numbers of a whole run into words, `replay` asks what
+// another policy would have done with them, and `adam` holds the rules that work inside Adam.
+mod adam;
 mod apply;
 mod blocks;
 mod clip;
 mod decision;
+mod detector;
+mod direction;
+mod element;
 mod flow;
 mod gradients;
+mod math;
 mod measure;
+mod norm;
+mod percentile;
 mod policy;
 mod policy_text;
+mod replay;
 mod report;
 mod significant;
+mod stages;
+mod state;
+mod units;
 mod verdict;
 
+pub use adam::AdamClipping;
 pub use clip::{ClipError, Clipped, Clipper, Outcome};
+pub use element::{AsElements, Elements, Values};
 pub use flow::{FlowFinding, GradientFlow};
-pub use gradients::Gradients;
-pub use policy::{ClipPolicy, FiniteOrder, NonFinite, NormOrder, PolicyError, Threshold};
-pub use report::{ClipAction, ClipReport, TensorReport};
+pub use gradients::{Accumulate, Gradient, Gradients};
+pub use policy::{
+    ClipPolicy, ClipRule, Decay, FiniteOrder, NonFinite, NormOrder, Percentile, PolicyError,
+    Positive, Threshold, UnitAxis,
+};
+pub use replay::{RecordedStep, Replay, ReplayError, ReplayedStep};
+pub use report::{ClipAction, ClipReport, SkipReason, TensorReport};
+pub use stages::{Accumulated, LossScaleError, Reduced, Unscaled};
+pub use state::{ClipperState, StateError};
 pub use verdict::{Assessment, NormDistribution, StepRecord, Verdict};

@@ -1,93 +1,154 @@
 //! Measuring: one streaming read per tensor, in f64, with the same bits for any thread count.
 //!
-//! The square of an f32 is exact in f64 and lies between 1e-90 and 1.2e77, so sums of squares
-//! neither overflow nor underflow and the Euclidean norm of finite gradients is always finite.
+//! The square of an f32 is exact in f64 and lies between 1e-90 and 1.2e77, so sums of squares of
+//! single and half precision neither overflow nor underflow. Double precision is read a second
+//! time, scaled by a power of two, where its squares would leave the range.
+
+use alloc::borrow::ToOwned;
+use alloc::string::String;
+use alloc::vec::Vec;
 
 use crate::blocks::{BLOCK_ELEMENTS, LANES, add_pairwise, map_blocks};
+use crate::element::{Element, Elements, for_each_type};
+use crate::gradients::Gradient;
+use crate::math::powf;
+use crate::norm::{Norm, Squares, add_squares, combine_norms, root_of_power_sum};
 use crate::policy::NormOrder;
+use crate::units::UnitMeasure;
 
 /// What one read of a tensor tells. Non-finite elements are counted and left out of the rest.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub(crate) struct TensorMeasure {
     pub(crate) name: String,
+    /// The group that `group-norm` takes it to.
+    pub(crate) group: String,
     pub(crate) elements: usize,
     pub(crate) non_finite: u64,
-    pub(crate) sum_of_squares: f64,
-    pub(crate) max_magnitude: f32,
-    /// The norm in the order that was asked for.
-    pub(crate) norm: f64,
+    pub(crate) squares: Squares,
+    pub(crate) max_magnitude: f64,
+    /// Rounds a number as the storage would.
+    pub(crate) round: fn(f64) -> f64,
+    /// The norm in the order of the rule that is at work.
+    pub(crate) norm: Norm,
+    /// The norm in the order of the report.
+    pub(crate) reported: Norm,
+    /// The norms of the units, if the rule at work asks for them.
+    pub(crate) units: Option<UnitMeasure>,
 }
 
-/// Reads `values` once, and a second time only for orders other than 2 and infinity.
+/// The orders that norms are taken in.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Orders {
+    pub(crate) rule: NormOrder,
+    pub(crate) report: NormOrder,
+}
+
+/// Reads the elements once, and once more for each order other than 2 and infinity.
 pub(crate) fn measure_tensor(
-    name: &str,
-    values: &[f32],
-    order: NormOrder,
+    gradient: &Gradient<'_>,
+    orders: Orders,
     threads: usize,
 ) -> TensorMeasure {
-    let total = map_blocks(values.chunks(BLOCK_ELEMENTS), threads, measure_block)
-        .into_iter()
-        .fold(BlockMeasure::EMPTY, BlockMeasure::combine);
-    let norm = match order {
-        NormOrder::Infinity => f64::from(total.max_magnitude),
-        NormOrder::Finite(power) if power.get() == 2.0 => total.sum_of_squares.sqrt(),
-        NormOrder::Finite(power) => power_norm(values, total.max_magnitude, power.get(), threads),
-    };
-    TensorMeasure {
-        name: name.to_owned(),
-        elements: values.len(),
-        non_finite: total.non_finite,
-        sum_of_squares: total.sum_of_squares,
-        max_magnitude: total.max_magnitude,
-        norm,
-    }
+    for_each_type!(Elements, gradient.elements(), values => {
+        let scan = scan(values, threads);
+        let norm = norm_of(values, &scan, orders.rule, threads);
+        let reported = match orders.report == orders.rule {
+            true => norm,
+            false => norm_of(values, &scan, orders.report, threads),
+        };
+        TensorMeasure {
+            name: gradient.name().to_owned(),
+            group: gradient.group().to_owned(),
+            elements: values.len(),
+            non_finite: scan.non_finite,
+            squares: scan.squares,
+            max_magnitude: scan.max_magnitude,
+            round: rounding_of(values),
+            norm,
+            reported,
+            units: None,
+        }
+    })
 }
 
-/// The norm over all tensors together.
-pub(crate) fn norm_of_all(measures: &[TensorMeasure], order: NormOrder) -> f64 {
+/// The norm of the finite elements in one order.
+pub(crate) fn norm_of_elements(elements: &Elements<'_>, order: NormOrder, threads: usize) -> Norm {
+    for_each_type!(Elements, elements, values => {
+        norm_of(values, &scan(values, threads), order, threads)
+    })
+}
+
+/// The norm over all tensors together, in the order of the rule.
+pub(crate) fn norm_of_all(measures: &[TensorMeasure], order: NormOrder) -> Norm {
     if order == NormOrder::TWO {
         // The sums are still at hand, so that no root is taken only to be squared again.
-        return sum_of_squares_of_all(measures).sqrt();
+        return add_squares(measures.iter().map(|measure| measure.squares)).root();
     }
     combine_norms(measures.iter().map(|measure| measure.norm), order)
 }
 
-/// Folds from 0.0, because the standard sum of no numbers is -0.0.
-pub(crate) fn sum_of_squares_of_all(measures: &[TensorMeasure]) -> f64 {
-    measures
-        .iter()
-        .fold(0.0, |sum, measure| sum + measure.sum_of_squares)
+/// The norm over all tensors together, in the order of the report.
+pub(crate) fn reported_norm_of_all(measures: &[TensorMeasure], order: NormOrder) -> Norm {
+    if order == NormOrder::TWO {
+        return norm_of_all(measures, order);
+    }
+    combine_norms(measures.iter().map(|measure| measure.reported), order)
 }
 
-/// The norm of the concatenation of vectors whose norms are given: the p-norm of the p-norms.
-pub(crate) fn combine_norms(norms: impl Iterator<Item = f64> + Clone, order: NormOrder) -> f64 {
-    let largest = norms.clone().fold(0.0, f64::max);
+fn rounding_of<E: Element>(_: &[E]) -> fn(f64) -> f64 {
+    |number| E::from_f64(number).to_f64()
+}
+
+/// The sums of a whole tensor.
+struct Scan {
+    squares: Squares,
+    max_magnitude: f64,
+    non_finite: u64,
+}
+
+fn scan<E: Element>(values: &[E], threads: usize) -> Scan {
+    let total = map_blocks(values.chunks(BLOCK_ELEMENTS), threads, measure_block)
+        .into_iter()
+        .fold(BlockMeasure::<E::Wide>::default(), BlockMeasure::combine);
+    let max_magnitude: f64 = total.max_magnitude.into();
+    let scale = match E::SQUARES_FIT {
+        true => 1.0,
+        false => Norm::scale_for(max_magnitude),
+    };
+    let sum = match scale == 1.0 {
+        true => total.sum_of_squares,
+        false => scaled_sum_of_squares(values, scale, threads),
+    };
+    Scan {
+        squares: Squares { sum, scale },
+        max_magnitude,
+        non_finite: total.non_finite,
+    }
+}
+
+fn norm_of<E: Element>(values: &[E], scan: &Scan, order: NormOrder, threads: usize) -> Norm {
     match order {
-        NormOrder::Infinity => largest,
-        NormOrder::Finite(_) if largest == 0.0 => 0.0,
+        NormOrder::Infinity => Norm::of(scan.max_magnitude),
+        NormOrder::Finite(power) if power.get() == 2.0 => scan.squares.root(),
         NormOrder::Finite(power) => {
-            let power = power.get();
-            let power_sum: f64 = norms.map(|norm| (norm / largest).powf(power)).sum();
-            root_of_power_sum(largest, power_sum, power)
+            let scale = scan.squares.scale;
+            Norm {
+                scaled: power_norm(values, scan.max_magnitude, scale, power.get(), threads),
+                scale,
+            }
         }
     }
 }
 
-#[derive(Clone, Copy)]
-struct BlockMeasure {
+#[derive(Clone, Copy, Default)]
+struct BlockMeasure<Wide> {
     sum_of_squares: f64,
-    max_magnitude: f32,
+    max_magnitude: Wide,
     non_finite: u64,
 }
 
-impl BlockMeasure {
-    const EMPTY: BlockMeasure = BlockMeasure {
-        sum_of_squares: 0.0,
-        max_magnitude: 0.0,
-        non_finite: 0,
-    };
-
-    fn combine(self, next: BlockMeasure) -> BlockMeasure {
+impl<Wide: Copy + PartialOrd> BlockMeasure<Wide> {
+    fn combine(self, next: Self) -> Self {
         BlockMeasure {
             sum_of_squares: self.sum_of_squares + next.sum_of_squares,
             max_magnitude: larger(self.max_magnitude, next.max_magnitude),
@@ -97,20 +158,27 @@ impl BlockMeasure {
 }
 
 /// The comparison that compiles to a single `max` instruction, unlike `f32::max`.
-fn larger(left: f32, right: f32) -> f32 {
+#[inline(always)]
+fn larger<T: PartialOrd>(left: T, right: T) -> T {
     if right > left { right } else { left }
 }
 
-/// Measures a block on the assumption that it is finite, and again with care if it is not.
-fn measure_block(block: &[f32]) -> BlockMeasure {
+/// Measures a block on the assumption that it is finite, and again with care if it may not be.
+fn measure_block<E: Element>(block: &[E]) -> BlockMeasure<E::Wide> {
     let measure = measure_block_with(block, |value| value);
-    // A sum of squares of finite f32 cannot overflow in f64, and a NaN or an infinity cannot
-    // leave a sum finite. The sum alone therefore decides, and the hot loop needs no branch.
+    // A NaN or an infinity cannot leave a sum finite. The sum alone therefore decides, and the
+    // hot loop needs no branch.
     if measure.sum_of_squares.is_finite() {
         return measure;
     }
     let non_finite = block.iter().filter(|value| !value.is_finite()).count() as u64;
-    let finite_or_zero = |value: f32| if value.is_finite() { value } else { 0.0 };
+    let finite_or_zero = |value: E| {
+        if value.is_finite() {
+            value
+        } else {
+            E::default()
+        }
+    };
     BlockMeasure {
         non_finite,
         ..measure_block_with(block, finite_or_zero)
@@ -118,9 +186,12 @@ fn measure_block(block: &[f32]) -> BlockMeasure {
 }
 
 #[inline(always)]
-fn measure_block_with(block: &[f32], filter: impl Fn(f32) -> f32) -> BlockMeasure {
+fn measure_block_with<E: Element>(
+    block: &[E],
+    filter: impl Fn(E) -> E,
+) -> BlockMeasure<E::Wide> {
     let mut sums = [0.0_f64; LANES];
-    let mut maxima = [0.0_f32; LANES];
+    let mut maxima = [E::Wide::default(); LANES];
     let (chunks, rest) = block.as_chunks::<LANES>();
     for chunk in chunks {
         for ((&value, sum), maximum) in chunk.iter().zip(&mut sums).zip(&mut maxima) {
@@ -132,55 +203,86 @@ fn measure_block_with(block: &[f32], filter: impl Fn(f32) -> f32) -> BlockMeasur
     }
     BlockMeasure {
         sum_of_squares: add_pairwise(sums),
-        max_magnitude: maxima.into_iter().fold(0.0, larger),
+        max_magnitude: maxima.into_iter().fold(E::Wide::default(), larger),
         non_finite: 0,
     }
 }
 
 #[inline(always)]
-fn accumulate(value: f32, sum: &mut f64, maximum: &mut f32) {
-    let wide = f64::from(value);
+fn accumulate<E: Element>(value: E, sum: &mut f64, maximum: &mut E::Wide) {
+    let magnitude = value.magnitude();
+    let wide: f64 = magnitude.into();
     *sum += wide * wide;
-    *maximum = larger(*maximum, value.abs());
+    *maximum = larger(*maximum, magnitude);
 }
 
-/// `max * (sum (|g| / max)^p)^(1/p)`: dividing by the maximum keeps every power inside [0, 1],
-/// where a plain `|g|^p` overflows for a large p and large gradients.
-fn power_norm(values: &[f32], max_magnitude: f32, power: f64, threads: usize) -> f64 {
+/// The sum of `(g / scale)^2` over the finite elements.
+fn scaled_sum_of_squares<E: Element>(values: &[E], scale: f64, threads: usize) -> f64 {
+    sum_over_blocks(values, threads, |value| {
+        let scaled = value * (1.0 / scale);
+        scaled * scaled
+    })
+}
+
+/// `max * (sum (|g| / max)^p)^(1/p)` in units of `scale`: dividing by the maximum keeps every
+/// power inside [0, 1], where a plain `|g|^p` overflows for a large p and large gradients.
+fn power_norm<E: Element>(
+    values: &[E],
+    max_magnitude: f64,
+    scale: f64,
+    power: f64,
+    threads: usize,
+) -> f64 {
     if max_magnitude == 0.0 {
         return 0.0;
     }
-    let max_magnitude = f64::from(max_magnitude);
-    let block_power_sum = |block: &[f32]| {
+    let power_sum = sum_over_blocks(values, threads, |value| {
+        powf(value.abs() / max_magnitude, power)
+    });
+    root_of_power_sum(max_magnitude * (1.0 / scale), power_sum, power)
+}
+
+/// The sum of a function of the finite elements, in the fixed order of blocks and lanes.
+fn sum_over_blocks<E: Element>(
+    values: &[E],
+    threads: usize,
+    term: impl Fn(f64) -> f64 + Sync,
+) -> f64 {
+    let block_sum = |block: &[E]| {
         let mut sums = [0.0_f64; LANES];
         for chunk in block.chunks(LANES) {
             for (value, sum) in chunk.iter().zip(&mut sums) {
                 if value.is_finite() {
-                    // A zero contributes nothing, whatever the power.
-                    *sum += (f64::from(value.abs()) / max_magnitude).powf(power);
+                    *sum += term(value.to_f64());
                 }
             }
         }
         add_pairwise(sums)
     };
-    let power_sum: f64 = map_blocks(values.chunks(BLOCK_ELEMENTS), threads, block_power_sum)
-        .into_iter()
-        .sum();
-    root_of_power_sum(max_magnitude, power_sum, power)
-}
-
-/// Saturates, because for a tiny p the true norm of finite gradients can exceed every f64.
-fn root_of_power_sum(max_magnitude: f64, power_sum: f64, power: f64) -> f64 {
-    (max_magnitude * power_sum.powf(power.recip())).min(f64::MAX)
+    let partials: Vec<f64> = map_blocks(values.chunks(BLOCK_ELEMENTS), threads, block_sum);
+    partials.into_iter().fold(0.0, |sum, partial| sum + partial)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{BLOCK_ELEMENTS, combine_norms, measure_tensor};
+    use alloc::vec;
+
+    use super::{BLOCK_ELEMENTS, Orders, TensorMeasure, measure_tensor};
+    use crate::element::AsElements;
+    use crate::gradients::Gradient;
+    use crate::norm::combine_norms;
     use crate::policy::NormOrder;
 
     fn order(power: f64) -> NormOrder {
         NormOrder::new(power).unwrap()
+    }
+
+    fn measure(mut values: impl AsElements, order: NormOrder) -> TensorMeasure {
+        let orders = Orders {
+            rule: order,
+            report: order,
+        };
+        measure_tensor(&Gradient::new("w", values.as_elements()), orders, 1)
     }
 
     #[test]
@@ -195,9 +297,8 @@ mod tests {
             BLOCK_ELEMENTS,
             BLOCK_ELEMENTS + 1,
         ] {
-            let values = vec![2.0; length];
-            let measure = measure_tensor("w", &values, NormOrder::TWO, 1);
-            assert_eq!(measure.sum_of_squares, 4.0 * length as f64);
+            let measure = measure(vec![2.0_f32; length], NormOrder::TWO);
+            assert_eq!(measure.squares.sum, 4.0 * length as f64);
             assert_eq!((measure.elements, measure.non_finite), (length, 0));
         }
     }
@@ -213,14 +314,22 @@ mod tests {
             BLOCK_ELEMENTS + 20,
         ] {
             for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-                let mut values = vec![1.0; BLOCK_ELEMENTS + 21];
+                let mut values = vec![1.0_f32; BLOCK_ELEMENTS + 21];
                 values[position] = bad;
-                let measure = measure_tensor("w", &values, NormOrder::TWO, 1);
+                let measure = measure(values, NormOrder::TWO);
                 assert_eq!(measure.non_finite, 1);
-                assert_eq!(measure.sum_of_squares, (BLOCK_ELEMENTS + 20) as f64);
+                assert_eq!(measure.squares.sum, (BLOCK_ELEMENTS + 20) as f64);
                 assert_eq!(measure.max_magnitude, 1.0);
             }
         }
+    }
+
+    #[test]
+    fn double_precision_counts_what_is_not_finite_beside_squares_that_overflow() {
+        let measure = measure(vec![1e300, f64::NAN, -1e300, f64::INFINITY], NormOrder::TWO);
+        assert_eq!(measure.non_finite, 2);
+        let error = measure.norm.value() / (2.0_f64.sqrt() * 1e300) - 1.0;
+        assert!(error.abs() < 1e-15, "{error}");
     }
 
     #[test]
@@ -236,7 +345,7 @@ mod tests {
             f64::MAX,
             f64::INFINITY,
         ] {
-            let norm = measure_tensor("w", &values, order(power), 1).norm;
+            let norm = measure(values, order(power)).norm.value();
             assert!(
                 norm.is_finite() && norm >= f64::from(f32::MAX),
                 "p = {power}: {norm}"
@@ -246,12 +355,16 @@ mod tests {
 
     #[test]
     fn the_norm_of_norms_is_the_norm_of_the_whole() {
-        for power in [0.5, 1.0, 1.5, 2.0, 3.0, 4.0, f64::INFINITY] {
-            let whole = measure_tensor("w", &[1.0, 2.0, 3.0, 4.0], order(power), 1).norm;
-            let left = measure_tensor("w", &[1.0, 2.0], order(power), 1).norm;
-            let right = measure_tensor("w", &[3.0, 4.0], order(power), 1).norm;
-            let combined = combine_norms([left, right].into_iter(), order(power));
-            assert!((combined / whole - 1.0).abs() < 1e-14, "p = {power}");
+        for unit in [1.0, 1e-300, 1e300] {
+            for power in [0.5, 1.0, 1.5, 2.0, 3.0, 4.0, f64::INFINITY] {
+                let order = order(power);
+                let whole = measure([unit, 2.0 * unit, 3.0 * unit, 4.0 * unit], order).norm;
+                let left = measure([unit, 2.0 * unit], order).norm;
+                let right = measure([3.0 * unit, 4.0 * unit], order).norm;
+                let combined = combine_norms([left, right].into_iter(), order);
+                let error = combined.value() / whole.value() - 1.0;
+                assert!(error.abs() < 1e-14, "p = {power}: {error}");
+            }
         }
     }
 }

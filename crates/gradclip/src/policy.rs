@@ -1,21 +1,120 @@
-//! Policy: what is to be clipped, by which rule, and what to do about non-finite values.
+//! Policy: what is to be clipped, by which rules, and what to do about non-finite values.
 
-use std::fmt;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+use core::num::NonZeroU32;
 
-/// A clipping threshold: greater than zero, finite or `+inf`.
+/// A number greater than zero, `+inf` included.
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
+pub struct Positive(f64);
+
+impl Positive {
+    /// Accepts any number greater than zero.
+    ///
+    /// # Errors
+    ///
+    /// [`PolicyError::Number`] for zero, negative numbers and NaN.
+    pub fn new(value: f64) -> Result<Positive, PolicyError> {
+        if value > 0.0 {
+            Ok(Positive(value))
+        } else {
+            let wanted = "greater than 0";
+            Err(PolicyError::Number { value, wanted })
+        }
+    }
+
+    /// For numbers that are known to fit.
+    pub(crate) const fn constant(value: f64) -> Positive {
+        Positive(value)
+    }
+
+    /// The number.
+    #[must_use]
+    pub fn get(self) -> f64 {
+        self.0
+    }
+}
+
+/// A number from 0 up to, but without, 1: the weight of the past in a running average.
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
+pub struct Decay(f64);
+
+impl Decay {
+    /// Accepts `0 <= value < 1`.
+    ///
+    /// # Errors
+    ///
+    /// [`PolicyError::Number`] for everything else.
+    pub fn new(value: f64) -> Result<Decay, PolicyError> {
+        if (0.0..1.0).contains(&value) {
+            Ok(Decay(value))
+        } else {
+            let wanted = "at least 0 and less than 1";
+            Err(PolicyError::Number { value, wanted })
+        }
+    }
+
+    /// For numbers that are known to fit.
+    pub(crate) const fn constant(value: f64) -> Decay {
+        Decay(value)
+    }
+
+    /// The number.
+    #[must_use]
+    pub fn get(self) -> f64 {
+        self.0
+    }
+}
+
+/// A percentile, from 0 (the minimum) to 100 (the maximum).
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
+pub struct Percentile(f64);
+
+impl Percentile {
+    /// Accepts `0 <= value <= 100`.
+    ///
+    /// # Errors
+    ///
+    /// [`PolicyError::Number`] for everything else.
+    pub fn new(value: f64) -> Result<Percentile, PolicyError> {
+        if (0.0..=100.0).contains(&value) {
+            Ok(Percentile(value))
+        } else {
+            let wanted = "from 0 to 100";
+            Err(PolicyError::Number { value, wanted })
+        }
+    }
+
+    /// The number.
+    #[must_use]
+    pub fn get(self) -> f64 {
+        self.0
+    }
+}
+
+/// A clipping threshold: greater than zero, finite or `+inf`, the same at every step or going from
+/// one value to another.
 ///
 /// Zero is not a way to switch clipping off, because frameworks disagree on what it means. "Off"
-/// is [`ClipPolicy::None`].
+/// is [`ClipPolicy::none`].
 ///
 /// ```
 /// use gradclip::Threshold;
 ///
-/// assert_eq!(Threshold::new(5.0)?.get(), 5.0);
+/// assert_eq!(Threshold::new(5.0)?.at(0), 5.0);
 /// assert!(Threshold::new(0.0).is_err());
+/// let falling: Threshold = "1..0.1@1000".parse()?;
+/// assert_eq!([0, 500, 1000, 2000].map(|step| falling.at(step)), [1.0, 0.55, 0.1, 0.1]);
 /// # Ok::<(), gradclip::PolicyError>(())
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
-pub struct Threshold(f64);
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Threshold {
+    from: f64,
+    to: f64,
+    /// Over how many steps; 0 if it does not change.
+    steps: u32,
+}
 
 impl Threshold {
     /// Accepts any number greater than zero, `+inf` included, which never clips.
@@ -25,16 +124,52 @@ impl Threshold {
     /// [`PolicyError::Threshold`] for zero, negative numbers and NaN.
     pub fn new(value: f64) -> Result<Threshold, PolicyError> {
         if value > 0.0 {
-            Ok(Threshold(value))
+            Ok(Threshold::constant(value))
         } else {
             Err(PolicyError::Threshold { value })
         }
     }
 
-    /// The number.
+    /// For numbers that are known to fit.
+    pub(crate) const fn constant(value: f64) -> Threshold {
+        Threshold {
+            from: value,
+            to: value,
+            steps: 0,
+        }
+    }
+
+    /// A threshold that goes from one value to another in a straight line, over `steps` steps
+    /// that were applied, and stays there.
+    ///
+    /// # Errors
+    ///
+    /// [`PolicyError::Threshold`] for values that are not greater than zero, and infinity, which
+    /// has no straight line.
+    pub fn linear(from: f64, to: f64, steps: NonZeroU32) -> Result<Threshold, PolicyError> {
+        for value in [from, to] {
+            if !(value > 0.0 && value.is_finite()) {
+                return Err(PolicyError::Threshold { value });
+            }
+        }
+        let steps = steps.get();
+        Ok(Threshold { from, to, steps })
+    }
+
+    /// The threshold after `step` steps were applied.
     #[must_use]
-    pub fn get(self) -> f64 {
-        self.0
+    pub fn at(self, step: u64) -> f64 {
+        if step >= u64::from(self.steps) {
+            return self.to;
+        }
+        let share = step as f64 / f64::from(self.steps);
+        self.from * (1.0 - share) + self.to * share
+    }
+
+    /// The two ends and the number of steps between them, unless it does not change.
+    #[must_use]
+    pub fn schedule(self) -> Option<(f64, f64, u32)> {
+        (self.steps > 0).then_some((self.from, self.to, self.steps))
     }
 }
 
@@ -97,31 +232,25 @@ impl NormOrder {
     }
 }
 
-/// Which gradients are clipped, and how.
-///
-/// The text form is `none`, `value:C`, `norm:C[,p=P]` or `global-norm:C[,p=P]`; it parses with
-/// [`FromStr`](std::str::FromStr), prints with [`Display`](fmt::Display), and comes back the same.
-///
-/// ```
-/// use gradclip::{ClipPolicy, NormOrder, Threshold};
-///
-/// let policy: ClipPolicy = "global-norm:5".parse()?;
-/// let threshold = Threshold::new(5.0)?;
-/// assert_eq!(policy, ClipPolicy::GlobalNorm { threshold, order: NormOrder::TWO });
-/// assert_eq!(policy.to_string(), "global-norm:5");
-/// # Ok::<(), gradclip::PolicyError>(())
-/// ```
-#[derive(Clone, Debug, PartialEq)]
+/// Which axis of a parameter counts its output units, for `agc`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum UnitAxis {
+    /// The first, as in PyTorch: `[out, in]`.
+    First,
+    /// The last, as in Burn and JAX: `[in, out]`.
+    Last,
+}
+
+/// One rule of a policy. `CLIPPING.md` has the equation, the source and the advice for each.
+#[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
-pub enum ClipPolicy {
-    /// Nothing is clipped. Norms are still measured and the non-finite rule still applies.
-    None,
+pub enum ClipRule {
     /// Each element is clamped to `[-C, C]`, which can turn the direction of the gradient.
     Value {
         /// The bound C.
         threshold: Threshold,
     },
-    /// Each tensor by itself: `g * C / N` where the norm N of that tensor exceeds C. Tensors are
+    /// Each tensor by itself: `g C / N` where the norm N of that tensor exceeds C. Tensors are
     /// scaled by different amounts, so the direction of the whole can turn.
     Norm {
         /// The bound C of each tensor's norm.
@@ -129,7 +258,7 @@ pub enum ClipPolicy {
         /// The order p of the norm.
         order: NormOrder,
     },
-    /// All tensors as one vector: `g * C / N` where the norm N of all exceeds C (Pascanu, Mikolov
+    /// All tensors as one vector: `g C / N` where the norm N of all exceeds C (Pascanu, Mikolov
     /// and Bengio 2013). The direction is kept.
     GlobalNorm {
         /// The bound C of the norm of all tensors.
@@ -137,45 +266,237 @@ pub enum ClipPolicy {
         /// The order p of the norm.
         order: NormOrder,
     },
+    /// Each named group of tensors as one vector, by the Euclidean norm.
+    GroupNorm {
+        /// The bound C of each group's norm.
+        threshold: Threshold,
+    },
+    /// Each tensor by itself, to a root mean square of at most C (Shazeer and Stern 2018, the
+    /// update clipping of Adafactor; `clip_by_block_rms` of optax).
+    BlockRms {
+        /// The bound C of each tensor's root mean square.
+        threshold: Threshold,
+    },
+    /// All tensors as one vector, always to the norm C, also where it is smaller.
+    Normalize {
+        /// The norm C after the step.
+        threshold: Threshold,
+    },
+    /// Adaptive gradient clipping (Brock et al. 2021): each output unit, to a share `lambda` of
+    /// the norm of its weights.
+    Agc {
+        /// The largest ratio of a unit's gradient norm to its parameter norm.
+        lambda: Threshold,
+        /// The least parameter norm that a unit is credited with.
+        epsilon: Positive,
+        /// Where the units are.
+        unit: UnitAxis,
+    },
+    /// All tensors as one vector, to a percentile of all norms so far (Seetharaman et al. 2020).
+    AutoClip {
+        /// The percentile.
+        percentile: Percentile,
+    },
+    /// All tensors as one vector, spikes of the norm to a target below the spike (Kumar et al.
+    /// 2025, ZClip), and everything to `max`.
+    ZClip {
+        /// The z-score above which a norm is a spike.
+        z: Positive,
+        /// The weight of the past in the running mean and variance.
+        alpha: Decay,
+        /// How many norms make up the first mean and variance.
+        warmup: NonZeroU32,
+        /// The bound of the norm at every step.
+        max: Threshold,
+    },
+    /// Each tensor by itself, to a multiple of its own running norm (Wang et al. 2025, AdaGC).
+    AdaGc {
+        /// The bound of the norm of all tensors during warm-up.
+        absolute: Threshold,
+        /// The multiple of the running norm.
+        relative: Threshold,
+        /// The weight of the past in the running norm.
+        beta: Decay,
+        /// The step, counted from 1, at which the multiple takes over.
+        warmup: u32,
+    },
+    /// All tensors as one vector, to a multiple of the median norm of the steps before (the
+    /// ScaledAdam of icefall).
+    Median {
+        /// The multiple K of the median.
+        factor: Threshold,
+        /// How many steps the median is of.
+        window: NonZeroU32,
+    },
+    /// Leaves out steps whose loss or norm is an outlier (OLMo, llm.c).
+    Skip {
+        /// How many standard deviations above the mean an outlier is.
+        sigma: Positive,
+        /// How many steps mean and deviation are of.
+        window: NonZeroU32,
+        /// After so many steps left out in a row, the next one is taken.
+        limit: NonZeroU32,
+    },
+    /// Inside Adam: the learning rate of a tensor is divided by the root mean square of
+    /// `g / sqrt(v)`, where that exceeds C (Wortsman et al. 2023, StableAdamW).
+    UpdateRms {
+        /// The bound C.
+        threshold: Threshold,
+    },
+    /// Inside Adam: elements with `g^2 > theta v` are clamped to `sqrt(theta v)`, and the moments
+    /// are reset from time to time (Huang et al. 2025, SPAM).
+    Spam {
+        /// The ratio of squares above which an element is a spike.
+        theta: Positive,
+        /// The number of updates from one reset to the next.
+        reset: NonZeroU32,
+        /// Over how many updates the learning rate recovers after a reset.
+        warmup: u32,
+    },
 }
 
-impl ClipPolicy {
-    /// The threshold, unless clipping is off.
-    #[must_use]
-    pub fn threshold(&self) -> Option<f64> {
-        match self {
-            ClipPolicy::None => None,
-            ClipPolicy::Value { threshold }
-            | ClipPolicy::Norm { threshold, .. }
-            | ClipPolicy::GlobalNorm { threshold, .. } => Some(threshold.get()),
-        }
-    }
-
-    /// The order of the norms in a report: the policy's own, and 2 where it has none.
-    #[must_use]
-    pub fn order(&self) -> NormOrder {
-        match self {
-            ClipPolicy::None | ClipPolicy::Value { .. } => NormOrder::TWO,
-            ClipPolicy::Norm { order, .. } | ClipPolicy::GlobalNorm { order, .. } => *order,
-        }
-    }
-
-    /// The name without parameters: `none`, `value`, `norm` or `global-norm`.
+impl ClipRule {
+    /// The name without parameters, such as `global-norm`.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
-            ClipPolicy::None => "none",
-            ClipPolicy::Value { .. } => "value",
-            ClipPolicy::Norm { .. } => "norm",
-            ClipPolicy::GlobalNorm { .. } => "global-norm",
+            ClipRule::Value { .. } => "value",
+            ClipRule::Norm { .. } => "norm",
+            ClipRule::GlobalNorm { .. } => "global-norm",
+            ClipRule::GroupNorm { .. } => "group-norm",
+            ClipRule::BlockRms { .. } => "block-rms",
+            ClipRule::Normalize { .. } => "normalize",
+            ClipRule::Agc { .. } => "agc",
+            ClipRule::AutoClip { .. } => "autoclip",
+            ClipRule::ZClip { .. } => "zclip",
+            ClipRule::AdaGc { .. } => "adagc",
+            ClipRule::Median { .. } => "median",
+            ClipRule::Skip { .. } => "skip",
+            ClipRule::UpdateRms { .. } => "update-rms",
+            ClipRule::Spam { .. } => "spam",
         }
+    }
+
+    /// The order of the norm that it goes by, if it can be chosen.
+    fn chosen_order(&self) -> Option<NormOrder> {
+        match self {
+            ClipRule::Norm { order, .. } | ClipRule::GlobalNorm { order, .. } => Some(*order),
+            _ => None,
+        }
+    }
+
+    /// The order of the norm that it goes by.
+    pub(crate) fn order(&self) -> NormOrder {
+        self.chosen_order().unwrap_or(NormOrder::TWO)
+    }
+
+    /// Whether it works inside Adam, on the update, and not on the gradient.
+    #[must_use]
+    pub fn is_inside_adam(&self) -> bool {
+        matches!(self, ClipRule::UpdateRms { .. } | ClipRule::Spam { .. })
+    }
+
+    /// Whether it can change the direction of the gradient.
+    pub(crate) fn can_turn(&self) -> bool {
+        matches!(
+            self,
+            ClipRule::Value { .. }
+                | ClipRule::Norm { .. }
+                | ClipRule::GroupNorm { .. }
+                | ClipRule::BlockRms { .. }
+                | ClipRule::Agc { .. }
+                | ClipRule::AdaGc { .. }
+        )
+    }
+}
+
+/// Which gradients are clipped, and how: rules that are applied from left to right.
+///
+/// The text form is `none`, or rules such as `global-norm:1` with `+` between them; it parses with
+/// [`FromStr`](core::str::FromStr), prints with [`Display`](fmt::Display), and comes back the same.
+///
+/// ```
+/// use gradclip::{ClipPolicy, ClipRule, NormOrder, Threshold};
+///
+/// let policy: ClipPolicy = "value:5+global-norm:1".parse()?;
+/// let threshold = Threshold::new(1.0)?;
+/// assert_eq!(policy.rules()[1], ClipRule::GlobalNorm { threshold, order: NormOrder::TWO });
+/// assert_eq!(policy.to_string(), "value:5+global-norm:1");
+/// # Ok::<(), gradclip::PolicyError>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ClipPolicy {
+    rules: Vec<ClipRule>,
+}
+
+impl ClipPolicy {
+    /// Nothing is clipped. Norms are still measured and the rule for non-finite values holds.
+    #[must_use]
+    pub const fn none() -> ClipPolicy {
+        ClipPolicy { rules: Vec::new() }
+    }
+
+    /// The rules, in the order in which they are applied.
+    #[must_use]
+    pub fn rules(&self) -> &[ClipRule] {
+        &self.rules
+    }
+
+    /// Adds a rule that is applied after the others.
+    #[must_use]
+    pub fn then(mut self, rule: ClipRule) -> ClipPolicy {
+        self.rules.push(rule);
+        self
+    }
+
+    /// The same with the output units of `agc` on the given axis, for a caller who knows where his
+    /// model has them.
+    #[must_use]
+    pub fn with_unit_axis(mut self, axis: UnitAxis) -> ClipPolicy {
+        for rule in &mut self.rules {
+            if let ClipRule::Agc { unit, .. } = rule {
+                *unit = axis;
+            }
+        }
+        self
+    }
+
+    /// Whether it has no rule.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// The order of the norms in a report: that of the first rule that has `p`, and 2 otherwise.
+    #[must_use]
+    pub fn order(&self) -> NormOrder {
+        let chosen = self.rules.iter().find_map(ClipRule::chosen_order);
+        chosen.unwrap_or(NormOrder::TWO)
+    }
+
+    /// Whether a rule asks for the parameters beside their gradients.
+    #[must_use]
+    pub fn needs_parameters(&self) -> bool {
+        let agc = |rule: &ClipRule| matches!(rule, ClipRule::Agc { .. });
+        self.rules.iter().any(agc)
+    }
+
+    /// The rules that work inside Adam, which a [`Clipper`](crate::Clipper) leaves to it.
+    pub fn rules_inside_adam(&self) -> impl Iterator<Item = &ClipRule> {
+        self.rules.iter().filter(|rule| rule.is_inside_adam())
+    }
+}
+
+impl From<ClipRule> for ClipPolicy {
+    fn from(rule: ClipRule) -> ClipPolicy {
+        ClipPolicy::none().then(rule)
     }
 }
 
 /// What to do when a gradient holds a NaN or an infinity. Text form: `error`, `skip`, `zero`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum NonFinite {
-    /// Stop with an error that names the first such tensor. No gradient is touched.
+    /// Stop with an error that names every such tensor. No gradient is touched.
     Error,
     /// Leave the step out. No gradient is touched, and no optimizer should step.
     Skip,
@@ -183,7 +504,7 @@ pub enum NonFinite {
     Zero,
 }
 
-/// Why a threshold, an order or a text form was refused.
+/// Why a number or a text form was refused.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum PolicyError {
@@ -196,6 +517,13 @@ pub enum PolicyError {
     Order {
         /// What was given.
         value: f64,
+    },
+    /// Another number is out of its range.
+    Number {
+        /// What was given.
+        value: f64,
+        /// The range.
+        wanted: &'static str,
     },
     /// The text form cannot be read.
     Syntax {
@@ -213,6 +541,9 @@ pub enum PolicyError {
 impl fmt::Display for PolicyError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            PolicyError::Threshold { value } if *value == f64::INFINITY => {
+                write!(formatter, "a threshold that changes must be finite")
+            }
             PolicyError::Threshold { value } => write!(
                 formatter,
                 "threshold must be greater than 0, got {value} (to turn clipping off use `none`)"
@@ -222,6 +553,9 @@ impl fmt::Display for PolicyError {
                     formatter,
                     "norm order p must be greater than 0, got {value}"
                 )
+            }
+            PolicyError::Number { value, wanted } => {
+                write!(formatter, "must be {wanted}, got {value}")
             }
             PolicyError::Syntax {
                 input,
@@ -236,4 +570,4 @@ impl fmt::Display for PolicyError {
     }
 }
 
-impl std::error::Error for PolicyError {}
+impl core::error::Error for PolicyError {}

@@ -1,9 +1,16 @@
 //! Reporting: what was measured, what was decided and what came of it.
 
-use crate::apply::ClampEffect;
-use crate::decision::Change;
-use crate::measure::{TensorMeasure, combine_norms, norm_of_all, sum_of_squares_of_all};
-use crate::policy::ClipPolicy;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+
+use crate::apply::Effect;
+use crate::decision::{Change, Decision, scaled_norm};
+use crate::direction::{cosine_of_effects, cosine_of_scaling};
+use crate::measure::{TensorMeasure, norm_of_all, reported_norm_of_all};
+use crate::norm::{Norm, combine_norms};
+use crate::policy::{ClipRule, NormOrder};
+use crate::significant::significant;
 
 /// What a step did to the gradients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -12,40 +19,78 @@ pub enum ClipAction {
     Keep,
     /// At least one tensor was scaled or clamped.
     Clip,
-    /// Non-finite gradients under [`NonFinite::Skip`](crate::NonFinite::Skip): nothing was touched
-    /// and the optimizer should not step.
+    /// The step is left out: nothing was touched and the optimizer should not step.
     Skip,
+}
+
+/// Why a step is left out.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum SkipReason {
+    /// A gradient is not finite, under [`NonFinite::Skip`](crate::NonFinite::Skip).
+    NonFinite,
+    /// The norm of all gradients is an outlier.
+    Norm {
+        /// The norm.
+        norm: f64,
+        /// What it should not have exceeded.
+        limit: f64,
+    },
+    /// The loss is an outlier.
+    Loss {
+        /// The loss.
+        loss: f64,
+        /// What it should not have exceeded.
+        limit: f64,
+    },
+}
+
+impl fmt::Display for SkipReason {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (what, value, limit) = match self {
+            SkipReason::NonFinite => return formatter.write_str("non-finite gradients"),
+            SkipReason::Norm { norm, limit } => ("norm", norm, limit),
+            SkipReason::Loss { loss, limit } => ("loss", loss, limit),
+        };
+        let [value, limit] = [*value, *limit].map(significant);
+        write!(formatter, "{what} {value} is an outlier, above {limit}")
+    }
 }
 
 /// The account of one clip step.
 ///
-/// Norms are over the finite elements, in f64, and always finite. They are in the policy's own
-/// order ([`ClipPolicy::order`]), which is 2 unless `p=` says otherwise.
+/// Norms are in f64 and in the policy's own order
+/// ([`ClipPolicy::order`](crate::ClipPolicy::order)), which is 2 unless `p=` says otherwise. They
+/// are finite, but for a step that is left out because a gradient is not.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct ClipReport {
     /// What was done.
     pub action: ClipAction,
-    /// The norm of all gradients before clipping.
+    /// Why the step is left out, if it is.
+    pub skip_reason: Option<SkipReason>,
+    /// The norm of all gradients before clipping; NaN if the step is left out because a gradient
+    /// is not finite, and otherwise over the finite elements.
     pub norm_before: f64,
     /// The norm of all gradients after clipping, before rounding to storage. Zero when skipped.
     pub norm_after: f64,
     /// `norm_after / norm_before`; 1 where the norm is zero, 0 when skipped.
     pub coefficient: f64,
-    /// The policy's threshold, `None` when clipping is off.
+    /// The threshold in force at this step: the rule's own number, the percentile, the target of
+    /// a spike. Of several rules, the last one's. `None` when clipping is off, when the rule has
+    /// not seen enough to have one, and when each tensor has another.
     pub threshold: Option<f64>,
     /// How many elements were NaN or infinite.
     pub non_finite: u64,
     /// The first tensor, in visiting order, with a non-finite element.
     pub first_non_finite: Option<String>,
-    /// The share of all elements that the policy `value` changed, in [0, 1]. Zero for the other
-    /// policies, which change all elements of a tensor or none. Non-finite elements set to zero
-    /// do not count.
+    /// The share of all elements that the rule `value` changed, in [0, 1]. Zero for the other
+    /// rules, which change all elements of a tensor or a unit, or none. Non-finite elements set
+    /// to zero do not count.
     pub clipped_share: f64,
     /// The cosine of the angle between the (finite) gradient before and after, always by the
-    /// Euclidean inner product. Exactly 1 where the direction is kept: for `global-norm` and for
-    /// unchanged gradients, and by convention where a norm is zero and where the step is skipped.
-    /// Less than 1 where direction is lost: `value`, and `norm` with several tensors.
+    /// Euclidean inner product. Exactly 1 where the direction is kept, and by convention where a
+    /// norm is zero and where the step is skipped.
     pub cosine: f64,
     /// One entry per tensor in visiting order.
     pub tensors: Vec<TensorReport>,
@@ -63,6 +108,8 @@ pub struct TensorReport {
     pub norm_after: f64,
     /// `norm_after / norm_before`; 1 where the norm is zero, 0 when skipped.
     pub coefficient: f64,
+    /// The threshold of this tensor, for rules that go tensor by tensor.
+    pub threshold: Option<f64>,
     /// This tensor's share in the squared Euclidean norm of all, before clipping, in [0, 1].
     pub square_share: f64,
     /// How many of its elements were NaN or infinite.
@@ -87,151 +134,133 @@ impl ClipReport {
         dominant.map(|tensor| (tensor.name.as_str(), tensor.square_share))
     }
 
-    pub(crate) fn skipped(policy: &ClipPolicy, measures: Vec<TensorMeasure>) -> ClipReport {
-        let mut report = ClipReport::unchanged(policy, measures);
-        report.action = ClipAction::Skip;
-        report.norm_after = 0.0;
-        report.coefficient = 0.0;
-        for tensor in &mut report.tensors {
-            tensor.norm_after = 0.0;
-            tensor.coefficient = 0.0;
-        }
-        report
-    }
-
-    /// `effects` holds what was measured while clamping, `None` for tensors not clamped.
-    pub(crate) fn applied(
-        policy: &ClipPolicy,
-        measures: Vec<TensorMeasure>,
-        changes: &[Change],
-        effects: &[Option<ClampEffect>],
-    ) -> ClipReport {
-        if changes.iter().all(|change| *change == Change::Keep) {
-            return ClipReport::unchanged(policy, measures);
-        }
-        let cosine = match policy {
-            ClipPolicy::Norm { .. } => cosine_of_scaling(&measures, changes),
-            ClipPolicy::Value { .. } => cosine_of_clamping(&measures, effects),
-            ClipPolicy::None | ClipPolicy::GlobalNorm { .. } => 1.0,
-        };
-        let mut report = ClipReport::unchanged(policy, measures);
-        for ((tensor, change), effect) in report.tensors.iter_mut().zip(changes).zip(effects) {
-            match (*change, *effect) {
-                (Change::Scale(coefficient), _) => {
-                    tensor.norm_after = match policy {
-                        // What is scaled to the threshold lands on it by construction.
-                        ClipPolicy::Norm { threshold, .. } => threshold.get(),
-                        _ => coefficient * tensor.norm_before,
-                    };
-                    tensor.coefficient = coefficient;
-                }
-                (Change::Clamp(_), Some(effect)) => {
-                    tensor.norm_after = effect.sum_of_squares.sqrt();
-                    tensor.coefficient = (tensor.norm_after / tensor.norm_before).min(1.0);
-                }
-                (Change::Keep | Change::Clamp(_), _) => {}
-            }
-        }
-        let norms_after = report.tensors.iter().map(|tensor| tensor.norm_after);
-        report.norm_after = match policy {
-            ClipPolicy::GlobalNorm { threshold, .. } => threshold.get(),
-            _ => combine_norms(norms_after, policy.order()).min(report.norm_before),
-        };
-        report.action = ClipAction::Clip;
-        report.coefficient = report.norm_after / report.norm_before;
-        let elements: usize = report.tensors.iter().map(|tensor| tensor.elements).sum();
-        let clamped: u64 = effects.iter().flatten().map(|effect| effect.clamped).sum();
-        report.clipped_share = clamped as f64 / elements as f64;
-        report.cosine = cosine;
-        report
-    }
-
-    fn unchanged(policy: &ClipPolicy, measures: Vec<TensorMeasure>) -> ClipReport {
-        let norm = norm_of_all(&measures, policy.order());
-        let sum_of_squares = sum_of_squares_of_all(&measures);
+    /// The account of gradients that nothing was done to yet.
+    pub(crate) fn measured(order: NormOrder, measures: &[TensorMeasure]) -> ClipReport {
+        let norm = reported_norm_of_all(measures, order).value();
+        let all = norm_of_all(measures, NormOrder::TWO);
         let first_non_finite = measures.iter().find(|measure| measure.non_finite > 0);
         ClipReport {
             action: ClipAction::Keep,
+            skip_reason: None,
             norm_before: norm,
             norm_after: norm,
             coefficient: 1.0,
-            threshold: policy.threshold(),
+            threshold: None,
             non_finite: measures.iter().map(|measure| measure.non_finite).sum(),
             first_non_finite: first_non_finite.map(|measure| measure.name.clone()),
             clipped_share: 0.0,
             cosine: 1.0,
             tensors: measures
-                .into_iter()
-                .map(|measure| TensorReport::unchanged(measure, sum_of_squares))
+                .iter()
+                .map(|measure| TensorReport::measured(measure, all))
                 .collect(),
         }
     }
-}
 
-impl TensorReport {
-    fn unchanged(measure: TensorMeasure, sum_of_squares: f64) -> TensorReport {
-        let square_share = if sum_of_squares > 0.0 {
-            measure.sum_of_squares / sum_of_squares
-        } else {
-            0.0
-        };
-        TensorReport {
-            name: measure.name,
-            norm_before: measure.norm,
-            norm_after: measure.norm,
-            coefficient: 1.0,
-            square_share,
-            non_finite: measure.non_finite,
-            elements: measure.elements,
+    /// The account of a step that is left out.
+    pub(crate) fn skip(&mut self, reason: SkipReason, threshold: Option<f64>) {
+        self.action = ClipAction::Skip;
+        self.skip_reason = Some(reason);
+        self.threshold = threshold;
+        self.norm_after = 0.0;
+        self.coefficient = 0.0;
+        if reason == SkipReason::NonFinite {
+            self.norm_before = Norm::UNKNOWN.scaled;
+        }
+        for tensor in &mut self.tensors {
+            tensor.norm_after = 0.0;
+            tensor.coefficient = 0.0;
+            if tensor.non_finite > 0 && reason == SkipReason::NonFinite {
+                tensor.norm_before = Norm::UNKNOWN.scaled;
+            }
+        }
+    }
+
+    /// Adds what one rule did. `norms_after` are the norms that do not follow from coefficients.
+    pub(crate) fn apply(
+        &mut self,
+        rule: &ClipRule,
+        order: NormOrder,
+        measures: &[TensorMeasure],
+        decision: &Decision,
+        effects: &[Option<TensorEffect>],
+    ) {
+        self.threshold = decision.threshold.or(self.threshold);
+        for (tensor, threshold) in self.tensors.iter_mut().zip(&decision.tensor_thresholds) {
+            tensor.threshold = threshold.or(tensor.threshold);
+        }
+        if decision.changes.iter().all(|change| *change == Change::Keep) {
+            return;
+        }
+        let mut norms_after: Vec<Norm> = Vec::with_capacity(measures.len());
+        for (index, measure) in measures.iter().enumerate() {
+            let norm = match (&decision.changes[index], &effects[index]) {
+                (Change::Scale(coefficient), _) => {
+                    let landed = decision.tensor_thresholds[index]
+                        .filter(|_| rule.order() == order && lands_on_its_threshold(rule));
+                    // What is scaled to a threshold lands on it by construction.
+                    landed.map_or(scaled_norm(measure.reported, *coefficient), Norm::of)
+                }
+                (_, Some(effect)) => effect.norm,
+                (_, None) => measure.reported,
+            };
+            norms_after.push(norm);
+        }
+        let together = combine_norms(norms_after.iter().copied(), order).value();
+        let together = together.min(reported_norm_of_all(measures, order).value());
+        self.norm_after = decision
+            .norm_after
+            .filter(|_| rule.order() == order)
+            .unwrap_or(together);
+        self.action = ClipAction::Clip;
+        self.coefficient = ratio(self.norm_after, self.norm_before);
+        for (tensor, norm) in self.tensors.iter_mut().zip(&norms_after) {
+            tensor.norm_after = norm.value();
+            tensor.coefficient = ratio(tensor.norm_after, tensor.norm_before);
+        }
+        let elements: usize = self.tensors.iter().map(|tensor| tensor.elements).sum();
+        let effects = effects.iter().map(|effect| effect.as_ref().map(|e| e.effect));
+        let clamped: u64 = effects.clone().flatten().map(|effect| effect.clamped).sum();
+        self.clipped_share = self.clipped_share.max(clamped as f64 / elements as f64);
+        if rule.can_turn() {
+            let scaled = |change: &Change| matches!(change, Change::Keep | Change::Scale(_));
+            self.cosine = match decision.changes.iter().all(scaled) {
+                true => cosine_of_scaling(measures, &decision.changes),
+                false => cosine_of_effects(measures, effects),
+            };
         }
     }
 }
 
-/// Scaling tensor t by `c_t` gives `sum c_t S_t / sqrt(sum S_t * sum c_t^2 S_t)` with the sums of
-/// squares `S_t`. The coefficients are taken relative to the largest one, which does not change
-/// the cosine, keeps tiny coefficients from underflowing, and makes equal ones exactly 1.
-fn cosine_of_scaling(measures: &[TensorMeasure], changes: &[Change]) -> f64 {
-    let coefficient = |change: &Change| match change {
-        Change::Scale(coefficient) => *coefficient,
-        Change::Keep | Change::Clamp(_) => 1.0,
-    };
-    let sums = measures.iter().map(|measure| measure.sum_of_squares);
-    let pairs = sums
-        .zip(changes.iter().map(coefficient))
-        .filter(|(sum, _)| *sum > 0.0);
-    let largest = pairs
-        .clone()
-        .fold(0.0, |largest, (_, coefficient)| coefficient.max(largest));
-    if largest == 0.0 {
-        return 1.0;
-    }
-    let (mut before, mut after, mut inner_product) = (0.0, 0.0, 0.0);
-    for (sum, coefficient) in pairs {
-        let relative = coefficient / largest;
-        before += sum;
-        after += relative * relative * sum;
-        inner_product += relative * sum;
-    }
-    cosine(before, after, inner_product)
+/// What a change that is no scaling did to a tensor.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TensorEffect {
+    pub(crate) effect: Effect,
+    /// The norm afterwards, in the order of the report.
+    pub(crate) norm: Norm,
 }
 
-fn cosine_of_clamping(measures: &[TensorMeasure], effects: &[Option<ClampEffect>]) -> f64 {
-    let (mut before, mut after, mut inner_product) = (0.0, 0.0, 0.0);
-    for (measure, effect) in measures.iter().zip(effects) {
-        let unchanged = measure.sum_of_squares;
-        before += unchanged;
-        after += effect.map_or(unchanged, |effect| effect.sum_of_squares);
-        inner_product += effect.map_or(unchanged, |effect| effect.inner_product);
-    }
-    cosine(before, after, inner_product)
+fn lands_on_its_threshold(rule: &ClipRule) -> bool {
+    matches!(rule, ClipRule::Norm { .. } | ClipRule::AdaGc { .. })
 }
 
-/// One square root of the product, because `sqrt(x * x)` is exactly `x`.
-fn cosine(before: f64, after: f64, inner_product: f64) -> f64 {
-    let product = before * after;
-    if product > 0.0 {
-        (inner_product / product.sqrt()).min(1.0)
-    } else {
-        1.0
+fn ratio(after: f64, before: f64) -> f64 {
+    if before > 0.0 { after / before } else { 1.0 }
+}
+
+impl TensorReport {
+    fn measured(measure: &TensorMeasure, all: Norm) -> TensorReport {
+        let norm = measure.squares.root();
+        let share = norm.scaled / all.scaled * (norm.scale / all.scale);
+        TensorReport {
+            name: measure.name.clone(),
+            norm_before: measure.reported.value(),
+            norm_after: measure.reported.value(),
+            coefficient: 1.0,
+            threshold: None,
+            square_share: if all.is_zero() { 0.0 } else { share * share },
+            non_finite: measure.non_finite,
+            elements: measure.elements,
+        }
     }
 }

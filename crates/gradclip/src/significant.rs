@@ -1,5 +1,9 @@
 //! Numbers for people: three significant digits, no more than they can use.
 
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::string::{String, ToString};
+
 /// Formats with three significant digits and without trailing zeros: `0.41`, `12.4`, `1230`,
 /// `1.5e-7`.
 pub(crate) fn significant(value: f64) -> String {

@@ -1,9 +1,13 @@
 //! The verdict: what clipping did over a whole run, in words that a user reads at its end.
 
-use std::fmt;
-use std::ops::RangeInclusive;
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::vec::Vec;
+use core::fmt;
+use core::ops::RangeInclusive;
 
-use crate::report::{ClipAction, ClipReport};
+use crate::math::floor;
+use crate::report::{ClipAction, ClipReport, SkipReason};
 use crate::significant::significant;
 
 /// Below this share of clipped steps a threshold seldom takes part in training.
@@ -25,8 +29,10 @@ pub struct StepRecord {
     pub threshold: Option<f64>,
     /// Whether the gradients were clipped.
     pub clipped: bool,
-    /// Whether the step was left out because of non-finite gradients.
+    /// Whether the step was left out.
     pub skipped: bool,
+    /// Whether it was left out as an outlier, and not for non-finite gradients.
+    pub outlier: bool,
 }
 
 impl From<&ClipReport> for StepRecord {
@@ -36,6 +42,9 @@ impl From<&ClipReport> for StepRecord {
             threshold: report.threshold,
             clipped: report.action == ClipAction::Clip,
             skipped: report.action == ClipAction::Skip,
+            outlier: report
+                .skip_reason
+                .is_some_and(|reason| reason != SkipReason::NonFinite),
         }
     }
 }
@@ -86,6 +95,7 @@ pub struct NormDistribution {
 ///     threshold: Some(5.0),
 ///     clipped: norm_before > 5.0,
 ///     skipped: false,
+///     outlier: false,
 /// };
 /// let verdict = Verdict::of([0.5, 0.6, 0.7, 12.0].map(step)).expect("there are steps");
 /// assert_eq!(verdict.assessment, Assessment::Healthy);
@@ -100,10 +110,14 @@ pub struct Verdict {
     pub clipped: usize,
     /// `clipped / steps`.
     pub clipped_share: f64,
-    /// Steps that were left out because of non-finite gradients.
+    /// Steps that were left out.
     pub skipped: usize,
+    /// Those of them that were left out as outliers, the others having non-finite gradients.
+    pub outliers: usize,
     /// The threshold of the last step that had one.
     pub threshold: Option<f64>,
+    /// Whether every step had that threshold.
+    pub fixed: bool,
     /// The norms, `None` when every step was skipped. Skipped steps and non-finite norms are left
     /// out, so that one bad step cannot spoil the statistics of a run.
     pub norms: Option<NormDistribution>,
@@ -143,7 +157,9 @@ impl Verdict {
         let largest_ratio = ratios.last().copied().unwrap_or(0.0);
         let decisive = largest_ratio > DECISIVE_ABOVE_RATIO;
         let threshold = steps.iter().rev().find_map(|step| step.threshold);
-        let assessment = if threshold.is_none() {
+        let applied = steps.iter().filter(|step| !step.skipped);
+        let fixed = applied.clone().all(|step| step.threshold == threshold);
+        let assessment = if threshold.is_none() && clipped == 0 {
             Assessment::Off
         } else if clipped == 0 || clipped_share < RARE_BELOW_SHARE && !decisive {
             Assessment::Inactive
@@ -159,7 +175,9 @@ impl Verdict {
             clipped,
             clipped_share,
             skipped: steps.iter().filter(|step| step.skipped).count(),
+            outliers: steps.iter().filter(|step| step.outlier).count(),
             threshold,
+            fixed,
             norms,
             largest_ratio,
             assessment,
@@ -170,33 +188,36 @@ impl Verdict {
     }
 
     fn write_assessment(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let threshold = significant(self.threshold.unwrap_or(f64::INFINITY));
+        let threshold = match self.threshold.filter(|_| self.fixed) {
+            Some(threshold) => format!("the threshold {}", significant(threshold)),
+            None => "the changing threshold".to_owned(),
+        };
         match self.assessment {
             Assessment::Off => write!(formatter, "no threshold was set, so no step was shortened"),
             Assessment::Inactive => write!(
                 formatter,
-                "the threshold {threshold} was practically inactive: training would have gone the \
+                "{threshold} was practically inactive: training would have gone the \
                  same way without it"
             ),
             Assessment::Healthy if self.clipped_share > FREQUENT_ABOVE_SHARE => write!(
                 formatter,
-                "the threshold {threshold} is close to the ordinary norm: it shortens most steps, \
+                "{threshold} is close to the ordinary norm: it shortens most steps, \
                  but the typical one by less than half"
             ),
             Assessment::Healthy if self.clipped_share < RARE_BELOW_SHARE => write!(
                 formatter,
-                "the threshold {threshold} is seldom needed, but it mattered: the longest gradient \
+                "{threshold} is seldom needed, but it mattered: the longest gradient \
                  was {} times as long",
                 significant(self.largest_ratio)
             ),
             Assessment::Healthy => write!(
                 formatter,
-                "the threshold {threshold} looks healthy: it cuts the spikes and leaves ordinary \
+                "{threshold} looks healthy: it cuts the spikes and leaves ordinary \
                  steps alone"
             ),
             Assessment::Throttling => write!(
                 formatter,
-                "the threshold {threshold} throttles training: most steps are clipped, so it acts \
+                "{threshold} throttles training: most steps are clipped, so it acts \
                  as a second learning rate; raise it, or tune both together"
             ),
         }
@@ -221,12 +242,12 @@ impl fmt::Display for Verdict {
                 "clipping engaged at {clipped} of {of_steps} ({percent} %)"
             )?;
         }
-        if self.skipped > 0 {
-            let skipped = self.skipped;
-            writeln!(
-                formatter,
-                "{skipped} of {of_steps} skipped for non-finite gradients"
-            )?;
+        let causes = [
+            (self.skipped.saturating_sub(self.outliers), "for non-finite gradients"),
+            (self.outliers, "as outliers"),
+        ];
+        for (skipped, cause) in causes.into_iter().filter(|(skipped, _)| *skipped > 0) {
+            writeln!(formatter, "{skipped} of {of_steps} skipped {cause}")?;
         }
         if let Some(norms) = self.norms {
             let [p10, p50, p90, max] =
@@ -276,10 +297,10 @@ fn sorted(numbers: impl Iterator<Item = f64>) -> Vec<f64> {
 /// Linear interpolation between the two nearest order statistics.
 fn quantile(sorted_numbers: &[f64], share: f64) -> Option<f64> {
     let position = share * sorted_numbers.len().checked_sub(1)? as f64;
-    let (below, fraction) = (position.floor(), position.fract());
+    let below = floor(position);
     let low = *sorted_numbers.get(below as usize)?;
-    let high = *sorted_numbers.get(position.ceil() as usize)?;
-    Some(low + (high - low) * fraction)
+    let high = *sorted_numbers.get(below as usize + usize::from(position > below))?;
+    Some(low + (high - low) * (position - below))
 }
 
 #[cfg(test)]

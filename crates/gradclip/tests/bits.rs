@@ -78,7 +78,7 @@ fn any_number_of_threads_gives_the_same_bits() {
         let run = |threads: usize| {
             let mut clipper = clipper(policy, NonFinite::Zero).with_threads(threads);
             let gradients = vec![("large", values.clone()), ("small", vec![1.0, 2.0])];
-            let Ok(Outcome::Apply(clipped)) = clipper.clip(gradients) else {
+            let Ok(Outcome::Apply(clipped)) = clipper.clip(Unscaled::single(gradients)) else {
                 panic!("NonFinite::Zero always applies");
             };
             let (gradients, report) = clipped.into_parts();

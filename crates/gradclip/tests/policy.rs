@@ -1,6 +1,6 @@
 //! The text forms of policies: what is read, what is refused and with which words.
 
-use gradclip::{ClipPolicy, NonFinite, NormOrder, PolicyError, Threshold};
+use gradclip::{ClipPolicy, ClipRule, NonFinite, NormOrder, PolicyError, Threshold};
 use proptest::prelude::*;
 
 #[test]
@@ -19,7 +19,7 @@ fn accepted_forms_and_their_printed_form() {
     for (text, printed) in cases {
         let policy: ClipPolicy = text.parse().unwrap();
         assert_eq!(policy.to_string(), printed);
-        assert!(printed.starts_with(policy.name()));
+        assert!(policy.rules().iter().all(|rule| printed.starts_with(rule.name())));
     }
 }
 
@@ -113,7 +113,7 @@ fn thresholds_and_orders_are_validated() {
         assert!(NormOrder::new(value).is_err());
     }
     for value in [5e-324, 1.0, f64::MAX, f64::INFINITY] {
-        assert_eq!(Threshold::new(value).unwrap().get(), value);
+        assert_eq!(Threshold::new(value).unwrap().at(0), value);
         assert_eq!(NormOrder::new(value).unwrap().get(), value);
     }
     assert_eq!(NormOrder::new(2.0), Ok(NormOrder::TWO));
@@ -125,12 +125,12 @@ fn thresholds_and_orders_are_validated() {
 fn accessors() {
     let policy: ClipPolicy = "norm:3,p=inf".parse().unwrap();
     assert_eq!(
-        (policy.threshold(), policy.order()),
-        (Some(3.0), NormOrder::Infinity)
+        (policy.rules().len(), policy.order()),
+        (1, NormOrder::Infinity)
     );
     assert_eq!(
-        (ClipPolicy::None.threshold(), ClipPolicy::None.order()),
-        (None, NormOrder::TWO)
+        (ClipPolicy::none().is_none(), ClipPolicy::none().order()),
+        (true, NormOrder::TWO)
     );
 }
 
@@ -161,10 +161,10 @@ fn any_policy() -> impl Strategy<Value = ClipPolicy> {
         let threshold = Threshold::new(threshold).expect("positive");
         let order = NormOrder::new(order).expect("positive");
         match kind {
-            0 => ClipPolicy::None,
-            1 => ClipPolicy::Value { threshold },
-            2 => ClipPolicy::Norm { threshold, order },
-            _ => ClipPolicy::GlobalNorm { threshold, order },
+            0 => ClipPolicy::none(),
+            1 => ClipRule::Value { threshold }.into(),
+            2 => ClipRule::Norm { threshold, order }.into(),
+            _ => ClipRule::GlobalNorm { threshold, order }.into(),
         }
     })
 }

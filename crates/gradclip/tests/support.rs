@@ -1,6 +1,6 @@
 //! What the tests share: a short way to clip, and random numbers from a seed.
 
-use gradclip::{ClipError, ClipReport, Clipper, Gradients, NonFinite, Outcome};
+use gradclip::{ClipError, ClipReport, Clipper, Gradients, NonFinite, Outcome, Unscaled};
 
 pub(crate) type Named = Vec<(&'static str, Vec<f32>)>;
 
@@ -22,7 +22,7 @@ pub(crate) fn try_clip<G: Gradients>(
     non_finite: NonFinite,
     gradients: G,
 ) -> Result<Outcome<G>, ClipError> {
-    clipper(policy, non_finite).clip(gradients)
+    clipper(policy, non_finite).clip(Unscaled::single(gradients))
 }
 
 /// One tensor in, one tensor out.

@@ -11,6 +11,7 @@ fn step(norm_before: f64, threshold: Option<f64>) -> StepRecord {
         threshold,
         clipped,
         skipped: false,
+        outlier: false,
     }
 }
 
@@ -81,6 +82,7 @@ fn bad_steps_do_not_spoil_the_statistics() {
     assert_eq!(Verdict::of([]), None);
     let skipped = StepRecord {
         skipped: true,
+        outlier: false,
         ..step(1e30, Some(5.0))
     };
     let steps = [

@@ -4,7 +4,8 @@
 //! checkpoints/step-00000500/model.safetensors      parameters
 //!                           optimizer.safetensors  moments
 //!                           carried.safetensors    hidden states of recurrent models
-//!                           state.json             progress, and the plan that it belongs to
+//!                           state.json             progress, the plan that it belongs to, and
+//!                                                  what the clipping policy has learned
 //!                           manifest.json          the hash of each of them
 //! ```
 
@@ -13,6 +14,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use gradclip::ClipperState;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -21,7 +23,7 @@ use crate::plan::Plan;
 use crate::tensors::{NamedTensor, from_safetensors, to_safetensors};
 
 /// The version of the format that this program writes, and the only one that it reads.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// Where a run stands, apart from its tensors.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -49,6 +51,8 @@ pub struct Checkpoint {
     pub progress: Progress,
     /// The plan that it belongs to.
     pub plan: Plan,
+    /// What the clipping policy has learned.
+    pub clipper: ClipperState,
     /// Parameters.
     pub model: Vec<NamedTensor>,
     /// Moments.
@@ -62,6 +66,7 @@ struct StateFile {
     format: u32,
     progress: Progress,
     plan: Plan,
+    clipper: ClipperState,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -197,6 +202,7 @@ impl CheckpointStore {
         Ok(Checkpoint {
             progress: state.progress,
             plan: state.plan,
+            clipper: state.clipper,
             model: files.tensors("model.safetensors")?,
             optimizer: files.tensors("optimizer.safetensors")?,
             carried: files.tensors("carried.safetensors")?,
@@ -297,6 +303,7 @@ fn write_folder(folder: &Path, checkpoint: &Checkpoint) -> Result<(), TrainError
         format: FORMAT,
         progress: checkpoint.progress.clone(),
         plan: checkpoint.plan.clone(),
+        clipper: checkpoint.clipper.clone(),
     };
     let invalid = |problem: String| std::io::Error::new(std::io::ErrorKind::InvalidData, problem);
     let mut sha256 = BTreeMap::new();

@@ -62,7 +62,8 @@ pub struct StepEvent {
 pub struct ClipEvent {
     /// `keep`, `clip` or `skip`.
     pub action: String,
-    /// Norm of the gradient before clipping, over its finite elements.
+    /// Norm of the gradient before clipping; null if the step was skipped because it is not finite.
+    #[serde(with = "null_if_not_finite")]
     pub norm_before: f64,
     /// Norm of what the optimizer got.
     pub norm_after: f64,
@@ -70,6 +71,9 @@ pub struct ClipEvent {
     pub coefficient: f64,
     /// The threshold in force.
     pub threshold: Option<f64>,
+    /// Why a step was skipped, in words.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub skip_reason: Option<String>,
     /// Elements that were NaN or infinite.
     pub non_finite: u64,
     /// The first tensor that had one.
@@ -79,7 +83,7 @@ pub struct ClipEvent {
     pub clipped_share: f64,
     /// Cosine between the gradient before and after: below 1, direction was lost.
     pub cosine: f64,
-    /// Norm before clipping of each tensor, with six digits.
+    /// Norm before clipping of each tensor, with six digits; without those that are not finite.
     pub tensors: BTreeMap<String, f64>,
 }
 
@@ -88,6 +92,7 @@ impl From<&ClipReport> for ClipEvent {
         let norms = report
             .tensors
             .iter()
+            .filter(|t| t.norm_before.is_finite())
             .map(|t| (t.name.clone(), six_digits(t.norm_before)));
         ClipEvent {
             action: match report.action {
@@ -100,6 +105,7 @@ impl From<&ClipReport> for ClipEvent {
             norm_after: report.norm_after,
             coefficient: report.coefficient,
             threshold: report.threshold.filter(|threshold| threshold.is_finite()),
+            skip_reason: report.skip_reason.map(|reason| reason.to_string()),
             non_finite: report.non_finite,
             first_non_finite: report.first_non_finite.clone(),
             clipped_share: report.clipped_share,
@@ -117,6 +123,7 @@ impl ClipEvent {
             threshold: self.threshold,
             clipped: self.action == "clip",
             skipped: self.action == "skip",
+            outlier: self.action == "skip" && self.non_finite == 0,
         }
     }
 }

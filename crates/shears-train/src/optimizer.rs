@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::tensor::{Device, Tensor, TensorData};
+use gradclip::AdamClipping;
 use gradclip_burn::ClippedGradients;
 use serde::{Deserialize, Serialize};
 
@@ -52,6 +53,8 @@ pub struct OptimizerSettings {
 #[derive(Debug)]
 pub struct Optimizer {
     settings: OptimizerSettings,
+    /// The rules of the clipping policy that work on the update of an Adam.
+    clipping: Option<AdamClipping>,
     moments: BTreeMap<String, Moments>,
     updates: u64,
 }
@@ -65,9 +68,10 @@ struct Moments {
 
 impl Optimizer {
     /// An optimizer that has seen no gradient.
-    pub fn new(settings: OptimizerSettings) -> Self {
+    pub fn new(settings: OptimizerSettings, clipping: Option<AdamClipping>) -> Self {
         Optimizer {
             settings,
+            clipping,
             moments: BTreeMap::new(),
             updates: 0,
         }
@@ -166,6 +170,7 @@ impl ModuleMapper for Update<'_> {
                     .or_default();
                 let rule = Rule {
                     settings: &self.optimizer.settings,
+                    clipping: self.optimizer.clipping.as_ref(),
                     lr: self.lr,
                     is_matrix: D > 1,
                 };
@@ -187,6 +192,7 @@ impl ModuleMapper for Update<'_> {
 
 struct Rule<'a> {
     settings: &'a OptimizerSettings,
+    clipping: Option<&'a AdamClipping>,
     lr: f64,
     is_matrix: bool,
 }
@@ -230,16 +236,66 @@ impl Rule<'_> {
                 weight - gradient / (square.sqrt() + settings.epsilon) * self.lr
             }
             OptimizerKind::Adam | OptimizerKind::AdamW => {
-                let second = decayed(moments.second.take(), square(&gradient), settings.beta2);
-                let first = decayed(moments.first.take(), gradient, settings.beta1);
-                moments.first = Some(first.clone());
-                moments.second = Some(second.clone());
-                let step_size = self.lr / (1.0 - settings.beta1.powf(updates as f64));
-                let correction = (1.0 - settings.beta2.powf(updates as f64)).sqrt();
-                weight - first / (second.sqrt() / correction + settings.epsilon) * step_size
+                self.adam(weight, gradient, moments, updates)
             }
         }
     }
+
+    fn adam(
+        &self,
+        weight: Tensor<1>,
+        gradient: Tensor<1>,
+        moments: &mut Moments,
+        updates: u64,
+    ) -> Tensor<1> {
+        let settings = self.settings;
+        if self
+            .clipping
+            .is_some_and(|clipping| clipping.resets_moments(updates))
+        {
+            *moments = Moments::default();
+        }
+        let bound = self
+            .clipping
+            .and_then(|clipping| clipping.spike_bound(updates));
+        let gradient = match (bound, &moments.second) {
+            (Some(bound), Some(second)) => without_spikes(gradient, second, bound),
+            _ => gradient,
+        };
+        let update_bound = self
+            .clipping
+            .and_then(|clipping| clipping.update_bound(updates));
+        let squares = square(&gradient);
+        let bounded = update_bound.map(|bound| (bound, squares.clone()));
+        let second = decayed(moments.second.take(), squares, settings.beta2);
+        let first = decayed(moments.first.take(), gradient, settings.beta1);
+        moments.first = Some(first.clone());
+        moments.second = Some(second.clone());
+        let factor = self
+            .clipping
+            .map_or(1.0, |clipping| clipping.learning_rate_factor(updates));
+        let step_size = self.lr * factor / (1.0 - settings.beta1.powf(updates as f64));
+        let bias = 1.0 - settings.beta2.powf(updates as f64);
+        let divisor = bounded.map(|(bound, squares)| {
+            // Wortsman et al. (2023), algorithm 2.
+            let floor = settings.epsilon * settings.epsilon;
+            let mean_square = (squares / (second.clone() / bias).clamp_min(floor)).mean();
+            (mean_square.sqrt() / bound).clamp_min(1.0)
+        });
+        let update = first / (second.sqrt() / bias.sqrt() + settings.epsilon) * step_size;
+        match divisor {
+            Some(divisor) => weight - update / divisor,
+            None => weight - update,
+        }
+    }
+}
+
+/// Clamps elements with `g^2 > bound v` to `sqrt(bound v)` (Huang et al. 2025, equation 2). An
+/// element without a second moment has no scale to be a spike on.
+fn without_spikes(gradient: Tensor<1>, second: &Tensor<1>, bound: f64) -> Tensor<1> {
+    let limit = (second.clone() * bound).sqrt();
+    let limit = limit.mask_fill(second.clone().equal_elem(0.0), f32::MAX);
+    gradient.max_pair(-limit.clone()).min_pair(limit)
 }
 
 fn square(gradient: &Tensor<1>) -> Tensor<1> {

@@ -188,6 +188,14 @@ impl Plan {
                 self.optimizer
             )));
         }
+        let adam = matches!(self.optimizer, OptimizerKind::Adam | OptimizerKind::AdamW);
+        if let Some(rule) = self.clip.rules_inside_adam().next().filter(|_| !adam) {
+            return Err(PlanError(format!(
+                "clipping by `{}` works inside Adam; choose optimizer adam or adamw, not {}",
+                rule.name(),
+                self.optimizer
+            )));
+        }
         if self.device != "cpu" {
             return Err(PlanError(format!(
                 "device `{}` is not in this build; the devices are: cpu",

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use gradclip::{ClipPolicy, NonFinite, NormOrder, Threshold};
+use gradclip::{ClipPolicy, ClipRule, NonFinite, NormOrder, Threshold};
 use serde::{Deserialize, Serialize};
 use shears_data::TokenizerKind;
 use shears_model::{Architecture, Nonlinearity};
@@ -168,10 +168,8 @@ fn transformer(preset: Preset) -> Plan {
 
 fn global_norm(threshold: f64) -> ClipPolicy {
     let threshold = Threshold::new(threshold).expect("presets have valid thresholds");
-    ClipPolicy::GlobalNorm {
-        threshold,
-        order: NormOrder::TWO,
-    }
+    let order = NormOrder::TWO;
+    ClipRule::GlobalNorm { threshold, order }.into()
 }
 
 impl fmt::Display for Preset {

@@ -3,7 +3,9 @@
 use std::time::Instant;
 
 use burn::tensor::{Device, Tensor};
-use gradclip::{ClipReport, Clipper, Outcome};
+use gradclip::{
+    Accumulated, AdamClipping, ClipReport, Clipper, Outcome, SkipReason, UnitAxis, Unscaled,
+};
 use gradclip_burn::{ClippedGradients, ModuleGradients};
 use shears_model::{LanguageModel, Reading, State};
 
@@ -47,9 +49,14 @@ pub struct StepOutcome {
 impl<M: LanguageModel> Trainer<M> {
     /// A trainer at step 0. `model` is on an autodiff device, and `device` is that device.
     pub fn new(plan: Plan, model: M, batches: Batches, threads: usize, device: &Device) -> Self {
-        let clipper = Clipper::new(plan.clip.clone(), plan.non_finite).with_threads(threads);
+        // All parameters of these models have their output units on the first axis.
+        let policy = plan.clip.clone().with_unit_axis(UnitAxis::First);
+        let clipper = Clipper::new(policy, plan.non_finite)
+            .with_threads(threads)
+            .with_output_layer(output_layer(&model));
+        let adam_clipping = AdamClipping::of(&plan.clip);
         Trainer {
-            optimizer: Optimizer::new(plan.optimizer_settings()),
+            optimizer: Optimizer::new(plan.optimizer_settings(), adam_clipping),
             clipper,
             plan,
             device: device.clone(),
@@ -86,7 +93,7 @@ impl<M: LanguageModel> Trainer<M> {
         let clip_started = Instant::now();
         let outcome = self
             .clipper
-            .clip(gradients)
+            .clip_with_loss(gradients, loss)
             .map_err(|cause| TrainError::NonFinite {
                 step: self.progress.step + 1,
                 cause,
@@ -106,7 +113,10 @@ impl<M: LanguageModel> Trainer<M> {
                 report
             }
             Outcome::Skip { report, .. } => {
-                self.progress.consecutive_skips += 1;
+                // Outliers are bounded by the rule that finds them.
+                if report.skip_reason == Some(SkipReason::NonFinite) {
+                    self.progress.consecutive_skips += 1;
+                }
                 report
             }
         };
@@ -124,11 +134,11 @@ impl<M: LanguageModel> Trainer<M> {
     fn accumulate(
         &self,
         times: &mut PhaseTimes,
-    ) -> Result<(f64, ModuleGradients, State), TrainError> {
+    ) -> Result<(f64, Unscaled<ModuleGradients>, State), TrainError> {
         let micro_batches = self.plan.accumulate as u64;
         let mut carried = self.carried.clone();
         let mut total_loss = 0.0;
-        let mut sum: Option<ModuleGradients> = None;
+        let mut sum: Option<Accumulated<ModuleGradients>> = None;
         for micro in 0..micro_batches {
             let index = self.progress.step * micro_batches + micro;
             let batch = self.batches.at(index);
@@ -147,10 +157,13 @@ impl<M: LanguageModel> Trainer<M> {
             times.forward += forward_started.elapsed();
 
             let backward_started = Instant::now();
-            let gradients = ModuleGradients::collect(loss.backward(), &self.model)?;
+            let gradients = match self.clipper.policy().needs_parameters() {
+                true => ModuleGradients::collect_with_parameters(loss.backward(), &self.model)?,
+                false => ModuleGradients::collect(loss.backward(), &self.model)?,
+            };
             match &mut sum {
-                Some(sum) => sum.accumulate(gradients),
-                None => sum = Some(gradients),
+                Some(sum) => sum.add(gradients),
+                None => sum = Some(Accumulated::new(gradients)),
             }
             times.backward += backward_started.elapsed();
             carried = match self.model.reading() {
@@ -158,11 +171,9 @@ impl<M: LanguageModel> Trainer<M> {
                 Reading::Windows { .. } => State::default(),
             };
         }
-        let mut gradients = sum.expect("a plan has at least one micro-batch a step");
-        if micro_batches > 1 {
-            gradients.divide(micro_batches as f32);
-        }
-        Ok((total_loss / micro_batches as f64, gradients, carried))
+        let sum = sum.expect("a plan has at least one micro-batch a step");
+        let mean = sum.in_one_process().without_loss_scale();
+        Ok((total_loss / micro_batches as f64, mean, carried))
     }
 
     /// All that a resumed run needs.
@@ -182,6 +193,7 @@ impl<M: LanguageModel> Trainer<M> {
         Checkpoint {
             progress,
             plan: self.plan.clone(),
+            clipper: self.clipper.state(),
             model: module_tensors(&self.model),
             optimizer: self.optimizer.tensors(),
             carried: carried.collect(),
@@ -195,6 +207,11 @@ impl<M: LanguageModel> Trainer<M> {
                 path: "model.safetensors".into(),
                 problem,
             })?;
+        let restored = self.clipper.restore(&checkpoint.clipper);
+        restored.map_err(|error| RestoreError {
+            path: "state.json".into(),
+            problem: error.to_string(),
+        })?;
         let mut moments = checkpoint.optimizer.iter();
         if let Some(moment) = moments.find(|moment| !self.fits(moment)) {
             let path = "optimizer.safetensors".into();
@@ -221,4 +238,17 @@ impl<M: LanguageModel> Trainer<M> {
         let mut named = parameters.iter().filter(|parameter| parameter.name == name);
         named.any(|parameter| parameter.elements() == moment.data.num_elements())
     }
+}
+
+/// The tensors of the output layer, which adaptive gradient clipping leaves alone; of tied weights
+/// that is the embedding of the tokens.
+fn output_layer<M: LanguageModel>(model: &M) -> Vec<String> {
+    let parameters = shears_model::parameters(model);
+    let names = || parameters.iter().map(|parameter| parameter.name.as_str());
+    let tied = !names().any(|name| name == "output.weight");
+    let embedding = |name: &str| matches!(name, "embedding.weight" | "token_embedding.weight");
+    names()
+        .filter(|name| name.starts_with("output.") || (tied && embedding(name)))
+        .map(str::to_string)
+        .collect()
 }

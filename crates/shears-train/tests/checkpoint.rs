@@ -243,18 +243,18 @@ fn damaged_checkpoints_do_not_push_out_good_ones() {
 
 #[test]
 fn another_format_is_refused() {
-    let format_2 = |bytes: &mut Vec<u8>| {
+    let format_3 = |bytes: &mut Vec<u8>| {
         let text = String::from_utf8(bytes.clone()).unwrap();
-        assert!(text.contains("\"format\": 1"));
-        *bytes = text.replace("\"format\": 1", "\"format\": 2").into_bytes();
+        assert!(text.contains("\"format\": 2"));
+        *bytes = text.replace("\"format\": 2", "\"format\": 3").into_bytes();
     };
     let fixture = Fixture::with(&[1, 2]);
-    change(&fixture.path(2).join("manifest.json"), format_2);
+    change(&fixture.path(2).join("manifest.json"), format_3);
     let error = fixture.store.load(&fixture.path(2)).unwrap_err();
-    assert!(error.problem.starts_with("has format 2"), "{error}");
+    assert!(error.problem.starts_with("has format 3"), "{error}");
     assert_eq!(error.path, fixture.path(2).join("manifest.json"));
 
-    // A state of format 2, with the right hash.
+    // A state of format 3, with the right hash.
     let fixture = Fixture::with(&[2]);
     let hash = |path: &Path| -> String {
         let digest = Sha256::digest(fs::read(path).unwrap());
@@ -262,14 +262,14 @@ fn another_format_is_refused() {
     };
     let state = fixture.path(2).join("state.json");
     let before = hash(&state);
-    change(&state, format_2);
+    change(&state, format_3);
     let after = hash(&state);
     change(&fixture.path(2).join("manifest.json"), |bytes| {
         let text = String::from_utf8(bytes.clone()).unwrap();
         *bytes = text.replace(&before, &after).into_bytes();
     });
     let error = fixture.store.load(&fixture.path(2)).unwrap_err();
-    assert!(error.problem.starts_with("has format 2"), "{error}");
+    assert!(error.problem.starts_with("has format 3"), "{error}");
     assert_eq!(error.path, state);
 }
 
@@ -354,6 +354,7 @@ fn step_event(step: u64) -> Event {
             norm_after: 1.0,
             coefficient: 0.5,
             threshold: Some(1.0),
+            skip_reason: None,
             non_finite: 0,
             first_non_finite: None,
             clipped_share: 0.0,

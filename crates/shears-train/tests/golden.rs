@@ -11,7 +11,9 @@ use burn::module::{Module, Param};
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use file::GoldenFile;
-use gradclip::{ClipPolicy, ClipReport, Clipper, NonFinite, NormOrder, Outcome, Threshold};
+use gradclip::{
+    ClipPolicy, ClipReport, ClipRule, Clipper, NonFinite, NormOrder, Outcome, Threshold, Unscaled,
+};
 use gradclip_burn::{ClippedGradients, ModuleGradients};
 use serde_json::Value;
 use shears_model::{
@@ -161,18 +163,24 @@ fn gradients<M: LanguageModel>(model: &M, golden: &GoldenFile) -> ModuleGradient
     ModuleGradients::collect(loss.backward(), model).unwrap()
 }
 
+fn single_precision(values: gradclip::Values<'_>) -> Vec<f32> {
+    match values {
+        gradclip::Values::F32(values) => values.to_vec(),
+        other => panic!("the gradients are f32: {other:?}"),
+    }
+}
+
 fn clip(gradients: ModuleGradients, policy: ClipPolicy) -> ClippedGradients {
-    match Clipper::new(policy, NonFinite::Error).clip(gradients) {
+    match Clipper::new(policy, NonFinite::Error).clip(Unscaled::single(gradients)) {
         Ok(Outcome::Apply(clipped)) => clipped.into(),
         other => panic!("the gradients are finite: {other:?}"),
     }
 }
 
 fn global_norm(threshold: f64) -> ClipPolicy {
-    ClipPolicy::GlobalNorm {
-        threshold: Threshold::new(threshold).unwrap(),
-        order: NormOrder::TWO,
-    }
+    let threshold = Threshold::new(threshold).unwrap();
+    let order = NormOrder::TWO;
+    ClipRule::GlobalNorm { threshold, order }.into()
 }
 
 fn check_model<M: LanguageModel>(
@@ -225,7 +233,7 @@ fn check_gradients<M: LanguageModel>(check: &mut Check, model: &M, golden: &Gold
     for (name, values) in gradients.iter() {
         let expected = golden.floats(&format!("grad/{name}"));
         let (expected, _) = informative(golden, name, expected);
-        let (got, noise) = informative(golden, name, values.to_vec());
+        let (got, noise) = informative(golden, name, single_precision(values));
         check.tensor(&format!("gradient of {name}"), &got, &expected);
         for value in noise {
             assert!(f64::from(value.abs()) <= NOISE, "{name}: {value} is not 0");
@@ -259,7 +267,7 @@ fn check_step<M: LanguageModel>(
     let options = &golden.settings["optimizers"][name];
     let threshold = golden.settings["clip_threshold"].as_f64().unwrap();
     let clipped = clip(gradients(&model, golden), global_norm(threshold));
-    let mut optimizer = Optimizer::new(optimizer_settings(kind, options));
+    let mut optimizer = Optimizer::new(optimizer_settings(kind, options), None);
     let model = optimizer.step(model, clipped, options["lr"].as_f64().unwrap());
     for tensor in module_tensors(&model) {
         let key = format!("step/{name}/{}", tensor.name);
@@ -327,7 +335,7 @@ impl<const D: usize> Single<D> {
         let data = TensorData::new(gradient.to_vec(), self.weight.shape());
         let loss = (self.weight.val() * Tensor::from_data(data, &device())).sum();
         let gradients = ModuleGradients::collect(loss.backward(), &self).unwrap();
-        optimizer.step(self, clip(gradients, ClipPolicy::None), lr)
+        optimizer.step(self, clip(gradients, ClipPolicy::none()), lr)
     }
 
     fn values(&self) -> Vec<f32> {
@@ -342,7 +350,10 @@ fn optimizer_of(options: &Value) -> (Optimizer, f64) {
         None => panic!("{options} has no kind"),
     };
     let settings = optimizer_settings(kind, options);
-    (Optimizer::new(settings), options["lr"].as_f64().unwrap())
+    (
+        Optimizer::new(settings, None),
+        options["lr"].as_f64().unwrap(),
+    )
 }
 
 #[test]
@@ -418,7 +429,7 @@ fn clipping_has_the_bits_of_the_reference() {
         let gradients = vec![("a", tensor("before", "a")), ("b", tensor("before", "b"))];
         let threshold = case["clip_threshold"].as_f64().unwrap();
         let mut clipper = Clipper::new(global_norm(threshold), NonFinite::Error);
-        let Ok(Outcome::Apply(clipped)) = clipper.clip(gradients) else {
+        let Ok(Outcome::Apply(clipped)) = clipper.clip(Unscaled::single(gradients)) else {
             panic!("{name}: the gradients are finite");
         };
         let expected = case["gradient_norm"].as_f64().unwrap();

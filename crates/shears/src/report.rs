@@ -170,6 +170,7 @@ pub(crate) fn verdict_json(verdict: Option<&Verdict>, flow: &GradientFlow) -> se
             "clipped": verdict.clipped,
             "clipped_share": verdict.clipped_share,
             "skipped": verdict.skipped,
+            "outliers": verdict.outliers,
             "threshold": verdict.threshold,
             "norm": verdict.norms.as_ref().map(|norms| serde_json::json!({
                 "p10": norms.p10, "p50": norms.p50, "p90": norms.p90,

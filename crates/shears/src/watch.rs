@@ -138,13 +138,11 @@ impl Observer for Watch {
         } else if event.step == 1 || event.step.is_multiple_of((self.steps / 20).max(1)) {
             self.line(&format!("step {:>6}  {text}", event.step));
         }
-        if event.clip.action == "skip" {
-            let tensor = event.clip.first_non_finite.as_deref().unwrap_or("a tensor");
-            let count = event.clip.non_finite;
-            let step = event.step;
-            self.line(&format!(
-                "step {step:>6}  skipped: {count} non-finite gradients, first in `{tensor}`"
-            ));
+        if let Some(reason) = &event.clip.skip_reason {
+            let place = event.clip.first_non_finite.as_ref();
+            let place = place.map(|tensor| format!(", first in `{tensor}`"));
+            let place = place.unwrap_or_default();
+            self.line(&format!("step {:>6}  skipped: {reason}{place}", event.step));
         }
     }
 

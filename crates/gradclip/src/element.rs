@@ -1,0 +1,303 @@
+//! The storage types of gradients, and named tensors of them.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::fmt::Debug;
+
+#[cfg(feature = "half")]
+use half::{bf16, f16};
+
+/// A number as a gradient stores it.
+pub(crate) trait Element: Copy + Debug + Default + Send + Sync + 'static {
+    /// The type that magnitudes are compared in; every element is exact in it.
+    type Wide: Copy + PartialOrd + Default + Into<f64> + Send;
+    /// Whether sums of squares of finite elements can overflow or underflow in `f64`.
+    const SQUARES_FIT: bool;
+    /// The largest finite element.
+    const LARGEST: f64;
+
+    /// The magnitude.
+    fn magnitude(self) -> Self::Wide;
+    /// Exact.
+    fn to_f64(self) -> f64;
+    /// Rounds once, to nearest and ties to even.
+    fn from_f64(value: f64) -> Self;
+    /// Neither NaN nor infinite.
+    fn is_finite(self) -> bool;
+}
+
+impl Element for f32 {
+    type Wide = f32;
+    const SQUARES_FIT: bool = true;
+    const LARGEST: f64 = f32::MAX as f64;
+
+    #[inline(always)]
+    fn magnitude(self) -> f32 {
+        self.abs()
+    }
+
+    #[inline(always)]
+    fn to_f64(self) -> f64 {
+        f64::from(self)
+    }
+
+    #[inline(always)]
+    fn from_f64(value: f64) -> f32 {
+        value as f32
+    }
+
+    #[inline(always)]
+    fn is_finite(self) -> bool {
+        self.is_finite()
+    }
+}
+
+impl Element for f64 {
+    type Wide = f64;
+    const SQUARES_FIT: bool = false;
+    const LARGEST: f64 = f64::MAX;
+
+    #[inline(always)]
+    fn magnitude(self) -> f64 {
+        self.abs()
+    }
+
+    #[inline(always)]
+    fn to_f64(self) -> f64 {
+        self
+    }
+
+    #[inline(always)]
+    fn from_f64(value: f64) -> f64 {
+        value
+    }
+
+    #[inline(always)]
+    fn is_finite(self) -> bool {
+        self.is_finite()
+    }
+}
+
+#[cfg(feature = "half")]
+macro_rules! half_element {
+    ($type:ty) => {
+        impl Element for $type {
+            type Wide = f32;
+            const SQUARES_FIT: bool = true;
+            const LARGEST: f64 = <$type>::MAX.to_f64_const();
+
+            #[inline(always)]
+            fn magnitude(self) -> f32 {
+                self.to_f32().abs()
+            }
+
+            #[inline(always)]
+            fn to_f64(self) -> f64 {
+                f64::from(self.to_f32())
+            }
+
+            #[inline(always)]
+            fn from_f64(value: f64) -> $type {
+                <$type>::from_f32(round_to_odd(value))
+            }
+
+            #[inline(always)]
+            fn is_finite(self) -> bool {
+                <$type>::is_finite(self)
+            }
+        }
+    };
+}
+
+#[cfg(feature = "half")]
+half_element!(f16);
+#[cfg(feature = "half")]
+half_element!(bf16);
+
+/// Rounds to `f32` so that rounding the result to half precision is as good as rounding once.
+///
+/// An inexact result gets an odd last bit, which keeps it off the ties of the narrower type
+/// (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums", 2008). Plain rounding in
+/// two steps is wrong where the first step lands on a tie.
+#[cfg(feature = "half")]
+#[inline]
+fn round_to_odd(value: f64) -> f32 {
+    let nearest = value as f32;
+    let back = f64::from(nearest);
+    if back == value || !nearest.is_finite() || nearest.to_bits() & 1 == 1 {
+        return nearest;
+    }
+    // The even neighbour was chosen; the odd one lies on the other side of the value.
+    let away_from_zero = (back < value) == (value > 0.0);
+    let bits = nearest.to_bits();
+    f32::from_bits(if away_from_zero { bits + 1 } else { bits - 1 })
+}
+
+/// The elements of a gradient, in its own storage type, to read and to write.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Elements<'a> {
+    /// Single precision.
+    F32(&'a mut [f32]),
+    /// Double precision.
+    F64(&'a mut [f64]),
+    /// IEEE half precision.
+    #[cfg(feature = "half")]
+    F16(&'a mut [f16]),
+    /// The upper half of single precision.
+    #[cfg(feature = "half")]
+    Bf16(&'a mut [bf16]),
+}
+
+/// The elements of a parameter, to read.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum Values<'a> {
+    /// Single precision.
+    F32(&'a [f32]),
+    /// Double precision.
+    F64(&'a [f64]),
+    /// IEEE half precision.
+    #[cfg(feature = "half")]
+    F16(&'a [f16]),
+    /// The upper half of single precision.
+    #[cfg(feature = "half")]
+    Bf16(&'a [bf16]),
+}
+
+/// Runs the same code for each storage type.
+macro_rules! for_each_type {
+    ($kind:ident, $elements:expr, $slice:ident => $body:expr) => {
+        match $elements {
+            $crate::element::$kind::F32($slice) => $body,
+            $crate::element::$kind::F64($slice) => $body,
+            #[cfg(feature = "half")]
+            $crate::element::$kind::F16($slice) => $body,
+            #[cfg(feature = "half")]
+            $crate::element::$kind::Bf16($slice) => $body,
+        }
+    };
+}
+pub(crate) use for_each_type;
+
+impl Elements<'_> {
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        for_each_type!(Elements, self, slice => slice.len())
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Values<'_> {
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        for_each_type!(Values, self, slice => slice.len())
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Owned or borrowed numbers that can be seen as [`Elements`]: `Vec<f32>`, `&mut [f64]`,
+/// `[f16; 4]` and the like.
+pub trait AsElements {
+    /// The numbers, to read and to write.
+    fn as_elements(&mut self) -> Elements<'_>;
+}
+
+impl<T: AsElements + ?Sized> AsElements for &mut T {
+    fn as_elements(&mut self) -> Elements<'_> {
+        (**self).as_elements()
+    }
+}
+
+macro_rules! slices_of {
+    ($type:ty, $variant:ident) => {
+        impl<'a> From<&'a mut [$type]> for Elements<'a> {
+            fn from(slice: &'a mut [$type]) -> Elements<'a> {
+                Elements::$variant(slice)
+            }
+        }
+
+        impl<'a> From<&'a [$type]> for Values<'a> {
+            fn from(slice: &'a [$type]) -> Values<'a> {
+                Values::$variant(slice)
+            }
+        }
+
+        impl AsElements for [$type] {
+            fn as_elements(&mut self) -> Elements<'_> {
+                Elements::$variant(self)
+            }
+        }
+
+        impl AsElements for Vec<$type> {
+            fn as_elements(&mut self) -> Elements<'_> {
+                Elements::$variant(self)
+            }
+        }
+
+        impl AsElements for Box<[$type]> {
+            fn as_elements(&mut self) -> Elements<'_> {
+                Elements::$variant(self)
+            }
+        }
+
+        impl<const COUNT: usize> AsElements for [$type; COUNT] {
+            fn as_elements(&mut self) -> Elements<'_> {
+                Elements::$variant(self)
+            }
+        }
+    };
+}
+
+slices_of!(f32, F32);
+slices_of!(f64, F64);
+#[cfg(feature = "half")]
+slices_of!(f16, F16);
+#[cfg(feature = "half")]
+slices_of!(bf16, Bf16);
+
+#[cfg(all(test, feature = "half"))]
+mod tests {
+    use half::{bf16, f16};
+
+    use super::Element;
+
+    /// Every tie between two neighbours, and the doubles next to it, which rounding by way of
+    /// `f32` gets wrong.
+    #[test]
+    fn half_precision_is_rounded_once() {
+        for bits in 0..f16::INFINITY.to_bits() - 1 {
+            let (low, high) = (f16::from_bits(bits), f16::from_bits(bits + 1));
+            let tie = (low.to_f64() + high.to_f64()) / 2.0;
+            let even = if bits % 2 == 0 { low } else { high };
+            assert_eq!(<f16 as Element>::from_f64(tie), even, "{tie:e}");
+            assert_eq!(<f16 as Element>::from_f64(tie.next_down()), low, "{tie:e}");
+            assert_eq!(<f16 as Element>::from_f64(tie.next_up()), high, "{tie:e}");
+            assert_eq!(<f16 as Element>::from_f64(-tie.next_up()), -high, "{tie:e}");
+        }
+    }
+
+    #[test]
+    fn bf16_is_rounded_once() {
+        for bits in 0..bf16::INFINITY.to_bits() - 1 {
+            let (low, high) = (bf16::from_bits(bits), bf16::from_bits(bits + 1));
+            let tie = (low.to_f64() + high.to_f64()) / 2.0;
+            let even = if bits % 2 == 0 { low } else { high };
+            assert_eq!(<bf16 as Element>::from_f64(tie), even, "{tie:e}");
+            assert_eq!(<bf16 as Element>::from_f64(tie.next_down()), low, "{tie:e}");
+            assert_eq!(<bf16 as Element>::from_f64(-tie.next_up()), -high, "{tie:e}");
+        }
+    }
+}

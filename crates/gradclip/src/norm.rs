@@ -1,0 +1,156 @@
+//! Norms that neither overflow nor underflow, and the ways to put them together.
+
+use alloc::vec::Vec;
+
+use crate::math::{powf, sqrt};
+use crate::policy::NormOrder;
+
+/// Large enough to bring any `f64` near 1 from either side, with room for its square.
+const FAR: f64 = f64::from_bits((1023 + 600) << 52);
+
+/// A norm as `scaled * scale` with a power of two for the scale.
+///
+/// The norm of finite gradients can exceed every `f64` (two elements of `f64::MAX` suffice), and
+/// squares can leave the range long before. The scale is 1 unless that threatens.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Norm {
+    pub(crate) scaled: f64,
+    pub(crate) scale: f64,
+}
+
+/// What gradients are multiplied with, in two factors where one could leave the range.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Coefficient {
+    /// A power of two, 1 unless the norm is out of the range of squares.
+    pub(crate) first: f64,
+    pub(crate) second: f64,
+}
+
+impl Coefficient {
+    pub(crate) fn value(self) -> f64 {
+        self.first * self.second
+    }
+}
+
+impl Norm {
+    pub(crate) const ZERO: Norm = Norm::of(0.0);
+    pub(crate) const UNKNOWN: Norm = Norm::of(f64::NAN);
+
+    pub(crate) const fn of(value: f64) -> Norm {
+        Norm {
+            scaled: value,
+            scale: 1.0,
+        }
+    }
+
+    /// The scale that keeps squares of numbers up to `max_magnitude` in range.
+    pub(crate) fn scale_for(max_magnitude: f64) -> f64 {
+        const HUGE: f64 = f64::from_bits((1023 + 450) << 52);
+        const TINY: f64 = f64::from_bits((1023 - 400) << 52);
+        if max_magnitude > HUGE {
+            FAR
+        } else if max_magnitude > 0.0 && max_magnitude < TINY {
+            1.0 / FAR
+        } else {
+            1.0
+        }
+    }
+
+    /// The number, `f64::MAX` where it exceeds every `f64`.
+    pub(crate) fn value(self) -> f64 {
+        // `min` would turn an unknown norm into the largest.
+        let value = self.scaled * self.scale;
+        if value == f64::INFINITY { f64::MAX } else { value }
+    }
+
+    /// Strictly: equality does not exceed.
+    pub(crate) fn exceeds(self, bound: f64) -> bool {
+        self.scaled > bound / self.scale
+    }
+
+    pub(crate) fn is_zero(self) -> bool {
+        self.scaled == 0.0
+    }
+
+    /// What scales something of this norm to `target`.
+    pub(crate) fn coefficient_to(self, target: f64) -> Coefficient {
+        Coefficient {
+            first: 1.0 / self.scale,
+            second: target / self.scaled,
+        }
+    }
+
+    fn scaled_to(self, scale: f64) -> f64 {
+        self.scaled * (self.scale / scale)
+    }
+}
+
+/// A sum of squares as `sum * scale * scale`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Squares {
+    pub(crate) sum: f64,
+    pub(crate) scale: f64,
+}
+
+impl Squares {
+    pub(crate) fn root(self) -> Norm {
+        Norm {
+            scaled: sqrt(self.sum),
+            scale: self.scale,
+        }
+    }
+}
+
+/// Adds sums of squares; the result does not depend on their order.
+pub(crate) fn add_squares(squares: impl Iterator<Item = Squares> + Clone) -> Squares {
+    let scale = common_scale(squares.clone().filter(|s| s.sum > 0.0).map(|s| s.scale));
+    let rescaled = squares.map(|squares| {
+        let ratio = squares.scale / scale;
+        squares.sum * ratio * ratio
+    });
+    Squares {
+        sum: sum_sorted(rescaled),
+        scale,
+    }
+}
+
+/// The norm of the concatenation of vectors whose norms are given: the p-norm of the p-norms. The
+/// result does not depend on their order.
+pub(crate) fn combine_norms(norms: impl Iterator<Item = Norm> + Clone, order: NormOrder) -> Norm {
+    let scale = common_scale(norms.clone().filter(|n| !n.is_zero()).map(|n| n.scale));
+    let scaled = norms.map(|norm| norm.scaled_to(scale));
+    let largest = scaled.clone().fold(0.0, f64::max);
+    let combined = match order {
+        NormOrder::Infinity => largest,
+        NormOrder::Finite(_) if largest == 0.0 => 0.0,
+        NormOrder::Finite(power) => {
+            let power = power.get();
+            let powers = scaled.map(|norm| powf(norm / largest, power));
+            root_of_power_sum(largest, sum_sorted(powers), power)
+        }
+    };
+    Norm {
+        scaled: combined,
+        scale,
+    }
+}
+
+/// Saturates, because for a tiny p the true norm of finite gradients can exceed every number.
+pub(crate) fn root_of_power_sum(max_magnitude: f64, power_sum: f64, power: f64) -> f64 {
+    (max_magnitude * powf(power_sum, power.recip())).min(f64::MAX)
+}
+
+fn common_scale(scales: impl Iterator<Item = f64>) -> f64 {
+    scales.fold(None, |largest: Option<f64>, scale| {
+        Some(largest.map_or(scale, |largest| largest.max(scale)))
+    })
+    .unwrap_or(1.0)
+}
+
+/// From the smallest to the largest, so that the order of registration leaves no trace.
+pub(crate) fn sum_sorted(numbers: impl Iterator<Item = f64>) -> f64 {
+    let mut numbers: Vec<f64> = numbers.collect();
+    numbers.sort_unstable_by(f64::total_cmp);
+    // From 0.0, because the standard sum of no numbers is -0.0.
+    numbers.into_iter().fold(0.0, |sum, number| sum + number)
+}

@@ -1,0 +1,199 @@
+//! The order of things as types: accumulated, reduced, unscaled, and only then clipped.
+
+use core::fmt;
+
+use crate::gradients::{Accumulate, Gradients};
+
+/// The sum of the gradients of micro-batches, of one process, perhaps times a loss scale.
+///
+/// Clipping in the wrong place is the most common mistake of its field: micro-batch by
+/// micro-batch, before the processes have exchanged their gradients, or before the loss scale is
+/// taken out. Each place is a type here, and only the last of them can be clipped:
+///
+/// ```
+/// use gradclip::{Accumulated, ClipPolicy, Clipper, NonFinite};
+///
+/// let mut clipper = Clipper::new("global-norm:1".parse::<ClipPolicy>()?, NonFinite::Skip);
+/// let mut gradients = Accumulated::new(vec![("weight", vec![2.0_f32, 0.0])]);
+/// gradients.add(vec![("weight", vec![0.0_f32, 2.0])]);
+/// let mean = gradients.in_one_process().without_loss_scale();
+/// let outcome = clipper.clip(mean)?;
+/// assert_eq!(outcome.report().norm_before, 2.0_f64.sqrt());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// Clipping before the processes have exchanged their gradients does not compile:
+///
+/// ```compile_fail,E0308
+/// use gradclip::{Accumulated, ClipPolicy, Clipper, NonFinite};
+///
+/// let mut clipper = Clipper::new(ClipPolicy::none(), NonFinite::Skip);
+/// let gradients = Accumulated::new(vec![("weight", vec![2.0_f32, 0.0])]);
+/// clipper.clip(gradients);
+/// ```
+///
+/// nor before the loss scale is taken out:
+///
+/// ```compile_fail,E0308
+/// use gradclip::{Accumulated, ClipPolicy, Clipper, NonFinite};
+///
+/// let mut clipper = Clipper::new(ClipPolicy::none(), NonFinite::Skip);
+/// let gradients = Accumulated::new(vec![("weight", vec![2.0_f32, 0.0])]);
+/// clipper.clip(gradients.in_one_process());
+/// ```
+///
+/// nor does clipping each micro-batch, because what was clipped cannot be added:
+///
+/// ```compile_fail,E0308
+/// use gradclip::{Accumulated, ClipPolicy, Clipper, NonFinite, Outcome, Unscaled};
+///
+/// let mut clipper = Clipper::new(ClipPolicy::none(), NonFinite::Skip);
+/// let mut sum = Accumulated::new(vec![("weight", vec![2.0_f32, 0.0])]);
+/// let micro_batch = Unscaled::single(vec![("weight", vec![0.0_f32, 2.0])]);
+/// if let Outcome::Apply(clipped) = clipper.clip(micro_batch).unwrap() {
+///     sum.add(clipped);
+/// }
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+#[must_use = "accumulated gradients are on their way to a clipper"]
+pub struct Accumulated<G> {
+    gradients: G,
+    micro_batches: u32,
+}
+
+impl<G: Gradients> Accumulated<G> {
+    /// The gradients of the first micro-batch.
+    pub fn new(gradients: G) -> Accumulated<G> {
+        Accumulated {
+            gradients,
+            micro_batches: 1,
+        }
+    }
+
+    /// Adds the gradients of another micro-batch of the same model.
+    ///
+    /// # Panics
+    ///
+    /// If the two do not hold the same tensors.
+    pub fn add(&mut self, gradients: G)
+    where
+        G: Accumulate,
+    {
+        self.gradients.add(gradients);
+        self.micro_batches += 1;
+    }
+
+    /// There is no other process to exchange gradients with.
+    pub fn in_one_process(self) -> Reduced<G> {
+        let Accumulated {
+            gradients,
+            micro_batches,
+        } = self;
+        Reduced {
+            gradients,
+            micro_batches,
+        }
+    }
+
+    /// Exchanges gradients with the other processes: `all_reduce` leaves in each of them the mean
+    /// over all, or of a sharded model what makes the norm of each process that of the whole.
+    ///
+    /// # Errors
+    ///
+    /// That of `all_reduce`.
+    pub fn reduce<E>(
+        self,
+        all_reduce: impl FnOnce(&mut G) -> Result<(), E>,
+    ) -> Result<Reduced<G>, E> {
+        let mut reduced = self.in_one_process();
+        all_reduce(&mut reduced.gradients)?;
+        Ok(reduced)
+    }
+}
+
+/// The sum of the gradients of micro-batches, the same in all processes, perhaps times a loss
+/// scale. See [`Accumulated`].
+#[derive(Clone, Debug, PartialEq)]
+#[must_use = "reduced gradients are on their way to a clipper"]
+pub struct Reduced<G> {
+    gradients: G,
+    micro_batches: u32,
+}
+
+impl<G: Gradients> Reduced<G> {
+    /// The loss was not scaled. Divides by the number of micro-batches.
+    pub fn without_loss_scale(self) -> Unscaled<G> {
+        self.divided_by(1.0)
+    }
+
+    /// Takes out the factor that the loss was multiplied with, and divides by the number of
+    /// micro-batches, rounding once.
+    ///
+    /// # Errors
+    ///
+    /// [`LossScaleError`] if the factor is not a finite number greater than zero.
+    pub fn unscale(self, loss_scale: f64) -> Result<Unscaled<G>, LossScaleError> {
+        if loss_scale > 0.0 && loss_scale.is_finite() {
+            Ok(self.divided_by(loss_scale))
+        } else {
+            Err(LossScaleError { loss_scale })
+        }
+    }
+
+    fn divided_by(mut self, loss_scale: f64) -> Unscaled<G> {
+        let divisor = loss_scale * f64::from(self.micro_batches);
+        if divisor != 1.0 {
+            self.gradients
+                .visit(&mut |mut gradient| gradient.elements_mut().divide(divisor));
+        }
+        Unscaled {
+            gradients: self.gradients,
+        }
+    }
+}
+
+/// Gradients as the optimizer would take them, ready to be clipped. See [`Accumulated`].
+#[derive(Clone, Debug, PartialEq)]
+#[must_use = "unscaled gradients are on their way to a clipper"]
+pub struct Unscaled<G> {
+    gradients: G,
+}
+
+impl<G: Gradients> Unscaled<G> {
+    /// The gradients of a step with a single batch, in a single process, without a loss scale.
+    pub fn single(gradients: G) -> Unscaled<G> {
+        Accumulated::new(gradients)
+            .in_one_process()
+            .without_loss_scale()
+    }
+
+    pub(crate) fn into_inner(self) -> G {
+        self.gradients
+    }
+}
+
+impl<G> Unscaled<G> {
+    /// The gradients.
+    pub fn gradients(&self) -> &G {
+        &self.gradients
+    }
+}
+
+/// A loss scale that is zero, negative or not finite.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LossScaleError {
+    /// What was given.
+    pub loss_scale: f64,
+}
+
+impl fmt::Display for LossScaleError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let loss_scale = self.loss_scale;
+        write!(
+            formatter,
+            "loss scale must be finite and greater than 0, got {loss_scale}"
+        )
+    }
+}
+
+impl core::error::Error for LossScaleError {}
