@@ -76,18 +76,20 @@ impl AdamClipping {
     }
 
     fn spam(&self) -> impl Iterator<Item = Spam> {
-        self.policy.rules_inside_adam().filter_map(|rule| match rule {
-            ClipRule::Spam {
-                theta,
-                reset,
-                warmup,
-            } => Some(Spam {
-                theta: theta.get(),
-                reset: u64::from(reset.get()),
-                warmup: u64::from(*warmup),
-            }),
-            _ => None,
-        })
+        self.policy
+            .rules_inside_adam()
+            .filter_map(|rule| match rule {
+                ClipRule::Spam {
+                    theta,
+                    reset,
+                    warmup,
+                } => Some(Spam {
+                    theta: theta.get(),
+                    reset: u64::from(reset.get()),
+                    warmup: u64::from(*warmup),
+                }),
+                _ => None,
+            })
     }
 }
 

@@ -118,10 +118,7 @@ impl Clipper {
     ///
     /// If `gradients` visits other tensors on one visit than on another, which breaks the contract
     /// of [`Gradients`].
-    pub fn clip<G: Gradients>(
-        &mut self,
-        gradients: Unscaled<G>,
-    ) -> Result<Outcome<G>, ClipError> {
+    pub fn clip<G: Gradients>(&mut self, gradients: Unscaled<G>) -> Result<Outcome<G>, ClipError> {
         self.clip_step(gradients.into_inner(), None)
     }
 
@@ -180,12 +177,17 @@ impl Clipper {
         let turns = self.links.iter().filter(|link| link.rule.can_turn());
         let snapshot = (turns.count() > 1).then(|| Snapshot::of(&mut gradients));
         let mut lessons = Vec::with_capacity(self.links.len());
+        let raw = measures.clone();
         for (index, link) in self.links.iter().enumerate() {
             if index > 0 {
                 measures = self.measure(&mut gradients, index)?;
             }
-            let Ok(decision) = decide(&link.rule, link.detector.as_ref(), context, &measures)
-            else {
+            // A rule that leaves out steps learns what it judges: the gradients as they came.
+            let seen = match &link.detector {
+                Some(Detector::Skip(_)) => &raw,
+                _ => &measures,
+            };
+            let Ok(decision) = decide(&link.rule, link.detector.as_ref(), context, seen) else {
                 unreachable!("outliers are looked for before anything is changed");
             };
             let effects = self.apply(&mut gradients, &measures, &decision);

@@ -85,7 +85,10 @@ pub(crate) fn decide(
         }
         (ClipRule::BlockRms { threshold }, _) => {
             per_tensor(threshold.at(context.step), measures, |measure, bound| {
-                scale_to(bound * crate::math::sqrt(measure.elements as f64), measure.norm)
+                scale_to(
+                    bound * crate::math::sqrt(measure.elements as f64),
+                    measure.norm,
+                )
             })
         }
         (ClipRule::GlobalNorm { threshold, .. }, _) => {
@@ -95,28 +98,47 @@ pub(crate) fn decide(
             normalize(threshold.at(context.step), global_norm(), measures)
         }
         (ClipRule::GroupNorm { threshold }, _) => by_group(threshold.at(context.step), measures),
-        (ClipRule::Agc { lambda, epsilon, .. }, _) => {
+        (
+            ClipRule::Agc {
+                lambda, epsilon, ..
+            },
+            _,
+        ) => {
             let lambda = lambda.at(context.step);
             per_tensor(lambda, measures, |measure, _| {
                 scale_units(lambda, epsilon.get(), measure)
             })
         }
-        (ClipRule::AutoClip { percentile }, Some(Detector::AutoClip(history))) => {
-            let norm = global_norm();
+        (ClipRule::Skip { .. }, Some(Detector::Skip(_))) => {
+            return skip_or_keep(rule, detector, context, measures);
+        }
+        (_, Some(detector)) => decide_from_memory(rule, detector, context, measures),
+        _ => keep(measures),
+    })
+}
+
+/// The rules whose threshold follows from the steps before.
+fn decide_from_memory(
+    rule: &ClipRule,
+    detector: &Detector,
+    context: Context,
+    measures: &[TensorMeasure],
+) -> Decision {
+    let norm = norm_of_all(measures, rule.order());
+    match (*rule, detector) {
+        (ClipRule::AutoClip { percentile }, Detector::AutoClip(history)) => {
             let threshold = history.percentile_with(norm.value(), percentile.get());
             // A threshold of zero would silence every step until the zeros are outnumbered.
             let threshold = Some(threshold).filter(|threshold| *threshold > 0.0);
             together(threshold, norm, measures).teaching(Lesson::Norm(norm.value()))
         }
-        (ClipRule::ZClip { z, max, .. }, Some(Detector::ZClip(score))) => {
-            let norm = global_norm();
+        (ClipRule::ZClip { z, max, .. }, Detector::ZClip(score)) => {
             let target = score.target(norm.value(), z.get());
             let threshold = target.unwrap_or(f64::INFINITY).min(max.at(context.step));
             let lesson = Lesson::Norm(target.unwrap_or(norm.value()));
             together(Some(threshold), norm, measures).teaching(lesson)
         }
-        (ClipRule::Median { factor, window }, Some(Detector::Median(past))) => {
-            let norm = global_norm();
+        (ClipRule::Median { factor, window }, Detector::Median(past)) => {
             let threshold = past
                 .median(window)
                 .filter(|median| *median > 0.0)
@@ -130,18 +152,15 @@ pub(crate) fn decide(
                 warmup,
                 ..
             },
-            Some(Detector::AdaGc(running)),
+            Detector::AdaGc(running),
         ) => {
-            let bounds = measures
-                .iter()
-                .map(|measure| Some(relative.at(context.step) * running.of(&measure.name, warmup)?));
+            let bounds = measures.iter().map(|measure| {
+                Some(relative.at(context.step) * running.of(&measure.name, warmup)?)
+            });
             adaptive_by_tensor(absolute.at(context.step), bounds.collect(), measures)
         }
-        (ClipRule::Skip { .. }, Some(Detector::Skip(_))) => {
-            return skip_or_keep(rule, detector, context, measures);
-        }
         _ => keep(measures),
-    })
+    }
 }
 
 impl Decision {
@@ -214,7 +233,10 @@ fn by_group(threshold: f64, measures: &[TensorMeasure]) -> Decision {
         .map(|(name, group)| (*name, scale_to(threshold, norm(group))))
         .collect();
     per_tensor(threshold, measures, |measure, _| {
-        changes.get(measure.group.as_str()).cloned().unwrap_or(Change::Keep)
+        changes
+            .get(measure.group.as_str())
+            .cloned()
+            .unwrap_or(Change::Keep)
     })
 }
 
@@ -295,7 +317,9 @@ fn skip_or_keep(
     let norm_limit = outliers.norms.limit(sigma.get(), window);
     let loss_limit = outliers.losses.limit(sigma.get(), window);
     let above = |value: f64, limit: Option<f64>| {
-        limit.filter(|limit| value > *limit).map(|limit| (value, limit))
+        limit
+            .filter(|limit| value > *limit)
+            .map(|limit| (value, limit))
     };
     let norm_outlier =
         above(norm, norm_limit).map(|(norm, limit)| SkipReason::Norm { norm, limit });

@@ -122,9 +122,9 @@ impl ZScore {
                 }
             }
             ZScore::Running { mean, variance } => {
-                let mean = alpha * *mean + (1.0 - alpha) * norm;
+                let mean = running_mean(*mean, alpha, norm);
                 let square = (norm - mean) * (norm - mean);
-                *self = ZScore::running(mean, alpha * *variance + (1.0 - alpha) * square);
+                *self = ZScore::running(mean, running_mean(*variance, alpha, square));
             }
         }
     }
@@ -169,7 +169,7 @@ impl RunningNorms {
                     self.norms.insert(name, norm);
                 }
                 Some(running) if warming_up => *running = running.min(norm),
-                Some(running) => *running = beta * *running + (1.0 - beta) * norm,
+                Some(running) => *running = running_mean(*running, beta, norm),
             }
         }
     }
@@ -210,9 +210,16 @@ impl Window {
             return None;
         }
         let mean = mean_of(self.numbers.iter(), count as f64);
-        let squares = self.numbers.iter().map(|number| (number - mean) * (number - mean));
+        let squares = self
+            .numbers
+            .iter()
+            .map(|number| (number - mean) * (number - mean));
         let variance = squares.fold(0.0, |sum, square| sum + square / (count - 1) as f64);
         let deviation = sqrt(variance).max(LEAST_RELATIVE_DEVIATION * mean.abs());
+        if sigma == f64::INFINITY {
+            // Infinity times a deviation of zero would be no number.
+            return Some(f64::INFINITY);
+        }
         Some(mean + sigma * deviation)
     }
 
@@ -249,5 +256,11 @@ impl Outliers {
 
 /// Dividing first keeps the sum of large norms finite.
 fn mean_of<'a>(numbers: impl Iterator<Item = &'a f64>, count: f64) -> f64 {
-    numbers.fold(0.0, |sum, number| sum + number / count)
+    let mean = numbers.fold(0.0, |sum, number| sum + number / count);
+    mean.clamp(f64::MIN, f64::MAX)
+}
+
+/// Rounding can lead a mean of the largest numbers out of the range.
+fn running_mean(running: f64, decay: f64, new: f64) -> f64 {
+    (decay * running + (1.0 - decay) * new).min(f64::MAX)
 }

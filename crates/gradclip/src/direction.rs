@@ -8,7 +8,7 @@ use crate::element::{Element, Elements, for_each_type};
 use crate::gradients::Gradients;
 use crate::math::sqrt;
 use crate::measure::TensorMeasure;
-use crate::norm::{Norm, Squares, add_squares};
+use crate::norm::{Norm, Squares, add_squares, sum_sorted};
 
 /// Scaling tensor t by `c_t` gives `sum c_t S_t / sqrt(sum S_t * sum c_t^2 S_t)` with the sums of
 /// squares `S_t`. The coefficients are taken relative to the largest one, which does not change
@@ -23,12 +23,16 @@ pub(crate) fn cosine_of_scaling(measures: &[TensorMeasure], changes: &[Change]) 
         let ratio = squares.scale / before.scale;
         squares.sum * ratio * ratio
     };
-    let pairs: Vec<(f64, f64)> = measures
+    let mut pairs: Vec<(f64, f64)> = measures
         .iter()
         .map(|measure| in_common(measure.squares))
         .zip(changes.iter().map(coefficient))
         .filter(|(sum, _)| *sum > 0.0)
         .collect();
+    // In an order that does not depend on that of the tensors.
+    pairs.sort_unstable_by(|left, right| {
+        left.0.total_cmp(&right.0).then(left.1.total_cmp(&right.1))
+    });
     let largest = pairs
         .iter()
         .fold(0.0, |largest, (_, coefficient)| coefficient.max(largest));
@@ -63,11 +67,12 @@ pub(crate) fn cosine_of_effects(
     });
     let before = add_squares(pairs.clone().map(|(before, _)| before));
     let after = add_squares(pairs.clone().map(|(_, effect)| effect.squares));
-    let inner_product = pairs.fold(0.0, |sum, (squares, effect)| {
-        let ratio = (squares.scale / before.scale) * (effect.squares.scale / after.scale);
-        sum + effect.inner_product * ratio
+    // One ratio after the other: for a tensor of zeros their product can be infinite.
+    let inner_products = pairs.map(|(squares, effect)| {
+        let in_scale_before = effect.inner_product * (squares.scale / before.scale);
+        in_scale_before * (effect.squares.scale / after.scale)
     });
-    cosine(before.sum, after.sum, inner_product)
+    cosine(before.sum, after.sum, sum_sorted(inner_products))
 }
 
 /// A copy of all gradients, for chains whose effects on the direction do not add up.
@@ -92,15 +97,20 @@ impl Snapshot {
         };
         let scale_before = Norm::scale_for(largest(&self.tensors));
         let scale_after = Norm::scale_for(largest(&after));
-        let (mut squares_before, mut squares_after, mut inner_product) = (0.0, 0.0, 0.0);
-        let numbers = self.tensors.iter().flatten().zip(after.iter().flatten());
-        for (before, after) in numbers {
-            let (before, after) = (before / scale_before, after / scale_after);
-            squares_before += before * before;
-            squares_after += after * after;
-            inner_product += before * after;
+        let (mut squares_before, mut squares_after) = (Vec::new(), Vec::new());
+        let mut inner_products = Vec::new();
+        for (before, after) in self.tensors.iter().zip(&after) {
+            let scaled = || {
+                let numbers = before.iter().zip(after);
+                numbers.map(|(before, after)| (before / scale_before, after / scale_after))
+            };
+            squares_before.push(scaled().fold(0.0, |sum, (before, _)| sum + before * before));
+            squares_after.push(scaled().fold(0.0, |sum, (_, after)| sum + after * after));
+            inner_products.push(scaled().fold(0.0, |sum, (before, after)| sum + before * after));
         }
-        cosine(squares_before, squares_after, inner_product)
+        let [before, after, inner_product] = [squares_before, squares_after, inner_products]
+            .map(|sums| sum_sorted(sums.into_iter()));
+        cosine(before, after, inner_product)
     }
 }
 
@@ -116,13 +126,22 @@ fn finite_numbers(elements: &Elements<'_>) -> Vec<f64> {
 }
 
 /// One square root of the product, because the root of a square is exact.
-fn cosine(before: f64, after: f64, inner_product: f64) -> f64 {
+fn cosine(mut before: f64, mut after: f64, mut inner_product: f64) -> f64 {
+    const FAR: f64 = f64::from_bits((1023 + 350) << 52);
+    const TINY: f64 = f64::from_bits((1023 - 400) << 52);
+    // The product of two small sums would lose digits, and that of two large ones overflow.
+    for sum in [&mut before, &mut after] {
+        let factor = match *sum {
+            sum if sum < TINY => FAR,
+            sum if sum > 1.0 / TINY => 1.0 / FAR,
+            _ => 1.0,
+        };
+        *sum *= factor * factor;
+        inner_product *= factor;
+    }
     let product = before * after;
-    if product > 0.0 && product.is_finite() {
-        (inner_product / sqrt(product)).min(1.0)
-    } else if before > 0.0 && after > 0.0 {
-        (inner_product / sqrt(before) / sqrt(after)).min(1.0)
-    } else {
-        1.0
+    match product > 0.0 {
+        true => (inner_product / sqrt(product)).min(1.0),
+        false => 1.0,
     }
 }

@@ -297,7 +297,11 @@ mod tests {
             let even = if bits % 2 == 0 { low } else { high };
             assert_eq!(<bf16 as Element>::from_f64(tie), even, "{tie:e}");
             assert_eq!(<bf16 as Element>::from_f64(tie.next_down()), low, "{tie:e}");
-            assert_eq!(<bf16 as Element>::from_f64(-tie.next_up()), -high, "{tie:e}");
+            assert_eq!(
+                <bf16 as Element>::from_f64(-tie.next_up()),
+                -high,
+                "{tie:e}"
+            );
         }
     }
 }

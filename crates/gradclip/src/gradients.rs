@@ -127,9 +127,7 @@ impl<'a> Gradient<'a> {
     #[must_use]
     pub fn group(&self) -> &'a str {
         let before_the_last_dot = || self.name.rsplit_once('.').map(|(group, _)| group);
-        self.group
-            .or_else(before_the_last_dot)
-            .unwrap_or(self.name)
+        self.group.or_else(before_the_last_dot).unwrap_or(self.name)
     }
 }
 
@@ -173,7 +171,11 @@ impl<Name: AsRef<str>, Numbers: AsElements> Accumulate for Vec<(Name, Numbers)> 
     fn add(&mut self, other: Self) {
         assert_eq!(self.len(), other.len(), "gradients of other tensors");
         for ((name, sum), (other_name, mut term)) in self.iter_mut().zip(other) {
-            assert_eq!(name.as_ref(), other_name.as_ref(), "gradients of other tensors");
+            assert_eq!(
+                name.as_ref(),
+                other_name.as_ref(),
+                "gradients of other tensors"
+            );
             sum.as_elements().add(&term.as_elements());
         }
     }
@@ -183,7 +185,11 @@ impl<Name: AsRef<str> + Ord, Numbers: AsElements> Accumulate for BTreeMap<Name, 
     fn add(&mut self, other: Self) {
         assert_eq!(self.len(), other.len(), "gradients of other tensors");
         for ((name, sum), (other_name, mut term)) in self.iter_mut().zip(other) {
-            assert_eq!(name.as_ref(), other_name.as_ref(), "gradients of other tensors");
+            assert_eq!(
+                name.as_ref(),
+                other_name.as_ref(),
+                "gradients of other tensors"
+            );
             sum.as_elements().add(&term.as_elements());
         }
     }

@@ -15,6 +15,8 @@ mod adam;
 mod apply;
 mod blocks;
 mod clip;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod decision;
 mod detector;
 mod direction;
@@ -26,6 +28,7 @@ mod measure;
 mod norm;
 mod percentile;
 mod policy;
+mod policy_parse;
 mod policy_text;
 mod replay;
 mod report;
@@ -34,6 +37,9 @@ mod stages;
 mod state;
 mod units;
 mod verdict;
+
+#[doc = include_str!("../CLIPPING.md")]
+pub mod policies {}
 
 pub use adam::AdamClipping;
 pub use clip::{ClipError, Clipped, Clipper, Outcome};

@@ -186,10 +186,7 @@ fn measure_block<E: Element>(block: &[E]) -> BlockMeasure<E::Wide> {
 }
 
 #[inline(always)]
-fn measure_block_with<E: Element>(
-    block: &[E],
-    filter: impl Fn(E) -> E,
-) -> BlockMeasure<E::Wide> {
+fn measure_block_with<E: Element>(block: &[E], filter: impl Fn(E) -> E) -> BlockMeasure<E::Wide> {
     let mut sums = [0.0_f64; LANES];
     let mut maxima = [E::Wide::default(); LANES];
     let (chunks, rest) = block.as_chunks::<LANES>();

@@ -60,7 +60,11 @@ impl Norm {
     pub(crate) fn value(self) -> f64 {
         // `min` would turn an unknown norm into the largest.
         let value = self.scaled * self.scale;
-        if value == f64::INFINITY { f64::MAX } else { value }
+        if value == f64::INFINITY {
+            f64::MAX
+        } else {
+            value
+        }
     }
 
     /// Strictly: equality does not exceed.
@@ -76,7 +80,8 @@ impl Norm {
     pub(crate) fn coefficient_to(self, target: f64) -> Coefficient {
         Coefficient {
             first: 1.0 / self.scale,
-            second: target / self.scaled,
+            // Infinity times an element of zero would be no number.
+            second: (target / self.scaled).min(f64::MAX),
         }
     }
 
@@ -141,10 +146,11 @@ pub(crate) fn root_of_power_sum(max_magnitude: f64, power_sum: f64, power: f64) 
 }
 
 fn common_scale(scales: impl Iterator<Item = f64>) -> f64 {
-    scales.fold(None, |largest: Option<f64>, scale| {
-        Some(largest.map_or(scale, |largest| largest.max(scale)))
-    })
-    .unwrap_or(1.0)
+    scales
+        .fold(None, |largest: Option<f64>, scale| {
+            Some(largest.map_or(scale, |largest| largest.max(scale)))
+        })
+        .unwrap_or(1.0)
 }
 
 /// From the smallest to the largest, so that the order of registration leaves no trace.

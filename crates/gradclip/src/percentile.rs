@@ -115,7 +115,9 @@ impl NormHistory {
         if !rest.is_empty() || *zeros < 0.0 || !numbers.iter().all(whole) || !sums_fit {
             return Err(PROBLEM);
         }
-        if !pairs.iter().all(valid) {
+        // A bucket that is told twice would lose the norms of its first count.
+        let ascending = pairs.is_sorted_by(|[left, _], [right, _]| left < right);
+        if !pairs.iter().all(valid) || !ascending {
             return Err(PROBLEM);
         }
         Ok(NormHistory::Buckets(Buckets {
@@ -218,7 +220,9 @@ mod tests {
     fn norms(count: usize) -> Vec<f64> {
         let mut state = 1_u64;
         let mut next = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
             10_f64.powf((state >> 11) as f64 / (1_u64 << 53) as f64 * 6.0 - 3.0)
         };
         (0..count).map(|_| next()).collect()
@@ -247,7 +251,11 @@ mod tests {
     fn memory_is_bounded_by_the_range_and_zero_has_its_place() {
         let history = history(norms(10 * EXACT).into_iter().chain(vec![0.0; 3 * EXACT]));
         let (name, numbers) = history.numbers();
-        assert!(name == "buckets" && numbers.len() < 20_000, "{}", numbers.len());
+        assert!(
+            name == "buckets" && numbers.len() < 20_000,
+            "{}",
+            numbers.len()
+        );
         assert_eq!(history.percentile_with(0.0, 20.0), 0.0);
         assert!(history.percentile_with(0.0, 30.0) > 0.0);
         assert_eq!(NormHistory::from_buckets(&numbers), Ok(history));
@@ -263,5 +271,6 @@ mod tests {
         assert!(NormHistory::from_buckets(&[0.5]).is_err());
         assert!(NormHistory::from_buckets(&[0.0, 1e9, 1.0]).is_err());
         assert!(NormHistory::from_buckets(&[0.0, 1.0, 0.0]).is_err());
+        assert!(NormHistory::from_buckets(&[0.0, 1.0, 2.0, 1.0, 2.0]).is_err());
     }
 }

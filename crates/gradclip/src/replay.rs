@@ -7,6 +7,7 @@ use core::fmt;
 
 use crate::clip::Clipper;
 use crate::decision::{Change, Context, decide, scaled_norm};
+use crate::detector::Detector;
 use crate::measure::{TensorMeasure, norm_of_all};
 use crate::norm::{Norm, Squares};
 use crate::policy::{ClipPolicy, ClipRule, NonFinite, NormOrder};
@@ -106,9 +107,13 @@ impl Replay {
             return Ok(replayed);
         }
         let mut lessons = Vec::new();
+        let raw = measures.clone();
         for link in &self.clipper.links {
-            let Ok(decision) = decide(&link.rule, link.detector.as_ref(), context, &measures)
-            else {
+            let seen = match &link.detector {
+                Some(Detector::Skip(_)) => &raw,
+                _ => &measures,
+            };
+            let Ok(decision) = decide(&link.rule, link.detector.as_ref(), context, seen) else {
                 unreachable!("outliers are looked for before anything is changed");
             };
             replayed.threshold = decision.threshold.or(replayed.threshold);
@@ -119,7 +124,11 @@ impl Replay {
                     replayed.action = ClipAction::Clip;
                 }
             }
-            if decision.changes.iter().any(|change| *change != Change::Keep) {
+            if decision
+                .changes
+                .iter()
+                .any(|change| *change != Change::Keep)
+            {
                 let after = norm_of_all(&measures, NormOrder::TWO).value();
                 replayed.norm_after = decision.norm_after.unwrap_or(after);
             }

@@ -7,8 +7,8 @@ use core::fmt;
 use crate::apply::Effect;
 use crate::decision::{Change, Decision, scaled_norm};
 use crate::direction::{cosine_of_effects, cosine_of_scaling};
-use crate::measure::{TensorMeasure, norm_of_all, reported_norm_of_all};
-use crate::norm::{Norm, combine_norms};
+use crate::measure::{TensorMeasure, reported_norm_of_all};
+use crate::norm::{Norm, Squares, add_squares, combine_norms};
 use crate::policy::{ClipRule, NormOrder};
 use crate::significant::significant;
 
@@ -137,7 +137,7 @@ impl ClipReport {
     /// The account of gradients that nothing was done to yet.
     pub(crate) fn measured(order: NormOrder, measures: &[TensorMeasure]) -> ClipReport {
         let norm = reported_norm_of_all(measures, order).value();
-        let all = norm_of_all(measures, NormOrder::TWO);
+        let all = add_squares(measures.iter().map(|measure| measure.squares));
         let first_non_finite = measures.iter().find(|measure| measure.non_finite > 0);
         ClipReport {
             action: ClipAction::Keep,
@@ -189,7 +189,11 @@ impl ClipReport {
         for (tensor, threshold) in self.tensors.iter_mut().zip(&decision.tensor_thresholds) {
             tensor.threshold = threshold.or(tensor.threshold);
         }
-        if decision.changes.iter().all(|change| *change == Change::Keep) {
+        if decision
+            .changes
+            .iter()
+            .all(|change| *change == Change::Keep)
+        {
             return;
         }
         let mut norms_after: Vec<Norm> = Vec::with_capacity(measures.len());
@@ -219,7 +223,9 @@ impl ClipReport {
             tensor.coefficient = ratio(tensor.norm_after, tensor.norm_before);
         }
         let elements: usize = self.tensors.iter().map(|tensor| tensor.elements).sum();
-        let effects = effects.iter().map(|effect| effect.as_ref().map(|e| e.effect));
+        let effects = effects
+            .iter()
+            .map(|effect| effect.as_ref().map(|e| e.effect));
         let clamped: u64 = effects.clone().flatten().map(|effect| effect.clamped).sum();
         self.clipped_share = self.clipped_share.max(clamped as f64 / elements as f64);
         if rule.can_turn() {
@@ -245,20 +251,27 @@ fn lands_on_its_threshold(rule: &ClipRule) -> bool {
 }
 
 fn ratio(after: f64, before: f64) -> f64 {
-    if before > 0.0 { after / before } else { 1.0 }
+    if before > 0.0 {
+        (after / before).min(f64::MAX)
+    } else {
+        1.0
+    }
 }
 
 impl TensorReport {
-    fn measured(measure: &TensorMeasure, all: Norm) -> TensorReport {
-        let norm = measure.squares.root();
-        let share = norm.scaled / all.scaled * (norm.scale / all.scale);
+    fn measured(measure: &TensorMeasure, all: Squares) -> TensorReport {
+        let own = measure.squares;
+        let ratio = own.scale / all.scale;
         TensorReport {
             name: measure.name.clone(),
             norm_before: measure.reported.value(),
             norm_after: measure.reported.value(),
             coefficient: 1.0,
             threshold: None,
-            square_share: if all.is_zero() { 0.0 } else { share * share },
+            square_share: match all.sum > 0.0 {
+                true => own.sum / all.sum * ratio * ratio,
+                false => 0.0,
+            },
             non_finite: measure.non_finite,
             elements: measure.elements,
         }

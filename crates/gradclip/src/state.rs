@@ -39,7 +39,7 @@ impl Clipper {
     #[must_use]
     pub fn state(&self) -> ClipperState {
         let mut state = ClipperState::new();
-        state.insert("steps".into(), vec![self.steps as f64]);
+        state.insert("steps".into(), vec![number_of(self.steps)]);
         for (index, link) in self.links.iter().enumerate() {
             let Some(detector) = &link.detector else {
                 continue;
@@ -107,6 +107,11 @@ impl core::error::Error for StateError {}
 const COUNT: &str = "must be one whole number";
 const NORMS: &str = "must hold finite norms, no more than its window";
 
+/// A count as a number that [`count`] takes back.
+fn number_of(count: u64) -> f64 {
+    (count as f64).min(LARGEST_COUNT)
+}
+
 fn numbers_of(detector: &Detector) -> Vec<(String, Vec<f64>)> {
     match detector {
         Detector::AutoClip(history) => {
@@ -118,16 +123,24 @@ fn numbers_of(detector: &Detector) -> Vec<(String, Vec<f64>)> {
             vec![("mean-and-variance".into(), vec![*mean, *variance])]
         }
         Detector::AdaGc(RunningNorms { steps, norms }) => {
-            let steps = ("steps".into(), vec![*steps as f64]);
+            let steps = ("steps".into(), vec![number_of(*steps)]);
             let norms = norms
                 .iter()
                 .map(|(tensor, norm)| (format!("norm.{tensor}"), vec![*norm]));
             core::iter::once(steps).chain(norms).collect()
         }
-        Detector::Median(window) => vec![("norms".into(), window.numbers.iter().copied().collect())],
+        Detector::Median(window) => {
+            vec![("norms".into(), window.numbers.iter().copied().collect())]
+        }
         Detector::Skip(outliers) => vec![
-            ("norms".into(), outliers.norms.numbers.iter().copied().collect()),
-            ("losses".into(), outliers.losses.numbers.iter().copied().collect()),
+            (
+                "norms".into(),
+                outliers.norms.numbers.iter().copied().collect(),
+            ),
+            (
+                "losses".into(),
+                outliers.losses.numbers.iter().copied().collect(),
+            ),
             ("skipped".into(), vec![f64::from(outliers.skipped)]),
         ],
     }

@@ -81,7 +81,9 @@ pub(crate) fn measure_units(
         problem,
     };
     if shape.iter().product::<usize>() != elements {
-        return Err(problem("its shape does not have as many elements as it has"));
+        return Err(problem(
+            "its shape does not have as many elements as it has",
+        ));
     }
     let parameter = gradient
         .parameter()
@@ -123,9 +125,8 @@ mod tests {
 
     #[test]
     fn units_of_shapes() {
-        let layout = |shape: &[usize], axis| {
-            UnitLayout::of(shape, shape.iter().product::<usize>(), axis)
-        };
+        let layout =
+            |shape: &[usize], axis| UnitLayout::of(shape, shape.iter().product::<usize>(), axis);
         assert_eq!(layout(&[2, 3], Last), UnitLayout::Strides(3));
         assert_eq!(layout(&[2, 3], First), UnitLayout::Runs(3));
         assert_eq!(layout(&[2, 3, 4], Last), UnitLayout::Strides(4));

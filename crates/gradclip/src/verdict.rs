@@ -243,7 +243,10 @@ impl fmt::Display for Verdict {
             )?;
         }
         let causes = [
-            (self.skipped.saturating_sub(self.outliers), "for non-finite gradients"),
+            (
+                self.skipped.saturating_sub(self.outliers),
+                "for non-finite gradients",
+            ),
             (self.outliers, "as outliers"),
         ];
         for (skipped, cause) in causes.into_iter().filter(|(skipped, _)| *skipped > 0) {

@@ -1,6 +1,6 @@
 //! Promises about bits: what is kept, and independence of threads.
 
-use gradclip::{ClipAction, NonFinite, Outcome};
+use gradclip::{ClipAction, Gradient, NonFinite, Outcome, Unscaled};
 
 use crate::support::{Named, Random, assert_close, bits, clip, clip_one, clipper};
 
@@ -119,9 +119,10 @@ fn the_norm_does_not_depend_on_how_elements_are_grouped() {
 fn a_broken_visit_is_noticed() {
     struct Fickle(bool, Vec<f32>);
     impl gradclip::Gradients for Fickle {
-        fn visit(&mut self, visitor: &mut dyn FnMut(&str, &mut [f32])) {
+        fn visit(&mut self, visitor: &mut dyn FnMut(Gradient<'_>)) {
             self.0 = !self.0;
-            visitor(if self.0 { "first" } else { "second" }, &mut self.1);
+            let name = if self.0 { "first" } else { "second" };
+            visitor(Gradient::new(name, self.1.as_mut_slice()));
         }
     }
     clip("global-norm:1", Fickle(false, vec![9.0]));

@@ -156,3 +156,51 @@ fn one_huge_element_leaves_the_rest_in_proportion() {
     );
     assert_eq!(outcome.unwrap().report().non_finite, 0);
 }
+
+#[test]
+fn ferx_core_vectors() {
+    // A naive sum of squares is infinite or zero for each, which switches clipping off or divides
+    // by zero. The last has squares below the smallest normal number.
+    let tiny = f64::MIN_POSITIVE.sqrt() / 16.0;
+    let cases = [
+        (vec![f64::MAX, 1.0], f64::MAX),
+        (vec![1e160; 8], 8.0_f64.sqrt() * 1e160),
+        (vec![tiny; 4], 2.0 * tiny),
+        (vec![5e-324; 4], 1e-323),
+    ];
+    for (gradient, norm) in cases {
+        for factor in [0.5, 2.0] {
+            let threshold = norm * factor;
+            let policy = format!("global-norm:{threshold:e}");
+            let (after, report) = clip(&policy, vec![("w", gradient.clone())]);
+            assert_close(report.norm_before, norm, 1e-14);
+            if factor > 1.0 {
+                assert_eq!((&after[0].1, report.action), (&gradient, ClipAction::Keep));
+            } else {
+                assert_eq!(
+                    (report.norm_after, report.action),
+                    (threshold, ClipAction::Clip)
+                );
+                let stored = clip("none", after).1.norm_before;
+                assert_close(stored, threshold, if norm > 1e-300 { 1e-14 } else { 1.0 });
+            }
+        }
+    }
+    // The norm of two largest numbers exceeds every number. It is told as the largest one, and
+    // the result is right all the same.
+    let (after, report) = clip("global-norm:1", vec![("w", vec![f64::MAX; 2])]);
+    assert_eq!(report.norm_before, f64::MAX);
+    assert_close(after[0].1[0], 0.5_f64.sqrt(), 1e-14);
+}
+
+#[test]
+fn lengthening_to_the_end_of_the_range_gives_numbers() {
+    // The ratio of these exceeds every number, and infinity times zero would be none.
+    let (after, report) = clip("normalize:1e308", vec![("w", vec![1e-300_f64, 0.0, -0.0])]);
+    assert!(
+        after[0].1.iter().all(|value| value.is_finite()),
+        "{after:?}"
+    );
+    assert_eq!(after[0].1[1..], [0.0, -0.0]);
+    assert!(report.coefficient.is_finite() && report.tensors[0].coefficient.is_finite());
+}

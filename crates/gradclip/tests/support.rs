@@ -4,8 +4,42 @@ use gradclip::{ClipError, ClipReport, Clipper, Gradients, NonFinite, Outcome, Un
 
 pub(crate) type Named = Vec<(&'static str, Vec<f32>)>;
 
+/// One policy of each kind, with warm-ups that a short test gets over.
+pub(crate) const POLICIES: [&str; 22] = [
+    "value:0.5",
+    "norm:1",
+    "norm:1,p=1",
+    "global-norm:1",
+    "global-norm:1,p=3",
+    "global-norm:1,p=inf",
+    "global-norm:2..1@40",
+    "group-norm:1",
+    "block-rms:0.1",
+    "normalize:1",
+    "agc:0.01",
+    "agc:0.01,unit=first",
+    "autoclip:10",
+    "autoclip:90",
+    "zclip:warmup=3",
+    "zclip:z=2,alpha=0.9,warmup=4,max=inf",
+    "adagc:warmup=3",
+    "median:2,window=4",
+    "skip:3,window=8,limit=4",
+    "value:5+global-norm:1",
+    "norm:1+value:0.2+agc:0.01",
+    "global-norm:3+skip:3,window=8+adagc:warmup=3+value:0.5",
+];
+
 pub(crate) fn clipper(policy: &str, non_finite: NonFinite) -> Clipper {
     Clipper::new(policy.parse().expect("a valid policy"), non_finite)
+}
+
+/// What became of the gradients, and the account of it.
+pub(crate) fn parts<G>(outcome: Outcome<G>) -> (G, ClipReport) {
+    match outcome {
+        Outcome::Apply(clipped) => clipped.into_parts(),
+        Outcome::Skip { gradients, report } => (gradients, report),
+    }
 }
 
 /// Clips gradients that are expected to be finite.
@@ -67,11 +101,19 @@ pub(crate) fn reference_norm(values: impl Iterator<Item = f64>, power: f64) -> f
     sum.powf(1.0 / power)
 }
 
+/// Property tests tell the input that failed, and write nothing beside the sources.
+pub(crate) fn without_files() -> proptest::test_runner::Config {
+    proptest::test_runner::Config {
+        failure_persistence: None,
+        ..Default::default()
+    }
+}
+
 /// SplitMix64.
 pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

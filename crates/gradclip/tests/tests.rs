@@ -1,10 +1,20 @@
 //! The integration tests of `gradclip`, as one binary.
 
 mod bits;
+mod conformance;
+mod detectors;
+mod direction;
 mod exact;
 mod extremes;
+mod fuzz;
+mod fuzz_targets;
+mod golden;
+mod model;
+mod nobody_has;
 mod non_finite;
 mod policy;
+mod policy_round_trip;
 mod properties;
+mod state;
 mod support;
 mod verdict;

@@ -1,5 +1,8 @@
 //! The command line: every command and flag, with its help.
 
+mod clip;
+mod replay;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueHint};
@@ -9,6 +12,9 @@ use shears_model::Architecture;
 use shears_train::{ClipPolicy, NonFinite, OptimizerKind, Preset, ScheduleKind};
 
 use crate::settings::checked;
+
+pub(crate) use clip::ClipArguments;
+pub(crate) use replay::ReplayArguments;
 
 /// Train text generators, and see what gradient clipping does to them.
 ///
@@ -47,6 +53,8 @@ pub(crate) enum Command {
     Generate(GenerateArguments),
     Inspect(InspectArguments),
     Bench(Box<BenchArguments>),
+    Clip(ClipArguments),
+    Replay(ReplayArguments),
     /// Print a completion script for a shell
     ///
     /// For example: shears completions bash > ~/.local/share/bash-completion/completions/shears

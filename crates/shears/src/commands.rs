@@ -1,9 +1,11 @@
 //! One file a command.
 
 pub(crate) mod bench;
+pub(crate) mod clip;
 pub(crate) mod eval;
 pub(crate) mod generate;
 pub(crate) mod inspect;
+pub(crate) mod replay;
 pub(crate) mod train;
 
 use crate::exit::Misuse;

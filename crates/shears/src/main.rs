@@ -9,8 +9,10 @@
 )]
 
 mod arguments;
+mod chart;
 mod commands;
 mod exit;
+mod gradient_files;
 mod model;
 mod output;
 mod report;
@@ -32,6 +34,8 @@ fn main() -> ExitCode {
         Command::Generate(arguments) => commands::generate::run(&arguments),
         Command::Inspect(arguments) => commands::inspect::run(&arguments),
         Command::Bench(arguments) => commands::bench::run(*arguments),
+        Command::Clip(arguments) => commands::clip::run(&arguments),
+        Command::Replay(arguments) => commands::replay::run(&arguments),
         Command::Completions { shell } => {
             let mut command = Arguments::command();
             let mut script = Vec::new();

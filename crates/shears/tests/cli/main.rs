@@ -3,9 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bad_input;
+mod clip;
+mod clip_refused;
 mod commands;
 mod config;
 mod program;
+mod replay;
 mod resume;
 mod resume_refused;
 mod text;

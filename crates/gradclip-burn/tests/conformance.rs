@@ -1,0 +1,240 @@
+//! The conformance suite of `gradclip` over Burn tensors: through `backward`, the adapter and back.
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::optim::GradientsParams;
+use burn::tensor::{DType, Device, Element, Gradients, Tensor, TensorData};
+use gradclip_burn::gradclip::conformance::{
+    Adapter, Clipping, NamedTensor, Numbers, StorageType, check,
+};
+use gradclip_burn::gradclip::{ClipError, Clipper, Outcome, Unscaled};
+use gradclip_burn::{ClippedGradients, ModuleGradients};
+
+/// A parameter of any rank that the suite asks for.
+#[derive(Clone, Debug)]
+enum AnyParam {
+    One(Param<Tensor<1>>),
+    Two(Param<Tensor<2>>),
+    Three(Param<Tensor<3>>),
+    Four(Param<Tensor<4>>),
+}
+
+/// Runs the same code for each rank.
+macro_rules! for_each_rank {
+    ($param:expr, $inner:ident => $body:expr) => {
+        match $param {
+            AnyParam::One($inner) => $body,
+            AnyParam::Two($inner) => $body,
+            AnyParam::Three($inner) => $body,
+            AnyParam::Four($inner) => $body,
+        }
+    };
+}
+
+/// The same with the rank kept.
+macro_rules! map_each_rank {
+    ($param:expr, $inner:ident => $body:expr) => {
+        match $param {
+            AnyParam::One($inner) => AnyParam::One($body),
+            AnyParam::Two($inner) => AnyParam::Two($body),
+            AnyParam::Three($inner) => AnyParam::Three($body),
+            AnyParam::Four($inner) => AnyParam::Four($body),
+        }
+    };
+}
+
+/// A module whose parameters have the names of the suite.
+#[derive(Clone, Debug)]
+struct Named(Vec<(String, AnyParam)>);
+
+impl Named {
+    fn map_params(self, mut map: impl FnMut(AnyParam) -> AnyParam) -> Self {
+        let params = self.0.into_iter();
+        Named(params.map(|(name, param)| (name, map(param))).collect())
+    }
+}
+
+impl Module for Named {
+    fn collect_devices(&self, devices: Vec<Device>) -> Vec<Device> {
+        let collect = |devices, (_, param): &(String, AnyParam)| for_each_rank!(param, param => param.collect_devices(devices));
+        self.0.iter().fold(devices, collect)
+    }
+
+    fn fork(self, device: &Device) -> Self {
+        self.map_params(|param| map_each_rank!(param, param => param.fork(device)))
+    }
+
+    fn to_device(self, device: &Device) -> Self {
+        self.map_params(|param| map_each_rank!(param, param => param.to_device(device)))
+    }
+
+    fn train(self) -> Self {
+        self.map_params(|param| map_each_rank!(param, param => param.train()))
+    }
+
+    fn valid(&self) -> Self {
+        self.clone()
+            .map_params(|param| map_each_rank!(param, param => param.valid()))
+    }
+
+    fn materialize(self) -> Self {
+        self.map_params(|param| map_each_rank!(param, param => param.materialize()))
+    }
+
+    fn visit<Visitor: ModuleVisitor>(&self, visitor: &mut Visitor) {
+        for (name, param) in &self.0 {
+            visitor.enter_module(name, "Named");
+            for_each_rank!(param, param => param.visit(visitor));
+            visitor.exit_module(name, "Named");
+        }
+    }
+
+    fn map<Mapper: ModuleMapper>(self, mapper: &mut Mapper) -> Self {
+        self.map_params(|param| map_each_rank!(param, param => Module::map(param, mapper)))
+    }
+}
+
+fn data(numbers: &Numbers, shape: &[usize]) -> TensorData {
+    match numbers {
+        Numbers::F32(numbers) => TensorData::new(numbers.clone(), shape),
+        Numbers::F64(numbers) => TensorData::new(numbers.clone(), shape),
+        Numbers::F16(numbers) => TensorData::new(numbers.clone(), shape),
+        Numbers::Bf16(numbers) => TensorData::new(numbers.clone(), shape),
+        other => panic!("no such type in Burn: {other:?}"),
+    }
+}
+
+fn tensor<const D: usize>(numbers: &Numbers, shape: &[usize]) -> Tensor<D> {
+    let data = data(numbers, shape);
+    let dtype = data.dtype();
+    Tensor::from_data(data, (&Device::flex().autodiff(), dtype))
+}
+
+/// A parameter, and a loss whose derivative is the gradient: their inner product.
+fn parameter<const D: usize>(named: &NamedTensor) -> (Param<Tensor<D>>, Tensor<1>) {
+    let gradient = tensor::<D>(&named.numbers, &named.shape);
+    let value = match &named.parameter {
+        Some(parameter) => tensor::<D>(parameter, &named.shape),
+        None => gradient.zeros_like(),
+    };
+    let param = Param::from_tensor(value);
+    let loss = (param.val() * gradient).sum().cast(DType::F64);
+    (param, loss)
+}
+
+fn backward(tensors: &[NamedTensor]) -> (Named, Gradients) {
+    // Something to go back from where there is no tensor at all.
+    let device = Device::flex().autodiff();
+    let nothing = Tensor::<1>::zeros([1], &device).require_grad();
+    let mut loss = nothing.sum().cast(DType::F64);
+    let mut params = Vec::new();
+    for named in tensors {
+        let (param, part) = match named.shape.len() {
+            1 => first(parameter(named), AnyParam::One),
+            2 => first(parameter(named), AnyParam::Two),
+            3 => first(parameter(named), AnyParam::Three),
+            _ => first(parameter(named), AnyParam::Four),
+        };
+        loss = loss + part;
+        params.push((named.name.clone(), param));
+    }
+    (Named(params), loss.backward())
+}
+
+fn first<P>((param, loss): (P, Tensor<1>), rank: fn(P) -> AnyParam) -> (AnyParam, Tensor<1>) {
+    (rank(param), loss)
+}
+
+/// The gradient of one parameter as the optimizer would get it.
+fn read(param: &AnyParam, params: &GradientsParams, storage: StorageType) -> Numbers {
+    let data = match param {
+        AnyParam::One(param) => params.get::<1>(param.id).map(Tensor::into_data),
+        AnyParam::Two(param) => params.get::<2>(param.id).map(Tensor::into_data),
+        AnyParam::Three(param) => params.get::<3>(param.id).map(Tensor::into_data),
+        AnyParam::Four(param) => params.get::<4>(param.id).map(Tensor::into_data),
+    };
+    let data = data.expect("every parameter has a gradient");
+    fn numbers<E: Element>(data: TensorData) -> Vec<E> {
+        data.try_to_vec()
+            .expect("a gradient comes back in its own type")
+    }
+    match storage {
+        StorageType::F32 => Numbers::F32(numbers(data)),
+        StorageType::F64 => Numbers::F64(numbers(data)),
+        StorageType::F16 => Numbers::F16(numbers(data)),
+        StorageType::Bf16 => Numbers::Bf16(numbers(data)),
+        other => panic!("no such type in Burn: {other}"),
+    }
+}
+
+struct Burn;
+
+impl Adapter for Burn {
+    fn storage_types(&self) -> Vec<StorageType> {
+        vec![
+            StorageType::F32,
+            StorageType::F64,
+            StorageType::F16,
+            StorageType::Bf16,
+        ]
+    }
+
+    fn has_shape(&self, shape: &[usize]) -> bool {
+        // Burn has no tensors without axes.
+        (1..=4).contains(&shape.len()) && !shape.contains(&0)
+    }
+
+    fn clip(
+        &mut self,
+        clipper: &mut Clipper,
+        tensors: &[NamedTensor],
+    ) -> Result<Clipping, ClipError> {
+        let (module, gradients) = backward(tensors);
+        let with_parameters = tensors.iter().any(|tensor| tensor.parameter.is_some());
+        let collected = match with_parameters {
+            true => ModuleGradients::collect_with_parameters(gradients, &module),
+            false => ModuleGradients::collect(gradients, &module),
+        };
+        let collected = collected.expect("a CPU gives its data");
+        Ok(match clipper.clip(Unscaled::single(collected))? {
+            Outcome::Apply(clipped) => {
+                let clipped = ClippedGradients::from(clipped);
+                let report = clipped.report().clone();
+                let params = clipped.into_params(&module);
+                let after = tensors
+                    .iter()
+                    .zip(&module.0)
+                    .map(|(named, (_, param))| NamedTensor {
+                        numbers: read(param, &params, named.numbers.storage_type()),
+                        ..named.clone()
+                    });
+                Clipping {
+                    tensors: after.collect(),
+                    report,
+                    may_step: true,
+                }
+            }
+            Outcome::Skip { gradients, report } => {
+                let after = gradients
+                    .iter()
+                    .zip(tensors)
+                    .map(|((name, values), named)| {
+                        assert_eq!(name, named.name);
+                        NamedTensor {
+                            numbers: values.into(),
+                            ..named.clone()
+                        }
+                    });
+                Clipping {
+                    tensors: after.collect(),
+                    report,
+                    may_step: false,
+                }
+            }
+        })
+    }
+}
+
+#[test]
+fn burn_tensors_are_clipped_as_plain_slices_are() {
+    check(&mut Burn);
+}

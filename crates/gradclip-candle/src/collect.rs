@@ -1,0 +1,206 @@
+//! From Candle's gradients to named slices, with one synchronisation of the device.
+
+use std::collections::HashSet;
+use std::sync::PoisonError;
+
+use candle_core::backprop::GradStore;
+use candle_core::{DType, Tensor, Var};
+use candle_nn::VarMap;
+use gradclip::{Accumulate, Gradient, Gradients, Values};
+
+use crate::transfer::HostTensors;
+
+/// The gradients of variables: named, in a fixed order, each variable once.
+///
+/// A variable that goes by two names (tied weights) counts once, under the first of them; its
+/// gradient is the sum over all its uses, as Candle's backward pass makes it. A variable without a
+/// gradient is left out.
+#[derive(Debug)]
+pub struct VarGradients {
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) gradients: HostTensors,
+    /// The parameters themselves, if they were asked for.
+    parameters: Option<HostTensors>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Entry {
+    name: String,
+    pub(crate) var: Var,
+    pub(crate) shape: Vec<usize>,
+}
+
+impl VarGradients {
+    /// Takes the gradients of all variables of a map out of what `loss.backward()` returned, in
+    /// the order of their names.
+    ///
+    /// # Errors
+    ///
+    /// [`CollectError::Type`] for a gradient that is not f32, f64, f16 or bf16, and
+    /// [`CollectError::Read`] if the device cannot give its data.
+    pub fn collect(gradients: GradStore, vars: &VarMap) -> Result<Self, CollectError> {
+        VarGradients::read(gradients, &sorted(vars), false)
+    }
+
+    /// The same together with the parameters, for a policy that compares the two
+    /// ([`gradclip::ClipPolicy::needs_parameters`]). They are read in the same transfer.
+    ///
+    /// # Errors
+    ///
+    /// As [`VarGradients::collect`].
+    pub fn collect_with_parameters(
+        gradients: GradStore,
+        vars: &VarMap,
+    ) -> Result<Self, CollectError> {
+        VarGradients::read(gradients, &sorted(vars), true)
+    }
+
+    /// Takes the gradients of named variables, in the order given, for a model without a
+    /// [`VarMap`].
+    ///
+    /// # Errors
+    ///
+    /// As [`VarGradients::collect`], and [`CollectError::Name`] if two variables have one name.
+    pub fn collect_named(
+        gradients: GradStore,
+        vars: &[(impl AsRef<str>, Var)],
+    ) -> Result<Self, CollectError> {
+        VarGradients::read(gradients, &owned(vars), false)
+    }
+
+    /// The same together with the parameters.
+    ///
+    /// # Errors
+    ///
+    /// As [`VarGradients::collect_named`].
+    pub fn collect_named_with_parameters(
+        gradients: GradStore,
+        vars: &[(impl AsRef<str>, Var)],
+    ) -> Result<Self, CollectError> {
+        VarGradients::read(gradients, &owned(vars), true)
+    }
+
+    fn read(
+        mut gradients: GradStore,
+        vars: &[(String, Var)],
+        with_parameters: bool,
+    ) -> Result<Self, CollectError> {
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut tensors: Vec<Tensor> = Vec::new();
+        let mut names = HashSet::new();
+        for (name, var) in vars {
+            // The gradient is gone once it is taken, so a second name of the variable has none.
+            let Some(gradient) = gradients.remove(var) else {
+                continue;
+            };
+            if !HostTensors::can_hold(gradient.dtype()) {
+                return Err(CollectError::Type {
+                    tensor: name.clone(),
+                    dtype: gradient.dtype(),
+                });
+            }
+            if !names.insert(name) {
+                return Err(CollectError::Name {
+                    tensor: name.clone(),
+                });
+            }
+            entries.push(Entry {
+                name: name.clone(),
+                var: var.clone(),
+                shape: gradient.dims().to_vec(),
+            });
+            tensors.push(gradient.detach());
+        }
+        if with_parameters {
+            let parameters = entries.iter().map(|entry| entry.var.as_detached_tensor());
+            tensors.extend(parameters.collect::<Vec<Tensor>>());
+        }
+        let read = HostTensors::read(&tensors, entries.len());
+        let [gradients, parameters] = read.map_err(CollectError::Read)?;
+        Ok(VarGradients {
+            entries,
+            gradients,
+            parameters: with_parameters.then_some(parameters),
+        })
+    }
+
+    /// Names and values, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, Values<'_>)> {
+        let named = self.entries.iter().enumerate();
+        named.map(|(index, entry)| (entry.name.as_str(), self.gradients.values(index)))
+    }
+
+    /// How many variables have a gradient.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether no variable has a gradient.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}
+
+fn sorted(vars: &VarMap) -> Vec<(String, Var)> {
+    // A map is whole even if another thread panicked while it held the lock.
+    let map = vars.data().lock().unwrap_or_else(PoisonError::into_inner);
+    let mut vars: Vec<(String, Var)> = map
+        .iter()
+        .map(|(name, var)| (name.clone(), var.clone()))
+        .collect();
+    vars.sort_by(|(left, _), (right, _)| left.cmp(right));
+    vars
+}
+
+fn owned(vars: &[(impl AsRef<str>, Var)]) -> Vec<(String, Var)> {
+    vars.iter()
+        .map(|(name, var)| (name.as_ref().to_owned(), var.clone()))
+        .collect()
+}
+
+impl Gradients for VarGradients {
+    fn visit(&mut self, visitor: &mut dyn FnMut(Gradient<'_>)) {
+        for (index, entry) in self.entries.iter().enumerate() {
+            let elements = self.gradients.elements(index);
+            let mut gradient = Gradient::new(&entry.name, elements).with_shape(&entry.shape);
+            if let Some(parameters) = &self.parameters {
+                gradient = gradient.with_parameter(parameters.values(index));
+            }
+            visitor(gradient);
+        }
+    }
+}
+
+impl Accumulate for VarGradients {
+    fn add(&mut self, other: VarGradients) {
+        let [ours, theirs] = [&self.entries, &other.entries].map(|entries| {
+            let ids = entries.iter().map(|entry| entry.var.id());
+            ids.collect::<Vec<_>>()
+        });
+        assert_eq!(ours, theirs, "gradients of other variables");
+        self.gradients.add(other.gradients);
+    }
+}
+
+/// Why gradients could not be collected.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CollectError {
+    /// The gradient's type is none of the common floating-point types.
+    #[error("gradient of `{tensor}` has type {dtype:?}; f32, f64, f16 and bf16 can be clipped")]
+    Type {
+        /// The variable.
+        tensor: String,
+        /// Its gradient's type.
+        dtype: DType,
+    },
+    /// Two variables have the same name.
+    #[error("two variables have the name `{tensor}`")]
+    Name {
+        /// The name.
+        tensor: String,
+    },
+    /// The device did not give its data.
+    #[error("cannot read gradients from the device")]
+    Read(#[source] candle_core::Error),
+}

@@ -1,0 +1,300 @@
+//! From tensors to host memory and back, with one transfer each way for each type and device.
+
+use std::ops::Range;
+
+use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor, WithDType};
+use gradclip::{AsElements, Elements, Values};
+use half::{bf16, f16};
+
+/// The numbers of many tensors, those of one type and device side by side.
+#[derive(Debug)]
+pub(crate) struct HostTensors {
+    groups: Vec<Group>,
+    places: Vec<Place>,
+}
+
+/// All numbers of one type and device.
+#[derive(Debug)]
+struct Group {
+    device: Device,
+    numbers: Numbers,
+}
+
+#[derive(Debug)]
+enum Numbers {
+    F32(Vec<f32>),
+    F64(Vec<f64>),
+    F16(Vec<f16>),
+    Bf16(Vec<bf16>),
+}
+
+/// Where the numbers of one tensor are.
+#[derive(Clone, Debug, PartialEq)]
+struct Place {
+    group: usize,
+    range: Range<usize>,
+}
+
+impl HostTensors {
+    /// Whether numbers of this type can be clipped.
+    pub(crate) fn can_hold(dtype: DType) -> bool {
+        matches!(dtype, DType::F32 | DType::F64 | DType::F16 | DType::BF16)
+    }
+
+    /// Reads all tensors, waiting for each device once for each type, and gives the last of them,
+    /// from `count` on, apart from the others.
+    pub(crate) fn read(tensors: &[Tensor], count: usize) -> Result<[HostTensors; 2]> {
+        let mut batches: Vec<Vec<&Tensor>> = Vec::new();
+        let mut first_lengths: Vec<usize> = Vec::new();
+        let mut places = Vec::with_capacity(tensors.len());
+        let mut lengths: Vec<usize> = Vec::new();
+        for (index, tensor) in tensors.iter().enumerate() {
+            let belongs = |batch: &Vec<&Tensor>| {
+                let same_type = batch[0].dtype() == tensor.dtype();
+                same_type && batch[0].device().location() == tensor.device().location()
+            };
+            let group = batches.iter().position(belongs).unwrap_or_else(|| {
+                batches.push(Vec::new());
+                lengths.push(0);
+                first_lengths.push(0);
+                batches.len() - 1
+            });
+            let start = lengths[group];
+            lengths[group] += tensor.elem_count();
+            if index < count {
+                first_lengths[group] = lengths[group];
+            }
+            batches[group].push(tensor);
+            // Those that are split off start anew.
+            let start = start
+                - if index < count {
+                    0
+                } else {
+                    first_lengths[group]
+                };
+            let range = start..start + tensor.elem_count();
+            places.push(Place { group, range });
+        }
+        let (mut first, mut last) = (Vec::new(), Vec::new());
+        for (batch, length) in batches.iter().zip(first_lengths) {
+            let device = batch[0].device().clone();
+            let mut numbers = Numbers::read(batch)?;
+            last.push(Group {
+                numbers: numbers.split_off(length),
+                device: device.clone(),
+            });
+            first.push(Group { device, numbers });
+        }
+        let last_places = places.split_off(count);
+        Ok([(first, places), (last, last_places)]
+            .map(|(groups, places)| HostTensors { groups, places }))
+    }
+
+    /// Puts all tensors back on their devices, in the shapes given, with one transfer for each
+    /// type and device: the tensors are views of it.
+    pub(crate) fn into_tensors<'a>(
+        self,
+        shapes: impl Iterator<Item = &'a [usize]>,
+    ) -> Result<Vec<Tensor>> {
+        let HostTensors { groups, places } = self;
+        let whole = groups.into_iter().map(Group::into_tensor);
+        let whole = whole.collect::<Result<Vec<Tensor>>>()?;
+        let view = |(Place { group, range }, shape): (Place, &[usize])| {
+            whole[group]
+                .narrow(0, range.start, range.len())?
+                .reshape(shape)
+        };
+        places.into_iter().zip(shapes).map(view).collect()
+    }
+
+    /// The numbers of the tensor at `index`.
+    pub(crate) fn values(&self, index: usize) -> Values<'_> {
+        let Place { group, range } = self.places[index].clone();
+        match &self.groups[group].numbers {
+            Numbers::F32(numbers) => Values::F32(&numbers[range]),
+            Numbers::F64(numbers) => Values::F64(&numbers[range]),
+            Numbers::F16(numbers) => Values::F16(&numbers[range]),
+            Numbers::Bf16(numbers) => Values::Bf16(&numbers[range]),
+        }
+    }
+
+    /// The numbers of the tensor at `index`, to write.
+    pub(crate) fn elements(&mut self, index: usize) -> Elements<'_> {
+        let Place { group, range } = self.places[index].clone();
+        match &mut self.groups[group].numbers {
+            Numbers::F32(numbers) => Elements::F32(&mut numbers[range]),
+            Numbers::F64(numbers) => Elements::F64(&mut numbers[range]),
+            Numbers::F16(numbers) => Elements::F16(&mut numbers[range]),
+            Numbers::Bf16(numbers) => Elements::Bf16(&mut numbers[range]),
+        }
+    }
+
+    /// Adds the tensors of another backward pass.
+    ///
+    /// # Panics
+    ///
+    /// If the two differ in a type or a length.
+    pub(crate) fn add(&mut self, mut other: HostTensors) {
+        assert_eq!(self.places, other.places, "gradients of other variables");
+        for (sum, term) in self.groups.iter_mut().zip(&mut other.groups) {
+            sum.numbers.as_elements().add(&term.numbers.as_elements());
+        }
+    }
+}
+
+impl Group {
+    fn into_tensor(self) -> Result<Tensor> {
+        fn upload<T: WithDType>(numbers: Vec<T>, device: &Device) -> Result<Tensor> {
+            let length = numbers.len();
+            Tensor::from_vec(numbers, length, device)
+        }
+        match self.numbers {
+            Numbers::F32(numbers) => upload(numbers, &self.device),
+            Numbers::F64(numbers) => upload(numbers, &self.device),
+            Numbers::F16(numbers) => upload(numbers, &self.device),
+            Numbers::Bf16(numbers) => upload(numbers, &self.device),
+        }
+    }
+}
+
+impl Numbers {
+    /// Reads tensors of one type and device.
+    fn read(tensors: &[&Tensor]) -> Result<Numbers> {
+        Ok(match tensors[0].dtype() {
+            DType::F64 => Numbers::F64(read(tensors)?),
+            DType::F16 => Numbers::F16(read(tensors)?),
+            DType::BF16 => Numbers::Bf16(read(tensors)?),
+            _ => Numbers::F32(read(tensors)?),
+        })
+    }
+
+    fn split_off(&mut self, at: usize) -> Numbers {
+        match self {
+            Numbers::F32(numbers) => Numbers::F32(numbers.split_off(at)),
+            Numbers::F64(numbers) => Numbers::F64(numbers.split_off(at)),
+            Numbers::F16(numbers) => Numbers::F16(numbers.split_off(at)),
+            Numbers::Bf16(numbers) => Numbers::Bf16(numbers.split_off(at)),
+        }
+    }
+}
+
+impl AsElements for Numbers {
+    fn as_elements(&mut self) -> Elements<'_> {
+        match self {
+            Numbers::F32(numbers) => Elements::F32(numbers),
+            Numbers::F64(numbers) => Elements::F64(numbers),
+            Numbers::F16(numbers) => Elements::F16(numbers),
+            Numbers::Bf16(numbers) => Elements::Bf16(numbers),
+        }
+    }
+}
+
+fn read<T: WithDType>(tensors: &[&Tensor]) -> Result<Vec<T>> {
+    match tensors[0].device() {
+        Device::Cpu => read_in_place(tensors),
+        _ => read_at_once(tensors),
+    }
+}
+
+/// Copies each tensor from where it is, which only works in host memory. There it takes less than
+/// half the time of joining the tensors first: 43 ms against 96 ms for 100 tensors of 100,000
+/// numbers, 1.7 ms against 5.8 ms for 1000 of 1000, on two cores.
+fn read_in_place<T: WithDType>(tensors: &[&Tensor]) -> Result<Vec<T>> {
+    let mut numbers = Vec::with_capacity(tensors.iter().map(|t| t.elem_count()).sum());
+    for tensor in tensors {
+        // A copy for transposed tensors, and nothing for others.
+        let tensor = tensor.contiguous()?;
+        let (storage, layout) = tensor.storage_and_layout();
+        let slice: &[T] = match &*storage {
+            Storage::Cpu(storage) => slice_of(storage)?,
+            _ => candle_core::bail!("a tensor on the CPU is not in its memory"),
+        };
+        let start = layout.start_offset();
+        numbers.extend_from_slice(&slice[start..start + tensor.elem_count()]);
+    }
+    Ok(numbers)
+}
+
+fn slice_of<T: WithDType>(storage: &CpuStorage) -> Result<&[T]> {
+    T::cpu_storage_as_slice(storage)
+}
+
+/// Joins the tensors on their device, so that it is waited for once.
+fn read_at_once<T: WithDType>(tensors: &[&Tensor]) -> Result<Vec<T>> {
+    let filled = tensors.iter().filter(|tensor| tensor.elem_count() > 0);
+    let flat = filled.map(|tensor| tensor.flatten_all());
+    let flat = flat.collect::<Result<Vec<Tensor>>>()?;
+    match flat.is_empty() {
+        true => Ok(Vec::new()),
+        false => Tensor::cat(&flat, 0)?.to_vec1(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device, Tensor};
+
+    use super::{HostTensors, read_at_once, read_in_place};
+
+    fn tensors() -> Vec<Tensor> {
+        let count = Tensor::arange(0_f32, 24.0, &Device::Cpu).unwrap();
+        let cube = count.reshape((2, 3, 4)).unwrap();
+        vec![
+            count.clone(),
+            cube.clone(),
+            cube.transpose(0, 2).unwrap(),
+            cube.narrow(1, 1, 2).unwrap(),
+            count.narrow(0, 5, 0).unwrap(),
+            count.narrow(0, 7, 1).unwrap().reshape(()).unwrap(),
+            Tensor::new(3_f32, &Device::Cpu)
+                .unwrap()
+                .broadcast_as((2, 2))
+                .unwrap(),
+        ]
+    }
+
+    /// The way of the other devices, tried out on the one that is everywhere.
+    #[test]
+    fn both_ways_to_read_give_the_same() {
+        let tensors = tensors();
+        let tensors: Vec<&Tensor> = tensors.iter().collect();
+        let in_place: Vec<f32> = read_in_place(&tensors).unwrap();
+        let at_once: Vec<f32> = read_at_once(&tensors).unwrap();
+        assert_eq!(in_place, at_once);
+        assert_eq!(in_place.len(), 24 + 24 + 24 + 16 + 1 + 4);
+        assert_eq!(in_place[48..52], [0.0, 12.0, 4.0, 16.0]);
+    }
+
+    #[test]
+    fn tensors_come_back_as_they_were() {
+        let mut all = tensors();
+        for dtype in [DType::F64, DType::BF16, DType::F16] {
+            all.extend(
+                tensors()
+                    .iter()
+                    .map(|tensor| tensor.to_dtype(dtype).unwrap()),
+            );
+        }
+        for count in [0, 3, 9, all.len()] {
+            let [first, last] = HostTensors::read(&all, count).unwrap();
+            let dims: Vec<Vec<usize>> = all.iter().map(|tensor| tensor.dims().to_vec()).collect();
+            let (first_dims, last_dims) = dims.split_at(count);
+            let mut back = first
+                .into_tensors(first_dims.iter().map(Vec::as_slice))
+                .unwrap();
+            back.extend(
+                last.into_tensors(last_dims.iter().map(Vec::as_slice))
+                    .unwrap(),
+            );
+            for (back, tensor) in back.iter().zip(&all) {
+                assert_eq!(back.dtype(), tensor.dtype());
+                assert_eq!(back.dims(), tensor.dims());
+                let [back, tensor] = [back, tensor].map(|tensor| {
+                    let tensor = tensor.to_dtype(DType::F64).unwrap();
+                    tensor.flatten_all().unwrap().to_vec1::<f64>().unwrap()
+                });
+                assert_eq!(back, tensor);
+            }
+        }
+    }
+}

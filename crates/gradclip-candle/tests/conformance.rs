@@ -1,0 +1,132 @@
+//! The suite that every adapter of `gradclip` has to pass, over tensors in memory.
+
+use std::collections::HashMap;
+
+use candle_core::backprop::GradStore;
+use candle_core::{DType, Device, Tensor, Var, WithDType};
+use candle_nn::VarMap;
+use gradclip_candle::gradclip::conformance::{
+    Adapter, Clipping, NamedTensor, Numbers, StorageType, check,
+};
+use gradclip_candle::gradclip::{ClipError, Clipper, Outcome, Unscaled};
+use gradclip_candle::{ClippedGradients, VarGradients};
+
+struct Candle {
+    /// Whether the gradients of matrices come as transposes of what is in memory.
+    transposed: bool,
+}
+
+impl Candle {
+    fn tensor(&self, numbers: &Numbers, shape: &[usize]) -> Tensor {
+        fn tensor<T: WithDType>(numbers: &[T], shape: &[usize]) -> Tensor {
+            Tensor::from_slice(numbers, shape, &Device::Cpu).expect("the shape fits")
+        }
+        let tensor = match numbers {
+            Numbers::F32(numbers) => tensor(numbers, shape),
+            Numbers::F64(numbers) => tensor(numbers, shape),
+            Numbers::F16(numbers) => tensor(numbers, shape),
+            Numbers::Bf16(numbers) => tensor(numbers, shape),
+            other => panic!("the suite has a new storage type: {other:?}"),
+        };
+        match self.transposed && tensor.rank() > 1 && tensor.elem_count() > 0 {
+            true => tensor.t().unwrap().contiguous().unwrap().t().unwrap(),
+            false => tensor,
+        }
+    }
+}
+
+fn numbers(tensor: &Tensor) -> Numbers {
+    let flat = tensor.flatten_all().unwrap();
+    match tensor.dtype() {
+        DType::F64 => Numbers::F64(flat.to_vec1().unwrap()),
+        DType::F16 => Numbers::F16(flat.to_vec1().unwrap()),
+        DType::BF16 => Numbers::Bf16(flat.to_vec1().unwrap()),
+        _ => Numbers::F32(flat.to_vec1().unwrap()),
+    }
+}
+
+fn named(name: &str, shape: &[usize], numbers: Numbers) -> NamedTensor {
+    NamedTensor {
+        name: name.to_owned(),
+        shape: shape.to_vec(),
+        numbers,
+        parameter: None,
+    }
+}
+
+impl Adapter for Candle {
+    fn storage_types(&self) -> Vec<StorageType> {
+        [
+            StorageType::F32,
+            StorageType::F64,
+            StorageType::F16,
+            StorageType::Bf16,
+        ]
+        .into()
+    }
+
+    fn clip(
+        &mut self,
+        clipper: &mut Clipper,
+        tensors: &[NamedTensor],
+    ) -> Result<Clipping, ClipError> {
+        let map = VarMap::new();
+        let mut gradients = GradStore::default();
+        let mut vars: HashMap<String, Var> = HashMap::new();
+        for tensor in tensors {
+            let gradient = self.tensor(&tensor.numbers, &tensor.shape);
+            let parameter = match &tensor.parameter {
+                Some(parameter) => self.tensor(parameter, &tensor.shape),
+                None => gradient.zeros_like().unwrap(),
+            };
+            let var = Var::from_tensor(&parameter).unwrap();
+            gradients.insert(&var, gradient);
+            map.data()
+                .lock()
+                .unwrap()
+                .insert(tensor.name.clone(), var.clone());
+            vars.insert(tensor.name.clone(), var);
+        }
+        let gradients = match tensors.iter().any(|tensor| tensor.parameter.is_some()) {
+            true => VarGradients::collect_with_parameters(gradients, &map),
+            false => VarGradients::collect(gradients, &map),
+        };
+        Ok(match clipper.clip(Unscaled::single(gradients.unwrap()))? {
+            Outcome::Apply(clipped) => {
+                let clipped = ClippedGradients::from(clipped);
+                let report = clipped.report().clone();
+                let store = clipped.into_grad_store().unwrap();
+                assert_eq!(store.get_ids().count(), tensors.len());
+                let tensors = vars.iter().map(|(name, var)| {
+                    let gradient = store.get(var).expect("each variable has a gradient");
+                    named(name, gradient.dims(), numbers(gradient))
+                });
+                Clipping {
+                    tensors: tensors.collect(),
+                    report,
+                    may_step: true,
+                }
+            }
+            Outcome::Skip { gradients, report } => {
+                let tensors = gradients
+                    .iter()
+                    .map(|(name, values)| named(name, vars[name].dims(), values.into()));
+                Clipping {
+                    tensors: tensors.collect(),
+                    report,
+                    may_step: false,
+                }
+            }
+        })
+    }
+}
+
+#[test]
+fn candle_conforms() {
+    check(&mut Candle { transposed: false });
+}
+
+#[test]
+fn candle_conforms_with_transposed_gradients() {
+    check(&mut Candle { transposed: true });
+}

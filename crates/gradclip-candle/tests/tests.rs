@@ -1,0 +1,482 @@
+//! The whole path: backward, collect, clip, step.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a helper that cannot go on fails its test"
+)]
+
+mod conformance;
+
+use candle_core::backprop::GradStore;
+use candle_core::{DType, Device, Tensor, Var};
+use candle_nn::{AdamW, Init, Optimizer, SGD, VarMap};
+use gradclip_candle::gradclip::{
+    Accumulated, ClipAction, ClipError, ClipPolicy, Clipper, NonFinite, Outcome, UnitAxis,
+    Unscaled, Values,
+};
+use gradclip_candle::{ClippedGradients, ClippedOptimizer, CollectError, VarGradients};
+
+fn clipper(policy: &str, non_finite: NonFinite) -> Clipper {
+    let policy: ClipPolicy = policy.parse().expect("the policy is valid");
+    Clipper::new(policy, non_finite)
+}
+
+#[track_caller]
+fn clip(policy: &str, gradients: VarGradients) -> ClippedGradients {
+    match clipper(policy, NonFinite::Error).clip(Unscaled::single(gradients)) {
+        Ok(Outcome::Apply(clipped)) => clipped.into(),
+        other => panic!("the gradients are finite: {other:?}"),
+    }
+}
+
+fn collect(gradients: GradStore, vars: &VarMap) -> VarGradients {
+    VarGradients::collect(gradients, vars).expect("the gradients are in memory")
+}
+
+fn numbers(tensor: &Tensor) -> Vec<f32> {
+    let flat = tensor.flatten_all().unwrap();
+    flat.to_vec1().expect("the tensor is f32")
+}
+
+fn bits(tensor: &Tensor) -> Vec<u32> {
+    numbers(tensor).into_iter().map(f32::to_bits).collect()
+}
+
+fn owned(gradients: &VarGradients) -> Vec<(String, Vec<f32>)> {
+    let numbers = |values| match values {
+        Values::F32(values) => values.to_vec(),
+        other => panic!("the gradients are f32: {other:?}"),
+    };
+    gradients
+        .iter()
+        .map(|(name, values)| (name.to_owned(), numbers(values)))
+        .collect()
+}
+
+/// Two variables of zeros, `b.weight` and `a.bias`.
+struct Two {
+    vars: VarMap,
+    weight: Var,
+    bias: Var,
+}
+
+impl Two {
+    fn new() -> Two {
+        let vars = VarMap::new();
+        let zeros = Init::Const(0.0);
+        vars.get((2, 1), "b.weight", zeros, DType::F32, &Device::Cpu)
+            .unwrap();
+        vars.get(2, "a.bias", zeros, DType::F32, &Device::Cpu)
+            .unwrap();
+        let var = |name: &str| vars.data().lock().unwrap()[name].clone();
+        let (weight, bias) = (var("b.weight"), var("a.bias"));
+        Two { vars, weight, bias }
+    }
+
+    /// The derivative of the inner product of variable and constant is the constant.
+    fn backward_to(&self, weight: [f32; 2], bias: [f32; 2]) -> GradStore {
+        let constant = |numbers: &[f32; 2], var: &Var| {
+            let constant = Tensor::new(numbers, &Device::Cpu).unwrap();
+            (constant.reshape(var.shape()).unwrap() * var.as_tensor())
+                .unwrap()
+                .sum_all()
+                .unwrap()
+        };
+        let loss = constant(&weight, &self.weight) + constant(&bias, &self.bias);
+        loss.unwrap().backward().unwrap()
+    }
+
+    fn bits(&self) -> [Vec<u32>; 2] {
+        [bits(&self.weight), bits(&self.bias)]
+    }
+}
+
+/// Counts how often it is asked to step.
+struct Counting {
+    optimizer: AdamW,
+    steps: usize,
+}
+
+impl Optimizer for Counting {
+    type Config = f64;
+
+    fn new(vars: Vec<Var>, learning_rate: f64) -> candle_core::Result<Self> {
+        let optimizer = AdamW::new_lr(vars, learning_rate)?;
+        Ok(Counting {
+            optimizer,
+            steps: 0,
+        })
+    }
+
+    fn step(&mut self, gradients: &GradStore) -> candle_core::Result<()> {
+        self.steps += 1;
+        self.optimizer.step(gradients)
+    }
+
+    fn learning_rate(&self) -> f64 {
+        self.optimizer.learning_rate()
+    }
+
+    fn set_learning_rate(&mut self, learning_rate: f64) {
+        self.optimizer.set_learning_rate(learning_rate);
+    }
+}
+
+/// What is written by hand without this crate: squares in f32, one read for each tensor.
+fn clip_by_hand(gradients: &mut GradStore, vars: &[Var], max_norm: f32) -> f32 {
+    let mut squares = 0.0;
+    for var in vars {
+        let gradient = gradients.get(var).unwrap();
+        let square = gradient.sqr().unwrap().sum_all().unwrap();
+        squares += square.to_scalar::<f32>().unwrap();
+    }
+    let norm = squares.sqrt();
+    if norm > max_norm {
+        for var in vars {
+            let scaled = (gradients.get(var).unwrap() * f64::from(max_norm / norm)).unwrap();
+            gradients.insert(var, scaled);
+        }
+    }
+    norm
+}
+
+#[test]
+fn an_explosion_to_five_million_is_clipped_to_one() {
+    let model = Two::new();
+    let gradients = collect(model.backward_to([3e6, 0.0], [0.0, -4e6]), &model.vars);
+    let mut optimizer = SGD::new(model.vars.all_vars(), 0.5).unwrap();
+    let report = clip("global-norm:1", gradients)
+        .step(&mut optimizer)
+        .unwrap();
+    assert_eq!((report.norm_before, report.norm_after), (5e6, 1.0));
+    assert_eq!(report.action, ClipAction::Clip);
+    assert_eq!(report.dominant().unwrap().0, "a.bias");
+    assert_eq!(numbers(&model.weight), [-0.3, 0.0]);
+    assert_eq!(numbers(&model.bias), [0.0, 0.4]);
+}
+
+#[test]
+fn squares_that_overflow_are_no_reason_to_stop_learning() {
+    let model = Two::new();
+    let vars = [model.weight.clone(), model.bias.clone()];
+    let mut by_hand = model.backward_to([3e20, 0.0], [0.0, -4e20]);
+    assert_eq!(clip_by_hand(&mut by_hand, &vars, 1.0), f32::INFINITY);
+    assert_eq!(numbers(by_hand.get(&model.weight).unwrap()), [0.0, 0.0]);
+
+    let gradients = collect(model.backward_to([3e20, 0.0], [0.0, -4e20]), &model.vars);
+    let store = clip("global-norm:1", gradients).into_grad_store().unwrap();
+    assert_eq!(numbers(store.get(&model.weight).unwrap()), [0.6, 0.0]);
+    assert_eq!(numbers(store.get(&model.bias).unwrap()), [0.0, -0.8]);
+}
+
+#[test]
+fn where_nothing_overflows_the_way_by_hand_agrees() {
+    let model = Two::new();
+    let vars = [model.weight.clone(), model.bias.clone()];
+    let mut by_hand = model.backward_to([3.3, 0.1], [0.7, -4.9]);
+    let norm = clip_by_hand(&mut by_hand, &vars, 1.0);
+    let gradients = collect(model.backward_to([3.3, 0.1], [0.7, -4.9]), &model.vars);
+    let clipped = clip("global-norm:1", gradients);
+    assert!((clipped.report().norm_before - f64::from(norm)).abs() < 1e-6);
+    let store = clipped.into_grad_store().unwrap();
+    for var in &vars {
+        let pairs = numbers(store.get(var).unwrap());
+        for (ours, other) in pairs.iter().zip(numbers(by_hand.get(var).unwrap())) {
+            assert!((ours - other).abs() < 1e-6, "{ours} and {other}");
+        }
+    }
+}
+
+#[test]
+fn names_are_those_of_the_map_in_order() {
+    let model = Two::new();
+    let collected = collect(model.backward_to([1.0, 2.0], [3.0, 4.0]), &model.vars);
+    let expected = [
+        ("a.bias".to_owned(), vec![3.0, 4.0]),
+        ("b.weight".to_owned(), vec![1.0, 2.0]),
+    ];
+    assert_eq!(owned(&collected), expected);
+    assert_eq!((collected.len(), collected.is_empty()), (2, false));
+
+    let named = [("w", model.weight.clone()), ("b", model.bias.clone())];
+    let gradients = model.backward_to([1.0, 2.0], [3.0, 4.0]);
+    let collected = VarGradients::collect_named(gradients, &named).unwrap();
+    let expected = [
+        ("w".to_owned(), vec![1.0, 2.0]),
+        ("b".to_owned(), vec![3.0, 4.0]),
+    ];
+    assert_eq!(owned(&collected), expected);
+}
+
+#[test]
+fn what_is_not_clipped_keeps_its_bits() {
+    let model = Two::new();
+    let gradients = model.backward_to([0.1, -0.0], [1e-40, 7.0]);
+    let expected = [&model.weight, &model.bias].map(|var| bits(gradients.get(var).unwrap()));
+    let clipped = clip("global-norm:1e6", collect(gradients, &model.vars));
+    assert_eq!(clipped.report().action, ClipAction::Keep);
+    let store = clipped.into_grad_store().unwrap();
+    let kept = [&model.weight, &model.bias].map(|var| bits(store.get(var).unwrap()));
+    assert_eq!(kept, expected);
+}
+
+#[test]
+fn a_variable_with_two_names_counts_once() {
+    let model = Two::new();
+    model
+        .vars
+        .data()
+        .lock()
+        .unwrap()
+        .insert("z.tied".to_owned(), model.bias.clone());
+    // Used twice, so its gradient is the sum of both uses.
+    let twice = (model.bias.as_tensor() + model.bias.as_tensor()).unwrap();
+    let constant = Tensor::new(&[3_f32, 4.0], &Device::Cpu).unwrap();
+    let loss = (twice * constant).unwrap().sum_all().unwrap();
+    let collected = collect(loss.backward().unwrap(), &model.vars);
+    assert_eq!(owned(&collected), [("a.bias".to_owned(), vec![6.0, 8.0])]);
+    let mut optimizer = SGD::new(vec![model.bias.clone()], 1.0).unwrap();
+    let report = clip("global-norm:5", collected)
+        .step(&mut optimizer)
+        .unwrap();
+    assert_eq!(report.norm_before, 10.0);
+    assert_eq!(numbers(&model.bias), [-3.0, -4.0]);
+}
+
+#[test]
+fn a_variable_without_gradient_is_left_out_and_stays() {
+    let model = Two::new();
+    let loss = model.bias.sum_all().unwrap();
+    let collected = collect(loss.backward().unwrap(), &model.vars);
+    assert_eq!(owned(&collected), [("a.bias".to_owned(), vec![1.0, 1.0])]);
+    let mut optimizer = SGD::new(model.vars.all_vars(), 0.25).unwrap();
+    clip("none", collected).step(&mut optimizer).unwrap();
+    assert_eq!(numbers(&model.weight), [0.0, 0.0]);
+    assert_eq!(numbers(&model.bias), [-0.25, -0.25]);
+}
+
+#[test]
+fn what_was_not_collected_does_not_reach_the_optimizer() {
+    let model = Two::new();
+    let gradients = model.backward_to([1e9, 1e9], [3.0, 4.0]);
+    let collected = VarGradients::collect_named(gradients, &[("bias", model.bias.clone())]);
+    let store = clip("global-norm:5", collected.unwrap())
+        .into_grad_store()
+        .unwrap();
+    assert_eq!(store.get_ids().count(), 1);
+    assert!(store.get(&model.weight).is_none());
+}
+
+#[test]
+fn accumulated_micro_batches_are_the_large_batch() {
+    let model = Two::new();
+    let inputs = Tensor::randn(0_f32, 1.0, (8, 2), &Device::Cpu).unwrap();
+    let backward = |inputs: Tensor| {
+        let outputs = inputs.matmul(&model.weight).unwrap();
+        let outputs = outputs.broadcast_add(&model.bias).unwrap();
+        let one = Tensor::ones_like(&outputs).unwrap();
+        let loss = (outputs - one).unwrap().sqr().unwrap().mean_all().unwrap();
+        collect(loss.backward().unwrap(), &model.vars)
+    };
+    let large = backward(inputs.clone());
+    let mut accumulated = Accumulated::new(backward(inputs.narrow(0, 0, 4).unwrap()));
+    accumulated.add(backward(inputs.narrow(0, 4, 4).unwrap()));
+    let mean = accumulated.in_one_process().without_loss_scale();
+    let pairs = owned(mean.gradients()).into_iter().zip(owned(&large));
+    for ((name, mean), (expected_name, expected)) in pairs {
+        assert_eq!(name, expected_name);
+        for (mean, expected) in mean.iter().zip(expected) {
+            assert!(
+                (mean - expected).abs() < 1e-6,
+                "{name}: {mean} and {expected}"
+            );
+        }
+    }
+    let Ok(Outcome::Apply(clipped)) = clipper("global-norm:0.1", NonFinite::Error).clip(mean)
+    else {
+        panic!("the gradients are finite");
+    };
+    assert_eq!(
+        (clipped.report().action, clipped.report().norm_after),
+        (ClipAction::Clip, 0.1)
+    );
+}
+
+#[test]
+#[should_panic(expected = "gradients of other variables")]
+fn gradients_of_other_variables_cannot_be_added() {
+    let (model, other) = (Two::new(), Two::new());
+    let gradients = |model: &Two| collect(model.backward_to([1.0, 2.0], [3.0, 4.0]), &model.vars);
+    let mut sum = Accumulated::new(gradients(&model));
+    sum.add(gradients(&other));
+}
+
+#[test]
+fn a_transposed_gradient_is_read_in_the_order_of_its_variable() {
+    let var = Var::zeros((2, 3), DType::F32, &Device::Cpu).unwrap();
+    let columns = Tensor::new(&[[1_f32, 4.0], [2.0, 5.0], [3.0, 6.0]], &Device::Cpu).unwrap();
+    let transposed = columns.t().unwrap();
+    assert!(!transposed.is_contiguous());
+    let mut gradients = GradStore::default();
+    gradients.insert(&var, transposed);
+    let collected = VarGradients::collect_named(gradients, &[("w", var.clone())]).unwrap();
+    assert_eq!(owned(&collected)[0].1, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    let store = clip("value:4", collected).into_grad_store().unwrap();
+    let rows = store.get(&var).unwrap().to_vec2::<f32>().unwrap();
+    assert_eq!(rows, [[1.0, 2.0, 3.0], [4.0, 4.0, 4.0]]);
+}
+
+#[test]
+fn each_type_comes_back_as_it_was() {
+    for dtype in [DType::F64, DType::F16, DType::BF16] {
+        let var = Var::zeros(2, dtype, &Device::Cpu).unwrap();
+        let constant = Tensor::new(&[384_f32, 512.0], &Device::Cpu).unwrap();
+        let constant = constant.to_dtype(dtype).unwrap();
+        let gradients = (var.as_tensor() * constant)
+            .unwrap()
+            .sum_all()
+            .unwrap()
+            .backward();
+        let named = [("w", var.clone())];
+        let collected = VarGradients::collect_named(gradients.unwrap(), &named).unwrap();
+        let clipped = clip("global-norm:5", collected);
+        // The square of 640 does not fit into f16, so the norm must not be computed there.
+        assert_eq!(clipped.report().norm_before, 640.0);
+        let mut optimizer = SGD::new(vec![var.clone()], 1.0).unwrap();
+        clipped.step(&mut optimizer).unwrap();
+        assert_eq!(var.dtype(), dtype);
+        assert_eq!(numbers(&var.to_dtype(DType::F32).unwrap()), [-3.0, -4.0]);
+    }
+}
+
+#[test]
+fn types_of_many_variables_keep_apart() {
+    let types = [
+        DType::F32,
+        DType::F64,
+        DType::F16,
+        DType::F32,
+        DType::BF16,
+        DType::F64,
+    ];
+    let mut gradients = GradStore::default();
+    let mut named = Vec::new();
+    for (index, dtype) in types.into_iter().enumerate() {
+        let var = Var::zeros(2, dtype, &Device::Cpu).unwrap();
+        let gradient = Tensor::new(&[index as f32, -1.0], &Device::Cpu).unwrap();
+        gradients.insert(&var, gradient.to_dtype(dtype).unwrap());
+        named.push((format!("{index}"), var));
+    }
+    let collected = VarGradients::collect_named(gradients, &named).unwrap();
+    let store = clip("global-norm:100", collected)
+        .into_grad_store()
+        .unwrap();
+    for (index, (dtype, (_, var))) in types.into_iter().zip(&named).enumerate() {
+        let gradient = store.get(var).unwrap();
+        assert_eq!(gradient.dtype(), dtype);
+        let gradient = numbers(&gradient.to_dtype(DType::F32).unwrap());
+        assert_eq!(gradient, [index as f32, -1.0]);
+    }
+}
+
+#[test]
+fn a_skipped_step_leaves_every_variable_bit_identical() {
+    let model = Two::new();
+    let counting = Counting::new(model.vars.all_vars(), 0.1).unwrap();
+    let mut optimizer = ClippedOptimizer::new(counting);
+    let mut clipper = clipper("global-norm:1", NonFinite::Skip);
+    let mut before = model.bits();
+    for bias in [[1.0, 2.0], [f32::NAN, f32::INFINITY]] {
+        before = model.bits();
+        let gradients = collect(model.backward_to([3.0, 4.0], bias), &model.vars);
+        match clipper.clip(Unscaled::single(gradients)).unwrap() {
+            Outcome::Apply(clipped) => {
+                optimizer.step(clipped).unwrap();
+            }
+            Outcome::Skip { report, gradients } => {
+                assert_eq!((report.non_finite, report.action), (2, ClipAction::Skip));
+                assert_eq!(report.first_non_finite.as_deref(), Some("a.bias"));
+                assert_eq!(gradients.len(), 2);
+            }
+        }
+    }
+    assert_eq!(optimizer.optimizer().steps, 1);
+    assert_eq!(model.bits(), before);
+}
+
+#[test]
+fn the_error_names_the_tensor_and_changes_nothing() {
+    let model = Two::new();
+    let gradients = model.backward_to([3.0, f32::NAN], [30.0, 40.0]);
+    let mut gradients = collect(gradients, &model.vars);
+    let error = clipper("global-norm:1", NonFinite::Error)
+        .clip(Unscaled::single(&mut gradients))
+        .unwrap_err();
+    let tensors = vec![("b.weight".to_owned(), 1)];
+    assert_eq!(error, ClipError::NonFinite { tensors });
+    assert_eq!(owned(&gradients)[0].1, [30.0, 40.0]);
+}
+
+#[test]
+fn adaptive_clipping_compares_with_the_parameters() {
+    let model = Two::new();
+    model
+        .bias
+        .set(&Tensor::new(&[3_f32, 4.0], &Device::Cpu).unwrap())
+        .unwrap();
+    model
+        .weight
+        .set(&Tensor::new(&[[1_f32], [1.0]], &Device::Cpu).unwrap())
+        .unwrap();
+    let backward = || model.backward_to([0.0, 0.0], [7.0, 24.0]);
+    let policy: ClipPolicy = "agc:0.5".parse().unwrap();
+    let policy = policy.with_unit_axis(UnitAxis::First);
+    assert!(policy.needs_parameters());
+    let mut clipper = Clipper::new(policy, NonFinite::Error);
+    let error = clipper
+        .clip(Unscaled::single(collect(backward(), &model.vars)))
+        .unwrap_err();
+    assert!(matches!(error, ClipError::Parameter { .. }), "{error}");
+    let collected = VarGradients::collect_with_parameters(backward(), &model.vars).unwrap();
+    let Ok(Outcome::Apply(clipped)) = clipper.clip(Unscaled::single(collected)) else {
+        panic!("the gradients are finite");
+    };
+    let store = ClippedGradients::from(clipped).into_grad_store().unwrap();
+    // Half the parameter's norm of 5 is 2.5, a tenth of the gradient's 25.
+    assert_eq!(numbers(store.get(&model.bias).unwrap()), [0.7, 2.4]);
+}
+
+#[test]
+fn what_cannot_be_clipped_is_refused_by_name() {
+    let var = Var::zeros(2, DType::F32, &Device::Cpu).unwrap();
+    let mut gradients = GradStore::default();
+    gradients.insert(&var, Tensor::new(&[1_u32, 2], &Device::Cpu).unwrap());
+    let error = VarGradients::collect_named(gradients, &[("w", var.clone())]).unwrap_err();
+    assert!(matches!(&error, CollectError::Type { tensor, dtype: DType::U32 } if tensor == "w"));
+    let text = "gradient of `w` has type U32; f32, f64, f16 and bf16 can be clipped";
+    assert_eq!(error.to_string(), text);
+
+    let model = Two::new();
+    let named = [("w", model.weight.clone()), ("w", model.bias.clone())];
+    let gradients = model.backward_to([1.0, 2.0], [3.0, 4.0]);
+    let error = VarGradients::collect_named(gradients, &named).unwrap_err();
+    assert_eq!(error.to_string(), "two variables have the name `w`");
+}
+
+#[test]
+fn adam_goes_on_as_with_gradients_that_were_always_small() {
+    let (clipped, small) = (Two::new(), Two::new());
+    let mut optimizer = AdamW::new_lr(clipped.vars.all_vars(), 0.1).unwrap();
+    let mut reference = AdamW::new_lr(small.vars.all_vars(), 0.1).unwrap();
+    for factor in [1.0, 4.0, 1024.0] {
+        let gradients = clipped.backward_to([3.0 * factor, 0.0], [0.0, 4.0 * factor]);
+        let gradients = collect(gradients, &clipped.vars);
+        clip("global-norm:5", gradients)
+            .step(&mut optimizer)
+            .unwrap();
+        reference
+            .step(&small.backward_to([3.0, 0.0], [0.0, 4.0]))
+            .unwrap();
+    }
+    assert_eq!(clipped.bits(), small.bits());
+}

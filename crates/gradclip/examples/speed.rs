@@ -1,0 +1,141 @@
+//! How fast each policy is: `cargo run --release -p gradclip --example speed [MILLIONS] [THREADS]`.
+//!
+//! Prints milliseconds a step and gigabytes of gradient a second, the best of many steps, for a
+//! model of the given number of parameters in tensors of 1024 x 1024.
+
+use std::time::Instant;
+
+use gradclip::{Clipper, Elements, Gradient, Gradients, NonFinite, Unscaled};
+
+const SIDE: usize = 1024;
+const STEPS: usize = 15;
+
+/// Gradients with parameters, so that every policy has what it asks for.
+struct Model<T> {
+    tensors: Vec<(String, Vec<T>)>,
+    parameter: Vec<f32>,
+}
+
+impl<T> Gradients for Model<T>
+where
+    for<'a> Elements<'a>: From<&'a mut [T]>,
+{
+    fn visit(&mut self, visitor: &mut dyn FnMut(Gradient<'_>)) {
+        for (name, values) in &mut self.tensors {
+            let gradient = Gradient::new(name, values.as_mut_slice());
+            visitor(
+                gradient
+                    .with_shape(&[SIDE, SIDE])
+                    .with_parameter(self.parameter.as_slice()),
+            );
+        }
+    }
+}
+
+fn model<T: Copy>(tensors: usize, convert: impl Fn(f32) -> T) -> Model<T>
+where
+    for<'a> Elements<'a>: From<&'a mut [T]>,
+{
+    // Numbers between -1 and 1 without a pattern.
+    let number = |index: usize| {
+        let mixed = (index as u32).wrapping_mul(2_654_435_761);
+        mixed as f32 / u32::MAX as f32 * 2.0 - 1.0
+    };
+    let values: Vec<T> = (0..SIDE * SIDE)
+        .map(|index| convert(number(index)))
+        .collect();
+    Model {
+        tensors: (0..tensors)
+            .map(|index| (format!("layers.{index}.weight"), values.clone()))
+            .collect(),
+        parameter: vec![1.0; SIDE * SIDE],
+    }
+}
+
+/// The shortest step, in seconds.
+fn time<T>(model: &mut Model<T>, policy: &str, threads: usize) -> f64
+where
+    for<'a> Elements<'a>: From<&'a mut [T]>,
+{
+    let policy = policy
+        .parse()
+        .expect("the policies of this program are valid");
+    let mut clipper = Clipper::new(policy, NonFinite::Error).with_threads(threads);
+    let mut shortest = f64::INFINITY;
+    for _ in 0..STEPS {
+        let started = Instant::now();
+        let outcome = clipper.clip(Unscaled::single(&mut *model));
+        shortest = shortest.min(started.elapsed().as_secs_f64());
+        drop(outcome.expect("the gradients are finite"));
+    }
+    shortest
+}
+
+fn main() {
+    let mut arguments = std::env::args().skip(1).map(|argument| {
+        let number = argument.parse::<usize>();
+        number.expect("arguments are millions of parameters and threads")
+    });
+    let tensors = arguments.next().unwrap_or(20);
+    let threads = arguments.next().unwrap_or(1);
+    let elements = tensors * SIDE * SIDE;
+    println!("{elements} parameters, {threads} thread(s), best of {STEPS} steps");
+    println!("{:<28} {:>6} {:>10} {:>8}", "policy", "type", "ms", "GB/s");
+    let print = |policy: &str, name: &str, size: usize, seconds: f64| {
+        let speed = (elements * size) as f64 / seconds / 1e9;
+        println!(
+            "{policy:<28} {name:>6} {:>10.2} {speed:>8.2}",
+            seconds * 1e3
+        );
+    };
+    let mut single = model(tensors, |value| value);
+    for policy in [
+        "none",
+        "global-norm:1e30",
+        // Each clips at every step, because nothing else shrinks the gradients below it.
+        "normalize:1000",
+        "value:1e30",
+        "value:1",
+        "norm:1e30",
+        "group-norm:1e30",
+        "block-rms:1e30",
+        "agc:1e30",
+        "agc:1e30,unit=first",
+        "autoclip:100",
+        "zclip:max=inf",
+        "adagc:abs=1e30,rel=1e30",
+        "median:1e30",
+        "skip:1e30",
+        "global-norm:1e30,p=inf",
+        "global-norm:1e30,p=3",
+        "value:1e30+global-norm:1e30",
+    ] {
+        print(policy, "f32", 4, time(&mut single, policy, threads));
+    }
+    drop(single);
+    let mut double = model(tensors, f64::from);
+    print(
+        "global-norm:1e30",
+        "f64",
+        8,
+        time(&mut double, "global-norm:1e30", threads),
+    );
+    drop(double);
+    #[cfg(feature = "half")]
+    {
+        let mut half = model(tensors, half::f16::from_f32);
+        print(
+            "global-norm:1e30",
+            "f16",
+            2,
+            time(&mut half, "global-norm:1e30", threads),
+        );
+        let mut brain = model(tensors, half::bf16::from_f32);
+        print(
+            "global-norm:1e30",
+            "bf16",
+            2,
+            time(&mut brain, "global-norm:1e30", threads),
+        );
+    }
+}

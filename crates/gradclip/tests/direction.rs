@@ -1,0 +1,135 @@
+//! The direction of the gradient: what keeps it, and the cosine that tells when it turns.
+
+use gradclip::{ClipAction, ClipReport, Clipper, NonFinite, Unscaled};
+
+use crate::model::Model;
+use crate::support::{Random, assert_close, clipper, parts};
+
+fn step(clipper: &mut Clipper, model: Model) -> (Model, ClipReport) {
+    parts(
+        clipper
+            .clip(Unscaled::single(model))
+            .expect("no error is expected"),
+    )
+}
+
+fn once(policy: &str, model: Model) -> (Model, ClipReport) {
+    step(&mut clipper(policy, NonFinite::Error), model)
+}
+
+fn cosine(left: &[f64], right: &[f64]) -> f64 {
+    let inner = |left: &[f64], right: &[f64]| -> f64 {
+        left.iter()
+            .zip(right)
+            .map(|(left, right)| left * right)
+            .sum()
+    };
+    inner(left, right) / (inner(left, left) * inner(right, right)).sqrt()
+}
+
+#[test]
+fn rules_for_all_tensors_keep_the_direction() {
+    let policies = [
+        "global-norm:1",
+        "global-norm:1,p=1",
+        "global-norm:1,p=inf",
+        "global-norm:2..1@16",
+        "normalize:1",
+        "autoclip:10",
+        "zclip:warmup=3",
+        "median:1,window=4",
+        "normalize:3+global-norm:1",
+    ];
+    for policy in policies {
+        let mut clipper = clipper(policy, NonFinite::Error);
+        let mut clipped = 0;
+        for index in 0..40 {
+            let model = Model::random(&mut Random(index), 10.0);
+            let before = model.flat();
+            let (after, report) = step(&mut clipper, model);
+            assert_eq!(report.cosine, 1.0, "{policy}");
+            // Beyond the rounding of half precision.
+            assert!(cosine(&before, &after.flat()) > 1.0 - 1e-5, "{policy}");
+            clipped += u32::from(report.action == ClipAction::Clip);
+        }
+        assert!(clipped > 10, "{policy}: {clipped}");
+    }
+}
+
+#[test]
+fn the_cosine_of_a_chain_is_that_of_before_and_after() {
+    for policy in [
+        "norm:1+value:0.2",
+        "value:5+block-rms:0.1",
+        "agc:0.01+group-norm:0.02+norm:0.01",
+    ] {
+        for seed in 0..50 {
+            let model = Model::random(&mut Random(seed), 10.0).stored_as("f64");
+            let before = model.flat();
+            let (after, report) = once(policy, model);
+            assert_close(report.cosine, cosine(&before, &after.flat()), 1e-12);
+            assert!(report.cosine < 1.0, "{policy}");
+        }
+    }
+}
+
+#[test]
+fn a_cosine_beside_zeros_and_numbers_near_the_end_of_the_range() {
+    let tensor = |name: &str, gradient: &[f64]| {
+        let mut tensor = Model::vector(gradient).0.remove(0);
+        tensor.name = name.to_owned();
+        tensor
+    };
+    for (unit, policy) in [
+        (1e-200, "value:1e-200"),
+        (1e200, "value:1e200"),
+        (1.0, "value:1"),
+    ] {
+        let model = Model(vec![
+            tensor("zero", &[0.0, 0.0]),
+            tensor("w", &[3.0 * unit, unit]),
+        ]);
+        let (_, report) = once(policy, model);
+        assert_close(report.cosine, 4.0 / 20.0_f64.sqrt(), 1e-12);
+        assert_close(report.norm_before, 10.0_f64.sqrt() * unit, 1e-12);
+        assert_eq!(
+            (
+                report.tensors[0].square_share,
+                report.tensors[1].square_share
+            ),
+            (0.0, 1.0)
+        );
+    }
+}
+
+#[test]
+fn the_cosine_has_all_its_digits_at_every_size() {
+    for exponent in (-300..=300).step_by(10) {
+        let unit = 10.0_f64.powi(exponent);
+        for (policy, factor) in [("norm", 1.0), ("value", 0.3), ("agc", 0.5), ("norm", 1e-5)] {
+            let mut model = Model::random(&mut Random(5), 1.0).stored_as("f64");
+            for tensor in &mut model.0 {
+                for (index, number) in tensor.gradient.to_f64().into_iter().enumerate() {
+                    tensor.gradient.set(index, number * unit);
+                }
+            }
+            let relative = |model: &Model| -> Vec<f64> {
+                model
+                    .flat()
+                    .into_iter()
+                    .map(|number| number / unit)
+                    .collect()
+            };
+            let before = relative(&model);
+            let (after, report) = once(&format!("{policy}:{:e}", unit * factor), model);
+            assert_eq!(report.action, ClipAction::Clip, "{policy} {unit:e}");
+            assert_close(report.cosine, cosine(&before, &relative(&after)), 1e-12);
+            let alone = Model::vector(&[3.3 * unit, 0.7 * unit, 9.1 * unit]);
+            assert_eq!(
+                once(&format!("norm:{unit:e}"), alone).1.cosine,
+                1.0,
+                "{unit:e}"
+            );
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! The bodies of the fuzz targets, shared by `cargo fuzz` (see `fuzz/`) and the ordinary tests.
+
+use std::collections::BTreeMap;
+
+use gradclip::{
+    ClipPolicy, ClipReport, Clipper, Gradient, Gradients, NonFinite, Outcome, Unscaled,
+};
+
+/// A matrix, a vector and numbers near both ends of the range, with parameters.
+struct Tiny {
+    single: [f32; 6],
+    double: [f64; 2],
+    small: [f64; 2],
+}
+
+const SINGLE: [f32; 6] = [3.0, -4.0, 0.0, 1e-30, 0.5, -0.25];
+const DOUBLE: [f64; 2] = [1e10, -0.0];
+const SMALL: [f64; 2] = [1e-300, 0.0];
+
+impl Tiny {
+    fn times(factor: f64) -> Tiny {
+        Tiny {
+            single: SINGLE.map(|value| (f64::from(value) * factor) as f32),
+            double: DOUBLE.map(|value| value * factor),
+            small: SMALL.map(|value| value * factor),
+        }
+    }
+
+    fn is_finite(&self) -> bool {
+        let doubles = self.double.iter().chain(&self.small);
+        self.single.iter().all(|value| value.is_finite())
+            && doubles.clone().all(|value| value.is_finite())
+    }
+}
+
+impl Gradients for Tiny {
+    fn visit(&mut self, visitor: &mut dyn FnMut(Gradient<'_>)) {
+        let single = Gradient::new("layer.weight", self.single.as_mut_slice());
+        visitor(single.with_shape(&[2, 3]).with_parameter(&SINGLE[..]));
+        let double = Gradient::new("layer.bias", self.double.as_mut_slice());
+        visitor(double.with_parameter(&DOUBLE[..]));
+        let small = Gradient::new("head", self.small.as_mut_slice());
+        visitor(small.with_parameter(&SMALL[..]));
+    }
+}
+
+/// Clips, and checks that nothing that is not finite comes out.
+fn clip_tiny(clipper: &mut Clipper, tiny: Tiny) {
+    let step = Unscaled::single(tiny);
+    match clipper
+        .clip_with_loss(step, 2.5)
+        .expect("an error under NonFinite::Skip")
+    {
+        Outcome::Apply(clipped) => {
+            let (tiny, report) = clipped.into_parts();
+            assert!(tiny.is_finite(), "what comes out is not finite");
+            assert_report(&report);
+        }
+        Outcome::Skip { gradients, report } => {
+            assert!(gradients.is_finite() || report.non_finite > 0);
+            assert_eq!((report.norm_after, report.coefficient), (0.0, 0.0));
+        }
+    }
+}
+
+fn assert_report(report: &ClipReport) {
+    let numbers = [
+        report.norm_before,
+        report.norm_after,
+        report.coefficient,
+        report.cosine,
+    ];
+    let of_tensors = report.tensors.iter().flat_map(|tensor| {
+        [
+            tensor.norm_before,
+            tensor.norm_after,
+            tensor.coefficient,
+            tensor.square_share,
+        ]
+    });
+    for number in numbers.into_iter().chain(of_tensors) {
+        assert!(number.is_finite() && number >= 0.0, "{report:?}");
+    }
+    assert!(
+        report.cosine <= 1.0 && report.clipped_share <= 1.0,
+        "{report:?}"
+    );
+    assert!(
+        report.threshold.is_none_or(|threshold| threshold >= 0.0),
+        "{report:?}"
+    );
+}
+
+/// Any text is a policy that prints as itself and clips, or is refused in one line.
+pub(crate) fn policy_text(data: &[u8]) {
+    let Ok(text) = core::str::from_utf8(data) else {
+        return;
+    };
+    let policy = match text.parse::<ClipPolicy>() {
+        Ok(policy) => policy,
+        Err(error) => {
+            let message = error.to_string();
+            assert!(
+                !message.contains('\n') && message.contains("accepted: "),
+                "{message}"
+            );
+            return;
+        }
+    };
+    let printed = policy.to_string();
+    assert_eq!(printed.parse(), Ok(policy.clone()), "{printed}");
+    let mut clipper = Clipper::new(policy, NonFinite::Skip);
+    for factor in [1.0, 1e-3, 100.0] {
+        clip_tiny(&mut clipper, Tiny::times(factor));
+    }
+}
+
+/// The first line is a policy, the rest the state of a clipper as JSON. Any state is refused, or
+/// comes back as it is and lets the clipper go on.
+pub(crate) fn clipper_state(data: &[u8]) {
+    let Some((policy, state)) = core::str::from_utf8(data)
+        .ok()
+        .and_then(|t| t.split_once('\n'))
+    else {
+        return;
+    };
+    let Ok(policy) = policy.parse::<ClipPolicy>() else {
+        return;
+    };
+    let Ok(state) = serde_json::from_str::<BTreeMap<String, Vec<f64>>>(state) else {
+        return;
+    };
+    let mut clipper = Clipper::new(policy, NonFinite::Skip);
+    let fresh = clipper.state();
+    if let Err(error) = clipper.restore(&state) {
+        assert!(!error.to_string().is_empty());
+        assert_eq!(
+            clipper.state(),
+            fresh,
+            "a state that was refused left a trace"
+        );
+        return;
+    }
+    assert_comes_back(&clipper);
+    for factor in [1.0, f64::NAN, 1e5] {
+        clip_tiny(&mut clipper, Tiny::times(factor));
+        assert_comes_back(&clipper);
+    }
+}
+
+fn assert_comes_back(clipper: &Clipper) {
+    let state = clipper.state();
+    let mut restored = Clipper::new(clipper.policy().clone(), NonFinite::Skip);
+    if let Err(error) = restored.restore(&state) {
+        panic!("{error}: {state:?}");
+    }
+    assert_eq!(restored.state(), state);
+}

@@ -1,0 +1,206 @@
+//! `shears clip`: clips gradients that another program saved, and tells what that did.
+
+mod report;
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use gradclip::{
+    AsElements, ClipAction, ClipPolicy, ClipReport, Clipper, Gradient, Gradients, NonFinite,
+    Unscaled,
+};
+
+use crate::arguments::ClipArguments;
+use crate::exit::Misuse;
+use crate::gradient_files::{OtherTypes, TensorFile};
+use report::Reporter;
+
+pub(crate) fn run(arguments: &ClipArguments) -> anyhow::Result<ExitCode> {
+    let policy: ClipPolicy = arguments.policy.parse()?;
+    let non_finite: NonFinite = arguments.nonfinite.parse()?;
+    check_policy(&policy, arguments)?;
+    let sources = check_sources(arguments)?;
+    if let Some(folder) = &arguments.out_dir {
+        check_targets(folder, arguments, &sources)?;
+    }
+    let params = arguments
+        .params
+        .as_ref()
+        .filter(|_| policy.needs_parameters());
+    let params = params.map(|path| Parameters::read(path)).transpose()?;
+    if let Some(folder) = &arguments.out_dir {
+        let create = fs::create_dir_all(folder);
+        create.with_context(|| format!("cannot create {}", folder.display()))?;
+        // A path like `new/..` leads somewhere only now.
+        check_targets(folder, arguments, &sources)?;
+    }
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut reporter = Reporter::new(arguments, &policy, non_finite);
+    let mut clipper = Clipper::new(policy, non_finite).with_threads(threads);
+    for (step, path) in arguments.steps.iter().enumerate() {
+        let report = clip_file(&mut clipper, path, params.as_ref(), target(arguments, path))?;
+        reporter.step(step, path, &report)?;
+    }
+    reporter.end();
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One step: read, clip, and write unless the step is left out.
+fn clip_file(
+    clipper: &mut Clipper,
+    path: &Path,
+    params: Option<&Parameters>,
+    target: Option<PathBuf>,
+) -> anyhow::Result<ClipReport> {
+    let file = TensorFile::read(path, OtherTypes::Refuse)?;
+    if let Some(params) = params {
+        params.check(path, &file)?;
+    }
+    let mut step = Step { file, params };
+    let outcome = clipper.clip(Unscaled::single(&mut step));
+    let outcome = outcome.with_context(|| path.display().to_string())?;
+    let report = outcome.report().clone();
+    if let Some(target) = target.filter(|_| report.action != ClipAction::Skip) {
+        step.file.write(&target)?;
+    }
+    Ok(report)
+}
+
+/// The gradients of one file, with the parameters that they belong to.
+struct Step<'a> {
+    file: TensorFile,
+    params: Option<&'a Parameters>,
+}
+
+impl Gradients for Step<'_> {
+    fn visit(&mut self, visitor: &mut dyn FnMut(Gradient<'_>)) {
+        for tensor in &mut self.file.tensors {
+            let params = self
+                .params
+                .and_then(|params| params.file.tensor(&tensor.name));
+            let elements = tensor.numbers.as_elements();
+            let gradient = Gradient::new(&tensor.name, elements).with_shape(&tensor.shape);
+            visitor(match params {
+                Some(params) => gradient.with_parameter(params.numbers.as_values()),
+                None => gradient,
+            });
+        }
+    }
+}
+
+/// The parameters of the model, for `agc`.
+struct Parameters {
+    path: PathBuf,
+    file: TensorFile,
+}
+
+impl Parameters {
+    /// Reads them. Counters and the like, which a file of parameters has too, are left out.
+    fn read(path: &Path) -> anyhow::Result<Parameters> {
+        Ok(Parameters {
+            path: path.to_path_buf(),
+            file: TensorFile::read(path, OtherTypes::LeaveOut)?,
+        })
+    }
+
+    /// Whether there is one of the same shape for each gradient.
+    fn check(&self, path: &Path, gradients: &TensorFile) -> anyhow::Result<()> {
+        let (path, params) = (path.display(), self.path.display());
+        for gradient in &gradients.tensors {
+            let (name, shape) = (&gradient.name, &gradient.shape);
+            match self.file.tensor(name) {
+                None => bail!(
+                    "{path}: the parameter of gradient `{name}` is not in {params}, or not of \
+                     type F64, F32, F16 or BF16"
+                ),
+                Some(param) if param.shape != *shape => bail!(
+                    "{path}: gradient `{name}` has shape {shape:?}, and its parameter in \
+                     {params} has {:?}",
+                    param.shape
+                ),
+                Some(_) => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where the clipped gradients of this file go.
+fn target(arguments: &ClipArguments, path: &Path) -> Option<PathBuf> {
+    let folder = arguments.out_dir.as_ref()?;
+    Some(folder.join(path.file_name()?))
+}
+
+fn check_policy(policy: &ClipPolicy, arguments: &ClipArguments) -> Result<(), Misuse> {
+    if let Some(rule) = policy.rules_inside_adam().next() {
+        let name = rule.name();
+        return Err(Misuse(format!(
+            "`{name}` works inside Adam, on its moments and its update, which a file of gradients \
+             does not have; `shears train --clip {name}:...` has them"
+        )));
+    }
+    if policy.needs_parameters() && arguments.params.is_none() {
+        let problem = "`agc` compares gradients with parameters; give them by --params FILE";
+        return Err(Misuse(problem.into()));
+    }
+    Ok(())
+}
+
+/// The files that are read, by their one true path.
+fn check_sources(arguments: &ClipArguments) -> Result<Vec<(PathBuf, &Path)>, Misuse> {
+    let paths = arguments.steps.iter().chain(&arguments.params);
+    let mut sources = Vec::new();
+    for path in paths {
+        let fail = |problem: String| Misuse(format!("{} {problem}", path.display()));
+        let found = fs::canonicalize(path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => fail("does not exist".into()),
+            _ => fail(format!("cannot be read: {error}")),
+        })?;
+        if !found.is_file() {
+            return Err(fail("is not a file".into()));
+        }
+        sources.push((found, path.as_path()));
+    }
+    Ok(sources)
+}
+
+/// Refuses to overwrite what was given, and to write two steps to one place.
+fn check_targets(
+    folder: &Path,
+    arguments: &ClipArguments,
+    sources: &[(PathBuf, &Path)],
+) -> Result<(), Misuse> {
+    if folder.exists() && !folder.is_dir() {
+        return Err(Misuse(format!(
+            "--out-dir {} is not a folder",
+            folder.display()
+        )));
+    }
+    let mut names: BTreeMap<&OsStr, &Path> = BTreeMap::new();
+    for path in &arguments.steps {
+        let name = path.file_name().unwrap_or_default();
+        let target = folder.join(name);
+        if let Some(other) = names.insert(name, path) {
+            return Err(Misuse(format!(
+                "{} and {} would both be written to {}",
+                other.display(),
+                path.display(),
+                target.display()
+            )));
+        }
+        let Ok(existing) = fs::canonicalize(&target) else {
+            continue;
+        };
+        if let Some((_, source)) = sources.iter().find(|(source, _)| *source == existing) {
+            return Err(Misuse(format!(
+                "{} would be overwritten by the clipped gradients; choose another --out-dir",
+                source.display()
+            )));
+        }
+    }
+    Ok(())
+}

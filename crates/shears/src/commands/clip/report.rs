@@ -1,0 +1,308 @@
+//! What `shears clip` prints: lines of JSON, or a report to read.
+
+use std::path::{Path, PathBuf};
+
+use gradclip::{
+    ClipAction, ClipPolicy, ClipReport, NonFinite, NormOrder, SkipReason, StepRecord, TensorReport,
+    Verdict,
+};
+use serde::Serialize;
+
+use crate::arguments::ClipArguments;
+use crate::output::say;
+use crate::report::count;
+
+/// Tensors that are listed under a step.
+const ROWS: usize = 8;
+
+/// The widest name of a tensor that a table makes room for.
+const WIDEST_NAME: usize = 48;
+
+pub(super) struct Reporter {
+    json: bool,
+    title: String,
+    out_dir: Option<PathBuf>,
+    /// Of the longest name of a file.
+    width: usize,
+    /// Of the number of the last step.
+    digits: usize,
+    records: Vec<StepRecord>,
+}
+
+impl Reporter {
+    pub(super) fn new(
+        arguments: &ClipArguments,
+        policy: &ClipPolicy,
+        non_finite: NonFinite,
+    ) -> Reporter {
+        let names = arguments.steps.iter();
+        let lengths = names.map(|path| one_line(&path.display().to_string()).chars().count());
+        let last = arguments.steps.len().saturating_sub(1);
+        let norms = match policy.order() {
+            NormOrder::TWO => String::new(),
+            order => format!(", norms with p={order}"),
+        };
+        Reporter {
+            json: arguments.json,
+            title: format!("clipping by {policy}, non-finite gradients: {non_finite}{norms}"),
+            out_dir: arguments.out_dir.clone(),
+            width: lengths.max().unwrap_or(0),
+            digits: last.to_string().len(),
+            records: Vec::new(),
+        }
+    }
+
+    /// Tells of one step, after its file was written.
+    pub(super) fn step(
+        &mut self,
+        step: usize,
+        path: &Path,
+        report: &ClipReport,
+    ) -> anyhow::Result<()> {
+        self.records.push(report.into());
+        if self.json {
+            say!("{}", serde_json::to_string(&StepLine::of(step, report))?);
+            return Ok(());
+        }
+        if step == 0 {
+            say!("{}\n", self.title);
+        }
+        let Reporter { width, digits, .. } = self;
+        say!(
+            "step {step:>digits$}  {:<width$}  {}  {}",
+            one_line(&path.display().to_string()),
+            action(report),
+            what_was_done(report)
+        );
+        for line in table(report) {
+            say!("  {line}");
+        }
+        Ok(())
+    }
+
+    /// Tells what the steps came to.
+    pub(super) fn end(&self) {
+        if self.json {
+            return;
+        }
+        let of = |wanted: fn(&StepRecord) -> bool| {
+            count(self.records.iter().filter(|record| wanted(record)).count() as u64)
+        };
+        let skipped = self.records.iter().filter(|record| record.skipped).count();
+        let written = self.records.len() - skipped;
+        say!(
+            "\n{}: {} kept, {} clipped, {} skipped; {}",
+            plural(self.records.len() as u64, "step"),
+            of(|record| !record.clipped && !record.skipped),
+            of(|record| record.clipped),
+            of(|record| record.skipped),
+            match &self.out_dir {
+                Some(folder) => {
+                    let files = plural(written as u64, "file");
+                    format!("{files} written to {}", folder.display())
+                }
+                None => "nothing was written (--out-dir DIR writes the gradients)".into(),
+            }
+        );
+        if self.records.len() > 1 {
+            let verdict = Verdict::of(self.records.iter().copied());
+            let words = verdict.map_or(String::new(), |verdict| verdict.to_string());
+            for line in words.trim_end().lines() {
+                say!("  {line}");
+            }
+        }
+    }
+}
+
+/// One line of JSON. Numbers that are not finite are null.
+#[derive(Serialize)]
+struct StepLine<'a> {
+    step: usize,
+    action: &'static str,
+    norm_before: f64,
+    norm_after: f64,
+    coefficient: f64,
+    threshold: Option<f64>,
+    nonfinite: u64,
+    tensors: Vec<TensorLine<'a>>,
+}
+
+#[derive(Serialize)]
+struct TensorLine<'a> {
+    name: &'a str,
+    norm_before: f64,
+    norm_after: f64,
+    coefficient: f64,
+    nonfinite: u64,
+}
+
+impl StepLine<'_> {
+    fn of(step: usize, report: &ClipReport) -> StepLine<'_> {
+        let tensors = report.tensors.iter().map(|tensor| TensorLine {
+            name: &tensor.name,
+            norm_before: tensor.norm_before,
+            norm_after: tensor.norm_after,
+            coefficient: tensor.coefficient,
+            nonfinite: tensor.non_finite,
+        });
+        StepLine {
+            step,
+            action: action(report),
+            norm_before: report.norm_before,
+            norm_after: report.norm_after,
+            coefficient: report.coefficient,
+            threshold: report.threshold,
+            nonfinite: report.non_finite,
+            tensors: tensors.collect(),
+        }
+    }
+}
+
+fn action(report: &ClipReport) -> &'static str {
+    match report.action {
+        ClipAction::Keep => "keep",
+        ClipAction::Clip => "clip",
+        ClipAction::Skip => "skip",
+    }
+}
+
+/// The rest of the line of a step.
+fn what_was_done(report: &ClipReport) -> String {
+    let non_finite = plural(report.non_finite, "non-finite value");
+    match report.skip_reason {
+        Some(SkipReason::NonFinite) => return non_finite,
+        Some(reason) => return reason.to_string(),
+        None => {}
+    }
+    let mut words = format!("norm {}", number(report.norm_before));
+    if report.action == ClipAction::Clip {
+        let after = number(report.norm_after);
+        words.push_str(&format!(" -> {after} (x {})", number(report.coefficient)));
+    }
+    if let Some(threshold) = report.threshold {
+        words.push_str(&format!(", threshold {}", number(threshold)));
+    }
+    if report.non_finite > 0 {
+        words.push_str(&format!(", {non_finite} set to zero"));
+    }
+    words
+}
+
+/// The tensors that something was done to or is wrong with, those that weigh most first.
+fn table(report: &ClipReport) -> Vec<String> {
+    let only_non_finite = report.skip_reason == Some(SkipReason::NonFinite);
+    let changed = |tensor: &&TensorReport| {
+        tensor.non_finite > 0 || (tensor.coefficient != 1.0 && !only_non_finite)
+    };
+    let mut tensors: Vec<&TensorReport> = report.tensors.iter().filter(changed).collect();
+    let weight = |tensor: &TensorReport| match only_non_finite {
+        true => tensor.non_finite as f64 / tensor.elements.max(1) as f64,
+        false => tensor.square_share,
+    };
+    tensors.sort_by(|left, right| weight(right).total_cmp(&weight(left)));
+    let more = tensors.len().saturating_sub(ROWS);
+    tensors.truncate(ROWS);
+    let names: Vec<String> = tensors
+        .iter()
+        .map(|tensor| shortened(&tensor.name))
+        .collect();
+    let width = names
+        .iter()
+        .map(|name| name.chars().count())
+        .max()
+        .unwrap_or(0);
+    let mut lines = Vec::new();
+    for (name, tensor) in names.iter().zip(tensors) {
+        let row = row(report, tensor);
+        lines.push(format!("{name:<width$}  {row}"));
+    }
+    if more > 0 {
+        lines.push(format!("... and {more} more"));
+    }
+    lines
+}
+
+fn row(report: &ClipReport, tensor: &TensorReport) -> String {
+    let non_finite = match tensor.non_finite {
+        0 => String::new(),
+        some => {
+            let all = count(tensor.elements as u64);
+            format!("{} of {all} values non-finite", count(some))
+        }
+    };
+    if report.skip_reason == Some(SkipReason::NonFinite) {
+        return non_finite;
+    }
+    let share = 100.0 * tensor.square_share;
+    let norm = number(tensor.norm_before);
+    if report.action == ClipAction::Skip {
+        return format!("{share:>5.1} %  norm {norm:>10}");
+    }
+    let after = number(tensor.norm_after);
+    let coefficient = number(tensor.coefficient);
+    let row = format!("{share:>5.1} %  norm {norm:>10} -> {after:<10}  x {coefficient:<10}");
+    format!("{row}  {non_finite}").trim_end().to_string()
+}
+
+/// Four significant digits.
+fn number(value: f64) -> String {
+    let rounded: f64 = format!("{value:.3e}").parse().unwrap_or(value);
+    match rounded.abs() {
+        0.0 => "0".into(),
+        size if !size.is_finite() || (1e-4..1e7).contains(&size) => rounded.to_string(),
+        _ => format!("{rounded:e}"),
+    }
+}
+
+fn plural(number: u64, noun: &str) -> String {
+    let ending = if number == 1 { "" } else { "s" };
+    format!("{} {noun}{ending}", count(number))
+}
+
+/// The end of a name tells more than its start.
+fn shortened(name: &str) -> String {
+    let name = one_line(name);
+    let excess = name.chars().count().saturating_sub(WIDEST_NAME);
+    match excess {
+        0 => name,
+        _ => "...".chars().chain(name.chars().skip(excess + 3)).collect(),
+    }
+}
+
+/// Names come from files, and a terminal obeys some characters.
+fn one_line(text: &str) -> String {
+    let shown = |character: char| match character.is_control() {
+        true => '?',
+        false => character,
+    };
+    text.chars().map(shown).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_four_digits() {
+        let cases = [
+            (0.0, "0"),
+            (5.0, "5"),
+            (0.123_45, "0.1235"),
+            (1e-25, "1e-25"),
+            (12_345.6, "12350"),
+            (1.234_56e9, "1.235e9"),
+            (f64::INFINITY, "inf"),
+        ];
+        for (value, expected) in cases {
+            assert_eq!(number(value), expected);
+        }
+    }
+
+    #[test]
+    fn names_are_made_to_fit() {
+        assert_eq!(shortened("layers.0\n"), "layers.0?");
+        let long = format!("{}.weight", "x".repeat(100));
+        assert_eq!(shortened(&long).chars().count(), WIDEST_NAME);
+        assert!(shortened(&long).ends_with("x.weight"));
+    }
+}

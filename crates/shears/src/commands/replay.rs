@@ -1,0 +1,267 @@
+//! `shears replay`: what other clipping policies would have done with the norms of a run.
+
+mod account;
+mod spikes;
+mod table;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use gradclip::{NormOrder, RecordedStep, Replay};
+use serde_json::{Value, json};
+use shears_model::{LanguageModel, ParameterInfo, parameters};
+use shears_train::{ClipPolicy, Event, Plan, RunFolder, StepEvent, read_events};
+
+use crate::arguments::ReplayArguments;
+use crate::chart::{self, Chart, Curve};
+use crate::exit::Misuse;
+use crate::model::{Work, device, with_model};
+use crate::output::say;
+use account::{Account, Taken, replay};
+use spikes::Spikes;
+
+/// The names of the policies in tables and in the chart.
+const LABELS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
+
+pub(crate) fn run(arguments: &ReplayArguments) -> anyhow::Result<ExitCode> {
+    let run = RunFolder::open_to_read(&arguments.run)?;
+    let plan = run.plan()?;
+    let policies = policies(arguments)?;
+    check_order(&run, &plan)?;
+    if let Some(file) = &arguments.plot {
+        check_plot(file, policies.len())?;
+    }
+    let replayed = Replayed::new(run, plan, policies)?;
+    if let Some(file) = &arguments.plot {
+        write_new(file, &replayed.chart().svg()?)?;
+    }
+    match arguments.json {
+        true => say!("{}", replayed.json()),
+        false => {
+            say!("{}", table::text(&replayed));
+            if let Some(file) = &arguments.plot {
+                say!("\nchart: {}", file.display());
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The policies that were typed, all of which can be replayed.
+fn policies(arguments: &ReplayArguments) -> anyhow::Result<Vec<ClipPolicy>> {
+    if arguments.policies.len() > LABELS.len() {
+        let most = LABELS.len();
+        return Err(Misuse(format!("--policy can be given {most} times at most")).into());
+    }
+    let mut policies = Vec::new();
+    for text in &arguments.policies {
+        let refuse = |problem: String| Misuse(format!("--policy {text}: {problem}"));
+        let policy: ClipPolicy = text.parse().map_err(|error| refuse(format!("{error}")))?;
+        Replay::new(&policy).map_err(|error| refuse(error.to_string()))?;
+        policies.push(policy);
+    }
+    Ok(policies)
+}
+
+/// A run's norms are of its policy's order, and replaying takes Euclidean ones.
+fn check_order(run: &RunFolder, plan: &Plan) -> Result<(), Misuse> {
+    if plan.clip.order() == NormOrder::TWO {
+        return Ok(());
+    }
+    Err(Misuse(format!(
+        "{}: it was trained with {}, so that its norms are of order {}; only those of order 2 can \
+         be replayed",
+        run.path().display(),
+        plan.clip,
+        plan.clip.order(),
+    )))
+}
+
+fn check_plot(file: &Path, policies: usize) -> Result<(), Misuse> {
+    let refuse = |problem: String| Err(Misuse(format!("--plot {}: {problem}", file.display())));
+    if file.extension().is_none_or(|extension| extension != "svg") {
+        return refuse("the chart is SVG; give a name that ends in .svg".into());
+    }
+    if file.symlink_metadata().is_ok() {
+        return refuse("is there already; choose another name, or remove it".into());
+    }
+    if policies > chart::MOST_CURVES {
+        let most = chart::MOST_CURVES;
+        return refuse(format!("a chart takes {most} policies at most"));
+    }
+    Ok(())
+}
+
+/// Writes a file that must not be there yet.
+fn write_new(file: &Path, text: &str) -> anyhow::Result<()> {
+    let written = File::create_new(file).and_then(|mut open| open.write_all(text.as_bytes()));
+    written.with_context(|| format!("cannot write {}", file.display()))
+}
+
+/// A run, and what each policy made of it.
+pub(crate) struct Replayed {
+    run: PathBuf,
+    plan: Plan,
+    /// The number of each step.
+    steps: Vec<u64>,
+    norms: Vec<f64>,
+    spikes: Spikes,
+    /// The run itself, then the policies.
+    accounts: Vec<Account>,
+}
+
+impl Replayed {
+    fn new(run: RunFolder, plan: Plan, policies: Vec<ClipPolicy>) -> anyhow::Result<Self> {
+        let events = step_events(&run)?;
+        let recorded = recorded(&events, &elements(&run, &plan)?);
+        let norms: Vec<f64> = recorded.iter().map(|step| step.norm).collect();
+        let spikes = Spikes::find(&norms);
+        let own: Vec<Taken> = events.iter().map(|event| (&event.clip).into()).collect();
+        let account = |label: &str, policy: ClipPolicy, taken| {
+            Account::new(label.to_string(), policy, taken, &recorded, &spikes)
+        };
+        let mut accounts = vec![account("run", plan.clip.clone(), own)];
+        for (policy, label) in policies.into_iter().zip(LABELS.chars()) {
+            let taken = replay(&policy, &recorded)
+                .map_err(|error| Misuse(format!("--policy {policy}: {error}")))?;
+            accounts.push(account(&label.to_string(), policy, taken));
+        }
+        Ok(Replayed {
+            run: run.path().to_path_buf(),
+            plan,
+            steps: events.iter().map(|event| event.step).collect(),
+            norms,
+            spikes,
+            accounts,
+        })
+    }
+
+    fn non_finite(&self) -> usize {
+        self.norms.iter().filter(|norm| !norm.is_finite()).count()
+    }
+
+    fn json(&self) -> Value {
+        let spikes = self.spikes.list.iter().map(|spike| {
+            json!({
+                "first_step": self.steps[spike.first],
+                "last_step": self.steps[spike.last],
+                "peak_step": self.steps[spike.peak],
+                "norm": self.norms[spike.peak],
+                "times_median": spike.times,
+            })
+        });
+        json!({
+            "run": self.run.display().to_string(),
+            "clip": self.plan.clip.to_string(),
+            "open_loop": true,
+            "steps": self.steps.len(),
+            "non_finite": self.non_finite(),
+            "step": self.steps,
+            "norm": self.norms,
+            "spike_definition": {
+                "times_median": spikes::TIMES_USUAL,
+                "window": spikes::WINDOW,
+                "fewest": spikes::FEWEST,
+            },
+            "spikes": spikes.collect::<Vec<Value>>(),
+            "policies": self.accounts.iter().map(Account::json).collect::<Vec<Value>>(),
+        })
+    }
+
+    fn chart(&self) -> Chart {
+        let curve = |account: &Account| Curve {
+            label: account.label.clone(),
+            name: match account.label.as_str() {
+                "run" => format!("run: {}", account.policy),
+                label => format!("{label}: {}", account.policy),
+            },
+            values: match account.goes_by_all() {
+                true => account.taken.iter().map(|step| step.threshold).collect(),
+                false => vec![None; account.taken.len()],
+            },
+            why_none: match account.goes_by_all() {
+                true => "no threshold",
+                false => "no line: not by the norm of all",
+            },
+        };
+        let peaks = self.spikes.list.iter().map(|spike| spike.peak);
+        let name = self.run.file_name().unwrap_or(self.run.as_os_str());
+        Chart {
+            title: format!(
+                "Gradient norms of {}, and where policies would have clipped (open loop)",
+                name.display()
+            ),
+            steps: self.steps.clone(),
+            norms: self.norms.clone(),
+            peaks: peaks.collect(),
+            curves: self.accounts.iter().map(curve).collect(),
+        }
+    }
+}
+
+/// The steps of a run, of which there must be one.
+fn step_events(run: &RunFolder) -> anyhow::Result<Vec<StepEvent>> {
+    let path = run.events_path();
+    let events = match path.exists() {
+        true => read_events(&path)?,
+        false => Vec::new(),
+    };
+    let steps: Vec<StepEvent> = events
+        .into_iter()
+        .filter_map(|event| match event {
+            Event::Step(step) => Some(step),
+            Event::Evaluation { .. } => None,
+        })
+        .collect();
+    match steps.is_empty() {
+        false => Ok(steps),
+        true => {
+            let run = run.path().display();
+            Err(Misuse(format!(
+                "{run}: no step is recorded, so there is nothing to replay"
+            ))
+            .into())
+        }
+    }
+}
+
+/// The number of elements of each parameter of a run's model.
+fn elements(run: &RunFolder, plan: &Plan) -> anyhow::Result<BTreeMap<String, usize>> {
+    struct Describe;
+    impl Work for Describe {
+        type Output = Vec<ParameterInfo>;
+
+        fn with<M: LanguageModel>(self, model: M) -> Vec<ParameterInfo> {
+            parameters(&model)
+        }
+    }
+    let device = device(&plan.device);
+    let vocabulary = run.tokenizer()?.vocab_size();
+    let config = plan.model_config();
+    let parameters = with_model(&config, vocabulary, plan.seed, &device, Describe);
+    let elements = parameters.into_iter();
+    Ok(elements
+        .map(|parameter| (parameter.name.clone(), parameter.elements()))
+        .collect())
+}
+
+fn recorded(events: &[StepEvent], elements: &BTreeMap<String, usize>) -> Vec<RecordedStep> {
+    let tensors = |event: &StepEvent| {
+        let norms = event.clip.tensors.iter();
+        norms
+            .filter_map(|(name, norm)| Some((name.clone(), *norm, *elements.get(name)?)))
+            .collect()
+    };
+    events
+        .iter()
+        .map(|event| RecordedStep {
+            norm: event.clip.norm_before,
+            loss: event.loss,
+            tensors: tensors(event),
+        })
+        .collect()
+}

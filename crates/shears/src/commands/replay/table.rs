@@ -1,0 +1,245 @@
+//! What `shears replay` prints.
+
+use shears_train::OptimizerKind;
+
+use super::Replayed;
+use super::account::{Account, median};
+use super::spikes::{Catch, FEWEST, TIMES_USUAL, WINDOW};
+use crate::report::count;
+
+/// The most spikes that are listed.
+const MOST_SPIKES: usize = 10;
+/// The widest name of a policy that shares a line with its numbers.
+const WIDEST_NAME: usize = 28;
+
+pub(crate) fn text(replayed: &Replayed) -> String {
+    let mut lines = head(replayed);
+    let width = replayed.accounts.iter().map(|account| name(account).len());
+    let width = width
+        .filter(|width| *width <= WIDEST_NAME)
+        .max()
+        .unwrap_or(0);
+    let width = width.max("policy".len());
+    lines.push(String::new());
+    lines.extend(clipping_table(replayed, width));
+    lines.push(String::new());
+    lines.extend(threshold_table(replayed, width));
+    lines.push(String::new());
+    lines.extend(spike_list(replayed));
+    lines.join("\n")
+}
+
+fn head(replayed: &Replayed) -> Vec<String> {
+    let plan = &replayed.plan;
+    let steps = count(replayed.steps.len() as u64);
+    let mut lines = vec![format!("run {}: {steps} steps", replayed.run.display())];
+    let finite = replayed.norms.iter().filter(|norm| norm.is_finite());
+    let finite: Vec<f64> = finite.copied().collect();
+    if let Some(median) = median(finite.clone()) {
+        let max = finite.iter().copied().fold(0.0, f64::max);
+        let min = finite.iter().copied().fold(max, f64::min);
+        let [min, median, max] = [min, median, max].map(three);
+        lines.push(format!(
+            "gradient norm before clipping: min {min}, median {median}, max {max}"
+        ));
+    }
+    if replayed.non_finite() > 0 {
+        lines.push(format!(
+            "{} with gradients that are not finite, which every policy leaves out",
+            steps_of(replayed.non_finite())
+        ));
+    }
+    let adam = matches!(plan.optimizer, OptimizerKind::Adam | OptimizerKind::AdamW);
+    if adam && let Some(rule) = plan.clip.rules_inside_adam().next() {
+        lines.push(format!(
+            "the run's {} works inside Adam, on updates: its row tells of gradients only",
+            rule.name()
+        ));
+    }
+    lines.push(String::new());
+    lines.push(format!(
+        "Open loop: these are the norms that the run met with {}. Under another policy",
+        plan.clip
+    ));
+    lines.push(
+        "it would have taken other steps and met other gradients. This shows what a policy does \
+         with\nnorms like these, not how a run with it would have ended."
+            .to_string(),
+    );
+    lines
+}
+
+fn steps_of(number: usize) -> String {
+    match number {
+        1 => "1 step".to_string(),
+        _ => format!("{} steps", count(number as u64)),
+    }
+}
+
+fn name(account: &Account) -> String {
+    format!("{:<3}  {}", account.label, account.policy)
+}
+
+/// A row; a name that is too wide has a line of its own.
+fn row(name: &str, width: usize, cells: &str) -> String {
+    let cells = cells.trim_end();
+    match name.len() <= width {
+        true => format!("{name:<width$}{cells}"),
+        false => format!("{name}\n{:width$}{cells}", ""),
+    }
+}
+
+fn clipping_table(replayed: &Replayed, width: usize) -> Vec<String> {
+    let spikes = match replayed.spikes.list.len() {
+        1 => "1 spike".to_string(),
+        number => format!("{} spikes", count(number as u64)),
+    };
+    let mut lines = vec![
+        row(
+            "",
+            width,
+            &format!(
+                "{:>14}{:>19}{:>9}{:>6}{:>9}{:>15}",
+                "clipped", "coefficient", "norm", "left", "warm-up", spikes
+            ),
+        ),
+        row(
+            "policy",
+            width,
+            &format!(
+                "{:>7}{:>7}{:>9}{:>10}{:>9}{:>6}{:>9}{:>15}",
+                "steps", "share", "median", "smallest", "removed", "out", "steps", "caught/at once"
+            ),
+        ),
+    ];
+    for account in &replayed.accounts {
+        let (median, smallest) = account.coefficients.unzip();
+        let warm_up = account.warm_up.map(|steps| count(steps as u64));
+        let cells = format!(
+            "{:>7}{:>7}{:>9}{:>10}{:>9}{:>6}{:>9}{:>15}",
+            count(account.clipped as u64),
+            percent(account.clipped_share()),
+            or_dash(median),
+            or_dash(smallest),
+            account.removed.map_or("-".into(), percent),
+            count(account.left_out as u64),
+            warm_up.unwrap_or("not yet".into()),
+            format!("{}/{}", account.caught(), account.at_once()),
+        );
+        lines.push(row(&name(account), width, &cells));
+    }
+    lines
+}
+
+fn threshold_table(replayed: &Replayed, width: usize) -> Vec<String> {
+    let cells = |[first, median, last, min, max]: [String; 5]| {
+        format!("{first:>11}{median:>10}{last:>10}{min:>10}{max:>10}")
+    };
+    let heading = ["first", "median", "last", "min", "max"].map(String::from);
+    let mut lines = vec![row("threshold", width, &cells(heading))];
+    for account in &replayed.accounts {
+        let numbers = match &account.thresholds {
+            Some(all) => [all.first, all.median, all.last, all.min, all.max].map(three),
+            None => std::array::from_fn(|_| "-".to_string()),
+        };
+        lines.push(row(&name(account), width, &cells(numbers)));
+    }
+    lines
+}
+
+/// The largest spikes, in the order of their steps.
+fn spike_list(replayed: &Replayed) -> Vec<String> {
+    let spikes = &replayed.spikes.list;
+    let mut lines = vec![
+        format!(
+            "A spike is a step, or several in a row, with a norm more than {TIMES_USUAL} times the \
+             median of the {WINDOW}"
+        ),
+        format!(
+            "before it (of at least {FEWEST}). Caught: a step of it was left out, or clipped to no \
+             more than that."
+        ),
+    ];
+    if spikes.is_empty() {
+        lines.push(format!("This run had none after its first {FEWEST} steps."));
+        return lines;
+    }
+    let mut shown: Vec<usize> = (0..spikes.len()).collect();
+    shown.sort_by(|left, right| spikes[*right].times.total_cmp(&spikes[*left].times));
+    shown.truncate(MOST_SPIKES);
+    shown.sort_unstable();
+    let labels = replayed.accounts.iter();
+    let labels: String = labels
+        .map(|account| format!("{:>10}", account.label))
+        .collect();
+    lines.push(format!(
+        "{:>8}{:>7}{:>10}{:>14}{labels}",
+        "step", "steps", "norm", "times median"
+    ));
+    for index in shown {
+        let spike = &spikes[index];
+        let caught = replayed.accounts.iter();
+        let caught: String = caught
+            .map(|account| format!("{:>10}", word(account.catches[index])))
+            .collect();
+        lines.push(format!(
+            "{:>8}{:>7}{:>10}{:>14}{caught}",
+            count(replayed.steps[spike.first]),
+            spike.last - spike.first + 1,
+            three(replayed.norms[spike.peak]),
+            three(spike.times),
+        ));
+    }
+    if let Some(more @ 1..) = spikes.len().checked_sub(MOST_SPIKES) {
+        lines.push(format!("... and {} smaller ones", count(more as u64)));
+    }
+    lines
+}
+
+fn word(catch: Catch) -> String {
+    match catch {
+        Catch::Caught { late: 0 } => "at once".to_string(),
+        Catch::Caught { late } => format!("{late} late"),
+        Catch::InPart => "in part".to_string(),
+        Catch::Missed => "missed".to_string(),
+    }
+}
+
+fn or_dash(number: Option<f64>) -> String {
+    number.map_or("-".to_string(), three)
+}
+
+/// A share as a percentage, which is 0 or 100 only if it is exactly that.
+fn percent(share: f64) -> String {
+    let percent = 100.0 * share;
+    match percent {
+        0.0 => "0 %".to_string(),
+        _ if percent < 0.1 => "<0.1 %".to_string(),
+        _ if percent < 9.95 => format!("{percent:.1} %"),
+        _ if percent > 99.0 && percent < 100.0 => ">99 %".to_string(),
+        _ => format!("{percent:.0} %"),
+    }
+}
+
+/// A number with three significant digits.
+fn three(number: f64) -> String {
+    let rounded: f64 = format!("{number:.2e}").parse().unwrap_or(number);
+    match rounded.abs() {
+        0.0 => "0".to_string(),
+        1e-3..1e6 => format!("{rounded}"),
+        _ => format!("{rounded:e}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_digits_and_shares() {
+        let read = [0.0, 1.0, 0.123456, 12345.6, 1e-7, 2.5e12].map(three);
+        assert_eq!(read, ["0", "1", "0.123", "12300", "1e-7", "2.5e12"]);
+        let read = [0.0, 1e-5, 0.0456, 0.5, 0.999, 1.0].map(percent);
+        assert_eq!(read, ["0 %", "<0.1 %", "4.6 %", "50 %", ">99 %", "100 %"]);
+    }
+}

@@ -1,0 +1,194 @@
+//! Safetensors files of gradients: read whole, clipped in memory, written whole or not at all.
+//!
+//! A file that is written has the header of the file that was read, byte for byte: names, shapes,
+//! storage types, their order and the metadata stay as they were, and only numbers change.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fs::{self, File};
+use std::io::Write;
+use std::ops::Range;
+use std::path::Path;
+
+use anyhow::{Context, anyhow, bail};
+use gradclip::{AsElements, Elements, Values};
+use half::{bf16, f16};
+use safetensors::{Dtype, SafeTensors};
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+
+/// What to do about a tensor whose type is not one that gradients have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OtherTypes {
+    Refuse,
+    LeaveOut,
+}
+
+/// A file in memory.
+#[derive(Debug)]
+pub(crate) struct TensorFile {
+    /// The file as it was read, for all of it that is no number.
+    bytes: Vec<u8>,
+    /// In the order of their names.
+    pub(crate) tensors: Vec<Tensor>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Tensor {
+    pub(crate) name: String,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) numbers: Numbers,
+    /// Where the file has the numbers.
+    place: Range<usize>,
+}
+
+/// The elements of a tensor in the type in which the file has them.
+#[derive(Debug)]
+pub(crate) enum Numbers {
+    F64(Vec<f64>),
+    F32(Vec<f32>),
+    F16(Vec<f16>),
+    Bf16(Vec<bf16>),
+}
+
+impl TensorFile {
+    /// Reads a file and checks that it is what its header says.
+    pub(crate) fn read(path: &Path, other_types: OtherTypes) -> anyhow::Result<TensorFile> {
+        let bytes = fs::read(path).map_err(anyhow::Error::from);
+        let read = bytes.and_then(|bytes| parse(bytes, other_types));
+        read.with_context(|| path.display().to_string())
+    }
+
+    /// The tensor of that name.
+    pub(crate) fn tensor(&self, name: &str) -> Option<&Tensor> {
+        let find = |tensor: &Tensor| tensor.name.as_str().cmp(name);
+        let index = self.tensors.binary_search_by(find).ok()?;
+        self.tensors.get(index)
+    }
+
+    /// Writes the file beside its place, syncs it to disk and renames it, so that at every instant
+    /// the place holds what it had or the whole new file.
+    pub(crate) fn write(mut self, target: &Path) -> anyhow::Result<()> {
+        for tensor in &self.tensors {
+            let place = tensor.place.clone();
+            self.bytes[place].copy_from_slice(&tensor.numbers.to_bytes());
+        }
+        let name = target.file_name().unwrap_or_default().to_string_lossy();
+        let temporary = target.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
+        let written = File::create(&temporary)
+            .and_then(|mut file| file.write_all(&self.bytes).and_then(|()| file.sync_all()))
+            .and_then(|()| fs::rename(&temporary, target));
+        if written.is_err() {
+            let _ = fs::remove_file(&temporary);
+        }
+        written.with_context(|| format!("cannot write {}", target.display()))?;
+        // Only Unix lets a folder be opened and synced.
+        if let (true, Some(folder)) = (cfg!(unix), target.parent()) {
+            let _ = File::open(folder).and_then(|folder| folder.sync_all());
+        }
+        Ok(())
+    }
+}
+
+fn parse(bytes: Vec<u8>, other_types: OtherTypes) -> anyhow::Result<TensorFile> {
+    let invalid = |error| anyhow!("not a whole safetensors file: {error}");
+    let (header_length, _) = SafeTensors::read_metadata(&bytes).map_err(invalid)?;
+    let data_start = size_of::<u64>() + header_length;
+    // The library takes the last of two tensors with the same name.
+    let Names(names) = serde_json::from_slice(&bytes[size_of::<u64>()..data_start])?;
+    let mut seen = BTreeSet::new();
+    if let Some(name) = names.iter().find(|name| !seen.insert(*name)) {
+        bail!("two tensors are called `{name}`");
+    }
+    let (mut tensors, mut others) = (Vec::new(), Vec::new());
+    for (name, view) in SafeTensors::deserialize(&bytes).map_err(invalid)?.tensors() {
+        let start = view.data().as_ptr() as usize - bytes.as_ptr() as usize;
+        match Numbers::from_bytes(view.dtype(), view.data()) {
+            Some(numbers) => tensors.push(Tensor {
+                name,
+                shape: view.shape().to_vec(),
+                numbers,
+                place: start..start + view.data().len(),
+            }),
+            None => others.push(format!("`{name}` has type {}", view.dtype())),
+        }
+    }
+    if other_types == OtherTypes::Refuse && !others.is_empty() {
+        others.sort();
+        let accepted = "gradients are F64, F32, F16 or BF16";
+        bail!("{}; {accepted}", others.join(", "));
+    }
+    tensors.sort_by(|left, right| left.name.cmp(&right.name));
+    Ok(TensorFile { bytes, tensors })
+}
+
+/// The keys of a header, every one of them.
+struct Names(Vec<String>);
+
+impl<'de> Deserialize<'de> for Names {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Names, D::Error> {
+        struct Keys;
+        impl<'de> Visitor<'de> for Keys {
+            type Value = Names;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("an object of tensors")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Names, A::Error> {
+                let mut names = Vec::new();
+                while let Some((name, IgnoredAny)) = map.next_entry()? {
+                    names.push(name);
+                }
+                Ok(Names(names))
+            }
+        }
+        deserializer.deserialize_map(Keys)
+    }
+}
+
+impl Numbers {
+    /// Whole elements, little-endian at any address.
+    fn from_bytes(dtype: Dtype, bytes: &[u8]) -> Option<Numbers> {
+        fn convert<T, const SIZE: usize>(bytes: &[u8], of: fn([u8; SIZE]) -> T) -> Vec<T> {
+            let (elements, _) = bytes.as_chunks::<SIZE>();
+            elements.iter().map(|element| of(*element)).collect()
+        }
+        match dtype {
+            Dtype::F64 => Some(Numbers::F64(convert(bytes, f64::from_le_bytes))),
+            Dtype::F32 => Some(Numbers::F32(convert(bytes, f32::from_le_bytes))),
+            Dtype::F16 => Some(Numbers::F16(convert(bytes, f16::from_le_bytes))),
+            Dtype::BF16 => Some(Numbers::Bf16(convert(bytes, bf16::from_le_bytes))),
+            _ => None,
+        }
+    }
+
+    fn to_bytes(&self) -> Vec<u8> {
+        match self {
+            Numbers::F64(values) => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            Numbers::F32(values) => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            Numbers::F16(values) => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            Numbers::Bf16(values) => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        }
+    }
+
+    /// The numbers, to read.
+    pub(crate) fn as_values(&self) -> Values<'_> {
+        match self {
+            Numbers::F64(values) => values.as_slice().into(),
+            Numbers::F32(values) => values.as_slice().into(),
+            Numbers::F16(values) => values.as_slice().into(),
+            Numbers::Bf16(values) => values.as_slice().into(),
+        }
+    }
+}
+
+impl AsElements for Numbers {
+    fn as_elements(&mut self) -> Elements<'_> {
+        match self {
+            Numbers::F64(values) => values.as_elements(),
+            Numbers::F32(values) => values.as_elements(),
+            Numbers::F16(values) => values.as_elements(),
+            Numbers::Bf16(values) => values.as_elements(),
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! What `shears clip` refuses: one line that names the thing, and nothing written.
+
+use crate::clip::{f32s, file_of, raw, tensors_in, with_files};
+use crate::program::Scratch;
+
+/// The program refuses with `code`, its one line has all of `parts`, and nothing is written.
+#[track_caller]
+pub(crate) fn refused(scratch: &Scratch, arguments: &str, code: i32, parts: &[&str]) {
+    let before = scratch.listing();
+    let ran = scratch.run(&format!("clip {arguments}"));
+    assert_eq!(ran.code, Some(code), "{arguments}: {ran:#?}");
+    assert_eq!(ran.stdout, "", "{arguments}");
+    if !ran.stderr.starts_with("error: ") {
+        assert!(ran.stderr.starts_with("shears: "), "{ran:#?}");
+        assert_eq!(ran.stderr.lines().count(), 1, "{ran:#?}");
+    }
+    for part in parts {
+        assert!(
+            ran.stderr.contains(part),
+            "{arguments}: no {part:?} in {ran:#?}"
+        );
+    }
+    assert_eq!(scratch.listing(), before, "{arguments} wrote something");
+}
+
+#[test]
+fn policies_that_cannot_be() {
+    let scratch = with_files(&[("s.st", &[f32s("a", &[1.0])])]);
+    let cases: [(&str, &[&str]); 6] = [
+        (
+            "--policy global-norm:0",
+            &["global-norm:0", "greater than 0"],
+        ),
+        ("--policy global-nrom:1", &["did you mean `global-norm`?"]),
+        ("--policy spam", &["`spam`", "inside Adam"]),
+        (
+            "--policy value:1+update-rms:1",
+            &["`update-rms`", "inside Adam"],
+        ),
+        ("--policy none --nonfinite ignore", &["ignore", "skip"]),
+        ("", &["--policy"]),
+    ];
+    for (flags, parts) in cases {
+        refused(&scratch, &format!("s.st --out-dir out {flags}"), 2, parts);
+    }
+    refused(&scratch, "--policy none", 2, &["STEP"]);
+}
+
+#[test]
+fn files_that_are_given_are_never_overwritten() {
+    let tensors = [f32s("a", &[3.0])];
+    let names = ["s.st", "sub/s.st", "sub/t.st", "p.st"];
+    let scratch = with_files(&names.map(|name| (name, tensors.as_slice())));
+    let over = "would be overwritten";
+    let cases: [(&str, &[&str]); 7] = [
+        ("s.st --out-dir .", &["s.st", over]),
+        ("s.st --out-dir sub/..", &["s.st", over]),
+        (
+            "s.st sub/t.st --out-dir sub --params sub/s.st",
+            &["sub/s.st", over],
+        ),
+        ("s.st sub/s.st --out-dir out", &["s.st and sub/s.st"]),
+        ("s.st s.st --out-dir out", &["s.st and s.st"]),
+        ("s.st --out-dir p.st", &["p.st is not a folder"]),
+        ("s.st sub --out-dir out", &["sub is not a file"]),
+    ];
+    for (flags, parts) in cases {
+        refused(&scratch, &format!("{flags} --policy value:1"), 2, parts);
+    }
+    refused(
+        &scratch,
+        "s.st no.st --policy none",
+        2,
+        &["no.st does not exist"],
+    );
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink(scratch.path("s.st"), scratch.path("sub/link.st")).unwrap();
+        scratch.write("link.st", file_of(&tensors));
+        refused(
+            &scratch,
+            "sub/link.st --out-dir . --policy value:1 --params link.st",
+            2,
+            &[over],
+        );
+    }
+    let folder = "new/..";
+    let ran = scratch.run(&format!("clip s.st --policy value:1 --out-dir {folder}"));
+    assert!(ran.failed(2).contains(over));
+    for name in names {
+        assert_eq!(tensors_in(&scratch, name), tensors, "{name}");
+    }
+    // The same step twice is two steps, and what was there before is replaced.
+    let lines = scratch.run("clip s.st s.st --policy value:1 --json").json();
+    assert_eq!(lines[1]["step"], 1);
+    scratch.write("out/s.st", "old");
+    scratch
+        .run("clip s.st --policy value:1 --out-dir out")
+        .succeeded();
+    assert_eq!(tensors_in(&scratch, "out/s.st"), [f32s("a", &[1.0])]);
+}
+
+#[test]
+fn files_that_are_none() {
+    let scratch = Scratch::new();
+    let whole = file_of(&[f32s("a", &[1.0, 2.0]), f32s("b", &[3.0])]);
+    let entry = |dtype: &str, shape: &str, to: usize| {
+        format!(r#"{{"dtype":"{dtype}","shape":{shape},"data_offsets":[0,{to}]}}"#)
+    };
+    let one = entry("F32", "[1]", 4);
+    let huge = entry("F32", "[4294967296,4294967296]", 4);
+    let two = format!(r#"{{"a":{one},"\u0061":{one}}}"#);
+    let cases: [(Vec<u8>, &str); 14] = [
+        (b"".to_vec(), "header too small"),
+        (b"{}".to_vec(), "header too small"),
+        (b"not a safetensors file".to_vec(), "header too large"),
+        (whole[..20].to_vec(), "invalid header length"),
+        (whole[..whole.len() - 1].to_vec(), "not fully covered"),
+        ([&whole[..], b"x"].concat(), "not fully covered"),
+        (raw("{\"a\":", b""), "JSON in header"),
+        (raw("[]", b""), "JSON in header"),
+        (raw(&two, &[0; 4]), "two tensors are called `a`"),
+        (
+            raw(&format!(r#"{{"a":{}}}"#, entry("F32", "[2]", 4)), &[0; 4]),
+            "not a whole safetensors file",
+        ),
+        (
+            raw(&format!(r#"{{"a":{huge}}}"#), &[0; 4]),
+            "not a whole safetensors file",
+        ),
+        (
+            raw(&format!(r#"{{"a":{one},"b":{one}}}"#), &[0; 4]),
+            "invalid offset",
+        ),
+        (
+            raw(&format!(r#"{{"n":{}}}"#, entry("I32", "[1]", 4)), &[0; 4]),
+            "`n` has type I32",
+        ),
+        (
+            raw(
+                &format!(r#"{{"q":{}}}"#, entry("F8_E4M3", "[4]", 4)),
+                &[0; 4],
+            ),
+            "F8_E4M3",
+        ),
+    ];
+    for (bytes, problem) in cases {
+        scratch.write("bad.st", bytes);
+        refused(
+            &scratch,
+            "bad.st --policy global-norm:1",
+            1,
+            &["bad.st: ", problem],
+        );
+    }
+}

@@ -1,0 +1,308 @@
+//! `shears replay`: a run's norms under other policies.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::program::{Scratch, TINY};
+
+const NORMS: [f64; 40] = {
+    let mut norms = [1.0; 40];
+    norms[20] = 8.0;
+    norms[21] = 30.0;
+    norms[30] = 4.0;
+    norms
+};
+
+fn trained(flags: &str) -> Scratch {
+    let scratch = Scratch::new();
+    let train = format!("train {TINY} --quiet --out run {flags}");
+    scratch.run(&train).succeeded();
+    scratch
+}
+
+/// A run whose log tells of these norms, and of nothing that was clipped.
+fn with_norms(norms: &[Option<f64>]) -> Scratch {
+    let scratch = trained("--clip none");
+    let steps = scratch.events("run").into_iter();
+    let template = steps.into_iter().find(|event| event["event"] == "step");
+    let template = template.unwrap();
+    let lines = norms.iter().enumerate().map(|(index, norm)| {
+        let mut event = template.clone();
+        event["step"] = (index + 1).into();
+        event["clip"]["norm_before"] = (*norm).into();
+        event["clip"]["norm_after"] = norm.unwrap_or(0.0).into();
+        event["clip"]["action"] = if norm.is_some() { "keep" } else { "skip" }.into();
+        event["clip"]["non_finite"] = u64::from(norm.is_none()).into();
+        format!("{event}\n")
+    });
+    scratch.write("run/events.jsonl", lines.collect::<String>());
+    scratch
+}
+
+fn spiky() -> Scratch {
+    with_norms(&NORMS.map(Some))
+}
+
+fn replay(scratch: &Scratch, flags: &str) -> Value {
+    let ran = scratch.run(&format!("replay run --json {flags}"));
+    ran.json().remove(0)
+}
+
+/// What a run did by its log: actions, thresholds and coefficients.
+fn did(scratch: &Scratch) -> (Vec<Value>, Vec<Value>, Vec<f64>) {
+    let events = scratch.events("run").into_iter();
+    let clips = events.filter(|event| event["event"] == "step");
+    let clips: Vec<Value> = clips.map(|event| event["clip"].clone()).collect();
+    let of = |key: &str| clips.iter().map(|clip| clip[key].clone()).collect();
+    let coefficients = clips.iter().map(|clip| clip["coefficient"].as_f64());
+    let coefficients = coefficients.map(Option::unwrap).collect();
+    (of("action"), of("threshold"), coefficients)
+}
+
+#[test]
+fn a_replay_of_the_runs_own_policy_is_what_the_run_did() {
+    for policy in [
+        "global-norm:0.2",
+        "global-norm:0.5..0.1@30",
+        "zclip:warmup=5,max=0.5",
+        "autoclip:30",
+        "median:1,window=20",
+        "skip:1,window=10,limit=2+global-norm:0.2",
+        "normalize:0.5",
+        "none",
+    ] {
+        let scratch = trained(&format!("--lr 0.05 --clip {policy}"));
+        let object = replay(&scratch, &format!("--policy {policy}"));
+        let (actions, thresholds, coefficients) = did(&scratch);
+        let [run, again] = [0, 1].map(|index| &object["policies"][index]);
+        assert_eq!(actions.len(), 40);
+        for account in [run, again] {
+            assert_eq!(account["policy"], policy);
+            assert_eq!(account["actions"], Value::from(actions.clone()), "{policy}");
+            let found = account["thresholds"].as_array().unwrap();
+            assert_eq!(*found, thresholds, "{policy}");
+            let found = account["coefficients"].as_array().unwrap();
+            for (found, expected) in found.iter().zip(&coefficients) {
+                let error = (found.as_f64().unwrap() - expected).abs();
+                assert!(error <= 1e-12, "{policy}: {found} {expected}");
+            }
+        }
+        for key in ["clipped", "left_out", "warm_up", "threshold", "spikes"] {
+            assert_eq!(run[key], again[key], "{policy}: {key}");
+        }
+    }
+}
+
+#[test]
+fn a_replay_tensor_by_tensor_is_as_near_as_six_digits() {
+    for policy in [
+        "norm:0.05",
+        "group-norm:0.05",
+        "block-rms:0.002",
+        "adagc:warmup=5",
+        "norm:0.1+global-norm:0.1",
+    ] {
+        let scratch = trained(&format!("--clip {policy}"));
+        let object = replay(&scratch, &format!("--policy {policy}"));
+        let (actions, _, coefficients) = did(&scratch);
+        let again = &object["policies"][1];
+        assert!(again["clipped"].as_u64().unwrap() > 0, "{policy}");
+        assert_eq!(again["actions"], Value::from(actions), "{policy}");
+        let found = again["coefficients"].as_array().unwrap();
+        for (found, expected) in found.iter().zip(&coefficients) {
+            let error = (found.as_f64().unwrap() - expected).abs();
+            assert!(error <= 1e-4, "{policy}: {found} {expected}");
+        }
+    }
+}
+
+#[test]
+fn spikes_are_told_policy_by_policy() {
+    let scratch = spiky();
+    let object = replay(
+        &scratch,
+        "--policy global-norm:2 --policy global-norm:10 --policy skip:4,window=20 --policy median:2",
+    );
+    assert_eq!(object["steps"], 40);
+    assert_eq!(object["open_loop"], true);
+    let spikes = object["spikes"].as_array().unwrap();
+    assert_eq!(spikes.len(), 2);
+    for (key, values) in [
+        ("first_step", [21, 31]),
+        ("last_step", [22, 31]),
+        ("peak_step", [22, 31]),
+    ] {
+        assert_eq!([&spikes[0][key], &spikes[1][key]], values, "{key}");
+    }
+    assert_eq!(spikes[0]["times_median"], 30.0);
+    let account = |index: usize| &object["policies"][index];
+    let results = |index: usize| {
+        let each = account(index)["spikes"]["each"].as_array().unwrap();
+        let each = each.iter().map(|spike| spike["result"].as_str().unwrap());
+        each.collect::<Vec<&str>>()
+    };
+    assert_eq!(results(0), ["missed", "missed"]);
+    assert_eq!(results(1), ["caught", "caught"]);
+    assert_eq!(results(2), ["in part", "missed"]);
+    assert_eq!(results(3), ["caught", "caught"]);
+    assert_eq!(results(4), ["caught", "caught"]);
+    assert_eq!(account(1)["clipped"], 3);
+    assert_eq!(account(1)["clipped_share"], 0.075);
+    assert_eq!(account(1)["coefficient"]["median"], 0.25);
+    assert_eq!(account(1)["coefficient"]["smallest"], 2.0 / 30.0);
+    assert_eq!(account(1)["spikes"]["at_once"], 2);
+    assert_eq!(account(3)["left_out"], 3);
+    assert_eq!(account(3)["clipped"], 0);
+    assert_eq!([&account(1)["warm_up"], &account(3)["warm_up"]], [0, 10]);
+    assert_eq!(account(4)["warm_up"], 10);
+    assert_eq!(account(4)["thresholds"][9], Value::Null);
+    assert_eq!(account(4)["thresholds"][10], 2.0);
+
+    let text = scratch
+        .run("replay run --policy global-norm:2 --policy global-norm:10 --policy zclip:warmup=200")
+        .succeeded();
+    for part in [
+        "run run: 40 steps",
+        "Open loop",
+        "run  none",
+        "A    global-norm:2",
+        "C    zclip:warmup=200",
+        "2 spikes",
+        "at once",
+        "in part",
+        "missed",
+        "not yet",
+    ] {
+        assert!(text.contains(part), "no {part:?} in {text}");
+    }
+    assert!(
+        text.lines().all(|line| line.chars().count() <= 100),
+        "{text}"
+    );
+    assert!(!text.contains("not finite"), "{text}");
+}
+
+#[test]
+fn what_is_not_finite_is_counted_apart() {
+    let mut norms = NORMS.map(Some);
+    (norms[5], norms[25]) = (None, None);
+    let scratch = with_norms(&norms);
+    let object = replay(&scratch, "--policy skip:4,window=20");
+    assert_eq!(object["non_finite"], 2);
+    assert_eq!(object["norm"][5], Value::Null);
+    let [run, skip] = [0, 1].map(|index| &object["policies"][index]);
+    assert_eq!([&run["left_out"], &skip["left_out"]], [0, 3]);
+    assert_eq!(skip["actions"][5], "skip");
+    assert_eq!(skip["warm_up"], 11);
+    let text = scratch
+        .run("replay run --policy none --plot a.svg")
+        .succeeded();
+    assert!(
+        text.contains("2 steps with gradients that are not finite"),
+        "{text}"
+    );
+    assert!(scratch.read("a.svg").contains("not finite (2)"));
+}
+
+#[test]
+fn a_name_that_is_too_long_has_a_line_of_its_own() {
+    let scratch = spiky();
+    let long = "skip:4,window=20,limit=3+zclip:z=3,alpha=0.95,warmup=10,max=2";
+    let flags = format!("replay run --policy {long} --policy none --policy none --policy none");
+    let text = scratch.run(&flags).succeeded();
+    assert!(text.contains(&format!("A    {long}\n")), "{text}");
+    assert!(
+        text.lines().all(|line| line.chars().count() <= 100),
+        "{text}"
+    );
+}
+
+#[test]
+fn the_chart() {
+    let scratch = spiky();
+    let flags = "replay run --policy global-norm:2 --policy norm:1 --policy global-norm:1e9";
+    let text = scratch.run(&format!("{flags} --plot a.svg")).succeeded();
+    assert!(text.contains("chart: a.svg"), "{text}");
+    let svg = scratch.read("a.svg");
+    for part in [
+        "<svg width=\"960\"",
+        "A: global-norm:2",
+        "B: norm:1 (no line",
+        "C: global-norm:1000000000 (above the picture)",
+        "run: none (no threshold)",
+        "spike (2)",
+    ] {
+        assert!(svg.contains(part), "no {part:?} in {svg}");
+    }
+    let again = scratch.run(&format!("{flags} --plot a.svg"));
+    let refused = again.failed(2);
+    assert!(refused.contains("is there already"), "{refused}");
+    assert_eq!(scratch.read("a.svg"), svg);
+    scratch
+        .run(&format!("{flags} --plot b.svg --json"))
+        .succeeded();
+    assert_eq!(scratch.read("b.svg"), svg);
+
+    scratch
+        .run(&format!("{flags} --plot nowhere/a.svg"))
+        .failed(1);
+    let refused = scratch.run(&format!("{flags} --plot a.png")).failed(2);
+    assert!(refused.contains(".svg"), "{refused}");
+    let many = "--policy none ".repeat(7);
+    let refused = scratch
+        .run(&format!("replay run {many} --plot c.svg"))
+        .failed(2);
+    assert!(refused.contains("at most"), "{refused}");
+    scratch.run(&format!("replay run {many}")).succeeded();
+    assert!(!scratch.path("c.svg").exists());
+}
+
+#[test]
+fn a_long_run_gives_a_small_chart() {
+    let norm = |step: u64| 1.0 + (step * 7919 % 1000) as f64 / 1000.0;
+    let norms: Vec<Option<f64>> = (0..20_000).map(|step| Some(norm(step))).collect();
+    let scratch = with_norms(&norms);
+    let flags = "replay run --policy autoclip:10 --policy median:1 --plot a.svg";
+    scratch.run(flags).succeeded();
+    let size = fs::metadata(scratch.path("a.svg")).unwrap().len();
+    assert!(size < 200_000, "{size} bytes");
+}
+
+#[test]
+fn what_cannot_be_replayed_is_refused() {
+    let scratch = spiky();
+    for (policy, reason) in [
+        ("value:1", "elements"),
+        ("agc:0.01", "elements"),
+        ("norm:1,p=1", "order"),
+        ("global-norm:1,p=inf", "order"),
+        ("global-norm:1+update-rms:1", "Adam"),
+        ("spam", "Adam"),
+    ] {
+        let refused = scratch.run(&format!("replay run --policy {policy} --plot a.svg"));
+        let refused = refused.failed(2);
+        assert!(
+            refused.contains(&format!("--policy {policy}: ")),
+            "{refused}"
+        );
+        assert!(refused.contains(reason), "{refused}");
+    }
+    assert!(!scratch.path("a.svg").exists());
+    for arguments in ["replay run", "replay run --policy sometimes", "replay"] {
+        assert_eq!(scratch.run(arguments).code, Some(2), "{arguments}");
+    }
+    let nowhere = scratch.run("replay nowhere --policy none").failed(2);
+    assert!(nowhere.contains("no such run"), "{nowhere}");
+
+    scratch.write("run/events.jsonl", "");
+    let empty = scratch.run("replay run --policy none").failed(2);
+    assert!(empty.contains("no step is recorded"), "{empty}");
+    fs::remove_file(scratch.path("run/events.jsonl")).unwrap();
+    let missing = scratch.run("replay run --policy none").failed(2);
+    assert!(missing.contains("no step is recorded"), "{missing}");
+
+    let scratch = trained("--clip global-norm:5,p=1");
+    let refused = scratch.run("replay run --policy global-norm:1").failed(2);
+    assert!(refused.contains("global-norm:5,p=1"), "{refused}");
+}
