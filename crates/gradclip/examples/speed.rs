@@ -92,10 +92,11 @@ fn main() {
     for policy in [
         "none",
         "global-norm:1e30",
-        // Each clips at every step, because nothing else shrinks the gradients below it.
+        // Scales at every step.
         "normalize:1000",
         "value:1e30",
-        "value:1",
+        // Falls from step to step, so that each of them clamps.
+        "value:0.3..0.1@15",
         "norm:1e30",
         "group-norm:1e30",
         "block-rms:1e30",

@@ -74,7 +74,7 @@ pub(crate) fn apply(
         }
         Change::Clamp(bound) => Some(clamp(values, *bound, measure.squares.scale, threads)),
         Change::Units { layout, coefficients } => {
-            layout.for_each(values.iter_mut(), |unit, value| {
+            layout.for_each(values, |unit, value| {
                 if coefficients[unit] != 1.0 {
                     *value = Element::from_f64(value.to_f64() * coefficients[unit]);
                 }
@@ -142,16 +142,28 @@ fn clamp_block<E: Element>(
     let mut clamped = 0;
     let mut sums = [0.0_f64; LANES];
     let mut products = [0.0_f64; LANES];
-    for chunk in block.chunks_mut(LANES) {
-        for ((value, sum), product) in chunk.iter_mut().zip(&mut sums).zip(&mut products) {
-            let before = value.to_f64();
-            let after = before.clamp(-bound, bound);
-            clamped += u64::from(after != before);
-            let scaled = after * inverse_after;
-            *sum += scaled * scaled;
-            *product += before * inverse_before * scaled;
-            *value = E::from_f64(after);
+    let (chunks, rest) = block.as_chunks_mut::<LANES>();
+    for chunk in chunks {
+        // Lane by lane in separate loops, each of which the compiler turns into vectors.
+        let before = chunk.map(Element::to_f64);
+        let after = before.map(|value| value.clamp(-bound, bound));
+        let pairs = || before.iter().zip(&after);
+        clamped += pairs().map(|(b, a)| u64::from(b != a)).sum::<u64>();
+        for (sum, value) in sums.iter_mut().zip(after) {
+            *sum += (value * inverse_after) * (value * inverse_after);
         }
+        for (product, (before, after)) in products.iter_mut().zip(pairs()) {
+            *product += (before * inverse_before) * (after * inverse_after);
+        }
+        *chunk = after.map(E::from_f64);
+    }
+    for ((value, sum), product) in rest.iter_mut().zip(&mut sums).zip(&mut products) {
+        let before = value.to_f64();
+        let after = before.clamp(-bound, bound);
+        clamped += u64::from(after != before);
+        *sum += (after * inverse_after) * (after * inverse_after);
+        *product += (before * inverse_before) * (after * inverse_after);
+        *value = E::from_f64(after);
     }
     (clamped, add_pairwise(sums), add_pairwise(products))
 }

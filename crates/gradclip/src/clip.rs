@@ -50,6 +50,16 @@ pub(crate) struct Link {
     pub(crate) detector: Option<Detector>,
 }
 
+impl Link {
+    /// Whether gradients that were measured for another rule, and not changed since, are measured
+    /// for this one too.
+    fn can_use_measures_for(&self, other: Option<&Link>) -> bool {
+        let same_rule = other.is_some_and(|other| core::ptr::eq(self, other));
+        let same_order = other.is_some_and(|other| self.rule.order() == other.rule.order());
+        same_rule || (same_order && !matches!(self.rule, ClipRule::Agc { .. }))
+    }
+}
+
 impl Clipper {
     /// A clipper that works on one thread and has seen no step.
     ///
@@ -145,7 +155,7 @@ impl Clipper {
         mut gradients: G,
         loss: Option<f64>,
     ) -> Result<Outcome<G>, ClipError> {
-        let mut measures = self.measure(&mut gradients, 0)?;
+        let measures = self.measure(&mut gradients, 0)?;
         let mut report = ClipReport::measured(self.policy.order(), &measures);
         if report.non_finite > 0 {
             match self.non_finite {
@@ -177,22 +187,27 @@ impl Clipper {
         let turns = self.links.iter().filter(|link| link.rule.can_turn());
         let snapshot = (turns.count() > 1).then(|| Snapshot::of(&mut gradients));
         let mut lessons = Vec::with_capacity(self.links.len());
-        let raw = measures.clone();
+        let raw = measures;
+        // Only what an earlier rule may have changed is measured again.
+        let mut left: Option<Vec<TensorMeasure>> = None;
+        let mut measured_for = self.links.first();
         for (index, link) in self.links.iter().enumerate() {
-            if index > 0 {
-                measures = self.measure(&mut gradients, index)?;
-            }
             // A rule that leaves out steps learns what it judges: the gradients as they came.
-            let seen = match &link.detector {
-                Some(Detector::Skip(_)) => &raw,
-                _ => &measures,
-            };
-            let Ok(decision) = decide(&link.rule, link.detector.as_ref(), context, seen) else {
+            let judges_raw = matches!(link.detector, Some(Detector::Skip(_)));
+            if !judges_raw && !link.can_use_measures_for(measured_for) {
+                left = Some(self.measure(&mut gradients, index)?);
+                measured_for = Some(link);
+            }
+            let measures = left.as_ref().filter(|_| !judges_raw).unwrap_or(&raw);
+            let Ok(decision) = decide(&link.rule, link.detector.as_ref(), context, measures) else {
                 unreachable!("outliers are looked for before anything is changed");
             };
-            let effects = self.apply(&mut gradients, &measures, &decision);
+            let effects = self.apply(&mut gradients, measures, &decision);
             let order = self.policy.order();
-            report.apply(&link.rule, order, &measures, &decision, &effects);
+            report.apply(&link.rule, order, measures, &decision, &effects);
+            if decision.changes_anything() {
+                measured_for = None;
+            }
             lessons.push(decision.lesson);
         }
         if let Some(snapshot) = snapshot.filter(|_| report.action == ClipAction::Clip) {
@@ -266,7 +281,7 @@ impl Clipper {
         decision: &Decision,
     ) -> Vec<Option<TensorEffect>> {
         let changes = &decision.changes;
-        if changes.iter().all(|change| *change == Change::Keep) {
+        if !decision.changes_anything() {
             return vec![None; measures.len()];
         }
         let order = self.policy.order();

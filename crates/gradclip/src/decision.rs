@@ -164,6 +164,10 @@ fn decide_from_memory(
 }
 
 impl Decision {
+    pub(crate) fn changes_anything(&self) -> bool {
+        self.changes.iter().any(|change| *change != Change::Keep)
+    }
+
     fn teaching(mut self, lesson: Lesson) -> Decision {
         self.lesson = lesson;
         self

@@ -35,6 +35,7 @@ mod report;
 mod significant;
 mod stages;
 mod state;
+mod threshold;
 mod units;
 mod verdict;
 
@@ -46,12 +47,10 @@ pub use clip::{ClipError, Clipped, Clipper, Outcome};
 pub use element::{AsElements, Elements, Values};
 pub use flow::{FlowFinding, GradientFlow};
 pub use gradients::{Accumulate, Gradient, Gradients};
-pub use policy::{
-    ClipPolicy, ClipRule, Decay, FiniteOrder, NonFinite, NormOrder, Percentile, PolicyError,
-    Positive, Threshold, UnitAxis,
-};
+pub use policy::{ClipPolicy, ClipRule, FiniteOrder, NonFinite, NormOrder, PolicyError, UnitAxis};
 pub use replay::{RecordedStep, Replay, ReplayError, ReplayedStep};
 pub use report::{ClipAction, ClipReport, SkipReason, TensorReport};
 pub use stages::{Accumulated, LossScaleError, Reduced, Unscaled};
 pub use state::{ClipperState, StateError};
+pub use threshold::{Decay, Percentile, Positive, Threshold};
 pub use verdict::{Assessment, NormDistribution, StepRecord, Verdict};

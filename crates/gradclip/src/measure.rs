@@ -191,8 +191,13 @@ fn measure_block_with<E: Element>(block: &[E], filter: impl Fn(E) -> E) -> Block
     let mut maxima = [E::Wide::default(); LANES];
     let (chunks, rest) = block.as_chunks::<LANES>();
     for chunk in chunks {
-        for ((&value, sum), maximum) in chunk.iter().zip(&mut sums).zip(&mut maxima) {
-            accumulate(filter(value), sum, maximum);
+        let magnitudes = chunk.map(|value| filter(value).magnitude());
+        for (maximum, magnitude) in maxima.iter_mut().zip(magnitudes) {
+            *maximum = larger(*maximum, magnitude);
+        }
+        let wide: [f64; LANES] = magnitudes.map(Into::into);
+        for (sum, wide) in sums.iter_mut().zip(wide) {
+            *sum += wide * wide;
         }
     }
     for ((&value, sum), maximum) in rest.iter().zip(&mut sums).zip(&mut maxima) {

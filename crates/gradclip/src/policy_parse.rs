@@ -6,13 +6,12 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::num::NonZeroU32;
 
-use crate::policy::{
-    ClipPolicy, ClipRule, Decay, NormOrder, Percentile, PolicyError, Positive, Threshold, UnitAxis,
-};
+use crate::policy::{ClipPolicy, ClipRule, NormOrder, PolicyError, UnitAxis};
 use crate::policy_text::{
     ADAGC_BETA, ADAGC_RELATIVE, ADAGC_WARMUP, AGC_EPSILON, MEDIAN_WINDOW, ONE, SKIP_LIMIT,
     SKIP_WINDOW, SPAM_RESET, SPAM_THETA, SPAM_WARMUP, ZCLIP_ALPHA, ZCLIP_WARMUP, ZCLIP_Z,
 };
+use crate::threshold::{Decay, Percentile, Positive, Threshold};
 
 /// The name of each rule with its form.
 const RULES: [(&str, &str); 14] = [

@@ -7,10 +7,9 @@ use core::fmt;
 use core::num::NonZeroU32;
 use core::str::FromStr;
 
-use crate::policy::{
-    ClipPolicy, ClipRule, Decay, NonFinite, NormOrder, PolicyError, Positive, Threshold, UnitAxis,
-};
+use crate::policy::{ClipPolicy, ClipRule, NonFinite, NormOrder, PolicyError, UnitAxis};
 use crate::policy_parse::{Text, nearest, read_policy, suggestion};
+use crate::threshold::{Decay, Positive, Threshold};
 
 const NON_FINITE_NAMES: [&str; 3] = ["error", "skip", "zero"];
 const NON_FINITE_FORMS: &str = "error, skip, zero";

@@ -11,7 +11,7 @@ use crate::detector::Detector;
 use crate::measure::{TensorMeasure, norm_of_all};
 use crate::norm::{Norm, Squares};
 use crate::policy::{ClipPolicy, ClipRule, NonFinite, NormOrder};
-use crate::report::{ClipAction, SkipReason};
+use crate::report::{ClipAction, SkipReason, later_threshold};
 
 /// What a run has kept of one step. Norms are Euclidean and from before clipping.
 #[derive(Clone, Debug, PartialEq)]
@@ -116,7 +116,8 @@ impl Replay {
             let Ok(decision) = decide(&link.rule, link.detector.as_ref(), context, seen) else {
                 unreachable!("outliers are looked for before anything is changed");
             };
-            replayed.threshold = decision.threshold.or(replayed.threshold);
+            replayed.threshold =
+                later_threshold(&link.rule, replayed.threshold, decision.threshold);
             for (measure, change) in measures.iter_mut().zip(&decision.changes) {
                 if let Change::Scale(coefficient) = change {
                     let after = scaled_norm(measure.norm, *coefficient).value();
@@ -124,11 +125,7 @@ impl Replay {
                     replayed.action = ClipAction::Clip;
                 }
             }
-            if decision
-                .changes
-                .iter()
-                .any(|change| *change != Change::Keep)
-            {
+            if decision.changes_anything() {
                 let after = norm_of_all(&measures, NormOrder::TWO).value();
                 replayed.norm_after = decision.norm_after.unwrap_or(after);
             }

@@ -77,7 +77,7 @@ pub struct ClipReport {
     /// `norm_after / norm_before`; 1 where the norm is zero, 0 when skipped.
     pub coefficient: f64,
     /// The threshold in force at this step: the rule's own number, the percentile, the target of
-    /// a spike. Of several rules, the last one's. `None` when clipping is off, when the rule has
+    /// a spike. Of several rules, that of the last one that clips. `None` when clipping is off, when the rule has
     /// not seen enough to have one, and when each tensor has another.
     pub threshold: Option<f64>,
     /// How many elements were NaN or infinite.
@@ -185,15 +185,11 @@ impl ClipReport {
         decision: &Decision,
         effects: &[Option<TensorEffect>],
     ) {
-        self.threshold = decision.threshold.or(self.threshold);
+        self.threshold = later_threshold(rule, self.threshold, decision.threshold);
         for (tensor, threshold) in self.tensors.iter_mut().zip(&decision.tensor_thresholds) {
             tensor.threshold = threshold.or(tensor.threshold);
         }
-        if decision
-            .changes
-            .iter()
-            .all(|change| *change == Change::Keep)
-        {
+        if !decision.changes_anything() {
             return;
         }
         let mut norms_after: Vec<Norm> = Vec::with_capacity(measures.len());
@@ -235,6 +231,19 @@ impl ClipReport {
                 false => cosine_of_effects(measures, effects),
             };
         }
+    }
+}
+
+/// The threshold of a chain is that of its last rule that clips. The limit above which a step would
+/// have been left out is a threshold only where nothing clips.
+pub(crate) fn later_threshold(
+    rule: &ClipRule,
+    earlier: Option<f64>,
+    later: Option<f64>,
+) -> Option<f64> {
+    match rule {
+        ClipRule::Skip { .. } => earlier.or(later),
+        _ => later.or(earlier),
     }
 }
 

@@ -39,20 +39,21 @@ impl UnitLayout {
     }
 
     /// Calls `work` with the unit of each element.
-    pub(crate) fn for_each<T>(
+    pub(crate) fn for_each<'a, E>(
         self,
-        elements: impl Iterator<Item = T>,
-        mut work: impl FnMut(usize, T),
+        values: &'a mut [E],
+        mut work: impl FnMut(usize, &'a mut E),
     ) {
         match self {
             UnitLayout::Runs(length) => {
-                for (index, element) in elements.enumerate() {
-                    work(index / length, element);
+                for (unit, run) in values.chunks_mut(length.max(1)).enumerate() {
+                    run.iter_mut().for_each(|value| work(unit, value));
                 }
             }
             UnitLayout::Strides(units) => {
-                for (index, element) in elements.enumerate() {
-                    work(index % units, element);
+                for row in values.chunks_mut(units.max(1)) {
+                    let numbered = row.iter_mut().enumerate();
+                    numbered.for_each(|(unit, value)| work(unit, value));
                 }
             }
         }
@@ -109,12 +110,28 @@ pub(crate) fn measure_units(
 fn unit_squares<E: Element>(values: &[E], layout: UnitLayout, scale: f64) -> Vec<f64> {
     let mut sums = vec![0.0_f64; layout.count(values.len())];
     let inverse = 1.0 / scale;
-    layout.for_each(values.iter(), |unit, value| {
+    let square = |value: &E| {
+        let scaled = value.to_f64() * inverse;
         if value.is_finite() {
-            let scaled = value.to_f64() * inverse;
-            sums[unit] += scaled * scaled;
+            scaled * scaled
+        } else {
+            0.0
         }
-    });
+    };
+    match layout {
+        UnitLayout::Runs(length) => {
+            for (sum, run) in sums.iter_mut().zip(values.chunks(length.max(1))) {
+                *sum = run.iter().fold(0.0, |sum, value| sum + square(value));
+            }
+        }
+        UnitLayout::Strides(units) => {
+            for row in values.chunks(units.max(1)) {
+                for (sum, value) in sums.iter_mut().zip(row) {
+                    *sum += square(value);
+                }
+            }
+        }
+    }
     sums
 }
 

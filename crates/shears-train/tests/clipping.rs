@@ -1,6 +1,8 @@
 //! Clipping policies in training: the rules inside Adam against float64, what is learned and
 //! saved, and what a step that is left out may change.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 #[path = "support/tiny.rs"]
 mod tiny;
 

@@ -1,7 +1,6 @@
 //! The chart of `shears replay`: the norm of each step, and the threshold of each policy, as SVG.
 
 use plotters::coord::Shift;
-use plotters::coord::combinators::LogCoord;
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -35,8 +34,8 @@ pub(crate) struct Curve {
 
 /// A drawing in pixels.
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
-/// The part with the axes.
-type Plot<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, LogCoord<f64>>>;
+/// The part with the axes; upwards are the logarithms of norms.
+type Plot<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 
 const WIDTH: u32 = 960;
 /// Of the part below the legend.
@@ -106,7 +105,7 @@ impl Chart {
                 .margin_right(RIGHT)
                 .x_label_area_size(52)
                 .y_label_area_size(LEFT - MARGIN)
-                .build_cartesian_2d(first - 0.5..last + 0.5, (low..high).log_scale())?;
+                .build_cartesian_2d(first - 0.5..last + 0.5, low.log10()..high.log10())?;
             draw_axes(&mut plot)?;
             draw_levels(&root, &mut plot, low, high)?;
             self.draw_lines(&mut plot, low, high)?;
@@ -133,7 +132,7 @@ impl Chart {
             .fold((min, max), |(low, high), threshold| {
                 (low.min(*threshold), high.max(*threshold))
             });
-        (low / 1.3, high * 1.6)
+        (low / 1.3, (high * 1.6).min(f64::MAX))
     }
 
     /// The legend, in rows that hold as many entries as there is room for.
@@ -218,6 +217,7 @@ impl Chart {
             if let &[(x, y)] = line.as_slice() {
                 line = vec![(x - least, y), (x + least, y)];
             }
+            let line = line.into_iter().map(|(x, y)| (x, y.log10()));
             plot.draw_series(LineSeries::new(line, style))?;
         }
         Ok(())
@@ -225,7 +225,9 @@ impl Chart {
 
     /// Spikes above their peaks, and steps that are not finite on the lower edge.
     fn draw_marks(&self, root: &Area, plot: &Plot, low: f64) -> anyhow::Result<()> {
-        let place = |index: usize, value| plot.backend_coord(&(self.steps[index] as f64, value));
+        let place = |index: usize, value: f64| {
+            plot.backend_coord(&(self.steps[index] as f64, value.log10()))
+        };
         let mut last = None;
         for &peak in &self.peaks {
             let (x, y) = place(peak, self.norms[peak]);
@@ -249,14 +251,14 @@ impl Chart {
         for (index, curve) in self.curves.iter().enumerate() {
             let end = curve.values.last().copied().flatten();
             if let Some(end) = end.filter(|end| (low..=high).contains(end)) {
-                labels.push((plot.backend_coord(&(0.0, end)).1, index));
+                labels.push((plot.backend_coord(&(0.0, end.log10())).1, index));
             }
         }
         labels.sort_unstable();
         for next in 1..labels.len() {
             labels[next].0 = labels[next].0.max(labels[next - 1].0 + APART);
         }
-        let lowest = plot.backend_coord(&(0.0, low)).1;
+        let lowest = plot.backend_coord(&(0.0, low.log10())).1;
         for (back, label) in labels.iter_mut().rev().enumerate() {
             label.0 = label.0.min(lowest - APART * back as i32);
         }
@@ -294,17 +296,19 @@ fn draw_axes(plot: &mut Plot) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Lines and numbers of the norm's axis. The library's own are too few below three decades.
+/// Lines and numbers of the norm's axis. The library's own are too few below three decades, and
+/// without end where the range is as wide as numbers go.
 fn draw_levels(root: &Area, plot: &mut Plot, low: f64, high: f64) -> anyhow::Result<()> {
     let ends = plot.plotting_area().get_x_range();
     for level in levels(low, high) {
-        let line = vec![(ends.start, level), (ends.end, level)];
+        let height = level.log10();
+        let line = vec![(ends.start, height), (ends.end, height)];
         plot.draw_series(LineSeries::new(line, GRID))?;
         let name = match level {
             1e-3..1e5 => format!("{level}"),
             _ => format!("{level:e}"),
         };
-        let (x, y) = plot.backend_coord(&(ends.start, level));
+        let (x, y) = plot.backend_coord(&(ends.start, height));
         let text = style(TEXT, INK, HPos::Right);
         root.draw_text(&name, &text, (x - 8, y))?;
         root.draw(&PathElement::new(vec![(x - 5, y), (x, y)], INK))?;

@@ -5,8 +5,9 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use super::{NamedTensor, Numbers, StorageType};
-use crate::policy::{ClipPolicy, ClipRule, NonFinite, NormOrder, Threshold};
+use crate::policy::{ClipPolicy, ClipRule, NonFinite, NormOrder};
 use crate::report::ClipAction;
+use crate::threshold::Threshold;
 
 /// One policy over the gradients of some steps.
 pub(super) struct Case {
