@@ -190,6 +190,8 @@ fn help_and_completions() {
         "generate",
         "inspect",
         "bench",
+        "clip",
+        "replay",
         "completions",
     ] {
         for help in ["--help", "-h"] {
