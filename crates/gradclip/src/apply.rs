@@ -107,9 +107,13 @@ fn scale<E: Element>(values: &mut [E], coefficient: Coefficient, threads: usize)
 }
 
 fn clamp<E: Element>(values: &mut [E], bound: f64, scale: f64, threads: usize) -> Effect {
+    let bound = Bound {
+        exact: bound,
+        stored: E::from_f64(bound).to_f64(),
+    };
     let scale_after = match E::SQUARES_FIT {
         true => 1.0,
-        false => Norm::scale_for(bound),
+        false => Norm::scale_for(bound.exact),
     };
     let clamp = |block: &mut [E]| clamp_block(block, bound, 1.0 / scale, 1.0 / scale_after);
     let nothing = Effect {
@@ -132,10 +136,28 @@ fn clamp<E: Element>(values: &mut [E], bound: f64, scale: f64, threads: usize) -
         })
 }
 
+/// A bound as it was given, for the report, and as the storage holds it.
+#[derive(Clone, Copy)]
+struct Bound {
+    exact: f64,
+    stored: f64,
+}
+
+impl Bound {
+    /// The value before rounding to storage: that of an element within the stored bound is its own.
+    #[inline(always)]
+    fn clamp(self, value: f64) -> f64 {
+        match value.abs() > self.stored {
+            true => self.exact.copysign(value),
+            false => value,
+        }
+    }
+}
+
 /// How many elements changed, the sum of squares afterwards, and the inner product.
 fn clamp_block<E: Element>(
     block: &mut [E],
-    bound: f64,
+    bound: Bound,
     inverse_before: f64,
     inverse_after: f64,
 ) -> (u64, f64, f64) {
@@ -146,7 +168,7 @@ fn clamp_block<E: Element>(
     for chunk in chunks {
         // Lane by lane in separate loops, each of which the compiler turns into vectors.
         let before = chunk.map(Element::to_f64);
-        let after = before.map(|value| value.clamp(-bound, bound));
+        let after = before.map(|value| bound.clamp(value));
         let pairs = || before.iter().zip(&after);
         clamped += pairs().map(|(b, a)| u64::from(b != a)).sum::<u64>();
         for (sum, value) in sums.iter_mut().zip(after) {
@@ -159,7 +181,7 @@ fn clamp_block<E: Element>(
     }
     for ((value, sum), product) in rest.iter_mut().zip(&mut sums).zip(&mut products) {
         let before = value.to_f64();
-        let after = before.clamp(-bound, bound);
+        let after = bound.clamp(before);
         clamped += u64::from(after != before);
         *sum += (after * inverse_after) * (after * inverse_after);
         *product += (before * inverse_before) * (after * inverse_after);

@@ -69,10 +69,9 @@ pub(crate) fn decide(
     Ok(match (*rule, detector) {
         (ClipRule::Value { threshold }, _) => {
             per_tensor(threshold.at(context.step), measures, |measure, bound| {
-                // The bound is the threshold as the storage can hold it, so that what is already
-                // at the bound is not changed again.
-                let bound = (measure.round)(bound);
-                match measure.max_magnitude > bound {
+                // Compared as the storage can hold it, so that what is already at the bound is not
+                // changed again.
+                match measure.max_magnitude > (measure.round)(bound) {
                     true => Change::Clamp(bound),
                     false => Change::Keep,
                 }

@@ -104,9 +104,13 @@ proptest! {
         let share = changed as f64 / before_values.len().max(1) as f64;
         prop_assert_eq!(report.clipped_share, share);
         if norm(&after_values) > 0.0 {
-            prop_assert!((cosine(&before_values, &after_values) - report.cosine).abs() < 1e-9);
+            prop_assert!((cosine(&before_values, &after_values) - report.cosine).abs() < 1e-7);
         }
-        prop_assert!((norm(&after_values) - report.norm_after).abs() <= 1e-12 * report.norm_after);
+        // The report is from before the bound was rounded to f32.
+        prop_assert!((norm(&after_values) - report.norm_after).abs() <= 1e-7 * report.norm_after);
+        let exact = before_values.iter().map(|value| value.clamp(-threshold, threshold));
+        let exact: Vec<f64> = exact.collect();
+        prop_assert!((norm(&exact) - report.norm_after).abs() <= 1e-7 * report.norm_after);
         let (twice, second) = clip(&policy, after.clone());
         prop_assert_eq!(all_bits(&twice), all_bits(&after));
         prop_assert_eq!(second.action, ClipAction::Keep);
