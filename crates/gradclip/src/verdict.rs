@@ -27,6 +27,8 @@ pub struct StepRecord {
     pub norm_before: f64,
     /// The threshold, `None` when clipping was off.
     pub threshold: Option<f64>,
+    /// The norm after clipping over the norm before.
+    pub coefficient: f64,
     /// Whether the gradients were clipped.
     pub clipped: bool,
     /// Whether the step was left out.
@@ -40,6 +42,7 @@ impl From<&ClipReport> for StepRecord {
         StepRecord {
             norm_before: report.norm_before,
             threshold: report.threshold,
+            coefficient: report.coefficient,
             clipped: report.action == ClipAction::Clip,
             skipped: report.action == ClipAction::Skip,
             outlier: report
@@ -59,13 +62,11 @@ pub enum Assessment {
     Inactive,
     /// Steps were clipped where it mattered, and the run is not throttled.
     Healthy,
-    /// More than half of the steps were clipped and the median of norm / threshold exceeds 2.
+    /// More than half of the steps were clipped, and the median step to less than half.
     ///
-    /// Both conditions are needed. Many clipped steps alone may each lose only a few percent.
-    /// With a median ratio above 2, the typical step is cut to less than half: gradients are
-    /// then normalised rather than clipped, and the threshold acts as a second learning rate.
-    /// For `value` and `norm` the threshold bounds an element or a tensor while the ratio is
-    /// taken with the norm of all, so there the share of clipped steps is what decides.
+    /// Both conditions are needed. Many clipped steps alone may each lose only a few percent. Where
+    /// the typical step is cut to less than half, gradients are normalised rather than clipped, and
+    /// the threshold acts as a second learning rate.
     Throttling,
 }
 
@@ -93,6 +94,7 @@ pub struct NormDistribution {
 /// let step = |norm_before: f64| StepRecord {
 ///     norm_before,
 ///     threshold: Some(5.0),
+///     coefficient: (5.0 / norm_before).min(1.0),
 ///     clipped: norm_before > 5.0,
 ///     skipped: false,
 ///     outlier: false,
@@ -121,7 +123,7 @@ pub struct Verdict {
     /// The norms, `None` when every step was skipped. Skipped steps and non-finite norms are left
     /// out, so that one bad step cannot spoil the statistics of a run.
     pub norms: Option<NormDistribution>,
-    /// The largest norm before clipping in multiples of the threshold of its step; 0 without one.
+    /// The largest norm before clipping in multiples of the norm after; 1 if nothing was clipped.
     pub largest_ratio: f64,
     /// How the threshold fits.
     pub assessment: Assessment,
@@ -151,10 +153,11 @@ impl Verdict {
                 .filter(|step| !step.skipped && step.norm_before.is_finite())
         };
         let norms = sorted(counted().map(|step| step.norm_before));
-        // The ratio is taken step by step, so that a threshold may change during the run.
-        let ratios = sorted(counted().filter_map(|step| Some(step.norm_before / step.threshold?)));
+        // What was lost is judged by the norms before and after, because not every threshold bounds
+        // the norm of all, and because thresholds change.
+        let ratios = sorted(counted().map(|step| step.coefficient.recip()));
         let norms = NormDistribution::of(&norms);
-        let largest_ratio = ratios.last().copied().unwrap_or(0.0);
+        let largest_ratio = ratios.last().copied().unwrap_or(1.0).max(1.0);
         let decisive = largest_ratio > DECISIVE_ABOVE_RATIO;
         let threshold = steps.iter().rev().find_map(|step| step.threshold);
         let applied = steps.iter().filter(|step| !step.skipped);
@@ -193,7 +196,7 @@ impl Verdict {
             None => "the changing threshold".to_owned(),
         };
         match self.assessment {
-            Assessment::Off => write!(formatter, "no threshold was set, so no step was shortened"),
+            Assessment::Off => write!(formatter, "no gradient was shortened"),
             Assessment::Inactive => write!(
                 formatter,
                 "{threshold} was practically inactive: training would have gone the \
@@ -201,7 +204,7 @@ impl Verdict {
             ),
             Assessment::Healthy if self.clipped_share > FREQUENT_ABOVE_SHARE => write!(
                 formatter,
-                "{threshold} is close to the ordinary norm: it shortens most steps, \
+                "{threshold} is close to what is ordinary: it shortens most steps, \
                  but the typical one by less than half"
             ),
             Assessment::Healthy if self.clipped_share < RARE_BELOW_SHARE => write!(
@@ -265,8 +268,8 @@ impl fmt::Display for Verdict {
             let [low, high] = [*suggested.start(), *suggested.end()].map(significant);
             write!(
                 formatter,
-                "\nthis run suggests thresholds from {low} to {high} (half to ten times the mean \
-                 norm, Pascanu et al. 2013)"
+                "\nfor global-norm this run suggests thresholds from {low} to {high} (half to ten \
+                 times the mean norm, Pascanu et al. 2013)"
             )?;
         }
         Ok(())

@@ -9,6 +9,7 @@ fn step(norm_before: f64, threshold: Option<f64>) -> StepRecord {
     StepRecord {
         norm_before,
         threshold,
+        coefficient: threshold.map_or(1.0, |threshold| (threshold / norm_before).min(1.0)),
         clipped,
         skipped: false,
         outlier: false,
@@ -34,8 +35,8 @@ fn a_healthy_run_in_words() {
         "clipping engaged at 37 of 400 steps (9.25 %)\n\
          gradient norm before clipping: p10 0.5, median 0.5, p90 0.5, max 12.4\n\
          the threshold 5 looks healthy: it cuts the spikes and leaves ordinary steps alone\n\
-         this run suggests thresholds from 0.802 to 16 (half to ten times the mean norm, Pascanu \
-         et al. 2013)"
+         for global-norm this run suggests thresholds from 0.802 to 16 (half to ten times the mean \
+         norm, Pascanu et al. 2013)"
     );
 }
 
@@ -134,7 +135,7 @@ fn throttling_and_off_in_words() {
             .starts_with("clipping was off for 10 steps")
     );
     let text = verdict(&[1.5; 10], Some(1.0)).to_string();
-    assert!(text.contains("close to the ordinary norm"), "{text}");
+    assert!(text.contains("close to what is ordinary"), "{text}");
 }
 
 fn flow(layers: &[(&str, f64)]) -> GradientFlow {

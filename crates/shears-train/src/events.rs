@@ -121,6 +121,7 @@ impl ClipEvent {
         StepRecord {
             norm_before: self.norm_before,
             threshold: self.threshold,
+            coefficient: self.coefficient,
             clipped: self.action == "clip",
             skipped: self.action == "skip",
             outlier: self.action == "skip" && self.non_finite == 0,

@@ -1,7 +1,7 @@
 //! Text that is printed more than once: tables, numbers, what a run has come to.
 
 use shears_model::ParameterInfo;
-use shears_train::{Event, GradientFlow, MemoryEstimate, Plan, Verdict};
+use shears_train::{ClipPolicy, Event, GradientFlow, MemoryEstimate, Plan, Verdict};
 
 /// A count with commas between thousands.
 pub(crate) fn count(number: u64) -> String {
@@ -130,9 +130,20 @@ pub(crate) fn plan_lines(plan: &Plan) -> String {
 }
 
 /// The verdict on clipping and the flow of gradients, indented.
-pub(crate) fn verdict_lines(verdict: Option<&Verdict>, flow: &GradientFlow) -> String {
+pub(crate) fn verdict_lines(
+    policy: &ClipPolicy,
+    verdict: Option<&Verdict>,
+    flow: &GradientFlow,
+) -> String {
     let verdict = verdict.map_or("no step was taken".to_string(), Verdict::to_string);
-    let words = format!("{}\n{flow}", verdict.trim_end());
+    let mut words = verdict.trim_end().to_string();
+    for rule in policy.rules_inside_adam() {
+        let name = rule.name();
+        words.push_str(&format!(
+            "\n`{name}` works inside Adam, on the update, and is not part of these numbers"
+        ));
+    }
+    words.push_str(&format!("\n{flow}"));
     words
         .lines()
         .map(|line| format!("  {line}"))

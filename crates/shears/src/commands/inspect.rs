@@ -115,7 +115,7 @@ impl Inspected {
         say!("\nclipping with {}:", plan.clip);
         say!(
             "{}",
-            report::verdict_lines(self.verdict.as_ref(), &self.flow)
+            report::verdict_lines(&plan.clip, self.verdict.as_ref(), &self.flow)
         );
     }
 }

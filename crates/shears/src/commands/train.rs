@@ -315,7 +315,8 @@ fn conclude<M: LanguageModel>(
         );
     }
     say!("\nclipping with {}:", trainer.plan().clip);
-    say!("{}", report::verdict_lines(verdict.as_ref(), &flow));
+    let policy = &trainer.plan().clip;
+    say!("{}", report::verdict_lines(policy, verdict.as_ref(), &flow));
     if end == End::Stopped {
         say!("\nto go on:\n  {} train --resume {path}", report::program());
         return Ok(());
