@@ -96,7 +96,7 @@ impl Percentile {
 /// one value to another.
 ///
 /// Zero is not a way to switch clipping off, because frameworks disagree on what it means. "Off"
-/// is [`ClipPolicy::none`].
+/// is [`ClipPolicy::none`](crate::ClipPolicy::none).
 ///
 /// ```
 /// use gradclip::Threshold;
