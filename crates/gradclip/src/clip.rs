@@ -161,7 +161,9 @@ impl Clipper {
             match self.non_finite {
                 NonFinite::Error => return Err(ClipError::non_finite(&measures)),
                 NonFinite::Skip => {
-                    report.skip(SkipReason::NonFinite, None);
+                    let threshold = |link: &Link| link.rule.fixed_threshold(self.steps);
+                    let threshold = self.links.iter().rev().find_map(threshold);
+                    report.skip(SkipReason::NonFinite, threshold);
                     return Ok(Outcome::Skip { gradients, report });
                 }
                 NonFinite::Zero => {}

@@ -211,6 +211,22 @@ impl ClipRule {
         }
     }
 
+    /// The threshold after `step` steps were applied, if it does not depend on the gradients.
+    pub(crate) fn fixed_threshold(&self, step: u64) -> Option<f64> {
+        match self {
+            ClipRule::Value { threshold }
+            | ClipRule::Norm { threshold, .. }
+            | ClipRule::GlobalNorm { threshold, .. }
+            | ClipRule::GroupNorm { threshold }
+            | ClipRule::BlockRms { threshold }
+            | ClipRule::Normalize { threshold }
+            | ClipRule::Agc {
+                lambda: threshold, ..
+            } => Some(threshold.at(step)),
+            _ => None,
+        }
+    }
+
     /// The order of the norm that it goes by, if it can be chosen.
     fn chosen_order(&self) -> Option<NormOrder> {
         match self {

@@ -176,7 +176,7 @@ impl ClipReport {
         }
     }
 
-    /// Adds what one rule did. `norms_after` are the norms that do not follow from coefficients.
+    /// Adds what one rule did. `effects` has what does not follow from coefficients.
     pub(crate) fn apply(
         &mut self,
         rule: &ClipRule,
