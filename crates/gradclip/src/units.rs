@@ -24,7 +24,9 @@ impl UnitLayout {
     fn of(shape: &[usize], elements: usize, axis: UnitAxis) -> UnitLayout {
         let long_axes = shape.iter().filter(|length| **length > 1).count();
         match (axis, shape) {
-            (UnitAxis::First, [units, ..]) if long_axes > 1 => UnitLayout::Runs(elements / units),
+            (UnitAxis::First, [units, ..]) if long_axes > 1 => {
+                UnitLayout::Runs(elements.checked_div(*units).unwrap_or(0))
+            }
             (UnitAxis::Last, [.., units]) if long_axes > 1 => UnitLayout::Strides(*units),
             _ => UnitLayout::Runs(elements),
         }
@@ -154,7 +156,9 @@ mod tests {
                 assert_eq!(layout(shape, axis), UnitLayout::Runs(elements), "{shape:?}");
                 assert_eq!(layout(shape, axis).count(elements), 1);
             }
-            assert_eq!(layout(&[0, 4], axis).count(0), 0);
+            for empty in [&[0, 4][..], &[0, 5, 5], &[5, 0, 5], &[5, 5, 0]] {
+                assert_eq!(layout(empty, axis).count(0), 0);
+            }
         }
     }
 }

@@ -21,6 +21,20 @@ pub trait LanguageModel: Module {
 
     /// How the model reads a corpus in training and evaluation.
     fn reading(&self) -> Reading;
+
+    /// The names of the tensors of the output layer, which adaptive gradient clipping (`agc`)
+    /// leaves alone: as it stands, those of a field called `output`, and the embedding of the
+    /// tokens where that has no weight of its own (tied weights).
+    fn output_layer(&self) -> Vec<String> {
+        let parameters = parameters(self);
+        let names = || parameters.iter().map(|parameter| parameter.name.as_str());
+        let tied = !names().any(|name| name == "output.weight");
+        let embedding = |name: &str| matches!(name, "embedding.weight" | "token_embedding.weight");
+        names()
+            .filter(|name| name.starts_with("output.") || (tied && embedding(name)))
+            .map(str::to_string)
+            .collect()
+    }
 }
 
 /// How a model reads a corpus.

@@ -124,7 +124,7 @@ impl ClipEvent {
             coefficient: self.coefficient,
             clipped: self.action == "clip",
             skipped: self.action == "skip",
-            outlier: self.action == "skip" && self.non_finite == 0,
+            outlier: self.action == "skip" && self.norm_before.is_finite(),
         }
     }
 }

@@ -278,7 +278,8 @@ impl Rule<'_> {
         let bias = 1.0 - settings.beta2.powf(updates as f64);
         let divisor = bounded.map(|(bound, squares)| {
             // Wortsman et al. (2023), algorithm 2.
-            let floor = settings.epsilon * settings.epsilon;
+            // In single precision the square of a small epsilon is zero, and 0 / 0 no number.
+            let floor = (settings.epsilon * settings.epsilon).max(f64::from(f32::MIN_POSITIVE));
             let mean_square = (squares / (second.clone() / bias).clamp_min(floor)).mean();
             (mean_square.sqrt() / bound).clamp_min(1.0)
         });

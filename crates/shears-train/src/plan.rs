@@ -265,8 +265,8 @@ impl Plan {
             (
                 "epsilon",
                 self.epsilon,
-                positive(self.epsilon),
-                "above 0 and finite",
+                self.epsilon >= f64::from(f32::MIN_POSITIVE) && self.epsilon.is_finite(),
+                "at least 1.2e-38, the least normal number of single precision, and finite",
             ),
             (
                 "weight-decay",

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use burn::tensor::Device;
-use gradclip::ClipAction;
+use gradclip::SkipReason;
 use shears_model::LanguageModel;
 
 use crate::TrainError;
@@ -76,8 +76,8 @@ pub fn train<M: LanguageModel, O: Observer>(
 
         let stopping = observer.wants_to_stop();
         let last = step == plan.steps;
-        // A step that was skipped changed nothing, and a run in trouble is not worth its disk.
-        let sound = outcome.report.action != ClipAction::Skip;
+        // A run in trouble is not worth its disk; one that left out an outlier is not in trouble.
+        let sound = outcome.report.skip_reason != Some(SkipReason::NonFinite);
         trainer.progress.val_loss = None;
         let mut improved = false;
         if last || due(step, plan.eval_every) {

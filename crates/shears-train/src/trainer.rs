@@ -3,9 +3,7 @@
 use std::time::Instant;
 
 use burn::tensor::{Device, Tensor};
-use gradclip::{
-    Accumulated, AdamClipping, ClipReport, Clipper, Outcome, SkipReason, UnitAxis, Unscaled,
-};
+use gradclip::{Accumulated, AdamClipping, ClipReport, Clipper, Outcome, SkipReason, Unscaled};
 use gradclip_burn::{ClippedGradients, ModuleGradients};
 use shears_model::{LanguageModel, Reading, State};
 
@@ -49,11 +47,9 @@ pub struct StepOutcome {
 impl<M: LanguageModel> Trainer<M> {
     /// A trainer at step 0. `model` is on an autodiff device, and `device` is that device.
     pub fn new(plan: Plan, model: M, batches: Batches, threads: usize, device: &Device) -> Self {
-        // All parameters of these models have their output units on the first axis.
-        let policy = plan.clip.clone().with_unit_axis(UnitAxis::First);
-        let clipper = Clipper::new(policy, plan.non_finite)
+        let clipper = Clipper::new(plan.clip.clone(), plan.non_finite)
             .with_threads(threads)
-            .with_output_layer(output_layer(&model));
+            .with_output_layer(model.output_layer());
         let adam_clipping = AdamClipping::of(&plan.clip);
         Trainer {
             optimizer: Optimizer::new(plan.optimizer_settings(), adam_clipping),
@@ -238,17 +234,4 @@ impl<M: LanguageModel> Trainer<M> {
         let mut named = parameters.iter().filter(|parameter| parameter.name == name);
         named.any(|parameter| parameter.elements() == moment.data.num_elements())
     }
-}
-
-/// The tensors of the output layer, which adaptive gradient clipping leaves alone; of tied weights
-/// that is the embedding of the tokens.
-fn output_layer<M: LanguageModel>(model: &M) -> Vec<String> {
-    let parameters = shears_model::parameters(model);
-    let names = || parameters.iter().map(|parameter| parameter.name.as_str());
-    let tied = !names().any(|name| name == "output.weight");
-    let embedding = |name: &str| matches!(name, "embedding.weight" | "token_embedding.weight");
-    names()
-        .filter(|name| name.starts_with("output.") || (tied && embedding(name)))
-        .map(str::to_string)
-        .collect()
 }

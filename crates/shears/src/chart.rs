@@ -287,7 +287,11 @@ fn draw_axes(plot: &mut Plot) -> anyhow::Result<()> {
         .y_labels(0)
         .y_label_formatter(&|_| String::new())
         .set_tick_mark_size(LabelAreaPosition::Left, 0)
-        .x_label_formatter(&|step| crate::report::count(step.round().max(0.0) as u64))
+        .x_label_formatter(&|step| match step.fract() == 0.0 {
+            true => crate::report::count(step.max(0.0) as u64),
+            // A run of a few steps gets lines between them.
+            false => String::new(),
+        })
         .label_style(text())
         .axis_desc_style(text())
         .x_desc("step")

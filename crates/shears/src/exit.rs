@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use shears_train::TrainError;
 
-use crate::output::complain;
+use crate::output::{complain, one_line};
 
 /// A run that a signal ended, after it was saved.
 pub(crate) const INTERRUPTED: u8 = 130;
@@ -32,7 +32,7 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
         // The reader of our output has seen enough.
         return ExitCode::SUCCESS;
     }
-    let message = format!("{error:#}").replace('\n', " ");
+    let message = one_line(&format!("{error:#}"));
     complain!("shears: {message}");
     ExitCode::from(code(error))
 }

@@ -72,8 +72,8 @@ impl TensorFile {
             let place = tensor.place.clone();
             self.bytes[place].copy_from_slice(&tensor.numbers.to_bytes());
         }
-        let name = target.file_name().unwrap_or_default().to_string_lossy();
-        let temporary = target.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
+        // A short name, because that of the target may have all the length that there is.
+        let temporary = target.with_file_name(format!(".shears-{}.tmp", std::process::id()));
         let written = File::create(&temporary)
             .and_then(|mut file| file.write_all(&self.bytes).and_then(|()| file.sync_all()))
             .and_then(|()| fs::rename(&temporary, target));
@@ -168,6 +168,15 @@ impl Numbers {
             Numbers::F32(values) => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
             Numbers::F16(values) => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
             Numbers::Bf16(values) => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        }
+    }
+
+    pub(crate) fn are_finite(&self) -> bool {
+        match self {
+            Numbers::F64(values) => values.iter().all(|value| value.is_finite()),
+            Numbers::F32(values) => values.iter().all(|value| value.is_finite()),
+            Numbers::F16(values) => values.iter().all(|value| value.is_finite()),
+            Numbers::Bf16(values) => values.iter().all(|value| value.is_finite()),
         }
     }
 

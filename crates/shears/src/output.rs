@@ -18,6 +18,28 @@ macro_rules! complain {
 
 pub(crate) use {complain, say};
 
+/// Prints a line that is the result of a command: that it cannot be written is an error, unless its
+/// reader has seen enough.
+pub(crate) fn print_result(line: &str) -> anyhow::Result<()> {
+    use std::io::{ErrorKind, Write};
+    match writeln!(std::io::stdout(), "{line}") {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(anyhow::Error::from(error).context("cannot write to standard output"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A text without control characters, which names in files may have and terminals obey.
+pub(crate) fn one_line(text: &str) -> String {
+    let shown = |character: char| match character {
+        '\n' => ' ',
+        _ if character.is_control() => '?',
+        _ => character,
+    };
+    text.chars().map(shown).collect()
+}
+
 /// Makes a bug of ours one line, and what a library panics about, which is caught and told as an
 /// error, none.
 pub(crate) fn set_panic_hook() {

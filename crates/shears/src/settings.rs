@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use gradclip::UnitAxis;
 use shears_model::Architecture;
 use shears_train::{OptimizerKind, Plan, Preset};
 use toml::{Table, Value};
@@ -60,14 +61,22 @@ pub(crate) fn resolve(arguments: &TrainArguments) -> anyhow::Result<Plan> {
         .into());
     }
     plan.validate()?;
-    Ok(plan)
+    Ok(of_our_models(plan))
+}
+
+/// All parameters of our models have their output units on the first axis, whatever `agc` says.
+fn of_our_models(plan: Plan) -> Plan {
+    Plan {
+        clip: plan.clip.with_unit_axis(UnitAxis::First),
+        ..plan
+    }
 }
 
 /// The plan of a run that is resumed: its own, if nothing that was typed differs from it.
 pub(crate) fn check_unchanged(arguments: &TrainArguments, plan: &Plan) -> anyhow::Result<()> {
     let mut table = Table::try_from(plan)?;
     table.extend(plan_settings(arguments)?);
-    let asked: Plan = from_table(table).map_err(Misuse)?;
+    let asked = of_our_models(from_table(table).map_err(Misuse)?);
     let differing: Vec<String> = shears_train::compare_plans(plan, &asked)
         .into_iter()
         .map(|(name, was, asked)| format!("{name}: the run has {was}, not {asked}"))

@@ -64,8 +64,12 @@ fn clip_file(
     let outcome = clipper.clip(Unscaled::single(&mut step));
     let outcome = outcome.with_context(|| path.display().to_string())?;
     let report = outcome.report().clone();
-    if let Some(target) = target.filter(|_| report.action != ClipAction::Skip) {
-        step.file.write(&target)?;
+    match target {
+        Some(target) if report.action != ClipAction::Skip => step.file.write(&target)?,
+        // What an earlier run has left there is not this step's.
+        Some(target) if target.exists() => fs::remove_file(&target)
+            .with_context(|| format!("cannot remove {}", target.display()))?,
+        _ => {}
     }
     Ok(report)
 }
@@ -122,6 +126,9 @@ impl Parameters {
                      {params} has {:?}",
                     param.shape
                 ),
+                Some(param) if !param.numbers.are_finite() => {
+                    bail!("{params}: parameter `{name}` has values that are not finite")
+                }
                 Some(_) => {}
             }
         }
@@ -195,6 +202,9 @@ fn check_targets(
         let Ok(existing) = fs::canonicalize(&target) else {
             continue;
         };
+        if existing.is_dir() {
+            return Err(Misuse(format!("{} is a folder", target.display())));
+        }
         if let Some((_, source)) = sources.iter().find(|(source, _)| *source == existing) {
             return Err(Misuse(format!(
                 "{} would be overwritten by the clipped gradients; choose another --out-dir",

@@ -20,7 +20,7 @@ use crate::arguments::ReplayArguments;
 use crate::chart::{self, Chart, Curve};
 use crate::exit::Misuse;
 use crate::model::{Work, device, with_model};
-use crate::output::say;
+use crate::output::{print_result, say};
 use account::{Account, Taken, replay};
 use spikes::Spikes;
 
@@ -40,9 +40,9 @@ pub(crate) fn run(arguments: &ReplayArguments) -> anyhow::Result<ExitCode> {
         write_new(file, &replayed.chart().svg()?)?;
     }
     match arguments.json {
-        true => say!("{}", replayed.json()),
+        true => print_result(&replayed.json().to_string())?,
         false => {
-            say!("{}", table::text(&replayed));
+            print_result(&table::text(&replayed))?;
             if let Some(file) = &arguments.plot {
                 say!("\nchart: {}", file.display());
             }

@@ -9,7 +9,7 @@ use gradclip::{
 use serde::Serialize;
 
 use crate::arguments::ClipArguments;
-use crate::output::say;
+use crate::output::{one_line, print_result, say};
 use crate::report::count;
 
 /// Tensors that are listed under a step.
@@ -61,7 +61,7 @@ impl Reporter {
     ) -> anyhow::Result<()> {
         self.records.push(report.into());
         if self.json {
-            say!("{}", serde_json::to_string(&StepLine::of(step, report))?);
+            print_result(&serde_json::to_string(&StepLine::of(step, report))?)?;
             return Ok(());
         }
         if step == 0 {
@@ -267,15 +267,6 @@ fn shortened(name: &str) -> String {
         0 => name,
         _ => "...".chars().chain(name.chars().skip(excess + 3)).collect(),
     }
-}
-
-/// Names come from files, and a terminal obeys some characters.
-fn one_line(text: &str) -> String {
-    let shown = |character: char| match character.is_control() {
-        true => '?',
-        false => character,
-    };
-    text.chars().map(shown).collect()
 }
 
 #[cfg(test)]
