@@ -417,3 +417,41 @@ fn a_report_to_read() {
     assert!(text.contains("1 file written to out"), "{text}");
     assert!(!text.contains("engaged"), "{text}");
 }
+
+#[test]
+fn empty_tensors_with_several_axes_have_no_units() {
+    let empty = [tensor("e", Dtype::F32, &[0, 5, 5], &[])];
+    let scratch = with_files(&[("g.st", &empty), ("p.st", &empty)]);
+    for unit in ["first", "last"] {
+        let arguments = format!("clip g.st --params p.st --policy agc:0.01,unit={unit} --json");
+        assert_eq!(scratch.run(&arguments).json()[0]["action"], "keep");
+    }
+}
+
+#[test]
+fn a_step_that_is_left_out_leaves_no_file_of_an_earlier_run() {
+    let scratch = with_files(&[("g.st", &[f32s("a", &[f64::NAN, 3.0])])]);
+    let clip = |rule: &str| {
+        let arguments =
+            format!("clip g.st --policy global-norm:1 --nonfinite {rule} --out-dir out");
+        scratch.run(&arguments).succeeded();
+        scratch.path("out/g.st").exists()
+    };
+    assert!(clip("zero"));
+    assert!(!clip("skip"));
+}
+
+#[test]
+fn parameters_that_are_not_finite_are_refused() {
+    let scratch = with_files(&[
+        ("g.st", &[f32s("a", &[1.0, 3.0])]),
+        ("p.st", &[f32s("a", &[f64::NAN, 3.0])]),
+    ]);
+    let problem = "parameter `a` has values that are not finite";
+    refused(
+        &scratch,
+        "g.st --params p.st --policy agc:0.01",
+        1,
+        &[problem],
+    );
+}

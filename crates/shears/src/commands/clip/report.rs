@@ -291,7 +291,7 @@ mod tests {
 
     #[test]
     fn names_are_made_to_fit() {
-        assert_eq!(shortened("layers.0\n"), "layers.0?");
+        assert_eq!(shortened("layers.0\n"), "layers.0 ");
         let long = format!("{}.weight", "x".repeat(100));
         assert_eq!(shortened(&long).chars().count(), WIDEST_NAME);
         assert!(shortened(&long).ends_with("x.weight"));
