@@ -62,7 +62,8 @@ impl From<ReplayedStep> for Taken {
 pub(crate) struct Thresholds {
     pub(crate) first: f64,
     pub(crate) median: f64,
-    pub(crate) last: f64,
+    /// That of the last step that was not left out; none where each tensor then has its own.
+    pub(crate) last: Option<f64>,
     pub(crate) min: f64,
     pub(crate) max: f64,
 }
@@ -101,7 +102,8 @@ impl Account {
         let kept = taken.iter().filter(|step| step.action != ClipAction::Skip);
         // `normalize` also lengthens, which takes nothing away.
         let removed = kept.map(|step| (1.0 - step.coefficient()).max(0.0));
-        let thresholds = taken.iter().filter_map(|step| step.threshold).collect();
+        let thresholds = Thresholds::of(&taken);
+        let warm_up = warm_up(&policy, recorded, &taken);
         let catches = spikes.list.iter().map(|spike| spikes.catch(spike, &taken));
         Account {
             label,
@@ -110,8 +112,8 @@ impl Account {
                 .map(|median| (median, clipped.iter().copied().fold(median, f64::min))),
             removed: mean(removed.collect()),
             left_out: taken.iter().filter(|step| step.is_outlier()).count(),
-            warm_up: warm_up(&policy, recorded),
-            thresholds: Thresholds::of(thresholds),
+            warm_up,
+            thresholds,
             catches: catches.collect(),
             policy,
             taken,
@@ -188,10 +190,12 @@ impl Account {
 }
 
 impl Thresholds {
-    fn of(thresholds: Vec<f64>) -> Option<Self> {
+    fn of(taken: &[Taken]) -> Option<Self> {
+        let thresholds: Vec<f64> = taken.iter().filter_map(|step| step.threshold).collect();
+        let mut applied = taken.iter().filter(|step| step.action != ClipAction::Skip);
         Some(Thresholds {
             first: *thresholds.first()?,
-            last: *thresholds.last()?,
+            last: applied.next_back().and_then(|step| step.threshold),
             min: thresholds.iter().copied().fold(f64::INFINITY, f64::min),
             max: thresholds.iter().copied().fold(0.0, f64::max),
             median: median(thresholds)?,
@@ -210,21 +214,21 @@ pub(crate) fn replay(
 }
 
 /// Steps before every rule of a policy has seen enough to do what it is for.
-fn warm_up(policy: &ClipPolicy, recorded: &[RecordedStep]) -> Option<usize> {
+fn warm_up(policy: &ClipPolicy, recorded: &[RecordedStep], taken: &[Taken]) -> Option<usize> {
     let rules = policy.rules().iter();
-    let each = rules.map(|rule| rule_warm_up(rule, recorded));
+    let each = rules.map(|rule| rule_warm_up(rule, recorded, taken));
     each.collect::<Option<Vec<usize>>>()
         .map(|each| each.into_iter().max().unwrap_or(0))
 }
 
-fn rule_warm_up(rule: &ClipRule, recorded: &[RecordedStep]) -> Option<usize> {
-    // The steps until so many had a finite norm.
+fn rule_warm_up(rule: &ClipRule, recorded: &[RecordedStep], taken: &[Taken]) -> Option<usize> {
+    // The steps until so many were not left out, which teach nothing.
     let until = |wanted: usize| {
-        let mut finite = recorded.iter().map(|step| step.norm.is_finite());
+        let mut applied = taken.iter().map(|step| step.action != ClipAction::Skip);
         let mut seen = 0;
-        (0..=recorded.len()).find(|_| {
+        (0..=taken.len()).find(|_| {
             let enough = seen >= wanted;
-            seen += usize::from(finite.next() == Some(true));
+            seen += usize::from(applied.next() == Some(true));
             enough
         })
     };

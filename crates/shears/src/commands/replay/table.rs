@@ -139,7 +139,12 @@ fn threshold_table(replayed: &Replayed, width: usize) -> Vec<String> {
     let mut lines = vec![row("threshold", width, &cells(heading))];
     for account in &replayed.accounts {
         let numbers = match &account.thresholds {
-            Some(all) => [all.first, all.median, all.last, all.min, all.max].map(three),
+            Some(all) => {
+                let last = all.last.map_or("-".to_string(), three);
+                let [first, median, min, max] =
+                    [all.first, all.median, all.min, all.max].map(three);
+                [first, median, last, min, max]
+            }
             None => std::array::from_fn(|_| "-".to_string()),
         };
         lines.push(row(&name(account), width, &cells(numbers)));
