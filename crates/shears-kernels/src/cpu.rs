@@ -1,0 +1,214 @@
+//! What the machine can do, and how work is spread over its cores.
+
+use std::ops::Range;
+use std::sync::OnceLock;
+
+use pulp::{Scalar256b, Simd, WithSimd};
+
+/// A set of vector instructions that this machine was found to have.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Instructions {
+    /// AVX-512, 16 numbers at a time.
+    #[cfg(target_arch = "x86_64")]
+    Avx512(pulp::x86::V4),
+    /// AVX2 with FMA, 8 numbers at a time.
+    #[cfg(target_arch = "x86_64")]
+    Avx2(pulp::x86::V3),
+    /// NEON, 4 numbers at a time.
+    #[cfg(target_arch = "aarch64")]
+    Neon(pulp::aarch64::Neon),
+    /// What every processor has; the compiler's vectors of whatever width the target allows.
+    Portable(Scalar256b),
+}
+
+impl Instructions {
+    /// All that this machine has, the fastest first.
+    pub(crate) fn available() -> Vec<Instructions> {
+        let mut found = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            found.extend(pulp::x86::V4::try_new().map(Instructions::Avx512));
+            found.extend(pulp::x86::V3::try_new().map(Instructions::Avx2));
+        }
+        #[cfg(target_arch = "aarch64")]
+        found.extend(pulp::aarch64::Neon::try_new().map(Instructions::Neon));
+        found.push(Instructions::Portable(Scalar256b));
+        found
+    }
+}
+
+/// How a kernel computes: with which instructions, on how many threads.
+///
+/// The numbers that a kernel gives depend on the instructions, never on the threads.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cpu {
+    pub(crate) instructions: Instructions,
+    pub(crate) threads: usize,
+}
+
+impl Cpu {
+    /// The best instructions of this machine, and all threads of the pool that this is called in.
+    pub(crate) fn current() -> Cpu {
+        static BEST: OnceLock<Instructions> = OnceLock::new();
+        Cpu {
+            instructions: *BEST.get_or_init(|| Instructions::available()[0]),
+            threads: rayon::current_num_threads(),
+        }
+    }
+
+    /// The same instructions on one thread, for work that is a part of some other.
+    pub(crate) fn alone(self) -> Cpu {
+        Cpu { threads: 1, ..self }
+    }
+
+    /// Runs work that was compiled once for each set of instructions. All that it calls has to be
+    /// `#[inline(always)]` as well, or it would be compiled for the baseline.
+    #[inline]
+    pub(crate) fn run<W: WithSimd>(self, work: W) -> W::Output {
+        match self.instructions {
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx512(simd) => simd.vectorize(work),
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx2(simd) => simd.vectorize(work),
+            #[cfg(target_arch = "aarch64")]
+            Instructions::Neon(simd) => simd.vectorize(work),
+            Instructions::Portable(simd) => simd.vectorize(work),
+        }
+    }
+
+    /// How many `f32` a vector holds.
+    pub(crate) fn lanes(self) -> usize {
+        struct Lanes;
+        impl WithSimd for Lanes {
+            type Output = usize;
+            #[inline(always)]
+            fn with_simd<S: Simd>(self, _: S) -> usize {
+                S::F32_LANES
+            }
+        }
+        self.run(Lanes)
+    }
+
+    /// Calls `work` for ranges that together are `0..count`, on all threads. Ranges begin at
+    /// multiples of `grain`, and none is split below it.
+    pub(crate) fn split(self, count: usize, grain: usize, work: impl Fn(Range<usize>) + Sync) {
+        fn halve(
+            range: Range<usize>,
+            grain: usize,
+            parts: usize,
+            work: &(impl Fn(Range<usize>) + Sync),
+        ) {
+            let grains = range.len().div_ceil(grain);
+            if parts <= 1 || grains <= 1 {
+                if !range.is_empty() {
+                    work(range);
+                }
+                return;
+            }
+            let left_parts = parts / 2;
+            let middle = range.start + (grains * left_parts).div_ceil(parts) * grain;
+            let middle = middle.min(range.end);
+            rayon::join(
+                || halve(range.start..middle, grain, left_parts, work),
+                || halve(middle..range.end, grain, parts - left_parts, work),
+            );
+        }
+        halve(0..count, grain.max(1), self.threads, &work);
+    }
+
+    /// Calls `work` for each of `0..count`, on all threads, each thread taking the next one when
+    /// it is done: for pieces that take different times.
+    pub(crate) fn each(self, count: usize, work: impl Fn(usize) + Sync) {
+        let next = std::sync::atomic::AtomicUsize::new(0);
+        self.split(self.threads.min(count), 1, |_| {
+            loop {
+                let index = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                if index >= count {
+                    return;
+                }
+                work(index);
+            }
+        });
+    }
+}
+
+/// A slice that several threads write into, each its own part.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shared<'a, T> {
+    start: *mut T,
+    len: usize,
+    slice: std::marker::PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: parts are handed out by `part`, whose caller promises that no two overlap.
+unsafe impl<T: Send> Send for Shared<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for Shared<'_, T> {}
+
+impl<'a, T> Shared<'a, T> {
+    pub(crate) fn new(slice: &'a mut [T]) -> Self {
+        Shared {
+            start: slice.as_mut_ptr(),
+            len: slice.len(),
+            slice: std::marker::PhantomData,
+        }
+    }
+
+    /// A part of the slice.
+    ///
+    /// # Safety
+    ///
+    /// No two parts that are alive at the same time overlap.
+    ///
+    /// # Panics
+    ///
+    /// If the range leaves the slice.
+    pub(crate) unsafe fn part(&self, range: Range<usize>) -> &'a mut [T] {
+        assert!(range.start <= range.end && range.end <= self.len);
+        // SAFETY: the range is inside the slice that `new` borrowed for `'a`, and the caller
+        // promises that nobody else holds any of it.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
+    }
+}
+
+#[cfg(test)]
+impl Cpu {
+    /// Every way of computing on this machine that tests compare: all instructions, one thread
+    /// and several.
+    pub(crate) fn all() -> Vec<Cpu> {
+        let instructions = Instructions::available();
+        let of = |instructions| {
+            [1, 2, 3].map(|threads| Cpu {
+                instructions,
+                threads,
+            })
+        };
+        instructions.into_iter().flat_map(of).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::Cpu;
+
+    #[test]
+    fn ranges_cover_everything_once_and_begin_at_grains() {
+        for cpu in Cpu::all() {
+            for (count, grain) in [(0, 1), (1, 1), (7, 2), (100, 6), (13, 100)] {
+                let seen = Mutex::new(vec![0; count]);
+                cpu.split(count, grain, |range| {
+                    assert_eq!(range.start % grain, 0);
+                    for index in range {
+                        seen.lock().unwrap()[index] += 1;
+                    }
+                });
+                assert_eq!(*seen.lock().unwrap(), vec![1; count]);
+                let seen = Mutex::new(vec![0; count]);
+                cpu.each(count, |index| seen.lock().unwrap()[index] += 1);
+                assert_eq!(*seen.lock().unwrap(), vec![1; count]);
+            }
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! Fused CPU operations.
+
+mod buffer;
+mod cpu;
