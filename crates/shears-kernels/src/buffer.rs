@@ -12,8 +12,8 @@ use std::ptr::NonNull;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use burn::backend::flex::{FlexTensor, Layout as TensorLayout};
-use burn::backend::{AccessError, AccessPolicy, AllocationController, AllocationProperty, Bytes};
 use burn::tensor::{DType, Shape};
+use burn_std::{AccessError, AccessPolicy, AllocationController, AllocationProperty, Bytes};
 
 /// A cache line, and the widest vector.
 const ALIGNMENT: usize = 64;

@@ -67,12 +67,12 @@ impl Cpu {
     pub(crate) fn run<W: WithSimd>(self, work: W) -> W::Output {
         match self.instructions {
             #[cfg(target_arch = "x86_64")]
-            Instructions::Avx512(simd) => simd.vectorize(work),
+            Instructions::Avx512(simd) => Simd::vectorize(simd, work),
             #[cfg(target_arch = "x86_64")]
-            Instructions::Avx2(simd) => simd.vectorize(work),
+            Instructions::Avx2(simd) => Simd::vectorize(simd, work),
             #[cfg(target_arch = "aarch64")]
-            Instructions::Neon(simd) => simd.vectorize(work),
-            Instructions::Portable(simd) => simd.vectorize(work),
+            Instructions::Neon(simd) => Simd::vectorize(simd, work),
+            Instructions::Portable(simd) => Simd::vectorize(simd, work),
         }
     }
 

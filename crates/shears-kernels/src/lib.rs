@@ -2,3 +2,5 @@
 
 mod buffer;
 mod cpu;
+mod math;
+mod matmul;

@@ -1,0 +1,238 @@
+//! Elementary functions of whole vectors, in single precision.
+//!
+//! The polynomials are those of `tools/fit_kernels.py`. Errors are a few units in the last place,
+//! which the tests measure; a NaN comes out as a NaN.
+
+use pulp::Simd;
+
+/// Half of `f32`'s mantissa range: adding it rounds to a whole number and leaves that number in the lowest
+/// bits.
+const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23
+
+/// `(exp(r) - 1 - r) / r^2` for `r` within half of `ln 2`.
+const EXPM1: [f32; 5] = [
+    0.49999997,
+    0.16666539,
+    0.041667223,
+    0.008367181,
+    0.0013882396,
+];
+
+/// `exp(x)` as `2^n` and `exp(r) - 1`, with `x = n ln 2 + r`.
+#[inline(always)]
+fn split_exponential<S: Simd>(simd: S, x: S::f32s) -> (S::f32s, S::f32s) {
+    let splat = |value| simd.splat_f32s(value);
+    let shifted = simd.mul_add_e_f32s(x, splat(std::f32::consts::LOG2_E), splat(ROUND));
+    let n = simd.sub_f32s(shifted, splat(ROUND));
+    // ln 2 in two parts, the first of which has zeros at its end, so that the products are exact.
+    let r = simd.mul_add_e_f32s(n, splat(-0.693_359_4), x);
+    let r = simd.mul_add_e_f32s(n, splat(2.121_944_4e-4), r);
+    let mut sum = splat(EXPM1[4]);
+    for coefficient in [EXPM1[3], EXPM1[2], EXPM1[1], EXPM1[0]] {
+        sum = simd.mul_add_e_f32s(sum, r, splat(coefficient));
+    }
+    let expm1 = simd.mul_add_e_f32s(simd.mul_f32s(r, r), sum, r);
+    let exponent =
+        simd.wrapping_dyn_shl_u32s(simd.transmute_u32s_f32s(shifted), simd.splat_u32s(23));
+    let power = simd.transmute_f32s_u32s(simd.add_u32s(exponent, simd.splat_u32s(127 << 23)));
+    (power, expm1)
+}
+
+/// `exp(x)`; zero below -87.3 and the largest power of two above 88.
+#[inline(always)]
+pub(crate) fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+    let x = clamp(simd, x, -87.336_54, 88.0);
+    let (power, expm1) = split_exponential(simd, x);
+    simd.mul_add_e_f32s(power, expm1, power)
+}
+
+/// `1 / (1 + exp(-x))`.
+#[inline(always)]
+pub(crate) fn sigmoid<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+    let one = simd.splat_f32s(1.0);
+    let exp = exp(simd, simd.neg_f32s(x));
+    simd.div_f32s(one, simd.add_f32s(one, exp))
+}
+
+/// `tanh(x)`, which is `(exp(2 x) - 1) / (exp(2 x) + 1)`, without loss of digits near zero.
+#[inline(always)]
+pub(crate) fn tanh<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+    // From 9.02 on the nearest number is 1.
+    let x = clamp(simd, x, -9.1, 9.1);
+    let (power, expm1) = split_exponential(simd, simd.add_f32s(x, x));
+    let one = simd.splat_f32s(1.0);
+    let expm1 = simd.mul_add_e_f32s(power, expm1, simd.sub_f32s(power, one));
+    simd.div_f32s(expm1, simd.add_f32s(expm1, simd.splat_f32s(2.0)))
+}
+
+/// `Phi(-a) exp(a^2 / 2)` as a polynomial of `t = 1 / (1 + 0.3 a)`, without a constant term.
+const NORMAL_TAIL: [f32; 8] = [
+    0.11960549,
+    0.1211057,
+    0.09778394,
+    0.1354202,
+    -0.06640264,
+    0.2199713,
+    -0.16501968,
+    0.037535712,
+];
+
+/// The distribution function and the density of the standard normal distribution.
+#[inline(always)]
+pub(crate) fn normal<S: Simd>(simd: S, x: S::f32s) -> (S::f32s, S::f32s) {
+    let splat = |value| simd.splat_f32s(value);
+    let magnitude = simd.abs_f32s(x);
+    let half_square = simd.mul_f32s(simd.mul_f32s(x, x), splat(-0.5));
+    let bell = exp(simd, half_square);
+    let t = simd.div_f32s(
+        splat(1.0),
+        simd.mul_add_e_f32s(magnitude, splat(0.3), splat(1.0)),
+    );
+    let mut sum = splat(NORMAL_TAIL[7]);
+    for index in (0..7).rev() {
+        sum = simd.mul_add_e_f32s(sum, t, splat(NORMAL_TAIL[index]));
+    }
+    let tail = simd.mul_f32s(simd.mul_f32s(sum, t), bell);
+    let negative = simd.less_than_f32s(x, splat(0.0));
+    let distribution = simd.select_f32s(negative, tail, simd.sub_f32s(splat(1.0), tail));
+    (distribution, simd.mul_f32s(bell, splat(0.398_942_3)))
+}
+
+/// `x` within bounds; a NaN stays one.
+#[inline(always)]
+fn clamp<S: Simd>(simd: S, x: S::f32s, low: f32, high: f32) -> S::f32s {
+    // The vector instructions return their second operand if either is a NaN.
+    let x = simd.min_f32s(simd.splat_f32s(high), x);
+    simd.max_f32s(simd.splat_f32s(low), x)
+}
+
+#[cfg(test)]
+mod tests {
+    use pulp::{Simd, WithSimd};
+
+    use crate::cpu::Cpu;
+
+    #[derive(Clone, Copy, Debug)]
+    enum Function {
+        Exp,
+        Sigmoid,
+        Tanh,
+        Distribution,
+        Density,
+    }
+
+    struct Apply<'a>(Function, &'a mut [f32]);
+
+    impl WithSimd for Apply<'_> {
+        type Output = ();
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, simd: S) {
+            let (vectors, rest) = S::as_mut_simd_f32s(self.1);
+            assert!(rest.is_empty());
+            for x in vectors {
+                *x = match self.0 {
+                    Function::Exp => super::exp(simd, *x),
+                    Function::Sigmoid => super::sigmoid(simd, *x),
+                    Function::Tanh => super::tanh(simd, *x),
+                    Function::Distribution => super::normal(simd, *x).0,
+                    Function::Density => super::normal(simd, *x).1,
+                }
+            }
+        }
+    }
+
+    /// The complementary error function to about 1e-15, by its series and its continued fraction.
+    fn erfc(x: f64) -> f64 {
+        if x < 0.0 {
+            return 2.0 - erfc(-x);
+        }
+        let bell = (-x * x).exp() / std::f64::consts::PI.sqrt();
+        if x < 2.5 {
+            let (mut term, mut sum) = (x, x);
+            for n in 1..200 {
+                term *= 2.0 * x * x / f64::from(2 * n + 1);
+                sum += term;
+            }
+            return 1.0 - 2.0 * bell * sum;
+        }
+        let fraction = (1..=400)
+            .rev()
+            .fold(0.0, |f, k| f64::from(k) / 2.0 / (x + f));
+        bell / (x + fraction)
+    }
+
+    fn exact(function: Function, x: f64) -> f64 {
+        match function {
+            Function::Exp => x.exp(),
+            Function::Sigmoid => 1.0 / (1.0 + (-x).exp()),
+            Function::Tanh => x.tanh(),
+            Function::Distribution => 0.5 * erfc(-x / 2.0_f64.sqrt()),
+            Function::Density => (-x * x / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt(),
+        }
+    }
+
+    /// Error relative to the value, over the range that matters to a network.
+    #[test]
+    fn errors_are_a_few_units_in_the_last_place() {
+        for cpu in Cpu::all().into_iter().step_by(3) {
+            for (function, range, bound) in [
+                (Function::Exp, 87.0, 2.0e-7),
+                (Function::Sigmoid, 60.0, 2.5e-7),
+                (Function::Tanh, 20.0, 3.0e-7),
+                // Of the distribution, the left tail is as exact as exp(-x^2/2) is.
+                (Function::Distribution, 5.0, 2.0e-6),
+                (Function::Density, 5.0, 2.0e-6),
+            ] {
+                let inputs: Vec<f32> = (-80_000..80_000)
+                    .map(|i| i as f32 / 80_000.0 * range)
+                    .chain((0..160).map(|i| 1e-8 * 1.1_f32.powi(i)))
+                    .collect();
+                let mut outputs = inputs.clone();
+                cpu.run(Apply(function, &mut outputs));
+                let worst = inputs.iter().zip(&outputs).map(|(&x, &y)| {
+                    let exact = exact(function, f64::from(x));
+                    ((f64::from(y) - exact) / exact).abs()
+                });
+                let worst = worst.fold(0.0, f64::max);
+                println!("{:?} {function:?}: {worst:.2e}", cpu.instructions);
+                assert!(
+                    worst < bound,
+                    "{function:?} {worst:.2e} {:?}",
+                    cpu.instructions
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn ends_of_the_range_and_nan() {
+        for cpu in Cpu::all().into_iter().step_by(3) {
+            let (inf, nan) = (f32::INFINITY, f32::NAN);
+            let apply = |function, value: f32| {
+                let mut values = [value; 16];
+                cpu.run(Apply(function, &mut values));
+                values[0]
+            };
+            for function in [
+                Function::Exp,
+                Function::Sigmoid,
+                Function::Tanh,
+                Function::Distribution,
+            ] {
+                assert!(
+                    apply(function, nan).is_nan(),
+                    "{function:?} {:?}",
+                    cpu.instructions
+                );
+            }
+            assert!(apply(Function::Exp, -inf) < 1.3e-38);
+            assert!(apply(Function::Exp, inf) > 1e38);
+            assert!(apply(Function::Sigmoid, -inf) < 1e-38);
+            assert_eq!(apply(Function::Sigmoid, inf), 1.0);
+            assert_eq!(apply(Function::Tanh, inf), 1.0);
+            assert_eq!(apply(Function::Tanh, -inf), -1.0);
+            assert_eq!(apply(Function::Distribution, inf), 1.0);
+            assert!(apply(Function::Distribution, -30.0) < 1e-37);
+        }
+    }
+}

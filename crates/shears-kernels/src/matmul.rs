@@ -1,0 +1,388 @@
+//! Matrix products. This is the one place where their precision and their kernels are chosen.
+//!
+//! Products with weights go through [`Packed`]: the weight is brought once into the order in which
+//! the kernel reads it, and then serves all steps of a window or all rows of a batch. Products of two
+//! activations, which are large and used once, go to `gemm`. In both, each number of the result is
+//! one sum in the order of the inner dimension, so that neither the number of rows in a call
+//! nor the number of threads changes its bits.
+
+use gemm::Parallelism;
+use pulp::{Simd, WithSimd};
+
+use crate::buffer::Buffer;
+use crate::cpu::{Cpu, Shared};
+
+mod tile;
+
+use tile::{Start as TileStart, Tile};
+
+/// Rows that are multiplied together: with 256 columns of each they fill a quarter of a small second-level cache.
+const ROWS_AT_ONCE: usize = 120;
+
+/// Inner dimension that is multiplied together: a panel of this depth stays in the first-level cache.
+const DEPTH_AT_ONCE: usize = 256;
+
+/// What a product is added to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Start<'a> {
+    /// Nothing.
+    Zero,
+    /// One number for each column.
+    Bias(&'a [f32]),
+    /// What the result holds already.
+    Result,
+}
+
+/// A matrix `B` `[inner, columns]`, in panels of two vectors' width.
+#[derive(Debug)]
+pub(crate) struct Packed {
+    panels: Buffer,
+    inner: usize,
+    columns: usize,
+    /// Columns of a panel; the last one may have half as many.
+    width: usize,
+}
+
+impl Packed {
+    /// For `x Wᵀ`, from `W` `[columns, inner]`, row after row.
+    pub(crate) fn transposed(cpu: Cpu, weight: &[f32], columns: usize, inner: usize) -> Packed {
+        assert_eq!(weight.len(), columns * inner, "the size of a weight");
+        Packed::new(cpu, columns, inner, |first, width, panel| {
+            let (rows, _) = weight[first * inner..].as_chunks::<1>();
+            let given = width.min(columns - first);
+            for (k, out) in panel.chunks_exact_mut(width).enumerate() {
+                for (column, out) in out[..given].iter_mut().enumerate() {
+                    *out = rows[column * inner + k][0];
+                }
+                out[given..].fill(0.0);
+            }
+        })
+    }
+
+    /// For `y W`, from `W` `[inner, columns]`, row after row.
+    pub(crate) fn plain(cpu: Cpu, weight: &[f32], inner: usize, columns: usize) -> Packed {
+        assert_eq!(weight.len(), columns * inner, "the size of a weight");
+        Packed::new(cpu, columns, inner, |first, width, panel| {
+            let given = width.min(columns - first);
+            for (k, out) in panel.chunks_exact_mut(width).enumerate() {
+                out[..given].copy_from_slice(&weight[k * columns + first..][..given]);
+                out[given..].fill(0.0);
+            }
+        })
+    }
+
+    fn new(
+        cpu: Cpu,
+        columns: usize,
+        inner: usize,
+        fill: impl Fn(usize, usize, &mut [f32]) + Sync,
+    ) -> Packed {
+        let lanes = cpu.lanes();
+        let width = 2 * lanes;
+        let mut panels = Buffer::stale(columns.next_multiple_of(lanes) * inner);
+        let count = columns.div_ceil(width);
+        let shared = Shared::new(&mut panels);
+        cpu.split(count, 1, |range| {
+            for panel in range {
+                let first = panel * width;
+                let width = width.min((columns - first).next_multiple_of(lanes));
+                let start = first * inner;
+                // SAFETY: each panel is filled once, and panels do not overlap.
+                let part = unsafe { shared.part(start..start + width * inner) };
+                fill(first, width, part);
+            }
+        });
+        Packed {
+            panels,
+            inner,
+            columns,
+            width,
+        }
+    }
+
+    /// How many panels there are.
+    pub(crate) fn count(&self) -> usize {
+        self.columns.div_ceil(self.width)
+    }
+
+    /// The columns of a panel.
+    pub(crate) fn columns_of(&self, panel: usize) -> std::ops::Range<usize> {
+        panel * self.width..self.columns.min((panel + 1) * self.width)
+    }
+
+    /// `C = start + A B` on all threads, for `A` `[rows, inner]` and `C` `[rows, columns]`, whose rows lie
+    /// `a_stride` and `c_stride` numbers apart.
+    pub(crate) fn multiply(
+        &self,
+        cpu: Cpu,
+        (a, a_stride): (&[f32], usize),
+        (c, c_stride): (&mut [f32], usize),
+        start: Start<'_>,
+    ) {
+        self.multiply_then(cpu, (a, a_stride), (c, c_stride), start, |_, _| {});
+    }
+
+    /// As [`Packed::multiply`], and calls `finish` for each block of rows of the result while it is
+    /// in the cache, with the index of its first row.
+    pub(crate) fn multiply_then(
+        &self,
+        cpu: Cpu,
+        (a, a_stride): (&[f32], usize),
+        (c, c_stride): (&mut [f32], usize),
+        start: Start<'_>,
+        finish: impl Fn(usize, &mut [f32]) + Sync,
+    ) {
+        let rows = c.len().div_ceil(c_stride.max(1));
+        let len = c.len();
+        let shared = Shared::new(c);
+        // As even as it can be, so that no thread waits for another's last block.
+        let blocks = rows.div_ceil(ROWS_AT_ONCE).next_multiple_of(cpu.threads);
+        let block_rows = rows.div_ceil(blocks.max(1)).max(1);
+        cpu.split(rows.div_ceil(block_rows), 1, |blocks| {
+            for block in blocks {
+                let first = block * block_rows;
+                let end = (first + block_rows).min(rows);
+                // SAFETY: blocks of rows do not overlap.
+                let c = unsafe { shared.part(first * c_stride..len.min(end * c_stride)) };
+                let a = &a[first * a_stride..];
+                cpu.run(Block {
+                    packed: self,
+                    a,
+                    a_stride,
+                    c,
+                    c_stride,
+                    rows: end - first,
+                    start,
+                });
+                finish(first, c);
+            }
+        });
+    }
+
+    /// The columns of one panel, on the calling thread: `C[.., columns] = start + A B[.., columns]`.
+    ///
+    /// # Panics
+    ///
+    /// If a row of `a` or `c` leaves its slice.
+    #[inline(always)]
+    pub(crate) fn multiply_panel<S: Simd>(
+        &self,
+        simd: S,
+        panel: usize,
+        (a, a_stride): (&[f32], usize),
+        (c, c_stride): (&mut [f32], usize),
+        rows: usize,
+        start: Start<'_>,
+    ) {
+        let columns = self.columns_of(panel);
+        if rows == 0 {
+            return;
+        }
+        assert!(
+            (rows - 1) * a_stride + self.inner <= a.len(),
+            "rows of a product"
+        );
+        assert!(
+            (rows - 1) * c_stride + columns.end <= c.len(),
+            "rows of a result"
+        );
+        let panel_width =
+            (self.width).min((self.columns - columns.start).next_multiple_of(S::F32_LANES));
+        let b = &self.panels[columns.start * self.inner..][..panel_width * self.inner];
+        for k in (0..self.inner.max(1)).step_by(DEPTH_AT_ONCE) {
+            let depth = DEPTH_AT_ONCE.min(self.inner - k);
+            let start = match start {
+                _ if k > 0 => TileStart::Result,
+                Start::Zero => TileStart::Zero,
+                Start::Bias(bias) => TileStart::Bias(&bias[columns.clone()]),
+                Start::Result => TileStart::Result,
+            };
+            let tile = Tile {
+                a: a[k..].as_ptr(),
+                a_stride,
+                b: b[k * panel_width..].as_ptr(),
+                depth,
+                c_stride,
+                columns: columns.len(),
+                start,
+            };
+            // SAFETY: the rows were checked above, and the panel holds `inner` rows of its width.
+            unsafe {
+                let c = c.as_mut_ptr().add(columns.start);
+                if panel_width == S::F32_LANES {
+                    tile.rows::<S, 1>(simd, c, rows);
+                } else {
+                    tile.rows::<S, 2>(simd, c, rows);
+                }
+            }
+        }
+    }
+}
+
+/// A block of rows of a product, on one thread.
+struct Block<'a> {
+    packed: &'a Packed,
+    a: &'a [f32],
+    a_stride: usize,
+    c: &'a mut [f32],
+    c_stride: usize,
+    rows: usize,
+    start: Start<'a>,
+}
+
+impl WithSimd for Block<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        for panel in 0..self.packed.count() {
+            self.packed.multiply_panel(
+                simd,
+                panel,
+                (self.a, self.a_stride),
+                (self.c, self.c_stride),
+                self.rows,
+                self.start,
+            );
+        }
+    }
+}
+
+/// `C = Aᵀ B`, or `C += Aᵀ B`, for `A` `[inner, rows]`, `B` `[inner, columns]` and `C` `[rows, columns]`, each with
+/// its distance between rows: the gradient of a weight.
+pub(crate) fn transposed_product(
+    cpu: Cpu,
+    inner: usize,
+    (a, a_stride, rows): (&[f32], usize, usize),
+    (b, b_stride, columns): (&[f32], usize, usize),
+    (c, c_stride): (&mut [f32], usize),
+    add: bool,
+) {
+    let last = |stride: usize, count: usize, width: usize| match count {
+        0 => 0,
+        _ => (count - 1) * stride + width,
+    };
+    assert!(a.len() >= last(a_stride, inner, rows), "the left factor");
+    assert!(
+        b.len() >= last(b_stride, inner, columns),
+        "the right factor"
+    );
+    assert!(c.len() >= last(c_stride, rows, columns), "the result");
+    let parallelism = match cpu.threads {
+        1 => Parallelism::None,
+        threads => Parallelism::Rayon(threads),
+    };
+    // SAFETY: the asserts above keep every index inside its slice.
+    unsafe {
+        gemm::gemm(
+            rows,
+            columns,
+            inner,
+            c.as_mut_ptr(),
+            1,
+            c_stride as isize,
+            add,
+            a.as_ptr(),
+            a_stride as isize,
+            1,
+            b.as_ptr(),
+            1,
+            b_stride as isize,
+            1.0_f32,
+            1.0_f32,
+            false,
+            false,
+            false,
+            parallelism,
+        );
+    }
+}
+
+/// `y = start + W x` for `W` `[rows, inner]`, row after row: one row of a batch, for which packing the
+/// weight would cost more than the product.
+#[derive(Debug)]
+pub(crate) struct MatrixVector<'a> {
+    pub(crate) weight: &'a [f32],
+    pub(crate) x: &'a [f32],
+    pub(crate) y: &'a mut [f32],
+    pub(crate) start: Start<'a>,
+}
+
+impl WithSimd for MatrixVector<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let MatrixVector {
+            weight,
+            x,
+            y,
+            start,
+        } = self;
+        let inner = x.len();
+        assert_eq!(weight.len(), y.len() * inner, "the size of a weight");
+        let initial = |row: usize, y: f32| match start {
+            Start::Zero => 0.0,
+            Start::Bias(bias) => bias[row],
+            Start::Result => y,
+        };
+        let (x_vectors, x_rest) = S::as_simd_f32s(x);
+        let mut row = 0;
+        // Four rows at a time keep enough sums in flight to hide the latency of each.
+        let (blocks, last) = y.as_chunks_mut::<4>();
+        for outputs in blocks {
+            let rows: [&[f32]; 4] =
+                std::array::from_fn(|i| &weight[(row + i) * inner..(row + i + 1) * inner]);
+            let sums = dots(simd, rows, x_vectors, x_rest);
+            for (i, (output, sum)) in outputs.iter_mut().zip(sums).enumerate() {
+                *output = initial(row + i, *output) + sum;
+            }
+            row += 4;
+        }
+        for output in last {
+            let [sum] = dots(
+                simd,
+                [&weight[row * inner..(row + 1) * inner]],
+                x_vectors,
+                x_rest,
+            );
+            *output = initial(row, *output) + sum;
+            row += 1;
+        }
+    }
+}
+
+/// The inner products of several rows with a vector; each is summed in the same order whatever
+/// the number of rows.
+#[inline(always)]
+fn dots<S: Simd, const ROWS: usize>(
+    simd: S,
+    rows: [&[f32]; ROWS],
+    x: &[S::f32s],
+    x_rest: &[f32],
+) -> [f32; ROWS] {
+    let mut even = [simd.splat_f32s(0.0); ROWS];
+    let mut odd = even;
+    let split = rows.map(|row| S::as_simd_f32s(row));
+    let (pairs, single) = x.as_chunks::<2>();
+    for (k, [x0, x1]) in pairs.iter().enumerate() {
+        for row in 0..ROWS {
+            let weights = split[row].0;
+            even[row] = simd.mul_add_e_f32s(weights[2 * k], *x0, even[row]);
+            odd[row] = simd.mul_add_e_f32s(weights[2 * k + 1], *x1, odd[row]);
+        }
+    }
+    for x in single {
+        for row in 0..ROWS {
+            even[row] = simd.mul_add_e_f32s(split[row].0[2 * pairs.len()], *x, even[row]);
+        }
+    }
+    std::array::from_fn(|row| {
+        let sum = simd.reduce_sum_f32s(simd.add_f32s(even[row], odd[row]));
+        let rest = split[row].1.iter().zip(x_rest);
+        rest.fold(sum, |sum, (weight, x)| sum + weight * x)
+    })
+}
+
+#[cfg(test)]
+mod tests;

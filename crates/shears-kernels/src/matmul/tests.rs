@@ -1,0 +1,182 @@
+use super::{MatrixVector, Packed, Start, transposed_product};
+use crate::cpu::Cpu;
+
+/// Numbers in (-1, 1) without a pattern, the same at each call.
+fn numbers(count: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+    };
+    std::iter::repeat_with(next).take(count).collect()
+}
+
+/// The largest difference to a product in f64, in units in the last place of 1 for each term: a
+/// sum of random numbers in (-1, 1) stays below a fraction of that.
+fn error(
+    c: &[f32],
+    (rows, inner, columns): (usize, usize, usize),
+    entry: impl Fn(usize, usize) -> f64,
+) -> f64 {
+    let mut worst = 0.0_f64;
+    for row in 0..rows {
+        for column in 0..columns {
+            let difference = f64::from(c[row * columns + column]) - entry(row, column);
+            worst = worst.max(difference.abs());
+        }
+    }
+    worst / (f64::from(f32::EPSILON) * (1.0 + inner as f64))
+}
+
+const SHAPES: [(usize, usize, usize); 9] = [
+    (1, 1, 1),
+    (2, 0, 3),
+    (3, 5, 7),
+    (25, 128, 512),
+    (50, 300, 65),
+    (7, 257, 33),
+    (130, 20, 48),
+    (241, 64, 17),
+    (14, 512, 40),
+];
+
+#[test]
+fn products_with_packed_weights() {
+    for cpu in Cpu::all() {
+        for shape @ (rows, inner, columns) in SHAPES {
+            let a = numbers(rows * inner, 1);
+            let weight = numbers(columns * inner, 2);
+            let bias = numbers(columns, 3);
+            let before = numbers(rows * columns, 4);
+            for (start, initial) in [(0, "zero"), (1, "bias"), (2, "result")] {
+                let start = [Start::Zero, Start::Bias(&bias), Start::Result][start];
+                let first = |row: usize, column: usize| match initial {
+                    "zero" => 0.0,
+                    "bias" => f64::from(bias[column]),
+                    _ => f64::from(before[row * columns + column]),
+                };
+                let sum = |row: usize, column: usize, weight: &dyn Fn(usize) -> f32| {
+                    let products =
+                        (0..inner).map(|k| f64::from(a[row * inner + k]) * f64::from(weight(k)));
+                    first(row, column) + products.sum::<f64>()
+                };
+                let mut c = before.clone();
+                Packed::transposed(cpu, &weight, columns, inner).multiply(
+                    cpu,
+                    (&a, inner),
+                    (&mut c, columns),
+                    start,
+                );
+                let worst = error(&c, shape, |row, column| {
+                    sum(row, column, &|k| weight[column * inner + k])
+                });
+                assert!(worst < 1.0, "{shape:?} {initial} {worst}");
+                let mut c = before.clone();
+                Packed::plain(cpu, &weight, inner, columns).multiply(
+                    cpu,
+                    (&a, inner),
+                    (&mut c, columns),
+                    start,
+                );
+                let worst = error(&c, shape, |row, column| {
+                    sum(row, column, &|k| weight[k * columns + column])
+                });
+                assert!(worst < 1.0, "{shape:?} {initial} {worst}");
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_in_a_call_and_threads_change_no_bit() {
+    let (rows, inner, columns) = (53, 300, 70);
+    let (a, weight) = (numbers(rows * inner, 5), numbers(columns * inner, 6));
+    for cpu in Cpu::all() {
+        let packed = Packed::transposed(cpu, &weight, columns, inner);
+        let mut whole = vec![0.0; rows * columns];
+        packed.multiply(cpu, (&a, inner), (&mut whole, columns), Start::Zero);
+        let mut single = vec![0.0; rows * columns];
+        for (a, c) in a.chunks(inner).zip(single.chunks_mut(columns)) {
+            packed.multiply(cpu.alone(), (a, inner), (c, columns), Start::Zero);
+        }
+        assert_eq!(whole, single);
+    }
+}
+
+#[test]
+fn rows_may_lie_apart_and_blocks_are_finished_once() {
+    for cpu in Cpu::all() {
+        let (a, weight) = (numbers(300 * 10, 7), numbers(6 * 4, 8));
+        let packed = Packed::transposed(cpu, &weight, 6, 4);
+        let mut c = vec![7.0; 300 * 9];
+        packed.multiply_then(cpu, (&a, 10), (&mut c, 9), Start::Zero, |first, block| {
+            for (row, values) in block.chunks_mut(9).enumerate() {
+                values[6] += (first + row) as f32;
+            }
+        });
+        for row in 0..300 {
+            for column in 0..6 {
+                let sum: f32 = (0..4)
+                    .map(|k| a[row * 10 + k] * weight[column * 4 + k])
+                    .sum();
+                assert!((c[row * 9 + column] - sum).abs() < 1e-6);
+            }
+            assert_eq!(c[row * 9 + 6], 7.0 + row as f32);
+            assert_eq!(c[row * 9 + 7..row * 9 + 9], [7.0; 2]);
+        }
+    }
+}
+
+#[test]
+fn products_of_two_activations() {
+    let mut bits = std::collections::HashMap::new();
+    for cpu in Cpu::all() {
+        for shape @ (inner, rows, columns) in SHAPES {
+            let (a, b) = (numbers(rows * inner, 9), numbers(columns * inner, 10));
+            let before = numbers(rows * columns, 11);
+            for add in [false, true] {
+                let mut c = before.clone();
+                let factors = ((a.as_slice(), rows, rows), (b.as_slice(), columns, columns));
+                transposed_product(cpu, inner, factors.0, factors.1, (&mut c, columns), add);
+                let worst = error(&c, (rows, inner, columns), |row, column| {
+                    let products = (0..inner)
+                        .map(|k| f64::from(a[k * rows + row]) * f64::from(b[k * columns + column]));
+                    let first = f64::from(before[row * columns + column]);
+                    products.sum::<f64>() + if add { first } else { 0.0 }
+                });
+                assert!(worst < 1.0, "{shape:?} {worst}");
+                let first = bits.entry((shape, add)).or_insert_with(|| c.clone());
+                assert_eq!(*first, c, "{shape:?}: threads change the bits");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_matrix_times_a_vector() {
+    for cpu in Cpu::all() {
+        for (rows, inner) in [(1, 1), (4, 8), (9, 100), (65, 128), (3, 0), (130, 37)] {
+            let (weight, x) = (numbers(rows * inner, 12), numbers(inner, 13));
+            let bias = numbers(rows, 14);
+            let mut y = vec![f32::NAN; rows];
+            let start = Start::Bias(&bias);
+            cpu.run(MatrixVector {
+                weight: &weight,
+                x: &x,
+                y: &mut y,
+                start,
+            });
+            let worst = error(&y, (rows, inner, 1), |row, _| {
+                let row_weights = &weight[row * inner..(row + 1) * inner];
+                let products = row_weights.iter().zip(&x);
+                f64::from(bias[row])
+                    + products
+                        .map(|(w, x)| f64::from(*w) * f64::from(*x))
+                        .sum::<f64>()
+            });
+            assert!(worst < 1.0, "{rows} x {inner}: {worst}");
+        }
+    }
+}
