@@ -98,12 +98,12 @@ pub(crate) fn normal<S: Simd>(simd: S, x: S::f32s) -> (S::f32s, S::f32s) {
     (distribution, simd.mul_f32s(bell, splat(0.398_942_3)))
 }
 
-/// `x` within bounds; a NaN stays one.
+/// `x` within bounds; a NaN is in no bounds and stays one.
 #[inline(always)]
 fn clamp<S: Simd>(simd: S, x: S::f32s, low: f32, high: f32) -> S::f32s {
-    // The vector instructions return their second operand if either is a NaN.
-    let x = simd.min_f32s(simd.splat_f32s(high), x);
-    simd.max_f32s(simd.splat_f32s(low), x)
+    let (low, high) = (simd.splat_f32s(low), simd.splat_f32s(high));
+    let x = simd.select_f32s(simd.less_than_f32s(x, low), low, x);
+    simd.select_f32s(simd.less_than_f32s(high, x), high, x)
 }
 
 #[cfg(test)]
