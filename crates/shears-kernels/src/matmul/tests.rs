@@ -1,17 +1,6 @@
 use super::{MatrixVector, Packed, Start, transposed_product};
 use crate::cpu::Cpu;
-
-/// Numbers in (-1, 1) without a pattern, the same at each call.
-fn numbers(count: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
-    };
-    std::iter::repeat_with(next).take(count).collect()
-}
+use crate::testing::numbers;
 
 /// The largest difference to a product in f64, in units in the last place of 1 for each term: a
 /// sum of random numbers in (-1, 1) stays below a fraction of that.

@@ -1,0 +1,288 @@
+//! A window through a recurrent layer, backward.
+
+use std::ops::Range;
+
+use pulp::{Simd, WithSimd};
+
+use super::cell::Backward;
+use super::forward::Shape;
+use super::{Cell, Source, Weights};
+use crate::buffer::Buffer;
+use crate::cpu::{Cpu, Shared};
+use crate::embedding::add_by_token;
+use crate::matmul::{Packed, Start, transposed_product};
+use crate::vector::sum_columns;
+
+/// The gradients of everything that a window was computed from.
+#[derive(Debug)]
+pub(super) struct Gradients {
+    /// Of the input `[time, batch, inputs]`, or of the embedding `[vocabulary, inputs]`.
+    pub(super) source: Buffer,
+    pub(super) input: Buffer,
+    pub(super) recurrent: Buffer,
+    pub(super) input_bias: Buffer,
+    pub(super) recurrent_bias: Buffer,
+    /// Of the hidden state before the window, `[batch, hidden]`.
+    pub(super) hidden: Buffer,
+    /// LSTM: of the cell state before the window, `[batch, hidden]`.
+    pub(super) cell: Buffer,
+}
+
+/// What is known of the loss: its gradient by the outputs `[time, batch, hidden]`, and by the last
+/// hidden and cell states where they were used.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Known<'a> {
+    pub(super) outputs: &'a [f32],
+    pub(super) last_hidden: Option<&'a [f32]>,
+    pub(super) last_cell: Option<&'a [f32]>,
+}
+
+/// Goes back through a window: `outputs`, `cells` and `gates` are what `forward` left.
+#[allow(
+    clippy::too_many_arguments,
+    reason = "those of forward, what it left, and the gradients"
+)]
+pub(super) fn backward(
+    cpu: Cpu,
+    cell: Cell,
+    shape: Shape,
+    source: Source<'_>,
+    weights: Weights<'_>,
+    before: (&[f32], &[f32]),
+    (outputs, cells, mut gates): (&[f32], &[f32], Buffer),
+    known: Known<'_>,
+) -> Gradients {
+    let size = shape.hidden;
+    let stride = cell.stored() * size;
+    if gates.is_empty() {
+        gates = Buffer::stale(shape.rows() * stride);
+    }
+    let state = shape.batch * size;
+    let mut hidden = known
+        .last_hidden
+        .map_or_else(|| Buffer::zeros(state), Buffer::copy_of);
+    let is_lstm = cell == Cell::Lstm;
+    let mut cell_gradient = match known.last_cell {
+        Some(gradient) => Buffer::copy_of(gradient),
+        None => Buffer::zeros(if is_lstm { state } else { 0 }),
+    };
+    let steps = Steps {
+        cell,
+        shape,
+        packed: pack(cpu, cell, size, weights.recurrent),
+        before,
+        outputs,
+        cells,
+        output_gradients: known.outputs,
+        gates: Shared::new(&mut gates),
+        hidden_gradient: Shared::new(&mut hidden),
+        cell_gradient: Shared::new(&mut cell_gradient),
+    };
+    cpu.split(shape.batch, 1, |rows| {
+        cpu.run(Rows {
+            steps: &steps,
+            rows,
+        })
+    });
+    let (recurrent, recurrent_bias) =
+        recurrent_gradients(cpu, cell, shape, &gates, (before.0, outputs));
+    let (source, input, input_bias) = match source {
+        Source::Dense(x) => dense_gradients(cpu, cell, shape, &gates, x, weights.input),
+        Source::Table { embedding, tokens } => {
+            table_gradients(cpu, cell, shape, &gates, (embedding, tokens), weights.input)
+        }
+    };
+    Gradients {
+        source,
+        input,
+        recurrent,
+        input_bias,
+        recurrent_bias,
+        hidden,
+        cell: cell_gradient,
+    }
+}
+
+/// The recurrent weights for `gradient of sums x W_hh`; each with the place of its factor in a row of gates.
+fn pack(cpu: Cpu, cell: Cell, size: usize, weight: &[f32]) -> Vec<(usize, Packed)> {
+    let (joined, apart) = weight.split_at(recurrent_sides(cell)[0].1.len() * size * size);
+    let mut packed = vec![(0, Packed::plain(cpu, joined, joined.len() / size, size))];
+    if !apart.is_empty() {
+        packed.push((3 * size, Packed::plain(cpu, apart, size, size)));
+    }
+    packed
+}
+
+/// Which gates, by their places in a row, belong to which gates of the recurrent weights.
+fn recurrent_sides(cell: Cell) -> Vec<(usize, Range<usize>)> {
+    match cell {
+        Cell::Gru => vec![(0, 0..2), (3, 2..3)],
+        _ => vec![(0, 0..cell.gates())],
+    }
+}
+
+/// All that the steps of a window read and write on the way back.
+struct Steps<'a> {
+    cell: Cell,
+    shape: Shape,
+    packed: Vec<(usize, Packed)>,
+    before: (&'a [f32], &'a [f32]),
+    outputs: &'a [f32],
+    cells: &'a [f32],
+    output_gradients: &'a [f32],
+    gates: Shared<'a, f32>,
+    hidden_gradient: Shared<'a, f32>,
+    cell_gradient: Shared<'a, f32>,
+}
+
+/// All steps of some rows of a batch, the last first.
+struct Rows<'a, 'b> {
+    steps: &'b Steps<'a>,
+    rows: Range<usize>,
+}
+
+impl WithSimd for Rows<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Rows { steps, rows } = self;
+        let size = steps.shape.hidden;
+        let batch = steps.shape.batch;
+        let stride = steps.cell.stored() * size;
+        let cell_size = if steps.cells.is_empty() { 0 } else { size };
+        let of = |width: usize| rows.start * width..rows.end * width;
+        // SAFETY: these rows are this thread's.
+        let (hidden_gradient, cell_gradient) = unsafe {
+            (
+                steps.hidden_gradient.part(of(size)),
+                steps.cell_gradient.part(of(cell_size)),
+            )
+        };
+        for time in (0..steps.shape.time).rev() {
+            let at = |time: usize, width: usize| {
+                (time * batch + rows.start) * width..(time * batch + rows.end) * width
+            };
+            // SAFETY: these rows are this thread's, and one step is alive at a time.
+            let gates = unsafe { steps.gates.part(at(time, stride)) };
+            let (hidden_before, cell_before) = match time.checked_sub(1) {
+                None => (&steps.before.0[of(size)], &steps.before.1[of(cell_size)]),
+                Some(earlier) => (
+                    &steps.outputs[at(earlier, size)],
+                    &steps.cells[at(earlier, cell_size)],
+                ),
+            };
+            for row in 0..rows.len() {
+                let of_row = |width: usize| row * width..(row + 1) * width;
+                Backward {
+                    gates: &mut gates[of_row(stride)],
+                    hidden_before: &hidden_before[of_row(size)],
+                    hidden: &steps.outputs[at(time, size)][of_row(size)],
+                    cell_before: &cell_before[of_row(cell_size)],
+                    cell: &steps.cells[at(time, cell_size)][of_row(cell_size)],
+                    output_gradient: &steps.output_gradients[at(time, size)][of_row(size)],
+                    hidden_gradient: &mut hidden_gradient[of_row(size)],
+                    cell_gradient: &mut cell_gradient[of_row(cell_size)],
+                }
+                .all(simd, steps.cell, size);
+            }
+            for panel in 0..steps.packed[0].1.count() {
+                for (place, packed) in &steps.packed {
+                    packed.multiply_panel(
+                        simd,
+                        panel,
+                        (&gates[*place..], stride),
+                        (hidden_gradient, size),
+                        rows.len(),
+                        Start::Result,
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// The gradients of `W_hh` and of its bias: the hidden state before each step is the output of the step before.
+fn recurrent_gradients(
+    cpu: Cpu,
+    cell: Cell,
+    shape: Shape,
+    gates: &[f32],
+    (before, outputs): (&[f32], &[f32]),
+) -> (Buffer, Buffer) {
+    let size = shape.hidden;
+    let stride = cell.stored() * size;
+    let mut weight = Buffer::stale(cell.gates() * size * size);
+    let mut bias = Buffer::stale(cell.gates() * size);
+    for (place, rows) in recurrent_sides(cell) {
+        let (first, width) = (place * size, rows.len() * size);
+        let rows = rows.start * size..rows.end * size;
+        let weight = &mut weight[rows.start * size..rows.end * size];
+        for (steps, hidden, add) in [
+            (0..shape.batch, before, false),
+            (shape.batch..shape.rows(), outputs, true),
+        ] {
+            let gates = &gates[steps.start * stride..];
+            let gates = gates.get(first..).unwrap_or_default();
+            transposed_product(
+                cpu,
+                steps.len(),
+                (gates, stride, width),
+                (hidden, size, size),
+                (weight, size),
+                add,
+            );
+        }
+        bias[rows].copy_from_slice(&sum_columns(cpu, gates, stride, first..first + width));
+    }
+    (weight, bias)
+}
+
+/// The gradients of the input, of `W_ih` and of its bias.
+fn dense_gradients(
+    cpu: Cpu,
+    cell: Cell,
+    shape: Shape,
+    gates: &[f32],
+    x: &[f32],
+    weight: &[f32],
+) -> (Buffer, Buffer, Buffer) {
+    let (width, inputs) = (cell.gates() * shape.hidden, shape.inputs);
+    let stride = cell.stored() * shape.hidden;
+    let mut gradient = Buffer::stale(width * inputs);
+    let factors = ((gates, stride, width), (x, inputs, inputs));
+    let result = (&mut gradient[..], inputs);
+    transposed_product(cpu, shape.rows(), factors.0, factors.1, result, false);
+    let mut input = Buffer::stale(shape.rows() * inputs);
+    let packed = Packed::plain(cpu, weight, width, inputs);
+    packed.multiply(cpu, (gates, stride), (&mut input, inputs), Start::Zero);
+    let bias = sum_columns(cpu, gates, stride, 0..width);
+    (input, gradient, bias)
+}
+
+/// The gradients of the embedding, of `W_ih` and of its bias, where the input was a table with a row
+/// for each token: what each token's row gets is summed first, and the products are of the
+/// vocabulary's size.
+fn table_gradients(
+    cpu: Cpu,
+    cell: Cell,
+    shape: Shape,
+    gates: &[f32],
+    (embedding, tokens): (&[f32], &[u32]),
+    weight: &[f32],
+) -> (Buffer, Buffer, Buffer) {
+    let (width, inputs) = (cell.gates() * shape.hidden, shape.inputs);
+    let stride = cell.stored() * shape.hidden;
+    let vocabulary = embedding.len() / inputs;
+    let mut table = Buffer::zeros(vocabulary * width);
+    add_by_token(cpu, (gates, stride), width, tokens, &mut table);
+    let mut gradient = Buffer::stale(width * inputs);
+    let factors = ((&table[..], width, width), (embedding, inputs, inputs));
+    let result = (&mut gradient[..], inputs);
+    transposed_product(cpu, vocabulary, factors.0, factors.1, result, false);
+    let mut embedding = Buffer::stale(vocabulary * inputs);
+    let packed = Packed::plain(cpu, weight, width, inputs);
+    packed.multiply(cpu, (&table, width), (&mut embedding, inputs), Start::Zero);
+    let bias = sum_columns(cpu, &table, width, 0..width);
+    (embedding, gradient, bias)
+}

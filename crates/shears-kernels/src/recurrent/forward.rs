@@ -1,0 +1,397 @@
+//! A window through a recurrent layer, forward.
+
+use std::ops::Range;
+
+use pulp::{Simd, WithSimd};
+
+use super::cell::Forward;
+use super::{Cell, Source, Weights};
+use crate::buffer::Buffer;
+use crate::cpu::{Cpu, Shared};
+use crate::matmul::{MatrixVector, Packed, Start};
+
+/// A batch of fewer rows multiplies the weights as they are: packing would cost more.
+const PACK_FROM: usize = 4;
+
+/// From this size on, a weight matrix times one vector is shared between threads.
+const SPLIT_BYTES: usize = 1 << 20;
+
+/// What a window leaves behind.
+#[derive(Debug)]
+pub(super) struct Window {
+    /// `[time, batch, hidden]`
+    pub(super) outputs: Buffer,
+    /// LSTM: `[time, batch, hidden]`, else empty.
+    pub(super) cells: Buffer,
+    /// `[time, batch, stored gates x hidden]`, see [`super::cell`]. RNN: empty, for the output says it all.
+    pub(super) gates: Buffer,
+}
+
+/// Shapes of one call.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shape {
+    pub(super) time: usize,
+    pub(super) batch: usize,
+    pub(super) inputs: usize,
+    pub(super) hidden: usize,
+}
+
+impl Shape {
+    pub(super) fn rows(self) -> usize {
+        self.time * self.batch
+    }
+}
+
+/// Reads a window. `hidden` and `cell` are `[batch, hidden]`, before the first step.
+pub(super) fn forward(
+    cpu: Cpu,
+    cell: Cell,
+    shape: Shape,
+    source: Source<'_>,
+    weights: Weights<'_>,
+    (hidden, cell_state): (&[f32], &[f32]),
+) -> Window {
+    let size = shape.hidden;
+    let is_lstm = cell == Cell::Lstm;
+    let keeps_gates = !matches!(cell, Cell::Rnn(_));
+    let mut outputs = Buffer::stale(shape.rows() * size);
+    let mut cells = Buffer::stale(if is_lstm { outputs.len() } else { 0 });
+    let stored = if keeps_gates { cell.stored() * size } else { 0 };
+    let mut gates = Buffer::stale(shape.rows() * stored);
+
+    let bias = input_bias(cell, size, weights);
+    // The sums of the RNN are made where its outputs will be.
+    let sums = if keeps_gates {
+        &mut gates
+    } else {
+        &mut outputs
+    };
+    let stride = cell.stored() * size;
+    let table = match source {
+        Source::Dense(input) => {
+            input_part(cpu, shape, input, weights.input, &bias, (sums, stride));
+            None
+        }
+        Source::Table { embedding, tokens } => {
+            let width = cell.gates() * size;
+            let mut table = Buffer::stale(embedding.len() / shape.inputs * width);
+            let packed = Packed::transposed(cpu, weights.input, width, shape.inputs);
+            let embedding = (embedding, shape.inputs);
+            packed.multiply(cpu, embedding, (&mut table, width), Start::Bias(&bias));
+            Some((table, tokens))
+        }
+    };
+    let steps = Steps {
+        cell,
+        shape,
+        recurrent: weights.recurrent,
+        last_bias: &weights.recurrent_bias[(cell.gates() - 1) * size..],
+        packed: match shape.batch {
+            ..PACK_FROM => Vec::new(),
+            _ => pack_gates(cpu, cell, size, weights.recurrent),
+        },
+        table: table.as_ref().map(|(table, tokens)| (&table[..], *tokens)),
+        before: (hidden, cell_state),
+        outputs: Shared::new(&mut outputs),
+        cells: Shared::new(&mut cells),
+        gates: Shared::new(&mut gates),
+    };
+    if shape.batch < PACK_FROM {
+        steps.unpacked(cpu);
+    } else {
+        // Rows of a batch know nothing of each other, so that no step waits for a thread.
+        cpu.split(shape.batch, 1, |rows| {
+            cpu.run(PackedRows {
+                steps: &steps,
+                rows,
+            });
+        });
+    }
+    Window {
+        outputs,
+        cells,
+        gates,
+    }
+}
+
+/// What is added to `W_ih x`: both biases, but for the part of the GRU's that the reset gate multiplies.
+fn input_bias(cell: Cell, size: usize, weights: Weights<'_>) -> Vec<f32> {
+    let both = match cell {
+        Cell::Gru => 2 * size,
+        _ => cell.gates() * size,
+    };
+    let mut bias = weights.input_bias.to_vec();
+    for (bias, recurrent) in bias[..both].iter_mut().zip(weights.recurrent_bias) {
+        *bias += recurrent;
+    }
+    bias
+}
+
+/// `W_ih x + b` for all steps at once.
+fn input_part(
+    cpu: Cpu,
+    shape: Shape,
+    input: &[f32],
+    weight: &[f32],
+    bias: &[f32],
+    (sums, stride): (&mut [f32], usize),
+) {
+    let width = bias.len();
+    if shape.rows() < PACK_FROM {
+        for (x, sums) in input
+            .chunks_exact(shape.inputs)
+            .zip(sums.chunks_exact_mut(stride))
+        {
+            product_with_vector(cpu, weight, x, &mut sums[..width], Start::Bias(bias));
+        }
+        return;
+    }
+    let packed = Packed::transposed(cpu, weight, width, shape.inputs);
+    // The last row ends with its last gate, not with what else is stored.
+    packed.multiply(
+        cpu,
+        (input, shape.inputs),
+        (sums, stride),
+        Start::Bias(bias),
+    );
+}
+
+fn pack_gates(cpu: Cpu, cell: Cell, size: usize, weight: &[f32]) -> Vec<Packed> {
+    let gates = weight.chunks_exact(size * size).take(cell.gates());
+    gates
+        .map(|gate| Packed::transposed(cpu, gate, size, size))
+        .collect()
+}
+
+fn product_with_vector(cpu: Cpu, weight: &[f32], x: &[f32], y: &mut [f32], start: Start<'_>) {
+    let inner = x.len();
+    if size_of_val(weight) < SPLIT_BYTES {
+        cpu.run(MatrixVector {
+            weight,
+            x,
+            y,
+            start,
+        });
+        return;
+    }
+    let (count, shared) = (y.len(), Shared::new(y));
+    cpu.split(count, 16, |rows| {
+        let start = match start {
+            Start::Bias(bias) => Start::Bias(&bias[rows.clone()]),
+            other => other,
+        };
+        let weight = &weight[rows.start * inner..rows.end * inner];
+        // SAFETY: parts do not overlap.
+        let y = unsafe { shared.part(rows) };
+        cpu.run(MatrixVector {
+            weight,
+            x,
+            y,
+            start,
+        });
+    });
+}
+
+/// All that the steps of a window read and write.
+struct Steps<'a> {
+    cell: Cell,
+    shape: Shape,
+    /// `[gates x hidden, hidden]`
+    recurrent: &'a [f32],
+    /// The recurrent bias of the last gate, which the GRU keeps apart.
+    last_bias: &'a [f32],
+    /// Each gate's part of the recurrent weights.
+    packed: Vec<Packed>,
+    /// `W_ih x + b` for each token, and the tokens.
+    table: Option<(&'a [f32], &'a [u32])>,
+    before: (&'a [f32], &'a [f32]),
+    outputs: Shared<'a, f32>,
+    cells: Shared<'a, f32>,
+    gates: Shared<'a, f32>,
+}
+
+/// The parts of the buffers that belong to some rows at one step.
+struct Step<'a> {
+    gates: &'a mut [f32],
+    hidden_before: &'a [f32],
+    cell_before: &'a [f32],
+    hidden: &'a mut [f32],
+    cell: &'a mut [f32],
+}
+
+impl<'a> Steps<'a> {
+    /// # Safety
+    ///
+    /// No other thread has these rows, and earlier steps that were taken of them are gone.
+    unsafe fn at(&self, time: usize, rows: &Range<usize>) -> Step<'a> {
+        let batch = self.shape.batch;
+        let part = |shared: &Shared<'a, f32>, time: usize, width: usize| {
+            let first = time * batch;
+            // SAFETY: as the caller promises; steps do not overlap.
+            unsafe { shared.part((first + rows.start) * width..(first + rows.end) * width) }
+        };
+        let size = self.shape.hidden;
+        let cell_size = if self.cell == Cell::Lstm { size } else { 0 };
+        let of_rows = |state: &'a [f32], width: usize| &state[rows.start * width..rows.end * width];
+        let (hidden_before, cell_before) = match time.checked_sub(1) {
+            None => (
+                of_rows(self.before.0, size),
+                of_rows(self.before.1, cell_size),
+            ),
+            Some(earlier) => (
+                &*part(&self.outputs, earlier, size),
+                &*part(&self.cells, earlier, cell_size),
+            ),
+        };
+        let stored = match self.cell {
+            Cell::Rnn(_) => 0,
+            _ => self.cell.stored() * size,
+        };
+        Step {
+            gates: part(&self.gates, time, stored),
+            hidden_before,
+            cell_before,
+            hidden: part(&self.outputs, time, size),
+            cell: part(&self.cells, time, cell_size),
+        }
+    }
+
+    /// The rows of a step get what their tokens bring.
+    #[inline(always)]
+    fn look_up(&self, time: usize, rows: &Range<usize>, sums: &mut [f32]) {
+        let Some((table, tokens)) = self.table else {
+            return;
+        };
+        let width = self.cell.gates() * self.shape.hidden;
+        let stride = self.cell.stored() * self.shape.hidden;
+        let tokens = &tokens[time * self.shape.batch..][rows.clone()];
+        for (&token, sums) in tokens.iter().zip(sums.chunks_exact_mut(stride)) {
+            let entry = &table[token as usize * width..][..width];
+            sums[..width].copy_from_slice(entry);
+        }
+    }
+
+    /// The sums of a step before the recurrent part is added: where the RNN's outputs will be, or the gates.
+    #[inline(always)]
+    fn sums<'b>(&self, step: &'b mut Step<'a>) -> &'b mut [f32] {
+        match self.cell {
+            Cell::Rnn(_) => step.hidden,
+            _ => step.gates,
+        }
+    }
+
+    /// How the product of a gate with the hidden state begins. The GRU's last gate is kept apart from
+    /// its input, because the reset gate multiplies it.
+    #[inline(always)]
+    fn start(&self, gate: usize) -> Start<'a> {
+        match (self.cell, gate) {
+            (Cell::Gru, 2) => Start::Bias(self.last_bias),
+            _ => Start::Result,
+        }
+    }
+
+    /// A window of few rows: one product of a weight matrix with a vector for each row and step.
+    fn unpacked(&self, cpu: Cpu) {
+        let size = self.shape.hidden;
+        // Gates that lie side by side, in the weights and in the sums, are one product.
+        let products: &[Range<usize>] = match self.cell {
+            Cell::Gru => &[0..2, 2..3],
+            _ => &[0..self.cell.gates()],
+        };
+        for (time, row) in
+            (0..self.shape.time).flat_map(|time| (0..self.shape.batch).map(move |row| (time, row)))
+        {
+            let rows = row..row + 1;
+            // SAFETY: this is the only thread, and one step is alive at a time.
+            let mut step = unsafe { self.at(time, &rows) };
+            let hidden_before = step.hidden_before;
+            let sums = self.sums(&mut step);
+            self.look_up(time, &rows, sums);
+            for gates in products {
+                let weight = &self.recurrent[gates.start * size * size..gates.end * size * size];
+                let first = self.cell.place_of_recurrent(gates.start) * size;
+                let sums = &mut sums[first..first + gates.len() * size];
+                product_with_vector(cpu, weight, hidden_before, sums, self.start(gates.start));
+            }
+            cpu.run(Cells { steps: self, step });
+        }
+    }
+
+    /// The cells of some columns of a step.
+    #[inline(always)]
+    fn finish<S: Simd>(&self, simd: S, step: &mut Step<'a>, columns: &Range<usize>) {
+        let size = self.shape.hidden;
+        let rows = step.hidden.len() / size;
+        let row_of = |row: usize, width: usize| row * width..(row + 1) * width;
+        let stored = step.gates.len() / rows;
+        let cell_size = step.cell.len() / rows;
+        for row in 0..rows {
+            Forward {
+                gates: &mut step.gates[row_of(row, stored)],
+                hidden_before: &step.hidden_before[row_of(row, size)],
+                cell_before: &step.cell_before[row_of(row, cell_size)],
+                hidden: &mut step.hidden[row_of(row, size)],
+                cell: &mut step.cell[row_of(row, cell_size)],
+            }
+            .columns(simd, self.cell, size, columns.clone());
+        }
+    }
+}
+
+/// The cells of all columns of a step.
+struct Cells<'a, 'b> {
+    steps: &'b Steps<'a>,
+    step: Step<'a>,
+}
+
+impl WithSimd for Cells<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        let all = 0..self.steps.shape.hidden;
+        self.steps.finish(simd, &mut self.step, &all);
+    }
+}
+
+/// All steps of some rows of a batch, with packed weights.
+struct PackedRows<'a, 'b> {
+    steps: &'b Steps<'a>,
+    rows: Range<usize>,
+}
+
+impl WithSimd for PackedRows<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let PackedRows { steps, rows } = self;
+        let size = steps.shape.hidden;
+        let stride = steps.cell.stored() * size;
+        for time in 0..steps.shape.time {
+            // SAFETY: these rows are this thread's, and the step before is gone.
+            let mut step = unsafe { steps.at(time, &rows) };
+            let sums = steps.sums(&mut step);
+            steps.look_up(time, &rows, sums);
+            for panel in 0..steps.packed[0].count() {
+                // The gates of the same hidden units one after the other, and then their cells,
+                // while all of it is in the first-level cache.
+                for (gate, packed) in steps.packed.iter().enumerate() {
+                    let hidden_before = step.hidden_before;
+                    let place = steps.cell.place_of_recurrent(gate) * size;
+                    let sums = &mut steps.sums(&mut step)[place..];
+                    packed.multiply_panel(
+                        simd,
+                        panel,
+                        (hidden_before, size),
+                        (sums, stride),
+                        rows.len(),
+                        steps.start(gate),
+                    );
+                }
+                let columns = steps.packed[0].columns_of(panel);
+                steps.finish(simd, &mut step, &columns);
+            }
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! What the tests of several operations share.
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+
+/// Numbers in (-1, 1) without a pattern, the same at each call (Marsaglia's xorshift64).
+pub(crate) fn numbers(count: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+    };
+    std::iter::repeat_with(next).take(count).collect()
+}
+
+/// Whole numbers below `bound` without a pattern.
+pub(crate) fn whole_numbers(count: usize, bound: usize, seed: u64) -> Vec<u32> {
+    let numbers = numbers(count, seed).into_iter();
+    numbers
+        .map(|x| ((x + 1.0) / 2.0 * bound as f32) as u32 % bound as u32)
+        .collect()
+}
+
+/// A tensor whose gradient is asked for.
+pub(crate) fn tensor<const D: usize>(
+    values: &[f32],
+    shape: [usize; D],
+    device: &Device,
+) -> Tensor<D> {
+    Tensor::from_data(TensorData::new(values.to_vec(), shape), device).require_grad()
+}
+
+pub(crate) fn whole<const D: usize>(
+    values: &[u32],
+    shape: [usize; D],
+    device: &Device,
+) -> Tensor<D, Int> {
+    let values: Vec<i32> = values.iter().map(|&value| value as i32).collect();
+    Tensor::from_data(TensorData::new(values, shape), device)
+}
+
+/// The numbers of a tensor.
+pub(crate) fn read<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
+    tensor.clone().into_data().iter::<f32>().collect()
+}
+
+/// Asserts that all differ by no more than `bound` times the largest.
+#[track_caller]
+pub(crate) fn assert_close(what: &str, found: &[f32], expected: &[f32], bound: f32) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let largest = expected.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
+    let pairs = found.iter().zip(expected);
+    let worst = pairs.map(|(x, y)| (x - y).abs()).fold(0.0_f32, |most, x| {
+        // A NaN is worse than everything.
+        if x <= most { most } else { x }
+    });
+    assert!(worst <= bound * largest, "{what}: {worst:e} of {largest:e}");
+}

@@ -1,0 +1,80 @@
+//! Rows of numbers as vectors, with a last vector that may be short.
+
+use std::ops::Range;
+
+use pulp::{Simd, WithSimd};
+
+use crate::buffer::Buffer;
+use crate::cpu::{Cpu, Shared};
+
+/// The first vector of a row; what a short row lacks is zero.
+#[inline(always)]
+pub(crate) fn load<S: Simd>(simd: S, row: &[f32]) -> S::f32s {
+    match S::as_simd_f32s(row).0 {
+        [vector, ..] => *vector,
+        [] => simd.partial_load_f32s(row),
+    }
+}
+
+/// Writes the first vector of a row, or as much of it as the row has.
+#[inline(always)]
+pub(crate) fn store<S: Simd>(simd: S, row: &mut [f32], values: S::f32s) {
+    match S::as_mut_simd_f32s(row).0 {
+        [vector, ..] => *vector = values,
+        [] => simd.partial_store_f32s(row, values),
+    }
+}
+
+/// The sum of every column of `[rows, columns]`, whose rows lie `stride` numbers apart: blocks of rows are summed
+/// first, so that long sums lose no digits.
+pub(crate) fn sum_columns(
+    cpu: Cpu,
+    values: &[f32],
+    stride: usize,
+    columns: Range<usize>,
+) -> Buffer {
+    const ROWS_AT_ONCE: usize = 64;
+    let mut sums = Buffer::zeros(columns.len());
+    let shared = Shared::new(&mut sums);
+    cpu.split(columns.len(), 64, |part| {
+        // SAFETY: parts do not overlap.
+        let sums = unsafe { shared.part(part.clone()) };
+        let first = columns.start + part.start;
+        cpu.run(SumColumns {
+            values,
+            stride,
+            first,
+            sums,
+        });
+    });
+    struct SumColumns<'a> {
+        values: &'a [f32],
+        stride: usize,
+        first: usize,
+        sums: &'a mut [f32],
+    }
+    impl WithSimd for SumColumns<'_> {
+        type Output = ();
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, simd: S) {
+            let width = self.sums.len();
+            let rows = self.values.len().div_ceil(self.stride.max(1));
+            for first_row in (0..rows).step_by(ROWS_AT_ONCE) {
+                let end = rows.min(first_row + ROWS_AT_ONCE);
+                for column in (0..width).step_by(S::F32_LANES) {
+                    let end_column = width.min(column + S::F32_LANES);
+                    let mut sum = simd.splat_f32s(0.0);
+                    for row in first_row..end {
+                        let start = row * self.stride + self.first;
+                        let values = &self.values[start + column..start + end_column];
+                        sum = simd.add_f32s(sum, load(simd, values));
+                    }
+                    let total = &mut self.sums[column..end_column];
+                    let sum = simd.add_f32s(load(simd, total), sum);
+                    store(simd, total, sum);
+                }
+            }
+        }
+    }
+    sums
+}
