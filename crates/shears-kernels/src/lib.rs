@@ -10,6 +10,8 @@
 mod buffer;
 mod cpu;
 mod embedding;
+mod linear;
+mod loss;
 mod math;
 mod matmul;
 mod recurrent;
@@ -18,6 +20,9 @@ mod tensor;
 mod testing;
 mod vector;
 
+pub use embedding::{embedding_with_positions, embedding_with_positions_plain};
+pub use linear::{linear, linear_plain};
+pub use loss::{cross_entropy, output_loss};
 pub use recurrent::{
     Activation, Cell, RecurrentWeights, recurrent, recurrent_plain, recurrent_tokens,
     recurrent_tokens_plain,

@@ -298,8 +298,49 @@ pub(crate) fn transposed_product(
     }
 }
 
-/// `y = start + W x` for `W` `[rows, inner]`, row after row: one row of a batch, for which packing the
-/// weight would cost more than the product.
+/// A batch of fewer rows multiplies a weight as it is: packing it would cost more.
+pub(crate) const PACK_FROM: usize = 4;
+
+/// From this size on, a weight times one vector is shared between threads.
+const SPLIT_BYTES: usize = 1 << 20;
+
+/// `y = start + W x` for `W` `[rows, inner]`, row after row: one row of a batch.
+pub(crate) fn product_with_vector(
+    cpu: Cpu,
+    weight: &[f32],
+    x: &[f32],
+    y: &mut [f32],
+    start: Start<'_>,
+) {
+    let inner = x.len();
+    if size_of_val(weight) < SPLIT_BYTES {
+        cpu.run(MatrixVector {
+            weight,
+            x,
+            y,
+            start,
+        });
+        return;
+    }
+    let (count, shared) = (y.len(), Shared::new(y));
+    cpu.split(count, 16, |rows| {
+        let start = match start {
+            Start::Bias(bias) => Start::Bias(&bias[rows.clone()]),
+            other => other,
+        };
+        let weight = &weight[rows.start * inner..rows.end * inner];
+        // SAFETY: parts do not overlap.
+        let y = unsafe { shared.part(rows) };
+        cpu.run(MatrixVector {
+            weight,
+            x,
+            y,
+            start,
+        });
+    });
+}
+
+/// [`product_with_vector`] on the calling thread.
 #[derive(Debug)]
 pub(crate) struct MatrixVector<'a> {
     pub(crate) weight: &'a [f32],

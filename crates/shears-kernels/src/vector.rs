@@ -25,6 +25,51 @@ pub(crate) fn store<S: Simd>(simd: S, row: &mut [f32], values: S::f32s) {
     }
 }
 
+/// Changes rows of equal length, vector by vector: `change` gets what is given and what the changed rows
+/// hold, and says what they hold afterwards.
+///
+/// # Panics
+///
+/// If a row is shorter than the first that is changed.
+#[inline(always)]
+pub(crate) fn update<S: Simd, const GIVEN: usize, const CHANGED: usize>(
+    simd: S,
+    given: [&[f32]; GIVEN],
+    changed: [&mut [f32]; CHANGED],
+    change: impl Fn([S::f32s; GIVEN], [S::f32s; CHANGED]) -> [S::f32s; CHANGED],
+) {
+    let len = changed.first().map_or(0, |row| row.len());
+    let count = len / S::F32_LANES;
+    let given = given.map(|row| &row[..len]);
+    let given_vectors = given.map(|row| &S::as_simd_f32s(row).0[..count]);
+    let mut changed = changed.map(|row| &mut row[..len]);
+    {
+        let changed = changed.each_mut().map(|row| S::as_mut_simd_f32s(row).0);
+        let changed = changed.map(|row| &mut row[..count]);
+        for k in 0..count {
+            let results = change(
+                std::array::from_fn(|row| given_vectors[row][k]),
+                std::array::from_fn(|row| changed[row][k]),
+            );
+            for row in 0..CHANGED {
+                changed[row][k] = results[row];
+            }
+        }
+    }
+    let rest = count * S::F32_LANES;
+    if rest < len {
+        let results = change(
+            given.map(|row| simd.partial_load_f32s(&row[rest..])),
+            changed
+                .each_ref()
+                .map(|row| simd.partial_load_f32s(&row[rest..])),
+        );
+        for (row, result) in changed.into_iter().zip(results) {
+            simd.partial_store_f32s(&mut row[rest..], result);
+        }
+    }
+}
+
 /// The sum of every column of `[rows, columns]`, whose rows lie `stride` numbers apart: blocks of rows are summed
 /// first, so that long sums lose no digits.
 pub(crate) fn sum_columns(

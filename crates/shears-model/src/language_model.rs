@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Int, Tensor};
+use shears_kernels::cross_entropy;
 
 /// A model that predicts the next token.
 ///
@@ -18,6 +19,23 @@ pub trait LanguageModel: Module {
     /// a model that finds no entry of its own in it starts from zeros. The result for a text must
     /// not depend on how it was cut into calls.
     fn forward(&self, tokens: Tensor<2, Int>, state: State) -> (Tensor<3>, State);
+
+    /// The mean negative log-likelihood of `targets` `[batch, time]`, in nats a token, and the state
+    /// afterwards: what training asks for. A model that knows how to find it without the logits
+    /// of the whole batch says so here.
+    fn loss(
+        &self,
+        tokens: Tensor<2, Int>,
+        targets: Tensor<2, Int>,
+        state: State,
+    ) -> (Tensor<1>, State) {
+        let (logits, state) = self.forward(tokens, state);
+        let [batch, time, vocabulary] = logits.dims();
+        let rows = batch * time;
+        let targets = targets.reshape([rows]);
+        let loss = cross_entropy(logits.reshape([rows, vocabulary]), targets);
+        (loss, state)
+    }
 
     /// How the model reads a corpus in training and evaluation.
     fn reading(&self) -> Reading;

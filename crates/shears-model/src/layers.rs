@@ -6,6 +6,7 @@ use burn::tensor::{Device, Distribution, Int, Shape, Tensor, TensorData};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution as _, StandardNormal};
+use shears_kernels::{linear, output_loss};
 
 /// Creates parameters whose initial values depend on the seed and their order alone.
 ///
@@ -102,25 +103,6 @@ impl Linear {
     }
 }
 
-/// `x Wᵀ + b` for a weight `[out, in]`.
-pub(crate) fn linear<const D: usize>(
-    input: Tensor<D>,
-    weight: Tensor<2>,
-    bias: Option<Tensor<1>>,
-) -> Tensor<D> {
-    product(input, &weight.transpose(), bias)
-}
-
-/// `x Wᵀ + b` for a weight that is turned already, `[in, out]`: the one place where models
-/// multiply by a weight matrix.
-pub(crate) fn product<const D: usize>(
-    input: Tensor<D>,
-    transposed: &Tensor<2>,
-    bias: Option<Tensor<1>>,
-) -> Tensor<D> {
-    burn::tensor::module::linear(input, transposed.clone(), bias)
-}
-
 /// A row of the weight for each token.
 #[derive(Module, Debug)]
 pub struct Embedding {
@@ -150,14 +132,30 @@ pub struct Output {
 }
 
 impl Output {
-    /// `[batch, time, hidden]` to `[batch, time, vocabulary]`.
-    pub fn forward(&self, hidden: Tensor<3>, embedding: &Embedding) -> Tensor<3> {
+    /// `[.., hidden]` to logits `[.., vocabulary]`.
+    pub fn forward<const D: usize>(&self, hidden: Tensor<D>, embedding: &Embedding) -> Tensor<D> {
+        let (weight, bias) = self.parameters(embedding);
+        linear(hidden, weight, bias)
+    }
+
+    /// The mean negative log-likelihood, in nats, of the targets `[rows, columns]` after the hidden states
+    /// `[rows, columns, hidden]`.
+    pub fn loss(
+        &self,
+        hidden: Tensor<3>,
+        embedding: &Embedding,
+        targets: Tensor<2, Int>,
+    ) -> Tensor<1> {
+        let [rows, columns, size] = hidden.dims();
+        let (weight, bias) = self.parameters(embedding);
+        let positions = rows * columns;
+        let hidden = hidden.reshape([positions, size]);
+        output_loss(hidden, weight, bias, targets.reshape([positions]))
+    }
+
+    fn parameters(&self, embedding: &Embedding) -> (Tensor<2>, Option<Tensor<1>>) {
         let weight = self.weight.as_ref().unwrap_or(&embedding.weight);
-        linear(
-            hidden,
-            weight.val(),
-            self.bias.as_ref().map(|bias| bias.val()),
-        )
+        (weight.val(), self.bias.as_ref().map(|bias| bias.val()))
     }
 }
 

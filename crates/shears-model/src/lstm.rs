@@ -7,13 +7,13 @@
 //! ```
 
 use burn::module::{Module, Param};
-use burn::tensor::activation::{sigmoid, tanh};
-use burn::tensor::{Tensor, s};
+use burn::tensor::Tensor;
 use rand::RngExt;
+use shears_kernels::{Cell, RecurrentWeights};
 
 use crate::config::ModelConfig;
-use crate::layers::{Initializer, product};
-use crate::recurrent::{RecurrentLayer, RecurrentModel, RecurrentWeights};
+use crate::layers::Initializer;
+use crate::recurrent::{RecurrentLayer, RecurrentModel, RecurrentParameters};
 
 /// A text generator made of [`LstmLayer`]s.
 pub type Lstm = RecurrentModel<LstmLayer>;
@@ -35,12 +35,12 @@ impl RecurrentLayer for LstmLayer {
     const CARRIES: &'static [&'static str] = &["hidden", "cell"];
 
     fn new(inputs: usize, config: &ModelConfig, initializer: &mut Initializer) -> Self {
-        let RecurrentWeights {
+        let RecurrentParameters {
             weight_ih,
             weight_hh,
             mut bias_ih,
             mut bias_hh,
-        } = RecurrentWeights::new(4, inputs, config.hidden, initializer);
+        } = RecurrentParameters::new(4, inputs, config.hidden, initializer);
         if config.forget_bias {
             bias_ih = forget_gate_at(1.0, config.hidden, initializer);
             bias_hh = forget_gate_at(0.0, config.hidden, initializer);
@@ -53,39 +53,18 @@ impl RecurrentLayer for LstmLayer {
         }
     }
 
-    fn hidden(&self) -> usize {
-        self.weight_hh.lazy_shape()[1]
+    fn parts(&self) -> (Cell, RecurrentWeights) {
+        let weights = RecurrentWeights {
+            weight_ih: self.weight_ih.val(),
+            weight_hh: self.weight_hh.val(),
+            bias_ih: self.bias_ih.val(),
+            bias_hh: self.bias_hh.val(),
+        };
+        (Cell::Lstm, weights)
     }
 
-    fn forward(
-        &self,
-        steps: Vec<Tensor<2>>,
-        carried: Vec<Tensor<2>>,
-    ) -> (Vec<Tensor<2>>, Vec<Tensor<2>>) {
-        let [mut hidden, mut cell] = carried
-            .try_into()
-            .expect("an LSTM layer carries two tensors");
-        let bias = self.bias_ih.val() + self.bias_hh.val(); // [4 hidden]
-        let size = self.hidden();
-        // Turned once a window, so that their gradients are summed in one place.
-        let weight_ih = self.weight_ih.val().transpose();
-        let weight_hh = self.weight_hh.val().transpose();
-        let mut outputs = Vec::with_capacity(steps.len());
-        for input in steps {
-            let from_input = product(input, &weight_ih, Some(bias.clone()));
-            let gates = from_input + product(hidden, &weight_hh, None); // [batch, 4 hidden]
-            let gate = |n: usize| gates.clone().slice(s![.., n * size..(n + 1) * size]);
-            let (i, f, g, o) = (
-                sigmoid(gate(0)),
-                sigmoid(gate(1)),
-                tanh(gate(2)),
-                sigmoid(gate(3)),
-            );
-            cell = f * cell + i * g; // [batch, hidden]
-            hidden = o * tanh(cell.clone()); // [batch, hidden]
-            outputs.push(hidden.clone());
-        }
-        (outputs, vec![hidden, cell])
+    fn hidden(&self) -> usize {
+        self.weight_hh.lazy_shape()[1]
     }
 }
 

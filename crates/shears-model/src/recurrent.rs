@@ -2,6 +2,7 @@
 
 use burn::module::{Module, ModuleDisplay, Param};
 use burn::tensor::{Int, Tensor};
+use shears_kernels::{Cell, RecurrentWeights, recurrent, recurrent_tokens};
 
 use crate::config::ModelConfig;
 use crate::language_model::{LanguageModel, Reading, State};
@@ -15,30 +16,24 @@ pub trait RecurrentLayer: Module + ModuleDisplay {
     /// A layer that reads `inputs` numbers a step, with PyTorch's initialisation.
     fn new(inputs: usize, config: &ModelConfig, initializer: &mut Initializer) -> Self;
 
+    /// The kind of cell and the parameters.
+    fn parts(&self) -> (Cell, RecurrentWeights);
+
     /// Width of the hidden state.
     fn hidden(&self) -> usize;
-
-    /// Reads a window, one `[batch, inputs]` a step, and gives one `[batch, hidden]` a step.
-    ///
-    /// `carried` holds the tensors that [`Self::CARRIES`] names, before and after the window.
-    fn forward(
-        &self,
-        steps: Vec<Tensor<2>>,
-        carried: Vec<Tensor<2>>,
-    ) -> (Vec<Tensor<2>>, Vec<Tensor<2>>);
 }
 
-/// The weights that all three kinds of layer have; `gates` is 1, 4 or 3.
+/// The parameters that all three kinds of layer have; `gates` is 1, 4 or 3.
 ///
 /// PyTorch's shapes and initialisation: uniform within `1 / sqrt(hidden)`.
-pub(crate) struct RecurrentWeights {
+pub(crate) struct RecurrentParameters {
     pub(crate) weight_ih: Param<Tensor<2>>,
     pub(crate) weight_hh: Param<Tensor<2>>,
     pub(crate) bias_ih: Param<Tensor<1>>,
     pub(crate) bias_hh: Param<Tensor<1>>,
 }
 
-impl RecurrentWeights {
+impl RecurrentParameters {
     pub(crate) fn new(
         gates: usize,
         inputs: usize,
@@ -46,7 +41,7 @@ impl RecurrentWeights {
         initializer: &mut Initializer,
     ) -> Self {
         let bound = 1.0 / (hidden as f64).sqrt();
-        RecurrentWeights {
+        RecurrentParameters {
             weight_ih: initializer.uniform([gates * hidden, inputs], bound),
             weight_hh: initializer.uniform([gates * hidden, hidden], bound),
             bias_ih: initializer.uniform([gates * hidden], bound),
@@ -94,16 +89,15 @@ impl<L: RecurrentLayer> RecurrentModel<L> {
             dropout: config.dropout,
         }
     }
-}
 
-impl<L: RecurrentLayer> LanguageModel for RecurrentModel<L> {
-    fn forward(&self, tokens: Tensor<2, Int>, mut state: State) -> (Tensor<3>, State) {
+    /// The hidden states `[time, batch, hidden]` after the tokens `[batch, time]`, and what is carried on.
+    fn hidden_states(&self, tokens: Tensor<2, Int>, mut state: State) -> (Tensor<3>, State) {
         let [batch, time] = tokens.dims();
+        let device = self.embedding.weight.val().device();
         // Time comes first inside the model, so that a step is contiguous.
-        let embedded = self.embedding.forward(tokens.transpose()); // [time, batch, embedding]
-        let mut steps = each_step(embedded); // time x [batch, embedding]
+        let tokens = tokens.transpose(); // [time, batch]
+        let mut hidden: Option<Tensor<3>> = None;
         for (index, layer) in self.layers.iter().enumerate() {
-            let device = steps[0].device();
             let names = L::CARRIES
                 .iter()
                 .map(|name| format!("layers.{index}.{name}"));
@@ -112,30 +106,46 @@ impl<L: RecurrentLayer> LanguageModel for RecurrentModel<L> {
                 Some(tensor) => tensor.squeeze_dim(0), // [batch, hidden]
                 None => Tensor::zeros([batch, layer.hidden()], &device),
             });
-            let (outputs, carried) = layer.forward(steps, carried.collect());
-            steps = outputs
-                .into_iter()
-                .map(|step| dropout(step, self.dropout))
-                .collect();
+            let carried = carried.collect();
+            let (cell, weights) = layer.parts();
+            let (outputs, carried) = match hidden {
+                Some(input) => recurrent(cell, input, weights, carried),
+                None => {
+                    let embedding = self.embedding.weight.val();
+                    recurrent_tokens(cell, tokens.clone(), embedding, weights, carried)
+                }
+            };
+            hidden = Some(dropout(outputs, self.dropout)); // [time, batch, hidden]
             let carried = carried.into_iter().map(|tensor| tensor.unsqueeze_dim(0));
             state.tensors.extend(names.into_iter().zip(carried));
         }
         state.position += time;
-        let hidden: Tensor<3> = Tensor::stack(steps, 1); // [batch, time, hidden]
+        (hidden.expect("a model has at least one layer"), state)
+    }
+}
+
+impl<L: RecurrentLayer> LanguageModel for RecurrentModel<L> {
+    fn forward(&self, tokens: Tensor<2, Int>, state: State) -> (Tensor<3>, State) {
+        let (hidden, state) = self.hidden_states(tokens, state);
         let logits = self.output.forward(hidden, &self.embedding);
-        (logits, state) // [batch, time, vocabulary]
+        (logits.swap_dims(0, 1), state) // [batch, time, vocabulary]
+    }
+
+    fn loss(
+        &self,
+        tokens: Tensor<2, Int>,
+        targets: Tensor<2, Int>,
+        state: State,
+    ) -> (Tensor<1>, State) {
+        let (hidden, state) = self.hidden_states(tokens, state);
+        // The mean does not depend on the order, as long as it is the same for both.
+        let loss = self
+            .output
+            .loss(hidden, &self.embedding, targets.transpose());
+        (loss, state)
     }
 
     fn reading(&self) -> Reading {
         Reading::Streams
     }
-}
-
-/// `[time, batch, size]` as `time` tensors `[batch, size]`.
-fn each_step(window: Tensor<3>) -> Vec<Tensor<2>> {
-    let [time, batch, size] = window.dims();
-    let window = window.reshape([time * batch, size]);
-    (0..time)
-        .map(|t| window.clone().slice([t * batch..(t + 1) * batch, 0..size]))
-        .collect()
 }

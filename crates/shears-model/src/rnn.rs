@@ -1,12 +1,13 @@
 //! The vanilla recurrent network (Elman 1990): `h = tanh(W_ih x + b_ih + W_hh h + b_hh)`.
 
 use burn::module::{Module, Param};
-use burn::tensor::{Tensor, activation};
+use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
+use shears_kernels::{Activation, Cell, RecurrentWeights};
 
 use crate::config::ModelConfig;
-use crate::layers::{Initializer, product};
-use crate::recurrent::{RecurrentLayer, RecurrentModel, RecurrentWeights};
+use crate::layers::Initializer;
+use crate::recurrent::{RecurrentLayer, RecurrentModel, RecurrentParameters};
 
 /// A text generator made of [`RnnLayer`]s.
 pub type Rnn = RecurrentModel<RnnLayer>;
@@ -40,12 +41,12 @@ impl RecurrentLayer for RnnLayer {
     const CARRIES: &'static [&'static str] = &["hidden"];
 
     fn new(inputs: usize, config: &ModelConfig, initializer: &mut Initializer) -> Self {
-        let RecurrentWeights {
+        let RecurrentParameters {
             weight_ih,
             weight_hh,
             bias_ih,
             bias_hh,
-        } = RecurrentWeights::new(1, inputs, config.hidden, initializer);
+        } = RecurrentParameters::new(1, inputs, config.hidden, initializer);
         let nonlinearity = config.nonlinearity;
         RnnLayer {
             weight_ih,
@@ -56,30 +57,21 @@ impl RecurrentLayer for RnnLayer {
         }
     }
 
-    fn hidden(&self) -> usize {
-        self.weight_hh.lazy_shape()[1]
+    fn parts(&self) -> (Cell, RecurrentWeights) {
+        let cell = Cell::Rnn(match self.nonlinearity {
+            Nonlinearity::Tanh => Activation::Tanh,
+            Nonlinearity::Relu => Activation::Relu,
+        });
+        let weights = RecurrentWeights {
+            weight_ih: self.weight_ih.val(),
+            weight_hh: self.weight_hh.val(),
+            bias_ih: self.bias_ih.val(),
+            bias_hh: self.bias_hh.val(),
+        };
+        (cell, weights)
     }
 
-    fn forward(
-        &self,
-        steps: Vec<Tensor<2>>,
-        carried: Vec<Tensor<2>>,
-    ) -> (Vec<Tensor<2>>, Vec<Tensor<2>>) {
-        let [mut hidden] = carried.try_into().expect("an RNN layer carries one tensor");
-        let bias = self.bias_ih.val() + self.bias_hh.val(); // [hidden]
-        // Turned once a window, so that their gradients are summed in one place.
-        let weight_ih = self.weight_ih.val().transpose();
-        let weight_hh = self.weight_hh.val().transpose();
-        let mut outputs = Vec::with_capacity(steps.len());
-        for input in steps {
-            let from_input = product(input, &weight_ih, Some(bias.clone())); // [batch, hidden]
-            let sum = from_input + product(hidden, &weight_hh, None); // [batch, hidden]
-            hidden = match self.nonlinearity {
-                Nonlinearity::Tanh => activation::tanh(sum),
-                Nonlinearity::Relu => activation::relu(sum),
-            };
-            outputs.push(hidden.clone());
-        }
-        (outputs, vec![hidden])
+    fn hidden(&self) -> usize {
+        self.weight_hh.lazy_shape()[1]
     }
 }

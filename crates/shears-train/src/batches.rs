@@ -40,18 +40,15 @@ impl Batches {
     }
 }
 
-/// Inputs `[batch, window]` and targets `[batch * window]` on a device.
-pub(crate) fn to_tensors(batch: &Batch, device: &Device) -> (Tensor<2, Int>, Tensor<1, Int>) {
+/// Inputs and targets `[batch, window]` on a device.
+pub(crate) fn to_tensors(batch: &Batch, device: &Device) -> (Tensor<2, Int>, Tensor<2, Int>) {
     let ints = |tokens: &[u32]| {
         tokens
             .iter()
             .map(|&token| token as i32)
             .collect::<Vec<i32>>()
     };
-    let inputs = TensorData::new(ints(&batch.inputs), [batch.batch, batch.window]);
-    let targets = TensorData::new(ints(&batch.targets), [batch.batch * batch.window]);
-    (
-        Tensor::from_data(inputs, device),
-        Tensor::from_data(targets, device),
-    )
+    let shape = [batch.batch, batch.window];
+    let tensor = |tokens| Tensor::from_data(TensorData::new(ints(tokens), shape), device);
+    (tensor(&batch.inputs), tensor(&batch.targets))
 }

@@ -74,8 +74,8 @@ pub fn evaluate<M: LanguageModel>(
 }
 
 /// Negative log-likelihood of each target: logits `[batch, time, vocabulary]`, targets
-/// `[batch * time]`, result `[batch * time]`.
-pub(crate) fn token_losses(logits: Tensor<3>, targets: Tensor<1, Int>) -> Tensor<1> {
+/// `[batch, time]`, result `[batch * time]`.
+fn token_losses(logits: Tensor<3>, targets: Tensor<2, Int>) -> Tensor<1> {
     let [batch, time, vocabulary] = logits.dims();
     let rows = batch * time;
     let log_probabilities = log_softmax(logits.reshape([rows, vocabulary]), 1);

@@ -11,7 +11,6 @@ use crate::TrainError;
 use crate::batches::{Batches, to_tensors};
 use crate::bench::PhaseTimes;
 use crate::checkpoint::{Checkpoint, Progress, RestoreError};
-use crate::evaluate::token_losses;
 use crate::optimizer::Optimizer;
 use crate::plan::Plan;
 use crate::tensors::{NamedTensor, load_parameters, module_tensors};
@@ -147,8 +146,7 @@ impl<M: LanguageModel> Trainer<M> {
             let (inputs, targets) = to_tensors(&batch, &self.device);
 
             let forward_started = Instant::now();
-            let (logits, after) = self.model.forward(inputs, carried);
-            let loss: Tensor<1> = token_losses(logits, targets).mean();
+            let (loss, after) = self.model.loss(inputs, targets, carried);
             total_loss += f64::from(loss.clone().into_data().iter::<f32>().next().unwrap_or(0.0));
             times.forward += forward_started.elapsed();
 

@@ -19,6 +19,8 @@ pub(crate) fn set_threads(threads: Option<usize>) -> anyhow::Result<usize> {
     };
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
+        // The thread that trains is one of them: handing work to the others costs less from inside.
+        .use_current_thread()
         .build_global()?;
     Ok(threads)
 }

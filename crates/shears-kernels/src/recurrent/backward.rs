@@ -5,7 +5,7 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 
 use super::cell::Backward;
-use super::forward::Shape;
+use super::forward::{Shape, products};
 use super::{Cell, Source, Weights};
 use crate::buffer::Buffer;
 use crate::cpu::{Cpu, Shared};
@@ -103,22 +103,14 @@ pub(super) fn backward(
     }
 }
 
-/// The recurrent weights for `gradient of sums x W_hh`; each with the place of its factor in a row of gates.
+/// The recurrent weights of each product, turned round, with the place of its factor in a row of gates.
 fn pack(cpu: Cpu, cell: Cell, size: usize, weight: &[f32]) -> Vec<(usize, Packed)> {
-    let (joined, apart) = weight.split_at(recurrent_sides(cell)[0].1.len() * size * size);
-    let mut packed = vec![(0, Packed::plain(cpu, joined, joined.len() / size, size))];
-    if !apart.is_empty() {
-        packed.push((3 * size, Packed::plain(cpu, apart, size, size)));
-    }
-    packed
-}
-
-/// Which gates, by their places in a row, belong to which gates of the recurrent weights.
-fn recurrent_sides(cell: Cell) -> Vec<(usize, Range<usize>)> {
-    match cell {
-        Cell::Gru => vec![(0, 0..2), (3, 2..3)],
-        _ => vec![(0, 0..cell.gates())],
-    }
+    let products = products(cell).iter().map(|gates| {
+        let weight = &weight[gates.start * size * size..gates.end * size * size];
+        let packed = Packed::plain(cpu, weight, gates.len() * size, size);
+        (cell.place_of_recurrent(gates.start) * size, packed)
+    });
+    products.collect()
 }
 
 /// All that the steps of a window read and write on the way back.
@@ -184,7 +176,7 @@ impl WithSimd for Rows<'_, '_> {
                     hidden_gradient: &mut hidden_gradient[of_row(size)],
                     cell_gradient: &mut cell_gradient[of_row(cell_size)],
                 }
-                .all(simd, steps.cell, size);
+                .compute(simd, steps.cell);
             }
             for panel in 0..steps.packed[0].1.count() {
                 for (place, packed) in &steps.packed {
@@ -214,8 +206,9 @@ fn recurrent_gradients(
     let stride = cell.stored() * size;
     let mut weight = Buffer::stale(cell.gates() * size * size);
     let mut bias = Buffer::stale(cell.gates() * size);
-    for (place, rows) in recurrent_sides(cell) {
-        let (first, width) = (place * size, rows.len() * size);
+    for rows in products(cell) {
+        let first = cell.place_of_recurrent(rows.start) * size;
+        let width = rows.len() * size;
         let rows = rows.start * size..rows.end * size;
         let weight = &mut weight[rows.start * size..rows.end * size];
         for (steps, hidden, add) in [

@@ -4,13 +4,11 @@
 //! `i f g o`; GRU `r z n` and, fourth, `m = W_hn h + b_hn`, which the reset gate multiplies. Backward, the
 //! gradients take the places of the gates (of the sums inside their activations, that is).
 
-use std::ops::Range;
-
 use pulp::Simd;
 
 use super::{Activation, Cell};
 use crate::math::{sigmoid, tanh};
-use crate::vector::{load, store};
+use crate::vector::update;
 
 impl Cell {
     /// How many sums of products each hidden unit has: those of the weights' rows.
@@ -52,50 +50,47 @@ pub(super) struct Forward<'a> {
 }
 
 impl Forward<'_> {
-    /// Does the given columns; `size` is the number of hidden units.
     #[inline(always)]
-    pub(super) fn columns<S: Simd>(self, simd: S, cell: Cell, size: usize, columns: Range<usize>) {
-        let end = columns.end;
-        for at in columns.step_by(S::F32_LANES) {
-            let unit = at..end.min(at + S::F32_LANES);
-            let of = |gate: usize| gate * size + unit.start..gate * size + unit.end;
-            let get = |gates: &[f32], gate| load(simd, &gates[of(gate)]);
-            match cell {
-                Cell::Rnn(activation) => {
-                    let sum = load(simd, &self.hidden[unit.clone()]);
-                    let hidden = match activation {
-                        Activation::Tanh => tanh(simd, sum),
-                        Activation::Relu => relu(simd, sum),
-                    };
-                    store(simd, &mut self.hidden[unit], hidden);
-                }
-                Cell::Lstm => {
-                    let i = sigmoid(simd, get(self.gates, 0));
-                    let f = sigmoid(simd, get(self.gates, 1));
-                    let g = tanh(simd, get(self.gates, 2));
-                    let o = sigmoid(simd, get(self.gates, 3));
-                    let before = load(simd, &self.cell_before[unit.clone()]);
-                    let cell = simd.mul_add_e_f32s(f, before, simd.mul_f32s(i, g));
-                    store(simd, &mut self.cell[unit.clone()], cell);
-                    let hidden = simd.mul_f32s(o, tanh(simd, cell));
-                    store(simd, &mut self.hidden[unit.clone()], hidden);
-                    for (gate, value) in [i, f, g, o].into_iter().enumerate() {
-                        store(simd, &mut self.gates[of(gate)], value);
-                    }
-                }
-                Cell::Gru => {
-                    let r = sigmoid(simd, get(self.gates, 0));
-                    let z = sigmoid(simd, get(self.gates, 1));
-                    let m = get(self.gates, 3);
-                    let n = tanh(simd, simd.mul_add_e_f32s(r, m, get(self.gates, 2)));
-                    let before = load(simd, &self.hidden_before[unit.clone()]);
-                    // (1 - z) n + z h, with one product less.
-                    let hidden = simd.mul_add_e_f32s(z, simd.sub_f32s(before, n), n);
-                    store(simd, &mut self.hidden[unit.clone()], hidden);
-                    for (gate, value) in [r, z, n].into_iter().enumerate() {
-                        store(simd, &mut self.gates[of(gate)], value);
-                    }
-                }
+    pub(super) fn compute<S: Simd>(self, simd: S, cell: Cell) {
+        let size = self.hidden.len();
+        match cell {
+            Cell::Rnn(Activation::Tanh) => {
+                update(simd, [], [self.hidden], |[], [sum]| [tanh(simd, sum)]);
+            }
+            Cell::Rnn(Activation::Relu) => {
+                update(simd, [], [self.hidden], |[], [sum]| [relu(simd, sum)]);
+            }
+            Cell::Lstm => {
+                let [i, f, g, o] = quarters(self.gates, size);
+                let changed = [i, f, g, o, self.cell, self.hidden];
+                update(
+                    simd,
+                    [self.cell_before],
+                    changed,
+                    |[before], [i, f, g, o, _, _]| {
+                        let (i, f) = (sigmoid(simd, i), sigmoid(simd, f));
+                        let (g, o) = (tanh(simd, g), sigmoid(simd, o));
+                        let cell = simd.mul_add_e_f32s(f, before, simd.mul_f32s(i, g));
+                        let hidden = simd.mul_f32s(o, tanh(simd, cell));
+                        [i, f, g, o, cell, hidden]
+                    },
+                );
+            }
+            Cell::Gru => {
+                let [r, z, n, m] = quarters(self.gates, size);
+                let changed = [r, z, n, self.hidden];
+                update(
+                    simd,
+                    [m, self.hidden_before],
+                    changed,
+                    |[m, before], [r, z, n, _]| {
+                        let (r, z) = (sigmoid(simd, r), sigmoid(simd, z));
+                        let n = tanh(simd, simd.mul_add_e_f32s(r, m, n));
+                        // (1 - z) n + z h, with one product less.
+                        let hidden = simd.mul_add_e_f32s(z, simd.sub_f32s(before, n), n);
+                        [r, z, n, hidden]
+                    },
+                );
             }
         }
     }
@@ -121,69 +116,66 @@ pub(super) struct Backward<'a> {
 }
 
 impl Backward<'_> {
-    /// Does all columns; `size` is the number of hidden units.
     #[inline(always)]
-    pub(super) fn all<S: Simd>(self, simd: S, cell: Cell, size: usize) {
-        let one = simd.splat_f32s(1.0);
-        let zero = simd.splat_f32s(0.0);
+    pub(super) fn compute<S: Simd>(self, simd: S, cell: Cell) {
+        let size = self.hidden.len();
+        let (one, zero) = (simd.splat_f32s(1.0), simd.splat_f32s(0.0));
+        let mul = |a, b| simd.mul_f32s(a, b);
         // Derivatives of the activations, from their values.
-        let of_sigmoid = |y: S::f32s| simd.mul_f32s(y, simd.sub_f32s(one, y));
+        let of_sigmoid = |y: S::f32s| mul(y, simd.sub_f32s(one, y));
         let of_tanh = |y: S::f32s| simd.negate_mul_add_e_f32s(y, y, one);
-        for at in (0..size).step_by(S::F32_LANES) {
-            let unit = at..size.min(at + S::F32_LANES);
-            let of = |gate: usize| gate * size + unit.start..gate * size + unit.end;
-            let get = |gates: &[f32], gate| load(simd, &gates[of(gate)]);
-            let dh = simd.add_f32s(
-                load(simd, &self.output_gradient[unit.clone()]),
-                load(simd, &self.hidden_gradient[unit.clone()]),
-            );
-            match cell {
-                Cell::Rnn(activation) => {
-                    let hidden = load(simd, &self.hidden[unit.clone()]);
+        let output = self.output_gradient;
+        match cell {
+            Cell::Rnn(activation) => {
+                let given = [output, self.hidden];
+                let changed = [self.gates, self.hidden_gradient];
+                update(simd, given, changed, |[output, hidden], [_, later]| {
+                    let dh = simd.add_f32s(output, later);
                     let sum = match activation {
-                        Activation::Tanh => simd.mul_f32s(dh, of_tanh(hidden)),
+                        Activation::Tanh => mul(dh, of_tanh(hidden)),
                         Activation::Relu => {
                             simd.select_f32s(simd.less_than_f32s(zero, hidden), dh, zero)
                         }
                     };
-                    store(simd, &mut self.gates[unit.clone()], sum);
-                    store(simd, &mut self.hidden_gradient[unit], zero);
-                }
-                Cell::Lstm => {
-                    let [i, f, g, o] = std::array::from_fn(|gate| get(self.gates, gate));
-                    let squashed = tanh(simd, load(simd, &self.cell[unit.clone()]));
-                    let before = load(simd, &self.cell_before[unit.clone()]);
-                    let do_ = simd.mul_f32s(simd.mul_f32s(dh, squashed), of_sigmoid(o));
-                    let dc = simd.mul_add_e_f32s(
-                        simd.mul_f32s(dh, o),
-                        of_tanh(squashed),
-                        load(simd, &self.cell_gradient[unit.clone()]),
-                    );
-                    let di = simd.mul_f32s(simd.mul_f32s(dc, g), of_sigmoid(i));
-                    let df = simd.mul_f32s(simd.mul_f32s(dc, before), of_sigmoid(f));
-                    let dg = simd.mul_f32s(simd.mul_f32s(dc, i), of_tanh(g));
-                    for (gate, value) in [di, df, dg, do_].into_iter().enumerate() {
-                        store(simd, &mut self.gates[of(gate)], value);
-                    }
-                    let cell_gradient = simd.mul_f32s(dc, f);
-                    store(simd, &mut self.cell_gradient[unit.clone()], cell_gradient);
-                    store(simd, &mut self.hidden_gradient[unit], zero);
-                }
-                Cell::Gru => {
-                    let [r, z, n, m] = std::array::from_fn(|gate| get(self.gates, gate));
-                    let before = load(simd, &self.hidden_before[unit.clone()]);
-                    let dz =
-                        simd.mul_f32s(simd.mul_f32s(dh, simd.sub_f32s(before, n)), of_sigmoid(z));
-                    let dn = simd.mul_f32s(dh, simd.sub_f32s(one, z));
-                    let dn = simd.mul_f32s(dn, of_tanh(n));
-                    let dr = simd.mul_f32s(simd.mul_f32s(dn, m), of_sigmoid(r));
-                    let dm = simd.mul_f32s(dn, r);
-                    for (gate, value) in [dr, dz, dn, dm].into_iter().enumerate() {
-                        store(simd, &mut self.gates[of(gate)], value);
-                    }
-                    let direct = simd.mul_f32s(dh, z);
-                    store(simd, &mut self.hidden_gradient[unit], direct);
-                }
+                    [sum, zero]
+                });
+            }
+            Cell::Lstm => {
+                let [i, f, g, o] = quarters(self.gates, size);
+                let given = [output, self.cell, self.cell_before];
+                let changed = [i, f, g, o, self.hidden_gradient, self.cell_gradient];
+                update(
+                    simd,
+                    given,
+                    changed,
+                    |[output, cell, before], [i, f, g, o, later, dc]| {
+                        let dh = simd.add_f32s(output, later);
+                        let squashed = tanh(simd, cell);
+                        let do_ = mul(mul(dh, squashed), of_sigmoid(o));
+                        let dc = simd.mul_add_e_f32s(mul(dh, o), of_tanh(squashed), dc);
+                        let di = mul(mul(dc, g), of_sigmoid(i));
+                        let df = mul(mul(dc, before), of_sigmoid(f));
+                        let dg = mul(mul(dc, i), of_tanh(g));
+                        [di, df, dg, do_, zero, mul(dc, f)]
+                    },
+                );
+            }
+            Cell::Gru => {
+                let [r, z, n, m] = quarters(self.gates, size);
+                let given = [output, self.hidden_before];
+                let changed = [r, z, n, m, self.hidden_gradient];
+                update(
+                    simd,
+                    given,
+                    changed,
+                    |[output, before], [r, z, n, m, later]| {
+                        let dh = simd.add_f32s(output, later);
+                        let dz = mul(mul(dh, simd.sub_f32s(before, n)), of_sigmoid(z));
+                        let dn = mul(mul(dh, simd.sub_f32s(one, z)), of_tanh(n));
+                        let dr = mul(mul(dn, m), of_sigmoid(r));
+                        [dr, dz, dn, mul(dn, r), mul(dh, z)]
+                    },
+                );
             }
         }
     }
@@ -194,4 +186,13 @@ impl Backward<'_> {
 fn relu<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let zero = simd.splat_f32s(0.0);
     simd.select_f32s(simd.less_than_f32s(x, zero), zero, x)
+}
+
+/// The four parts of a row of gates.
+#[inline(always)]
+fn quarters(gates: &mut [f32], size: usize) -> [&mut [f32]; 4] {
+    let (first, rest) = gates.split_at_mut(size);
+    let (second, rest) = rest.split_at_mut(size);
+    let (third, fourth) = rest.split_at_mut(size);
+    [first, second, third, fourth]
 }

@@ -8,13 +8,7 @@ use super::cell::Forward;
 use super::{Cell, Source, Weights};
 use crate::buffer::Buffer;
 use crate::cpu::{Cpu, Shared};
-use crate::matmul::{MatrixVector, Packed, Start};
-
-/// A batch of fewer rows multiplies the weights as they are: packing would cost more.
-const PACK_FROM: usize = 4;
-
-/// From this size on, a weight matrix times one vector is shared between threads.
-const SPLIT_BYTES: usize = 1 << 20;
+use crate::matmul::{PACK_FROM, Packed, Start, product_with_vector};
 
 /// What a window leaves behind.
 #[derive(Debug)]
@@ -88,7 +82,7 @@ pub(super) fn forward(
         last_bias: &weights.recurrent_bias[(cell.gates() - 1) * size..],
         packed: match shape.batch {
             ..PACK_FROM => Vec::new(),
-            _ => pack_gates(cpu, cell, size, weights.recurrent),
+            _ => pack(cpu, cell, size, weights.recurrent),
         },
         table: table.as_ref().map(|(table, tokens)| (&table[..], *tokens)),
         before: (hidden, cell_state),
@@ -156,40 +150,24 @@ fn input_part(
     );
 }
 
-fn pack_gates(cpu: Cpu, cell: Cell, size: usize, weight: &[f32]) -> Vec<Packed> {
-    let gates = weight.chunks_exact(size * size).take(cell.gates());
-    gates
-        .map(|gate| Packed::transposed(cpu, gate, size, size))
-        .collect()
+/// The gates whose sums lie side by side, in the weights and in a row of gates: each such range is one
+/// product.
+pub(super) fn products(cell: Cell) -> &'static [Range<usize>] {
+    match cell {
+        Cell::Rnn(_) => &[0..1],
+        Cell::Lstm => &[0..4],
+        Cell::Gru => &[0..2, 2..3],
+    }
 }
 
-fn product_with_vector(cpu: Cpu, weight: &[f32], x: &[f32], y: &mut [f32], start: Start<'_>) {
-    let inner = x.len();
-    if size_of_val(weight) < SPLIT_BYTES {
-        cpu.run(MatrixVector {
-            weight,
-            x,
-            y,
-            start,
-        });
-        return;
-    }
-    let (count, shared) = (y.len(), Shared::new(y));
-    cpu.split(count, 16, |rows| {
-        let start = match start {
-            Start::Bias(bias) => Start::Bias(&bias[rows.clone()]),
-            other => other,
-        };
-        let weight = &weight[rows.start * inner..rows.end * inner];
-        // SAFETY: parts do not overlap.
-        let y = unsafe { shared.part(rows) };
-        cpu.run(MatrixVector {
-            weight,
-            x,
-            y,
-            start,
-        });
+/// The recurrent weights of each product, with its first gate.
+fn pack(cpu: Cpu, cell: Cell, size: usize, weight: &[f32]) -> Vec<(usize, Packed)> {
+    let products = products(cell).iter().map(|gates| {
+        let weight = &weight[gates.start * size * size..gates.end * size * size];
+        let packed = Packed::transposed(cpu, weight, gates.len() * size, size);
+        (gates.start, packed)
     });
+    products.collect()
 }
 
 /// All that the steps of a window read and write.
@@ -200,8 +178,8 @@ struct Steps<'a> {
     recurrent: &'a [f32],
     /// The recurrent bias of the last gate, which the GRU keeps apart.
     last_bias: &'a [f32],
-    /// Each gate's part of the recurrent weights.
-    packed: Vec<Packed>,
+    /// See [`pack`].
+    packed: Vec<(usize, Packed)>,
     /// `W_ih x + b` for each token, and the tokens.
     table: Option<(&'a [f32], &'a [u32])>,
     before: (&'a [f32], &'a [f32]),
@@ -293,21 +271,15 @@ impl<'a> Steps<'a> {
     /// A window of few rows: one product of a weight matrix with a vector for each row and step.
     fn unpacked(&self, cpu: Cpu) {
         let size = self.shape.hidden;
-        // Gates that lie side by side, in the weights and in the sums, are one product.
-        let products: &[Range<usize>] = match self.cell {
-            Cell::Gru => &[0..2, 2..3],
-            _ => &[0..self.cell.gates()],
-        };
-        for (time, row) in
-            (0..self.shape.time).flat_map(|time| (0..self.shape.batch).map(move |row| (time, row)))
-        {
+        for index in 0..self.shape.rows() {
+            let (time, row) = (index / self.shape.batch, index % self.shape.batch);
             let rows = row..row + 1;
             // SAFETY: this is the only thread, and one step is alive at a time.
             let mut step = unsafe { self.at(time, &rows) };
             let hidden_before = step.hidden_before;
             let sums = self.sums(&mut step);
             self.look_up(time, &rows, sums);
-            for gates in products {
+            for gates in products(self.cell) {
                 let weight = &self.recurrent[gates.start * size * size..gates.end * size * size];
                 let first = self.cell.place_of_recurrent(gates.start) * size;
                 let sums = &mut sums[first..first + gates.len() * size];
@@ -317,9 +289,9 @@ impl<'a> Steps<'a> {
         }
     }
 
-    /// The cells of some columns of a step.
+    /// The cells of a step.
     #[inline(always)]
-    fn finish<S: Simd>(&self, simd: S, step: &mut Step<'a>, columns: &Range<usize>) {
+    fn finish<S: Simd>(&self, simd: S, step: &mut Step<'a>) {
         let size = self.shape.hidden;
         let rows = step.hidden.len() / size;
         let row_of = |row: usize, width: usize| row * width..(row + 1) * width;
@@ -333,12 +305,12 @@ impl<'a> Steps<'a> {
                 hidden: &mut step.hidden[row_of(row, size)],
                 cell: &mut step.cell[row_of(row, cell_size)],
             }
-            .columns(simd, self.cell, size, columns.clone());
+            .compute(simd, self.cell);
         }
     }
 }
 
-/// The cells of all columns of a step.
+/// The cells of a step, after products that were computed one by one.
 struct Cells<'a, 'b> {
     steps: &'b Steps<'a>,
     step: Step<'a>,
@@ -349,8 +321,7 @@ impl WithSimd for Cells<'_, '_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        let all = 0..self.steps.shape.hidden;
-        self.steps.finish(simd, &mut self.step, &all);
+        self.steps.finish(simd, &mut self.step);
     }
 }
 
@@ -371,27 +342,23 @@ impl WithSimd for PackedRows<'_, '_> {
         for time in 0..steps.shape.time {
             // SAFETY: these rows are this thread's, and the step before is gone.
             let mut step = unsafe { steps.at(time, &rows) };
+            let hidden_before = step.hidden_before;
             let sums = steps.sums(&mut step);
             steps.look_up(time, &rows, sums);
-            for panel in 0..steps.packed[0].count() {
-                // The gates of the same hidden units one after the other, and then their cells,
-                // while all of it is in the first-level cache.
-                for (gate, packed) in steps.packed.iter().enumerate() {
-                    let hidden_before = step.hidden_before;
-                    let place = steps.cell.place_of_recurrent(gate) * size;
-                    let sums = &mut steps.sums(&mut step)[place..];
+            for (gate, packed) in &steps.packed {
+                let first = steps.cell.place_of_recurrent(*gate) * size;
+                for panel in 0..packed.count() {
                     packed.multiply_panel(
                         simd,
                         panel,
                         (hidden_before, size),
-                        (sums, stride),
+                        (&mut sums[first..], stride),
                         rows.len(),
-                        steps.start(gate),
+                        steps.start(*gate),
                     );
                 }
-                let columns = steps.packed[0].columns_of(panel);
-                steps.finish(simd, &mut step, &columns);
             }
+            steps.finish(simd, &mut step);
         }
     }
 }

@@ -338,3 +338,44 @@ fn a_token_outside_the_vocabulary_is_named() {
     case.tokens = Some(vec![0, 5, 1, 2]);
     case.through_burn(true, false);
 }
+
+#[test]
+#[ignore]
+fn timing() {
+    for cell in [Cell::Rnn(Activation::Tanh), Cell::Lstm, Cell::Gru] {
+        let case = Case::new(cell, [50, 50, 128, 128], Some(65));
+        let cpu = Cpu::current().alone();
+        let source = Source::Table {
+            embedding: &case.source,
+            tokens: case.tokens.as_ref().unwrap(),
+        };
+        let weights = Weights {
+            input: &case.weights[0],
+            recurrent: &case.weights[1],
+            input_bias: &case.weights[2],
+            recurrent_bias: &case.weights[3],
+        };
+        let cell_state = case.states.get(1).map_or(&[][..], |state| state);
+        let before = (&case.states[0][..], cell_state);
+        let (mut best, mut best_back) = (f64::MAX, f64::MAX);
+        for _ in 0..20 {
+            let start = std::time::Instant::now();
+            let window = forward(cpu, cell, case.shape, source, weights, before);
+            best = best.min(start.elapsed().as_secs_f64());
+            let known = Known {
+                outputs: &case.factors,
+                last_hidden: None,
+                last_cell: None,
+            };
+            let start = std::time::Instant::now();
+            let left = (&window.outputs[..], &window.cells[..], window.gates);
+            backward(cpu, cell, case.shape, source, weights, before, left, known);
+            best_back = best_back.min(start.elapsed().as_secs_f64());
+        }
+        println!(
+            "{cell:?}: {:.2} ms, back {:.2} ms TIMING",
+            best * 1e3,
+            best_back * 1e3
+        );
+    }
+}

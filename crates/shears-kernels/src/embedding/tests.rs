@@ -1,0 +1,49 @@
+use burn::tensor::Device;
+
+use super::{embedding_with_positions, embedding_with_positions_plain};
+use crate::testing::{assert_close, numbers, read, tensor, whole, whole_numbers};
+
+#[test]
+fn agrees_with_the_composition() {
+    let device = Device::flex().autodiff();
+    for [batch, time, size, vocabulary, start] in
+        [[1, 1, 1, 1, 0], [3, 5, 70, 4, 2], [2, 9, 16, 40, 1]]
+    {
+        let context = start + time + 2;
+        let run = |fused: bool| {
+            let weight = tensor(&numbers(vocabulary * size, 1), [vocabulary, size], &device);
+            let positions = tensor(&numbers(context * size, 2), [context, size], &device);
+            let tokens = whole_numbers(batch * time, vocabulary, 3);
+            let tokens = whole(&tokens, [batch, time], &device);
+            let call = match fused {
+                true => embedding_with_positions,
+                false => embedding_with_positions_plain,
+            };
+            let rows = call(tokens, weight.clone(), positions.clone(), start);
+            let gradients = (rows.clone() * rows.clone()).sum().backward();
+            [
+                read(&rows),
+                read(&weight.grad(&gradients).unwrap()),
+                read(&positions.grad(&gradients).unwrap()),
+            ]
+        };
+        for (n, (found, expected)) in run(true).iter().zip(&run(false)).enumerate() {
+            assert_close(
+                &format!("{batch} x {time} x {size}: {n}"),
+                found,
+                expected,
+                1e-6,
+            );
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "a position outside the context")]
+fn a_window_longer_than_the_context_is_refused() {
+    let device = Device::flex().autodiff();
+    let (weight, positions) = (numbers(4, 1), numbers(4, 2));
+    let tokens = whole(&[0, 1, 0], [1, 3], &device);
+    let weight = tensor(&weight, [2, 2], &device);
+    embedding_with_positions(tokens, weight, tensor(&positions, [2, 2], &device), 0);
+}

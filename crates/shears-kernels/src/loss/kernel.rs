@@ -1,0 +1,169 @@
+//! Logits, their cross-entropy and its gradients, a block of rows at a time.
+
+use pulp::{Simd, WithSimd};
+
+use crate::buffer::Buffer;
+use crate::cpu::{Cpu, Shared};
+use crate::math::exp;
+use crate::matmul::{Packed, Start, transposed_product};
+use crate::vector::sum_columns;
+
+/// Logits that exist at the same time, at most: 64 MB. Fewer would mean to go through the gradient of
+/// the weights more often.
+const LOGITS_AT_ONCE: usize = 1 << 24;
+
+/// Rows that are done together, at least.
+const ROWS_AT_LEAST: usize = 64;
+
+/// What a loss is computed from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Problem<'a> {
+    /// `[rows, size]`
+    pub(super) hidden: &'a [f32],
+    /// `[vocabulary, size]`
+    pub(super) weight: &'a [f32],
+    /// `[vocabulary]`, or nothing
+    pub(super) bias: &'a [f32],
+    /// `[rows]`
+    pub(super) targets: &'a [u32],
+    pub(super) size: usize,
+    pub(super) vocabulary: usize,
+}
+
+/// The loss, and its gradients where they were asked for.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) loss: f32,
+    pub(super) gradients: Option<LossGradients>,
+}
+
+/// Gradients of the mean loss, in the shapes of what they are gradients of.
+#[derive(Debug)]
+pub(super) struct LossGradients {
+    pub(super) hidden: Buffer,
+    pub(super) weight: Buffer,
+    pub(super) bias: Buffer,
+}
+
+impl Problem<'_> {
+    pub(super) fn solve(self, cpu: Cpu, with_gradients: bool) -> Found {
+        let Problem {
+            size, vocabulary, ..
+        } = self;
+        let rows = self.targets.len();
+        let at_once = (LOGITS_AT_ONCE / vocabulary).max(ROWS_AT_LEAST).min(rows);
+        // Rows of whole vectors; what is behind the vocabulary is as improbable as can be.
+        let stride = vocabulary.next_multiple_of(cpu.lanes());
+        let mut logits = Buffer::stale(at_once * stride);
+        let mut losses = Buffer::stale(rows);
+        let forward = Packed::transposed(cpu, self.weight, vocabulary, size);
+        let mut back = with_gradients.then(|| {
+            let packed = Packed::plain(cpu, self.weight, vocabulary, size);
+            let gradients = LossGradients {
+                hidden: Buffer::stale(rows * size),
+                weight: Buffer::stale(vocabulary * size),
+                bias: Buffer::zeros(self.bias.len()),
+            };
+            (packed, gradients)
+        });
+        for first in (0..rows).step_by(at_once) {
+            let block = first..rows.min(first + at_once);
+            let hidden = &self.hidden[block.start * size..block.end * size];
+            let targets = &self.targets[block.clone()];
+            let logits = &mut logits[..block.len() * stride];
+            let losses = Shared::new(&mut losses[block.clone()]);
+            let start = match self.bias {
+                [] => Start::Zero,
+                bias => Start::Bias(bias),
+            };
+            forward.multiply_then(
+                cpu,
+                (hidden, size),
+                (logits, stride),
+                start,
+                |first, logits| {
+                    let rows = first..first + logits.len() / stride;
+                    cpu.run(CrossEntropy {
+                        logits,
+                        vocabulary,
+                        targets: &targets[rows.clone()],
+                        // SAFETY: blocks of rows do not overlap.
+                        losses: unsafe { losses.part(rows) },
+                        scale: with_gradients.then_some(1.0 / self.targets.len() as f32),
+                    });
+                },
+            );
+            let Some((packed, gradients)) = &mut back else {
+                continue;
+            };
+            let result = &mut gradients.hidden[block.start * size..block.end * size];
+            packed.multiply(cpu, (logits, stride), (result, size), Start::Zero);
+            transposed_product(
+                cpu,
+                block.len(),
+                (logits, stride, vocabulary),
+                (hidden, size, size),
+                (&mut gradients.weight, size),
+                first > 0,
+            );
+            if !self.bias.is_empty() {
+                let sums = sum_columns(cpu, logits, stride, 0..vocabulary);
+                for (total, sum) in gradients.bias.iter_mut().zip(&sums[..]) {
+                    *total += sum;
+                }
+            }
+        }
+        // In f64: a sum of many f32 would lose digits.
+        let total: f64 = losses.iter().copied().map(f64::from).sum();
+        Found {
+            loss: (total / rows as f64) as f32,
+            gradients: back.map(|(_, gradients)| gradients),
+        }
+    }
+}
+
+/// The loss of each row; with a scale, the logits become the gradients of the losses times it.
+struct CrossEntropy<'a> {
+    /// `[rows, stride]`, where the stride is the vocabulary in whole vectors.
+    logits: &'a mut [f32],
+    vocabulary: usize,
+    targets: &'a [u32],
+    losses: &'a mut [f32],
+    scale: Option<f32>,
+}
+
+impl WithSimd for CrossEntropy<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let stride = self.vocabulary.next_multiple_of(S::F32_LANES);
+        let rows = self.logits.chunks_exact_mut(stride).zip(self.targets);
+        for ((row, &target), loss) in rows.zip(self.losses) {
+            row[self.vocabulary..].fill(f32::NEG_INFINITY);
+            let (row_vectors, _) = S::as_mut_simd_f32s(row);
+            let mut largest = simd.splat_f32s(f32::NEG_INFINITY);
+            for logit in &*row_vectors {
+                largest = simd.max_f32s(largest, *logit);
+            }
+            let largest = simd.reduce_max_f32s(largest);
+            let shift = simd.splat_f32s(-largest);
+            let chosen = row[target as usize] - largest;
+            let (row_vectors, _) = S::as_mut_simd_f32s(row);
+            let mut sum = simd.splat_f32s(0.0);
+            for logit in &mut *row_vectors {
+                *logit = exp(simd, simd.add_f32s(*logit, shift));
+                sum = simd.add_f32s(sum, *logit);
+            }
+            let sum = simd.reduce_sum_f32s(sum);
+            *loss = sum.ln() - chosen;
+            if let Some(scale) = self.scale {
+                let share = simd.splat_f32s(scale / sum);
+                for exponential in row_vectors {
+                    *exponential = simd.mul_f32s(*exponential, share);
+                }
+                row[target as usize] -= scale;
+            }
+        }
+    }
+}
