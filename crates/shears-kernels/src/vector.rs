@@ -47,10 +47,16 @@ pub(crate) fn update<S: Simd, const GIVEN: usize, const CHANGED: usize>(
         let changed = changed.each_mut().map(|row| S::as_mut_simd_f32s(row).0);
         let changed = changed.map(|row| &mut row[..count]);
         for k in 0..count {
-            let results = change(
-                std::array::from_fn(|row| given_vectors[row][k]),
-                std::array::from_fn(|row| changed[row][k]),
-            );
+            // Loops and no closures, for all of this has to become one piece of code.
+            let mut now_given = [simd.splat_f32s(0.0); GIVEN];
+            for row in 0..GIVEN {
+                now_given[row] = given_vectors[row][k];
+            }
+            let mut now = [simd.splat_f32s(0.0); CHANGED];
+            for row in 0..CHANGED {
+                now[row] = changed[row][k];
+            }
+            let results = change(now_given, now);
             for row in 0..CHANGED {
                 changed[row][k] = results[row];
             }

@@ -55,10 +55,22 @@ impl Forward<'_> {
         let size = self.hidden.len();
         match cell {
             Cell::Rnn(Activation::Tanh) => {
-                update(simd, [], [self.hidden], |[], [sum]| [tanh(simd, sum)]);
+                update(
+                    simd,
+                    [],
+                    [self.hidden],
+                    #[inline(always)]
+                    |[], [sum]| [tanh(simd, sum)],
+                );
             }
             Cell::Rnn(Activation::Relu) => {
-                update(simd, [], [self.hidden], |[], [sum]| [relu(simd, sum)]);
+                update(
+                    simd,
+                    [],
+                    [self.hidden],
+                    #[inline(always)]
+                    |[], [sum]| [relu(simd, sum)],
+                );
             }
             Cell::Lstm => {
                 let [i, f, g, o] = quarters(self.gates, size);
@@ -67,6 +79,7 @@ impl Forward<'_> {
                     simd,
                     [self.cell_before],
                     changed,
+                    #[inline(always)]
                     |[before], [i, f, g, o, _, _]| {
                         let (i, f) = (sigmoid(simd, i), sigmoid(simd, f));
                         let (g, o) = (tanh(simd, g), sigmoid(simd, o));
@@ -83,6 +96,7 @@ impl Forward<'_> {
                     simd,
                     [m, self.hidden_before],
                     changed,
+                    #[inline(always)]
                     |[m, before], [r, z, n, _]| {
                         let (r, z) = (sigmoid(simd, r), sigmoid(simd, z));
                         let n = tanh(simd, simd.mul_add_e_f32s(r, m, n));
@@ -120,25 +134,27 @@ impl Backward<'_> {
     pub(super) fn compute<S: Simd>(self, simd: S, cell: Cell) {
         let size = self.hidden.len();
         let (one, zero) = (simd.splat_f32s(1.0), simd.splat_f32s(0.0));
-        let mul = |a, b| simd.mul_f32s(a, b);
-        // Derivatives of the activations, from their values.
-        let of_sigmoid = |y: S::f32s| mul(y, simd.sub_f32s(one, y));
-        let of_tanh = |y: S::f32s| simd.negate_mul_add_e_f32s(y, y, one);
         let output = self.output_gradient;
         match cell {
             Cell::Rnn(activation) => {
                 let given = [output, self.hidden];
                 let changed = [self.gates, self.hidden_gradient];
-                update(simd, given, changed, |[output, hidden], [_, later]| {
-                    let dh = simd.add_f32s(output, later);
-                    let sum = match activation {
-                        Activation::Tanh => mul(dh, of_tanh(hidden)),
-                        Activation::Relu => {
-                            simd.select_f32s(simd.less_than_f32s(zero, hidden), dh, zero)
-                        }
-                    };
-                    [sum, zero]
-                });
+                update(
+                    simd,
+                    given,
+                    changed,
+                    #[inline(always)]
+                    |[output, hidden], [_, later]| {
+                        let dh = simd.add_f32s(output, later);
+                        let sum = match activation {
+                            Activation::Tanh => mul(simd, dh, of_tanh(simd, hidden)),
+                            Activation::Relu => {
+                                simd.select_f32s(simd.less_than_f32s(zero, hidden), dh, zero)
+                            }
+                        };
+                        [sum, zero]
+                    },
+                );
             }
             Cell::Lstm => {
                 let [i, f, g, o] = quarters(self.gates, size);
@@ -148,15 +164,16 @@ impl Backward<'_> {
                     simd,
                     given,
                     changed,
+                    #[inline(always)]
                     |[output, cell, before], [i, f, g, o, later, dc]| {
                         let dh = simd.add_f32s(output, later);
                         let squashed = tanh(simd, cell);
-                        let do_ = mul(mul(dh, squashed), of_sigmoid(o));
-                        let dc = simd.mul_add_e_f32s(mul(dh, o), of_tanh(squashed), dc);
-                        let di = mul(mul(dc, g), of_sigmoid(i));
-                        let df = mul(mul(dc, before), of_sigmoid(f));
-                        let dg = mul(mul(dc, i), of_tanh(g));
-                        [di, df, dg, do_, zero, mul(dc, f)]
+                        let do_ = mul(simd, mul(simd, dh, squashed), of_sigmoid(simd, o));
+                        let dc = simd.mul_add_e_f32s(mul(simd, dh, o), of_tanh(simd, squashed), dc);
+                        let di = mul(simd, mul(simd, dc, g), of_sigmoid(simd, i));
+                        let df = mul(simd, mul(simd, dc, before), of_sigmoid(simd, f));
+                        let dg = mul(simd, mul(simd, dc, i), of_tanh(simd, g));
+                        [di, df, dg, do_, zero, mul(simd, dc, f)]
                     },
                 );
             }
@@ -168,17 +185,39 @@ impl Backward<'_> {
                     simd,
                     given,
                     changed,
+                    #[inline(always)]
                     |[output, before], [r, z, n, m, later]| {
                         let dh = simd.add_f32s(output, later);
-                        let dz = mul(mul(dh, simd.sub_f32s(before, n)), of_sigmoid(z));
-                        let dn = mul(mul(dh, simd.sub_f32s(one, z)), of_tanh(n));
-                        let dr = mul(mul(dn, m), of_sigmoid(r));
-                        [dr, dz, dn, mul(dn, r), mul(dh, z)]
+                        let dz = mul(
+                            simd,
+                            mul(simd, dh, simd.sub_f32s(before, n)),
+                            of_sigmoid(simd, z),
+                        );
+                        let dn = mul(simd, mul(simd, dh, simd.sub_f32s(one, z)), of_tanh(simd, n));
+                        let dr = mul(simd, mul(simd, dn, m), of_sigmoid(simd, r));
+                        [dr, dz, dn, mul(simd, dn, r), mul(simd, dh, z)]
                     },
                 );
             }
         }
     }
+}
+
+#[inline(always)]
+fn mul<S: Simd>(simd: S, a: S::f32s, b: S::f32s) -> S::f32s {
+    simd.mul_f32s(a, b)
+}
+
+/// The derivative of the logistic function, from its value.
+#[inline(always)]
+fn of_sigmoid<S: Simd>(simd: S, y: S::f32s) -> S::f32s {
+    mul(simd, y, simd.sub_f32s(simd.splat_f32s(1.0), y))
+}
+
+/// The derivative of the hyperbolic tangent, from its value.
+#[inline(always)]
+fn of_tanh<S: Simd>(simd: S, y: S::f32s) -> S::f32s {
+    simd.negate_mul_add_e_f32s(y, y, simd.splat_f32s(1.0))
 }
 
 /// `max(x, 0)`; a NaN stays one.

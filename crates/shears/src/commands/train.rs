@@ -321,8 +321,11 @@ fn conclude<M: LanguageModel>(
         say!("\nto go on:\n  {} train --resume {path}", report::program());
         return Ok(());
     }
-    let sample = write_sample(&trainer.model().valid(), &corpora.tokenizer, device, 300)?;
-    say!("\nit writes:\n{}", indent(&sample));
+    match write_sample(&trainer.model().valid(), &corpora.tokenizer, device, 300) {
+        Ok(sample) => say!("\nit writes:\n{}", indent(&sample)),
+        // The run has ended as it should, and what it found is above.
+        Err(error) => say!("\nit writes nothing: {error}"),
+    }
     let prefix = report::program();
     say!("\nnext:\n  {prefix} generate {path}\n  {prefix} inspect {path}");
     Ok(())
