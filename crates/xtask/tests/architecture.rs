@@ -118,6 +118,8 @@ fn who_knows_what() {
         ("shears-model", "gradclip"),
         ("shears-generate", "shears-train"),
         ("shears-train", "shears-generate"),
+        ("shears-kernels", "shears-model"),
+        ("shears-kernels", "gradclip"),
     ] {
         assert!(!knows(user, what), "{user} must not know {what}");
     }
@@ -127,6 +129,10 @@ fn who_knows_what() {
         // The resolved graph cannot tell: features are unified over the workspace, and `anyhow`
         // may come with a library that uses it inside.
         for what in ["clap", "anyhow", "indicatif", "flex", "cuda", "wgpu"] {
+            // The kernels are those of the CPU device.
+            if (user.as_str(), what) == ("shears-kernels", "flex") {
+                continue;
+            }
             let mut words = normal.split(|c: char| !c.is_alphanumeric());
             assert!(
                 !words.any(|word| word == what),
@@ -153,13 +159,34 @@ fn every_crate_is_on_the_map_and_the_map_has_no_other() {
     }
 }
 
+/// `unsafe` is forbidden everywhere but in the crate of the kernels, which says of each block why it is
+/// sound, and otherwise has the lints of all.
 #[test]
 fn every_crate_has_the_lints_of_the_workspace() {
-    for name in crates() {
+    let workspace: toml::Table = toml::from_str(&read("Cargo.toml")).unwrap();
+    let lints = workspace["workspace"]["lints"].clone();
+    assert_eq!(lints["rust"]["unsafe_code"].as_str(), Some("forbid"));
+    for name in crates().iter().filter(|name| *name != "shears-kernels") {
         let manifest = read(&format!("crates/{name}/Cargo.toml"));
         assert!(manifest.contains("[lints]\nworkspace = true"), "{name}");
     }
-    assert!(read("Cargo.toml").contains("unsafe_code = \"forbid\""));
+    let kernels: toml::Table = toml::from_str(&read("crates/shears-kernels/Cargo.toml")).unwrap();
+    let mut own = kernels["lints"].clone();
+    let own_rust = own["rust"].as_table_mut().unwrap();
+    assert!(own_rust.remove("unsafe_code").is_some());
+    assert_eq!(
+        own_rust.remove("unsafe_op_in_unsafe_fn").unwrap().as_str(),
+        Some("deny")
+    );
+    let own_clippy = own["clippy"].as_table_mut().unwrap();
+    let documented = own_clippy.remove("undocumented_unsafe_blocks").unwrap();
+    assert_eq!(documented.as_str(), Some("deny"));
+    let mut expected = lints;
+    expected["rust"]
+        .as_table_mut()
+        .unwrap()
+        .remove("unsafe_code");
+    assert_eq!(own, expected);
 }
 
 #[test]
