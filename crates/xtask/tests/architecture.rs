@@ -119,7 +119,6 @@ fn who_knows_what() {
         ("shears-generate", "shears-train"),
         ("shears-train", "shears-generate"),
         ("shears-kernels", "shears-model"),
-        ("shears-kernels", "gradclip"),
     ] {
         assert!(!knows(user, what), "{user} must not know {what}");
     }

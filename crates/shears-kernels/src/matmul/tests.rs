@@ -169,29 +169,3 @@ fn a_matrix_times_a_vector() {
         }
     }
 }
-
-#[test]
-#[ignore]
-fn timing() {
-    let cpu = Cpu::current().alone();
-    for (rows, inner, columns) in [
-        (25, 128, 512),
-        (25, 512, 2048),
-        (96, 384, 1536),
-        (120, 512, 2048),
-    ] {
-        let (a, weight) = (numbers(rows * inner, 5), numbers(columns * inner, 6));
-        let packed = Packed::transposed(cpu, &weight, columns, inner);
-        let mut c = vec![0.0; rows * columns];
-        let mut best = f64::MAX;
-        for _ in 0..50 {
-            let start = std::time::Instant::now();
-            packed.multiply(cpu, (&a, inner), (&mut c, columns), Start::Zero);
-            best = best.min(start.elapsed().as_secs_f64());
-        }
-        println!(
-            "{rows}x{inner}x{columns}: {:.1} GFLOP/s",
-            2.0 * (rows * inner * columns) as f64 / best / 1e9
-        );
-    }
-}
