@@ -34,6 +34,16 @@ impl Elements<'_> {
         });
     }
 
+    /// Multiplies each element by a factor of [`Deferred`](crate::Deferred), in `f64` and rounding
+    /// once, which gives the bits that clipping in place gives.
+    pub fn scale(&mut self, factor: f64) {
+        if factor != 1.0 {
+            for_each_type!(Elements, self, values => for value in values.iter_mut() {
+                *value = Element::from_f64(value.to_f64() * factor);
+            });
+        }
+    }
+
     /// Adds element by element, rounding once.
     ///
     /// # Panics
@@ -56,6 +66,20 @@ impl Elements<'_> {
             _ => panic!("tensors of different storage types"),
         }
     }
+}
+
+/// The factor of each tensor, if multiplying by it gives the bits that [`apply`] would write.
+pub(crate) fn factors_of(changes: &[Change], measures: &[TensorMeasure]) -> Option<Vec<f64>> {
+    let factor = |(change, measure): (&Change, &TensorMeasure)| match change {
+        Change::Keep => Some(1.0),
+        // One factor, and none that takes an element out of its type: see `scale`.
+        Change::Scale(Coefficient { first, second }) => {
+            let largest = (measure.round)(measure.max_magnitude * second);
+            (*first == 1.0 && largest.is_finite()).then_some(*second)
+        }
+        Change::Clamp(_) | Change::Units { .. } => None,
+    };
+    changes.iter().zip(measures).map(factor).collect()
 }
 
 /// Applies a change to finite elements, and tells the effect where it does not follow from a

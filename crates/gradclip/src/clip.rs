@@ -6,14 +6,16 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
 
-use crate::apply::{apply, effect_on_units};
+use crate::apply::{apply, effect_on_units, factors_of};
 use crate::decision::{Change, Context, Decision, SkipStep, decide};
 use crate::detector::{Detector, Lesson};
 use crate::direction::Snapshot;
 use crate::gradients::Gradients;
 use crate::measure::{Orders, TensorMeasure, measure_tensor, norm_of_elements};
+use crate::outcome::{Clipped, Deferred, Outcome};
 use crate::policy::{ClipPolicy, ClipRule, NonFinite, NormOrder};
 use crate::report::{ClipAction, ClipReport, SkipReason, TensorEffect};
+use crate::scan::{Scan, scan};
 use crate::stages::Unscaled;
 use crate::units::measure_units;
 
@@ -37,6 +39,7 @@ pub struct Clipper {
     policy: ClipPolicy,
     non_finite: NonFinite,
     threads: usize,
+    scan: Scan,
     without_agc: BTreeSet<String>,
     pub(crate) links: Vec<Link>,
     /// Steps that were applied: the place in every schedule.
@@ -51,6 +54,11 @@ pub(crate) struct Link {
 }
 
 impl Link {
+    /// A rule that leaves out steps learns what it judges: the gradients as they came.
+    fn judges_raw(&self) -> bool {
+        matches!(self.detector, Some(Detector::Skip(_)))
+    }
+
     /// Whether gradients that were measured for another rule, and not changed since, are measured
     /// for this one too.
     fn can_use_measures_for(&self, other: Option<&Link>) -> bool {
@@ -76,6 +84,7 @@ impl Clipper {
             policy,
             non_finite,
             threads: 1,
+            scan,
             without_agc: BTreeSet::new(),
             steps: 0,
         }
@@ -87,6 +96,14 @@ impl Clipper {
     #[must_use]
     pub fn with_threads(mut self, threads: usize) -> Clipper {
         self.threads = threads.max(1);
+        self
+    }
+
+    /// Reads gradients of single precision by a function of the caller's, which must keep the
+    /// contract of [`Scan`].
+    #[must_use]
+    pub fn with_scan(mut self, scan: Scan) -> Clipper {
+        self.scan = scan;
         self
     }
 
@@ -129,7 +146,7 @@ impl Clipper {
     /// If `gradients` visits other tensors on one visit than on another, which breaks the contract
     /// of [`Gradients`].
     pub fn clip<G: Gradients>(&mut self, gradients: Unscaled<G>) -> Result<Outcome<G>, ClipError> {
-        self.clip_step(gradients.into_inner(), None)
+        self.clip_in_place(gradients.into_inner(), None)
     }
 
     /// As [`Clipper::clip`], and shows the loss of the step to the rule `skip`. A loss that is not
@@ -147,14 +164,49 @@ impl Clipper {
         gradients: Unscaled<G>,
         loss: f64,
     ) -> Result<Outcome<G>, ClipError> {
-        self.clip_step(gradients.into_inner(), Some(loss))
+        self.clip_in_place(gradients.into_inner(), Some(loss))
+    }
+
+    /// As [`Clipper::clip_with_loss`], for an optimizer that multiplies the gradients while it
+    /// reads them: where all that is left to do is one factor for each tensor, nothing is written,
+    /// and the factors are in the result. Report and memory have the same bits.
+    ///
+    /// A change that is more than a factor (`value`, `agc`, all but the last rule of a chain, and
+    /// chains of several rules that can turn the direction) is made in place.
+    ///
+    /// # Errors
+    ///
+    /// As [`Clipper::clip`].
+    ///
+    /// # Panics
+    ///
+    /// As [`Clipper::clip`].
+    pub fn clip_deferred<G: Gradients>(
+        &mut self,
+        gradients: Unscaled<G>,
+        loss: Option<f64>,
+    ) -> Result<Outcome<G, Deferred<G>>, ClipError> {
+        self.clip_step(gradients.into_inner(), loss, true)
+    }
+
+    fn clip_in_place<G: Gradients>(
+        &mut self,
+        gradients: G,
+        loss: Option<f64>,
+    ) -> Result<Outcome<G>, ClipError> {
+        let outcome = self.clip_step(gradients, loss, false)?;
+        Ok(match outcome {
+            Outcome::Apply(nothing_deferred) => Outcome::Apply(nothing_deferred.scale()),
+            Outcome::Skip { gradients, report } => Outcome::Skip { gradients, report },
+        })
     }
 
     fn clip_step<G: Gradients>(
         &mut self,
         mut gradients: G,
         loss: Option<f64>,
-    ) -> Result<Outcome<G>, ClipError> {
+        may_defer: bool,
+    ) -> Result<Outcome<G, Deferred<G>>, ClipError> {
         let measures = self.measure(&mut gradients, 0)?;
         let mut report = ClipReport::measured(self.policy.order(), &measures);
         if report.non_finite > 0 {
@@ -193,9 +245,10 @@ impl Clipper {
         // Only what an earlier rule may have changed is measured again.
         let mut left: Option<Vec<TensorMeasure>> = None;
         let mut measured_for = self.links.first();
+        let last = self.links.iter().rposition(|link| !link.judges_raw());
+        let mut factors = None;
         for (index, link) in self.links.iter().enumerate() {
-            // A rule that leaves out steps learns what it judges: the gradients as they came.
-            let judges_raw = matches!(link.detector, Some(Detector::Skip(_)));
+            let judges_raw = link.judges_raw();
             if !judges_raw && !link.can_use_measures_for(measured_for) {
                 left = Some(self.measure(&mut gradients, index)?);
                 measured_for = Some(link);
@@ -204,7 +257,13 @@ impl Clipper {
             let Ok(decision) = decide(&link.rule, link.detector.as_ref(), context, measures) else {
                 unreachable!("outliers are looked for before anything is changed");
             };
-            let effects = self.apply(&mut gradients, measures, &decision);
+            if may_defer && last == Some(index) && snapshot.is_none() {
+                factors = factors_of(&decision.changes, measures);
+            }
+            let effects = match factors {
+                Some(_) => vec![None; measures.len()],
+                None => self.apply(&mut gradients, measures, &decision),
+            };
             let order = self.policy.order();
             report.apply(&link.rule, order, measures, &decision, &effects);
             if decision.changes_anything() {
@@ -216,7 +275,8 @@ impl Clipper {
             report.cosine = snapshot.cosine_to(&mut gradients);
         }
         self.learn(lessons);
-        Ok(Outcome::Apply(Clipped { gradients, report }))
+        let clipped = Clipped::new(gradients, report);
+        Ok(Outcome::Apply(Deferred::new(clipped, factors)))
     }
 
     /// Whether a rule wants the step left out. It judges the gradients as they came, wherever it
@@ -259,10 +319,16 @@ impl Clipper {
             rule: rule.map_or(NormOrder::TWO, ClipRule::order),
             report: self.policy.order(),
         };
+        let read = |tensors: Vec<&[f32]>| (self.scan)(&tensors, self.threads).into_iter();
+        let mut scanned = gradients.single_precision().map(read);
         let mut measures: Vec<TensorMeasure> = Vec::new();
         let mut problem = None;
         gradients.visit(&mut |gradient| {
-            let mut measure = measure_tensor(&gradient, orders, self.threads);
+            let scanned = scanned.as_mut().map(|scanned| {
+                let next = scanned.next();
+                next.expect("Gradients::single_precision must have every tensor of a visit")
+            });
+            let mut measure = measure_tensor(&gradient, orders, self.threads, self.scan, scanned);
             if let Some(ClipRule::Agc { unit, .. }) = rule
                 && !self.without_agc.contains(gradient.name())
             {
@@ -317,121 +383,6 @@ impl Clipper {
             "Gradients::visit must visit every tensor"
         );
         effects
-    }
-}
-
-/// What became of the gradients.
-#[derive(Clone, Debug, PartialEq)]
-#[must_use = "an outcome holds the clipped gradients, or says that the step must be skipped"]
-pub enum Outcome<G> {
-    /// The optimizer may step with these gradients.
-    Apply(Clipped<G>),
-    /// The optimizer must not step; [`ClipReport::skip_reason`] says why.
-    Skip {
-        /// The gradients, bit for bit as they came.
-        gradients: G,
-        /// What was measured.
-        report: ClipReport,
-    },
-}
-
-impl<G> Outcome<G> {
-    /// The report, whatever became of the gradients.
-    #[must_use]
-    pub fn report(&self) -> &ClipReport {
-        match self {
-            Outcome::Apply(clipped) => clipped.report(),
-            Outcome::Skip { report, .. } => report,
-        }
-    }
-}
-
-/// Gradients that went through a [`Clipper`]: the proof, by type, that clipping happened.
-///
-/// Only [`Clipper::clip`] makes a `Clipped`, and it gives no mutable access. An optimizer whose
-/// step takes `Clipped<G>` therefore cannot be handed raw gradients, cannot be called before
-/// clipping, and cannot see gradients that were changed after it:
-///
-/// ```
-/// use gradclip::{ClipPolicy, Clipped, Clipper, NonFinite, Outcome, Unscaled};
-///
-/// fn step(gradients: Clipped<Vec<(&str, Vec<f32>)>>) { /* update the parameters */ }
-///
-/// let mut clipper = Clipper::new(ClipPolicy::none(), NonFinite::Skip);
-/// match clipper.clip(Unscaled::single(vec![("weight", vec![1.0_f32])]))? {
-///     Outcome::Apply(clipped) => step(clipped),
-///     Outcome::Skip { report, .. } => println!("{} non-finite values", report.non_finite),
-/// }
-/// # Ok::<(), gradclip::ClipError>(())
-/// ```
-///
-/// Raw gradients are refused by the compiler:
-///
-/// ```compile_fail,E0308
-/// use gradclip::Clipped;
-///
-/// fn step(gradients: Clipped<Vec<(&str, Vec<f32>)>>) { /* update the parameters */ }
-///
-/// step(vec![("weight", vec![1.0_f32])]);
-/// ```
-///
-/// So is an outcome that nobody looked at, for it may say that the step must be left out:
-///
-/// ```compile_fail,E0308
-/// use gradclip::{ClipPolicy, Clipped, Clipper, NonFinite, Unscaled};
-///
-/// fn step(gradients: Clipped<Vec<(&str, Vec<f32>)>>) { /* update the parameters */ }
-///
-/// let mut clipper = Clipper::new(ClipPolicy::none(), NonFinite::Skip);
-/// step(clipper.clip(Unscaled::single(vec![("weight", vec![1.0_f32])])).unwrap());
-/// ```
-///
-/// Clipping twice by mistake is refused too; two rules are one policy, joined by `+`:
-///
-/// ```compile_fail,E0308
-/// use gradclip::{ClipPolicy, Clipper, NonFinite, Outcome, Unscaled};
-///
-/// let mut clipper = Clipper::new(ClipPolicy::none(), NonFinite::Skip);
-/// let gradients = Unscaled::single(vec![("weight", vec![1.0_f32])]);
-/// if let Outcome::Apply(clipped) = clipper.clip(gradients).unwrap() {
-///     clipper.clip(clipped);
-/// }
-/// ```
-///
-/// and a `Clipped` cannot be built by hand:
-///
-/// ```compile_fail,E0451
-/// use gradclip::{ClipPolicy, Clipped, Clipper, NonFinite, Unscaled};
-///
-/// let mut clipper = Clipper::new(ClipPolicy::none(), NonFinite::Skip);
-/// let gradients = Unscaled::single(vec![("weight", vec![1.0_f32])]);
-/// let report = clipper.clip(gradients).unwrap().report().clone();
-/// let forged = Clipped { gradients: vec![("weight", vec![1.0_f32])], report };
-/// ```
-#[derive(Clone, Debug, PartialEq)]
-#[must_use = "clipped gradients do nothing until an optimizer steps with them"]
-pub struct Clipped<G> {
-    gradients: G,
-    report: ClipReport,
-}
-
-impl<G> Clipped<G> {
-    /// The gradients after clipping.
-    #[must_use]
-    pub fn gradients(&self) -> &G {
-        &self.gradients
-    }
-
-    /// What was measured and done.
-    #[must_use]
-    pub fn report(&self) -> &ClipReport {
-        &self.report
-    }
-
-    /// Takes the proof apart, for an optimizer that consumes its gradients.
-    #[must_use]
-    pub fn into_parts(self) -> (G, ClipReport) {
-        (self.gradients, self.report)
     }
 }
 

@@ -58,15 +58,19 @@ use core::fmt;
 #[cfg(feature = "half")]
 use half::{bf16, f16};
 
-use crate::clip::{ClipError, Clipper, Outcome};
+use crate::clip::{ClipError, Clipper};
 use crate::element::{AsElements, Element, Elements, Values};
 use crate::gradients::{Gradient, Gradients};
+use crate::outcome::Outcome;
 use crate::report::ClipReport;
 use crate::stages::Unscaled;
 use cases::Case;
 
 mod cases;
 mod compare;
+mod scan;
+
+pub use scan::check_scan;
 
 /// A tensor library, as the suite sees it.
 pub trait Adapter {

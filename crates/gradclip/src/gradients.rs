@@ -38,6 +38,15 @@ use crate::element::{AsElements, Elements, Values};
 pub trait Gradients {
     /// Hands each gradient tensor to `visitor`.
     fn visit(&mut self, visitor: &mut dyn FnMut(Gradient<'_>));
+
+    /// The elements of all tensors at once, in the order of [`visit`](Gradients::visit), where all
+    /// are of single precision and can be lent together.
+    ///
+    /// A clipper then reads them in a single call of its [`Scan`](crate::Scan), which can spread
+    /// many small tensors over threads. Without it, it reads one tensor after the other.
+    fn single_precision(&self) -> Option<Vec<&[f32]>> {
+        None
+    }
 }
 
 /// Gradients that those of another micro-batch can be added to.
@@ -134,6 +143,10 @@ impl<'a> Gradient<'a> {
 impl<G: Gradients + ?Sized> Gradients for &mut G {
     fn visit(&mut self, visitor: &mut dyn FnMut(Gradient<'_>)) {
         (**self).visit(visitor);
+    }
+
+    fn single_precision(&self) -> Option<Vec<&[f32]>> {
+        (**self).single_precision()
     }
 }
 

@@ -5,8 +5,9 @@
 
 extern crate alloc;
 
-// A step flows through the modules in this order: `measure` reads, `decision` chooses by pure
-// scalar code, `apply` writes, `report` tells. `clip` strings them together. `policy` says what
+// A step flows through the modules in this order: `measure` reads (`scan` is the seam for a faster
+// read), `decision` chooses by pure scalar code, `apply` writes, `report` tells. `clip` strings them
+// together, and `outcome` is what comes of it. `policy` says what
 // was asked for, `stages` what must have happened before, and `gradients` is the only thing a
 // caller has to implement. `detector` is the memory of the rules that learn, and `state` turns it
 // into numbers. `verdict` and `flow` put the numbers of a whole run into words, `replay` asks what
@@ -26,12 +27,14 @@ mod gradients;
 mod math;
 mod measure;
 mod norm;
+mod outcome;
 mod percentile;
 mod policy;
 mod policy_parse;
 mod policy_text;
 mod replay;
 mod report;
+mod scan;
 mod significant;
 mod stages;
 mod state;
@@ -43,13 +46,15 @@ mod verdict;
 pub mod policies {}
 
 pub use adam::AdamClipping;
-pub use clip::{ClipError, Clipped, Clipper, Outcome};
+pub use clip::{ClipError, Clipper};
 pub use element::{AsElements, Elements, Values};
 pub use flow::{FlowFinding, GradientFlow};
 pub use gradients::{Accumulate, Gradient, Gradients};
+pub use outcome::{Clipped, Deferred, Outcome};
 pub use policy::{ClipPolicy, ClipRule, FiniteOrder, NonFinite, NormOrder, PolicyError, UnitAxis};
 pub use replay::{RecordedStep, Replay, ReplayError, ReplayedStep};
 pub use report::{ClipAction, ClipReport, SkipReason, TensorReport};
+pub use scan::{Scan, Scanned, scan};
 pub use stages::{Accumulated, LossScaleError, Reduced, Unscaled};
 pub use state::{ClipperState, StateError};
 pub use threshold::{Decay, Percentile, Positive, Threshold};

@@ -14,6 +14,7 @@ use crate::gradients::Gradient;
 use crate::math::powf;
 use crate::norm::{Norm, Squares, add_squares, combine_norms, root_of_power_sum};
 use crate::policy::NormOrder;
+use crate::scan::{Scan, Scanned};
 use crate::units::UnitMeasure;
 
 /// What one read of a tensor tells. Non-finite elements are counted and left out of the rest.
@@ -44,25 +45,33 @@ pub(crate) struct Orders {
 }
 
 /// Reads the elements once, and once more for each order other than 2 and infinity.
+///
+/// Single precision is read by `scan`, unless that was done before and found `scanned`.
 pub(crate) fn measure_tensor(
     gradient: &Gradient<'_>,
     orders: Orders,
     threads: usize,
+    scan: Scan,
+    scanned: Option<Scanned>,
 ) -> TensorMeasure {
+    let single = match gradient.elements() {
+        Elements::F32(values) => scanned.or_else(|| scan(&[values], threads).pop()),
+        _ => None,
+    };
     for_each_type!(Elements, gradient.elements(), values => {
-        let scan = scan(values, threads);
-        let norm = norm_of(values, &scan, orders.rule, threads);
+        let sums = single.map_or_else(|| sums_of(values, threads), Sums::from);
+        let norm = norm_of(values, &sums, orders.rule, threads);
         let reported = match orders.report == orders.rule {
             true => norm,
-            false => norm_of(values, &scan, orders.report, threads),
+            false => norm_of(values, &sums, orders.report, threads),
         };
         TensorMeasure {
             name: gradient.name().to_owned(),
             group: gradient.group().to_owned(),
             elements: values.len(),
-            non_finite: scan.non_finite,
-            squares: scan.squares,
-            max_magnitude: scan.max_magnitude,
+            non_finite: sums.non_finite,
+            squares: sums.squares,
+            max_magnitude: sums.max_magnitude,
             round: rounding_of(values),
             norm,
             reported,
@@ -74,7 +83,7 @@ pub(crate) fn measure_tensor(
 /// The norm of the finite elements in one order.
 pub(crate) fn norm_of_elements(elements: &Elements<'_>, order: NormOrder, threads: usize) -> Norm {
     for_each_type!(Elements, elements, values => {
-        norm_of(values, &scan(values, threads), order, threads)
+        norm_of(values, &sums_of(values, threads), order, threads)
     })
 }
 
@@ -99,17 +108,45 @@ fn rounding_of<E: Element>(_: &[E]) -> fn(f64) -> f64 {
     |number| E::from_f64(number).to_f64()
 }
 
+/// The plain scan of one tensor.
+pub(crate) fn scan_values(values: &[f32], threads: usize) -> Scanned {
+    let total = sum_of_blocks(values, threads);
+    Scanned {
+        sum_of_squares: total.sum_of_squares,
+        max_magnitude: total.max_magnitude,
+        non_finite: total.non_finite,
+    }
+}
+
 /// The sums of a whole tensor.
-struct Scan {
+struct Sums {
     squares: Squares,
     max_magnitude: f64,
     non_finite: u64,
 }
 
-fn scan<E: Element>(values: &[E], threads: usize) -> Scan {
-    let total = map_blocks(values.chunks(BLOCK_ELEMENTS), threads, measure_block)
-        .into_iter()
-        .fold(BlockMeasure::<E::Wide>::default(), BlockMeasure::combine);
+impl From<Scanned> for Sums {
+    fn from(scanned: Scanned) -> Sums {
+        let squares = Squares {
+            sum: scanned.sum_of_squares,
+            scale: 1.0,
+        };
+        Sums {
+            squares,
+            max_magnitude: f64::from(scanned.max_magnitude),
+            non_finite: scanned.non_finite,
+        }
+    }
+}
+
+fn sum_of_blocks<E: Element>(values: &[E], threads: usize) -> BlockMeasure<E::Wide> {
+    let blocks = map_blocks(values.chunks(BLOCK_ELEMENTS), threads, measure_block);
+    let nothing = BlockMeasure::<E::Wide>::default();
+    blocks.into_iter().fold(nothing, BlockMeasure::combine)
+}
+
+fn sums_of<E: Element>(values: &[E], threads: usize) -> Sums {
+    let total = sum_of_blocks(values, threads);
     let max_magnitude: f64 = total.max_magnitude.into();
     let scale = match E::SQUARES_FIT {
         true => 1.0,
@@ -119,21 +156,21 @@ fn scan<E: Element>(values: &[E], threads: usize) -> Scan {
         true => total.sum_of_squares,
         false => scaled_sum_of_squares(values, scale, threads),
     };
-    Scan {
+    Sums {
         squares: Squares { sum, scale },
         max_magnitude,
         non_finite: total.non_finite,
     }
 }
 
-fn norm_of<E: Element>(values: &[E], scan: &Scan, order: NormOrder, threads: usize) -> Norm {
+fn norm_of<E: Element>(values: &[E], sums: &Sums, order: NormOrder, threads: usize) -> Norm {
     match order {
-        NormOrder::Infinity => Norm::of(scan.max_magnitude),
-        NormOrder::Finite(power) if power.get() == 2.0 => scan.squares.root(),
+        NormOrder::Infinity => Norm::of(sums.max_magnitude),
+        NormOrder::Finite(power) if power.get() == 2.0 => sums.squares.root(),
         NormOrder::Finite(power) => {
-            let scale = scan.squares.scale;
+            let scale = sums.squares.scale;
             Norm {
-                scaled: power_norm(values, scan.max_magnitude, scale, power.get(), threads),
+                scaled: power_norm(values, sums.max_magnitude, scale, power.get(), threads),
                 scale,
             }
         }
@@ -284,7 +321,8 @@ mod tests {
             rule: order,
             report: order,
         };
-        measure_tensor(&Gradient::new("w", values.as_elements()), orders, 1)
+        let gradient = Gradient::new("w", values.as_elements());
+        measure_tensor(&gradient, orders, 1, crate::scan, None)
     }
 
     #[test]

@@ -3,8 +3,11 @@
 use gradclip::conformance::{Adapter, Clipping, NamedTensor, Numbers, StorageType, check};
 use gradclip::{ClipError, Clipper, Gradient, Gradients, Outcome, Unscaled};
 
-/// A map of vectors, which has the order of the names.
-struct Vectors;
+/// A map of vectors, which has the order of the names. Their scaling is deferred, and done at the
+/// end, or is not deferred.
+struct Vectors {
+    defer: bool,
+}
 
 /// Tensors of one type in the form that a trainer without a tensor library has.
 struct Tensors(std::collections::BTreeMap<String, NamedTensor>);
@@ -48,14 +51,21 @@ impl Adapter for Vectors {
         let named = tensors
             .iter()
             .map(|tensor| (tensor.name.clone(), tensor.clone()));
-        let (gradients, report, may_step) =
-            match clipper.clip(Unscaled::single(Tensors(named.collect())))? {
-                Outcome::Apply(clipped) => {
-                    let (gradients, report) = clipped.into_parts();
-                    (gradients, report, true)
-                }
-                Outcome::Skip { gradients, report } => (gradients, report, false),
-            };
+        let unscaled = Unscaled::single(Tensors(named.collect()));
+        let outcome = match self.defer {
+            true => match clipper.clip_deferred(unscaled, None)? {
+                Outcome::Apply(deferred) => Outcome::Apply(deferred.scale()),
+                Outcome::Skip { gradients, report } => Outcome::Skip { gradients, report },
+            },
+            false => clipper.clip(unscaled)?,
+        };
+        let (gradients, report, may_step) = match outcome {
+            Outcome::Apply(clipped) => {
+                let (gradients, report) = clipped.into_parts();
+                (gradients, report, true)
+            }
+            Outcome::Skip { gradients, report } => (gradients, report, false),
+        };
         Ok(Clipping {
             tensors: gradients.0.into_values().collect(),
             report,
@@ -66,5 +76,11 @@ impl Adapter for Vectors {
 
 #[test]
 fn named_vectors_conform() {
-    check(&mut Vectors);
+    check(&mut Vectors { defer: false });
+}
+
+/// The suite has every rule, and compares every bit of gradients, reports and memory.
+#[test]
+fn deferred_scaling_gives_what_scaling_in_place_gives() {
+    check(&mut Vectors { defer: true });
 }

@@ -2,6 +2,7 @@
 
 mod bits;
 mod conformance;
+mod deferred;
 mod detectors;
 mod direction;
 mod exact;

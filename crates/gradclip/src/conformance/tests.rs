@@ -332,3 +332,32 @@ fn every_rule_is_in_the_suite_and_acts() {
         assert!(case.steps.into_iter().any(acts), "`{text}` never acts");
     }
 }
+
+#[test]
+fn scans_with_other_bits_are_refused() {
+    use super::scan::find_scan_difference;
+    use crate::scan::{Scanned, scan};
+
+    fn sequential(tensors: &[&[f32]], _: usize) -> Vec<Scanned> {
+        let sum = |values: &&[f32]| Scanned {
+            sum_of_squares: values.iter().map(|value| f64::from(*value).powi(2)).sum(),
+            ..scan(&[values], 1)[0]
+        };
+        tensors.iter().map(sum).collect()
+    }
+    fn without_the_last(tensors: &[&[f32]], threads: usize) -> Vec<Scanned> {
+        scan(&tensors[..tensors.len().saturating_sub(1)], threads)
+    }
+    fn without_the_maximum(tensors: &[&[f32]], threads: usize) -> Vec<Scanned> {
+        let scanned = scan(tensors, threads).into_iter();
+        let forget = |scanned| Scanned {
+            max_magnitude: 0.0,
+            ..scanned
+        };
+        scanned.map(forget).collect()
+    }
+    assert_eq!(find_scan_difference(scan), Ok(()));
+    for broken in [sequential, without_the_last, without_the_maximum] {
+        assert!(find_scan_difference(broken).is_err());
+    }
+}

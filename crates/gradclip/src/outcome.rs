@@ -1,0 +1,220 @@
+//! What comes of a clip step: gradients for an optimizer, or a step that is left out.
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use crate::gradients::Gradients;
+use crate::report::ClipReport;
+
+/// What became of the gradients: [`Clipped`], or [`Deferred`] where that was asked for.
+#[derive(Clone, Debug, PartialEq)]
+#[must_use = "an outcome holds the clipped gradients, or says that the step must be skipped"]
+pub enum Outcome<G, C = Clipped<G>> {
+    /// The optimizer may step with these gradients.
+    Apply(C),
+    /// The optimizer must not step; [`ClipReport::skip_reason`] says why.
+    Skip {
+        /// The gradients, bit for bit as they came.
+        gradients: G,
+        /// What was measured.
+        report: ClipReport,
+    },
+}
+
+impl<G> Outcome<G> {
+    /// The report, whatever became of the gradients.
+    #[must_use]
+    pub fn report(&self) -> &ClipReport {
+        match self {
+            Outcome::Apply(clipped) => clipped.report(),
+            Outcome::Skip { report, .. } => report,
+        }
+    }
+}
+
+impl<G> Outcome<G, Deferred<G>> {
+    /// The report, whatever became of the gradients.
+    #[must_use]
+    pub fn report(&self) -> &ClipReport {
+        match self {
+            Outcome::Apply(deferred) => deferred.report(),
+            Outcome::Skip { report, .. } => report,
+        }
+    }
+}
+
+/// Gradients that went through a [`Clipper`](crate::Clipper): the proof, by type, that clipping happened.
+///
+/// Only a [`Clipper`](crate::Clipper) makes a `Clipped`, and it gives no mutable access. An optimizer whose
+/// step takes `Clipped<G>` therefore cannot be handed raw gradients, cannot be called before
+/// clipping, and cannot see gradients that were changed after it:
+///
+/// ```
+/// use gradclip::{ClipPolicy, Clipped, Clipper, NonFinite, Outcome, Unscaled};
+///
+/// fn step(gradients: Clipped<Vec<(&str, Vec<f32>)>>) { /* update the parameters */ }
+///
+/// let mut clipper = Clipper::new(ClipPolicy::none(), NonFinite::Skip);
+/// match clipper.clip(Unscaled::single(vec![("weight", vec![1.0_f32])]))? {
+///     Outcome::Apply(clipped) => step(clipped),
+///     Outcome::Skip { report, .. } => println!("{} non-finite values", report.non_finite),
+/// }
+/// # Ok::<(), gradclip::ClipError>(())
+/// ```
+///
+/// Raw gradients are refused by the compiler:
+///
+/// ```compile_fail,E0308
+/// use gradclip::Clipped;
+///
+/// fn step(gradients: Clipped<Vec<(&str, Vec<f32>)>>) { /* update the parameters */ }
+///
+/// step(vec![("weight", vec![1.0_f32])]);
+/// ```
+///
+/// So is an outcome that nobody looked at, for it may say that the step must be left out:
+///
+/// ```compile_fail,E0308
+/// use gradclip::{ClipPolicy, Clipped, Clipper, NonFinite, Unscaled};
+///
+/// fn step(gradients: Clipped<Vec<(&str, Vec<f32>)>>) { /* update the parameters */ }
+///
+/// let mut clipper = Clipper::new(ClipPolicy::none(), NonFinite::Skip);
+/// step(clipper.clip(Unscaled::single(vec![("weight", vec![1.0_f32])])).unwrap());
+/// ```
+///
+/// Clipping twice by mistake is refused too; two rules are one policy, joined by `+`:
+///
+/// ```compile_fail,E0308
+/// use gradclip::{ClipPolicy, Clipper, NonFinite, Outcome, Unscaled};
+///
+/// let mut clipper = Clipper::new(ClipPolicy::none(), NonFinite::Skip);
+/// let gradients = Unscaled::single(vec![("weight", vec![1.0_f32])]);
+/// if let Outcome::Apply(clipped) = clipper.clip(gradients).unwrap() {
+///     clipper.clip(clipped);
+/// }
+/// ```
+///
+/// and a `Clipped` cannot be built by hand:
+///
+/// ```compile_fail,E0451
+/// use gradclip::{ClipPolicy, Clipped, Clipper, NonFinite, Unscaled};
+///
+/// let mut clipper = Clipper::new(ClipPolicy::none(), NonFinite::Skip);
+/// let gradients = Unscaled::single(vec![("weight", vec![1.0_f32])]);
+/// let report = clipper.clip(gradients).unwrap().report().clone();
+/// let forged = Clipped { gradients: vec![("weight", vec![1.0_f32])], report };
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+#[must_use = "clipped gradients do nothing until an optimizer steps with them"]
+pub struct Clipped<G> {
+    gradients: G,
+    report: ClipReport,
+}
+
+impl<G> Clipped<G> {
+    pub(crate) fn new(gradients: G, report: ClipReport) -> Clipped<G> {
+        Clipped { gradients, report }
+    }
+
+    /// The gradients after clipping.
+    #[must_use]
+    pub fn gradients(&self) -> &G {
+        &self.gradients
+    }
+
+    /// What was measured and done.
+    #[must_use]
+    pub fn report(&self) -> &ClipReport {
+        &self.report
+    }
+
+    /// Takes the proof apart, for an optimizer that consumes its gradients.
+    #[must_use]
+    pub fn into_parts(self) -> (G, ClipReport) {
+        (self.gradients, self.report)
+    }
+}
+
+/// Gradients that were measured and decided on, and are still to be multiplied by a factor each.
+///
+/// [`Clipper::clip_deferred`](crate::Clipper::clip_deferred) makes it, so that clipping costs one read of the gradients and no
+/// write. The gradients cannot be taken out without their factors, so that nobody steps with what
+/// was not scaled: [`scale`](Deferred::scale) multiplies, and [`into_parts`](Deferred::into_parts)
+/// hands out both.
+///
+/// ```
+/// use gradclip::{ClipPolicy, Clipper, NonFinite, Outcome, Unscaled};
+///
+/// let mut clipper = Clipper::new("global-norm:1".parse::<ClipPolicy>()?, NonFinite::Error);
+/// let gradients = Unscaled::single(vec![("weight", vec![3.0_f32, 4.0])]);
+/// let Outcome::Apply(deferred) = clipper.clip_deferred(gradients, None)? else {
+///     unreachable!("NonFinite::Error never skips");
+/// };
+/// assert_eq!(deferred.report().norm_after, 1.0);
+/// let (gradients, factors, _) = deferred.into_parts();
+/// assert_eq!((gradients[0].1.as_slice(), factors), ([3.0, 4.0].as_slice(), vec![0.2]));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// It is no [`Clipped`]:
+///
+/// ```compile_fail,E0308
+/// use gradclip::{ClipPolicy, Clipped, Clipper, NonFinite, Outcome, Unscaled};
+///
+/// fn step(gradients: Clipped<Vec<(&str, Vec<f32>)>>) { /* update the parameters */ }
+///
+/// let mut clipper = Clipper::new(ClipPolicy::none(), NonFinite::Skip);
+/// let gradients = Unscaled::single(vec![("weight", vec![1.0_f32])]);
+/// if let Outcome::Apply(deferred) = clipper.clip_deferred(gradients, None).unwrap() {
+///     step(deferred);
+/// }
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+#[must_use = "clipped gradients do nothing until an optimizer steps with them"]
+pub struct Deferred<G> {
+    clipped: Clipped<G>,
+    /// One for each tensor, `None` where all are 1.
+    factors: Option<Vec<f64>>,
+}
+
+impl<G> Deferred<G> {
+    pub(crate) fn new(clipped: Clipped<G>, factors: Option<Vec<f64>>) -> Deferred<G> {
+        Deferred { clipped, factors }
+    }
+
+    /// What was measured and decided. Norms are those after the factors.
+    #[must_use]
+    pub fn report(&self) -> &ClipReport {
+        self.clipped.report()
+    }
+
+    /// The gradients, the factor of each tensor in visiting order, and the report.
+    ///
+    /// Whoever takes them apart has to multiply. An element and its factor are multiplied in
+    /// `f64`, and the product is rounded once to the storage type: that gives the bits that
+    /// [`Clipper::clip`](crate::Clipper::clip) gives, and nothing less exact does. A factor of 1 changes no bit.
+    #[must_use]
+    pub fn into_parts(self) -> (G, Vec<f64>, ClipReport) {
+        let (gradients, report) = self.clipped.into_parts();
+        let ones = || vec![1.0; report.tensors.len()];
+        let factors = self.factors.unwrap_or_else(ones);
+        (gradients, factors, report)
+    }
+}
+
+impl<G: Gradients> Deferred<G> {
+    /// Multiplies now.
+    pub fn scale(mut self) -> Clipped<G> {
+        if let Some(factors) = self.factors {
+            let mut factors = factors.into_iter();
+            self.clipped.gradients.visit(&mut |mut gradient| {
+                let factor = factors.next();
+                let factor =
+                    factor.expect("Gradients::visit must visit the same tensors each time");
+                gradient.elements_mut().scale(factor);
+            });
+        }
+        self.clipped
+    }
+}

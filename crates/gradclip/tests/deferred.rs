@@ -1,0 +1,80 @@
+//! Scaling that is left to the optimizer: what is written, what is not, and the factors.
+
+use gradclip::{ClipReport, Clipper, NonFinite, Outcome, Unscaled};
+
+use crate::support::{Named, POLICIES, Random, bits, clipper, parts};
+
+fn deferred(clipper: &mut Clipper, gradients: Named) -> (Named, Option<Vec<f64>>, ClipReport) {
+    match clipper.clip_deferred(Unscaled::single(gradients), Some(1.0)) {
+        Ok(Outcome::Apply(deferred)) => {
+            let (gradients, factors, report) = deferred.into_parts();
+            (gradients, Some(factors), report)
+        }
+        Ok(Outcome::Skip { gradients, report }) => (gradients, None, report),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// Whether a policy leaves all writing to the optimizer when gradients have the norm of the test.
+fn needs_no_write(policy: &str) -> bool {
+    let writes = ["value", "agc", "+"];
+    !writes.iter().any(|part| policy.contains(part))
+}
+
+#[test]
+fn factors_times_gradients_are_what_every_policy_writes_in_place() {
+    for policy in POLICIES.iter().filter(|policy| !policy.contains("agc")) {
+        let mut in_place = clipper(policy, NonFinite::Zero);
+        let mut deferring = clipper(policy, NonFinite::Zero);
+        let mut random = Random(7);
+        for step in 0..30 {
+            let size = [0.01, 1.0, 30.0][step % 3];
+            let mut numbers = |count| {
+                let values = random.values(count).into_iter();
+                values.map(|value| size * value).collect()
+            };
+            let given: Named = vec![("a.weight", numbers(40)), ("b", numbers(3))];
+            let loss = Unscaled::single(given.clone());
+            let wanted = parts(in_place.clip_with_loss(loss, 1.0).unwrap());
+            let (mut gradients, factors, report) = deferred(&mut deferring, given.clone());
+            assert_eq!(report, wanted.1, "{policy}, step {step}");
+            if needs_no_write(policy) {
+                assert_eq!(gradients, given, "{policy}, step {step}");
+            }
+            for ((_, values), factor) in gradients.iter_mut().zip(factors.iter().flatten()) {
+                for value in values {
+                    *value = (f64::from(*value) * factor) as f32;
+                }
+            }
+            for ((name, given), (_, wanted)) in gradients.iter().zip(&wanted.0) {
+                assert_eq!(bits(given), bits(wanted), "{policy}, step {step}, {name}");
+            }
+        }
+        assert_eq!(deferring.state(), in_place.state(), "{policy}");
+    }
+}
+
+#[test]
+fn what_a_factor_would_take_out_of_the_type_is_written_in_place() {
+    // The factor is far above the largest f32, and no product is.
+    let (gradients, factors, _) = deferred(
+        &mut clipper("normalize:3e38", NonFinite::Error),
+        vec![("w", vec![3e-30, 4e-30]), ("b", vec![-3e-30])],
+    );
+    assert_eq!(gradients[0].1, [3e-30, 4e-30]);
+    assert!(factors.unwrap()[0] > 1e67);
+    // One product is above it, and is set to the largest number.
+    let huge = vec![("w", vec![1.0, f32::MIN_POSITIVE])];
+    let policy = "normalize:1e39";
+    let (gradients, factors, _) = deferred(&mut clipper(policy, NonFinite::Error), huge);
+    assert_eq!(gradients[0].1[0], f32::MAX);
+    assert_eq!(factors, Some(vec![1.0]));
+}
+
+#[test]
+fn a_chain_writes_all_but_its_last_change() {
+    let mut clipper = clipper("value:2+global-norm:1", NonFinite::Error);
+    let (gradients, factors, _) = deferred(&mut clipper, vec![("w", vec![3.0, 0.0])]);
+    assert_eq!(gradients[0].1, [2.0, 0.0]);
+    assert_eq!(factors, Some(vec![0.5]));
+}
