@@ -1,11 +1,14 @@
 //! From clipped slices back to tensors, for Burn's optimizers or for one of your own.
 
+use std::collections::HashMap;
+
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
-use burn::tensor::Tensor;
-use gradclip::{ClipReport, Clipped};
+use burn::tensor::{Tensor, TensorData};
+use gradclip::{ClipReport, Clipped, Deferred};
 
 use crate::ModuleGradients;
+use crate::collect::{Entry, elements};
 
 /// Gradients that went through a [`gradclip::Clipper`]: there is no other way to make one.
 ///
@@ -19,14 +22,32 @@ use crate::ModuleGradients;
 /// ```
 #[derive(Debug)]
 pub struct ClippedGradients {
-    gradients: ModuleGradients,
+    /// What was not taken yet, each with the factor that is still to be multiplied in.
+    gradients: HashMap<ParamId, (Entry, f64)>,
     report: ClipReport,
 }
 
 impl From<Clipped<ModuleGradients>> for ClippedGradients {
     fn from(clipped: Clipped<ModuleGradients>) -> Self {
         let (gradients, report) = clipped.into_parts();
-        ClippedGradients { gradients, report }
+        let entries = gradients.entries.into_iter();
+        let gradients = entries.map(|entry| (entry.id, (entry, 1.0)));
+        ClippedGradients {
+            gradients: gradients.collect(),
+            report,
+        }
+    }
+}
+
+impl From<Deferred<ModuleGradients>> for ClippedGradients {
+    fn from(deferred: Deferred<ModuleGradients>) -> Self {
+        let (gradients, factors, report) = deferred.into_parts();
+        let entries = gradients.entries.into_iter().zip(factors);
+        let gradients = entries.map(|(entry, factor)| (entry.id, (entry, factor)));
+        ClippedGradients {
+            gradients: gradients.collect(),
+            report,
+        }
     }
 }
 
@@ -42,15 +63,18 @@ impl ClippedGradients {
     ///
     /// If `D` is not the rank of the parameter.
     pub fn take<const D: usize>(&mut self, id: ParamId) -> Option<Tensor<D>> {
-        let index = self
-            .gradients
-            .entries
-            .iter()
-            .position(|entry| entry.id == id)?;
-        // The order does not matter any more: what is left is looked up by id.
-        let entry = self.gradients.entries.swap_remove(index);
+        let (mut entry, factor) = self.gradients.remove(&id)?;
+        elements(&mut entry.data).scale(factor);
         let dtype = entry.data.dtype();
         Some(Tensor::from_data(entry.data, (&entry.device, dtype)))
+    }
+
+    /// Takes the gradient of one parameter as it is on the host, and what it is still to be
+    /// multiplied with: the factor of [`gradclip::Deferred`], which is 1 after
+    /// [`gradclip::Clipper::clip`].
+    pub fn take_with_factor(&mut self, id: ParamId) -> Option<(TensorData, f64)> {
+        let (entry, factor) = self.gradients.remove(&id)?;
+        Some((entry.data, factor))
     }
 
     /// The gradients in the form that every optimizer of Burn takes.

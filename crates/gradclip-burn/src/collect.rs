@@ -134,6 +134,14 @@ impl Gradients for ModuleGradients {
             visitor(gradient);
         }
     }
+
+    fn single_precision(&self) -> Option<Vec<&[f32]>> {
+        let slices = self.entries.iter().map(|entry| match values(&entry.data) {
+            Values::F32(values) => Some(values),
+            _ => None,
+        });
+        slices.collect()
+    }
 }
 
 impl Accumulate for ModuleGradients {
@@ -175,7 +183,7 @@ fn values(data: &TensorData) -> Values<'_> {
     }
 }
 
-fn elements(data: &mut TensorData) -> Elements<'_> {
+pub(crate) fn elements(data: &mut TensorData) -> Elements<'_> {
     match data.dtype() {
         DType::F64 => Elements::F64(data.as_mut_slice().expect(OF_KNOWN_TYPE)),
         DType::F16 => Elements::F16(data.as_mut_slice().expect(OF_KNOWN_TYPE)),

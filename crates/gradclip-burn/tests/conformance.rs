@@ -166,7 +166,10 @@ fn read(param: &AnyParam, params: &GradientsParams, storage: StorageType) -> Num
     }
 }
 
-struct Burn;
+/// Scaling is done by the clipper, or left to whoever takes the gradients.
+struct Burn {
+    defer: bool,
+}
 
 impl Adapter for Burn {
     fn storage_types(&self) -> Vec<StorageType> {
@@ -195,9 +198,19 @@ impl Adapter for Burn {
             false => ModuleGradients::collect(gradients, &module),
         };
         let collected = collected.expect("a CPU gives its data");
-        Ok(match clipper.clip(Unscaled::single(collected))? {
+        let unscaled = Unscaled::single(collected);
+        let outcome = match self.defer {
+            true => match clipper.clip_deferred(unscaled, None)? {
+                Outcome::Apply(deferred) => Outcome::Apply(ClippedGradients::from(deferred)),
+                Outcome::Skip { gradients, report } => Outcome::Skip { gradients, report },
+            },
+            false => match clipper.clip(unscaled)? {
+                Outcome::Apply(clipped) => Outcome::Apply(ClippedGradients::from(clipped)),
+                Outcome::Skip { gradients, report } => Outcome::Skip { gradients, report },
+            },
+        };
+        Ok(match outcome {
             Outcome::Apply(clipped) => {
-                let clipped = ClippedGradients::from(clipped);
                 let report = clipped.report().clone();
                 let params = clipped.into_params(&module);
                 let after = tensors
@@ -236,5 +249,10 @@ impl Adapter for Burn {
 
 #[test]
 fn burn_tensors_are_clipped_as_plain_slices_are() {
-    check(&mut Burn);
+    check(&mut Burn { defer: false });
+}
+
+#[test]
+fn what_is_taken_after_deferred_scaling_is_scaled() {
+    check(&mut Burn { defer: true });
 }

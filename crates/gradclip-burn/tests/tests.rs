@@ -1,5 +1,6 @@
 //! The whole path: backward, collect, clip, into_params, step.
 
+use burn::backend::Flex;
 use burn::grad_clipping::GradientClippingConfig;
 use burn::module::{Module, Param};
 use burn::nn::{Linear, LinearConfig};
@@ -443,4 +444,49 @@ fn an_oversized_gradient_moves_the_parameters_by_exactly_the_threshold() {
     assert_eq!(values(model.vector.val()), [1.0, 2.0].map(update));
     assert_eq!(values(model.matrix.val()), [2.0, 0.0, 0.0, 4.0].map(update));
     assert_eq!(values(model.cube.val()), [0.0, 4.0, 8.0, 0.0].map(update));
+}
+
+/// From the backward pass through the clipper to the optimizer: one buffer, never copied.
+#[test]
+fn gradients_stay_where_the_backward_pass_wrote_them() {
+    let (module, inputs) = drawn_layer(4);
+    let gradients = module.layer.forward(inputs).powi_scalar(2).sum().backward();
+    let address = |tensor: Tensor<2>| {
+        let primitive = tensor.try_into_primitive::<Flex>().unwrap();
+        primitive.storage::<f32>().as_ptr()
+    };
+    let weight = module.layer.weight.val();
+    let written = address(weight.grad(&gradients).unwrap());
+    let collected = collect(gradients, &module);
+    let (_, values) = collected.iter().next().unwrap();
+    assert_eq!(single_precision(values).as_ptr(), written);
+    let mut clipper = clipper("global-norm:0.01", NonFinite::Error);
+    let outcome = clipper.clip_deferred(Unscaled::single(collected), None);
+    let Ok(Outcome::Apply(deferred)) = outcome else {
+        panic!("the gradients are finite");
+    };
+    assert_eq!(deferred.report().action, ClipAction::Clip);
+    let mut clipped = ClippedGradients::from(deferred);
+    let taken: Tensor<2> = clipped.take(module.layer.weight.id).unwrap();
+    assert_eq!(address(taken), written);
+}
+
+#[test]
+fn the_raw_gradient_is_taken_with_its_factor_alone() {
+    let module = Ranks::new(&device());
+    let collected = collect(module.backward_to(VECTOR), &module);
+    let mut clipper = clipper("global-norm:1", NonFinite::Error);
+    let outcome = clipper.clip_deferred(Unscaled::single(collected), None);
+    let Ok(Outcome::Apply(deferred)) = outcome else {
+        panic!("the gradients are finite");
+    };
+    let mut clipped = ClippedGradients::from(deferred);
+    let (raw, factor) = clipped.take_with_factor(module.vector.id).unwrap();
+    assert_eq!(raw.as_slice::<f32>().unwrap(), VECTOR);
+    assert_eq!(factor, 1.0 / GLOBAL_NORM);
+    assert!(clipped.take_with_factor(module.vector.id).is_none());
+    let matrix: Tensor<2> = clipped.take(module.matrix.id).unwrap();
+    let scaled = MATRIX.concat();
+    let scaled = scaled.iter().map(|g| (f64::from(*g) * factor) as f32);
+    assert_eq!(values(matrix), scaled.collect::<Vec<f32>>());
 }

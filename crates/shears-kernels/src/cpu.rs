@@ -56,6 +56,11 @@ impl Cpu {
         }
     }
 
+    /// The same instructions on so many threads.
+    pub(crate) fn on(self, threads: usize) -> Cpu {
+        Cpu { threads, ..self }
+    }
+
     /// The same instructions on one thread, for work that is a part of some other.
     pub(crate) fn alone(self) -> Cpu {
         Cpu { threads: 1, ..self }

@@ -14,16 +14,22 @@ mod linear;
 mod loss;
 mod math;
 mod matmul;
+mod measure;
+mod numbers;
 mod recurrent;
 mod tensor;
 #[cfg(test)]
 mod testing;
+mod update;
 mod vector;
 
 pub use embedding::{embedding_with_positions, embedding_with_positions_plain};
 pub use linear::{linear, linear_plain};
 pub use loss::{cross_entropy, output_loss};
+pub use measure::{read, scan};
+pub use numbers::Numbers;
 pub use recurrent::{
     Activation, Cell, RecurrentWeights, recurrent, recurrent_plain, recurrent_tokens,
     recurrent_tokens_plain,
 };
+pub use update::{Parameter, UpdateRule, update};

@@ -1,5 +1,7 @@
 //! How long a training step takes, and which part of it.
 
+mod clip;
+
 use std::time::Duration;
 
 use serde::Serialize;
@@ -8,6 +10,8 @@ use shears_model::LanguageModel;
 use crate::TrainError;
 use crate::trainer::Trainer;
 
+pub use clip::{ClipBench, bench_clip};
+
 /// Where the time of a step went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PhaseTimes {
@@ -15,7 +19,7 @@ pub struct PhaseTimes {
     pub forward: Duration,
     /// Gradients, and their way to the clipper.
     pub backward: Duration,
-    /// Measuring, deciding and scaling.
+    /// Measuring and deciding, and scaling where that is not left to the optimizer.
     pub clip: Duration,
     /// The optimizer.
     pub update: Duration,
@@ -27,7 +31,7 @@ impl PhaseTimes {
     }
 }
 
-/// Least, median and most of several measurements, in milliseconds.
+/// Least, median and most of several measurements.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[allow(missing_docs, reason = "the names say it")]
 pub struct Spread {
@@ -37,7 +41,8 @@ pub struct Spread {
 }
 
 impl Spread {
-    fn of(mut values: Vec<f64>) -> Self {
+    /// The spread of some values; all are NaN where there is none.
+    pub fn of(mut values: Vec<f64>) -> Self {
         values.sort_by(f64::total_cmp);
         let at = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
         let last = values.len().saturating_sub(1);

@@ -23,7 +23,7 @@ mod train;
 mod trainer;
 
 pub use batches::Batches;
-pub use bench::{BenchReport, PhaseTimes, Spread, bench, peak_rss_bytes};
+pub use bench::{BenchReport, ClipBench, PhaseTimes, Spread, bench, bench_clip, peak_rss_bytes};
 pub use checkpoint::{Checkpoint, CheckpointStore, Progress, RestoreError};
 pub use error::TrainError;
 pub use evaluate::{Evaluation, evaluate};

@@ -1,4 +1,11 @@
 //! The optimizers, with PyTorch's formulas and defaults. A step takes clipped gradients only.
+//!
+//! `Rule` is an update composed of Burn's operations, for every device and every clipping policy. On
+//! the CPU device `in_place` does the same in one pass, with the same bits.
+
+mod in_place;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -83,16 +90,41 @@ impl Optimizer {
     }
 
     /// Applies one update to every parameter that has a gradient.
-    pub fn step<M: Module>(&mut self, module: M, gradients: ClippedGradients, lr: f64) -> M {
+    ///
+    /// On the CPU device the numbers of parameters and moments are changed in place, without a
+    /// copy, unless somebody else has a clone of the module.
+    pub fn step<M: Module>(&mut self, module: M, mut gradients: ClippedGradients, lr: f64) -> M {
         self.updates += 1;
-        let mut update = Update {
+        let (module, updated) = match self.clipping {
+            None => in_place::update(self, module, &mut gradients, lr),
+            // What clips inside the update needs all of a tensor before it changes any of it.
+            Some(_) => (module, HashMap::new()),
+        };
+        module.map(&mut Update {
+            optimizer: self,
+            gradients,
+            lr,
+            path: Vec::new(),
+            updated,
+        })
+    }
+
+    /// The same by Burn's operations alone, on every device.
+    #[cfg(test)]
+    fn step_by_composition<M: Module>(
+        &mut self,
+        module: M,
+        gradients: ClippedGradients,
+        lr: f64,
+    ) -> M {
+        self.updates += 1;
+        module.map(&mut Update {
             optimizer: self,
             gradients,
             lr,
             path: Vec::new(),
             updated: HashMap::new(),
-        };
-        module.map(&mut update)
+        })
     }
 
     /// The moments by name, for a checkpoint: `NAME.first` and `NAME.second`.
@@ -133,13 +165,43 @@ impl Optimizer {
     }
 }
 
+impl OptimizerSettings {
+    /// The weight decay of a parameter with so many axes.
+    fn decay_of(&self, axes: usize) -> f64 {
+        match self.kind {
+            OptimizerKind::AdamW if axes < 2 => 0.0,
+            _ => self.weight_decay,
+        }
+    }
+}
+
 struct Update<'a> {
     optimizer: &'a mut Optimizer,
     gradients: ClippedGradients,
     lr: f64,
     path: Vec<String>,
     /// New values by parameter, because tied weights are visited once for each place they are in.
-    updated: HashMap<ParamId, Tensor<1>>,
+    updated: HashMap<ParamId, Updated>,
+}
+
+/// The new value of a parameter, and what it was to automatic differentiation.
+struct Updated {
+    value: Tensor<1>,
+    shape: Vec<usize>,
+    tracked: bool,
+    required: bool,
+}
+
+impl Updated {
+    fn tensor<const D: usize>(&self) -> Tensor<D> {
+        let shape: [usize; D] = std::array::from_fn(|axis| self.shape[axis]);
+        let value = self.value.clone().reshape(shape);
+        let value = match self.tracked {
+            true => Tensor::from_inner(value),
+            false => value,
+        };
+        value.set_require_grad(self.required)
+    }
 }
 
 impl ModuleMapper for Update<'_> {
@@ -153,40 +215,34 @@ impl ModuleMapper for Update<'_> {
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let (id, weight, mapper) = param.consume();
-        let (shape, required, tracked) = (
-            weight.dims(),
-            weight.is_require_grad(),
-            weight.is_autodiff(),
-        );
-        let updated = match (self.gradients.take::<D>(id), self.updated.get(&id)) {
-            (Some(gradient), _) => {
-                let elements: usize = shape.iter().product();
-                let weight: Tensor<1> = weight.inner().reshape([elements]);
-                let gradient: Tensor<1> = gradient.reshape([elements]);
-                let moments = self
-                    .optimizer
-                    .moments
-                    .entry(self.path.join("."))
-                    .or_default();
-                let rule = Rule {
-                    settings: &self.optimizer.settings,
-                    clipping: self.optimizer.clipping.as_ref(),
-                    lr: self.lr,
-                    is_matrix: D > 1,
-                };
-                let weight = rule.apply(weight, gradient, moments, self.optimizer.updates);
-                self.updated.insert(id, weight.clone());
-                weight.reshape(shape)
-            }
-            (None, Some(weight)) => weight.clone().reshape(shape),
-            (None, None) => return Param::from_mapped_value(id, weight, mapper),
+        if let Some(updated) = self.updated.get(&id) {
+            return Param::from_mapped_value(id, updated.tensor(), mapper);
+        }
+        let Some(gradient) = self.gradients.take::<D>(id) else {
+            return Param::from_mapped_value(id, weight, mapper);
         };
-        let updated = if tracked {
-            Tensor::from_inner(updated)
-        } else {
-            updated
+        let moments = self.optimizer.moments.entry(self.path.join("."));
+        let rule = Rule {
+            settings: &self.optimizer.settings,
+            clipping: self.optimizer.clipping.as_ref(),
+            lr: self.lr,
+            weight_decay: self.optimizer.settings.decay_of(D),
         };
-        Param::from_mapped_value(id, updated.set_require_grad(required), mapper)
+        let shape = weight.dims().to_vec();
+        let elements: usize = shape.iter().product();
+        let (tracked, required) = (weight.is_autodiff(), weight.is_require_grad());
+        let flat = |tensor: Tensor<D>| -> Tensor<1> { tensor.reshape([elements]) };
+        let updates = self.optimizer.updates;
+        let moments = moments.or_default();
+        let updated = Updated {
+            value: rule.apply(flat(weight.inner()), flat(gradient), moments, updates),
+            shape,
+            tracked,
+            required,
+        };
+        let tensor = updated.tensor();
+        self.updated.insert(id, updated);
+        Param::from_mapped_value(id, tensor, mapper)
     }
 }
 
@@ -194,7 +250,7 @@ struct Rule<'a> {
     settings: &'a OptimizerSettings,
     clipping: Option<&'a AdamClipping>,
     lr: f64,
-    is_matrix: bool,
+    weight_decay: f64,
 }
 
 impl Rule<'_> {
@@ -207,12 +263,9 @@ impl Rule<'_> {
         updates: u64,
     ) -> Tensor<1> {
         let settings = self.settings;
-        let (gradient, weight) = match (settings.weight_decay, settings.kind) {
+        let (gradient, weight) = match (self.weight_decay, settings.kind) {
             (0.0, _) => (gradient, weight),
-            (decay, OptimizerKind::AdamW) if self.is_matrix => {
-                (gradient, weight * (1.0 - self.lr * decay))
-            }
-            (_, OptimizerKind::AdamW) => (gradient, weight),
+            (decay, OptimizerKind::AdamW) => (gradient, weight * (1.0 - self.lr * decay)),
             (decay, _) => (gradient + weight.clone() * decay, weight),
         };
         match settings.kind {

@@ -20,7 +20,9 @@ use crate::tensors::{NamedTensor, load_parameters, module_tensors};
 pub struct Trainer<M: LanguageModel> {
     plan: Plan,
     device: Device,
-    model: M,
+    /// There, but for the moment of an update: the optimizer changes it in place, and has to be the
+    /// only one who holds it.
+    model: Option<M>,
     optimizer: Optimizer,
     clipper: Clipper,
     batches: Batches,
@@ -29,6 +31,21 @@ pub struct Trainer<M: LanguageModel> {
     /// Where the run stands; the run's loop writes the evaluation's part.
     pub(crate) progress: Progress,
 }
+
+/// The clipper of a plan, before its first step.
+pub(crate) fn new_clipper<M: LanguageModel>(plan: &Plan, model: &M, threads: usize) -> Clipper {
+    Clipper::new(plan.clip.clone(), plan.non_finite)
+        .with_threads(threads)
+        .with_scan(shears_kernels::scan)
+        .with_output_layer(model.output_layer())
+}
+
+/// The optimizer of a plan, before its first update.
+pub(crate) fn new_optimizer(plan: &Plan) -> Optimizer {
+    Optimizer::new(plan.optimizer_settings(), AdamClipping::of(&plan.clip))
+}
+
+const ONLY_AN_UPDATE_TAKES_IT: &str = "a model is taken for an update alone, which gives it back";
 
 /// What a step found and did.
 #[derive(Debug)]
@@ -46,16 +63,12 @@ pub struct StepOutcome {
 impl<M: LanguageModel> Trainer<M> {
     /// A trainer at step 0. `model` is on an autodiff device, and `device` is that device.
     pub fn new(plan: Plan, model: M, batches: Batches, threads: usize, device: &Device) -> Self {
-        let clipper = Clipper::new(plan.clip.clone(), plan.non_finite)
-            .with_threads(threads)
-            .with_output_layer(model.output_layer());
-        let adam_clipping = AdamClipping::of(&plan.clip);
         Trainer {
-            optimizer: Optimizer::new(plan.optimizer_settings(), adam_clipping),
-            clipper,
+            optimizer: new_optimizer(&plan),
+            clipper: new_clipper(&plan, &model, threads),
             plan,
             device: device.clone(),
-            model,
+            model: Some(model),
             batches,
             carried: State::default(),
             progress: Progress::default(),
@@ -64,7 +77,7 @@ impl<M: LanguageModel> Trainer<M> {
 
     /// The model as it is.
     pub fn model(&self) -> &M {
-        &self.model
+        self.model.as_ref().expect(ONLY_AN_UPDATE_TAKES_IT)
     }
 
     /// Where the run stands.
@@ -88,7 +101,7 @@ impl<M: LanguageModel> Trainer<M> {
         let clip_started = Instant::now();
         let outcome = self
             .clipper
-            .clip_with_loss(gradients, loss)
+            .clip_deferred(gradients, Some(loss))
             .map_err(|cause| TrainError::NonFinite {
                 step: self.progress.step + 1,
                 cause,
@@ -101,7 +114,8 @@ impl<M: LanguageModel> Trainer<M> {
             Outcome::Apply(clipped) => {
                 let clipped = ClippedGradients::from(clipped);
                 let report = clipped.report().clone();
-                self.model = self.optimizer.step(self.model.clone(), clipped, lr);
+                let model = self.model.take().expect(ONLY_AN_UPDATE_TAKES_IT);
+                self.model = Some(self.optimizer.step(model, clipped, lr));
                 self.carried = carried;
                 self.progress.updates += 1;
                 self.progress.consecutive_skips = 0;
@@ -146,21 +160,21 @@ impl<M: LanguageModel> Trainer<M> {
             let (inputs, targets) = to_tensors(&batch, &self.device);
 
             let forward_started = Instant::now();
-            let (loss, after) = self.model.loss(inputs, targets, carried);
+            let (loss, after) = self.model().loss(inputs, targets, carried);
             total_loss += f64::from(loss.clone().into_data().iter::<f32>().next().unwrap_or(0.0));
             times.forward += forward_started.elapsed();
 
             let backward_started = Instant::now();
             let gradients = match self.clipper.policy().needs_parameters() {
-                true => ModuleGradients::collect_with_parameters(loss.backward(), &self.model)?,
-                false => ModuleGradients::collect(loss.backward(), &self.model)?,
+                true => ModuleGradients::collect_with_parameters(loss.backward(), self.model())?,
+                false => ModuleGradients::collect(loss.backward(), self.model())?,
             };
             match &mut sum {
                 Some(sum) => sum.add(gradients),
                 None => sum = Some(Accumulated::new(gradients)),
             }
             times.backward += backward_started.elapsed();
-            carried = match self.model.reading() {
+            carried = match self.model().reading() {
                 Reading::Streams => after.detach(),
                 Reading::Windows { .. } => State::default(),
             };
@@ -188,7 +202,7 @@ impl<M: LanguageModel> Trainer<M> {
             progress,
             plan: self.plan.clone(),
             clipper: self.clipper.state(),
-            model: module_tensors(&self.model),
+            model: module_tensors(self.model()),
             optimizer: self.optimizer.tensors(),
             carried: carried.collect(),
         }
@@ -196,11 +210,12 @@ impl<M: LanguageModel> Trainer<M> {
 
     /// Goes to where a checkpoint was taken.
     pub fn restore(mut self, checkpoint: Checkpoint) -> Result<Self, TrainError> {
-        self.model =
-            load_parameters(self.model, checkpoint.model).map_err(|problem| RestoreError {
-                path: "model.safetensors".into(),
-                problem,
-            })?;
+        let model = self.model.take().expect(ONLY_AN_UPDATE_TAKES_IT);
+        let loaded = load_parameters(model, checkpoint.model).map_err(|problem| RestoreError {
+            path: "model.safetensors".into(),
+            problem,
+        })?;
+        self.model = Some(loaded);
         let restored = self.clipper.restore(&checkpoint.clipper);
         restored.map_err(|error| RestoreError {
             path: "state.json".into(),
@@ -228,7 +243,7 @@ impl<M: LanguageModel> Trainer<M> {
     /// Whether a moment has the name and the size of a parameter.
     fn fits(&self, moment: &NamedTensor) -> bool {
         let name = moment.name.rsplit_once('.').map_or("", |(name, _)| name);
-        let parameters = shears_model::parameters(&self.model);
+        let parameters = shears_model::parameters(self.model());
         let mut named = parameters.iter().filter(|parameter| parameter.name == name);
         named.any(|parameter| parameter.elements() == moment.data.num_elements())
     }

@@ -1,0 +1,207 @@
+//! Measuring gradients at the price of reading them.
+
+use std::sync::{Mutex, PoisonError};
+
+use gradclip::Scanned;
+use pulp::{Simd, WithSimd};
+
+use crate::cpu::Cpu;
+
+/// Elements whose sums are added on their own: a part of the contract of [`gradclip::Scan`].
+const BLOCK: usize = 65_536;
+
+/// Sums of a block: a part of that contract too.
+const LANES: usize = 16;
+
+/// Up to so many elements, waking another thread costs more than it saves.
+const FOR_ONE_THREAD: usize = 65_536;
+
+/// [`gradclip::scan`] with the vector instructions of this machine and the threads of the pool:
+/// the same bits, for [`gradclip::Clipper::with_scan`].
+///
+/// The blocks of all tensors are spread over the threads in one go, so that many small tensors cost
+/// what one large tensor does.
+#[must_use]
+pub fn scan(tensors: &[&[f32]], threads: usize) -> Vec<Scanned> {
+    let threads = threads.clamp(1, rayon::current_num_threads());
+    scan_on(Cpu::current().on(threads), tensors)
+}
+
+/// The sum of the finite or other elements in `f32`, in no particular order: what reading costs on
+/// so many threads, to compare [`scan`] with.
+#[must_use]
+pub fn read(tensors: &[&[f32]], threads: usize) -> f32 {
+    let threads = threads.clamp(1, rayon::current_num_threads());
+    let cpu = Cpu::current().on(threads);
+    map_blocks(cpu, tensors, |block| cpu.run(Read(block)))
+        .into_iter()
+        .sum()
+}
+
+fn scan_on(cpu: Cpu, tensors: &[&[f32]]) -> Vec<Scanned> {
+    let blocks = map_blocks(cpu, tensors, |block| cpu.run(ScanBlock(block)));
+    let mut blocks = blocks.into_iter();
+    let scanned = tensors.iter().map(|tensor| {
+        let blocks = blocks.by_ref().take(tensor.len().div_ceil(BLOCK));
+        blocks.fold(Scanned::default(), |total, block| Scanned {
+            sum_of_squares: total.sum_of_squares + block.sum_of_squares,
+            max_magnitude: larger(total.max_magnitude, block.max_magnitude),
+            non_finite: total.non_finite + block.non_finite,
+        })
+    });
+    scanned.collect()
+}
+
+/// What `work` gives for each block of each tensor, in order.
+fn map_blocks<T: Clone + Default + Send>(
+    cpu: Cpu,
+    tensors: &[&[f32]],
+    work: impl Fn(&[f32]) -> T + Sync,
+) -> Vec<T> {
+    let blocks: Vec<&[f32]> = tensors.iter().flat_map(|all| all.chunks(BLOCK)).collect();
+    let elements: usize = tensors.iter().map(|tensor| tensor.len()).sum();
+    if cpu.threads == 1 || elements <= FOR_ONE_THREAD {
+        return blocks.into_iter().map(work).collect();
+    }
+    let mut results = vec![T::default(); blocks.len()];
+    // Runs of small blocks count as one, or the threads would do little but ask for the next.
+    let mut runs = Vec::new();
+    let (mut blocks, mut left) = (blocks.as_slice(), results.as_mut_slice());
+    while !blocks.is_empty() {
+        let mut elements = 0;
+        let fits = |block: &&&[f32]| {
+            elements += block.len();
+            elements <= BLOCK
+        };
+        let count = blocks.iter().take_while(fits).count();
+        let (run, other_blocks) = blocks.split_at(count);
+        let (slots, other_slots) = left.split_at_mut(count);
+        runs.push((run, Mutex::new(slots)));
+        (blocks, left) = (other_blocks, other_slots);
+    }
+    cpu.each(runs.len(), |index| {
+        let (run, slots) = &runs[index];
+        let mut slots = slots.lock().unwrap_or_else(PoisonError::into_inner);
+        for (slot, block) in slots.iter_mut().zip(*run) {
+            *slot = work(block);
+        }
+    });
+    drop(runs);
+    results
+}
+
+struct ScanBlock<'a>(&'a [f32]);
+
+impl WithSimd for ScanBlock<'_> {
+    type Output = Scanned;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> Scanned {
+        let scanned = scan_block(self.0, |value| value);
+        // A NaN or an infinity cannot leave a sum finite, so that the hot loop needs no branch.
+        if scanned.sum_of_squares.is_finite() {
+            return scanned;
+        }
+        let non_finite = self.0.iter().filter(|value| !value.is_finite()).count() as u64;
+        let finite_or_zero = |value: f32| if value.is_finite() { value } else { 0.0 };
+        Scanned {
+            non_finite,
+            ..scan_block(self.0, finite_or_zero)
+        }
+    }
+}
+
+/// Plain loops over arrays, which the compiler turns into the vectors of the instructions that it
+/// is inlined for. A square is exact, so that a fused addition would change no bit.
+#[inline(always)]
+fn scan_block(block: &[f32], filter: impl Fn(f32) -> f32) -> Scanned {
+    let mut sums = [0.0_f64; LANES];
+    let mut maxima = [0.0_f32; LANES];
+    let (chunks, rest) = block.as_chunks::<LANES>();
+    for chunk in chunks {
+        for lane in 0..LANES {
+            let value = filter(chunk[lane]);
+            let wide = f64::from(value);
+            sums[lane] += wide * wide;
+            maxima[lane] = larger(maxima[lane], value.abs());
+        }
+    }
+    for (lane, &value) in rest.iter().enumerate() {
+        let value = filter(value);
+        let wide = f64::from(value);
+        sums[lane] += wide * wide;
+        maxima[lane] = larger(maxima[lane], value.abs());
+    }
+    let mut width = LANES / 2;
+    while width > 0 {
+        for lane in 0..width {
+            sums[lane] += sums[lane + width];
+        }
+        width /= 2;
+    }
+    Scanned {
+        sum_of_squares: sums[0],
+        max_magnitude: maxima.into_iter().fold(0.0, larger),
+        non_finite: 0,
+    }
+}
+
+/// The comparison that compiles to a single `max` instruction, unlike `f32::max`.
+#[inline(always)]
+fn larger(left: f32, right: f32) -> f32 {
+    if right > left { right } else { left }
+}
+
+struct Read<'a>(&'a [f32]);
+
+impl WithSimd for Read<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> f32 {
+        // Enough sums to keep the additions from waiting for each other.
+        let mut sums = [0.0_f32; 64];
+        let (chunks, rest) = self.0.as_chunks::<64>();
+        for chunk in chunks {
+            for (sum, value) in sums.iter_mut().zip(chunk) {
+                *sum += value;
+            }
+        }
+        sums.iter().chain(rest).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use gradclip::Scanned;
+
+    use super::{Read, map_blocks, scan_on};
+    use crate::cpu::Cpu;
+
+    /// Each way of computing as a function without a memory, which is what a clipper takes.
+    #[test]
+    fn every_way_of_computing_gives_the_bits_of_the_plain_scan() {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        fn scan(tensors: &[&[f32]], threads: usize) -> Vec<Scanned> {
+            let cpu = Cpu::all()[NEXT.load(Ordering::SeqCst)];
+            scan_on(cpu.on(threads.max(1)), tensors)
+        }
+        gradclip::conformance::check_scan(super::scan);
+        for index in 0..Cpu::all().len() {
+            NEXT.store(index, Ordering::SeqCst);
+            gradclip::conformance::check_scan(scan);
+        }
+    }
+
+    #[test]
+    fn reading_reads_everything_once() {
+        for cpu in Cpu::all() {
+            let tensors = [vec![1.0; 70_001], vec![], vec![2.0; 63], vec![0.5; 200_000]];
+            let tensors: Vec<&[f32]> = tensors.iter().map(Vec::as_slice).collect();
+            let sums = map_blocks(cpu, &tensors, |block| cpu.run(Read(block)));
+            assert_eq!(sums.into_iter().sum::<f32>(), 170_127.0);
+        }
+    }
+}

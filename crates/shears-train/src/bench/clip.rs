@@ -1,0 +1,134 @@
+//! What clipping and updating cost, on the tensors of a real model, beside one read of them.
+
+use std::collections::{BTreeMap, HashSet};
+use std::hint::black_box;
+use std::time::Instant;
+
+use burn::module::{ModuleVisitor, Param, ParamId};
+use burn::tensor::{Device, Gradients, Tensor};
+use gradclip::{Gradients as _, Outcome, Unscaled};
+use gradclip_burn::{ClippedGradients, ModuleGradients};
+use serde::Serialize;
+use shears_kernels::Numbers;
+use shears_model::LanguageModel;
+
+use super::Spread;
+use crate::TrainError;
+use crate::plan::Plan;
+use crate::trainer::{new_clipper, new_optimizer};
+
+/// What was measured.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ClipBench {
+    /// Numbers in all gradients together.
+    pub parameters: usize,
+    /// Tensors that they are in.
+    pub tensors: usize,
+    /// Milliseconds: `read` is one read of the gradients (their sum in `f32`), `clip` measures and
+    /// decides and leaves the scaling to the update, `clip_and_update` is both.
+    pub ms: BTreeMap<&'static str, Spread>,
+}
+
+/// Rounds before the clock starts: memory is mapped, and the threads wake up.
+const WARMUP_ROUNDS: u64 = 2;
+
+/// Times the clipping policy and the optimizer of a plan on random gradients of a model that is on
+/// an autodiff device. In each of the rounds the three are measured one after the other.
+///
+/// # Errors
+///
+/// [`TrainError::Collect`] if the device does not give its data, and [`TrainError::NonFinite`] if
+/// the policy cannot be applied.
+pub fn bench_clip<M: LanguageModel>(
+    plan: &Plan,
+    mut model: M,
+    threads: usize,
+    device: &Device,
+    rounds: u64,
+) -> Result<ClipBench, TrainError> {
+    let mut clipper = new_clipper(plan, &model, threads);
+    let mut optimizer = new_optimizer(plan);
+    let (mut read, mut clip, mut clip_and_update) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut parameters, mut tensors) = (0, 0);
+    for round in 0..WARMUP_ROUNDS + rounds {
+        let mut gradients = random_gradients(plan, &model, device)?;
+        let started = Instant::now();
+        let slices = gradients.single_precision().unwrap_or_default();
+        black_box(shears_kernels::read(&slices, threads));
+        read.push(started.elapsed());
+        (tensors, parameters) = (slices.len(), slices.iter().map(|slice| slice.len()).sum());
+
+        let refused = |cause| TrainError::NonFinite { step: round, cause };
+        let started = Instant::now();
+        let outcome = clipper.clip_deferred(Unscaled::single(&mut gradients), None);
+        black_box(outcome.map_err(refused)?.report());
+        clip.push(started.elapsed());
+
+        let started = Instant::now();
+        let outcome = clipper.clip_deferred(Unscaled::single(gradients), None);
+        if let Outcome::Apply(deferred) = outcome.map_err(refused)? {
+            model = optimizer.step(model, ClippedGradients::from(deferred), plan.lr);
+        }
+        clip_and_update.push(started.elapsed());
+    }
+    let spread = |times: Vec<std::time::Duration>| {
+        let measured = times.into_iter().skip(WARMUP_ROUNDS as usize);
+        Spread::of(measured.map(|time| time.as_secs_f64() * 1e3).collect())
+    };
+    let ms = [
+        ("read", spread(read)),
+        ("clip", spread(clip)),
+        ("clip_and_update", spread(clip_and_update)),
+    ];
+    Ok(ClipBench {
+        parameters,
+        tensors,
+        ms: ms.into(),
+    })
+}
+
+/// A gradient for each parameter, as if they came out of a backward pass: uniform in [-1, 1), the
+/// same at each call.
+fn random_gradients<M: LanguageModel>(
+    plan: &Plan,
+    model: &M,
+    device: &Device,
+) -> Result<ModuleGradients, TrainError> {
+    struct Fill {
+        gradients: Gradients,
+        numbers: Vec<f32>,
+        seen: HashSet<ParamId>,
+    }
+    impl ModuleVisitor for Fill {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if !self.seen.insert(param.id) {
+                return;
+            }
+            let weight = param.val();
+            let shape = weight.dims();
+            let mut gradient = Numbers::zeros(shape.iter().product());
+            for chunk in gradient.as_mut_slice().chunks_mut(self.numbers.len()) {
+                chunk.copy_from_slice(&self.numbers[..chunk.len()]);
+            }
+            let gradient = gradient.into_flat().reshape(shape);
+            weight.grad_replace(&mut self.gradients, gradient);
+        }
+    }
+    let mut state = 1_u64;
+    let next = || {
+        // Knuth's MMIX generator.
+        state = state.wrapping_mul(6_364_136_223_846_793_005);
+        state = state.wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+    };
+    let mut fill = Fill {
+        gradients: Tensor::<1>::zeros([1], device).require_grad().backward(),
+        numbers: std::iter::repeat_with(next).take(99_991).collect(),
+        seen: HashSet::new(),
+    };
+    model.visit(&mut fill);
+    Ok(match plan.clip.needs_parameters() {
+        true => ModuleGradients::collect_with_parameters(fill.gradients, model)?,
+        false => ModuleGradients::collect(fill.gradients, model)?,
+    })
+}

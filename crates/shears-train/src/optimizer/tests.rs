@@ -1,0 +1,168 @@
+//! The update in place against the one composed of Burn's operations.
+
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Distribution, Tensor};
+use gradclip::{ClipPolicy, Clipper, NonFinite, Outcome, Unscaled};
+use gradclip_burn::{ClippedGradients, ModuleGradients};
+use shears_kernels::Numbers;
+
+use super::{Optimizer, OptimizerKind, OptimizerSettings};
+use crate::tensors::module_tensors;
+
+/// A matrix that is in two places, a vector, a cube, and one that never has a gradient.
+#[derive(Module, Debug)]
+struct Net {
+    table: Param<Tensor<2>>,
+    bias: Param<Tensor<1>>,
+    cube: Param<Tensor<3>>,
+    idle: Param<Tensor<2>>,
+    tied: Param<Tensor<2>>,
+}
+
+impl Net {
+    fn new(device: &Device) -> Net {
+        let range = Distribution::Uniform(-1.0, 1.0);
+        let table = Param::from_tensor(Tensor::random([37, 21], range, device));
+        Net {
+            tied: table.clone(),
+            table,
+            bias: Param::from_tensor(Tensor::random([21], range, device)),
+            cube: Param::from_tensor(Tensor::random([3, 4, 5], range, device)),
+            idle: Param::from_tensor(Tensor::random([2, 2], range, device)),
+        }
+    }
+
+    /// Gradients that depend on the weights and on the step.
+    fn gradients(&self, step: usize) -> ModuleGradients {
+        let table = self.table.val() * self.tied.val() * (step as f64 + 0.5);
+        let bias = self.bias.val().sin();
+        let cube = (self.cube.val() * 0.3).exp();
+        let loss = table.sum() + bias.sum() * 3.0 + cube.sum();
+        ModuleGradients::collect(loss.backward(), self).unwrap()
+    }
+
+    fn addresses(&self) -> [*const f32; 5] {
+        fn address<const D: usize>(param: &Param<Tensor<D>>) -> *const f32 {
+            let numbers = Numbers::of(param.val().inner()).unwrap();
+            numbers.as_slice().as_ptr()
+        }
+        [
+            address(&self.table),
+            address(&self.bias),
+            address(&self.cube),
+            address(&self.idle),
+            address(&self.tied),
+        ]
+    }
+}
+
+fn device() -> Device {
+    Device::flex().autodiff()
+}
+
+fn settings(kind: OptimizerKind, nesterov: bool, weight_decay: f64) -> OptimizerSettings {
+    OptimizerSettings {
+        kind,
+        momentum: 0.9,
+        nesterov,
+        alpha: 0.99,
+        beta1: 0.9,
+        beta2: 0.999,
+        epsilon: 1e-8,
+        weight_decay,
+    }
+}
+
+fn all_settings() -> Vec<OptimizerSettings> {
+    let kinds = [
+        (OptimizerKind::Sgd, false),
+        (OptimizerKind::Momentum, false),
+        (OptimizerKind::Momentum, true),
+        (OptimizerKind::RmsProp, false),
+        (OptimizerKind::Adam, false),
+        (OptimizerKind::AdamW, false),
+    ];
+    let with_decays = |(kind, nesterov)| [0.0, 0.1].map(|decay| settings(kind, nesterov, decay));
+    kinds.into_iter().flat_map(with_decays).collect()
+}
+
+fn deferred(policy: &str, gradients: ModuleGradients) -> ClippedGradients {
+    let policy: ClipPolicy = policy.parse().unwrap();
+    let mut clipper = Clipper::new(policy, NonFinite::Error);
+    match clipper.clip_deferred(Unscaled::single(gradients), None) {
+        Ok(Outcome::Apply(deferred)) => deferred.into(),
+        other => panic!("the gradients are finite: {other:?}"),
+    }
+}
+
+/// All weights and moments. Minus zero counts as zero: moments in place start as zero and not as
+/// the first gradient.
+fn numbers(net: &Net, optimizer: &Optimizer) -> Vec<(String, Vec<f32>)> {
+    let tensors = module_tensors(net).into_iter().chain(optimizer.tensors());
+    let numbers = tensors.map(|tensor| (tensor.name, tensor.data.try_to_vec().unwrap()));
+    numbers.collect()
+}
+
+#[test]
+fn in_place_and_by_composition_give_the_same_numbers() {
+    for settings in all_settings() {
+        // No factor, one for all, and one for each.
+        for policy in ["none", "global-norm:0.5", "norm:0.1"] {
+            let mut net = Net::new(&device());
+            let mut other = net.clone();
+            let mut optimizer = Optimizer::new(settings, None);
+            let mut oracle = Optimizer::new(settings, None);
+            for step in 0..8 {
+                let gradients = deferred(policy, net.gradients(step));
+                net = optimizer.step(net, gradients, 0.01);
+                let gradients = deferred(policy, other.gradients(step));
+                other = oracle.step_by_composition(other, gradients, 0.01);
+                let (given, wanted) = (numbers(&net, &optimizer), numbers(&other, &oracle));
+                assert_eq!(given, wanted, "{settings:?}, {policy}, step {step}");
+            }
+            assert_eq!(optimizer.updates(), 8);
+            // It still trains: every place of every parameter is tracked as before.
+            assert!(net.tied.val().is_require_grad() && net.idle.val().is_require_grad());
+        }
+    }
+}
+
+#[test]
+fn weights_and_moments_stay_where_they_are() {
+    for settings in all_settings() {
+        let mut net = Net::new(&device());
+        let mut optimizer = Optimizer::new(settings, None);
+        let moments = |optimizer: &Optimizer| -> Vec<*const f32> {
+            let moments = optimizer.moments.values();
+            let tensors = moments.flat_map(|moments| [&moments.first, &moments.second]);
+            let addresses = tensors.flatten().map(|tensor| {
+                let numbers = Numbers::of(tensor.clone()).unwrap();
+                numbers.as_slice().as_ptr()
+            });
+            addresses.collect()
+        };
+        let weights = net.addresses();
+        assert_eq!(weights[0], weights[4], "tied");
+        let mut first_moments = None;
+        for step in 0..3 {
+            let gradients = deferred("global-norm:0.5", net.gradients(step));
+            net = optimizer.step(net, gradients, 0.01);
+            assert_eq!(net.addresses(), weights, "{settings:?}, step {step}");
+            let moments = moments(&optimizer);
+            assert_eq!(*first_moments.get_or_insert(moments.clone()), moments);
+        }
+    }
+}
+
+#[test]
+fn a_clone_of_the_module_keeps_its_values() {
+    let mut net = Net::new(&device());
+    let mut optimizer = Optimizer::new(settings(OptimizerKind::Adam, false, 0.0), None);
+    let clone = net.clone();
+    let before = numbers(&clone, &optimizer);
+    let gradients = deferred("none", net.gradients(0));
+    net = optimizer.step(net, gradients, 0.01);
+    let untouched = Optimizer::new(optimizer.settings, None);
+    assert_eq!(numbers(&clone, &untouched), before);
+    assert_ne!(numbers(&net, &untouched), before);
+}
