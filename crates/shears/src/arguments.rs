@@ -1,5 +1,6 @@
 //! The command line: every command and flag, with its help.
 
+mod bench;
 mod clip;
 mod replay;
 
@@ -13,6 +14,7 @@ use shears_train::{ClipPolicy, NonFinite, OptimizerKind, Preset, ScheduleKind};
 
 use crate::settings::checked;
 
+pub(crate) use bench::{BenchArguments, BenchPart};
 pub(crate) use clip::ClipArguments;
 pub(crate) use replay::ReplayArguments;
 
@@ -475,20 +477,3 @@ pub(crate) struct InspectArguments {
     #[arg(long)]
     pub(crate) json: bool,
 }
-
-/// Time training steps
-///
-/// Whole steps (forward, backward, clip, update) on random tokens of a 65-symbol vocabulary, after
-/// a warm-up. Any training flag overrides the preset; `--steps` is the number of steps that are
-/// timed [default: 20]. JSON keys: ms_per_step.{min,median,max}, phases.{forward,backward,clip,
-/// update}.{min,median,max}, tokens_per_second, peak_rss_bytes, memory_estimate_bytes.
-#[derive(Args, Debug)]
-#[command(after_long_help = BENCH_EXAMPLES)]
-pub(crate) struct BenchArguments {
-    #[command(flatten)]
-    pub(crate) train: TrainArguments,
-}
-
-const BENCH_EXAMPLES: &str = "Examples:
-  shears bench --preset lstm-128 --threads 2
-  shears bench --preset gpt-384 --batch 16 --steps 5 --json";

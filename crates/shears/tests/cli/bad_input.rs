@@ -269,5 +269,18 @@ fn commands() {
         &["--stpes", "--steps"],
     );
     refused(&scratch, &["completions", "cmd"], &["cmd", "bash"]);
-    refused(&scratch, &["bench", "--steps", "0"], &["steps is 0"]);
+    for part in ["train", "clip", "generate"] {
+        let bench = ["bench", "--part", part];
+        let steps = [&bench[..], &["--steps", "0"]].concat();
+        refused(&scratch, &steps, &["steps is 0"]);
+        let vocabulary = [&bench[..], &["--vocabulary", "0"]].concat();
+        refused(&scratch, &vocabulary, &["--vocabulary", "0"]);
+        let size = [&bench[..], &["--hidden", "4611686018427387904"]].concat();
+        refused(&scratch, &size, &["exceeds"]);
+    }
+    refused(
+        &scratch,
+        &["bench", "--part", "clp"],
+        &["clp", "train", "clip", "generate"],
+    );
 }

@@ -180,6 +180,65 @@ fn bench_measures() {
     assert!(scratch.listing().is_empty());
 }
 
+fn assert_spread(value: &Value) {
+    let [min, median, max] = ["min", "median", "max"].map(|key| value[key].as_f64().unwrap());
+    assert!(0.0 < min && min <= median && median <= max, "{value}");
+}
+
+#[test]
+fn bench_measures_clipping_and_update() {
+    let scratch = Scratch::new();
+    let flags = "bench --part clip --preset gpt-128 --layers 1 --hidden 16 --heads 2 --window 8 \
+                 --vocabulary 300 --tied=false --steps 3 --threads 2";
+    let object = scratch.run(&format!("{flags} --json")).json().remove(0);
+    assert_eq!(object["part"], "clip");
+    assert_eq!(object["threads"], 2);
+    for key in ["read", "clip", "clip_and_update"] {
+        assert_spread(&object["ms"][key]);
+    }
+    // Two tables of 300 tokens, one of 8 places, and a block with its norms.
+    let block = 4 * (16 * 16 + 16) + 2 * (16 * 64) + 64 + 16 + 2 * (2 * 16);
+    let rest = 2 * 300 * 16 + 8 * 16 + 2 * 16;
+    assert_eq!(object["parameters"], block + rest);
+    let text = scratch.run(flags).succeeded();
+    assert!(text.contains("global-norm:1 and adamw"), "{text}");
+    for policy in ["value:0.1", "agc:0.01", "zclip", "update-rms:1"] {
+        let flags = format!("{flags} --clip {policy}");
+        assert_spread(&scratch.run(&format!("{flags} --json")).json()[0]["ms"]["clip_and_update"]);
+    }
+}
+
+#[test]
+fn bench_measures_generation() {
+    let scratch = Scratch::new();
+    for (model, tokens) in [
+        (
+            "--preset gpt-128 --layers 1 --hidden 16 --heads 2 --window 8",
+            8,
+        ),
+        ("--preset lstm-128 --hidden 16 --steps 30", 30),
+        (
+            "--preset gpt-128 --layers 1 --hidden 16 --heads 2 --window 8 --steps 20",
+            20,
+        ),
+    ] {
+        let flags = format!("bench --part generate {model} --threads 1");
+        let object = scratch.run(&format!("{flags} --json")).json().remove(0);
+        assert_eq!(object["part"], "generate");
+        assert_eq!(object["threads"], 1);
+        assert_eq!(object["tokens"], tokens);
+        assert_spread(&object["tokens_per_second"]);
+        if cfg!(target_os = "linux") {
+            assert!(object["peak_rss_bytes"].as_u64().unwrap() > 1_000_000);
+        }
+        let text = scratch.run(&flags).succeeded();
+        assert!(
+            text.contains(&format!("5 texts of {tokens} tokens")),
+            "{text}"
+        );
+    }
+}
+
 #[test]
 fn help_and_completions() {
     let scratch = Scratch::new();

@@ -1,0 +1,70 @@
+//! Clipping and update, beside one read of the gradients.
+
+use burn::tensor::Device;
+use shears_model::{LanguageModel, parameters};
+use shears_train::{ClipBench, TrainError, bench_clip, estimate_memory};
+
+use super::{STEPS, Setting, say_head, say_spread};
+use crate::model::Work;
+use crate::output::say;
+
+pub(super) fn run(setting: Setting) -> anyhow::Result<()> {
+    let device = setting.device.clone().autodiff();
+    let work = Bench {
+        setting: &setting,
+        device: &device,
+    };
+    let report = setting.with_model(&device, work)?;
+    let (plan, threads) = (&setting.plan, setting.threads);
+    if setting.json {
+        let mut line = serde_json::to_value(&report)?;
+        line["part"] = "clip".into();
+        line["preset"] = plan.preset.to_string().into();
+        line["threads"] = threads.into();
+        say!("{line}");
+        return Ok(());
+    }
+    say!(
+        "{} ({}), {} and {}, {} parameters in {} tensors, {threads} threads",
+        plan.preset,
+        plan.model,
+        plan.clip,
+        plan.optimizer,
+        report.parameters,
+        report.tensors
+    );
+    say_head("ms");
+    for (name, key) in [
+        ("read", "read"),
+        ("clip", "clip"),
+        ("clip and update", "clip_and_update"),
+    ] {
+        say_spread(name, &report.ms[key]);
+    }
+    let ratio = report.ms["clip"].median / report.ms["read"].median;
+    say!("  clipping takes {ratio:.2} times as long as reading");
+    Ok(())
+}
+
+struct Bench<'a> {
+    setting: &'a Setting,
+    device: &'a Device,
+}
+
+impl Work for Bench<'_> {
+    type Output = Result<ClipBench, TrainError>;
+
+    fn with<M: LanguageModel>(self, model: M) -> Self::Output {
+        let Setting {
+            plan,
+            steps,
+            threads,
+            vocabulary,
+            ..
+        } = self.setting;
+        // Refuses what no computer can address.
+        estimate_memory(plan, &parameters(&model), *vocabulary)?;
+        let rounds = steps.unwrap_or(STEPS);
+        bench_clip(plan, model, *threads, self.device, rounds)
+    }
+}

@@ -1,0 +1,99 @@
+//! Generation, token by token.
+
+use std::time::Instant;
+
+use anyhow::Context;
+use burn::tensor::Device;
+use shears_generate::{Generator, Sampler, SamplingSettings};
+use shears_model::{LanguageModel, Reading, parameters};
+use shears_train::{Spread, estimate_memory, peak_rss_bytes};
+
+use super::{Setting, say_head, say_spread};
+use crate::model::Work;
+use crate::output::say;
+use crate::report;
+
+/// Tokens of a text by a model that has no context, unless `--steps` says otherwise.
+const TOKENS: usize = 500;
+
+/// Texts that are timed, after one that is not.
+const ROUNDS: u64 = 5;
+
+pub(super) fn run(setting: Setting) -> anyhow::Result<()> {
+    let device = setting.device.clone();
+    let work = Bench {
+        setting: &setting,
+        device: &device,
+    };
+    let (tokens, tokens_per_second) = setting.with_model(&device, work)?;
+    let (plan, threads) = (&setting.plan, setting.threads);
+    if setting.json {
+        let line = serde_json::json!({
+            "part": "generate",
+            "preset": plan.preset.to_string(),
+            "threads": threads,
+            "tokens": tokens,
+            "tokens_per_second": tokens_per_second,
+            "peak_rss_bytes": peak_rss_bytes(),
+        });
+        say!("{line}");
+        return Ok(());
+    }
+    say!(
+        "{} ({}), {threads} threads, {ROUNDS} texts of {tokens} tokens",
+        plan.preset,
+        plan.model
+    );
+    say_head("");
+    say_spread("tokens a second", &tokens_per_second);
+    if let Some(peak) = peak_rss_bytes() {
+        say!("  peak memory {}", report::bytes(peak));
+    }
+    Ok(())
+}
+
+struct Bench<'a> {
+    setting: &'a Setting,
+    device: &'a Device,
+}
+
+impl Work for Bench<'_> {
+    type Output = anyhow::Result<(usize, Spread)>;
+
+    fn with<M: LanguageModel>(self, model: M) -> Self::Output {
+        let Setting {
+            plan,
+            steps,
+            vocabulary,
+            ..
+        } = self.setting;
+        // Refuses what no computer can address.
+        estimate_memory(plan, &parameters(&model), *vocabulary)?;
+        let asked = steps.map(usize::try_from).transpose();
+        let tokens = asked.context("--steps")?.unwrap_or(match model.reading() {
+            Reading::Streams => TOKENS,
+            Reading::Windows { context } => context,
+        });
+        let mut rates = Vec::new();
+        for round in 0..=ROUNDS {
+            let settings = SamplingSettings {
+                temperature: 1.0,
+                top_k: None,
+                top_p: None,
+                min_p: None,
+                repetition_penalty: 1.0,
+            };
+            let mut sampler = Sampler::new(settings, round)?;
+            let mut generator = Generator::new(&model, self.device);
+            let started = Instant::now();
+            generator.read(&[0])?;
+            for _ in 0..tokens {
+                generator.next(&mut sampler)?;
+            }
+            if round > 0 {
+                rates.push(tokens as f64 / started.elapsed().as_secs_f64());
+            }
+        }
+        Ok((tokens, Spread::of(rates)))
+    }
+}

@@ -1,0 +1,90 @@
+//! Whole training steps.
+
+use std::sync::Arc;
+
+use burn::tensor::Device;
+use shears_model::{LanguageModel, parameters};
+use shears_train::{Batches, BenchReport, TrainError, Trainer, bench, estimate_memory};
+
+use super::{STEPS, Setting, say_head, say_spread};
+use crate::model::Work;
+use crate::output::say;
+use crate::report;
+
+pub(super) fn run(setting: Setting) -> anyhow::Result<()> {
+    let device = setting.device.clone().autodiff();
+    let work = Bench {
+        setting: &setting,
+        device: &device,
+    };
+    let (report, estimate) = setting.with_model(&device, work)?;
+    let (plan, threads) = (&setting.plan, setting.threads);
+    if setting.json {
+        let mut line = serde_json::to_value(&report)?;
+        line["preset"] = plan.preset.to_string().into();
+        line["threads"] = threads.into();
+        line["memory_estimate_bytes"] = estimate.into();
+        say!("{line}");
+        return Ok(());
+    }
+    say!(
+        "{} ({}), batch {} x window {}, {} threads, {} steps",
+        plan.preset,
+        plan.model,
+        plan.batch,
+        plan.window,
+        threads,
+        report.steps
+    );
+    say_head("ms a step");
+    say_spread("whole", &report.ms_per_step);
+    for phase in ["forward", "backward", "clip", "update"] {
+        say_spread(phase, &report.phases[phase]);
+    }
+    say!("  {:.0} tokens a second", report.tokens_per_second);
+    if let Some(peak) = report.peak_rss_bytes {
+        say!(
+            "  peak memory {} (estimated {})",
+            report::bytes(peak),
+            report::bytes(estimate)
+        );
+    }
+    Ok(())
+}
+
+struct Bench<'a> {
+    setting: &'a Setting,
+    device: &'a Device,
+}
+
+impl Work for Bench<'_> {
+    type Output = Result<(BenchReport, u64), TrainError>;
+
+    fn with<M: LanguageModel>(self, model: M) -> Self::Output {
+        let Setting {
+            plan,
+            steps,
+            threads,
+            vocabulary,
+            ..
+        } = self.setting;
+        let estimate = estimate_memory(plan, &parameters(&model), *vocabulary)?.total();
+        let count = plan.batch * (8 * plan.window + 1) + 1;
+        let tokens: Arc<[u32]> = random_tokens(count, *vocabulary).into();
+        let batches = Batches::new(plan, model.reading(), tokens)?;
+        let mut trainer = Trainer::new(plan.clone(), model, batches, *threads, self.device);
+        Ok((bench(&mut trainer, steps.unwrap_or(STEPS))?, estimate))
+    }
+}
+
+/// Tokens without any pattern, the same at each call (Marsaglia's xorshift64).
+fn random_tokens(count: usize, vocabulary: usize) -> Vec<u32> {
+    let mut state = 0x2545_F491_4F6C_DD1D_u64;
+    let next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % vocabulary as u64) as u32
+    };
+    std::iter::repeat_with(next).take(count).collect()
+}
