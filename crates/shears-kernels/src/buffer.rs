@@ -56,13 +56,19 @@ impl Buffer {
     /// # Panics
     ///
     /// If the shape has another number of elements.
-    pub(crate) fn into_tensor<const D: usize>(self, shape: [usize; D]) -> FlexTensor {
-        let shape = Shape::from(shape);
+    pub(crate) fn into_tensor(self, shape: impl Into<Shape>) -> FlexTensor {
+        let shape = shape.into();
         assert_eq!(shape.num_elements(), self.len, "the shape of a buffer");
         let bytes = self.len * size_of::<f32>();
         // SAFETY: the first `bytes` of a block are initialised: it was zeroed when it was made.
         let bytes = unsafe { Bytes::from_controller(Box::new(self.block), bytes) };
         FlexTensor::new(bytes, TensorLayout::contiguous(shape), DType::F32)
+    }
+}
+
+impl Clone for Buffer {
+    fn clone(&self) -> Buffer {
+        Buffer::copy_of(self)
     }
 }
 

@@ -7,9 +7,12 @@
 //! The vector instructions are chosen at run time: AVX-512, AVX2 with FMA, NEON, or what every
 //! processor has. Results depend on that choice in their last bits, and never on the number of threads.
 
+mod attention;
 mod buffer;
 mod cpu;
+mod dropout;
 mod embedding;
+mod layer_norm;
 mod linear;
 mod loss;
 mod math;
@@ -20,10 +23,13 @@ mod recurrent;
 mod tensor;
 #[cfg(test)]
 mod testing;
+mod transformer;
 mod update;
 mod vector;
 
+pub use dropout::{Dropout, DropoutKey, dropout, dropout_plain};
 pub use embedding::{embedding_with_positions, embedding_with_positions_plain};
+pub use layer_norm::{layer_norm, layer_norm_plain};
 pub use linear::{linear, linear_plain};
 pub use loss::{cross_entropy, output_loss};
 pub use measure::{read, scan};
@@ -31,5 +37,9 @@ pub use numbers::Numbers;
 pub use recurrent::{
     Activation, Cell, RecurrentWeights, recurrent, recurrent_plain, recurrent_tokens,
     recurrent_tokens_plain,
+};
+pub use transformer::{
+    BlockSettings, BlockWeights, EMBEDDING_SITE, KeysAndValues, LinearWeights, NormWeights,
+    transformer_block, transformer_block_plain,
 };
 pub use update::{Parameter, UpdateRule, update};

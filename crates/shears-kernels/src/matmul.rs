@@ -105,11 +105,6 @@ impl Packed {
         self.columns.div_ceil(self.width)
     }
 
-    /// The columns of a panel.
-    pub(crate) fn columns_of(&self, panel: usize) -> std::ops::Range<usize> {
-        panel * self.width..self.columns.min((panel + 1) * self.width)
-    }
-
     /// `C = start + A B` on all threads, for `A` `[rows, inner]` and `C` `[rows, columns]`, whose rows lie
     /// `a_stride` and `c_stride` numbers apart.
     pub(crate) fn multiply(
@@ -170,49 +165,250 @@ impl Packed {
         simd: S,
         panel: usize,
         (a, a_stride): (&[f32], usize),
-        (c, c_stride): (&mut [f32], usize),
+        c: (&mut [f32], usize),
         rows: usize,
         start: Start<'_>,
     ) {
-        let columns = self.columns_of(panel);
-        if rows == 0 {
+        let a = Left::Plain(a, a_stride);
+        let sizes = (rows, self.inner);
+        (self.panels()).multiply(simd, panel..panel + 1, a, c, sizes, start);
+    }
+
+    /// The panels themselves.
+    #[inline(always)]
+    pub(crate) fn panels(&self) -> Panels<'_> {
+        Panels {
+            numbers: &self.panels,
+            inner: self.inner,
+            columns: self.columns,
+        }
+    }
+}
+
+/// A left factor `[rows, inner]`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Left<'a> {
+    /// Row after row, with the distance between rows.
+    Plain(&'a [f32], usize),
+    /// Column after column, with the distance between columns.
+    Transposed(&'a [f32], usize),
+}
+
+/// A right factor `[inner, columns]` in panels of two vectors' width, wherever they lie.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Panels<'a> {
+    numbers: &'a [f32],
+    inner: usize,
+    columns: usize,
+}
+
+impl<'a> Panels<'a> {
+    /// How many numbers the panels of a matrix take.
+    pub(crate) fn len<S: Simd>(inner: usize, columns: usize) -> usize {
+        columns.next_multiple_of(S::F32_LANES) * inner
+    }
+
+    /// The panels of `B` `[inner, columns]`, whose rows lie `stride` numbers apart, written to `out`.
+    #[inline(always)]
+    pub(crate) fn plain<S: Simd>(
+        _: S,
+        (b, stride): (&[f32], usize),
+        inner: usize,
+        columns: usize,
+        out: &'a mut [f32],
+    ) -> Panels<'a> {
+        let out = &mut out[..Self::len::<S>(inner, columns)];
+        for first in (0..columns).step_by(2 * S::F32_LANES) {
+            let given = (columns - first).min(2 * S::F32_LANES);
+            let width = given.next_multiple_of(S::F32_LANES);
+            let panel = &mut out[first * inner..][..width * inner];
+            for (k, out) in panel.chunks_exact_mut(width).enumerate() {
+                out[..given].copy_from_slice(&b[k * stride + first..][..given]);
+                out[given..].fill(0.0);
+            }
+        }
+        Panels {
+            numbers: out,
+            inner,
+            columns,
+        }
+    }
+
+    /// The panels of `Wᵀ` for `W` `[columns, inner]`, whose rows lie `stride` numbers apart, written to
+    /// `out`.
+    #[inline(always)]
+    pub(crate) fn transposed<S: Simd>(
+        _: S,
+        (weight, stride): (&[f32], usize),
+        columns: usize,
+        inner: usize,
+        out: &'a mut [f32],
+    ) -> Panels<'a> {
+        let out = &mut out[..Self::len::<S>(inner, columns)];
+        for first in (0..columns).step_by(2 * S::F32_LANES) {
+            let given = (columns - first).min(2 * S::F32_LANES);
+            let width = given.next_multiple_of(S::F32_LANES);
+            let panel = &mut out[first * inner..][..width * inner];
+            if given < width {
+                panel.fill(0.0);
+            }
+            for column in 0..given {
+                let row = &weight[(first + column) * stride..][..inner];
+                let out = panel[column..].iter_mut().step_by(width);
+                for (out, x) in out.zip(row) {
+                    *out = *x;
+                }
+            }
+        }
+        Panels {
+            numbers: out,
+            inner,
+            columns,
+        }
+    }
+
+    /// Rows of `B`.
+    #[inline(always)]
+    pub(crate) fn inner(self) -> usize {
+        self.inner
+    }
+
+    /// How many panels there are.
+    #[inline(always)]
+    pub(crate) fn count<S: Simd>(self) -> usize {
+        self.columns.div_ceil(2 * S::F32_LANES)
+    }
+
+    /// Some panels' columns: `C[.., columns] = start + A B[..depth, columns]`, of whose inner dimension
+    /// the first `depth` numbers are taken.
+    ///
+    /// # Panics
+    ///
+    /// If a row of `a` or `c` leaves its slice.
+    #[inline(always)]
+    pub(crate) fn multiply<S: Simd>(
+        self,
+        simd: S,
+        panels: std::ops::Range<usize>,
+        a: Left<'_>,
+        (c, c_stride): (&mut [f32], usize),
+        (rows, depth): (usize, usize),
+        start: Start<'_>,
+    ) {
+        // A function of its own for each set of instructions: where products are computed, the
+        // compiler need not repeat all tiles of all heights.
+        match a {
+            Left::Plain(a, a_stride) => simd.vectorize(Product::<false> {
+                right: self,
+                panels,
+                a,
+                a_stride,
+                c,
+                c_stride,
+                rows,
+                depth,
+                start,
+            }),
+            Left::Transposed(a, a_stride) => simd.vectorize(Product::<true> {
+                right: self,
+                panels,
+                a,
+                a_stride,
+                c,
+                c_stride,
+                rows,
+                depth,
+                start,
+            }),
+        }
+    }
+
+    /// All columns, see [`Panels::multiply`].
+    #[inline(always)]
+    pub(crate) fn multiply_all<S: Simd>(
+        self,
+        simd: S,
+        a: Left<'_>,
+        c: (&mut [f32], usize),
+        sizes: (usize, usize),
+        start: Start<'_>,
+    ) {
+        self.multiply(simd, 0..self.count::<S>(), a, c, sizes, start);
+    }
+}
+
+/// See [`Panels::multiply`].
+struct Product<'a, const TRANSPOSED: bool> {
+    right: Panels<'a>,
+    panels: std::ops::Range<usize>,
+    a: &'a [f32],
+    a_stride: usize,
+    c: &'a mut [f32],
+    c_stride: usize,
+    rows: usize,
+    depth: usize,
+    start: Start<'a>,
+}
+
+impl<const TRANSPOSED: bool> WithSimd for Product<'_, TRANSPOSED> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Panels {
+            numbers,
+            inner,
+            columns,
+        } = self.right;
+        let (rows, depth) = (self.rows, self.depth);
+        if rows == 0 || self.panels.is_empty() {
             return;
         }
+        let width = 2 * S::F32_LANES;
+        let end = columns.min(self.panels.end * width);
+        assert!(depth <= inner, "the depth of a product");
+        let (lines, line) = if TRANSPOSED {
+            (depth, rows)
+        } else {
+            (rows, depth)
+        };
+        let needed = lines.checked_sub(1).map_or(0, |last| last * self.a_stride + line);
+        assert!(needed <= self.a.len(), "rows of a product");
         assert!(
-            (rows - 1) * a_stride + self.inner <= a.len(),
-            "rows of a product"
-        );
-        assert!(
-            (rows - 1) * c_stride + columns.end <= c.len(),
+            (rows - 1) * self.c_stride + end <= self.c.len(),
             "rows of a result"
         );
-        let panel_width =
-            (self.width).min((self.columns - columns.start).next_multiple_of(S::F32_LANES));
-        let b = &self.panels[columns.start * self.inner..][..panel_width * self.inner];
-        for k in (0..self.inner.max(1)).step_by(DEPTH_AT_ONCE) {
-            let depth = DEPTH_AT_ONCE.min(self.inner - k);
-            let start = match start {
-                _ if k > 0 => TileStart::Result,
-                Start::Zero => TileStart::Zero,
-                Start::Bias(bias) => TileStart::Bias(&bias[columns.clone()]),
-                Start::Result => TileStart::Result,
-            };
-            let tile = Tile {
-                a: a[k..].as_ptr(),
-                a_stride,
-                b: b[k * panel_width..].as_ptr(),
-                depth,
-                c_stride,
-                columns: columns.len(),
-                start,
-            };
-            // SAFETY: the rows were checked above, and the panel holds `inner` rows of its width.
-            unsafe {
-                let c = c.as_mut_ptr().add(columns.start);
-                if panel_width == S::F32_LANES {
-                    tile.rows::<S, 1>(simd, c, rows);
-                } else {
-                    tile.rows::<S, 2>(simd, c, rows);
+        for panel in self.panels {
+            let first = panel * width;
+            let given = width.min(columns - first);
+            let panel_width = given.next_multiple_of(S::F32_LANES);
+            let b = &numbers[first * inner..][..panel_width * inner];
+            for k in (0..depth.max(1)).step_by(DEPTH_AT_ONCE) {
+                let start = match self.start {
+                    _ if k > 0 => TileStart::Result,
+                    Start::Zero => TileStart::Zero,
+                    Start::Bias(bias) => TileStart::Bias(&bias[first..first + given]),
+                    Start::Result => TileStart::Result,
+                };
+                let skipped = if TRANSPOSED { k * self.a_stride } else { k };
+                let tile = Tile {
+                    a: self.a[skipped..].as_ptr(),
+                    a_stride: self.a_stride,
+                    b: b[k * panel_width..].as_ptr(),
+                    depth: DEPTH_AT_ONCE.min(depth - k),
+                    c_stride: self.c_stride,
+                    columns: given,
+                    start,
+                };
+                // SAFETY: rows and columns were checked above, and the panel holds `inner` rows
+                // of its width.
+                unsafe {
+                    let c = self.c.as_mut_ptr().add(first);
+                    if panel_width == S::F32_LANES {
+                        tile.rows::<S, 1, TRANSPOSED>(simd, c, rows);
+                    } else {
+                        tile.rows::<S, 2, TRANSPOSED>(simd, c, rows);
+                    }
                 }
             }
         }
@@ -235,16 +431,9 @@ impl WithSimd for Block<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        for panel in 0..self.packed.count() {
-            self.packed.multiply_panel(
-                simd,
-                panel,
-                (self.a, self.a_stride),
-                (self.c, self.c_stride),
-                self.rows,
-                self.start,
-            );
-        }
+        let a = Left::Plain(self.a, self.a_stride);
+        let (c, sizes) = ((self.c, self.c_stride), (self.rows, self.packed.inner));
+        self.packed.panels().multiply_all(simd, a, c, sizes, self.start);
     }
 }
 

@@ -22,13 +22,17 @@ pub(crate) fn whole_numbers(count: usize, bound: usize, seed: u64) -> Vec<u32> {
         .collect()
 }
 
-/// A tensor whose gradient is asked for.
+/// A tensor, whose gradient is asked for on a device that computes one.
 pub(crate) fn tensor<const D: usize>(
     values: &[f32],
     shape: [usize; D],
     device: &Device,
 ) -> Tensor<D> {
-    Tensor::from_data(TensorData::new(values.to_vec(), shape), device).require_grad()
+    let tensor = Tensor::from_data(TensorData::new(values.to_vec(), shape), device);
+    match device.is_autodiff() {
+        true => tensor.require_grad(),
+        false => tensor,
+    }
 }
 
 pub(crate) fn whole<const D: usize>(

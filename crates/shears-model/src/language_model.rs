@@ -74,8 +74,8 @@ pub enum Reading {
 /// knowing the model. The empty state is the start of a text.
 #[derive(Clone, Debug, Default)]
 pub struct State {
-    /// Named tensors; recurrent models carry `[1, batch, hidden]`, attention `[batch * heads,
-    /// time, head]`.
+    /// Named tensors; recurrent models carry `[1, batch, hidden]`, attention `[batch, time,
+    /// hidden]`.
     pub tensors: BTreeMap<String, Tensor<3>>,
     /// How many tokens the model has read since the start of the text.
     pub position: usize,

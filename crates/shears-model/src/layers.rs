@@ -1,12 +1,11 @@
 //! The layers that several models share, with PyTorch's weight layout, and their initialisation.
 
 use burn::module::{Module, Param, ParamId};
-use burn::tensor::module::layer_norm;
-use burn::tensor::{Device, Distribution, Int, Shape, Tensor, TensorData};
+use burn::tensor::{Device, Int, Shape, Tensor, TensorData};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution as _, StandardNormal};
-use shears_kernels::{linear, output_loss};
+use shears_kernels::{Dropout, DropoutKey, layer_norm, linear, output_loss};
 
 /// Creates parameters whose initial values depend on the seed and their order alone.
 ///
@@ -179,7 +178,7 @@ impl LayerNorm {
 
     /// `[.., size]` to `[.., size]`.
     pub fn forward<const D: usize>(&self, input: Tensor<D>) -> Tensor<D> {
-        layer_norm(input, self.weight.val(), Some(self.bias.val()), 1e-5)
+        layer_norm(input, self.weight.val(), self.bias.val())
     }
 }
 
@@ -188,11 +187,17 @@ impl LayerNorm {
 ///
 /// The mask comes from the generator of the device, which the trainer seeds anew for every step.
 pub fn dropout<const D: usize>(input: Tensor<D>, probability: f64) -> Tensor<D> {
-    if probability == 0.0 || !input.is_autodiff() {
-        return input;
+    match draw_dropout(probability, &input.device()) {
+        Some(dropout) => shears_kernels::dropout(input, dropout, 0),
+        None => input,
     }
-    let keep = 1.0 - probability;
-    let device = input.device().without_autodiff();
-    let mask = Tensor::<D>::random(input.dims(), Distribution::Bernoulli(keep), &device);
-    input * mask.autodiff() / keep
+}
+
+/// Draws the key of all masks of one forward pass from the generator of the device; nothing where there is
+/// no dropout, or no training.
+pub(crate) fn draw_dropout(probability: f64, device: &Device) -> Option<Dropout> {
+    (probability > 0.0 && device.is_autodiff()).then(|| Dropout {
+        key: DropoutKey::draw(device),
+        probability,
+    })
 }

@@ -2,12 +2,15 @@
 //! exact GELU, causal self-attention, GPT-2's initialisation with scaled residual projections.
 
 use burn::module::Module;
-use burn::tensor::activation::{gelu, softmax};
-use burn::tensor::{Bool, Device, Int, Tensor, s};
+use burn::tensor::{Int, Tensor};
+use shears_kernels::{
+    BlockSettings, BlockWeights, EMBEDDING_SITE, KeysAndValues, LinearWeights, NormWeights,
+    embedding_with_positions, transformer_block,
+};
 
 use crate::config::ModelConfig;
 use crate::language_model::{LanguageModel, Reading, State};
-use crate::layers::{Embedding, Initializer, LayerNorm, Linear, Output, dropout};
+use crate::layers::{Embedding, Initializer, LayerNorm, Linear, Output, draw_dropout};
 
 /// A GPT-2-shaped text generator.
 #[derive(Module, Debug)]
@@ -17,6 +20,8 @@ pub struct Transformer {
     blocks: Vec<Block>,
     final_norm: LayerNorm,
     output: Output,
+    #[module(skip)]
+    heads: usize,
     #[module(skip)]
     context: usize,
     #[module(skip)]
@@ -29,8 +34,6 @@ struct Block {
     attention: Attention,
     norm_2: LayerNorm,
     mlp: Mlp,
-    #[module(skip)]
-    dropout: f64,
 }
 
 #[derive(Module, Debug)]
@@ -38,10 +41,6 @@ struct Attention {
     /// Queries, keys and values in one product: `[3 hidden, hidden]`.
     qkv: Linear,
     projection: Linear,
-    #[module(skip)]
-    heads: usize,
-    #[module(skip)]
-    dropout: f64,
 }
 
 #[derive(Module, Debug)]
@@ -69,9 +68,38 @@ impl Transformer {
                     .then(|| initializer.normal([vocabulary, hidden], std(config))),
                 bias: None,
             },
+            heads: config.heads,
             context: config.context,
             dropout: config.dropout,
         }
+    }
+
+    /// The hidden states `[batch, time, hidden]` after the tokens `[batch, time]`; keys and values of
+    /// earlier calls are in the state, and those of this call are added to it.
+    fn hidden_states(&self, tokens: Tensor<2, Int>, mut state: State) -> (Tensor<3>, State) {
+        let [_, time] = tokens.dims();
+        let (start, end) = (state.position, state.position + time);
+        assert!(
+            end <= self.context,
+            "{end} tokens do not fit in a context of {}",
+            self.context
+        );
+        let (weight, positions) = (&self.token_embedding.weight, &self.position_embedding.weight);
+        let mut x = embedding_with_positions(tokens, weight.val(), positions.val(), start);
+        let dropout = draw_dropout(self.dropout, &x.device());
+        if let Some(dropout) = dropout {
+            x = shears_kernels::dropout(x, dropout, EMBEDDING_SITE);
+        }
+        for (index, block) in self.blocks.iter().enumerate() {
+            let settings = BlockSettings {
+                heads: self.heads,
+                index,
+                dropout,
+            };
+            x = block.forward(x, settings, &mut state); // [batch, time, hidden]
+        }
+        state.position = end;
+        (self.final_norm.forward(x), state)
     }
 }
 
@@ -79,28 +107,24 @@ impl LanguageModel for Transformer {
     /// # Panics
     ///
     /// If the text grows longer than the context: the caller cuts it.
-    fn forward(&self, tokens: Tensor<2, Int>, mut state: State) -> (Tensor<3>, State) {
-        let [_, time] = tokens.dims();
-        let device = tokens.device();
-        let (start, end) = (state.position, state.position + time);
-        assert!(
-            end <= self.context,
-            "{end} tokens do not fit in a context of {}",
-            self.context
-        );
-
-        let positions = Tensor::<1, Int>::arange(start as i64..end as i64, &device);
-        let positions = self.position_embedding.forward(positions.unsqueeze_dim(0)); // [1, time, hidden]
-        let embedded = self.token_embedding.forward(tokens) + positions; // [batch, time, hidden]
-        let mut x = dropout(embedded, self.dropout);
-        let hidden_future = future_mask(start, time, &device); // [1, time, end]
-        for (index, block) in self.blocks.iter().enumerate() {
-            x = block.forward(x, &hidden_future, index, &mut state);
-        }
-        let x = self.final_norm.forward(x); // [batch, time, hidden]
-        let logits = self.output.forward(x, &self.token_embedding);
-        state.position = end;
+    fn forward(&self, tokens: Tensor<2, Int>, state: State) -> (Tensor<3>, State) {
+        let (hidden, state) = self.hidden_states(tokens, state);
+        let logits = self.output.forward(hidden, &self.token_embedding);
         (logits, state) // [batch, time, vocabulary]
+    }
+
+    /// # Panics
+    ///
+    /// As [`Transformer::forward`].
+    fn loss(
+        &self,
+        tokens: Tensor<2, Int>,
+        targets: Tensor<2, Int>,
+        state: State,
+    ) -> (Tensor<1>, State) {
+        let (hidden, state) = self.hidden_states(tokens, state);
+        let loss = self.output.loss(hidden, &self.token_embedding, targets);
+        (loss, state)
     }
 
     fn reading(&self) -> Reading {
@@ -118,69 +142,51 @@ impl Block {
             attention: Attention {
                 qkv: normal_linear(hidden, 3 * hidden, std(config), initializer),
                 projection: normal_linear(hidden, hidden, residual_std(config), initializer),
-                heads: config.heads,
-                dropout: config.dropout,
             },
             norm_2: LayerNorm::new(hidden, initializer),
             mlp: Mlp {
                 expand: normal_linear(hidden, 4 * hidden, std(config), initializer),
                 project: normal_linear(4 * hidden, hidden, residual_std(config), initializer),
             },
-            dropout: config.dropout,
         }
     }
 
     /// `[batch, time, hidden]` to `[batch, time, hidden]`.
-    fn forward(
-        &self,
-        x: Tensor<3>,
-        future: &Tensor<3, Bool>,
-        index: usize,
-        state: &mut State,
-    ) -> Tensor<3> {
-        let attended = self
-            .attention
-            .forward(self.norm_1.forward(x.clone()), future, index, state);
-        let x = x + dropout(attended, self.dropout);
-        let expanded = gelu(self.mlp.expand.forward(self.norm_2.forward(x.clone()))); // [batch, time, 4 hidden]
-        x + dropout(self.mlp.project.forward(expanded), self.dropout)
+    fn forward(&self, x: Tensor<3>, settings: BlockSettings, state: &mut State) -> Tensor<3> {
+        let weights = BlockWeights {
+            norm_1: norm_weights(&self.norm_1),
+            qkv: linear_weights(&self.attention.qkv),
+            projection: linear_weights(&self.attention.projection),
+            norm_2: norm_weights(&self.norm_2),
+            expand: linear_weights(&self.mlp.expand),
+            project: linear_weights(&self.mlp.project),
+        };
+        let names = ["key", "value"].map(|name| format!("blocks.{}.{name}", settings.index));
+        let [key, value] = names;
+        let earlier = state.tensors.remove(&key).zip(state.tensors.remove(&value));
+        let earlier = earlier.map(|(keys, values)| KeysAndValues { keys, values });
+        let (x, all) = transformer_block(x, weights, settings, earlier);
+        state.tensors.insert(key, all.keys);
+        state.tensors.insert(value, all.values);
+        x
     }
 }
 
-impl Attention {
-    /// `[batch, time, hidden]` to `[batch, time, hidden]`; the keys and values of earlier calls
-    /// are in the state, and those of this call are added to it.
-    fn forward(
-        &self,
-        x: Tensor<3>,
-        future: &Tensor<3, Bool>,
-        index: usize,
-        state: &mut State,
-    ) -> Tensor<3> {
-        let [batch, time, hidden] = x.dims();
-        let head = hidden / self.heads;
-        let qkv = self.qkv.forward(x); // [batch, time, 3 hidden]
-        let part = |n: usize| {
-            let part = qkv.clone().slice(s![.., .., n * hidden..(n + 1) * hidden]);
-            let part = part
-                .reshape([batch, time, self.heads, head])
-                .swap_dims(1, 2);
-            part.reshape([batch * self.heads, time, head])
-        };
-        let query = part(0); // [batch * heads, time, head]
-        let key = extend(state, format!("blocks.{index}.key"), part(1)); // [batch * heads, end, head]
-        let value = extend(state, format!("blocks.{index}.value"), part(2));
+fn norm_weights(norm: &LayerNorm) -> NormWeights {
+    NormWeights {
+        weight: norm.weight.val(),
+        bias: norm.bias.val(),
+    }
+}
 
-        let scores = query.matmul(key.swap_dims(1, 2)) / (head as f64).sqrt(); // [batch * heads, time, end]
-        let [rows, _, end] = scores.dims();
-        let scores = scores.mask_fill(future.clone().expand([rows, time, end]), f32::NEG_INFINITY);
-        let weights = dropout(softmax(scores, 2), self.dropout);
-        let mixed = weights.matmul(value); // [batch * heads, time, head]
-        let mixed = mixed
-            .reshape([batch, self.heads, time, head])
-            .swap_dims(1, 2);
-        self.projection
-            .forward(mixed.reshape([batch, time, hidden]))
+/// # Panics
+///
+/// If the layer has no bias; those of a block have one.
+fn linear_weights(linear: &Linear) -> LinearWeights {
+    let bias = linear.bias.as_ref();
+    LinearWeights {
+        weight: linear.weight.val(),
+        bias: bias.expect("layers of a block have a bias").val(),
     }
 }
 
@@ -202,25 +208,4 @@ fn normal_linear(inputs: usize, outputs: usize, std: f64, initializer: &mut Init
         weight: initializer.normal([outputs, inputs], std),
         bias: Some(initializer.constant([outputs], 0.0)),
     }
-}
-
-/// `[1, time, end]`: true where a position must not look, which is at any later one.
-fn future_mask(start: usize, time: usize, device: &Device) -> Tensor<3, Bool> {
-    let end = start + time;
-    let rows = Tensor::<1, Int>::arange(start as i64..end as i64, device).reshape([time, 1]);
-    let columns = Tensor::<1, Int>::arange(0..end as i64, device).reshape([1, end]);
-    let mask: Tensor<2, Bool> = columns
-        .expand([time, end])
-        .greater(rows.expand([time, end]));
-    mask.unsqueeze_dim(0)
-}
-
-/// Appends to the entry of that name along time, and gives the whole.
-fn extend(state: &mut State, name: String, new: Tensor<3>) -> Tensor<3> {
-    let whole = match state.tensors.remove(&name) {
-        Some(earlier) => Tensor::cat(vec![earlier, new], 1),
-        None => new,
-    };
-    state.tensors.insert(name, whole.clone());
-    whole
 }

@@ -15,6 +15,8 @@ pub(super) enum Start<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tile<'a> {
     pub(super) a: *const f32,
+    /// Distance between the rows of `A`, or, of a transposed one, between its columns; in the other
+    /// direction neighbours lie side by side.
     pub(super) a_stride: usize,
     /// `depth` rows of the panel.
     pub(super) b: *const f32,
@@ -36,10 +38,11 @@ impl Tile<'_> {
     ///
     /// # Safety
     ///
-    /// `a` has `rows` rows of at least `depth` numbers, `b` has `depth` rows of `VECTORS` vectors,
+    /// `a` has `rows` rows of at least `depth` numbers (transposed: `depth` columns of at least `rows`
+    /// numbers), `b` has `depth` rows of `VECTORS` vectors,
     /// and `c` has `rows` rows of at least `columns` numbers.
     #[inline(always)]
-    pub(super) unsafe fn rows<S: Simd, const VECTORS: usize>(
+    pub(super) unsafe fn rows<S: Simd, const VECTORS: usize, const TRANSPOSED: bool>(
         mut self,
         simd: S,
         mut c: *mut f32,
@@ -56,7 +59,7 @@ impl Tile<'_> {
             macro_rules! of_height {
                 ($($height:literal)*) => {
                     match height {
-                        $($height => unsafe { self.compute::<S, $height, VECTORS>(simd, c) },)*
+                        $($height => unsafe { self.compute::<S, $height, VECTORS, TRANSPOSED>(simd, c) },)*
                         _ => unreachable!("a tile has at most {MOST_ROWS} rows"),
                     }
                 };
@@ -72,7 +75,8 @@ impl Tile<'_> {
             if rows > 0 {
                 // SAFETY: there is at least one more row.
                 unsafe {
-                    self.a = self.a.add(height * self.a_stride);
+                    let row = if TRANSPOSED { 1 } else { self.a_stride };
+                    self.a = self.a.add(height * row);
                     c = c.add(height * self.c_stride);
                 }
             }
@@ -83,7 +87,7 @@ impl Tile<'_> {
     ///
     /// As for `rows`, with `ROWS` rows.
     #[inline(always)]
-    unsafe fn compute<S: Simd, const ROWS: usize, const VECTORS: usize>(
+    unsafe fn compute<S: Simd, const ROWS: usize, const VECTORS: usize, const TRANSPOSED: bool>(
         self,
         simd: S,
         c: *mut f32,
@@ -91,7 +95,7 @@ impl Tile<'_> {
         let width = VECTORS * S::F32_LANES;
         if self.columns == width {
             // SAFETY: the rows of `c` are as wide as the tile.
-            unsafe { self.whole::<S, ROWS, VECTORS>(simd, c, self.c_stride, self.start) };
+            unsafe { self.whole::<S, ROWS, VECTORS, TRANSPOSED>(simd, c, self.c_stride, self.start) };
             return;
         }
         // The panel is padded; the result is not, so that it is computed beside it.
@@ -112,7 +116,8 @@ impl Tile<'_> {
         }
         // SAFETY: `padded` has room for the tallest and widest tile.
         unsafe {
-            self.whole::<S, ROWS, VECTORS>(simd, padded.as_mut_ptr(), width, Start::Result);
+            let padded = padded.as_mut_ptr();
+            self.whole::<S, ROWS, VECTORS, TRANSPOSED>(simd, padded, width, Start::Result);
         }
         for row in 0..ROWS {
             // SAFETY: the row of `c` has `columns` numbers.
@@ -126,7 +131,7 @@ impl Tile<'_> {
     ///
     /// As for `rows`, with `ROWS` rows, and `c` has whole vectors.
     #[inline(always)]
-    unsafe fn whole<S: Simd, const ROWS: usize, const VECTORS: usize>(
+    unsafe fn whole<S: Simd, const ROWS: usize, const VECTORS: usize, const TRANSPOSED: bool>(
         self,
         simd: S,
         c: *mut f32,
@@ -157,9 +162,11 @@ impl Tile<'_> {
             }
         }
         let mut b = self.b;
+        let row_stride = if TRANSPOSED { 1 } else { self.a_stride };
+        let column_stride = if TRANSPOSED { self.a_stride } else { 1 };
         // SAFETY: row `row` of `a` exists.
         let rows: [*const f32; ROWS] =
-            std::array::from_fn(|row| unsafe { self.a.add(row * self.a_stride) });
+            std::array::from_fn(|row| unsafe { self.a.add(row * row_stride) });
         for k in 0..self.depth {
             // SAFETY: `b` and every row of `a` have `depth` entries.
             unsafe {
@@ -167,7 +174,7 @@ impl Tile<'_> {
                     b.add(vector * lanes).cast::<S::f32s>().read_unaligned()
                 });
                 for (sums, row) in sums.iter_mut().zip(rows) {
-                    let a = simd.splat_f32s(*row.add(k));
+                    let a = simd.splat_f32s(*row.add(k * column_stride));
                     for (sum, b) in sums.iter_mut().zip(b_row) {
                         *sum = simd.mul_add_e_f32s(a, b, *sum);
                     }

@@ -1,0 +1,99 @@
+//! Causal self-attention (Vaswani et al. 2017), one head at a time.
+//!
+//! A block of queries meets all keys that it may look at, and its scores are turned into a result
+//! while they are in the cache: there is never a matrix of all scores. Backward computes the weights
+//! again, from two numbers for each query (Dao et al. 2022, FlashAttention). Queries, keys and values are read where the product that made them left them.
+
+use crate::buffer::Buffer;
+use crate::cpu::{Cpu, Shared};
+use crate::dropout::Mask;
+
+mod backward;
+mod forward;
+mod single;
+
+pub(crate) use backward::{Mixture, backward};
+pub(crate) use forward::forward;
+pub(crate) use single::single;
+
+/// Queries that are computed together: whole tiles of a product with any instructions.
+const QUERIES_AT_ONCE: usize = 24;
+
+/// Sizes of an attention.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Attention {
+    pub(crate) batch: usize,
+    /// Queries.
+    pub(crate) time: usize,
+    /// Keys that come before the first query's own.
+    pub(crate) past: usize,
+    pub(crate) heads: usize,
+    /// Width of a head.
+    pub(crate) width: usize,
+    /// Dropout of the weights; its rows are numbered through batch, heads and queries.
+    pub(crate) mask: Option<Mask>,
+}
+
+/// Queries, keys or values `[batch, .., heads x width]` in a larger slice.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rows<'a> {
+    /// From the first number on.
+    pub(crate) numbers: &'a [f32],
+    /// Distance between rows.
+    pub(crate) row: usize,
+    /// Distance between the elements of the batch.
+    pub(crate) batch: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// The rows of one head, from its first number on.
+    fn head(self, attention: Attention, index: usize) -> (&'a [f32], usize) {
+        let (batch, head) = (index / attention.heads, index % attention.heads);
+        let first = batch * self.batch + head * attention.width;
+        (&self.numbers[first..], self.row)
+    }
+}
+
+impl Attention {
+    fn keys(self) -> usize {
+        self.past + self.time
+    }
+
+    /// The factor of the scores.
+    fn scale(self) -> f32 {
+        1.0 / (self.width as f32).sqrt()
+    }
+
+    /// Distance between rows of scores: whole vectors with any instructions, and a cache line more, so
+    /// that the rows of a column do not share a few lines of the cache.
+    fn score_stride(self) -> usize {
+        self.keys().next_multiple_of(16) + 16
+    }
+
+    /// Where a row of a head's result lies in `[batch, time, heads x width]`, or in a part of rows
+    /// that are `row` numbers long.
+    fn place(self, index: usize, time: usize, row: usize) -> std::ops::Range<usize> {
+        let (batch, head) = (index / self.heads, index % self.heads);
+        let first = (batch * self.time + time) * row + head * self.width;
+        first..first + self.width
+    }
+
+    /// Calls `work` for each head of each element of the batch, on all threads.
+    fn each_head(self, cpu: Cpu, work: impl Fn(usize) + Sync) {
+        cpu.each(self.batch * self.heads, work);
+    }
+}
+
+/// A buffer that is cut into the parts that a head needs.
+struct Scratch<'a>(&'a mut [f32]);
+
+impl<'a> Scratch<'a> {
+    fn take(&mut self, len: usize) -> &'a mut [f32] {
+        let (part, rest) = std::mem::take(&mut self.0).split_at_mut(len);
+        self.0 = rest;
+        part
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,148 @@
+//! From queries, keys and values to their mixture.
+
+use pulp::{Simd, WithSimd};
+
+use super::{Attention, Buffer, Cpu, QUERIES_AT_ONCE, Rows, Scratch, Shared};
+use crate::math::exp;
+use crate::matmul::{Left, Panels, Start};
+
+/// Mixes the values into `mixed` `[batch, time, heads x width]`, and writes to `softmax`
+/// `[batch, heads, time, 2]` the largest of each query's scores and the reciprocal of the sum of the
+/// exponentials of what the others are smaller.
+pub(crate) fn forward(
+    cpu: Cpu,
+    attention: Attention,
+    [queries, keys, values]: [Rows<'_>; 3],
+    mixed: &mut [f32],
+    softmax: &mut [f32],
+) {
+    let (mixed, softmax) = (Shared::new(mixed), Shared::new(softmax));
+    attention.each_head(cpu, |index| {
+        let count = 2 * attention.time;
+        // SAFETY: each head has its own part.
+        let softmax = unsafe { softmax.part(index * count..(index + 1) * count) };
+        cpu.run(Head {
+            attention,
+            index,
+            queries: queries.head(attention, index),
+            keys: keys.head(attention, index),
+            values: values.head(attention, index),
+            mixed,
+            softmax,
+        });
+    });
+}
+
+/// One head of one element of the batch.
+struct Head<'a, 'b> {
+    attention: Attention,
+    index: usize,
+    queries: (&'a [f32], usize),
+    keys: (&'a [f32], usize),
+    values: (&'a [f32], usize),
+    /// Of which each head writes its own columns.
+    mixed: Shared<'b, f32>,
+    softmax: &'a mut [f32],
+}
+
+impl WithSimd for Head<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Attention { time, width, heads, .. } = self.attention;
+        let (keys, stride) = (self.attention.keys(), self.attention.score_stride());
+        let sizes = [
+            Panels::len::<S>(width, keys),
+            Panels::len::<S>(keys, width),
+            QUERIES_AT_ONCE * stride,
+            QUERIES_AT_ONCE * width,
+        ];
+        let mut buffer = Buffer::stale(sizes.iter().sum());
+        let mut scratch = Scratch(&mut buffer);
+        let [key_part, value_part, scores, block] = sizes.map(|size| scratch.take(size));
+        let key_panels = Panels::transposed(simd, self.keys, keys, width, key_part);
+        let value_panels = Panels::plain(simd, self.values, keys, width, value_part);
+        for first in (0..time).step_by(QUERIES_AT_ONCE) {
+            let rows = QUERIES_AT_ONCE.min(time - first);
+            // Keys that the block's first and last query may look at.
+            let seen = self.attention.past + first + 1;
+            let seen_by_last = seen + rows - 1;
+            let queries = (&self.queries.0[first * self.queries.1..], self.queries.1);
+            causal_product(simd, key_panels, queries, (scores, stride), rows, seen);
+            for row in 0..rows {
+                let scores = &mut scores[row * stride..(row + 1) * stride];
+                let scale = self.attention.scale();
+                let (most, sum) = exponentials(simd, scores, seen + row, seen_by_last, scale);
+                let softmax = &mut self.softmax[2 * (first + row)..][..2];
+                softmax.copy_from_slice(&[most, 1.0 / sum]);
+                if let Some(mask) = self.attention.mask {
+                    let number = self.index * time + first + row;
+                    mask.apply(simd, number, &mut scores[..seen + row]);
+                }
+            }
+            let left = Left::Plain(scores, stride);
+            let (out, sizes) = ((&mut *block, width), (rows, seen_by_last));
+            value_panels.multiply_all(simd, left, out, sizes, Start::Zero);
+            for (row, block) in block.chunks_exact(width).take(rows).enumerate() {
+                let place = self.attention.place(self.index, first + row, heads * width);
+                // SAFETY: each row of each head is written once.
+                let mixed = unsafe { self.mixed.part(place) };
+                let factor = self.softmax[2 * (first + row) + 1];
+                for (mixed, value) in mixed.iter_mut().zip(block) {
+                    *mixed = value * factor;
+                }
+            }
+        }
+    }
+}
+
+/// A product with keys or values, of which the block's first row may look at `seen`, and each
+/// other row at one more. Columns that a row may not look at hold anything.
+#[inline(always)]
+pub(super) fn causal_product<S: Simd>(
+    simd: S,
+    panels: Panels<'_>,
+    (a, a_stride): (&[f32], usize),
+    (c, c_stride): (&mut [f32], usize),
+    rows: usize,
+    seen: usize,
+) {
+    let inner = panels.inner();
+    for panel in 0..(seen + rows - 1).div_ceil(2 * S::F32_LANES) {
+        // Rows before this one see nothing of the panel.
+        let first = (panel * 2 * S::F32_LANES + 1).saturating_sub(seen);
+        let a = Left::Plain(&a[first * a_stride..], a_stride);
+        let c = (&mut c[first * c_stride..], c_stride);
+        panels.multiply(simd, panel..panel + 1, a, c, (rows - first, inner), Start::Zero);
+    }
+}
+
+/// Turns a row of scores into `exp(scale score - most)`, where `most` is the largest `scale score`, and
+/// zeros from `seen` to `end`. Gives `most` and the sum.
+#[inline(always)]
+pub(super) fn exponentials<S: Simd>(
+    simd: S,
+    scores: &mut [f32],
+    seen: usize,
+    end: usize,
+    scale: f32,
+) -> (f32, f32) {
+    let padded = seen.next_multiple_of(S::F32_LANES);
+    scores[seen..padded].fill(f32::NEG_INFINITY);
+    let (vectors, _) = S::as_mut_simd_f32s(&mut scores[..padded]);
+    let mut most = simd.splat_f32s(f32::NEG_INFINITY);
+    for x in &*vectors {
+        most = simd.max_f32s(*x, most);
+    }
+    let most = scale * simd.reduce_max_f32s(most);
+    let (factor, shift) = (simd.splat_f32s(scale), simd.splat_f32s(-most));
+    let mut sum = simd.splat_f32s(0.0);
+    for x in vectors {
+        *x = exp(simd, simd.mul_add_e_f32s(*x, factor, shift));
+        sum = simd.add_f32s(sum, *x);
+    }
+    // What stands beyond is too small to have changed the sum.
+    scores[seen..end.max(seen)].fill(0.0);
+    (most, simd.reduce_sum_f32s(sum))
+}

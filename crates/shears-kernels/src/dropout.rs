@@ -1,0 +1,256 @@
+//! Dropout (Srivastava et al. 2014) whose masks are computed where they are needed, never stored.
+//!
+//! A mask is a function of a key, the place in the model and the place in the tensor. The backward
+//! pass draws it again, any number of threads draws the same, and so does every device.
+
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::flex::FlexTensor;
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
+use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
+use pulp::{Simd, WithSimd};
+
+use crate::buffer::Buffer;
+use crate::cpu::{Cpu, Shared};
+use crate::tensor::{contiguous, is_ours, values};
+
+/// What distinguishes the masks of one forward pass from those of any other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DropoutKey([u32; 2]);
+
+impl DropoutKey {
+    /// Draws a key from the generator of a device.
+    pub fn draw(device: &Device) -> DropoutKey {
+        let device = device.clone().without_autodiff();
+        // Bytes, which integers of every type and device can hold.
+        let range = Distribution::Uniform(0.0, 256.0);
+        let bytes = Tensor::<1, Int>::random([8], range, &device).into_data();
+        let word = |bytes: &[u32]| bytes.iter().fold(0, |word, byte| word << 8 | (byte & 255));
+        let bytes: Vec<u32> = bytes.iter::<i64>().map(|byte| byte as u32).collect();
+        DropoutKey([word(&bytes[..4]), word(&bytes[4..])])
+    }
+
+    /// A key of one's own choice.
+    pub fn of(words: [u32; 2]) -> DropoutKey {
+        DropoutKey(words)
+    }
+}
+
+/// Dropout with one probability, at every place of one forward pass.
+#[derive(Clone, Copy, Debug)]
+pub struct Dropout {
+    /// The key of this forward pass.
+    pub key: DropoutKey,
+    /// The share of elements that become zero, in `[0, 1)`.
+    pub probability: f64,
+}
+
+impl Dropout {
+    /// The mask of one place in the model.
+    pub(crate) fn mask(self, site: u32) -> Mask {
+        Mask {
+            key: self.key.0,
+            site,
+            // A number of 32 bits below this is dropped.
+            threshold: (self.probability * 2.0_f64.powi(32)) as u32,
+            scale: (1.0 / (1.0 - self.probability)) as f32,
+        }
+    }
+}
+
+/// Sets each element to zero with the given probability and scales the others by
+/// `1 / (1 - probability)`. The mask depends on key, site and the element's place.
+pub fn dropout<const D: usize>(input: Tensor<D>, dropout: Dropout, site: u32) -> Tensor<D> {
+    if is_ours(&input) {
+        let output = <Dispatch as DropoutBackend>::dropout(input.into_dispatch(), dropout, site);
+        return Tensor::from_dispatch(output);
+    }
+    dropout_plain(input, dropout, site)
+}
+
+/// [`dropout`] in Burn's own operations, on any device; the mask is made on the host.
+pub fn dropout_plain<const D: usize>(
+    input: Tensor<D>,
+    dropout: Dropout,
+    site: u32,
+) -> Tensor<D> {
+    let shape = input.dims();
+    let width = shape.last().copied().unwrap_or(1);
+    let mut mask = vec![1.0; shape.iter().product()];
+    let kept = Mask {
+        scale: 1.0,
+        ..dropout.mask(site)
+    };
+    kept.apply_to_rows(Cpu::current(), 0, &mut mask, width);
+    let device = input.device().without_autodiff();
+    let mask = Tensor::<D>::from_data(TensorData::new(mask, shape), (&device, input.dtype()));
+    let mask = if input.is_autodiff() {
+        mask.autodiff()
+    } else {
+        mask
+    };
+    input * mask / (1.0 - dropout.probability)
+}
+
+/// Which elements of a tensor are kept. Rows of a tensor are numbered through all leading
+/// dimensions.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mask {
+    key: [u32; 2],
+    site: u32,
+    threshold: u32,
+    scale: f32,
+}
+
+/// Elements whose numbers come from 16 neighbouring counters, four from each.
+const GROUP: usize = 64;
+
+impl Mask {
+    /// Multiplies a row's elements by zero or the scale.
+    #[inline(always)]
+    pub(crate) fn apply<S: Simd>(&self, simd: S, row: usize, values: &mut [f32]) {
+        for (group, values) in values.chunks_mut(GROUP).enumerate() {
+            let factors = self.factors(simd, row, group);
+            for (value, factor) in values.iter_mut().zip(factors) {
+                *value *= factor;
+            }
+        }
+    }
+
+    /// The factors of elements `64 group ..` of a row: element `16 i + j` is decided by output `i`
+    /// of counter `16 group + j`.
+    #[inline(always)]
+    pub(crate) fn factors<S: Simd>(&self, simd: S, row: usize, group: usize) -> [f32; GROUP] {
+        const FIRST: [u32; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+        let mut factors = [0.0; GROUP];
+        let splat = |value| simd.splat_u32s(value);
+        let (offsets, _) = S::as_simd_u32s(&FIRST);
+        for (part, offsets) in offsets.iter().enumerate() {
+            let counter = [
+                simd.add_u32s(*offsets, splat(16 * group as u32)),
+                splat(row as u32),
+                splat(self.site),
+                splat((row >> 32) as u32),
+            ];
+            for (output, random) in philox(simd, counter, self.key).into_iter().enumerate() {
+                let kept = simd.greater_than_or_equal_u32s(random, splat(self.threshold));
+                let scale = simd.splat_f32s(self.scale);
+                let factor = simd.select_f32s(kept, scale, simd.splat_f32s(0.0));
+                let (vectors, _) = S::as_mut_simd_f32s(&mut factors[16 * output..][..16]);
+                vectors[part] = factor;
+            }
+        }
+        factors
+    }
+
+    /// The rows of a block that begins with row `first`.
+    pub(crate) fn apply_to_rows(self, cpu: Cpu, first: usize, rows: &mut [f32], width: usize) {
+        let count = rows.len() / width.max(1);
+        let shared = Shared::new(rows);
+        // A row costs too little to be handed to a thread alone.
+        let grain = 16_384_usize.div_ceil(width.max(1));
+        cpu.split(count, grain, |range| {
+            // SAFETY: ranges of rows do not overlap.
+            let rows = unsafe { shared.part(range.start * width..range.end * width) };
+            cpu.run(ApplyToRows {
+                mask: self,
+                first: first + range.start,
+                rows,
+                width,
+            });
+        });
+    }
+}
+
+struct ApplyToRows<'a> {
+    mask: Mask,
+    first: usize,
+    rows: &'a mut [f32],
+    width: usize,
+}
+
+impl WithSimd for ApplyToRows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        for (row, values) in self.rows.chunks_exact_mut(self.width).enumerate() {
+            self.mask.apply(simd, self.first + row, values);
+        }
+    }
+}
+
+/// Philox 4x32-10 (Salmon, Moraes, Dror & Shaw 2011): four random numbers of 32 bits that are a
+/// function of a counter and a key.
+#[inline(always)]
+fn philox<S: Simd>(simd: S, counter: [S::u32s; 4], key: [u32; 2]) -> [S::u32s; 4] {
+    const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
+    const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
+    let [mut a, mut b, mut c, mut d] = counter;
+    let [mut key_0, mut key_1] = key;
+    for _ in 0..10 {
+        let (low_0, high_0) = simd.widening_mul_u32s(a, simd.splat_u32s(MULTIPLIERS[0]));
+        let (low_1, high_1) = simd.widening_mul_u32s(c, simd.splat_u32s(MULTIPLIERS[1]));
+        a = simd.xor_u32s(simd.xor_u32s(high_1, b), simd.splat_u32s(key_0));
+        c = simd.xor_u32s(simd.xor_u32s(high_0, d), simd.splat_u32s(key_1));
+        (b, d) = (low_1, low_0);
+        key_0 = key_0.wrapping_add(WEYL[0]);
+        key_1 = key_1.wrapping_add(WEYL[1]);
+    }
+    [a, b, c, d]
+}
+
+#[backend_extension(Autodiff, Flex)]
+trait DropoutBackend: Backend {
+    fn dropout(input: FloatTensor<Self>, dropout: Dropout, site: u32) -> FloatTensor<Self>;
+}
+
+/// A tensor times its mask, which is the operation and its derivative as well.
+fn masked(input: FlexTensor, mask: Mask) -> FlexTensor {
+    let input = contiguous(input);
+    let shape = input.layout().shape().clone();
+    let width = shape.last().copied().unwrap_or(1);
+    let mut output = Buffer::copy_of(values(&input));
+    mask.apply_to_rows(Cpu::current(), 0, &mut output, width);
+    output.into_tensor(shape)
+}
+
+impl DropoutBackend for Flex {
+    fn dropout(input: FloatTensor<Self>, dropout: Dropout, site: u32) -> FloatTensor<Self> {
+        masked(input, dropout.mask(site))
+    }
+}
+
+impl<C: CheckpointStrategy> DropoutBackend for Autodiff<Flex, C> {
+    fn dropout(input: FloatTensor<Self>, dropout: Dropout, site: u32) -> FloatTensor<Self> {
+        let (input, node) = input.into_parts();
+        let mask = dropout.mask(site);
+        let output = masked(input, mask);
+        let prepared = DropoutBackward.prepare::<C>([node]).compute_bound();
+        match prepared.stateful() {
+            OpsKind::Tracked(prepared) => prepared.finish(mask, output),
+            OpsKind::UnTracked(prepared) => prepared.finish(output),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct DropoutBackward;
+
+impl Backward<Flex, 1> for DropoutBackward {
+    type State = Mask;
+
+    fn backward(self, ops: Ops<Mask, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let gradient = grads.consume::<Flex>(&ops.node);
+        let [parent] = ops.parents;
+        if let Some(parent) = parent {
+            grads.register::<Flex>(parent.id, masked(gradient, ops.state));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

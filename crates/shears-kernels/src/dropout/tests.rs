@@ -1,0 +1,143 @@
+//! Masks: the generator's published vectors, both paths alike, what they depend on.
+
+use burn::tensor::{Device, Tensor};
+use pulp::{Simd, WithSimd};
+
+use super::{Dropout, DropoutKey, Mask, dropout_plain, dropout, philox};
+use crate::cpu::Cpu;
+use crate::testing::{assert_close, read, tensor};
+
+struct Draw {
+    counter: [u32; 4],
+    key: [u32; 2],
+}
+
+impl WithSimd for Draw {
+    type Output = [u32; 4];
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> [u32; 4] {
+        let counter = self.counter.map(|word| simd.splat_u32s(word));
+        let outputs = philox(simd, counter, self.key);
+        outputs.map(|words| bytemuck::cast_slice(std::slice::from_ref(&words))[0])
+    }
+}
+
+/// `kat_vectors` of the Random123 library, which the paper's authors publish.
+#[test]
+fn philox_gives_the_published_numbers() {
+    let known = [
+        (
+            [0; 4],
+            [0; 2],
+            [0x6627_E8D5, 0xE169_C58D, 0xBC57_AC4C, 0x9B00_DBD8],
+        ),
+        (
+            [u32::MAX; 4],
+            [u32::MAX; 2],
+            [0x408F_276D, 0x41C8_3B0E, 0xA20B_C7C6, 0x6D54_51FD],
+        ),
+        (
+            [0x243F_6A88, 0x85A3_08D3, 0x1319_8A2E, 0x0370_7344],
+            [0xA409_3822, 0x299F_31D0],
+            [0xD16C_FE09, 0x94FD_CCEB, 0x5001_E420, 0x2412_6EA1],
+        ),
+    ];
+    for cpu in Cpu::all().into_iter().step_by(3) {
+        for (counter, key, expected) in known {
+            assert_eq!(cpu.run(Draw { counter, key }), expected, "{cpu:?}");
+        }
+    }
+}
+
+fn keyed(key: [u32; 2], probability: f64) -> Dropout {
+    Dropout {
+        key: DropoutKey(key),
+        probability,
+    }
+}
+
+fn rows(cpu: Cpu, mask: Mask, first: usize, count: usize, width: usize) -> Vec<f32> {
+    let mut values = vec![1.0; count * width];
+    mask.apply_to_rows(cpu, first, &mut values, width);
+    values
+}
+
+#[test]
+fn masks_depend_on_key_site_and_place_and_on_nothing_else() {
+    let mask = keyed([1, 2], 0.3).mask(4);
+    let one = rows(Cpu::all()[0], mask, 0, 900, 77);
+    for cpu in Cpu::all() {
+        assert_eq!(rows(cpu, mask, 0, 900, 77), one, "{cpu:?}");
+        assert_eq!(rows(cpu, mask, 600, 300, 77), one[600 * 77..], "{cpu:?}");
+        // A row's mask does not depend on its width.
+        let narrow = rows(cpu, mask, 0, 3, 70);
+        assert_eq!(narrow[70..140], one[77..147], "{cpu:?}");
+    }
+    let cpu = Cpu::current();
+    let others = [
+        keyed([2, 2], 0.3).mask(4),
+        keyed([1, 3], 0.3).mask(4),
+        keyed([1, 2], 0.3).mask(5),
+    ];
+    for other in others {
+        let other = rows(cpu, other, 0, 900, 77);
+        let equal = one.iter().zip(&other).filter(|(a, b)| a == b).count();
+        // Independent masks agree in 0.3^2 + 0.7^2 = 58 % of the places.
+        let share = equal as f64 / one.len() as f64;
+        assert!((share - 0.58).abs() < 0.01, "{share}");
+    }
+}
+
+/// Within four standard deviations, of the whole and of every place in a group.
+#[test]
+fn the_share_that_is_kept_is_as_asked() {
+    for probability in [0.0, 0.1, 0.2, 0.5, 0.999] {
+        let count = 8192;
+        let values = rows(
+            Cpu::current(),
+            keyed([7, 7], probability).mask(0),
+            0,
+            count,
+            128,
+        );
+        let scale = (1.0 / (1.0 - probability)) as f32;
+        assert!(values.iter().all(|&value| value == 0.0 || value == scale));
+        for place in 0..128 {
+            let kept = (0..count).filter(|row| values[row * 128 + place] != 0.0);
+            let share = kept.count() as f64 / count as f64;
+            let deviation = (probability * (1.0 - probability) / count as f64).sqrt();
+            let distance = (share - (1.0 - probability)).abs();
+            assert!(distance <= 4.5 * deviation, "{probability} {place}: {share}");
+        }
+    }
+}
+
+#[test]
+fn both_paths_give_the_same_values_and_gradients() {
+    let device = Device::flex().autodiff();
+    let values: Vec<f32> = (0..3 * 5 * 70).map(|i| i as f32 / 100.0 - 3.0).collect();
+    let setting = keyed([3, 9], 0.4);
+    let run = |call: fn(Tensor<3>, Dropout, u32) -> Tensor<3>| {
+        let input = tensor(&values, [3, 5, 70], &device);
+        let output = call(input.clone(), setting, 2);
+        let gradients = (output.clone() * output.clone()).sum().backward();
+        [read(&output), read(&input.grad(&gradients).unwrap())]
+    };
+    for (fused, plain) in run(dropout).iter().zip(run(dropout_plain)) {
+        assert_close("dropout", fused, &plain, 2e-7);
+    }
+}
+
+#[test]
+fn a_key_comes_from_the_seed_of_the_device() {
+    let device = Device::flex().autodiff();
+    let draw = |seed| {
+        device.seed(seed);
+        (DropoutKey::draw(&device), DropoutKey::draw(&device))
+    };
+    let (first, second) = draw(1);
+    assert_eq!(draw(1), (first, second));
+    assert_ne!(first, second);
+    assert_ne!(draw(2).0, first);
+}

@@ -1,0 +1,137 @@
+//! One block of a Transformer, GPT-2's shape (Radford et al. 2019), as one operation.
+//!
+//! ```text
+//! middle = x + dropout(projection(attention(qkv(norm_1(x)))))
+//! output = middle + dropout(project(gelu(expand(norm_2(middle)))))
+//! ```
+//!
+//! Rows know nothing of each other but in the attention. So there are three passes over the rows:
+//! what comes before the attention, the attention, and what comes after it, in which a block of
+//! rows goes through everything while it is in the cache. Backward runs the passes in the other order, and computes again
+//! what is cheaper to compute than to keep: normalised rows, attention weights, activations and masks.
+//! The gradients of the weights are large products at the end.
+
+use burn::tensor::Tensor;
+
+use crate::dropout::{Dropout, Mask};
+use crate::tensor::is_ours;
+
+mod backward;
+mod cached;
+mod forward;
+mod operation;
+mod plain;
+
+#[cfg(test)]
+mod tests;
+
+pub use plain::transformer_block_plain;
+
+/// A weight `[outputs, inputs]` and its bias `[outputs]`.
+#[derive(Clone, Debug)]
+pub struct LinearWeights {
+    /// `[outputs, inputs]`
+    pub weight: Tensor<2>,
+    /// `[outputs]`
+    pub bias: Tensor<1>,
+}
+
+/// Weight and bias of a layer norm, each `[hidden]`.
+#[derive(Clone, Debug)]
+pub struct NormWeights {
+    /// `[hidden]`
+    pub weight: Tensor<1>,
+    /// `[hidden]`
+    pub bias: Tensor<1>,
+}
+
+/// The parameters of a block; `inner` is usually `4 hidden`.
+#[derive(Clone, Debug)]
+pub struct BlockWeights {
+    /// Before the attention.
+    pub norm_1: NormWeights,
+    /// Queries, keys and values: `[3 hidden, hidden]`.
+    pub qkv: LinearWeights,
+    /// After the attention: `[hidden, hidden]`.
+    pub projection: LinearWeights,
+    /// Before the perceptron.
+    pub norm_2: NormWeights,
+    /// `[inner, hidden]`
+    pub expand: LinearWeights,
+    /// `[hidden, inner]`
+    pub project: LinearWeights,
+}
+
+/// What is not a tensor.
+#[derive(Clone, Copy, Debug)]
+pub struct BlockSettings {
+    /// Heads of the attention; they divide `hidden`.
+    pub heads: usize,
+    /// The place of the block in the model, on which its masks depend.
+    pub index: usize,
+    /// Of the attention's weights and of both residual branches.
+    pub dropout: Option<Dropout>,
+}
+
+/// The keys and values of an attention, each `[batch, time, hidden]`.
+#[derive(Clone, Debug)]
+pub struct KeysAndValues {
+    /// `[batch, time, hidden]`
+    pub keys: Tensor<3>,
+    /// `[batch, time, hidden]`
+    pub values: Tensor<3>,
+}
+
+/// Computes a block: `x` `[batch, time, hidden]` to the same shape.
+///
+/// `earlier` are the keys and values of the positions before `x`; those of these positions and of
+/// `x` are returned. They carry no gradient: a loss does not flow into earlier calls.
+///
+/// # Panics
+///
+/// If the shapes do not fit together.
+pub fn transformer_block(
+    x: Tensor<3>,
+    weights: BlockWeights,
+    settings: BlockSettings,
+    earlier: Option<KeysAndValues>,
+) -> (Tensor<3>, KeysAndValues) {
+    if !is_ours(&x) {
+        return transformer_block_plain(x, weights, settings, earlier);
+    }
+    match earlier {
+        None => operation::call(x, weights, settings),
+        Some(earlier) if operation::is_plain(&x, &weights, settings, &earlier) => {
+            operation::call_cached(x, weights, settings, earlier)
+        }
+        // A loss over a text that was cut into calls: nobody trains like that.
+        Some(earlier) => transformer_block_plain(x, weights, settings, Some(earlier)),
+    }
+}
+
+/// The masks of a block.
+#[derive(Clone, Copy, Debug)]
+struct Masks {
+    attention: Mask,
+    after_attention: Mask,
+    after_perceptron: Mask,
+}
+
+/// The number of the mask after the embedding; those of the blocks follow.
+pub const EMBEDDING_SITE: u32 = 0;
+
+impl BlockSettings {
+    /// The site of each of the block's three masks.
+    fn site(&self, which: u32) -> u32 {
+        EMBEDDING_SITE + 1 + 3 * self.index as u32 + which
+    }
+
+    fn masks(&self) -> Option<Masks> {
+        let dropout = self.dropout?;
+        Some(Masks {
+            attention: dropout.mask(self.site(0)),
+            after_attention: dropout.mask(self.site(1)),
+            after_perceptron: dropout.mask(self.site(2)),
+        })
+    }
+}

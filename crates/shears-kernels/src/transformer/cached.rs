@@ -1,0 +1,202 @@
+//! A block outside training, where keys and values of earlier positions are carried along.
+
+use burn::backend::flex::{FlexTensor, Layout};
+use burn::tensor::DType;
+use pulp::{Simd, WithSimd};
+
+use super::forward::{Linear, Sizes, Weights, after_attention, gelu, normalize, queries_keys_values};
+use crate::attention::{self, Attention, Rows};
+use crate::buffer::Buffer;
+use crate::cpu::{Cpu, Shared};
+use crate::matmul::{MatrixVector, Start};
+use crate::tensor::sizes as sizes_of;
+
+/// Output, and the keys and values of all positions. What comes in is used up: where nobody else
+/// holds it, it grows in place.
+pub(super) fn forward_cached(
+    cpu: Cpu,
+    sizes: Sizes,
+    x: &[f32],
+    weights: Weights<'_>,
+    earlier: [FlexTensor; 2],
+) -> (Buffer, [FlexTensor; 2]) {
+    if sizes.rows() == 1 {
+        return one_row(cpu, sizes, x, weights, earlier);
+    }
+    let qkv = queries_keys_values(cpu, sizes, x, weights);
+    let [queries, keys, values] = sizes.split_qkv(&qkv);
+    let [earlier_keys, earlier_values] = earlier;
+    let keys = extend(earlier_keys, sizes, keys);
+    let values = extend(earlier_values, sizes, values);
+    let attention = with_past(sizes, &keys);
+    let mut mixed = Buffer::stale(sizes.rows() * sizes.hidden);
+    let mut softmax = Buffer::stale(2 * sizes.rows() * sizes.heads);
+    let parts = [queries, rows_of(&keys), rows_of(&values)];
+    attention::forward(cpu, attention, parts, &mut mixed, &mut softmax);
+    let after = after_attention(cpu, sizes, x, weights, None, &mixed);
+    (after.output, [keys, values])
+}
+
+/// One position of one text. Each weight is read once, as it lies in memory.
+fn one_row(
+    cpu: Cpu,
+    sizes: Sizes,
+    x: &[f32],
+    weights: Weights<'_>,
+    earlier: [FlexTensor; 2],
+) -> (Buffer, [FlexTensor; 2]) {
+    /// Numbers of weights above which a thread's share of the work outweighs waking it up.
+    const WORTH_A_THREAD: usize = 1 << 19;
+    let work = sizes.hidden * (4 * sizes.hidden + 2 * sizes.inner);
+    if cpu.threads > 1 && work > WORTH_A_THREAD {
+        // Entering the pool once makes it cheap to share each of the products.
+        return rayon::scope(|_| row(cpu, sizes, x, weights, earlier));
+    }
+    row(cpu.alone(), sizes, x, weights, earlier)
+}
+
+fn row(
+    cpu: Cpu,
+    sizes: Sizes,
+    x: &[f32],
+    weights: Weights<'_>,
+    [keys, values]: [FlexTensor; 2],
+) -> (Buffer, [FlexTensor; 2]) {
+    let Sizes { hidden, inner, .. } = sizes;
+    let mut qkv = Buffer::stale(3 * hidden);
+    let mut normal = Buffer::stale(hidden);
+    cpu.run(Normalize(x, weights.norm_1, &mut normal));
+    product(cpu, weights.qkv, &normal, &mut qkv);
+    let [queries, new_keys, new_values] = sizes.split_qkv(&qkv);
+    let keys = extend(keys, sizes, new_keys);
+    let values = extend(values, sizes, new_values);
+    let mut mixed = Buffer::stale(hidden);
+    let parts = [queries, rows_of(&keys), rows_of(&values)];
+    attention::single(cpu, with_past(sizes, &keys), parts, &mut mixed);
+    let mut middle = Buffer::stale(hidden);
+    product(cpu, weights.projection, &mixed, &mut middle);
+    add(&mut middle, x);
+    cpu.run(Normalize(&middle, weights.norm_2, &mut normal));
+    let mut expanded = Buffer::stale(inner);
+    product(cpu, weights.expand, &normal, &mut expanded);
+    let mut active = Buffer::stale(inner);
+    cpu.run(Activate(&expanded, &mut active));
+    let mut output = Buffer::stale(hidden);
+    product(cpu, weights.project, &active, &mut output);
+    add(&mut output, &middle);
+    (output, [keys, values])
+}
+
+struct Normalize<'a>(&'a [f32], [&'a [f32]; 2], &'a mut [f32]);
+
+impl WithSimd for Normalize<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        normalize(simd, self.0, self.1, self.2);
+    }
+}
+
+struct Activate<'a>(&'a [f32], &'a mut [f32]);
+
+impl WithSimd for Activate<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        gelu(simd, self.0, self.1);
+    }
+}
+
+fn add(to: &mut [f32], values: &[f32]) {
+    for (to, value) in to.iter_mut().zip(values) {
+        *to += value;
+    }
+}
+
+/// A weight times one row, plus the bias; threads share the weight's rows.
+fn product(cpu: Cpu, Linear { weight, bias }: Linear<'_>, x: &[f32], y: &mut [f32]) {
+    let inner = x.len();
+    let count = y.len();
+    let y = Shared::new(y);
+    cpu.split(count, 16, |rows| {
+        cpu.run(MatrixVector {
+            weight: &weight[rows.start * inner..rows.end * inner],
+            x,
+            start: Start::Bias(&bias[rows.clone()]),
+            // SAFETY: ranges of rows do not overlap.
+            y: unsafe { y.part(rows) },
+        });
+    });
+}
+
+fn with_past(sizes: Sizes, keys: &FlexTensor) -> Attention {
+    let [_, end, _] = sizes_of(keys);
+    Attention {
+        past: end - sizes.time,
+        ..sizes.attention(None)
+    }
+}
+
+/// The rows of a tensor that [`extend`] gave.
+fn rows_of(all: &FlexTensor) -> Rows<'_> {
+    let strides = all.layout().strides();
+    Rows {
+        numbers: all.storage(),
+        row: strides[1] as usize,
+        batch: strides[0] as usize,
+    }
+}
+
+/// Earlier rows `[batch, past, hidden]`, followed by new ones. The result begins a buffer that has
+/// room for as many again, so that each row is moved a few times at most, however long a text grows.
+fn extend(earlier: FlexTensor, sizes: Sizes, new: Rows<'_>) -> FlexTensor {
+    let [batch, past, hidden] = sizes_of(&earlier);
+    let end = past + sizes.time;
+    let mut all = with_room(earlier, end);
+    let stride = all.layout().strides()[0] as usize;
+    let numbers = all.try_storage_mut::<f32>();
+    let numbers = numbers.expect("`with_room` gives a tensor that nobody else holds");
+    for element in 0..batch {
+        for time in 0..sizes.time {
+            let row = &new.numbers[element * new.batch + time * new.row..][..hidden];
+            numbers[element * stride + (past + time) * hidden..][..hidden].copy_from_slice(row);
+        }
+    }
+    let strides = all.layout().strides().to_vec();
+    let layout = Layout::new([batch, end, hidden].into(), strides, 0);
+    all.with_layout(layout)
+}
+
+/// The same rows in a buffer with room for `end`: the same one, where it has the room and no other
+/// owner.
+fn with_room(rows: FlexTensor, end: usize) -> FlexTensor {
+    let [batch, past, hidden] = sizes_of(&rows);
+    let layout = rows.layout();
+    let strides = layout.strides();
+    let in_order = strides[1] == hidden as isize && strides[2] == 1 && layout.start_offset() == 0;
+    let room = match batch {
+        1 => rows.bytes().len() / size_of::<f32>() / hidden.max(1),
+        _ => strides[0] as usize / hidden.max(1),
+    };
+    if in_order && room >= end && rows.is_unique() {
+        return rows;
+    }
+    let room = (2 * end).next_multiple_of(64);
+    // The rest is written before it is read.
+    let mut larger = Buffer::stale(batch * room * hidden);
+    let first = layout.start_offset();
+    let numbers = rows.storage::<f32>();
+    for element in 0..batch {
+        for time in 0..past {
+            let start = first + element * strides[0] as usize + time * strides[1] as usize;
+            let row = &numbers[start..start + hidden];
+            larger[(element * room + time) * hidden..][..hidden].copy_from_slice(row);
+        }
+    }
+    debug_assert_eq!(rows.dtype(), DType::F32);
+    let strides = vec![(room * hidden) as isize, hidden as isize, 1];
+    let layout = Layout::new([batch, past, hidden].into(), strides, 0);
+    larger.into_tensor([batch, room, hidden]).with_layout(layout)
+}
