@@ -72,11 +72,7 @@ pub fn dropout<const D: usize>(input: Tensor<D>, dropout: Dropout, site: u32) ->
 }
 
 /// [`dropout`] in Burn's own operations, on any device; the mask is made on the host.
-pub fn dropout_plain<const D: usize>(
-    input: Tensor<D>,
-    dropout: Dropout,
-    site: u32,
-) -> Tensor<D> {
+pub fn dropout_plain<const D: usize>(input: Tensor<D>, dropout: Dropout, site: u32) -> Tensor<D> {
     let shape = input.dims();
     let width = shape.last().copied().unwrap_or(1);
     let mut mask = vec![1.0; shape.iter().product()];

@@ -372,7 +372,9 @@ impl<const TRANSPOSED: bool> WithSimd for Product<'_, TRANSPOSED> {
         } else {
             (rows, depth)
         };
-        let needed = lines.checked_sub(1).map_or(0, |last| last * self.a_stride + line);
+        let needed = lines
+            .checked_sub(1)
+            .map_or(0, |last| last * self.a_stride + line);
         assert!(needed <= self.a.len(), "rows of a product");
         assert!(
             (rows - 1) * self.c_stride + end <= self.c.len(),
@@ -433,7 +435,9 @@ impl WithSimd for Block<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let a = Left::Plain(self.a, self.a_stride);
         let (c, sizes) = ((self.c, self.c_stride), (self.rows, self.packed.inner));
-        self.packed.panels().multiply_all(simd, a, c, sizes, self.start);
+        self.packed
+            .panels()
+            .multiply_all(simd, a, c, sizes, self.start);
     }
 }
 

@@ -84,7 +84,10 @@ impl Transformer {
             "{end} tokens do not fit in a context of {}",
             self.context
         );
-        let (weight, positions) = (&self.token_embedding.weight, &self.position_embedding.weight);
+        let (weight, positions) = (
+            &self.token_embedding.weight,
+            &self.position_embedding.weight,
+        );
         let mut x = embedding_with_positions(tokens, weight.val(), positions.val(), start);
         let dropout = draw_dropout(self.dropout, &x.device());
         if let Some(dropout) = dropout {

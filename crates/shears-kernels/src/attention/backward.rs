@@ -83,7 +83,17 @@ impl WithSimd for Head<'_, '_> {
         let mut buffer = Buffer::stale(sizes.iter().sum());
         let mut scratch = Scratch(&mut buffer);
         let parts = sizes.map(|size| scratch.take(size));
-        let [turned, plain, values, right, weights, scores, block, keys_sum, values_sum] = parts;
+        let [
+            turned,
+            plain,
+            values,
+            right,
+            weights,
+            scores,
+            block,
+            keys_sum,
+            values_sum,
+        ] = parts;
         keys_sum.fill(0.0);
         values_sum.fill(0.0);
         let turned_keys = Panels::transposed(simd, self.keys, time, width, turned);
@@ -94,8 +104,22 @@ impl WithSimd for Head<'_, '_> {
             let end = first + rows;
             let queries = from_row(self.queries, first);
             let gradient = from_row(self.gradient, first);
-            causal_product(simd, turned_keys, queries, (weights, stride), rows, first + 1);
-            causal_product(simd, turned_values, gradient, (scores, stride), rows, first + 1);
+            causal_product(
+                simd,
+                turned_keys,
+                queries,
+                (weights, stride),
+                rows,
+                first + 1,
+            );
+            causal_product(
+                simd,
+                turned_values,
+                gradient,
+                (scores, stride),
+                rows,
+                first + 1,
+            );
             for row in 0..rows {
                 let weights = &mut weights[row * stride..(row + 1) * stride];
                 let scores = &mut scores[row * stride..(row + 1) * stride];
@@ -165,7 +189,7 @@ impl Head<'_, '_> {
                 let (gradients, _) = S::as_mut_simd_f32s(gradients);
                 for ((weight, gradient), kept) in weights.iter_mut().zip(gradients).zip(factors) {
                     let p = exp(simd, simd.mul_add_e_f32s(*weight, factor, shift));
-                let p = simd.mul_f32s(p, share);
+                    let p = simd.mul_f32s(p, share);
                     let difference = simd.mul_add_e_f32s(*gradient, *kept, minus_mean);
                     *weight = simd.mul_f32s(p, *kept);
                     *gradient = simd.mul_f32s(simd.mul_f32s(p, factor), difference);

@@ -50,7 +50,9 @@ impl WithSimd for Head<'_, '_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Attention { time, width, heads, .. } = self.attention;
+        let Attention {
+            time, width, heads, ..
+        } = self.attention;
         let (keys, stride) = (self.attention.keys(), self.attention.score_stride());
         let sizes = [
             Panels::len::<S>(width, keys),
@@ -114,7 +116,14 @@ pub(super) fn causal_product<S: Simd>(
         let first = (panel * 2 * S::F32_LANES + 1).saturating_sub(seen);
         let a = Left::Plain(&a[first * a_stride..], a_stride);
         let c = (&mut c[first * c_stride..], c_stride);
-        panels.multiply(simd, panel..panel + 1, a, c, (rows - first, inner), Start::Zero);
+        panels.multiply(
+            simd,
+            panel..panel + 1,
+            a,
+            c,
+            (rows - first, inner),
+            Start::Zero,
+        );
     }
 }
 

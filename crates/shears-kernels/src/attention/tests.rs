@@ -119,10 +119,13 @@ impl Case {
         for index in 0..batch * heads * time {
             let (row, head) = (index / time, index % time);
             let (element, head, query) = (row / heads, row % heads, head);
-            let place = |count: usize, time: usize| (element * count + time) * hidden + head * width;
+            let place =
+                |count: usize, time: usize| (element * count + time) * hidden + head * width;
             let dot = |a: &[f32], a_place: usize, b: &[f32], b_place: usize| {
                 let pairs = a[a_place..a_place + width].iter().zip(&b[b_place..]);
-                pairs.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>()
+                pairs
+                    .map(|(a, b)| f64::from(*a) * f64::from(*b))
+                    .sum::<f64>()
             };
             let scale = 1.0 / (width as f64).sqrt();
             let seen = past + query + 1;
@@ -132,7 +135,10 @@ impl Case {
                 .collect();
             let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let sum: f64 = scores.iter().map(|score| (score - most).exp()).sum();
-            let factor = |key: usize| kept.as_ref().map_or(1.0, |kept| f64::from(kept[index * end + key]));
+            let factor = |key: usize| {
+                kept.as_ref()
+                    .map_or(1.0, |kept| f64::from(kept[index * end + key]))
+            };
             let weight = |key: usize| (scores[key] - most).exp() / sum;
             // The gradient of each weight, and its mean.
             let changes: Vec<f64> = (0..seen)

@@ -3,7 +3,7 @@
 use burn::tensor::{Device, Tensor};
 use pulp::{Simd, WithSimd};
 
-use super::{Dropout, DropoutKey, Mask, dropout_plain, dropout, philox};
+use super::{Dropout, DropoutKey, Mask, dropout, dropout_plain, philox};
 use crate::cpu::Cpu;
 use crate::testing::{assert_close, read, tensor};
 
@@ -108,7 +108,10 @@ fn the_share_that_is_kept_is_as_asked() {
             let share = kept.count() as f64 / count as f64;
             let deviation = (probability * (1.0 - probability) / count as f64).sqrt();
             let distance = (share - (1.0 - probability)).abs();
-            assert!(distance <= 4.5 * deviation, "{probability} {place}: {share}");
+            assert!(
+                distance <= 4.5 * deviation,
+                "{probability} {place}: {share}"
+            );
         }
     }
 }

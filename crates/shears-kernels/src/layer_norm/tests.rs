@@ -5,13 +5,7 @@ use crate::buffer::Buffer;
 use crate::cpu::Cpu;
 use crate::testing::{assert_close, numbers, read, tensor};
 
-const SHAPES: [[usize; 3]; 5] = [
-    [1, 1, 5],
-    [2, 3, 7],
-    [3, 50, 33],
-    [2, 70, 128],
-    [1, 4, 300],
-];
+const SHAPES: [[usize; 3]; 5] = [[1, 1, 5], [2, 3, 7], [3, 50, 33], [2, 70, 128], [1, 4, 300]];
 
 const NAMES: [&str; 4] = ["values", "input", "weight", "bias"];
 

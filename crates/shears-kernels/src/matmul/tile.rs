@@ -95,7 +95,9 @@ impl Tile<'_> {
         let width = VECTORS * S::F32_LANES;
         if self.columns == width {
             // SAFETY: the rows of `c` are as wide as the tile.
-            unsafe { self.whole::<S, ROWS, VECTORS, TRANSPOSED>(simd, c, self.c_stride, self.start) };
+            unsafe {
+                self.whole::<S, ROWS, VECTORS, TRANSPOSED>(simd, c, self.c_stride, self.start)
+            };
             return;
         }
         // The panel is padded; the result is not, so that it is computed beside it.

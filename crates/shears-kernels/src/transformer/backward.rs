@@ -76,14 +76,25 @@ pub(super) fn backward(
         softmax: &softmax,
     };
     let parts = sizes.split_qkv(qkv);
-    attention::backward(cpu, sizes.attention(masks), parts, mixture, &mut qkv_gradient);
+    attention::backward(
+        cpu,
+        sizes.attention(masks),
+        parts,
+        mixture,
+        &mut qkv_gradient,
+    );
     drop((mixed, mixed_gradient));
     let (normal_1, sums_before) =
         before_attention(cpu, sizes, x, weights, &qkv_gradient, &mut x_gradient);
     let qkv_weight = product(cpu, rows, (&qkv_gradient, 3 * hidden), (&normal_1, hidden));
 
-    let [norm_2_weight, norm_2_bias, project_bias, expand_bias, projection_bias] =
-        cut(&sums, [hidden, hidden, hidden, inner, hidden]);
+    let [
+        norm_2_weight,
+        norm_2_bias,
+        project_bias,
+        expand_bias,
+        projection_bias,
+    ] = cut(&sums, [hidden, hidden, hidden, inner, hidden]);
     let [norm_1_weight, norm_1_bias, qkv_bias] = cut(&sums_before, [hidden, hidden, 3 * hidden]);
     Gradients {
         x: x_gradient,
@@ -149,9 +160,8 @@ fn after_attention(
 ) -> AfterAttention {
     let Sizes { hidden, inner, .. } = sizes;
     let rows = sizes.rows();
-    let pack = |linear: Linear<'_>, outputs, inputs| {
-        Packed::plain(cpu, linear.weight, outputs, inputs)
-    };
+    let pack =
+        |linear: Linear<'_>, outputs, inputs| Packed::plain(cpu, linear.weight, outputs, inputs);
     let packed = [
         pack(weights.project, hidden, inner),
         pack(weights.expand, inner, hidden),
@@ -165,7 +175,9 @@ fn after_attention(
     let mut sums = Buffer::zeros(rows.div_ceil(sizes.rows_at_once()) * width);
     {
         let shared = found.each_mut().map(|buffer| Shared::new(buffer));
-        let dropped = dropped.as_mut().map(|both| both.each_mut().map(|b| Shared::new(b)));
+        let dropped = dropped
+            .as_mut()
+            .map(|both| both.each_mut().map(|b| Shared::new(b)));
         let wide = [&mut expanded, &mut expanded_gradient].map(|buffer| Shared::new(buffer));
         let shared_sums = Shared::new(&mut sums);
         sizes.each_block(cpu, |block, range| {
@@ -266,7 +278,13 @@ impl WithSimd for BlockAfter<'_> {
         norm_backward(simd, middle, norm[0], &scratch, middle_gradient, norm_sums);
 
         let mask = masks.map(|masks| masks.after_attention);
-        let out = masked(simd, middle_gradient, mask, (first, hidden), after_projection);
+        let out = masked(
+            simd,
+            middle_gradient,
+            mask,
+            (first, hidden),
+            after_projection,
+        );
         add_rows(out, projection_bias);
         multiply(simd, projection, (out, hidden), self.mixed);
     }
@@ -312,9 +330,13 @@ fn multiply<S: Simd>(simd: S, packed: &Packed, (rows, width): (&[f32], usize), o
 #[inline(always)]
 fn activate<S: Simd>(simd: S, x: &mut [f32], gradient: &mut [f32], sum: &mut [f32]) {
     let width = sum.len();
-    let rows = x.chunks_exact_mut(width).zip(gradient.chunks_exact_mut(width));
+    let rows = x
+        .chunks_exact_mut(width)
+        .zip(gradient.chunks_exact_mut(width));
     for (x, gradient) in rows {
-        let vectors = x.chunks_mut(S::F32_LANES).zip(gradient.chunks_mut(S::F32_LANES));
+        let vectors = x
+            .chunks_mut(S::F32_LANES)
+            .zip(gradient.chunks_mut(S::F32_LANES));
         for ((x, gradient), sum) in vectors.zip(sum.chunks_mut(S::F32_LANES)) {
             let value = load(simd, x);
             let (distribution, density) = normal(simd, value);

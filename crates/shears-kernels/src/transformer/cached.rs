@@ -4,7 +4,9 @@ use burn::backend::flex::{FlexTensor, Layout};
 use burn::tensor::DType;
 use pulp::{Simd, WithSimd};
 
-use super::forward::{Linear, Sizes, Weights, after_attention, gelu, normalize, queries_keys_values};
+use super::forward::{
+    Linear, Sizes, Weights, after_attention, gelu, normalize, queries_keys_values,
+};
 use crate::attention::{self, Attention, Rows};
 use crate::buffer::Buffer;
 use crate::cpu::{Cpu, Shared};
@@ -198,5 +200,7 @@ fn with_room(rows: FlexTensor, end: usize) -> FlexTensor {
     debug_assert_eq!(rows.dtype(), DType::F32);
     let strides = vec![(room * hidden) as isize, hidden as isize, 1];
     let layout = Layout::new([batch, past, hidden].into(), strides, 0);
-    larger.into_tensor([batch, room, hidden]).with_layout(layout)
+    larger
+        .into_tensor([batch, room, hidden])
+        .with_layout(layout)
 }

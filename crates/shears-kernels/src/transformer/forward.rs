@@ -188,7 +188,12 @@ pub(super) fn after_attention(
 }
 
 /// The first norm and the product that follows.
-pub(super) fn queries_keys_values(cpu: Cpu, sizes: Sizes, x: &[f32], weights: Weights<'_>) -> Buffer {
+pub(super) fn queries_keys_values(
+    cpu: Cpu,
+    sizes: Sizes,
+    x: &[f32],
+    weights: Weights<'_>,
+) -> Buffer {
     let hidden = sizes.hidden;
     let packed = Packed::transposed(cpu, weights.qkv.weight, 3 * hidden, hidden);
     let mut qkv = Buffer::stale(sizes.rows() * 3 * hidden);
@@ -257,7 +262,13 @@ impl WithSimd for BlockAfter<'_> {
             ..
         } = self;
         let hidden = weights.norm_2[0].len();
-        product(simd, projection, self.mixed, middle, weights.projection.bias);
+        product(
+            simd,
+            projection,
+            self.mixed,
+            middle,
+            weights.projection.bias,
+        );
         if let Some(masks) = masks {
             for (row, values) in middle.chunks_exact_mut(hidden).enumerate() {
                 masks.after_attention.apply(simd, first + row, values);

@@ -168,7 +168,15 @@ impl Case {
         let masks = self.settings().masks();
         let pass = forward(cpu, self.sizes, &self.x, weights, masks);
         let left = (&*pass.qkv, pass.saved);
-        let found = backward(cpu, self.sizes, &self.x, weights, masks, left, &self.factors);
+        let found = backward(
+            cpu,
+            self.sizes,
+            &self.x,
+            weights,
+            masks,
+            left,
+            &self.factors,
+        );
         let pairs = [
             found.norm_1,
             found.qkv,
@@ -183,12 +191,8 @@ impl Case {
     }
 }
 
-type Call = fn(
-    Tensor<3>,
-    BlockWeights,
-    BlockSettings,
-    Option<KeysAndValues>,
-) -> (Tensor<3>, KeysAndValues);
+type Call =
+    fn(Tensor<3>, BlockWeights, BlockSettings, Option<KeysAndValues>) -> (Tensor<3>, KeysAndValues);
 
 fn some_dropout() -> Option<Dropout> {
     Some(Dropout {
@@ -269,9 +273,24 @@ fn a_text_may_be_cut_into_calls() {
             }
             let all = all.unwrap();
             let what = |name: &str| format!("{name} {:?}", case.sizes);
-            assert_close(&what("output"), &read(&Tensor::cat(outputs, 1)), &read(&expected), 1e-5);
-            assert_close(&what("keys"), &read(&all.keys), &read(&expected_all.keys), 1e-5);
-            assert_close(&what("values"), &read(&all.values), &read(&expected_all.values), 1e-5);
+            assert_close(
+                &what("output"),
+                &read(&Tensor::cat(outputs, 1)),
+                &read(&expected),
+                1e-5,
+            );
+            assert_close(
+                &what("keys"),
+                &read(&all.keys),
+                &read(&expected_all.keys),
+                1e-5,
+            );
+            assert_close(
+                &what("values"),
+                &read(&all.values),
+                &read(&expected_all.values),
+                1e-5,
+            );
         }
     }
 }

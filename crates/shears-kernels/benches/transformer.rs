@@ -1,0 +1,180 @@
+//! The blocks of a Transformer, in GFLOP/s beside the ceiling that the benchmark `recurrent` measures:
+//! `cargo bench -p shears-kernels --bench transformer`. `RAYON_NUM_THREADS` sets the threads; "items"
+//! are floating-point operations of the matrix products alone, and those of the attention for half
+//! of all pairs.
+
+use burn::tensor::{Device, Tensor, TensorData};
+use divan::counter::{BytesCount, ItemsCount};
+use divan::{Bencher, black_box};
+use shears_kernels::{
+    BlockSettings, BlockWeights, Dropout, DropoutKey, LinearWeights, NormWeights, dropout,
+    layer_norm, transformer_block, transformer_block_plain,
+};
+
+fn main() {
+    divan::main();
+}
+
+/// The shape of a preset; that of `gpt-384` with a batch of 16.
+#[derive(Clone, Copy, Debug)]
+enum Preset {
+    Gpt128,
+    Gpt384,
+}
+
+const PRESETS: [Preset; 2] = [Preset::Gpt128, Preset::Gpt384];
+
+impl Preset {
+    /// Batch, time, hidden, heads.
+    fn sizes(self) -> [usize; 4] {
+        match self {
+            Preset::Gpt128 => [12, 64, 128, 4],
+            Preset::Gpt384 => [16, 256, 384, 6],
+        }
+    }
+
+    /// Floating-point operations of the products of one pass forward.
+    fn operations(self) -> usize {
+        let [batch, time, hidden, _] = self.sizes();
+        let rows = batch * time;
+        2 * rows * 12 * hidden * hidden + 2 * rows * time * hidden
+    }
+
+    fn settings(self, dropout: Option<Dropout>) -> BlockSettings {
+        let [_, _, _, heads] = self.sizes();
+        BlockSettings {
+            heads,
+            index: 0,
+            dropout,
+        }
+    }
+}
+
+fn tensor<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D> {
+    let count: usize = shape.iter().product();
+    let values: Vec<f32> = (0..count).map(|i| (i as f32 * 0.7).sin() * 0.05).collect();
+    let tensor = Tensor::from_data(TensorData::new(values, shape), device);
+    match device.is_autodiff() {
+        true => tensor.require_grad(),
+        false => tensor,
+    }
+}
+
+fn weights(hidden: usize, device: &Device) -> BlockWeights {
+    let linear = |outputs, inputs| LinearWeights {
+        weight: tensor([outputs, inputs], device),
+        bias: tensor([outputs], device),
+    };
+    let norm = || NormWeights {
+        weight: tensor([hidden], device),
+        bias: tensor([hidden], device),
+    };
+    BlockWeights {
+        norm_1: norm(),
+        qkv: linear(3 * hidden, hidden),
+        projection: linear(hidden, hidden),
+        norm_2: norm(),
+        expand: linear(4 * hidden, hidden),
+        project: linear(hidden, 4 * hidden),
+    }
+}
+
+fn a_fifth() -> Dropout {
+    Dropout {
+        key: DropoutKey::of([1, 2]),
+        probability: 0.2,
+    }
+}
+
+/// Forward and backward.
+fn train(bencher: Bencher<'_, '_>, preset: Preset, dropout: Option<Dropout>, fused: bool) {
+    let device = Device::flex().autodiff();
+    let [batch, time, hidden, _] = preset.sizes();
+    let x = tensor([batch, time, hidden], &device);
+    let weights = weights(hidden, &device);
+    let settings = preset.settings(dropout);
+    let run = match fused {
+        true => transformer_block,
+        false => transformer_block_plain,
+    };
+    bencher
+        .counter(ItemsCount::new(3 * preset.operations()))
+        .bench_local(|| {
+            let (output, _) = run(x.clone(), weights.clone(), settings, None);
+            black_box(output.sum().backward());
+        });
+}
+
+#[divan::bench(args = PRESETS, sample_count = 20)]
+fn block(bencher: Bencher<'_, '_>, preset: Preset) {
+    train(bencher, preset, None, true);
+}
+
+#[divan::bench(args = PRESETS, sample_count = 20)]
+fn block_with_dropout(bencher: Bencher<'_, '_>, preset: Preset) {
+    train(bencher, preset, Some(a_fifth()), true);
+}
+
+#[divan::bench(args = [Preset::Gpt128], sample_count = 20)]
+fn block_composed(bencher: Bencher<'_, '_>, preset: Preset) {
+    train(bencher, preset, None, false);
+}
+
+#[divan::bench(args = PRESETS, sample_count = 20)]
+fn block_forward(bencher: Bencher<'_, '_>, preset: Preset) {
+    let device = Device::flex();
+    let [batch, time, hidden, _] = preset.sizes();
+    let x = tensor([batch, time, hidden], &device);
+    let weights = weights(hidden, &device);
+    let settings = preset.settings(None);
+    bencher
+        .counter(ItemsCount::new(preset.operations()))
+        .bench_local(|| {
+            black_box(transformer_block(
+                x.clone(),
+                weights.clone(),
+                settings,
+                None,
+            ))
+        });
+}
+
+/// One token after the other over the context; bytes are those of the weights, and of keys and values
+/// in the middle of the context.
+#[divan::bench(args = PRESETS)]
+fn block_of_one_token(bencher: Bencher<'_, '_>, preset: Preset) {
+    let device = Device::flex();
+    let [_, time, hidden, _] = preset.sizes();
+    let weights = weights(hidden, &device);
+    let settings = preset.settings(None);
+    let x = tensor([1, 1, hidden], &device);
+    let mut earlier = None;
+    bencher
+        .counter(BytesCount::new(4 * (12 * hidden * hidden + time * hidden)))
+        .bench_local(|| {
+            let carried = earlier.take();
+            let (output, all) = transformer_block(x.clone(), weights.clone(), settings, carried);
+            let [_, end, _] = all.keys.dims();
+            earlier = (end < time).then_some(all);
+            black_box(output)
+        });
+}
+
+#[divan::bench(args = [128, 384])]
+fn norm(bencher: Bencher<'_, '_>, width: usize) {
+    let device = Device::flex();
+    let x = tensor([16, 256, width], &device);
+    let vector = tensor([width], &device);
+    bencher
+        .counter(BytesCount::new(2 * 4 * 16 * 256 * width))
+        .bench_local(|| black_box(layer_norm(x.clone(), vector.clone(), vector.clone())));
+}
+
+#[divan::bench(args = [128, 384])]
+fn masks(bencher: Bencher<'_, '_>, width: usize) {
+    let device = Device::flex();
+    let x = tensor([16, 256, width], &device);
+    bencher
+        .counter(BytesCount::new(2 * 4 * 16 * 256 * width))
+        .bench_local(|| black_box(dropout(x.clone(), a_fifth(), 0)));
+}
