@@ -1,5 +1,6 @@
 """Usage: python tools/pytorch_reference.py --data FILE --preset lstm-128 [--steps N] [--seed N] [--threads N] ...
-       python tools/pytorch_reference.py --preset lstm-128 --bench N   (both need torch; --help lists all options)
+       python tools/pytorch_reference.py --preset lstm-128 --bench N [--part train|clip|generate]
+       (both need torch; --help lists all options)
 
 Trains one of the presets in PyTorch, in float32 on the CPU, and prints one JSON line
 with the result, so that the Rust trainer can be compared with it.  Progress goes to
@@ -17,6 +18,8 @@ from pathlib import Path
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+
+import pytorch_speed
 
 PROGRESS_EVERY = 250
 EVALUATION_CHUNK = 1000
@@ -71,14 +74,19 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.projection = nn.Linear(width, width)
 
-    def forward(self, x):
+    def forward(self, x, cache=None, position=0):
         batch, window, width = x.shape
         query, key, value = (
             part.view(batch, window, self.heads, width // self.heads).transpose(1, 2)
             for part in self.qkv(x).split(width, dim=2))
+        if cache is not None:
+            end = position + window
+            cache[0][:, :, position:end], cache[1][:, :, position:end] = key, value
+            key, value = cache[0][:, :, :end], cache[1][:, :, :end]
         dropout = self.dropout if self.training else 0.0
+        # With a cache one token is read at a time, and nothing of it lies in the future.
         mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout,
-                                               is_causal=True)
+                                               is_causal=cache is None)
         mixed = mixed.transpose(1, 2).reshape(batch, window, width)
         return F.dropout(self.projection(mixed), self.dropout, self.training)
 
@@ -106,21 +114,25 @@ class Block(nn.Module):
         self.norm_2 = nn.LayerNorm(width)
         self.mlp = Mlp(width, dropout)
 
-    def forward(self, x):
-        x = x + self.attention(self.norm_1(x))
+    def forward(self, x, cache=None, position=0):
+        x = x + self.attention(self.norm_1(x), cache, position)
         return x + self.mlp(self.norm_2(x))
 
 
 class Transformer(nn.Module):
-    """GPT-2's shape; the token embedding is the output layer as well."""
+    """GPT-2's shape; the token embedding is the output layer as well, unless it is untied."""
 
-    def __init__(self, vocabulary, context, width, heads, layers, dropout, std):
+    def __init__(self, vocabulary, context, width, heads, layers, dropout, std, tied=True):
         super().__init__()
+        self.context, self.width, self.heads = context, width, heads
         self.dropout = dropout
         self.token_embedding = nn.Embedding(vocabulary, width)
         self.position_embedding = nn.Embedding(context, width)
         self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(layers))
         self.final_norm = nn.LayerNorm(width)
+        self.output = nn.Linear(width, vocabulary, bias=False)
+        if tied:
+            self.output.weight = self.token_embedding.weight
         self.initialise(layers, std or 0.02 * math.sqrt(768 / width))
 
     def initialise(self, layers, std):
@@ -136,21 +148,27 @@ class Transformer(nn.Module):
                 residual = name.endswith(("projection.weight", "project.weight"))
                 nn.init.normal_(param, std=std / math.sqrt(2 * layers) if residual else std)
 
+    def cache(self):
+        """The state of an empty text: a position, and room for each block's keys and values."""
+        shape = 2, 1, self.heads, self.context, self.width // self.heads
+        return 0, [torch.empty(shape) for _ in self.blocks]
+
     def forward(self, tokens, state=None):
-        positions = self.position_embedding.weight[:tokens.shape[1]]
-        x = self.token_embedding(tokens) + positions
+        start, caches = state or (0, [None] * len(self.blocks))
+        end = start + tokens.shape[1]
+        x = self.token_embedding(tokens) + self.position_embedding.weight[start:end]
         x = F.dropout(x, self.dropout, self.training)
-        for block in self.blocks:
-            x = block(x)
-        # The second value mirrors the recurrent models; a transformer carries no state.
-        return F.linear(self.final_norm(x), self.token_embedding.weight), None
+        for block, cache in zip(self.blocks, caches):
+            x = block(x, cache, start)
+        # In training a transformer carries no state.
+        return self.output(self.final_norm(x)), state and (end, caches)
 
 
 def make_model(p, vocabulary):
     """The freshly initialised model of a preset."""
     if p["cell"] == "gpt":
         return Transformer(vocabulary, p["window"], p["hidden"], p["heads"], p["layers"],
-                           p["dropout"], p.get("std"))
+                           p["dropout"], p.get("std"), not p.get("untied"))
     return Recurrent(vocabulary, p["cell"], p["hidden"], p["layers"])
 
 
@@ -325,16 +343,34 @@ def train(args, p):
             "clipped_share": clipped / p["steps"]}
 
 
-def bench(args, p):
+def bench_training(args, p):
     """Times training steps on random tokens, which cost as much as real ones."""
-    windows = BENCH_WARMUP + args.bench
-    tokens = torch.randint(BENCH_VOCABULARY, (p["batch"] * p["window"] * windows + 1,))
-    trainer = Trainer(p, tokens, BENCH_VOCABULARY, bench=True)
-    seconds = [trainer.step(number)[2] for number in range(windows)][BENCH_WARMUP:]
-    times = {"min": min(seconds), "median": statistics.median(seconds), "max": max(seconds)}
-    return {"preset": args.preset, "bench": args.bench, "seed": args.seed,
-            "threads": torch.get_num_threads(),
-            "ms_per_step": {name: 1000 * value for name, value in times.items()}}
+    # Steps that take long need fewer of them before the clock starts.
+    warmup = min(BENCH_WARMUP, args.bench)
+    windows = warmup + args.bench
+    tokens = torch.randint(args.vocabulary, (p["batch"] * p["window"] * windows + 1,))
+    trainer = Trainer(p, tokens, args.vocabulary, bench=True)
+    seconds = [trainer.step(number)[2] for number in range(windows)][warmup:]
+    times = pytorch_speed.summary([1000 * value for value in seconds])
+    per_step = p["batch"] * p["window"]
+    return {"ms_per_step": times, "tokens_per_second": 1000 * per_step / times["median"]}
+
+
+def bench(args, p):
+    """Times one part on random tokens or gradients, and tells the memory of the process."""
+    before = pytorch_speed.peak_rss_bytes()
+    if args.part == "train":
+        result = bench_training(args, p)
+    else:
+        model = make_model(p, args.vocabulary)
+        if args.part == "clip":
+            optimizer = make_optimizer(p, model, bench=True)
+            result = pytorch_speed.clip(model, optimizer, p["clip"], args.bench)
+        else:
+            result = pytorch_speed.generate(model, args.bench)
+    return {"part": args.part, "preset": args.preset, "bench": args.bench, "seed": args.seed,
+            "threads": torch.get_num_threads(), "torch": torch.__version__} | result | {
+            "rss_before_model_bytes": before, "peak_rss_bytes": pytorch_speed.peak_rss_bytes()}
 
 
 # Command line ---------------------------------------------------------------------------
@@ -372,6 +408,16 @@ def parse_arguments():
                         help="also print the validation loss every so many steps")
     parser.add_argument("--bench", type=positive, metavar="N",
                         help="time N steps on random tokens instead of training")
+    parser.add_argument("--part", choices=("train", "clip", "generate"), default="train",
+                        help="what --bench times: training steps, clipping of gradients of the "
+                             "model's shapes, or generating N tokens")
+    parser.add_argument("--vocabulary", type=positive, default=BENCH_VOCABULARY,
+                        help="number of tokens of a --bench")
+    parser.add_argument("--layers", type=positive)
+    parser.add_argument("--hidden", type=positive, help="width of every layer")
+    parser.add_argument("--heads", type=positive, help="attention heads of a transformer")
+    parser.add_argument("--untied", action="store_true", default=None,
+                        help="an output layer of its own for a transformer")
     args = parser.parse_args()
     if args.bench is None and args.data is None:
         parser.error("--data is needed unless --bench is given")
@@ -380,7 +426,8 @@ def parse_arguments():
 
 def settings(args):
     """The preset with the values given on the command line."""
-    names = ("steps", "lr", "clip", "batch", "window", "std")
+    names = ("steps", "lr", "clip", "batch", "window", "std", "layers", "hidden", "heads",
+             "untied")
     given = {name: getattr(args, name) for name in names}
     p = PRESETS[args.preset] | {name: v for name, v in given.items() if v is not None}
     if args.bench is not None:
