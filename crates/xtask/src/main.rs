@@ -1,103 +1,22 @@
-//! `cargo xtask ci`: everything that continuous integration checks, in its order.
+//! What runs around the code: `cargo xtask ci` checks it, `cargo xtask bench` measures it.
 
-use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
-/// Each check: what it is called, and the arguments of cargo.
-const CHECKS: [(&str, &[&str]); 6] = [
-    ("format", &["fmt", "--all", "--check"]),
-    (
-        "clippy",
-        &[
-            "clippy",
-            "--release",
-            "--workspace",
-            "--all-targets",
-            "--",
-            "-D",
-            "warnings",
-        ],
-    ),
-    (
-        "documentation",
-        &[
-            "doc",
-            "--release",
-            "--workspace",
-            "--no-deps",
-            "--document-private-items",
-        ],
-    ),
-    ("tests", &["test", "--release", "--workspace"]),
-    (
-        "gradclip without dependencies",
-        &["check", "--release", "--package", "gradclip"],
-    ),
-    (
-        "gradclip without the standard library",
-        &[
-            "check",
-            "--release",
-            "--package",
-            "gradclip",
-            "--no-default-features",
-            "--features",
-            "libm",
-        ],
-    ),
-];
+mod bench;
+mod ci;
 
-/// Only where there is a driver, because it builds Burn a second time.
-const WGPU_TEST: (&str, &[&str]) = (
-    "tests on a wgpu device",
-    &[
-        "test",
-        "--release",
-        "--package",
-        "gradclip-burn",
-        "--features",
-        "wgpu",
-        "--test",
-        "wgpu",
-    ],
-);
-
-/// Where drivers for Vulkan announce themselves.
-const VULKAN_DRIVERS: [&str; 2] = ["/usr/share/vulkan/icd.d", "/etc/vulkan/icd.d"];
+const USAGE: &str = "usage: cargo xtask ci
+       cargo xtask bench peers|scaling [OPTION]...
+       cargo xtask bench report";
 
 fn main() -> ExitCode {
-    let task = std::env::args().nth(1);
-    if task.as_deref() != Some("ci") {
-        eprintln!("usage: cargo xtask ci");
-        return ExitCode::from(2);
-    }
-    let has_driver = |folder: &str| {
-        let mut entries = Path::new(folder).read_dir().into_iter().flatten();
-        entries.next().is_some()
-    };
-    let wgpu_test = VULKAN_DRIVERS
-        .iter()
-        .any(|folder| has_driver(folder))
-        .then_some(WGPU_TEST);
-    for (name, arguments) in CHECKS.into_iter().chain(wgpu_test) {
-        println!("== {name}: cargo {}", arguments.join(" "));
-        let mut cargo = Command::new("cargo");
-        cargo.args(arguments).env("RUSTDOCFLAGS", "-D warnings");
-        match cargo.status() {
-            Ok(status) if status.success() => {}
-            Ok(_) => {
-                eprintln!("== {name} failed");
-                return ExitCode::FAILURE;
-            }
-            Err(error) => {
-                eprintln!("== {name}: cannot start cargo: {error}");
-                return ExitCode::FAILURE;
-            }
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.first().map(String::as_str) {
+        Some("ci") => ci::run(),
+        Some("bench") => bench::run(&arguments[1..]),
+        _ => {
+            eprintln!("{USAGE}");
+            ExitCode::from(2)
         }
     }
-    if wgpu_test.is_none() {
-        println!("== {}: skipped, there is no Vulkan driver", WGPU_TEST.0);
-    }
-    println!("== all checks passed");
-    ExitCode::SUCCESS
 }

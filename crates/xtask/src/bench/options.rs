@@ -1,0 +1,137 @@
+//! The command line of `cargo xtask bench`.
+
+use std::path::PathBuf;
+
+use super::rows::{self, Side};
+
+pub(super) const USAGE: &str = "usage: cargo xtask bench peers|scaling [OPTION]...
+       cargo xtask bench report
+
+  --rounds N         how often every program runs [default: 5 for peers, 3 for scaling]
+  --threads N        threads of every program [default: 2]; scaling also tries fewer and more
+  --python PATH      a Python that has PyTorch [default: one that is made in target/]
+  --rows NAME,...    only these rows of peers, shown and not written
+  --peers NAME,...   only these of pytorch, burn, candle, shown and not written";
+
+/// What can be chosen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Options {
+    pub(super) rounds: usize,
+    pub(super) threads: usize,
+    pub(super) python: Option<PathBuf>,
+    /// Empty for all.
+    pub(super) rows: Vec<String>,
+    pub(super) peers: Vec<Side>,
+}
+
+impl Options {
+    /// Reads the arguments after the name of the task.
+    pub(super) fn parse(task: &str, arguments: &[String]) -> Result<Options, String> {
+        let rounds = match task {
+            "peers" => 5,
+            "scaling" => 3,
+            "report" if arguments.is_empty() => 0,
+            "report" => return Err("`report` takes no options".to_string()),
+            _ => return Err(format!("`{task}` is no task")),
+        };
+        let mut options = Options {
+            rounds,
+            threads: 2,
+            python: None,
+            rows: Vec::new(),
+            peers: Side::PEERS.to_vec(),
+        };
+        let mut arguments = arguments.iter();
+        while let Some(flag) = arguments.next() {
+            let value = arguments
+                .next()
+                .ok_or_else(|| format!("`{flag}` needs a value"))?;
+            match flag.as_str() {
+                "--rounds" => options.rounds = at_least_one(flag, value)?,
+                "--threads" => options.threads = at_least_one(flag, value)?,
+                "--python" => options.python = Some(PathBuf::from(value)),
+                "--rows" if task == "peers" => options.rows = known_rows(value)?,
+                "--peers" if task == "peers" => options.peers = known_peers(value)?,
+                _ => return Err(format!("`{flag}` is no option of {task}")),
+            }
+        }
+        Ok(options)
+    }
+
+    /// Whether all rows are measured against all peers: only then the file is whole.
+    pub(super) fn everything(&self) -> bool {
+        self.rows.is_empty() && self.peers == Side::PEERS
+    }
+}
+
+fn at_least_one(flag: &str, value: &str) -> Result<usize, String> {
+    match value.parse() {
+        Ok(number) if number > 0 => Ok(number),
+        _ => Err(format!(
+            "`{flag}` takes a number of at least 1, not `{value}`"
+        )),
+    }
+}
+
+fn known_rows(list: &str) -> Result<Vec<String>, String> {
+    let known = rows::names();
+    list.split(',')
+        .map(|name| match known.contains(&name) {
+            true => Ok(name.to_string()),
+            false => Err(format!("`{name}` is no row: {}", known.join(", "))),
+        })
+        .collect()
+}
+
+fn known_peers(list: &str) -> Result<Vec<Side>, String> {
+    list.split(',')
+        .map(|name| {
+            let peer = Side::PEERS.into_iter().find(|side| side.key() == name);
+            peer.ok_or_else(|| format!("`{name}` is no peer: pytorch, burn, candle"))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(task: &str, arguments: &[&str]) -> Result<Options, String> {
+        let arguments: Vec<String> = arguments.iter().map(|text| text.to_string()).collect();
+        Options::parse(task, &arguments)
+    }
+
+    #[test]
+    fn defaults_measure_everything() {
+        let options = parse("peers", &[]).unwrap();
+        assert_eq!((options.rounds, options.threads), (5, 2));
+        assert!(options.everything());
+        assert_eq!(parse("scaling", &[]).unwrap().rounds, 3);
+    }
+
+    #[test]
+    fn a_part_is_not_everything() {
+        let rows = parse("peers", &["--rows", "train-lstm-128,clip-163M"]).unwrap();
+        assert_eq!(rows.rows, ["train-lstm-128", "clip-163M"]);
+        assert!(!rows.everything());
+        let peers = parse("peers", &["--peers", "pytorch"]).unwrap();
+        assert_eq!(peers.peers, [Side::PyTorch]);
+        assert!(!peers.everything());
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (task, arguments, part) in [
+            ("peers", &["--rounds", "0"][..], "at least 1"),
+            ("peers", &["--rounds"], "needs a value"),
+            ("peers", &["--rows", "lstm"], "`lstm` is no row"),
+            ("peers", &["--peers", "jax"], "`jax` is no peer"),
+            ("scaling", &["--rows", "clip-163M"], "no option of scaling"),
+            ("report", &["--rounds", "1"], "no options"),
+            ("speed", &[], "`speed` is no task"),
+        ] {
+            let error = parse(task, arguments).unwrap_err();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+}

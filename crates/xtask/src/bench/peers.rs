@@ -1,0 +1,320 @@
+//! `cargo xtask bench peers`: every row, both sides in turn, several rounds.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::machine::Machine;
+use super::options::Options;
+use super::programs::{Programs, Request, number};
+use super::rows::{Goal, Quantity, RUNS, Row, Run, Side};
+use super::statistics::{Spread, median, ratio, spread};
+
+/// The file that the measurements are kept in.
+pub(super) const FILE: &str = "peers.json";
+
+/// All that was measured.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Comparison {
+    pub(super) machine: Machine,
+    pub(super) threads: usize,
+    pub(super) rounds: usize,
+    pub(super) rows: Vec<Measured>,
+}
+
+/// A row with every round's number.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Measured {
+    pub(super) name: String,
+    pub(super) quantity: Quantity,
+    pub(super) goal: Goal,
+    /// One number a round, in milliseconds, tokens a second or bytes.
+    pub(super) rounds: BTreeMap<Side, Vec<f64>>,
+    /// How long Shears takes to read the same gradients once, in milliseconds; for clipping.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) read: Vec<f64>,
+    /// What clipping takes of Shears' step, from 0 to 1; for training.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) clip_share: Vec<f64>,
+    /// Why a program has no number.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) missing: BTreeMap<Side, String>,
+}
+
+impl Measured {
+    fn new(row: &Row) -> Measured {
+        Measured {
+            name: row.name.to_string(),
+            quantity: row.quantity,
+            goal: row.goal,
+            rounds: BTreeMap::new(),
+            read: Vec::new(),
+            clip_share: Vec::new(),
+            missing: BTreeMap::new(),
+        }
+    }
+
+    /// Takes this row's numbers from a program's answer.
+    fn take(&mut self, side: Side, answer: &Value) -> Result<(), String> {
+        let value = number(answer, self.quantity.pointer())?;
+        if side == Side::Shears && self.quantity == Quantity::Clip {
+            self.read.push(number(answer, "/ms/read/median")?);
+        }
+        if side == Side::Shears && self.quantity == Quantity::Step {
+            let clip = number(answer, "/phases/clip/median")?;
+            self.clip_share.push(clip / value);
+        }
+        self.rounds.entry(side).or_default().push(value);
+        Ok(())
+    }
+
+    /// The median of a program's rounds.
+    pub(super) fn median(&self, side: Side) -> Option<f64> {
+        median(self.rounds.get(&side)?)
+    }
+
+    /// How many times better than PyTorch a program is, by each round.
+    pub(super) fn times_pytorch(&self, side: Side) -> Option<Spread> {
+        let (ours, theirs) = (self.rounds.get(&side)?, self.rounds.get(&Side::PyTorch)?);
+        if self.quantity.more_is_better() {
+            ratio(ours, theirs)
+        } else {
+            ratio(theirs, ours)
+        }
+    }
+
+    /// How many times as long as a streaming read clipping takes, by each round.
+    pub(super) fn times_read(&self) -> Option<Spread> {
+        ratio(self.rounds.get(&Side::Shears)?, &self.read)
+    }
+
+    /// Whether the median of the rounds reaches the goal; nothing if it could not be measured.
+    pub(super) fn reached(&self) -> Option<bool> {
+        match self.goal {
+            Goal::TimesPyTorch(goal) => Some(self.times_pytorch(Side::Shears)?.median >= goal),
+            Goal::TimesRead(goal) => Some(self.times_read()?.median <= goal),
+        }
+    }
+}
+
+/// Measures, prints each row when it is there, and writes the file if it is whole.
+pub(super) fn run(options: &Options) -> Result<(), String> {
+    let programs = Programs::prepare(options.python.as_deref(), &options.peers)?;
+    let machine = Machine::this(&programs.python)?;
+    println!("{}", machine.describe());
+    println!(
+        "threads: {}, rounds: {}; medians, and the median of the ratios (smallest to largest)",
+        options.threads, options.rounds
+    );
+    let mut rows = Vec::new();
+    for run in RUNS {
+        let wanted: Vec<&Row> = run
+            .rows
+            .iter()
+            .filter(|row| options.rows.is_empty() || options.rows.iter().any(|n| n == row.name))
+            .collect();
+        if !wanted.is_empty() {
+            let measured = measure(&programs, options, run, &wanted);
+            for row in &measured {
+                println!("{}", line(row));
+            }
+            rows.extend(measured);
+        }
+    }
+    if !options.everything() {
+        return Ok(());
+    }
+    let comparison = Comparison {
+        machine,
+        threads: options.threads,
+        rounds: options.rounds,
+        rows,
+    };
+    let text = serde_json::to_string_pretty(&comparison).map_err(|error| error.to_string())?;
+    super::write(&super::baseline(FILE), &(text + "\n"))?;
+    println!("`cargo xtask bench report` shows it in the documentation");
+    Ok(())
+}
+
+/// Runs every program in turn, round by round.
+fn measure(programs: &Programs, options: &Options, run: &Run, rows: &[&Row]) -> Vec<Measured> {
+    let request = Request::of(run, options.threads);
+    let mut measured: Vec<Measured> = rows.iter().map(|row| Measured::new(row)).collect();
+    let mut sides = vec![Side::Shears];
+    sides.extend(options.peers.iter().filter(|peer| request.concerns(**peer)));
+    for _ in 0..options.rounds {
+        sides.retain(|side| {
+            let answer = programs.ask(*side, &request);
+            let taken = answer.and_then(|answer| {
+                let mut rows = measured.iter_mut();
+                rows.try_for_each(|row| row.take(*side, &answer))
+            });
+            let Err(reason) = taken else { return true };
+            // What failed once is not asked again, and has no numbers.
+            for row in &mut measured {
+                row.rounds.remove(side);
+                row.missing.insert(*side, reason.clone());
+            }
+            false
+        });
+        // Nobody is always the one that runs after the slowest.
+        let next = usize::from(!sides.is_empty());
+        sides.rotate_left(next);
+    }
+    measured
+}
+
+/// A row for the terminal.
+fn line(row: &Measured) -> String {
+    let mut parts = vec![format!("{:<22}", row.name)];
+    for side in Side::ALL {
+        if let Some(value) = row.median(side) {
+            parts.push(format!("{} {}", side.name(), row.quantity.show(value)));
+        } else if let Some(reason) = row.missing.get(&side) {
+            parts.push(format!("{}: {reason}", side.name()));
+        }
+    }
+    if let Some(times) = row.times_pytorch(Side::Shears) {
+        parts.push(format!(
+            "{:.2} times PyTorch ({:.2} to {:.2})",
+            times.median, times.min, times.max
+        ));
+    }
+    if let Some(times) = row.times_read() {
+        parts.push(format!(
+            "{:.2} times a read ({:.2} to {:.2})",
+            times.median, times.min, times.max
+        ));
+    }
+    if let Some(share) = spread(&row.clip_share) {
+        parts.push(format!("clip {:.2} % of a step", 100.0 * share.median));
+    }
+    parts.push(match row.goal {
+        Goal::TimesPyTorch(goal) => format!("goal {goal} times PyTorch"),
+        Goal::TimesRead(goal) => format!("goal at most {goal} times a read"),
+    });
+    parts.push(match row.reached() {
+        Some(true) => "reached".to_string(),
+        Some(false) => "not reached".to_string(),
+        None => "not measured".to_string(),
+    });
+    parts.join(" | ")
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    pub(in crate::bench) fn machine() -> Machine {
+        Machine {
+            processor: "some processor".to_string(),
+            cores: 2,
+            instructions: vec!["AVX2".to_string(), "FMA".to_string()],
+            system: "some system".to_string(),
+            rustc: "1.95.0".to_string(),
+            torch: "2.15.0".to_string(),
+            date: "2026-11-24".to_string(),
+        }
+    }
+
+    /// A row whose Shears takes 10, 20, 10 and whose PyTorch takes 25, 50, 25 milliseconds.
+    pub(in crate::bench) fn step_row() -> Measured {
+        let mut row = Measured::new(&Row {
+            name: "train-lstm-128",
+            quantity: Quantity::Step,
+            goal: Goal::TimesPyTorch(2.5),
+        });
+        for ms in [10.0, 20.0, 10.0] {
+            let ours = json!({
+                "ms_per_step": {"median": ms},
+                "phases": {"clip": {"median": ms / 200.0}},
+            });
+            row.take(Side::Shears, &ours).unwrap();
+            let theirs = json!({"ms_per_step": {"median": 2.5 * ms}});
+            row.take(Side::PyTorch, &theirs).unwrap();
+        }
+        row.missing
+            .insert(Side::Candle, "candle_nn has no vanilla RNN".to_string());
+        row
+    }
+
+    /// A row whose clipping takes 1.1 and 1.3 times a read.
+    pub(in crate::bench) fn clip_row() -> Measured {
+        let mut row = Measured::new(&Row {
+            name: "clip-10.8M",
+            quantity: Quantity::Clip,
+            goal: Goal::TimesRead(1.15),
+        });
+        for ms in [1.1, 1.3] {
+            let ours = json!({"ms": {"clip": {"median": ms}, "read": {"median": 1.0}}});
+            row.take(Side::Shears, &ours).unwrap();
+            let theirs = json!({"ms": {"clip": {"median": 3.6}}});
+            row.take(Side::PyTorch, &theirs).unwrap();
+        }
+        row
+    }
+
+    #[test]
+    fn ratios_say_how_many_times_better() {
+        let row = step_row();
+        let times = row.times_pytorch(Side::Shears).unwrap();
+        assert_eq!((times.min, times.median, times.max), (2.5, 2.5, 2.5));
+        assert_eq!(row.reached(), Some(true));
+        assert_eq!(row.clip_share, [0.005; 3]);
+        let text = line(&row);
+        assert!(text.contains("2.50 times PyTorch"), "{text}");
+        assert!(text.ends_with("reached") && !text.contains("not reached"));
+        assert!(text.contains("Candle: candle_nn has no vanilla RNN"));
+    }
+
+    #[test]
+    fn more_tokens_a_second_are_better() {
+        let mut row = step_row();
+        row.quantity = Quantity::Generate;
+        let times = row.times_pytorch(Side::Shears).unwrap();
+        assert_eq!(times.median, 0.4);
+        assert_eq!(row.reached(), Some(false));
+    }
+
+    #[test]
+    fn clipping_is_judged_by_a_read() {
+        let row = clip_row();
+        let times = row.times_read().unwrap();
+        assert!((times.median - 1.2).abs() < 1e-12);
+        assert_eq!(row.reached(), Some(false));
+    }
+
+    #[test]
+    fn what_was_not_measured_is_not_judged() {
+        let mut row = step_row();
+        row.rounds.remove(&Side::PyTorch);
+        assert_eq!(row.reached(), None);
+        assert!(line(&row).ends_with("not measured"));
+    }
+
+    #[test]
+    fn an_answer_without_the_number_is_an_error() {
+        let answer = json!({"ms_per_step": 3});
+        let error = step_row().take(Side::PyTorch, &answer).unwrap_err();
+        assert!(error.contains("/ms_per_step/median"), "{error}");
+    }
+
+    #[test]
+    fn the_file_is_read_back() {
+        let comparison = Comparison {
+            machine: machine(),
+            threads: 2,
+            rounds: 3,
+            rows: vec![step_row(), clip_row()],
+        };
+        let text = serde_json::to_string(&comparison).unwrap();
+        assert!(text.contains("\"goal\":{\"times-pytorch\":2.5}"), "{text}");
+        assert_eq!(
+            serde_json::from_str::<Comparison>(&text).unwrap(),
+            comparison
+        );
+    }
+}

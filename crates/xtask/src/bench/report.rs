@@ -1,0 +1,306 @@
+//! `cargo xtask bench report`: the measurements as the tables and plots of the documentation.
+
+use std::fs;
+use std::path::PathBuf;
+
+use serde::de::DeserializeOwned;
+
+use super::peers::{self, Comparison, Measured};
+use super::plot;
+use super::rows::{Goal, Quantity, Side};
+use super::scaling::{self, SERIES, Scaling};
+use super::statistics::{Spread, spread};
+
+const PERFORMANCE: &str = "docs/performance.md";
+const README: &str = "README.md";
+
+/// Writes every document whose numbers come from `benches/baselines`.
+pub(super) fn run() -> Result<(), String> {
+    for (path, text) in documents()? {
+        super::write(&super::root().join(path), &text)?;
+    }
+    Ok(())
+}
+
+/// Every document as it has to be, by its path in the repository.
+fn documents() -> Result<Vec<(String, String)>, String> {
+    let comparison: Comparison = read(peers::FILE)?;
+    let scaling: Scaling = read(scaling::FILE)?;
+    let mut performance = text_of(&super::root().join(PERFORMANCE))?;
+    for (section, body) in [
+        ("machine", machine(&comparison)),
+        ("peers", table(&comparison)),
+        ("clip-share", clip_share(&comparison)),
+        ("scaling", scaling_machine(&scaling)),
+    ] {
+        performance = between_markers(&performance, section, &body)?;
+    }
+    let readme = text_of(&super::root().join(README))?;
+    let readme = between_markers(&readme, "peers", &short_table(&comparison))?;
+    let mut documents = vec![
+        (PERFORMANCE.to_string(), performance),
+        (README.to_string(), readme),
+        (
+            "docs/training-speed.svg".to_string(),
+            plot::training(&comparison)?,
+        ),
+    ];
+    for series in &SERIES {
+        let name = series.preset;
+        let title = format!("{name}, one size changed at a time");
+        let svg = plot::scaling(&scaling, name, &title)?;
+        documents.push((format!("docs/scaling-{name}.svg"), svg));
+    }
+    Ok(documents)
+}
+
+fn text_of(path: &PathBuf) -> Result<String, String> {
+    fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))
+}
+
+fn read<T: DeserializeOwned>(name: &str) -> Result<T, String> {
+    let path = super::baseline(name);
+    let task = name.trim_end_matches(".json");
+    let text = text_of(&path)
+        .map_err(|error| format!("{error}; `cargo xtask bench {task}` measures it"))?;
+    serde_json::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// Replaces what stands between `<!-- NAME -->` and `<!-- end NAME -->`, each on a line of its own.
+fn between_markers(text: &str, name: &str, body: &str) -> Result<String, String> {
+    let (begin, end) = (format!("<!-- {name} -->\n"), format!("<!-- end {name} -->"));
+    let missing = || format!("there is no `{}` or no `{end}` after it", begin.trim());
+    let (before, rest) = text.split_once(&begin).ok_or_else(missing)?;
+    let (_, after) = rest.split_once(&end).ok_or_else(missing)?;
+    Ok(format!("{before}{begin}\n{}\n\n{end}{after}", body.trim()))
+}
+
+fn machine(comparison: &Comparison) -> String {
+    format!(
+        "Machine: {}. Threads of every program: {}. Rounds: {}.",
+        comparison.machine.describe(),
+        comparison.threads,
+        comparison.rounds
+    )
+}
+
+fn scaling_machine(scaling: &Scaling) -> String {
+    format!(
+        "Machine: {}. Threads, unless they are what changes: {}. Rounds: {}.",
+        scaling.machine.describe(),
+        scaling.threads,
+        scaling.rounds
+    )
+}
+
+/// Every row with every program.
+fn table(comparison: &Comparison) -> String {
+    let mut lines = vec![
+        "| | Shears | PyTorch | how much better | goal | reached | Burn | Candle |".to_string(),
+        "|---|---|---|---|---|---|---|---|".to_string(),
+    ];
+    for row in &comparison.rows {
+        let value = |side| {
+            let value = row.median(side);
+            value.map_or("-".to_string(), |value| row.quantity.show(value))
+        };
+        lines.push(format!(
+            "| `{}` | {} | {} | {} | {} | {} | {} | {} |",
+            row.name,
+            value(Side::Shears),
+            value(Side::PyTorch),
+            better(row),
+            goal(row),
+            reached(row),
+            value(Side::Burn),
+            value(Side::Candle),
+        ));
+    }
+    let reasons: Vec<String> = comparison.rows.iter().flat_map(reasons).collect();
+    if !reasons.is_empty() {
+        lines.push(String::new());
+        lines.extend(reasons);
+    }
+    lines.join("\n")
+}
+
+/// Why cells are empty that could have a number.
+fn reasons(row: &Measured) -> Vec<String> {
+    let reason =
+        |(side, reason): (&Side, &String)| format!("- `{}`, {}: {reason}.", row.name, side.name());
+    row.missing.iter().map(reason).collect()
+}
+
+/// How often it is better than PyTorch, or what it is of a streaming read.
+fn better(row: &Measured) -> String {
+    let shown = |times: Option<Spread>, of: &str| {
+        times.map_or("-".to_string(), |times| {
+            let Spread { min, median, max } = times;
+            format!("**{median:.2}**{of} ({min:.2} to {max:.2})")
+        })
+    };
+    match row.goal {
+        Goal::TimesPyTorch(_) => shown(row.times_pytorch(Side::Shears), " x"),
+        Goal::TimesRead(_) => {
+            let times = shown(row.times_pytorch(Side::Shears), " x");
+            format!("{times}; {}", shown(row.times_read(), " reads"))
+        }
+    }
+}
+
+fn goal(row: &Measured) -> String {
+    match row.goal {
+        Goal::TimesPyTorch(goal) => format!("{goal} x"),
+        Goal::TimesRead(goal) => format!("at most {goal} reads"),
+    }
+}
+
+fn reached(row: &Measured) -> &'static str {
+    match row.reached() {
+        Some(true) => "yes",
+        Some(false) => "no",
+        None => "-",
+    }
+}
+
+/// What clipping takes of a training step.
+fn clip_share(comparison: &Comparison) -> String {
+    let shares = comparison.rows.iter().filter_map(|row| {
+        let share = spread(&row.clip_share)?;
+        let name = row.name.trim_start_matches("train-");
+        Some(format!("`{name}` {:.2} %", 100.0 * share.median))
+    });
+    let shares: Vec<String> = shares.collect();
+    format!(
+        "Clipping's share of a training step: {}.",
+        shares.join(", ")
+    )
+}
+
+/// Shears and PyTorch alone, for those who want to know whether it is worth their while.
+fn short_table(comparison: &Comparison) -> String {
+    let mut lines = vec![
+        "| | Shears | PyTorch | |".to_string(),
+        "|---|---|---|---|".to_string(),
+    ];
+    for row in &comparison.rows {
+        let (ours, theirs) = (row.median(Side::Shears), row.median(Side::PyTorch));
+        let times = row.times_pytorch(Side::Shears);
+        if let (Some(ours), Some(theirs), Some(times)) = (ours, theirs, times) {
+            lines.push(format!(
+                "| {} | {} | {} | {} |",
+                words(row),
+                row.quantity.show(ours),
+                row.quantity.show(theirs),
+                comparative(row.quantity, times.median),
+            ));
+        }
+    }
+    let machine = &comparison.machine;
+    lines.push(String::new());
+    lines.push(format!(
+        "{}, {} threads, PyTorch {}, {}.",
+        machine.processor, comparison.threads, machine.torch, machine.date
+    ));
+    lines.join("\n")
+}
+
+/// A row's name as a phrase.
+fn words(row: &Measured) -> String {
+    let (what, of) = row.name.rsplit_once("-and-adamw-").map_or_else(
+        || row.name.split_once('-').unwrap_or((&row.name, "")),
+        |(_, of)| ("clip and AdamW", of),
+    );
+    match row.quantity {
+        Quantity::Step => format!("training step, `{of}`"),
+        Quantity::Generate => format!("generating, `{of}`"),
+        Quantity::PeakMemory => format!("peak memory of training, `{of}`"),
+        Quantity::Clip | Quantity::ClipAndUpdate => format!("{what}, {of} parameters"),
+    }
+}
+
+fn comparative(quantity: Quantity, times: f64) -> String {
+    match (quantity, times >= 1.0) {
+        (Quantity::PeakMemory, true) => format!("{times:.1} times smaller"),
+        (Quantity::PeakMemory, false) => format!("{:.1} times larger", 1.0 / times),
+        (_, true) => format!("{times:.1} times faster"),
+        (_, false) => format!("{:.1} times slower", 1.0 / times),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::peers::tests::{clip_row, machine, step_row};
+
+    fn comparison() -> Comparison {
+        Comparison {
+            machine: machine(),
+            threads: 2,
+            rounds: 3,
+            rows: vec![step_row(), clip_row()],
+        }
+    }
+
+    #[test]
+    fn the_table_has_goals_ratios_and_reasons() {
+        let table = table(&comparison());
+        let lines: Vec<&str> = table.lines().collect();
+        assert_eq!(
+            lines[2],
+            "| `train-lstm-128` | 10.0 ms | 25.0 ms | **2.50** x (2.50 to 2.50) | 2.5 x | yes | - | - |"
+        );
+        assert_eq!(
+            lines[3],
+            "| `clip-10.8M` | 1.20 ms | 3.60 ms | **3.02** x (2.77 to 3.27); \
+             **1.20** reads (1.10 to 1.30) | at most 1.15 reads | no | - | - |"
+        );
+        let reason = "- `train-lstm-128`, Candle: candle_nn has no vanilla RNN.";
+        assert_eq!(lines[5], reason);
+    }
+
+    #[test]
+    fn the_short_table_is_in_words() {
+        let table = short_table(&comparison());
+        let row = "| training step, `lstm-128` | 10.0 ms | 25.0 ms | 2.5 times faster |";
+        assert!(table.contains(row), "{table}");
+        assert!(
+            table.contains("| clip, 10.8M parameters | 1.20 ms |"),
+            "{table}"
+        );
+        assert_eq!(comparative(Quantity::Step, 0.5), "2.0 times slower");
+        assert_eq!(comparative(Quantity::PeakMemory, 3.0), "3.0 times smaller");
+        let mut both = clip_row();
+        both.name = "clip-and-adamw-10.8M".to_string();
+        assert_eq!(words(&both), "clip and AdamW, 10.8M parameters");
+    }
+
+    #[test]
+    fn the_share_of_clipping_is_said_of_training() {
+        let text = clip_share(&comparison());
+        let expected = "Clipping's share of a training step: `lstm-128` 0.50 %.";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn only_what_is_between_the_markers_changes() {
+        let text = "a\n<!-- peers -->\nold\n<!-- end peers -->\nb\n";
+        let new = between_markers(text, "peers", "new\n").unwrap();
+        assert_eq!(new, "a\n<!-- peers -->\n\nnew\n\n<!-- end peers -->\nb\n");
+        assert_eq!(between_markers(&new, "peers", "new").unwrap(), new);
+        let error = between_markers(text, "scaling", "new").unwrap_err();
+        assert!(error.contains("<!-- scaling -->"), "{error}");
+    }
+
+    #[test]
+    fn the_documents_say_what_was_measured() {
+        for (path, expected) in documents().unwrap() {
+            let found = text_of(&crate::bench::root().join(&path)).unwrap();
+            // Not `assert_eq`: a plot would fill the terminal.
+            assert!(
+                found == expected,
+                "{path} is not what benches/baselines says: run `cargo xtask bench report`"
+            );
+        }
+    }
+}

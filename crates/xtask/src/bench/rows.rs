@@ -1,0 +1,298 @@
+//! The rows of the comparison: what is measured, how each program is asked, and what the goal is.
+
+use serde::{Deserialize, Serialize};
+
+/// A program that takes part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Side {
+    Shears,
+    PyTorch,
+    Burn,
+    Candle,
+}
+
+impl Side {
+    pub(super) const ALL: [Side; 4] = [Side::Shears, Side::PyTorch, Side::Burn, Side::Candle];
+    pub(super) const PEERS: [Side; 3] = [Side::PyTorch, Side::Burn, Side::Candle];
+
+    /// As in files and on the command line.
+    pub(super) fn key(self) -> &'static str {
+        match self {
+            Side::Shears => "shears",
+            Side::PyTorch => "pytorch",
+            Side::Burn => "burn",
+            Side::Candle => "candle",
+        }
+    }
+
+    /// As in tables and plots.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Side::Shears => "Shears",
+            Side::PyTorch => "PyTorch",
+            Side::Burn => "Burn",
+            Side::Candle => "Candle",
+        }
+    }
+}
+
+/// What a row measures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Quantity {
+    /// A whole training step, in milliseconds.
+    Step,
+    /// Measuring and clipping the gradients, in milliseconds.
+    Clip,
+    /// That, and AdamW, in milliseconds.
+    ClipAndUpdate,
+    /// Tokens a second, one text at a time.
+    Generate,
+    /// The most memory that the process has had, in bytes.
+    PeakMemory,
+}
+
+impl Quantity {
+    /// Where a program's line of JSON has it.
+    pub(super) fn pointer(self) -> &'static str {
+        match self {
+            Quantity::Step => "/ms_per_step/median",
+            Quantity::Clip => "/ms/clip/median",
+            Quantity::ClipAndUpdate => "/ms/clip_and_update/median",
+            Quantity::Generate => "/tokens_per_second/median",
+            Quantity::PeakMemory => "/peak_rss_bytes",
+        }
+    }
+
+    /// Whether more of it is better.
+    pub(super) fn more_is_better(self) -> bool {
+        self == Quantity::Generate
+    }
+
+    /// A measured value as people read it, with its unit.
+    pub(super) fn show(self, value: f64) -> String {
+        match self {
+            Quantity::Generate => format!("{} tokens/s", three_digits(value)),
+            Quantity::PeakMemory => format!("{} MB", three_digits(value / 1e6)),
+            _ => format!("{} ms", three_digits(value)),
+        }
+    }
+}
+
+/// A measured number, which is never negative: at least three digits, and none after the point
+/// that would be noise.
+pub(super) fn three_digits(value: f64) -> String {
+    let decimals = match value {
+        size if size >= 100.0 => 0,
+        size if size >= 10.0 => 1,
+        size if size >= 1.0 => 2,
+        _ => 3,
+    };
+    let text = format!("{value:.decimals$}");
+    let (whole, fraction) = text.split_at(text.find('.').unwrap_or(text.len()));
+    let mut grouped = String::new();
+    for (index, digit) in whole.chars().enumerate() {
+        let left = whole.len() - index;
+        if index > 0 && left.is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped + fraction
+}
+
+/// When a row counts as reached.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Goal {
+    /// So many times better than PyTorch: faster, or smaller.
+    #[serde(rename = "times-pytorch")]
+    TimesPyTorch(f64),
+    /// At most so many times as long as one streaming read of the same gradients.
+    TimesRead(f64),
+}
+
+/// A row of the table.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Row {
+    pub(super) name: &'static str,
+    pub(super) quantity: Quantity,
+    pub(super) goal: Goal,
+}
+
+const fn row(name: &'static str, quantity: Quantity, goal: Goal) -> Row {
+    Row {
+        name,
+        quantity,
+        goal,
+    }
+}
+
+const fn times_pytorch(name: &'static str, quantity: Quantity, times: f64) -> Row {
+    row(name, quantity, Goal::TimesPyTorch(times))
+}
+
+/// One run of each program, and the rows that are read from it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Run {
+    pub(super) preset: &'static str,
+    /// Steps of training or clipping, or tokens.
+    pub(super) steps: usize,
+    /// What is timed if it is not training: `clip` or `generate`.
+    pub(super) part: Option<&'static str>,
+    /// Instead of the preset's.
+    pub(super) batch: Option<usize>,
+    /// More arguments of `shears bench`, and the same for `tools/pytorch_reference.py`.
+    pub(super) model: Option<[&'static str; 2]>,
+    pub(super) rows: &'static [Row],
+}
+
+const fn train(preset: &'static str, steps: usize, rows: &'static [Row]) -> Run {
+    Run {
+        preset,
+        steps,
+        part: None,
+        batch: None,
+        model: None,
+        rows,
+    }
+}
+
+const fn generate(preset: &'static str, steps: usize, rows: &'static [Row]) -> Run {
+    Run {
+        part: Some("generate"),
+        ..train(preset, steps, rows)
+    }
+}
+
+/// GPT-2 small with an output layer of its own: 163 million parameters.
+const GPT_2: [&str; 2] = [
+    "--vocabulary 50257 --layers 12 --hidden 768 --embedding 768 --heads 12 --window 1024 \
+     --tied=false",
+    "--vocabulary 50257 --layers 12 --hidden 768 --heads 12 --window 1024 --untied",
+];
+
+/// Everything that is compared, in the order of the table.
+pub(super) const RUNS: &[Run] = &[
+    train(
+        "rnn-128",
+        40,
+        &[times_pytorch("train-rnn-128", Quantity::Step, 2.0)],
+    ),
+    train(
+        "lstm-128",
+        30,
+        &[times_pytorch("train-lstm-128", Quantity::Step, 2.5)],
+    ),
+    train(
+        "gru-128",
+        30,
+        &[times_pytorch("train-gru-128", Quantity::Step, 2.0)],
+    ),
+    train(
+        "lstm-512",
+        6,
+        &[
+            times_pytorch("train-lstm-512", Quantity::Step, 2.0),
+            times_pytorch("memory-lstm-512", Quantity::PeakMemory, 2.0),
+        ],
+    ),
+    train(
+        "gru-512",
+        6,
+        &[times_pytorch("train-gru-512", Quantity::Step, 2.0)],
+    ),
+    train(
+        "gpt-128",
+        40,
+        &[times_pytorch("train-gpt-128", Quantity::Step, 2.0)],
+    ),
+    Run {
+        batch: Some(16),
+        ..train(
+            "gpt-384",
+            4,
+            &[
+                times_pytorch("train-gpt-384", Quantity::Step, 1.4),
+                times_pytorch("memory-gpt-384", Quantity::PeakMemory, 2.0),
+            ],
+        )
+    },
+    Run {
+        part: Some("clip"),
+        ..train(
+            "gpt-384",
+            30,
+            &[
+                row("clip-10.8M", Quantity::Clip, Goal::TimesRead(1.15)),
+                times_pytorch("clip-and-adamw-10.8M", Quantity::ClipAndUpdate, 1.7),
+            ],
+        )
+    },
+    Run {
+        part: Some("clip"),
+        model: Some(GPT_2),
+        ..train(
+            "gpt-384",
+            6,
+            &[row("clip-163M", Quantity::Clip, Goal::TimesRead(1.15))],
+        )
+    },
+    generate(
+        "lstm-128",
+        2048,
+        &[times_pytorch("generate-lstm-128", Quantity::Generate, 8.0)],
+    ),
+    generate(
+        "lstm-512",
+        512,
+        &[times_pytorch("generate-lstm-512", Quantity::Generate, 10.0)],
+    ),
+    generate(
+        "gpt-128",
+        640,
+        &[times_pytorch("generate-gpt-128", Quantity::Generate, 5.0)],
+    ),
+    generate(
+        "gpt-384",
+        512,
+        &[times_pytorch("generate-gpt-384", Quantity::Generate, 2.0)],
+    ),
+];
+
+/// The names of all rows.
+pub(super) fn names() -> Vec<&'static str> {
+    let rows = RUNS.iter().flat_map(|run| run.rows);
+    rows.map(|row| row.name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_has_a_name_of_its_own() {
+        let mut names = names();
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!((names.len(), count), (count, 16));
+    }
+
+    #[test]
+    fn numbers_have_three_digits() {
+        for (value, text) in [
+            (0.123_45, "0.123"),
+            (1.234_5, "1.23"),
+            (12.345, "12.3"),
+            (123.45, "123"),
+            (12_345.6, "12,346"),
+            (1_234_567.0, "1,234,567"),
+        ] {
+            assert_eq!(three_digits(value), text);
+        }
+        assert_eq!(Quantity::PeakMemory.show(985_000_000.0), "985 MB");
+        assert_eq!(Quantity::Step.show(39.84), "39.8 ms");
+    }
+}

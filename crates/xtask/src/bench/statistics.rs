@@ -1,0 +1,66 @@
+//! Medians and ratios of measurements that were taken in turn.
+
+/// The middle of some numbers, or the mean of the two in the middle; none of an empty list.
+pub(super) fn median(values: &[f64]) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    match sorted.len() {
+        0 => None,
+        length if length % 2 == 1 => Some(sorted[middle]),
+        _ => Some((sorted[middle - 1] + sorted[middle]) / 2.0),
+    }
+}
+
+/// Smallest, median and largest.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Spread {
+    pub(super) min: f64,
+    pub(super) median: f64,
+    pub(super) max: f64,
+}
+
+/// The spread of some numbers; none of an empty list.
+pub(super) fn spread(values: &[f64]) -> Option<Spread> {
+    let median = median(values)?;
+    let min = values.iter().copied().fold(f64::INFINITY, f64::min);
+    let max = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    Some(Spread { min, median, max })
+}
+
+/// How the rounds of two programs compare: the spread of their quotients, round by round.
+///
+/// What disturbs a whole round (another process, a slower clock) disturbs both programs of it, and
+/// drops out of its quotient, though not out of a quotient of medians.
+pub(super) fn ratio(numerators: &[f64], denominators: &[f64]) -> Option<Spread> {
+    let pairs = numerators.iter().zip(denominators);
+    let quotients: Vec<f64> = pairs.map(|(above, below)| above / below).collect();
+    spread(&quotients)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians_of_odd_even_and_no_numbers() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), Some(2.5));
+        assert_eq!(median(&[]), None);
+    }
+
+    #[test]
+    fn a_spread_has_the_ends() {
+        let spread = spread(&[2.0, 8.0, 4.0]).unwrap();
+        assert_eq!((spread.min, spread.median, spread.max), (2.0, 4.0, 8.0));
+        assert_eq!(super::spread(&[]), None);
+    }
+
+    #[test]
+    fn a_disturbed_round_does_not_change_the_ratio() {
+        // Every round says 2, although the second was four times as slow for both.
+        let spread = ratio(&[20.0, 80.0, 20.0], &[10.0, 40.0, 10.0]).unwrap();
+        assert_eq!((spread.min, spread.median, spread.max), (2.0, 2.0, 2.0));
+        assert_eq!(ratio(&[1.0], &[]), None);
+    }
+}
