@@ -10,7 +10,7 @@ const FILES: [&str; 4] = [
     "state.json",
 ];
 
-const TINY: &str = "--quiet --hidden 16 --layers 1 --batch 4 --window 8 --steps 1500 \
+const TINY: &str = "--quiet --hidden 16 --layers 1 --batch 4 --window 8 --steps 600 \
                     --save-every 7 --eval-every 50";
 
 /// What differs between two runs whose newest checkpoint and history should be the same.
@@ -66,7 +66,7 @@ fn killed_and_resumed(flags: &str, kills: &[usize]) {
         scratch.start(&arguments, "b", lines).kill();
     }
     let last = scratch.checkpoints("b").pop();
-    assert_ne!(last.as_deref(), Some("step-00001500"), "killed too late");
+    assert_ne!(last.as_deref(), Some("step-00000600"), "killed too late");
     let resumed = scratch.run("train --quiet --resume b --threads 1");
     resumed.succeeded();
     assert_same(&scratch, "a", "b");
@@ -101,14 +101,14 @@ fn killed_transformer_twice() {
     scratch.start(&run("b"), "b", 30).kill();
     let resume = "train --quiet --resume b";
     scratch.start(resume, "b", 118).kill();
-    assert_ne!(scratch.checkpoints("b").pop().unwrap(), "step-00001500");
+    assert_ne!(scratch.checkpoints("b").pop().unwrap(), "step-00000600");
     scratch.run(resume).succeeded();
     assert_same(&scratch, "a", "b");
 }
 
 #[test]
 fn killed_before_the_first_checkpoint() {
-    let flags = "--hidden 16 --layers 1 --batch 8 --window 32 --steps 1500 --save-every 0 \
+    let flags = "--hidden 16 --layers 1 --batch 8 --window 32 --steps 600 --save-every 0 \
                  --eval-every 0";
     let scratch = Scratch::new();
     scratch.run(&format!("train {flags} --out a")).succeeded();
@@ -124,7 +124,7 @@ fn killed_before_the_first_checkpoint() {
 
 fn a_half_written_event_is_dropped() {
     let scratch = Scratch::new();
-    let flags = TINY.replace("--steps 1500", "--steps 40");
+    let flags = TINY.replace("--steps 600", "--steps 40");
     for out in ["a", "b"] {
         let ran = scratch.run(&format!("train {flags} --out {out}"));
         ran.succeeded();
@@ -163,7 +163,7 @@ fn terminated_after_saving() {
         let last = steps.map(|event| event["step"].as_u64().unwrap()).next();
         let newest = scratch.checkpoints("b").pop().unwrap();
         assert_eq!(newest, format!("step-{:08}", last.unwrap()));
-        assert_ne!(newest, "step-00001500", "terminated too late");
+        assert_ne!(newest, "step-00000600", "terminated too late");
         scratch.run("train --quiet --resume b").succeeded();
         // A checkpoint more than the whole run has, at the step of the signal, may remain.
         let differing = differences(&scratch, "a", "b");
@@ -180,6 +180,7 @@ fn terminated_after_saving() {
 
 fn terminated_at_a_step_that_is_evaluated() {
     let flags = TINY.replace("--eval-every 50", "--eval-every 1");
+    let flags = flags.replace("--steps 600", "--steps 150");
     let scratch = Scratch::new();
     scratch.run(&format!("train {flags} --out a")).succeeded();
     let stopped = scratch.start(&format!("train {flags} --out b"), "b", 60);
@@ -192,7 +193,7 @@ fn terminated_at_a_step_that_is_evaluated() {
 
 fn a_finished_run_is_resumed_to_nothing() {
     let scratch = Scratch::new();
-    let flags = TINY.replace("--steps 1500", "--steps 20");
+    let flags = TINY.replace("--steps 600", "--steps 20");
     scratch.run(&format!("train {flags} --out a")).succeeded();
     let before = scratch.newest("a", "manifest.json");
     let history = scratch.read("a/events.jsonl");
@@ -206,7 +207,7 @@ fn a_finished_run_is_resumed_to_nothing() {
 
 fn settings_of_many_digits_are_the_same_settings() {
     let scratch = Scratch::new();
-    let flags = TINY.replace("--steps 1500", "--steps 10");
+    let flags = TINY.replace("--steps 600", "--steps 10");
     let train = format!("train {flags} --lr 0.49824008520154484 --optimizer sgd --out a");
     scratch.run(&train).succeeded();
     scratch.run("train --quiet --resume a").succeeded();
@@ -215,7 +216,7 @@ fn settings_of_many_digits_are_the_same_settings() {
 #[test]
 fn another_seed_gives_other_bytes() {
     let scratch = Scratch::new();
-    let flags = TINY.replace("--steps 1500", "--steps 20");
+    let flags = TINY.replace("--steps 600", "--steps 20");
     for (out, seed) in [("a", 1), ("b", 1), ("c", 2)] {
         let ran = scratch.run(&format!("train {flags} --seed {seed} --out {out}"));
         ran.succeeded();
