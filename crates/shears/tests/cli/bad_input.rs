@@ -276,7 +276,7 @@ fn commands() {
         let vocabulary = [&bench[..], &["--vocabulary", "0"]].concat();
         refused(&scratch, &vocabulary, &["--vocabulary", "0"]);
         let size = [&bench[..], &["--hidden", "4611686018427387904"]].concat();
-        refused(&scratch, &size, &["exceeds"]);
+        refused(&scratch, &size, &["hidden is 4611686018427387904"]);
     }
     refused(
         &scratch,
