@@ -23,6 +23,7 @@ impl Numbers {
     /// # Errors
     ///
     /// The tensor, if it is another.
+    #[allow(clippy::result_large_err, reason = "the tensor is given back")]
     pub fn of<const D: usize>(tensor: Tensor<D>) -> Result<Numbers, Tensor<D>> {
         if !Numbers::has(&tensor) || tensor.is_autodiff() {
             return Err(tensor);
@@ -127,7 +128,7 @@ mod tests {
         let tensor = Tensor::<2>::from_floats([[1.0, 2.0], [3.0, 4.0]], &device);
         let turned = Numbers::of(tensor.clone().transpose()).unwrap();
         assert_eq!(turned.as_slice(), [1.0, 3.0, 2.0, 4.0]);
-        let row = Numbers::of(tensor.clone().slice([0..1])).unwrap();
+        let row = Numbers::of(tensor.clone().slice(burn::tensor::s![0..1])).unwrap();
         assert_eq!(row.as_slice(), [1.0, 2.0]);
         let double = tensor.clone().cast(DType::F64);
         assert!(!Numbers::has(&double) && Numbers::of(double).is_err());

@@ -104,22 +104,13 @@ impl WithSimd for Head<'_, '_> {
             let end = first + rows;
             let queries = from_row(self.queries, first);
             let gradient = from_row(self.gradient, first);
-            causal_product(
-                simd,
-                turned_keys,
-                queries,
-                (weights, stride),
-                rows,
-                first + 1,
-            );
-            causal_product(
-                simd,
-                turned_values,
-                gradient,
-                (scores, stride),
-                rows,
-                first + 1,
-            );
+            let products = [
+                (turned_keys, queries, &mut *weights),
+                (turned_values, gradient, &mut *scores),
+            ];
+            for (right, left, out) in products {
+                causal_product(simd, right, left, (out, stride), rows, first + 1);
+            }
             for row in 0..rows {
                 let weights = &mut weights[row * stride..(row + 1) * stride];
                 let scores = &mut scores[row * stride..(row + 1) * stride];

@@ -145,10 +145,10 @@ impl Case {
                 .map(|key| factor(key) * dot(&self.gradient, at, &self.values, place(end, key)))
                 .collect();
             let mean: f64 = (0..seen).map(|key| weight(key) * changes[key]).sum();
-            for key in 0..seen {
+            for (key, change) in changes.iter().enumerate() {
                 let other = place(end, key);
                 let mixing = weight(key) * factor(key);
-                let change = weight(key) * (changes[key] - mean) * scale;
+                let change = weight(key) * (change - mean) * scale;
                 for i in 0..width {
                     found[0][at + i] += mixing * f64::from(self.values[other + i]);
                     found[1][at + i] += change * f64::from(self.keys[other + i]);

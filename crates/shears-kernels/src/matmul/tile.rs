@@ -59,12 +59,16 @@ impl Tile<'_> {
             macro_rules! of_height {
                 ($($height:literal)*) => {
                     match height {
-                        $($height => unsafe { self.compute::<S, $height, VECTORS, TRANSPOSED>(simd, c) },)*
+                        $(
+                            // SAFETY: as the caller promises, for the rows that are left.
+                            $height => unsafe {
+                                self.compute::<S, $height, VECTORS, TRANSPOSED>(simd, c)
+                            },
+                        )*
                         _ => unreachable!("a tile has at most {MOST_ROWS} rows"),
                     }
                 };
             }
-            // SAFETY: as the caller promises, for the rows that are left.
             if S::REGISTER_COUNT >= 32 {
                 of_height!(1 2 3 4 5 6 7 8 9 10 11 12 13 14);
             } else {

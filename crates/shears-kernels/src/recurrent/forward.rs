@@ -152,6 +152,10 @@ fn input_part(
 
 /// The gates whose sums lie side by side, in the weights and in a row of gates: each such range is one
 /// product.
+#[allow(
+    clippy::single_range_in_vec_init,
+    reason = "a list of one range is meant"
+)]
 pub(super) fn products(cell: Cell) -> &'static [Range<usize>] {
     match cell {
         Cell::Rnn(_) => &[0..1],
