@@ -14,7 +14,7 @@ pub(crate) struct Mixture<'a> {
     pub(crate) mixed: Rows<'a>,
     /// Its gradient.
     pub(crate) gradient: Rows<'a>,
-    /// See [`super::forward`].
+    /// See [`super::forward()`].
     pub(crate) softmax: &'a [f32],
 }
 

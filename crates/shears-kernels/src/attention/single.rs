@@ -8,7 +8,7 @@ use super::forward::exponentials;
 use super::{Attention, Buffer, Cpu, Rows, Shared};
 use crate::vector::{load, store};
 
-/// [`super::forward`] for an attention of one query.
+/// [`super::forward()`] for an attention of one query.
 pub(crate) fn single(
     cpu: Cpu,
     attention: Attention,
