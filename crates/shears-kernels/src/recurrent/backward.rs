@@ -53,7 +53,7 @@ pub(super) fn backward(
     known: Known<'_>,
 ) -> Gradients {
     let size = shape.hidden;
-    let stride = cell.stored() * size;
+    let stride = cell.stride(size);
     if gates.is_empty() {
         gates = Buffer::stale(shape.rows() * stride);
     }
@@ -141,7 +141,7 @@ impl WithSimd for Rows<'_, '_> {
         let Rows { steps, rows } = self;
         let size = steps.shape.hidden;
         let batch = steps.shape.batch;
-        let stride = steps.cell.stored() * size;
+        let stride = steps.cell.stride(size);
         let cell_size = if steps.cells.is_empty() { 0 } else { size };
         let of = |width: usize| rows.start * width..rows.end * width;
         // SAFETY: these rows are this thread's.
@@ -203,7 +203,7 @@ fn recurrent_gradients(
     (before, outputs): (&[f32], &[f32]),
 ) -> (Buffer, Buffer) {
     let size = shape.hidden;
-    let stride = cell.stored() * size;
+    let stride = cell.stride(size);
     let mut weight = Buffer::stale(cell.gates() * size * size);
     let mut bias = Buffer::stale(cell.gates() * size);
     for rows in products(cell) {
@@ -241,7 +241,7 @@ fn dense_gradients(
     weight: &[f32],
 ) -> (Buffer, Buffer, Buffer) {
     let (width, inputs) = (cell.gates() * shape.hidden, shape.inputs);
-    let stride = cell.stored() * shape.hidden;
+    let stride = cell.stride(shape.hidden);
     let mut gradient = Buffer::stale(width * inputs);
     let factors = ((gates, stride, width), (x, inputs, inputs));
     let result = (&mut gradient[..], inputs);
@@ -265,7 +265,7 @@ fn table_gradients(
     weight: &[f32],
 ) -> (Buffer, Buffer, Buffer) {
     let (width, inputs) = (cell.gates() * shape.hidden, shape.inputs);
-    let stride = cell.stored() * shape.hidden;
+    let stride = cell.stride(shape.hidden);
     let vocabulary = embedding.len() / inputs;
     let mut table = Buffer::zeros(vocabulary * width);
     add_by_token(cpu, (gates, stride), width, tokens, &mut table);

@@ -20,11 +20,16 @@ impl Cell {
         }
     }
 
-    /// How many numbers a row of gates has for each hidden unit.
-    pub(super) fn stored(self) -> usize {
-        match self {
-            Cell::Rnn(_) => 1,
-            Cell::Lstm | Cell::Gru => 4,
+    /// How far apart rows of gates lie, for so many hidden units.
+    pub(super) fn stride(self, size: usize) -> usize {
+        let width = match self {
+            Cell::Rnn(_) => return size,
+            Cell::Lstm | Cell::Gru => 4 * size,
+        };
+        // Rows that are a multiple of 4 kB apart would all want the same places in the first-level cache.
+        match width % 1024 {
+            0 => width + 16,
+            _ => width,
         }
     }
 
@@ -232,6 +237,6 @@ fn relu<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
 fn quarters(gates: &mut [f32], size: usize) -> [&mut [f32]; 4] {
     let (first, rest) = gates.split_at_mut(size);
     let (second, rest) = rest.split_at_mut(size);
-    let (third, fourth) = rest.split_at_mut(size);
-    [first, second, third, fourth]
+    let (third, rest) = rest.split_at_mut(size);
+    [first, second, third, &mut rest[..size]]
 }

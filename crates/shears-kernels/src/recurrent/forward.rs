@@ -17,7 +17,7 @@ pub(super) struct Window {
     pub(super) outputs: Buffer,
     /// LSTM: `[time, batch, hidden]`, else empty.
     pub(super) cells: Buffer,
-    /// `[time, batch, stored gates x hidden]`, see [`super::cell`]. RNN: empty, for the output says it all.
+    /// `[time, batch, stride]`: rows of gates, see [`super::cell`]. RNN: empty, for the output says it all.
     pub(super) gates: Buffer,
 }
 
@@ -50,8 +50,8 @@ pub(super) fn forward(
     let keeps_gates = !matches!(cell, Cell::Rnn(_));
     let mut outputs = Buffer::stale(shape.rows() * size);
     let mut cells = Buffer::stale(if is_lstm { outputs.len() } else { 0 });
-    let stored = if keeps_gates { cell.stored() * size } else { 0 };
-    let mut gates = Buffer::stale(shape.rows() * stored);
+    let kept = if keeps_gates { cell.stride(size) } else { 0 };
+    let mut gates = Buffer::stale(shape.rows() * kept);
 
     let bias = input_bias(cell, size, weights);
     // The sums of the RNN are made where its outputs will be.
@@ -60,7 +60,7 @@ pub(super) fn forward(
     } else {
         &mut outputs
     };
-    let stride = cell.stored() * size;
+    let stride = cell.stride(size);
     let table = match source {
         Source::Dense(input) => {
             input_part(cpu, shape, input, weights.input, &bias, (sums, stride));
@@ -225,12 +225,12 @@ impl<'a> Steps<'a> {
                 &*part(&self.cells, earlier, cell_size),
             ),
         };
-        let stored = match self.cell {
+        let stride = match self.cell {
             Cell::Rnn(_) => 0,
-            _ => self.cell.stored() * size,
+            _ => self.cell.stride(size),
         };
         Step {
-            gates: part(&self.gates, time, stored),
+            gates: part(&self.gates, time, stride),
             hidden_before,
             cell_before,
             hidden: part(&self.outputs, time, size),
@@ -245,7 +245,7 @@ impl<'a> Steps<'a> {
             return;
         };
         let width = self.cell.gates() * self.shape.hidden;
-        let stride = self.cell.stored() * self.shape.hidden;
+        let stride = self.cell.stride(self.shape.hidden);
         let tokens = &tokens[time * self.shape.batch..][rows.clone()];
         for (&token, sums) in tokens.iter().zip(sums.chunks_exact_mut(stride)) {
             let entry = &table[token as usize * width..][..width];
@@ -299,11 +299,11 @@ impl<'a> Steps<'a> {
         let size = self.shape.hidden;
         let rows = step.hidden.len() / size;
         let row_of = |row: usize, width: usize| row * width..(row + 1) * width;
-        let stored = step.gates.len() / rows;
+        let stride = step.gates.len() / rows;
         let cell_size = step.cell.len() / rows;
         for row in 0..rows {
             Forward {
-                gates: &mut step.gates[row_of(row, stored)],
+                gates: &mut step.gates[row_of(row, stride)],
                 hidden_before: &step.hidden_before[row_of(row, size)],
                 cell_before: &step.cell_before[row_of(row, cell_size)],
                 hidden: &mut step.hidden[row_of(row, size)],
@@ -342,7 +342,7 @@ impl WithSimd for PackedRows<'_, '_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let PackedRows { steps, rows } = self;
         let size = steps.shape.hidden;
-        let stride = steps.cell.stored() * size;
+        let stride = steps.cell.stride(size);
         for time in 0..steps.shape.time {
             // SAFETY: these rows are this thread's, and the step before is gone.
             let mut step = unsafe { steps.at(time, &rows) };

@@ -14,13 +14,14 @@ const CELLS: [Cell; 4] = [
 ];
 
 /// Time, batch, inputs, hidden: one of each, odd ones, few rows, more than a panel.
-const SHAPES: [[usize; 4]; 6] = [
+const SHAPES: [[usize; 4]; 7] = [
     [1, 1, 1, 1],
     [4, 3, 5, 7],
     [5, 4, 3, 16],
     [7, 13, 20, 33],
     [3, 50, 16, 40],
     [2, 6, 300, 65],
+    [2, 5, 8, 256],
 ];
 
 /// Values, and gradients of a loss that every output has a part in.
