@@ -119,8 +119,7 @@ impl WithSimd for ScanBlock<'_> {
     }
 }
 
-/// Plain loops over arrays, which the compiler turns into the vectors of the instructions that it
-/// is inlined for. A square is exact, so that a fused addition would change no bit.
+/// A square is exact, so that a fused addition would change no bit.
 #[inline(always)]
 fn scan_block(block: &[f32], filter: impl Fn(f32) -> f32) -> Scanned {
     let mut sums = [0.0_f64; LANES];
@@ -128,19 +127,13 @@ fn scan_block(block: &[f32], filter: impl Fn(f32) -> f32) -> Scanned {
     let (chunks, rest) = block.as_chunks::<LANES>();
     for chunk in chunks {
         ask_ahead(chunk);
-        for lane in 0..LANES {
-            let value = filter(chunk[lane]);
-            let wide = f64::from(value);
-            sums[lane] += wide * wide;
-            maxima[lane] = larger(maxima[lane], value.abs());
-        }
+        add(chunk, &filter, &mut sums, &mut maxima);
     }
-    for (lane, &value) in rest.iter().enumerate() {
-        let value = filter(value);
-        let wide = f64::from(value);
-        sums[lane] += wide * wide;
-        maxima[lane] = larger(maxima[lane], value.abs());
-    }
+    // Zeros change neither a sum nor a maximum. Lanes that are treated one by one here would be so
+    // in the loop above, too.
+    let mut last = [0.0; LANES];
+    last[..rest.len()].copy_from_slice(rest);
+    add(&last, &filter, &mut sums, &mut maxima);
     let mut width = LANES / 2;
     while width > 0 {
         for lane in 0..width {
@@ -152,6 +145,28 @@ fn scan_block(block: &[f32], filter: impl Fn(f32) -> f32) -> Scanned {
         sum_of_squares: sums[0],
         max_magnitude: maxima.into_iter().fold(0.0, larger),
         non_finite: 0,
+    }
+}
+
+/// One loop for each thing that is done to all lanes: the compiler turns each of them into vectors of
+/// the instructions that it is inlined for, and not one loop that does all.
+#[inline(always)]
+fn add(
+    chunk: &[f32; LANES],
+    filter: &impl Fn(f32) -> f32,
+    sums: &mut [f64; LANES],
+    maxima: &mut [f32; LANES],
+) {
+    let mut values = [0.0_f32; LANES];
+    for lane in 0..LANES {
+        values[lane] = filter(chunk[lane]);
+    }
+    for lane in 0..LANES {
+        let wide = f64::from(values[lane]);
+        sums[lane] += wide * wide;
+    }
+    for lane in 0..LANES {
+        maxima[lane] = larger(maxima[lane], values[lane].abs());
     }
 }
 
