@@ -1,5 +1,7 @@
 //! Applying: the only code of this crate that writes into gradients.
 
+use alloc::vec::Vec;
+
 use crate::blocks::{BLOCK_ELEMENTS, LANES, add_pairwise, map_blocks};
 use crate::decision::Change;
 use crate::element::{Element, Elements, for_each_type};
