@@ -121,6 +121,17 @@ impl Cpu {
         halve(0..count, grain.max(1), self.threads, &work);
     }
 
+    /// Calls `work` for ranges that together are `0..count`, of nearly equal length and at most `most` long, on
+    /// all threads, each thread taking the next one when it is done.
+    pub(crate) fn each_block(self, count: usize, most: usize, work: impl Fn(Range<usize>) + Sync) {
+        // As many for each thread, so that on an idle machine none waits for another's last one.
+        let blocks = count.div_ceil(most).next_multiple_of(self.threads);
+        self.each(blocks.min(count), |block| {
+            let blocks = blocks.min(count);
+            work(block * count / blocks..(block + 1) * count / blocks);
+        });
+    }
+
     /// Calls `work` for each of `0..count`, on all threads, each thread taking the next one when
     /// it is done: for pieces that take different times.
     pub(crate) fn each(self, count: usize, work: impl Fn(usize) + Sync) {

@@ -1,25 +1,37 @@
 //! Matrix products. This is the one place where their precision and their kernels are chosen.
 //!
-//! Products with weights go through [`Packed`]: the weight is brought once into the order in which
-//! the kernel reads it, and then serves all steps of a window or all rows of a batch. Products of two
-//! activations, which are large and used once, go to `gemm`. In both, each number of the result is
+//! The right factor of a product is [`Packed`]: brought once into the order in which the kernel reads
+//! it, to serve all steps of a window or all rows of a batch. The gradient of a weight is a product of
+//! two activations, [`transposed_product`]. In both, each number of the result is
 //! one sum in the order of the inner dimension, so that neither the number of rows in a call
 //! nor the number of threads changes its bits.
 
-use gemm::Parallelism;
 use pulp::{Simd, WithSimd};
 
 use crate::buffer::Buffer;
 use crate::cpu::{Cpu, Shared};
+use crate::vector::ask_for_row;
 
+mod gradient;
 mod tile;
 mod vector_product;
 
+pub(crate) use gradient::transposed_product;
 use tile::{Start as TileStart, Tile};
 pub(crate) use vector_product::{MatrixVector, PACK_FROM, product_with_vector};
 
 /// Rows that are multiplied together: with 256 columns of each they fill a quarter of a small second-level cache.
 const ROWS_AT_ONCE: usize = 120;
+
+/// Rows that are brought into panels together.
+const PACKED_AT_ONCE: usize = 32;
+
+/// How many rows before they are packed the memory is asked for them: rows lie in different pages,
+/// where no processor foresees them.
+const ROWS_AHEAD: usize = 8;
+
+/// Numbers that are copied as one piece: a panel's width with AVX2.
+const COPIED: usize = 16;
 
 /// Inner dimension that is multiplied together: a panel of this depth stays in the first-level cache.
 const DEPTH_AT_ONCE: usize = 256;
@@ -49,56 +61,56 @@ impl Packed {
     /// For `x Wᵀ`, from `W` `[columns, inner]`, row after row.
     pub(crate) fn transposed(cpu: Cpu, weight: &[f32], columns: usize, inner: usize) -> Packed {
         assert_eq!(weight.len(), columns * inner, "the size of a weight");
-        Packed::new(cpu, columns, inner, |first, width, panel| {
-            let (rows, _) = weight[first * inner..].as_chunks::<1>();
-            let given = width.min(columns - first);
-            for (k, out) in panel.chunks_exact_mut(width).enumerate() {
-                for (column, out) in out[..given].iter_mut().enumerate() {
-                    *out = rows[column * inner + k][0];
-                }
-                out[given..].fill(0.0);
+        let mut packed = Packed::stale(cpu, columns, inner);
+        let (lanes, width, count) = (cpu.lanes(), packed.width, packed.count());
+        let shared = Shared::new(&mut packed.panels);
+        cpu.split(count, 1, |panels| {
+            for first in panels.map(|panel| panel * width) {
+                let given = width.min(columns - first);
+                let width = given.next_multiple_of(lanes);
+                // SAFETY: each panel is filled once, and panels do not overlap.
+                let panel = unsafe { shared.part(first * inner..(first + width) * inner) };
+                turn_panel(&weight[first * inner..], inner, inner, given, width, panel);
             }
-        })
+        });
+        packed
     }
 
     /// For `y W`, from `W` `[inner, columns]`, row after row.
     pub(crate) fn plain(cpu: Cpu, weight: &[f32], inner: usize, columns: usize) -> Packed {
         assert_eq!(weight.len(), columns * inner, "the size of a weight");
-        Packed::new(cpu, columns, inner, |first, width, panel| {
-            let given = width.min(columns - first);
-            for (k, out) in panel.chunks_exact_mut(width).enumerate() {
-                out[..given].copy_from_slice(&weight[k * columns + first..][..given]);
-                out[given..].fill(0.0);
-            }
-        })
+        Packed::of_rows(cpu, (weight, columns), inner, columns)
     }
 
-    fn new(
-        cpu: Cpu,
-        columns: usize,
-        inner: usize,
-        fill: impl Fn(usize, usize, &mut [f32]) + Sync,
-    ) -> Packed {
-        let lanes = cpu.lanes();
-        let width = 2 * lanes;
-        let mut panels = Buffer::stale(columns.next_multiple_of(lanes) * inner);
-        let count = columns.div_ceil(width);
-        let shared = Shared::new(&mut panels);
-        cpu.split(count, 1, |range| {
-            for panel in range {
-                let first = panel * width;
-                let width = width.min((columns - first).next_multiple_of(lanes));
-                let start = first * inner;
-                // SAFETY: each panel is filled once, and panels do not overlap.
-                let part = unsafe { shared.part(start..start + width * inner) };
-                fill(first, width, part);
+    /// As [`Packed::plain`], of rows that lie `stride` numbers apart.
+    fn of_rows(cpu: Cpu, (b, stride): (&[f32], usize), inner: usize, columns: usize) -> Packed {
+        let mut packed = Packed::stale(cpu, columns, inner);
+        let (lanes, width) = (cpu.lanes(), packed.width);
+        let shared = Shared::new(&mut packed.panels);
+        // Some rows at a time, which stay in the cache until all panels have what they need of them.
+        cpu.split(inner, PACKED_AT_ONCE, |rows| {
+            for start in rows.clone().step_by(PACKED_AT_ONCE) {
+                let end = rows.end.min(start + PACKED_AT_ONCE);
+                for first in (0..columns).step_by(width) {
+                    let given = width.min(columns - first);
+                    let width = given.next_multiple_of(lanes);
+                    let place = first * inner + start * width..first * inner + end * width;
+                    // SAFETY: each row of each panel is written once.
+                    let panel = unsafe { shared.part(place) };
+                    copy_panel(&b[start * stride + first..], stride, given, width, panel);
+                }
             }
         });
+        packed
+    }
+
+    fn stale(cpu: Cpu, columns: usize, inner: usize) -> Packed {
+        let lanes = cpu.lanes();
         Packed {
-            panels,
+            panels: Buffer::stale(columns.next_multiple_of(lanes) * inner),
             inner,
             columns,
-            width,
+            width: 2 * lanes,
         }
     }
 
@@ -132,27 +144,20 @@ impl Packed {
         let rows = c.len().div_ceil(c_stride.max(1));
         let len = c.len();
         let shared = Shared::new(c);
-        // As even as it can be, so that no thread waits for another's last block.
-        let blocks = rows.div_ceil(ROWS_AT_ONCE).next_multiple_of(cpu.threads);
-        let block_rows = rows.div_ceil(blocks.max(1)).max(1);
-        cpu.split(rows.div_ceil(block_rows), 1, |blocks| {
-            for block in blocks {
-                let first = block * block_rows;
-                let end = (first + block_rows).min(rows);
-                // SAFETY: blocks of rows do not overlap.
-                let c = unsafe { shared.part(first * c_stride..len.min(end * c_stride)) };
-                let a = &a[first * a_stride..];
-                cpu.run(Block {
-                    packed: self,
-                    a,
-                    a_stride,
-                    c,
-                    c_stride,
-                    rows: end - first,
-                    start,
-                });
-                finish(first, c);
-            }
+        cpu.each_block(rows, ROWS_AT_ONCE, |block| {
+            let end = len.min(block.end * c_stride);
+            // SAFETY: blocks of rows do not overlap.
+            let c = unsafe { shared.part(block.start * c_stride..end) };
+            cpu.run(Block {
+                packed: self,
+                a: &a[block.start * a_stride..],
+                a_stride,
+                c,
+                c_stride,
+                rows: block.len(),
+                start,
+            });
+            finish(block.start, c);
         });
     }
 
@@ -224,9 +229,8 @@ impl<'a> Panels<'a> {
             let given = (columns - first).min(2 * S::F32_LANES);
             let width = given.next_multiple_of(S::F32_LANES);
             let panel = &mut out[first * inner..][..width * inner];
-            for (k, out) in panel.chunks_exact_mut(width).enumerate() {
-                out[..given].copy_from_slice(&b[k * stride + first..][..given]);
-                out[given..].fill(0.0);
+            if inner > 0 {
+                copy_panel(&b[first..], stride, given, width, panel);
             }
         }
         Panels {
@@ -251,16 +255,14 @@ impl<'a> Panels<'a> {
             let given = (columns - first).min(2 * S::F32_LANES);
             let width = given.next_multiple_of(S::F32_LANES);
             let panel = &mut out[first * inner..][..width * inner];
-            if given < width {
-                panel.fill(0.0);
-            }
-            for column in 0..given {
-                let row = &weight[(first + column) * stride..][..inner];
-                let out = panel[column..].iter_mut().step_by(width);
-                for (out, x) in out.zip(row) {
-                    *out = *x;
-                }
-            }
+            turn_panel(
+                &weight[first * stride..],
+                stride,
+                inner,
+                given,
+                width,
+                panel,
+            );
         }
         Panels {
             numbers: out,
@@ -294,6 +296,26 @@ impl<'a> Panels<'a> {
         panels: std::ops::Range<usize>,
         a: Left<'_>,
         (c, c_stride): (&mut [f32], usize),
+        sizes: (usize, usize),
+        start: Start<'_>,
+    ) {
+        self.multiply_from(simd, panels, 0, a, (c, c_stride), sizes, start);
+    }
+
+    /// As [`Panels::multiply`], with the `depth` numbers of the inner dimension from `skipped` on; `a` has just
+    /// those.
+    #[inline(always)]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "two factors, a result, and what part of them"
+    )]
+    pub(crate) fn multiply_from<S: Simd>(
+        self,
+        simd: S,
+        panels: std::ops::Range<usize>,
+        skipped: usize,
+        a: Left<'_>,
+        (c, c_stride): (&mut [f32], usize),
         (rows, depth): (usize, usize),
         start: Start<'_>,
     ) {
@@ -303,6 +325,7 @@ impl<'a> Panels<'a> {
             Left::Plain(a, a_stride) => simd.vectorize(Product::<false> {
                 right: self,
                 panels,
+                skipped,
                 a,
                 a_stride,
                 c,
@@ -314,6 +337,7 @@ impl<'a> Panels<'a> {
             Left::Transposed(a, a_stride) => simd.vectorize(Product::<true> {
                 right: self,
                 panels,
+                skipped,
                 a,
                 a_stride,
                 c,
@@ -343,6 +367,7 @@ impl<'a> Panels<'a> {
 struct Product<'a, const TRANSPOSED: bool> {
     right: Panels<'a>,
     panels: std::ops::Range<usize>,
+    skipped: usize,
     a: &'a [f32],
     a_stride: usize,
     c: &'a mut [f32],
@@ -368,7 +393,7 @@ impl<const TRANSPOSED: bool> WithSimd for Product<'_, TRANSPOSED> {
         }
         let width = 2 * S::F32_LANES;
         let end = columns.min(self.panels.end * width);
-        assert!(depth <= inner, "the depth of a product");
+        assert!(self.skipped + depth <= inner, "the depth of a product");
         let (lines, line) = if TRANSPOSED {
             (depth, rows)
         } else {
@@ -398,7 +423,7 @@ impl<const TRANSPOSED: bool> WithSimd for Product<'_, TRANSPOSED> {
                 let tile = Tile {
                     a: self.a[skipped..].as_ptr(),
                     a_stride: self.a_stride,
-                    b: b[k * panel_width..].as_ptr(),
+                    b: b[(self.skipped + k) * panel_width..].as_ptr(),
                     depth: DEPTH_AT_ONCE.min(depth - k),
                     c_stride: self.c_stride,
                     columns: given,
@@ -443,53 +468,46 @@ impl WithSimd for Block<'_> {
     }
 }
 
-/// `C = Aᵀ B`, or `C += Aᵀ B`, for `A` `[inner, rows]`, `B` `[inner, columns]` and `C` `[rows, columns]`, each with
-/// its distance between rows: the gradient of a weight.
-pub(crate) fn transposed_product(
-    cpu: Cpu,
+/// The first `given` columns of rows that lie `stride` numbers apart, as rows of a panel of that width.
+#[inline(always)]
+fn copy_panel(b: &[f32], stride: usize, given: usize, width: usize, panel: &mut [f32]) {
+    for (k, out) in panel.chunks_exact_mut(width).enumerate() {
+        let row = &b[k * stride..][..given];
+        ask_for_row(row, ROWS_AHEAD * stride);
+        match <&mut [f32; COPIED]>::try_from(&mut *out) {
+            // The usual width of AVX2 as a few instructions, and not a call.
+            Ok(out) if given == COPIED => out.copy_from_slice(row),
+            _ => {
+                out[..given].copy_from_slice(row);
+                out[given..].fill(0.0);
+            }
+        }
+    }
+}
+
+/// The first `given` rows of `inner` numbers, which lie `stride` numbers apart, as the columns of a panel of that
+/// width.
+#[inline(always)]
+fn turn_panel(
+    weight: &[f32],
+    stride: usize,
     inner: usize,
-    (a, a_stride, rows): (&[f32], usize, usize),
-    (b, b_stride, columns): (&[f32], usize, usize),
-    (c, c_stride): (&mut [f32], usize),
-    add: bool,
+    given: usize,
+    width: usize,
+    panel: &mut [f32],
 ) {
-    let last = |stride: usize, count: usize, width: usize| match count {
-        0 => 0,
-        _ => (count - 1) * stride + width,
-    };
-    assert!(a.len() >= last(a_stride, inner, rows), "the left factor");
-    assert!(
-        b.len() >= last(b_stride, inner, columns),
-        "the right factor"
-    );
-    assert!(c.len() >= last(c_stride, rows, columns), "the result");
-    let parallelism = match cpu.threads {
-        1 => Parallelism::None,
-        threads => Parallelism::Rayon(threads),
-    };
-    // SAFETY: the asserts above keep every index inside its slice.
-    unsafe {
-        gemm::gemm(
-            rows,
-            columns,
-            inner,
-            c.as_mut_ptr(),
-            1,
-            c_stride as isize,
-            add,
-            a.as_ptr(),
-            a_stride as isize,
-            1,
-            b.as_ptr(),
-            1,
-            b_stride as isize,
-            1.0_f32,
-            1.0_f32,
-            false,
-            false,
-            false,
-            parallelism,
-        );
+    if given < width {
+        panel.fill(0.0);
+    }
+    if inner == 0 {
+        return;
+    }
+    for column in 0..given {
+        let row = &weight[column * stride..][..inner];
+        ask_for_row(row, ROWS_AHEAD * stride);
+        for (out, x) in panel[column..].iter_mut().step_by(width).zip(row) {
+            *out = *x;
+        }
     }
 }
 

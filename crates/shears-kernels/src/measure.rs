@@ -6,6 +6,7 @@ use gradclip::Scanned;
 use pulp::{Simd, WithSimd};
 
 use crate::cpu::Cpu;
+use crate::vector::ask_for;
 
 /// Elements whose sums are added on their own: a part of the contract of [`gradclip::Scan`].
 const BLOCK: usize = 65_536;
@@ -126,7 +127,7 @@ fn scan_block(block: &[f32], filter: impl Fn(f32) -> f32) -> Scanned {
     let mut maxima = [0.0_f32; LANES];
     let (chunks, rest) = block.as_chunks::<LANES>();
     for chunk in chunks {
-        ask_ahead(chunk);
+        ask_for(chunk.as_ptr().wrapping_add(AHEAD));
         add(chunk, &filter, &mut sums, &mut maxima);
     }
     // Zeros change neither a sum nor a maximum. Lanes that are treated one by one here would be so
@@ -170,21 +171,6 @@ fn add(
     }
 }
 
-/// Asks the memory for the cache line [`AHEAD`] of this one, where there is an instruction for it.
-#[inline(always)]
-fn ask_ahead(line: &[f32; LANES]) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        let address = line.as_ptr().wrapping_add(AHEAD);
-        // SAFETY: every x86-64 has the instruction. It is a hint that reads nothing into the
-        // program and cannot fault, whatever the address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = line;
-}
-
 /// The comparison that compiles to a single `max` instruction, unlike `f32::max`.
 #[inline(always)]
 fn larger(left: f32, right: f32) -> f32 {
@@ -203,7 +189,7 @@ impl WithSimd for Read<'_> {
         let (chunks, rest) = self.0.as_chunks::<64>();
         for chunk in chunks {
             for line in chunk.as_chunks::<LANES>().0 {
-                ask_ahead(line);
+                ask_for(line.as_ptr().wrapping_add(AHEAD));
             }
             for (sum, value) in sums.iter_mut().zip(chunk) {
                 *sum += value;

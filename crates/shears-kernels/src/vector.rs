@@ -7,6 +7,9 @@ use pulp::{Simd, WithSimd};
 use crate::buffer::Buffer;
 use crate::cpu::{Cpu, Shared};
 
+/// Numbers of a cache line.
+const LINE: usize = 16;
+
 /// The first vector of a row; what a short row lacks is zero.
 #[inline(always)]
 pub(crate) fn load<S: Simd>(simd: S, row: &[f32]) -> S::f32s {
@@ -22,6 +25,30 @@ pub(crate) fn store<S: Simd>(simd: S, row: &mut [f32], values: S::f32s) {
     match S::as_mut_simd_f32s(row).0 {
         [vector, ..] => *vector = values,
         [] => simd.partial_store_f32s(row, values),
+    }
+}
+
+/// Asks the memory for a cache line that will be read, where there is an instruction for it. The address may
+/// be any.
+#[inline(always)]
+pub(crate) fn ask_for(line: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: every x86-64 has the instruction. It is a hint that reads nothing into the
+        // program and cannot fault, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = line;
+}
+
+/// Asks the memory for the row that lies `distance` numbers behind this one.
+#[inline(always)]
+pub(crate) fn ask_for_row(row: &[f32], distance: usize) {
+    let start = row.as_ptr().wrapping_add(distance);
+    for line in (0..row.len()).step_by(LINE) {
+        ask_for(start.wrapping_add(line));
     }
 }
 
@@ -110,22 +137,50 @@ pub(crate) fn sum_columns(
         fn with_simd<S: Simd>(self, simd: S) {
             let width = self.sums.len();
             let rows = self.values.len().div_ceil(self.stride.max(1));
+            let together = 4 * S::F32_LANES;
             for first_row in (0..rows).step_by(ROWS_AT_ONCE) {
-                let end = rows.min(first_row + ROWS_AT_ONCE);
-                for column in (0..width).step_by(S::F32_LANES) {
-                    let end_column = width.min(column + S::F32_LANES);
-                    let mut sum = simd.splat_f32s(0.0);
-                    for row in first_row..end {
-                        let start = row * self.stride + self.first;
-                        let values = &self.values[start + column..start + end_column];
-                        sum = simd.add_f32s(sum, load(simd, values));
+                let block = first_row..rows.min(first_row + ROWS_AT_ONCE);
+                for column in (0..width).step_by(together) {
+                    let sums = &mut self.sums[column..width.min(column + together)];
+                    let first = self.first + column;
+                    if sums.len() == together {
+                        add_rows::<S, 4>(simd, self.values, self.stride, first, &block, sums);
+                    } else {
+                        for (part, sums) in sums.chunks_mut(S::F32_LANES).enumerate() {
+                            let first = first + part * S::F32_LANES;
+                            add_rows::<S, 1>(simd, self.values, self.stride, first, &block, sums);
+                        }
                     }
-                    let total = &mut self.sums[column..end_column];
-                    let sum = simd.add_f32s(load(simd, total), sum);
-                    store(simd, total, sum);
                 }
             }
         }
     }
     sums
+}
+
+/// Adds some rows, from column `first` on, to sums of at most so many vectors.
+#[inline(always)]
+fn add_rows<S: Simd, const VECTORS: usize>(
+    simd: S,
+    values: &[f32],
+    stride: usize,
+    first: usize,
+    rows: &Range<usize>,
+    sums: &mut [f32],
+) {
+    /// How many rows ahead the memory is asked: rows lie in different pages.
+    const ROWS_AHEAD: usize = 8;
+    let mut totals = [simd.splat_f32s(0.0); VECTORS];
+    for row in rows.clone() {
+        let values = &values[row * stride + first..][..sums.len()];
+        ask_for_row(values, ROWS_AHEAD * stride);
+        for (vector, total) in totals.iter_mut().enumerate() {
+            *total = simd.add_f32s(*total, load(simd, &values[vector * S::F32_LANES..]));
+        }
+    }
+    for (vector, total) in totals.into_iter().enumerate() {
+        let sums = &mut sums[vector * S::F32_LANES..];
+        let sum = simd.add_f32s(load(simd, sums), total);
+        store(simd, sums, sum);
+    }
 }

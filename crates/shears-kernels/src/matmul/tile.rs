@@ -33,6 +33,20 @@ const MOST_LANES: usize = 16;
 /// The most rows of a tile: 28 sums, two vectors of `B` and one of `A` in 32 registers.
 const MOST_ROWS: usize = 14;
 
+/// Entries of the inner dimension between two computations of the addresses of rows. Where two threads
+/// share a core, it is the number of instructions that counts.
+const UNROLLED: usize = 4;
+
+/// The most rows of a tile whose sums stay in registers.
+#[inline(always)]
+pub(super) fn most_rows<S: Simd>() -> usize {
+    if S::REGISTER_COUNT >= 32 {
+        MOST_ROWS
+    } else {
+        6
+    }
+}
+
 impl Tile<'_> {
     /// All rows, in tiles of nearly equal height: 25 rows are 5 x 5 in 16 registers, not 4 x 6 + 1.
     ///
@@ -48,12 +62,7 @@ impl Tile<'_> {
         mut c: *mut f32,
         mut rows: usize,
     ) {
-        let most = if S::REGISTER_COUNT >= 32 {
-            MOST_ROWS
-        } else {
-            6
-        };
-        let mut tiles = rows.div_ceil(most);
+        let mut tiles = rows.div_ceil(most_rows::<S>());
         while rows > 0 {
             let height = rows.div_ceil(tiles);
             macro_rules! of_height {
@@ -173,20 +182,37 @@ impl Tile<'_> {
         // SAFETY: row `row` of `a` exists.
         let rows: [*const f32; ROWS] =
             std::array::from_fn(|row| unsafe { self.a.add(row * row_stride) });
-        for k in 0..self.depth {
-            // SAFETY: `b` and every row of `a` have `depth` entries.
-            unsafe {
-                let b_row: [S::f32s; VECTORS] = std::array::from_fn(|vector| {
-                    b.add(vector * lanes).cast::<S::f32s>().read_unaligned()
-                });
-                for (sums, row) in sums.iter_mut().zip(rows) {
-                    let a = simd.splat_f32s(*row.add(k * column_stride));
-                    for (sum, b) in sums.iter_mut().zip(b_row) {
-                        *sum = simd.mul_add_e_f32s(a, b, *sum);
+        macro_rules! add {
+            ($k:expr, $step:expr) => {
+                // SAFETY: `b` and every row of `a` have `depth` entries.
+                unsafe {
+                    let b_row: [S::f32s; VECTORS] = std::array::from_fn(|vector| {
+                        let b = b.add(($step * VECTORS + vector) * lanes);
+                        b.cast::<S::f32s>().read_unaligned()
+                    });
+                    for (sums, row) in sums.iter_mut().zip(rows) {
+                        let a = simd.splat_f32s(*row.add(($k + $step) * column_stride));
+                        for (sum, b) in sums.iter_mut().zip(b_row) {
+                            *sum = simd.mul_add_e_f32s(a, b, *sum);
+                        }
                     }
                 }
-                b = b.add(VECTORS * lanes);
+            };
+        }
+        let mut k = 0;
+        while k + UNROLLED <= self.depth {
+            for step in 0..UNROLLED {
+                add!(k, step);
             }
+            k += UNROLLED;
+            // SAFETY: at most the end of the panel.
+            b = unsafe { b.add(UNROLLED * VECTORS * lanes) };
+        }
+        while k < self.depth {
+            add!(k, 0);
+            k += 1;
+            // SAFETY: as above.
+            b = unsafe { b.add(VECTORS * lanes) };
         }
         for (row, sums) in sums.into_iter().enumerate() {
             for (vector, sum) in sums.into_iter().enumerate() {
