@@ -139,7 +139,7 @@ fn output_layer_and_loss(bencher: Bencher<'_, '_>, vocabulary: usize) {
 
 #[divan::bench(args = [1, 2500])]
 fn product(bencher: Bencher<'_, '_>, rows: usize) {
-    let device = Device::flex();
+    let device = Device::flex().autodiff();
     let (x, weight) = (tensor([rows, 512], &device), tensor([2048, 512], &device));
     bencher
         .counter(ItemsCount::new(2 * rows * 512 * 2048))

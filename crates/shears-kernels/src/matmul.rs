@@ -10,14 +10,15 @@ use pulp::{Simd, WithSimd};
 
 use crate::buffer::Buffer;
 use crate::cpu::{Cpu, Shared};
-use crate::vector::ask_for_row;
 
 mod gradient;
+mod panels;
 mod tile;
 mod vector_product;
 
 pub(crate) use gradient::transposed_product;
-use tile::{Start as TileStart, Tile};
+pub(crate) use panels::{Left, Panels};
+use panels::{copy_panel, turn_panel};
 pub(crate) use vector_product::{MatrixVector, PACK_FROM, product_with_vector};
 
 /// Rows that are multiplied together: with 256 columns of each they fill a quarter of a small second-level cache.
@@ -25,16 +26,6 @@ const ROWS_AT_ONCE: usize = 120;
 
 /// Rows that are brought into panels together.
 const PACKED_AT_ONCE: usize = 32;
-
-/// How many rows before they are packed the memory is asked for them: rows lie in different pages,
-/// where no processor foresees them.
-const ROWS_AHEAD: usize = 8;
-
-/// Numbers that are copied as one piece: a panel's width with AVX2.
-const COPIED: usize = 16;
-
-/// Inner dimension that is multiplied together: a panel of this depth stays in the first-level cache.
-const DEPTH_AT_ONCE: usize = 256;
 
 /// What a product is added to.
 #[derive(Clone, Copy, Debug)]
@@ -192,258 +183,6 @@ impl Packed {
     }
 }
 
-/// A left factor `[rows, inner]`.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Left<'a> {
-    /// Row after row, with the distance between rows.
-    Plain(&'a [f32], usize),
-    /// Column after column, with the distance between columns.
-    Transposed(&'a [f32], usize),
-}
-
-/// A right factor `[inner, columns]` in panels of two vectors' width, wherever they lie.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Panels<'a> {
-    numbers: &'a [f32],
-    inner: usize,
-    columns: usize,
-}
-
-impl<'a> Panels<'a> {
-    /// How many numbers the panels of a matrix take.
-    pub(crate) fn len<S: Simd>(inner: usize, columns: usize) -> usize {
-        columns.next_multiple_of(S::F32_LANES) * inner
-    }
-
-    /// The panels of `B` `[inner, columns]`, whose rows lie `stride` numbers apart, written to `out`.
-    #[inline(always)]
-    pub(crate) fn plain<S: Simd>(
-        _: S,
-        (b, stride): (&[f32], usize),
-        inner: usize,
-        columns: usize,
-        out: &'a mut [f32],
-    ) -> Panels<'a> {
-        let out = &mut out[..Self::len::<S>(inner, columns)];
-        for first in (0..columns).step_by(2 * S::F32_LANES) {
-            let given = (columns - first).min(2 * S::F32_LANES);
-            let width = given.next_multiple_of(S::F32_LANES);
-            let panel = &mut out[first * inner..][..width * inner];
-            if inner > 0 {
-                copy_panel(&b[first..], stride, given, width, panel);
-            }
-        }
-        Panels {
-            numbers: out,
-            inner,
-            columns,
-        }
-    }
-
-    /// The panels of `Wᵀ` for `W` `[columns, inner]`, whose rows lie `stride` numbers apart, written to
-    /// `out`.
-    #[inline(always)]
-    pub(crate) fn transposed<S: Simd>(
-        _: S,
-        (weight, stride): (&[f32], usize),
-        columns: usize,
-        inner: usize,
-        out: &'a mut [f32],
-    ) -> Panels<'a> {
-        let out = &mut out[..Self::len::<S>(inner, columns)];
-        for first in (0..columns).step_by(2 * S::F32_LANES) {
-            let given = (columns - first).min(2 * S::F32_LANES);
-            let width = given.next_multiple_of(S::F32_LANES);
-            let panel = &mut out[first * inner..][..width * inner];
-            turn_panel(
-                &weight[first * stride..],
-                stride,
-                inner,
-                given,
-                width,
-                panel,
-            );
-        }
-        Panels {
-            numbers: out,
-            inner,
-            columns,
-        }
-    }
-
-    /// Rows of `B`.
-    #[inline(always)]
-    pub(crate) fn inner(self) -> usize {
-        self.inner
-    }
-
-    /// How many panels there are.
-    #[inline(always)]
-    pub(crate) fn count<S: Simd>(self) -> usize {
-        self.columns.div_ceil(2 * S::F32_LANES)
-    }
-
-    /// Some panels' columns: `C[.., columns] = start + A B[..depth, columns]`, of whose inner dimension
-    /// the first `depth` numbers are taken.
-    ///
-    /// # Panics
-    ///
-    /// If a row of `a` or `c` leaves its slice.
-    #[inline(always)]
-    pub(crate) fn multiply<S: Simd>(
-        self,
-        simd: S,
-        panels: std::ops::Range<usize>,
-        a: Left<'_>,
-        (c, c_stride): (&mut [f32], usize),
-        sizes: (usize, usize),
-        start: Start<'_>,
-    ) {
-        self.multiply_from(simd, panels, 0, a, (c, c_stride), sizes, start);
-    }
-
-    /// As [`Panels::multiply`], with the `depth` numbers of the inner dimension from `skipped` on; `a` has just
-    /// those.
-    #[inline(always)]
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "two factors, a result, and what part of them"
-    )]
-    pub(crate) fn multiply_from<S: Simd>(
-        self,
-        simd: S,
-        panels: std::ops::Range<usize>,
-        skipped: usize,
-        a: Left<'_>,
-        (c, c_stride): (&mut [f32], usize),
-        (rows, depth): (usize, usize),
-        start: Start<'_>,
-    ) {
-        // A function of its own for each set of instructions: where products are computed, the
-        // compiler need not repeat all tiles of all heights.
-        match a {
-            Left::Plain(a, a_stride) => simd.vectorize(Product::<false> {
-                right: self,
-                panels,
-                skipped,
-                a,
-                a_stride,
-                c,
-                c_stride,
-                rows,
-                depth,
-                start,
-            }),
-            Left::Transposed(a, a_stride) => simd.vectorize(Product::<true> {
-                right: self,
-                panels,
-                skipped,
-                a,
-                a_stride,
-                c,
-                c_stride,
-                rows,
-                depth,
-                start,
-            }),
-        }
-    }
-
-    /// All columns, see [`Panels::multiply`].
-    #[inline(always)]
-    pub(crate) fn multiply_all<S: Simd>(
-        self,
-        simd: S,
-        a: Left<'_>,
-        c: (&mut [f32], usize),
-        sizes: (usize, usize),
-        start: Start<'_>,
-    ) {
-        self.multiply(simd, 0..self.count::<S>(), a, c, sizes, start);
-    }
-}
-
-/// See [`Panels::multiply`].
-struct Product<'a, const TRANSPOSED: bool> {
-    right: Panels<'a>,
-    panels: std::ops::Range<usize>,
-    skipped: usize,
-    a: &'a [f32],
-    a_stride: usize,
-    c: &'a mut [f32],
-    c_stride: usize,
-    rows: usize,
-    depth: usize,
-    start: Start<'a>,
-}
-
-impl<const TRANSPOSED: bool> WithSimd for Product<'_, TRANSPOSED> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let Panels {
-            numbers,
-            inner,
-            columns,
-        } = self.right;
-        let (rows, depth) = (self.rows, self.depth);
-        if rows == 0 || self.panels.is_empty() {
-            return;
-        }
-        let width = 2 * S::F32_LANES;
-        let end = columns.min(self.panels.end * width);
-        assert!(self.skipped + depth <= inner, "the depth of a product");
-        let (lines, line) = if TRANSPOSED {
-            (depth, rows)
-        } else {
-            (rows, depth)
-        };
-        let needed = lines
-            .checked_sub(1)
-            .map_or(0, |last| last * self.a_stride + line);
-        assert!(needed <= self.a.len(), "rows of a product");
-        assert!(
-            (rows - 1) * self.c_stride + end <= self.c.len(),
-            "rows of a result"
-        );
-        for panel in self.panels {
-            let first = panel * width;
-            let given = width.min(columns - first);
-            let panel_width = given.next_multiple_of(S::F32_LANES);
-            let b = &numbers[first * inner..][..panel_width * inner];
-            for k in (0..depth.max(1)).step_by(DEPTH_AT_ONCE) {
-                let start = match self.start {
-                    _ if k > 0 => TileStart::Result,
-                    Start::Zero => TileStart::Zero,
-                    Start::Bias(bias) => TileStart::Bias(&bias[first..first + given]),
-                    Start::Result => TileStart::Result,
-                };
-                let skipped = if TRANSPOSED { k * self.a_stride } else { k };
-                let tile = Tile {
-                    a: self.a[skipped..].as_ptr(),
-                    a_stride: self.a_stride,
-                    b: b[(self.skipped + k) * panel_width..].as_ptr(),
-                    depth: DEPTH_AT_ONCE.min(depth - k),
-                    c_stride: self.c_stride,
-                    columns: given,
-                    start,
-                };
-                // SAFETY: rows and columns were checked above, and the panel holds `inner` rows
-                // of its width.
-                unsafe {
-                    let c = self.c.as_mut_ptr().add(first);
-                    if panel_width == S::F32_LANES {
-                        tile.rows::<S, 1, TRANSPOSED>(simd, c, rows);
-                    } else {
-                        tile.rows::<S, 2, TRANSPOSED>(simd, c, rows);
-                    }
-                }
-            }
-        }
-    }
-}
-
 /// A block of rows of a product, on one thread.
 struct Block<'a> {
     packed: &'a Packed,
@@ -465,49 +204,6 @@ impl WithSimd for Block<'_> {
         self.packed
             .panels()
             .multiply_all(simd, a, c, sizes, self.start);
-    }
-}
-
-/// The first `given` columns of rows that lie `stride` numbers apart, as rows of a panel of that width.
-#[inline(always)]
-fn copy_panel(b: &[f32], stride: usize, given: usize, width: usize, panel: &mut [f32]) {
-    for (k, out) in panel.chunks_exact_mut(width).enumerate() {
-        let row = &b[k * stride..][..given];
-        ask_for_row(row, ROWS_AHEAD * stride);
-        match <&mut [f32; COPIED]>::try_from(&mut *out) {
-            // The usual width of AVX2 as a few instructions, and not a call.
-            Ok(out) if given == COPIED => out.copy_from_slice(row),
-            _ => {
-                out[..given].copy_from_slice(row);
-                out[given..].fill(0.0);
-            }
-        }
-    }
-}
-
-/// The first `given` rows of `inner` numbers, which lie `stride` numbers apart, as the columns of a panel of that
-/// width.
-#[inline(always)]
-fn turn_panel(
-    weight: &[f32],
-    stride: usize,
-    inner: usize,
-    given: usize,
-    width: usize,
-    panel: &mut [f32],
-) {
-    if given < width {
-        panel.fill(0.0);
-    }
-    if inner == 0 {
-        return;
-    }
-    for column in 0..given {
-        let row = &weight[column * stride..][..inner];
-        ask_for_row(row, ROWS_AHEAD * stride);
-        for (out, x) in panel[column..].iter_mut().step_by(width).zip(row) {
-            *out = *x;
-        }
     }
 }
 

@@ -28,7 +28,6 @@ const CHECKS: [(&str, &[&str]); 6] = [
             "--document-private-items",
         ],
     ),
-    ("tests", &["test", "--release", "--workspace"]),
     (
         "gradclip without dependencies",
         &["check", "--release", "--package", "gradclip"],
@@ -45,6 +44,7 @@ const CHECKS: [(&str, &[&str]); 6] = [
             "libm",
         ],
     ),
+    ("tests", &["test", "--release", "--workspace"]),
 ];
 
 /// Only where there is a driver, because it builds Burn a second time.

@@ -4,8 +4,9 @@ use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 
+use super::panels::{DEPTH_AT_ONCE, ROWS_AHEAD};
 use super::tile::most_rows;
-use super::{DEPTH_AT_ONCE, Left, Packed, ROWS_AHEAD, Start};
+use super::{Left, Packed, Start};
 use crate::buffer::Buffer;
 use crate::cpu::{Cpu, Shared};
 use crate::vector::ask_for_row;
