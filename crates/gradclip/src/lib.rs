@@ -13,6 +13,7 @@ extern crate alloc;
 // into numbers. `verdict` and `flow` put the numbers of a whole run into words, `replay` asks what
 // another policy would have done with them, and `adam` holds the rules that work inside Adam.
 mod adam;
+mod advice;
 mod apply;
 mod blocks;
 mod clip;
@@ -46,6 +47,7 @@ mod verdict;
 pub mod policies {}
 
 pub use adam::AdamClipping;
+pub use advice::Advice;
 pub use clip::{ClipError, Clipper};
 pub use element::{AsElements, Elements, Values};
 pub use flow::{FlowFinding, GradientFlow};

@@ -294,14 +294,14 @@ impl NormDistribution {
     }
 }
 
-fn sorted(numbers: impl Iterator<Item = f64>) -> Vec<f64> {
+pub(crate) fn sorted(numbers: impl Iterator<Item = f64>) -> Vec<f64> {
     let mut numbers: Vec<f64> = numbers.collect();
     numbers.sort_by(f64::total_cmp);
     numbers
 }
 
 /// Linear interpolation between the two nearest order statistics.
-fn quantile(sorted_numbers: &[f64], share: f64) -> Option<f64> {
+pub(crate) fn quantile(sorted_numbers: &[f64], share: f64) -> Option<f64> {
     let position = share * sorted_numbers.len().checked_sub(1)? as f64;
     let below = floor(position);
     let low = *sorted_numbers.get(below as usize)?;

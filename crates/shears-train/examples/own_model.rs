@@ -90,7 +90,9 @@ impl Observer for Printer {
 
     fn saved(&mut self, _step: u64, _path: &Path) {}
 
-    fn sample<M: LanguageModel>(&mut self, _step: u64, _model: &M) {}
+    fn sample<M: LanguageModel>(&mut self, _step: u64, _model: &M) -> Option<String> {
+        None
+    }
 
     fn wants_to_stop(&self) -> bool {
         false

@@ -49,6 +49,9 @@ pub enum TrainError {
         /// The last good checkpoint.
         checkpoint: Option<PathBuf>,
     },
+    /// The event log cannot be read or written.
+    #[error(transparent)]
+    Events(#[from] shears_events::EventError),
     /// The gradients could not be read from the device.
     #[error(transparent)]
     Collect(#[from] gradclip_burn::CollectError),

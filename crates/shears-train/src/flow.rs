@@ -1,19 +1,10 @@
-//! What a run's events say about its clipping and its gradient flow.
+//! What a run's events say about the flow of gradients.
 
 use std::collections::BTreeMap;
 
-use gradclip::{GradientFlow, Verdict};
+use gradclip::GradientFlow;
+use shears_events::Event;
 use shears_model::ParameterInfo;
-
-use crate::events::Event;
-
-/// The verdict on the clipping of a run.
-pub fn verdict(events: &[Event]) -> Option<Verdict> {
-    Verdict::of(events.iter().filter_map(|event| match event {
-        Event::Step(step) => Some(step.clip.record()),
-        Event::Evaluation { .. } => None,
-    }))
-}
 
 /// The flow of gradients through the layers: for each, the median over the steps of the root
 /// mean square of its gradient, from input to output.

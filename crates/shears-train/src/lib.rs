@@ -9,7 +9,6 @@ mod bench;
 mod checkpoint;
 mod error;
 mod evaluate;
-mod events;
 mod flow;
 mod memory;
 mod optimizer;
@@ -21,14 +20,14 @@ mod tensors;
 mod text_serde;
 mod train;
 mod trainer;
+mod weights;
 
 pub use batches::Batches;
 pub use bench::{BenchReport, ClipBench, PhaseTimes, Spread, bench, bench_clip, peak_rss_bytes};
 pub use checkpoint::{Checkpoint, CheckpointStore, Progress, RestoreError};
 pub use error::TrainError;
 pub use evaluate::{Evaluation, evaluate};
-pub use events::{ClipEvent, Event, EventLog, StepEvent, read_events};
-pub use flow::{gradient_flow, verdict};
+pub use flow::gradient_flow;
 pub use gradclip::{ClipPolicy, GradientFlow, NonFinite, Verdict};
 pub use memory::{MemoryEstimate, estimate_memory};
 pub use optimizer::{Optimizer, OptimizerKind, OptimizerSettings};
@@ -36,6 +35,9 @@ pub use plan::{Plan, PlanError, compare_plans};
 pub use preset::Preset;
 pub use run::{Corpora, RunFolder, load_corpora};
 pub use schedule::{Schedule, ScheduleKind};
+pub use shears_events::{
+    ClipEvent, EndReason, Event, EventError, EventLog, StepEvent, read_events, verdict,
+};
 pub use tensors::{NamedTensor, load_parameters, module_tensors};
 pub use train::{End, Observer, train};
 pub use trainer::{StepOutcome, Trainer};

@@ -9,7 +9,7 @@ use crate::plan::{Plan, PlanError};
 /// calibrated on measured peaks (`LOG.md`), and within a third of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryEstimate {
-    /// The weights.
+    /// The weights, and the copy of them that is taken when the size of an update is looked at.
     pub parameters: u64,
     /// One gradient for each weight.
     pub gradients: u64,
@@ -36,7 +36,7 @@ impl MemoryEstimate {
 }
 
 /// What the program takes before it has a model.
-const PROGRAM: u64 = 15_000_000;
+const PROGRAM: u64 = 13_000_000;
 
 /// Estimates the memory of training a model with these parameters.
 ///
@@ -71,7 +71,7 @@ pub fn estimate_memory(
     let per_token = activations_per_token(plan, vocabulary);
     let activations = tokens.checked_mul(per_token).and_then(|n| n.checked_mul(4));
     Ok(MemoryEstimate {
-        parameters: bytes,
+        parameters: bytes.checked_mul(2).ok_or_else(too_large)?,
         gradients: bytes,
         moments: bytes.checked_mul(moments).ok_or_else(too_large)?,
         activations: activations.ok_or_else(too_large)?,
@@ -79,21 +79,19 @@ pub fn estimate_memory(
     })
 }
 
-/// Numbers kept for each token: multiples of the layer's width and of the attention scores, fitted
-/// to measured peaks, and of the vocabulary (logits, log-probabilities and their gradients).
+/// Numbers kept for each token: multiples of each layer's width, fitted to measured peaks, and the
+/// gradient of its logits. There are no attention scores among them.
 fn activations_per_token(plan: &Plan, vocabulary: usize) -> u64 {
     let (layers, hidden) = (plan.layers as u64, plan.hidden as u64);
     let dropped = u64::from(plan.dropout > 0.0);
     let layer = match plan.model {
-        Architecture::Rnn => (5 + dropped) * hidden,
-        Architecture::Lstm => (18 + dropped) * hidden,
-        Architecture::Gru => (17 + dropped) * hidden,
-        Architecture::Transformer => {
-            let scores = plan.heads as u64 * plan.window as u64;
-            (18 + 2 * dropped) * hidden + (4 + dropped) * scores
-        }
+        Architecture::Rnn => (2 + dropped) * hidden,
+        Architecture::Lstm => (7 + dropped) * hidden,
+        Architecture::Gru => (6 + dropped) * hidden,
+        // Masks are drawn again, and not kept.
+        Architecture::Transformer => 23 * hidden / 2,
     };
     layers
         .saturating_mul(layer)
-        .saturating_add(4 * vocabulary as u64 + 4 * hidden)
+        .saturating_add(vocabulary as u64 + 5 * hidden / 4)
 }

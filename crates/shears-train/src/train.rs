@@ -5,11 +5,11 @@ use std::time::Instant;
 
 use burn::tensor::Device;
 use gradclip::SkipReason;
+use shears_events::{ClipEvent, EndReason, Event, EventLog, StepEvent};
 use shears_model::LanguageModel;
 
 use crate::TrainError;
 use crate::evaluate::{Evaluation, evaluate};
-use crate::events::{ClipEvent, Event, EventLog, StepEvent};
 use crate::run::{Corpora, RunFolder};
 use crate::trainer::{StepOutcome, Trainer};
 
@@ -24,8 +24,9 @@ pub trait Observer {
     /// A checkpoint was written.
     fn saved(&mut self, step: u64, path: &std::path::Path);
 
-    /// It is time for a sample; the model is outside automatic differentiation.
-    fn sample<M: LanguageModel>(&mut self, step: u64, model: &M);
+    /// It is time for a sample; the model is outside automatic differentiation. Gives what it wrote,
+    /// for the run's log.
+    fn sample<M: LanguageModel>(&mut self, step: u64, model: &M) -> Option<String>;
 
     /// Whether the run should save and stop after this step, because somebody asked for it.
     fn wants_to_stop(&self) -> bool;
@@ -51,6 +52,36 @@ pub fn train<M: LanguageModel, O: Observer>(
     observer: &mut O,
 ) -> Result<End, TrainError> {
     let mut log = EventLog::open(&run.events_path(), trainer.progress.step)?;
+    let end = take_steps(trainer, run, corpora, device, observer, &mut log);
+    let step = trainer.progress.step;
+    let (how, message) = match &end {
+        Ok(End::Finished) => (EndReason::Finished, None),
+        Ok(End::OutOfPatience) => (EndReason::OutOfPatience, None),
+        Ok(End::Stopped) => (EndReason::Stopped, None),
+        Err(error @ (TrainError::NonFinite { .. } | TrainError::TooManySkips { .. })) => {
+            (EndReason::Diverged, Some(error.to_string()))
+        }
+        Err(error) => (EndReason::Failed, Some(error.to_string())),
+    };
+    let written = log.append(&Event::End { step, how, message });
+    // What went wrong first is what the user has to know.
+    let end = end?;
+    written?;
+    Ok(end)
+}
+
+/// How often the log has the sizes of updates.
+const UPDATES_WEIGHED_EVERY: u64 = 10;
+
+/// The steps themselves, with all that is due between them.
+fn take_steps<M: LanguageModel, O: Observer>(
+    trainer: &mut Trainer<M>,
+    run: &RunFolder,
+    corpora: &Corpora,
+    device: &Device,
+    observer: &mut O,
+    log: &mut EventLog,
+) -> Result<End, TrainError> {
     let plan = trainer.plan().clone();
     let evaluation_device = device.clone().without_autodiff();
     let due = |step: u64, every: u64| every > 0 && step.is_multiple_of(every);
@@ -63,6 +94,9 @@ pub fn train<M: LanguageModel, O: Observer>(
         }
         if out_of_patience(trainer.progress.stale_evaluations) {
             return Ok(End::OutOfPatience);
+        }
+        if due(step, UPDATES_WEIGHED_EVERY) {
+            trainer.weigh_next_update();
         }
         let started = Instant::now();
         let outcome = trainer.step()?;
@@ -97,14 +131,20 @@ pub fn train<M: LanguageModel, O: Observer>(
             })?;
             observer.evaluation(step, &evaluation);
         }
-        let ending = last || stopping || out_of_patience(trainer.progress.stale_evaluations);
+        // Such a run ends with a longer text than a sample.
+        let finished = last || out_of_patience(trainer.progress.stale_evaluations);
+        let ending = finished || stopping;
+        // Before the checkpoint, so that a run that goes on from there has it.
+        if due(step, plan.sample_every) && !finished {
+            let text = observer.sample(step, &trainer.model().valid());
+            if let Some(text) = text {
+                log.append(&Event::Sample { step, text })?;
+            }
+        }
         if (due(step, plan.save_every) && sound) || improved || ending {
             let path = run.checkpoints().save(&trainer.checkpoint())?;
             run.checkpoints().retain(plan.keep)?;
             observer.saved(step, &path);
-        }
-        if due(step, plan.sample_every) && !ending {
-            observer.sample(step, &trainer.model().valid());
         }
         if stopping && !last {
             return Ok(End::Stopped);
@@ -119,6 +159,7 @@ fn step_event(step: u64, outcome: &StepOutcome, tokens: usize, started: Instant)
         lr: outcome.lr,
         tokens_per_second: (tokens as f64 / started.elapsed().as_secs_f64()).round(),
         clip: ClipEvent::from(&outcome.report),
+        update_ratios: outcome.update_ratios.clone(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! One step of training, top to bottom: read, forward, backward, accumulate, clip, update.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use burn::tensor::{Device, Tensor};
@@ -14,6 +15,7 @@ use crate::checkpoint::{Checkpoint, Progress, RestoreError};
 use crate::optimizer::Optimizer;
 use crate::plan::Plan;
 use crate::tensors::{NamedTensor, load_parameters, module_tensors};
+use crate::weights::Weights;
 
 /// A model in training, with everything that a step changes.
 #[derive(Debug)]
@@ -28,6 +30,8 @@ pub struct Trainer<M: LanguageModel> {
     batches: Batches,
     /// What a recurrent model carries from window to window.
     carried: State,
+    /// Whether the next update is looked at.
+    weighing: bool,
     /// Where the run stands; the run's loop writes the evaluation's part.
     pub(crate) progress: Progress,
 }
@@ -56,6 +60,8 @@ pub struct StepOutcome {
     pub lr: f64,
     /// What clipping found and did.
     pub report: ClipReport,
+    /// See [`Trainer::weigh_next_update`].
+    pub update_ratios: BTreeMap<String, f64>,
     /// Where the time went.
     pub times: PhaseTimes,
 }
@@ -71,6 +77,7 @@ impl<M: LanguageModel> Trainer<M> {
             model: Some(model),
             batches,
             carried: State::default(),
+            weighing: false,
             progress: Progress::default(),
         }
     }
@@ -88,6 +95,12 @@ impl<M: LanguageModel> Trainer<M> {
     /// The plan that it follows.
     pub fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    /// Asks the next step for the size of its update: for each parameter, the norm of its change as a share
+    /// of its own norm. It costs a copy of the model.
+    pub fn weigh_next_update(&mut self) {
+        self.weighing = true;
     }
 
     /// One step: gradients of `accumulate` micro-batches, averaged, clipped once, applied once.
@@ -110,12 +123,17 @@ impl<M: LanguageModel> Trainer<M> {
 
         let update_started = Instant::now();
         let lr = self.plan.schedule().at(self.progress.updates);
+        let mut update_ratios = BTreeMap::new();
         let report = match outcome {
             Outcome::Apply(clipped) => {
                 let clipped = ClippedGradients::from(clipped);
                 let report = clipped.report().clone();
+                let before = std::mem::take(&mut self.weighing).then(|| Weights::of(self.model()));
                 let model = self.model.take().expect(ONLY_AN_UPDATE_TAKES_IT);
                 self.model = Some(self.optimizer.step(model, clipped, lr));
+                if let Some(before) = before {
+                    update_ratios = before.update_ratios(self.model());
+                }
                 self.carried = carried;
                 self.progress.updates += 1;
                 self.progress.consecutive_skips = 0;
@@ -135,6 +153,7 @@ impl<M: LanguageModel> Trainer<M> {
             loss,
             lr,
             report,
+            update_ratios,
             times,
         })
     }

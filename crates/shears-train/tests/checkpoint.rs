@@ -361,6 +361,7 @@ fn step_event(step: u64) -> Event {
             cosine: 1.0,
             tensors: [("output.bias".to_string(), 2.0)].into(),
         },
+        update_ratios: [("output.bias".to_string(), 0.001)].into(),
     })
 }
 

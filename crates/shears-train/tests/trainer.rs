@@ -5,6 +5,7 @@
 #[path = "support/tiny.rs"]
 mod tiny;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -16,9 +17,9 @@ use gradclip_burn::ModuleGradients;
 use shears_data::{Batch, RandomWindows};
 use shears_model::{Architecture, Gru, LanguageModel, Lstm, Rnn, State, Transformer};
 use shears_train::{
-    Batches, CheckpointStore, Corpora, End, Evaluation, Event, NonFinite, Observer, OptimizerKind,
-    Plan, RunFolder, StepEvent, TrainError, Trainer, evaluate, load_parameters, module_tensors,
-    read_events, train,
+    Batches, CheckpointStore, ClipPolicy, Corpora, End, EndReason, Evaluation, Event, NonFinite,
+    Observer, OptimizerKind, Plan, RunFolder, ScheduleKind, StepEvent, TrainError, Trainer,
+    evaluate, load_parameters, module_tensors, read_events, train,
 };
 use tiny::{New, bits, device, plan, trainer};
 
@@ -404,8 +405,9 @@ impl Observer for Stop {
         self.saved.push(step);
     }
 
-    fn sample<M: LanguageModel>(&mut self, step: u64, _model: &M) {
+    fn sample<M: LanguageModel>(&mut self, step: u64, _model: &M) -> Option<String> {
         self.samples.push(step);
+        Some(format!("after {step} steps"))
     }
 
     fn wants_to_stop(&self) -> bool {
@@ -462,7 +464,20 @@ fn too_many_skips_stop_the_run_and_name_the_last_good_checkpoint() {
     assert!(!tensor.is_empty());
     assert_eq!(observer.saved, [0_u64; 0], "a skipped step is not saved");
     let events = read_events(&run.events_path()).unwrap();
-    assert_eq!(events.len(), 3, "every step is in the log");
+    let [
+        _,
+        _,
+        _,
+        Event::End {
+            step: 6,
+            how: EndReason::Diverged,
+            message: Some(message),
+        },
+    ] = &events[..]
+    else {
+        panic!("every step and the end are in the log: {events:#?}");
+    };
+    assert!(message.contains("3 steps in a row"), "{message}");
 }
 
 /// A run in its folder, stopped after each of `stops` and resumed.
@@ -510,6 +525,8 @@ fn check_whole_runs(plan: &Plan, stops: &[u64]) {
         let lines = events.iter().map(|event| match event {
             Event::Step(event) => format!("step {}", event.step),
             Event::Evaluation { step, .. } => format!("evaluation at {step}"),
+            Event::Sample { step, .. } => format!("sample at {step}"),
+            Event::End { step, how, .. } => format!("{how:?} at {step}"),
         });
         lines.collect()
     };
@@ -531,7 +548,45 @@ fn a_run_that_is_stopped_and_resumed_leaves_the_same_files() {
         dropout: 0.1,
         ..plan(Architecture::Lstm)
     };
-    check_whole_runs(&plan, &[2, 3, 7]);
+    check_whole_runs(&plan, &[2, 3, 5, 7]);
+}
+
+/// Plain gradient descent moves each parameter by the learning rate times its gradient.
+#[test]
+fn every_tenth_update_is_weighed() {
+    let _guard = without_dropout();
+    let folder = tempfile::tempdir().unwrap();
+    let plan = Plan {
+        steps: 12,
+        optimizer: OptimizerKind::Sgd,
+        clip: ClipPolicy::none(),
+        schedule: ScheduleKind::Constant,
+        warmup: 0,
+        lr: 0.5,
+        ..plan(Architecture::Lstm)
+    };
+    let sizes: BTreeMap<String, f64> = module_tensors(trainer::<Lstm>(Lstm::new, &plan).model())
+        .into_iter()
+        .map(|tensor| (tensor.name, norm(tensor.data.iter::<f64>())))
+        .collect();
+    let (_, events) = whole_run(folder.path(), "run", &plan, &[]);
+    for event in &events {
+        let Event::Step(event) = event else { continue };
+        match event.step {
+            1 => {
+                assert!(event.update_ratios.len() > 4);
+                for (name, ratio) in &event.update_ratios {
+                    let expected = plan.lr * event.clip.tensors[name] / sizes[name];
+                    assert!(
+                        (ratio / expected - 1.0).abs() < 1e-3,
+                        "{name}: {ratio}, {expected}"
+                    );
+                }
+            }
+            11 => assert!(event.update_ratios.len() > 4),
+            _ => assert!(event.update_ratios.is_empty(), "step {}", event.step),
+        }
+    }
 }
 
 /// The evaluation of that step belongs to the run, however the run was cut.

@@ -2,6 +2,7 @@
 
 mod bench;
 mod clip;
+mod compare;
 mod replay;
 
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use crate::settings::checked;
 
 pub(crate) use bench::{BenchArguments, BenchPart};
 pub(crate) use clip::ClipArguments;
+pub(crate) use compare::CompareArguments;
 pub(crate) use replay::ReplayArguments;
 
 /// Train text generators, and see what gradient clipping does to them.
@@ -54,8 +56,10 @@ pub(crate) enum Command {
     Eval(EvalArguments),
     Generate(GenerateArguments),
     Inspect(InspectArguments),
+    Advise(AdviseArguments),
     Bench(Box<BenchArguments>),
     Clip(ClipArguments),
+    Compare(CompareArguments),
     Replay(ReplayArguments),
     /// Print a completion script for a shell
     ///
@@ -465,6 +469,21 @@ const GENERATE_EXAMPLES: &str = "Examples:
   shears generate runs/mine --prompt 'ROMEO:' --tokens 300
   shears generate runs/mine --temperature 0.5 --top-k 20 --num-samples 3
   echo 'Once upon' | shears generate runs/mine --prompt - --stop '.'";
+
+/// Say which clipping policy and threshold the norms of a run speak for, with the reasons
+///
+/// Everything comes from the run's own log. `shears replay` shows what a policy would have done with
+/// each of its steps, `shears compare` trains and tells what it does to the loss.
+#[derive(Args, Debug)]
+pub(crate) struct AdviseArguments {
+    /// Folder of the run
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(crate) run: PathBuf,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
 
 /// Show a run: settings, history, checkpoints, and the verdict on its clipping
 #[derive(Args, Debug)]

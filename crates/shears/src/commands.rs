@@ -1,7 +1,9 @@
 //! One file a command.
 
+pub(crate) mod advise;
 pub(crate) mod bench;
 pub(crate) mod clip;
+pub(crate) mod compare;
 pub(crate) mod eval;
 pub(crate) mod generate;
 pub(crate) mod inspect;

@@ -33,8 +33,10 @@ fn main() -> ExitCode {
         Command::Eval(arguments) => commands::eval::run(&arguments),
         Command::Generate(arguments) => commands::generate::run(&arguments),
         Command::Inspect(arguments) => commands::inspect::run(&arguments),
+        Command::Advise(arguments) => commands::advise::run(&arguments),
         Command::Bench(arguments) => commands::bench::run(*arguments),
         Command::Clip(arguments) => commands::clip::run(&arguments),
+        Command::Compare(arguments) => commands::compare::run(&arguments),
         Command::Replay(arguments) => commands::replay::run(&arguments),
         Command::Completions { shell } => {
             let mut command = Arguments::command();

@@ -160,7 +160,7 @@ pub(crate) fn last_evaluation(events: &[Event]) -> Option<(u64, f64, f64, f64)> 
             bits_per_char,
             perplexity,
         } => Some((*step, *val_loss, *bits_per_char, *perplexity)),
-        Event::Step(_) => None,
+        _ => None,
     })
 }
 

@@ -64,6 +64,12 @@ pub(crate) fn resolve(arguments: &TrainArguments) -> anyhow::Result<Plan> {
     Ok(of_our_models(plan))
 }
 
+/// The plan of settings that are given as a table, with the names of a config file.
+pub(crate) fn resolve_table(table: Table) -> anyhow::Result<Plan> {
+    check_keys(&table).map_err(Misuse)?;
+    resolve(&from_table(table).map_err(Misuse)?)
+}
+
 /// All parameters of our models have their output units on the first axis, whatever `agc` says.
 fn of_our_models(plan: Plan) -> Plan {
     Plan {
@@ -131,6 +137,11 @@ fn read_config(path: &Path) -> Result<Table, Misuse> {
     // A run's plan can serve as a config; the identity of its text is not a setting.
     table.remove("text-sha256");
     table.remove("val-sha256");
+    check_keys(&table).map_err(fail)?;
+    Ok(table)
+}
+
+fn check_keys(table: &Table) -> Result<(), String> {
     let known = known_keys();
     for key in table.keys() {
         if !known.contains(key) {
@@ -138,10 +149,10 @@ fn read_config(path: &Path) -> Result<Table, Misuse> {
                 strsim::jaro_winkler(left, key).total_cmp(&strsim::jaro_winkler(right, key))
             });
             let hint = nearest.map_or(String::new(), |name| format!("; did you mean `{name}`?"));
-            return Err(fail(format!("unknown key `{key}`{hint}")));
+            return Err(format!("unknown key `{key}`{hint}"));
         }
     }
-    Ok(table)
+    Ok(())
 }
 
 /// The keys of a config file: those of the plan, and where to write and how.

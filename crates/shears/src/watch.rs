@@ -167,14 +167,22 @@ impl Observer for Watch {
 
     fn saved(&mut self, _step: u64, _path: &Path) {}
 
-    fn sample<M: LanguageModel>(&mut self, step: u64, model: &M) {
+    fn sample<M: LanguageModel>(&mut self, step: u64, model: &M) -> Option<String> {
         let text = write_sample(model, &self.tokenizer, &self.device, 200);
         match text {
             Ok(text) => {
-                self.json(&serde_json::json!({ "event": "sample", "step": step, "text": text }));
                 self.line(&format!("step {step:>6}  sample:\n{}\n", indent(&text)));
+                let event = Event::Sample {
+                    step,
+                    text: text.clone(),
+                };
+                self.json(&event);
+                Some(text)
             }
-            Err(error) => self.line(&format!("step {step:>6}  no sample: {error}")),
+            Err(error) => {
+                self.line(&format!("step {step:>6}  no sample: {error}"));
+                None
+            }
         }
     }
 

@@ -111,6 +111,8 @@ fn who_knows_what() {
         ("gradclip-candle", "burn"),
         ("gradclip-candle", "shears-train"),
         ("gradclip-burn", "candle-core"),
+        ("shears-events", "burn"),
+        ("shears-events", "shears-model"),
         ("shears-data", "burn"),
         ("shears-data", "burn-core"),
         ("shears-model", "shears-data"),

@@ -143,7 +143,7 @@ fn history_lines(events: &[Event]) -> Vec<String> {
         .iter()
         .filter_map(|event| match event {
             Event::Step(step) => Some(step),
-            Event::Evaluation { .. } => None,
+            _ => None,
         })
         .collect();
     let stretch = steps.len().div_ceil(10).max(1);

@@ -214,7 +214,7 @@ fn step_events(run: &RunFolder) -> anyhow::Result<Vec<StepEvent>> {
         .into_iter()
         .filter_map(|event| match event {
             Event::Step(step) => Some(step),
-            Event::Evaluation { .. } => None,
+            _ => None,
         })
         .collect();
     match steps.is_empty() {

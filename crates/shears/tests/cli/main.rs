@@ -6,6 +6,7 @@ mod bad_input;
 mod clip;
 mod clip_refused;
 mod commands;
+mod compare;
 mod config;
 mod program;
 mod replay;

@@ -1,0 +1,247 @@
+//! `shears compare`: the same model under several clipping policies.
+
+mod figure;
+mod grid;
+mod heat;
+mod page;
+mod plots;
+mod results;
+mod words;
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Context;
+use indicatif::{ProgressBar, ProgressStyle};
+use shears_model::LanguageModel;
+use shears_train::{
+    Batches, Corpora, End, EndReason, Evaluation, Event, Observer, RunFolder, StepEvent,
+    TrainError, Trainer, load_corpora, read_events, train,
+};
+
+use crate::arguments::CompareArguments;
+use crate::exit::{INTERRUPTED, Misuse};
+use crate::model::{Work, device, with_model};
+use crate::output::{complain, say};
+use crate::report;
+use grid::{Cell, Grid};
+use results::Outcome;
+use words::Findings;
+
+pub(crate) fn run(arguments: &CompareArguments) -> anyhow::Result<ExitCode> {
+    let mut grid = Grid::new(arguments)?;
+    grid::check_folder(&arguments.out)?;
+    let threads = super::set_threads(arguments.threads)?;
+    let corpora = load_corpora(&grid.cells[0].plan, None, None)?;
+    grid.identify(&corpora);
+    let steps = grid.cells.iter().map(|cell| cell.plan.steps).sum();
+    say!(
+        "{} runs: {} policies x {} learning rates x {} seeds, {} steps together, in {}",
+        grid.cells.len(),
+        grid.policies.len(),
+        grid.rates.len(),
+        grid.seeds,
+        report::count(steps),
+        arguments.out.display()
+    );
+    let mut watch = GridWatch::new(steps)?;
+    for cell in &grid.cells {
+        watch.bar.set_message(name_of(&cell.folder));
+        let folder = open(cell, &corpora)?;
+        if let Some(taken) = ended(&folder)? {
+            watch.bar.inc(cell.plan.steps);
+            watch.note(cell, taken);
+            continue;
+        }
+        let before = watch.bar.position();
+        let work = TrainCell {
+            cell,
+            folder: &folder,
+            corpora: &corpora,
+            threads,
+            watch: &mut watch,
+        };
+        let device = device(&cell.plan.device).autodiff();
+        let vocabulary = corpora.tokenizer.vocab_size();
+        let config = cell.plan.model_config();
+        let how = with_model(&config, vocabulary, cell.plan.seed, &device, work)?;
+        if how == EndReason::Stopped {
+            watch.bar.finish_and_clear();
+            say!("stopped; the same command goes on from here");
+            return Ok(ExitCode::from(INTERRUPTED));
+        }
+        watch.bar.set_position(before + cell.plan.steps);
+        watch.note(cell, how);
+    }
+    watch.bar.finish_and_clear();
+    conclude(&grid, &arguments.out)
+}
+
+/// The folder of a cell: a new one, or the one that an earlier call has left.
+fn open(cell: &Cell, corpora: &Corpora) -> anyhow::Result<RunFolder> {
+    if !cell.folder.join("plan.toml").exists() {
+        return Ok(RunFolder::create(
+            &cell.folder,
+            &cell.plan,
+            &corpora.tokenizer,
+            None,
+        )?);
+    }
+    let folder = RunFolder::open(&cell.folder)?;
+    let differing = shears_train::compare_plans(&folder.plan()?, &cell.plan);
+    if let Some((name, was, asked)) = differing.first() {
+        let path = cell.folder.display();
+        let what = format!("{path} was trained with {name} {was}, not {asked}");
+        return Err(Misuse(format!("{what}; choose another --out")).into());
+    }
+    Ok(folder)
+}
+
+/// How the run ended, if it did and needs no more steps.
+fn ended(folder: &RunFolder) -> anyhow::Result<Option<EndReason>> {
+    if !folder.events_path().exists() {
+        return Ok(None);
+    }
+    let last = read_events(&folder.events_path())?.pop();
+    Ok(match last {
+        Some(Event::End { how, .. }) if how != EndReason::Stopped && how != EndReason::Failed => {
+            Some(how)
+        }
+        _ => None,
+    })
+}
+
+/// Trains one run from where it stands to its end.
+struct TrainCell<'a> {
+    cell: &'a Cell,
+    folder: &'a RunFolder,
+    corpora: &'a Corpora,
+    threads: usize,
+    watch: &'a mut GridWatch,
+}
+
+impl Work for TrainCell<'_> {
+    type Output = anyhow::Result<EndReason>;
+
+    fn with<M: LanguageModel>(self, model: M) -> Self::Output {
+        let TrainCell {
+            cell,
+            folder,
+            corpora,
+            threads,
+            watch,
+        } = self;
+        let device = device(&cell.plan.device).autodiff();
+        let batches = Batches::new(&cell.plan, model.reading(), corpora.train.clone())
+            .map_err(TrainError::from)?;
+        let mut trainer = Trainer::new(cell.plan.clone(), model, batches, threads, &device);
+        if let (Some((_, checkpoint)), _) = folder.checkpoints().newest() {
+            trainer = trainer.restore(checkpoint)?;
+            watch.bar.inc(trainer.progress().step);
+        }
+        match train(&mut trainer, folder, corpora, &device, watch) {
+            Ok(End::Finished) => Ok(EndReason::Finished),
+            Ok(End::OutOfPatience) => Ok(EndReason::OutOfPatience),
+            Ok(End::Stopped) => Ok(EndReason::Stopped),
+            // That a policy does not hold is a result.
+            Err(TrainError::TooManySkips { .. } | TrainError::NonFinite { .. }) => {
+                Ok(EndReason::Diverged)
+            }
+            Err(error) => Err(error).with_context(|| name_of(&cell.folder)),
+        }
+    }
+}
+
+fn name_of(folder: &Path) -> String {
+    let name = folder.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
+}
+
+/// One bar for all runs.
+struct GridWatch {
+    bar: ProgressBar,
+    stop: Arc<AtomicBool>,
+    last_loss: Option<f64>,
+}
+
+impl GridWatch {
+    fn new(steps: u64) -> anyhow::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let asked = Arc::clone(&stop);
+        ctrlc::set_handler(move || {
+            if asked.swap(true, Ordering::SeqCst) {
+                std::process::exit(i32::from(INTERRUPTED));
+            }
+            complain!("\nfinishing the step and saving; again to leave at once");
+        })?;
+        let style =
+            ProgressStyle::with_template("{bar:24.cyan/dim} {percent} %  {msg}  {eta} left");
+        let bar = ProgressBar::new(steps).with_style(style.unwrap_or(ProgressStyle::default_bar()));
+        Ok(GridWatch {
+            bar,
+            stop,
+            last_loss: None,
+        })
+    }
+
+    /// The line of a run that has ended.
+    fn note(&mut self, cell: &Cell, how: EndReason) {
+        let loss = self.last_loss.take();
+        let loss = loss.map_or(String::new(), |loss| format!(", val loss {loss:.4}"));
+        let how = match how {
+            EndReason::Finished => "finished",
+            EndReason::OutOfPatience => "stopped early",
+            EndReason::Diverged => "diverged",
+            EndReason::Stopped => "stopped",
+            EndReason::Failed => "failed",
+        };
+        let line = format!("{}: {how}{loss}", name_of(&cell.folder));
+        self.bar.suspend(|| say!("{line}"));
+    }
+}
+
+impl Observer for GridWatch {
+    fn step(&mut self, _event: &StepEvent) {
+        self.bar.inc(1);
+    }
+
+    fn evaluation(&mut self, _step: u64, evaluation: &Evaluation) {
+        self.last_loss = Some(evaluation.val_loss);
+    }
+
+    fn saved(&mut self, _step: u64, _path: &Path) {}
+
+    fn sample<M: LanguageModel>(&mut self, _step: u64, _model: &M) -> Option<String> {
+        None
+    }
+
+    fn wants_to_stop(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+}
+
+/// Reads what the runs have logged, and writes the report.
+fn conclude(grid: &Grid, out: &Path) -> anyhow::Result<ExitCode> {
+    let mut outcomes = Vec::new();
+    for cell in &grid.cells {
+        let events = read_events(&cell.folder.join("events.jsonl"))?;
+        outcomes.push(Outcome::of(&events));
+    }
+    let findings = Findings::of(grid, &outcomes);
+    let pictures = plots::draw(grid, &outcomes, &findings)?;
+    let write = |name: &str, text: &str| {
+        let path = out.join(name);
+        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+    };
+    for picture in &pictures {
+        write(&format!("{}.svg", picture.name), &picture.svg)?;
+    }
+    write("report.json", &serde_json::to_string_pretty(&findings)?)?;
+    write("report.html", &page::html(grid, &findings, &pictures))?;
+    say!("\n{}", page::table(&findings));
+    say!("{}\n", findings.recommendation);
+    say!("report: {}", out.join("report.html").display());
+    Ok(ExitCode::SUCCESS)
+}

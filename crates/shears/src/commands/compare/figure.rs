@@ -1,0 +1,222 @@
+//! Lines, bands and points over two axes, as SVG.
+
+use plotters::coord::types::RangedCoordf64;
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+
+pub(super) const WIDTH: u32 = 960;
+const HEIGHT: u32 = 380;
+/// More points than this are thinned out; each stretch keeps its smallest and its largest.
+pub(super) const POINTS: usize = 400;
+const INK: RGBColor = RGBColor(0x22, 0x22, 0x22);
+const GRID: RGBColor = RGBColor(0xe8, 0xe8, 0xec);
+/// The colours of Okabe and Ito, black first, for training without clipping as a rule comes first.
+const COLOURS: [RGBColor; 7] = [
+    RGBColor(0x22, 0x22, 0x22),
+    RGBColor(0x00, 0x72, 0xb2),
+    RGBColor(0xd5, 0x5e, 0x00),
+    RGBColor(0x00, 0x9e, 0x73),
+    RGBColor(0xcc, 0x79, 0xa7),
+    RGBColor(0xe6, 0x9f, 0x00),
+    RGBColor(0x56, 0xb4, 0xe9),
+];
+
+/// One line or row of points, with what surrounds it.
+#[derive(Default)]
+pub(super) struct Series {
+    pub(super) name: String,
+    pub(super) colour: usize,
+    /// Parts of a line; a gap is where there is no number.
+    pub(super) lines: Vec<Vec<(f64, f64)>>,
+    /// For each x, from where to where the seeds lie.
+    pub(super) band: Vec<(f64, f64, f64)>,
+    pub(super) points: Vec<(f64, f64)>,
+    /// Where something diverged: drawn at the upper edge.
+    pub(super) crosses: Vec<f64>,
+    pub(super) dashed: bool,
+}
+
+/// Axes of a picture.
+pub(super) struct Axes {
+    pub(super) x: &'static str,
+    pub(super) y: &'static str,
+    pub(super) log_x: bool,
+    pub(super) log_y: bool,
+}
+
+/// The parts of a line between numbers that are not finite.
+pub(super) fn parts(points: &[(f64, f64)]) -> Vec<Vec<(f64, f64)>> {
+    let parts = points.split(|(_, y)| !y.is_finite());
+    parts
+        .filter(|part| !part.is_empty())
+        .map(<[_]>::to_vec)
+        .collect()
+}
+
+/// As many points as can be seen: of each stretch the smallest and the largest.
+pub(super) fn extremes(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    let stretch = (2 * points.len()).div_ceil(POINTS).max(1);
+    if stretch <= 2 {
+        return points.to_vec();
+    }
+    let ends = points.chunks(stretch).flat_map(|part| {
+        let smallest = part.iter().min_by(|left, right| left.1.total_cmp(&right.1));
+        let largest = part.iter().max_by(|left, right| left.1.total_cmp(&right.1));
+        let mut ends: Vec<(f64, f64)> = smallest.into_iter().chain(largest).copied().collect();
+        ends.sort_by(|left, right| left.0.total_cmp(&right.0));
+        ends
+    });
+    ends.collect()
+}
+
+pub(super) fn text_style(position: HPos) -> TextStyle<'static> {
+    ("sans-serif", 15.5)
+        .into_font()
+        .color(&INK)
+        .pos(Pos::new(position, VPos::Center))
+}
+
+/// A number in as few letters as say it.
+pub(super) fn number(value: f64) -> String {
+    match value.abs() {
+        0.0 => "0".to_string(),
+        1e-3..1e5 => format!("{}", format!("{value:.3e}").parse::<f64>().unwrap_or(value)),
+        _ => format!("{value:.1e}"),
+    }
+}
+
+impl Axes {
+    fn to_x(&self, x: f64) -> f64 {
+        if self.log_x { x.log10() } else { x }
+    }
+
+    fn to_y(&self, y: f64) -> f64 {
+        if self.log_y { y.max(1e-30).log10() } else { y }
+    }
+}
+
+type Plot<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
+
+impl Series {
+    fn colour(&self) -> RGBColor {
+        COLOURS[self.colour % COLOURS.len()]
+    }
+
+    /// Draws everything; crosses stand at `high`.
+    fn draw(
+        &self,
+        plot: &mut Plot<'_, '_>,
+        axes: &Axes,
+        high: f64,
+        room: f64,
+    ) -> anyhow::Result<()> {
+        let colour = self.colour();
+        let at = |x: f64, y: f64| (axes.to_x(x), axes.to_y(y));
+        let upper = self.band.iter().map(|(x, _, high)| at(*x, *high));
+        let lower = self.band.iter().rev().map(|(x, low, _)| at(*x, *low));
+        let outline: Vec<(f64, f64)> = upper.chain(lower).collect();
+        if outline.len() > 3 {
+            plot.draw_series([Polygon::new(outline, colour.mix(0.15).filled())])?;
+        }
+        let style = ShapeStyle::from(&colour).stroke_width(2);
+        for line in &self.lines {
+            let line = line.iter().map(|(x, y)| at(*x, *y));
+            match self.dashed {
+                true => plot.draw_series(DashedLineSeries::new(line, 6, 4, style))?,
+                false => plot.draw_series(LineSeries::new(line, style))?,
+            };
+        }
+        let points = self.points.iter().map(|(x, y)| at(*x, *y));
+        let inside = points.filter(|(_, y)| *y <= high + room);
+        plot.draw_series(inside.map(|place| Circle::new(place, 4, colour.filled())))?;
+        let style = style.stroke_width(3);
+        let crosses = self.crosses.iter().map(|x| (axes.to_x(*x), high));
+        plot.draw_series(crosses.map(|place| Cross::new(place, 6, style)))?;
+        Ok(())
+    }
+}
+
+/// Lines over axes, with a legend of the series' names.
+pub(super) fn chart(axes: &Axes, series: &[Series]) -> anyhow::Result<String> {
+    let (to_x, to_y) = (|x| axes.to_x(x), |y| axes.to_y(y));
+    let lines = || {
+        series
+            .iter()
+            .flat_map(|series| series.lines.iter().flatten())
+    };
+    let points = || series.iter().flat_map(|series| &series.points);
+    let crosses = series.iter().flat_map(|series| &series.crosses).copied();
+    let xs = lines()
+        .chain(points())
+        .map(|(x, _)| *x)
+        .chain(crosses)
+        .map(to_x);
+    let mut ys: Vec<f64> = lines().chain(points()).map(|(_, y)| to_y(*y)).collect();
+    ys.retain(|y| y.is_finite());
+    ys.sort_by(f64::total_cmp);
+    let (left, right) = ends(xs.collect());
+    let (low, high) = ends(ys.clone());
+    // A run that flies away must not press all others flat.
+    let usual = ys
+        .get(ys.len().saturating_sub(1) * 98 / 100)
+        .copied()
+        .unwrap_or(high);
+    let high = if axes.log_y {
+        high
+    } else {
+        high.min(usual + 2.0 * (usual - low))
+    };
+    let room = 0.04 * (high - low).max(1e-9);
+    let mut svg = String::new();
+    {
+        let root = SVGBackend::with_string(&mut svg, (WIDTH, HEIGHT)).into_drawing_area();
+        root.fill(&WHITE)?;
+        let (legend, body) = root.split_vertically(34);
+        let mut plot = ChartBuilder::on(&body)
+            .margin_right(20)
+            .margin_top(6)
+            .x_label_area_size(48)
+            .y_label_area_size(78)
+            .build_cartesian_2d(left..right, low - room..high + room)?;
+        let x_name = |x: &f64| number(if axes.log_x { 10_f64.powf(*x) } else { *x });
+        let y_name = |y: &f64| number(if axes.log_y { 10_f64.powf(*y) } else { *y });
+        plot.configure_mesh()
+            .light_line_style(TRANSPARENT)
+            .bold_line_style(GRID)
+            .axis_style(INK)
+            .x_labels(8)
+            .y_labels(6)
+            .x_label_formatter(&x_name)
+            .y_label_formatter(&y_name)
+            .label_style(("sans-serif", 15.5).into_font().color(&INK))
+            .axis_desc_style(("sans-serif", 15.5).into_font().color(&INK))
+            .x_desc(axes.x)
+            .y_desc(axes.y)
+            .draw()?;
+        for series in series {
+            series.draw(&mut plot, axes, high, room)?;
+        }
+        let mut x = 80;
+        for series in series {
+            let style = ShapeStyle::from(&series.colour()).stroke_width(3);
+            legend.draw(&PathElement::new(vec![(x, 18), (x + 24, 18)], style))?;
+            legend.draw_text(&series.name, &text_style(HPos::Left), (x + 30, 18))?;
+            x += 54 + 7 * series.name.chars().count() as i32;
+        }
+        root.present()?;
+    }
+    Ok(svg)
+}
+
+/// The smallest and the largest, a little apart if they are one.
+fn ends(values: Vec<f64>) -> (f64, f64) {
+    let finite = values.into_iter().filter(|value| value.is_finite());
+    let (low, high) = finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
+        (low.min(value), high.max(value))
+    });
+    match low < high {
+        true => (low, high),
+        false if low == high => (low - 0.5, high + 0.5),
+        false => (0.0, 1.0),
+    }
+}

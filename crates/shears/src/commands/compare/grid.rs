@@ -1,0 +1,173 @@
+//! The combinations of a comparison, each with its plan and its folder.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use shears_train::{Corpora, Plan};
+use toml::{Table, Value};
+
+use crate::arguments::CompareArguments;
+use crate::exit::Misuse;
+use crate::settings;
+
+/// Values that an axis of the grid may have: each is a line in a picture.
+const MOST_POLICIES: usize = 7;
+
+/// One run of the grid.
+#[derive(Clone, Debug)]
+pub(super) struct Cell {
+    /// The policy's place in [`Grid::policies`].
+    pub(super) policy: usize,
+    /// The learning rate's place in [`Grid::rates`].
+    pub(super) rate: usize,
+    pub(super) plan: Plan,
+    pub(super) folder: PathBuf,
+}
+
+/// All runs, the seeds outermost: a comparison that is interrupted has whole grids of the first seeds.
+#[derive(Debug)]
+pub(super) struct Grid {
+    /// As they were typed.
+    pub(super) policies: Vec<String>,
+    pub(super) rates: Vec<f64>,
+    pub(super) seeds: u64,
+    pub(super) cells: Vec<Cell>,
+}
+
+impl Grid {
+    pub(super) fn new(arguments: &CompareArguments) -> anyhow::Result<Grid> {
+        let base = settings::resolve_table(table(arguments, None)?)?;
+        let policies = match arguments.policies.as_slice() {
+            [] => vec!["none".to_string(), base.clip.to_string()],
+            policies => policies.to_vec(),
+        };
+        let rates = match arguments.rates.as_slice() {
+            [] => vec![base.lr],
+            rates => rates.to_vec(),
+        };
+        if policies.len() > MOST_POLICIES {
+            return Err(
+                Misuse(format!("--clip can be given {MOST_POLICIES} times at most")).into(),
+            );
+        }
+        let mut names = BTreeSet::new();
+        let mut cells = Vec::new();
+        for seed in 1..=arguments.seeds {
+            for (policy, text) in policies.iter().enumerate() {
+                for (rate, lr) in rates.iter().enumerate() {
+                    let plan = settings::resolve_table(table(arguments, Some((text, *lr, seed)))?)?;
+                    let name = name(text, *lr, seed);
+                    if !names.insert(name.clone()) {
+                        let what = format!("{text} at learning rate {lr} is there twice");
+                        return Err(Misuse(what).into());
+                    }
+                    let folder = arguments.out.join("runs").join(name);
+                    cells.push(Cell {
+                        policy,
+                        rate,
+                        plan,
+                        folder,
+                    });
+                }
+            }
+        }
+        Ok(Grid {
+            policies,
+            rates,
+            seeds: arguments.seeds,
+            cells,
+        })
+    }
+
+    /// Notes in every plan which text it is for.
+    pub(super) fn identify(&mut self, corpora: &Corpora) {
+        for cell in &mut self.cells {
+            let (text, validation) = corpora.sha256.clone();
+            cell.plan.text_sha256 = text;
+            cell.plan.val_sha256 = validation;
+        }
+    }
+
+    /// The cells of a policy and a learning rate, one for each seed.
+    pub(super) fn seeds_of(&self, policy: usize, rate: usize) -> impl Iterator<Item = usize> {
+        let cells = self.cells.iter().enumerate();
+        cells.filter_map(move |(index, cell)| {
+            (cell.policy == policy && cell.rate == rate).then_some(index)
+        })
+    }
+}
+
+/// The settings of a run as a config file would have them.
+fn table(arguments: &CompareArguments, cell: Option<(&String, f64, u64)>) -> anyhow::Result<Table> {
+    let mut table = Table::new();
+    for setting in &arguments.settings {
+        let (key, value) = setting.split_once('=').ok_or_else(|| {
+            Misuse(format!(
+                "--set {setting}: it must be KEY=VALUE, such as optimizer=sgd"
+            ))
+        })?;
+        if ["clip", "lr", "seed", "steps", "text", "out"].contains(&key) {
+            let what = format!("--set {setting}: `{key}` has a flag of its own");
+            return Err(Misuse(what).into());
+        }
+        table.insert(key.to_string(), value_of(value));
+    }
+    let paths = arguments.text.iter().map(|path| path.display().to_string());
+    let paths: Vec<Value> = paths.map(Value::String).collect();
+    if !paths.is_empty() {
+        table.insert("text".into(), Value::Array(paths));
+    }
+    for (key, value) in [
+        ("preset", &arguments.preset),
+        ("tokenizer", &arguments.tokenizer),
+    ] {
+        if let Some(value) = value {
+            table.insert(key.into(), Value::String(value.clone()));
+        }
+    }
+    if let Some(steps) = arguments.steps {
+        table.insert(
+            "steps".into(),
+            Value::Integer(steps.try_into().unwrap_or(i64::MAX)),
+        );
+    }
+    table.entry("sample-every").or_insert(Value::Integer(0));
+    if let Some((policy, lr, seed)) = cell {
+        table.insert("clip".into(), Value::String(policy.clone()));
+        table.insert("lr".into(), Value::Float(lr));
+        table.insert(
+            "seed".into(),
+            Value::Integer(seed.try_into().unwrap_or(i64::MAX)),
+        );
+    }
+    Ok(table)
+}
+
+/// A value as TOML would read it, and text where it cannot.
+fn value_of(text: &str) -> Value {
+    let parsed = format!("value = {text}").parse::<Table>();
+    let value = parsed.ok().and_then(|mut table| table.remove("value"));
+    value.unwrap_or_else(|| Value::String(text.to_string()))
+}
+
+fn name(policy: &str, lr: f64, seed: u64) -> String {
+    let plain = |character: char| match character {
+        'a'..='z' | 'A'..='Z' | '0'..='9' | '.' | '-' | '+' => character,
+        _ => '-',
+    };
+    let policy: String = policy.chars().map(plain).collect();
+    format!("{policy}_lr-{lr}_seed-{seed}")
+}
+
+/// Whether the folder holds a comparison, or nothing.
+pub(super) fn check_folder(out: &Path) -> Result<(), Misuse> {
+    let mut entries = out.read_dir().into_iter().flatten().flatten();
+    let foreign = entries.any(|_| true) && !out.join("runs").is_dir();
+    match foreign {
+        true => Err(Misuse(format!(
+            "{} holds something else; choose another --out",
+            out.display()
+        ))),
+        false => Ok(()),
+    }
+}

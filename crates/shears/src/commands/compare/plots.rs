@@ -1,0 +1,344 @@
+//! The pictures of a comparison, as SVG.
+
+use super::figure::{Axes, POINTS, Series, chart, extremes, number, parts};
+use super::grid::Grid;
+use super::heat::heat;
+use super::results::{Outcome, smoothed};
+use super::words::Findings;
+
+/// A picture, and how it is read.
+pub(super) struct Picture {
+    /// Of its file.
+    pub(super) name: String,
+    pub(super) title: String,
+    pub(super) reading: String,
+    pub(super) svg: String,
+}
+
+/// All pictures, in the order of the report.
+pub(super) fn draw(
+    grid: &Grid,
+    outcomes: &[Outcome],
+    findings: &Findings,
+) -> anyhow::Result<Vec<Picture>> {
+    let mut pictures = vec![losses(grid, outcomes, findings)?];
+    if grid.rates.len() > 1 {
+        pictures.push(rates(grid, findings)?);
+    }
+    for policy in 0..grid.policies.len() {
+        if let Some(first) = shown(grid, findings, policy).first() {
+            pictures.push(norms(grid, policy, *first, &outcomes[*first])?);
+        }
+    }
+    pictures.push(shares(grid, outcomes, findings)?);
+    pictures.push(distribution(grid, outcomes, findings)?);
+    for policy in 0..grid.policies.len() {
+        if let Some(first) = shown(grid, findings, policy).first() {
+            let name = label(grid, policy, *first);
+            pictures.extend(layers(policy, &name, &outcomes[*first])?);
+        }
+    }
+    Ok(pictures)
+}
+
+/// The runs that stand for a policy: those of its best learning rate, or, where none converged, of the
+/// lowest.
+fn shown(grid: &Grid, findings: &Findings, policy: usize) -> Vec<usize> {
+    let rate = match findings.best[policy] {
+        Some(group) => group % grid.rates.len(),
+        None => {
+            let rates = grid.rates.iter().enumerate();
+            let lowest = rates.min_by(|left, right| left.1.total_cmp(right.1));
+            lowest.map_or(0, |(rate, _)| rate)
+        }
+    };
+    grid.seeds_of(policy, rate).collect()
+}
+
+fn label(grid: &Grid, policy: usize, cell: usize) -> String {
+    match grid.rates.len() {
+        1 => grid.policies[policy].clone(),
+        _ => format!("{}, lr {}", grid.policies[policy], grid.cells[cell].plan.lr),
+    }
+}
+
+fn losses(grid: &Grid, outcomes: &[Outcome], findings: &Findings) -> anyhow::Result<Picture> {
+    let mut series = Vec::new();
+    for policy in 0..grid.policies.len() {
+        let cells = shown(grid, findings, policy);
+        let smooth: Vec<Vec<f64>> = cells
+            .iter()
+            .map(|cell| smoothed(&outcomes[*cell].loss))
+            .collect();
+        let longest = smooth.iter().map(Vec::len).max().unwrap_or(0);
+        let every = longest.div_ceil(POINTS).max(1);
+        let (mut line, mut band) = (Vec::new(), Vec::new());
+        for step in (0..longest).step_by(every) {
+            let at: Option<Vec<f64>> = smooth.iter().map(|loss| loss.get(step).copied()).collect();
+            let x = (step + 1) as f64;
+            let values = at.unwrap_or_default();
+            let mean = values.iter().sum::<f64>() / values.len() as f64;
+            line.push((x, mean));
+            let low = values.iter().copied().fold(f64::INFINITY, f64::min);
+            let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            if values.len() > 1 && mean.is_finite() {
+                band.push((x, low, high));
+            }
+        }
+        let evaluations = cells.iter().flat_map(|cell| &outcomes[*cell].evaluations);
+        series.push(Series {
+            name: label(grid, policy, cells[0]),
+            colour: policy,
+            lines: parts(&line),
+            band,
+            points: evaluations
+                .map(|(step, loss)| (*step as f64, *loss))
+                .collect(),
+            crosses: cells
+                .iter()
+                .filter(|cell| !outcomes[**cell].converged())
+                .map(|cell| outcomes[*cell].loss.len() as f64)
+                .collect(),
+            dashed: false,
+        });
+    }
+    Ok(Picture {
+        name: "loss".into(),
+        title: "Loss".into(),
+        reading:
+            "Lines: training loss, smoothed, mean over the seeds, with the band that they lie \
+                  in. Dots: validation loss. A cross at the upper edge: a run diverged there. Each \
+                  policy at its best learning rate."
+                .into(),
+        svg: chart(
+            &Axes {
+                x: "step",
+                y: "nats a token",
+                log_x: false,
+                log_y: false,
+            },
+            &series,
+        )?,
+    })
+}
+
+fn rates(grid: &Grid, findings: &Findings) -> anyhow::Result<Picture> {
+    let mut series = Vec::new();
+    for (policy, name) in grid.policies.iter().enumerate() {
+        let groups = findings
+            .groups
+            .iter()
+            .filter(|group| group.policy_index == policy);
+        let mut of_policy: Vec<_> = groups.collect();
+        of_policy.sort_by(|left, right| left.lr.total_cmp(&right.lr));
+        let line: Vec<(f64, f64)> = of_policy
+            .iter()
+            .map(|group| (group.lr, group.val_loss.unwrap_or(f64::NAN)))
+            .collect();
+        series.push(Series {
+            name: name.clone(),
+            colour: policy,
+            points: line
+                .iter()
+                .copied()
+                .filter(|(_, loss)| loss.is_finite())
+                .collect(),
+            lines: parts(&line),
+            band: of_policy
+                .iter()
+                .filter_map(|group| {
+                    let (loss, half) = (group.val_loss?, group.val_loss_interval?);
+                    Some((group.lr, loss - half, loss + half))
+                })
+                .collect(),
+            crosses: of_policy
+                .iter()
+                .filter(|group| group.val_loss.is_none())
+                .map(|group| group.lr)
+                .collect(),
+            dashed: false,
+        });
+    }
+    Ok(Picture {
+        name: "learning-rates".into(),
+        title: "Validation loss against learning rate".into(),
+        reading: "Lower is better; a wide valley forgives a badly chosen learning rate. The band is \
+                  the 95 % confidence interval over the seeds; a cross at the upper edge: not every \
+                  seed converged."
+            .into(),
+        svg: chart(
+            &Axes {
+                x: "learning rate, log scale",
+                y: "nats a token",
+                log_x: true,
+                log_y: false,
+            },
+            &series,
+        )?,
+    })
+}
+
+fn norms(grid: &Grid, policy: usize, cell: usize, outcome: &Outcome) -> anyhow::Result<Picture> {
+    let line = |values: Vec<f64>| {
+        let points: Vec<(f64, f64)> = values
+            .into_iter()
+            .enumerate()
+            .map(|(step, value)| ((step + 1) as f64, value))
+            .collect();
+        parts(&extremes(&points))
+    };
+    let after = outcome.norm.iter().zip(&outcome.coefficient);
+    let thresholds = outcome.threshold.iter().map(|t| t.unwrap_or(f64::NAN));
+    let series = [
+        Series {
+            name: "before clipping".into(),
+            colour: 6,
+            lines: line(outcome.norm.clone()),
+            ..Series::default()
+        },
+        Series {
+            name: "after".into(),
+            colour: 1,
+            lines: line(
+                after
+                    .map(|(norm, coefficient)| norm * coefficient)
+                    .collect(),
+            ),
+            ..Series::default()
+        },
+        Series {
+            name: "threshold".into(),
+            colour: 2,
+            lines: line(thresholds.collect()),
+            dashed: true,
+            ..Series::default()
+        },
+    ];
+    let name = label(grid, policy, cell);
+    Ok(Picture {
+        name: format!("norm-{}", policy + 1),
+        title: format!("Gradient norm: {name}"),
+        reading: format!(
+            "Where the line before clipping is above the one after, length was cut off: at {:.1} % \
+             of the steps. Seed {}.",
+            100.0 * outcome.clipped_share(),
+            grid.cells[cell].plan.seed
+        ),
+        svg: chart(
+            &Axes {
+                x: "step",
+                y: "norm, log scale",
+                log_x: false,
+                log_y: true,
+            },
+            &series,
+        )?,
+    })
+}
+
+fn shares(grid: &Grid, outcomes: &[Outcome], findings: &Findings) -> anyhow::Result<Picture> {
+    /// Steps that a share is taken of.
+    const WINDOW: usize = 50;
+    let mut series = Vec::new();
+    for policy in 0..grid.policies.len() {
+        let Some(&cell) = shown(grid, findings, policy).first() else {
+            continue;
+        };
+        let kept: Vec<f64> = outcomes[cell].coefficient.clone();
+        let points: Vec<(f64, f64)> = kept
+            .chunks(WINDOW)
+            .enumerate()
+            .map(|(index, part)| {
+                let mean = part.iter().sum::<f64>() / part.len() as f64;
+                ((index * WINDOW + part.len()) as f64, mean)
+            })
+            .collect();
+        series.push(Series {
+            name: label(grid, policy, cell),
+            colour: policy,
+            lines: parts(&points),
+            ..Series::default()
+        });
+    }
+    Ok(Picture {
+        name: "coefficient".into(),
+        title: "How much of the gradient's length is kept".into(),
+        reading: format!(
+            "The coefficient, norm after over norm before, as the mean of {WINDOW} steps: 1 is an \
+             untouched gradient. A line that stays far below 1 means that the threshold acts as a \
+             second learning rate."
+        ),
+        svg: chart(
+            &Axes {
+                x: "step",
+                y: "coefficient",
+                log_x: false,
+                log_y: false,
+            },
+            &series,
+        )?,
+    })
+}
+
+fn distribution(grid: &Grid, outcomes: &[Outcome], findings: &Findings) -> anyhow::Result<Picture> {
+    /// Of each decade.
+    const BINS: f64 = 12.0;
+    let mut series = Vec::new();
+    for policy in 0..grid.policies.len() {
+        let cells = shown(grid, findings, policy);
+        let norms = cells.iter().flat_map(|cell| &outcomes[*cell].norm);
+        let bins: Vec<i64> = norms
+            .filter(|norm| norm.is_finite() && **norm > 0.0)
+            .map(|norm| (norm.log10() * BINS).floor() as i64)
+            .collect();
+        let (Some(&first), Some(&last)) = (bins.iter().min(), bins.iter().max()) else {
+            continue;
+        };
+        let share = |bin: i64| {
+            let count = bins.iter().filter(|other| **other == bin).count();
+            let x = 10_f64.powf((bin as f64 + 0.5) / BINS);
+            (x, 100.0 * count as f64 / bins.len() as f64)
+        };
+        series.push(Series {
+            name: label(grid, policy, cells[0]),
+            colour: policy,
+            lines: vec![(first - 1..=last + 1).map(share).collect()],
+            ..Series::default()
+        });
+    }
+    Ok(Picture {
+        name: "norm-distribution".into(),
+        title: "How the norms are distributed".into(),
+        reading:
+            "Share of steps with a gradient norm, before clipping, of about that size. A long \
+                  tail to the right is what clipping is for."
+                .into(),
+        svg: chart(
+            &Axes {
+                x: "norm before clipping, log scale",
+                y: "% of steps",
+                log_x: true,
+                log_y: false,
+            },
+            &series,
+        )?,
+    })
+}
+
+fn layers(policy: usize, name: &str, outcome: &Outcome) -> anyhow::Result<Option<Picture>> {
+    let Some(heat) = heat(&outcome.layers, outcome.loss.len())? else {
+        return Ok(None);
+    };
+    Ok(Some(Picture {
+        name: format!("layers-{}", policy + 1),
+        title: format!("Gradient of each layer: {name}"),
+        reading: format!(
+            "Light is a norm of {}, dark of {}, before clipping; grey is not finite. A layer that \
+             stays light while others are dark receives little gradient, which clipping cannot \
+             cure.",
+            number(heat.low),
+            number(heat.high)
+        ),
+        svg: heat.svg,
+    }))
+}

@@ -1,0 +1,235 @@
+//! What the runs of a comparison came to, from their event logs alone.
+
+use std::collections::BTreeMap;
+
+use shears_train::{EndReason, Event};
+
+/// A loss this many mean deviations above its running mean is a spike.
+const SPIKE_DEVIATIONS: f64 = 6.0;
+/// The weight of the newest step in that mean.
+const SPIKE_WEIGHT: f64 = 0.02;
+/// Steps before the mean is worth comparing with.
+const SPIKE_WARMUP: usize = 50;
+
+/// The columns of a run that are compared; a number that is not finite is NaN.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    pub(super) loss: Vec<f64>,
+    pub(super) norm: Vec<f64>,
+    pub(super) threshold: Vec<Option<f64>>,
+    pub(super) coefficient: Vec<f64>,
+    pub(super) cosine: Vec<f64>,
+    pub(super) clipped: Vec<bool>,
+    pub(super) skipped: Vec<bool>,
+    /// The norm of each layer's gradient.
+    pub(super) layers: BTreeMap<String, Vec<f64>>,
+    /// Step and loss.
+    pub(super) evaluations: Vec<(u64, f64)>,
+    pub(super) end: Option<EndReason>,
+}
+
+impl Outcome {
+    pub(super) fn of(events: &[Event]) -> Outcome {
+        let mut outcome = Outcome::default();
+        for event in events {
+            match event {
+                Event::Step(step) => {
+                    let clip = &step.clip;
+                    outcome.loss.push(step.loss.unwrap_or(f64::NAN));
+                    outcome.norm.push(clip.norm_before);
+                    outcome.threshold.push(clip.threshold);
+                    outcome.coefficient.push(clip.coefficient);
+                    outcome.cosine.push(clip.cosine);
+                    outcome.clipped.push(clip.action == "clip");
+                    outcome.skipped.push(clip.action == "skip");
+                    let mut squares: BTreeMap<&str, f64> = BTreeMap::new();
+                    for (name, norm) in &clip.tensors {
+                        *squares.entry(layer_of(name)).or_default() += norm * norm;
+                    }
+                    let steps = outcome.loss.len();
+                    for (layer, sum) in squares {
+                        let norms = outcome.layers.entry(layer.to_string()).or_default();
+                        norms.resize(steps - 1, f64::NAN);
+                        norms.push(sum.sqrt());
+                    }
+                }
+                Event::Evaluation { step, val_loss, .. } => {
+                    outcome.evaluations.push((*step, *val_loss));
+                }
+                Event::End { how, .. } => outcome.end = Some(*how),
+                Event::Sample { .. } => {}
+            }
+        }
+        outcome
+    }
+
+    /// Whether training ended as planned with a loss below the one that it began with.
+    pub(super) fn converged(&self) -> bool {
+        let ended = matches!(
+            self.end,
+            Some(EndReason::Finished | EndReason::OutOfPatience)
+        );
+        let first = self.loss.first().copied().unwrap_or(f64::NAN);
+        ended && self.last_loss().is_some_and(|loss| loss < first)
+    }
+
+    /// The last validation loss, if it is finite.
+    pub(super) fn last_loss(&self) -> Option<f64> {
+        let last = self.evaluations.last().map(|(_, loss)| *loss);
+        last.filter(|loss| loss.is_finite())
+    }
+
+    pub(super) fn clipped_share(&self) -> f64 {
+        share(&self.clipped)
+    }
+
+    pub(super) fn skips(&self) -> usize {
+        self.skipped.iter().filter(|skipped| **skipped).count()
+    }
+
+    /// The mean cosine between a gradient before and after, over the steps that were clipped.
+    pub(super) fn cosine_when_clipped(&self) -> Option<f64> {
+        let cosines = self.cosine.iter().zip(&self.clipped);
+        let cosines: Vec<f64> = cosines
+            .filter(|(_, c)| **c)
+            .map(|(cosine, _)| *cosine)
+            .collect();
+        mean(&cosines)
+    }
+
+    /// How often the loss jumped out of the band that it ran in.
+    pub(super) fn spikes(&self) -> usize {
+        let (mut level, mut deviation) = (f64::NAN, 0.0);
+        let (mut spikes, mut outside) = (0, false);
+        for (step, &loss) in self.loss.iter().enumerate() {
+            if level.is_nan() {
+                level = loss;
+                continue;
+            }
+            let high = !loss.is_finite() || loss > level + SPIKE_DEVIATIONS * deviation;
+            let spike = step >= SPIKE_WARMUP && high;
+            spikes += usize::from(spike && !outside);
+            outside = spike;
+            // A spike does not widen the band that the next one is judged by.
+            if loss.is_finite() && !spike {
+                deviation += SPIKE_WEIGHT * ((loss - level).abs() - deviation);
+                level += SPIKE_WEIGHT * (loss - level);
+            }
+        }
+        spikes
+    }
+
+    /// The first step whose smoothed training loss is at most that.
+    pub(super) fn steps_to(&self, target: f64) -> Option<usize> {
+        let smooth = smoothed(&self.loss);
+        smooth
+            .iter()
+            .position(|loss| *loss <= target)
+            .map(|at| at + 1)
+    }
+}
+
+/// The layer of a parameter: its name up to the layer's number.
+fn layer_of(parameter: &str) -> &str {
+    let mut dots = parameter.match_indices('.').map(|(at, _)| at);
+    let first = dots.next().unwrap_or(parameter.len());
+    let second = dots.next().unwrap_or(parameter.len());
+    let number = parameter.get(first + 1..second).unwrap_or("");
+    match !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()) {
+        true => &parameter[..second],
+        false => &parameter[..first],
+    }
+}
+
+/// A series with the noise of single steps taken out; what is not finite stays so.
+pub(super) fn smoothed(values: &[f64]) -> Vec<f64> {
+    const WEIGHT: f64 = 0.05;
+    let mut level = f64::NAN;
+    let smooth = |&value: &f64| {
+        if !value.is_finite() {
+            return f64::NAN;
+        }
+        level = if level.is_nan() {
+            value
+        } else {
+            level + WEIGHT * (value - level)
+        };
+        level
+    };
+    values.iter().map(smooth).collect()
+}
+
+pub(super) fn share(flags: &[bool]) -> f64 {
+    flags.iter().filter(|flag| **flag).count() as f64 / flags.len().max(1) as f64
+}
+
+pub(super) fn mean(values: &[f64]) -> Option<f64> {
+    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+}
+
+/// Mean and half the width of its 95 % confidence interval, by Student's distribution; none of one value.
+pub(super) fn mean_and_interval(values: &[f64]) -> Option<(f64, Option<f64>)> {
+    let mean = mean(values)?;
+    let degrees = values.len() - 1;
+    if degrees == 0 {
+        return Some((mean, None));
+    }
+    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+    let deviation = (squares / degrees as f64).sqrt();
+    let half = student_95(degrees) * deviation / (values.len() as f64).sqrt();
+    Some((mean, Some(half)))
+}
+
+/// The 97.5 % quantile of Student's distribution with so many degrees of freedom.
+fn student_95(degrees: usize) -> f64 {
+    const QUANTILES: [f64; 30] = [
+        12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160,
+        2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056,
+        2.052, 2.048, 2.045, 2.042,
+    ];
+    QUANTILES.get(degrees - 1).copied().unwrap_or(1.96)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interval_of_three_values() {
+        let (mean, half) = mean_and_interval(&[1.0, 2.0, 3.0]).unwrap();
+        assert_eq!(mean, 2.0);
+        // 4.303 x 1 / sqrt(3)
+        assert!((half.unwrap() - 2.4843).abs() < 1e-3);
+        assert_eq!(mean_and_interval(&[5.0]), Some((5.0, None)));
+        assert_eq!(mean_and_interval(&[]), None);
+    }
+
+    #[test]
+    fn a_jump_is_one_spike_however_long_it_lasts() {
+        let mut loss: Vec<f64> = (0..200).map(|i| 2.0 + 0.1 * f64::from(i % 3)).collect();
+        let count = |loss: &[f64]| {
+            let loss = loss.to_vec();
+            let outcome = Outcome {
+                loss,
+                ..Outcome::default()
+            };
+            outcome.spikes()
+        };
+        assert_eq!(count(&loss), 0);
+        loss[120..125].fill(9.0);
+        loss[160] = f64::NAN;
+        assert_eq!(count(&loss), 2);
+    }
+
+    #[test]
+    fn layers_are_named_by_their_numbers() {
+        for (name, layer) in [
+            ("embedding", "embedding"),
+            ("output.bias", "output"),
+            ("layers.0.weight_hh", "layers.0"),
+            ("blocks.11.attention.qkv.weight", "blocks.11"),
+        ] {
+            assert_eq!(layer_of(name), layer);
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! `shears compare` and `shears advise`.
+
+use serde_json::Value;
+
+use crate::program::{Scratch, TINY};
+
+/// The settings of `TINY`, for a command that takes them by `--set`.
+const SMALL: &str = "--set hidden=16 --set layers=1 --set batch=4 --set window=8 --steps 40 \
+     --set eval-every=20 --set save-every=10 --out grid";
+
+fn report(scratch: &Scratch) -> Value {
+    serde_json::from_str(&scratch.read("grid/report.json")).unwrap()
+}
+
+#[test]
+fn a_grid_is_trained_drawn_and_judged() {
+    let scratch = Scratch::new();
+    let grid = format!(
+        "compare {SMALL} --clip none --clip global-norm:0.1 --clip value:0.001 --lr 0.002,0.01 --seeds 2"
+    );
+    let said = scratch.run(&grid).succeeded();
+    assert!(said.contains("12 runs"), "{said}");
+    assert!(
+        said.contains("The lowest validation loss is that of"),
+        "{said}"
+    );
+    let report = report(&scratch);
+    let groups = report["groups"].as_array().unwrap();
+    assert_eq!(groups.len(), 6);
+    let group = |policy: &str| {
+        groups
+            .iter()
+            .find(|group| group["policy"] == policy)
+            .unwrap()
+    };
+    assert_eq!(group("none")["clipped_share"], 0.0);
+    assert_eq!(group("global-norm:0.1")["clipped_share"], 1.0);
+    let cosine = |policy: &str| group(policy)["cosine"].as_f64();
+    assert_eq!(cosine("none"), None);
+    assert!(cosine("global-norm:0.1").unwrap() > 0.999_999);
+    assert!(cosine("value:0.001").unwrap() < 0.9);
+    assert_eq!(group("none")["val_losses"].as_array().unwrap().len(), 2);
+
+    let page = scratch.read("grid/report.html");
+    for part in ["<svg", "Loss", "learning rate", "value:0.001", "layers.0"] {
+        assert!(page.contains(part), "{part}");
+    }
+    for foreign in ["http://", "https://", "NaN", "<script"] {
+        let page = page.replace("http://www.w3.org/2000/svg", "");
+        assert!(!page.contains(foreign), "{foreign}");
+    }
+
+    // The same weights and the same batches: the first loss is one number.
+    let first = |run: &str| scratch.events(&format!("grid/runs/{run}"))[0]["loss"].clone();
+    assert_eq!(
+        first("none_lr-0.002_seed-1"),
+        first("value-0.001_lr-0.01_seed-1")
+    );
+    assert_ne!(first("none_lr-0.002_seed-1"), first("none_lr-0.002_seed-2"));
+
+    // Nothing is trained twice.
+    let before = scratch.read("grid/runs/none_lr-0.002_seed-1/events.jsonl");
+    scratch.run(&grid).succeeded();
+    assert_eq!(
+        scratch.read("grid/runs/none_lr-0.002_seed-1/events.jsonl"),
+        before
+    );
+}
+
+#[test]
+fn a_comparison_says_when_clipping_never_engaged() {
+    let scratch = Scratch::new();
+    let said = scratch
+        .run(&format!(
+            "compare {SMALL} --clip none --clip global-norm:1000"
+        ))
+        .succeeded();
+    assert!(said.contains("Clipping never engaged"), "{said}");
+    assert!(said.contains("You do not need it here"), "{said}");
+}
+
+#[test]
+fn a_comparison_with_other_settings_needs_another_folder() {
+    let scratch = Scratch::new();
+    scratch
+        .run(&format!("compare {SMALL} --clip none"))
+        .succeeded();
+    let error = scratch
+        .run(&format!("compare {SMALL} --clip none --set optimizer=sgd"))
+        .failed(2);
+    assert!(error.contains("choose another --out"), "{error}");
+    for (flags, part) in [
+        ("--set hiden=3", "did you mean `hidden`"),
+        ("--set clip=none", "has a flag of its own"),
+        ("--set hidden", "must be KEY=VALUE"),
+        ("--clip none --clip none", "is there twice"),
+        ("--lr 0", "lr"),
+    ] {
+        let error = scratch
+            .run(&format!("compare --out other {flags}"))
+            .failed(2);
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
+fn advice_has_reasons() {
+    let scratch = Scratch::new();
+    scratch
+        .run(&format!("train {TINY} --quiet --out run"))
+        .succeeded();
+    let said = scratch.run("advise run").succeeded();
+    for part in ["advice: --clip ", "40 steps are few", "replay run --policy"] {
+        assert!(said.contains(part), "{said}");
+    }
+    let advice = scratch.run("advise run --json").json().remove(0);
+    let policy = advice["policy"].as_str().unwrap();
+    scratch
+        .run(&format!("replay run --policy {policy}"))
+        .succeeded();
+    assert!(
+        scratch
+            .run("advise nothing")
+            .failed(2)
+            .contains("no such run")
+    );
+}
