@@ -6,7 +6,7 @@ use crate::optimizer::OptimizerKind;
 use crate::plan::{Plan, PlanError};
 
 /// Bytes by purpose. Parameters, gradients and moments are exact; activations are an estimate,
-/// calibrated on measured peaks (`LOG.md`), and within a third of them.
+/// calibrated on measured peaks (`LOG.md`), and within a sixth of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryEstimate {
     /// The weights, and the copy of them that is taken when the size of an update is looked at.

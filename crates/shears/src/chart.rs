@@ -321,7 +321,7 @@ fn draw_levels(root: &Area, plot: &mut Plot, low: f64, high: f64) -> anyhow::Res
 }
 
 /// Round numbers in a range, about ten at most.
-fn levels(low: f64, high: f64) -> Vec<f64> {
+pub(crate) fn levels(low: f64, high: f64) -> Vec<f64> {
     const MOST: usize = 10;
     let decades = low.log10().floor() as i32..=high.log10().ceil() as i32;
     let with = |digits: &[u8]| -> Vec<f64> {

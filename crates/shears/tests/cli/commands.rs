@@ -330,7 +330,8 @@ fn too_many_skips_end_the_run() {
     let part = format!("the last good checkpoint is with/checkpoints/{last}");
     assert!(message.contains(&part), "{message}");
     // None of the skipped steps was saved, and the run can be looked at.
-    let skipped = scratch.events("with").into_iter().rev();
+    let mut skipped = scratch.events("with").into_iter().rev();
+    assert_eq!(skipped.next().unwrap()["how"], "diverged");
     assert_eq!(
         skipped
             .take_while(|event| event["clip"]["action"] == "skip")

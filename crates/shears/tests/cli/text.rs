@@ -114,11 +114,11 @@ fn standard_input_is_kept_for_resuming() {
     scratch.run("train --resume run --quiet").succeeded();
     assert_eq!(scratch.newest("run", "model.safetensors"), whole);
     let evaluation = scratch.run("eval run --checkpoint last --json").json();
-    let events = scratch.events("run");
-    assert_eq!(
-        evaluation[0]["val_loss"],
-        events.last().unwrap()["val_loss"]
-    );
+    let events = scratch.events("run").into_iter().rev();
+    let last = events
+        .into_iter()
+        .find(|event| event["event"] == "evaluation");
+    assert_eq!(evaluation[0]["val_loss"], last.unwrap()["val_loss"]);
     // The same text from a file is the same run.
     scratch.write("text.txt", &text);
     let train = format!("train text.txt {TINY} --quiet --out other");

@@ -1,8 +1,11 @@
 //! Lines, bands and points over two axes, as SVG.
 
+use plotters::coord::Shift;
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
+
+use crate::chart::levels;
 
 pub(super) const WIDTH: u32 = 960;
 const HEIGHT: u32 = 380;
@@ -42,6 +45,8 @@ pub(super) struct Axes {
     pub(super) y: &'static str,
     pub(super) log_x: bool,
     pub(super) log_y: bool,
+    /// Nothing above this is shown: a loss that flew away must not press all others flat.
+    pub(super) highest: Option<f64>,
 }
 
 /// The parts of a line between numbers that are not finite.
@@ -95,6 +100,7 @@ impl Axes {
     }
 }
 
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Plot<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 
 impl Series {
@@ -156,16 +162,7 @@ pub(super) fn chart(axes: &Axes, series: &[Series]) -> anyhow::Result<String> {
     ys.sort_by(f64::total_cmp);
     let (left, right) = ends(xs.collect());
     let (low, high) = ends(ys.clone());
-    // A run that flies away must not press all others flat.
-    let usual = ys
-        .get(ys.len().saturating_sub(1) * 98 / 100)
-        .copied()
-        .unwrap_or(high);
-    let high = if axes.log_y {
-        high
-    } else {
-        high.min(usual + 2.0 * (usual - low))
-    };
+    let high = axes.highest.map_or(high, |highest| high.min(highest));
     let room = 0.04 * (high - low).max(1e-9);
     let mut svg = String::new();
     {
@@ -178,21 +175,22 @@ pub(super) fn chart(axes: &Axes, series: &[Series]) -> anyhow::Result<String> {
             .x_label_area_size(48)
             .y_label_area_size(78)
             .build_cartesian_2d(left..right, low - room..high + room)?;
-        let x_name = |x: &f64| number(if axes.log_x { 10_f64.powf(*x) } else { *x });
-        let y_name = |y: &f64| number(if axes.log_y { 10_f64.powf(*y) } else { *y });
+        let name = |value: &f64| number(*value);
         plot.configure_mesh()
             .light_line_style(TRANSPARENT)
             .bold_line_style(GRID)
             .axis_style(INK)
-            .x_labels(8)
-            .y_labels(6)
-            .x_label_formatter(&x_name)
-            .y_label_formatter(&y_name)
+            // The library's own marks of a logarithmic axis are no round numbers.
+            .x_labels(if axes.log_x { 0 } else { 8 })
+            .y_labels(if axes.log_y { 0 } else { 6 })
+            .x_label_formatter(&name)
+            .y_label_formatter(&name)
             .label_style(("sans-serif", 15.5).into_font().color(&INK))
             .axis_desc_style(("sans-serif", 15.5).into_font().color(&INK))
             .x_desc(axes.x)
             .y_desc(axes.y)
             .draw()?;
+        draw_levels(&root, &plot, axes)?;
         for series in series {
             series.draw(&mut plot, axes, high, room)?;
         }
@@ -206,6 +204,29 @@ pub(super) fn chart(axes: &Axes, series: &[Series]) -> anyhow::Result<String> {
         root.present()?;
     }
     Ok(svg)
+}
+
+/// Lines and round numbers of the axes that are logarithmic.
+fn draw_levels(root: &Area<'_>, plot: &Plot<'_, '_>, axes: &Axes) -> anyhow::Result<()> {
+    let area = plot.plotting_area();
+    let (xs, ys) = (area.get_x_range(), area.get_y_range());
+    let of = |range: &std::ops::Range<f64>, log: bool| match log {
+        true => levels(10_f64.powf(range.start), 10_f64.powf(range.end)),
+        false => Vec::new(),
+    };
+    for level in of(&xs, axes.log_x) {
+        let ends = [ys.start, ys.end].map(|y| plot.backend_coord(&(level.log10(), y)));
+        root.draw(&PathElement::new(ends.to_vec(), GRID))?;
+        let below = (ends[0].0, ends[0].1 + 14);
+        root.draw_text(&number(level), &text_style(HPos::Center), below)?;
+    }
+    for level in of(&ys, axes.log_y) {
+        let ends = [xs.start, xs.end].map(|x| plot.backend_coord(&(x, level.log10())));
+        root.draw(&PathElement::new(ends.to_vec(), GRID))?;
+        let left = (ends[0].0 - 8, ends[0].1);
+        root.draw_text(&number(level), &text_style(HPos::Right), left)?;
+    }
+    Ok(())
 }
 
 /// The smallest and the largest, a little apart if they are one.

@@ -102,6 +102,12 @@ fn losses(grid: &Grid, outcomes: &[Outcome], findings: &Findings) -> anyhow::Res
             dashed: false,
         });
     }
+    // A model that knows nothing begins here; what is worse is cut off.
+    let first = outcomes.iter().filter_map(|outcome| outcome.loss.first());
+    let first = first
+        .copied()
+        .filter(|loss| loss.is_finite())
+        .reduce(f64::max);
     Ok(Picture {
         name: "loss".into(),
         title: "Loss".into(),
@@ -116,6 +122,7 @@ fn losses(grid: &Grid, outcomes: &[Outcome], findings: &Findings) -> anyhow::Res
                 y: "nats a token",
                 log_x: false,
                 log_y: false,
+                highest: first.map(|first| 1.2 * first),
             },
             &series,
         )?,
@@ -146,9 +153,11 @@ fn rates(grid: &Grid, findings: &Findings) -> anyhow::Result<Picture> {
             lines: parts(&line),
             band: of_policy
                 .iter()
-                .filter_map(|group| {
-                    let (loss, half) = (group.val_loss?, group.val_loss_interval?);
-                    Some((group.lr, loss - half, loss + half))
+                .filter(|group| group.val_loss.is_some())
+                .map(|group| {
+                    let losses = group.val_losses.iter().copied();
+                    let low = losses.clone().fold(f64::INFINITY, f64::min);
+                    (group.lr, low, losses.fold(f64::NEG_INFINITY, f64::max))
                 })
                 .collect(),
             crosses: of_policy
@@ -162,16 +171,18 @@ fn rates(grid: &Grid, findings: &Findings) -> anyhow::Result<Picture> {
     Ok(Picture {
         name: "learning-rates".into(),
         title: "Validation loss against learning rate".into(),
-        reading: "Lower is better; a wide valley forgives a badly chosen learning rate. The band is \
-                  the 95 % confidence interval over the seeds; a cross at the upper edge: not every \
+        reading:
+            "Lower is better; a wide valley forgives a badly chosen learning rate. The band is \
+                  where the seeds lie; a cross at the upper edge: not every \
                   seed converged."
-            .into(),
+                .into(),
         svg: chart(
             &Axes {
                 x: "learning rate, log scale",
                 y: "nats a token",
                 log_x: true,
                 log_y: false,
+                highest: None,
             },
             &series,
         )?,
@@ -230,6 +241,7 @@ fn norms(grid: &Grid, policy: usize, cell: usize, outcome: &Outcome) -> anyhow::
                 y: "norm, log scale",
                 log_x: false,
                 log_y: true,
+                highest: None,
             },
             &series,
         )?,
@@ -274,6 +286,7 @@ fn shares(grid: &Grid, outcomes: &[Outcome], findings: &Findings) -> anyhow::Res
                 y: "coefficient",
                 log_x: false,
                 log_y: false,
+                highest: None,
             },
             &series,
         )?,
@@ -319,6 +332,7 @@ fn distribution(grid: &Grid, outcomes: &[Outcome], findings: &Findings) -> anyho
                 y: "% of steps",
                 log_x: true,
                 log_y: false,
+                highest: None,
             },
             &series,
         )?,

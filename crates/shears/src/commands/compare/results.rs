@@ -141,22 +141,27 @@ fn layer_of(parameter: &str) -> &str {
     }
 }
 
-/// A series with the noise of single steps taken out; what is not finite stays so.
+/// A series without the noise of single steps: the median of the last steps, so that one step that flew
+/// away leaves no trace, and a running mean of that. What is not finite stays so.
 pub(super) fn smoothed(values: &[f64]) -> Vec<f64> {
-    const WEIGHT: f64 = 0.05;
+    const MEDIAN_OF: usize = 15;
+    const WEIGHT: f64 = 0.1;
     let mut level = f64::NAN;
-    let smooth = |&value: &f64| {
-        if !value.is_finite() {
+    let smooth = |step: usize| {
+        if !values[step].is_finite() {
             return f64::NAN;
         }
-        level = if level.is_nan() {
-            value
-        } else {
-            level + WEIGHT * (value - level)
+        let mut last = values[(step + 1).saturating_sub(MEDIAN_OF)..=step].to_vec();
+        last.retain(|value| value.is_finite());
+        last.sort_by(f64::total_cmp);
+        let median = last[last.len() / 2];
+        level = match level.is_nan() {
+            true => median,
+            false => level + WEIGHT * (median - level),
         };
         level
     };
-    values.iter().map(smooth).collect()
+    (0..values.len()).map(smooth).collect()
 }
 
 pub(super) fn share(flags: &[bool]) -> f64 {
@@ -202,6 +207,18 @@ mod tests {
         assert!((half.unwrap() - 2.4843).abs() < 1e-3);
         assert_eq!(mean_and_interval(&[5.0]), Some((5.0, None)));
         assert_eq!(mean_and_interval(&[]), None);
+    }
+
+    #[test]
+    fn one_step_that_flew_away_leaves_no_trace() {
+        let mut loss = vec![2.0; 100];
+        loss[50] = 1e6;
+        loss[70] = f64::NAN;
+        let smooth = smoothed(&loss);
+        assert!(smooth[70].is_nan());
+        let others = smooth.iter().enumerate().filter(|(step, _)| *step != 70);
+        assert!(others.clone().all(|(_, level)| *level == 2.0));
+        assert_eq!(others.count(), 99);
     }
 
     #[test]
