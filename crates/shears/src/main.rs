@@ -34,6 +34,7 @@ fn main() -> ExitCode {
         Command::Generate(arguments) => commands::generate::run(&arguments),
         Command::Inspect(arguments) => commands::inspect::run(&arguments),
         Command::Advise(arguments) => commands::advise::run(&arguments),
+        Command::Dash(arguments) => commands::dash::run(&arguments),
         Command::Bench(arguments) => commands::bench::run(*arguments),
         Command::Clip(arguments) => commands::clip::run(&arguments),
         Command::Compare(arguments) => commands::compare::run(&arguments),

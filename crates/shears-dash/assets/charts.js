@@ -1,0 +1,396 @@
+// Line charts over steps: uPlot with our axes, our zoom, one crosshair for all, and the cut-off part of a
+// gradient in colour.
+
+import { button, colour, element, fill } from "./elements.js";
+import { count, tick } from "./format.js";
+
+const PLOT = window.uPlot;
+const STEPS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6, 2e6, 5e6, 1e7, 1e8, 1e9];
+const FONT = '11px system-ui, -apple-system, "Segoe UI", sans-serif';
+
+/** The step that the pointer is at, known to all charts of a page. */
+export class Crosshair {
+  #listeners = new Set();
+
+  listen(listener) {
+    this.#listeners.add(listener);
+  }
+
+  /** Tells all but `source` of a step; null is none. */
+  move(step, source) {
+    for (const listener of this.#listeners) {
+      if (listener !== source) listener(step);
+    }
+  }
+}
+
+/** Marks on a logarithmic axis: as many of 1, 2, 5 times powers of ten as there is room for. */
+function logarithmicMarks(low, high, room) {
+  const decades = Math.log10(high / low);
+  const most = Math.max(2, room / 34);
+  let factors = [1];
+  if (decades * 9 <= most) factors = [1, 2, 3, 4, 5, 6, 7, 8, 9];
+  else if (decades * 3 <= most) factors = [1, 2, 5];
+  const every = Math.max(1, Math.ceil(decades / most));
+  const marks = [];
+  for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); power += 1) {
+    if (power % every !== 0) continue;
+    for (const factor of factors) {
+      const mark = factor * 10 ** power;
+      if (mark >= low && mark <= high) marks.push(mark);
+    }
+  }
+  // Within less than a decade there may be no such number.
+  return marks.length > 1 ? marks : [low, Math.sqrt(low * high), high];
+}
+
+/**
+ * A chart. `spec` has: `title`, `unit`, `how` (how to read it), `lines` (`{key, label, colour, width, dash,
+ * points, gaps}`), `bands` (`{low, high, colour}`, keys of values), `cut` (whether values `cut_top` and
+ * `cut_bottom` are shaded), `log`, `zero` (whether the axis begins at 0), `robust`
+ * (whether a few wild numbers may leave the picture), `height`, `readout` (of a place: an
+ * array of `[label, text, colour]`), `marks` (whether values `marks` are ticked at the bottom).
+ */
+export class Chart {
+  constructor(spec, { crosshair, zoom, reset, open }) {
+    this.spec = spec;
+    this.log = spec.log ?? false;
+    this.values = { step: [] };
+    this.range = null;
+    this.actions = { zoom, reset, open };
+    this.crosshair = crosshair;
+    this.follow = (step) => this.#follow(step);
+    crosshair.listen(this.follow);
+    this.readout = element("output", { class: "readout" });
+    this.note = element("p", { class: "how" }, spec.how);
+    this.unit = element("span", { class: "unit" }, spec.unit);
+    this.beyond = element("span", { class: "beyond" });
+    this.place = element("div", { class: "plot", style: { height: `${spec.height}px` } }, this.beyond);
+    this.logButton = spec.logarithmic === false ? null
+      : button("log", () => this.setLog(!this.log), { class: "toggle", title: "Logarithmic scale (l)" });
+    this.element = element("section", { class: `chart ${spec.name}`, "data-chart": spec.name },
+      element("header", {}, element("h2", {}, spec.title, " ", this.unit), this.readout, this.logButton),
+      this.place, this.note);
+    this.#showLog();
+    this.observer = new ResizeObserver(() => this.#resize());
+    this.observer.observe(this.place);
+    this.themed = () => this.plot?.redraw(false);
+    document.addEventListener("theme", this.themed);
+  }
+
+  close() {
+    this.observer.disconnect();
+    document.removeEventListener("theme", this.themed);
+    this.plot?.destroy();
+    this.plot = null;
+  }
+
+  setLog(log) {
+    if (this.spec.logarithmic === false) return;
+    this.log = log;
+    this.#showLog();
+    this.plot?.destroy();
+    this.plot = null;
+    this.#draw();
+  }
+
+  setUnit(unit) {
+    this.unit.textContent = unit;
+  }
+
+  /** Shows values: `step`, and an array of the same length for each key; `range` is `[from, to]`. */
+  show(values, range) {
+    this.values = values;
+    this.range = range;
+    this.ordinary = this.#ordinary();
+    this.#draw();
+    this.#read(null);
+  }
+
+  /** What most numbers of the chart lie between, so that a few wild ones do not press all others flat. */
+  #ordinary() {
+    const all = this.#keys().flatMap((key) => this.values[key] ?? []).filter((value) => value !== null && value !== undefined);
+    all.sort((a, b) => a - b);
+    const at = (share) => all[Math.floor(share * (all.length - 1))];
+    return all.length ? { low: at(0.02), middle: at(0.5), high: at(0.98) } : null;
+  }
+
+  /** Where the axis ends at the top; lines that go on beyond it leave the picture, and a note says how far. */
+  #top(high) {
+    const { ordinary } = this;
+    if (!ordinary) return high;
+    const { low, middle, high: most } = ordinary;
+    if (this.log) return middle > 0 ? Math.min(high, middle * 1e9) : high;
+    if (!this.spec.robust) return high;
+    const limit = most + 3 * (most - low);
+    if (high <= limit || !(most > low)) return high;
+    const inside = this.#keys().flatMap((key) => this.values[key] ?? []).filter((value) => value !== null && value <= limit);
+    return Math.max(...inside);
+  }
+
+  #showLog() {
+    this.logButton?.setAttribute("aria-pressed", String(this.log));
+    this.element.dataset.scale = this.log ? "log" : "linear";
+  }
+
+  #keys() {
+    const { lines, bands = [], cut } = this.spec;
+    return [...bands.flatMap(({ high, low }) => [high, low]), ...(cut ? ["cut_top", "cut_bottom"] : []), ...lines.map(({ key }) => key)];
+  }
+
+  #data() {
+    const steps = this.values.step;
+    const shown = (value) => (value === null || value === undefined || (this.log && value <= 0) ? null : value);
+    const columns = this.#keys().map((key) => {
+      const column = this.values[key];
+      return column ? column.map(shown) : new Array(steps.length).fill(null);
+    });
+    return [steps, ...columns];
+  }
+
+  #draw() {
+    const width = this.place.clientWidth;
+    if (!width || !PLOT) return;
+    if (!this.plot) this.plot = new PLOT(this.#options(width), this.#data(), this.place);
+    else this.plot.setData(this.#data(), true);
+  }
+
+  #resize() {
+    if (!this.plot) return this.#draw();
+    const { clientWidth: width, clientHeight: height } = this.place;
+    if (width && width !== this.plot.width) this.plot.setSize({ width, height });
+  }
+
+  #options(width) {
+    const { lines, bands = [], cut, height } = this.spec;
+    const hidden = () => ({ stroke: null, width: 0, points: { show: false } });
+    const series = [
+      {},
+      ...bands.flatMap(() => [hidden(), hidden()]),
+      ...(cut ? [hidden(), hidden()] : []),
+      ...lines.map((line) => ({
+        stroke: () => colour(line.colour),
+        width: line.width ?? 1.5,
+        dash: line.dash,
+        spanGaps: line.gaps ?? false,
+        paths: line.stepped ? PLOT.paths.stepped({ align: -1 }) : undefined,
+        points: line.points ? { show: true, size: 6, fill: () => colour("--surface"), stroke: () => colour(line.colour), width: 1.5 } : { show: (plot) => this.values.step.length < 3, size: 5 },
+      })),
+    ];
+    return {
+      width, height, series,
+      padding: [10, 26, 0, 0],
+      legend: { show: false },
+      bands: bands.map((band, place) => ({ series: [1 + 2 * place, 2 + 2 * place], fill: () => colour(band.colour) })),
+      scales: {
+        x: { time: false, range: (plot, low, high) => this.#steps(low, high) },
+        y: { distr: this.log ? 3 : 1, range: (plot, low, high) => this.#heights(low, high) },
+      },
+      axes: this.#axes(width),
+      cursor: {
+        drag: { x: true, y: false, setScale: false },
+        points: { size: 7, fill: () => colour("--surface"), width: 2 },
+        bind: { dblclick: () => () => { this.actions.reset(); return null; } },
+      },
+      hooks: {
+        setSelect: [(plot) => this.#selected(plot)],
+        setCursor: [(plot) => this.#pointed(plot)],
+        draw: [(plot) => this.#paint(plot)],
+        ready: [(plot) => this.#clicks(plot)],
+      },
+    };
+  }
+
+  #axes(width) {
+    const look = { stroke: () => colour("--muted"), font: FONT, ticks: { show: false }, border: { show: false } };
+    const grid = { stroke: () => colour("--grid"), width: 1 };
+    const logarithmic = {
+      splits: (plot) => {
+        const { min, max } = plot.scales.y;
+        return min > 0 ? logarithmicMarks(min, max, plot.bbox.height / devicePixelRatio) : [];
+      },
+      filter: (plot, marks) => marks,
+    };
+    return [
+      { ...look, size: 26, gap: 6, incrs: STEPS, space: width < 500 ? 64 : 80, grid: { show: false }, values: (plot, marks) => marks.map(count) },
+      { ...look, size: width < 500 ? 46 : 56, gap: 6, space: 36, grid, values: (plot, marks) => marks.map(tick), ...(this.log ? logarithmic : {}) },
+    ];
+  }
+
+  #steps(low, high) {
+    const [from, to] = this.range ?? [low ?? 0, high ?? 1];
+    return to > from ? [from, to] : [from - 1, from + 1];
+  }
+
+  #heights(low, high) {
+    if (low === null || high === null || !Number.isFinite(low) || !Number.isFinite(high)) return this.log ? [0.1, 10] : [0, 1];
+    if (this.spec.bounds && !this.log) return this.spec.bounds;
+    const top = Math.max(low, this.#top(high));
+    this.beyond.textContent = top < high ? `↑ up to ${tick(Number(high.toPrecision(3)))}` : "";
+    if (this.log) {
+      const pad = Math.max(1.04, (top / low) ** 0.06);
+      return [low / pad, top * pad];
+    }
+    const pad = (top - low || Math.abs(top) || 1) * 0.06;
+    const bottom = this.spec.zero && low >= 0 ? 0 : low - pad;
+    return [bottom, top + pad];
+  }
+
+  #selected(plot) {
+    const { left, width } = plot.select;
+    if (width < 4) return;
+    const [from, to] = [plot.posToVal(left, "x"), plot.posToVal(left + width, "x")];
+    plot.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
+    this.actions.zoom(Math.floor(from), Math.ceil(to));
+  }
+
+  #pointed(plot) {
+    const place = plot.cursor.left >= 0 ? plot.cursor.idx : null;
+    this.#read(place);
+    if (!this.following) this.crosshair.move(place === null || place === undefined ? null : this.values.step[place], this.follow);
+  }
+
+  #follow(step) {
+    if (!this.plot) return;
+    this.following = true;
+    const left = step === null ? -10 : this.plot.valToPos(step, "x");
+    this.plot.setCursor({ left, top: step === null ? -10 : 0 });
+    this.following = false;
+  }
+
+  #read(place) {
+    const marked = this.values.at === undefined ? -1 : this.values.step.indexOf(this.values.at);
+    const at = place ?? (marked >= 0 ? marked : this.values.step.length - 1);
+    if (at < 0) return fill(this.readout);
+    const parts = this.spec.readout(this.values, at);
+    const now = place === null && marked < 0;
+    fill(this.readout,
+      element("span", { class: "at" }, `${now ? "now at" : "step"} ${count(this.values.step[at])}`),
+      ...parts.map(([label, text, name]) =>
+        element("span", {}, name ? element("i", { class: "key", style: { background: `var(${name})` } }) : null, label, " ", element("b", {}, text))));
+  }
+
+  /** A click that is not the end of a drag opens the step, or the longest gradient of its bucket. */
+  #clicks(plot) {
+    let down = null;
+    plot.over.addEventListener("mousedown", (event) => { down = [event.clientX, event.clientY]; });
+    plot.over.addEventListener("click", (event) => {
+      const moved = down && Math.hypot(event.clientX - down[0], event.clientY - down[1]) > 3;
+      const place = plot.cursor.idx;
+      if (moved || place === null || place === undefined || event.detail > 1) return;
+      clearTimeout(this.clicked);
+      const step = this.values.peak?.[place] ?? this.values.step[place];
+      // A second click would make it a double click.
+      this.clicked = setTimeout(() => this.actions.open(step), 220);
+    });
+    plot.over.addEventListener("dblclick", () => clearTimeout(this.clicked));
+  }
+
+  #paint(plot) {
+    if (this.values.at !== undefined) this.#paintAt(plot);
+    if (this.spec.cut) this.#paintCut(plot);
+    if (this.spec.marks) this.#paintMarks(plot);
+  }
+
+  /** The step that the page is about. */
+  #paintAt(plot) {
+    const { ctx, bbox } = plot;
+    ctx.save();
+    ctx.fillStyle = colour("--band");
+    const width = 9 * devicePixelRatio;
+    ctx.fillRect(plot.valToPos(this.values.at, "x", true) - width / 2, bbox.top, width, bbox.height);
+    ctx.restore();
+  }
+
+  /** The hero: what was cut off, between the gradient's norm and what the optimizer got. */
+  #paintCut(plot) {
+    const { step, cut_top: top, cut_bottom: bottom, norm_max: norm } = this.values;
+    if (!top?.some((value) => value !== null)) return;
+    const { ctx, bbox } = plot;
+    const x = (place) => plot.valToPos(step[place], "x", true);
+    const y = (value) => (this.log && value <= 0 ? bbox.top + bbox.height : plot.valToPos(value, "y", true));
+    ctx.save();
+    ctx.beginPath();
+    ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
+    ctx.clip();
+    ctx.fillStyle = colour("--cut-fill");
+    ctx.strokeStyle = colour("--accent");
+    ctx.lineWidth = 2 * devicePixelRatio;
+    ctx.lineJoin = "round";
+    // The threshold was drawn before, with dashes.
+    ctx.setLineDash([]);
+    // From the step before to the step after: a single clipped step is a peak and not a line.
+    for (let first = 0; first < step.length; first += 1) {
+      if (top[first] === null) continue;
+      let last = first;
+      while (last + 1 < step.length && top[last + 1] !== null) last += 1;
+      const edge = (place, beside, side) => this.#crossing(x, y, place, beside, side, norm, bottom);
+      const rise = edge(first, first - 1, -1);
+      const fall = edge(last, last + 1, 1);
+      ctx.beginPath();
+      ctx.moveTo(...rise);
+      for (let place = first; place <= last; place += 1) ctx.lineTo(x(place), y(top[place]));
+      ctx.lineTo(...fall);
+      ctx.stroke();
+      for (let place = last; place >= first; place -= 1) ctx.lineTo(x(place), y(bottom[place]));
+      ctx.closePath();
+      ctx.fill();
+      first = last;
+    }
+    ctx.restore();
+  }
+
+  /** Where the norm comes to the height to which a step at the edge of a clipped stretch was cut. */
+  #crossing(x, y, place, beside, side, norm, bottom) {
+    const level = y(bottom[place]);
+    const other = norm?.[beside];
+    if (other === null || other === undefined) return [x(place) + side * 1.5 * devicePixelRatio, level];
+    const [from, to] = [y(other), y(this.values.cut_top[place])];
+    const share = from === to ? 0 : Math.min(1, Math.max(0, (level - from) / (to - from)));
+    return [x(beside) + (x(place) - x(beside)) * share, level];
+  }
+
+  #paintMarks(plot) {
+    const { step, marks } = this.values;
+    const { ctx, bbox } = plot;
+    ctx.save();
+    ctx.fillStyle = colour("--skip");
+    const size = 4 * devicePixelRatio;
+    step.forEach((at, place) => {
+      if (!marks?.[place]) return;
+      const x = plot.valToPos(at, "x", true);
+      if (x < bbox.left || x > bbox.left + bbox.width) return;
+      const bottom = bbox.top + bbox.height;
+      ctx.beginPath();
+      ctx.moveTo(x, bottom - 2 * size);
+      ctx.lineTo(x - size, bottom);
+      ctx.lineTo(x + size, bottom);
+      ctx.fill();
+    });
+    ctx.restore();
+  }
+}
+
+/** Exponential smoothing without the pull of its start; gaps stay gaps. */
+export function smoothed(values, weight) {
+  if (!weight) return values;
+  let mean = 0;
+  let known = 0;
+  return values.map((value) => {
+    if (value === null) return null;
+    mean = weight * mean + (1 - weight) * value;
+    known = weight * known + (1 - weight);
+    return mean / known;
+  });
+}
+
+/** Values at some steps, put at the nearest later place of a chart's steps. */
+export function placed(steps, points) {
+  const column = new Array(steps.length).fill(null);
+  let place = 0;
+  for (const [step, value] of points) {
+    while (place < steps.length - 1 && steps[place] < step) place += 1;
+    if (steps.length > 0) column[place] = value;
+  }
+  return column;
+}

@@ -1,0 +1,78 @@
+// Numbers as people read them.
+
+const grouped = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+
+/** A whole number with separators. */
+export function count(value) {
+  return value === null || value === undefined ? "–" : grouped.format(value);
+}
+
+/** A number with some significant digits; "–" where there is none. */
+export function significant(value, digits = 4) {
+  if (value === null || value === undefined || Number.isNaN(value)) return "–";
+  if (value === 0) return "0";
+  const size = Math.abs(value);
+  if (size >= 1e6 || size < 1e-4) {
+    return value.toExponential(Math.max(digits - 2, 1)).replace("e+", "e").replace(/\.?0+e/, "e");
+  }
+  if (size >= 10 ** digits) return count(value);
+  return value.toPrecision(digits);
+}
+
+/** A label of an axis: short, without digits that say nothing. */
+export function tick(value) {
+  if (value === 0) return "0";
+  const size = Math.abs(value);
+  if (size >= 1e6 || size < 1e-3) {
+    return value.toExponential(2).replace("e+", "e").replace(/\.?0+e/, "e");
+  }
+  if (size >= 1e4) return `${Number((value / 1000).toPrecision(4))}k`;
+  if (size >= 1000) return count(value);
+  return String(Number(value.toPrecision(4)));
+}
+
+/** A share as percent. */
+export function percent(share, digits = 3) {
+  if (share === null || share === undefined) return "–";
+  if (share === 0 || share === 1) return `${100 * share} %`;
+  return `${Number((100 * share).toPrecision(digits))} %`;
+}
+
+/** A span of time in seconds, in two units at most. */
+export function duration(seconds) {
+  if (!Number.isFinite(seconds)) return "–";
+  if (seconds < 60) return `${Math.max(1, Math.round(seconds))} s`;
+  const minutes = Math.round(seconds / 60);
+  if (minutes < 60) return `${minutes} min`;
+  const hours = Math.floor(minutes / 60);
+  if (hours < 48) return `${hours} h ${minutes % 60} min`;
+  return `${Math.round(hours / 24)} days`;
+}
+
+/** How long ago a time in seconds since 1970 was. */
+export function ago(seconds) {
+  if (seconds === null || seconds === undefined) return "–";
+  const past = Date.now() / 1000 - seconds;
+  return past < 5 ? "now" : `${duration(past)} ago`;
+}
+
+/** A phrase as the beginning of a sentence. */
+export function sentence(phrase) {
+  return phrase.charAt(0).toUpperCase() + phrase.slice(1);
+}
+
+/** A size in bytes. */
+export function bytes(size) {
+  const units = ["B", "kB", "MB", "GB"];
+  let unit = 0;
+  while (size >= 1000 && unit < units.length - 1) {
+    size /= 1000;
+    unit += 1;
+  }
+  return `${Number(size.toPrecision(3))} ${units[unit]}`;
+}
+
+/** The last part of a run's name, where it is nested. */
+export function shortName(name) {
+  return name === "." ? "this run" : name;
+}

@@ -1,0 +1,141 @@
+// The charts of a run's page: what each shows, and how its values come from the server's series.
+
+import { placed, smoothed } from "./charts.js";
+import { count, percent, significant } from "./format.js";
+
+/** The unit of the loss, and what a loss in nats is in it. */
+export const UNITS = {
+  nats: { label: "nats a token", of: (value) => value },
+  bits: { label: "bits a character", of: (value, bits) => value * bits },
+  perplexity: { label: "perplexity", of: (value) => Math.exp(value) },
+};
+
+/** Strengths of smoothing. */
+export const SMOOTHING = [[0, "none"], [0.6, "light"], [0.9, "medium"], [0.97, "strong"]];
+
+/** What the charts show. The names are those of values in `valuesOf`. */
+export const PANELS = [
+  {
+    name: "norm", title: "Gradient norm", unit: "before clipping", height: 320, log: true, cut: true, marks: true,
+    how: "Everything above the dashed threshold was cut off before the optimizer saw it: the coloured part. Triangles at the bottom are skipped steps. Click a spike to see what was in it.",
+    bands: [{ low: "norm_min", high: "norm_max", colour: "--band" }],
+    lines: [
+      { key: "norm_mean", colour: "--ink-line", width: 1.4 },
+      { key: "threshold", colour: "--accent", width: 1.2, dash: [5, 4], stepped: true },
+    ],
+    readout: (values, at) => [
+      ["norm", span(values.norm_min[at], values.norm_max[at]), "--ink-line"],
+      ["threshold", significant(values.threshold[at]), null],
+      ...(values.cut_top[at] === null ? [] : [["cut to", significant(values.cut_bottom[at]), "--accent"]]),
+      ...(values.marks[at] ? [["skipped", count(values.marks[at]), "--skip"]] : []),
+    ],
+  },
+  {
+    name: "loss", title: "Loss", unit: "nats a token", height: 260, robust: true,
+    how: "Training (line) and validation (dots). Where validation turns up while training goes on down, the model learns its text by heart.",
+    bands: [{ low: "loss_min", high: "loss_max", colour: "--band" }],
+    lines: [
+      { key: "loss", colour: "--ink-line", width: 1.6 },
+      { key: "val", colour: "--second", width: 1.6, points: true, gaps: true },
+    ],
+    readout: (values, at) => [
+      ["training", significant(values.loss[at]), "--ink-line"],
+      ["validation", significant(values.latest_val[at]), "--second"],
+    ],
+  },
+  {
+    name: "coefficient", title: "Coefficient", unit: "norm after / norm before", height: 170, bounds: [0, 1.04],
+    how: "1 leaves the gradient alone. The lower, the more was taken from it; at 0 the step was skipped.",
+    bands: [{ low: "coefficient_min", high: "coefficient_max", colour: "--band" }],
+    lines: [{ key: "coefficient", colour: "--ink-line" }],
+    readout: (values, at) => [["coefficient", span(values.coefficient_min[at], values.coefficient_max[at]), null]],
+  },
+  {
+    name: "share", title: "Steps clipped", unit: "share of the last 100", height: 170, bounds: [0, 1.04], logarithmic: false,
+    how: "Near 0 the threshold is idle. Near 1 it works at every step, as a second learning rate.",
+    lines: [{ key: "share", colour: "--accent" }],
+    readout: (values, at) => [["clipped", percent(values.share[at]), null]],
+  },
+  {
+    name: "lr", title: "Learning rate", unit: "", height: 170, zero: true,
+    how: "Warm-up and decay as the schedule has them. Compare its jumps with those of the loss.",
+    lines: [{ key: "lr", colour: "--ink-line" }],
+    readout: (values, at) => [["rate", significant(values.lr[at]), null]],
+  },
+  {
+    name: "speed", title: "Speed", unit: "tokens a second", height: 170, zero: true,
+    how: "Dips are evaluations, checkpoints, or another program on the same machine.",
+    bands: [{ low: "speed_min", high: "speed_max", colour: "--band" }],
+    lines: [{ key: "speed", colour: "--ink-line" }],
+    readout: (values, at) => [["tokens/s", count(values.speed[at]), null]],
+  },
+];
+
+/** The two maps. */
+export const MAPS = [
+  {
+    name: "norms", title: "Gradient norm of each tensor", unit: "before clipping", relative: true,
+    palette: ["--heat-0", "--heat-1", "--heat-2", "--heat-3"],
+    how: "Faint is short, strong is long, on a logarithmic scale. Rows that fade towards the first layer are gradients that vanish; strong columns are spikes.",
+    none: "No step of this range has norms of tensors.",
+  },
+  {
+    name: "ratios", title: "Size of the update beside the weights", unit: "every tenth step",
+    palette: ["--heat-less", "--heat-middle", "--heat-more"], middle: 1e-3,
+    how: "About 0.001 is healthy (no colour). Warm rows change so fast that they forget; cool rows hardly learn.",
+    none: "The log of this run has no sizes of updates: they are written every tenth step, by trainers that are newer than this run.",
+  },
+];
+
+function span(low, high) {
+  if (low === high || low === undefined) return significant(high);
+  return `${significant(low, 3)} … ${significant(high, 3)}`;
+}
+
+/** Bits a character of one nat a token; null where no evaluation says it. */
+export function bitsOfNat(series, settings) {
+  const known = series.evaluations.find(({ val_loss: loss, bits_per_char: bits }) => loss > 0 && bits > 0);
+  if (known) return known.bits_per_char / known.val_loss;
+  const tokenizer = settings?.find(({ name }) => name === "tokenizer")?.value;
+  return tokenizer === "char" ? 1 / Math.LN2 : null;
+}
+
+/** Values of all charts from a series of the server. */
+export function valuesOf(series, { unit, bits, smoothing }) {
+  const convert = (value) => {
+    if (value === null) return null;
+    const converted = UNITS[unit].of(value, bits);
+    return Number.isFinite(converted) ? converted : null;
+  };
+  const { step, norm, loss, cut, coefficient, tokens_per_second: speed } = series;
+  const val = placed(step, series.evaluations.map((one) => [one.step, one.val_loss])).map(convert);
+  let latest = null;
+  return {
+    step,
+    peak: series.norm_peak,
+    norm_min: norm.min, norm_mean: norm.mean, norm_max: norm.max,
+    threshold: series.threshold,
+    cut_top: cut.top, cut_bottom: cut.bottom,
+    marks: series.skipped,
+    loss: smoothed(loss.mean, smoothing).map(convert),
+    loss_min: loss.min.map(convert), loss_max: loss.max.map(convert),
+    val,
+    latest_val: val.map((value) => (latest = value ?? latest)),
+    coefficient: coefficient.mean, coefficient_min: coefficient.min, coefficient_max: coefficient.max,
+    share: series.clipped_share,
+    lr: series.lr,
+    speed: smoothed(speed.mean, smoothing), speed_min: speed.min, speed_max: speed.max,
+  };
+}
+
+/** The longest gradients of a series that stand out: `{step, norm, times}`, longest first. */
+export function spikes(series, most = 6) {
+  const norms = series.norm.mean.filter((value) => value !== null).sort((a, b) => a - b);
+  const ordinary = norms[Math.floor(norms.length / 2)];
+  if (!ordinary) return [];
+  return series.norm.max
+    .map((norm, place) => ({ step: series.norm_peak[place], norm, times: norm / ordinary }))
+    .filter(({ times }) => times > 3)
+    .sort((a, b) => b.norm - a.norm)
+    .slice(0, most);
+}

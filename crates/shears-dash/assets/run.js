@@ -1,0 +1,259 @@
+// The page of a run.
+
+import { ask, compareAddress, runAddress, throttled, watch } from "./api.js";
+import { Chart, Crosshair } from "./charts.js";
+import { badge, button, choice, element, fill } from "./elements.js";
+import { bytes, count, duration, percent, sentence, shortName, significant } from "./format.js";
+import { HeatMap } from "./heat.js";
+import { MAPS, PANELS, SMOOTHING, UNITS, bitsOfNat, spikes, valuesOf } from "./panels.js";
+
+// How charts are shown survives going to a step and back.
+const shown = { unit: "nats", smoothing: 0 };
+
+export function showRun(page, name) {
+  const crosshair = new Crosshair();
+  let range = null;
+  let series = null;
+  let about = null;
+  let closed = false;
+
+  const actions = {
+    crosshair,
+    zoom: (from, to) => zoom(from, to),
+    reset: () => zoom(null),
+    open: (step) => { location.hash = runAddress(name, step); },
+  };
+  const charts = PANELS.map((panel) => new Chart(panel, actions));
+  const maps = MAPS.map((map) => new HeatMap(map, actions));
+  const head = element("div", { class: "run-head" });
+  const figures = element("dl", { class: "figures" });
+  const verdict = element("section", { class: "verdict", "aria-label": "Verdict on clipping" });
+  const problem = element("p", { class: "problem", role: "alert", hidden: true });
+  const reading = element("div", { class: "reading", hidden: true });
+  const spikeList = element("p", { class: "spikes" });
+  const rangeText = element("span", { class: "range" });
+  const resetButton = button("Whole run", () => zoom(null), { class: "quiet", title: "Double click on a chart (0)" });
+  const units = choice("Unit of the loss", [
+    ["nats", "nats", "Nats a token"], ["bits", "bits/char", "Bits a character"], ["perplexity", "perplexity", "exp(loss)"],
+  ], shown.unit, (unit) => { shown.unit = unit; redraw(); });
+  const smoothing = choice("Smoothing", SMOOTHING.map(([weight, label]) => [weight, label, `Smoothing: ${label}`]), shown.smoothing,
+    (weight) => { shown.smoothing = weight; redraw(); });
+  const tools = element("div", { class: "tools" }, rangeText, resetButton,
+    element("span", { class: "gap" }),
+    element("label", {}, "loss in"), units.element, element("label", {}, "smoothing"), smoothing.element);
+  const samples = element("section", { class: "samples" });
+  const checkpoints = element("section", { class: "checkpoints" });
+  const settings = element("section", { class: "settings" });
+
+  const [norm, loss, ...small] = charts;
+  norm.note.after(spikeList);
+  page.append(head, problem, reading, figures, verdict, tools,
+    norm.element, loss.element,
+    element("div", { class: "pair" }, small.map((chart) => chart.element)),
+    ...maps.map((map) => map.element),
+    samples, element("div", { class: "pair" }, settings, checkpoints));
+
+  function zoom(from, to) {
+    const whole = series?.whole;
+    if (from === null || !whole) range = null;
+    else {
+      const [first, last] = whole;
+      const [low, high] = [Math.max(first, from), Math.min(last, Math.max(to, from + 1))];
+      range = low <= first && high >= last ? null : [low, high];
+    }
+    refresh();
+  }
+
+  function redraw() {
+    if (!series) return;
+    const bits = bitsOfNat(series, about?.settings);
+    const unit = shown.unit === "bits" && bits === null ? "nats" : shown.unit;
+    loss.setUnit(UNITS[unit].label);
+    const values = valuesOf(series, { unit, bits, smoothing: shown.smoothing });
+    const visible = range ?? series.whole ?? [0, 1];
+    for (const chart of charts) chart.show(values, visible);
+    const found = spikes(series);
+    fill(spikeList, ...(found.length === 0 ? [] : [
+      "Longest: ",
+      ...found.map(({ step, norm, times }) => [
+        element("a", { href: runAddress(name, step) }, `step ${count(step)}`), ` ${significant(norm, 3)} (${significant(times, 2)}×)  `,
+      ]).flat(),
+    ]));
+    const [first, last] = visible;
+    rangeText.textContent = range ? `Steps ${count(first)} to ${count(last)}` : `All ${count(series.rows)} steps`;
+    if (series.bucket > 1) rangeText.textContent += `, ${count(series.bucket)} a point`;
+    resetButton.hidden = !range;
+    page.dataset.rows = String(series.rows);
+    page.dataset.last = String(series.whole?.[1] ?? 0);
+  }
+
+  async function load() {
+    const points = Math.max(200, Math.min(1600, norm.place.clientWidth - 60));
+    const [from, to] = range ?? [null, null];
+    const [answer, tables] = await Promise.all([
+      ask("series", { run: name, from, to, points }),
+      ask("maps", { run: name, from, to, points: 240 }),
+    ]);
+    if (closed) return;
+    series = answer;
+    showReading(answer.reach);
+    redraw();
+    maps.forEach((map) => map.show(tables[map.spec.name]));
+  }
+
+  function showReading({ read, length, complete }) {
+    reading.hidden = complete;
+    const share = length ? read / length : 0;
+    fill(reading, `Reading the log: ${bytes(read)} of ${bytes(length)}`,
+      element("div", { class: "progress" }, element("i", { style: { width: `${100 * share}%` } })));
+  }
+
+  async function loadAbout() {
+    about = await ask("run", { run: name });
+    if (closed) return;
+    showHead();
+    showFigures();
+    showVerdict();
+    showSamples();
+    showCheckpoints();
+    showSettings();
+    redraw();
+  }
+
+  function fail(error) {
+    if (closed) return;
+    problem.hidden = false;
+    problem.textContent = error.message;
+  }
+
+  const refresh = throttled(() => load().catch(fail), 250);
+  const refreshAbout = throttled(() => loadAbout().catch(fail), 2000);
+
+  function showHead() {
+    const text = [about.preset, about.clip && `clip ${about.clip}`].filter(Boolean).join(" · ");
+    fill(head,
+      element("div", {}, element("h1", {}, shortName(name)), element("p", { class: "lead" }, text)),
+      badge(about.state),
+      element("a", { class: "quiet", href: compareAddress([name]) }, "Compare"));
+    const said = [];
+    if (about.damage) {
+      const { line, lines, reason } = about.damage;
+      said.push(line === null ? `Damaged: ${reason}.`
+        : `Damaged log: line ${count(line)} is not an event (${reason})${lines > 1 ? `, and ${lines - 1} more` : ""}. The other lines are shown.`);
+    }
+    if (about.message) said.push(sentence(about.message));
+    if (about.state === "killed") said.push(`The trainer is gone without a word. To go on with it: shears train --resume ${about.path}`);
+    problem.hidden = said.length === 0;
+    problem.className = `problem ${about.damage ? "damaged" : about.state}`;
+    problem.textContent = said.join(" ");
+  }
+
+  function showFigures() {
+    const { step, steps, loss: last, val_loss: val, clipped_share: share, tokens_per_second: speed, state } = about;
+    const tokens = about.settings.filter(({ name }) => ["batch", "window", "accumulate"].includes(name));
+    const perStep = tokens.reduce((product, { value }) => product * Number(value), 1);
+    const left = state === "running" && speed ? ((steps - step) * perStep) / speed : NaN;
+    const figure = (key, label, value, more = null) =>
+      element("div", { "data-figure": key }, element("dt", {}, label), element("dd", {}, value, more ? element("small", {}, more) : null));
+    fill(figures,
+      figure("step", "step", count(step), steps ? ` of ${count(steps)}` : null),
+      figure("loss", "loss", significant(last)),
+      figure("val", "validation", significant(val)),
+      figure("clipped", "clipped", !about.digested ? "…" : about.assessment === "off" ? "off" : percent(share), about.skipped ? ` ${count(about.skipped)} skipped` : null),
+      figure("speed", "tokens/s", count(speed), Number.isFinite(left) && left > 1 ? ` ${duration(left)} left` : null));
+    figures.style.setProperty("--done", steps ? String(Math.min(1, step / steps)) : "0");
+  }
+
+  function showVerdict() {
+    const lines = (about.verdict ?? "").split("\n").filter(Boolean);
+    const place = lines.findIndex((line) => /^(the threshold|the changing|no gradient)/.test(line));
+    const [lead] = place >= 0 ? lines.splice(place, 1) : [];
+    verdict.hidden = !about.verdict;
+    fill(verdict,
+      element("p", { class: "lead" }, sentence(lead ?? lines.shift() ?? "")),
+      element("p", {}, lines.map((line) => sentence(line)).join(". "), lines.length ? "." : ""));
+  }
+
+  function showSamples() {
+    const all = about.samples.slice().reverse();
+    const one = ({ step, text }) => element("li", {}, element("span", { class: "at" }, `step ${count(step)}`), element("blockquote", {}, text));
+    samples.hidden = all.length === 0;
+    const rest = all.slice(3);
+    const wasOpen = samples.querySelector("details")?.open ?? false;
+    fill(samples,
+      element("h2", {}, "What it wrote as it learned"),
+      element("p", { class: "how" }, `Newest first, ${count(about.all_samples)} in all. Words before grammar, grammar before sense.`),
+      element("ol", {}, all.slice(0, 3).map(one)),
+      rest.length ? element("details", { open: wasOpen }, element("summary", {}, `${count(rest.length)} earlier`), element("ol", {}, rest.map(one))) : null);
+  }
+
+  function showCheckpoints() {
+    const rows = about.checkpoints.slice().reverse().map(({ step, bytes: size, val_loss: loss, best }) =>
+      element("tr", {}, element("td", {}, count(step), best ? element("span", { class: "badge best" }, "best") : null),
+        element("td", {}, significant(loss)), element("td", {}, bytes(size))));
+    fill(checkpoints,
+      element("h2", {}, "Checkpoints"),
+      element("p", { class: "how" }, rows.length ? "States that the run can go on from, newest first." : "None is kept yet."),
+      rows.length ? element("table", {}, element("thead", {}, element("tr", {}, ["step", "validation loss", "size"].map((label) => element("th", { scope: "col" }, label)))), element("tbody", {}, rows)) : null);
+  }
+
+  function showSettings() {
+    const own = about.settings.filter(({ preset }) => preset !== null);
+    const row = ({ name, value, preset }) => [
+      element("dt", {}, name), element("dd", {}, value || "–", preset === null ? null : element("small", {}, ` preset ${preset}`))];
+    const wasOpen = settings.querySelector("details")?.open ?? false;
+    fill(settings,
+      element("h2", {}, "Settings"),
+      element("p", { class: "how" }, !about.preset_known ? "As plan.toml has them."
+        : own.length ? `${own.length} ${own.length === 1 ? "differs" : "differ"} from the preset ${about.preset}.` : `As the preset ${about.preset} has them.`),
+      element("dl", { class: "own" }, own.map(row)),
+      element("details", { open: wasOpen }, element("summary", {}, `All ${about.settings.length} settings`), element("dl", {}, about.settings.map(row))));
+  }
+
+  refresh();
+  refreshAbout();
+  const stop = watch([name], (news) => {
+    const pulse = news.find((one) => one.name === name);
+    if (!pulse || pulse.gone) return fail(new Error("The folder of this run is gone."));
+    const figure = figures.querySelector("[data-figure=step] dd");
+    if (figure?.firstChild) figure.firstChild.textContent = count(pulse.step);
+    if (pulse.reach) showReading(pulse.reach);
+    refresh();
+    refreshAbout();
+  });
+
+  function scaled(factor) {
+    const [first, last] = range ?? series?.whole ?? [0, 1];
+    const half = Math.max(2, ((last - first) * factor) / 2);
+    const middle = (first + last) / 2;
+    zoom(Math.floor(middle - half), Math.ceil(middle + half));
+  }
+
+  function moved(share) {
+    if (!range || !series?.whole) return false;
+    const by = Math.round((range[1] - range[0]) * share);
+    const bounded = Math.max(series.whole[0] - range[0], Math.min(series.whole[1] - range[1], by));
+    zoom(range[0] + bounded, range[1] + bounded);
+  }
+
+  const cycle = (options, current) => options[(options.indexOf(current) + 1) % options.length];
+  const keys = {
+    l: () => { const log = !norm.log || !loss.log; norm.setLog(log); loss.setLog(log); },
+    u: () => units.select(cycle(Object.keys(UNITS), shown.unit)),
+    s: () => smoothing.select(cycle(SMOOTHING.map(([weight]) => weight), shown.smoothing)),
+    0: () => zoom(null),
+    "+": () => scaled(0.5),
+    "=": () => scaled(0.5),
+    "-": () => scaled(2),
+    ArrowLeft: () => moved(-0.25),
+    ArrowRight: () => moved(0.25),
+  };
+  const close = () => {
+    closed = true;
+    stop();
+    refresh.stop();
+    refreshAbout.stop();
+    for (const one of [...charts, ...maps]) one.close();
+  };
+  return { close, keys, title: shortName(name), crumbs: [[shortName(name)]] };
+}

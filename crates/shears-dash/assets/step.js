@@ -1,0 +1,137 @@
+// One step: how long its gradient was and where, what clipping did, and what was in the batch.
+
+import { ask, runAddress } from "./api.js";
+import { Chart, Crosshair } from "./charts.js";
+import { button, element, fill } from "./elements.js";
+import { count, sentence, shortName, significant } from "./format.js";
+import { PANELS, valuesOf } from "./panels.js";
+
+/** Steps on each side of the step in its small chart. */
+const AROUND = 60;
+
+export function showStep(page, name, step) {
+  let closed = false;
+  let view = null;
+  const crosshair = new Crosshair();
+  const go = (to) => { if (to !== null && to !== undefined) location.hash = runAddress(name, to); };
+  const title = element("h1", {}, `Step ${count(step)}`);
+  const lead = element("p", { class: "lead" }, "Reading…");
+  const walk = element("div", { class: "walk" });
+  const facts = element("dl", { class: "facts" });
+  const tensors = element("section", { class: "tensors" });
+  const batch = element("section", { class: "batch" });
+  const chart = new Chart({
+    ...PANELS[0], title: "Around this step", height: 200,
+    how: "The gradient norm of the steps beside it; click another one to go there.",
+  }, { crosshair, zoom: () => {}, reset: () => {}, open: go });
+  page.append(element("div", { class: "headline" }, element("div", {}, title, lead), walk), facts, chart.element, tensors, batch);
+
+  /** What happened, as a sentence. */
+  function whatHappened({ clip }) {
+    const norm = significant(clip.norm_before);
+    const more = view.median_norm && clip.norm_before ? `, ${significant(clip.norm_before / view.median_norm, 3)} times the median of the ${view.ordinary} steps before` : "";
+    if (clip.action === "skip") {
+      const where = clip.first_non_finite ? `; the first tensor with such a number was ${clip.first_non_finite}` : "";
+      return `This step was skipped: ${clip.skip_reason ?? "its gradient could not be used"}${where}. Parameters, moments and schedule stayed as they were.`;
+    }
+    if (clip.action === "clip") {
+      return `The gradient was ${norm} long${more}, and was cut to ${significant(clip.norm_after)}: ${significant(100 * (1 - clip.coefficient), 3)} % of its length is gone.`;
+    }
+    return `The gradient was ${norm} long${more}. Clipping left it as it was.`;
+  }
+
+  function showFacts(event, settings) {
+    const { clip } = event;
+    const setting = (key) => settings.find(({ name }) => name === key)?.value ?? "–";
+    const fact = (label, value, hint = null) => element("div", {}, element("dt", {}, label), element("dd", {}, value, hint ? element("small", {}, hint) : null));
+    fill(facts,
+      fact("action", clip.action),
+      fact("policy", setting("clip")),
+      fact("norm before", significant(clip.norm_before, 6), "Euclidean, of all tensors together"),
+      fact("threshold", significant(clip.threshold, 6)),
+      fact("coefficient", significant(clip.coefficient, 6)),
+      fact("norm after", significant(clip.norm_after, 6)),
+      fact("cosine", significant(clip.cosine, 6), clip.cosine < 0.999999 ? "direction was lost" : "direction kept"),
+      clip.clipped_share ? fact("elements changed", `${significant(100 * clip.clipped_share, 3)} %`) : null,
+      clip.non_finite ? fact("not finite", `${count(clip.non_finite)} elements`) : null,
+      fact("loss", significant(event.loss, 6), "nats a token"),
+      fact("learning rate", significant(event.lr, 5)));
+  }
+
+  function showTensors(event) {
+    const longest = Math.max(...view.tensors.map(({ norm, median }) => Math.max(norm, median ?? 0)), 1e-300);
+    const ratios = event.update_ratios ?? {};
+    const rows = view.tensors.map(({ name: tensor, norm, median, share }) => {
+      const times = median ? norm / median : null;
+      const bar = element("div", { class: "length" },
+        element("i", { style: { width: `${(100 * norm) / longest}%` } }),
+        median ? element("b", { style: { left: `${(100 * median) / longest}%` }, title: `median ${significant(median)}` }) : null);
+      return element("tr", { class: times > 3 ? "far" : null },
+        element("th", { scope: "row" }, tensor), element("td", { class: "c-bar" }, bar),
+        element("td", {}, significant(norm)), element("td", {}, significant(median)),
+        element("td", {}, times === null ? "–" : `${significant(times, 3)}×`),
+        element("td", {}, `${significant(100 * share, 3)} %`),
+        element("td", {}, ratios[tensor] === undefined ? "–" : significant(ratios[tensor], 3)));
+    });
+    fill(tensors,
+      element("h2", {}, "Which tensors"),
+      element("p", { class: "how" }, rows.length
+        ? `Longest first. The tick in a bar is the tensor's median over the ${count(view.ordinary)} steps before; coloured rows are more than three times as long as that.`
+        : "No tensor had a finite gradient at this step."));
+    if (rows.length) {
+      tensors.append(element("div", { class: "scroll" }, element("table", {},
+        element("thead", {}, element("tr", {}, ["tensor", "", "norm", "median", "times", "of the square", "update / weights"].map((label) => element("th", { scope: "col" }, label)))),
+        element("tbody", {}, rows))));
+    }
+  }
+
+  async function showBatch() {
+    const { rows, problem } = await ask("batch", { run: name, step });
+    if (closed) return;
+    const first = rows.slice(0, 8);
+    const lines = (texts, from) => element("ol", { start: String(from) }, texts.map((text) => element("li", {}, text)));
+    fill(batch,
+      element("h2", {}, "What was in the batch"),
+      element("p", { class: "how" }, problem ? `${sentence(problem)}.` : `${count(rows.length)} rows of text that the gradient is of.`),
+      lines(first, 1));
+    if (rows.length > first.length) {
+      batch.append(element("details", {}, element("summary", {}, `${count(rows.length - first.length)} more rows`), lines(rows.slice(8), 9)));
+    }
+  }
+
+  function showWalk() {
+    const link = (label, to, hint) => button(label, () => go(to), { class: "quiet", title: hint, disabled: to === null });
+    fill(walk,
+      link("← before", view.previous, "Step before (←)"), link("after →", view.next, "Step after (→)"),
+      link("last clipped", view.previous_acted, "Last step that clipping changed (p)"),
+      link("next clipped", view.next_acted, "Next step that clipping changed (n)"));
+  }
+
+  async function load() {
+    const [found, about, series] = await Promise.all([
+      ask("step", { run: name, step }),
+      ask("run", { run: name }),
+      ask("series", { run: name, from: Math.max(0, step - AROUND), to: step + AROUND, points: 4 * AROUND }),
+    ]);
+    if (closed) return;
+    view = found;
+    lead.textContent = whatHappened(found.event);
+    page.dataset.step = String(step);
+    showWalk();
+    showFacts(found.event, about.settings);
+    const values = { ...valuesOf(series, { unit: "nats", bits: null, smoothing: 0 }), at: step };
+    chart.show(values, [series.step[0], series.step.at(-1)]);
+    showTensors(found.event);
+    await showBatch();
+  }
+
+  load().catch((error) => { if (!closed) lead.textContent = error.message; });
+  const keys = {
+    ArrowLeft: () => go(view?.previous),
+    ArrowRight: () => go(view?.next),
+    p: () => go(view?.previous_acted),
+    n: () => go(view?.next_acted),
+  };
+  const close = () => { closed = true; chart.close(); };
+  return { close, keys, title: `Step ${count(step)} · ${shortName(name)}`, crumbs: [[shortName(name), runAddress(name)], [`step ${count(step)}`]] };
+}

@@ -1,0 +1,67 @@
+//! The checkpoints that a run has kept.
+
+use std::fs;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+/// A complete checkpoint.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Checkpoint {
+    pub(crate) step: u64,
+    pub(crate) bytes: u64,
+    pub(crate) val_loss: Option<f64>,
+    /// Of all that are kept, this one has the lowest validation loss.
+    pub(crate) best: bool,
+}
+
+#[derive(Deserialize)]
+struct StateFile {
+    progress: Progress,
+}
+
+#[derive(Deserialize)]
+struct Progress {
+    val_loss: Option<f64>,
+}
+
+/// The checkpoints of a run, oldest first. Those without a manifest are being written or deleted.
+pub(crate) fn list(folder: &Path) -> Vec<Checkpoint> {
+    let Ok(entries) = fs::read_dir(folder.join("checkpoints")) else {
+        return Vec::new();
+    };
+    let mut found: Vec<Checkpoint> = entries
+        .flatten()
+        .filter_map(|entry| {
+            let name = entry.file_name();
+            let step = name.to_str()?.strip_prefix("step-")?.parse().ok()?;
+            let path = entry.path();
+            path.join("manifest.json").is_file().then(|| Checkpoint {
+                step,
+                bytes: size(&path),
+                val_loss: val_loss(&path),
+                best: false,
+            })
+        })
+        .collect();
+    found.sort_by_key(|checkpoint| checkpoint.step);
+    let losses = found.iter().filter_map(|checkpoint| checkpoint.val_loss);
+    let lowest = losses.min_by(f64::total_cmp);
+    for checkpoint in &mut found {
+        checkpoint.best = lowest.is_some() && checkpoint.val_loss == lowest;
+    }
+    found
+}
+
+fn size(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| Some(entry.metadata().ok()?.len()))
+        .sum()
+}
+
+fn val_loss(folder: &Path) -> Option<f64> {
+    let state = fs::read(folder.join("state.json")).ok()?;
+    let state: StateFile = serde_json::from_slice(&state).ok()?;
+    state.progress.val_loss.filter(|loss| loss.is_finite())
+}

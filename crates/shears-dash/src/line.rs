@@ -1,0 +1,158 @@
+//! One line of the log, read without copying names.
+//!
+//! A log of a million steps is read in one go when its run is opened, so the line of a step has a form
+//! that borrows from the bytes. All other lines are rare, and read as [`Event`].
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
+use shears_events::{Event, StepEvent};
+
+/// How the line of a step begins, as the trainer writes it.
+const STEP: &[u8] = b"{\"event\":\"step\",";
+
+/// A line of the log.
+#[derive(Debug)]
+pub(crate) enum Line<'a> {
+    /// A training step.
+    Step(StepLine<'a>),
+    /// All else.
+    Other(Event),
+}
+
+impl<'a> Line<'a> {
+    /// Reads a whole line; the reason why it is none is a fragment of a sentence.
+    pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, String> {
+        let bytes = bytes.trim_ascii_end();
+        // Within the log it is another line than within itself.
+        let reason = |error: serde_json::Error| error.to_string().replace("line 1 ", "");
+        if bytes.starts_with(STEP) {
+            return serde_json::from_slice(bytes)
+                .map(Line::Step)
+                .map_err(reason);
+        }
+        match serde_json::from_slice(bytes).map_err(reason)? {
+            Event::Step(step) => Ok(Line::Step(step.into())),
+            other => Ok(Line::Other(other)),
+        }
+    }
+}
+
+/// What the page keeps of a [`StepEvent`]. Numbers that are not finite are absent.
+#[derive(Debug, Deserialize)]
+pub(crate) struct StepLine<'a> {
+    pub(crate) step: u64,
+    pub(crate) loss: Option<f64>,
+    pub(crate) lr: Option<f64>,
+    pub(crate) tokens_per_second: Option<f64>,
+    #[serde(borrow)]
+    pub(crate) clip: ClipLine<'a>,
+    #[serde(borrow, default)]
+    pub(crate) update_ratios: Named<'a>,
+}
+
+/// What the page keeps of a [`shears_events::ClipEvent`].
+#[derive(Debug, Deserialize)]
+pub(crate) struct ClipLine<'a> {
+    #[serde(borrow)]
+    pub(crate) action: Cow<'a, str>,
+    pub(crate) norm_before: Option<f64>,
+    pub(crate) norm_after: Option<f64>,
+    pub(crate) coefficient: Option<f64>,
+    pub(crate) threshold: Option<f64>,
+    pub(crate) cosine: Option<f64>,
+    #[serde(borrow, default)]
+    pub(crate) tensors: Named<'a>,
+}
+
+/// Numbers by name, in the order of the line.
+#[derive(Debug, Default)]
+pub(crate) struct Named<'a>(pub(crate) Vec<(Cow<'a, str>, f64)>);
+
+/// A name that is borrowed wherever it has no escapes.
+#[derive(Deserialize)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Named<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries;
+
+        impl<'de> Visitor<'de> for Entries {
+            type Value = Named<'de>;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("numbers by name")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
+                let mut entries = Vec::with_capacity(32);
+                while let Some((Name(name), value)) = map.next_entry::<Name<'de>, Option<f64>>()? {
+                    entries.push((name, value.unwrap_or(f64::NAN)));
+                }
+                Ok(Named(entries))
+            }
+        }
+
+        deserializer.deserialize_map(Entries)
+    }
+}
+
+impl From<StepEvent> for StepLine<'static> {
+    fn from(event: StepEvent) -> Self {
+        let named = |values: std::collections::BTreeMap<String, f64>| {
+            let entries = values.into_iter();
+            Named(entries.map(|(n, value)| (Cow::Owned(n), value)).collect())
+        };
+        StepLine {
+            step: event.step,
+            loss: event.loss,
+            lr: Some(event.lr),
+            tokens_per_second: Some(event.tokens_per_second),
+            clip: ClipLine {
+                action: Cow::Owned(event.clip.action),
+                norm_before: Some(event.clip.norm_before),
+                norm_after: Some(event.clip.norm_after),
+                coefficient: Some(event.clip.coefficient),
+                threshold: event.clip.threshold,
+                cosine: Some(event.clip.cosine),
+                tensors: named(event.clip.tensors),
+            },
+            update_ratios: named(event.update_ratios),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OLD: &str = r#"{"event":"step","step":3,"loss":null,"lr":0.002,"tokens_per_second":9.0,
+        "clip":{"action":"clip","norm_before":4.0,"norm_after":1.0,"coefficient":0.25,
+        "threshold":1.0,"non_finite":0,"clipped_share":0.0,"cosine":1.0,
+        "tensors":{"a":3.5,"b":1.9}}}"#;
+
+    fn shown(line: Line<'_>) -> String {
+        format!("{line:?}")
+    }
+
+    #[test]
+    fn a_step_reads_the_same_both_ways() {
+        let event: StepEvent = serde_json::from_str(OLD).unwrap();
+        let line = OLD.replace('\n', " ");
+        let borrowed = Line::parse(line.as_bytes()).unwrap();
+        assert_eq!(shown(borrowed), shown(Line::Step(event.into())));
+        let reordered = line.replacen("{\"event\":\"step\",", "{ \"event\":\"step\",", 1);
+        let owned = Line::parse(reordered.as_bytes()).unwrap();
+        assert_eq!(shown(owned), shown(Line::parse(line.as_bytes()).unwrap()));
+    }
+
+    #[test]
+    fn a_line_that_is_none_says_why() {
+        let broken = Line::parse(b"{\"event\":\"step\",\"step\":}\n").unwrap_err();
+        assert!(broken.contains("expected value"), "{broken}");
+        let unknown = Line::parse(b"{\"event\":\"party\",\"step\":1}\n").unwrap_err();
+        assert!(unknown.contains("party"), "{unknown}");
+    }
+}

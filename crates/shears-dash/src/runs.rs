@@ -1,0 +1,298 @@
+//! The runs of a folder: finding them, naming them, and keeping what was read of them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use crate::glance::{Glance, GlanceCache};
+use crate::log::{Log, Reach};
+use crate::state::{LockWatch, RunState};
+use crate::summary::{Digest, DigestCache};
+
+/// How deep below the folder runs are looked for.
+const DEPTH: usize = 4;
+/// Bytes of a log that are read before others may look at what is there.
+const PIECE: u64 = 4 << 20;
+/// Memory for columns, of all runs together. Those that nobody looked at for the longest time are
+/// dropped first, and read again when somebody does.
+const MEMORY: usize = 1 << 30;
+/// How the folder itself is called when it is a run.
+const ITSELF: &str = ".";
+
+/// One run, and what was read of it.
+#[derive(Debug)]
+pub(crate) struct Run {
+    /// The path below the folder, with `/`.
+    pub(crate) name: String,
+    pub(crate) path: PathBuf,
+    log: Mutex<Log>,
+    /// Only one thread reads the log at a time; it lets others look between two pieces.
+    reading: Mutex<()>,
+    lock: LockWatch,
+    pub(crate) glance: GlanceCache,
+    pub(crate) digest: DigestCache,
+    /// When somebody last looked at the columns, by the clock of `Runs`.
+    used: AtomicU64,
+}
+
+impl Run {
+    fn new(name: String, path: PathBuf) -> Run {
+        Run {
+            log: Mutex::new(Log::new(path.join("events.jsonl"))),
+            name,
+            path,
+            reading: Mutex::default(),
+            lock: LockWatch::default(),
+            glance: GlanceCache::default(),
+            digest: DigestCache::default(),
+            used: AtomicU64::new(0),
+        }
+    }
+
+    /// `events.jsonl`.
+    pub(crate) fn log_path(&self) -> PathBuf {
+        self.path.join("events.jsonl")
+    }
+
+    /// Looks at the log as far as it was read.
+    pub(crate) fn with_log<T>(&self, look: impl FnOnce(&mut Log) -> T) -> T {
+        look(&mut self.log.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Reads what is new in the log, for `patience` at most.
+    pub(crate) fn read(&self, patience: Duration) -> std::io::Result<Reach> {
+        let started = Instant::now();
+        let Ok(_reading) = self.reading.try_lock() else {
+            // Another thread is at it.
+            std::thread::sleep(patience.min(Duration::from_millis(50)));
+            return self.reach();
+        };
+        loop {
+            let reach = self.with_log(|log| log.advance(PIECE))?;
+            if reach.complete || started.elapsed() >= patience {
+                return Ok(reach);
+            }
+            // A mutex is not fair: whoever waits for the log gets it now.
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+
+    /// How far the log was read.
+    fn reach(&self) -> std::io::Result<Reach> {
+        let read = self.with_log(|log| log.position());
+        let length = fs::metadata(self.log_path()).map_or(0, |metadata| metadata.len());
+        Ok(Reach {
+            read,
+            length: length.max(read),
+            complete: read >= length,
+        })
+    }
+
+    /// Where the run stands, from the end of its log and from its lock.
+    pub(crate) fn state(&self, glance: &Glance) -> RunState {
+        let end = glance.end.as_ref().map(|end| end.how);
+        RunState::of(end, end.is_none() && self.lock.trainer_lives(&self.path))
+    }
+
+    /// What the digest says, if there is one.
+    pub(crate) fn digest(&self) -> Option<Arc<Digest>> {
+        self.digest.get()
+    }
+}
+
+/// All runs below a folder.
+#[derive(Debug)]
+pub(crate) struct Runs {
+    folder: PathBuf,
+    known: RwLock<BTreeMap<String, Arc<Run>>>,
+    started: Instant,
+}
+
+impl Runs {
+    pub(crate) fn new(folder: PathBuf) -> Runs {
+        Runs {
+            folder,
+            known: RwLock::default(),
+            started: Instant::now(),
+        }
+    }
+
+    /// The folder whose runs these are.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Looks for runs again, and gives all that are there.
+    pub(crate) fn all(&self) -> Vec<Arc<Run>> {
+        let mut found = BTreeMap::new();
+        if self.folder.join("plan.toml").is_file() {
+            found.insert(ITSELF.to_string(), self.folder.clone());
+        } else {
+            walk(&self.folder, "", DEPTH, &mut found);
+        }
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|name, _| found.contains_key(name));
+        for (name, path) in found {
+            let run = || Arc::new(Run::new(name.clone(), path));
+            known.entry(name.clone()).or_insert_with(run);
+        }
+        known.values().cloned().collect()
+    }
+
+    /// The run of a name, which is a path below the folder; none if there is no such run, or if the path
+    /// leads out of the folder.
+    pub(crate) fn get(&self, name: &str) -> Option<Arc<Run>> {
+        let path = self.path_of(name)?;
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let run = known.get(name).cloned();
+        drop(known);
+        let run = run.unwrap_or_else(|| {
+            let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+            let run = || Arc::new(Run::new(name.to_string(), path));
+            known.entry(name.to_string()).or_insert_with(run).clone()
+        });
+        let now = self.started.elapsed().as_millis() as u64;
+        run.used.store(now, Ordering::Relaxed);
+        Some(run)
+    }
+
+    fn path_of(&self, name: &str) -> Option<PathBuf> {
+        let is_run = |path: &Path| path.join("plan.toml").is_file();
+        if name == ITSELF {
+            return is_run(&self.folder).then(|| self.folder.clone());
+        }
+        let parts = Path::new(name).components();
+        let plain = parts.clone().all(|part| {
+            matches!(part, Component::Normal(part) if !part.to_string_lossy().starts_with('.'))
+        });
+        let again: Vec<_> = parts
+            .map(|part| part.as_os_str().to_string_lossy())
+            .collect();
+        // One name for each run: no `a//b`, no `a/./b`, no `\`.
+        if !plain || name.is_empty() || name.contains(['\\', '\0']) || again.join("/") != name {
+            return None;
+        }
+        let path = self.folder.join(name);
+        let inside = fs::canonicalize(&path).ok()?;
+        let folder = fs::canonicalize(&self.folder).ok()?;
+        (inside.starts_with(folder) && is_run(&path)).then_some(path)
+    }
+
+    /// Keeps the memory of all columns within its limit.
+    pub(crate) fn forget_unused(&self) {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let mut runs: Vec<(u64, usize, Arc<Run>)> = known
+            .values()
+            .map(|run| {
+                let bytes = run.with_log(|log| log.columns.bytes());
+                (run.used.load(Ordering::Relaxed), bytes, run.clone())
+            })
+            .filter(|(_, bytes, _)| *bytes > 0)
+            .collect();
+        drop(known);
+        runs.sort_by_key(|(used, ..)| *used);
+        let mut total: usize = runs.iter().map(|(_, bytes, _)| bytes).sum();
+        // The last one stays, however large it is: somebody looks at it.
+        let newest = runs.len().saturating_sub(1);
+        for (_, bytes, run) in runs.into_iter().take(newest) {
+            if total <= MEMORY {
+                return;
+            }
+            run.with_log(Log::reset);
+            total -= bytes;
+        }
+    }
+}
+
+fn walk(folder: &Path, name: &str, depth: usize, found: &mut BTreeMap<String, PathBuf>) {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        // Links are not followed: what they lead to is not below the folder.
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        let part = entry.file_name();
+        let Some(part) = part
+            .to_str()
+            .filter(|part| is_folder && !part.starts_with('.'))
+        else {
+            continue;
+        };
+        let name = if name.is_empty() {
+            part.to_string()
+        } else {
+            format!("{name}/{part}")
+        };
+        let path = entry.path();
+        if path.join("plan.toml").is_file() {
+            found.insert(name, path);
+        } else if depth > 1 {
+            walk(&path, &name, depth - 1, found);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_runs(names: &[&str]) -> (tempfile::TempDir, Runs) {
+        let folder = tempfile::tempdir().unwrap();
+        for name in names {
+            let path = folder.path().join("runs").join(name);
+            fs::create_dir_all(&path).unwrap();
+            fs::write(path.join("plan.toml"), "").unwrap();
+        }
+        let runs = Runs::new(folder.path().join("runs"));
+        (folder, runs)
+    }
+
+    #[test]
+    fn runs_are_found_at_any_depth_but_not_in_runs() {
+        let (_folder, runs) = with_runs(&["a", "b/c", "a/checkpoints/d", ".hidden"]);
+        let names: Vec<String> = runs.all().iter().map(|run| run.name.clone()).collect();
+        assert_eq!(names, ["a", "b/c"]);
+        fs::remove_dir_all(runs.folder().join("a")).unwrap();
+        assert_eq!(runs.all().len(), 1);
+    }
+
+    #[test]
+    fn no_name_leads_out_of_the_folder() {
+        let (folder, runs) = with_runs(&["a", "b/c"]);
+        fs::write(folder.path().join("plan.toml"), "").unwrap();
+        for name in ["a", "b/c"] {
+            assert!(runs.get(name).is_some(), "{name}");
+        }
+        let absolute = runs.folder().join("a").to_string_lossy().to_string();
+        let outside = [
+            "", ".", "..", "../", "a/..", "a/../a", "./a", "a/", "b//c", "b/./c", "/etc", "b", "x",
+            "a\\..", "a\0", "%2e%2e", &absolute,
+        ];
+        for name in outside {
+            assert!(runs.get(name).is_none(), "{name:?}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_out_of_the_folder_are_no_runs() {
+        let (folder, runs) = with_runs(&["a"]);
+        let elsewhere = folder.path().join("elsewhere");
+        fs::create_dir_all(&elsewhere).unwrap();
+        fs::write(elsewhere.join("plan.toml"), "").unwrap();
+        std::os::unix::fs::symlink(&elsewhere, runs.folder().join("link")).unwrap();
+        assert!(runs.get("link").is_none());
+        assert_eq!(runs.all().len(), 1);
+    }
+
+    #[test]
+    fn a_folder_that_is_a_run_shows_itself() {
+        let (_folder, runs) = with_runs(&["a"]);
+        let alone = Runs::new(runs.folder().join("a"));
+        assert_eq!(alone.all()[0].name, ".");
+        assert!(alone.get(".").is_some());
+    }
+}

@@ -1,0 +1,347 @@
+//! Down-sampling: a range of steps as about a thousand buckets, each with its least and greatest number, so
+//! that no spike disappears however many steps there are.
+
+use std::ops::Range;
+
+use serde::Serialize;
+
+use crate::columns::{Action, Columns, Evaluation};
+
+/// Over how many steps the share of clipped ones is counted.
+const WINDOW: usize = 100;
+
+/// A quantity by buckets. Numbers that are not finite are left out of a bucket; where none is left, the
+/// bucket has NaN, which is null in JSON.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Band {
+    pub(crate) min: Vec<f32>,
+    pub(crate) mean: Vec<f32>,
+    pub(crate) max: Vec<f32>,
+}
+
+/// The part of a gradient that was cut off, by buckets: from the norm of what the optimizer got to the norm
+/// before, at the bucket's longest clipped gradient.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Cut {
+    pub(crate) top: Vec<f32>,
+    pub(crate) bottom: Vec<f32>,
+}
+
+/// What the charts of a run show of a range of its steps.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Series {
+    /// First and last step of the whole run.
+    pub(crate) whole: Option<(u64, u64)>,
+    /// Steps a bucket.
+    pub(crate) bucket: usize,
+    /// Steps in the range.
+    pub(crate) rows: usize,
+    /// Last step of each bucket.
+    pub(crate) step: Vec<u64>,
+    pub(crate) loss: Band,
+    pub(crate) norm: Band,
+    /// The step of each bucket whose gradient was the longest.
+    pub(crate) norm_peak: Vec<u64>,
+    pub(crate) cut: Cut,
+    pub(crate) threshold: Vec<f32>,
+    pub(crate) coefficient: Band,
+    /// Share of clipped steps among the last hundred at the bucket's end.
+    pub(crate) clipped_share: Vec<f32>,
+    /// Skipped steps of each bucket, and the last of them.
+    pub(crate) skipped: Vec<usize>,
+    pub(crate) skipped_step: Vec<Option<u64>>,
+    pub(crate) lr: Vec<f32>,
+    pub(crate) tokens_per_second: Band,
+    pub(crate) evaluations: Vec<Evaluation>,
+    /// The steps at which the model wrote something.
+    pub(crate) samples: Vec<u64>,
+}
+
+/// A table of tensors over steps.
+#[derive(Debug, Serialize)]
+pub(crate) struct HeatMap {
+    pub(crate) names: Vec<String>,
+    /// Last step of each bucket.
+    pub(crate) step: Vec<u64>,
+    /// For each tensor the greatest number of each bucket.
+    pub(crate) values: Vec<Vec<f32>>,
+}
+
+/// The buckets of a range of rows. They begin at multiples of a power of two, so that those of a
+/// growing run stay what they were.
+fn buckets(rows: &Range<usize>, most: usize) -> (usize, Vec<Range<usize>>) {
+    let size = rows.len().div_ceil(most.max(1)).next_power_of_two().max(1);
+    let first = rows.start / size;
+    let last = rows.end.div_ceil(size);
+    let cut = |bucket: usize| (bucket * size).max(rows.start)..((bucket + 1) * size).min(rows.end);
+    let buckets = (first..last).map(cut).filter(|bucket| !bucket.is_empty());
+    (size, buckets.collect())
+}
+
+impl Band {
+    fn of<T: Copy + Into<f64>>(values: &[T], buckets: &[Range<usize>]) -> Band {
+        let mut band = Band::default();
+        for bucket in buckets {
+            let (mut min, mut max) = (f64::INFINITY, f64::NEG_INFINITY);
+            let (mut sum, mut count) = (0.0, 0.0);
+            for value in &values[bucket.clone()] {
+                let value: f64 = (*value).into();
+                if value.is_finite() {
+                    min = min.min(value);
+                    max = max.max(value);
+                    sum += value;
+                    count += 1.0;
+                }
+            }
+            let finite = |value: f64| if count > 0.0 { value as f32 } else { f32::NAN };
+            band.min.push(finite(min));
+            band.max.push(finite(max));
+            band.mean.push(finite(sum / count));
+        }
+        band
+    }
+}
+
+impl Series {
+    /// The steps from `from` to `to` in at most `points` buckets.
+    pub(crate) fn of(
+        columns: &Columns,
+        from: Option<u64>,
+        to: Option<u64>,
+        points: usize,
+    ) -> Series {
+        let range = columns.range(from, to);
+        let (bucket, buckets) = buckets(&range, points);
+        let last = |values: &[f32]| -> Vec<f32> {
+            buckets
+                .iter()
+                .map(|bucket| values[bucket.end - 1])
+                .collect()
+        };
+        let inside =
+            |step: u64| from.is_none_or(|from| step >= from) && to.is_none_or(|to| step <= to);
+        let mut series = Series {
+            whole: columns
+                .step
+                .first()
+                .copied()
+                .zip(columns.step.last().copied()),
+            bucket,
+            rows: range.len(),
+            step: buckets
+                .iter()
+                .map(|bucket| columns.step[bucket.end - 1])
+                .collect(),
+            loss: Band::of(&columns.loss, &buckets),
+            norm: Band::of(&columns.norm_before, &buckets),
+            coefficient: Band::of(&columns.coefficient, &buckets),
+            lr: last(&columns.lr),
+            tokens_per_second: Band::of(&columns.tokens_per_second, &buckets),
+            evaluations: thinned(
+                columns
+                    .evaluations
+                    .iter()
+                    .copied()
+                    .filter(|evaluation| inside(evaluation.step)),
+                points,
+            ),
+            samples: thinned(
+                columns
+                    .samples
+                    .iter()
+                    .map(|sample| sample.step)
+                    .filter(|step| inside(*step)),
+                points,
+            ),
+            ..Series::default()
+        };
+        for bucket in &buckets {
+            series.push_clipping(columns, bucket.clone());
+        }
+        series
+    }
+
+    /// What clipping did in a bucket.
+    fn push_clipping(&mut self, columns: &Columns, bucket: Range<usize>) {
+        let norm = |row: usize| columns.norm_before[row];
+        let finite = bucket.clone().filter(|row| norm(*row).is_finite());
+        let longest = finite.max_by(|left, right| norm(*left).total_cmp(&norm(*right)));
+        self.norm_peak
+            .push(columns.step[longest.unwrap_or(bucket.end - 1)]);
+
+        let clipped = bucket
+            .clone()
+            .filter(|row| columns.action[*row] == Action::Clip);
+        let cut = clipped.max_by(|left, right| norm(*left).total_cmp(&norm(*right)));
+        self.cut
+            .top
+            .push(cut.map_or(f32::NAN, |row| norm(row) as f32));
+        self.cut
+            .bottom
+            .push(cut.map_or(f32::NAN, |row| columns.norm_after[row]));
+        let mut thresholds = bucket.clone().rev().map(|row| columns.threshold[row]);
+        let threshold = thresholds.find(|threshold| threshold.is_finite());
+        self.threshold
+            .push(threshold.map_or(f32::NAN, |threshold| threshold as f32));
+
+        let is = |row: &usize, action: Action| columns.action[*row] == action;
+        let window = bucket.end.saturating_sub(WINDOW)..bucket.end;
+        let taken = window.len() as f32;
+        let clipped = window.filter(|row| is(row, Action::Clip)).count();
+        self.clipped_share.push(clipped as f32 / taken);
+        let mut skipped = bucket.clone().filter(|row| is(row, Action::Skip));
+        self.skipped.push(skipped.clone().count());
+        self.skipped_step
+            .push(skipped.next_back().map(|row| columns.step[row]));
+    }
+}
+
+/// At most `most` of the items, evenly chosen, the last one always among them.
+fn thinned<T>(items: impl Iterator<Item = T>, most: usize) -> Vec<T> {
+    let items: Vec<T> = items.collect();
+    let (count, stride) = (items.len(), items.len().div_ceil(most.max(1)).max(1));
+    let chosen = items.into_iter().enumerate();
+    let chosen = chosen.filter(|(place, _)| (count - 1 - place).is_multiple_of(stride));
+    chosen.map(|(_, item)| item).collect()
+}
+
+impl HeatMap {
+    /// Norms of each tensor's gradient over the steps of a range.
+    pub(crate) fn of_norms(
+        columns: &Columns,
+        from: Option<u64>,
+        to: Option<u64>,
+        most: usize,
+    ) -> HeatMap {
+        let (_, buckets) = buckets(&columns.range(from, to), most);
+        let steps = buckets.iter().map(|bucket| columns.step[bucket.end - 1]);
+        HeatMap {
+            names: columns.tensors.names.clone(),
+            step: steps.collect(),
+            values: greatest(&columns.tensors.values, &buckets),
+        }
+    }
+
+    /// Sizes of each tensor's update beside its weights, at those steps of a range that have them.
+    pub(crate) fn of_ratios(
+        columns: &Columns,
+        from: Option<u64>,
+        to: Option<u64>,
+        most: usize,
+    ) -> HeatMap {
+        let rows = columns.range(from, to);
+        let place = |row: usize| columns.ratio_rows.partition_point(|known| *known < row);
+        let (_, buckets) = buckets(&(place(rows.start)..place(rows.end)), most);
+        let steps = buckets
+            .iter()
+            .map(|bucket| columns.step[columns.ratio_rows[bucket.end - 1]]);
+        HeatMap {
+            names: columns.ratios.names.clone(),
+            step: steps.collect(),
+            values: greatest(&columns.ratios.values, &buckets),
+        }
+    }
+}
+
+fn greatest(columns: &[Vec<f32>], buckets: &[Range<usize>]) -> Vec<Vec<f32>> {
+    let of_bucket = |values: &[f32]| {
+        // `max` prefers a number to NaN.
+        values.iter().copied().fold(f32::NAN, f32::max)
+    };
+    let of_column = |values: &Vec<f32>| {
+        buckets
+            .iter()
+            .map(|bucket| of_bucket(&values[bucket.clone()]))
+            .collect()
+    };
+    columns.iter().map(of_column).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_norms(norms: impl Iterator<Item = f64>) -> Columns {
+        let mut columns = Columns::default();
+        for (row, norm) in norms.enumerate() {
+            columns.step.push(row as u64 + 1);
+            columns.place.push(0);
+            let action = if norm > 5.0 {
+                Action::Clip
+            } else {
+                Action::Keep
+            };
+            columns
+                .action
+                .push(if norm.is_nan() { Action::Skip } else { action });
+            columns.norm_before.push(norm);
+            columns.norm_after.push(norm.min(5.0) as f32);
+            columns.threshold.push(5.0);
+            columns.coefficient.push((5.0 / norm).min(1.0));
+            for column in [
+                &mut columns.loss,
+                &mut columns.lr,
+                &mut columns.tokens_per_second,
+                &mut columns.cosine,
+            ] {
+                column.push(1.0);
+            }
+        }
+        columns
+    }
+
+    #[test]
+    fn one_spike_among_a_million_steps_is_seen() {
+        let spike = 654_321;
+        let norms = (1..=1_000_000).map(|step| if step == spike { 90.0 } else { 1.0 });
+        let columns = with_norms(norms);
+        let series = Series::of(&columns, None, None, 1000);
+        assert!((500..=1000).contains(&series.step.len()));
+        let place = series.norm.max.iter().position(|max| *max == 90.0).unwrap();
+        assert_eq!(series.norm_peak[place], spike);
+        assert_eq!(
+            (series.cut.top[place], series.cut.bottom[place]),
+            (90.0, 5.0)
+        );
+        assert_eq!(series.norm.min[place], 1.0);
+        assert_eq!(
+            series.cut.top.iter().filter(|top| top.is_finite()).count(),
+            1
+        );
+
+        let near = Series::of(&columns, Some(spike - 5), Some(spike + 5), 1000);
+        assert_eq!((near.bucket, near.rows), (1, 11));
+        assert_eq!(near.norm.mean[5], 90.0);
+        assert_eq!(near.whole, Some((1, 1_000_000)));
+    }
+
+    #[test]
+    fn buckets_of_a_growing_run_stay_where_they_were() {
+        let (size, before) = buckets(&(0..5000), 1000);
+        let (same, after) = buckets(&(0..5100), 1000);
+        assert_eq!((size, same), (8, 8));
+        assert_eq!(before, after[..before.len()]);
+        assert_eq!(buckets(&(3..3), 10).1, []);
+        let (_, cut) = buckets(&(3..9), 3);
+        assert_eq!(cut, [3..4, 4..6, 6..8, 8..9][..]);
+    }
+
+    #[test]
+    fn what_is_not_finite_is_left_out_but_counted() {
+        let columns = with_norms([1.0, f64::NAN, 3.0, f64::NAN].into_iter());
+        let series = Series::of(&columns, None, None, 2);
+        assert_eq!(series.norm.mean, [1.0, 3.0]);
+        assert_eq!(series.skipped, [1, 1]);
+        assert_eq!(series.skipped_step, [Some(2), Some(4)]);
+        let alone = Series::of(&columns, Some(2), Some(2), 2);
+        assert!(alone.norm.mean[0].is_nan());
+        assert_eq!(serde_json::to_string(&alone.norm.mean).unwrap(), "[null]");
+    }
+
+    #[test]
+    fn the_last_item_is_never_thinned_out() {
+        assert_eq!(thinned(0..10, 3), [1, 5, 9]);
+        assert_eq!(thinned(0..2, 3), [0, 1]);
+        assert!(thinned(0..0, 3).is_empty());
+    }
+}

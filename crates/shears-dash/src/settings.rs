@@ -1,0 +1,112 @@
+//! The settings of a run, and where they differ from those of its preset.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use serde::Serialize;
+
+/// Keys that say what a run is about, and are not a deviation from its preset.
+const OWN: [&str; 6] = ["preset", "text", "val", "text-sha256", "val-sha256", "seed"];
+
+/// One key of `plan.toml`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Setting {
+    pub(crate) name: String,
+    /// As TOML writes it, strings without their quotes.
+    pub(crate) value: String,
+    /// The preset's value, where it is another one.
+    pub(crate) preset: Option<String>,
+}
+
+/// `plan.toml` as a table; the reason why it is none is a fragment of a sentence.
+pub(crate) fn read_plan(folder: &Path) -> Result<toml::Table, String> {
+    let text = fs::read_to_string(folder.join("plan.toml"))
+        .map_err(|error| format!("plan.toml cannot be read: {error}"))?;
+    text.parse()
+        .map_err(|error: toml::de::Error| format!("plan.toml: {}", error.message()))
+}
+
+/// A setting as the page shows it.
+pub(crate) fn shown(value: &toml::Value) -> String {
+    match value {
+        toml::Value::String(text) => text.clone(),
+        toml::Value::Float(number) if *number != 0.0 && !(1e-4..1e15).contains(&number.abs()) => {
+            format!("{number:e}")
+        }
+        toml::Value::Array(items) => {
+            let items: Vec<String> = items.iter().map(shown).collect();
+            items.join(", ")
+        }
+        other => other.to_string(),
+    }
+}
+
+/// The settings of the preset that a plan started from, if they are known.
+pub(crate) fn preset_of<'a>(
+    plan: &toml::Table,
+    presets: &'a BTreeMap<String, toml::Table>,
+) -> Option<&'a toml::Table> {
+    let name = plan.get("preset").and_then(toml::Value::as_str)?;
+    presets.get(name)
+}
+
+/// All settings of a plan in its order, beside those of the preset that it names.
+pub(crate) fn compared(
+    plan: &toml::Table,
+    presets: &BTreeMap<String, toml::Table>,
+) -> Vec<Setting> {
+    let preset = preset_of(plan, presets);
+    let differing = |name: &str, value: &toml::Value| {
+        let preset = preset.filter(|_| !OWN.contains(&name))?;
+        match preset.get(name) {
+            Some(expected) if expected == value => None,
+            Some(expected) => Some(shown(expected)),
+            None => Some("none".to_string()),
+        }
+    };
+    plan.iter()
+        .map(|(name, value)| Setting {
+            name: name.clone(),
+            value: shown(value),
+            preset: differing(name, value),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(text: &str) -> toml::Table {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn deviations_from_the_preset_are_named() {
+        let plan = table(
+            "preset = \"rnn-128\"\ntext = [\"a.txt\", \"b.txt\"]\nlr = 2.0\nepsilon = 1e-8\nclip = \"none\"\nval = \"v\"",
+        );
+        let preset = table(
+            "preset = \"rnn-128\"\ntext = []\nlr = 0.002\nepsilon = 1e-8\nclip = \"global-norm:5\"",
+        );
+        let presets = BTreeMap::from([("rnn-128".to_string(), preset)]);
+        let settings = compared(&plan, &presets);
+        let differing: Vec<_> = settings
+            .iter()
+            .filter_map(|setting| Some((setting.name.as_str(), setting.preset.as_deref()?)))
+            .collect();
+        assert_eq!(differing, [("clip", "global-norm:5"), ("lr", "0.002")]);
+        let value = |name: &str| {
+            let setting = settings.iter().find(|setting| setting.name == name);
+            setting.unwrap().value.clone()
+        };
+        assert_eq!(value("text"), "a.txt, b.txt");
+        assert_eq!(value("epsilon"), "1e-8");
+        assert!(
+            compared(&plan, &BTreeMap::new())
+                .iter()
+                .all(|s| s.preset.is_none())
+        );
+    }
+}

@@ -1,0 +1,240 @@
+//! The list of runs: a row for each, from a glance at its end and a digest of its whole log.
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant, SystemTime};
+
+use gradclip::{Assessment, Verdict};
+use serde::Serialize;
+
+use crate::log::{Damage, Log};
+use crate::runs::{Run, Runs};
+use crate::series::Series;
+use crate::settings;
+use crate::state::RunState;
+
+/// Points of the small curve beside a run.
+const CURVE: usize = 64;
+/// How long the digesting thread reads one run before it looks at the next.
+const TURN: Duration = Duration::from_secs(20);
+
+/// What the whole log of a run comes to.
+#[derive(Debug)]
+pub(crate) struct Digest {
+    /// Bytes of the log that it is of.
+    length: u64,
+    /// Bytes that the file had then: more, if its last line is half-written.
+    file_length: u64,
+    made: Instant,
+    cost: Duration,
+    pub(crate) verdict: Option<Verdict>,
+    pub(crate) val_loss: Option<f64>,
+    pub(crate) curve: Vec<f32>,
+    pub(crate) damage: Option<Damage>,
+}
+
+impl Digest {
+    fn of(log: &Log, file_length: u64) -> Digest {
+        let made = Instant::now();
+        let columns = &log.columns;
+        Digest {
+            length: log.position(),
+            file_length,
+            verdict: Verdict::of(columns.records()),
+            val_loss: columns
+                .evaluations
+                .last()
+                .map(|evaluation| evaluation.val_loss),
+            curve: Series::of(columns, None, None, CURVE).loss.mean,
+            damage: log.damage.clone(),
+            cost: made.elapsed(),
+            made,
+        }
+    }
+}
+
+impl Digest {
+    /// Of a log that cannot be read.
+    fn unreadable(error: &std::io::Error, file_length: u64) -> Digest {
+        Digest {
+            length: 0,
+            file_length,
+            made: Instant::now(),
+            cost: Duration::ZERO,
+            verdict: None,
+            val_loss: None,
+            curve: Vec::new(),
+            damage: Some(Damage {
+                line: None,
+                reason: format!("the log cannot be read: {error}"),
+                lines: 0,
+            }),
+        }
+    }
+}
+
+/// The last digest of a run.
+#[derive(Debug, Default)]
+pub(crate) struct DigestCache(Mutex<Option<Arc<Digest>>>);
+
+impl DigestCache {
+    pub(crate) fn get(&self) -> Option<Arc<Digest>> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// A digest of what was read. While a run goes on, a costly one is kept for some time.
+    pub(crate) fn update(&self, log: &Log, file_length: u64, ended: bool) {
+        if let Some(kept) = self.get() {
+            let recent = !ended && kept.made.elapsed() < kept.cost * 20;
+            let same = kept.file_length == file_length && kept.length == log.position();
+            if same || recent && kept.length < log.position() {
+                return;
+            }
+        }
+        self.set(Digest::of(log, file_length));
+    }
+
+    fn set(&self, digest: Digest) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(digest));
+    }
+}
+
+/// A run in the list.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Row {
+    pub(crate) name: String,
+    pub(crate) state: RunState,
+    /// How it ended, in words, where there is more to say.
+    pub(crate) message: Option<String>,
+    pub(crate) damage: Option<Damage>,
+    pub(crate) preset: Option<String>,
+    pub(crate) model: Option<String>,
+    pub(crate) clip: Option<String>,
+    pub(crate) step: Option<u64>,
+    pub(crate) steps: Option<u64>,
+    pub(crate) loss: Option<f64>,
+    pub(crate) val_loss: Option<f64>,
+    pub(crate) tokens_per_second: Option<f64>,
+    pub(crate) clipped_share: Option<f64>,
+    pub(crate) skipped: Option<usize>,
+    pub(crate) assessment: Option<&'static str>,
+    /// The loss over the whole run.
+    pub(crate) curve: Vec<f32>,
+    /// Whether the whole log was read, so that there is a verdict.
+    pub(crate) digested: bool,
+    /// Seconds since 1970 when the log was last written to.
+    pub(crate) modified: Option<u64>,
+}
+
+impl Row {
+    pub(crate) fn of(run: &Run) -> Row {
+        let glance = run.glance.look(&run.log_path());
+        let digest = run.digest();
+        let plan = settings::read_plan(&run.path);
+        let text = |name: &str| {
+            let value = plan.as_ref().ok()?.get(name)?;
+            Some(settings::shown(value))
+        };
+        let steps = plan
+            .as_ref()
+            .ok()
+            .and_then(|plan| plan.get("steps")?.as_integer());
+        let verdict = digest.as_ref().and_then(|digest| digest.verdict.as_ref());
+        let plan_damage = plan.as_ref().err().map(|reason| Damage {
+            line: None,
+            reason: reason.clone(),
+            lines: 0,
+        });
+        Row {
+            name: run.name.clone(),
+            state: run.state(&glance),
+            message: glance.end.as_ref().and_then(|end| end.message.clone()),
+            damage: plan_damage.or_else(|| digest.as_ref()?.damage.clone()),
+            preset: text("preset"),
+            model: text("model"),
+            clip: text("clip"),
+            step: glance.step,
+            steps: steps.and_then(|steps| u64::try_from(steps).ok()),
+            loss: glance.loss,
+            val_loss: glance.val_loss.or_else(|| digest.as_ref()?.val_loss),
+            tokens_per_second: glance.tokens_per_second,
+            clipped_share: verdict.map(|verdict| verdict.clipped_share),
+            skipped: verdict.map(|verdict| verdict.skipped),
+            assessment: verdict.map(|verdict| word(verdict.assessment)),
+            curve: digest
+                .as_ref()
+                .map_or(Vec::new(), |digest| digest.curve.clone()),
+            digested: digest.is_some(),
+            modified: glance.modified.and_then(seconds),
+        }
+    }
+}
+
+/// The verdict in a word.
+pub(crate) fn word(assessment: Assessment) -> &'static str {
+    match assessment {
+        Assessment::Off => "off",
+        Assessment::Inactive => "inactive",
+        Assessment::Healthy => "healthy",
+        Assessment::Throttling => "throttling",
+    }
+}
+
+fn seconds(time: SystemTime) -> Option<u64> {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    Some(since.as_secs())
+}
+
+/// Reads the logs of all runs in the background, one after the other, as long as `runs` is in use.
+pub(crate) fn digest_in_background(runs: &Arc<Runs>) {
+    let runs = Arc::downgrade(runs);
+    let work = move || {
+        while digest_all(&runs) {
+            std::thread::sleep(Duration::from_secs(1));
+        }
+    };
+    let thread = std::thread::Builder::new().name("digests".to_string());
+    // Without the thread the list has no verdicts, which is no reason to show nothing.
+    drop(thread.spawn(work));
+}
+
+fn digest_all(runs: &Weak<Runs>) -> bool {
+    let Some(all) = runs.upgrade().map(|runs| runs.all()) else {
+        return false;
+    };
+    let mut latest = all;
+    // What was just written to is what somebody looks for.
+    latest.sort_by_key(|run| std::cmp::Reverse(run.glance.look(&run.log_path()).modified));
+    for run in latest {
+        let Some(runs) = runs.upgrade() else {
+            return false;
+        };
+        if digest(&run) {
+            runs.forget_unused();
+        }
+    }
+    true
+}
+
+/// Brings the digest of a run up to date; whether there was anything to do.
+fn digest(run: &Run) -> bool {
+    let glance = run.glance.look(&run.log_path());
+    if run
+        .digest()
+        .is_some_and(|digest| digest.file_length == glance.length)
+    {
+        return false;
+    }
+    match run.read(TURN) {
+        Ok(reach) if reach.complete => {
+            let ended = glance.end.is_some();
+            run.with_log(|log| run.digest.update(log, glance.length, ended));
+        }
+        // The next turn goes on.
+        Ok(_) => {}
+        Err(error) => run.digest.set(Digest::unreadable(&error, glance.length)),
+    }
+    true
+}

@@ -1,0 +1,169 @@
+//! A browser opens the page while a run trains, and its console stays empty.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use shears_dash::serve;
+
+use crate::chromium::{self, Chromium};
+use crate::run_folder::{Run, Runs, end_line, log_of, step_line};
+
+/// Serves the folder on a free port until the tests end.
+fn served(runs: &Runs) -> SocketAddr {
+    let (tell, told) = mpsc::channel();
+    let options = runs.options();
+    thread::spawn(move || serve(options, |address| tell.send(address).unwrap()));
+    told.recv_timeout(Duration::from_secs(20)).unwrap()
+}
+
+/// Appends steps as a trainer does, until it is told to stop.
+fn train(run: Run, from: u64, stop: Arc<AtomicBool>) -> thread::JoinHandle<()> {
+    thread::spawn(move || {
+        let _lock = run.lock();
+        let mut step = from;
+        while !stop.load(Ordering::Relaxed) {
+            run.append(&step_line(
+                step,
+                if step.is_multiple_of(40) { 5.0 } else { 0.5 },
+            ));
+            step += 1;
+            thread::sleep(Duration::from_millis(20));
+        }
+        run.append(&end_line(step - 1, "stopped"));
+    })
+}
+
+/// What a reader does with the page at `address`, where the run `growing` trains and `other` has ended;
+/// `end_training` ends the first.
+fn look_around(
+    browser: &mut Chromium,
+    address: &str,
+    growing: &str,
+    other: &str,
+    end_training: impl FnOnce(),
+) {
+    let main = "document.getElementById('page').dataset";
+    browser.open(address);
+    browser.until("document.querySelectorAll('tr[data-run]').length >= 2");
+    browser.until(&format!(
+        "document.querySelector('tr[data-run=\"{growing}\"] .badge.running') !== null"
+    ));
+
+    // A point arrives while the page is open.
+    browser.value(&format!("location.hash = '#/run/{growing}'"));
+    browser.until(&format!("Number({main}.last) > 0"));
+    let before = browser
+        .value(&format!("Number({main}.last)"))
+        .as_f64()
+        .unwrap();
+    browser.until(&format!("Number({main}.last) > {before}"));
+    browser.until("document.querySelectorAll('.chart .uplot canvas').length >= 6");
+    browser.until("document.querySelector('.heat canvas').height > 10");
+
+    // Logarithmic scale, by its key.
+    browser.until("document.querySelector('[data-chart=loss]').dataset.scale === 'linear'");
+    browser.press("l");
+    browser.until("document.querySelector('[data-chart=loss]').dataset.scale === 'log'");
+    for unit in ["bits a character", "perplexity", "nats a token"] {
+        browser.press("u");
+        browser.until(&format!(
+            "document.querySelector('[data-chart=loss] .unit').textContent === '{unit}'"
+        ));
+    }
+    zoom(browser);
+    browser.press("?");
+    browser.until("document.getElementById('help').open");
+    browser.value("document.getElementById('help').close()");
+    browser.press("t");
+    browser.until("document.documentElement.dataset.theme === 'light'");
+
+    // A spike leads to its step.
+    browser.value(&format!("location.hash = '#/run/{other}'"));
+    browser.until("document.querySelector('.spikes a') !== null");
+    browser.value("document.querySelector('.spikes a').click()");
+    browser.until(&format!("{main}.step === '7'"));
+    browser.until("document.querySelectorAll('.tensors tbody tr').length === 3");
+    browser.until("document.querySelector('.batch .how').textContent === 'The text is gone.'");
+
+    // Two runs over each other.
+    browser.value(&format!("location.hash = '#/compare/{growing}/{other}'"));
+    browser.until(&format!("{main}.overlaid === '2'"));
+    browser.until("document.querySelectorAll('.differences tr.result').length === 2");
+
+    end_training();
+    browser.value("location.hash = '#/'");
+    browser.until(&format!(
+        "document.querySelector('tr[data-run=\"{growing}\"] .badge.stopped') !== null"
+    ));
+    assert!(browser.errors.is_empty(), "{:#?}", browser.errors);
+}
+
+/// Drags over a part of the norm, goes back, points at a step and clicks it.
+fn zoom(browser: &mut Chromium) {
+    browser.value("window.scrollTo(0, 0)");
+    let [left, width, top] = ["left", "width", "top"].map(|side| {
+        let place = "document.querySelector('[data-chart=norm] .u-over').getBoundingClientRect()";
+        browser.value(&format!("{place}.{side}")).as_f64().unwrap()
+    });
+    let range = "document.querySelector('.range').textContent";
+    browser.until(&format!("{range}.startsWith('All')"));
+    browser.drag(
+        (left + 0.2 * width, top + 40.0),
+        (left + 0.6 * width, top + 60.0),
+    );
+    browser.until(&format!("{range}.startsWith('Steps')"));
+    browser.press("0");
+    browser.until(&format!("{range}.startsWith('All')"));
+
+    // One crosshair for all charts.
+    browser.hover((left + 0.5 * width, top + 50.0));
+    for chart in ["norm", "loss", "speed", "norms"] {
+        let readout = format!("document.querySelector('[data-chart={chart}] .readout .at')");
+        browser.until(&format!("{readout}?.textContent.startsWith('step')"));
+    }
+    let at = (left + 0.3 * width, top + 50.0);
+    browser.drag(at, at);
+    browser.until("location.hash.includes('/step/')");
+    browser.until("document.querySelectorAll('.facts div').length > 6");
+    browser.value("history.back()");
+    browser.until("document.querySelector('[data-chart=speed] .uplot') !== null");
+}
+
+#[test]
+fn a_browser_watches_a_run() {
+    let Some(program) = chromium::find() else {
+        println!("skipped: this machine has no Chromium");
+        return;
+    };
+    let runs = Runs::new();
+    let growing = runs.run("growing", &log_of(60));
+    runs.run("other", &(log_of(200) + &end_line(200, "finished")));
+    let stop = Arc::new(AtomicBool::new(false));
+    let trainer = train(growing, 61, stop.clone());
+    let address = format!("http://{}/", served(&runs));
+    let mut browser = Chromium::start(program);
+    look_around(&mut browser, &address, "growing", "other", || {
+        stop.store(true, Ordering::Relaxed);
+        trainer.join().unwrap();
+    });
+}
+
+/// Nothing is there yet, and the page says how to begin.
+#[test]
+fn a_browser_sees_an_empty_folder() {
+    let Some(program) = chromium::find() else {
+        println!("skipped: this machine has no Chromium");
+        return;
+    };
+    let runs = Runs::new();
+    let address = format!("http://{}/", served(&runs));
+    let mut browser = Chromium::start(program);
+    browser.open(&address);
+    browser.until("document.querySelector('.empty pre')?.textContent.includes('shears train')");
+    runs.run("first", &log_of(5));
+    browser.until("document.querySelectorAll('tr[data-run]').length === 1");
+    assert!(browser.errors.is_empty(), "{:#?}", browser.errors);
+}

@@ -1,0 +1,86 @@
+//! A run of a million steps: how long it takes, by hand.
+//!
+//! `cargo test --release -p shears-dash million -- --ignored --nocapture`
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::time::Instant;
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::http::{Request, header};
+use serde_json::Value;
+use tower::ServiceExt;
+
+use crate::run_folder::{Runs, step_line};
+
+async fn get(app: &Router, path: &str) -> Value {
+    let request = Request::builder()
+        .uri(path)
+        .header(header::HOST, "localhost");
+    let response = app
+        .clone()
+        .oneshot(request.body(Body::empty()).unwrap())
+        .await
+        .unwrap();
+    let bytes = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+    serde_json::from_slice(&bytes).unwrap()
+}
+
+/// Eleven tensors, as a recurrent model of two layers has them.
+fn with_tensors(line: &str) -> String {
+    let more: String = (0..8)
+        .map(|tensor| format!(",\"layers.1.part_{tensor}\":0.0{tensor}1234"))
+        .collect();
+    line.replacen("}}", &format!("{more}}}}}"), 1)
+}
+
+#[tokio::test]
+#[ignore = "writes half a gigabyte"]
+async fn a_million_steps_open_in_under_a_second_once_they_were_read() {
+    let runs = Runs::new();
+    let run = runs.run("million", "");
+    let path = run.path.join("events.jsonl");
+    let mut log = BufWriter::new(File::create(&path).unwrap());
+    for step in 1..=1_000_000_u64 {
+        let norm = if step == 654_321 {
+            90.0
+        } else {
+            0.5 + (step as f64 / 5e4).sin() / 4.0
+        };
+        log.write_all(with_tensors(&step_line(step, norm)).as_bytes())
+            .unwrap();
+    }
+    log.flush().unwrap();
+    println!("{} MB", path.metadata().unwrap().len() / 1_000_000);
+
+    let app = runs.app();
+    let started = Instant::now();
+    while get(&app, "/api/run?run=million").await["reach"]["complete"] != true {}
+    println!("read in {:?}", started.elapsed());
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    println!(
+        "{}",
+        status
+            .lines()
+            .find(|line| line.starts_with("VmRSS"))
+            .unwrap_or("memory unknown")
+    );
+    for path in [
+        "series?run=million&points=1600",
+        "maps?run=million&points=240",
+        "run?run=million",
+        "series?run=million&from=654000&to=655000",
+        "step?run=million&step=654321",
+    ] {
+        let started = Instant::now();
+        let answer = get(&app, &format!("/api/{path}")).await;
+        let taken = started.elapsed();
+        println!("{path}: {taken:?}");
+        assert!(taken.as_secs_f64() < 1.0, "{path}: {taken:?}");
+        if path.starts_with("series") {
+            let max = answer["norm"]["max"].as_array().unwrap();
+            assert!(max.iter().any(|max| *max == 90.0), "{path}");
+        }
+    }
+}

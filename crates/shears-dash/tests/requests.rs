@@ -1,0 +1,368 @@
+//! Every request that the page makes, and those that it does not.
+
+use std::fs;
+use std::time::Instant;
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::http::{Method, Request, Response, StatusCode, header};
+use serde_json::Value;
+use tower::ServiceExt;
+
+use crate::run_folder::{Runs, end_line, log_of, step_line};
+
+async fn send(app: &Router, method: Method, host: &str, path: &str) -> Response<Body> {
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(header::HOST, host);
+    app.clone()
+        .oneshot(request.body(Body::empty()).unwrap())
+        .await
+        .unwrap()
+}
+
+async fn body(response: Response<Body>) -> Vec<u8> {
+    to_bytes(response.into_body(), usize::MAX)
+        .await
+        .unwrap()
+        .to_vec()
+}
+
+async fn ask(app: &Router, path: &str) -> (StatusCode, Value) {
+    let response = send(app, Method::GET, "127.0.0.1:7878", path).await;
+    let status = response.status();
+    (
+        status,
+        serde_json::from_slice(&body(response).await).unwrap(),
+    )
+}
+
+async fn get(app: &Router, path: &str) -> Value {
+    let (status, answer) = ask(app, path).await;
+    assert_eq!(status, StatusCode::OK, "{path}: {answer}");
+    answer
+}
+
+/// Asks until the background thread has read the logs.
+async fn digested(app: &Router) -> Value {
+    for _ in 0..200 {
+        let list = get(app, "/api/runs").await;
+        let rows = list["runs"].as_array().unwrap();
+        if rows.iter().all(|row| row["digested"] == true) {
+            return list;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    panic!("the logs were not read");
+}
+
+fn row<'a>(list: &'a Value, name: &str) -> &'a Value {
+    let rows = list["runs"].as_array().unwrap();
+    rows.iter().find(|row| row["name"] == name).unwrap()
+}
+
+#[tokio::test]
+async fn the_list_says_how_each_run_stands() {
+    let runs = Runs::new();
+    let log = log_of(100);
+    let running = runs.run("running", &log);
+    let _lock = running.lock();
+    runs.run("nested/killed", &log);
+    for how in [
+        "finished",
+        "out-of-patience",
+        "stopped",
+        "diverged",
+        "failed",
+    ] {
+        runs.run(how, &(log.clone() + &end_line(100, how)));
+    }
+    let app = runs.app();
+    let list = digested(&app).await;
+    for (name, state) in [
+        ("running", "running"),
+        ("nested/killed", "killed"),
+        ("finished", "finished"),
+        ("out-of-patience", "finished"),
+        ("stopped", "stopped"),
+        ("diverged", "diverged"),
+        ("failed", "failed"),
+    ] {
+        assert_eq!(row(&list, name)["state"], state, "{name}");
+    }
+    let row = row(&list, "finished");
+    assert_eq!((&row["step"], &row["steps"]), (&100.into(), &400.into()));
+    assert_eq!(row["clipped_share"], 0.01);
+    assert_eq!(row["assessment"], "healthy");
+    assert_eq!(row["clip"], "global-norm:1");
+    assert!(row["curve"].as_array().unwrap().len() > 20);
+    assert!((row["val_loss"].as_f64().unwrap() - 2.171).abs() < 1e-3);
+}
+
+#[tokio::test]
+async fn a_run_has_settings_verdict_and_samples() {
+    let runs = Runs::new();
+    let run = runs.run("a", &(log_of(100) + &end_line(100, "finished")));
+    let checkpoint = run.path.join("checkpoints/step-00000100");
+    fs::create_dir_all(&checkpoint).unwrap();
+    fs::write(
+        checkpoint.join("state.json"),
+        "{\"progress\":{\"step\":100,\"val_loss\":1.9}}",
+    )
+    .unwrap();
+    let app = runs.app();
+    assert_eq!(
+        get(&app, "/api/run?run=a").await["checkpoints"]
+            .as_array()
+            .unwrap()
+            .len(),
+        0
+    );
+    fs::write(checkpoint.join("manifest.json"), "{}").unwrap();
+    let about = get(&app, "/api/run?run=a").await;
+    assert_eq!(about["checkpoints"][0]["val_loss"], 1.9);
+    assert_eq!(about["checkpoints"][0]["best"], true);
+    assert!(
+        about["verdict"]
+            .as_str()
+            .unwrap()
+            .contains("clipping engaged at 1 of 100 steps")
+    );
+    assert_eq!(about["samples"][1]["text"], "thou <b>art</b> 100");
+    let settings = about["settings"].as_array().unwrap();
+    let lr = settings
+        .iter()
+        .find(|setting| setting["name"] == "lr")
+        .unwrap();
+    assert_eq!(
+        (lr["value"].as_str(), lr["preset"].as_str()),
+        (Some("2.0"), Some("0.002"))
+    );
+    let batch = settings
+        .iter()
+        .find(|setting| setting["name"] == "batch")
+        .unwrap();
+    assert!(batch["preset"].is_null());
+}
+
+#[tokio::test]
+async fn series_and_maps_keep_the_spike() {
+    let runs = Runs::new();
+    runs.run("a", &log_of(400));
+    let app = runs.app();
+    let series = get(&app, "/api/series?run=a&points=20").await;
+    assert_eq!(series["reach"]["complete"], true);
+    assert_eq!(series["bucket"], 32);
+    assert_eq!(series["norm"]["max"][0], 9.0);
+    assert_eq!(series["norm_peak"][0], 7);
+    assert_eq!(
+        (&series["cut"]["top"][0], &series["cut"]["bottom"][0]),
+        (&9.0.into(), &1.0.into())
+    );
+    assert_eq!(series["evaluations"].as_array().unwrap().len(), 8);
+    let near = get(&app, "/api/series?run=a&from=5&to=9").await;
+    assert_eq!(near["step"], serde_json::json!([5, 6, 7, 8, 9]));
+    let maps = get(&app, "/api/maps?run=a&points=20").await;
+    assert_eq!(maps["norms"]["names"][1], "layers.0.weight_hh");
+    assert_eq!(maps["norms"]["values"][1][0], 8.1);
+    assert_eq!(
+        maps["ratios"]["step"].as_array().unwrap().last().unwrap(),
+        400
+    );
+    let empty = get(&app, "/api/series?run=a&from=900&to=901").await;
+    assert_eq!(empty["rows"], 0);
+}
+
+#[tokio::test]
+async fn a_step_says_all_that_its_line_does() {
+    let runs = Runs::new();
+    runs.run("a", &log_of(60));
+    let app = runs.app();
+    let step = get(&app, "/api/step?run=a&step=7").await;
+    assert_eq!(step["event"]["clip"]["norm_before"], 9.0);
+    assert_eq!(step["event"]["clip"]["action"], "clip");
+    assert_eq!(step["tensors"][0]["name"], "layers.0.weight_hh");
+    assert!(step["tensors"][0]["median"].as_f64().unwrap() < 1.0);
+    assert_eq!((&step["previous"], &step["next"]), (&6.into(), &8.into()));
+    assert!(step["next_acted"].is_null());
+    assert_eq!(
+        get(&app, "/api/step?run=a&step=20").await["previous_acted"],
+        7
+    );
+    assert_eq!(
+        ask(&app, "/api/step?run=a&step=61").await.0,
+        StatusCode::NOT_FOUND
+    );
+
+    let batch = get(&app, "/api/batch?run=a&step=1").await;
+    assert_eq!(batch["rows"][0], "text of a");
+    let gone = get(&app, "/api/batch?run=a&step=2").await;
+    assert_eq!(gone["problem"], "the text is gone");
+}
+
+#[tokio::test]
+async fn numbers_that_are_not_finite_are_null() {
+    let runs = Runs::new();
+    let skipped = "{\"event\":\"step\",\"step\":2,\"loss\":null,\"lr\":1e30,\"tokens_per_second\":9.0,\"clip\":\
+        {\"action\":\"skip\",\"norm_before\":null,\"norm_after\":0.0,\"coefficient\":0.0,\"threshold\":null,\
+        \"skip_reason\":\"non-finite gradients\",\"non_finite\":3,\"first_non_finite\":\"a\",\
+        \"clipped_share\":0.0,\"cosine\":1.0,\"tensors\":{}}}\n";
+    runs.run("a", &(step_line(1, 0.5) + skipped));
+    let app = runs.app();
+    let series = get(&app, "/api/series?run=a").await;
+    assert_eq!(series["norm"]["mean"], serde_json::json!([0.5, null]));
+    assert_eq!(series["skipped"], serde_json::json!([0, 1]));
+    let step = get(&app, "/api/step?run=a&step=2").await;
+    assert_eq!(step["event"]["clip"]["first_non_finite"], "a");
+    assert_eq!(step["tensors"].as_array().unwrap().len(), 0);
+}
+
+#[tokio::test]
+async fn a_broken_line_is_named_and_a_half_written_one_is_not() {
+    let runs = Runs::new();
+    let half = "{\"event\":\"step\",\"step\":9,\"lo";
+    runs.run("half", &(log_of(5) + half));
+    runs.run("broken", &(log_of(5) + half + "\n" + &step_line(6, 0.5)));
+    let plan = runs.run("plan", &log_of(5));
+    fs::write(plan.path.join("plan.toml"), "lr = = 2").unwrap();
+    let unreadable = runs.run("unreadable", "");
+    fs::remove_file(unreadable.path.join("events.jsonl")).unwrap();
+    fs::create_dir(unreadable.path.join("events.jsonl")).unwrap();
+    let app = runs.app();
+    let list = digested(&app).await;
+    let reason = &row(&list, "unreadable")["damage"]["reason"];
+    assert!(
+        reason.as_str().unwrap().contains("cannot be read"),
+        "{reason}"
+    );
+    assert!(row(&list, "half")["damage"].is_null());
+    assert_eq!(row(&list, "broken")["damage"]["line"], 6);
+    assert_eq!(row(&list, "broken")["step"], 6, "what comes after is read");
+    let reason = row(&list, "plan")["damage"]["reason"].as_str().unwrap();
+    assert!(reason.starts_with("plan.toml:"), "{reason}");
+    let about = get(&app, "/api/run?run=broken").await;
+    assert!(about["damage"]["reason"].as_str().unwrap().contains("EOF"));
+}
+
+#[tokio::test]
+async fn no_path_leads_out_of_the_folder() {
+    let runs = Runs::new();
+    runs.run("a", &log_of(5));
+    runs.run("../outside", &log_of(5));
+    let app = runs.app();
+    for name in [
+        "..%2Foutside",
+        "a%2F..%2F..%2Foutside",
+        "%2Fetc",
+        "a%2F",
+        ".%2Fa",
+        "b",
+        "",
+        "a%00",
+    ] {
+        for path in [
+            "run?run=",
+            "series?run=",
+            "maps?run=",
+            "step?step=1&run=",
+            "batch?step=1&run=",
+        ] {
+            let (status, _) = ask(&app, &format!("/api/{path}{name}")).await;
+            assert_eq!(status, StatusCode::NOT_FOUND, "{path}{name}");
+        }
+    }
+    for path in [
+        "/assets/../Cargo.toml",
+        "/assets/%2e%2e/x",
+        "/runs/a/plan.toml",
+        "/etc/passwd",
+    ] {
+        let response = send(&app, Method::GET, "localhost", path).await;
+        assert_eq!(response.status(), StatusCode::NOT_FOUND, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn only_reading_from_this_machine_is_answered() {
+    let runs = Runs::new();
+    runs.run("a", &log_of(5));
+    let app = runs.app();
+    for method in [
+        "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "BREW",
+    ] {
+        for path in ["/", "/api/runs", "/api/run?run=a", "/nothing"] {
+            let method = Method::from_bytes(method.as_bytes()).unwrap();
+            let response = send(&app, method, "localhost", path).await;
+            assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED, "{path}");
+            assert_eq!(response.headers()[header::ALLOW], "GET, HEAD");
+        }
+    }
+    let head = send(&app, Method::HEAD, "localhost:7878", "/api/runs").await;
+    assert_eq!(head.status(), StatusCode::OK);
+    assert!(body(head).await.is_empty());
+    for host in ["evil.example", "127.0.0.1.evil.example", "192.168.1.2:7878"] {
+        for path in ["/", "/api/runs", "/api/live"] {
+            let response = send(&app, Method::GET, host, path).await;
+            assert_eq!(response.status(), StatusCode::FORBIDDEN, "{host}");
+        }
+    }
+    let without = Request::builder()
+        .uri("/api/runs")
+        .body(Body::empty())
+        .unwrap();
+    let response = app.clone().oneshot(without).await.unwrap();
+    assert_eq!(response.status(), StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
+async fn the_page_comes_with_its_policy() {
+    let app = Runs::new().app();
+    for (path, kind) in [
+        ("/", "text/html"),
+        ("/assets/main.js", "text/javascript"),
+        ("/assets/style.css", "text/css"),
+        ("/assets/uplot.js", "text/javascript"),
+        ("/assets/icon.svg", "image/svg+xml"),
+    ] {
+        let response = send(&app, Method::GET, "localhost", path).await;
+        assert_eq!(response.status(), StatusCode::OK, "{path}");
+        let headers = response.headers().clone();
+        assert!(
+            headers[header::CONTENT_TYPE]
+                .to_str()
+                .unwrap()
+                .starts_with(kind),
+            "{path}"
+        );
+        let policy = headers[header::CONTENT_SECURITY_POLICY].to_str().unwrap();
+        assert!(policy.contains("default-src 'none'") && policy.contains("script-src 'self';"));
+        assert!(!body(response).await.is_empty());
+    }
+    let list = get(&app, "/api/runs").await;
+    assert_eq!(list["runs"].as_array().unwrap().len(), 0);
+}
+
+#[tokio::test]
+async fn a_thousand_runs_are_listed_at_once() {
+    let runs = Runs::new();
+    let log = log_of(200) + &end_line(200, "finished");
+    for run in 0..1000 {
+        runs.run(&format!("sweep/run-{run:04}"), &log);
+    }
+    let app = runs.app();
+    let mut times = Vec::new();
+    for _ in 0..2 {
+        let started = Instant::now();
+        let list = get(&app, "/api/runs").await;
+        assert_eq!(list["runs"].as_array().unwrap().len(), 1000);
+        assert_eq!(row(&list, "sweep/run-0999")["state"], "finished");
+        times.push(started.elapsed());
+    }
+    println!(
+        "a thousand runs: {:?} at first, then {:?}",
+        times[0], times[1]
+    );
+    // Many times what it takes; on a busy machine a test must not fail for that.
+    assert!(times[0].as_secs_f64() < 5.0, "{times:?}");
+}

@@ -1,0 +1,10 @@
+//! The live page, from its requests to a browser that opens it.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod browser;
+mod chromium;
+mod live;
+mod million;
+mod requests;
+mod run_folder;

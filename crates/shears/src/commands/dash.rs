@@ -1,0 +1,103 @@
+//! `shears dash`: the live page over a folder of runs.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use shears_dash::{DashError, Options};
+use shears_data::Tokenizer;
+use shears_model::{Architecture, Reading};
+use shears_train::{Batches, Plan, Preset, RunFolder, load_corpora};
+use toml::Table;
+
+use crate::arguments::DashArguments;
+use crate::exit::Misuse;
+use crate::output::say;
+
+pub(crate) fn run(arguments: &DashArguments) -> anyhow::Result<ExitCode> {
+    let folder = &arguments.folder;
+    let mut presets = BTreeMap::new();
+    for (preset, _) in Preset::ALL {
+        presets.insert(preset.to_string(), Table::try_from(preset.plan())?);
+    }
+    let texts = Texts::default();
+    let options = Options {
+        folder: folder.clone(),
+        port: arguments.port,
+        presets,
+        batch_text: Arc::new(move |run, step| texts.of(run, step)),
+    };
+    let folder = folder.display().to_string();
+    let served = shears_dash::serve(options, move |address| {
+        say!("the runs in {folder} are at http://{address}\nCtrl-C ends the page, and no run");
+    });
+    match served {
+        Err(error @ (DashError::NotAFolder(_) | DashError::Listen { .. })) => {
+            return Err(Misuse(error.to_string()).into());
+        }
+        served => served?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The text that was looked at last: reading it again for each step would be slow.
+#[derive(Default)]
+struct Texts(Mutex<Option<Text>>);
+
+struct Text {
+    run: PathBuf,
+    plan: Plan,
+    tokenizer: Tokenizer,
+    batches: Batches,
+}
+
+impl Texts {
+    /// What the rows of a step's batch say.
+    fn of(&self, run: &Path, step: u64) -> Result<Vec<String>, String> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.as_ref().is_none_or(|text| text.run != run) {
+            *kept = Some(Text::read(run).map_err(|error| format!("{error:#}"))?);
+        }
+        let text = kept.as_ref().ok_or("the text is gone")?;
+        Ok(text.rows(step))
+    }
+}
+
+impl Text {
+    fn read(run: &Path) -> anyhow::Result<Text> {
+        let folder = RunFolder::open_to_read(run)?;
+        let plan = folder.plan()?;
+        let corpora = load_corpora(&plan, Some(&folder.input_path()), Some(folder.tokenizer()?))?;
+        let known = (plan.text_sha256.clone(), plan.val_sha256.clone());
+        if corpora.sha256 != known {
+            return Err(Misuse("the text has changed since the run was started".into()).into());
+        }
+        let reading = match plan.model {
+            Architecture::Transformer => Reading::Windows {
+                context: plan.window,
+            },
+            Architecture::Rnn | Architecture::Lstm | Architecture::Gru => Reading::Streams,
+        };
+        let batches = Batches::new(&plan, reading, corpora.train.clone())?;
+        Ok(Text {
+            run: run.to_path_buf(),
+            plan,
+            tokenizer: corpora.tokenizer,
+            batches,
+        })
+    }
+
+    /// Steps are counted from 1, micro-batches from 0.
+    fn rows(&self, step: u64) -> Vec<String> {
+        let micro_batches = self.plan.accumulate as u64;
+        let first = step.saturating_sub(1) * micro_batches;
+        let mut rows = Vec::new();
+        for index in first..first + micro_batches {
+            let batch = self.batches.at(index);
+            let inputs = batch.inputs.chunks(batch.window);
+            rows.extend(inputs.map(|row| self.tokenizer.decode(row)));
+        }
+        rows
+    }
+}
