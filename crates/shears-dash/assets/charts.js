@@ -46,7 +46,7 @@ function logarithmicMarks(low, high, room) {
 
 /**
  * A chart. `spec` has: `title`, `unit`, `how` (how to read it), `lines` (`{key, label, colour, width, dash,
- * points, gaps}`), `bands` (`{low, high, colour}`, keys of values), `cut` (whether values `cut_top` and
+ * points, gaps, broken}`), `bands` (`{low, high, colour}`, keys of values), `cut` (whether values `cut_top` and
  * `cut_bottom` are shaded), `log`, `zero` (whether the axis begins at 0), `robust`
  * (whether a few wild numbers may leave the picture), `height`, `readout` (of a place: an
  * array of `[label, text, colour]`), `marks` (whether values `marks` are ticked at the bottom).
@@ -168,12 +168,11 @@ export class Chart {
       {},
       ...bands.flatMap(() => [hidden(), hidden()]),
       ...(cut ? [hidden(), hidden()] : []),
-      ...lines.map((line) => ({
+      ...lines.map((line) => (line.broken ? hidden() : {
         stroke: () => colour(line.colour),
         width: line.width ?? 1.5,
         dash: line.dash,
         spanGaps: line.gaps ?? false,
-        paths: line.stepped ? PLOT.paths.stepped({ align: -1 }) : undefined,
         points: line.points ? { show: true, size: 6, fill: () => colour("--surface"), stroke: () => colour(line.colour), width: 1.5 } : { show: (plot) => this.values.step.length < 3, size: 5 },
       })),
     ];
@@ -288,6 +287,7 @@ export class Chart {
 
   #paint(plot) {
     if (this.values.at !== undefined) this.#paintAt(plot);
+    for (const line of this.spec.lines) if (line.broken) this.#paintBroken(plot, line);
     if (this.spec.cut) this.#paintCut(plot);
     if (this.spec.marks) this.#paintMarks(plot);
   }
@@ -299,6 +299,34 @@ export class Chart {
     ctx.fillStyle = colour("--band");
     const width = 9 * devicePixelRatio;
     ctx.fillRect(plot.valToPos(this.values.at, "x", true) - width / 2, bbox.top, width, bbox.height);
+    ctx.restore();
+  }
+
+  /** A line that is broken where it jumps: a threshold that another rule sets at single steps. */
+  #paintBroken(plot, line) {
+    const { ctx, bbox } = plot;
+    const { step } = this.values;
+    const values = this.values[line.key] ?? [];
+    const half = 3 * devicePixelRatio;
+    ctx.save();
+    ctx.beginPath();
+    ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
+    ctx.clip();
+    ctx.strokeStyle = colour(line.colour);
+    ctx.lineWidth = line.width * devicePixelRatio;
+    ctx.setLineDash(line.dash.map((length) => length * devicePixelRatio));
+    ctx.beginPath();
+    let before = null;
+    step.forEach((at, place) => {
+      const value = values[place] ?? null;
+      if (value === null || (this.log && value <= 0)) return;
+      const [x, y] = [plot.valToPos(at, "x", true), plot.valToPos(value, "y", true)];
+      const jumps = before === null || Math.abs(value - before) > 0.1 * Math.max(value, before);
+      if (jumps) ctx.moveTo(x - half, y);
+      ctx.lineTo(jumps ? x + half : x, y);
+      before = value;
+    });
+    ctx.stroke();
     ctx.restore();
   }
 

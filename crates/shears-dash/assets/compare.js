@@ -31,7 +31,7 @@ export function showCompare(page, names) {
     { name: "loss", title: "Loss", unit: "nats a token, training", height: 280, robust: true, how: "Lower is better. A run that leaves the others upwards has lost its way there.", lines: lines("loss"), readout: readout("loss", significant) },
     { name: "val", title: "Validation loss", unit: "nats a token", height: 240, robust: true, how: "The same on text that no run has trained on: the one to choose by.", lines: lines("val", { points: true }), readout: readout("val", significant) },
     { name: "norm", title: "Gradient norm", unit: "before clipping, greatest of a point", height: 280, log: true, how: "How long gradients were before anything was cut off. Dashed lines are the thresholds.",
-      lines: [...lines("norm"), ...lines("threshold", { dash: [5, 4], width: 1 })], readout: readout("norm", significant) },
+      lines: [...lines("norm"), ...lines("threshold", { dash: [5, 4], width: 1, broken: true })], readout: readout("norm", significant) },
     { name: "share", title: "Steps clipped", unit: "share of the last 100", height: 180, bounds: [0, 1.04], logarithmic: false, how: "How often each run's rule stepped in.", lines: lines("share"), readout: readout("share", percent) },
     { name: "speed", title: "Speed", unit: "tokens a second", height: 180, zero: true, how: "What each run costs, if they had the machine to themselves.", lines: lines("speed"), readout: readout("speed", count) },
   ].map((spec) => new Chart(spec, actions));

@@ -21,7 +21,7 @@ export const PANELS = [
     bands: [{ low: "norm_min", high: "norm_max", colour: "--band" }],
     lines: [
       { key: "norm_mean", colour: "--ink-line", width: 1.4 },
-      { key: "threshold", colour: "--accent", width: 1.2, dash: [5, 4], stepped: true },
+      { key: "threshold", colour: "--accent", width: 1.2, dash: [5, 4], broken: true },
     ],
     readout: (values, at) => [
       ["norm", span(values.norm_min[at], values.norm_max[at]), "--ink-line"],

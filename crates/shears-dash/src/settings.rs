@@ -51,7 +51,7 @@ pub(crate) fn preset_of<'a>(
     presets.get(name)
 }
 
-/// All settings of a plan in its order, beside those of the preset that it names.
+/// All settings of a plan, beside those of the preset that it names.
 pub(crate) fn compared(
     plan: &toml::Table,
     presets: &BTreeMap<String, toml::Table>,

@@ -206,7 +206,8 @@ fn digest_all(runs: &Weak<Runs>) -> bool {
     };
     let mut latest = all;
     // What was just written to is what somebody looks for.
-    latest.sort_by_key(|run| std::cmp::Reverse(run.glance.look(&run.log_path()).modified));
+    // What changes while it is sorted would be in no order, so each run is looked at once.
+    latest.sort_by_cached_key(|run| std::cmp::Reverse(run.glance.look(&run.log_path()).modified));
     for run in latest {
         let Some(runs) = runs.upgrade() else {
             return false;
