@@ -57,7 +57,7 @@ export const PANELS = [
     readout: (values, at) => [["clipped", percent(values.share[at]), null]],
   },
   {
-    name: "lr", title: "Learning rate", unit: "", height: 170, zero: true,
+    name: "lr", title: "Learning rate", unit: "factor of the update", height: 170, zero: true,
     how: "Warm-up and decay as the schedule has them. Compare its jumps with those of the loss.",
     lines: [{ key: "lr", colour: "--ink-line" }],
     readout: (values, at) => [["rate", significant(values.lr[at]), null]],

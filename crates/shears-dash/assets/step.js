@@ -40,14 +40,18 @@ export function showStep(page, name, step) {
     return `The gradient was ${norm} long${more}. Clipping left it as it was.`;
   }
 
+  /** The order of the norm that a policy chooses; none is the Euclidean one. */
+  const orderOf = (policy) => policy.match(/\bp=([^,+\s]+)/)?.[1] ?? null;
+
   function showFacts(event, settings) {
     const { clip } = event;
     const setting = (key) => settings.find(({ name }) => name === key)?.value ?? "–";
     const fact = (label, value, hint = null) => element("div", {}, element("dt", {}, label), element("dd", {}, value, hint ? element("small", {}, hint) : null));
+    const order = orderOf(setting("clip"));
     fill(facts,
       fact("action", clip.action),
       fact("policy", setting("clip")),
-      fact("norm before", significant(clip.norm_before, 6), "Euclidean, of all tensors together"),
+      fact("norm before", significant(clip.norm_before, 6), `${order === null ? "Euclidean" : `of order ${order}`}, of all tensors together`),
       fact("threshold", significant(clip.threshold, 6)),
       fact("coefficient", significant(clip.coefficient, 6)),
       fact("norm after", significant(clip.norm_after, 6)),
@@ -58,7 +62,8 @@ export function showStep(page, name, step) {
       fact("learning rate", significant(event.lr, 5)));
   }
 
-  function showTensors(event) {
+  function showTensors(event, policy) {
+    const euclidean = orderOf(policy) === null;
     const longest = Math.max(...view.tensors.map(({ norm, median }) => Math.max(norm, median ?? 0)), 1e-300);
     const ratios = event.update_ratios ?? {};
     const rows = view.tensors.map(({ name: tensor, norm, median, share }) => {
@@ -70,7 +75,7 @@ export function showStep(page, name, step) {
         element("th", { scope: "row" }, tensor), element("td", { class: "c-bar" }, bar),
         element("td", {}, significant(norm)), element("td", {}, significant(median)),
         element("td", {}, times === null ? "–" : `${significant(times, 3)}×`),
-        element("td", {}, `${significant(100 * share, 3)} %`),
+        element("td", {}, euclidean ? `${significant(100 * share, 3)} %` : "–"),
         element("td", {}, ratios[tensor] === undefined ? "–" : significant(ratios[tensor], 3)));
     });
     fill(tensors,
@@ -121,7 +126,7 @@ export function showStep(page, name, step) {
     showFacts(found.event, about.settings);
     const values = { ...valuesOf(series, { unit: "nats", bits: null, smoothing: 0 }), at: step };
     chart.show(values, [series.step[0], series.step.at(-1)]);
-    showTensors(found.event);
+    showTensors(found.event, about.clip ?? "");
     await showBatch();
   }
 

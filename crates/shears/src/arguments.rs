@@ -3,6 +3,7 @@
 mod bench;
 mod clip;
 mod compare;
+mod export_events;
 mod replay;
 
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ use crate::settings::checked;
 pub(crate) use bench::{BenchArguments, BenchPart};
 pub(crate) use clip::ClipArguments;
 pub(crate) use compare::CompareArguments;
+pub(crate) use export_events::{ExportEventsArguments, TableFormat};
 pub(crate) use replay::ReplayArguments;
 
 /// Train text generators, and see what gradient clipping does to them.
@@ -62,6 +64,7 @@ pub(crate) enum Command {
     Clip(ClipArguments),
     Compare(CompareArguments),
     Replay(ReplayArguments),
+    ExportEvents(ExportEventsArguments),
     /// Print a completion script for a shell
     ///
     /// For example: shears completions bash > ~/.local/share/bash-completion/completions/shears
@@ -345,6 +348,16 @@ pub(crate) struct TrainArguments {
     #[arg(long, short, help_heading = OUTPUT)]
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(crate) quiet: bool,
+
+    /// Write TensorBoard event files to the run's folder: losses, norms, samples, settings
+    #[arg(long, help_heading = OUTPUT)]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) tensorboard: bool,
+
+    /// Draw losses, norms and clipping on the whole terminal while the run goes
+    #[arg(long, help_heading = OUTPUT)]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) tui: bool,
 }
 
 const TEXT: &str = "Text";

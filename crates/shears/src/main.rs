@@ -16,7 +16,9 @@ mod gradient_files;
 mod model;
 mod output;
 mod report;
+mod screen;
 mod settings;
+mod tensorboard;
 mod watch;
 
 use std::process::ExitCode;
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         Command::Clip(arguments) => commands::clip::run(&arguments),
         Command::Compare(arguments) => commands::compare::run(&arguments),
         Command::Replay(arguments) => commands::replay::run(&arguments),
+        Command::ExportEvents(arguments) => commands::export_events::run(&arguments),
         Command::Completions { shell } => {
             let mut command = Arguments::command();
             let mut script = Vec::new();

@@ -48,6 +48,8 @@ pub(crate) fn set_panic_hook() {
         if place.contains("/tokenizers-") {
             return;
         }
+        // The line is not to vanish with a screen.
+        crate::screen::leave();
         let message = panic
             .payload_as_str()
             .unwrap_or("no message")

@@ -16,6 +16,9 @@ const CARRIED_STEPS: i64 = 300;
 /// Evaluations of such a run are quick, and its loss falls quickly.
 const CARRIED_EVAL_EVERY: i64 = 100;
 
+/// What a config file may have beside the plan: where to write and how.
+const OUTSIDE: [&str; 6] = ["out", "threads", "quiet", "json", "tensorboard", "tui"];
+
 /// The flags with a config file's keys beneath them.
 pub(crate) fn with_config_file(arguments: TrainArguments) -> anyhow::Result<TrainArguments> {
     let Some(path) = arguments.config.clone() else {
@@ -97,7 +100,7 @@ pub(crate) fn check_unchanged(arguments: &TrainArguments, plan: &Plan) -> anyhow
 /// What was typed, as far as it belongs to the plan.
 fn plan_settings(arguments: &TrainArguments) -> anyhow::Result<Table> {
     let mut table = to_table(arguments)?;
-    for outside in ["out", "threads", "quiet", "json"] {
+    for outside in OUTSIDE {
         table.remove(outside);
     }
     Ok(table)
@@ -162,7 +165,7 @@ fn known_keys() -> Vec<String> {
         ..Preset::Lstm128.plan()
     };
     let table = Table::try_from(plan).unwrap_or_default();
-    let outside = ["out", "threads", "quiet", "json"].map(String::from);
+    let outside = OUTSIDE.map(String::from);
     table
         .into_iter()
         .map(|(key, _)| key)

@@ -10,7 +10,7 @@ use burn::tensor::Device;
 use indicatif::{ProgressBar, ProgressStyle};
 use shears_data::Tokenizer;
 use shears_model::LanguageModel;
-use shears_train::{Evaluation, Event, Observer, StepEvent};
+use shears_train::{End, Evaluation, Event, Observer, StepEvent};
 
 use crate::commands::generate::write_sample;
 use crate::output::{complain, say};
@@ -24,6 +24,17 @@ pub(crate) enum Show {
     Json,
     /// Nothing.
     Quiet,
+    /// Nothing here: a screen draws it.
+    Screen,
+}
+
+/// What else is told of a run while it goes: a screen, files for another program.
+pub(crate) trait Listener {
+    /// Something happened.
+    fn event(&mut self, event: &Event);
+
+    /// The run is over; it failed if there is no end.
+    fn end(&mut self, end: Option<End>);
 }
 
 /// Watches a run for the terminal.
@@ -32,6 +43,7 @@ pub(crate) struct Watch {
     /// Absent when standard error is no terminal.
     bar: Option<ProgressBar>,
     stop: Arc<AtomicBool>,
+    listeners: Vec<Box<dyn Listener>>,
     tokenizer: Tokenizer,
     device: Device,
     steps: u64,
@@ -55,9 +67,12 @@ impl Watch {
         let asked = Arc::clone(&stop);
         ctrlc::set_handler(move || {
             if asked.swap(true, Ordering::SeqCst) {
+                crate::screen::leave();
                 std::process::exit(i32::from(crate::exit::INTERRUPTED));
             }
-            complain!("\nfinishing the step and saving; again to leave at once");
+            if show != Show::Screen {
+                complain!("\nfinishing the step and saving; again to leave at once");
+            }
         })?;
         let bar = (show == Show::Text && std::io::stderr().is_terminal()).then(|| {
             let style = "{bar:24.cyan/dim} {pos}/{len}  {msg}  {eta} left";
@@ -74,6 +89,7 @@ impl Watch {
             show,
             bar,
             stop,
+            listeners: Vec::new(),
             tokenizer,
             device,
             steps,
@@ -84,10 +100,23 @@ impl Watch {
         })
     }
 
-    /// Takes the bar off the screen.
-    pub(crate) fn finish(&self) {
+    /// Adds somebody to tell.
+    pub(crate) fn add(&mut self, listener: impl Listener + 'static) {
+        self.listeners.push(Box::new(listener));
+    }
+
+    /// What says that the run should save and stop.
+    pub(crate) fn stop(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.stop)
+    }
+
+    /// Takes the bar off the screen, and tells the others that the run is over.
+    pub(crate) fn finish(&mut self, end: Option<End>) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
+        }
+        for listener in &mut self.listeners {
+            listener.end(end);
         }
     }
 
@@ -100,7 +129,10 @@ impl Watch {
         }
     }
 
-    fn json(&self, event: &impl serde::Serialize) {
+    fn tell(&mut self, event: &Event) {
+        for listener in &mut self.listeners {
+            listener.event(event);
+        }
         if self.show == Show::Json
             && let Ok(line) = serde_json::to_string(event)
         {
@@ -124,7 +156,7 @@ impl Observer for Watch {
             self.loss = smooth(self.loss, loss);
         }
         self.speed = smooth(self.speed, event.tokens_per_second);
-        self.json(&Event::Step(event.clone()));
+        self.tell(&Event::Step(event.clone()));
         let text = format!(
             "loss {:.3}  norm {:.3}  clipped {:.0} %  {:.0} tokens/s",
             self.loss.unwrap_or(f64::NAN),
@@ -153,7 +185,7 @@ impl Observer for Watch {
             perplexity,
             ..
         } = evaluation;
-        self.json(&Event::Evaluation {
+        self.tell(&Event::Evaluation {
             step,
             val_loss,
             bits_per_char,
@@ -176,7 +208,7 @@ impl Observer for Watch {
                     step,
                     text: text.clone(),
                 };
-                self.json(&event);
+                self.tell(&event);
                 Some(text)
             }
             Err(error) => {

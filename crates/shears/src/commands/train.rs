@@ -7,8 +7,8 @@ use anyhow::Context;
 use burn::tensor::Device;
 use shears_model::{LanguageModel, parameters};
 use shears_train::{
-    Batches, Checkpoint, Corpora, End, Plan, RunFolder, Trainer, estimate_memory, gradient_flow,
-    load_corpora, read_events, train, verdict,
+    Batches, Checkpoint, Corpora, End, Event, Plan, RunFolder, Trainer, estimate_memory,
+    gradient_flow, load_corpora, read_events, train, verdict,
 };
 
 use crate::arguments::TrainArguments;
@@ -17,7 +17,9 @@ use crate::exit::{INTERRUPTED, Misuse};
 use crate::model::{Work, device, with_model};
 use crate::output::{complain, say};
 use crate::report;
+use crate::screen::{self, Screen, Setup};
 use crate::settings;
+use crate::tensorboard::TensorBoard;
 use crate::watch::{Show, Watch, indent};
 
 pub(crate) fn run(arguments: TrainArguments) -> anyhow::Result<ExitCode> {
@@ -28,6 +30,9 @@ pub(crate) fn run(arguments: TrainArguments) -> anyhow::Result<ExitCode> {
         (false, true) => Show::Quiet,
         (false, false) => Show::Text,
     };
+    if arguments.tui {
+        screen::check(arguments.json, arguments.quiet)?;
+    }
     // Before the text is read: training a tokenizer computes in parallel, too.
     let threads = super::set_threads(arguments.threads)?;
     let job = match &arguments.resume {
@@ -48,6 +53,8 @@ pub(crate) fn run(arguments: TrainArguments) -> anyhow::Result<ExitCode> {
             show,
             threads,
             device,
+            tensorboard: arguments.tensorboard,
+            tui: arguments.tui,
         },
     )
 }
@@ -159,6 +166,8 @@ struct Train {
     show: Show,
     threads: usize,
     device: Device,
+    tensorboard: bool,
+    tui: bool,
 }
 
 impl Work for Train {
@@ -177,6 +186,8 @@ impl Work for Train {
             show,
             threads,
             device,
+            tensorboard,
+            tui,
         } = self;
         let infos = parameters(&model);
         let vocabulary = corpora.tokenizer.vocab_size();
@@ -217,9 +228,11 @@ impl Work for Train {
         let plain = device.clone().without_autodiff();
         let tokenizer = corpora.tokenizer.clone();
         let done = trainer.progress().step;
-        let mut watch = Watch::new(show, steps, done, tokenizer, plain.clone())?;
+        let shown = if tui { Show::Screen } else { show };
+        let mut watch = Watch::new(shown, steps, done, tokenizer, plain.clone())?;
+        add_listeners(&mut watch, &folder, &trainer, tui, tensorboard)?;
         let end = train(&mut trainer, &folder, &corpora, &device, &mut watch);
-        watch.finish();
+        watch.finish(end.as_ref().ok().copied());
         let end = end?;
         conclude(&trainer, &folder, &corpora, end, show, &plain)?;
         Ok(match end {
@@ -227,6 +240,39 @@ impl Work for Train {
             End::Finished | End::OutOfPatience => ExitCode::SUCCESS,
         })
     }
+}
+
+/// A screen and event files for TensorBoard, each if it was asked for. Both begin with what the run has
+/// done before.
+fn add_listeners<M: LanguageModel>(
+    watch: &mut Watch,
+    folder: &RunFolder,
+    trainer: &Trainer<M>,
+    tui: bool,
+    tensorboard: bool,
+) -> anyhow::Result<()> {
+    if !tui && !tensorboard {
+        return Ok(());
+    }
+    let plan = trainer.plan();
+    let done = trainer.progress().step;
+    let mut history = match folder.events_path().exists() {
+        true => read_events(&folder.events_path())?,
+        false => Vec::new(),
+    };
+    // Later steps are taken again.
+    history.retain(|event| event.step() <= done && !matches!(event, Event::End { .. }));
+    let board = tensorboard.then(|| TensorBoard::create(folder, plan, &history));
+    let board = board.transpose()?;
+    // The screen is the first to be told of the end, because others may have something to say then.
+    if tui {
+        let setup = Setup::new(plan, folder.path(), &parameters(trainer.model()));
+        watch.add(Screen::open(setup, &history, watch.stop())?);
+    }
+    if let Some(board) = board {
+        watch.add(board);
+    }
+    Ok(())
 }
 
 fn introduce(plan: &Plan, corpora: &Corpora) {

@@ -53,6 +53,8 @@ threads = 1
 out = "run"
 json = false
 quiet = true
+tensorboard = true
+tui = false
 "#;
 
 fn scratch() -> Scratch {
@@ -86,8 +88,9 @@ fn every_flag_has_a_key_of_the_same_name() {
     assert_eq!(ran.stderr, "");
     assert_eq!(ran.succeeded(), "");
     let plan = scratch.plan("run");
+    let outside = ["out", "threads", "json", "quiet", "tensorboard", "tui"];
     for (key, value) in &table {
-        if !["out", "threads", "json", "quiet"].contains(&key.as_str()) {
+        if !outside.contains(&key.as_str()) {
             assert_eq!(plan.get(key), Some(value), "{key}");
         }
     }

@@ -1,0 +1,90 @@
+//! `shears export-events`: the steps of a run as a table.
+
+mod columns;
+mod new_file;
+mod parquet_file;
+
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use shears_train::{Event, RunFolder, read_events};
+
+use crate::arguments::{ExportEventsArguments, TableFormat};
+use crate::exit::Misuse;
+use columns::{Column, Row, columns, rows};
+use new_file::NewFile;
+
+pub(crate) fn run(arguments: &ExportEventsArguments) -> anyhow::Result<ExitCode> {
+    let run = RunFolder::open_to_read(&arguments.run)?;
+    let format = format(arguments)?;
+    if let Some(out) = &arguments.out {
+        new_file::check(out, arguments.force)?;
+    }
+    let events = events(&run)?;
+    let rows = rows(&events);
+    if rows.is_empty() {
+        let run = run.path().display();
+        let problem = format!("{run}: no step is recorded, so there is nothing to export");
+        return Err(Misuse(problem).into());
+    }
+    let columns = columns(&rows, arguments.tensors);
+    match &arguments.out {
+        None => write_csv(&columns, &rows, io::stdout().lock())
+            .context("cannot write to standard output")?,
+        Some(out) => {
+            let file = NewFile::beside(out)?;
+            let written = match format {
+                TableFormat::Csv => write_csv(&columns, &rows, file.writer()),
+                TableFormat::Parquet => parquet_file::write(&columns, &rows, file.writer()),
+            };
+            written.with_context(|| format!("cannot write {}", out.display()))?;
+            file.put_in_place(out, arguments.force)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The format that was asked for, or that the file's name tells.
+fn format(arguments: &ExportEventsArguments) -> Result<TableFormat, Misuse> {
+    let ending = arguments.out.as_deref().and_then(Path::extension);
+    let format = arguments.format.unwrap_or(match ending {
+        Some(ending) if ending == "parquet" => TableFormat::Parquet,
+        _ => TableFormat::Csv,
+    });
+    if format == TableFormat::Parquet && arguments.out.is_none() {
+        let problem = "parquet is not for a terminal or a pipe; give a file by --out FILE";
+        return Err(Misuse(problem.into()));
+    }
+    Ok(format)
+}
+
+fn events(run: &RunFolder) -> anyhow::Result<Vec<Event>> {
+    let path = run.events_path();
+    Ok(match path.exists() {
+        true => read_events(&path)?,
+        false => Vec::new(),
+    })
+}
+
+/// A line of names, then a line for each row.
+fn write_csv(columns: &[Column], rows: &[Row<'_>], out: impl Write) -> anyhow::Result<()> {
+    let mut table = csv::Writer::from_writer(BufWriter::new(out));
+    let names = columns.iter().map(|column| column.name.as_str());
+    table.write_record(names).map_err(csv_error)?;
+    for row in rows {
+        let fields = columns.iter().map(|column| column.text(row));
+        table.write_record(fields).map_err(csv_error)?;
+    }
+    table.flush()?;
+    Ok(())
+}
+
+/// The system's error inside that of the `csv` crate, which does not name it as its source.
+fn csv_error(error: csv::Error) -> io::Error {
+    match error.into_kind() {
+        csv::ErrorKind::Io(error) => error,
+        other => io::Error::other(format!("{other:?}")),
+    }
+}

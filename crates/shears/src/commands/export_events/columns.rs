@@ -1,0 +1,149 @@
+//! The columns of the table: what each is called, and where in a step's event its value is.
+
+use std::collections::BTreeSet;
+
+use shears_train::{Event, StepEvent};
+
+/// A step, and the evaluation that followed it.
+pub(super) struct Row<'a> {
+    step: &'a StepEvent,
+    evaluation: Option<Evaluated>,
+}
+
+struct Evaluated {
+    val_loss: f64,
+    bits_per_char: f64,
+    perplexity: f64,
+}
+
+/// One column.
+pub(super) struct Column {
+    pub(super) name: String,
+    pub(super) read: Read,
+}
+
+/// How a column's value is found. `None` is that there is none; what is not finite is NaN.
+pub(super) enum Read {
+    Whole(fn(&Row<'_>) -> u64),
+    Real(fn(&Row<'_>) -> Option<f64>),
+    Text(for<'a> fn(&Row<'a>) -> Option<&'a str>),
+    /// The norm of the tensor of this name.
+    TensorNorm(String),
+}
+
+impl Row<'_> {
+    /// The norm of a tensor, which the log has only if it is finite.
+    pub(super) fn tensor_norm(&self, tensor: &str) -> Option<f64> {
+        self.step.clip.tensors.get(tensor).copied()
+    }
+}
+
+impl Column {
+    /// The value as a field of a CSV file.
+    pub(super) fn text(&self, row: &Row<'_>) -> String {
+        match &self.read {
+            Read::Whole(read) => read(row).to_string(),
+            Read::Real(read) => number(read(row)),
+            Read::Text(read) => read(row).unwrap_or_default().to_string(),
+            Read::TensorNorm(tensor) => number(row.tensor_norm(tensor)),
+        }
+    }
+}
+
+/// All digits that it takes to read the same bits back, with an exponent where that is shorter.
+fn number(value: Option<f64>) -> String {
+    value.map_or(String::new(), |value| format!("{value:?}"))
+}
+
+/// The steps of a log, each with its evaluation.
+pub(super) fn rows(events: &[Event]) -> Vec<Row<'_>> {
+    let mut rows: Vec<Row<'_>> = Vec::new();
+    for event in events {
+        match event {
+            Event::Step(step) => rows.push(Row {
+                step,
+                evaluation: None,
+            }),
+            Event::Evaluation {
+                step,
+                val_loss,
+                bits_per_char,
+                perplexity,
+            } => {
+                if let Some(row) = rows.last_mut().filter(|row| row.step.step == *step) {
+                    row.evaluation = Some(Evaluated {
+                        val_loss: *val_loss,
+                        bits_per_char: *bits_per_char,
+                        perplexity: *perplexity,
+                    });
+                }
+            }
+            _ => {}
+        }
+    }
+    rows
+}
+
+/// The columns in their order, with those of the tensors at the end.
+pub(super) fn columns(rows: &[Row<'_>], tensors: bool) -> Vec<Column> {
+    let named = |(name, read): (&str, Read)| Column {
+        name: name.to_string(),
+        read,
+    };
+    let mut columns: Vec<Column> = of_each_step().into_iter().map(named).collect();
+    if tensors {
+        // Not every step has every tensor: norms that are not finite are not in the log.
+        let known = rows.iter().flat_map(|row| row.step.clip.tensors.keys());
+        let known: BTreeSet<&String> = known.collect();
+        columns.extend(known.into_iter().map(|tensor| Column {
+            name: format!("norm:{tensor}"),
+            read: Read::TensorNorm(tensor.clone()),
+        }));
+    }
+    columns
+}
+
+fn of_each_step() -> [(&'static str, Read); 17] {
+    use Read::{Real, Text, Whole};
+    [
+        ("step", Whole(|row| row.step.step)),
+        // The log has no number for a loss that is not finite.
+        ("loss", Real(|row| row.step.loss.or(Some(f64::NAN)))),
+        ("lr", Real(|row| Some(row.step.lr))),
+        (
+            "tokens_per_second",
+            Real(|row| Some(row.step.tokens_per_second)),
+        ),
+        ("action", Text(|row| Some(&row.step.clip.action))),
+        ("norm_before", Real(|row| Some(row.step.clip.norm_before))),
+        ("norm_after", Real(|row| Some(row.step.clip.norm_after))),
+        ("coefficient", Real(|row| Some(row.step.clip.coefficient))),
+        ("threshold", Real(|row| row.step.clip.threshold)),
+        (
+            "clipped_share",
+            Real(|row| Some(row.step.clip.clipped_share)),
+        ),
+        ("cosine", Real(|row| Some(row.step.clip.cosine))),
+        ("non_finite", Whole(|row| row.step.clip.non_finite)),
+        (
+            "skip_reason",
+            Text(|row| row.step.clip.skip_reason.as_deref()),
+        ),
+        (
+            "first_non_finite",
+            Text(|row| row.step.clip.first_non_finite.as_deref()),
+        ),
+        (
+            "val_loss",
+            Real(|row| row.evaluation.as_ref().map(|found| found.val_loss)),
+        ),
+        (
+            "bits_per_char",
+            Real(|row| row.evaluation.as_ref().map(|found| found.bits_per_char)),
+        ),
+        (
+            "perplexity",
+            Real(|row| row.evaluation.as_ref().map(|found| found.perplexity)),
+        ),
+    ]
+}

@@ -1,0 +1,105 @@
+//! The table as a Parquet file.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use parquet::basic::{Compression, LogicalType, Repetition, Type as Physical};
+use parquet::data_type::{ByteArray, ByteArrayType, DoubleType, Int64Type};
+use parquet::errors::ParquetError;
+use parquet::file::properties::WriterProperties;
+use parquet::file::writer::{SerializedColumnWriter, SerializedFileWriter};
+use parquet::schema::types::{Type, TypePtr};
+
+use super::columns::{Column, Read, Row};
+
+/// Rows that are written together: a reader holds so many in memory.
+const ROWS_IN_GROUP: usize = 100_000;
+
+/// Whole numbers are INT64, numbers DOUBLE and texts UTF-8 strings, the last two nullable.
+pub(super) fn write(
+    columns: &[Column],
+    rows: &[Row<'_>],
+    out: impl Write + Send,
+) -> anyhow::Result<()> {
+    let fields: Result<Vec<TypePtr>, ParquetError> = columns.iter().map(field).collect();
+    let schema = Type::group_type_builder("step")
+        .with_fields(fields?)
+        .build()?;
+    let properties = WriterProperties::builder().set_compression(Compression::SNAPPY);
+    let mut writer =
+        SerializedFileWriter::new(out, Arc::new(schema), Arc::new(properties.build()))?;
+    for rows in rows.chunks(ROWS_IN_GROUP) {
+        let mut group = writer.next_row_group()?;
+        for column in columns {
+            // The writer has a column for each field of the schema, in its order.
+            if let Some(mut values) = group.next_column()? {
+                write_column(&column.read, rows, &mut values)?;
+                values.close()?;
+            }
+        }
+        group.close()?;
+    }
+    writer.close()?;
+    Ok(())
+}
+
+fn field(column: &Column) -> Result<TypePtr, ParquetError> {
+    let (physical, logical, repetition) = match column.read {
+        Read::Whole(_) => (Physical::INT64, None, Repetition::REQUIRED),
+        Read::Real(_) | Read::TensorNorm(_) => (Physical::DOUBLE, None, Repetition::OPTIONAL),
+        Read::Text(_) => (
+            Physical::BYTE_ARRAY,
+            Some(LogicalType::String),
+            Repetition::OPTIONAL,
+        ),
+    };
+    let field = Type::primitive_type_builder(&column.name, physical)
+        .with_repetition(repetition)
+        .with_logical_type(logical)
+        .build()?;
+    Ok(Arc::new(field))
+}
+
+fn write_column(
+    read: &Read,
+    rows: &[Row<'_>],
+    writer: &mut SerializedColumnWriter<'_>,
+) -> Result<(), ParquetError> {
+    match read {
+        Read::Whole(read) => {
+            let values: Vec<i64> = rows.iter().map(|row| read(row).cast_signed()).collect();
+            let column = writer.typed::<Int64Type>();
+            column.write_batch(&values, None, None)?;
+        }
+        Read::Real(read) => write_reals(rows.iter().map(read), writer)?,
+        Read::TensorNorm(tensor) => {
+            write_reals(rows.iter().map(|row| row.tensor_norm(tensor)), writer)?;
+        }
+        Read::Text(read) => {
+            let (values, levels) = present(rows.iter().map(|row| read(row).map(ByteArray::from)));
+            let column = writer.typed::<ByteArrayType>();
+            column.write_batch(&values, Some(&levels), None)?;
+        }
+    }
+    Ok(())
+}
+
+fn write_reals(
+    values: impl Iterator<Item = Option<f64>>,
+    writer: &mut SerializedColumnWriter<'_>,
+) -> Result<(), ParquetError> {
+    let (values, levels) = present(values);
+    let column = writer.typed::<DoubleType>();
+    column.write_batch(&values, Some(&levels), None)?;
+    Ok(())
+}
+
+/// The values that there are, and for each row 1 if it has one, 0 if not.
+fn present<T>(values: impl Iterator<Item = Option<T>>) -> (Vec<T>, Vec<i16>) {
+    let (mut present, mut levels) = (Vec::new(), Vec::new());
+    for value in values {
+        levels.push(i16::from(value.is_some()));
+        present.extend(value);
+    }
+    (present, levels)
+}

@@ -1,0 +1,184 @@
+//! What the screen knows of a run.
+
+use std::collections::VecDeque;
+use std::path::Path;
+
+use gradclip::{StepRecord, Verdict};
+use shears_model::ParameterInfo;
+use shears_train::{Event, Plan, StepEvent};
+
+use super::series::Series;
+use crate::output::one_line;
+
+/// Steps that "the last" means.
+pub(super) const LAST: usize = 100;
+
+/// The weight of the newest step in the smoothed loss and speed.
+const SMOOTHING: f64 = 0.1;
+
+/// What does not change while the run goes.
+#[derive(Clone, Debug)]
+pub(crate) struct Setup {
+    /// The folder of the run.
+    pub(crate) run: String,
+    /// Its preset.
+    pub(crate) title: String,
+    pub(crate) policy: String,
+    pub(crate) steps: u64,
+    /// The layers of the model from input to output, and the names of the tensors of each.
+    pub(crate) layers: Vec<(String, Vec<String>)>,
+}
+
+impl Setup {
+    pub(crate) fn new(plan: &Plan, run: &Path, parameters: &[ParameterInfo]) -> Setup {
+        let mut layers: Vec<(String, Vec<String>)> = Vec::new();
+        for parameter in parameters {
+            let (layer, tensor) = (parameter.layer(), parameter.name.clone());
+            match layers.last_mut().filter(|(name, _)| name == layer) {
+                Some((_, tensors)) => tensors.push(tensor),
+                None => layers.push((layer.to_string(), vec![tensor])),
+            }
+        }
+        Setup {
+            run: one_line(&run.display().to_string()),
+            title: plan.preset.to_string(),
+            policy: plan.clip.to_string(),
+            steps: plan.steps,
+            layers,
+        }
+    }
+}
+
+/// What is drawn.
+#[derive(Clone, Debug)]
+pub(super) struct State {
+    pub(super) setup: Setup,
+    pub(super) step: u64,
+    /// The step that this program began with.
+    pub(super) began_at: u64,
+    pub(super) loss: Series,
+    pub(super) smoothed: Series,
+    pub(super) validation: Series,
+    pub(super) norm: Series,
+    pub(super) threshold: Series,
+    pub(super) newest_loss: Option<f64>,
+    pub(super) newest_validation: Option<f64>,
+    pub(super) newest_norm: Option<f64>,
+    pub(super) newest_threshold: Option<f64>,
+    pub(super) speed: Option<f64>,
+    /// The norm of each layer at the newest step.
+    pub(super) layers: Vec<f64>,
+    pub(super) sample: Option<(u64, String)>,
+    pub(super) clipped: u64,
+    pub(super) left_out: u64,
+    /// Of each of the last steps, whether it was clipped.
+    pub(super) lately: VecDeque<bool>,
+    pub(super) verdict: Option<Verdict>,
+    records: Vec<StepRecord>,
+    /// How many records the verdict is of.
+    judged: usize,
+}
+
+impl State {
+    pub(super) fn new(setup: Setup) -> State {
+        State {
+            layers: vec![0.0; setup.layers.len()],
+            setup,
+            step: 0,
+            began_at: 0,
+            loss: Series::default(),
+            smoothed: Series::default(),
+            validation: Series::default(),
+            norm: Series::default(),
+            threshold: Series::default(),
+            newest_loss: None,
+            newest_validation: None,
+            newest_norm: None,
+            newest_threshold: None,
+            speed: None,
+            sample: None,
+            clipped: 0,
+            left_out: 0,
+            lately: VecDeque::new(),
+            verdict: None,
+            records: Vec::new(),
+            judged: 0,
+        }
+    }
+
+    /// Says that what was taken until now is what an earlier program did.
+    pub(super) fn start(&mut self) {
+        self.began_at = self.step;
+        self.speed = None;
+    }
+
+    /// Takes what happened.
+    pub(super) fn take(&mut self, event: &Event) {
+        self.step = self.step.max(event.step());
+        match event {
+            Event::Step(step) => self.take_step(step),
+            Event::Evaluation { step, val_loss, .. } => {
+                self.validation.push(*step, *val_loss);
+                self.newest_validation = Some(*val_loss);
+            }
+            Event::Sample { step, text } => {
+                // What a model writes may have characters that a terminal obeys.
+                let lines: Vec<String> = text.lines().map(one_line).collect();
+                self.sample = Some((*step, lines.join("\n")));
+            }
+            Event::End { .. } => {}
+        }
+    }
+
+    fn take_step(&mut self, event: &StepEvent) {
+        let (step, clip) = (event.step, &event.clip);
+        if let Some(loss) = event.loss {
+            let smoothed = smooth(self.newest_loss, loss);
+            self.newest_loss = Some(smoothed);
+            self.loss.push(step, loss);
+            self.smoothed.push(step, smoothed);
+        }
+        self.norm.push(step, clip.norm_before);
+        self.newest_norm = Some(clip.norm_before);
+        if let Some(threshold) = clip.threshold {
+            self.threshold.push(step, threshold);
+        }
+        self.newest_threshold = clip.threshold;
+        self.speed = Some(smooth(self.speed, event.tokens_per_second));
+        for ((_, tensors), layer) in self.setup.layers.iter().zip(&mut self.layers) {
+            let norms = tensors.iter().filter_map(|tensor| clip.tensors.get(tensor));
+            *layer = norms.map(|norm| norm * norm).sum::<f64>().sqrt();
+        }
+        let clipped = clip.action == "clip";
+        self.clipped += u64::from(clipped);
+        self.left_out += u64::from(clip.action == "skip");
+        if self.lately.len() == LAST {
+            self.lately.pop_front();
+        }
+        self.lately.push_back(clipped);
+        self.records.push(clip.record());
+    }
+
+    /// Judges the run anew, when enough has happened since the last time: it sorts all norms.
+    pub(super) fn judge(&mut self) {
+        let enough = self.judged + 1 + self.judged / 50;
+        if self.records.len() >= enough {
+            self.verdict = Verdict::of(self.records.iter().copied());
+            self.judged = self.records.len();
+        }
+    }
+
+    /// The share of clipped steps of the whole run, and of the last steps.
+    pub(super) fn shares_clipped(&self) -> (f64, f64) {
+        let share = |clipped: u64, all: usize| clipped as f64 / all.max(1) as f64;
+        let lately = self.lately.iter().filter(|clipped| **clipped).count();
+        (
+            share(self.clipped, self.records.len()),
+            share(lately as u64, self.lately.len()),
+        )
+    }
+}
+
+fn smooth(mean: Option<f64>, value: f64) -> f64 {
+    mean.map_or(value, |mean| mean + SMOOTHING * (value - mean))
+}

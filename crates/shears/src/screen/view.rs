@@ -1,0 +1,300 @@
+//! Where things are on the screen, and how they look.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use gradclip::Assessment;
+use ratatui::Frame;
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::{Color, Style, Stylize};
+use ratatui::text::{Line, Span, Text};
+use ratatui::widgets::{Block, BorderType, Paragraph, Wrap};
+
+use super::charts::{Scale, draw_losses, draw_norms};
+use super::state::{LAST, State};
+use crate::report::count;
+
+/// Below this there are words only.
+const SMALLEST_FOR_CHARTS: (u16, u16) = (60, 16);
+const SIDE_WIDTH: u16 = 34;
+const SAMPLE_HEIGHT: u16 = 6;
+
+/// What the keys have chosen.
+pub(super) struct View {
+    began: Instant,
+    pub(super) stop: Arc<AtomicBool>,
+    pub(super) scale: Scale,
+    pub(super) paused: bool,
+}
+
+impl View {
+    pub(super) fn new(began: Instant, stop: Arc<AtomicBool>) -> View {
+        View {
+            began,
+            stop,
+            scale: Scale::Norms,
+            paused: false,
+        }
+    }
+
+    /// Draws everything that there is room for.
+    pub(super) fn draw(&self, frame: &mut Frame<'_>, state: &State) {
+        let area = frame.area();
+        let left = time_left(state, self.began.elapsed());
+        if area.width < SMALLEST_FOR_CHARTS.0 || area.height < SMALLEST_FOR_CHARTS.1 {
+            draw_words(frame, area, state, left);
+            return;
+        }
+        let [head, progress, body, keys] = Layout::vertical([
+            Constraint::Length(1),
+            Constraint::Length(1),
+            Constraint::Min(1),
+            Constraint::Length(1),
+        ])
+        .areas(area);
+        draw_head(frame, head, state);
+        draw_progress(frame, progress, state, left);
+        let with_sample = state.sample.is_some() && body.height >= 3 * SAMPLE_HEIGHT;
+        let sample_height = if with_sample { SAMPLE_HEIGHT } else { 0 };
+        let [figures, sample] =
+            Layout::vertical([Constraint::Min(1), Constraint::Length(sample_height)]).areas(body);
+        let [charts, side] =
+            Layout::horizontal([Constraint::Min(1), Constraint::Length(SIDE_WIDTH)]).areas(figures);
+        let [losses, norms] =
+            Layout::vertical([Constraint::Fill(1), Constraint::Fill(1)]).areas(charts);
+        let [clipping, layers] =
+            Layout::vertical([Constraint::Length(9), Constraint::Min(0)]).areas(side);
+        draw_losses(frame, losses, state, self.scale);
+        draw_norms(frame, norms, state, self.scale);
+        draw_clipping(frame, clipping, state);
+        draw_layers(frame, layers, state);
+        if with_sample {
+            draw_sample(frame, sample, state);
+        }
+        frame.render_widget(self.keys(), keys);
+    }
+
+    fn keys(&self) -> Line<'static> {
+        if self.stop.load(Ordering::SeqCst) {
+            let text = " finishing the step and saving; again to leave at once";
+            return Line::from(text.yellow());
+        }
+        let pause = if self.paused { "go on" } else { "pause" };
+        let mut spans = Vec::new();
+        for (key, what) in [("q", "save and stop"), ("l", "log scale"), ("p", pause)] {
+            spans.push(Span::from(format!(" {key} ")).bold().cyan());
+            spans.push(Span::from(format!("{what}  ")).dark_gray());
+        }
+        if self.paused {
+            spans.push(Span::from("the display pauses, the run goes on").yellow());
+        }
+        Line::from(spans)
+    }
+}
+
+/// A frame with a title.
+pub(super) fn panel<'a>(title: impl Into<Line<'a>>) -> Block<'a> {
+    Block::bordered()
+        .border_type(BorderType::Rounded)
+        .border_style(Style::new().fg(Color::DarkGray))
+        .title(title)
+}
+
+fn draw_head(frame: &mut Frame<'_>, area: Rect, state: &State) {
+    let speed = state.speed.map_or(String::new(), |speed| {
+        format!("{} tokens/s ", count(speed as u64))
+    });
+    let [left, right] =
+        Layout::horizontal([Constraint::Min(1), Constraint::Length(speed.len() as u16)])
+            .areas(area);
+    let words = vec![
+        Span::from(" shears ").bold().cyan(),
+        Span::from(format!("{}  ", state.setup.title)).bold(),
+        Span::from(state.setup.run.clone()).dark_gray(),
+    ];
+    frame.render_widget(Line::from(words), left);
+    frame.render_widget(Line::from(speed.dark_gray()), right);
+}
+
+fn draw_progress(frame: &mut Frame<'_>, area: Rect, state: &State, left: Option<Duration>) {
+    let steps = state.setup.steps;
+    let share = state.step as f64 / steps.max(1) as f64;
+    let left = left.map_or(String::new(), |left| format!(", {} left", clock(left)));
+    let words = format!(
+        " {} of {} steps, {:.0} %{left} ",
+        count(state.step),
+        count(steps),
+        100.0 * share
+    );
+    let width = usize::from(area.width).saturating_sub(words.len() + 1);
+    let filled = ((share * width as f64) as usize).min(width);
+    let line = vec![
+        Span::from(" "),
+        Span::from("━".repeat(filled)).cyan(),
+        Span::from("━".repeat(width - filled)).dark_gray(),
+        Span::from(words),
+    ];
+    frame.render_widget(Line::from(line), area);
+}
+
+fn draw_clipping(frame: &mut Frame<'_>, area: Rect, state: &State) {
+    let (all, lately) = state.shares_clipped();
+    let verdict = state.verdict.as_ref();
+    let norms = verdict.and_then(|verdict| verdict.norms.as_ref());
+    let suggested = verdict.and_then(|verdict| verdict.suggested.as_ref());
+    let or_dash = |text: Option<String>| text.unwrap_or("-".into());
+    let rows = [
+        (
+            "clipped",
+            format!("{}, last {LAST} {}", percent(all), percent(lately)).into(),
+        ),
+        ("left out", count(state.left_out).into()),
+        (
+            "median",
+            or_dash(norms.map(|norms| short(norms.p50))).into(),
+        ),
+        (
+            "largest",
+            or_dash(norms.map(|norms| short(norms.max))).into(),
+        ),
+        (
+            "threshold",
+            state.newest_threshold.map_or("-".into(), short).into(),
+        ),
+        (
+            "suggested",
+            or_dash(
+                suggested
+                    .map(|range| format!("{} to {}", short(*range.start()), short(*range.end()))),
+            )
+            .into(),
+        ),
+        ("verdict", assessment(verdict.map(|found| found.assessment))),
+    ];
+    let lines = rows.map(|(name, value): (&str, Span<'_>)| {
+        Line::from(vec![Span::from(format!(" {name:<10}")).dark_gray(), value])
+    });
+    let title = vec![
+        Span::from(" clipping ").bold(),
+        Span::from(format!("{} ", state.setup.policy)).dark_gray(),
+    ];
+    let text = Text::from(lines.to_vec());
+    frame.render_widget(Paragraph::new(text).block(panel(Line::from(title))), area);
+}
+
+/// The verdict in a few words; the whole of it comes at the end.
+fn assessment(assessment: Option<Assessment>) -> Span<'static> {
+    match assessment {
+        None => "-".into(),
+        Some(Assessment::Off) => "off".dark_gray(),
+        Some(Assessment::Inactive) => "practically inactive".yellow(),
+        Some(Assessment::Healthy) => "healthy".green(),
+        Some(Assessment::Throttling) => "throttles training".red(),
+    }
+}
+
+/// A bar for each layer, from input to output.
+fn draw_layers(frame: &mut Frame<'_>, area: Rect, state: &State) {
+    let title = Line::from(" gradient norm by layer ".bold());
+    let block = panel(title);
+    let inner = block.inner(area);
+    let names = state.setup.layers.iter().map(|(name, _)| name.as_str());
+    let name_width = names.clone().map(str::len).max().unwrap_or(0).min(14);
+    let largest = state.layers.iter().copied().fold(0.0, f64::max);
+    let bar_width = usize::from(inner.width).saturating_sub(name_width + 10);
+    let row = |(name, norm): (&str, &f64)| {
+        let share = if largest > 0.0 { norm / largest } else { 0.0 };
+        Line::from(vec![
+            Span::from(format!(" {name:<name_width$.name_width$} ")).dark_gray(),
+            Span::from(format!("{:<bar_width$}", bar(share, bar_width))).green(),
+            Span::from(format!(" {}", short(*norm))),
+        ])
+    };
+    let mut lines: Vec<Line<'_>> = names.zip(&state.layers).map(row).collect();
+    let room = usize::from(inner.height);
+    if lines.len() > room && room > 0 {
+        let more = lines.len() + 1 - room;
+        lines.truncate(room - 1);
+        lines.push(Line::from(format!(" and {more} more").dark_gray()));
+    }
+    frame.render_widget(Paragraph::new(lines).block(block), area);
+}
+
+fn draw_sample(frame: &mut Frame<'_>, area: Rect, state: &State) {
+    let Some((step, text)) = &state.sample else {
+        return;
+    };
+    let title = vec![
+        Span::from(" sample ").bold(),
+        Span::from(format!("step {} ", count(*step))).dark_gray(),
+    ];
+    let sample = Paragraph::new(text.as_str())
+        .wrap(Wrap { trim: false })
+        .block(panel(Line::from(title)));
+    frame.render_widget(sample, area);
+}
+
+/// The most important first: as many lines as there are.
+fn draw_words(frame: &mut Frame<'_>, area: Rect, state: &State, left: Option<Duration>) {
+    let or_dash = |number: Option<f64>| number.map_or("-".into(), short);
+    let (all, _) = state.shares_clipped();
+    let steps = state.setup.steps;
+    let mut lines = vec![
+        Line::from(format!("step {} of {}", count(state.step), count(steps)).bold()),
+        Line::from(format!("loss {}", or_dash(state.newest_loss)).cyan()),
+        Line::from(format!("norm {}", or_dash(state.newest_norm)).green()),
+        Line::from(format!("clipped {}", percent(all))),
+    ];
+    lines.extend(left.map(|left| Line::from(format!("{} left", clock(left)))));
+    lines.push(Line::from("q save and stop".dark_gray()));
+    frame.render_widget(Paragraph::new(lines), area);
+}
+
+/// A bar in eighths of a character.
+fn bar(share: f64, width: usize) -> String {
+    const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
+    let eighths = (share.clamp(0.0, 1.0) * 8.0 * width as f64).round() as usize;
+    format!("{}{}", "█".repeat(eighths / 8), EIGHTHS[eighths % 8])
+}
+
+/// A number in a few digits.
+pub(super) fn short(number: f64) -> String {
+    let size = number.abs();
+    match size {
+        _ if !number.is_finite() => "not finite".to_string(),
+        0.0 => "0".to_string(),
+        _ if !(9.995e-4..9999.5).contains(&size) => format!("{number:.1e}"),
+        _ if size < 0.09995 => format!("{number:.4}"),
+        _ if size < 9.995 => format!("{number:.3}"),
+        _ if size < 99.95 => format!("{number:.2}"),
+        _ => format!("{number:.0}"),
+    }
+}
+
+fn percent(share: f64) -> String {
+    match 100.0 * share {
+        percent if percent > 0.0 && percent < 0.95 => format!("{percent:.1} %"),
+        percent => format!("{percent:.0} %"),
+    }
+}
+
+/// How long the steps to come will take, going by those that this program took.
+fn time_left(state: &State, elapsed: Duration) -> Option<Duration> {
+    let taken = state.step.saturating_sub(state.began_at);
+    let to_come = state.setup.steps.saturating_sub(state.step);
+    let seconds = elapsed.as_secs_f64() / taken as f64 * to_come as f64;
+    (taken > 0).then(|| Duration::try_from_secs_f64(seconds).ok())?
+}
+
+fn clock(time: Duration) -> String {
+    let seconds = time.as_secs();
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    match hours {
+        0 => format!("{minutes}:{seconds:02}"),
+        _ => format!("{hours}:{minutes:02}:{seconds:02}"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

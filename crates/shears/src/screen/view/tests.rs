@@ -1,0 +1,251 @@
+use std::collections::BTreeMap;
+
+use ratatui::Terminal;
+use ratatui::backend::TestBackend;
+use shears_train::{ClipEvent, Event, StepEvent};
+
+use super::super::state::Setup;
+use super::*;
+
+fn setup() -> Setup {
+    let layer = |name: &str| (name.to_string(), vec![format!("{name}.weight")]);
+    Setup {
+        run: "runs/test".into(),
+        title: "lstm-128".into(),
+        policy: "global-norm:0.5".into(),
+        steps: 1200,
+        layers: ["embedding", "layers.0", "layers.1", "output"]
+            .map(layer)
+            .to_vec(),
+    }
+}
+
+/// A step whose gradient is clipped at every fifth one.
+fn step(step: u64) -> Event {
+    let norm_before = if step.is_multiple_of(5) { 1.0 } else { 0.25 };
+    let coefficient = f64::min(1.0, 0.5 / norm_before);
+    let tensors = [
+        ("embedding", 0.4),
+        ("layers.0", 0.2),
+        ("layers.1", 0.1),
+        ("output", 0.05),
+    ];
+    let tensors = tensors.map(|(layer, norm)| (format!("{layer}.weight"), norm));
+    Event::Step(StepEvent {
+        step,
+        loss: Some(4.0 - 0.005 * step as f64),
+        lr: 0.002,
+        tokens_per_second: 12_345.0,
+        clip: ClipEvent {
+            action: if coefficient < 1.0 { "clip" } else { "keep" }.into(),
+            norm_before,
+            norm_after: norm_before * coefficient,
+            coefficient,
+            threshold: Some(0.5),
+            skip_reason: None,
+            non_finite: 0,
+            first_non_finite: None,
+            clipped_share: 0.0,
+            cosine: 1.0,
+            tensors: tensors.into(),
+        },
+        update_ratios: BTreeMap::new(),
+    })
+}
+
+fn state() -> State {
+    let mut state = State::new(setup());
+    for number in 1..=300 {
+        state.take(&step(number));
+    }
+    state.take(&Event::Evaluation {
+        step: 300,
+        val_loss: 2.75,
+        bits_per_char: 3.97,
+        perplexity: 15.6,
+    });
+    let text = "Quousque \u{1b}[2Jtandem\nabutere".to_string();
+    state.take(&Event::Sample { step: 300, text });
+    state.judge();
+    state
+}
+
+fn view() -> View {
+    View::new(Instant::now(), Arc::new(AtomicBool::new(false)))
+}
+
+fn drawn(view: &View, state: &State, width: u16, height: u16) -> Vec<String> {
+    let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+    terminal.draw(|frame| view.draw(frame, state)).unwrap();
+    let buffer = terminal.backend().buffer();
+    let line = |y| (0..width).map(|x| buffer[(x, y)].symbol()).collect();
+    (0..height).map(line).collect()
+}
+
+#[track_caller]
+fn has(lines: &[String], parts: &[&str]) {
+    let text = lines.join("\n");
+    for part in parts {
+        assert!(text.contains(part), "no {part:?} in\n{text}");
+    }
+}
+
+fn is_braille(character: char) -> bool {
+    ('\u{2801}'..='\u{28ff}').contains(&character)
+}
+
+#[test]
+fn a_terminal_of_usual_size_has_everything() {
+    let lines = drawn(&view(), &state(), 80, 24);
+    has(
+        &lines,
+        &[
+            "shears lstm-128  runs/test",
+            "12,345 tokens/s",
+            "300 of 1,200 steps, 25 %, 0:00 left",
+            "loss train 2.545",
+            "validation 2.75",
+            "gradient norm 1.000 threshold 0.500 log",
+            "clipping global-norm:0.5",
+            "clipped   20 %, last 100 20 %",
+            "median    0.250",
+            "largest   1.000",
+            "suggested 0.200 to 4.000",
+            "verdict   healthy",
+            "gradient norm by layer",
+            "layers.0",
+            "0.200",
+            "sample step 300",
+            "Quousque ?[2Jtandem",
+            "q save and stop",
+        ],
+    );
+    let dots = lines.iter().flat_map(|line| line.chars());
+    assert!(
+        dots.filter(|dot| is_braille(*dot)).count() > 50,
+        "{lines:#?}"
+    );
+}
+
+#[test]
+fn bars_are_as_long_as_norms_are_large() {
+    let lines = drawn(&view(), &state(), 120, 40);
+    let eighths = |layer: &str| {
+        let line = lines
+            .iter()
+            .find(|line| line.contains(&format!("{layer} ")))
+            .unwrap();
+        let full = line.matches('█').count() * 8;
+        full + line
+            .chars()
+            .filter_map(|c| "▏▎▍▌▋▊▉".chars().position(|e| e == c))
+            .sum::<usize>()
+    };
+    let longest = eighths("embedding");
+    assert!(longest > 40, "{lines:#?}");
+    assert!(eighths("layers.0").abs_diff(longest / 2) <= 1, "{lines:#?}");
+    assert!(eighths("layers.1").abs_diff(longest / 4) <= 1, "{lines:#?}");
+}
+
+#[test]
+fn a_tiny_terminal_has_the_figures() {
+    let lines = drawn(&view(), &state(), 20, 5);
+    has(
+        &lines,
+        &[
+            "step 300 of 1,200",
+            "loss 2.545",
+            "norm 1.000",
+            "clipped 20 %",
+            "0:00 left",
+        ],
+    );
+    for (width, height) in [(1, 1), (3, 2), (60, 16), (61, 17), (80, 15), (500, 200)] {
+        drawn(&view(), &state(), width, height);
+    }
+}
+
+#[test]
+fn a_run_that_has_not_begun_can_be_drawn() {
+    let lines = drawn(&view(), &State::new(setup()), 80, 24);
+    has(
+        &lines,
+        &["0 of 1,200 steps, 0 %", "verdict   -", "median    -"],
+    );
+    has(&drawn(&view(), &State::new(setup()), 20, 5), &["loss -"]);
+}
+
+#[test]
+fn keys_change_what_is_shown() {
+    let mut view = view();
+    let state = state();
+    view.scale = view.scale.next();
+    has(
+        &drawn(&view, &state, 120, 40),
+        &["validation 2.75", "2.750 log", "0.500 log"],
+    );
+    view.scale = view.scale.next();
+    let linear = drawn(&view, &state, 120, 40).join("\n");
+    assert!(!linear.contains("0 log "), "{linear}");
+    assert_eq!(view.scale.next(), Scale::Norms);
+    view.paused = true;
+    has(
+        &drawn(&view, &state, 120, 40),
+        &["p go on", "the display pauses"],
+    );
+    view.stop.store(true, Ordering::SeqCst);
+    has(
+        &drawn(&view, &state, 120, 40),
+        &["finishing the step and saving"],
+    );
+}
+
+#[test]
+fn a_gradient_that_is_not_finite_is_left_out_of_the_chart() {
+    let mut state = state();
+    let Event::Step(mut event) = step(301) else {
+        unreachable!()
+    };
+    event.loss = None;
+    event.clip.action = "skip".into();
+    event.clip.norm_before = f64::NAN;
+    state.take(&Event::Step(event));
+    state.judge();
+    has(
+        &drawn(&view(), &state, 120, 40),
+        &["gradient norm not finite", "left out  1", "largest   1.000"],
+    );
+}
+
+#[test]
+fn numbers_have_few_digits() {
+    let numbers = [
+        0.0,
+        0.000_123,
+        0.0123,
+        0.25,
+        2.66,
+        12.34,
+        999.6,
+        123_456.0,
+        f64::NAN,
+    ];
+    let expected = [
+        "0",
+        "1.2e-4",
+        "0.0123",
+        "0.250",
+        "2.660",
+        "12.34",
+        "1000",
+        "1.2e5",
+        "not finite",
+    ];
+    assert_eq!(numbers.map(short), expected);
+    assert_eq!(
+        [0.0, 0.001, 0.204, 1.0].map(percent),
+        ["0 %", "0.1 %", "20 %", "100 %"]
+    );
+    let times = [7, 754, 45_296].map(|seconds| clock(Duration::from_secs(seconds)));
+    assert_eq!(times, ["0:07", "12:34", "12:34:56"]);
+}

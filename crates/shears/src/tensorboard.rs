@@ -1,0 +1,191 @@
+//! `shears train --tensorboard`: event files that TensorBoard reads, in the run's folder.
+//!
+//! The messages are written by hand: they are few and fixed (TensorFlow's `event.proto` and
+//! `summary.proto`, TensorBoard's `hparams/api.proto`), and each field's number is beside its value.
+
+mod event_file;
+mod hyperparameters;
+mod layout;
+mod message;
+mod summary;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
+
+use anyhow::Context;
+use shears_train::{End, Event, Plan, RunFolder, StepEvent};
+
+use crate::output::complain;
+use crate::watch::Listener;
+use event_file::{EventFile, earlier_files};
+use message::Message;
+use summary::{histogram, scalar, text};
+
+/// Steps over which norms become a histogram, and clipped steps a share.
+const WINDOW: u64 = 50;
+
+/// Writes what a run does to `tensorboard/` in its folder.
+pub(crate) struct TensorBoard {
+    file: EventFile,
+    /// What went wrong first; nothing is written after it, and the run goes on.
+    failure: Option<std::io::Error>,
+    /// Of each of the last steps, whether it was clipped.
+    clipped: VecDeque<bool>,
+    /// The norms of each tensor since the last histogram.
+    norms: BTreeMap<String, Vec<f64>>,
+    /// The last step that was told of.
+    step: u64,
+}
+
+impl TensorBoard {
+    /// Begins a file for a run that has taken the steps of `history`.
+    ///
+    /// TensorBoard drops what earlier files say of later steps, because those steps are taken again. If
+    /// there are no earlier files, the history is written to this one.
+    pub(crate) fn create(run: &RunFolder, plan: &Plan, history: &[Event]) -> anyhow::Result<Self> {
+        let folder = run.path().join("tensorboard");
+        Self::create_in(&folder, plan, history)
+            .with_context(|| format!("cannot write to {}", folder.display()))
+    }
+
+    fn create_in(folder: &Path, plan: &Plan, history: &[Event]) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(folder)?;
+        let goes_on = earlier_files(folder)? > 0;
+        let mut board = TensorBoard {
+            file: EventFile::create(folder)?,
+            failure: None,
+            clipped: VecDeque::new(),
+            norms: BTreeMap::new(),
+            step: 0,
+        };
+        let done = history.iter().map(Event::step).max().unwrap_or(0);
+        if goes_on {
+            board.file.start_again_at(done + 1)?;
+            for event in history {
+                board.remember(event);
+            }
+        } else {
+            board.file.summary(0, [layout::layout()])?;
+            let description = hyperparameters::experiment_and_session(plan)?;
+            board.file.summary(0, description)?;
+            for event in history {
+                board.event(event);
+            }
+        }
+        match board.failure.take() {
+            Some(error) => Err(error.into()),
+            None => Ok(board),
+        }
+    }
+
+    /// Takes a step of an earlier run into the windows without writing anything.
+    fn remember(&mut self, event: &Event) {
+        self.step = event.step();
+        if let Event::Step(step) = event {
+            self.note(step);
+            if step.step.is_multiple_of(WINDOW) {
+                self.norms.clear();
+            }
+        }
+    }
+
+    fn note(&mut self, event: &StepEvent) {
+        if self.clipped.len() as u64 == WINDOW {
+            self.clipped.pop_front();
+        }
+        self.clipped.push_back(event.clip.action == "clip");
+        for (tensor, norm) in &event.clip.tensors {
+            match self.norms.get_mut(tensor) {
+                Some(norms) => norms.push(*norm),
+                None => drop(self.norms.insert(tensor.clone(), vec![*norm])),
+            }
+        }
+    }
+
+    fn of_step(&mut self, event: &StepEvent) -> Vec<Message> {
+        self.note(event);
+        let clipped = self.clipped.iter().filter(|clipped| **clipped).count();
+        let clip = &event.clip;
+        let scalars = [
+            ("loss/train", event.loss),
+            ("training/lr", Some(event.lr)),
+            ("training/tokens_per_second", Some(event.tokens_per_second)),
+            ("gradient_norm/before", Some(clip.norm_before)),
+            ("gradient_norm/after", Some(clip.norm_after)),
+            ("gradient_norm/threshold", clip.threshold),
+            ("clipping/coefficient", Some(clip.coefficient)),
+            (
+                "clipping/share_clipped",
+                Some(clipped as f64 / self.clipped.len() as f64),
+            ),
+        ];
+        let mut values: Vec<Message> = finite(scalars).collect();
+        if event.step.is_multiple_of(WINDOW) {
+            values.extend(self.histograms());
+        }
+        values
+    }
+
+    /// The histograms of the norms since the last ones.
+    fn histograms(&mut self) -> Vec<Message> {
+        let norms = std::mem::take(&mut self.norms);
+        let histograms = norms.iter();
+        histograms
+            .map(|(tensor, norms)| histogram(&format!("norm/{tensor}"), norms))
+            .collect()
+    }
+
+    fn write(&mut self, step: u64, values: Vec<Message>) {
+        if self.failure.is_none() && !values.is_empty() {
+            self.failure = self.file.summary(step, values).err();
+        }
+    }
+}
+
+/// Those of the scalars that there are; a chart has a gap where a number is not finite.
+fn finite<'a>(
+    scalars: impl IntoIterator<Item = (&'a str, Option<f64>)>,
+) -> impl Iterator<Item = Message> {
+    let scalars = scalars.into_iter();
+    scalars
+        .filter_map(|(tag, value)| Some((tag, value.filter(|value| value.is_finite())?)))
+        .map(|(tag, value)| scalar(tag, value))
+}
+
+impl Listener for TensorBoard {
+    fn event(&mut self, event: &Event) {
+        self.step = event.step();
+        let values = match event {
+            Event::Step(step) => self.of_step(step),
+            Event::Evaluation {
+                val_loss,
+                bits_per_char,
+                perplexity,
+                ..
+            } => finite([
+                ("loss/validation", Some(*val_loss)),
+                ("validation/bits_per_character", Some(*bits_per_char)),
+                ("validation/perplexity", Some(*perplexity)),
+            ])
+            .collect(),
+            Event::Sample { text: sample, .. } => vec![text("sample", sample)],
+            Event::End { .. } => Vec::new(),
+        };
+        self.write(event.step(), values);
+    }
+
+    fn end(&mut self, end: Option<End>) {
+        // A run that can go on will fill its window.
+        if end != Some(End::Stopped) {
+            let histograms = self.histograms();
+            self.write(self.step, histograms);
+        }
+        if let Some(session) = hyperparameters::session_end(end) {
+            self.write(0, vec![session]);
+        }
+        if let Some(error) = self.failure.take() {
+            let path = self.file.path().display();
+            complain!("shears: warning: cannot write {path}: {error}; the run went on without it");
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! An event file: records of TensorFlow's `Event`, each with its length and its checksums.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::message::Message;
+
+/// TensorBoard takes every file whose name has `tfevents` in it.
+const NAME: &str = "events.out.tfevents";
+
+/// `SessionLog.SessionStatus.START`.
+const START: u64 = 1;
+
+/// A file that is being written.
+pub(super) struct EventFile {
+    path: PathBuf,
+    file: File,
+}
+
+/// How many event files a folder has.
+pub(super) fn earlier_files(folder: &Path) -> io::Result<usize> {
+    let mut count = 0;
+    for entry in fs::read_dir(folder)? {
+        let name = entry?.file_name();
+        count += usize::from(name.to_string_lossy().starts_with(NAME));
+    }
+    Ok(count)
+}
+
+impl EventFile {
+    /// Begins a file that TensorBoard reads after all that the folder has: it goes by their names.
+    pub(super) fn create(folder: &Path) -> io::Result<EventFile> {
+        let number = earlier_files(folder)?;
+        let seconds = now() as u64;
+        let path = folder.join(format!("{NAME}.{seconds:010}.shears.{number:06}"));
+        let mut file = EventFile {
+            file: File::create_new(&path)?,
+            path,
+        };
+        // Event.file_version, and Event.source_metadata with its writer.
+        let version = Message::new().double(1, now()).bytes(3, "brain.Event:2");
+        let source = Message::new().bytes(1, "shears");
+        file.record(version.message(10, source))?;
+        Ok(file)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Says that steps from this one on are taken again, so that TensorBoard forgets them.
+    pub(super) fn start_again_at(&mut self, step: u64) -> io::Result<()> {
+        let session = Message::new().integer(1, START);
+        // Event.session_log
+        self.record(event(step).message(7, session))
+    }
+
+    /// Writes values (`Summary.Value`) of a step.
+    pub(super) fn summary(
+        &mut self,
+        step: u64,
+        values: impl IntoIterator<Item = Message>,
+    ) -> io::Result<()> {
+        let summary = Message::new().messages(1, values);
+        // Event.summary
+        self.record(event(step).message(5, summary))
+    }
+
+    /// Writes a record in one go: a program that is killed leaves whole ones, and all that it had come to.
+    fn record(&mut self, event: Message) -> io::Result<()> {
+        let data = event.into_bytes();
+        let length = (data.len() as u64).to_le_bytes();
+        let parts: [&[u8]; 4] = [
+            &length,
+            &checksum(&length).to_le_bytes(),
+            &data,
+            &checksum(&data).to_le_bytes(),
+        ];
+        self.file.write_all(&parts.concat())
+    }
+}
+
+/// `Event.wall_time` and `Event.step`.
+fn event(step: u64) -> Message {
+    Message::new().double(1, now()).integer(2, step)
+}
+
+/// Seconds since 1970.
+pub(super) fn now() -> f64 {
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH);
+    elapsed.unwrap_or_default().as_secs_f64()
+}
+
+/// CRC-32C, rotated and with a constant added: a checksum of data that has checksums in it would else
+/// be weak.
+fn checksum(data: &[u8]) -> u32 {
+    crc32c::crc32c(data)
+        .rotate_right(15)
+        .wrapping_add(0xa282_ead8)
+}

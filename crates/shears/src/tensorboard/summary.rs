@@ -1,0 +1,95 @@
+//! Values of a summary: a number, a histogram, a text.
+
+use super::message::Message;
+
+/// Buckets of a histogram, as many as TensorBoard's own writer makes.
+const BUCKETS: usize = 30;
+
+/// `SummaryMetadata.DataClass`.
+const DATA_CLASS_TENSOR: u64 = 2;
+/// `DataType`.
+const FLOAT: u64 = 1;
+const STRING: u64 = 7;
+
+/// A number. TensorBoard keeps it in single precision.
+pub(super) fn scalar(tag: &str, value: f64) -> Message {
+    // Summary.Value: tag, simple_value
+    Message::new().bytes(1, tag).float(2, value as f32)
+}
+
+/// How often numbers fall between which limits. There must be at least one number.
+pub(super) fn histogram(tag: &str, numbers: &[f64]) -> Message {
+    let min = numbers.iter().copied().fold(f64::INFINITY, f64::min);
+    let max = numbers.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    // Numbers that are all alike have one bucket.
+    let buckets = if max > min { BUCKETS } else { 1 };
+    let width = (max - min) / buckets as f64;
+    let mut counts = vec![0.0; buckets];
+    for number in numbers {
+        // The largest number belongs to the last bucket; alike ones give NaN, which is 0 here.
+        let bucket = ((number - min) / width) as usize;
+        counts[bucket.min(buckets - 1)] += 1.0;
+    }
+    let limit = |bucket: usize| match bucket + 1 == buckets {
+        true => max,
+        false => min + width * (bucket + 1) as f64,
+    };
+    let limits: Vec<f64> = (0..buckets).map(limit).collect();
+    // HistogramProto
+    let histogram = Message::new()
+        .double(1, min)
+        .double(2, max)
+        .double(3, numbers.len() as f64)
+        .double(4, numbers.iter().sum())
+        .double(5, numbers.iter().map(|number| number * number).sum())
+        .doubles(6, &limits)
+        .doubles(7, &counts);
+    // Summary.Value: tag, histo
+    Message::new().bytes(1, tag).message(5, histogram)
+}
+
+/// A text, shown as it is.
+pub(super) fn text(tag: &str, text: &str) -> Message {
+    // TensorBoard takes texts for Markdown, where lines that are set in by four spaces are left alone.
+    let lines: Vec<String> = text.lines().map(|line| format!("    {line}")).collect();
+    string(tag, "text", lines.join("\n").as_bytes())
+}
+
+/// Bytes for a plugin.
+pub(super) fn string(tag: &str, plugin: &str, value: &[u8]) -> Message {
+    // TensorProto: dtype, tensor_shape, string_val
+    let tensor = Message::new()
+        .integer(1, STRING)
+        .message(2, one_dimension(1))
+        .bytes(8, value);
+    Message::new()
+        .bytes(1, tag)
+        .message(8, tensor)
+        .message(9, metadata(plugin, Message::new()))
+}
+
+/// What a plugin keeps in the metadata of a value. The value itself is a zero.
+pub(super) fn of_plugin(tag: &str, plugin: &str, content: Message) -> Message {
+    // TensorProto: dtype, tensor_shape, tensor_content
+    let tensor = Message::new()
+        .integer(1, FLOAT)
+        .message(2, one_dimension(1))
+        .bytes(4, 0_f32.to_le_bytes());
+    Message::new()
+        .bytes(1, tag)
+        .message(8, tensor)
+        .message(9, metadata(plugin, content))
+}
+
+/// `TensorShapeProto` with one `Dim` of this size.
+fn one_dimension(size: u64) -> Message {
+    Message::new().message(2, Message::new().integer(1, size))
+}
+
+/// `SummaryMetadata`: plugin_data with plugin_name and content, data_class.
+fn metadata(plugin: &str, content: Message) -> Message {
+    let data = Message::new().bytes(1, plugin).message(2, content);
+    Message::new()
+        .message(1, data)
+        .integer(4, DATA_CLASS_TENSOR)
+}
