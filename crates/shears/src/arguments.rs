@@ -1,9 +1,12 @@
 //! The command line: every command and flag, with its help.
 
+mod advise;
 mod bench;
 mod clip;
 mod compare;
+mod dash;
 mod export_events;
+mod inspect;
 mod replay;
 
 use std::path::PathBuf;
@@ -16,10 +19,13 @@ use shears_train::{ClipPolicy, NonFinite, OptimizerKind, Preset, ScheduleKind};
 
 use crate::settings::checked;
 
+pub(crate) use advise::AdviseArguments;
 pub(crate) use bench::{BenchArguments, BenchPart};
 pub(crate) use clip::ClipArguments;
 pub(crate) use compare::CompareArguments;
+pub(crate) use dash::DashArguments;
 pub(crate) use export_events::{ExportEventsArguments, TableFormat};
+pub(crate) use inspect::InspectArguments;
 pub(crate) use replay::ReplayArguments;
 
 /// Train text generators, and see what gradient clipping does to them.
@@ -483,45 +489,3 @@ const GENERATE_EXAMPLES: &str = "Examples:
   shears generate runs/mine --prompt 'ROMEO:' --tokens 300
   shears generate runs/mine --temperature 0.5 --top-k 20 --num-samples 3
   echo 'Once upon' | shears generate runs/mine --prompt - --stop '.'";
-
-/// Say which clipping policy and threshold the norms of a run speak for, with the reasons
-///
-/// Everything comes from the run's own log. `shears replay` shows what a policy would have done with
-/// each of its steps, `shears compare` trains and tells what it does to the loss.
-#[derive(Args, Debug)]
-pub(crate) struct AdviseArguments {
-    /// Folder of the run
-    #[arg(value_hint = ValueHint::DirPath)]
-    pub(crate) run: PathBuf,
-
-    /// Print one JSON object
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-/// Show runs on a live page in your browser: loss, gradient norms, clipping, samples
-///
-/// The page only reads: it changes nothing, listens on this computer alone (127.0.0.1) and loads
-/// nothing from elsewhere. Runs appear as they are started and grow as they train.
-#[derive(Args, Debug)]
-pub(crate) struct DashArguments {
-    /// Folder that holds runs
-    #[arg(default_value = "runs", value_hint = ValueHint::DirPath)]
-    pub(crate) folder: PathBuf,
-
-    /// Port to listen on; 0 takes any that is free
-    #[arg(long, value_name = "N", default_value_t = 7878)]
-    pub(crate) port: u16,
-}
-
-/// Show a run: settings, history, checkpoints, and the verdict on its clipping
-#[derive(Args, Debug)]
-pub(crate) struct InspectArguments {
-    /// Folder of the run
-    #[arg(value_hint = ValueHint::DirPath)]
-    pub(crate) run: PathBuf,
-
-    /// Print one JSON object
-    #[arg(long)]
-    pub(crate) json: bool,
-}

@@ -27,8 +27,11 @@ use terminal::Drawing;
 pub(crate) use terminal::leave;
 use view::View;
 
-/// Time between two pictures. Ten a second are enough for the eye, and cost a step next to nothing.
-const PERIOD: Duration = Duration::from_millis(100);
+/// Time between two pictures: one takes a millisecond of a core that training could have.
+const PERIOD: Duration = Duration::from_millis(200);
+
+/// While nothing happens, the time that is left still goes on.
+const LONGEST: Duration = Duration::from_secs(1);
 
 /// Refuses what a screen does not go with.
 pub(crate) fn check(json: bool, quiet: bool) -> Result<(), Misuse> {
@@ -123,10 +126,14 @@ impl Painter {
     fn paint(mut self) {
         // While the display pauses, the state goes on unseen.
         let mut frozen: Option<State> = None;
+        let (mut changed, mut drawn) = (true, Instant::now());
         loop {
             loop {
                 match self.receiver.try_recv() {
-                    Ok(event) => self.state.take(&event),
+                    Ok(event) => {
+                        self.state.take(&event);
+                        changed = true;
+                    }
                     Err(TryRecvError::Empty) => break,
                     Err(TryRecvError::Disconnected) => return,
                 }
@@ -134,11 +141,17 @@ impl Painter {
             self.state.judge();
             let shown = frozen.as_ref().unwrap_or(&self.state);
             let view = &self.view;
-            if self.drawing.draw(|frame| view.draw(frame, shown)).is_err() {
-                return;
+            if changed || drawn.elapsed() >= LONGEST {
+                if self.drawing.draw(|frame| view.draw(frame, shown)).is_err() {
+                    return;
+                }
+                (changed, drawn) = (false, Instant::now());
             }
             match event::poll(PERIOD) {
-                Ok(true) => self.read_key(),
+                Ok(true) => {
+                    self.read_key();
+                    changed = true;
+                }
                 Ok(false) => {}
                 // Nothing can be read, so there are no keys, but still a picture.
                 Err(_) => std::thread::sleep(PERIOD),
