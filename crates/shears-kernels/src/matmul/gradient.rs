@@ -4,12 +4,12 @@ use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 
-use super::Packed;
 use super::panels::{DEPTH_AT_ONCE, ROWS_AHEAD};
-use super::tile::{Start as TileStart, Tile, most_rows};
+use super::tile::most_rows;
+use super::{Left, Packed, Start};
 use crate::buffer::Buffer;
 use crate::cpu::{Cpu, Shared};
-use crate::vector::{ask_for_row, load, store};
+use crate::vector::ask_for_row;
 
 /// Strips that are multiplied together: they fill less than half of a small second-level cache.
 const STRIPS_AT_ONCE: usize = 32;
@@ -95,82 +95,39 @@ impl Block<'_> {
     fn compute<S: Simd, const HEIGHT: usize>(self, simd: S) {
         let (a, a_stride) = self.a;
         let (c, c_stride) = self.c;
-        let (rows, panels) = (self.rows.len(), self.right.panels());
-        let columns = panels.columns();
-        assert!(
-            rows == 0 || (rows - 1) * c_stride + columns <= c.len(),
-            "rows of a result"
-        );
-        // A strip ends with room for what its last vector brings too much.
-        let strip_len = |depth: usize| HEIGHT * depth + S::F32_LANES;
-        let strip_count = rows.div_ceil(HEIGHT);
-        let mut strips = Buffer::stale(strip_count * strip_len(DEPTH_AT_ONCE.min(self.inner)));
+        let rows = self.rows.len();
+        let panels = self.right.panels();
+        let depth_at_once = DEPTH_AT_ONCE.min(self.inner);
+        let mut strips = Buffer::stale(rows.next_multiple_of(HEIGHT) * depth_at_once);
         for k in (0..self.inner.max(1)).step_by(DEPTH_AT_ONCE) {
             let depth = DEPTH_AT_ONCE.min(self.inner - k);
-            let strip_len = strip_len(depth);
+            let start = match k > 0 || self.add {
+                true => Start::Result,
+                false => Start::Zero,
+            };
+            let strip_len = HEIGHT * depth;
             for d in 0..depth {
-                let row = &a[(k + d) * a_stride + self.rows.start..];
-                let after = HEIGHT * d;
-                copy_row::<S, HEIGHT>(simd, row, rows, a_stride, &mut strips[after..], strip_len);
+                let row = &a[(k + d) * a_stride..][self.rows.clone()];
+                ask_for_row(row, ROWS_AHEAD * a_stride);
+                let (whole, rest) = row.as_chunks::<HEIGHT>();
+                let mut at = d * HEIGHT;
+                for numbers in whole {
+                    strips[at..at + HEIGHT].copy_from_slice(numbers);
+                    at += strip_len;
+                }
+                if !rest.is_empty() {
+                    strips[at..at + rest.len()].copy_from_slice(rest);
+                }
             }
             for panel in 0..panels.count::<S>() {
-                let part = panels.part::<S>(panel, k, depth);
-                for (strip, numbers) in strips.chunks_exact(strip_len).take(strip_count).enumerate()
-                {
-                    let first = strip * HEIGHT;
-                    let tile = Tile {
-                        a: numbers.as_ptr(),
-                        a_stride: HEIGHT,
-                        b: part.numbers.as_ptr(),
-                        depth,
-                        c_stride,
-                        columns: part.columns,
-                        start: match k > 0 || self.add {
-                            true => TileStart::Result,
-                            false => TileStart::Zero,
-                        },
-                    };
+                for first in (0..rows).step_by(HEIGHT) {
                     let height = HEIGHT.min(rows - first);
-                    // SAFETY: a strip has `depth` columns of at least `height` numbers, `part` has
-                    // `depth` rows of its width, and the rows of `c` were checked above.
-                    unsafe {
-                        let c = c.as_mut_ptr().add(first * c_stride + part.first);
-                        match part.width == S::F32_LANES {
-                            true => tile.rows::<S, 1, true>(simd, c, height),
-                            false => tile.rows::<S, 2, true>(simd, c, height),
-                        }
-                    }
+                    let left = Left::Transposed(&strips[first * depth..], HEIGHT);
+                    let c = (&mut c[first * c_stride..], c_stride);
+                    let sizes = (height, depth);
+                    panels.multiply_from(simd, panel..panel + 1, k, left, c, sizes, start);
                 }
             }
         }
-    }
-}
-
-/// Copies a row of `width` numbers, a piece of it into each strip, and asks for the row that comes
-/// [`ROWS_AHEAD`].
-#[inline(always)]
-fn copy_row<S: Simd, const HEIGHT: usize>(
-    simd: S,
-    row: &[f32],
-    width: usize,
-    stride: usize,
-    strips: &mut [f32],
-    strip_len: usize,
-) {
-    ask_for_row(&row[..width], ROWS_AHEAD * stride);
-    let (mut from, mut to) = (0, 0);
-    // Whole vectors where there are more numbers than are needed: what is too much is overwritten by
-    // the next row.
-    if S::F32_LANES >= HEIGHT {
-        while from + HEIGHT <= width && from + S::F32_LANES <= row.len() {
-            let numbers = load(simd, &row[from..]);
-            store(simd, &mut strips[to..], numbers);
-            (from, to) = (from + HEIGHT, to + strip_len);
-        }
-    }
-    while from < width {
-        let given = HEIGHT.min(width - from);
-        strips[to..to + given].copy_from_slice(&row[from..from + given]);
-        (from, to) = (from + HEIGHT, to + strip_len);
     }
 }

@@ -35,18 +35,6 @@ pub(crate) struct Panels<'a> {
     pub(super) columns: usize,
 }
 
-/// Some rows of a panel.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Part<'a> {
-    pub(super) numbers: &'a [f32],
-    /// Its first column in the matrix.
-    pub(super) first: usize,
-    /// How many columns of the matrix it has.
-    pub(super) columns: usize,
-    /// Numbers of a row.
-    pub(super) width: usize,
-}
-
 impl<'a> Panels<'a> {
     /// How many numbers the panels of a matrix take.
     pub(crate) fn len<S: Simd>(inner: usize, columns: usize) -> usize {
@@ -115,27 +103,6 @@ impl<'a> Panels<'a> {
         self.inner
     }
 
-    /// Columns of `B`.
-    #[inline(always)]
-    pub(super) fn columns(self) -> usize {
-        self.columns
-    }
-
-    /// `depth` rows of a panel, from row `skipped` on.
-    #[inline(always)]
-    pub(super) fn part<S: Simd>(self, panel: usize, skipped: usize, depth: usize) -> Part<'a> {
-        let first = panel * 2 * S::F32_LANES;
-        let columns = (self.columns - first).min(2 * S::F32_LANES);
-        let width = columns.next_multiple_of(S::F32_LANES);
-        let start = first * self.inner + skipped * width;
-        Part {
-            numbers: &self.numbers[start..start + depth * width],
-            first,
-            columns,
-            width,
-        }
-    }
-
     /// How many panels there are.
     #[inline(always)]
     pub(crate) fn count<S: Simd>(self) -> usize {
@@ -155,6 +122,26 @@ impl<'a> Panels<'a> {
         panels: Range<usize>,
         a: Left<'_>,
         (c, c_stride): (&mut [f32], usize),
+        sizes: (usize, usize),
+        start: Start<'_>,
+    ) {
+        self.multiply_from(simd, panels, 0, a, (c, c_stride), sizes, start);
+    }
+
+    /// As [`Panels::multiply`], with the `depth` numbers of the inner dimension from `skipped` on; `a` has just
+    /// those.
+    #[inline(always)]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "two factors, a result, and what part of them"
+    )]
+    pub(crate) fn multiply_from<S: Simd>(
+        self,
+        simd: S,
+        panels: Range<usize>,
+        skipped: usize,
+        a: Left<'_>,
+        (c, c_stride): (&mut [f32], usize),
         (rows, depth): (usize, usize),
         start: Start<'_>,
     ) {
@@ -164,6 +151,7 @@ impl<'a> Panels<'a> {
             Left::Plain(a, a_stride) => simd.vectorize(Product::<false> {
                 right: self,
                 panels,
+                skipped,
                 a,
                 a_stride,
                 c,
@@ -175,6 +163,7 @@ impl<'a> Panels<'a> {
             Left::Transposed(a, a_stride) => simd.vectorize(Product::<true> {
                 right: self,
                 panels,
+                skipped,
                 a,
                 a_stride,
                 c,
@@ -204,6 +193,7 @@ impl<'a> Panels<'a> {
 struct Product<'a, const TRANSPOSED: bool> {
     right: Panels<'a>,
     panels: Range<usize>,
+    skipped: usize,
     a: &'a [f32],
     a_stride: usize,
     c: &'a mut [f32],
@@ -229,7 +219,7 @@ impl<const TRANSPOSED: bool> WithSimd for Product<'_, TRANSPOSED> {
         }
         let width = 2 * S::F32_LANES;
         let end = columns.min(self.panels.end * width);
-        assert!(depth <= inner, "the depth of a product");
+        assert!(self.skipped + depth <= inner, "the depth of a product");
         let (lines, line) = if TRANSPOSED {
             (depth, rows)
         } else {
@@ -259,7 +249,7 @@ impl<const TRANSPOSED: bool> WithSimd for Product<'_, TRANSPOSED> {
                 let tile = Tile {
                     a: self.a[skipped..].as_ptr(),
                     a_stride: self.a_stride,
-                    b: b[k * panel_width..].as_ptr(),
+                    b: b[(self.skipped + k) * panel_width..].as_ptr(),
                     depth: DEPTH_AT_ONCE.min(depth - k),
                     c_stride: self.c_stride,
                     columns: given,
