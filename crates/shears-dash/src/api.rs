@@ -158,16 +158,28 @@ pub(crate) struct Reached<T> {
     reach: Reach,
 }
 
+/// What a run's log answers, after waiting a little for what is not read yet.
+async fn from_log<T: Send + 'static>(
+    dash: Arc<Dash>,
+    name: String,
+    answer: impl FnOnce(&Run) -> Result<T, Problem> + Send + 'static,
+) -> Result<Json<Reached<T>>, Problem> {
+    away(move || {
+        let run = find(&dash, &name)?;
+        let reach = run.read(PATIENCE).map_err(Problem::Read)?;
+        let answer = answer(&run)?;
+        Ok(Json(Reached { answer, reach }))
+    })
+    .await
+}
+
 pub(crate) async fn series(
     State(dash): State<Arc<Dash>>,
     Query(range): Query<Range>,
 ) -> Result<Json<Reached<Series>>, Problem> {
-    away(move || {
-        let run = find(&dash, &range.run)?;
-        let reach = run.read(PATIENCE).map_err(Problem::Read)?;
+    from_log(dash, range.run, move |run| {
         let points = range.points.unwrap_or(1000).clamp(2, MOST_POINTS);
-        let answer = run.with_log(|log| Series::of(&log.columns, range.from, range.to, points));
-        Ok(Json(Reached { answer, reach }))
+        Ok(run.with_log(|log| Series::of(&log.columns, range.from, range.to, points)))
     })
     .await
 }
@@ -183,15 +195,12 @@ pub(crate) async fn maps(
     State(dash): State<Arc<Dash>>,
     Query(range): Query<Range>,
 ) -> Result<Json<Reached<Maps>>, Problem> {
-    away(move || {
-        let run = find(&dash, &range.run)?;
-        let reach = run.read(PATIENCE).map_err(Problem::Read)?;
+    from_log(dash, range.run, move |run| {
         let points = range.points.unwrap_or(256).clamp(2, MOST_POINTS);
-        let answer = run.with_log(|log| Maps {
+        Ok(run.with_log(|log| Maps {
             norms: HeatMap::of_norms(&log.columns, range.from, range.to, points),
             ratios: HeatMap::of_ratios(&log.columns, range.from, range.to, points),
-        });
-        Ok(Json(Reached { answer, reach }))
+        }))
     })
     .await
 }
@@ -206,12 +215,9 @@ pub(crate) async fn step(
     State(dash): State<Arc<Dash>>,
     Query(query): Query<OfStep>,
 ) -> Result<Json<Reached<StepView>>, Problem> {
-    away(move || {
-        let run = find(&dash, &query.run)?;
-        let reach = run.read(PATIENCE).map_err(Problem::Read)?;
-        let view = StepView::of(&run, query.step).map_err(Problem::Read)?;
-        let answer = view.ok_or(Problem::NoStep(query.step))?;
-        Ok(Json(Reached { answer, reach }))
+    from_log(dash, query.run, move |run| {
+        let view = StepView::of(run, query.step).map_err(Problem::Read)?;
+        view.ok_or(Problem::NoStep(query.step))
     })
     .await
 }

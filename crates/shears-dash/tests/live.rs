@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
-use axum::http::{Request, header};
+use axum::http::{Method, header};
 use futures_util::StreamExt;
 use serde_json::Value;
-use tower::ServiceExt;
 
+use crate::asking::send;
 use crate::run_folder::{Runs, end_line, log_of, step_line};
 
 struct Stream {
@@ -18,14 +17,7 @@ struct Stream {
 
 impl Stream {
     async fn open(app: &Router, path: &str) -> Stream {
-        let request = Request::builder()
-            .uri(path)
-            .header(header::HOST, "localhost");
-        let response = app
-            .clone()
-            .oneshot(request.body(Body::empty()).unwrap())
-            .await
-            .unwrap();
+        let response = send(app, Method::GET, "localhost", path).await;
         assert_eq!(
             response.headers()[header::CONTENT_TYPE],
             "text/event-stream"

@@ -7,22 +7,15 @@ use std::io::{BufWriter, Write};
 use std::time::Instant;
 
 use axum::Router;
-use axum::body::{Body, to_bytes};
-use axum::http::{Request, header};
+use axum::body::to_bytes;
+use axum::http::Method;
 use serde_json::Value;
-use tower::ServiceExt;
 
+use crate::asking::send;
 use crate::run_folder::{Runs, step_line};
 
 async fn get(app: &Router, path: &str) -> Value {
-    let request = Request::builder()
-        .uri(path)
-        .header(header::HOST, "localhost");
-    let response = app
-        .clone()
-        .oneshot(request.body(Body::empty()).unwrap())
-        .await
-        .unwrap();
+    let response = send(app, Method::GET, "localhost", path).await;
     let bytes = to_bytes(response.into_body(), usize::MAX).await.unwrap();
     serde_json::from_slice(&bytes).unwrap()
 }

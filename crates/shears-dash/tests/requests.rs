@@ -9,18 +9,8 @@ use axum::http::{Method, Request, Response, StatusCode, header};
 use serde_json::Value;
 use tower::ServiceExt;
 
+use crate::asking::send;
 use crate::run_folder::{Runs, end_line, log_of, step_line};
-
-async fn send(app: &Router, method: Method, host: &str, path: &str) -> Response<Body> {
-    let request = Request::builder()
-        .method(method)
-        .uri(path)
-        .header(header::HOST, host);
-    app.clone()
-        .oneshot(request.body(Body::empty()).unwrap())
-        .await
-        .unwrap()
-}
 
 async fn body(response: Response<Body>) -> Vec<u8> {
     to_bytes(response.into_body(), usize::MAX)
