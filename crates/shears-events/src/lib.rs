@@ -3,12 +3,12 @@
 //! from it alone, so that they cannot disagree.
 //!
 //! This crate knows no tensors. A log can be read while a program writes to it: [`read_events`]
-//! leaves a half-written last line out, and [`read_events_from`] goes on where an earlier reading ended.
+//! leaves a half-written last line out.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, BufWriter, Seek, SeekFrom, Write};
+use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use gradclip::{ClipAction, ClipReport, StepRecord, Verdict};
@@ -33,7 +33,7 @@ pub enum EventError {
     NotAnEvent {
         /// The log.
         path: PathBuf,
-        /// Counted from 1, from where reading began.
+        /// Counted from 1.
         line: usize,
     },
 }
@@ -271,30 +271,9 @@ pub fn read_events(path: &Path) -> Result<Vec<Event>, EventError> {
         .collect())
 }
 
-/// The whole lines from a place on where a line begins, and the place where they end: 0 at first, and
-/// then what the reading before has given.
-///
-/// If the file has become shorter than that, a resumed run has cut it, and it is read from its start; the
-/// place that is given back is then not behind the one that was given.
-pub fn read_events_from(path: &Path, start: u64) -> Result<(Vec<Event>, u64), EventError> {
-    let mut file = File::open(path).map_err(EventError::io("read", path))?;
-    let length = file.metadata().map_err(EventError::io("read", path))?.len();
-    let start = if length < start { 0 } else { start };
-    let position = file.seek(SeekFrom::Start(start));
-    position.map_err(EventError::io("read", path))?;
-    let lines = lines_of(path, file)?;
-    let end = lines.last().map_or(0, |(_, end)| *end);
-    let events = lines.into_iter().map(|(event, _)| event);
-    Ok((events.collect(), start + end))
-}
-
 /// The events, each with the place in the file where its line ends.
 fn read_lines(path: &Path) -> Result<Vec<(Event, u64)>, EventError> {
     let file = File::open(path).map_err(EventError::io("read", path))?;
-    lines_of(path, file)
-}
-
-fn lines_of(path: &Path, file: File) -> Result<Vec<(Event, u64)>, EventError> {
     let mut reader = BufReader::new(file);
     let mut events = Vec::new();
     let mut end = 0;
@@ -369,30 +348,6 @@ mod tests {
         assert_eq!(read_events(&path).unwrap(), [sample(1), end(1)]);
         write(&path, 1, &[sample(2), end(2)]);
         assert_eq!(read_events(&path).unwrap(), [sample(1), sample(2), end(2)]);
-    }
-
-    #[test]
-    fn reading_goes_on_where_it_ended_and_begins_again_after_a_cut() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("events.jsonl");
-        write(&path, 0, &[sample(1), sample(2)]);
-        let (events, place) = read_events_from(&path, 0).unwrap();
-        assert_eq!(events, [sample(1), sample(2)]);
-        assert_eq!(read_events_from(&path, place).unwrap(), (vec![], place));
-
-        let mut file = OpenOptions::new().append(true).open(&path).unwrap();
-        file.write_all(b"{\"event\":\"sample\",\"step\":3,")
-            .unwrap();
-        assert_eq!(read_events_from(&path, place).unwrap(), (vec![], place));
-        file.write_all(b"\"text\":\"after 3\"}\n").unwrap();
-        let (events, later) = read_events_from(&path, place).unwrap();
-        assert_eq!(events, [sample(3)]);
-        assert!(later > place);
-
-        write(&path, 1, &[]);
-        let (events, place) = read_events_from(&path, later).unwrap();
-        assert_eq!(events, [sample(1)]);
-        assert!(place < later);
     }
 
     #[test]
