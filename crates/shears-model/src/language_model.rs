@@ -113,16 +113,21 @@ impl ParameterInfo {
     /// The layer that the tensor belongs to: the first part of its name, with the number that
     /// follows it, for example `layers.0`.
     pub fn layer(&self) -> &str {
-        let mut dots = self.name.match_indices('.').map(|(index, _)| index);
-        let Some(first) = dots.next() else {
-            return &self.name;
-        };
-        let second = dots.next().unwrap_or(self.name.len());
-        let numbered = self.name[first + 1..second]
-            .bytes()
-            .all(|byte| byte.is_ascii_digit());
-        &self.name[..if numbered { second } else { first }]
+        layer_of(&self.name)
     }
+}
+
+/// The layer that a parameter of that name belongs to, see [`ParameterInfo::layer`].
+pub fn layer_of(parameter: &str) -> &str {
+    let mut dots = parameter.match_indices('.').map(|(index, _)| index);
+    let Some(first) = dots.next() else {
+        return parameter;
+    };
+    let second = dots.next().unwrap_or(parameter.len());
+    let numbered = parameter[first + 1..second]
+        .bytes()
+        .all(|byte| byte.is_ascii_digit());
+    &parameter[..if numbered { second } else { first }]
 }
 
 /// The parameters of a module, from input to output, each once, without allocating any of them.
@@ -178,5 +183,7 @@ mod tests {
         assert_eq!(layer("layers.0.weight_hh"), "layers.0");
         assert_eq!(layer("blocks.11.attention.qkv.weight"), "blocks.11");
         assert_eq!(layer("weight"), "weight");
+        assert_eq!(layer("embedding"), "embedding");
+        assert_eq!(layer("output.bias"), "output");
     }
 }

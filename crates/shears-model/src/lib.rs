@@ -19,7 +19,7 @@ mod transformer;
 
 pub use config::{Architecture, ConfigError, ModelConfig};
 pub use gru::{Gru, GruLayer};
-pub use language_model::{LanguageModel, ParameterInfo, Reading, State, parameters};
+pub use language_model::{LanguageModel, ParameterInfo, Reading, State, layer_of, parameters};
 pub use layers::{Embedding, Initializer, LayerNorm, Linear, Output, dropout};
 pub use lstm::{Lstm, LstmLayer};
 pub use recurrent::{RecurrentLayer, RecurrentModel};

@@ -47,16 +47,16 @@ const RIGHT: u32 = 44;
 const COLUMNS: u32 = WIDTH - LEFT - RIGHT;
 const ROW: i32 = 21;
 /// The library draws letters at 1 / 1.24 of the size that it is given.
-const TEXT: f64 = 12.5 * 1.24;
+pub(crate) const TEXT: f64 = 12.5 * 1.24;
 const TITLE: f64 = 14.5 * 1.24;
 /// The usual width of a letter of that size, in pixels.
 const LETTER: f64 = 6.9;
 
-const INK: RGBColor = RGBColor(0x22, 0x22, 0x22);
+pub(crate) const INK: RGBColor = RGBColor(0x22, 0x22, 0x22);
 const NORMS: RGBColor = RGBColor(0x77, 0x77, 0x77);
-const GRID: RGBColor = RGBColor(0xe4, 0xe4, 0xe4);
+pub(crate) const GRID: RGBColor = RGBColor(0xe4, 0xe4, 0xe4);
 /// Black for the run, then the colours of Okabe and Ito that are dark enough for lines.
-const COLOURS: [RGBColor; MOST_CURVES + 1] = [
+pub(crate) const COLOURS: [RGBColor; MOST_CURVES + 1] = [
     RGBColor(0, 0, 0),
     RGBColor(0x00, 0x72, 0xb2),
     RGBColor(0xd5, 0x5e, 0x00),
@@ -271,7 +271,7 @@ impl Chart {
     }
 }
 
-fn style(size: f64, colour: RGBColor, horizontal: HPos) -> TextStyle<'static> {
+pub(crate) fn style(size: f64, colour: RGBColor, horizontal: HPos) -> TextStyle<'static> {
     let style = ("sans-serif", size).into_font().color(&colour);
     style.pos(Pos::new(horizontal, VPos::Center))
 }
@@ -366,7 +366,7 @@ fn draw_entry(root: &Area, entry: &Entry) -> anyhow::Result<()> {
 
 /// The lines between gaps. With more points than columns, each column keeps its smallest and its
 /// largest; of points on one level only the ends are kept.
-fn thinned(points: &[(f64, Option<f64>)], columns: usize) -> Vec<Vec<(f64, f64)>> {
+pub(crate) fn thinned(points: &[(f64, Option<f64>)], columns: usize) -> Vec<Vec<(f64, f64)>> {
     let per_column = points.len().div_ceil(columns.max(1)).max(1);
     let mut lines = Vec::new();
     let indexed: Vec<(usize, f64, Option<f64>)> = points

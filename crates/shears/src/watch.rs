@@ -37,6 +37,22 @@ pub(crate) trait Listener {
     fn end(&mut self, end: Option<End>);
 }
 
+/// Becomes true on SIGINT or SIGTERM, when the run should save and stop; a second one leaves at once.
+pub(crate) fn stop_when_asked(say_so: bool) -> anyhow::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&stop);
+    ctrlc::set_handler(move || {
+        if asked.swap(true, Ordering::SeqCst) {
+            crate::screen::leave();
+            std::process::exit(i32::from(crate::exit::INTERRUPTED));
+        }
+        if say_so {
+            complain!("\nfinishing the step and saving; again to leave at once");
+        }
+    })?;
+    Ok(stop)
+}
+
 /// Watches a run for the terminal.
 pub(crate) struct Watch {
     show: Show,
@@ -63,17 +79,7 @@ impl Watch {
         tokenizer: Tokenizer,
         device: Device,
     ) -> anyhow::Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let asked = Arc::clone(&stop);
-        ctrlc::set_handler(move || {
-            if asked.swap(true, Ordering::SeqCst) {
-                crate::screen::leave();
-                std::process::exit(i32::from(crate::exit::INTERRUPTED));
-            }
-            if show != Show::Screen {
-                complain!("\nfinishing the step and saving; again to leave at once");
-            }
-        })?;
+        let stop = stop_when_asked(show != Show::Screen)?;
         let bar = (show == Show::Text && std::io::stderr().is_terminal()).then(|| {
             let style = "{bar:24.cyan/dim} {pos}/{len}  {msg}  {eta} left";
             let bar = ProgressBar::new(steps).with_position(done);

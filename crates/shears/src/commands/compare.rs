@@ -24,8 +24,9 @@ use shears_train::{
 use crate::arguments::CompareArguments;
 use crate::exit::{INTERRUPTED, Misuse};
 use crate::model::{Work, device, with_model};
-use crate::output::{complain, say};
+use crate::output::say;
 use crate::report;
+use crate::watch::stop_when_asked;
 use grid::{Cell, Grid};
 use results::Outcome;
 use words::Findings;
@@ -168,14 +169,7 @@ struct GridWatch {
 
 impl GridWatch {
     fn new(steps: u64) -> anyhow::Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let asked = Arc::clone(&stop);
-        ctrlc::set_handler(move || {
-            if asked.swap(true, Ordering::SeqCst) {
-                std::process::exit(i32::from(INTERRUPTED));
-            }
-            complain!("\nfinishing the step and saving; again to leave at once");
-        })?;
+        let stop = stop_when_asked(true)?;
         let style =
             ProgressStyle::with_template("{bar:24.cyan/dim} {percent} %  {msg}  {eta} left");
         let bar = ProgressBar::new(steps).with_style(style.unwrap_or(ProgressStyle::default_bar()));

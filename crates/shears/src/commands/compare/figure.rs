@@ -3,27 +3,14 @@
 use plotters::coord::Shift;
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
-use plotters::style::text_anchor::{HPos, Pos, VPos};
+use plotters::style::text_anchor::HPos;
 
-use crate::chart::levels;
+use crate::chart::{COLOURS, GRID, INK, TEXT, levels, style};
 
 pub(super) const WIDTH: u32 = 960;
 const HEIGHT: u32 = 380;
-/// More points than this are thinned out; each stretch keeps its smallest and its largest.
+/// More points than this are thinned out.
 pub(super) const POINTS: usize = 400;
-const INK: RGBColor = RGBColor(0x22, 0x22, 0x22);
-const GRID: RGBColor = RGBColor(0xe8, 0xe8, 0xec);
-/// The colours of Okabe and Ito, black first, for training without clipping as a rule comes first.
-const COLOURS: [RGBColor; 7] = [
-    RGBColor(0x22, 0x22, 0x22),
-    RGBColor(0x00, 0x72, 0xb2),
-    RGBColor(0xd5, 0x5e, 0x00),
-    RGBColor(0x00, 0x9e, 0x73),
-    RGBColor(0xcc, 0x79, 0xa7),
-    RGBColor(0xe6, 0x9f, 0x00),
-    RGBColor(0x56, 0xb4, 0xe9),
-];
-
 /// One line or row of points, with what surrounds it.
 #[derive(Default)]
 pub(super) struct Series {
@@ -58,27 +45,8 @@ pub(super) fn parts(points: &[(f64, f64)]) -> Vec<Vec<(f64, f64)>> {
         .collect()
 }
 
-/// As many points as can be seen: of each stretch the smallest and the largest.
-pub(super) fn extremes(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
-    let stretch = (2 * points.len()).div_ceil(POINTS).max(1);
-    if stretch <= 2 {
-        return points.to_vec();
-    }
-    let ends = points.chunks(stretch).flat_map(|part| {
-        let smallest = part.iter().min_by(|left, right| left.1.total_cmp(&right.1));
-        let largest = part.iter().max_by(|left, right| left.1.total_cmp(&right.1));
-        let mut ends: Vec<(f64, f64)> = smallest.into_iter().chain(largest).copied().collect();
-        ends.sort_by(|left, right| left.0.total_cmp(&right.0));
-        ends
-    });
-    ends.collect()
-}
-
 pub(super) fn text_style(position: HPos) -> TextStyle<'static> {
-    ("sans-serif", 15.5)
-        .into_font()
-        .color(&INK)
-        .pos(Pos::new(position, VPos::Center))
+    style(TEXT, INK, position)
 }
 
 /// A number in as few letters as say it.
@@ -185,8 +153,8 @@ pub(super) fn chart(axes: &Axes, series: &[Series]) -> anyhow::Result<String> {
             .y_labels(if axes.log_y { 0 } else { 6 })
             .x_label_formatter(&name)
             .y_label_formatter(&name)
-            .label_style(("sans-serif", 15.5).into_font().color(&INK))
-            .axis_desc_style(("sans-serif", 15.5).into_font().color(&INK))
+            .label_style(("sans-serif", TEXT).into_font().color(&INK))
+            .axis_desc_style(("sans-serif", TEXT).into_font().color(&INK))
             .x_desc(axes.x)
             .y_desc(axes.y)
             .draw()?;

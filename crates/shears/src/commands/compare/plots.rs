@@ -1,10 +1,11 @@
 //! The pictures of a comparison, as SVG.
 
-use super::figure::{Axes, POINTS, Series, chart, extremes, number, parts};
+use super::figure::{Axes, POINTS, Series, chart, number, parts};
 use super::grid::Grid;
 use super::heat::heat;
 use super::results::{Outcome, smoothed};
 use super::words::Findings;
+use crate::chart::thinned;
 
 /// A picture, and how it is read.
 pub(super) struct Picture {
@@ -191,12 +192,12 @@ fn rates(grid: &Grid, findings: &Findings) -> anyhow::Result<Picture> {
 
 fn norms(grid: &Grid, policy: usize, cell: usize, outcome: &Outcome) -> anyhow::Result<Picture> {
     let line = |values: Vec<f64>| {
-        let points: Vec<(f64, f64)> = values
+        let points: Vec<(f64, Option<f64>)> = values
             .into_iter()
             .enumerate()
-            .map(|(step, value)| ((step + 1) as f64, value))
+            .map(|(step, value)| ((step + 1) as f64, Some(value).filter(|v| v.is_finite())))
             .collect();
-        parts(&extremes(&points))
+        thinned(&points, POINTS / 2)
     };
     let after = outcome.norm.iter().zip(&outcome.coefficient);
     let thresholds = outcome.threshold.iter().map(|t| t.unwrap_or(f64::NAN));

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use shears_model::layer_of;
 use shears_train::{EndReason, Event};
 
 /// A loss this many mean deviations above its running mean is a spike.
@@ -129,18 +130,6 @@ impl Outcome {
     }
 }
 
-/// The layer of a parameter: its name up to the layer's number.
-fn layer_of(parameter: &str) -> &str {
-    let mut dots = parameter.match_indices('.').map(|(at, _)| at);
-    let first = dots.next().unwrap_or(parameter.len());
-    let second = dots.next().unwrap_or(parameter.len());
-    let number = parameter.get(first + 1..second).unwrap_or("");
-    match !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()) {
-        true => &parameter[..second],
-        false => &parameter[..first],
-    }
-}
-
 /// A series without the noise of single steps: the median of the last steps, so that one step that flew
 /// away leaves no trace, and a running mean of that. What is not finite stays so.
 pub(super) fn smoothed(values: &[f64]) -> Vec<f64> {
@@ -236,17 +225,5 @@ mod tests {
         loss[120..125].fill(9.0);
         loss[160] = f64::NAN;
         assert_eq!(count(&loss), 2);
-    }
-
-    #[test]
-    fn layers_are_named_by_their_numbers() {
-        for (name, layer) in [
-            ("embedding", "embedding"),
-            ("output.bias", "output"),
-            ("layers.0.weight_hh", "layers.0"),
-            ("blocks.11.attention.qkv.weight", "blocks.11"),
-        ] {
-            assert_eq!(layer_of(name), layer);
-        }
     }
 }
