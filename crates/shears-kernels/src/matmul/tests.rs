@@ -19,7 +19,8 @@ fn error(
     worst / (f64::from(f32::EPSILON) * (1.0 + inner as f64))
 }
 
-const SHAPES: [(usize, usize, usize); 9] = [
+/// Beyond what is multiplied at once in every direction, too.
+const SHAPES: [(usize, usize, usize); 11] = [
     (1, 1, 1),
     (2, 0, 3),
     (3, 5, 7),
@@ -29,6 +30,8 @@ const SHAPES: [(usize, usize, usize); 9] = [
     (130, 20, 48),
     (241, 64, 17),
     (14, 512, 40),
+    (1100, 13, 20),
+    (30, 250, 9),
 ];
 
 #[test]
