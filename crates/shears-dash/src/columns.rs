@@ -134,8 +134,8 @@ impl Columns {
             Line::Other(Event::End { how, message, .. }) => {
                 self.end = Some(End { how, message });
             }
-            // `Line::parse` gives steps as `Line::Step`.
-            Line::Other(Event::Step(_)) => {}
+            // `Line::parse` gives steps as `Line::Step`; the page does not draw gradients through time.
+            Line::Other(Event::Step(_) | Event::StateGradients { .. }) => {}
         }
     }
 

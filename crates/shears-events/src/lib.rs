@@ -76,6 +76,16 @@ pub enum Event {
         /// What it wrote.
         text: String,
     },
+    /// How far gradients reach back in time in a recurrent model, at the first step and beside each
+    /// evaluation.
+    StateGradients {
+        /// Steps taken so far.
+        step: u64,
+        /// For each layer, the norm of the gradient of the loss at the last token of a window, before
+        /// clipping, by what the layer carried one token before that prediction, two tokens
+        /// before, and so on; null where it is not finite.
+        layers: BTreeMap<String, Vec<Option<f64>>>,
+    },
     /// The run ended; always the last line. A log without it is of a run that goes on or was killed.
     End {
         /// Steps taken so far.
@@ -111,6 +121,7 @@ impl Event {
             Event::Step(event) => event.step,
             Event::Evaluation { step, .. }
             | Event::Sample { step, .. }
+            | Event::StateGradients { step, .. }
             | Event::End { step, .. } => *step,
         }
     }

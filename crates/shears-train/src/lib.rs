@@ -18,6 +18,7 @@ mod run;
 mod schedule;
 mod tensors;
 mod text_serde;
+mod time_flow;
 mod train;
 mod trainer;
 mod weights;
@@ -39,5 +40,6 @@ pub use shears_events::{
     ClipEvent, EndReason, Event, EventError, EventLog, StepEvent, read_events, verdict,
 };
 pub use tensors::{NamedTensor, load_parameters, module_tensors};
+pub use time_flow::TimeFlow;
 pub use train::{End, Observer, train};
 pub use trainer::{StepOutcome, Trainer};

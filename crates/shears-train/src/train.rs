@@ -114,6 +114,12 @@ fn take_steps<M: LanguageModel, O: Observer>(
         let sound = outcome.report.skip_reason != Some(SkipReason::NonFinite);
         trainer.progress.val_loss = None;
         let mut improved = false;
+        if step == 1 || last || due(step, plan.eval_every) {
+            let layers = trainer.state_gradients();
+            if !layers.is_empty() {
+                log.append(&Event::StateGradients { step, layers })?;
+            }
+        }
         if last || due(step, plan.eval_every) {
             let model = trainer.model().valid();
             let evaluation = evaluate(

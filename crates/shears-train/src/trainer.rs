@@ -15,6 +15,7 @@ use crate::checkpoint::{Checkpoint, Progress, RestoreError};
 use crate::optimizer::Optimizer;
 use crate::plan::Plan;
 use crate::tensors::{NamedTensor, load_parameters, module_tensors};
+use crate::time_flow::state_gradients;
 use crate::weights::Weights;
 
 /// A model in training, with everything that a step changes.
@@ -173,9 +174,7 @@ impl<M: LanguageModel> Trainer<M> {
             if batch.starts_stream {
                 carried = State::default();
             }
-            // Dropout depends on seed and place alone, so that a resumed run draws the same.
-            self.device
-                .seed(self.plan.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ index);
+            self.seed_dropout(index);
             let (inputs, targets) = to_tensors(&batch, &self.device);
 
             let forward_started = Instant::now();
@@ -201,6 +200,30 @@ impl<M: LanguageModel> Trainer<M> {
         let sum = sum.expect("a plan has at least one micro-batch a step");
         let mean = sum.in_one_process().without_loss_scale();
         Ok((total_loss / micro_batches as f64, mean, carried))
+    }
+
+    /// How far gradients reach back in time: at the weights as they are, over the next batch. For each
+    /// layer of a recurrent model, the norm by what it carried one token before the last
+    /// prediction, two tokens before, and so on; nothing of other models.
+    pub(crate) fn state_gradients(&self) -> BTreeMap<String, Vec<Option<f64>>> {
+        let Reading::Streams = self.model().reading() else {
+            return BTreeMap::new();
+        };
+        let index = self.progress.step * self.plan.accumulate as u64;
+        let batch = self.batches.at(index);
+        let carried = match batch.starts_stream {
+            true => State::default(),
+            false => self.carried.clone(),
+        };
+        self.seed_dropout(index);
+        let (inputs, targets) = to_tensors(&batch, &self.device);
+        state_gradients(self.model(), &inputs, &targets, carried)
+    }
+
+    /// Dropout depends on seed and place alone, so that a resumed run draws the same.
+    fn seed_dropout(&self, index: u64) {
+        self.device
+            .seed(self.plan.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ index);
     }
 
     /// All that a resumed run needs.

@@ -526,6 +526,7 @@ fn check_whole_runs(plan: &Plan, stops: &[u64]) {
             Event::Step(event) => format!("step {}", event.step),
             Event::Evaluation { step, .. } => format!("evaluation at {step}"),
             Event::Sample { step, .. } => format!("sample at {step}"),
+            Event::StateGradients { step, .. } => format!("gradients through time at {step}"),
             Event::End { step, how, .. } => format!("{how:?} at {step}"),
         });
         lines.collect()

@@ -5,6 +5,7 @@ mod bench;
 mod clip;
 mod compare;
 mod dash;
+mod experiment;
 mod export_events;
 mod inspect;
 mod replay;
@@ -24,6 +25,9 @@ pub(crate) use bench::{BenchArguments, BenchPart};
 pub(crate) use clip::ClipArguments;
 pub(crate) use compare::CompareArguments;
 pub(crate) use dash::DashArguments;
+pub(crate) use experiment::{
+    Experiment, ExperimentArguments, Initialization, TemporalOrderArguments,
+};
 pub(crate) use export_events::{ExportEventsArguments, TableFormat};
 pub(crate) use inspect::InspectArguments;
 pub(crate) use replay::ReplayArguments;
@@ -69,6 +73,7 @@ pub(crate) enum Command {
     Bench(Box<BenchArguments>),
     Clip(ClipArguments),
     Compare(CompareArguments),
+    Experiment(ExperimentArguments),
     Replay(ReplayArguments),
     ExportEvents(ExportEventsArguments),
     /// Print a completion script for a shell

@@ -6,6 +6,7 @@ pub(crate) mod clip;
 pub(crate) mod compare;
 pub(crate) mod dash;
 pub(crate) mod eval;
+pub(crate) mod experiment;
 pub(crate) mod export_events;
 pub(crate) mod generate;
 pub(crate) mod inspect;

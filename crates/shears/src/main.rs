@@ -12,6 +12,7 @@ mod arguments;
 mod chart;
 mod commands;
 mod exit;
+mod figure;
 mod gradient_files;
 mod model;
 mod output;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         Command::Bench(arguments) => commands::bench::run(*arguments),
         Command::Clip(arguments) => commands::clip::run(&arguments),
         Command::Compare(arguments) => commands::compare::run(&arguments),
+        Command::Experiment(arguments) => commands::experiment::run(&arguments),
         Command::Replay(arguments) => commands::replay::run(&arguments),
         Command::ExportEvents(arguments) => commands::export_events::run(&arguments),
         Command::Completions { shell } => {

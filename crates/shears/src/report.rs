@@ -1,7 +1,9 @@
 //! Text that is printed more than once: tables, numbers, what a run has come to.
 
 use shears_model::ParameterInfo;
-use shears_train::{ClipPolicy, Event, GradientFlow, MemoryEstimate, Plan, Verdict};
+use shears_train::{
+    ClipPolicy, Event, GradientFlow, MemoryEstimate, Plan, TimeFlow, Verdict, gradient_flow,
+};
 
 /// A count with commas between thousands.
 pub(crate) fn count(number: u64) -> String {
@@ -129,12 +131,23 @@ pub(crate) fn plan_lines(plan: &Plan) -> String {
     )
 }
 
+/// What gradients do on their way back: through the layers, and through time where the model carries a state.
+pub(crate) struct Flow {
+    pub(crate) layers: GradientFlow,
+    pub(crate) time: Option<TimeFlow>,
+}
+
+impl Flow {
+    pub(crate) fn of(events: &[Event], parameters: &[ParameterInfo]) -> Flow {
+        Flow {
+            layers: gradient_flow(events, parameters),
+            time: TimeFlow::of(events),
+        }
+    }
+}
+
 /// The verdict on clipping and the flow of gradients, indented.
-pub(crate) fn verdict_lines(
-    policy: &ClipPolicy,
-    verdict: Option<&Verdict>,
-    flow: &GradientFlow,
-) -> String {
+pub(crate) fn verdict_lines(policy: &ClipPolicy, verdict: Option<&Verdict>, flow: &Flow) -> String {
     let verdict = verdict.map_or("no step was taken".to_string(), Verdict::to_string);
     let mut words = verdict.trim_end().to_string();
     for rule in policy.rules_inside_adam() {
@@ -143,7 +156,10 @@ pub(crate) fn verdict_lines(
             "\n`{name}` works inside Adam, on the update, and is not part of these numbers"
         ));
     }
-    words.push_str(&format!("\n{flow}"));
+    words.push_str(&format!("\n{}", flow.layers));
+    if let Some(time) = &flow.time {
+        words.push_str(&format!("\n{time}"));
+    }
     words
         .lines()
         .map(|line| format!("  {line}"))
@@ -174,7 +190,7 @@ pub(crate) fn program() -> &'static str {
 }
 
 /// The verdict and the flow as JSON.
-pub(crate) fn verdict_json(verdict: Option<&Verdict>, flow: &GradientFlow) -> serde_json::Value {
+pub(crate) fn verdict_json(verdict: Option<&Verdict>, flow: &Flow) -> serde_json::Value {
     let verdict = verdict.map(|verdict| {
         serde_json::json!({
             "steps": verdict.steps,
@@ -192,14 +208,22 @@ pub(crate) fn verdict_json(verdict: Option<&Verdict>, flow: &GradientFlow) -> se
             "words": verdict.to_string(),
         })
     });
+    let layers = &flow.layers;
     serde_json::json!({
         "verdict": verdict,
         "gradient_flow": {
-            "first_to_last": flow.first_to_last,
-            "vanishing": flow.vanishing.as_ref().map(|finding| &finding.layer),
-            "exploding": flow.exploding.as_ref().map(|finding| &finding.layer),
-            "words": flow.to_string(),
+            "first_to_last": layers.first_to_last,
+            "vanishing": layers.vanishing.as_ref().map(|finding| &finding.layer),
+            "exploding": layers.exploding.as_ref().map(|finding| &finding.layer),
+            "words": layers.to_string(),
         },
+        "gradient_flow_through_time": flow.time.as_ref().map(|time| serde_json::json!({
+            "step": time.step,
+            "norms": time.norms,
+            "reach": time.reach(),
+            "far_to_near": time.far_to_near(),
+            "words": time.to_string(),
+        })),
     })
 }
 

@@ -169,7 +169,7 @@ impl Listener for TensorBoard {
             ])
             .collect(),
             Event::Sample { text: sample, .. } => vec![text("sample", sample)],
-            Event::End { .. } => Vec::new(),
+            Event::StateGradients { .. } | Event::End { .. } => Vec::new(),
         };
         self.write(event.step(), values);
     }

@@ -1,11 +1,11 @@
 //! `shears compare`: the same model under several clipping policies.
 
-mod figure;
 mod grid;
 mod heat;
 mod page;
 mod plots;
 mod results;
+mod time;
 mod words;
 
 use std::path::Path;

@@ -6,9 +6,7 @@ use std::process::ExitCode;
 use burn::tensor::Device;
 use shears_data::Tokenizer;
 use shears_model::{LanguageModel, ParameterInfo, parameters};
-use shears_train::{
-    Event, GradientFlow, Plan, RunFolder, Verdict, gradient_flow, read_events, verdict,
-};
+use shears_train::{Event, Plan, RunFolder, Verdict, read_events, verdict};
 
 use crate::arguments::InspectArguments;
 use crate::model::{Work, device, with_model};
@@ -35,7 +33,7 @@ pub(crate) fn run(arguments: &InspectArguments) -> anyhow::Result<ExitCode> {
     let store = run.checkpoints();
     let inspected = Inspected {
         verdict: verdict(&events),
-        flow: gradient_flow(&events, &parameters),
+        flow: report::Flow::of(&events, &parameters),
         checkpoints: store.list(),
         best: store.best(),
         run,
@@ -60,7 +58,7 @@ struct Inspected {
     checkpoints: Vec<PathBuf>,
     best: Option<PathBuf>,
     verdict: Option<Verdict>,
-    flow: GradientFlow,
+    flow: report::Flow,
 }
 
 impl Inspected {

@@ -8,7 +8,7 @@ use burn::tensor::Device;
 use shears_model::{LanguageModel, parameters};
 use shears_train::{
     Batches, Checkpoint, Corpora, End, Event, Plan, RunFolder, Trainer, estimate_memory,
-    gradient_flow, load_corpora, read_events, train, verdict,
+    load_corpora, read_events, train, verdict,
 };
 
 use crate::arguments::TrainArguments;
@@ -321,7 +321,7 @@ fn conclude<M: LanguageModel>(
 ) -> anyhow::Result<()> {
     let events = read_events(&folder.events_path())?;
     let verdict = verdict(&events);
-    let flow = gradient_flow(&events, &parameters(trainer.model()));
+    let flow = report::Flow::of(&events, &parameters(trainer.model()));
     let evaluation = report::last_evaluation(&events);
     let path = folder.path().display();
     let step = trainer.progress().step;

@@ -126,7 +126,7 @@ impl State {
                 let lines: Vec<String> = text.lines().map(one_line).collect();
                 self.sample = Some((*step, lines.join("\n")));
             }
-            Event::End { .. } => {}
+            Event::StateGradients { .. } | Event::End { .. } => {}
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use plotters::prelude::*;
 use plotters::style::text_anchor::HPos;
 
-use super::figure::{WIDTH, text_style};
+use crate::figure::{WIDTH, text_style};
 
 /// A picture, and what its lightest and its darkest colour stand for.
 pub(super) struct Heat {

@@ -1,11 +1,12 @@
 //! The pictures of a comparison, as SVG.
 
-use super::figure::{Axes, POINTS, Series, chart, number, parts};
 use super::grid::Grid;
 use super::heat::heat;
 use super::results::{Outcome, smoothed};
+use super::time::through_time;
 use super::words::Findings;
 use crate::chart::thinned;
+use crate::figure::{Axes, POINTS, Series, chart, number, parts};
 
 /// A picture, and how it is read.
 pub(super) struct Picture {
@@ -37,6 +38,7 @@ pub(super) fn draw(
         if let Some(first) = shown(grid, findings, policy).first() {
             let name = label(grid, policy, *first);
             pictures.extend(layers(policy, &name, &outcomes[*first])?);
+            pictures.extend(through_time(policy, &name, &outcomes[*first])?);
         }
     }
     Ok(pictures)

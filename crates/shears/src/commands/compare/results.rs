@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use shears_model::layer_of;
-use shears_train::{EndReason, Event};
+use shears_train::{EndReason, Event, TimeFlow};
 
 /// A loss this many mean deviations above its running mean is a spike.
 const SPIKE_DEVIATIONS: f64 = 6.0;
@@ -26,6 +26,8 @@ pub(super) struct Outcome {
     pub(super) layers: BTreeMap<String, Vec<f64>>,
     /// Step and loss.
     pub(super) evaluations: Vec<(u64, f64)>,
+    /// How gradients flowed back in time, from the first to the last time that it was measured.
+    pub(super) time_flows: Vec<TimeFlow>,
     pub(super) end: Option<EndReason>,
 }
 
@@ -56,6 +58,11 @@ impl Outcome {
                 }
                 Event::Evaluation { step, val_loss, .. } => {
                     outcome.evaluations.push((*step, *val_loss));
+                }
+                Event::StateGradients { .. } => {
+                    outcome
+                        .time_flows
+                        .extend(TimeFlow::of(std::slice::from_ref(event)));
                 }
                 Event::End { how, .. } => outcome.end = Some(*how),
                 Event::Sample { .. } => {}

@@ -7,37 +7,37 @@ use plotters::style::text_anchor::HPos;
 
 use crate::chart::{COLOURS, GRID, INK, TEXT, levels, style};
 
-pub(super) const WIDTH: u32 = 960;
+pub(crate) const WIDTH: u32 = 960;
 const HEIGHT: u32 = 380;
 /// More points than this are thinned out.
-pub(super) const POINTS: usize = 400;
+pub(crate) const POINTS: usize = 400;
 /// One line or row of points, with what surrounds it.
 #[derive(Default)]
-pub(super) struct Series {
-    pub(super) name: String,
-    pub(super) colour: usize,
+pub(crate) struct Series {
+    pub(crate) name: String,
+    pub(crate) colour: usize,
     /// Parts of a line; a gap is where there is no number.
-    pub(super) lines: Vec<Vec<(f64, f64)>>,
+    pub(crate) lines: Vec<Vec<(f64, f64)>>,
     /// For each x, from where to where the seeds lie.
-    pub(super) band: Vec<(f64, f64, f64)>,
-    pub(super) points: Vec<(f64, f64)>,
+    pub(crate) band: Vec<(f64, f64, f64)>,
+    pub(crate) points: Vec<(f64, f64)>,
     /// Where something diverged: drawn at the upper edge.
-    pub(super) crosses: Vec<f64>,
-    pub(super) dashed: bool,
+    pub(crate) crosses: Vec<f64>,
+    pub(crate) dashed: bool,
 }
 
 /// Axes of a picture.
-pub(super) struct Axes {
-    pub(super) x: &'static str,
-    pub(super) y: &'static str,
-    pub(super) log_x: bool,
-    pub(super) log_y: bool,
+pub(crate) struct Axes {
+    pub(crate) x: &'static str,
+    pub(crate) y: &'static str,
+    pub(crate) log_x: bool,
+    pub(crate) log_y: bool,
     /// Nothing above this is shown: a loss that flew away must not press all others flat.
-    pub(super) highest: Option<f64>,
+    pub(crate) highest: Option<f64>,
 }
 
 /// The parts of a line between numbers that are not finite.
-pub(super) fn parts(points: &[(f64, f64)]) -> Vec<Vec<(f64, f64)>> {
+pub(crate) fn parts(points: &[(f64, f64)]) -> Vec<Vec<(f64, f64)>> {
     let parts = points.split(|(_, y)| !y.is_finite());
     parts
         .filter(|part| !part.is_empty())
@@ -45,12 +45,12 @@ pub(super) fn parts(points: &[(f64, f64)]) -> Vec<Vec<(f64, f64)>> {
         .collect()
 }
 
-pub(super) fn text_style(position: HPos) -> TextStyle<'static> {
+pub(crate) fn text_style(position: HPos) -> TextStyle<'static> {
     style(TEXT, INK, position)
 }
 
 /// A number in as few letters as say it.
-pub(super) fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     match value.abs() {
         0.0 => "0".to_string(),
         1e-3..1e5 => format!("{}", format!("{value:.3e}").parse::<f64>().unwrap_or(value)),
@@ -111,7 +111,7 @@ impl Series {
 }
 
 /// Lines over axes, with a legend of the series' names.
-pub(super) fn chart(axes: &Axes, series: &[Series]) -> anyhow::Result<String> {
+pub(crate) fn chart(axes: &Axes, series: &[Series]) -> anyhow::Result<String> {
     let (to_x, to_y) = (|x| axes.to_x(x), |y| axes.to_y(y));
     let lines = || {
         series
@@ -165,7 +165,14 @@ pub(super) fn chart(axes: &Axes, series: &[Series]) -> anyhow::Result<String> {
         let mut x = 80;
         for series in series {
             let style = ShapeStyle::from(&series.colour()).stroke_width(3);
-            legend.draw(&PathElement::new(vec![(x, 18), (x + 24, 18)], style))?;
+            let swatch: &[(i32, i32)] = match series.dashed {
+                true => &[(0, 6), (9, 15), (18, 24)],
+                false => &[(0, 24)],
+            };
+            for (from, to) in swatch {
+                let line = vec![(x + from, 18), (x + to, 18)];
+                legend.draw(&PathElement::new(line, style))?;
+            }
             legend.draw_text(&series.name, &text_style(HPos::Left), (x + 30, 18))?;
             x += 54 + 7 * series.name.chars().count() as i32;
         }

@@ -1,0 +1,272 @@
+//! How far gradients reach back in time.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use burn::tensor::{Int, Tensor};
+use shears_events::{Event, six_digits};
+use shears_model::{LanguageModel, State, layer_of};
+
+/// Tokens that a gradient is followed back over, at most: each is a call of the model.
+const FARTHEST: usize = 256;
+
+/// Below this share of its largest, a gradient has vanished; above its inverse, it has exploded. The
+/// same bound as between layers, see [`gradclip::GradientFlow`].
+const VANISHED_BELOW: f64 = 1e-3;
+
+/// The norms of the gradient of the loss at the last token of a window with respect to what each layer
+/// carried before it: the first is of the state one token before that prediction was made, the
+/// next of two tokens, and so on (the products of Jacobians in Pascanu et al. 2013, equation 5).
+///
+/// `tokens` and `targets` are `[batch, window]`, `state` is what the model carried into the window, and
+/// the loss is the mean over the batch. A number that is not finite is `None`. A model that carries
+/// nothing that a gradient could flow through gives nothing.
+pub(crate) fn state_gradients<M: LanguageModel>(
+    model: &M,
+    tokens: &Tensor<2, Int>,
+    targets: &Tensor<2, Int>,
+    state: State,
+) -> BTreeMap<String, Vec<Option<f64>>> {
+    let [_, window] = tokens.dims();
+    let first = window.saturating_sub(FARTHEST);
+    let at = |of: &Tensor<2, Int>, time: usize| of.clone().narrow(1, time, 1);
+    let mut state = state.detach();
+    if first > 0 {
+        state = model.forward(tokens.clone().narrow(1, 0, first), state).1;
+        state = state.detach();
+    }
+    // Zeros that are added to each state: the loss has the same gradient by them as by the state.
+    let mut probes: Vec<Vec<(String, Tensor<3>)>> = Vec::new();
+    for time in first..window - 1 {
+        state = model.forward(at(tokens, time), state).1;
+        let mut of_step = Vec::new();
+        for (name, tensor) in &mut state.tensors {
+            let probe = Tensor::zeros(tensor.dims(), &tensor.device()).require_grad();
+            *tensor = tensor.clone() + probe.clone();
+            of_step.push((name.clone(), probe));
+        }
+        probes.push(of_step);
+    }
+    let last = (at(tokens, window - 1), at(targets, window - 1));
+    let gradients = model.loss(last.0, last.1, state).0.backward();
+    let mut layers: BTreeMap<String, Vec<Option<f64>>> = BTreeMap::new();
+    for (distance, of_step) in probes.iter().rev().enumerate() {
+        let mut squares: BTreeMap<&str, f64> = BTreeMap::new();
+        for (name, probe) in of_step {
+            let gradient = probe.grad(&gradients).map(|gradient| gradient.into_data());
+            let square = gradient.map_or(0.0, |gradient| {
+                gradient.iter::<f32>().map(|g| f64::from(g).powi(2)).sum()
+            });
+            *squares.entry(layer_of(name)).or_default() += square;
+        }
+        for (layer, square) in squares {
+            let norms = layers.entry(layer.to_string()).or_default();
+            norms.resize(distance, None);
+            norms.push(Some(six_digits(square.sqrt())).filter(|norm| norm.is_finite()));
+        }
+    }
+    layers
+}
+
+/// What a run says about the flow of gradients through time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TimeFlow {
+    /// Steps taken when it was measured.
+    pub step: u64,
+    /// The norm of the gradient by the states of all layers together, one token back, two tokens back,
+    /// and so on; infinite where it was not finite.
+    pub norms: Vec<f64>,
+}
+
+impl TimeFlow {
+    /// The last that the log of a run has; none of a model that carries no state.
+    pub fn of(events: &[Event]) -> Option<TimeFlow> {
+        events.iter().rev().find_map(|event| match event {
+            Event::StateGradients { step, layers } => TimeFlow::together(*step, layers),
+            _ => None,
+        })
+    }
+
+    fn together(step: u64, layers: &BTreeMap<String, Vec<Option<f64>>>) -> Option<TimeFlow> {
+        let distances = layers.values().map(Vec::len).max()?;
+        let norm = |distance: usize| {
+            let of_layers = layers.values().filter_map(|norms| norms.get(distance));
+            let square = |norm: &Option<f64>| norm.unwrap_or(f64::INFINITY).powi(2);
+            of_layers.map(square).sum::<f64>().sqrt()
+        };
+        let norms = (0..distances).map(norm).collect();
+        Some(TimeFlow { step, norms })
+    }
+
+    /// Tokens after which less than a thousandth of the largest gradient is left; none if more is left of it
+    /// everywhere.
+    pub fn reach(&self) -> Option<usize> {
+        let largest = self.norms.iter().copied().fold(0.0, f64::max);
+        let left = |norm: &f64| *norm >= VANISHED_BELOW * largest && *norm > 0.0;
+        let reach = self.norms.iter().rposition(left).map_or(0, |last| last + 1);
+        Some(reach).filter(|reach| *reach < self.norms.len())
+    }
+
+    /// The gradient at the far end as a multiple of the one a token back.
+    pub fn far_to_near(&self) -> Option<f64> {
+        match self.norms.as_slice() {
+            [near, .., far] if *near > 0.0 => Some(far / near),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for TimeFlow {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let window = self.norms.len();
+        let Some(ratio) = self.far_to_near() else {
+            return write!(formatter, "no gradient flows back in time");
+        };
+        match self.reach() {
+            Some(reach) => write!(
+                formatter,
+                "gradients vanish through time: beyond {reach} of {window} tokens back less than \
+                 {VANISHED_BELOW} of the largest is left, so that nothing farther apart than that is \
+                 learned; clipping cannot cure that"
+            ),
+            None if ratio > 1.0 / VANISHED_BELOW => write!(
+                formatter,
+                "gradients explode through time: {window} tokens back they are {ratio:.1e} times as \
+                 large as one token back, which is what clipping is for"
+            ),
+            None => write!(
+                formatter,
+                "gradients reach back in time: {window} tokens back they are {ratio:.2e} times as \
+                 large as one token back (below {VANISHED_BELOW} they would vanish)"
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, TensorData};
+    use shears_model::{Gru, Initializer, Lstm, ModelConfig, Rnn};
+
+    use super::*;
+    use crate::Preset;
+
+    const VOCABULARY: usize = 7;
+    const WINDOW: usize = 6;
+
+    fn small(preset: &str) -> ModelConfig {
+        let preset: Preset = preset.parse().unwrap();
+        ModelConfig {
+            hidden: 8,
+            embedding: 8,
+            layers: 2,
+            ..preset.plan().model_config()
+        }
+    }
+
+    fn text(device: &Device, add: i32) -> Tensor<2, Int> {
+        let tokens = (0..2 * WINDOW as i32).map(|i| (i * 5 + add) % VOCABULARY as i32);
+        let tokens: Vec<i32> = tokens.collect();
+        Tensor::from_data(TensorData::new(tokens, [2, WINDOW]), device)
+    }
+
+    /// The loss at the last token, when `change` is added to one number of one carried tensor after
+    /// `after` tokens.
+    fn loss_with<M: LanguageModel>(
+        model: &M,
+        device: &Device,
+        (name, index, after): (&str, usize, usize),
+        change: f32,
+    ) -> f64 {
+        let (tokens, targets) = (text(device, 0), text(device, 1));
+        let (_, mut state) = model.forward(tokens.clone().narrow(1, 0, after), State::default());
+        let tensor = state.tensors[name].clone();
+        let shape = tensor.dims();
+        let mut values: Vec<f32> = tensor.into_data().iter::<f32>().collect();
+        values[index] += change;
+        let changed = Tensor::from_data(TensorData::new(values, shape), device);
+        state.tensors.insert(name.to_string(), changed);
+        for time in after..WINDOW - 1 {
+            state = model.forward(tokens.clone().narrow(1, time, 1), state).1;
+        }
+        let last = |of: Tensor<2, Int>| of.narrow(1, WINDOW - 1, 1);
+        let (loss, _) = model.loss(last(tokens), last(targets), state);
+        f64::from(loss.into_data().iter::<f32>().next().unwrap())
+    }
+
+    /// Norms by central differences: layer, then distance.
+    fn by_differences<M: LanguageModel>(model: &M, device: &Device) -> BTreeMap<String, Vec<f64>> {
+        const CHANGE: f32 = 1e-2;
+        let (_, state) = model.forward(text(device, 0).narrow(1, 0, 1), State::default());
+        let mut layers: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+        for (name, tensor) in &state.tensors {
+            let squares = layers.entry(layer_of(name).to_string()).or_default();
+            squares.resize(WINDOW - 1, 0.0);
+            for distance in 1..WINDOW {
+                for index in 0..tensor.dims().iter().product() {
+                    let place = (name.as_str(), index, WINDOW - distance);
+                    let difference = loss_with(model, device, place, CHANGE)
+                        - loss_with(model, device, place, -CHANGE);
+                    squares[distance - 1] += (difference / (2.0 * f64::from(CHANGE))).powi(2);
+                }
+            }
+        }
+        for squares in layers.values_mut() {
+            squares
+                .iter_mut()
+                .for_each(|square| *square = square.sqrt());
+        }
+        layers
+    }
+
+    fn check<M: LanguageModel>(model: &M, device: &Device) {
+        let (tokens, targets) = (text(device, 0), text(device, 1));
+        let found = state_gradients(model, &tokens, &targets, State::default());
+        let expected = by_differences(model, device);
+        assert_eq!(found.len(), 2, "{found:?}");
+        for (layer, norms) in &found {
+            assert_eq!(norms.len(), WINDOW - 1);
+            for (norm, expected) in norms.iter().zip(&expected[layer]) {
+                let norm = norm.unwrap();
+                assert!(
+                    (norm - expected).abs() <= 2e-3 * expected + 1e-5,
+                    "{layer}: {norm} {expected}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn norms_are_those_of_finite_differences() {
+        let device = Device::flex().autodiff();
+        let mut initializer = Initializer::new(3, &device);
+        check(
+            &Rnn::new(VOCABULARY, &small("rnn-128"), &mut initializer),
+            &device,
+        );
+        check(
+            &Lstm::new(VOCABULARY, &small("lstm-128"), &mut initializer),
+            &device,
+        );
+        check(
+            &Gru::new(VOCABULARY, &small("gru-128"), &mut initializer),
+            &device,
+        );
+    }
+
+    #[test]
+    fn words_say_what_the_norms_are() {
+        let flow = |norms: &[f64]| TimeFlow {
+            step: 1,
+            norms: norms.to_vec(),
+        };
+        let vanishing = flow(&[1.0, 0.1, 0.01, 1e-4, 1e-6]);
+        assert_eq!(vanishing.reach(), Some(3));
+        assert!(vanishing.to_string().contains("beyond 3 of 5 tokens"));
+        let exploding = flow(&[1.0, 100.0, 5e3, 2e3]);
+        assert_eq!(exploding.reach(), None);
+        assert!(flow(&[1.0, 0.5, 0.2]).to_string().contains("2.00e-1"));
+        assert!(exploding.to_string().contains("explode"), "{exploding}");
+        assert_eq!(flow(&[0.0, 0.0]).far_to_near(), None);
+    }
+}

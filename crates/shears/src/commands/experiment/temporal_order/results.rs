@@ -1,0 +1,238 @@
+//! The outcomes of the trials: kept in a file, and told as a table and a picture.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+
+use super::trial::{End, Outcome, Settings, Trial};
+use super::write;
+use crate::exit::Misuse;
+use crate::figure::{Axes, Series, chart};
+use crate::output::say;
+use crate::report;
+
+/// All trials that have ended.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Results {
+    #[serde(skip)]
+    folder: PathBuf,
+    pub(super) settings: Settings,
+    outcomes: Vec<Outcome>,
+}
+
+impl Results {
+    /// Those of a folder, which is made if it is not there.
+    pub(super) fn open(folder: &Path, settings: Settings) -> anyhow::Result<Results> {
+        let shown = folder.display();
+        let path = folder.join("results.json");
+        if !path.exists() {
+            let mut entries = folder.read_dir().into_iter().flatten();
+            if entries.next().is_some() {
+                let what = format!("{shown} holds something else; choose another --out");
+                return Err(Misuse(what).into());
+            }
+            std::fs::create_dir_all(folder).with_context(|| format!("cannot make {shown}"))?;
+            return Ok(Results {
+                folder: folder.to_path_buf(),
+                settings,
+                outcomes: Vec::new(),
+            });
+        }
+        let text = std::fs::read_to_string(&path);
+        let text = text.with_context(|| format!("cannot read {}", path.display()))?;
+        let mut results: Results = serde_json::from_str(&text)
+            .map_err(|error| Misuse(format!("{}: {error}", path.display())))?;
+        if results.settings != settings {
+            let what = format!(
+                "{shown} has trials with other --updates, --lr or --initialization; choose another --out"
+            );
+            return Err(Misuse(what).into());
+        }
+        results.folder = folder.to_path_buf();
+        Ok(results)
+    }
+
+    pub(super) fn of(&self, trial: &Trial) -> Option<&Outcome> {
+        self.outcomes.iter().find(|other| other.trial == *trial)
+    }
+
+    /// Keeps an outcome, in the file as well.
+    pub(super) fn add(&mut self, outcome: Outcome) -> anyhow::Result<()> {
+        self.outcomes.push(outcome);
+        let text = serde_json::to_string_pretty(self)? + "\n";
+        write(&self.folder.join("results.json"), &text)
+    }
+
+    /// Prints the table and draws the picture.
+    pub(super) fn conclude(&self, trials: &[Trial]) -> anyhow::Result<()> {
+        let groups = groups(trials, |trial| self.of(trial));
+        say!("\n{}", table(&groups));
+        let path = self.folder.join("success.svg");
+        write(&path, &picture(&groups)?)?;
+        say!("picture: {}", path.display());
+        Ok(())
+    }
+}
+
+/// A policy at one length.
+#[derive(Debug)]
+struct Group<'a> {
+    policy: &'a str,
+    length: u64,
+    outcomes: Vec<&'a Outcome>,
+}
+
+impl Group<'_> {
+    fn count(&self, end: End) -> usize {
+        self.outcomes.iter().filter(|o| o.end == end).count()
+    }
+
+    /// Percent of the trials.
+    fn success(&self) -> f64 {
+        100.0 * self.count(End::Solved) as f64 / self.outcomes.len().max(1) as f64
+    }
+
+    /// The median of the updates that solved trials took.
+    fn updates(&self) -> Option<u64> {
+        let solved = self.outcomes.iter().filter(|o| o.end == End::Solved);
+        let mut updates: Vec<u64> = solved.map(|outcome| outcome.updates).collect();
+        updates.sort_unstable();
+        updates.get(updates.len() / 2).copied()
+    }
+}
+
+/// By policy, then by length, in the order of the trials.
+fn groups<'a>(
+    trials: &'a [Trial],
+    outcome_of: impl Fn(&Trial) -> Option<&'a Outcome>,
+) -> Vec<Group<'a>> {
+    let mut groups: Vec<Group<'a>> = Vec::new();
+    let mut policies: Vec<&str> = Vec::new();
+    for trial in trials {
+        let place = policies.iter().position(|policy| *policy == trial.policy);
+        if place.is_none() {
+            policies.push(&trial.policy);
+        }
+        let (policy, length) = (trial.policy.as_str(), trial.length);
+        let is_its = |group: &&mut Group<'_>| group.policy == policy && group.length == length;
+        let outcome = outcome_of(trial);
+        match groups.iter_mut().find(is_its) {
+            Some(group) => group.outcomes.extend(outcome),
+            None => groups.push(Group {
+                policy,
+                length,
+                outcomes: outcome.into_iter().collect(),
+            }),
+        }
+    }
+    let place = |group: &Group<'_>| policies.iter().position(|policy| *policy == group.policy);
+    groups.sort_by_key(|group| (place(group), group.length));
+    groups
+}
+
+fn table(groups: &[Group<'_>]) -> String {
+    let names = groups.iter().map(|group| group.policy.chars().count());
+    let width = names.max().unwrap_or(0).max("policy".len());
+    let mut table = format!(
+        "{:<width$}  length     solved  diverged  updates (median)  clipped  largest norm\n",
+        "policy"
+    );
+    for group in groups {
+        let of_all = |count: usize| format!("{count} of {}", group.outcomes.len());
+        let shares = group.outcomes.iter().map(|outcome| outcome.clipped_share);
+        let clipped = shares.sum::<f64>() / group.outcomes.len().max(1) as f64;
+        let norms = group.outcomes.iter().map(|outcome| outcome.largest_norm);
+        table.push_str(&format!(
+            "{:<width$}  {:>6}  {:>9}  {:>8}  {:>16}  {:>5.1} %  {:>12.3e}\n",
+            group.policy,
+            group.length,
+            of_all(group.count(End::Solved)),
+            group.count(End::Diverged),
+            group.updates().map_or("-".to_string(), report::count),
+            100.0 * clipped,
+            norms.fold(0.0, f64::max),
+        ));
+    }
+    table
+}
+
+fn picture(groups: &[Group<'_>]) -> anyhow::Result<String> {
+    let mut series: Vec<Series> = Vec::new();
+    for group in groups {
+        let point = (group.length as f64, group.success());
+        if series.last().is_none_or(|last| last.name != group.policy) {
+            series.push(Series {
+                name: group.policy.to_string(),
+                // Black is the first policy's, as in the other pictures.
+                colour: series.len(),
+                lines: vec![Vec::new()],
+                ..Series::default()
+            });
+        }
+        if let Some(last) = series.last_mut() {
+            last.lines[0].push(point);
+            last.points.push(point);
+        }
+    }
+    chart(
+        &Axes {
+            x: "length of the sequences",
+            y: "% of trials solved",
+            log_x: false,
+            log_y: false,
+            highest: None,
+        },
+        &series,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outcomes_are_counted_by_policy_and_length() {
+        let trial = |policy: &str, length, seed| Trial {
+            policy: policy.to_string(),
+            length,
+            seed,
+        };
+        let trials: Vec<Trial> = (1..=3)
+            .flat_map(|seed| [trial("none", 50, seed), trial("global-norm:1", 50, seed)])
+            .collect();
+        let outcomes: Vec<Outcome> = trials
+            .iter()
+            .map(|trial| Outcome {
+                trial: trial.clone(),
+                end: match trial.policy.as_str() {
+                    "none" if trial.seed == 1 => End::Diverged,
+                    "none" => End::GivenUp,
+                    _ => End::Solved,
+                },
+                updates: 1000 * trial.seed,
+                error: 0.5,
+                clipped_share: 0.25,
+                largest_norm: 12.0,
+                seconds: 1.0,
+            })
+            .collect();
+        let of = |trial: &Trial| outcomes.iter().find(|outcome| outcome.trial == *trial);
+        let groups = groups(&trials, of);
+        let success: Vec<f64> = groups.iter().map(Group::success).collect();
+        assert_eq!(success, [0.0, 100.0]);
+        let updates: Vec<Option<u64>> = groups.iter().map(Group::updates).collect();
+        assert_eq!(updates, [None, Some(2000)]);
+        let table = table(&groups);
+        let rows: Vec<&str> = table.lines().collect();
+        assert!(
+            rows[1].contains("0 of 3         1                 -"),
+            "{table}"
+        );
+        assert!(
+            rows[2].contains("3 of 3         0             2,000"),
+            "{table}"
+        );
+        assert!(picture(&groups).unwrap().contains("global-norm:1"));
+    }
+}
