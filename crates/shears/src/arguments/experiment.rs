@@ -38,7 +38,7 @@ pub(crate) struct TemporalOrderArguments {
     pub(crate) policies: Vec<String>,
 
     /// Lengths of the sequences, at least 10, separated by commas
-    #[arg(long, value_name = "N,...", value_delimiter = ',', default_values_t = [20, 50, 100, 150, 200],
+    #[arg(long, value_name = "N,...", value_delimiter = ',', default_values_t = [20, 30, 40, 50, 60],
           value_parser = clap::value_parser!(u64).range(10..=100_000))]
     pub(crate) lengths: Vec<u64>,
 
@@ -47,7 +47,7 @@ pub(crate) struct TemporalOrderArguments {
     pub(crate) seeds: u64,
 
     /// Updates after which a trial is given up
-    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 50_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) updates: u64,
 
     /// Learning rate
@@ -55,7 +55,7 @@ pub(crate) struct TemporalOrderArguments {
     pub(crate) lr: f64,
 
     /// How the weights begin
-    #[arg(long, value_name = "KIND", value_enum, default_value_t = Initialization::SmartTanh)]
+    #[arg(long, value_name = "KIND", value_enum, default_value_t = Initialization::BasicTanh)]
     pub(crate) initialization: Initialization,
 
     /// Folder of the results
@@ -79,5 +79,5 @@ pub(crate) enum Initialization {
 
 const EXAMPLES: &str = "Examples:
   shears experiment temporal-order
-  shears experiment temporal-order --lengths 50,100 --seeds 3 --updates 50000
+  shears experiment temporal-order --initialization smart-tanh --lengths 50,100 --seeds 3 --updates 1000000
   shears experiment temporal-order --clip none --clip global-norm:1 --clip value:0.05";

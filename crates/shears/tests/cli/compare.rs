@@ -42,7 +42,16 @@ fn a_grid_is_trained_drawn_and_judged() {
     assert_eq!(group("none")["val_losses"].as_array().unwrap().len(), 2);
 
     let page = scratch.read("grid/report.html");
-    for part in ["<svg", "Loss", "learning rate", "value:0.001", "layers.0"] {
+    for part in [
+        "<svg",
+        "Loss",
+        "learning rate",
+        "value:0.001",
+        "layers.0",
+        "Gradient through time: value:0.001",
+        "after clipping",
+        "tokens back",
+    ] {
         assert!(page.contains(part), "{part}");
     }
     for foreign in ["http://", "https://", "NaN", "<script"] {

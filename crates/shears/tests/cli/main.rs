@@ -8,6 +8,7 @@ mod clip_refused;
 mod commands;
 mod compare;
 mod config;
+mod experiment;
 mod export_events;
 mod program;
 mod replay;
