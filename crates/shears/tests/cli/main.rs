@@ -3,11 +3,15 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bad_input;
+#[path = "../../../shears-dash/tests/chromium.rs"]
+#[allow(dead_code, reason = "the tests of the page's crate do more with it")]
+mod chromium;
 mod clip;
 mod clip_refused;
 mod commands;
 mod compare;
 mod config;
+mod dash;
 mod experiment;
 mod export_events;
 mod program;

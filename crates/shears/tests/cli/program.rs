@@ -133,7 +133,11 @@ impl Scratch {
         running
     }
 
-    fn command<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Command {
+    /// The program in the folder, not yet started.
+    pub(crate) fn command<A: AsRef<OsStr>>(
+        &self,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_shears"));
         command.args(arguments).current_dir(self.0.path());
         // Cargo tells the tests that it runs where it is, and the program would listen.

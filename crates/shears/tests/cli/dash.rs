@@ -1,0 +1,155 @@
+//! `shears dash`, over runs that the program trains, and a browser that watches one.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, ChildStdout, Stdio};
+
+use serde_json::Value;
+
+use crate::chromium::{self, Chromium};
+use crate::program::{Scratch, TINY};
+
+/// The page's server while it runs.
+struct Page {
+    server: Child,
+    /// `127.0.0.1:PORT`
+    address: String,
+    _output: BufReader<ChildStdout>,
+}
+
+impl Page {
+    fn of(scratch: &Scratch, folder: &str) -> Page {
+        let mut command = scratch.command(["dash", folder, "--port", "0"]);
+        let mut server = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut output = BufReader::new(server.stdout.take().unwrap());
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        let address = line.trim_end().rsplit_once("http://").map(|(_, it)| it);
+        Page {
+            address: address.expect(&line).to_string(),
+            server,
+            _output: output,
+        }
+    }
+
+    /// The JSON that is at a path.
+    fn ask(&self, path: &str) -> Value {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        let host = &self.address;
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(" 200 "), "{answer}");
+        serde_json::from_str(body).unwrap()
+    }
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+#[test]
+fn the_page_knows_presets_and_the_text_of_a_batch() {
+    let scratch = Scratch::new();
+    let numbers: Vec<String> = (1000..1600).map(|number| number.to_string()).collect();
+    let text = numbers.join(" ");
+    scratch.write("numbers.txt", &text);
+    let settings = "--preset gru-128 --clip global-norm:0.25 --out runs/one";
+    scratch
+        .run(&format!("train numbers.txt {TINY} {settings}"))
+        .succeeded();
+    let page = Page::of(&scratch, "runs");
+
+    let run = page.ask("/api/run?run=one");
+    assert_eq!(run["preset_known"], true, "{run}");
+    assert!(
+        run["verdict"].as_str().unwrap().contains("of 40 steps"),
+        "{run}"
+    );
+    let settings = run["settings"].as_array().unwrap();
+    let differing = settings
+        .iter()
+        .filter(|setting| !setting["preset"].is_null());
+    let differing: Vec<&str> = differing
+        .map(|setting| setting["name"].as_str().unwrap())
+        .collect();
+    for name in ["clip", "hidden", "steps"] {
+        assert!(differing.contains(&name), "{differing:?}");
+    }
+    assert!(!differing.contains(&"model"), "{differing:?}");
+
+    // Windows of 8 characters, in streams: the second step of a row goes on where the first has ended.
+    let rows = |step: u64| -> Vec<String> {
+        let batch = page.ask(&format!("/api/batch?run=one&step={step}"));
+        assert_eq!(batch["problem"], Value::Null);
+        let rows = batch["rows"].as_array().unwrap();
+        rows.iter()
+            .map(|row| row.as_str().unwrap().to_string())
+            .collect()
+    };
+    let (first, second) = (rows(1), rows(2));
+    assert_eq!(first.len(), 4);
+    for (first, second) in first.iter().zip(&second) {
+        assert_eq!(first.chars().count(), 8);
+        let both = format!("{first}{second}");
+        assert!(text.contains(&both), "{both:?}");
+    }
+}
+
+/// A run that really trains, one that has ended, and no error on the console.
+#[test]
+fn a_browser_watches_a_real_run() {
+    let Some(program) = chromium::find() else {
+        println!("skipped: this machine has no Chromium");
+        return;
+    };
+    let scratch = Scratch::new();
+    let long = TINY.replace("--steps 40", "--steps 1000000");
+    let train = |settings: &str, out: &str| {
+        format!("train {settings} --clip global-norm:0.1 --out runs/{out}")
+    };
+    scratch.run(&train(TINY, "other")).succeeded();
+    let growing = scratch.start(&train(&long, "growing"), "runs/growing", 5);
+    let page = Page::of(&scratch, "runs");
+    let mut browser = Chromium::start(program);
+    let main = "document.getElementById('page').dataset";
+    browser.open(&format!("http://{}/", page.address));
+    browser.until("document.querySelectorAll('tr[data-run]').length === 2");
+    let badge = |run: &str, state: &str| {
+        format!("document.querySelector('tr[data-run=\"{run}\"] .badge.{state}') !== null")
+    };
+    browser.until(&badge("growing", "running"));
+    browser.until(&badge("other", "finished"));
+
+    // A point arrives.
+    browser.value("location.hash = '#/run/growing'");
+    browser.until(&format!("Number({main}.last) > 0"));
+    let before = browser
+        .value(&format!("Number({main}.last)"))
+        .as_f64()
+        .unwrap();
+    browser.until(&format!("Number({main}.last) > {before}"));
+    browser.until("document.querySelectorAll('.chart .uplot canvas').length >= 6");
+
+    browser.until("document.querySelector('[data-chart=loss]').dataset.scale === 'linear'");
+    browser.press("l");
+    browser.until("document.querySelector('[data-chart=loss]').dataset.scale === 'log'");
+
+    // A step, with the text that was in its batch.
+    browser.value("location.hash = '#/run/other/step/20'");
+    browser.until(&format!("{main}.step === '20'"));
+    browser.until("document.querySelectorAll('.batch li').length === 4");
+
+    browser.value("location.hash = '#/compare/growing/other'");
+    browser.until(&format!("{main}.overlaid === '2'"));
+    browser.until("document.querySelectorAll('.differences tr.result').length === 2");
+
+    growing.terminate();
+    browser.value("location.hash = '#/'");
+    browser.until(&badge("growing", "stopped"));
+    assert!(browser.errors.is_empty(), "{:#?}", browser.errors);
+}
