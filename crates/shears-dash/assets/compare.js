@@ -4,13 +4,13 @@ import { ask, compareAddress, runAddress, throttled, watch } from "./api.js";
 import { Chart, Crosshair, placed, smoothed } from "./charts.js";
 import { badge, button, choice, element, fill } from "./elements.js";
 import { count, percent, shortName, significant } from "./format.js";
-import { SMOOTHING } from "./panels.js";
+import { SMOOTHING, UNITS, bitsOfNat, inUnit, unitChoice } from "./panels.js";
 
 const COLOURS = ["--run-0", "--run-1", "--run-2", "--run-3", "--run-4", "--run-5"];
 /** Keys that differ between any two runs and say nothing. */
 const IDLE = ["text-sha256", "val-sha256"];
 
-const shown = { smoothing: 0.6 };
+const shown = { unit: "nats", smoothing: 0.6 };
 
 export function showCompare(page, names) {
   const crosshair = new Crosshair();
@@ -28,7 +28,7 @@ export function showCompare(page, names) {
   const readout = (suffix, show) => (values, at) =>
     runs.map(({ name, key, colour }) => [shortName(name), show(values[`${key}_${suffix}`][at] ?? null), colour]);
   const charts = [
-    { name: "loss", title: "Loss", unit: "nats a token, training", height: 280, robust: true, how: "Lower is better. A run that leaves the others upwards has lost its way there.", lines: lines("loss"), readout: readout("loss", significant) },
+    { name: "loss", title: "Training loss", unit: "nats a token", height: 280, robust: true, how: "Lower is better. A run that leaves the others upwards has lost its way there.", lines: lines("loss"), readout: readout("loss", significant) },
     { name: "val", title: "Validation loss", unit: "nats a token", height: 240, robust: true, how: "The same on text that no run has trained on: the one to choose by.", lines: lines("val", { points: true }), readout: readout("val", significant) },
     { name: "norm", title: "Gradient norm", unit: "before clipping, greatest of a point", height: 280, log: true, how: "How long gradients were before anything was cut off. Dashed lines are the thresholds.",
       lines: [...lines("norm"), ...lines("threshold", { dash: [5, 4], width: 1, broken: true })], readout: readout("norm", significant) },
@@ -42,22 +42,30 @@ export function showCompare(page, names) {
   const picker = element("form", { class: "picker" });
   const smoothing = choice("Smoothing", SMOOTHING.map(([weight, label]) => [weight, label, `Smoothing: ${label}`]), shown.smoothing,
     (weight) => { shown.smoothing = weight; redraw(); });
+  const units = unitChoice(shown.unit, (unit) => { shown.unit = unit; redraw(); });
   const resetButton = button("Whole runs", () => actions.reset(), { class: "quiet" });
   const [loss, val, norm, ...small] = charts;
   page.append(
     element("div", { class: "headline" }, element("div", {}, element("h1", {}, names.length > 1 ? `${names.length} runs compared` : "Compare"), legend), picker),
     problem, differences,
-    element("div", { class: "tools" }, resetButton, element("span", { class: "gap" }), element("label", {}, "smoothing"), smoothing.element),
+    element("div", { class: "tools" }, resetButton, element("span", { class: "gap" }),
+      element("label", {}, "loss in"), units.element, element("label", {}, "smoothing"), smoothing.element),
     loss.element, val.element, norm.element, element("div", { class: "pair" }, small.map((chart) => chart.element)));
 
   let answers = [];
+  let abouts = [];
 
   function redraw() {
     if (answers.length === 0) return;
+    // A character is another number of tokens in each run.
+    const bits = answers.map((series, run) => bitsOfNat(series, abouts[run]?.settings));
+    const unit = shown.unit === "bits" && bits.includes(null) ? "nats" : shown.unit;
+    for (const chart of [loss, val]) chart.setUnit(UNITS[unit].label);
     // All steps of all runs; where a run has no point at a step, its line goes on to the next one.
-    const tables = answers.map((series) => {
+    const tables = answers.map((series, run) => {
+      const convert = (value) => inUnit(value, unit, bits[run]);
       const evaluations = placed(series.step, series.evaluations.map((one) => [one.step, one.val_loss]));
-      return [series.step, smoothed(series.loss.mean, shown.smoothing), evaluations, series.norm.max, series.threshold,
+      return [series.step, smoothed(series.loss.mean, shown.smoothing).map(convert), evaluations.map(convert), series.norm.max, series.threshold,
         series.clipped_share, smoothed(series.tokens_per_second.mean, shown.smoothing)];
     }).map((table) => (table[0].length ? table : [[0], ...table.slice(1).map(() => [null])]));
     const [step, ...columns] = window.uPlot.join(tables);
@@ -81,14 +89,16 @@ export function showCompare(page, names) {
   }
 
   async function loadAbout() {
-    const abouts = await Promise.all(names.map((name) => ask("run", { run: name })));
+    const found = await Promise.all(names.map((name) => ask("run", { run: name })));
     if (closed) return;
+    abouts = found;
+    redraw();
     fill(legend, ...abouts.map((about, place) =>
       element("a", { href: runAddress(about.name) }, element("i", { class: "key", style: { background: `var(${runs[place].colour})` } }), shortName(about.name), " ", badge(about.state))));
-    showDifferences(abouts);
+    showDifferences();
   }
 
-  function showDifferences(abouts) {
+  function showDifferences() {
     const tables = abouts.map((about) => new Map(about.settings.map(({ name, value }) => [name, value])));
     const keys = [...new Set(tables.flatMap((table) => [...table.keys()]))].filter((key) => !IDLE.includes(key));
     const differing = keys.filter((key) => new Set(tables.map((table) => table.get(key))).size > 1);
@@ -131,6 +141,7 @@ export function showCompare(page, names) {
   const stop = watch(names, () => { refresh(); refreshAbout(); });
   const keys = {
     l: () => { const log = !loss.log; [loss, val, norm].forEach((chart) => chart.setLog(log)); },
+    u: () => { const all = Object.keys(UNITS); units.select(all[(all.indexOf(shown.unit) + 1) % all.length]); },
     s: () => { const weights = SMOOTHING.map(([weight]) => weight); smoothing.select(weights[(weights.indexOf(shown.smoothing) + 1) % weights.length]); },
     0: () => actions.reset(),
   };

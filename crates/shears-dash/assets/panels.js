@@ -1,6 +1,7 @@
 // The charts of a run's page: what each shows, and how its values come from the server's series.
 
 import { placed, smoothed } from "./charts.js";
+import { choice } from "./elements.js";
 import { count, percent, significant } from "./format.js";
 
 /** The unit of the loss, and what a loss in nats is in it. */
@@ -92,6 +93,20 @@ function span(low, high) {
   return `${significant(low, 3)} … ${significant(high, 3)}`;
 }
 
+/** The switch between units. */
+export function unitChoice(unit, pick) {
+  return choice("Unit of the loss", [
+    ["nats", "nats", "Nats a token"], ["bits", "bits/char", "Bits a character"], ["perplexity", "perplexity", "exp(loss)"],
+  ], unit, pick);
+}
+
+/** A loss in another unit; null where it is no number. */
+export function inUnit(value, unit, bits) {
+  if (value === null) return null;
+  const converted = UNITS[unit].of(value, bits);
+  return Number.isFinite(converted) ? converted : null;
+}
+
 /** Bits a character of one nat a token; null where no evaluation says it. */
 export function bitsOfNat(series, settings) {
   const known = series.evaluations.find(({ val_loss: loss, bits_per_char: bits }) => loss > 0 && bits > 0);
@@ -102,11 +117,7 @@ export function bitsOfNat(series, settings) {
 
 /** Values of all charts from a series of the server. */
 export function valuesOf(series, { unit, bits, smoothing }) {
-  const convert = (value) => {
-    if (value === null) return null;
-    const converted = UNITS[unit].of(value, bits);
-    return Number.isFinite(converted) ? converted : null;
-  };
+  const convert = (value) => inUnit(value, unit, bits);
   const { step, norm, loss, cut, coefficient, tokens_per_second: speed } = series;
   const val = placed(step, series.evaluations.map((one) => [one.step, one.val_loss])).map(convert);
   let latest = null;

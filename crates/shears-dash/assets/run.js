@@ -5,7 +5,7 @@ import { Chart, Crosshair } from "./charts.js";
 import { badge, button, choice, element, fill } from "./elements.js";
 import { bytes, count, duration, percent, sentence, shortName, significant } from "./format.js";
 import { HeatMap } from "./heat.js";
-import { MAPS, PANELS, SMOOTHING, UNITS, bitsOfNat, spikes, valuesOf } from "./panels.js";
+import { MAPS, PANELS, SMOOTHING, UNITS, bitsOfNat, spikes, unitChoice, valuesOf } from "./panels.js";
 
 // How charts are shown survives going to a step and back.
 const shown = { unit: "nats", smoothing: 0 };
@@ -33,9 +33,7 @@ export function showRun(page, name) {
   const spikeList = element("p", { class: "spikes" });
   const rangeText = element("span", { class: "range" });
   const resetButton = button("Whole run", () => zoom(null), { class: "quiet", title: "Double click on a chart (0)" });
-  const units = choice("Unit of the loss", [
-    ["nats", "nats", "Nats a token"], ["bits", "bits/char", "Bits a character"], ["perplexity", "perplexity", "exp(loss)"],
-  ], shown.unit, (unit) => { shown.unit = unit; redraw(); });
+  const units = unitChoice(shown.unit, (unit) => { shown.unit = unit; redraw(); });
   const smoothing = choice("Smoothing", SMOOTHING.map(([weight, label]) => [weight, label, `Smoothing: ${label}`]), shown.smoothing,
     (weight) => { shown.smoothing = weight; redraw(); });
   const tools = element("div", { class: "tools" }, rangeText, resetButton,

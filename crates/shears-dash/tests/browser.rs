@@ -92,6 +92,10 @@ fn look_around(
     browser.value(&format!("location.hash = '#/compare/{growing}/{other}'"));
     browser.until(&format!("{main}.overlaid === '2'"));
     browser.until("document.querySelectorAll('.differences tr.result').length === 2");
+    browser.press("u");
+    browser.until(
+        "document.querySelector('[data-chart=val] .unit').textContent === 'bits a character'",
+    );
 
     end_training();
     browser.value("location.hash = '#/'");

@@ -270,7 +270,8 @@ pub(crate) struct TrainArguments {
     /// al. 2013). `norm:C` does so for each tensor by itself, `value:C` limits each element; both
     /// change the direction. `p=P` takes the p-norm, P any number above 0 or `inf`. The defaults
     /// are those of the field: published recurrent models use thresholds from 0.2 to 10, char-rnn
-    /// and Zaremba et al. 5; nearly every Transformer uses 1.
+    /// and Zaremba et al. 5; nearly every Transformer uses 1. CLIPPING.md has all others (agc,
+    /// autoclip, zclip, adagc, median, skip, ...), chains and thresholds that change.
     #[arg(long, value_name = "POLICY", value_parser = checked::<ClipPolicy>, help_heading = CLIPPING)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) clip: Option<String>,
