@@ -1,22 +1,25 @@
 //! What runs around the code: `cargo xtask ci` checks it, `cargo xtask bench` measures it,
-//! `cargo xtask valgrind` watches its memory.
+//! `cargo xtask valgrind` watches its memory, `cargo xtask neon` runs it for ARM.
 
 use std::process::ExitCode;
 
 mod bench;
 mod ci;
+mod neon;
 mod valgrind;
 
 const USAGE: &str = "usage: cargo xtask ci
        cargo xtask bench peers|scaling [OPTION]...
        cargo xtask bench report
-       cargo xtask valgrind";
+       cargo xtask valgrind
+       cargo xtask neon";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.first().map(String::as_str) {
         Some("ci") => ci::run(),
         Some("valgrind") => valgrind::run(),
+        Some("neon") => neon::run(),
         Some("bench") => bench::run(&arguments[1..]),
         _ => {
             eprintln!("{USAGE}");
