@@ -194,6 +194,9 @@ fn against(winner: &Group, other: &Group) -> String {
     let pairs = winner.val_losses.iter().zip(&other.val_losses);
     let differences: Vec<f64> = pairs.map(|(winner, other)| other - winner).collect();
     let name = format!("{} (at learning rate {})", other.policy, other.lr);
+    if differences.iter().all(|difference| *difference == 0.0) {
+        return format!("{name} gave the same losses to the last digit: it made no difference.");
+    }
     match mean_and_interval(&differences) {
         Some((difference, Some(half))) if difference - half > 0.0 => format!(
             "It is {difference:.4} nats better than {name}; with {} seeds the 95 % interval of that \
@@ -244,5 +247,45 @@ pub(super) fn with_interval(loss: Option<f64>, half: Option<f64>) -> String {
         (Some(loss), Some(half)) => format!("{loss:.4} ± {half:.4}"),
         (Some(loss), None) => format!("{loss:.4}"),
         (None, _) => "diverged".to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn group(policy: &str, val_losses: &[f64]) -> Group {
+        Group {
+            policy: policy.to_string(),
+            policy_index: 0,
+            lr: 0.1,
+            runs: val_losses.len(),
+            converged: val_losses.len(),
+            val_loss: mean(val_losses),
+            val_loss_interval: None,
+            val_losses: val_losses.to_vec(),
+            clipped_share: 0.0,
+            cosine: None,
+            skipped: 0,
+            spikes: 0,
+            steps_to_target: None,
+        }
+    }
+
+    #[test]
+    fn a_difference_is_told_with_what_it_is_worth() {
+        let said =
+            |winner: &[f64], other: &[f64]| against(&group("zclip", winner), &group("none", other));
+        let sure = said(&[2.0, 2.1, 2.2], &[2.1, 2.2, 2.31]);
+        assert!(sure.contains("no accident of the seed"), "{sure}");
+        let unsure = said(&[2.0, 2.1, 2.2], &[2.4, 2.0, 2.2]);
+        assert!(unsure.contains("the seeds differ as much"), "{unsure}");
+        let single = said(&[2.0], &[2.1]);
+        assert!(
+            single.contains("0.1000 nats better") && single.contains("--seeds 3"),
+            "{single}"
+        );
+        let same = said(&[2.0, 2.1], &[2.0, 2.1]);
+        assert!(same.contains("made no difference"), "{same}");
     }
 }
