@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use shears_data::{Corpus, Source, Tokenizer, TokenizerKind};
+use shears_events::{Event, read_events};
 
 use crate::TrainError;
 use crate::checkpoint::CheckpointStore;
@@ -118,6 +119,15 @@ impl RunFolder {
     /// `events.jsonl`.
     pub fn events_path(&self) -> PathBuf {
         self.path.join("events.jsonl")
+    }
+
+    /// What the log of the run has; nothing before its first step.
+    pub fn events(&self) -> Result<Vec<Event>, TrainError> {
+        let path = self.events_path();
+        match path.exists() {
+            true => Ok(read_events(&path)?),
+            false => Ok(Vec::new()),
+        }
     }
 
     /// Where the text of a run that read standard input is kept, so that it can be resumed.

@@ -98,27 +98,29 @@ impl TimeFlow {
         Some(TimeFlow { step, norms })
     }
 
-    /// Tokens after which less than a thousandth of the largest gradient is left; none if more is left of it
-    /// everywhere.
+    /// Tokens beyond which less than a thousandth of the gradient one token back is left; none if more
+    /// is left at the far end.
     pub fn reach(&self) -> Option<usize> {
-        let largest = self.norms.iter().copied().fold(0.0, f64::max);
-        let left = |norm: &f64| *norm >= VANISHED_BELOW * largest && *norm > 0.0;
+        let near = *self.norms.first()?;
+        let left = |norm: &f64| *norm >= VANISHED_BELOW * near && *norm > 0.0;
         let reach = self.norms.iter().rposition(left).map_or(0, |last| last + 1);
         Some(reach).filter(|reach| *reach < self.norms.len())
     }
 
-    /// The gradient at the far end as a multiple of the one a token back.
+    /// The gradient at the far end as a multiple of the one a token back; none if that is zero, or either is
+    /// not finite.
     pub fn far_to_near(&self) -> Option<f64> {
-        match self.norms.as_slice() {
-            [near, .., far] if *near > 0.0 => Some(far / near),
-            _ => None,
-        }
+        let (near, far) = (self.norms.first()?, self.norms.last()?);
+        Some(far / near).filter(|ratio| ratio.is_finite())
     }
 }
 
 impl fmt::Display for TimeFlow {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let window = self.norms.len();
+        if self.norms.iter().any(|norm| !norm.is_finite()) {
+            return write!(formatter, "gradients through time are not finite");
+        }
         let Some(ratio) = self.far_to_near() else {
             return write!(formatter, "no gradient flows back in time");
         };
@@ -126,7 +128,7 @@ impl fmt::Display for TimeFlow {
             Some(reach) => write!(
                 formatter,
                 "gradients vanish through time: beyond {reach} of {window} tokens back less than \
-                 {VANISHED_BELOW} of the largest is left, so that nothing farther apart than that is \
+                 {VANISHED_BELOW} of the nearest is left, so that hardly anything farther apart than that is \
                  learned; clipping cannot cure that"
             ),
             None if ratio > 1.0 / VANISHED_BELOW => write!(
@@ -268,5 +270,11 @@ mod tests {
         assert!(flow(&[1.0, 0.5, 0.2]).to_string().contains("2.00e-1"));
         assert!(exploding.to_string().contains("explode"), "{exploding}");
         assert_eq!(flow(&[0.0, 0.0]).far_to_near(), None);
+        assert!(flow(&[0.0, 0.0]).to_string().contains("no gradient"));
+        // It grows, and then falls: what counts is the far end.
+        assert_eq!(flow(&[1.0, 1e4, 5.0]).reach(), None);
+        let broken = flow(&[f64::INFINITY, f64::INFINITY]).to_string();
+        assert_eq!(broken, "gradients through time are not finite");
+        assert!(flow(&[2.0]).to_string().contains("1.00e0"));
     }
 }

@@ -15,13 +15,18 @@ pub(crate) mod train;
 
 use crate::exit::Misuse;
 
+/// How many threads were asked for; as many as there are cores, if nothing was said.
+pub(crate) fn thread_count(threads: Option<usize>) -> Result<usize, Misuse> {
+    match threads {
+        Some(0) => Err(Misuse("--threads is 0; it must be at least 1".into())),
+        Some(threads) => Ok(threads),
+        None => Ok(std::thread::available_parallelism().map_or(1, usize::from)),
+    }
+}
+
 /// Sets how many threads the CPU device computes on; before the first computation.
 pub(crate) fn set_threads(threads: Option<usize>) -> anyhow::Result<usize> {
-    let threads = match threads {
-        Some(0) => return Err(Misuse("--threads is 0; it must be at least 1".into()).into()),
-        Some(threads) => threads,
-        None => std::thread::available_parallelism().map_or(1, usize::from),
-    };
+    let threads = thread_count(threads)?;
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         // The thread that trains is one of them: handing work to the others costs less from inside.

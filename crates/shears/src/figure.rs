@@ -8,7 +8,8 @@ use plotters::style::text_anchor::HPos;
 use crate::chart::{COLOURS, GRID, INK, TEXT, levels, style};
 
 pub(crate) const WIDTH: u32 = 960;
-const HEIGHT: u32 = 380;
+/// Of the part below the legend.
+const HEIGHT: u32 = 346;
 /// More points than this are thinned out.
 pub(crate) const POINTS: usize = 400;
 /// One line or row of points, with what surrounds it.
@@ -125,7 +126,9 @@ pub(crate) fn chart(axes: &Axes, series: &[Series]) -> anyhow::Result<String> {
         .map(|(x, _)| *x)
         .chain(crosses)
         .map(to_x);
+    let bands = || series.iter().flat_map(|series| &series.band);
     let mut ys: Vec<f64> = lines().chain(points()).map(|(_, y)| to_y(*y)).collect();
+    ys.extend(bands().flat_map(|(_, low, high)| [to_y(*low), to_y(*high)]));
     ys.retain(|y| y.is_finite());
     ys.sort_by(f64::total_cmp);
     let (left, right) = ends(xs.collect());
@@ -134,9 +137,12 @@ pub(crate) fn chart(axes: &Axes, series: &[Series]) -> anyhow::Result<String> {
     let room = 0.04 * (high - low).max(1e-9);
     let mut svg = String::new();
     {
-        let root = SVGBackend::with_string(&mut svg, (WIDTH, HEIGHT)).into_drawing_area();
+        let places = legend_places(series);
+        let legend_height = places.last().map_or(0, |(_, y)| y + 16);
+        let size = (WIDTH, HEIGHT + legend_height.unsigned_abs());
+        let root = SVGBackend::with_string(&mut svg, size).into_drawing_area();
         root.fill(&WHITE)?;
-        let (legend, body) = root.split_vertically(34);
+        let (legend, body) = root.split_vertically(legend_height);
         let mut plot = ChartBuilder::on(&body)
             .margin_right(20)
             .margin_top(6)
@@ -162,23 +168,38 @@ pub(crate) fn chart(axes: &Axes, series: &[Series]) -> anyhow::Result<String> {
         for series in series {
             series.draw(&mut plot, axes, high, room)?;
         }
-        let mut x = 80;
-        for series in series {
+        for (series, (x, y)) in series.iter().zip(places) {
             let style = ShapeStyle::from(&series.colour()).stroke_width(3);
             let swatch: &[(i32, i32)] = match series.dashed {
                 true => &[(0, 6), (9, 15), (18, 24)],
                 false => &[(0, 24)],
             };
             for (from, to) in swatch {
-                let line = vec![(x + from, 18), (x + to, 18)];
+                let line = vec![(x + from, y), (x + to, y)];
                 legend.draw(&PathElement::new(line, style))?;
             }
-            legend.draw_text(&series.name, &text_style(HPos::Left), (x + 30, 18))?;
-            x += 54 + 7 * series.name.chars().count() as i32;
+            legend.draw_text(&series.name, &text_style(HPos::Left), (x + 30, y))?;
         }
         root.present()?;
     }
     Ok(svg)
+}
+
+/// Where each entry of the legend begins, in as many rows as it takes.
+fn legend_places(series: &[Series]) -> Vec<(i32, i32)> {
+    const LEFT: i32 = 80;
+    const ROW: i32 = 20;
+    let (mut x, mut y) = (LEFT, 18);
+    let mut places = Vec::new();
+    for series in series {
+        let width = 54 + 7 * series.name.chars().count() as i32;
+        if x > LEFT && x + width > WIDTH as i32 {
+            (x, y) = (LEFT, y + ROW);
+        }
+        places.push((x, y));
+        x += width;
+    }
+    places
 }
 
 /// Lines and round numbers of the axes that are logarithmic.

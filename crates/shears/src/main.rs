@@ -15,6 +15,7 @@ mod exit;
 mod figure;
 mod gradient_files;
 mod model;
+mod new_file;
 mod output;
 mod report;
 mod screen;

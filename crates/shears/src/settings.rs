@@ -17,7 +17,7 @@ const CARRIED_STEPS: i64 = 300;
 const CARRIED_EVAL_EVERY: i64 = 100;
 
 /// What a config file may have beside the plan: where to write and how.
-const OUTSIDE: [&str; 6] = ["out", "threads", "quiet", "json", "tensorboard", "tui"];
+pub(crate) const OUTSIDE: [&str; 6] = ["out", "threads", "quiet", "json", "tensorboard", "tui"];
 
 /// The flags with a config file's keys beneath them.
 pub(crate) fn with_config_file(arguments: TrainArguments) -> anyhow::Result<TrainArguments> {

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use gradclip::Advice;
-use shears_train::{Event, RunFolder, StepEvent, read_events};
+use shears_train::{Event, RunFolder, StepEvent};
 
 use crate::arguments::AdviseArguments;
 use crate::exit::Misuse;
@@ -14,10 +14,7 @@ pub(crate) fn run(arguments: &AdviseArguments) -> anyhow::Result<ExitCode> {
     let run = RunFolder::open_to_read(&arguments.run)?;
     let plan = run.plan()?;
     let path = arguments.run.display();
-    let events = match run.events_path().exists() {
-        true => read_events(&run.events_path())?,
-        false => Vec::new(),
-    };
+    let events = run.events()?;
     let steps: Vec<&StepEvent> = events
         .iter()
         .filter_map(|event| match event {

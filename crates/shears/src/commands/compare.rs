@@ -17,13 +17,15 @@ use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use shears_model::LanguageModel;
 use shears_train::{
-    Batches, Corpora, End, EndReason, Evaluation, Event, Observer, RunFolder, StepEvent,
-    TrainError, Trainer, load_corpora, read_events, train,
+    Corpora, End, EndReason, Evaluation, Event, Observer, RunFolder, StepEvent, TrainError,
+    Trainer, load_corpora, train,
 };
 
+use super::train::{batches_and_memory, newest_checkpoint, refuse_too_large};
 use crate::arguments::CompareArguments;
 use crate::exit::{INTERRUPTED, Misuse};
 use crate::model::{Work, device, with_model};
+use crate::new_file;
 use crate::output::say;
 use crate::report;
 use crate::watch::stop_when_asked;
@@ -35,7 +37,7 @@ pub(crate) fn run(arguments: &CompareArguments) -> anyhow::Result<ExitCode> {
     let mut grid = Grid::new(arguments)?;
     grid::check_folder(&arguments.out)?;
     let threads = super::set_threads(arguments.threads)?;
-    let corpora = load_corpora(&grid.cells[0].plan, None, None)?;
+    let corpora = load_corpora(&grid.cells[0].plan, None, grid.tokenizer()?)?;
     grid.identify(&corpora);
     let steps = grid.cells.iter().map(|cell| cell.plan.steps).sum();
     say!(
@@ -47,11 +49,11 @@ pub(crate) fn run(arguments: &CompareArguments) -> anyhow::Result<ExitCode> {
         report::count(steps),
         arguments.out.display()
     );
+    grid.mark(&arguments.out)?;
     let mut watch = GridWatch::new(steps)?;
     for cell in &grid.cells {
         watch.bar.set_message(name_of(&cell.folder));
-        let folder = open(cell, &corpora)?;
-        if let Some(taken) = ended(&folder)? {
+        if let Some(taken) = ended(cell)? {
             watch.bar.inc(cell.plan.steps);
             watch.note(cell, taken);
             continue;
@@ -59,7 +61,6 @@ pub(crate) fn run(arguments: &CompareArguments) -> anyhow::Result<ExitCode> {
         let before = watch.bar.position();
         let work = TrainCell {
             cell,
-            folder: &folder,
             corpora: &corpora,
             threads,
             watch: &mut watch,
@@ -80,33 +81,19 @@ pub(crate) fn run(arguments: &CompareArguments) -> anyhow::Result<ExitCode> {
     conclude(&grid, &arguments.out)
 }
 
-/// The folder of a cell: a new one, or the one that an earlier call has left.
-fn open(cell: &Cell, corpora: &Corpora) -> anyhow::Result<RunFolder> {
-    if !cell.folder.join("plan.toml").exists() {
-        return Ok(RunFolder::create(
-            &cell.folder,
-            &cell.plan,
-            &corpora.tokenizer,
-            None,
-        )?);
+/// How a run that an earlier call has begun ended, if it did and needs no more steps.
+fn ended(cell: &Cell) -> anyhow::Result<Option<EndReason>> {
+    if !cell.exists() {
+        return Ok(None);
     }
-    let folder = RunFolder::open(&cell.folder)?;
+    let folder = RunFolder::open_to_read(&cell.folder)?;
     let differing = shears_train::compare_plans(&folder.plan()?, &cell.plan);
     if let Some((name, was, asked)) = differing.first() {
         let path = cell.folder.display();
         let what = format!("{path} was trained with {name} {was}, not {asked}");
         return Err(Misuse(format!("{what}; choose another --out")).into());
     }
-    Ok(folder)
-}
-
-/// How the run ended, if it did and needs no more steps.
-fn ended(folder: &RunFolder) -> anyhow::Result<Option<EndReason>> {
-    if !folder.events_path().exists() {
-        return Ok(None);
-    }
-    let last = read_events(&folder.events_path())?.pop();
-    Ok(match last {
+    Ok(match folder.events()?.pop() {
         Some(Event::End { how, .. }) if how != EndReason::Stopped && how != EndReason::Failed => {
             Some(how)
         }
@@ -117,7 +104,6 @@ fn ended(folder: &RunFolder) -> anyhow::Result<Option<EndReason>> {
 /// Trains one run from where it stands to its end.
 struct TrainCell<'a> {
     cell: &'a Cell,
-    folder: &'a RunFolder,
     corpora: &'a Corpora,
     threads: usize,
     watch: &'a mut GridWatch,
@@ -129,20 +115,29 @@ impl Work for TrainCell<'_> {
     fn with<M: LanguageModel>(self, model: M) -> Self::Output {
         let TrainCell {
             cell,
-            folder,
             corpora,
             threads,
             watch,
         } = self;
         let device = device(&cell.plan.device).autodiff();
-        let batches = Batches::new(&cell.plan, model.reading(), corpora.train.clone())
-            .map_err(TrainError::from)?;
+        // A run that cannot start leaves no folder.
+        let (batches, memory) = batches_and_memory(&cell.plan, &model, corpora)?;
+        refuse_too_large(memory.total())?;
+        let folder = match cell.exists() {
+            true => RunFolder::open(&cell.folder)?,
+            false => RunFolder::create(
+                &cell.folder,
+                &cell.plan,
+                &corpora.tokenizer,
+                corpora.standard_input.as_deref(),
+            )?,
+        };
         let mut trainer = Trainer::new(cell.plan.clone(), model, batches, threads, &device);
-        if let (Some((_, checkpoint)), _) = folder.checkpoints().newest() {
+        if let Some((_, checkpoint)) = newest_checkpoint(&folder)? {
             trainer = trainer.restore(checkpoint)?;
             watch.bar.inc(trainer.progress().step);
         }
-        match train(&mut trainer, folder, corpora, &device, watch) {
+        match train(&mut trainer, &folder, corpora, &device, watch) {
             Ok(End::Finished) => Ok(EndReason::Finished),
             Ok(End::OutOfPatience) => Ok(EndReason::OutOfPatience),
             Ok(End::Stopped) => Ok(EndReason::Stopped),
@@ -220,15 +215,12 @@ impl Observer for GridWatch {
 fn conclude(grid: &Grid, out: &Path) -> anyhow::Result<ExitCode> {
     let mut outcomes = Vec::new();
     for cell in &grid.cells {
-        let events = read_events(&cell.folder.join("events.jsonl"))?;
+        let events = RunFolder::open_to_read(&cell.folder)?.events()?;
         outcomes.push(Outcome::of(&events));
     }
     let findings = Findings::of(grid, &outcomes);
     let pictures = plots::draw(grid, &outcomes, &findings)?;
-    let write = |name: &str, text: &str| {
-        let path = out.join(name);
-        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
-    };
+    let write = |name: &str, text: &str| new_file::write(&out.join(name), text);
     for picture in &pictures {
         write(&format!("{}.svg", picture.name), &picture.svg)?;
     }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use shears_dash::{DashError, Options};
 use shears_data::Tokenizer;
-use shears_model::{Architecture, Reading};
+use shears_model::Reading;
 use shears_train::{Batches, Plan, Preset, RunFolder, load_corpora};
 use toml::Table;
 
@@ -56,7 +56,12 @@ impl Texts {
     /// What the rows of a step's batch say.
     fn of(&self, run: &Path, step: u64) -> Result<Vec<String>, String> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.as_ref().is_none_or(|text| text.run != run) {
+        let plan = RunFolder::open_to_read(run).and_then(|folder| folder.plan());
+        let is_kept = |text: &Text| {
+            let same = |plan| shears_train::compare_plans(&text.plan, plan).is_empty();
+            text.run == run && plan.as_ref().is_ok_and(same)
+        };
+        if !kept.as_ref().is_some_and(is_kept) {
             *kept = Some(Text::read(run).map_err(|error| format!("{error:#}"))?);
         }
         let text = kept.as_ref().ok_or("the text is gone")?;
@@ -68,16 +73,20 @@ impl Text {
     fn read(run: &Path) -> anyhow::Result<Text> {
         let folder = RunFolder::open_to_read(run)?;
         let plan = folder.plan()?;
+        let from_input = plan.text.iter().any(|path| path.as_os_str() == "-");
+        if from_input && !folder.input_path().exists() {
+            return Err(Misuse("the run read standard input, and did not keep it".into()).into());
+        }
         let corpora = load_corpora(&plan, Some(&folder.input_path()), Some(folder.tokenizer()?))?;
         let known = (plan.text_sha256.clone(), plan.val_sha256.clone());
         if corpora.sha256 != known {
             return Err(Misuse("the text has changed since the run was started".into()).into());
         }
-        let reading = match plan.model {
-            Architecture::Transformer => Reading::Windows {
+        let reading = match plan.model.is_recurrent() {
+            true => Reading::Streams,
+            false => Reading::Windows {
                 context: plan.window,
             },
-            Architecture::Rnn | Architecture::Lstm | Architecture::Gru => Reading::Streams,
         };
         let batches = Batches::new(&plan, reading, corpora.train.clone())?;
         Ok(Text {

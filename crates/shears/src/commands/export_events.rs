@@ -1,7 +1,6 @@
 //! `shears export-events`: the steps of a run as a table.
 
 mod columns;
-mod new_file;
 mod parquet_file;
 
 use std::io::{self, BufWriter, Write};
@@ -9,12 +8,12 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use shears_train::{Event, RunFolder, read_events};
+use shears_train::RunFolder;
 
 use crate::arguments::{ExportEventsArguments, TableFormat};
 use crate::exit::Misuse;
+use crate::new_file::{self, NewFile};
 use columns::{Column, Row, columns, rows};
-use new_file::NewFile;
 
 pub(crate) fn run(arguments: &ExportEventsArguments) -> anyhow::Result<ExitCode> {
     let run = RunFolder::open_to_read(&arguments.run)?;
@@ -22,7 +21,7 @@ pub(crate) fn run(arguments: &ExportEventsArguments) -> anyhow::Result<ExitCode>
     if let Some(out) = &arguments.out {
         new_file::check(out, arguments.force)?;
     }
-    let events = events(&run)?;
+    let events = run.events()?;
     let rows = rows(&events);
     if rows.is_empty() {
         let run = run.path().display();
@@ -58,14 +57,6 @@ fn format(arguments: &ExportEventsArguments) -> Result<TableFormat, Misuse> {
         return Err(Misuse(problem.into()));
     }
     Ok(format)
-}
-
-fn events(run: &RunFolder) -> anyhow::Result<Vec<Event>> {
-    let path = run.events_path();
-    Ok(match path.exists() {
-        true => read_events(&path)?,
-        false => Vec::new(),
-    })
 }
 
 /// A line of names, then a line for each row.

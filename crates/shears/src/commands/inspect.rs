@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use burn::tensor::Device;
 use shears_data::Tokenizer;
 use shears_model::{LanguageModel, ParameterInfo, parameters};
-use shears_train::{Event, Plan, RunFolder, Verdict, read_events, verdict};
+use shears_train::{Event, Plan, RunFolder, Verdict, verdict};
 
 use crate::arguments::InspectArguments;
 use crate::model::{Work, device, with_model};
@@ -17,10 +17,7 @@ pub(crate) fn run(arguments: &InspectArguments) -> anyhow::Result<ExitCode> {
     let run = RunFolder::open_to_read(&arguments.run)?;
     let plan = run.plan()?;
     let tokenizer = run.tokenizer()?;
-    let events = match run.events_path().exists() {
-        true => read_events(&run.events_path())?,
-        false => Vec::new(),
-    };
+    let events = run.events()?;
     let device: Device = device(&plan.device);
     let vocabulary = tokenizer.vocab_size();
     let parameters = with_model(

@@ -7,8 +7,8 @@ use anyhow::Context;
 use burn::tensor::Device;
 use shears_model::{LanguageModel, parameters};
 use shears_train::{
-    Batches, Checkpoint, Corpora, End, Event, Plan, RunFolder, Trainer, estimate_memory,
-    load_corpora, read_events, train, verdict,
+    Batches, Checkpoint, Corpora, End, Event, MemoryEstimate, Plan, RunFolder, Trainer,
+    estimate_memory, load_corpora, train, verdict,
 };
 
 use crate::arguments::TrainArguments;
@@ -115,15 +115,7 @@ fn resume(arguments: &TrainArguments, path: &Path, show: Show) -> anyhow::Result
         let message = format!("the {what} has changed since the run was started; put it back");
         return Err(Misuse(message).into());
     }
-    let (newest, mut damaged) = folder.checkpoints().newest();
-    if newest.is_none() && !damaged.is_empty() {
-        // Starting again would write over what the run has recorded.
-        let error = damaged.swap_remove(0);
-        return Err(anyhow::Error::from(error).context("no checkpoint of the run is whole"));
-    }
-    for error in damaged {
-        complain!("shears: warning: {error}; using an older one");
-    }
+    let newest = newest_checkpoint(&folder)?;
     if let Some((_, checkpoint)) = &newest {
         let differing = shears_train::compare_plans(&checkpoint.plan, &plan);
         if !differing.is_empty() {
@@ -150,6 +142,22 @@ fn resume(arguments: &TrainArguments, path: &Path, show: Show) -> anyhow::Result
         path: path.to_path_buf(),
         checkpoint,
     })
+}
+
+/// The newest checkpoint that is whole, with a warning for each newer one; none before the first.
+pub(super) fn newest_checkpoint(
+    folder: &RunFolder,
+) -> anyhow::Result<Option<(PathBuf, Checkpoint)>> {
+    let (newest, mut damaged) = folder.checkpoints().newest();
+    if newest.is_none() && !damaged.is_empty() {
+        // Starting again would write over what the run has recorded.
+        let error = damaged.swap_remove(0);
+        return Err(anyhow::Error::from(error).context("no checkpoint of the run is whole"));
+    }
+    for error in damaged {
+        complain!("shears: warning: {error}; using an older one");
+    }
+    Ok(newest)
 }
 
 fn default_folder(plan: &Plan) -> PathBuf {
@@ -191,16 +199,7 @@ impl Work for Train {
         } = self;
         let infos = parameters(&model);
         let vocabulary = corpora.tokenizer.vocab_size();
-        let memory = estimate_memory(&plan, &infos, vocabulary)?;
-        let batches = Batches::new(&plan, model.reading(), corpora.train.clone())
-            .map_err(shears_train::TrainError::from)?;
-        let validation = corpora.validation.len();
-        if validation < 2 {
-            // Said now, not when a long training comes to its first evaluation.
-            let problem = format!("the validation text is too short: it has {validation} tokens");
-            let remedy = "at least 2 are needed; give more text, or another --val";
-            return Err(Misuse(format!("{problem}; {remedy}")).into());
-        }
+        let (batches, memory) = batches_and_memory(&plan, &model, &corpora)?;
         if show == Show::Text {
             introduce(&plan, &corpora);
             say!("{}", report::parameter_table(&infos, vocabulary));
@@ -242,6 +241,26 @@ impl Work for Train {
     }
 }
 
+/// What a run reads and takes, if its text is long enough.
+pub(super) fn batches_and_memory<M: LanguageModel>(
+    plan: &Plan,
+    model: &M,
+    corpora: &Corpora,
+) -> anyhow::Result<(Batches, MemoryEstimate)> {
+    let vocabulary = corpora.tokenizer.vocab_size();
+    let memory = estimate_memory(plan, &parameters(model), vocabulary)?;
+    let batches = Batches::new(plan, model.reading(), corpora.train.clone())
+        .map_err(shears_train::TrainError::from)?;
+    let validation = corpora.validation.len();
+    if validation < 2 {
+        // Said now, not when a long training comes to its first evaluation.
+        let problem = format!("the validation text is too short: it has {validation} tokens");
+        let remedy = "at least 2 are needed; give more text, or another --val";
+        return Err(Misuse(format!("{problem}; {remedy}")).into());
+    }
+    Ok((batches, memory))
+}
+
 /// A screen and event files for TensorBoard, each if it was asked for. Both begin with what the run has
 /// done before.
 fn add_listeners<M: LanguageModel>(
@@ -256,10 +275,7 @@ fn add_listeners<M: LanguageModel>(
     }
     let plan = trainer.plan();
     let done = trainer.progress().step;
-    let mut history = match folder.events_path().exists() {
-        true => read_events(&folder.events_path())?,
-        false => Vec::new(),
-    };
+    let mut history = folder.events()?;
     // Later steps are taken again.
     history.retain(|event| event.step() <= done && !matches!(event, Event::End { .. }));
     let board = tensorboard.then(|| TensorBoard::create(folder, plan, &history));
@@ -292,7 +308,7 @@ fn introduce(plan: &Plan, corpora: &Corpora) {
 }
 
 /// Refuses what cannot fit before anything is taken, where the system tells what there is (Linux).
-fn refuse_too_large(bytes: u64) -> Result<(), Misuse> {
+pub(super) fn refuse_too_large(bytes: u64) -> Result<(), Misuse> {
     let Ok(text) = std::fs::read_to_string("/proc/meminfo") else {
         return Ok(());
     };
@@ -319,7 +335,7 @@ fn conclude<M: LanguageModel>(
     show: Show,
     device: &Device,
 ) -> anyhow::Result<()> {
-    let events = read_events(&folder.events_path())?;
+    let events = folder.events()?;
     let verdict = verdict(&events);
     let flow = report::Flow::of(&events, &parameters(trainer.model()));
     let evaluation = report::last_evaluation(&events);

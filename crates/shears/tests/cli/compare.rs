@@ -134,3 +134,79 @@ fn advice_has_reasons() {
             .contains("no such run")
     );
 }
+
+/// Losses of the steps of a run.
+fn losses(scratch: &Scratch, run: &str) -> Vec<Value> {
+    let events = scratch.events(&format!("grid/runs/{run}"));
+    let steps = events.iter().filter(|event| event["event"] == "step");
+    steps.map(|step| step["loss"].clone()).collect()
+}
+
+#[test]
+fn a_comparison_that_is_stopped_goes_on() {
+    let grid = format!("compare {SMALL} --clip none --clip global-norm:0.1").replace("40", "400");
+    let (stopped, whole) = (Scratch::new(), Scratch::new());
+    let running = stopped.start(&grid, "grid/runs/none_lr-0.002_seed-1", 30);
+    let ran = running.terminate();
+    assert_eq!(ran.code, Some(130), "{ran:#?}");
+    assert!(
+        ran.stdout.contains("the same command goes on from here"),
+        "{ran:#?}"
+    );
+    assert!(!stopped.path("grid/report.html").exists());
+    stopped.run(&grid).succeeded();
+    whole.run(&grid).succeeded();
+    for run in ["none_lr-0.002_seed-1", "global-norm-0.1_lr-0.002_seed-1"] {
+        assert_eq!(losses(&stopped, run).len(), 400);
+        assert_eq!(losses(&stopped, run), losses(&whole, run));
+    }
+    assert_eq!(report(&stopped), report(&whole));
+}
+
+#[test]
+fn a_run_that_diverged_is_a_result_and_not_tried_again() {
+    let scratch = Scratch::new();
+    let grid = format!(
+        "compare {SMALL} --preset rnn-128 --set nonlinearity=relu --set optimizer=sgd --clip none --lr 1e20"
+    );
+    let said = scratch.run(&grid).succeeded();
+    assert!(
+        said.contains("none_lr-100000000000000000000_seed-1: diverged"),
+        "{said}"
+    );
+    assert!(said.contains("No combination converged"), "{said}");
+    // Each step has its own speed: taken again, it would be another line.
+    let log = "grid/runs/none_lr-100000000000000000000_seed-1/events.jsonl";
+    let before = scratch.read(log);
+    scratch.run(&grid).succeeded();
+    assert_eq!(scratch.read(log), before);
+}
+
+#[test]
+fn a_comparison_that_cannot_be_leaves_nothing() {
+    let scratch = Scratch::new();
+    let refused = |arguments: &str, words: &str| {
+        let said = scratch.run(&format!("compare {arguments}")).failed(2);
+        assert!(said.contains(words), "{said}");
+    };
+    // A folder of runs is somebody's work, and not of a comparison.
+    scratch.write("work/runs/mine/plan.toml", "");
+    refused("--out work", "work holds something else");
+    scratch.write("file", "");
+    refused("--out file", "is no folder");
+    scratch.write("short.txt", "too short");
+    refused("short.txt --out grid", "the text is too short");
+    assert!(!scratch.path("grid/runs").exists());
+    refused(
+        "--set hidden=60000 --out large",
+        "training would take about",
+    );
+    assert!(!scratch.path("large/runs").exists());
+    refused("--set quiet=true", "`quiet` is not for a comparison");
+    refused("--set lr=1", "`lr` has a flag of its own");
+    // Both rates are above it, though the preset's is not.
+    let grid = format!(
+        "compare {SMALL} --clip none --lr 0.05,0.1 --set schedule=cosine --set min-lr=0.01"
+    );
+    scratch.run(&grid).succeeded();
+}

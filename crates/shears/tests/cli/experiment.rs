@@ -72,6 +72,18 @@ fn an_experiment_that_cannot_be_is_refused() {
     let said = run("--threads 0").failed(2);
     assert!(said.contains("--threads is 0"), "{said}");
 
+    for policy in ["update-rms:1", "agc:0.01", "skip:6+spam"] {
+        let said = run(&format!("--clip none --clip {policy} --out never")).failed(2);
+        assert!(
+            said.contains(policy) && said.contains("plain gradient descent"),
+            "{said}"
+        );
+    }
+    assert!(!scratch.path("never").exists());
+    scratch.write("file", "");
+    let said = run("--out file").failed(2);
+    assert!(said.contains("is no folder"), "{said}");
+
     scratch.write("book/text.txt", "a text");
     let said = run("--out book").failed(2);
     assert!(said.contains("book holds something else"), "{said}");
@@ -83,4 +95,26 @@ fn an_experiment_that_cannot_be_is_refused() {
     scratch.write("few/results.json", "{");
     let said = run("--lengths 10 --seeds 1 --updates 5 --out few").failed(2);
     assert!(said.contains("few/results.json"), "{said}");
+}
+
+#[test]
+fn an_experiment_that_is_stopped_goes_on() {
+    let scratch = Scratch::new();
+    // One trial takes a moment, and the other for ever.
+    let trials = "experiment temporal-order --clip none --lengths 10,500 --seeds 1 --threads 1 \
+                  --updates 1000000 --out found";
+    let results = scratch.path("found/results.json");
+    let running = scratch.start_and_wait(trials, || results.exists());
+    let said = scratch.run(trials).failed(2);
+    assert!(said.contains("another shears runs trials there"), "{said}");
+    let ran = running.terminate();
+    assert_eq!(ran.code, Some(130), "{ran:#?}");
+    assert!(
+        ran.stdout
+            .contains("goes on with the trials that are missing"),
+        "{ran:#?}"
+    );
+    assert_eq!(outcomes(&scratch, "found").len(), 1);
+    let again = scratch.run(&trials.replace("10,500", "10")).succeeded();
+    assert!(again.contains("1 trials, 1 of them"), "{again}");
 }

@@ -114,20 +114,28 @@ impl Scratch {
 
     /// Starts the program and waits until the run in `out` has `lines` events.
     pub(crate) fn start(&self, arguments: &str, out: &str, lines: usize) -> Running {
+        let events = self.path(out).join("events.jsonl");
+        let count = || fs::read(&events).map_or(0, |b| b.iter().filter(|b| **b == b'\n').count());
+        self.start_and_wait(arguments, || count() >= lines)
+    }
+
+    /// Starts the program and waits until it has come so far.
+    pub(crate) fn start_and_wait(&self, arguments: &str, so_far: impl Fn() -> bool) -> Running {
         let mut command = self.command(arguments.split_whitespace());
         command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let mut running = Running(Some(command.spawn().unwrap()));
-        let events = self.path(out).join("events.jsonl");
         let given_up = Instant::now() + Duration::from_secs(60);
-        let count = || fs::read(&events).map_or(0, |b| b.iter().filter(|b| **b == b'\n').count());
-        while count() < lines {
+        while !so_far() {
             if running.0.as_mut().unwrap().try_wait().unwrap().is_some() {
-                panic!("it ended before {lines} events: {:#?}", running.wait());
+                panic!("it ended too early: {:#?}", running.wait());
             }
-            assert!(Instant::now() < given_up, "no {lines} events in a minute");
+            assert!(
+                Instant::now() < given_up,
+                "it did not come so far in a minute"
+            );
             sleep(Duration::from_millis(1));
         }
         running

@@ -3,15 +3,20 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use shears_train::{Corpora, Plan};
+use anyhow::Context;
+use shears_data::Tokenizer;
+use shears_train::{Corpora, Plan, RunFolder};
 use toml::{Table, Value};
 
 use crate::arguments::CompareArguments;
 use crate::exit::Misuse;
+use crate::new_file;
 use crate::settings;
 
 /// Values that an axis of the grid may have: each is a line in a picture.
 const MOST_POLICIES: usize = 7;
+/// The file that makes a folder one of a comparison.
+const MARK: &str = "compare.toml";
 
 /// One run of the grid.
 #[derive(Clone, Debug)]
@@ -22,6 +27,13 @@ pub(super) struct Cell {
     pub(super) rate: usize,
     pub(super) plan: Plan,
     pub(super) folder: PathBuf,
+}
+
+impl Cell {
+    /// Whether an earlier call has begun the run.
+    pub(super) fn exists(&self) -> bool {
+        self.folder.join("plan.toml").exists()
+    }
 }
 
 /// All runs, the seeds outermost: a comparison that is interrupted has whole grids of the first seeds.
@@ -36,7 +48,9 @@ pub(super) struct Grid {
 
 impl Grid {
     pub(super) fn new(arguments: &CompareArguments) -> anyhow::Result<Grid> {
-        let base = settings::resolve_table(table(arguments, None)?)?;
+        // What is not given is the preset's.
+        let first = arguments.rates.first().copied();
+        let base = settings::resolve_table(table(arguments, None, first, 1)?)?;
         let policies = match arguments.policies.as_slice() {
             [] => vec!["none".to_string(), base.clip.to_string()],
             policies => policies.to_vec(),
@@ -55,7 +69,8 @@ impl Grid {
         for seed in 1..=arguments.seeds {
             for (policy, text) in policies.iter().enumerate() {
                 for (rate, lr) in rates.iter().enumerate() {
-                    let plan = settings::resolve_table(table(arguments, Some((text, *lr, seed)))?)?;
+                    let plan =
+                        settings::resolve_table(table(arguments, Some(text), Some(*lr), seed)?)?;
                     let name = name(text, *lr, seed);
                     if !names.insert(name.clone()) {
                         let what = format!("{text} at learning rate {lr} is there twice");
@@ -79,6 +94,24 @@ impl Grid {
         })
     }
 
+    /// The tokenizer of the runs that an earlier call has begun.
+    pub(super) fn tokenizer(&self) -> anyhow::Result<Option<Tokenizer>> {
+        let Some(begun) = self.cells.iter().find(|cell| cell.exists()) else {
+            return Ok(None);
+        };
+        Ok(Some(RunFolder::open_to_read(&begun.folder)?.tokenizer()?))
+    }
+
+    /// Leaves in the folder what is compared: by that it is known as one of a comparison.
+    pub(super) fn mark(&self, out: &Path) -> anyhow::Result<()> {
+        let mut what = Table::new();
+        what.insert("policies".into(), Value::try_from(&self.policies)?);
+        what.insert("rates".into(), Value::try_from(&self.rates)?);
+        what.insert("seeds".into(), Value::try_from(self.seeds)?);
+        std::fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
+        new_file::write(&out.join(MARK), &toml::to_string(&what)?)
+    }
+
     /// Notes in every plan which text it is for.
     pub(super) fn identify(&mut self, corpora: &Corpora) {
         for cell in &mut self.cells {
@@ -98,7 +131,12 @@ impl Grid {
 }
 
 /// The settings of a run as a config file would have them.
-fn table(arguments: &CompareArguments, cell: Option<(&String, f64, u64)>) -> anyhow::Result<Table> {
+fn table(
+    arguments: &CompareArguments,
+    policy: Option<&String>,
+    lr: Option<f64>,
+    seed: u64,
+) -> anyhow::Result<Table> {
     let mut table = Table::new();
     for setting in &arguments.settings {
         let (key, value) = setting.split_once('=').ok_or_else(|| {
@@ -106,8 +144,12 @@ fn table(arguments: &CompareArguments, cell: Option<(&String, f64, u64)>) -> any
                 "--set {setting}: it must be KEY=VALUE, such as optimizer=sgd"
             ))
         })?;
-        if ["clip", "lr", "seed", "steps", "text", "out"].contains(&key) {
+        if ["clip", "lr", "seed", "steps", "text", "out", "threads"].contains(&key) {
             let what = format!("--set {setting}: `{key}` has a flag of its own");
+            return Err(Misuse(what).into());
+        }
+        if settings::OUTSIDE.contains(&key) {
+            let what = format!("--set {setting}: `{key}` is not for a comparison");
             return Err(Misuse(what).into());
         }
         table.insert(key.to_string(), value_of(value));
@@ -132,14 +174,14 @@ fn table(arguments: &CompareArguments, cell: Option<(&String, f64, u64)>) -> any
         );
     }
     table.entry("sample-every").or_insert(Value::Integer(0));
-    if let Some((policy, lr, seed)) = cell {
+    if let Some(policy) = policy {
         table.insert("clip".into(), Value::String(policy.clone()));
-        table.insert("lr".into(), Value::Float(lr));
-        table.insert(
-            "seed".into(),
-            Value::Integer(seed.try_into().unwrap_or(i64::MAX)),
-        );
     }
+    if let Some(lr) = lr {
+        table.insert("lr".into(), Value::Float(lr));
+    }
+    let seed = seed.try_into().unwrap_or(i64::MAX);
+    table.insert("seed".into(), Value::Integer(seed));
     Ok(table)
 }
 
@@ -159,15 +201,17 @@ fn name(policy: &str, lr: f64, seed: u64) -> String {
     format!("{policy}_lr-{lr}_seed-{seed}")
 }
 
-/// Whether the folder holds a comparison, or nothing.
+/// Refuses a folder that holds something else than a comparison.
 pub(super) fn check_folder(out: &Path) -> Result<(), Misuse> {
-    let mut entries = out.read_dir().into_iter().flatten().flatten();
-    let foreign = entries.any(|_| true) && !out.join("runs").is_dir();
-    match foreign {
-        true => Err(Misuse(format!(
-            "{} holds something else; choose another --out",
-            out.display()
+    let shown = out.display();
+    if out.exists() && !out.is_dir() {
+        return Err(Misuse(format!("--out {shown}: is no folder")));
+    }
+    let empty = out.read_dir().is_ok_and(|mut all| all.next().is_none());
+    match !out.exists() || empty || out.join(MARK).is_file() {
+        true => Ok(()),
+        false => Err(Misuse(format!(
+            "{shown} holds something else; choose another --out"
         ))),
-        false => Ok(()),
     }
 }

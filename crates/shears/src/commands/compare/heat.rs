@@ -23,8 +23,10 @@ pub(super) fn heat(
     const ROW: u32 = 26;
     const LEFT: u32 = 150;
     let per_column = steps.div_ceil(COLUMNS).max(1);
-    let rows: Vec<(&String, Vec<f64>)> = layers
-        .iter()
+    let mut ordered: Vec<(&String, &Vec<f64>)> = layers.iter().collect();
+    ordered.sort_by_key(|(name, _)| place(name));
+    let rows: Vec<(&String, Vec<f64>)> = ordered
+        .into_iter()
         .map(|(name, norms)| {
             let columns = norms.chunks(per_column).map(|part| {
                 let finite = part
@@ -84,6 +86,17 @@ pub(super) fn heat(
     }))
 }
 
+/// From input to output, and layers by their numbers: names alone have `blocks.10` before `blocks.2`.
+fn place(layer: &str) -> (u8, &str, u64) {
+    let (name, number) = layer.rsplit_once('.').unwrap_or((layer, ""));
+    let part = match name {
+        name if name.contains("embedding") => 0,
+        "output" | "norm" => 2,
+        _ => 1,
+    };
+    (part, name, number.parse().unwrap_or(0))
+}
+
 /// From a light yellow over red to a dark violet.
 fn heat_colour(share: f64) -> RGBColor {
     const STOPS: [(f64, f64, f64); 4] = [
@@ -98,4 +111,19 @@ fn heat_colour(share: f64) -> RGBColor {
     let mix = |from: f64, to: f64| (from + part * (to - from)).round() as u8;
     let (from, to) = (STOPS[stop], STOPS[stop + 1]);
     RGBColor(mix(from.0, to.0), mix(from.1, to.1), mix(from.2, to.2))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::place;
+
+    #[test]
+    fn layers_stand_from_input_to_output() {
+        let mut layers = ["blocks.10", "blocks.2", "norm", "output", "token_embedding"];
+        layers.sort_by_key(|layer| place(layer));
+        assert_eq!(
+            layers,
+            ["token_embedding", "blocks.2", "blocks.10", "norm", "output"]
+        );
+    }
 }

@@ -138,8 +138,8 @@ fn row(group: &Group) -> [String; HEADINGS.len()] {
 fn legend(findings: &Findings) -> String {
     let target = findings.target.map_or(String::new(), |target| {
         format!(
-            " Target: a smoothed training loss of {target:.4}, which every policy reaches at its best \
-             learning rate."
+            " Target: a smoothed training loss of {target:.4}, which every policy that converged \
+             reaches at its best learning rate."
         )
     });
     format!(

@@ -197,7 +197,12 @@ fn norms(grid: &Grid, policy: usize, cell: usize, outcome: &Outcome) -> anyhow::
         let points: Vec<(f64, Option<f64>)> = values
             .into_iter()
             .enumerate()
-            .map(|(step, value)| ((step + 1) as f64, Some(value).filter(|v| v.is_finite())))
+            .map(|(step, value)| {
+                (
+                    (step + 1) as f64,
+                    Some(value).filter(|v| v.is_finite() && *v > 0.0),
+                )
+            })
             .collect();
         thinned(&points, POINTS / 2)
     };
@@ -350,7 +355,7 @@ fn layers(policy: usize, name: &str, outcome: &Outcome) -> anyhow::Result<Option
         name: format!("layers-{}", policy + 1),
         title: format!("Gradient of each layer: {name}"),
         reading: format!(
-            "Light is a norm of {}, dark of {}, before clipping; grey is not finite. A layer that \
+            "Light is a norm of {}, dark of {}, before clipping; grey is zero or not finite. A layer that \
              stays light while others are dark receives little gradient, which clipping cannot \
              cure.",
             number(heat.low),

@@ -68,6 +68,9 @@ impl Outcome {
                 Event::Sample { .. } => {}
             }
         }
+        for norms in outcome.layers.values_mut() {
+            norms.resize(outcome.loss.len(), f64::NAN);
+        }
         outcome
     }
 
@@ -188,7 +191,13 @@ fn student_95(degrees: usize) -> f64 {
         2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056,
         2.052, 2.048, 2.045, 2.042,
     ];
-    QUANTILES.get(degrees - 1).copied().unwrap_or(1.96)
+    // Fisher's expansion in 1 / degrees, from the normal distribution's quantile.
+    let of_many = || {
+        let (z, n) = (1.959_964_f64, degrees as f64);
+        let (first, second) = (z.powi(3) + z, 5.0 * z.powi(5) + 16.0 * z.powi(3) + 3.0 * z);
+        z + first / (4.0 * n) + second / (96.0 * n * n)
+    };
+    QUANTILES.get(degrees - 1).copied().unwrap_or_else(of_many)
 }
 
 #[cfg(test)]
@@ -203,6 +212,9 @@ mod tests {
         assert!((half.unwrap() - 2.4843).abs() < 1e-3);
         assert_eq!(mean_and_interval(&[5.0]), Some((5.0, None)));
         assert_eq!(mean_and_interval(&[]), None);
+        // Beyond the table it goes on without a step: 2.0395 is that of 31 degrees, 1.9840 of 100.
+        assert!((student_95(31) - 2.0395).abs() < 1e-4);
+        assert!((student_95(100) - 1.9840).abs() < 1e-4);
     }
 
     #[test]

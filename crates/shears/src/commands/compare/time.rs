@@ -20,9 +20,8 @@ pub(super) fn through_time(
     for (colour, flow) in [(6, first), (1, last)] {
         let coefficient = coefficient(flow, outcome);
         let mut lines = vec![(1.0, "before clipping", false)];
-        match coefficient {
-            1.0 => lines[0].1 = "not clipped",
-            _ => lines.push((coefficient, "after clipping", true)),
+        if let Some(coefficient) = coefficient {
+            lines.push((coefficient, "after clipping", true));
         }
         for (factor, what, dashed) in lines {
             series.push(Series {
@@ -40,7 +39,8 @@ pub(super) fn through_time(
         reading: format!(
             "Norm of the gradient of one prediction's loss by what the layers carried, that many tokens \
              before: a line that falls steeply is a model that cannot learn what lies far back, one that rises \
-             explodes. Clipping (dashed) shortens all distances alike, and mends no line that falls. \
+             explodes. Clipping by norm (dashed, where that step was clipped) shortens all distances alike, and mends no line that \
+             falls. \
              At step {}: {last}.",
             last.step
         ),
@@ -57,12 +57,16 @@ pub(super) fn through_time(
     }))
 }
 
-/// That of the step with the same weights and the same batch, which is the next one; the last step has
-/// none, and takes its own.
-fn coefficient(flow: &TimeFlow, outcome: &Outcome) -> f64 {
-    let step = usize::try_from(flow.step).unwrap_or(usize::MAX);
-    let next = outcome.coefficient.get(step);
-    next.or(outcome.coefficient.last()).copied().unwrap_or(1.0)
+/// By what the whole gradient was multiplied in the step with the same weights and the same batch, which is
+/// the next one; the last step has none, and takes its own. None where the step was not
+/// clipped, was left out, or lost its direction, because then there is no one factor.
+fn coefficient(flow: &TimeFlow, outcome: &Outcome) -> Option<f64> {
+    const STRAIGHT: f64 = 1.0 - 1e-6;
+    let next = usize::try_from(flow.step).unwrap_or(usize::MAX);
+    let at = next.min(outcome.coefficient.len().checked_sub(1)?);
+    let coefficient = outcome.coefficient[at];
+    let is_one_factor = outcome.clipped[at] && outcome.cosine[at] >= STRAIGHT;
+    (is_one_factor && coefficient > 0.0).then_some(coefficient)
 }
 
 fn line(flow: &TimeFlow, factor: f64) -> Vec<Vec<(f64, f64)>> {

@@ -1,6 +1,7 @@
 //! What a comparison says in words: the result of each policy, and what to do.
 
 use serde::Serialize;
+use shears_train::ClipPolicy;
 
 use super::grid::Grid;
 use super::results::{Outcome, mean, mean_and_interval, share};
@@ -139,10 +140,7 @@ fn recommend(groups: &[Group], best: &[Option<usize>], grid: &Grid) -> String {
             .to_string();
     };
     let mut words = Vec::new();
-    if groups
-        .iter()
-        .all(|group| group.clipped_share == 0.0 && group.skipped == 0)
-    {
+    if never_engaged(groups, grid) {
         words.push(
             "Clipping never engaged: no step of any run was shortened or left out. You do not need \
              it here, with these learning rates."
@@ -157,7 +155,7 @@ fn recommend(groups: &[Group], best: &[Option<usize>], grid: &Grid) -> String {
         ));
         let reference = reference(groups, best, winner);
         words.push(match reference {
-            Some(other) => against(winner, other),
+            Some(other) => against(winner, other, groups.len()),
             None => "No other policy converged with every seed.".to_string(),
         });
     }
@@ -190,7 +188,7 @@ fn reference<'a>(groups: &'a [Group], best: &[Option<usize>], winner: &Group) ->
 
 /// The difference to another policy. Runs with the same seed have the same start and the same
 /// batches, so that it is taken seed by seed.
-fn against(winner: &Group, other: &Group) -> String {
+fn against(winner: &Group, other: &Group, combinations: usize) -> String {
     let pairs = winner.val_losses.iter().zip(&other.val_losses);
     let differences: Vec<f64> = pairs.map(|(winner, other)| other - winner).collect();
     let name = format!("{} (at learning rate {})", other.policy, other.lr);
@@ -200,10 +198,17 @@ fn against(winner: &Group, other: &Group) -> String {
     match mean_and_interval(&differences) {
         Some((difference, Some(half))) if difference - half > 0.0 => format!(
             "It is {difference:.4} nats better than {name}; with {} seeds the 95 % interval of that \
-             is {:.4} to {:.4}, so that this is no accident of the seed.",
+             is {:.4} to {:.4}, so that the seed alone hardly explains it{}.",
             differences.len(),
             difference - half,
-            difference + half
+            difference + half,
+            // The best of many is better than it deserves.
+            match combinations {
+                ..=2 => String::new(),
+                _ => format!(
+                    ", though it was picked as the best of {combinations} by the same seeds"
+                ),
+            }
         ),
         Some((difference, Some(half))) => format!(
             "It is {difference:.4} nats better than {name}, but with {} seeds the 95 % interval of \
@@ -222,23 +227,33 @@ fn against(winner: &Group, other: &Group) -> String {
 
 /// For each policy, the learning rates at which every run converged.
 fn ranges(groups: &[Group], grid: &Grid) -> String {
-    let range = |policy: usize| {
-        let rates = groups
-            .iter()
-            .filter(|group| group.policy_index == policy && group.converged == group.runs)
-            .map(|group| group.lr);
-        let (low, high) = rates.fold((f64::INFINITY, 0.0_f64), |(low, high), lr| {
-            (low.min(lr), high.max(lr))
-        });
+    let rates = |policy: usize| {
+        let all = groups.iter().filter(|group| group.policy_index == policy);
+        let converged = all.clone().filter(|group| group.converged == group.runs);
+        let rates: Vec<String> = converged.map(|group| group.lr.to_string()).collect();
         let name = &grid.policies[policy];
-        match low <= high {
-            true if low == high => format!("{name} at {low} only"),
-            true => format!("{name} from {low} to {high}"),
-            false => format!("{name} at none"),
+        match rates.len() {
+            0 => format!("{name} at none"),
+            found if found == all.count() => format!("{name} at all"),
+            _ => format!("{name} at {}", rates.join(", ")),
         }
     };
-    let all: Vec<String> = (0..grid.policies.len()).map(range).collect();
+    let all: Vec<String> = (0..grid.policies.len()).map(rates).collect();
     format!("Learning rates that converge: {}.", all.join("; "))
+}
+
+/// Whether nothing was clipped, as far as that can be seen: what works inside Adam leaves no trace.
+fn never_engaged(groups: &[Group], grid: &Grid) -> bool {
+    let idle = |group: &Group| group.clipped_share == 0.0 && group.skipped == 0;
+    let all_converged = |group: &Group| group.converged == group.runs;
+    let seen = |policy: &String| {
+        let policy = policy.parse::<ClipPolicy>();
+        policy.is_ok_and(|policy| policy.rules_inside_adam().next().is_none())
+    };
+    groups
+        .iter()
+        .all(|group| idle(group) && all_converged(group))
+        && grid.policies.iter().all(seen)
 }
 
 /// A loss with its confidence interval.
@@ -274,10 +289,14 @@ mod tests {
 
     #[test]
     fn a_difference_is_told_with_what_it_is_worth() {
-        let said =
-            |winner: &[f64], other: &[f64]| against(&group("zclip", winner), &group("none", other));
+        let said = |winner: &[f64], other: &[f64]| {
+            against(&group("zclip", winner), &group("none", other), 6)
+        };
         let sure = said(&[2.0, 2.1, 2.2], &[2.1, 2.2, 2.31]);
-        assert!(sure.contains("no accident of the seed"), "{sure}");
+        assert!(
+            sure.contains("hardly explains it") && sure.contains("the best of 6"),
+            "{sure}"
+        );
         let unsure = said(&[2.0, 2.1, 2.2], &[2.4, 2.0, 2.2]);
         assert!(unsure.contains("the seeds differ as much"), "{unsure}");
         let single = said(&[2.0], &[2.1]);

@@ -6,16 +6,17 @@ mod results;
 mod task;
 mod trial;
 
-use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
+use shears_train::ClipPolicy;
 
 use crate::arguments::TemporalOrderArguments;
+use crate::chart::COLOURS;
+use crate::commands::thread_count;
 use crate::exit::{INTERRUPTED, Misuse};
 use crate::output::say;
 use crate::report;
@@ -30,14 +31,15 @@ pub(crate) fn run(arguments: &TemporalOrderArguments) -> anyhow::Result<ExitCode
     if !(arguments.lr.is_finite() && arguments.lr > 0.0) {
         return Err(Misuse(format!("--lr {}: it must be above 0", arguments.lr)).into());
     }
-    let threads = threads(arguments.threads)?;
+    let policies = policies(arguments)?;
+    let threads = thread_count(arguments.threads)?;
     let settings = Settings {
         updates: arguments.updates,
         lr: arguments.lr,
         initialization: arguments.initialization,
     };
     let results = Results::open(&arguments.out, settings)?;
-    let trials = trials(arguments);
+    let trials = trials(arguments, &policies);
     let missing: Vec<&Trial> = trials.iter().filter(|t| results.of(t).is_none()).collect();
     say!(
         "{} trials, {} of them in {} already; at most {} updates each, {threads} at a time",
@@ -56,25 +58,36 @@ pub(crate) fn run(arguments: &TemporalOrderArguments) -> anyhow::Result<ExitCode
     Ok(ExitCode::SUCCESS)
 }
 
-fn threads(asked: Option<usize>) -> anyhow::Result<usize> {
-    let threads = match asked {
-        Some(0) => return Err(Misuse("--threads is 0; it must be at least 1".into()).into()),
-        Some(threads) => threads,
-        None => std::thread::available_parallelism().map_or(1, usize::from),
-    };
-    Ok(threads)
-}
-
-/// All trials, those of the first seed first: what is interrupted has whole curves.
-fn trials(arguments: &TemporalOrderArguments) -> Vec<Trial> {
+/// The policies of the trials: those that can work on the gradients of plain gradient descent.
+fn policies(arguments: &TemporalOrderArguments) -> Result<Vec<String>, Misuse> {
     let policies = match arguments.policies.as_slice() {
         [] => vec!["none".to_string(), "global-norm:1".to_string()],
         policies => policies.to_vec(),
     };
+    if policies.len() > COLOURS.len() {
+        let most = COLOURS.len();
+        return Err(Misuse(format!("--clip can be given {most} times at most")));
+    }
+    for policy in &policies {
+        // Flags are checked where they are read.
+        let Ok(parsed) = policy.parse::<ClipPolicy>() else {
+            continue;
+        };
+        if parsed.needs_parameters() || parsed.rules_inside_adam().next().is_some() {
+            return Err(Misuse(format!(
+                "--clip {policy}: it looks at weights or works inside Adam, and this is plain gradient descent"
+            )));
+        }
+    }
+    Ok(policies)
+}
+
+/// All trials, those of the first seed first: what is interrupted has whole curves.
+fn trials(arguments: &TemporalOrderArguments, policies: &[String]) -> Vec<Trial> {
     let mut trials: Vec<Trial> = Vec::new();
     for seed in 1..=arguments.seeds {
         for &length in &arguments.lengths {
-            for policy in &policies {
+            for policy in policies {
                 let policy = policy.clone();
                 let trial = Trial {
                     policy,
@@ -114,6 +127,9 @@ fn run_all(
                 stop.load(Ordering::SeqCst)
             };
             let outcome = alone.install(|| trial::run(trial, &settings, wants_to_stop));
+            if outcome.is_err() {
+                stop.store(true, Ordering::SeqCst);
+            }
             let Some(outcome) = outcome.with_context(|| trial_name(trial))? else {
                 return Ok(());
             };
@@ -126,7 +142,9 @@ fn run_all(
         Ok(())
     };
     std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        let workers: Vec<_> = (0..threads.min(missing.len()))
+            .map(|_| scope.spawn(work))
+            .collect();
         let ends = workers.into_iter().map(|worker| match worker.join() {
             Ok(end) => end,
             Err(panic) => std::panic::resume_unwind(panic),
@@ -153,17 +171,12 @@ fn line(outcome: &Outcome) -> String {
     let updates = report::count(outcome.updates);
     let how = match outcome.end {
         End::Solved => format!("solved after {updates} updates"),
-        End::GivenUp => format!("not solved, {:.1} % wrong", 100.0 * outcome.error),
+        End::GivenUp => {
+            let wrong = outcome.error.unwrap_or(1.0);
+            format!("not solved, {:.1} % wrong", 100.0 * wrong)
+        }
         End::Diverged => format!("diverged after {updates} updates"),
     };
     let (name, seconds) = (trial_name(&outcome.trial), outcome.seconds);
     format!("{name}: {how} ({seconds:.0} s)")
-}
-
-/// Writes a file whole or not at all.
-fn write(path: &Path, text: &str) -> anyhow::Result<()> {
-    let temporary = path.with_extension("tmp");
-    let written = std::fs::write(&temporary, text);
-    let written = written.and_then(|()| std::fs::rename(&temporary, path));
-    written.with_context(|| format!("cannot write {}", path.display()))
 }

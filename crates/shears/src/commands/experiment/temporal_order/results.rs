@@ -1,14 +1,15 @@
 //! The outcomes of the trials: kept in a file, and told as a table and a picture.
 
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
 use super::trial::{End, Outcome, Settings, Trial};
-use super::write;
 use crate::exit::Misuse;
 use crate::figure::{Axes, Series, chart};
+use crate::new_file;
 use crate::output::say;
 use crate::report;
 
@@ -17,6 +18,9 @@ use crate::report;
 pub(super) struct Results {
     #[serde(skip)]
     folder: PathBuf,
+    /// Two programs would each write what the other does not know.
+    #[serde(skip)]
+    _lock: Option<File>,
     pub(super) settings: Settings,
     outcomes: Vec<Outcome>,
 }
@@ -25,20 +29,27 @@ impl Results {
     /// Those of a folder, which is made if it is not there.
     pub(super) fn open(folder: &Path, settings: Settings) -> anyhow::Result<Results> {
         let shown = folder.display();
+        if folder.exists() && !folder.is_dir() {
+            return Err(Misuse(format!("--out {shown}: is no folder")).into());
+        }
         let path = folder.join("results.json");
         if !path.exists() {
-            let mut entries = folder.read_dir().into_iter().flatten();
+            let entries = folder.read_dir().into_iter().flatten().flatten();
+            // A lock is what is left of a program that had no result yet.
+            let mut entries = entries.filter(|entry| entry.file_name() != LOCK);
             if entries.next().is_some() {
                 let what = format!("{shown} holds something else; choose another --out");
                 return Err(Misuse(what).into());
             }
             std::fs::create_dir_all(folder).with_context(|| format!("cannot make {shown}"))?;
             return Ok(Results {
+                _lock: Some(lock(folder)?),
                 folder: folder.to_path_buf(),
                 settings,
                 outcomes: Vec::new(),
             });
         }
+        let lock = lock(folder)?;
         let text = std::fs::read_to_string(&path);
         let text = text.with_context(|| format!("cannot read {}", path.display()))?;
         let mut results: Results = serde_json::from_str(&text)
@@ -49,6 +60,7 @@ impl Results {
             );
             return Err(Misuse(what).into());
         }
+        results._lock = Some(lock);
         results.folder = folder.to_path_buf();
         Ok(results)
     }
@@ -61,7 +73,7 @@ impl Results {
     pub(super) fn add(&mut self, outcome: Outcome) -> anyhow::Result<()> {
         self.outcomes.push(outcome);
         let text = serde_json::to_string_pretty(self)? + "\n";
-        write(&self.folder.join("results.json"), &text)
+        new_file::write(&self.folder.join("results.json"), &text)
     }
 
     /// Prints the table and draws the picture.
@@ -69,9 +81,28 @@ impl Results {
         let groups = groups(trials, |trial| self.of(trial));
         say!("\n{}", table(&groups));
         let path = self.folder.join("success.svg");
-        write(&path, &picture(&groups)?)?;
+        new_file::write(&path, &picture(&groups)?)?;
         say!("picture: {}", path.display());
         Ok(())
+    }
+}
+
+const LOCK: &str = ".lock";
+
+/// Refuses a folder that another program writes to.
+fn lock(folder: &Path) -> anyhow::Result<File> {
+    let path = folder.join(LOCK);
+    let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            let folder = folder.display();
+            let what = "another shears runs trials there; wait for it, or choose another --out";
+            Err(Misuse(format!("{folder}: {what}")).into())
+        }
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("cannot lock {}", path.display()))
+        }
     }
 }
 
@@ -98,7 +129,11 @@ impl Group<'_> {
         let solved = self.outcomes.iter().filter(|o| o.end == End::Solved);
         let mut updates: Vec<u64> = solved.map(|outcome| outcome.updates).collect();
         updates.sort_unstable();
-        updates.get(updates.len() / 2).copied()
+        let middle = updates.len() / 2;
+        match updates.len() % 2 {
+            1 => updates.get(middle).copied(),
+            _ => Some((updates.get(middle.checked_sub(1)?)? + updates.get(middle)?) / 2),
+        }
     }
 }
 
@@ -211,7 +246,7 @@ mod tests {
                     _ => End::Solved,
                 },
                 updates: 1000 * trial.seed,
-                error: 0.5,
+                error: Some(0.5),
                 clipped_share: 0.25,
                 largest_norm: 12.0,
                 seconds: 1.0,

@@ -64,8 +64,8 @@ pub(super) struct Outcome {
     pub(super) trial: Trial,
     pub(super) end: End,
     pub(super) updates: u64,
-    /// The last share of wrong answers; chance is 0.75.
-    pub(super) error: f64,
+    /// The last share of wrong answers, if it was looked at; chance is 0.75.
+    pub(super) error: Option<f64>,
     /// Share of updates that clipping shortened.
     pub(super) clipped_share: f64,
     /// The largest gradient norm before clipping.
@@ -91,7 +91,7 @@ pub(super) fn run(
         trial: trial.clone(),
         end: End::GivenUp,
         updates: 0,
-        error: 1.0,
+        error: None,
         clipped_share: 0.0,
         largest_norm: 0.0,
         seconds: 0.0,
@@ -115,6 +115,10 @@ pub(super) fn run(
                 skipped_in_a_row = 0;
                 network = optimizer.step(network, gradients, settings.lr);
             }
+            // An outlier that a rule leaves out is no sign of the end.
+            Clipped::Skip { report, .. } if report.norm_before.is_finite() => {
+                outcome.largest_norm = outcome.largest_norm.max(report.norm_before);
+            }
             Clipped::Skip { .. } => {
                 skipped_in_a_row += 1;
                 if skipped_in_a_row == HOPELESS {
@@ -124,8 +128,9 @@ pub(super) fn run(
             }
         }
         if outcome.updates.is_multiple_of(CHECK_EVERY) || outcome.updates == settings.updates {
-            outcome.error = error(&network, length, trial.seed, outcome.updates);
-            if outcome.error < SOLVED_BELOW {
+            let error = error(&network, length, trial.seed, outcome.updates);
+            outcome.error = Some(error);
+            if error < SOLVED_BELOW {
                 outcome.end = End::Solved;
                 break;
             }
