@@ -69,7 +69,10 @@ impl Run {
     /// The lock that a living trainer holds; it was taken a while ago.
     pub(crate) fn lock(&self) -> File {
         let lock = File::create(self.path.join(".lock")).unwrap();
-        lock.try_lock().unwrap();
+        // The server holds it for a moment, when it looks whether somebody trains.
+        while lock.try_lock().is_err() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         let earlier = SystemTime::now() - Duration::from_secs(60);
         lock.set_modified(earlier).unwrap();
         lock

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use shears_data::{Corpus, Source, Tokenizer, TokenizerKind};
 use shears_events::{Event, read_events};
@@ -147,13 +148,26 @@ impl RunFolder {
 fn lock(folder: &Path) -> Result<File, TrainError> {
     let path = folder.join(".lock");
     let file = File::create(&path).map_err(TrainError::io("create", &path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(fs::TryLockError::WouldBlock) => Err(TrainError::Folder {
-            path: folder.to_path_buf(),
-            problem: "another shears is training this run; wait for it, or stop it".to_string(),
-        }),
-        Err(fs::TryLockError::Error(error)) => Err(TrainError::io("lock", path)(error)),
+    let mut attempts = 1;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            // The live page holds it for a moment, when it looks whether somebody trains.
+            Err(fs::TryLockError::WouldBlock) if attempts < 5 => {
+                attempts += 1;
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(fs::TryLockError::WouldBlock) => {
+                return Err(TrainError::Folder {
+                    path: folder.to_path_buf(),
+                    problem: "another shears is training this run; wait for it, or stop it"
+                        .to_string(),
+                });
+            }
+            Err(fs::TryLockError::Error(error)) => {
+                return Err(TrainError::io("lock", path)(error));
+            }
+        }
     }
 }
 

@@ -38,7 +38,7 @@ pub(crate) struct TemporalOrderArguments {
     pub(crate) policies: Vec<String>,
 
     /// Lengths of the sequences, at least 10, separated by commas
-    #[arg(long, value_name = "N,...", value_delimiter = ',', default_values_t = [20, 30, 40, 50, 60],
+    #[arg(long, value_name = "N,...", value_delimiter = ',', default_values_t = [20, 30, 40, 50],
           value_parser = clap::value_parser!(u64).range(10..=100_000))]
     pub(crate) lengths: Vec<u64>,
 
@@ -47,7 +47,7 @@ pub(crate) struct TemporalOrderArguments {
     pub(crate) seeds: u64,
 
     /// Updates after which a trial is given up
-    #[arg(long, value_name = "N", default_value_t = 50_000, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 250_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) updates: u64,
 
     /// Learning rate

@@ -233,9 +233,9 @@ fn ranges(groups: &[Group], grid: &Grid) -> String {
         let rates: Vec<String> = converged.map(|group| group.lr.to_string()).collect();
         let name = &grid.policies[policy];
         match rates.len() {
-            0 => format!("{name} at none"),
-            found if found == all.count() => format!("{name} at all"),
-            _ => format!("{name} at {}", rates.join(", ")),
+            0 => format!("no one with {name}"),
+            found if found == all.count() => format!("all of them with {name}"),
+            _ => format!("{} with {name}", rates.join(", ")),
         }
     };
     let all: Vec<String> = (0..grid.policies.len()).map(rates).collect();
