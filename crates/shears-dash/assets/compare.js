@@ -2,7 +2,7 @@
 
 import { ask, compareAddress, runAddress, throttled, watch } from "./api.js";
 import { Chart, Crosshair, placed, smoothed } from "./charts.js";
-import { badge, button, choice, element, fill } from "./elements.js";
+import { badge, button, choice, cycle, element, fill } from "./elements.js";
 import { count, percent, shortName, significant } from "./format.js";
 import { SMOOTHING, UNITS, bitsOfNat, inUnit, unitChoice } from "./panels.js";
 
@@ -141,8 +141,8 @@ export function showCompare(page, names) {
   const stop = watch(names, () => { refresh(); refreshAbout(); });
   const keys = {
     l: () => { const log = !loss.log; [loss, val, norm].forEach((chart) => chart.setLog(log)); },
-    u: () => { const all = Object.keys(UNITS); units.select(all[(all.indexOf(shown.unit) + 1) % all.length]); },
-    s: () => { const weights = SMOOTHING.map(([weight]) => weight); smoothing.select(weights[(weights.indexOf(shown.smoothing) + 1) % weights.length]); },
+    u: () => units.select(cycle(Object.keys(UNITS), shown.unit)),
+    s: () => smoothing.select(cycle(SMOOTHING.map(([weight]) => weight), shown.smoothing)),
     0: () => actions.reset(),
   };
   const close = () => {

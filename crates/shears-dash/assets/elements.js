@@ -45,6 +45,11 @@ export function choice(label, options, current, choose) {
   return { element: made, select: (value) => select(value, true) };
 }
 
+/** The option after the current one, and the first after the last. */
+export function cycle(options, current) {
+  return options[(options.indexOf(current) + 1) % options.length];
+}
+
 /** A badge with the state of a run. */
 export function badge(state) {
   return element("span", { class: `badge ${state}` }, element("i", { "aria-hidden": "true" }), state);

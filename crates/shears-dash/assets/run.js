@@ -2,7 +2,7 @@
 
 import { ask, compareAddress, runAddress, throttled, watch } from "./api.js";
 import { Chart, Crosshair } from "./charts.js";
-import { badge, button, choice, element, fill } from "./elements.js";
+import { badge, button, choice, cycle, element, fill } from "./elements.js";
 import { bytes, count, duration, percent, sentence, shortName, significant } from "./format.js";
 import { HeatMap } from "./heat.js";
 import { MAPS, PANELS, SMOOTHING, UNITS, bitsOfNat, spikes, unitChoice, valuesOf } from "./panels.js";
@@ -234,7 +234,6 @@ export function showRun(page, name) {
     zoom(range[0] + bounded, range[1] + bounded);
   }
 
-  const cycle = (options, current) => options[(options.indexOf(current) + 1) % options.length];
   const keys = {
     l: () => { const log = !norm.log || !loss.log; norm.setLog(log); loss.setLog(log); },
     u: () => units.select(cycle(Object.keys(UNITS), shown.unit)),

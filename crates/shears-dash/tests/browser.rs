@@ -48,25 +48,12 @@ fn look_around(
     let main = "document.getElementById('page').dataset";
     browser.open(address);
     browser.until("document.querySelectorAll('tr[data-run]').length >= 2");
-    browser.until(&format!(
-        "document.querySelector('tr[data-run=\"{growing}\"] .badge.running') !== null"
-    ));
+    browser.see_state(growing, "running");
 
-    // A point arrives while the page is open.
-    browser.value(&format!("location.hash = '#/run/{growing}'"));
-    browser.until(&format!("Number({main}.last) > 0"));
-    let before = browser
-        .value(&format!("Number({main}.last)"))
-        .as_f64()
-        .unwrap();
-    browser.until(&format!("Number({main}.last) > {before}"));
-    browser.until("document.querySelectorAll('.chart .uplot canvas').length >= 6");
+    browser.see_a_point_arrive(growing);
     browser.until("document.querySelector('.heat canvas').height > 10");
 
-    // Logarithmic scale, by its key.
-    browser.until("document.querySelector('[data-chart=loss]').dataset.scale === 'linear'");
-    browser.press("l");
-    browser.until("document.querySelector('[data-chart=loss]').dataset.scale === 'log'");
+    browser.switch_to_log_scale();
     for unit in ["bits a character", "perplexity", "nats a token"] {
         browser.press("u");
         browser.until(&format!(
@@ -88,10 +75,7 @@ fn look_around(
     browser.until("document.querySelectorAll('.tensors tbody tr').length === 3");
     browser.until("document.querySelector('.batch .how').textContent === 'The text is gone.'");
 
-    // Two runs over each other.
-    browser.value(&format!("location.hash = '#/compare/{growing}/{other}'"));
-    browser.until(&format!("{main}.overlaid === '2'"));
-    browser.until("document.querySelectorAll('.differences tr.result').length === 2");
+    browser.overlay(growing, other);
     browser.press("u");
     browser.until(
         "document.querySelector('[data-chart=val] .unit').textContent === 'bits a character'",
@@ -99,9 +83,7 @@ fn look_around(
 
     end_training();
     browser.value("location.hash = '#/'");
-    browser.until(&format!(
-        "document.querySelector('tr[data-run=\"{growing}\"] .badge.stopped') !== null"
-    ));
+    browser.see_state(growing, "stopped");
     assert!(browser.errors.is_empty(), "{:#?}", browser.errors);
 }
 

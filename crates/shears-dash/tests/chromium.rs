@@ -153,6 +153,38 @@ impl Chromium {
         }
     }
 
+    /// Goes to a run that trains, and waits until a point arrives while its page is open.
+    pub(crate) fn see_a_point_arrive(&mut self, run: &str) {
+        let last = "Number(document.getElementById('page').dataset.last)";
+        self.value(&format!("location.hash = '#/run/{run}'"));
+        self.until(&format!("{last} > 0"));
+        let before = self.value(last).as_f64().unwrap();
+        self.until(&format!("{last} > {before}"));
+        self.until("document.querySelectorAll('.chart .uplot canvas').length >= 6");
+    }
+
+    /// Makes the loss of the page of a run logarithmic, by its key.
+    pub(crate) fn switch_to_log_scale(&mut self) {
+        let scale = "document.querySelector('[data-chart=loss]').dataset.scale";
+        self.until(&format!("{scale} === 'linear'"));
+        self.press("l");
+        self.until(&format!("{scale} === 'log'"));
+    }
+
+    /// Lays two runs over each other.
+    pub(crate) fn overlay(&mut self, run: &str, other: &str) {
+        self.value(&format!("location.hash = '#/compare/{run}/{other}'"));
+        self.until("document.getElementById('page').dataset.overlaid === '2'");
+        self.until("document.querySelectorAll('.differences tr.result').length === 2");
+    }
+
+    /// Waits until the list of runs shows a run in a state.
+    pub(crate) fn see_state(&mut self, run: &str, state: &str) {
+        self.until(&format!(
+            "document.querySelector('tr[data-run=\"{run}\"] .badge.{state}') !== null"
+        ));
+    }
+
     /// Presses a key that writes a character.
     pub(crate) fn press(&mut self, key: &str) {
         for kind in ["keyDown", "keyUp"] {

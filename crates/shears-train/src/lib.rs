@@ -34,7 +34,7 @@ pub use memory::{MemoryEstimate, estimate_memory};
 pub use optimizer::{Optimizer, OptimizerKind, OptimizerSettings};
 pub use plan::{Plan, PlanError, compare_plans};
 pub use preset::Preset;
-pub use run::{Corpora, RunFolder, load_corpora};
+pub use run::{Corpora, RunFolder, load_corpora, lock_folder};
 pub use schedule::{Schedule, ScheduleKind};
 pub use shears_events::{
     ClipEvent, EndReason, Event, EventError, EventLog, StepEvent, read_events, verdict,

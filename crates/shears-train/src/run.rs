@@ -43,7 +43,7 @@ impl RunFolder {
         fs::create_dir_all(path).map_err(TrainError::io("create", path))?;
         let run = RunFolder {
             path: path.to_path_buf(),
-            _lock: Some(lock(path)?),
+            _lock: Some(lock_folder(path, IN_TRAINING)?),
         };
         tokenizer.save(run.tokenizer_path())?;
         if let Some(text) = standard_input {
@@ -69,7 +69,7 @@ impl RunFolder {
     pub fn open(path: &Path) -> Result<Self, TrainError> {
         let run = Self::open_to_read(path)?;
         Ok(RunFolder {
-            _lock: Some(lock(path)?),
+            _lock: Some(lock_folder(path, IN_TRAINING)?),
             ..run
         })
     }
@@ -145,7 +145,11 @@ impl RunFolder {
     }
 }
 
-fn lock(folder: &Path) -> Result<File, TrainError> {
+const IN_TRAINING: &str = "another shears is training this run; wait for it, or stop it";
+
+/// Takes the lock of a folder that one program at a time may write to, until the file is dropped. `taken` says
+/// what to do when another has it.
+pub fn lock_folder(folder: &Path, taken: &str) -> Result<File, TrainError> {
     let path = folder.join(".lock");
     let file = File::create(&path).map_err(TrainError::io("create", &path))?;
     let mut attempts = 1;
@@ -160,8 +164,7 @@ fn lock(folder: &Path) -> Result<File, TrainError> {
             Err(fs::TryLockError::WouldBlock) => {
                 return Err(TrainError::Folder {
                     path: folder.to_path_buf(),
-                    problem: "another shears is training this run; wait for it, or stop it"
-                        .to_string(),
+                    problem: taken.to_string(),
                 });
             }
             Err(fs::TryLockError::Error(error)) => {

@@ -87,7 +87,8 @@ impl TimeFlow {
         })
     }
 
-    fn together(step: u64, layers: &BTreeMap<String, Vec<Option<f64>>>) -> Option<TimeFlow> {
+    /// That of a measurement, as [`Event::StateGradients`] has it.
+    pub fn together(step: u64, layers: &BTreeMap<String, Vec<Option<f64>>>) -> Option<TimeFlow> {
         let distances = layers.values().map(Vec::len).max()?;
         let norm = |distance: usize| {
             let of_layers = layers.values().filter_map(|norms| norms.get(distance));

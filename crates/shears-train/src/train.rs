@@ -114,13 +114,11 @@ fn take_steps<M: LanguageModel, O: Observer>(
         let sound = outcome.report.skip_reason != Some(SkipReason::NonFinite);
         trainer.progress.val_loss = None;
         let mut improved = false;
-        if step == 1 || last || due(step, plan.eval_every) {
-            let layers = trainer.state_gradients();
-            if !layers.is_empty() {
-                log.append(&Event::StateGradients { step, layers })?;
-            }
+        let evaluating = last || due(step, plan.eval_every);
+        if step == 1 || evaluating {
+            log_state_gradients(trainer, step, log)?;
         }
-        if last || due(step, plan.eval_every) {
+        if evaluating {
             let model = trainer.model().valid();
             let evaluation = evaluate(
                 &model,
@@ -156,6 +154,19 @@ fn take_steps<M: LanguageModel, O: Observer>(
             return Ok(End::Stopped);
         }
     }
+}
+
+/// Writes how far gradients reach back in time, if the model carries a state.
+fn log_state_gradients<M: LanguageModel>(
+    trainer: &Trainer<M>,
+    step: u64,
+    log: &mut EventLog,
+) -> Result<(), TrainError> {
+    let layers = trainer.state_gradients();
+    if !layers.is_empty() {
+        log.append(&Event::StateGradients { step, layers })?;
+    }
+    Ok(())
 }
 
 fn step_event(step: u64, outcome: &StepOutcome, tokens: usize, started: Instant) -> StepEvent {

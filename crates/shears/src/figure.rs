@@ -28,6 +28,7 @@ pub(crate) struct Series {
 }
 
 /// Axes of a picture.
+#[derive(Default)]
 pub(crate) struct Axes {
     pub(crate) x: &'static str,
     pub(crate) y: &'static str,

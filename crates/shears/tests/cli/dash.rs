@@ -116,40 +116,22 @@ fn a_browser_watches_a_real_run() {
     let growing = scratch.start(&train(&long, "growing"), "runs/growing", 5);
     let page = Page::of(&scratch, "runs");
     let mut browser = Chromium::start(program);
-    let main = "document.getElementById('page').dataset";
     browser.open(&format!("http://{}/", page.address));
     browser.until("document.querySelectorAll('tr[data-run]').length === 2");
-    let badge = |run: &str, state: &str| {
-        format!("document.querySelector('tr[data-run=\"{run}\"] .badge.{state}') !== null")
-    };
-    browser.until(&badge("growing", "running"));
-    browser.until(&badge("other", "finished"));
-
-    // A point arrives.
-    browser.value("location.hash = '#/run/growing'");
-    browser.until(&format!("Number({main}.last) > 0"));
-    let before = browser
-        .value(&format!("Number({main}.last)"))
-        .as_f64()
-        .unwrap();
-    browser.until(&format!("Number({main}.last) > {before}"));
-    browser.until("document.querySelectorAll('.chart .uplot canvas').length >= 6");
-
-    browser.until("document.querySelector('[data-chart=loss]').dataset.scale === 'linear'");
-    browser.press("l");
-    browser.until("document.querySelector('[data-chart=loss]').dataset.scale === 'log'");
+    browser.see_state("growing", "running");
+    browser.see_state("other", "finished");
+    browser.see_a_point_arrive("growing");
+    browser.switch_to_log_scale();
 
     // A step, with the text that was in its batch.
     browser.value("location.hash = '#/run/other/step/20'");
-    browser.until(&format!("{main}.step === '20'"));
+    browser.until("document.getElementById('page').dataset.step === '20'");
     browser.until("document.querySelectorAll('.batch li').length === 4");
 
-    browser.value("location.hash = '#/compare/growing/other'");
-    browser.until(&format!("{main}.overlaid === '2'"));
-    browser.until("document.querySelectorAll('.differences tr.result').length === 2");
+    browser.overlay("growing", "other");
 
     growing.terminate();
     browser.value("location.hash = '#/'");
-    browser.until(&badge("growing", "stopped"));
+    browser.see_state("growing", "stopped");
     assert!(browser.errors.is_empty(), "{:#?}", browser.errors);
 }

@@ -123,9 +123,8 @@ fn losses(grid: &Grid, outcomes: &[Outcome], findings: &Findings) -> anyhow::Res
             &Axes {
                 x: "step",
                 y: "nats a token",
-                log_x: false,
-                log_y: false,
                 highest: first.map(|first| 1.2 * first),
+                ..Axes::default()
             },
             &series,
         )?,
@@ -184,8 +183,7 @@ fn rates(grid: &Grid, findings: &Findings) -> anyhow::Result<Picture> {
                 x: "learning rate, log scale",
                 y: "nats a token",
                 log_x: true,
-                log_y: false,
-                highest: None,
+                ..Axes::default()
             },
             &series,
         )?,
@@ -247,9 +245,8 @@ fn norms(grid: &Grid, policy: usize, cell: usize, outcome: &Outcome) -> anyhow::
             &Axes {
                 x: "step",
                 y: "norm, log scale",
-                log_x: false,
                 log_y: true,
-                highest: None,
+                ..Axes::default()
             },
             &series,
         )?,
@@ -292,9 +289,7 @@ fn shares(grid: &Grid, outcomes: &[Outcome], findings: &Findings) -> anyhow::Res
             &Axes {
                 x: "step",
                 y: "coefficient",
-                log_x: false,
-                log_y: false,
-                highest: None,
+                ..Axes::default()
             },
             &series,
         )?,
@@ -339,8 +334,7 @@ fn distribution(grid: &Grid, outcomes: &[Outcome], findings: &Findings) -> anyho
                 x: "norm before clipping, log scale",
                 y: "% of steps",
                 log_x: true,
-                log_y: false,
-                highest: None,
+                ..Axes::default()
             },
             &series,
         )?,

@@ -59,10 +59,8 @@ impl Outcome {
                 Event::Evaluation { step, val_loss, .. } => {
                     outcome.evaluations.push((*step, *val_loss));
                 }
-                Event::StateGradients { .. } => {
-                    outcome
-                        .time_flows
-                        .extend(TimeFlow::of(std::slice::from_ref(event)));
+                Event::StateGradients { step, layers } => {
+                    outcome.time_flows.extend(TimeFlow::together(*step, layers));
                 }
                 Event::End { how, .. } => outcome.end = Some(*how),
                 Event::Sample { .. } => {}

@@ -48,9 +48,8 @@ pub(super) fn through_time(
             &Axes {
                 x: "tokens back",
                 y: "norm, log scale",
-                log_x: false,
                 log_y: true,
-                highest: None,
+                ..Axes::default()
             },
             &series,
         )?,

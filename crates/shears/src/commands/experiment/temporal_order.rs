@@ -110,7 +110,7 @@ fn run_all(
     stop: &AtomicBool,
     threads: usize,
 ) -> anyhow::Result<Results> {
-    let settings = results.settings.clone();
+    let settings = results.settings().clone();
     let bar = progress_bar(missing.len() as u64 * settings.updates);
     let next = AtomicUsize::new(0);
     let results = Mutex::new(results);

@@ -1,10 +1,12 @@
 //! The outcomes of the trials: kept in a file, and told as a table and a picture.
 
-use std::fs::{File, TryLockError};
+use std::collections::BTreeSet;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
+use shears_train::lock_folder;
 
 use super::trial::{End, Outcome, Settings, Trial};
 use crate::exit::Misuse;
@@ -14,15 +16,29 @@ use crate::output::say;
 use crate::report;
 
 /// All trials that have ended.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug)]
 pub(super) struct Results {
-    #[serde(skip)]
-    folder: PathBuf,
+    path: PathBuf,
+    kept: Kept,
     /// Two programs would each write what the other does not know.
-    #[serde(skip)]
-    _lock: Option<File>,
-    pub(super) settings: Settings,
+    _lock: File,
+}
+
+/// What the file holds.
+#[derive(Debug, Serialize, Deserialize)]
+struct Kept {
+    settings: Settings,
     outcomes: Vec<Outcome>,
+}
+
+impl Kept {
+    fn read(path: &Path) -> anyhow::Result<Kept> {
+        let shown = path.display();
+        let text = std::fs::read_to_string(path);
+        let text = text.with_context(|| format!("cannot read {shown}"))?;
+        let kept = serde_json::from_str(&text);
+        Ok(kept.map_err(|error| Misuse(format!("{shown}: {error}")))?)
+    }
 }
 
 impl Results {
@@ -33,76 +49,59 @@ impl Results {
             return Err(Misuse(format!("--out {shown}: is no folder")).into());
         }
         let path = folder.join("results.json");
-        if !path.exists() {
-            let entries = folder.read_dir().into_iter().flatten().flatten();
-            // A lock is what is left of a program that had no result yet.
-            let mut entries = entries.filter(|entry| entry.file_name() != LOCK);
-            if entries.next().is_some() {
-                let what = format!("{shown} holds something else; choose another --out");
-                return Err(Misuse(what).into());
-            }
-            std::fs::create_dir_all(folder).with_context(|| format!("cannot make {shown}"))?;
-            return Ok(Results {
-                _lock: Some(lock(folder)?),
-                folder: folder.to_path_buf(),
-                settings,
-                outcomes: Vec::new(),
-            });
+        let mut entries = folder.read_dir().into_iter().flatten().flatten();
+        // A lock is what is left of a program that had no result yet.
+        if !path.exists() && entries.any(|entry| entry.file_name() != ".lock") {
+            let what = format!("{shown} holds something else; choose another --out");
+            return Err(Misuse(what).into());
         }
-        let lock = lock(folder)?;
-        let text = std::fs::read_to_string(&path);
-        let text = text.with_context(|| format!("cannot read {}", path.display()))?;
-        let mut results: Results = serde_json::from_str(&text)
-            .map_err(|error| Misuse(format!("{}: {error}", path.display())))?;
-        if results.settings != settings {
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {shown}"))?;
+        let taken = "another shears runs trials there; wait for it, or choose another --out";
+        let lock = lock_folder(folder, taken)?;
+        let kept = match path.exists() {
+            true => Kept::read(&path)?,
+            false => Kept {
+                settings: settings.clone(),
+                outcomes: Vec::new(),
+            },
+        };
+        if kept.settings != settings {
             let what = format!(
                 "{shown} has trials with other --updates, --lr or --initialization; choose another --out"
             );
             return Err(Misuse(what).into());
         }
-        results._lock = Some(lock);
-        results.folder = folder.to_path_buf();
-        Ok(results)
+        Ok(Results {
+            path,
+            kept,
+            _lock: lock,
+        })
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.kept.settings
     }
 
     pub(super) fn of(&self, trial: &Trial) -> Option<&Outcome> {
-        self.outcomes.iter().find(|other| other.trial == *trial)
+        let mut outcomes = self.kept.outcomes.iter();
+        outcomes.find(|other| other.trial == *trial)
     }
 
     /// Keeps an outcome, in the file as well.
     pub(super) fn add(&mut self, outcome: Outcome) -> anyhow::Result<()> {
-        self.outcomes.push(outcome);
-        let text = serde_json::to_string_pretty(self)? + "\n";
-        new_file::write(&self.folder.join("results.json"), &text)
+        self.kept.outcomes.push(outcome);
+        let text = serde_json::to_string_pretty(&self.kept)? + "\n";
+        new_file::write(&self.path, &text)
     }
 
     /// Prints the table and draws the picture.
     pub(super) fn conclude(&self, trials: &[Trial]) -> anyhow::Result<()> {
         let groups = groups(trials, |trial| self.of(trial));
         say!("\n{}", table(&groups));
-        let path = self.folder.join("success.svg");
+        let path = self.path.with_file_name("success.svg");
         new_file::write(&path, &picture(&groups)?)?;
         say!("picture: {}", path.display());
         Ok(())
-    }
-}
-
-const LOCK: &str = ".lock";
-
-/// Refuses a folder that another program writes to.
-fn lock(folder: &Path) -> anyhow::Result<File> {
-    let path = folder.join(LOCK);
-    let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            let folder = folder.display();
-            let what = "another shears runs trials there; wait for it, or choose another --out";
-            Err(Misuse(format!("{folder}: {what}")).into())
-        }
-        Err(TryLockError::Error(error)) => {
-            Err(error).with_context(|| format!("cannot lock {}", path.display()))
-        }
     }
 }
 
@@ -137,33 +136,29 @@ impl Group<'_> {
     }
 }
 
-/// By policy, then by length, in the order of the trials.
+/// By policy, in the order of the trials, then by length.
 fn groups<'a>(
     trials: &'a [Trial],
     outcome_of: impl Fn(&Trial) -> Option<&'a Outcome>,
 ) -> Vec<Group<'a>> {
-    let mut groups: Vec<Group<'a>> = Vec::new();
     let mut policies: Vec<&str> = Vec::new();
     for trial in trials {
-        let place = policies.iter().position(|policy| *policy == trial.policy);
-        if place.is_none() {
+        if !policies.contains(&trial.policy.as_str()) {
             policies.push(&trial.policy);
         }
-        let (policy, length) = (trial.policy.as_str(), trial.length);
-        let is_its = |group: &&mut Group<'_>| group.policy == policy && group.length == length;
-        let outcome = outcome_of(trial);
-        match groups.iter_mut().find(is_its) {
-            Some(group) => group.outcomes.extend(outcome),
-            None => groups.push(Group {
-                policy,
-                length,
-                outcomes: outcome.into_iter().collect(),
-            }),
-        }
     }
-    let place = |group: &Group<'_>| policies.iter().position(|policy| *policy == group.policy);
-    groups.sort_by_key(|group| (place(group), group.length));
-    groups
+    let lengths: BTreeSet<u64> = trials.iter().map(|trial| trial.length).collect();
+    let group = |policy: &'a str, length: u64| {
+        let its = |trial: &&Trial| trial.policy == policy && trial.length == length;
+        Group {
+            policy,
+            length,
+            outcomes: trials.iter().filter(its).filter_map(&outcome_of).collect(),
+        }
+    };
+    let of_policy = |policy| lengths.iter().map(move |length| (policy, *length));
+    let all = policies.into_iter().flat_map(of_policy);
+    all.map(|(policy, length)| group(policy, length)).collect()
 }
 
 fn table(groups: &[Group<'_>]) -> String {
@@ -214,9 +209,7 @@ fn picture(groups: &[Group<'_>]) -> anyhow::Result<String> {
         &Axes {
             x: "length of the sequences",
             y: "% of trials solved",
-            log_x: false,
-            log_y: false,
-            highest: None,
+            ..Axes::default()
         },
         &series,
     )
