@@ -1,6 +1,6 @@
 //! Causal self-attention (Vaswani et al. 2017), one head at a time.
 //!
-//! A block of queries meets all keys that it may look at, and its scores are turned into a result
+//! A block of queries meets all keys that it may look at, and its scores are transposed into a result
 //! while they are in the cache: there is never a matrix of all scores. Backward computes the weights
 //! again, from two numbers for each query (Dao et al. 2022, FlashAttention). Queries, keys and values are read where the product that made them left them.
 

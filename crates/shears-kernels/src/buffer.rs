@@ -30,7 +30,7 @@ pub(crate) struct Buffer {
 
 impl Buffer {
     /// A buffer of `len` numbers that hold anything; every one of them is to be written.
-    pub(crate) fn stale(len: usize) -> Buffer {
+    pub(crate) fn uninitialised(len: usize) -> Buffer {
         Buffer {
             block: Block::take(len * size_of::<f32>()),
             len,
@@ -39,14 +39,14 @@ impl Buffer {
 
     /// A buffer of zeros.
     pub(crate) fn zeros(len: usize) -> Buffer {
-        let mut buffer = Buffer::stale(len);
+        let mut buffer = Buffer::uninitialised(len);
         buffer.fill(0.0);
         buffer
     }
 
     /// A copy of a slice.
     pub(crate) fn copy_of(values: &[f32]) -> Buffer {
-        let mut buffer = Buffer::stale(values.len());
+        let mut buffer = Buffer::uninitialised(values.len());
         buffer.copy_from_slice(values);
         buffer
     }
@@ -230,10 +230,10 @@ mod tests {
         let tensor = buffer.into_tensor([len]);
         assert_eq!(tensor.storage::<f32>().as_ptr(), address);
         assert_eq!(tensor.storage::<f32>().len(), len);
-        let other = Buffer::stale(len);
+        let other = Buffer::uninitialised(len);
         assert_ne!(other.as_ptr(), address);
         drop(tensor);
-        assert_eq!(Buffer::stale(len - 3).as_ptr(), address);
+        assert_eq!(Buffer::uninitialised(len - 3).as_ptr(), address);
         assert_eq!(address.align_offset(64), 0);
     }
 

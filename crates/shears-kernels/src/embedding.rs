@@ -182,7 +182,7 @@ impl Backward<Flex, 2> for Embedding {
 
 /// The row of each token: `[tokens, size]` from `[vocabulary, size]`.
 pub(crate) fn gather(cpu: Cpu, weight: &[f32], size: usize, tokens: &[u32]) -> Buffer {
-    let mut rows = Buffer::stale(tokens.len() * size);
+    let mut rows = Buffer::uninitialised(tokens.len() * size);
     let shared = Shared::new(&mut rows);
     cpu.split(tokens.len(), 64, |range| {
         // SAFETY: ranges do not overlap.

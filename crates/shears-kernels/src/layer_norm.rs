@@ -203,7 +203,7 @@ impl<C: CheckpointStrategy> LayerNormBackend for Autodiff<Flex, C> {
 fn forward(input: &FlexTensor, weight: &FlexTensor, bias: &FlexTensor) -> FlexTensor {
     let shape = input.layout().shape().clone();
     let (input, weight, bias) = (values(input), values(weight), values(bias));
-    let mut output = Buffer::stale(input.len());
+    let mut output = Buffer::uninitialised(input.len());
     normalize(Cpu::current(), input, [weight, bias], &mut output);
     output.into_tensor(shape)
 }

@@ -75,7 +75,7 @@ impl LinearBackend for Flex {
             bias => Start::Bias(bias),
         };
         let (x, weight) = (values(&input), values(&weight));
-        let mut y = Buffer::stale(rows * outputs);
+        let mut y = Buffer::uninitialised(rows * outputs);
         if rows < PACK_FROM {
             for (x, y) in x.chunks_exact(inputs).zip(y.chunks_exact_mut(outputs)) {
                 product_with_vector(cpu, weight, x, y, start);
@@ -126,13 +126,13 @@ impl Backward<Flex, 3> for Linear {
         let dy = values(&gradient);
         let [input_parent, weight_parent, bias_parent] = ops.parents;
         if let Some(parent) = input_parent {
-            let mut dx = Buffer::stale(rows * inputs);
+            let mut dx = Buffer::uninitialised(rows * inputs);
             let packed = Packed::plain(cpu, values(&weight), outputs, inputs);
             packed.multiply(cpu, (dy, outputs), (&mut dx, inputs), Start::Zero);
             gradients.register::<Flex>(parent.id, dx.into_tensor([rows, inputs]));
         }
         if let Some(parent) = weight_parent {
-            let mut dw = Buffer::stale(outputs * inputs);
+            let mut dw = Buffer::uninitialised(outputs * inputs);
             let factors = ((dy, outputs, outputs), (values(&input), inputs, inputs));
             transposed_product(cpu, rows, factors.0, factors.1, (&mut dw, inputs), false);
             gradients.register::<Flex>(parent.id, dw.into_tensor([outputs, inputs]));

@@ -18,7 +18,7 @@ mod vector_product;
 
 pub(crate) use gradient::transposed_product;
 pub(crate) use panels::{Left, Panels};
-use panels::{copy_panel, turn_panel};
+use panels::{copy_panel, transpose_panel};
 pub(crate) use vector_product::{MatrixVector, PACK_FROM, product_with_vector};
 
 /// Rows that are multiplied together: with 256 columns of each they fill a quarter of a small second-level cache.
@@ -52,7 +52,7 @@ impl Packed {
     /// For `x Wᵀ`, from `W` `[columns, inner]`, row after row.
     pub(crate) fn transposed(cpu: Cpu, weight: &[f32], columns: usize, inner: usize) -> Packed {
         assert_eq!(weight.len(), columns * inner, "the size of a weight");
-        let mut packed = Packed::stale(cpu, columns, inner);
+        let mut packed = Packed::uninitialised(cpu, columns, inner);
         let (lanes, width, count) = (cpu.lanes(), packed.width, packed.count());
         let shared = Shared::new(&mut packed.panels);
         cpu.split(count, 1, |panels| {
@@ -61,7 +61,7 @@ impl Packed {
                 let width = given.next_multiple_of(lanes);
                 // SAFETY: each panel is filled once, and panels do not overlap.
                 let panel = unsafe { shared.part(first * inner..(first + width) * inner) };
-                turn_panel(&weight[first * inner..], inner, inner, given, width, panel);
+                transpose_panel(&weight[first * inner..], inner, inner, given, width, panel);
             }
         });
         packed
@@ -75,7 +75,7 @@ impl Packed {
 
     /// As [`Packed::plain`], of rows that lie `stride` numbers apart.
     fn of_rows(cpu: Cpu, (b, stride): (&[f32], usize), inner: usize, columns: usize) -> Packed {
-        let mut packed = Packed::stale(cpu, columns, inner);
+        let mut packed = Packed::uninitialised(cpu, columns, inner);
         let (lanes, width) = (cpu.lanes(), packed.width);
         let shared = Shared::new(&mut packed.panels);
         // Some rows at a time, which stay in the cache until all panels have what they need of them.
@@ -95,10 +95,10 @@ impl Packed {
         packed
     }
 
-    fn stale(cpu: Cpu, columns: usize, inner: usize) -> Packed {
+    fn uninitialised(cpu: Cpu, columns: usize, inner: usize) -> Packed {
         let lanes = cpu.lanes();
         Packed {
-            panels: Buffer::stale(columns.next_multiple_of(lanes) * inner),
+            panels: Buffer::uninitialised(columns.next_multiple_of(lanes) * inner),
             inner,
             columns,
             width: 2 * lanes,

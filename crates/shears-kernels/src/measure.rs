@@ -6,7 +6,7 @@ use gradclip::Scanned;
 use pulp::{Simd, WithSimd};
 
 use crate::cpu::Cpu;
-use crate::vector::ask_for;
+use crate::vector::prefetch;
 
 /// Elements whose sums are added on their own: a part of the contract of [`gradclip::Scan`].
 const BLOCK: usize = 65_536;
@@ -127,7 +127,7 @@ fn scan_block(block: &[f32], filter: impl Fn(f32) -> f32) -> Scanned {
     let mut maxima = [0.0_f32; LANES];
     let (chunks, rest) = block.as_chunks::<LANES>();
     for chunk in chunks {
-        ask_for(chunk.as_ptr().wrapping_add(AHEAD));
+        prefetch(chunk.as_ptr().wrapping_add(AHEAD));
         add(chunk, &filter, &mut sums, &mut maxima);
     }
     // Zeros change neither a sum nor a maximum. Lanes that are treated one by one here would be so
@@ -189,7 +189,7 @@ impl WithSimd for Read<'_> {
         let (chunks, rest) = self.0.as_chunks::<64>();
         for chunk in chunks {
             for line in chunk.as_chunks::<LANES>().0 {
-                ask_for(line.as_ptr().wrapping_add(AHEAD));
+                prefetch(line.as_ptr().wrapping_add(AHEAD));
             }
             for (sum, value) in sums.iter_mut().zip(chunk) {
                 *sum += value;

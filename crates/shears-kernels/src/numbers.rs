@@ -126,8 +126,8 @@ mod tests {
     fn a_view_is_made_contiguous_and_other_tensors_are_given_back() {
         let device = Device::flex();
         let tensor = Tensor::<2>::from_floats([[1.0, 2.0], [3.0, 4.0]], &device);
-        let turned = Numbers::of(tensor.clone().transpose()).unwrap();
-        assert_eq!(turned.as_slice(), [1.0, 3.0, 2.0, 4.0]);
+        let transposed = Numbers::of(tensor.clone().transpose()).unwrap();
+        assert_eq!(transposed.as_slice(), [1.0, 3.0, 2.0, 4.0]);
         let row = Numbers::of(tensor.clone().slice(burn::tensor::s![0..1])).unwrap();
         assert_eq!(row.as_slice(), [1.0, 2.0]);
         let double = tensor.clone().cast(DType::F64);

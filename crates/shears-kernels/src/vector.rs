@@ -31,7 +31,7 @@ pub(crate) fn store<S: Simd>(simd: S, row: &mut [f32], values: S::f32s) {
 /// Asks the memory for a cache line that will be read, where there is an instruction for it. The address may
 /// be any.
 #[inline(always)]
-pub(crate) fn ask_for(line: *const f32) {
+pub(crate) fn prefetch(line: *const f32) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
@@ -45,10 +45,10 @@ pub(crate) fn ask_for(line: *const f32) {
 
 /// Asks the memory for the row that lies `distance` numbers behind this one.
 #[inline(always)]
-pub(crate) fn ask_for_row(row: &[f32], distance: usize) {
+pub(crate) fn prefetch_row(row: &[f32], distance: usize) {
     let start = row.as_ptr().wrapping_add(distance);
     for line in (0..row.len()).step_by(LINE) {
-        ask_for(start.wrapping_add(line));
+        prefetch(start.wrapping_add(line));
     }
 }
 
@@ -173,7 +173,7 @@ fn add_rows<S: Simd, const VECTORS: usize>(
     let mut totals = [simd.splat_f32s(0.0); VECTORS];
     for row in rows.clone() {
         let values = &values[row * stride + first..][..sums.len()];
-        ask_for_row(values, ROWS_AHEAD * stride);
+        prefetch_row(values, ROWS_AHEAD * stride);
         for (vector, total) in totals.iter_mut().enumerate() {
             *total = simd.add_f32s(*total, load(simd, &values[vector * S::F32_LANES..]));
         }

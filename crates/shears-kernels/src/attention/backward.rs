@@ -80,11 +80,11 @@ impl WithSimd for Head<'_, '_> {
             time * width,
             time * width,
         ];
-        let mut buffer = Buffer::stale(sizes.iter().sum());
+        let mut buffer = Buffer::uninitialised(sizes.iter().sum());
         let mut scratch = Scratch(&mut buffer);
         let parts = sizes.map(|size| scratch.take(size));
         let [
-            turned,
+            transposed,
             plain,
             values,
             right,
@@ -96,17 +96,17 @@ impl WithSimd for Head<'_, '_> {
         ] = parts;
         keys_sum.fill(0.0);
         values_sum.fill(0.0);
-        let turned_keys = Panels::transposed(simd, self.keys, time, width, turned);
+        let transposed_keys = Panels::transposed(simd, self.keys, time, width, transposed);
         let plain_keys = Panels::plain(simd, self.keys, time, width, plain);
-        let turned_values = Panels::transposed(simd, self.values, time, width, values);
+        let transposed_values = Panels::transposed(simd, self.values, time, width, values);
         for first in (0..time).step_by(QUERIES_AT_ONCE) {
             let rows = QUERIES_AT_ONCE.min(time - first);
             let end = first + rows;
             let queries = from_row(self.queries, first);
             let gradient = from_row(self.gradient, first);
             let products = [
-                (turned_keys, queries, &mut *weights),
-                (turned_values, gradient, &mut *scores),
+                (transposed_keys, queries, &mut *weights),
+                (transposed_values, gradient, &mut *scores),
             ];
             for (right, left, out) in products {
                 causal_product(simd, right, left, (out, stride), rows, first + 1);

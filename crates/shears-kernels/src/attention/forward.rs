@@ -60,7 +60,7 @@ impl WithSimd for Head<'_, '_> {
             QUERIES_AT_ONCE * stride,
             QUERIES_AT_ONCE * width,
         ];
-        let mut buffer = Buffer::stale(sizes.iter().sum());
+        let mut buffer = Buffer::uninitialised(sizes.iter().sum());
         let mut scratch = Scratch(&mut buffer);
         let [key_part, value_part, scores, block] = sizes.map(|size| scratch.take(size));
         let key_panels = Panels::transposed(simd, self.keys, keys, width, key_part);

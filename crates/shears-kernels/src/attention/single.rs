@@ -46,7 +46,7 @@ impl WithSimd for Head<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let (end, width) = (self.attention.keys(), self.attention.width);
-        let mut scores = Buffer::stale(self.attention.score_stride());
+        let mut scores = Buffer::uninitialised(self.attention.score_stride());
         let (keys, stride) = self.keys;
         for (key, score) in scores[..end].iter_mut().enumerate() {
             *score = dot(simd, self.query, &keys[key * stride..][..width]);

@@ -49,7 +49,7 @@ fn every_cpu_computes_the_same() {
         let (input, factors) = (numbers(count, 1), numbers(count, 4));
         let (weight, bias) = (numbers(width, 2), numbers(width, 3));
         let run = |cpu: Cpu| {
-            let mut output = Buffer::stale(count);
+            let mut output = Buffer::uninitialised(count);
             normalize(cpu, &input, [&weight, &bias], &mut output);
             let [input, weight, bias] = gradients(cpu, &input, &weight, &factors);
             [output, input, weight, bias].map(|buffer| buffer.to_vec())

@@ -54,14 +54,14 @@ impl Problem<'_> {
         let at_once = (LOGITS_AT_ONCE / vocabulary).max(ROWS_AT_LEAST).min(rows);
         // Rows of whole vectors; what is behind the vocabulary is as improbable as can be.
         let stride = vocabulary.next_multiple_of(cpu.lanes());
-        let mut logits = Buffer::stale(at_once * stride);
-        let mut losses = Buffer::stale(rows);
+        let mut logits = Buffer::uninitialised(at_once * stride);
+        let mut losses = Buffer::uninitialised(rows);
         let forward = Packed::transposed(cpu, self.weight, vocabulary, size);
         let mut back = with_gradients.then(|| {
             let packed = Packed::plain(cpu, self.weight, vocabulary, size);
             let gradients = LossGradients {
-                hidden: Buffer::stale(rows * size),
-                weight: Buffer::stale(vocabulary * size),
+                hidden: Buffer::uninitialised(rows * size),
+                weight: Buffer::uninitialised(vocabulary * size),
                 bias: Buffer::zeros(self.bias.len()),
             };
             (packed, gradients)

@@ -9,7 +9,7 @@ use super::tile::most_rows;
 use super::{Left, Packed, Start};
 use crate::buffer::Buffer;
 use crate::cpu::{Cpu, Shared};
-use crate::vector::ask_for_row;
+use crate::vector::prefetch_row;
 
 /// Strips that are multiplied together: they fill less than half of a small second-level cache.
 const STRIPS_AT_ONCE: usize = 32;
@@ -98,7 +98,7 @@ impl Block<'_> {
         let rows = self.rows.len();
         let panels = self.right.panels();
         let depth_at_once = DEPTH_AT_ONCE.min(self.inner);
-        let mut strips = Buffer::stale(rows.next_multiple_of(HEIGHT) * depth_at_once);
+        let mut strips = Buffer::uninitialised(rows.next_multiple_of(HEIGHT) * depth_at_once);
         for k in (0..self.inner.max(1)).step_by(DEPTH_AT_ONCE) {
             let depth = DEPTH_AT_ONCE.min(self.inner - k);
             let start = match k > 0 || self.add {
@@ -108,7 +108,7 @@ impl Block<'_> {
             let strip_len = HEIGHT * depth;
             for d in 0..depth {
                 let row = &a[(k + d) * a_stride..][self.rows.clone()];
-                ask_for_row(row, ROWS_AHEAD * a_stride);
+                prefetch_row(row, ROWS_AHEAD * a_stride);
                 let (whole, rest) = row.as_chunks::<HEIGHT>();
                 let mut at = d * HEIGHT;
                 for numbers in whole {

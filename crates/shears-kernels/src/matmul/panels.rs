@@ -6,7 +6,7 @@ use pulp::{Simd, WithSimd};
 
 use super::Start;
 use super::tile::{Start as TileStart, Tile};
-use crate::vector::ask_for_row;
+use crate::vector::prefetch_row;
 
 /// Inner dimension that is multiplied together: a panel of this depth stays in the first-level cache.
 pub(super) const DEPTH_AT_ONCE: usize = 256;
@@ -81,7 +81,7 @@ impl<'a> Panels<'a> {
             let given = (columns - first).min(2 * S::F32_LANES);
             let width = given.next_multiple_of(S::F32_LANES);
             let panel = &mut out[first * inner..][..width * inner];
-            turn_panel(
+            transpose_panel(
                 &weight[first * stride..],
                 stride,
                 inner,
@@ -275,7 +275,7 @@ impl<const TRANSPOSED: bool> WithSimd for Product<'_, TRANSPOSED> {
 pub(super) fn copy_panel(b: &[f32], stride: usize, given: usize, width: usize, panel: &mut [f32]) {
     for (k, out) in panel.chunks_exact_mut(width).enumerate() {
         let row = &b[k * stride..][..given];
-        ask_for_row(row, ROWS_AHEAD * stride);
+        prefetch_row(row, ROWS_AHEAD * stride);
         match <&mut [f32; COPIED]>::try_from(&mut *out) {
             // The usual width of AVX2 as a few instructions, and not a call.
             Ok(out) if given == COPIED => out.copy_from_slice(row),
@@ -290,7 +290,7 @@ pub(super) fn copy_panel(b: &[f32], stride: usize, given: usize, width: usize, p
 /// The first `given` rows of `inner` numbers, which lie `stride` numbers apart, as the columns of a panel of that
 /// width.
 #[inline(always)]
-pub(super) fn turn_panel(
+pub(super) fn transpose_panel(
     weight: &[f32],
     stride: usize,
     inner: usize,
@@ -306,7 +306,7 @@ pub(super) fn turn_panel(
     }
     for column in 0..given {
         let row = &weight[column * stride..][..inner];
-        ask_for_row(row, ROWS_AHEAD * stride);
+        prefetch_row(row, ROWS_AHEAD * stride);
         for (out, x) in panel[column..].iter_mut().step_by(width).zip(row) {
             *out = *x;
         }

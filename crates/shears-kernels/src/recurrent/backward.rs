@@ -55,7 +55,7 @@ pub(super) fn backward(
     let size = shape.hidden;
     let stride = cell.stride(size);
     if gates.is_empty() {
-        gates = Buffer::stale(shape.rows() * stride);
+        gates = Buffer::uninitialised(shape.rows() * stride);
     }
     let state = shape.batch * size;
     let mut hidden = known
@@ -103,7 +103,7 @@ pub(super) fn backward(
     }
 }
 
-/// The recurrent weights of each product, turned round, with the place of its factor in a row of gates.
+/// The recurrent weights of each product, transposed, with the place of its factor in a row of gates.
 fn pack(cpu: Cpu, cell: Cell, size: usize, weight: &[f32]) -> Vec<(usize, Packed)> {
     let products = products(cell).iter().map(|gates| {
         let weight = &weight[gates.start * size * size..gates.end * size * size];
@@ -204,8 +204,8 @@ fn recurrent_gradients(
 ) -> (Buffer, Buffer) {
     let size = shape.hidden;
     let stride = cell.stride(size);
-    let mut weight = Buffer::stale(cell.gates() * size * size);
-    let mut bias = Buffer::stale(cell.gates() * size);
+    let mut weight = Buffer::uninitialised(cell.gates() * size * size);
+    let mut bias = Buffer::uninitialised(cell.gates() * size);
     for rows in products(cell) {
         let first = cell.place_of_recurrent(rows.start) * size;
         let width = rows.len() * size;
@@ -242,11 +242,11 @@ fn dense_gradients(
 ) -> (Buffer, Buffer, Buffer) {
     let (width, inputs) = (cell.gates() * shape.hidden, shape.inputs);
     let stride = cell.stride(shape.hidden);
-    let mut gradient = Buffer::stale(width * inputs);
+    let mut gradient = Buffer::uninitialised(width * inputs);
     let factors = ((gates, stride, width), (x, inputs, inputs));
     let result = (&mut gradient[..], inputs);
     transposed_product(cpu, shape.rows(), factors.0, factors.1, result, false);
-    let mut input = Buffer::stale(shape.rows() * inputs);
+    let mut input = Buffer::uninitialised(shape.rows() * inputs);
     let packed = Packed::plain(cpu, weight, width, inputs);
     packed.multiply(cpu, (gates, stride), (&mut input, inputs), Start::Zero);
     let bias = sum_columns(cpu, gates, stride, 0..width);
@@ -269,11 +269,11 @@ fn table_gradients(
     let vocabulary = embedding.len() / inputs;
     let mut table = Buffer::zeros(vocabulary * width);
     add_by_token(cpu, (gates, stride), width, tokens, &mut table);
-    let mut gradient = Buffer::stale(width * inputs);
+    let mut gradient = Buffer::uninitialised(width * inputs);
     let factors = ((&table[..], width, width), (embedding, inputs, inputs));
     let result = (&mut gradient[..], inputs);
     transposed_product(cpu, vocabulary, factors.0, factors.1, result, false);
-    let mut embedding = Buffer::stale(vocabulary * inputs);
+    let mut embedding = Buffer::uninitialised(vocabulary * inputs);
     let packed = Packed::plain(cpu, weight, width, inputs);
     packed.multiply(cpu, (&table, width), (&mut embedding, inputs), Start::Zero);
     let bias = sum_columns(cpu, &table, width, 0..width);

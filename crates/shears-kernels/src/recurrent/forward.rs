@@ -48,10 +48,10 @@ pub(super) fn forward(
     let size = shape.hidden;
     let is_lstm = cell == Cell::Lstm;
     let keeps_gates = !matches!(cell, Cell::Rnn(_));
-    let mut outputs = Buffer::stale(shape.rows() * size);
-    let mut cells = Buffer::stale(if is_lstm { outputs.len() } else { 0 });
+    let mut outputs = Buffer::uninitialised(shape.rows() * size);
+    let mut cells = Buffer::uninitialised(if is_lstm { outputs.len() } else { 0 });
     let kept = if keeps_gates { cell.stride(size) } else { 0 };
-    let mut gates = Buffer::stale(shape.rows() * kept);
+    let mut gates = Buffer::uninitialised(shape.rows() * kept);
 
     let bias = input_bias(cell, size, weights);
     // The sums of the RNN are made where its outputs will be.
@@ -68,7 +68,7 @@ pub(super) fn forward(
         }
         Source::Table { embedding, tokens } => {
             let width = cell.gates() * size;
-            let mut table = Buffer::stale(embedding.len() / shape.inputs * width);
+            let mut table = Buffer::uninitialised(embedding.len() / shape.inputs * width);
             let packed = Packed::transposed(cpu, weights.input, width, shape.inputs);
             let embedding = (embedding, shape.inputs);
             packed.multiply(cpu, embedding, (&mut table, width), Start::Bias(&bias));

@@ -64,7 +64,7 @@ pub(super) fn backward(
     let projection_weight = product(cpu, rows, (after_projection, hidden), (&mixed, hidden));
     drop(dropped);
 
-    let mut qkv_gradient = Buffer::stale(rows * 3 * hidden);
+    let mut qkv_gradient = Buffer::uninitialised(rows * 3 * hidden);
     let all = |numbers| Rows {
         numbers,
         row: hidden,
@@ -114,7 +114,7 @@ fn product(
     (gradient, outputs): (&[f32], usize),
     (input, inputs): (&[f32], usize),
 ) -> Buffer {
-    let mut weight = Buffer::stale(outputs * inputs);
+    let mut weight = Buffer::uninitialised(outputs * inputs);
     let left = (gradient, outputs, outputs);
     let right = (input, inputs, inputs);
     transposed_product(cpu, rows, left, right, (&mut weight, inputs), false);
@@ -167,10 +167,10 @@ fn after_attention(
         pack(weights.expand, inner, hidden),
         pack(weights.projection, hidden, hidden),
     ];
-    let narrow = || Buffer::stale(rows * hidden);
+    let narrow = || Buffer::uninitialised(rows * hidden);
     let mut found = [narrow(), narrow(), narrow()];
     let mut dropped = masks.map(|_| [narrow(), narrow()]);
-    let mut expanded_gradient = Buffer::stale(rows * inner);
+    let mut expanded_gradient = Buffer::uninitialised(rows * inner);
     let width = 4 * hidden + inner;
     let mut sums = Buffer::zeros(rows.div_ceil(sizes.rows_at_once()) * width);
     {
@@ -271,7 +271,7 @@ impl WithSimd for BlockAfter<'_> {
         multiply(simd, project, (out, hidden), self.expanded_gradient);
         activate(simd, self.expanded, self.expanded_gradient, expand_bias);
         let inner = expand_bias.len();
-        let mut scratch = Buffer::stale(middle.len());
+        let mut scratch = Buffer::uninitialised(middle.len());
         multiply(simd, expand, (self.expanded_gradient, inner), &mut scratch);
         normalize(simd, middle, norm, self.normal);
         middle_gradient.copy_from_slice(gradient);
@@ -382,7 +382,7 @@ fn before_attention(
 ) -> (Buffer, Buffer) {
     let hidden = sizes.hidden;
     let packed = Packed::plain(cpu, weights.qkv.weight, 3 * hidden, hidden);
-    let mut normal = Buffer::stale(x.len());
+    let mut normal = Buffer::uninitialised(x.len());
     let width = 5 * hidden;
     let mut sums = Buffer::zeros(sizes.rows().div_ceil(sizes.rows_at_once()) * width);
     let (shared_normal, shared_sums) = (Shared::new(&mut normal), Shared::new(&mut sums));
@@ -423,7 +423,7 @@ impl WithSimd for BlockBefore<'_> {
         let hidden = self.norm[0].len();
         let (norm_sums, bias_sum) = self.sums.split_at_mut(2 * hidden);
         add_rows(self.gradient, bias_sum);
-        let mut scratch = Buffer::stale(self.x.len());
+        let mut scratch = Buffer::uninitialised(self.x.len());
         multiply(simd, self.packed, (self.gradient, 3 * hidden), &mut scratch);
         normalize(simd, self.x, self.norm, self.normal);
         let weight = self.norm[0];

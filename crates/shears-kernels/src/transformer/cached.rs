@@ -31,8 +31,8 @@ pub(super) fn forward_cached(
     let keys = extend(earlier_keys, sizes, keys);
     let values = extend(earlier_values, sizes, values);
     let attention = with_past(sizes, &keys);
-    let mut mixed = Buffer::stale(sizes.rows() * sizes.hidden);
-    let mut softmax = Buffer::stale(2 * sizes.rows() * sizes.heads);
+    let mut mixed = Buffer::uninitialised(sizes.rows() * sizes.hidden);
+    let mut softmax = Buffer::uninitialised(2 * sizes.rows() * sizes.heads);
     let parts = [queries, rows_of(&keys), rows_of(&values)];
     attention::forward(cpu, attention, parts, &mut mixed, &mut softmax);
     let after = after_attention(cpu, sizes, x, weights, None, &mixed);
@@ -65,25 +65,25 @@ fn row(
     [keys, values]: [FlexTensor; 2],
 ) -> (Buffer, [FlexTensor; 2]) {
     let Sizes { hidden, inner, .. } = sizes;
-    let mut qkv = Buffer::stale(3 * hidden);
-    let mut normal = Buffer::stale(hidden);
+    let mut qkv = Buffer::uninitialised(3 * hidden);
+    let mut normal = Buffer::uninitialised(hidden);
     cpu.run(Normalize(x, weights.norm_1, &mut normal));
     product(cpu, weights.qkv, &normal, &mut qkv);
     let [queries, new_keys, new_values] = sizes.split_qkv(&qkv);
     let keys = extend(keys, sizes, new_keys);
     let values = extend(values, sizes, new_values);
-    let mut mixed = Buffer::stale(hidden);
+    let mut mixed = Buffer::uninitialised(hidden);
     let parts = [queries, rows_of(&keys), rows_of(&values)];
     attention::single(cpu, with_past(sizes, &keys), parts, &mut mixed);
-    let mut middle = Buffer::stale(hidden);
+    let mut middle = Buffer::uninitialised(hidden);
     product(cpu, weights.projection, &mixed, &mut middle);
     add(&mut middle, x);
     cpu.run(Normalize(&middle, weights.norm_2, &mut normal));
-    let mut expanded = Buffer::stale(inner);
+    let mut expanded = Buffer::uninitialised(inner);
     product(cpu, weights.expand, &normal, &mut expanded);
-    let mut active = Buffer::stale(inner);
+    let mut active = Buffer::uninitialised(inner);
     cpu.run(Activate(&expanded, &mut active));
-    let mut output = Buffer::stale(hidden);
+    let mut output = Buffer::uninitialised(hidden);
     product(cpu, weights.project, &active, &mut output);
     add(&mut output, &middle);
     (output, [keys, values])
@@ -187,7 +187,7 @@ fn with_room(rows: FlexTensor, end: usize) -> FlexTensor {
     }
     let room = (2 * end).next_multiple_of(64);
     // The rest is written before it is read.
-    let mut larger = Buffer::stale(batch * room * hidden);
+    let mut larger = Buffer::uninitialised(batch * room * hidden);
     let first = layout.start_offset();
     let numbers = rows.storage::<f32>();
     for element in 0..batch {

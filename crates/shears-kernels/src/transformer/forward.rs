@@ -114,8 +114,8 @@ pub(super) fn forward(
     masks: Option<Masks>,
 ) -> Pass {
     let qkv = queries_keys_values(cpu, sizes, x, weights);
-    let mut mixed = Buffer::stale(sizes.rows() * sizes.hidden);
-    let mut softmax = Buffer::stale(2 * sizes.rows() * sizes.heads);
+    let mut mixed = Buffer::uninitialised(sizes.rows() * sizes.hidden);
+    let mut softmax = Buffer::uninitialised(2 * sizes.rows() * sizes.heads);
     let parts = sizes.split_qkv(&qkv);
     let attention = sizes.attention(masks);
     attention::forward(cpu, attention, parts, &mut mixed, &mut softmax);
@@ -157,9 +157,9 @@ pub(super) fn after_attention(
         (weights.project, hidden, inner),
     ]
     .map(|(linear, outputs, inputs)| Packed::transposed(cpu, linear.weight, outputs, inputs));
-    let mut middle = Buffer::stale(rows * hidden);
-    let mut expanded = Buffer::stale(rows * inner);
-    let mut output = Buffer::stale(rows * hidden);
+    let mut middle = Buffer::uninitialised(rows * hidden);
+    let mut expanded = Buffer::uninitialised(rows * inner);
+    let mut output = Buffer::uninitialised(rows * hidden);
     let [shared_middle, shared_expanded, shared_output] =
         [&mut middle, &mut expanded, &mut output].map(|buffer| Shared::new(buffer));
     sizes.each_block(cpu, |_, range| {
@@ -196,7 +196,7 @@ pub(super) fn queries_keys_values(
 ) -> Buffer {
     let hidden = sizes.hidden;
     let packed = Packed::transposed(cpu, weights.qkv.weight, 3 * hidden, hidden);
-    let mut qkv = Buffer::stale(sizes.rows() * 3 * hidden);
+    let mut qkv = Buffer::uninitialised(sizes.rows() * 3 * hidden);
     let shared = Shared::new(&mut qkv);
     sizes.each_block(cpu, |_, range| {
         // SAFETY: blocks of rows do not overlap.
@@ -225,7 +225,7 @@ impl WithSimd for NormAndProduct<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let mut normal = Buffer::stale(self.x.len());
+        let mut normal = Buffer::uninitialised(self.x.len());
         normalize(simd, self.x, self.norm, &mut normal);
         product(simd, self.packed, &normal, self.out, self.bias);
     }
@@ -275,7 +275,7 @@ impl WithSimd for BlockAfter<'_> {
             }
         }
         add(middle, self.x);
-        let mut scratch = Buffer::stale(expanded.len().max(middle.len()));
+        let mut scratch = Buffer::uninitialised(expanded.len().max(middle.len()));
         let normal = &mut scratch[..middle.len()];
         normalize(simd, middle, weights.norm_2, normal);
         product(simd, expand, normal, expanded, weights.expand.bias);
