@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::OnceLock;
 
-use pulp::{Scalar256b, Simd, WithSimd};
+use pulp::{Scalar128b, Simd, WithSimd};
 
 /// A set of vector instructions that this machine was found to have.
 #[derive(Clone, Copy, Debug)]
@@ -17,8 +17,8 @@ pub(crate) enum Instructions {
     /// NEON, 4 numbers at a time.
     #[cfg(target_arch = "aarch64")]
     Neon(pulp::aarch64::Neon),
-    /// What every processor has; the compiler's vectors of whatever width the target allows.
-    Portable(Scalar256b),
+    /// What every processor has, 4 elements at a time, as the compiler's vectors.
+    Portable(Scalar128b),
 }
 
 impl Instructions {
@@ -32,7 +32,7 @@ impl Instructions {
         }
         #[cfg(target_arch = "aarch64")]
         found.extend(pulp::aarch64::Neon::try_new().map(Instructions::Neon));
-        found.push(Instructions::Portable(Scalar256b));
+        found.push(Instructions::Portable(Scalar128b));
         found
     }
 }

@@ -167,7 +167,7 @@ impl Packed {
         rows: usize,
         start: Start<'_>,
     ) {
-        let a = Left::Plain(a, a_stride);
+        let a = Left::rows(a, a_stride);
         let sizes = (rows, self.inner);
         (self.panels()).multiply(simd, panel..panel + 1, a, c, sizes, start);
     }
@@ -199,7 +199,7 @@ impl WithSimd for Block<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let a = Left::Plain(self.a, self.a_stride);
+        let a = Left::rows(self.a, self.a_stride);
         let (c, sizes) = ((self.c, self.c_stride), (self.rows, self.packed.inner));
         self.packed
             .panels()

@@ -122,7 +122,7 @@ impl Block<'_> {
             for panel in 0..panels.count::<S>() {
                 for first in (0..rows).step_by(HEIGHT) {
                     let height = HEIGHT.min(rows - first);
-                    let left = Left::Transposed(&strips[first * depth..], HEIGHT);
+                    let left = Left::columns(&strips[first * depth..], HEIGHT);
                     let c = (&mut c[first * c_stride..], c_stride);
                     let sizes = (height, depth);
                     panels.multiply_from(simd, panel..panel + 1, k, left, c, sizes, start);

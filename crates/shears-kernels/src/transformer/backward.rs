@@ -321,7 +321,7 @@ fn add_rows(rows: &[f32], sum: &mut [f32]) {
 fn multiply<S: Simd>(simd: S, packed: &Packed, (rows, width): (&[f32], usize), out: &mut [f32]) {
     let count = rows.len() / width;
     let columns = out.len() / count.max(1);
-    let (left, out) = (Left::Plain(rows, width), (out, columns));
+    let (left, out) = (Left::rows(rows, width), (out, columns));
     (packed.panels()).multiply_all(simd, left, out, (count, width), Start::Zero);
 }
 

@@ -297,7 +297,7 @@ fn product<S: Simd>(simd: S, packed: &Packed, rows: &[f32], out: &mut [f32], bia
     let columns = bias.len();
     let count = out.len() / columns;
     let width = rows.len() / count.max(1);
-    let (left, out) = (Left::Plain(rows, width), (out, columns));
+    let (left, out) = (Left::rows(rows, width), (out, columns));
     (packed.panels()).multiply_all(simd, left, out, (count, width), Start::Bias(bias));
 }
 
