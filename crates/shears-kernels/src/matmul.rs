@@ -11,15 +11,15 @@ use pulp::{Simd, WithSimd};
 use crate::buffer::Buffer;
 use crate::cpu::{Cpu, Shared};
 
+mod few_rows;
 mod gradient;
 mod panels;
 mod tile;
-mod vector_product;
 
+pub(crate) use few_rows::{FEW_ROWS, product_of_few_rows};
 pub(crate) use gradient::transposed_product;
 pub(crate) use panels::{Left, Panels};
 use panels::{copy_panel, transpose_panel};
-pub(crate) use vector_product::{MatrixVector, PACK_FROM, product_with_vector};
 
 /// Rows that are multiplied together: with 256 columns of each they fill a quarter of a small second-level cache.
 const ROWS_AT_ONCE: usize = 120;

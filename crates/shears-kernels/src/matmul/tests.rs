@@ -1,4 +1,4 @@
-use super::{MatrixVector, Packed, Start, transposed_product};
+use super::{FEW_ROWS, Packed, Start, product_of_few_rows, transposed_product};
 use crate::cpu::Cpu;
 use crate::testing::numbers;
 
@@ -150,28 +150,45 @@ fn products_of_two_activations() {
 }
 
 #[test]
-fn a_matrix_times_a_vector() {
+fn few_rows_times_a_weight() {
     for cpu in Cpu::all() {
-        for (rows, inner) in [(1, 1), (4, 8), (9, 100), (65, 128), (3, 0), (130, 37)] {
-            let (weight, x) = (numbers(rows * inner, 12), numbers(inner, 13));
-            let bias = numbers(rows, 14);
-            let mut y = vec![f32::NAN; rows];
-            let start = Start::Bias(&bias);
-            cpu.run(MatrixVector {
-                weight: &weight,
-                x: &x,
-                y: &mut y,
-                start,
-            });
-            let worst = error(&y, (rows, inner, 1), |row, _| {
-                let row_weights = &weight[row * inner..(row + 1) * inner];
-                let products = row_weights.iter().zip(&x);
-                f64::from(bias[row])
-                    + products
-                        .map(|(w, x)| f64::from(*w) * f64::from(*x))
-                        .sum::<f64>()
-            });
-            assert!(worst < 1.0, "{rows} x {inner}: {worst}");
+        for (outputs, inner) in [(1, 1), (4, 8), (9, 100), (65, 128), (3, 0), (600, 137)] {
+            let (weight, bias) = (numbers(outputs * inner, 12), numbers(outputs, 14));
+            let mut of_one_row = Vec::new();
+            for rows in 1..=FEW_ROWS {
+                let (x, stride) = (numbers(rows * inner, 13), outputs + 3);
+                let before = numbers(rows * stride, 15);
+                for start in [Start::Zero, Start::Bias(&bias), Start::Result] {
+                    let mut y = before.clone();
+                    let weight_and_size = (weight.as_slice(), outputs);
+                    let result = (&mut y[..], stride);
+                    product_of_few_rows(cpu, weight_and_size, (&x, rows), result, start);
+                    let mut packed = before.clone();
+                    for (row, packed) in packed.chunks_mut(stride).enumerate() {
+                        for (output, packed) in packed[..outputs].iter_mut().enumerate() {
+                            let weights = &weight[output * inner..(output + 1) * inner];
+                            let products = weights.iter().zip(&x[row * inner..]);
+                            let sum: f64 =
+                                products.map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
+                            let initial = match start {
+                                Start::Zero => 0.0,
+                                Start::Bias(bias) => bias[output],
+                                Start::Result => *packed,
+                            };
+                            *packed = (sum + f64::from(initial)) as f32;
+                        }
+                    }
+                    // What lies between the rows is left alone, too.
+                    let worst = error(&y, (1, inner, y.len()), |_, n| f64::from(packed[n]));
+                    assert!(worst < 1.0, "{rows} x {outputs} x {inner}: {worst}");
+                    if rows == 1 {
+                        of_one_row.push(y[..outputs].to_vec());
+                    } else if !matches!(start, Start::Result) {
+                        let which = usize::from(matches!(start, Start::Bias(_)));
+                        assert_eq!(y[..outputs], of_one_row[which], "{rows} rows");
+                    }
+                }
+            }
         }
     }
 }
