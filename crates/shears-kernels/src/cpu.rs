@@ -37,12 +37,77 @@ impl Instructions {
     }
 }
 
-/// How a kernel computes: with which instructions, on how many threads.
+/// In what precision the factors of matrix products are read. Sums are f32 in either.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// As they are.
+    #[default]
+    F32,
+    /// Rounded to bfloat16, to nearest and ties to even. Parameters, activations between products, and
+    /// gradients stay f32.
+    Bf16,
+}
+
+/// What multiplies in bf16 here, see [`Bf16Unit::here`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bf16Unit {
+    /// AMX: tiles of 16 x 16 sums (Intel, from Sapphire Rapids on).
+    Amx,
+    /// `vdpbf16ps`, from the extension AVX512-BF16.
+    Avx512,
+    /// Nothing: pairs are widened to f32, and multiplied as such.
+    Widened,
+}
+
+impl Bf16Unit {
+    /// The fastest that this processor and system have.
+    #[must_use]
+    pub fn here() -> Bf16Unit {
+        static HERE: OnceLock<Bf16Unit> = OnceLock::new();
+        *HERE.get_or_init(|| Bf16Unit::available()[0])
+    }
+
+    /// All that there are, the fastest first.
+    pub(crate) fn available() -> Vec<Bf16Unit> {
+        let mut found = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        if pulp::x86::V4::try_new().is_some() {
+            if crate::matmul::has_amx() {
+                found.push(Bf16Unit::Amx);
+            }
+            if is_x86_feature_detected!("avx512bf16") {
+                found.push(Bf16Unit::Avx512);
+            }
+        }
+        found.push(Bf16Unit::Widened);
+        found
+    }
+
+    /// The name for people.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Bf16Unit::Amx => "AMX",
+            Bf16Unit::Avx512 => "AVX512-BF16",
+            Bf16Unit::Widened => "f32 units",
+        }
+    }
+}
+
+/// How matrix products are computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Products {
+    F32,
+    Bf16(Bf16Unit),
+}
+
+/// How a kernel computes: with which instructions, in which precision, on how many threads.
 ///
-/// The numbers that a kernel gives depend on the instructions, never on the threads.
+/// The numbers that a kernel gives depend on instructions and precision, never on the threads.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cpu {
     pub(crate) instructions: Instructions,
+    pub(crate) products: Products,
     pub(crate) threads: usize,
 }
 
@@ -52,8 +117,18 @@ impl Cpu {
         static BEST: OnceLock<Instructions> = OnceLock::new();
         Cpu {
             instructions: *BEST.get_or_init(|| Instructions::available()[0]),
+            products: Products::F32,
             threads: rayon::current_num_threads(),
         }
+    }
+
+    /// The same with products in that precision.
+    pub(crate) fn with(self, precision: Precision) -> Cpu {
+        let products = match precision {
+            Precision::F32 => Products::F32,
+            Precision::Bf16 => Products::Bf16(Bf16Unit::here()),
+        };
+        Cpu { products, ..self }
     }
 
     /// The same instructions on so many threads.
@@ -189,17 +264,32 @@ impl<'a, T> Shared<'a, T> {
 
 #[cfg(test)]
 impl Cpu {
-    /// Every way of computing on this machine that tests compare: all instructions, one thread
+    /// Every way of computing in f32 on this machine that tests compare: all instructions, one thread
     /// and several.
     pub(crate) fn all() -> Vec<Cpu> {
         let instructions = Instructions::available();
         let of = |instructions| {
             [1, 2, 3].map(|threads| Cpu {
                 instructions,
+                products: Products::F32,
                 threads,
             })
         };
         instructions.into_iter().flat_map(of).collect()
+    }
+
+    /// As [`Cpu::all`] in bf16, with every unit that there is for it.
+    pub(crate) fn all_bf16() -> Vec<Cpu> {
+        let of = |cpu: Cpu| {
+            let units = Bf16Unit::available().into_iter();
+            // The units of AVX-512 work on its vectors.
+            let fits = move |unit: &Bf16Unit| *unit == Bf16Unit::Widened || cpu.lanes() == 16;
+            units.filter(fits).map(move |unit| Cpu {
+                products: Products::Bf16(unit),
+                ..cpu
+            })
+        };
+        Cpu::all().into_iter().flat_map(of).collect()
     }
 }
 

@@ -6,6 +6,7 @@ use pulp::{Simd, WithSimd};
 
 use super::Start;
 use super::tile::{Product as TileProduct, Start as TileStart};
+use crate::cpu::Products;
 use crate::vector::prefetch_row;
 
 /// Inner dimension that is multiplied together: a panel of this depth stays in the first-level cache.
@@ -53,6 +54,8 @@ impl<'a> Left<'a> {
 /// A right factor `[inner, columns]` in panels of two vectors' width, wherever they lie.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Panels<'a> {
+    /// What the elements are.
+    pub(super) products: Products,
     pub(super) numbers: &'a [f32],
     pub(super) inner: usize,
     pub(super) columns: usize,
@@ -83,6 +86,7 @@ impl<'a> Panels<'a> {
             }
         }
         Panels {
+            products: Products::F32,
             numbers: out,
             inner,
             columns,
@@ -114,6 +118,7 @@ impl<'a> Panels<'a> {
             );
         }
         Panels {
+            products: Products::F32,
             numbers: out,
             inner,
             columns,
@@ -216,6 +221,7 @@ impl WithSimd for Product<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Panels {
+            products,
             numbers,
             inner,
             columns,
@@ -246,6 +252,7 @@ impl WithSimd for Product<'_> {
                     Start::Result => TileStart::Result,
                 };
                 let product = TileProduct {
+                    products,
                     a: a.elements[k * a.column..].as_ptr(),
                     a_row: a.row,
                     a_column: a.column,

@@ -1,5 +1,5 @@
 use super::{FEW_ROWS, Packed, Start, product_of_few_rows, transposed_product};
-use crate::cpu::Cpu;
+use crate::cpu::{Bf16Unit, Cpu, Products};
 use crate::testing::numbers;
 
 /// The largest difference to a product in f64, in units in the last place of 1 for each term: a
@@ -190,5 +190,118 @@ fn few_rows_times_a_weight() {
                 }
             }
         }
+    }
+}
+
+/// What bf16 holds of it.
+fn rounded(values: &[f32]) -> Vec<f32> {
+    let round = |x: &f32| f32::from(half::bf16::from_f32(*x));
+    values.iter().map(round).collect()
+}
+
+#[test]
+fn pairs_are_rounded_to_nearest_even() {
+    let special = [
+        0.0,
+        -0.0,
+        1.0,
+        1.003_906_3,
+        1.011_718_8,
+        -3.4e38,
+        1e-40,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        f32::NAN,
+    ];
+    for &x in numbers(1000, 1).iter().chain(&special) {
+        let bits = u32::from(half::bf16::from_f32(x).to_bits());
+        let pair = super::pairs::pair(x, -1.0).to_bits();
+        if x.is_nan() {
+            assert!(f32::from_bits(pair << 16).is_nan());
+        } else {
+            assert_eq!(pair, 0xbf80_0000 | bits, "{x}");
+        }
+    }
+}
+
+/// Products of factors that were rounded, in `f64`: what is left is the rounding of sums.
+#[test]
+fn products_in_bf16() {
+    let mut bits = std::collections::HashMap::new();
+    for cpu in Cpu::all_bf16() {
+        let way = format!("{:?} {:?}", cpu.instructions, cpu.products);
+        for shape @ (rows, inner, columns) in SHAPES {
+            let a = numbers(rows * inner, 1);
+            let weight = numbers(columns * inner, 2);
+            let before = numbers(rows * columns, 4);
+            let (a_rounded, weight_rounded) = (rounded(&a), rounded(&weight));
+            let packed = [
+                Packed::transposed(cpu, &weight, columns, inner),
+                Packed::plain(cpu, &weight, inner, columns),
+            ];
+            for (transposed, packed) in packed.iter().enumerate() {
+                let mut c = before.clone();
+                packed.multiply(cpu, (&a, inner), (&mut c, columns), Start::Result);
+                let worst = error(&c, shape, |row, column| {
+                    let weight = |k: usize| match transposed {
+                        0 => weight_rounded[column * inner + k],
+                        _ => weight_rounded[k * columns + column],
+                    };
+                    let products = (0..inner)
+                        .map(|k| f64::from(a_rounded[row * inner + k]) * f64::from(weight(k)));
+                    f64::from(before[row * columns + column]) + products.sum::<f64>()
+                });
+                assert!(worst < 1.0, "{way} {shape:?} {worst}");
+                let first = bits
+                    .entry((way.clone(), shape, transposed))
+                    .or_insert(c.clone());
+                assert_eq!(*first, c, "{way} {shape:?}: threads change the bits");
+            }
+        }
+    }
+}
+
+#[test]
+fn products_of_two_activations_in_bf16() {
+    let mut bits = std::collections::HashMap::new();
+    for cpu in Cpu::all_bf16() {
+        let way = format!("{:?} {:?}", cpu.instructions, cpu.products);
+        for shape @ (inner, rows, columns) in SHAPES {
+            let (a, b) = (numbers(rows * inner, 9), numbers(columns * inner, 10));
+            let (a_rounded, b_rounded) = (rounded(&a), rounded(&b));
+            let before = numbers(rows * columns, 11);
+            let mut c = before.clone();
+            let factors = ((a.as_slice(), rows, rows), (b.as_slice(), columns, columns));
+            transposed_product(cpu, inner, factors.0, factors.1, (&mut c, columns), true);
+            let worst = error(&c, (rows, inner, columns), |row, column| {
+                let products = (0..inner).map(|k| {
+                    f64::from(a_rounded[k * rows + row])
+                        * f64::from(b_rounded[k * columns + column])
+                });
+                products.sum::<f64>() + f64::from(before[row * columns + column])
+            });
+            assert!(worst < 1.0, "{way} {shape:?} {worst}");
+            let first = bits.entry((way.clone(), shape)).or_insert(c.clone());
+            assert_eq!(*first, c, "{way} {shape:?}: threads change the bits");
+        }
+    }
+}
+
+/// Without denormals, which the processor takes for zeros.
+#[test]
+fn what_is_widened_has_the_bits_of_the_processors_instruction() {
+    let (rows, inner, columns) = (29, 300, 70);
+    let (a, weight) = (numbers(rows * inner, 5), numbers(columns * inner, 6));
+    let mut bits = std::collections::HashMap::new();
+    for cpu in Cpu::all_bf16() {
+        if cpu.products == Products::Bf16(Bf16Unit::Amx) {
+            // Its sums of first and of second neighbours are added up once a tile.
+            continue;
+        }
+        let packed = Packed::transposed(cpu, &weight, columns, inner);
+        let mut c = vec![0.0; rows * columns];
+        packed.multiply(cpu, (&a, inner), (&mut c, columns), Start::Zero);
+        let first = bits.entry(()).or_insert_with(|| c.clone());
+        assert_eq!(*first, c, "{cpu:?}");
     }
 }

@@ -1,11 +1,19 @@
 //! The innermost part of a product: a few rows times one or two vectors of columns, all in registers.
 //!
-//! On x86-64 it is written in assembly, elsewhere in `pulp`'s vectors.
+//! On x86-64 it is written in assembly, elsewhere in `pulp`'s vectors. In bf16 an element of a factor is a pair of
+//! neighbours along the inner dimension, which takes the four bytes of an `f32`.
 
 use pulp::Simd;
 
+use crate::cpu::{Bf16Unit, Products};
+
+#[cfg(target_arch = "x86_64")]
+mod amx;
 #[cfg(target_arch = "x86_64")]
 mod x86;
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use amx::has_amx;
 
 /// What a tile is added to.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +27,8 @@ pub(super) enum Start<'a> {
 /// A product `C = start + A B` of some rows with a part of a panel.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Product<'a> {
+    /// What the elements of both factors are.
+    pub(super) products: Products,
     pub(super) a: *const f32,
     /// Elements between the rows of `A`.
     pub(super) a_row: usize,
@@ -57,6 +67,9 @@ const MOST_LANES: usize = 16;
 /// The most rows of a tile: 28 accumulators, two vectors of `B` and one of `A` in 32 registers.
 const MOST_ROWS: usize = 14;
 
+/// The rows of the tallest tile, that of AMX.
+const TALLEST: usize = 32;
+
 /// The most columns of a tile.
 const MOST_COLUMNS: usize = 2 * MOST_LANES;
 
@@ -64,11 +77,11 @@ const ELEMENT: usize = size_of::<f32>();
 
 /// The most rows of a tile whose accumulators stay in registers.
 #[inline(always)]
-pub(super) const fn most_rows<S: Simd>() -> usize {
-    if S::REGISTER_COUNT >= 32 {
-        MOST_ROWS
-    } else {
-        6
+pub(super) fn most_rows<S: Simd>(products: Products) -> usize {
+    match products {
+        Products::Bf16(Bf16Unit::Amx) => TALLEST,
+        _ if S::REGISTER_COUNT >= 32 => MOST_ROWS,
+        _ => 6,
     }
 }
 
@@ -78,7 +91,9 @@ impl Product<'_> {
     /// # Safety
     ///
     /// `A` has `rows` rows of at least `depth` elements, `B` has `depth` rows of `VECTORS` vectors, and `C` has
-    /// `rows` rows of at least `columns` elements, where `columns` is at most `VECTORS` vectors.
+    /// `rows` rows of at least `columns` elements, where `columns` is at most `VECTORS` vectors. The unit of
+    /// `products` is there; for AMX the rows of `A` may be read up to the next multiple of 16, its columns
+    /// lie side by side, and the depth is a multiple of 16.
     #[inline(always)]
     pub(super) unsafe fn compute<S: Simd, const VECTORS: usize>(self, simd: S, rows: usize) {
         static ZEROS: [f32; MOST_COLUMNS] = [0.0; MOST_COLUMNS];
@@ -100,15 +115,20 @@ impl Product<'_> {
             Start::Bias(bias) => tile.initial = bias.as_ptr(),
             Start::Result => (tile.initial, tile.initial_row) = (self.c, c_row),
         }
+        let most = most_rows::<S>(self.products);
+        let is_amx = self.products == Products::Bf16(Bf16Unit::Amx);
         let mut left = rows;
-        for tiles in (1..=rows.div_ceil(most_rows::<S>())).rev() {
-            let height = left.div_ceil(tiles);
+        for tiles in (1..=rows.div_ceil(most)).rev() {
+            let (height, whole) = match is_amx {
+                true => (left.min(most), left.min(most).is_multiple_of(16)),
+                false => (left.div_ceil(tiles), true),
+            };
             // SAFETY: as the caller promises, for the rows that are left.
             unsafe {
-                if self.columns == width {
-                    tile.compute::<S, VECTORS>(simd, height);
+                if whole && self.columns == width {
+                    tile.compute::<S, VECTORS>(simd, self.products, height);
                 } else {
-                    tile.compute_narrow::<S, VECTORS>(simd, height, self.columns);
+                    tile.compute_beside::<S, VECTORS>(simd, self.products, height, self.columns);
                 }
             }
             left -= height;
@@ -125,27 +145,44 @@ impl Tile {
     /// `A` has `height` rows, of `depth` elements; `B` has `depth` rows of `VECTORS` vectors; the initial values and
     /// `C` have `height` rows of as many. The height is 1 to [`most_rows`].
     #[inline(always)]
-    unsafe fn compute<S: Simd, const VECTORS: usize>(&self, simd: S, height: usize) {
+    unsafe fn compute<S: Simd, const VECTORS: usize>(
+        &self,
+        simd: S,
+        products: Products,
+        height: usize,
+    ) {
         #[cfg(target_arch = "x86_64")]
         {
             // Of the sets of instructions that `Cpu` knows on x86-64, the width names one.
-            if S::F32_LANES == 16 {
-                // SAFETY: as the caller promises; there is AVX-512, for `simd` exists.
-                unsafe { x86::AVX512[height - 1][VECTORS - 1](self) };
-                return;
-            }
-            if S::F32_LANES == 8 {
-                // SAFETY: as above, with AVX2 and FMA.
-                unsafe { x86::AVX2[height - 1][VECTORS - 1](self) };
+            let kernel = match (S::F32_LANES, products) {
+                (16, Products::F32) => Some(x86::AVX512[height - 1][VECTORS - 1]),
+                (8, Products::F32) => Some(x86::AVX2[height - 1][VECTORS - 1]),
+                (16, Products::Bf16(Bf16Unit::Avx512)) => {
+                    Some(x86::AVX512_BF16[height - 1][VECTORS - 1])
+                }
+                (16, Products::Bf16(Bf16Unit::Amx)) => {
+                    Some(amx::KERNELS[height.div_ceil(amx::ROWS) - 1][VECTORS - 1])
+                }
+                _ => None,
+            };
+            if let Some(kernel) = kernel {
+                // SAFETY: as the caller promises; the instructions are there, for `simd` or the unit is.
+                unsafe { kernel(self) };
                 return;
             }
         }
         macro_rules! of_height {
             ($($height:literal)*) => {
-                match height {
+                match (height, products) {
                     $(
                         // SAFETY: as the caller promises.
-                        $height => unsafe { self.generic::<S, $height, VECTORS>(simd) },
+                        ($height, Products::F32) => unsafe {
+                            self.generic::<S, $height, VECTORS>(simd);
+                        },
+                        // SAFETY: as above.
+                        ($height, Products::Bf16(_)) => unsafe {
+                            self.widened::<S, $height, VECTORS>();
+                        },
                     )*
                     _ => unreachable!("a tile has 1 to {MOST_ROWS} rows"),
                 }
@@ -158,20 +195,22 @@ impl Tile {
         }
     }
 
-    /// A panel is padded and the result is not, so that it is computed beside it.
+    /// A panel is padded and the result is not, and AMX has rows in sixteens: such a tile is computed beside the
+    /// result.
     ///
     /// # Safety
     ///
     /// As for [`Tile::compute`], where initial values and `C` have rows of `columns` elements.
     #[inline(always)]
-    unsafe fn compute_narrow<S: Simd, const VECTORS: usize>(
+    unsafe fn compute_beside<S: Simd, const VECTORS: usize>(
         &self,
         simd: S,
+        products: Products,
         height: usize,
         columns: usize,
     ) {
         let width = VECTORS * S::F32_LANES;
-        let mut padded = [0.0_f32; MOST_ROWS * MOST_COLUMNS];
+        let mut padded = [0.0_f32; TALLEST * MOST_COLUMNS];
         for (row, padded) in padded.chunks_exact_mut(width).take(height).enumerate() {
             // SAFETY: the row has `columns` elements.
             let initial = unsafe {
@@ -188,7 +227,7 @@ impl Tile {
             ..*self
         };
         // SAFETY: `padded` has room for the tallest and widest tile; the rest as the caller promises.
-        unsafe { beside.compute::<S, VECTORS>(simd, height) };
+        unsafe { beside.compute::<S, VECTORS>(simd, products, height) };
         for (row, padded) in padded.chunks_exact(width).take(height).enumerate() {
             // SAFETY: the row has `columns` elements.
             let c = unsafe {
@@ -238,6 +277,50 @@ impl Tile {
                     c.cast::<S::f32s>().write_unaligned(sum);
                 }
             }
+        }
+    }
+
+    /// Pairs of bf16 without instructions for them: both are widened, and multiplied and added in the order of
+    /// `vdpbf16ps`, the second first. A product of two bf16 is exact in `f32`.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Tile::compute`], with `ROWS` rows.
+    #[inline(always)]
+    unsafe fn widened<S: Simd, const ROWS: usize, const VECTORS: usize>(&self) {
+        let width = VECTORS * S::F32_LANES;
+        let halves = |pair: f32| {
+            let bits = pair.to_bits();
+            (
+                f32::from_bits(bits << 16),
+                f32::from_bits(bits & 0xffff_0000),
+            )
+        };
+        for row in 0..ROWS {
+            let mut sums = [0.0_f32; MOST_COLUMNS];
+            // SAFETY: the rows of `A`, initial values and `C` are there; `C` may be the initial values.
+            let (a, c) = unsafe {
+                let initial = self.initial.byte_add(row * self.initial_row);
+                std::ptr::copy_nonoverlapping(initial, sums.as_mut_ptr(), width);
+                (
+                    self.a.byte_add(row * self.a_row),
+                    self.c.byte_add(row * self.c_row),
+                )
+            };
+            for k in 0..self.depth {
+                // SAFETY: `A` and `B` have `depth` entries.
+                let (a, b) = unsafe {
+                    let b = std::slice::from_raw_parts(self.b.add(k * width), width);
+                    (*a.byte_add(k * self.a_column), b)
+                };
+                let (first, second) = halves(a);
+                for (sum, b) in sums[..width].iter_mut().zip(b) {
+                    let (b_first, b_second) = halves(*b);
+                    *sum = (*sum + second * b_second) + first * b_first;
+                }
+            }
+            // SAFETY: the row of `C` has `width` elements.
+            unsafe { std::ptr::copy_nonoverlapping(sums.as_ptr(), c, width) };
         }
     }
 }

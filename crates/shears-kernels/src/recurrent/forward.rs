@@ -7,7 +7,7 @@ use pulp::{Simd, WithSimd};
 use super::cell::Forward;
 use super::{Cell, Source, Weights};
 use crate::buffer::Buffer;
-use crate::cpu::{Cpu, Shared};
+use crate::cpu::{Cpu, Products, Shared};
 use crate::matmul::{FEW_ROWS, Packed, Start, product_of_few_rows};
 
 /// What a window leaves behind.
@@ -35,10 +35,10 @@ impl Shape {
         self.time * self.batch
     }
 
-    /// Whether weights are better read as they lie than packed: at each step for a single text, which reads
-    /// them as often either way, and for a few rows in all.
-    fn is_small(self) -> bool {
-        self.batch == 1 || self.rows() <= FEW_ROWS
+    /// Whether weights are better read as they lie than packed: for a few rows in all, and at each step of a
+    /// single text, which reads them as often either way. That is in f32.
+    fn is_small(self, cpu: Cpu) -> bool {
+        self.rows() <= FEW_ROWS || (self.batch == 1 && cpu.products == Products::F32)
     }
 }
 
@@ -86,7 +86,7 @@ pub(super) fn forward(
         shape,
         recurrent: weights.recurrent,
         last_bias: &weights.recurrent_bias[(cell.gates() - 1) * size..],
-        packed: match shape.is_small() {
+        packed: match shape.is_small(cpu) {
             true => Vec::new(),
             false => pack(cpu, cell, size, weights.recurrent),
         },
@@ -96,7 +96,7 @@ pub(super) fn forward(
         cells: Shared::new(&mut cells),
         gates: Shared::new(&mut gates),
     };
-    if shape.is_small() {
+    if shape.is_small(cpu) {
         steps.unpacked(cpu);
     } else {
         // Rows of a batch know nothing of each other, so that no step waits for a thread.
@@ -354,16 +354,9 @@ impl WithSimd for PackedRows<'_, '_> {
             steps.look_up(time, &rows, sums);
             for (gate, packed) in &steps.packed {
                 let first = steps.cell.place_of_recurrent(*gate) * size;
-                for panel in 0..packed.count() {
-                    packed.multiply_panel(
-                        simd,
-                        panel,
-                        (hidden_before, size),
-                        (&mut sums[first..], stride),
-                        rows.len(),
-                        steps.start(*gate),
-                    );
-                }
+                let sums = (&mut sums[first..], stride);
+                let start = steps.start(*gate);
+                packed.multiply_rows(simd, (hidden_before, size), sums, rows.len(), start);
             }
             steps.finish(simd, &mut step);
         }
