@@ -14,7 +14,7 @@ use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
 use pulp::{Simd, WithSimd};
 
 use crate::buffer::Buffer;
-use crate::cpu::{Cpu, Shared};
+use crate::cpu::Cpu;
 use crate::tensor::{contiguous, is_ours, values};
 
 /// What distinguishes the masks of one forward pass from those of any other.
@@ -144,16 +144,12 @@ impl Mask {
 
     /// The rows of a block that begins with row `first`.
     pub(crate) fn apply_to_rows(self, cpu: Cpu, first: usize, rows: &mut [f32], width: usize) {
-        let count = rows.len() / width.max(1);
-        let shared = Shared::new(rows);
         // A row costs too little to be handed to a thread alone.
         let grain = 16_384_usize.div_ceil(width.max(1));
-        cpu.split(count, grain, |range| {
-            // SAFETY: ranges of rows do not overlap.
-            let rows = unsafe { shared.part(range.start * width..range.end * width) };
+        cpu.split_rows(rows, width, grain, |begin, rows| {
             cpu.run(ApplyToRows {
                 mask: self,
-                first: first + range.start,
+                first: first + begin,
                 rows,
                 width,
             });
