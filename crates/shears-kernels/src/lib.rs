@@ -27,6 +27,7 @@ mod transformer;
 mod update;
 mod vector;
 
+pub use buffer::filled;
 pub use dropout::{Dropout, DropoutKey, dropout, dropout_plain};
 pub use embedding::{embedding_with_positions, embedding_with_positions_plain};
 pub use layer_norm::{layer_norm, layer_norm_plain};

@@ -1,11 +1,11 @@
 //! The layers that several models share, with PyTorch's weight layout, and their initialisation.
 
 use burn::module::{Module, Param, ParamId};
-use burn::tensor::{Device, Int, Shape, Tensor, TensorData};
+use burn::tensor::{Device, Int, Shape, Tensor};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution as _, StandardNormal};
-use shears_kernels::{Dropout, DropoutKey, layer_norm, linear, output_loss};
+use shears_kernels::{Dropout, DropoutKey, filled, layer_norm, linear, output_loss};
 
 /// Creates parameters whose initial values depend on the seed and their order alone.
 ///
@@ -61,9 +61,8 @@ impl Initializer {
         generator.set_stream(self.next_stream);
         self.next_stream += 1;
         let create = move |device: &Device, require_grad: bool| {
-            let mut values = vec![0.0_f32; shape.iter().product()];
-            fill(&mut generator.clone(), &mut values);
-            let tensor = Tensor::from_data(TensorData::new(values, shape), device);
+            let data = filled(shape, |values| fill(&mut generator.clone(), values));
+            let tensor = Tensor::from_data(data, device);
             if require_grad {
                 tensor.require_grad()
             } else {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
-use burn::tensor::{DType, Tensor, TensorData, Transaction};
+use burn::tensor::{Tensor, TensorData, Transaction};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
@@ -159,12 +159,12 @@ pub(crate) fn from_safetensors(bytes: &[u8]) -> Result<Vec<NamedTensor>, String>
                     view.dtype()
                 ));
             }
-            let data = TensorData::try_from_bytes_vec(
-                view.data().to_vec(),
-                view.shape().to_vec(),
-                DType::F32,
-            );
-            let data = data.map_err(|error| format!("`{name}`: {error}"))?;
+            // Safetensors are little-endian, and the file has checked the number of bytes.
+            let data = shears_kernels::filled(view.shape().to_vec(), |values| {
+                for (value, bytes) in values.iter_mut().zip(view.data().as_chunks::<4>().0) {
+                    *value = f32::from_le_bytes(*bytes);
+                }
+            });
             Ok(NamedTensor {
                 name: name.to_string(),
                 data,
