@@ -5,7 +5,7 @@ use burn::tensor::{Device, Int, Shape, Tensor};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution as _, StandardNormal};
-use shears_kernels::{Dropout, DropoutKey, filled, layer_norm, linear, output_loss};
+use shears_kernels::{Dropout, filled, layer_norm, linear, output_loss};
 
 /// Creates parameters whose initial values depend on the seed and their order alone.
 ///
@@ -181,22 +181,12 @@ impl LayerNorm {
     }
 }
 
-/// Sets each element to zero with the given probability and scales the others by `1 / (1 - p)`,
-/// in training only: a tensor outside automatic differentiation comes back as it is.
-///
-/// The mask comes from the generator of the device, which the trainer seeds anew for every step.
-pub fn dropout<const D: usize>(input: Tensor<D>, probability: f64) -> Tensor<D> {
-    match draw_dropout(probability, &input.device()) {
-        Some(dropout) => shears_kernels::dropout(input, dropout, 0),
+/// Sets each element to zero with the probability of `dropout` and scales the others by `1 / (1 - p)`; without
+/// dropout the tensor comes back as it is. `site` numbers the places of a model, which have masks of their
+/// own.
+pub fn dropout<const D: usize>(input: Tensor<D>, dropout: Option<Dropout>, site: u32) -> Tensor<D> {
+    match dropout {
+        Some(dropout) => shears_kernels::dropout(input, dropout, site),
         None => input,
     }
-}
-
-/// Draws the key of all masks of one forward pass from the generator of the device; nothing where there is
-/// no dropout, or no training.
-pub(crate) fn draw_dropout(probability: f64, device: &Device) -> Option<Dropout> {
-    (probability > 0.0 && device.is_autodiff()).then(|| Dropout {
-        key: DropoutKey::draw(device),
-        probability,
-    })
 }
