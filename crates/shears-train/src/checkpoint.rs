@@ -11,8 +11,10 @@
 
 mod files;
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use gradclip::ClipperState;
 use serde::{Deserialize, Serialize};
@@ -20,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::TrainError;
 use crate::plan::Plan;
 use crate::tensors::NamedTensor;
-use files::{CARRIED, FILES, Files, MODEL, OPTIMIZER, sync_folder, write_folder};
+use files::{CARRIED, FILES, Files, MODEL, OPTIMIZER, Stamps, sync_folder, write_folder};
 
 /// Where a run stands, apart from its tensors.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -69,9 +71,18 @@ pub struct RestoreError {
 }
 
 /// The folder that holds the checkpoints of a run.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct CheckpointStore {
     folder: PathBuf,
+    /// The checkpoints that this process has written or read, and found whole.
+    known: Mutex<HashMap<PathBuf, Known>>,
+}
+
+/// A checkpoint that was whole when its files had these stamps.
+#[derive(Debug)]
+struct Known {
+    stamps: Stamps,
+    progress: Progress,
 }
 
 impl CheckpointStore {
@@ -79,6 +90,7 @@ impl CheckpointStore {
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         CheckpointStore {
             folder: folder.into(),
+            known: Mutex::default(),
         }
     }
 
@@ -109,7 +121,9 @@ impl CheckpointStore {
         if written.is_err() {
             let _ = fs::remove_dir_all(&temporary);
         }
-        written.map(|()| target)
+        written?;
+        self.remember(&target, Stamps::of(&target), checkpoint.progress.clone());
+        Ok(target)
     }
 
     /// Deletes all but the newest `keep` checkpoints and the best one.
@@ -117,6 +131,12 @@ impl CheckpointStore {
     /// Damaged ones do not count, and are left as they are: what can be saved of them is not for
     /// this program to decide. The manifest goes first, so that a deletion cut short leaves
     /// nothing that looks whole.
+    ///
+    /// A checkpoint that this process has written, loaded or checked is not read again as long as
+    /// size and time of its files stay the same; all others are read once. So a save costs no more
+    /// with many large checkpoints than with one, and what a crash has damaged is still found by the
+    /// first save after it. A disk that spoils a file behind the system's back is noticed when the
+    /// file is loaded, and not here; that is why at least two checkpoints are kept.
     pub fn retain(&self, keep: usize) -> Result<(), TrainError> {
         let read = |path: PathBuf| Some((self.progress_if_whole(&path)?, path));
         let whole: Vec<(Progress, PathBuf)> = self.list().into_iter().filter_map(read).collect();
@@ -124,6 +144,7 @@ impl CheckpointStore {
         let outdated = whole.len().saturating_sub(keep);
         let outdated = whole.iter().map(|(_, path)| path).take(outdated);
         for path in outdated.filter(|path| Some(*path) != best.as_ref()) {
+            self.known().remove(path);
             let _ = fs::remove_file(path.join("manifest.json"));
             fs::remove_dir_all(path).map_err(TrainError::io("delete", path))?;
         }
@@ -178,10 +199,31 @@ impl CheckpointStore {
 
     /// Where a checkpoint stands, if all of its files are what the manifest says.
     fn progress_if_whole(&self, path: &Path) -> Option<Progress> {
+        // Before the files are read: what changes meanwhile has other stamps the next time.
+        let stamps = Stamps::of(path);
+        if let Some(known) = self.known().get(path)
+            && Some(&known.stamps) == stamps.as_ref()
+        {
+            return Some(known.progress.clone());
+        }
         let files = Files::of(path).ok()?;
         let checked = FILES.into_iter().try_for_each(|file| files.check(file));
         checked.ok()?;
-        Some(files.state().ok()?.progress)
+        let progress = files.state().ok()?.progress;
+        self.remember(path, stamps, progress.clone());
+        Some(progress)
+    }
+
+    fn remember(&self, path: &Path, stamps: Option<Stamps>, progress: Progress) {
+        if let Some(stamps) = stamps {
+            let known = Known { stamps, progress };
+            self.known().insert(path.to_path_buf(), known);
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<PathBuf, Known>> {
+        // The table is right after every statement.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The newest checkpoint that is whole and unchanged, with a line for each newer one that is
@@ -199,16 +241,19 @@ impl CheckpointStore {
 
     /// Reads a checkpoint, after checking every file against the manifest.
     pub fn load(&self, path: &Path) -> Result<Checkpoint, RestoreError> {
+        let stamps = Stamps::of(path);
         let files = Files::of(path)?;
         let state = files.state()?;
-        Ok(Checkpoint {
+        let checkpoint = Checkpoint {
             progress: state.progress,
             plan: state.plan,
             clipper: state.clipper,
             model: files.tensors(MODEL)?,
             optimizer: files.tensors(OPTIMIZER)?,
             carried: files.tensors(CARRIED)?,
-        })
+        };
+        self.remember(path, stamps, checkpoint.progress.clone());
+        Ok(checkpoint)
     }
 
     /// Reads the parameters of a checkpoint, after checking their file against the manifest. Nothing

@@ -8,6 +8,7 @@ mod tiny;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
@@ -241,6 +242,51 @@ fn damaged_checkpoints_do_not_push_out_good_ones() {
     fixture.store.save(&checkpoint(2)).unwrap();
     fixture.store.retain(2).unwrap();
     assert_eq!(fixture.newest().0, Some(2));
+}
+
+/// Flips a bit of a file, and says that it was written at `time`.
+fn flip_unnoticed(path: &Path, time: SystemTime) {
+    change(path, |bytes| bytes[9] ^= 1);
+    let file = fs::File::options().write(true).open(path).unwrap();
+    file.set_modified(time).unwrap();
+}
+
+/// Reading all files of all checkpoints at every save would take longer than the training between.
+#[test]
+fn what_this_process_knows_is_not_read_again_unless_it_has_changed() {
+    let damaged = |seconds: u64| {
+        let fixture = Fixture::with(&[1, 2, 3, 4]);
+        let path = fixture.path(3).join("optimizer.safetensors");
+        let written = fs::metadata(&path).unwrap().modified().unwrap();
+        flip_unnoticed(&path, written + Duration::from_secs(seconds));
+        fixture
+    };
+    let names = |steps: &[u64]| -> BTreeSet<String> {
+        let names = steps.iter().map(|step| format!("step-{step:08}"));
+        names.collect()
+    };
+    let unnoticed = damaged(0);
+    unnoticed.store.retain(2).unwrap();
+    assert_eq!(unnoticed.names(), names(&[3, 4]));
+    // Loading reads it, however.
+    assert!(unnoticed.store.load(&unnoticed.path(3)).is_err());
+
+    let changed = damaged(1);
+    changed.store.retain(2).unwrap();
+    assert_eq!(changed.names(), names(&[2, 3, 4]));
+
+    // A run that is resumed reads what it finds once.
+    let resumed = damaged(0);
+    let store = CheckpointStore::new(resumed.folder.path());
+    assert_eq!(store.newest().0.unwrap().0, resumed.path(4));
+    store.retain(2).unwrap();
+    assert_eq!(resumed.names(), names(&[2, 3, 4]));
+    let path = resumed.path(2).join("model.safetensors");
+    let written = fs::metadata(&path).unwrap().modified().unwrap();
+    flip_unnoticed(&path, written);
+    store.save(&checkpoint(5)).unwrap();
+    store.retain(2).unwrap();
+    assert_eq!(resumed.names(), names(&[3, 4, 5]));
 }
 
 #[test]

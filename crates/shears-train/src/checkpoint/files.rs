@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::Path;
+use std::time::SystemTime;
 
 use gradclip::ClipperState;
 use serde::{Deserialize, Serialize};
@@ -101,6 +102,22 @@ fn failure(folder: &Path, file: &str, problem: String) -> RestoreError {
     RestoreError {
         path: folder.join(file),
         problem,
+    }
+}
+
+/// Size and time of each file of a checkpoint, by which a change is noticed without reading them.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Stamps(Vec<(u64, SystemTime)>);
+
+impl Stamps {
+    /// None if a file is missing, or the system does not tell.
+    pub(super) fn of(folder: &Path) -> Option<Stamps> {
+        let stamp = |file: &str| {
+            let metadata = fs::metadata(folder.join(file)).ok()?;
+            Some((metadata.len(), metadata.modified().ok()?))
+        };
+        let stamps = FILES.into_iter().chain([MANIFEST]).map(stamp);
+        stamps.collect::<Option<Vec<_>>>().map(Stamps)
     }
 }
 
