@@ -196,6 +196,49 @@ impl Cpu {
         halve(0..count, grain.max(1), self.threads, &work);
     }
 
+    /// Calls `work` for blocks of whole rows that together are `values`, on all threads, with the index of each
+    /// block's first row. Blocks begin at multiples of `grain` rows, and none is split below it. What
+    /// remains after the last whole row belongs to no block.
+    pub(crate) fn split_rows<T: Send>(
+        self,
+        values: &mut [T],
+        row_len: usize,
+        grain: usize,
+        work: impl Fn(usize, &mut [T]) + Sync,
+    ) {
+        fn halve<T: Send>(
+            first: usize,
+            rows: &mut [T],
+            row_len: usize,
+            grain: usize,
+            parts: usize,
+            work: &(impl Fn(usize, &mut [T]) + Sync),
+        ) {
+            let grains = (rows.len() / row_len).div_ceil(grain);
+            if parts <= 1 || grains <= 1 {
+                if !rows.is_empty() {
+                    work(first, rows);
+                }
+                return;
+            }
+            let left_parts = parts / 2;
+            let middle = (grains * left_parts).div_ceil(parts) * grain;
+            let (left, right) = rows.split_at_mut(middle * row_len);
+            rayon::join(
+                || halve(first, left, row_len, grain, left_parts, work),
+                || {
+                    let right_parts = parts - left_parts;
+                    halve(first + middle, right, row_len, grain, right_parts, work);
+                },
+            );
+        }
+        if row_len > 0 {
+            let whole = values.len() - values.len() % row_len;
+            let rows = &mut values[..whole];
+            halve(0, rows, row_len, grain.max(1), self.threads, &work);
+        }
+    }
+
     /// Calls `work` for ranges that together are `0..count`, of nearly equal length and at most `most` long, on
     /// all threads, each thread taking the next one when it is done.
     pub(crate) fn each_block(self, count: usize, most: usize, work: impl Fn(Range<usize>) + Sync) {
@@ -311,10 +354,22 @@ mod tests {
                     }
                 });
                 assert_eq!(*seen.lock().unwrap(), vec![1; count]);
+                let mut rows = vec![0; 3 * count];
+                cpu.split_rows(&mut rows, 3, grain, |first, rows| {
+                    assert_eq!(first % grain, 0);
+                    for (index, value) in rows.iter_mut().enumerate() {
+                        *value += 3 * first + index;
+                    }
+                });
+                assert!(rows.iter().copied().eq(0..3 * count));
                 let seen = Mutex::new(vec![0; count]);
                 cpu.each(count, |index| seen.lock().unwrap()[index] += 1);
                 assert_eq!(*seen.lock().unwrap(), vec![1; count]);
             }
+            let mut rest = [0; 8];
+            cpu.split_rows(&mut rest, 3, 1, |_, rows| rows.fill(1));
+            assert_eq!(rest, [1, 1, 1, 1, 1, 1, 0, 0]);
+            cpu.split_rows(&mut rest, 0, 1, |_, _| panic!("there are no rows"));
         }
     }
 }

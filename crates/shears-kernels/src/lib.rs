@@ -27,6 +27,7 @@ mod transformer;
 mod update;
 mod vector;
 
+pub use buffer::filled;
 pub use cpu::{Bf16Unit, Precision};
 pub use dropout::{Dropout, DropoutKey, dropout, dropout_plain};
 pub use embedding::{embedding_with_positions, embedding_with_positions_plain};

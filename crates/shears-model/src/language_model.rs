@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Int, Tensor};
-use shears_kernels::cross_entropy;
+use shears_kernels::{Dropout, DropoutKey, cross_entropy};
 
 /// A model that predicts the next token.
 ///
@@ -17,7 +17,7 @@ pub trait LanguageModel: Module {
     /// `tokens` is `[batch, time]`; the logits are `[batch, time, vocabulary]`. `state` is what
     /// the previous call on the same text returned, or [`State::default`] at the start of a text;
     /// a model that finds no entry of its own in it starts from zeros. The result for a text must
-    /// not depend on how it was cut into calls.
+    /// not depend on how it was cut into calls. Dropout is for training alone: [`State::dropout`].
     fn forward(&self, tokens: Tensor<2, Int>, state: State) -> (Tensor<3>, State);
 
     /// The mean negative log-likelihood of `targets` `[batch, time]`, in nats a token, and the state
@@ -79,9 +79,22 @@ pub struct State {
     pub tensors: BTreeMap<String, Tensor<3>>,
     /// How many tokens the model has read since the start of the text.
     pub position: usize,
+    /// What the masks of dropout are drawn from. The trainer sets one for each micro-batch; without one
+    /// nothing is dropped, which is how a text is evaluated and written.
+    pub dropout: Option<DropoutKey>,
 }
 
 impl State {
+    /// Dropout for the call that is given this state, if it is a part of training and the model's `probability`
+    /// is above zero. Calls at other positions of the text have other masks.
+    pub fn dropout(&self, probability: f64) -> Option<Dropout> {
+        let key = self.dropout.filter(|_| probability > 0.0)?;
+        Some(Dropout {
+            key: key.part(self.position as u64),
+            probability,
+        })
+    }
+
     /// The same values outside the graph: gradients do not flow into earlier windows.
     pub fn detach(self) -> Self {
         let tensors = self
@@ -90,7 +103,7 @@ impl State {
             .map(|(name, tensor)| (name, tensor.detach()));
         State {
             tensors: tensors.collect(),
-            position: self.position,
+            ..self
         }
     }
 }

@@ -24,4 +24,5 @@ pub use layers::{Embedding, Initializer, LayerNorm, Linear, Output, dropout};
 pub use lstm::{Lstm, LstmLayer};
 pub use recurrent::{RecurrentLayer, RecurrentModel};
 pub use rnn::{Nonlinearity, Rnn, RnnLayer};
+pub use shears_kernels::{Dropout, DropoutKey};
 pub use transformer::Transformer;

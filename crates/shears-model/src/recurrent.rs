@@ -94,6 +94,7 @@ impl<L: RecurrentLayer> RecurrentModel<L> {
     fn hidden_states(&self, tokens: Tensor<2, Int>, mut state: State) -> (Tensor<3>, State) {
         let [batch, time] = tokens.dims();
         let device = self.embedding.weight.val().device();
+        let dropped = state.dropout(self.dropout);
         // Time comes first inside the model, so that a step is contiguous.
         let tokens = tokens.transpose(); // [time, batch]
         let mut hidden: Option<Tensor<3>> = None;
@@ -115,7 +116,7 @@ impl<L: RecurrentLayer> RecurrentModel<L> {
                     recurrent_tokens(cell, tokens.clone(), embedding, weights, carried)
                 }
             };
-            hidden = Some(dropout(outputs, self.dropout)); // [time, batch, hidden]
+            hidden = Some(dropout(outputs, dropped, index as u32)); // [time, batch, hidden]
             let carried = carried.into_iter().map(|tensor| tensor.unsqueeze_dim(0));
             state.tensors.extend(names.into_iter().zip(carried));
         }

@@ -10,7 +10,7 @@ use shears_kernels::{
 
 use crate::config::ModelConfig;
 use crate::language_model::{LanguageModel, Reading, State};
-use crate::layers::{Embedding, Initializer, LayerNorm, Linear, Output, draw_dropout};
+use crate::layers::{Embedding, Initializer, LayerNorm, Linear, Output, dropout};
 
 /// A GPT-2-shaped text generator.
 #[derive(Module, Debug)]
@@ -88,16 +88,14 @@ impl Transformer {
             &self.token_embedding.weight,
             &self.position_embedding.weight,
         );
-        let mut x = embedding_with_positions(tokens, weight.val(), positions.val(), start);
-        let dropout = draw_dropout(self.dropout, &x.device());
-        if let Some(dropout) = dropout {
-            x = shears_kernels::dropout(x, dropout, EMBEDDING_SITE);
-        }
+        let x = embedding_with_positions(tokens, weight.val(), positions.val(), start);
+        let dropped = state.dropout(self.dropout);
+        let mut x = dropout(x, dropped, EMBEDDING_SITE);
         for (index, block) in self.blocks.iter().enumerate() {
             let settings = BlockSettings {
                 heads: self.heads,
                 index,
-                dropout,
+                dropout: dropped,
             };
             x = block.forward(x, settings, &mut state); // [batch, time, hidden]
         }

@@ -120,7 +120,7 @@ fn loss<M: LanguageModel>(model: M, values: &Values, state: &Values) -> (Tensor<
     });
     let state = State {
         tensors: tensors.collect(),
-        position: 0,
+        ..State::default()
     };
     let (logits, _) = model.forward(Tensor::<2, Int>::from_data(tokens, &device), state);
     let logits = logits.reshape([BATCH * WINDOW, VOCABULARY]);

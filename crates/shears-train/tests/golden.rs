@@ -148,7 +148,7 @@ fn forward<M: LanguageModel>(model: &M, golden: &GoldenFile) -> (Tensor<3>, Tens
     });
     let state = State {
         tensors: state_in.collect(),
-        position: 0,
+        ..State::default()
     };
     let (logits, state) = model.forward(tokens, state);
     let rows = shape.iter().product::<usize>();

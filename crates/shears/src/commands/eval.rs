@@ -9,7 +9,7 @@ use shears_model::LanguageModel;
 use shears_train::{Evaluation, evaluate, load_corpora};
 
 use crate::arguments::EvalArguments;
-use crate::model::{Trained, Work, device};
+use crate::model::{Trained, Work, device, with_trained_model};
 use crate::output::say;
 
 pub(crate) fn run(arguments: &EvalArguments) -> anyhow::Result<ExitCode> {
@@ -29,11 +29,13 @@ pub(crate) fn run(arguments: &EvalArguments) -> anyhow::Result<ExitCode> {
         }
     };
     let device = device(&trained.plan.device);
-    let evaluation = trained.with_model(Evaluate {
+    let vocabulary = trained.tokenizer.vocab_size();
+    let work = Evaluate {
         tokens,
         characters,
         device,
-    })??;
+    };
+    let evaluation = with_trained_model(&trained.plan, vocabulary, trained.parameters, work)??;
     if arguments.json {
         let mut line = serde_json::to_value(evaluation)?;
         line["checkpoint"] = trained.path.display().to_string().into();
