@@ -6,7 +6,7 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use shears_data::{Corpus, DataError, Source};
 use shears_model::LanguageModel;
-use shears_train::{Evaluation, evaluate, load_corpora};
+use shears_train::{Evaluation, Streams, evaluate, load_corpora};
 
 use crate::arguments::EvalArguments;
 use crate::model::{Trained, Work, device};
@@ -29,9 +29,14 @@ pub(crate) fn run(arguments: &EvalArguments) -> anyhow::Result<ExitCode> {
         }
     };
     let device = device(&trained.plan.device);
+    let streams = match arguments.exact {
+        true => Streams::ONE,
+        false => Streams::default(),
+    };
     let evaluation = trained.with_model(Evaluate {
         tokens,
         characters,
+        streams,
         device,
     })??;
     if arguments.json {
@@ -54,6 +59,7 @@ pub(crate) fn run(arguments: &EvalArguments) -> anyhow::Result<ExitCode> {
 struct Evaluate {
     tokens: Arc<[u32]>,
     characters: usize,
+    streams: Streams,
     device: Device,
 }
 
@@ -61,6 +67,12 @@ impl Work for Evaluate {
     type Output = Result<Evaluation, DataError>;
 
     fn with<M: LanguageModel>(self, model: M) -> Self::Output {
-        evaluate(&model, &self.tokens, self.characters, &self.device)
+        let Evaluate {
+            tokens,
+            characters,
+            streams,
+            device,
+        } = self;
+        evaluate(&model, &tokens, characters, streams, &device)
     }
 }
