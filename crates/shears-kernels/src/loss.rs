@@ -25,6 +25,8 @@ mod kernel;
 
 use kernel::{Found, Problem};
 
+pub use kernel::logit_rows_at_once;
+
 /// The mean negative log-likelihood, in nats, of `targets` `[rows]` under `softmax(x Wᵀ + b)`, for `hidden`
 /// `[rows, hidden]`, `weight` `[vocabulary, hidden]` and `bias` `[vocabulary]`.
 ///

@@ -20,9 +20,18 @@ pub trait LanguageModel: Module {
     /// not depend on how it was cut into calls. Dropout is for training alone: [`State::dropout`].
     fn forward(&self, tokens: Tensor<2, Int>, state: State) -> (Tensor<3>, State);
 
+    /// Predicts the token after the last one alone: the logits `[batch, vocabulary]` at the last position
+    /// of [`LanguageModel::forward`], and the state afterwards. A model that knows how to find them
+    /// without the logits of all positions says so here.
+    fn predict(&self, tokens: Tensor<2, Int>, state: State) -> (Tensor<2>, State) {
+        let (logits, state) = self.forward(tokens, state);
+        let [_, time, _] = logits.dims();
+        (logits.narrow(1, time - 1, 1).squeeze_dim(1), state)
+    }
+
     /// The mean negative log-likelihood of `targets` `[batch, time]`, in nats a token, and the state
-    /// afterwards: what training asks for. A model that knows how to find it without the logits
-    /// of the whole batch says so here.
+    /// afterwards: what training and evaluation ask for. A model that knows how to find it without the
+    /// logits of the whole batch says so here.
     fn loss(
         &self,
         tokens: Tensor<2, Int>,

@@ -132,6 +132,13 @@ impl<L: RecurrentLayer> LanguageModel for RecurrentModel<L> {
         (logits.swap_dims(0, 1), state) // [batch, time, vocabulary]
     }
 
+    fn predict(&self, tokens: Tensor<2, Int>, state: State) -> (Tensor<2>, State) {
+        let (hidden, state) = self.hidden_states(tokens, state);
+        let [time, _, _] = hidden.dims();
+        let last = hidden.narrow(0, time - 1, 1).squeeze_dim(0); // [batch, hidden]
+        (self.output.forward(last, &self.embedding), state)
+    }
+
     fn loss(
         &self,
         tokens: Tensor<2, Int>,

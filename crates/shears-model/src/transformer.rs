@@ -117,6 +117,16 @@ impl LanguageModel for Transformer {
     /// # Panics
     ///
     /// As [`Transformer::forward`].
+    fn predict(&self, tokens: Tensor<2, Int>, state: State) -> (Tensor<2>, State) {
+        let (hidden, state) = self.hidden_states(tokens, state);
+        let [_, time, _] = hidden.dims();
+        let last = hidden.narrow(1, time - 1, 1).squeeze_dim(1); // [batch, hidden]
+        (self.output.forward(last, &self.token_embedding), state)
+    }
+
+    /// # Panics
+    ///
+    /// As [`Transformer::forward`].
     fn loss(
         &self,
         tokens: Tensor<2, Int>,

@@ -13,12 +13,12 @@ use burn::tensor::activation::log_softmax;
 use burn::tensor::{Int, Tensor, TensorData};
 use gradclip::ClipAction;
 use gradclip_burn::ModuleGradients;
-use shears_data::{Batch, RandomWindows};
+use shears_data::{Batch, EvaluationStreams, RandomWindows};
 use shears_model::{Architecture, DropoutKey, Gru, LanguageModel, Lstm, Rnn, State, Transformer};
 use shears_train::{
     Batches, CheckpointStore, ClipPolicy, Corpora, End, EndReason, Evaluation, Event, NonFinite,
-    Observer, OptimizerKind, Plan, RunFolder, ScheduleKind, StepEvent, TrainError, Trainer,
-    evaluate, load_parameters, module_tensors, read_events, train,
+    Observer, OptimizerKind, Plan, RunFolder, ScheduleKind, StepEvent, Streams, TrainError,
+    Trainer, evaluate, load_parameters, module_tensors, read_events, train,
 };
 use tiny::{New, bits, device, plan, trainer};
 
@@ -670,9 +670,14 @@ fn plain_losses<M: LanguageModel>(model: &M, window: &[u32], state: State) -> (V
     (data.iter::<f32>().map(f64::from).collect(), state)
 }
 
-fn evaluation_of<M: LanguageModel>(trainer: &Trainer<M>, tokens: &[u32]) -> Evaluation {
+fn evaluation_of<M: LanguageModel>(
+    trainer: &Trainer<M>,
+    tokens: &[u32],
+    streams: Streams,
+) -> Evaluation {
     let plain = device().without_autodiff();
-    evaluate(&trainer.model().valid(), tokens, tokens.len(), &plain).unwrap()
+    let model = trainer.model().valid();
+    evaluate(&model, tokens, tokens.len(), streams, &plain).unwrap()
 }
 
 #[track_caller]
@@ -699,7 +704,7 @@ fn check_mean(evaluation: Evaluation, losses: &[f64]) {
 }
 
 #[test]
-fn a_recurrent_model_is_evaluated_on_one_stream() {
+fn one_stream_predicts_each_token_from_all_before_it() {
     let mut trainer = trainer::<Lstm>(Lstm::new, &plan(Architecture::Lstm));
     steps(&mut trainer, 20);
     // More than two of the evaluation's windows.
@@ -712,7 +717,37 @@ fn a_recurrent_model_is_evaluated_on_one_stream() {
         all.extend(losses);
         state = after;
     }
-    check_mean(evaluation_of(&trainer, tokens), &all);
+    check_mean(evaluation_of(&trainer, tokens, Streams::ONE), &all);
+}
+
+fn check_streams<M: LanguageModel>(new: New<M>, plan: &Plan) {
+    let mut trainer = trainer(new, plan);
+    steps(&mut trainer, 60);
+    let tokens = tiny::tokens();
+    let many = Streams::default();
+    let cut = EvaluationStreams::new(&tokens, many.count, many.warmup).unwrap();
+    assert!(cut.parts() > 1);
+    let exact = evaluation_of(&trainer, &tokens, Streams::ONE);
+    let found = evaluation_of(&trainer, &tokens, many);
+    assert_eq!(found.tokens, exact.tokens);
+    let difference = |found: Evaluation| (found.val_loss - exact.val_loss).abs();
+    assert!(difference(found) < 1e-4, "{}: {found:?}", plan.model);
+    // The control: streams that begin with nothing before them.
+    let cold = evaluation_of(&trainer, &tokens, Streams { warmup: 0, ..many });
+    assert_eq!(cold.tokens, exact.tokens);
+    assert!(difference(cold) > 1e-3, "{}: {cold:?}", plan.model);
+    for short in [2, 3, 50, many.warmup + 1, 3 * many.warmup] {
+        let short = &tokens[..short];
+        let exact = evaluation_of(&trainer, short, Streams::ONE);
+        assert_eq!(evaluation_of(&trainer, short, many), exact);
+    }
+}
+
+#[test]
+fn parallel_streams_find_the_loss_of_one_stream() {
+    for architecture in [Architecture::Rnn, Architecture::Lstm, Architecture::Gru] {
+        with_model!(check_streams, &plan(architecture));
+    }
 }
 
 #[test]
@@ -730,7 +765,7 @@ fn a_transformer_is_evaluated_on_consecutive_windows() {
         all.extend(losses);
         start = end;
     }
-    check_mean(evaluation_of(&trainer, tokens), &all);
+    check_mean(evaluation_of(&trainer, tokens, Streams::default()), &all);
 }
 
 fn check_uniform<M: LanguageModel>(new: New<M>, plan: &Plan) {
@@ -743,7 +778,8 @@ fn check_uniform<M: LanguageModel>(new: New<M>, plan: &Plan) {
     let model = load_parameters(model, tensors).unwrap();
     let tokens = tiny::tokens();
     let plain = device().without_autodiff();
-    let evaluation = evaluate(&model.valid(), &tokens, tokens.len(), &plain).unwrap();
+    let (model, streams) = (model.valid(), Streams::default());
+    let evaluation = evaluate(&model, &tokens, tokens.len(), streams, &plain).unwrap();
     let expected = (tiny::tokenizer().vocab_size() as f64).ln();
     assert!(
         (evaluation.val_loss - expected).abs() < 1e-6,

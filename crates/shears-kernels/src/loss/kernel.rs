@@ -17,6 +17,13 @@ const LOGITS_AT_ONCE: usize = 1 << 24;
 /// Rows that are done together, at least.
 const ROWS_AT_LEAST: usize = 64;
 
+/// Of so many rows, those whose logits [`output_loss`](crate::output_loss) has in memory at the same time: each
+/// row is `vocabulary` (at least 1) numbers in f32.
+pub fn logit_rows_at_once(rows: usize, vocabulary: usize) -> usize {
+    let at_once = LOGITS_AT_ONCE / vocabulary;
+    at_once.max(ROWS_AT_LEAST).min(rows)
+}
+
 /// What a loss is computed from.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Problem<'a> {
@@ -53,7 +60,7 @@ impl Problem<'_> {
             size, vocabulary, ..
         } = self;
         let rows = self.targets.len();
-        let at_once = (LOGITS_AT_ONCE / vocabulary).max(ROWS_AT_LEAST).min(rows);
+        let at_once = logit_rows_at_once(rows, vocabulary);
         // Rows of whole vectors; what is behind the vocabulary is as improbable as can be.
         let stride = vocabulary.next_multiple_of(cpu.lanes());
         let mut logits = Buffer::uninitialised(at_once * stride);
