@@ -1,10 +1,12 @@
 //! The layers that several models share, with PyTorch's weight layout, and their initialisation.
 
+use crate::config::Precision;
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Device, Int, Shape, Tensor};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution as _, StandardNormal};
+
 use shears_kernels::{Dropout, filled, layer_norm, linear, output_loss};
 
 /// Creates parameters whose initial values depend on the seed and their order alone.
@@ -143,12 +145,14 @@ impl Output {
         hidden: Tensor<3>,
         embedding: &Embedding,
         targets: Tensor<2, Int>,
+        precision: Precision,
     ) -> Tensor<1> {
         let [rows, columns, size] = hidden.dims();
         let (weight, bias) = self.parameters(embedding);
         let positions = rows * columns;
         let hidden = hidden.reshape([positions, size]);
-        output_loss(hidden, weight, bias, targets.reshape([positions]))
+        let targets = targets.reshape([positions]);
+        output_loss(hidden, weight, bias, targets, precision.into())
     }
 
     fn parameters(&self, embedding: &Embedding) -> (Tensor<2>, Option<Tensor<1>>) {

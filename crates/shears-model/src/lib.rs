@@ -17,7 +17,7 @@ mod recurrent;
 mod rnn;
 mod transformer;
 
-pub use config::{Architecture, ConfigError, ModelConfig};
+pub use config::{Architecture, ConfigError, ModelConfig, Precision};
 pub use gru::{Gru, GruLayer};
 pub use language_model::{LanguageModel, ParameterInfo, Reading, State, layer_of, parameters};
 pub use layers::{Embedding, Initializer, LayerNorm, Linear, Output, dropout};

@@ -4,7 +4,7 @@ use burn::module::{Module, ModuleDisplay, Param};
 use burn::tensor::{Int, Tensor};
 use shears_kernels::{Cell, RecurrentWeights, recurrent, recurrent_tokens};
 
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, Precision};
 use crate::language_model::{LanguageModel, Reading, State};
 use crate::layers::{Embedding, Initializer, Output, dropout};
 
@@ -58,6 +58,8 @@ pub struct RecurrentModel<L: Module> {
     output: Output,
     #[module(skip)]
     dropout: f64,
+    #[module(skip)]
+    precision: Precision,
 }
 
 impl<L: RecurrentLayer> RecurrentModel<L> {
@@ -87,6 +89,7 @@ impl<L: RecurrentLayer> RecurrentModel<L> {
                 bias: Some(initializer.uniform([vocabulary], bound)),
             },
             dropout: config.dropout,
+            precision: config.precision,
         }
     }
 
@@ -98,6 +101,7 @@ impl<L: RecurrentLayer> RecurrentModel<L> {
         // Time comes first inside the model, so that a step is contiguous.
         let tokens = tokens.transpose(); // [time, batch]
         let mut hidden: Option<Tensor<3>> = None;
+        let precision = self.precision.into();
         for (index, layer) in self.layers.iter().enumerate() {
             let names = L::CARRIES
                 .iter()
@@ -110,10 +114,10 @@ impl<L: RecurrentLayer> RecurrentModel<L> {
             let carried = carried.collect();
             let (cell, weights) = layer.parts();
             let (outputs, carried) = match hidden {
-                Some(input) => recurrent(cell, input, weights, carried),
+                Some(input) => recurrent(cell, precision, input, weights, carried),
                 None => {
                     let embedding = self.embedding.weight.val();
-                    recurrent_tokens(cell, tokens.clone(), embedding, weights, carried)
+                    recurrent_tokens(cell, precision, tokens.clone(), embedding, weights, carried)
                 }
             };
             hidden = Some(dropout(outputs, dropped, index as u32)); // [time, batch, hidden]
@@ -149,7 +153,7 @@ impl<L: RecurrentLayer> LanguageModel for RecurrentModel<L> {
         // The mean does not depend on the order, as long as it is the same for both.
         let loss = self
             .output
-            .loss(hidden, &self.embedding, targets.transpose());
+            .loss(hidden, &self.embedding, targets.transpose(), self.precision);
         (loss, state)
     }
 

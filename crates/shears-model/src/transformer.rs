@@ -8,7 +8,7 @@ use shears_kernels::{
     embedding_with_positions, transformer_block,
 };
 
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, Precision};
 use crate::language_model::{LanguageModel, Reading, State};
 use crate::layers::{Embedding, Initializer, LayerNorm, Linear, Output, dropout};
 
@@ -26,6 +26,8 @@ pub struct Transformer {
     context: usize,
     #[module(skip)]
     dropout: f64,
+    #[module(skip)]
+    precision: Precision,
 }
 
 #[derive(Module, Debug)]
@@ -71,6 +73,7 @@ impl Transformer {
             heads: config.heads,
             context: config.context,
             dropout: config.dropout,
+            precision: config.precision,
         }
     }
 
@@ -96,6 +99,7 @@ impl Transformer {
                 heads: self.heads,
                 index,
                 dropout: dropped,
+                precision: self.precision.into(),
             };
             x = block.forward(x, settings, &mut state); // [batch, time, hidden]
         }
@@ -134,7 +138,9 @@ impl LanguageModel for Transformer {
         state: State,
     ) -> (Tensor<1>, State) {
         let (hidden, state) = self.hidden_states(tokens, state);
-        let loss = self.output.loss(hidden, &self.token_embedding, targets);
+        let loss = self
+            .output
+            .loss(hidden, &self.token_embedding, targets, self.precision);
         (loss, state)
     }
 

@@ -7,8 +7,8 @@ use std::time::Instant;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use shears_model::{
-    Architecture, Gru, Initializer, LanguageModel, Lstm, ModelConfig, Nonlinearity, Rnn, State,
-    Transformer, parameters,
+    Architecture, Gru, Initializer, LanguageModel, Lstm, ModelConfig, Nonlinearity, Precision, Rnn,
+    State, Transformer, parameters,
 };
 
 const VOCABULARY: usize = 11;
@@ -26,6 +26,7 @@ fn config() -> ModelConfig {
         tied: false,
         forget_bias: false,
         nonlinearity: Nonlinearity::Tanh,
+        precision: Precision::F32,
     }
 }
 

@@ -178,6 +178,14 @@ pub(crate) struct TrainArguments {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) nonlinearity: Option<String>,
 
+    /// Precision of the products with weights in training: f32, bf16 [default: f32]
+    ///
+    /// With bf16, factors are rounded to bfloat16 and summed in f32: faster on processors with AMX or AVX512-BF16.
+    /// Parameters, moments, gradients, clipping and generation stay f32, and no loss scale is needed.
+    #[arg(long, value_name = "NAME", value_parser = ["f32", "bf16"], help_heading = MODEL)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) precision: Option<String>,
+
     /// Sequences in a micro-batch
     #[arg(long, value_name = "N", help_heading = TRAINING)]
     #[serde(skip_serializing_if = "Option::is_none")]
