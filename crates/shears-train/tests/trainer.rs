@@ -14,7 +14,9 @@ use burn::tensor::{Int, Tensor, TensorData};
 use gradclip::ClipAction;
 use gradclip_burn::ModuleGradients;
 use shears_data::{Batch, EvaluationStreams, RandomWindows};
-use shears_model::{Architecture, DropoutKey, Gru, LanguageModel, Lstm, Rnn, State, Transformer};
+use shears_model::{
+    Architecture, DropoutKey, Gru, LanguageModel, Lstm, Precision, Rnn, State, Transformer,
+};
 use shears_train::{
     Batches, CheckpointStore, ClipPolicy, Corpora, End, EndReason, Evaluation, Event, NonFinite,
     Observer, OptimizerKind, Plan, RunFolder, ScheduleKind, StepEvent, Streams, TrainError,
@@ -39,6 +41,42 @@ macro_rules! with_model {
 fn steps<M: LanguageModel>(trainer: &mut Trainer<M>, steps: usize) -> Vec<f64> {
     let losses = (0..steps).map(|_| trainer.step().unwrap().loss);
     losses.collect()
+}
+
+/// The first gradient and loss in bf16 against those in f32: near, and not the same.
+fn check_bf16<M: LanguageModel>(new: New<M>, plan: &Plan) {
+    let bf16 = Plan {
+        precision: Precision::Bf16,
+        ..plan.clone()
+    };
+    let (mut rounded, mut exact) = (trainer(new, &bf16), trainer(new, plan));
+    let (found, expected) = (rounded.step().unwrap(), exact.step().unwrap());
+    let close = |name: &str, found: f64, expected: f64, bound: f64| {
+        let error = (found - expected).abs() / expected;
+        assert!(
+            error < bound,
+            "{} {name}: {found} for {expected}",
+            plan.model
+        );
+    };
+    close("loss", found.loss, expected.loss, 2e-3);
+    let norms = (found.report.norm_before, expected.report.norm_before);
+    close("norm", norms.0, norms.1, 2e-2);
+    assert_ne!(
+        found.loss, expected.loss,
+        "{}: bf16 changed nothing",
+        plan.model
+    );
+    let (found, expected) = (steps(&mut rounded, 59), steps(&mut exact, 59));
+    let last = |losses: &[f64]| losses[49..].iter().sum::<f64>() / 10.0;
+    close("loss after 60 steps", last(&found), last(&expected), 2e-2);
+}
+
+#[test]
+fn training_in_bf16_follows_training_in_f32() {
+    for architecture in Architecture::ALL {
+        with_model!(check_bf16, &plan(architecture));
+    }
 }
 
 fn check_learning<M: LanguageModel>(new: New<M>, plan: &Plan) {
@@ -120,6 +158,10 @@ fn a_resumed_run_has_the_bits_of_an_uninterrupted_one() {
                     weight_decay: 0.1,
                     warmup: 2,
                     tied: combination % 4 == 0,
+                    precision: match combination % 5 {
+                        0 => Precision::Bf16,
+                        _ => Precision::F32,
+                    },
                     ..plan(architecture)
                 };
                 let clip = clip.replace(':', "-");

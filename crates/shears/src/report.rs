@@ -1,5 +1,6 @@
 //! Text that is printed more than once: tables, numbers, what a run has come to.
 
+use shears_kernels::Bf16Unit;
 use shears_model::ParameterInfo;
 use shears_train::{
     ClipPolicy, Event, GradientFlow, MemoryEstimate, Plan, TimeFlow, Verdict, gradient_flow,
@@ -109,6 +110,18 @@ pub(crate) fn memory_line(memory: &MemoryEstimate) -> String {
         bytes(memory.activations),
         bytes(memory.program),
     )
+}
+
+/// What computes in bf16 here.
+pub(crate) fn bf16_line() -> String {
+    match Bf16Unit::here() {
+        Bf16Unit::Widened => {
+            "products in bf16 by f32 units: this processor has none for bf16, and f32 is \
+                              faster"
+                .to_string()
+        }
+        unit => format!("products in bf16 by {}", unit.name()),
+    }
 }
 
 /// The settings that matter most, in two lines.

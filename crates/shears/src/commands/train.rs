@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use burn::tensor::Device;
-use shears_model::{LanguageModel, parameters};
+use shears_model::{LanguageModel, Precision, parameters};
 use shears_train::{
     Batches, Checkpoint, Corpora, End, Event, MemoryEstimate, Plan, RunFolder, Trainer,
     estimate_memory, load_corpora, train, verdict,
@@ -305,6 +305,9 @@ fn introduce(plan: &Plan, corpora: &Corpora) {
         plan.device,
         report::plan_lines(plan)
     );
+    if plan.precision == Precision::Bf16 {
+        say!("{}\n", report::bf16_line());
+    }
 }
 
 /// Refuses what cannot fit before anything is taken, where the system tells what there is (Linux).
