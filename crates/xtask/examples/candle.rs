@@ -2,8 +2,8 @@
 //! `cargo xtask bench peers`. Candle has no clipping, so that this step does less than the others.
 //!
 //! ```text
-//! cargo build --release -p shears -p gradclip-candle -p xtask --bin shears --example candle
-//! RAYON_NUM_THREADS=2 target/release/examples/candle lstm-128 10 0
+//! cargo build --profile peers -p xtask --features peers --example candle
+//! RAYON_NUM_THREADS=2 target/peers/examples/candle lstm-128 10 0
 //! ```
 
 use std::error::Error;

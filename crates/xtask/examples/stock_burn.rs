@@ -2,8 +2,8 @@
 //! for `cargo xtask bench peers`. Burn clips each tensor by itself; it has no global norm.
 //!
 //! ```text
-//! cargo build --release -p shears -p gradclip-candle -p xtask --bin shears --example stock_burn
-//! RAYON_NUM_THREADS=2 target/release/examples/stock_burn lstm-128 10 0
+//! cargo build --profile peers -p xtask --features peers --example stock_burn
+//! RAYON_NUM_THREADS=2 target/peers/examples/stock_burn lstm-128 10 0
 //! ```
 
 use std::convert::Infallible;

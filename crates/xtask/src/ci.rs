@@ -13,6 +13,9 @@ const CHECKS: [(&str, &[&str]); 6] = [
             "--release",
             "--workspace",
             "--all-targets",
+            // The examples that only `cargo xtask bench` builds.
+            "--features",
+            "xtask/peers",
             "--",
             "-D",
             "warnings",

@@ -150,6 +150,39 @@ fn who_knows_what() {
     }
 }
 
+/// Each package that a selection of the workspace builds, with its features.
+fn built(selection: &[&str]) -> BTreeSet<String> {
+    let output = Command::new(env!("CARGO"))
+        .args(["tree", "--locked", "--target", &host()])
+        .args(["--prefix", "none", "--format", "{p} {f}"])
+        .args(selection)
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines()
+        .map(|line| line.trim_end_matches(" (*)").trim().to_string())
+        .filter(|line| !line.is_empty())
+        .collect()
+}
+
+/// With one feature more, a package and all that stand on it would be built again, Burn among them.
+#[test]
+fn the_tests_find_the_dependencies_of_the_program_built() {
+    let program = built(&["--package", "shears", "--edges", "normal,build"]);
+    let tests = built(&["--workspace", "--edges", "normal,build,dev"]);
+    let twice: Vec<_> = program.difference(&tests).collect();
+    assert!(
+        twice.is_empty(),
+        "the tests have more features of these; crates/shears/Cargo.toml needs them too: {twice:#?}"
+    );
+}
+
 #[test]
 fn every_crate_is_on_the_map_and_the_map_has_no_other() {
     let map = read("ARCHITECTURE.md");

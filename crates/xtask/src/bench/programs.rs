@@ -114,7 +114,8 @@ impl Programs {
                 // They are slow, and nothing is decided by their last digit.
                 let steps = (steps / 4).max(2).to_string();
                 add(&[preset, &steps, &request.batch.unwrap_or(0).to_string()]);
-                self.release.join("examples").join(example(side))
+                let peers = self.release.with_file_name(PEERS);
+                peers.join("examples").join(example(side))
             }
         };
         let mut command = Command::new(program);
@@ -126,6 +127,10 @@ impl Programs {
         command
     }
 }
+
+/// The profile of cargo that the peers are built with, and the feature of this crate: all of their
+/// dependencies optimised, which our own programs have no use for.
+const PEERS: &str = "peers";
 
 fn example(side: Side) -> &'static str {
     match side {
@@ -142,16 +147,22 @@ fn release_folder() -> Result<PathBuf, String> {
 }
 
 fn build(peers: &[Side]) -> Result<(), String> {
+    cargo(&["build", "--release", "--package", "shears"])?;
+    let crates: Vec<_> = peers
+        .iter()
+        .filter(|side| **side != Side::PyTorch)
+        .flat_map(|side| ["--example", example(*side)])
+        .collect();
+    if crates.is_empty() {
+        return Ok(());
+    }
+    let package = ["build", "--profile", PEERS, "--package", "xtask"];
+    cargo(&[&package[..], &["--features", PEERS], &crates].concat())
+}
+
+fn cargo(arguments: &[&str]) -> Result<(), String> {
     let mut cargo = Command::new("cargo");
-    cargo.args(["build", "--release", "--bin", "shears"]);
-    // The default members together, so that no dependency is built with other features.
-    for package in ["shears", "gradclip-candle", "xtask"] {
-        cargo.args(["--package", package]);
-    }
-    for side in peers.iter().filter(|side| **side != Side::PyTorch) {
-        cargo.args(["--example", example(*side)]);
-    }
-    let status = cargo.current_dir(super::root()).status();
+    let status = cargo.args(arguments).current_dir(super::root()).status();
     match status {
         Ok(status) if status.success() => Ok(()),
         Ok(_) => Err("cargo build failed".to_string()),
@@ -258,7 +269,7 @@ mod tests {
         let request = Request::of(run, 2);
         assert!(request.concerns(Side::Burn));
         let burn = words(Side::Burn, &request);
-        assert_eq!(burn, ["release/examples/stock_burn", "gpt-384", "2", "16"]);
+        assert_eq!(burn, ["peers/examples/stock_burn", "gpt-384", "2", "16"]);
     }
 
     #[test]
