@@ -290,9 +290,11 @@ class Trainer:
         inputs, targets, epoch_start = next(self.batches)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.p, number)
-        logits, state = self.model(inputs, None if epoch_start else self.state)
+        # Autocast computes products in bf16, and the loss in f32.
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.p.get("bf16", False)):
+            logits, state = self.model(inputs, None if epoch_start else self.state)
+            loss = mean_loss(logits, targets)
         self.state = detach(state)
-        loss = mean_loss(logits, targets)
         self.optimizer.zero_grad()
         loss.backward()
         clipped = self.clip(self.params, self.p["clip"])
@@ -418,6 +420,8 @@ def parse_arguments():
     parser.add_argument("--heads", type=positive, help="attention heads of a transformer")
     parser.add_argument("--untied", action="store_true", default=None,
                         help="an output layer of its own for a transformer")
+    parser.add_argument("--bf16", action="store_true", default=None,
+                        help="products in bf16, by autocast")
     args = parser.parse_args()
     if args.bench is None and args.data is None:
         parser.error("--data is needed unless --bench is given")
@@ -427,7 +431,7 @@ def parse_arguments():
 def settings(args):
     """The preset with the values given on the command line."""
     names = ("steps", "lr", "clip", "batch", "window", "std", "layers", "hidden", "heads",
-             "untied")
+             "untied", "bf16")
     given = {name: getattr(args, name) for name in names}
     p = PRESETS[args.preset] | {name: v for name, v in given.items() if v is not None}
     if args.bench is not None:

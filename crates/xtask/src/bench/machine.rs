@@ -31,12 +31,19 @@ impl Machine {
         Ok(Machine {
             processor: processor(&cpuinfo),
             cores: cores.map_or(1, usize::from),
-            instructions: instructions(),
+            instructions: instructions(&cpuinfo),
             system: system(&os_release),
             rustc: rustc.split(' ').nth(1).unwrap_or(&rustc).to_string(),
             torch: first_line(Command::new(python).args(["-c", torch]))?,
             date: first_line(Command::new("date").args(["-u", "+%Y-%m-%d"]))?,
         })
+    }
+
+    /// The processor as a part of a file's name.
+    pub(super) fn slug(&self) -> String {
+        let words = self.processor.split(|c: char| !c.is_ascii_alphanumeric());
+        let words: Vec<&str> = words.filter(|word| !word.is_empty()).collect();
+        words.join("-").to_lowercase()
     }
 
     /// The machine in one sentence.
@@ -82,18 +89,21 @@ fn system(os_release: &str) -> String {
 }
 
 #[cfg(target_arch = "x86_64")]
-fn instructions() -> Vec<String> {
+fn instructions(cpuinfo: &str) -> Vec<String> {
     let found = [
         ("AVX2", is_x86_feature_detected!("avx2")),
         ("FMA", is_x86_feature_detected!("fma")),
         ("AVX-512", is_x86_feature_detected!("avx512f")),
+        ("AVX512-BF16", is_x86_feature_detected!("avx512bf16")),
+        // The standard library does not detect it yet.
+        ("AMX", cpuinfo.contains(" amx_bf16")),
     ];
     let present = found.into_iter().filter(|(_, present)| *present);
     present.map(|(name, _)| name.to_string()).collect()
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn instructions() -> Vec<String> {
+fn instructions(_cpuinfo: &str) -> Vec<String> {
     vec![std::env::consts::ARCH.to_string()]
 }
 
@@ -120,5 +130,10 @@ mod tests {
         let cpuinfo = "processor\t: 0\ncpu family\t: 25\nmodel\t\t: 1\nmodel name\t: AMD EPYC\n";
         assert_eq!(processor(cpuinfo), "AMD EPYC (family 25, model 1)");
         assert!(processor("").ends_with("processor"));
+        let machine = Machine {
+            processor: processor(cpuinfo),
+            ..crate::bench::peers::tests::machine()
+        };
+        assert_eq!(machine.slug(), "amd-epyc-family-25-model-1");
     }
 }

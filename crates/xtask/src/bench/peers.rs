@@ -11,8 +11,8 @@ use super::programs::{Programs, Request, number};
 use super::rows::{Goal, Quantity, RUNS, Row, Run, Side};
 use super::statistics::{Spread, median, ratio, spread};
 
-/// The file that the measurements are kept in.
-pub(super) const FILE: &str = "peers.json";
+/// What the names of the files begin with that the measurements are kept in: one for each kind of processor.
+pub(super) const FILES: &str = "peers-";
 
 /// All that was measured.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -132,7 +132,8 @@ pub(super) fn run(options: &Options) -> Result<(), String> {
         rows,
     };
     let text = serde_json::to_string_pretty(&comparison).map_err(|error| error.to_string())?;
-    super::write(&super::baseline(FILE), &(text + "\n"))?;
+    let file = format!("{FILES}{}.json", comparison.machine.slug());
+    super::write(&super::baseline(&file), &(text + "\n"))?;
     println!("`cargo xtask bench report` shows it in the documentation");
     Ok(())
 }

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 
 use serde::de::DeserializeOwned;
 
+use super::machine::Machine;
 use super::peers::{self, Comparison, Measured};
 use super::plot;
-use super::rows::{Goal, Quantity, Side};
+use super::rows::{Goal, Quantity, RUNS, Side};
 use super::scaling::{self, SERIES, Scaling};
 use super::statistics::{Spread, spread};
 
@@ -24,25 +25,26 @@ pub(super) fn run() -> Result<(), String> {
 
 /// Every document as it has to be, by its path in the repository.
 fn documents() -> Result<Vec<(String, String)>, String> {
-    let comparison: Comparison = read(peers::FILE)?;
+    let comparisons = comparisons()?;
+    let newest = comparisons
+        .first()
+        .ok_or("`cargo xtask bench peers` measures first")?;
     let scaling: Scaling = read(scaling::FILE)?;
     let mut performance = text_of(&super::root().join(PERFORMANCE))?;
     for (section, body) in [
-        ("machine", machine(&comparison)),
-        ("peers", table(&comparison)),
-        ("clip-share", clip_share(&comparison)),
+        ("peers", tables(&comparisons)),
         ("scaling", scaling_machine(&scaling)),
     ] {
         performance = between_markers(&performance, section, &body)?;
     }
     let readme = text_of(&super::root().join(README))?;
-    let readme = between_markers(&readme, "peers", &short_table(&comparison))?;
+    let readme = between_markers(&readme, "peers", &short_table(&comparisons))?;
     let mut documents = vec![
         (PERFORMANCE.to_string(), performance),
         (README.to_string(), readme),
         (
             "docs/training-speed.svg".to_string(),
-            plot::training(&comparison)?,
+            plot::training(newest)?,
         ),
     ];
     for series in &SERIES {
@@ -52,6 +54,24 @@ fn documents() -> Result<Vec<(String, String)>, String> {
         documents.push((format!("docs/scaling-{name}.svg"), svg));
     }
     Ok(documents)
+}
+
+/// What was measured on each kind of processor, the newest first.
+fn comparisons() -> Result<Vec<Comparison>, String> {
+    let folder = super::baseline("");
+    let entries = fs::read_dir(&folder)
+        .map_err(|error| format!("cannot read {}: {error}", folder.display()))?;
+    let names = entries.flatten().map(|entry| entry.file_name());
+    let names = names.filter_map(|name| name.into_string().ok());
+    let mut found: Vec<Comparison> = names
+        .filter(|name| name.starts_with(peers::FILES))
+        .map(|name| read(&name))
+        .collect::<Result<_, _>>()?;
+    found.sort_by(|left, right| {
+        let key = |of: &Comparison| (of.machine.date.clone(), of.machine.processor.clone());
+        key(right).cmp(&key(left))
+    });
+    Ok(found)
 }
 
 fn text_of(path: &PathBuf) -> Result<String, String> {
@@ -91,6 +111,20 @@ fn scaling_machine(scaling: &Scaling) -> String {
         scaling.threads,
         scaling.rounds
     )
+}
+
+/// One table for each kind of processor.
+fn tables(comparisons: &[Comparison]) -> String {
+    let sections = comparisons.iter().map(|comparison| {
+        format!(
+            "### {}\n\n{}\n\n{}\n\n{}",
+            comparison.machine.processor,
+            machine(comparison),
+            table(comparison),
+            clip_share(comparison)
+        )
+    });
+    sections.collect::<Vec<_>>().join("\n\n")
 }
 
 /// Every row with every program.
@@ -177,32 +211,59 @@ fn clip_share(comparison: &Comparison) -> String {
     )
 }
 
-/// Shears and PyTorch alone, for those who want to know whether it is worth their while.
-fn short_table(comparison: &Comparison) -> String {
+/// Shears and PyTorch alone, for those who want to know whether it is worth their while: a column for each kind of
+/// processor.
+fn short_table(comparisons: &[Comparison]) -> String {
+    let heads = comparisons.iter().map(|comparison| {
+        let Machine {
+            processor,
+            instructions,
+            ..
+        } = &comparison.machine;
+        format!(" {processor}, {} |", instructions.join(", "))
+    });
     let mut lines = vec![
-        "| | Shears | PyTorch | |".to_string(),
-        "|---|---|---|---|".to_string(),
+        format!("| |{}", heads.collect::<String>()),
+        format!("|---|{}", "---|".repeat(comparisons.len())),
     ];
-    for row in &comparison.rows {
-        let (ours, theirs) = (row.median(Side::Shears), row.median(Side::PyTorch));
-        let times = row.times_pytorch(Side::Shears);
-        if let (Some(ours), Some(theirs), Some(times)) = (ours, theirs, times) {
-            lines.push(format!(
-                "| {} | {} | {} | {} |",
-                words(row),
-                row.quantity.show(ours),
-                row.quantity.show(theirs),
-                comparative(row.quantity, times.median),
-            ));
+    for run in RUNS {
+        for row in run.rows {
+            let measured = |comparison: &Comparison| {
+                let mut rows = comparison.rows.iter();
+                rows.find(|measured| measured.name == row.name).cloned()
+            };
+            let found: Vec<Option<Measured>> = comparisons.iter().map(measured).collect();
+            let Some(any) = found.iter().flatten().next() else {
+                continue;
+            };
+            let cells: String = found
+                .iter()
+                .map(|row| format!(" {} |", cell(row)))
+                .collect();
+            lines.push(format!("| {} |{cells}", words(any)));
         }
     }
-    let machine = &comparison.machine;
     lines.push(String::new());
-    lines.push(format!(
-        "{}, {} threads, PyTorch {}, {}.",
-        machine.processor, comparison.threads, machine.torch, machine.date
-    ));
+    lines.extend(comparisons.iter().map(|comparison| {
+        let machine = &comparison.machine;
+        format!(
+            "{}: {} threads, PyTorch {}, {}.",
+            machine.processor, comparison.threads, machine.torch, machine.date
+        )
+    }));
     lines.join("\n")
+}
+
+/// How much better Shears is, and the numbers of both.
+fn cell(row: &Option<Measured>) -> String {
+    let text = row.as_ref().and_then(|row| {
+        let (ours, theirs) = (row.median(Side::Shears)?, row.median(Side::PyTorch)?);
+        let times = row.times_pytorch(Side::Shears)?;
+        let show = |value| row.quantity.show(value);
+        let better = comparative(row.quantity, times.median);
+        Some(format!("{better} ({}, {})", show(ours), show(theirs)))
+    });
+    text.unwrap_or("-".to_string())
 }
 
 /// A row's name as a phrase.
@@ -212,7 +273,10 @@ fn words(row: &Measured) -> String {
         |(_, of)| ("clip and AdamW", of),
     );
     match row.quantity {
-        Quantity::Step => format!("training step, `{of}`"),
+        Quantity::Step => match of.strip_suffix("-bf16") {
+            Some(of) => format!("training step, `{of}`, both in bf16"),
+            None => format!("training step, `{of}`"),
+        },
         Quantity::Generate => format!("generating, `{of}`"),
         Quantity::PeakMemory => format!("peak memory of training, `{of}`"),
         Quantity::Clip | Quantity::ClipAndUpdate => format!("{what}, {of} parameters"),
@@ -261,13 +325,14 @@ mod tests {
 
     #[test]
     fn the_short_table_is_in_words() {
-        let table = short_table(&comparison());
-        let row = "| training step, `lstm-128` | 10.0 ms | 25.0 ms | 2.5 times faster |";
+        let mut other = comparison();
+        other.rows.pop();
+        let table = short_table(&[comparison(), other]);
+        let cell = "2.5 times faster (10.0 ms, 25.0 ms)";
+        let row = format!("| training step, `lstm-128` | {cell} | {cell} |");
+        assert!(table.contains(&row), "{table}");
+        let row = "| clip, 10.8M parameters | 3.0 times faster (1.20 ms, 3.60 ms) | - |";
         assert!(table.contains(row), "{table}");
-        assert!(
-            table.contains("| clip, 10.8M parameters | 1.20 ms |"),
-            "{table}"
-        );
         assert_eq!(comparative(Quantity::Step, 0.5), "2.0 times slower");
         assert_eq!(comparative(Quantity::PeakMemory, 3.0), "3.0 times smaller");
         let mut both = clip_row();

@@ -173,40 +173,51 @@ const GPT_2: [&str; 2] = [
     "--vocabulary 50257 --layers 12 --hidden 768 --heads 12 --window 1024 --untied",
 ];
 
+/// Products in bf16: of Shears by `--precision`, of PyTorch by autocast.
+const BF16: [&str; 2] = ["--precision bf16", "--bf16"];
+
+/// Training in bf16 on both sides.
+const fn train_bf16(preset: &'static str, steps: usize, rows: &'static [Row]) -> Run {
+    Run {
+        model: Some(BF16),
+        ..train(preset, steps, rows)
+    }
+}
+
 /// Everything that is compared, in the order of the table.
 pub(super) const RUNS: &[Run] = &[
     train(
         "rnn-128",
         40,
-        &[times_pytorch("train-rnn-128", Quantity::Step, 2.0)],
+        &[times_pytorch("train-rnn-128", Quantity::Step, 2.5)],
     ),
     train(
         "lstm-128",
         30,
-        &[times_pytorch("train-lstm-128", Quantity::Step, 2.5)],
+        &[times_pytorch("train-lstm-128", Quantity::Step, 2.2)],
     ),
     train(
         "gru-128",
         30,
-        &[times_pytorch("train-gru-128", Quantity::Step, 2.0)],
+        &[times_pytorch("train-gru-128", Quantity::Step, 2.5)],
     ),
     train(
         "lstm-512",
         6,
         &[
-            times_pytorch("train-lstm-512", Quantity::Step, 2.0),
+            times_pytorch("train-lstm-512", Quantity::Step, 1.7),
             times_pytorch("memory-lstm-512", Quantity::PeakMemory, 2.0),
         ],
     ),
     train(
         "gru-512",
         6,
-        &[times_pytorch("train-gru-512", Quantity::Step, 2.0)],
+        &[times_pytorch("train-gru-512", Quantity::Step, 1.8)],
     ),
     train(
         "gpt-128",
         40,
-        &[times_pytorch("train-gpt-128", Quantity::Step, 2.0)],
+        &[times_pytorch("train-gpt-128", Quantity::Step, 1.8)],
     ),
     Run {
         batch: Some(16),
@@ -214,9 +225,32 @@ pub(super) const RUNS: &[Run] = &[
             "gpt-384",
             4,
             &[
-                times_pytorch("train-gpt-384", Quantity::Step, 1.4),
+                times_pytorch("train-gpt-384", Quantity::Step, 1.3),
                 times_pytorch("memory-gpt-384", Quantity::PeakMemory, 2.0),
             ],
+        )
+    },
+    train_bf16(
+        "lstm-128",
+        30,
+        &[times_pytorch("train-lstm-128-bf16", Quantity::Step, 1.0)],
+    ),
+    train_bf16(
+        "lstm-512",
+        6,
+        &[times_pytorch("train-lstm-512-bf16", Quantity::Step, 1.0)],
+    ),
+    train_bf16(
+        "gpt-128",
+        40,
+        &[times_pytorch("train-gpt-128-bf16", Quantity::Step, 1.0)],
+    ),
+    Run {
+        batch: Some(16),
+        ..train_bf16(
+            "gpt-384",
+            4,
+            &[times_pytorch("train-gpt-384-bf16", Quantity::Step, 1.0)],
         )
     },
     Run {
@@ -226,7 +260,7 @@ pub(super) const RUNS: &[Run] = &[
             30,
             &[
                 row("clip-10.8M", Quantity::Clip, Goal::TimesRead(1.15)),
-                times_pytorch("clip-and-adamw-10.8M", Quantity::ClipAndUpdate, 1.7),
+                times_pytorch("clip-and-adamw-10.8M", Quantity::ClipAndUpdate, 1.6),
             ],
         )
     },
@@ -242,22 +276,22 @@ pub(super) const RUNS: &[Run] = &[
     generate(
         "lstm-128",
         2048,
-        &[times_pytorch("generate-lstm-128", Quantity::Generate, 8.0)],
+        &[times_pytorch("generate-lstm-128", Quantity::Generate, 5.0)],
     ),
     generate(
         "lstm-512",
         512,
-        &[times_pytorch("generate-lstm-512", Quantity::Generate, 10.0)],
+        &[times_pytorch("generate-lstm-512", Quantity::Generate, 8.0)],
     ),
     generate(
         "gpt-128",
         640,
-        &[times_pytorch("generate-gpt-128", Quantity::Generate, 5.0)],
+        &[times_pytorch("generate-gpt-128", Quantity::Generate, 4.0)],
     ),
     generate(
         "gpt-384",
         512,
-        &[times_pytorch("generate-gpt-384", Quantity::Generate, 2.0)],
+        &[times_pytorch("generate-gpt-384", Quantity::Generate, 1.8)],
     ),
 ];
 
@@ -277,7 +311,7 @@ mod tests {
         let count = names.len();
         names.sort_unstable();
         names.dedup();
-        assert_eq!((names.len(), count), (count, 16));
+        assert_eq!((names.len(), count), (count, 20));
     }
 
     #[test]
