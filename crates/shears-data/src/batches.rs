@@ -2,7 +2,8 @@
 //!
 //! Recurrent models read [`StreamBatches`]: every row goes on where the same row of the step
 //! before stopped, so that the hidden state can be carried over. Transformers read
-//! [`RandomWindows`]. Both are evaluated on [`ConsecutiveWindows`].
+//! [`RandomWindows`]. The former are evaluated on [`EvaluationStreams`], the latter on
+//! [`ConsecutiveWindows`].
 
 use std::sync::Arc;
 
@@ -150,9 +151,8 @@ impl RandomWindows {
 
 /// Windows one after the other, in which every position from 1 on is a target exactly once.
 ///
-/// First come the full windows in batches of up to `batch` rows, then the shorter rest alone. With
-/// `batch` 1 this is one stream, and only its first batch has `starts_stream`; with more rows the
-/// rows of a batch do not go on from those of the batch before, and every batch has it.
+/// First come the full windows in batches of up to `batch` rows, then the shorter rest alone. No row
+/// goes on from another.
 #[derive(Debug, Clone)]
 pub struct ConsecutiveWindows<'a> {
     tokens: &'a [u32],
@@ -190,16 +190,94 @@ impl Iterator for ConsecutiveWindows<'_> {
         }
         let window = self.window.min(left);
         let rows = self.batch.min(left / window);
-        let starts_stream = self.batch > 1 || self.place == 0;
         let start = self.place;
         self.place += rows * window;
         let starts = (0..rows).map(|row| start + row * window);
-        Some(Batch::of_windows(
-            self.tokens,
-            starts,
-            window,
-            starts_stream,
-        ))
+        Some(Batch::of_windows(self.tokens, starts, window, true))
+    }
+}
+
+/// A text cut for evaluation into a head and, behind it, parts of equal length that are read at the
+/// same time. Every position from 1 on is a target exactly once, in the head or in a part.
+///
+/// A part is read with the state that the tokens before it leave, as many of them as the warm-up has.
+/// The head is what no part could have before it, and what is left over by equal parts.
+#[derive(Debug, Clone, Copy)]
+pub struct EvaluationStreams<'a> {
+    tokens: &'a [u32],
+    head: usize,
+    parts: usize,
+    part: usize,
+    warmup: usize,
+}
+
+/// With fewer parts than this, warming them up costs more than reading them together saves.
+const FEWEST_PARTS: usize = 4;
+
+impl<'a> EvaluationStreams<'a> {
+    /// Cuts a text into at most `parts` parts with a warm-up of `warmup` tokens. No part is shorter
+    /// than its warm-up: a short text has fewer parts, or is all head.
+    ///
+    /// # Errors
+    ///
+    /// If there are fewer than two tokens.
+    pub fn new(tokens: &'a [u32], parts: usize, warmup: usize) -> Result<Self, DataError> {
+        check_length(tokens.len(), 2, 1, 1)?;
+        let targets = tokens.len() - 1;
+        let room = targets.saturating_sub(warmup);
+        let parts = match parts.min(room / warmup.max(1)) {
+            ..FEWEST_PARTS => 0,
+            parts => parts,
+        };
+        let part = room.checked_div(parts).unwrap_or(0);
+        Ok(EvaluationStreams {
+            tokens,
+            head: targets - parts * part,
+            parts,
+            part,
+            warmup,
+        })
+    }
+
+    /// The number of parts; 0 if all of the text is head.
+    #[must_use]
+    pub fn parts(&self) -> usize {
+        self.parts
+    }
+
+    /// One row that reads the head, at most `window` (at least 1) tokens a batch.
+    pub fn head_batches(&self, window: usize) -> impl Iterator<Item = Batch> + use<'a> {
+        self.batches((1, true), (0, self.head), window)
+    }
+
+    /// One row a part, which reads the tokens before it. Their targets belong to other rows.
+    pub fn warmup_batches(&self, window: usize) -> impl Iterator<Item = Batch> + use<'a> {
+        let start = self.head - self.warmup.min(self.head);
+        self.batches((self.parts, true), (start, self.warmup), window)
+    }
+
+    /// The same rows, which go on with their parts.
+    pub fn part_batches(&self, window: usize) -> impl Iterator<Item = Batch> + use<'a> {
+        let begin = self.warmup == 0;
+        self.batches((self.parts, begin), (self.head, self.part), window)
+    }
+
+    /// Batches of `rows` rows, the first of which reads `length` tokens from `start` on; each row begins
+    /// a part's length behind the row before.
+    fn batches(
+        &self,
+        (rows, begin): (usize, bool),
+        (start, length): (usize, usize),
+        window: usize,
+    ) -> impl Iterator<Item = Batch> + use<'a> {
+        let (tokens, part) = (self.tokens, self.part);
+        let length = if rows == 0 { 0 } else { length };
+        let window = window.max(1);
+        (0..length).step_by(window).map(move |read| {
+            let window = window.min(length - read);
+            let starts = (0..rows).map(|row| start + read + row * part);
+            Batch::of_windows(tokens, starts, window, begin && read == 0)
+        })
     }
 }
 

@@ -18,7 +18,9 @@ mod error;
 mod split;
 mod tokenizer;
 
-pub use batches::{Batch, ConsecutiveWindows, RandomWindows, StreamBatches, evaluation_batches};
+pub use batches::{
+    Batch, ConsecutiveWindows, EvaluationStreams, RandomWindows, StreamBatches, evaluation_batches,
+};
 pub use corpus::{Corpus, Source};
 pub use decode_stream::StreamDecoder;
 pub use error::DataError;

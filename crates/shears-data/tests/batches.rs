@@ -1,7 +1,9 @@
 //! Every position once, the same batch for the same step.
 
 use proptest::prelude::*;
-use shears_data::{Batch, DataError, RandomWindows, StreamBatches, evaluation_batches, split};
+use shears_data::{
+    Batch, DataError, EvaluationStreams, RandomWindows, StreamBatches, evaluation_batches, split,
+};
 
 fn numbers(n: usize) -> Vec<u32> {
     (0..n as u32).collect()
@@ -25,12 +27,54 @@ proptest! {
         n in 2_usize..200, window in 1_usize..70, batch in 1_usize..9,
     ) {
         let mut targets = Vec::new();
-        for (index, part) in evaluation_batches(&numbers(n), batch, window).unwrap().enumerate() {
+        for part in evaluation_batches(&numbers(n), batch, window).unwrap() {
             check(&part);
             prop_assert!(part.batch <= batch && part.window <= window);
-            prop_assert_eq!(part.starts_stream, batch > 1 || index == 0);
+            prop_assert!(part.starts_stream);
             targets.extend(part.targets);
         }
+        prop_assert_eq!(targets, (1..n as u32).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn evaluation_streams_cover_every_position_once(
+        n in 2_usize..300, parts in 0_usize..12, warmup in 0_usize..40, window in 1_usize..50,
+    ) {
+        let tokens = numbers(n);
+        let streams = EvaluationStreams::new(&tokens, parts, warmup).unwrap();
+        prop_assert!(streams.parts() <= parts);
+        let mut targets = Vec::new();
+        for (index, batch) in streams.head_batches(window).enumerate() {
+            check(&batch);
+            prop_assert!(batch.batch == 1 && batch.window <= window);
+            prop_assert_eq!(batch.starts_stream, index == 0);
+            targets.extend(batch.targets);
+        }
+        // Where the rows of a batch are to go on: for each row the last token that it read.
+        let mut next: Option<Vec<u32>> = None;
+        let mut warmed = 0;
+        for batch in streams.warmup_batches(window) {
+            check(&batch);
+            prop_assert_eq!(batch.starts_stream, next.is_none());
+            warmed += batch.window;
+            next = Some(batch.targets.chunks(batch.window).map(|row| row[row.len() - 1]).collect());
+        }
+        let mut part = 0;
+        for batch in streams.part_batches(window) {
+            check(&batch);
+            prop_assert_eq!(batch.batch, streams.parts());
+            prop_assert_eq!(batch.starts_stream, next.is_none());
+            let starts: Vec<u32> = batch.inputs.chunks(batch.window).map(|row| row[0]).collect();
+            prop_assert_eq!(next.unwrap_or_else(|| starts.clone()), starts);
+            next = Some(batch.targets.chunks(batch.window).map(|row| row[row.len() - 1]).collect());
+            part += batch.window;
+            targets.extend(batch.targets);
+        }
+        if streams.parts() > 0 {
+            prop_assert_eq!(warmed, warmup);
+            prop_assert!(part >= warmup);
+        }
+        targets.sort_unstable();
         prop_assert_eq!(targets, (1..n as u32).collect::<Vec<_>>());
     }
 
@@ -137,6 +181,7 @@ fn too_short_says_how_much_is_needed() {
         DataError::TooShort { needed: 9, .. }
     ));
     assert!(evaluation_batches(&[1], 1, 1).is_err());
+    assert!(EvaluationStreams::new(&[1], 64, 256).is_err());
     assert!(StreamBatches::new(numbers(0), usize::MAX, usize::MAX).is_err());
     assert!(matches!(
         StreamBatches::new(numbers(8), 0, 4).unwrap_err(),

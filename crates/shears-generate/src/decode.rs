@@ -1,6 +1,6 @@
 //! Feeding tokens to a model, each once, and asking it for the next.
 
-use burn::tensor::{Device, Int, Tensor, TensorData, s};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use shears_model::{LanguageModel, Reading, State};
 
 use crate::error::GenerateError;
@@ -146,10 +146,9 @@ impl<'a, M: LanguageModel> Generator<'a, M> {
         let ids = TensorData::new(ids, [1, time]);
         let input = Tensor::<2, Int>::from_data(ids, &self.device); // [1, time]
         let state = std::mem::take(&mut self.state);
-        let (logits, state) = self.model.forward(input, state); // [1, time, vocabulary]
-        let last = logits.slice(s![.., time - 1..time, ..]); // [1, 1, vocabulary]
-        let last = last.try_into_vec_as::<f32>();
-        self.logits = last.map_err(|error| GenerateError::Device(error.to_string()))?;
+        let (logits, state) = self.model.predict(input, state); // [1, vocabulary]
+        let logits = logits.try_into_vec_as::<f32>();
+        self.logits = logits.map_err(|error| GenerateError::Device(error.to_string()))?;
         self.state = state;
         self.position += time;
         Ok(())

@@ -7,7 +7,7 @@ use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
 use pulp::{Simd, WithSimd};
 use shears_kernels::{
-    Activation, Cell, RecurrentWeights, linear, output_loss, recurrent, recurrent_plain,
+    Activation, Cell, Precision, RecurrentWeights, linear, output_loss, recurrent, recurrent_plain,
 };
 
 fn main() {
@@ -88,14 +88,17 @@ fn layer(bencher: Bencher<'_, '_>, cell: Cell, gates: usize, hidden: usize, fuse
     let weights = weights(gates, hidden, &device);
     let states = if cell == Cell::Lstm { 2 } else { 1 };
     let input = tensor([TIME, BATCH, hidden], &device);
-    let run = if fused { recurrent } else { recurrent_plain };
     // Two products forward, and for each of them two backward.
     let operations = 3 * 2 * 2 * TIME * BATCH * gates * hidden * hidden;
     bencher
         .counter(ItemsCount::new(operations))
         .bench_local(|| {
             let carried = (0..states).map(|_| Tensor::zeros([BATCH, hidden], &device));
-            let (outputs, _) = run(cell, input.clone(), weights.clone(), carried.collect());
+            let (input, weights, carried) = (input.clone(), weights.clone(), carried.collect());
+            let (outputs, _) = match fused {
+                true => recurrent(cell, Precision::F32, input, weights, carried),
+                false => recurrent_plain(cell, input, weights, carried),
+            };
             black_box(outputs.sum().backward());
         });
 }
@@ -132,7 +135,13 @@ fn output_layer_and_loss(bencher: Bencher<'_, '_>, vocabulary: usize) {
     bencher
         .counter(ItemsCount::new(operations))
         .bench_local(|| {
-            let loss = output_loss(states.clone(), weight.clone(), None, targets.clone());
+            let loss = output_loss(
+                states.clone(),
+                weight.clone(),
+                None,
+                targets.clone(),
+                Precision::F32,
+            );
             black_box(loss.backward());
         });
 }

@@ -7,8 +7,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
 use shears_kernels::{
-    BlockSettings, BlockWeights, Dropout, DropoutKey, LinearWeights, NormWeights, dropout,
-    layer_norm, transformer_block, transformer_block_plain,
+    BlockSettings, BlockWeights, Dropout, DropoutKey, LinearWeights, NormWeights, Precision,
+    dropout, layer_norm, transformer_block, transformer_block_plain,
 };
 
 fn main() {
@@ -43,6 +43,7 @@ impl Preset {
     fn settings(self, dropout: Option<Dropout>) -> BlockSettings {
         let [_, _, _, heads] = self.sizes();
         BlockSettings {
+            precision: Precision::F32,
             heads,
             index: 0,
             dropout,

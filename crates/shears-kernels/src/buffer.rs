@@ -3,16 +3,17 @@
 //! A training step asks for the same sizes again and again. Memory that is fresh from the system
 //! costs a page fault for every 4 kB, which took 30 % of the time of Burn's own operations. A buffer that
 //! is dropped here, or a tensor that was made of one, goes to a list of idle buffers, and the next
-//! one of its size comes from there.
+//! one of its size comes from there. Large ones are in pages of 2 MB where the system has them, because
+//! a pass over parameters and moments looks up an address in every page of several large blocks.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::mem::MaybeUninit;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use burn::backend::flex::{FlexTensor, Layout as TensorLayout};
-use burn::tensor::{DType, Shape};
+use burn::tensor::{DType, Shape, TensorData};
 use burn_std::{AccessError, AccessPolicy, AllocationController, AllocationProperty, Bytes};
 
 /// A cache line, and the widest vector.
@@ -21,7 +22,39 @@ const ALIGNMENT: usize = 64;
 /// Sizes are rounded up to a multiple of this, so that nearly equal ones serve each other.
 const GRAIN: usize = 4096;
 
-/// Numbers whose values are left over from an earlier use.
+/// A large page of x86-64, and of 64-bit ARM where pages have 4 kB. Blocks of at least this size are
+/// aligned to it. Their sizes are not rounded up to it, so that they take no more memory: what
+/// remains after the last whole large page is in small ones.
+const LARGE_PAGE: usize = 2 << 20;
+
+/// The number of elements of a tensor of these sizes.
+///
+/// # Panics
+///
+/// If it does not fit into a `usize`, which would wrap to a small number in silence.
+pub(crate) fn elements(sizes: &[usize]) -> usize {
+    let product = |product: usize, size: &usize| product.checked_mul(*size);
+    let elements = sizes.iter().try_fold(1, product);
+    elements.unwrap_or_else(|| panic!("a tensor {sizes:?} does not fit into the address space"))
+}
+
+/// Data of that shape for a tensor on any device, of elements that start as zero and that `fill`
+/// changes.
+///
+/// A tensor on the CPU device keeps the memory without a copy. It is aligned for vectors and in large
+/// pages where it is large, as parameters and moments should be.
+///
+/// # Panics
+///
+/// If the shape has more elements than fit into the address space.
+pub fn filled(shape: impl Into<Shape>, fill: impl FnOnce(&mut [f32])) -> TensorData {
+    let shape = shape.into();
+    let mut buffer = Buffer::zeros(elements(&shape.to_vec()));
+    fill(&mut buffer);
+    TensorData::from_bytes(buffer.into_bytes(), shape, DType::F32)
+}
+
+/// Elements whose values are left over from an earlier use.
 #[derive(Debug)]
 pub(crate) struct Buffer {
     block: Block,
@@ -29,12 +62,18 @@ pub(crate) struct Buffer {
 }
 
 impl Buffer {
-    /// A buffer of `len` numbers that hold anything; every one of them is to be written.
+    /// A buffer of `len` elements that hold anything; every one of them is to be written.
+    ///
+    /// # Panics
+    ///
+    /// If so many do not fit into the address space.
     pub(crate) fn uninitialised(len: usize) -> Buffer {
-        Buffer {
-            block: Block::take(len * size_of::<f32>()),
-            len,
-        }
+        let bytes = len.checked_mul(size_of::<f32>());
+        let block = bytes.and_then(Block::take);
+        let block = block.unwrap_or_else(|| {
+            panic!("a buffer of {len} elements does not fit into the address space")
+        });
+        Buffer { block, len }
     }
 
     /// A buffer of zeros.
@@ -59,10 +98,15 @@ impl Buffer {
     pub(crate) fn into_tensor(self, shape: impl Into<Shape>) -> FlexTensor {
         let shape = shape.into();
         assert_eq!(shape.num_elements(), self.len, "the shape of a buffer");
-        let bytes = self.len * size_of::<f32>();
+        let layout = TensorLayout::contiguous(shape);
+        FlexTensor::new(self.into_bytes(), layout, DType::F32)
+    }
+
+    /// The buffer as memory of Burn's, which comes back here when it is dropped.
+    fn into_bytes(self) -> Bytes {
+        let bytes = size_of_val(&self[..]);
         // SAFETY: the first `bytes` of a block are initialised: it was zeroed when it was made.
-        let bytes = unsafe { Bytes::from_controller(Box::new(self.block), bytes) };
-        FlexTensor::new(bytes, TensorLayout::contiguous(shape), DType::F32)
+        unsafe { Bytes::from_controller(Box::new(self.block), bytes) }
     }
 }
 
@@ -76,7 +120,7 @@ impl Deref for Buffer {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
-        // SAFETY: the block is initialised, aligned for f32, and at least `len` numbers long.
+        // SAFETY: the block is initialised, aligned for f32, and at least `len` elements long.
         unsafe { std::slice::from_raw_parts(self.block.start.cast().as_ptr(), self.len) }
     }
 }
@@ -88,7 +132,8 @@ impl DerefMut for Buffer {
     }
 }
 
-/// Memory that is initialised, aligned to [`ALIGNMENT`], and goes to the idle blocks when dropped.
+/// Memory that is initialised, aligned to [`ALIGNMENT`] or, if it is large, to [`LARGE_PAGE`], and goes to the idle
+/// blocks when dropped.
 #[derive(Debug)]
 struct Block {
     start: NonNull<u8>,
@@ -124,9 +169,12 @@ fn idle() -> MutexGuard<'static, Idle> {
 
 impl Block {
     /// The smallest idle block that is large enough and not more than twice too large, or a new one.
-    fn take(bytes: usize) -> Block {
-        let size = bytes.max(1).next_multiple_of(GRAIN);
+    /// None if no address space holds so many bytes.
+    fn take(bytes: usize) -> Option<Block> {
+        let size = bytes.max(1).checked_next_multiple_of(GRAIN)?;
+        let layout = Block::layout(size)?;
         let mut idle = idle();
+        // A size that has a layout is at most half of what a `usize` holds.
         let fits = |block: &Block| (size..=2 * size).contains(&block.size);
         let candidates = idle.blocks.iter().enumerate().rev();
         let best = candidates
@@ -136,37 +184,61 @@ impl Block {
         let size = found.map_or(size, |index| idle.blocks[index].size);
         idle.in_use += size;
         idle.most = idle.most.max(idle.in_use);
-        match found {
+        Some(match found {
             Some(index) => {
                 idle.bytes -= size;
                 idle.blocks.remove(index)
             }
             None => {
                 drop(idle);
-                Block::new(size)
+                Block::new(layout)
             }
-        }
+        })
     }
 
-    fn new(size: usize) -> Block {
-        let layout = Block::layout(size);
+    /// A block of zeros; its layout has a size above zero.
+    fn new(layout: Layout) -> Block {
         // SAFETY: the size is not zero.
-        let start = unsafe { alloc_zeroed(layout) };
-        match NonNull::new(start) {
-            Some(start) => Block { start, size },
-            None => handle_alloc_error(layout),
+        let start = NonNull::new(unsafe { alloc(layout) });
+        let start = start.unwrap_or_else(|| handle_alloc_error(layout));
+        // Before the first write: that is when the system chooses the size of a page.
+        advise_large_pages(start, layout.size());
+        // SAFETY: these are the bytes that were allocated just now.
+        unsafe { start.write_bytes(0, layout.size()) };
+        Block {
+            start,
+            size: layout.size(),
         }
     }
 
-    fn layout(size: usize) -> Layout {
-        Layout::from_size_align(size, ALIGNMENT).expect("a buffer fits into the address space")
+    /// How a block of a size is allocated; none if it is too large for any address space.
+    fn layout(size: usize) -> Option<Layout> {
+        let alignment = match size {
+            LARGE_PAGE.. => LARGE_PAGE,
+            _ => ALIGNMENT,
+        };
+        Layout::from_size_align(size, alignment).ok()
     }
 
     fn free(self) {
+        let layout = Block::layout(self.size).expect("a block was allocated with its layout");
         // SAFETY: `new` allocated it with this layout, and it is not used again.
-        unsafe { dealloc(self.start.as_ptr(), Block::layout(self.size)) };
+        unsafe { dealloc(self.start.as_ptr(), layout) };
         std::mem::forget(self);
     }
+}
+
+/// Asks Linux for large pages, which it gives to who asks; elsewhere the system decides by itself.
+fn advise_large_pages(start: NonNull<u8>, size: usize) {
+    #[cfg(target_os = "linux")]
+    if size >= LARGE_PAGE {
+        let whole_pages = size - size % LARGE_PAGE;
+        // SAFETY: the range belongs to one allocation, begins at a page because of its alignment, and
+        // the advice changes no content. A system without large pages refuses it, which changes nothing.
+        unsafe { libc::madvise(start.as_ptr().cast(), whole_pages, libc::MADV_HUGEPAGE) };
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (start, size);
 }
 
 impl Drop for Block {
@@ -219,7 +291,10 @@ impl AllocationController for Block {
 
 #[cfg(test)]
 mod tests {
-    use super::Buffer;
+    use burn::tensor::{Device, Tensor};
+
+    use super::{Buffer, LARGE_PAGE, elements, filled};
+    use crate::Numbers;
 
     #[test]
     fn a_dropped_buffer_or_tensor_serves_the_next_of_its_size() {
@@ -238,8 +313,64 @@ mod tests {
     }
 
     #[test]
-    fn buffers_of_no_numbers_are_fine() {
+    fn buffers_of_no_elements_are_fine() {
         assert!(Buffer::zeros(0).is_empty());
         assert_eq!(Buffer::copy_of(&[1.0, 2.0])[..], [1.0, 2.0]);
+    }
+
+    #[test]
+    fn large_buffers_begin_at_large_pages_and_hold_what_was_asked_for() {
+        for more in [0, 1, 1_000_003] {
+            let len = LARGE_PAGE / size_of::<f32>() + more;
+            let buffer = Buffer::zeros(len);
+            assert_eq!((buffer.as_ptr() as usize) % LARGE_PAGE, 0);
+            assert_eq!(buffer.len(), len);
+            assert!(buffer.iter().all(|&element| element == 0.0));
+            // Less than one grain of 4 kB more than what was asked for.
+            assert!(buffer.block.size - size_of_val(&buffer[..]) < 4096);
+        }
+    }
+
+    #[test]
+    fn filled_data_stays_where_it_is() {
+        let device = Device::flex();
+        let mut address = std::ptr::null();
+        let data = filled([3, 500_000], |elements| {
+            address = elements.as_ptr();
+            elements[7] = 1.5;
+        });
+        let tensor = Tensor::<2>::from_data(data, &device);
+        let numbers = Numbers::of(tensor).unwrap();
+        assert_eq!(numbers.as_slice().as_ptr(), address);
+        assert_eq!(numbers.as_slice()[6..9], [0.0, 1.5, 0.0]);
+        let numbers = Numbers::of(numbers.into_tensor::<2>().autodiff().inner()).unwrap();
+        assert_eq!(numbers.as_slice().as_ptr(), address);
+    }
+
+    #[test]
+    fn sizes_beyond_the_address_space_are_refused() {
+        let message = |work: fn()| {
+            let panic = std::panic::catch_unwind(work).unwrap_err();
+            *panic.downcast::<String>().unwrap()
+        };
+        let refused: [fn(); 4] = [
+            || drop(Buffer::uninitialised(usize::MAX)),
+            // Four bytes each wrap to zero, to one grain too little, and to more than a pointer reaches.
+            || drop(Buffer::zeros(usize::MAX / 4 + 1)),
+            || drop(Buffer::uninitialised(usize::MAX / 4)),
+            || drop(Buffer::uninitialised(isize::MAX as usize / 4 + 1)),
+        ];
+        for work in refused {
+            let message = message(work);
+            assert!(message.starts_with("a buffer of "), "{message}");
+            assert!(message.ends_with("does not fit into the address space"));
+        }
+        let message = message(|| drop(filled([1 << 40, 1 << 40], |_| {})));
+        assert!(
+            message.starts_with("a tensor [1099511627776, "),
+            "{message}"
+        );
+        assert_eq!(elements(&[]), 1);
+        assert_eq!(elements(&[3, 0, 5]), 0);
     }
 }

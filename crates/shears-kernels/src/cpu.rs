@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::OnceLock;
 
-use pulp::{Scalar256b, Simd, WithSimd};
+use pulp::{Scalar128b, Simd, WithSimd};
 
 /// A set of vector instructions that this machine was found to have.
 #[derive(Clone, Copy, Debug)]
@@ -17,8 +17,8 @@ pub(crate) enum Instructions {
     /// NEON, 4 numbers at a time.
     #[cfg(target_arch = "aarch64")]
     Neon(pulp::aarch64::Neon),
-    /// What every processor has; the compiler's vectors of whatever width the target allows.
-    Portable(Scalar256b),
+    /// What every processor has, 4 elements at a time, as the compiler's vectors.
+    Portable(Scalar128b),
 }
 
 impl Instructions {
@@ -32,17 +32,82 @@ impl Instructions {
         }
         #[cfg(target_arch = "aarch64")]
         found.extend(pulp::aarch64::Neon::try_new().map(Instructions::Neon));
-        found.push(Instructions::Portable(Scalar256b));
+        found.push(Instructions::Portable(Scalar128b));
         found
     }
 }
 
-/// How a kernel computes: with which instructions, on how many threads.
+/// In what precision the factors of matrix products are read. Sums are f32 in either.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// As they are.
+    #[default]
+    F32,
+    /// Rounded to bfloat16, to nearest and ties to even. Parameters, activations between products, and
+    /// gradients stay f32.
+    Bf16,
+}
+
+/// What multiplies in bf16 here, see [`Bf16Unit::here`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bf16Unit {
+    /// AMX: tiles of 16 x 16 sums (Intel, from Sapphire Rapids on).
+    Amx,
+    /// `vdpbf16ps`, from the extension AVX512-BF16.
+    Avx512,
+    /// Nothing: pairs are widened to f32, and multiplied as such.
+    Widened,
+}
+
+impl Bf16Unit {
+    /// The fastest that this processor and system have.
+    #[must_use]
+    pub fn here() -> Bf16Unit {
+        static HERE: OnceLock<Bf16Unit> = OnceLock::new();
+        *HERE.get_or_init(|| Bf16Unit::available()[0])
+    }
+
+    /// All that there are, the fastest first.
+    pub(crate) fn available() -> Vec<Bf16Unit> {
+        let mut found = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        if pulp::x86::V4::try_new().is_some() {
+            if crate::matmul::has_amx() {
+                found.push(Bf16Unit::Amx);
+            }
+            if is_x86_feature_detected!("avx512bf16") {
+                found.push(Bf16Unit::Avx512);
+            }
+        }
+        found.push(Bf16Unit::Widened);
+        found
+    }
+
+    /// The name for people.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Bf16Unit::Amx => "AMX",
+            Bf16Unit::Avx512 => "AVX512-BF16",
+            Bf16Unit::Widened => "f32 units",
+        }
+    }
+}
+
+/// How matrix products are computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Products {
+    F32,
+    Bf16(Bf16Unit),
+}
+
+/// How a kernel computes: with which instructions, in which precision, on how many threads.
 ///
-/// The numbers that a kernel gives depend on the instructions, never on the threads.
+/// The numbers that a kernel gives depend on instructions and precision, never on the threads.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cpu {
     pub(crate) instructions: Instructions,
+    pub(crate) products: Products,
     pub(crate) threads: usize,
 }
 
@@ -52,8 +117,18 @@ impl Cpu {
         static BEST: OnceLock<Instructions> = OnceLock::new();
         Cpu {
             instructions: *BEST.get_or_init(|| Instructions::available()[0]),
+            products: Products::F32,
             threads: rayon::current_num_threads(),
         }
+    }
+
+    /// The same with products in that precision.
+    pub(crate) fn with(self, precision: Precision) -> Cpu {
+        let products = match precision {
+            Precision::F32 => Products::F32,
+            Precision::Bf16 => Products::Bf16(Bf16Unit::here()),
+        };
+        Cpu { products, ..self }
     }
 
     /// The same instructions on so many threads.
@@ -119,6 +194,49 @@ impl Cpu {
             );
         }
         halve(0..count, grain.max(1), self.threads, &work);
+    }
+
+    /// Calls `work` for blocks of whole rows that together are `values`, on all threads, with the index of each
+    /// block's first row. Blocks begin at multiples of `grain` rows, and none is split below it. What
+    /// remains after the last whole row belongs to no block.
+    pub(crate) fn split_rows<T: Send>(
+        self,
+        values: &mut [T],
+        row_len: usize,
+        grain: usize,
+        work: impl Fn(usize, &mut [T]) + Sync,
+    ) {
+        fn halve<T: Send>(
+            first: usize,
+            rows: &mut [T],
+            row_len: usize,
+            grain: usize,
+            parts: usize,
+            work: &(impl Fn(usize, &mut [T]) + Sync),
+        ) {
+            let grains = (rows.len() / row_len).div_ceil(grain);
+            if parts <= 1 || grains <= 1 {
+                if !rows.is_empty() {
+                    work(first, rows);
+                }
+                return;
+            }
+            let left_parts = parts / 2;
+            let middle = (grains * left_parts).div_ceil(parts) * grain;
+            let (left, right) = rows.split_at_mut(middle * row_len);
+            rayon::join(
+                || halve(first, left, row_len, grain, left_parts, work),
+                || {
+                    let right_parts = parts - left_parts;
+                    halve(first + middle, right, row_len, grain, right_parts, work);
+                },
+            );
+        }
+        if row_len > 0 {
+            let whole = values.len() - values.len() % row_len;
+            let rows = &mut values[..whole];
+            halve(0, rows, row_len, grain.max(1), self.threads, &work);
+        }
     }
 
     /// Calls `work` for ranges that together are `0..count`, of nearly equal length and at most `most` long, on
@@ -189,17 +307,32 @@ impl<'a, T> Shared<'a, T> {
 
 #[cfg(test)]
 impl Cpu {
-    /// Every way of computing on this machine that tests compare: all instructions, one thread
+    /// Every way of computing in f32 on this machine that tests compare: all instructions, one thread
     /// and several.
     pub(crate) fn all() -> Vec<Cpu> {
         let instructions = Instructions::available();
         let of = |instructions| {
             [1, 2, 3].map(|threads| Cpu {
                 instructions,
+                products: Products::F32,
                 threads,
             })
         };
         instructions.into_iter().flat_map(of).collect()
+    }
+
+    /// As [`Cpu::all`] in bf16, with every unit that there is for it.
+    pub(crate) fn all_bf16() -> Vec<Cpu> {
+        let of = |cpu: Cpu| {
+            let units = Bf16Unit::available().into_iter();
+            // The units of AVX-512 work on its vectors.
+            let fits = move |unit: &Bf16Unit| *unit == Bf16Unit::Widened || cpu.lanes() == 16;
+            units.filter(fits).map(move |unit| Cpu {
+                products: Products::Bf16(unit),
+                ..cpu
+            })
+        };
+        Cpu::all().into_iter().flat_map(of).collect()
     }
 }
 
@@ -221,10 +354,22 @@ mod tests {
                     }
                 });
                 assert_eq!(*seen.lock().unwrap(), vec![1; count]);
+                let mut rows = vec![0; 3 * count];
+                cpu.split_rows(&mut rows, 3, grain, |first, rows| {
+                    assert_eq!(first % grain, 0);
+                    for (index, value) in rows.iter_mut().enumerate() {
+                        *value += 3 * first + index;
+                    }
+                });
+                assert!(rows.iter().copied().eq(0..3 * count));
                 let seen = Mutex::new(vec![0; count]);
                 cpu.each(count, |index| seen.lock().unwrap()[index] += 1);
                 assert_eq!(*seen.lock().unwrap(), vec![1; count]);
             }
+            let mut rest = [0; 8];
+            cpu.split_rows(&mut rest, 3, 1, |_, rows| rows.fill(1));
+            assert_eq!(rest, [1, 1, 1, 1, 1, 1, 0, 0]);
+            cpu.split_rows(&mut rest, 0, 1, |_, _| panic!("there are no rows"));
         }
     }
 }

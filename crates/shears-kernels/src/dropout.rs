@@ -10,11 +10,11 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::flex::FlexTensor;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
-use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 use pulp::{Simd, WithSimd};
 
 use crate::buffer::Buffer;
-use crate::cpu::{Cpu, Shared};
+use crate::cpu::Cpu;
 use crate::tensor::{contiguous, is_ours, values};
 
 /// What distinguishes the masks of one forward pass from those of any other.
@@ -22,20 +22,25 @@ use crate::tensor::{contiguous, is_ours, values};
 pub struct DropoutKey([u32; 2]);
 
 impl DropoutKey {
-    /// Draws a key from the generator of a device.
-    pub fn draw(device: &Device) -> DropoutKey {
-        let device = device.clone().without_autodiff();
-        // Bytes, which integers of every type and device can hold.
-        let range = Distribution::Uniform(0.0, 256.0);
-        let bytes = Tensor::<1, Int>::random([8], range, &device).into_data();
-        let word = |bytes: &[u32]| bytes.iter().fold(0, |word, byte| word << 8 | (byte & 255));
-        let bytes: Vec<u32> = bytes.iter::<i64>().map(|byte| byte as u32).collect();
-        DropoutKey([word(&bytes[..4]), word(&bytes[4..])])
-    }
-
-    /// A key of one's own choice.
+    /// A key of one's own choice, such as the two halves of a seed.
     pub fn of(words: [u32; 2]) -> DropoutKey {
         DropoutKey(words)
+    }
+
+    /// The key of one part of what this key stands for: of a step, a micro-batch, a call. Parts with
+    /// different numbers have different keys, which have nothing in common with each other.
+    #[must_use]
+    pub fn part(self, number: u64) -> DropoutKey {
+        // The output function of SplitMix64 (Steele, Lea & Flood 2014), a bijection of 64 bits.
+        let mix = |mut word: u64| {
+            word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            word = (word ^ (word >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            word ^ (word >> 31)
+        };
+        let [low, high] = self.0.map(u64::from);
+        let word = (low | high << 32).wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let word = mix(mix(word) ^ number);
+        DropoutKey([word as u32, (word >> 32) as u32])
     }
 }
 
@@ -144,16 +149,12 @@ impl Mask {
 
     /// The rows of a block that begins with row `first`.
     pub(crate) fn apply_to_rows(self, cpu: Cpu, first: usize, rows: &mut [f32], width: usize) {
-        let count = rows.len() / width.max(1);
-        let shared = Shared::new(rows);
         // A row costs too little to be handed to a thread alone.
         let grain = 16_384_usize.div_ceil(width.max(1));
-        cpu.split(count, grain, |range| {
-            // SAFETY: ranges of rows do not overlap.
-            let rows = unsafe { shared.part(range.start * width..range.end * width) };
+        cpu.split_rows(rows, width, grain, |begin, rows| {
             cpu.run(ApplyToRows {
                 mask: self,
-                first: first + range.start,
+                first: first + begin,
                 rows,
                 width,
             });

@@ -10,7 +10,7 @@ use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
 use burn::tensor::{Int, Tensor, s};
 use pulp::{Simd, WithSimd};
 
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, elements};
 use crate::cpu::{Cpu, Shared};
 use crate::tensor::{contiguous, is_ours, sizes, tokens as to_tokens, values};
 use crate::vector::{load, store};
@@ -96,10 +96,7 @@ fn embed(
     let cpu = Cpu::current();
     let mut rows = gather(cpu, values(&weight), size, &tokens);
     let window = &values(&positions)[start * size..][..time * size];
-    let shared = Shared::new(&mut rows);
-    cpu.split(tokens.len() / time.max(1), 1, |batch| {
-        // SAFETY: ranges do not overlap.
-        let rows = unsafe { shared.part(batch.start * window.len()..batch.end * window.len()) };
+    cpu.split_rows(&mut rows, window.len(), 1, |_, rows| {
         for rows in rows.chunks_exact_mut(window.len()) {
             for (row, position) in rows.iter_mut().zip(window) {
                 *row += position;
@@ -182,19 +179,16 @@ impl Backward<Flex, 2> for Embedding {
 
 /// The row of each token: `[tokens, size]` from `[vocabulary, size]`.
 pub(crate) fn gather(cpu: Cpu, weight: &[f32], size: usize, tokens: &[u32]) -> Buffer {
-    let mut rows = Buffer::uninitialised(tokens.len() * size);
-    let shared = Shared::new(&mut rows);
-    cpu.split(tokens.len(), 64, |range| {
-        // SAFETY: ranges do not overlap.
-        let rows = unsafe { shared.part(range.start * size..range.end * size) };
-        for (&token, row) in tokens[range].iter().zip(rows.chunks_exact_mut(size.max(1))) {
+    let mut rows = Buffer::uninitialised(elements(&[tokens.len(), size]));
+    cpu.split_rows(&mut rows, size, 64, |first, rows| {
+        for (&token, row) in tokens[first..].iter().zip(rows.chunks_exact_mut(size)) {
             row.copy_from_slice(&weight[token as usize * size..][..size]);
         }
     });
     rows
 }
 
-/// The gradient of an embedding of `len` numbers: the sum, for each token, of its rows, one after the other.
+/// The gradient of an embedding of `len` elements: the sum, for each token, of its rows, one after the other.
 pub(crate) fn scatter(
     cpu: Cpu,
     gradients: &[f32],
@@ -207,7 +201,7 @@ pub(crate) fn scatter(
     weight
 }
 
-/// Adds each row, the first `width` of every `stride` numbers, to the row of its token in a table `[vocabulary, width]`.
+/// Adds each row, the first `width` of every `stride` elements, to the row of its token in a table `[vocabulary, width]`.
 ///
 /// Threads share the columns, so that every sum is in the order of the rows.
 pub(crate) fn add_by_token(

@@ -11,7 +11,7 @@ use burn::tensor::Tensor;
 use pulp::{Simd, WithSimd};
 
 use crate::buffer::Buffer;
-use crate::cpu::{Cpu, Shared};
+use crate::cpu::Cpu;
 use crate::tensor::{contiguous, is_ours, values};
 
 /// What is added to the variance, PyTorch's default.
@@ -123,7 +123,7 @@ impl Moments {
     }
 }
 
-/// The sum of 16 numbers, in the order of a vector's halves.
+/// The sum of 16 elements, in the order of a vector's halves.
 #[inline(always)]
 fn total<S: Simd>(_: S, lanes: &[f32; 16]) -> f32 {
     let mut lanes = *lanes;
@@ -211,12 +211,8 @@ fn forward(input: &FlexTensor, weight: &FlexTensor, bias: &FlexTensor) -> FlexTe
 /// Normalises all rows.
 fn normalize(cpu: Cpu, input: &[f32], parameters: [&[f32]; 2], output: &mut [f32]) {
     let width = parameters[0].len();
-    let output = Shared::new(output);
-    cpu.split(input.len() / width.max(1), ROWS_OF_A_SUM, |range| {
-        let range = range.start * width..range.end * width;
-        // SAFETY: ranges of rows do not overlap.
-        let output = unsafe { output.part(range.clone()) };
-        let input = &input[range];
+    cpu.split_rows(output, width, ROWS_OF_A_SUM, |first, output| {
+        let input = &input[first * width..][..output.len()];
         cpu.run(Normalize {
             input,
             parameters,
@@ -282,14 +278,13 @@ fn gradients(cpu: Cpu, input: &[f32], weight: &[f32], gradient: &[f32]) -> [Buff
     let block = ROWS_OF_A_SUM * width;
     let blocks = input.len().div_ceil(block.max(1));
     let mut sums = Buffer::zeros(blocks * 2 * width);
-    let (out, shared_sums) = (Shared::new(&mut input_gradient), Shared::new(&mut sums));
-    cpu.split(blocks, 1, |range| {
-        for index in range {
-            let range = index * block..input.len().min((index + 1) * block);
-            // SAFETY: blocks do not overlap.
-            let out = unsafe { out.part(range.clone()) };
-            // SAFETY: as above.
-            let sums = unsafe { shared_sums.part(index * 2 * width..(index + 1) * 2 * width) };
+    let outputs = input_gradient.chunks_mut(block.max(1));
+    let outputs = outputs.zip(sums.chunks_mut((2 * width).max(1)));
+    let mut outputs: Vec<(&mut [f32], &mut [f32])> = outputs.collect();
+    cpu.split_rows(&mut outputs, 1, 1, |first, outputs| {
+        for (index, (out, sums)) in outputs.iter_mut().enumerate() {
+            let start = (first + index) * block;
+            let range = start..start + out.len();
             cpu.run(Differentiate {
                 input: &input[range.clone()],
                 weight,

@@ -27,11 +27,13 @@ mod transformer;
 mod update;
 mod vector;
 
+pub use buffer::filled;
+pub use cpu::{Bf16Unit, Precision};
 pub use dropout::{Dropout, DropoutKey, dropout, dropout_plain};
 pub use embedding::{embedding_with_positions, embedding_with_positions_plain};
 pub use layer_norm::{layer_norm, layer_norm_plain};
 pub use linear::{linear, linear_plain};
-pub use loss::{cross_entropy, output_loss};
+pub use loss::{cross_entropy, logit_rows_at_once, output_loss};
 pub use measure::{read, scan};
 pub use numbers::Numbers;
 pub use recurrent::{

@@ -11,7 +11,7 @@ use burn::tensor::Tensor;
 
 use crate::buffer::Buffer;
 use crate::cpu::Cpu;
-use crate::matmul::{PACK_FROM, Packed, Start, product_with_vector, transposed_product};
+use crate::matmul::{FEW_ROWS, Packed, Start, product_of_few_rows, transposed_product};
 use crate::tensor::{contiguous, is_ours, sizes, values};
 use crate::vector::sum_columns;
 
@@ -76,10 +76,9 @@ impl LinearBackend for Flex {
         };
         let (x, weight) = (values(&input), values(&weight));
         let mut y = Buffer::uninitialised(rows * outputs);
-        if rows < PACK_FROM {
-            for (x, y) in x.chunks_exact(inputs).zip(y.chunks_exact_mut(outputs)) {
-                product_with_vector(cpu, weight, x, y, start);
-            }
+        if rows <= FEW_ROWS {
+            let y = (&mut y[..], outputs);
+            product_of_few_rows(cpu, (weight, outputs), (x, rows), y, start);
         } else {
             let packed = Packed::transposed(cpu, weight, outputs, inputs);
             packed.multiply(cpu, (x, inputs), (&mut y, outputs), start);

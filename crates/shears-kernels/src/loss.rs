@@ -17,13 +17,15 @@ use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
 use burn::tensor::{Int, Tensor, activation::log_softmax};
 
 use crate::buffer::Buffer;
-use crate::cpu::Cpu;
+use crate::cpu::{Cpu, Precision};
 use crate::linear::linear_plain;
 use crate::tensor::{contiguous, is_ours, sizes, tokens as to_tokens, values};
 
 mod kernel;
 
 use kernel::{Found, Problem};
+
+pub use kernel::logit_rows_at_once;
 
 /// The mean negative log-likelihood, in nats, of `targets` `[rows]` under `softmax(x Wᵀ + b)`, for `hidden`
 /// `[rows, hidden]`, `weight` `[vocabulary, hidden]` and `bias` `[vocabulary]`.
@@ -36,6 +38,7 @@ pub fn output_loss(
     weight: Tensor<2>,
     bias: Option<Tensor<1>>,
     targets: Tensor<1, Int>,
+    precision: Precision,
 ) -> Tensor<1> {
     if !is_ours(&hidden) {
         return cross_entropy(linear_plain(hidden, weight, bias), targets);
@@ -54,6 +57,7 @@ pub fn output_loss(
         weight.into_dispatch(),
         bias.into_dispatch(),
         targets.into_dispatch(),
+        precision,
     ))
 }
 
@@ -72,6 +76,7 @@ trait LossBackend: Backend {
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         targets: IntTensor<Self>,
+        precision: Precision,
     ) -> FloatTensor<Self>;
 }
 
@@ -81,8 +86,9 @@ impl LossBackend for Flex {
         weight: FlexTensor,
         bias: FlexTensor,
         targets: FlexTensor,
+        precision: Precision,
     ) -> FlexTensor {
-        scalar(find([hidden, weight, bias], targets, false).loss)
+        scalar(find([hidden, weight, bias], targets, precision, false).loss)
     }
 }
 
@@ -92,6 +98,7 @@ impl<C: CheckpointStrategy> LossBackend for Autodiff<Flex, C> {
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         targets: IntTensor<Self>,
+        precision: Precision,
     ) -> FloatTensor<Self> {
         let (hidden, hidden_node) = hidden.into_parts();
         let (weight, weight_node) = weight.into_parts();
@@ -102,7 +109,7 @@ impl<C: CheckpointStrategy> LossBackend for Autodiff<Flex, C> {
             OpsKind::Tracked(prep) => {
                 let [rows, size] = sizes(&given[0]);
                 let [vocabulary, _] = sizes(&given[1]);
-                let found = find(given, targets, true);
+                let found = find(given, targets, precision, true);
                 let gradients = found.gradients.map(|gradients| {
                     let bias = gradients.bias.len();
                     [
@@ -118,12 +125,18 @@ impl<C: CheckpointStrategy> LossBackend for Autodiff<Flex, C> {
                 given[1].clone(),
                 given[2].clone(),
                 targets,
+                precision,
             )),
         }
     }
 }
 
-fn find(given: [FlexTensor; 3], targets: FlexTensor, with_gradients: bool) -> Found {
+fn find(
+    given: [FlexTensor; 3],
+    targets: FlexTensor,
+    precision: Precision,
+    with_gradients: bool,
+) -> Found {
     let [hidden, weight, bias] = given.map(contiguous);
     let [vocabulary, size] = sizes(&weight);
     let targets = to_tokens(targets, vocabulary);
@@ -135,7 +148,7 @@ fn find(given: [FlexTensor; 3], targets: FlexTensor, with_gradients: bool) -> Fo
         size,
         vocabulary,
     };
-    problem.solve(Cpu::current(), with_gradients)
+    problem.solve(Cpu::current().with(precision), with_gradients)
 }
 
 fn scalar(value: f32) -> FlexTensor {

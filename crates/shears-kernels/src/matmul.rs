@@ -9,17 +9,20 @@
 use pulp::{Simd, WithSimd};
 
 use crate::buffer::Buffer;
-use crate::cpu::{Cpu, Shared};
+use crate::cpu::{Cpu, Products, Shared};
 
+mod few_rows;
 mod gradient;
+mod pairs;
 mod panels;
 mod tile;
-mod vector_product;
 
+pub(crate) use few_rows::{FEW_ROWS, product_of_few_rows};
 pub(crate) use gradient::transposed_product;
 pub(crate) use panels::{Left, Panels};
 use panels::{copy_panel, transpose_panel};
-pub(crate) use vector_product::{MatrixVector, PACK_FROM, product_with_vector};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use tile::has_amx;
 
 /// Rows that are multiplied together: with 256 columns of each they fill a quarter of a small second-level cache.
 const ROWS_AT_ONCE: usize = 120;
@@ -41,8 +44,12 @@ pub(crate) enum Start<'a> {
 /// A matrix `B` `[inner, columns]`, in panels of two vectors' width.
 #[derive(Debug)]
 pub(crate) struct Packed {
+    /// In what precision it was packed, and its products are computed.
+    products: Products,
     panels: Buffer,
     inner: usize,
+    /// Rows of a panel: the inner dimension, or its [`pairs`].
+    depth: usize,
     columns: usize,
     /// Columns of a panel; the last one may have half as many.
     width: usize,
@@ -54,14 +61,26 @@ impl Packed {
         assert_eq!(weight.len(), columns * inner, "the size of a weight");
         let mut packed = Packed::uninitialised(cpu, columns, inner);
         let (lanes, width, count) = (cpu.lanes(), packed.width, packed.count());
+        let depth = packed.depth;
         let shared = Shared::new(&mut packed.panels);
         cpu.split(count, 1, |panels| {
             for first in panels.map(|panel| panel * width) {
                 let given = width.min(columns - first);
                 let width = given.next_multiple_of(lanes);
                 // SAFETY: each panel is filled once, and panels do not overlap.
-                let panel = unsafe { shared.part(first * inner..(first + width) * inner) };
-                transpose_panel(&weight[first * inner..], inner, inner, given, width, panel);
+                let panel = unsafe { shared.part(first * depth..(first + width) * depth) };
+                let weight = &weight[first * inner..];
+                match cpu.products {
+                    Products::F32 => transpose_panel(weight, inner, inner, given, width, panel),
+                    Products::Bf16(_) => cpu.run(pairs::TransposeRows {
+                        weight,
+                        stride: inner,
+                        inner,
+                        given,
+                        panel,
+                        width,
+                    }),
+                }
             }
         });
         packed
@@ -76,19 +95,32 @@ impl Packed {
     /// As [`Packed::plain`], of rows that lie `stride` numbers apart.
     fn of_rows(cpu: Cpu, (b, stride): (&[f32], usize), inner: usize, columns: usize) -> Packed {
         let mut packed = Packed::uninitialised(cpu, columns, inner);
-        let (lanes, width) = (cpu.lanes(), packed.width);
+        let (lanes, width, depth) = (cpu.lanes(), packed.width, packed.depth);
         let shared = Shared::new(&mut packed.panels);
         // Some rows at a time, which stay in the cache until all panels have what they need of them.
-        cpu.split(inner, PACKED_AT_ONCE, |rows| {
+        cpu.split(depth, PACKED_AT_ONCE, |rows| {
             for start in rows.clone().step_by(PACKED_AT_ONCE) {
                 let end = rows.end.min(start + PACKED_AT_ONCE);
                 for first in (0..columns).step_by(width) {
                     let given = width.min(columns - first);
                     let width = given.next_multiple_of(lanes);
-                    let place = first * inner + start * width..first * inner + end * width;
+                    let place = first * depth + start * width..first * depth + end * width;
                     // SAFETY: each row of each panel is written once.
                     let panel = unsafe { shared.part(place) };
-                    copy_panel(&b[start * stride + first..], stride, given, width, panel);
+                    match cpu.products {
+                        Products::F32 => {
+                            copy_panel(&b[start * stride + first..], stride, given, width, panel);
+                        }
+                        Products::Bf16(_) => cpu.run(pairs::InterleaveRows {
+                            b: b.get(first..).unwrap_or_default(),
+                            stride,
+                            inner,
+                            range: start..end,
+                            given,
+                            panel,
+                            width,
+                        }),
+                    }
                 }
             }
         });
@@ -97,9 +129,15 @@ impl Packed {
 
     fn uninitialised(cpu: Cpu, columns: usize, inner: usize) -> Packed {
         let lanes = cpu.lanes();
+        let depth = match cpu.products {
+            Products::F32 => inner,
+            Products::Bf16(_) => pairs::count(inner),
+        };
         Packed {
-            panels: Buffer::uninitialised(columns.next_multiple_of(lanes) * inner),
+            products: cpu.products,
+            panels: Buffer::uninitialised(columns.next_multiple_of(lanes) * depth),
             inner,
+            depth,
             columns,
             width: 2 * lanes,
         }
@@ -152,32 +190,42 @@ impl Packed {
         });
     }
 
-    /// The columns of one panel, on the calling thread: `C[.., columns] = start + A B[.., columns]`.
+    /// On the calling thread: `C = start + A B` for `A` `[rows, inner]` and `C` `[rows, columns]`, whose rows lie
+    /// `a_stride` and `c_stride` elements apart.
     ///
     /// # Panics
     ///
     /// If a row of `a` or `c` leaves its slice.
     #[inline(always)]
-    pub(crate) fn multiply_panel<S: Simd>(
+    pub(crate) fn multiply_rows<S: Simd>(
         &self,
         simd: S,
-        panel: usize,
         (a, a_stride): (&[f32], usize),
         c: (&mut [f32], usize),
         rows: usize,
         start: Start<'_>,
     ) {
-        let a = Left::Plain(a, a_stride);
-        let sizes = (rows, self.inner);
-        (self.panels()).multiply(simd, panel..panel + 1, a, c, sizes, start);
+        let panels = self.panels();
+        match self.products {
+            Products::F32 => {
+                let a = Left::rows(a, a_stride);
+                panels.multiply_all(simd, a, c, (rows, self.depth), start);
+            }
+            Products::Bf16(_) => {
+                let (a, stride) = pairs::rows(simd, (a, a_stride), rows, self.inner);
+                let a = Left::rows(&a, stride);
+                panels.multiply_all(simd, a, c, (rows, self.depth), start);
+            }
+        }
     }
 
     /// The panels themselves.
     #[inline(always)]
-    pub(crate) fn panels(&self) -> Panels<'_> {
+    fn panels(&self) -> Panels<'_> {
         Panels {
+            products: self.products,
             numbers: &self.panels,
-            inner: self.inner,
+            inner: self.depth,
             columns: self.columns,
         }
     }
@@ -199,11 +247,8 @@ impl WithSimd for Block<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let a = Left::Plain(self.a, self.a_stride);
-        let (c, sizes) = ((self.c, self.c_stride), (self.rows, self.packed.inner));
-        self.packed
-            .panels()
-            .multiply_all(simd, a, c, sizes, self.start);
+        let (a, c) = ((self.a, self.a_stride), (self.c, self.c_stride));
+        self.packed.multiply_rows(simd, a, c, self.rows, self.start);
     }
 }
 

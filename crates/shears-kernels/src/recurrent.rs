@@ -7,6 +7,7 @@
 
 use burn::tensor::{Int, Tensor};
 
+use crate::cpu::Precision;
 use crate::tensor::{is_ours, no_tokens};
 
 mod backward;
@@ -57,13 +58,16 @@ pub struct RecurrentWeights {
 ///
 /// `input` is `[time, batch, inputs]`; `carried` holds what the layer carries from step to step, each
 /// `[batch, hidden]`: the hidden state, and for the LSTM the cell state after it. The result is the
-/// hidden state after each step, `[time, batch, hidden]`, and what is carried on.
+/// hidden state after each step, `[time, batch, hidden]`, and what is carried on. In `Bf16` the products of a
+/// window read their factors rounded; up to 16 rows, as in generation, are computed in `f32` all the same, and so
+/// is everything on other devices.
 ///
 /// # Panics
 ///
 /// If the shapes do not fit together.
 pub fn recurrent(
     cell: Cell,
+    precision: Precision,
     input: Tensor<3>,
     weights: RecurrentWeights,
     carried: Vec<Tensor<2>>,
@@ -74,7 +78,8 @@ pub fn recurrent(
     let [time, batch, inputs] = input.dims();
     let tokens = no_tokens(&input.device());
     let source = input.reshape([time * batch, inputs]);
-    operation::call(cell, (source, tokens), [time, batch], weights, carried)
+    let how = (cell, precision);
+    operation::call(how, (source, tokens), [time, batch], weights, carried)
 }
 
 /// Reads a window of tokens, the input being their rows of an embedding: as [`recurrent`], with `tokens`
@@ -88,6 +93,7 @@ pub fn recurrent(
 /// If the shapes do not fit together, or a token is not in the vocabulary.
 pub fn recurrent_tokens(
     cell: Cell,
+    precision: Precision,
     tokens: Tensor<2, Int>,
     embedding: Tensor<2>,
     weights: RecurrentWeights,
@@ -97,7 +103,8 @@ pub fn recurrent_tokens(
         return recurrent_tokens_plain(cell, tokens, embedding, weights, carried);
     }
     let window = tokens.dims();
-    operation::call(cell, (embedding, tokens), window, weights, carried)
+    let how = (cell, precision);
+    operation::call(how, (embedding, tokens), window, weights, carried)
 }
 
 /// Where the inputs come from, as numbers.

@@ -13,6 +13,7 @@
 
 use burn::tensor::Tensor;
 
+use crate::cpu::Precision;
 use crate::dropout::{Dropout, Mask};
 use crate::tensor::is_ours;
 
@@ -71,6 +72,9 @@ pub struct BlockSettings {
     pub index: usize,
     /// Of the attention's weights and of both residual branches.
     pub dropout: Option<Dropout>,
+    /// Of the products with weights. The attention itself is computed in `f32`, and so is one position
+    /// of up to 16 texts, as in generation, and everything on other devices.
+    pub precision: Precision,
 }
 
 /// The keys and values of an attention, each `[batch, time, hidden]`.

@@ -5,7 +5,7 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 
 use crate::buffer::Buffer;
-use crate::cpu::{Cpu, Shared};
+use crate::cpu::Cpu;
 
 /// Numbers of a cache line.
 const LINE: usize = 16;
@@ -113,11 +113,8 @@ pub(crate) fn sum_columns(
 ) -> Buffer {
     const ROWS_AT_ONCE: usize = 64;
     let mut sums = Buffer::zeros(columns.len());
-    let shared = Shared::new(&mut sums);
-    cpu.split(columns.len(), 64, |part| {
-        // SAFETY: parts do not overlap.
-        let sums = unsafe { shared.part(part.clone()) };
-        let first = columns.start + part.start;
+    cpu.split_rows(&mut sums, 1, 64, |first, sums| {
+        let first = columns.start + first;
         cpu.run(SumColumns {
             values,
             stride,

@@ -60,6 +60,27 @@ impl FromStr for Architecture {
     }
 }
 
+/// In what precision the products with weights are computed in training and evaluation, on the CPU. Parameters,
+/// moments, gradients, clipping and all sums are `f32` in either.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// Of `f32` factors.
+    #[default]
+    F32,
+    /// Of factors rounded to bfloat16.
+    Bf16,
+}
+
+impl From<Precision> for shears_kernels::Precision {
+    fn from(precision: Precision) -> Self {
+        match precision {
+            Precision::F32 => shears_kernels::Precision::F32,
+            Precision::Bf16 => shears_kernels::Precision::Bf16,
+        }
+    }
+}
+
 /// The settings of a model. The vocabulary comes from the tokenizer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -84,6 +105,8 @@ pub struct ModelConfig {
     pub forget_bias: bool,
     /// The vanilla RNN's activation.
     pub nonlinearity: Nonlinearity,
+    /// Of the products with weights.
+    pub precision: Precision,
 }
 
 impl ModelConfig {
@@ -152,6 +175,7 @@ mod tests {
             tied: false,
             forget_bias: false,
             nonlinearity: Nonlinearity::Tanh,
+            precision: Precision::F32,
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Int, Tensor};
-use shears_kernels::cross_entropy;
+use shears_kernels::{Dropout, DropoutKey, cross_entropy};
 
 /// A model that predicts the next token.
 ///
@@ -17,12 +17,21 @@ pub trait LanguageModel: Module {
     /// `tokens` is `[batch, time]`; the logits are `[batch, time, vocabulary]`. `state` is what
     /// the previous call on the same text returned, or [`State::default`] at the start of a text;
     /// a model that finds no entry of its own in it starts from zeros. The result for a text must
-    /// not depend on how it was cut into calls.
+    /// not depend on how it was cut into calls. Dropout is for training alone: [`State::dropout`].
     fn forward(&self, tokens: Tensor<2, Int>, state: State) -> (Tensor<3>, State);
 
+    /// Predicts the token after the last one alone: the logits `[batch, vocabulary]` at the last position
+    /// of [`LanguageModel::forward`], and the state afterwards. A model that knows how to find them
+    /// without the logits of all positions says so here.
+    fn predict(&self, tokens: Tensor<2, Int>, state: State) -> (Tensor<2>, State) {
+        let (logits, state) = self.forward(tokens, state);
+        let [_, time, _] = logits.dims();
+        (logits.narrow(1, time - 1, 1).squeeze_dim(1), state)
+    }
+
     /// The mean negative log-likelihood of `targets` `[batch, time]`, in nats a token, and the state
-    /// afterwards: what training asks for. A model that knows how to find it without the logits
-    /// of the whole batch says so here.
+    /// afterwards: what training and evaluation ask for. A model that knows how to find it without the
+    /// logits of the whole batch says so here.
     fn loss(
         &self,
         tokens: Tensor<2, Int>,
@@ -79,9 +88,22 @@ pub struct State {
     pub tensors: BTreeMap<String, Tensor<3>>,
     /// How many tokens the model has read since the start of the text.
     pub position: usize,
+    /// What the masks of dropout are drawn from. The trainer sets one for each micro-batch; without one
+    /// nothing is dropped, which is how a text is evaluated and written.
+    pub dropout: Option<DropoutKey>,
 }
 
 impl State {
+    /// Dropout for the call that is given this state, if it is a part of training and the model's `probability`
+    /// is above zero. Calls at other positions of the text have other masks.
+    pub fn dropout(&self, probability: f64) -> Option<Dropout> {
+        let key = self.dropout.filter(|_| probability > 0.0)?;
+        Some(Dropout {
+            key: key.part(self.position as u64),
+            probability,
+        })
+    }
+
     /// The same values outside the graph: gradients do not flow into earlier windows.
     pub fn detach(self) -> Self {
         let tensors = self
@@ -90,7 +112,7 @@ impl State {
             .map(|(name, tensor)| (name, tensor.detach()));
         State {
             tensors: tensors.collect(),
-            position: self.position,
+            ..self
         }
     }
 }

@@ -1,11 +1,13 @@
 //! The layers that several models share, with PyTorch's weight layout, and their initialisation.
 
+use crate::config::Precision;
 use burn::module::{Module, Param, ParamId};
-use burn::tensor::{Device, Int, Shape, Tensor, TensorData};
+use burn::tensor::{Device, Int, Shape, Tensor};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution as _, StandardNormal};
-use shears_kernels::{Dropout, DropoutKey, layer_norm, linear, output_loss};
+
+use shears_kernels::{Dropout, filled, layer_norm, linear, output_loss};
 
 /// Creates parameters whose initial values depend on the seed and their order alone.
 ///
@@ -61,9 +63,8 @@ impl Initializer {
         generator.set_stream(self.next_stream);
         self.next_stream += 1;
         let create = move |device: &Device, require_grad: bool| {
-            let mut values = vec![0.0_f32; shape.iter().product()];
-            fill(&mut generator.clone(), &mut values);
-            let tensor = Tensor::from_data(TensorData::new(values, shape), device);
+            let data = filled(shape, |values| fill(&mut generator.clone(), values));
+            let tensor = Tensor::from_data(data, device);
             if require_grad {
                 tensor.require_grad()
             } else {
@@ -144,12 +145,14 @@ impl Output {
         hidden: Tensor<3>,
         embedding: &Embedding,
         targets: Tensor<2, Int>,
+        precision: Precision,
     ) -> Tensor<1> {
         let [rows, columns, size] = hidden.dims();
         let (weight, bias) = self.parameters(embedding);
         let positions = rows * columns;
         let hidden = hidden.reshape([positions, size]);
-        output_loss(hidden, weight, bias, targets.reshape([positions]))
+        let targets = targets.reshape([positions]);
+        output_loss(hidden, weight, bias, targets, precision.into())
     }
 
     fn parameters(&self, embedding: &Embedding) -> (Tensor<2>, Option<Tensor<1>>) {
@@ -182,22 +185,12 @@ impl LayerNorm {
     }
 }
 
-/// Sets each element to zero with the given probability and scales the others by `1 / (1 - p)`,
-/// in training only: a tensor outside automatic differentiation comes back as it is.
-///
-/// The mask comes from the generator of the device, which the trainer seeds anew for every step.
-pub fn dropout<const D: usize>(input: Tensor<D>, probability: f64) -> Tensor<D> {
-    match draw_dropout(probability, &input.device()) {
-        Some(dropout) => shears_kernels::dropout(input, dropout, 0),
+/// Sets each element to zero with the probability of `dropout` and scales the others by `1 / (1 - p)`; without
+/// dropout the tensor comes back as it is. `site` numbers the places of a model, which have masks of their
+/// own.
+pub fn dropout<const D: usize>(input: Tensor<D>, dropout: Option<Dropout>, site: u32) -> Tensor<D> {
+    match dropout {
+        Some(dropout) => shears_kernels::dropout(input, dropout, site),
         None => input,
     }
-}
-
-/// Draws the key of all masks of one forward pass from the generator of the device; nothing where there is
-/// no dropout, or no training.
-pub(crate) fn draw_dropout(probability: f64, device: &Device) -> Option<Dropout> {
-    (probability > 0.0 && device.is_autodiff()).then(|| Dropout {
-        key: DropoutKey::draw(device),
-        probability,
-    })
 }

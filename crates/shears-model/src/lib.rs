@@ -17,11 +17,12 @@ mod recurrent;
 mod rnn;
 mod transformer;
 
-pub use config::{Architecture, ConfigError, ModelConfig};
+pub use config::{Architecture, ConfigError, ModelConfig, Precision};
 pub use gru::{Gru, GruLayer};
 pub use language_model::{LanguageModel, ParameterInfo, Reading, State, layer_of, parameters};
 pub use layers::{Embedding, Initializer, LayerNorm, Linear, Output, dropout};
 pub use lstm::{Lstm, LstmLayer};
 pub use recurrent::{RecurrentLayer, RecurrentModel};
 pub use rnn::{Nonlinearity, Rnn, RnnLayer};
+pub use shears_kernels::{Dropout, DropoutKey};
 pub use transformer::Transformer;

@@ -4,7 +4,7 @@ use burn::module::{Module, ModuleDisplay, Param};
 use burn::tensor::{Int, Tensor};
 use shears_kernels::{Cell, RecurrentWeights, recurrent, recurrent_tokens};
 
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, Precision};
 use crate::language_model::{LanguageModel, Reading, State};
 use crate::layers::{Embedding, Initializer, Output, dropout};
 
@@ -58,6 +58,8 @@ pub struct RecurrentModel<L: Module> {
     output: Output,
     #[module(skip)]
     dropout: f64,
+    #[module(skip)]
+    precision: Precision,
 }
 
 impl<L: RecurrentLayer> RecurrentModel<L> {
@@ -87,6 +89,7 @@ impl<L: RecurrentLayer> RecurrentModel<L> {
                 bias: Some(initializer.uniform([vocabulary], bound)),
             },
             dropout: config.dropout,
+            precision: config.precision,
         }
     }
 
@@ -94,9 +97,11 @@ impl<L: RecurrentLayer> RecurrentModel<L> {
     fn hidden_states(&self, tokens: Tensor<2, Int>, mut state: State) -> (Tensor<3>, State) {
         let [batch, time] = tokens.dims();
         let device = self.embedding.weight.val().device();
+        let dropped = state.dropout(self.dropout);
         // Time comes first inside the model, so that a step is contiguous.
         let tokens = tokens.transpose(); // [time, batch]
         let mut hidden: Option<Tensor<3>> = None;
+        let precision = self.precision.into();
         for (index, layer) in self.layers.iter().enumerate() {
             let names = L::CARRIES
                 .iter()
@@ -109,13 +114,13 @@ impl<L: RecurrentLayer> RecurrentModel<L> {
             let carried = carried.collect();
             let (cell, weights) = layer.parts();
             let (outputs, carried) = match hidden {
-                Some(input) => recurrent(cell, input, weights, carried),
+                Some(input) => recurrent(cell, precision, input, weights, carried),
                 None => {
                     let embedding = self.embedding.weight.val();
-                    recurrent_tokens(cell, tokens.clone(), embedding, weights, carried)
+                    recurrent_tokens(cell, precision, tokens.clone(), embedding, weights, carried)
                 }
             };
-            hidden = Some(dropout(outputs, self.dropout)); // [time, batch, hidden]
+            hidden = Some(dropout(outputs, dropped, index as u32)); // [time, batch, hidden]
             let carried = carried.into_iter().map(|tensor| tensor.unsqueeze_dim(0));
             state.tensors.extend(names.into_iter().zip(carried));
         }
@@ -131,6 +136,13 @@ impl<L: RecurrentLayer> LanguageModel for RecurrentModel<L> {
         (logits.swap_dims(0, 1), state) // [batch, time, vocabulary]
     }
 
+    fn predict(&self, tokens: Tensor<2, Int>, state: State) -> (Tensor<2>, State) {
+        let (hidden, state) = self.hidden_states(tokens, state);
+        let [time, _, _] = hidden.dims();
+        let last = hidden.narrow(0, time - 1, 1).squeeze_dim(0); // [batch, hidden]
+        (self.output.forward(last, &self.embedding), state)
+    }
+
     fn loss(
         &self,
         tokens: Tensor<2, Int>,
@@ -141,7 +153,7 @@ impl<L: RecurrentLayer> LanguageModel for RecurrentModel<L> {
         // The mean does not depend on the order, as long as it is the same for both.
         let loss = self
             .output
-            .loss(hidden, &self.embedding, targets.transpose());
+            .loss(hidden, &self.embedding, targets.transpose(), self.precision);
         (loss, state)
     }
 

@@ -8,9 +8,9 @@ use shears_kernels::{
     embedding_with_positions, transformer_block,
 };
 
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, Precision};
 use crate::language_model::{LanguageModel, Reading, State};
-use crate::layers::{Embedding, Initializer, LayerNorm, Linear, Output, draw_dropout};
+use crate::layers::{Embedding, Initializer, LayerNorm, Linear, Output, dropout};
 
 /// A GPT-2-shaped text generator.
 #[derive(Module, Debug)]
@@ -26,6 +26,8 @@ pub struct Transformer {
     context: usize,
     #[module(skip)]
     dropout: f64,
+    #[module(skip)]
+    precision: Precision,
 }
 
 #[derive(Module, Debug)]
@@ -71,6 +73,7 @@ impl Transformer {
             heads: config.heads,
             context: config.context,
             dropout: config.dropout,
+            precision: config.precision,
         }
     }
 
@@ -88,16 +91,15 @@ impl Transformer {
             &self.token_embedding.weight,
             &self.position_embedding.weight,
         );
-        let mut x = embedding_with_positions(tokens, weight.val(), positions.val(), start);
-        let dropout = draw_dropout(self.dropout, &x.device());
-        if let Some(dropout) = dropout {
-            x = shears_kernels::dropout(x, dropout, EMBEDDING_SITE);
-        }
+        let x = embedding_with_positions(tokens, weight.val(), positions.val(), start);
+        let dropped = state.dropout(self.dropout);
+        let mut x = dropout(x, dropped, EMBEDDING_SITE);
         for (index, block) in self.blocks.iter().enumerate() {
             let settings = BlockSettings {
                 heads: self.heads,
                 index,
-                dropout,
+                dropout: dropped,
+                precision: self.precision.into(),
             };
             x = block.forward(x, settings, &mut state); // [batch, time, hidden]
         }
@@ -119,6 +121,16 @@ impl LanguageModel for Transformer {
     /// # Panics
     ///
     /// As [`Transformer::forward`].
+    fn predict(&self, tokens: Tensor<2, Int>, state: State) -> (Tensor<2>, State) {
+        let (hidden, state) = self.hidden_states(tokens, state);
+        let [_, time, _] = hidden.dims();
+        let last = hidden.narrow(1, time - 1, 1).squeeze_dim(1); // [batch, hidden]
+        (self.output.forward(last, &self.token_embedding), state)
+    }
+
+    /// # Panics
+    ///
+    /// As [`Transformer::forward`].
     fn loss(
         &self,
         tokens: Tensor<2, Int>,
@@ -126,7 +138,9 @@ impl LanguageModel for Transformer {
         state: State,
     ) -> (Tensor<1>, State) {
         let (hidden, state) = self.hidden_states(tokens, state);
-        let loss = self.output.loss(hidden, &self.token_embedding, targets);
+        let loss = self
+            .output
+            .loss(hidden, &self.token_embedding, targets, self.precision);
         (loss, state)
     }
 

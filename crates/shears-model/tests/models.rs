@@ -7,8 +7,8 @@ use std::time::Instant;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use shears_model::{
-    Architecture, Gru, Initializer, LanguageModel, Lstm, ModelConfig, Nonlinearity, Rnn, State,
-    Transformer, parameters,
+    Architecture, Gru, Initializer, LanguageModel, Lstm, ModelConfig, Nonlinearity, Precision, Rnn,
+    State, Transformer, parameters,
 };
 
 const VOCABULARY: usize = 11;
@@ -26,6 +26,7 @@ fn config() -> ModelConfig {
         tied: false,
         forget_bias: false,
         nonlinearity: Nonlinearity::Tanh,
+        precision: Precision::F32,
     }
 }
 
@@ -386,6 +387,42 @@ fn check_cuts<M: LanguageModel>(name: &str, new: New<M>) {
 #[test]
 fn the_result_does_not_depend_on_how_a_text_is_cut() {
     for_all_models!(check_cuts);
+}
+
+fn check_prediction<M: LanguageModel>(name: &str, new: New<M>) {
+    for tied in [false, true] {
+        let embedding = if tied { 6 } else { 7 };
+        let config = ModelConfig {
+            tied,
+            embedding,
+            ..config()
+        };
+        let model = build(new, &config, 2);
+        let values = |logits: Tensor<2>| -> Vec<f32> { logits.into_data().iter().collect() };
+        for end in [1, 5, 11] {
+            let (all, state) = model.forward(tokens(0..end), State::default());
+            let last: Tensor<2> = all.narrow(1, end - 1, 1).squeeze_dim(1);
+            let (alone, state_alone) = model.predict(tokens(0..end), State::default());
+            assert_eq!(alone.dims(), [2, VOCABULARY]);
+            let pairs = values(alone).into_iter().zip(values(last));
+            for (found, expected) in pairs {
+                assert!(
+                    (found - expected).abs() <= 1e-6,
+                    "{name} {end}: {found} {expected}"
+                );
+            }
+            assert_eq!(state_alone.position, end);
+            // It goes on from the state as from that of `forward`.
+            let (after, _) = model.predict(tokens(end..end + 1), state_alone);
+            let (expected, _) = model.predict(tokens(end..end + 1), state);
+            assert_eq!(values(after), values(expected), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_prediction_is_the_last_position_of_all() {
+    for_all_models!(check_prediction);
 }
 
 #[test]

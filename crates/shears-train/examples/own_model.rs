@@ -61,6 +61,7 @@ impl LanguageModel for FadingMemory {
         }
         let memories = Tensor::cat(seen, 1); // [batch, time, size]
         let both = Tensor::cat(vec![embedded, memories], 2); // [batch, time, 2 size]
+        // `dropout(both, state.dropout(0.1), 0)` is where dropout would be, in training alone.
         let hidden = activation::tanh(self.hidden.forward(both));
         state.tensors.insert("memory".to_string(), memory);
         state.position += time;

@@ -9,21 +9,20 @@
 //!                           manifest.json          the hash of each of them
 //! ```
 
-use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::Write;
+mod files;
+
+use std::collections::HashMap;
+use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use gradclip::ClipperState;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::TrainError;
 use crate::plan::Plan;
-use crate::tensors::{NamedTensor, from_safetensors, to_safetensors};
-
-/// The version of the format that this program writes, and the only one that it reads.
-const FORMAT: u32 = 2;
+use crate::tensors::NamedTensor;
+use files::{CARRIED, FILES, Files, MODEL, OPTIMIZER, Stamps, sync_folder, write_folder};
 
 /// Where a run stands, apart from its tensors.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -61,20 +60,6 @@ pub struct Checkpoint {
     pub carried: Vec<NamedTensor>,
 }
 
-#[derive(Serialize, Deserialize)]
-struct StateFile {
-    format: u32,
-    progress: Progress,
-    plan: Plan,
-    clipper: ClipperState,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Manifest {
-    format: u32,
-    sha256: BTreeMap<String, String>,
-}
-
 /// Why a checkpoint cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("checkpoint {}: {problem}", path.display())]
@@ -86,9 +71,18 @@ pub struct RestoreError {
 }
 
 /// The folder that holds the checkpoints of a run.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct CheckpointStore {
     folder: PathBuf,
+    /// The checkpoints that this process has written or read, and found whole.
+    known: Mutex<HashMap<PathBuf, Known>>,
+}
+
+/// A checkpoint that was whole when its files had these stamps.
+#[derive(Debug)]
+struct Known {
+    stamps: Stamps,
+    progress: Progress,
 }
 
 impl CheckpointStore {
@@ -96,6 +90,7 @@ impl CheckpointStore {
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         CheckpointStore {
             folder: folder.into(),
+            known: Mutex::default(),
         }
     }
 
@@ -109,7 +104,7 @@ impl CheckpointStore {
         let target = self
             .folder
             .join(format!("step-{:08}", checkpoint.progress.step));
-        if target.exists() && self.load(&target).is_ok() {
+        if target.exists() && self.progress_if_whole(&target).is_some() {
             return Ok(target);
         }
         let temporary = self
@@ -117,7 +112,7 @@ impl CheckpointStore {
             .join(format!(".{:08}.tmp", checkpoint.progress.step));
         let written = write_folder(&temporary, checkpoint).and_then(|()| {
             if target.exists() {
-                // It did not load: it is of no use to anybody.
+                // It is damaged: it is of no use to anybody.
                 fs::remove_dir_all(&target).map_err(TrainError::io("replace", &target))?;
             }
             fs::rename(&temporary, &target).map_err(TrainError::io("create", &target))?;
@@ -126,7 +121,9 @@ impl CheckpointStore {
         if written.is_err() {
             let _ = fs::remove_dir_all(&temporary);
         }
-        written.map(|()| target)
+        written?;
+        self.remember(&target, Stamps::of(&target), checkpoint.progress.clone());
+        Ok(target)
     }
 
     /// Deletes all but the newest `keep` checkpoints and the best one.
@@ -134,12 +131,20 @@ impl CheckpointStore {
     /// Damaged ones do not count, and are left as they are: what can be saved of them is not for
     /// this program to decide. The manifest goes first, so that a deletion cut short leaves
     /// nothing that looks whole.
+    ///
+    /// A checkpoint that this process has written, loaded or checked is not read again as long as
+    /// size and time of its files stay the same; all others are read once. So a save costs no more
+    /// with many large checkpoints than with one, and what a crash has damaged is still found by the
+    /// first save after it. A disk that spoils a file behind the system's back is noticed when the
+    /// file is loaded, and not here; that is why at least two checkpoints are kept.
     pub fn retain(&self, keep: usize) -> Result<(), TrainError> {
-        let whole = self.whole();
-        let best = lowest_loss(&whole);
+        let read = |path: PathBuf| Some((self.progress_if_whole(&path)?, path));
+        let whole: Vec<(Progress, PathBuf)> = self.list().into_iter().filter_map(read).collect();
+        let best = by_loss(whole.clone()).into_iter().next();
         let outdated = whole.len().saturating_sub(keep);
-        let outdated = whole.iter().map(|(path, _)| path).take(outdated);
+        let outdated = whole.iter().map(|(_, path)| path).take(outdated);
         for path in outdated.filter(|path| Some(*path) != best.as_ref()) {
+            self.known().remove(path);
             let _ = fs::remove_file(path.join("manifest.json"));
             fs::remove_dir_all(path).map_err(TrainError::io("delete", path))?;
         }
@@ -168,18 +173,57 @@ impl CheckpointStore {
         found.into_iter().map(|(_, path)| path).collect()
     }
 
-    /// The whole checkpoint with the lowest validation loss.
+    /// The checkpoint with the lowest validation loss whose parameters are undamaged. Of the others only
+    /// what says their loss is read.
     pub fn best(&self) -> Option<PathBuf> {
-        lowest_loss(&self.whole())
+        let undamaged =
+            |path: &PathBuf| Files::of(path).and_then(|files| files.check(MODEL)).is_ok();
+        self.evaluated().into_iter().find(undamaged)
     }
 
-    /// The undamaged checkpoints with their progress, oldest first.
-    fn whole(&self) -> Vec<(PathBuf, Progress)> {
+    /// [`CheckpointStore::best`] with its parameters.
+    pub fn load_best_model(&self) -> Option<(PathBuf, Vec<NamedTensor>)> {
+        let load = |path: PathBuf| Some((self.load_model(&path).ok()?, path));
+        let (model, path) = self.evaluated().into_iter().find_map(load)?;
+        Some((path, model))
+    }
+
+    /// The checkpoints that have a validation loss, the lowest first.
+    fn evaluated(&self) -> Vec<PathBuf> {
         let read = |path: PathBuf| {
-            let state = Files::open(&path).and_then(|files| files.state()).ok()?;
-            Some((path, state.progress))
+            let state = Files::of(&path).and_then(|files| files.state()).ok()?;
+            Some((state.progress, path))
         };
-        self.list().into_iter().filter_map(read).collect()
+        by_loss(self.list().into_iter().filter_map(read).collect())
+    }
+
+    /// Where a checkpoint stands, if all of its files are what the manifest says.
+    fn progress_if_whole(&self, path: &Path) -> Option<Progress> {
+        // Before the files are read: what changes meanwhile has other stamps the next time.
+        let stamps = Stamps::of(path);
+        if let Some(known) = self.known().get(path)
+            && Some(&known.stamps) == stamps.as_ref()
+        {
+            return Some(known.progress.clone());
+        }
+        let files = Files::of(path).ok()?;
+        let checked = FILES.into_iter().try_for_each(|file| files.check(file));
+        checked.ok()?;
+        let progress = files.state().ok()?.progress;
+        self.remember(path, stamps, progress.clone());
+        Some(progress)
+    }
+
+    fn remember(&self, path: &Path, stamps: Option<Stamps>, progress: Progress) {
+        if let Some(stamps) = stamps {
+            let known = Known { stamps, progress };
+            self.known().insert(path.to_path_buf(), known);
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<PathBuf, Known>> {
+        // The table is right after every statement.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The newest checkpoint that is whole and unchanged, with a line for each newer one that is
@@ -197,16 +241,25 @@ impl CheckpointStore {
 
     /// Reads a checkpoint, after checking every file against the manifest.
     pub fn load(&self, path: &Path) -> Result<Checkpoint, RestoreError> {
-        let files = Files::open(path)?;
+        let stamps = Stamps::of(path);
+        let files = Files::of(path)?;
         let state = files.state()?;
-        Ok(Checkpoint {
+        let checkpoint = Checkpoint {
             progress: state.progress,
             plan: state.plan,
             clipper: state.clipper,
-            model: files.tensors("model.safetensors")?,
-            optimizer: files.tensors("optimizer.safetensors")?,
-            carried: files.tensors("carried.safetensors")?,
-        })
+            model: files.tensors(MODEL)?,
+            optimizer: files.tensors(OPTIMIZER)?,
+            carried: files.tensors(CARRIED)?,
+        };
+        self.remember(path, stamps, checkpoint.progress.clone());
+        Ok(checkpoint)
+    }
+
+    /// Reads the parameters of a checkpoint, after checking their file against the manifest. Nothing
+    /// else of the checkpoint is read: the moments are twice as large.
+    pub fn load_model(&self, path: &Path) -> Result<Vec<NamedTensor>, RestoreError> {
+        Files::of(path)?.tensors(MODEL)
     }
 
     /// Removes what saves that were cut short have left.
@@ -224,152 +277,13 @@ impl CheckpointStore {
     }
 }
 
-fn lowest_loss(checkpoints: &[(PathBuf, Progress)]) -> Option<PathBuf> {
-    let losses = checkpoints.iter().filter_map(|(path, progress)| {
-        progress
-            .val_loss
-            .filter(|loss| loss.is_finite())
-            .map(|loss| (loss, path))
+/// Those that have a validation loss, the lowest first, and the oldest of equal ones.
+fn by_loss(checkpoints: Vec<(Progress, PathBuf)>) -> Vec<PathBuf> {
+    let losses = checkpoints.into_iter().filter_map(|(progress, path)| {
+        let loss = progress.val_loss.filter(|loss| loss.is_finite())?;
+        Some((loss, path))
     });
-    losses
-        .min_by(|left, right| left.0.total_cmp(&right.0))
-        .map(|(_, path)| path.clone())
-}
-
-/// The files of a checkpoint, read once and found to be what the manifest says.
-struct Files<'a> {
-    folder: &'a Path,
-    bytes: BTreeMap<String, Vec<u8>>,
-}
-
-/// The files that every checkpoint has.
-const FILES: [&str; 4] = [
-    "model.safetensors",
-    "optimizer.safetensors",
-    "carried.safetensors",
-    "state.json",
-];
-
-impl<'a> Files<'a> {
-    fn open(folder: &'a Path) -> Result<Self, RestoreError> {
-        let fail = |file: &str, problem: String| RestoreError {
-            path: folder.join(file),
-            problem,
-        };
-        let manifest = fs::read(folder.join("manifest.json"));
-        let manifest = manifest.map_err(|error| fail("manifest.json", error.to_string()))?;
-        let manifest: Manifest = serde_json::from_slice(&manifest)
-            .map_err(|error| fail("manifest.json", format!("is damaged: {error}")))?;
-        check_format(manifest.format).map_err(|problem| fail("manifest.json", problem))?;
-        let mut bytes = BTreeMap::new();
-        for file in FILES {
-            let expected = manifest.sha256.get(file);
-            let expected = expected.ok_or_else(|| fail(file, "is not in the manifest".into()))?;
-            let content = fs::read(folder.join(file)).map_err(|e| fail(file, e.to_string()))?;
-            if sha256_hex(&content) != *expected {
-                return Err(fail(
-                    file,
-                    "its SHA-256 is not the manifest's: it is damaged".into(),
-                ));
-            }
-            bytes.insert(file.to_string(), content);
-        }
-        Ok(Files { folder, bytes })
-    }
-
-    fn state(&self) -> Result<StateFile, RestoreError> {
-        let fail = |problem| RestoreError {
-            path: self.folder.join("state.json"),
-            problem,
-        };
-        let state: StateFile = serde_json::from_slice(&self.bytes["state.json"])
-            .map_err(|error| fail(error.to_string()))?;
-        check_format(state.format).map_err(fail)?;
-        Ok(state)
-    }
-
-    fn tensors(&self, file: &str) -> Result<Vec<NamedTensor>, RestoreError> {
-        let fail = |problem| RestoreError {
-            path: self.folder.join(file),
-            problem,
-        };
-        from_safetensors(&self.bytes[file]).map_err(fail)
-    }
-}
-
-fn write_folder(folder: &Path, checkpoint: &Checkpoint) -> Result<(), TrainError> {
-    fs::create_dir_all(folder).map_err(TrainError::io("create", folder))?;
-    let state = StateFile {
-        format: FORMAT,
-        progress: checkpoint.progress.clone(),
-        plan: checkpoint.plan.clone(),
-        clipper: checkpoint.clipper.clone(),
-    };
-    let invalid = |problem: String| std::io::Error::new(std::io::ErrorKind::InvalidData, problem);
-    let mut sha256 = BTreeMap::new();
-    let mut write = |file: &str, bytes: std::io::Result<Vec<u8>>| -> Result<(), TrainError> {
-        let path = folder.join(file);
-        let written = bytes.and_then(|bytes| {
-            sha256.insert(file.to_string(), sha256_hex(&bytes));
-            write_synced(&path, &bytes)
-        });
-        written.map_err(TrainError::io("write", &path))
-    };
-    write(
-        "model.safetensors",
-        to_safetensors(&checkpoint.model).map_err(invalid),
-    )?;
-    write(
-        "optimizer.safetensors",
-        to_safetensors(&checkpoint.optimizer).map_err(invalid),
-    )?;
-    write(
-        "carried.safetensors",
-        to_safetensors(&checkpoint.carried).map_err(invalid),
-    )?;
-    write(
-        "state.json",
-        serde_json::to_vec_pretty(&state).map_err(Into::into),
-    )?;
-    let manifest = serde_json::to_vec_pretty(&Manifest {
-        format: FORMAT,
-        sha256,
-    });
-    let path = folder.join("manifest.json");
-    let written = manifest
-        .map_err(Into::into)
-        .and_then(|bytes| write_synced(&path, &bytes));
-    written.map_err(TrainError::io("write", &path))?;
-    sync_folder(folder)
-}
-
-fn write_synced(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let mut file = File::create(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
-}
-
-/// Makes a rename durable. Only Unix lets a folder be opened and synced.
-fn sync_folder(folder: &Path) -> Result<(), TrainError> {
-    if cfg!(unix) {
-        let synced = File::open(folder).and_then(|file| file.sync_all());
-        synced.map_err(TrainError::io("sync", folder))?;
-    }
-    Ok(())
-}
-
-fn check_format(format: u32) -> Result<(), String> {
-    match format {
-        FORMAT => Ok(()),
-        other => Err(format!(
-            "has format {other}; this program reads format {FORMAT}"
-        )),
-    }
-}
-
-pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    let mut losses: Vec<(f64, PathBuf)> = losses.collect();
+    losses.sort_by(|left, right| left.0.total_cmp(&right.0));
+    losses.into_iter().map(|(_, path)| path).collect()
 }

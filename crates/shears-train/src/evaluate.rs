@@ -1,8 +1,8 @@
 //! Evaluation: a full pass over the validation text, every token predicted once.
 
-use burn::tensor::{Device, Int, Tensor, activation::log_softmax};
+use burn::tensor::Device;
 use serde::Serialize;
-use shears_data::{DataError, evaluation_batches};
+use shears_data::{Batch, DataError, EvaluationStreams, evaluation_batches};
 use shears_model::{LanguageModel, Reading, State};
 
 use crate::batches::to_tensors;
@@ -20,18 +20,54 @@ pub struct Evaluation {
     pub tokens: usize,
 }
 
-/// Tokens that a recurrent model reads in one call: enough to amortise the call, few enough to
-/// stay in cache.
-const STREAM_WINDOW: usize = 256;
+/// How a model that reads streams goes over a text in evaluation.
+///
+/// Every token but the first is predicted once in any case. What differs is the state that it is
+/// predicted from, at the start of each stream but the first: that of the `warmup` tokens before it, and not of
+/// all. The measurements behind [`Streams::default`] are in `LOG.md`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Streams {
+    /// Parts of the text that are read at the same time, at most; a short text has fewer.
+    pub count: usize,
+    /// Tokens that a stream reads before its part, without counting their losses.
+    pub warmup: usize,
+}
 
-/// Rows of a Transformer's batch of windows.
-const WINDOW_ROWS: usize = 16;
+impl Streams {
+    /// One stream with its state carried throughout: exact, and one token after the other.
+    pub const ONE: Streams = Streams {
+        count: 1,
+        warmup: 0,
+    };
+}
+
+impl Default for Streams {
+    fn default() -> Self {
+        Streams {
+            count: 64,
+            warmup: 256,
+        }
+    }
+}
+
+/// Tokens that a model reads in one call, about: many enough to amortise the call, and no more than a
+/// batch of training usually has.
+pub(crate) const TOKENS_AT_ONCE: usize = 2048;
+
+/// Windows of a Transformer's context that it reads in one call.
+pub(crate) fn windows_at_once(context: usize) -> usize {
+    (TOKENS_AT_ONCE / context.max(1)).max(1)
+}
+
+/// Tokens of a call with a single stream: more would no longer stay in the cache.
+const SINGLE_STREAM_WINDOW: usize = 256;
 
 /// Predicts every token of a text but the first from those before it.
 ///
-/// A recurrent model reads the text as one stream, with its state carried throughout; a
-/// Transformer reads consecutive windows of its context. `model` is outside automatic
-/// differentiation ([`burn::module::Module::valid`]).
+/// A recurrent model reads the text in parallel `streams`, each with its state carried; a Transformer
+/// reads consecutive windows of its context. `tokens` are those of a text of that many `characters`.
+/// `model` is outside automatic differentiation ([`burn::module::Module::valid`]). The result depends
+/// on the text and on `streams` alone, not on the number of threads.
 ///
 /// # Errors
 ///
@@ -40,28 +76,33 @@ pub fn evaluate<M: LanguageModel>(
     model: &M,
     tokens: &[u32],
     characters: usize,
+    streams: Streams,
     device: &Device,
 ) -> Result<Evaluation, DataError> {
-    let (rows, window) = match model.reading() {
-        Reading::Streams => (1, STREAM_WINDOW),
-        Reading::Windows { context } => (WINDOW_ROWS, context),
-    };
-    let mut nats = 0.0;
-    let mut predicted = 0;
-    let mut state = State::default();
-    for batch in evaluation_batches(tokens, rows, window)? {
-        let (inputs, targets) = to_tensors(&batch, device);
-        let (logits, after) = model.forward(inputs, state);
-        state = match model.reading() {
-            Reading::Streams => after,
-            Reading::Windows { .. } => State::default(),
-        };
-        let losses = token_losses(logits, targets);
-        // Summed in f64: a sum of 100,000 f32 losses would lose digits.
-        let losses = losses.into_data();
-        nats += losses.iter::<f32>().map(f64::from).sum::<f64>();
-        predicted += losses.num_elements();
+    let mut reader = Reader::new(model, device);
+    match model.reading() {
+        Reading::Windows { context } => {
+            for batch in evaluation_batches(tokens, windows_at_once(context), context)? {
+                reader.predict(&batch);
+            }
+        }
+        Reading::Streams => {
+            let streams = EvaluationStreams::new(tokens, streams.count, streams.warmup)?;
+            for batch in streams.head_batches(SINGLE_STREAM_WINDOW) {
+                reader.predict(&batch);
+            }
+            let window = TOKENS_AT_ONCE / streams.parts().max(1);
+            for batch in streams.warmup_batches(window) {
+                reader.warm_up(&batch);
+            }
+            for batch in streams.part_batches(window) {
+                reader.predict(&batch);
+            }
+        }
     }
+    let Reader {
+        nats, predicted, ..
+    } = reader;
     let val_loss = nats / predicted.max(1) as f64;
     // The first token is given, so its characters are not predicted.
     let predicted_characters = characters as f64 * predicted as f64 / tokens.len().max(1) as f64;
@@ -73,14 +114,52 @@ pub fn evaluate<M: LanguageModel>(
     })
 }
 
-/// Negative log-likelihood of each target: logits `[batch, time, vocabulary]`, targets
-/// `[batch, time]`, result `[batch * time]`.
-fn token_losses(logits: Tensor<3>, targets: Tensor<2, Int>) -> Tensor<1> {
-    let [batch, time, vocabulary] = logits.dims();
-    let rows = batch * time;
-    let log_probabilities = log_softmax(logits.reshape([rows, vocabulary]), 1);
-    log_probabilities
-        .gather(1, targets.reshape([rows, 1]))
-        .reshape([rows])
-        .neg()
+/// Reads batch after batch and adds up the losses.
+struct Reader<'a, M> {
+    model: &'a M,
+    device: &'a Device,
+    state: State,
+    nats: f64,
+    predicted: usize,
+}
+
+impl<'a, M: LanguageModel> Reader<'a, M> {
+    fn new(model: &'a M, device: &'a Device) -> Self {
+        Reader {
+            model,
+            device,
+            state: State::default(),
+            nats: 0.0,
+            predicted: 0,
+        }
+    }
+
+    /// Reads a batch whose losses count.
+    fn predict(&mut self, batch: &Batch) {
+        let (inputs, targets) = to_tensors(batch, self.device);
+        let before = self.state_before(batch);
+        let (loss, after) = self.model.loss(inputs, targets, before);
+        self.state = after;
+        // The loss is a mean in f32, exact to 6e-8 of it; the sum over the batches is in f64.
+        let mean = loss.into_data().iter::<f32>().next().unwrap_or(f32::NAN);
+        let predictions = batch.targets.len();
+        self.nats += f64::from(mean) * predictions as f64;
+        self.predicted += predictions;
+    }
+
+    /// Reads a batch for its state alone.
+    fn warm_up(&mut self, batch: &Batch) {
+        let (inputs, _) = to_tensors(batch, self.device);
+        let before = self.state_before(batch);
+        // It computes the logits of the last token alone.
+        self.state = self.model.predict(inputs, before).1;
+    }
+
+    fn state_before(&mut self, batch: &Batch) -> State {
+        let carried = std::mem::take(&mut self.state);
+        match batch.starts_stream {
+            true => State::default(),
+            false => carried,
+        }
+    }
 }

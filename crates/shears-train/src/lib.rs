@@ -27,7 +27,7 @@ pub use batches::Batches;
 pub use bench::{BenchReport, ClipBench, PhaseTimes, Spread, bench, bench_clip, peak_rss_bytes};
 pub use checkpoint::{Checkpoint, CheckpointStore, Progress, RestoreError};
 pub use error::TrainError;
-pub use evaluate::{Evaluation, evaluate};
+pub use evaluate::{Evaluation, Streams, evaluate};
 pub use flow::gradient_flow;
 pub use gradclip::{ClipPolicy, GradientFlow, NonFinite, Verdict};
 pub use memory::{MemoryEstimate, estimate_memory};

@@ -1,7 +1,9 @@
 //! What training will take, from the plan alone, before any of it is taken.
 
+use shears_kernels::logit_rows_at_once;
 use shears_model::{Architecture, ParameterInfo};
 
+use crate::evaluate::{TOKENS_AT_ONCE, windows_at_once};
 use crate::optimizer::OptimizerKind;
 use crate::plan::{Plan, PlanError};
 
@@ -15,7 +17,7 @@ pub struct MemoryEstimate {
     pub gradients: u64,
     /// What the optimizer remembers.
     pub moments: u64,
-    /// What the forward pass keeps for the backward pass.
+    /// What the forward pass keeps for the backward pass, or what an evaluation takes, if that is more.
     pub activations: u64,
     /// The program itself, with its text.
     pub program: u64,
@@ -68,8 +70,8 @@ pub fn estimate_memory(
     let tokens = (plan.batch as u64)
         .checked_mul(plan.window as u64)
         .ok_or_else(too_large)?;
-    let per_token = activations_per_token(plan, vocabulary);
-    let activations = tokens.checked_mul(per_token).and_then(|n| n.checked_mul(4));
+    let numbers = in_training(plan, tokens, vocabulary).max(in_evaluation(plan, vocabulary));
+    let activations = numbers.checked_mul(4);
     Ok(MemoryEstimate {
         parameters: bytes.checked_mul(2).ok_or_else(too_large)?,
         gradients: bytes,
@@ -79,19 +81,53 @@ pub fn estimate_memory(
     })
 }
 
-/// Numbers kept for each token: multiples of each layer's width, fitted to measured peaks, and the
-/// gradient of its logits. There are no attention scores among them.
-fn activations_per_token(plan: &Plan, vocabulary: usize) -> u64 {
-    let (layers, hidden) = (plan.layers as u64, plan.hidden as u64);
+/// Numbers that a training step keeps: for each token multiples of each layer's width, fitted to measured
+/// peaks, and the gradients of the logits that exist at the same time. There are no attention scores
+/// among them.
+fn in_training(plan: &Plan, tokens: u64, vocabulary: usize) -> u64 {
+    let per_token = (plan.layers as u64)
+        .saturating_mul(of_a_layer(plan))
+        .saturating_add(5 * plan.hidden as u64 / 4);
+    tokens
+        .saturating_mul(per_token)
+        .saturating_add(logits(tokens, vocabulary))
+}
+
+/// Numbers that an evaluation takes. No layer leaves anything but its result, and a Transformer the keys and
+/// values of each block.
+fn in_evaluation(plan: &Plan, vocabulary: usize) -> u64 {
+    let hidden = plan.hidden as u64;
+    let (tokens, kept) = match plan.model {
+        Architecture::Transformer => {
+            let rows = windows_at_once(plan.window);
+            let kept = (3 * hidden).saturating_mul(plan.layers as u64);
+            (rows.saturating_mul(plan.window), kept)
+        }
+        _ => (TOKENS_AT_ONCE, 0),
+    };
+    let per_token = (of_a_layer(plan) + 5 * hidden / 4).saturating_add(kept);
+    let tokens = tokens as u64;
+    tokens
+        .saturating_mul(per_token)
+        .saturating_add(logits(tokens, vocabulary))
+}
+
+/// Numbers of a layer for each token.
+fn of_a_layer(plan: &Plan) -> u64 {
+    let hidden = plan.hidden as u64;
     let dropped = u64::from(plan.dropout > 0.0);
-    let layer = match plan.model {
+    match plan.model {
         Architecture::Rnn => (2 + dropped) * hidden,
         Architecture::Lstm => (7 + dropped) * hidden,
         Architecture::Gru => (6 + dropped) * hidden,
         // Masks are drawn again, and not kept.
         Architecture::Transformer => 23 * hidden / 2,
-    };
-    layers
-        .saturating_mul(layer)
-        .saturating_add(vocabulary as u64 + 5 * hidden / 4)
+    }
+}
+
+/// Logits that are in memory at the same time.
+fn logits(tokens: u64, vocabulary: usize) -> u64 {
+    let tokens = usize::try_from(tokens).unwrap_or(usize::MAX);
+    let rows = logit_rows_at_once(tokens, vocabulary.max(1));
+    (rows as u64).saturating_mul(vocabulary as u64)
 }

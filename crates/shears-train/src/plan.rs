@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use gradclip::{ClipPolicy, NonFinite};
 use serde::{Deserialize, Serialize};
 use shears_data::TokenizerKind;
-use shears_model::{Architecture, ModelConfig, Nonlinearity};
+use shears_model::{Architecture, ModelConfig, Nonlinearity, Precision};
 
 use crate::optimizer::{OptimizerKind, OptimizerSettings};
 use crate::preset::Preset;
@@ -45,6 +45,9 @@ pub struct Plan {
     pub forget_bias: bool,
     /// Activation of the vanilla RNN.
     pub nonlinearity: Nonlinearity,
+    /// Precision of the products with weights.
+    #[serde(default)]
+    pub precision: Precision,
     /// Sequences a micro-batch.
     pub batch: usize,
     /// Tokens a sequence; for the Transformer also its context.
@@ -137,6 +140,7 @@ impl Plan {
             tied: self.tied,
             forget_bias: self.forget_bias,
             nonlinearity: self.nonlinearity,
+            precision: self.precision,
         }
     }
 

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use gradclip::{ClipPolicy, ClipRule, NonFinite, NormOrder, Threshold};
 use serde::{Deserialize, Serialize};
 use shears_data::TokenizerKind;
-use shears_model::{Architecture, Nonlinearity};
+use shears_model::{Architecture, Nonlinearity, Precision};
 
 use crate::optimizer::OptimizerKind;
 use crate::plan::Plan;
@@ -110,6 +110,7 @@ fn recurrent(preset: Preset, architecture: Architecture, hidden: usize) -> Plan 
         tied: false,
         forget_bias: false,
         nonlinearity: Nonlinearity::Tanh,
+        precision: Precision::F32,
         batch: 50,
         window: 50,
         accumulate: 1,

@@ -17,6 +17,7 @@ use crate::plan::Plan;
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
+    checkpoints: CheckpointStore,
     /// Held while the run is open; the system releases it when the process ends, however it ends.
     _lock: Option<File>,
 }
@@ -43,6 +44,7 @@ impl RunFolder {
         fs::create_dir_all(path).map_err(TrainError::io("create", path))?;
         let run = RunFolder {
             path: path.to_path_buf(),
+            checkpoints: checkpoints_in(path),
             _lock: Some(lock_folder(path, IN_TRAINING)?),
         };
         tokenizer.save(run.tokenizer_path())?;
@@ -88,6 +90,7 @@ impl RunFolder {
         }
         Ok(RunFolder {
             path: path.to_path_buf(),
+            checkpoints: checkpoints_in(path),
             _lock: None,
         })
     }
@@ -113,8 +116,8 @@ impl RunFolder {
     }
 
     /// The run's checkpoints.
-    pub fn checkpoints(&self) -> CheckpointStore {
-        CheckpointStore::new(self.path.join("checkpoints"))
+    pub fn checkpoints(&self) -> &CheckpointStore {
+        &self.checkpoints
     }
 
     /// `events.jsonl`.
@@ -143,6 +146,10 @@ impl RunFolder {
     fn tokenizer_path(&self) -> PathBuf {
         self.path.join("tokenizer.json")
     }
+}
+
+fn checkpoints_in(run: &Path) -> CheckpointStore {
+    CheckpointStore::new(run.join("checkpoints"))
 }
 
 const IN_TRAINING: &str = "another shears is training this run; wait for it, or stop it";

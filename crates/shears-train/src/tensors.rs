@@ -1,9 +1,9 @@
 //! Named tensors in and out of modules and of safetensors files.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
-use burn::tensor::{DType, Tensor, TensorData, Transaction};
+use burn::tensor::{Tensor, TensorData, Transaction};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
@@ -55,7 +55,8 @@ pub fn module_tensors<M: Module>(module: &M) -> Vec<NamedTensor> {
         .collect()
 }
 
-/// Puts the given values into a module.
+/// Puts the given values into a module. A parameter that has no values yet is not given its initial ones
+/// first, and on the CPU device the module keeps the memory of the tensors without a copy.
 ///
 /// # Errors
 ///
@@ -65,7 +66,8 @@ pub fn load_parameters<M: Module>(module: M, tensors: Vec<NamedTensor>) -> Resul
     struct Writer {
         path: Vec<String>,
         values: BTreeMap<String, TensorData>,
-        ids: BTreeMap<String, ParamId>,
+        /// Those that were put in, because tied parameters are visited once for each place they are in.
+        loaded: HashMap<ParamId, Tensor<1>>,
     }
     impl ModuleMapper for Writer {
         fn enter_module(&mut self, name: &str, _container_type: &str) {
@@ -75,22 +77,20 @@ pub fn load_parameters<M: Module>(module: M, tensors: Vec<NamedTensor>) -> Resul
             self.path.pop();
         }
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let id = param.id;
+            let shape = param.lazy_shape();
+            let shape: [usize; D] = std::array::from_fn(|axis| shape[axis]);
+            if let Some(loaded) = self.loaded.get(&id) {
+                return param.transform_for_load(loaded.clone().reshape(shape), id);
+            }
             // A tied parameter was saved under the first of its names.
-            let name = self.path.join(".");
-            let first = self
-                .ids
-                .iter()
-                .find(|(_, id)| **id == param.id)
-                .map(|(name, _)| name);
-            let name = first.cloned().unwrap_or(name);
-            let Some(data) = self.values.get(&name).cloned() else {
+            let Some(data) = self.values.remove(&self.path.join(".")) else {
                 return param;
             };
-            self.ids.insert(name, param.id);
-            param.map(|tensor| {
-                let loaded = Tensor::<D>::from_data(data, &tensor.device());
-                loaded.set_require_grad(tensor.is_require_grad())
-            })
+            let tensor = Tensor::<D>::from_data(data, &param.lazy_device());
+            let flat = tensor.clone().reshape([tensor.shape().num_elements()]);
+            self.loaded.insert(id, flat);
+            param.transform_for_load(tensor, id)
         }
     }
     let values: BTreeMap<String, TensorData> = tensors
@@ -104,7 +104,7 @@ pub fn load_parameters<M: Module>(module: M, tensors: Vec<NamedTensor>) -> Resul
     let mut writer = Writer {
         path: Vec::new(),
         values,
-        ids: BTreeMap::new(),
+        loaded: HashMap::new(),
     };
     Ok(module.map(&mut writer))
 }
@@ -159,12 +159,12 @@ pub(crate) fn from_safetensors(bytes: &[u8]) -> Result<Vec<NamedTensor>, String>
                     view.dtype()
                 ));
             }
-            let data = TensorData::try_from_bytes_vec(
-                view.data().to_vec(),
-                view.shape().to_vec(),
-                DType::F32,
-            );
-            let data = data.map_err(|error| format!("`{name}`: {error}"))?;
+            // Safetensors are little-endian, and the file has checked the number of bytes.
+            let data = shears_kernels::filled(view.shape().to_vec(), |values| {
+                for (value, bytes) in values.iter_mut().zip(view.data().as_chunks::<4>().0) {
+                    *value = f32::from_le_bytes(*bytes);
+                }
+            });
             Ok(NamedTensor {
                 name: name.to_string(),
                 data,

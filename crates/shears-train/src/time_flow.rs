@@ -32,13 +32,13 @@ pub(crate) fn state_gradients<M: LanguageModel>(
     let at = |of: &Tensor<2, Int>, time: usize| of.clone().narrow(1, time, 1);
     let mut state = state.detach();
     if first > 0 {
-        state = model.forward(tokens.clone().narrow(1, 0, first), state).1;
+        state = model.predict(tokens.clone().narrow(1, 0, first), state).1;
         state = state.detach();
     }
     // Zeros that are added to each state: the loss has the same gradient by them as by the state.
     let mut probes: Vec<Vec<(String, Tensor<3>)>> = Vec::new();
     for time in first..window - 1 {
-        state = model.forward(at(tokens, time), state).1;
+        state = model.predict(at(tokens, time), state).1;
         let mut of_step = Vec::new();
         for (name, tensor) in &mut state.tensors {
             let probe = Tensor::zeros(tensor.dims(), &tensor.device()).require_grad();

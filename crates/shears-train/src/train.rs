@@ -9,7 +9,7 @@ use shears_events::{ClipEvent, EndReason, Event, EventLog, StepEvent};
 use shears_model::LanguageModel;
 
 use crate::TrainError;
-use crate::evaluate::{Evaluation, evaluate};
+use crate::evaluate::{Evaluation, Streams, evaluate};
 use crate::run::{Corpora, RunFolder};
 use crate::trainer::{StepOutcome, Trainer};
 
@@ -124,6 +124,7 @@ fn take_steps<M: LanguageModel, O: Observer>(
                 &model,
                 &corpora.validation,
                 corpora.validation_characters,
+                Streams::default(),
                 &evaluation_device,
             )?;
             improved = note_evaluation(trainer, &evaluation);

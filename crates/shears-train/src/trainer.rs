@@ -6,7 +6,7 @@ use std::time::Instant;
 use burn::tensor::{Device, Tensor};
 use gradclip::{Accumulated, AdamClipping, ClipReport, Clipper, Outcome, SkipReason, Unscaled};
 use gradclip_burn::{ClippedGradients, ModuleGradients};
-use shears_model::{LanguageModel, Reading, State};
+use shears_model::{DropoutKey, LanguageModel, Reading, State};
 
 use crate::TrainError;
 use crate::batches::{Batches, to_tensors};
@@ -174,7 +174,7 @@ impl<M: LanguageModel> Trainer<M> {
             if batch.starts_stream {
                 carried = State::default();
             }
-            self.seed_dropout(index);
+            carried.dropout = Some(self.dropout_key(micro));
             let (inputs, targets) = to_tensors(&batch, &self.device);
 
             let forward_started = Instant::now();
@@ -211,19 +211,21 @@ impl<M: LanguageModel> Trainer<M> {
         };
         let index = self.progress.step * self.plan.accumulate as u64;
         let batch = self.batches.at(index);
-        let carried = match batch.starts_stream {
+        let mut carried = match batch.starts_stream {
             true => State::default(),
             false => self.carried.clone(),
         };
-        self.seed_dropout(index);
+        carried.dropout = Some(self.dropout_key(0));
         let (inputs, targets) = to_tensors(&batch, &self.device);
         state_gradients(self.model(), &inputs, &targets, carried)
     }
 
-    /// Dropout depends on seed and place alone, so that a resumed run draws the same.
-    fn seed_dropout(&self, index: u64) {
-        self.device
-            .seed(self.plan.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ index);
+    /// What the masks of a micro-batch of the next step are drawn from: seed and place alone, so that a
+    /// resumed run draws the same, whatever else the process does.
+    fn dropout_key(&self, micro: u64) -> DropoutKey {
+        let seed = self.plan.seed;
+        let key = DropoutKey::of([seed as u32, (seed >> 32) as u32]);
+        key.part(self.progress.step).part(micro)
     }
 
     /// All that a resumed run needs.
@@ -277,6 +279,7 @@ impl<M: LanguageModel> Trainer<M> {
         self.carried = State {
             tensors: tensors.collect(),
             position: checkpoint.progress.position,
+            dropout: None,
         };
         self.progress = checkpoint.progress;
         Ok(self)

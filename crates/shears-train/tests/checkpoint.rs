@@ -8,10 +8,13 @@ mod tiny;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
-use burn::tensor::TensorData;
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Tensor, TensorData};
 use sha2::{Digest, Sha256};
-use shears_model::{Architecture, Lstm};
+use shears_kernels::Numbers;
+use shears_model::{Architecture, Initializer, Lstm};
 use shears_train::{
     Checkpoint, CheckpointStore, ClipEvent, Event, EventLog, NamedTensor, RestoreError, RunFolder,
     StepEvent, TrainError, load_parameters, module_tensors, read_events,
@@ -239,6 +242,123 @@ fn damaged_checkpoints_do_not_push_out_good_ones() {
     fixture.store.save(&checkpoint(2)).unwrap();
     fixture.store.retain(2).unwrap();
     assert_eq!(fixture.newest().0, Some(2));
+}
+
+/// Flips a bit of a file, and says that it was written at `time`.
+fn flip_unnoticed(path: &Path, time: SystemTime) {
+    change(path, |bytes| bytes[9] ^= 1);
+    let file = fs::File::options().write(true).open(path).unwrap();
+    file.set_modified(time).unwrap();
+}
+
+/// Reading all files of all checkpoints at every save would take longer than the training between.
+#[test]
+fn what_this_process_knows_is_not_read_again_unless_it_has_changed() {
+    let damaged = |seconds: u64| {
+        let fixture = Fixture::with(&[1, 2, 3, 4]);
+        let path = fixture.path(3).join("optimizer.safetensors");
+        let written = fs::metadata(&path).unwrap().modified().unwrap();
+        flip_unnoticed(&path, written + Duration::from_secs(seconds));
+        fixture
+    };
+    let names = |steps: &[u64]| -> BTreeSet<String> {
+        let names = steps.iter().map(|step| format!("step-{step:08}"));
+        names.collect()
+    };
+    let unnoticed = damaged(0);
+    unnoticed.store.retain(2).unwrap();
+    assert_eq!(unnoticed.names(), names(&[3, 4]));
+    // Loading reads it, however.
+    assert!(unnoticed.store.load(&unnoticed.path(3)).is_err());
+
+    let changed = damaged(1);
+    changed.store.retain(2).unwrap();
+    assert_eq!(changed.names(), names(&[2, 3, 4]));
+
+    // A run that is resumed reads what it finds once.
+    let resumed = damaged(0);
+    let store = CheckpointStore::new(resumed.folder.path());
+    assert_eq!(store.newest().0.unwrap().0, resumed.path(4));
+    store.retain(2).unwrap();
+    assert_eq!(resumed.names(), names(&[2, 3, 4]));
+    let path = resumed.path(2).join("model.safetensors");
+    let written = fs::metadata(&path).unwrap().modified().unwrap();
+    flip_unnoticed(&path, written);
+    store.save(&checkpoint(5)).unwrap();
+    store.retain(2).unwrap();
+    assert_eq!(resumed.names(), names(&[3, 4, 5]));
+}
+
+#[test]
+fn parameters_are_read_without_the_rest() {
+    let fixture = Fixture::with(&[]);
+    save_with_loss(&fixture, &[(1, Some(2.0)), (2, Some(1.0)), (3, Some(3.0))]);
+    let whole = fixture.store.load(&fixture.path(2)).unwrap().model;
+    for file in ["optimizer.safetensors", "carried.safetensors"] {
+        fs::remove_file(fixture.path(2).join(file)).unwrap();
+    }
+    assert!(fixture.store.load(&fixture.path(2)).is_err());
+    assert_eq!(fixture.store.best(), Some(fixture.path(2)));
+    let (path, best) = fixture.store.load_best_model().unwrap();
+    assert_eq!(path, fixture.path(2));
+    let values = |tensors: &[NamedTensor]| -> Vec<(String, Vec<f32>)> {
+        let value = |t: &NamedTensor| (t.name.clone(), t.data.iter::<f32>().collect());
+        let mut values: Vec<_> = tensors.iter().map(value).collect();
+        values.sort_by(|left, right| left.0.cmp(&right.0));
+        values
+    };
+    assert_eq!(values(&best), values(&whole));
+
+    let file = fixture.path(2).join("model.safetensors");
+    change(&file, |bytes| bytes[100] ^= 1);
+    let error = fixture.store.load_model(&fixture.path(2)).unwrap_err();
+    assert_eq!(error.path, file);
+    assert_eq!(fixture.store.best(), Some(fixture.path(1)));
+    assert_eq!(fixture.store.load_best_model().unwrap().0, fixture.path(1));
+}
+
+/// Two places with one parameter, and one with another.
+#[derive(Module, Debug)]
+struct Pair {
+    left: Param<Tensor<2>>,
+    right: Param<Tensor<2>>,
+    other: Param<Tensor<1>>,
+}
+
+#[test]
+fn loading_draws_no_initial_values_and_copies_nothing() {
+    for device in [Device::flex(), tiny::device()] {
+        let mut initializer = Initializer::new(1, &device);
+        let tied = initializer.parameter([2, 3], |_, _| panic!("initial values were drawn"));
+        let pair = Pair {
+            left: tied.clone(),
+            right: tied,
+            other: initializer.parameter([4], |_, _| panic!("initial values were drawn")),
+        };
+        let data = [
+            shears_kernels::filled([2, 3], |values| values.fill(1.5)),
+            shears_kernels::filled([4], |values| values.fill(2.5)),
+        ];
+        let addresses = data
+            .each_ref()
+            .map(|data| data.as_slice::<f32>().unwrap().as_ptr());
+        let tensors = ["left", "other"].into_iter().zip(data);
+        let tensors = tensors.map(|(name, data)| NamedTensor {
+            name: name.to_string(),
+            data,
+        });
+        let pair = load_parameters(pair, tensors.collect()).unwrap();
+        assert_eq!(pair.left.val().is_require_grad(), device.is_autodiff());
+        assert_eq!(pair.left.id, pair.right.id);
+        let address = |numbers: Numbers| numbers.as_slice().as_ptr();
+        let [left, right] = [&pair.left, &pair.right]
+            .map(|param| address(Numbers::of(param.val().without_autodiff()).unwrap()));
+        let other = address(Numbers::of(pair.other.val().without_autodiff()).unwrap());
+        assert_eq!(
+            [left, right, other],
+            [addresses[0], addresses[0], addresses[1]]
+        );
+    }
 }
 
 #[test]

@@ -8,8 +8,8 @@ use burn::module::{ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{DType, Device, Gradients, Int, Tensor, TensorData};
 use shears_model::{
-    Architecture, Gru, Initializer, LanguageModel, Lstm, ModelConfig, Nonlinearity, Rnn, State,
-    Transformer, parameters,
+    Architecture, Gru, Initializer, LanguageModel, Lstm, ModelConfig, Nonlinearity, Precision, Rnn,
+    State, Transformer, parameters,
 };
 
 /// Where the error of truncation (step squared) and that of rounding (1e-16 / step) are both
@@ -120,7 +120,7 @@ fn loss<M: LanguageModel>(model: M, values: &Values, state: &Values) -> (Tensor<
     });
     let state = State {
         tensors: tensors.collect(),
-        position: 0,
+        ..State::default()
     };
     let (logits, _) = model.forward(Tensor::<2, Int>::from_data(tokens, &device), state);
     let logits = logits.reshape([BATCH * WINDOW, VOCABULARY]);
@@ -152,6 +152,7 @@ fn check<M: LanguageModel>(
         tied: false,
         forget_bias: false,
         nonlinearity: Nonlinearity::Tanh,
+        precision: Precision::F32,
     };
     let mut random = Random(1);
     let model = new(VOCABULARY, &config, &mut Initializer::new(0, &device()));

@@ -17,8 +17,8 @@ use gradclip::{
 use gradclip_burn::{ClippedGradients, ModuleGradients};
 use serde_json::Value;
 use shears_model::{
-    Architecture, Gru, Initializer, LanguageModel, Lstm, ModelConfig, Nonlinearity, Rnn, State,
-    Transformer,
+    Architecture, Gru, Initializer, LanguageModel, Lstm, ModelConfig, Nonlinearity, Precision, Rnn,
+    State, Transformer,
 };
 use shears_train::{
     NamedTensor, Optimizer, OptimizerKind, OptimizerSettings, load_parameters, module_tensors,
@@ -104,6 +104,7 @@ fn config(settings: &Value) -> ModelConfig {
         dropout: 0.0,
         tied: settings["tied"] == true,
         forget_bias: false,
+        precision: Precision::F32,
         nonlinearity: match settings["cell"].as_str() {
             Some("rnn-relu") => Nonlinearity::Relu,
             _ => Nonlinearity::Tanh,
@@ -148,7 +149,7 @@ fn forward<M: LanguageModel>(model: &M, golden: &GoldenFile) -> (Tensor<3>, Tens
     });
     let state = State {
         tensors: state_in.collect(),
-        position: 0,
+        ..State::default()
     };
     let (logits, state) = model.forward(tokens, state);
     let rows = shape.iter().product::<usize>();

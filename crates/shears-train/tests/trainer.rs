@@ -7,33 +7,20 @@ mod tiny;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use burn::module::Module;
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Int, Tensor, TensorData};
 use gradclip::ClipAction;
 use gradclip_burn::ModuleGradients;
-use shears_data::{Batch, RandomWindows};
-use shears_model::{Architecture, Gru, LanguageModel, Lstm, Rnn, State, Transformer};
+use shears_data::{Batch, EvaluationStreams, RandomWindows};
+use shears_model::{Architecture, DropoutKey, Gru, LanguageModel, Lstm, Rnn, State, Transformer};
 use shears_train::{
     Batches, CheckpointStore, ClipPolicy, Corpora, End, EndReason, Evaluation, Event, NonFinite,
-    Observer, OptimizerKind, Plan, RunFolder, ScheduleKind, StepEvent, TrainError, Trainer,
-    evaluate, load_parameters, module_tensors, read_events, train,
+    Observer, OptimizerKind, Plan, RunFolder, ScheduleKind, StepEvent, Streams, TrainError,
+    Trainer, evaluate, load_parameters, module_tensors, read_events, train,
 };
 use tiny::{New, bits, device, plan, trainer};
-
-/// Dropout draws from the one generator of the process, which every trainer seeds at every step.
-/// A test with dropout must therefore run while no other test trains.
-static GENERATOR: RwLock<()> = RwLock::new(());
-
-fn without_dropout() -> RwLockReadGuard<'static, ()> {
-    GENERATOR.read().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn with_dropout() -> RwLockWriteGuard<'static, ()> {
-    GENERATOR.write().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Calls a function that takes a constructor, for the model of a plan.
 macro_rules! with_model {
@@ -63,7 +50,6 @@ fn check_learning<M: LanguageModel>(new: New<M>, plan: &Plan) {
 
 #[test]
 fn the_loss_decreases() {
-    let _guard = without_dropout();
     for architecture in Architecture::ALL {
         for layers in [1, 2] {
             let plan = Plan {
@@ -111,7 +97,6 @@ fn check_resumption<M: LanguageModel>(new: New<M>, plan: &Plan, folder: &Path, n
 
 #[test]
 fn a_resumed_run_has_the_bits_of_an_uninterrupted_one() {
-    let _guard = with_dropout();
     let folder = tempfile::tempdir().unwrap();
     let optimizers = [
         OptimizerKind::Sgd,
@@ -149,7 +134,6 @@ fn a_resumed_run_has_the_bits_of_an_uninterrupted_one() {
 /// A run that starts at the end of an epoch of streams carries nothing into the next one.
 #[test]
 fn resumption_holds_across_epochs() {
-    let _guard = without_dropout();
     let folder = tempfile::tempdir().unwrap();
     let plan = Plan {
         // Two windows an epoch.
@@ -166,33 +150,90 @@ fn resumption_holds_across_epochs() {
     check_resumption::<Lstm>(Lstm::new, &plan, folder.path(), "epochs");
 }
 
+/// Trainers of one process share the device, whose generator must not matter.
 #[test]
 fn dropout_depends_on_seed_and_place_alone() {
-    let _guard = with_dropout();
+    fn check<M: LanguageModel>(new: New<M>, plan: &Plan) {
+        const STEPS: usize = 3;
+        let seeded = |seed| Plan {
+            seed,
+            ..plan.clone()
+        };
+        let plans = [seeded(1), seeded(2)];
+        let alone = plans.each_ref().map(|plan| {
+            let mut trainer = trainer(new, plan);
+            steps(&mut trainer, STEPS);
+            bits(&trainer.checkpoint())
+        });
+        let mut trainers = plans.each_ref().map(|plan| trainer(new, plan));
+        for _ in 0..STEPS {
+            device().seed(12345);
+            for trainer in &mut trainers {
+                trainer.step().unwrap();
+            }
+        }
+        let interleaved = trainers.map(|trainer| bits(&trainer.checkpoint()));
+        assert_eq!(interleaved, alone, "{}", plan.model);
+        let at_once = std::thread::scope(|scope| {
+            let run = |plan: &Plan| {
+                let mut trainer = trainer(new, plan);
+                steps(&mut trainer, STEPS);
+                bits(&trainer.checkpoint())
+            };
+            let threads = plans.each_ref().map(|plan| scope.spawn(move || run(plan)));
+            threads.map(|thread| thread.join().unwrap())
+        });
+        assert_eq!(at_once, alone, "{}", plan.model);
+        let dry = Plan {
+            dropout: 0.0,
+            ..seeded(1)
+        };
+        let mut dry = trainer(new, &dry);
+        steps(&mut dry, STEPS);
+        assert_ne!(bits(&dry.checkpoint()), alone[0], "{}", plan.model);
+    }
+    for architecture in [Architecture::Gru, Architecture::Transformer] {
+        let plan = Plan {
+            dropout: 0.5,
+            accumulate: 2,
+            ..plan(architecture)
+        };
+        with_model!(check, &plan);
+    }
+}
+
+/// Every micro-batch, and every call on one text, has masks of its own; without a key there are none.
+#[test]
+fn masks_are_drawn_anew_and_only_in_training() {
     let plan = Plan {
         dropout: 0.5,
         ..plan(Architecture::Gru)
     };
-    let run = |noise: bool| {
-        let mut trainer = trainer::<Gru>(Gru::new, &plan);
-        for _ in 0..3 {
-            if noise {
-                device().seed(12345);
-            }
-            trainer.step().unwrap();
-        }
-        bits(&trainer.checkpoint())
+    let trainer = trainer::<Gru>(Gru::new, &plan);
+    let reading = trainer.model().reading();
+    let batches = Batches::new(&plan, reading, tiny::tokens()).unwrap();
+    let (inputs, _) = to_tensors(&batches.at(0));
+    let logits = |dropout: Option<DropoutKey>, position: usize| -> Vec<f32> {
+        let state = State {
+            position,
+            dropout,
+            ..State::default()
+        };
+        let (logits, after) = trainer.model().forward(inputs.clone(), state);
+        assert_eq!(after.dropout, dropout);
+        logits.into_data().iter::<f32>().collect()
     };
-    assert_eq!(run(false), run(true));
-    let mut dry = trainer::<Gru>(
-        Gru::new,
-        &Plan {
-            dropout: 0.0,
-            ..plan.clone()
-        },
-    );
-    steps(&mut dry, 3);
-    assert_ne!(run(false), bits(&dry.checkpoint()));
+    let key = DropoutKey::of([5, 6]);
+    let masked = logits(Some(key), 0);
+    assert_eq!(logits(Some(key), 0), masked);
+    for other in [
+        logits(None, 0),
+        logits(Some(key), 6),
+        logits(Some(key.part(0)), 0),
+    ] {
+        assert_ne!(other, masked);
+    }
+    assert_eq!(logits(None, 0), logits(None, 6));
 }
 
 fn to_tensors(batch: &Batch) -> (Tensor<2, Int>, Tensor<2, Int>) {
@@ -223,7 +264,6 @@ fn norm(values: impl Iterator<Item = f64>) -> f64 {
 
 #[test]
 fn micro_batches_are_averaged_and_clipped_once() {
-    let _guard = without_dropout();
     let threshold = 0.1;
     let plan = Plan {
         accumulate: 2,
@@ -274,7 +314,6 @@ fn micro_batches_are_averaged_and_clipped_once() {
 
 #[test]
 fn a_clipped_update_is_as_long_as_the_threshold_allows() {
-    let _guard = without_dropout();
     for architecture in Architecture::ALL {
         let plan = Plan {
             optimizer: OptimizerKind::Sgd,
@@ -331,7 +370,6 @@ fn check_skip<M: LanguageModel>(new: New<M>, plan: &Plan) {
 
 #[test]
 fn a_skipped_step_changes_the_count_of_steps_and_nothing_else() {
-    let _guard = without_dropout();
     for architecture in Architecture::ALL {
         let plan = Plan {
             non_finite: NonFinite::Skip,
@@ -343,7 +381,6 @@ fn a_skipped_step_changes_the_count_of_steps_and_nothing_else() {
 
 #[test]
 fn a_learning_rate_beyond_reason_ends_in_skips() {
-    let _guard = without_dropout();
     let plan = Plan {
         optimizer: OptimizerKind::Sgd,
         clip: "none".parse().unwrap(),
@@ -365,7 +402,6 @@ fn a_learning_rate_beyond_reason_ends_in_skips() {
 
 #[test]
 fn a_gradient_that_is_not_finite_is_an_error_when_asked() {
-    let _guard = without_dropout();
     let plan = Plan {
         non_finite: NonFinite::Error,
         ..plan(Architecture::Lstm)
@@ -432,7 +468,6 @@ fn corpora() -> Corpora {
 
 #[test]
 fn too_many_skips_stop_the_run_and_name_the_last_good_checkpoint() {
-    let _guard = without_dropout();
     let folder = tempfile::tempdir().unwrap();
     let plan = Plan {
         max_skips: 3,
@@ -540,7 +575,6 @@ fn check_whole_runs(plan: &Plan, stops: &[u64]) {
 
 #[test]
 fn a_run_that_is_stopped_and_resumed_leaves_the_same_files() {
-    let _guard = with_dropout();
     let plan = Plan {
         steps: 10,
         eval_every: 4,
@@ -555,7 +589,6 @@ fn a_run_that_is_stopped_and_resumed_leaves_the_same_files() {
 /// Plain gradient descent moves each parameter by the learning rate times its gradient.
 #[test]
 fn every_tenth_update_is_weighed() {
-    let _guard = without_dropout();
     let folder = tempfile::tempdir().unwrap();
     let plan = Plan {
         steps: 12,
@@ -593,7 +626,6 @@ fn every_tenth_update_is_weighed() {
 /// The evaluation of that step belongs to the run, however the run was cut.
 #[test]
 fn a_run_that_is_stopped_where_it_is_evaluated_leaves_the_same_files() {
-    let _guard = without_dropout();
     let plan = Plan {
         steps: 6,
         eval_every: 2,
@@ -604,7 +636,6 @@ fn a_run_that_is_stopped_where_it_is_evaluated_leaves_the_same_files() {
 
 #[test]
 fn patience_ends_a_run_that_does_not_improve() {
-    let _guard = without_dropout();
     let folder = tempfile::tempdir().unwrap();
     let plan = Plan {
         steps: 50,
@@ -639,9 +670,14 @@ fn plain_losses<M: LanguageModel>(model: &M, window: &[u32], state: State) -> (V
     (data.iter::<f32>().map(f64::from).collect(), state)
 }
 
-fn evaluation_of<M: LanguageModel>(trainer: &Trainer<M>, tokens: &[u32]) -> Evaluation {
+fn evaluation_of<M: LanguageModel>(
+    trainer: &Trainer<M>,
+    tokens: &[u32],
+    streams: Streams,
+) -> Evaluation {
     let plain = device().without_autodiff();
-    evaluate(&trainer.model().valid(), tokens, tokens.len(), &plain).unwrap()
+    let model = trainer.model().valid();
+    evaluate(&model, tokens, tokens.len(), streams, &plain).unwrap()
 }
 
 #[track_caller]
@@ -668,8 +704,7 @@ fn check_mean(evaluation: Evaluation, losses: &[f64]) {
 }
 
 #[test]
-fn a_recurrent_model_is_evaluated_on_one_stream() {
-    let _guard = without_dropout();
+fn one_stream_predicts_each_token_from_all_before_it() {
     let mut trainer = trainer::<Lstm>(Lstm::new, &plan(Architecture::Lstm));
     steps(&mut trainer, 20);
     // More than two of the evaluation's windows.
@@ -682,12 +717,41 @@ fn a_recurrent_model_is_evaluated_on_one_stream() {
         all.extend(losses);
         state = after;
     }
-    check_mean(evaluation_of(&trainer, tokens), &all);
+    check_mean(evaluation_of(&trainer, tokens, Streams::ONE), &all);
+}
+
+fn check_streams<M: LanguageModel>(new: New<M>, plan: &Plan) {
+    let mut trainer = trainer(new, plan);
+    steps(&mut trainer, 60);
+    let tokens = tiny::tokens();
+    let many = Streams::default();
+    let cut = EvaluationStreams::new(&tokens, many.count, many.warmup).unwrap();
+    assert!(cut.parts() > 1);
+    let exact = evaluation_of(&trainer, &tokens, Streams::ONE);
+    let found = evaluation_of(&trainer, &tokens, many);
+    assert_eq!(found.tokens, exact.tokens);
+    let difference = |found: Evaluation| (found.val_loss - exact.val_loss).abs();
+    assert!(difference(found) < 1e-4, "{}: {found:?}", plan.model);
+    // The control: streams that begin with nothing before them.
+    let cold = evaluation_of(&trainer, &tokens, Streams { warmup: 0, ..many });
+    assert_eq!(cold.tokens, exact.tokens);
+    assert!(difference(cold) > 1e-3, "{}: {cold:?}", plan.model);
+    for short in [2, 3, 50, many.warmup + 1, 3 * many.warmup] {
+        let short = &tokens[..short];
+        let exact = evaluation_of(&trainer, short, Streams::ONE);
+        assert_eq!(evaluation_of(&trainer, short, many), exact);
+    }
+}
+
+#[test]
+fn parallel_streams_find_the_loss_of_one_stream() {
+    for architecture in [Architecture::Rnn, Architecture::Lstm, Architecture::Gru] {
+        with_model!(check_streams, &plan(architecture));
+    }
 }
 
 #[test]
 fn a_transformer_is_evaluated_on_consecutive_windows() {
-    let _guard = without_dropout();
     let plan = plan(Architecture::Transformer);
     let mut trainer = trainer::<Transformer>(Transformer::new, &plan);
     steps(&mut trainer, 20);
@@ -701,7 +765,7 @@ fn a_transformer_is_evaluated_on_consecutive_windows() {
         all.extend(losses);
         start = end;
     }
-    check_mean(evaluation_of(&trainer, tokens), &all);
+    check_mean(evaluation_of(&trainer, tokens, Streams::default()), &all);
 }
 
 fn check_uniform<M: LanguageModel>(new: New<M>, plan: &Plan) {
@@ -714,7 +778,8 @@ fn check_uniform<M: LanguageModel>(new: New<M>, plan: &Plan) {
     let model = load_parameters(model, tensors).unwrap();
     let tokens = tiny::tokens();
     let plain = device().without_autodiff();
-    let evaluation = evaluate(&model.valid(), &tokens, tokens.len(), &plain).unwrap();
+    let (model, streams) = (model.valid(), Streams::default());
+    let evaluation = evaluate(&model, &tokens, tokens.len(), streams, &plain).unwrap();
     let expected = (tiny::tokenizer().vocab_size() as f64).ln();
     assert!(
         (evaluation.val_loss - expected).abs() < 1e-6,
@@ -724,7 +789,6 @@ fn check_uniform<M: LanguageModel>(new: New<M>, plan: &Plan) {
 
 #[test]
 fn a_model_that_knows_nothing_has_a_loss_of_ln_v() {
-    let _guard = without_dropout();
     for architecture in Architecture::ALL {
         with_model!(check_uniform, &plan(architecture));
     }
@@ -747,7 +811,6 @@ fn check_seeds<M: LanguageModel>(new: New<M>, plan: &Plan) {
 
 #[test]
 fn a_run_depends_on_its_seed_alone() {
-    let _guard = with_dropout();
     for architecture in Architecture::ALL {
         let plan = Plan {
             dropout: 0.2,

@@ -5,6 +5,7 @@ mod bench;
 mod clip;
 mod compare;
 mod dash;
+mod eval;
 mod experiment;
 mod export_events;
 mod inspect;
@@ -25,6 +26,7 @@ pub(crate) use bench::{BenchArguments, BenchPart};
 pub(crate) use clip::ClipArguments;
 pub(crate) use compare::CompareArguments;
 pub(crate) use dash::DashArguments;
+pub(crate) use eval::EvalArguments;
 pub(crate) use experiment::{
     Experiment, ExperimentArguments, Initialization, TemporalOrderArguments,
 };
@@ -175,6 +177,14 @@ pub(crate) struct TrainArguments {
     #[arg(long, value_name = "NAME", value_parser = ["tanh", "relu"], help_heading = MODEL)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) nonlinearity: Option<String>,
+
+    /// Precision of the products with weights in training: f32, bf16 [default: f32]
+    ///
+    /// With bf16, factors are rounded to bfloat16 and summed in f32: faster on processors with AMX or AVX512-BF16.
+    /// Parameters, moments, gradients, clipping and generation stay f32, and no loss scale is needed.
+    #[arg(long, value_name = "NAME", value_parser = ["f32", "bf16"], help_heading = MODEL)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) precision: Option<String>,
 
     /// Sequences in a micro-batch
     #[arg(long, value_name = "N", help_heading = TRAINING)]
@@ -385,34 +395,6 @@ const TRAIN_EXAMPLES: &str = "Examples:
   shears train book.txt --clip value:1 --optimizer sgd --lr 0.5
   cat *.txt | shears train - --tokenizer bpe:1000 --out runs/mine
   shears train --resume runs/mine";
-
-/// Measure a trained model on a text
-///
-/// A full pass: every token but the first is predicted once. Recurrent models read the text as one
-/// stream with their state carried; a Transformer reads consecutive windows of its context. Prints
-/// the loss in nats a token, bits a character and perplexity.
-#[derive(Args, Debug)]
-pub(crate) struct EvalArguments {
-    /// Folder of the run
-    #[arg(value_hint = ValueHint::DirPath)]
-    pub(crate) run: PathBuf,
-
-    /// Text to measure on [default: the run's validation text]
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub(crate) data: Option<PathBuf>,
-
-    /// Which checkpoint: best, last, or the number of a step
-    #[arg(long, value_name = "WHICH", default_value = "best")]
-    pub(crate) checkpoint: String,
-
-    /// CPU threads [default: all cores]
-    #[arg(long, value_name = "N")]
-    pub(crate) threads: Option<usize>,
-
-    /// Print one JSON object: val_loss, bits_per_char, perplexity, tokens, checkpoint
-    #[arg(long)]
-    pub(crate) json: bool,
-}
 
 /// Write new text with a trained model
 ///

@@ -7,7 +7,7 @@ use burn::tensor::Device;
 use shears_model::{
     Architecture, Gru, Initializer, LanguageModel, Lstm, ModelConfig, Rnn, Transformer,
 };
-use shears_train::{Checkpoint, Plan, RunFolder, load_parameters};
+use shears_train::{NamedTensor, Plan, RunFolder, load_parameters};
 
 use crate::exit::Misuse;
 
@@ -44,12 +44,13 @@ pub(crate) fn device(_name: &str) -> Device {
     Device::flex()
 }
 
-/// A run with the checkpoint that a command reads.
+/// A run with the parameters of the checkpoint that a command asks for.
 pub(crate) struct Trained {
     pub(crate) plan: Plan,
     pub(crate) tokenizer: shears_data::Tokenizer,
+    /// The checkpoint's folder.
     pub(crate) path: PathBuf,
-    pub(crate) checkpoint: Checkpoint,
+    pub(crate) parameters: Vec<NamedTensor>,
     pub(crate) run: RunFolder,
 }
 
@@ -57,63 +58,63 @@ impl Trained {
     /// Opens a run: `which` is `best`, `last`, or the number of a step.
     pub(crate) fn open(run: &Path, which: &str) -> anyhow::Result<Self> {
         let run = RunFolder::open_to_read(run)?;
-        let store = run.checkpoints();
-        let path = match which {
-            "best" => store.best().or_else(|| store.list().pop()),
-            "last" => store.list().pop(),
-            number => {
-                let step: u64 = number.parse().map_err(|_| {
-                    Misuse(format!(
-                        "checkpoint `{number}` is not best, last or a step's number"
-                    ))
-                })?;
-                store
-                    .list()
-                    .into_iter()
-                    .find(|path| path.ends_with(format!("step-{step:08}")))
-            }
-        };
-        let path = path
-            .ok_or_else(|| Misuse(format!("{}: no checkpoint `{which}`", run.path().display())))?;
-        let checkpoint = store.load(&path)?;
+        let (path, parameters) = parameters_of(&run, which)?;
         Ok(Trained {
             plan: run.plan()?,
             tokenizer: run.tokenizer()?,
             path,
-            checkpoint,
+            parameters,
             run,
         })
     }
+}
 
-    /// Builds the model with the checkpoint's weights, outside automatic differentiation.
-    pub(crate) fn with_model<W: Work>(&self, work: W) -> anyhow::Result<W::Output> {
-        struct Load<'a, W> {
-            checkpoint: &'a Checkpoint,
-            work: W,
+fn parameters_of(run: &RunFolder, which: &str) -> anyhow::Result<(PathBuf, Vec<NamedTensor>)> {
+    let store = run.checkpoints();
+    let path = match which {
+        "best" => match store.load_best_model() {
+            Some(best) => return Ok(best),
+            // Nothing was evaluated yet.
+            None => store.list().pop(),
+        },
+        "last" => store.list().pop(),
+        number => {
+            let step: u64 = number.parse().map_err(|_| {
+                Misuse(format!(
+                    "checkpoint `{number}` is not best, last or a step's number"
+                ))
+            })?;
+            let name = format!("step-{step:08}");
+            store.list().into_iter().find(|path| path.ends_with(&name))
         }
-        impl<W: Work> Work for Load<'_, W> {
-            type Output = anyhow::Result<W::Output>;
+    };
+    let path =
+        path.ok_or_else(|| Misuse(format!("{}: no checkpoint `{which}`", run.path().display())))?;
+    let parameters = store.load_model(&path)?;
+    Ok((path, parameters))
+}
 
-            fn with<M: LanguageModel>(self, model: M) -> Self::Output {
-                let model = load_parameters(model, self.checkpoint.model.clone());
-                let model = model
-                    .map_err(anyhow::Error::msg)
-                    .context("model.safetensors")?;
-                Ok(self.work.with(model.valid()))
-            }
-        }
-        let load = Load {
-            checkpoint: &self.checkpoint,
-            work,
-        };
-        let vocabulary = self.tokenizer.vocab_size();
-        let device = device(&self.plan.device);
-        with_model(
-            &self.plan.model_config(),
-            vocabulary,
-            self.plan.seed,
-            &device,
-            load,
-        )
+/// Builds the model of a plan around the parameters of a checkpoint, outside automatic differentiation, and does
+/// the work with it.
+pub(crate) fn with_trained_model<W: Work>(
+    plan: &Plan,
+    vocabulary: usize,
+    parameters: Vec<NamedTensor>,
+    work: W,
+) -> anyhow::Result<W::Output> {
+    struct Load<W> {
+        parameters: Vec<NamedTensor>,
+        work: W,
     }
+    impl<W: Work> Work for Load<W> {
+        type Output = anyhow::Result<W::Output>;
+
+        fn with<M: LanguageModel>(self, model: M) -> Self::Output {
+            let model = load_parameters(model, self.parameters).map_err(anyhow::Error::msg);
+            Ok(self.work.with(model.context("model.safetensors")?.valid()))
+        }
+    }
+    let load = Load { parameters, work };
+    let device = device(&plan.device);
+    with_model(&plan.model_config(), vocabulary, plan.seed, &device, load)
 }

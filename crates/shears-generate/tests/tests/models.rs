@@ -7,7 +7,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use shears_generate::SamplingSettings;
 use shears_model::{
-    Architecture, Initializer, LanguageModel, ModelConfig, Nonlinearity, Reading, State,
+    Architecture, Initializer, LanguageModel, ModelConfig, Nonlinearity, Precision, Reading, State,
 };
 
 pub(crate) const PLAIN: SamplingSettings = SamplingSettings {
@@ -37,6 +37,7 @@ pub(crate) fn config(architecture: Architecture, context: usize) -> ModelConfig 
         tied: false,
         forget_bias: true,
         nonlinearity: Nonlinearity::Tanh,
+        precision: Precision::F32,
     }
 }
 

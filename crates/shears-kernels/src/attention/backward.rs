@@ -117,7 +117,7 @@ impl WithSimd for Head<'_, '_> {
                 self.differentiate(simd, first + row, end, weights, scores);
             }
             // Queries: the scores' gradients times the keys.
-            let left = Left::Plain(scores, stride);
+            let left = Left::rows(scores, stride);
             let out = (&mut *block, width);
             plain_keys.multiply_all(simd, left, out, (rows, end), Start::Zero);
             self.write(0, first, &block[..rows * width]);
@@ -128,7 +128,7 @@ impl WithSimd for Head<'_, '_> {
             ];
             for (left, source, sum) in blocks {
                 let panels = Panels::plain(simd, source, rows, width, right);
-                let left = Left::Transposed(left, stride);
+                let left = Left::columns(left, stride);
                 panels.multiply_all(simd, left, (sum, width), (end, rows), Start::Result);
             }
         }

@@ -83,7 +83,7 @@ impl WithSimd for Head<'_, '_> {
                     mask.apply(simd, number, &mut scores[..seen + row]);
                 }
             }
-            let left = Left::Plain(scores, stride);
+            let left = Left::rows(scores, stride);
             let (out, sizes) = ((&mut *block, width), (rows, seen_by_last));
             value_panels.multiply_all(simd, left, out, sizes, Start::Zero);
             for (row, block) in block.chunks_exact(width).take(rows).enumerate() {
@@ -114,7 +114,7 @@ pub(super) fn causal_product<S: Simd>(
     for panel in 0..(seen + rows - 1).div_ceil(2 * S::F32_LANES) {
         // Rows before this one see nothing of the panel.
         let first = (panel * 2 * S::F32_LANES + 1).saturating_sub(seen);
-        let a = Left::Plain(&a[first * a_stride..], a_stride);
+        let a = Left::rows(&a[first * a_stride..], a_stride);
         let c = (&mut c[first * c_stride..], c_stride);
         panels.multiply(
             simd,

@@ -133,14 +133,20 @@ fn both_paths_give_the_same_values_and_gradients() {
 }
 
 #[test]
-fn a_key_comes_from_the_seed_of_the_device() {
-    let device = Device::flex().autodiff();
-    let draw = |seed| {
-        device.seed(seed);
-        (DropoutKey::draw(&device), DropoutKey::draw(&device))
+fn the_keys_of_parts_differ_in_half_of_their_bits() {
+    let key = DropoutKey::of([1, 0]);
+    let parts: Vec<DropoutKey> = (0..1000).map(|number| key.part(number)).collect();
+    assert_eq!(parts[3], DropoutKey::of([1, 0]).part(3));
+    assert_ne!(parts[3], DropoutKey::of([2, 0]).part(3));
+    assert_ne!(key.part(1).part(2), key.part(2).part(1));
+    let bits = |[left, right]: [DropoutKey; 2]| -> u32 {
+        let words = left.0.iter().zip(right.0);
+        words.map(|(left, right)| (left ^ right).count_ones()).sum()
     };
-    let (first, second) = draw(1);
-    assert_eq!(draw(1), (first, second));
-    assert_ne!(first, second);
-    assert_ne!(draw(2).0, first);
+    let pairs = parts.windows(2).map(|pair| bits([pair[0], pair[1]]));
+    let differing: Vec<u32> = pairs.collect();
+    // 32 of 64 bits with a standard deviation of 4.
+    let mean = f64::from(differing.iter().sum::<u32>()) / differing.len() as f64;
+    assert!((mean - 32.0).abs() < 0.6, "{mean}");
+    assert!(differing.iter().all(|count| (10..=54).contains(count)));
 }

@@ -1,9 +1,11 @@
 //! Logits, their cross-entropy and its gradients, a block of rows at a time.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use pulp::{Simd, WithSimd};
 
 use crate::buffer::Buffer;
-use crate::cpu::{Cpu, Shared};
+use crate::cpu::Cpu;
 use crate::math::exp;
 use crate::matmul::{Packed, Start, transposed_product};
 use crate::vector::sum_columns;
@@ -14,6 +16,13 @@ const LOGITS_AT_ONCE: usize = 1 << 24;
 
 /// Rows that are done together, at least.
 const ROWS_AT_LEAST: usize = 64;
+
+/// Of so many rows, those whose logits [`output_loss`](crate::output_loss) has in memory at the same time: each
+/// row is `vocabulary` (at least 1) numbers in f32.
+pub fn logit_rows_at_once(rows: usize, vocabulary: usize) -> usize {
+    let at_once = LOGITS_AT_ONCE / vocabulary;
+    at_once.max(ROWS_AT_LEAST).min(rows)
+}
 
 /// What a loss is computed from.
 #[derive(Clone, Copy, Debug)]
@@ -51,11 +60,12 @@ impl Problem<'_> {
             size, vocabulary, ..
         } = self;
         let rows = self.targets.len();
-        let at_once = (LOGITS_AT_ONCE / vocabulary).max(ROWS_AT_LEAST).min(rows);
+        let at_once = logit_rows_at_once(rows, vocabulary);
         // Rows of whole vectors; what is behind the vocabulary is as improbable as can be.
         let stride = vocabulary.next_multiple_of(cpu.lanes());
         let mut logits = Buffer::uninitialised(at_once * stride);
-        let mut losses = Buffer::uninitialised(rows);
+        // The bits of an `f32` each, which the threads write while they share the rows of the logits.
+        let losses: Vec<AtomicU32> = (0..rows).map(|_| AtomicU32::new(0)).collect();
         let forward = Packed::transposed(cpu, self.weight, vocabulary, size);
         let mut back = with_gradients.then(|| {
             let packed = Packed::plain(cpu, self.weight, vocabulary, size);
@@ -71,7 +81,7 @@ impl Problem<'_> {
             let hidden = &self.hidden[block.start * size..block.end * size];
             let targets = &self.targets[block.clone()];
             let logits = &mut logits[..block.len() * stride];
-            let losses = Shared::new(&mut losses[block.clone()]);
+            let losses = &losses[block.clone()];
             let start = match self.bias {
                 [] => Start::Zero,
                 bias => Start::Bias(bias),
@@ -87,8 +97,7 @@ impl Problem<'_> {
                         logits,
                         vocabulary,
                         targets: &targets[rows.clone()],
-                        // SAFETY: blocks of rows do not overlap.
-                        losses: unsafe { losses.part(rows) },
+                        losses: &losses[rows],
                         scale: with_gradients.then_some(1.0 / self.targets.len() as f32),
                     });
                 },
@@ -114,7 +123,8 @@ impl Problem<'_> {
             }
         }
         // In f64: a sum of many f32 would lose digits.
-        let total: f64 = losses.iter().copied().map(f64::from).sum();
+        let losses = losses.into_iter().map(AtomicU32::into_inner);
+        let total: f64 = losses.map(|bits| f64::from(f32::from_bits(bits))).sum();
         Found {
             loss: (total / rows as f64) as f32,
             gradients: back.map(|(_, gradients)| gradients),
@@ -128,7 +138,7 @@ struct CrossEntropy<'a> {
     logits: &'a mut [f32],
     vocabulary: usize,
     targets: &'a [u32],
-    losses: &'a mut [f32],
+    losses: &'a [AtomicU32],
     scale: Option<f32>,
 }
 
@@ -156,7 +166,7 @@ impl WithSimd for CrossEntropy<'_> {
                 sum = simd.add_f32s(sum, *logit);
             }
             let sum = simd.reduce_sum_f32s(sum);
-            *loss = sum.ln() - chosen;
+            loss.store((sum.ln() - chosen).to_bits(), Ordering::Relaxed);
             if let Some(scale) = self.scale {
                 let share = simd.splat_f32s(scale / sum);
                 for exponential in row_vectors {

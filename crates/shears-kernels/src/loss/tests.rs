@@ -2,6 +2,7 @@ use burn::tensor::Device;
 
 use super::kernel::Problem;
 use super::*;
+use crate::cpu::Precision;
 use crate::testing::{assert_close, numbers, read, tensor, whole, whole_numbers};
 
 /// Rows, width, vocabulary.
@@ -27,7 +28,13 @@ fn through_burn(
     let targets = whole(&whole_numbers(rows, vocabulary, 4), [rows], &device);
     let given = with_bias.then(|| bias.clone());
     let loss = match fused {
-        true => output_loss(hidden.clone(), weight.clone(), given, targets),
+        true => output_loss(
+            hidden.clone(),
+            weight.clone(),
+            given,
+            targets,
+            Precision::F32,
+        ),
         false => cross_entropy(linear_plain(hidden.clone(), weight.clone(), given), targets),
     };
     let gradients = (loss.clone() * times).backward();
@@ -103,7 +110,13 @@ fn large_logits_neither_overflow_nor_lose_the_loss() {
     let hidden = tensor(&[1000.0], [1, 1], &device);
     let weight = tensor(&[1.0, -1.0, 0.5], [3, 1], &device);
     let targets = whole(&[2], [1], &device);
-    let loss = output_loss(hidden.clone(), weight.clone(), None, targets);
+    let loss = output_loss(
+        hidden.clone(),
+        weight.clone(),
+        None,
+        targets,
+        Precision::F32,
+    );
     assert_eq!(read(&loss), [500.0]);
     let gradients = loss.backward();
     assert_eq!(
@@ -120,7 +133,7 @@ fn what_is_not_finite_makes_a_loss_that_is_not() {
         let weight = tensor(&numbers(12, 1), [4, 3], &device);
         let targets = whole(&[1], [1], &device);
         assert!(
-            !read(&output_loss(hidden, weight, None, targets))[0].is_finite(),
+            !read(&output_loss(hidden, weight, None, targets, Precision::F32))[0].is_finite(),
             "{bad}"
         );
     }

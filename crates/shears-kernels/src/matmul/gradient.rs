@@ -6,9 +6,9 @@ use pulp::{Simd, WithSimd};
 
 use super::panels::{DEPTH_AT_ONCE, ROWS_AHEAD};
 use super::tile::most_rows;
-use super::{Left, Packed, Start};
+use super::{Left, Packed, Start, pairs};
 use crate::buffer::Buffer;
-use crate::cpu::{Cpu, Shared};
+use crate::cpu::{Bf16Unit, Cpu, Products, Shared};
 use crate::vector::prefetch_row;
 
 /// Strips that are multiplied together: they fill less than half of a small second-level cache.
@@ -33,7 +33,7 @@ pub(crate) fn transposed_product(
 ) {
     let len = c.len();
     let shared = Shared::new(c);
-    let height = cpu.run(TileRows);
+    let height = cpu.run(TileRows(cpu.products));
     for first in (0..inner.max(1)).step_by(INNER_AT_ONCE) {
         let inner = INNER_AT_ONCE.min(inner - first);
         let b = (&b[first * b_stride..], b_stride);
@@ -56,14 +56,14 @@ pub(crate) fn transposed_product(
 }
 
 /// How many rows a tile has.
-struct TileRows;
+struct TileRows(Products);
 
 impl WithSimd for TileRows {
     type Output = usize;
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) -> usize {
-        most_rows::<S>()
+        most_rows::<S>(self.0)
     }
 }
 
@@ -83,9 +83,10 @@ impl WithSimd for Block<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         // The height has to be known where strips are copied.
-        match most_rows::<S>() {
+        match most_rows::<S>(self.right.products) {
             6 => self.compute::<S, 6>(simd),
-            _ => self.compute::<S, 14>(simd),
+            14 => self.compute::<S, 14>(simd),
+            _ => self.compute::<S, 32>(simd),
         }
     }
 }
@@ -93,39 +94,106 @@ impl WithSimd for Block<'_> {
 impl Block<'_> {
     #[inline(always)]
     fn compute<S: Simd, const HEIGHT: usize>(self, simd: S) {
-        let (a, a_stride) = self.a;
         let (c, c_stride) = self.c;
         let rows = self.rows.len();
         let panels = self.right.panels();
-        let depth_at_once = DEPTH_AT_ONCE.min(self.inner);
+        let whole_depth = self.right.depth;
+        let depth_at_once = DEPTH_AT_ONCE.min(whole_depth);
         let mut strips = Buffer::uninitialised(rows.next_multiple_of(HEIGHT) * depth_at_once);
-        for k in (0..self.inner.max(1)).step_by(DEPTH_AT_ONCE) {
-            let depth = DEPTH_AT_ONCE.min(self.inner - k);
+        // AMX reads rows, the others columns.
+        let are_rows = self.right.products == Products::Bf16(Bf16Unit::Amx);
+        for k in (0..whole_depth.max(1)).step_by(DEPTH_AT_ONCE) {
+            let depth = DEPTH_AT_ONCE.min(whole_depth - k);
             let start = match k > 0 || self.add {
                 true => Start::Result,
                 false => Start::Zero,
             };
-            let strip_len = HEIGHT * depth;
-            for d in 0..depth {
-                let row = &a[(k + d) * a_stride..][self.rows.clone()];
-                prefetch_row(row, ROWS_AHEAD * a_stride);
-                let (whole, rest) = row.as_chunks::<HEIGHT>();
-                let mut at = d * HEIGHT;
-                for numbers in whole {
-                    strips[at..at + HEIGHT].copy_from_slice(numbers);
-                    at += strip_len;
-                }
-                if !rest.is_empty() {
-                    strips[at..at + rest.len()].copy_from_slice(rest);
-                }
-            }
+            simd.vectorize(Strips::<HEIGHT> {
+                a: self.a,
+                rows: self.rows.clone(),
+                inner: self.inner,
+                products: self.right.products,
+                range: k..k + depth,
+                strips: &mut strips,
+            });
             for panel in 0..panels.count::<S>() {
                 for first in (0..rows).step_by(HEIGHT) {
                     let height = HEIGHT.min(rows - first);
-                    let left = Left::Transposed(&strips[first * depth..], HEIGHT);
+                    let strip = &strips[first * depth..];
+                    let left = match are_rows {
+                        true => Left::rows(strip, depth),
+                        false => Left::columns(strip, HEIGHT),
+                    };
                     let c = (&mut c[first * c_stride..], c_stride);
                     let sizes = (height, depth);
                     panels.multiply_from(simd, panel..panel + 1, k, left, c, sizes, start);
+                }
+            }
+        }
+    }
+}
+
+/// Some columns of `A`, of which each strip of so many is brought together: column after column of the strip, or
+/// row after row for AMX.
+struct Strips<'a, const HEIGHT: usize> {
+    a: (&'a [f32], usize),
+    rows: Range<usize>,
+    inner: usize,
+    products: Products,
+    /// Rows of `A`, or pairs of them.
+    range: Range<usize>,
+    strips: &'a mut [f32],
+}
+
+impl<const HEIGHT: usize> WithSimd for Strips<'_, HEIGHT> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let (a, stride) = self.a;
+        let depth = self.range.len();
+        let row = |k: usize| {
+            let row = &a[k * stride..][self.rows.clone()];
+            prefetch_row(row, ROWS_AHEAD * stride);
+            row
+        };
+        let are_rows = self.products == Products::Bf16(Bf16Unit::Amx);
+        for (d, k) in self.range.clone().enumerate() {
+            if self.products == Products::F32 {
+                let (whole, rest) = row(k).as_chunks::<HEIGHT>();
+                let mut at = d * HEIGHT;
+                for elements in whole {
+                    self.strips[at..at + HEIGHT].copy_from_slice(elements);
+                    at += HEIGHT * depth;
+                }
+                if !rest.is_empty() {
+                    self.strips[at..at + rest.len()].copy_from_slice(rest);
+                }
+                continue;
+            }
+            let mut pairs = [0.0; HEIGHT];
+            for first in (0..self.rows.len()).step_by(HEIGHT) {
+                let height = HEIGHT.min(self.rows.len() - first);
+                let part = |k: usize| &row(k)[first..first + height];
+                if 2 * k + 1 < self.inner {
+                    let both = part(2 * k).iter().zip(part(2 * k + 1));
+                    for (pair, (x, y)) in pairs.iter_mut().zip(both) {
+                        *pair = pairs::pair(*x, *y);
+                    }
+                } else if 2 * k < self.inner {
+                    for (pair, x) in pairs.iter_mut().zip(part(2 * k)) {
+                        *pair = pairs::pair(*x, 0.0);
+                    }
+                } else {
+                    pairs.fill(0.0);
+                }
+                let strip = &mut self.strips[first * depth..];
+                if are_rows {
+                    for (out, pair) in strip[d..].iter_mut().step_by(depth).zip(pairs) {
+                        *out = pair;
+                    }
+                } else {
+                    strip[d * HEIGHT..(d + 1) * HEIGHT].copy_from_slice(&pairs);
                 }
             }
         }

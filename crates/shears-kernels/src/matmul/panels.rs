@@ -5,7 +5,8 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 
 use super::Start;
-use super::tile::{Start as TileStart, Tile};
+use super::tile::{Product as TileProduct, Start as TileStart};
+use crate::cpu::Products;
 use crate::vector::prefetch_row;
 
 /// Inner dimension that is multiplied together: a panel of this depth stays in the first-level cache.
@@ -18,18 +19,43 @@ pub(super) const ROWS_AHEAD: usize = 8;
 /// Numbers that are copied as one piece: a panel's width with AVX2.
 const COPIED: usize = 16;
 
-/// A left factor `[rows, inner]`.
+/// A left factor `[rows, inner]`, wherever its elements lie.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Left<'a> {
-    /// Row after row, with the distance between rows.
-    Plain(&'a [f32], usize),
-    /// Column after column, with the distance between columns.
-    Transposed(&'a [f32], usize),
+pub(crate) struct Left<'a> {
+    elements: &'a [f32],
+    /// Elements between rows.
+    row: usize,
+    /// Elements between columns.
+    column: usize,
+}
+
+impl<'a> Left<'a> {
+    /// Row after row, `stride` elements apart.
+    #[inline(always)]
+    pub(crate) fn rows(elements: &'a [f32], stride: usize) -> Left<'a> {
+        Left {
+            elements,
+            row: stride,
+            column: 1,
+        }
+    }
+
+    /// Column after column, `stride` elements apart: the transpose of what lies there.
+    #[inline(always)]
+    pub(crate) fn columns(elements: &'a [f32], stride: usize) -> Left<'a> {
+        Left {
+            elements,
+            row: 1,
+            column: stride,
+        }
+    }
 }
 
 /// A right factor `[inner, columns]` in panels of two vectors' width, wherever they lie.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Panels<'a> {
+    /// What the elements are.
+    pub(super) products: Products,
     pub(super) numbers: &'a [f32],
     pub(super) inner: usize,
     pub(super) columns: usize,
@@ -60,6 +86,7 @@ impl<'a> Panels<'a> {
             }
         }
         Panels {
+            products: Products::F32,
             numbers: out,
             inner,
             columns,
@@ -91,6 +118,7 @@ impl<'a> Panels<'a> {
             );
         }
         Panels {
+            products: Products::F32,
             numbers: out,
             inner,
             columns,
@@ -146,33 +174,18 @@ impl<'a> Panels<'a> {
         start: Start<'_>,
     ) {
         // A function of its own for each set of instructions: where products are computed, the
-        // compiler need not repeat all tiles of all heights.
-        match a {
-            Left::Plain(a, a_stride) => simd.vectorize(Product::<false> {
-                right: self,
-                panels,
-                skipped,
-                a,
-                a_stride,
-                c,
-                c_stride,
-                rows,
-                depth,
-                start,
-            }),
-            Left::Transposed(a, a_stride) => simd.vectorize(Product::<true> {
-                right: self,
-                panels,
-                skipped,
-                a,
-                a_stride,
-                c,
-                c_stride,
-                rows,
-                depth,
-                start,
-            }),
-        }
+        // compiler need not repeat all of this.
+        simd.vectorize(Product {
+            right: self,
+            panels,
+            skipped,
+            a,
+            c,
+            c_stride,
+            rows,
+            depth,
+            start,
+        });
     }
 
     /// All columns, see [`Panels::multiply`].
@@ -190,12 +203,11 @@ impl<'a> Panels<'a> {
 }
 
 /// See [`Panels::multiply`].
-struct Product<'a, const TRANSPOSED: bool> {
+struct Product<'a> {
     right: Panels<'a>,
     panels: Range<usize>,
     skipped: usize,
-    a: &'a [f32],
-    a_stride: usize,
+    a: Left<'a>,
     c: &'a mut [f32],
     c_stride: usize,
     rows: usize,
@@ -203,32 +215,26 @@ struct Product<'a, const TRANSPOSED: bool> {
     start: Start<'a>,
 }
 
-impl<const TRANSPOSED: bool> WithSimd for Product<'_, TRANSPOSED> {
+impl WithSimd for Product<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Panels {
+            products,
             numbers,
             inner,
             columns,
         } = self.right;
-        let (rows, depth) = (self.rows, self.depth);
+        let (rows, depth, a) = (self.rows, self.depth, self.a);
         if rows == 0 || self.panels.is_empty() {
             return;
         }
         let width = 2 * S::F32_LANES;
         let end = columns.min(self.panels.end * width);
         assert!(self.skipped + depth <= inner, "the depth of a product");
-        let (lines, line) = if TRANSPOSED {
-            (depth, rows)
-        } else {
-            (rows, depth)
-        };
-        let needed = lines
-            .checked_sub(1)
-            .map_or(0, |last| last * self.a_stride + line);
-        assert!(needed <= self.a.len(), "rows of a product");
+        let last = (rows - 1) * a.row + depth.saturating_sub(1) * a.column;
+        assert!(depth == 0 || last < a.elements.len(), "rows of a product");
         assert!(
             (rows - 1) * self.c_stride + end <= self.c.len(),
             "rows of a result"
@@ -245,24 +251,25 @@ impl<const TRANSPOSED: bool> WithSimd for Product<'_, TRANSPOSED> {
                     Start::Bias(bias) => TileStart::Bias(&bias[first..first + given]),
                     Start::Result => TileStart::Result,
                 };
-                let skipped = if TRANSPOSED { k * self.a_stride } else { k };
-                let tile = Tile {
-                    a: self.a[skipped..].as_ptr(),
-                    a_stride: self.a_stride,
+                let product = TileProduct {
+                    products,
+                    a: a.elements[k * a.column..].as_ptr(),
+                    a_row: a.row,
+                    a_column: a.column,
                     b: b[(self.skipped + k) * panel_width..].as_ptr(),
                     depth: DEPTH_AT_ONCE.min(depth - k),
-                    c_stride: self.c_stride,
+                    c: self.c[first..].as_mut_ptr(),
+                    c_row: self.c_stride,
                     columns: given,
                     start,
                 };
                 // SAFETY: rows and columns were checked above, and the panel holds `inner` rows
                 // of its width.
                 unsafe {
-                    let c = self.c.as_mut_ptr().add(first);
                     if panel_width == S::F32_LANES {
-                        tile.rows::<S, 1, TRANSPOSED>(simd, c, rows);
+                        product.compute::<S, 1>(simd, rows);
                     } else {
-                        tile.rows::<S, 2, TRANSPOSED>(simd, c, rows);
+                        product.compute::<S, 2>(simd, rows);
                     }
                 }
             }

@@ -1,5 +1,5 @@
-use super::{MatrixVector, Packed, Start, transposed_product};
-use crate::cpu::Cpu;
+use super::{FEW_ROWS, Packed, Start, product_of_few_rows, transposed_product};
+use crate::cpu::{Bf16Unit, Cpu, Products};
 use crate::testing::numbers;
 
 /// The largest difference to a product in f64, in units in the last place of 1 for each term: a
@@ -150,28 +150,158 @@ fn products_of_two_activations() {
 }
 
 #[test]
-fn a_matrix_times_a_vector() {
+fn few_rows_times_a_weight() {
     for cpu in Cpu::all() {
-        for (rows, inner) in [(1, 1), (4, 8), (9, 100), (65, 128), (3, 0), (130, 37)] {
-            let (weight, x) = (numbers(rows * inner, 12), numbers(inner, 13));
-            let bias = numbers(rows, 14);
-            let mut y = vec![f32::NAN; rows];
-            let start = Start::Bias(&bias);
-            cpu.run(MatrixVector {
-                weight: &weight,
-                x: &x,
-                y: &mut y,
-                start,
-            });
-            let worst = error(&y, (rows, inner, 1), |row, _| {
-                let row_weights = &weight[row * inner..(row + 1) * inner];
-                let products = row_weights.iter().zip(&x);
-                f64::from(bias[row])
-                    + products
-                        .map(|(w, x)| f64::from(*w) * f64::from(*x))
-                        .sum::<f64>()
-            });
-            assert!(worst < 1.0, "{rows} x {inner}: {worst}");
+        for (outputs, inner) in [(1, 1), (4, 8), (9, 100), (65, 128), (3, 0), (600, 137)] {
+            let (weight, bias) = (numbers(outputs * inner, 12), numbers(outputs, 14));
+            let mut of_one_row = Vec::new();
+            for rows in 1..=FEW_ROWS {
+                let (x, stride) = (numbers(rows * inner, 13), outputs + 3);
+                let before = numbers(rows * stride, 15);
+                for start in [Start::Zero, Start::Bias(&bias), Start::Result] {
+                    let mut y = before.clone();
+                    let weight_and_size = (weight.as_slice(), outputs);
+                    let result = (&mut y[..], stride);
+                    product_of_few_rows(cpu, weight_and_size, (&x, rows), result, start);
+                    let mut packed = before.clone();
+                    for (row, packed) in packed.chunks_mut(stride).enumerate() {
+                        for (output, packed) in packed[..outputs].iter_mut().enumerate() {
+                            let weights = &weight[output * inner..(output + 1) * inner];
+                            let products = weights.iter().zip(&x[row * inner..]);
+                            let sum: f64 =
+                                products.map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
+                            let initial = match start {
+                                Start::Zero => 0.0,
+                                Start::Bias(bias) => bias[output],
+                                Start::Result => *packed,
+                            };
+                            *packed = (sum + f64::from(initial)) as f32;
+                        }
+                    }
+                    // What lies between the rows is left alone, too.
+                    let worst = error(&y, (1, inner, y.len()), |_, n| f64::from(packed[n]));
+                    assert!(worst < 1.0, "{rows} x {outputs} x {inner}: {worst}");
+                    if rows == 1 {
+                        of_one_row.push(y[..outputs].to_vec());
+                    } else if !matches!(start, Start::Result) {
+                        let which = usize::from(matches!(start, Start::Bias(_)));
+                        assert_eq!(y[..outputs], of_one_row[which], "{rows} rows");
+                    }
+                }
+            }
         }
+    }
+}
+
+/// What bf16 holds of it.
+fn rounded(values: &[f32]) -> Vec<f32> {
+    let round = |x: &f32| f32::from(half::bf16::from_f32(*x));
+    values.iter().map(round).collect()
+}
+
+#[test]
+fn pairs_are_rounded_to_nearest_even() {
+    let special = [
+        0.0,
+        -0.0,
+        1.0,
+        1.003_906_3,
+        1.011_718_8,
+        -3.4e38,
+        1e-40,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        f32::NAN,
+    ];
+    for &x in numbers(1000, 1).iter().chain(&special) {
+        let bits = u32::from(half::bf16::from_f32(x).to_bits());
+        let pair = super::pairs::pair(x, -1.0).to_bits();
+        if x.is_nan() {
+            assert!(f32::from_bits(pair << 16).is_nan());
+        } else {
+            assert_eq!(pair, 0xbf80_0000 | bits, "{x}");
+        }
+    }
+}
+
+/// Products of factors that were rounded, in `f64`: what is left is the rounding of sums.
+#[test]
+fn products_in_bf16() {
+    let mut bits = std::collections::HashMap::new();
+    for cpu in Cpu::all_bf16() {
+        let way = format!("{:?} {:?}", cpu.instructions, cpu.products);
+        for shape @ (rows, inner, columns) in SHAPES {
+            let a = numbers(rows * inner, 1);
+            let weight = numbers(columns * inner, 2);
+            let before = numbers(rows * columns, 4);
+            let (a_rounded, weight_rounded) = (rounded(&a), rounded(&weight));
+            let packed = [
+                Packed::transposed(cpu, &weight, columns, inner),
+                Packed::plain(cpu, &weight, inner, columns),
+            ];
+            for (transposed, packed) in packed.iter().enumerate() {
+                let mut c = before.clone();
+                packed.multiply(cpu, (&a, inner), (&mut c, columns), Start::Result);
+                let worst = error(&c, shape, |row, column| {
+                    let weight = |k: usize| match transposed {
+                        0 => weight_rounded[column * inner + k],
+                        _ => weight_rounded[k * columns + column],
+                    };
+                    let products = (0..inner)
+                        .map(|k| f64::from(a_rounded[row * inner + k]) * f64::from(weight(k)));
+                    f64::from(before[row * columns + column]) + products.sum::<f64>()
+                });
+                assert!(worst < 1.0, "{way} {shape:?} {worst}");
+                let first = bits
+                    .entry((way.clone(), shape, transposed))
+                    .or_insert(c.clone());
+                assert_eq!(*first, c, "{way} {shape:?}: threads change the bits");
+            }
+        }
+    }
+}
+
+#[test]
+fn products_of_two_activations_in_bf16() {
+    let mut bits = std::collections::HashMap::new();
+    for cpu in Cpu::all_bf16() {
+        let way = format!("{:?} {:?}", cpu.instructions, cpu.products);
+        for shape @ (inner, rows, columns) in SHAPES {
+            let (a, b) = (numbers(rows * inner, 9), numbers(columns * inner, 10));
+            let (a_rounded, b_rounded) = (rounded(&a), rounded(&b));
+            let before = numbers(rows * columns, 11);
+            let mut c = before.clone();
+            let factors = ((a.as_slice(), rows, rows), (b.as_slice(), columns, columns));
+            transposed_product(cpu, inner, factors.0, factors.1, (&mut c, columns), true);
+            let worst = error(&c, (rows, inner, columns), |row, column| {
+                let products = (0..inner).map(|k| {
+                    f64::from(a_rounded[k * rows + row])
+                        * f64::from(b_rounded[k * columns + column])
+                });
+                products.sum::<f64>() + f64::from(before[row * columns + column])
+            });
+            assert!(worst < 1.0, "{way} {shape:?} {worst}");
+            let first = bits.entry((way.clone(), shape)).or_insert(c.clone());
+            assert_eq!(*first, c, "{way} {shape:?}: threads change the bits");
+        }
+    }
+}
+
+/// Without denormals, which the processor takes for zeros.
+#[test]
+fn what_is_widened_has_the_bits_of_the_processors_instruction() {
+    let (rows, inner, columns) = (29, 300, 70);
+    let (a, weight) = (numbers(rows * inner, 5), numbers(columns * inner, 6));
+    let mut bits = std::collections::HashMap::new();
+    for cpu in Cpu::all_bf16() {
+        if cpu.products == Products::Bf16(Bf16Unit::Amx) {
+            // Its sums of first and of second neighbours are added up once a tile.
+            continue;
+        }
+        let packed = Packed::transposed(cpu, &weight, columns, inner);
+        let mut c = vec![0.0; rows * columns];
+        packed.multiply(cpu, (&a, inner), (&mut c, columns), Start::Zero);
+        let first = bits.entry(()).or_insert_with(|| c.clone());
+        assert_eq!(*first, c, "{cpu:?}");
     }
 }

@@ -1,224 +1,326 @@
-//! The innermost loop of a product: a few rows times two vectors of columns, all in registers.
+//! The innermost part of a product: a few rows times one or two vectors of columns, all in registers.
+//!
+//! On x86-64 it is written in assembly, elsewhere in `pulp`'s vectors. In bf16 an element of a factor is a pair of
+//! neighbours along the inner dimension, which takes the four bytes of an `f32`.
 
 use pulp::Simd;
+
+use crate::cpu::{Bf16Unit, Products};
+
+#[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use amx::has_amx;
 
 /// What a tile is added to.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Start<'a> {
     Zero,
-    /// As many numbers as the tile has columns.
+    /// As many elements as the tile has columns.
     Bias(&'a [f32]),
     Result,
 }
 
-/// The product of some rows of `A` with a part of a panel.
+/// A product `C = start + A B` of some rows with a part of a panel.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Tile<'a> {
+pub(super) struct Product<'a> {
+    /// What the elements of both factors are.
+    pub(super) products: Products,
     pub(super) a: *const f32,
-    /// Distance between the rows of `A`, or, of a transposed one, between its columns; in the other
-    /// direction neighbours lie side by side.
-    pub(super) a_stride: usize,
+    /// Elements between the rows of `A`.
+    pub(super) a_row: usize,
+    /// Elements between its columns.
+    pub(super) a_column: usize,
     /// `depth` rows of the panel.
     pub(super) b: *const f32,
     pub(super) depth: usize,
-    pub(super) c_stride: usize,
+    pub(super) c: *mut f32,
+    /// Elements between the rows of `C`.
+    pub(super) c_row: usize,
     /// Columns of the result; the last panel may be wider.
     pub(super) columns: usize,
     pub(super) start: Start<'a>,
 }
 
-/// The widest vector holds this many numbers.
+/// What a micro-kernel computes. Distances are in bytes.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+struct Tile {
+    a: *const f32,
+    a_row: usize,
+    a_column: usize,
+    b: *const f32,
+    depth: usize,
+    /// What the accumulators begin with.
+    initial: *const f32,
+    initial_row: usize,
+    c: *mut f32,
+    c_row: usize,
+}
+
+/// The widest vector has this many elements.
 const MOST_LANES: usize = 16;
 
-/// The most rows of a tile: 28 sums, two vectors of `B` and one of `A` in 32 registers.
+/// The most rows of a tile: 28 accumulators, two vectors of `B` and one of `A` in 32 registers.
 const MOST_ROWS: usize = 14;
 
-/// Entries of the inner dimension between two computations of the addresses of rows. Where two threads
-/// share a core, it is the number of instructions that counts.
-const UNROLLED: usize = 4;
+/// The rows of the tallest tile, that of AMX.
+const TALLEST: usize = 32;
 
-/// The most rows of a tile whose sums stay in registers.
+/// The most columns of a tile.
+const MOST_COLUMNS: usize = 2 * MOST_LANES;
+
+const ELEMENT: usize = size_of::<f32>();
+
+/// The most rows of a tile whose accumulators stay in registers.
 #[inline(always)]
-pub(super) fn most_rows<S: Simd>() -> usize {
-    if S::REGISTER_COUNT >= 32 {
-        MOST_ROWS
-    } else {
-        6
+pub(super) fn most_rows<S: Simd>(products: Products) -> usize {
+    match products {
+        Products::Bf16(Bf16Unit::Amx) => TALLEST,
+        _ if S::REGISTER_COUNT >= 32 => MOST_ROWS,
+        _ => 6,
     }
 }
 
-impl Tile<'_> {
+impl Product<'_> {
     /// All rows, in tiles of nearly equal height: 25 rows are 5 x 5 in 16 registers, not 4 x 6 + 1.
     ///
     /// # Safety
     ///
-    /// `a` has `rows` rows of at least `depth` numbers (transposed: `depth` columns of at least `rows`
-    /// numbers), `b` has `depth` rows of `VECTORS` vectors,
-    /// and `c` has `rows` rows of at least `columns` numbers.
+    /// `A` has `rows` rows of at least `depth` elements, `B` has `depth` rows of `VECTORS` vectors, and `C` has
+    /// `rows` rows of at least `columns` elements, where `columns` is at most `VECTORS` vectors. The unit of
+    /// `products` is there; for AMX the rows of `A` may be read up to the next multiple of 16, its columns
+    /// lie side by side, and the depth is a multiple of 16.
     #[inline(always)]
-    pub(super) unsafe fn rows<S: Simd, const VECTORS: usize, const TRANSPOSED: bool>(
-        mut self,
-        simd: S,
-        mut c: *mut f32,
-        mut rows: usize,
-    ) {
-        let mut tiles = rows.div_ceil(most_rows::<S>());
-        while rows > 0 {
-            let height = rows.div_ceil(tiles);
-            macro_rules! of_height {
-                ($($height:literal)*) => {
-                    match height {
-                        $(
-                            // SAFETY: as the caller promises, for the rows that are left.
-                            $height => unsafe {
-                                self.compute::<S, $height, VECTORS, TRANSPOSED>(simd, c)
-                            },
-                        )*
-                        _ => unreachable!("a tile has at most {MOST_ROWS} rows"),
-                    }
-                };
-            }
-            if S::REGISTER_COUNT >= 32 {
-                of_height!(1 2 3 4 5 6 7 8 9 10 11 12 13 14);
-            } else {
-                of_height!(1 2 3 4 5 6);
-            }
-            rows -= height;
-            tiles -= 1;
-            if rows > 0 {
-                // SAFETY: there is at least one more row.
-                unsafe {
-                    let row = if TRANSPOSED { 1 } else { self.a_stride };
-                    self.a = self.a.add(height * row);
-                    c = c.add(height * self.c_stride);
+    pub(super) unsafe fn compute<S: Simd, const VECTORS: usize>(self, simd: S, rows: usize) {
+        static ZEROS: [f32; MOST_COLUMNS] = [0.0; MOST_COLUMNS];
+        let width = VECTORS * S::F32_LANES;
+        let c_row = self.c_row * ELEMENT;
+        let mut tile = Tile {
+            a: self.a,
+            a_row: self.a_row * ELEMENT,
+            a_column: self.a_column * ELEMENT,
+            b: self.b,
+            depth: self.depth,
+            initial: ZEROS.as_ptr(),
+            initial_row: 0,
+            c: self.c,
+            c_row,
+        };
+        match self.start {
+            Start::Zero => {}
+            Start::Bias(bias) => tile.initial = bias.as_ptr(),
+            Start::Result => (tile.initial, tile.initial_row) = (self.c, c_row),
+        }
+        let most = most_rows::<S>(self.products);
+        let is_amx = self.products == Products::Bf16(Bf16Unit::Amx);
+        let mut left = rows;
+        for tiles in (1..=rows.div_ceil(most)).rev() {
+            let (height, whole) = match is_amx {
+                true => (left.min(most), left.min(most).is_multiple_of(16)),
+                false => (left.div_ceil(tiles), true),
+            };
+            // SAFETY: as the caller promises, for the rows that are left.
+            unsafe {
+                if whole && self.columns == width {
+                    tile.compute::<S, VECTORS>(simd, self.products, height);
+                } else {
+                    tile.compute_beside::<S, VECTORS>(simd, self.products, height, self.columns);
                 }
             }
+            left -= height;
+            tile.a = tile.a.wrapping_add(height * self.a_row);
+            tile.c = tile.c.wrapping_add(height * self.c_row);
+            tile.initial = tile.initial.wrapping_byte_add(height * tile.initial_row);
+        }
+    }
+}
+
+impl Tile {
+    /// # Safety
+    ///
+    /// `A` has `height` rows, of `depth` elements; `B` has `depth` rows of `VECTORS` vectors; the initial values and
+    /// `C` have `height` rows of as many. The height is 1 to [`most_rows`].
+    #[inline(always)]
+    unsafe fn compute<S: Simd, const VECTORS: usize>(
+        &self,
+        simd: S,
+        products: Products,
+        height: usize,
+    ) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            // Of the sets of instructions that `Cpu` knows on x86-64, the width names one.
+            let kernel = match (S::F32_LANES, products) {
+                (16, Products::F32) => Some(x86::AVX512[height - 1][VECTORS - 1]),
+                (8, Products::F32) => Some(x86::AVX2[height - 1][VECTORS - 1]),
+                (16, Products::Bf16(Bf16Unit::Avx512)) => {
+                    Some(x86::AVX512_BF16[height - 1][VECTORS - 1])
+                }
+                (16, Products::Bf16(Bf16Unit::Amx)) => {
+                    Some(amx::KERNELS[height.div_ceil(amx::ROWS) - 1][VECTORS - 1])
+                }
+                _ => None,
+            };
+            if let Some(kernel) = kernel {
+                // SAFETY: as the caller promises; the instructions are there, for `simd` or the unit is.
+                unsafe { kernel(self) };
+                return;
+            }
+        }
+        macro_rules! of_height {
+            ($($height:literal)*) => {
+                match (height, products) {
+                    $(
+                        // SAFETY: as the caller promises.
+                        ($height, Products::F32) => unsafe {
+                            self.generic::<S, $height, VECTORS>(simd);
+                        },
+                        // SAFETY: as above.
+                        ($height, Products::Bf16(_)) => unsafe {
+                            self.widened::<S, $height, VECTORS>();
+                        },
+                    )*
+                    _ => unreachable!("a tile has 1 to {MOST_ROWS} rows"),
+                }
+            };
+        }
+        if S::REGISTER_COUNT >= 32 {
+            of_height!(1 2 3 4 5 6 7 8 9 10 11 12 13 14);
+        } else {
+            of_height!(1 2 3 4 5 6);
         }
     }
 
+    /// A panel is padded and the result is not, and AMX has rows in sixteens: such a tile is computed beside the
+    /// result.
+    ///
     /// # Safety
     ///
-    /// As for `rows`, with `ROWS` rows.
+    /// As for [`Tile::compute`], where initial values and `C` have rows of `columns` elements.
     #[inline(always)]
-    unsafe fn compute<S: Simd, const ROWS: usize, const VECTORS: usize, const TRANSPOSED: bool>(
-        self,
+    unsafe fn compute_beside<S: Simd, const VECTORS: usize>(
+        &self,
         simd: S,
-        c: *mut f32,
+        products: Products,
+        height: usize,
+        columns: usize,
     ) {
         let width = VECTORS * S::F32_LANES;
-        if self.columns == width {
-            // SAFETY: the rows of `c` are as wide as the tile.
-            unsafe {
-                self.whole::<S, ROWS, VECTORS, TRANSPOSED>(simd, c, self.c_stride, self.start)
+        let mut padded = [0.0_f32; TALLEST * MOST_COLUMNS];
+        for (row, padded) in padded.chunks_exact_mut(width).take(height).enumerate() {
+            // SAFETY: the row has `columns` elements.
+            let initial = unsafe {
+                let initial = self.initial.byte_add(row * self.initial_row);
+                std::slice::from_raw_parts(initial, columns)
             };
-            return;
+            padded[..columns].copy_from_slice(initial);
         }
-        // The panel is padded; the result is not, so that it is computed beside it.
-        let mut padded = [0.0_f32; MOST_ROWS * 2 * MOST_LANES];
-        for row in 0..ROWS {
-            let padded = &mut padded[row * width..][..self.columns];
-            match self.start {
-                Start::Zero => {}
-                Start::Bias(bias) => padded.copy_from_slice(bias),
-                Start::Result => {
-                    // SAFETY: the row of `c` has `columns` numbers.
-                    let c = unsafe {
-                        std::slice::from_raw_parts(c.add(row * self.c_stride), self.columns)
-                    };
-                    padded.copy_from_slice(c);
-                }
-            }
-        }
-        // SAFETY: `padded` has room for the tallest and widest tile.
-        unsafe {
-            let padded = padded.as_mut_ptr();
-            self.whole::<S, ROWS, VECTORS, TRANSPOSED>(simd, padded, width, Start::Result);
-        }
-        for row in 0..ROWS {
-            // SAFETY: the row of `c` has `columns` numbers.
-            let c =
-                unsafe { std::slice::from_raw_parts_mut(c.add(row * self.c_stride), self.columns) };
-            c.copy_from_slice(&padded[row * width..][..self.columns]);
+        let beside = Tile {
+            initial: padded.as_ptr(),
+            initial_row: width * ELEMENT,
+            c: padded.as_mut_ptr(),
+            c_row: width * ELEMENT,
+            ..*self
+        };
+        // SAFETY: `padded` has room for the tallest and widest tile; the rest as the caller promises.
+        unsafe { beside.compute::<S, VECTORS>(simd, products, height) };
+        for (row, padded) in padded.chunks_exact(width).take(height).enumerate() {
+            // SAFETY: the row has `columns` elements.
+            let c = unsafe {
+                let c = self.c.byte_add(row * self.c_row);
+                std::slice::from_raw_parts_mut(c, columns)
+            };
+            c.copy_from_slice(&padded[..columns]);
         }
     }
 
     /// # Safety
     ///
-    /// As for `rows`, with `ROWS` rows, and `c` has whole vectors.
+    /// As for [`Tile::compute`], with `ROWS` rows.
     #[inline(always)]
-    unsafe fn whole<S: Simd, const ROWS: usize, const VECTORS: usize, const TRANSPOSED: bool>(
-        self,
-        simd: S,
-        c: *mut f32,
-        c_stride: usize,
-        start: Start<'_>,
-    ) {
+    unsafe fn generic<S: Simd, const ROWS: usize, const VECTORS: usize>(&self, simd: S) {
         let lanes = S::F32_LANES;
-        let c = |row: usize, vector: usize| {
-            // SAFETY: inside the tile. A vector is plain numbers, and may lie anywhere.
-            unsafe { c.add(row * c_stride + vector * lanes).cast::<S::f32s>() }
+        let vector = |row: *const f32, vector: usize| {
+            // SAFETY: inside a row. A vector is plain data, and may lie anywhere.
+            unsafe { row.add(vector * lanes).cast::<S::f32s>().read_unaligned() }
         };
         let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
-        match start {
-            Start::Zero => {}
-            Start::Bias(bias) => {
-                let (bias, _) = S::as_simd_f32s(bias);
-                for sums in &mut sums {
-                    sums.copy_from_slice(&bias[..VECTORS]);
-                }
-            }
-            Start::Result => {
-                for (row, sums) in sums.iter_mut().enumerate() {
-                    for (vector, sum) in sums.iter_mut().enumerate() {
-                        // SAFETY: `c` points into the result.
-                        *sum = unsafe { c(row, vector).read_unaligned() };
-                    }
-                }
-            }
+        for (row, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: the initial values have `ROWS` rows.
+            let initial = unsafe { self.initial.byte_add(row * self.initial_row) };
+            *sums = std::array::from_fn(|n| vector(initial, n));
         }
-        let mut b = self.b;
-        let row_stride = if TRANSPOSED { 1 } else { self.a_stride };
-        let column_stride = if TRANSPOSED { self.a_stride } else { 1 };
-        // SAFETY: row `row` of `a` exists.
-        let rows: [*const f32; ROWS] =
-            std::array::from_fn(|row| unsafe { self.a.add(row * row_stride) });
-        macro_rules! add {
-            ($k:expr, $step:expr) => {
-                // SAFETY: `b` and every row of `a` have `depth` entries.
-                unsafe {
-                    let b_row: [S::f32s; VECTORS] = std::array::from_fn(|vector| {
-                        let b = b.add(($step * VECTORS + vector) * lanes);
-                        b.cast::<S::f32s>().read_unaligned()
-                    });
-                    for (sums, row) in sums.iter_mut().zip(rows) {
-                        let a = simd.splat_f32s(*row.add(($k + $step) * column_stride));
-                        for (sum, b) in sums.iter_mut().zip(b_row) {
-                            *sum = simd.mul_add_e_f32s(a, b, *sum);
-                        }
-                    }
-                }
+        for k in 0..self.depth {
+            // SAFETY: `A` and `B` have `depth` entries.
+            let (a, b) = unsafe {
+                let b = self.b.add(k * VECTORS * lanes);
+                (self.a.byte_add(k * self.a_column), b)
             };
-        }
-        let mut k = 0;
-        while k + UNROLLED <= self.depth {
-            for step in 0..UNROLLED {
-                add!(k, step);
+            let b: [S::f32s; VECTORS] = std::array::from_fn(|n| vector(b, n));
+            for (row, sums) in sums.iter_mut().enumerate() {
+                // SAFETY: `A` has `ROWS` rows.
+                let a = simd.splat_f32s(unsafe { *a.byte_add(row * self.a_row) });
+                for (sum, b) in sums.iter_mut().zip(b) {
+                    *sum = simd.mul_add_e_f32s(a, b, *sum);
+                }
             }
-            k += UNROLLED;
-            // SAFETY: at most the end of the panel.
-            b = unsafe { b.add(UNROLLED * VECTORS * lanes) };
-        }
-        while k < self.depth {
-            add!(k, 0);
-            k += 1;
-            // SAFETY: as above.
-            b = unsafe { b.add(VECTORS * lanes) };
         }
         for (row, sums) in sums.into_iter().enumerate() {
-            for (vector, sum) in sums.into_iter().enumerate() {
-                // SAFETY: `c` points into the result.
-                unsafe { c(row, vector).write_unaligned(sum) };
+            for (n, sum) in sums.into_iter().enumerate() {
+                // SAFETY: `C` has `ROWS` rows.
+                unsafe {
+                    let c = self.c.byte_add(row * self.c_row).add(n * lanes);
+                    c.cast::<S::f32s>().write_unaligned(sum);
+                }
             }
+        }
+    }
+
+    /// Pairs of bf16 without instructions for them: both are widened, and multiplied and added in the order of
+    /// `vdpbf16ps`, the second first. A product of two bf16 is exact in `f32`.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Tile::compute`], with `ROWS` rows.
+    #[inline(always)]
+    unsafe fn widened<S: Simd, const ROWS: usize, const VECTORS: usize>(&self) {
+        let width = VECTORS * S::F32_LANES;
+        let halves = |pair: f32| {
+            let bits = pair.to_bits();
+            (
+                f32::from_bits(bits << 16),
+                f32::from_bits(bits & 0xffff_0000),
+            )
+        };
+        for row in 0..ROWS {
+            let mut sums = [0.0_f32; MOST_COLUMNS];
+            // SAFETY: the rows of `A`, initial values and `C` are there; `C` may be the initial values.
+            let (a, c) = unsafe {
+                let initial = self.initial.byte_add(row * self.initial_row);
+                std::ptr::copy_nonoverlapping(initial, sums.as_mut_ptr(), width);
+                (
+                    self.a.byte_add(row * self.a_row),
+                    self.c.byte_add(row * self.c_row),
+                )
+            };
+            for k in 0..self.depth {
+                // SAFETY: `A` and `B` have `depth` entries.
+                let (a, b) = unsafe {
+                    let b = std::slice::from_raw_parts(self.b.add(k * width), width);
+                    (*a.byte_add(k * self.a_column), b)
+                };
+                let (first, second) = halves(a);
+                for (sum, b) in sums[..width].iter_mut().zip(b) {
+                    let (b_first, b_second) = halves(*b);
+                    *sum = (*sum + second * b_second) + first * b_first;
+                }
+            }
+            // SAFETY: the row of `C` has `width` elements.
+            unsafe { std::ptr::copy_nonoverlapping(sums.as_ptr(), c, width) };
         }
     }
 }

@@ -178,17 +178,14 @@ impl WithSimd for Rows<'_, '_> {
                 }
                 .compute(simd, steps.cell);
             }
-            for panel in 0..steps.packed[0].1.count() {
-                for (place, packed) in &steps.packed {
-                    packed.multiply_panel(
-                        simd,
-                        panel,
-                        (&gates[*place..], stride),
-                        (hidden_gradient, size),
-                        rows.len(),
-                        Start::Result,
-                    );
-                }
+            for (place, packed) in &steps.packed {
+                packed.multiply_rows(
+                    simd,
+                    (&gates[*place..], stride),
+                    (hidden_gradient, size),
+                    rows.len(),
+                    Start::Result,
+                );
             }
         }
     }

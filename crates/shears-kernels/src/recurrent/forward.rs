@@ -7,8 +7,8 @@ use pulp::{Simd, WithSimd};
 use super::cell::Forward;
 use super::{Cell, Source, Weights};
 use crate::buffer::Buffer;
-use crate::cpu::{Cpu, Shared};
-use crate::matmul::{PACK_FROM, Packed, Start, product_with_vector};
+use crate::cpu::{Cpu, Products, Shared};
+use crate::matmul::{FEW_ROWS, Packed, Start, product_of_few_rows};
 
 /// What a window leaves behind.
 #[derive(Debug)]
@@ -33,6 +33,12 @@ pub(super) struct Shape {
 impl Shape {
     pub(super) fn rows(self) -> usize {
         self.time * self.batch
+    }
+
+    /// Whether weights are better read as they lie than packed: for a few rows in all, and at each step of a
+    /// single text, which reads them as often either way. That is in f32.
+    fn is_small(self, cpu: Cpu) -> bool {
+        self.rows() <= FEW_ROWS || (self.batch == 1 && cpu.products == Products::F32)
     }
 }
 
@@ -80,9 +86,9 @@ pub(super) fn forward(
         shape,
         recurrent: weights.recurrent,
         last_bias: &weights.recurrent_bias[(cell.gates() - 1) * size..],
-        packed: match shape.batch {
-            ..PACK_FROM => Vec::new(),
-            _ => pack(cpu, cell, size, weights.recurrent),
+        packed: match shape.is_small(cpu) {
+            true => Vec::new(),
+            false => pack(cpu, cell, size, weights.recurrent),
         },
         table: table.as_ref().map(|(table, tokens)| (&table[..], *tokens)),
         before: (hidden, cell_state),
@@ -90,7 +96,7 @@ pub(super) fn forward(
         cells: Shared::new(&mut cells),
         gates: Shared::new(&mut gates),
     };
-    if shape.batch < PACK_FROM {
+    if shape.is_small(cpu) {
         steps.unpacked(cpu);
     } else {
         // Rows of a batch know nothing of each other, so that no step waits for a thread.
@@ -131,13 +137,10 @@ fn input_part(
     (sums, stride): (&mut [f32], usize),
 ) {
     let width = bias.len();
-    if shape.rows() < PACK_FROM {
-        for (x, sums) in input
-            .chunks_exact(shape.inputs)
-            .zip(sums.chunks_exact_mut(stride))
-        {
-            product_with_vector(cpu, weight, x, &mut sums[..width], Start::Bias(bias));
-        }
+    let rows = shape.rows();
+    if rows <= FEW_ROWS {
+        let start = Start::Bias(bias);
+        product_of_few_rows(cpu, (weight, width), (input, rows), (sums, stride), start);
         return;
     }
     let packed = Packed::transposed(cpu, weight, width, shape.inputs);
@@ -272,22 +275,22 @@ impl<'a> Steps<'a> {
         }
     }
 
-    /// A window of few rows: one product of a weight matrix with a vector for each row and step.
+    /// A small window, see [`Shape::is_small`].
     fn unpacked(&self, cpu: Cpu) {
-        let size = self.shape.hidden;
-        for index in 0..self.shape.rows() {
-            let (time, row) = (index / self.shape.batch, index % self.shape.batch);
-            let rows = row..row + 1;
+        let (size, rows) = (self.shape.hidden, 0..self.shape.batch);
+        let stride = self.cell.stride(size);
+        for time in 0..self.shape.time {
             // SAFETY: this is the only thread, and one step is alive at a time.
             let mut step = unsafe { self.at(time, &rows) };
-            let hidden_before = step.hidden_before;
+            let hidden_before = (step.hidden_before, rows.len());
             let sums = self.sums(&mut step);
             self.look_up(time, &rows, sums);
             for gates in products(self.cell) {
                 let weight = &self.recurrent[gates.start * size * size..gates.end * size * size];
+                let weight = (weight, gates.len() * size);
                 let first = self.cell.place_of_recurrent(gates.start) * size;
-                let sums = &mut sums[first..first + gates.len() * size];
-                product_with_vector(cpu, weight, hidden_before, sums, self.start(gates.start));
+                let sums = (&mut sums[first..], stride);
+                product_of_few_rows(cpu, weight, hidden_before, sums, self.start(gates.start));
             }
             cpu.run(Cells { steps: self, step });
         }
@@ -351,16 +354,9 @@ impl WithSimd for PackedRows<'_, '_> {
             steps.look_up(time, &rows, sums);
             for (gate, packed) in &steps.packed {
                 let first = steps.cell.place_of_recurrent(*gate) * size;
-                for panel in 0..packed.count() {
-                    packed.multiply_panel(
-                        simd,
-                        panel,
-                        (hidden_before, size),
-                        (&mut sums[first..], stride),
-                        rows.len(),
-                        steps.start(*gate),
-                    );
-                }
+                let sums = (&mut sums[first..], stride);
+                let start = steps.start(*gate);
+                packed.multiply_rows(simd, (hidden_before, size), sums, rows.len(), start);
             }
             steps.finish(simd, &mut step);
         }

@@ -16,14 +16,14 @@ use super::backward::{Known, backward};
 use super::forward::{Shape, Window, forward};
 use super::{Cell, RecurrentWeights, Source, Weights};
 use crate::buffer::Buffer;
-use crate::cpu::Cpu;
+use crate::cpu::{Cpu, Precision};
 use crate::embedding::{gather, scatter};
 use crate::tensor::{contiguous, sizes, tokens as to_tokens, values};
 
 /// Calls the operation. `source` is the input `[time x batch, inputs]` and no tokens, or the embedding
 /// and tokens `[time, batch]`.
 pub(super) fn call(
-    cell: Cell,
+    (cell, precision): (Cell, Precision),
     (source, tokens): (Tensor<2>, Tensor<2, Int>),
     [time, batch]: [usize; 2],
     weights: RecurrentWeights,
@@ -57,6 +57,7 @@ pub(super) fn call(
     let cell_before = carried.pop().unwrap_or_else(|| hidden_before.clone());
     let (outputs, hidden, cell) = <Dispatch as RecurrentBackend>::recurrent(
         cell,
+        precision,
         [time, batch],
         source.into_dispatch(),
         tokens.into_dispatch(),
@@ -78,6 +79,7 @@ trait RecurrentBackend: Backend {
     #[allow(clippy::too_many_arguments, reason = "each is a tensor of the graph")]
     fn recurrent(
         cell: Cell,
+        precision: Precision,
         window: [usize; 2],
         source: FloatTensor<Self>,
         tokens: IntTensor<Self>,
@@ -93,6 +95,7 @@ trait RecurrentBackend: Backend {
 impl RecurrentBackend for Flex {
     fn recurrent(
         cell: Cell,
+        precision: Precision,
         window: [usize; 2],
         source: FlexTensor,
         tokens: FlexTensor,
@@ -105,7 +108,7 @@ impl RecurrentBackend for Flex {
     ) -> (FlexTensor, FlexTensor, FlexTensor) {
         let parameters = [weight_ih, weight_hh, bias_ih, bias_hh];
         let call = Call::new(
-            cell,
+            (cell, precision),
             window,
             (source, tokens),
             parameters,
@@ -130,6 +133,7 @@ impl RecurrentBackend for Flex {
 impl<C: CheckpointStrategy> RecurrentBackend for Autodiff<Flex, C> {
     fn recurrent(
         cell: Cell,
+        precision: Precision,
         window: [usize; 2],
         source: FloatTensor<Self>,
         tokens: IntTensor<Self>,
@@ -149,7 +153,7 @@ impl<C: CheckpointStrategy> RecurrentBackend for Autodiff<Flex, C> {
         let (cell_state, cell_state_node) = cell_state.into_parts();
         let parameters = [weight_ih, weight_hh, bias_ih, bias_hh];
         let call = Call::new(
-            cell,
+            (cell, precision),
             window,
             (source, tokens),
             parameters,
@@ -210,6 +214,7 @@ impl<C: CheckpointStrategy> RecurrentBackend for Autodiff<Flex, C> {
 #[derive(Debug)]
 struct Call {
     cell: Cell,
+    precision: Precision,
     shape: Shape,
     /// The input, or the embedding.
     source: FlexTensor,
@@ -226,7 +231,7 @@ struct Call {
 
 impl Call {
     fn new(
-        cell: Cell,
+        (cell, precision): (Cell, Precision),
         [time, batch]: [usize; 2],
         (source, tokens): (FlexTensor, FlexTensor),
         parameters: [FlexTensor; 4],
@@ -244,6 +249,7 @@ impl Call {
         let gathered = large.map(|tokens| gather(Cpu::current(), values(&source), inputs, tokens));
         Call {
             cell,
+            precision,
             shape: Shape {
                 time,
                 batch,
@@ -289,7 +295,7 @@ impl Call {
     fn forward(&self) -> Window {
         let (source, weights) = (self.source(), self.weights());
         forward(
-            Cpu::current(),
+            Cpu::current().with(self.precision),
             self.cell,
             self.shape,
             source,
@@ -347,7 +353,7 @@ impl Backward<Flex, 7> for Layer {
         let last = saved.last_gradients.lock();
         let last = last.unwrap_or_else(PoisonError::into_inner).clone();
         let [last_hidden, last_cell] = last.map(|gradient| gradient.map(contiguous));
-        let cpu = Cpu::current();
+        let cpu = Cpu::current().with(call.precision);
         let found = backward(
             cpu,
             call.cell,

@@ -3,7 +3,7 @@ use burn::tensor::{Device, Tensor};
 use super::backward::{Known, backward};
 use super::forward::{Shape, forward};
 use super::*;
-use crate::cpu::Cpu;
+use crate::cpu::{Cpu, Precision};
 use crate::testing::{assert_close, numbers, read, tensor, whole, whole_numbers};
 
 const CELLS: [Cell; 4] = [
@@ -109,7 +109,14 @@ impl Case {
             Some(tokens) => {
                 let tokens = whole(tokens, [time, batch], &device);
                 match fused {
-                    true => recurrent_tokens(self.cell, tokens, source.clone(), weights, given),
+                    true => recurrent_tokens(
+                        self.cell,
+                        Precision::F32,
+                        tokens,
+                        source.clone(),
+                        weights,
+                        given,
+                    ),
                     false => {
                         recurrent_tokens_plain(self.cell, tokens, source.clone(), weights, given)
                     }
@@ -118,7 +125,7 @@ impl Case {
             None => {
                 let input = source.clone().reshape([time, batch, inputs]);
                 match fused {
-                    true => recurrent(self.cell, input, weights, given),
+                    true => recurrent(self.cell, Precision::F32, input, weights, given),
                     false => recurrent_plain(self.cell, input, weights, given),
                 }
             }
@@ -284,8 +291,10 @@ fn only_the_last_state_may_be_used() {
                 .iter()
                 .map(|state| tensor(state, [4, 6], &device))
                 .collect();
-            let run = if fused { recurrent } else { recurrent_plain };
-            let (_, carried) = run(cell, input, weights, states);
+            let (_, carried) = match fused {
+                true => recurrent(cell, Precision::F32, input, weights, states),
+                false => recurrent_plain(cell, input, weights, states),
+            };
             let last = carried.last().unwrap().clone();
             read(
                 &weight
@@ -323,8 +332,14 @@ fn without_gradients_the_values_are_the_same() {
             .map(|state| plain(state, [6, 9]))
             .collect();
         let tokens = whole(case.tokens.as_ref().unwrap(), [4, 6], &device);
-        let (outputs, carried) =
-            recurrent_tokens(cell, tokens, plain(&case.source, [5, 5]), weights, states);
+        let (outputs, carried) = recurrent_tokens(
+            cell,
+            Precision::F32,
+            tokens,
+            plain(&case.source, [5, 5]),
+            weights,
+            states,
+        );
         assert_eq!(read(&outputs), expected.outputs);
         for (state, expected) in carried.iter().zip(&expected.carried) {
             assert_eq!(read(state), *expected);

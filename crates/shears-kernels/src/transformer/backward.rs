@@ -9,7 +9,7 @@ use crate::buffer::Buffer;
 use crate::cpu::{Cpu, Shared};
 use crate::layer_norm::{Moments, add_up};
 use crate::math::normal;
-use crate::matmul::{Left, Packed, Start, transposed_product};
+use crate::matmul::{Packed, Start, transposed_product};
 use crate::vector::{load, store};
 
 /// Gradients of the parameters, see [`super::BlockWeights`]: weight, then bias.
@@ -321,8 +321,7 @@ fn add_rows(rows: &[f32], sum: &mut [f32]) {
 fn multiply<S: Simd>(simd: S, packed: &Packed, (rows, width): (&[f32], usize), out: &mut [f32]) {
     let count = rows.len() / width;
     let columns = out.len() / count.max(1);
-    let (left, out) = (Left::Plain(rows, width), (out, columns));
-    (packed.panels()).multiply_all(simd, left, out, (count, width), Start::Zero);
+    packed.multiply_rows(simd, (rows, width), (out, columns), count, Start::Zero);
 }
 
 /// Turns `x` into its activation, and the activation's gradient into that of `x`, whose rows are

@@ -9,8 +9,8 @@ use super::forward::{
 };
 use crate::attention::{self, Attention, Rows};
 use crate::buffer::Buffer;
-use crate::cpu::{Cpu, Shared};
-use crate::matmul::{MatrixVector, Start};
+use crate::cpu::Cpu;
+use crate::matmul::{FEW_ROWS, Start, product_of_few_rows};
 use crate::tensor::sizes as sizes_of;
 
 /// Output, and the keys and values of all positions. What comes in is used up: where nobody else
@@ -22,8 +22,8 @@ pub(super) fn forward_cached(
     weights: Weights<'_>,
     earlier: [FlexTensor; 2],
 ) -> (Buffer, [FlexTensor; 2]) {
-    if sizes.rows() == 1 {
-        return one_row(cpu, sizes, x, weights, earlier);
+    if sizes.time == 1 && sizes.batch <= FEW_ROWS {
+        return one_position(cpu, sizes, x, weights, earlier);
     }
     let qkv = queries_keys_values(cpu, sizes, x, weights);
     let [queries, keys, values] = sizes.split_qkv(&qkv);
@@ -39,25 +39,8 @@ pub(super) fn forward_cached(
     (after.output, [keys, values])
 }
 
-/// One position of one text. Each weight is read once, as it lies in memory.
-fn one_row(
-    cpu: Cpu,
-    sizes: Sizes,
-    x: &[f32],
-    weights: Weights<'_>,
-    earlier: [FlexTensor; 2],
-) -> (Buffer, [FlexTensor; 2]) {
-    /// Numbers of weights above which a thread's share of the work outweighs waking it up.
-    const WORTH_A_THREAD: usize = 1 << 19;
-    let work = sizes.hidden * (4 * sizes.hidden + 2 * sizes.inner);
-    if cpu.threads > 1 && work > WORTH_A_THREAD {
-        // Entering the pool once makes it cheap to share each of the products.
-        return rayon::scope(|_| row(cpu, sizes, x, weights, earlier));
-    }
-    row(cpu.alone(), sizes, x, weights, earlier)
-}
-
-fn row(
+/// One position of a few texts. Each weight is read once, as it lies in memory.
+fn one_position(
     cpu: Cpu,
     sizes: Sizes,
     x: &[f32],
@@ -65,26 +48,27 @@ fn row(
     [keys, values]: [FlexTensor; 2],
 ) -> (Buffer, [FlexTensor; 2]) {
     let Sizes { hidden, inner, .. } = sizes;
-    let mut qkv = Buffer::uninitialised(3 * hidden);
-    let mut normal = Buffer::uninitialised(hidden);
+    let rows = sizes.rows();
+    let mut qkv = Buffer::uninitialised(rows * 3 * hidden);
+    let mut normal = Buffer::uninitialised(rows * hidden);
     cpu.run(Normalize(x, weights.norm_1, &mut normal));
-    product(cpu, weights.qkv, &normal, &mut qkv);
+    product(cpu, weights.qkv, (&normal, rows), &mut qkv);
     let [queries, new_keys, new_values] = sizes.split_qkv(&qkv);
     let keys = extend(keys, sizes, new_keys);
     let values = extend(values, sizes, new_values);
-    let mut mixed = Buffer::uninitialised(hidden);
+    let mut mixed = Buffer::uninitialised(rows * hidden);
     let parts = [queries, rows_of(&keys), rows_of(&values)];
     attention::single(cpu, with_past(sizes, &keys), parts, &mut mixed);
-    let mut middle = Buffer::uninitialised(hidden);
-    product(cpu, weights.projection, &mixed, &mut middle);
+    let mut middle = Buffer::uninitialised(rows * hidden);
+    product(cpu, weights.projection, (&mixed, rows), &mut middle);
     add(&mut middle, x);
     cpu.run(Normalize(&middle, weights.norm_2, &mut normal));
-    let mut expanded = Buffer::uninitialised(inner);
-    product(cpu, weights.expand, &normal, &mut expanded);
-    let mut active = Buffer::uninitialised(inner);
+    let mut expanded = Buffer::uninitialised(rows * inner);
+    product(cpu, weights.expand, (&normal, rows), &mut expanded);
+    let mut active = Buffer::uninitialised(rows * inner);
     cpu.run(Activate(&expanded, &mut active));
-    let mut output = Buffer::uninitialised(hidden);
-    product(cpu, weights.project, &active, &mut output);
+    let mut output = Buffer::uninitialised(rows * hidden);
+    product(cpu, weights.project, (&active, rows), &mut output);
     add(&mut output, &middle);
     (output, [keys, values])
 }
@@ -117,20 +101,11 @@ fn add(to: &mut [f32], values: &[f32]) {
     }
 }
 
-/// A weight times one row, plus the bias; threads share the weight's rows.
-fn product(cpu: Cpu, Linear { weight, bias }: Linear<'_>, x: &[f32], y: &mut [f32]) {
-    let inner = x.len();
-    let count = y.len();
-    let y = Shared::new(y);
-    cpu.split(count, 16, |rows| {
-        cpu.run(MatrixVector {
-            weight: &weight[rows.start * inner..rows.end * inner],
-            x,
-            start: Start::Bias(&bias[rows.clone()]),
-            // SAFETY: ranges of rows do not overlap.
-            y: unsafe { y.part(rows) },
-        });
-    });
+/// A weight times some rows, plus the bias.
+fn product(cpu: Cpu, linear: Linear<'_>, x: (&[f32], usize), y: &mut [f32]) {
+    let outputs = linear.bias.len();
+    let start = Start::Bias(linear.bias);
+    product_of_few_rows(cpu, (linear.weight, outputs), x, (y, outputs), start);
 }
 
 fn with_past(sizes: Sizes, keys: &FlexTensor) -> Attention {

@@ -8,7 +8,7 @@ use crate::buffer::Buffer;
 use crate::cpu::{Cpu, Shared};
 use crate::layer_norm::Moments;
 use crate::math::normal;
-use crate::matmul::{Left, Packed, Start};
+use crate::matmul::{Packed, Start};
 use crate::vector::{load, store};
 
 /// Sizes of a block.
@@ -297,8 +297,13 @@ fn product<S: Simd>(simd: S, packed: &Packed, rows: &[f32], out: &mut [f32], bia
     let columns = bias.len();
     let count = out.len() / columns;
     let width = rows.len() / count.max(1);
-    let (left, out) = (Left::Plain(rows, width), (out, columns));
-    (packed.panels()).multiply_all(simd, left, out, (count, width), Start::Bias(bias));
+    packed.multiply_rows(
+        simd,
+        (rows, width),
+        (out, columns),
+        count,
+        Start::Bias(bias),
+    );
 }
 
 #[inline(always)]

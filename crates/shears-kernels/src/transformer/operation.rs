@@ -17,7 +17,7 @@ use super::backward::backward;
 use super::cached::forward_cached;
 use super::forward::{Linear, Pass, Saved, Sizes, Weights, forward};
 use super::{BlockSettings, BlockWeights, KeysAndValues, Masks};
-use crate::cpu::Cpu;
+use crate::cpu::{Cpu, Precision};
 use crate::tensor::{contiguous, from_buffer, sizes, values};
 
 /// Calls the operation.
@@ -134,7 +134,7 @@ pub(super) fn call_cached(
     let call = Call::new(primitive(x), parameters, settings);
     let earlier = [primitive(earlier.keys), primitive(earlier.values)];
     let (output, [keys, values]) = forward_cached(
-        Cpu::current(),
+        Cpu::current().with(call.precision),
         call.sizes,
         values(&call.x),
         call.weights(),
@@ -244,6 +244,7 @@ impl<C: CheckpointStrategy> TransformerBackend for Autodiff<Flex, C> {
 struct Call {
     sizes: Sizes,
     masks: Option<Masks>,
+    precision: Precision,
     x: FlexTensor,
     /// In the order of [`Parameters`].
     parameters: [FlexTensor; 12],
@@ -262,6 +263,7 @@ impl Call {
                 heads: settings.heads,
             },
             masks: settings.masks(),
+            precision: settings.precision,
             x: contiguous(x),
             parameters: parameters.map(contiguous),
         }
@@ -283,8 +285,13 @@ impl Call {
     /// The output, queries with keys and values, and what backward needs besides.
     fn forward(&self) -> (FlexTensor, FlexTensor, Saved) {
         let x = values(&self.x);
-        let Pass { qkv, saved, output } =
-            forward(Cpu::current(), self.sizes, x, self.weights(), self.masks);
+        let Pass { qkv, saved, output } = forward(
+            Cpu::current().with(self.precision),
+            self.sizes,
+            x,
+            self.weights(),
+            self.masks,
+        );
         let Sizes {
             batch,
             time,
@@ -332,7 +339,7 @@ impl Backward<Flex, 13> for Block {
         let (qkv, saved) = saved.expect("a graph is gone through backward once");
         let sizes = call.sizes;
         let found = backward(
-            Cpu::current(),
+            Cpu::current().with(call.precision),
             sizes,
             values(&call.x),
             call.weights(),

@@ -3,7 +3,7 @@ use burn::tensor::{Device, Tensor, s};
 use super::backward::backward;
 use super::forward::{Linear, Sizes, Weights, forward};
 use super::*;
-use crate::cpu::Cpu;
+use crate::cpu::{Cpu, Precision};
 use crate::dropout::DropoutKey;
 use crate::testing::{assert_close, numbers, read, tensor};
 
@@ -88,6 +88,7 @@ impl Case {
 
     fn settings(&self) -> BlockSettings {
         BlockSettings {
+            precision: Precision::F32,
             heads: self.sizes.heads,
             index: 2,
             dropout: self.dropout,

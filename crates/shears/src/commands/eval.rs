@@ -6,10 +6,10 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use shears_data::{Corpus, DataError, Source};
 use shears_model::LanguageModel;
-use shears_train::{Evaluation, evaluate, load_corpora};
+use shears_train::{Evaluation, Streams, evaluate, load_corpora};
 
 use crate::arguments::EvalArguments;
-use crate::model::{Trained, Work, device};
+use crate::model::{Trained, Work, device, with_trained_model};
 use crate::output::say;
 
 pub(crate) fn run(arguments: &EvalArguments) -> anyhow::Result<ExitCode> {
@@ -29,11 +29,18 @@ pub(crate) fn run(arguments: &EvalArguments) -> anyhow::Result<ExitCode> {
         }
     };
     let device = device(&trained.plan.device);
-    let evaluation = trained.with_model(Evaluate {
+    let streams = match arguments.exact {
+        true => Streams::ONE,
+        false => Streams::default(),
+    };
+    let vocabulary = trained.tokenizer.vocab_size();
+    let work = Evaluate {
         tokens,
         characters,
+        streams,
         device,
-    })??;
+    };
+    let evaluation = with_trained_model(&trained.plan, vocabulary, trained.parameters, work)??;
     if arguments.json {
         let mut line = serde_json::to_value(evaluation)?;
         line["checkpoint"] = trained.path.display().to_string().into();
@@ -54,6 +61,7 @@ pub(crate) fn run(arguments: &EvalArguments) -> anyhow::Result<ExitCode> {
 struct Evaluate {
     tokens: Arc<[u32]>,
     characters: usize,
+    streams: Streams,
     device: Device,
 }
 
@@ -61,6 +69,12 @@ impl Work for Evaluate {
     type Output = Result<Evaluation, DataError>;
 
     fn with<M: LanguageModel>(self, model: M) -> Self::Output {
-        evaluate(&model, &self.tokens, self.characters, &self.device)
+        let Evaluate {
+            tokens,
+            characters,
+            streams,
+            device,
+        } = self;
+        evaluate(&model, &tokens, characters, streams, &device)
     }
 }

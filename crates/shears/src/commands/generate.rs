@@ -13,7 +13,7 @@ use shears_model::LanguageModel;
 
 use crate::arguments::GenerateArguments;
 use crate::exit::Misuse;
-use crate::model::{Trained, Work, device};
+use crate::model::{Trained, Work, device, with_trained_model};
 
 pub(crate) fn run(arguments: &GenerateArguments) -> anyhow::Result<ExitCode> {
     let settings = SamplingSettings {
@@ -43,7 +43,8 @@ pub(crate) fn run(arguments: &GenerateArguments) -> anyhow::Result<ExitCode> {
         tokenizer: &trained.tokenizer,
         device: device(&trained.plan.device),
     };
-    trained.with_model(work)??;
+    let vocabulary = trained.tokenizer.vocab_size();
+    with_trained_model(&trained.plan, vocabulary, trained.parameters, work)??;
     Ok(ExitCode::SUCCESS)
 }
 

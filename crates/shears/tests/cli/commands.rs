@@ -39,6 +39,15 @@ fn eval_agrees_with_the_run() {
         assert!(checkpoint.ends_with("step-00000040"), "{checkpoint}");
         let by_number = scratch.run("eval run --checkpoint 40 --json").json();
         assert_eq!(by_number, lines);
+        let exact = scratch
+            .run("eval run --checkpoint last --exact --json")
+            .json();
+        let loss = |line: &Value| line["val_loss"].as_f64().unwrap();
+        assert!(
+            (loss(&exact[0]) - loss(&lines[0])).abs() < 1e-4,
+            "{exact:?} {lines:?}"
+        );
+        assert_eq!(exact[0]["tokens"], lines[0]["tokens"]);
         let text = scratch.run("eval run").succeeded();
         assert!(
             text.contains("nats") && text.contains("bits a character"),

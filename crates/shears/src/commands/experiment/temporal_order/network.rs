@@ -5,7 +5,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
-use shears_kernels::{Activation, Cell, RecurrentWeights, linear, recurrent_tokens};
+use shears_kernels::{Activation, Cell, Precision, RecurrentWeights, linear, recurrent_tokens};
 use shears_model::Initializer;
 
 use super::task::{CLASSES, SYMBOLS, Sequences};
@@ -63,6 +63,7 @@ impl Network {
         };
         let (_, mut carried) = recurrent_tokens(
             Cell::Rnn(Activation::Tanh),
+            Precision::F32,
             Tensor::from_data(symbols, device),
             // A row of the identity for each symbol: one-hot inputs.
             Tensor::eye(SYMBOLS, device),

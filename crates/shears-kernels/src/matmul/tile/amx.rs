@@ -1,0 +1,172 @@
+//! The micro-kernels for AMX: 16 or 32 rows times 16 or 32 columns of bf16 pairs, with f32 sums in tiles.
+//!
+//! Each kernel sets the tiles up and releases them, so that no tile outlives it. The layouts are those of
+//! the other kernels: a row of `A` is pairs side by side, and a row of `B`'s panel is one pair for each column.
+
+use std::arch::asm;
+use std::mem::offset_of;
+use std::sync::OnceLock;
+
+use super::Tile;
+
+/// Rows of a tile register.
+pub(super) const ROWS: usize = 16;
+
+/// Whether the processor has AMX with bf16 and the system lets this process use it. The first call asks for
+/// that: without permission a tile instruction ends the process.
+pub(crate) fn has_amx() -> bool {
+    static HAS: OnceLock<bool> = OnceLock::new();
+    *HAS.get_or_init(|| has_instructions() && has_permission())
+}
+
+/// Intel SDM volume 1, section 13.3: bits 22 and 24 of `CPUID.7.0:EDX` are AMX-BF16 and AMX-TILE; bits 17 and 18
+/// of `XCR0` say that the system keeps the tiles.
+fn has_instructions() -> bool {
+    use std::arch::x86_64::{__cpuid, __cpuid_count};
+    const OSXSAVE: u32 = 1 << 27;
+    const AMX: u32 = 1 << 22 | 1 << 24;
+    const TILES: u32 = 3 << 17;
+    if __cpuid(0).eax < 7 || __cpuid(1).ecx & OSXSAVE == 0 {
+        return false;
+    }
+    let enabled: u32;
+    // SAFETY: the instruction is there where OSXSAVE is set.
+    unsafe {
+        asm!("xgetbv", in("ecx") 0, out("eax") enabled, out("edx") _, options(nomem, nostack));
+    }
+    __cpuid_count(7, 0).edx & AMX == AMX && enabled & TILES == TILES
+}
+
+/// Linux, Documentation/arch/x86/xstate.rst: `arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)`, for all threads
+/// of the process.
+#[cfg(target_os = "linux")]
+fn has_permission() -> bool {
+    const SYS_ARCH_PRCTL: i64 = 158;
+    const ARCH_REQ_XCOMP_PERM: u64 = 0x1023;
+    const XFEATURE_XTILEDATA: u64 = 18;
+    let result: i64;
+    // SAFETY: the call changes nothing but what the process may use.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") SYS_ARCH_PRCTL => result,
+            in("rdi") ARCH_REQ_XCOMP_PERM,
+            in("rsi") XFEATURE_XTILEDATA,
+            out("rcx") _,
+            out("r11") _,
+            options(nostack),
+        );
+    }
+    result == 0
+}
+
+#[cfg(not(target_os = "linux"))]
+fn has_permission() -> bool {
+    false
+}
+
+/// What `ldtilecfg` reads: palette 1, and all eight tiles with 16 rows of 64 bytes.
+#[repr(C, align(64))]
+struct Configuration {
+    palette: u8,
+    start_row: u8,
+    reserved: [u8; 14],
+    row_bytes: [u16; 16],
+    rows: [u8; 16],
+}
+
+static CONFIGURATION: Configuration = Configuration {
+    palette: 1,
+    start_row: 0,
+    reserved: [0; 14],
+    row_bytes: [64, 64, 64, 64, 64, 64, 64, 64, 0, 0, 0, 0, 0, 0, 0, 0],
+    rows: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
+};
+
+/// A kernel: bytes of a panel's row; the tiles of `A` with the registers of their first rows; the tiles of `B`
+/// with their offsets in a panel's row; and the tiles of sums, each with its factors and its place in initial
+/// values and result.
+macro_rules! kernel {
+    ($name:ident, $bytes:literal, [$($a:literal = $row:literal),+], [$($b:literal = $column:literal),+],
+     [$($sum:literal = $left:literal * $right:literal, $from:literal, $to:literal + $place:literal);+]) => {
+        unsafe fn $name(tile: &Tile) {
+            // SAFETY: the caller promises that the tile's factors and result are there, and that there is AMX.
+            unsafe {
+                asm!(
+                    "ldtilecfg [{configuration}]",
+                    "mov rax, [rdi + {a}]",
+                    "mov rsi, [rdi + {a_row}]",
+                    "mov r9, rsi",
+                    "shl r9, 4",
+                    "add r9, rax",
+                    "mov rcx, [rdi + {initial}]",
+                    "mov r11, [rdi + {initial_row}]",
+                    "mov r8, r11",
+                    "shl r8, 4",
+                    "add r8, rcx",
+                    $(concat!("tileloadd ", $sum, ", [", $from, " + r11 + ", $place, "]"),)+
+                    "mov rdx, [rdi + {b}]",
+                    "mov rcx, [rdi + {depth}]",
+                    concat!("mov r8d, ", $bytes),
+                    "shr rcx, 4",
+                    "jz 3f",
+                    "2:",
+                    $(concat!("tileloadd ", $a, ", [", $row, " + rsi]"),)+
+                    $(concat!("tileloadd ", $b, ", [rdx + r8 + ", $column, "]"),)+
+                    $(concat!("tdpbf16ps ", $sum, ", ", $left, ", ", $right),)+
+                    "add rax, 64",
+                    "add r9, 64",
+                    concat!("add rdx, 16*", $bytes),
+                    "dec rcx",
+                    "jnz 2b",
+                    "3:",
+                    "mov rcx, [rdi + {c}]",
+                    "mov r11, [rdi + {c_row}]",
+                    "mov r8, r11",
+                    "shl r8, 4",
+                    "add r8, rcx",
+                    $(concat!("tilestored [", $to, " + r11 + ", $place, "], ", $sum),)+
+                    "tilerelease",
+                    configuration = in(reg) &raw const CONFIGURATION,
+                    a = const offset_of!(Tile, a),
+                    a_row = const offset_of!(Tile, a_row),
+                    b = const offset_of!(Tile, b),
+                    depth = const offset_of!(Tile, depth),
+                    initial = const offset_of!(Tile, initial),
+                    initial_row = const offset_of!(Tile, initial_row),
+                    c = const offset_of!(Tile, c),
+                    c_row = const offset_of!(Tile, c_row),
+                    in("rdi") tile,
+                    out("rax") _, out("rcx") _, out("rdx") _, out("rsi") _,
+                    out("r8") _, out("r9") _, out("r11") _,
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                    options(nostack),
+                );
+            }
+        }
+    };
+}
+
+kernel!(
+    tile_1x1,
+    64,
+    ["tmm4" = "rax"],
+    ["tmm6" = 0],
+    ["tmm0" = "tmm4" * "tmm6", "rcx", "rcx" + 0]
+);
+kernel!(tile_1x2, 128, ["tmm4" = "rax"], ["tmm6" = 0, "tmm7" = 64],
+    ["tmm0" = "tmm4" * "tmm6", "rcx", "rcx" + 0;
+     "tmm1" = "tmm4" * "tmm7", "rcx", "rcx" + 64]);
+kernel!(tile_2x1, 64, ["tmm4" = "rax", "tmm5" = "r9"], ["tmm6" = 0],
+    ["tmm0" = "tmm4" * "tmm6", "rcx", "rcx" + 0;
+     "tmm2" = "tmm5" * "tmm6", "r8", "r8" + 0]);
+kernel!(tile_2x2, 128, ["tmm4" = "rax", "tmm5" = "r9"], ["tmm6" = 0, "tmm7" = 64],
+    ["tmm0" = "tmm4" * "tmm6", "rcx", "rcx" + 0;
+     "tmm1" = "tmm4" * "tmm7", "rcx", "rcx" + 64;
+     "tmm2" = "tmm5" * "tmm6", "r8", "r8" + 0;
+     "tmm3" = "tmm5" * "tmm7", "r8", "r8" + 64]);
+
+/// By tiles of rows less one, then by vectors of columns less one. The depth is a multiple of 16 pairs, and
+/// the columns of `A` lie side by side.
+pub(super) const KERNELS: [[unsafe fn(&Tile); 2]; 2] = [[tile_1x1, tile_1x2], [tile_2x1, tile_2x2]];
