@@ -18,6 +18,7 @@ mod scaling;
 mod statistics;
 
 use options::Options;
+pub(crate) use programs::build_shears;
 
 /// Runs the subcommand that the arguments name.
 pub(crate) fn run(arguments: &[String]) -> ExitCode {

@@ -94,6 +94,14 @@ pub(crate) fn run() -> ExitCode {
             }
         }
     }
+    println!("== machine code: cargo xtask asm");
+    if let Err(problems) = crate::asm::check() {
+        for problem in problems {
+            eprintln!("xtask asm: {problem}");
+        }
+        eprintln!("== machine code failed");
+        return ExitCode::FAILURE;
+    }
     if wgpu_test.is_none() {
         println!("== {}: skipped, there is no Vulkan driver", WGPU_TEST.0);
     }

@@ -1,8 +1,10 @@
 //! What runs around the code: `cargo xtask ci` checks it, `cargo xtask bench` measures it,
-//! `cargo xtask valgrind` watches its memory, `cargo xtask neon` runs it for ARM.
+//! `cargo xtask valgrind` watches its memory, `cargo xtask neon` runs it for ARM, `cargo xtask asm` checks
+//! the machine code of its kernels.
 
 use std::process::ExitCode;
 
+mod asm;
 mod bench;
 mod ci;
 mod neon;
@@ -12,7 +14,8 @@ const USAGE: &str = "usage: cargo xtask ci
        cargo xtask bench peers|scaling [OPTION]...
        cargo xtask bench report
        cargo xtask valgrind
-       cargo xtask neon";
+       cargo xtask neon
+       cargo xtask asm";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -20,6 +23,7 @@ fn main() -> ExitCode {
         Some("ci") => ci::run(),
         Some("valgrind") => valgrind::run(),
         Some("neon") => neon::run(),
+        Some("asm") => asm::run(),
         Some("bench") => bench::run(&arguments[1..]),
         _ => {
             eprintln!("{USAGE}");

@@ -140,6 +140,12 @@ fn example(side: Side) -> &'static str {
     }
 }
 
+/// Builds `shears`, as users do, and says where it is.
+pub(crate) fn build_shears() -> Result<PathBuf, String> {
+    build(&[])?;
+    Ok(release_folder()?.join("shears"))
+}
+
 /// Where cargo puts what it builds: this program is there too.
 fn release_folder() -> Result<PathBuf, String> {
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
