@@ -365,7 +365,7 @@ mod tests {
             assert!(message.starts_with("a buffer of "), "{message}");
             assert!(message.ends_with("does not fit into the address space"));
         }
-        let message = message(|| drop(filled([1 << 40, 1 << 40], |_| {})));
+        let message = message(|| drop(filled([1_usize << 40, 1 << 40], |_| {})));
         assert!(
             message.starts_with("a tensor [1099511627776, "),
             "{message}"

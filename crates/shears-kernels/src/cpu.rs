@@ -8,13 +8,13 @@ use pulp::{Scalar128b, Simd, WithSimd};
 /// A set of vector instructions that this machine was found to have.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Instructions {
-    /// AVX-512, 16 numbers at a time.
+    /// AVX-512, 16 elements at a time.
     #[cfg(target_arch = "x86_64")]
     Avx512(pulp::x86::V4),
-    /// AVX2 with FMA, 8 numbers at a time.
+    /// AVX2 with FMA, 8 elements at a time.
     #[cfg(target_arch = "x86_64")]
     Avx2(pulp::x86::V3),
-    /// NEON, 4 numbers at a time.
+    /// NEON, 4 elements at a time.
     #[cfg(target_arch = "aarch64")]
     Neon(pulp::aarch64::Neon),
     /// What every processor has, 4 elements at a time, as the compiler's vectors.
@@ -103,7 +103,7 @@ pub(crate) enum Products {
 
 /// How a kernel computes: with which instructions, in which precision, on how many threads.
 ///
-/// The numbers that a kernel gives depend on instructions and precision, never on the threads.
+/// The bits that a kernel gives depend on instructions and precision, never on the threads.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cpu {
     pub(crate) instructions: Instructions,

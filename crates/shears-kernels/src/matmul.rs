@@ -92,7 +92,7 @@ impl Packed {
         Packed::of_rows(cpu, (weight, columns), inner, columns)
     }
 
-    /// As [`Packed::plain`], of rows that lie `stride` numbers apart.
+    /// As [`Packed::plain`], of rows that lie `stride` elements apart.
     fn of_rows(cpu: Cpu, (b, stride): (&[f32], usize), inner: usize, columns: usize) -> Packed {
         let mut packed = Packed::uninitialised(cpu, columns, inner);
         let (lanes, width, depth) = (cpu.lanes(), packed.width, packed.depth);
@@ -149,7 +149,7 @@ impl Packed {
     }
 
     /// `C = start + A B` on all threads, for `A` `[rows, inner]` and `C` `[rows, columns]`, whose rows lie
-    /// `a_stride` and `c_stride` numbers apart.
+    /// `a_stride` and `c_stride` elements apart.
     pub(crate) fn multiply(
         &self,
         cpu: Cpu,
@@ -224,7 +224,7 @@ impl Packed {
     fn panels(&self) -> Panels<'_> {
         Panels {
             products: self.products,
-            numbers: &self.panels,
+            elements: &self.panels,
             inner: self.depth,
             columns: self.columns,
         }

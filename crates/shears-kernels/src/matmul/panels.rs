@@ -16,9 +16,6 @@ pub(super) const DEPTH_AT_ONCE: usize = 256;
 /// where no processor foresees them.
 pub(super) const ROWS_AHEAD: usize = 8;
 
-/// Numbers that are copied as one piece: a panel's width with AVX2.
-const COPIED: usize = 16;
-
 /// A left factor `[rows, inner]`, wherever its elements lie.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Left<'a> {
@@ -56,18 +53,18 @@ impl<'a> Left<'a> {
 pub(crate) struct Panels<'a> {
     /// What the elements are.
     pub(super) products: Products,
-    pub(super) numbers: &'a [f32],
+    pub(super) elements: &'a [f32],
     pub(super) inner: usize,
     pub(super) columns: usize,
 }
 
 impl<'a> Panels<'a> {
-    /// How many numbers the panels of a matrix take.
+    /// How many elements the panels of a matrix take.
     pub(crate) fn len<S: Simd>(inner: usize, columns: usize) -> usize {
         columns.next_multiple_of(S::F32_LANES) * inner
     }
 
-    /// The panels of `B` `[inner, columns]`, whose rows lie `stride` numbers apart, written to `out`.
+    /// The panels of `B` `[inner, columns]`, whose rows lie `stride` elements apart, written to `out`.
     #[inline(always)]
     pub(crate) fn plain<S: Simd>(
         _: S,
@@ -87,13 +84,13 @@ impl<'a> Panels<'a> {
         }
         Panels {
             products: Products::F32,
-            numbers: out,
+            elements: out,
             inner,
             columns,
         }
     }
 
-    /// The panels of `Wᵀ` for `W` `[columns, inner]`, whose rows lie `stride` numbers apart, written to
+    /// The panels of `Wᵀ` for `W` `[columns, inner]`, whose rows lie `stride` elements apart, written to
     /// `out`.
     #[inline(always)]
     pub(crate) fn transposed<S: Simd>(
@@ -119,7 +116,7 @@ impl<'a> Panels<'a> {
         }
         Panels {
             products: Products::F32,
-            numbers: out,
+            elements: out,
             inner,
             columns,
         }
@@ -138,7 +135,7 @@ impl<'a> Panels<'a> {
     }
 
     /// Some panels' columns: `C[.., columns] = start + A B[..depth, columns]`, of whose inner dimension
-    /// the first `depth` numbers are taken.
+    /// the first `depth` elements are taken.
     ///
     /// # Panics
     ///
@@ -156,7 +153,7 @@ impl<'a> Panels<'a> {
         self.multiply_from(simd, panels, 0, a, (c, c_stride), sizes, start);
     }
 
-    /// As [`Panels::multiply`], with the `depth` numbers of the inner dimension from `skipped` on; `a` has just
+    /// As [`Panels::multiply`], with the `depth` elements of the inner dimension from `skipped` on; `a` has just
     /// those.
     #[inline(always)]
     #[allow(
@@ -222,7 +219,7 @@ impl WithSimd for Product<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let Panels {
             products,
-            numbers,
+            elements,
             inner,
             columns,
         } = self.right;
@@ -243,7 +240,7 @@ impl WithSimd for Product<'_> {
             let first = panel * width;
             let given = width.min(columns - first);
             let panel_width = given.next_multiple_of(S::F32_LANES);
-            let b = &numbers[first * inner..][..panel_width * inner];
+            let b = &elements[first * inner..][..panel_width * inner];
             for k in (0..depth.max(1)).step_by(DEPTH_AT_ONCE) {
                 let start = match self.start {
                     _ if k > 0 => TileStart::Result,
@@ -277,24 +274,36 @@ impl WithSimd for Product<'_> {
     }
 }
 
-/// The first `given` columns of rows that lie `stride` numbers apart, as rows of a panel of that width.
+/// The first `given` columns of rows that lie `stride` elements apart, as rows of a panel of that width.
 #[inline(always)]
 pub(super) fn copy_panel(b: &[f32], stride: usize, given: usize, width: usize, panel: &mut [f32]) {
     for (k, out) in panel.chunks_exact_mut(width).enumerate() {
         let row = &b[k * stride..][..given];
         prefetch_row(row, ROWS_AHEAD * stride);
-        match <&mut [f32; COPIED]>::try_from(&mut *out) {
-            // The usual width of AVX2 as a few instructions, and not a call.
-            Ok(out) if given == COPIED => out.copy_from_slice(row),
-            _ => {
-                out[..given].copy_from_slice(row);
-                out[given..].fill(0.0);
-            }
+        // The usual widths of AVX-512 and AVX2 as a few instructions, and not a call.
+        if !copy_array::<32>(row, out) && !copy_array::<16>(row, out) {
+            out[..given].copy_from_slice(row);
+            out[given..].fill(0.0);
         }
     }
 }
 
-/// The first `given` rows of `inner` numbers, which lie `stride` numbers apart, as the columns of a panel of that
+/// Copies a row if both have just so many elements.
+#[inline(always)]
+fn copy_array<const WIDTH: usize>(row: &[f32], out: &mut [f32]) -> bool {
+    match (
+        <&[f32; WIDTH]>::try_from(row),
+        <&mut [f32; WIDTH]>::try_from(out),
+    ) {
+        (Ok(row), Ok(out)) => {
+            *out = *row;
+            true
+        }
+        _ => false,
+    }
+}
+
+/// The first `given` rows of `inner` elements, which lie `stride` elements apart, as the columns of a panel of that
 /// width.
 #[inline(always)]
 pub(super) fn transpose_panel(

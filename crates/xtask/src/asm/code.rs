@@ -80,7 +80,8 @@ impl Instruction {
         let name = name.strip_prefix('v').unwrap_or(name);
         let fused = ["fmadd", "fmsub", "fnmadd", "fnmsub"];
         let multiplies = name.starts_with("mulp") || fused.iter().any(|way| name.starts_with(way));
-        multiplies && (name.ends_with("ps") || name.ends_with("pd"))
+        let is_bf16 = name == "dpbf16ps" || name == "tdpbf16ps";
+        is_bf16 || multiplies && (name.ends_with("ps") || name.ends_with("pd"))
     }
 
     /// Whether it spills a vector to the stack, or reads one from there. Spills have a fixed place; an index
@@ -175,6 +176,8 @@ mod tests {
         for text in [
             "vfmadd231ps %zmm0,%zmm1,%zmm2",
             "mulpd %xmm0,%xmm1",
+            "vdpbf16ps %zmm28,%zmm30,%zmm0",
+            "tdpbf16ps %tmm6,%tmm4,%tmm0",
             "vfnmadd213pd (%rax),%ymm1,%ymm2",
         ] {
             assert!(instruction(text).multiplies(), "{text}");

@@ -11,7 +11,7 @@ pub(super) const USAGE: &str = "usage: cargo xtask bench peers|scaling [OPTION].
   --threads N        threads of every program [default: 2]; scaling also tries fewer and more
   --python PATH      a Python that has PyTorch [default: one that is made in target/]
   --rows NAME,...    only these rows of peers, shown and not written
-  --peers NAME,...   only these of pytorch, burn, candle, shown and not written";
+  --peers NAME,...   only these of pytorch, burn, candle; without pytorch, shown and not written";
 
 /// What can be chosen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,9 +58,9 @@ impl Options {
         Ok(options)
     }
 
-    /// Whether all rows are measured against all peers: only then the file is whole.
+    /// Whether all rows are measured against PyTorch: only then the file is of use.
     pub(super) fn everything(&self) -> bool {
-        self.rows.is_empty() && self.peers == Side::PEERS
+        self.rows.is_empty() && self.peers.contains(&Side::PyTorch)
     }
 }
 
@@ -114,9 +114,14 @@ mod tests {
         let rows = parse("peers", &["--rows", "train-lstm-128,clip-163M"]).unwrap();
         assert_eq!(rows.rows, ["train-lstm-128", "clip-163M"]);
         assert!(!rows.everything());
-        let peers = parse("peers", &["--peers", "pytorch"]).unwrap();
-        assert_eq!(peers.peers, [Side::PyTorch]);
+        let peers = parse("peers", &["--peers", "burn,candle"]).unwrap();
+        assert_eq!(peers.peers, [Side::Burn, Side::Candle]);
         assert!(!peers.everything());
+        assert!(
+            parse("peers", &["--peers", "pytorch"])
+                .unwrap()
+                .everything()
+        );
     }
 
     #[test]
