@@ -321,10 +321,15 @@ impl Cpu {
         instructions.into_iter().flat_map(of).collect()
     }
 
-    /// As [`Cpu::all`] in bf16, with every unit that there is for it.
+    /// As [`Cpu::all`] in bf16, with every unit that there is for it. Where there is no AMX, its tiles are
+    /// computed by a twin of its instructions.
     pub(crate) fn all_bf16() -> Vec<Cpu> {
         let of = |cpu: Cpu| {
-            let units = Bf16Unit::available().into_iter();
+            let mut units = Bf16Unit::available();
+            if !units.contains(&Bf16Unit::Amx) {
+                units.push(Bf16Unit::Amx);
+            }
+            let units = units.into_iter();
             // The units of AVX-512 work on its vectors.
             let fits = move |unit: &Bf16Unit| *unit == Bf16Unit::Widened || cpu.lanes() == 16;
             units.filter(fits).map(move |unit| Cpu {

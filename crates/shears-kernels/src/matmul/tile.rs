@@ -153,6 +153,12 @@ impl Tile {
     ) {
         #[cfg(target_arch = "x86_64")]
         {
+            #[cfg(test)]
+            if products == Products::Bf16(Bf16Unit::Amx) && !has_amx() {
+                // SAFETY: as the caller promises.
+                unsafe { amx::twin(self, height.div_ceil(amx::ROWS), VECTORS) };
+                return;
+            }
             // Of the sets of instructions that `Cpu` knows on x86-64, the width names one.
             let kernel = match (S::F32_LANES, products) {
                 (16, Products::F32) => Some(x86::AVX512[height - 1][VECTORS - 1]),

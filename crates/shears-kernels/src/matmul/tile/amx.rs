@@ -170,3 +170,40 @@ kernel!(tile_2x2, 128, ["tmm4" = "rax", "tmm5" = "r9"], ["tmm6" = 0, "tmm7" = 64
 /// By tiles of rows less one, then by vectors of columns less one. The depth is a multiple of 16 pairs, and
 /// the columns of `A` lie side by side.
 pub(super) const KERNELS: [[unsafe fn(&Tile); 2]; 2] = [[tile_1x1, tile_1x2], [tile_2x1, tile_2x2]];
+
+/// What a kernel does, instruction by instruction (Intel SDM volume 2, TDPBF16PS), for machines that lack them: an
+/// instruction adds up the products of first neighbours and those of second ones, each from zero, and adds
+/// the sum of both. Denormals are not flushed.
+///
+/// # Safety
+///
+/// As for the kernel of so many tiles of rows and vectors of columns.
+#[cfg(test)]
+pub(super) unsafe fn twin(tile: &Tile, tiles: usize, vectors: usize) {
+    let halves = |pair: f32| {
+        let bits = pair.to_bits();
+        [bits << 16, bits & 0xffff_0000].map(f32::from_bits)
+    };
+    for row in 0..tiles * ROWS {
+        for column in 0..vectors * ROWS {
+            // SAFETY: as the caller promises, here and below.
+            let mut sum = unsafe { *tile.initial.byte_add(row * tile.initial_row).add(column) };
+            for first in (0..tile.depth).step_by(ROWS) {
+                let mut sums = [0.0_f32; 2];
+                for k in first..first + ROWS {
+                    // SAFETY: as above; columns of `A` lie side by side.
+                    let (a, b) = unsafe {
+                        let a = tile.a.byte_add(row * tile.a_row).add(k);
+                        (halves(*a), halves(*tile.b.add(k * vectors * ROWS + column)))
+                    };
+                    for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
+                        *sum = a.mul_add(b, *sum);
+                    }
+                }
+                sum += sums[0] + sums[1];
+            }
+            // SAFETY: as above.
+            unsafe { *tile.c.byte_add(row * tile.c_row).add(column) = sum };
+        }
+    }
+}
