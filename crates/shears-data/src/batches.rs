@@ -199,43 +199,37 @@ impl Iterator for ConsecutiveWindows<'_> {
 
 /// A text cut for evaluation into a head and, behind it, parts of equal length that are read at the
 /// same time. Every position from 1 on is a target exactly once, in the head or in a part.
-///
-/// A part is read with the state that the tokens before it leave, as many of them as the warm-up has.
-/// The head is what no part could have before it, and what is left over by equal parts.
 #[derive(Debug, Clone, Copy)]
 pub struct EvaluationStreams<'a> {
     tokens: &'a [u32],
     head: usize,
     parts: usize,
     part: usize,
-    warmup: usize,
 }
 
-/// With fewer parts than this, warming them up costs more than reading them together saves.
+/// With fewer parts than this, reading them together saves nothing.
 const FEWEST_PARTS: usize = 4;
 
 impl<'a> EvaluationStreams<'a> {
-    /// Cuts a text into at most `parts` parts with a warm-up of `warmup` tokens. No part is shorter
-    /// than its warm-up: a short text has fewer parts, or is all head.
+    /// Cuts a text into at most `parts` parts of at least `shortest` tokens. The head is what is left over
+    /// by equal parts, at least one token; a short text is all head.
     ///
     /// # Errors
     ///
     /// If there are fewer than two tokens.
-    pub fn new(tokens: &'a [u32], parts: usize, warmup: usize) -> Result<Self, DataError> {
+    pub fn new(tokens: &'a [u32], parts: usize, shortest: usize) -> Result<Self, DataError> {
         check_length(tokens.len(), 2, 1, 1)?;
         let targets = tokens.len() - 1;
-        let room = targets.saturating_sub(warmup);
-        let parts = match parts.min(room / warmup.max(1)) {
+        let parts = match parts.min((targets - 1) / shortest.max(1)) {
             ..FEWEST_PARTS => 0,
             parts => parts,
         };
-        let part = room.checked_div(parts).unwrap_or(0);
+        let part = (targets - 1).checked_div(parts).unwrap_or(0);
         Ok(EvaluationStreams {
             tokens,
             head: targets - parts * part,
             parts,
             part,
-            warmup,
         })
     }
 
@@ -247,36 +241,28 @@ impl<'a> EvaluationStreams<'a> {
 
     /// One row that reads the head, at most `window` (at least 1) tokens a batch.
     pub fn head_batches(&self, window: usize) -> impl Iterator<Item = Batch> + use<'a> {
-        self.batches((1, true), (0, self.head), window)
+        self.batches(1, (0, self.head), window)
     }
 
-    /// One row a part, which reads the tokens before it. Their targets belong to other rows.
-    pub fn warmup_batches(&self, window: usize) -> impl Iterator<Item = Batch> + use<'a> {
-        let start = self.head - self.warmup.min(self.head);
-        self.batches((self.parts, true), (start, self.warmup), window)
-    }
-
-    /// The same rows, which go on with their parts.
+    /// One row a part, in their order: the first goes on from the head, each other from the row before it.
     pub fn part_batches(&self, window: usize) -> impl Iterator<Item = Batch> + use<'a> {
-        let begin = self.warmup == 0;
-        self.batches((self.parts, begin), (self.head, self.part), window)
+        self.batches(self.parts, (self.head, self.part), window)
     }
 
     /// Batches of `rows` rows, the first of which reads `length` tokens from `start` on; each row begins
     /// a part's length behind the row before.
     fn batches(
         &self,
-        (rows, begin): (usize, bool),
+        rows: usize,
         (start, length): (usize, usize),
         window: usize,
     ) -> impl Iterator<Item = Batch> + use<'a> {
         let (tokens, part) = (self.tokens, self.part);
-        let length = if rows == 0 { 0 } else { length };
         let window = window.max(1);
         (0..length).step_by(window).map(move |read| {
             let window = window.min(length - read);
             let starts = (0..rows).map(|row| start + read + row * part);
-            Batch::of_windows(tokens, starts, window, begin && read == 0)
+            Batch::of_windows(tokens, starts, window, start + read == 0)
         })
     }
 }

@@ -38,10 +38,10 @@ proptest! {
 
     #[test]
     fn evaluation_streams_cover_every_position_once(
-        n in 2_usize..300, parts in 0_usize..12, warmup in 0_usize..40, window in 1_usize..50,
+        n in 2_usize..300, parts in 0_usize..12, shortest in 0_usize..40, window in 1_usize..50,
     ) {
         let tokens = numbers(n);
-        let streams = EvaluationStreams::new(&tokens, parts, warmup).unwrap();
+        let streams = EvaluationStreams::new(&tokens, parts, shortest).unwrap();
         prop_assert!(streams.parts() <= parts);
         let mut targets = Vec::new();
         for (index, batch) in streams.head_batches(window).enumerate() {
@@ -50,29 +50,32 @@ proptest! {
             prop_assert_eq!(batch.starts_stream, index == 0);
             targets.extend(batch.targets);
         }
-        // Where the rows of a batch are to go on: for each row the last token that it read.
-        let mut next: Option<Vec<u32>> = None;
-        let mut warmed = 0;
-        for batch in streams.warmup_batches(window) {
-            check(&batch);
-            prop_assert_eq!(batch.starts_stream, next.is_none());
-            warmed += batch.window;
-            next = Some(batch.targets.chunks(batch.window).map(|row| row[row.len() - 1]).collect());
-        }
+        prop_assert!(!targets.is_empty());
+        let head = targets[targets.len() - 1];
+        // The first and the latest token of each row.
+        let mut rows: Option<(Vec<u32>, Vec<u32>)> = None;
         let mut part = 0;
         for batch in streams.part_batches(window) {
             check(&batch);
             prop_assert_eq!(batch.batch, streams.parts());
-            prop_assert_eq!(batch.starts_stream, next.is_none());
+            prop_assert!(!batch.starts_stream && batch.window <= window);
             let starts: Vec<u32> = batch.inputs.chunks(batch.window).map(|row| row[0]).collect();
-            prop_assert_eq!(next.unwrap_or_else(|| starts.clone()), starts);
-            next = Some(batch.targets.chunks(batch.window).map(|row| row[row.len() - 1]).collect());
+            let ends = batch.targets.chunks(batch.window).map(|row| row[row.len() - 1]).collect();
+            let first = match rows {
+                Some((first, latest)) => {
+                    prop_assert_eq!(latest, starts);
+                    first
+                }
+                None => starts,
+            };
+            rows = Some((first, ends));
             part += batch.window;
             targets.extend(batch.targets);
         }
-        if streams.parts() > 0 {
-            prop_assert_eq!(warmed, warmup);
-            prop_assert!(part >= warmup);
+        if let Some((starts, ends)) = rows {
+            prop_assert!(part >= shortest);
+            prop_assert_eq!(starts[0], head);
+            prop_assert_eq!(&starts[1..], &ends[..ends.len() - 1]);
         }
         targets.sort_unstable();
         prop_assert_eq!(targets, (1..n as u32).collect::<Vec<_>>());

@@ -68,7 +68,8 @@ pub trait LanguageModel: Module {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reading {
     /// Consecutive windows of parallel streams, with the state carried from window to window
-    /// (truncated back-propagation through time).
+    /// (truncated back-propagation through time). Evaluation gives the state of a row to another one: each
+    /// tensor of the state is `[1, batch, size]`, and holds all that the model knows of a row.
     Streams,
     /// Windows of at most `context` tokens that know nothing of each other.
     Windows {

@@ -5,15 +5,13 @@
 //! ```
 //!
 //! It trains a recurrent preset for some steps on a text (without one, on that which Shears carries) and
-//! reads the validation text as one stream, then in parallel streams with warm-ups of several lengths.
-//! The table has the difference of the losses in nats a token; the same in nats a stream, which is
-//! what each place costs where the text was cut; and seconds.
+//! reads the validation text as one stream, then in several numbers of parallel streams. The table
+//! has the difference of the losses in nats a token, and seconds.
 
 use std::error::Error;
 use std::time::Instant;
 
 use burn::tensor::Device;
-use shears_data::EvaluationStreams;
 use shears_model::{Architecture, Gru, Initializer, LanguageModel, Lstm, Rnn};
 use shears_train::{
     Batches, Corpora, Evaluation, Plan, Preset, Streams, Trainer, evaluate, load_corpora,
@@ -75,15 +73,11 @@ fn compare<M: LanguageModel>(
     let (exact, seconds) = timed(Streams::ONE)?;
     let (loss, predicted) = (exact.val_loss, exact.tokens);
     println!("{name} after {steps} steps, {predicted} tokens: {loss:.7} nats, {seconds:.2} s");
-    println!("streams warm-up    nats a token   nats a stream   seconds");
-    let warmups = [0, 32, 64, 128, 256, 512].map(|warmup| (64, warmup));
-    let counts = [8, 16, 32, 48, 96, 128].map(|count| (count, 256));
-    for (count, warmup) in warmups.into_iter().chain(counts) {
-        let parts = EvaluationStreams::new(tokens, count, warmup)?.parts();
-        let (found, seconds) = timed(Streams { count, warmup })?;
+    println!("streams    difference   seconds");
+    for count in [8, 16, 32, 64, 128] {
+        let (found, seconds) = timed(Streams(count))?;
         let difference = found.val_loss - loss;
-        let of_a_stream = difference * predicted as f64 / parts.max(1) as f64;
-        println!("{parts:7} {warmup:7} {difference:15.2e} {of_a_stream:15.2e} {seconds:9.2}");
+        println!("{count:7} {difference:13.1e} {seconds:9.2}");
     }
     Ok(())
 }

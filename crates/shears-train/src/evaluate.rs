@@ -1,6 +1,6 @@
 //! Evaluation: a full pass over the validation text, every token predicted once.
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use serde::Serialize;
 use shears_data::{Batch, DataError, EvaluationStreams, evaluation_batches};
 use shears_model::{LanguageModel, Reading, State};
@@ -20,33 +20,19 @@ pub struct Evaluation {
     pub tokens: usize,
 }
 
-/// How a model that reads streams goes over a text in evaluation.
-///
-/// Every token but the first is predicted once in any case. What differs is the state that it is
-/// predicted from, at the start of each stream but the first: that of the `warmup` tokens before it, and not of
-/// all. The measurements behind [`Streams::default`] are in `LOG.md`.
+/// How many streams a recurrent model reads at the same time in evaluation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Streams {
-    /// Parts of the text that are read at the same time, at most; a short text has fewer.
-    pub count: usize,
-    /// Tokens that a stream reads before its part, without counting their losses.
-    pub warmup: usize,
-}
+pub struct Streams(pub usize);
 
 impl Streams {
     /// One stream with its state carried throughout: exact, and one token after the other.
-    pub const ONE: Streams = Streams {
-        count: 1,
-        warmup: 0,
-    };
+    pub const ONE: Streams = Streams(1);
 }
 
 impl Default for Streams {
+    /// As many as keep the processor busy; see `LOG.md`.
     fn default() -> Self {
-        Streams {
-            count: 64,
-            warmup: 256,
-        }
+        Streams(64)
     }
 }
 
@@ -54,20 +40,34 @@ impl Default for Streams {
 /// batch of training usually has.
 pub(crate) const TOKENS_AT_ONCE: usize = 2048;
 
+/// Tokens of a call with a single stream: more would no longer stay in the cache.
+const SINGLE_STREAM_WINDOW: usize = 256;
+
+/// Tokens of a parallel stream, at least: shorter ones would be read again as a whole.
+const SHORTEST_PART: usize = 512;
+
+/// What a window's loss may change, in nats a token, when it is read again from a better state and is
+/// said to be the same: a few roundings of an f32.
+const SAME: f64 = 3e-6;
+
+/// So many windows in a row must be the same. A difference that changes its sign is small for one of them.
+const SAME_WINDOWS: usize = 2;
+
+/// How often the parts of a text are read, at most. That is nearly the cost of a single stream.
+const MOST_PASSES: usize = 8;
+
 /// Windows of a Transformer's context that it reads in one call.
 pub(crate) fn windows_at_once(context: usize) -> usize {
     (TOKENS_AT_ONCE / context.max(1)).max(1)
 }
 
-/// Tokens of a call with a single stream: more would no longer stay in the cache.
-const SINGLE_STREAM_WINDOW: usize = 256;
-
 /// Predicts every token of a text but the first from those before it.
 ///
-/// A recurrent model reads the text in parallel `streams`, each with its state carried; a Transformer
-/// reads consecutive windows of its context. `tokens` are those of a text of that many `characters`.
-/// `model` is outside automatic differentiation ([`burn::module::Module::valid`]). The result depends
-/// on the text and on `streams` alone, not on the number of threads.
+/// A Transformer reads consecutive windows of its context. A recurrent model reads the text in parallel
+/// `streams`, which give the loss of a single one but for about 1e-5 nats a token, unless the model remembers
+/// more than some thousand tokens. `tokens` are those of a text of that many `characters`. `model` is outside
+/// automatic differentiation ([`burn::module::Module::valid`]). The result depends on the text and on
+/// `streams` alone, not on the number of threads.
 ///
 /// # Errors
 ///
@@ -79,30 +79,31 @@ pub fn evaluate<M: LanguageModel>(
     streams: Streams,
     device: &Device,
 ) -> Result<Evaluation, DataError> {
-    let mut reader = Reader::new(model, device);
+    let mut sum = Sum::default();
     match model.reading() {
         Reading::Windows { context } => {
             for batch in evaluation_batches(tokens, windows_at_once(context), context)? {
-                reader.predict(&batch);
+                let (loss, _) = mean_loss(model, &batch, State::default(), device);
+                sum.add(loss, &batch);
             }
         }
         Reading::Streams => {
-            let streams = EvaluationStreams::new(tokens, streams.count, streams.warmup)?;
+            let streams = EvaluationStreams::new(tokens, streams.0, SHORTEST_PART)?;
+            let mut state = State::default();
             for batch in streams.head_batches(SINGLE_STREAM_WINDOW) {
-                reader.predict(&batch);
+                let (loss, after) = mean_loss(model, &batch, state, device);
+                sum.add(loss, &batch);
+                state = after;
             }
-            let window = TOKENS_AT_ONCE / streams.parts().max(1);
-            for batch in streams.warmup_batches(window) {
-                reader.warm_up(&batch);
-            }
-            for batch in streams.part_batches(window) {
-                reader.predict(&batch);
+            if streams.parts() > 0 {
+                read_parts(model, streams, state, device, &mut sum);
             }
         }
     }
-    let Reader {
-        nats, predicted, ..
-    } = reader;
+    let Sum {
+        nats,
+        tokens: predicted,
+    } = sum;
     let val_loss = nats / predicted.max(1) as f64;
     // The first token is given, so its characters are not predicted.
     let predicted_characters = characters as f64 * predicted as f64 / tokens.len().max(1) as f64;
@@ -114,52 +115,91 @@ pub fn evaluate<M: LanguageModel>(
     })
 }
 
-/// Reads batch after batch and adds up the losses.
-struct Reader<'a, M> {
-    model: &'a M,
-    device: &'a Device,
-    state: State,
-    nats: f64,
-    predicted: usize,
+/// Reads the parts behind the head at the same time, each from the state that the one before it ends with.
+///
+/// At first nobody knows these states, and all parts begin with that of the head. Then each begins again
+/// with the state that the one before it has ended with, and is read until the losses of its windows
+/// no longer change: what it has ended with is then right as well. A part that is read to its end in
+/// this way gives a better state to the next one, and so on, until nothing changes.
+fn read_parts<M: LanguageModel>(
+    model: &M,
+    streams: EvaluationStreams<'_>,
+    head: State,
+    device: &Device,
+    sum: &mut Sum,
+) {
+    let parts = streams.parts();
+    let batches = || streams.part_batches(TOKENS_AT_ONCE / parts);
+    let mut losses = Vec::new();
+    let mut state = head.clone();
+    for tensor in state.tensors.values_mut() {
+        *tensor = tensor.clone().repeat_dim(1, parts);
+    }
+    for batch in batches() {
+        let (loss, after) = mean_loss(model, &batch, state, device);
+        losses.push(loss);
+        state = after;
+    }
+    let mut same = 0;
+    'passes: for _ in 1..MOST_PASSES {
+        state = one_part_later(&head, state);
+        for (batch, loss) in batches().zip(&mut losses) {
+            let before = std::mem::take(&mut state);
+            let (found, after) = mean_loss(model, &batch, before, device);
+            state = after;
+            let change = (found - *loss).abs();
+            *loss = found;
+            same = if change <= SAME { same + 1 } else { 0 };
+            // What is not finite does not become so.
+            if same == SAME_WINDOWS || !change.is_finite() {
+                break 'passes;
+            }
+        }
+    }
+    for (batch, loss) in batches().zip(losses) {
+        sum.add(loss, &batch);
+    }
 }
 
-impl<'a, M: LanguageModel> Reader<'a, M> {
-    fn new(model: &'a M, device: &'a Device) -> Self {
-        Reader {
-            model,
-            device,
-            state: State::default(),
-            nats: 0.0,
-            predicted: 0,
-        }
+/// The states of all parts at their starts, from those at their ends and that of the head.
+fn one_part_later(head: &State, ends: State) -> State {
+    let mut ends = ends.tensors;
+    let mut starts = head.clone();
+    for (name, first) in &mut starts.tensors {
+        let Some(ends) = ends.remove(name) else {
+            continue;
+        };
+        let [_, parts, _] = ends.dims();
+        let others = ends.narrow(1, 0, parts - 1);
+        *first = Tensor::cat(vec![first.clone(), others], 1);
     }
+    starts
+}
 
-    /// Reads a batch whose losses count.
-    fn predict(&mut self, batch: &Batch) {
-        let (inputs, targets) = to_tensors(batch, self.device);
-        let before = self.state_before(batch);
-        let (loss, after) = self.model.loss(inputs, targets, before);
-        self.state = after;
-        // The loss is a mean in f32, exact to 6e-8 of it; the sum over the batches is in f64.
-        let mean = loss.into_data().iter::<f32>().next().unwrap_or(f32::NAN);
-        let predictions = batch.targets.len();
-        self.nats += f64::from(mean) * predictions as f64;
-        self.predicted += predictions;
-    }
+/// The mean loss of a batch in nats a token, and the state afterwards. The mean is an f32 of a sum in f64,
+/// and right to 6e-8 of it.
+fn mean_loss<M: LanguageModel>(
+    model: &M,
+    batch: &Batch,
+    state: State,
+    device: &Device,
+) -> (f64, State) {
+    let (inputs, targets) = to_tensors(batch, device);
+    let (loss, after) = model.loss(inputs, targets, state);
+    let mean = loss.into_data().iter::<f32>().next().unwrap_or(f32::NAN);
+    (f64::from(mean), after)
+}
 
-    /// Reads a batch for its state alone.
-    fn warm_up(&mut self, batch: &Batch) {
-        let (inputs, _) = to_tensors(batch, self.device);
-        let before = self.state_before(batch);
-        // It computes the logits of the last token alone.
-        self.state = self.model.predict(inputs, before).1;
-    }
+/// The losses of some tokens together.
+#[derive(Debug, Default)]
+struct Sum {
+    nats: f64,
+    tokens: usize,
+}
 
-    fn state_before(&mut self, batch: &Batch) -> State {
-        let carried = std::mem::take(&mut self.state);
-        match batch.starts_stream {
-            true => State::default(),
-            false => carried,
-        }
+impl Sum {
+    fn add(&mut self, mean: f64, batch: &Batch) {
+        self.nats += mean * batch.targets.len() as f64;
+        self.tokens += batch.targets.len();
     }
 }
