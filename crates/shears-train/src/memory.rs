@@ -91,6 +91,8 @@ fn in_training(plan: &Plan, tokens: u64, vocabulary: usize) -> u64 {
     tokens
         .saturating_mul(per_token)
         .saturating_add(logits(tokens, vocabulary))
+        // The output layer's weights are packed for both directions.
+        .saturating_add(2 * packed_output(plan, vocabulary))
 }
 
 /// Numbers that an evaluation takes. No layer leaves anything but its result, and a Transformer the keys and
@@ -110,6 +112,12 @@ fn in_evaluation(plan: &Plan, vocabulary: usize) -> u64 {
     tokens
         .saturating_mul(per_token)
         .saturating_add(logits(tokens, vocabulary))
+        .saturating_add(packed_output(plan, vocabulary))
+}
+
+/// Numbers of the output layer's weights in panels.
+fn packed_output(plan: &Plan, vocabulary: usize) -> u64 {
+    (plan.hidden as u64).saturating_mul(vocabulary as u64)
 }
 
 /// Numbers of a layer for each token.

@@ -21,6 +21,7 @@ dropout = 0.25
 tied = false
 forget-bias = true
 nonlinearity = "relu"
+precision = "bf16"
 batch = 3
 window = 7
 accumulate = 2
