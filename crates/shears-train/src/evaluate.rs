@@ -32,7 +32,7 @@ impl Streams {
 impl Default for Streams {
     /// As many as keep the processor busy; see `LOG.md`.
     fn default() -> Self {
-        Streams(64)
+        Streams(32)
     }
 }
 

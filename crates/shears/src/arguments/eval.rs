@@ -6,9 +6,10 @@ use clap::{Args, ValueHint};
 
 /// Measure a trained model on a text
 ///
-/// A full pass: every token but the first is predicted once. Recurrent models read the text in up to
-/// 64 parts at the same time, each after the 256 tokens before it; a Transformer reads consecutive
-/// windows of its context. Prints the loss in nats a token, bits a character and perplexity.
+/// Every token but the first is predicted once. Recurrent models read up to 32 parts of the text at the
+/// same time, and begin each again until what comes before it no longer changes its loss; a
+/// Transformer reads consecutive windows of its context. Prints the loss in nats a token, bits a
+/// character and perplexity.
 #[derive(Args, Debug)]
 pub(crate) struct EvalArguments {
     /// Folder of the run
