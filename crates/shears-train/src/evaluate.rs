@@ -32,7 +32,7 @@ impl Streams {
 impl Default for Streams {
     /// As many as keep the processor busy; see `LOG.md`.
     fn default() -> Self {
-        Streams(64)
+        Streams(32)
     }
 }
 
@@ -64,8 +64,8 @@ pub(crate) fn windows_at_once(context: usize) -> usize {
 /// Predicts every token of a text but the first from those before it.
 ///
 /// A Transformer reads consecutive windows of its context. A recurrent model reads the text in parallel
-/// `streams`, which give the loss of a single one but for about 1e-5 nats a token, unless the model remembers
-/// more than some thousand tokens. `tokens` are those of a text of that many `characters`. `model` is outside
+/// `streams`, which give the loss of a single one but for less than 1e-4 nats a token, unless the model
+/// remembers thousands of tokens. `tokens` are those of a text of that many `characters`. `model` is outside
 /// automatic differentiation ([`burn::module::Module::valid`]). The result depends on the text and on
 /// `streams` alone, not on the number of threads.
 ///

@@ -6,9 +6,10 @@ use clap::{Args, ValueHint};
 
 /// Measure a trained model on a text
 ///
-/// A full pass: every token but the first is predicted once. Recurrent models read the text in up to
-/// 64 parts at the same time, each after the 256 tokens before it; a Transformer reads consecutive
-/// windows of its context. Prints the loss in nats a token, bits a character and perplexity.
+/// Every token but the first is predicted once. Recurrent models read up to 32 parts of the text at the
+/// same time, and begin each again until what comes before it no longer changes its loss; a
+/// Transformer reads consecutive windows of its context. Prints the loss in nats a token, bits a
+/// character and perplexity.
 #[derive(Args, Debug)]
 pub(crate) struct EvalArguments {
     /// Folder of the run
@@ -25,8 +26,8 @@ pub(crate) struct EvalArguments {
 
     /// Read the text of a recurrent model as one stream: slower, and with all that is before a token
     ///
-    /// Without it, and in training, the loss differs by less than 1e-4 nats a token in all
-    /// measurements (LOG.md). Transformers are evaluated in the same way in both cases.
+    /// Without it, and in training, the loss differs by less than 1e-4 nats a token, unless the model
+    /// remembers thousands of tokens. Transformers are evaluated in the same way in both cases.
     #[arg(long)]
     pub(crate) exact: bool,
 
