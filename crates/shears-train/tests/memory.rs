@@ -38,11 +38,11 @@ fn estimates_are_within_a_sixth_of_the_peaks() {
             _ => check::<Lstm>(Lstm::new, &plan, vocabulary),
         };
     }
-    for case in 0..CASES.len() {
+    for (number, case) in CASES.iter().enumerate() {
         let mut again = Command::new(std::env::current_exe().unwrap());
         again.args(["estimates_are_within_a_sixth_of_the_peaks", "--nocapture"]);
-        let status = again.env(CASE, case.to_string()).status().unwrap();
-        assert!(status.success(), "{:?}", CASES[case]);
+        let status = again.env(CASE, number.to_string()).status().unwrap();
+        assert!(status.success(), "{case:?}");
     }
 }
 

@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use crate::blocks::{BLOCK_ELEMENTS, LANES};
 use crate::scan::{Scan, Scanned, scan};
 
-/// Compares a scan with [`scan`](crate::scan), bit for bit, over lengths around the edges of lanes
+/// Compares a scan with [`scan`](fn@crate::scan), bit for bit, over lengths around the edges of lanes
 /// and blocks, numbers of every size, what is not finite, many small tensors, and 0 to 5 threads.
 ///
 /// # Panics

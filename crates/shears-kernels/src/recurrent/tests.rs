@@ -3,7 +3,8 @@ use burn::tensor::{Device, Tensor};
 use super::backward::{Known, backward};
 use super::forward::{Shape, forward};
 use super::*;
-use crate::cpu::{Cpu, Precision};
+use crate::cpu::Cpu;
+use crate::cpu::Precision::F32;
 use crate::testing::{assert_close, numbers, read, tensor, whole, whole_numbers};
 
 const CELLS: [Cell; 4] = [
@@ -107,25 +108,17 @@ impl Case {
         let (kept, given) = (weights.clone(), states.clone());
         let (outputs, carried) = match &self.tokens {
             Some(tokens) => {
+                let (cell, table) = (self.cell, source.clone());
                 let tokens = whole(tokens, [time, batch], &device);
                 match fused {
-                    true => recurrent_tokens(
-                        self.cell,
-                        Precision::F32,
-                        tokens,
-                        source.clone(),
-                        weights,
-                        given,
-                    ),
-                    false => {
-                        recurrent_tokens_plain(self.cell, tokens, source.clone(), weights, given)
-                    }
+                    true => recurrent_tokens(cell, F32, tokens, table, weights, given),
+                    false => recurrent_tokens_plain(cell, tokens, table, weights, given),
                 }
             }
             None => {
                 let input = source.clone().reshape([time, batch, inputs]);
                 match fused {
-                    true => recurrent(self.cell, Precision::F32, input, weights, given),
+                    true => recurrent(self.cell, F32, input, weights, given),
                     false => recurrent_plain(self.cell, input, weights, given),
                 }
             }
@@ -292,7 +285,7 @@ fn only_the_last_state_may_be_used() {
                 .map(|state| tensor(state, [4, 6], &device))
                 .collect();
             let (_, carried) = match fused {
-                true => recurrent(cell, Precision::F32, input, weights, states),
+                true => recurrent(cell, F32, input, weights, states),
                 false => recurrent_plain(cell, input, weights, states),
             };
             let last = carried.last().unwrap().clone();
@@ -334,7 +327,7 @@ fn without_gradients_the_values_are_the_same() {
         let tokens = whole(case.tokens.as_ref().unwrap(), [4, 6], &device);
         let (outputs, carried) = recurrent_tokens(
             cell,
-            Precision::F32,
+            F32,
             tokens,
             plain(&case.source, [5, 5]),
             weights,
