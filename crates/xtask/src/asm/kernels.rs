@@ -68,7 +68,7 @@ const SIXTEEN: &str = "it needs more constants and intermediate results at once 
 const OTHER_TILE: Asked = Nothing("no tile of this height");
 
 /// The first that matches a loop is its kernel.
-pub(super) static KERNELS: [Kernel; 11] = [
+pub(super) static KERNELS: [Kernel; 12] = [
     Kernel {
         name: "matrix product, 14 x 2",
         frames: &[
@@ -83,6 +83,13 @@ pub(super) static KERNELS: [Kernel; 11] = [
         frames: &[("matmul/tile.rs", ", 6, 2,"), ("matmul/tile/", "tile_6x2")],
         asked: [Clean(2.25), Clean(2.25), SCALAR],
         estimated: true,
+    },
+    Kernel {
+        // Its multiplications are few among the instructions that take pairs apart.
+        name: "bf16 by f32 units",
+        frames: &[("matmul/tile.rs", "widened<")],
+        asked: [Clean(9.0), Clean(10.5), SCALAR],
+        estimated: false,
     },
     Kernel {
         name: "matrix product, other tiles",
