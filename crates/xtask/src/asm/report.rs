@@ -222,7 +222,9 @@ mod tests {
         assert_eq!(compiled, Some(KERNELS[0].name));
         assert_eq!(of("matmul/tile/x86.rs", "tile_14x2"), Some(KERNELS[0].name));
         assert_eq!(of("matmul/tile/x86.rs", "tile_6x2"), Some(KERNELS[1].name));
-        assert_eq!(of("matmul/tile/x86.rs", "tile_6x1"), Some(KERNELS[2].name));
+        let widened = of("matmul/tile.rs", "widened<pulp::x86::v3::V3, 6, 2>");
+        assert_eq!(widened, Some(KERNELS[2].name));
+        assert_eq!(of("matmul/tile/x86.rs", "tile_6x1"), Some(KERNELS[3].name));
         assert_eq!(of("dropout.rs", "apply<pulp::x86::v4::V4>"), None);
         assert_eq!(Set::of("pulp::x86::v3::V3::vectorize::imp"), Set::Avx2);
         assert_eq!(
