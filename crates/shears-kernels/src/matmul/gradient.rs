@@ -152,15 +152,13 @@ impl<const HEIGHT: usize> WithSimd for Strips<'_, HEIGHT> {
     fn with_simd<S: Simd>(self, _: S) {
         let (a, stride) = self.a;
         let depth = self.range.len();
-        let row = |k: usize| {
-            let row = &a[k * stride..][self.rows.clone()];
-            prefetch_row(row, ROWS_AHEAD * stride);
-            row
-        };
+        let row = |k: usize| &a[k * stride..][self.rows.clone()];
         let are_rows = self.products == Products::Bf16(Bf16Unit::Amx);
         for (d, k) in self.range.clone().enumerate() {
             if self.products == Products::F32 {
-                let (whole, rest) = row(k).as_chunks::<HEIGHT>();
+                let row = row(k);
+                prefetch_row(row, ROWS_AHEAD * stride);
+                let (whole, rest) = row.as_chunks::<HEIGHT>();
                 let mut at = d * HEIGHT;
                 for elements in whole {
                     self.strips[at..at + HEIGHT].copy_from_slice(elements);
@@ -171,22 +169,15 @@ impl<const HEIGHT: usize> WithSimd for Strips<'_, HEIGHT> {
                 }
                 continue;
             }
+            // Once for a row, and not for each of its strips.
+            for k in 2 * k..self.inner.min(2 * k + 2) {
+                prefetch_row(row(k), ROWS_AHEAD * stride);
+            }
             let mut pairs = [0.0; HEIGHT];
             for first in (0..self.rows.len()).step_by(HEIGHT) {
                 let height = HEIGHT.min(self.rows.len() - first);
                 let part = |k: usize| &row(k)[first..first + height];
-                if 2 * k + 1 < self.inner {
-                    let both = part(2 * k).iter().zip(part(2 * k + 1));
-                    for (pair, (x, y)) in pairs.iter_mut().zip(both) {
-                        *pair = pairs::pair(*x, *y);
-                    }
-                } else if 2 * k < self.inner {
-                    for (pair, x) in pairs.iter_mut().zip(part(2 * k)) {
-                        *pair = pairs::pair(*x, 0.0);
-                    }
-                } else {
-                    pairs.fill(0.0);
-                }
+                pairs::interleave(k, self.inner, part, &mut pairs);
                 let strip = &mut self.strips[first * depth..];
                 if are_rows {
                     for (out, pair) in strip[d..].iter_mut().step_by(depth).zip(pairs) {

@@ -89,6 +89,27 @@ impl WithSimd for ConvertRows<'_> {
     }
 }
 
+/// Rows `2 k` and `2 k + 1` of `inner` ones, element by element as pairs; a row that is not there is zeros.
+#[inline(always)]
+pub(super) fn interleave<'a>(
+    k: usize,
+    inner: usize,
+    row: impl Fn(usize) -> &'a [f32],
+    out: &mut [f32],
+) {
+    if 2 * k + 1 < inner {
+        for ((out, first), second) in out.iter_mut().zip(row(2 * k)).zip(row(2 * k + 1)) {
+            *out = pair(*first, *second);
+        }
+    } else if 2 * k < inner {
+        for (out, first) in out.iter_mut().zip(row(2 * k)) {
+            *out = pair(*first, 0.0);
+        }
+    } else {
+        out.fill(0.0);
+    }
+}
+
 /// Rows `2 k` and `2 k + 1` of `B`, which lie `stride` elements apart, as a row of pairs; a row that is not there is
 /// zeros.
 pub(super) struct InterleaveRows<'a> {
@@ -110,22 +131,14 @@ impl WithSimd for InterleaveRows<'_> {
     fn with_simd<S: Simd>(self, _: S) {
         let rows = self.range.zip(self.panel.chunks_exact_mut(self.width));
         for (k, out) in rows {
-            let row = |row: usize| &self.b[row * self.stride..][..self.given];
-            if 2 * k + 1 < self.inner {
-                let (first, second) = (row(2 * k), row(2 * k + 1));
-                prefetch_row(first, ROWS_AHEAD * self.stride);
-                prefetch_row(second, ROWS_AHEAD * self.stride);
-                for ((out, first), second) in out.iter_mut().zip(first).zip(second) {
-                    *out = pair(*first, *second);
-                }
-            } else if 2 * k < self.inner {
-                for (out, first) in out.iter_mut().zip(row(2 * k)) {
-                    *out = pair(*first, 0.0);
-                }
-            } else {
-                out.fill(0.0);
-            }
-            out[self.given..].fill(0.0);
+            let row = |row: usize| {
+                let row = &self.b[row * self.stride..][..self.given];
+                prefetch_row(row, ROWS_AHEAD * self.stride);
+                row
+            };
+            let (given, padding) = out.split_at_mut(self.given);
+            interleave(k, self.inner, row, given);
+            padding.fill(0.0);
         }
     }
 }
