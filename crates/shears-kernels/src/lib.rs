@@ -40,6 +40,7 @@ pub use recurrent::{
     Activation, Cell, RecurrentWeights, recurrent, recurrent_plain, recurrent_tokens,
     recurrent_tokens_plain,
 };
+pub use tensor::narrowed;
 pub use transformer::{
     BlockSettings, BlockWeights, EMBEDDING_SITE, KeysAndValues, LinearWeights, NormWeights,
     transformer_block, transformer_block_plain,

@@ -12,7 +12,7 @@ use burn::tensor::Tensor;
 use crate::buffer::Buffer;
 use crate::cpu::Cpu;
 use crate::matmul::{FEW_ROWS, Packed, Start, product_of_few_rows, transposed_product};
-use crate::tensor::{contiguous, is_ours, sizes, values};
+use crate::tensor::{contiguous, is_ours, sizes, values, weight as stored, widened};
 use crate::vector::sum_columns;
 
 /// `x Wᵀ + b` for `input` `[.., inputs]`, `weight` `[outputs, inputs]` and `bias` `[outputs]`.
@@ -74,13 +74,14 @@ impl LinearBackend for Flex {
             [] => Start::Zero,
             bias => Start::Bias(bias),
         };
-        let (x, weight) = (values(&input), values(&weight));
+        let x = values(&input);
         let mut y = Buffer::uninitialised(rows * outputs);
         if rows <= FEW_ROWS {
-            let y = (&mut y[..], outputs);
+            let (weight, y) = (stored(&weight), (&mut y[..], outputs));
             product_of_few_rows(cpu, (weight, outputs), (x, rows), y, start);
         } else {
-            let packed = Packed::transposed(cpu, weight, outputs, inputs);
+            let weight = widened(weight);
+            let packed = Packed::transposed(cpu, values(&weight), outputs, inputs);
             packed.multiply(cpu, (x, inputs), (&mut y, outputs), start);
         }
         y.into_tensor([rows, outputs])

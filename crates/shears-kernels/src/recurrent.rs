@@ -8,6 +8,7 @@
 use burn::tensor::{Int, Tensor};
 
 use crate::cpu::Precision;
+use crate::matmul::Weight;
 use crate::tensor::{is_ours, no_tokens};
 
 mod backward;
@@ -123,8 +124,8 @@ enum Source<'a> {
 /// The parameters as numbers, see [`RecurrentWeights`].
 #[derive(Clone, Copy, Debug)]
 struct Weights<'a> {
-    input: &'a [f32],
-    recurrent: &'a [f32],
+    input: Weight<'a>,
+    recurrent: Weight<'a>,
     input_bias: &'a [f32],
     recurrent_bias: &'a [f32],
 }

@@ -73,7 +73,7 @@ pub struct BlockSettings {
     /// Of the attention's weights and of both residual branches.
     pub dropout: Option<Dropout>,
     /// Of the products with weights. The attention itself is computed in `f32`, and so is one position
-    /// of up to 16 texts, as in generation, and everything on other devices.
+    /// of up to 16 texts after earlier ones, as in generation, and everything on other devices.
     pub precision: Precision,
 }
 

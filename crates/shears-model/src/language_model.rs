@@ -46,6 +46,12 @@ pub trait LanguageModel: Module {
         (loss, state)
     }
 
+    /// The same model in the form in which [`LanguageModel::predict`] reads it fastest, for writing texts: outside
+    /// automatic differentiation, and for nothing else.
+    fn for_generation(self) -> Self {
+        self
+    }
+
     /// How the model reads a corpus in training and evaluation.
     fn reading(&self) -> Reading;
 

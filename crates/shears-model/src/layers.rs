@@ -1,13 +1,13 @@
 //! The layers that several models share, with PyTorch's weight layout, and their initialisation.
 
 use crate::config::Precision;
-use burn::module::{Module, Param, ParamId};
+use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::tensor::{Device, Int, Shape, Tensor};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution as _, StandardNormal};
 
-use shears_kernels::{Dropout, filled, layer_norm, linear, output_loss};
+use shears_kernels::{Dropout, filled, layer_norm, linear, narrowed, output_loss};
 
 /// Creates parameters whose initial values depend on the seed and their order alone.
 ///
@@ -100,6 +100,28 @@ impl Linear {
             self.weight.val(),
             self.bias.as_ref().map(|bias| bias.val()),
         )
+    }
+}
+
+/// A module whose weights of products are stored as bf16 if that is the precision of its products, see
+/// [`narrowed`]. Every matrix of the module has to be one.
+pub(crate) fn stored_in<M: Module>(precision: Precision, module: M) -> M {
+    struct Narrow;
+    impl ModuleMapper for Narrow {
+        fn map_float<const D: usize>(&mut self, parameter: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            match D {
+                2 => parameter.map(|tensor| {
+                    let shape = tensor.dims();
+                    let rows = shape.iter().product::<usize>() / shape[D - 1].max(1);
+                    narrowed(tensor.reshape([rows, shape[D - 1]])).reshape(shape)
+                }),
+                _ => parameter,
+            }
+        }
+    }
+    match precision {
+        Precision::F32 => module,
+        Precision::Bf16 => module.map(&mut Narrow),
     }
 }
 

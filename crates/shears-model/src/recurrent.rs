@@ -6,7 +6,7 @@ use shears_kernels::{Cell, RecurrentWeights, recurrent, recurrent_tokens};
 
 use crate::config::{ModelConfig, Precision};
 use crate::language_model::{LanguageModel, Reading, State};
-use crate::layers::{Embedding, Initializer, Output, dropout};
+use crate::layers::{Embedding, Initializer, Output, dropout, stored_in};
 
 /// One recurrent layer over a whole window of time.
 pub trait RecurrentLayer: Module + ModuleDisplay {
@@ -155,6 +155,16 @@ impl<L: RecurrentLayer> LanguageModel for RecurrentModel<L> {
             .output
             .loss(hidden, &self.embedding, targets.transpose(), self.precision);
         (loss, state)
+    }
+
+    fn for_generation(self) -> Self {
+        let precision = self.precision;
+        // The embedding stays as it is: its rows are looked up, also where it is the output layer's weight.
+        RecurrentModel {
+            layers: stored_in(precision, self.layers),
+            output: stored_in(precision, self.output),
+            ..self
+        }
     }
 
     fn reading(&self) -> Reading {

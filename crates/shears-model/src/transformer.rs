@@ -10,7 +10,7 @@ use shears_kernels::{
 
 use crate::config::{ModelConfig, Precision};
 use crate::language_model::{LanguageModel, Reading, State};
-use crate::layers::{Embedding, Initializer, LayerNorm, Linear, Output, dropout};
+use crate::layers::{Embedding, Initializer, LayerNorm, Linear, Output, dropout, stored_in};
 
 /// A GPT-2-shaped text generator.
 #[derive(Module, Debug)]
@@ -142,6 +142,16 @@ impl LanguageModel for Transformer {
             .output
             .loss(hidden, &self.token_embedding, targets, self.precision);
         (loss, state)
+    }
+
+    fn for_generation(self) -> Self {
+        let precision = self.precision;
+        // The embedding stays as it is: its rows are looked up, also where it is the output layer's weight.
+        Transformer {
+            blocks: stored_in(precision, self.blocks),
+            output: stored_in(precision, self.output),
+            ..self
+        }
     }
 
     fn reading(&self) -> Reading {

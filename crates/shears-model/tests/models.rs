@@ -4,8 +4,8 @@
 
 use std::time::Instant;
 
-use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use shears_model::{
     Architecture, Gru, Initializer, LanguageModel, Lstm, ModelConfig, Nonlinearity, Precision, Rnn,
     State, Transformer, parameters,
@@ -423,6 +423,77 @@ fn check_prediction<M: LanguageModel>(name: &str, new: New<M>) {
 #[test]
 fn a_prediction_is_the_last_position_of_all() {
     for_all_models!(check_prediction);
+}
+
+/// The model with each matrix rounded to bf16, but for the embeddings.
+fn rounded<M: Module>(model: M) -> M {
+    #[derive(Default)]
+    struct Round(Vec<String>);
+    impl ModuleMapper for Round {
+        fn enter_module(&mut self, name: &str, _container: &str) {
+            self.0.push(name.to_string());
+        }
+        fn exit_module(&mut self, _name: &str, _container: &str) {
+            self.0.pop();
+        }
+        fn map_float<const D: usize>(&mut self, parameter: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            match D == 2 && !self.0.iter().any(|name| name.ends_with("embedding")) {
+                true => parameter.map(|tensor| tensor.cast(DType::BF16).cast(DType::F32)),
+                false => parameter,
+            }
+        }
+    }
+    model.map(&mut Round::default())
+}
+
+fn check_generation<M: LanguageModel>(name: &str, new: New<M>) {
+    let values = |logits: Tensor<2>| -> Vec<f32> { logits.into_data().iter().collect() };
+    for tied in [false, true] {
+        let config = |precision| ModelConfig {
+            tied,
+            embedding: if tied { 6 } else { 7 },
+            precision,
+            ..config()
+        };
+        let model = build(new, &config(Precision::Bf16), 2).for_generation();
+        let of = |precision| rounded(build(new, &config(precision), 2));
+        let assert_near = |what: &str, found: Tensor<2>, expected: Tensor<2>| {
+            for (found, expected) in values(found).into_iter().zip(values(expected)) {
+                let far = (found - expected).abs() > 1e-5;
+                assert!(!far, "{name} {tied}, {what}: {found} {expected}");
+            }
+        };
+        // Token by token, activations are read in f32.
+        let exact = of(Precision::F32);
+        let (_, mut state) = exact.predict(tokens(0..1), State::default());
+        let mut exact_state = state.clone();
+        for at in 1..11 {
+            let (found, after) = model.predict(tokens(at..at + 1), state);
+            let (expected, exact_after) = exact.predict(tokens(at..at + 1), exact_state);
+            assert_near(&format!("token {at}"), found, expected);
+            (state, exact_state) = (after, exact_after);
+        }
+        // Many at once are read as in training, by the same weights: rounding them again changes nothing.
+        let (found, state) = model.predict(tokens(0..10), State::default());
+        let (expected, whole) = of(Precision::Bf16).predict(tokens(0..10), State::default());
+        assert_near("a prompt", found, expected);
+        for (key, tensor) in state.tensors {
+            let expected = whole.tensors[&key].to_data();
+            assert_eq!(tensor.to_data(), expected, "{name} {tied} {key}");
+        }
+    }
+}
+
+#[test]
+fn generation_in_bf16_reads_weights_that_are_stored_so() {
+    for_all_models!(check_generation);
+    let model = build(Lstm::new, &config(), 2);
+    let before = weights(&model);
+    assert_eq!(
+        weights(&model.for_generation()),
+        before,
+        "in f32 nothing changes"
+    );
 }
 
 #[test]

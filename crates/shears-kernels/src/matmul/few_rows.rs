@@ -1,27 +1,79 @@
 //! A weight times few rows, as in generation. The weight is read once, as it lies in memory: bringing it
 //! into panels would cost more than the product.
 
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use burn::tensor::bf16;
 use pulp::{Simd, WithSimd};
 
 use super::Start;
+use crate::buffer::Buffer;
 use crate::cpu::{Cpu, Shared};
 use crate::vector::prefetch;
 
 /// The most rows that are multiplied in this way.
 pub(crate) const FEW_ROWS: usize = 16;
 
+/// Elements of the widest vector.
+const MOST_LANES: usize = 16;
+
 /// From this size on, the rows of a weight are shared between threads.
 const SPLIT_BYTES: usize = 1 << 18;
 
+/// A weight `[outputs, inner]`, row after row, as it is stored.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Weight<'a> {
+    F32(&'a [f32]),
+    Bf16(&'a [bf16]),
+}
+
+impl<'a> Weight<'a> {
+    /// # Panics
+    ///
+    /// If it is stored as bf16, which only products of few rows read.
+    pub(crate) fn f32(self) -> &'a [f32] {
+        match self {
+            Weight::F32(weight) => weight,
+            Weight::Bf16(_) => {
+                panic!("a weight in bf16 is widened before many rows are multiplied")
+            }
+        }
+    }
+
+    /// The rows of some outputs.
+    pub(crate) fn rows(self, outputs: Range<usize>, inner: usize) -> Weight<'a> {
+        let range = outputs.start * inner..outputs.end * inner;
+        match self {
+            Weight::F32(weight) => Weight::F32(&weight[range]),
+            Weight::Bf16(weight) => Weight::Bf16(&weight[range]),
+        }
+    }
+}
+
 /// `Y = start + X Wᵀ` for `W` `[outputs, inner]`, `X` `[rows, inner]` and `Y` `[rows, outputs]`, where rows of `Y` lie
-/// `y_stride` elements apart. The bits of a row of `Y` do not depend on how many rows there are.
+/// `y_stride` elements apart. `X` is read in `f32` whatever the weight is stored as. The bits of a row of `Y` do not
+/// depend on how many rows there are.
 ///
 /// # Panics
 ///
 /// If a row leaves its slice.
 pub(crate) fn product_of_few_rows(
     cpu: Cpu,
-    (weight, outputs): (&[f32], usize),
+    (weight, outputs): (Weight<'_>, usize),
+    x: (&[f32], usize),
+    y: (&mut [f32], usize),
+    start: Start<'_>,
+) {
+    match weight {
+        Weight::F32(weight) => product(cpu, (weight, outputs), x, y, start),
+        Weight::Bf16(weight) => product(cpu, (weight, outputs), x, y, start),
+    }
+}
+
+fn product<T: Stored>(
+    cpu: Cpu,
+    (weight, outputs): (&[T], usize),
     (x, rows): (&[f32], usize),
     (y, y_stride): (&mut [f32], usize),
     start: Start<'_>,
@@ -41,13 +93,18 @@ pub(crate) fn product_of_few_rows(
     } else {
         cpu
     };
+    let arranged = cpu.run(Arrange::<T> {
+        x,
+        inner,
+        stored: PhantomData,
+    });
     let y = Shared::new(y);
     cpu.split(outputs, MOST_OUTPUTS, |part| {
         cpu.run(FewRows {
             weight: &weight[part.start * inner..part.end * inner],
             first: part.start,
             outputs: part.len(),
-            x,
+            x: arranged.as_deref().unwrap_or(x),
             rows,
             inner,
             y,
@@ -57,15 +114,106 @@ pub(crate) fn product_of_few_rows(
     });
 }
 
+/// An element of a weight, as it is stored.
+trait Stored: Copy + Sync {
+    /// How many vectors of `f32` a vector of stored elements is widened to.
+    const PARTS: usize;
+
+    /// Zero.
+    const ZERO: Self;
+
+    /// `PARTS` vectors of consecutive elements, each with every `PARTS`-th of them; what is behind these is
+    /// not used.
+    ///
+    /// # Safety
+    ///
+    /// There are so many elements from `first` on.
+    unsafe fn load<S: Simd>(simd: S, first: *const Self) -> [S::f32s; 2];
+}
+
+impl Stored for f32 {
+    const PARTS: usize = 1;
+    const ZERO: f32 = 0.0;
+
+    #[inline(always)]
+    unsafe fn load<S: Simd>(simd: S, first: *const f32) -> [S::f32s; 2] {
+        // SAFETY: as the caller promises. A vector is plain data, and may lie anywhere.
+        let vector = unsafe { first.cast::<S::f32s>().read_unaligned() };
+        [vector, simd.splat_f32s(0.0)]
+    }
+}
+
+/// Two neighbours are the halves of a `u32`, and each is widened by 16 zeros.
+impl Stored for bf16 {
+    const PARTS: usize = 2;
+    const ZERO: bf16 = bf16::ZERO;
+
+    #[inline(always)]
+    unsafe fn load<S: Simd>(simd: S, first: *const bf16) -> [S::f32s; 2] {
+        // SAFETY: as above.
+        let pairs = unsafe { first.cast::<S::u32s>().read_unaligned() };
+        let (even, odd) = match cfg!(target_endian = "little") {
+            true => (low_halves(simd, pairs), high_halves(simd, pairs)),
+            false => (high_halves(simd, pairs), low_halves(simd, pairs)),
+        };
+        [even, odd]
+    }
+}
+
+#[inline(always)]
+fn low_halves<S: Simd>(simd: S, pairs: S::u32s) -> S::f32s {
+    simd.transmute_f32s_u32s(simd.wrapping_dyn_shl_u32s(pairs, simd.splat_u32s(16)))
+}
+
+#[inline(always)]
+fn high_halves<S: Simd>(simd: S, pairs: S::u32s) -> S::f32s {
+    simd.transmute_f32s_u32s(simd.and_u32s(pairs, simd.splat_u32s(0xffff_0000)))
+}
+
+/// Rows of `X` in the order of [`Stored::load`], padded with zeros to whole vectors of stored elements; nothing
+/// where they lie so already.
+struct Arrange<'a, T> {
+    x: &'a [f32],
+    inner: usize,
+    stored: PhantomData<T>,
+}
+
+impl<T: Stored> WithSimd for Arrange<'_, T> {
+    type Output = Option<Buffer>;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> Option<Buffer> {
+        let lanes = S::F32_LANES;
+        let step = T::PARTS * lanes;
+        if self.inner == 0 || T::PARTS == 1 && self.inner.is_multiple_of(step) {
+            return None;
+        }
+        let width = self.inner.next_multiple_of(step);
+        let mut arranged = Buffer::zeros(self.x.len() / self.inner * width);
+        let rows = self.x.chunks_exact(self.inner);
+        for (row, arranged) in rows.zip(arranged.chunks_exact_mut(width)) {
+            for (from, to) in row.chunks(step).zip(arranged.chunks_exact_mut(step)) {
+                for (part, to) in to.chunks_exact_mut(lanes).enumerate() {
+                    for (x, to) in from.iter().skip(part).step_by(T::PARTS).zip(to) {
+                        *to = *x;
+                    }
+                }
+            }
+        }
+        Some(arranged)
+    }
+}
+
 /// Outputs that are computed together: each has an accumulator of one vector.
 const MOST_OUTPUTS: usize = 8;
 
 /// Some rows of the weight, on one thread.
-struct FewRows<'a> {
-    weight: &'a [f32],
+struct FewRows<'a, T> {
+    weight: &'a [T],
     /// The place of these outputs in a row of `Y`.
     first: usize,
     outputs: usize,
+    /// See [`Arrange`].
     x: &'a [f32],
     rows: usize,
     inner: usize,
@@ -75,7 +223,7 @@ struct FewRows<'a> {
     start: Start<'a>,
 }
 
-impl WithSimd for FewRows<'_> {
+impl<T: Stored> WithSimd for FewRows<'_, T> {
     type Output = ();
 
     #[inline(always)]
@@ -88,7 +236,7 @@ impl WithSimd for FewRows<'_> {
     }
 }
 
-impl FewRows<'_> {
+impl<T: Stored> FewRows<'_, T> {
     #[inline(always)]
     fn compute<S: Simd, const OUTPUTS: usize>(&self, simd: S) {
         for first in (0..self.outputs).step_by(OUTPUTS) {
@@ -114,35 +262,47 @@ impl FewRows<'_> {
         row: usize,
     ) -> usize {
         let (inner, lanes) = (self.inner, S::F32_LANES);
+        let step = T::PARTS * lanes;
         // What is behind the last output is computed from the last output's weights, and thrown away.
-        let weights: [&[f32]; OUTPUTS] = std::array::from_fn(|output| {
+        let weights: [&[T]; OUTPUTS] = std::array::from_fn(|output| {
             let output = (first + output).min(self.outputs - 1);
             &self.weight[output * inner..(output + 1) * inner]
         });
+        let width = inner.next_multiple_of(step);
         let x: [&[f32]; ROWS] =
-            std::array::from_fn(|n| &self.x[(row + n) * inner..(row + n + 1) * inner]);
+            std::array::from_fn(|n| &self.x[(row + n) * width..(row + n + 1) * width]);
         let mut sums = [[simd.splat_f32s(0.0); OUTPUTS]; ROWS];
-        let vectors = inner / lanes;
-        for k in 0..vectors {
-            let mut factors = [simd.splat_f32s(0.0); ROWS];
-            for n in 0..ROWS {
-                factors[n] = vector::<S>(x[n], k);
-            }
+        let whole = inner / step;
+        for k in 0..whole {
             for output in 0..OUTPUTS {
-                let weights = weights[output];
-                let weight = vector::<S>(weights, k);
-                prefetch(weights.as_ptr().wrapping_add(OUTPUTS * inner + k * lanes));
-                for n in 0..ROWS {
-                    sums[n][output] = simd.mul_add_e_f32s(weight, factors[n], sums[n][output]);
+                // SAFETY: the row has `whole` such steps, and what is prefetched is not read.
+                let (weight, ahead) = unsafe {
+                    let weight = weights[output].as_ptr().add(k * step);
+                    (T::load(simd, weight), weight.wrapping_add(OUTPUTS * inner))
+                };
+                prefetch(ahead.cast());
+                for part in 0..T::PARTS {
+                    for n in 0..ROWS {
+                        let factor = vector::<S>(x[n], k * T::PARTS + part);
+                        sums[n][output] =
+                            simd.mul_add_e_f32s(weight[part], factor, sums[n][output]);
+                    }
                 }
             }
         }
-        if vectors * lanes < inner {
-            for n in 0..ROWS {
-                let factor = simd.partial_load_f32s(&x[n][vectors * lanes..]);
-                for output in 0..OUTPUTS {
-                    let weight = simd.partial_load_f32s(&weights[output][vectors * lanes..]);
-                    sums[n][output] = simd.mul_add_e_f32s(weight, factor, sums[n][output]);
+        if whole * step < inner {
+            let mut rest = [T::ZERO; 2 * MOST_LANES];
+            let count = inner - whole * step;
+            for output in 0..OUTPUTS {
+                rest[..count].copy_from_slice(&weights[output][whole * step..]);
+                // SAFETY: `rest` has room for two of the widest vectors.
+                let weight = unsafe { T::load(simd, rest.as_ptr()) };
+                for part in 0..T::PARTS {
+                    for n in 0..ROWS {
+                        let factor = vector::<S>(x[n], whole * T::PARTS + part);
+                        sums[n][output] =
+                            simd.mul_add_e_f32s(weight[part], factor, sums[n][output]);
+                    }
                 }
             }
         }

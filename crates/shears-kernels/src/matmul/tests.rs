@@ -1,4 +1,6 @@
-use super::{FEW_ROWS, Packed, Start, product_of_few_rows, transposed_product};
+use burn::tensor::bf16;
+
+use super::{FEW_ROWS, Packed, Start, Weight, product_of_few_rows, transposed_product};
 use crate::cpu::{Bf16Unit, Cpu, Products};
 use crate::testing::numbers;
 
@@ -151,16 +153,25 @@ fn products_of_two_activations() {
 
 #[test]
 fn few_rows_times_a_weight() {
-    for cpu in Cpu::all() {
-        for (outputs, inner) in [(1, 1), (4, 8), (9, 100), (65, 128), (3, 0), (600, 137)] {
-            let (weight, bias) = (numbers(outputs * inner, 12), numbers(outputs, 14));
+    let shapes = [(1, 1), (4, 8), (9, 100), (65, 128), (3, 0), (600, 137)];
+    for (cpu, (outputs, inner)) in Cpu::all()
+        .into_iter()
+        .flat_map(|cpu| shapes.map(|of| (cpu, of)))
+    {
+        let (weight, bias) = (numbers(outputs * inner, 12), numbers(outputs, 14));
+        let narrow: Vec<bf16> = weight.iter().map(|x| bf16::from_f32(*x)).collect();
+        let widened = rounded(&weight);
+        for (stored, weight) in [
+            (Weight::F32(&weight), &weight),
+            (Weight::Bf16(&narrow), &widened),
+        ] {
             let mut of_one_row = Vec::new();
             for rows in 1..=FEW_ROWS {
                 let (x, stride) = (numbers(rows * inner, 13), outputs + 3);
                 let before = numbers(rows * stride, 15);
                 for start in [Start::Zero, Start::Bias(&bias), Start::Result] {
                     let mut y = before.clone();
-                    let weight_and_size = (weight.as_slice(), outputs);
+                    let weight_and_size = (stored, outputs);
                     let result = (&mut y[..], stride);
                     product_of_few_rows(cpu, weight_and_size, (&x, rows), result, start);
                     let mut packed = before.clone();
@@ -195,7 +206,7 @@ fn few_rows_times_a_weight() {
 
 /// What bf16 holds of it.
 fn rounded(values: &[f32]) -> Vec<f32> {
-    let round = |x: &f32| f32::from(half::bf16::from_f32(*x));
+    let round = |x: &f32| f32::from(bf16::from_f32(*x));
     values.iter().map(round).collect()
 }
 
@@ -214,7 +225,7 @@ fn pairs_are_rounded_to_nearest_even() {
         f32::NAN,
     ];
     for &x in numbers(1000, 1).iter().chain(&special) {
-        let bits = u32::from(half::bf16::from_f32(x).to_bits());
+        let bits = u32::from(bf16::from_f32(x).to_bits());
         let pair = super::pairs::pair(x, -1.0).to_bits();
         if x.is_nan() {
             assert!(f32::from_bits(pair << 16).is_nan());

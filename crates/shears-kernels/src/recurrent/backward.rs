@@ -69,7 +69,7 @@ pub(super) fn backward(
     let steps = Steps {
         cell,
         shape,
-        packed: pack(cpu, cell, size, weights.recurrent),
+        packed: pack(cpu, cell, size, weights.recurrent.f32()),
         before,
         outputs,
         cells,
@@ -87,10 +87,15 @@ pub(super) fn backward(
     let (recurrent, recurrent_bias) =
         recurrent_gradients(cpu, cell, shape, &gates, (before.0, outputs));
     let (source, input, input_bias) = match source {
-        Source::Dense(x) => dense_gradients(cpu, cell, shape, &gates, x, weights.input),
-        Source::Table { embedding, tokens } => {
-            table_gradients(cpu, cell, shape, &gates, (embedding, tokens), weights.input)
-        }
+        Source::Dense(x) => dense_gradients(cpu, cell, shape, &gates, x, weights.input.f32()),
+        Source::Table { embedding, tokens } => table_gradients(
+            cpu,
+            cell,
+            shape,
+            &gates,
+            (embedding, tokens),
+            weights.input.f32(),
+        ),
     };
     Gradients {
         source,

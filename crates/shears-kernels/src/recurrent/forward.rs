@@ -8,7 +8,7 @@ use super::cell::Forward;
 use super::{Cell, Source, Weights};
 use crate::buffer::Buffer;
 use crate::cpu::{Cpu, Products, Shared};
-use crate::matmul::{FEW_ROWS, Packed, Start, product_of_few_rows};
+use crate::matmul::{FEW_ROWS, Packed, Start, Weight, product_of_few_rows};
 
 /// What a window leaves behind.
 #[derive(Debug)]
@@ -75,7 +75,7 @@ pub(super) fn forward(
         Source::Table { embedding, tokens } => {
             let width = cell.gates() * size;
             let mut table = Buffer::uninitialised(embedding.len() / shape.inputs * width);
-            let packed = Packed::transposed(cpu, weights.input, width, shape.inputs);
+            let packed = Packed::transposed(cpu, weights.input.f32(), width, shape.inputs);
             let embedding = (embedding, shape.inputs);
             packed.multiply(cpu, embedding, (&mut table, width), Start::Bias(&bias));
             Some((table, tokens))
@@ -88,7 +88,7 @@ pub(super) fn forward(
         last_bias: &weights.recurrent_bias[(cell.gates() - 1) * size..],
         packed: match shape.is_small(cpu) {
             true => Vec::new(),
-            false => pack(cpu, cell, size, weights.recurrent),
+            false => pack(cpu, cell, size, weights.recurrent.f32()),
         },
         table: table.as_ref().map(|(table, tokens)| (&table[..], *tokens)),
         before: (hidden, cell_state),
@@ -132,7 +132,7 @@ fn input_part(
     cpu: Cpu,
     shape: Shape,
     input: &[f32],
-    weight: &[f32],
+    weight: Weight<'_>,
     bias: &[f32],
     (sums, stride): (&mut [f32], usize),
 ) {
@@ -143,7 +143,7 @@ fn input_part(
         product_of_few_rows(cpu, (weight, width), (input, rows), (sums, stride), start);
         return;
     }
-    let packed = Packed::transposed(cpu, weight, width, shape.inputs);
+    let packed = Packed::transposed(cpu, weight.f32(), width, shape.inputs);
     // The last row ends with its last gate, not with what else is stored.
     packed.multiply(
         cpu,
@@ -182,7 +182,7 @@ struct Steps<'a> {
     cell: Cell,
     shape: Shape,
     /// `[gates x hidden, hidden]`
-    recurrent: &'a [f32],
+    recurrent: Weight<'a>,
     /// The recurrent bias of the last gate, which the GRU keeps apart.
     last_bias: &'a [f32],
     /// See [`pack`].
@@ -286,8 +286,8 @@ impl<'a> Steps<'a> {
             let sums = self.sums(&mut step);
             self.look_up(time, &rows, sums);
             for gates in products(self.cell) {
-                let weight = &self.recurrent[gates.start * size * size..gates.end * size * size];
-                let weight = (weight, gates.len() * size);
+                let outputs = gates.start * size..gates.end * size;
+                let weight = (self.recurrent.rows(outputs, size), gates.len() * size);
                 let first = self.cell.place_of_recurrent(gates.start) * size;
                 let sums = (&mut sums[first..], stride);
                 product_of_few_rows(cpu, weight, hidden_before, sums, self.start(gates.start));

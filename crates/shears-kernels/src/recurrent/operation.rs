@@ -18,7 +18,8 @@ use super::{Cell, RecurrentWeights, Source, Weights};
 use crate::buffer::Buffer;
 use crate::cpu::{Cpu, Precision};
 use crate::embedding::{gather, scatter};
-use crate::tensor::{contiguous, sizes, tokens as to_tokens, values};
+use crate::matmul::FEW_ROWS;
+use crate::tensor::{contiguous, sizes, tokens as to_tokens, values, weight, widened};
 
 /// Calls the operation. `source` is the input `[time x batch, inputs]` and no tokens, or the embedding
 /// and tokens `[time, batch]`.
@@ -238,7 +239,10 @@ impl Call {
         (hidden, cell_state): (FlexTensor, FlexTensor),
     ) -> Call {
         let source = contiguous(source);
-        let [weight_ih, weight_hh, bias_ih, bias_hh] = parameters.map(contiguous);
+        let [mut weight_ih, mut weight_hh, bias_ih, bias_hh] = parameters.map(contiguous);
+        if time * batch > FEW_ROWS {
+            (weight_ih, weight_hh) = (widened(weight_ih), widened(weight_hh));
+        }
         let [source_rows, inputs] = sizes(&source);
         let [_, size] = sizes(&weight_hh);
         let has_tokens = tokens.layout().num_elements() > 0;
@@ -281,8 +285,8 @@ impl Call {
 
     fn weights(&self) -> Weights<'_> {
         Weights {
-            input: values(&self.weight_ih),
-            recurrent: values(&self.weight_hh),
+            input: weight(&self.weight_ih),
+            recurrent: weight(&self.weight_hh),
             input_bias: values(&self.bias_ih),
             recurrent_bias: values(&self.bias_hh),
         }

@@ -162,8 +162,8 @@ impl Case {
             None => Source::Dense(&self.source),
         };
         let weights = Weights {
-            input: &self.weights[0],
-            recurrent: &self.weights[1],
+            input: Weight::F32(&self.weights[0]),
+            recurrent: Weight::F32(&self.weights[1]),
             input_bias: &self.weights[2],
             recurrent_bias: &self.weights[3],
         };

@@ -160,8 +160,9 @@ fn after_attention(
 ) -> AfterAttention {
     let Sizes { hidden, inner, .. } = sizes;
     let rows = sizes.rows();
-    let pack =
-        |linear: Linear<'_>, outputs, inputs| Packed::plain(cpu, linear.weight, outputs, inputs);
+    let pack = |linear: Linear<'_>, outputs, inputs| {
+        Packed::plain(cpu, linear.weight.f32(), outputs, inputs)
+    };
     let packed = [
         pack(weights.project, hidden, inner),
         pack(weights.expand, inner, hidden),
@@ -380,7 +381,7 @@ fn before_attention(
     x_gradient: &mut [f32],
 ) -> (Buffer, Buffer) {
     let hidden = sizes.hidden;
-    let packed = Packed::plain(cpu, weights.qkv.weight, 3 * hidden, hidden);
+    let packed = Packed::plain(cpu, weights.qkv.weight.f32(), 3 * hidden, hidden);
     let mut normal = Buffer::uninitialised(x.len());
     let width = 5 * hidden;
     let mut sums = Buffer::zeros(sizes.rows().div_ceil(sizes.rows_at_once()) * width);

@@ -10,7 +10,7 @@ use super::forward::{
 use crate::attention::{self, Attention, Rows};
 use crate::buffer::Buffer;
 use crate::cpu::Cpu;
-use crate::matmul::{FEW_ROWS, Start, product_of_few_rows};
+use crate::matmul::{Start, product_of_few_rows};
 use crate::tensor::sizes as sizes_of;
 
 /// Output, and the keys and values of all positions. What comes in is used up: where nobody else
@@ -22,7 +22,7 @@ pub(super) fn forward_cached(
     weights: Weights<'_>,
     earlier: [FlexTensor; 2],
 ) -> (Buffer, [FlexTensor; 2]) {
-    if sizes.time == 1 && sizes.batch <= FEW_ROWS {
+    if sizes.is_one_position() {
         return one_position(cpu, sizes, x, weights, earlier);
     }
     let qkv = queries_keys_values(cpu, sizes, x, weights);

@@ -8,7 +8,7 @@ use crate::buffer::Buffer;
 use crate::cpu::{Cpu, Shared};
 use crate::layer_norm::Moments;
 use crate::math::normal;
-use crate::matmul::{Packed, Start};
+use crate::matmul::{FEW_ROWS, Packed, Start, Weight};
 use crate::vector::{load, store};
 
 /// Sizes of a block.
@@ -25,6 +25,11 @@ pub(super) struct Sizes {
 impl Sizes {
     pub(super) fn rows(self) -> usize {
         self.batch * self.time
+    }
+
+    /// Whether these are single positions of few texts, whose products read each weight once, as it is stored.
+    pub(super) fn is_one_position(self) -> bool {
+        self.time == 1 && self.batch <= FEW_ROWS
     }
 
     /// Rows that go through a pass together. It depends on nothing but the sizes, so that sums over
@@ -66,7 +71,7 @@ impl Sizes {
 /// A weight `[outputs, inputs]` and a bias `[outputs]`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Linear<'a> {
-    pub(super) weight: &'a [f32],
+    pub(super) weight: Weight<'a>,
     pub(super) bias: &'a [f32],
 }
 
@@ -156,7 +161,7 @@ pub(super) fn after_attention(
         (weights.expand, inner, hidden),
         (weights.project, hidden, inner),
     ]
-    .map(|(linear, outputs, inputs)| Packed::transposed(cpu, linear.weight, outputs, inputs));
+    .map(|(linear, outputs, inputs)| Packed::transposed(cpu, linear.weight.f32(), outputs, inputs));
     let mut middle = Buffer::uninitialised(rows * hidden);
     let mut expanded = Buffer::uninitialised(rows * inner);
     let mut output = Buffer::uninitialised(rows * hidden);
@@ -195,7 +200,7 @@ pub(super) fn queries_keys_values(
     weights: Weights<'_>,
 ) -> Buffer {
     let hidden = sizes.hidden;
-    let packed = Packed::transposed(cpu, weights.qkv.weight, 3 * hidden, hidden);
+    let packed = Packed::transposed(cpu, weights.qkv.weight.f32(), 3 * hidden, hidden);
     let mut qkv = Buffer::uninitialised(sizes.rows() * 3 * hidden);
     let shared = Shared::new(&mut qkv);
     sizes.each_block(cpu, |_, range| {

@@ -18,7 +18,7 @@ use super::cached::forward_cached;
 use super::forward::{Linear, Pass, Saved, Sizes, Weights, forward};
 use super::{BlockSettings, BlockWeights, KeysAndValues, Masks};
 use crate::cpu::{Cpu, Precision};
-use crate::tensor::{contiguous, from_buffer, sizes, values};
+use crate::tensor::{contiguous, from_buffer, sizes, values, weight, widened};
 
 /// Calls the operation.
 pub(super) fn call(
@@ -132,6 +132,10 @@ pub(super) fn call_cached(
         primitive(project.bias),
     ];
     let call = Call::new(primitive(x), parameters, settings);
+    let call = match call.sizes.is_one_position() {
+        true => call,
+        false => call.widened(),
+    };
     let earlier = [primitive(earlier.keys), primitive(earlier.values)];
     let (output, [keys, values]) = forward_cached(
         Cpu::current().with(call.precision),
@@ -204,7 +208,7 @@ impl TransformerBackend for Flex {
         parameters: Parameters<Self>,
         settings: BlockSettings,
     ) -> (FlexTensor, FlexTensor, FlexTensor) {
-        let call = Call::new(x, parameters.into_array(), settings);
+        let call = Call::new(x, parameters.into_array(), settings).widened();
         let (output, qkv, _) = call.forward();
         let [keys, values] = call.keys_and_values(&qkv);
         (output, keys, values)
@@ -254,14 +258,15 @@ impl Call {
     fn new(x: FlexTensor, parameters: [FlexTensor; 12], settings: BlockSettings) -> Call {
         let [batch, time, hidden] = sizes(&x);
         let [inner, _] = sizes(&parameters[8]);
+        let sizes = Sizes {
+            batch,
+            time,
+            hidden,
+            inner,
+            heads: settings.heads,
+        };
         Call {
-            sizes: Sizes {
-                batch,
-                time,
-                hidden,
-                inner,
-                heads: settings.heads,
-            },
+            sizes,
             masks: settings.masks(),
             precision: settings.precision,
             x: contiguous(x),
@@ -269,14 +274,25 @@ impl Call {
         }
     }
 
-    fn weights(&self) -> Weights<'_> {
-        let [a, b, c, d, e, f, g, h, i, j, k, l] = self.parameters.each_ref().map(values);
-        let linear = |weight, bias| Linear { weight, bias };
+    /// With weights that products of many rows read.
+    fn widened(self) -> Call {
+        Call {
+            parameters: self.parameters.map(widened),
+            ..self
+        }
+    }
+
+    fn weights<'a>(&'a self) -> Weights<'a> {
+        let [a, b, c, d, e, f, g, h, i, j, k, l] = &self.parameters;
+        let linear = |of: &'a FlexTensor, bias| Linear {
+            weight: weight(of),
+            bias: values(bias),
+        };
         Weights {
-            norm_1: [a, b],
+            norm_1: [a, b].map(values),
             qkv: linear(c, d),
             projection: linear(e, f),
-            norm_2: [g, h],
+            norm_2: [g, h].map(values),
             expand: linear(i, j),
             project: linear(k, l),
         }

@@ -5,6 +5,7 @@ use super::forward::{Linear, Sizes, Weights, forward};
 use super::*;
 use crate::cpu::{Cpu, Precision};
 use crate::dropout::DropoutKey;
+use crate::matmul::Weight;
 use crate::testing::{assert_close, numbers, read, tensor};
 
 /// Batch, time, hidden, inner, heads: one of each, odd ones, more than a block of rows, a preset's.
@@ -157,7 +158,10 @@ impl Case {
     fn fused(&self, cpu: Cpu) -> Vec<Vec<f32>> {
         let [a, b, c, d, e, f, g, h, i, j, k, l] =
             std::array::from_fn(|index| self.parameters[index].as_slice());
-        let linear = |weight, bias| Linear { weight, bias };
+        let linear = |weight, bias| Linear {
+            weight: Weight::F32(weight),
+            bias,
+        };
         let weights = Weights {
             norm_1: [a, b],
             qkv: linear(c, d),

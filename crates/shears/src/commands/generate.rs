@@ -67,6 +67,7 @@ impl Work for Generate<'_> {
             tokenizer,
             device,
         } = self;
+        let model = model.for_generation();
         let tokens = tokenizer.encode(&prompt)?;
         let start = start_token(tokenizer);
         let mut out = std::io::stdout().lock();

@@ -57,6 +57,32 @@ fn eval_agrees_with_the_run() {
 }
 
 #[test]
+fn a_run_in_bf16_says_so_and_is_another_one() {
+    for flags in [TINY, TINY_TRANSFORMER] {
+        let scratch = Scratch::new();
+        let train = |precision: &str| {
+            let flags = format!("train {flags} --precision {precision} --out {precision}");
+            scratch.run(&flags).succeeded()
+        };
+        let (bf16, f32) = (train("bf16"), train("f32"));
+        assert!(bf16.contains("products in bf16 by"), "{bf16}");
+        assert!(!f32.contains("bf16"), "{f32}");
+        let loss = |run: &str| {
+            let line = scratch.run(&format!("eval {run} --json")).json().remove(0);
+            line["val_loss"].as_f64().unwrap()
+        };
+        let difference = (loss("bf16") - loss("f32")).abs();
+        assert!(difference > 0.0 && difference < 0.02, "{difference}");
+        let text = || {
+            scratch
+                .run("generate bf16 --tokens 60 --seed 3")
+                .succeeded()
+        };
+        assert_eq!(text(), text());
+    }
+}
+
+#[test]
 fn inspect_tells_all() {
     let scratch = with_run(TINY);
     let text = scratch.run("inspect run").succeeded();

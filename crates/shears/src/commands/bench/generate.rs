@@ -74,6 +74,7 @@ impl Work for Bench<'_> {
             Reading::Streams => TOKENS,
             Reading::Windows { context } => context,
         });
+        let model = model.for_generation();
         let mut rates = Vec::new();
         for round in 0..=ROUNDS {
             let settings = SamplingSettings {
