@@ -2,8 +2,8 @@
 //!
 //! It disassembles the program that users run, finds the innermost loops of the hot kernels for all sets of
 //! vector instructions, and fails where one keeps vectors on the stack, calls a function or has more
-//! instructions for each multiplication than its limit. Where llvm-mca is installed (Debian: `llvm`), it
-//! estimates the cycles of the loops of products.
+//! instructions for each multiplication than its limit. It lists loops of the kernels that belong to no row of
+//! its table. Where llvm-mca is installed (Debian: `llvm`), it estimates the cycles of the loops of products.
 
 use std::io::BufReader;
 use std::path::Path;
@@ -17,11 +17,12 @@ mod origin;
 mod report;
 
 use code::{Function, Instruction};
-use report::Row;
+use kernels::Set;
+use report::{Row, Table};
 
-/// Checks the kernels, and says what it found.
-pub(crate) fn run() -> ExitCode {
-    match check() {
+/// Checks the kernels of a program, of `shears` if none is given, and says what it found.
+pub(crate) fn run(program: Option<&Path>) -> ExitCode {
+    match check_program(program) {
         Ok(()) => ExitCode::SUCCESS,
         Err(problems) => {
             for problem in problems {
@@ -34,7 +35,11 @@ pub(crate) fn run() -> ExitCode {
 
 /// The same as a part of other checks. An error has a line for each offender.
 pub(crate) fn check() -> Result<(), Vec<String>> {
-    let complaints = inspect().map_err(|problem| vec![problem])?;
+    check_program(None)
+}
+
+fn check_program(program: Option<&Path>) -> Result<(), Vec<String>> {
+    let complaints = inspect(program).map_err(|problem| vec![problem])?;
     match complaints.is_empty() {
         true => Ok(()),
         false => Err(complaints),
@@ -42,7 +47,7 @@ pub(crate) fn check() -> Result<(), Vec<String>> {
 }
 
 /// What is wrong with the kernels: nothing, where they cannot be looked at.
-fn inspect() -> Result<Vec<String>, String> {
+fn inspect(program: Option<&Path>) -> Result<Vec<String>, String> {
     if !cfg!(all(target_arch = "x86_64", target_os = "linux")) {
         println!("skipped: it reads the code for x86-64 on Linux");
         return Ok(Vec::new());
@@ -53,24 +58,35 @@ fn inspect() -> Result<Vec<String>, String> {
             return Ok(Vec::new());
         }
     }
-    let program = crate::bench::build_shears()?;
+    let program = match program {
+        Some(program) => program.to_path_buf(),
+        None => crate::bench::build_shears()?,
+    };
     let functions = disassemble(&program)?;
+    let is_unknown = |function: &Function| {
+        Set::of(&function.symbol) == Set::Amx && function.code.iter().any(Instruction::is_unknown)
+    };
+    if functions.iter().any(is_unknown) {
+        return Err("this objdump does not know the instructions of AMX, a newer one does".into());
+    }
     let addresses: Vec<u64> = functions
         .iter()
         .flat_map(|function| function.code.iter().filter(|one| one.multiplies()))
         .map(|one: &Instruction| one.address)
         .collect();
     let origins = origin::of(&program, &addresses)?;
-    let rows = Row::all(&functions, &origins);
+    let table = Table::of(&functions, &origins);
+    let rows = &table.rows;
     println!("{}", report::head());
-    for row in &rows {
+    for row in rows {
         println!("{}", row.line());
     }
     for exception in rows.iter().filter_map(Row::exception) {
         println!("{exception}");
     }
+    println!("{}", table.summary());
     println!("NEON: skipped, it reads the code for x86-64 on Linux");
-    print_estimates(&rows);
+    print_estimates(rows);
     Ok(rows.iter().flat_map(Row::complaints).collect())
 }
 

@@ -2,6 +2,7 @@
 //! `cargo xtask valgrind` watches its memory, `cargo xtask neon` runs it for ARM, `cargo xtask asm` checks
 //! the machine code of its kernels.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 mod asm;
@@ -15,7 +16,7 @@ const USAGE: &str = "usage: cargo xtask ci
        cargo xtask bench report
        cargo xtask valgrind
        cargo xtask neon
-       cargo xtask asm";
+       cargo xtask asm [PROGRAM]";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -23,7 +24,7 @@ fn main() -> ExitCode {
         Some("ci") => ci::run(),
         Some("valgrind") => valgrind::run(),
         Some("neon") => neon::run(),
-        Some("asm") => asm::run(),
+        Some("asm") => asm::run(arguments.get(1).map(Path::new)),
         Some("bench") => bench::run(&arguments[1..]),
         _ => {
             eprintln!("{USAGE}");

@@ -76,22 +76,40 @@ impl Instruction {
 
     /// Whether it multiplies vectors, fused with an addition or not.
     pub(super) fn multiplies(&self) -> bool {
-        let name = self.mnemonic();
-        let name = name.strip_prefix('v').unwrap_or(name);
-        let fused = ["fmadd", "fmsub", "fnmadd", "fnmsub"];
-        let multiplies = name.starts_with("mulp") || fused.iter().any(|way| name.starts_with(way));
-        let is_bf16 = name == "dpbf16ps" || name == "tdpbf16ps";
-        is_bf16 || multiplies && (name.ends_with("ps") || name.ends_with("pd"))
+        self.multiplies_in(["ps", "pd"]) || self.mnemonic().ends_with("dpbf16ps")
     }
 
-    /// Whether it spills a vector to the stack, or reads one from there. Spills have a fixed place; an index
-    /// means an array that the source has there.
+    /// Whether it multiplies two numbers.
+    pub(super) fn multiplies_elements(&self) -> bool {
+        self.multiplies_in(["ss", "sd"])
+    }
+
+    fn multiplies_in(&self, endings: [&str; 2]) -> bool {
+        let name = self.mnemonic();
+        let name = name.strip_prefix('v').unwrap_or(name);
+        let ways = ["mul", "fmadd", "fmsub", "fnmadd", "fnmsub"];
+        ways.iter().any(|way| name.starts_with(way))
+            && endings.iter().any(|ending| name.ends_with(ending))
+    }
+
+    /// Whether objdump does not know it.
+    pub(super) fn is_unknown(&self) -> bool {
+        self.mnemonic() == "(bad)"
+    }
+
+    /// Whether it spills a vector or a tile to the stack, or reads one from there. Spills of vectors have a fixed
+    /// place, an index means an array that the source has there; tiles always have an index, the distance of their
+    /// rows.
     pub(super) fn is_spill(&self, has_frame_pointer: bool) -> bool {
         let operands = self.operands();
-        let vector = ["%xmm", "%ymm", "%zmm"];
+        let of = |register: &str| operands.contains(register);
+        let end = match of("%tmm") {
+            true => "",
+            false if of("%xmm") || of("%ymm") || of("%zmm") => ")",
+            false => return false,
+        };
         // Without a frame pointer, %rbp is a register like any other.
-        let stack = operands.contains("(%rsp)") || has_frame_pointer && operands.contains("(%rbp)");
-        stack && vector.iter().any(|register| operands.contains(register))
+        of(&format!("(%rsp{end}")) || has_frame_pointer && of(&format!("(%rbp{end}"))
     }
 
     /// As an assembler reads it: objdump names the function behind a target.
@@ -115,12 +133,13 @@ impl Function {
     }
 }
 
-/// The functions that multiply vectors, of what objdump prints.
+/// The functions that multiply vectors, of what objdump prints, and those with instructions that it does not know.
 pub(super) fn functions(objdump: impl BufRead) -> std::io::Result<Vec<Function>> {
     let mut found = Vec::new();
     let mut function = Function::default();
     let mut keep = |function: Function| {
-        if function.code.iter().any(Instruction::multiplies) {
+        let matters = |one: &Instruction| one.multiplies() || one.is_unknown();
+        if function.code.iter().any(matters) {
             found.push(function);
         }
     };
@@ -190,6 +209,14 @@ mod tests {
         ] {
             assert!(!instruction(text).multiplies(), "{text}");
         }
+        for (text, elements) in [
+            ("vfmadd231ss %xmm0,%xmm1,%xmm2", true),
+            ("mulsd  %xmm0,%xmm1", true),
+            ("mulps  %xmm0,%xmm1", false),
+            ("addss  %xmm0,%xmm1", false),
+        ] {
+            assert_eq!(instruction(text).multiplies_elements(), elements, "{text}");
+        }
     }
 
     #[test]
@@ -204,11 +231,23 @@ mod tests {
     }
 
     #[test]
+    fn a_tile_on_the_stack_is_a_spill_though_it_has_an_index() {
+        let spills = |text: &str, has_frame_pointer| instruction(text).is_spill(has_frame_pointer);
+        assert!(spills("tileloadd (%rsp,%rax,1),%tmm0", false));
+        assert!(spills("tileloadd (%rsp),%tmm0", false));
+        assert!(spills("tilestored %tmm1,0x400(%rsp,%rsi,1)", false));
+        assert!(spills("tilestored %tmm1,-0x40(%rbp,%rsi,1)", true));
+        assert!(!spills("tilestored %tmm1,-0x40(%rbp,%rsi,1)", false));
+        assert!(!spills("tileloadd 0x40(%rdx,%r8,1),%tmm7", true));
+    }
+
+    #[test]
     fn functions_without_vectors_are_left_out() {
-        let listing = "0000000000000010 <a>:\n  10:\tret\n\n0000000000000020 <b<T>>:\n  20:\tmulps  %xmm0,%xmm1\n  24:\tret\n";
+        let listing = "0000000000000010 <a>:\n  10:\tret\n\n0000000000000020 <b<T>>:\n  20:\tmulps  %xmm0,%xmm1\n  24:\tret\n\n0000000000000030 <c>:\n  30:\t(bad)\n";
         let functions = functions(listing.as_bytes()).unwrap();
-        assert_eq!(functions.len(), 1);
-        assert_eq!(functions[0].symbol, "b<T>");
+        let symbols: Vec<&str> = functions.iter().map(|one| one.symbol.as_str()).collect();
+        assert_eq!(symbols, ["b<T>", "c"]);
         assert_eq!(functions[0].code.len(), 2);
+        assert!(functions[1].code[0].is_unknown());
     }
 }

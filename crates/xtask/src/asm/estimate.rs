@@ -9,6 +9,7 @@ use super::report::Loop;
 /// The processors, by the names of LLVM and of people, that have a set of instructions.
 fn processors(set: Set) -> &'static [(&'static str, &'static str)] {
     match set {
+        Set::Amx => &[("sapphirerapids", "Sapphire Rapids")],
         Set::Avx512 => &[("sapphirerapids", "Sapphire Rapids"), ("znver4", "Zen 4")],
         Set::Avx2 | Set::Portable => &[
             ("sapphirerapids", "Sapphire Rapids"),
