@@ -52,16 +52,71 @@ impl WithSimd for Head<'_> {
             *score = dot(simd, self.query, &keys[key * stride..][..width]);
         }
         let (_, sum) = exponentials(simd, &mut scores, end, end, self.attention.scale());
-        let (values, stride) = self.values;
-        for first in (0..width).step_by(S::F32_LANES) {
-            let columns = first..width.min(first + S::F32_LANES);
-            let mut mixture = simd.splat_f32s(0.0);
-            for (key, weight) in scores[..end].iter().enumerate() {
-                let value = &values[key * stride..][columns.clone()];
-                mixture = simd.mul_add_e_f32s(simd.splat_f32s(*weight), load(simd, value), mixture);
-            }
-            let mixture = simd.mul_f32s(mixture, simd.splat_f32s(1.0 / sum));
-            store(simd, &mut self.mixed[columns], mixture);
+        let mixture = Mixture {
+            weights: &scores[..end],
+            factor: 1.0 / sum,
+            values: self.values,
+        };
+        let mut first = 0;
+        while first < width {
+            let mixed = &mut self.mixed[first..width];
+            first += match mixed.len() / S::F32_LANES {
+                0 => mixture.rest(simd, first, mixed),
+                1 => mixture.columns::<S, 1>(simd, first, mixed),
+                2 | 3 => mixture.columns::<S, 2>(simd, first, mixed),
+                _ => mixture.columns::<S, 4>(simd, first, mixed),
+            };
         }
+    }
+}
+
+/// The mean of all values by their weights, times a factor.
+struct Mixture<'a> {
+    weights: &'a [f32],
+    factor: f32,
+    values: (&'a [f32], usize),
+}
+
+impl Mixture<'_> {
+    /// Some vectors of columns, from the first one on; gives how many columns. Each vector has its own accumulator,
+    /// so that a weight is read once for all and no sum waits for another.
+    #[inline(always)]
+    fn columns<S: Simd, const VECTORS: usize>(
+        &self,
+        simd: S,
+        first: usize,
+        mixed: &mut [f32],
+    ) -> usize {
+        let lanes = S::F32_LANES;
+        let (values, stride) = self.values;
+        let mut sums = [simd.splat_f32s(0.0); VECTORS];
+        for (weight, value) in self.weights.iter().zip(values[first..].chunks(stride)) {
+            let (weight, value) = (simd.splat_f32s(*weight), &value[..VECTORS * lanes]);
+            for (sum, value) in sums.iter_mut().zip(value.chunks_exact(lanes)) {
+                *sum = simd.mul_add_e_f32s(weight, load(simd, value), *sum);
+            }
+        }
+        let factor = simd.splat_f32s(self.factor);
+        for (sum, mixed) in sums.into_iter().zip(mixed.chunks_exact_mut(lanes)) {
+            store(simd, mixed, simd.mul_f32s(sum, factor));
+        }
+        VECTORS * lanes
+    }
+
+    /// The last columns, fewer than a vector.
+    #[inline(always)]
+    fn rest<S: Simd>(&self, simd: S, first: usize, mixed: &mut [f32]) -> usize {
+        let (values, stride) = self.values;
+        let mut sum = simd.splat_f32s(0.0);
+        for (weight, value) in self.weights.iter().zip(values[first..].chunks(stride)) {
+            let value = load(simd, &value[..mixed.len()]);
+            sum = simd.mul_add_e_f32s(simd.splat_f32s(*weight), value, sum);
+        }
+        store(
+            simd,
+            mixed,
+            simd.mul_f32s(sum, simd.splat_f32s(self.factor)),
+        );
+        mixed.len()
     }
 }

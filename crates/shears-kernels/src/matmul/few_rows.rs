@@ -240,11 +240,13 @@ impl<T: Stored> FewRows<'_, T> {
     #[inline(always)]
     fn compute<S: Simd, const OUTPUTS: usize>(&self, simd: S) {
         for first in (0..self.outputs).step_by(OUTPUTS) {
-            // Three rows at a time read a part of the weight that is in the cache by then.
+            // Two or three rows at a time, for which there are registers, read a part of the weight that is in
+            // the cache by then.
             let mut row = 0;
             while row < self.rows {
                 row += match self.rows - row {
                     1 => self.tile::<S, OUTPUTS, 1>(simd, first, row),
+                    2.. if T::PARTS > 1 => self.tile::<S, OUTPUTS, 2>(simd, first, row),
                     2 => self.tile::<S, OUTPUTS, 2>(simd, first, row),
                     _ => self.tile::<S, OUTPUTS, 3>(simd, first, row),
                 };
@@ -275,12 +277,10 @@ impl<T: Stored> FewRows<'_, T> {
         let whole = inner / step;
         for k in 0..whole {
             for output in 0..OUTPUTS {
-                // SAFETY: the row has `whole` such steps, and what is prefetched is not read.
-                let (weight, ahead) = unsafe {
-                    let weight = weights[output].as_ptr().add(k * step);
-                    (T::load(simd, weight), weight.wrapping_add(OUTPUTS * inner))
-                };
-                prefetch(ahead.cast());
+                let row = weights[output].as_ptr();
+                prefetch(row.wrapping_add(OUTPUTS * inner + k * step).cast());
+                // SAFETY: the row has `whole` such steps.
+                let weight = unsafe { T::load(simd, row.add(k * step)) };
                 for part in 0..T::PARTS {
                     for n in 0..ROWS {
                         let factor = vector::<S>(x[n], k * T::PARTS + part);
