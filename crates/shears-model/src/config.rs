@@ -60,8 +60,8 @@ impl FromStr for Architecture {
     }
 }
 
-/// In what precision the products with weights are computed in training and evaluation, on the CPU. Parameters,
-/// moments, gradients, clipping and all sums are `f32` in either.
+/// In what precision the factors of products with weights are read, on the CPU: both in training and evaluation,
+/// the weights in generation. Parameters, moments, gradients, clipping and all sums are `f32` in either.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {

@@ -178,10 +178,11 @@ pub(crate) struct TrainArguments {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) nonlinearity: Option<String>,
 
-    /// Precision of the products with weights in training: f32, bf16 [default: f32]
+    /// Precision of the products with weights: f32, bf16 [default: f32]
     ///
     /// With bf16, factors are rounded to bfloat16 and summed in f32: faster on processors with AMX or AVX512-BF16.
-    /// Parameters, moments, gradients, clipping and generation stay f32, and no loss scale is needed.
+    /// Parameters, moments, gradients and clipping stay f32, and no loss scale is needed. Generation reads weights in
+    /// bf16, and everything else in f32.
     #[arg(long, value_name = "NAME", value_parser = ["f32", "bf16"], help_heading = MODEL)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) precision: Option<String>,
