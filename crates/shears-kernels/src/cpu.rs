@@ -172,27 +172,6 @@ impl Cpu {
     /// Calls `work` for ranges that together are `0..count`, on all threads. Ranges begin at
     /// multiples of `grain`, and none is split below it.
     pub(crate) fn split(self, count: usize, grain: usize, work: impl Fn(Range<usize>) + Sync) {
-        fn halve(
-            range: Range<usize>,
-            grain: usize,
-            parts: usize,
-            work: &(impl Fn(Range<usize>) + Sync),
-        ) {
-            let grains = range.len().div_ceil(grain);
-            if parts <= 1 || grains <= 1 {
-                if !range.is_empty() {
-                    work(range);
-                }
-                return;
-            }
-            let left_parts = parts / 2;
-            let middle = range.start + (grains * left_parts).div_ceil(parts) * grain;
-            let middle = middle.min(range.end);
-            rayon::join(
-                || halve(range.start..middle, grain, left_parts, work),
-                || halve(middle..range.end, grain, parts - left_parts, work),
-            );
-        }
         halve(0..count, grain.max(1), self.threads, &work);
     }
 
@@ -206,36 +185,15 @@ impl Cpu {
         grain: usize,
         work: impl Fn(usize, &mut [T]) + Sync,
     ) {
-        fn halve<T: Send>(
-            first: usize,
-            rows: &mut [T],
-            row_len: usize,
-            grain: usize,
-            parts: usize,
-            work: &(impl Fn(usize, &mut [T]) + Sync),
-        ) {
-            let grains = (rows.len() / row_len).div_ceil(grain);
-            if parts <= 1 || grains <= 1 {
-                if !rows.is_empty() {
-                    work(first, rows);
-                }
-                return;
-            }
-            let left_parts = parts / 2;
-            let middle = (grains * left_parts).div_ceil(parts) * grain;
-            let (left, right) = rows.split_at_mut(middle * row_len);
-            rayon::join(
-                || halve(first, left, row_len, grain, left_parts, work),
-                || {
-                    let right_parts = parts - left_parts;
-                    halve(first + middle, right, row_len, grain, right_parts, work);
-                },
-            );
-        }
         if row_len > 0 {
             let whole = values.len() - values.len() % row_len;
-            let rows = &mut values[..whole];
-            halve(0, rows, row_len, grain.max(1), self.threads, &work);
+            let rows = Rows {
+                first: 0,
+                rows: &mut values[..whole],
+                row_len,
+            };
+            let work = |part: Rows<'_, T>| work(part.first, part.rows);
+            halve(rows, grain.max(1), self.threads, &work);
         }
     }
 
@@ -264,6 +222,69 @@ impl Cpu {
             }
         });
     }
+}
+
+/// What is divided between threads.
+trait Divisible: Sized + Send {
+    fn count(&self) -> usize;
+
+    /// The first `count` pieces, and the others.
+    fn divide(self, count: usize) -> (Self, Self);
+}
+
+impl Divisible for Range<usize> {
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn divide(self, count: usize) -> (Self, Self) {
+        let middle = self.start + count;
+        (self.start..middle, middle..self.end)
+    }
+}
+
+/// Whole rows, and the index of the first.
+struct Rows<'a, T> {
+    first: usize,
+    rows: &'a mut [T],
+    row_len: usize,
+}
+
+impl<T: Send> Divisible for Rows<'_, T> {
+    fn count(&self) -> usize {
+        self.rows.len() / self.row_len
+    }
+
+    fn divide(self, count: usize) -> (Self, Self) {
+        let (left, right) = self.rows.split_at_mut(count * self.row_len);
+        let (row_len, first) = (self.row_len, self.first);
+        let of = |first, rows| Rows {
+            first,
+            rows,
+            row_len,
+        };
+        (of(first, left), of(first + count, right))
+    }
+}
+
+/// Divides a whole into so many parts, each but the last a multiple of `grain` pieces, and calls `work` for those
+/// that are not empty.
+fn halve<D: Divisible>(whole: D, grain: usize, parts: usize, work: &(impl Fn(D) + Sync)) {
+    let grains = whole.count().div_ceil(grain);
+    if parts <= 1 || grains <= 1 {
+        if grains > 0 {
+            work(whole);
+        }
+        return;
+    }
+    let left_parts = parts / 2;
+    let left = (grains * left_parts).div_ceil(parts) * grain;
+    let left = left.min(whole.count());
+    let (left, right) = whole.divide(left);
+    rayon::join(
+        || halve(left, grain, left_parts, work),
+        || halve(right, grain, parts - left_parts, work),
+    );
 }
 
 /// A slice that several threads write into, each its own part.

@@ -144,7 +144,7 @@ impl Packed {
     }
 
     /// How many panels there are.
-    pub(crate) fn count(&self) -> usize {
+    fn count(&self) -> usize {
         self.columns.div_ceil(self.width)
     }
 
