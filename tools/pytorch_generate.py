@@ -57,7 +57,7 @@ class LstmStep(nn.Module):
 
 
 class TransformerStep(nn.Module):
-    """One token through a Transformer whose cache has one size, so that one graph fits all steps."""
+    """One token through a Transformer whose cache has one size: one graph fits all steps."""
 
     def __init__(self, model):
         super().__init__()
