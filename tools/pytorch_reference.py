@@ -265,6 +265,12 @@ def mean_loss(logits, targets):
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
+def forward_and_loss(model, inputs, targets, state):
+    """The mean loss of a batch, and the state that it leaves."""
+    logits, state = model(inputs, state)
+    return mean_loss(logits, targets), state
+
+
 def detach(state):
     """Cuts the graph at the end of a window, so that gradients stay within it."""
     if isinstance(state, tuple):
@@ -283,6 +289,7 @@ class Trainer:
         self.batches = make_batches(p, tokens)
         self.clip = clip_with_torch if bench else clip_gradients
         self.state = None
+        self.forward = torch.compile(forward_and_loss) if p.get("compile") else forward_and_loss
 
     def step(self, number):
         """One timed step: the loss, whether the gradient was clipped, and the seconds."""
@@ -292,8 +299,8 @@ class Trainer:
             group["lr"] = learning_rate(self.p, number)
         # Autocast computes products in bf16, and the loss in f32.
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.p.get("bf16", False)):
-            logits, state = self.model(inputs, None if epoch_start else self.state)
-            loss = mean_loss(logits, targets)
+            before = None if epoch_start else self.state
+            loss, state = self.forward(self.model, inputs, targets, before)
         self.state = detach(state)
         self.optimizer.zero_grad()
         loss.backward()
@@ -422,6 +429,8 @@ def parse_arguments():
                         help="an output layer of its own for a transformer")
     parser.add_argument("--bf16", action="store_true", default=None,
                         help="products in bf16, by autocast")
+    parser.add_argument("--compile", action="store_true", default=None,
+                        help="training steps with model and loss in torch.compile")
     args = parser.parse_args()
     if args.bench is None and args.data is None:
         parser.error("--data is needed unless --bench is given")
@@ -431,7 +440,7 @@ def parse_arguments():
 def settings(args):
     """The preset with the values given on the command line."""
     names = ("steps", "lr", "clip", "batch", "window", "std", "layers", "hidden", "heads",
-             "untied", "bf16")
+             "untied", "bf16", "compile")
     given = {name: getattr(args, name) for name in names}
     p = PRESETS[args.preset] | {name: v for name, v in given.items() if v is not None}
     if args.bench is not None:

@@ -8,6 +8,8 @@ import time
 import torch
 import torch.nn as nn
 
+import pytorch_generate
+
 WARMUP = 3
 # A recurrent model has no context to fill; so many tokens are one timed pass.
 RECURRENT_PASS = 256
@@ -35,17 +37,19 @@ def milliseconds(function, steps):
 
 
 def clip(model, optimizer, threshold, steps):
-    """Reads, clips, and clips and updates, gradients of the model's shapes."""
+    """Reads, measures, clips, and clips and updates, gradients of the model's shapes."""
     params = list(model.parameters())
     for param in params:
         param.grad = torch.randn_like(param)
+    gradients = [param.grad for param in params]
 
     def clip_and_update():
         nn.utils.clip_grad_norm_(params, threshold)
         optimizer.step()
 
     parts = {
-        "read": lambda: [param.grad.sum() for param in params],
+        "read": lambda: [gradient.sum() for gradient in gradients],
+        "norm": lambda: nn.utils.get_total_norm(gradients),
         "clip": lambda: nn.utils.clip_grad_norm_(params, threshold),
         "clip_and_update": clip_and_update,
     }
@@ -57,20 +61,10 @@ def clip(model, optimizer, threshold, steps):
 
 @torch.inference_mode()
 def generate(model, steps):
-    """Samples at temperature 1, one text at a time, in passes from an empty state or context."""
+    """Samples one text at a time by the fastest form, in passes from an empty state or context."""
     model.eval()
-    context = getattr(model, "context", None)
-    length = context or RECURRENT_PASS
-    rates = []
-    # The first pass warms up.
-    for _ in range(1 + max(1, steps // length)):
-        token = torch.zeros(1, 1, dtype=torch.long)
-        state = model.cache() if context else None
-        started = time.perf_counter()
-        for _ in range(length):
-            logits, state = model(token, state)
-            token = torch.multinomial(logits[:, -1].softmax(-1), 1)
-            # The text is wanted outside of torch, one token at a time.
-            token.item()
-        rates.append(length / (time.perf_counter() - started))
-    return {"tokens": length * len(rates[1:]), "tokens_per_second": summary(rates[1:])}
+    length = getattr(model, "context", RECURRENT_PASS)
+    name, step, start = pytorch_generate.fastest(model, length)
+    passes = max(1, steps // length)
+    rates = [pytorch_generate.rate(step, start(), length) for _ in range(passes)]
+    return {"tokens": length * passes, "tokens_per_second": summary(rates), "form": name}

@@ -25,7 +25,8 @@ pub struct ClipBench {
     /// Tensors that they are in.
     pub tensors: usize,
     /// Milliseconds: `read` is one read of the gradients (their sum in `f32`), `clip` measures and
-    /// decides and leaves the scaling to the update, `clip_and_update` is both.
+    /// decides and leaves the scaling to the update, `clip_and_update` is both, and `clip_in_place`
+    /// measures, decides and scales.
     pub ms: BTreeMap<&'static str, Spread>,
 }
 
@@ -33,7 +34,7 @@ pub struct ClipBench {
 const WARMUP_ROUNDS: u64 = 2;
 
 /// Times the clipping policy and the optimizer of a plan on random gradients of a model that is on
-/// an autodiff device. In each of the rounds the three are measured one after the other.
+/// an autodiff device. In each of the rounds they are measured one after the other.
 ///
 /// # Errors
 ///
@@ -48,7 +49,8 @@ pub fn bench_clip<M: LanguageModel>(
 ) -> Result<ClipBench, TrainError> {
     let mut clipper = new_clipper(plan, &model, threads);
     let mut optimizer = new_optimizer(plan);
-    let (mut read, mut clip, mut clip_and_update) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut read, mut clip) = (Vec::new(), Vec::new());
+    let (mut clip_and_update, mut clip_in_place) = (Vec::new(), Vec::new());
     let (mut parameters, mut tensors) = (0, 0);
     for round in 0..WARMUP_ROUNDS + rounds {
         let mut gradients = random_gradients(plan, &model, device)?;
@@ -70,6 +72,13 @@ pub fn bench_clip<M: LanguageModel>(
             model = optimizer.step(model, ClippedGradients::from(deferred), plan.lr);
         }
         clip_and_update.push(started.elapsed());
+
+        // The update took the first ones, and what is clipped already would not be scaled again.
+        let mut gradients = random_gradients(plan, &model, device)?;
+        let started = Instant::now();
+        let outcome = clipper.clip(Unscaled::single(&mut gradients));
+        black_box(outcome.map_err(refused)?.report());
+        clip_in_place.push(started.elapsed());
     }
     let spread = |times: Vec<std::time::Duration>| {
         let measured = times.into_iter().skip(WARMUP_ROUNDS as usize);
@@ -79,6 +88,7 @@ pub fn bench_clip<M: LanguageModel>(
         ("read", spread(read)),
         ("clip", spread(clip)),
         ("clip_and_update", spread(clip_and_update)),
+        ("clip_in_place", spread(clip_in_place)),
     ];
     Ok(ClipBench {
         parameters,

@@ -11,8 +11,9 @@ use super::TrainArguments;
 /// tokens_per_second, peak_rss_bytes, memory_estimate_bytes.
 ///
 /// `--part clip`: the clipping policy and the optimizer on random gradients of the model, beside
-/// one read of them. `clip` measures and decides and leaves the scaling to the update. JSON keys:
-/// ms.{read,clip,clip_and_update}.{min,median,max}, parameters, tensors.
+/// one read of them. `clip` measures and decides and leaves the scaling to the update;
+/// `clip_in_place` scales as well. JSON keys:
+/// ms.{read,clip,clip_and_update,clip_in_place}.{min,median,max}, parameters, tensors.
 ///
 /// `--part generate`: one text, token by token, at temperature 1, by a model that learned nothing.
 /// JSON keys: tokens_per_second.{min,median,max}, tokens, peak_rss_bytes.

@@ -228,7 +228,7 @@ fn bench_measures_clipping_and_update() {
     let object = scratch.run(&format!("{flags} --json")).json().remove(0);
     assert_eq!(object["part"], "clip");
     assert_eq!(object["threads"], 2);
-    for key in ["read", "clip", "clip_and_update"] {
+    for key in ["read", "clip", "clip_and_update", "clip_in_place"] {
         assert_spread(&object["ms"][key]);
     }
     // Two tables of 300 tokens, one of 8 places, and a block with its norms.

@@ -11,7 +11,8 @@ pub(super) const USAGE: &str = "usage: cargo xtask bench peers|scaling [OPTION].
   --threads N        threads of every program [default: 2]; scaling also tries fewer and more
   --python PATH      a Python that has PyTorch [default: one that is made in target/]
   --rows NAME,...    only these rows of peers, shown and not written
-  --peers NAME,...   only these of pytorch, burn, candle; without pytorch, shown and not written";
+  --peers NAME,...   only these of pytorch, pytorch-compile, burn, candle; without pytorch, shown and
+                     not written";
 
 /// What can be chosen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,7 +88,8 @@ fn known_peers(list: &str) -> Result<Vec<Side>, String> {
     list.split(',')
         .map(|name| {
             let peer = Side::PEERS.into_iter().find(|side| side.key() == name);
-            peer.ok_or_else(|| format!("`{name}` is no peer: pytorch, burn, candle"))
+            let known = || Side::PEERS.map(Side::key).join(", ");
+            peer.ok_or_else(|| format!("`{name}` is no peer: {}", known()))
         })
         .collect()
 }
@@ -111,11 +113,11 @@ mod tests {
 
     #[test]
     fn a_part_is_not_everything() {
-        let rows = parse("peers", &["--rows", "train-lstm-128,clip-163M"]).unwrap();
-        assert_eq!(rows.rows, ["train-lstm-128", "clip-163M"]);
+        let rows = parse("peers", &["--rows", "train-lstm-128,norm-163M"]).unwrap();
+        assert_eq!(rows.rows, ["train-lstm-128", "norm-163M"]);
         assert!(!rows.everything());
-        let peers = parse("peers", &["--peers", "burn,candle"]).unwrap();
-        assert_eq!(peers.peers, [Side::Burn, Side::Candle]);
+        let peers = parse("peers", &["--peers", "pytorch-compile,candle"]).unwrap();
+        assert_eq!(peers.peers, [Side::PyTorchCompiled, Side::Candle]);
         assert!(!peers.everything());
         assert!(
             parse("peers", &["--peers", "pytorch"])
@@ -131,7 +133,7 @@ mod tests {
             ("peers", &["--rounds"], "needs a value"),
             ("peers", &["--rows", "lstm"], "`lstm` is no row"),
             ("peers", &["--peers", "jax"], "`jax` is no peer"),
-            ("scaling", &["--rows", "clip-163M"], "no option of scaling"),
+            ("scaling", &["--rows", "norm-163M"], "no option of scaling"),
             ("report", &["--rounds", "1"], "no options"),
             ("speed", &[], "`speed` is no task"),
         ] {

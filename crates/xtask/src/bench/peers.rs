@@ -1,6 +1,6 @@
 //! `cargo xtask bench peers`: every row, both sides in turn, several rounds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::machine::Machine;
 use super::options::Options;
 use super::programs::{Programs, Request, number};
-use super::rows::{Goal, Quantity, RUNS, Row, Run, Side};
+use super::rows::{Goal, Quantity, RUNS, Row, Run, Side, three_digits};
 use super::statistics::{Spread, median, ratio, spread};
 
 /// What the names of the files begin with that the measurements are kept in: one for each kind of processor.
@@ -31,9 +31,15 @@ pub(super) struct Measured {
     pub(super) goal: Goal,
     /// One number a round, in milliseconds, tokens a second or bytes.
     pub(super) rounds: BTreeMap<Side, Vec<f64>>,
-    /// How long Shears takes to read the same gradients once, in milliseconds; for clipping.
+    /// How long Shears takes to read the same gradients once, in milliseconds; for their norm.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) read: Vec<f64>,
+    /// What PyTorch's process had before there was a model, in bytes; for memory.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) importing: Vec<f64>,
+    /// How PyTorch computed, where each round takes the fastest of several ways; for generation.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(super) forms: BTreeSet<String>,
     /// What clipping takes of Shears' step, from 0 to 1; for training.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) clip_share: Vec<f64>,
@@ -50,6 +56,8 @@ impl Measured {
             goal: row.goal,
             rounds: BTreeMap::new(),
             read: Vec::new(),
+            importing: Vec::new(),
+            forms: BTreeSet::new(),
             clip_share: Vec::new(),
             missing: BTreeMap::new(),
         }
@@ -57,13 +65,24 @@ impl Measured {
 
     /// Takes this row's numbers from a program's answer.
     fn take(&mut self, side: Side, answer: &Value) -> Result<(), String> {
-        let value = number(answer, self.quantity.pointer())?;
-        if side == Side::Shears && self.quantity == Quantity::Clip {
-            self.read.push(number(answer, "/ms/read/median")?);
-        }
-        if side == Side::Shears && self.quantity == Quantity::Step {
-            let clip = number(answer, "/phases/clip/median")?;
-            self.clip_share.push(clip / value);
+        let value = number(answer, self.quantity.pointer(side))?;
+        match (side, self.quantity) {
+            (Side::Shears, Quantity::Norm) => {
+                self.read.push(number(answer, "/ms/read/median")?);
+            }
+            (Side::Shears, Quantity::Step) => {
+                let clip = number(answer, "/phases/clip/median")?;
+                self.clip_share.push(clip / value);
+            }
+            (Side::PyTorch, Quantity::PeakMemory) => {
+                self.importing
+                    .push(number(answer, "/rss_before_model_bytes")?);
+            }
+            (Side::PyTorch, Quantity::Generate) => {
+                self.forms
+                    .extend(answer["form"].as_str().map(str::to_string));
+            }
+            _ => {}
         }
         self.rounds.entry(side).or_default().push(value);
         Ok(())
@@ -72,6 +91,22 @@ impl Measured {
     /// The median of a program's rounds.
     pub(super) fn median(&self, side: Side) -> Option<f64> {
         median(self.rounds.get(&side)?)
+    }
+
+    /// The median of a program's rounds as people read it.
+    pub(super) fn show(&self, side: Side) -> Option<String> {
+        let mut shown = self.quantity.show(self.median(side)?);
+        if side == Side::PyTorch {
+            if let Some(bytes) = median(&self.importing) {
+                let megabytes = three_digits(bytes / 1e6);
+                shown += &format!(", {megabytes} of it by importing torch");
+            }
+            if !self.forms.is_empty() {
+                let forms: Vec<&str> = self.forms.iter().map(String::as_str).collect();
+                shown += &format!(", {}", forms.join(" or "));
+            }
+        }
+        Some(shown)
     }
 
     /// How many times better than PyTorch a program is, by each round.
@@ -84,7 +119,7 @@ impl Measured {
         }
     }
 
-    /// How many times as long as a streaming read clipping takes, by each round.
+    /// How many times as long as a streaming read measuring takes, by each round.
     pub(super) fn times_read(&self) -> Option<Spread> {
         ratio(self.rounds.get(&Side::Shears)?, &self.read)
     }
@@ -170,8 +205,8 @@ fn measure(programs: &Programs, options: &Options, run: &Run, rows: &[&Row]) -> 
 fn line(row: &Measured) -> String {
     let mut parts = vec![format!("{:<22}", row.name)];
     for side in Side::ALL {
-        if let Some(value) = row.median(side) {
-            parts.push(format!("{} {}", side.name(), row.quantity.show(value)));
+        if let Some(value) = row.show(side) {
+            parts.push(format!("{} {value}", side.name()));
         } else if let Some(reason) = row.missing.get(&side) {
             parts.push(format!("{}: {reason}", side.name()));
         }
@@ -242,19 +277,33 @@ pub(super) mod tests {
         row
     }
 
-    /// A row whose clipping takes 1.1 and 1.3 times a read.
-    pub(in crate::bench) fn clip_row() -> Measured {
+    /// A row whose measuring takes 1.1 and 1.3 times a read.
+    pub(in crate::bench) fn norm_row() -> Measured {
         let mut row = Measured::new(&Row {
-            name: "clip-10.8M",
-            quantity: Quantity::Clip,
+            name: "norm-10.8M",
+            quantity: Quantity::Norm,
             goal: Goal::TimesRead(1.15),
         });
         for ms in [1.1, 1.3] {
             let ours = json!({"ms": {"clip": {"median": ms}, "read": {"median": 1.0}}});
             row.take(Side::Shears, &ours).unwrap();
-            let theirs = json!({"ms": {"clip": {"median": 3.6}}});
+            let theirs = json!({"ms": {"norm": {"median": 3.6}}});
             row.take(Side::PyTorch, &theirs).unwrap();
         }
+        row
+    }
+
+    /// A row whose Shears has 165 MB and whose PyTorch 981, of which 310 were there before the model.
+    pub(in crate::bench) fn memory_row() -> Measured {
+        let mut row = Measured::new(&Row {
+            name: "memory-lstm-512",
+            quantity: Quantity::PeakMemory,
+            goal: Goal::TimesPyTorch(2.0),
+        });
+        let ours = json!({"peak_rss_bytes": 165e6});
+        row.take(Side::Shears, &ours).unwrap();
+        let theirs = json!({"peak_rss_bytes": 981e6, "rss_before_model_bytes": 310e6});
+        row.take(Side::PyTorch, &theirs).unwrap();
         row
     }
 
@@ -281,11 +330,45 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn clipping_is_judged_by_a_read() {
-        let row = clip_row();
+    fn measuring_is_judged_by_a_read() {
+        let row = norm_row();
         let times = row.times_read().unwrap();
         assert!((times.median - 1.2).abs() < 1e-12);
         assert_eq!(row.reached(), Some(false));
+    }
+
+    #[test]
+    fn clipping_in_place_is_beside_clip_grad_norm() {
+        let mut row = norm_row();
+        row.quantity = Quantity::ClipInPlace;
+        row.rounds.clear();
+        let answer = json!({"ms": {"clip": {"median": 4.0}, "clip_in_place": {"median": 2.0}}});
+        row.take(Side::Shears, &answer).unwrap();
+        row.take(Side::PyTorch, &answer).unwrap();
+        assert_eq!(row.times_pytorch(Side::Shears).unwrap().median, 2.0);
+    }
+
+    #[test]
+    fn importing_is_shown_apart() {
+        let row = memory_row();
+        let shown = row.show(Side::PyTorch).unwrap();
+        assert_eq!(shown, "981 MB, 310 of it by importing torch");
+        assert_eq!(row.show(Side::Shears).unwrap(), "165 MB");
+        assert_eq!(row.show(Side::Burn), None);
+    }
+
+    #[test]
+    fn the_form_of_generation_is_shown() {
+        let mut row = memory_row();
+        row.quantity = Quantity::Generate;
+        row.importing.clear();
+        let answer = json!({"tokens_per_second": {"median": 500}, "form": "compiled"});
+        row.rounds.clear();
+        row.take(Side::PyTorch, &answer).unwrap();
+        assert_eq!(row.show(Side::PyTorch).unwrap(), "500 tokens/s, compiled");
+        // Older files do not have it.
+        row.forms.clear();
+        assert_eq!(row.show(Side::PyTorch).unwrap(), "500 tokens/s");
     }
 
     #[test]
@@ -309,7 +392,7 @@ pub(super) mod tests {
             machine: machine(),
             threads: 2,
             rounds: 3,
-            rows: vec![step_row(), clip_row()],
+            rows: vec![step_row(), norm_row(), memory_row()],
         };
         let text = serde_json::to_string(&comparison).unwrap();
         assert!(text.contains("\"goal\":{\"times-pytorch\":2.5}"), "{text}");

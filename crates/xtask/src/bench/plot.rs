@@ -25,6 +25,7 @@ fn colour(side: Side) -> RGBColor {
     match side {
         Side::Shears => RGBColor(0x00, 0x72, 0xb2),
         Side::PyTorch => RGBColor(0xd5, 0x5e, 0x00),
+        Side::PyTorchCompiled => RGBColor(0xe6, 0x9f, 0x00),
         Side::Burn => RGBColor(0x00, 0x9e, 0x73),
         Side::Candle => RGBColor(0xcc, 0x79, 0xa7),
     }
@@ -208,7 +209,12 @@ struct Bars<'a> {
 }
 
 impl Bars<'_> {
-    const SIDES: [Side; 3] = [Side::Shears, Side::Burn, Side::Candle];
+    const SIDES: [Side; 4] = [
+        Side::Shears,
+        Side::PyTorchCompiled,
+        Side::Burn,
+        Side::Candle,
+    ];
     const TOP: i32 = 62;
     const LEFT: i32 = 110;
     const BAR: i32 = 17;
@@ -371,7 +377,7 @@ fn three_significant(level: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::peers::tests::{clip_row, machine, step_row};
+    use crate::bench::peers::tests::{machine, norm_row, step_row};
 
     fn point(axis: Axis, value: usize, ours: f64) -> Point {
         Point {
@@ -433,10 +439,10 @@ mod tests {
             machine: machine(),
             threads: 2,
             rounds: 3,
-            rows: vec![step_row(), clip_row()],
+            rows: vec![step_row(), norm_row()],
         };
         let svg = training(&comparison).unwrap();
         assert!(svg.contains("lstm-128") && svg.contains("2.50"), "{svg}");
-        assert!(!svg.contains("clip-10.8M"));
+        assert!(!svg.contains("norm-10.8M"));
     }
 }

@@ -40,9 +40,14 @@ impl Request {
 
     /// Whether a program can be asked for it at all.
     pub(super) fn concerns(&self, side: Side) -> bool {
-        // The other crates have no clipping of a whole model, no loop that generates, and no bf16 here.
-        matches!(side, Side::Shears | Side::PyTorch)
-            || (self.part.is_none() && self.pytorch.is_empty())
+        let trains_in_f32 = self.part.is_none() && self.pytorch.is_empty();
+        match side {
+            Side::Shears | Side::PyTorch => true,
+            // Around PyTorch's fused recurrent layers there is little to compile.
+            Side::PyTorchCompiled => trains_in_f32 && self.preset.starts_with("gpt-"),
+            // They have no clipping of a whole model, no loop that generates, and no bf16 here.
+            Side::Burn | Side::Candle => trains_in_f32,
+        }
     }
 }
 
@@ -90,7 +95,7 @@ impl Programs {
         let mut arguments: Vec<String> = Vec::new();
         let mut add = |words: &[&str]| arguments.extend(words.iter().map(|word| word.to_string()));
         let program = match side {
-            Side::Shears | Side::PyTorch => {
+            Side::Shears | Side::PyTorch | Side::PyTorchCompiled => {
                 let (program, count) = match side {
                     Side::Shears => {
                         add(&["bench", "--json"]);
@@ -109,6 +114,9 @@ impl Programs {
                 if let Some(batch) = request.batch {
                     add(&["--batch", &batch.to_string()]);
                 }
+                if side == Side::PyTorchCompiled {
+                    add(&["--compile"]);
+                }
                 program
             }
             Side::Burn | Side::Candle => {
@@ -122,7 +130,7 @@ impl Programs {
         let mut command = Command::new(program);
         command.args(arguments).args(match side {
             Side::Shears => request.shears.as_slice(),
-            Side::PyTorch => request.pytorch.as_slice(),
+            Side::PyTorch | Side::PyTorchCompiled => request.pytorch.as_slice(),
             Side::Burn | Side::Candle => &[],
         });
         command
@@ -157,7 +165,7 @@ fn build(peers: &[Side]) -> Result<(), String> {
     cargo(&["build", "--release", "--package", "shears"])?;
     let crates: Vec<_> = peers
         .iter()
-        .filter(|side| **side != Side::PyTorch)
+        .filter(|side| matches!(side, Side::Burn | Side::Candle))
         .flat_map(|side| ["--example", example(*side)])
         .collect();
     if crates.is_empty() {
@@ -218,8 +226,17 @@ fn complaint(stderr: &str) -> String {
         let after = line.strip_prefix("error: ");
         after.or_else(|| line.strip_prefix("Error: "))
     });
+    // PyTorch's compiler writes advice after its exception.
+    let raised = || {
+        let named = |line: &str| {
+            line.split(' ')
+                .next()
+                .is_some_and(|name| name.ends_with("Error:"))
+        };
+        stderr.lines().rfind(|line| named(line))
+    };
     let last = || stderr.lines().rfind(|line| !line.trim().is_empty());
-    let line = marked.or_else(last);
+    let line = marked.or_else(raised).or_else(last);
     line.unwrap_or("the program failed and said nothing")
         .trim()
         .to_string()
@@ -273,6 +290,21 @@ mod tests {
     }
 
     #[test]
+    fn transformers_are_compiled_as_well() {
+        let of = |preset: &str| RUNS.iter().find(|run| run.preset == preset).unwrap();
+        let request = Request::of(of("gpt-128"), 2);
+        assert!(request.concerns(Side::PyTorchCompiled));
+        let words = words(Side::PyTorchCompiled, &request).join(" ");
+        let expected = "python reference.py --preset gpt-128 --threads 2 --bench 40 --compile";
+        assert_eq!(words, expected);
+        assert!(!Request::of(of("lstm-128"), 2).concerns(Side::PyTorchCompiled));
+        let mut others = RUNS
+            .iter()
+            .filter(|run| run.part.is_some() || run.model.is_some());
+        assert!(others.all(|run| !Request::of(run, 2).concerns(Side::PyTorchCompiled)));
+    }
+
+    #[test]
     fn the_other_crates_take_fewer_steps() {
         let run = RUNS.iter().find(|run| run.batch.is_some()).unwrap();
         let request = Request::of(run, 2);
@@ -300,6 +332,8 @@ mod tests {
         assert_eq!(complaint(clap), "unexpected argument '--part' found");
         let python = "Traceback (most recent call last):\nRuntimeError: no memory\n";
         assert_eq!(complaint(python), "RuntimeError: no memory");
+        let compiler = "Traceback:\n  raise\ntorch.exc.InductorError: no g++\n\nSet VERBOSE=1\n";
+        assert_eq!(complaint(compiler), "torch.exc.InductorError: no g++");
         assert!(complaint("").contains("said nothing"));
     }
 }

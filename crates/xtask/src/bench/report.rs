@@ -130,22 +130,21 @@ fn tables(comparisons: &[Comparison]) -> String {
 /// Every row with every program.
 fn table(comparison: &Comparison) -> String {
     let mut lines = vec![
-        "| | Shears | PyTorch | how much better | goal | reached | Burn | Candle |".to_string(),
-        "|---|---|---|---|---|---|---|---|".to_string(),
+        "| | Shears | PyTorch | how much better | goal | reached | PyTorch, compiled | Burn | Candle |"
+            .to_string(),
+        "|---|---|---|---|---|---|---|---|---|".to_string(),
     ];
     for row in &comparison.rows {
-        let value = |side| {
-            let value = row.median(side);
-            value.map_or("-".to_string(), |value| row.quantity.show(value))
-        };
+        let value = |side| row.show(side).unwrap_or("-".to_string());
         lines.push(format!(
-            "| `{}` | {} | {} | {} | {} | {} | {} | {} |",
+            "| `{}` | {} | {} | {} | {} | {} | {} | {} | {} |",
             row.name,
             value(Side::Shears),
             value(Side::PyTorch),
             better(row),
             goal(row),
             reached(row),
+            value(Side::PyTorchCompiled),
             value(Side::Burn),
             value(Side::Candle),
         ));
@@ -257,21 +256,18 @@ fn short_table(comparisons: &[Comparison]) -> String {
 /// How much better Shears is, and the numbers of both.
 fn cell(row: &Option<Measured>) -> String {
     let text = row.as_ref().and_then(|row| {
-        let (ours, theirs) = (row.median(Side::Shears)?, row.median(Side::PyTorch)?);
+        let (ours, theirs) = (row.show(Side::Shears)?, row.show(Side::PyTorch)?);
         let times = row.times_pytorch(Side::Shears)?;
-        let show = |value| row.quantity.show(value);
         let better = comparative(row.quantity, times.median);
-        Some(format!("{better} ({}, {})", show(ours), show(theirs)))
+        Some(format!("{better} ({ours}, {theirs})"))
     });
     text.unwrap_or("-".to_string())
 }
 
 /// A row's name as a phrase.
 fn words(row: &Measured) -> String {
-    let (what, of) = row.name.rsplit_once("-and-adamw-").map_or_else(
-        || row.name.split_once('-').unwrap_or((&row.name, "")),
-        |(_, of)| ("clip and AdamW", of),
-    );
+    let (_, of) = row.name.split_once('-').unwrap_or(("", &row.name));
+    let (_, size) = row.name.rsplit_once('-').unwrap_or(("", of));
     match row.quantity {
         Quantity::Step => match of.strip_suffix("-bf16") {
             Some(of) => format!("training step, `{of}`, both in bf16"),
@@ -279,7 +275,10 @@ fn words(row: &Measured) -> String {
         },
         Quantity::Generate => format!("generating, `{of}`"),
         Quantity::PeakMemory => format!("peak memory of training, `{of}`"),
-        Quantity::Clip | Quantity::ClipAndUpdate => format!("{what}, {of} parameters"),
+        Quantity::Norm => format!("gradient norm, {size} parameters"),
+        Quantity::ClipInPlace => format!("clip in place, {size} parameters"),
+        Quantity::Clip => format!("clip, {size} parameters"),
+        Quantity::ClipAndUpdate => format!("clip and AdamW, {size} parameters"),
     }
 }
 
@@ -295,14 +294,14 @@ fn comparative(quantity: Quantity, times: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::peers::tests::{clip_row, machine, step_row};
+    use crate::bench::peers::tests::{machine, memory_row, norm_row, step_row};
 
     fn comparison() -> Comparison {
         Comparison {
             machine: machine(),
             threads: 2,
             rounds: 3,
-            rows: vec![step_row(), clip_row()],
+            rows: vec![step_row(), norm_row(), memory_row()],
         }
     }
 
@@ -312,30 +311,35 @@ mod tests {
         let lines: Vec<&str> = table.lines().collect();
         assert_eq!(
             lines[2],
-            "| `train-lstm-128` | 10.0 ms | 25.0 ms | **2.50** x (2.50 to 2.50) | 2.5 x | yes | - | - |"
+            "| `train-lstm-128` | 10.0 ms | 25.0 ms | **2.50** x (2.50 to 2.50) | 2.5 x | yes | - | - | - |"
         );
         assert_eq!(
             lines[3],
-            "| `clip-10.8M` | 1.20 ms | 3.60 ms | **3.02** x (2.77 to 3.27); \
-             **1.20** reads (1.10 to 1.30) | at most 1.15 reads | no | - | - |"
+            "| `norm-10.8M` | 1.20 ms | 3.60 ms | **3.02** x (2.77 to 3.27); \
+             **1.20** reads (1.10 to 1.30) | at most 1.15 reads | no | - | - | - |"
         );
         let reason = "- `train-lstm-128`, Candle: candle_nn has no vanilla RNN.";
-        assert_eq!(lines[5], reason);
+        assert_eq!(lines[6], reason);
     }
 
     #[test]
     fn the_short_table_is_in_words() {
         let mut other = comparison();
-        other.rows.pop();
+        other.rows.truncate(1);
         let table = short_table(&[comparison(), other]);
         let cell = "2.5 times faster (10.0 ms, 25.0 ms)";
         let row = format!("| training step, `lstm-128` | {cell} | {cell} |");
         assert!(table.contains(&row), "{table}");
-        let row = "| clip, 10.8M parameters | 3.0 times faster (1.20 ms, 3.60 ms) | - |";
-        assert!(table.contains(row), "{table}");
+        for row in [
+            "| gradient norm, 10.8M parameters | 3.0 times faster (1.20 ms, 3.60 ms) | - |",
+            "| 5.9 times smaller (165 MB, 981 MB, 310 of it by importing torch) | - |",
+        ] {
+            assert!(table.contains(row), "{table}");
+        }
         assert_eq!(comparative(Quantity::Step, 0.5), "2.0 times slower");
         assert_eq!(comparative(Quantity::PeakMemory, 3.0), "3.0 times smaller");
-        let mut both = clip_row();
+        let mut both = norm_row();
+        both.quantity = Quantity::ClipAndUpdate;
         both.name = "clip-and-adamw-10.8M".to_string();
         assert_eq!(words(&both), "clip and AdamW, 10.8M parameters");
     }

@@ -7,20 +7,36 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "lowercase")]
 pub(super) enum Side {
     Shears,
+    /// Eager.
     PyTorch,
+    /// The same, with the model and its loss in `torch.compile`.
+    #[serde(rename = "pytorch-compile")]
+    PyTorchCompiled,
     Burn,
     Candle,
 }
 
 impl Side {
-    pub(super) const ALL: [Side; 4] = [Side::Shears, Side::PyTorch, Side::Burn, Side::Candle];
-    pub(super) const PEERS: [Side; 3] = [Side::PyTorch, Side::Burn, Side::Candle];
+    pub(super) const ALL: [Side; 5] = [
+        Side::Shears,
+        Side::PyTorch,
+        Side::PyTorchCompiled,
+        Side::Burn,
+        Side::Candle,
+    ];
+    pub(super) const PEERS: [Side; 4] = [
+        Side::PyTorch,
+        Side::PyTorchCompiled,
+        Side::Burn,
+        Side::Candle,
+    ];
 
     /// As in files and on the command line.
     pub(super) fn key(self) -> &'static str {
         match self {
             Side::Shears => "shears",
             Side::PyTorch => "pytorch",
+            Side::PyTorchCompiled => "pytorch-compile",
             Side::Burn => "burn",
             Side::Candle => "candle",
         }
@@ -31,6 +47,7 @@ impl Side {
         match self {
             Side::Shears => "Shears",
             Side::PyTorch => "PyTorch",
+            Side::PyTorchCompiled => "PyTorch, compiled",
             Side::Burn => "Burn",
             Side::Candle => "Candle",
         }
@@ -43,9 +60,13 @@ impl Side {
 pub(super) enum Quantity {
     /// A whole training step, in milliseconds.
     Step,
-    /// Measuring and clipping the gradients, in milliseconds.
+    /// Measuring the gradients and deciding, in milliseconds.
+    Norm,
+    /// That, and scaling the gradients where they lie, in milliseconds.
+    ClipInPlace,
+    /// Shears' `Norm` beside PyTorch's `ClipInPlace`, in milliseconds: of older files alone.
     Clip,
-    /// That, and AdamW, in milliseconds.
+    /// Measuring, scaling and AdamW, in milliseconds.
     ClipAndUpdate,
     /// Tokens a second, one text at a time.
     Generate,
@@ -55,13 +76,17 @@ pub(super) enum Quantity {
 
 impl Quantity {
     /// Where a program's line of JSON has it.
-    pub(super) fn pointer(self) -> &'static str {
-        match self {
-            Quantity::Step => "/ms_per_step/median",
-            Quantity::Clip => "/ms/clip/median",
-            Quantity::ClipAndUpdate => "/ms/clip_and_update/median",
-            Quantity::Generate => "/tokens_per_second/median",
-            Quantity::PeakMemory => "/peak_rss_bytes",
+    pub(super) fn pointer(self, side: Side) -> &'static str {
+        match (self, side) {
+            (Quantity::Step, _) => "/ms_per_step/median",
+            // Shears' `clip` leaves the scaling to the update.
+            (Quantity::Norm, Side::Shears) | (Quantity::Clip, _) => "/ms/clip/median",
+            (Quantity::Norm, _) => "/ms/norm/median",
+            (Quantity::ClipInPlace, Side::Shears) => "/ms/clip_in_place/median",
+            (Quantity::ClipInPlace, _) => "/ms/clip/median",
+            (Quantity::ClipAndUpdate, _) => "/ms/clip_and_update/median",
+            (Quantity::Generate, _) => "/tokens_per_second/median",
+            (Quantity::PeakMemory, _) => "/peak_rss_bytes",
         }
     }
 
@@ -259,7 +284,8 @@ pub(super) const RUNS: &[Run] = &[
             "gpt-384",
             30,
             &[
-                row("clip-10.8M", Quantity::Clip, Goal::TimesRead(1.15)),
+                row("norm-10.8M", Quantity::Norm, Goal::TimesRead(1.15)),
+                times_pytorch("clip-in-place-10.8M", Quantity::ClipInPlace, 1.0),
                 times_pytorch("clip-and-adamw-10.8M", Quantity::ClipAndUpdate, 1.6),
             ],
         )
@@ -270,7 +296,10 @@ pub(super) const RUNS: &[Run] = &[
         ..train(
             "gpt-384",
             6,
-            &[row("clip-163M", Quantity::Clip, Goal::TimesRead(1.15))],
+            &[
+                row("norm-163M", Quantity::Norm, Goal::TimesRead(1.15)),
+                times_pytorch("clip-in-place-163M", Quantity::ClipInPlace, 1.0),
+            ],
         )
     },
     generate(
@@ -311,7 +340,7 @@ mod tests {
         let count = names.len();
         names.sort_unstable();
         names.dedup();
-        assert_eq!((names.len(), count), (count, 20));
+        assert_eq!((names.len(), count), (count, 22));
     }
 
     #[test]
@@ -328,5 +357,13 @@ mod tests {
         }
         assert_eq!(Quantity::PeakMemory.show(985_000_000.0), "985 MB");
         assert_eq!(Quantity::Step.show(39.84), "39.8 ms");
+    }
+
+    #[test]
+    fn sides_have_the_same_key_in_files_and_on_the_command_line() {
+        for side in Side::ALL {
+            let key = serde_json::to_value(side).unwrap();
+            assert_eq!(key, side.key());
+        }
     }
 }

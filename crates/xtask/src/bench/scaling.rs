@@ -161,7 +161,7 @@ pub(super) fn run(options: &Options) -> Result<(), String> {
                 for _ in 0..options.rounds {
                     for side in SIDES {
                         let answer = programs.ask(side, &request)?;
-                        let ms = number(&answer, Quantity::Step.pointer())?;
+                        let ms = number(&answer, Quantity::Step.pointer(side))?;
                         rounds.entry(side).or_default().push(ms);
                     }
                 }

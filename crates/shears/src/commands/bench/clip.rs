@@ -38,6 +38,7 @@ pub(super) fn run(setting: Setting) -> anyhow::Result<()> {
         ("read", "read"),
         ("clip", "clip"),
         ("clip and update", "clip_and_update"),
+        ("clip in place", "clip_in_place"),
     ] {
         say_spread(name, &report.ms[key]);
     }
