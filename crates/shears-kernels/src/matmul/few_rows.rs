@@ -281,11 +281,10 @@ impl<T: Stored> FewRows<'_, T> {
                 prefetch(row.wrapping_add(OUTPUTS * inner + k * step).cast());
                 // SAFETY: the row has `whole` such steps.
                 let weight = unsafe { T::load(simd, row.add(k * step)) };
-                for part in 0..T::PARTS {
+                for (part, weight) in weight.into_iter().take(T::PARTS).enumerate() {
                     for n in 0..ROWS {
                         let factor = vector::<S>(x[n], k * T::PARTS + part);
-                        sums[n][output] =
-                            simd.mul_add_e_f32s(weight[part], factor, sums[n][output]);
+                        sums[n][output] = simd.mul_add_e_f32s(weight, factor, sums[n][output]);
                     }
                 }
             }
@@ -297,11 +296,10 @@ impl<T: Stored> FewRows<'_, T> {
                 rest[..count].copy_from_slice(&weights[output][whole * step..]);
                 // SAFETY: `rest` has room for two of the widest vectors.
                 let weight = unsafe { T::load(simd, rest.as_ptr()) };
-                for part in 0..T::PARTS {
+                for (part, weight) in weight.into_iter().take(T::PARTS).enumerate() {
                     for n in 0..ROWS {
                         let factor = vector::<S>(x[n], whole * T::PARTS + part);
-                        sums[n][output] =
-                            simd.mul_add_e_f32s(weight[part], factor, sums[n][output]);
+                        sums[n][output] = simd.mul_add_e_f32s(weight, factor, sums[n][output]);
                     }
                 }
             }

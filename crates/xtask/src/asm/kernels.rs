@@ -131,8 +131,8 @@ pub(super) static KERNELS: [Kernel; 20] = [
         name: "bf16 weight times few rows",
         frames: &[("matmul/few_rows.rs", "bf16")],
         asked: &[
-            (Avx512, Clean(4.25)),
-            (Avx2, Clean(4.25)),
+            (Avx512, Clean(3.75)),
+            (Avx2, Clean(3.75)),
             (Portable, Absent(FMAF)),
         ],
         estimated: true,
