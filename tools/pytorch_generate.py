@@ -44,7 +44,8 @@ class LstmStep(nn.Module):
         return layer
 
     def start(self):
-        return [torch.zeros(1, layer.out_features // 4) for layer in self.layers for _ in "hc"]
+        return [torch.zeros(1, layer.out_features // 4, dtype=layer.weight.dtype)
+                for layer in self.layers for _ in "hc"]
 
     def forward(self, token, *state):
         x, after = self.embedding(token[0]), []
@@ -63,7 +64,7 @@ class TransformerStep(nn.Module):
         super().__init__()
         self.model = model
         shape = 2, len(model.blocks), 1, model.heads, model.context, model.width // model.heads
-        keys, values = torch.zeros(shape)
+        keys, values = torch.zeros(shape, dtype=model.position_embedding.weight.dtype)
         self.register_buffer("keys", keys)
         self.register_buffer("values", values)
         self.register_buffer("places", torch.arange(model.context))
@@ -127,7 +128,7 @@ def rate(step, state, length):
     started = time.perf_counter()
     for _ in range(length):
         probabilities, *state = step(token, *state)
-        token = torch.multinomial(probabilities, 1)
+        token = torch.multinomial(probabilities.float(), 1)
         # The text is wanted outside of torch, one token at a time.
         token.item()
     return length / (time.perf_counter() - started)

@@ -151,7 +151,8 @@ class Transformer(nn.Module):
     def cache(self):
         """The state of an empty text: a position, and room for each block's keys and values."""
         shape = 2, 1, self.heads, self.context, self.width // self.heads
-        return 0, [torch.empty(shape) for _ in self.blocks]
+        dtype = self.position_embedding.weight.dtype
+        return 0, [torch.empty(shape, dtype=dtype) for _ in self.blocks]
 
     def forward(self, tokens, state=None):
         start, caches = state or (0, [None] * len(self.blocks))
@@ -376,7 +377,7 @@ def bench(args, p):
             optimizer = make_optimizer(p, model, bench=True)
             result = pytorch_speed.clip(model, optimizer, p["clip"], args.bench)
         else:
-            result = pytorch_speed.generate(model, args.bench)
+            result = pytorch_speed.generate(model.bfloat16() if p.get("bf16") else model, args.bench)
     return {"part": args.part, "preset": args.preset, "bench": args.bench, "seed": args.seed,
             "threads": torch.get_num_threads(), "torch": torch.__version__} | result | {
             "rss_before_model_bytes": before, "peak_rss_bytes": pytorch_speed.peak_rss_bytes()}
@@ -428,7 +429,7 @@ def parse_arguments():
     parser.add_argument("--untied", action="store_true", default=None,
                         help="an output layer of its own for a transformer")
     parser.add_argument("--bf16", action="store_true", default=None,
-                        help="products in bf16, by autocast")
+                        help="training: products in bf16, by autocast; generating: all of the model")
     parser.add_argument("--compile", action="store_true", default=None,
                         help="training steps with model and loss in torch.compile")
     args = parser.parse_args()

@@ -18,8 +18,8 @@ pub(crate) const FEW_ROWS: usize = 16;
 /// Elements of the widest vector.
 const MOST_LANES: usize = 16;
 
-/// From this size on, the rows of a weight are shared between threads.
-const SPLIT_BYTES: usize = 1 << 18;
+/// What is read once and is smaller is not shared between threads: to wake one takes as long.
+pub(crate) const SPLIT_BYTES: usize = 1 << 18;
 
 /// A weight `[outputs, inner]`, row after row, as it is stored.
 #[derive(Clone, Copy, Debug)]

@@ -268,12 +268,13 @@ fn cell(row: &Option<Measured>) -> String {
 fn words(row: &Measured) -> String {
     let (_, of) = row.name.split_once('-').unwrap_or(("", &row.name));
     let (_, size) = row.name.rsplit_once('-').unwrap_or(("", of));
+    let (of, precision) = match of.strip_suffix("-bf16") {
+        Some(of) => (of, ", both in bf16"),
+        None => (of, ""),
+    };
     match row.quantity {
-        Quantity::Step => match of.strip_suffix("-bf16") {
-            Some(of) => format!("training step, `{of}`, both in bf16"),
-            None => format!("training step, `{of}`"),
-        },
-        Quantity::Generate => format!("generating, `{of}`"),
+        Quantity::Step => format!("training step, `{of}`{precision}"),
+        Quantity::Generate => format!("generating, `{of}`{precision}"),
         Quantity::PeakMemory => format!("peak memory of training, `{of}`"),
         Quantity::Norm => format!("gradient norm, {size} parameters"),
         Quantity::ClipInPlace => format!("clip in place, {size} parameters"),

@@ -198,7 +198,8 @@ const GPT_2: [&str; 2] = [
     "--vocabulary 50257 --layers 12 --hidden 768 --heads 12 --window 1024 --untied",
 ];
 
-/// Products in bf16: of Shears by `--precision`, of PyTorch by autocast.
+/// Products in bf16: of Shears by `--precision`, of PyTorch by autocast, or in generation by a model that is
+/// bf16 altogether.
 const BF16: [&str; 2] = ["--precision bf16", "--bf16"];
 
 /// Training in bf16 on both sides.
@@ -206,6 +207,14 @@ const fn train_bf16(preset: &'static str, steps: usize, rows: &'static [Row]) ->
     Run {
         model: Some(BF16),
         ..train(preset, steps, rows)
+    }
+}
+
+/// Generating in bf16 on both sides.
+const fn generate_bf16(preset: &'static str, steps: usize, rows: &'static [Row]) -> Run {
+    Run {
+        model: Some(BF16),
+        ..generate(preset, steps, rows)
     }
 }
 
@@ -322,6 +331,24 @@ pub(super) const RUNS: &[Run] = &[
         512,
         &[times_pytorch("generate-gpt-384", Quantity::Generate, 1.8)],
     ),
+    generate_bf16(
+        "lstm-512",
+        512,
+        &[times_pytorch(
+            "generate-lstm-512-bf16",
+            Quantity::Generate,
+            1.0,
+        )],
+    ),
+    generate_bf16(
+        "gpt-384",
+        512,
+        &[times_pytorch(
+            "generate-gpt-384-bf16",
+            Quantity::Generate,
+            1.0,
+        )],
+    ),
 ];
 
 /// The names of all rows.
@@ -340,7 +367,7 @@ mod tests {
         let count = names.len();
         names.sort_unstable();
         names.dedup();
-        assert_eq!((names.len(), count), (count, 22));
+        assert_eq!((names.len(), count), (count, 24));
     }
 
     #[test]

@@ -173,16 +173,20 @@ pub(super) const KERNELS: [[unsafe fn(&Tile); 2]; 2] = [[tile_1x1, tile_1x2], [t
 
 /// What a kernel does, instruction by instruction (Intel SDM volume 2, TDPBF16PS), for machines that lack them: an
 /// instruction adds up the products of first neighbours and those of second ones, each from zero, and adds
-/// the sum of both. Denormals are not flushed.
+/// the sum of both. It takes denormals for zeros, and gives zeros for them.
 ///
 /// # Safety
 ///
 /// As for the kernel of so many tiles of rows and vectors of columns.
 #[cfg(test)]
 pub(super) unsafe fn twin(tile: &Tile, tiles: usize, vectors: usize) {
+    let flushed = |x: f32| match x.is_subnormal() {
+        true => 0.0_f32.copysign(x),
+        false => x,
+    };
     let halves = |pair: f32| {
         let bits = pair.to_bits();
-        [bits << 16, bits & 0xffff_0000].map(f32::from_bits)
+        [bits << 16, bits & 0xffff_0000].map(|half| flushed(f32::from_bits(half)))
     };
     for row in 0..tiles * ROWS {
         for column in 0..vectors * ROWS {
@@ -197,10 +201,10 @@ pub(super) unsafe fn twin(tile: &Tile, tiles: usize, vectors: usize) {
                         (halves(*a), halves(*tile.b.add(k * vectors * ROWS + column)))
                     };
                     for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
-                        *sum = a.mul_add(b, *sum);
+                        *sum = flushed(a.mul_add(b, *sum));
                     }
                 }
-                sum += sums[0] + sums[1];
+                sum = flushed(flushed(sum) + flushed(sums[0] + sums[1]));
             }
             // SAFETY: as above.
             unsafe { *tile.c.byte_add(row * tile.c_row).add(column) = sum };
