@@ -52,11 +52,14 @@ fn map_in_threads<Block: Send, Partial: Send>(
     }
     let run_blocks = move |run: Vec<Block>| run.into_iter().map(work).collect::<Vec<Partial>>();
     std::thread::scope(|scope| {
+        // The first run is this thread's, which would only wait for the others.
+        let mut runs = runs.into_iter();
+        let own = runs.next().unwrap_or_default();
         let handles: Vec<_> = runs
-            .into_iter()
             .map(|run| scope.spawn(move || run_blocks(run)))
             .collect();
         let mut partials = Vec::with_capacity(block_count);
+        partials.extend(run_blocks(own));
         for handle in handles {
             match handle.join() {
                 Ok(run) => partials.extend(run),
