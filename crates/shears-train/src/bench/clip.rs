@@ -34,7 +34,8 @@ pub struct ClipBench {
 const WARMUP_ROUNDS: u64 = 2;
 
 /// Times the clipping policy and the optimizer of a plan on random gradients of a model that is on
-/// an autodiff device. In each of the rounds they are measured one after the other.
+/// an autodiff device. Each is measured once a round, on gradients that were written just before, as
+/// by a backward pass.
 ///
 /// # Errors
 ///
@@ -53,19 +54,21 @@ pub fn bench_clip<M: LanguageModel>(
     let (mut clip_and_update, mut clip_in_place) = (Vec::new(), Vec::new());
     let (mut parameters, mut tensors) = (0, 0);
     for round in 0..WARMUP_ROUNDS + rounds {
-        let mut gradients = random_gradients(plan, &model, device)?;
+        let refused = |cause| TrainError::NonFinite { step: round, cause };
+        let gradients = random_gradients(plan, &model, device)?;
         let started = Instant::now();
         let slices = gradients.single_precision().unwrap_or_default();
         black_box(shears_kernels::read(&slices, threads));
         read.push(started.elapsed());
         (tensors, parameters) = (slices.len(), slices.iter().map(|slice| slice.len()).sum());
 
-        let refused = |cause| TrainError::NonFinite { step: round, cause };
+        let mut gradients = random_gradients(plan, &model, device)?;
         let started = Instant::now();
         let outcome = clipper.clip_deferred(Unscaled::single(&mut gradients), None);
         black_box(outcome.map_err(refused)?.report());
         clip.push(started.elapsed());
 
+        let gradients = random_gradients(plan, &model, device)?;
         let started = Instant::now();
         let outcome = clipper.clip_deferred(Unscaled::single(gradients), None);
         if let Outcome::Apply(deferred) = outcome.map_err(refused)? {
@@ -73,7 +76,6 @@ pub fn bench_clip<M: LanguageModel>(
         }
         clip_and_update.push(started.elapsed());
 
-        // The update took the first ones, and what is clipped already would not be scaled again.
         let mut gradients = random_gradients(plan, &model, device)?;
         let started = Instant::now();
         let outcome = clipper.clip(Unscaled::single(&mut gradients));
