@@ -269,7 +269,11 @@ impl Clipper {
             if decision.changes_anything() {
                 measured_for = None;
             }
-            lessons.push(decision.lesson);
+            // What is left of a damaged step is no measure of ordinary ones.
+            lessons.push(match report.non_finite {
+                0 => decision.lesson,
+                _ => Lesson::None,
+            });
         }
         if let Some(snapshot) = snapshot.filter(|_| report.action == ClipAction::Clip) {
             report.cosine = snapshot.cosine_to(&mut gradients);

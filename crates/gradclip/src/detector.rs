@@ -1,6 +1,7 @@
 //! Detectors: what the rules that learn from past steps remember.
 //!
-//! A step that is left out teaches them nothing, and no number that is not finite reaches them.
+//! A step that is left out or damaged teaches them nothing, and neither does one whose gradients are all zero: it
+//! says nothing of how large ordinary ones are. No number that is not finite reaches them.
 
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::String;
@@ -37,6 +38,16 @@ pub(crate) enum Lesson {
     },
 }
 
+impl Lesson {
+    /// Whether it says how large gradients are.
+    fn says_something(&self) -> bool {
+        match self {
+            Lesson::Norm(norm) | Lesson::Step { norm, .. } => *norm > 0.0,
+            Lesson::None | Lesson::Tensors(_) => true,
+        }
+    }
+}
+
 impl Detector {
     /// The memory of a rule before its first step, if it has one.
     pub(crate) fn of(rule: &ClipRule) -> Option<Detector> {
@@ -52,6 +63,9 @@ impl Detector {
 
     /// Learns from a step that was applied.
     pub(crate) fn learn(&mut self, rule: &ClipRule, lesson: Lesson) {
+        if !lesson.says_something() {
+            return;
+        }
         match (self, rule, lesson) {
             (Detector::AutoClip(history), _, Lesson::Norm(norm)) => history.insert(norm),
             (Detector::ZClip(score), ClipRule::ZClip { alpha, warmup, .. }, Lesson::Norm(norm)) => {

@@ -207,7 +207,12 @@ impl ClipReport {
             norms_after.push(norm);
         }
         let together = combine_norms(norms_after.iter().copied(), order).value();
-        let together = together.min(reported_norm_of_all(measures, order).value());
+        let lengthens = |change: &Change| matches!(change, Change::Scale(by) if by.value() > 1.0);
+        // Rounding must not make what was shortened look longer.
+        let together = match decision.changes.iter().any(lengthens) {
+            true => together,
+            false => together.min(reported_norm_of_all(measures, order).value()),
+        };
         self.norm_after = decision
             .norm_after
             .filter(|_| rule.order() == order)

@@ -52,9 +52,8 @@ fn skipped_steps_with_non_finite_values_leave_no_trace() {
 }
 
 #[test]
-fn zeroed_values_teach_what_zeros_would() {
+fn zeroed_values_are_clipped_as_zeros_and_teach_nothing() {
     for policy in POLICIES {
-        let mut expecting = clipper(policy, NonFinite::Error);
         let mut zeroing = clipper(policy, NonFinite::Zero);
         for index in 0..60 {
             let (mut zeros, mut bad) = (gradients_of_step(index), gradients_of_step(index));
@@ -63,11 +62,23 @@ fn zeroed_values_teach_what_zeros_would() {
                 zeros.0[place].gradient.set(0, 0.0);
                 bad.0[place].gradient.set(0, BAD[index as usize % 3]);
             }
+            let learned = |clipper: &Clipper| {
+                let mut state = clipper.state();
+                state.remove("steps");
+                state
+            };
+            let before = learned(&zeroing);
+            let mut expecting = zeroing.clone();
             let (expected, expected_report) = step(&mut expecting, zeros);
             let (found, report) = step(&mut zeroing, bad);
             if report.action == ClipAction::Skip {
                 continue;
             }
+            let after = match report.non_finite {
+                0 => learned(&expecting),
+                _ => before,
+            };
+            assert_eq!(learned(&zeroing), after, "{policy} at step {index}");
             assert_eq!(found.bits(), expected.bits(), "{policy} at step {index}");
             assert_eq!(report.non_finite, u64::from(index % 4 == 1));
             let numbers = |report: &ClipReport| {
@@ -80,7 +91,45 @@ fn zeroed_values_teach_what_zeros_would() {
                 "{policy} at {index}"
             );
         }
-        assert_eq!(zeroing.state(), expecting.state(), "{policy}");
+    }
+}
+
+/// Norms 5, damaged, 5: the third is cut neither to the second nor to what is left of it.
+#[test]
+fn a_damaged_step_does_not_hold_adagc_down() {
+    let mut clipper = clipper("adagc:abs=100,warmup=3", NonFinite::Zero);
+    for gradient in [[3.0, 4.0], [f64::NAN, 1e-6], [3.0, 4.0]] {
+        let (after, _) = step(&mut clipper, Model::vector(&gradient));
+        if gradient[0] == 3.0 {
+            assert_eq!(after.flat(), gradient);
+        }
+    }
+}
+
+#[test]
+fn steps_of_zeros_do_not_make_spikes_ordinary() {
+    for policy in [
+        "autoclip:50",
+        "median:2",
+        "zclip:warmup=10,max=inf",
+        "skip:3,window=10",
+    ] {
+        let mut clipper = clipper(policy, NonFinite::Error);
+        let mut passed = 0;
+        for index in 0..150 {
+            let norm = match index {
+                0..50 => 0.0,
+                100.. if index % 3 == 0 => 1000.0,
+                _ => 1.0 + 0.01 * f64::from(index % 7),
+            };
+            let report = step(&mut clipper, Model::vector(&[norm])).1;
+            assert!(
+                norm == 1000.0 || report.action != ClipAction::Skip,
+                "{policy} {index}"
+            );
+            passed += u32::from(norm == 1000.0 && report.norm_after == norm);
+        }
+        assert_eq!(passed, 0, "{policy}");
     }
 }
 
@@ -267,8 +316,9 @@ fn a_percentile_of_zero_keeps() {
         step(&mut clipper, Model::vector(&[0.0]));
     }
     let (after, report) = step(&mut clipper, Model::vector(&[3.0]));
+    // As if it were the first.
     assert_eq!((after.flat(), report.action), (vec![3.0], ClipAction::Keep));
-    assert_eq!(report.threshold, None);
+    assert_eq!(report.threshold, Some(3.0));
 }
 
 #[test]

@@ -33,6 +33,16 @@ fn three_four_is_scaled_to_length_one() {
 }
 
 #[test]
+fn a_chain_that_lengthens_reports_it_in_the_order_of_its_norm() {
+    let (values, report) = clip_one("normalize:100+global-norm:1000,p=inf", &[3.0, 4.0]);
+    assert_eq!(values, [60.0, 80.0]);
+    assert_close(report.norm_before, 4.0, 1e-14);
+    assert_close(report.norm_after, 80.0, 1e-14);
+    assert_close(report.coefficient, 20.0, 1e-14);
+    assert_close(report.tensors[0].coefficient, 20.0, 1e-14);
+}
+
+#[test]
 fn the_default_policy_off_measures_and_keeps() {
     let (values, report) = clip_one("none", &[3.0, -4.0]);
     assert_eq!(values, [3.0, -4.0]);
