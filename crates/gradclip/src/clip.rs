@@ -269,16 +269,14 @@ impl Clipper {
             if decision.changes_anything() {
                 measured_for = None;
             }
-            // What is left of a damaged step is no measure of ordinary ones.
-            lessons.push(match report.non_finite {
-                0 => decision.lesson,
-                _ => Lesson::None,
-            });
+            lessons.push(decision.lesson);
         }
         if let Some(snapshot) = snapshot.filter(|_| report.action == ClipAction::Clip) {
             report.cosine = snapshot.cosine_to(&mut gradients);
         }
-        self.learn(lessons);
+        // What is left of a damaged step is no measure of ordinary ones.
+        let is_whole = report.non_finite == 0;
+        self.learn(lessons.into_iter().filter(|_| is_whole));
         let clipped = Clipped::new(gradients, report);
         Ok(Outcome::Apply(Deferred::new(clipped, factors)))
     }
@@ -303,7 +301,7 @@ impl Clipper {
         None
     }
 
-    pub(crate) fn learn(&mut self, lessons: Vec<Lesson>) {
+    pub(crate) fn learn(&mut self, lessons: impl IntoIterator<Item = Lesson>) {
         for (link, lesson) in self.links.iter_mut().zip(lessons) {
             if let Some(detector) = &mut link.detector {
                 detector.learn(&link.rule, lesson);
