@@ -1,15 +1,11 @@
 //! What is on disk: checkpoints, events and the run folder, whole and damaged.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-#[path = "support/tiny.rs"]
-mod tiny;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use crate::tiny::{self, bits};
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use sha2::{Digest, Sha256};
@@ -20,7 +16,6 @@ use shears_train::{
     StepEvent, TrainError, load_parameters, module_tensors, read_events,
 };
 use tempfile::TempDir;
-use tiny::bits;
 
 const FILES: [&str; 5] = [
     "model.safetensors",

@@ -1,14 +1,10 @@
 //! Clipping policies in training: the rules inside Adam against float64, what is learned and
 //! saved, and what a step that is left out may change.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-#[path = "support/tiny.rs"]
-mod tiny;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use crate::tiny::{self, New, bits, device, plan, trainer};
 use burn::module::{Module, Param};
 use burn::tensor::{Tensor, TensorData};
 use gradclip::{AdamClipping, ClipAction, ClipPolicy, Clipper, NonFinite, Outcome, Unscaled};
@@ -16,7 +12,6 @@ use gradclip_burn::{ClippedGradients, ModuleGradients};
 use serde::Deserialize;
 use shears_model::{Architecture, LanguageModel, Lstm, Transformer};
 use shears_train::{Checkpoint, Optimizer, OptimizerKind, Plan, Trainer};
-use tiny::{New, bits, device, plan, trainer};
 
 /// What `tools/golden/clipping.py` has written: gradients, and the parameters after each of them.
 #[derive(Deserialize)]

@@ -1,7 +1,5 @@
 //! Gradients against central differences of the loss, in f64.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::collections::BTreeMap;
 
 use burn::module::{ModuleMapper, ModuleVisitor, Param};

@@ -1,16 +1,11 @@
 //! Models, optimizers and clipping against PyTorch, computed in float64 by `tools/golden/models.py`.
 //!
-//! `cargo test --release --workspace --test golden -- --nocapture` prints the largest deviations.
+//! `cargo test --release --workspace --test tests golden -- --nocapture` prints the largest deviations.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-#[path = "support/golden_file.rs"]
-mod file;
-
+use crate::golden_file::GoldenFile;
 use burn::module::{Module, Param};
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use file::GoldenFile;
 use gradclip::{
     ClipPolicy, ClipReport, ClipRule, Clipper, NonFinite, NormOrder, Outcome, Threshold, Unscaled,
 };

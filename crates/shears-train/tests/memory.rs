@@ -1,4 +1,4 @@
-//! What training takes is what was estimated before.
+//! What training takes is what was estimated before. A binary of its own: its size is part of the peaks.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -1,15 +1,11 @@
 //! What training promises: it learns, resumes bit for bit, accumulates, clips, skips and evaluates.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-#[path = "support/tiny.rs"]
-mod tiny;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::tiny::{self, New, bits, device, plan, trainer};
 use burn::module::Module;
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Int, Tensor, TensorData};
@@ -24,7 +20,6 @@ use shears_train::{
     Observer, OptimizerKind, Plan, RunFolder, ScheduleKind, StepEvent, Streams, TrainError,
     Trainer, evaluate, load_parameters, module_tensors, read_events, train,
 };
-use tiny::{New, bits, device, plan, trainer};
 
 /// Calls a function that takes a constructor, for the model of a plan.
 macro_rules! with_model {

@@ -1,0 +1,11 @@
+//! All integration tests but that of memory, so that the four models are compiled once.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod checkpoint;
+mod clipping;
+mod finite_difference;
+mod golden;
+mod golden_file;
+mod tiny;
+mod trainer;
