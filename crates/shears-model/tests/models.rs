@@ -496,6 +496,30 @@ fn generation_in_bf16_reads_weights_that_are_stored_so() {
     );
 }
 
+/// Twelve tokens of a vocabulary of three: `W_ih` is multiplied with the embedding once, in place of each token's row.
+#[test]
+fn generation_in_bf16_reads_a_short_prompt_of_a_small_vocabulary() {
+    let config = ModelConfig {
+        precision: Precision::Bf16,
+        ..config()
+    };
+    let mut initializer = Initializer::new(2, &Device::flex());
+    let model = Gru::new(3, &config, &mut initializer).for_generation();
+    let prompt = TensorData::new([0_i32, 1, 2, 0, 1, 2, 0, 0, 1, 1, 2, 2].to_vec(), [1, 12]);
+    let prompt: Tensor<2, Int> = Tensor::from_data(prompt, &Device::flex());
+    let (at_once, _) = model.predict(prompt.clone(), State::default());
+    let (mut one_by_one, mut state) = (None, State::default());
+    for token in prompt.split(1, 1) {
+        let (logits, after) = model.predict(token, state);
+        (one_by_one, state) = (Some(logits), after);
+    }
+    let values = |logits: Tensor<2>| -> Vec<f32> { logits.into_data().iter().collect() };
+    let pairs = values(at_once).into_iter().zip(values(one_by_one.unwrap()));
+    for (found, expected) in pairs {
+        assert!((found - expected).abs() < 1e-2, "{found} {expected}");
+    }
+}
+
 #[test]
 #[should_panic(expected = "do not fit in a context of 12")]
 fn a_text_longer_than_the_context_is_refused() {

@@ -240,9 +240,6 @@ impl Call {
     ) -> Call {
         let source = contiguous(source);
         let [mut weight_ih, mut weight_hh, bias_ih, bias_hh] = parameters.map(contiguous);
-        if time * batch > FEW_ROWS {
-            (weight_ih, weight_hh) = (widened(weight_ih), widened(weight_hh));
-        }
         let [source_rows, inputs] = sizes(&source);
         let [_, size] = sizes(&weight_hh);
         let has_tokens = tokens.layout().num_elements() > 0;
@@ -251,6 +248,14 @@ impl Call {
             .as_ref()
             .filter(|tokens| 2 * source_rows > tokens.len());
         let gathered = large.map(|tokens| gather(Cpu::current(), values(&source), inputs, tokens));
+        // What is multiplied with many rows, among them those of a table, is packed from `f32`.
+        let is_many = time * batch > FEW_ROWS;
+        if is_many || (has_tokens && gathered.is_none()) {
+            weight_ih = widened(weight_ih);
+        }
+        if is_many {
+            weight_hh = widened(weight_hh);
+        }
         Call {
             cell,
             precision,
