@@ -141,6 +141,15 @@ impl Cpu {
         Cpu { threads: 1, ..self }
     }
 
+    /// For work that reads so many bytes once: on one thread where it would take longer to wake another.
+    pub(crate) fn for_one_read(self, bytes: usize) -> Cpu {
+        const SHARED: usize = 1 << 18;
+        match bytes < SHARED {
+            true => self.alone(),
+            false => self,
+        }
+    }
+
     /// Runs work that was compiled once for each set of instructions. All that it calls has to be
     /// `#[inline(always)]` as well, or it would be compiled for the baseline.
     #[inline]

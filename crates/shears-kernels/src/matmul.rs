@@ -17,7 +17,7 @@ mod pairs;
 mod panels;
 mod tile;
 
-pub(crate) use few_rows::{FEW_ROWS, SPLIT_BYTES, Weight, product_of_few_rows};
+pub(crate) use few_rows::{FEW_ROWS, Weight, product_of_few_rows};
 pub(crate) use gradient::transposed_product;
 pub(crate) use panels::{Left, Panels};
 use panels::{copy_panel, transpose_panel};

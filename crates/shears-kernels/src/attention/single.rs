@@ -6,7 +6,6 @@ use pulp::{Simd, WithSimd};
 use super::backward::dot;
 use super::forward::exponentials;
 use super::{Attention, Buffer, Cpu, Rows, Shared};
-use crate::matmul::SPLIT_BYTES;
 use crate::vector::{load, store};
 
 /// [`super::forward()`] for an attention of one query.
@@ -20,12 +19,8 @@ pub(crate) fn single(
     let width = attention.width;
     let heads = attention.batch * attention.heads;
     let read = 2 * heads * attention.keys() * width * size_of::<f32>();
-    let cpu = match read < SPLIT_BYTES {
-        true => cpu.alone(),
-        false => cpu,
-    };
     let mixed = Shared::new(mixed);
-    cpu.split(heads, 1, |range| {
+    cpu.for_one_read(read).split(heads, 1, |range| {
         for index in range {
             cpu.run(Head {
                 attention,

@@ -18,9 +18,6 @@ pub(crate) const FEW_ROWS: usize = 16;
 /// Elements of the widest vector.
 const MOST_LANES: usize = 16;
 
-/// What is read once and is smaller is not shared between threads: to wake one takes as long.
-pub(crate) const SPLIT_BYTES: usize = 1 << 18;
-
 /// A weight `[outputs, inner]`, row after row, as it is stored.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Weight<'a> {
@@ -88,11 +85,7 @@ fn product<T: Stored>(
         (rows - 1) * y_stride + outputs <= y.len() && (rows == 1 || outputs <= y_stride),
         "rows of a result"
     );
-    let cpu = if size_of_val(weight) < SPLIT_BYTES {
-        cpu.alone()
-    } else {
-        cpu
-    };
+    let cpu = cpu.for_one_read(size_of_val(weight));
     let arranged = cpu.run(Arrange::<T> {
         x,
         inner,
