@@ -18,4 +18,3 @@ mod policy_round_trip;
 mod properties;
 mod state;
 mod support;
-mod verdict;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use gradclip::Advice;
+use gradclip_judge::Advice;
 use shears_train::{Event, RunFolder, StepEvent};
 
 use crate::arguments::AdviseArguments;

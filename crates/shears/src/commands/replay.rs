@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use gradclip::{NormOrder, RecordedStep, Replay};
+use gradclip::NormOrder;
+use gradclip_judge::{RecordedStep, Replay};
 use serde_json::{Value, json};
 use shears_model::{LanguageModel, ParameterInfo, parameters};
 use shears_train::{ClipPolicy, Event, Plan, RunFolder, StepEvent, read_events};
