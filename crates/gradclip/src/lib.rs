@@ -16,8 +16,6 @@ mod adam;
 mod apply;
 mod blocks;
 mod clip;
-#[cfg(feature = "conformance")]
-pub mod conformance;
 mod decision;
 mod detector;
 mod direction;

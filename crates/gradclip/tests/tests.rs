@@ -1,7 +1,6 @@
 //! The integration tests of `gradclip`, as one binary.
 
 mod bits;
-mod conformance;
 mod deferred;
 mod detectors;
 mod direction;
