@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use gradclip::UnitAxis;
-use shears_model::Architecture;
+use shears_model::UnknownName;
 use shears_train::{OptimizerKind, Plan, Preset};
 use toml::{Table, Value};
 
@@ -37,16 +37,10 @@ pub(crate) fn with_config_file(arguments: TrainArguments) -> anyhow::Result<Trai
 
 /// The plan of a new run.
 pub(crate) fn resolve(arguments: &TrainArguments) -> anyhow::Result<Plan> {
-    let named = arguments.model.as_deref().map(str::parse::<Architecture>);
-    let architecture = named
-        .transpose()
-        .map_err(|error| Misuse(error.to_string()))?;
-    let named = arguments
-        .preset
-        .as_deref()
-        .map(str::parse::<Preset>)
-        .transpose();
-    let preset = match (named.map_err(Misuse)?, architecture) {
+    let model = arguments.model.as_deref().map(str::parse).transpose();
+    let preset = arguments.preset.as_deref().map(str::parse).transpose();
+    let misuse = |error: UnknownName| Misuse(error.to_string());
+    let preset = match (preset.map_err(misuse)?, model.map_err(misuse)?) {
         (Some(preset), _) => preset,
         (None, Some(architecture)) => Preset::of(architecture),
         (None, None) => Preset::Lstm128,
