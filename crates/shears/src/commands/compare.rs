@@ -220,7 +220,7 @@ fn conclude(grid: &Grid, out: &Path) -> anyhow::Result<ExitCode> {
     }
     let findings = Findings::of(grid, &outcomes);
     let pictures = plots::draw(grid, &outcomes, &findings)?;
-    let write = |name: &str, text: &str| new_file::write(&out.join(name), text);
+    let write = |name: &str, text: &str| new_file::write(&out.join(name), text, true);
     for picture in &pictures {
         write(&format!("{}.svg", picture.name), &picture.svg)?;
     }

@@ -91,7 +91,7 @@ impl Results {
     pub(super) fn add(&mut self, outcome: Outcome) -> anyhow::Result<()> {
         self.kept.outcomes.push(outcome);
         let text = serde_json::to_string_pretty(&self.kept)? + "\n";
-        new_file::write(&self.path, &text)
+        new_file::write(&self.path, &text, true)
     }
 
     /// Prints the table and draws the picture.
@@ -99,7 +99,7 @@ impl Results {
         let groups = groups(trials, |trial| self.of(trial));
         say!("\n{}", table(&groups));
         let path = self.path.with_file_name("success.svg");
-        new_file::write(&path, &picture(&groups)?)?;
+        new_file::write(&path, picture(&groups)?, true)?;
         say!("picture: {}", path.display());
         Ok(())
     }
