@@ -5,6 +5,7 @@
 //! checkpoints. `train(2n)` equals `train(n)`, a kill, a resumption and `train(n)`, bit for bit.
 
 mod batches;
+mod belongs;
 mod bench;
 mod checkpoint;
 mod error;
@@ -24,6 +25,7 @@ mod trainer;
 mod weights;
 
 pub use batches::Batches;
+pub use belongs::BelongsTo;
 pub use bench::{BenchReport, ClipBench, PhaseTimes, Spread, bench, bench_clip, peak_rss_bytes};
 pub use checkpoint::{Checkpoint, CheckpointStore, Progress, RestoreError};
 pub use error::TrainError;

@@ -18,6 +18,7 @@ mod program;
 mod replay;
 mod resume;
 mod resume_refused;
+mod settings;
 mod tensorboard;
 mod text;
 mod tui;
