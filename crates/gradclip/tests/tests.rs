@@ -1,6 +1,7 @@
 //! The integration tests of `gradclip`, as one binary.
 
 mod bits;
+mod conformance;
 mod deferred;
 mod detectors;
 mod direction;
@@ -17,3 +18,4 @@ mod policy_round_trip;
 mod properties;
 mod state;
 mod support;
+mod verdict;

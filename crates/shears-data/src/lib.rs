@@ -15,7 +15,6 @@ mod batches;
 mod corpus;
 mod decode_stream;
 mod error;
-mod limits;
 mod split;
 mod tokenizer;
 
@@ -25,6 +24,5 @@ pub use batches::{
 pub use corpus::{Corpus, Source};
 pub use decode_stream::StreamDecoder;
 pub use error::DataError;
-pub use limits::{BPE_SIZE_MAX, BPE_SIZE_MIN};
 pub use split::split;
-pub use tokenizer::{Tokenizer, TokenizerKind};
+pub use tokenizer::{BPE_SIZE_MAX, BPE_SIZE_MIN, Tokenizer, TokenizerKind};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use gradclip_judge::GradientFlow;
+use gradclip::GradientFlow;
 use shears_events::Event;
 use shears_model::ParameterInfo;
 

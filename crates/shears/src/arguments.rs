@@ -1,15 +1,7 @@
 //! The command line: every command and flag, with its help.
 
-mod advise;
 mod bench;
-mod clip;
-mod compare;
-mod dash;
 mod eval;
-mod experiment;
-mod export_events;
-mod inspect;
-mod replay;
 
 use std::path::PathBuf;
 
@@ -21,18 +13,14 @@ use shears_train::{ClipPolicy, NonFinite, OptimizerKind, Preset, ScheduleKind};
 
 use crate::settings::checked;
 
-pub(crate) use advise::AdviseArguments;
+use crate::commands::clip::ClipArguments;
+use crate::commands::dash::DashArguments;
+use crate::commands::export::ExportArguments;
+use crate::commands::inspect::InspectArguments;
+use crate::commands::replay::ReplayArguments;
+use crate::commands::sweep::SweepArguments;
 pub(crate) use bench::{BenchArguments, BenchPart};
-pub(crate) use clip::ClipArguments;
-pub(crate) use compare::CompareArguments;
-pub(crate) use dash::DashArguments;
 pub(crate) use eval::EvalArguments;
-pub(crate) use experiment::{
-    Experiment, ExperimentArguments, Initialization, TemporalOrderArguments,
-};
-pub(crate) use export_events::{ExportEventsArguments, TableFormat};
-pub(crate) use inspect::InspectArguments;
-pub(crate) use replay::ReplayArguments;
 
 /// Train text generators, and see what gradient clipping does to them.
 ///
@@ -70,14 +58,12 @@ pub(crate) enum Command {
     Eval(EvalArguments),
     Generate(GenerateArguments),
     Inspect(InspectArguments),
-    Advise(AdviseArguments),
-    Dash(DashArguments),
-    Bench(Box<BenchArguments>),
-    Clip(ClipArguments),
-    Compare(CompareArguments),
-    Experiment(ExperimentArguments),
     Replay(ReplayArguments),
-    ExportEvents(ExportEventsArguments),
+    Dash(DashArguments),
+    Sweep(SweepArguments),
+    Export(ExportArguments),
+    Clip(ClipArguments),
+    Bench(Box<BenchArguments>),
     /// Print a completion script for a shell
     ///
     /// For example: shears completions bash > ~/.local/share/bash-completion/completions/shears

@@ -1,19 +1,22 @@
 //! One file a command.
 
-pub(crate) mod advise;
 pub(crate) mod bench;
 pub(crate) mod clip;
-pub(crate) mod compare;
 pub(crate) mod dash;
 pub(crate) mod eval;
-pub(crate) mod experiment;
-pub(crate) mod export_events;
+pub(crate) mod export;
 pub(crate) mod generate;
 pub(crate) mod inspect;
 pub(crate) mod replay;
+pub(crate) mod sweep;
 pub(crate) mod train;
 
 use crate::exit::Misuse;
+
+/// For clap: the old name of a flag, which says the new one.
+pub(crate) fn renamed(now: &'static str) -> impl Fn(&str) -> Result<String, String> + Clone {
+    move |_| Err(format!("the flag is called {now} now"))
+}
 
 /// How many threads were asked for; as many as there are cores, if nothing was said.
 pub(crate) fn thread_count(threads: Option<usize>) -> Result<usize, Misuse> {

@@ -11,6 +11,7 @@
 mod arguments;
 mod chart;
 mod commands;
+mod comparison;
 mod exit;
 mod figure;
 mod gradient_files;
@@ -31,20 +32,21 @@ use arguments::{Arguments, Command};
 
 fn main() -> ExitCode {
     output::set_panic_hook();
+    if let Some(renamed) = std::env::args().nth(1).and_then(|name| renamed(&name)) {
+        return exit::report(&exit::Misuse(renamed).into());
+    }
     let arguments = Arguments::parse();
     let result = match arguments.command.unwrap_or(Command::Train(Box::default())) {
         Command::Train(arguments) => commands::train::run(*arguments),
         Command::Eval(arguments) => commands::eval::run(&arguments),
         Command::Generate(arguments) => commands::generate::run(&arguments),
         Command::Inspect(arguments) => commands::inspect::run(&arguments),
-        Command::Advise(arguments) => commands::advise::run(&arguments),
         Command::Dash(arguments) => commands::dash::run(&arguments),
         Command::Bench(arguments) => commands::bench::run(*arguments),
         Command::Clip(arguments) => commands::clip::run(&arguments),
-        Command::Compare(arguments) => commands::compare::run(&arguments),
-        Command::Experiment(arguments) => commands::experiment::run(&arguments),
+        Command::Sweep(arguments) => commands::sweep::run(&arguments),
         Command::Replay(arguments) => commands::replay::run(&arguments),
-        Command::ExportEvents(arguments) => commands::export_events::run(&arguments),
+        Command::Export(arguments) => commands::export::run(&arguments),
         Command::Completions { shell } => {
             let mut command = Arguments::command();
             let mut script = Vec::new();
@@ -54,4 +56,17 @@ fn main() -> ExitCode {
         }
     };
     result.unwrap_or_else(|error| exit::report(&error))
+}
+
+/// What is said to somebody who uses a command by the name that it had before.
+fn renamed(name: &str) -> Option<String> {
+    let now = match name {
+        "advise" => "part of `shears inspect RUN`",
+        "experiment" => {
+            "`cargo run --release -p shears-train --example temporal-order`, in a clone"
+        }
+        "export-events" => "`shears export RUN`",
+        _ => return None,
+    };
+    Some(format!("`{name}` is now {now}"))
 }

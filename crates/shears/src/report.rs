@@ -1,9 +1,11 @@
 //! Text that is printed more than once: tables, numbers, what a run has come to.
 
+use gradclip::Advice;
 use shears_kernels::Bf16Unit;
 use shears_model::ParameterInfo;
 use shears_train::{
-    ClipPolicy, Event, GradientFlow, MemoryEstimate, Plan, TimeFlow, Verdict, gradient_flow,
+    ClipEvent, ClipPolicy, Event, GradientFlow, MemoryEstimate, Plan, TimeFlow, Verdict,
+    gradient_flow, verdict,
 };
 
 /// A count with commas between thousands.
@@ -17,6 +19,11 @@ pub(crate) fn count(number: u64) -> String {
         grouped.push(digit);
     }
     grouped
+}
+
+/// The mean, if there is a value.
+pub(crate) fn mean(values: &[f64]) -> Option<f64> {
+    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
 /// Bytes in the unit that leaves one to three digits before the point.
@@ -144,40 +151,92 @@ pub(crate) fn plan_lines(plan: &Plan) -> String {
     )
 }
 
-/// What gradients do on their way back: through the layers, and through time where the model carries a state.
-pub(crate) struct Flow {
-    pub(crate) layers: GradientFlow,
-    pub(crate) time: Option<TimeFlow>,
+/// All that the log of a run says about its clipping and its gradients.
+pub(crate) struct Judgement {
+    verdict: Option<Verdict>,
+    advice: Option<Advice>,
+    layers: GradientFlow,
+    /// Of models that carry a state.
+    time: Option<TimeFlow>,
 }
 
-impl Flow {
-    pub(crate) fn of(events: &[Event], parameters: &[ParameterInfo]) -> Flow {
-        Flow {
+impl Judgement {
+    pub(crate) fn of(events: &[Event], parameters: &[ParameterInfo]) -> Judgement {
+        let steps = events.iter().filter_map(|event| match event {
+            Event::Step(step) => Some(&step.clip),
+            _ => None,
+        });
+        let clipped = steps.clone().filter(|clip| clip.action == "clip");
+        let cosines: Vec<f64> = clipped.map(|clip| clip.cosine).collect();
+        Judgement {
+            verdict: verdict(events),
+            advice: Advice::of(steps.map(ClipEvent::record), mean(&cosines)),
             layers: gradient_flow(events, parameters),
             time: TimeFlow::of(events),
         }
     }
-}
 
-/// The verdict on clipping and the flow of gradients, indented.
-pub(crate) fn verdict_lines(policy: &ClipPolicy, verdict: Option<&Verdict>, flow: &Flow) -> String {
-    let verdict = verdict.map_or("no step was taken".to_string(), Verdict::to_string);
-    let mut words = verdict.trim_end().to_string();
-    for rule in policy.rules_inside_adam() {
-        let name = rule.name();
-        words.push_str(&format!(
-            "\n`{name}` works inside Adam, on the update, and is not part of these numbers"
-        ));
+    /// For people, indented.
+    pub(crate) fn lines(&self, policy: &ClipPolicy) -> String {
+        let verdict = self.verdict.as_ref();
+        let verdict = verdict.map_or("no step was taken".to_string(), Verdict::to_string);
+        let mut words = verdict.trim_end().to_string();
+        for rule in policy.rules_inside_adam() {
+            let name = rule.name();
+            words.push_str(&format!(
+                "\n`{name}` works inside Adam, on the update, and is not part of these numbers"
+            ));
+        }
+        words.push_str(&format!("\n{}", self.layers));
+        if let Some(time) = &self.time {
+            words.push_str(&format!("\n{time}"));
+        }
+        if let Some(advice) = &self.advice {
+            words.push_str(&format!("\n{advice}"));
+        }
+        let lines = words.lines().map(|line| format!("  {line}"));
+        lines.collect::<Vec<_>>().join("\n")
     }
-    words.push_str(&format!("\n{}", flow.layers));
-    if let Some(time) = &flow.time {
-        words.push_str(&format!("\n{time}"));
+
+    pub(crate) fn json(&self) -> serde_json::Value {
+        let verdict = self.verdict.as_ref().map(|verdict| {
+            serde_json::json!({
+                "steps": verdict.steps,
+                "clipped": verdict.clipped,
+                "clipped_share": verdict.clipped_share,
+                "skipped": verdict.skipped,
+                "outliers": verdict.outliers,
+                "threshold": verdict.threshold,
+                "norm": verdict.norms.as_ref().map(|norms| serde_json::json!({
+                    "p10": norms.p10, "p50": norms.p50, "p90": norms.p90,
+                    "max": norms.max, "mean": norms.mean,
+                })),
+                "assessment": format!("{:?}", verdict.assessment).to_lowercase(),
+                "suggested": verdict.suggested.as_ref().map(|range| [*range.start(), *range.end()]),
+                "words": verdict.to_string(),
+            })
+        });
+        let layers = &self.layers;
+        serde_json::json!({
+            "verdict": verdict,
+            "advice": self.advice.as_ref().map(|advice| serde_json::json!({
+                "policy": advice.policy, "reasons": advice.reasons,
+            })),
+            "gradient_flow": {
+                "first_to_last": layers.first_to_last,
+                "vanishing": layers.vanishing.as_ref().map(|finding| &finding.layer),
+                "exploding": layers.exploding.as_ref().map(|finding| &finding.layer),
+                "words": layers.to_string(),
+            },
+            "gradient_flow_through_time": self.time.as_ref().map(|time| serde_json::json!({
+                "step": time.step,
+                "norms": time.norms,
+                "reach": time.reach(),
+                "far_to_near": time.far_to_near(),
+                "words": time.to_string(),
+            })),
+        })
     }
-    words
-        .lines()
-        .map(|line| format!("  {line}"))
-        .collect::<Vec<_>>()
-        .join("\n")
 }
 
 /// The last evaluation of a history.
@@ -200,44 +259,6 @@ pub(crate) fn program() -> &'static str {
         Some(_) => "cargo run --release --",
         None => "shears",
     }
-}
-
-/// The verdict and the flow as JSON.
-pub(crate) fn verdict_json(verdict: Option<&Verdict>, flow: &Flow) -> serde_json::Value {
-    let verdict = verdict.map(|verdict| {
-        serde_json::json!({
-            "steps": verdict.steps,
-            "clipped": verdict.clipped,
-            "clipped_share": verdict.clipped_share,
-            "skipped": verdict.skipped,
-            "outliers": verdict.outliers,
-            "threshold": verdict.threshold,
-            "norm": verdict.norms.as_ref().map(|norms| serde_json::json!({
-                "p10": norms.p10, "p50": norms.p50, "p90": norms.p90,
-                "max": norms.max, "mean": norms.mean,
-            })),
-            "assessment": format!("{:?}", verdict.assessment).to_lowercase(),
-            "suggested": verdict.suggested.as_ref().map(|range| [*range.start(), *range.end()]),
-            "words": verdict.to_string(),
-        })
-    });
-    let layers = &flow.layers;
-    serde_json::json!({
-        "verdict": verdict,
-        "gradient_flow": {
-            "first_to_last": layers.first_to_last,
-            "vanishing": layers.vanishing.as_ref().map(|finding| &finding.layer),
-            "exploding": layers.exploding.as_ref().map(|finding| &finding.layer),
-            "words": layers.to_string(),
-        },
-        "gradient_flow_through_time": flow.time.as_ref().map(|time| serde_json::json!({
-            "step": time.step,
-            "norms": time.norms,
-            "reach": time.reach(),
-            "far_to_near": time.far_to_near(),
-            "words": time.to_string(),
-        })),
-    })
 }
 
 #[cfg(test)]

@@ -5,7 +5,11 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::error::DataError;
-use crate::limits::{BPE_SIZE_MAX, BPE_SIZE_MIN};
+
+/// The smallest N of `bpe:N`: all bytes and one merge.
+pub const BPE_SIZE_MIN: usize = 257;
+/// The largest N of `bpe:N`: beyond any published vocabulary.
+pub const BPE_SIZE_MAX: usize = 1_000_000;
 
 /// Which tokenizer to use.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -14,14 +14,84 @@ use gradclip::{
     Unscaled,
 };
 
-use crate::arguments::ClipArguments;
+use super::renamed;
 use crate::exit::Misuse;
 use crate::gradient_files::{OtherTypes, TensorFile};
+use crate::settings::checked;
+use clap::{Args, ValueHint};
 use report::Reporter;
 
+/// Clip gradients that another program saved
+///
+/// Each file holds the gradients of one step by name, of type F64, F32, F16 or BF16; several files
+/// are consecutive steps of one run, which a policy that learns sees in that order. Any framework
+/// can write them. In PyTorch, after loss.backward():
+///
+/// from safetensors.torch import save_file
+///
+/// save_file({n: p.grad for n, p in model.named_parameters()}, "step0.safetensors")
+///
+/// (with `if p.grad is not None` at the end of the braces, if some parameters are frozen). Files
+/// in --out-dir keep names, shapes, types and metadata; what is not clipped keeps its bits.
+///
+/// JSON keys: step, action (keep, clip or skip), norm_before, norm_after, coefficient, threshold,
+/// non_finite, tensors.[].{name, norm_before, norm_after, coefficient, non_finite}. What is not
+/// finite is null.
+#[derive(Args, Debug)]
+#[command(after_long_help = EXAMPLES)]
+pub(crate) struct ClipArguments {
+    /// Safetensors files of gradients, one a step
+    #[arg(required = true, value_name = "STEP", value_hint = ValueHint::FilePath)]
+    pub(crate) steps: Vec<PathBuf>,
+
+    /// Clipping policy, as `train --clip` takes it: rules such as global-norm:1, joined by `+`, or
+    /// none
+    ///
+    /// `agc` compares gradients with --params. It counts output units on the last axis, as Burn and
+    /// JAX have them; for files from PyTorch say agc:0.01,unit=first. Rules that work inside Adam
+    /// (update-rms, spam) are refused.
+    #[arg(long, value_name = "POLICY", value_parser = checked::<ClipPolicy>)]
+    pub(crate) clip: String,
+
+    #[arg(long = "policy", hide = true, value_parser = renamed("--clip"))]
+    _policy: Option<String>,
+
+    /// Safetensors file of the parameters, by the names of their gradients; `agc` needs it
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) params: Option<PathBuf>,
+
+    /// What to do with a gradient that has a NaN or an infinity: error, skip, zero
+    ///
+    /// `error` ends with exit code 1 and names the tensors; files of steps before it stay. `skip`
+    /// leaves the step out: no file, and the policy learns nothing from it. `zero` sets those
+    /// elements to zero.
+    #[arg(long, value_name = "RULE", value_parser = checked::<NonFinite>, default_value = "error")]
+    pub(crate) non_finite: String,
+
+    #[arg(long = "nonfinite", hide = true, value_parser = renamed("--non-finite"))]
+    _nonfinite: Option<String>,
+
+    /// Folder to write the clipped gradients to, under the names of their files [default: none;
+    /// nothing is written]
+    ///
+    /// Made if it does not exist. Files in it are replaced, but never one that was read.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) out_dir: Option<PathBuf>,
+
+    /// Print one JSON object a step
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+const EXAMPLES: &str = "Examples:
+  shears clip step0.safetensors --clip global-norm:1
+  shears clip grads/*.safetensors --clip zclip --non-finite skip --out-dir clipped
+  shears clip step0.safetensors --clip agc:0.01,unit=first --params model.safetensors
+  shears clip step0.safetensors --clip value:5+global-norm:1 --json";
+
 pub(crate) fn run(arguments: &ClipArguments) -> anyhow::Result<ExitCode> {
-    let policy: ClipPolicy = arguments.policy.parse()?;
-    let non_finite: NonFinite = arguments.nonfinite.parse()?;
+    let policy: ClipPolicy = arguments.clip.parse()?;
+    let non_finite: NonFinite = arguments.non_finite.parse()?;
     check_policy(&policy, arguments)?;
     let sources = check_sources(arguments)?;
     if let Some(folder) = &arguments.out_dir {

@@ -11,14 +11,29 @@ use shears_model::Reading;
 use shears_train::{Batches, Plan, Preset, RunFolder, load_corpora};
 use toml::Table;
 
-use crate::arguments::DashArguments;
 use crate::exit::Misuse;
 use crate::output::say;
+use clap::{Args, ValueHint};
+
+/// Show runs on a live page in your browser: loss, gradient norms, clipping, samples
+///
+/// The page only reads: it changes nothing, listens on this computer alone (127.0.0.1) and loads
+/// nothing from elsewhere. Runs appear as they are started and grow as they train.
+#[derive(Args, Debug)]
+pub(crate) struct DashArguments {
+    /// Folder that holds runs
+    #[arg(default_value = "runs", value_hint = ValueHint::DirPath)]
+    pub(crate) folder: PathBuf,
+
+    /// Port to listen on; 0 takes any that is free
+    #[arg(long, value_name = "N", default_value_t = 7878)]
+    pub(crate) port: u16,
+}
 
 pub(crate) fn run(arguments: &DashArguments) -> anyhow::Result<ExitCode> {
     let folder = &arguments.folder;
     let mut presets = BTreeMap::new();
-    for preset in Preset::ALL {
+    for (preset, _) in Preset::ALL {
         presets.insert(preset.to_string(), Table::try_from(preset.plan())?);
     }
     let texts = Texts::default();

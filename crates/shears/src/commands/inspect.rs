@@ -6,12 +6,24 @@ use std::process::ExitCode;
 use burn::tensor::Device;
 use shears_data::Tokenizer;
 use shears_model::{LanguageModel, ParameterInfo, parameters};
-use shears_train::{Event, Plan, RunFolder, Verdict, verdict};
+use shears_train::{Event, Plan, RunFolder};
 
-use crate::arguments::InspectArguments;
 use crate::model::{Work, device, with_model};
 use crate::output::say;
 use crate::report;
+use clap::{Args, ValueHint};
+
+/// Show a run: settings, history, checkpoints, verdict on its clipping, advice for the next one
+#[derive(Args, Debug)]
+pub(crate) struct InspectArguments {
+    /// Folder of the run
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(crate) run: PathBuf,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
 
 pub(crate) fn run(arguments: &InspectArguments) -> anyhow::Result<ExitCode> {
     let run = RunFolder::open_to_read(&arguments.run)?;
@@ -29,8 +41,7 @@ pub(crate) fn run(arguments: &InspectArguments) -> anyhow::Result<ExitCode> {
     );
     let store = run.checkpoints();
     let inspected = Inspected {
-        verdict: verdict(&events),
-        flow: report::Flow::of(&events, &parameters),
+        judgement: report::Judgement::of(&events, &parameters),
         checkpoints: store.list(),
         best: store.best(),
         run,
@@ -54,15 +65,14 @@ struct Inspected {
     parameters: Vec<ParameterInfo>,
     checkpoints: Vec<PathBuf>,
     best: Option<PathBuf>,
-    verdict: Option<Verdict>,
-    flow: report::Flow,
+    judgement: report::Judgement,
 }
 
 impl Inspected {
     fn json(&self) -> anyhow::Result<serde_json::Value> {
         let elements: usize = self.parameters.iter().map(ParameterInfo::elements).sum();
         let show = |path: &PathBuf| path.display().to_string();
-        let mut object = report::verdict_json(self.verdict.as_ref(), &self.flow);
+        let mut object = self.judgement.json();
         object["plan"] = serde_json::to_value(&self.plan)?;
         object["tokenizer"] = self.tokenizer.describe().into();
         object["parameters"] = elements.into();
@@ -108,10 +118,9 @@ impl Inspected {
             say!("  none yet");
         }
         say!("\nclipping with {}:", plan.clip);
-        say!(
-            "{}",
-            report::verdict_lines(&plan.clip, self.verdict.as_ref(), &self.flow)
-        );
+        say!("{}", self.judgement.lines(&plan.clip));
+        let (program, run) = (report::program(), self.run.path().display());
+        say!("\nwhat another policy would have done: {program} replay {run} --clip POLICY");
     }
 }
 

@@ -5,26 +5,82 @@ mod spikes;
 mod table;
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use gradclip::NormOrder;
-use gradclip_judge::{RecordedStep, Replay};
+use anyhow::Context;
+use gradclip::{NormOrder, RecordedStep, Replay};
 use serde_json::{Value, json};
 use shears_model::{LanguageModel, ParameterInfo, parameters};
 use shears_train::{ClipPolicy, Event, Plan, RunFolder, StepEvent, read_events};
 
-use crate::arguments::ReplayArguments;
+use super::renamed;
 use crate::chart::{self, Chart, Curve};
 use crate::exit::Misuse;
 use crate::model::{Work, device, with_model};
-use crate::new_file;
 use crate::output::{print_result, say};
+use crate::settings::checked;
 use account::{Account, Taken, replay};
+use clap::{Args, ValueHint};
 use spikes::Spikes;
 
 /// The names of the policies in tables and in the chart.
 const LABELS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
+
+/// Show what other clipping policies would have done with a run's gradients
+///
+/// Reads the norm of every step from the run's events.jsonl and shows it to each policy: how often
+/// and how hard it would have clipped, which steps it would have left out, by which thresholds, and
+/// which spikes it would have caught. The first row is what the run itself did. Nothing is trained:
+/// this is open loop. Under another policy the run would have taken other steps and met other
+/// gradients, so it tells what a policy does with norms like these, not how the run would have
+/// ended.
+///
+/// A spike is a step, or several in a row, whose norm is more than 3 times the median of the 50
+/// finite norms before it (of at least 10). It is caught at the first of its steps that the policy
+/// leaves out or clips to no more than that.
+///
+/// coefficient: what is left of the norm of clipped steps. norm removed: the mean share taken away,
+/// over all steps but those left out. left out: as outliers, not for being non-finite. warm-up: the
+/// steps before every rule of the policy had seen enough.
+///
+/// Rules that norms do not suffice for are refused: value, agc, p other than 2, update-rms, spam.
+///
+/// JSON keys: run, clip, open_loop, steps, non_finite, step, norm, spike_definition, spikes.[].{
+/// first_step, last_step, peak_step, norm, times_median}, policies.[].{label, policy, clipped,
+/// clipped_share, coefficient.{median, smallest}, norm_removed, left_out, warm_up, threshold.{first,
+/// median, last, min, max}, spikes.{caught, at_once, each}, actions, thresholds, coefficients}.
+#[derive(Args, Debug)]
+#[command(after_long_help = EXAMPLES)]
+pub(crate) struct ReplayArguments {
+    /// Folder of the run
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(crate) run: PathBuf,
+
+    /// Policy to show the run's gradients to, as for `train --clip`; can be given several times
+    #[arg(long = "clip", value_name = "POLICY", required = true, value_parser = checked::<ClipPolicy>)]
+    pub(crate) policies: Vec<String>,
+
+    #[arg(long = "policy", hide = true, value_parser = renamed("--clip"))]
+    _policy: Option<String>,
+
+    /// Draw norms and thresholds into this file, which must not be there yet and end in .svg
+    ///
+    /// At most 6 policies. Those that go tensor by tensor have no line: their thresholds are not of
+    /// the norm that is drawn.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) plot: Option<PathBuf>,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+const EXAMPLES: &str = "Examples:
+  shears replay runs/mine --clip global-norm:1 --clip zclip:max=inf
+  shears replay runs/mine --clip autoclip:10 --clip skip:6+global-norm:1 --plot replay.svg";
 
 pub(crate) fn run(arguments: &ReplayArguments) -> anyhow::Result<ExitCode> {
     let run = RunFolder::open_to_read(&arguments.run)?;
@@ -36,7 +92,7 @@ pub(crate) fn run(arguments: &ReplayArguments) -> anyhow::Result<ExitCode> {
     }
     let replayed = Replayed::new(run, plan, policies)?;
     if let Some(file) = &arguments.plot {
-        new_file::write(file, replayed.chart().svg()?, false)?;
+        write_new(file, &replayed.chart().svg()?)?;
     }
     match arguments.json {
         true => print_result(&replayed.json().to_string())?,
@@ -54,11 +110,11 @@ pub(crate) fn run(arguments: &ReplayArguments) -> anyhow::Result<ExitCode> {
 fn policies(arguments: &ReplayArguments) -> anyhow::Result<Vec<ClipPolicy>> {
     if arguments.policies.len() > LABELS.len() {
         let most = LABELS.len();
-        return Err(Misuse(format!("--policy can be given {most} times at most")).into());
+        return Err(Misuse(format!("--clip can be given {most} times at most")).into());
     }
     let mut policies = Vec::new();
     for text in &arguments.policies {
-        let refuse = |problem: String| Misuse(format!("--policy {text}: {problem}"));
+        let refuse = |problem: String| Misuse(format!("--clip {text}: {problem}"));
         let policy: ClipPolicy = text.parse().map_err(|error| refuse(format!("{error}")))?;
         Replay::new(&policy).map_err(|error| refuse(error.to_string()))?;
         policies.push(policy);
@@ -95,6 +151,12 @@ fn check_plot(file: &Path, policies: usize) -> Result<(), Misuse> {
     Ok(())
 }
 
+/// Writes a file that must not be there yet.
+fn write_new(file: &Path, text: &str) -> anyhow::Result<()> {
+    let written = File::create_new(file).and_then(|mut open| open.write_all(text.as_bytes()));
+    written.with_context(|| format!("cannot write {}", file.display()))
+}
+
 /// A run, and what each policy made of it.
 pub(crate) struct Replayed {
     run: PathBuf,
@@ -120,7 +182,7 @@ impl Replayed {
         let mut accounts = vec![account("run", plan.clip.clone(), own)];
         for (policy, label) in policies.into_iter().zip(LABELS.chars()) {
             let taken = replay(&policy, &recorded)
-                .map_err(|error| Misuse(format!("--policy {policy}: {error}")))?;
+                .map_err(|error| Misuse(format!("--clip {policy}: {error}")))?;
             accounts.push(account(&label.to_string(), policy, taken));
         }
         Ok(Replayed {

@@ -8,7 +8,7 @@ use burn::tensor::Device;
 use shears_model::{LanguageModel, Precision, parameters};
 use shears_train::{
     Batches, Checkpoint, Corpora, End, Event, MemoryEstimate, Plan, RunFolder, Trainer,
-    estimate_memory, load_corpora, train, verdict,
+    estimate_memory, load_corpora, train,
 };
 
 use crate::arguments::TrainArguments;
@@ -339,8 +339,7 @@ fn conclude<M: LanguageModel>(
     device: &Device,
 ) -> anyhow::Result<()> {
     let events = folder.events()?;
-    let verdict = verdict(&events);
-    let flow = report::Flow::of(&events, &parameters(trainer.model()));
+    let judgement = report::Judgement::of(&events, &parameters(trainer.model()));
     let evaluation = report::last_evaluation(&events);
     let path = folder.path().display();
     let step = trainer.progress().step;
@@ -350,7 +349,7 @@ fn conclude<M: LanguageModel>(
         End::Stopped => "stopped",
     };
     if show == Show::Json {
-        let mut line = report::verdict_json(verdict.as_ref(), &flow);
+        let mut line = judgement.json();
         line["event"] = "end".into();
         line["reason"] = reason.into();
         line["step"] = step.into();
@@ -380,8 +379,7 @@ fn conclude<M: LanguageModel>(
         );
     }
     say!("\nclipping with {}:", trainer.plan().clip);
-    let policy = &trainer.plan().clip;
-    say!("{}", report::verdict_lines(policy, verdict.as_ref(), &flow));
+    say!("{}", judgement.lines(&trainer.plan().clip));
     if end == End::Stopped {
         say!("\nto go on:\n  {} train --resume {path}", report::program());
         return Ok(());

@@ -128,7 +128,7 @@ fn settings() {
         ("--lr 0", &["lr is 0", "above 0"]),
         ("--lr NaN", &["lr is NaN", "above 0"]),
         ("--lr fast", &["fast", "--lr"]),
-        ("--schedule linear --min-lr 1", &["min-lr is 1"]),
+        ("--min-lr 1", &["min-lr is 1"]),
         ("--dropout 1", &["dropout is 1"]),
         (
             "--model transformer --heads 3",
@@ -277,6 +277,22 @@ fn commands() {
         refused(&scratch, &vocabulary, &["--vocabulary", "0"]);
         let size = [&bench[..], &["--hidden", "4611686018427387904"]].concat();
         refused(&scratch, &size, &["hidden is 4611686018427387904"]);
+    }
+    for (old, new) in [
+        ("advise", "shears inspect"),
+        ("experiment", "--example temporal-order"),
+        ("export-events", "shears export"),
+    ] {
+        refused(&scratch, &[old, "run"], &[old, new]);
+    }
+    for (command, old, new) in [
+        ("replay", "--policy", "--clip"),
+        ("clip", "--policy", "--clip"),
+        ("clip", "--nonfinite", "--non-finite"),
+    ] {
+        refused(&scratch, &[command, "run", old, "none"], &[old, new]);
+        let help = scratch.run(&format!("{command} --help")).succeeded();
+        assert!(!help.contains(old), "{help}");
     }
     refused(
         &scratch,

@@ -95,7 +95,7 @@ fn every_type_is_clipped_in_its_own() {
             tensor("a", dtype, &[], &[4.0]),
         ];
         let scratch = with_files(&[("s.safetensors", &tensors)]);
-        let clip = "clip s.safetensors --json --out-dir new/out --policy";
+        let clip = "clip s.safetensors --json --out-dir new/out --clip";
         let lines = scratch.run(&format!("{clip} global-norm:1")).json();
         assert_eq!(lines[0]["norm_before"], 5.0);
         let written = tensors_in(&scratch, "new/out/s.safetensors");
@@ -122,12 +122,12 @@ fn every_type_is_clipped_in_its_own() {
 fn lines_of_json() {
     let tensors = [f32s("w.b", &[0.0, 4.0]), f32s("w.a", &[3.0])];
     let scratch = with_files(&[("s.safetensors", &tensors)]);
-    let text = scratch.run("clip s.safetensors --policy global-norm:2.5 --json");
+    let text = scratch.run("clip s.safetensors --clip global-norm:2.5 --json");
     let expected = concat!(
         r#"{"step":0,"action":"clip","norm_before":5.0,"norm_after":2.5,"coefficient":0.5,"#,
-        r#""threshold":2.5,"nonfinite":0,"tensors":["#,
-        r#"{"name":"w.a","norm_before":3.0,"norm_after":1.5,"coefficient":0.5,"nonfinite":0},"#,
-        r#"{"name":"w.b","norm_before":4.0,"norm_after":2.0,"coefficient":0.5,"nonfinite":0}]}"#,
+        r#""threshold":2.5,"non_finite":0,"tensors":["#,
+        r#"{"name":"w.a","norm_before":3.0,"norm_after":1.5,"coefficient":0.5,"non_finite":0},"#,
+        r#"{"name":"w.b","norm_before":4.0,"norm_after":2.0,"coefficient":0.5,"non_finite":0}]}"#,
         "\n"
     );
     assert_eq!(text.succeeded(), expected);
@@ -135,16 +135,16 @@ fn lines_of_json() {
         let ran = scratch.run(&format!("clip s.safetensors --json {flags}"));
         ran.json().remove(0)
     };
-    assert_eq!(line("--policy none")["threshold"], Value::Null);
-    assert_eq!(line("--policy global-norm:inf")["threshold"], Value::Null);
-    let tiny = line("--policy global-norm:1e-25");
+    assert_eq!(line("--clip none")["threshold"], Value::Null);
+    assert_eq!(line("--clip global-norm:inf")["threshold"], Value::Null);
+    let tiny = line("--clip global-norm:1e-25");
     assert_eq!(tiny["threshold"].as_f64(), Some(1e-25));
     assert_eq!(tiny["norm_after"].as_f64(), Some(1e-25));
     assert_eq!(tiny["coefficient"].as_f64(), Some(1e-25 / 5.0));
-    let one = line("--policy global-norm:1,p=1");
+    let one = line("--clip global-norm:1,p=1");
     assert_eq!([&one["norm_before"], &one["norm_after"]], [7.0, 1.0]);
-    assert_eq!(line("--policy norm:9,p=inf")["norm_before"], 4.0);
-    let chain = line("--policy value:3+global-norm:1");
+    assert_eq!(line("--clip norm:9,p=inf")["norm_before"], 4.0);
+    let chain = line("--clip value:3+global-norm:1");
     assert_eq!([&chain["norm_before"], &chain["norm_after"]], [5.0, 1.0]);
     assert_eq!(chain["coefficient"].as_f64(), Some(0.2));
     assert_eq!(scratch.listing().len(), 1);
@@ -169,9 +169,7 @@ fn nothing_to_clip() {
         "zclip",
     ] {
         let all = files.join(" ");
-        let lines = scratch.run(&format!(
-            "clip {all} --policy {policy} --out-dir out --json"
-        ));
+        let lines = scratch.run(&format!("clip {all} --clip {policy} --out-dir out --json"));
         for line in lines.json() {
             assert_eq!(line["action"], "keep", "{policy}: {line}");
             assert_eq!([&line["norm_before"], &line["coefficient"]], [0.0, 1.0]);
@@ -208,7 +206,7 @@ fn non_finite_gradients() {
     ];
     for policy in policies {
         let scratch = with_files(&files);
-        let flags = format!("--policy {policy} --params 0.st --out-dir out --json");
+        let flags = format!("--clip {policy} --params 0.st --out-dir out --json");
         let ran = scratch.run(&format!("clip 0.st 1.st 2.st {flags}"));
         assert_eq!(ran.stdout.lines().count(), 1, "{policy}: {ran:#?}");
         let message = ran.failed(1);
@@ -222,7 +220,7 @@ fn non_finite_gradients() {
         assert!(scratch.path("out/0.st").exists());
     }
     let scratch = with_files(&files);
-    let flags = "--policy global-norm:1 --out-dir out --json --non-finite";
+    let flags = "--clip global-norm:1 --out-dir out --json --non-finite";
     let lines = scratch
         .run(&format!("clip 0.st 1.st 2.st {flags} skip"))
         .json();
@@ -236,7 +234,7 @@ fn non_finite_gradients() {
     assert_eq!(of("action"), ["clip", "skip", "clip"]);
     assert_eq!(of("norm_before"), [json!(5.0), Value::Null, json!(5.0)]);
     assert_eq!(of("coefficient"), [0.2, 0.0, 0.2]);
-    assert_eq!(of("nonfinite"), [0, 1, 0]);
+    assert_eq!(of("non_finite"), [0, 1, 0]);
     assert!(!scratch.path("out/1.st").exists() && scratch.path("out/2.st").exists());
     let line = scratch
         .run(&format!("clip 1.st {flags} zero"))
@@ -276,8 +274,8 @@ fn a_policy_that_learns_sees_one_run() {
         "global-norm:2..0.5@4",
     ] {
         let run = |files: &[String], out: &str| {
-            let (files, flags) = (files.join(" "), "--nonfinite skip --json");
-            let clip = format!("clip {files} --policy {policy} {flags} --out-dir {out}");
+            let (files, flags) = (files.join(" "), "--non-finite skip --json");
+            let clip = format!("clip {files} --clip {policy} {flags} --out-dir {out}");
             scratch.run(&clip).json()
         };
         let alone = run(&files, "alone");
@@ -304,7 +302,7 @@ fn a_policy_that_learns_sees_one_run() {
     }
     let all = files.join(" ");
     let lines = scratch.run(&format!(
-        "clip {all} --policy skip:2,window=4 --json --out-dir skip"
+        "clip {all} --clip skip:2,window=4 --json --out-dir skip"
     ));
     let spike = lines.json().remove(5);
     assert_eq!(
@@ -331,7 +329,7 @@ fn agc_compares_with_parameters() {
         ("turned.st", &turned),
         ("other.st", &other),
     ]);
-    let agc = "s.st --policy agc:0.5,unit=first --out-dir out";
+    let agc = "s.st --clip agc:0.5,unit=first --out-dir out";
     scratch
         .run(&format!("clip {agc} --params p.st"))
         .succeeded();
@@ -376,7 +374,7 @@ fn the_header_is_kept() {
     };
     scratch.write("s.st", bytes(1.0));
     scratch
-        .run("clip s.st --policy global-norm:2.5 --out-dir out")
+        .run("clip s.st --clip global-norm:2.5 --out-dir out")
         .succeeded();
     assert_eq!(fs::read(scratch.path("out/s.st")).unwrap(), bytes(0.5));
 }
@@ -395,7 +393,7 @@ fn a_report_to_read() {
         ),
     ];
     let scratch = with_files(&files);
-    let flags = "--policy global-norm:1 --nonfinite skip";
+    let flags = "--clip global-norm:1 --non-finite skip";
     let text = scratch
         .run(&format!("clip many.st small.st nan.st {flags}"))
         .succeeded();
@@ -423,7 +421,7 @@ fn empty_tensors_with_several_axes_have_no_units() {
     let empty = [tensor("e", Dtype::F32, &[0, 5, 5], &[])];
     let scratch = with_files(&[("g.st", &empty), ("p.st", &empty)]);
     for unit in ["first", "last"] {
-        let arguments = format!("clip g.st --params p.st --policy agc:0.01,unit={unit} --json");
+        let arguments = format!("clip g.st --params p.st --clip agc:0.01,unit={unit} --json");
         assert_eq!(scratch.run(&arguments).json()[0]["action"], "keep");
     }
 }
@@ -432,8 +430,7 @@ fn empty_tensors_with_several_axes_have_no_units() {
 fn a_step_that_is_left_out_leaves_no_file_of_an_earlier_run() {
     let scratch = with_files(&[("g.st", &[f32s("a", &[f64::NAN, 3.0])])]);
     let clip = |rule: &str| {
-        let arguments =
-            format!("clip g.st --policy global-norm:1 --nonfinite {rule} --out-dir out");
+        let arguments = format!("clip g.st --clip global-norm:1 --non-finite {rule} --out-dir out");
         scratch.run(&arguments).succeeded();
         scratch.path("out/g.st").exists()
     };
@@ -450,7 +447,7 @@ fn parameters_that_are_not_finite_are_refused() {
     let problem = "parameter `a` has values that are not finite";
     refused(
         &scratch,
-        "g.st --params p.st --policy agc:0.01",
+        "g.st --params p.st --clip agc:0.01",
         1,
         &[problem],
     );

@@ -27,23 +27,20 @@ pub(crate) fn refused(scratch: &Scratch, arguments: &str, code: i32, parts: &[&s
 fn policies_that_cannot_be() {
     let scratch = with_files(&[("s.st", &[f32s("a", &[1.0])])]);
     let cases: [(&str, &[&str]); 6] = [
+        ("--clip global-norm:0", &["global-norm:0", "greater than 0"]),
+        ("--clip global-nrom:1", &["did you mean `global-norm`?"]),
+        ("--clip spam", &["`spam`", "inside Adam"]),
         (
-            "--policy global-norm:0",
-            &["global-norm:0", "greater than 0"],
-        ),
-        ("--policy global-nrom:1", &["did you mean `global-norm`?"]),
-        ("--policy spam", &["`spam`", "inside Adam"]),
-        (
-            "--policy value:1+update-rms:1",
+            "--clip value:1+update-rms:1",
             &["`update-rms`", "inside Adam"],
         ),
-        ("--policy none --nonfinite ignore", &["ignore", "skip"]),
-        ("", &["--policy"]),
+        ("--clip none --non-finite ignore", &["ignore", "skip"]),
+        ("", &["--clip"]),
     ];
     for (flags, parts) in cases {
         refused(&scratch, &format!("s.st --out-dir out {flags}"), 2, parts);
     }
-    refused(&scratch, "--policy none", 2, &["STEP"]);
+    refused(&scratch, "--clip none", 2, &["STEP"]);
 }
 
 #[test]
@@ -65,11 +62,11 @@ fn files_that_are_given_are_never_overwritten() {
         ("s.st sub --out-dir out", &["sub is not a file"]),
     ];
     for (flags, parts) in cases {
-        refused(&scratch, &format!("{flags} --policy value:1"), 2, parts);
+        refused(&scratch, &format!("{flags} --clip value:1"), 2, parts);
     }
     refused(
         &scratch,
-        "s.st no.st --policy none",
+        "s.st no.st --clip none",
         2,
         &["no.st does not exist"],
     );
@@ -79,23 +76,23 @@ fn files_that_are_given_are_never_overwritten() {
         scratch.write("link.st", file_of(&tensors));
         refused(
             &scratch,
-            "sub/link.st --out-dir . --policy value:1 --params link.st",
+            "sub/link.st --out-dir . --clip value:1 --params link.st",
             2,
             &[over],
         );
     }
     let folder = "new/..";
-    let ran = scratch.run(&format!("clip s.st --policy value:1 --out-dir {folder}"));
+    let ran = scratch.run(&format!("clip s.st --clip value:1 --out-dir {folder}"));
     assert!(ran.failed(2).contains(over));
     for name in names {
         assert_eq!(tensors_in(&scratch, name), tensors, "{name}");
     }
     // The same step twice is two steps, and what was there before is replaced.
-    let lines = scratch.run("clip s.st s.st --policy value:1 --json").json();
+    let lines = scratch.run("clip s.st s.st --clip value:1 --json").json();
     assert_eq!(lines[1]["step"], 1);
     scratch.write("out/s.st", "old");
     scratch
-        .run("clip s.st --policy value:1 --out-dir out")
+        .run("clip s.st --clip value:1 --out-dir out")
         .succeeded();
     assert_eq!(tensors_in(&scratch, "out/s.st"), [f32s("a", &[1.0])]);
 }
@@ -148,7 +145,7 @@ fn files_that_are_none() {
         scratch.write("bad.st", bytes);
         refused(
             &scratch,
-            "bad.st --policy global-norm:1",
+            "bad.st --clip global-norm:1",
             1,
             &["bad.st: ", problem],
         );

@@ -111,6 +111,24 @@ fn inspect_tells_all() {
 }
 
 #[test]
+fn advice_has_reasons() {
+    let scratch = with_run(TINY);
+    let said = scratch.run("inspect run").succeeded();
+    for part in ["advice: --clip ", "40 steps are few", "replay run --clip"] {
+        assert!(said.contains(part), "{said}");
+    }
+    let advice = scratch.run("inspect run --json").json().remove(0)["advice"].take();
+    let policy = advice["policy"].as_str().unwrap();
+    assert!(said.contains(&format!("advice: --clip {policy}")), "{said}");
+    scratch
+        .run(&format!("replay run --clip {policy}"))
+        .succeeded();
+    // The end of a run says the same.
+    let resumed = scratch.run("train --resume run --json").json().remove(0);
+    assert_eq!(resumed["advice"], advice);
+}
+
+#[test]
 fn the_seed_decides_the_text() {
     let scratch = with_run(TINY);
     let text = generate(&scratch, "--seed 5 --tokens 100");
@@ -286,6 +304,9 @@ fn help_and_completions() {
         "bench",
         "clip",
         "replay",
+        "sweep",
+        "export",
+        "dash",
         "completions",
     ] {
         for help in ["--help", "-h"] {

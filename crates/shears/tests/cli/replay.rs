@@ -73,7 +73,7 @@ fn a_replay_of_the_runs_own_policy_is_what_the_run_did() {
         "none",
     ] {
         let scratch = trained(&format!("--lr 0.05 --clip {policy}"));
-        let object = replay(&scratch, &format!("--policy {policy}"));
+        let object = replay(&scratch, &format!("--clip {policy}"));
         let (actions, thresholds, coefficients) = did(&scratch);
         let [run, again] = [0, 1].map(|index| &object["policies"][index]);
         assert_eq!(actions.len(), 40);
@@ -104,7 +104,7 @@ fn a_replay_tensor_by_tensor_is_as_near_as_six_digits() {
         "norm:0.1+global-norm:0.1",
     ] {
         let scratch = trained(&format!("--clip {policy}"));
-        let object = replay(&scratch, &format!("--policy {policy}"));
+        let object = replay(&scratch, &format!("--clip {policy}"));
         let (actions, _, coefficients) = did(&scratch);
         let again = &object["policies"][1];
         assert!(again["clipped"].as_u64().unwrap() > 0, "{policy}");
@@ -122,7 +122,7 @@ fn spikes_are_told_policy_by_policy() {
     let scratch = spiky();
     let object = replay(
         &scratch,
-        "--policy global-norm:2 --policy global-norm:10 --policy skip:4,window=20 --policy median:2",
+        "--clip global-norm:2 --clip global-norm:10 --clip skip:4,window=20 --clip median:2",
     );
     assert_eq!(object["steps"], 40);
     assert_eq!(object["open_loop"], true);
@@ -160,7 +160,7 @@ fn spikes_are_told_policy_by_policy() {
     assert_eq!(account(4)["thresholds"][10], 2.0);
 
     let text = scratch
-        .run("replay run --policy global-norm:2 --policy global-norm:10 --policy zclip:warmup=200")
+        .run("replay run --clip global-norm:2 --clip global-norm:10 --clip zclip:warmup=200")
         .succeeded();
     for part in [
         "run run: 40 steps",
@@ -188,7 +188,7 @@ fn what_is_not_finite_is_counted_apart() {
     let mut norms = NORMS.map(Some);
     (norms[5], norms[25]) = (None, None);
     let scratch = with_norms(&norms);
-    let object = replay(&scratch, "--policy skip:4,window=20");
+    let object = replay(&scratch, "--clip skip:4,window=20");
     assert_eq!(object["non_finite"], 2);
     assert_eq!(object["norm"][5], Value::Null);
     let [run, skip] = [0, 1].map(|index| &object["policies"][index]);
@@ -196,7 +196,7 @@ fn what_is_not_finite_is_counted_apart() {
     assert_eq!(skip["actions"][5], "skip");
     assert_eq!(skip["warm_up"], 11);
     let text = scratch
-        .run("replay run --policy none --plot a.svg")
+        .run("replay run --clip none --plot a.svg")
         .succeeded();
     assert!(
         text.contains("2 steps with gradients that are not finite"),
@@ -209,7 +209,7 @@ fn what_is_not_finite_is_counted_apart() {
 fn a_name_that_is_too_long_has_a_line_of_its_own() {
     let scratch = spiky();
     let long = "skip:4,window=20,limit=3+zclip:z=3,alpha=0.95,warmup=10,max=2";
-    let flags = format!("replay run --policy {long} --policy none --policy none --policy none");
+    let flags = format!("replay run --clip {long} --clip none --clip none --clip none");
     let text = scratch.run(&flags).succeeded();
     assert!(text.contains(&format!("A    {long}\n")), "{text}");
     assert!(
@@ -221,7 +221,7 @@ fn a_name_that_is_too_long_has_a_line_of_its_own() {
 #[test]
 fn the_chart() {
     let scratch = spiky();
-    let flags = "replay run --policy global-norm:2 --policy norm:1 --policy global-norm:1e9";
+    let flags = "replay run --clip global-norm:2 --clip norm:1 --clip global-norm:1e9";
     let text = scratch.run(&format!("{flags} --plot a.svg")).succeeded();
     assert!(text.contains("chart: a.svg"), "{text}");
     let svg = scratch.read("a.svg");
@@ -249,7 +249,7 @@ fn the_chart() {
         .failed(1);
     let refused = scratch.run(&format!("{flags} --plot a.png")).failed(2);
     assert!(refused.contains(".svg"), "{refused}");
-    let many = "--policy none ".repeat(7);
+    let many = "--clip none ".repeat(7);
     let refused = scratch
         .run(&format!("replay run {many} --plot c.svg"))
         .failed(2);
@@ -263,7 +263,7 @@ fn a_long_run_gives_a_small_chart() {
     let norm = |step: u64| 1.0 + (step * 7919 % 1000) as f64 / 1000.0;
     let norms: Vec<Option<f64>> = (0..20_000).map(|step| Some(norm(step))).collect();
     let scratch = with_norms(&norms);
-    let flags = "replay run --policy autoclip:10 --policy median:1 --plot a.svg";
+    let flags = "replay run --clip autoclip:10 --clip median:1 --plot a.svg";
     scratch.run(flags).succeeded();
     let size = fs::metadata(scratch.path("a.svg")).unwrap().len();
     assert!(size < 200_000, "{size} bytes");
@@ -280,29 +280,26 @@ fn what_cannot_be_replayed_is_refused() {
         ("global-norm:1+update-rms:1", "Adam"),
         ("spam", "Adam"),
     ] {
-        let refused = scratch.run(&format!("replay run --policy {policy} --plot a.svg"));
+        let refused = scratch.run(&format!("replay run --clip {policy} --plot a.svg"));
         let refused = refused.failed(2);
-        assert!(
-            refused.contains(&format!("--policy {policy}: ")),
-            "{refused}"
-        );
+        assert!(refused.contains(&format!("--clip {policy}: ")), "{refused}");
         assert!(refused.contains(reason), "{refused}");
     }
     assert!(!scratch.path("a.svg").exists());
-    for arguments in ["replay run", "replay run --policy sometimes", "replay"] {
+    for arguments in ["replay run", "replay run --clip sometimes", "replay"] {
         assert_eq!(scratch.run(arguments).code, Some(2), "{arguments}");
     }
-    let nowhere = scratch.run("replay nowhere --policy none").failed(2);
+    let nowhere = scratch.run("replay nowhere --clip none").failed(2);
     assert!(nowhere.contains("no such run"), "{nowhere}");
 
     scratch.write("run/events.jsonl", "");
-    let empty = scratch.run("replay run --policy none").failed(2);
+    let empty = scratch.run("replay run --clip none").failed(2);
     assert!(empty.contains("no step is recorded"), "{empty}");
     fs::remove_file(scratch.path("run/events.jsonl")).unwrap();
-    let missing = scratch.run("replay run --policy none").failed(2);
+    let missing = scratch.run("replay run --clip none").failed(2);
     assert!(missing.contains("no step is recorded"), "{missing}");
 
     let scratch = trained("--clip global-norm:5,p=1");
-    let refused = scratch.run("replay run --policy global-norm:1").failed(2);
+    let refused = scratch.run("replay run --clip global-norm:1").failed(2);
     assert!(refused.contains("global-norm:5,p=1"), "{refused}");
 }

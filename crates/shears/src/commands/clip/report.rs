@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use gradclip::{
-    ClipAction, ClipPolicy, ClipReport, NonFinite, NormOrder, SkipReason, TensorReport,
+    ClipAction, ClipPolicy, ClipReport, NonFinite, NormOrder, SkipReason, StepRecord, TensorReport,
+    Verdict,
 };
-use gradclip_judge::{StepRecord, Verdict};
 use serde::Serialize;
 
-use crate::arguments::ClipArguments;
+use super::ClipArguments;
 use crate::output::{one_line, print_result, say};
 use crate::report::count;
 
@@ -123,7 +123,7 @@ struct StepLine<'a> {
     norm_after: f64,
     coefficient: f64,
     threshold: Option<f64>,
-    nonfinite: u64,
+    non_finite: u64,
     tensors: Vec<TensorLine<'a>>,
 }
 
@@ -133,7 +133,7 @@ struct TensorLine<'a> {
     norm_before: f64,
     norm_after: f64,
     coefficient: f64,
-    nonfinite: u64,
+    non_finite: u64,
 }
 
 impl StepLine<'_> {
@@ -143,7 +143,7 @@ impl StepLine<'_> {
             norm_before: tensor.norm_before,
             norm_after: tensor.norm_after,
             coefficient: tensor.coefficient,
-            nonfinite: tensor.non_finite,
+            non_finite: tensor.non_finite,
         });
         StepLine {
             step,
@@ -152,7 +152,7 @@ impl StepLine<'_> {
             norm_after: report.norm_after,
             coefficient: report.coefficient,
             threshold: report.threshold,
-            nonfinite: report.non_finite,
+            non_finite: report.non_finite,
             tensors: tensors.collect(),
         }
     }

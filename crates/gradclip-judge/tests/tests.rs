@@ -1,3 +1,0 @@
-//! The integration tests of `gradclip-judge`, as one binary.
-
-mod verdict;

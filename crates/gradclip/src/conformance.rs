@@ -1,0 +1,376 @@
+//! The suite that every adapter of this crate to a tensor library has to pass.
+//!
+//! An adapter hands the tensors of its library to a [`Clipper`] and takes them back. It must not
+//! compute anything, so the same policy over plain slices is its oracle: [`check`] compares every
+//! bit of every tensor, every number of the report and all that the clipper learned, over all
+//! policies and over the inputs that clipping is known to go wrong with.
+//!
+//! Write one test that implements [`Adapter`] with your library, and call [`check`]:
+//!
+//! ```
+//! use gradclip::conformance::{Adapter, Clipping, NamedTensor, StorageType, check};
+//! use gradclip::{ClipError, Clipper, Gradient, Gradients, Outcome, Unscaled};
+//!
+//! struct Mine(Vec<NamedTensor>);
+//!
+//! impl Gradients for Mine {
+//!     fn visit(&mut self, visitor: &mut dyn FnMut(Gradient<'_>)) {
+//!         for tensor in &mut self.0 {
+//!             visitor(tensor.as_gradient());
+//!         }
+//!     }
+//! }
+//!
+//! struct MyLibrary;
+//!
+//! impl Adapter for MyLibrary {
+//!     fn storage_types(&self) -> Vec<StorageType> {
+//!         vec![StorageType::F32, StorageType::F64]
+//!     }
+//!
+//!     fn clip(
+//!         &mut self,
+//!         clipper: &mut Clipper,
+//!         tensors: &[NamedTensor],
+//!     ) -> Result<Clipping, ClipError> {
+//!         // Here the tensors would become those of the library, and come back from it.
+//!         Ok(match clipper.clip(Unscaled::single(Mine(tensors.to_vec())))? {
+//!             Outcome::Apply(clipped) => {
+//!                 let (Mine(tensors), report) = clipped.into_parts();
+//!                 Clipping { tensors, report, may_step: true }
+//!             }
+//!             Outcome::Skip { gradients: Mine(tensors), report } => {
+//!                 Clipping { tensors, report, may_step: false }
+//!             }
+//!         })
+//!     }
+//! }
+//!
+//! check(&mut MyLibrary);
+//! ```
+
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+
+#[cfg(feature = "half")]
+use half::{bf16, f16};
+
+use crate::clip::{ClipError, Clipper};
+use crate::element::{AsElements, Element, Elements, Values};
+use crate::gradients::{Gradient, Gradients};
+use crate::outcome::Outcome;
+use crate::report::ClipReport;
+use crate::stages::Unscaled;
+use cases::Case;
+
+mod cases;
+mod compare;
+mod scan;
+
+pub use scan::check_scan;
+
+/// A tensor library, as the suite sees it.
+pub trait Adapter {
+    /// The types of gradients that the adapter clips.
+    fn storage_types(&self) -> Vec<StorageType>;
+
+    /// Whether the library has tensors of this shape. Cases with another shape are left out; some
+    /// libraries have no tensors without axes, or none without elements.
+    fn has_shape(&self, shape: &[usize]) -> bool {
+        let _ = shape;
+        true
+    }
+
+    /// Turns the tensors into gradients of the library, clips them through the adapter, and turns
+    /// them back.
+    ///
+    /// The gradients must have the numbers, shapes and names of `tensors`, and parameters where
+    /// these have them. Their order is the library's own.
+    ///
+    /// # Errors
+    ///
+    /// That of [`Clipper::clip`].
+    fn clip(
+        &mut self,
+        clipper: &mut Clipper,
+        tensors: &[NamedTensor],
+    ) -> Result<Clipping, ClipError>;
+}
+
+/// What came of one step.
+#[derive(Clone, Debug)]
+pub struct Clipping {
+    /// The gradients as an optimizer would get them, or as they are after a step that is left out,
+    /// in any order. Their parameters are not looked at.
+    pub tensors: Vec<NamedTensor>,
+    /// The report.
+    pub report: ClipReport,
+    /// Whether the optimizer may step: whether it was [`Outcome::Apply`].
+    pub may_step: bool,
+}
+
+/// A gradient with its name, and with its parameter if the policy asks for one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NamedTensor {
+    /// The name, such as `layers.0.weight`.
+    pub name: String,
+    /// The shape, row-major; empty for a single number without axes.
+    pub shape: Vec<usize>,
+    /// The gradient.
+    pub numbers: Numbers,
+    /// The parameter, of the same shape and type.
+    pub parameter: Option<Numbers>,
+}
+
+impl NamedTensor {
+    /// The tensor as a [`Gradient`], for an oracle or an adapter to plain slices.
+    pub fn as_gradient(&mut self) -> Gradient<'_> {
+        let elements = self.numbers.as_elements();
+        let gradient = Gradient::new(&self.name, elements).with_shape(&self.shape);
+        match &self.parameter {
+            Some(parameter) => gradient.with_parameter(parameter.values()),
+            None => gradient,
+        }
+    }
+}
+
+/// The type that numbers are stored in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum StorageType {
+    /// Single precision.
+    F32,
+    /// Double precision.
+    F64,
+    /// IEEE half precision.
+    #[cfg(feature = "half")]
+    F16,
+    /// The upper half of single precision.
+    #[cfg(feature = "half")]
+    Bf16,
+}
+
+impl fmt::Display for StorageType {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            StorageType::F32 => "f32",
+            StorageType::F64 => "f64",
+            #[cfg(feature = "half")]
+            StorageType::F16 => "f16",
+            #[cfg(feature = "half")]
+            StorageType::Bf16 => "bf16",
+        })
+    }
+}
+
+/// Numbers in their own type.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Numbers {
+    /// Single precision.
+    F32(Vec<f32>),
+    /// Double precision.
+    F64(Vec<f64>),
+    /// IEEE half precision.
+    #[cfg(feature = "half")]
+    F16(Vec<f16>),
+    /// The upper half of single precision.
+    #[cfg(feature = "half")]
+    Bf16(Vec<bf16>),
+}
+
+impl Numbers {
+    /// Rounds each number once, to nearest and ties to even.
+    #[must_use]
+    pub fn rounded(storage: StorageType, numbers: &[f64]) -> Numbers {
+        fn round<E: Element>(numbers: &[f64]) -> Vec<E> {
+            numbers.iter().map(|number| E::from_f64(*number)).collect()
+        }
+        match storage {
+            StorageType::F32 => Numbers::F32(round(numbers)),
+            StorageType::F64 => Numbers::F64(round(numbers)),
+            #[cfg(feature = "half")]
+            StorageType::F16 => Numbers::F16(round(numbers)),
+            #[cfg(feature = "half")]
+            StorageType::Bf16 => Numbers::Bf16(round(numbers)),
+        }
+    }
+
+    /// The type.
+    #[must_use]
+    pub fn storage_type(&self) -> StorageType {
+        match self {
+            Numbers::F32(_) => StorageType::F32,
+            Numbers::F64(_) => StorageType::F64,
+            #[cfg(feature = "half")]
+            Numbers::F16(_) => StorageType::F16,
+            #[cfg(feature = "half")]
+            Numbers::Bf16(_) => StorageType::Bf16,
+        }
+    }
+
+    /// The numbers, to read.
+    #[must_use]
+    pub fn values(&self) -> Values<'_> {
+        match self {
+            Numbers::F32(numbers) => Values::F32(numbers),
+            Numbers::F64(numbers) => Values::F64(numbers),
+            #[cfg(feature = "half")]
+            Numbers::F16(numbers) => Values::F16(numbers),
+            #[cfg(feature = "half")]
+            Numbers::Bf16(numbers) => Values::Bf16(numbers),
+        }
+    }
+}
+
+impl From<Values<'_>> for Numbers {
+    fn from(values: Values<'_>) -> Numbers {
+        match values {
+            Values::F32(values) => Numbers::F32(values.to_vec()),
+            Values::F64(values) => Numbers::F64(values.to_vec()),
+            #[cfg(feature = "half")]
+            Values::F16(values) => Numbers::F16(values.to_vec()),
+            #[cfg(feature = "half")]
+            Values::Bf16(values) => Numbers::Bf16(values.to_vec()),
+        }
+    }
+}
+
+impl AsElements for Numbers {
+    fn as_elements(&mut self) -> Elements<'_> {
+        match self {
+            Numbers::F32(numbers) => Elements::F32(numbers),
+            Numbers::F64(numbers) => Elements::F64(numbers),
+            #[cfg(feature = "half")]
+            Numbers::F16(numbers) => Elements::F16(numbers),
+            #[cfg(feature = "half")]
+            Numbers::Bf16(numbers) => Elements::Bf16(numbers),
+        }
+    }
+}
+
+/// Runs every case through the adapter.
+///
+/// # Panics
+///
+/// At the first difference to the same policy over plain slices, with the name of the case, the
+/// storage type, the step and what differs.
+pub fn check(adapter: &mut dyn Adapter) {
+    if let Err(difference) = find_difference(adapter) {
+        panic!("the adapter does not conform: {difference}");
+    }
+}
+
+fn find_difference(adapter: &mut dyn Adapter) -> Result<(), String> {
+    let storage_types = adapter.storage_types();
+    if storage_types.is_empty() {
+        return Err("it names no storage type".into());
+    }
+    for storage in storage_types {
+        for case in cases::all(storage) {
+            if case.shapes().all(|shape| adapter.has_shape(shape)) {
+                run(&case, adapter).map_err(|problem| {
+                    let Case {
+                        name,
+                        policy,
+                        non_finite,
+                        ..
+                    } = &case;
+                    format!("{name}, `{policy}` in {storage}, non-finite {non_finite}, {problem}")
+                })?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Steps through a case with the adapter and with the oracle. In the middle the clipper of the
+/// adapter is replaced by a new one that has the state of the old.
+fn run(case: &Case, adapter: &mut dyn Adapter) -> Result<(), String> {
+    let new_clipper = || Clipper::new(case.policy.clone(), case.non_finite);
+    let (mut clipper, mut oracle) = (new_clipper(), new_clipper());
+    for (index, tensors) in case.steps.iter().enumerate() {
+        let in_step = |problem: String| format!("step {index}: {problem}");
+        if index > 0 && index == case.steps.len() / 2 {
+            let state = clipper.state();
+            clipper = new_clipper();
+            let restored = clipper.restore(&state);
+            restored.map_err(|error| in_step(format!("{error}")))?;
+        }
+        let given = adapter.clip(&mut clipper, tensors);
+        let visited = match &given {
+            Ok(clipping) => visiting_order(&clipping.report, tensors).map_err(in_step)?,
+            Err(_) => tensors.clone(),
+        };
+        let wanted = clip_plain(&mut oracle, visited);
+        compare::outcomes(&given, &wanted).map_err(in_step)?;
+        if let (Some(expected), Ok(clipping)) = (&case.expected, &given) {
+            compare::known_numbers(clipping, expected).map_err(in_step)?;
+        }
+        if clipper.state() != oracle.state() {
+            return Err(in_step("the clipper learned something else".into()));
+        }
+    }
+    Ok(())
+}
+
+/// The tensors in the order of the report, so that the oracle adds in the same order.
+fn visiting_order(
+    report: &ClipReport,
+    tensors: &[NamedTensor],
+) -> Result<Vec<NamedTensor>, String> {
+    let mut left: BTreeMap<&str, &NamedTensor> = tensors
+        .iter()
+        .map(|tensor| (tensor.name.as_str(), tensor))
+        .collect();
+    let mut visited = Vec::with_capacity(tensors.len());
+    for tensor in &report.tensors {
+        let name = tensor.name.as_str();
+        let known = left
+            .remove(name)
+            .ok_or_else(|| format!("the report has `{name}`, which was not given or is twice"))?;
+        visited.push(known.clone());
+    }
+    match left.first_key_value() {
+        None => Ok(visited),
+        Some((missing, _)) => Err(format!("the report lacks `{missing}`")),
+    }
+}
+
+/// The tensors themselves are the gradients: what adapters are compared with.
+struct Plain(Vec<NamedTensor>);
+
+impl Gradients for Plain {
+    fn visit(&mut self, visitor: &mut dyn FnMut(Gradient<'_>)) {
+        for tensor in &mut self.0 {
+            visitor(tensor.as_gradient());
+        }
+    }
+}
+
+fn clip_plain(clipper: &mut Clipper, tensors: Vec<NamedTensor>) -> Result<Clipping, ClipError> {
+    Ok(match clipper.clip(Unscaled::single(Plain(tensors)))? {
+        Outcome::Apply(clipped) => {
+            let (Plain(tensors), report) = clipped.into_parts();
+            Clipping {
+                tensors,
+                report,
+                may_step: true,
+            }
+        }
+        Outcome::Skip {
+            gradients: Plain(tensors),
+            report,
+        } => Clipping {
+            tensors,
+            report,
+            may_step: false,
+        },
+    })
+}
+
+#[cfg(all(test, feature = "half"))]
+mod tests;

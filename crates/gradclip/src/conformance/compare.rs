@@ -1,0 +1,211 @@
+//! What it means that two results are the same: every bit, but not the order of the tensors.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt::Debug;
+
+use super::cases::Expected;
+use super::{Clipping, NamedTensor, Numbers};
+use crate::clip::ClipError;
+use crate::report::{ClipReport, SkipReason, TensorReport};
+
+/// Compares what an adapter gave with what plain slices gave.
+pub(super) fn outcomes(
+    given: &Result<Clipping, ClipError>,
+    wanted: &Result<Clipping, ClipError>,
+) -> Result<(), String> {
+    match (given, wanted) {
+        (Ok(given), Ok(wanted)) => {
+            same(
+                "whether the optimizer may step",
+                given.may_step,
+                wanted.may_step,
+            )?;
+            reports(&given.report, &wanted.report)?;
+            tensors(&given.tensors, &wanted.tensors)
+        }
+        (Err(given), Err(wanted)) => same("the error", by_name(given), by_name(wanted)),
+        (Ok(_), Err(wanted)) => Err(format!("no error where there should be: {wanted}")),
+        (Err(given), Ok(_)) => Err(format!("an error where there should be none: {given}")),
+    }
+}
+
+/// Compares with numbers that are known without the library.
+pub(super) fn known_numbers(given: &Clipping, expected: &Expected) -> Result<(), String> {
+    let report = &given.report;
+    same("the action", report.action, expected.action)?;
+    same_number(
+        "the known norm before",
+        report.norm_before,
+        expected.norm_before,
+    )?;
+    same_number(
+        "the known norm after",
+        report.norm_after,
+        expected.norm_after,
+    )?;
+    let given = indexed(&given.tensors)?;
+    for (name, wanted) in &expected.tensors {
+        let tensor = given
+            .get(name)
+            .ok_or_else(|| format!("there is no `{name}`"))?;
+        numbers(name, &tensor.numbers, wanted)?;
+    }
+    Ok(())
+}
+
+fn reports(given: &ClipReport, wanted: &ClipReport) -> Result<(), String> {
+    same("the action", given.action, wanted.action)?;
+    let reasons = (&given.skip_reason, &wanted.skip_reason);
+    same(
+        "the reason of the skip",
+        reason_bits(reasons.0),
+        reason_bits(reasons.1),
+    )?;
+    same_number("the norm before", given.norm_before, wanted.norm_before)?;
+    same_number("the norm after", given.norm_after, wanted.norm_after)?;
+    same_number("the coefficient", given.coefficient, wanted.coefficient)?;
+    same_threshold("the threshold", given.threshold, wanted.threshold)?;
+    same(
+        "the number of non-finite elements",
+        given.non_finite,
+        wanted.non_finite,
+    )?;
+    same(
+        "the first non-finite tensor",
+        &given.first_non_finite,
+        &wanted.first_non_finite,
+    )?;
+    same_number(
+        "the share that was clipped",
+        given.clipped_share,
+        wanted.clipped_share,
+    )?;
+    same_number("the cosine", given.cosine, wanted.cosine)?;
+    for (given, wanted) in given.tensors.iter().zip(&wanted.tensors) {
+        tensor_reports(given, wanted).map_err(|problem| format!("`{}`: {problem}", given.name))?;
+    }
+    Ok(())
+}
+
+fn tensor_reports(given: &TensorReport, wanted: &TensorReport) -> Result<(), String> {
+    same("the name", &given.name, &wanted.name)?;
+    same_number("the norm before", given.norm_before, wanted.norm_before)?;
+    same_number("the norm after", given.norm_after, wanted.norm_after)?;
+    same_number("the coefficient", given.coefficient, wanted.coefficient)?;
+    same_threshold("the threshold", given.threshold, wanted.threshold)?;
+    same_number(
+        "the share of squares",
+        given.square_share,
+        wanted.square_share,
+    )?;
+    same(
+        "the number of non-finite elements",
+        given.non_finite,
+        wanted.non_finite,
+    )?;
+    same("the number of elements", given.elements, wanted.elements)
+}
+
+fn tensors(given: &[NamedTensor], wanted: &[NamedTensor]) -> Result<(), String> {
+    let (given, wanted) = (indexed(given)?, indexed(wanted)?);
+    let names: BTreeSet<&str> = given.keys().chain(wanted.keys()).copied().collect();
+    for name in names {
+        let given = given
+            .get(name)
+            .ok_or_else(|| format!("the tensor `{name}` is lost"))?;
+        let wanted = wanted
+            .get(name)
+            .ok_or_else(|| format!("`{name}` was not given"))?;
+        same(
+            &format!("the shape of `{name}`"),
+            &given.shape,
+            &wanted.shape,
+        )?;
+        numbers(name, &given.numbers, &wanted.numbers)?;
+    }
+    Ok(())
+}
+
+fn indexed(tensors: &[NamedTensor]) -> Result<BTreeMap<&str, &NamedTensor>, String> {
+    let mut index = BTreeMap::new();
+    for tensor in tensors {
+        if index.insert(tensor.name.as_str(), tensor).is_some() {
+            return Err(format!("there are two tensors `{}`", tensor.name));
+        }
+    }
+    Ok(index)
+}
+
+fn numbers(name: &str, given: &Numbers, wanted: &Numbers) -> Result<(), String> {
+    let types = (given.storage_type(), wanted.storage_type());
+    same(&format!("the storage type of `{name}`"), types.0, types.1)?;
+    let (given, wanted) = (bits(given), bits(wanted));
+    same(
+        &format!("the length of `{name}`"),
+        given.len(),
+        wanted.len(),
+    )?;
+    let pairs = given.iter().zip(&wanted);
+    match pairs
+        .enumerate()
+        .find(|(_, (given, wanted))| given != wanted)
+    {
+        None => Ok(()),
+        Some((index, (given, wanted))) => Err(format!(
+            "element {index} of `{name}` has the bits {given:#x}, not {wanted:#x}"
+        )),
+    }
+}
+
+fn bits(numbers: &Numbers) -> Vec<u64> {
+    match numbers {
+        Numbers::F32(numbers) => numbers.iter().map(|n| u64::from(n.to_bits())).collect(),
+        Numbers::F64(numbers) => numbers.iter().map(|n| n.to_bits()).collect(),
+        #[cfg(feature = "half")]
+        Numbers::F16(numbers) => numbers.iter().map(|n| u64::from(n.to_bits())).collect(),
+        #[cfg(feature = "half")]
+        Numbers::Bf16(numbers) => numbers.iter().map(|n| u64::from(n.to_bits())).collect(),
+    }
+}
+
+/// An error with its tensors in the order of their names.
+fn by_name(error: &ClipError) -> ClipError {
+    let mut error = error.clone();
+    if let ClipError::NonFinite { tensors } = &mut error {
+        tensors.sort();
+    }
+    error
+}
+
+fn reason_bits(reason: &Option<SkipReason>) -> Option<(&'static str, u64, u64)> {
+    reason.map(|reason| match reason {
+        SkipReason::NonFinite => ("non-finite", 0, 0),
+        SkipReason::Norm { norm, limit } => ("norm", norm.to_bits(), limit.to_bits()),
+        SkipReason::Loss { loss, limit } => ("loss", loss.to_bits(), limit.to_bits()),
+    })
+}
+
+fn same_number(what: &str, given: f64, wanted: f64) -> Result<(), String> {
+    let unequal = || format!("{what} is {given:?}, not {wanted:?}");
+    // Whatever its payload, a norm that is not known is not known.
+    let equal = given.to_bits() == wanted.to_bits() || (given.is_nan() && wanted.is_nan());
+    if equal { Ok(()) } else { Err(unequal()) }
+}
+
+fn same_threshold(what: &str, given: Option<f64>, wanted: Option<f64>) -> Result<(), String> {
+    let unequal = || format!("{what} is {given:?}, not {wanted:?}");
+    let equal = given.map(f64::to_bits) == wanted.map(f64::to_bits);
+    if equal { Ok(()) } else { Err(unequal()) }
+}
+
+fn same<T: Debug + PartialEq>(what: &str, given: T, wanted: T) -> Result<(), String> {
+    let unequal = || format!("{what} is {given:?}, not {wanted:?}");
+    if given == wanted {
+        Ok(())
+    } else {
+        Err(unequal())
+    }
+}

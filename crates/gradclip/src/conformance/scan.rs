@@ -1,0 +1,108 @@
+//! The check of a [`Scan`]: the same bits as the plain one.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use crate::blocks::{BLOCK_ELEMENTS, LANES};
+use crate::scan::{Scan, Scanned, scan};
+
+/// Compares a scan with [`scan`](fn@crate::scan), bit for bit, over lengths around the edges of lanes
+/// and blocks, numbers of every size, what is not finite, many small tensors, and 0 to 5 threads.
+///
+/// # Panics
+///
+/// At the first difference, with the name of the case.
+pub fn check_scan(candidate: Scan) {
+    if let Err(difference) = find_scan_difference(candidate) {
+        panic!("the scan does not conform: {difference}");
+    }
+}
+
+pub(super) fn find_scan_difference(candidate: Scan) -> Result<(), String> {
+    for (name, tensors) in cases() {
+        let tensors: Vec<&[f32]> = tensors.iter().map(Vec::as_slice).collect();
+        let wanted: Vec<[u64; 3]> = scan(&tensors, 1).into_iter().map(bits).collect();
+        for threads in [0, 1, 2, 3, 5] {
+            let given: Vec<[u64; 3]> = candidate(&tensors, threads).into_iter().map(bits).collect();
+            if given.len() != wanted.len() {
+                let (given, wanted) = (given.len(), wanted.len());
+                return Err(format!("{name}: {given} results of {wanted} tensors"));
+            }
+            if let Some(index) = (0..wanted.len()).find(|&index| given[index] != wanted[index]) {
+                let (given, wanted) = (given[index], wanted[index]);
+                return Err(format!(
+                    "{name}, {threads} threads, tensor {index}: the bits of sum, maximum and \
+                     count are {given:x?}, and those of the plain scan {wanted:x?}"
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn bits(scanned: Scanned) -> [u64; 3] {
+    [
+        scanned.sum_of_squares.to_bits(),
+        u64::from(scanned.max_magnitude.to_bits()),
+        scanned.non_finite,
+    ]
+}
+
+fn cases() -> Vec<(String, Vec<Vec<f32>>)> {
+    let mut cases = vec![("no tensor".into(), Vec::new())];
+    let blocks = [1, 2, 3].map(|count| count * BLOCK_ELEMENTS);
+    let lanes = [0, LANES, 4 * LANES, 63 * LANES];
+    for edge in lanes.into_iter().chain(blocks) {
+        for length in [edge.saturating_sub(1), edge, edge + 1, edge + LANES / 2] {
+            let name = format!("{length} elements");
+            cases.push((name, vec![numbers(length, length as u64, moderate)]));
+        }
+    }
+    let length = 2 * BLOCK_ELEMENTS + 21;
+    cases.push(("any bits".into(), vec![numbers(length, 1, any_bits)]));
+    let subnormal = |bits: u32| f32::from_bits(bits & 0x807F_FFFF);
+    cases.push(("subnormal".into(), vec![numbers(length, 2, subnormal)]));
+    let huge = |bits: u32| f32::from_bits((bits & 0x80FF_FFFF) | 0x7E00_0000);
+    cases.push(("huge".into(), vec![numbers(length, 3, huge)]));
+    for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        for place in [0, 1, LANES, BLOCK_ELEMENTS - 1, BLOCK_ELEMENTS, length - 1] {
+            let mut values = numbers(length, 4, moderate);
+            values[place] = bad;
+            cases.push((format!("{bad} at {place}"), vec![values]));
+        }
+        cases.push((format!("only {bad}"), vec![vec![bad; BLOCK_ELEMENTS + 3]]));
+    }
+    let sizes = (0..300).map(|index| match index % 50 {
+        49 => 3 * BLOCK_ELEMENTS + index,
+        _ => index * index % 1000,
+    });
+    let tensors = sizes.map(|size| numbers(size, size as u64, moderate));
+    cases.push(("many tensors".into(), tensors.collect()));
+    cases.push(("only empty tensors".into(), vec![Vec::new(); 5]));
+    cases
+}
+
+fn any_bits(bits: u32) -> f32 {
+    f32::from_bits(bits)
+}
+
+/// Between 1e-6 and 1e3 in magnitude.
+fn moderate(bits: u32) -> f32 {
+    let exponent = 107 + (bits >> 23) % 30;
+    f32::from_bits((bits & 0x807F_FFFF) | (exponent << 23))
+}
+
+/// Numbers made of random bits (Steele, Lea and Flood 2014, SplitMix64).
+fn numbers(length: usize, seed: u64, number: impl Fn(u32) -> f32) -> Vec<f32> {
+    let mut state = seed;
+    let next = || {
+        state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = state;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        number((mixed ^ (mixed >> 31)) as u32)
+    };
+    core::iter::repeat_with(next).take(length).collect()
+}

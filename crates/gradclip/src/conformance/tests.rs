@@ -1,0 +1,363 @@
+//! That the suite passes what is right and refuses what is wrong.
+
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use half::{bf16, f16};
+
+use super::{Adapter, Clipping, NamedTensor, Numbers, StorageType, cases, clip_plain};
+use crate::clip::{ClipError, Clipper};
+use crate::policy::{ClipPolicy, ClipRule};
+use crate::report::ClipAction;
+
+/// Plain slices, with something done to what goes in and to what comes out.
+struct Tampered<Before, After> {
+    before: Before,
+    after: After,
+}
+
+impl<Before, After> Adapter for Tampered<Before, After>
+where
+    Before: FnMut(&mut Vec<NamedTensor>),
+    After: FnMut(&mut Clipping, &[NamedTensor]),
+{
+    fn storage_types(&self) -> Vec<StorageType> {
+        [
+            StorageType::F32,
+            StorageType::F64,
+            StorageType::F16,
+            StorageType::Bf16,
+        ]
+        .into()
+    }
+
+    fn clip(
+        &mut self,
+        clipper: &mut Clipper,
+        tensors: &[NamedTensor],
+    ) -> Result<Clipping, ClipError> {
+        let mut given = tensors.to_vec();
+        (self.before)(&mut given);
+        let mut clipping = clip_plain(clipper, given)?;
+        (self.after)(&mut clipping, tensors);
+        Ok(clipping)
+    }
+}
+
+#[track_caller]
+fn refused(
+    before: impl FnMut(&mut Vec<NamedTensor>),
+    after: impl FnMut(&mut Clipping, &[NamedTensor]),
+    because: &str,
+) {
+    let problem = super::find_difference(&mut Tampered { before, after });
+    let problem = problem.expect_err("a broken adapter must be refused");
+    assert!(problem.contains(because), "{problem}");
+}
+
+fn as_given(_: &mut Vec<NamedTensor>) {}
+
+fn as_clipped(_: &mut Clipping, _: &[NamedTensor]) {}
+
+/// Changes the numbers in place, by way of f64.
+fn map(numbers: &mut Numbers, change: impl Fn(f64) -> f64) {
+    match numbers {
+        Numbers::F32(numbers) => {
+            numbers
+                .iter_mut()
+                .for_each(|n| *n = change(f64::from(*n)) as f32);
+        }
+        Numbers::F64(numbers) => numbers.iter_mut().for_each(|n| *n = change(*n)),
+        Numbers::F16(numbers) => {
+            numbers
+                .iter_mut()
+                .for_each(|n| *n = f16::from_f64(change(n.to_f64())));
+        }
+        Numbers::Bf16(numbers) => {
+            numbers
+                .iter_mut()
+                .for_each(|n| *n = bf16::from_f64(change(n.to_f64())));
+        }
+    }
+}
+
+#[test]
+fn what_changes_nothing_passes() {
+    super::check(&mut Tampered {
+        before: as_given,
+        after: as_clipped,
+    });
+}
+
+#[test]
+fn the_order_of_the_tensors_is_free() {
+    super::check(&mut Tampered {
+        before: |tensors: &mut Vec<NamedTensor>| {
+            tensors.sort_by(|left, right| left.name.cmp(&right.name));
+        },
+        after: |clipping: &mut Clipping, _: &[NamedTensor]| clipping.tensors.reverse(),
+    });
+}
+
+#[test]
+fn an_adapter_without_storage_types_is_refused() {
+    struct Nothing;
+    impl Adapter for Nothing {
+        fn storage_types(&self) -> Vec<StorageType> {
+            vec![]
+        }
+        fn clip(&mut self, _: &mut Clipper, _: &[NamedTensor]) -> Result<Clipping, ClipError> {
+            unreachable!("there is nothing to clip")
+        }
+    }
+    assert!(super::find_difference(&mut Nothing).is_err());
+}
+
+#[test]
+#[should_panic(
+    expected = "the adapter does not conform: below the threshold, `global-norm:10.5` \
+    in f32, non-finite error, step 0: the norm before is 10.000001, not 10.0"
+)]
+fn a_norm_that_is_off_by_a_millionth_is_refused() {
+    super::check(&mut Tampered {
+        before: as_given,
+        after: |clipping: &mut Clipping, _: &[NamedTensor]| clipping.report.norm_before += 1e-6,
+    });
+}
+
+#[test]
+fn a_scale_per_tensor_is_refused() {
+    let each_by_itself = |clipping: &mut Clipping, tensors: &[NamedTensor]| {
+        for (tensor, given) in clipping.tensors.iter_mut().zip(tensors) {
+            let norm = clipping
+                .report
+                .tensors
+                .iter()
+                .find(|report| report.name == given.name);
+            let norm = norm.map_or(0.0, |report| report.norm_before);
+            if norm > clipping.report.norm_after {
+                let coefficient = clipping.report.norm_after / norm;
+                tensor.numbers = given.numbers.clone();
+                map(&mut tensor.numbers, |number| number * coefficient);
+            }
+        }
+    };
+    refused(as_given, each_by_itself, "above the threshold");
+}
+
+#[test]
+fn a_lost_tensor_is_refused() {
+    let lose_one = |tensors: &mut Vec<NamedTensor>| drop(tensors.pop());
+    refused(lose_one, as_clipped, "the report lacks `a.bias`");
+    let lose_one = |clipping: &mut Clipping, _: &[NamedTensor]| drop(clipping.tensors.pop());
+    refused(as_given, lose_one, "the tensor `a.bias` is lost");
+    let double = |clipping: &mut Clipping, _: &[NamedTensor]| {
+        let first = clipping.tensors.first().cloned();
+        clipping.tensors.extend(first);
+    };
+    refused(as_given, double, "there are two tensors `b.weight`");
+}
+
+#[test]
+fn another_name_is_refused() {
+    let rename = |tensors: &mut Vec<NamedTensor>| {
+        tensors.iter_mut().for_each(|tensor| tensor.name.push('x'));
+    };
+    refused(rename, as_clipped, "which was not given");
+    let rename = |clipping: &mut Clipping, _: &[NamedTensor]| {
+        clipping
+            .tensors
+            .iter_mut()
+            .for_each(|tensor| tensor.name.push('x'));
+    };
+    refused(as_given, rename, "is lost");
+    let rename_bad = |tensors: &mut Vec<NamedTensor>| {
+        let bad = tensors.iter_mut().find(|tensor| tensor.name == "bad.w");
+        bad.into_iter()
+            .for_each(|tensor| tensor.name = String::from("bad.v"));
+    };
+    refused(rename_bad, as_clipped, "bad.v");
+}
+
+#[test]
+fn a_zero_that_loses_its_sign_is_refused() {
+    let without_sign = |number: f64| if number == 0.0 { 0.0 } else { number };
+    let before = |tensors: &mut Vec<NamedTensor>| {
+        tensors
+            .iter_mut()
+            .for_each(|tensor| map(&mut tensor.numbers, without_sign));
+    };
+    refused(
+        before,
+        as_clipped,
+        "element 2 of `a.bias` has the bits 0x0, not 0x80000000",
+    );
+}
+
+#[test]
+fn rounding_half_precision_by_way_of_f32_is_refused() {
+    for half in [StorageType::F16, StorageType::Bf16] {
+        let twice = |clipping: &mut Clipping, tensors: &[NamedTensor]| {
+            let coefficient = clipping.report.coefficient;
+            let whole = clipping
+                .report
+                .tensors
+                .iter()
+                .all(|t| t.coefficient == coefficient);
+            if clipping.report.action != ClipAction::Clip || !whole {
+                return;
+            }
+            for (tensor, given) in clipping.tensors.iter_mut().zip(tensors) {
+                if given.numbers.storage_type() == half {
+                    tensor.numbers = given.numbers.clone();
+                    map(&mut tensor.numbers, |number| {
+                        f64::from((number * coefficient) as f32)
+                    });
+                }
+            }
+        };
+        refused(as_given, twice, "rounding once");
+    }
+}
+
+#[test]
+fn another_shape_or_type_is_refused() {
+    let flatten = |clipping: &mut Clipping, _: &[NamedTensor]| {
+        for tensor in &mut clipping.tensors {
+            tensor.shape = vec![tensor.shape.iter().product()];
+        }
+    };
+    refused(as_given, flatten, "the shape of `b.weight`");
+    let widen = |clipping: &mut Clipping, _: &[NamedTensor]| {
+        for tensor in &mut clipping.tensors {
+            if let Numbers::F16(numbers) = &tensor.numbers {
+                tensor.numbers = Numbers::F32(numbers.iter().map(|n| n.to_f32()).collect());
+            }
+        }
+    };
+    refused(as_given, widen, "the storage type of");
+}
+
+#[test]
+fn a_step_that_should_be_left_out_is_refused() {
+    let step_anyway = |clipping: &mut Clipping, _: &[NamedTensor]| clipping.may_step = true;
+    refused(as_given, step_anyway, "whether the optimizer may step");
+}
+
+#[test]
+fn a_forgotten_parameter_or_shape_is_refused() {
+    let forget = |tensors: &mut Vec<NamedTensor>| {
+        tensors
+            .iter_mut()
+            .for_each(|tensor| tensor.parameter = None);
+    };
+    refused(forget, as_clipped, "an error where there should be none");
+    let transpose = |tensors: &mut Vec<NamedTensor>| {
+        tensors.iter_mut().for_each(|tensor| tensor.shape.reverse());
+    };
+    let back = |clipping: &mut Clipping, _: &[NamedTensor]| {
+        clipping
+            .tensors
+            .iter_mut()
+            .for_each(|tensor| tensor.shape.reverse());
+    };
+    refused(transpose, back, "agc");
+}
+
+#[test]
+fn clipping_twice_is_refused() {
+    struct Twice;
+    impl Adapter for Twice {
+        fn storage_types(&self) -> Vec<StorageType> {
+            vec![StorageType::F32]
+        }
+        fn clip(
+            &mut self,
+            clipper: &mut Clipper,
+            tensors: &[NamedTensor],
+        ) -> Result<Clipping, ClipError> {
+            let _ = clip_plain(clipper, tensors.to_vec())?;
+            clip_plain(clipper, tensors.to_vec())
+        }
+    }
+    let problem = super::find_difference(&mut Twice).unwrap_err();
+    assert!(
+        problem.contains("the clipper learned something else"),
+        "{problem}"
+    );
+}
+
+#[test]
+fn every_rule_is_in_the_suite_and_acts() {
+    /// A new rule does not compile until it is here, and then asks for a policy.
+    fn number(rule: &ClipRule) -> usize {
+        match rule {
+            ClipRule::Value { .. } => 0,
+            ClipRule::Norm { .. } => 1,
+            ClipRule::GlobalNorm { .. } => 2,
+            ClipRule::GroupNorm { .. } => 3,
+            ClipRule::BlockRms { .. } => 4,
+            ClipRule::Normalize { .. } => 5,
+            ClipRule::Agc { .. } => 6,
+            ClipRule::AutoClip { .. } => 7,
+            ClipRule::ZClip { .. } => 8,
+            ClipRule::AdaGc { .. } => 9,
+            ClipRule::Median { .. } => 10,
+            ClipRule::Skip { .. } => 11,
+            ClipRule::UpdateRms { .. } => 12,
+            ClipRule::Spam { .. } => 13,
+        }
+    }
+    let mut seen = [false; 14];
+    for text in cases::POLICIES {
+        let policy: ClipPolicy = text.parse().unwrap();
+        policy
+            .rules()
+            .iter()
+            .for_each(|rule| seen[number(rule)] = true);
+    }
+    assert_eq!(seen, [true; 14]);
+
+    let without_effect = ["none", "value:inf", "update-rms:1"];
+    for case in cases::all(StorageType::F32) {
+        let text = alloc::format!("{}", case.policy);
+        if case.name != "a training" || without_effect.contains(&text.as_str()) {
+            continue;
+        }
+        let mut clipper = Clipper::new(case.policy, case.non_finite);
+        let acts = |tensors: Vec<NamedTensor>| {
+            clip_plain(&mut clipper, tensors).unwrap().report.action != ClipAction::Keep
+        };
+        assert!(case.steps.into_iter().any(acts), "`{text}` never acts");
+    }
+}
+
+#[test]
+fn scans_with_other_bits_are_refused() {
+    use super::scan::find_scan_difference;
+    use crate::scan::{Scanned, scan};
+
+    fn sequential(tensors: &[&[f32]], _: usize) -> Vec<Scanned> {
+        let sum = |values: &&[f32]| Scanned {
+            sum_of_squares: values.iter().map(|value| f64::from(*value).powi(2)).sum(),
+            ..scan(&[values], 1)[0]
+        };
+        tensors.iter().map(sum).collect()
+    }
+    fn without_the_last(tensors: &[&[f32]], threads: usize) -> Vec<Scanned> {
+        scan(&tensors[..tensors.len().saturating_sub(1)], threads)
+    }
+    fn without_the_maximum(tensors: &[&[f32]], threads: usize) -> Vec<Scanned> {
+        let scanned = scan(tensors, threads).into_iter();
+        let forget = |scanned| Scanned {
+            max_magnitude: 0.0,
+            ..scanned
+        };
+        scanned.map(forget).collect()
+    }
+    assert_eq!(find_scan_difference(scan), Ok(()));
+    for broken in [sequential, without_the_last, without_the_maximum] {
+        assert!(find_scan_difference(broken).is_err());
+    }
+}

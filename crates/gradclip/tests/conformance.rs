@@ -1,0 +1,86 @@
+//! The suite for adapters, over the adapter that the crate has itself: named vectors.
+
+use gradclip::conformance::{Adapter, Clipping, NamedTensor, Numbers, StorageType, check};
+use gradclip::{ClipError, Clipper, Gradient, Gradients, Outcome, Unscaled};
+
+/// A map of vectors, which has the order of the names. Their scaling is deferred, and done at the
+/// end, or is not deferred.
+struct Vectors {
+    defer: bool,
+}
+
+/// Tensors of one type in the form that a trainer without a tensor library has.
+struct Tensors(std::collections::BTreeMap<String, NamedTensor>);
+
+impl Gradients for Tensors {
+    fn visit(&mut self, visitor: &mut dyn FnMut(Gradient<'_>)) {
+        for tensor in self.0.values_mut() {
+            let shape = &tensor.shape;
+            let gradient = match &mut tensor.numbers {
+                Numbers::F32(numbers) => Gradient::new(&tensor.name, numbers.as_mut_slice()),
+                Numbers::F64(numbers) => Gradient::new(&tensor.name, numbers.as_mut_slice()),
+                Numbers::F16(numbers) => Gradient::new(&tensor.name, numbers.as_mut_slice()),
+                Numbers::Bf16(numbers) => Gradient::new(&tensor.name, numbers.as_mut_slice()),
+                other => panic!("the suite has a new storage type: {other:?}"),
+            };
+            let gradient = gradient.with_shape(shape);
+            visitor(match &tensor.parameter {
+                Some(parameter) => gradient.with_parameter(parameter.values()),
+                None => gradient,
+            });
+        }
+    }
+}
+
+impl Adapter for Vectors {
+    fn storage_types(&self) -> Vec<StorageType> {
+        [
+            StorageType::F32,
+            StorageType::F64,
+            StorageType::F16,
+            StorageType::Bf16,
+        ]
+        .into()
+    }
+
+    fn clip(
+        &mut self,
+        clipper: &mut Clipper,
+        tensors: &[NamedTensor],
+    ) -> Result<Clipping, ClipError> {
+        let named = tensors
+            .iter()
+            .map(|tensor| (tensor.name.clone(), tensor.clone()));
+        let unscaled = Unscaled::single(Tensors(named.collect()));
+        let outcome = match self.defer {
+            true => match clipper.clip_deferred(unscaled, None)? {
+                Outcome::Apply(deferred) => Outcome::Apply(deferred.scale()),
+                Outcome::Skip { gradients, report } => Outcome::Skip { gradients, report },
+            },
+            false => clipper.clip(unscaled)?,
+        };
+        let (gradients, report, may_step) = match outcome {
+            Outcome::Apply(clipped) => {
+                let (gradients, report) = clipped.into_parts();
+                (gradients, report, true)
+            }
+            Outcome::Skip { gradients, report } => (gradients, report, false),
+        };
+        Ok(Clipping {
+            tensors: gradients.0.into_values().collect(),
+            report,
+            may_step,
+        })
+    }
+}
+
+#[test]
+fn named_vectors_conform() {
+    check(&mut Vectors { defer: false });
+}
+
+/// The suite has every rule, and compares every bit of gradients, reports and memory.
+#[test]
+fn deferred_scaling_gives_what_scaling_in_place_gives() {
+    check(&mut Vectors { defer: true });
+}

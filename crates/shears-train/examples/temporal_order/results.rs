@@ -1,0 +1,283 @@
+//! The outcomes of the trials: kept in a file, and told as a table and a picture.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use plotters::prelude::*;
+use serde::{Deserialize, Serialize};
+use shears_train::lock_folder;
+
+use super::trial::{End, Outcome, Settings, Trial};
+use crate::Failure;
+
+/// All trials that have ended.
+#[derive(Debug)]
+pub(super) struct Results {
+    path: PathBuf,
+    kept: Kept,
+    /// Two programs would each write what the other does not know.
+    _lock: File,
+}
+
+/// What the file holds.
+#[derive(Debug, Serialize, Deserialize)]
+struct Kept {
+    settings: Settings,
+    outcomes: Vec<Outcome>,
+}
+
+impl Kept {
+    fn read(path: &Path) -> Result<Kept, Failure> {
+        let shown = path.display();
+        let text = fs::read_to_string(path).map_err(|error| format!("{shown}: {error}"))?;
+        let kept = serde_json::from_str(&text);
+        Ok(kept.map_err(|error| format!("{shown}: {error}"))?)
+    }
+}
+
+impl Results {
+    /// Those of a folder, which is made if it is not there.
+    pub(super) fn open(folder: &Path, settings: Settings) -> Result<Results, Failure> {
+        let shown = folder.display();
+        if folder.exists() && !folder.is_dir() {
+            return Err(format!("--out {shown}: is no folder").into());
+        }
+        let path = folder.join("results.json");
+        let mut entries = folder.read_dir().into_iter().flatten().flatten();
+        // A lock is what is left of a program that had no result yet.
+        if !path.exists() && entries.any(|entry| entry.file_name() != ".lock") {
+            return Err(format!("{shown} holds something else; choose another --out").into());
+        }
+        fs::create_dir_all(folder).map_err(|error| format!("cannot make {shown}: {error}"))?;
+        let taken = "another program runs trials there; wait for it, or choose another --out";
+        let lock = lock_folder(folder, taken)?;
+        let kept = match path.exists() {
+            true => Kept::read(&path)?,
+            false => Kept {
+                settings: settings.clone(),
+                outcomes: Vec::new(),
+            },
+        };
+        if kept.settings != settings {
+            let what = format!(
+                "{shown} has trials with other --updates, --lr or --initialization; choose another --out"
+            );
+            return Err(what.into());
+        }
+        Ok(Results {
+            path,
+            kept,
+            _lock: lock,
+        })
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.kept.settings
+    }
+
+    pub(super) fn of(&self, trial: &Trial) -> Option<&Outcome> {
+        let mut outcomes = self.kept.outcomes.iter();
+        outcomes.find(|other| other.trial == *trial)
+    }
+
+    /// Keeps an outcome, in the file as well.
+    pub(super) fn add(&mut self, outcome: Outcome) -> Result<(), Failure> {
+        self.kept.outcomes.push(outcome);
+        // Whole or not at all, whenever the program is ended.
+        let unfinished = self.path.with_extension("tmp");
+        fs::write(
+            &unfinished,
+            serde_json::to_string_pretty(&self.kept)? + "\n",
+        )?;
+        Ok(fs::rename(&unfinished, &self.path)?)
+    }
+
+    /// Prints the table and draws the picture.
+    pub(super) fn conclude(&self, trials: &[Trial]) -> Result<(), Failure> {
+        let groups = groups(trials, |trial| self.of(trial));
+        println!("\n{}", table(&groups));
+        let path = self.path.with_file_name("success.svg");
+        fs::write(&path, picture(&groups)?)?;
+        println!("picture: {}", path.display());
+        Ok(())
+    }
+}
+
+/// A policy at one length.
+#[derive(Debug)]
+struct Group<'a> {
+    policy: &'a str,
+    length: u64,
+    outcomes: Vec<&'a Outcome>,
+}
+
+impl Group<'_> {
+    fn count(&self, end: End) -> usize {
+        self.outcomes.iter().filter(|o| o.end == end).count()
+    }
+
+    /// Percent of the trials.
+    fn success(&self) -> f64 {
+        100.0 * self.count(End::Solved) as f64 / self.outcomes.len().max(1) as f64
+    }
+
+    /// The median of the updates that solved trials took.
+    fn updates(&self) -> Option<u64> {
+        let solved = self.outcomes.iter().filter(|o| o.end == End::Solved);
+        let mut updates: Vec<u64> = solved.map(|outcome| outcome.updates).collect();
+        updates.sort_unstable();
+        let middle = updates.len() / 2;
+        match updates.len() % 2 {
+            1 => updates.get(middle).copied(),
+            _ => Some((updates.get(middle.checked_sub(1)?)? + updates.get(middle)?) / 2),
+        }
+    }
+}
+
+/// By policy, in the order of the trials, then by length.
+fn groups<'a>(
+    trials: &'a [Trial],
+    outcome_of: impl Fn(&Trial) -> Option<&'a Outcome>,
+) -> Vec<Group<'a>> {
+    let mut policies: Vec<&str> = Vec::new();
+    for trial in trials {
+        if !policies.contains(&trial.policy.as_str()) {
+            policies.push(&trial.policy);
+        }
+    }
+    let lengths: BTreeSet<u64> = trials.iter().map(|trial| trial.length).collect();
+    let group = |policy: &'a str, length: u64| {
+        let its = |trial: &&Trial| trial.policy == policy && trial.length == length;
+        Group {
+            policy,
+            length,
+            outcomes: trials.iter().filter(its).filter_map(&outcome_of).collect(),
+        }
+    };
+    let of_policy = |policy| lengths.iter().map(move |length| (policy, *length));
+    let all = policies.into_iter().flat_map(of_policy);
+    all.map(|(policy, length)| group(policy, length)).collect()
+}
+
+fn table(groups: &[Group<'_>]) -> String {
+    let names = groups.iter().map(|group| group.policy.chars().count());
+    let width = names.max().unwrap_or(0).max("policy".len());
+    let mut table = format!(
+        "{:<width$}  length     solved  diverged  updates (median)  clipped  largest norm\n",
+        "policy"
+    );
+    for group in groups {
+        let of_all = |count: usize| format!("{count} of {}", group.outcomes.len());
+        let shares = group.outcomes.iter().map(|outcome| outcome.clipped_share);
+        let clipped = shares.sum::<f64>() / group.outcomes.len().max(1) as f64;
+        let norms = group.outcomes.iter().map(|outcome| outcome.largest_norm);
+        table.push_str(&format!(
+            "{:<width$}  {:>6}  {:>9}  {:>8}  {:>16}  {:>5.1} %  {:>12.3e}\n",
+            group.policy,
+            group.length,
+            of_all(group.count(End::Solved)),
+            group.count(End::Diverged),
+            group
+                .updates()
+                .map_or("-".to_string(), |updates| updates.to_string()),
+            100.0 * clipped,
+            norms.fold(0.0, f64::max),
+        ));
+    }
+    table
+}
+
+/// Share of solved trials against the length of the sequences, as SVG.
+fn picture(groups: &[Group<'_>]) -> Result<String, Failure> {
+    let lengths = || groups.iter().map(|group| group.length as f64);
+    let (first, last) = (
+        lengths().fold(f64::MAX, f64::min),
+        lengths().fold(0.0, f64::max),
+    );
+    let mut svg = String::new();
+    {
+        let root = SVGBackend::with_string(&mut svg, (960, 390)).into_drawing_area();
+        root.fill(&WHITE)?;
+        let mut plot = ChartBuilder::on(&root)
+            .margin(20)
+            .x_label_area_size(48)
+            .y_label_area_size(78)
+            .build_cartesian_2d(first - 1.0..last + 1.0, -4.0..104.0)?;
+        plot.configure_mesh()
+            .label_style(("sans-serif", 14))
+            .x_desc("length of the sequences")
+            .y_desc("% of trials solved")
+            .draw()?;
+        for (index, of_policy) in groups.chunk_by(|a, b| a.policy == b.policy).enumerate() {
+            let style = Palette99::pick(index).stroke_width(2);
+            let points = || {
+                of_policy
+                    .iter()
+                    .map(|group| (group.length as f64, group.success()))
+            };
+            plot.draw_series(LineSeries::new(points(), style))?
+                .label(of_policy[0].policy)
+                .legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], style));
+            plot.draw_series(points().map(|point| Circle::new(point, 4, style.filled())))?;
+        }
+        plot.configure_series_labels()
+            .label_font(("sans-serif", 14))
+            .background_style(WHITE.mix(0.8))
+            .draw()?;
+        root.present()?;
+    }
+    Ok(svg)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    #[test]
+    fn outcomes_are_counted_by_policy_and_length() {
+        let trial = |policy: &str, length, seed| Trial {
+            policy: policy.to_string(),
+            length,
+            seed,
+        };
+        let trials: Vec<Trial> = (1..=3)
+            .flat_map(|seed| [trial("none", 50, seed), trial("global-norm:1", 50, seed)])
+            .collect();
+        let outcomes: Vec<Outcome> = trials
+            .iter()
+            .map(|trial| Outcome {
+                trial: trial.clone(),
+                end: match trial.policy.as_str() {
+                    "none" if trial.seed == 1 => End::Diverged,
+                    "none" => End::GivenUp,
+                    _ => End::Solved,
+                },
+                updates: 1000 * trial.seed,
+                error: Some(0.5),
+                clipped_share: 0.25,
+                largest_norm: 12.0,
+                seconds: 1.0,
+            })
+            .collect();
+        let of = |trial: &Trial| outcomes.iter().find(|outcome| outcome.trial == *trial);
+        let groups = groups(&trials, of);
+        let success: Vec<f64> = groups.iter().map(Group::success).collect();
+        assert_eq!(success, [0.0, 100.0]);
+        let updates: Vec<Option<u64>> = groups.iter().map(Group::updates).collect();
+        assert_eq!(updates, [None, Some(2000)]);
+        let table = table(&groups);
+        let rows: Vec<&str> = table.lines().collect();
+        assert!(
+            rows[1].contains("0 of 3         1                 -"),
+            "{table}"
+        );
+        assert!(
+            rows[2].contains("3 of 3         0              2000"),
+            "{table}"
+        );
+        assert!(picture(&groups).unwrap().contains("global-norm:1"));
+    }
+}

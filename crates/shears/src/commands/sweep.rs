@@ -1,0 +1,300 @@
+//! `shears sweep`: the same model trained under several clipping policies.
+
+mod grid;
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Context;
+use indicatif::{ProgressBar, ProgressStyle};
+use shears_model::LanguageModel;
+use shears_train::{
+    Corpora, End, EndReason, Evaluation, Event, Observer, RunFolder, StepEvent, TrainError,
+    Trainer, load_corpora, train,
+};
+
+use super::train::{batches_and_memory, newest_checkpoint, refuse_too_large};
+use crate::comparison::{self, Comparison, Outcome, Report, Run, SAME_START, Variant};
+use crate::exit::{INTERRUPTED, Misuse};
+use crate::model::{Work, device, with_model};
+use crate::output::say;
+use crate::report;
+use crate::settings::checked;
+use crate::watch::stop_when_asked;
+use clap::{Args, ValueHint};
+use grid::{Cell, Grid};
+use shears_data::TokenizerKind;
+use shears_train::{ClipPolicy, Preset};
+use std::path::PathBuf;
+
+/// Train the same model under several clipping policies, and draw what they did
+///
+/// Every combination of policy, learning rate and seed is an ordinary run in the folder of the
+/// sweep: with the same seed, from the same initial weights and over the same batches. Ctrl-C
+/// saves and leaves; the same command goes on where it stopped, and runs that are there already are
+/// not trained again. At the end it writes report.html (one file, nothing loaded from elsewhere), its
+/// pictures as SVG and all numbers as report.json, and says what it recommends and how sure that is.
+#[derive(Args, Debug)]
+#[command(after_long_help = EXAMPLES)]
+pub(crate) struct SweepArguments {
+    /// Text files or folders; without any, the text that the program carries
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub(crate) text: Vec<PathBuf>,
+
+    /// A clipping policy to compare; can be given several times [default: none, and the preset's]
+    #[arg(long = "clip", value_name = "POLICY", value_parser = checked::<ClipPolicy>)]
+    pub(crate) policies: Vec<String>,
+
+    /// Learning rates, separated by commas [default: the preset's]
+    #[arg(long = "lr", value_name = "RATE,...", value_delimiter = ',')]
+    pub(crate) rates: Vec<f64>,
+
+    /// Seeds of each combination: 1, 2, ... N
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub(crate) seeds: u64,
+
+    /// Steps of each run [default: the preset's]
+    #[arg(long, value_name = "N")]
+    pub(crate) steps: Option<u64>,
+
+    /// Complete setting to start from, as in `shears train` [default: lstm-128]
+    #[arg(long, value_name = "NAME", value_parser = checked::<Preset>)]
+    pub(crate) preset: Option<String>,
+
+    /// How text becomes tokens, as in `shears train` [default: char]
+    #[arg(long, value_name = "KIND", value_parser = checked::<TokenizerKind>)]
+    pub(crate) tokenizer: Option<String>,
+
+    /// Any other setting of `shears train` by its name; can be given several times
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) settings: Vec<String>,
+
+    /// Folder of the sweep
+    #[arg(long, value_name = "FOLDER", default_value = "sweep", value_hint = ValueHint::DirPath)]
+    pub(crate) out: PathBuf,
+
+    /// Threads to compute on [default: all]
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+}
+
+const EXAMPLES: &str = "Examples:
+  shears sweep book.txt --clip none --clip global-norm:1 --clip zclip --steps 500
+  shears sweep book.txt --preset rnn-128 --clip none --clip global-norm:1 \\
+      --lr 1e-3,3e-3,1e-2 --seeds 3 --steps 500 --out clipping-of-rnn
+  shears sweep book.txt --preset rnn-128 --set nonlinearity=relu --set optimizer=sgd \\
+      --lr 0.5,1,2 --clip none --clip global-norm:1 --clip value:0.05";
+
+pub(crate) fn run(arguments: &SweepArguments) -> anyhow::Result<ExitCode> {
+    let mut grid = Grid::new(arguments)?;
+    grid::check_folder(&arguments.out)?;
+    let threads = super::set_threads(arguments.threads)?;
+    let corpora = load_corpora(&grid.cells[0].plan, None, grid.tokenizer()?)?;
+    grid.identify(&corpora);
+    let steps = grid.cells.iter().map(|cell| cell.plan.steps).sum();
+    say!(
+        "{} runs: {} policies x {} learning rates x {} seeds, {} steps together, in {}",
+        grid.cells.len(),
+        grid.policies.len(),
+        grid.rates.len(),
+        grid.seeds,
+        report::count(steps),
+        arguments.out.display()
+    );
+    grid.mark(&arguments.out)?;
+    let mut watch = GridWatch::new(steps)?;
+    for cell in &grid.cells {
+        watch.bar.set_message(name_of(&cell.folder));
+        if let Some(taken) = ended(cell)? {
+            watch.bar.inc(cell.plan.steps);
+            watch.note(cell, taken);
+            continue;
+        }
+        let before = watch.bar.position();
+        let work = TrainCell {
+            cell,
+            corpora: &corpora,
+            threads,
+            watch: &mut watch,
+        };
+        let device = device(&cell.plan.device).autodiff();
+        let vocabulary = corpora.tokenizer.vocab_size();
+        let config = cell.plan.model_config();
+        let how = with_model(&config, vocabulary, cell.plan.seed, &device, work)?;
+        if how == EndReason::Stopped {
+            watch.bar.finish_and_clear();
+            say!("stopped; the same command goes on from here");
+            return Ok(ExitCode::from(INTERRUPTED));
+        }
+        watch.bar.set_position(before + cell.plan.steps);
+        watch.note(cell, how);
+    }
+    watch.bar.finish_and_clear();
+    conclude(&grid, &arguments.out)
+}
+
+/// How a run that an earlier call has begun ended, if it did and needs no more steps.
+fn ended(cell: &Cell) -> anyhow::Result<Option<EndReason>> {
+    if !cell.exists() {
+        return Ok(None);
+    }
+    let folder = RunFolder::open_to_read(&cell.folder)?;
+    let differing = shears_train::compare_plans(&folder.plan()?, &cell.plan);
+    if let Some((name, was, asked)) = differing.first() {
+        let path = cell.folder.display();
+        let what = format!("{path} was trained with {name} {was}, not {asked}");
+        return Err(Misuse(format!("{what}; choose another --out")).into());
+    }
+    Ok(match folder.events()?.pop() {
+        Some(Event::End { how, .. }) if how != EndReason::Stopped && how != EndReason::Failed => {
+            Some(how)
+        }
+        _ => None,
+    })
+}
+
+/// Trains one run from where it stands to its end.
+struct TrainCell<'a> {
+    cell: &'a Cell,
+    corpora: &'a Corpora,
+    threads: usize,
+    watch: &'a mut GridWatch,
+}
+
+impl Work for TrainCell<'_> {
+    type Output = anyhow::Result<EndReason>;
+
+    fn with<M: LanguageModel>(self, model: M) -> Self::Output {
+        let TrainCell {
+            cell,
+            corpora,
+            threads,
+            watch,
+        } = self;
+        let device = device(&cell.plan.device).autodiff();
+        // A run that cannot start leaves no folder.
+        let (batches, memory) = batches_and_memory(&cell.plan, &model, corpora)?;
+        refuse_too_large(memory.total())?;
+        let folder = match cell.exists() {
+            true => RunFolder::open(&cell.folder)?,
+            false => RunFolder::create(
+                &cell.folder,
+                &cell.plan,
+                &corpora.tokenizer,
+                corpora.standard_input.as_deref(),
+            )?,
+        };
+        let mut trainer = Trainer::new(cell.plan.clone(), model, batches, threads, &device);
+        if let Some((_, checkpoint)) = newest_checkpoint(&folder)? {
+            trainer = trainer.restore(checkpoint)?;
+            watch.bar.inc(trainer.progress().step);
+        }
+        match train(&mut trainer, &folder, corpora, &device, watch) {
+            Ok(End::Finished) => Ok(EndReason::Finished),
+            Ok(End::OutOfPatience) => Ok(EndReason::OutOfPatience),
+            Ok(End::Stopped) => Ok(EndReason::Stopped),
+            // That a policy does not hold is a result.
+            Err(TrainError::TooManySkips { .. } | TrainError::NonFinite { .. }) => {
+                Ok(EndReason::Diverged)
+            }
+            Err(error) => Err(error).with_context(|| name_of(&cell.folder)),
+        }
+    }
+}
+
+fn name_of(folder: &Path) -> String {
+    let name = folder.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
+}
+
+/// One bar for all runs.
+struct GridWatch {
+    bar: ProgressBar,
+    stop: Arc<AtomicBool>,
+    last_loss: Option<f64>,
+}
+
+impl GridWatch {
+    fn new(steps: u64) -> anyhow::Result<Self> {
+        let stop = stop_when_asked(true)?;
+        let style =
+            ProgressStyle::with_template("{bar:24.cyan/dim} {percent} %  {msg}  {eta} left");
+        let bar = ProgressBar::new(steps).with_style(style.unwrap_or(ProgressStyle::default_bar()));
+        Ok(GridWatch {
+            bar,
+            stop,
+            last_loss: None,
+        })
+    }
+
+    /// The line of a run that has ended.
+    fn note(&mut self, cell: &Cell, how: EndReason) {
+        let loss = self.last_loss.take();
+        let loss = loss.map_or(String::new(), |loss| format!(", val loss {loss:.4}"));
+        let how = match how {
+            EndReason::Finished => "finished",
+            EndReason::OutOfPatience => "stopped early",
+            EndReason::Diverged => "diverged",
+            EndReason::Stopped => "stopped",
+            EndReason::Failed => "failed",
+        };
+        let line = format!("{}: {how}{loss}", name_of(&cell.folder));
+        self.bar.suspend(|| say!("{line}"));
+    }
+}
+
+impl Observer for GridWatch {
+    fn step(&mut self, _event: &StepEvent) {
+        self.bar.inc(1);
+    }
+
+    fn evaluation(&mut self, _step: u64, evaluation: &Evaluation) {
+        self.last_loss = Some(evaluation.val_loss);
+    }
+
+    fn saved(&mut self, _step: u64, _path: &Path) {}
+
+    fn sample<M: LanguageModel>(&mut self, _step: u64, _model: &M) -> Option<String> {
+        None
+    }
+
+    fn wants_to_stop(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+}
+
+/// Reads what the runs have logged, and writes the report.
+fn conclude(grid: &Grid, out: &Path) -> anyhow::Result<ExitCode> {
+    let mut runs = Vec::new();
+    for cell in &grid.cells {
+        let events = RunFolder::open_to_read(&cell.folder)?.events()?;
+        runs.push(Run {
+            variant: cell.policy,
+            rate: cell.rate,
+            seed: cell.plan.seed,
+            outcome: Outcome::of(&events),
+        });
+    }
+    let variants = grid.policies.iter().map(|name| {
+        Ok(Variant {
+            clip: name.parse()?,
+            name: name.clone(),
+        })
+    });
+    let report = Report::of(Comparison {
+        about: format!(
+            "{}, {} seed{}. {SAME_START}",
+            comparison::settings(&grid.cells[0].plan),
+            grid.seeds,
+            if grid.seeds == 1 { "" } else { "s" },
+        ),
+        variants: variants.collect::<anyhow::Result<_>>()?,
+        rates: grid.rates.clone(),
+        runs,
+    });
+    report.print();
+    report.write(out)?;
+    Ok(ExitCode::SUCCESS)
+}

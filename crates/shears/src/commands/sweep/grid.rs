@@ -1,0 +1,211 @@
+//! The combinations of a sweep, each with its plan and its folder.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use shears_data::Tokenizer;
+use shears_train::{Corpora, Plan, RunFolder};
+use toml::{Table, Value};
+
+use super::SweepArguments;
+use crate::comparison::MOST_VARIANTS;
+use crate::exit::Misuse;
+use crate::new_file;
+use crate::settings;
+
+/// The file that makes a folder one of a sweep.
+const MARK: &str = "sweep.toml";
+/// What it was called before.
+const OLD_MARK: &str = "compare.toml";
+
+/// One run of the grid.
+#[derive(Clone, Debug)]
+pub(super) struct Cell {
+    /// The policy's place in [`Grid::policies`].
+    pub(super) policy: usize,
+    /// The learning rate's place in [`Grid::rates`].
+    pub(super) rate: usize,
+    pub(super) plan: Plan,
+    pub(super) folder: PathBuf,
+}
+
+impl Cell {
+    /// Whether an earlier call has begun the run.
+    pub(super) fn exists(&self) -> bool {
+        self.folder.join("plan.toml").exists()
+    }
+}
+
+/// All runs, the seeds outermost: a sweep that is interrupted has whole grids of the first seeds.
+#[derive(Debug)]
+pub(super) struct Grid {
+    /// As they were typed.
+    pub(super) policies: Vec<String>,
+    pub(super) rates: Vec<f64>,
+    pub(super) seeds: u64,
+    pub(super) cells: Vec<Cell>,
+}
+
+impl Grid {
+    pub(super) fn new(arguments: &SweepArguments) -> anyhow::Result<Grid> {
+        // What is not given is the preset's.
+        let first = arguments.rates.first().copied();
+        let base = settings::resolve_table(table(arguments, None, first, 1)?)?;
+        let policies = match arguments.policies.as_slice() {
+            [] => vec!["none".to_string(), base.clip.to_string()],
+            policies => policies.to_vec(),
+        };
+        let rates = match arguments.rates.as_slice() {
+            [] => vec![base.lr],
+            rates => rates.to_vec(),
+        };
+        if policies.len() > MOST_VARIANTS {
+            return Err(
+                Misuse(format!("--clip can be given {MOST_VARIANTS} times at most")).into(),
+            );
+        }
+        let mut names = BTreeSet::new();
+        let mut cells = Vec::new();
+        for seed in 1..=arguments.seeds {
+            for (policy, text) in policies.iter().enumerate() {
+                for (rate, lr) in rates.iter().enumerate() {
+                    let plan =
+                        settings::resolve_table(table(arguments, Some(text), Some(*lr), seed)?)?;
+                    let name = name(text, *lr, seed);
+                    if !names.insert(name.clone()) {
+                        let what = format!("{text} at learning rate {lr} is there twice");
+                        return Err(Misuse(what).into());
+                    }
+                    let folder = arguments.out.join("runs").join(name);
+                    cells.push(Cell {
+                        policy,
+                        rate,
+                        plan,
+                        folder,
+                    });
+                }
+            }
+        }
+        Ok(Grid {
+            policies,
+            rates,
+            seeds: arguments.seeds,
+            cells,
+        })
+    }
+
+    /// The tokenizer of the runs that an earlier call has begun.
+    pub(super) fn tokenizer(&self) -> anyhow::Result<Option<Tokenizer>> {
+        let Some(begun) = self.cells.iter().find(|cell| cell.exists()) else {
+            return Ok(None);
+        };
+        Ok(Some(RunFolder::open_to_read(&begun.folder)?.tokenizer()?))
+    }
+
+    /// Leaves in the folder what is trained: by that it is known as one of a sweep.
+    pub(super) fn mark(&self, out: &Path) -> anyhow::Result<()> {
+        let mut what = Table::new();
+        what.insert("policies".into(), Value::try_from(&self.policies)?);
+        what.insert("rates".into(), Value::try_from(&self.rates)?);
+        what.insert("seeds".into(), Value::try_from(self.seeds)?);
+        std::fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
+        new_file::write(&out.join(MARK), &toml::to_string(&what)?)
+    }
+
+    /// Notes in every plan which text it is for.
+    pub(super) fn identify(&mut self, corpora: &Corpora) {
+        for cell in &mut self.cells {
+            let (text, validation) = corpora.sha256.clone();
+            cell.plan.text_sha256 = text;
+            cell.plan.val_sha256 = validation;
+        }
+    }
+}
+
+/// The settings of a run as a config file would have them.
+fn table(
+    arguments: &SweepArguments,
+    policy: Option<&String>,
+    lr: Option<f64>,
+    seed: u64,
+) -> anyhow::Result<Table> {
+    let mut table = Table::new();
+    for setting in &arguments.settings {
+        let (key, value) = setting.split_once('=').ok_or_else(|| {
+            Misuse(format!(
+                "--set {setting}: it must be KEY=VALUE, such as optimizer=sgd"
+            ))
+        })?;
+        if ["clip", "lr", "seed", "steps", "text", "out", "threads"].contains(&key) {
+            let what = format!("--set {setting}: `{key}` has a flag of its own");
+            return Err(Misuse(what).into());
+        }
+        if settings::OUTSIDE.contains(&key) {
+            let what = format!("--set {setting}: `{key}` is not for a sweep");
+            return Err(Misuse(what).into());
+        }
+        table.insert(key.to_string(), value_of(value));
+    }
+    let paths = arguments.text.iter().map(|path| path.display().to_string());
+    let paths: Vec<Value> = paths.map(Value::String).collect();
+    if !paths.is_empty() {
+        table.insert("text".into(), Value::Array(paths));
+    }
+    for (key, value) in [
+        ("preset", &arguments.preset),
+        ("tokenizer", &arguments.tokenizer),
+    ] {
+        if let Some(value) = value {
+            table.insert(key.into(), Value::String(value.clone()));
+        }
+    }
+    if let Some(steps) = arguments.steps {
+        table.insert(
+            "steps".into(),
+            Value::Integer(steps.try_into().unwrap_or(i64::MAX)),
+        );
+    }
+    table.entry("sample-every").or_insert(Value::Integer(0));
+    if let Some(policy) = policy {
+        table.insert("clip".into(), Value::String(policy.clone()));
+    }
+    if let Some(lr) = lr {
+        table.insert("lr".into(), Value::Float(lr));
+    }
+    let seed = seed.try_into().unwrap_or(i64::MAX);
+    table.insert("seed".into(), Value::Integer(seed));
+    Ok(table)
+}
+
+/// A value as TOML would read it, and text where it cannot.
+fn value_of(text: &str) -> Value {
+    let parsed = format!("value = {text}").parse::<Table>();
+    let value = parsed.ok().and_then(|mut table| table.remove("value"));
+    value.unwrap_or_else(|| Value::String(text.to_string()))
+}
+
+fn name(policy: &str, lr: f64, seed: u64) -> String {
+    let plain = |character: char| match character {
+        'a'..='z' | 'A'..='Z' | '0'..='9' | '.' | '-' | '+' => character,
+        _ => '-',
+    };
+    let policy: String = policy.chars().map(plain).collect();
+    format!("{policy}_lr-{lr}_seed-{seed}")
+}
+
+/// Refuses a folder that holds something else than a sweep.
+pub(super) fn check_folder(out: &Path) -> Result<(), Misuse> {
+    let shown = out.display();
+    if out.exists() && !out.is_dir() {
+        return Err(Misuse(format!("--out {shown}: is no folder")));
+    }
+    let empty = out.read_dir().is_ok_and(|mut all| all.next().is_none());
+    let marked = [MARK, OLD_MARK].iter().any(|mark| out.join(mark).is_file());
+    match !out.exists() || empty || marked {
+        true => Ok(()),
+        false => Err(Misuse(format!(
+            "{shown} holds something else; choose another --out"
+        ))),
+    }
+}

@@ -1,0 +1,109 @@
+//! Runs beside each other: what each clipping policy came to, as tables, words and pictures.
+
+mod heat;
+mod page;
+mod plots;
+mod results;
+mod time;
+mod words;
+
+use std::path::Path;
+
+use shears_train::{ClipPolicy, Plan};
+
+use crate::new_file;
+use crate::output::say;
+pub(crate) use results::Outcome;
+use words::Findings;
+
+/// Variants that are compared at most: each is a line in a picture.
+pub(crate) const MOST_VARIANTS: usize = 7;
+
+/// Why runs of one model can be compared seed by seed.
+pub(crate) const SAME_START: &str =
+    "With the same seed, all runs start from the same weights and read the same batches.";
+
+/// The settings that the head of a report names.
+pub(crate) fn settings(plan: &Plan) -> String {
+    format!(
+        "{} ({}), {} steps of {} × {} tokens, {}",
+        plan.preset, plan.model, plan.steps, plan.batch, plan.window, plan.optimizer
+    )
+}
+
+/// Runs that are compared, from their event logs alone.
+#[derive(Debug)]
+pub(crate) struct Comparison {
+    /// What the runs have in common, for the head of the page.
+    pub(crate) about: String,
+    pub(crate) variants: Vec<Variant>,
+    /// Learning rates.
+    pub(crate) rates: Vec<f64>,
+    pub(crate) runs: Vec<Run>,
+}
+
+/// What a line of the pictures stands for: a policy, and the other settings in which runs differ.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Variant {
+    pub(crate) name: String,
+    pub(crate) clip: ClipPolicy,
+}
+
+/// One run that is compared.
+#[derive(Debug)]
+pub(crate) struct Run {
+    /// Its place in [`Comparison::variants`].
+    pub(crate) variant: usize,
+    /// Its place in [`Comparison::rates`].
+    pub(crate) rate: usize,
+    pub(crate) seed: u64,
+    pub(crate) outcome: Outcome,
+}
+
+impl Comparison {
+    /// The runs of a variant at a learning rate, one for each seed.
+    fn seeds_of(&self, variant: usize, rate: usize) -> Vec<&Run> {
+        let its = |run: &&Run| run.variant == variant && run.rate == rate;
+        self.runs.iter().filter(its).collect()
+    }
+}
+
+/// What was found in a comparison, ready to be told.
+pub(crate) struct Report {
+    comparison: Comparison,
+    findings: Findings,
+}
+
+impl Report {
+    pub(crate) fn of(comparison: Comparison) -> Report {
+        Report {
+            findings: Findings::of(&comparison),
+            comparison,
+        }
+    }
+
+    /// Prints the table and the recommendation.
+    pub(crate) fn print(&self) {
+        say!("\n{}", page::table(&self.findings));
+        say!("{}\n", self.findings.recommendation);
+    }
+
+    /// Everything in numbers.
+    pub(crate) fn json(&self) -> anyhow::Result<String> {
+        Ok(serde_json::to_string_pretty(&self.findings)?)
+    }
+
+    /// Writes report.html, its pictures as SVG, and report.json into a folder, and says so.
+    pub(crate) fn write(&self, out: &Path) -> anyhow::Result<()> {
+        let pictures = plots::draw(&self.comparison, &self.findings)?;
+        let write = |name: &str, text: &str| new_file::write(&out.join(name), text);
+        for picture in &pictures {
+            write(&format!("{}.svg", picture.name), &picture.svg)?;
+        }
+        write("report.json", &self.json()?)?;
+        let html = page::html(&self.comparison.about, &self.findings, &pictures);
+        write("report.html", &html)?;
+        say!("report: {}", out.join("report.html").display());
+        Ok(())
+    }
+}

@@ -1,0 +1,145 @@
+//! The report of a comparison: one HTML file that loads nothing, and a table for the terminal.
+
+use super::plots::Picture;
+use super::words::{Findings, Group, with_interval};
+
+const STYLE: &str = "
+:root { color-scheme: light; }
+body { font: 16px/1.55 system-ui, sans-serif; color: #1c1c1e; background: #fff;
+       max-width: 1000px; margin: 3rem auto; padding: 0 1.2rem; }
+h1 { font-size: 1.9rem; letter-spacing: -0.02em; margin-bottom: 0.3rem; }
+h2 { font-size: 1.2rem; margin: 2.6rem 0 0.4rem; }
+.lead { font-size: 1.1rem; border-left: 3px solid #d55e00; padding: 0.2rem 0 0.2rem 1rem; }
+.muted { color: #636366; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; font-size: 0.92rem; }
+th { text-align: right; font-weight: 600; color: #636366; border-bottom: 1px solid #c7c7cc; }
+td { text-align: right; border-bottom: 1px solid #ececf0; }
+th, td { padding: 0.4rem 0.6rem; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; font-family: ui-monospace, monospace; }
+tr.best td { background: #fff6ee; }
+td.bad { color: #b3261e; }
+figure { margin: 1rem 0 0; overflow-x: auto; }
+svg { max-width: 100%; height: auto; }
+code { font-family: ui-monospace, monospace; }
+";
+
+/// The whole page.
+pub(super) fn html(about: &str, findings: &Findings, pictures: &[Picture]) -> String {
+    let mut page = String::from("<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n");
+    page.push_str("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n");
+    page.push_str("<title>Clipping compared</title>\n");
+    page.push_str(&format!(
+        "<style>{STYLE}</style>\n<h1>Clipping compared</h1>\n"
+    ));
+    page.push_str(&format!("<p class=\"muted\">{}</p>\n", escape(about)));
+    let recommendation = escape(&findings.recommendation);
+    page.push_str(&format!("<p class=\"lead\">{recommendation}</p>\n"));
+    page.push_str("<h2>Every combination</h2>\n<div class=\"wide\"><table>\n<tr>");
+    for heading in HEADINGS {
+        page.push_str(&format!("<th>{heading}</th>"));
+    }
+    page.push_str("</tr>\n");
+    let best: Vec<usize> = findings.best.iter().flatten().copied().collect();
+    for (index, group) in findings.groups.iter().enumerate() {
+        let class = if best.contains(&index) {
+            " class=\"best\""
+        } else {
+            ""
+        };
+        page.push_str(&format!("<tr{class}>"));
+        for (column, text) in row(group).iter().enumerate() {
+            let bad = column == 2 && group.converged < group.runs;
+            let class = if bad { " class=\"bad\"" } else { "" };
+            page.push_str(&format!("<td{class}>{}</td>", escape(text)));
+        }
+        page.push_str("</tr>\n");
+    }
+    page.push_str("</table></div>\n<p class=\"muted\">");
+    page.push_str(&escape(&legend(findings)));
+    page.push_str("</p>\n");
+    for picture in pictures {
+        page.push_str(&format!(
+            "<h2>{}</h2>\n<p class=\"muted\">{}</p>\n<figure>{}</figure>\n",
+            escape(&picture.title),
+            escape(&picture.reading),
+            picture.svg
+        ));
+    }
+    page.push_str("</html>\n");
+    page
+}
+
+/// The same table for the terminal.
+pub(super) fn table(findings: &Findings) -> String {
+    let mut rows = vec![HEADINGS.map(String::from)];
+    rows.extend(findings.groups.iter().map(row));
+    let widths: Vec<usize> = (0..HEADINGS.len())
+        .map(|column| {
+            let lengths = rows.iter().map(|row| row[column].chars().count());
+            lengths.max().unwrap_or(0)
+        })
+        .collect();
+    let line = |row: &[String; HEADINGS.len()]| {
+        let cells = row.iter().zip(&widths).enumerate();
+        let cells = cells.map(|(column, (text, &width))| match column {
+            0 => format!("{text:<width$}"),
+            _ => format!("{text:>width$}"),
+        });
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_string()
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n") + "\n"
+}
+
+const HEADINGS: [&str; 9] = [
+    "policy",
+    "lr",
+    "val loss",
+    "converged",
+    "clipped",
+    "cosine",
+    "skipped",
+    "spikes",
+    "steps to target",
+];
+
+fn row(group: &Group) -> [String; HEADINGS.len()] {
+    let none = || "-".to_string();
+    [
+        group.policy.clone(),
+        group.lr.to_string(),
+        with_interval(group.val_loss, group.val_loss_interval),
+        format!("{} of {}", group.converged, group.runs),
+        format!("{:.1} %", 100.0 * group.clipped_share),
+        group
+            .cosine
+            .map_or_else(none, |cosine| format!("{cosine:.3}")),
+        group.skipped.to_string(),
+        group.spikes.to_string(),
+        group
+            .steps_to_target
+            .map_or_else(none, |steps| format!("{steps:.0}")),
+    ]
+}
+
+fn legend(findings: &Findings) -> String {
+    let target = findings.target.map_or(String::new(), |target| {
+        format!(
+            " Target: a smoothed training loss of {target:.4}, which every policy that converged \
+             reaches at its best learning rate."
+        )
+    });
+    format!(
+        "Val loss: nats a token at the end, mean over seeds with its 95 % confidence interval; \
+         “diverged” unless every seed ended with a loss below its first. Clipped: share of steps. \
+         Cosine: between the gradient before and after, over clipped steps; below 1, direction was \
+         lost. Spikes: the loss jumped out of its running band.{target}"
+    )
+}
+
+/// Text inside HTML.
+pub(super) fn escape(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+}

@@ -1,0 +1,241 @@
+//! What the runs of a comparison came to, from their event logs alone.
+
+use std::collections::BTreeMap;
+
+use shears_model::layer_of;
+use shears_train::{EndReason, Event, TimeFlow};
+
+use crate::report::mean;
+
+/// A loss this many mean deviations above its running mean is a spike.
+const SPIKE_DEVIATIONS: f64 = 6.0;
+/// The weight of the newest step in that mean.
+const SPIKE_WEIGHT: f64 = 0.02;
+/// Steps before the mean is worth comparing with.
+const SPIKE_WARMUP: usize = 50;
+
+/// The columns of a run that are compared; a number that is not finite is NaN.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    pub(super) loss: Vec<f64>,
+    pub(super) norm: Vec<f64>,
+    pub(super) threshold: Vec<Option<f64>>,
+    pub(super) coefficient: Vec<f64>,
+    pub(super) cosine: Vec<f64>,
+    pub(super) clipped: Vec<bool>,
+    pub(super) skipped: Vec<bool>,
+    /// The norm of each layer's gradient.
+    pub(super) layers: BTreeMap<String, Vec<f64>>,
+    /// Step and loss.
+    pub(super) evaluations: Vec<(u64, f64)>,
+    /// How gradients flowed back in time, from the first to the last time that it was measured.
+    pub(super) time_flows: Vec<TimeFlow>,
+    pub(super) end: Option<EndReason>,
+}
+
+impl Outcome {
+    pub(crate) fn of(events: &[Event]) -> Outcome {
+        let mut outcome = Outcome::default();
+        for event in events {
+            match event {
+                Event::Step(step) => {
+                    let clip = &step.clip;
+                    outcome.loss.push(step.loss.unwrap_or(f64::NAN));
+                    outcome.norm.push(clip.norm_before);
+                    outcome.threshold.push(clip.threshold);
+                    outcome.coefficient.push(clip.coefficient);
+                    outcome.cosine.push(clip.cosine);
+                    outcome.clipped.push(clip.action == "clip");
+                    outcome.skipped.push(clip.action == "skip");
+                    let mut squares: BTreeMap<&str, f64> = BTreeMap::new();
+                    for (name, norm) in &clip.tensors {
+                        *squares.entry(layer_of(name)).or_default() += norm * norm;
+                    }
+                    let steps = outcome.loss.len();
+                    for (layer, sum) in squares {
+                        let norms = outcome.layers.entry(layer.to_string()).or_default();
+                        norms.resize(steps - 1, f64::NAN);
+                        norms.push(sum.sqrt());
+                    }
+                }
+                Event::Evaluation { step, val_loss, .. } => {
+                    outcome.evaluations.push((*step, *val_loss));
+                }
+                Event::StateGradients { step, layers } => {
+                    outcome.time_flows.extend(TimeFlow::together(*step, layers));
+                }
+                Event::End { how, .. } => outcome.end = Some(*how),
+                Event::Sample { .. } => {}
+            }
+        }
+        for norms in outcome.layers.values_mut() {
+            norms.resize(outcome.loss.len(), f64::NAN);
+        }
+        outcome
+    }
+
+    /// Whether training did not break off, and has a loss below the one that it began with.
+    pub(super) fn converged(&self) -> bool {
+        let broke = matches!(self.end, Some(EndReason::Diverged | EndReason::Failed));
+        let first = self.loss.first().copied().unwrap_or(f64::NAN);
+        !broke && self.last_loss().is_some_and(|loss| loss < first)
+    }
+
+    /// The last validation loss, if it is finite.
+    pub(super) fn last_loss(&self) -> Option<f64> {
+        let last = self.evaluations.last().map(|(_, loss)| *loss);
+        last.filter(|loss| loss.is_finite())
+    }
+
+    pub(super) fn clipped_share(&self) -> f64 {
+        share(&self.clipped)
+    }
+
+    pub(super) fn skips(&self) -> usize {
+        self.skipped.iter().filter(|skipped| **skipped).count()
+    }
+
+    /// The mean cosine between a gradient before and after, over the steps that were clipped.
+    pub(super) fn cosine_when_clipped(&self) -> Option<f64> {
+        let cosines = self.cosine.iter().zip(&self.clipped);
+        let cosines: Vec<f64> = cosines
+            .filter(|(_, c)| **c)
+            .map(|(cosine, _)| *cosine)
+            .collect();
+        mean(&cosines)
+    }
+
+    /// How often the loss jumped out of the band that it ran in.
+    pub(super) fn spikes(&self) -> usize {
+        let (mut level, mut deviation) = (f64::NAN, 0.0);
+        let (mut spikes, mut outside) = (0, false);
+        for (step, &loss) in self.loss.iter().enumerate() {
+            if level.is_nan() {
+                level = loss;
+                continue;
+            }
+            let high = !loss.is_finite() || loss > level + SPIKE_DEVIATIONS * deviation;
+            let spike = step >= SPIKE_WARMUP && high;
+            spikes += usize::from(spike && !outside);
+            outside = spike;
+            // A spike does not widen the band that the next one is judged by.
+            if loss.is_finite() && !spike {
+                deviation += SPIKE_WEIGHT * ((loss - level).abs() - deviation);
+                level += SPIKE_WEIGHT * (loss - level);
+            }
+        }
+        spikes
+    }
+
+    /// The first step whose smoothed training loss is at most that.
+    pub(super) fn steps_to(&self, target: f64) -> Option<usize> {
+        let smooth = smoothed(&self.loss);
+        smooth
+            .iter()
+            .position(|loss| *loss <= target)
+            .map(|at| at + 1)
+    }
+}
+
+/// A series without the noise of single steps: the median of the last steps, so that one step that flew
+/// away leaves no trace, and a running mean of that. What is not finite stays so.
+pub(super) fn smoothed(values: &[f64]) -> Vec<f64> {
+    const MEDIAN_OF: usize = 15;
+    const WEIGHT: f64 = 0.1;
+    let mut level = f64::NAN;
+    let smooth = |step: usize| {
+        if !values[step].is_finite() {
+            return f64::NAN;
+        }
+        let mut last = values[(step + 1).saturating_sub(MEDIAN_OF)..=step].to_vec();
+        last.retain(|value| value.is_finite());
+        last.sort_by(f64::total_cmp);
+        let median = last[last.len() / 2];
+        level = match level.is_nan() {
+            true => median,
+            false => level + WEIGHT * (median - level),
+        };
+        level
+    };
+    (0..values.len()).map(smooth).collect()
+}
+
+pub(super) fn share(flags: &[bool]) -> f64 {
+    flags.iter().filter(|flag| **flag).count() as f64 / flags.len().max(1) as f64
+}
+
+/// Mean and half the width of its 95 % confidence interval, by Student's distribution; none of one value.
+pub(super) fn mean_and_interval(values: &[f64]) -> Option<(f64, Option<f64>)> {
+    let mean = mean(values)?;
+    let degrees = values.len() - 1;
+    if degrees == 0 {
+        return Some((mean, None));
+    }
+    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+    let deviation = (squares / degrees as f64).sqrt();
+    let half = student_95(degrees) * deviation / (values.len() as f64).sqrt();
+    Some((mean, Some(half)))
+}
+
+/// The 97.5 % quantile of Student's distribution with so many degrees of freedom.
+fn student_95(degrees: usize) -> f64 {
+    const QUANTILES: [f64; 30] = [
+        12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160,
+        2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056,
+        2.052, 2.048, 2.045, 2.042,
+    ];
+    // Fisher's expansion in 1 / degrees, from the normal distribution's quantile.
+    let of_many = || {
+        let (z, n) = (1.959_964_f64, degrees as f64);
+        let (first, second) = (z.powi(3) + z, 5.0 * z.powi(5) + 16.0 * z.powi(3) + 3.0 * z);
+        z + first / (4.0 * n) + second / (96.0 * n * n)
+    };
+    QUANTILES.get(degrees - 1).copied().unwrap_or_else(of_many)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interval_of_three_values() {
+        let (mean, half) = mean_and_interval(&[1.0, 2.0, 3.0]).unwrap();
+        assert_eq!(mean, 2.0);
+        // 4.303 x 1 / sqrt(3)
+        assert!((half.unwrap() - 2.4843).abs() < 1e-3);
+        assert_eq!(mean_and_interval(&[5.0]), Some((5.0, None)));
+        assert_eq!(mean_and_interval(&[]), None);
+        // Beyond the table it goes on without a step: 2.0395 is that of 31 degrees, 1.9840 of 100.
+        assert!((student_95(31) - 2.0395).abs() < 1e-4);
+        assert!((student_95(100) - 1.9840).abs() < 1e-4);
+    }
+
+    #[test]
+    fn one_step_that_flew_away_leaves_no_trace() {
+        let mut loss = vec![2.0; 100];
+        loss[50] = 1e6;
+        loss[70] = f64::NAN;
+        let smooth = smoothed(&loss);
+        assert!(smooth[70].is_nan());
+        let others = smooth.iter().enumerate().filter(|(step, _)| *step != 70);
+        assert!(others.clone().all(|(_, level)| *level == 2.0));
+        assert_eq!(others.count(), 99);
+    }
+
+    #[test]
+    fn a_jump_is_one_spike_however_long_it_lasts() {
+        let mut loss: Vec<f64> = (0..200).map(|i| 2.0 + 0.1 * f64::from(i % 3)).collect();
+        let count = |loss: &[f64]| {
+            let loss = loss.to_vec();
+            let outcome = Outcome {
+                loss,
+                ..Outcome::default()
+            };
+            outcome.spikes()
+        };
+        assert_eq!(count(&loss), 0);
+        loss[120..125].fill(9.0);
+        loss[160] = f64::NAN;
+        assert_eq!(count(&loss), 2);
+    }
+}

@@ -1,0 +1,79 @@
+//! The picture of gradients that vanish or explode through time.
+
+use shears_train::TimeFlow;
+
+use super::plots::Picture;
+use super::results::Outcome;
+use crate::figure::{Axes, Series, chart, parts};
+
+/// The norm of the gradient by the state, against the distance in time, at the first step and at the
+/// end, before and after clipping; none of a model that carries no state.
+pub(super) fn through_time(
+    index: usize,
+    name: &str,
+    outcome: &Outcome,
+) -> anyhow::Result<Option<Picture>> {
+    let [first, .., last] = outcome.time_flows.as_slice() else {
+        return Ok(None);
+    };
+    let mut series = Vec::new();
+    for (colour, flow) in [(6, first), (1, last)] {
+        let coefficient = coefficient(flow, outcome);
+        let mut lines = vec![(1.0, "before clipping", false)];
+        if let Some(coefficient) = coefficient {
+            lines.push((coefficient, "after clipping", true));
+        }
+        for (factor, what, dashed) in lines {
+            series.push(Series {
+                name: format!("step {}, {what}", flow.step),
+                colour,
+                lines: line(flow, factor),
+                dashed,
+                ..Series::default()
+            });
+        }
+    }
+    Ok(Some(Picture {
+        name: format!("time-{}", index + 1),
+        title: format!("Gradient through time: {name}"),
+        reading: format!(
+            "Norm of the gradient of one prediction's loss by what the layers carried, that many tokens \
+             before: a line that falls steeply is a model that cannot learn what lies far back, one that rises \
+             explodes. Clipping by norm (dashed, where that step was clipped) shortens all distances alike, and mends no line that \
+             falls. \
+             At step {}: {last}.",
+            last.step
+        ),
+        svg: chart(
+            &Axes {
+                x: "tokens back",
+                y: "norm, log scale",
+                log_y: true,
+                ..Axes::default()
+            },
+            &series,
+        )?,
+    }))
+}
+
+/// By what the whole gradient was multiplied in the step with the same weights and the same batch, which is
+/// the next one; the last step has none, and takes its own. None where the step was not
+/// clipped, was left out, or lost its direction, because then there is no one factor.
+fn coefficient(flow: &TimeFlow, outcome: &Outcome) -> Option<f64> {
+    const STRAIGHT: f64 = 1.0 - 1e-6;
+    let next = usize::try_from(flow.step).unwrap_or(usize::MAX);
+    let at = next.min(outcome.coefficient.len().checked_sub(1)?);
+    let coefficient = outcome.coefficient[at];
+    let is_one_factor = outcome.clipped[at] && outcome.cosine[at] >= STRAIGHT;
+    (is_one_factor && coefficient > 0.0).then_some(coefficient)
+}
+
+fn line(flow: &TimeFlow, factor: f64) -> Vec<Vec<(f64, f64)>> {
+    let norms = flow.norms.iter().enumerate();
+    let points: Vec<(f64, f64)> = norms
+        // A logarithm has no place for zero.
+        .map(|(index, norm)| ((index + 1) as f64, norm * factor))
+        .map(|(x, y)| (x, if y > 0.0 { y } else { f64::NAN }))
+        .collect();
+    parts(&points)
+}

@@ -1,0 +1,332 @@
+//! What a comparison says in words: the result of each policy, and what to do.
+
+use serde::Serialize;
+
+use super::results::{mean_and_interval, share};
+use super::{Comparison, Run, Variant};
+use crate::report::mean;
+
+/// A variant at one learning rate, over all its seeds.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Group {
+    pub(super) policy: String,
+    #[serde(skip)]
+    pub(super) variant: usize,
+    #[serde(skip)]
+    pub(super) rate: usize,
+    pub(super) lr: f64,
+    pub(super) runs: usize,
+    pub(super) converged: usize,
+    /// Mean of the last validation loss, where every run converged.
+    pub(super) val_loss: Option<f64>,
+    /// Half the width of its 95 % confidence interval.
+    pub(super) val_loss_interval: Option<f64>,
+    /// That of each seed that converged.
+    pub(super) val_losses: Vec<f64>,
+    /// Those seeds.
+    #[serde(skip)]
+    seeds: Vec<u64>,
+    pub(super) clipped_share: f64,
+    /// Over the clipped steps.
+    pub(super) cosine: Option<f64>,
+    /// Steps that were left out, of all runs together.
+    pub(super) skipped: usize,
+    /// Spikes of the loss, of all runs together.
+    pub(super) spikes: usize,
+    /// Mean of the steps to a loss that all policies reach at their best.
+    pub(super) steps_to_target: Option<f64>,
+}
+
+/// All that was found.
+#[derive(Debug, Serialize)]
+pub(super) struct Findings {
+    pub(super) groups: Vec<Group>,
+    /// For each variant, the group of the learning rate with the lowest loss.
+    #[serde(skip)]
+    pub(super) best: Vec<Option<usize>>,
+    /// The smoothed training loss that every policy reaches at its best learning rate.
+    pub(super) target: Option<f64>,
+    pub(super) recommendation: String,
+}
+
+impl Findings {
+    pub(super) fn of(comparison: &Comparison) -> Findings {
+        let variants = 0..comparison.variants.len();
+        let mut groups = Vec::new();
+        for variant in variants.clone() {
+            for (rate, lr) in comparison.rates.iter().enumerate() {
+                let runs = comparison.seeds_of(variant, rate);
+                // Runs that exist need not be a whole grid.
+                if !runs.is_empty() {
+                    let name = &comparison.variants[variant].name;
+                    groups.push(group(name, (variant, rate), *lr, &runs));
+                }
+            }
+        }
+        let best: Vec<Option<usize>> = variants.map(|variant| best_of(&groups, variant)).collect();
+        let runs_of = |group: &Group| comparison.seeds_of(group.variant, group.rate);
+        let lowest = |run: &Run| {
+            let smooth = super::results::smoothed(&run.outcome.loss).into_iter();
+            smooth
+                .filter(|loss| loss.is_finite())
+                .fold(f64::INFINITY, f64::min)
+        };
+        let reached = best.iter().flatten();
+        let reached = reached.flat_map(|group| runs_of(&groups[*group]));
+        let target = reached.map(lowest).reduce(f64::max);
+        let target = target.filter(|target| target.is_finite());
+        for group in &mut groups {
+            let steps: Option<Vec<f64>> = target.and_then(|target| {
+                let runs = runs_of(group).into_iter();
+                runs.map(|run| run.outcome.steps_to(target).map(|steps| steps as f64))
+                    .collect()
+            });
+            group.steps_to_target = steps.and_then(|steps| mean(&steps));
+        }
+        let recommendation = recommend(&groups, &best, comparison);
+        Findings {
+            groups,
+            best,
+            target,
+            recommendation,
+        }
+    }
+}
+
+fn group(name: &str, (variant, rate): (usize, usize), lr: f64, runs: &[&Run]) -> Group {
+    let converged = runs.iter().filter(|run| run.outcome.converged());
+    let (seeds, losses): (Vec<u64>, Vec<f64>) = converged
+        .filter_map(|run| Some((run.seed, run.outcome.last_loss()?)))
+        .unzip();
+    let all = losses.len() == runs.len();
+    let interval = mean_and_interval(&losses).filter(|_| all);
+    let outcomes = || runs.iter().map(|run| &run.outcome);
+    let clipped: Vec<bool> = outcomes().flat_map(|run| run.clipped.clone()).collect();
+    let cosines: Vec<f64> = outcomes()
+        .filter_map(|run| run.cosine_when_clipped())
+        .collect();
+    Group {
+        policy: name.to_string(),
+        variant,
+        rate,
+        lr,
+        runs: runs.len(),
+        converged: losses.len(),
+        val_loss: interval.map(|(mean, _)| mean),
+        val_loss_interval: interval.and_then(|(_, half)| half),
+        val_losses: losses,
+        seeds,
+        clipped_share: share(&clipped),
+        cosine: mean(&cosines),
+        skipped: outcomes().map(|run| run.skips()).sum(),
+        spikes: outcomes().map(|run| run.spikes()).sum(),
+        steps_to_target: None,
+    }
+}
+
+/// The place of a variant's group with the lowest loss.
+fn best_of(groups: &[Group], variant: usize) -> Option<usize> {
+    let candidates = groups.iter().enumerate();
+    candidates
+        .filter(|(_, group)| group.variant == variant && group.val_loss.is_some())
+        .min_by(|(_, left), (_, right)| loss(left).total_cmp(&loss(right)))
+        .map(|(index, _)| index)
+}
+
+fn loss(group: &Group) -> f64 {
+    group.val_loss.unwrap_or(f64::INFINITY)
+}
+
+/// One paragraph: which policy, against which, by how much, and how sure that is.
+fn recommend(groups: &[Group], best: &[Option<usize>], comparison: &Comparison) -> String {
+    let found = best.iter().flatten().map(|index| &groups[*index]);
+    let Some(winner) = found.clone().min_by(|a, b| loss(a).total_cmp(&loss(b))) else {
+        return "No combination converged with every seed: lower the learning rate, or the \
+                thresholds."
+            .to_string();
+    };
+    let mut words = Vec::new();
+    if never_engaged(groups, comparison) {
+        words.push(
+            "Clipping never engaged: no step of any run was shortened or left out. You do not need \
+             it here, with these learning rates."
+                .to_string(),
+        );
+    } else {
+        words.push(format!(
+            "The lowest validation loss is that of {} at learning rate {}: {}.",
+            winner.policy,
+            winner.lr,
+            with_interval(winner.val_loss, winner.val_loss_interval)
+        ));
+        let reference = reference(groups, best, winner, &comparison.variants);
+        words.push(match reference {
+            Some(other) => against(winner, other, groups.len()),
+            None => "No other policy converged with every seed.".to_string(),
+        });
+    }
+    if comparison.rates.len() > 1 {
+        words.push(ranges(groups, comparison));
+    }
+    let failed: Vec<&str> = comparison
+        .variants
+        .iter()
+        .zip(best)
+        .filter_map(|(variant, best)| best.is_none().then_some(variant.name.as_str()))
+        .collect();
+    if !failed.is_empty() {
+        words.push(format!(
+            "At no learning rate did every run converge with: {}.",
+            failed.join(", ")
+        ));
+    }
+    words.join(" ")
+}
+
+/// What the best is compared with: training without clipping if that is another one and converged, else
+/// the next best variant.
+fn reference<'a>(
+    groups: &'a [Group],
+    best: &[Option<usize>],
+    winner: &Group,
+    variants: &[Variant],
+) -> Option<&'a Group> {
+    let others = best.iter().flatten().map(|index| &groups[*index]);
+    let mut others = others.filter(|group| group.variant != winner.variant);
+    let unclipped = others
+        .clone()
+        .find(|group| variants[group.variant].clip.is_none());
+    unclipped.or_else(|| others.by_ref().min_by(|a, b| loss(a).total_cmp(&loss(b))))
+}
+
+/// The difference to another variant. Runs with the same seed have the same start and the same
+/// batches, so that it is taken seed by seed.
+fn against(winner: &Group, other: &Group, combinations: usize) -> String {
+    let name = format!("{} (at learning rate {})", other.policy, other.lr);
+    let differences: Vec<f64> = winner
+        .seeds
+        .iter()
+        .zip(&winner.val_losses)
+        .filter_map(|(seed, loss)| {
+            let same = other.seeds.iter().position(|other| other == seed)?;
+            Some(other.val_losses[same] - loss)
+        })
+        .collect();
+    if differences.is_empty() {
+        return format!("The runs of {name} have other seeds: how sure that is cannot be said.");
+    }
+    if differences.iter().all(|difference| *difference == 0.0) {
+        return format!("{name} gave the same losses to the last digit: it made no difference.");
+    }
+    match mean_and_interval(&differences) {
+        Some((difference, Some(half))) if difference - half > 0.0 => format!(
+            "It is {difference:.4} nats better than {name}; with {} seeds the 95 % interval of that \
+             is {:.4} to {:.4}, so that the seed alone hardly explains it{}.",
+            differences.len(),
+            difference - half,
+            difference + half,
+            // The best of many is better than it deserves.
+            match combinations {
+                ..=2 => String::new(),
+                _ => format!(
+                    ", though it was picked as the best of {combinations} by the same seeds"
+                ),
+            }
+        ),
+        Some((difference, Some(half))) => format!(
+            "It is {difference:.4} nats better than {name}, but with {} seeds the 95 % interval of \
+             that is {:.4} to {:.4}: the seeds differ as much as the policies do.",
+            differences.len(),
+            difference - half,
+            difference + half
+        ),
+        Some((difference, None)) => format!(
+            "It is {difference:.4} nats better than {name}. One seed cannot say whether that is \
+             more than chance: `shears sweep --seeds 3` trains with three."
+        ),
+        None => String::new(),
+    }
+}
+
+/// For each variant, the learning rates at which every run converged.
+fn ranges(groups: &[Group], comparison: &Comparison) -> String {
+    let rates = |(index, variant): (usize, &Variant)| {
+        let all = groups.iter().filter(|group| group.variant == index);
+        let converged = all.clone().filter(|group| group.converged == group.runs);
+        let rates: Vec<String> = converged.map(|group| group.lr.to_string()).collect();
+        let name = &variant.name;
+        match rates.len() {
+            0 => format!("none of them with {name}"),
+            found if found == all.count() => format!("all of them with {name}"),
+            _ => format!("{} with {name}", rates.join(", ")),
+        }
+    };
+    let all: Vec<String> = comparison.variants.iter().enumerate().map(rates).collect();
+    format!("Learning rates that converge: {}.", all.join("; "))
+}
+
+/// Whether nothing was clipped, as far as that can be seen: what works inside Adam leaves no trace.
+fn never_engaged(groups: &[Group], comparison: &Comparison) -> bool {
+    let idle = |group: &Group| group.clipped_share == 0.0 && group.skipped == 0;
+    let all_converged = |group: &Group| group.converged == group.runs;
+    let seen = |variant: &Variant| variant.clip.rules_inside_adam().next().is_none();
+    groups
+        .iter()
+        .all(|group| idle(group) && all_converged(group))
+        && comparison.variants.iter().all(seen)
+}
+
+/// A loss with its confidence interval.
+pub(super) fn with_interval(loss: Option<f64>, half: Option<f64>) -> String {
+    match (loss, half) {
+        (Some(loss), Some(half)) => format!("{loss:.4} ± {half:.4}"),
+        (Some(loss), None) => format!("{loss:.4}"),
+        (None, _) => "diverged".to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn group(policy: &str, val_losses: &[f64]) -> Group {
+        Group {
+            policy: policy.to_string(),
+            variant: 0,
+            rate: 0,
+            lr: 0.1,
+            runs: val_losses.len(),
+            converged: val_losses.len(),
+            val_loss: mean(val_losses),
+            val_loss_interval: None,
+            val_losses: val_losses.to_vec(),
+            seeds: (1..=val_losses.len() as u64).collect(),
+            clipped_share: 0.0,
+            cosine: None,
+            skipped: 0,
+            spikes: 0,
+            steps_to_target: None,
+        }
+    }
+
+    #[test]
+    fn a_difference_is_told_with_what_it_is_worth() {
+        let said = |winner: &[f64], other: &[f64]| {
+            against(&group("zclip", winner), &group("none", other), 6)
+        };
+        let sure = said(&[2.0, 2.1, 2.2], &[2.1, 2.2, 2.31]);
+        assert!(
+            sure.contains("hardly explains it") && sure.contains("the best of 6"),
+            "{sure}"
+        );
+        let unsure = said(&[2.0, 2.1, 2.2], &[2.4, 2.0, 2.2]);
+        assert!(unsure.contains("the seeds differ as much"), "{unsure}");
+        let single = said(&[2.0], &[2.1]);
+        assert!(
+            single.contains("0.1000 nats better") && single.contains("--seeds 3"),
+            "{single}"
+        );
+        let same = said(&[2.0, 2.1], &[2.0, 2.1]);
+        assert!(same.contains("made no difference"), "{same}");
+    }
+}

@@ -1,0 +1,186 @@
+//! `shears sweep`.
+
+use serde_json::Value;
+
+use crate::program::Scratch;
+
+/// The settings of `TINY`, for a command that takes them by `--set`.
+const SMALL: &str = "--set hidden=16 --set layers=1 --set batch=4 --set window=8 --steps 40 \
+     --set eval-every=20 --set save-every=10 --out grid";
+
+fn report(scratch: &Scratch) -> Value {
+    serde_json::from_str(&scratch.read("grid/report.json")).unwrap()
+}
+
+#[test]
+fn a_grid_is_trained_drawn_and_judged() {
+    let scratch = Scratch::new();
+    let grid = format!(
+        "sweep {SMALL} --clip none --clip global-norm:0.1 --clip value:0.001 --lr 0.002,0.01 --seeds 2"
+    );
+    let said = scratch.run(&grid).succeeded();
+    assert!(said.contains("12 runs"), "{said}");
+    assert!(
+        said.contains("The lowest validation loss is that of"),
+        "{said}"
+    );
+    let report = report(&scratch);
+    let groups = report["groups"].as_array().unwrap();
+    assert_eq!(groups.len(), 6);
+    let group = |policy: &str| {
+        groups
+            .iter()
+            .find(|group| group["policy"] == policy)
+            .unwrap()
+    };
+    assert_eq!(group("none")["clipped_share"], 0.0);
+    assert_eq!(group("global-norm:0.1")["clipped_share"], 1.0);
+    let cosine = |policy: &str| group(policy)["cosine"].as_f64();
+    assert_eq!(cosine("none"), None);
+    assert!(cosine("global-norm:0.1").unwrap() > 0.999_999);
+    assert!(cosine("value:0.001").unwrap() < 0.9);
+    assert_eq!(group("none")["val_losses"].as_array().unwrap().len(), 2);
+
+    let page = scratch.read("grid/report.html");
+    for part in [
+        "<svg",
+        "Loss",
+        "learning rate",
+        "value:0.001",
+        "layers.0",
+        "Gradient through time: value:0.001",
+        "after clipping",
+        "tokens back",
+    ] {
+        assert!(page.contains(part), "{part}");
+    }
+    for foreign in ["http://", "https://", "NaN", "<script"] {
+        let page = page.replace("http://www.w3.org/2000/svg", "");
+        assert!(!page.contains(foreign), "{foreign}");
+    }
+
+    // The same weights and the same batches: the first loss is one number.
+    let first = |run: &str| scratch.events(&format!("grid/runs/{run}"))[0]["loss"].clone();
+    assert_eq!(
+        first("none_lr-0.002_seed-1"),
+        first("value-0.001_lr-0.01_seed-1")
+    );
+    assert_ne!(first("none_lr-0.002_seed-1"), first("none_lr-0.002_seed-2"));
+
+    // Nothing is trained twice.
+    let before = scratch.read("grid/runs/none_lr-0.002_seed-1/events.jsonl");
+    scratch.run(&grid).succeeded();
+    assert_eq!(
+        scratch.read("grid/runs/none_lr-0.002_seed-1/events.jsonl"),
+        before
+    );
+}
+
+#[test]
+fn a_sweep_says_when_clipping_never_engaged() {
+    let scratch = Scratch::new();
+    let said = scratch
+        .run(&format!(
+            "sweep {SMALL} --clip none --clip global-norm:1000"
+        ))
+        .succeeded();
+    assert!(said.contains("Clipping never engaged"), "{said}");
+    assert!(said.contains("You do not need it here"), "{said}");
+}
+
+#[test]
+fn a_sweep_with_other_settings_needs_another_folder() {
+    let scratch = Scratch::new();
+    scratch
+        .run(&format!("sweep {SMALL} --clip none"))
+        .succeeded();
+    let error = scratch
+        .run(&format!("sweep {SMALL} --clip none --set optimizer=sgd"))
+        .failed(2);
+    assert!(error.contains("choose another --out"), "{error}");
+    for (flags, part) in [
+        ("--set hiden=3", "did you mean `hidden`"),
+        ("--set clip=none", "has a flag of its own"),
+        ("--set hidden", "must be KEY=VALUE"),
+        ("--clip none --clip none", "is there twice"),
+        ("--lr 0", "lr"),
+    ] {
+        let error = scratch.run(&format!("sweep --out other {flags}")).failed(2);
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+/// Losses of the steps of a run.
+fn losses(scratch: &Scratch, run: &str) -> Vec<Value> {
+    let events = scratch.events(&format!("grid/runs/{run}"));
+    let steps = events.iter().filter(|event| event["event"] == "step");
+    steps.map(|step| step["loss"].clone()).collect()
+}
+
+#[test]
+fn a_sweep_that_is_stopped_goes_on() {
+    let grid = format!("sweep {SMALL} --clip none --clip global-norm:0.1").replace("40", "400");
+    let (stopped, whole) = (Scratch::new(), Scratch::new());
+    let running = stopped.start(&grid, "grid/runs/none_lr-0.002_seed-1", 30);
+    let ran = running.terminate();
+    assert_eq!(ran.code, Some(130), "{ran:#?}");
+    assert!(
+        ran.stdout.contains("the same command goes on from here"),
+        "{ran:#?}"
+    );
+    assert!(!stopped.path("grid/report.html").exists());
+    stopped.run(&grid).succeeded();
+    whole.run(&grid).succeeded();
+    for run in ["none_lr-0.002_seed-1", "global-norm-0.1_lr-0.002_seed-1"] {
+        assert_eq!(losses(&stopped, run).len(), 400);
+        assert_eq!(losses(&stopped, run), losses(&whole, run));
+    }
+    assert_eq!(report(&stopped), report(&whole));
+}
+
+#[test]
+fn a_run_that_diverged_is_a_result_and_not_tried_again() {
+    let scratch = Scratch::new();
+    let grid = format!(
+        "sweep {SMALL} --preset rnn-128 --set nonlinearity=relu --set optimizer=sgd --clip none --lr 1e20"
+    );
+    let said = scratch.run(&grid).succeeded();
+    assert!(
+        said.contains("none_lr-100000000000000000000_seed-1: diverged"),
+        "{said}"
+    );
+    assert!(said.contains("No combination converged"), "{said}");
+    // Each step has its own speed: taken again, it would be another line.
+    let log = "grid/runs/none_lr-100000000000000000000_seed-1/events.jsonl";
+    let before = scratch.read(log);
+    scratch.run(&grid).succeeded();
+    assert_eq!(scratch.read(log), before);
+}
+
+#[test]
+fn a_sweep_that_cannot_be_leaves_nothing() {
+    let scratch = Scratch::new();
+    let refused = |arguments: &str, words: &str| {
+        let said = scratch.run(&format!("sweep {arguments}")).failed(2);
+        assert!(said.contains(words), "{said}");
+    };
+    // A folder of runs is somebody's work, and not of a sweep.
+    scratch.write("work/runs/mine/plan.toml", "");
+    refused("--out work", "work holds something else");
+    scratch.write("file", "");
+    refused("--out file", "is no folder");
+    scratch.write("short.txt", "too short");
+    refused("short.txt --out grid", "the text is too short");
+    assert!(!scratch.path("grid/runs").exists());
+    refused(
+        "--set hidden=60000 --out large",
+        "training would take about",
+    );
+    assert!(!scratch.path("large/runs").exists());
+    refused("--set quiet=true", "`quiet` is not for a sweep");
+    refused("--set lr=1", "`lr` has a flag of its own");
+    // Both rates are above it, though the preset's is not.
+    let grid =
+        format!("sweep {SMALL} --clip none --lr 0.05,0.1 --set schedule=cosine --set min-lr=0.01");
+    scratch.run(&grid).succeeded();
+}
