@@ -11,10 +11,9 @@ use burn::nn::loss::CrossEntropyLossConfig;
 use burn::nn::{Linear, LinearConfig};
 use burn::optim::AdamConfig;
 use burn::tensor::{Device, Int, Tensor, TensorData, activation};
-use gradclip_burn::gradclip::{
-    ClipAction, ClipPolicy, Clipper, NonFinite, Outcome, StepRecord, Unscaled, Verdict,
-};
+use gradclip_burn::gradclip::{ClipAction, ClipPolicy, Clipper, NonFinite, Outcome, Unscaled};
 use gradclip_burn::{ClippedGradients, ModuleGradients};
+use gradclip_judge::{StepRecord, Verdict};
 
 const STEPS: usize = 400;
 const PRINT_EVERY: usize = 20;

@@ -1,13 +1,11 @@
-//! The conformance suite of `gradclip` over Burn tensors: through `backward`, the adapter and back.
+//! The suite that every adapter of `gradclip` has to pass, over Burn tensors: through `backward`, the adapter and back.
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device, Element, Gradients, Tensor, TensorData};
-use gradclip_burn::gradclip::conformance::{
-    Adapter, Clipping, NamedTensor, Numbers, StorageType, check,
-};
 use gradclip_burn::gradclip::{ClipError, Clipper, Outcome, Unscaled};
 use gradclip_burn::{ClippedGradients, ModuleGradients};
+use gradclip_suite::{Adapter, Clipping, NamedTensor, Numbers, StorageType, check};
 
 /// A parameter of any rank that the suite asks for.
 #[derive(Clone, Debug)]

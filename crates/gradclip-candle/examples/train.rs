@@ -12,10 +12,9 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::loss::cross_entropy;
 use candle_nn::rnn::{GRU, RNN};
 use candle_nn::{Linear, Module, Optimizer, SGD, VarBuilder, VarMap};
-use gradclip_candle::gradclip::{
-    ClipPolicy, Clipper, NonFinite, Outcome, StepRecord, Unscaled, Verdict,
-};
+use gradclip_candle::gradclip::{ClipPolicy, Clipper, NonFinite, Outcome, Unscaled};
 use gradclip_candle::{ClippedOptimizer, VarGradients};
+use gradclip_judge::{StepRecord, Verdict};
 
 const STEPS: usize = 300;
 const PRINT_EVERY: usize = 20;

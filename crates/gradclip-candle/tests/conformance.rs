@@ -5,11 +5,9 @@ use std::collections::HashMap;
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var, WithDType};
 use candle_nn::VarMap;
-use gradclip_candle::gradclip::conformance::{
-    Adapter, Clipping, NamedTensor, Numbers, StorageType, check,
-};
 use gradclip_candle::gradclip::{ClipError, Clipper, Outcome, Unscaled};
 use gradclip_candle::{ClippedGradients, VarGradients};
+use gradclip_suite::{Adapter, Clipping, NamedTensor, Numbers, StorageType, check};
 
 struct Candle {
     /// Whether the gradients of matrices come as transposes of what is in memory.

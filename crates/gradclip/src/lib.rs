@@ -10,20 +10,16 @@ extern crate alloc;
 // together, and `outcome` is what comes of it. `policy` says what
 // was asked for, `stages` what must have happened before, and `gradients` is the only thing a
 // caller has to implement. `detector` is the memory of the rules that learn, and `state` turns it
-// into numbers. `verdict` and `flow` put the numbers of a whole run into words, `replay` asks what
-// another policy would have done with them, and `adam` holds the rules that work inside Adam.
+// into numbers. `replay` asks what another policy would have done with the norms of a run, and `adam`
+// holds the rules that work inside Adam.
 mod adam;
-mod advice;
 mod apply;
 mod blocks;
 mod clip;
-#[cfg(feature = "conformance")]
-pub mod conformance;
 mod decision;
 mod detector;
 mod direction;
 mod element;
-mod flow;
 mod gradients;
 mod math;
 mod measure;
@@ -41,23 +37,20 @@ mod stages;
 mod state;
 mod threshold;
 mod units;
-mod verdict;
 
 #[doc = include_str!("../CLIPPING.md")]
 pub mod policies {}
 
 pub use adam::AdamClipping;
-pub use advice::Advice;
 pub use clip::{ClipError, Clipper};
 pub use element::{AsElements, Elements, Values};
-pub use flow::{FlowFinding, GradientFlow};
 pub use gradients::{Accumulate, Gradient, Gradients};
 pub use outcome::{Clipped, Deferred, Outcome};
 pub use policy::{ClipPolicy, ClipRule, FiniteOrder, NonFinite, NormOrder, PolicyError, UnitAxis};
 pub use replay::{RecordedStep, Replay, ReplayError, ReplayedStep};
 pub use report::{ClipAction, ClipReport, SkipReason, TensorReport};
 pub use scan::{Scan, Scanned, scan};
+pub use significant::significant;
 pub use stages::{Accumulated, LossScaleError, Reduced, Unscaled};
 pub use state::{ClipperState, StateError};
 pub use threshold::{Decay, Percentile, Positive, Threshold};
-pub use verdict::{Assessment, NormDistribution, StepRecord, Verdict};

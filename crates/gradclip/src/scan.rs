@@ -21,8 +21,8 @@ pub struct Scanned {
 ///
 /// # Contract
 ///
-/// The result has the bits of [`scan`], for any number of threads. The conformance suite has a
-/// check of that (`conformance::check_scan`).
+/// The result has the bits of [`scan`], for any number of threads. `gradclip-suite` has a check
+/// of that (`check_scan`).
 pub type Scan = fn(tensors: &[&[f32]], threads: usize) -> Vec<Scanned>;
 
 /// The scan that a [`Clipper`](crate::Clipper) has unless told otherwise: plain loops, which are

@@ -4,9 +4,14 @@ use alloc::borrow::ToOwned;
 use alloc::format;
 use alloc::string::{String, ToString};
 
-/// Formats with three significant digits and without trailing zeros: `0.41`, `12.4`, `1230`,
-/// `1.5e-7`.
-pub(crate) fn significant(value: f64) -> String {
+/// A number as reports print it: with three significant digits and without trailing zeros.
+///
+/// ```
+/// let printed = [0.4096, 12.44, 1234.0, 1.5e-7].map(gradclip::significant);
+/// assert_eq!(printed, ["0.41", "12.4", "1230", "1.5e-7"]);
+/// ```
+#[must_use]
+pub fn significant(value: f64) -> String {
     if value == 0.0 || !value.is_finite() {
         return value.to_string();
     }

@@ -1,7 +1,6 @@
 //! The integration tests of `gradclip`, as one binary.
 
 mod bits;
-mod conformance;
 mod deferred;
 mod detectors;
 mod direction;
@@ -18,4 +17,3 @@ mod policy_round_trip;
 mod properties;
 mod state;
 mod support;
-mod verdict;

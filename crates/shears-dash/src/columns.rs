@@ -3,7 +3,7 @@
 //! A million steps take about 60 bytes a step and 4 more for each tensor, where the events themselves would
 //! take some kilobytes. What is not kept can be read again: the place of each line is.
 
-use gradclip::StepRecord;
+use gradclip_judge::StepRecord;
 use shears_events::{EndReason, Event};
 
 use crate::line::{Line, Named, StepLine};

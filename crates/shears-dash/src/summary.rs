@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
-use gradclip::{Assessment, Verdict};
+use gradclip_judge::{Assessment, Verdict};
 use serde::Serialize;
 
 use crate::log::{Damage, Log};

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::tokenizer::{BPE_SIZE_MAX, BPE_SIZE_MIN};
+use crate::limits::{BPE_SIZE_MAX, BPE_SIZE_MIN};
 
 /// Why a text or a tokenizer cannot be used.
 #[derive(Debug, thiserror::Error)]

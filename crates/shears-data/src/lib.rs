@@ -15,6 +15,7 @@ mod batches;
 mod corpus;
 mod decode_stream;
 mod error;
+mod limits;
 mod split;
 mod tokenizer;
 
@@ -24,5 +25,6 @@ pub use batches::{
 pub use corpus::{Corpus, Source};
 pub use decode_stream::StreamDecoder;
 pub use error::DataError;
+pub use limits::{BPE_SIZE_MAX, BPE_SIZE_MIN};
 pub use split::split;
-pub use tokenizer::{BPE_SIZE_MAX, BPE_SIZE_MIN, Tokenizer, TokenizerKind};
+pub use tokenizer::{Tokenizer, TokenizerKind};

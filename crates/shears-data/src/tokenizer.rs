@@ -13,10 +13,11 @@ use std::path::Path;
 
 use serde_json::Value;
 
-pub use self::kind::{BPE_SIZE_MAX, BPE_SIZE_MIN, TokenizerKind};
+pub use self::kind::TokenizerKind;
 use self::library::Library;
 use crate::corpus::unreadable;
 use crate::error::DataError;
+use crate::limits::{BPE_SIZE_MAX, BPE_SIZE_MIN};
 
 /// Three times the largest published `tokenizer.json`; what is longer is something else.
 const FILE_BYTES_MAX: u64 = 100 << 20;

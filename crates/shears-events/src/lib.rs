@@ -11,7 +11,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use gradclip::{ClipAction, ClipReport, StepRecord, Verdict};
+use gradclip::{ClipAction, ClipReport};
+use gradclip_judge::{StepRecord, Verdict};
 use serde::{Deserialize, Serialize};
 
 /// Why a log cannot be read or written. Each message is one line: what, and where.

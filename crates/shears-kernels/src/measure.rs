@@ -216,10 +216,10 @@ mod tests {
             let cpu = Cpu::all()[NEXT.load(Ordering::SeqCst)];
             scan_on(cpu.on(threads.max(1)), tensors)
         }
-        gradclip::conformance::check_scan(super::scan);
+        gradclip_suite::check_scan(super::scan);
         for index in 0..Cpu::all().len() {
             NEXT.store(index, Ordering::SeqCst);
-            gradclip::conformance::check_scan(scan);
+            gradclip_suite::check_scan(scan);
         }
     }
 

@@ -1,75 +1,43 @@
 //! The settings of a model, as plain data.
 
-use std::fmt;
-use std::str::FromStr;
-
 use serde::{Deserialize, Serialize};
 
+use crate::named_enum;
 use crate::rnn::Nonlinearity;
 
-/// Which of the four kinds of model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Architecture {
-    /// Vanilla recurrent network (Elman 1990).
-    Rnn,
-    /// Long short-term memory (Hochreiter & Schmidhuber 1997, with forget gate).
-    Lstm,
-    /// Gated recurrent unit (Cho et al. 2014, PyTorch's variant).
-    Gru,
-    /// GPT-2-shaped Transformer (Radford et al. 2019).
-    Transformer,
+named_enum! {
+    /// Which of the four kinds of model.
+    pub enum Architecture: "model" {
+        /// Vanilla recurrent network (Elman 1990).
+        Rnn = "rnn",
+        /// Long short-term memory (Hochreiter & Schmidhuber 1997, with forget gate).
+        Lstm = "lstm",
+        /// Gated recurrent unit (Cho et al. 2014, PyTorch's variant).
+        Gru = "gru",
+        /// GPT-2-shaped Transformer (Radford et al. 2019).
+        Transformer = "transformer",
+    }
 }
 
 impl Architecture {
-    /// All of them, in the order of the help text.
-    pub const ALL: [Architecture; 4] = [
-        Architecture::Rnn,
-        Architecture::Lstm,
-        Architecture::Gru,
-        Architecture::Transformer,
-    ];
-
     /// Whether the model carries a hidden state from window to window.
     pub fn is_recurrent(self) -> bool {
         self != Architecture::Transformer
     }
 }
 
-impl fmt::Display for Architecture {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Architecture::Rnn => "rnn",
-            Architecture::Lstm => "lstm",
-            Architecture::Gru => "gru",
-            Architecture::Transformer => "transformer",
-        })
+named_enum! {
+    /// The precision in which products with weights read their factors, on the CPU: in training and
+    /// evaluation both factors, in generation the weights. Parameters, moments, gradients, clipping
+    /// and all sums are `f32` in either.
+    #[derive(Default)]
+    pub enum Precision: "precision" {
+        /// Factors are `f32`.
+        #[default]
+        F32 = "f32",
+        /// Factors are rounded to bfloat16.
+        Bf16 = "bf16",
     }
-}
-
-impl FromStr for Architecture {
-    type Err = ConfigError;
-
-    fn from_str(text: &str) -> Result<Self, ConfigError> {
-        let found = Self::ALL
-            .into_iter()
-            .find(|architecture| architecture.to_string() == text);
-        found.ok_or_else(|| {
-            ConfigError(format!("`{text}` is no model: rnn, lstm, gru, transformer"))
-        })
-    }
-}
-
-/// In what precision the factors of products with weights are read, on the CPU: both in training and evaluation,
-/// the weights in generation. Parameters, moments, gradients, clipping and all sums are `f32` in either.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// Of `f32` factors.
-    #[default]
-    F32,
-    /// Of factors rounded to bfloat16.
-    Bf16,
 }
 
 impl From<Precision> for shears_kernels::Precision {
@@ -201,13 +169,5 @@ mod tests {
             config.embedding = 5;
         });
         assert!(tied.starts_with("tied weights need embedding (5)"));
-    }
-
-    #[test]
-    fn architectures_print_as_they_parse() {
-        for architecture in Architecture::ALL {
-            assert_eq!(architecture.to_string().parse(), Ok(architecture));
-        }
-        assert!("gpt".parse::<Architecture>().is_err());
     }
 }

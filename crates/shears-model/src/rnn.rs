@@ -2,24 +2,24 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
-use serde::{Deserialize, Serialize};
 use shears_kernels::{Activation, Cell, RecurrentWeights};
 
 use crate::config::ModelConfig;
 use crate::layers::Initializer;
+use crate::named_enum;
 use crate::recurrent::{RecurrentLayer, RecurrentModel, RecurrentParameters};
 
 /// A text generator made of [`RnnLayer`]s.
 pub type Rnn = RecurrentModel<RnnLayer>;
 
-/// The activation of the vanilla RNN.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Nonlinearity {
-    /// Hyperbolic tangent.
-    Tanh,
-    /// Rectified linear unit; its gradients explode more easily.
-    Relu,
+named_enum! {
+    /// The activation of the vanilla RNN.
+    pub enum Nonlinearity: "activation" {
+        /// Hyperbolic tangent.
+        Tanh = "tanh",
+        /// Rectified linear unit; its gradients explode more easily.
+        Relu = "relu",
+    }
 }
 
 /// One layer; the equations are PyTorch's `torch.nn.RNN`.

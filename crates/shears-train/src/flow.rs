@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use gradclip::GradientFlow;
+use gradclip_judge::GradientFlow;
 use shears_events::Event;
 use shears_model::ParameterInfo;
 

@@ -8,31 +8,29 @@ mod in_place;
 mod tests;
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt;
-use std::str::FromStr;
 
 use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::tensor::{Device, Tensor, TensorData};
 use gradclip::AdamClipping;
 use gradclip_burn::ClippedGradients;
-use serde::{Deserialize, Serialize};
+use shears_model::named_enum;
 
 use crate::tensors::NamedTensor;
 
-/// Which update rule.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OptimizerKind {
-    /// `w <- w - lr g`.
-    Sgd,
-    /// Heavy-ball momentum as PyTorch has it: `m <- mu m + g; w <- w - lr m`.
-    Momentum,
-    /// Hinton's RMSprop: `v <- a v + (1 - a) g^2; w <- w - lr g / (sqrt(v) + eps)`.
-    RmsProp,
-    /// Adam (Kingma & Ba 2015); weight decay is added to the gradient.
-    Adam,
-    /// AdamW (Loshchilov & Hutter 2019); weight decay acts on the weights, of matrices only.
-    AdamW,
+named_enum! {
+    /// Which update rule.
+    pub enum OptimizerKind: "optimizer" {
+        /// `w <- w - lr g`.
+        Sgd = "sgd",
+        /// Heavy-ball momentum as PyTorch has it: `m <- mu m + g; w <- w - lr m`.
+        Momentum = "momentum",
+        /// Hinton's RMSprop: `v <- a v + (1 - a) g^2; w <- w - lr g / (sqrt(v) + eps)`.
+        RmsProp = "rmsprop",
+        /// Adam (Kingma & Ba 2015); weight decay is added to the gradient.
+        Adam = "adam",
+        /// AdamW (Loshchilov & Hutter 2019); weight decay acts on the weights, of matrices only.
+        AdamW = "adamw",
+    }
 }
 
 /// The numbers of an update rule; each rule uses its own.
@@ -362,34 +360,5 @@ fn decayed(mean: Option<Tensor<1>>, value: Tensor<1>, decay: f64) -> Tensor<1> {
     match mean {
         Some(mean) => mean * decay + value,
         None => value,
-    }
-}
-
-impl fmt::Display for OptimizerKind {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            OptimizerKind::Sgd => "sgd",
-            OptimizerKind::Momentum => "momentum",
-            OptimizerKind::RmsProp => "rmsprop",
-            OptimizerKind::Adam => "adam",
-            OptimizerKind::AdamW => "adamw",
-        })
-    }
-}
-
-impl FromStr for OptimizerKind {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "sgd" => Ok(OptimizerKind::Sgd),
-            "momentum" => Ok(OptimizerKind::Momentum),
-            "rmsprop" => Ok(OptimizerKind::RmsProp),
-            "adam" => Ok(OptimizerKind::Adam),
-            "adamw" => Ok(OptimizerKind::AdamW),
-            _ => Err(format!(
-                "`{text}` is no optimizer: sgd, momentum, rmsprop, adam, adamw"
-            )),
-        }
     }
 }

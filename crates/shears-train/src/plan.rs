@@ -316,7 +316,7 @@ mod tests {
 
     #[test]
     fn presets_are_valid_and_survive_toml() {
-        for (preset, _) in Preset::ALL {
+        for &preset in Preset::ALL {
             let plan = preset.plan();
             plan.validate().unwrap();
             let text = toml::to_string(&plan).unwrap();

@@ -1,62 +1,34 @@
 //! The presets: complete plans with a name. Defaults live here and nowhere else.
 
-use std::fmt;
-use std::str::FromStr;
-
 use gradclip::{ClipPolicy, ClipRule, NonFinite, NormOrder, Threshold};
-use serde::{Deserialize, Serialize};
 use shears_data::TokenizerKind;
-use shears_model::{Architecture, Nonlinearity, Precision};
+use shears_model::{Architecture, Nonlinearity, Precision, named_enum};
 
 use crate::optimizer::OptimizerKind;
 use crate::plan::Plan;
 use crate::schedule::ScheduleKind;
 
-/// A named, complete setting.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[allow(missing_docs, reason = "the names say architecture and width")]
-pub enum Preset {
-    #[serde(rename = "rnn-128")]
-    Rnn128,
-    #[serde(rename = "lstm-128")]
-    Lstm128,
-    #[serde(rename = "gru-128")]
-    Gru128,
-    #[serde(rename = "lstm-512")]
-    Lstm512,
-    #[serde(rename = "gru-512")]
-    Gru512,
-    #[serde(rename = "gpt-128")]
-    Gpt128,
-    #[serde(rename = "gpt-384")]
-    Gpt384,
+named_enum! {
+    /// A named, complete setting.
+    pub enum Preset: "preset" {
+        /// Vanilla RNN, 2 layers of 128, batch 50, window 50, Adam 2e-3.
+        Rnn128 = "rnn-128",
+        /// LSTM of the same shape: char-rnn's setting, and the default.
+        Lstm128 = "lstm-128",
+        /// GRU of the same shape.
+        Gru128 = "gru-128",
+        /// LSTM, 2 layers of 512.
+        Lstm512 = "lstm-512",
+        /// GRU, 2 layers of 512.
+        Gru512 = "gru-512",
+        /// Transformer: 4 layers, 4 heads, 128 wide, context 64 (nanoGPT on a CPU).
+        Gpt128 = "gpt-128",
+        /// Transformer: 6 layers, 6 heads, 384 wide, context 256 (nanoGPT's own).
+        Gpt384 = "gpt-384",
+    }
 }
 
 impl Preset {
-    /// All of them, with a phrase for the help text.
-    pub const ALL: [(Preset, &'static str); 7] = [
-        (
-            Preset::Rnn128,
-            "vanilla RNN, 2 layers of 128, batch 50, window 50, Adam 2e-3",
-        ),
-        (
-            Preset::Lstm128,
-            "LSTM of the same shape: char-rnn's setting, and the default",
-        ),
-        (Preset::Gru128, "GRU of the same shape"),
-        (Preset::Lstm512, "LSTM, 2 layers of 512"),
-        (Preset::Gru512, "GRU, 2 layers of 512"),
-        (
-            Preset::Gpt128,
-            "Transformer: 4 layers, 4 heads, 128 wide, context 64 (nanoGPT on a CPU)",
-        ),
-        (
-            Preset::Gpt384,
-            "Transformer: 6 layers, 6 heads, 384 wide, context 256 (nanoGPT's own)",
-        ),
-    ];
-
     /// The preset that a model without a preset starts from.
     pub fn of(architecture: Architecture) -> Preset {
         match architecture {
@@ -171,35 +143,4 @@ fn global_norm(threshold: f64) -> ClipPolicy {
     let threshold = Threshold::new(threshold).expect("presets have valid thresholds");
     let order = NormOrder::TWO;
     ClipRule::GlobalNorm { threshold, order }.into()
-}
-
-impl fmt::Display for Preset {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Preset::Rnn128 => "rnn-128",
-            Preset::Lstm128 => "lstm-128",
-            Preset::Gru128 => "gru-128",
-            Preset::Lstm512 => "lstm-512",
-            Preset::Gru512 => "gru-512",
-            Preset::Gpt128 => "gpt-128",
-            Preset::Gpt384 => "gpt-384",
-        })
-    }
-}
-
-impl FromStr for Preset {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let found = Self::ALL
-            .into_iter()
-            .find(|(preset, _)| preset.to_string() == text);
-        found.map(|(preset, _)| preset).ok_or_else(|| {
-            let names: Vec<String> = Self::ALL
-                .iter()
-                .map(|(preset, _)| preset.to_string())
-                .collect();
-            format!("`{text}` is no preset: {}", names.join(", "))
-        })
-    }
 }

@@ -1,22 +1,19 @@
 //! Learning-rate schedules: pure functions of the number of updates applied so far.
 
-use std::fmt;
-use std::str::FromStr;
+use shears_model::named_enum;
 
-use serde::{Deserialize, Serialize};
-
-/// The shape of a schedule after warm-up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ScheduleKind {
-    /// The same rate throughout.
-    Constant,
-    /// Half a cosine from the rate to the minimum (Loshchilov & Hutter 2017).
-    Cosine,
-    /// A straight line from the rate to the minimum.
-    Linear,
-    /// The rate times `decay-factor` after every `decay-every` updates.
-    Step,
+named_enum! {
+    /// The shape of a schedule after warm-up.
+    pub enum ScheduleKind: "schedule" {
+        /// The same rate throughout.
+        Constant = "constant",
+        /// Half a cosine from the rate to the minimum (Loshchilov & Hutter 2017).
+        Cosine = "cosine",
+        /// A straight line from the rate to the minimum.
+        Linear = "linear",
+        /// The rate times `decay-factor` after every `decay-every` updates.
+        Step = "step",
+    }
 }
 
 /// A schedule with its numbers.
@@ -63,33 +60,6 @@ impl Schedule {
     }
 }
 
-impl fmt::Display for ScheduleKind {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            ScheduleKind::Constant => "constant",
-            ScheduleKind::Cosine => "cosine",
-            ScheduleKind::Linear => "linear",
-            ScheduleKind::Step => "step",
-        })
-    }
-}
-
-impl FromStr for ScheduleKind {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "constant" => Ok(ScheduleKind::Constant),
-            "cosine" => Ok(ScheduleKind::Cosine),
-            "linear" => Ok(ScheduleKind::Linear),
-            "step" => Ok(ScheduleKind::Step),
-            _ => Err(format!(
-                "`{text}` is no schedule: constant, cosine, linear, step"
-            )),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,12 +91,7 @@ mod tests {
     #[test]
     fn every_kind_warms_up_and_ends_where_it_should() {
         let warmup = [(0, 1.0 / 101.0), (99, 100.0 / 101.0)];
-        for kind in [
-            ScheduleKind::Constant,
-            ScheduleKind::Cosine,
-            ScheduleKind::Linear,
-            ScheduleKind::Step,
-        ] {
+        for &kind in ScheduleKind::ALL {
             check(kind, &warmup);
         }
         check(ScheduleKind::Constant, &[(100, 1.0), (5000, 1.0)]);

@@ -11,7 +11,7 @@ use shears_model::{LanguageModel, State, layer_of};
 const FARTHEST: usize = 256;
 
 /// Below this share of its largest, a gradient has vanished; above its inverse, it has exploded. The
-/// same bound as between layers, see [`gradclip::GradientFlow`].
+/// same bound as between layers, see [`gradclip_judge::GradientFlow`].
 const VANISHED_BELOW: f64 = 1e-3;
 
 /// The norms of the gradient of the loss at the last token of a window with respect to what each layer

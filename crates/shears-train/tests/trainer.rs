@@ -71,7 +71,7 @@ fn check_bf16<M: LanguageModel>(new: New<M>, plan: &Plan) {
 
 #[test]
 fn training_in_bf16_follows_training_in_f32() {
-    for architecture in Architecture::ALL {
+    for &architecture in Architecture::ALL {
         with_model!(check_bf16, &plan(architecture));
     }
 }
@@ -85,7 +85,7 @@ fn check_learning<M: LanguageModel>(new: New<M>, plan: &Plan) {
 
 #[test]
 fn the_loss_decreases() {
-    for architecture in Architecture::ALL {
+    for &architecture in Architecture::ALL {
         for layers in [1, 2] {
             let plan = Plan {
                 layers,
@@ -142,7 +142,7 @@ fn a_resumed_run_has_the_bits_of_an_uninterrupted_one() {
     ];
     let clips = ["none", "value:0.01", "norm:0.1", "global-norm:0.5"];
     let mut combination = 0;
-    for architecture in Architecture::ALL {
+    for &architecture in Architecture::ALL {
         for optimizer in optimizers {
             for clip in clips {
                 combination += 1;
@@ -353,7 +353,7 @@ fn micro_batches_are_averaged_and_clipped_once() {
 
 #[test]
 fn a_clipped_update_is_as_long_as_the_threshold_allows() {
-    for architecture in Architecture::ALL {
+    for &architecture in Architecture::ALL {
         let plan = Plan {
             optimizer: OptimizerKind::Sgd,
             schedule: shears_train::ScheduleKind::Constant,
@@ -409,7 +409,7 @@ fn check_skip<M: LanguageModel>(new: New<M>, plan: &Plan) {
 
 #[test]
 fn a_skipped_step_changes_the_count_of_steps_and_nothing_else() {
-    for architecture in Architecture::ALL {
+    for &architecture in Architecture::ALL {
         let plan = Plan {
             non_finite: NonFinite::Skip,
             ..plan(architecture)
@@ -887,7 +887,7 @@ fn check_uniform<M: LanguageModel>(new: New<M>, plan: &Plan) {
 
 #[test]
 fn a_model_that_knows_nothing_has_a_loss_of_ln_v() {
-    for architecture in Architecture::ALL {
+    for &architecture in Architecture::ALL {
         with_model!(check_uniform, &plan(architecture));
     }
 }
@@ -909,7 +909,7 @@ fn check_seeds<M: LanguageModel>(new: New<M>, plan: &Plan) {
 
 #[test]
 fn a_run_depends_on_its_seed_alone() {
-    for architecture in Architecture::ALL {
+    for &architecture in Architecture::ALL {
         let plan = Plan {
             dropout: 0.2,
             ..plan(architecture)

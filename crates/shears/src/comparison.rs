@@ -96,7 +96,7 @@ impl Report {
     /// Writes report.html, its pictures as SVG, and report.json into a folder, and says so.
     pub(crate) fn write(&self, out: &Path) -> anyhow::Result<()> {
         let pictures = plots::draw(&self.comparison, &self.findings)?;
-        let write = |name: &str, text: &str| new_file::write(&out.join(name), text);
+        let write = |name: &str, text: &str| new_file::write(&out.join(name), text, true);
         for picture in &pictures {
             write(&format!("{}.svg", picture.name), &picture.svg)?;
         }

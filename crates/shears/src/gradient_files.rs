@@ -5,8 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::ops::Range;
 use std::path::Path;
 
@@ -15,6 +14,8 @@ use gradclip::{AsElements, Elements, Values};
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors};
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+
+use crate::new_file;
 
 /// What to do about a tensor whose type is not one that gradients have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,27 +66,13 @@ impl TensorFile {
         self.tensors.get(index)
     }
 
-    /// Writes the file beside its place, syncs it to disk and renames it, so that at every instant
-    /// the place holds what it had or the whole new file.
+    /// Writes the file whole or not at all, over one that may be there.
     pub(crate) fn write(mut self, target: &Path) -> anyhow::Result<()> {
         for tensor in &self.tensors {
             let place = tensor.place.clone();
             self.bytes[place].copy_from_slice(&tensor.numbers.to_bytes());
         }
-        // A short name, because that of the target may have all the length that there is.
-        let temporary = target.with_file_name(format!(".shears-{}.tmp", std::process::id()));
-        let written = File::create(&temporary)
-            .and_then(|mut file| file.write_all(&self.bytes).and_then(|()| file.sync_all()))
-            .and_then(|()| fs::rename(&temporary, target));
-        if written.is_err() {
-            let _ = fs::remove_file(&temporary);
-        }
-        written.with_context(|| format!("cannot write {}", target.display()))?;
-        // Only Unix lets a folder be opened and synced.
-        if let (true, Some(folder)) = (cfg!(unix), target.parent()) {
-            let _ = File::open(folder).and_then(|folder| folder.sync_all());
-        }
-        Ok(())
+        new_file::write(target, &self.bytes, true)
     }
 }
 

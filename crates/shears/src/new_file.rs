@@ -1,10 +1,11 @@
 //! A file that appears under its name whole or not at all.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context;
+use tempfile::NamedTempFile;
 
 use crate::exit::Misuse;
 
@@ -18,49 +19,107 @@ pub(crate) fn check(out: &Path, force: bool) -> Result<(), Misuse> {
     }
 }
 
-/// Writes a file whole or not at all, over one that may be there.
-pub(crate) fn write(path: &Path, text: &str) -> anyhow::Result<()> {
-    let file = NewFile::beside(path)?;
-    let written = file.writer().write_all(text.as_bytes());
-    written.with_context(|| format!("cannot write {}", path.display()))?;
-    file.put_in_place(path, true)
+/// Writes a file whole or not at all; one that is there gives way if `force` says so.
+pub(crate) fn write(out: &Path, bytes: impl AsRef<[u8]>, force: bool) -> anyhow::Result<()> {
+    let file = NewFile::beside(out)?;
+    let written = file.writer().write_all(bytes.as_ref());
+    written.with_context(|| cannot_write(out))?;
+    file.put_in_place(out, force)
 }
 
-/// A file under a name for the time being, which is removed unless it is put in place.
-pub(crate) struct NewFile {
-    path: PathBuf,
-    file: File,
-}
+/// A file under a temporary name, which is removed unless it is put in place.
+pub(crate) struct NewFile(NamedTempFile);
 
 impl NewFile {
     /// A new file in the folder of `out`.
     pub(crate) fn beside(out: &Path) -> anyhow::Result<NewFile> {
-        let mut name = out.file_name().unwrap_or_default().to_os_string();
-        name.push(format!(".{}.tmp", std::process::id()));
-        let path = out.with_file_name(name);
-        let file =
-            File::create_new(&path).with_context(|| format!("cannot write {}", out.display()))?;
-        Ok(NewFile { path, file })
+        let mut builder = tempfile::Builder::new();
+        // A short name, because that of `out` may have all the length that there is.
+        builder.prefix(".shears-").suffix(".tmp");
+        // The usual 0600 of temporary files would stay with the file; of these the umask takes away.
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let file = builder.tempfile_in(folder_of(out));
+        Ok(NewFile(file.with_context(|| cannot_write(out))?))
     }
 
     pub(crate) fn writer(&self) -> &File {
-        &self.file
+        self.0.as_file()
     }
 
-    /// Gives the file its name, which may have been taken while it was written.
+    /// Syncs the file and gives it its name, so that at every instant the name has what it had or all of
+    /// the new file. Without `force` a file that has appeared there in the meantime stays.
     pub(crate) fn put_in_place(self, out: &Path, force: bool) -> anyhow::Result<()> {
-        check(out, force)?;
-        let moved = self
-            .file
-            .sync_all()
-            .and_then(|()| fs::rename(&self.path, out));
-        moved.with_context(|| format!("cannot write {}", out.display()))
+        let synced = self.0.as_file().sync_all();
+        let placed = synced.and_then(|()| match force {
+            true => Ok(self.0.persist(out)?),
+            false => Ok(self.0.persist_noclobber(out)?),
+        });
+        placed.with_context(|| cannot_write(out))?;
+        // Only Unix lets a folder be opened and synced.
+        if cfg!(unix) {
+            let _ = File::open(folder_of(out)).and_then(|folder| folder.sync_all());
+        }
+        Ok(())
     }
 }
 
-impl Drop for NewFile {
-    fn drop(&mut self) {
-        // After it was put in place there is nothing under this name.
-        let _ = fs::remove_file(&self.path);
+fn folder_of(out: &Path) -> &Path {
+    match out.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    }
+}
+
+fn cannot_write(out: &Path) -> String {
+    format!("cannot write {}", out.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn what_is_left_of_a_killed_process_blocks_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("table.csv");
+        let process = std::process::id();
+        // Process numbers repeat, above all in containers.
+        for stale in [
+            format!("table.csv.{process}.tmp"),
+            format!(".shears-{process}.tmp"),
+        ] {
+            fs::write(folder.path().join(stale), "half").unwrap();
+        }
+        write(&out, "whole", false).unwrap();
+        assert_eq!(fs::read_to_string(&out).unwrap(), "whole");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
+    }
+
+    #[test]
+    fn only_force_replaces_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("table.csv");
+        write(&out, "first", false).unwrap();
+        let error = write(&out, "second", false).unwrap_err();
+        assert!(error.to_string().contains("cannot write"), "{error:#}");
+        assert_eq!(fs::read_to_string(&out).unwrap(), "first");
+        write(&out, "second", true).unwrap();
+        assert_eq!(fs::read_to_string(&out).unwrap(), "second");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn the_permissions_are_those_of_any_new_file() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
+        let [ours, usual] = ["ours", "usual"].map(|name| folder.path().join(name));
+        write(&ours, "", false).unwrap();
+        fs::write(&usual, "").unwrap();
+        assert_eq!(mode(&ours), mode(&usual));
     }
 }

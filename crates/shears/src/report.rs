@@ -1,6 +1,6 @@
 //! Text that is printed more than once: tables, numbers, what a run has come to.
 
-use gradclip::Advice;
+use gradclip_judge::Advice;
 use shears_kernels::Bf16Unit;
 use shears_model::ParameterInfo;
 use shears_train::{

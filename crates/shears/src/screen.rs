@@ -3,6 +3,7 @@
 //! The thread that trains only sends what happened; another one keeps it, draws and reads keys.
 
 mod charts;
+mod panel;
 mod series;
 mod state;
 mod terminal;

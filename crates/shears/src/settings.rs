@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use gradclip::UnitAxis;
-use shears_model::Architecture;
-use shears_train::{OptimizerKind, Plan, Preset};
+use shears_model::UnknownName;
+use shears_train::{BelongsTo, OptimizerKind, Plan, PlanError, Preset};
 use toml::{Table, Value};
 
 use crate::arguments::TrainArguments;
@@ -19,15 +19,34 @@ const CARRIED_EVAL_EVERY: i64 = 100;
 /// What a config file may have beside the plan: where to write and how.
 pub(crate) const OUTSIDE: [&str; 6] = ["out", "threads", "quiet", "json", "tensorboard", "tui"];
 
+/// The key by which the plan of a run is known from a config file that somebody has written.
+const OF_A_RUN: &str = "text-sha256";
+
 /// The flags with a config file's keys beneath them.
+///
+/// The plan of a run may serve as a config: with another model or optimizer than the run's, what does
+/// not belong to that is left out. Of a file that somebody has written, it is refused.
 pub(crate) fn with_config_file(arguments: TrainArguments) -> anyhow::Result<TrainArguments> {
     let Some(path) = arguments.config.clone() else {
         return Ok(arguments);
     };
-    let mut merged = read_config(&path)?;
-    merged.extend(to_table(&arguments)?);
-    let merged: TrainArguments = from_table(merged)
-        .map_err(|message| Misuse(format!("config {}: {message}", path.display())))?;
+    let fail = |message| Misuse(format!("config {}: {message}", path.display()));
+    let mut config = read_config(&path)?;
+    let is_of_run = config.remove(OF_A_RUN).is_some();
+    // The identity of a text is not a setting.
+    config.remove("val-sha256");
+    check_keys(&config).map_err(fail)?;
+    let typed = to_table(&arguments)?;
+    let merge = |mut config: Table| -> Result<TrainArguments, Misuse> {
+        config.extend(typed.clone());
+        from_table(config).map_err(fail)
+    };
+    let mut merged = merge(config.clone())?;
+    if is_of_run {
+        let (plan, _) = unchecked(&merged)?;
+        config.retain(|key, _| BelongsTo::of(key).check(key, &plan).is_ok());
+        merged = merge(config)?;
+    }
     Ok(TrainArguments {
         config: arguments.config,
         resume: arguments.resume,
@@ -37,16 +56,28 @@ pub(crate) fn with_config_file(arguments: TrainArguments) -> anyhow::Result<Trai
 
 /// The plan of a new run.
 pub(crate) fn resolve(arguments: &TrainArguments) -> anyhow::Result<Plan> {
-    let named = arguments.model.as_deref().map(str::parse::<Architecture>);
-    let architecture = named
-        .transpose()
-        .map_err(|error| Misuse(error.to_string()))?;
-    let named = arguments
-        .preset
-        .as_deref()
-        .map(str::parse::<Preset>)
-        .transpose();
-    let preset = match (named.map_err(Misuse)?, architecture) {
+    let (plan, preset) = unchecked(arguments)?;
+    if plan.model.is_recurrent() != preset.plan().model.is_recurrent() {
+        let message = format!("model {} does not go with preset {preset}", plan.model);
+        return Err(Misuse(message).into());
+    }
+    check_belonging(&plan_settings(arguments)?, &plan)?;
+    plan.validate()?;
+    Ok(of_our_models(plan))
+}
+
+/// Refuses settings that do not belong to the model, the optimizer or the schedule of the plan.
+fn check_belonging(given: &Table, plan: &Plan) -> Result<(), PlanError> {
+    let mut names = given.keys();
+    names.try_for_each(|name| BelongsTo::of(name).check(name, plan))
+}
+
+/// The preset with what was typed in place of its own, and the preset.
+fn unchecked(arguments: &TrainArguments) -> anyhow::Result<(Plan, Preset)> {
+    let model = arguments.model.as_deref().map(str::parse).transpose();
+    let preset = arguments.preset.as_deref().map(str::parse).transpose();
+    let misuse = |error: UnknownName| Misuse(error.to_string());
+    let preset = match (preset.map_err(misuse)?, model.map_err(misuse)?) {
         (Some(preset), _) => preset,
         (None, Some(architecture)) => Preset::of(architecture),
         (None, None) => Preset::Lstm128,
@@ -55,16 +86,7 @@ pub(crate) fn resolve(arguments: &TrainArguments) -> anyhow::Result<Plan> {
     let mut table = Table::try_from(preset.plan())?;
     table.extend(implied(&given, &preset.plan()));
     table.extend(given);
-    let plan: Plan = from_table(table).map_err(Misuse)?;
-    if plan.model.is_recurrent() != preset.plan().model.is_recurrent() {
-        return Err(Misuse(format!(
-            "model {} does not go with preset {preset}",
-            plan.model
-        ))
-        .into());
-    }
-    plan.validate()?;
-    Ok(of_our_models(plan))
+    Ok((from_table(table).map_err(Misuse)?, preset))
 }
 
 /// The plan of settings that are given as a table, with the names of a config file.
@@ -83,8 +105,10 @@ fn of_our_models(plan: Plan) -> Plan {
 
 /// The plan of a run that is resumed: its own, if nothing that was typed differs from it.
 pub(crate) fn check_unchanged(arguments: &TrainArguments, plan: &Plan) -> anyhow::Result<()> {
+    let given = plan_settings(arguments)?;
+    check_belonging(&given, plan)?;
     let mut table = Table::try_from(plan)?;
-    table.extend(plan_settings(arguments)?);
+    table.extend(given);
     let asked = of_our_models(from_table(table).map_err(Misuse)?);
     let differing: Vec<String> = shears_train::compare_plans(plan, &asked)
         .into_iter()
@@ -134,14 +158,8 @@ fn implied(given: &Table, preset: &Plan) -> Table {
 fn read_config(path: &Path) -> Result<Table, Misuse> {
     let fail = |problem: String| Misuse(format!("config {}: {problem}", path.display()));
     let text = std::fs::read_to_string(path).map_err(|error| fail(error.to_string()))?;
-    let mut table: Table = text
-        .parse()
-        .map_err(|error: toml::de::Error| fail(error.message().replace('\n', " ")))?;
-    // A run's plan can serve as a config; the identity of its text is not a setting.
-    table.remove("text-sha256");
-    table.remove("val-sha256");
-    check_keys(&table).map_err(fail)?;
-    Ok(table)
+    let table = text.parse();
+    table.map_err(|error: toml::de::Error| fail(error.message().replace('\n', " ")))
 }
 
 fn check_keys(table: &Table) -> Result<(), String> {

@@ -1,6 +1,6 @@
 //! What runs around the code: `cargo xtask ci` checks it, `cargo xtask bench` measures it,
 //! `cargo xtask valgrind` watches its memory, `cargo xtask neon` runs it for ARM, `cargo xtask asm` checks
-//! the machine code of its kernels.
+//! the machine code of its kernels, `cargo xtask lines` counts its lines.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -8,6 +8,7 @@ use std::process::ExitCode;
 mod asm;
 mod bench;
 mod ci;
+mod lines;
 mod neon;
 mod valgrind;
 
@@ -16,7 +17,8 @@ const USAGE: &str = "usage: cargo xtask ci
        cargo xtask bench report
        cargo xtask valgrind
        cargo xtask neon
-       cargo xtask asm [PROGRAM]";
+       cargo xtask asm [PROGRAM]
+       cargo xtask lines [BEFORE]";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -25,6 +27,7 @@ fn main() -> ExitCode {
         Some("valgrind") => valgrind::run(),
         Some("neon") => neon::run(),
         Some("asm") => asm::run(arguments.get(1).map(Path::new)),
+        Some("lines") => lines::run(arguments.get(1).map(String::as_str)),
         Some("bench") => bench::run(&arguments[1..]),
         _ => {
             eprintln!("{USAGE}");

@@ -5,11 +5,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::error::DataError;
-
-/// The smallest N of `bpe:N`: all bytes and one merge.
-pub const BPE_SIZE_MIN: usize = 257;
-/// The largest N of `bpe:N`: beyond any published vocabulary.
-pub const BPE_SIZE_MAX: usize = 1_000_000;
+use crate::limits::{BPE_SIZE_MAX, BPE_SIZE_MIN};
 
 /// Which tokenizer to use.
 #[derive(Debug, Clone, PartialEq, Eq)]

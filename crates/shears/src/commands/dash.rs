@@ -33,7 +33,7 @@ pub(crate) struct DashArguments {
 pub(crate) fn run(arguments: &DashArguments) -> anyhow::Result<ExitCode> {
     let folder = &arguments.folder;
     let mut presets = BTreeMap::new();
-    for (preset, _) in Preset::ALL {
+    for preset in Preset::ALL {
         presets.insert(preset.to_string(), Table::try_from(preset.plan())?);
     }
     let texts = Texts::default();

@@ -5,13 +5,11 @@ mod spikes;
 mod table;
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context;
-use gradclip::{NormOrder, RecordedStep, Replay};
+use gradclip::NormOrder;
+use gradclip_judge::{RecordedStep, Replay};
 use serde_json::{Value, json};
 use shears_model::{LanguageModel, ParameterInfo, parameters};
 use shears_train::{ClipPolicy, Event, Plan, RunFolder, StepEvent, read_events};
@@ -20,6 +18,7 @@ use super::renamed;
 use crate::chart::{self, Chart, Curve};
 use crate::exit::Misuse;
 use crate::model::{Work, device, with_model};
+use crate::new_file;
 use crate::output::{print_result, say};
 use crate::settings::checked;
 use account::{Account, Taken, replay};
@@ -92,7 +91,7 @@ pub(crate) fn run(arguments: &ReplayArguments) -> anyhow::Result<ExitCode> {
     }
     let replayed = Replayed::new(run, plan, policies)?;
     if let Some(file) = &arguments.plot {
-        write_new(file, &replayed.chart().svg()?)?;
+        new_file::write(file, replayed.chart().svg()?, false)?;
     }
     match arguments.json {
         true => print_result(&replayed.json().to_string())?,
@@ -149,12 +148,6 @@ fn check_plot(file: &Path, policies: usize) -> Result<(), Misuse> {
         return refuse(format!("a chart takes {most} policies at most"));
     }
     Ok(())
-}
-
-/// Writes a file that must not be there yet.
-fn write_new(file: &Path, text: &str) -> anyhow::Result<()> {
-    let written = File::create_new(file).and_then(|mut open| open.write_all(text.as_bytes()));
-    written.with_context(|| format!("cannot write {}", file.display()))
 }
 
 /// A run, and what each policy made of it.

@@ -7,8 +7,8 @@ use ratatui::symbols::Marker;
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Axis, Chart, Dataset, GraphType};
 
+use super::panel::{panel, short};
 use super::state::State;
-use super::view::{panel, short};
 
 /// A threshold so many times above the largest norm is not in a linear chart of norms: they would be
 /// a flat line at its bottom.

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::path::Path;
 
-use gradclip::{StepRecord, Verdict};
+use gradclip_judge::{StepRecord, Verdict};
 use shears_model::ParameterInfo;
 use shears_train::{Event, Plan, StepEvent};
 

@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use gradclip::Assessment;
+use gradclip_judge::Assessment;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
-use ratatui::style::{Color, Style, Stylize};
+use ratatui::style::Stylize;
 use ratatui::text::{Line, Span, Text};
-use ratatui::widgets::{Block, BorderType, Paragraph, Wrap};
+use ratatui::widgets::{Paragraph, Wrap};
 
 use super::charts::{Scale, draw_losses, draw_norms};
+use super::panel::{panel, short};
 use super::state::{LAST, State};
 use crate::report::count;
 
@@ -91,14 +92,6 @@ impl View {
         }
         Line::from(spans)
     }
-}
-
-/// A frame with a title.
-pub(super) fn panel<'a>(title: impl Into<Line<'a>>) -> Block<'a> {
-    Block::bordered()
-        .border_type(BorderType::Rounded)
-        .border_style(Style::new().fg(Color::DarkGray))
-        .title(title)
 }
 
 fn draw_head(frame: &mut Frame<'_>, area: Rect, state: &State) {
@@ -256,20 +249,6 @@ fn bar(share: f64, width: usize) -> String {
     const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
     let eighths = (share.clamp(0.0, 1.0) * 8.0 * width as f64).round() as usize;
     format!("{}{}", "█".repeat(eighths / 8), EIGHTHS[eighths % 8])
-}
-
-/// A number in a few digits.
-pub(super) fn short(number: f64) -> String {
-    let size = number.abs();
-    match size {
-        _ if !number.is_finite() => "not finite".to_string(),
-        0.0 => "0".to_string(),
-        _ if !(9.995e-4..9999.5).contains(&size) => format!("{number:.1e}"),
-        _ if size < 0.09995 => format!("{number:.4}"),
-        _ if size < 9.995 => format!("{number:.3}"),
-        _ if size < 99.95 => format!("{number:.2}"),
-        _ => format!("{number:.0}"),
-    }
 }
 
 fn percent(share: f64) -> String {

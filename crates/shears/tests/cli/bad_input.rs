@@ -128,7 +128,7 @@ fn settings() {
         ("--lr 0", &["lr is 0", "above 0"]),
         ("--lr NaN", &["lr is NaN", "above 0"]),
         ("--lr fast", &["fast", "--lr"]),
-        ("--min-lr 1", &["min-lr is 1"]),
+        ("--schedule linear --min-lr 1", &["min-lr is 1"]),
         ("--dropout 1", &["dropout is 1"]),
         (
             "--model transformer --heads 3",

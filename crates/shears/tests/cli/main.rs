@@ -16,6 +16,7 @@ mod program;
 mod replay;
 mod resume;
 mod resume_refused;
+mod settings;
 mod sweep;
 mod tensorboard;
 mod text;

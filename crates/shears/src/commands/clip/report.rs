@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use gradclip::{
-    ClipAction, ClipPolicy, ClipReport, NonFinite, NormOrder, SkipReason, StepRecord, TensorReport,
-    Verdict,
+    ClipAction, ClipPolicy, ClipReport, NonFinite, NormOrder, SkipReason, TensorReport,
 };
+use gradclip_judge::{StepRecord, Verdict};
 use serde::Serialize;
 
 use super::ClipArguments;

@@ -1,6 +1,7 @@
 //! What one policy made of the steps of a run, and what that comes to.
 
-use gradclip::{ClipAction, ClipRule, RecordedStep, Replay, ReplayError, ReplayedStep};
+use gradclip::{ClipAction, ClipRule};
+use gradclip_judge::{RecordedStep, Replay, ReplayError, ReplayedStep};
 use serde_json::{Value, json};
 use shears_train::{ClipEvent, ClipPolicy};
 

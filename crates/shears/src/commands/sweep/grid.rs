@@ -110,7 +110,7 @@ impl Grid {
         what.insert("rates".into(), Value::try_from(&self.rates)?);
         what.insert("seeds".into(), Value::try_from(self.seeds)?);
         std::fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
-        new_file::write(&out.join(MARK), &toml::to_string(&what)?)
+        new_file::write(&out.join(MARK), toml::to_string(&what)?, true)
     }
 
     /// Notes in every plan which text it is for.

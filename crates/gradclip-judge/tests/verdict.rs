@@ -1,8 +1,16 @@
 //! The verdict on a run and the flow of gradients, in numbers and in words.
 
-use gradclip::{Assessment, GradientFlow, StepRecord, Verdict};
+use gradclip::{Clipper, NonFinite, Unscaled};
+use gradclip_judge::{Assessment, GradientFlow, StepRecord, Verdict};
 
-use crate::support::{assert_close, clip_one};
+#[track_caller]
+fn assert_close(actual: f64, expected: f64, relative: f64) {
+    let error = (actual - expected).abs();
+    assert!(
+        error <= relative * expected.abs(),
+        "{actual} is not {expected} to {relative}"
+    );
+}
 
 fn step(norm_before: f64, threshold: Option<f64>) -> StepRecord {
     let clipped = threshold.is_some_and(|threshold| norm_before > threshold);
@@ -120,7 +128,10 @@ fn bad_steps_do_not_spoil_the_statistics() {
 
 #[test]
 fn a_report_becomes_a_record() {
-    let record = StepRecord::from(&clip_one("global-norm:1", &[3.0, 4.0]).1);
+    let mut clipper = Clipper::new("global-norm:1".parse().unwrap(), NonFinite::Error);
+    let gradients = Unscaled::single([("w", [3.0_f32, 4.0])]);
+    let outcome = clipper.clip(gradients).unwrap();
+    let record = StepRecord::from(outcome.report());
     assert_eq!(record, step(5.0, Some(1.0)));
     assert!(record.clipped);
 }

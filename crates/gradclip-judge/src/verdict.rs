@@ -1,14 +1,11 @@
 //! The verdict: what clipping did over a whole run, in words that a user reads at its end.
 
-use alloc::borrow::ToOwned;
-use alloc::format;
-use alloc::vec::Vec;
-use core::fmt;
-use core::ops::RangeInclusive;
+use std::fmt;
+use std::ops::RangeInclusive;
 
-use crate::math::floor;
-use crate::report::{ClipAction, ClipReport, SkipReason};
-use crate::significant::significant;
+use gradclip::{ClipAction, ClipReport, SkipReason, significant};
+
+use crate::statistics::{quantile, sorted};
 
 /// Below this share of clipped steps a threshold seldom takes part in training.
 const RARE_BELOW_SHARE: f64 = 0.01;
@@ -89,7 +86,7 @@ pub struct NormDistribution {
 /// What clipping did over a run. Its [`Display`](fmt::Display) is a few plain lines.
 ///
 /// ```
-/// use gradclip::{Assessment, StepRecord, Verdict};
+/// use gradclip_judge::{Assessment, StepRecord, Verdict};
 ///
 /// let step = |norm_before: f64| StepRecord {
 ///     norm_before,
@@ -291,34 +288,5 @@ impl NormDistribution {
                 .sum::<f64>()
                 .min(f64::MAX),
         })
-    }
-}
-
-pub(crate) fn sorted(numbers: impl Iterator<Item = f64>) -> Vec<f64> {
-    let mut numbers: Vec<f64> = numbers.collect();
-    numbers.sort_by(f64::total_cmp);
-    numbers
-}
-
-/// Linear interpolation between the two nearest order statistics.
-pub(crate) fn quantile(sorted_numbers: &[f64], share: f64) -> Option<f64> {
-    let position = share * sorted_numbers.len().checked_sub(1)? as f64;
-    let below = floor(position);
-    let low = *sorted_numbers.get(below as usize)?;
-    let high = *sorted_numbers.get(below as usize + usize::from(position > below))?;
-    Some(low + (high - low) * (position - below))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::quantile;
-
-    #[test]
-    fn quantiles_interpolate() {
-        assert_eq!(quantile(&[], 0.5), None);
-        assert_eq!(quantile(&[7.0], 0.9), Some(7.0));
-        assert_eq!(quantile(&[1.0, 2.0, 3.0, 4.0], 0.5), Some(2.5));
-        assert_eq!(quantile(&[0.0, 10.0], 0.1), Some(1.0));
-        assert_eq!(quantile(&[0.0, 1.0, 2.0], 1.0), Some(2.0));
     }
 }

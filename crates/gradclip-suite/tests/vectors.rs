@@ -1,7 +1,7 @@
-//! The suite for adapters, over the adapter that the crate has itself: named vectors.
+//! The suite over what needs no tensor library: named vectors.
 
-use gradclip::conformance::{Adapter, Clipping, NamedTensor, Numbers, StorageType, check};
 use gradclip::{ClipError, Clipper, Gradient, Gradients, Outcome, Unscaled};
+use gradclip_suite::{Adapter, Clipping, NamedTensor, Numbers, StorageType, check};
 
 /// A map of vectors, which has the order of the names. Their scaling is deferred, and done at the
 /// end, or is not deferred.

@@ -1,69 +1,15 @@
-//! The suite that every adapter of this crate to a tensor library has to pass.
-//!
-//! An adapter hands the tensors of its library to a [`Clipper`] and takes them back. It must not
-//! compute anything, so the same policy over plain slices is its oracle: [`check`] compares every
-//! bit of every tensor, every number of the report and all that the clipper learned, over all
-//! policies and over the inputs that clipping is known to go wrong with.
-//!
-//! Write one test that implements [`Adapter`] with your library, and call [`check`]:
-//!
-//! ```
-//! use gradclip::conformance::{Adapter, Clipping, NamedTensor, StorageType, check};
-//! use gradclip::{ClipError, Clipper, Gradient, Gradients, Outcome, Unscaled};
-//!
-//! struct Mine(Vec<NamedTensor>);
-//!
-//! impl Gradients for Mine {
-//!     fn visit(&mut self, visitor: &mut dyn FnMut(Gradient<'_>)) {
-//!         for tensor in &mut self.0 {
-//!             visitor(tensor.as_gradient());
-//!         }
-//!     }
-//! }
-//!
-//! struct MyLibrary;
-//!
-//! impl Adapter for MyLibrary {
-//!     fn storage_types(&self) -> Vec<StorageType> {
-//!         vec![StorageType::F32, StorageType::F64]
-//!     }
-//!
-//!     fn clip(
-//!         &mut self,
-//!         clipper: &mut Clipper,
-//!         tensors: &[NamedTensor],
-//!     ) -> Result<Clipping, ClipError> {
-//!         // Here the tensors would become those of the library, and come back from it.
-//!         Ok(match clipper.clip(Unscaled::single(Mine(tensors.to_vec())))? {
-//!             Outcome::Apply(clipped) => {
-//!                 let (Mine(tensors), report) = clipped.into_parts();
-//!                 Clipping { tensors, report, may_step: true }
-//!             }
-//!             Outcome::Skip { gradients: Mine(tensors), report } => {
-//!                 Clipping { tensors, report, may_step: false }
-//!             }
-//!         })
-//!     }
-//! }
-//!
-//! check(&mut MyLibrary);
-//! ```
+#![doc = include_str!("../README.md")]
+#![deny(missing_docs)]
 
-use alloc::collections::BTreeMap;
-use alloc::format;
-use alloc::string::String;
-use alloc::vec::Vec;
-use core::fmt;
+use std::collections::BTreeMap;
+use std::fmt;
 
-#[cfg(feature = "half")]
+use gradclip::{
+    AsElements, ClipError, ClipReport, Clipper, Elements, Gradient, Gradients, Outcome, Unscaled,
+    Values,
+};
 use half::{bf16, f16};
 
-use crate::clip::{ClipError, Clipper};
-use crate::element::{AsElements, Element, Elements, Values};
-use crate::gradients::{Gradient, Gradients};
-use crate::outcome::Outcome;
-use crate::report::ClipReport;
-use crate::stages::Unscaled;
 use cases::Case;
 
 mod cases;
@@ -146,10 +92,8 @@ pub enum StorageType {
     /// Double precision.
     F64,
     /// IEEE half precision.
-    #[cfg(feature = "half")]
     F16,
     /// The upper half of single precision.
-    #[cfg(feature = "half")]
     Bf16,
 }
 
@@ -158,9 +102,7 @@ impl fmt::Display for StorageType {
         formatter.write_str(match self {
             StorageType::F32 => "f32",
             StorageType::F64 => "f64",
-            #[cfg(feature = "half")]
             StorageType::F16 => "f16",
-            #[cfg(feature = "half")]
             StorageType::Bf16 => "bf16",
         })
     }
@@ -175,27 +117,21 @@ pub enum Numbers {
     /// Double precision.
     F64(Vec<f64>),
     /// IEEE half precision.
-    #[cfg(feature = "half")]
     F16(Vec<f16>),
     /// The upper half of single precision.
-    #[cfg(feature = "half")]
     Bf16(Vec<bf16>),
 }
 
 impl Numbers {
-    /// Rounds each number once, to nearest and ties to even.
+    /// The nearest numbers of a type.
     #[must_use]
     pub fn rounded(storage: StorageType, numbers: &[f64]) -> Numbers {
-        fn round<E: Element>(numbers: &[f64]) -> Vec<E> {
-            numbers.iter().map(|number| E::from_f64(*number)).collect()
-        }
+        let numbers = numbers.iter().copied();
         match storage {
-            StorageType::F32 => Numbers::F32(round(numbers)),
-            StorageType::F64 => Numbers::F64(round(numbers)),
-            #[cfg(feature = "half")]
-            StorageType::F16 => Numbers::F16(round(numbers)),
-            #[cfg(feature = "half")]
-            StorageType::Bf16 => Numbers::Bf16(round(numbers)),
+            StorageType::F32 => Numbers::F32(numbers.map(|number| number as f32).collect()),
+            StorageType::F64 => Numbers::F64(numbers.collect()),
+            StorageType::F16 => Numbers::F16(numbers.map(f16::from_f64).collect()),
+            StorageType::Bf16 => Numbers::Bf16(numbers.map(bf16::from_f64).collect()),
         }
     }
 
@@ -205,9 +141,7 @@ impl Numbers {
         match self {
             Numbers::F32(_) => StorageType::F32,
             Numbers::F64(_) => StorageType::F64,
-            #[cfg(feature = "half")]
             Numbers::F16(_) => StorageType::F16,
-            #[cfg(feature = "half")]
             Numbers::Bf16(_) => StorageType::Bf16,
         }
     }
@@ -218,9 +152,7 @@ impl Numbers {
         match self {
             Numbers::F32(numbers) => Values::F32(numbers),
             Numbers::F64(numbers) => Values::F64(numbers),
-            #[cfg(feature = "half")]
             Numbers::F16(numbers) => Values::F16(numbers),
-            #[cfg(feature = "half")]
             Numbers::Bf16(numbers) => Values::Bf16(numbers),
         }
     }
@@ -231,10 +163,9 @@ impl From<Values<'_>> for Numbers {
         match values {
             Values::F32(values) => Numbers::F32(values.to_vec()),
             Values::F64(values) => Numbers::F64(values.to_vec()),
-            #[cfg(feature = "half")]
             Values::F16(values) => Numbers::F16(values.to_vec()),
-            #[cfg(feature = "half")]
             Values::Bf16(values) => Numbers::Bf16(values.to_vec()),
+            other => panic!("the suite lacks this storage type: {other:?}"),
         }
     }
 }
@@ -244,9 +175,7 @@ impl AsElements for Numbers {
         match self {
             Numbers::F32(numbers) => Elements::F32(numbers),
             Numbers::F64(numbers) => Elements::F64(numbers),
-            #[cfg(feature = "half")]
             Numbers::F16(numbers) => Elements::F16(numbers),
-            #[cfg(feature = "half")]
             Numbers::Bf16(numbers) => Elements::Bf16(numbers),
         }
     }
@@ -372,5 +301,5 @@ fn clip_plain(clipper: &mut Clipper, tensors: Vec<NamedTensor>) -> Result<Clippi
     })
 }
 
-#[cfg(all(test, feature = "half"))]
+#[cfg(test)]
 mod tests;

@@ -1,14 +1,12 @@
 //! The check of a [`Scan`]: the same bits as the plain one.
 
-use alloc::format;
-use alloc::string::String;
-use alloc::vec;
-use alloc::vec::Vec;
+use gradclip::{Scan, Scanned, scan};
 
-use crate::blocks::{BLOCK_ELEMENTS, LANES};
-use crate::scan::{Scan, Scanned, scan};
+/// The elements of a block, and the sums in it, which are a part of the contract of [`scan`].
+const BLOCK_ELEMENTS: usize = 65_536;
+const LANES: usize = 16;
 
-/// Compares a scan with [`scan`](fn@crate::scan), bit for bit, over lengths around the edges of lanes
+/// Compares a scan with [`gradclip::scan`], bit for bit, over lengths around the edges of lanes
 /// and blocks, numbers of every size, what is not finite, many small tensors, and 0 to 5 threads.
 ///
 /// # Panics
@@ -104,5 +102,5 @@ fn numbers(length: usize, seed: u64, number: impl Fn(u32) -> f32) -> Vec<f32> {
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         number((mixed ^ (mixed >> 31)) as u32)
     };
-    core::iter::repeat_with(next).take(length).collect()
+    std::iter::repeat_with(next).take(length).collect()
 }

@@ -1,13 +1,11 @@
 //! Advice: which policy the norms of a run speak for, with the reasons.
 
-use alloc::borrow::ToOwned;
-use alloc::format;
-use alloc::string::String;
-use alloc::vec::Vec;
-use core::fmt;
+use std::fmt;
 
-use crate::significant::significant;
-use crate::verdict::{StepRecord, quantile, sorted};
+use gradclip::significant;
+
+use crate::statistics::{quantile, sorted};
+use crate::verdict::StepRecord;
 
 /// A longest norm of less than this many medians is no spike.
 const STRAYING_ABOVE_RATIO: f64 = 3.0;
@@ -23,7 +21,7 @@ const FEW_STEPS: usize = 100;
 /// What to clip with next time, and why.
 ///
 /// ```
-/// use gradclip::{Advice, StepRecord};
+/// use gradclip_judge::{Advice, StepRecord};
 ///
 /// let step = |norm_before: f64| StepRecord {
 ///     norm_before,
@@ -41,7 +39,7 @@ const FEW_STEPS: usize = 100;
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Advice {
-    /// A policy as [`ClipPolicy`](crate::ClipPolicy) reads it.
+    /// A policy as [`ClipPolicy`](gradclip::ClipPolicy) reads it.
     pub policy: String,
     /// Whole sentences, the weightiest first, each with the numbers that it rests on.
     pub reasons: Vec<String>,
@@ -184,8 +182,9 @@ impl fmt::Display for Advice {
 
 #[cfg(test)]
 mod tests {
+    use gradclip::ClipPolicy;
+
     use super::{Advice, StepRecord};
-    use crate::ClipPolicy;
 
     fn advice(norms: impl IntoIterator<Item = f64>, cosine: Option<f64>) -> Advice {
         let step = |norm_before: f64| StepRecord {
@@ -234,7 +233,7 @@ mod tests {
     #[test]
     fn broken_steps_lost_direction_and_short_runs_are_said() {
         let advice = advice([1.0, 1.1, f64::NAN, 1.0], Some(0.7));
-        let words = alloc::string::ToString::to_string(&advice);
+        let words = advice.to_string();
         for part in ["1 of 4 steps had", "cosine", "4 steps are few"] {
             assert!(words.contains(part), "{words}");
         }

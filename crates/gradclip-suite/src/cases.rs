@@ -1,13 +1,9 @@
 //! The cases: every policy over a model that trains, every policy over inputs that are hard, and
 //! numbers that are known without the library.
 
-use alloc::vec;
-use alloc::vec::Vec;
+use gradclip::{ClipAction, ClipPolicy, ClipRule, NonFinite, NormOrder, Threshold};
 
 use super::{NamedTensor, Numbers, StorageType};
-use crate::policy::{ClipPolicy, ClipRule, NonFinite, NormOrder};
-use crate::report::ClipAction;
-use crate::threshold::Threshold;
 
 /// One policy over the gradients of some steps.
 pub(super) struct Case {
@@ -391,14 +387,12 @@ impl Extremes {
                 square_overflows: power_of_two(600),
                 spacing_at_one: None,
             },
-            #[cfg(feature = "half")]
             StorageType::F16 => Extremes {
                 huge: 6e4,
                 tiny: half::f16::from_bits(1).to_f64(),
                 square_overflows: power_of_two(13),
                 spacing_at_one: Some(half::f16::EPSILON.to_f64()),
             },
-            #[cfg(feature = "half")]
             StorageType::Bf16 => Extremes {
                 huge: 1e38,
                 tiny: half::bf16::from_bits(1).to_f64(),

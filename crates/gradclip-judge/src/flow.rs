@@ -1,10 +1,8 @@
 //! Gradient flow: whether gradients vanish or explode on their way from the output to the input.
 
-use alloc::string::String;
-use alloc::vec::Vec;
-use core::fmt;
+use std::fmt;
 
-use crate::significant::significant;
+use gradclip::significant;
 
 /// A layer below this fraction of the largest layer nearer the output counts as vanishing.
 ///
@@ -31,7 +29,7 @@ pub struct FlowFinding {
 /// sees a small loss of signal in a large norm deserves to be told which of the two it is.
 ///
 /// ```
-/// use gradclip::GradientFlow;
+/// use gradclip_judge::GradientFlow;
 ///
 /// let layers = [("first", 1e-7), ("second", 1e-3), ("last", 0.1)];
 /// let layers = layers.map(|(name, rms)| (name.to_owned(), rms));

@@ -1,0 +1,13 @@
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+mod advice;
+mod flow;
+mod statistics;
+mod verdict;
+
+pub use advice::Advice;
+pub use flow::{FlowFinding, GradientFlow};
+pub use gradclip::{RecordedStep, Replay, ReplayError, ReplayedStep};
+pub use verdict::{Assessment, NormDistribution, StepRecord, Verdict};

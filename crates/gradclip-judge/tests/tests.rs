@@ -1,0 +1,3 @@
+//! The integration tests of `gradclip-judge`, as one binary.
+
+mod verdict;
