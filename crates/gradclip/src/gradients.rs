@@ -2,6 +2,7 @@
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use crate::element::{AsElements, Elements, Values};
 
@@ -65,6 +66,7 @@ pub struct Gradient<'a> {
     name: &'a str,
     elements: Elements<'a>,
     shape: Option<&'a [usize]>,
+    units: Option<Range<usize>>,
     parameter: Option<Values<'a>>,
     group: Option<&'a str>,
 }
@@ -76,6 +78,7 @@ impl<'a> Gradient<'a> {
             name,
             elements: elements.into(),
             shape: None,
+            units: None,
             parameter: None,
             group: None,
         }
@@ -85,6 +88,17 @@ impl<'a> Gradient<'a> {
     #[must_use]
     pub fn with_shape(mut self, shape: &'a [usize]) -> Gradient<'a> {
         self.shape = Some(shape);
+        self
+    }
+
+    /// Tells which axes of the shape count the output units of the layer, which `agc` bounds one by
+    /// one: `0..1` for `[out, in, height, width]`, `1..2` for `[in, out]`. An empty range makes the
+    /// whole tensor one unit. Unless told otherwise it is the last axis.
+    ///
+    /// `unit=first` and `unit=last` in a policy override it, for all tensors.
+    #[must_use]
+    pub fn with_units(mut self, axes: Range<usize>) -> Gradient<'a> {
+        self.units = Some(axes);
         self
     }
 
@@ -124,6 +138,12 @@ impl<'a> Gradient<'a> {
     #[must_use]
     pub fn shape(&self) -> Option<&'a [usize]> {
         self.shape
+    }
+
+    /// The axes that count the output units, if they are known.
+    #[must_use]
+    pub fn units(&self) -> Option<Range<usize>> {
+        self.units.clone()
     }
 
     /// The parameter, if it is known.

@@ -66,12 +66,13 @@ impl NormOrder {
     }
 }
 
-/// Which axis of a parameter counts its output units, for `agc`.
+/// Which axis of every parameter counts its output units, for an `agc` that overrides what the
+/// tensors say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum UnitAxis {
-    /// The first, as in PyTorch: `[out, in]`.
+    /// The first, as in PyTorch: `[out, in]`, `[out, in, height, width]`.
     First,
-    /// The last, as in Burn and JAX: `[in, out]`.
+    /// The last, as in JAX and in the linear layers of Burn: `[in, out]`.
     Last,
 }
 
@@ -123,8 +124,9 @@ pub enum ClipRule {
         lambda: Threshold,
         /// The least parameter norm that a unit is credited with.
         epsilon: Positive,
-        /// Where the units are.
-        unit: UnitAxis,
+        /// Where the units are, if the policy overrides what each tensor says
+        /// ([`Gradient::with_units`](crate::Gradient::with_units)).
+        unit: Option<UnitAxis>,
     },
     /// All tensors as one vector, to a percentile of all norms so far (Seetharaman et al. 2020).
     AutoClip {
@@ -299,13 +301,13 @@ impl ClipPolicy {
         self
     }
 
-    /// The same with the output units of `agc` on the given axis, for a caller who knows where his
-    /// model has them.
+    /// The same with the output units of `agc` on the given axis of all tensors, for a caller who
+    /// knows where his model has them.
     #[must_use]
     pub fn with_unit_axis(mut self, axis: UnitAxis) -> ClipPolicy {
         for rule in &mut self.rules {
             if let ClipRule::Agc { unit, .. } = rule {
-                *unit = axis;
+                *unit = Some(axis);
             }
         }
         self

@@ -113,7 +113,7 @@ fn read_rule(name: &str, parameters: &mut Parameters<'_>) -> Result<ClipRule, Po
         "agc" => ClipRule::Agc {
             lambda: parameters.first("ratio", "LAMBDA", Text::threshold)?,
             epsilon: parameters.named("eps", AGC_EPSILON, Text::positive)?,
-            unit: parameters.named("unit", UnitAxis::Last, Text::unit)?,
+            unit: parameters.named("unit", None, Text::unit)?,
         },
         "autoclip" => ClipRule::AutoClip {
             percentile: parameters.first("percentile", "PERCENTILE", Text::percentile)?,
@@ -320,10 +320,10 @@ impl Text<'_> {
             .ok_or_else(|| self.error(part, format!("the {what} must be at least 1")))
     }
 
-    fn unit(self, part: &str, what: &str) -> Result<UnitAxis, PolicyError> {
+    fn unit(self, part: &str, what: &str) -> Result<Option<UnitAxis>, PolicyError> {
         match part {
-            "last" => Ok(UnitAxis::Last),
-            "first" => Ok(UnitAxis::First),
+            "last" => Ok(Some(UnitAxis::Last)),
+            "first" => Ok(Some(UnitAxis::First)),
             _ => {
                 let problem = format!("the {what} `{part}` is neither `last` nor `first`");
                 Err(self.error(part, problem))

@@ -114,7 +114,9 @@ impl fmt::Display for ClipRule {
             } => {
                 printed.first(lambda);
                 printed.named("eps", epsilon, AGC_EPSILON);
-                printed.named("unit", unit, UnitAxis::Last);
+                if let Some(unit) = unit {
+                    printed.push(&format!("unit={unit}"));
+                }
             }
             ClipRule::AutoClip { percentile } => printed.first(Shortest(percentile.get())),
             ClipRule::ZClip {

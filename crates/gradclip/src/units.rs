@@ -2,6 +2,7 @@
 
 use alloc::vec;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use crate::clip::ClipError;
 use crate::element::{Element, for_each_type};
@@ -10,33 +11,25 @@ use crate::math::sqrt;
 use crate::norm::{Norm, Squares};
 use crate::policy::UnitAxis;
 
-/// Which elements make up a unit.
+/// Which elements make up a unit: runs of so many elements belong to one unit after the other, and
+/// after the last unit to the first again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum UnitLayout {
-    /// Runs of so many elements.
-    Runs(usize),
-    /// Every so many-th element.
-    Strides(usize),
+pub(crate) struct UnitLayout {
+    run: usize,
+    units: usize,
 }
 
 impl UnitLayout {
-    /// Tensors with at most one axis longer than 1 are a single unit.
-    fn of(shape: &[usize], elements: usize, axis: UnitAxis) -> UnitLayout {
+    /// Tensors with at most one axis longer than 1 are a single unit. `axes` lie within the shape.
+    fn of(shape: &[usize], axes: Range<usize>) -> UnitLayout {
         let long_axes = shape.iter().filter(|length| **length > 1).count();
-        match (axis, shape) {
-            (UnitAxis::First, [units, ..]) if long_axes > 1 => {
-                UnitLayout::Runs(elements.checked_div(*units).unwrap_or(0))
-            }
-            (UnitAxis::Last, [.., units]) if long_axes > 1 => UnitLayout::Strides(*units),
-            _ => UnitLayout::Runs(elements),
-        }
-    }
-
-    fn count(self, elements: usize) -> usize {
-        match self {
-            _ if elements == 0 => 0,
-            UnitLayout::Runs(length) => elements / length,
-            UnitLayout::Strides(units) => units,
+        let axes = match long_axes > 1 {
+            true => axes,
+            false => 0..0,
+        };
+        UnitLayout {
+            run: shape[axes.end..].iter().product(),
+            units: shape[axes].iter().product(),
         }
     }
 
@@ -46,19 +39,27 @@ impl UnitLayout {
         values: &'a mut [E],
         mut work: impl FnMut(usize, &'a mut E),
     ) {
-        match self {
-            UnitLayout::Runs(length) => {
-                for (unit, run) in values.chunks_mut(length.max(1)).enumerate() {
-                    run.iter_mut().for_each(|value| work(unit, value));
-                }
+        let UnitLayout { run, units } = self;
+        for block in values.chunks_mut((run * units).max(1)) {
+            if run == 1 {
+                let numbered = block.iter_mut().enumerate();
+                numbered.for_each(|(unit, value)| work(unit, value));
+                continue;
             }
-            UnitLayout::Strides(units) => {
-                for row in values.chunks_mut(units.max(1)) {
-                    let numbered = row.iter_mut().enumerate();
-                    numbered.for_each(|(unit, value)| work(unit, value));
-                }
+            for (unit, run) in block.chunks_mut(run).enumerate() {
+                run.iter_mut().for_each(|value| work(unit, value));
             }
         }
+    }
+}
+
+/// The axes that count the units: what the policy says, or else the tensor, or else the last one.
+fn unit_axes(gradient: &Gradient<'_>, rank: usize, axis: Option<UnitAxis>) -> Range<usize> {
+    let last = rank.saturating_sub(1)..rank;
+    match axis {
+        Some(UnitAxis::First) => 0..rank.min(1),
+        Some(UnitAxis::Last) => last,
+        None => gradient.units().unwrap_or(last),
     }
 }
 
@@ -73,7 +74,7 @@ pub(crate) struct UnitMeasure {
 /// Reads gradient and parameter once each.
 pub(crate) fn measure_units(
     gradient: &Gradient<'_>,
-    axis: UnitAxis,
+    axis: Option<UnitAxis>,
     max_magnitude: f64,
 ) -> Result<UnitMeasure, ClipError> {
     let elements = gradient.elements().len();
@@ -94,7 +95,13 @@ pub(crate) fn measure_units(
     if parameter.len() != elements {
         return Err(problem("its parameter has another number of elements"));
     }
-    let layout = UnitLayout::of(shape, elements, axis);
+    let axes = unit_axes(gradient, shape.len(), axis);
+    if axes.start > axes.end || axes.end > shape.len() {
+        return Err(problem(
+            "its output units are on axes that it does not have",
+        ));
+    }
+    let layout = UnitLayout::of(shape, axes);
     let scale = Norm::scale_for(max_magnitude);
     let sums = for_each_type!(Elements, gradient.elements(), values => {
         unit_squares(values, layout, scale)
@@ -110,7 +117,8 @@ pub(crate) fn measure_units(
 
 /// The sum of `(value / scale)^2` over the finite elements of each unit.
 fn unit_squares<E: Element>(values: &[E], layout: UnitLayout, scale: f64) -> Vec<f64> {
-    let mut sums = vec![0.0_f64; layout.count(values.len())];
+    let UnitLayout { run, units } = layout;
+    let mut sums = vec![0.0_f64; units];
     let inverse = 1.0 / scale;
     let square = |value: &E| {
         let scaled = value.to_f64() * inverse;
@@ -120,18 +128,15 @@ fn unit_squares<E: Element>(values: &[E], layout: UnitLayout, scale: f64) -> Vec
             0.0
         }
     };
-    match layout {
-        UnitLayout::Runs(length) => {
-            for (sum, run) in sums.iter_mut().zip(values.chunks(length.max(1))) {
-                *sum = run.iter().fold(0.0, |sum, value| sum + square(value));
+    for block in values.chunks((run * units).max(1)) {
+        if run == 1 {
+            for (sum, value) in sums.iter_mut().zip(block) {
+                *sum += square(value);
             }
+            continue;
         }
-        UnitLayout::Strides(units) => {
-            for row in values.chunks(units.max(1)) {
-                for (sum, value) in sums.iter_mut().zip(row) {
-                    *sum += square(value);
-                }
-            }
+        for (sum, run) in sums.iter_mut().zip(block.chunks(run)) {
+            *sum = run.iter().fold(*sum, |sum, value| sum + square(value));
         }
     }
     sums
@@ -139,26 +144,36 @@ fn unit_squares<E: Element>(values: &[E], layout: UnitLayout, scale: f64) -> Vec
 
 #[cfg(test)]
 mod tests {
+    use alloc::vec;
+    use alloc::vec::Vec;
+    use core::ops::Range;
+
     use super::UnitLayout;
-    use crate::policy::UnitAxis::{First, Last};
+
+    fn units_of(shape: &[usize], axes: Range<usize>) -> Vec<usize> {
+        let mut units = vec![usize::MAX; shape.iter().product()];
+        UnitLayout::of(shape, axes).for_each(&mut units, |unit, own| *own = unit);
+        units
+    }
 
     #[test]
     fn units_of_shapes() {
-        let layout =
-            |shape: &[usize], axis| UnitLayout::of(shape, shape.iter().product::<usize>(), axis);
-        assert_eq!(layout(&[2, 3], Last), UnitLayout::Strides(3));
-        assert_eq!(layout(&[2, 3], First), UnitLayout::Runs(3));
-        assert_eq!(layout(&[2, 3, 4], Last), UnitLayout::Strides(4));
-        assert_eq!(layout(&[2, 3, 4], First), UnitLayout::Runs(12));
-        for axis in [First, Last] {
-            for shape in [&[][..], &[5], &[1, 5], &[5, 1], &[1, 1, 5]] {
-                let elements = shape.iter().product();
-                assert_eq!(layout(shape, axis), UnitLayout::Runs(elements), "{shape:?}");
-                assert_eq!(layout(shape, axis).count(elements), 1);
+        assert_eq!(units_of(&[2, 3], 1..2), [0, 1, 2, 0, 1, 2]);
+        assert_eq!(units_of(&[2, 3], 0..1), [0, 0, 0, 1, 1, 1]);
+        assert_eq!(units_of(&[2, 2, 2], 2..3), [0, 1, 0, 1, 0, 1, 0, 1]);
+        assert_eq!(units_of(&[2, 2, 2], 1..2), [0, 0, 1, 1, 0, 0, 1, 1]);
+        assert_eq!(units_of(&[2, 2, 2], 1..3), [0, 1, 2, 3, 0, 1, 2, 3]);
+        assert_eq!(units_of(&[2, 2, 2], 0..1), [0, 0, 0, 0, 1, 1, 1, 1]);
+        assert_eq!(units_of(&[2, 2], 0..0), [0; 4]);
+        for shape in [&[5][..], &[1, 5], &[5, 1], &[1, 1, 5]] {
+            let rank = shape.len();
+            for axes in [0..1, rank - 1..rank] {
+                assert_eq!(units_of(shape, axes), [0; 5], "{shape:?}");
             }
-            for empty in [&[0, 4][..], &[0, 5, 5], &[5, 0, 5], &[5, 5, 0]] {
-                assert_eq!(layout(empty, axis).count(0), 0);
-            }
+        }
+        assert_eq!(units_of(&[], 0..0), [0]);
+        for empty in [&[0, 4][..], &[0, 5, 5], &[5, 0, 5], &[5, 5, 0]] {
+            assert!(units_of(empty, 0..1).is_empty() && units_of(empty, 1..2).is_empty());
         }
     }
 }

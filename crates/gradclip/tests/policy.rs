@@ -21,7 +21,8 @@ fn accepted_forms_and_their_printed_form() {
         ("block-rms:1e-25", "block-rms:1e-25"),
         ("normalize:1e+5", "normalize:100000"),
         ("agc:0.01", "agc:0.01"),
-        ("agc:0.01,eps=0.001,unit=last", "agc:0.01"),
+        ("agc:0.01,eps=0.001", "agc:0.01"),
+        ("agc:0.01,unit=last", "agc:0.01,unit=last"),
         (
             "agc:0.1..0.01@7,unit=first,eps=inf",
             "agc:0.1..0.01@7,eps=inf,unit=first",

@@ -52,7 +52,11 @@ fn count() -> impl Strategy<Value = NonZeroU32> {
 
 fn any_fixed_rule() -> impl Strategy<Value = ClipRule> {
     let order = positive().prop_map(|order| NormOrder::new(order).expect("positive"));
-    let unit = prop_oneof![Just(UnitAxis::First), Just(UnitAxis::Last)];
+    let unit = prop_oneof![
+        Just(None),
+        Just(Some(UnitAxis::First)),
+        Just(Some(UnitAxis::Last))
+    ];
     (0..7, threshold(), order, any_positive(), unit).prop_map(
         |(kind, threshold, order, epsilon, unit)| match kind {
             0 => ClipRule::Value { threshold },

@@ -17,3 +17,4 @@ mod policy_round_trip;
 mod properties;
 mod state;
 mod support;
+mod units;
