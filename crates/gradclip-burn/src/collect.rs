@@ -81,7 +81,7 @@ impl ModuleGradients {
         let mut entries: Vec<Entry> = Vec::with_capacity(collector.found.len());
         let mut index_of: HashMap<ParamId, usize> = HashMap::new();
         for (name, id, device) in collector.found {
-            let data = next(&name)?;
+            let mut data = next(&name)?;
             let parameter = match with_parameters {
                 true => Some(next(&name)?),
                 false => None,
@@ -89,7 +89,7 @@ impl ModuleGradients {
             // Clones of one parameter share a gradient, which the first of them takes. Clones that
             // were moved or loaded one by one have a gradient each, and their sum is the tied one.
             if let Some(&first) = index_of.get(&id) {
-                add(&mut entries[first].data, data);
+                elements(&mut entries[first].data).add(&elements(&mut data));
             } else {
                 index_of.insert(id, entries.len());
                 entries.push(Entry {
@@ -145,15 +145,19 @@ impl Gradients for ModuleGradients {
 }
 
 impl Accumulate for ModuleGradients {
-    fn add(&mut self, other: ModuleGradients) {
+    fn visit_pairs(
+        &mut self,
+        other: ModuleGradients,
+        visitor: &mut dyn FnMut(Elements<'_>, Elements<'_>),
+    ) {
         assert_eq!(
             self.entries.len(),
             other.entries.len(),
             "gradients of another module"
         );
-        for (sum, term) in self.entries.iter_mut().zip(other.entries) {
+        for (sum, mut term) in self.entries.iter_mut().zip(other.entries) {
             assert_eq!(sum.id, term.id, "gradients of another module");
-            add(&mut sum.data, term.data);
+            visitor(elements(&mut sum.data), elements(&mut term.data));
         }
     }
 }
@@ -190,10 +194,6 @@ pub(crate) fn elements(data: &mut TensorData) -> Elements<'_> {
         DType::BF16 => Elements::Bf16(data.as_mut_slice().expect(OF_KNOWN_TYPE)),
         _ => Elements::F32(data.as_mut_slice().expect(OF_KNOWN_TYPE)),
     }
-}
-
-fn add(sum: &mut TensorData, mut term: TensorData) {
-    elements(sum).add(&elements(&mut term));
 }
 
 struct Collector {

@@ -3,7 +3,7 @@
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device, Element, Gradients, Tensor, TensorData};
-use gradclip_burn::gradclip::{ClipError, Clipper, Outcome, Unscaled};
+use gradclip_burn::gradclip::{Accumulated, ClipError, Clipper, Outcome, Unscaled};
 use gradclip_burn::{ClippedGradients, ModuleGradients};
 use gradclip_suite::{Adapter, Clipping, NamedTensor, Numbers, StorageType, check};
 
@@ -107,39 +107,40 @@ fn tensor<const D: usize>(numbers: &Numbers, shape: &[usize]) -> Tensor<D> {
     Tensor::from_data(data, (&Device::flex().autodiff(), dtype))
 }
 
-/// A parameter, and a loss whose derivative is the gradient: their inner product.
-fn parameter<const D: usize>(named: &NamedTensor) -> (Param<Tensor<D>>, Tensor<1>) {
-    let gradient = tensor::<D>(&named.numbers, &named.shape);
-    let value = match &named.parameter {
-        Some(parameter) => tensor::<D>(parameter, &named.shape),
-        None => gradient.zeros_like(),
+/// A module with such parameters.
+fn module(tensors: &[NamedTensor]) -> Named {
+    fn parameter<const D: usize>(named: &NamedTensor) -> Param<Tensor<D>> {
+        Param::from_tensor(match &named.parameter {
+            Some(parameter) => tensor(parameter, &named.shape),
+            None => tensor(&named.numbers, &named.shape).zeros_like(),
+        })
+    }
+    let param = |named: &NamedTensor| match named.shape.len() {
+        1 => AnyParam::One(parameter(named)),
+        2 => AnyParam::Two(parameter(named)),
+        3 => AnyParam::Three(parameter(named)),
+        _ => AnyParam::Four(parameter(named)),
     };
-    let param = Param::from_tensor(value);
-    let loss = (param.val() * gradient).sum().cast(DType::F64);
-    (param, loss)
+    let params = tensors
+        .iter()
+        .map(|named| (named.name.clone(), param(named)));
+    Named(params.collect())
 }
 
-fn backward(tensors: &[NamedTensor]) -> (Named, Gradients) {
+/// The derivatives of the inner products of parameters and gradients: the gradients.
+fn backward(module: &Named, tensors: &[NamedTensor]) -> Gradients {
+    fn inner_product<const D: usize>(param: &Param<Tensor<D>>, named: &NamedTensor) -> Tensor<1> {
+        let gradient = tensor(&named.numbers, &named.shape);
+        (param.val() * gradient).sum().cast(DType::F64)
+    }
     // Something to go back from where there is no tensor at all.
     let device = Device::flex().autodiff();
     let nothing = Tensor::<1>::zeros([1], &device).require_grad();
     let mut loss = nothing.sum().cast(DType::F64);
-    let mut params = Vec::new();
-    for named in tensors {
-        let (param, part) = match named.shape.len() {
-            1 => first(parameter(named), AnyParam::One),
-            2 => first(parameter(named), AnyParam::Two),
-            3 => first(parameter(named), AnyParam::Three),
-            _ => first(parameter(named), AnyParam::Four),
-        };
-        loss = loss + part;
-        params.push((named.name.clone(), param));
+    for ((_, param), named) in module.0.iter().zip(tensors) {
+        loss = loss + for_each_rank!(param, param => inner_product(param, named));
     }
-    (Named(params), loss.backward())
-}
-
-fn first<P>((param, loss): (P, Tensor<1>), rank: fn(P) -> AnyParam) -> (AnyParam, Tensor<1>) {
-    (rank(param), loss)
+    loss.backward()
 }
 
 /// The gradient of one parameter as the optimizer would get it.
@@ -189,7 +190,8 @@ impl Adapter for Burn {
         clipper: &mut Clipper,
         tensors: &[NamedTensor],
     ) -> Result<Clipping, ClipError> {
-        let (module, gradients) = backward(tensors);
+        let module = module(tensors);
+        let gradients = backward(&module, tensors);
         let with_parameters = tensors.iter().any(|tensor| tensor.parameter.is_some());
         let collected = match with_parameters {
             true => ModuleGradients::collect_with_parameters(gradients, &module),
@@ -224,25 +226,39 @@ impl Adapter for Burn {
                     may_step: true,
                 }
             }
-            Outcome::Skip { gradients, report } => {
-                let after = gradients
-                    .iter()
-                    .zip(tensors)
-                    .map(|((name, values), named)| {
-                        assert_eq!(name, named.name);
-                        NamedTensor {
-                            numbers: values.into(),
-                            ..named.clone()
-                        }
-                    });
-                Clipping {
-                    tensors: after.collect(),
-                    report,
-                    may_step: false,
-                }
-            }
+            Outcome::Skip { gradients, report } => Clipping {
+                tensors: as_given(&gradients, tensors),
+                report,
+                may_step: false,
+            },
         })
     }
+
+    fn mean(&mut self, micro_batches: &[Vec<NamedTensor>]) -> Vec<NamedTensor> {
+        let module = module(&micro_batches[0]);
+        let mut collected = micro_batches.iter().map(|tensors| {
+            let gradients = backward(&module, tensors);
+            ModuleGradients::collect(gradients, &module).expect("a CPU gives its data")
+        });
+        let first = collected.next().expect("there is a first one");
+        let mut sum = Accumulated::new(first);
+        collected.for_each(|gradients| sum.add(gradients));
+        let mean = sum.in_one_process().without_loss_scale();
+        as_given(mean.gradients(), &micro_batches[0])
+    }
+}
+
+/// What came back from the adapter, in the order it was given.
+fn as_given(gradients: &ModuleGradients, tensors: &[NamedTensor]) -> Vec<NamedTensor> {
+    let pairs = gradients.iter().zip(tensors);
+    let named = pairs.map(|((name, values), named)| {
+        assert_eq!(name, named.name);
+        NamedTensor {
+            numbers: values.into(),
+            ..named.clone()
+        }
+    });
+    named.collect()
 }
 
 #[test]

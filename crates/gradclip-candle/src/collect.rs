@@ -6,7 +6,7 @@ use std::sync::PoisonError;
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Tensor, Var};
 use candle_nn::VarMap;
-use gradclip::{Accumulate, Gradient, Gradients, Values};
+use gradclip::{Accumulate, Elements, Gradient, Gradients, Values};
 
 use crate::transfer::HostTensors;
 
@@ -172,13 +172,22 @@ impl Gradients for VarGradients {
 }
 
 impl Accumulate for VarGradients {
-    fn add(&mut self, other: VarGradients) {
+    fn visit_pairs(
+        &mut self,
+        mut other: VarGradients,
+        visitor: &mut dyn FnMut(Elements<'_>, Elements<'_>),
+    ) {
         let [ours, theirs] = [&self.entries, &other.entries].map(|entries| {
             let ids = entries.iter().map(|entry| entry.var.id());
             ids.collect::<Vec<_>>()
         });
         assert_eq!(ours, theirs, "gradients of other variables");
-        self.gradients.add(other.gradients);
+        for index in 0..self.entries.len() {
+            visitor(
+                self.gradients.elements(index),
+                other.gradients.elements(index),
+            );
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor, WithDType};
-use gradclip::{AsElements, Elements, Values};
+use gradclip::{Elements, Values};
 use half::{bf16, f16};
 
 /// The numbers of many tensors, those of one type and device side by side.
@@ -128,18 +128,6 @@ impl HostTensors {
             Numbers::Bf16(numbers) => Elements::Bf16(&mut numbers[range]),
         }
     }
-
-    /// Adds the tensors of another backward pass.
-    ///
-    /// # Panics
-    ///
-    /// If the two differ in a type or a length.
-    pub(crate) fn add(&mut self, mut other: HostTensors) {
-        assert_eq!(self.places, other.places, "gradients of other variables");
-        for (sum, term) in self.groups.iter_mut().zip(&mut other.groups) {
-            sum.numbers.as_elements().add(&term.numbers.as_elements());
-        }
-    }
 }
 
 impl Group {
@@ -174,17 +162,6 @@ impl Numbers {
             Numbers::F64(numbers) => Numbers::F64(numbers.split_off(at)),
             Numbers::F16(numbers) => Numbers::F16(numbers.split_off(at)),
             Numbers::Bf16(numbers) => Numbers::Bf16(numbers.split_off(at)),
-        }
-    }
-}
-
-impl AsElements for Numbers {
-    fn as_elements(&mut self) -> Elements<'_> {
-        match self {
-            Numbers::F32(numbers) => Elements::F32(numbers),
-            Numbers::F64(numbers) => Elements::F64(numbers),
-            Numbers::F16(numbers) => Elements::F16(numbers),
-            Numbers::Bf16(numbers) => Elements::Bf16(numbers),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var, WithDType};
 use candle_nn::VarMap;
-use gradclip_candle::gradclip::{ClipError, Clipper, Outcome, Unscaled};
+use gradclip_candle::gradclip::{Accumulated, ClipError, Clipper, Outcome, Unscaled};
 use gradclip_candle::{ClippedGradients, VarGradients};
 use gradclip_suite::{Adapter, Clipping, NamedTensor, Numbers, StorageType, check};
 
@@ -30,6 +30,46 @@ impl Candle {
             true => tensor.t().unwrap().contiguous().unwrap().t().unwrap(),
             false => tensor,
         }
+    }
+}
+
+/// Variables with the names of the suite.
+struct Vars {
+    map: VarMap,
+    by_name: HashMap<String, Var>,
+}
+
+impl Vars {
+    fn named(&self, gradients: &VarGradients) -> Vec<NamedTensor> {
+        let tensors = gradients.iter();
+        let tensors =
+            tensors.map(|(name, values)| named(name, self.by_name[name].dims(), values.into()));
+        tensors.collect()
+    }
+}
+
+impl Candle {
+    fn vars(&self, tensors: &[NamedTensor]) -> Vars {
+        let map = VarMap::new();
+        let var = |tensor: &NamedTensor| {
+            let parameter = match &tensor.parameter {
+                Some(parameter) => self.tensor(parameter, &tensor.shape),
+                None => self.tensor(&tensor.numbers, &tensor.shape),
+            };
+            (tensor.name.clone(), Var::from_tensor(&parameter).unwrap())
+        };
+        let by_name: HashMap<String, Var> = tensors.iter().map(var).collect();
+        map.data().lock().unwrap().extend(by_name.clone());
+        Vars { map, by_name }
+    }
+
+    fn gradients(&self, vars: &Vars, tensors: &[NamedTensor]) -> GradStore {
+        let mut gradients = GradStore::default();
+        for tensor in tensors {
+            let gradient = self.tensor(&tensor.numbers, &tensor.shape);
+            gradients.insert(&vars.by_name[&tensor.name], gradient);
+        }
+        gradients
     }
 }
 
@@ -68,26 +108,11 @@ impl Adapter for Candle {
         clipper: &mut Clipper,
         tensors: &[NamedTensor],
     ) -> Result<Clipping, ClipError> {
-        let map = VarMap::new();
-        let mut gradients = GradStore::default();
-        let mut vars: HashMap<String, Var> = HashMap::new();
-        for tensor in tensors {
-            let gradient = self.tensor(&tensor.numbers, &tensor.shape);
-            let parameter = match &tensor.parameter {
-                Some(parameter) => self.tensor(parameter, &tensor.shape),
-                None => gradient.zeros_like().unwrap(),
-            };
-            let var = Var::from_tensor(&parameter).unwrap();
-            gradients.insert(&var, gradient);
-            map.data()
-                .lock()
-                .unwrap()
-                .insert(tensor.name.clone(), var.clone());
-            vars.insert(tensor.name.clone(), var);
-        }
+        let vars = self.vars(tensors);
+        let gradients = self.gradients(&vars, tensors);
         let gradients = match tensors.iter().any(|tensor| tensor.parameter.is_some()) {
-            true => VarGradients::collect_with_parameters(gradients, &map),
-            false => VarGradients::collect(gradients, &map),
+            true => VarGradients::collect_with_parameters(gradients, &vars.map),
+            false => VarGradients::collect(gradients, &vars.map),
         };
         Ok(match clipper.clip(Unscaled::single(gradients.unwrap()))? {
             Outcome::Apply(clipped) => {
@@ -95,7 +120,7 @@ impl Adapter for Candle {
                 let report = clipped.report().clone();
                 let store = clipped.into_grad_store().unwrap();
                 assert_eq!(store.get_ids().count(), tensors.len());
-                let tensors = vars.iter().map(|(name, var)| {
+                let tensors = vars.by_name.iter().map(|(name, var)| {
                     let gradient = store.get(var).expect("each variable has a gradient");
                     named(name, gradient.dims(), numbers(gradient))
                 });
@@ -105,17 +130,23 @@ impl Adapter for Candle {
                     may_step: true,
                 }
             }
-            Outcome::Skip { gradients, report } => {
-                let tensors = gradients
-                    .iter()
-                    .map(|(name, values)| named(name, vars[name].dims(), values.into()));
-                Clipping {
-                    tensors: tensors.collect(),
-                    report,
-                    may_step: false,
-                }
-            }
+            Outcome::Skip { gradients, report } => Clipping {
+                tensors: vars.named(&gradients),
+                report,
+                may_step: false,
+            },
         })
+    }
+
+    fn mean(&mut self, micro_batches: &[Vec<NamedTensor>]) -> Vec<NamedTensor> {
+        let vars = self.vars(&micro_batches[0]);
+        let mut collected = micro_batches.iter().map(|tensors| {
+            VarGradients::collect(self.gradients(&vars, tensors), &vars.map).unwrap()
+        });
+        let mut sum = Accumulated::new(collected.next().expect("there is a first one"));
+        collected.for_each(|gradients| sum.add(gradients));
+        let mean = sum.in_one_process().without_loss_scale();
+        vars.named(mean.gradients())
     }
 }
 

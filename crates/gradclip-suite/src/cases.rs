@@ -112,13 +112,13 @@ pub(super) fn all(storage: StorageType) -> Vec<Case> {
 }
 
 /// Makes the cases of one storage type.
-struct Make {
-    storage: StorageType,
+pub(super) struct Make {
+    pub(super) storage: StorageType,
 }
 
 impl Make {
     /// A tensor of one axis.
-    fn vector(&self, name: &str, numbers: &[f64]) -> NamedTensor {
+    pub(super) fn vector(&self, name: &str, numbers: &[f64]) -> NamedTensor {
         self.tensor(name, &[numbers.len()], numbers)
     }
 
@@ -139,7 +139,7 @@ impl Make {
     }
 
     /// The gradients of a model with one axis, two, and three.
-    fn model(&self, size: f64, seed: u64) -> Vec<NamedTensor> {
+    pub(super) fn model(&self, size: f64, seed: u64) -> Vec<NamedTensor> {
         vec![
             self.drawn("layers.1.weight", &[4, 5], size, seed),
             self.drawn("embedding", &[7, 3], size, seed + 1),

@@ -104,7 +104,7 @@ fn tensor_reports(given: &TensorReport, wanted: &TensorReport) -> Result<(), Str
     same("the number of elements", given.elements, wanted.elements)
 }
 
-fn tensors(given: &[NamedTensor], wanted: &[NamedTensor]) -> Result<(), String> {
+pub(super) fn tensors(given: &[NamedTensor], wanted: &[NamedTensor]) -> Result<(), String> {
     let (given, wanted) = (indexed(given)?, indexed(wanted)?);
     let names: BTreeSet<&str> = given.keys().chain(wanted.keys()).copied().collect();
     for name in names {

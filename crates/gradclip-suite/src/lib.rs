@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use gradclip::{
-    AsElements, ClipError, ClipReport, Clipper, Elements, Gradient, Gradients, Outcome, Unscaled,
-    Values,
+    Accumulate, AsElements, ClipError, ClipReport, Clipper, Elements, Gradient, Gradients, Outcome,
+    Unscaled, Values,
 };
 use half::{bf16, f16};
 
@@ -14,6 +14,7 @@ use cases::Case;
 
 mod cases;
 mod compare;
+mod mean;
 mod scan;
 
 pub use scan::check_scan;
@@ -44,6 +45,11 @@ pub trait Adapter {
         clipper: &mut Clipper,
         tensors: &[NamedTensor],
     ) -> Result<Clipping, ClipError>;
+
+    /// Turns the tensors of each micro-batch into gradients of the library, adds them by
+    /// [`gradclip::Accumulated`], and gives back their mean
+    /// ([`without_loss_scale`](gradclip::Reduced::without_loss_scale)), in any order.
+    fn mean(&mut self, micro_batches: &[Vec<NamedTensor>]) -> Vec<NamedTensor>;
 }
 
 /// What came of one step.
@@ -199,6 +205,8 @@ fn find_difference(adapter: &mut dyn Adapter) -> Result<(), String> {
         return Err("it names no storage type".into());
     }
     for storage in storage_types {
+        mean::find_difference(adapter, storage)
+            .map_err(|problem| format!("the mean of micro-batches in {storage}, {problem}"))?;
         for case in cases::all(storage) {
             if case.shapes().all(|shape| adapter.has_shape(shape)) {
                 run(&case, adapter).map_err(|problem| {
@@ -270,7 +278,20 @@ fn visiting_order(
 }
 
 /// The tensors themselves are the gradients: what adapters are compared with.
+#[derive(Clone, Debug)]
 struct Plain(Vec<NamedTensor>);
+
+impl Accumulate for Plain {
+    fn visit_pairs(
+        &mut self,
+        Plain(other): Plain,
+        visitor: &mut dyn FnMut(Elements<'_>, Elements<'_>),
+    ) {
+        for (sum, mut term) in self.0.iter_mut().zip(other) {
+            visitor(sum.numbers.as_elements(), term.numbers.as_elements());
+        }
+    }
+}
 
 impl Gradients for Plain {
     fn visit(&mut self, visitor: &mut dyn FnMut(Gradient<'_>)) {

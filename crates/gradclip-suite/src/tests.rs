@@ -1,6 +1,6 @@
 //! That the suite passes what is right and refuses what is wrong.
 
-use gradclip::{ClipAction, ClipError, ClipPolicy, Clipper, PolicyError};
+use gradclip::{AsElements, ClipAction, ClipError, ClipPolicy, Clipper, PolicyError};
 use half::{bf16, f16};
 
 use super::{Adapter, Clipping, NamedTensor, Numbers, StorageType, cases, clip_plain};
@@ -9,6 +9,15 @@ use super::{Adapter, Clipping, NamedTensor, Numbers, StorageType, cases, clip_pl
 struct Tampered<Before, After> {
     before: Before,
     after: After,
+}
+
+/// That of an adapter with nothing wrong about accumulating.
+macro_rules! plain_mean {
+    () => {
+        fn mean(&mut self, micro_batches: &[Vec<NamedTensor>]) -> Vec<NamedTensor> {
+            super::mean::plain(micro_batches)
+        }
+    };
 }
 
 impl<Before, After> Adapter for Tampered<Before, After>
@@ -37,6 +46,8 @@ where
         (self.after)(&mut clipping, tensors);
         Ok(clipping)
     }
+
+    plain_mean!();
 }
 
 #[track_caller]
@@ -104,6 +115,7 @@ fn an_adapter_without_storage_types_is_refused() {
         fn clip(&mut self, _: &mut Clipper, _: &[NamedTensor]) -> Result<Clipping, ClipError> {
             unreachable!("there is nothing to clip")
         }
+        plain_mean!();
     }
     assert!(super::find_difference(&mut Nothing).is_err());
 }
@@ -274,12 +286,43 @@ fn clipping_twice_is_refused() {
             let _ = clip_plain(clipper, tensors.to_vec())?;
             clip_plain(clipper, tensors.to_vec())
         }
+        plain_mean!();
     }
     let problem = super::find_difference(&mut Twice).unwrap_err();
     assert!(
         problem.contains("the clipper learned something else"),
         "{problem}"
     );
+}
+
+#[test]
+fn adding_half_precision_in_its_own_type_is_refused() {
+    struct Narrow(StorageType);
+    impl Adapter for Narrow {
+        fn storage_types(&self) -> Vec<StorageType> {
+            vec![self.0]
+        }
+        fn clip(&mut self, _: &mut Clipper, _: &[NamedTensor]) -> Result<Clipping, ClipError> {
+            unreachable!("the mean is looked at first")
+        }
+        fn mean(&mut self, micro_batches: &[Vec<NamedTensor>]) -> Vec<NamedTensor> {
+            let mut sums = micro_batches[0].clone();
+            for micro_batch in &micro_batches[1..] {
+                for (sum, term) in sums.iter_mut().zip(micro_batch) {
+                    let mut term = term.numbers.clone();
+                    sum.numbers.as_elements().add(&term.as_elements());
+                }
+            }
+            let factor = 1.0 / micro_batches.len() as f64;
+            sums.iter_mut()
+                .for_each(|sum| sum.numbers.as_elements().scale(factor));
+            sums
+        }
+    }
+    let problem = super::find_difference(&mut Narrow(StorageType::Bf16)).unwrap_err();
+    assert!(problem.contains("512 ones"), "{problem}");
+    let problem = super::find_difference(&mut Narrow(StorageType::F16)).unwrap_err();
+    assert!(problem.contains("above the largest f16"), "{problem}");
 }
 
 #[test]

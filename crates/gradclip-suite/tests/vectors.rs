@@ -1,6 +1,9 @@
 //! The suite over what needs no tensor library: named vectors.
 
-use gradclip::{ClipError, Clipper, Gradient, Gradients, Outcome, Unscaled};
+use gradclip::{
+    Accumulate, Accumulated, AsElements, ClipError, Clipper, Elements, Gradient, Gradients,
+    Outcome, Unscaled,
+};
 use gradclip_suite::{Adapter, Clipping, NamedTensor, Numbers, StorageType, check};
 
 /// A map of vectors, which has the order of the names. Their scaling is deferred, and done at the
@@ -32,6 +35,21 @@ impl Gradients for Tensors {
     }
 }
 
+impl Accumulate for Tensors {
+    fn visit_pairs(&mut self, other: Tensors, visitor: &mut dyn FnMut(Elements<'_>, Elements<'_>)) {
+        for (sum, mut term) in self.0.values_mut().zip(other.0.into_values()) {
+            visitor(sum.numbers.as_elements(), term.numbers.as_elements());
+        }
+    }
+}
+
+fn tensors(tensors: &[NamedTensor]) -> Tensors {
+    let named = tensors
+        .iter()
+        .map(|tensor| (tensor.name.clone(), tensor.clone()));
+    Tensors(named.collect())
+}
+
 impl Adapter for Vectors {
     fn storage_types(&self) -> Vec<StorageType> {
         [
@@ -48,10 +66,7 @@ impl Adapter for Vectors {
         clipper: &mut Clipper,
         tensors: &[NamedTensor],
     ) -> Result<Clipping, ClipError> {
-        let named = tensors
-            .iter()
-            .map(|tensor| (tensor.name.clone(), tensor.clone()));
-        let unscaled = Unscaled::single(Tensors(named.collect()));
+        let unscaled = Unscaled::single(self::tensors(tensors));
         let outcome = match self.defer {
             true => match clipper.clip_deferred(unscaled, None)? {
                 Outcome::Apply(deferred) => Outcome::Apply(deferred.scale()),
@@ -71,6 +86,14 @@ impl Adapter for Vectors {
             report,
             may_step,
         })
+    }
+
+    fn mean(&mut self, micro_batches: &[Vec<NamedTensor>]) -> Vec<NamedTensor> {
+        let mut micro_batches = micro_batches.iter().map(|each| tensors(each));
+        let mut sum = Accumulated::new(micro_batches.next().expect("there is a first one"));
+        micro_batches.for_each(|micro_batch| sum.add(micro_batch));
+        let mean = sum.in_one_process().without_loss_scale();
+        mean.gradients().0.values().cloned().collect()
     }
 }
 

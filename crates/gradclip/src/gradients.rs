@@ -50,14 +50,16 @@ pub trait Gradients {
     }
 }
 
-/// Gradients that those of another micro-batch can be added to.
+/// Gradients that those of another micro-batch can be added to, by [`Accumulated`](crate::Accumulated).
 pub trait Accumulate: Gradients {
-    /// Adds `other`, element by element, in the storage type.
+    /// Hands the elements of each tensor, in the order of [`visit`](Gradients::visit), to `visitor`
+    /// together with those of the same tensor of `other`. What the visitor writes into the first must
+    /// be visible to the next visit.
     ///
     /// # Panics
     ///
     /// If the two do not hold the same tensors.
-    fn add(&mut self, other: Self);
+    fn visit_pairs(&mut self, other: Self, visitor: &mut dyn FnMut(Elements<'_>, Elements<'_>));
 }
 
 /// One gradient tensor of a visit: a name and elements, and what some rules ask for besides.
@@ -201,7 +203,7 @@ impl<Name: AsRef<str>, Numbers: AsElements> Gradients for BTreeMap<Name, Numbers
 }
 
 impl<Name: AsRef<str>, Numbers: AsElements> Accumulate for Vec<(Name, Numbers)> {
-    fn add(&mut self, other: Self) {
+    fn visit_pairs(&mut self, other: Self, visitor: &mut dyn FnMut(Elements<'_>, Elements<'_>)) {
         assert_eq!(self.len(), other.len(), "gradients of other tensors");
         for ((name, sum), (other_name, mut term)) in self.iter_mut().zip(other) {
             assert_eq!(
@@ -209,13 +211,13 @@ impl<Name: AsRef<str>, Numbers: AsElements> Accumulate for Vec<(Name, Numbers)> 
                 other_name.as_ref(),
                 "gradients of other tensors"
             );
-            sum.as_elements().add(&term.as_elements());
+            visitor(sum.as_elements(), term.as_elements());
         }
     }
 }
 
 impl<Name: AsRef<str> + Ord, Numbers: AsElements> Accumulate for BTreeMap<Name, Numbers> {
-    fn add(&mut self, other: Self) {
+    fn visit_pairs(&mut self, other: Self, visitor: &mut dyn FnMut(Elements<'_>, Elements<'_>)) {
         assert_eq!(self.len(), other.len(), "gradients of other tensors");
         for ((name, sum), (other_name, mut term)) in self.iter_mut().zip(other) {
             assert_eq!(
@@ -223,7 +225,7 @@ impl<Name: AsRef<str> + Ord, Numbers: AsElements> Accumulate for BTreeMap<Name, 
                 other_name.as_ref(),
                 "gradients of other tensors"
             );
-            sum.as_elements().add(&term.as_elements());
+            visitor(sum.as_elements(), term.as_elements());
         }
     }
 }

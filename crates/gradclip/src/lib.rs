@@ -12,6 +12,7 @@ extern crate alloc;
 // caller has to implement. `detector` is the memory of the rules that learn, and `state` turns it
 // into numbers. `replay` asks what another policy would have done with the norms of a run, and `adam`
 // holds the rules that work inside Adam.
+mod accumulate;
 mod adam;
 mod apply;
 mod blocks;

@@ -2,6 +2,7 @@
 
 use core::fmt;
 
+use crate::accumulate::WideSums;
 use crate::gradients::{Accumulate, Gradients};
 
 /// The sum of the gradients of micro-batches, of one process, perhaps times a loss scale.
@@ -58,6 +59,7 @@ use crate::gradients::{Accumulate, Gradients};
 #[must_use = "accumulated gradients are on their way to a clipper"]
 pub struct Accumulated<G> {
     gradients: G,
+    wide: WideSums,
     micro_batches: u32,
 }
 
@@ -66,11 +68,27 @@ impl<G: Gradients> Accumulated<G> {
     pub fn new(gradients: G) -> Accumulated<G> {
         Accumulated {
             gradients,
+            wide: WideSums::default(),
             micro_batches: 1,
         }
     }
 
-    /// Adds the gradients of another micro-batch of the same model.
+    /// Adds the gradients of another micro-batch of the same model: `f32` and `f64` in their own
+    /// type, `f16` and `bf16` in `f32`, in memory of their own. Only the mean is rounded to half
+    /// precision.
+    ///
+    /// ```
+    /// # #[cfg(feature = "half")] {
+    /// use gradclip::Accumulated;
+    /// use half::f16;
+    ///
+    /// let micro_batch = || vec![("weight", vec![f16::from_f32(40_000.0)])];
+    /// let mut gradients = Accumulated::new(micro_batch());
+    /// gradients.add(micro_batch());
+    /// let mean = gradients.in_one_process().without_loss_scale();
+    /// assert_eq!(mean.gradients(), &micro_batch());
+    /// # }
+    /// ```
     ///
     /// # Panics
     ///
@@ -79,7 +97,7 @@ impl<G: Gradients> Accumulated<G> {
     where
         G: Accumulate,
     {
-        self.gradients.add(gradients);
+        self.wide.add(&mut self.gradients, gradients);
         self.micro_batches += 1;
     }
 
@@ -87,16 +105,20 @@ impl<G: Gradients> Accumulated<G> {
     pub fn in_one_process(self) -> Reduced<G> {
         let Accumulated {
             gradients,
+            wide,
             micro_batches,
         } = self;
         Reduced {
             gradients,
+            wide,
             micro_batches,
         }
     }
 
-    /// Exchanges gradients with the other processes: `all_reduce` leaves in each of them the mean
-    /// over all, or of a sharded model what makes the norm of each process that of the whole.
+    /// Exchanges gradients with the other processes. `all_reduce` gets the mean over the
+    /// micro-batches, perhaps still times the loss scale, and leaves in each process the mean over all
+    /// processes; the shard of a sharded model is exchanged for gradients that give the norm of the
+    /// whole model.
     ///
     /// # Errors
     ///
@@ -105,18 +127,18 @@ impl<G: Gradients> Accumulated<G> {
         self,
         all_reduce: impl FnOnce(&mut G) -> Result<(), E>,
     ) -> Result<Reduced<G>, E> {
-        let mut reduced = self.in_one_process();
-        all_reduce(&mut reduced.gradients)?;
-        Ok(reduced)
+        let Unscaled { mut gradients } = self.in_one_process().divided_by(1.0);
+        all_reduce(&mut gradients)?;
+        Ok(Accumulated::new(gradients).in_one_process())
     }
 }
 
-/// The sum of the gradients of micro-batches, the same in all processes, perhaps times a loss
-/// scale. See [`Accumulated`].
+/// Gradients that are the same in all processes, perhaps times a loss scale. See [`Accumulated`].
 #[derive(Clone, Debug, PartialEq)]
 #[must_use = "reduced gradients are on their way to a clipper"]
 pub struct Reduced<G> {
     gradients: G,
+    wide: WideSums,
     micro_batches: u32,
 }
 
@@ -142,10 +164,7 @@ impl<G: Gradients> Reduced<G> {
 
     fn divided_by(mut self, loss_scale: f64) -> Unscaled<G> {
         let divisor = loss_scale * f64::from(self.micro_batches);
-        if divisor != 1.0 {
-            self.gradients
-                .visit(&mut |mut gradient| gradient.elements_mut().divide(divisor));
-        }
+        self.wide.divide_into(&mut self.gradients, divisor);
         Unscaled {
             gradients: self.gradients,
         }

@@ -1,5 +1,6 @@
 //! The integration tests of `gradclip`, as one binary.
 
+mod accumulate;
 mod bits;
 mod deferred;
 mod detectors;
