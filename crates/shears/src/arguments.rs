@@ -13,7 +13,9 @@ use shears_train::{ClipPolicy, NonFinite, OptimizerKind, Preset, ScheduleKind};
 
 use crate::settings::checked;
 
+use crate::commands::RunArgument;
 use crate::commands::clip::ClipArguments;
+use crate::commands::compare::CompareArguments;
 use crate::commands::dash::DashArguments;
 use crate::commands::export::ExportArguments;
 use crate::commands::inspect::InspectArguments;
@@ -43,9 +45,9 @@ const EXAMPLES: &str = "Examples:
   shears train book.txt --preset gru-128        train a GRU on a book
   shears train notes/ --tokenizer bpe:2000      a folder, with a trained BPE tokenizer
   shears train book.txt --clip global-norm:1    another clipping threshold
-  shears train --resume runs/lstm-128-20260101-120000
-  shears generate runs/lstm-128-20260101-120000 --prompt 'Once upon'
-  shears inspect runs/lstm-128-20260101-120000
+  shears train --resume                         go on with the newest run
+  shears generate --prompt 'Once upon'          write with it
+  shears inspect runs/lstm-128-20260101-120000  look at an older one
 
 Exit codes:
   0 done   1 failed   2 misuse
@@ -60,6 +62,7 @@ pub(crate) enum Command {
     Inspect(InspectArguments),
     Replay(ReplayArguments),
     Dash(DashArguments),
+    Compare(CompareArguments),
     Sweep(SweepArguments),
     Export(ExportArguments),
     Clip(ClipArguments),
@@ -343,10 +346,11 @@ pub(crate) struct TrainArguments {
 
     /// Go on with a run, bit for bit, from its newest whole checkpoint
     ///
-    /// The run's settings stay as they are: one that is given and differs is refused.
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = RUN)]
+    /// Without DIR, the newest run in runs/. The run's settings stay as they are: one that is given and
+    /// differs is refused.
+    #[arg(long, value_name = "DIR", num_args = 0..=1, value_hint = ValueHint::DirPath, help_heading = RUN)]
     #[serde(skip)]
-    pub(crate) resume: Option<PathBuf>,
+    pub(crate) resume: Option<Option<PathBuf>>,
 
     /// Print one JSON object a line instead of text
     #[arg(long, help_heading = OUTPUT)]
@@ -392,9 +396,8 @@ const TRAIN_EXAMPLES: &str = "Examples:
 #[derive(Args, Debug)]
 #[command(after_long_help = GENERATE_EXAMPLES)]
 pub(crate) struct GenerateArguments {
-    /// Folder of the run
-    #[arg(value_hint = ValueHint::DirPath)]
-    pub(crate) run: PathBuf,
+    #[command(flatten)]
+    pub(crate) run: RunArgument,
 
     /// Text to go on from; `-` reads it from standard input [default: a new line]
     #[arg(long, value_name = "TEXT")]

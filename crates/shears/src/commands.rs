@@ -2,6 +2,7 @@
 
 pub(crate) mod bench;
 pub(crate) mod clip;
+pub(crate) mod compare;
 pub(crate) mod dash;
 pub(crate) mod eval;
 pub(crate) mod export;
@@ -11,7 +12,58 @@ pub(crate) mod replay;
 pub(crate) mod sweep;
 pub(crate) mod train;
 
+use std::fs;
+use std::path::PathBuf;
+
+use clap::{Args, ValueHint};
+use shears_train::RunFolder;
+
 use crate::exit::Misuse;
+use crate::output::complain;
+
+/// Where runs are, unless somebody says otherwise.
+pub(crate) const RUNS: &str = "runs";
+
+/// The run that a command is about.
+#[derive(Args, Debug)]
+pub(crate) struct RunArgument {
+    /// Folder of the run [default: the newest in runs/]
+    #[arg(value_name = "RUN", value_hint = ValueHint::DirPath)]
+    run: Option<PathBuf>,
+}
+
+impl RunArgument {
+    /// Opens it to read it.
+    pub(crate) fn open(&self) -> anyhow::Result<RunFolder> {
+        let path = self.run.clone().map_or_else(newest_run, Ok)?;
+        Ok(RunFolder::open_to_read(&path)?)
+    }
+}
+
+/// The run in [`RUNS`] that was started last; which one that is, is said.
+pub(crate) fn newest_run() -> Result<PathBuf, Misuse> {
+    let entries = fs::read_dir(RUNS).into_iter().flatten().flatten();
+    let started = entries.filter_map(|entry| {
+        // The plan is written when a run starts, and never again.
+        let plan = entry.path().join("plan.toml").metadata();
+        Some((plan.ok()?.modified().ok()?, entry.path()))
+    });
+    let (_, run) = started.max().ok_or_else(|| {
+        Misuse(format!(
+            "there is no run in {RUNS}/ yet; `shears train` starts one, or name the folder of another"
+        ))
+    })?;
+    complain!("shears: the newest run is {}", run.display());
+    Ok(run)
+}
+
+/// That there is nothing in a run's log to do something with.
+pub(crate) fn nothing_recorded(run: &RunFolder, what: &str) -> Misuse {
+    let run = run.path().display();
+    Misuse(format!(
+        "{run}: no step is recorded, so there is nothing to {what}"
+    ))
+}
 
 /// For clap: the old name of a flag, which says the new one.
 pub(crate) fn renamed(now: &'static str) -> impl Fn(&str) -> Result<String, String> + Clone {

@@ -9,8 +9,10 @@ mod words;
 
 use std::path::Path;
 
+use anyhow::Context;
 use shears_train::{ClipPolicy, Plan};
 
+use crate::exit::Misuse;
 use crate::new_file;
 use crate::output::say;
 pub(crate) use results::Outcome;
@@ -29,6 +31,22 @@ pub(crate) fn settings(plan: &Plan) -> String {
         "{} ({}), {} steps of {} × {} tokens, {}",
         plan.preset, plan.model, plan.steps, plan.batch, plan.window, plan.optimizer
     )
+}
+
+/// Refuses a folder for a report that holds something else: it is empty, or has one of these files.
+pub(crate) fn check_folder(out: &Path, marks: &[&str]) -> Result<(), Misuse> {
+    let shown = out.display();
+    if out.exists() && !out.is_dir() {
+        return Err(Misuse(format!("--out {shown}: is no folder")));
+    }
+    let empty = out.read_dir().is_ok_and(|mut all| all.next().is_none());
+    let marked = marks.iter().any(|mark| out.join(mark).is_file());
+    match !out.exists() || empty || marked {
+        true => Ok(()),
+        false => Err(Misuse(format!(
+            "{shown} holds something else; choose another --out"
+        ))),
+    }
 }
 
 /// Runs that are compared, from their event logs alone.
@@ -93,8 +111,9 @@ impl Report {
         Ok(serde_json::to_string_pretty(&self.findings)?)
     }
 
-    /// Writes report.html, its pictures as SVG, and report.json into a folder, and says so.
+    /// Writes report.html, its pictures as SVG, and report.json into a folder.
     pub(crate) fn write(&self, out: &Path) -> anyhow::Result<()> {
+        std::fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
         let pictures = plots::draw(&self.comparison, &self.findings)?;
         let write = |name: &str, text: &str| new_file::write(&out.join(name), text, true);
         for picture in &pictures {
@@ -103,7 +122,6 @@ impl Report {
         write("report.json", &self.json()?)?;
         let html = page::html(&self.comparison.about, &self.findings, &pictures);
         write("report.html", &html)?;
-        say!("report: {}", out.join("report.html").display());
         Ok(())
     }
 }

@@ -44,6 +44,7 @@ fn main() -> ExitCode {
         Command::Dash(arguments) => commands::dash::run(&arguments),
         Command::Bench(arguments) => commands::bench::run(*arguments),
         Command::Clip(arguments) => commands::clip::run(&arguments),
+        Command::Compare(arguments) => commands::compare::run(&arguments),
         Command::Sweep(arguments) => commands::sweep::run(&arguments),
         Command::Replay(arguments) => commands::replay::run(&arguments),
         Command::Export(arguments) => commands::export::run(&arguments),

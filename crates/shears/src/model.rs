@@ -1,6 +1,6 @@
 //! From a plan to one of the four models, and from a run to a trained one.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context;
 use burn::tensor::Device;
@@ -55,9 +55,8 @@ pub(crate) struct Trained {
 }
 
 impl Trained {
-    /// Opens a run: `which` is `best`, `last`, or the number of a step.
-    pub(crate) fn open(run: &Path, which: &str) -> anyhow::Result<Self> {
-        let run = RunFolder::open_to_read(run)?;
+    /// Reads a run: `which` is `best`, `last`, or the number of a step.
+    pub(crate) fn open(run: RunFolder, which: &str) -> anyhow::Result<Self> {
         let (path, parameters) = parameters_of(&run, which)?;
         Ok(Trained {
             plan: run.plan()?,

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
 
+use crate::commands::RunArgument;
+
 /// Measure a trained model on a text
 ///
 /// Every token but the first is predicted once. Recurrent models read up to 32 parts of the text at the
@@ -12,9 +14,8 @@ use clap::{Args, ValueHint};
 /// character and perplexity.
 #[derive(Args, Debug)]
 pub(crate) struct EvalArguments {
-    /// Folder of the run
-    #[arg(value_hint = ValueHint::DirPath)]
-    pub(crate) run: PathBuf,
+    #[command(flatten)]
+    pub(crate) run: RunArgument,
 
     /// Text to measure on [default: the run's validation text]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]

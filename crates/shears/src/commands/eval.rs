@@ -14,7 +14,7 @@ use crate::output::say;
 
 pub(crate) fn run(arguments: &EvalArguments) -> anyhow::Result<ExitCode> {
     super::set_threads(arguments.threads)?;
-    let trained = Trained::open(&arguments.run, &arguments.checkpoint)?;
+    let trained = Trained::open(arguments.run.open()?, &arguments.checkpoint)?;
     let (tokens, characters): (Arc<[u32]>, usize) = match &arguments.data {
         Some(path) => {
             let corpus = Corpus::load(&Source::Files(vec![path.clone()]))?;

@@ -8,8 +8,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use shears_train::RunFolder;
 
+use super::RunArgument;
 use crate::exit::Misuse;
 use crate::new_file::{self, NewFile};
 use clap::{Args, ValueEnum, ValueHint};
@@ -27,9 +27,8 @@ use std::path::PathBuf;
 #[derive(Args, Debug)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct ExportArguments {
-    /// Folder of the run
-    #[arg(value_hint = ValueHint::DirPath)]
-    pub(crate) run: PathBuf,
+    #[command(flatten)]
+    pub(crate) run: RunArgument,
 
     /// What to write [default: by the ending of --out, else csv]
     #[arg(long, value_name = "FORMAT")]
@@ -62,7 +61,7 @@ const EXAMPLES: &str = "Examples:
   shears export runs/mine --out steps.parquet --tensors";
 
 pub(crate) fn run(arguments: &ExportArguments) -> anyhow::Result<ExitCode> {
-    let run = RunFolder::open_to_read(&arguments.run)?;
+    let run = arguments.run.open()?;
     let format = format(arguments)?;
     if let Some(out) = &arguments.out {
         new_file::check(out, arguments.force)?;
@@ -70,9 +69,7 @@ pub(crate) fn run(arguments: &ExportArguments) -> anyhow::Result<ExitCode> {
     let events = run.events()?;
     let rows = rows(&events);
     if rows.is_empty() {
-        let run = run.path().display();
-        let problem = format!("{run}: no step is recorded, so there is nothing to export");
-        return Err(Misuse(problem).into());
+        return Err(super::nothing_recorded(&run, "export").into());
     }
     let columns = columns(&rows, arguments.tensors);
     match &arguments.out {

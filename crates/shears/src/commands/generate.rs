@@ -35,7 +35,7 @@ pub(crate) fn run(arguments: &GenerateArguments) -> anyhow::Result<ExitCode> {
         None => String::new(),
     };
     super::set_threads(arguments.threads)?;
-    let trained = Trained::open(&arguments.run, &arguments.checkpoint)?;
+    let trained = Trained::open(arguments.run.open()?, &arguments.checkpoint)?;
     let work = Generate {
         arguments,
         settings,

@@ -8,17 +8,17 @@ use shears_data::Tokenizer;
 use shears_model::{LanguageModel, ParameterInfo, parameters};
 use shears_train::{Event, Plan, RunFolder};
 
+use super::RunArgument;
 use crate::model::{Work, device, with_model};
 use crate::output::say;
 use crate::report;
-use clap::{Args, ValueHint};
+use clap::Args;
 
 /// Show a run: settings, history, checkpoints, verdict on its clipping, advice for the next one
 #[derive(Args, Debug)]
 pub(crate) struct InspectArguments {
-    /// Folder of the run
-    #[arg(value_hint = ValueHint::DirPath)]
-    pub(crate) run: PathBuf,
+    #[command(flatten)]
+    pub(crate) run: RunArgument,
 
     /// Print one JSON object
     #[arg(long)]
@@ -26,7 +26,7 @@ pub(crate) struct InspectArguments {
 }
 
 pub(crate) fn run(arguments: &InspectArguments) -> anyhow::Result<ExitCode> {
-    let run = RunFolder::open_to_read(&arguments.run)?;
+    let run = arguments.run.open()?;
     let plan = run.plan()?;
     let tokenizer = run.tokenizer()?;
     let events = run.events()?;

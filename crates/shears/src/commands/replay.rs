@@ -12,9 +12,9 @@ use gradclip::NormOrder;
 use gradclip_judge::{RecordedStep, Replay};
 use serde_json::{Value, json};
 use shears_model::{LanguageModel, ParameterInfo, parameters};
-use shears_train::{ClipPolicy, Event, Plan, RunFolder, StepEvent, read_events};
+use shears_train::{ClipPolicy, Event, Plan, RunFolder, StepEvent};
 
-use super::renamed;
+use super::{RunArgument, renamed};
 use crate::chart::{self, Chart, Curve};
 use crate::exit::Misuse;
 use crate::model::{Work, device, with_model};
@@ -54,9 +54,8 @@ const LABELS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
 #[derive(Args, Debug)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct ReplayArguments {
-    /// Folder of the run
-    #[arg(value_hint = ValueHint::DirPath)]
-    pub(crate) run: PathBuf,
+    #[command(flatten)]
+    pub(crate) run: RunArgument,
 
     /// Policy to show the run's gradients to, as for `train --clip`; can be given several times
     #[arg(long = "clip", value_name = "POLICY", required = true, value_parser = checked::<ClipPolicy>)]
@@ -82,7 +81,7 @@ const EXAMPLES: &str = "Examples:
   shears replay runs/mine --clip autoclip:10 --clip skip:6+global-norm:1 --plot replay.svg";
 
 pub(crate) fn run(arguments: &ReplayArguments) -> anyhow::Result<ExitCode> {
-    let run = RunFolder::open_to_read(&arguments.run)?;
+    let run = arguments.run.open()?;
     let plan = run.plan()?;
     let policies = policies(arguments)?;
     check_order(&run, &plan)?;
@@ -253,12 +252,8 @@ impl Replayed {
 
 /// The steps of a run, of which there must be one.
 fn step_events(run: &RunFolder) -> anyhow::Result<Vec<StepEvent>> {
-    let path = run.events_path();
-    let events = match path.exists() {
-        true => read_events(&path)?,
-        false => Vec::new(),
-    };
-    let steps: Vec<StepEvent> = events
+    let steps: Vec<StepEvent> = run
+        .events()?
         .into_iter()
         .filter_map(|event| match event {
             Event::Step(step) => Some(step),
@@ -267,13 +262,7 @@ fn step_events(run: &RunFolder) -> anyhow::Result<Vec<StepEvent>> {
         .collect();
     match steps.is_empty() {
         false => Ok(steps),
-        true => {
-            let run = run.path().display();
-            Err(Misuse(format!(
-                "{run}: no step is recorded, so there is nothing to replay"
-            ))
-            .into())
-        }
+        true => Err(super::nothing_recorded(run, "replay").into()),
     }
 }
 

@@ -89,7 +89,7 @@ const EXAMPLES: &str = "Examples:
 
 pub(crate) fn run(arguments: &SweepArguments) -> anyhow::Result<ExitCode> {
     let mut grid = Grid::new(arguments)?;
-    grid::check_folder(&arguments.out)?;
+    comparison::check_folder(&arguments.out, &[grid::MARK, grid::OLD_MARK])?;
     let threads = super::set_threads(arguments.threads)?;
     let corpora = load_corpora(&grid.cells[0].plan, None, grid.tokenizer()?)?;
     grid.identify(&corpora);
@@ -296,5 +296,6 @@ fn conclude(grid: &Grid, out: &Path) -> anyhow::Result<ExitCode> {
     });
     report.print();
     report.write(out)?;
+    say!("report: {}", out.join("report.html").display());
     Ok(ExitCode::SUCCESS)
 }

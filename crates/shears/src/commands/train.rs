@@ -36,7 +36,8 @@ pub(crate) fn run(arguments: TrainArguments) -> anyhow::Result<ExitCode> {
     // Before the text is read: training a tokenizer computes in parallel, too.
     let threads = super::set_threads(arguments.threads)?;
     let job = match &arguments.resume {
-        Some(folder) => resume(&arguments, folder, show)?,
+        Some(Some(folder)) => resume(&arguments, folder, show)?,
+        Some(None) => resume(&arguments, &super::newest_run()?, show)?,
         None => start(&arguments)?,
     };
     let device = device(&job.plan.device).autodiff();
@@ -162,7 +163,7 @@ pub(super) fn newest_checkpoint(
 
 fn default_folder(plan: &Plan) -> PathBuf {
     let time = jiff::Zoned::now().strftime("%Y%m%d-%H%M%S");
-    let base = PathBuf::from("runs").join(format!("{}-{time}", plan.preset));
+    let base = PathBuf::from(super::RUNS).join(format!("{}-{time}", plan.preset));
     // Two runs may start in the same second.
     let numbered = (2..).map(|number| PathBuf::from(format!("{}-{number}", base.display())));
     let mut candidates = std::iter::once(base.clone()).chain(numbered);

@@ -17,7 +17,7 @@ const SPIKE_WARMUP: usize = 50;
 /// The columns of a run that are compared; a number that is not finite is NaN.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
-    pub(super) loss: Vec<f64>,
+    pub(crate) loss: Vec<f64>,
     pub(super) norm: Vec<f64>,
     pub(super) threshold: Vec<Option<f64>>,
     pub(super) coefficient: Vec<f64>,
@@ -27,10 +27,10 @@ pub(crate) struct Outcome {
     /// The norm of each layer's gradient.
     pub(super) layers: BTreeMap<String, Vec<f64>>,
     /// Step and loss.
-    pub(super) evaluations: Vec<(u64, f64)>,
+    pub(crate) evaluations: Vec<(u64, f64)>,
     /// How gradients flowed back in time, from the first to the last time that it was measured.
     pub(super) time_flows: Vec<TimeFlow>,
-    pub(super) end: Option<EndReason>,
+    pub(crate) end: Option<EndReason>,
 }
 
 impl Outcome {
@@ -72,6 +72,30 @@ impl Outcome {
             norms.resize(outcome.loss.len(), f64::NAN);
         }
         outcome
+    }
+
+    /// Leaves the first steps, and of the evaluations those up to the step of one.
+    pub(crate) fn cut(&mut self, steps: usize, evaluation: u64) {
+        if self.loss.len() > steps {
+            // It came farther than this, whatever happened later.
+            self.end = None;
+        }
+        for column in [
+            &mut self.loss,
+            &mut self.norm,
+            &mut self.coefficient,
+            &mut self.cosine,
+        ] {
+            column.truncate(steps);
+        }
+        self.threshold.truncate(steps);
+        self.clipped.truncate(steps);
+        self.skipped.truncate(steps);
+        for norms in self.layers.values_mut() {
+            norms.truncate(steps);
+        }
+        self.evaluations.retain(|(step, _)| *step <= evaluation);
+        self.time_flows.retain(|flow| flow.step <= steps as u64);
     }
 
     /// Whether training did not break off, and has a loss below the one that it began with.

@@ -304,6 +304,7 @@ fn help_and_completions() {
         "bench",
         "clip",
         "replay",
+        "compare",
         "sweep",
         "export",
         "dash",

@@ -184,3 +184,16 @@ fn a_sweep_that_cannot_be_leaves_nothing() {
         format!("sweep {SMALL} --clip none --lr 0.05,0.1 --set schedule=cosine --set min-lr=0.01");
     scratch.run(&grid).succeeded();
 }
+
+#[test]
+fn a_folder_of_the_old_name_goes_on() {
+    let scratch = Scratch::new();
+    let sweep = format!("sweep {SMALL} --clip none");
+    scratch.run(&sweep).succeeded();
+    let log = "grid/runs/none_lr-0.002_seed-1/events.jsonl";
+    let before = scratch.read(log);
+    let [old, new] = ["compare", "sweep"].map(|mark| scratch.path(format!("grid/{mark}.toml")));
+    std::fs::rename(new, old).unwrap();
+    scratch.run(&sweep).succeeded();
+    assert_eq!(scratch.read(log), before);
+}

@@ -15,9 +15,9 @@ use crate::new_file;
 use crate::settings;
 
 /// The file that makes a folder one of a sweep.
-const MARK: &str = "sweep.toml";
+pub(super) const MARK: &str = "sweep.toml";
 /// What it was called before.
-const OLD_MARK: &str = "compare.toml";
+pub(super) const OLD_MARK: &str = "compare.toml";
 
 /// One run of the grid.
 #[derive(Clone, Debug)]
@@ -192,20 +192,4 @@ fn name(policy: &str, lr: f64, seed: u64) -> String {
     };
     let policy: String = policy.chars().map(plain).collect();
     format!("{policy}_lr-{lr}_seed-{seed}")
-}
-
-/// Refuses a folder that holds something else than a sweep.
-pub(super) fn check_folder(out: &Path) -> Result<(), Misuse> {
-    let shown = out.display();
-    if out.exists() && !out.is_dir() {
-        return Err(Misuse(format!("--out {shown}: is no folder")));
-    }
-    let empty = out.read_dir().is_ok_and(|mut all| all.next().is_none());
-    let marked = [MARK, OLD_MARK].iter().any(|mark| out.join(mark).is_file());
-    match !out.exists() || empty || marked {
-        true => Ok(()),
-        false => Err(Misuse(format!(
-            "{shown} holds something else; choose another --out"
-        ))),
-    }
 }

@@ -1,0 +1,264 @@
+//! `shears compare`: runs that exist beside each other.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, ValueHint};
+use shears_train::{EndReason, Plan, RunFolder, compare_plans};
+
+use crate::comparison::{
+    self, Comparison, MOST_VARIANTS, Outcome, Report, Run, SAME_START, Variant, check_folder,
+};
+use crate::exit::Misuse;
+use crate::output::{print_result, say};
+
+/// Compare runs that exist, with the report of `shears sweep`
+///
+/// Nothing is trained. Runs with the same clipping policy and learning rate count as seeds of one
+/// another; other settings in which runs differ, such as the optimizer, stand beside the policy. Runs
+/// that did not end alike are compared over the steps that all of them have. Refused are runs on
+/// different text or with different tokens, because their losses are of different things.
+#[derive(Args, Debug)]
+#[command(after_long_help = EXAMPLES)]
+pub(crate) struct CompareArguments {
+    /// Folders of the runs
+    #[arg(required = true, num_args = 2.., value_name = "RUN", value_hint = ValueHint::DirPath)]
+    pub(crate) runs: Vec<PathBuf>,
+
+    /// Folder for report.html, its pictures as SVG, and report.json [default: none is written]
+    #[arg(long, value_name = "FOLDER", value_hint = ValueHint::DirPath)]
+    pub(crate) out: Option<PathBuf>,
+
+    /// Print report.json
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    #[arg(long = "clip", aliases = ["lr", "seeds", "steps", "set", "preset", "tokenizer"], hide = true,
+          value_parser = |_: &str| Err::<String, _>("`compare` takes runs, and `shears sweep` trains them"))]
+    _of_sweep: Option<String>,
+}
+
+const EXAMPLES: &str = "Examples:
+  shears compare runs/*
+  shears compare runs/lstm-128-20260101-120000 runs/gru-128-20260101-130000 --out lstm-or-gru";
+
+/// What may differ without standing beside the policy: what is compared anyway, and what does not
+/// change the numbers.
+const NOT_BESIDE: [&str; 13] = [
+    "clip",
+    "lr",
+    "seed",
+    "steps",
+    "preset",
+    "text",
+    "val",
+    "eval-every",
+    "save-every",
+    "sample-every",
+    "patience",
+    "keep",
+    "device",
+];
+
+/// A run as it was read.
+struct Read {
+    path: PathBuf,
+    plan: Plan,
+    outcome: Outcome,
+}
+
+pub(crate) fn run(arguments: &CompareArguments) -> anyhow::Result<ExitCode> {
+    if let Some(out) = &arguments.out {
+        check_folder(out, &["report.json"])?;
+    }
+    let runs = arguments.runs.iter().map(|path| read(path.clone()));
+    let mut runs: Vec<Read> = runs.collect::<anyhow::Result<_>>()?;
+    check_comparable(&runs)?;
+    let cut = cut_to_common(&mut runs)?;
+    let report = Report::of(comparison(runs, cut.as_deref())?);
+    if arguments.json {
+        print_result(&report.json()?)?;
+    } else {
+        report.print();
+        if let Some(cut) = cut {
+            say!("{cut}\n");
+        }
+    }
+    match &arguments.out {
+        Some(out) => {
+            report.write(out)?;
+            if !arguments.json {
+                say!("report: {}", out.join("report.html").display());
+            }
+        }
+        None if arguments.json => {}
+        None => say!("for a page with pictures: --out FOLDER"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn read(path: PathBuf) -> anyhow::Result<Read> {
+    let run = RunFolder::open_to_read(&path)?;
+    let outcome = Outcome::of(&run.events()?);
+    if outcome.loss.is_empty() {
+        return Err(super::nothing_recorded(&run, "compare").into());
+    }
+    Ok(Read {
+        plan: run.plan()?,
+        path,
+        outcome,
+    })
+}
+
+/// Refuses runs whose losses are of different things.
+fn check_comparable(runs: &[Read]) -> Result<(), Misuse> {
+    let first = &runs[0];
+    for other in &runs[1..] {
+        let (left, right) = (&first.plan, &other.plan);
+        let differing = [
+            (left.text_sha256 != right.text_sha256, "on different text"),
+            (
+                left.val_sha256 != right.val_sha256,
+                "with different validation text",
+            ),
+            (
+                left.tokenizer != right.tokenizer,
+                "with different tokenizers",
+            ),
+        ];
+        if let Some((_, how)) = differing.iter().find(|(differs, _)| *differs) {
+            return Err(Misuse(format!(
+                "{} and {} were trained {how}, so that their losses cannot be compared",
+                first.path.display(),
+                other.path.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Cuts runs to the steps that all have, and says so; none is cut if all ended and the same number of
+/// steps was planned. A run that diverged is compared with what it came to.
+fn cut_to_common(runs: &mut [Read]) -> Result<Option<String>, Misuse> {
+    let planned = runs[0].plan.steps;
+    let is_over = |run: &Read| {
+        let goes_on = [None, Some(EndReason::Stopped), Some(EndReason::Failed)];
+        run.plan.steps == planned && !goes_on.contains(&run.outcome.end)
+    };
+    if runs.iter().all(is_over) {
+        return Ok(None);
+    }
+    let whole = |run: &&Read| run.outcome.end != Some(EndReason::Diverged);
+    let steps_of = |run: &&Read| run.outcome.loss.len();
+    let Some(shortest) = runs.iter().filter(whole).min_by_key(steps_of) else {
+        return Ok(None);
+    };
+    let steps = shortest.outcome.loss.len();
+    let mut evaluations = shortest.outcome.evaluations.iter().rev();
+    let common = evaluations.find(|(at, _)| {
+        let has = |run: &Read| run.outcome.evaluations.iter().any(|(step, _)| step == at);
+        runs.iter().filter(whole).all(has)
+    });
+    let Some(&(evaluation, _)) = common else {
+        return Err(Misuse(format!(
+            "the runs have no step in common after which each was evaluated; {} has {steps} steps",
+            shortest.path.display()
+        )));
+    };
+    for run in &mut *runs {
+        run.outcome.cut(steps, evaluation);
+    }
+    Ok(Some(format!(
+        "Compared over the first {steps} steps, which all of them have; validation losses are of step \
+         {evaluation}."
+    )))
+}
+
+/// Sorts the runs by what they have in common.
+fn comparison(mut runs: Vec<Read>, cut: Option<&str>) -> Result<Comparison, Misuse> {
+    let differing = differing(&runs);
+    let mut about = match differing.as_slice() {
+        [] => format!("{}. {SAME_START}", comparison::settings(&runs[0].plan)),
+        names => format!("Runs that differ in {}.", names.join(", ")),
+    };
+    if let Some(cut) = cut {
+        about.push_str(&format!(" {cut}"));
+    }
+    let mut variants: Vec<Variant> = Vec::new();
+    let mut rates: Vec<f64> = runs.iter().map(|run| run.plan.lr).collect();
+    rates.sort_by(f64::total_cmp);
+    rates.dedup();
+    runs.sort_by_key(|run| run.plan.seed);
+    let mut taken = BTreeMap::new();
+    let mut sorted = Vec::new();
+    for Read {
+        path,
+        plan,
+        outcome,
+    } in runs
+    {
+        let its = variant(&plan, &differing);
+        let found = variants.iter().position(|other| *other == its);
+        let variant = found.unwrap_or(variants.len());
+        if found.is_none() {
+            variants.push(its);
+        }
+        let rate = rates.iter().position(|lr| *lr == plan.lr).unwrap_or(0);
+        let seed = plan.seed;
+        if let Some(other) = taken.insert((variant, rate, seed), path.clone()) {
+            let (other, path) = (other.display(), path.display());
+            let what = format!("{other} and {path} have the same settings and the same seed");
+            return Err(Misuse(format!("{what}; leave one of them out")));
+        }
+        sorted.push(Run {
+            variant,
+            rate,
+            seed,
+            outcome,
+        });
+    }
+    if variants.len() > MOST_VARIANTS {
+        let found = variants.len();
+        let what = format!("the runs have {found} different policies and settings");
+        return Err(Misuse(format!(
+            "{what}; at most {MOST_VARIANTS} can be compared"
+        )));
+    }
+    Ok(Comparison {
+        about,
+        variants,
+        rates,
+        runs: sorted,
+    })
+}
+
+/// The names of the settings that have to stand beside the policy.
+fn differing(runs: &[Read]) -> Vec<String> {
+    let mut differing: Vec<String> = Vec::new();
+    for run in &runs[1..] {
+        let names = compare_plans(&runs[0].plan, &run.plan).into_iter();
+        differing.extend(names.map(|(name, _, _)| name));
+    }
+    differing.retain(|name| !NOT_BESIDE.contains(&name.as_str()));
+    differing.sort();
+    differing.dedup();
+    differing
+}
+
+/// The policy of a run, with the other settings in which runs differ.
+fn variant(plan: &Plan, differing: &[String]) -> Variant {
+    let table = toml::Table::try_from(plan).unwrap_or_default();
+    let mut name = plan.clip.to_string();
+    for key in differing {
+        let value = match table.get(key) {
+            Some(toml::Value::String(text)) => text.clone(),
+            value => value.map_or("none".to_string(), toml::Value::to_string),
+        };
+        name.push_str(&format!(", {key} {value}"));
+    }
+    Variant {
+        name,
+        clip: plan.clip.clone(),
+    }
+}

@@ -1,0 +1,132 @@
+//! `shears compare`: runs that exist beside each other.
+
+use serde_json::Value;
+
+use crate::program::{Scratch, TINY};
+
+fn train(scratch: &Scratch, flags: &str) {
+    let ran = scratch.run(&format!("train {TINY} --quiet {flags}"));
+    ran.succeeded();
+}
+
+/// What the report has of a policy.
+fn group<'a>(report: &'a Value, policy: &str) -> &'a Value {
+    let mut groups = report["groups"].as_array().unwrap().iter();
+    groups.find(|group| group["policy"] == policy).unwrap()
+}
+
+#[test]
+fn runs_of_a_sweep_have_the_report_of_the_sweep() {
+    let scratch = Scratch::new();
+    let said = scratch
+        .run(
+            "sweep --set hidden=16 --set layers=1 --set batch=4 --set window=8 --steps 40 \
+             --set eval-every=20 --seeds 2 --clip none --clip global-norm:0.1 --out grid",
+        )
+        .succeeded();
+    let runs = ["none", "global-norm-0.1"].map(|policy| {
+        let run = |seed| format!("grid/runs/{policy}_lr-0.002_seed-{seed}");
+        format!("{} {}", run(2), run(1))
+    });
+    let compare = format!("compare {}", runs.join(" "));
+    let table = scratch.run(&compare).succeeded();
+    for line in table.lines().filter(|line| line.contains("of 2")) {
+        assert!(said.contains(line), "{line} is not in {said}");
+    }
+    assert_eq!(table.matches("2 of 2").count(), 2, "{table}");
+    assert!(table.contains("--out FOLDER"), "{table}");
+    let report = scratch.run_with(format!("{compare} --json").split(' '), b"");
+    let report: Value = serde_json::from_str(&report.succeeded()).unwrap();
+    let of_sweep: Value = serde_json::from_str(&scratch.read("grid/report.json")).unwrap();
+    assert_eq!(report, of_sweep);
+
+    scratch.run(&format!("{compare} --out page")).succeeded();
+    for file in ["report.html", "report.json", "loss.svg", "norm-2.svg"] {
+        assert!(scratch.path("page").join(file).exists(), "{file}");
+    }
+    assert!(
+        scratch
+            .read("page/report.html")
+            .contains("start from the same weights")
+    );
+    // A report gives way to another one, and nothing else does.
+    scratch.run(&format!("{compare} --out page")).succeeded();
+    let refused = scratch.run(&format!("{compare} --out grid/runs")).failed(2);
+    assert!(refused.contains("holds something else"), "{refused}");
+}
+
+#[test]
+fn settings_that_differ_stand_beside_the_policy() {
+    let scratch = Scratch::new();
+    train(&scratch, "--clip none --out adam");
+    train(&scratch, "--clip none --optimizer sgd --lr 0.1 --out sgd");
+    let said = scratch.run("compare adam sgd").succeeded();
+    for part in ["none, optimizer sgd", "none, optimizer adam"] {
+        assert!(said.contains(part), "{said}");
+    }
+    scratch.run("compare adam sgd --out page").succeeded();
+    let page = scratch.read("page/report.html");
+    assert!(page.contains("Runs that differ in optimizer"), "{page}");
+    assert!(!page.contains("start from the same weights"), "{page}");
+}
+
+#[test]
+fn runs_of_different_length_are_compared_over_what_they_have_in_common() {
+    let scratch = Scratch::new();
+    train(&scratch, "--clip none --out long");
+    let short = TINY.replace("--steps 40", "--steps 30");
+    let short = format!("train {short} --clip global-norm:0.1 --quiet --out short");
+    scratch.run(&short).succeeded();
+    let said = scratch.run("compare long short").succeeded();
+    assert!(said.contains("the first 30 steps"), "{said}");
+    assert!(said.contains("step 20"), "{said}");
+    let report = scratch.run("compare long short --json").succeeded();
+    let report: Value = serde_json::from_str(&report).unwrap();
+    let events = scratch.events("long");
+    let mut evaluations = events.iter().filter(|event| event["event"] == "evaluation");
+    let expected = &evaluations.next().unwrap()["val_loss"];
+    assert_eq!(group(&report, "none")["val_loss"], *expected);
+}
+
+#[test]
+fn what_cannot_be_compared_is_refused() {
+    let scratch = Scratch::new();
+    scratch.write(
+        "other.txt",
+        "a text of its own, again and again. ".repeat(100),
+    );
+    train(&scratch, "--out one");
+    train(&scratch, "--out again");
+    let other = format!("train other.txt {TINY} --quiet --out other");
+    scratch.run(&other).succeeded();
+    train(&scratch, "--tokenizer byte --out bytes");
+    train(&scratch, "--out new");
+    let log = scratch.read("new/events.jsonl");
+    scratch.write("new/events.jsonl", "");
+    for (runs, part) in [
+        ("one other", "one and other were trained on different text"),
+        ("one bytes", "with different tokenizers"),
+        ("one again", "the same settings and the same seed"),
+        ("one nowhere", "there is no such run"),
+        ("one new", "new: no step is recorded"),
+    ] {
+        let said = scratch.run(&format!("compare {runs}")).failed(2);
+        assert!(said.contains(part), "{said}");
+    }
+    let before_the_first: String = log
+        .lines()
+        .take(5)
+        .map(|line| format!("{line}\n"))
+        .collect();
+    scratch.write("new/events.jsonl", before_the_first);
+    let said = scratch.run("compare one new").failed(2);
+    assert!(said.contains("no step in common"), "{said}");
+    for (flags, part) in [
+        ("one", "2 values"),
+        ("other.txt one --clip none", "shears sweep"),
+    ] {
+        let ran = scratch.run(&format!("compare {flags}"));
+        assert_eq!(ran.code, Some(2), "{ran:#?}");
+        assert!(ran.stderr.contains(part), "{ran:#?}");
+    }
+}
