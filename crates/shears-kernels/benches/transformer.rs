@@ -7,8 +7,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
 use shears_kernels::{
-    BlockSettings, BlockWeights, Dropout, DropoutKey, LinearWeights, NormWeights, Precision,
-    dropout, layer_norm, transformer_block, transformer_block_plain,
+    BlockSettings, BlockWeights, Dropout, DropoutKey, Precision, WithBias, dropout, layer_norm,
+    transformer_block, transformer_block_plain,
 };
 
 fn main() {
@@ -62,11 +62,11 @@ fn tensor<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D> {
 }
 
 fn weights(hidden: usize, device: &Device) -> BlockWeights {
-    let linear = |outputs, inputs| LinearWeights {
+    let linear = |outputs, inputs| WithBias {
         weight: tensor([outputs, inputs], device),
         bias: tensor([outputs], device),
     };
-    let norm = || NormWeights {
+    let norm = || WithBias {
         weight: tensor([hidden], device),
         bias: tensor([hidden], device),
     };

@@ -3,18 +3,13 @@
 //! A mask is a function of a key, the place in the model and the place in the tensor. The backward
 //! pass draws it again, any number of threads draws the same, and so does every device.
 
-use burn::backend::autodiff::checkpoint::base::Checkpointer;
-use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
-use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::flex::FlexTensor;
-use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
 use burn::tensor::{Tensor, TensorData};
 use pulp::{Simd, WithSimd};
 
 use crate::buffer::Buffer;
 use crate::cpu::Cpu;
+use crate::operation::{Forward, Operation, call_for_one};
 use crate::tensor::{contiguous, is_ours, values};
 
 /// What distinguishes the masks of one forward pass from those of any other.
@@ -70,7 +65,7 @@ impl Dropout {
 /// `1 / (1 - probability)`. The mask depends on key, site and the element's place.
 pub fn dropout<const D: usize>(input: Tensor<D>, dropout: Dropout, site: u32) -> Tensor<D> {
     if is_ours(&input) {
-        let output = <Dispatch as DropoutBackend>::dropout(input.into_dispatch(), dropout, site);
+        let output = call_for_one(dropout.mask(site), [input.into_dispatch()]);
         return Tensor::from_dispatch(output);
     }
     dropout_plain(input, dropout, site)
@@ -200,12 +195,7 @@ fn philox<S: Simd>(simd: S, counter: [S::u32s; 4], key: [u32; 2]) -> [S::u32s; 4
     [a, b, c, d]
 }
 
-#[backend_extension(Autodiff, Flex)]
-trait DropoutBackend: Backend {
-    fn dropout(input: FloatTensor<Self>, dropout: Dropout, site: u32) -> FloatTensor<Self>;
-}
-
-/// A tensor times its mask, which is the operation and its derivative as well.
+/// A tensor times its mask.
 fn masked(input: FlexTensor, mask: Mask) -> FlexTensor {
     let input = contiguous(input);
     let shape = input.layout().shape().clone();
@@ -215,37 +205,16 @@ fn masked(input: FlexTensor, mask: Mask) -> FlexTensor {
     output.into_tensor(shape)
 }
 
-impl DropoutBackend for Flex {
-    fn dropout(input: FloatTensor<Self>, dropout: Dropout, site: u32) -> FloatTensor<Self> {
-        masked(input, dropout.mask(site))
+/// Dropout is its own derivative.
+impl Operation<1> for Mask {
+    type Saved = Mask;
+
+    fn forward(self, [input]: [FlexTensor; 1], _needs_backward: bool) -> Forward<Mask> {
+        Forward::of(masked(input, self), self)
     }
-}
 
-impl<C: CheckpointStrategy> DropoutBackend for Autodiff<Flex, C> {
-    fn dropout(input: FloatTensor<Self>, dropout: Dropout, site: u32) -> FloatTensor<Self> {
-        let (input, node) = input.into_parts();
-        let mask = dropout.mask(site);
-        let output = masked(input, mask);
-        let prepared = DropoutBackward.prepare::<C>([node]).compute_bound();
-        match prepared.stateful() {
-            OpsKind::Tracked(prepared) => prepared.finish(mask, output),
-            OpsKind::UnTracked(prepared) => prepared.finish(output),
-        }
-    }
-}
-
-#[derive(Debug)]
-struct DropoutBackward;
-
-impl Backward<Flex, 1> for DropoutBackward {
-    type State = Mask;
-
-    fn backward(self, ops: Ops<Mask, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let gradient = grads.consume::<Flex>(&ops.node);
-        let [parent] = ops.parents;
-        if let Some(parent) = parent {
-            grads.register::<Flex>(parent.id, masked(gradient, ops.state));
-        }
+    fn backward(mask: Mask, gradient: FlexTensor, _wanted: [bool; 1]) -> [Option<FlexTensor>; 1] {
+        [Some(masked(gradient, mask))]
     }
 }
 

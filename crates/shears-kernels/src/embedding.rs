@@ -1,17 +1,12 @@
 //! Rows of an embedding, and the gradient of one.
 
-use burn::backend::autodiff::checkpoint::base::Checkpointer;
-use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
-use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::flex::FlexTensor;
-use burn::backend::tensor::{FloatTensor, IntTensor};
-use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
 use burn::tensor::{Int, Tensor, s};
 use pulp::{Simd, WithSimd};
 
 use crate::buffer::{Buffer, elements};
 use crate::cpu::{Cpu, Shared};
+use crate::operation::{Forward, Operation, call_for_one};
 use crate::tensor::{contiguous, is_ours, sizes, tokens as to_tokens, values};
 use crate::vector::{load, store};
 
@@ -32,18 +27,20 @@ pub fn embedding_with_positions(
     start: usize,
 ) -> Tensor<3> {
     let [batch, time] = tokens.dims();
-    let ([_, size], [context, width]) = (weight.dims(), positions.dims());
+    let ([vocabulary, size], [context, width]) = (weight.dims(), positions.dims());
     assert_eq!(size, width, "width of the positions");
     assert!(start + time <= context, "a position outside the context");
     if !is_ours(&weight) {
         return embedding_with_positions_plain(tokens, weight, positions, start);
     }
-    let rows = <Dispatch as EmbeddingBackend>::embed(
-        weight.into_dispatch(),
-        positions.into_dispatch(),
-        tokens.into_dispatch(),
+    let lookup = Lookup {
+        tokens: to_tokens(tokens, vocabulary),
+        time,
         start,
-    );
+        vocabulary,
+        context,
+    };
+    let rows = call_for_one(lookup, [weight.into_dispatch(), positions.into_dispatch()]);
     Tensor::<2>::from_dispatch(rows).reshape([batch, time, size])
 }
 
@@ -62,20 +59,8 @@ pub fn embedding_with_positions_plain(
     rows + positions.slice(s![start..start + time, ..]).unsqueeze()
 }
 
-#[backend_extension(Autodiff, Flex)]
-trait EmbeddingBackend: Backend {
-    /// `[batch x time, size]`
-    fn embed(
-        weight: FloatTensor<Self>,
-        positions: FloatTensor<Self>,
-        tokens: IntTensor<Self>,
-        start: usize,
-    ) -> FloatTensor<Self>;
-}
-
-/// What the backward pass needs to know.
-#[derive(Clone, Debug)]
-struct Looked {
+/// Which rows of an embedding and of its positions are added; the result is `[batch x time, size]`.
+struct Lookup {
     tokens: Vec<u32>,
     time: usize,
     start: usize,
@@ -83,97 +68,45 @@ struct Looked {
     context: usize,
 }
 
-fn embed(
-    weight: FlexTensor,
-    positions: FlexTensor,
-    tokens: FlexTensor,
-    start: usize,
-) -> (FlexTensor, Looked) {
-    let (weight, positions) = (contiguous(weight), contiguous(positions));
-    let ([vocabulary, size], [context, _]) = (sizes(&weight), sizes(&positions));
-    let [_, time] = sizes(&tokens);
-    let tokens = to_tokens(tokens, vocabulary);
-    let cpu = Cpu::current();
-    let mut rows = gather(cpu, values(&weight), size, &tokens);
-    let window = &values(&positions)[start * size..][..time * size];
-    cpu.split_rows(&mut rows, window.len(), 1, |_, rows| {
-        for rows in rows.chunks_exact_mut(window.len()) {
-            for (row, position) in rows.iter_mut().zip(window) {
-                *row += position;
+impl Operation<2> for Lookup {
+    type Saved = Lookup;
+
+    fn forward(self, inputs: [FlexTensor; 2], _needs_backward: bool) -> Forward<Lookup> {
+        let [weight, positions] = inputs.map(contiguous);
+        let [_, size] = sizes(&weight);
+        let cpu = Cpu::current();
+        let mut rows = gather(cpu, values(&weight), size, &self.tokens);
+        let window = &values(&positions)[self.start * size..][..self.time * size];
+        cpu.split_rows(&mut rows, window.len(), 1, |_, rows| {
+            for rows in rows.chunks_exact_mut(window.len()) {
+                for (row, position) in rows.iter_mut().zip(window) {
+                    *row += position;
+                }
             }
-        }
-    });
-    let rows = rows.into_tensor([tokens.len(), size]);
-    let looked = Looked {
-        tokens,
-        time,
-        start,
-        vocabulary,
-        context,
-    };
-    (rows, looked)
-}
-
-impl EmbeddingBackend for Flex {
-    fn embed(
-        weight: FlexTensor,
-        positions: FlexTensor,
-        tokens: FlexTensor,
-        start: usize,
-    ) -> FlexTensor {
-        embed(weight, positions, tokens, start).0
+        });
+        Forward::of(rows.into_tensor([self.tokens.len(), size]), self)
     }
-}
-
-impl<C: CheckpointStrategy> EmbeddingBackend for Autodiff<Flex, C> {
-    fn embed(
-        weight: FloatTensor<Self>,
-        positions: FloatTensor<Self>,
-        tokens: IntTensor<Self>,
-        start: usize,
-    ) -> FloatTensor<Self> {
-        let (weight, weight_node) = weight.into_parts();
-        let (positions, positions_node) = positions.into_parts();
-        let (rows, looked) = embed(weight, positions, tokens, start);
-        let parents = [weight_node, positions_node];
-        match Embedding.prepare::<C>(parents).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish(looked, rows),
-            OpsKind::UnTracked(prep) => prep.finish(rows),
-        }
-    }
-}
-
-#[derive(Debug)]
-struct Embedding;
-
-impl Backward<Flex, 2> for Embedding {
-    type State = Looked;
 
     fn backward(
-        self,
-        ops: Ops<Self::State, 2>,
-        gradients: &mut Gradients,
-        _checkpointer: &mut Checkpointer,
-    ) {
-        let looked = ops.state;
-        let gradient = contiguous(gradients.consume::<Flex>(&ops.node));
+        lookup: Lookup,
+        gradient: FlexTensor,
+        [weight_wanted, positions_wanted]: [bool; 2],
+    ) -> [Option<FlexTensor>; 2] {
         let [_, size] = sizes(&gradient);
         let rows = values(&gradient);
         let cpu = Cpu::current();
-        let [weight, positions] = ops.parents;
-        if let Some(parent) = weight {
-            let len = looked.vocabulary * size;
-            let weight = scatter(cpu, rows, size, &looked.tokens, len);
-            let shape = [looked.vocabulary, size];
-            gradients.register::<Flex>(parent.id, weight.into_tensor(shape));
-        }
-        if let Some(parent) = positions {
-            let places = (0..looked.tokens.len()).map(|row| looked.start + row % looked.time);
+        let weight = weight_wanted.then(|| {
+            let len = lookup.vocabulary * size;
+            let weight = scatter(cpu, rows, size, &lookup.tokens, len);
+            weight.into_tensor([lookup.vocabulary, size])
+        });
+        let positions = positions_wanted.then(|| {
+            let places = (0..lookup.tokens.len()).map(|row| lookup.start + row % lookup.time);
             let places: Vec<u32> = places.map(|place| place as u32).collect();
-            let positions = scatter(cpu, rows, size, &places, looked.context * size);
-            let shape = [looked.context, size];
-            gradients.register::<Flex>(parent.id, positions.into_tensor(shape));
-        }
+            let positions = scatter(cpu, rows, size, &places, lookup.context * size);
+            positions.into_tensor([lookup.context, size])
+        });
+        [weight, positions]
     }
 }
 

@@ -1,17 +1,12 @@
 //! Layer normalisation (Ba, Kiros & Hinton 2016) over the last dimension.
 
-use burn::backend::autodiff::checkpoint::base::Checkpointer;
-use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
-use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::flex::FlexTensor;
-use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
 use burn::tensor::Tensor;
 use pulp::{Simd, WithSimd};
 
 use crate::buffer::Buffer;
 use crate::cpu::Cpu;
+use crate::operation::{Forward, Operation, call_for_one};
 use crate::tensor::{contiguous, is_ours, values};
 
 /// What is added to the variance, PyTorch's default.
@@ -26,8 +21,7 @@ pub fn layer_norm<const D: usize>(
 ) -> Tensor<D> {
     if is_ours(&input) {
         let (weight, bias) = (weight.into_dispatch(), bias.into_dispatch());
-        let output =
-            <Dispatch as LayerNormBackend>::layer_norm(input.into_dispatch(), weight, bias);
+        let output = call_for_one(LayerNorm, [input.into_dispatch(), weight, bias]);
         return Tensor::from_dispatch(output);
     }
     layer_norm_plain(input, weight, bias)
@@ -161,42 +155,35 @@ fn sum<S: Simd>(
 /// order of the sums does not depend on the threads.
 const ROWS_OF_A_SUM: usize = 64;
 
-#[backend_extension(Autodiff, Flex)]
-trait LayerNormBackend: Backend {
-    fn layer_norm(
-        input: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-    ) -> FloatTensor<Self>;
-}
+struct LayerNorm;
 
-impl LayerNormBackend for Flex {
-    fn layer_norm(
-        input: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
-        let [input, weight, bias] = [input, weight, bias].map(contiguous);
-        forward(&input, &weight, &bias)
+impl Operation<3> for LayerNorm {
+    /// Input and weight.
+    type Saved = [FlexTensor; 2];
+
+    fn forward(self, inputs: [FlexTensor; 3], _needs_backward: bool) -> Forward<Self::Saved> {
+        let [input, weight, bias] = inputs.map(contiguous);
+        Forward::of(forward(&input, &weight, &bias), [input, weight])
     }
-}
 
-impl<C: CheckpointStrategy> LayerNormBackend for Autodiff<Flex, C> {
-    fn layer_norm(
-        input: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
-        let (input, input_node) = input.into_parts();
-        let (weight, weight_node) = weight.into_parts();
-        let (bias, bias_node) = bias.into_parts();
-        let [input, weight, bias] = [input, weight, bias].map(contiguous);
-        let output = forward(&input, &weight, &bias);
-        let prepared = LayerNormBackward.prepare::<C>([input_node, weight_node, bias_node]);
-        match prepared.compute_bound().stateful() {
-            OpsKind::Tracked(prepared) => prepared.finish((input, weight), output),
-            OpsKind::UnTracked(prepared) => prepared.finish(output),
-        }
+    fn backward(
+        [input, weight]: Self::Saved,
+        gradient: FlexTensor,
+        _wanted: [bool; 3],
+    ) -> [Option<FlexTensor>; 3] {
+        let shape = input.layout().shape().clone();
+        let [input_gradient, weight_gradient, bias_gradient] = gradients(
+            Cpu::current(),
+            values(&input),
+            values(&weight),
+            values(&gradient),
+        );
+        let width = weight_gradient.len();
+        [
+            Some(input_gradient.into_tensor(shape)),
+            Some(weight_gradient.into_tensor([width])),
+            Some(bias_gradient.into_tensor([width])),
+        ]
     }
 }
 
@@ -236,37 +223,6 @@ impl WithSimd for Normalize<'_> {
         let rows = self.input.chunks_exact(width);
         for (row, out) in rows.zip(self.output.chunks_exact_mut(width)) {
             Moments::of(simd, row).apply(row, self.parameters, out);
-        }
-    }
-}
-
-#[derive(Debug)]
-struct LayerNormBackward;
-
-impl Backward<Flex, 3> for LayerNormBackward {
-    /// Input and weight.
-    type State = (FlexTensor, FlexTensor);
-
-    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let gradient = contiguous(grads.consume::<Flex>(&ops.node));
-        let (input, weight) = ops.state;
-        let shape = input.layout().shape().clone();
-        let [input_gradient, weight_gradient, bias_gradient] = gradients(
-            Cpu::current(),
-            values(&input),
-            values(&weight),
-            values(&gradient),
-        );
-        let width = weight_gradient.len();
-        let results = [
-            input_gradient.into_tensor(shape),
-            weight_gradient.into_tensor([width]),
-            bias_gradient.into_tensor([width]),
-        ];
-        for (parent, result) in ops.parents.into_iter().zip(results) {
-            if let Some(parent) = parent {
-                grads.register::<Flex>(parent.id, result);
-            }
         }
     }
 }

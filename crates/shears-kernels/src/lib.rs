@@ -19,6 +19,7 @@ mod math;
 mod matmul;
 mod measure;
 mod numbers;
+mod operation;
 mod recurrent;
 mod tensor;
 #[cfg(test)]
@@ -42,7 +43,7 @@ pub use recurrent::{
 };
 pub use tensor::narrowed;
 pub use transformer::{
-    BlockSettings, BlockWeights, EMBEDDING_SITE, KeysAndValues, LinearWeights, NormWeights,
+    BlockOf, BlockSettings, BlockWeights, EMBEDDING_SITE, KeysAndValues, WithBias,
     transformer_block, transformer_block_plain,
 };
 pub use update::{Parameter, UpdateRule, update};

@@ -1,17 +1,12 @@
 //! `y = x Wᵀ + b`, with PyTorch's weight layout.
 
-use burn::backend::autodiff::checkpoint::base::Checkpointer;
-use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
-use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::flex::FlexTensor;
-use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
 use burn::tensor::Tensor;
 
 use crate::buffer::Buffer;
 use crate::cpu::Cpu;
 use crate::matmul::{FEW_ROWS, Packed, Start, product_of_few_rows, transposed_product};
+use crate::operation::{Forward, Operation, call_for_one};
 use crate::tensor::{contiguous, is_ours, sizes, values, weight as stored, widened};
 use crate::vector::sum_columns;
 
@@ -39,11 +34,12 @@ pub fn linear<const D: usize>(
         bias.dims() == [outputs] || bias.dims() == [0],
         "size of the bias"
     );
-    let output = <Dispatch as LinearBackend>::linear(
+    let tensors = [
         input.reshape([rows, inputs]).into_dispatch(),
         weight.into_dispatch(),
         bias.into_dispatch(),
-    );
+    ];
+    let output = call_for_one(Linear, tensors);
     Tensor::<2>::from_dispatch(output).reshape(shape)
 }
 
@@ -56,18 +52,14 @@ pub fn linear_plain<const D: usize>(
     burn::tensor::module::linear(input, weight.transpose(), bias)
 }
 
-#[backend_extension(Autodiff, Flex)]
-trait LinearBackend: Backend {
-    fn linear(
-        input: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-    ) -> FloatTensor<Self>;
-}
+struct Linear;
 
-impl LinearBackend for Flex {
-    fn linear(input: FlexTensor, weight: FlexTensor, bias: FlexTensor) -> FlexTensor {
-        let (input, weight, bias) = (contiguous(input), contiguous(weight), contiguous(bias));
+impl Operation<3> for Linear {
+    /// Input and weight.
+    type Saved = [FlexTensor; 2];
+
+    fn forward(self, inputs: [FlexTensor; 3], _needs_backward: bool) -> Forward<Self::Saved> {
+        let [input, weight, bias] = inputs.map(contiguous);
         let ([rows, inputs], [outputs, _]) = (sizes(&input), sizes(&weight));
         let cpu = Cpu::current();
         let start = match values(&bias) {
@@ -80,67 +72,39 @@ impl LinearBackend for Flex {
             let (weight, y) = (stored(&weight), (&mut y[..], outputs));
             product_of_few_rows(cpu, (weight, outputs), (x, rows), y, start);
         } else {
-            let weight = widened(weight);
+            let weight = widened(weight.clone());
             let packed = Packed::transposed(cpu, values(&weight), outputs, inputs);
             packed.multiply(cpu, (x, inputs), (&mut y, outputs), start);
         }
-        y.into_tensor([rows, outputs])
+        Forward::of(y.into_tensor([rows, outputs]), [input, weight])
     }
-}
-
-impl<C: CheckpointStrategy> LinearBackend for Autodiff<Flex, C> {
-    fn linear(
-        input: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
-        let (input, input_node) = input.into_parts();
-        let (weight, weight_node) = weight.into_parts();
-        let (bias, bias_node) = bias.into_parts();
-        let (input, weight) = (contiguous(input), contiguous(weight));
-        let output = Flex::linear(input.clone(), weight.clone(), bias);
-        let parents = [input_node, weight_node, bias_node];
-        match Linear.prepare::<C>(parents).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish((input, weight), output),
-            OpsKind::UnTracked(prep) => prep.finish(output),
-        }
-    }
-}
-
-#[derive(Debug)]
-struct Linear;
-
-impl Backward<Flex, 3> for Linear {
-    type State = (FlexTensor, FlexTensor);
 
     fn backward(
-        self,
-        ops: Ops<Self::State, 3>,
-        gradients: &mut Gradients,
-        _checkpointer: &mut Checkpointer,
-    ) {
-        let (input, weight) = ops.state;
-        let gradient = contiguous(gradients.consume::<Flex>(&ops.node));
+        [input, weight]: Self::Saved,
+        gradient: FlexTensor,
+        wanted: [bool; 3],
+    ) -> [Option<FlexTensor>; 3] {
         let ([rows, inputs], [outputs, _]) = (sizes(&input), sizes(&weight));
         let cpu = Cpu::current();
         let dy = values(&gradient);
-        let [input_parent, weight_parent, bias_parent] = ops.parents;
-        if let Some(parent) = input_parent {
+        let [input_wanted, weight_wanted, bias_wanted] = wanted;
+        let dx = input_wanted.then(|| {
             let mut dx = Buffer::uninitialised(rows * inputs);
             let packed = Packed::plain(cpu, values(&weight), outputs, inputs);
             packed.multiply(cpu, (dy, outputs), (&mut dx, inputs), Start::Zero);
-            gradients.register::<Flex>(parent.id, dx.into_tensor([rows, inputs]));
-        }
-        if let Some(parent) = weight_parent {
+            dx.into_tensor([rows, inputs])
+        });
+        let dw = weight_wanted.then(|| {
             let mut dw = Buffer::uninitialised(outputs * inputs);
             let factors = ((dy, outputs, outputs), (values(&input), inputs, inputs));
             transposed_product(cpu, rows, factors.0, factors.1, (&mut dw, inputs), false);
-            gradients.register::<Flex>(parent.id, dw.into_tensor([outputs, inputs]));
-        }
-        if let Some(parent) = bias_parent {
+            dw.into_tensor([outputs, inputs])
+        });
+        let db = bias_wanted.then(|| {
             let db = sum_columns(cpu, dy, outputs, 0..outputs);
-            gradients.register::<Flex>(parent.id, db.into_tensor([outputs]));
-        }
+            db.into_tensor([outputs])
+        });
+        [dx, dw, db]
     }
 }
 

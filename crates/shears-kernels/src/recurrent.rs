@@ -9,7 +9,7 @@ use burn::tensor::{Int, Tensor};
 
 use crate::cpu::Precision;
 use crate::matmul::Weight;
-use crate::tensor::{is_ours, no_tokens};
+use crate::tensor::{is_ours, tokens as to_tokens};
 
 mod backward;
 mod cell;
@@ -77,10 +77,9 @@ pub fn recurrent(
         return recurrent_plain(cell, input, weights, carried);
     }
     let [time, batch, inputs] = input.dims();
-    let tokens = no_tokens(&input.device());
     let source = input.reshape([time * batch, inputs]);
     let how = (cell, precision);
-    operation::call(how, (source, tokens), [time, batch], weights, carried)
+    operation::call(how, (source, None), [time, batch], weights, carried)
 }
 
 /// Reads a window of tokens, the input being their rows of an embedding: as [`recurrent`], with `tokens`
@@ -104,13 +103,15 @@ pub fn recurrent_tokens(
         return recurrent_tokens_plain(cell, tokens, embedding, weights, carried);
     }
     let window = tokens.dims();
+    let [vocabulary, _] = embedding.dims();
+    let tokens = Some(to_tokens(tokens, vocabulary));
     let how = (cell, precision);
     operation::call(how, (embedding, tokens), window, weights, carried)
 }
 
-/// Where the inputs come from, as numbers.
+/// What the layer reads, as slices.
 #[derive(Clone, Copy, Debug)]
-enum Source<'a> {
+enum LayerInput<'a> {
     /// `[time, batch, inputs]`
     Dense(&'a [f32]),
     /// A row of the embedding for each token `[time, batch]`.
@@ -121,9 +122,9 @@ enum Source<'a> {
     },
 }
 
-/// The parameters as numbers, see [`RecurrentWeights`].
+/// The parameters as slices, see [`RecurrentWeights`].
 #[derive(Clone, Copy, Debug)]
-struct Weights<'a> {
+struct WeightSlices<'a> {
     input: Weight<'a>,
     recurrent: Weight<'a>,
     input_bias: &'a [f32],

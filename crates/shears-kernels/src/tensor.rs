@@ -69,12 +69,12 @@ pub(crate) fn values(tensor: &FlexTensor) -> &[f32] {
         .expect("the tensor is contiguous and of type f32")
 }
 
-/// The tokens of a tensor of whole numbers, row after row.
+/// The tokens of a tensor of integers, row after row.
 ///
 /// # Panics
 ///
 /// If one is not in the vocabulary.
-pub(crate) fn tokens(tensor: FlexTensor, vocabulary: usize) -> Vec<u32> {
+pub(crate) fn tokens<const D: usize>(tensor: Tensor<D, Int>, vocabulary: usize) -> Vec<u32> {
     let data = tensor.into_data();
     let tokens: Vec<u32> = data.iter::<i64>().map(|token| token as u32).collect();
     if let Some(token) = tokens.iter().find(|&&token| token as usize >= vocabulary) {
@@ -92,9 +92,4 @@ pub(crate) fn sizes<const D: usize>(tensor: &FlexTensor) -> [usize; D] {
 /// A tensor of Burn around a buffer, outside automatic differentiation.
 pub(crate) fn from_buffer<const D: usize>(buffer: Buffer, shape: [usize; D]) -> Tensor<D> {
     Tensor::from_primitive::<Flex>(buffer.into_tensor(shape))
-}
-
-/// Used where an operation has tokens or has none.
-pub(crate) fn no_tokens(device: &burn::tensor::Device) -> Tensor<2, Int> {
-    Tensor::zeros([0, 0], device)
 }

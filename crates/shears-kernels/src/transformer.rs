@@ -18,6 +18,7 @@ use crate::dropout::{Dropout, Mask};
 use crate::tensor::is_ours;
 
 mod backward;
+mod block_of;
 mod cached;
 mod forward;
 mod operation;
@@ -26,42 +27,11 @@ mod plain;
 #[cfg(test)]
 mod tests;
 
+pub use block_of::{BlockOf, WithBias};
 pub use plain::transformer_block_plain;
 
-/// A weight `[outputs, inputs]` and its bias `[outputs]`.
-#[derive(Clone, Debug)]
-pub struct LinearWeights {
-    /// `[outputs, inputs]`
-    pub weight: Tensor<2>,
-    /// `[outputs]`
-    pub bias: Tensor<1>,
-}
-
-/// Weight and bias of a layer norm, each `[hidden]`.
-#[derive(Clone, Debug)]
-pub struct NormWeights {
-    /// `[hidden]`
-    pub weight: Tensor<1>,
-    /// `[hidden]`
-    pub bias: Tensor<1>,
-}
-
-/// The parameters of a block; `inner` is usually `4 hidden`.
-#[derive(Clone, Debug)]
-pub struct BlockWeights {
-    /// Before the attention.
-    pub norm_1: NormWeights,
-    /// Queries, keys and values: `[3 hidden, hidden]`.
-    pub qkv: LinearWeights,
-    /// After the attention: `[hidden, hidden]`.
-    pub projection: LinearWeights,
-    /// Before the perceptron.
-    pub norm_2: NormWeights,
-    /// `[inner, hidden]`
-    pub expand: LinearWeights,
-    /// `[hidden, inner]`
-    pub project: LinearWeights,
-}
+/// The parameters of a block.
+pub type BlockWeights = BlockOf<Tensor<2>, Tensor<1>>;
 
 /// What is not a tensor.
 #[derive(Clone, Copy, Debug)]

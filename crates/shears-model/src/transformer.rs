@@ -4,8 +4,8 @@
 use burn::module::Module;
 use burn::tensor::{Int, Tensor};
 use shears_kernels::{
-    BlockSettings, BlockWeights, EMBEDDING_SITE, KeysAndValues, LinearWeights, NormWeights,
-    embedding_with_positions, transformer_block,
+    BlockSettings, BlockWeights, EMBEDDING_SITE, KeysAndValues, WithBias, embedding_with_positions,
+    transformer_block,
 };
 
 use crate::config::{ModelConfig, Precision};
@@ -199,22 +199,17 @@ impl Block {
     }
 }
 
-fn norm_weights(norm: &LayerNorm) -> NormWeights {
-    NormWeights {
-        weight: norm.weight.val(),
-        bias: norm.bias.val(),
-    }
+fn norm_weights(norm: &LayerNorm) -> WithBias<Tensor<1>> {
+    WithBias::new(norm.weight.val(), norm.bias.val())
 }
 
 /// # Panics
 ///
 /// If the layer has no bias; those of a block have one.
-fn linear_weights(linear: &Linear) -> LinearWeights {
+fn linear_weights(linear: &Linear) -> WithBias<Tensor<2>, Tensor<1>> {
     let bias = linear.bias.as_ref();
-    LinearWeights {
-        weight: linear.weight.val(),
-        bias: bias.expect("layers of a block have a bias").val(),
-    }
+    let bias = bias.expect("layers of a block have a bias");
+    WithBias::new(linear.weight.val(), bias.val())
 }
 
 /// GPT-2's standard deviation of initial weights, 0.02 at its width of 768, carried to other widths:

@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 
-use super::cell::Backward;
+use super::cell::CellBackward;
 use super::forward::{Shape, products};
-use super::{Cell, Source, Weights};
+use super::{Cell, LayerInput, WeightSlices};
 use crate::buffer::Buffer;
 use crate::cpu::{Cpu, Shared};
 use crate::embedding::add_by_token;
@@ -15,7 +15,7 @@ use crate::vector::sum_columns;
 
 /// The gradients of everything that a window was computed from.
 #[derive(Debug)]
-pub(super) struct Gradients {
+pub(super) struct WindowGradients {
     /// Of the input `[time, batch, inputs]`, or of the embedding `[vocabulary, inputs]`.
     pub(super) source: Buffer,
     pub(super) input: Buffer,
@@ -31,7 +31,7 @@ pub(super) struct Gradients {
 /// What is known of the loss: its gradient by the outputs `[time, batch, hidden]`, and by the last
 /// hidden and cell states where they were used.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Known<'a> {
+pub(super) struct OutputGradients<'a> {
     pub(super) outputs: &'a [f32],
     pub(super) last_hidden: Option<&'a [f32]>,
     pub(super) last_cell: Option<&'a [f32]>,
@@ -46,12 +46,12 @@ pub(super) fn backward(
     cpu: Cpu,
     cell: Cell,
     shape: Shape,
-    source: Source<'_>,
-    weights: Weights<'_>,
+    source: LayerInput<'_>,
+    weights: WeightSlices<'_>,
     before: (&[f32], &[f32]),
     (outputs, cells, mut gates): (&[f32], &[f32], Buffer),
-    known: Known<'_>,
-) -> Gradients {
+    known: OutputGradients<'_>,
+) -> WindowGradients {
     let size = shape.hidden;
     let stride = cell.stride(size);
     if gates.is_empty() {
@@ -87,8 +87,8 @@ pub(super) fn backward(
     let (recurrent, recurrent_bias) =
         recurrent_gradients(cpu, cell, shape, &gates, (before.0, outputs));
     let (source, input, input_bias) = match source {
-        Source::Dense(x) => dense_gradients(cpu, cell, shape, &gates, x, weights.input.f32()),
-        Source::Table { embedding, tokens } => table_gradients(
+        LayerInput::Dense(x) => dense_gradients(cpu, cell, shape, &gates, x, weights.input.f32()),
+        LayerInput::Table { embedding, tokens } => table_gradients(
             cpu,
             cell,
             shape,
@@ -97,7 +97,7 @@ pub(super) fn backward(
             weights.input.f32(),
         ),
     };
-    Gradients {
+    WindowGradients {
         source,
         input,
         recurrent,
@@ -171,7 +171,7 @@ impl WithSimd for Rows<'_, '_> {
             };
             for row in 0..rows.len() {
                 let of_row = |width: usize| row * width..(row + 1) * width;
-                Backward {
+                CellBackward {
                     gates: &mut gates[of_row(stride)],
                     hidden_before: &hidden_before[of_row(size)],
                     hidden: &steps.outputs[at(time, size)][of_row(size)],

@@ -12,11 +12,19 @@ use crate::vector::update;
 
 impl Cell {
     /// How many sums of products each hidden unit has: those of the weights' rows.
-    pub(super) fn gates(self) -> usize {
+    pub fn gates(self) -> usize {
         match self {
             Cell::Rnn(_) => 1,
             Cell::Lstm => 4,
             Cell::Gru => 3,
+        }
+    }
+
+    /// The names of what is carried from step to step, each `[batch, hidden]`.
+    pub fn carries(self) -> &'static [&'static str] {
+        match self {
+            Cell::Rnn(_) | Cell::Gru => &["hidden"],
+            Cell::Lstm => &["hidden", "cell"],
         }
     }
 
@@ -44,7 +52,7 @@ impl Cell {
 
 /// One row at one step, forward. The gates come as sums and leave as what backward needs; the sums of
 /// the RNN come where its output will be.
-pub(super) struct Forward<'a> {
+pub(super) struct CellForward<'a> {
     pub(super) gates: &'a mut [f32],
     pub(super) hidden_before: &'a [f32],
     /// LSTM only.
@@ -54,7 +62,7 @@ pub(super) struct Forward<'a> {
     pub(super) cell: &'a mut [f32],
 }
 
-impl Forward<'_> {
+impl CellForward<'_> {
     #[inline(always)]
     pub(super) fn compute<S: Simd>(self, simd: S, cell: Cell) {
         let size = self.hidden.len();
@@ -116,7 +124,7 @@ impl Forward<'_> {
 }
 
 /// One row at one step, backward.
-pub(super) struct Backward<'a> {
+pub(super) struct CellBackward<'a> {
     /// Gates, which their gradients replace. RNN: nothing, which the gradient replaces.
     pub(super) gates: &'a mut [f32],
     pub(super) hidden_before: &'a [f32],
@@ -134,7 +142,7 @@ pub(super) struct Backward<'a> {
     pub(super) cell_gradient: &'a mut [f32],
 }
 
-impl Backward<'_> {
+impl CellBackward<'_> {
     #[inline(always)]
     pub(super) fn compute<S: Simd>(self, simd: S, cell: Cell) {
         let size = self.hidden.len();

@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 
-use super::cell::Forward;
-use super::{Cell, Source, Weights};
+use super::cell::CellForward;
+use super::{Cell, LayerInput, WeightSlices};
 use crate::buffer::Buffer;
 use crate::cpu::{Cpu, Products, Shared};
 use crate::matmul::{FEW_ROWS, Packed, Start, Weight, product_of_few_rows};
@@ -47,8 +47,8 @@ pub(super) fn forward(
     cpu: Cpu,
     cell: Cell,
     shape: Shape,
-    source: Source<'_>,
-    weights: Weights<'_>,
+    source: LayerInput<'_>,
+    weights: WeightSlices<'_>,
     (hidden, cell_state): (&[f32], &[f32]),
 ) -> Window {
     let size = shape.hidden;
@@ -68,11 +68,11 @@ pub(super) fn forward(
     };
     let stride = cell.stride(size);
     let table = match source {
-        Source::Dense(input) => {
+        LayerInput::Dense(input) => {
             input_part(cpu, shape, input, weights.input, &bias, (sums, stride));
             None
         }
-        Source::Table { embedding, tokens } => {
+        LayerInput::Table { embedding, tokens } => {
             let width = cell.gates() * size;
             let mut table = Buffer::uninitialised(embedding.len() / shape.inputs * width);
             let packed = Packed::transposed(cpu, weights.input.f32(), width, shape.inputs);
@@ -115,7 +115,7 @@ pub(super) fn forward(
 }
 
 /// What is added to `W_ih x`: both biases, but for the part of the GRU's that the reset gate multiplies.
-fn input_bias(cell: Cell, size: usize, weights: Weights<'_>) -> Vec<f32> {
+fn input_bias(cell: Cell, size: usize, weights: WeightSlices<'_>) -> Vec<f32> {
     let both = match cell {
         Cell::Gru => 2 * size,
         _ => cell.gates() * size,
@@ -305,7 +305,7 @@ impl<'a> Steps<'a> {
         let stride = step.gates.len() / rows;
         let cell_size = step.cell.len() / rows;
         for row in 0..rows {
-            Forward {
+            CellForward {
                 gates: &mut step.gates[row_of(row, stride)],
                 hidden_before: &step.hidden_before[row_of(row, size)],
                 cell_before: &step.cell_before[row_of(row, cell_size)],

@@ -1,6 +1,6 @@
 use burn::tensor::{Device, Tensor};
 
-use super::backward::{Known, backward};
+use super::backward::{OutputGradients, backward};
 use super::forward::{Shape, forward};
 use super::*;
 use crate::cpu::Cpu;
@@ -30,7 +30,7 @@ const SHAPES: [[usize; 4]; 7] = [
 struct Found {
     outputs: Vec<f32>,
     carried: Vec<Vec<f32>>,
-    /// Source, weights, biases, states.
+    /// LayerInput, weights, biases, states.
     gradients: Vec<Vec<f32>>,
 }
 
@@ -155,13 +155,13 @@ impl Case {
     /// The kernels themselves.
     fn directly(&self, cpu: Cpu) -> Found {
         let source = match &self.tokens {
-            Some(tokens) => Source::Table {
+            Some(tokens) => LayerInput::Table {
                 embedding: &self.source,
                 tokens,
             },
-            None => Source::Dense(&self.source),
+            None => LayerInput::Dense(&self.source),
         };
-        let weights = Weights {
+        let weights = WeightSlices {
             input: Weight::F32(&self.weights[0]),
             recurrent: Weight::F32(&self.weights[1]),
             input_bias: &self.weights[2],
@@ -176,7 +176,7 @@ impl Case {
         if self.cell == Cell::Lstm {
             carried.push(last(&window.cells));
         }
-        let known = Known {
+        let known = OutputGradients {
             outputs: &self.factors,
             last_hidden: Some(&self.last_factors[0]),
             last_cell: self.last_factors.get(1).map(Vec::as_slice),

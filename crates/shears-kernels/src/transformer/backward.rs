@@ -2,8 +2,8 @@
 
 use pulp::{Simd, WithSimd};
 
-use super::Masks;
-use super::forward::{Linear, Saved, Sizes, Weights, add, normalize};
+use super::forward::{BlockSlices, LinearSlices, NormSlices, Saved, Sizes, add, normalize};
+use super::{BlockOf, Masks, WithBias};
 use crate::attention::{self, Rows};
 use crate::buffer::Buffer;
 use crate::cpu::{Cpu, Shared};
@@ -12,28 +12,16 @@ use crate::math::normal;
 use crate::matmul::{Packed, Start, transposed_product};
 use crate::vector::{load, store};
 
-/// Gradients of the parameters, see [`super::BlockWeights`]: weight, then bias.
-#[derive(Debug)]
-pub(super) struct Gradients {
-    pub(super) x: Buffer,
-    pub(super) norm_1: [Buffer; 2],
-    pub(super) qkv: [Buffer; 2],
-    pub(super) projection: [Buffer; 2],
-    pub(super) norm_2: [Buffer; 2],
-    pub(super) expand: [Buffer; 2],
-    pub(super) project: [Buffer; 2],
-}
-
-/// All of a block.
+/// The gradients of a block's input and of its parameters.
 pub(super) fn backward(
     cpu: Cpu,
     sizes: Sizes,
     x: &[f32],
-    weights: Weights<'_>,
+    weights: BlockSlices<'_>,
     masks: Option<Masks>,
     (qkv, saved): (&[f32], Saved),
     gradient: &[f32],
-) -> Gradients {
+) -> (Buffer, BlockOf<Buffer>) {
     let Sizes { hidden, inner, .. } = sizes;
     let rows = sizes.rows();
     let Saved {
@@ -96,15 +84,15 @@ pub(super) fn backward(
         projection_bias,
     ] = cut(&sums, [hidden, hidden, hidden, inner, hidden]);
     let [norm_1_weight, norm_1_bias, qkv_bias] = cut(&sums_before, [hidden, hidden, 3 * hidden]);
-    Gradients {
-        x: x_gradient,
-        norm_1: [norm_1_weight, norm_1_bias],
-        qkv: [qkv_weight, qkv_bias],
-        projection: [projection_weight, projection_bias],
-        norm_2: [norm_2_weight, norm_2_bias],
-        expand: [expand_weight, expand_bias],
-        project: [project_weight, project_bias],
-    }
+    let parameters = BlockOf {
+        norm_1: WithBias::new(norm_1_weight, norm_1_bias),
+        qkv: WithBias::new(qkv_weight, qkv_bias),
+        projection: WithBias::new(projection_weight, projection_bias),
+        norm_2: WithBias::new(norm_2_weight, norm_2_bias),
+        expand: WithBias::new(expand_weight, expand_bias),
+        project: WithBias::new(project_weight, project_bias),
+    };
+    (x_gradient, parameters)
 }
 
 /// The gradient of a weight `[outputs, inputs]`, from that of its outputs and its inputs.
@@ -153,14 +141,14 @@ struct AfterAttention {
 fn after_attention(
     cpu: Cpu,
     sizes: Sizes,
-    weights: Weights<'_>,
+    weights: BlockSlices<'_>,
     masks: Option<Masks>,
     (middle, mut expanded): (&[f32], Buffer),
     gradient: &[f32],
 ) -> AfterAttention {
     let Sizes { hidden, inner, .. } = sizes;
     let rows = sizes.rows();
-    let pack = |linear: Linear<'_>, outputs, inputs| {
+    let pack = |linear: LinearSlices<'_>, outputs, inputs| {
         Packed::plain(cpu, linear.weight.f32(), outputs, inputs)
     };
     let packed = [
@@ -224,7 +212,7 @@ fn after_attention(
 
 /// A block of rows after the attention.
 struct BlockAfter<'a> {
-    weights: Weights<'a>,
+    weights: BlockSlices<'a>,
     /// Project, expand, projection.
     packed: &'a [Packed; 3],
     masks: Option<Masks>,
@@ -257,7 +245,7 @@ impl WithSimd for BlockAfter<'_> {
             ..
         } = self;
         let norm = weights.norm_2;
-        let hidden = norm[0].len();
+        let hidden = norm.weight.len();
         let (norm_sums, biases) = self.sums.split_at_mut(2 * hidden);
         let (project_bias, biases) = biases.split_at_mut(hidden);
         let (expand_bias, projection_bias) = biases.split_at_mut(biases.len() - hidden);
@@ -276,7 +264,14 @@ impl WithSimd for BlockAfter<'_> {
         multiply(simd, expand, (self.expanded_gradient, inner), &mut scratch);
         normalize(simd, middle, norm, self.normal);
         middle_gradient.copy_from_slice(gradient);
-        norm_backward(simd, middle, norm[0], &scratch, middle_gradient, norm_sums);
+        norm_backward(
+            simd,
+            middle,
+            norm.weight,
+            &scratch,
+            middle_gradient,
+            norm_sums,
+        );
 
         let mask = masks.map(|masks| masks.after_attention);
         let out = masked(
@@ -376,7 +371,7 @@ fn before_attention(
     cpu: Cpu,
     sizes: Sizes,
     x: &[f32],
-    weights: Weights<'_>,
+    weights: BlockSlices<'_>,
     qkv_gradient: &[f32],
     x_gradient: &mut [f32],
 ) -> (Buffer, Buffer) {
@@ -407,7 +402,7 @@ fn before_attention(
 
 struct BlockBefore<'a> {
     x: &'a [f32],
-    norm: [&'a [f32]; 2],
+    norm: NormSlices<'a>,
     packed: &'a Packed,
     gradient: &'a [f32],
     normal: &'a mut [f32],
@@ -420,13 +415,13 @@ impl WithSimd for BlockBefore<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let hidden = self.norm[0].len();
+        let hidden = self.norm.weight.len();
         let (norm_sums, bias_sum) = self.sums.split_at_mut(2 * hidden);
         add_rows(self.gradient, bias_sum);
         let mut scratch = Buffer::uninitialised(self.x.len());
         multiply(simd, self.packed, (self.gradient, 3 * hidden), &mut scratch);
         normalize(simd, self.x, self.norm, self.normal);
-        let weight = self.norm[0];
+        let weight = self.norm.weight;
         norm_backward(simd, self.x, weight, &scratch, self.x_gradient, norm_sums);
     }
 }

@@ -5,7 +5,8 @@ use burn::tensor::DType;
 use pulp::{Simd, WithSimd};
 
 use super::forward::{
-    Linear, Sizes, Weights, after_attention, gelu, normalize, queries_keys_values,
+    BlockSlices, LinearSlices, NormSlices, Sizes, add, after_attention, gelu, normalize,
+    queries_keys_values,
 };
 use crate::attention::{self, Attention, Rows};
 use crate::buffer::Buffer;
@@ -19,7 +20,7 @@ pub(super) fn forward_cached(
     cpu: Cpu,
     sizes: Sizes,
     x: &[f32],
-    weights: Weights<'_>,
+    weights: BlockSlices<'_>,
     earlier: [FlexTensor; 2],
 ) -> (Buffer, [FlexTensor; 2]) {
     if sizes.is_one_position() {
@@ -44,7 +45,7 @@ fn one_position(
     cpu: Cpu,
     sizes: Sizes,
     x: &[f32],
-    weights: Weights<'_>,
+    weights: BlockSlices<'_>,
     [keys, values]: [FlexTensor; 2],
 ) -> (Buffer, [FlexTensor; 2]) {
     let Sizes { hidden, inner, .. } = sizes;
@@ -73,7 +74,7 @@ fn one_position(
     (output, [keys, values])
 }
 
-struct Normalize<'a>(&'a [f32], [&'a [f32]; 2], &'a mut [f32]);
+struct Normalize<'a>(&'a [f32], NormSlices<'a>, &'a mut [f32]);
 
 impl WithSimd for Normalize<'_> {
     type Output = ();
@@ -95,14 +96,8 @@ impl WithSimd for Activate<'_> {
     }
 }
 
-fn add(to: &mut [f32], values: &[f32]) {
-    for (to, value) in to.iter_mut().zip(values) {
-        *to += value;
-    }
-}
-
 /// A weight times some rows, plus the bias.
-fn product(cpu: Cpu, linear: Linear<'_>, x: (&[f32], usize), y: &mut [f32]) {
+fn product(cpu: Cpu, linear: LinearSlices<'_>, x: (&[f32], usize), y: &mut [f32]) {
     let outputs = linear.bias.len();
     let start = Start::Bias(linear.bias);
     product_of_few_rows(cpu, (linear.weight, outputs), x, (y, outputs), start);

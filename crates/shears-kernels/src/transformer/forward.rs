@@ -2,7 +2,7 @@
 
 use pulp::{Simd, WithSimd};
 
-use super::Masks;
+use super::{BlockOf, Masks, WithBias};
 use crate::attention::{self, Attention, Rows};
 use crate::buffer::Buffer;
 use crate::cpu::{Cpu, Shared};
@@ -68,23 +68,14 @@ impl Sizes {
     }
 }
 
-/// A weight `[outputs, inputs]` and a bias `[outputs]`.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Linear<'a> {
-    pub(super) weight: Weight<'a>,
-    pub(super) bias: &'a [f32],
-}
+/// A product's parameters as slices.
+pub(super) type LinearSlices<'a> = WithBias<Weight<'a>, &'a [f32]>;
 
-/// The parameters as numbers, see [`super::BlockWeights`].
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Weights<'a> {
-    pub(super) norm_1: [&'a [f32]; 2],
-    pub(super) qkv: Linear<'a>,
-    pub(super) projection: Linear<'a>,
-    pub(super) norm_2: [&'a [f32]; 2],
-    pub(super) expand: Linear<'a>,
-    pub(super) project: Linear<'a>,
-}
+/// A norm's parameters as slices.
+pub(super) type NormSlices<'a> = WithBias<&'a [f32]>;
+
+/// All parameters as slices.
+pub(super) type BlockSlices<'a> = BlockOf<Weight<'a>, &'a [f32]>;
 
 /// What the forward pass leaves.
 #[derive(Debug)]
@@ -115,7 +106,7 @@ pub(super) fn forward(
     cpu: Cpu,
     sizes: Sizes,
     x: &[f32],
-    weights: Weights<'_>,
+    weights: BlockSlices<'_>,
     masks: Option<Masks>,
 ) -> Pass {
     let qkv = queries_keys_values(cpu, sizes, x, weights);
@@ -150,7 +141,7 @@ pub(super) fn after_attention(
     cpu: Cpu,
     sizes: Sizes,
     x: &[f32],
-    weights: Weights<'_>,
+    weights: BlockSlices<'_>,
     masks: Option<Masks>,
     mixed: &[f32],
 ) -> AfterAttention {
@@ -197,7 +188,7 @@ pub(super) fn queries_keys_values(
     cpu: Cpu,
     sizes: Sizes,
     x: &[f32],
-    weights: Weights<'_>,
+    weights: BlockSlices<'_>,
 ) -> Buffer {
     let hidden = sizes.hidden;
     let packed = Packed::transposed(cpu, weights.qkv.weight.f32(), 3 * hidden, hidden);
@@ -219,7 +210,7 @@ pub(super) fn queries_keys_values(
 
 struct NormAndProduct<'a> {
     x: &'a [f32],
-    norm: [&'a [f32]; 2],
+    norm: NormSlices<'a>,
     packed: &'a Packed,
     bias: &'a [f32],
     out: &'a mut [f32],
@@ -238,7 +229,7 @@ impl WithSimd for NormAndProduct<'_> {
 
 /// A block of rows after the attention.
 struct BlockAfter<'a> {
-    weights: Weights<'a>,
+    weights: BlockSlices<'a>,
     /// Projection, expand, project.
     packed: &'a [Packed; 3],
     masks: Option<Masks>,
@@ -266,7 +257,7 @@ impl WithSimd for BlockAfter<'_> {
             output,
             ..
         } = self;
-        let hidden = weights.norm_2[0].len();
+        let hidden = weights.norm_2.weight.len();
         product(
             simd,
             projection,
@@ -312,10 +303,10 @@ fn product<S: Simd>(simd: S, packed: &Packed, rows: &[f32], out: &mut [f32], bia
 }
 
 #[inline(always)]
-pub(super) fn normalize<S: Simd>(simd: S, rows: &[f32], norm: [&[f32]; 2], out: &mut [f32]) {
-    let width = norm[0].len();
+pub(super) fn normalize<S: Simd>(simd: S, rows: &[f32], norm: NormSlices<'_>, out: &mut [f32]) {
+    let width = norm.weight.len();
     for (row, out) in rows.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
-        Moments::of(simd, row).apply(row, norm, out);
+        Moments::of(simd, row).apply(row, [norm.weight, norm.bias], out);
     }
 }
 

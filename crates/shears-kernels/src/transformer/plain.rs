@@ -5,7 +5,7 @@ use burn::tensor::activation::{gelu, softmax};
 use burn::tensor::module::linear;
 use burn::tensor::{Bool, Device, Int, Tensor, s};
 
-use super::{BlockSettings, BlockWeights, KeysAndValues, LinearWeights, NormWeights};
+use super::{BlockSettings, BlockWeights, KeysAndValues, WithBias};
 use crate::dropout::dropout_plain;
 use crate::layer_norm::layer_norm_plain;
 
@@ -65,12 +65,12 @@ fn attention(
     (mixed.reshape([batch, time, hidden]), all)
 }
 
-fn product(input: Tensor<3>, LinearWeights { weight, bias }: LinearWeights) -> Tensor<3> {
-    linear(input, weight.transpose(), Some(bias))
+fn product(input: Tensor<3>, with: WithBias<Tensor<2>, Tensor<1>>) -> Tensor<3> {
+    linear(input, with.weight.transpose(), Some(with.bias))
 }
 
-fn norm(input: Tensor<3>, NormWeights { weight, bias }: NormWeights) -> Tensor<3> {
-    layer_norm_plain(input, weight, bias)
+fn norm(input: Tensor<3>, with: WithBias<Tensor<1>>) -> Tensor<3> {
+    layer_norm_plain(input, with.weight, with.bias)
 }
 
 fn dropped(input: Tensor<3>, settings: BlockSettings, which: u32) -> Tensor<3> {

@@ -1,7 +1,7 @@
 use burn::tensor::{Device, Tensor, s};
 
 use super::backward::backward;
-use super::forward::{Linear, Sizes, Weights, forward};
+use super::forward::{Sizes, forward};
 use super::*;
 use crate::cpu::{Cpu, Precision};
 use crate::dropout::DropoutKey;
@@ -102,14 +102,11 @@ impl Case {
             let values = &self.parameters[index];
             tensor(values, [values.len()], device)
         };
-        let linear = |index: usize, outputs: usize, inputs: usize| LinearWeights {
-            weight: tensor(&self.parameters[index], [outputs, inputs], device),
-            bias: vector(index + 1),
+        let linear = |index: usize, outputs: usize, inputs: usize| {
+            let weight = tensor(&self.parameters[index], [outputs, inputs], device);
+            WithBias::new(weight, vector(index + 1))
         };
-        let norm = |index: usize| NormWeights {
-            weight: vector(index),
-            bias: vector(index + 1),
-        };
+        let norm = |index: usize| WithBias::new(vector(index), vector(index + 1));
         BlockWeights {
             norm_1: norm(0),
             qkv: linear(2, 3 * hidden, hidden),
@@ -156,24 +153,12 @@ impl Case {
 
     /// The kernels alone; in the order of [`NAMES`].
     fn fused(&self, cpu: Cpu) -> Vec<Vec<f32>> {
-        let [a, b, c, d, e, f, g, h, i, j, k, l] =
-            std::array::from_fn(|index| self.parameters[index].as_slice());
-        let linear = |weight, bias| Linear {
-            weight: Weight::F32(weight),
-            bias,
-        };
-        let weights = Weights {
-            norm_1: [a, b],
-            qkv: linear(c, d),
-            projection: linear(e, f),
-            norm_2: [g, h],
-            expand: linear(i, j),
-            project: linear(k, l),
-        };
+        let parameters = std::array::from_fn(|index| self.parameters[index].as_slice());
+        let weights = BlockOf::from_array(parameters).map(Weight::F32, |vector| vector);
         let masks = self.settings().masks();
         let pass = forward(cpu, self.sizes, &self.x, weights, masks);
         let left = (&*pass.qkv, pass.saved);
-        let found = backward(
+        let (x, parameters) = backward(
             cpu,
             self.sizes,
             &self.x,
@@ -182,16 +167,8 @@ impl Case {
             left,
             &self.factors,
         );
-        let pairs = [
-            found.norm_1,
-            found.qkv,
-            found.projection,
-            found.norm_2,
-            found.expand,
-            found.project,
-        ];
-        let first = [pass.output, found.x].into_iter();
-        let all = first.chain(pairs.into_iter().flatten());
+        let first = [pass.output, x].into_iter();
+        let all = first.chain(parameters.into_array());
         all.map(|buffer| buffer.to_vec()).collect()
     }
 }

@@ -1,0 +1,215 @@
+//! How an operation of this crate becomes one of Burn's: dispatch, automatic differentiation and its graph.
+//!
+//! An [`Operation`] is forward and backward on tensors of the CPU device. [`call`] runs it over Burn's
+//! tensors: outside automatic differentiation as it is, within it as one node of the graph.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::autodiff::grads::Gradients as GradientsOfGraph;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::flex::FlexTensor;
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{
+    Autodiff, AutodiffBackend, Backend, BackendTensor, Dispatch, DispatchAutodiffContext,
+    DispatchTensor, DispatchTensorKind, ExtensionType, Flex, backend_extension,
+};
+
+use crate::tensor::contiguous;
+
+/// A function of `N` tensors with a backward pass of its own. Its settings, and tensors of integers, are
+/// the fields of the type that implements it.
+pub(crate) trait Operation<const N: usize>: Send + 'static {
+    /// What backward needs.
+    type Saved: Send + 'static;
+
+    /// Computes the outputs. The inputs lie as Burn left them, not always contiguous.
+    fn forward(self, inputs: [FlexTensor; N], needs_backward: bool) -> Forward<Self::Saved>;
+
+    /// The gradients of the inputs, from that of the first output, which is contiguous. Those that are not
+    /// `wanted` may be left out.
+    fn backward(
+        saved: Self::Saved,
+        gradient: FlexTensor,
+        wanted: [bool; N],
+    ) -> [Option<FlexTensor>; N];
+}
+
+/// What a forward pass gives.
+pub(crate) struct Forward<S> {
+    /// The output that gradients come back by.
+    pub(crate) output: FlexTensor,
+    /// Further outputs, which are constants to automatic differentiation.
+    pub(crate) constants: Vec<FlexTensor>,
+    /// What backward needs; it is asked for only where the forward pass was told so.
+    pub(crate) saved: Option<S>,
+}
+
+impl<S> Forward<S> {
+    /// Of one output.
+    pub(crate) fn of(output: FlexTensor, saved: S) -> Self {
+        Forward {
+            output,
+            constants: Vec::new(),
+            saved: Some(saved),
+        }
+    }
+}
+
+/// Runs an operation over tensors that are all [`crate::tensor::is_ours`], and gives its outputs.
+pub(crate) fn call<O: Operation<N>, const N: usize>(
+    operation: O,
+    inputs: [DispatchTensor; N],
+) -> Vec<DispatchTensor> {
+    <Dispatch as OperationBackend>::call::<O, N>(operation, Inputs(inputs.into()))
+}
+
+/// [`call`] for an operation with one output.
+pub(crate) fn call_for_one<O: Operation<N>, const N: usize>(
+    operation: O,
+    inputs: [DispatchTensor; N],
+) -> DispatchTensor {
+    let mut outputs = call(operation, inputs);
+    outputs.swap_remove(0)
+}
+
+#[backend_extension(Autodiff, Flex)]
+trait OperationBackend: Backend {
+    fn call<O: Operation<N>, const N: usize>(
+        operation: O,
+        #[extension_type] inputs: Inputs<Self>,
+    ) -> Vec<FloatTensor<Self>>;
+}
+
+impl OperationBackend for Flex {
+    fn call<O: Operation<N>, const N: usize>(
+        operation: O,
+        inputs: Inputs<Self>,
+    ) -> Vec<FlexTensor> {
+        let found = operation.forward(array(inputs.0), false);
+        std::iter::once(found.output)
+            .chain(found.constants)
+            .collect()
+    }
+}
+
+impl<C: CheckpointStrategy> OperationBackend for Autodiff<Flex, C> {
+    fn call<O: Operation<N>, const N: usize>(
+        operation: O,
+        inputs: Inputs<Self>,
+    ) -> Vec<FloatTensor<Self>> {
+        let parts = inputs.0.into_iter().map(|input| input.into_parts());
+        let (inputs, nodes): (Vec<_>, Vec<_>) = parts.unzip();
+        let (inputs, nodes) = (array(inputs), array(nodes));
+        let node = Node::<O, N>(PhantomData);
+        let (output, constants) = match node.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prepared) => {
+                let found = operation.forward(inputs, true);
+                let saved = Saved(Arc::new(Mutex::new(found.saved)));
+                (prepared.finish(saved, found.output), found.constants)
+            }
+            OpsKind::UnTracked(prepared) => {
+                let found = operation.forward(inputs, false);
+                (prepared.finish(found.output), found.constants)
+            }
+        };
+        let constants = constants.into_iter().map(Self::from_inner);
+        std::iter::once(output).chain(constants).collect()
+    }
+}
+
+fn array<T, const N: usize>(items: Vec<T>) -> [T; N] {
+    let count = items.len();
+    let array = items.try_into();
+    array.unwrap_or_else(|_| unreachable!("{count} tensors for an operation on {N}"))
+}
+
+/// An operation in the graph of automatic differentiation.
+struct Node<O, const N: usize>(PhantomData<O>);
+
+/// What backward needs, which it takes: it reuses the memory.
+struct Saved<S>(Arc<Mutex<Option<S>>>);
+
+impl<O: Operation<N>, const N: usize> Backward<Flex, N> for Node<O, N> {
+    type State = Saved<O::Saved>;
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, N>,
+        gradients: &mut GradientsOfGraph,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let gradient = contiguous(gradients.consume::<Flex>(&ops.node));
+        let saved = ops.state.0.lock();
+        let saved = saved.unwrap_or_else(PoisonError::into_inner).take();
+        let saved = saved.expect("a graph is gone through backward once");
+        let wanted = ops.parents.each_ref().map(Option::is_some);
+        let found = O::backward(saved, gradient, wanted);
+        for (parent, gradient) in ops.parents.into_iter().zip(found) {
+            if let (Some(parent), Some(gradient)) = (parent, gradient) {
+                gradients.register::<Flex>(parent.id, gradient);
+            }
+        }
+    }
+}
+
+impl<O, const N: usize> fmt::Debug for Node<O, N> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(std::any::type_name::<O>())
+    }
+}
+
+impl<S> Clone for Saved<S> {
+    fn clone(&self) -> Self {
+        Saved(self.0.clone())
+    }
+}
+
+impl<S> fmt::Debug for Saved<S> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Saved")
+    }
+}
+
+/// The tensors of a call, on some backend: as many as the operation has inputs.
+struct Inputs<B: Backend>(Vec<FloatTensor<B>>);
+
+/// What `#[derive(ExtensionType)]` writes for a type whose fields are tensors.
+impl<B: Backend> ExtensionType<B> for Inputs<B> {
+    type Target = Inputs<Dispatch>;
+
+    fn map_to_dispatch<F>(self, map_kind: F, autodiff: DispatchAutodiffContext) -> Self::Target
+    where
+        F: Fn(BackendTensor<B>) -> DispatchTensorKind,
+    {
+        let wrap = |tensor| DispatchTensor {
+            kind: map_kind(BackendTensor::Float(tensor)),
+            autodiff,
+        };
+        Inputs(self.0.into_iter().map(wrap).collect())
+    }
+
+    fn map_from_dispatch<F>(target: Self::Target, unwrap_kind: F) -> Self
+    where
+        F: Fn(DispatchTensor) -> BackendTensor<B>,
+    {
+        let unwrap = |tensor| unwrap_kind(tensor).float();
+        Inputs(target.0.into_iter().map(unwrap).collect())
+    }
+
+    fn routing_tensor(target: &Self::Target) -> Option<&DispatchTensor> {
+        target.0.first()
+    }
+
+    fn routing_float_tensor(target: &Self::Target) -> Option<&DispatchTensor> {
+        target.0.first()
+    }
+
+    fn autodiff_context(target: &Self::Target) -> DispatchAutodiffContext {
+        let contexts = target.0.iter().map(|tensor| tensor.autodiff);
+        contexts.fold(DispatchAutodiffContext::Disabled, |all, one| all.merge(one))
+    }
+}
