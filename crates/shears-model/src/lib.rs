@@ -19,12 +19,12 @@ mod rnn;
 mod transformer;
 
 pub use config::{Architecture, ConfigError, ModelConfig, Precision};
-pub use gru::{Gru, GruLayer};
+pub use gru::gru;
 pub use language_model::{LanguageModel, ParameterInfo, Reading, State, layer_of, parameters};
 pub use layers::{Embedding, Initializer, LayerNorm, Linear, Output, dropout};
-pub use lstm::{Lstm, LstmLayer};
+pub use lstm::lstm;
 pub use names::UnknownName;
 pub use recurrent::{RecurrentLayer, RecurrentModel};
-pub use rnn::{Nonlinearity, Rnn, RnnLayer};
+pub use rnn::{Nonlinearity, rnn};
 pub use shears_kernels::{Dropout, DropoutKey};
 pub use transformer::Transformer;

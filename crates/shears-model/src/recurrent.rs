@@ -1,6 +1,6 @@
 //! What the three recurrent models share: embedding, a stack of layers, output.
 
-use burn::module::{Module, ModuleDisplay, Param};
+use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor};
 use shears_kernels::{Cell, RecurrentWeights, recurrent, recurrent_tokens};
 
@@ -8,53 +8,61 @@ use crate::config::{ModelConfig, Precision};
 use crate::language_model::{LanguageModel, Reading, State};
 use crate::layers::{Embedding, Initializer, Output, dropout, stored_in};
 
-/// One recurrent layer over a whole window of time.
-pub trait RecurrentLayer: Module + ModuleDisplay {
-    /// Names of the tensors that the layer carries from step to step, each `[batch, hidden]`.
-    const CARRIES: &'static [&'static str];
-
-    /// A layer that reads `inputs` numbers a step, with PyTorch's initialisation.
-    fn new(inputs: usize, config: &ModelConfig, initializer: &mut Initializer) -> Self;
-
-    /// The kind of cell and the parameters.
-    fn parts(&self) -> (Cell, RecurrentWeights);
-
-    /// Width of the hidden state.
-    fn hidden(&self) -> usize;
+/// One recurrent layer; the cell has 1, 4 or 3 gates.
+#[derive(Module, Debug)]
+pub struct RecurrentLayer {
+    /// `[gates hidden, inputs]`
+    pub weight_ih: Param<Tensor<2>>,
+    /// `[gates hidden, hidden]`
+    pub weight_hh: Param<Tensor<2>>,
+    /// `[gates hidden]`
+    pub bias_ih: Param<Tensor<1>>,
+    /// `[gates hidden]`
+    pub bias_hh: Param<Tensor<1>>,
+    #[module(skip)]
+    cell: Cell,
 }
 
-/// The parameters that all three kinds of layer have; `gates` is 1, 4 or 3.
-///
-/// PyTorch's shapes and initialisation: uniform within `1 / sqrt(hidden)`.
-pub(crate) struct RecurrentParameters {
-    pub(crate) weight_ih: Param<Tensor<2>>,
-    pub(crate) weight_hh: Param<Tensor<2>>,
-    pub(crate) bias_ih: Param<Tensor<1>>,
-    pub(crate) bias_hh: Param<Tensor<1>>,
-}
-
-impl RecurrentParameters {
+impl RecurrentLayer {
+    /// With PyTorch's initialisation: uniform within `1 / sqrt(hidden)`.
     pub(crate) fn new(
-        gates: usize,
+        cell: Cell,
         inputs: usize,
         hidden: usize,
         initializer: &mut Initializer,
     ) -> Self {
         let bound = 1.0 / (hidden as f64).sqrt();
-        RecurrentParameters {
-            weight_ih: initializer.uniform([gates * hidden, inputs], bound),
-            weight_hh: initializer.uniform([gates * hidden, hidden], bound),
-            bias_ih: initializer.uniform([gates * hidden], bound),
-            bias_hh: initializer.uniform([gates * hidden], bound),
+        let rows = cell.gates() * hidden;
+        RecurrentLayer {
+            weight_ih: initializer.uniform([rows, inputs], bound),
+            weight_hh: initializer.uniform([rows, hidden], bound),
+            bias_ih: initializer.uniform([rows], bound),
+            bias_hh: initializer.uniform([rows], bound),
+            cell,
         }
+    }
+
+    fn weights(&self) -> RecurrentWeights {
+        RecurrentWeights {
+            weight_ih: self.weight_ih.val(),
+            weight_hh: self.weight_hh.val(),
+            bias_ih: self.bias_ih.val(),
+            bias_hh: self.bias_hh.val(),
+        }
+    }
+
+    /// Width of the hidden state.
+    fn hidden(&self) -> usize {
+        self.weight_hh.lazy_shape()[1]
     }
 }
 
-/// Embedding, recurrent layers, output.
+/// A text generator made of recurrent layers: embedding, layers, output. [`rnn`](crate::rnn()),
+/// [`lstm`](crate::lstm()) and [`gru`](crate::gru()) build one.
 #[derive(Module, Debug)]
-pub struct RecurrentModel<L: Module> {
+pub struct RecurrentModel {
     embedding: Embedding,
-    layers: Vec<L>,
+    layers: Vec<RecurrentLayer>,
     output: Output,
     #[module(skip)]
     dropout: f64,
@@ -62,26 +70,28 @@ pub struct RecurrentModel<L: Module> {
     precision: Precision,
 }
 
-impl<L: RecurrentLayer> RecurrentModel<L> {
-    /// A new model for `vocabulary` tokens.
-    pub fn new(vocabulary: usize, config: &ModelConfig, initializer: &mut Initializer) -> Self {
+impl RecurrentModel {
+    /// A new model for `vocabulary` tokens, of layers that are made from the width of their inputs.
+    pub(crate) fn of(
+        vocabulary: usize,
+        config: &ModelConfig,
+        initializer: &mut Initializer,
+        layer: impl Fn(usize, &mut Initializer) -> RecurrentLayer,
+    ) -> Self {
         let bound = 1.0 / (config.hidden as f64).sqrt();
         let embedding = match config.tied {
             // A standard normal is right for an embedding, and far too large for an output layer.
             true => initializer.uniform([vocabulary, config.embedding], bound),
             false => initializer.normal([vocabulary, config.embedding], 1.0),
         };
-        let inputs = |layer| {
-            if layer == 0 {
-                config.embedding
-            } else {
-                config.hidden
-            }
+        let inputs = |index| match index {
+            0 => config.embedding,
+            _ => config.hidden,
         };
         RecurrentModel {
             embedding: Embedding { weight: embedding },
             layers: (0..config.layers)
-                .map(|l| L::new(inputs(l), config, initializer))
+                .map(|index| layer(inputs(index), initializer))
                 .collect(),
             output: Output {
                 weight: (!config.tied)
@@ -103,16 +113,14 @@ impl<L: RecurrentLayer> RecurrentModel<L> {
         let mut hidden: Option<Tensor<3>> = None;
         let precision = self.precision.into();
         for (index, layer) in self.layers.iter().enumerate() {
-            let names = L::CARRIES
-                .iter()
-                .map(|name| format!("layers.{index}.{name}"));
-            let names: Vec<String> = names.collect();
+            let names = layer.cell.carries().iter();
+            let names: Vec<String> = names.map(|name| format!("layers.{index}.{name}")).collect();
             let carried = names.iter().map(|name| match state.tensors.remove(name) {
                 Some(tensor) => tensor.squeeze_dim(0), // [batch, hidden]
                 None => Tensor::zeros([batch, layer.hidden()], &device),
             });
             let carried = carried.collect();
-            let (cell, weights) = layer.parts();
+            let (cell, weights) = (layer.cell, layer.weights());
             let (outputs, carried) = match hidden {
                 Some(input) => recurrent(cell, precision, input, weights, carried),
                 None => {
@@ -129,7 +137,7 @@ impl<L: RecurrentLayer> RecurrentModel<L> {
     }
 }
 
-impl<L: RecurrentLayer> LanguageModel for RecurrentModel<L> {
+impl LanguageModel for RecurrentModel {
     fn forward(&self, tokens: Tensor<2, Int>, state: State) -> (Tensor<3>, State) {
         let (hidden, state) = self.hidden_states(tokens, state);
         let logits = self.output.forward(hidden, &self.embedding);

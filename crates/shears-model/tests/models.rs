@@ -7,8 +7,8 @@ use std::time::Instant;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use shears_model::{
-    Architecture, Gru, Initializer, LanguageModel, Lstm, ModelConfig, Nonlinearity, Precision, Rnn,
-    State, Transformer, parameters,
+    Architecture, Initializer, LanguageModel, ModelConfig, Nonlinearity, Precision, RecurrentModel,
+    State, Transformer, gru, lstm, parameters, rnn,
 };
 
 const VOCABULARY: usize = 11;
@@ -89,17 +89,17 @@ fn check_recurrent<M: Module>(new: New<M>, gates: usize, tied: bool) {
 
 #[test]
 fn recurrent_parameters_have_pytorchs_names_and_shapes() {
-    check_recurrent::<Rnn>(Rnn::new, 1, false);
-    check_recurrent::<Lstm>(Lstm::new, 4, false);
-    check_recurrent::<Gru>(Gru::new, 3, false);
+    check_recurrent::<RecurrentModel>(rnn, 1, false);
+    check_recurrent::<RecurrentModel>(lstm, 4, false);
+    check_recurrent::<RecurrentModel>(gru, 3, false);
 }
 
 /// A tied output layer shares the weight alone: its bias remains, as in PyTorch.
 #[test]
 fn tied_recurrent_parameters_have_pytorchs_names_and_shapes() {
-    check_recurrent::<Rnn>(Rnn::new, 1, true);
-    check_recurrent::<Lstm>(Lstm::new, 4, true);
-    check_recurrent::<Gru>(Gru::new, 3, true);
+    check_recurrent::<RecurrentModel>(rnn, 1, true);
+    check_recurrent::<RecurrentModel>(lstm, 4, true);
+    check_recurrent::<RecurrentModel>(gru, 3, true);
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn a_model_that_is_only_described_allocates_nothing() {
             .sum()
     };
     // 960 GB of weights.
-    let lstm = elements(parameters(&build(Lstm::new, &config, 0)));
+    let lstm = elements(parameters(&build(lstm, &config, 0)));
     assert!(lstm > 240_000_000_000, "{lstm}");
     let transformer = elements(parameters(&build(Transformer::new, &config, 0)));
     assert!(transformer > 360_000_000_000, "{transformer}");
@@ -212,7 +212,7 @@ fn recurrent_weights_start_as_in_pytorch() {
     };
     // A uniform distribution within 1 / sqrt(64).
     let bound = 0.125;
-    for (name, values) in weights(&build(Lstm::new, &config, 1)) {
+    for (name, values) in weights(&build(lstm, &config, 1)) {
         if name == "embedding.weight" {
             check_distribution(&name, &values, 1.0);
         } else {
@@ -225,7 +225,7 @@ fn recurrent_weights_start_as_in_pytorch() {
         embedding: 64,
         ..config
     };
-    let tied = weights(&build(Gru::new, &tied, 1));
+    let tied = weights(&build(gru, &tied, 1));
     let (name, embedding) = &tied[0];
     check_distribution(name, embedding, bound / 3.0_f64.sqrt());
 }
@@ -237,7 +237,7 @@ fn the_forget_gate_starts_at_one_when_asked() {
         forget_bias: true,
         ..config()
     };
-    let all = weights(&build(Lstm::new, &config, 1));
+    let all = weights(&build(lstm, &config, 1));
     for layer in 0..2 {
         let gate = |name: &str, gate: usize| -> Vec<f32> {
             let name = format!("layers.{layer}.{name}");
@@ -291,9 +291,9 @@ fn tokens(range: std::ops::Range<usize>) -> Tensor<2, Int> {
 /// Runs `check` for each of the models.
 macro_rules! for_all_models {
     ($check:ident) => {
-        $check::<Rnn>("rnn", Rnn::new);
-        $check::<Lstm>("lstm", Lstm::new);
-        $check::<Gru>("gru", Gru::new);
+        $check::<RecurrentModel>("rnn", rnn);
+        $check::<RecurrentModel>("lstm", lstm);
+        $check::<RecurrentModel>("gru", gru);
         $check::<Transformer>("transformer", Transformer::new);
     };
 }
@@ -487,7 +487,7 @@ fn check_generation<M: LanguageModel>(name: &str, new: New<M>) {
 #[test]
 fn generation_in_bf16_reads_weights_that_are_stored_so() {
     for_all_models!(check_generation);
-    let model = build(Lstm::new, &config(), 2);
+    let model = build(lstm, &config(), 2);
     let before = weights(&model);
     assert_eq!(
         weights(&model.for_generation()),
@@ -504,7 +504,7 @@ fn generation_in_bf16_reads_a_short_prompt_of_a_small_vocabulary() {
         ..config()
     };
     let mut initializer = Initializer::new(2, &Device::flex());
-    let model = Gru::new(3, &config, &mut initializer).for_generation();
+    let model = gru(3, &config, &mut initializer).for_generation();
     let prompt = TensorData::new([0_i32, 1, 2, 0, 1, 2, 0, 0, 1, 1, 2, 2].to_vec(), [1, 12]);
     let prompt: Tensor<2, Int> = Tensor::from_data(prompt, &Device::flex());
     let (at_once, _) = model.predict(prompt.clone(), State::default());

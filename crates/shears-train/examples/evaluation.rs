@@ -12,7 +12,7 @@ use std::error::Error;
 use std::time::Instant;
 
 use burn::tensor::Device;
-use shears_model::{Architecture, Gru, Initializer, LanguageModel, Lstm, Rnn};
+use shears_model::{Architecture, Initializer, LanguageModel, gru, lstm, rnn};
 use shears_train::{
     Batches, Corpora, Evaluation, Plan, Preset, Streams, Trainer, evaluate, load_corpora,
 };
@@ -34,15 +34,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (vocabulary, config) = (corpora.tokenizer.vocab_size(), plan.model_config());
     match plan.model {
         Architecture::Rnn => {
-            let model = Rnn::new(vocabulary, &config, &mut initializer);
+            let model = rnn(vocabulary, &config, &mut initializer);
             compare(model, plan, steps, &corpora, &device)
         }
         Architecture::Lstm => {
-            let model = Lstm::new(vocabulary, &config, &mut initializer);
+            let model = lstm(vocabulary, &config, &mut initializer);
             compare(model, plan, steps, &corpora, &device)
         }
         Architecture::Gru => {
-            let model = Gru::new(vocabulary, &config, &mut initializer);
+            let model = gru(vocabulary, &config, &mut initializer);
             compare(model, plan, steps, &corpora, &device)
         }
         Architecture::Transformer => Err("a Transformer reads no streams".into()),

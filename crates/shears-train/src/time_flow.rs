@@ -149,7 +149,7 @@ impl fmt::Display for TimeFlow {
 #[cfg(test)]
 mod tests {
     use burn::tensor::{Device, TensorData};
-    use shears_model::{Gru, Initializer, Lstm, ModelConfig, Rnn};
+    use shears_model::{Initializer, ModelConfig, gru, lstm, rnn};
 
     use super::*;
     use crate::Preset;
@@ -244,15 +244,15 @@ mod tests {
         let device = Device::flex().autodiff();
         let mut initializer = Initializer::new(3, &device);
         check(
-            &Rnn::new(VOCABULARY, &small("rnn-128"), &mut initializer),
+            &rnn(VOCABULARY, &small("rnn-128"), &mut initializer),
             &device,
         );
         check(
-            &Lstm::new(VOCABULARY, &small("lstm-128"), &mut initializer),
+            &lstm(VOCABULARY, &small("lstm-128"), &mut initializer),
             &device,
         );
         check(
-            &Gru::new(VOCABULARY, &small("gru-128"), &mut initializer),
+            &gru(VOCABULARY, &small("gru-128"), &mut initializer),
             &device,
         );
     }

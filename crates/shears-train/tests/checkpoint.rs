@@ -10,7 +10,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use sha2::{Digest, Sha256};
 use shears_kernels::Numbers;
-use shears_model::{Architecture, Initializer, Lstm};
+use shears_model::{Architecture, Initializer, RecurrentModel, lstm};
 use shears_train::{
     Checkpoint, CheckpointStore, ClipEvent, Event, EventLog, NamedTensor, RestoreError, RunFolder,
     StepEvent, TrainError, load_parameters, module_tensors, read_events,
@@ -27,7 +27,7 @@ const FILES: [&str; 5] = [
 
 /// A checkpoint with parameters, moments and carried state, said to be of step `step`.
 fn checkpoint(step: u64) -> Checkpoint {
-    let mut trainer = tiny::trainer::<Lstm>(Lstm::new, &tiny::plan(Architecture::Lstm));
+    let mut trainer = tiny::trainer::<RecurrentModel>(lstm, &tiny::plan(Architecture::Lstm));
     for _ in 0..2 {
         trainer.step().unwrap();
     }
@@ -437,7 +437,7 @@ fn a_folder_that_is_read_only_is_named() {
 #[test]
 fn all_tensors_that_do_not_fit_are_listed() {
     let plan = tiny::plan(Architecture::Lstm);
-    let trainer = tiny::trainer::<Lstm>(Lstm::new, &plan);
+    let trainer = tiny::trainer::<RecurrentModel>(lstm, &plan);
     let mut tensors = module_tensors(trainer.model());
     tensors.retain(|t| t.name != "layers.0.bias_ih" && t.name != "layers.1.bias_hh");
     for tensor in &mut tensors {

@@ -10,7 +10,7 @@ use burn::tensor::{Tensor, TensorData};
 use gradclip::{AdamClipping, ClipAction, ClipPolicy, Clipper, NonFinite, Outcome, Unscaled};
 use gradclip_burn::{ClippedGradients, ModuleGradients};
 use serde::Deserialize;
-use shears_model::{Architecture, LanguageModel, Lstm, Transformer};
+use shears_model::{Architecture, LanguageModel, RecurrentModel, Transformer, lstm};
 use shears_train::{Checkpoint, Optimizer, OptimizerKind, Plan, Trainer};
 
 /// What `tools/golden/clipping.py` has written: gradients, and the parameters after each of them.
@@ -149,7 +149,7 @@ fn whole(checkpoint: &Checkpoint) -> impl PartialEq + std::fmt::Debug + use<> {
 fn a_resumed_run_clips_as_an_uninterrupted_one() {
     for policy in POLICIES {
         let plan = plan_with(policy);
-        let mut straight = trainer::<Lstm>(Lstm::new, &plan);
+        let mut straight = trainer::<RecurrentModel>(lstm, &plan);
         let straight_reports: Vec<_> = (0..30).map(|_| straight.step().unwrap().report).collect();
         let acted = |report: &gradclip::ClipReport| report.action != ClipAction::Keep;
         let inside_adam = policy.starts_with("spam");
@@ -158,12 +158,12 @@ fn a_resumed_run_clips_as_an_uninterrupted_one() {
             "{policy} never acted"
         );
 
-        let mut before = trainer::<Lstm>(Lstm::new, &plan);
+        let mut before = trainer::<RecurrentModel>(lstm, &plan);
         let mut reports: Vec<_> = (0..17).map(|_| before.step().unwrap().report).collect();
         let folder = tempfile::tempdir().unwrap();
         let store = shears_train::CheckpointStore::new(folder.path());
         let saved = store.save(&before.checkpoint()).unwrap();
-        let mut after = trainer::<Lstm>(Lstm::new, &plan)
+        let mut after = trainer::<RecurrentModel>(lstm, &plan)
             .restore(store.load(&saved).unwrap())
             .unwrap();
         reports.extend((17..30).map(|_| after.step().unwrap().report));
@@ -179,7 +179,7 @@ fn a_resumed_run_clips_as_an_uninterrupted_one() {
 #[test]
 fn an_outlier_that_is_left_out_changes_two_counts_and_nothing_else() {
     let plan = plan_with("autoclip:50+skip:1e-3,window=4,limit=3");
-    let mut trainer = trainer::<Lstm>(Lstm::new, &plan);
+    let mut trainer = trainer::<RecurrentModel>(lstm, &plan);
     let mut left_out = 0;
     for _ in 0..60 {
         let before = trainer.checkpoint();
@@ -216,7 +216,7 @@ fn untouched_by_agc<M: LanguageModel>(new: New<M>, plan: &Plan) -> Vec<String> {
 fn adaptive_gradient_clipping_leaves_the_output_layer_alone() {
     let plan = plan_with("agc:1e-9");
     let expected = ["output.weight", "output.bias"];
-    assert_eq!(untouched_by_agc::<Lstm>(Lstm::new, &plan), expected);
+    assert_eq!(untouched_by_agc::<RecurrentModel>(lstm, &plan), expected);
     // Tied weights are those of the embedding.
     let tied = Plan {
         tied: true,

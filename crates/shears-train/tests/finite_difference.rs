@@ -6,8 +6,8 @@ use burn::module::{ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{DType, Device, Gradients, Int, Tensor, TensorData};
 use shears_model::{
-    Architecture, Gru, Initializer, LanguageModel, Lstm, ModelConfig, Nonlinearity, Precision, Rnn,
-    State, Transformer, parameters,
+    Architecture, Initializer, LanguageModel, ModelConfig, Nonlinearity, Precision, State,
+    Transformer, parameters,
 };
 
 /// Where the error of truncation (step squared) and that of rounding (1e-16 / step) are both
@@ -211,17 +211,17 @@ fn check<M: LanguageModel>(
 
 #[test]
 fn rnn() {
-    check("rnn", Rnn::new, &["hidden"]);
+    check("rnn", shears_model::rnn, &["hidden"]);
 }
 
 #[test]
 fn lstm() {
-    check("lstm", Lstm::new, &["hidden", "cell"]);
+    check("lstm", shears_model::lstm, &["hidden", "cell"]);
 }
 
 #[test]
 fn gru() {
-    check("gru", Gru::new, &["hidden"]);
+    check("gru", shears_model::gru, &["hidden"]);
 }
 
 #[test]

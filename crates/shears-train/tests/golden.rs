@@ -12,8 +12,8 @@ use gradclip::{
 use gradclip_burn::{ClippedGradients, ModuleGradients};
 use serde_json::Value;
 use shears_model::{
-    Architecture, Gru, Initializer, LanguageModel, Lstm, ModelConfig, Nonlinearity, Precision, Rnn,
-    State, Transformer,
+    Architecture, Initializer, LanguageModel, ModelConfig, Nonlinearity, Precision, State,
+    Transformer,
 };
 use shears_train::{
     NamedTensor, Optimizer, OptimizerKind, OptimizerSettings, load_parameters, module_tensors,
@@ -279,27 +279,27 @@ fn check_step<M: LanguageModel>(
 
 #[test]
 fn rnn() {
-    check_model("rnn", Rnn::new);
+    check_model("rnn", shears_model::rnn);
 }
 
 #[test]
 fn rnn_relu() {
-    check_model("rnn-relu", Rnn::new);
+    check_model("rnn-relu", shears_model::rnn);
 }
 
 #[test]
 fn lstm() {
-    check_model("lstm", Lstm::new);
+    check_model("lstm", shears_model::lstm);
 }
 
 #[test]
 fn lstm_tied() {
-    check_model("lstm-tied", Lstm::new);
+    check_model("lstm-tied", shears_model::lstm);
 }
 
 #[test]
 fn gru() {
-    check_model("gru", Gru::new);
+    check_model("gru", shears_model::gru);
 }
 
 #[test]

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use shears_model::{
-    Architecture, Initializer, LanguageModel, Lstm, ModelConfig, Transformer, parameters,
+    Architecture, Initializer, LanguageModel, ModelConfig, RecurrentModel, Transformer, lstm,
+    parameters,
 };
 use shears_train::{
     Batches, Plan, Preset, Streams, Trainer, estimate_memory, evaluate, peak_rss_bytes,
@@ -35,7 +36,7 @@ fn estimates_are_within_a_sixth_of_the_peaks() {
         };
         return match plan.model {
             Architecture::Transformer => check::<Transformer>(Transformer::new, &plan, vocabulary),
-            _ => check::<Lstm>(Lstm::new, &plan, vocabulary),
+            _ => check::<RecurrentModel>(lstm, &plan, vocabulary),
         };
     }
     for (number, case) in CASES.iter().enumerate() {

@@ -13,7 +13,8 @@ use gradclip::ClipAction;
 use gradclip_burn::ModuleGradients;
 use shears_data::{Batch, RandomWindows};
 use shears_model::{
-    Architecture, DropoutKey, Gru, LanguageModel, Lstm, Precision, Reading, Rnn, State, Transformer,
+    Architecture, DropoutKey, LanguageModel, Precision, Reading, RecurrentModel, State,
+    Transformer, gru, lstm, rnn,
 };
 use shears_train::{
     Batches, CheckpointStore, ClipPolicy, Corpora, End, EndReason, Evaluation, Event, NonFinite,
@@ -25,9 +26,9 @@ use shears_train::{
 macro_rules! with_model {
     ($check:ident, $plan:expr $(, $argument:expr)*) => {
         match $plan.model {
-            Architecture::Rnn => $check::<Rnn>(Rnn::new, $plan $(, $argument)*),
-            Architecture::Lstm => $check::<Lstm>(Lstm::new, $plan $(, $argument)*),
-            Architecture::Gru => $check::<Gru>(Gru::new, $plan $(, $argument)*),
+            Architecture::Rnn => $check::<RecurrentModel>(rnn, $plan $(, $argument)*),
+            Architecture::Lstm => $check::<RecurrentModel>(lstm, $plan $(, $argument)*),
+            Architecture::Gru => $check::<RecurrentModel>(gru, $plan $(, $argument)*),
             Architecture::Transformer => {
                 $check::<Transformer>(Transformer::new, $plan $(, $argument)*)
             }
@@ -186,7 +187,7 @@ fn resumption_holds_across_epochs() {
         panic!("a recurrent model reads streams");
     };
     assert_eq!(streams.windows_per_epoch(), 2);
-    check_resumption::<Lstm>(Lstm::new, &plan, folder.path(), "epochs");
+    check_resumption::<RecurrentModel>(lstm, &plan, folder.path(), "epochs");
 }
 
 /// Trainers of one process share the device, whose generator must not matter.
@@ -248,7 +249,7 @@ fn masks_are_drawn_anew_and_only_in_training() {
         dropout: 0.5,
         ..plan(Architecture::Gru)
     };
-    let trainer = trainer::<Gru>(Gru::new, &plan);
+    let trainer = trainer::<RecurrentModel>(gru, &plan);
     let reading = trainer.model().reading();
     let batches = Batches::new(&plan, reading, tiny::tokens()).unwrap();
     let (inputs, _) = to_tensors(&batches.at(0));
@@ -427,7 +428,7 @@ fn a_learning_rate_beyond_reason_ends_in_skips() {
         nonlinearity: shears_model::Nonlinearity::Relu,
         ..plan(Architecture::Rnn)
     };
-    let mut trainer = trainer::<Rnn>(Rnn::new, &plan);
+    let mut trainer = trainer::<RecurrentModel>(rnn, &plan);
     assert_eq!(trainer.step().unwrap().report.action, ClipAction::Keep);
     let before = bits(&trainer.checkpoint());
     let outcome = trainer.step().unwrap();
@@ -445,7 +446,7 @@ fn a_gradient_that_is_not_finite_is_an_error_when_asked() {
         non_finite: NonFinite::Error,
         ..plan(Architecture::Lstm)
     };
-    let mut trainer = broken::<Lstm>(Lstm::new, &plan);
+    let mut trainer = broken::<RecurrentModel>(lstm, &plan);
     let before = trainer.checkpoint();
     let error = trainer.step().unwrap_err();
     assert!(
@@ -515,11 +516,11 @@ fn too_many_skips_stop_the_run_and_name_the_last_good_checkpoint() {
     };
     let path = folder.path().join("run");
     let run = RunFolder::create(&path, &plan, &tiny::tokenizer(), None).unwrap();
-    let mut sound = trainer::<Gru>(Gru::new, &plan);
+    let mut sound = trainer::<RecurrentModel>(gru, &plan);
     steps(&mut sound, 2);
     let good = run.checkpoints().save(&sound.checkpoint()).unwrap();
 
-    let mut trainer = broken::<Gru>(Gru::new, &plan);
+    let mut trainer = broken::<RecurrentModel>(gru, &plan);
     let mut observer = Stop::default();
     let end = train(&mut trainer, &run, &corpora(), &device(), &mut observer);
     let error = end.unwrap_err();
@@ -560,7 +561,7 @@ fn whole_run(folder: &Path, name: &str, plan: &Plan, stops: &[u64]) -> (RunFolde
     let run = RunFolder::create(&path, plan, &tiny::tokenizer(), None).unwrap();
     let ends = stops.iter().map(|&stop| Some(stop)).chain([None]);
     for after in ends {
-        let mut trainer = trainer::<Lstm>(Lstm::new, plan);
+        let mut trainer = trainer::<RecurrentModel>(lstm, plan);
         let (newest, damaged) = run.checkpoints().newest();
         assert_eq!(damaged, []);
         if let Some((_, checkpoint)) = newest {
@@ -638,10 +639,11 @@ fn every_tenth_update_is_weighed() {
         lr: 0.5,
         ..plan(Architecture::Lstm)
     };
-    let sizes: BTreeMap<String, f64> = module_tensors(trainer::<Lstm>(Lstm::new, &plan).model())
-        .into_iter()
-        .map(|tensor| (tensor.name, norm(tensor.data.iter::<f64>())))
-        .collect();
+    let sizes: BTreeMap<String, f64> =
+        module_tensors(trainer::<RecurrentModel>(lstm, &plan).model())
+            .into_iter()
+            .map(|tensor| (tensor.name, norm(tensor.data.iter::<f64>())))
+            .collect();
     let (_, events) = whole_run(folder.path(), "run", &plan, &[]);
     for event in &events {
         let Event::Step(event) = event else { continue };
@@ -687,7 +689,7 @@ fn patience_ends_a_run_that_does_not_improve() {
     };
     let path = folder.path().join("run");
     let run = RunFolder::create(&path, &plan, &tiny::tokenizer(), None).unwrap();
-    let mut trainer = trainer::<Rnn>(Rnn::new, &plan);
+    let mut trainer = trainer::<RecurrentModel>(rnn, &plan);
     let mut observer = Stop::default();
     let end = train(&mut trainer, &run, &corpora(), &device(), &mut observer).unwrap();
     assert_eq!(end, End::OutOfPatience);
@@ -744,7 +746,7 @@ fn check_mean(evaluation: Evaluation, losses: &[f64]) {
 
 #[test]
 fn one_stream_predicts_each_token_from_all_before_it() {
-    let mut trainer = trainer::<Lstm>(Lstm::new, &plan(Architecture::Lstm));
+    let mut trainer = trainer::<RecurrentModel>(lstm, &plan(Architecture::Lstm));
     steps(&mut trainer, 20);
     // More than two of the evaluation's windows.
     let tokens = &tiny::tokens()[..700];

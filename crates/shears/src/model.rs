@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use burn::tensor::Device;
 use shears_model::{
-    Architecture, Gru, Initializer, LanguageModel, Lstm, ModelConfig, Rnn, Transformer,
+    Architecture, Initializer, LanguageModel, ModelConfig, Transformer, gru, lstm, rnn,
 };
 use shears_train::{NamedTensor, Plan, RunFolder, load_parameters};
 
@@ -30,9 +30,9 @@ pub(crate) fn with_model<W: Work>(
 ) -> W::Output {
     let mut initializer = Initializer::new(seed, device);
     match config.architecture {
-        Architecture::Rnn => work.with(Rnn::new(vocabulary, config, &mut initializer)),
-        Architecture::Lstm => work.with(Lstm::new(vocabulary, config, &mut initializer)),
-        Architecture::Gru => work.with(Gru::new(vocabulary, config, &mut initializer)),
+        Architecture::Rnn => work.with(rnn(vocabulary, config, &mut initializer)),
+        Architecture::Lstm => work.with(lstm(vocabulary, config, &mut initializer)),
+        Architecture::Gru => work.with(gru(vocabulary, config, &mut initializer)),
         Architecture::Transformer => {
             work.with(Transformer::new(vocabulary, config, &mut initializer))
         }

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use shears_generate::{GenerateError, Generator, Sampler};
-use shears_model::{Architecture, Gru, LanguageModel, Lstm, Rnn, State, Transformer};
+use shears_model::{Architecture, LanguageModel, State, Transformer};
 
 use crate::models::{Counting, GREEDY, PLAIN, VOCABULARY, random};
 
@@ -83,17 +83,17 @@ fn check_sampled_tokens_are_fed<M: LanguageModel>(model: &M) {
 
 #[test]
 fn rnn() {
-    check_model(random(Rnn::new, Architecture::Rnn, 0));
+    check_model(random(shears_model::rnn, Architecture::Rnn, 0));
 }
 
 #[test]
 fn lstm() {
-    check_model(random(Lstm::new, Architecture::Lstm, 0));
+    check_model(random(shears_model::lstm, Architecture::Lstm, 0));
 }
 
 #[test]
 fn gru() {
-    check_model(random(Gru::new, Architecture::Gru, 0));
+    check_model(random(shears_model::gru, Architecture::Gru, 0));
 }
 
 #[test]
@@ -103,7 +103,7 @@ fn transformer() {
 
 #[test]
 fn a_long_prompt_of_a_recurrent_model_is_read_in_pieces() {
-    let model = Counting::new(random(Gru::new, Architecture::Gru, 0));
+    let model = Counting::new(random(shears_model::gru, Architecture::Gru, 0));
     let text = some_text(600);
     let expected = logits_at_once(&model, &text);
     let mut generator = Generator::new(&model, &Device::default());
@@ -186,7 +186,7 @@ fn a_long_generation_goes_on_beyond_what_is_remembered() {
 
 #[test]
 fn nothing_read_is_an_error() {
-    let model = random(Rnn::new, Architecture::Rnn, 0);
+    let model = random(shears_model::rnn, Architecture::Rnn, 0);
     let mut generator = Generator::new(&model, &Device::default());
     let mut sampler = Sampler::new(PLAIN, 0).unwrap();
     assert_eq!(

@@ -3,7 +3,7 @@
 use burn::tensor::Device;
 use shears_data::{Tokenizer, TokenizerKind};
 use shears_generate::{Ending, GenerateError, Generator, Limits, Sampler, generate_text};
-use shears_model::{Architecture, LanguageModel, Lstm};
+use shears_model::{Architecture, LanguageModel, lstm};
 
 use crate::models::{Counting, GREEDY, PLAIN, Scripted, random};
 
@@ -124,7 +124,7 @@ fn random_text<M: LanguageModel>(model: &M, prompt: &[u32], seed: u64) -> String
 
 #[test]
 fn the_seed_decides_the_text() {
-    let model = random(Lstm::new, Architecture::Lstm, 0);
+    let model = random(lstm, Architecture::Lstm, 0);
     assert_eq!(
         random_text(&model, &[1, 2], 1),
         random_text(&model, &[1, 2], 1)
@@ -138,7 +138,7 @@ fn the_seed_decides_the_text() {
 
 #[test]
 fn without_a_prompt_the_text_starts_after_the_start_token() {
-    let model = Counting::new(random(Lstm::new, Architecture::Lstm, 0));
+    let model = Counting::new(random(lstm, Architecture::Lstm, 0));
     assert_eq!(random_text(&model, &[], 1), random_text(&model, &[7], 1));
     assert_eq!(model.reads(), 2 * 30);
 }
