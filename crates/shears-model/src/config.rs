@@ -78,51 +78,33 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
-    /// Checks everything that building the model relies on.
+    /// Checks what settings have to agree on. The ranges of each are for the caller to check.
     ///
     /// # Errors
     ///
-    /// The first setting that is out of range, by name, with the values that are accepted.
+    /// The settings that do not agree, by name.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let within = |name: &str, value: usize, most: usize| {
-            if (1..=most).contains(&value) {
-                Ok(())
-            } else {
-                Err(ConfigError(format!(
-                    "{name} is {value}; it must be from 1 to {most}"
-                )))
-            }
-        };
-        within("layers", self.layers, 1_000)?;
-        within("hidden", self.hidden, 1_000_000)?;
-        within("embedding", self.embedding, 1_000_000)?;
-        if !(0.0..1.0).contains(&self.dropout) {
-            let message = format!(
-                "dropout is {}; it must be at least 0 and below 1",
-                self.dropout
-            );
-            return Err(ConfigError(message));
-        }
+        let ModelConfig {
+            hidden,
+            heads,
+            embedding,
+            ..
+        } = self;
         if self.architecture == Architecture::Transformer {
-            within("heads", self.heads, 10_000)?;
-            within("context", self.context, 1_000_000)?;
-            if !self.hidden.is_multiple_of(self.heads) {
-                return Err(ConfigError(format!(
-                    "hidden ({}) must be a multiple of heads ({})",
-                    self.hidden, self.heads
-                )));
+            if !hidden.is_multiple_of(*heads) {
+                let message = format!("hidden ({hidden}) must be a multiple of heads ({heads})");
+                return Err(ConfigError(message));
             }
-        } else if self.tied && self.embedding != self.hidden {
+        } else if self.tied && embedding != hidden {
             return Err(ConfigError(format!(
-                "tied weights need embedding ({}) and hidden ({}) to be equal",
-                self.embedding, self.hidden
+                "tied weights need embedding ({embedding}) and hidden ({hidden}) to be equal"
             )));
         }
         Ok(())
     }
 }
 
-/// A setting that no model can be built from.
+/// Settings that no model can be built from.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ConfigError(String);
@@ -154,15 +136,9 @@ mod tests {
     }
 
     #[test]
-    fn each_bad_setting_is_named() {
+    fn settings_that_do_not_agree_are_named() {
         config().validate().unwrap();
-        assert!(error(|config| config.layers = 0).starts_with("layers is 0"));
-        assert!(error(|config| config.layers = 1_000_000_000).starts_with("layers"));
-        assert!(error(|config| config.context = 1 << 40).starts_with("context"));
         assert!(error(|config| config.heads = 5).starts_with("hidden (12)"));
-        for bad in [-0.1, 1.0, f64::NAN, f64::INFINITY] {
-            assert!(error(|config| config.dropout = bad).starts_with("dropout"));
-        }
         let tied = error(|config| {
             config.architecture = Architecture::Lstm;
             config.tied = true;

@@ -5,7 +5,6 @@
 //! checkpoints. `train(2n)` equals `train(n)`, a kill, a resumption and `train(n)`, bit for bit.
 
 mod batches;
-mod belongs;
 mod bench;
 mod checkpoint;
 mod error;
@@ -17,15 +16,14 @@ mod plan;
 mod preset;
 mod run;
 mod schedule;
+mod setting;
 mod tensors;
-mod text_serde;
 mod time_flow;
 mod train;
 mod trainer;
 mod weights;
 
 pub use batches::Batches;
-pub use belongs::BelongsTo;
 pub use bench::{BenchReport, ClipBench, PhaseTimes, Spread, bench, bench_clip, peak_rss_bytes};
 pub use checkpoint::{Checkpoint, CheckpointStore, Progress, RestoreError};
 pub use error::TrainError;
@@ -39,6 +37,7 @@ pub use plan::{Plan, PlanError, compare_plans};
 pub use preset::Preset;
 pub use run::{Corpora, RunFolder, load_corpora, lock_folder};
 pub use schedule::{Schedule, ScheduleKind};
+pub use setting::{BelongsTo, Section, Setting};
 pub use shears_events::{
     ClipEvent, EndReason, Event, EventError, EventLog, StepEvent, read_events, verdict,
 };

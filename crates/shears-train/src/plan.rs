@@ -1,132 +1,417 @@
 //! The plan of a run: every setting, resolved, with nothing implicit.
+//!
+//! Each setting stands here once; `resolve` makes a plan of what was given, `stored` reads and writes
+//! `plan.toml`.
 
+mod resolve;
+mod stored;
+
+use std::ops::Bound::{self, Excluded, Included};
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use gradclip::{ClipPolicy, NonFinite};
-use serde::{Deserialize, Serialize};
 use shears_data::TokenizerKind;
 use shears_model::{Architecture, ModelConfig, Nonlinearity, Precision};
 
 use crate::optimizer::{OptimizerKind, OptimizerSettings};
-use crate::preset::Preset;
+use crate::preset::{Preset, global_norm};
 use crate::schedule::{Schedule, ScheduleKind};
-use crate::text_serde;
+use crate::setting::{BelongsTo, Section, Setting, SettingValue, outside, settings};
 
-/// Every setting of a run. It is written to `plan.toml`, where each key is the name of a flag.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct Plan {
-    /// The preset that the other settings started from.
-    pub preset: Preset,
-    /// Files and folders to train on; `-` is standard input; none is the text that the program
-    /// carries.
-    pub text: Vec<PathBuf>,
-    /// Validation text; without it, the last tenth of the text.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub val: Option<PathBuf>,
-    /// How text becomes tokens.
-    #[serde(with = "text_serde")]
-    pub tokenizer: TokenizerKind,
-    /// Which kind of model.
-    pub model: Architecture,
-    /// Recurrent layers or Transformer blocks.
-    pub layers: usize,
-    /// Width of the hidden state or of the residual stream.
-    pub hidden: usize,
-    /// Width of the token embedding (recurrent models).
-    pub embedding: usize,
-    /// Attention heads (Transformer).
-    pub heads: usize,
-    /// Dropout probability.
-    pub dropout: f64,
-    /// Output layer with the embedding's weights.
-    pub tied: bool,
-    /// Forget-gate bias 1 (LSTM).
-    pub forget_bias: bool,
-    /// Activation of the vanilla RNN.
-    pub nonlinearity: Nonlinearity,
-    /// Precision of the products with weights.
-    #[serde(default)]
-    pub precision: Precision,
-    /// Sequences a micro-batch.
-    pub batch: usize,
-    /// Tokens a sequence; for the Transformer also its context.
-    pub window: usize,
-    /// Micro-batches whose gradients are averaged for one update.
-    pub accumulate: usize,
-    /// Update rule.
-    pub optimizer: OptimizerKind,
-    /// Highest learning rate.
-    pub lr: f64,
-    /// Factor of `momentum`.
-    pub momentum: f64,
-    /// Nesterov's variant of `momentum`.
-    pub nesterov: bool,
-    /// Decay of RMSprop's mean square.
-    pub alpha: f64,
-    /// Decay of Adam's first moment.
-    pub beta1: f64,
-    /// Decay of Adam's second moment.
-    pub beta2: f64,
-    /// Epsilon of RMSprop and Adam.
-    pub epsilon: f64,
-    /// Weight decay.
-    pub weight_decay: f64,
-    /// Shape of the learning rate over time.
-    pub schedule: ScheduleKind,
-    /// Updates of linear warm-up.
-    pub warmup: u64,
-    /// Where the schedule ends.
-    pub min_lr: f64,
-    /// Updates between two decays of the `step` schedule.
-    pub decay_every: u64,
-    /// Factor of each decay of the `step` schedule.
-    pub decay_factor: f64,
-    /// Clipping policy.
-    #[serde(with = "text_serde")]
-    pub clip: ClipPolicy,
-    /// What to do with a gradient that is not finite.
-    #[serde(with = "text_serde")]
-    pub non_finite: NonFinite,
-    /// Skipped steps in a row after which the run stops.
-    pub max_skips: u64,
-    /// Steps of the run.
-    pub steps: u64,
-    /// Seed of initial weights, of the order of windows and of dropout.
-    pub seed: u64,
-    /// Steps between evaluations; 0 is only at the end.
-    pub eval_every: u64,
-    /// Steps between checkpoints; 0 is only at the end.
-    pub save_every: u64,
-    /// Steps between samples of text; 0 is never.
-    pub sample_every: u64,
-    /// Evaluations without improvement after which the run stops; 0 is never.
-    pub patience: u64,
-    /// How many of the newest checkpoints are kept, besides the best.
-    pub keep: usize,
-    /// Where tensors live.
-    pub device: String,
-    /// SHA-256 of the training and validation text together, filled in when it is read.
-    #[serde(default)]
-    pub text_sha256: String,
-    /// SHA-256 of the file given by `val`.
-    #[serde(default)]
-    pub val_sha256: String,
+pub use stored::compare_plans;
+
+const RNN: BelongsTo = BelongsTo::Models(&[Architecture::Rnn]);
+const LSTM: BelongsTo = BelongsTo::Models(&[Architecture::Lstm]);
+const TRANSFORMER: BelongsTo = BelongsTo::Models(&[Architecture::Transformer]);
+const RECURRENT: BelongsTo =
+    BelongsTo::Models(&[Architecture::Rnn, Architecture::Lstm, Architecture::Gru]);
+const MOMENTUM: BelongsTo = BelongsTo::Optimizers(&[OptimizerKind::Momentum]);
+const RMSPROP: BelongsTo = BelongsTo::Optimizers(&[OptimizerKind::RmsProp]);
+const ADAM: BelongsTo = BelongsTo::Optimizers(&[OptimizerKind::Adam, OptimizerKind::AdamW]);
+const ADAPTIVE: BelongsTo = BelongsTo::Optimizers(&[
+    OptimizerKind::RmsProp,
+    OptimizerKind::Adam,
+    OptimizerKind::AdamW,
+]);
+const STEP: BelongsTo = BelongsTo::Schedules(&[ScheduleKind::Step]);
+const FALLING: BelongsTo = BelongsTo::Schedules(&[
+    ScheduleKind::Cosine,
+    ScheduleKind::Linear,
+    ScheduleKind::Step,
+]);
+const SKIP: BelongsTo = BelongsTo::NonFinite(&[NonFinite::Skip]);
+
+type RealRange = (Bound<f64>, Bound<f64>);
+const POSITIVE: RealRange = (Excluded(0.0), Excluded(f64::INFINITY));
+const NOT_NEGATIVE: RealRange = (Included(0.0), Excluded(f64::INFINITY));
+/// In single precision a smaller epsilon is no normal number, and its square is zero.
+const NORMAL: RealRange = (Included(f32::MIN_POSITIVE as f64), Excluded(f64::INFINITY));
+const FACTOR: RealRange = (Excluded(0.0), Included(1.0));
+const MANY: u64 = 1_000_000;
+const MANY_STEPS: u64 = MANY * MANY;
+
+settings! {
+    /// Complete setting to start from
+    preset: Preset {
+        section: Model, value: "NAME",
+        default: Preset::Lstm128, transformer: Preset::Gpt128,
+    }
+
+    /// Text files or folders; `-` reads standard input; without any, a text that the program
+    /// carries (Cicero, 49 kB)
+    ///
+    /// UTF-8. A folder means all .txt, .text and .md files in and below it, in the order of their
+    /// paths. The last tenth of the characters is kept for validation.
+    text: Vec<PathBuf> {
+        section: Text, value: "TEXT",
+        default: Vec::new(),
+    }
+
+    /// Validation text, in place of the last tenth of the text
+    val: Option<PathBuf> {
+        section: Text, value: "FILE",
+        default: None,
+    }
+
+    /// How text becomes tokens: byte, char, bpe:N, or a Hugging Face tokenizer.json
+    ///
+    /// `byte`: 256 symbols, any text. `char`: the characters that occur in the text. `bpe:N`: a
+    /// byte-level BPE of N tokens, trained on the training text. A path: that tokenizer.
+    tokenizer: TokenizerKind {
+        section: Text, value: "KIND",
+        default: TokenizerKind::Char,
+    }
+
+    /// Kind of model
+    model: Architecture {
+        section: Model, value: "KIND",
+        default: Architecture::Lstm, transformer: Architecture::Transformer,
+    }
+
+    /// Recurrent layers or Transformer blocks
+    layers: usize {
+        section: Model, value: "N",
+        default: 2, transformer: 4,
+        range: 1..=1_000,
+    }
+
+    /// Width of the hidden state, or of the Transformer
+    hidden: usize {
+        section: Model, value: "N",
+        default: 128,
+        range: 1..=1_000_000,
+    }
+
+    /// Width of the token embedding
+    embedding: usize {
+        section: Model, value: "N",
+        default: 128,
+        unless: "--hidden where that is given",
+        range: 1..=1_000_000,
+        belongs_to: RECURRENT,
+    }
+
+    /// Attention heads
+    heads: usize {
+        section: Model, value: "N",
+        default: 4,
+        range: 1..=10_000,
+        belongs_to: TRANSFORMER,
+    }
+
+    /// Probability with which dropout leaves an activation out
+    dropout: f64 {
+        section: Model, value: "P",
+        default: 0.0,
+        range: 0.0..1.0,
+    }
+
+    /// Use the embedding's weights for the output layer
+    tied: bool {
+        section: Model, value: "BOOL",
+        default: false, transformer: true,
+    }
+
+    /// Start the bias of the forget gate at 1
+    forget_bias: bool {
+        section: Model, value: "BOOL",
+        default: false,
+        belongs_to: LSTM,
+    }
+
+    /// Activation
+    nonlinearity: Nonlinearity {
+        section: Model, value: "NAME",
+        default: Nonlinearity::Tanh,
+        belongs_to: RNN,
+    }
+
+    /// Precision of the products with weights
+    ///
+    /// With bf16, factors are rounded to bfloat16 and summed in f32: faster on processors with AMX or
+    /// AVX512-BF16. Parameters, moments, gradients and clipping stay f32, and no loss scale is needed.
+    /// Generation reads weights in bf16, and everything else in f32.
+    precision: Precision {
+        section: Model, value: "NAME",
+        default: Precision::F32,
+    }
+
+    /// Sequences in a micro-batch
+    batch: usize {
+        section: Batches, value: "N",
+        default: 50, transformer: 12,
+        range: 1..=MANY as usize,
+    }
+
+    /// Tokens in a sequence; for the Transformer also its context
+    window: usize {
+        section: Batches, value: "N",
+        default: 50, transformer: 64,
+        range: 1..=MANY as usize,
+    }
+
+    /// Micro-batches whose gradients are averaged, then clipped once, for one update
+    accumulate: usize {
+        section: Batches, value: "N",
+        default: 1,
+        range: 1..=MANY as usize,
+    }
+
+    /// Update rule
+    ///
+    /// PyTorch's formulas and defaults. AdamW decays matrices only, not biases and norms.
+    optimizer: OptimizerKind {
+        section: Optimizer, value: "NAME",
+        default: OptimizerKind::Adam, transformer: OptimizerKind::AdamW,
+    }
+
+    /// Highest learning rate
+    lr: f64 {
+        section: Optimizer, value: "RATE",
+        default: 2e-3, transformer: 1e-3,
+        range: POSITIVE,
+    }
+
+    /// Factor of momentum
+    momentum: f64 {
+        section: Optimizer, value: "X",
+        default: 0.9,
+        range: 0.0..1.0,
+        belongs_to: MOMENTUM,
+    }
+
+    /// Nesterov's variant of momentum
+    nesterov: bool {
+        section: Optimizer, value: "BOOL",
+        default: false,
+        belongs_to: MOMENTUM,
+    }
+
+    /// Decay of the mean square
+    alpha: f64 {
+        section: Optimizer, value: "X",
+        default: 0.99,
+        range: 0.0..1.0,
+        belongs_to: RMSPROP,
+    }
+
+    /// Decay of the first moment
+    beta1: f64 {
+        section: Optimizer, value: "X",
+        default: 0.9,
+        range: 0.0..1.0,
+        belongs_to: ADAM,
+    }
+
+    /// Decay of the second moment
+    beta2: f64 {
+        section: Optimizer, value: "X",
+        default: 0.999, transformer: 0.99,
+        range: 0.0..1.0,
+        belongs_to: ADAM,
+    }
+
+    /// What keeps the denominator from zero
+    epsilon: f64 {
+        section: Optimizer, value: "X",
+        default: 1e-8,
+        range: NORMAL,
+        belongs_to: ADAPTIVE,
+    }
+
+    /// Weight decay
+    weight_decay: f64 {
+        section: Optimizer, value: "X",
+        default: 0.0, transformer: 0.1,
+        unless: "with another optimizer than the preset's 0, or 0.01 for adamw",
+        range: NOT_NEGATIVE,
+    }
+
+    /// Learning rate over time
+    schedule: ScheduleKind {
+        section: Schedule, value: "NAME",
+        default: ScheduleKind::Constant, transformer: ScheduleKind::Cosine,
+    }
+
+    /// Steps over which the learning rate rises to its highest
+    warmup: u64 {
+        section: Schedule, value: "N",
+        default: 0, transformer: 100,
+    }
+
+    /// Where cosine and linear end, and the floor of step
+    min_lr: f64 {
+        section: Schedule, value: "RATE",
+        default: 0.0, transformer: 1e-4,
+        range: NOT_NEGATIVE,
+        belongs_to: FALLING,
+    }
+
+    /// Steps between two decays
+    decay_every: u64 {
+        section: Schedule, value: "N",
+        default: 1000,
+        range: 1..=MANY_STEPS,
+        belongs_to: STEP,
+    }
+
+    /// Factor of each decay
+    decay_factor: f64 {
+        section: Schedule, value: "X",
+        default: 0.5,
+        range: FACTOR,
+        belongs_to: STEP,
+    }
+
+    /// Clipping policy: none, value:C, norm:C[,p=P], global-norm:C[,p=P]
+    ///
+    /// `global-norm:C` scales the whole gradient to norm C when its norm is greater (Pascanu et
+    /// al. 2013). `norm:C` does so for each tensor by itself, `value:C` limits each element; both
+    /// change the direction. `p=P` takes the p-norm, P any number above 0 or `inf`. The defaults
+    /// are those of the field: published recurrent models use thresholds from 0.2 to 10, char-rnn
+    /// and Zaremba et al. 5; nearly every Transformer uses 1. CLIPPING.md has all others (agc,
+    /// autoclip, zclip, adagc, median, skip, ...), chains and thresholds that change.
+    clip: ClipPolicy {
+        section: Clipping, value: "POLICY",
+        default: global_norm(5.0), transformer: global_norm(1.0),
+    }
+
+    /// What to do with a gradient that has a NaN or an infinity: error, skip, zero
+    ///
+    /// `skip` leaves the step out: parameters, moments and schedule keep their bits. `zero` sets
+    /// those elements to zero. `error` ends the run.
+    non_finite: NonFinite {
+        section: Clipping, value: "RULE",
+        default: NonFinite::Skip,
+    }
+
+    /// Skipped steps in a row after which the run stops, with exit code 3
+    max_skips: u64 {
+        section: Clipping, value: "N",
+        default: 10,
+        range: 1..=MANY,
+        belongs_to: SKIP,
+    }
+
+    /// Steps of the run
+    steps: u64 {
+        section: Run, value: "N",
+        default: 2000,
+        unless: "300 on the text that the program carries",
+        range: 1..=MANY_STEPS,
+    }
+
+    /// Seed of weights, data order and dropout
+    seed: u64 {
+        section: Run, value: "N",
+        default: 1,
+    }
+
+    /// Steps between evaluations on the whole validation text; 0 is only at the end
+    eval_every: u64 {
+        section: Run, value: "N",
+        default: 500,
+        unless: "100 on the text that the program carries",
+    }
+
+    /// Steps between checkpoints; 0 is only at the end
+    save_every: u64 {
+        section: Run, value: "N",
+        default: 250,
+    }
+
+    /// Steps between samples of text; 0 is only at the end
+    sample_every: u64 {
+        section: Run, value: "N",
+        default: 0,
+    }
+
+    /// Evaluations without improvement after which the run stops; 0 is never
+    patience: u64 {
+        section: Run, value: "N",
+        default: 0,
+    }
+
+    /// Newest checkpoints to keep, besides the best one
+    ///
+    /// With one only, a crash while it is replaced would leave none.
+    keep: usize {
+        section: Run, value: "N",
+        default: 3,
+        range: 2..=MANY as usize,
+    }
+
+    /// Where to compute: cpu
+    device: String {
+        section: Run, value: "NAME",
+        default: "cpu".to_string(),
+    }
 }
 
-/// A setting that is out of range, by the name of its flag.
+/// A setting that cannot be, by the name of its flag.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct PlanError(String);
+#[error("{message}")]
+pub struct PlanError {
+    message: String,
+    setting: Option<String>,
+}
 
 impl PlanError {
-    /// An error with this message.
+    /// An error with this message, about several settings.
     pub fn new(message: impl Into<String>) -> Self {
-        PlanError(message.into())
+        PlanError {
+            message: message.into(),
+            setting: None,
+        }
+    }
+
+    /// An error about one setting, which the message names.
+    pub fn about(setting: &str, message: String) -> Self {
+        PlanError {
+            message,
+            setting: Some(setting.to_string()),
+        }
+    }
+
+    /// The setting that is to be changed, if it is one alone.
+    pub fn setting(&self) -> Option<&str> {
+        self.setting.as_deref()
     }
 }
 
 impl Plan {
+    /// All settings, in the order of `plan.toml`.
+    pub fn settings() -> &'static [Setting] {
+        static SETTINGS: LazyLock<Vec<Setting>> = LazyLock::new(table_of_settings);
+        &SETTINGS
+    }
+
+    /// The setting with this name.
+    pub fn setting(name: &str) -> Option<&'static Setting> {
+        Plan::settings().iter().find(|setting| setting.name == name)
+    }
+
     /// The model's part of the plan.
     pub fn model_config(&self) -> ModelConfig {
         ModelConfig {
@@ -176,154 +461,15 @@ impl Plan {
         self.batch * self.window * self.accumulate
     }
 
-    /// Checks every setting, before anything is allocated or written.
-    ///
-    /// # Errors
-    ///
-    /// The first setting that is out of range, with the range.
-    pub fn validate(&self) -> Result<(), PlanError> {
-        let model = self.model_config().validate();
-        model.map_err(|error| PlanError(error.to_string()))?;
-        self.validate_counts()?;
-        self.validate_rates()?;
-        if self.nesterov && self.optimizer != OptimizerKind::Momentum {
-            return Err(PlanError(format!(
-                "nesterov belongs to optimizer momentum, not to {}",
-                self.optimizer
-            )));
-        }
-        let adam = matches!(self.optimizer, OptimizerKind::Adam | OptimizerKind::AdamW);
-        if let Some(rule) = self.clip.rules_inside_adam().next().filter(|_| !adam) {
-            return Err(PlanError(format!(
-                "clipping by `{}` works inside Adam; choose optimizer adam or adamw, not {}",
-                rule.name(),
-                self.optimizer
-            )));
-        }
-        if self.device != "cpu" {
-            return Err(PlanError(format!(
-                "device `{}` is not in this build; the devices are: cpu",
-                self.device
-            )));
-        }
-        Ok(())
+    /// Whether the text is read from standard input.
+    pub fn reads_standard_input(&self) -> bool {
+        self.text.iter().any(|path| path.as_os_str() == "-")
     }
-
-    fn validate_counts(&self) -> Result<(), PlanError> {
-        const MANY: u64 = 1_000_000;
-        let counts = [
-            ("batch", self.batch as u64, 1, MANY),
-            ("window", self.window as u64, 1, MANY),
-            ("accumulate", self.accumulate as u64, 1, MANY),
-            ("steps", self.steps, 1, MANY * MANY),
-            ("decay-every", self.decay_every, 1, MANY * MANY),
-            ("max-skips", self.max_skips, 1, MANY),
-            // With one checkpoint only, a crash while it is replaced would leave none.
-            ("keep", self.keep as u64, 2, MANY),
-        ];
-        for (name, value, least, most) in counts {
-            if !(least..=most).contains(&value) {
-                let range = format!("from {least} to {most}");
-                return Err(PlanError(format!("{name} is {value}; it must be {range}")));
-            }
-        }
-        Ok(())
-    }
-
-    fn validate_rates(&self) -> Result<(), PlanError> {
-        let positive = |value: f64| value > 0.0 && value.is_finite();
-        let share = |value: f64| (0.0..1.0).contains(&value);
-        let decay = |value: f64| value >= 0.0 && value.is_finite();
-        let rates = [
-            ("lr", self.lr, positive(self.lr), "above 0 and finite"),
-            (
-                "min-lr",
-                self.min_lr,
-                (0.0..=self.lr).contains(&self.min_lr),
-                "from 0 to lr",
-            ),
-            (
-                "momentum",
-                self.momentum,
-                share(self.momentum),
-                "at least 0 and below 1",
-            ),
-            (
-                "alpha",
-                self.alpha,
-                share(self.alpha),
-                "at least 0 and below 1",
-            ),
-            (
-                "beta1",
-                self.beta1,
-                share(self.beta1),
-                "at least 0 and below 1",
-            ),
-            (
-                "beta2",
-                self.beta2,
-                share(self.beta2),
-                "at least 0 and below 1",
-            ),
-            (
-                "epsilon",
-                self.epsilon,
-                self.epsilon >= f64::from(f32::MIN_POSITIVE) && self.epsilon.is_finite(),
-                "at least 1.2e-38, the least normal number of single precision, and finite",
-            ),
-            (
-                "weight-decay",
-                self.weight_decay,
-                decay(self.weight_decay),
-                "at least 0 and finite",
-            ),
-            (
-                "decay-factor",
-                self.decay_factor,
-                positive(self.decay_factor) && self.decay_factor <= 1.0,
-                "above 0 and at most 1",
-            ),
-        ];
-        for (name, value, is_accepted, range) in rates {
-            if !is_accepted {
-                return Err(PlanError(format!("{name} is {value}; it must be {range}")));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The settings in which two plans differ: name, value in the first, value in the second.
-pub fn compare_plans(left: &Plan, right: &Plan) -> Vec<(String, String, String)> {
-    let table = |plan: &Plan| toml::Table::try_from(plan).unwrap_or_default();
-    let (left, right) = (table(left), table(right));
-    let show = |value: Option<&toml::Value>| value.map_or("none".to_string(), |v| v.to_string());
-    let mut names: Vec<&String> = left.keys().chain(right.keys()).collect();
-    names.sort();
-    names.dedup();
-    let differing = names
-        .into_iter()
-        .filter(|name| left.get(*name) != right.get(*name));
-    differing
-        .map(|name| (name.clone(), show(left.get(name)), show(right.get(name))))
-        .collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn presets_are_valid_and_survive_toml() {
-        for &preset in Preset::ALL {
-            let plan = preset.plan();
-            plan.validate().unwrap();
-            let text = toml::to_string(&plan).unwrap();
-            assert_eq!(toml::from_str::<Plan>(&text).unwrap(), plan, "{preset}");
-            assert_eq!(preset.to_string().parse::<Preset>().unwrap(), preset);
-        }
-    }
 
     #[test]
     fn each_bad_setting_is_named() {
@@ -334,27 +480,42 @@ mod tests {
         };
         assert!(error(|plan| plan.lr = f64::NAN).starts_with("lr is NaN"));
         assert!(error(|plan| plan.lr = -1.0).starts_with("lr is -1"));
-        assert!(error(|plan| plan.min_lr = 1.0).starts_with("min-lr is 1"));
         assert!(error(|plan| plan.steps = 0).starts_with("steps is 0"));
-        assert!(error(|plan| plan.keep = 1).starts_with("keep is 1"));
+        assert!(error(|plan| plan.keep = 1).starts_with("keep is 1; it must be from 2"));
         assert!(error(|plan| plan.beta2 = 1.0).starts_with("beta2 is 1"));
         assert!(error(|plan| plan.layers = 0).starts_with("layers is 0"));
-        assert!(error(|plan| plan.nesterov = true).starts_with("nesterov"));
+        assert!(error(|plan| plan.layers = 1_000_000_000).starts_with("layers"));
+        assert!(error(|plan| plan.window = 1 << 40).starts_with("window"));
+        for bad in [-0.1, 1.0, f64::NAN, f64::INFINITY] {
+            let plan = Plan {
+                dropout: bad,
+                ..Preset::Lstm128.plan()
+            };
+            let error = plan.validate().unwrap_err().to_string();
+            assert!(error.starts_with("dropout"), "{error}");
+        }
         assert!(error(|plan| plan.device = "tpu".into()).starts_with("device `tpu`"));
+        let lowest = |plan: &mut Plan| {
+            plan.schedule = ScheduleKind::Linear;
+            plan.min_lr = 1.0;
+        };
+        assert!(error(lowest).starts_with("min-lr is 1"));
+        // A constant rate has no lowest.
+        let constant = Plan {
+            min_lr: 1.0,
+            ..Preset::Lstm128.plan()
+        };
+        constant.validate().unwrap();
     }
 
     #[test]
-    fn plans_differ_by_name_and_value() {
-        let left = Preset::Lstm128.plan();
-        let right = Plan {
-            lr: 0.1,
-            hidden: 64,
-            ..left.clone()
-        };
-        let differing = compare_plans(&left, &right);
-        let expected = [("hidden", "128", "64"), ("lr", "0.002", "0.1")];
-        let expected = expected.map(|(n, l, r)| (n.to_string(), l.to_string(), r.to_string()));
-        assert_eq!(differing, expected);
-        assert_eq!(compare_plans(&left, &left), []);
+    fn ranges_are_said_in_words() {
+        let said = |range: RealRange| outside(&f64::NAN, range);
+        assert_eq!(said(POSITIVE).unwrap(), "above 0 and finite");
+        assert_eq!(said(NOT_NEGATIVE).unwrap(), "at least 0 and finite");
+        assert_eq!(said(FACTOR).unwrap(), "above 0 and at most 1");
+        assert_eq!(outside(&1.0, 0.0..1.0).unwrap(), "at least 0 and below 1");
+        assert_eq!(outside(&0, 1..=9).unwrap(), "from 1 to 9");
+        assert_eq!(outside(&1, 1..=9), None);
     }
 }

@@ -104,10 +104,12 @@ impl RunFolder {
     pub fn plan(&self) -> Result<Plan, TrainError> {
         let path = self.plan_path();
         let text = fs::read_to_string(&path).map_err(TrainError::io("read", &path))?;
-        toml::from_str(&text).map_err(|error| TrainError::Folder {
-            path,
-            problem: error.message().to_string(),
-        })
+        let plan = toml::from_str::<Plan>(&text).map_err(|error| error.message().to_string());
+        let checked = plan.and_then(|plan| match plan.validate() {
+            Ok(()) => Ok(plan),
+            Err(error) => Err(error.to_string()),
+        });
+        checked.map_err(|problem| TrainError::Folder { path, problem })
     }
 
     /// The tokenizer of the run.
@@ -209,17 +211,14 @@ pub fn load_corpora(
     kept: Option<&Path>,
     tokenizer: Option<Tokenizer>,
 ) -> Result<Corpora, TrainError> {
-    let is_stdin = plan.text.iter().any(|path| path.as_os_str() == "-");
+    let is_stdin = plan.reads_standard_input();
     let source = match (
         plan.text.as_slice(),
         kept.filter(|path| is_stdin && path.exists()),
     ) {
         (_, Some(kept)) => Source::Files(vec![kept.to_path_buf()]),
         ([], None) => Source::Embedded,
-        ([_], None) if is_stdin => Source::Stdin,
-        (_, None) if is_stdin => {
-            return Err(crate::PlanError::new("`-` cannot be combined with files").into());
-        }
+        (_, None) if is_stdin => Source::Stdin,
         (files, None) => Source::Files(files.to_vec()),
     };
     let corpus = Corpus::load(&source)?;

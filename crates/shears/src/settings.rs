@@ -1,98 +1,271 @@
 //! From what was typed to the plan: preset, then config file, then flags.
 
-use std::path::Path;
+use std::marker::PhantomData;
+use std::path::{Path, PathBuf};
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, ValueHint};
 use gradclip::UnitAxis;
-use shears_model::UnknownName;
-use shears_train::{BelongsTo, OptimizerKind, Plan, PlanError, Preset};
+use shears_train::{Plan, PlanError, Preset, Section, Setting};
 use toml::{Table, Value};
 
-use crate::arguments::TrainArguments;
 use crate::exit::Misuse;
 
-/// Steps of a run on the text that the program carries: about a minute on two cores.
-const CARRIED_STEPS: i64 = 300;
+/// Which settings of a plan a command takes.
+pub(crate) trait Scope {
+    /// Whether it takes this one.
+    fn takes(setting: &Setting) -> bool;
+}
 
-/// Evaluations of such a run are quick, and its loss falls quickly.
-const CARRIED_EVAL_EVERY: i64 = 100;
+/// The settings that were typed, by name: a flag for each that the command takes, with the help and the
+/// checks that it has from [`Plan::settings`].
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Settings<S>(pub(crate) Table, PhantomData<S>);
+
+impl<S: Scope> Settings<S> {
+    fn all() -> Vec<&'static Setting> {
+        let mut taken: Vec<&Setting> = Plan::settings().iter().filter(|s| S::takes(s)).collect();
+        taken.sort_by_key(|setting| setting.section);
+        taken
+    }
+}
+
+impl<S: Scope> Args for Settings<S> {
+    fn augment_args(command: Command) -> Command {
+        command.args(Self::all().into_iter().map(flag))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl<S: Scope> FromArgMatches for Settings<S> {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut settings = Settings(Table::new(), PhantomData);
+        settings.update_from_arg_matches(matches)?;
+        Ok(settings)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        for Setting { name, .. } in Self::all() {
+            let values = matches
+                .get_many::<Value>(name)
+                .into_iter()
+                .flatten()
+                .cloned();
+            // Only the text may be several.
+            let value = values.reduce(|left, right| match (left, right) {
+                (Value::Array(left), Value::Array(right)) => Value::Array([left, right].concat()),
+                (_, right) => right,
+            });
+            if let Some(value) = value {
+                self.0.insert(name.clone(), value);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A setting as a flag; the text alone stands by itself.
+fn flag(setting: &'static Setting) -> Arg {
+    let (short, long) = help(setting);
+    let flag = Arg::new(setting.name.as_str())
+        .value_name(setting.value_name)
+        .help(short)
+        .long_help(long)
+        .hide_possible_values(!setting.is_switch);
+    let parse = |text: &str| setting.parse(text);
+    let flag = match setting.names {
+        [] if setting.is_switch => flag
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_missing_value("true")
+            .value_parser(
+                PossibleValuesParser::new(["true", "false"]).try_map(move |text| parse(&text)),
+            ),
+        [] => flag.value_parser(parse),
+        names => flag.value_parser(
+            PossibleValuesParser::new(names.iter().copied()).try_map(move |text| parse(&text)),
+        ),
+    };
+    match setting.name.as_str() {
+        "text" => flag
+            .num_args(0..)
+            .action(ArgAction::Append)
+            .value_hint(ValueHint::AnyPath),
+        name => flag
+            .long(name)
+            .allow_negative_numbers(true)
+            .help_heading(heading(setting.section)),
+    }
+}
+
+fn heading(section: Section) -> &'static str {
+    match section {
+        Section::Text => "Text",
+        Section::Model => "Model",
+        Section::Batches => "Batches",
+        Section::Optimizer => "Optimizer",
+        Section::Schedule => "Learning rate",
+        Section::Clipping => "Clipping",
+        Section::Run => "Run",
+    }
+}
+
+/// The short help, and the long one.
+fn help(setting: &Setting) -> (String, String) {
+    let lines = |paragraph: &str| paragraph.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut paragraphs = setting.documentation.split("\n\n").map(lines);
+    let mut short = paragraphs.next().unwrap_or_default();
+    if !setting.names.is_empty() {
+        short.push_str(&format!(": {}", setting.names.join(", ")));
+    }
+    let belongs_to = setting.belongs_to.to_string();
+    if !belongs_to.is_empty() {
+        short.push_str(&format!(" ({belongs_to})"));
+    }
+    if let Some(default) = setting.default() {
+        short.push_str(&format!(" [default: {default}]"));
+    }
+    let mut long: Vec<String> = std::iter::once(short.clone()).chain(paragraphs).collect();
+    if setting.name == "preset" {
+        let presets = Preset::ALL.iter();
+        let presets = presets.map(|preset| format!("{preset}: {}", preset.summary()));
+        long.push(presets.collect::<Vec<_>>().join("\n"));
+    }
+    (short, long.join("\n\n").trim_end().to_string())
+}
 
 /// What a config file may have beside the plan: where to write and how.
 pub(crate) const OUTSIDE: [&str; 6] = ["out", "threads", "quiet", "json", "tensorboard", "tui"];
 
-/// The key by which the plan of a run is known from a config file that somebody has written.
-const OF_A_RUN: &str = "text-sha256";
+/// The settings that were given, by flags and by a config file.
+#[derive(Clone, Debug)]
+pub(crate) struct Given {
+    typed: Table,
+    config: Table,
+    file: Option<PathBuf>,
+    /// Whether the file is the plan of a run: it has all that belongs to the run.
+    is_of_run: bool,
+    /// What the file has beside the settings.
+    pub(crate) outside: Table,
+}
 
-/// The flags with a config file's keys beneath them.
-///
-/// The plan of a run may serve as a config: with another model or optimizer than the run's, what does
-/// not belong to that is left out. Of a file that somebody has written, it is refused.
-pub(crate) fn with_config_file(arguments: TrainArguments) -> anyhow::Result<TrainArguments> {
-    let Some(path) = arguments.config.clone() else {
-        return Ok(arguments);
-    };
-    let fail = |message| Misuse(format!("config {}: {message}", path.display()));
-    let mut config = read_config(&path)?;
-    let is_of_run = config.remove(OF_A_RUN).is_some();
-    // The identity of a text is not a setting.
-    config.remove("val-sha256");
-    check_keys(&config).map_err(fail)?;
-    let typed = to_table(&arguments)?;
-    let merge = |mut config: Table| -> Result<TrainArguments, Misuse> {
-        config.extend(typed.clone());
-        from_table(config).map_err(fail)
-    };
-    let mut merged = merge(config.clone())?;
-    if is_of_run {
-        let (plan, _) = unchecked(&merged)?;
-        config.retain(|key, _| BelongsTo::of(key).check(key, &plan).is_ok());
-        merged = merge(config)?;
+impl Given {
+    /// Reads the config file, if there is one.
+    ///
+    /// The plan of a run may serve as a config: with another model or optimizer than the run's, what
+    /// does not belong to that is left out. Of a file that somebody has written, it is refused.
+    pub(crate) fn read(typed: Table, file: Option<&Path>) -> anyhow::Result<Given> {
+        let mut given = Given {
+            typed,
+            config: Table::new(),
+            file: file.map(Path::to_path_buf),
+            is_of_run: false,
+            outside: Table::new(),
+        };
+        let Some(file) = file else {
+            return Ok(given);
+        };
+        let mut config = read_config(file)?;
+        given.is_of_run = Plan::is_stored(&config);
+        Plan::remove_hashes(&mut config);
+        check_keys(&config).map_err(|problem| Misuse(of_config(file, &problem)))?;
+        let is_outside = |(key, _): &(String, Value)| OUTSIDE.contains(&key.as_str());
+        (given.outside, given.config) = config.into_iter().partition(is_outside);
+        if given.is_of_run {
+            let mut written = given.config.clone();
+            let retained = Plan::retain_belonging(&mut written, &given.typed);
+            retained.map_err(|error| given.blame(error))?;
+            given.config = written;
+        }
+        Ok(given)
     }
-    Ok(TrainArguments {
-        config: arguments.config,
-        resume: arguments.resume,
-        ..merged
-    })
-}
 
-/// The plan of a new run.
-pub(crate) fn resolve(arguments: &TrainArguments) -> anyhow::Result<Plan> {
-    let (plan, preset) = unchecked(arguments)?;
-    if plan.model.is_recurrent() != preset.plan().model.is_recurrent() {
-        let message = format!("model {} does not go with preset {preset}", plan.model);
-        return Err(Misuse(message).into());
+    /// Refuses what a command does not use. Of the plan of a run it is left out, and so are its steps: the
+    /// command would take as long as the run.
+    pub(crate) fn restrict(
+        &mut self,
+        command: &str,
+        uses: impl Fn(&Setting) -> bool,
+    ) -> anyhow::Result<()> {
+        let is_used = |name: &str| Plan::setting(name).is_some_and(&uses);
+        if self.is_of_run {
+            self.config
+                .retain(|name, _| is_used(name) && name != "steps");
+        }
+        match self
+            .all()
+            .keys()
+            .chain(self.outside.keys())
+            .find(|name| !is_used(name))
+        {
+            None => Ok(()),
+            Some(name) => {
+                let message = format!("{name} is not used by {command}");
+                Err(self.blame(PlanError::about(name, message)))
+            }
+        }
     }
-    check_belonging(&plan_settings(arguments)?, &plan)?;
-    plan.validate()?;
-    Ok(of_our_models(plan))
-}
 
-/// Refuses settings that do not belong to the model, the optimizer or the schedule of the plan.
-fn check_belonging(given: &Table, plan: &Plan) -> Result<(), PlanError> {
-    let mut names = given.keys();
-    names.try_for_each(|name| BelongsTo::of(name).check(name, plan))
-}
+    /// Whether a setting was given by a flag.
+    pub(crate) fn is_typed(&self, name: &str) -> bool {
+        self.typed.contains_key(name)
+    }
 
-/// The preset with what was typed in place of its own, and the preset.
-fn unchecked(arguments: &TrainArguments) -> anyhow::Result<(Plan, Preset)> {
-    let model = arguments.model.as_deref().map(str::parse).transpose();
-    let preset = arguments.preset.as_deref().map(str::parse).transpose();
-    let misuse = |error: UnknownName| Misuse(error.to_string());
-    let preset = match (preset.map_err(misuse)?, model.map_err(misuse)?) {
-        (Some(preset), _) => preset,
-        (None, Some(architecture)) => Preset::of(architecture),
-        (None, None) => Preset::Lstm128,
-    };
-    let given = plan_settings(arguments)?;
-    let mut table = Table::try_from(preset.plan())?;
-    table.extend(implied(&given, &preset.plan()));
-    table.extend(given);
-    Ok((from_table(table).map_err(Misuse)?, preset))
+    /// Whether a setting was given.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.is_typed(name) || self.config.contains_key(name)
+    }
+
+    /// The plan of a new run.
+    pub(crate) fn plan(&self) -> anyhow::Result<Plan> {
+        let plan = Plan::resolve(&self.all()).map_err(|error| self.blame(error))?;
+        Ok(of_our_models(plan))
+    }
+
+    /// Refuses to go on with a run whose plan is another one.
+    pub(crate) fn check_unchanged(&self, plan: &Plan) -> anyhow::Result<()> {
+        let given = self.all();
+        let checked = plan.check_belonging(&given);
+        checked.map_err(|error| self.blame(error))?;
+        let asked = of_our_models(plan.with(&given).map_err(|error| self.blame(error))?);
+        let differing: Vec<String> = shears_train::compare_plans(plan, &asked)
+            .into_iter()
+            .map(|(name, was, asked)| format!("{name}: the run has {was}, not {asked}"))
+            .collect();
+        if differing.is_empty() {
+            return Ok(());
+        }
+        let message = "a resumed run keeps its settings; start a new run to change them";
+        Err(Misuse(format!("{message} ({})", differing.join("; "))).into())
+    }
+
+    /// Flags win over the file.
+    fn all(&self) -> Table {
+        let mut all = self.config.clone();
+        all.extend(self.typed.clone());
+        all
+    }
+
+    /// Says that it is the file that has to be changed, if it is.
+    fn blame(&self, error: PlanError) -> anyhow::Error {
+        let in_file = |name| self.config.contains_key(name) || self.outside.contains_key(name);
+        let is_of_file = error
+            .setting()
+            .is_some_and(|name| in_file(name) && !self.is_typed(name));
+        match self.file.as_deref().filter(|_| is_of_file) {
+            Some(file) => Misuse(of_config(file, &error.to_string())).into(),
+            None => error.into(),
+        }
+    }
 }
 
 /// The plan of settings that are given as a table, with the names of a config file.
-pub(crate) fn resolve_table(table: Table) -> anyhow::Result<Plan> {
-    check_keys(&table).map_err(Misuse)?;
-    resolve(&from_table(table).map_err(Misuse)?)
+pub(crate) fn resolve_table(table: &Table) -> anyhow::Result<Plan> {
+    check_keys(table).map_err(Misuse)?;
+    Ok(of_our_models(Plan::resolve(table)?))
 }
 
 /// All parameters of our models have their output units on the first axis, whatever `agc` says.
@@ -103,70 +276,27 @@ fn of_our_models(plan: Plan) -> Plan {
     }
 }
 
-/// The plan of a run that is resumed: its own, if nothing that was typed differs from it.
-pub(crate) fn check_unchanged(arguments: &TrainArguments, plan: &Plan) -> anyhow::Result<()> {
-    let given = plan_settings(arguments)?;
-    check_belonging(&given, plan)?;
-    let mut table = Table::try_from(plan)?;
-    table.extend(given);
-    let asked = of_our_models(from_table(table).map_err(Misuse)?);
-    let differing: Vec<String> = shears_train::compare_plans(plan, &asked)
-        .into_iter()
-        .map(|(name, was, asked)| format!("{name}: the run has {was}, not {asked}"))
-        .collect();
-    if differing.is_empty() {
-        return Ok(());
-    }
-    let message = "a resumed run keeps its settings; start a new run to change them";
-    Err(Misuse(format!("{message} ({})", differing.join("; "))).into())
+fn of_config(file: &Path, problem: &str) -> String {
+    format!("config {}: {problem}", file.display())
 }
 
-/// What was typed, as far as it belongs to the plan.
-fn plan_settings(arguments: &TrainArguments) -> anyhow::Result<Table> {
-    let mut table = to_table(arguments)?;
-    for outside in OUTSIDE {
-        table.remove(outside);
-    }
-    Ok(table)
-}
-
-/// Defaults that depend on what was typed.
-fn implied(given: &Table, preset: &Plan) -> Table {
-    let mut implied = Table::new();
-    if let Some(hidden) = given.get("hidden") {
-        implied.insert("embedding".into(), hidden.clone());
-    }
-    if !given.contains_key("text") && !given.contains_key("preset") {
-        implied.insert("steps".into(), Value::Integer(CARRIED_STEPS));
-        implied.insert("eval-every".into(), Value::Integer(CARRIED_EVAL_EVERY));
-    }
-    // PyTorch's own defaults of weight decay, when the optimizer is not the preset's.
-    let optimizer = given.get("optimizer").and_then(Value::as_str);
-    if let Some(Ok(kind)) = optimizer.map(str::parse::<OptimizerKind>)
-        && kind != preset.optimizer
-    {
-        let decay = if kind == OptimizerKind::AdamW {
-            0.01
-        } else {
-            0.0
-        };
-        implied.insert("weight-decay".into(), Value::Float(decay));
-    }
-    implied
-}
-
-fn read_config(path: &Path) -> Result<Table, Misuse> {
-    let fail = |problem: String| Misuse(format!("config {}: {problem}", path.display()));
-    let text = std::fs::read_to_string(path).map_err(|error| fail(error.to_string()))?;
+fn read_config(file: &Path) -> Result<Table, Misuse> {
+    let fail = |problem: String| Misuse(of_config(file, &problem));
+    let text = std::fs::read_to_string(file).map_err(|error| fail(error.to_string()))?;
     let table = text.parse();
     table.map_err(|error: toml::de::Error| fail(error.message().replace('\n', " ")))
 }
 
 fn check_keys(table: &Table) -> Result<(), String> {
-    let known = known_keys();
+    let known = || {
+        Plan::settings()
+            .iter()
+            .map(|setting| setting.name.as_str())
+            .chain(OUTSIDE)
+    };
     for key in table.keys() {
-        if !known.contains(key) {
-            let nearest = known.iter().max_by(|left, right| {
+        if !known().any(|name| name == key) {
+            let nearest = known().max_by(|left, right| {
                 strsim::jaro_winkler(left, key).total_cmp(&strsim::jaro_winkler(right, key))
             });
             let hint = nearest.map_or(String::new(), |name| format!("; did you mean `{name}`?"));
@@ -176,33 +306,6 @@ fn check_keys(table: &Table) -> Result<(), String> {
     Ok(())
 }
 
-/// The keys of a config file: those of the plan, and where to write and how.
-fn known_keys() -> Vec<String> {
-    let plan = Plan {
-        val: Some("val".into()),
-        ..Preset::Lstm128.plan()
-    };
-    let table = Table::try_from(plan).unwrap_or_default();
-    let outside = OUTSIDE.map(String::from);
-    table
-        .into_iter()
-        .map(|(key, _)| key)
-        .chain(outside)
-        .collect()
-}
-
-fn to_table(arguments: &TrainArguments) -> anyhow::Result<Table> {
-    let table = Table::try_from(arguments);
-    let limit = i64::MAX;
-    Ok(table.map_err(|error| Misuse(format!("{error}; whole numbers go up to {limit}")))?)
-}
-
-fn from_table<T: serde::de::DeserializeOwned>(table: Table) -> Result<T, String> {
-    table
-        .try_into()
-        .map_err(|error: toml::de::Error| error.to_string().trim().replace('\n', " "))
-}
-
 /// For clap: keeps the text, and checks that it is one of a `T`.
 pub(crate) fn checked<T: std::str::FromStr<Err: std::fmt::Display>>(
     text: &str,
@@ -210,5 +313,44 @@ pub(crate) fn checked<T: std::str::FromStr<Err: std::fmt::Display>>(
     match text.parse::<T>() {
         Ok(_) => Ok(text.to_string()),
         Err(error) => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_help_has_the_defaults_of_the_plan() {
+        let given: Table = "text = [\"a.txt\"]".parse().unwrap();
+        let plan = Plan::resolve(&given).unwrap();
+        let mut without = Vec::new();
+        for setting in Plan::settings() {
+            let help = flag(setting).get_help().unwrap().to_string();
+            let Some((_, default)) = help.split_once(" [default: ") else {
+                without.push(setting.name.as_str());
+                continue;
+            };
+            let default = default.split([';', ',', ']']).next().unwrap();
+            match setting.name.as_str() {
+                "model" => assert_eq!(default, "the preset's"),
+                // What the recurrent models do not have.
+                "heads" => assert_eq!(default, "4"),
+                _ => {
+                    let value = setting.value_in(&plan).unwrap();
+                    assert_eq!(setting.parse(default), Ok(value), "{}", setting.name);
+                }
+            }
+        }
+        assert_eq!(without, ["text", "val"]);
+    }
+
+    #[test]
+    fn the_help_says_what_a_setting_belongs_to() {
+        let help = |name| help(Plan::setting(name).unwrap()).0;
+        assert!(help("epsilon").contains("(optimizer rmsprop, adam or adamw)"));
+        assert!(help("decay-every").contains("(schedule step)"));
+        assert!(help("optimizer").contains("sgd, momentum, rmsprop, adam, adamw"));
+        assert!(!help("lr").contains('('));
     }
 }

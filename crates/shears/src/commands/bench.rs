@@ -4,21 +4,112 @@ mod clip;
 mod generate;
 mod train;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use burn::tensor::Device;
-use shears_train::{Plan, Spread};
+use clap::{Args, ValueEnum, ValueHint};
+use shears_train::{Plan, Section, Setting, Spread};
 
-use crate::arguments::{BenchArguments, BenchPart};
+use crate::exit::Misuse;
 use crate::model::{Work, device, with_model};
 use crate::output::say;
-use crate::settings;
+use crate::settings::{Given, Scope, Settings};
+
+/// Time training steps, clipping, or generation
+///
+/// `--part train`: whole steps (forward, backward, clip, update) on random tokens, after a warm-up.
+/// JSON keys: ms_per_step.{min,median,max}, phases.{forward,backward,clip,update}.{min,median,max},
+/// tokens_per_second, peak_rss_bytes, memory_estimate_bytes.
+///
+/// `--part clip`: the clipping policy and the optimizer on random gradients of the model, beside
+/// one read of them. `clip` measures and decides and leaves the scaling to the update;
+/// `clip_in_place` scales as well. JSON keys:
+/// ms.{read,clip,clip_and_update,clip_in_place}.{min,median,max}, parameters, tensors.
+///
+/// `--part generate`: one text, token by token, at temperature 1, by a model that learned nothing.
+/// JSON keys: tokens_per_second.{min,median,max}, tokens, peak_rss_bytes.
+///
+/// Flags and config files have the names of those of `shears train`, where the part uses them: the
+/// model for all, the update rule and clipping for `train` and `clip`, batches for `train`.
+#[derive(Args, Debug)]
+#[command(after_long_help = EXAMPLES)]
+pub(crate) struct BenchArguments {
+    /// What to time
+    #[arg(long, value_enum, default_value_t = BenchPart::Train)]
+    part: BenchPart,
+
+    /// Size of the vocabulary; 65 is that of the characters of Tiny Shakespeare
+    #[arg(long, value_name = "N", default_value_t = 65, value_parser = clap::value_parser!(u32).range(1..))]
+    vocabulary: u32,
+
+    /// Steps, rounds or tokens that are timed [default: 20; of tokens the context, or 500]
+    #[arg(long, value_name = "N")]
+    steps: Option<i64>,
+
+    /// CPU threads [default: all cores]
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+
+    /// Settings from a TOML file, which may be the plan of a run
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    config: Option<PathBuf>,
+
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    settings: Settings<Timed>,
+}
+
+/// What one part or another uses, but for the steps, which have another meaning and default here.
+#[derive(Debug)]
+struct Timed;
+
+impl Scope for Timed {
+    fn takes(setting: &Setting) -> bool {
+        let mut parts = BenchPart::value_variants().iter();
+        setting.name != "steps" && parts.any(|part| part.uses(setting))
+    }
+}
+
+/// A part of the program that can be timed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum BenchPart {
+    /// Training steps
+    Train,
+    /// Clipping and update
+    Clip,
+    /// Generation
+    Generate,
+}
+
+impl BenchPart {
+    fn uses(self, setting: &Setting) -> bool {
+        match (setting.section, setting.name.as_str()) {
+            (_, "dropout") => self == BenchPart::Train,
+            (Section::Model, _) | (_, "window" | "steps" | "seed" | "device") => true,
+            (Section::Batches | Section::Schedule, _) => self == BenchPart::Train,
+            (Section::Optimizer, _) | (_, "clip" | "non-finite") => self != BenchPart::Generate,
+            _ => false,
+        }
+    }
+}
+
+const EXAMPLES: &str = "Examples:
+  shears bench --preset lstm-128 --threads 2
+  shears bench --preset gpt-384 --batch 16 --steps 5 --json
+  shears bench --part clip --preset gpt-384
+  shears bench --part clip --preset gpt-384 --layers 12 --hidden 768 --heads 12 --window 1024 \
+      --vocabulary 50257 --tied=false
+  shears bench --part generate --preset lstm-512 --steps 300";
 
 /// Steps or rounds that are timed unless `--steps` says otherwise.
 const STEPS: u64 = 20;
 
 /// What is timed, and how.
-struct Setting {
+struct Timing {
     plan: Plan,
     /// What `--steps` says, at least 1.
     steps: Option<u64>,
@@ -31,29 +122,43 @@ struct Setting {
 
 pub(crate) fn run(arguments: BenchArguments) -> anyhow::Result<ExitCode> {
     let BenchArguments {
-        part,
-        vocabulary,
-        train,
+        part, mut settings, ..
     } = arguments;
-    let train = settings::with_config_file(train)?;
-    let plan = settings::resolve(&train)?;
-    let setting = Setting {
-        steps: train.steps,
-        threads: super::set_threads(train.threads)?,
-        vocabulary: vocabulary as usize,
+    if let Some(steps) = arguments.steps {
+        settings.0.insert("steps".into(), steps.into());
+    }
+    let shown = part.to_possible_value();
+    let command = format!(
+        "bench --part {}",
+        shown.as_ref().map_or("", |value| value.get_name())
+    );
+    let mut given = Given::read(settings.0, arguments.config.as_deref())?;
+    given.restrict(&command, |setting| part.uses(setting))?;
+    let plan = given.plan()?;
+    if part != BenchPart::Train && plan.model.is_recurrent() && given.is_typed("window") {
+        let message = format!(
+            "{command} uses window for model transformer, not for {}",
+            plan.model
+        );
+        return Err(Misuse(message).into());
+    }
+    let timing = Timing {
+        steps: given.has("steps").then_some(plan.steps),
+        threads: super::set_threads(arguments.threads)?,
+        vocabulary: arguments.vocabulary as usize,
         device: device(&plan.device),
-        json: train.json,
+        json: arguments.json,
         plan,
     };
     match part {
-        BenchPart::Train => train::run(setting)?,
-        BenchPart::Clip => clip::run(setting)?,
-        BenchPart::Generate => generate::run(setting)?,
+        BenchPart::Train => train::run(timing)?,
+        BenchPart::Clip => clip::run(timing)?,
+        BenchPart::Generate => generate::run(timing)?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-impl Setting {
+impl Timing {
     /// Builds the model, for training or not, and does the work with it.
     fn with_model<W: Work>(&self, device: &Device, work: W) -> W::Output {
         let config = self.plan.model_config();

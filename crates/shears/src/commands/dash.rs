@@ -9,7 +9,6 @@ use shears_dash::{DashError, Options};
 use shears_data::Tokenizer;
 use shears_model::Reading;
 use shears_train::{Batches, Plan, Preset, RunFolder, load_corpora};
-use toml::Table;
 
 use crate::exit::Misuse;
 use crate::output::say;
@@ -34,7 +33,7 @@ pub(crate) fn run(arguments: &DashArguments) -> anyhow::Result<ExitCode> {
     let folder = &arguments.folder;
     let mut presets = BTreeMap::new();
     for preset in Preset::ALL {
-        presets.insert(preset.to_string(), Table::try_from(preset.plan())?);
+        presets.insert(preset.to_string(), preset.plan().complete());
     }
     let texts = Texts::default();
     let options = Options {

@@ -5,15 +5,97 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use burn::tensor::Device;
+use clap::Args;
 use shears_data::Tokenizer;
 use shears_generate::{
     GenerateError, Generator, Limits, Sampler, SamplingSettings, TextStream, generate_text,
 };
 use shears_model::LanguageModel;
 
-use crate::arguments::GenerateArguments;
+use crate::commands::RunArgument;
 use crate::exit::Misuse;
 use crate::model::{Trained, Work, device, with_trained_model};
+
+/// Write new text with a trained model
+///
+/// The text appears as it is written, in whole characters. What was written is never computed
+/// again: recurrent models carry their state, the Transformer its keys and values. When the
+/// Transformer's context is full, it reads the last half of it again and goes on from there, so
+/// that it looks back on at least half its context.
+#[derive(Args, Debug)]
+#[command(after_long_help = EXAMPLES)]
+pub(crate) struct GenerateArguments {
+    #[command(flatten)]
+    pub(crate) run: RunArgument,
+
+    /// Text to go on from; `-` reads it from standard input [default: a new line]
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) prompt: Option<String>,
+
+    /// Tokens to write
+    #[arg(long, value_name = "N", default_value_t = 500)]
+    pub(crate) tokens: usize,
+
+    /// How daring: below 1 sharpens the probabilities, above 1 flattens them, 0 always takes the
+    /// likeliest token
+    #[arg(
+        long,
+        value_name = "T",
+        default_value_t = 0.8,
+        allow_negative_numbers = true
+    )]
+    pub(crate) temperature: f64,
+
+    /// Choose among the K likeliest tokens only
+    #[arg(long, value_name = "K")]
+    pub(crate) top_k: Option<usize>,
+
+    /// Choose among the likeliest tokens that together reach probability P (Holtzman et al. 2020)
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    pub(crate) top_p: Option<f64>,
+
+    /// Leave out tokens less likely than P times the likeliest one
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    pub(crate) min_p: Option<f64>,
+
+    /// Make tokens that were just written less likely; 1 is off (Keskar et al. 2019)
+    #[arg(
+        long,
+        value_name = "X",
+        allow_negative_numbers = true,
+        default_value_t = 1.0
+    )]
+    pub(crate) repetition_penalty: f64,
+
+    /// Stop before this text; can be given several times
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) stop: Vec<String>,
+
+    /// Seed of the choices [default: 1]; sample k of several has seed + k
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+
+    /// How many texts to write
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) num_samples: u64,
+
+    /// Which checkpoint: best, last, or the number of a step
+    #[arg(long, value_name = "WHICH", default_value = "best")]
+    pub(crate) checkpoint: String,
+
+    /// CPU threads [default: all cores]
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+
+    /// Print one JSON object a text: prompt, text, seed
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+const EXAMPLES: &str = "Examples:
+  shears generate runs/mine --prompt 'ROMEO:' --tokens 300
+  shears generate runs/mine --temperature 0.5 --top-k 20 --num-samples 3
+  echo 'Once upon' | shears generate runs/mine --prompt - --stop '.'";
 
 pub(crate) fn run(arguments: &GenerateArguments) -> anyhow::Result<ExitCode> {
     let settings = SamplingSettings {

@@ -1,9 +1,10 @@
 //! `shears train`: a run from its plan, or from where it was left, to its end.
 
+mod arguments;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context;
 use burn::tensor::Device;
 use shears_model::{LanguageModel, Precision, parameters};
 use shears_train::{
@@ -11,34 +12,42 @@ use shears_train::{
     estimate_memory, load_corpora, train,
 };
 
-use crate::arguments::TrainArguments;
 use crate::commands::generate::write_sample;
 use crate::exit::{INTERRUPTED, Misuse};
 use crate::model::{Work, device, with_model};
 use crate::output::{complain, say};
 use crate::report;
 use crate::screen::{self, Screen, Setup};
-use crate::settings;
+use crate::settings::Given;
 use crate::tensorboard::TensorBoard;
 use crate::watch::{Show, Watch, indent};
+use arguments::Outside;
+pub(crate) use arguments::TrainArguments;
 
 pub(crate) fn run(arguments: TrainArguments) -> anyhow::Result<ExitCode> {
-    let arguments = settings::with_config_file(arguments)?;
-    let show = match (arguments.json, arguments.quiet) {
+    let TrainArguments {
+        settings,
+        outside,
+        config,
+        resume,
+    } = arguments;
+    let given = Given::read(settings.0, config.as_deref())?;
+    let outside = outside.or(read_outside(&given, config.as_deref())?);
+    let show = match (outside.json, outside.quiet) {
         (true, true) => return Err(Misuse("--json and --quiet exclude each other".into()).into()),
         (true, false) => Show::Json,
         (false, true) => Show::Quiet,
         (false, false) => Show::Text,
     };
-    if arguments.tui {
-        screen::check(arguments.json, arguments.quiet)?;
+    if outside.tui {
+        screen::check(outside.json, outside.quiet)?;
     }
     // Before the text is read: training a tokenizer computes in parallel, too.
-    let threads = super::set_threads(arguments.threads)?;
-    let job = match &arguments.resume {
-        Some(Some(folder)) => resume(&arguments, folder, show)?,
-        Some(None) => resume(&arguments, &super::newest_run()?, show)?,
-        None => start(&arguments)?,
+    let threads = super::set_threads(outside.threads)?;
+    let job = match &resume {
+        Some(Some(folder)) => go_on(&given, folder, show)?,
+        Some(None) => go_on(&given, &super::newest_run()?, show)?,
+        None => start(&given, outside.out)?,
     };
     let device = device(&job.plan.device).autodiff();
     let config = job.plan.model_config();
@@ -54,10 +63,27 @@ pub(crate) fn run(arguments: TrainArguments) -> anyhow::Result<ExitCode> {
             show,
             threads,
             device,
-            tensorboard: arguments.tensorboard,
-            tui: arguments.tui,
+            tensorboard: outside.tensorboard,
+            tui: outside.tui,
         },
     )
+}
+
+/// What the config file has beside the plan.
+fn read_outside(given: &Given, file: Option<&Path>) -> Result<Outside, Misuse> {
+    given
+        .outside
+        .clone()
+        .try_into()
+        .map_err(|error: toml::de::Error| {
+            let file = file
+                .map(Path::display)
+                .map_or(String::new(), |file| file.to_string());
+            Misuse(format!(
+                "config {file}: {}",
+                error.to_string().trim().replace('\n', " ")
+            ))
+        })
 }
 
 /// A run that is about to be trained.
@@ -70,16 +96,9 @@ struct Job {
     checkpoint: Option<Checkpoint>,
 }
 
-fn start(arguments: &TrainArguments) -> anyhow::Result<Job> {
-    let plan = settings::resolve(arguments);
-    let plan = match &arguments.config {
-        Some(path) => plan.with_context(|| format!("config {}", path.display()))?,
-        None => plan?,
-    };
-    let path = arguments
-        .out
-        .clone()
-        .unwrap_or_else(|| default_folder(&plan));
+fn start(given: &Given, out: Option<PathBuf>) -> anyhow::Result<Job> {
+    let plan = given.plan()?;
+    let path = out.unwrap_or_else(|| default_folder(&plan));
     if path.join("plan.toml").exists() {
         let path = path.display();
         let hint = "go on with it by --resume, or choose another --out";
@@ -101,10 +120,10 @@ fn start(arguments: &TrainArguments) -> anyhow::Result<Job> {
     })
 }
 
-fn resume(arguments: &TrainArguments, path: &Path, show: Show) -> anyhow::Result<Job> {
+fn go_on(given: &Given, path: &Path, show: Show) -> anyhow::Result<Job> {
     let folder = RunFolder::open(path)?;
     let plan = folder.plan()?;
-    settings::check_unchanged(arguments, &plan)?;
+    given.check_unchanged(&plan)?;
     let corpora = load_corpora(&plan, Some(&folder.input_path()), Some(folder.tokenizer()?))?;
     let known = (plan.text_sha256.clone(), plan.val_sha256.clone());
     if corpora.sha256 != known {

@@ -6,8 +6,9 @@ use toml::{Table, Value};
 
 use crate::program::{Scratch, TINY};
 
-/// Every key but those of other models and optimizers, none with the value that it has without the file.
-const ALL: &str = r#"
+/// Settings that go together; every key is in one of them, none with the value that it has without.
+const ALL: [&str; 3] = [
+    r#"
 text = ["text.txt"]
 val = "val.txt"
 tokenizer = "byte"
@@ -48,7 +49,77 @@ json = false
 quiet = true
 tensorboard = true
 tui = false
+"#,
+    r#"
+text = ["text.txt"]
+preset = "gpt-128"
+layers = 1
+hidden = 12
+heads = 2
+tied = false
+batch = 2
+window = 8
+beta1 = 0.75
+beta2 = 0.875
+epsilon = 0.001
+schedule = "linear"
+max-skips = 4
+steps = 2
+out = "run"
+quiet = true
+"#,
+    r#"
+text = ["text.txt", "val.txt"]
+preset = "lstm-512"
+hidden = 12
+embedding = 12
+layers = 1
+forget-bias = true
+optimizer = "rmsprop"
+alpha = 0.5
+batch = 2
+window = 8
+steps = 2
+out = "run"
+quiet = true
+"#,
+];
+
+/// One more, because an RNN has no forget gate.
+const RNN: &str = r#"
+text = ["text.txt"]
+preset = "rnn-128"
+nonlinearity = "relu"
+hidden = 12
+embedding = 12
+layers = 1
+batch = 2
+window = 8
+steps = 2
+out = "run"
+quiet = true
 "#;
+
+/// What is no part of the plan.
+const OUTSIDE: [&str; 6] = ["out", "threads", "json", "quiet", "tensorboard", "tui"];
+
+/// The same as flags.
+fn flags(table: &Table) -> String {
+    let flag = |(key, value): (&String, &Value)| match (key.as_str(), value) {
+        ("out", _) => String::new(),
+        ("text", Value::Array(paths)) => {
+            let paths = paths.iter().map(|path| path.as_str().unwrap());
+            paths.collect::<Vec<_>>().join(" ")
+        }
+        (key, Value::Boolean(on)) if OUTSIDE.contains(&key) => match on {
+            true => format!("--{key}"),
+            false => String::new(),
+        },
+        (key, Value::String(text)) => format!("--{key}={text}"),
+        (key, value) => format!("--{key}={value}"),
+    };
+    table.iter().map(flag).collect::<Vec<_>>().join(" ")
+}
 
 fn scratch() -> Scratch {
     let scratch = Scratch::new();
@@ -59,51 +130,54 @@ fn scratch() -> Scratch {
 }
 
 #[test]
-fn every_flag_has_a_key_of_the_same_name() {
+fn every_setting_goes_from_flag_to_plan_to_config() {
     let scratch = scratch();
     let help = scratch.run("train --help").succeeded();
-    let flags = help.lines().filter_map(|line| {
+    let flags_in_help = help.lines().filter_map(|line| {
         let line = line.trim_start();
         let line = line.strip_prefix("-q, ").unwrap_or(line);
         let line = line.strip_prefix("-h, ").unwrap_or(line);
         let name = line.strip_prefix("--")?.split([' ', '[']).next()?;
         Some(name.to_string())
     });
-    let flags: BTreeSet<String> = flags.collect();
-    let table: Table = ALL.parse().unwrap();
-    let mut keys: BTreeSet<String> = table.keys().cloned().collect();
-    keys.remove("text");
-    keys.extend(["config", "resume", "help"].map(String::from));
-    let of_others = [
-        "heads",
-        "forget-bias",
-        "nonlinearity",
-        "alpha",
-        "beta1",
-        "beta2",
-        "epsilon",
-    ];
-    keys.extend(of_others.map(String::from));
-    keys.insert("max-skips".to_string());
-    assert_eq!(flags, keys);
-
-    scratch.write("all.toml", ALL);
-    let ran = scratch.run("train --config all.toml");
-    assert_eq!(ran.stderr, "");
-    assert_eq!(ran.succeeded(), "");
-    let plan = scratch.plan("run");
-    let outside = ["out", "threads", "json", "quiet", "tensorboard", "tui"];
-    for (key, value) in &table {
-        if !outside.contains(&key.as_str()) {
-            assert_eq!(plan.get(key), Some(value), "{key}");
+    let flags_in_help: BTreeSet<String> = flags_in_help.collect();
+    let mut keys = BTreeSet::new();
+    for text in ALL.into_iter().chain([RNN]) {
+        let table: Table = text.parse().unwrap();
+        keys.extend(table.keys().cloned());
+        scratch.write("all.toml", text);
+        for (given, out) in [
+            ("--config all.toml", "by-config"),
+            (&flags(&table), "by-flags"),
+        ] {
+            let ran = scratch.run(&format!("train {given} --out {out}"));
+            assert_eq!(ran.stderr, "");
+            assert_eq!(ran.succeeded(), "");
+            let plan = scratch.plan(out);
+            for (key, value) in &table {
+                if !OUTSIDE.contains(&key.as_str()) {
+                    assert_eq!(plan.get(key), Some(value), "{key} {given}");
+                }
+            }
+        }
+        let plan = scratch.read("by-flags/plan.toml");
+        assert_eq!(plan, scratch.read("by-config/plan.toml"));
+        let again = "train --config by-flags/plan.toml --quiet --out again";
+        scratch.run(again).succeeded();
+        assert_eq!(plan, scratch.read("again/plan.toml"));
+        for out in ["by-flags", "by-config", "again"] {
+            std::fs::remove_dir_all(scratch.path(out)).unwrap();
         }
     }
+    keys.remove("text");
+    keys.extend(["config", "resume", "help"].map(String::from));
+    assert_eq!(flags_in_help, keys);
 }
 
 #[test]
 fn a_plan_is_a_config() {
     let scratch = scratch();
-    scratch.write("all.toml", ALL);
+    scratch.write("all.toml", ALL[0]);
     scratch.run("train --config all.toml").succeeded();
     scratch
         .run("train --config run/plan.toml --quiet --out again")

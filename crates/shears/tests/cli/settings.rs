@@ -1,4 +1,4 @@
-//! A setting that does not belong to the chosen model, optimizer or schedule is refused.
+//! A setting that is out of range, or does not belong to the chosen model, optimizer or schedule, is refused.
 
 use crate::program::{Scratch, TINY};
 
@@ -116,7 +116,10 @@ fn line(setting: &str) -> String {
 fn flags_that_do_not_belong_are_refused() {
     let scratch = Scratch::new();
     for (setting, choice, words) in CASES {
-        for command in ["train --quiet --out run", "bench"] {
+        let train = "train --quiet --out run";
+        // Of bench, what it does not use is no flag.
+        let bench = Some("bench").filter(|_| !setting.starts_with("max-skips"));
+        for command in std::iter::once(train).chain(bench) {
             let message = scratch
                 .run(&format!("{command} --{setting} --{choice}"))
                 .failed(2);
@@ -169,4 +172,176 @@ fn a_plan_of_a_run_gives_way_to_another_choice() {
         message.contains("beta1 belongs to optimizer adam or adamw"),
         "{message}"
     );
+}
+
+/// A value that is out of range, beside the choice that the setting belongs to.
+const OUT_OF_RANGE: [(&str, &str, &str); 25] = [
+    ("layers=0", "", "from 1 to 1000"),
+    ("layers=1001", "", "from 1 to 1000"),
+    ("hidden=0", "", "from 1 to 1000000"),
+    ("embedding=0", "", "from 1 to 1000000"),
+    ("heads=0", "model=transformer", "from 1 to 10000"),
+    ("dropout=-0.5", "", "at least 0 and below 1"),
+    ("dropout=1.0", "", "at least 0 and below 1"),
+    ("batch=0", "", "from 1 to 1000000"),
+    ("window=0", "", "from 1 to 1000000"),
+    ("accumulate=0", "", "from 1 to 1000000"),
+    ("lr=0.0", "", "above 0 and finite"),
+    ("lr=inf", "", "above 0 and finite"),
+    (
+        "momentum=1.0",
+        "optimizer=momentum",
+        "at least 0 and below 1",
+    ),
+    ("alpha=1.0", "optimizer=rmsprop", "at least 0 and below 1"),
+    ("beta1=-0.5", "", "at least 0 and below 1"),
+    ("beta2=1.5", "optimizer=adamw", "at least 0 and below 1"),
+    ("epsilon=0.0", "", "at least 0.0000"),
+    ("weight-decay=-1.0", "", "at least 0 and finite"),
+    ("min-lr=-1.0", "schedule=cosine", "at least 0 and finite"),
+    ("min-lr=0.5", "schedule=linear", "from 0 to lr"),
+    ("decay-every=0", "schedule=step", "from 1 to 1000000000000"),
+    ("decay-factor=0.0", "schedule=step", "above 0 and at most 1"),
+    ("max-skips=0", "", "from 1 to 1000000"),
+    ("steps=0", "", "from 1 to 1000000000000"),
+    ("keep=1", "", "from 2 to 1000000"),
+];
+
+#[test]
+fn what_is_out_of_range_is_refused_by_its_name() {
+    let scratch = Scratch::new();
+    for (setting, choice, range) in OUT_OF_RANGE {
+        let (name, value) = setting.split_once('=').unwrap();
+        let value = value.trim_end_matches(".0");
+        let words = format!("{name} is {value}; it must be {range}");
+        let flag = |given: &str| match given {
+            "" => String::new(),
+            given => format!("--{given}"),
+        };
+        let typed = format!("train --out run --{setting} {}", flag(choice));
+        let message = scratch.run(&typed).failed(2);
+        assert!(
+            message.starts_with(&format!("shears: {words}")),
+            "{message}"
+        );
+        scratch.write("c.toml", line(setting));
+        let read = format!("train --out run --config c.toml {}", flag(choice));
+        let message = scratch.run(&read).failed(2);
+        let file = "shears: config c.toml: ";
+        assert!(
+            message.starts_with(file) && message.contains(&words),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn a_plan_that_is_read_is_checked_as_one_that_is_typed() {
+    let scratch = Scratch::new();
+    let run = format!("train {TINY} --quiet --out run");
+    scratch.run(&run).succeeded();
+    let plan = scratch.read("run/plan.toml");
+    for (was, is, words) in [
+        ("lr = 0.002", "lr = -1.0", "lr is -1; it must be above 0"),
+        ("layers = 1", "layers = 0", "layers is 0; it must be from 1"),
+        (
+            "tied = false",
+            "tied = true\nembedding = 8",
+            "tied weights need embedding",
+        ),
+        ("global-norm:5", "global-norm:0", "`clip`: "),
+    ] {
+        let mut edited = plan.replace(was, is);
+        if is.contains("embedding") {
+            edited = edited.replace("embedding = 16\n", "");
+        }
+        scratch.write("run/plan.toml", edited);
+        for command in [
+            "train --resume run",
+            "eval run",
+            "generate run",
+            "inspect run",
+        ] {
+            let message = scratch.run(command).failed(2);
+            assert!(message.contains("run/plan.toml"), "{command}: {message}");
+            assert!(message.contains(words), "{command}: {message}");
+        }
+    }
+}
+
+#[test]
+fn a_run_of_an_earlier_version_goes_on() {
+    let scratch = Scratch::new();
+    let run = format!("train {TINY} --quiet --out run");
+    scratch.run(&run).succeeded();
+    let whole = scratch.newest("run", "model.safetensors");
+    // Earlier versions wrote every setting.
+    let plan = scratch.read("run/plan.toml");
+    assert!(!plan.contains("momentum"), "{plan}");
+    let all = "heads = 1\nnonlinearity = \"tanh\"\nmomentum = 0.9\nnesterov = false\nalpha = 0.99\n\
+               min-lr = 0.0\ndecay-every = 1000\ndecay-factor = 0.5\n";
+    scratch.write("run/plan.toml", format!("{plan}{all}"));
+    std::fs::remove_dir_all(scratch.path("run/checkpoints/step-00000040")).unwrap();
+    scratch.run("train --resume run --quiet").succeeded();
+    assert_eq!(scratch.newest("run", "model.safetensors"), whole);
+    let again = "train --config run/plan.toml --quiet --out again";
+    scratch.run(again).succeeded();
+    assert_eq!(scratch.read("again/plan.toml"), plan);
+    assert_eq!(scratch.newest("again", "model.safetensors"), whole);
+}
+
+#[test]
+fn bench_takes_what_it_uses_and_refuses_the_rest() {
+    let scratch = Scratch::new();
+    for (part, flag) in [
+        ("generate", "batch=2"),
+        ("generate", "lr=0.1"),
+        ("generate", "clip=none"),
+        ("generate", "dropout=0.1"),
+        ("clip", "batch=2"),
+        ("clip", "warmup=2"),
+    ] {
+        let (name, _) = flag.split_once('=').unwrap();
+        let message = scratch
+            .run(&format!("bench --part {part} --{flag}"))
+            .failed(2);
+        assert_eq!(
+            message,
+            format!("shears: {name} is not used by bench --part {part}")
+        );
+        scratch.write("c.toml", line(flag));
+        let message = scratch.run(&format!("bench --part {part} --config c.toml"));
+        let file = "shears: config c.toml";
+        let words = format!("{file}: {name} is not used by bench --part {part}");
+        assert_eq!(message.failed(2), words);
+    }
+    let window = scratch.run("bench --part generate --window 8").failed(2);
+    assert!(
+        window.contains("window for model transformer, not for lstm"),
+        "{window}"
+    );
+    // What no part uses is no flag.
+    for flag in [
+        "--val=a.txt",
+        "--eval-every=5",
+        "--max-skips=2",
+        "--tui",
+        "--resume=a",
+    ] {
+        let ran = scratch.run(&format!("bench {flag}"));
+        assert_eq!(ran.code, Some(2), "{ran:?}");
+        let name = flag.split('=').next().unwrap();
+        assert!(
+            ran.stderr
+                .contains(&format!("unexpected argument '{name}'")),
+            "{ran:?}"
+        );
+    }
+    // The plan of a run has more, and its steps are the run's.
+    let run = format!("train {TINY} --quiet --out run");
+    scratch.run(&run).succeeded();
+    for part in ["train", "clip", "generate"] {
+        let bench = format!("bench --part {part} --config run/plan.toml --steps 2 --json");
+        assert_eq!(scratch.run(&bench).json().len(), 1);
+    }
 }

@@ -277,8 +277,8 @@ mod tests {
         assert_eq!(
             ours,
             "release/shears bench --json --preset gpt-384 --threads 2 --steps 6 --part clip \
-             --vocabulary 50257 --layers 12 --hidden 768 --embedding 768 --heads 12 \
-             --window 1024 --tied=false"
+             --vocabulary 50257 --layers 12 --hidden 768 --heads 12 --window 1024 \
+             --tied=false"
         );
         let theirs = words(Side::PyTorch, &request).join(" ");
         assert_eq!(

@@ -193,8 +193,7 @@ const fn generate(preset: &'static str, steps: usize, rows: &'static [Row]) -> R
 
 /// GPT-2 small with an output layer of its own: 163 million parameters.
 const GPT_2: [&str; 2] = [
-    "--vocabulary 50257 --layers 12 --hidden 768 --embedding 768 --heads 12 --window 1024 \
-     --tied=false",
+    "--vocabulary 50257 --layers 12 --hidden 768 --heads 12 --window 1024 --tied=false",
     "--vocabulary 50257 --layers 12 --hidden 768 --heads 12 --window 1024 --untied",
 ];
 

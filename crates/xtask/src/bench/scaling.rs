@@ -130,9 +130,7 @@ impl Series {
             },
             part: None,
             batch: Some(batch),
-            shears: words(format!(
-                "--hidden {hidden} --embedding {hidden} --window {window}"
-            )),
+            shears: words(format!("--hidden {hidden} --window {window}")),
             pytorch: words(format!("--hidden {hidden} --window {window}")),
         }
     }
@@ -211,10 +209,7 @@ mod tests {
     fn one_size_changes_at_a_time() {
         let lstm = &SERIES[0];
         let wide = lstm.request(Axis::Hidden, 512, 2);
-        assert_eq!(
-            wide.shears.join(" "),
-            "--hidden 512 --embedding 512 --window 50"
-        );
+        assert_eq!(wide.shears.join(" "), "--hidden 512 --window 50");
         assert_eq!((wide.batch, wide.threads), (Some(50), 2));
         let long = lstm.request(Axis::Window, 400, 2);
         assert_eq!(long.pytorch.join(" "), "--hidden 128 --window 400");

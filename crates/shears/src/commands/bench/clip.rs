@@ -4,19 +4,19 @@ use burn::tensor::Device;
 use shears_model::{LanguageModel, parameters};
 use shears_train::{ClipBench, TrainError, bench_clip, estimate_memory};
 
-use super::{STEPS, Setting, say_head, say_spread};
+use super::{STEPS, Timing, say_head, say_spread};
 use crate::model::Work;
 use crate::output::say;
 
-pub(super) fn run(setting: Setting) -> anyhow::Result<()> {
-    let device = setting.device.clone().autodiff();
+pub(super) fn run(timing: Timing) -> anyhow::Result<()> {
+    let device = timing.device.clone().autodiff();
     let work = Bench {
-        setting: &setting,
+        timing: &timing,
         device: &device,
     };
-    let report = setting.with_model(&device, work)?;
-    let (plan, threads) = (&setting.plan, setting.threads);
-    if setting.json {
+    let report = timing.with_model(&device, work)?;
+    let (plan, threads) = (&timing.plan, timing.threads);
+    if timing.json {
         let mut line = serde_json::to_value(&report)?;
         line["part"] = "clip".into();
         line["preset"] = plan.preset.to_string().into();
@@ -48,7 +48,7 @@ pub(super) fn run(setting: Setting) -> anyhow::Result<()> {
 }
 
 struct Bench<'a> {
-    setting: &'a Setting,
+    timing: &'a Timing,
     device: &'a Device,
 }
 
@@ -56,13 +56,13 @@ impl Work for Bench<'_> {
     type Output = Result<ClipBench, TrainError>;
 
     fn with<M: LanguageModel>(self, model: M) -> Self::Output {
-        let Setting {
+        let Timing {
             plan,
             steps,
             threads,
             vocabulary,
             ..
-        } = self.setting;
+        } = self.timing;
         // Refuses what no computer can address.
         estimate_memory(plan, &parameters(&model), *vocabulary)?;
         let rounds = steps.unwrap_or(STEPS);

@@ -8,7 +8,7 @@ use shears_generate::{Generator, Sampler, SamplingSettings};
 use shears_model::{LanguageModel, Reading, parameters};
 use shears_train::{Spread, estimate_memory, peak_rss_bytes};
 
-use super::{Setting, say_head, say_spread};
+use super::{Timing, say_head, say_spread};
 use crate::model::Work;
 use crate::output::say;
 use crate::report;
@@ -19,15 +19,15 @@ const TOKENS: usize = 500;
 /// Texts that are timed, after one that is not.
 const ROUNDS: u64 = 5;
 
-pub(super) fn run(setting: Setting) -> anyhow::Result<()> {
-    let device = setting.device.clone();
+pub(super) fn run(timing: Timing) -> anyhow::Result<()> {
+    let device = timing.device.clone();
     let work = Bench {
-        setting: &setting,
+        timing: &timing,
         device: &device,
     };
-    let (tokens, tokens_per_second) = setting.with_model(&device, work)?;
-    let (plan, threads) = (&setting.plan, setting.threads);
-    if setting.json {
+    let (tokens, tokens_per_second) = timing.with_model(&device, work)?;
+    let (plan, threads) = (&timing.plan, timing.threads);
+    if timing.json {
         let line = serde_json::json!({
             "part": "generate",
             "preset": plan.preset.to_string(),
@@ -53,7 +53,7 @@ pub(super) fn run(setting: Setting) -> anyhow::Result<()> {
 }
 
 struct Bench<'a> {
-    setting: &'a Setting,
+    timing: &'a Timing,
     device: &'a Device,
 }
 
@@ -61,12 +61,12 @@ impl Work for Bench<'_> {
     type Output = anyhow::Result<(usize, Spread)>;
 
     fn with<M: LanguageModel>(self, model: M) -> Self::Output {
-        let Setting {
+        let Timing {
             plan,
             steps,
             vocabulary,
             ..
-        } = self.setting;
+        } = self.timing;
         // Refuses what no computer can address.
         estimate_memory(plan, &parameters(&model), *vocabulary)?;
         let asked = steps.map(usize::try_from).transpose();

@@ -6,20 +6,20 @@ use burn::tensor::Device;
 use shears_model::{LanguageModel, parameters};
 use shears_train::{Batches, BenchReport, TrainError, Trainer, bench, estimate_memory};
 
-use super::{STEPS, Setting, say_head, say_spread};
+use super::{STEPS, Timing, say_head, say_spread};
 use crate::model::Work;
 use crate::output::say;
 use crate::report;
 
-pub(super) fn run(setting: Setting) -> anyhow::Result<()> {
-    let device = setting.device.clone().autodiff();
+pub(super) fn run(timing: Timing) -> anyhow::Result<()> {
+    let device = timing.device.clone().autodiff();
     let work = Bench {
-        setting: &setting,
+        timing: &timing,
         device: &device,
     };
-    let (report, estimate) = setting.with_model(&device, work)?;
-    let (plan, threads) = (&setting.plan, setting.threads);
-    if setting.json {
+    let (report, estimate) = timing.with_model(&device, work)?;
+    let (plan, threads) = (&timing.plan, timing.threads);
+    if timing.json {
         let mut line = serde_json::to_value(&report)?;
         line["preset"] = plan.preset.to_string().into();
         line["threads"] = threads.into();
@@ -53,7 +53,7 @@ pub(super) fn run(setting: Setting) -> anyhow::Result<()> {
 }
 
 struct Bench<'a> {
-    setting: &'a Setting,
+    timing: &'a Timing,
     device: &'a Device,
 }
 
@@ -61,13 +61,13 @@ impl Work for Bench<'_> {
     type Output = Result<(BenchReport, u64), TrainError>;
 
     fn with<M: LanguageModel>(self, model: M) -> Self::Output {
-        let Setting {
+        let Timing {
             plan,
             steps,
             threads,
             vocabulary,
             ..
-        } = self.setting;
+        } = self.timing;
         let estimate = estimate_memory(plan, &parameters(&model), *vocabulary)?.total();
         let count = plan.batch * (8 * plan.window + 1) + 1;
         let tokens: Arc<[u32]> = random_tokens(count, *vocabulary).into();

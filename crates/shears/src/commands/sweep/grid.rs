@@ -51,7 +51,7 @@ impl Grid {
     pub(super) fn new(arguments: &SweepArguments) -> anyhow::Result<Grid> {
         // What is not given is the preset's.
         let first = arguments.rates.first().copied();
-        let base = settings::resolve_table(table(arguments, None, first, 1)?)?;
+        let base = settings::resolve_table(&table(arguments, None, first, 1)?)?;
         let policies = match arguments.policies.as_slice() {
             [] => vec!["none".to_string(), base.clip.to_string()],
             policies => policies.to_vec(),
@@ -71,7 +71,7 @@ impl Grid {
             for (policy, text) in policies.iter().enumerate() {
                 for (rate, lr) in rates.iter().enumerate() {
                     let plan =
-                        settings::resolve_table(table(arguments, Some(text), Some(*lr), seed)?)?;
+                        settings::resolve_table(&table(arguments, Some(text), Some(*lr), seed)?)?;
                     let name = name(text, *lr, seed);
                     if !names.insert(name.clone()) {
                         let what = format!("{text} at learning rate {lr} is there twice");

@@ -1,0 +1,187 @@
+//! `plan.toml`: what a plan is in a file.
+
+use serde::de::Error as _;
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use toml::{Table, Value};
+
+use super::{Plan, PlanError};
+use crate::preset::Preset;
+
+/// What is in the file beside the settings.
+const HASHES: [&str; 2] = ["text-sha256", "val-sha256"];
+
+impl Plan {
+    /// Whether a table is what a run has written, and not a config of somebody's.
+    pub fn is_stored(table: &Table) -> bool {
+        table.contains_key(HASHES[0])
+    }
+
+    /// Takes out what only identifies the text.
+    pub fn remove_hashes(table: &mut Table) {
+        for name in HASHES {
+            table.remove(name);
+        }
+    }
+
+    /// Every setting, also what does not belong.
+    pub fn complete(&self) -> Table {
+        let values = Plan::settings().iter();
+        let values = values.filter_map(|s| Some((s.name.clone(), s.value_in(self)?)));
+        values.collect()
+    }
+
+    fn from_stored(mut table: Table) -> Result<Plan, PlanError> {
+        let mut hash = |name: &str| match table.remove(name) {
+            Some(Value::String(hash)) => hash,
+            _ => String::new(),
+        };
+        let (text_sha256, val_sha256) = (hash(HASHES[0]), hash(HASHES[1]));
+        let mut plan = Preset::Lstm128.plan();
+        for (name, value) in &table {
+            plan.set(name, value.clone())?;
+        }
+        // What does not belong has its default, whatever an earlier version has written.
+        let defaults = plan.preset.plan();
+        for setting in Plan::settings() {
+            let is_there = table.contains_key(&setting.name);
+            let default = setting.value_in(&defaults);
+            match default {
+                // Some paths may be absent, and earlier versions knew no precision but the default.
+                None => {}
+                Some(_) if is_there && setting.belongs(&plan) => {}
+                Some(default) if !setting.belongs(&plan) || setting.name == "precision" => {
+                    setting.set(&mut plan, default)?;
+                }
+                Some(_) => {
+                    let message = format!("`{}` is missing", setting.name);
+                    return Err(PlanError::about(&setting.name, message));
+                }
+            }
+        }
+        Ok(Plan {
+            text_sha256,
+            val_sha256,
+            ..plan
+        })
+    }
+}
+
+impl Serialize for Plan {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        for setting in Plan::settings() {
+            if setting.belongs(self)
+                && let Some(value) = setting.value_in(self)
+            {
+                map.serialize_entry(&setting.name, &value)?;
+            }
+        }
+        map.serialize_entry(HASHES[0], &self.text_sha256)?;
+        map.serialize_entry(HASHES[1], &self.val_sha256)?;
+        map.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for Plan {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let plan = Plan::from_stored(Table::deserialize(deserializer)?);
+        plan.map_err(D::Error::custom)
+    }
+}
+
+/// The settings in which two plans differ: name, value in the first, value in the second.
+pub fn compare_plans(left: &Plan, right: &Plan) -> Vec<(String, String, String)> {
+    let table = |plan: &Plan| Table::try_from(plan).unwrap_or_default();
+    let (left, right) = (table(left), table(right));
+    let show = |value: Option<&toml::Value>| value.map_or("none".to_string(), |v| v.to_string());
+    let mut names: Vec<&String> = left.keys().chain(right.keys()).collect();
+    names.sort();
+    names.dedup();
+    let differing = names
+        .into_iter()
+        .filter(|name| left.get(*name) != right.get(*name));
+    differing
+        .map(|name| (name.clone(), show(left.get(name)), show(right.get(name))))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn presets_are_valid_and_survive_toml() {
+        for &preset in Preset::ALL {
+            let plan = preset.plan();
+            plan.validate().unwrap();
+            let text = toml::to_string(&plan).unwrap();
+            assert_eq!(toml::from_str::<Plan>(&text).unwrap(), plan, "{preset}");
+        }
+    }
+
+    #[test]
+    fn a_plan_has_what_belongs_and_nothing_else() {
+        let plan = Preset::Gpt128.plan();
+        let table = Table::try_from(&plan).unwrap();
+        for setting in Plan::settings() {
+            let there = setting.name != "val" && setting.belongs(&plan);
+            assert_eq!(table.contains_key(&setting.name), there, "{}", setting.name);
+        }
+        assert!(!table.contains_key("momentum") && !table.contains_key("nonlinearity"));
+    }
+
+    #[test]
+    fn a_complete_plan_of_an_earlier_version_is_the_same() {
+        for &preset in Preset::ALL {
+            let plan = preset.plan();
+            let mut complete = plan.complete();
+            // What they had there for models without it.
+            complete.insert(
+                "heads".into(),
+                plan.heads.try_into().map(Value::Integer).unwrap(),
+            );
+            complete.insert("momentum".into(), Value::Float(0.5));
+            assert_eq!(complete.len(), Plan::settings().len() - 1);
+            let read = Plan::deserialize(complete).unwrap();
+            assert_eq!(read, plan);
+            assert_eq!(compare_plans(&read, &plan), []);
+        }
+    }
+
+    #[test]
+    fn a_plan_without_a_setting_that_belongs_is_none() {
+        let plan = Preset::Lstm128.plan();
+        for setting in Plan::settings() {
+            let mut table = Table::try_from(&plan).unwrap();
+            let removed = table.remove(&setting.name).is_some();
+            let read = Plan::deserialize(table);
+            match removed && setting.name != "precision" {
+                true => {
+                    let error = read.unwrap_err().to_string();
+                    assert!(error.contains(&format!("`{}`", setting.name)), "{error}");
+                }
+                false => assert_eq!(read.unwrap(), plan),
+            }
+        }
+        let mut table = Table::try_from(&plan).unwrap();
+        table.insert("stpes".into(), Value::Integer(1));
+        let error = Plan::deserialize(table).unwrap_err().to_string();
+        assert!(error.contains("`stpes`"), "{error}");
+    }
+
+    #[test]
+    fn plans_differ_by_name_and_value() {
+        let left = Preset::Lstm128.plan();
+        let right = Plan {
+            lr: 0.1,
+            hidden: 64,
+            ..left.clone()
+        };
+        let differing = compare_plans(&left, &right);
+        let expected = [("hidden", "128", "64"), ("lr", "0.002", "0.1")];
+        let expected = expected.map(|(n, l, r)| (n.to_string(), l.to_string(), r.to_string()));
+        assert_eq!(differing, expected);
+        assert_eq!(compare_plans(&left, &left), []);
+    }
+}

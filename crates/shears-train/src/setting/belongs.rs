@@ -1,0 +1,79 @@
+//! The choices that a setting belongs to.
+
+use std::fmt;
+
+use gradclip::NonFinite;
+use shears_model::Architecture;
+
+use crate::optimizer::OptimizerKind;
+use crate::plan::Plan;
+use crate::schedule::ScheduleKind;
+
+/// The choices that a setting belongs to: with any other it would do nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BelongsTo {
+    /// Every plan has it.
+    All,
+    /// To models of these kinds.
+    Models(&'static [Architecture]),
+    /// To these optimizers.
+    Optimizers(&'static [OptimizerKind]),
+    /// To these schedules.
+    Schedules(&'static [ScheduleKind]),
+    /// To these rules for gradients that are not finite.
+    NonFinite(&'static [NonFinite]),
+}
+
+impl BelongsTo {
+    /// Whether the plan has made one of the choices.
+    pub fn holds(self, plan: &Plan) -> bool {
+        match self {
+            BelongsTo::All => true,
+            BelongsTo::Models(these) => these.contains(&plan.model),
+            BelongsTo::Optimizers(these) => these.contains(&plan.optimizer),
+            BelongsTo::Schedules(these) => these.contains(&plan.schedule),
+            BelongsTo::NonFinite(these) => these.contains(&plan.non_finite),
+        }
+    }
+
+    /// What the plan has chosen instead.
+    pub(super) fn chosen(self, plan: &Plan) -> String {
+        match self {
+            BelongsTo::All => String::new(),
+            BelongsTo::Models(_) => plan.model.to_string(),
+            BelongsTo::Optimizers(_) => plan.optimizer.to_string(),
+            BelongsTo::Schedules(_) => plan.schedule.to_string(),
+            BelongsTo::NonFinite(_) => plan.non_finite.to_string(),
+        }
+    }
+}
+
+/// As in "optimizer adam or adamw"; nothing for what belongs to all.
+impl fmt::Display for BelongsTo {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BelongsTo::All => Ok(()),
+            BelongsTo::Models(these) => one_of(formatter, "model", these),
+            BelongsTo::Optimizers(these) => one_of(formatter, "optimizer", these),
+            BelongsTo::Schedules(these) => one_of(formatter, "schedule", these),
+            BelongsTo::NonFinite(these) => one_of(formatter, "non-finite", these),
+        }
+    }
+}
+
+fn one_of<T: fmt::Display>(
+    formatter: &mut fmt::Formatter<'_>,
+    choice: &str,
+    these: &[T],
+) -> fmt::Result {
+    write!(formatter, "{choice} ")?;
+    for (index, this) in these.iter().enumerate() {
+        let between = match index {
+            0 => "",
+            _ if index + 1 == these.len() => " or ",
+            _ => ", ",
+        };
+        write!(formatter, "{between}{this}")?;
+    }
+    Ok(())
+}

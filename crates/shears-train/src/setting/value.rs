@@ -1,0 +1,136 @@
+//! What a setting can be: a text behind a flag, a value in TOML.
+
+use std::fmt::Display;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use gradclip::{ClipPolicy, NonFinite};
+use serde::de::DeserializeOwned;
+use shears_data::TokenizerKind;
+use shears_model::{Architecture, Nonlinearity, Precision};
+use toml::Value;
+
+use crate::optimizer::OptimizerKind;
+use crate::preset::Preset;
+use crate::schedule::ScheduleKind;
+
+/// A type that settings have. Errors are without the name of the setting.
+pub(crate) trait SettingValue: Sized {
+    /// The names to choose from, where these are all.
+    const NAMES: &'static [&'static str] = &[];
+    /// Whether the flag alone means `true`.
+    const IS_SWITCH: bool = false;
+
+    /// As it stands behind a flag.
+    fn parse(text: &str) -> Result<Self, String>;
+
+    /// As a plan has it; an error is a value that there is no TOML for.
+    fn to_toml(&self) -> Result<Value, String>;
+
+    /// From a plan or a config file.
+    fn from_toml(value: Value) -> Result<Self, String>;
+}
+
+fn read<T: DeserializeOwned>(value: Value) -> Result<T, String> {
+    let read = value.try_into();
+    read.map_err(|error: toml::de::Error| error.message().replace('\n', " "))
+}
+
+fn parse<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|error: T::Err| error.to_string())
+}
+
+/// Numbers and truth values are themselves in TOML.
+macro_rules! plain {
+    ($($Type:ty $(, $constant:item)?;)+) => {$(
+        impl SettingValue for $Type {
+            $($constant)?
+
+            fn parse(text: &str) -> Result<Self, String> {
+                parse(text)
+            }
+
+            fn to_toml(&self) -> Result<Value, String> {
+                let most = i64::MAX;
+                let value = Value::try_from(self);
+                value.map_err(|_| format!("whole numbers go up to {most}"))
+            }
+
+            fn from_toml(value: Value) -> Result<Self, String> {
+                read(value)
+            }
+        }
+    )+};
+}
+
+/// What prints as it parses is a string in TOML.
+macro_rules! text {
+    ($($Type:ty $(, $names:expr)?;)+) => {$(
+        impl SettingValue for $Type {
+            $(const NAMES: &'static [&'static str] = $names;)?
+
+            fn parse(text: &str) -> Result<Self, String> {
+                parse(text)
+            }
+
+            fn to_toml(&self) -> Result<Value, String> {
+                Ok(Value::String(self.to_string()))
+            }
+
+            fn from_toml(value: Value) -> Result<Self, String> {
+                parse(&read::<String>(value)?)
+            }
+        }
+    )+};
+}
+
+plain! {
+    usize;
+    u64;
+    f64;
+    bool, const IS_SWITCH: bool = true;;
+}
+
+text! {
+    String;
+    TokenizerKind;
+    ClipPolicy;
+    NonFinite;
+    Preset, Preset::NAMES;
+    Architecture, Architecture::NAMES;
+    Nonlinearity, Nonlinearity::NAMES;
+    Precision, Precision::NAMES;
+    OptimizerKind, OptimizerKind::NAMES;
+    ScheduleKind, ScheduleKind::NAMES;
+}
+
+/// Several flags, or a list in TOML.
+impl SettingValue for Vec<PathBuf> {
+    fn parse(text: &str) -> Result<Self, String> {
+        Ok(vec![PathBuf::from(text)])
+    }
+
+    fn to_toml(&self) -> Result<Value, String> {
+        Value::try_from(self).map_err(|error| error.to_string())
+    }
+
+    fn from_toml(value: Value) -> Result<Self, String> {
+        read(value)
+    }
+}
+
+/// None is no key in TOML.
+impl SettingValue for Option<PathBuf> {
+    fn parse(text: &str) -> Result<Self, String> {
+        Ok(Some(PathBuf::from(text)))
+    }
+
+    fn to_toml(&self) -> Result<Value, String> {
+        let path = self.as_ref().ok_or("no value")?;
+        Value::try_from(path).map_err(|error| error.to_string())
+    }
+
+    fn from_toml(value: Value) -> Result<Self, String> {
+        read(value).map(Some)
+    }
+}

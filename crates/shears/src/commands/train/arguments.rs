@@ -1,0 +1,102 @@
+//! The flags of `shears train`.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueHint};
+use serde::Deserialize;
+use shears_train::Setting;
+
+use crate::settings::{Scope, Settings};
+
+/// Train a model on text, or go on with a run
+///
+/// Settings come from the preset, then from the config file, then from flags; the resolved plan is
+/// written to the run's folder as plan.toml, which serves as a config file again. Every flag has a
+/// config key of the same name.
+///
+/// A run's folder holds plan.toml, events.jsonl (one line a step: loss, learning rate, speed, and
+/// all that clipping found), tokenizer.json (Hugging Face format) and checkpoints. Ctrl-C finishes
+/// the step, saves and leaves; `--resume` goes on bit for bit, also after a crash or a kill -9.
+#[derive(Args, Debug, Default)]
+#[command(after_long_help = EXAMPLES)]
+pub(crate) struct TrainArguments {
+    #[command(flatten)]
+    pub(crate) settings: Settings<EverySetting>,
+
+    #[command(flatten)]
+    pub(crate) outside: Outside,
+
+    /// Settings from a TOML file; every flag has a key of the same name
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = RUN)]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Go on with a run, bit for bit, from its newest whole checkpoint
+    ///
+    /// Without DIR, the newest run in runs/. The run's settings stay as they are: one that is given and
+    /// differs is refused.
+    #[arg(long, value_name = "DIR", num_args = 0..=1, value_hint = ValueHint::DirPath, help_heading = RUN)]
+    pub(crate) resume: Option<Option<PathBuf>>,
+}
+
+/// `shears train` takes all settings.
+#[derive(Debug, Default)]
+pub(crate) struct EverySetting;
+
+impl Scope for EverySetting {
+    fn takes(_: &Setting) -> bool {
+        true
+    }
+}
+
+/// Where to write and how, which is no part of the plan.
+#[derive(Args, Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub(crate) struct Outside {
+    /// CPU threads [default: all cores]; the result has the same bits for any number
+    #[arg(long, value_name = "N", help_heading = RUN)]
+    pub(crate) threads: Option<usize>,
+
+    /// Folder of the run [default: runs/ and a name from preset and time]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = RUN)]
+    pub(crate) out: Option<PathBuf>,
+
+    /// Print one JSON object a line instead of text
+    #[arg(long, help_heading = OUTPUT)]
+    pub(crate) json: bool,
+
+    /// Print nothing but errors
+    #[arg(long, short, help_heading = OUTPUT)]
+    pub(crate) quiet: bool,
+
+    /// Write TensorBoard event files to the run's folder: losses, norms, samples, settings
+    #[arg(long, help_heading = OUTPUT)]
+    pub(crate) tensorboard: bool,
+
+    /// Draw losses, norms and clipping on the whole terminal while the run goes
+    #[arg(long, help_heading = OUTPUT)]
+    pub(crate) tui: bool,
+}
+
+impl Outside {
+    /// What was typed, and what the config file has where nothing was.
+    pub(crate) fn or(self, config: Outside) -> Outside {
+        Outside {
+            threads: self.threads.or(config.threads),
+            out: self.out.or(config.out),
+            json: self.json || config.json,
+            quiet: self.quiet || config.quiet,
+            tensorboard: self.tensorboard || config.tensorboard,
+            tui: self.tui || config.tui,
+        }
+    }
+}
+
+const RUN: &str = "Run";
+const OUTPUT: &str = "Output";
+
+const EXAMPLES: &str = "Examples:
+  shears train                                            the text it carries, an LSTM
+  shears train book.txt --preset gpt-128                  a Transformer
+  shears train book.txt --clip value:1 --optimizer sgd --lr 0.5
+  cat *.txt | shears train - --tokenizer bpe:1000 --out runs/mine
+  shears train --resume runs/mine";
