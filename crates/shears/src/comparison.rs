@@ -1,6 +1,5 @@
 //! Runs beside each other: what each clipping policy came to, as tables, words and pictures.
 
-mod heat;
 mod page;
 mod plots;
 mod results;
@@ -19,7 +18,7 @@ pub(crate) use results::Outcome;
 use words::Findings;
 
 /// Variants that are compared at most: each is a line in a picture.
-pub(crate) const MOST_VARIANTS: usize = 7;
+pub(crate) const MOST_VARIANTS: usize = shears_figure::MOST_COLOURS;
 
 /// Why runs of one model can be compared seed by seed.
 pub(crate) const SAME_START: &str =

@@ -9,11 +9,9 @@
 )]
 
 mod arguments;
-mod chart;
 mod commands;
 mod comparison;
 mod exit;
-mod figure;
 mod gradient_files;
 mod model;
 mod new_file;

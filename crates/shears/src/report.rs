@@ -1,6 +1,7 @@
 //! Text that is printed more than once: tables, numbers, what a run has come to.
 
 use gradclip_judge::Advice;
+use indicatif::HumanCount;
 use shears_kernels::Bf16Unit;
 use shears_model::ParameterInfo;
 use shears_train::{
@@ -10,15 +11,15 @@ use shears_train::{
 
 /// A count with commas between thousands.
 pub(crate) fn count(number: u64) -> String {
-    let digits = number.to_string();
-    let mut grouped = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
+    HumanCount(number).to_string()
+}
+
+/// The number of a step at the axis of a picture; nothing between two steps.
+pub(crate) fn step_number(place: f64) -> String {
+    match place.fract() == 0.0 && place >= 0.0 {
+        true => count(place as u64),
+        false => String::new(),
     }
-    grouped
 }
 
 /// The mean, if there is a value.

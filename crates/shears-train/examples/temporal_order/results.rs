@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use plotters::prelude::*;
 use serde::{Deserialize, Serialize};
+use shears_figure::{Axis, Colour, Figure, Panel, Series};
 use shears_train::lock_folder;
 
 use super::trial::{End, Outcome, Settings, Trial};
@@ -190,44 +190,22 @@ fn table(groups: &[Group<'_>]) -> String {
 
 /// Share of solved trials against the length of the sequences, as SVG.
 fn picture(groups: &[Group<'_>]) -> Result<String, Failure> {
-    let lengths = || groups.iter().map(|group| group.length as f64);
-    let (first, last) = (
-        lengths().fold(f64::MAX, f64::min),
-        lengths().fold(0.0, f64::max),
-    );
-    let mut svg = String::new();
-    {
-        let root = SVGBackend::with_string(&mut svg, (960, 390)).into_drawing_area();
-        root.fill(&WHITE)?;
-        let mut plot = ChartBuilder::on(&root)
-            .margin(20)
-            .x_label_area_size(48)
-            .y_label_area_size(78)
-            .build_cartesian_2d(first - 1.0..last + 1.0, -4.0..104.0)?;
-        plot.configure_mesh()
-            .label_style(("sans-serif", 14))
-            .x_desc("length of the sequences")
-            .y_desc("% of trials solved")
-            .draw()?;
-        for (index, of_policy) in groups.chunk_by(|a, b| a.policy == b.policy).enumerate() {
-            let style = Palette99::pick(index).stroke_width(2);
-            let points = || {
-                of_policy
-                    .iter()
-                    .map(|group| (group.length as f64, group.success()))
-            };
-            plot.draw_series(LineSeries::new(points(), style))?
-                .label(of_policy[0].policy)
-                .legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], style));
-            plot.draw_series(points().map(|point| Circle::new(point, 4, style.filled())))?;
+    let series = groups.chunk_by(|a, b| a.policy == b.policy);
+    let series = series.enumerate().map(|(index, of_policy)| {
+        let points = of_policy.iter();
+        let points = points.map(|group| (group.length as f64, group.success()));
+        let points: Vec<(f64, f64)> = points.collect();
+        Series {
+            name: of_policy[0].policy.to_string(),
+            colour: Colour::Series(index),
+            line: points.clone(),
+            points,
+            ..Series::default()
         }
-        plot.configure_series_labels()
-            .label_font(("sans-serif", 14))
-            .background_style(WHITE.mix(0.8))
-            .draw()?;
-        root.present()?;
-    }
-    Ok(svg)
+    });
+    let x = Axis::linear("length of the sequences").with_room(0.03);
+    let panel = Panel::new(x, Axis::linear("% of trials solved"), series.collect());
+    Ok(Figure::of(panel).svg()?)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! `shears replay`: what other clipping policies would have done with the norms of a run.
 
 mod account;
+mod picture;
 mod spikes;
 mod table;
 
@@ -15,7 +16,6 @@ use shears_model::{LanguageModel, ParameterInfo, parameters};
 use shears_train::{ClipPolicy, Event, Plan, RunFolder, StepEvent};
 
 use super::{RunArgument, renamed};
-use crate::chart::{self, Chart, Curve};
 use crate::exit::Misuse;
 use crate::model::{Work, device, with_model};
 use crate::new_file;
@@ -90,7 +90,7 @@ pub(crate) fn run(arguments: &ReplayArguments) -> anyhow::Result<ExitCode> {
     }
     let replayed = Replayed::new(run, plan, policies)?;
     if let Some(file) = &arguments.plot {
-        new_file::write(file, replayed.chart().svg()?, false)?;
+        new_file::write(file, picture::svg(&replayed)?, false)?;
     }
     match arguments.json {
         true => print_result(&replayed.json().to_string())?,
@@ -142,8 +142,8 @@ fn check_plot(file: &Path, policies: usize) -> Result<(), Misuse> {
     if file.symlink_metadata().is_ok() {
         return refuse("is there already; choose another name, or remove it".into());
     }
-    if policies > chart::MOST_CURVES {
-        let most = chart::MOST_CURVES;
+    if policies > picture::MOST_POLICIES {
+        let most = picture::MOST_POLICIES;
         return refuse(format!("a chart takes {most} policies at most"));
     }
     Ok(())
@@ -217,36 +217,6 @@ impl Replayed {
             "spikes": spikes.collect::<Vec<Value>>(),
             "policies": self.accounts.iter().map(Account::json).collect::<Vec<Value>>(),
         })
-    }
-
-    fn chart(&self) -> Chart {
-        let curve = |account: &Account| Curve {
-            label: account.label.clone(),
-            name: match account.label.as_str() {
-                "run" => format!("run: {}", account.policy),
-                label => format!("{label}: {}", account.policy),
-            },
-            values: match account.goes_by_all() {
-                true => account.taken.iter().map(|step| step.threshold).collect(),
-                false => vec![None; account.taken.len()],
-            },
-            why_none: match account.goes_by_all() {
-                true => "no threshold",
-                false => "no line: not by the norm of all",
-            },
-        };
-        let peaks = self.spikes.list.iter().map(|spike| spike.peak);
-        let name = self.run.file_name().unwrap_or(self.run.as_os_str());
-        Chart {
-            title: format!(
-                "Gradient norms of {}, and where policies would have clipped (open loop)",
-                name.display()
-            ),
-            steps: self.steps.clone(),
-            norms: self.norms.clone(),
-            peaks: peaks.collect(),
-            curves: self.accounts.iter().map(curve).collect(),
-        }
     }
 }
 

@@ -3,25 +3,30 @@
 use super::plots::Picture;
 use super::words::{Findings, Group, with_interval};
 
+/// The colours of light and of dark pages are those of the pictures.
 const STYLE: &str = "
-:root { color-scheme: light; }
-body { font: 16px/1.55 system-ui, sans-serif; color: #1c1c1e; background: #fff;
+:root { color-scheme: light dark; --ink: #222; --paper: #fff; --muted: #636366; --line: #e4e4e4;
+        --mark: #d55e00; --best: #fff6ee; --bad: #b3261e; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e7ea; --paper: #15171c; --muted: #9a9ca3; --line: #33363d;
+          --mark: #ff8638; --best: #2b2018; --bad: #ff8a80; }
+}
+body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--paper);
        max-width: 1000px; margin: 3rem auto; padding: 0 1.2rem; }
 h1 { font-size: 1.9rem; letter-spacing: -0.02em; margin-bottom: 0.3rem; }
 h2 { font-size: 1.2rem; margin: 2.6rem 0 0.4rem; }
-.lead { font-size: 1.1rem; border-left: 3px solid #d55e00; padding: 0.2rem 0 0.2rem 1rem; }
-.muted { color: #636366; }
+.lead { font-size: 1.1rem; border-left: 3px solid var(--mark); padding: 0.2rem 0 0.2rem 1rem; }
+.muted { color: var(--muted); }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; font-size: 0.92rem; }
-th { text-align: right; font-weight: 600; color: #636366; border-bottom: 1px solid #c7c7cc; }
-td { text-align: right; border-bottom: 1px solid #ececf0; }
-th, td { padding: 0.4rem 0.6rem; white-space: nowrap; }
+th { text-align: right; font-weight: 600; color: var(--muted); }
+td { text-align: right; }
+th, td { padding: 0.4rem 0.6rem; white-space: nowrap; border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { text-align: left; font-family: ui-monospace, monospace; }
-tr.best td { background: #fff6ee; }
-td.bad { color: #b3261e; }
+tr.best td { background: var(--best); }
+td.bad { color: var(--bad); }
 figure { margin: 1rem 0 0; overflow-x: auto; }
 svg { max-width: 100%; height: auto; }
-code { font-family: ui-monospace, monospace; }
 ";
 
 /// The whole page.

@@ -1,12 +1,12 @@
 //! The pictures of a comparison, as SVG.
 
-use super::heat::heat;
+use shears_figure::{Axis, Colour, Figure, Panel, Series, heat_map};
+
 use super::results::{Outcome, smoothed};
 use super::time::through_time;
-use super::words::Findings;
+use super::words::{Findings, Group};
 use super::{Comparison, Run};
-use crate::chart::thinned;
-use crate::figure::{Axes, POINTS, Series, chart, number, parts};
+use crate::report::step_number;
 
 /// A picture, and how it is read.
 pub(super) struct Picture {
@@ -64,49 +64,76 @@ fn shown<'a>(comparison: &'a Comparison, findings: &Findings, variant: usize) ->
     })
 }
 
+/// One panel as a picture.
+pub(super) fn chart(x: Axis, y: Axis, series: Vec<Series>) -> anyhow::Result<String> {
+    Ok(Figure::of(Panel::new(x, y, series)).svg()?)
+}
+
+/// The axis of steps, for runs of these lengths: a logarithmic one if else a run that ended early could not
+/// be seen.
+fn steps(lengths: impl Iterator<Item = usize>) -> Axis {
+    const EARLY: f64 = 0.1;
+    let (shortest, longest) = extent(lengths.map(|steps| steps as f64));
+    let axis = match shortest < EARLY * longest {
+        true => Axis::log("step, log scale"),
+        false => Axis::linear("step"),
+    };
+    axis.written_as(step_number)
+}
+
+/// The smallest and the largest.
+fn extent(values: impl Iterator<Item = f64>) -> (f64, f64) {
+    values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
+        (low.min(value), high.max(value))
+    })
+}
+
+/// A value for each step, from the first on.
+fn by_step(values: impl IntoIterator<Item = f64>) -> Vec<(f64, f64)> {
+    (1..).map(f64::from).zip(values).collect()
+}
+
+/// A variant's series without anything in it. The lines are thinner from one to the next, so that of those that
+/// lie on each other all can be seen.
+fn series_of(index: usize, name: &str) -> Series {
+    Series {
+        name: name.to_string(),
+        colour: Colour::Series(index),
+        width: [4, 3, 2].get(index).copied().unwrap_or(2),
+        ..Series::default()
+    }
+}
+
 fn losses(comparison: &Comparison, shown: &[Shown<'_>]) -> anyhow::Result<Picture> {
     let mut series = Vec::new();
     for Shown { index, name, runs } in shown {
         let smooth: Vec<Vec<f64>> = runs.iter().map(|run| smoothed(&run.outcome.loss)).collect();
-        let longest = smooth.iter().map(Vec::len).max().unwrap_or(0);
-        let every = longest.div_ceil(POINTS).max(1);
-        let (mut line, mut band) = (Vec::new(), Vec::new());
-        for step in (0..longest).step_by(every) {
-            let at: Option<Vec<f64>> = smooth.iter().map(|loss| loss.get(step).copied()).collect();
-            let x = (step + 1) as f64;
-            let values = at.unwrap_or_default();
-            let mean = values.iter().sum::<f64>() / values.len() as f64;
-            line.push((x, mean));
-            let low = values.iter().copied().fold(f64::INFINITY, f64::min);
-            let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            if values.len() > 1 && mean.is_finite() {
-                band.push((x, low, high));
-            }
-        }
+        // As far as all seeds got.
+        let all = smooth.iter().map(Vec::len).min().unwrap_or(0);
+        let at = |step: usize| smooth.iter().map(move |loss| loss[step]);
+        let means = (0..all).map(|step| at(step).sum::<f64>() / smooth.len() as f64);
+        let band = (0..all).map(|step| {
+            let (low, high) = extent(at(step));
+            ((step + 1) as f64, low, high)
+        });
+        let several = smooth.len() > 1;
         let evaluations = runs.iter().flat_map(|run| &run.outcome.evaluations);
+        let diverged = runs.iter().filter(|run| !run.outcome.converged());
         series.push(Series {
-            name: name.clone(),
-            colour: *index,
-            lines: parts(&line),
-            band,
+            line: by_step(means),
+            band: band.filter(|_| several).collect(),
             points: evaluations
                 .map(|(step, loss)| (*step as f64, *loss))
                 .collect(),
-            crosses: runs
-                .iter()
-                .filter(|run| !run.outcome.converged())
-                .map(|run| run.outcome.loss.len() as f64)
-                .collect(),
-            dashed: false,
+            crosses: diverged.map(|run| run.outcome.loss.len() as f64).collect(),
+            ..series_of(*index, name)
         });
     }
     // A model that knows nothing begins here; what is worse is cut off.
     let runs = comparison.runs.iter();
-    let first = runs.filter_map(|run| run.outcome.loss.first());
-    let first = first
-        .copied()
-        .filter(|loss| loss.is_finite())
-        .reduce(f64::max);
+    let first = runs.filter_map(|run| run.outcome.loss.first().copied());
+    let first = first.filter(|loss| loss.is_finite()).reduce(f64::max);
+    let lengths = shown.iter().flat_map(|variant| &variant.runs);
     Ok(Picture {
         name: "loss".into(),
         title: "Loss".into(),
@@ -116,13 +143,9 @@ fn losses(comparison: &Comparison, shown: &[Shown<'_>]) -> anyhow::Result<Pictur
                   policy at its best learning rate."
                 .into(),
         svg: chart(
-            &Axes {
-                x: "step",
-                y: "nats a token",
-                highest: first.map(|first| 1.2 * first),
-                ..Axes::default()
-            },
-            &series,
+            steps(lengths.map(|run| run.outcome.loss.len())),
+            Axis::linear("nats a token").at_most(1.2 * first.unwrap_or(f64::INFINITY)),
+            series,
         )?,
     })
 }
@@ -130,40 +153,22 @@ fn losses(comparison: &Comparison, shown: &[Shown<'_>]) -> anyhow::Result<Pictur
 fn rates(comparison: &Comparison, findings: &Findings) -> anyhow::Result<Picture> {
     let mut series = Vec::new();
     for (index, variant) in comparison.variants.iter().enumerate() {
-        let groups = findings
-            .groups
-            .iter()
-            .filter(|group| group.variant == index);
-        let mut of_variant: Vec<_> = groups.collect();
-        of_variant.sort_by(|left, right| left.lr.total_cmp(&right.lr));
-        let line: Vec<(f64, f64)> = of_variant
-            .iter()
-            .map(|group| (group.lr, group.val_loss.unwrap_or(f64::NAN)))
-            .collect();
+        let groups = findings.groups.iter();
+        let mut groups: Vec<&Group> = groups.filter(|group| group.variant == index).collect();
+        groups.sort_by(|left, right| left.lr.total_cmp(&right.lr));
+        let (converged, diverged): (Vec<&Group>, Vec<&Group>) =
+            groups.iter().partition(|group| group.val_loss.is_some());
+        let loss = |group: &&Group| (group.lr, group.val_loss.unwrap_or(f64::NAN));
+        let band = converged.iter().map(|group| {
+            let (low, high) = extent(group.val_losses.iter().copied());
+            (group.lr, low, high)
+        });
         series.push(Series {
-            name: variant.name.clone(),
-            colour: index,
-            points: line
-                .iter()
-                .copied()
-                .filter(|(_, loss)| loss.is_finite())
-                .collect(),
-            lines: parts(&line),
-            band: of_variant
-                .iter()
-                .filter(|group| group.val_loss.is_some())
-                .map(|group| {
-                    let losses = group.val_losses.iter().copied();
-                    let low = losses.clone().fold(f64::INFINITY, f64::min);
-                    (group.lr, low, losses.fold(f64::NEG_INFINITY, f64::max))
-                })
-                .collect(),
-            crosses: of_variant
-                .iter()
-                .filter(|group| group.val_loss.is_none())
-                .map(|group| group.lr)
-                .collect(),
-            dashed: false,
+            line: groups.iter().map(loss).collect(),
+            points: converged.iter().map(loss).collect(),
+            band: band.collect(),
+            crosses: diverged.iter().map(|group| group.lr).collect(),
+            ..series_of(index, &variant.name)
         });
     }
     Ok(Picture {
@@ -175,57 +180,30 @@ fn rates(comparison: &Comparison, findings: &Findings) -> anyhow::Result<Picture
                   seed converged."
                 .into(),
         svg: chart(
-            &Axes {
-                x: "learning rate, log scale",
-                y: "nats a token",
-                log_x: true,
-                ..Axes::default()
-            },
-            &series,
+            Axis::log("learning rate, log scale").with_room(0.03),
+            Axis::linear("nats a token"),
+            series,
         )?,
     })
 }
 
 fn norms(shown: &Shown<'_>) -> anyhow::Result<Picture> {
     let Run { seed, outcome, .. } = shown.runs[0];
-    let line = |values: Vec<f64>| {
-        let points: Vec<(f64, Option<f64>)> = values
-            .into_iter()
-            .enumerate()
-            .map(|(step, value)| {
-                (
-                    (step + 1) as f64,
-                    Some(value).filter(|v| v.is_finite() && *v > 0.0),
-                )
-            })
-            .collect();
-        thinned(&points, POINTS / 2)
-    };
     let after = outcome.norm.iter().zip(&outcome.coefficient);
+    let after = after.map(|(norm, coefficient)| norm * coefficient);
     let thresholds = outcome.threshold.iter().map(|t| t.unwrap_or(f64::NAN));
-    let series = [
+    let series = |name: &str, colour, line| Series {
+        name: name.into(),
+        colour: Colour::Series(colour),
+        line,
+        ..Series::default()
+    };
+    let series = vec![
+        series("before clipping", 6, by_step(outcome.norm.iter().copied())),
+        series("after", 1, by_step(after)),
         Series {
-            name: "before clipping".into(),
-            colour: 6,
-            lines: line(outcome.norm.clone()),
-            ..Series::default()
-        },
-        Series {
-            name: "after".into(),
-            colour: 1,
-            lines: line(
-                after
-                    .map(|(norm, coefficient)| norm * coefficient)
-                    .collect(),
-            ),
-            ..Series::default()
-        },
-        Series {
-            name: "threshold".into(),
-            colour: 2,
-            lines: line(thresholds.collect()),
             dashed: true,
-            ..Series::default()
+            ..series("threshold", 2, by_step(thresholds))
         },
     ];
     Ok(Picture {
@@ -237,13 +215,9 @@ fn norms(shown: &Shown<'_>) -> anyhow::Result<Picture> {
             100.0 * outcome.clipped_share(),
         ),
         svg: chart(
-            &Axes {
-                x: "step",
-                y: "norm, log scale",
-                log_y: true,
-                ..Axes::default()
-            },
-            &series,
+            steps([outcome.norm.len()].into_iter()),
+            Axis::log("norm, log scale"),
+            series,
         )?,
     })
 }
@@ -253,23 +227,19 @@ fn shares(shown: &[Shown<'_>]) -> anyhow::Result<Picture> {
     const WINDOW: usize = 50;
     let mut series = Vec::new();
     for Shown { index, name, runs } in shown {
-        let points: Vec<(f64, f64)> = runs[0]
-            .outcome
-            .coefficient
-            .chunks(WINDOW)
-            .enumerate()
-            .map(|(index, part)| {
-                let mean = part.iter().sum::<f64>() / part.len() as f64;
-                ((index * WINDOW + part.len()) as f64, mean)
-            })
-            .collect();
+        let windows = runs[0].outcome.coefficient.chunks(WINDOW).enumerate();
+        let means = windows.map(|(index, part)| {
+            let mean = part.iter().sum::<f64>() / part.len() as f64;
+            ((index * WINDOW + part.len()) as f64, mean)
+        });
         series.push(Series {
-            name: name.clone(),
-            colour: *index,
-            lines: parts(&points),
-            ..Series::default()
+            line: means.collect(),
+            ..series_of(*index, name)
         });
     }
+    let lengths = shown
+        .iter()
+        .map(|variant| variant.runs[0].outcome.loss.len());
     Ok(Picture {
         name: "coefficient".into(),
         title: "How much of the gradient's length is kept".into(),
@@ -278,14 +248,7 @@ fn shares(shown: &[Shown<'_>]) -> anyhow::Result<Picture> {
              untouched gradient. A line that stays far below 1 means that the threshold acts as a \
              second learning rate."
         ),
-        svg: chart(
-            &Axes {
-                x: "step",
-                y: "coefficient",
-                ..Axes::default()
-            },
-            &series,
-        )?,
+        svg: chart(steps(lengths), Axis::linear("coefficient"), series)?,
     })
 }
 
@@ -308,10 +271,8 @@ fn distribution(shown: &[Shown<'_>]) -> anyhow::Result<Picture> {
             (x, 100.0 * count as f64 / bins.len() as f64)
         };
         series.push(Series {
-            name: name.clone(),
-            colour: *index,
-            lines: vec![(first - 1..=last + 1).map(share).collect()],
-            ..Series::default()
+            line: (first - 1..=last + 1).map(share).collect(),
+            ..series_of(*index, name)
         });
     }
     Ok(Picture {
@@ -322,31 +283,54 @@ fn distribution(shown: &[Shown<'_>]) -> anyhow::Result<Picture> {
                   tail to the right is what clipping is for."
                 .into(),
         svg: chart(
-            &Axes {
-                x: "norm before clipping, log scale",
-                y: "% of steps",
-                log_x: true,
-                ..Axes::default()
-            },
-            &series,
+            Axis::log("norm before clipping, log scale"),
+            Axis::linear("% of steps"),
+            series,
         )?,
     })
 }
 
 fn layers(index: usize, name: &str, outcome: &Outcome) -> anyhow::Result<Option<Picture>> {
-    let Some(heat) = heat(&outcome.layers, outcome.loss.len())? else {
-        return Ok(None);
-    };
-    Ok(Some(Picture {
+    let rows = outcome.layers.iter();
+    let mut rows: Vec<(&str, &[f64])> = rows
+        .map(|(layer, norms)| (layer.as_str(), norms.as_slice()))
+        .collect();
+    rows.sort_by_key(|(layer, _)| place(layer));
+    let picture = |svg| {
+        Picture {
         name: format!("layers-{}", index + 1),
         title: format!("Gradient of each layer: {name}"),
-        reading: format!(
-            "Light is a norm of {}, dark of {}, before clipping; grey is zero or not finite. A layer that \
-             stays light while others are dark receives little gradient, which clipping cannot \
-             cure.",
-            number(heat.low),
-            number(heat.high)
-        ),
-        svg: heat.svg,
-    }))
+        reading: "Norm before clipping, on a log scale; grey is zero or not finite. A layer that stays \
+                  dark while others are bright receives little gradient, which clipping cannot cure."
+            .into(),
+        svg,
+    }
+    };
+    Ok(heat_map(&rows)?.map(picture))
+}
+
+/// From input to output, and layers by their numbers: names alone have `blocks.10` before `blocks.2`.
+fn place(layer: &str) -> (u8, &str, u64) {
+    let (name, number) = layer.rsplit_once('.').unwrap_or((layer, ""));
+    let part = match name {
+        name if name.contains("embedding") => 0,
+        "output" | "norm" => 2,
+        _ => 1,
+    };
+    (part, name, number.parse().unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::place;
+
+    #[test]
+    fn layers_stand_from_input_to_output() {
+        let mut layers = ["blocks.10", "blocks.2", "norm", "output", "token_embedding"];
+        layers.sort_by_key(|layer| place(layer));
+        assert_eq!(
+            layers,
+            ["token_embedding", "blocks.2", "blocks.10", "norm", "output"]
+        );
+    }
 }

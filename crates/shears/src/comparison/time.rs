@@ -1,10 +1,10 @@
 //! The picture of gradients that vanish or explode through time.
 
+use shears_figure::{Axis, Colour, Series};
 use shears_train::TimeFlow;
 
-use super::plots::Picture;
+use super::plots::{Picture, chart};
 use super::results::Outcome;
-use crate::figure::{Axes, Series, chart, parts};
 
 /// The norm of the gradient by the state, against the distance in time, at the first step and at the
 /// end, before and after clipping; none of a model that carries no state.
@@ -26,8 +26,8 @@ pub(super) fn through_time(
         for (factor, what, dashed) in lines {
             series.push(Series {
                 name: format!("step {}, {what}", flow.step),
-                colour,
-                lines: line(flow, factor),
+                colour: Colour::Series(colour),
+                line: line(flow, factor),
                 dashed,
                 ..Series::default()
             });
@@ -45,13 +45,9 @@ pub(super) fn through_time(
             last.step
         ),
         svg: chart(
-            &Axes {
-                x: "tokens back",
-                y: "norm, log scale",
-                log_y: true,
-                ..Axes::default()
-            },
-            &series,
+            Axis::linear("tokens back"),
+            Axis::log("norm, log scale"),
+            series,
         )?,
     }))
 }
@@ -68,12 +64,7 @@ fn coefficient(flow: &TimeFlow, outcome: &Outcome) -> Option<f64> {
     (is_one_factor && coefficient > 0.0).then_some(coefficient)
 }
 
-fn line(flow: &TimeFlow, factor: f64) -> Vec<Vec<(f64, f64)>> {
-    let norms = flow.norms.iter().enumerate();
-    let points: Vec<(f64, f64)> = norms
-        // A logarithm has no place for zero.
-        .map(|(index, norm)| ((index + 1) as f64, norm * factor))
-        .map(|(x, y)| (x, if y > 0.0 { y } else { f64::NAN }))
-        .collect();
-    parts(&points)
+fn line(flow: &TimeFlow, factor: f64) -> Vec<(f64, f64)> {
+    let norms = flow.norms.iter().map(|norm| norm * factor);
+    (1..).map(f64::from).zip(norms).collect()
 }

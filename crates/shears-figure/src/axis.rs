@@ -1,0 +1,232 @@
+//! Axes: where they begin and end, and the round numbers at them.
+
+use std::ops::Range;
+
+use plotters::coord::ranged1d::{BoldPoints, DefaultFormatting, KeyPointHint, Ranged};
+use plotters::coord::types::RangedCoordf64;
+
+/// An axis. Values that a logarithm has no place for are gaps on a logarithmic one.
+#[derive(Clone, Debug)]
+pub struct Axis {
+    name: String,
+    log: bool,
+    range: Option<(f64, f64)>,
+    highest: f64,
+    room: f64,
+    ticks: Vec<f64>,
+    format: fn(f64) -> String,
+}
+
+impl Axis {
+    /// An axis with even distances.
+    pub fn linear(name: impl Into<String>) -> Axis {
+        Axis {
+            name: name.into(),
+            log: false,
+            range: None,
+            highest: f64::INFINITY,
+            room: 0.0,
+            ticks: Vec::new(),
+            format: number,
+        }
+    }
+
+    /// An axis on which equal distances are equal quotients.
+    pub fn log(name: impl Into<String>) -> Axis {
+        Axis {
+            log: true,
+            ..Axis::linear(name)
+        }
+    }
+
+    /// Takes these ends, and not those of what is drawn with room at each.
+    pub fn within(self, low: f64, high: f64) -> Axis {
+        Axis {
+            range: Some((low, high)),
+            ..self
+        }
+    }
+
+    /// Ends at this value at most: what flew away must not press all else flat.
+    pub fn at_most(self, highest: f64) -> Axis {
+        Axis { highest, ..self }
+    }
+
+    /// Leaves this share of the length free at each end.
+    pub fn with_room(self, room: f64) -> Axis {
+        Axis { room, ..self }
+    }
+
+    /// Marks these values, and not round ones.
+    pub fn marked_at(self, ticks: Vec<f64>) -> Axis {
+        Axis { ticks, ..self }
+    }
+
+    /// Writes the marks in this way, and not as [`number`] does.
+    pub fn written_as(self, format: fn(f64) -> String) -> Axis {
+        Axis { format, ..self }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The place of a value before it becomes pixels; NaN if it has none.
+    pub(crate) fn place(&self, value: f64) -> f64 {
+        match self.log {
+            true if value > 0.0 => value.log10(),
+            true => f64::NAN,
+            false => value,
+        }
+    }
+
+    /// What stands beside a place.
+    pub(crate) fn words(&self, place: f64) -> String {
+        match self.log {
+            // The nearest short number: 10 to the power of log10(3) is not 3.
+            true => (self.format)(rounded(10_f64.powf(place), 12)),
+            false => (self.format)(place),
+        }
+    }
+
+    /// Where the axis begins and ends, for these places.
+    pub(crate) fn ends(&self, places: impl Iterator<Item = f64>) -> Range<f64> {
+        let highest = self.place(self.highest);
+        let (low, high) = match self.range {
+            Some((low, high)) => return self.place(low)..self.place(high),
+            None => {
+                let finite = places.filter(|place| place.is_finite());
+                finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), place| {
+                    (low.min(place), high.max(place.min(highest)))
+                })
+            }
+        };
+        let (low, high) = match low < high {
+            true => (low, high),
+            false if low == high => (low - 0.5, high + 0.5),
+            false => (0.0, 1.0),
+        };
+        let room = self.room * (high - low);
+        low - room..high + room
+    }
+
+    /// The axis as the library has it, with about that many marks.
+    pub(crate) fn coordinates(&self, ends: Range<f64>, marks: usize) -> Coordinates {
+        let ticks: Vec<f64> = match (self.ticks.is_empty(), self.log) {
+            (false, _) => self.ticks.iter().map(|tick| self.place(*tick)).collect(),
+            (true, true) => {
+                let levels = levels(10_f64.powf(ends.start), 10_f64.powf(ends.end), marks);
+                levels.into_iter().map(f64::log10).collect()
+            }
+            (true, false) => RangedCoordf64::from(ends.clone()).key_points(BoldPoints(marks)),
+        };
+        Coordinates { ends, ticks }
+    }
+}
+
+/// An axis as the library has it.
+pub(crate) struct Coordinates {
+    ends: Range<f64>,
+    ticks: Vec<f64>,
+}
+
+impl Ranged for Coordinates {
+    type FormatOption = DefaultFormatting;
+    type ValueType = f64;
+
+    fn map(&self, place: &f64, pixels: (i32, i32)) -> i32 {
+        RangedCoordf64::from(self.ends.clone()).map(place, pixels)
+    }
+
+    fn key_points<Hint: KeyPointHint>(&self, hint: Hint) -> Vec<f64> {
+        match hint.weight().allow_light_points() {
+            true => Vec::new(),
+            false => self.ticks.clone(),
+        }
+    }
+
+    fn range(&self) -> Range<f64> {
+        self.ends.clone()
+    }
+}
+
+/// A number in as few letters as say it: up to four digits, and powers of ten where it is very small or
+/// very large.
+pub fn number(value: f64) -> String {
+    let rounded = rounded(value, 3);
+    match rounded.abs() {
+        0.0 => "0".to_string(),
+        1e-3..1e6 => rounded.to_string(),
+        _ => format!("{rounded:e}"),
+    }
+}
+
+/// With so many digits after the first.
+fn rounded(value: f64, digits: usize) -> f64 {
+    format!("{value:.digits$e}").parse().unwrap_or(value)
+}
+
+/// Round numbers in a range: the digits 1 to 9 of each decade, or fewer of them, or fewer decades. The
+/// library's own are without end where the range is as wide as numbers go.
+fn levels(low: f64, high: f64, most: usize) -> Vec<f64> {
+    let decades = low.log10().floor() as i32..=high.log10().ceil() as i32;
+    let with = |digits: &[u8]| -> Vec<f64> {
+        let all = decades.clone().flat_map(|decade| {
+            let number = move |digit: &u8| format!("{digit}e{decade}").parse().ok();
+            digits.iter().filter_map(number)
+        });
+        all.filter(|level| (low..=high).contains(level)).collect()
+    };
+    let choices: [&[u8]; 4] = [&[1, 2, 3, 4, 5, 6, 7, 8, 9], &[1, 2, 5], &[1, 3], &[1]];
+    let mut levels = Vec::new();
+    for digits in choices {
+        levels = with(digits);
+        if levels.len() <= most {
+            return levels;
+        }
+    }
+    let every = levels.len().div_ceil(most.max(1));
+    levels.into_iter().step_by(every).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_are_round_and_few() {
+        let levels = |low, high| levels(low, high, 10);
+        assert_eq!(levels(0.45, 2.2), [0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 2.0]);
+        assert_eq!(levels(0.15, 25.0), [0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0]);
+        assert_eq!(
+            levels(0.5, 2e4),
+            [1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4]
+        );
+        assert_eq!(levels(0.5, 2e7).len(), 8);
+        assert!((5..=10).contains(&levels(1e-30, 1e30).len()));
+    }
+
+    #[test]
+    fn numbers_are_short() {
+        let words = [0.0, 0.1 + 0.2, 1234.5678, 2e5, 1e7, 1.5e-9].map(number);
+        assert_eq!(words, ["0", "0.3", "1235", "200000", "1e7", "1.5e-9"]);
+    }
+
+    #[test]
+    fn an_axis_has_ends_whatever_the_values_are() {
+        let log = Axis::log("");
+        let ends = |axis: &Axis, values: &[f64]| axis.ends(values.iter().map(|v| axis.place(*v)));
+        assert_eq!(ends(&log, &[1.0, 100.0, 0.0, f64::NAN]), 0.0..2.0);
+        assert_eq!(ends(&log, &[10.0]), 0.5..1.5);
+        assert_eq!(ends(&log, &[]), 0.0..1.0);
+        let linear = Axis::linear("").at_most(5.0).with_room(0.1);
+        assert_eq!(ends(&linear, &[0.0, 1e9]), -0.5..5.5);
+    }
+
+    #[test]
+    fn marks_of_a_logarithmic_axis_are_written_exactly() {
+        let axis = Axis::log("");
+        let words: Vec<String> = [0.3, 3.0, 700.0].map(|v| axis.words(axis.place(v))).into();
+        assert_eq!(words, ["0.3", "3", "700"]);
+    }
+}

@@ -1,0 +1,141 @@
+//! What of a line can be seen.
+
+use std::ops::Range;
+
+/// A place, before it becomes pixels.
+pub(crate) type Place = (f64, f64);
+
+/// The parts of a line that are drawn in so many columns of pixels: apart where a value is not finite, cut off at the
+/// upper and the lower edge. Of more points than columns, each column keeps its smallest and its largest;
+/// of points on one level only the ends are kept.
+pub(crate) fn visible(
+    line: &[Place],
+    columns: u32,
+    across: &Range<f64>,
+    up: &Range<f64>,
+) -> Vec<Vec<Place>> {
+    let parts = line.split(|(x, y)| !(x.is_finite() && y.is_finite()));
+    let parts = parts.filter(|part| !part.is_empty());
+    let parts = parts.map(|part| without_level(&thinned(part, columns, across)));
+    parts.flat_map(|part| clipped(&part, up)).collect()
+}
+
+/// The column of pixels of a place.
+pub(crate) fn column(x: f64, columns: u32, across: &Range<f64>) -> u32 {
+    ((x - across.start) / (across.end - across.start) * f64::from(columns)) as u32
+}
+
+fn thinned(part: &[Place], columns: u32, across: &Range<f64>) -> Vec<Place> {
+    let of = |place: &Place| column(place.0, columns, across);
+    let mut kept = Vec::new();
+    for column in part.chunk_by(|left, right| of(left) == of(right)) {
+        let heights = || column.iter().enumerate();
+        let smallest = heights().min_by(|left, right| left.1.1.total_cmp(&right.1.1));
+        let largest = heights().max_by(|left, right| left.1.1.total_cmp(&right.1.1));
+        let mut ends: Vec<usize> = smallest
+            .into_iter()
+            .chain(largest)
+            .map(|end| end.0)
+            .collect();
+        ends.sort_unstable();
+        ends.dedup();
+        kept.extend(ends.into_iter().map(|at| column[at]));
+    }
+    kept
+}
+
+/// Without the points between two of the same height.
+fn without_level(part: &[Place]) -> Vec<Place> {
+    let level = |at: usize| {
+        let neighbours = (at.checked_sub(1).map(|left| part[left]), part.get(at + 1));
+        matches!(neighbours, (Some(left), Some(right)) if left.1 == part[at].1 && right.1 == part[at].1)
+    };
+    let kept = (0..part.len()).filter(|at| !level(*at));
+    kept.map(|at| part[at]).collect()
+}
+
+/// The parts between the lower and the upper edge; what crosses one ends there.
+fn clipped(part: &[Place], up: &Range<f64>) -> Vec<Vec<Place>> {
+    let inside = |place: &Place| (up.start..=up.end).contains(&place.1);
+    let mut lines: Vec<Vec<Place>> = Vec::new();
+    let mut open = false;
+    for (index, place) in part.iter().enumerate() {
+        let before = index.checked_sub(1).map(|left| part[left]);
+        let crossings = before.map_or([None, None], |before| crossings(before, *place, up));
+        let points = crossings.into_iter().flatten();
+        let points = points.chain(inside(place).then_some(*place));
+        for point in points {
+            match lines.last_mut().filter(|_| open) {
+                Some(line) => line.push(point),
+                None => lines.push(vec![point]),
+            }
+            // A point on an edge that is followed by one outside ends its line.
+            open = true;
+        }
+        open &= inside(place);
+    }
+    lines
+}
+
+/// Where the way between two places crosses the edges, in the order of the way.
+fn crossings(from: Place, to: Place, up: &Range<f64>) -> [Option<Place>; 2] {
+    let crosses = |edge: f64| (from.1 < edge) != (to.1 < edge) && from.1 != edge && to.1 != edge;
+    let at = |edge: f64| {
+        let share = (edge - from.1) / (to.1 - from.1);
+        crosses(edge).then_some((from.0 + share * (to.0 - from.0), edge))
+    };
+    match from.1 <= to.1 {
+        true => [at(up.start), at(up.end)],
+        false => [at(up.end), at(up.start)],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WIDE: Range<f64> = -1e9..1e9;
+
+    #[test]
+    fn few_points_are_all_kept_and_gaps_part_lines() {
+        let line = [(1.0, 3.0), (2.0, f64::NAN), (3.0, 1.0), (4.0, 2.0)];
+        let lines = visible(&line, 100, &(1.0..4.0), &WIDE);
+        assert_eq!(lines, [vec![(1.0, 3.0)], vec![(3.0, 1.0), (4.0, 2.0)]]);
+        assert!(visible(&[], 100, &(0.0..1.0), &WIDE).is_empty());
+    }
+
+    #[test]
+    fn many_points_keep_every_extreme() {
+        let value = |index: usize| 1.0 + (index * index % 997) as f64;
+        let line: Vec<Place> = (0..50_000)
+            .map(|index| (index as f64, value(index)))
+            .collect();
+        let kept = visible(&line, 800, &(0.0..50_000.0), &WIDE).concat();
+        assert!(kept.len() <= 1600, "{}", kept.len());
+        assert!(kept.windows(2).all(|pair| pair[0].0 < pair[1].0));
+        let largest = |line: &[Place]| line.iter().map(|point| point.1).fold(0.0, f64::max);
+        assert_eq!(largest(&kept), largest(&line));
+    }
+
+    #[test]
+    fn a_level_line_is_two_points() {
+        let line: Vec<Place> = (0..5000).map(|x| (f64::from(x), 5.0)).collect();
+        assert_eq!(visible(&line, 800, &(0.0..5000.0), &WIDE).concat().len(), 2);
+    }
+
+    #[test]
+    fn what_leaves_the_picture_ends_at_its_edge() {
+        let cut = |line: &[Place]| clipped(line, &(0.0..10.0));
+        let up = cut(&[(0.0, 5.0), (1.0, 15.0), (2.0, 5.0)]);
+        assert_eq!(up, [[(0.0, 5.0), (0.5, 10.0)], [(1.5, 10.0), (2.0, 5.0)]]);
+        // Through the whole picture in one step, and back.
+        let through = cut(&[(0.0, -10.0), (1.0, 20.0), (2.0, -10.0)]);
+        assert_eq!(through.len(), 2);
+        assert!(through.iter().all(|line| line.len() == 2), "{through:?}");
+        assert!(cut(&[(0.0, 11.0), (1.0, 12.0)]).is_empty());
+        assert_eq!(
+            cut(&[(0.0, 10.0), (1.0, 10.0)]),
+            [[(0.0, 10.0), (1.0, 10.0)]]
+        );
+    }
+}

@@ -1,0 +1,126 @@
+//! The chart of `shears replay`: the norm of each step, and the threshold of each policy.
+
+use shears_figure::{Axis, Colour, Figure, FigureError, MOST_COLOURS, Panel, Series};
+
+use super::Replayed;
+use super::account::Account;
+use crate::report::step_number;
+
+/// The most policies beside the run's own.
+pub(super) const MOST_POLICIES: usize = MOST_COLOURS - 1;
+
+/// The text of the SVG file.
+pub(super) fn svg(replayed: &Replayed) -> Result<String, FigureError> {
+    let (low, high) = range(replayed);
+    let name = replayed.run.file_name().unwrap_or(replayed.run.as_os_str());
+    let x = Axis::linear("step").written_as(step_number);
+    let y = Axis::log("norm of all gradients, log scale").within(low, high);
+    let mut series = norms(replayed);
+    // The run's own line is the thinnest and lies above the others, the next ones are thicker from line to line:
+    // of lines that lie on each other all can be seen.
+    let mut accounts: Vec<(usize, &Account)> = replayed.accounts.iter().enumerate().collect();
+    accounts.rotate_left(1);
+    for (index, account) in accounts {
+        let width = match index {
+            0 => 1,
+            _ => (replayed.accounts.len() - index + 1).clamp(2, 4) as u32,
+        };
+        series.push(Series {
+            colour: Colour::Series(index),
+            width,
+            ..threshold(replayed, account, low, high)
+        });
+    }
+    let figure = Figure {
+        title: format!(
+            "Gradient norms of {}, and where policies would have clipped (open loop)",
+            name.display()
+        ),
+        height: 420,
+        ..Figure::of(Panel::new(x, y, series))
+    };
+    figure.svg()
+}
+
+/// The norms, the spikes and the steps that are not finite.
+fn norms(replayed: &Replayed) -> Vec<Series> {
+    let steps = replayed.steps.iter().map(|step| *step as f64);
+    let line: Vec<(f64, f64)> = steps.zip(replayed.norms.iter().copied()).collect();
+    let peaks = replayed.spikes.list.iter().map(|spike| line[spike.peak]);
+    let peaks: Vec<(f64, f64)> = peaks.collect();
+    let non_finite = line.iter().filter(|(_, norm)| !norm.is_finite());
+    let crosses: Vec<f64> = non_finite.map(|(step, _)| *step).collect();
+    let mut series = vec![Series {
+        name: "gradient norm".into(),
+        colour: Colour::Grey,
+        line,
+        width: 1,
+        ..Series::default()
+    }];
+    if !peaks.is_empty() {
+        series.push(Series {
+            name: format!("spike ({})", peaks.len()),
+            peaks,
+            ..Series::default()
+        });
+    }
+    if !crosses.is_empty() {
+        series.push(Series {
+            name: format!("not finite ({})", crosses.len()),
+            crosses,
+            ..Series::default()
+        });
+    }
+    series
+}
+
+/// The thresholds of a policy. What the legend says where none can be seen, it says why.
+fn threshold(replayed: &Replayed, account: &Account, low: f64, high: f64) -> Series {
+    let values: Vec<f64> = thresholds(account).collect();
+    let note = match account.goes_by_all() {
+        false => " (no line: not by the norm of all)",
+        true if values.iter().all(|value| value.is_nan()) => " (no threshold)",
+        true if values.iter().all(|value| value.is_nan() || *value > high) => {
+            " (above the picture)"
+        }
+        true if values.iter().all(|value| value.is_nan() || *value < low) => " (below the picture)",
+        true => "",
+    };
+    let steps = replayed.steps.iter().map(|step| *step as f64);
+    Series {
+        name: format!("{}: {}{note}", account.label, account.policy),
+        line: steps.zip(values).collect(),
+        end: account.label.clone(),
+        ..Series::default()
+    }
+}
+
+/// The threshold of each step; NaN where there is none, or it is not one of the norm of all.
+fn thresholds(account: &Account) -> impl Iterator<Item = f64> {
+    let by_all = account.goes_by_all();
+    let steps = account.taken.iter();
+    steps.map(move |step| step.threshold.filter(|_| by_all).unwrap_or(f64::NAN))
+}
+
+/// The norms, and the thresholds as far as they are not too far away from all norms.
+fn range(replayed: &Replayed) -> (f64, f64) {
+    let norms = replayed.norms.iter().copied();
+    let norms = norms.filter(|norm| norm.is_finite() && *norm > 0.0);
+    let (min, max) = norms.fold((f64::INFINITY, 0.0_f64), |(min, max), norm| {
+        (min.min(norm), max.max(norm))
+    });
+    if max == 0.0 {
+        return (0.1, 10.0);
+    }
+    let near = (min / 10.0)..=(max * 10.0);
+    let thresholds = replayed.accounts.iter().flat_map(thresholds);
+    let (low, high) = thresholds
+        .filter(|threshold| near.contains(threshold))
+        .fold((min, max), |(low, high), threshold| {
+            (low.min(threshold), high.max(threshold))
+        });
+    (
+        (low / 1.3).max(f64::MIN_POSITIVE),
+        (high * 1.6).min(f64::MAX),
+    )
+}
