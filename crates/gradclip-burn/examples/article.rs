@@ -12,8 +12,8 @@ use burn::nn::loss::{MseLoss, Reduction};
 use burn::nn::{Linear, LinearConfig};
 use burn::optim::AdamConfig;
 use burn::tensor::{Device, Distribution, Tensor, activation};
-use gradclip_burn::gradclip::{ClipPolicy, Clipper, NonFinite, Outcome, Unscaled};
-use gradclip_burn::{ClippedGradients, ModuleGradients};
+use gradclip_burn::ClipModule;
+use gradclip_burn::gradclip::{Clipper, NonFinite};
 
 const STEPS: usize = 200;
 const PRINTED_STEPS: usize = 8;
@@ -51,19 +51,14 @@ fn train(policy: &str) -> Result<(), Box<dyn Error>> {
 
     let mut model = ArticleModel::new(&device);
     let mut optimizer = AdamConfig::new().init();
-    let mut clipper = Clipper::new(policy.parse::<ClipPolicy>()?, NonFinite::Error);
+    let mut clipper = Clipper::new(policy.parse()?, NonFinite::Error);
     println!("{policy}");
     println!("step    loss  norm before  norm after  coefficient  cosine");
     for step in 0..STEPS {
         let predictions = model.forward(inputs.clone());
         let loss = MseLoss::new().forward(predictions, targets.clone(), Reduction::Mean);
-        let gradients = ModuleGradients::collect(loss.backward(), &model)?;
-        let Outcome::Apply(clipped) = clipper.clip(Unscaled::single(gradients))? else {
-            unreachable!("NonFinite::Error never skips");
-        };
-        let clipped = ClippedGradients::from(clipped);
+        let (gradients, report) = clipper.clip_module(loss.backward(), &model)?;
         if step < PRINTED_STEPS || step + 1 == STEPS {
-            let report = clipped.report();
             println!(
                 "{step:4}  {:6.4}  {:11.4}  {:10.4}  {:11.4}  {:6.4}",
                 loss.into_scalar::<f32>(),
@@ -73,8 +68,7 @@ fn train(policy: &str) -> Result<(), Box<dyn Error>> {
                 report.cosine,
             );
         }
-        let params = clipped.into_params(&model);
-        model = optimizer.step(0.01, model, params);
+        model = optimizer.step(0.01, model, gradients);
     }
     println!();
     Ok(())

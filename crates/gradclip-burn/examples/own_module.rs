@@ -11,8 +11,8 @@ use burn::nn::loss::CrossEntropyLossConfig;
 use burn::nn::{Linear, LinearConfig};
 use burn::optim::AdamConfig;
 use burn::tensor::{Device, Int, Tensor, TensorData, activation};
-use gradclip_burn::gradclip::{ClipAction, ClipPolicy, Clipper, NonFinite, Outcome, Unscaled};
-use gradclip_burn::{ClippedGradients, ModuleGradients};
+use gradclip_burn::ClippedOptimizer;
+use gradclip_burn::gradclip::{ClipAction, Clipper, NonFinite};
 use gradclip_judge::{StepRecord, Verdict};
 
 const STEPS: usize = 400;
@@ -65,16 +65,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (points, arms) = spirals(&device);
     let cross_entropy = CrossEntropyLossConfig::new().init(&device);
     let mut model = SpiralModel::new(&device);
-    let mut optimizer = AdamConfig::new().init();
-    let mut clipper = Clipper::new("global-norm:0.5".parse::<ClipPolicy>()?, NonFinite::Skip);
+    let clipper = Clipper::new("global-norm:0.5".parse()?, NonFinite::Skip);
+    let mut optimizer = ClippedOptimizer::new(AdamConfig::new().init(), clipper);
     let mut records = Vec::new();
     println!("step    loss  norm before  norm after  clipped");
     for step in 0..STEPS {
         let loss = cross_entropy.forward(model.forward(points.clone()), arms.clone());
-        let gradients = ModuleGradients::collect(loss.backward(), &model)?;
-        let outcome = clipper.clip(Unscaled::single(gradients))?;
-        let report = outcome.report();
-        records.push(StepRecord::from(report));
+        let report = optimizer.backward_step(0.02, &mut model, &loss)?;
+        records.push(StepRecord::from(&report));
         if step % PRINT_EVERY == 0 {
             let clipped = if report.action == ClipAction::Clip {
                 "yes"
@@ -84,10 +82,6 @@ fn main() -> Result<(), Box<dyn Error>> {
             let (before, after) = (report.norm_before, report.norm_after);
             let loss = loss.into_scalar::<f32>();
             println!("{step:4}  {loss:6.4}  {before:11.4}  {after:10.4}  {clipped}");
-        }
-        if let Outcome::Apply(clipped) = outcome {
-            let params = ClippedGradients::from(clipped).into_params(&model);
-            model = optimizer.step(0.02, model, params);
         }
     }
     if let Some(verdict) = Verdict::of(records) {

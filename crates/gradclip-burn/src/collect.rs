@@ -1,12 +1,13 @@
 //! From Burn's gradients to named slices, with one synchronisation of the device.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::tensor::{
     DType, Device, Gradients as BackwardGradients, Tensor, TensorData, Transaction,
 };
-use gradclip::{Accumulate, Elements, Gradient, Gradients, Values};
+use gradclip::{Accumulate, ClipPolicy, Elements, Gradient, Gradients, Values};
 
 /// The gradients of a module's parameters: named, in the module's order, each parameter once.
 ///
@@ -25,12 +26,19 @@ pub(crate) struct Entry {
     /// The gradient, in its own type.
     pub(crate) data: TensorData,
     pub(crate) device: Device,
+    /// The axes that count the output units of its layer.
+    units: Range<usize>,
+    /// The group of `group-norm`, if it is not what stands before the last dot of the name.
+    group: Option<String>,
     /// The parameter itself, if it was asked for.
     parameter: Option<TensorData>,
 }
 
 impl ModuleGradients {
-    /// Takes the gradients of `module` out of what `loss.backward()` returned.
+    /// Takes the gradients of `module` out of what `loss.backward()` returned, and what `policy` needs
+    /// besides: for `agc` the parameters, which are read in the same transaction.
+    ///
+    /// The output units of `agc` follow from the layer: see [the list](crate#agc).
     ///
     /// # Errors
     ///
@@ -39,32 +47,14 @@ impl ModuleGradients {
     pub fn collect<M: Module>(
         gradients: BackwardGradients,
         module: &M,
+        policy: &ClipPolicy,
     ) -> Result<Self, CollectError> {
-        ModuleGradients::read(gradients, module, false)
-    }
-
-    /// The same together with the parameters, for a policy that compares the two
-    /// ([`gradclip::ClipPolicy::needs_parameters`]). They are read in the same transaction.
-    ///
-    /// # Errors
-    ///
-    /// As [`ModuleGradients::collect`].
-    pub fn collect_with_parameters<M: Module>(
-        gradients: BackwardGradients,
-        module: &M,
-    ) -> Result<Self, CollectError> {
-        ModuleGradients::read(gradients, module, true)
-    }
-
-    fn read<M: Module>(
-        gradients: BackwardGradients,
-        module: &M,
-        with_parameters: bool,
-    ) -> Result<Self, CollectError> {
+        let with_parameters = policy.needs_parameters();
         let mut collector = Collector {
             gradients,
             with_parameters,
             path: Vec::new(),
+            layers: Vec::new(),
             found: Vec::new(),
             transaction: Some(Transaction::default()),
         };
@@ -80,7 +70,13 @@ impl ModuleGradients {
         };
         let mut entries: Vec<Entry> = Vec::with_capacity(collector.found.len());
         let mut index_of: HashMap<ParamId, usize> = HashMap::new();
-        for (name, id, device) in collector.found {
+        for found in collector.found {
+            let Found {
+                name,
+                id,
+                device,
+                units,
+            } = found;
             let mut data = next(&name)?;
             let parameter = match with_parameters {
                 true => Some(next(&name)?),
@@ -97,11 +93,38 @@ impl ModuleGradients {
                     id,
                     data,
                     device,
+                    units,
+                    group: None,
                     parameter,
                 });
             }
         }
         Ok(ModuleGradients { entries })
+    }
+
+    /// Puts each gradient into the group of `group-norm` that `group` gives to its name. Unless told
+    /// otherwise that is what stands before the last dot, so that `layers.0.weight` and
+    /// `layers.0.bias` belong together.
+    #[must_use]
+    pub fn with_groups<Group: Into<String>>(mut self, group: impl Fn(&str) -> Group) -> Self {
+        for entry in &mut self.entries {
+            entry.group = Some(group(&entry.name).into());
+        }
+        self
+    }
+
+    /// Sets the axes that count output units, by name and shape, where `units` knows better than
+    /// [the layer](crate#agc) does: `0..1` for `[out, in]`.
+    ///
+    /// [`Clipper::clip`](gradclip::Clipper::clip) refuses `agc` if an axis is not there.
+    #[must_use]
+    pub fn with_units(mut self, units: impl Fn(&str, &[usize]) -> Option<Range<usize>>) -> Self {
+        for entry in &mut self.entries {
+            if let Some(axes) = units(&entry.name, entry.data.shape()) {
+                entry.units = axes;
+            }
+        }
+        self
     }
 
     /// Names and values, in the module's order.
@@ -128,6 +151,10 @@ impl Gradients for ModuleGradients {
             let shape = entry.data.shape().clone();
             let elements = elements(&mut entry.data);
             let mut gradient = Gradient::new(&entry.name, elements).with_shape(&shape);
+            gradient = gradient.with_units(entry.units.clone());
+            if let Some(group) = &entry.group {
+                gradient = gradient.with_group(group);
+            }
             if let Some(parameter) = &entry.parameter {
                 gradient = gradient.with_parameter(values(parameter));
             }
@@ -196,22 +223,51 @@ pub(crate) fn elements(data: &mut TensorData) -> Elements<'_> {
     }
 }
 
+/// The axes that count the output units of a parameter, by the layer that holds it and its rank.
+fn units_of(layer: &str, rank: usize) -> Range<usize> {
+    match (layer, rank) {
+        // A vector has no units to tell apart: bias, gain.
+        (_, 0 | 1) => 0..0,
+        // `[out, in / groups, ..]`.
+        ("Conv1d" | "Conv2d" | "Conv3d" | "DeformConv2d", _) => 0..1,
+        // `[in, out / groups, ..]`.
+        ("ConvTranspose1d" | "ConvTranspose2d" | "ConvTranspose3d", _) => 1..2,
+        // `[tokens, width]`: the vector of each token.
+        ("Embedding", _) => 0..1,
+        // `Linear` has `[in, out]`, and so has whatever else multiplies from the right.
+        (_, 2) => 1..2,
+        (_, _) => 0..1,
+    }
+}
+
+/// A parameter with a gradient.
+struct Found {
+    name: String,
+    id: ParamId,
+    device: Device,
+    units: Range<usize>,
+}
+
 struct Collector {
     gradients: BackwardGradients,
     with_parameters: bool,
     path: Vec<String>,
-    found: Vec<(String, ParamId, Device)>,
+    /// The types of the containers that it is in, such as `Struct:Linear` or `Vec`.
+    layers: Vec<String>,
+    found: Vec<Found>,
     /// Taken and put back at each tensor, because registering consumes it.
     transaction: Option<Transaction>,
 }
 
 impl ModuleVisitor for Collector {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.path.push(name.to_string());
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.path.push(name.to_owned());
+        self.layers.push(container_type.to_owned());
     }
 
     fn exit_module(&mut self, _name: &str, _container_type: &str) {
         self.path.pop();
+        self.layers.pop();
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
@@ -219,8 +275,14 @@ impl ModuleVisitor for Collector {
         let Some(gradient) = param.val().grad_remove(&mut self.gradients) else {
             return;
         };
-        self.found
-            .push((self.path.join("."), param.id, gradient.device()));
+        let mut structs = self.layers.iter().rev();
+        let layer = structs.find_map(|container| container.strip_prefix("Struct:"));
+        self.found.push(Found {
+            name: self.path.join("."),
+            id: param.id,
+            device: gradient.device(),
+            units: units_of(layer.unwrap_or_default(), D),
+        });
         let mut transaction = self.transaction.take().unwrap_or_default();
         transaction = transaction.register(gradient);
         if self.with_parameters {

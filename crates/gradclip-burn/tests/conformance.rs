@@ -1,9 +1,11 @@
 //! The suite that every adapter of `gradclip` has to pass, over Burn tensors: through `backward`, the adapter and back.
 
+use std::ops::Range;
+
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device, Element, Gradients, Tensor, TensorData};
-use gradclip_burn::gradclip::{Accumulated, ClipError, Clipper, Outcome, Unscaled};
+use gradclip_burn::gradclip::{Accumulated, ClipError, ClipPolicy, Clipper, Outcome, Unscaled};
 use gradclip_burn::{ClippedGradients, ModuleGradients};
 use gradclip_suite::{Adapter, Clipping, NamedTensor, Numbers, StorageType, check};
 
@@ -185,6 +187,14 @@ impl Adapter for Burn {
         (1..=4).contains(&shape.len()) && !shape.contains(&0)
     }
 
+    fn units(&self, shape: &[usize]) -> Option<Range<usize>> {
+        Some(match shape.len() {
+            0 | 1 => 0..0,
+            2 => 1..2,
+            _ => 0..1,
+        })
+    }
+
     fn clip(
         &mut self,
         clipper: &mut Clipper,
@@ -192,11 +202,7 @@ impl Adapter for Burn {
     ) -> Result<Clipping, ClipError> {
         let module = module(tensors);
         let gradients = backward(&module, tensors);
-        let with_parameters = tensors.iter().any(|tensor| tensor.parameter.is_some());
-        let collected = match with_parameters {
-            true => ModuleGradients::collect_with_parameters(gradients, &module),
-            false => ModuleGradients::collect(gradients, &module),
-        };
+        let collected = ModuleGradients::collect(gradients, &module, clipper.policy());
         let collected = collected.expect("a CPU gives its data");
         let unscaled = Unscaled::single(collected);
         let outcome = match self.defer {
@@ -238,7 +244,8 @@ impl Adapter for Burn {
         let module = module(&micro_batches[0]);
         let mut collected = micro_batches.iter().map(|tensors| {
             let gradients = backward(&module, tensors);
-            ModuleGradients::collect(gradients, &module).expect("a CPU gives its data")
+            ModuleGradients::collect(gradients, &module, &ClipPolicy::none())
+                .expect("a CPU gives its data")
         });
         let first = collected.next().expect("there is a first one");
         let mut sum = Accumulated::new(first);

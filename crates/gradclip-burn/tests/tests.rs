@@ -3,13 +3,17 @@
 use burn::backend::Flex;
 use burn::grad_clipping::GradientClippingConfig;
 use burn::module::{Module, Param};
-use burn::nn::{Linear, LinearConfig};
+use burn::nn::conv::{
+    Conv1d, Conv1dConfig, Conv2d, Conv2dConfig, Conv3d, Conv3dConfig, ConvTranspose2d,
+    ConvTranspose2dConfig,
+};
+use burn::nn::{Embedding, EmbeddingConfig, Linear, LinearConfig};
 use burn::optim::{AdamConfig, GradientsParams, ModuleOptimizer, SgdConfig};
-use burn::tensor::{DType, Device, Distribution, Gradients, Tensor, TensorData};
+use burn::tensor::{DType, Device, Distribution, Gradients, Int, Tensor, TensorData};
 use gradclip_burn::gradclip::{
     Accumulated, ClipAction, ClipError, ClipPolicy, Clipper, NonFinite, Outcome, Unscaled, Values,
 };
-use gradclip_burn::{ClippedGradients, ModuleGradients};
+use gradclip_burn::{ClipModule, ClippedGradients, ClippedOptimizer, ModuleGradients, StepError};
 
 /// Its gradients are whatever a test wants: those of [`Ranks::backward_to`].
 #[derive(Module, Debug)]
@@ -75,7 +79,8 @@ fn clip(policy: &str, gradients: ModuleGradients) -> ClippedGradients {
 }
 
 fn collect<M: Module>(gradients: Gradients, module: &M) -> ModuleGradients {
-    ModuleGradients::collect(gradients, module).expect("the gradients are f32 on a CPU")
+    ModuleGradients::collect(gradients, module, &ClipPolicy::none())
+        .expect("the gradients are f32 on a CPU")
 }
 
 fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
@@ -422,11 +427,164 @@ fn adaptive_clipping_compares_with_the_parameters() {
         .clip(Unscaled::single(collect(backward(), &model)))
         .unwrap_err();
     assert!(matches!(error, ClipError::Parameter { .. }), "{error}");
-    let collected = ModuleGradients::collect_with_parameters(backward(), &model).unwrap();
+    let collected =
+        ModuleGradients::collect(backward(), &model, &"agc:0.5".parse().unwrap()).unwrap();
     let params = clip("agc:0.5", collected).into_params(&model);
     // Half the parameter's norm of 5 is 2.5, a tenth of the gradient's 25.
     let gradient = params.get::<1>(model.first.id).unwrap();
     assert_eq!(values(gradient), [0.7, 2.4]);
+}
+
+/// Each layer may have gradients of half the norm of its weights, unit by unit, and all of them are
+/// larger: what is left tells the units.
+#[test]
+fn the_units_of_adaptive_clipping_are_those_of_the_layer() {
+    #[derive(Module, Debug)]
+    struct Layers {
+        linear: Linear,
+        convs: Vec<Conv2d>,
+        line: Conv1d,
+        volume: Conv3d,
+        up: ConvTranspose2d,
+        embedding: Embedding,
+        own: Param<Tensor<2>>,
+    }
+    fn norms(values: &[f32], unit_of: impl Fn(usize) -> usize, units: usize) -> Vec<f64> {
+        let mut squares = vec![0.0; units];
+        for (index, value) in values.iter().enumerate() {
+            squares[unit_of(index)] += f64::from(*value).powi(2);
+        }
+        squares.into_iter().map(f64::sqrt).collect()
+    }
+    let device = device();
+    let model = Layers {
+        linear: LinearConfig::new(3, 4).init(&device),
+        convs: vec![Conv2dConfig::new([2, 5], [2, 3]).init(&device)],
+        line: Conv1dConfig::new(2, 5, 3).init(&device),
+        volume: Conv3dConfig::new([2, 5], [1, 2, 3]).init(&device),
+        up: ConvTranspose2dConfig::new([2, 5], [2, 3]).init(&device),
+        embedding: EmbeddingConfig::new(6, 4).init(&device),
+        own: Param::from_tensor(Tensor::ones([3, 4], &device)),
+    };
+    fn loss<const D: usize>(param: &Param<Tensor<D>>) -> Tensor<1> {
+        // The gradient of an element grows with its place.
+        let tensor = param.val();
+        let count = tensor.shape().num_elements() as i64;
+        let places = Tensor::<1, Int>::arange(100..100 + count, &tensor.device()).float();
+        (tensor.clone() * places.reshape(tensor.dims())).sum()
+    }
+    let total =
+        loss(&model.linear.weight) + loss(&model.convs[0].weight) + loss(&model.line.weight);
+    let total = total + loss(&model.volume.weight) + loss(&model.up.weight);
+    let total = total + loss(&model.embedding.weight) + loss(&model.own);
+    let policy = "agc:0.5".parse().unwrap();
+    let collected = ModuleGradients::collect(total.backward(), &model, &policy).unwrap();
+    let params = clip("agc:0.5", collected).into_params(&model);
+
+    fn check<const D: usize>(
+        params: &GradientsParams,
+        param: &Param<Tensor<D>>,
+        unit_of: impl Fn(usize) -> usize,
+        units: usize,
+    ) {
+        let gradient = norms(&values(params.get::<D>(param.id).unwrap()), &unit_of, units);
+        let weights = norms(&values(param.val()), &unit_of, units);
+        for (gradient, weight) in gradient.iter().zip(weights) {
+            assert!(
+                (gradient / weight - 0.5).abs() < 1e-6,
+                "{gradient} beside {weight}"
+            );
+        }
+    }
+    check(&params, &model.linear.weight, |index| index % 4, 4);
+    check(&params, &model.convs[0].weight, |index| index / 12, 5);
+    check(&params, &model.line.weight, |index| index / 6, 5);
+    check(&params, &model.volume.weight, |index| index / 12, 5);
+    check(&params, &model.up.weight, |index| index / 6 % 5, 5);
+    check(&params, &model.embedding.weight, |index| index / 4, 6);
+    check(&params, &model.own, |index| index % 4, 4);
+}
+
+#[test]
+fn groups_and_units_can_be_given() {
+    let model = Ranks::new(&device());
+    let collected = || collect(model.backward_to(VECTOR), &model);
+    // The parameters are in no layer, so that each is a group.
+    let apart = clip("group-norm:9.5", collected());
+    assert_eq!(apart.report().action, ClipAction::Keep);
+    let together = clip("group-norm:9.5", collected().with_groups(|_| "all"));
+    assert_eq!(together.report().norm_after, 9.5);
+    let policy: ClipPolicy = "agc:1".parse().unwrap();
+    let collected = ModuleGradients::collect(model.backward_to(VECTOR), &model, &policy).unwrap();
+    let collected =
+        collected.with_units(|name, shape| (name == "cube").then_some(0..shape.len() + 1));
+    let error = clipper("agc:1", NonFinite::Error).clip(Unscaled::single(collected));
+    assert!(matches!(error, Err(ClipError::Parameter { tensor, .. }) if tensor == "cube"));
+}
+
+#[test]
+fn one_line_clips_what_backward_gave() {
+    let model = Ranks::new(&device());
+    let mut clipper = clipper("global-norm:4", NonFinite::Skip);
+    let (params, report) = clipper
+        .clip_module(model.backward_to(VECTOR), &model)
+        .unwrap();
+    assert_eq!((report.norm_before, report.norm_after), (GLOBAL_NORM, 4.0));
+    let wanted = clip("global-norm:4", collect(model.backward_to(VECTOR), &model));
+    let wanted = wanted.into_params(&model);
+    let bits_of = |params: &GradientsParams| bits(params.get::<3>(model.cube.id).unwrap());
+    assert_eq!(bits_of(&params), bits_of(&wanted));
+
+    let (params, report) = clipper
+        .clip_module(model.backward_to([1.0, f32::NAN]), &model)
+        .unwrap();
+    assert_eq!((report.action, params.is_empty()), (ClipAction::Skip, true));
+}
+
+#[test]
+fn a_clipped_optimizer_goes_back_clips_and_steps() {
+    let (mut model, inputs) = drawn_layer(4);
+    let loss = |model: &Wrapped, factor: f32| {
+        model
+            .layer
+            .forward(inputs.clone())
+            .powi_scalar(2)
+            .sum()
+            .mul_scalar(factor)
+    };
+    let clipper = || clipper("global-norm:0.5", NonFinite::Skip);
+    let mut optimizer = ClippedOptimizer::new(AdamConfig::new().init(), clipper());
+    let (mut by_hand, mut adam, mut other) = (model.clone(), AdamConfig::new().init(), clipper());
+    for factor in [1.0, f32::NAN, 3.0] {
+        let gradients = loss(&by_hand, factor).backward();
+        let (gradients, wanted) = other.clip_module(gradients, &by_hand).unwrap();
+        by_hand = adam.step(1e-2, by_hand, gradients);
+        let report = loss(&model, factor);
+        let report = optimizer.backward_step(1e-2, &mut model, &report).unwrap();
+        assert_eq!(report.action == ClipAction::Skip, factor.is_nan());
+        assert_eq!(format!("{report:?}"), format!("{wanted:?}"));
+        assert_eq!(
+            bits(model.layer.weight.val()),
+            bits(by_hand.layer.weight.val())
+        );
+    }
+    // Accumulated gradients take the same way.
+    let mut sum = Accumulated::new(collect(loss(&model, 1.0).backward(), &model));
+    sum.add(collect(loss(&model, 2.0).backward(), &model));
+    let mean = sum.in_one_process().without_loss_scale();
+    let report = optimizer.step(1e-2, &mut model, mean).unwrap();
+    assert_eq!((report.norm_after, optimizer.clipper().steps()), (0.5, 3));
+
+    let own_clipping =
+        AdamConfig::new().with_grad_clipping(Some(GradientClippingConfig::Norm(1.0)));
+    let mut optimizer = ClippedOptimizer::new(own_clipping.init(), clipper());
+    let before = bits(model.layer.weight.val());
+    let report = loss(&model, 1.0);
+    let error = optimizer
+        .backward_step(1e-2, &mut model, &report)
+        .unwrap_err();
+    assert_eq!(error, StepError::ClippedTwice);
+    assert_eq!(bits(model.layer.weight.val()), before);
 }
 
 #[test]

@@ -30,7 +30,8 @@ fn clipping_on_a_wgpu_device_has_the_bits_of_the_host() {
     let gradients = |model: &Param<Tensor<2>>| {
         // The gradient of half the sum of squares is the weight itself, bit for bit.
         let loss = (model.val() * weights.clone()).sum();
-        ModuleGradients::collect_with_parameters(loss.backward(), model).unwrap()
+        let policy = "agc:0.1".parse().expect("the policy is valid");
+        ModuleGradients::collect(loss.backward(), model, &policy).unwrap()
     };
     for policy in [
         "global-norm:1",

@@ -12,8 +12,8 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::loss::cross_entropy;
 use candle_nn::rnn::{GRU, RNN};
 use candle_nn::{Linear, Module, Optimizer, SGD, VarBuilder, VarMap};
-use gradclip_candle::gradclip::{ClipPolicy, Clipper, NonFinite, Outcome, Unscaled};
-use gradclip_candle::{ClippedOptimizer, VarGradients};
+use gradclip_candle::ClippedOptimizer;
+use gradclip_candle::gradclip::{ClipPolicy, Clipper, NonFinite};
 use gradclip_judge::{StepRecord, Verdict};
 
 const STEPS: usize = 300;
@@ -149,21 +149,17 @@ fn train(policy: ClipPolicy) -> Result<Vec<Step>, Box<dyn Error>> {
     let batches = Batches::of(TEXT);
     let model = CharacterModel::new(batches.vocabulary)?;
     let optimizer = SGD::new(model.vars.all_vars(), LEARNING_RATE)?;
-    let mut optimizer = ClippedOptimizer::new(optimizer);
-    let mut clipper = Clipper::new(policy, NonFinite::Skip);
+    let clipper = Clipper::new(policy, NonFinite::Skip);
+    let mut optimizer = ClippedOptimizer::new(optimizer, clipper, &model.vars);
     let mut steps = Vec::with_capacity(STEPS);
     for step in 0..STEPS {
         let (inputs, targets) = batches.at(step)?;
         let loss = model.loss(&inputs, &targets)?;
-        let gradients = VarGradients::collect(loss.backward()?, &model.vars)?;
-        let outcome = clipper.clip(Unscaled::single(gradients))?;
+        let report = optimizer.backward_step(&loss)?;
         steps.push(Step {
             loss: loss.to_scalar()?,
-            record: StepRecord::from(outcome.report()),
+            record: StepRecord::from(&report),
         });
-        if let Outcome::Apply(clipped) = outcome {
-            optimizer.step(clipped)?;
-        }
     }
     Ok(steps)
 }

@@ -1,12 +1,13 @@
 //! From Candle's gradients to named slices, with one synchronisation of the device.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::sync::PoisonError;
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Tensor, Var};
 use candle_nn::VarMap;
-use gradclip::{Accumulate, Elements, Gradient, Gradients, Values};
+use gradclip::{Accumulate, ClipPolicy, Elements, Gradient, Gradients, Values};
 
 use crate::transfer::HostTensors;
 
@@ -28,86 +29,69 @@ pub(crate) struct Entry {
     name: String,
     pub(crate) var: Var,
     pub(crate) shape: Vec<usize>,
+    /// The axes that count output units.
+    units: Range<usize>,
+    /// The group of `group-norm`, if it is not what stands before the last dot of the name.
+    group: Option<String>,
 }
 
 impl VarGradients {
-    /// Takes the gradients of all variables of a map out of what `loss.backward()` returned, in
-    /// the order of their names.
+    /// Takes the gradients of all variables of a map out of what `loss.backward()` returned, in the
+    /// order of their names, and what `policy` needs besides: for `agc` the variables, which are read
+    /// in the same transfer.
     ///
     /// # Errors
     ///
     /// [`CollectError::Type`] for a gradient that is not f32, f64, f16 or bf16, and
     /// [`CollectError::Read`] if the device cannot give its data.
-    pub fn collect(gradients: GradStore, vars: &VarMap) -> Result<Self, CollectError> {
-        VarGradients::read(gradients, &sorted(vars), false)
-    }
-
-    /// The same together with the parameters, for a policy that compares the two
-    /// ([`gradclip::ClipPolicy::needs_parameters`]). They are read in the same transfer.
-    ///
-    /// # Errors
-    ///
-    /// As [`VarGradients::collect`].
-    pub fn collect_with_parameters(
+    pub fn collect(
         gradients: GradStore,
         vars: &VarMap,
+        policy: &ClipPolicy,
     ) -> Result<Self, CollectError> {
-        VarGradients::read(gradients, &sorted(vars), true)
+        VarGradients::collect_named(gradients, &sorted(vars), policy)
     }
 
-    /// Takes the gradients of named variables, in the order given, for a model without a
-    /// [`VarMap`].
+    /// The same of named variables, in the order given, for a model without a [`VarMap`].
     ///
     /// # Errors
     ///
     /// As [`VarGradients::collect`], and [`CollectError::Name`] if two variables have one name.
     pub fn collect_named(
-        gradients: GradStore,
-        vars: &[(impl AsRef<str>, Var)],
-    ) -> Result<Self, CollectError> {
-        VarGradients::read(gradients, &owned(vars), false)
-    }
-
-    /// The same together with the parameters.
-    ///
-    /// # Errors
-    ///
-    /// As [`VarGradients::collect_named`].
-    pub fn collect_named_with_parameters(
-        gradients: GradStore,
-        vars: &[(impl AsRef<str>, Var)],
-    ) -> Result<Self, CollectError> {
-        VarGradients::read(gradients, &owned(vars), true)
-    }
-
-    fn read(
         mut gradients: GradStore,
-        vars: &[(String, Var)],
-        with_parameters: bool,
+        vars: &[(impl AsRef<str>, Var)],
+        policy: &ClipPolicy,
     ) -> Result<Self, CollectError> {
+        let with_parameters = policy.needs_parameters();
         let mut entries: Vec<Entry> = Vec::new();
         let mut tensors: Vec<Tensor> = Vec::new();
         let mut names = HashSet::new();
         for (name, var) in vars {
+            let name = name.as_ref();
             // The gradient is gone once it is taken, so a second name of the variable has none.
             let Some(gradient) = gradients.remove(var) else {
                 continue;
             };
             if !HostTensors::can_hold(gradient.dtype()) {
                 return Err(CollectError::Type {
-                    tensor: name.clone(),
+                    tensor: name.to_owned(),
                     dtype: gradient.dtype(),
                 });
             }
             if !names.insert(name) {
                 return Err(CollectError::Name {
-                    tensor: name.clone(),
+                    tensor: name.to_owned(),
                 });
             }
             entries.push(Entry {
-                name: name.clone(),
+                name: name.to_owned(),
                 var: var.clone(),
                 shape: gradient.dims().to_vec(),
+                units: match gradient.rank() {
+                    0 | 1 => 0..0,
+                    _ => 0..1,
+                },
+                group: None,
             });
             tensors.push(gradient.detach());
         }
@@ -122,6 +106,31 @@ impl VarGradients {
             gradients,
             parameters: with_parameters.then_some(parameters),
         })
+    }
+
+    /// Puts each gradient into the group of `group-norm` that `group` gives to its name. Unless told
+    /// otherwise that is what stands before the last dot, so that `layers.0.weight` and
+    /// `layers.0.bias` belong together.
+    #[must_use]
+    pub fn with_groups<Group: Into<String>>(mut self, group: impl Fn(&str) -> Group) -> Self {
+        for entry in &mut self.entries {
+            entry.group = Some(group(&entry.name).into());
+        }
+        self
+    }
+
+    /// Sets the axes that count the output units of `agc`, by name and shape, where they are not
+    /// [the first](crate#agc): `1..2` for the `[in, out, ..]` of a transposed convolution.
+    ///
+    /// [`Clipper::clip`](gradclip::Clipper::clip) refuses `agc` if an axis is not there.
+    #[must_use]
+    pub fn with_units(mut self, units: impl Fn(&str, &[usize]) -> Option<Range<usize>>) -> Self {
+        for entry in &mut self.entries {
+            if let Some(axes) = units(&entry.name, &entry.shape) {
+                entry.units = axes;
+            }
+        }
+        self
     }
 
     /// Names and values, in order.
@@ -141,7 +150,8 @@ impl VarGradients {
     }
 }
 
-fn sorted(vars: &VarMap) -> Vec<(String, Var)> {
+/// The variables of a map in the order of their names.
+pub(crate) fn sorted(vars: &VarMap) -> Vec<(String, Var)> {
     // A map is whole even if another thread panicked while it held the lock.
     let map = vars.data().lock().unwrap_or_else(PoisonError::into_inner);
     let mut vars: Vec<(String, Var)> = map
@@ -152,17 +162,15 @@ fn sorted(vars: &VarMap) -> Vec<(String, Var)> {
     vars
 }
 
-fn owned(vars: &[(impl AsRef<str>, Var)]) -> Vec<(String, Var)> {
-    vars.iter()
-        .map(|(name, var)| (name.as_ref().to_owned(), var.clone()))
-        .collect()
-}
-
 impl Gradients for VarGradients {
     fn visit(&mut self, visitor: &mut dyn FnMut(Gradient<'_>)) {
         for (index, entry) in self.entries.iter().enumerate() {
             let elements = self.gradients.elements(index);
             let mut gradient = Gradient::new(&entry.name, elements).with_shape(&entry.shape);
+            gradient = gradient.with_units(entry.units.clone());
+            if let Some(group) = &entry.group {
+                gradient = gradient.with_group(group);
+            }
             if let Some(parameters) = &self.parameters {
                 gradient = gradient.with_parameter(parameters.values(index));
             }

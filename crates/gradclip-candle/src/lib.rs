@@ -3,8 +3,10 @@
 
 mod clipped;
 mod collect;
+mod step;
 mod transfer;
 
-pub use clipped::{ClippedGradients, ClippedOptimizer};
+pub use clipped::ClippedGradients;
 pub use collect::{CollectError, VarGradients};
 pub use gradclip;
+pub use step::{ClippedOptimizer, StepError};

@@ -1,11 +1,12 @@
 //! The suite that every adapter of `gradclip` has to pass, over tensors in memory.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var, WithDType};
 use candle_nn::VarMap;
-use gradclip_candle::gradclip::{Accumulated, ClipError, Clipper, Outcome, Unscaled};
+use gradclip_candle::gradclip::{Accumulated, ClipError, ClipPolicy, Clipper, Outcome, Unscaled};
 use gradclip_candle::{ClippedGradients, VarGradients};
 use gradclip_suite::{Adapter, Clipping, NamedTensor, Numbers, StorageType, check};
 
@@ -89,6 +90,7 @@ fn named(name: &str, shape: &[usize], numbers: Numbers) -> NamedTensor {
         shape: shape.to_vec(),
         numbers,
         parameter: None,
+        units: None,
     }
 }
 
@@ -103,6 +105,10 @@ impl Adapter for Candle {
         .into()
     }
 
+    fn units(&self, shape: &[usize]) -> Option<Range<usize>> {
+        Some(0..usize::from(shape.len() > 1))
+    }
+
     fn clip(
         &mut self,
         clipper: &mut Clipper,
@@ -110,10 +116,7 @@ impl Adapter for Candle {
     ) -> Result<Clipping, ClipError> {
         let vars = self.vars(tensors);
         let gradients = self.gradients(&vars, tensors);
-        let gradients = match tensors.iter().any(|tensor| tensor.parameter.is_some()) {
-            true => VarGradients::collect_with_parameters(gradients, &vars.map),
-            false => VarGradients::collect(gradients, &vars.map),
-        };
+        let gradients = VarGradients::collect(gradients, &vars.map, clipper.policy());
         Ok(match clipper.clip(Unscaled::single(gradients.unwrap()))? {
             Outcome::Apply(clipped) => {
                 let clipped = ClippedGradients::from(clipped);
@@ -141,7 +144,12 @@ impl Adapter for Candle {
     fn mean(&mut self, micro_batches: &[Vec<NamedTensor>]) -> Vec<NamedTensor> {
         let vars = self.vars(&micro_batches[0]);
         let mut collected = micro_batches.iter().map(|tensors| {
-            VarGradients::collect(self.gradients(&vars, tensors), &vars.map).unwrap()
+            VarGradients::collect(
+                self.gradients(&vars, tensors),
+                &vars.map,
+                &ClipPolicy::none(),
+            )
+            .unwrap()
         });
         let mut sum = Accumulated::new(collected.next().expect("there is a first one"));
         collected.for_each(|gradients| sum.add(gradients));

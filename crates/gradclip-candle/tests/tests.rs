@@ -11,8 +11,7 @@ use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::{AdamW, Init, Optimizer, SGD, VarMap};
 use gradclip_candle::gradclip::{
-    Accumulated, ClipAction, ClipError, ClipPolicy, Clipper, NonFinite, Outcome, UnitAxis,
-    Unscaled, Values,
+    Accumulated, ClipAction, ClipError, ClipPolicy, Clipper, NonFinite, Outcome, Unscaled, Values,
 };
 use gradclip_candle::{ClippedGradients, ClippedOptimizer, CollectError, VarGradients};
 
@@ -30,7 +29,15 @@ fn clip(policy: &str, gradients: VarGradients) -> ClippedGradients {
 }
 
 fn collect(gradients: GradStore, vars: &VarMap) -> VarGradients {
-    VarGradients::collect(gradients, vars).expect("the gradients are in memory")
+    VarGradients::collect(gradients, vars, &ClipPolicy::none())
+        .expect("the gradients are in memory")
+}
+
+fn collect_named(
+    gradients: GradStore,
+    vars: &[(impl AsRef<str>, Var)],
+) -> Result<VarGradients, CollectError> {
+    VarGradients::collect_named(gradients, vars, &ClipPolicy::none())
 }
 
 fn numbers(tensor: &Tensor) -> Vec<f32> {
@@ -200,7 +207,7 @@ fn names_are_those_of_the_map_in_order() {
 
     let named = [("w", model.weight.clone()), ("b", model.bias.clone())];
     let gradients = model.backward_to([1.0, 2.0], [3.0, 4.0]);
-    let collected = VarGradients::collect_named(gradients, &named).unwrap();
+    let collected = collect_named(gradients, &named).unwrap();
     let expected = [
         ("w".to_owned(), vec![1.0, 2.0]),
         ("b".to_owned(), vec![3.0, 4.0]),
@@ -259,7 +266,7 @@ fn a_variable_without_gradient_is_left_out_and_stays() {
 fn what_was_not_collected_does_not_reach_the_optimizer() {
     let model = Two::new();
     let gradients = model.backward_to([1e9, 1e9], [3.0, 4.0]);
-    let collected = VarGradients::collect_named(gradients, &[("bias", model.bias.clone())]);
+    let collected = collect_named(gradients, &[("bias", model.bias.clone())]);
     let store = clip("global-norm:5", collected.unwrap())
         .into_grad_store()
         .unwrap();
@@ -319,7 +326,7 @@ fn a_transposed_gradient_is_read_in_the_order_of_its_variable() {
     assert!(!transposed.is_contiguous());
     let mut gradients = GradStore::default();
     gradients.insert(&var, transposed);
-    let collected = VarGradients::collect_named(gradients, &[("w", var.clone())]).unwrap();
+    let collected = collect_named(gradients, &[("w", var.clone())]).unwrap();
     assert_eq!(owned(&collected)[0].1, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
     let store = clip("value:4", collected).into_grad_store().unwrap();
     let rows = store.get(&var).unwrap().to_vec2::<f32>().unwrap();
@@ -338,7 +345,7 @@ fn each_type_comes_back_as_it_was() {
             .unwrap()
             .backward();
         let named = [("w", var.clone())];
-        let collected = VarGradients::collect_named(gradients.unwrap(), &named).unwrap();
+        let collected = collect_named(gradients.unwrap(), &named).unwrap();
         let clipped = clip("global-norm:5", collected);
         // The square of 640 does not fit into f16, so the norm must not be computed there.
         assert_eq!(clipped.report().norm_before, 640.0);
@@ -367,7 +374,7 @@ fn types_of_many_variables_keep_apart() {
         gradients.insert(&var, gradient.to_dtype(dtype).unwrap());
         named.push((format!("{index}"), var));
     }
-    let collected = VarGradients::collect_named(gradients, &named).unwrap();
+    let collected = collect_named(gradients, &named).unwrap();
     let store = clip("global-norm:100", collected)
         .into_grad_store()
         .unwrap();
@@ -383,25 +390,112 @@ fn types_of_many_variables_keep_apart() {
 fn a_skipped_step_leaves_every_variable_bit_identical() {
     let model = Two::new();
     let counting = Counting::new(model.vars.all_vars(), 0.1).unwrap();
-    let mut optimizer = ClippedOptimizer::new(counting);
-    let mut clipper = clipper("global-norm:1", NonFinite::Skip);
+    let clipper = clipper("global-norm:1", NonFinite::Skip);
+    let mut optimizer = ClippedOptimizer::new(counting, clipper, &model.vars);
     let mut before = model.bits();
+    let mut reports = Vec::new();
     for bias in [[1.0, 2.0], [f32::NAN, f32::INFINITY]] {
         before = model.bits();
         let gradients = collect(model.backward_to([3.0, 4.0], bias), &model.vars);
-        match clipper.clip(Unscaled::single(gradients)).unwrap() {
-            Outcome::Apply(clipped) => {
-                optimizer.step(clipped).unwrap();
-            }
-            Outcome::Skip { report, gradients } => {
-                assert_eq!((report.non_finite, report.action), (2, ClipAction::Skip));
-                assert_eq!(report.first_non_finite.as_deref(), Some("a.bias"));
-                assert_eq!(gradients.len(), 2);
-            }
-        }
+        reports.push(optimizer.step(Unscaled::single(gradients)).unwrap());
     }
+    let actions = [ClipAction::Clip, ClipAction::Skip];
+    assert_eq!([reports[0].action, reports[1].action], actions);
+    assert_eq!(reports[1].non_finite, 2);
+    assert_eq!(reports[1].first_non_finite.as_deref(), Some("a.bias"));
     assert_eq!(optimizer.optimizer().steps, 1);
     assert_eq!(model.bits(), before);
+}
+
+#[test]
+fn one_line_goes_back_clips_and_steps() {
+    let model = Two::new();
+    let constant = Tensor::new(&[3e6_f32, -4e6], &Device::Cpu).unwrap();
+    let loss = |constant: &Tensor| {
+        (model.bias.as_tensor() * constant)
+            .unwrap()
+            .sum_all()
+            .unwrap()
+    };
+    let counting = Counting::new(model.vars.all_vars(), 0.5).unwrap();
+    let clipper = clipper("global-norm:1", NonFinite::Skip);
+    let mut optimizer = ClippedOptimizer::new(counting, clipper, &model.vars);
+    let report = optimizer.backward_step(&loss(&constant)).unwrap();
+    assert_eq!((report.norm_before, report.norm_after), (5e6, 1.0));
+    assert_eq!(numbers(&model.bias), [-0.5, 0.5]);
+
+    let before = model.bits();
+    let nan = Tensor::new(&[3_f32, f32::NAN], &Device::Cpu).unwrap();
+    let report = optimizer.backward_step(&loss(&nan)).unwrap();
+    assert_eq!(report.action, ClipAction::Skip);
+    assert_eq!((model.bits(), optimizer.optimizer().steps), (before, 1));
+    assert_eq!(optimizer.clipper().steps(), 1);
+
+    let named = vec![("b".to_owned(), model.bias.clone())];
+    let clipper = Clipper::new("global-norm:1".parse().unwrap(), NonFinite::Error);
+    let sgd = SGD::new(model.vars.all_vars(), 0.5).unwrap();
+    let mut optimizer = ClippedOptimizer::with_named(sgd, clipper, named);
+    let error = optimizer.backward_step(&loss(&nan)).unwrap_err();
+    let text = "gradient of `b` has 1 non-finite value (NaN or infinity); no gradient was changed";
+    assert_eq!(error.to_string(), text);
+}
+
+#[test]
+fn the_rule_skip_is_shown_the_loss() {
+    let model = Two::new();
+    let clipper = clipper("skip:2,window=4", NonFinite::Error);
+    let sgd = SGD::new(model.vars.all_vars(), 0.0).unwrap();
+    let mut optimizer = ClippedOptimizer::new(sgd, clipper, &model.vars);
+    let mut actions = Vec::new();
+    for size in [1.0, 1.1, 0.9, 1.0, 1.05, 50.0] {
+        // The gradient is always the same; the loss is not.
+        let loss = (model.bias.sum_all().unwrap() + size).unwrap();
+        actions.push(optimizer.backward_step(&loss).unwrap().action);
+    }
+    assert_eq!(actions[..5], [ClipAction::Keep; 5]);
+    assert_eq!(actions[5], ClipAction::Skip);
+}
+
+#[test]
+fn groups_are_those_of_the_names_or_given() {
+    let model = Two::new();
+    let collected = || collect(model.backward_to([3.0, 0.0], [0.0, 4.0]), &model.vars);
+    // Norms of 3 and 4 in groups of their own, and of 5 in one group.
+    assert_eq!(
+        clip("group-norm:4.5", collected()).report().action,
+        ClipAction::Keep
+    );
+    let together = clip("group-norm:4.5", collected().with_groups(|_| "all"));
+    assert_eq!(together.report().norm_after, 4.5);
+}
+
+#[test]
+fn output_units_are_on_the_first_axis_unless_told() {
+    // Two output channels with kernels of two input channels times two; parameters of ones.
+    let weight = Var::ones((2, 2, 2), DType::F32, &Device::Cpu).unwrap();
+    let gradient = Tensor::new(
+        &[[[6_f32, 0.0], [0.0, 8.0]], [[0.0, 0.0], [0.0, 1.0]]],
+        &Device::Cpu,
+    );
+    let collected = || {
+        let mut gradients = GradStore::default();
+        gradients.insert(&weight, gradient.as_ref().unwrap().clone());
+        let policy = "agc:0.5".parse().unwrap();
+        VarGradients::collect_named(gradients, &[("conv.weight", weight.clone())], &policy).unwrap()
+    };
+    let values = |clipped: ClippedGradients| {
+        numbers(clipped.into_grad_store().unwrap().get(&weight).unwrap())
+    };
+    // Each unit may have half the norm of its weights, 1: the first one has 10, the second 1.
+    let by_channel = [0.6, 0.0, 0.0, 0.8, 0.0, 0.0, 0.0, 1.0];
+    assert_eq!(values(clip("agc:0.5", collected())), by_channel);
+    // As a transposed convolution, `[in, out, kernel]`: norms of 6 and of the root of 65.
+    let transposed = collected().with_units(|_, shape| (shape.len() > 2).then_some(1..2));
+    let report = clip("agc:0.5", transposed).report().clone();
+    assert!(
+        (report.norm_after - 2_f64.sqrt()).abs() < 1e-6,
+        "{report:?}"
+    );
 }
 
 #[test]
@@ -429,15 +523,12 @@ fn adaptive_clipping_compares_with_the_parameters() {
         .set(&Tensor::new(&[[1_f32], [1.0]], &Device::Cpu).unwrap())
         .unwrap();
     let backward = || model.backward_to([0.0, 0.0], [7.0, 24.0]);
-    let policy: ClipPolicy = "agc:0.5".parse().unwrap();
-    let policy = policy.with_unit_axis(UnitAxis::First);
-    assert!(policy.needs_parameters());
-    let mut clipper = Clipper::new(policy, NonFinite::Error);
+    let mut clipper = clipper("agc:0.5", NonFinite::Error);
     let error = clipper
         .clip(Unscaled::single(collect(backward(), &model.vars)))
         .unwrap_err();
     assert!(matches!(error, ClipError::Parameter { .. }), "{error}");
-    let collected = VarGradients::collect_with_parameters(backward(), &model.vars).unwrap();
+    let collected = VarGradients::collect(backward(), &model.vars, clipper.policy()).unwrap();
     let Ok(Outcome::Apply(clipped)) = clipper.clip(Unscaled::single(collected)) else {
         panic!("the gradients are finite");
     };
@@ -451,7 +542,7 @@ fn what_cannot_be_clipped_is_refused_by_name() {
     let var = Var::zeros(2, DType::F32, &Device::Cpu).unwrap();
     let mut gradients = GradStore::default();
     gradients.insert(&var, Tensor::new(&[1_u32, 2], &Device::Cpu).unwrap());
-    let error = VarGradients::collect_named(gradients, &[("w", var.clone())]).unwrap_err();
+    let error = collect_named(gradients, &[("w", var.clone())]).unwrap_err();
     assert!(matches!(&error, CollectError::Type { tensor, dtype: DType::U32 } if tensor == "w"));
     let text = "gradient of `w` has type U32; f32, f64, f16 and bf16 can be clipped";
     assert_eq!(error.to_string(), text);
@@ -459,7 +550,7 @@ fn what_cannot_be_clipped_is_refused_by_name() {
     let model = Two::new();
     let named = [("w", model.weight.clone()), ("w", model.bias.clone())];
     let gradients = model.backward_to([1.0, 2.0], [3.0, 4.0]);
-    let error = VarGradients::collect_named(gradients, &named).unwrap_err();
+    let error = collect_named(gradients, &named).unwrap_err();
     assert_eq!(error.to_string(), "two variables have the name `w`");
 }
 

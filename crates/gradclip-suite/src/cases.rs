@@ -128,6 +128,7 @@ impl Make {
             shape: shape.into(),
             numbers: Numbers::rounded(self.storage, numbers),
             parameter: None,
+            units: None,
         }
     }
 

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 
 use gradclip::{
     Accumulate, AsElements, ClipError, ClipReport, Clipper, Elements, Gradient, Gradients, Outcome,
@@ -29,6 +30,13 @@ pub trait Adapter {
     fn has_shape(&self, shape: &[usize]) -> bool {
         let _ = shape;
         true
+    }
+
+    /// The axes that count output units where the adapter knows no more than a shape, if it sets them
+    /// ([`Gradient::with_units`]).
+    fn units(&self, shape: &[usize]) -> Option<Range<usize>> {
+        let _ = shape;
+        None
     }
 
     /// Turns the tensors into gradients of the library, clips them through the adapter, and turns
@@ -75,13 +83,18 @@ pub struct NamedTensor {
     pub numbers: Numbers,
     /// The parameter, of the same shape and type.
     pub parameter: Option<Numbers>,
+    /// What [`Adapter::units`] gives for the shape.
+    pub units: Option<Range<usize>>,
 }
 
 impl NamedTensor {
     /// The tensor as a [`Gradient`], for an oracle or an adapter to plain slices.
     pub fn as_gradient(&mut self) -> Gradient<'_> {
         let elements = self.numbers.as_elements();
-        let gradient = Gradient::new(&self.name, elements).with_shape(&self.shape);
+        let mut gradient = Gradient::new(&self.name, elements).with_shape(&self.shape);
+        if let Some(units) = &self.units {
+            gradient = gradient.with_units(units.clone());
+        }
         match &self.parameter {
             Some(parameter) => gradient.with_parameter(parameter.values()),
             None => gradient,
@@ -207,7 +220,10 @@ fn find_difference(adapter: &mut dyn Adapter) -> Result<(), String> {
     for storage in storage_types {
         mean::find_difference(adapter, storage)
             .map_err(|problem| format!("the mean of micro-batches in {storage}, {problem}"))?;
-        for case in cases::all(storage) {
+        for mut case in cases::all(storage) {
+            for tensor in case.steps.iter_mut().flatten() {
+                tensor.units = adapter.units(&tensor.shape);
+            }
             if case.shapes().all(|shape| adapter.has_shape(shape)) {
                 run(&case, adapter).map_err(|problem| {
                     let Case {

@@ -23,9 +23,9 @@ use crate::units::measure_units;
 /// learns from step to step.
 ///
 /// ```
-/// use gradclip::{ClipPolicy, Clipper, NonFinite, Outcome, Unscaled};
+/// use gradclip::{Clipper, NonFinite, Outcome, Unscaled};
 ///
-/// let mut clipper = Clipper::new("global-norm:1".parse::<ClipPolicy>()?, NonFinite::Error);
+/// let mut clipper = Clipper::new("global-norm:1".parse()?, NonFinite::Error);
 /// let gradients = Unscaled::single(vec![("weight", vec![3.0_f32, 4.0])]);
 /// let Outcome::Apply(clipped) = clipper.clip(gradients)? else {
 ///     unreachable!("NonFinite::Error never skips");

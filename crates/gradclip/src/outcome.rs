@@ -146,7 +146,7 @@ impl<G> Clipped<G> {
 /// ```
 /// use gradclip::{ClipPolicy, Clipper, NonFinite, Outcome, Unscaled};
 ///
-/// let mut clipper = Clipper::new("global-norm:1".parse::<ClipPolicy>()?, NonFinite::Error);
+/// let mut clipper = Clipper::new("global-norm:1".parse()?, NonFinite::Error);
 /// let gradients = Unscaled::single(vec![("weight", vec![3.0_f32, 4.0])]);
 /// let Outcome::Apply(deferred) = clipper.clip_deferred(gradients, None)? else {
 ///     unreachable!("NonFinite::Error never skips");

@@ -12,9 +12,9 @@ use crate::gradients::{Accumulate, Gradients};
 /// taken out. Each place is a type here, and only the last of them can be clipped:
 ///
 /// ```
-/// use gradclip::{Accumulated, ClipPolicy, Clipper, NonFinite};
+/// use gradclip::{Accumulated, Clipper, NonFinite};
 ///
-/// let mut clipper = Clipper::new("global-norm:1".parse::<ClipPolicy>()?, NonFinite::Skip);
+/// let mut clipper = Clipper::new("global-norm:1".parse()?, NonFinite::Skip);
 /// let mut gradients = Accumulated::new(vec![("weight", vec![2.0_f32, 0.0])]);
 /// gradients.add(vec![("weight", vec![0.0_f32, 2.0])]);
 /// let mean = gradients.in_one_process().without_loss_scale();

@@ -16,6 +16,7 @@ mod non_finite;
 mod policy;
 mod policy_round_trip;
 mod properties;
+mod simple;
 mod state;
 mod support;
 mod units;

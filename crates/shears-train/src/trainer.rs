@@ -183,10 +183,8 @@ impl<M: LanguageModel> Trainer<M> {
             times.forward += forward_started.elapsed();
 
             let backward_started = Instant::now();
-            let gradients = match self.clipper.policy().needs_parameters() {
-                true => ModuleGradients::collect_with_parameters(loss.backward(), self.model())?,
-                false => ModuleGradients::collect(loss.backward(), self.model())?,
-            };
+            let policy = self.clipper.policy();
+            let gradients = ModuleGradients::collect(loss.backward(), self.model(), policy)?;
             match &mut sum {
                 Some(sum) => sum.add(gradients),
                 None => sum = Some(Accumulated::new(gradients)),

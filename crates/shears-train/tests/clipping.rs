@@ -65,8 +65,8 @@ fn update(
     // The derivative of the inner product of parameter and constant is the constant.
     let loss = (model.w.val() * matrix(&gradients["w"])).sum()
         + (model.b.val() * vector(&gradients["b"])).sum();
-    let gradients = ModuleGradients::collect(loss.backward(), &model).unwrap();
     let mut clipper = Clipper::new(ClipPolicy::none(), NonFinite::Error);
+    let gradients = ModuleGradients::collect(loss.backward(), &model, clipper.policy()).unwrap();
     let Ok(Outcome::Apply(clipped)) = clipper.clip(Unscaled::single(gradients)) else {
         panic!("the gradients are finite");
     };

@@ -156,7 +156,7 @@ fn forward<M: LanguageModel>(model: &M, golden: &GoldenFile) -> (Tensor<3>, Tens
 
 fn gradients<M: LanguageModel>(model: &M, golden: &GoldenFile) -> ModuleGradients {
     let (_, loss, _) = forward(model, golden);
-    ModuleGradients::collect(loss.backward(), model).unwrap()
+    ModuleGradients::collect(loss.backward(), model, &ClipPolicy::none()).unwrap()
 }
 
 fn single_precision(values: gradclip::Values<'_>) -> Vec<f32> {
@@ -330,7 +330,8 @@ impl<const D: usize> Single<D> {
     fn step(self, optimizer: &mut Optimizer, gradient: &[f32], lr: f64) -> Self {
         let data = TensorData::new(gradient.to_vec(), self.weight.shape());
         let loss = (self.weight.val() * Tensor::from_data(data, &device())).sum();
-        let gradients = ModuleGradients::collect(loss.backward(), &self).unwrap();
+        let gradients =
+            ModuleGradients::collect(loss.backward(), &self, &ClipPolicy::none()).unwrap();
         optimizer.step(self, clip(gradients, ClipPolicy::none()), lr)
     }
 

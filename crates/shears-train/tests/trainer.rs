@@ -322,7 +322,8 @@ fn micro_batches_are_averaged_and_clipped_once() {
             let (inputs, targets) = to_tensors(&windows.batch_at(micro));
             let (logits, _) = model.forward(inputs, State::default());
             let loss = losses(logits, targets).mean();
-            let gradients = ModuleGradients::collect(loss.backward(), &model).unwrap();
+            let gradients =
+                ModuleGradients::collect(loss.backward(), &model, &ClipPolicy::none()).unwrap();
             let values = gradients.iter().flat_map(|(_, values)| match values {
                 gradclip::Values::F32(values) => values.to_vec(),
                 other => panic!("the gradients are f32: {other:?}"),

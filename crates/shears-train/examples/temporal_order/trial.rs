@@ -97,7 +97,11 @@ pub(super) fn run(trial: &Trial, settings: &Settings) -> Result<Outcome, Failure
         let sequences = draw(&mut generator, length, BATCH);
         let (logits, classes) = network.forward(&sequences, &device);
         let gradients = cross_entropy(logits, classes).backward();
-        let gradients = Unscaled::single(ModuleGradients::collect(gradients, &network)?);
+        let gradients = Unscaled::single(ModuleGradients::collect(
+            gradients,
+            &network,
+            clipper.policy(),
+        )?);
         outcome.updates += 1;
         match clipper.clip_deferred(gradients, None)? {
             Clipped::Apply(gradients) => {

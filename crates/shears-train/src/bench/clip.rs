@@ -139,8 +139,5 @@ fn random_gradients<M: LanguageModel>(
         seen: HashSet::new(),
     };
     model.visit(&mut fill);
-    Ok(match plan.clip.needs_parameters() {
-        true => ModuleGradients::collect_with_parameters(fill.gradients, model)?,
-        false => ModuleGradients::collect(fill.gradients, model)?,
-    })
+    Ok(ModuleGradients::collect(fill.gradients, model, &plan.clip)?)
 }
