@@ -83,6 +83,16 @@ impl Comparison {
         let its = |run: &&Run| run.variant == variant && run.rate == rate;
         self.runs.iter().filter(its).collect()
     }
+
+    /// Whether a variant was trained with more than one learning rate.
+    fn has_rates(&self) -> bool {
+        let rates = |variant| self.runs.iter().filter(move |run| run.variant == variant);
+        (0..self.variants.len()).any(|variant| {
+            let mut rates = rates(variant).map(|run| run.rate);
+            let first = rates.next();
+            rates.any(|rate| Some(rate) != first)
+        })
+    }
 }
 
 /// What was found in a comparison, ready to be told.

@@ -1,7 +1,7 @@
 //! Safetensors files of gradients: read whole, clipped in memory, written whole or not at all.
 //!
 //! A file that is written has the header of the file that was read, byte for byte: names, shapes,
-//! storage types, their order and the metadata stay as they were, and only numbers change.
+//! storage types, their order and the metadata stay as they were, and only values change.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -27,7 +27,7 @@ pub(crate) enum OtherTypes {
 /// A file in memory.
 #[derive(Debug)]
 pub(crate) struct TensorFile {
-    /// The file as it was read, for all of it that is no number.
+    /// The file as it was read, for its header and its other tensors.
     bytes: Vec<u8>,
     /// In the order of their names.
     pub(crate) tensors: Vec<Tensor>,
@@ -37,18 +37,30 @@ pub(crate) struct TensorFile {
 pub(crate) struct Tensor {
     pub(crate) name: String,
     pub(crate) shape: Vec<usize>,
-    pub(crate) numbers: Numbers,
-    /// Where the file has the numbers.
+    pub(crate) values: StoredValues,
+    /// Where the file has them.
     place: Range<usize>,
 }
 
-/// The elements of a tensor in the type in which the file has them.
+/// The values of a tensor in the type in which the file has them.
 #[derive(Debug)]
-pub(crate) enum Numbers {
+pub(crate) enum StoredValues {
     F64(Vec<f64>),
     F32(Vec<f32>),
     F16(Vec<f16>),
     Bf16(Vec<bf16>),
+}
+
+/// The same expression for values of each type.
+macro_rules! of_any_type {
+    ($stored:expr, $values:ident => $result:expr) => {
+        match $stored {
+            StoredValues::F64($values) => $result,
+            StoredValues::F32($values) => $result,
+            StoredValues::F16($values) => $result,
+            StoredValues::Bf16($values) => $result,
+        }
+    };
 }
 
 impl TensorFile {
@@ -70,7 +82,7 @@ impl TensorFile {
     pub(crate) fn write(mut self, target: &Path) -> anyhow::Result<()> {
         for tensor in &self.tensors {
             let place = tensor.place.clone();
-            self.bytes[place].copy_from_slice(&tensor.numbers.to_bytes());
+            self.bytes[place].copy_from_slice(&tensor.values.to_bytes());
         }
         new_file::write(target, &self.bytes, true)
     }
@@ -89,11 +101,11 @@ fn parse(bytes: Vec<u8>, other_types: OtherTypes) -> anyhow::Result<TensorFile> 
     let (mut tensors, mut others) = (Vec::new(), Vec::new());
     for (name, view) in SafeTensors::deserialize(&bytes).map_err(invalid)?.tensors() {
         let start = view.data().as_ptr() as usize - bytes.as_ptr() as usize;
-        match Numbers::from_bytes(view.dtype(), view.data()) {
-            Some(numbers) => tensors.push(Tensor {
+        match StoredValues::from_bytes(view.dtype(), view.data()) {
+            Some(values) => tensors.push(Tensor {
                 name,
                 shape: view.shape().to_vec(),
-                numbers,
+                values,
                 place: start..start + view.data().len(),
             }),
             None => others.push(format!("`{name}` has type {}", view.dtype())),
@@ -133,58 +145,38 @@ impl<'de> Deserialize<'de> for Names {
     }
 }
 
-impl Numbers {
+impl StoredValues {
     /// Whole elements, little-endian at any address.
-    fn from_bytes(dtype: Dtype, bytes: &[u8]) -> Option<Numbers> {
+    fn from_bytes(dtype: Dtype, bytes: &[u8]) -> Option<StoredValues> {
         fn convert<T, const SIZE: usize>(bytes: &[u8], of: fn([u8; SIZE]) -> T) -> Vec<T> {
             let (elements, _) = bytes.as_chunks::<SIZE>();
             elements.iter().map(|element| of(*element)).collect()
         }
         match dtype {
-            Dtype::F64 => Some(Numbers::F64(convert(bytes, f64::from_le_bytes))),
-            Dtype::F32 => Some(Numbers::F32(convert(bytes, f32::from_le_bytes))),
-            Dtype::F16 => Some(Numbers::F16(convert(bytes, f16::from_le_bytes))),
-            Dtype::BF16 => Some(Numbers::Bf16(convert(bytes, bf16::from_le_bytes))),
+            Dtype::F64 => Some(StoredValues::F64(convert(bytes, f64::from_le_bytes))),
+            Dtype::F32 => Some(StoredValues::F32(convert(bytes, f32::from_le_bytes))),
+            Dtype::F16 => Some(StoredValues::F16(convert(bytes, f16::from_le_bytes))),
+            Dtype::BF16 => Some(StoredValues::Bf16(convert(bytes, bf16::from_le_bytes))),
             _ => None,
         }
     }
 
     fn to_bytes(&self) -> Vec<u8> {
-        match self {
-            Numbers::F64(values) => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-            Numbers::F32(values) => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-            Numbers::F16(values) => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-            Numbers::Bf16(values) => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        }
+        of_any_type!(self, values => values.iter().flat_map(|v| v.to_le_bytes()).collect())
     }
 
     pub(crate) fn are_finite(&self) -> bool {
-        match self {
-            Numbers::F64(values) => values.iter().all(|value| value.is_finite()),
-            Numbers::F32(values) => values.iter().all(|value| value.is_finite()),
-            Numbers::F16(values) => values.iter().all(|value| value.is_finite()),
-            Numbers::Bf16(values) => values.iter().all(|value| value.is_finite()),
-        }
+        of_any_type!(self, values => values.iter().all(|value| value.is_finite()))
     }
 
-    /// The numbers, to read.
+    /// The values, to read.
     pub(crate) fn as_values(&self) -> Values<'_> {
-        match self {
-            Numbers::F64(values) => values.as_slice().into(),
-            Numbers::F32(values) => values.as_slice().into(),
-            Numbers::F16(values) => values.as_slice().into(),
-            Numbers::Bf16(values) => values.as_slice().into(),
-        }
+        of_any_type!(self, values => values.as_slice().into())
     }
 }
 
-impl AsElements for Numbers {
+impl AsElements for StoredValues {
     fn as_elements(&mut self) -> Elements<'_> {
-        match self {
-            Numbers::F64(values) => values.as_elements(),
-            Numbers::F32(values) => values.as_elements(),
-            Numbers::F16(values) => values.as_elements(),
-            Numbers::Bf16(values) => values.as_elements(),
-        }
+        of_any_type!(self, values => values.as_elements())
     }
 }

@@ -156,10 +156,10 @@ impl Gradients for Step<'_> {
             let params = self
                 .params
                 .and_then(|params| params.file.tensor(&tensor.name));
-            let elements = tensor.numbers.as_elements();
+            let elements = tensor.values.as_elements();
             let gradient = Gradient::new(&tensor.name, elements).with_shape(&tensor.shape);
             visitor(match params {
-                Some(params) => gradient.with_parameter(params.numbers.as_values()),
+                Some(params) => gradient.with_parameter(params.values.as_values()),
                 None => gradient,
             });
         }
@@ -196,7 +196,7 @@ impl Parameters {
                      {params} has {:?}",
                     param.shape
                 ),
-                Some(param) if !param.numbers.are_finite() => {
+                Some(param) if !param.values.are_finite() => {
                     bail!("{params}: parameter `{name}` has values that are not finite")
                 }
                 Some(_) => {}

@@ -32,7 +32,7 @@ pub(super) fn draw(comparison: &Comparison, findings: &Findings) -> anyhow::Resu
         .filter_map(|variant| shown(comparison, findings, variant))
         .collect();
     let mut pictures = vec![losses(comparison, &shown)?];
-    if comparison.rates.len() > 1 {
+    if comparison.has_rates() {
         pictures.push(rates(comparison, findings)?);
     }
     for variant in &shown {

@@ -165,7 +165,7 @@ fn recommend(groups: &[Group], best: &[Option<usize>], comparison: &Comparison) 
             None => "No other policy converged with every seed.".to_string(),
         });
     }
-    if comparison.rates.len() > 1 {
+    if comparison.has_rates() {
         words.push(ranges(groups, comparison));
     }
     let failed: Vec<&str> = comparison

@@ -64,7 +64,10 @@ fn settings_that_differ_stand_beside_the_policy() {
     for part in ["none, optimizer sgd", "none, optimizer adam"] {
         assert!(said.contains(part), "{said}");
     }
+    // Each has one rate, of which there is nothing to say.
+    assert!(!said.contains("Learning rates that converge"), "{said}");
     scratch.run("compare adam sgd --out page").succeeded();
+    assert!(!scratch.path("page/learning-rates.svg").exists());
     let page = scratch.read("page/report.html");
     assert!(page.contains("Runs that differ in optimizer"), "{page}");
     assert!(!page.contains("start from the same weights"), "{page}");
