@@ -1,5 +1,7 @@
 //! The report of a comparison: one HTML file that loads nothing, and a table for the terminal.
 
+use maud::{DOCTYPE, PreEscaped, html};
+
 use super::plots::Picture;
 use super::words::{Findings, Group, with_interval};
 
@@ -31,48 +33,43 @@ svg { max-width: 100%; height: auto; }
 
 /// The whole page.
 pub(super) fn html(about: &str, findings: &Findings, pictures: &[Picture]) -> String {
-    let mut page = String::from("<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n");
-    page.push_str("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n");
-    page.push_str("<title>Clipping compared</title>\n");
-    page.push_str(&format!(
-        "<style>{STYLE}</style>\n<h1>Clipping compared</h1>\n"
-    ));
-    page.push_str(&format!("<p class=\"muted\">{}</p>\n", escape(about)));
-    let recommendation = escape(&findings.recommendation);
-    page.push_str(&format!("<p class=\"lead\">{recommendation}</p>\n"));
-    page.push_str("<h2>Every combination</h2>\n<div class=\"wide\"><table>\n<tr>");
-    for heading in HEADINGS {
-        page.push_str(&format!("<th>{heading}</th>"));
-    }
-    page.push_str("</tr>\n");
     let best: Vec<usize> = findings.best.iter().flatten().copied().collect();
-    for (index, group) in findings.groups.iter().enumerate() {
-        let class = if best.contains(&index) {
-            " class=\"best\""
-        } else {
-            ""
-        };
-        page.push_str(&format!("<tr{class}>"));
-        for (column, text) in row(group).iter().enumerate() {
-            let bad = column == 2 && group.converged < group.runs;
-            let class = if bad { " class=\"bad\"" } else { "" };
-            page.push_str(&format!("<td{class}>{}</td>", escape(text)));
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                title { "Clipping compared" }
+                style { (PreEscaped(STYLE)) }
+            }
+            body {
+                h1 { "Clipping compared" }
+                p.muted { (about) }
+                p.lead { (findings.recommendation) }
+                h2 { "Every combination" }
+                div.wide {
+                    table {
+                        tr { @for heading in HEADINGS { th { (heading) } } }
+                        @for (index, group) in findings.groups.iter().enumerate() {
+                            tr.best[best.contains(&index)] {
+                                @for (column, text) in row(group).iter().enumerate() {
+                                    td.bad[column == 2 && group.converged < group.runs] { (text) }
+                                }
+                            }
+                        }
+                    }
+                }
+                p.muted { (legend(findings)) }
+                @for picture in pictures {
+                    h2 { (picture.title) }
+                    p.muted { (picture.reading) }
+                    figure { (PreEscaped(&picture.svg)) }
+                }
+            }
         }
-        page.push_str("</tr>\n");
-    }
-    page.push_str("</table></div>\n<p class=\"muted\">");
-    page.push_str(&escape(&legend(findings)));
-    page.push_str("</p>\n");
-    for picture in pictures {
-        page.push_str(&format!(
-            "<h2>{}</h2>\n<p class=\"muted\">{}</p>\n<figure>{}</figure>\n",
-            escape(&picture.title),
-            escape(&picture.reading),
-            picture.svg
-        ));
-    }
-    page.push_str("</html>\n");
-    page
+    };
+    page.into_string()
 }
 
 /// The same table for the terminal.
@@ -140,11 +137,4 @@ fn legend(findings: &Findings) -> String {
          Cosine: between the gradient before and after, over clipped steps; below 1, direction was \
          lost. Spikes: the loss jumped out of its running band.{target}"
     )
-}
-
-/// Text inside HTML.
-pub(super) fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
 }

@@ -1,5 +1,6 @@
 //! What `shears replay` prints.
 
+use gradclip::significant;
 use shears_train::OptimizerKind;
 
 use super::Replayed;
@@ -38,7 +39,7 @@ fn head(replayed: &Replayed) -> Vec<String> {
     if let Some(median) = median(finite.clone()) {
         let max = finite.iter().copied().fold(0.0, f64::max);
         let min = finite.iter().copied().fold(max, f64::min);
-        let [min, median, max] = [min, median, max].map(three);
+        let [min, median, max] = [min, median, max].map(significant);
         lines.push(format!(
             "gradient norm before clipping: min {min}, median {median}, max {max}"
         ));
@@ -140,9 +141,9 @@ fn threshold_table(replayed: &Replayed, width: usize) -> Vec<String> {
     for account in &replayed.accounts {
         let numbers = match &account.thresholds {
             Some(all) => {
-                let last = all.last.map_or("-".to_string(), three);
+                let last = all.last.map_or("-".to_string(), significant);
                 let [first, median, min, max] =
-                    [all.first, all.median, all.min, all.max].map(three);
+                    [all.first, all.median, all.min, all.max].map(significant);
                 [first, median, last, min, max]
             }
             None => std::array::from_fn(|_| "-".to_string()),
@@ -191,8 +192,8 @@ fn spike_list(replayed: &Replayed) -> Vec<String> {
             "{:>8}{:>7}{:>10}{:>14}{caught}",
             count(replayed.steps[spike.first]),
             spike.last - spike.first + 1,
-            three(replayed.norms[spike.peak]),
-            three(spike.times),
+            significant(replayed.norms[spike.peak]),
+            significant(spike.times),
         ));
     }
     if let Some(more @ 1..) = spikes.len().checked_sub(MOST_SPIKES) {
@@ -211,7 +212,7 @@ fn word(catch: Catch) -> String {
 }
 
 fn or_dash(number: Option<f64>) -> String {
-    number.map_or("-".to_string(), three)
+    number.map_or("-".to_string(), significant)
 }
 
 /// A share as a percentage, which is 0 or 100 only if it is exactly that.
@@ -226,24 +227,12 @@ fn percent(share: f64) -> String {
     }
 }
 
-/// A number with three significant digits.
-fn three(number: f64) -> String {
-    let rounded: f64 = format!("{number:.2e}").parse().unwrap_or(number);
-    match rounded.abs() {
-        0.0 => "0".to_string(),
-        1e-3..1e6 => format!("{rounded}"),
-        _ => format!("{rounded:e}"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn three_digits_and_shares() {
-        let read = [0.0, 1.0, 0.123456, 12345.6, 1e-7, 2.5e12].map(three);
-        assert_eq!(read, ["0", "1", "0.123", "12300", "1e-7", "2.5e12"]);
+    fn shares_are_nothing_or_all_only_if_they_are() {
         let read = [0.0, 1e-5, 0.0456, 0.5, 0.999, 1.0].map(percent);
         assert_eq!(read, ["0 %", "<0.1 %", "4.6 %", "50 %", ">99 %", "100 %"]);
     }
