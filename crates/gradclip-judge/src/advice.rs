@@ -4,7 +4,7 @@ use std::fmt;
 
 use gradclip::significant;
 
-use crate::statistics::{quantile, sorted};
+use crate::statistics::{median, quantile, sorted};
 use crate::verdict::StepRecord;
 
 /// A longest norm of less than this many medians is no spike.
@@ -109,12 +109,12 @@ impl Norms {
             .map(|step| step.norm_before)
             .collect();
         let third = norms.len().div_ceil(3);
-        let median = |part: &[f64]| quantile(&sorted(part.iter().copied()), 0.5);
+        let median = |part: &[f64]| median(part.iter().copied());
         let ends = (
             median(norms.get(..third)?)?,
             median(norms.get(norms.len() - third..)?)?,
         );
-        let sorted = sorted(norms.into_iter());
+        let sorted = sorted(norms);
         Some(Norms {
             median: quantile(&sorted, 0.5)?,
             max: *sorted.last()?,

@@ -4,10 +4,12 @@
 
 mod advice;
 mod flow;
-mod statistics;
+mod spikes;
+pub mod statistics;
 mod verdict;
 
 pub use advice::Advice;
 pub use flow::{FlowFinding, GradientFlow};
 pub use gradclip::{RecordedStep, Replay, ReplayError, ReplayedStep};
+pub use spikes::{Spike, Spikes, UsualNorm};
 pub use verdict::{Assessment, NormDistribution, StepRecord, Verdict};

@@ -1,23 +1,53 @@
-//! The order statistics that judgements rest on.
+//! The statistics that judgements rest on: one definition for terminal, page, reports and libraries.
 
-pub(crate) fn sorted(numbers: impl Iterator<Item = f64>) -> Vec<f64> {
-    let mut numbers: Vec<f64> = numbers.collect();
-    numbers.sort_by(f64::total_cmp);
-    numbers
+/// Steps that "lately" means: the share of clipped steps is counted over so many.
+pub const LATELY: usize = 100;
+
+/// The values in ascending order, NaN at the ends.
+#[must_use]
+pub fn sorted(values: impl IntoIterator<Item = f64>) -> Vec<f64> {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    values
 }
 
-/// Linear interpolation between the two nearest order statistics.
-pub(crate) fn quantile(sorted_numbers: &[f64], share: f64) -> Option<f64> {
-    let position = share * sorted_numbers.len().checked_sub(1)? as f64;
+/// The quantile at `share` (0 to 1) of values in ascending order, by linear interpolation between the two
+/// nearest order statistics (definition 7 of Hyndman and Fan 1996, as in NumPy). `None` without a value.
+#[must_use]
+pub fn quantile(sorted_values: &[f64], share: f64) -> Option<f64> {
+    let position = share * sorted_values.len().checked_sub(1)? as f64;
     let below = position.floor();
-    let low = *sorted_numbers.get(below as usize)?;
-    let high = *sorted_numbers.get(below as usize + usize::from(position > below))?;
+    let low = *sorted_values.get(below as usize)?;
+    let high = *sorted_values.get(below as usize + usize::from(position > below))?;
     Some(low + (high - low) * (position - below))
+}
+
+/// The median: of an even number of values, the mean of the two in the middle. `None` without a value.
+#[must_use]
+pub fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
+    quantile(&sorted(values), 0.5)
+}
+
+/// The arithmetic mean. `None` without a value.
+#[must_use]
+pub fn mean(values: impl IntoIterator<Item = f64>) -> Option<f64> {
+    let (mut sum, mut count) = (0.0, 0.0);
+    for value in values {
+        sum += value;
+        count += 1.0;
+    }
+    (count > 0.0).then(|| sum / count)
+}
+
+/// How many of the flags are set, from 0 to 1; 0 without a flag.
+#[must_use]
+pub fn share(flags: impl IntoIterator<Item = bool>) -> f64 {
+    mean(flags.into_iter().map(|flag| f64::from(u8::from(flag)))).unwrap_or(0.0)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::quantile;
+    use super::{mean, median, quantile, share};
 
     #[test]
     fn quantiles_interpolate() {
@@ -26,5 +56,25 @@ mod tests {
         assert_eq!(quantile(&[1.0, 2.0, 3.0, 4.0], 0.5), Some(2.5));
         assert_eq!(quantile(&[0.0, 10.0], 0.1), Some(1.0));
         assert_eq!(quantile(&[0.0, 1.0, 2.0], 1.0), Some(2.0));
+    }
+
+    #[test]
+    fn medians_of_odd_even_and_no_values() {
+        assert_eq!(median([]), None);
+        assert_eq!(median([4.0]), Some(4.0));
+        assert_eq!(median([3.0, 1.0]), Some(2.0));
+        assert_eq!(median([3.0, 1.0, 9.0]), Some(3.0));
+        assert_eq!(median([9.0, 1.0, 4.0, 3.0]), Some(3.5));
+        // Half of the sum of these is not finite, what is between them is.
+        assert_eq!(median([f64::MAX, f64::MAX]), Some(f64::MAX));
+    }
+
+    #[test]
+    fn means_and_shares() {
+        assert_eq!(mean([]), None);
+        assert_eq!(mean([1.0, 2.0, 6.0]), Some(3.0));
+        assert_eq!(share([]), 0.0);
+        assert_eq!(share([true, false, false, true]), 0.5);
+        assert_eq!(share([true, false, false]), 1.0 / 3.0);
     }
 }

@@ -5,19 +5,6 @@ import { count, significant } from "./format.js";
 
 const ROW = 17;
 
-/** Tensors in the order of the model: what reads tokens first, what writes them last. */
-function byLayer(names) {
-  const rank = (name) => {
-    if (/^(embed|token|position|wte|wpe)/.test(name)) return 0;
-    if (/^(output|head|lm_head)/.test(name)) return 3;
-    return /\d/.test(name) ? 1 : 2;
-  };
-  const order = names.map((_, place) => place);
-  const compare = (left, right) =>
-    rank(names[left]) - rank(names[right]) || names[left].localeCompare(names[right], "en", { numeric: true });
-  return order.sort(compare);
-}
-
 function parsed(text) {
   const [red, green, blue] = text.match(/[0-9a-f]{2}/gi).map((part) => parseInt(part, 16));
   return [red, green, blue];
@@ -31,11 +18,6 @@ function blend(palette, share) {
   return palette[low].map((value, place) => Math.round(value + (palette[low + 1][place] - value) * part));
 }
 
-function median(values) {
-  const sorted = values.filter((value) => value !== null).sort((a, b) => a - b);
-  return sorted.length ? sorted[Math.floor(sorted.length / 2)] : null;
-}
-
 /**
  * A map. `spec`: `name`, `title`, `unit`, `how`, `palette` (names of colours), `middle` (a number in the middle of
  * the palette, for maps with two sides), `relative` (whether rows can be shown against their own median).
@@ -43,7 +25,7 @@ function median(values) {
 export class HeatMap {
   constructor(spec, { crosshair, open }) {
     this.spec = spec;
-    this.map = { names: [], step: [], values: [] };
+    this.map = { names: [], step: [], values: [], median: [] };
     this.relative = false;
     this.readout = element("output", { class: "readout" });
     this.canvas = element("canvas", { role: "img", "aria-label": `${spec.title}: ${spec.how}` });
@@ -76,8 +58,8 @@ export class HeatMap {
     document.removeEventListener("theme", this.themed);
   }
 
+  /** Shows a map of the server: its tensors are in the order of the model. */
   show(map) {
-    this.order = byLayer(map.names);
     this.map = map;
     this.#draw();
   }
@@ -90,9 +72,8 @@ export class HeatMap {
 
   /** The numbers that colours stand for: their logarithms, and the range of these. */
   #logarithms() {
-    const rows = this.order.map((row) => this.map.values[row]);
-    const shown = rows.map((values) => {
-      const own = this.relative ? median(values) : 1;
+    const shown = this.map.values.map((values, row) => {
+      const own = this.relative ? this.map.median[row] : 1;
       return values.map((value) => (value === null || value <= 0 || !own ? null : Math.log10(value / own)));
     });
     const all = shown.flat().filter((value) => value !== null).sort((a, b) => a - b);
@@ -156,8 +137,8 @@ export class HeatMap {
     context.textAlign = "right";
     context.textBaseline = "middle";
     context.fillStyle = colour("--muted");
-    this.order.forEach((row, place) => {
-      let name = this.map.names[row];
+    this.map.names.forEach((full, place) => {
+      let name = full;
       while (name.length > 4 && context.measureText(name).width > gutter - 10) name = `…${name.slice(2)}`;
       context.fillText(name, gutter - 8, place * ROW + ROW / 2);
     });
@@ -203,8 +184,7 @@ export class HeatMap {
     context.fillRect(x - 0.5, 0, 1, height);
     const parts = [element("span", { class: "at" }, `step ${count(steps[column])}`)];
     if (row !== null) {
-      const tensor = this.order[row];
-      parts.push(element("span", {}, `${this.map.names[tensor]} `, element("b", {}, significant(this.map.values[tensor][column]))));
+      parts.push(element("span", {}, `${this.map.names[row]} `, element("b", {}, significant(this.map.values[row][column]))));
     }
     fill(this.readout, ...parts);
   }

@@ -138,15 +138,3 @@ export function valuesOf(series, { unit, bits, smoothing }) {
     speed: smoothed(speed.mean, smoothing), speed_min: speed.min, speed_max: speed.max,
   };
 }
-
-/** The longest gradients of a series that stand out: `{step, norm, times}`, longest first. */
-export function spikes(series, most = 6) {
-  const norms = series.norm.mean.filter((value) => value !== null).sort((a, b) => a - b);
-  const ordinary = norms[Math.floor(norms.length / 2)];
-  if (!ordinary) return [];
-  return series.norm.max
-    .map((norm, place) => ({ step: series.norm_peak[place], norm, times: norm / ordinary }))
-    .filter(({ times }) => times > 3)
-    .sort((a, b) => b.norm - a.norm)
-    .slice(0, most);
-}

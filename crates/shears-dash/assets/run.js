@@ -5,7 +5,7 @@ import { Chart, Crosshair } from "./charts.js";
 import { badge, button, choice, cycle, element, fill } from "./elements.js";
 import { bytes, count, duration, percent, sentence, shortName, significant } from "./format.js";
 import { HeatMap } from "./heat.js";
-import { MAPS, PANELS, SMOOTHING, UNITS, bitsOfNat, spikes, unitChoice, valuesOf } from "./panels.js";
+import { MAPS, PANELS, SMOOTHING, UNITS, bitsOfNat, unitChoice, valuesOf } from "./panels.js";
 
 // How charts are shown survives going to a step and back.
 const shown = { unit: "nats", smoothing: 0 };
@@ -70,7 +70,7 @@ export function showRun(page, name) {
     const values = valuesOf(series, { unit, bits, smoothing: shown.smoothing });
     const visible = range ?? series.whole ?? [0, 1];
     for (const chart of charts) chart.show(values, visible);
-    const found = spikes(series);
+    const found = series.spikes;
     fill(spikeList, ...(found.length === 0 ? [] : [
       "Longest: ",
       ...found.map(({ step, norm, times }) => [

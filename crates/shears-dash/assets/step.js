@@ -29,7 +29,7 @@ export function showStep(page, name, step) {
   /** What happened, as a sentence. */
   function whatHappened({ clip }) {
     const norm = significant(clip.norm_before);
-    const more = view.median_norm && clip.norm_before ? `, ${significant(clip.norm_before / view.median_norm, 3)} times the median of the ${view.ordinary} steps before` : "";
+    const more = view.times ? `, ${significant(view.times, 3)} times the median of the ${view.ordinary} steps before` : "";
     if (clip.action === "skip") {
       const where = clip.first_non_finite ? `; the first tensor with such a number was ${clip.first_non_finite}` : "";
       return `This step was skipped: ${clip.skip_reason ?? "its gradient could not be used"}${where}. Parameters, moments and schedule stayed as they were.`;
@@ -66,12 +66,11 @@ export function showStep(page, name, step) {
     const euclidean = orderOf(policy) === null;
     const longest = Math.max(...view.tensors.map(({ norm, median }) => Math.max(norm, median ?? 0)), 1e-300);
     const ratios = event.update_ratios ?? {};
-    const rows = view.tensors.map(({ name: tensor, norm, median, share }) => {
-      const times = median ? norm / median : null;
+    const rows = view.tensors.map(({ name: tensor, norm, median, times, far, share }) => {
       const bar = element("div", { class: "length" },
         element("i", { style: { width: `${(100 * norm) / longest}%` } }),
         median ? element("b", { style: { left: `${(100 * median) / longest}%` }, title: `median ${significant(median)}` }) : null);
-      return element("tr", { class: times > 3 ? "far" : null },
+      return element("tr", { class: far ? "far" : null },
         element("th", { scope: "row" }, tensor), element("td", { class: "c-bar" }, bar),
         element("td", {}, significant(norm)), element("td", {}, significant(median)),
         element("td", {}, times === null ? "–" : `${significant(times, 3)}×`),

@@ -1,5 +1,6 @@
 //! What the page asks for: every answer is JSON, and is computed away from the server's own threads.
 
+use std::error::Error;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,13 +12,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::Dash;
 use crate::checkpoints::{self, Checkpoint};
-use crate::columns::Sample;
-use crate::log::Reach;
 use crate::runs::Run;
 use crate::series::{HeatMap, Series};
 use crate::settings::{self, Setting};
 use crate::step::StepView;
 use crate::summary::Row;
+use shears_run::{Reach, RunError, Sample, read_plan};
 
 /// How long a request waits for a log to be read; what is there by then is the answer.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -31,7 +31,8 @@ const MOST_SAMPLES: usize = 200;
 pub(crate) enum Problem {
     NoRun(String),
     NoStep(u64),
-    Read(io::Error),
+    Log(RunError),
+    Line(io::Error),
     /// The thread of the work is gone.
     Interrupted,
 }
@@ -41,8 +42,9 @@ impl IntoResponse for Problem {
         let (status, problem) = match self {
             Problem::NoRun(name) => (StatusCode::NOT_FOUND, format!("there is no run `{name}`")),
             Problem::NoStep(step) => (StatusCode::NOT_FOUND, format!("the log has no step {step}")),
-            Problem::Read(error) => {
-                let problem = format!("the log cannot be read: {error}");
+            Problem::Log(error) => (StatusCode::INTERNAL_SERVER_ERROR, in_words(&error)),
+            Problem::Line(error) => {
+                let problem = format!("the line of the step cannot be read: {error}");
                 (StatusCode::INTERNAL_SERVER_ERROR, problem)
             }
             Problem::Interrupted => (
@@ -51,6 +53,14 @@ impl IntoResponse for Problem {
             ),
         };
         (status, Json(serde_json::json!({ "problem": problem }))).into_response()
+    }
+}
+
+/// Why a log cannot be read.
+pub(crate) fn in_words(error: &RunError) -> String {
+    match error.source() {
+        Some(source) => format!("the log cannot be read: {source}"),
+        None => error.to_string(),
     }
 }
 
@@ -114,7 +124,7 @@ pub(crate) async fn run(
 ) -> Result<Json<RunView>, Problem> {
     away(move || {
         let run = find(&dash, &query.run)?;
-        let reach = run.read(PATIENCE).map_err(Problem::Read)?;
+        let reach = run.read(PATIENCE).map_err(Problem::Log)?;
         let glance = run.glance.look(&run.log_path());
         let (samples, all_samples) = run.with_log(|log| {
             if reach.complete {
@@ -124,7 +134,7 @@ pub(crate) async fn run(
             let newest = &samples[samples.len().saturating_sub(MOST_SAMPLES)..];
             (newest.to_vec(), samples.len())
         });
-        let plan = settings::read_plan(&run.path).unwrap_or_default();
+        let plan = read_plan(&run.path).unwrap_or_default();
         let digest = run.digest();
         let verdict = digest.as_ref().and_then(|digest| digest.verdict.as_ref());
         Ok(Json(RunView {
@@ -166,7 +176,7 @@ async fn from_log<T: Send + 'static>(
 ) -> Result<Json<Reached<T>>, Problem> {
     away(move || {
         let run = find(&dash, &name)?;
-        let reach = run.read(PATIENCE).map_err(Problem::Read)?;
+        let reach = run.read(PATIENCE).map_err(Problem::Log)?;
         let answer = answer(&run)?;
         Ok(Json(Reached { answer, reach }))
     })
@@ -216,7 +226,7 @@ pub(crate) async fn step(
     Query(query): Query<OfStep>,
 ) -> Result<Json<Reached<StepView>>, Problem> {
     from_log(dash, query.run, move |run| {
-        let view = StepView::of(run, query.step).map_err(Problem::Read)?;
+        let view = StepView::of(run, query.step).map_err(Problem::Line)?;
         view.ok_or(Problem::NoStep(query.step))
     })
     .await

@@ -120,6 +120,18 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_page_names_the_window_that_the_server_counts_over() {
+        let words = format!("share of the last {}", gradclip_judge::statistics::LATELY);
+        for script in ["panels.js", "compare.js"] {
+            let (.., content) = FILES
+                .iter()
+                .find(|(path, ..)| path.ends_with(script))
+                .unwrap();
+            assert!(content.contains(&words), "{script}");
+        }
+    }
+
     /// CSS cannot join a media query with an attribute, so the dark colours are there twice.
     #[test]
     fn dark_is_the_same_however_it_was_chosen() {

@@ -5,23 +5,20 @@
 //! from the run's own files, so it may be started before, during or after training.
 //!
 //! ```text
-//! runs.rs      finds runs and keeps what was read     log.rs      reads a log while it grows
-//! summary.rs   the list: glance.rs, state.rs          line.rs     one line
-//! api.rs       what the page asks for                 columns.rs  a log as columns of numbers
-//! live.rs      what the page is told                  series.rs   down-sampling, spikes kept
-//! guard.rs     what is refused                        step.rs     one step
+//! runs.rs      finds runs and keeps what was read     api.rs      what the page asks for
+//! summary.rs   the list: state.rs                     series.rs   down-sampling, spikes kept
+//! live.rs      what the page is told                  step.rs     one step
+//! guard.rs     what is refused
 //! ```
+//!
+//! Logs are read by `shears-run`.
 #![forbid(unsafe_code)]
 
 mod api;
 mod assets;
 mod checkpoints;
-mod columns;
-mod glance;
 mod guard;
-mod line;
 mod live;
-mod log;
 mod runs;
 mod series;
 mod settings;

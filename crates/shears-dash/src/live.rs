@@ -11,10 +11,10 @@ use futures_util::stream::{self, Stream};
 use serde::{Deserialize, Serialize};
 
 use crate::Dash;
-use crate::log::Reach;
 use crate::runs::Run;
 use crate::state::RunState;
 use crate::summary::Row;
+use shears_run::Reach;
 
 /// Between two looks at open runs.
 const RUN_PERIOD: Duration = Duration::from_millis(250);

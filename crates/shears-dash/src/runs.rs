@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use crate::glance::{Glance, GlanceCache};
-use crate::log::{Log, Reach};
-use crate::state::{LockWatch, RunState};
+use shears_run::{Glance, LOG, LockWatch, Log, PLAN, Reach, RunError};
+
+use crate::state::RunState;
 use crate::summary::{Digest, DigestCache};
 
 /// How deep below the folder runs are looked for.
@@ -21,6 +21,21 @@ const PIECE: u64 = 4 << 20;
 const MEMORY: usize = 1 << 30;
 /// How the folder itself is called when it is a run.
 const ITSELF: &str = ".";
+
+/// The last glance at a run, kept until its log changes.
+#[derive(Debug, Default)]
+pub(crate) struct GlanceCache(Mutex<Option<Arc<Glance>>>);
+
+impl GlanceCache {
+    /// What the end of the log at `path` says.
+    pub(crate) fn look(&self, path: &Path) -> Arc<Glance> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(glance) = kept.as_ref().filter(|glance| glance.is_of(path)) {
+            return glance.clone();
+        }
+        kept.insert(Arc::new(Glance::at(path))).clone()
+    }
+}
 
 /// One run, and what was read of it.
 #[derive(Debug)]
@@ -41,7 +56,7 @@ pub(crate) struct Run {
 impl Run {
     fn new(name: String, path: PathBuf) -> Run {
         Run {
-            log: Mutex::new(Log::new(path.join("events.jsonl"))),
+            log: Mutex::new(Log::new(path.join(LOG))),
             name,
             path,
             reading: Mutex::default(),
@@ -54,7 +69,7 @@ impl Run {
 
     /// `events.jsonl`.
     pub(crate) fn log_path(&self) -> PathBuf {
-        self.path.join("events.jsonl")
+        self.path.join(LOG)
     }
 
     /// Looks at the log as far as it was read.
@@ -63,12 +78,12 @@ impl Run {
     }
 
     /// Reads what is new in the log, for `patience` at most.
-    pub(crate) fn read(&self, patience: Duration) -> std::io::Result<Reach> {
+    pub(crate) fn read(&self, patience: Duration) -> Result<Reach, RunError> {
         let started = Instant::now();
         let Ok(_reading) = self.reading.try_lock() else {
             // Another thread is at it.
             std::thread::sleep(patience.min(Duration::from_millis(50)));
-            return self.reach();
+            return Ok(self.reach());
         };
         loop {
             let reach = self.with_log(|log| log.advance(PIECE))?;
@@ -81,14 +96,14 @@ impl Run {
     }
 
     /// How far the log was read.
-    fn reach(&self) -> std::io::Result<Reach> {
+    fn reach(&self) -> Reach {
         let read = self.with_log(|log| log.position());
         let length = fs::metadata(self.log_path()).map_or(0, |metadata| metadata.len());
-        Ok(Reach {
+        Reach {
             read,
             length: length.max(read),
             complete: read >= length,
-        })
+        }
     }
 
     /// Where the run stands, from the end of its log and from its lock.
@@ -128,7 +143,7 @@ impl Runs {
     /// Looks for runs again, and gives all that are there.
     pub(crate) fn all(&self) -> Vec<Arc<Run>> {
         let mut found = BTreeMap::new();
-        if self.folder.join("plan.toml").is_file() {
+        if self.folder.join(PLAN).is_file() {
             found.insert(ITSELF.to_string(), self.folder.clone());
         } else {
             walk(&self.folder, "", DEPTH, &mut found);
@@ -160,7 +175,7 @@ impl Runs {
     }
 
     fn path_of(&self, name: &str) -> Option<PathBuf> {
-        let is_run = |path: &Path| path.join("plan.toml").is_file();
+        let is_run = |path: &Path| path.join(PLAN).is_file();
         if name == ITSELF {
             return is_run(&self.folder).then(|| self.folder.clone());
         }
@@ -227,7 +242,7 @@ fn walk(folder: &Path, name: &str, depth: usize, found: &mut BTreeMap<String, Pa
             format!("{name}/{part}")
         };
         let path = entry.path();
-        if path.join("plan.toml").is_file() {
+        if path.join(PLAN).is_file() {
             found.insert(name, path);
         } else if depth > 1 {
             walk(&path, &name, depth - 1, found);

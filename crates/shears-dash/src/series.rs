@@ -3,12 +3,14 @@
 
 use std::ops::Range;
 
+use gradclip::ClipAction;
+use gradclip_judge::Spikes;
+use gradclip_judge::statistics::{LATELY, median, share};
 use serde::Serialize;
+use shears_run::{Columns, Evaluation, Tensors};
 
-use crate::columns::{Action, Columns, Evaluation};
-
-/// Over how many steps the share of clipped ones is counted.
-const WINDOW: usize = 100;
+/// The longest spikes that are named.
+const MOST_SPIKES: usize = 6;
 
 /// A quantity by buckets. Numbers that are not finite are left out of a bucket; where none is left, the
 /// bucket has NaN, which is null in JSON.
@@ -27,6 +29,15 @@ pub(crate) struct Cut {
     pub(crate) bottom: Vec<f32>,
 }
 
+/// A spike by its longest gradient.
+#[derive(Debug, PartialEq, Serialize)]
+pub(crate) struct Spike {
+    pub(crate) step: u64,
+    pub(crate) norm: f64,
+    /// How many times the usual norm.
+    pub(crate) times: f64,
+}
+
 /// What the charts of a run show of a range of its steps.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Series {
@@ -42,6 +53,8 @@ pub(crate) struct Series {
     pub(crate) norm: Band,
     /// The step of each bucket whose gradient was the longest.
     pub(crate) norm_peak: Vec<u64>,
+    /// The spikes of the range with the longest gradients, longest first.
+    pub(crate) spikes: Vec<Spike>,
     pub(crate) cut: Cut,
     pub(crate) threshold: Vec<f32>,
     pub(crate) coefficient: Band,
@@ -63,8 +76,10 @@ pub(crate) struct HeatMap {
     pub(crate) names: Vec<String>,
     /// Last step of each bucket.
     pub(crate) step: Vec<u64>,
-    /// For each tensor the greatest number of each bucket.
+    /// For each tensor the greatest value of each bucket.
     pub(crate) values: Vec<Vec<f32>>,
+    /// The median of these.
+    pub(crate) median: Vec<Option<f64>>,
 }
 
 /// The buckets of a range of rows. They begin at multiples of a power of two, so that those of a
@@ -134,6 +149,7 @@ impl Series {
                 .collect(),
             loss: Band::of(&columns.loss, &buckets),
             norm: Band::of(&columns.norm_before, &buckets),
+            spikes: spikes(columns, &range),
             coefficient: Band::of(&columns.coefficient, &buckets),
             lr: last(&columns.lr),
             tokens_per_second: Band::of(&columns.tokens_per_second, &buckets),
@@ -171,7 +187,7 @@ impl Series {
 
         let clipped = bucket
             .clone()
-            .filter(|row| columns.action[*row] == Action::Clip);
+            .filter(|row| columns.action[*row] == ClipAction::Clip);
         let cut = clipped.max_by(|left, right| norm(*left).total_cmp(&norm(*right)));
         self.cut
             .top
@@ -184,16 +200,34 @@ impl Series {
         self.threshold
             .push(threshold.map_or(f32::NAN, |threshold| threshold as f32));
 
-        let is = |row: &usize, action: Action| columns.action[*row] == action;
-        let window = bucket.end.saturating_sub(WINDOW)..bucket.end;
-        let taken = window.len() as f32;
-        let clipped = window.filter(|row| is(row, Action::Clip)).count();
-        self.clipped_share.push(clipped as f32 / taken);
-        let mut skipped = bucket.clone().filter(|row| is(row, Action::Skip));
+        let is = |row: &usize, action: ClipAction| columns.action[*row] == action;
+        let lately = bucket.end.saturating_sub(LATELY)..bucket.end;
+        let share = share(lately.map(|row| is(&row, ClipAction::Clip)));
+        self.clipped_share.push(share as f32);
+        let mut skipped = bucket.clone().filter(|row| is(row, ClipAction::Skip));
         self.skipped.push(skipped.clone().count());
         self.skipped_step
             .push(skipped.next_back().map(|row| columns.step[row]));
     }
+}
+
+fn spikes(columns: &Columns, range: &Range<usize>) -> Vec<Spike> {
+    // From the start of the run, so that a spike is one however the page is zoomed.
+    let found = Spikes::find(columns.norm_before[..range.end].iter().copied());
+    let inside = found
+        .list
+        .iter()
+        .filter(|spike| range.contains(&spike.peak));
+    let mut spikes: Vec<Spike> = inside
+        .map(|spike| Spike {
+            step: columns.step[spike.peak],
+            norm: columns.norm_before[spike.peak],
+            times: spike.times,
+        })
+        .collect();
+    spikes.sort_by(|left, right| right.norm.total_cmp(&left.norm));
+    spikes.truncate(MOST_SPIKES);
+    spikes
 }
 
 /// At most `most` of the items, evenly chosen, the last one always among them.
@@ -215,11 +249,7 @@ impl HeatMap {
     ) -> HeatMap {
         let (_, buckets) = buckets(&columns.range(from, to), most);
         let steps = buckets.iter().map(|bucket| columns.step[bucket.end - 1]);
-        HeatMap {
-            names: columns.tensors.names.clone(),
-            step: steps.collect(),
-            values: greatest(&columns.tensors.values, &buckets),
-        }
+        HeatMap::of(&columns.tensors, steps.collect(), &buckets)
     }
 
     /// Sizes of each tensor's update beside its weights, at those steps of a range that have them.
@@ -235,10 +265,20 @@ impl HeatMap {
         let steps = buckets
             .iter()
             .map(|bucket| columns.step[columns.ratio_rows[bucket.end - 1]]);
+        HeatMap::of(&columns.ratios, steps.collect(), &buckets)
+    }
+
+    fn of(tensors: &Tensors, step: Vec<u64>, buckets: &[Range<usize>]) -> HeatMap {
+        let values = greatest(&tensors.values, buckets);
+        let of_row = |row: &Vec<f32>| {
+            let finite = row.iter().filter(|value| value.is_finite());
+            median(finite.map(|value| f64::from(*value)))
+        };
         HeatMap {
-            names: columns.ratios.names.clone(),
-            step: steps.collect(),
-            values: greatest(&columns.ratios.values, &buckets),
+            names: tensors.names.clone(),
+            step,
+            median: values.iter().map(of_row).collect(),
+            values,
         }
     }
 }
@@ -267,13 +307,15 @@ mod tests {
             columns.step.push(row as u64 + 1);
             columns.place.push(0);
             let action = if norm > 5.0 {
-                Action::Clip
+                ClipAction::Clip
             } else {
-                Action::Keep
+                ClipAction::Keep
             };
-            columns
-                .action
-                .push(if norm.is_nan() { Action::Skip } else { action });
+            columns.action.push(if norm.is_nan() {
+                ClipAction::Skip
+            } else {
+                action
+            });
             columns.norm_before.push(norm);
             columns.norm_after.push(norm.min(5.0) as f32);
             columns.threshold.push(5.0);

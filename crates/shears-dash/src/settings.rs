@@ -1,8 +1,6 @@
 //! The settings of a run, and where they differ from those of its preset.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::Path;
 
 use serde::Serialize;
 
@@ -17,14 +15,6 @@ pub(crate) struct Setting {
     pub(crate) value: String,
     /// The preset's value, where it is another one.
     pub(crate) preset: Option<String>,
-}
-
-/// `plan.toml` as a table; the reason why it is none is a fragment of a sentence.
-pub(crate) fn read_plan(folder: &Path) -> Result<toml::Table, String> {
-    let text = fs::read_to_string(folder.join("plan.toml"))
-        .map_err(|error| format!("plan.toml cannot be read: {error}"))?;
-    text.parse()
-        .map_err(|error: toml::de::Error| format!("plan.toml: {}", error.message()))
 }
 
 /// A setting as the page shows it.

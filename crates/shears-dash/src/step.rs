@@ -3,12 +3,12 @@
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::columns::{Action, Columns};
-use crate::log::line_at;
 use crate::runs::Run;
-
-/// How many steps before a step say what is ordinary at it.
-const ORDINARY: usize = 200;
+use gradclip::ClipAction;
+use gradclip_judge::statistics::median;
+use gradclip_judge::{Spikes, UsualNorm};
+use shears_run::Columns;
+use shears_run::line_at;
 
 /// What the page shows of a step.
 #[derive(Debug, Serialize)]
@@ -17,9 +17,9 @@ pub(crate) struct StepView {
     event: Box<RawValue>,
     /// Each tensor's norm, with the median of the steps before; longest first.
     tensors: Vec<TensorNorm>,
-    /// The median of all norms of the steps before.
-    median_norm: Option<f64>,
-    /// How many steps these medians are of.
+    /// The norm of all as a multiple of its median over the steps before.
+    times: Option<f64>,
+    /// How many steps medians are of.
     ordinary: usize,
     previous: Option<u64>,
     next: Option<u64>,
@@ -33,7 +33,11 @@ pub(crate) struct StepView {
 struct TensorNorm {
     name: String,
     norm: f32,
-    median: Option<f32>,
+    median: Option<f64>,
+    /// The norm as a multiple of the median.
+    times: Option<f64>,
+    /// Whether that makes a spike.
+    far: bool,
     /// Its part of the sum of squares.
     share: f64,
 }
@@ -63,15 +67,14 @@ impl StepView {
 
 impl Place {
     fn of(columns: &Columns, row: usize) -> Place {
-        let before = row.saturating_sub(ORDINARY)..row;
-        let acted = |row: &usize| columns.action[*row] != Action::Keep;
+        let acted = |row: &usize| columns.action[*row] != ClipAction::Keep;
         let step = |row: usize| columns.step.get(row).copied();
-        let norms = before.clone().map(|row| columns.norm_before[row]);
+        let usual = usual(row, |row| columns.norm_before[row]);
         let view = StepView {
             event: RawValue::NULL.to_owned(),
             tensors: tensor_norms(columns, row),
-            median_norm: median(norms.filter(|norm| norm.is_finite()).collect()),
-            ordinary: before.len(),
+            times: times(columns.norm_before[row], usual),
+            ordinary: row.min(UsualNorm::WINDOW),
             previous: row.checked_sub(1).and_then(step),
             next: step(row + 1),
             previous_acted: (0..row).rev().find(acted).and_then(step),
@@ -82,8 +85,18 @@ impl Place {
     }
 }
 
+/// The median of the last finite norms before a row.
+fn usual(row: usize, norm: impl Fn(usize) -> f64) -> Option<f64> {
+    let before = (0..row).rev().map(norm).filter(|norm| norm.is_finite());
+    median(before.take(UsualNorm::WINDOW))
+}
+
+fn times(norm: f64, usual: Option<f64>) -> Option<f64> {
+    let times = norm / usual.filter(|usual| *usual > 0.0)?;
+    Some(times).filter(|times| times.is_finite())
+}
+
 fn tensor_norms(columns: &Columns, row: usize) -> Vec<TensorNorm> {
-    let before = row.saturating_sub(ORDINARY)..row;
     let tensors = &columns.tensors;
     let norms = tensors.values.iter().map(|values| values[row]);
     let square = |norm: f32| f64::from(norm).powi(2);
@@ -92,12 +105,14 @@ fn tensor_norms(columns: &Columns, row: usize) -> Vec<TensorNorm> {
     let mut found: Vec<TensorNorm> = named
         .filter(|(_, values)| values[row].is_finite())
         .map(|(name, values)| {
-            let earlier = values[before.clone()].iter().copied();
-            let earlier = earlier.filter(|norm| norm.is_finite()).map(f64::from);
+            let median = usual(row, |row| f64::from(values[row]));
+            let times = times(f64::from(values[row]), median);
             TensorNorm {
                 name: name.clone(),
                 norm: values[row],
-                median: median(earlier.collect()).map(|median| median as f32),
+                median,
+                times,
+                far: times.is_some_and(|times| times > Spikes::TIMES_USUAL),
                 share: if total > 0.0 {
                     square(values[row]) / total
                 } else {
@@ -108,28 +123,4 @@ fn tensor_norms(columns: &Columns, row: usize) -> Vec<TensorNorm> {
         .collect();
     found.sort_by(|left, right| right.norm.total_cmp(&left.norm));
     found
-}
-
-fn median(mut numbers: Vec<f64>) -> Option<f64> {
-    numbers.sort_by(f64::total_cmp);
-    let middle = numbers.len() / 2;
-    let upper = numbers.get(middle)?;
-    let lower = if numbers.len().is_multiple_of(2) {
-        &numbers[middle - 1]
-    } else {
-        upper
-    };
-    Some((lower + upper) / 2.0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::median;
-
-    #[test]
-    fn medians() {
-        assert_eq!(median(vec![]), None);
-        assert_eq!(median(vec![3.0, 1.0]), Some(2.0));
-        assert_eq!(median(vec![3.0, 1.0, 9.0]), Some(3.0));
-    }
 }

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant, SystemTime};
 use gradclip_judge::{Assessment, Verdict};
 use serde::Serialize;
 
-use crate::log::{Damage, Log};
+use crate::api::in_words;
 use crate::runs::{Run, Runs};
 use crate::series::Series;
 use crate::settings;
 use crate::state::RunState;
+use shears_run::{Damage, Log, RunError, read_plan};
 
 /// Points of the small curve beside a run.
 const CURVE: usize = 64;
@@ -39,7 +40,7 @@ impl Digest {
         Digest {
             length: log.position(),
             file_length,
-            verdict: Verdict::of(columns.records()),
+            verdict: columns.verdict(),
             val_loss: columns
                 .evaluations
                 .last()
@@ -54,7 +55,7 @@ impl Digest {
 
 impl Digest {
     /// Of a log that cannot be read.
-    fn unreadable(error: &std::io::Error, file_length: u64) -> Digest {
+    fn unreadable(error: &RunError, file_length: u64) -> Digest {
         Digest {
             length: 0,
             file_length,
@@ -65,7 +66,7 @@ impl Digest {
             curve: Vec::new(),
             damage: Some(Damage {
                 line: None,
-                reason: format!("the log cannot be read: {error}"),
+                reason: in_words(error),
                 lines: 0,
             }),
         }
@@ -132,7 +133,7 @@ impl Row {
     pub(crate) fn of(run: &Run) -> Row {
         let glance = run.glance.look(&run.log_path());
         let digest = run.digest();
-        let plan = settings::read_plan(&run.path);
+        let plan = read_plan(&run.path);
         let text = |name: &str| {
             let value = plan.as_ref().ok()?.get(name)?;
             Some(settings::shown(value))

@@ -71,7 +71,7 @@ fn look_around(
     browser.value(&format!("location.hash = '#/run/{other}'"));
     browser.until("document.querySelector('.spikes a') !== null");
     browser.value("document.querySelector('.spikes a').click()");
-    browser.until(&format!("{main}.step === '7'"));
+    browser.until(&format!("{main}.step === '17'"));
     browser.until("document.querySelectorAll('.tensors tbody tr').length === 3");
     browser.until("document.querySelector('.batch .how').textContent === 'The text is gone.'");
 

@@ -10,7 +10,7 @@ use serde_json::Value;
 use tower::ServiceExt;
 
 use crate::asking::send;
-use crate::run_folder::{Runs, end_line, log_of, step_line};
+use crate::run_folder::{Runs, end_line, header_line, log_of, step_line};
 
 async fn body(response: Response<Body>) -> Vec<u8> {
     to_bytes(response.into_body(), usize::MAX)
@@ -145,17 +145,22 @@ async fn series_and_maps_keep_the_spike() {
     assert_eq!(series["reach"]["complete"], true);
     assert_eq!(series["bucket"], 32);
     assert_eq!(series["norm"]["max"][0], 9.0);
-    assert_eq!(series["norm_peak"][0], 7);
+    assert_eq!(series["norm_peak"][0], 17);
+    let spikes = series["spikes"].as_array().unwrap();
+    assert_eq!((spikes.len(), &spikes[0]["step"]), (1, &17.into()));
+    assert!(spikes[0]["times"].as_f64().unwrap() > 3.0);
     assert_eq!(
         (&series["cut"]["top"][0], &series["cut"]["bottom"][0]),
         (&9.0.into(), &1.0.into())
     );
     assert_eq!(series["evaluations"].as_array().unwrap().len(), 8);
-    let near = get(&app, "/api/series?run=a&from=5&to=9").await;
-    assert_eq!(near["step"], serde_json::json!([5, 6, 7, 8, 9]));
+    let near = get(&app, "/api/series?run=a&from=15&to=19").await;
+    assert_eq!(near["step"], serde_json::json!([15, 16, 17, 18, 19]));
+    assert_eq!(near["spikes"], series["spikes"], "however it is zoomed");
     let maps = get(&app, "/api/maps?run=a&points=20").await;
     assert_eq!(maps["norms"]["names"][1], "layers.0.weight_hh");
     assert_eq!(maps["norms"]["values"][1][0], 8.1);
+    assert!(maps["norms"]["median"][1].as_f64().unwrap() < 1.0);
     assert_eq!(
         maps["ratios"]["step"].as_array().unwrap().last().unwrap(),
         400
@@ -164,21 +169,42 @@ async fn series_and_maps_keep_the_spike() {
     assert_eq!(empty["rows"], 0);
 }
 
+/// Names in a line are in the order of the alphabet.
+#[tokio::test]
+async fn maps_have_the_tensors_in_the_order_of_the_header() {
+    let runs = Runs::new();
+    let names = ["output.bias", "layers.0.weight_hh", "embedding.weight"];
+    runs.run("a", &(header_line(&names) + &log_of(20)));
+    let later = "{\"event\":\"header\",\"format\":9}\n";
+    runs.run("later", &(later.to_string() + &log_of(20)));
+    let app = runs.app();
+    let maps = get(&app, "/api/maps?run=a").await;
+    assert_eq!(maps["norms"]["names"], serde_json::json!(names));
+    assert_eq!(maps["ratios"]["names"], serde_json::json!(names));
+    assert_eq!(maps["norms"]["values"][1][16], 8.1);
+    let (status, answer) = ask(&app, "/api/series?run=later").await;
+    assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
+    assert!(answer["problem"].as_str().unwrap().contains("format is 9"));
+}
+
 #[tokio::test]
 async fn a_step_says_all_that_its_line_does() {
     let runs = Runs::new();
     runs.run("a", &log_of(60));
     let app = runs.app();
-    let step = get(&app, "/api/step?run=a&step=7").await;
+    let step = get(&app, "/api/step?run=a&step=17").await;
     assert_eq!(step["event"]["clip"]["norm_before"], 9.0);
     assert_eq!(step["event"]["clip"]["action"], "clip");
     assert_eq!(step["tensors"][0]["name"], "layers.0.weight_hh");
     assert!(step["tensors"][0]["median"].as_f64().unwrap() < 1.0);
-    assert_eq!((&step["previous"], &step["next"]), (&6.into(), &8.into()));
+    assert_eq!(step["tensors"][0]["far"], true);
+    assert!(step["times"].as_f64().unwrap() > 3.0);
+    assert_eq!(step["ordinary"], 16);
+    assert_eq!((&step["previous"], &step["next"]), (&16.into(), &18.into()));
     assert!(step["next_acted"].is_null());
     assert_eq!(
         get(&app, "/api/step?run=a&step=20").await["previous_acted"],
-        7
+        17
     );
     assert_eq!(
         ask(&app, "/api/step?run=a&step=61").await.0,

@@ -112,11 +112,11 @@ pub(crate) fn step_line(step: u64, norm: f64) -> String {
     line
 }
 
-/// Steps up to `last`, with a spike of 9 at step 7, evaluations and samples.
+/// Steps up to `last`, with a spike of 9 at step 17, evaluations and samples.
 pub(crate) fn log_of(last: u64) -> String {
     let mut log = String::new();
     for step in 1..=last {
-        let norm = if step == 7 {
+        let norm = if step == 17 {
             9.0
         } else {
             0.6 + (step as f64 / 9.0).sin() / 4.0
@@ -138,6 +138,19 @@ pub(crate) fn log_of(last: u64) -> String {
         }
     }
     log
+}
+
+/// The header of a log with these parameters.
+pub(crate) fn header_line(names: &[&str]) -> String {
+    let parameters: Vec<String> = names
+        .iter()
+        .map(|name| format!("{{\"name\":\"{name}\",\"layer\":\"{name}\",\"shape\":[2,3]}}"))
+        .collect();
+    format!(
+        "{{\"event\":\"header\",\"format\":2,\"parameters\":[{}],\"device\":\"cpu\",\
+         \"precision\":\"f32\"}}\n",
+        parameters.join(",")
+    )
 }
 
 /// The line of an end.

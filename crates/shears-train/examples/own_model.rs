@@ -10,9 +10,9 @@ use std::path::Path;
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, activation};
 use shears_model::{Embedding, Initializer, LanguageModel, Linear, Reading, State};
+use shears_run::StepEvent;
 use shears_train::{
-    Batches, Evaluation, Observer, Plan, Preset, RunFolder, StepEvent, Trainer, load_corpora,
-    read_events, train, verdict,
+    Batches, Evaluation, Observer, Plan, Preset, RunFolder, Trainer, load_corpora, train,
 };
 
 /// How much of the average remains after a token.
@@ -121,8 +121,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let run = RunFolder::create(&path, &plan, &corpora.tokenizer, None)?;
     let mut trainer = Trainer::new(plan, model, batches, 1, &device);
     train(&mut trainer, &run, &corpora, &device, &mut Printer)?;
-    let events = read_events(&run.events_path())?;
-    if let Some(verdict) = verdict(&events) {
+    if let Some(verdict) = run.log()?.columns.verdict() {
         println!("\n{verdict}");
     }
     // A real run keeps its folder: `RunFolder::open` and `Trainer::restore` go on with it.

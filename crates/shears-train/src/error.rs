@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use shears_run::RunError;
+
 /// Each message is one line: what, where, what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -49,9 +51,9 @@ pub enum TrainError {
         /// The last good checkpoint.
         checkpoint: Option<PathBuf>,
     },
-    /// The event log cannot be read or written.
+    /// The log cannot be continued.
     #[error(transparent)]
-    Events(#[from] shears_events::EventError),
+    Log(RunError),
     /// The gradients could not be read from the device.
     #[error(transparent)]
     Collect(#[from] gradclip_burn::CollectError),
@@ -63,6 +65,20 @@ pub enum TrainError {
         /// What is wrong, and what to do.
         problem: String,
     },
+}
+
+impl From<RunError> for TrainError {
+    fn from(error: RunError) -> Self {
+        match error {
+            RunError::Io {
+                action,
+                path,
+                source,
+            } => TrainError::io(action, path)(source),
+            RunError::Locked { path, problem } => TrainError::Folder { path, problem },
+            other => TrainError::Log(other),
+        }
+    }
 }
 
 impl TrainError {

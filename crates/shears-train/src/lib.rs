@@ -9,7 +9,6 @@ mod bench;
 mod checkpoint;
 mod error;
 mod evaluate;
-mod flow;
 mod memory;
 mod optimizer;
 mod plan;
@@ -28,20 +27,14 @@ pub use bench::{BenchReport, ClipBench, PhaseTimes, Spread, bench, bench_clip, p
 pub use checkpoint::{Checkpoint, CheckpointStore, Progress, RestoreError};
 pub use error::TrainError;
 pub use evaluate::{Evaluation, Streams, evaluate};
-pub use flow::gradient_flow;
 pub use gradclip::{ClipPolicy, NonFinite};
-pub use gradclip_judge::{GradientFlow, Verdict};
 pub use memory::{MemoryEstimate, estimate_memory};
 pub use optimizer::{Optimizer, OptimizerKind, OptimizerSettings};
 pub use plan::{Plan, PlanError, compare_plans};
 pub use preset::Preset;
-pub use run::{Corpora, RunFolder, load_corpora, lock_folder};
+pub use run::{Corpora, RunFolder, header, load_corpora};
 pub use schedule::{Schedule, ScheduleKind};
 pub use setting::{BelongsTo, Section, Setting};
-pub use shears_events::{
-    ClipEvent, EndReason, Event, EventError, EventLog, StepEvent, read_events, verdict,
-};
 pub use tensors::{NamedTensor, load_parameters, module_tensors};
-pub use time_flow::TimeFlow;
 pub use train::{End, Observer, train};
 pub use trainer::{StepOutcome, Trainer};

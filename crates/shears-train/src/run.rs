@@ -4,10 +4,10 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use shears_data::{Corpus, Source, Tokenizer, TokenizerKind};
-use shears_events::{Event, read_events};
+use shears_model::ParameterInfo;
+use shears_run::{FORMAT, Header, LOG, Log, PLAN, Parameter, lock_folder};
 
 use crate::TrainError;
 use crate::checkpoint::CheckpointStore;
@@ -34,7 +34,7 @@ impl RunFolder {
         tokenizer: &Tokenizer,
         standard_input: Option<&str>,
     ) -> Result<Self, TrainError> {
-        if path.join("plan.toml").exists() {
+        if path.join(PLAN).exists() {
             return Err(TrainError::Folder {
                 path: path.to_path_buf(),
                 problem: "holds a run already; go on with it by --resume, or choose another --out"
@@ -78,7 +78,7 @@ impl RunFolder {
 
     /// Opens a run to read it, which any number of programs may do at any time.
     pub fn open_to_read(path: &Path) -> Result<Self, TrainError> {
-        if !path.join("plan.toml").is_file() {
+        if !path.join(PLAN).is_file() {
             let problem = match path.exists() {
                 true => "is not the folder of a run: it has no plan.toml".to_string(),
                 false => "there is no such run".to_string(),
@@ -124,16 +124,12 @@ impl RunFolder {
 
     /// `events.jsonl`.
     pub fn events_path(&self) -> PathBuf {
-        self.path.join("events.jsonl")
+        self.path.join(LOG)
     }
 
-    /// What the log of the run has; nothing before its first step.
-    pub fn events(&self) -> Result<Vec<Event>, TrainError> {
-        let path = self.events_path();
-        match path.exists() {
-            true => Ok(read_events(&path)?),
-            false => Ok(Vec::new()),
-        }
+    /// The whole log of the run; an empty one before its first step.
+    pub fn log(&self) -> Result<Log, TrainError> {
+        Ok(Log::read(self.events_path())?)
     }
 
     /// Where the text of a run that read standard input is kept, so that it can be resumed.
@@ -142,7 +138,7 @@ impl RunFolder {
     }
 
     fn plan_path(&self) -> PathBuf {
-        self.path.join("plan.toml")
+        self.path.join(PLAN)
     }
 
     fn tokenizer_path(&self) -> PathBuf {
@@ -156,30 +152,18 @@ fn checkpoints_in(run: &Path) -> CheckpointStore {
 
 const IN_TRAINING: &str = "another shears is training this run; wait for it, or stop it";
 
-/// Takes the lock of a folder that one program at a time may write to, until the file is dropped. `taken` says
-/// what to do when another has it.
-pub fn lock_folder(folder: &Path, taken: &str) -> Result<File, TrainError> {
-    let path = folder.join(".lock");
-    let file = File::create(&path).map_err(TrainError::io("create", &path))?;
-    let mut attempts = 1;
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            // The live page holds it for a moment, when it looks whether somebody trains.
-            Err(fs::TryLockError::WouldBlock) if attempts < 5 => {
-                attempts += 1;
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            Err(fs::TryLockError::WouldBlock) => {
-                return Err(TrainError::Folder {
-                    path: folder.to_path_buf(),
-                    problem: taken.to_string(),
-                });
-            }
-            Err(fs::TryLockError::Error(error)) => {
-                return Err(TrainError::io("lock", path)(error));
-            }
-        }
+/// What the log of a run says of its model, whose parameters are in the order of the forward pass.
+pub fn header(plan: &Plan, parameters: &[ParameterInfo]) -> Header {
+    let parameter = |info: &ParameterInfo| Parameter {
+        name: info.name.clone(),
+        layer: info.layer().to_string(),
+        shape: info.shape.clone(),
+    };
+    Header {
+        format: FORMAT,
+        parameters: parameters.iter().map(parameter).collect(),
+        device: plan.device.clone(),
+        precision: plan.precision.to_string(),
     }
 }
 

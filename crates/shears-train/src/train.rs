@@ -5,12 +5,12 @@ use std::time::Instant;
 
 use burn::tensor::Device;
 use gradclip::SkipReason;
-use shears_events::{ClipEvent, EndReason, Event, EventLog, StepEvent};
-use shears_model::LanguageModel;
+use shears_model::{LanguageModel, parameters};
+use shears_run::{ClipEvent, EndReason, Event, EventLog, StepEvent};
 
 use crate::TrainError;
 use crate::evaluate::{Evaluation, Streams, evaluate};
-use crate::run::{Corpora, RunFolder};
+use crate::run::{Corpora, RunFolder, header};
 use crate::trainer::{StepOutcome, Trainer};
 
 /// Who watches a run: the terminal, a test, a program of your own.
@@ -51,7 +51,8 @@ pub fn train<M: LanguageModel, O: Observer>(
     device: &Device,
     observer: &mut O,
 ) -> Result<End, TrainError> {
-    let mut log = EventLog::open(&run.events_path(), trainer.progress.step)?;
+    let header = header(trainer.plan(), &parameters(trainer.model()));
+    let mut log = EventLog::open(&run.events_path(), trainer.progress.step, &header)?;
     let end = take_steps(trainer, run, corpora, device, observer, &mut log);
     let step = trainer.progress.step;
     let (how, message) = match &end {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use burn::module::Module;
-use shears_events::six_digits;
+use shears_run::six_digits;
 
 use crate::tensors::module_tensors;
 

@@ -1,12 +1,22 @@
 //! Tiny models, plans and texts for the tests of this folder.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use burn::tensor::Device;
 use shears_data::{Tokenizer, TokenizerKind};
 use shears_model::{Architecture, Initializer, LanguageModel, ModelConfig};
+use shears_run::{Event, Log};
 use shears_train::{Batches, Checkpoint, Plan, Preset, Trainer};
+
+/// What happened in a run, by its log.
+pub(crate) fn events(path: &Path) -> Vec<Event> {
+    let log = Log::read(path.to_path_buf()).unwrap();
+    assert_eq!(log.damage, None);
+    let mut events = log.events().unwrap().map(Result::unwrap);
+    assert!(matches!(events.next(), Some(Event::Header(_))));
+    events.collect()
+}
 
 /// A text with something to learn: every word determines the next.
 pub(crate) fn text() -> String {

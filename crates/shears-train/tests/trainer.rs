@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::tiny::{self, New, bits, device, plan, trainer};
+use crate::tiny::{self, New, bits, device, events, plan, trainer};
 use burn::module::Module;
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Int, Tensor, TensorData};
@@ -16,10 +16,11 @@ use shears_model::{
     Architecture, DropoutKey, LanguageModel, Precision, Reading, RecurrentModel, State,
     Transformer, gru, lstm, rnn,
 };
+use shears_run::{EndReason, Event, StepEvent};
 use shears_train::{
-    Batches, CheckpointStore, ClipPolicy, Corpora, End, EndReason, Evaluation, Event, NonFinite,
-    Observer, OptimizerKind, Plan, RunFolder, ScheduleKind, StepEvent, Streams, TrainError,
-    Trainer, evaluate, load_parameters, module_tensors, read_events, train,
+    Batches, CheckpointStore, ClipPolicy, Corpora, End, Evaluation, NonFinite, Observer,
+    OptimizerKind, Plan, RunFolder, ScheduleKind, Streams, TrainError, Trainer, evaluate,
+    load_parameters, module_tensors, train,
 };
 
 /// Calls a function that takes a constructor, for the model of a plan.
@@ -539,7 +540,7 @@ fn too_many_skips_stop_the_run_and_name_the_last_good_checkpoint() {
     assert_eq!((step, skips, checkpoint), (6, 3, Some(good)));
     assert!(!tensor.is_empty());
     assert_eq!(observer.saved, [0_u64; 0], "a skipped step is not saved");
-    let events = read_events(&run.events_path()).unwrap();
+    let events = events(&run.events_path());
     let [
         _,
         _,
@@ -579,7 +580,7 @@ fn whole_run(folder: &Path, name: &str, plan: &Plan, stops: &[u64]) -> (RunFolde
         };
         assert_eq!(end, expected);
     }
-    let mut events = read_events(&run.events_path()).unwrap();
+    let mut events = events(&run.events_path());
     for event in &mut events {
         if let Event::Step(step) = event {
             step.tokens_per_second = 0.0;
@@ -599,6 +600,7 @@ fn check_whole_runs(plan: &Plan, stops: &[u64]) {
     let (whole, parts) = (last(&whole), last(&parts));
     let outline = |events: &[Event]| -> Vec<String> {
         let lines = events.iter().map(|event| match event {
+            Event::Header(_) => "header".to_string(),
             Event::Step(event) => format!("step {}", event.step),
             Event::Evaluation { step, .. } => format!("evaluation at {step}"),
             Event::Sample { step, .. } => format!("sample at {step}"),
@@ -608,6 +610,8 @@ fn check_whole_runs(plan: &Plan, stops: &[u64]) {
         lines.collect()
     };
     assert_eq!(outline(&got), outline(&expected));
+    let headers = outline(&got).into_iter().filter(|line| line == "header");
+    assert_eq!(headers.count(), 0, "there is one, and it is the first line");
     assert_eq!(bits(&parts), bits(&whole));
     assert_eq!(parts.progress, whole.progress);
     assert_eq!(parts.progress.step, plan.steps);

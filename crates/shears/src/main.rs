@@ -17,6 +17,7 @@ mod model;
 mod new_file;
 mod output;
 mod report;
+mod run_log;
 mod screen;
 mod settings;
 mod tensorboard;

@@ -1,13 +1,14 @@
 //! Text that is printed more than once: tables, numbers, what a run has come to.
 
-use gradclip_judge::Advice;
+use gradclip::ClipAction;
+use gradclip_judge::statistics::mean;
+use gradclip_judge::{Advice, GradientFlow, Verdict};
 use indicatif::HumanCount;
 use shears_kernels::Bf16Unit;
-use shears_model::ParameterInfo;
-use shears_train::{
-    ClipEvent, ClipPolicy, Event, GradientFlow, MemoryEstimate, Plan, TimeFlow, Verdict,
-    gradient_flow, verdict,
-};
+use shears_run::{Columns, Parameter, TimeFlow};
+use shears_train::{ClipPolicy, MemoryEstimate, Plan};
+
+use crate::run_log::without_header;
 
 /// A count with commas between thousands.
 pub(crate) fn count(number: u64) -> String {
@@ -20,11 +21,6 @@ pub(crate) fn step_number(place: f64) -> String {
         true => count(place as u64),
         false => String::new(),
     }
-}
-
-/// The mean, if there is a value.
-pub(crate) fn mean(values: &[f64]) -> Option<f64> {
-    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
 /// Bytes in the unit that leaves one to three digits before the point.
@@ -40,10 +36,10 @@ pub(crate) fn bytes(number: u64) -> String {
 }
 
 /// The table of parameters, one line a layer.
-pub(crate) fn parameter_table(parameters: &[ParameterInfo], vocabulary: usize) -> String {
+pub(crate) fn parameter_table(parameters: &[Parameter], vocabulary: usize) -> String {
     let mut rows: Vec<(String, String, u64)> = Vec::new();
     for parameter in parameters {
-        let layer = parameter.layer();
+        let layer = parameter.layer.as_str();
         let rest = parameter
             .name
             .strip_prefix(layer)
@@ -156,24 +152,24 @@ pub(crate) fn plan_lines(plan: &Plan) -> String {
 pub(crate) struct Judgement {
     verdict: Option<Verdict>,
     advice: Option<Advice>,
-    layers: GradientFlow,
+    layers: Option<GradientFlow>,
+    /// Why there is no flow through the layers, where that needs a word.
+    layers_missing: Option<String>,
     /// Of models that carry a state.
     time: Option<TimeFlow>,
 }
 
 impl Judgement {
-    pub(crate) fn of(events: &[Event], parameters: &[ParameterInfo]) -> Judgement {
-        let steps = events.iter().filter_map(|event| match event {
-            Event::Step(step) => Some(&step.clip),
-            _ => None,
-        });
-        let clipped = steps.clone().filter(|clip| clip.action == "clip");
-        let cosines: Vec<f64> = clipped.map(|clip| clip.cosine).collect();
+    pub(crate) fn of(columns: &Columns) -> Judgement {
+        let cosines = columns.cosine.iter().zip(&columns.action);
+        let clipped = cosines.filter(|(_, action)| **action == ClipAction::Clip);
+        let cosine = mean(clipped.map(|(cosine, _)| f64::from(*cosine)));
         Judgement {
-            verdict: verdict(events),
-            advice: Advice::of(steps.map(ClipEvent::record), mean(&cosines)),
-            layers: gradient_flow(events, parameters),
-            time: TimeFlow::of(events),
+            verdict: columns.verdict(),
+            advice: Advice::of(columns.records(), cosine),
+            layers: columns.gradient_flow(),
+            layers_missing: without_header(columns, "flow of gradients through the layers"),
+            time: columns.time_flows.last().cloned(),
         }
     }
 
@@ -188,7 +184,12 @@ impl Judgement {
                 "\n`{name}` works inside Adam, on the update, and is not part of these numbers"
             ));
         }
-        words.push_str(&format!("\n{}", self.layers));
+        if let Some(layers) = &self.layers {
+            words.push_str(&format!("\n{layers}"));
+        }
+        if let Some(missing) = &self.layers_missing {
+            words.push_str(&format!("\n{missing}"));
+        }
         if let Some(time) = &self.time {
             words.push_str(&format!("\n{time}"));
         }
@@ -217,18 +218,17 @@ impl Judgement {
                 "words": verdict.to_string(),
             })
         });
-        let layers = &self.layers;
         serde_json::json!({
             "verdict": verdict,
             "advice": self.advice.as_ref().map(|advice| serde_json::json!({
                 "policy": advice.policy, "reasons": advice.reasons,
             })),
-            "gradient_flow": {
+            "gradient_flow": self.layers.as_ref().map(|layers| serde_json::json!({
                 "first_to_last": layers.first_to_last,
                 "vanishing": layers.vanishing.as_ref().map(|finding| &finding.layer),
                 "exploding": layers.exploding.as_ref().map(|finding| &finding.layer),
                 "words": layers.to_string(),
-            },
+            })),
             "gradient_flow_through_time": self.time.as_ref().map(|time| serde_json::json!({
                 "step": time.step,
                 "norms": time.norms,
@@ -238,19 +238,6 @@ impl Judgement {
             })),
         })
     }
-}
-
-/// The last evaluation of a history.
-pub(crate) fn last_evaluation(events: &[Event]) -> Option<(u64, f64, f64, f64)> {
-    events.iter().rev().find_map(|event| match event {
-        Event::Evaluation {
-            step,
-            val_loss,
-            bits_per_char,
-            perplexity,
-        } => Some((*step, *val_loss, *bits_per_char, *perplexity)),
-        _ => None,
-    })
 }
 
 /// How the user started this program, for commands to type next.
@@ -280,14 +267,15 @@ mod tests {
 
     #[test]
     fn alike_layers_share_a_line() {
-        let info = |name: &str| ParameterInfo {
+        let info = |name: &str, layer: &str| Parameter {
             name: name.into(),
+            layer: layer.into(),
             shape: vec![2, 3],
         };
         let parameters = [
-            info("embedding.weight"),
-            info("layers.0.w"),
-            info("layers.1.w"),
+            info("embedding.weight", "embedding"),
+            info("layers.0.w", "layers.0"),
+            info("layers.1.w", "layers.1"),
         ];
         let table = parameter_table(&parameters, 5);
         let lines: Vec<&str> = table.lines().map(str::trim).collect();

@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use ratatui::crossterm::event::{self, Event as Input, KeyCode, KeyEventKind, KeyModifiers};
-use shears_train::{End, Event};
+use shears_run::{Event, RunError};
+use shears_train::End;
 
 use crate::exit::{INTERRUPTED, Misuse};
 use crate::watch::Listener;
@@ -58,12 +59,12 @@ impl Screen {
     /// for it.
     pub(crate) fn open(
         setup: Setup,
-        history: &[Event],
+        history: impl Iterator<Item = Result<Event, RunError>>,
         stop: Arc<AtomicBool>,
     ) -> anyhow::Result<Screen> {
         let mut state = State::new(setup);
         for event in history {
-            state.take(event);
+            state.take(&event?);
         }
         state.start();
         let drawing = Drawing::enter().context("cannot draw on this terminal")?;

@@ -13,7 +13,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 
 use anyhow::Context;
-use shears_train::{End, Event, Plan, RunFolder, StepEvent};
+use gradclip::ClipAction;
+use gradclip_judge::statistics::{LATELY, share};
+use shears_run::{Event, RunError, StepEvent};
+use shears_train::{End, Plan, RunFolder};
 
 use crate::output::complain;
 use crate::watch::Listener;
@@ -21,7 +24,7 @@ use event_file::{EventFile, earlier_files};
 use message::Message;
 use summary::{histogram, scalar, text};
 
-/// Steps over which norms become a histogram, and clipped steps a share.
+/// Steps whose norms become a histogram.
 const WINDOW: u64 = 50;
 
 /// Writes what a run does to `tensorboard/` in its folder.
@@ -38,17 +41,27 @@ pub(crate) struct TensorBoard {
 }
 
 impl TensorBoard {
-    /// Begins a file for a run that has taken the steps of `history`.
+    /// Begins a file for a run that has taken `done` steps, those of `history`.
     ///
     /// TensorBoard drops what earlier files say of later steps, because those steps are taken again. If
     /// there are no earlier files, the history is written to this one.
-    pub(crate) fn create(run: &RunFolder, plan: &Plan, history: &[Event]) -> anyhow::Result<Self> {
+    pub(crate) fn create(
+        run: &RunFolder,
+        plan: &Plan,
+        done: u64,
+        history: impl Iterator<Item = Result<Event, RunError>>,
+    ) -> anyhow::Result<Self> {
         let folder = run.path().join("tensorboard");
-        Self::create_in(&folder, plan, history)
+        Self::create_in(&folder, plan, done, history)
             .with_context(|| format!("cannot write to {}", folder.display()))
     }
 
-    fn create_in(folder: &Path, plan: &Plan, history: &[Event]) -> anyhow::Result<Self> {
+    fn create_in(
+        folder: &Path,
+        plan: &Plan,
+        done: u64,
+        history: impl Iterator<Item = Result<Event, RunError>>,
+    ) -> anyhow::Result<Self> {
         std::fs::create_dir_all(folder)?;
         let goes_on = earlier_files(folder)? > 0;
         let mut board = TensorBoard {
@@ -58,18 +71,17 @@ impl TensorBoard {
             norms: BTreeMap::new(),
             step: 0,
         };
-        let done = history.iter().map(Event::step).max().unwrap_or(0);
         if goes_on {
             board.file.start_again_at(done + 1)?;
             for event in history {
-                board.remember(event);
+                board.remember(&event?);
             }
         } else {
             board.file.summary(0, [layout::layout()])?;
             let description = hyperparameters::experiment_and_session(plan)?;
             board.file.summary(0, description)?;
             for event in history {
-                board.event(event);
+                board.event(&event?);
             }
         }
         match board.failure.take() {
@@ -90,10 +102,11 @@ impl TensorBoard {
     }
 
     fn note(&mut self, event: &StepEvent) {
-        if self.clipped.len() as u64 == WINDOW {
+        if self.clipped.len() == LATELY {
             self.clipped.pop_front();
         }
-        self.clipped.push_back(event.clip.action == "clip");
+        self.clipped
+            .push_back(event.clip.action == ClipAction::Clip);
         for (tensor, norm) in &event.clip.tensors {
             match self.norms.get_mut(tensor) {
                 Some(norms) => norms.push(*norm),
@@ -104,7 +117,6 @@ impl TensorBoard {
 
     fn of_step(&mut self, event: &StepEvent) -> Vec<Message> {
         self.note(event);
-        let clipped = self.clipped.iter().filter(|clipped| **clipped).count();
         let clip = &event.clip;
         let scalars = [
             ("loss/train", event.loss),
@@ -116,7 +128,7 @@ impl TensorBoard {
             ("clipping/coefficient", Some(clip.coefficient)),
             (
                 "clipping/share_clipped",
-                Some(clipped as f64 / self.clipped.len() as f64),
+                Some(share(self.clipped.iter().copied())),
             ),
         ];
         let mut values: Vec<Message> = finite(scalars).collect();
@@ -169,7 +181,7 @@ impl Listener for TensorBoard {
             ])
             .collect(),
             Event::Sample { text: sample, .. } => vec![text("sample", sample)],
-            Event::StateGradients { .. } | Event::End { .. } => Vec::new(),
+            Event::Header(_) | Event::StateGradients { .. } | Event::End { .. } => Vec::new(),
         };
         self.write(event.step(), values);
     }

@@ -7,10 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use burn::tensor::Device;
+use gradclip::ClipAction;
 use indicatif::{ProgressBar, ProgressStyle};
 use shears_data::Tokenizer;
 use shears_model::LanguageModel;
-use shears_train::{End, Evaluation, Event, Observer, StepEvent};
+use shears_run::{Event, StepEvent};
+use shears_train::{End, Evaluation, Observer};
 
 use crate::commands::generate::write_sample;
 use crate::output::{complain, say};
@@ -157,7 +159,7 @@ fn smooth(mean: Option<f64>, value: f64) -> Option<f64> {
 impl Observer for Watch {
     fn step(&mut self, event: &StepEvent) {
         self.seen += 1;
-        self.clipped += u64::from(event.clip.action == "clip");
+        self.clipped += u64::from(event.clip.action == ClipAction::Clip);
         if let Some(loss) = event.loss {
             self.loss = smooth(self.loss, loss);
         }

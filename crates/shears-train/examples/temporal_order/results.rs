@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use shears_figure::{Axis, Colour, Figure, Panel, Series};
-use shears_train::lock_folder;
+use shears_run::lock_folder;
 
 use super::trial::{End, Outcome, Settings, Trial};
 use crate::Failure;

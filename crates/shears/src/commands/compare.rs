@@ -5,13 +5,15 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, ValueHint};
-use shears_train::{EndReason, Plan, RunFolder, compare_plans};
+use shears_run::EndReason;
+use shears_train::{Plan, RunFolder, compare_plans};
 
 use crate::comparison::{
     self, Comparison, MOST_VARIANTS, Outcome, Report, Run, SAME_START, Variant, check_folder,
 };
 use crate::exit::Misuse;
-use crate::output::{print_result, say};
+use crate::output::{complain, print_result, say};
+use crate::run_log::{self, without_header};
 
 /// Compare runs that exist, with the report of `shears sweep`
 ///
@@ -100,7 +102,11 @@ pub(crate) fn run(arguments: &CompareArguments) -> anyhow::Result<ExitCode> {
 
 fn read(path: PathBuf) -> anyhow::Result<Read> {
     let run = RunFolder::open_to_read(&path)?;
-    let outcome = Outcome::of(&run.events()?);
+    let log = run_log::read(&run)?;
+    if let Some(missing) = without_header(&log.columns, "picture of its layers") {
+        complain!("shears: warning: {}: {missing}", log.path().display());
+    }
+    let outcome = Outcome::of(&log.columns);
     if outcome.loss.is_empty() {
         return Err(super::nothing_recorded(&run, "compare").into());
     }

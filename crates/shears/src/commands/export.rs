@@ -12,8 +12,9 @@ use anyhow::Context;
 use super::RunArgument;
 use crate::exit::Misuse;
 use crate::new_file::{self, NewFile};
+use crate::run_log;
 use clap::{Args, ValueEnum, ValueHint};
-use columns::{Column, Row, columns, rows};
+use columns::{Column, Rows, columns};
 use std::path::PathBuf;
 
 /// Write a run's steps as a table, for a spreadsheet, pandas, polars, R
@@ -66,20 +67,20 @@ pub(crate) fn run(arguments: &ExportArguments) -> anyhow::Result<ExitCode> {
     if let Some(out) = &arguments.out {
         new_file::check(out, arguments.force)?;
     }
-    let events = run.events()?;
-    let rows = rows(&events);
-    if rows.is_empty() {
+    let log = run_log::read(&run)?;
+    if log.columns.rows() == 0 {
         return Err(super::nothing_recorded(&run, "export").into());
     }
-    let columns = columns(&rows, arguments.tensors);
+    let columns = columns(&log, arguments.tensors);
+    let rows = Rows::of(&log)?;
     match &arguments.out {
-        None => write_csv(&columns, &rows, io::stdout().lock())
+        None => write_csv(&columns, rows, io::stdout().lock())
             .context("cannot write to standard output")?,
         Some(out) => {
             let file = NewFile::beside(out)?;
             let written = match format {
-                TableFormat::Csv => write_csv(&columns, &rows, file.writer()),
-                TableFormat::Parquet => parquet_file::write(&columns, &rows, file.writer()),
+                TableFormat::Csv => write_csv(&columns, rows, file.writer()),
+                TableFormat::Parquet => parquet_file::write(&columns, rows, file.writer()),
             };
             written.with_context(|| format!("cannot write {}", out.display()))?;
             file.put_in_place(out, arguments.force)?;
@@ -103,12 +104,13 @@ fn format(arguments: &ExportArguments) -> Result<TableFormat, Misuse> {
 }
 
 /// A line of names, then a line for each row.
-fn write_csv(columns: &[Column], rows: &[Row<'_>], out: impl Write) -> anyhow::Result<()> {
+fn write_csv(columns: &[Column], rows: Rows<'_>, out: impl Write) -> anyhow::Result<()> {
     let mut table = csv::Writer::from_writer(BufWriter::new(out));
     let names = columns.iter().map(|column| column.name.as_str());
     table.write_record(names).map_err(csv_error)?;
     for row in rows {
-        let fields = columns.iter().map(|column| column.text(row));
+        let row = row?;
+        let fields = columns.iter().map(|column| column.text(&row));
         table.write_record(fields).map_err(csv_error)?;
     }
     table.flush()?;

@@ -3,15 +3,16 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use burn::tensor::Device;
+use gradclip::ClipAction;
+use gradclip_judge::statistics::{mean, share};
 use shears_data::Tokenizer;
-use shears_model::{LanguageModel, ParameterInfo, parameters};
-use shears_train::{Event, Plan, RunFolder};
+use shears_run::{Columns, Event, Parameter};
+use shears_train::{Plan, RunFolder};
 
 use super::RunArgument;
-use crate::model::{Work, device, with_model};
 use crate::output::say;
 use crate::report;
+use crate::run_log::{self, without_header};
 use clap::Args;
 
 /// Show a run: settings, history, checkpoints, verdict on its clipping, advice for the next one
@@ -29,26 +30,16 @@ pub(crate) fn run(arguments: &InspectArguments) -> anyhow::Result<ExitCode> {
     let run = arguments.run.open()?;
     let plan = run.plan()?;
     let tokenizer = run.tokenizer()?;
-    let events = run.events()?;
-    let device: Device = device(&plan.device);
-    let vocabulary = tokenizer.vocab_size();
-    let parameters = with_model(
-        &plan.model_config(),
-        vocabulary,
-        plan.seed,
-        &device,
-        Describe,
-    );
+    let columns = run_log::read(&run)?.columns;
     let store = run.checkpoints();
     let inspected = Inspected {
-        judgement: report::Judgement::of(&events, &parameters),
+        judgement: report::Judgement::of(&columns),
         checkpoints: store.list(),
         best: store.best(),
         run,
         plan,
         tokenizer,
-        events,
-        parameters,
+        columns,
     };
     match arguments.json {
         true => say!("{}", inspected.json()?),
@@ -61,8 +52,7 @@ struct Inspected {
     run: RunFolder,
     plan: Plan,
     tokenizer: Tokenizer,
-    events: Vec<Event>,
-    parameters: Vec<ParameterInfo>,
+    columns: Columns,
     checkpoints: Vec<PathBuf>,
     best: Option<PathBuf>,
     judgement: report::Judgement,
@@ -70,13 +60,19 @@ struct Inspected {
 
 impl Inspected {
     fn json(&self) -> anyhow::Result<serde_json::Value> {
-        let elements: usize = self.parameters.iter().map(ParameterInfo::elements).sum();
+        let parameters = self
+            .columns
+            .header
+            .as_ref()
+            .map(|header| &header.parameters);
+        let elements: Option<usize> =
+            parameters.map(|parameters| parameters.iter().map(Parameter::elements).sum());
         let show = |path: &PathBuf| path.display().to_string();
         let mut object = self.judgement.json();
         object["plan"] = serde_json::to_value(&self.plan)?;
         object["tokenizer"] = self.tokenizer.describe().into();
         object["parameters"] = elements.into();
-        object["history"] = serde_json::to_value(history(&self.events))?;
+        object["history"] = serde_json::to_value(history(&self.columns))?;
         object["checkpoints"] = self.checkpoints.iter().map(show).collect();
         object["best_checkpoint"] = self.best.as_ref().map(show).into();
         Ok(object)
@@ -84,7 +80,7 @@ impl Inspected {
 
     fn print(&self) {
         let plan = &self.plan;
-        let steps = self.events.iter().map(Event::step).max().unwrap_or(0);
+        let steps = self.columns.step.last().copied().unwrap_or(0);
         say!("run {}", self.run.path().display());
         say!(
             "{} ({}), preset {}",
@@ -93,16 +89,19 @@ impl Inspected {
             plan.preset
         );
         say!("{}\n", report::plan_lines(plan));
-        say!(
-            "{}",
-            report::parameter_table(&self.parameters, self.tokenizer.vocab_size())
-        );
+        if let Some(header) = &self.columns.header {
+            let symbols = self.tokenizer.vocab_size();
+            say!("{}", report::parameter_table(&header.parameters, symbols));
+        }
+        if let Some(missing) = without_header(&self.columns, "table of parameters") {
+            say!("{missing}");
+        }
         say!(
             "\n{} of {} steps taken",
             report::count(steps),
             report::count(plan.steps)
         );
-        for line in history_lines(&self.events) {
+        for line in history_lines(&self.columns) {
             say!("  {line}");
         }
         say!("\ncheckpoints");
@@ -124,58 +123,42 @@ impl Inspected {
     }
 }
 
-struct Describe;
-
-impl Work for Describe {
-    type Output = Vec<ParameterInfo>;
-
-    fn with<M: LanguageModel>(self, model: M) -> Vec<ParameterInfo> {
-        parameters(&model)
-    }
-}
-
-fn history(events: &[Event]) -> Vec<&Event> {
-    events
-        .iter()
-        .filter(|event| matches!(event, Event::Evaluation { .. }))
-        .collect()
+/// The evaluations as the log has them.
+fn history(columns: &Columns) -> Vec<Event> {
+    let evaluations = columns.evaluations.iter();
+    let event = |evaluation: &shears_run::Evaluation| Event::Evaluation {
+        step: evaluation.step,
+        val_loss: evaluation.val_loss,
+        bits_per_char: evaluation.bits_per_char,
+        perplexity: evaluation.perplexity,
+    };
+    evaluations.map(event).collect()
 }
 
 /// Training loss, norm and share of clipped steps over ten stretches of the run.
-fn history_lines(events: &[Event]) -> Vec<String> {
-    let steps: Vec<_> = events
-        .iter()
-        .filter_map(|event| match event {
-            Event::Step(step) => Some(step),
-            _ => None,
-        })
-        .collect();
-    let stretch = steps.len().div_ceil(10).max(1);
-    let mut lines = Vec::new();
-    for part in steps.chunks(stretch) {
-        let losses: Vec<f64> = part.iter().filter_map(|step| step.loss).collect();
-        let mean_loss = losses.iter().sum::<f64>() / losses.len() as f64;
-        let norm_max = part
-            .iter()
-            .map(|step| step.clip.norm_before)
-            .fold(0.0, f64::max);
-        let clipped = part
-            .iter()
-            .filter(|step| step.clip.action == "clip")
-            .count();
-        let (first, last) = (part[0].step, part[part.len() - 1].step);
-        let evaluated = events.iter().rev().find_map(|event| match event {
-            Event::Evaluation { step, val_loss, .. } if (first..=last).contains(step) => {
-                Some(format!("  val {val_loss:.4}"))
-            }
-            _ => None,
-        });
-        lines.push(format!(
+fn history_lines(columns: &Columns) -> Vec<String> {
+    let stretch = columns.rows().div_ceil(10).max(1);
+    let starts = (0..columns.rows()).step_by(stretch);
+    let line = |start: usize| {
+        let rows = start..(start + stretch).min(columns.rows());
+        let losses = columns.loss[rows.clone()].iter().copied().map(f64::from);
+        let mean_loss = mean(losses.filter(|loss| loss.is_finite())).unwrap_or(f64::NAN);
+        let norms = &columns.norm_before[rows.clone()];
+        let norm_max = norms.iter().copied().fold(0.0, f64::max);
+        let actions = &columns.action[rows.clone()];
+        let clipped = share(actions.iter().map(|action| *action == ClipAction::Clip));
+        let (first, last) = (columns.step[start], columns.step[rows.end - 1]);
+        let inside = |step: u64| (first..=last).contains(&step);
+        let mut evaluations = columns.evaluations.iter().rev();
+        let evaluated = evaluations
+            .find(|evaluation| inside(evaluation.step))
+            .map(|evaluation| format!("  val {:.4}", evaluation.val_loss));
+        format!(
             "steps {first:>6}-{last:<6}  loss {mean_loss:.4}  norm max {norm_max:<9.3}  \
              clipped {:>3.0} %{}",
-            100.0 * clipped as f64 / part.len() as f64,
+            100.0 * clipped,
             evaluated.unwrap_or_default(),
-        ));
-    }
-    lines
+        )
+    };
+    starts.map(line).collect()
 }

@@ -9,21 +9,20 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use gradclip::NormOrder;
-use gradclip_judge::{RecordedStep, Replay};
+use gradclip::{ClipRule, NormOrder};
+use gradclip_judge::{RecordedStep, Replay, ReplayError, Spikes, UsualNorm};
 use serde_json::{Value, json};
-use shears_model::{LanguageModel, ParameterInfo, parameters};
-use shears_train::{ClipPolicy, Event, Plan, RunFolder, StepEvent};
+use shears_run::{Columns, Event, Header, StepEvent};
+use shears_train::{ClipPolicy, Plan, RunFolder};
 
 use super::{RunArgument, renamed};
 use crate::exit::Misuse;
-use crate::model::{Work, device, with_model};
 use crate::new_file;
 use crate::output::{print_result, say};
+use crate::run_log::{self, without_header};
 use crate::settings::checked;
-use account::{Account, Taken, replay};
+use account::{Account, Watched};
 use clap::{Args, ValueHint};
-use spikes::Spikes;
 
 /// The names of the policies in tables and in the chart.
 const LABELS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
@@ -163,27 +162,41 @@ pub(crate) struct Replayed {
 
 impl Replayed {
     fn new(run: RunFolder, plan: Plan, policies: Vec<ClipPolicy>) -> anyhow::Result<Self> {
-        let events = step_events(&run)?;
-        let recorded = recorded(&events, &elements(&run, &plan)?);
-        let norms: Vec<f64> = recorded.iter().map(|step| step.norm).collect();
-        let spikes = Spikes::find(&norms);
-        let own: Vec<Taken> = events.iter().map(|event| (&event.clip).into()).collect();
-        let account = |label: &str, policy: ClipPolicy, taken| {
-            Account::new(label.to_string(), policy, taken, &recorded, &spikes)
-        };
-        let mut accounts = vec![account("run", plan.clip.clone(), own)];
-        for (policy, label) in policies.into_iter().zip(LABELS.chars()) {
-            let taken = replay(&policy, &recorded)
-                .map_err(|error| Misuse(format!("--clip {policy}: {error}")))?;
-            accounts.push(account(&label.to_string(), policy, taken));
+        let log = run_log::read(&run)?;
+        let columns = &log.columns;
+        if columns.rows() == 0 {
+            return Err(super::nothing_recorded(&run, "replay").into());
         }
+        let mut watched = vec![Watched::own(plan.clip.clone())];
+        let refuse =
+            |policy: &ClipPolicy, error: ReplayError| Misuse(format!("--clip {policy}: {error}"));
+        for policy in policies {
+            check_sizes(&policy, columns)?;
+            let other = Watched::other(policy.clone());
+            watched.push(other.map_err(|error| refuse(&policy, error))?);
+        }
+        let elements = columns.header.as_ref().map(elements);
+        for event in log.events()? {
+            let Event::Step(step) = event? else { continue };
+            let recorded = recorded(&step, elements.as_ref());
+            for watched in &mut watched {
+                let shown = watched.step((&step.clip).into(), &recorded);
+                shown.map_err(|error| refuse(watched.policy(), error))?;
+            }
+        }
+        let spikes = Spikes::find(columns.norm_before.iter().copied());
+        let labels = ["run".to_string()].into_iter();
+        let labels = labels.chain(LABELS.chars().map(String::from));
+        let accounts = labels
+            .zip(watched)
+            .map(|(label, watched)| Account::new(label, watched, &spikes));
         Ok(Replayed {
             run: run.path().to_path_buf(),
             plan,
-            steps: events.iter().map(|event| event.step).collect(),
-            norms,
+            steps: columns.step.clone(),
+            norms: columns.norm_before.clone(),
+            accounts: accounts.collect(),
             spikes,
-            accounts,
         })
     }
 
@@ -210,9 +223,9 @@ impl Replayed {
             "step": self.steps,
             "norm": self.norms,
             "spike_definition": {
-                "times_median": spikes::TIMES_USUAL,
-                "window": spikes::WINDOW,
-                "fewest": spikes::FEWEST,
+                "times_median": Spikes::TIMES_USUAL,
+                "window": UsualNorm::WINDOW,
+                "fewest": UsualNorm::FEWEST,
             },
             "spikes": spikes.collect::<Vec<Value>>(),
             "policies": self.accounts.iter().map(Account::json).collect::<Vec<Value>>(),
@@ -220,55 +233,36 @@ impl Replayed {
     }
 }
 
-/// The steps of a run, of which there must be one.
-fn step_events(run: &RunFolder) -> anyhow::Result<Vec<StepEvent>> {
-    let steps: Vec<StepEvent> = run
-        .events()?
-        .into_iter()
-        .filter_map(|event| match event {
-            Event::Step(step) => Some(step),
-            _ => None,
-        })
-        .collect();
-    match steps.is_empty() {
-        false => Ok(steps),
-        true => Err(super::nothing_recorded(run, "replay").into()),
-    }
-}
-
-/// The number of elements of each parameter of a run's model.
-fn elements(run: &RunFolder, plan: &Plan) -> anyhow::Result<BTreeMap<String, usize>> {
-    struct Describe;
-    impl Work for Describe {
-        type Output = Vec<ParameterInfo>;
-
-        fn with<M: LanguageModel>(self, model: M) -> Vec<ParameterInfo> {
-            parameters(&model)
+/// Refuses a rule that goes by the sizes of tensors where the log does not have them.
+fn check_sizes(policy: &ClipPolicy, columns: &Columns) -> Result<(), Misuse> {
+    let by_size = |rule: &ClipRule| matches!(rule, ClipRule::BlockRms { .. });
+    match without_header(columns, "sizes of tensors") {
+        Some(why) if policy.rules().iter().any(by_size) => {
+            Err(Misuse(format!("--clip {policy}: {why}")))
         }
+        _ => Ok(()),
     }
-    let device = device(&plan.device);
-    let vocabulary = run.tokenizer()?.vocab_size();
-    let config = plan.model_config();
-    let parameters = with_model(&config, vocabulary, plan.seed, &device, Describe);
-    let elements = parameters.into_iter();
-    Ok(elements
-        .map(|parameter| (parameter.name.clone(), parameter.elements()))
-        .collect())
 }
 
-fn recorded(events: &[StepEvent], elements: &BTreeMap<String, usize>) -> Vec<RecordedStep> {
-    let tensors = |event: &StepEvent| {
-        let norms = event.clip.tensors.iter();
-        norms
-            .filter_map(|(name, norm)| Some((name.clone(), *norm, *elements.get(name)?)))
-            .collect()
-    };
-    events
-        .iter()
-        .map(|event| RecordedStep {
-            norm: event.clip.norm_before,
-            loss: event.loss,
-            tensors: tensors(event),
-        })
+/// The number of elements of each parameter.
+fn elements(header: &Header) -> BTreeMap<&str, usize> {
+    let parameters = header.parameters.iter();
+    parameters
+        .map(|parameter| (parameter.name.as_str(), parameter.elements()))
         .collect()
+}
+
+/// Without `elements`, all tensors are said to have one.
+fn recorded(step: &StepEvent, elements: Option<&BTreeMap<&str, usize>>) -> RecordedStep {
+    let elements = |name: &str| match elements {
+        Some(elements) => elements.get(name).copied(),
+        None => Some(1),
+    };
+    let tensors = step.clip.tensors.iter();
+    let tensors = tensors.filter_map(|(name, norm)| Some((name.clone(), *norm, elements(name)?)));
+    RecordedStep {
+        norm: step.clip.norm_before,
+        loss: step.loss,
+        tensors: tensors.collect(),
+    }
 }

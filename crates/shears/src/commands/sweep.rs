@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use shears_model::LanguageModel;
+use shears_run::{EndReason, Glance, StepEvent};
 use shears_train::{
-    Corpora, End, EndReason, Evaluation, Event, Observer, RunFolder, StepEvent, TrainError,
-    Trainer, load_corpora, train,
+    Corpora, End, Evaluation, Observer, RunFolder, TrainError, Trainer, load_corpora, train,
 };
 
 use super::train::{batches_and_memory, newest_checkpoint, refuse_too_large};
@@ -21,6 +21,7 @@ use crate::exit::{INTERRUPTED, Misuse};
 use crate::model::{Work, device, with_model};
 use crate::output::say;
 use crate::report;
+use crate::run_log;
 use crate::settings::checked;
 use crate::watch::stop_when_asked;
 use clap::{Args, ValueHint};
@@ -147,12 +148,8 @@ fn ended(cell: &Cell) -> anyhow::Result<Option<EndReason>> {
         let what = format!("{path} was trained with {name} {was}, not {asked}");
         return Err(Misuse(format!("{what}; choose another --out")).into());
     }
-    Ok(match folder.events()?.pop() {
-        Some(Event::End { how, .. }) if how != EndReason::Stopped && how != EndReason::Failed => {
-            Some(how)
-        }
-        _ => None,
-    })
+    let end = Glance::at(&folder.events_path()).end.map(|end| end.how);
+    Ok(end.filter(|how| *how != EndReason::Stopped && *how != EndReason::Failed))
 }
 
 /// Trains one run from where it stands to its end.
@@ -269,12 +266,12 @@ impl Observer for GridWatch {
 fn conclude(grid: &Grid, out: &Path) -> anyhow::Result<ExitCode> {
     let mut runs = Vec::new();
     for cell in &grid.cells {
-        let events = RunFolder::open_to_read(&cell.folder)?.events()?;
+        let log = run_log::read(&RunFolder::open_to_read(&cell.folder)?)?;
         runs.push(Run {
             variant: cell.policy,
             rate: cell.rate,
             seed: cell.plan.seed,
-            outcome: Outcome::of(&events),
+            outcome: Outcome::of(&log.columns),
         });
     }
     let variants = grid.policies.iter().map(|name| {

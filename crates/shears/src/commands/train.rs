@@ -7,9 +7,10 @@ use std::process::ExitCode;
 
 use burn::tensor::Device;
 use shears_model::{LanguageModel, Precision, parameters};
+use shears_run::Event;
 use shears_train::{
-    Batches, Checkpoint, Corpora, End, Event, MemoryEstimate, Plan, RunFolder, Trainer,
-    estimate_memory, load_corpora, train,
+    Batches, Checkpoint, Corpora, End, MemoryEstimate, Plan, RunFolder, Trainer, estimate_memory,
+    header, load_corpora, train,
 };
 
 use crate::commands::generate::write_sample;
@@ -17,6 +18,7 @@ use crate::exit::{INTERRUPTED, Misuse};
 use crate::model::{Work, device, with_model};
 use crate::output::{complain, say};
 use crate::report;
+use crate::run_log;
 use crate::screen::{self, Screen, Setup};
 use crate::settings::Given;
 use crate::tensorboard::TensorBoard;
@@ -217,12 +219,15 @@ impl Work for Train {
             tensorboard,
             tui,
         } = self;
-        let infos = parameters(&model);
         let vocabulary = corpora.tokenizer.vocab_size();
         let (batches, memory) = batches_and_memory(&plan, &model, &corpora)?;
         if show == Show::Text {
             introduce(&plan, &corpora);
-            say!("{}", report::parameter_table(&infos, vocabulary));
+            let header = header(&plan, &parameters(&model));
+            say!(
+                "{}",
+                report::parameter_table(&header.parameters, vocabulary)
+            );
             say!("{}", report::memory_line(&memory));
         }
         refuse_too_large(memory.total())?;
@@ -295,15 +300,22 @@ fn add_listeners<M: LanguageModel>(
     }
     let plan = trainer.plan();
     let done = trainer.progress().step;
-    let mut history = folder.events()?;
+    let log = folder.log()?;
     // Later steps are taken again.
-    history.retain(|event| event.step() <= done && !matches!(event, Event::End { .. }));
-    let board = tensorboard.then(|| TensorBoard::create(folder, plan, &history));
-    let board = board.transpose()?;
+    let is_past = move |event: &Event| event.step() <= done && !matches!(event, Event::End { .. });
+    let history = || -> anyhow::Result<_> {
+        let events = log.events()?;
+        Ok(events.filter(move |event| event.as_ref().map_or(true, is_past)))
+    };
+    let board = match tensorboard {
+        true => Some(TensorBoard::create(folder, plan, done, history()?)?),
+        false => None,
+    };
     // The screen is the first to be told of the end, because others may have something to say then.
     if tui {
-        let setup = Setup::new(plan, folder.path(), &parameters(trainer.model()));
-        watch.add(Screen::open(setup, &history, watch.stop())?);
+        let header = header(plan, &parameters(trainer.model()));
+        let setup = Setup::new(plan, folder.path(), &header);
+        watch.add(Screen::open(setup, history()?, watch.stop())?);
     }
     if let Some(board) = board {
         watch.add(board);
@@ -358,9 +370,9 @@ fn conclude<M: LanguageModel>(
     show: Show,
     device: &Device,
 ) -> anyhow::Result<()> {
-    let events = folder.events()?;
-    let judgement = report::Judgement::of(&events, &parameters(trainer.model()));
-    let evaluation = report::last_evaluation(&events);
+    let columns = run_log::read(folder)?.columns;
+    let judgement = report::Judgement::of(&columns);
+    let evaluation = columns.evaluations.last();
     let path = folder.path().display();
     let step = trainer.progress().step;
     let reason = match end {
@@ -374,9 +386,9 @@ fn conclude<M: LanguageModel>(
         line["reason"] = reason.into();
         line["step"] = step.into();
         line["run"] = path.to_string().into();
-        line["val_loss"] = evaluation.map(|(_, loss, _, _)| loss).into();
-        line["bits_per_char"] = evaluation.map(|(_, _, bits, _)| bits).into();
-        line["perplexity"] = evaluation.map(|(_, _, _, perplexity)| perplexity).into();
+        line["val_loss"] = evaluation.map(|evaluation| evaluation.val_loss).into();
+        line["bits_per_char"] = evaluation.map(|evaluation| evaluation.bits_per_char).into();
+        line["perplexity"] = evaluation.map(|evaluation| evaluation.perplexity).into();
         say!("{line}");
     }
     if show != Show::Text {
@@ -392,7 +404,13 @@ fn conclude<M: LanguageModel>(
         }
         End::Stopped => say!("\nstopped at step {step}; the run is saved"),
     }
-    if let Some((at, loss, bits, perplexity)) = evaluation {
+    if let Some(&shears_run::Evaluation {
+        step: at,
+        val_loss: loss,
+        bits_per_char: bits,
+        perplexity,
+    }) = evaluation
+    {
         say!(
             "val loss {loss:.4} nats a token at step {at} ({bits:.3} bits a character, \
              perplexity {perplexity:.2})"

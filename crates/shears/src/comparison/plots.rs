@@ -292,10 +292,9 @@ fn distribution(shown: &[Shown<'_>]) -> anyhow::Result<Picture> {
 
 fn layers(index: usize, name: &str, outcome: &Outcome) -> anyhow::Result<Option<Picture>> {
     let rows = outcome.layers.iter();
-    let mut rows: Vec<(&str, &[f64])> = rows
+    let rows: Vec<(&str, &[f64])> = rows
         .map(|(layer, norms)| (layer.as_str(), norms.as_slice()))
         .collect();
-    rows.sort_by_key(|(layer, _)| place(layer));
     let picture = |svg| {
         Picture {
         name: format!("layers-{}", index + 1),
@@ -307,30 +306,4 @@ fn layers(index: usize, name: &str, outcome: &Outcome) -> anyhow::Result<Option<
     }
     };
     Ok(heat_map(&rows)?.map(picture))
-}
-
-/// From input to output, and layers by their numbers: names alone have `blocks.10` before `blocks.2`.
-fn place(layer: &str) -> (u8, &str, u64) {
-    let (name, number) = layer.rsplit_once('.').unwrap_or((layer, ""));
-    let part = match name {
-        name if name.contains("embedding") => 0,
-        "output" | "norm" => 2,
-        _ => 1,
-    };
-    (part, name, number.parse().unwrap_or(0))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::place;
-
-    #[test]
-    fn layers_stand_from_input_to_output() {
-        let mut layers = ["blocks.10", "blocks.2", "norm", "output", "token_embedding"];
-        layers.sort_by_key(|layer| place(layer));
-        assert_eq!(
-            layers,
-            ["token_embedding", "blocks.2", "blocks.10", "norm", "output"]
-        );
-    }
 }

@@ -1,11 +1,8 @@
 //! What the runs of a comparison came to, from their event logs alone.
 
-use std::collections::BTreeMap;
-
-use shears_model::layer_of;
-use shears_train::{EndReason, Event, TimeFlow};
-
-use crate::report::mean;
+use gradclip::ClipAction;
+use gradclip_judge::statistics::{mean, median, share};
+use shears_run::{Columns, EndReason, TimeFlow};
 
 /// A loss this many mean deviations above its running mean is a spike.
 const SPIKE_DEVIATIONS: f64 = 6.0;
@@ -24,8 +21,8 @@ pub(crate) struct Outcome {
     pub(super) cosine: Vec<f64>,
     pub(super) clipped: Vec<bool>,
     pub(super) skipped: Vec<bool>,
-    /// The norm of each layer's gradient.
-    pub(super) layers: BTreeMap<String, Vec<f64>>,
+    /// The norm of each layer's gradient, from input to output; none if the log does not say what they are.
+    pub(super) layers: Vec<(String, Vec<f64>)>,
     /// Step and loss.
     pub(crate) evaluations: Vec<(u64, f64)>,
     /// How gradients flowed back in time, from the first to the last time that it was measured.
@@ -34,44 +31,25 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    pub(crate) fn of(events: &[Event]) -> Outcome {
-        let mut outcome = Outcome::default();
-        for event in events {
-            match event {
-                Event::Step(step) => {
-                    let clip = &step.clip;
-                    outcome.loss.push(step.loss.unwrap_or(f64::NAN));
-                    outcome.norm.push(clip.norm_before);
-                    outcome.threshold.push(clip.threshold);
-                    outcome.coefficient.push(clip.coefficient);
-                    outcome.cosine.push(clip.cosine);
-                    outcome.clipped.push(clip.action == "clip");
-                    outcome.skipped.push(clip.action == "skip");
-                    let mut squares: BTreeMap<&str, f64> = BTreeMap::new();
-                    for (name, norm) in &clip.tensors {
-                        *squares.entry(layer_of(name)).or_default() += norm * norm;
-                    }
-                    let steps = outcome.loss.len();
-                    for (layer, sum) in squares {
-                        let norms = outcome.layers.entry(layer.to_string()).or_default();
-                        norms.resize(steps - 1, f64::NAN);
-                        norms.push(sum.sqrt());
-                    }
-                }
-                Event::Evaluation { step, val_loss, .. } => {
-                    outcome.evaluations.push((*step, *val_loss));
-                }
-                Event::StateGradients { step, layers } => {
-                    outcome.time_flows.extend(TimeFlow::together(*step, layers));
-                }
-                Event::End { how, .. } => outcome.end = Some(*how),
-                Event::Sample { .. } => {}
-            }
+    pub(crate) fn of(columns: &Columns) -> Outcome {
+        let is = |action| columns.action.iter().map(move |taken| *taken == action);
+        let thresholds = columns.threshold.iter().copied();
+        let evaluations = columns.evaluations.iter();
+        Outcome {
+            loss: columns.loss.iter().copied().map(f64::from).collect(),
+            norm: columns.norm_before.clone(),
+            threshold: thresholds
+                .map(|threshold| Some(threshold).filter(|t| t.is_finite()))
+                .collect(),
+            coefficient: columns.coefficient.clone(),
+            cosine: columns.cosine.iter().copied().map(f64::from).collect(),
+            clipped: is(ClipAction::Clip).collect(),
+            skipped: is(ClipAction::Skip).collect(),
+            layers: columns.layer_norms().unwrap_or_default(),
+            evaluations: evaluations.map(|one| (one.step, one.val_loss)).collect(),
+            time_flows: columns.time_flows.clone(),
+            end: columns.end.as_ref().map(|end| end.how),
         }
-        for norms in outcome.layers.values_mut() {
-            norms.resize(outcome.loss.len(), f64::NAN);
-        }
-        outcome
     }
 
     /// Leaves the first steps, and of the evaluations those up to the step of one.
@@ -91,7 +69,7 @@ impl Outcome {
         self.threshold.truncate(steps);
         self.clipped.truncate(steps);
         self.skipped.truncate(steps);
-        for norms in self.layers.values_mut() {
+        for (_, norms) in &mut self.layers {
             norms.truncate(steps);
         }
         self.evaluations.retain(|(step, _)| *step <= evaluation);
@@ -112,7 +90,7 @@ impl Outcome {
     }
 
     pub(super) fn clipped_share(&self) -> f64 {
-        share(&self.clipped)
+        share(self.clipped.iter().copied())
     }
 
     pub(super) fn skips(&self) -> usize {
@@ -122,11 +100,8 @@ impl Outcome {
     /// The mean cosine between a gradient before and after, over the steps that were clipped.
     pub(super) fn cosine_when_clipped(&self) -> Option<f64> {
         let cosines = self.cosine.iter().zip(&self.clipped);
-        let cosines: Vec<f64> = cosines
-            .filter(|(_, c)| **c)
-            .map(|(cosine, _)| *cosine)
-            .collect();
-        mean(&cosines)
+        let clipped = cosines.filter(|(_, clipped)| **clipped);
+        mean(clipped.map(|(cosine, _)| *cosine))
     }
 
     /// How often the loss jumped out of the band that it ran in.
@@ -171,10 +146,9 @@ pub(super) fn smoothed(values: &[f64]) -> Vec<f64> {
         if !values[step].is_finite() {
             return f64::NAN;
         }
-        let mut last = values[(step + 1).saturating_sub(MEDIAN_OF)..=step].to_vec();
-        last.retain(|value| value.is_finite());
-        last.sort_by(f64::total_cmp);
-        let median = last[last.len() / 2];
+        let last = &values[(step + 1).saturating_sub(MEDIAN_OF)..=step];
+        let finite = last.iter().copied().filter(|value| value.is_finite());
+        let median = median(finite).unwrap_or(values[step]);
         level = match level.is_nan() {
             true => median,
             false => level + WEIGHT * (median - level),
@@ -184,13 +158,9 @@ pub(super) fn smoothed(values: &[f64]) -> Vec<f64> {
     (0..values.len()).map(smooth).collect()
 }
 
-pub(super) fn share(flags: &[bool]) -> f64 {
-    flags.iter().filter(|flag| **flag).count() as f64 / flags.len().max(1) as f64
-}
-
 /// Mean and half the width of its 95 % confidence interval, by Student's distribution; none of one value.
 pub(super) fn mean_and_interval(values: &[f64]) -> Option<(f64, Option<f64>)> {
-    let mean = mean(values)?;
+    let mean = mean(values.iter().copied())?;
     let degrees = values.len() - 1;
     if degrees == 0 {
         return Some((mean, None));

@@ -1,7 +1,7 @@
 //! The picture of gradients that vanish or explode through time.
 
 use shears_figure::{Axis, Colour, Series};
-use shears_train::TimeFlow;
+use shears_run::TimeFlow;
 
 use super::plots::{Picture, chart};
 use super::results::Outcome;

@@ -1,10 +1,10 @@
 //! What a comparison says in words: the result of each policy, and what to do.
 
+use gradclip_judge::statistics::{mean, share};
 use serde::Serialize;
 
-use super::results::{mean_and_interval, share};
+use super::results::{Outcome, mean_and_interval};
 use super::{Comparison, Run, Variant};
-use crate::report::mean;
 
 /// A variant at one learning rate, over all its seeds.
 #[derive(Clone, Debug, Serialize)]
@@ -81,7 +81,7 @@ impl Findings {
                 runs.map(|run| run.outcome.steps_to(target).map(|steps| steps as f64))
                     .collect()
             });
-            group.steps_to_target = steps.and_then(|steps| mean(&steps));
+            group.steps_to_target = steps.and_then(mean);
         }
         let recommendation = recommend(&groups, &best, comparison);
         Findings {
@@ -101,10 +101,7 @@ fn group(name: &str, (variant, rate): (usize, usize), lr: f64, runs: &[&Run]) ->
     let all = losses.len() == runs.len();
     let interval = mean_and_interval(&losses).filter(|_| all);
     let outcomes = || runs.iter().map(|run| &run.outcome);
-    let clipped: Vec<bool> = outcomes().flat_map(|run| run.clipped.clone()).collect();
-    let cosines: Vec<f64> = outcomes()
-        .filter_map(|run| run.cosine_when_clipped())
-        .collect();
+    let clipped = outcomes().flat_map(|run| run.clipped.iter().copied());
     Group {
         policy: name.to_string(),
         variant,
@@ -116,8 +113,8 @@ fn group(name: &str, (variant, rate): (usize, usize), lr: f64, runs: &[&Run]) ->
         val_loss_interval: interval.and_then(|(_, half)| half),
         val_losses: losses,
         seeds,
-        clipped_share: share(&clipped),
-        cosine: mean(&cosines),
+        clipped_share: share(clipped),
+        cosine: mean(outcomes().filter_map(Outcome::cosine_when_clipped)),
         skipped: outcomes().map(|run| run.skips()).sum(),
         spikes: outcomes().map(|run| run.spikes()).sum(),
         steps_to_target: None,
@@ -297,7 +294,7 @@ mod tests {
             lr: 0.1,
             runs: val_losses.len(),
             converged: val_losses.len(),
-            val_loss: mean(val_losses),
+            val_loss: mean(val_losses.iter().copied()),
             val_loss_interval: None,
             val_losses: val_losses.to_vec(),
             seeds: (1..=val_losses.len() as u64).collect(),

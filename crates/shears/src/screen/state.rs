@@ -1,17 +1,15 @@
 //! What the screen knows of a run.
 
-use std::collections::VecDeque;
 use std::path::Path;
 
+use gradclip::ClipAction;
+use gradclip_judge::statistics::{LATELY, share};
 use gradclip_judge::{StepRecord, Verdict};
-use shears_model::ParameterInfo;
-use shears_train::{Event, Plan, StepEvent};
+use shears_run::{Event, Header, StepEvent};
+use shears_train::Plan;
 
 use super::series::Series;
 use crate::output::one_line;
-
-/// Steps that "the last" means.
-pub(super) const LAST: usize = 100;
 
 /// The weight of the newest step in the smoothed loss and speed.
 const SMOOTHING: f64 = 0.1;
@@ -30,21 +28,17 @@ pub(crate) struct Setup {
 }
 
 impl Setup {
-    pub(crate) fn new(plan: &Plan, run: &Path, parameters: &[ParameterInfo]) -> Setup {
-        let mut layers: Vec<(String, Vec<String>)> = Vec::new();
-        for parameter in parameters {
-            let (layer, tensor) = (parameter.layer(), parameter.name.clone());
-            match layers.last_mut().filter(|(name, _)| name == layer) {
-                Some((_, tensors)) => tensors.push(tensor),
-                None => layers.push((layer.to_string(), vec![tensor])),
-            }
-        }
+    pub(crate) fn new(plan: &Plan, run: &Path, header: &Header) -> Setup {
+        let layers = header.layers().into_iter().map(|(layer, parameters)| {
+            let tensors = parameters.iter().map(|parameter| parameter.name.clone());
+            (layer.to_string(), tensors.collect())
+        });
         Setup {
             run: one_line(&run.display().to_string()),
             title: plan.preset.to_string(),
             policy: plan.clip.to_string(),
             steps: plan.steps,
-            layers,
+            layers: layers.collect(),
         }
     }
 }
@@ -71,8 +65,6 @@ pub(super) struct State {
     pub(super) sample: Option<(u64, String)>,
     pub(super) clipped: u64,
     pub(super) left_out: u64,
-    /// Of each of the last steps, whether it was clipped.
-    pub(super) lately: VecDeque<bool>,
     pub(super) verdict: Option<Verdict>,
     records: Vec<StepRecord>,
     /// How many records the verdict is of.
@@ -99,7 +91,6 @@ impl State {
             sample: None,
             clipped: 0,
             left_out: 0,
-            lately: VecDeque::new(),
             verdict: None,
             records: Vec::new(),
             judged: 0,
@@ -126,7 +117,7 @@ impl State {
                 let lines: Vec<String> = text.lines().map(one_line).collect();
                 self.sample = Some((*step, lines.join("\n")));
             }
-            Event::StateGradients { .. } | Event::End { .. } => {}
+            Event::Header(_) | Event::StateGradients { .. } | Event::End { .. } => {}
         }
     }
 
@@ -149,13 +140,8 @@ impl State {
             let norms = tensors.iter().filter_map(|tensor| clip.tensors.get(tensor));
             *layer = norms.map(|norm| norm * norm).sum::<f64>().sqrt();
         }
-        let clipped = clip.action == "clip";
-        self.clipped += u64::from(clipped);
-        self.left_out += u64::from(clip.action == "skip");
-        if self.lately.len() == LAST {
-            self.lately.pop_front();
-        }
-        self.lately.push_back(clipped);
+        self.clipped += u64::from(clip.action == ClipAction::Clip);
+        self.left_out += u64::from(clip.action == ClipAction::Skip);
         self.records.push(clip.record());
     }
 
@@ -170,11 +156,10 @@ impl State {
 
     /// The share of clipped steps of the whole run, and of the last steps.
     pub(super) fn shares_clipped(&self) -> (f64, f64) {
-        let share = |clipped: u64, all: usize| clipped as f64 / all.max(1) as f64;
-        let lately = self.lately.iter().filter(|clipped| **clipped).count();
+        let lately = self.records.iter().rev().take(LATELY);
         (
-            share(self.clipped, self.records.len()),
-            share(lately as u64, self.lately.len()),
+            self.clipped as f64 / self.records.len().max(1) as f64,
+            share(lately.map(|record| record.clipped)),
         )
     }
 }

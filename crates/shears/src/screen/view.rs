@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use gradclip_judge::Assessment;
+use gradclip_judge::statistics::LATELY;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::Stylize;
@@ -13,7 +14,7 @@ use ratatui::widgets::{Paragraph, Wrap};
 
 use super::charts::{Scale, draw_losses, draw_norms};
 use super::panel::{panel, short};
-use super::state::{LAST, State};
+use super::state::State;
 use crate::report::count;
 
 /// Below this there are words only.
@@ -140,7 +141,7 @@ fn draw_clipping(frame: &mut Frame<'_>, area: Rect, state: &State) {
     let rows = [
         (
             "clipped",
-            format!("{}, last {LAST} {}", percent(all), percent(lately)).into(),
+            format!("{}, last {LATELY} {}", percent(all), percent(lately)).into(),
         ),
         ("left out", count(state.left_out).into()),
         (

@@ -13,6 +13,7 @@ mod compare;
 mod config;
 mod dash;
 mod export;
+mod logs;
 mod newest;
 mod program;
 mod replay;

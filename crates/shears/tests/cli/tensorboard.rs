@@ -219,14 +219,14 @@ fn agrees_with_the_log(scratch: &Scratch, tags: &Tags) {
     ] {
         assert_eq!(scalars(tags, tag), logged(scratch, kind, pointer), "{tag}");
     }
-    // Share of the last fifty steps, whichever program took them.
+    // Share of the last hundred steps, whichever program took them.
     let events = scratch.events("run").into_iter();
     let clipped = events.filter(|event| event["event"] == "step");
     let clipped: Vec<bool> = clipped
         .map(|event| event["clip"]["action"] == "clip")
         .collect();
     let share = |end: usize| {
-        let window = &clipped[end.saturating_sub(50)..end];
+        let window = &clipped[end.saturating_sub(100)..end];
         window.iter().filter(|clipped| **clipped).count() as f64 / window.len() as f64
     };
     let shares: Vec<(u64, f32)> = (1..=clipped.len())

@@ -1,12 +1,10 @@
 //! The columns of the table: what each is called, and where in a step's event its value is.
 
-use std::collections::BTreeSet;
-
-use shears_train::{Event, StepEvent};
+use shears_run::{Event, Events, Log, RunError, StepEvent, action_name};
 
 /// A step, and the evaluation that followed it.
-pub(super) struct Row<'a> {
-    step: &'a StepEvent,
+pub(super) struct Row {
+    step: StepEvent,
     evaluation: Option<Evaluated>,
 }
 
@@ -24,14 +22,14 @@ pub(super) struct Column {
 
 /// How a column's value is found. `None` is that there is none; what is not finite is NaN.
 pub(super) enum Read {
-    Whole(fn(&Row<'_>) -> u64),
-    Real(fn(&Row<'_>) -> Option<f64>),
-    Text(for<'a> fn(&Row<'a>) -> Option<&'a str>),
+    Whole(fn(&Row) -> u64),
+    Real(fn(&Row) -> Option<f64>),
+    Text(fn(&Row) -> Option<&str>),
     /// The norm of the tensor of this name.
     TensorNorm(String),
 }
 
-impl Row<'_> {
+impl Row {
     /// The norm of a tensor, which the log has only if it is finite.
     pub(super) fn tensor_norm(&self, tensor: &str) -> Option<f64> {
         self.step.clip.tensors.get(tensor).copied()
@@ -40,7 +38,7 @@ impl Row<'_> {
 
 impl Column {
     /// The value as a field of a CSV file.
-    pub(super) fn text(&self, row: &Row<'_>) -> String {
+    pub(super) fn text(&self, row: &Row) -> String {
         match &self.read {
             Read::Whole(read) => read(row).to_string(),
             Read::Real(read) => number(read(row)),
@@ -55,47 +53,68 @@ fn number(value: Option<f64>) -> String {
     value.map_or(String::new(), |value| format!("{value:?}"))
 }
 
-/// The steps of a log, each with its evaluation.
-pub(super) fn rows(events: &[Event]) -> Vec<Row<'_>> {
-    let mut rows: Vec<Row<'_>> = Vec::new();
-    for event in events {
-        match event {
-            Event::Step(step) => rows.push(Row {
-                step,
-                evaluation: None,
-            }),
-            Event::Evaluation {
-                step,
-                val_loss,
-                bits_per_char,
-                perplexity,
-            } => {
-                if let Some(row) = rows.last_mut().filter(|row| row.step.step == *step) {
-                    row.evaluation = Some(Evaluated {
-                        val_loss: *val_loss,
-                        bits_per_char: *bits_per_char,
-                        perplexity: *perplexity,
-                    });
-                }
-            }
-            _ => {}
-        }
+/// The steps of a log, each with its evaluation, one at a time.
+pub(super) struct Rows<'a> {
+    events: Events<'a>,
+    /// A step whose evaluation may come next.
+    waiting: Option<Row>,
+}
+
+impl Rows<'_> {
+    pub(super) fn of(log: &Log) -> Result<Rows<'_>, RunError> {
+        Ok(Rows {
+            events: log.events()?,
+            waiting: None,
+        })
     }
-    rows
+}
+
+impl Iterator for Rows<'_> {
+    type Item = Result<Row, RunError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        for event in self.events.by_ref() {
+            match event {
+                Err(error) => return Some(Err(error)),
+                Ok(Event::Step(step)) => {
+                    let evaluation = None;
+                    let before = self.waiting.replace(Row { step, evaluation });
+                    if let Some(row) = before {
+                        return Some(Ok(row));
+                    }
+                }
+                Ok(Event::Evaluation {
+                    step,
+                    val_loss,
+                    bits_per_char,
+                    perplexity,
+                }) => {
+                    let row = self.waiting.as_mut().filter(|row| row.step.step == step);
+                    if let Some(row) = row {
+                        row.evaluation = Some(Evaluated {
+                            val_loss,
+                            bits_per_char,
+                            perplexity,
+                        });
+                    }
+                }
+                Ok(_) => {}
+            }
+        }
+        self.waiting.take().map(Ok)
+    }
 }
 
 /// The columns in their order, with those of the tensors at the end.
-pub(super) fn columns(rows: &[Row<'_>], tensors: bool) -> Vec<Column> {
+pub(super) fn columns(log: &Log, tensors: bool) -> Vec<Column> {
     let named = |(name, read): (&str, Read)| Column {
         name: name.to_string(),
         read,
     };
     let mut columns: Vec<Column> = of_each_step().into_iter().map(named).collect();
     if tensors {
-        // Not every step has every tensor: norms that are not finite are not in the log.
-        let known = rows.iter().flat_map(|row| row.step.clip.tensors.keys());
-        let known: BTreeSet<&String> = known.collect();
-        columns.extend(known.into_iter().map(|tensor| Column {
+        let known = log.columns.tensors.names.iter();
+        columns.extend(known.map(|tensor| Column {
             name: format!("norm:{tensor}"),
             read: Read::TensorNorm(tensor.clone()),
         }));
@@ -114,7 +133,10 @@ fn of_each_step() -> [(&'static str, Read); 17] {
             "tokens_per_second",
             Real(|row| Some(row.step.tokens_per_second)),
         ),
-        ("action", Text(|row| Some(&row.step.clip.action))),
+        (
+            "action",
+            Text(|row| Some(action_name(row.step.clip.action))),
+        ),
         ("norm_before", Real(|row| Some(row.step.clip.norm_before))),
         ("norm_after", Real(|row| Some(row.step.clip.norm_after))),
         ("coefficient", Real(|row| Some(row.step.clip.coefficient))),

@@ -10,15 +10,15 @@ use parquet::file::properties::WriterProperties;
 use parquet::file::writer::{SerializedColumnWriter, SerializedFileWriter};
 use parquet::schema::types::{Type, TypePtr};
 
-use super::columns::{Column, Read, Row};
+use super::columns::{Column, Read, Row, Rows};
 
-/// Rows that are written together: a reader holds so many in memory.
-const ROWS_IN_GROUP: usize = 100_000;
+/// Rows that are written together: who writes or reads holds so many in memory.
+const ROWS_IN_GROUP: usize = 10_000;
 
 /// Whole numbers are INT64, numbers DOUBLE and texts UTF-8 strings, the last two nullable.
 pub(super) fn write(
     columns: &[Column],
-    rows: &[Row<'_>],
+    mut rows: Rows<'_>,
     out: impl Write + Send,
 ) -> anyhow::Result<()> {
     let fields: Result<Vec<TypePtr>, ParquetError> = columns.iter().map(field).collect();
@@ -28,12 +28,19 @@ pub(super) fn write(
     let properties = WriterProperties::builder().set_compression(Compression::SNAPPY);
     let mut writer =
         SerializedFileWriter::new(out, Arc::new(schema), Arc::new(properties.build()))?;
-    for rows in rows.chunks(ROWS_IN_GROUP) {
+    loop {
+        let rows: Vec<Row> = rows
+            .by_ref()
+            .take(ROWS_IN_GROUP)
+            .collect::<Result<_, _>>()?;
+        if rows.is_empty() {
+            break;
+        }
         let mut group = writer.next_row_group()?;
         for column in columns {
             // The writer has a column for each field of the schema, in its order.
             if let Some(mut values) = group.next_column()? {
-                write_column(&column.read, rows, &mut values)?;
+                write_column(&column.read, &rows, &mut values)?;
                 values.close()?;
             }
         }
@@ -62,7 +69,7 @@ fn field(column: &Column) -> Result<TypePtr, ParquetError> {
 
 fn write_column(
     read: &Read,
-    rows: &[Row<'_>],
+    rows: &[Row],
     writer: &mut SerializedColumnWriter<'_>,
 ) -> Result<(), ParquetError> {
     match read {

@@ -1,11 +1,13 @@
 //! What one policy made of the steps of a run, and what that comes to.
 
 use gradclip::{ClipAction, ClipRule};
-use gradclip_judge::{RecordedStep, Replay, ReplayError, ReplayedStep};
+use gradclip_judge::statistics::{mean, median};
+use gradclip_judge::{RecordedStep, Replay, ReplayError, ReplayedStep, Spikes};
 use serde_json::{Value, json};
-use shears_train::{ClipEvent, ClipPolicy};
+use shears_run::{ClipEvent, action_name};
+use shears_train::ClipPolicy;
 
-use super::spikes::{Catch, Spikes};
+use super::spikes::{Catch, catch};
 
 /// What a policy did, or would have done, at one step.
 #[derive(Clone, Copy, Debug)]
@@ -35,11 +37,7 @@ impl Taken {
 impl From<&ClipEvent> for Taken {
     fn from(event: &ClipEvent) -> Self {
         Taken {
-            action: match event.action.as_str() {
-                "clip" => ClipAction::Clip,
-                "skip" => ClipAction::Skip,
-                _ => ClipAction::Keep,
-            },
+            action: event.action,
             norm_before: event.norm_before,
             norm_after: event.norm_after,
             threshold: event.threshold,
@@ -91,27 +89,22 @@ pub(crate) struct Account {
 }
 
 impl Account {
-    pub(crate) fn new(
-        label: String,
-        policy: ClipPolicy,
-        taken: Vec<Taken>,
-        recorded: &[RecordedStep],
-        spikes: &Spikes,
-    ) -> Self {
+    pub(crate) fn new(label: String, watched: Watched, spikes: &Spikes) -> Self {
+        let warm_up = watched.warm_up();
+        let Watched { policy, taken, .. } = watched;
         let clipped = taken.iter().filter(|step| step.action == ClipAction::Clip);
         let clipped: Vec<f64> = clipped.map(Taken::coefficient).collect();
         let kept = taken.iter().filter(|step| step.action != ClipAction::Skip);
         // `normalize` also lengthens, which takes nothing away.
         let removed = kept.map(|step| (1.0 - step.coefficient()).max(0.0));
         let thresholds = Thresholds::of(&taken);
-        let warm_up = warm_up(&policy, recorded, &taken);
-        let catches = spikes.list.iter().map(|spike| spikes.catch(spike, &taken));
+        let catches = spikes.list.iter().map(|spike| catch(spikes, spike, &taken));
         Account {
             label,
             clipped: clipped.len(),
-            coefficients: median(clipped.clone())
+            coefficients: median(clipped.iter().copied())
                 .map(|median| (median, clipped.iter().copied().fold(median, f64::min))),
-            removed: mean(removed.collect()),
+            removed: mean(removed),
             left_out: taken.iter().filter(|step| step.is_outlier()).count(),
             warm_up,
             thresholds,
@@ -152,11 +145,7 @@ impl Account {
     }
 
     pub(crate) fn json(&self) -> Value {
-        let action = |step: &Taken| match step.action {
-            ClipAction::Keep => "keep",
-            ClipAction::Clip => "clip",
-            ClipAction::Skip => "skip",
-        };
+        let action = |step: &Taken| action_name(step.action);
         let steps = || self.taken.iter();
         let each = self.catches.iter().map(|catch| match catch {
             Catch::Caught { late } => json!({ "result": "caught", "late": late }),
@@ -204,60 +193,104 @@ impl Thresholds {
     }
 }
 
-/// Shows all steps to a policy.
-pub(crate) fn replay(
-    policy: &ClipPolicy,
-    recorded: &[RecordedStep],
-) -> Result<Vec<Taken>, ReplayError> {
-    let mut replay = Replay::new(policy)?;
-    let steps = recorded.iter().map(|step| Ok(replay.step(step)?.into()));
-    steps.collect()
+/// A policy to which the steps of a run are shown one after the other.
+pub(crate) struct Watched {
+    policy: ClipPolicy,
+    /// None for the run itself, whose steps are known.
+    replay: Option<Replay>,
+    taken: Vec<Taken>,
+    alone: Vec<Alone>,
 }
 
-/// Steps before every rule of a policy has seen enough to do what it is for.
-fn warm_up(policy: &ClipPolicy, recorded: &[RecordedStep], taken: &[Taken]) -> Option<usize> {
-    let rules = policy.rules().iter();
-    let each = rules.map(|rule| rule_warm_up(rule, recorded, taken));
-    each.collect::<Option<Vec<usize>>>()
-        .map(|each| each.into_iter().max().unwrap_or(0))
+/// A rule of a policy by itself, because in a chain another rule's threshold may stand in its place.
+struct Alone {
+    replay: Replay,
+    /// Steps until it has a threshold.
+    steps: usize,
+    has_threshold: bool,
 }
 
-fn rule_warm_up(rule: &ClipRule, recorded: &[RecordedStep], taken: &[Taken]) -> Option<usize> {
-    // The steps until so many were not left out, which teach nothing.
-    let until = |wanted: usize| {
-        let mut applied = taken.iter().map(|step| step.action != ClipAction::Skip);
+impl Watched {
+    /// The run itself, with its own policy.
+    pub(crate) fn own(policy: ClipPolicy) -> Watched {
+        let learning = policy.rules().iter().filter(|rule| learns_alone(rule));
+        let alone = learning.filter_map(|rule| {
+            Some(Alone {
+                replay: Replay::new(&ClipPolicy::from(*rule)).ok()?,
+                steps: 0,
+                has_threshold: false,
+            })
+        });
+        Watched {
+            alone: alone.collect(),
+            policy,
+            replay: None,
+            taken: Vec::new(),
+        }
+    }
+
+    /// Another policy.
+    pub(crate) fn other(policy: ClipPolicy) -> Result<Watched, ReplayError> {
+        Ok(Watched {
+            replay: Some(Replay::new(&policy)?),
+            ..Watched::own(policy)
+        })
+    }
+
+    pub(crate) fn policy(&self) -> &ClipPolicy {
+        &self.policy
+    }
+
+    /// Shows it a step, with what the run itself did.
+    pub(crate) fn step(&mut self, own: Taken, recorded: &RecordedStep) -> Result<(), ReplayError> {
+        self.taken.push(match &mut self.replay {
+            Some(replay) => replay.step(recorded)?.into(),
+            None => own,
+        });
+        for alone in self.alone.iter_mut().filter(|alone| !alone.has_threshold) {
+            alone.has_threshold = alone.replay.step(recorded)?.threshold.is_some();
+            alone.steps += usize::from(!alone.has_threshold);
+        }
+        Ok(())
+    }
+
+    /// Steps before every rule has seen enough to do what it is for; none if the run was too short for that.
+    fn warm_up(&self) -> Option<usize> {
+        let mut alone = self.alone.iter();
+        let rules = self.policy.rules().iter();
+        let each = rules.map(|rule| match *rule {
+            ClipRule::ZClip { warmup, .. } => self.until(warmup.get() as usize),
+            // Its steps are counted from 1.
+            ClipRule::AdaGc { warmup, .. } => self.until((warmup as usize).saturating_sub(1)),
+            _ if learns_alone(rule) => alone
+                .next()
+                .filter(|alone| alone.has_threshold)
+                .map(|alone| alone.steps),
+            _ => Some(0),
+        });
+        each.collect::<Option<Vec<usize>>>()
+            .map(|each| each.into_iter().max().unwrap_or(0))
+    }
+
+    /// The steps until so many were not left out, which teach nothing.
+    fn until(&self, wanted: usize) -> Option<usize> {
+        let mut applied = self
+            .taken
+            .iter()
+            .map(|step| step.action != ClipAction::Skip);
         let mut seen = 0;
-        (0..=taken.len()).find(|_| {
+        (0..=self.taken.len()).find(|_| {
             let enough = seen >= wanted;
             seen += usize::from(applied.next() == Some(true));
             enough
         })
-    };
-    match *rule {
-        ClipRule::ZClip { warmup, .. } => until(warmup.get() as usize),
-        // Its steps are counted from 1.
-        ClipRule::AdaGc { warmup, .. } => until((warmup as usize).saturating_sub(1)),
-        // By itself, because in a chain another rule's threshold may stand in its place.
-        ClipRule::Median { .. } | ClipRule::Skip { .. } | ClipRule::AutoClip { .. } => {
-            let alone = replay(&ClipPolicy::from(*rule), recorded).unwrap_or_default();
-            alone.iter().position(|step| step.threshold.is_some())
-        }
-        _ => Some(0),
     }
 }
 
-fn mean(numbers: Vec<f64>) -> Option<f64> {
-    let count = numbers.len() as f64;
-    (count > 0.0).then(|| numbers.iter().map(|number| number / count).sum())
-}
-
-/// The median, if there is a number.
-pub(crate) fn median(mut numbers: Vec<f64>) -> Option<f64> {
-    numbers.sort_unstable_by(f64::total_cmp);
-    let middle = numbers.len() / 2;
-    match numbers.len() % 2 {
-        1 => Some(numbers[middle]),
-        // Halving first keeps norms near the end of the range in it.
-        _ => Some(numbers.get(middle.checked_sub(1)?)? / 2.0 + numbers[middle] / 2.0),
-    }
+/// Whether a rule has a threshold once it has seen enough.
+fn learns_alone(rule: &ClipRule) -> bool {
+    matches!(
+        rule,
+        ClipRule::Median { .. } | ClipRule::Skip { .. } | ClipRule::AutoClip { .. }
+    )
 }

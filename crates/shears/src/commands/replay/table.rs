@@ -1,11 +1,13 @@
 //! What `shears replay` prints.
 
 use gradclip::significant;
+use gradclip_judge::statistics::median;
+use gradclip_judge::{Spikes, UsualNorm};
 use shears_train::OptimizerKind;
 
 use super::Replayed;
-use super::account::{Account, median};
-use super::spikes::{Catch, FEWEST, TIMES_USUAL, WINDOW};
+use super::account::Account;
+use super::spikes::Catch;
 use crate::report::count;
 
 /// The most spikes that are listed.
@@ -36,7 +38,7 @@ fn head(replayed: &Replayed) -> Vec<String> {
     let mut lines = vec![format!("run {}: {steps} steps", replayed.run.display())];
     let finite = replayed.norms.iter().filter(|norm| norm.is_finite());
     let finite: Vec<f64> = finite.copied().collect();
-    if let Some(median) = median(finite.clone()) {
+    if let Some(median) = median(finite.iter().copied()) {
         let max = finite.iter().copied().fold(0.0, f64::max);
         let min = finite.iter().copied().fold(max, f64::min);
         let [min, median, max] = [min, median, max].map(significant);
@@ -152,6 +154,10 @@ fn threshold_table(replayed: &Replayed, width: usize) -> Vec<String> {
     }
     lines
 }
+
+const TIMES_USUAL: f64 = Spikes::TIMES_USUAL;
+const WINDOW: usize = UsualNorm::WINDOW;
+const FEWEST: usize = UsualNorm::FEWEST;
 
 /// The largest spikes, in the order of their steps.
 fn spike_list(replayed: &Replayed) -> Vec<String> {

@@ -1,8 +1,9 @@
 use std::collections::BTreeMap;
 
+use gradclip::ClipAction;
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
-use shears_train::{ClipEvent, Event, StepEvent};
+use shears_run::{ClipEvent, Event, StepEvent};
 
 use super::super::state::Setup;
 use super::*;
@@ -37,7 +38,10 @@ fn step(step: u64) -> Event {
         lr: 0.002,
         tokens_per_second: 12_345.0,
         clip: ClipEvent {
-            action: if coefficient < 1.0 { "clip" } else { "keep" }.into(),
+            action: match coefficient < 1.0 {
+                true => ClipAction::Clip,
+                false => ClipAction::Keep,
+            },
             norm_before,
             norm_after: norm_before * coefficient,
             coefficient,
@@ -207,7 +211,7 @@ fn a_gradient_that_is_not_finite_is_left_out_of_the_chart() {
         unreachable!()
     };
     event.loss = None;
-    event.clip.action = "skip".into();
+    event.clip.action = ClipAction::Skip;
     event.clip.norm_before = f64::NAN;
     state.take(&Event::Step(event));
     state.judge();

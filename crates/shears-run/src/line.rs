@@ -6,9 +6,12 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use gradclip::ClipAction;
 use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
-use shears_events::{Event, StepEvent};
+use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
+
+use crate::event::{ActionText, Event, StepEvent};
+use crate::header::FORMAT;
 
 /// How the line of a step begins, as the trainer writes it.
 const STEP: &[u8] = b"{\"event\":\"step\",";
@@ -22,25 +25,66 @@ pub(crate) enum Line<'a> {
     Other(Event),
 }
 
+/// Why a line is none.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum LineProblem {
+    /// A fragment of a sentence.
+    Broken(String),
+    /// It is the header of a format that this program does not know.
+    Newer(u32),
+}
+
 impl<'a> Line<'a> {
-    /// Reads a whole line; the reason why it is none is a fragment of a sentence.
-    pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, String> {
+    /// Reads a whole line.
+    pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, LineProblem> {
         let bytes = bytes.trim_ascii_end();
-        // Within the log it is another line than within itself.
-        let reason = |error: serde_json::Error| error.to_string().replace("line 1 ", "");
         if bytes.starts_with(STEP) {
             return serde_json::from_slice(bytes)
                 .map(Line::Step)
-                .map_err(reason);
+                .map_err(broken);
         }
-        match serde_json::from_slice(bytes).map_err(reason)? {
+        match other(bytes)? {
             Event::Step(step) => Ok(Line::Step(step.into())),
             other => Ok(Line::Other(other)),
         }
     }
 }
 
-/// What the page keeps of a [`StepEvent`]. Numbers that are not finite are absent.
+/// Reads a whole line with all that it has.
+pub(crate) fn event(bytes: &[u8]) -> Result<Event, LineProblem> {
+    let bytes = bytes.trim_ascii_end();
+    match bytes.starts_with(STEP) {
+        // The tag of an enum costs a copy of all that follows it.
+        true => owned(bytes).map(Event::Step),
+        false => other(bytes),
+    }
+}
+
+fn other(bytes: &[u8]) -> Result<Event, LineProblem> {
+    /// What the header of every format has.
+    #[derive(Deserialize)]
+    struct AnyHeader {
+        event: String,
+        format: u32,
+    }
+    // A later format may have a header that cannot be read as ours.
+    let header = serde_json::from_slice::<AnyHeader>(bytes).ok();
+    match header.filter(|header| header.event == "header" && header.format > FORMAT) {
+        Some(header) => Err(LineProblem::Newer(header.format)),
+        None => owned(bytes),
+    }
+}
+
+fn owned<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, LineProblem> {
+    serde_json::from_slice(bytes).map_err(broken)
+}
+
+fn broken(error: serde_json::Error) -> LineProblem {
+    // Within the log it is another line than within itself.
+    LineProblem::Broken(error.to_string().replace("line 1 ", ""))
+}
+
+/// What columns keep of a [`StepEvent`]. What is not finite is absent.
 #[derive(Debug, Deserialize)]
 pub(crate) struct StepLine<'a> {
     pub(crate) step: u64,
@@ -53,11 +97,11 @@ pub(crate) struct StepLine<'a> {
     pub(crate) update_ratios: Named<'a>,
 }
 
-/// What the page keeps of a [`shears_events::ClipEvent`].
+/// What columns keep of a [`ClipEvent`](crate::ClipEvent).
 #[derive(Debug, Deserialize)]
 pub(crate) struct ClipLine<'a> {
-    #[serde(borrow)]
-    pub(crate) action: Cow<'a, str>,
+    #[serde(with = "ActionText")]
+    pub(crate) action: ClipAction,
     pub(crate) norm_before: Option<f64>,
     pub(crate) norm_after: Option<f64>,
     pub(crate) coefficient: Option<f64>,
@@ -67,7 +111,7 @@ pub(crate) struct ClipLine<'a> {
     pub(crate) tensors: Named<'a>,
 }
 
-/// Numbers by name, in the order of the line.
+/// Values by name, in the order of the line.
 #[derive(Debug, Default)]
 pub(crate) struct Named<'a>(pub(crate) Vec<(Cow<'a, str>, f64)>);
 
@@ -83,7 +127,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Named<'a> {
             type Value = Named<'de>;
 
             fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("numbers by name")
+                formatter.write_str("values by name")
             }
 
             fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
@@ -111,7 +155,7 @@ impl From<StepEvent> for StepLine<'static> {
             lr: Some(event.lr),
             tokens_per_second: Some(event.tokens_per_second),
             clip: ClipLine {
-                action: Cow::Owned(event.clip.action),
+                action: event.clip.action,
                 norm_before: Some(event.clip.norm_before),
                 norm_after: Some(event.clip.norm_after),
                 coefficient: Some(event.clip.coefficient),
@@ -150,9 +194,25 @@ mod tests {
 
     #[test]
     fn a_line_that_is_none_says_why() {
-        let broken = Line::parse(b"{\"event\":\"step\",\"step\":}\n").unwrap_err();
+        let reason = |line: &str| match Line::parse(line.as_bytes()) {
+            Err(LineProblem::Broken(reason)) => reason,
+            other => panic!("{line}: {other:?}"),
+        };
+        let broken = reason("{\"event\":\"step\",\"step\":}\n");
         assert!(broken.contains("expected value"), "{broken}");
-        let unknown = Line::parse(b"{\"event\":\"party\",\"step\":1}\n").unwrap_err();
+        let unknown = reason("{\"event\":\"party\",\"step\":1}\n");
         assert!(unknown.contains("party"), "{unknown}");
+        assert!(!reason("\0\0\0\n").is_empty());
+        let action = OLD.replace('\n', " ").replace("\"clip\",", "\"cut\",");
+        assert!(reason(&action).contains("cut"));
+    }
+
+    #[test]
+    fn the_header_of_a_later_format_is_known_whatever_else_it_has() {
+        let line = b"{\"event\":\"header\",\"format\":3,\"tensors\":7}\n";
+        assert_eq!(Line::parse(line).unwrap_err(), LineProblem::Newer(3));
+        let known = format!("{{\"event\":\"header\",\"format\":{FORMAT},\"tensors\":7}}\n");
+        let problem = Line::parse(known.as_bytes()).unwrap_err();
+        assert!(matches!(problem, LineProblem::Broken(_)), "{problem:?}");
     }
 }

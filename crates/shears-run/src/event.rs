@@ -1,59 +1,19 @@
-//! The event log of a run, `events.jsonl`: one line a step, and one for all else that happens. It is
-//! the run's memory: the terminal, `shears inspect`, the live page and every report are computed
-//! from it alone, so that they cannot disagree.
-//!
-//! This crate knows no tensors. A log can be read while a program writes to it: [`read_events`]
-//! leaves a half-written last line out.
-#![forbid(unsafe_code)]
+//! The lines of a log as values.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, BufWriter, Write};
-use std::path::{Path, PathBuf};
 
 use gradclip::{ClipAction, ClipReport};
-use gradclip_judge::{StepRecord, Verdict};
+use gradclip_judge::StepRecord;
 use serde::{Deserialize, Serialize};
 
-/// Why a log cannot be read or written. Each message is one line: what, and where.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum EventError {
-    /// Reading or writing failed.
-    #[error("cannot {action} {}", path.display())]
-    Io {
-        /// What was tried: "write", "read".
-        action: &'static str,
-        /// The log.
-        path: PathBuf,
-        /// The system's answer.
-        source: std::io::Error,
-    },
-    /// A whole line is not as this program writes it.
-    #[error("{}: line {line} is not an event of this program", path.display())]
-    NotAnEvent {
-        /// The log.
-        path: PathBuf,
-        /// Counted from 1.
-        line: usize,
-    },
-}
+use crate::header::Header;
 
-impl EventError {
-    fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> EventError {
-        let path = path.to_path_buf();
-        move |source| EventError::Io {
-            action,
-            path,
-            source,
-        }
-    }
-}
-
-/// One line of the file.
+/// One line of the log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Event {
+    /// What the log is of: its first line.
+    Header(Header),
     /// A training step.
     Step(StepEvent),
     /// A full pass over the validation text.
@@ -119,6 +79,7 @@ impl Event {
     /// Steps taken when it was written.
     pub fn step(&self) -> u64 {
         match self {
+            Event::Header(_) => 0,
             Event::Step(event) => event.step,
             Event::Evaluation { step, .. }
             | Event::Sample { step, .. }
@@ -150,8 +111,9 @@ pub struct StepEvent {
 /// The line's form of a [`ClipReport`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ClipEvent {
-    /// `keep`, `clip` or `skip`.
-    pub action: String,
+    /// Written as `keep`, `clip` or `skip`.
+    #[serde(with = "ActionText")]
+    pub action: ClipAction,
     /// Norm of the gradient before clipping; null if the step was skipped because it is not finite.
     #[serde(with = "null_if_not_finite")]
     pub norm_before: f64,
@@ -177,6 +139,24 @@ pub struct ClipEvent {
     pub tensors: BTreeMap<String, f64>,
 }
 
+/// How a [`ClipAction`] is written.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "ClipAction", rename_all = "lowercase")]
+pub(crate) enum ActionText {
+    Keep,
+    Clip,
+    Skip,
+}
+
+/// `keep`, `clip` or `skip`, as the log has it.
+pub fn action_name(action: ClipAction) -> &'static str {
+    match action {
+        ClipAction::Keep => "keep",
+        ClipAction::Clip => "clip",
+        ClipAction::Skip => "skip",
+    }
+}
+
 impl From<&ClipReport> for ClipEvent {
     fn from(report: &ClipReport) -> Self {
         let norms = report
@@ -185,12 +165,7 @@ impl From<&ClipReport> for ClipEvent {
             .filter(|t| t.norm_before.is_finite())
             .map(|t| (t.name.clone(), six_digits(t.norm_before)));
         ClipEvent {
-            action: match report.action {
-                ClipAction::Keep => "keep",
-                ClipAction::Clip => "clip",
-                ClipAction::Skip => "skip",
-            }
-            .to_string(),
+            action: report.action,
             norm_before: report.norm_before,
             norm_after: report.norm_after,
             coefficient: report.coefficient,
@@ -208,109 +183,37 @@ impl From<&ClipReport> for ClipEvent {
 impl ClipEvent {
     /// What the verdict of a run needs of a step.
     pub fn record(&self) -> StepRecord {
-        StepRecord {
-            norm_before: self.norm_before,
-            threshold: self.threshold,
-            coefficient: self.coefficient,
-            clipped: self.action == "clip",
-            skipped: self.action == "skip",
-            outlier: self.action == "skip" && self.norm_before.is_finite(),
-        }
+        record(
+            self.action,
+            self.norm_before,
+            self.threshold,
+            self.coefficient,
+        )
     }
 }
 
-/// A number with six digits: numbers for each tensor make up most of a line, and nobody reads them to
+/// What the verdict of a run needs of a step. A step that is left out although its norm is finite is an outlier.
+pub(crate) fn record(
+    action: ClipAction,
+    norm_before: f64,
+    threshold: Option<f64>,
+    coefficient: f64,
+) -> StepRecord {
+    let skipped = action == ClipAction::Skip;
+    StepRecord {
+        norm_before,
+        threshold,
+        coefficient,
+        clipped: action == ClipAction::Clip,
+        skipped,
+        outlier: skipped && norm_before.is_finite(),
+    }
+}
+
+/// A value with six digits: those of each tensor make up most of a line, and nobody reads them to
 /// seventeen.
 pub fn six_digits(value: f64) -> f64 {
     format!("{value:.5e}").parse().unwrap_or(value)
-}
-
-/// Appends events to a file.
-#[derive(Debug)]
-pub struct EventLog {
-    path: PathBuf,
-    file: BufWriter<File>,
-}
-
-impl EventLog {
-    /// Opens the log of a run that has taken `step` steps. Later lines are of steps that a resumed run
-    /// takes again, an end is none if the run goes on, and a half-written last line is of a run
-    /// that was killed; they are cut off, and what is before them keeps its bytes.
-    pub fn open(path: &Path, step: u64) -> Result<Self, EventError> {
-        let lines = if path.exists() {
-            read_lines(path)?
-        } else {
-            Vec::new()
-        };
-        let kept = lines
-            .into_iter()
-            .take_while(|(event, _)| event.step() <= step && !matches!(event, Event::End { .. }));
-        let length = kept.last().map_or(0, |(_, end)| end);
-        let file = OpenOptions::new().append(true).create(true).open(path);
-        let cut = file.and_then(|file| file.set_len(length).map(|()| file));
-        let file = cut.map_err(EventError::io("write", path))?;
-        Ok(EventLog {
-            path: path.to_path_buf(),
-            file: BufWriter::new(file),
-        })
-    }
-
-    /// Appends one line.
-    pub fn append(&mut self, event: &Event) -> Result<(), EventError> {
-        self.write_line(event)?;
-        // A reader sees whole lines only, and at once.
-        self.flush()
-    }
-
-    fn write_line(&mut self, event: &Event) -> Result<(), EventError> {
-        let line = serde_json::to_string(event).map_err(std::io::Error::from);
-        let written = line.and_then(|line| writeln!(self.file, "{line}"));
-        written.map_err(EventError::io("write", &self.path))
-    }
-
-    fn flush(&mut self) -> Result<(), EventError> {
-        self.file
-            .flush()
-            .map_err(EventError::io("write", &self.path))
-    }
-}
-
-/// All whole lines of an event file; a half-written last line is left out.
-pub fn read_events(path: &Path) -> Result<Vec<Event>, EventError> {
-    Ok(read_lines(path)?
-        .into_iter()
-        .map(|(event, _)| event)
-        .collect())
-}
-
-/// The events, each with the place in the file where its line ends.
-fn read_lines(path: &Path) -> Result<Vec<(Event, u64)>, EventError> {
-    let file = File::open(path).map_err(EventError::io("read", path))?;
-    let mut reader = BufReader::new(file);
-    let mut events = Vec::new();
-    let mut end = 0;
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        let read = reader.read_until(b'\n', &mut line);
-        end += read.map_err(EventError::io("read", path))? as u64;
-        if line.last() != Some(&b'\n') {
-            return Ok(events);
-        }
-        let event = serde_json::from_slice(&line).map_err(|_| EventError::NotAnEvent {
-            path: path.to_path_buf(),
-            line: events.len() + 1,
-        })?;
-        events.push((event, end));
-    }
-}
-
-/// The verdict on the clipping of a run.
-pub fn verdict(events: &[Event]) -> Option<Verdict> {
-    Verdict::of(events.iter().filter_map(|event| match event {
-        Event::Step(step) => Some(step.clip.record()),
-        _ => None,
-    }))
 }
 
 /// JSON has no NaN and no infinity: they are written as null, and null is read as NaN.
@@ -331,36 +234,6 @@ mod null_if_not_finite {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn sample(step: u64) -> Event {
-        let text = format!("after {step}");
-        Event::Sample { step, text }
-    }
-
-    fn end(step: u64) -> Event {
-        Event::End {
-            step,
-            how: EndReason::Stopped,
-            message: None,
-        }
-    }
-
-    fn write(path: &Path, step: u64, events: &[Event]) {
-        let mut log = EventLog::open(path, step).unwrap();
-        for event in events {
-            log.append(event).unwrap();
-        }
-    }
-
-    #[test]
-    fn a_run_that_goes_on_has_no_end() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("events.jsonl");
-        write(&path, 0, &[sample(1), end(1)]);
-        assert_eq!(read_events(&path).unwrap(), [sample(1), end(1)]);
-        write(&path, 1, &[sample(2), end(2)]);
-        assert_eq!(read_events(&path).unwrap(), [sample(1), sample(2), end(2)]);
-    }
 
     #[test]
     fn an_evaluation_that_is_not_finite_survives_its_line() {

@@ -3,12 +3,10 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use shears_events::Event;
-
 use crate::columns::End;
+use crate::event::Event;
 use crate::line::Line;
 
 /// How many bytes of the end are read.
@@ -16,42 +14,44 @@ const TAIL: u64 = 1 << 16;
 
 /// What the last lines of a log say.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Glance {
-    pub(crate) step: Option<u64>,
-    pub(crate) loss: Option<f64>,
-    pub(crate) norm: Option<f64>,
-    pub(crate) tokens_per_second: Option<f64>,
+pub struct Glance {
+    /// The last step.
+    pub step: Option<u64>,
+    /// Its loss.
+    pub loss: Option<f64>,
+    /// The norm of its gradient.
+    pub norm: Option<f64>,
+    /// Its speed.
+    pub tokens_per_second: Option<f64>,
     /// The last validation loss, if it is among these lines.
-    pub(crate) val_loss: Option<f64>,
-    pub(crate) end: Option<End>,
+    pub val_loss: Option<f64>,
+    /// How the run ended, if this is the end of the log.
+    pub end: Option<End>,
     /// Bytes of the whole log.
-    pub(crate) length: u64,
+    pub length: u64,
     /// When it was last written to.
-    pub(crate) modified: Option<SystemTime>,
+    pub modified: Option<SystemTime>,
 }
 
-/// The last glance at a run, kept until its log changes.
-#[derive(Debug, Default)]
-pub(crate) struct GlanceCache(Mutex<Option<Arc<Glance>>>);
-
-impl GlanceCache {
-    /// What the end of the log at `path` says.
-    pub(crate) fn look(&self, path: &Path) -> Arc<Glance> {
-        let (length, modified) = match fs::metadata(path) {
-            Ok(metadata) => (metadata.len(), metadata.modified().ok()),
-            Err(_) => (0, None),
-        };
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(glance) = kept.as_ref()
-            && (glance.length, glance.modified) == (length, modified)
-        {
-            return glance.clone();
-        }
+impl Glance {
+    /// What the end of the log at `path` says; nothing if it cannot be read.
+    pub fn at(path: &Path) -> Glance {
+        let (length, modified) = stamp(path);
         let mut glance = read(path, length).unwrap_or_default();
         (glance.length, glance.modified) = (length, modified);
-        let glance = Arc::new(glance);
-        *kept = Some(glance.clone());
         glance
+    }
+
+    /// Whether the log at `path` has not changed since.
+    pub fn is_of(&self, path: &Path) -> bool {
+        (self.length, self.modified) == stamp(path)
+    }
+}
+
+fn stamp(path: &Path) -> (u64, Option<SystemTime>) {
+    match fs::metadata(path) {
+        Ok(metadata) => (metadata.len(), metadata.modified().ok()),
+        Err(_) => (0, None),
     }
 }
 
@@ -112,16 +112,15 @@ mod tests {
         let path = folder.path().join("events.jsonl");
         let end = "{\"event\":\"end\",\"step\":9,\"how\":\"stopped\"}\n";
         let long: String = (0..200).map(sample).collect();
-        let cache = GlanceCache::default();
         fs::write(&path, format!("{long}{end}")).unwrap();
-        assert!(cache.look(&path).end.is_some());
+        assert!(Glance::at(&path).end.is_some());
         fs::write(&path, format!("{long}{end}{}", sample(201))).unwrap();
-        assert!(cache.look(&path).end.is_none());
+        assert!(Glance::at(&path).end.is_none());
         fs::write(&path, format!("{long}{end}{{\"event\":\"sam")).unwrap();
         assert!(
-            cache.look(&path).end.is_some(),
+            Glance::at(&path).end.is_some(),
             "a half-written line is none"
         );
-        assert!(cache.look(&folder.path().join("none")).step.is_none());
+        assert!(Glance::at(&folder.path().join("none")).step.is_none());
     }
 }

@@ -1,0 +1,318 @@
+//! A run's log as columns: what charts, verdicts and reports are made from.
+//!
+//! A million steps take about 60 bytes a step and 4 more for each tensor, where the events themselves would
+//! take some kilobytes. What is not kept can be read again: the place of each line is.
+
+use gradclip::ClipAction;
+use gradclip_judge::{StepRecord, Verdict};
+
+use crate::event::{EndReason, Event, record};
+use crate::header::Header;
+use crate::line::{Line, Named, StepLine};
+use crate::time_flow::TimeFlow;
+
+/// A full pass over the validation text.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct Evaluation {
+    /// Steps taken before it.
+    pub step: u64,
+    /// Nats a token; NaN if it was not finite.
+    pub val_loss: f64,
+    /// Bits a character.
+    pub bits_per_char: f64,
+    /// `exp(val_loss)`.
+    pub perplexity: f64,
+}
+
+/// What the model wrote as it learned.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Sample {
+    /// Steps taken before it.
+    pub step: u64,
+    /// What it wrote.
+    pub text: String,
+}
+
+/// How the run ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct End {
+    /// Why.
+    pub how: EndReason,
+    /// In words, where there is more to say.
+    pub message: Option<String>,
+}
+
+/// One value for each kept row, by the name of a parameter. NaN is none.
+#[derive(Debug, Default)]
+pub struct Tensors {
+    /// In the order of the forward pass, or, in a log without a header, of the alphabet.
+    pub names: Vec<String>,
+    /// A column for each name.
+    pub values: Vec<Vec<f32>>,
+    /// The column of each entry of the last line: names come in the same order at every step.
+    order: Vec<usize>,
+}
+
+impl Tensors {
+    /// Appends a row, the `rows + 1`th.
+    fn push(&mut self, rows: usize, named: &Named<'_>) {
+        self.order.resize(named.0.len(), usize::MAX);
+        for (place, (name, value)) in named.0.iter().enumerate() {
+            let expected = self.order[place];
+            let known = match self.names.get(expected) {
+                Some(known) if known == name => Some(expected),
+                _ => self.names.iter().position(|known| known == name),
+            };
+            let column = known.unwrap_or_else(|| self.add(name.to_string(), rows));
+            self.order[place] = column;
+            let values = &mut self.values[column];
+            values.resize(rows, f32::NAN);
+            values.push(*value as f32);
+        }
+        for values in &mut self.values {
+            values.resize(rows + 1, f32::NAN);
+        }
+    }
+
+    /// A new column, of a name that was not there in the first `rows` rows.
+    fn add(&mut self, name: String, rows: usize) -> usize {
+        self.names.push(name);
+        self.values.push(vec![f32::NAN; rows]);
+        self.values.len() - 1
+    }
+
+    /// Puts the columns into the order of these names; one that is not there yet is made.
+    fn arrange<'a>(&mut self, names: impl Iterator<Item = &'a str>, rows: usize) {
+        let old_names = std::mem::take(&mut self.names);
+        let mut old: Vec<_> = old_names
+            .into_iter()
+            .zip(std::mem::take(&mut self.values))
+            .collect();
+        for name in names {
+            match old.iter().position(|(known, _)| known == name) {
+                Some(place) => {
+                    let (name, values) = old.remove(place);
+                    self.names.push(name);
+                    self.values.push(values);
+                }
+                None => {
+                    self.add(name.to_string(), rows);
+                }
+            }
+        }
+        for (name, values) in old {
+            self.names.push(name);
+            self.values.push(values);
+        }
+        self.order.clear();
+    }
+
+    fn truncate(&mut self, rows: usize) {
+        for values in &mut self.values {
+            values.truncate(rows);
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.values.iter().map(|values| values.capacity() * 4).sum()
+    }
+}
+
+/// All that is kept of a log. The vectors of a step have one element for each step; what is not there or not
+/// finite is NaN.
+#[derive(Debug, Default)]
+pub struct Columns {
+    /// What the log says of its model; none in a log of format 1.
+    pub header: Option<Header>,
+    /// Steps taken, this one included.
+    pub step: Vec<u64>,
+    /// Where the step's line begins in the file.
+    pub place: Vec<u64>,
+    /// What clipping did.
+    pub action: Vec<ClipAction>,
+    /// Mean loss of the step's tokens, in nats a token.
+    pub loss: Vec<f32>,
+    /// The learning rate.
+    pub lr: Vec<f32>,
+    /// Speed of the step.
+    pub tokens_per_second: Vec<f32>,
+    /// In double precision, as are the next two, so that the verdict is the trainer's own.
+    pub norm_before: Vec<f64>,
+    /// The threshold in force.
+    pub threshold: Vec<f64>,
+    /// `norm_after / norm_before`.
+    pub coefficient: Vec<f64>,
+    /// Norm of what the optimizer got.
+    pub norm_after: Vec<f32>,
+    /// Cosine between the gradient before and after.
+    pub cosine: Vec<f32>,
+    /// Norms of the gradients of each tensor, before clipping.
+    pub tensors: Tensors,
+    /// The steps that have sizes of updates, as rows of the other columns.
+    pub ratio_rows: Vec<usize>,
+    /// Norm of the update over that of the weights, for each of `ratio_rows`.
+    pub ratios: Tensors,
+    /// All evaluations, in their order.
+    pub evaluations: Vec<Evaluation>,
+    /// All that the model wrote.
+    pub samples: Vec<Sample>,
+    /// How gradients reached back in time, whenever that was measured.
+    pub time_flows: Vec<TimeFlow>,
+    /// How the run ended; none if it goes on or was killed.
+    pub end: Option<End>,
+}
+
+impl Columns {
+    /// Steps.
+    pub fn rows(&self) -> usize {
+        self.step.len()
+    }
+
+    /// Takes a line that begins at `place`.
+    pub(crate) fn push(&mut self, line: Line<'_>, place: u64) {
+        // A run that goes on after its end has none.
+        self.end = None;
+        match line {
+            Line::Step(step) => self.push_step(&step, place),
+            Line::Other(event) => self.push_event(event),
+        }
+    }
+
+    fn push_event(&mut self, event: Event) {
+        match event {
+            Event::Evaluation {
+                step,
+                val_loss,
+                bits_per_char,
+                perplexity,
+            } => self.evaluations.push(Evaluation {
+                step,
+                val_loss,
+                bits_per_char,
+                perplexity,
+            }),
+            Event::Sample { step, text } => self.samples.push(Sample { step, text }),
+            Event::StateGradients { step, layers } => {
+                self.time_flows.extend(TimeFlow::together(step, &layers));
+            }
+            Event::End { how, message, .. } => self.end = Some(End { how, message }),
+            Event::Header(header) => {
+                let names = || header.parameters.iter().map(|p| p.name.as_str());
+                self.tensors.arrange(names(), self.step.len());
+                self.ratios.arrange(names(), self.ratio_rows.len());
+                self.header = Some(header);
+            }
+            // `Line::parse` gives steps as `Line::Step`.
+            Event::Step(_) => {}
+        }
+    }
+
+    fn push_step(&mut self, line: &StepLine<'_>, place: u64) {
+        // A step that comes again replaces all from there on: a resumed run takes it anew.
+        if self.step.last().is_some_and(|last| line.step <= *last) {
+            self.truncate(line.step);
+        }
+        let rows = self.rows();
+        self.tensors.push(rows, &line.clip.tensors);
+        if !line.update_ratios.0.is_empty() {
+            self.ratios.push(self.ratio_rows.len(), &line.update_ratios);
+            self.ratio_rows.push(rows);
+        }
+        let single = |value: Option<f64>| value.map_or(f32::NAN, |value| value as f32);
+        self.step.push(line.step);
+        self.place.push(place);
+        self.action.push(line.clip.action);
+        self.loss.push(single(line.loss));
+        self.lr.push(single(line.lr));
+        self.tokens_per_second.push(single(line.tokens_per_second));
+        self.norm_before
+            .push(line.clip.norm_before.unwrap_or(f64::NAN));
+        self.threshold.push(line.clip.threshold.unwrap_or(f64::NAN));
+        self.coefficient
+            .push(line.clip.coefficient.unwrap_or(f64::NAN));
+        self.norm_after.push(single(line.clip.norm_after));
+        self.cosine.push(single(line.clip.cosine));
+    }
+
+    /// Drops the steps from `step` on, and what was noted at them.
+    fn truncate(&mut self, step: u64) {
+        let rows = self.step.partition_point(|known| *known < step);
+        self.step.truncate(rows);
+        self.place.truncate(rows);
+        self.action.truncate(rows);
+        self.norm_before.truncate(rows);
+        self.threshold.truncate(rows);
+        self.coefficient.truncate(rows);
+        for column in [
+            &mut self.loss,
+            &mut self.lr,
+            &mut self.tokens_per_second,
+            &mut self.norm_after,
+            &mut self.cosine,
+        ] {
+            column.truncate(rows);
+        }
+        self.tensors.truncate(rows);
+        let ratio_rows = self.ratio_rows.partition_point(|row| *row < rows);
+        self.ratio_rows.truncate(ratio_rows);
+        self.ratios.truncate(ratio_rows);
+        self.evaluations.retain(|evaluation| evaluation.step < step);
+        self.samples.retain(|sample| sample.step < step);
+        self.time_flows.retain(|flow| flow.step < step);
+    }
+
+    /// What the verdict needs of each step.
+    pub fn records(&self) -> impl Iterator<Item = StepRecord> {
+        (0..self.rows()).map(|row| {
+            let threshold = Some(self.threshold[row]).filter(|threshold| threshold.is_finite());
+            record(
+                self.action[row],
+                self.norm_before[row],
+                threshold,
+                self.coefficient[row],
+            )
+        })
+    }
+
+    /// The verdict on the clipping of the run; none before its first step.
+    pub fn verdict(&self) -> Option<Verdict> {
+        Verdict::of(self.records())
+    }
+
+    /// The rows of the steps from `from` to `to`, both included.
+    pub fn range(&self, from: Option<u64>, to: Option<u64>) -> std::ops::Range<usize> {
+        let start = from.map_or(0, |from| self.step.partition_point(|step| *step < from));
+        let end = to.map_or(self.rows(), |to| {
+            self.step.partition_point(|step| *step <= to)
+        });
+        start..end.max(start)
+    }
+
+    /// The row of a step.
+    pub fn row(&self, step: u64) -> Option<usize> {
+        self.step.binary_search(&step).ok()
+    }
+
+    /// Memory, roughly.
+    pub fn bytes(&self) -> usize {
+        let texts: usize = self
+            .samples
+            .iter()
+            .map(|sample| sample.text.len() + 40)
+            .sum();
+        let flows: usize = self
+            .time_flows
+            .iter()
+            .map(|flow| flow.norms.len() * 8 + 40)
+            .sum();
+        let words = self.step.capacity() * 5 + self.loss.capacity() * 5 / 2;
+        words * 8
+            + self.action.capacity()
+            + self.ratio_rows.capacity() * 8
+            + self.tensors.bytes()
+            + self.ratios.bytes()
+            + self.evaluations.capacity() * 32
+            + texts
+            + flows
+    }
+}

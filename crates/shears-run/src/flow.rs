@@ -1,0 +1,57 @@
+//! What a log says about the flow of gradients through the layers.
+
+use gradclip::ClipAction;
+use gradclip_judge::GradientFlow;
+use gradclip_judge::statistics::median;
+
+use crate::columns::Columns;
+use crate::header::Parameter;
+
+impl Columns {
+    /// The flow of gradients through the layers: for each, the median over the steps of the root mean square
+    /// of its gradient, from input to output. None without a header, which says what the layers are.
+    pub fn gradient_flow(&self) -> Option<GradientFlow> {
+        let header = self.header.as_ref()?;
+        let layers = header.layers().into_iter().map(|(layer, parameters)| {
+            let elements: usize = parameters.iter().map(|p| p.elements()).sum();
+            let squares = self.squares(&parameters).into_iter().zip(&self.action);
+            let applied = squares
+                .filter(|(square, action)| square.is_finite() && **action != ClipAction::Skip);
+            let square = median(applied.map(|(square, _)| square)).unwrap_or(0.0);
+            (layer.to_string(), (square / elements as f64).sqrt())
+        });
+        Some(GradientFlow::of(&layers.collect::<Vec<_>>()))
+    }
+
+    /// The norm of the gradient of each layer at each step, in the order of the forward pass; NaN where no
+    /// tensor of the layer has one. None without a header.
+    pub fn layer_norms(&self) -> Option<Vec<(String, Vec<f64>)>> {
+        let header = self.header.as_ref()?;
+        let layers = header.layers().into_iter().map(|(layer, parameters)| {
+            let mut norms = self.squares(&parameters);
+            norms.iter_mut().for_each(|square| *square = square.sqrt());
+            (layer.to_string(), norms)
+        });
+        Some(layers.collect())
+    }
+
+    /// The sum of squares of the gradients of these parameters at each step.
+    fn squares(&self, parameters: &[&Parameter]) -> Vec<f64> {
+        let mut sums = vec![f64::NAN; self.rows()];
+        for parameter in parameters {
+            let mut names = self.tensors.names.iter();
+            let Some(column) = names.position(|name| *name == parameter.name) else {
+                continue;
+            };
+            for (sum, norm) in sums.iter_mut().zip(&self.tensors.values[column]) {
+                let square = f64::from(*norm).powi(2);
+                *sum = match (sum.is_nan(), square.is_nan()) {
+                    (_, true) => *sum,
+                    (true, false) => square,
+                    (false, false) => *sum + square,
+                };
+            }
+        }
+        sums
+    }
+}

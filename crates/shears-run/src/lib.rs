@@ -1,0 +1,45 @@
+//! The folder of a run without its tensors. `events.jsonl` is the run's memory: the terminal, `shears inspect`,
+//! the live page and every report are computed from it alone, so that they cannot disagree.
+//!
+//! ```text
+//! header.rs   what the log is of: its first line         log.rs      reads a log while it grows
+//! event.rs    the other lines                            line.rs     one line
+//! writer.rs   appends, and cuts what is taken again      columns.rs  a log as columns
+//! lock.rs     who writes to the folder                   glance.rs   its last lines
+//! plan.rs     plan.toml as a table                       flow.rs     gradients through layers, time_flow.rs time
+//! ```
+//!
+//! A log has one reader, [`Log`]: it reads whole lines from where it stopped, leaves a half-written last line to
+//! the next time, counts lines that are no events and reads on, and begins again when a resumed run has cut
+//! its log. [`Columns`] hold what a million steps need in some dozens of bytes each; [`Log::events`] reads the
+//! lines again, one at a time.
+#![forbid(unsafe_code)]
+
+mod columns;
+mod error;
+mod event;
+mod flow;
+mod glance;
+mod header;
+mod line;
+mod lock;
+mod log;
+mod plan;
+mod time_flow;
+mod writer;
+
+pub use columns::{Columns, End, Evaluation, Sample, Tensors};
+pub use error::RunError;
+pub use event::{ClipEvent, EndReason, Event, StepEvent, action_name, six_digits};
+pub use glance::Glance;
+pub use header::{FORMAT, Header, Parameter};
+pub use lock::{LockWatch, lock_folder};
+pub use log::{Damage, Events, Log, Reach, line_at};
+pub use plan::read_plan;
+pub use time_flow::TimeFlow;
+pub use writer::EventLog;
+
+/// The log in the folder of a run.
+pub const LOG: &str = "events.jsonl";
+/// The plan in the folder of a run: a folder without one is not a run.
+pub const PLAN: &str = "plan.toml";

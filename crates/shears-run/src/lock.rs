@@ -1,0 +1,108 @@
+//! The lock of a folder that one program at a time writes to.
+
+use std::fs::{self, File, TryLockError};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use crate::RunError;
+
+/// The file whose lock it is.
+const FILE: &str = ".lock";
+/// For how long after a lock file was touched nobody but its trainer asks for the lock: a trainer makes the
+/// file and takes the lock a moment later, and must not find it taken.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Takes the lock of a folder until the file is dropped; the system releases it when the process ends, however
+/// it ends. `taken` says what to do when another has it.
+///
+/// # Errors
+///
+/// [`RunError::Locked`] if another program has it.
+pub fn lock_folder(folder: &Path, taken: &str) -> Result<File, RunError> {
+    let path = folder.join(FILE);
+    let file = File::create(&path).map_err(RunError::io("create", &path))?;
+    let mut attempts = 1;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            // The live page holds it for a moment, when it looks whether somebody trains.
+            Err(TryLockError::WouldBlock) if attempts < 5 => {
+                attempts += 1;
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(TryLockError::WouldBlock) => {
+                return Err(RunError::Locked {
+                    path: folder.to_path_buf(),
+                    problem: taken.to_string(),
+                });
+            }
+            Err(TryLockError::Error(error)) => return Err(RunError::io("lock", &path)(error)),
+        }
+    }
+}
+
+/// Looks at the lock of a run.
+#[derive(Debug, Default)]
+pub struct LockWatch {
+    /// When the lock file was last touched before it was found free. It stays free until it is touched again.
+    free_since: Mutex<Option<SystemTime>>,
+}
+
+impl LockWatch {
+    /// Whether a trainer holds the lock of the run in `folder`.
+    pub fn trainer_lives(&self, folder: &Path) -> bool {
+        let path = folder.join(FILE);
+        let Ok(touched) = fs::metadata(&path).and_then(|metadata| metadata.modified()) else {
+            return false;
+        };
+        let mut free_since = self
+            .free_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if *free_since == Some(touched) {
+            return false;
+        }
+        // A time in the future is an old one of another clock.
+        if touched.elapsed().is_ok_and(|age| age < GRACE) {
+            return true;
+        }
+        let held = File::open(&path)
+            .map(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)));
+        let held = held.unwrap_or(false);
+        if !held {
+            *free_since = Some(touched);
+        }
+        held
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_says_who_lives() {
+        let folder = tempfile::tempdir().unwrap();
+        let watch = LockWatch::default();
+        assert!(!watch.trainer_lives(folder.path()), "no lock file");
+
+        let lock = File::create(folder.path().join(".lock")).unwrap();
+        assert!(
+            watch.trainer_lives(folder.path()),
+            "it may just be starting"
+        );
+        let earlier = SystemTime::now() - Duration::from_secs(60);
+        lock.set_modified(earlier).unwrap();
+        lock.try_lock().unwrap();
+        assert!(watch.trainer_lives(folder.path()));
+        drop(lock);
+        assert!(!watch.trainer_lives(folder.path()), "the trainer is dead");
+        assert!(!watch.trainer_lives(folder.path()));
+
+        // Somebody resumes the run.
+        let lock = File::create(folder.path().join(".lock")).unwrap();
+        lock.try_lock().unwrap();
+        assert!(watch.trainer_lives(folder.path()));
+    }
+}

@@ -1,0 +1,449 @@
+//! Reading a log piece by piece, while a trainer writes to it.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::RunError;
+use crate::columns::Columns;
+use crate::event::Event;
+use crate::line::{self, Line, LineProblem};
+
+/// How many of the last bytes that were read are compared, to see that the file is still the same.
+const MEMORY: usize = 96;
+/// Bytes that are read from the file at once.
+const BUFFER: usize = 1 << 18;
+/// A line that is longer than this is none, and is not kept in memory: a disk that was full may have
+/// left a gigabyte of zeros.
+const LONGEST: u64 = 1 << 26;
+
+/// Whole lines from a place of a file on.
+pub(crate) struct Lines<R> {
+    reader: R,
+    position: u64,
+    line: Vec<u8>,
+}
+
+impl<R: BufRead> Lines<R> {
+    /// `reader` stands at `position`.
+    pub(crate) fn new(reader: R, position: u64) -> Self {
+        Lines {
+            reader,
+            position,
+            line: Vec::new(),
+        }
+    }
+
+    /// Where the last line ends.
+    pub(crate) fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// The next line and the place where it begins; none if only a half-written line is left.
+    pub(crate) fn next(&mut self) -> io::Result<Option<(u64, &[u8])>> {
+        let place = self.position;
+        let mut length = 0;
+        loop {
+            self.line.clear();
+            let mut part = (&mut self.reader).take(LONGEST);
+            let read = part.read_until(b'\n', &mut self.line)? as u64;
+            length += read;
+            if self.line.last() == Some(&b'\n') {
+                self.position += length;
+                return Ok(Some((place, &self.line)));
+            }
+            if read < LONGEST {
+                return Ok(None);
+            }
+        }
+    }
+}
+
+/// Why a log cannot be trusted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Damage {
+    /// The first broken line, counted from 1; none if it is not a line that is broken.
+    pub line: Option<u64>,
+    /// What is wrong with it.
+    pub reason: String,
+    /// Broken lines in all.
+    pub lines: u64,
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Damage {
+            line,
+            reason,
+            lines,
+        } = self;
+        match (line, lines) {
+            (Some(line), 1) => write!(
+                formatter,
+                "line {line} is no event and is left out: {reason}"
+            ),
+            (Some(line), _) => write!(
+                formatter,
+                "{lines} lines are no events and are left out, the first is line {line}: {reason}"
+            ),
+            (None, _) => formatter.write_str(reason),
+        }
+    }
+}
+
+/// A log as far as it was read.
+#[derive(Debug)]
+pub struct Log {
+    path: PathBuf,
+    /// Where the last whole line that was read ends.
+    position: u64,
+    /// The bytes before `position`: a resumed run cuts its log, and writes other lines.
+    memory: Vec<u8>,
+    lines: u64,
+    /// Goes up whenever the log is read from its start.
+    pub generation: u64,
+    /// What was read.
+    pub columns: Columns,
+    /// The lines that could not be read.
+    pub damage: Option<Damage>,
+}
+
+/// How far a reading has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Reach {
+    /// Bytes read.
+    pub read: u64,
+    /// Bytes there are.
+    pub length: u64,
+    /// No whole line is left.
+    pub complete: bool,
+}
+
+impl Log {
+    /// The log at a path, of which nothing was read yet.
+    pub fn new(path: PathBuf) -> Self {
+        Log {
+            path,
+            position: 0,
+            memory: Vec::new(),
+            lines: 0,
+            generation: 0,
+            columns: Columns::default(),
+            damage: None,
+        }
+    }
+
+    /// Reads all that a log has. A run without a log has an empty one.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read, or is of a format that this program does not know.
+    pub fn read(path: PathBuf) -> Result<Self, RunError> {
+        let mut log = Log::new(path);
+        while !log.advance(u64::MAX)?.complete {}
+        Ok(log)
+    }
+
+    /// Forgets all that was read.
+    pub fn reset(&mut self) {
+        let path = std::mem::take(&mut self.path);
+        let generation = self.generation + 1;
+        *self = Log {
+            generation,
+            ..Log::new(path)
+        };
+    }
+
+    /// Bytes read.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Reads about `budget` bytes more, in whole lines.
+    ///
+    /// # Errors
+    ///
+    /// As [`Log::read`]; what was read until then stays.
+    pub fn advance(&mut self, budget: u64) -> Result<Reach, RunError> {
+        let failed = RunError::io("read", &self.path);
+        let mut file = match File::open(&self.path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if self.position > 0 {
+                    self.reset();
+                }
+                return Ok(Reach {
+                    read: 0,
+                    length: 0,
+                    complete: true,
+                });
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        match self.find(&mut file) {
+            Ok(length) => {
+                let complete = self.read_lines(file, budget)?;
+                Ok(Reach {
+                    read: self.position,
+                    length: length.max(self.position),
+                    complete,
+                })
+            }
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// Goes to where reading stopped, or to the start if the file is another one; gives its length.
+    fn find(&mut self, file: &mut File) -> io::Result<u64> {
+        let length = file.metadata()?.len();
+        if self.position > 0 && !self.continues(file, length)? {
+            self.reset();
+        }
+        file.seek(SeekFrom::Start(self.position))?;
+        Ok(length)
+    }
+
+    /// Whether the file still begins with what was read of it.
+    fn continues(&self, file: &mut File, length: u64) -> io::Result<bool> {
+        if length < self.position {
+            return Ok(false);
+        }
+        let mut bytes = vec![0; self.memory.len()];
+        file.seek(SeekFrom::Start(self.position - bytes.len() as u64))?;
+        file.read_exact(&mut bytes)?;
+        Ok(bytes == self.memory)
+    }
+
+    fn read_lines(&mut self, file: File, budget: u64) -> Result<bool, RunError> {
+        let stop = self.position.saturating_add(budget);
+        let mut lines = Lines::new(BufReader::with_capacity(BUFFER, file), self.position);
+        while lines.position() < stop {
+            match lines.next() {
+                Ok(Some((place, line))) => self.take(line, place)?,
+                Ok(None) => return Ok(true),
+                Err(error) => return Err(RunError::io("read", &self.path)(error)),
+            }
+            self.position = lines.position();
+        }
+        Ok(false)
+    }
+
+    fn take(&mut self, line: &[u8], place: u64) -> Result<(), RunError> {
+        match Line::parse(line) {
+            Ok(event) => self.columns.push(event, place),
+            Err(LineProblem::Newer(format)) => {
+                let path = self.path.clone();
+                return Err(RunError::NewerFormat { path, format });
+            }
+            Err(LineProblem::Broken(reason)) => {
+                let damage = self.damage.get_or_insert(Damage {
+                    line: Some(self.lines + 1),
+                    reason,
+                    lines: 0,
+                });
+                damage.lines += 1;
+            }
+        }
+        self.lines += 1;
+        let tail = &line[line.len().saturating_sub(MEMORY)..];
+        self.memory.clear();
+        self.memory.extend_from_slice(tail);
+        Ok(())
+    }
+
+    /// Reads all again that was read, one event at a time, without lines that are no events and steps that
+    /// were taken again later.
+    pub fn events(&self) -> Result<Events<'_>, RunError> {
+        let failed = RunError::io("read", &self.path);
+        let file: Box<dyn Read> = match File::open(&self.path) {
+            Ok(file) => Box::new(file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Box::new(io::empty()),
+            Err(error) => return Err(failed(error)),
+        };
+        let reader = BufReader::with_capacity(BUFFER, file.take(self.position));
+        Ok(Events {
+            log: self,
+            lines: Lines::new(reader, 0),
+            rows: 0,
+        })
+    }
+}
+
+/// The events of a log, see [`Log::events`].
+pub struct Events<'a> {
+    log: &'a Log,
+    lines: Lines<BufReader<io::Take<Box<dyn Read>>>>,
+    /// How many of the steps were given.
+    rows: usize,
+}
+
+impl fmt::Debug for Events<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.log.path();
+        formatter.debug_tuple("Events").field(&path).finish()
+    }
+}
+
+impl Iterator for Events<'_> {
+    type Item = Result<Event, RunError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let (place, line) = match self.lines.next() {
+                Ok(line) => line?,
+                Err(error) => return Some(Err(RunError::io("read", &self.log.path)(error))),
+            };
+            let Ok(event) = line::event(line) else {
+                continue;
+            };
+            if matches!(event, Event::Step(_)) {
+                if self.log.columns.place.get(self.rows) != Some(&place) {
+                    continue;
+                }
+                self.rows += 1;
+            }
+            return Some(Ok(event));
+        }
+    }
+}
+
+/// The line of the step in a row of the columns of a log, as it was written.
+pub fn line_at(path: &Path, place: u64) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    file.seek(SeekFrom::Start(place))?;
+    let mut line = Vec::new();
+    BufReader::new(file)
+        .take(LONGEST)
+        .read_until(b'\n', &mut line)?;
+    Ok(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+    use std::fs;
+
+    use super::*;
+
+    fn sample(step: u64) -> String {
+        format!("{{\"event\":\"sample\",\"step\":{step},\"text\":\"after {step}\"}}\n")
+    }
+
+    fn texts(log: &Log) -> Vec<&str> {
+        let samples = log.columns.samples.iter();
+        samples.map(|sample| sample.text.as_str()).collect()
+    }
+
+    #[test]
+    fn a_growing_log_is_read_once_and_a_cut_one_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("events.jsonl");
+        let mut log = Log::new(path.clone());
+        assert!(log.advance(1 << 20).unwrap().complete);
+
+        let mut text = sample(1) + &sample(2) + "{\"event\":\"sample\",\"step\":3,";
+        fs::write(&path, &text).unwrap();
+        assert!(log.advance(1 << 20).unwrap().complete);
+        assert_eq!(texts(&log), ["after 1", "after 2"]);
+        assert_eq!(log.damage, None);
+
+        text.push_str("\"text\":\"after 3\"}\n");
+        fs::write(&path, &text).unwrap();
+        log.advance(1 << 20).unwrap();
+        assert_eq!(texts(&log), ["after 1", "after 2", "after 3"]);
+        assert_eq!(log.generation, 0);
+
+        // A resumed run has cut the log, and has written more than was there.
+        let other = sample(1) + &sample(7) + &sample(8) + &sample(9);
+        fs::write(&path, other).unwrap();
+        log.advance(1 << 20).unwrap();
+        assert_eq!(texts(&log), ["after 1", "after 7", "after 8", "after 9"]);
+        assert_eq!(log.generation, 1);
+    }
+
+    #[test]
+    fn pieces_end_between_lines() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("events.jsonl");
+        let mut text = String::new();
+        for step in 0..100 {
+            write!(text, "{}", sample(step)).unwrap();
+        }
+        fs::write(&path, &text).unwrap();
+        let mut log = Log::new(path);
+        let mut pieces = 0;
+        while !log.advance(500).unwrap().complete {
+            pieces += 1;
+        }
+        assert!(pieces > 5, "{pieces}");
+        assert_eq!(log.columns.samples.len(), 100);
+        assert_eq!(log.position(), text.len() as u64);
+    }
+
+    #[test]
+    fn a_broken_line_is_counted_and_the_others_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("events.jsonl");
+        let text = sample(1) + "{\"event\":\"sample\",\"st\n" + "nonsense\n" + &sample(4);
+        fs::write(&path, text).unwrap();
+        let mut log = Log::new(path);
+        log.advance(1 << 20).unwrap();
+        assert_eq!(texts(&log), ["after 1", "after 4"]);
+        let damage = log.damage.unwrap();
+        assert_eq!((damage.line, damage.lines), (Some(2), 2));
+        assert!(damage.reason.contains("EOF"), "{}", damage.reason);
+        assert!(damage.to_string().starts_with("2 lines are no events"));
+    }
+
+    fn step_line(step: u64, norm: f64) -> String {
+        format!(
+            "{{\"event\":\"step\",\"step\":{step},\"loss\":1.0,\"lr\":0.1,\"tokens_per_second\":9.0,\
+             \"clip\":{{\"action\":\"keep\",\"norm_before\":{norm:?},\"norm_after\":{norm:?},\
+             \"coefficient\":1.0,\"threshold\":null,\"non_finite\":0,\"clipped_share\":0.0,\
+             \"cosine\":1.0,\"tensors\":{{}}}}}}\n"
+        )
+    }
+
+    #[test]
+    fn what_was_taken_again_and_what_is_broken_is_left_out_of_the_events() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("events.jsonl");
+        let text = [
+            &step_line(1, 1.0),
+            &step_line(2, 2.0),
+            "\0\0\0\n",
+            &sample(2),
+            &step_line(2, 3.0),
+            "{\"event\":\"step\"",
+        ];
+        fs::write(&path, text.concat()).unwrap();
+        let log = Log::read(path).unwrap();
+        assert_eq!(log.columns.norm_before, [1.0, 3.0]);
+        let steps = log
+            .events()
+            .unwrap()
+            .filter_map(|event| match event.unwrap() {
+                Event::Step(step) => Some((step.step, step.clip.norm_before)),
+                _ => None,
+            });
+        assert_eq!(steps.collect::<Vec<_>>(), [(1, 1.0), (2, 3.0)]);
+        let damage = log.damage.unwrap().to_string();
+        assert!(damage.starts_with("line 3 is no event"), "{damage}");
+    }
+
+    #[test]
+    fn a_run_without_a_log_has_an_empty_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = Log::read(folder.path().join("events.jsonl")).unwrap();
+        assert_eq!(log.columns.rows(), 0);
+        assert_eq!(log.events().unwrap().count(), 0);
+    }
+}

@@ -1,0 +1,106 @@
+//! How far gradients reach back in time.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// Below this share of its largest, a gradient has vanished; above its inverse, it has exploded. The
+/// same bound as between layers, see [`GradientFlow`](gradclip_judge::GradientFlow).
+const VANISHED_BELOW: f64 = 1e-3;
+
+/// What a run says about the flow of gradients through time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TimeFlow {
+    /// Steps taken when it was measured.
+    pub step: u64,
+    /// The norm of the gradient by the states of all layers together, one token back, two tokens back,
+    /// and so on; infinite where it was not finite.
+    pub norms: Vec<f64>,
+}
+
+impl TimeFlow {
+    /// That of a measurement, as [`Event::StateGradients`](crate::Event::StateGradients) has it; none of a
+    /// model that carries no state.
+    pub fn together(step: u64, layers: &BTreeMap<String, Vec<Option<f64>>>) -> Option<TimeFlow> {
+        let distances = layers.values().map(Vec::len).max()?;
+        let norm = |distance: usize| {
+            let of_layers = layers.values().filter_map(|norms| norms.get(distance));
+            let square = |norm: &Option<f64>| norm.unwrap_or(f64::INFINITY).powi(2);
+            of_layers.map(square).sum::<f64>().sqrt()
+        };
+        let norms = (0..distances).map(norm).collect();
+        Some(TimeFlow { step, norms })
+    }
+
+    /// Tokens beyond which less than a thousandth of the gradient one token back is left; none if more
+    /// is left at the far end.
+    pub fn reach(&self) -> Option<usize> {
+        let near = *self.norms.first()?;
+        let left = |norm: &f64| *norm >= VANISHED_BELOW * near && *norm > 0.0;
+        let reach = self.norms.iter().rposition(left).map_or(0, |last| last + 1);
+        Some(reach).filter(|reach| *reach < self.norms.len())
+    }
+
+    /// The gradient at the far end as a multiple of the one a token back; none if that is zero, or either is
+    /// not finite.
+    pub fn far_to_near(&self) -> Option<f64> {
+        let (near, far) = (self.norms.first()?, self.norms.last()?);
+        Some(far / near).filter(|ratio| ratio.is_finite())
+    }
+}
+
+impl fmt::Display for TimeFlow {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let window = self.norms.len();
+        if self.norms.iter().any(|norm| !norm.is_finite()) {
+            return write!(formatter, "gradients through time are not finite");
+        }
+        let Some(ratio) = self.far_to_near() else {
+            return write!(formatter, "no gradient flows back in time");
+        };
+        match self.reach() {
+            Some(reach) => write!(
+                formatter,
+                "gradients vanish through time: beyond {reach} of {window} tokens back less than \
+                 {VANISHED_BELOW} of the nearest is left, so that hardly anything farther apart than that is \
+                 learned; clipping cannot cure that"
+            ),
+            None if ratio > 1.0 / VANISHED_BELOW => write!(
+                formatter,
+                "gradients explode through time: {window} tokens back they are {ratio:.1e} times as \
+                 large as one token back, which is what clipping is for"
+            ),
+            None => write!(
+                formatter,
+                "gradients reach back in time: {window} tokens back they are {ratio:.2e} times as \
+                 large as one token back (below {VANISHED_BELOW} they would vanish)"
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_say_what_the_norms_are() {
+        let flow = |norms: &[f64]| TimeFlow {
+            step: 1,
+            norms: norms.to_vec(),
+        };
+        let vanishing = flow(&[1.0, 0.1, 0.01, 1e-4, 1e-6]);
+        assert_eq!(vanishing.reach(), Some(3));
+        assert!(vanishing.to_string().contains("beyond 3 of 5 tokens"));
+        let exploding = flow(&[1.0, 100.0, 5e3, 2e3]);
+        assert_eq!(exploding.reach(), None);
+        assert!(flow(&[1.0, 0.5, 0.2]).to_string().contains("2.00e-1"));
+        assert!(exploding.to_string().contains("explode"), "{exploding}");
+        assert_eq!(flow(&[0.0, 0.0]).far_to_near(), None);
+        assert!(flow(&[0.0, 0.0]).to_string().contains("no gradient"));
+        // It grows, and then falls: what counts is the far end.
+        assert_eq!(flow(&[1.0, 1e4, 5.0]).reach(), None);
+        let broken = flow(&[f64::INFINITY, f64::INFINITY]).to_string();
+        assert_eq!(broken, "gradients through time are not finite");
+        assert!(flow(&[2.0]).to_string().contains("1.00e0"));
+    }
+}

@@ -1,0 +1,95 @@
+//! What reading a long log takes. A binary of its own: its size is part of the peak.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+
+use gradclip::ClipAction;
+use shears_run::{ClipEvent, Event, EventLog, FORMAT, Header, Log, Parameter, StepEvent};
+
+const STEPS: u64 = 200_000;
+const TENSORS: usize = 12;
+/// Columns take about 110 bytes a step, vectors up to twice as much; events would take 1,500.
+const MOST_BYTES: u64 = 64 << 20;
+
+/// The most memory that this process has had; none where the system does not tell.
+fn peak() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kilobytes * 1024)
+}
+
+fn name(tensor: usize) -> String {
+    format!("layers.{}.weight_{}", tensor / 4, tensor % 4)
+}
+
+fn header() -> Header {
+    let parameter = |tensor| Parameter {
+        name: name(tensor),
+        layer: format!("layers.{}", tensor / 4),
+        shape: vec![16, 16],
+    };
+    Header {
+        format: FORMAT,
+        parameters: (0..TENSORS).map(parameter).collect(),
+        device: "cpu".to_string(),
+        precision: "f32".to_string(),
+    }
+}
+
+fn step(step: u64) -> Event {
+    let norm = 1.0 + (step % 7) as f64;
+    let tensors: BTreeMap<String, f64> = (0..TENSORS).map(|t| (name(t), 0.25 * norm)).collect();
+    Event::Step(StepEvent {
+        step,
+        loss: Some(2.0),
+        lr: 0.01,
+        tokens_per_second: 1e5,
+        clip: ClipEvent {
+            action: ClipAction::Clip,
+            norm_before: norm,
+            norm_after: 1.0,
+            coefficient: 1.0 / norm,
+            threshold: Some(1.0),
+            skip_reason: None,
+            non_finite: 0,
+            first_non_finite: None,
+            clipped_share: 0.0,
+            cosine: 1.0,
+            tensors,
+        },
+        update_ratios: BTreeMap::new(),
+    })
+}
+
+#[test]
+fn a_long_log_is_read_in_little_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.jsonl");
+    drop(EventLog::open(&path, 0, &header()).unwrap());
+    let file = File::options().append(true).open(&path).unwrap();
+    let mut file = BufWriter::new(file);
+    for number in 1..=STEPS {
+        writeln!(file, "{}", serde_json::to_string(&step(number)).unwrap()).unwrap();
+    }
+    file.flush().unwrap();
+
+    let log = Log::read(path.clone()).unwrap();
+    let columns = &log.columns;
+    assert_eq!(columns.rows() as u64, STEPS);
+    assert_eq!(columns.verdict().unwrap().clipped as u64, STEPS);
+    assert!(columns.gradient_flow().unwrap().vanishing.is_none());
+    let events = log.events().unwrap().map(Result::unwrap);
+    let sum: u64 = events.map(|event| event.step()).sum();
+    assert_eq!(sum, STEPS * (STEPS + 1) / 2);
+    // A resumed run reads it, too.
+    drop(EventLog::open(&path, STEPS, &header()).unwrap());
+    let Some(peak) = peak() else { return };
+    println!("{} MB", peak >> 20);
+    assert!(peak < MOST_BYTES, "{peak}");
+}

@@ -1,0 +1,109 @@
+//! Logs as other versions and accidents leave them.
+
+use std::fs;
+
+use crate::program::{Scratch, TINY};
+
+/// A run of forty steps.
+fn trained() -> Scratch {
+    let scratch = Scratch::new();
+    scratch
+        .run(&format!("train {TINY} --quiet --out run"))
+        .succeeded();
+    scratch
+}
+
+fn lines(scratch: &Scratch) -> Vec<String> {
+    let text = scratch.read("run/events.jsonl");
+    text.lines().map(|line| format!("{line}\n")).collect()
+}
+
+#[test]
+fn a_log_begins_with_what_it_is_of() {
+    let scratch = trained();
+    let header = &scratch.events("run")[0];
+    assert_eq!(header["event"], "header");
+    assert_eq!(header["format"], 2);
+    assert_eq!(header["device"], "cpu");
+    assert_eq!(header["precision"], "f32");
+    let parameters = header["parameters"].as_array().unwrap();
+    assert_eq!(parameters[0]["layer"], "embedding");
+    assert_eq!(parameters.last().unwrap()["name"], "output.bias");
+    // Neither the model nor the text is needed to say what a run is.
+    fs::remove_dir_all(scratch.path("run/checkpoints")).unwrap();
+    let text = scratch.run("inspect run").succeeded();
+    assert!(text.contains("gradients reach every layer"), "{text}");
+}
+
+#[test]
+fn a_log_of_an_earlier_version_is_read_and_continued() {
+    let scratch = trained();
+    scratch.write("run/events.jsonl", lines(&scratch)[1..].concat());
+    let text = scratch.run("inspect run").succeeded();
+    let missing = "an earlier version wrote this log, which does not describe the model: no ";
+    for what in [
+        "table of parameters",
+        "flow of gradients through the layers",
+    ] {
+        assert!(text.contains(&format!("{missing}{what}")), "{text}");
+    }
+    assert!(text.contains("40 of 40 steps taken"), "{text}");
+    let json = scratch.run("inspect run --json").json().remove(0);
+    assert!(json["gradient_flow"].is_null() && json["parameters"].is_null());
+    assert_eq!(json["verdict"]["steps"], 40);
+    scratch.run("replay run --clip norm:1").succeeded();
+    let refused = scratch.run("replay run --clip block-rms:0.1").failed(2);
+    assert!(
+        refused.contains(&format!("{missing}sizes of tensors")),
+        "{refused}"
+    );
+    scratch.run("export run").succeeded();
+
+    scratch.run("train --quiet --resume run").succeeded();
+    let events = scratch.events("run");
+    let headers = events.iter().filter(|event| event["event"] == "header");
+    assert_eq!(headers.count(), 1);
+    let text = scratch.run("inspect run").succeeded();
+    assert!(!text.contains(missing), "{text}");
+}
+
+#[test]
+fn broken_lines_are_named_and_the_others_are_read() {
+    let scratch = trained();
+    let mut broken = lines(&scratch);
+    broken[2] = "\0\0\0\0\n".into();
+    broken[5] = "{\"event\":\"party\",\"step\":5}\n".into();
+    let torn = "{\"event\":\"step\",\"step\":41,\"lo";
+    scratch.write("run/events.jsonl", broken.concat() + torn);
+    for command in ["inspect run", "export run", "replay run --clip norm:1"] {
+        let ran = scratch.run(command);
+        let warning =
+            "run/events.jsonl: 2 lines are no events and are left out, the first is line 3";
+        assert!(ran.stderr.contains(warning), "{command}: {}", ran.stderr);
+        assert_eq!(ran.stderr.lines().count(), 1, "{command}: {}", ran.stderr);
+        ran.succeeded();
+    }
+    let before = scratch.read("run/events.jsonl");
+    let refused = scratch.run("train --quiet --resume run").failed(1);
+    assert!(refused.contains("line 3 is not an event"), "{refused}");
+    assert_eq!(scratch.read("run/events.jsonl"), before);
+}
+
+#[test]
+fn a_later_format_is_refused_in_one_line() {
+    let scratch = trained();
+    let mut later = lines(&scratch);
+    later[0] = "{\"event\":\"header\",\"format\":3,\"tensors\":[]}\n".into();
+    scratch.write("run/events.jsonl", later.concat());
+    for command in [
+        "inspect run",
+        "export run",
+        "replay run --clip norm:1",
+        "train --resume run",
+    ] {
+        let refused = scratch.run(command).failed(1);
+        assert!(refused.contains("its format is 3"), "{command}: {refused}");
+        assert_eq!(refused.trim().lines().count(), 1, "{command}: {refused}");
+    }
+    assert_eq!(scratch.read("run/events.jsonl"), later.concat());
+}
