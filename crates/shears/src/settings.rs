@@ -138,7 +138,7 @@ fn help(setting: &Setting) -> (String, String) {
 }
 
 /// What a config file may have beside the plan: where to write and how.
-pub(crate) const OUTSIDE: [&str; 6] = ["out", "threads", "quiet", "json", "tensorboard", "tui"];
+const OUTSIDE: [&str; 6] = ["out", "threads", "quiet", "json", "tensorboard", "tui"];
 
 /// The settings that were given, by flags and by a config file.
 #[derive(Clone, Debug)]
@@ -183,8 +183,7 @@ impl Given {
         Ok(given)
     }
 
-    /// Refuses what a command does not use. Of the plan of a run it is left out, and so are its steps: the
-    /// command would take as long as the run.
+    /// Refuses what a command does not use; of the plan of a run it is left out.
     pub(crate) fn restrict(
         &mut self,
         command: &str,
@@ -192,20 +191,29 @@ impl Given {
     ) -> anyhow::Result<()> {
         let is_used = |name: &str| Plan::setting(name).is_some_and(&uses);
         if self.is_of_run {
-            self.config
-                .retain(|name, _| is_used(name) && name != "steps");
+            self.config.retain(|name, _| is_used(name));
         }
-        match self
-            .all()
-            .keys()
-            .chain(self.outside.keys())
-            .find(|name| !is_used(name))
-        {
-            None => Ok(()),
-            Some(name) => {
-                let message = format!("{name} is not used by {command}");
-                Err(self.blame(PlanError::about(name, message)))
-            }
+        let given = self.all();
+        let unused = given.keys().find(|name| !is_used(name));
+        let message = match (unused, self.outside.keys().next()) {
+            (Some(name), _) => (name, format!("{name} is not used by {command}")),
+            (None, Some(name)) => (name, format!("{name} is a key for `shears train` alone")),
+            (None, None) => return Ok(()),
+        };
+        Err(self.blame(PlanError::about(message.0, message.1)))
+    }
+
+    /// The same with another value of a setting.
+    pub(crate) fn with(&self, name: &str, value: impl Into<Value>) -> Given {
+        let mut given = self.clone();
+        given.typed.insert(name.to_string(), value.into());
+        given
+    }
+
+    /// Leaves a setting out of the plan of a run.
+    pub(crate) fn without_that_of_the_run(&mut self, name: &str) {
+        if self.is_of_run {
+            self.config.remove(name);
         }
     }
 
@@ -260,12 +268,6 @@ impl Given {
             None => error.into(),
         }
     }
-}
-
-/// The plan of settings that are given as a table, with the names of a config file.
-pub(crate) fn resolve_table(table: &Table) -> anyhow::Result<Plan> {
-    check_keys(table).map_err(Misuse)?;
-    Ok(of_our_models(Plan::resolve(table)?))
 }
 
 /// All parameters of our models have their output units on the first axis, whatever `agc` says.

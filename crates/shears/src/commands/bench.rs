@@ -134,6 +134,8 @@ pub(crate) fn run(arguments: BenchArguments) -> anyhow::Result<ExitCode> {
     );
     let mut given = Given::read(settings.0, arguments.config.as_deref())?;
     given.restrict(&command, |setting| part.uses(setting))?;
+    // They would take as long as the run.
+    given.without_that_of_the_run("steps");
     let plan = given.plan()?;
     if part != BenchPart::Train && plan.model.is_recurrent() && given.is_typed("window") {
         let message = format!(

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueHint};
 use shears_run::EndReason;
-use shears_train::{Plan, RunFolder, compare_plans};
+use shears_train::{Plan, RunFolder, Setting};
 
 use crate::comparison::{
     self, Comparison, MOST_VARIANTS, Outcome, Report, Run, SAME_START, Variant, check_folder,
@@ -239,29 +239,32 @@ fn comparison(mut runs: Vec<Read>, cut: Option<&str>) -> Result<Comparison, Misu
     })
 }
 
-/// The names of the settings that have to stand beside the policy.
-fn differing(runs: &[Read]) -> Vec<String> {
-    let mut differing: Vec<String> = Vec::new();
-    for run in &runs[1..] {
-        let names = compare_plans(&runs[0].plan, &run.plan).into_iter();
-        differing.extend(names.map(|(name, _, _)| name));
-    }
-    differing.retain(|name| !NOT_BESIDE.contains(&name.as_str()));
-    differing.sort();
-    differing.dedup();
-    differing
+/// The names of the settings that have to stand beside the policy: those in which runs differ that have
+/// them. What only one of two optimizers has goes without saying.
+fn differing(runs: &[Read]) -> Vec<&'static str> {
+    let differs = |setting: &&Setting| {
+        let plans = runs.iter().map(|run| &run.plan);
+        let mut values = plans
+            .filter(|plan| setting.belongs(plan))
+            .map(|plan| setting.value_in(plan));
+        let first = values.next();
+        values.any(|value| Some(value) != first)
+    };
+    let names = Plan::settings().iter().filter(differs);
+    let names = names.map(|setting| setting.name.as_str());
+    names.filter(|name| !NOT_BESIDE.contains(name)).collect()
 }
 
 /// The policy of a run, with the other settings in which runs differ.
-fn variant(plan: &Plan, differing: &[String]) -> Variant {
+fn variant(plan: &Plan, differing: &[&str]) -> Variant {
     let table = toml::Table::try_from(plan).unwrap_or_default();
     let mut name = plan.clip.to_string();
     for key in differing {
-        let value = match table.get(key) {
-            Some(toml::Value::String(text)) => text.clone(),
-            value => value.map_or("none".to_string(), toml::Value::to_string),
-        };
-        name.push_str(&format!(", {key} {value}"));
+        match table.get(*key) {
+            Some(toml::Value::String(text)) => name.push_str(&format!(", {key} {text}")),
+            Some(value) => name.push_str(&format!(", {key} {value}")),
+            None => {}
+        }
     }
     Variant {
         name,

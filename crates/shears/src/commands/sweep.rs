@@ -2,17 +2,19 @@
 
 mod grid;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
+use clap::{Args, ValueHint};
 use indicatif::{ProgressBar, ProgressStyle};
 use shears_model::LanguageModel;
 use shears_run::{EndReason, Glance, StepEvent};
 use shears_train::{
-    Corpora, End, Evaluation, Observer, RunFolder, TrainError, Trainer, load_corpora, train,
+    ClipPolicy, Corpora, End, Evaluation, Observer, RunFolder, Setting, TrainError, Trainer,
+    load_corpora, train,
 };
 
 use super::train::{batches_and_memory, newest_checkpoint, refuse_too_large};
@@ -22,13 +24,9 @@ use crate::model::{Work, device, with_model};
 use crate::output::say;
 use crate::report;
 use crate::run_log;
-use crate::settings::checked;
+use crate::settings::{Given, Scope, Settings, checked};
 use crate::watch::stop_when_asked;
-use clap::{Args, ValueHint};
 use grid::{Cell, Grid};
-use shears_data::TokenizerKind;
-use shears_train::{ClipPolicy, Preset};
-use std::path::PathBuf;
 
 /// Train the same model under several clipping policies, and draw what they did
 ///
@@ -40,10 +38,6 @@ use std::path::PathBuf;
 #[derive(Args, Debug)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct SweepArguments {
-    /// Text files or folders; without any, the text that the program carries
-    #[arg(value_hint = ValueHint::AnyPath)]
-    pub(crate) text: Vec<PathBuf>,
-
     /// A clipping policy to compare; can be given several times [default: none, and the preset's]
     #[arg(long = "clip", value_name = "POLICY", value_parser = checked::<ClipPolicy>)]
     pub(crate) policies: Vec<String>,
@@ -53,43 +47,47 @@ pub(crate) struct SweepArguments {
     pub(crate) rates: Vec<f64>,
 
     /// Seeds of each combination: 1, 2, ... N
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
-    pub(crate) seeds: u64,
-
-    /// Steps of each run [default: the preset's]
-    #[arg(long, value_name = "N")]
-    pub(crate) steps: Option<u64>,
-
-    /// Complete setting to start from, as in `shears train` [default: lstm-128]
-    #[arg(long, value_name = "NAME", value_parser = checked::<Preset>)]
-    pub(crate) preset: Option<String>,
-
-    /// How text becomes tokens, as in `shears train` [default: char]
-    #[arg(long, value_name = "KIND", value_parser = checked::<TokenizerKind>)]
-    pub(crate) tokenizer: Option<String>,
-
-    /// Any other setting of `shears train` by its name; can be given several times
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    pub(crate) settings: Vec<String>,
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) seeds: u32,
 
     /// Folder of the sweep
     #[arg(long, value_name = "FOLDER", default_value = "sweep", value_hint = ValueHint::DirPath)]
     pub(crate) out: PathBuf,
 
+    /// Settings of all runs from a TOML file, which may be the plan of a run
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) config: Option<PathBuf>,
+
     /// Threads to compute on [default: all]
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<usize>,
+
+    #[command(flatten)]
+    pub(crate) settings: Settings<OfAllRuns>,
+}
+
+/// What is the same in all runs of a sweep.
+#[derive(Debug)]
+pub(crate) struct OfAllRuns;
+
+impl Scope for OfAllRuns {
+    fn takes(setting: &Setting) -> bool {
+        !["clip", "lr", "seed"].contains(&setting.name.as_str())
+    }
 }
 
 const EXAMPLES: &str = "Examples:
   shears sweep book.txt --clip none --clip global-norm:1 --clip zclip --steps 500
   shears sweep book.txt --preset rnn-128 --clip none --clip global-norm:1 \\
       --lr 1e-3,3e-3,1e-2 --seeds 3 --steps 500 --out clipping-of-rnn
-  shears sweep book.txt --preset rnn-128 --set nonlinearity=relu --set optimizer=sgd \\
+  shears sweep book.txt --preset rnn-128 --nonlinearity relu --optimizer sgd \\
       --lr 0.5,1,2 --clip none --clip global-norm:1 --clip value:0.05";
 
 pub(crate) fn run(arguments: &SweepArguments) -> anyhow::Result<ExitCode> {
-    let mut grid = Grid::new(arguments)?;
+    let mut given = Given::read(arguments.settings.0.clone(), arguments.config.as_deref())?;
+    // The seeds are counted.
+    given.restrict("sweep", |setting| setting.name != "seed")?;
+    let mut grid = Grid::new(arguments, &given)?;
     comparison::check_folder(&arguments.out, &[grid::MARK, grid::OLD_MARK])?;
     let threads = super::set_threads(arguments.threads)?;
     let corpora = load_corpora(&grid.cells[0].plan, None, grid.tokenizer()?)?;

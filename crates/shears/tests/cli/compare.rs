@@ -20,8 +20,8 @@ fn runs_of_a_sweep_have_the_report_of_the_sweep() {
     let scratch = Scratch::new();
     let said = scratch
         .run(
-            "sweep --set hidden=16 --set layers=1 --set batch=4 --set window=8 --steps 40 \
-             --set eval-every=20 --seeds 2 --clip none --clip global-norm:0.1 --out grid",
+            "sweep --hidden 16 --layers 1 --batch 4 --window 8 --steps 40 \
+             --eval-every 20 --seeds 2 --clip none --clip global-norm:0.1 --out grid",
         )
         .succeeded();
     let runs = ["none", "global-norm-0.1"].map(|policy| {
@@ -60,12 +60,22 @@ fn settings_that_differ_stand_beside_the_policy() {
     let scratch = Scratch::new();
     train(&scratch, "--clip none --out adam");
     train(&scratch, "--clip none --optimizer sgd --lr 0.1 --out sgd");
+    train(&scratch, "--clip none --beta1 0.5 --out other");
     let said = scratch.run("compare adam sgd").succeeded();
     for part in ["none, optimizer sgd", "none, optimizer adam"] {
         assert!(said.contains(part), "{said}");
     }
     // Each has one rate, of which there is nothing to say.
     assert!(!said.contains("Learning rates that converge"), "{said}");
+    assert!(!said.contains("beta1"), "{said}");
+    let said = scratch.run("compare adam sgd other").succeeded();
+    for part in [
+        "optimizer adam, beta1 0.5",
+        "optimizer adam, beta1 0.9",
+        "none, optimizer sgd",
+    ] {
+        assert!(said.contains(part), "{said}");
+    }
     scratch.run("compare adam sgd --out page").succeeded();
     assert!(!scratch.path("page/learning-rates.svg").exists());
     let page = scratch.read("page/report.html");

@@ -140,7 +140,7 @@ fn keys_that_do_not_belong_are_refused() {
         for message in [both, key.failed(2)] {
             assert_eq!(message, format!("shears: config c.toml: {words}"));
         }
-        let set = scratch.run(&format!("sweep --set {setting} --set {choice}"));
+        let set = scratch.run(&format!("sweep --{setting} --{choice}"));
         assert_eq!(set.failed(2), format!("shears: {words}"));
     }
 }

@@ -4,9 +4,9 @@ use serde_json::Value;
 
 use crate::program::Scratch;
 
-/// The settings of `TINY`, for a command that takes them by `--set`.
-const SMALL: &str = "--set hidden=16 --set layers=1 --set batch=4 --set window=8 --steps 40 \
-     --set eval-every=20 --set save-every=10 --out grid";
+/// The settings of `TINY`, and the folder.
+const SMALL: &str = "--hidden 16 --layers 1 --batch 4 --window 8 --steps 40 \
+     --eval-every 20 --save-every 10 --out grid";
 
 fn report(scratch: &Scratch) -> Value {
     serde_json::from_str(&scratch.read("grid/report.json")).unwrap()
@@ -99,13 +99,10 @@ fn a_sweep_with_other_settings_needs_another_folder() {
         .run(&format!("sweep {SMALL} --clip none"))
         .succeeded();
     let error = scratch
-        .run(&format!("sweep {SMALL} --clip none --set optimizer=sgd"))
+        .run(&format!("sweep {SMALL} --clip none --optimizer sgd"))
         .failed(2);
     assert!(error.contains("choose another --out"), "{error}");
     for (flags, part) in [
-        ("--set hiden=3", "did you mean `hidden`"),
-        ("--set clip=none", "has a flag of its own"),
-        ("--set hidden", "must be KEY=VALUE"),
         ("--clip none --clip none", "is there twice"),
         ("--lr 0", "lr"),
     ] {
@@ -146,7 +143,7 @@ fn a_sweep_that_is_stopped_goes_on() {
 fn a_run_that_diverged_is_a_result_and_not_tried_again() {
     let scratch = Scratch::new();
     let grid = format!(
-        "sweep {SMALL} --preset rnn-128 --set nonlinearity=relu --set optimizer=sgd --clip none --lr 1e20"
+        "sweep {SMALL} --preset rnn-128 --nonlinearity relu --optimizer sgd --clip none --lr 1e20"
     );
     let said = scratch.run(&grid).succeeded();
     assert!(
@@ -176,16 +173,27 @@ fn a_sweep_that_cannot_be_leaves_nothing() {
     scratch.write("short.txt", "too short");
     refused("short.txt --out grid", "the text is too short");
     assert!(!scratch.path("grid/runs").exists());
-    refused(
-        "--set hidden=60000 --out large",
-        "training would take about",
-    );
+    refused("--hidden 60000 --out large", "training would take about");
     assert!(!scratch.path("large/runs").exists());
-    refused("--set quiet=true", "`quiet` is not for a sweep");
-    refused("--set lr=1", "`lr` has a flag of its own");
+    for flag in ["--hiden=3", "--quiet", "--seed=2", "--resume=a"] {
+        let ran = scratch.run(&format!("sweep {flag}"));
+        assert_eq!(ran.code, Some(2), "{ran:?}");
+        let name = flag.split('=').next().unwrap();
+        let words = format!("unexpected argument '{name}'");
+        assert!(ran.stderr.contains(&words), "{ran:?}");
+    }
+    scratch.write("c.toml", "seed = 2");
+    refused(
+        "--config c.toml",
+        "config c.toml: seed is not used by sweep",
+    );
+    scratch.write("c.toml", "quiet = true");
+    refused(
+        "--config c.toml",
+        "config c.toml: quiet is a key for `shears train` alone",
+    );
     // Both rates are above it, though the preset's is not.
-    let grid =
-        format!("sweep {SMALL} --clip none --lr 0.05,0.1 --set schedule=cosine --set min-lr=0.01");
+    let grid = format!("sweep {SMALL} --clip none --lr 0.05,0.1 --schedule cosine --min-lr 0.01");
     scratch.run(&grid).succeeded();
 }
 
@@ -200,4 +208,20 @@ fn a_folder_of_the_old_name_goes_on() {
     std::fs::rename(new, old).unwrap();
     scratch.run(&sweep).succeeded();
     assert_eq!(scratch.read(log), before);
+}
+
+#[test]
+fn the_plan_of_a_run_serves_as_the_settings_of_all_runs() {
+    let scratch = Scratch::new();
+    let small = SMALL.replace("--out grid", "");
+    let run =
+        format!("train {small} --nonlinearity relu --preset rnn-128 --seed 7 --quiet --out run");
+    scratch.run(&run).succeeded();
+    let sweep = "sweep --config run/plan.toml --optimizer sgd --clip none --out grid";
+    scratch.run(sweep).succeeded();
+    let plan = scratch.plan("grid/runs/none_lr-0.002_seed-1");
+    assert_eq!(plan["nonlinearity"].as_str(), Some("relu"));
+    assert_eq!(plan["optimizer"].as_str(), Some("sgd"));
+    assert_eq!(plan["seed"].as_integer(), Some(1));
+    assert!(!plan.contains_key("beta1"));
 }

@@ -12,7 +12,7 @@ use super::SweepArguments;
 use crate::comparison::MOST_VARIANTS;
 use crate::exit::Misuse;
 use crate::new_file;
-use crate::settings;
+use crate::settings::Given;
 
 /// The file that makes a folder one of a sweep.
 pub(super) const MARK: &str = "sweep.toml";
@@ -43,15 +43,17 @@ pub(super) struct Grid {
     /// As they were typed.
     pub(super) policies: Vec<String>,
     pub(super) rates: Vec<f64>,
-    pub(super) seeds: u64,
+    pub(super) seeds: u32,
     pub(super) cells: Vec<Cell>,
 }
 
 impl Grid {
-    pub(super) fn new(arguments: &SweepArguments) -> anyhow::Result<Grid> {
+    pub(super) fn new(arguments: &SweepArguments, given: &Given) -> anyhow::Result<Grid> {
         // What is not given is the preset's.
-        let first = arguments.rates.first().copied();
-        let base = settings::resolve_table(&table(arguments, None, first, 1)?)?;
+        let base = match arguments.rates.first() {
+            Some(lr) => given.with("lr", *lr).plan()?,
+            None => given.plan()?,
+        };
         let policies = match arguments.policies.as_slice() {
             [] => vec!["none".to_string(), base.clip.to_string()],
             policies => policies.to_vec(),
@@ -70,8 +72,8 @@ impl Grid {
         for seed in 1..=arguments.seeds {
             for (policy, text) in policies.iter().enumerate() {
                 for (rate, lr) in rates.iter().enumerate() {
-                    let plan =
-                        settings::resolve_table(&table(arguments, Some(text), Some(*lr), seed)?)?;
+                    let given = given.with("clip", text.as_str()).with("lr", *lr);
+                    let plan = given.with("seed", seed).plan()?;
                     let name = name(text, *lr, seed);
                     if !names.insert(name.clone()) {
                         let what = format!("{text} at learning rate {lr} is there twice");
@@ -123,69 +125,7 @@ impl Grid {
     }
 }
 
-/// The settings of a run as a config file would have them.
-fn table(
-    arguments: &SweepArguments,
-    policy: Option<&String>,
-    lr: Option<f64>,
-    seed: u64,
-) -> anyhow::Result<Table> {
-    let mut table = Table::new();
-    for setting in &arguments.settings {
-        let (key, value) = setting.split_once('=').ok_or_else(|| {
-            Misuse(format!(
-                "--set {setting}: it must be KEY=VALUE, such as optimizer=sgd"
-            ))
-        })?;
-        if ["clip", "lr", "seed", "steps", "text", "out", "threads"].contains(&key) {
-            let what = format!("--set {setting}: `{key}` has a flag of its own");
-            return Err(Misuse(what).into());
-        }
-        if settings::OUTSIDE.contains(&key) {
-            let what = format!("--set {setting}: `{key}` is not for a sweep");
-            return Err(Misuse(what).into());
-        }
-        table.insert(key.to_string(), value_of(value));
-    }
-    let paths = arguments.text.iter().map(|path| path.display().to_string());
-    let paths: Vec<Value> = paths.map(Value::String).collect();
-    if !paths.is_empty() {
-        table.insert("text".into(), Value::Array(paths));
-    }
-    for (key, value) in [
-        ("preset", &arguments.preset),
-        ("tokenizer", &arguments.tokenizer),
-    ] {
-        if let Some(value) = value {
-            table.insert(key.into(), Value::String(value.clone()));
-        }
-    }
-    if let Some(steps) = arguments.steps {
-        table.insert(
-            "steps".into(),
-            Value::Integer(steps.try_into().unwrap_or(i64::MAX)),
-        );
-    }
-    table.entry("sample-every").or_insert(Value::Integer(0));
-    if let Some(policy) = policy {
-        table.insert("clip".into(), Value::String(policy.clone()));
-    }
-    if let Some(lr) = lr {
-        table.insert("lr".into(), Value::Float(lr));
-    }
-    let seed = seed.try_into().unwrap_or(i64::MAX);
-    table.insert("seed".into(), Value::Integer(seed));
-    Ok(table)
-}
-
-/// A value as TOML would read it, and text where it cannot.
-fn value_of(text: &str) -> Value {
-    let parsed = format!("value = {text}").parse::<Table>();
-    let value = parsed.ok().and_then(|mut table| table.remove("value"));
-    value.unwrap_or_else(|| Value::String(text.to_string()))
-}
-
-fn name(policy: &str, lr: f64, seed: u64) -> String {
+fn name(policy: &str, lr: f64, seed: u32) -> String {
     let plain = |character: char| match character {
         'a'..='z' | 'A'..='Z' | '0'..='9' | '.' | '-' | '+' => character,
         _ => '-',
