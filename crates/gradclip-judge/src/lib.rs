@@ -4,12 +4,13 @@
 
 mod advice;
 mod flow;
+mod replay;
 mod spikes;
 pub mod statistics;
 mod verdict;
 
 pub use advice::Advice;
 pub use flow::{FlowFinding, GradientFlow};
-pub use gradclip::{RecordedStep, Replay, ReplayError, ReplayedStep};
+pub use replay::{RecordedStep, Replay, ReplayError, ReplayedStep};
 pub use spikes::{Spike, Spikes, UsualNorm};
 pub use verdict::{Assessment, NormDistribution, StepRecord, Verdict};

@@ -128,7 +128,8 @@ fn bad_steps_do_not_spoil_the_statistics() {
 
 #[test]
 fn a_report_becomes_a_record() {
-    let mut clipper = Clipper::new("global-norm:1".parse().unwrap(), NonFinite::Error);
+    let mut clipper = Clipper::new("global-norm:1".parse().unwrap(), NonFinite::Error)
+        .expect("no rule inside Adam");
     let gradients = Unscaled::single([("w", [3.0_f32, 4.0])]);
     let outcome = clipper.clip(gradients).unwrap();
     let record = StepRecord::from(outcome.report());

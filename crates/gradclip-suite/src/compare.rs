@@ -78,7 +78,10 @@ fn reports(given: &ClipReport, wanted: &ClipReport) -> Result<(), String> {
         given.clipped_share,
         wanted.clipped_share,
     )?;
-    same_number("the cosine", given.cosine, wanted.cosine)?;
+    match (given.cosine, wanted.cosine) {
+        (Some(given), Some(wanted)) => same_number("the cosine", given, wanted)?,
+        (given, wanted) => same("the cosine", &given, &wanted)?,
+    }
     for (given, wanted) in given.tensors.iter().zip(&wanted.tensors) {
         tensor_reports(given, wanted).map_err(|problem| format!("`{}`: {problem}", given.name))?;
     }

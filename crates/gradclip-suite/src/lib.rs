@@ -243,7 +243,7 @@ fn find_difference(adapter: &mut dyn Adapter) -> Result<(), String> {
 /// Steps through a case with the adapter and with the oracle. In the middle the clipper of the
 /// adapter is replaced by a new one that has the state of the old.
 fn run(case: &Case, adapter: &mut dyn Adapter) -> Result<(), String> {
-    let new_clipper = || Clipper::new(case.policy.clone(), case.non_finite);
+    let new_clipper = || Clipper::beside_adam(case.policy.clone(), case.non_finite);
     let (mut clipper, mut oracle) = (new_clipper(), new_clipper());
     for (index, tensors) in case.steps.iter().enumerate() {
         let in_step = |problem: String| format!("step {index}: {problem}");

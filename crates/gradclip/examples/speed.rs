@@ -60,7 +60,9 @@ where
     let policy = policy
         .parse()
         .expect("the policies of this program are valid");
-    let mut clipper = Clipper::new(policy, NonFinite::Error).with_threads(threads);
+    let mut clipper = Clipper::new(policy, NonFinite::Error)
+        .expect("no rule inside Adam")
+        .with_threads(threads);
     let mut shortest = f64::INFINITY;
     for _ in 0..STEPS {
         let started = Instant::now();

@@ -1,12 +1,14 @@
 //! The rules that work inside Adam, as the numbers that an Adam has to use.
 
+use crate::clip_rule::ClipRule;
 use crate::math::cos;
-use crate::policy::{ClipPolicy, ClipRule};
+use crate::policy::ClipPolicy;
 
 /// What the rules of a policy ask of an Adam.
 ///
-/// An optimizer that is handed a policy and is no Adam should refuse one with
-/// [`rules_inside_adam`](ClipPolicy::rules_inside_adam).
+/// An Adam that applies them makes its clipper by
+/// [`Clipper::beside_adam`](crate::Clipper::beside_adam); [`Clipper::new`](crate::Clipper::new)
+/// refuses a policy with such rules, so that none is left out in silence.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdamClipping {
     policy: ClipPolicy,

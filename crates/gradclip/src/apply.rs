@@ -1,23 +1,11 @@
 //! Applying: the only code of this crate that writes into gradients.
 
-use alloc::vec::Vec;
-
 use crate::blocks::{BLOCK_ELEMENTS, LANES, add_pairwise, map_blocks};
-use crate::decision::Change;
+use crate::change::{Change, Effect};
 use crate::element::{Element, Elements, for_each_type};
-use crate::measure::TensorMeasure;
+use crate::measure::{Measure, Orders, norm_of_elements};
 use crate::norm::{Coefficient, Norm, Squares};
-
-/// What a change did to the norm and the direction of a tensor.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Effect {
-    /// Elements that clamping changed.
-    pub(crate) clamped: u64,
-    /// Sum of squares afterwards.
-    pub(crate) squares: Squares,
-    /// Inner product of the tensor before and after, in units of both scales.
-    pub(crate) inner_product: f64,
-}
+use crate::threshold::NormOrder;
 
 impl Elements<'_> {
     /// Replaces each non-finite element by zero and leaves the others alone.
@@ -70,44 +58,30 @@ impl Elements<'_> {
     }
 }
 
-/// The factor of each tensor, if multiplying by it gives the bits that [`apply`] would write.
-pub(crate) fn factors_of(changes: &[Change], measures: &[TensorMeasure]) -> Option<Vec<f64>> {
-    let factor = |(change, measure): (&Change, &TensorMeasure)| match change {
-        Change::Keep => Some(1.0),
-        // One factor, and none that takes an element out of its type: see `scale`.
-        Change::Scale(Coefficient { first, second }) => {
-            let largest = (measure.round)(measure.max_magnitude * second);
-            (*first == 1.0 && largest.is_finite()).then_some(*second)
-        }
-        Change::Clamp(_) | Change::Units { .. } => None,
-    };
-    changes.iter().zip(measures).map(factor).collect()
-}
-
-/// Applies a change to finite elements, and tells the effect where it does not follow from a
-/// coefficient.
+/// Applies a change to finite elements, and tells what it did.
 pub(crate) fn apply(
     elements: &mut Elements<'_>,
     change: &Change,
-    measure: &TensorMeasure,
+    measure: &Measure,
+    orders: Orders,
     threads: usize,
-) -> Option<Effect> {
+) -> Effect {
+    let mut effect = change.effect(measure, orders);
     for_each_type!(Elements, elements, values => match change {
-        Change::Keep => None,
-        Change::Scale(coefficient) => {
-            scale(values, *coefficient, threads);
-            None
-        }
-        Change::Clamp(bound) => Some(clamp(values, *bound, measure.squares.scale, threads)),
-        Change::Units { layout, coefficients } => {
-            layout.for_each(values, |unit, value| {
-                if coefficients[unit] != 1.0 {
-                    *value = Element::from_f64(value.to_f64() * coefficients[unit]);
-                }
-            });
-            None
-        }
-    })
+        Change::Keep => {}
+        Change::Scale { by, .. } => scale(values, *by, threads),
+        Change::Clamp(bound) => effect = clamp(values, *bound, measure.squares.scale, threads),
+        Change::Units { layout, coefficients } => layout.for_each(values, |unit, value| {
+            if coefficients[unit] != 1.0 {
+                *value = Element::from_f64(value.to_f64() * coefficients[unit]);
+            }
+        }),
+    });
+    let moves_elements = matches!(change, Change::Clamp(_) | Change::Units { .. });
+    if moves_elements && orders.report != NormOrder::TWO {
+        effect.norm = norm_of_elements(elements, orders.report, threads);
+    }
+    effect
 }
 
 fn scale<E: Element>(values: &mut [E], coefficient: Coefficient, threads: usize) {
@@ -142,24 +116,20 @@ fn clamp<E: Element>(values: &mut [E], bound: f64, scale: f64, threads: usize) -
         false => Norm::scale_for(bound.exact),
     };
     let clamp = |block: &mut [E]| clamp_block(block, bound, 1.0 / scale, 1.0 / scale_after);
-    let nothing = Effect {
-        clamped: 0,
-        squares: Squares {
-            sum: 0.0,
-            scale: scale_after,
-        },
-        inner_product: 0.0,
-    };
-    map_blocks(values.chunks_mut(BLOCK_ELEMENTS), threads, clamp)
-        .into_iter()
-        .fold(nothing, |total, (clamped, sum, inner_product)| Effect {
-            clamped: total.clamped + clamped,
-            squares: Squares {
-                sum: total.squares.sum + sum,
-                scale: scale_after,
-            },
-            inner_product: total.inner_product + inner_product,
-        })
+    let (mut clamped, mut sum, mut inner_product) = (0, 0.0, 0.0);
+    for block in map_blocks(values.chunks_mut(BLOCK_ELEMENTS), threads, clamp) {
+        clamped += block.0;
+        sum += block.1;
+        inner_product += block.2;
+    }
+    let scale = scale_after;
+    let squares = Squares { sum, scale };
+    Effect {
+        clamped,
+        squares,
+        inner_product,
+        norm: squares.root(),
+    }
 }
 
 /// A bound as it was given, for the report, and as the storage holds it.
@@ -214,28 +184,6 @@ fn clamp_block<E: Element>(
         *value = E::from_f64(after);
     }
     (clamped, add_pairwise(sums), add_pairwise(products))
-}
-
-/// What scaling by units did, which follows from the norms of the units.
-pub(crate) fn effect_on_units(measure: &TensorMeasure, coefficients: &[f64]) -> Option<Effect> {
-    let units = measure.units.as_ref()?;
-    let scaled = units
-        .gradient
-        .iter()
-        .zip(coefficients)
-        .map(|(norm, coefficient)| norm.value() * coefficient);
-    let scale = Norm::scale_for(scaled.clone().fold(0.0, f64::max));
-    let (mut sum, mut inner_product) = (0.0, 0.0);
-    for (norm, after) in units.gradient.iter().zip(scaled) {
-        let after = after / scale;
-        sum += after * after;
-        inner_product += norm.value() / measure.squares.scale * after;
-    }
-    Some(Effect {
-        clamped: 0,
-        squares: Squares { sum, scale },
-        inner_product,
-    })
 }
 
 #[cfg(test)]

@@ -157,9 +157,13 @@ impl<'a> Gradient<'a> {
     /// The group of `group-norm`.
     #[must_use]
     pub fn group(&self) -> &'a str {
-        let before_the_last_dot = || self.name.rsplit_once('.').map(|(group, _)| group);
-        self.group.or_else(before_the_last_dot).unwrap_or(self.name)
+        self.group.unwrap_or_else(|| group_of(self.name))
     }
+}
+
+/// What stands before the last dot of a name.
+pub(crate) fn group_of(name: &str) -> &str {
+    name.rsplit_once('.').map_or(name, |(group, _)| group)
 }
 
 impl<G: Gradients + ?Sized> Gradients for &mut G {

@@ -5,22 +5,23 @@
 
 extern crate alloc;
 
-// A step flows through the modules in this order: `measure` reads (`scan` is the seam for a faster
-// read), `decision` chooses by pure scalar code, `apply` writes, `report` tells. `clip` strings them
-// together, and `outcome` is what comes of it. `policy` says what
-// was asked for, `stages` what must have happened before, and `gradients` is the only thing a
-// caller has to implement. `detector` is the memory of the rules that learn, and `state` turns it
-// into numbers. `replay` asks what another policy would have done with the norms of a run, and `adam`
-// holds the rules that work inside Adam.
+// A line in which no file uses a later one: `math`, `significant`, `element`, `gradients`, `accumulate`,
+// `threshold`, `text`, `clip_rule`, `policy`, `adam`, `error`, `blocks`, `norm`, `scan`, `units`, `measure`,
+// `change`, `apply`, `percentile`, `state`, `rules`, `report`, `outcome`, `stages`, `clip`.
+//
+// `clip_rule` is the table of all rules and their text forms, and `policy` a chain of them. A step is read by
+// `scan` and `measure`; `rules` choose a `change` for each tensor from that and from what they have
+// learned; `apply` writes, and `report` tells. `clip` strings them together, `stages` says what must have
+// happened before, and `gradients` is what a caller implements.
 mod accumulate;
 mod adam;
 mod apply;
 mod blocks;
+mod change;
 mod clip;
-mod decision;
-mod detector;
-mod direction;
+mod clip_rule;
 mod element;
+mod error;
 mod gradients;
 mod math;
 mod measure;
@@ -28,15 +29,14 @@ mod norm;
 mod outcome;
 mod percentile;
 mod policy;
-mod policy_parse;
-mod policy_text;
-mod replay;
 mod report;
+mod rules;
 mod scan;
 mod significant;
 mod simple;
 mod stages;
 mod state;
+mod text;
 mod threshold;
 mod units;
 
@@ -44,16 +44,22 @@ mod units;
 pub mod policies {}
 
 pub use adam::AdamClipping;
-pub use clip::{ClipError, Clipper};
+pub use clip::{Clipper, Decision};
+pub use clip_rule::{ClipRole, ClipRule, RuleForm};
 pub use element::{AsElements, Elements, Values};
+pub use error::ClipError;
 pub use gradients::{Accumulate, Gradient, Gradients};
+pub use measure::Measure;
 pub use outcome::{Clipped, Deferred, Outcome};
-pub use policy::{ClipPolicy, ClipRule, FiniteOrder, NonFinite, NormOrder, PolicyError, UnitAxis};
-pub use replay::{RecordedStep, Replay, ReplayError, ReplayedStep};
-pub use report::{ClipAction, ClipReport, SkipReason, TensorReport};
+pub use policy::{ClipPolicy, NonFinite};
+pub use report::{ClipAction, ClipReport, TensorReport};
+pub use rules::SkipReason;
 pub use scan::{Scan, Scanned, scan};
 pub use significant::significant;
 pub use simple::{ClipGlobalNormError, clip_global_norm};
 pub use stages::{Accumulated, LossScaleError, Reduced, Unscaled};
 pub use state::{ClipperState, StateError};
-pub use threshold::{Decay, Percentile, Positive, Threshold};
+pub use threshold::{
+    Decay, FiniteOrder, FiniteThreshold, NormOrder, Percentile, PolicyError, Positive, SkipWindow,
+    Threshold, UnitAxis,
+};

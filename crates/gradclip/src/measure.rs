@@ -10,22 +10,27 @@ use alloc::vec::Vec;
 
 use crate::blocks::{BLOCK_ELEMENTS, LANES, add_pairwise, map_blocks};
 use crate::element::{Element, Elements, for_each_type};
-use crate::gradients::Gradient;
+use crate::gradients::{Gradient, group_of};
 use crate::math::powf;
-use crate::norm::{Norm, Squares, add_squares, combine_norms, root_of_power_sum};
-use crate::policy::NormOrder;
-use crate::scan::{Scan, Scanned};
+use crate::norm::{Coefficient, Norm, Squares, add_squares, combine_norms, root_of_power_sum};
+use crate::scan::{Scan, Scanned, sum_of_blocks};
+use crate::threshold::NormOrder;
 use crate::units::UnitMeasure;
 
 /// What one read of a tensor tells. Non-finite elements are counted and left out of the rest.
+///
+/// A [`Clipper`](crate::Clipper) measures what it clips. Where the elements are elsewhere, on a device
+/// or in other processes, they are measured there, and [`Clipper::decide`](crate::Clipper::decide)
+/// takes what was found.
 #[derive(Clone, Debug)]
-pub(crate) struct TensorMeasure {
+pub struct Measure {
     pub(crate) name: String,
     /// The group that `group-norm` takes it to.
     pub(crate) group: String,
     pub(crate) elements: usize,
     pub(crate) non_finite: u64,
     pub(crate) squares: Squares,
+    /// NaN where it is not known.
     pub(crate) max_magnitude: f64,
     /// Rounds a number as the storage would.
     pub(crate) round: fn(f64) -> f64,
@@ -35,6 +40,79 @@ pub(crate) struct TensorMeasure {
     pub(crate) reported: Norm,
     /// The norms of the units, if the rule at work asks for them.
     pub(crate) units: Option<UnitMeasure>,
+}
+
+impl Measure {
+    /// A tensor of so many elements whose gradient has this Euclidean norm. If the norm is not
+    /// finite, neither is an element.
+    #[must_use]
+    pub fn of_norm(name: impl Into<String>, elements: usize, norm: f64) -> Measure {
+        let name = name.into();
+        let mut measure = Measure {
+            group: group_of(&name).to_owned(),
+            name,
+            elements,
+            non_finite: u64::from(!norm.is_finite()),
+            squares: Norm::ZERO.squared(),
+            max_magnitude: f64::NAN,
+            round: |number| number,
+            norm: Norm::ZERO,
+            reported: Norm::ZERO,
+            units: None,
+        };
+        if norm.is_finite() {
+            measure.set_norm(norm.abs());
+        }
+        measure
+    }
+
+    /// A tensor of so many elements of single precision, by what a scan has found in it. A
+    /// decision has then the bits that it has for the elements themselves.
+    #[must_use]
+    pub fn of_scan(name: impl Into<String>, elements: usize, scanned: Scanned) -> Measure {
+        let Sums {
+            squares,
+            max_magnitude,
+            non_finite,
+        } = scanned.into();
+        Measure {
+            non_finite,
+            squares,
+            max_magnitude,
+            round: rounding_of::<f32>(&[]),
+            norm: squares.root(),
+            reported: squares.root(),
+            ..Measure::of_norm(name, elements, 0.0)
+        }
+    }
+
+    /// Puts it into a group of `group-norm`, as
+    /// [`Gradient::with_group`](crate::Gradient::with_group).
+    #[must_use]
+    pub fn with_group(mut self, group: impl Into<String>) -> Measure {
+        self.group = group.into();
+        self
+    }
+
+    /// The name of the tensor.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What it would be after scaling, but for the rounding of the elements.
+    pub(crate) fn scale(&mut self, by: Coefficient, lands_on: Option<f64>) {
+        self.max_magnitude *= by.value();
+        self.set_norm(lands_on.unwrap_or_else(|| by.scale(self.norm).value()));
+    }
+
+    fn set_norm(&mut self, norm: f64) {
+        let scale = Norm::scale_for(norm);
+        let scaled = norm / scale;
+        self.norm = Norm { scaled, scale };
+        self.reported = self.norm;
+        self.squares = self.norm.squared();
+    }
 }
 
 /// The orders that norms are taken in.
@@ -53,7 +131,7 @@ pub(crate) fn measure_tensor(
     threads: usize,
     scan: Scan,
     scanned: Option<Scanned>,
-) -> TensorMeasure {
+) -> Measure {
     let single = match gradient.elements() {
         Elements::F32(values) => scanned.or_else(|| scan(&[values], threads).pop()),
         _ => None,
@@ -65,7 +143,7 @@ pub(crate) fn measure_tensor(
             true => norm,
             false => norm_of(values, &sums, orders.report, threads),
         };
-        TensorMeasure {
+        Measure {
             name: gradient.name().to_owned(),
             group: gradient.group().to_owned(),
             elements: values.len(),
@@ -88,7 +166,7 @@ pub(crate) fn norm_of_elements(elements: &Elements<'_>, order: NormOrder, thread
 }
 
 /// The norm over all tensors together, in the order of the rule.
-pub(crate) fn norm_of_all(measures: &[TensorMeasure], order: NormOrder) -> Norm {
+pub(crate) fn norm_of_all(measures: &[Measure], order: NormOrder) -> Norm {
     if order == NormOrder::TWO {
         // The sums are still at hand, so that no root is taken only to be squared again.
         return add_squares(measures.iter().map(|measure| measure.squares)).root();
@@ -97,7 +175,7 @@ pub(crate) fn norm_of_all(measures: &[TensorMeasure], order: NormOrder) -> Norm 
 }
 
 /// The norm over all tensors together, in the order of the report.
-pub(crate) fn reported_norm_of_all(measures: &[TensorMeasure], order: NormOrder) -> Norm {
+pub(crate) fn reported_norm_of_all(measures: &[Measure], order: NormOrder) -> Norm {
     if order == NormOrder::TWO {
         return norm_of_all(measures, order);
     }
@@ -106,16 +184,6 @@ pub(crate) fn reported_norm_of_all(measures: &[TensorMeasure], order: NormOrder)
 
 fn rounding_of<E: Element>(_: &[E]) -> fn(f64) -> f64 {
     |number| E::from_f64(number).to_f64()
-}
-
-/// The plain scan of one tensor.
-pub(crate) fn scan_values(values: &[f32], threads: usize) -> Scanned {
-    let total = sum_of_blocks(values, threads);
-    Scanned {
-        sum_of_squares: total.sum_of_squares,
-        max_magnitude: total.max_magnitude,
-        non_finite: total.non_finite,
-    }
 }
 
 /// The sums of a whole tensor.
@@ -137,12 +205,6 @@ impl From<Scanned> for Sums {
             non_finite: scanned.non_finite,
         }
     }
-}
-
-fn sum_of_blocks<E: Element>(values: &[E], threads: usize) -> BlockMeasure<E::Wide> {
-    let blocks = map_blocks(values.chunks(BLOCK_ELEMENTS), threads, measure_block);
-    let nothing = BlockMeasure::<E::Wide>::default();
-    blocks.into_iter().fold(nothing, BlockMeasure::combine)
 }
 
 fn sums_of<E: Element>(values: &[E], threads: usize) -> Sums {
@@ -175,84 +237,6 @@ fn norm_of<E: Element>(values: &[E], sums: &Sums, order: NormOrder, threads: usi
             }
         }
     }
-}
-
-#[derive(Clone, Copy, Default)]
-struct BlockMeasure<Wide> {
-    sum_of_squares: f64,
-    max_magnitude: Wide,
-    non_finite: u64,
-}
-
-impl<Wide: Copy + PartialOrd> BlockMeasure<Wide> {
-    fn combine(self, next: Self) -> Self {
-        BlockMeasure {
-            sum_of_squares: self.sum_of_squares + next.sum_of_squares,
-            max_magnitude: larger(self.max_magnitude, next.max_magnitude),
-            non_finite: self.non_finite + next.non_finite,
-        }
-    }
-}
-
-/// The comparison that compiles to a single `max` instruction, unlike `f32::max`.
-#[inline(always)]
-fn larger<T: PartialOrd>(left: T, right: T) -> T {
-    if right > left { right } else { left }
-}
-
-/// Measures a block on the assumption that it is finite, and again with care if it may not be.
-fn measure_block<E: Element>(block: &[E]) -> BlockMeasure<E::Wide> {
-    let measure = measure_block_with(block, |value| value);
-    // A NaN or an infinity cannot leave a sum finite. The sum alone therefore decides, and the
-    // hot loop needs no branch.
-    if measure.sum_of_squares.is_finite() {
-        return measure;
-    }
-    let non_finite = block.iter().filter(|value| !value.is_finite()).count() as u64;
-    let finite_or_zero = |value: E| {
-        if value.is_finite() {
-            value
-        } else {
-            E::default()
-        }
-    };
-    BlockMeasure {
-        non_finite,
-        ..measure_block_with(block, finite_or_zero)
-    }
-}
-
-#[inline(always)]
-fn measure_block_with<E: Element>(block: &[E], filter: impl Fn(E) -> E) -> BlockMeasure<E::Wide> {
-    let mut sums = [0.0_f64; LANES];
-    let mut maxima = [E::Wide::default(); LANES];
-    let (chunks, rest) = block.as_chunks::<LANES>();
-    for chunk in chunks {
-        let magnitudes = chunk.map(|value| filter(value).magnitude());
-        for (maximum, magnitude) in maxima.iter_mut().zip(magnitudes) {
-            *maximum = larger(*maximum, magnitude);
-        }
-        let wide: [f64; LANES] = magnitudes.map(Into::into);
-        for (sum, wide) in sums.iter_mut().zip(wide) {
-            *sum += wide * wide;
-        }
-    }
-    for ((&value, sum), maximum) in rest.iter().zip(&mut sums).zip(&mut maxima) {
-        accumulate(filter(value), sum, maximum);
-    }
-    BlockMeasure {
-        sum_of_squares: add_pairwise(sums),
-        max_magnitude: maxima.into_iter().fold(E::Wide::default(), larger),
-        non_finite: 0,
-    }
-}
-
-#[inline(always)]
-fn accumulate<E: Element>(value: E, sum: &mut f64, maximum: &mut E::Wide) {
-    let magnitude = value.magnitude();
-    let wide: f64 = magnitude.into();
-    *sum += wide * wide;
-    *maximum = larger(*maximum, magnitude);
 }
 
 /// The sum of `(g / scale)^2` over the finite elements.
@@ -306,17 +290,17 @@ fn sum_over_blocks<E: Element>(
 mod tests {
     use alloc::vec;
 
-    use super::{BLOCK_ELEMENTS, Orders, TensorMeasure, measure_tensor};
+    use super::{BLOCK_ELEMENTS, Measure, Orders, measure_tensor};
     use crate::element::AsElements;
     use crate::gradients::Gradient;
     use crate::norm::combine_norms;
-    use crate::policy::NormOrder;
+    use crate::threshold::NormOrder;
 
     fn order(power: f64) -> NormOrder {
         NormOrder::new(power).unwrap()
     }
 
-    fn measure(mut values: impl AsElements, order: NormOrder) -> TensorMeasure {
+    fn measure(mut values: impl AsElements, order: NormOrder) -> Measure {
         let orders = Orders {
             rule: order,
             report: order,

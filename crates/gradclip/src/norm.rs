@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use crate::math::{powf, sqrt};
-use crate::policy::NormOrder;
+use crate::threshold::NormOrder;
 
 /// Large enough to bring any `f64` near 1 from either side, with room for its square.
 const FAR: f64 = f64::from_bits((1023 + 600) << 52);
@@ -27,8 +27,21 @@ pub(crate) struct Coefficient {
 }
 
 impl Coefficient {
+    pub(crate) const ONE: Coefficient = Coefficient {
+        first: 1.0,
+        second: 1.0,
+    };
+
     pub(crate) fn value(self) -> f64 {
         self.first * self.second
+    }
+
+    /// What it makes of a norm.
+    pub(crate) fn scale(self, norm: Norm) -> Norm {
+        Norm {
+            scaled: norm.scaled * self.second,
+            scale: norm.scale * self.first,
+        }
     }
 }
 
@@ -72,6 +85,10 @@ impl Norm {
         self.scaled > bound / self.scale
     }
 
+    pub(crate) fn is_unknown(self) -> bool {
+        self.scaled.is_nan()
+    }
+
     pub(crate) fn is_zero(self) -> bool {
         self.scaled == 0.0
     }
@@ -82,6 +99,13 @@ impl Norm {
             first: 1.0 / self.scale,
             // Infinity times an element of zero would be no number.
             second: (target / self.scaled).min(f64::MAX),
+        }
+    }
+
+    pub(crate) fn squared(self) -> Squares {
+        Squares {
+            sum: self.scaled * self.scaled,
+            scale: self.scale,
         }
     }
 
@@ -108,7 +132,12 @@ impl Squares {
 
 /// Adds sums of squares; the result does not depend on their order.
 pub(crate) fn add_squares(squares: impl Iterator<Item = Squares> + Clone) -> Squares {
-    let scale = common_scale(squares.clone().filter(|s| s.sum > 0.0).map(|s| s.scale));
+    let scale = common_scale(
+        squares
+            .clone()
+            .filter(|s| s.sum > 0.0 && s.scale > 0.0)
+            .map(|s| s.scale),
+    );
     let rescaled = squares.map(|squares| {
         let ratio = squares.scale / scale;
         squares.sum * ratio * ratio

@@ -54,12 +54,12 @@ impl<G> Outcome<G, Deferred<G>> {
 ///
 /// fn step(gradients: Clipped<Vec<(&str, Vec<f32>)>>) { /* update the parameters */ }
 ///
-/// let mut clipper = Clipper::new(ClipPolicy::none(), NonFinite::Skip);
+/// let mut clipper = Clipper::new(ClipPolicy::none(), NonFinite::Skip)?;
 /// match clipper.clip(Unscaled::single(vec![("weight", vec![1.0_f32])]))? {
 ///     Outcome::Apply(clipped) => step(clipped),
 ///     Outcome::Skip { report, .. } => println!("{} non-finite values", report.non_finite),
 /// }
-/// # Ok::<(), gradclip::ClipError>(())
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
 /// Raw gradients are refused by the compiler:
@@ -79,7 +79,7 @@ impl<G> Outcome<G, Deferred<G>> {
 ///
 /// fn step(gradients: Clipped<Vec<(&str, Vec<f32>)>>) { /* update the parameters */ }
 ///
-/// let mut clipper = Clipper::new(ClipPolicy::none(), NonFinite::Skip);
+/// let mut clipper = Clipper::new(ClipPolicy::none(), NonFinite::Skip).unwrap();
 /// step(clipper.clip(Unscaled::single(vec![("weight", vec![1.0_f32])])).unwrap());
 /// ```
 ///
@@ -88,7 +88,7 @@ impl<G> Outcome<G, Deferred<G>> {
 /// ```compile_fail,E0308
 /// use gradclip::{ClipPolicy, Clipper, NonFinite, Outcome, Unscaled};
 ///
-/// let mut clipper = Clipper::new(ClipPolicy::none(), NonFinite::Skip);
+/// let mut clipper = Clipper::new(ClipPolicy::none(), NonFinite::Skip).unwrap();
 /// let gradients = Unscaled::single(vec![("weight", vec![1.0_f32])]);
 /// if let Outcome::Apply(clipped) = clipper.clip(gradients).unwrap() {
 ///     clipper.clip(clipped);
@@ -100,7 +100,7 @@ impl<G> Outcome<G, Deferred<G>> {
 /// ```compile_fail,E0451
 /// use gradclip::{ClipPolicy, Clipped, Clipper, NonFinite, Unscaled};
 ///
-/// let mut clipper = Clipper::new(ClipPolicy::none(), NonFinite::Skip);
+/// let mut clipper = Clipper::new(ClipPolicy::none(), NonFinite::Skip).unwrap();
 /// let gradients = Unscaled::single(vec![("weight", vec![1.0_f32])]);
 /// let report = clipper.clip(gradients).unwrap().report().clone();
 /// let forged = Clipped { gradients: vec![("weight", vec![1.0_f32])], report };
@@ -144,9 +144,9 @@ impl<G> Clipped<G> {
 /// hands out both.
 ///
 /// ```
-/// use gradclip::{ClipPolicy, Clipper, NonFinite, Outcome, Unscaled};
+/// use gradclip::{Clipper, NonFinite, Outcome, Unscaled};
 ///
-/// let mut clipper = Clipper::new("global-norm:1".parse()?, NonFinite::Error);
+/// let mut clipper = Clipper::new("global-norm:1".parse()?, NonFinite::Error)?;
 /// let gradients = Unscaled::single(vec![("weight", vec![3.0_f32, 4.0])]);
 /// let Outcome::Apply(deferred) = clipper.clip_deferred(gradients, None)? else {
 ///     unreachable!("NonFinite::Error never skips");
@@ -164,7 +164,7 @@ impl<G> Clipped<G> {
 ///
 /// fn step(gradients: Clipped<Vec<(&str, Vec<f32>)>>) { /* update the parameters */ }
 ///
-/// let mut clipper = Clipper::new(ClipPolicy::none(), NonFinite::Skip);
+/// let mut clipper = Clipper::new(ClipPolicy::none(), NonFinite::Skip).unwrap();
 /// let gradients = Unscaled::single(vec![("weight", vec![1.0_f32])]);
 /// if let Outcome::Apply(deferred) = clipper.clip_deferred(gradients, None).unwrap() {
 ///     step(deferred);

@@ -1,266 +1,15 @@
 //! Policy: what is to be clipped, by which rules, and what to do about non-finite values.
 
-use alloc::string::String;
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::fmt;
-use core::num::NonZeroU32;
+use core::str::FromStr;
 
-use crate::threshold::{Decay, Percentile, Positive, Threshold};
-
-/// The finite p of a p-norm, greater than zero. Made by [`NormOrder::new`].
-#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
-pub struct FiniteOrder(f64);
-
-impl FiniteOrder {
-    /// The number.
-    #[must_use]
-    pub fn get(self) -> f64 {
-        self.0
-    }
-}
-
-/// The order p of a norm `(sum |g|^p)^(1/p)`.
-///
-/// ```
-/// use gradclip::NormOrder;
-///
-/// assert_eq!("2".parse(), Ok(NormOrder::TWO));
-/// assert_eq!("inf".parse(), Ok(NormOrder::Infinity));
-/// assert_eq!(NormOrder::new(0.5)?.to_string(), "0.5");
-/// # Ok::<(), gradclip::PolicyError>(())
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum NormOrder {
-    /// A finite p greater than zero. Below 1 it is a quasi-norm, which clips just as well.
-    Finite(FiniteOrder),
-    /// The largest magnitude.
-    Infinity,
-}
-
-impl NormOrder {
-    /// The Euclidean norm.
-    pub const TWO: NormOrder = NormOrder::Finite(FiniteOrder(2.0));
-
-    /// Accepts any p greater than zero; `+inf` gives [`NormOrder::Infinity`].
-    ///
-    /// # Errors
-    ///
-    /// [`PolicyError::Order`] for zero, negative numbers and NaN.
-    pub fn new(value: f64) -> Result<NormOrder, PolicyError> {
-        if value == f64::INFINITY {
-            Ok(NormOrder::Infinity)
-        } else if value > 0.0 {
-            Ok(NormOrder::Finite(FiniteOrder(value)))
-        } else {
-            Err(PolicyError::Order { value })
-        }
-    }
-
-    /// The number, `inf` for [`NormOrder::Infinity`].
-    #[must_use]
-    pub fn get(self) -> f64 {
-        match self {
-            NormOrder::Finite(order) => order.get(),
-            NormOrder::Infinity => f64::INFINITY,
-        }
-    }
-}
-
-/// Which axis of every parameter counts its output units, for an `agc` that overrides what the
-/// tensors say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum UnitAxis {
-    /// The first, as in PyTorch: `[out, in]`, `[out, in, height, width]`.
-    First,
-    /// The last, as in JAX and in the linear layers of Burn: `[in, out]`.
-    Last,
-}
-
-/// One rule of a policy. `CLIPPING.md` has the equation, the source and the advice for each.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[non_exhaustive]
-pub enum ClipRule {
-    /// Each element is clamped to `[-C, C]`, which can turn the direction of the gradient.
-    Value {
-        /// The bound C.
-        threshold: Threshold,
-    },
-    /// Each tensor by itself: `g C / N` where the norm N of that tensor exceeds C. Tensors are
-    /// scaled by different amounts, so the direction of the whole can turn.
-    Norm {
-        /// The bound C of each tensor's norm.
-        threshold: Threshold,
-        /// The order p of the norm.
-        order: NormOrder,
-    },
-    /// All tensors as one vector: `g C / N` where the norm N of all exceeds C (Pascanu, Mikolov
-    /// and Bengio 2013). The direction is kept.
-    GlobalNorm {
-        /// The bound C of the norm of all tensors.
-        threshold: Threshold,
-        /// The order p of the norm.
-        order: NormOrder,
-    },
-    /// Each named group of tensors as one vector, by the Euclidean norm.
-    GroupNorm {
-        /// The bound C of each group's norm.
-        threshold: Threshold,
-    },
-    /// Each tensor by itself, to a root mean square of at most C (Shazeer and Stern 2018, the
-    /// update clipping of Adafactor; `clip_by_block_rms` of optax).
-    BlockRms {
-        /// The bound C of each tensor's root mean square.
-        threshold: Threshold,
-    },
-    /// All tensors as one vector, always to the norm C, also where it is smaller.
-    Normalize {
-        /// The norm C after the step.
-        threshold: Threshold,
-    },
-    /// Adaptive gradient clipping (Brock et al. 2021): each output unit, to a share `lambda` of
-    /// the norm of its weights.
-    Agc {
-        /// The largest ratio of a unit's gradient norm to its parameter norm.
-        lambda: Threshold,
-        /// The least parameter norm that a unit is credited with.
-        epsilon: Positive,
-        /// Where the units are, if the policy overrides what each tensor says
-        /// ([`Gradient::with_units`](crate::Gradient::with_units)).
-        unit: Option<UnitAxis>,
-    },
-    /// All tensors as one vector, to a percentile of all norms so far (Seetharaman et al. 2020).
-    AutoClip {
-        /// The percentile.
-        percentile: Percentile,
-    },
-    /// All tensors as one vector, spikes of the norm to a target below the spike (Kumar et al.
-    /// 2025, ZClip), and everything to `max`.
-    ZClip {
-        /// The z-score above which a norm is a spike.
-        z: Positive,
-        /// The weight of the past in the running mean and variance.
-        alpha: Decay,
-        /// How many norms make up the first mean and variance.
-        warmup: NonZeroU32,
-        /// The bound of the norm at every step.
-        max: Threshold,
-    },
-    /// Each tensor by itself, to a multiple of its own running norm (Wang et al. 2025, AdaGC).
-    AdaGc {
-        /// The bound of the norm of all tensors during warm-up.
-        absolute: Threshold,
-        /// The multiple of the running norm.
-        relative: Threshold,
-        /// The weight of the past in the running norm.
-        beta: Decay,
-        /// The step, counted from 1, at which the multiple takes over.
-        warmup: u32,
-    },
-    /// All tensors as one vector, to a multiple of the median norm of the steps before (the
-    /// ScaledAdam of icefall).
-    Median {
-        /// The multiple K of the median.
-        factor: Threshold,
-        /// How many steps the median is of.
-        window: NonZeroU32,
-    },
-    /// Leaves out steps whose loss or norm is an outlier (OLMo, llm.c).
-    Skip {
-        /// How many standard deviations above the mean an outlier is.
-        sigma: Positive,
-        /// How many steps mean and deviation are of.
-        window: NonZeroU32,
-        /// After so many steps left out in a row, the next one is taken.
-        limit: NonZeroU32,
-    },
-    /// Inside Adam: the learning rate of a tensor is divided by the root mean square of
-    /// `g / sqrt(v)`, where that exceeds C (Wortsman et al. 2023, StableAdamW).
-    UpdateRms {
-        /// The bound C.
-        threshold: Threshold,
-    },
-    /// Inside Adam: elements with `g^2 > theta v` are clamped to `sqrt(theta v)`, and the moments
-    /// are reset from time to time (Huang et al. 2025, SPAM).
-    Spam {
-        /// The ratio of squares above which an element is a spike.
-        theta: Positive,
-        /// The number of updates from one reset to the next.
-        reset: NonZeroU32,
-        /// Over how many updates the learning rate recovers after a reset.
-        warmup: u32,
-    },
-}
-
-impl ClipRule {
-    /// The name without parameters, such as `global-norm`.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
-        match self {
-            ClipRule::Value { .. } => "value",
-            ClipRule::Norm { .. } => "norm",
-            ClipRule::GlobalNorm { .. } => "global-norm",
-            ClipRule::GroupNorm { .. } => "group-norm",
-            ClipRule::BlockRms { .. } => "block-rms",
-            ClipRule::Normalize { .. } => "normalize",
-            ClipRule::Agc { .. } => "agc",
-            ClipRule::AutoClip { .. } => "autoclip",
-            ClipRule::ZClip { .. } => "zclip",
-            ClipRule::AdaGc { .. } => "adagc",
-            ClipRule::Median { .. } => "median",
-            ClipRule::Skip { .. } => "skip",
-            ClipRule::UpdateRms { .. } => "update-rms",
-            ClipRule::Spam { .. } => "spam",
-        }
-    }
-
-    /// The threshold after `step` steps were applied, if it does not depend on the gradients.
-    pub(crate) fn fixed_threshold(&self, step: u64) -> Option<f64> {
-        match self {
-            ClipRule::Value { threshold }
-            | ClipRule::Norm { threshold, .. }
-            | ClipRule::GlobalNorm { threshold, .. }
-            | ClipRule::GroupNorm { threshold }
-            | ClipRule::BlockRms { threshold }
-            | ClipRule::Normalize { threshold }
-            | ClipRule::Agc {
-                lambda: threshold, ..
-            } => Some(threshold.at(step)),
-            _ => None,
-        }
-    }
-
-    /// The order of the norm that it goes by, if it can be chosen.
-    fn chosen_order(&self) -> Option<NormOrder> {
-        match self {
-            ClipRule::Norm { order, .. } | ClipRule::GlobalNorm { order, .. } => Some(*order),
-            _ => None,
-        }
-    }
-
-    /// The order of the norm that it goes by.
-    pub(crate) fn order(&self) -> NormOrder {
-        self.chosen_order().unwrap_or(NormOrder::TWO)
-    }
-
-    /// Whether it works inside Adam, on the update, and not on the gradient.
-    #[must_use]
-    pub fn is_inside_adam(&self) -> bool {
-        matches!(self, ClipRule::UpdateRms { .. } | ClipRule::Spam { .. })
-    }
-
-    /// Whether it can change the direction of the gradient.
-    pub(crate) fn can_turn(&self) -> bool {
-        matches!(
-            self,
-            ClipRule::Value { .. }
-                | ClipRule::Norm { .. }
-                | ClipRule::GroupNorm { .. }
-                | ClipRule::BlockRms { .. }
-                | ClipRule::Agc { .. }
-                | ClipRule::AdaGc { .. }
-        )
-    }
-}
+use crate::clip_rule::{ClipRole, ClipRule, Parameters};
+use crate::text::{Text, suggestion};
+use crate::threshold::{NormOrder, PolicyError, UnitAxis};
 
 /// Which gradients are clipped, and how: rules that are applied from left to right.
 ///
@@ -288,10 +37,16 @@ impl ClipPolicy {
         ClipPolicy { rules: Vec::new() }
     }
 
-    /// The rules, in the order in which they are applied.
+    /// All rules, in the order in which they are written.
     #[must_use]
     pub fn rules(&self) -> &[ClipRule] {
         &self.rules
+    }
+
+    /// The rules that an Adam has to carry out ([`AdamClipping`](crate::AdamClipping)).
+    pub fn rules_inside_adam(&self) -> impl Iterator<Item = &ClipRule> {
+        let inside = |rule: &&ClipRule| rule.role() == ClipRole::Adam;
+        self.rules.iter().filter(inside)
     }
 
     /// Adds a rule that is applied after the others.
@@ -332,11 +87,6 @@ impl ClipPolicy {
         let agc = |rule: &ClipRule| matches!(rule, ClipRule::Agc { .. });
         self.rules.iter().any(agc)
     }
-
-    /// The rules that work inside Adam, which a [`Clipper`](crate::Clipper) leaves to it.
-    pub fn rules_inside_adam(&self) -> impl Iterator<Item = &ClipRule> {
-        self.rules.iter().filter(|rule| rule.is_inside_adam())
-    }
 }
 
 impl From<ClipRule> for ClipPolicy {
@@ -356,70 +106,120 @@ pub enum NonFinite {
     Zero,
 }
 
-/// Why a number or a text form was refused.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub enum PolicyError {
-    /// The threshold is zero, negative or NaN.
-    Threshold {
-        /// What was given.
-        value: f64,
-    },
-    /// The order of the norm is zero, negative or NaN.
-    Order {
-        /// What was given.
-        value: f64,
-    },
-    /// Another number is out of its range.
-    Number {
-        /// What was given.
-        value: f64,
-        /// The range.
-        wanted: &'static str,
-    },
-    /// The text form cannot be read.
-    Syntax {
-        /// The whole text.
-        input: String,
-        /// Where the problem starts, counted in characters from 1.
-        position: usize,
-        /// What is wrong there.
-        problem: String,
-        /// What would have been accepted.
-        accepted: &'static str,
-    },
-}
-
-impl fmt::Display for PolicyError {
+impl fmt::Display for ClipPolicy {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            PolicyError::Threshold { value } if *value == f64::INFINITY => {
-                write!(formatter, "a threshold that changes must be finite")
-            }
-            PolicyError::Threshold { value } => write!(
-                formatter,
-                "threshold must be greater than 0, got {value} (to turn clipping off use `none`)"
-            ),
-            PolicyError::Order { value } => {
-                write!(
-                    formatter,
-                    "norm order p must be greater than 0, got {value}"
-                )
-            }
-            PolicyError::Number { value, wanted } => {
-                write!(formatter, "must be {wanted}, got {value}")
-            }
-            PolicyError::Syntax {
-                input,
-                position,
-                problem,
-                accepted,
-            } => write!(
-                formatter,
-                "cannot read {input:?}: {problem} at character {position}; accepted: {accepted}"
-            ),
+        if self.is_none() {
+            return formatter.write_str("none");
         }
+        for (index, rule) in self.rules().iter().enumerate() {
+            let plus = if index > 0 { "+" } else { "" };
+            write!(formatter, "{plus}{rule}")?;
+        }
+        Ok(())
     }
 }
 
-impl core::error::Error for PolicyError {}
+impl FromStr for ClipPolicy {
+    type Err = PolicyError;
+
+    fn from_str(input: &str) -> Result<ClipPolicy, PolicyError> {
+        let forms = ClipRule::forms();
+        let all_forms = forms
+            .iter()
+            .fold("none".to_owned(), |all, form| format!("{all}, {form}"));
+        let accepted =
+            format!("{all_forms}, joined by `+`; a threshold C can change: FROM..TO@STEPS");
+        let text = Text {
+            whole: input,
+            accepted: &accepted,
+        };
+        let rules = split_at_plus(input);
+        let mut policy = ClipPolicy::none();
+        for rule in &rules {
+            let (name, parameters) = match rule.split_once(':') {
+                Some((name, parameters)) => (name, Some(parameters)),
+                None => (*rule, None),
+            };
+            if name == "none" {
+                return match (parameters, rules.len()) {
+                    (None, 1) => Ok(policy),
+                    (Some(_), _) => {
+                        Err(text.error_after(name, "`none` takes no threshold".to_owned()))
+                    }
+                    (None, _) => Err(text.error(name, "`none` stands alone".to_owned())),
+                };
+            }
+            if name.is_empty() && rules.len() > 1 {
+                return Err(text.error(name, "a rule is missing".to_owned()));
+            }
+            let own_form = forms.iter().find(|form| form.name == name);
+            let own_form = own_form.map(ToString::to_string).unwrap_or_default();
+            let of_rule = Text {
+                whole: input,
+                accepted: &own_form,
+            };
+            let read = ClipRule::read(name, Parameters::new(of_rule, name, parameters)?);
+            let names = forms.iter().map(|form| form.name);
+            policy = policy.then(read.unwrap_or_else(|| Err(unknown(text, name, names)))?);
+        }
+        Ok(policy)
+    }
+}
+
+/// Splits a chain, but not the `+` of a number such as `1e+5`.
+fn split_at_plus(input: &str) -> Vec<&str> {
+    let mut rules = Vec::new();
+    let mut start = 0;
+    for (at, _) in input.match_indices('+') {
+        let next = input[at + 1..].chars().next();
+        if !next.is_some_and(|next| next.is_ascii_digit() || next == '.') {
+            rules.push(&input[start..at]);
+            start = at + 1;
+        }
+    }
+    rules.push(&input[start..]);
+    rules
+}
+
+fn unknown(text: Text<'_>, name: &str, names: impl Iterator<Item = &'static str>) -> PolicyError {
+    let hint = match name.parse::<f64>() {
+        Ok(value) if value > 0.0 => format!(" (a threshold needs a policy: `global-norm:{name}`)"),
+        Ok(_) => " (to turn clipping off use `none`)".to_owned(),
+        Err(_) if name == "off" => suggestion("none", &["none"]),
+        Err(_) => suggestion(
+            name,
+            &core::iter::once("none").chain(names).collect::<Vec<_>>(),
+        ),
+    };
+    text.error(name, format!("unknown policy `{name}`{hint}"))
+}
+
+/// The text form of each rule for non-finite values.
+const NON_FINITE: [(&str, NonFinite); 3] = [
+    ("error", NonFinite::Error),
+    ("skip", NonFinite::Skip),
+    ("zero", NonFinite::Zero),
+];
+
+impl fmt::Display for NonFinite {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let own = NON_FINITE.iter().find(|(_, rule)| rule == self);
+        formatter.write_str(own.map_or("", |(name, _)| name))
+    }
+}
+
+impl FromStr for NonFinite {
+    type Err = PolicyError;
+
+    fn from_str(input: &str) -> Result<NonFinite, PolicyError> {
+        let known = NON_FINITE.iter().find(|(name, _)| *name == input);
+        known.map(|(_, rule)| *rule).ok_or_else(|| {
+            let hint = suggestion(input, &NON_FINITE.map(|(name, _)| name));
+            let text = Text {
+                whole: input,
+                accepted: "error, skip, zero",
+            };
+            text.error(input, format!("unknown rule `{input}`{hint}"))
+        })
+    }
+}

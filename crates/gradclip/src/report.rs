@@ -2,15 +2,12 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::fmt;
 
-use crate::apply::Effect;
-use crate::decision::{Change, Decision, scaled_norm};
-use crate::direction::{cosine_of_effects, cosine_of_scaling};
-use crate::measure::{TensorMeasure, reported_norm_of_all};
+use crate::change::{Change, Effect, cosine_of};
+use crate::measure::{Measure, Orders, reported_norm_of_all};
 use crate::norm::{Norm, Squares, add_squares, combine_norms};
-use crate::policy::{ClipRule, NormOrder};
-use crate::significant::significant;
+use crate::rules::{Decided, Rule, SkipReason};
+use crate::threshold::NormOrder;
 
 /// What a step did to the gradients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -21,40 +18,6 @@ pub enum ClipAction {
     Clip,
     /// The step is left out: nothing was touched and the optimizer should not step.
     Skip,
-}
-
-/// Why a step is left out.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[non_exhaustive]
-pub enum SkipReason {
-    /// A gradient is not finite, under [`NonFinite::Skip`](crate::NonFinite::Skip).
-    NonFinite,
-    /// The norm of all gradients is an outlier.
-    Norm {
-        /// The norm.
-        norm: f64,
-        /// What it should not have exceeded.
-        limit: f64,
-    },
-    /// The loss is an outlier.
-    Loss {
-        /// The loss.
-        loss: f64,
-        /// What it should not have exceeded.
-        limit: f64,
-    },
-}
-
-impl fmt::Display for SkipReason {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (what, value, limit) = match self {
-            SkipReason::NonFinite => return formatter.write_str("non-finite gradients"),
-            SkipReason::Norm { norm, limit } => ("norm", norm, limit),
-            SkipReason::Loss { loss, limit } => ("loss", loss, limit),
-        };
-        let [value, limit] = [*value, *limit].map(significant);
-        write!(formatter, "{what} {value} is an outlier, above {limit}")
-    }
 }
 
 /// The account of one clip step.
@@ -90,8 +53,9 @@ pub struct ClipReport {
     pub clipped_share: f64,
     /// The cosine of the angle between the (finite) gradient before and after, always by the
     /// Euclidean inner product. Exactly 1 where the direction is kept, and by convention where a
-    /// norm is zero and where the step is skipped.
-    pub cosine: f64,
+    /// norm is zero and where the step is skipped. `None` where two rules of a chain turned the
+    /// gradient, for their angles do not add up.
+    pub cosine: Option<f64>,
     /// One entry per tensor in visiting order.
     pub tensors: Vec<TensorReport>,
 }
@@ -135,7 +99,7 @@ impl ClipReport {
     }
 
     /// The account of gradients that nothing was done to yet.
-    pub(crate) fn measured(order: NormOrder, measures: &[TensorMeasure]) -> ClipReport {
+    pub(crate) fn measured(order: NormOrder, measures: &[Measure]) -> ClipReport {
         let norm = reported_norm_of_all(measures, order).value();
         let all = add_squares(measures.iter().map(|measure| measure.squares));
         let first_non_finite = measures.iter().find(|measure| measure.non_finite > 0);
@@ -149,7 +113,7 @@ impl ClipReport {
             non_finite: measures.iter().map(|measure| measure.non_finite).sum(),
             first_non_finite: first_non_finite.map(|measure| measure.name.clone()),
             clipped_share: 0.0,
-            cosine: 1.0,
+            cosine: Some(1.0),
             tensors: measures
                 .iter()
                 .map(|measure| TensorReport::measured(measure, all))
@@ -176,92 +140,70 @@ impl ClipReport {
         }
     }
 
-    /// Adds what one rule did. `effects` has what does not follow from coefficients.
+    /// Adds what one rule did, with the effect on each tensor.
     pub(crate) fn apply(
         &mut self,
-        rule: &ClipRule,
-        order: NormOrder,
-        measures: &[TensorMeasure],
-        decision: &Decision,
-        effects: &[Option<TensorEffect>],
+        rule: &dyn Rule,
+        orders: Orders,
+        measures: &[Measure],
+        decided: &Decided,
+        effects: &[Effect],
     ) {
-        self.threshold = later_threshold(rule, self.threshold, decision.threshold);
-        for (tensor, threshold) in self.tensors.iter_mut().zip(&decision.tensor_thresholds) {
+        self.threshold = decided.threshold.or(self.threshold);
+        for (tensor, threshold) in self.tensors.iter_mut().zip(&decided.tensor_thresholds) {
             tensor.threshold = threshold.or(tensor.threshold);
         }
-        if !decision.changes_anything() {
+        if !decided.changes_anything() {
             return;
         }
-        let mut norms_after: Vec<Norm> = Vec::with_capacity(measures.len());
-        for (index, measure) in measures.iter().enumerate() {
-            let norm = match (&decision.changes[index], &effects[index]) {
-                (Change::Scale(coefficient), _) => {
-                    let landed = decision.tensor_thresholds[index]
-                        .filter(|_| rule.order() == order && lands_on_its_threshold(rule));
-                    // What is scaled to a threshold lands on it by construction.
-                    landed.map_or(scaled_norm(measure.reported, *coefficient), Norm::of)
-                }
-                (_, Some(effect)) => effect.norm,
-                (_, None) => measure.reported,
-            };
-            norms_after.push(norm);
-        }
-        let together = combine_norms(norms_after.iter().copied(), order).value();
-        let lengthens = |change: &Change| matches!(change, Change::Scale(by) if by.value() > 1.0);
-        // Rounding must not make what was shortened look longer.
-        let together = match decision.changes.iter().any(lengthens) {
-            true => together,
-            false => together.min(reported_norm_of_all(measures, order).value()),
-        };
-        self.norm_after = decision
-            .norm_after
-            .filter(|_| rule.order() == order)
-            .unwrap_or(together);
         self.action = ClipAction::Clip;
+        if effects.iter().any(|effect| effect.norm.is_unknown()) {
+            self.leave_unknown(effects);
+            return;
+        }
+        let norms = effects.iter().map(|effect| effect.norm);
+        let together = combine_norms(norms, orders.report).value();
+        // Rounding must not make what was shortened look longer.
+        let together = match decided.changes.iter().any(Change::lengthens) {
+            true => together,
+            false => together.min(reported_norm_of_all(measures, orders.report).value()),
+        };
+        let known = decided.norm_after.filter(|_| orders.rule == orders.report);
+        self.norm_after = known.unwrap_or(together);
         self.coefficient = ratio(self.norm_after, self.norm_before);
-        for (tensor, norm) in self.tensors.iter_mut().zip(&norms_after) {
-            tensor.norm_after = norm.value();
+        for (tensor, effect) in self.tensors.iter_mut().zip(effects) {
+            tensor.norm_after = effect.norm.value();
             tensor.coefficient = ratio(tensor.norm_after, tensor.norm_before);
         }
         let elements: usize = self.tensors.iter().map(|tensor| tensor.elements).sum();
-        let effects = effects
-            .iter()
-            .map(|effect| effect.as_ref().map(|e| e.effect));
-        let clamped: u64 = effects.clone().flatten().map(|effect| effect.clamped).sum();
+        let clamped: u64 = effects.iter().map(|effect| effect.clamped).sum();
         self.clipped_share = self.clipped_share.max(clamped as f64 / elements as f64);
         if rule.can_turn() {
-            let scaled = |change: &Change| matches!(change, Change::Keep | Change::Scale(_));
-            self.cosine = match decision.changes.iter().all(scaled) {
-                true => cosine_of_scaling(measures, &decision.changes),
-                false => cosine_of_effects(measures, effects),
+            self.cosine = match (self.cosine, cosine_of(measures, effects)) {
+                (Some(1.0), cosine) => Some(cosine),
+                (earlier, 1.0) => earlier,
+                // The angles of two turns do not add up.
+                _ => None,
             };
         }
     }
-}
 
-/// The threshold of a chain is that of its last rule that clips. The limit above which a step would
-/// have been left out is a threshold only where nothing clips.
-pub(crate) fn later_threshold(
-    rule: &ClipRule,
-    earlier: Option<f64>,
-    later: Option<f64>,
-) -> Option<f64> {
-    match rule {
-        ClipRule::Skip { .. } => earlier.or(later),
-        _ => later.or(earlier),
+    /// What a clamp does to elements that are elsewhere does not follow from measures.
+    fn leave_unknown(&mut self, effects: &[Effect]) {
+        for number in [
+            &mut self.norm_after,
+            &mut self.coefficient,
+            &mut self.clipped_share,
+        ] {
+            *number = f64::NAN;
+        }
+        self.cosine = None;
+        let of_tensors = self.tensors.iter_mut().zip(effects);
+        for (tensor, _) in of_tensors.filter(|(_, effect)| effect.norm.is_unknown()) {
+            tensor.norm_after = f64::NAN;
+            tensor.coefficient = f64::NAN;
+        }
     }
-}
-
-/// What a change that is no scaling did to a tensor.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct TensorEffect {
-    pub(crate) effect: Effect,
-    /// The norm afterwards, in the order of the report.
-    pub(crate) norm: Norm,
-}
-
-fn lands_on_its_threshold(rule: &ClipRule) -> bool {
-    matches!(rule, ClipRule::Norm { .. } | ClipRule::AdaGc { .. })
 }
 
 fn ratio(after: f64, before: f64) -> f64 {
@@ -273,7 +215,7 @@ fn ratio(after: f64, before: f64) -> f64 {
 }
 
 impl TensorReport {
-    fn measured(measure: &TensorMeasure, all: Squares) -> TensorReport {
+    fn measured(measure: &Measure, all: Squares) -> TensorReport {
         let own = measure.squares;
         let ratio = own.scale / all.scale;
         TensorReport {

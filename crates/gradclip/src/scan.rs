@@ -1,8 +1,9 @@
-//! The one read of single precision, as a function that a caller can replace by a faster one.
+//! The one read of every element, which a caller can replace by a faster one for single precision.
 
 use alloc::vec::Vec;
 
-use crate::measure::scan_values;
+use crate::blocks::{BLOCK_ELEMENTS, LANES, add_pairwise, map_blocks};
+use crate::element::Element;
 
 /// What one read of a tensor of single precision tells. Non-finite elements are counted, and stand
 /// for zeros in the rest.
@@ -46,4 +47,98 @@ pub type Scan = fn(tensors: &[&[f32]], threads: usize) -> Vec<Scanned>;
 pub fn scan(tensors: &[&[f32]], threads: usize) -> Vec<Scanned> {
     let tensors = tensors.iter();
     tensors.map(|values| scan_values(values, threads)).collect()
+}
+
+/// The plain scan of one tensor.
+fn scan_values(values: &[f32], threads: usize) -> Scanned {
+    let total = sum_of_blocks(values, threads);
+    Scanned {
+        sum_of_squares: total.sum_of_squares,
+        max_magnitude: total.max_magnitude,
+        non_finite: total.non_finite,
+    }
+}
+
+pub(crate) fn sum_of_blocks<E: Element>(values: &[E], threads: usize) -> BlockMeasure<E::Wide> {
+    let blocks = map_blocks(values.chunks(BLOCK_ELEMENTS), threads, measure_block);
+    let nothing = BlockMeasure::<E::Wide>::default();
+    blocks.into_iter().fold(nothing, BlockMeasure::combine)
+}
+
+#[derive(Clone, Copy, Default)]
+pub(crate) struct BlockMeasure<Wide> {
+    pub(crate) sum_of_squares: f64,
+    pub(crate) max_magnitude: Wide,
+    pub(crate) non_finite: u64,
+}
+
+impl<Wide: Copy + PartialOrd> BlockMeasure<Wide> {
+    fn combine(self, next: Self) -> Self {
+        BlockMeasure {
+            sum_of_squares: self.sum_of_squares + next.sum_of_squares,
+            max_magnitude: larger(self.max_magnitude, next.max_magnitude),
+            non_finite: self.non_finite + next.non_finite,
+        }
+    }
+}
+
+/// The comparison that compiles to a single `max` instruction, unlike `f32::max`.
+#[inline(always)]
+fn larger<T: PartialOrd>(left: T, right: T) -> T {
+    if right > left { right } else { left }
+}
+
+/// Measures a block on the assumption that it is finite, and again with care if it may not be.
+fn measure_block<E: Element>(block: &[E]) -> BlockMeasure<E::Wide> {
+    let measure = measure_block_with(block, |value| value);
+    // A NaN or an infinity cannot leave a sum finite. The sum alone therefore decides, and the
+    // hot loop needs no branch.
+    if measure.sum_of_squares.is_finite() {
+        return measure;
+    }
+    let non_finite = block.iter().filter(|value| !value.is_finite()).count() as u64;
+    let finite_or_zero = |value: E| {
+        if value.is_finite() {
+            value
+        } else {
+            E::default()
+        }
+    };
+    BlockMeasure {
+        non_finite,
+        ..measure_block_with(block, finite_or_zero)
+    }
+}
+
+#[inline(always)]
+fn measure_block_with<E: Element>(block: &[E], filter: impl Fn(E) -> E) -> BlockMeasure<E::Wide> {
+    let mut sums = [0.0_f64; LANES];
+    let mut maxima = [E::Wide::default(); LANES];
+    let (chunks, rest) = block.as_chunks::<LANES>();
+    for chunk in chunks {
+        let magnitudes = chunk.map(|value| filter(value).magnitude());
+        for (maximum, magnitude) in maxima.iter_mut().zip(magnitudes) {
+            *maximum = larger(*maximum, magnitude);
+        }
+        let wide: [f64; LANES] = magnitudes.map(Into::into);
+        for (sum, wide) in sums.iter_mut().zip(wide) {
+            *sum += wide * wide;
+        }
+    }
+    for ((&value, sum), maximum) in rest.iter().zip(&mut sums).zip(&mut maxima) {
+        accumulate(filter(value), sum, maximum);
+    }
+    BlockMeasure {
+        sum_of_squares: add_pairwise(sums),
+        max_magnitude: maxima.into_iter().fold(E::Wide::default(), larger),
+        non_finite: 0,
+    }
+}
+
+#[inline(always)]
+fn accumulate<E: Element>(value: E, sum: &mut f64, maximum: &mut E::Wide) {
+    let magnitude = value.magnitude();
+    let wide: f64 = magnitude.into();
+    *sum += wide * wide;
+    *maximum = larger(*maximum, magnitude);
 }

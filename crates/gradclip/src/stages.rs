@@ -14,7 +14,7 @@ use crate::gradients::{Accumulate, Gradients};
 /// ```
 /// use gradclip::{Accumulated, Clipper, NonFinite};
 ///
-/// let mut clipper = Clipper::new("global-norm:1".parse()?, NonFinite::Skip);
+/// let mut clipper = Clipper::new("global-norm:1".parse()?, NonFinite::Skip)?;
 /// let mut gradients = Accumulated::new(vec![("weight", vec![2.0_f32, 0.0])]);
 /// gradients.add(vec![("weight", vec![0.0_f32, 2.0])]);
 /// let mean = gradients.in_one_process().without_loss_scale();
@@ -28,7 +28,7 @@ use crate::gradients::{Accumulate, Gradients};
 /// ```compile_fail,E0308
 /// use gradclip::{Accumulated, ClipPolicy, Clipper, NonFinite};
 ///
-/// let mut clipper = Clipper::new(ClipPolicy::none(), NonFinite::Skip);
+/// let mut clipper = Clipper::new(ClipPolicy::none(), NonFinite::Skip).unwrap();
 /// let gradients = Accumulated::new(vec![("weight", vec![2.0_f32, 0.0])]);
 /// clipper.clip(gradients);
 /// ```
@@ -38,7 +38,7 @@ use crate::gradients::{Accumulate, Gradients};
 /// ```compile_fail,E0308
 /// use gradclip::{Accumulated, ClipPolicy, Clipper, NonFinite};
 ///
-/// let mut clipper = Clipper::new(ClipPolicy::none(), NonFinite::Skip);
+/// let mut clipper = Clipper::new(ClipPolicy::none(), NonFinite::Skip).unwrap();
 /// let gradients = Accumulated::new(vec![("weight", vec![2.0_f32, 0.0])]);
 /// clipper.clip(gradients.in_one_process());
 /// ```
@@ -48,7 +48,7 @@ use crate::gradients::{Accumulate, Gradients};
 /// ```compile_fail,E0308
 /// use gradclip::{Accumulated, ClipPolicy, Clipper, NonFinite, Outcome, Unscaled};
 ///
-/// let mut clipper = Clipper::new(ClipPolicy::none(), NonFinite::Skip);
+/// let mut clipper = Clipper::new(ClipPolicy::none(), NonFinite::Skip).unwrap();
 /// let mut sum = Accumulated::new(vec![("weight", vec![2.0_f32, 0.0])]);
 /// let micro_batch = Unscaled::single(vec![("weight", vec![0.0_f32, 2.0])]);
 /// if let Outcome::Apply(clipped) = clipper.clip(micro_batch).unwrap() {

@@ -1,8 +1,8 @@
 //! The numbers of a policy, each of which knows its range.
 
+use alloc::string::String;
+use core::fmt;
 use core::num::NonZeroU32;
-
-use crate::policy::PolicyError;
 
 /// A number greater than zero, `+inf` included.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
@@ -171,3 +171,207 @@ impl Threshold {
         (self.steps > 0).then_some((self.from, self.to, self.steps))
     }
 }
+
+/// A [`Threshold`] that is finite at every step, as a norm that gradients are set to has to be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct FiniteThreshold(Threshold);
+
+impl FiniteThreshold {
+    /// Accepts every threshold but `+inf`.
+    ///
+    /// # Errors
+    ///
+    /// [`PolicyError::Number`] for `+inf`.
+    pub fn new(threshold: Threshold) -> Result<FiniteThreshold, PolicyError> {
+        let value = threshold.at(0);
+        if value.is_finite() {
+            Ok(FiniteThreshold(threshold))
+        } else {
+            let wanted = "finite";
+            Err(PolicyError::Number { value, wanted })
+        }
+    }
+
+    /// The threshold.
+    #[must_use]
+    pub fn get(self) -> Threshold {
+        self.0
+    }
+}
+
+/// A number of steps that have a mean and a deviation: at least 2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SkipWindow(u32);
+
+impl SkipWindow {
+    /// Accepts 2 and more.
+    ///
+    /// # Errors
+    ///
+    /// [`PolicyError::Number`] for 0 and 1: a single step has no deviation.
+    pub fn new(steps: u32) -> Result<SkipWindow, PolicyError> {
+        if steps >= 2 {
+            Ok(SkipWindow(steps))
+        } else {
+            let (value, wanted) = (f64::from(steps), "at least 2");
+            Err(PolicyError::Number { value, wanted })
+        }
+    }
+
+    /// For numbers that are known to fit.
+    pub(crate) const fn constant(steps: u32) -> SkipWindow {
+        SkipWindow(steps)
+    }
+
+    /// The number.
+    #[must_use]
+    pub fn get(self) -> u32 {
+        self.0
+    }
+}
+
+/// The finite p of a p-norm, greater than zero. Made by [`NormOrder::new`].
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
+pub struct FiniteOrder(f64);
+
+impl FiniteOrder {
+    /// The number.
+    #[must_use]
+    pub fn get(self) -> f64 {
+        self.0
+    }
+}
+
+/// The order p of a norm `(sum |g|^p)^(1/p)`.
+///
+/// ```
+/// use gradclip::NormOrder;
+///
+/// assert_eq!("2".parse(), Ok(NormOrder::TWO));
+/// assert_eq!("inf".parse(), Ok(NormOrder::Infinity));
+/// assert_eq!(NormOrder::new(0.5)?.to_string(), "0.5");
+/// # Ok::<(), gradclip::PolicyError>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum NormOrder {
+    /// A finite p greater than zero. Below 1 it is a quasi-norm, which clips just as well.
+    Finite(FiniteOrder),
+    /// The largest magnitude.
+    Infinity,
+}
+
+impl NormOrder {
+    /// The Euclidean norm.
+    pub const TWO: NormOrder = NormOrder::Finite(FiniteOrder(2.0));
+
+    /// Accepts any p greater than zero; `+inf` gives [`NormOrder::Infinity`].
+    ///
+    /// # Errors
+    ///
+    /// [`PolicyError::Order`] for zero, negative numbers and NaN.
+    pub fn new(value: f64) -> Result<NormOrder, PolicyError> {
+        if value == f64::INFINITY {
+            Ok(NormOrder::Infinity)
+        } else if value > 0.0 {
+            Ok(NormOrder::Finite(FiniteOrder(value)))
+        } else {
+            Err(PolicyError::Order { value })
+        }
+    }
+
+    /// The number, `inf` for [`NormOrder::Infinity`].
+    #[must_use]
+    pub fn get(self) -> f64 {
+        match self {
+            NormOrder::Finite(order) => order.get(),
+            NormOrder::Infinity => f64::INFINITY,
+        }
+    }
+}
+
+/// Which axis of every parameter counts its output units, for an `agc` that overrides what the
+/// tensors say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum UnitAxis {
+    /// The first, as in PyTorch: `[out, in]`, `[out, in, height, width]`.
+    First,
+    /// The last, as in JAX and in the linear layers of Burn: `[in, out]`.
+    Last,
+}
+
+/// Why a number or a text form was refused.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum PolicyError {
+    /// The threshold is zero, negative or NaN.
+    Threshold {
+        /// What was given.
+        value: f64,
+    },
+    /// The order of the norm is zero, negative or NaN.
+    Order {
+        /// What was given.
+        value: f64,
+    },
+    /// Another number is out of its range.
+    Number {
+        /// What was given.
+        value: f64,
+        /// The range.
+        wanted: &'static str,
+    },
+    /// Only an Adam can carry out this rule, and none has said that it does.
+    InsideAdam {
+        /// The name of the rule.
+        rule: &'static str,
+    },
+    /// The text form cannot be read.
+    Syntax {
+        /// The whole text.
+        input: String,
+        /// Where the problem starts, counted in characters from 1.
+        position: usize,
+        /// What is wrong there.
+        problem: String,
+        /// What would have been accepted.
+        accepted: String,
+    },
+}
+
+impl fmt::Display for PolicyError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PolicyError::Threshold { value } if *value == f64::INFINITY => {
+                write!(formatter, "a threshold that changes must be finite")
+            }
+            PolicyError::Threshold { value } => write!(
+                formatter,
+                "threshold must be greater than 0, got {value} (to turn clipping off use `none`)"
+            ),
+            PolicyError::Order { value } => {
+                write!(
+                    formatter,
+                    "norm order p must be greater than 0, got {value}"
+                )
+            }
+            PolicyError::Number { value, wanted } => {
+                write!(formatter, "must be {wanted}, got {value}")
+            }
+            PolicyError::InsideAdam { rule } => write!(
+                formatter,
+                "`{rule}` works inside Adam, and can only be used with an Adam that carries it out"
+            ),
+            PolicyError::Syntax {
+                input,
+                position,
+                problem,
+                accepted,
+            } => write!(
+                formatter,
+                "cannot read {input:?}: {problem} at character {position}; accepted: {accepted}"
+            ),
+        }
+    }
+}
+
+impl core::error::Error for PolicyError {}

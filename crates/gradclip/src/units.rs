@@ -4,12 +4,12 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use crate::clip::ClipError;
-use crate::element::{Element, for_each_type};
+use crate::element::{Element, Values, for_each_type};
+use crate::error::ClipError;
 use crate::gradients::Gradient;
 use crate::math::sqrt;
 use crate::norm::{Norm, Squares};
-use crate::policy::UnitAxis;
+use crate::threshold::UnitAxis;
 
 /// Which elements make up a unit: runs of so many elements belong to one unit after the other, and
 /// after the last unit to the first again.
@@ -71,12 +71,11 @@ pub(crate) struct UnitMeasure {
     pub(crate) parameter: Vec<f64>,
 }
 
-/// Reads gradient and parameter once each.
-pub(crate) fn measure_units(
-    gradient: &Gradient<'_>,
+/// Where the units are, and the parameter that they are compared with.
+pub(crate) fn units_of<'a>(
+    gradient: &Gradient<'a>,
     axis: Option<UnitAxis>,
-    max_magnitude: f64,
-) -> Result<UnitMeasure, ClipError> {
+) -> Result<(UnitLayout, Values<'a>), ClipError> {
     let elements = gradient.elements().len();
     let flat = [elements];
     let shape = gradient.shape().unwrap_or(&flat);
@@ -101,7 +100,16 @@ pub(crate) fn measure_units(
             "its output units are on axes that it does not have",
         ));
     }
-    let layout = UnitLayout::of(shape, axes);
+    Ok((UnitLayout::of(shape, axes), parameter))
+}
+
+/// Reads gradient and parameter once each.
+pub(crate) fn measure_units(
+    gradient: &Gradient<'_>,
+    axis: Option<UnitAxis>,
+    max_magnitude: f64,
+) -> Result<UnitMeasure, ClipError> {
+    let (layout, parameter) = units_of(gradient, axis)?;
     let scale = Norm::scale_for(max_magnitude);
     let sums = for_each_type!(Elements, gradient.elements(), values => {
         unit_squares(values, layout, scale)

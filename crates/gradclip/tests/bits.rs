@@ -20,7 +20,7 @@ fn a_norm_equal_to_the_threshold_keeps_its_bits() {
             (ClipAction::Keep, bits(&values)),
             "{policy}"
         );
-        assert_eq!((report.coefficient, report.cosine), (1.0, 1.0));
+        assert_eq!((report.coefficient, report.cosine), (1.0, Some(1.0)));
     }
     let below = 5.0_f64.next_down();
     assert_eq!(

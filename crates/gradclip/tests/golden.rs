@@ -122,7 +122,7 @@ fn replay_case(case: &Case) -> Vec<String> {
         .policy
         .parse()
         .unwrap_or_else(|error| panic!("{}: {error}", case.name));
-    let mut clipper = Clipper::new(policy, NonFinite::Error);
+    let mut clipper = Clipper::new(policy, NonFinite::Error).expect("no rule inside Adam");
     let mut mismatches = Vec::new();
     for (index, step) in case.steps.iter().enumerate() {
         let place = format!("{}, {}, step {index}", case.name, case.policy);

@@ -79,7 +79,7 @@ fn skip_leaves_every_bit_and_says_so() {
         );
         assert_eq!(
             (report.norm_after, report.coefficient, report.cosine),
-            (0.0, 0.0, 1.0)
+            (0.0, 0.0, Some(1.0))
         );
         assert!(
             report
@@ -135,7 +135,7 @@ fn nothing_but_non_finite_values() {
         let report = outcome.report();
         assert_eq!(
             (report.norm_before, report.coefficient, report.cosine),
-            (0.0, 1.0, 1.0)
+            (0.0, 1.0, Some(1.0))
         );
         assert_eq!((report.non_finite, report.action), (40, ClipAction::Keep));
         let Outcome::Apply(clipped) = outcome else {

@@ -336,7 +336,12 @@ fn mistakes_with_other_parameters_are_told_the_form_of_the_rule() {
         ),
         (
             "skip:3,window=0",
-            "the parameter window must be at least 1",
+            "the parameter window must be at least 2",
+            15,
+        ),
+        (
+            "skip:3,window=1",
+            "the parameter window must be at least 2, got 1",
             15,
         ),
         (

@@ -2,7 +2,10 @@
 
 use std::num::NonZeroU32;
 
-use gradclip::{ClipPolicy, ClipRule, Decay, NormOrder, Percentile, Positive, Threshold, UnitAxis};
+use gradclip::{
+    ClipPolicy, ClipRule, Decay, FiniteThreshold, NormOrder, Percentile, Positive, SkipWindow,
+    Threshold, UnitAxis,
+};
 use proptest::prelude::*;
 
 use crate::support::without_files;
@@ -106,7 +109,7 @@ fn any_adaptive_rule() -> impl Strategy<Value = ClipRule> {
                 },
                 4 => ClipRule::Skip {
                     sigma: positive,
-                    window,
+                    window: SkipWindow::new(window.get().max(2)).expect("at least 2"),
                     limit,
                 },
                 5 => ClipRule::Spam {
@@ -115,7 +118,9 @@ fn any_adaptive_rule() -> impl Strategy<Value = ClipRule> {
                     warmup,
                 },
                 _ => ClipRule::Normalize {
-                    threshold: Threshold::new(constant.at(0).min(f64::MAX)).expect("positive"),
+                    threshold: Threshold::new(constant.at(0).min(f64::MAX))
+                        .and_then(FiniteThreshold::new)
+                        .expect("positive and finite"),
                 },
             }
         },

@@ -31,7 +31,7 @@ pub(crate) const POLICIES: [&str; 22] = [
 ];
 
 pub(crate) fn clipper(policy: &str, non_finite: NonFinite) -> Clipper {
-    Clipper::new(policy.parse().expect("a valid policy"), non_finite)
+    Clipper::new(policy.parse().expect("a valid policy"), non_finite).expect("no rule inside Adam")
 }
 
 /// What became of the gradients, and the account of it.

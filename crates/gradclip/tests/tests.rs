@@ -2,6 +2,7 @@
 
 mod accumulate;
 mod bits;
+mod decide;
 mod deferred;
 mod detectors;
 mod direction;

@@ -36,7 +36,8 @@ fn tensor(shape: &[usize], units: Option<Range<usize>>) -> Tensor {
 }
 
 fn clip(policy: &str, mut tensor: Tensor) -> Result<Vec<f64>, ClipError> {
-    let mut clipper = Clipper::new(policy.parse().expect(policy), NonFinite::Error);
+    let mut clipper =
+        Clipper::new(policy.parse().expect(policy), NonFinite::Error).expect("no rule inside Adam");
     clipper.clip(Unscaled::single(&mut tensor)).map(drop)?;
     Ok(tensor.gradient)
 }

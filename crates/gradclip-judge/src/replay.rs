@@ -1,0 +1,166 @@
+//! What another policy would have done with the norms of a run.
+
+use std::fmt;
+
+use gradclip::{
+    ClipAction, ClipError, ClipPolicy, ClipRole, ClipRule, Clipper, Measure, NonFinite, NormOrder,
+    SkipReason,
+};
+
+/// What a run has kept of one step. Norms are Euclidean and from before clipping.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RecordedStep {
+    /// The norm of all gradients; NaN if one was not finite.
+    pub norm: f64,
+    /// The loss, if it is known.
+    pub loss: Option<f64>,
+    /// Name, norm and number of elements of each tensor; may be empty.
+    pub tensors: Vec<(String, f64, usize)>,
+}
+
+/// What a policy would have done at one step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct ReplayedStep {
+    /// What it would have done.
+    pub action: ClipAction,
+    /// Why it would have left the step out, if so.
+    pub skip_reason: Option<SkipReason>,
+    /// The norm before, as recorded.
+    pub norm_before: f64,
+    /// The norm that it would have left; 0 for a step left out.
+    pub norm_after: f64,
+    /// The threshold in force.
+    pub threshold: Option<f64>,
+}
+
+/// Shows recorded steps to a policy, one after the other, by the same code that clips.
+///
+/// This is open loop: under another policy the run would have taken other steps and seen other
+/// gradients. It tells what a policy does with norms like these, not how the run would have ended.
+///
+/// ```
+/// use gradclip::ClipAction;
+/// use gradclip_judge::{RecordedStep, Replay};
+///
+/// let mut replay = Replay::new(&"global-norm:1".parse()?)?;
+/// let spike = RecordedStep { norm: 8.0, loss: None, tensors: Vec::new() };
+/// assert_eq!(replay.step(&spike)?.action, ClipAction::Clip);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Replay {
+    clipper: Clipper,
+    /// The first rule that goes tensor by tensor.
+    by_tensor: Option<&'static str>,
+}
+
+impl Replay {
+    /// A replay that has seen no step. Steps with a norm that is not finite count as left out.
+    ///
+    /// # Errors
+    ///
+    /// [`ReplayError`] for rules that norms do not suffice for.
+    pub fn new(policy: &ClipPolicy) -> Result<Replay, ReplayError> {
+        let mut by_tensor = None;
+        for rule in policy.rules() {
+            let own_order = match rule {
+                ClipRule::Norm { order, .. } | ClipRule::GlobalNorm { order, .. } => {
+                    *order != NormOrder::TWO
+                }
+                _ => false,
+            };
+            let problem = match rule {
+                ClipRule::Value { .. } | ClipRule::Agc { .. } => "needs the elements of gradients",
+                rule if rule.role() == ClipRole::Adam => "works inside Adam",
+                _ if own_order => "needs norms of its own order",
+                ClipRule::Norm { .. }
+                | ClipRule::GroupNorm { .. }
+                | ClipRule::BlockRms { .. }
+                | ClipRule::AdaGc { .. } => {
+                    by_tensor = by_tensor.or(Some(rule.name()));
+                    continue;
+                }
+                _ => continue,
+            };
+            let rule = rule.name();
+            return Err(ReplayError { rule, problem });
+        }
+        Ok(Replay {
+            clipper: Clipper::beside_adam(policy.clone(), NonFinite::Skip),
+            by_tensor,
+        })
+    }
+
+    /// What the policy would have done at the next step.
+    ///
+    /// # Errors
+    ///
+    /// [`ReplayError`] if a rule goes tensor by tensor and the step has none.
+    pub fn step(&mut self, step: &RecordedStep) -> Result<ReplayedStep, ReplayError> {
+        let measures = self.measures(step)?;
+        let decision = self.clipper.decide(&measures, step.loss)?;
+        self.clipper.learn(&decision);
+        let report = decision.report;
+        Ok(ReplayedStep {
+            action: report.action,
+            skip_reason: report.skip_reason,
+            norm_before: step.norm,
+            norm_after: match report.action {
+                ClipAction::Keep => step.norm,
+                ClipAction::Clip | ClipAction::Skip => report.norm_after,
+            },
+            threshold: report.threshold,
+        })
+    }
+
+    /// The recorded norms as if they had been measured.
+    fn measures(&self, step: &RecordedStep) -> Result<Vec<Measure>, ReplayError> {
+        // A step that is not finite is left out, whatever is known of its tensors.
+        match self.by_tensor.filter(|_| step.norm.is_finite()) {
+            // One tensor with the norm of all, which is known to all its digits.
+            None => Ok(vec![Measure::of_norm("all", 1, step.norm)]),
+            Some(rule) if step.tensors.is_empty() => Err(ReplayError {
+                rule,
+                problem: "needs the norm of each tensor",
+            }),
+            Some(_) => {
+                let tensors = step.tensors.iter();
+                Ok(tensors
+                    .map(|(name, norm, elements)| Measure::of_norm(name, *elements, *norm))
+                    .collect())
+            }
+        }
+    }
+}
+
+/// A rule that the norms of a run do not suffice for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplayError {
+    /// The name of the rule.
+    pub rule: &'static str,
+    /// What it lacks.
+    pub problem: &'static str,
+}
+
+impl fmt::Display for ReplayError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ReplayError { rule, problem } = self;
+        write!(
+            formatter,
+            "`{rule}` cannot be replayed from norms: it {problem}"
+        )
+    }
+}
+
+impl core::error::Error for ReplayError {}
+
+impl From<ClipError> for ReplayError {
+    fn from(error: ClipError) -> ReplayError {
+        let (rule, problem) = match error {
+            ClipError::Measures { rule, problem } => (rule, problem),
+            _ => ("policy", "needs more than norms"),
+        };
+        ReplayError { rule, problem }
+    }
+}

@@ -1,0 +1,441 @@
+//! The table of rules: each with its name, its parameters, their defaults and its source, once.
+//! Reading, printing, forms, suggestions and the check of the documentation follow from it.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec;
+use alloc::vec::Vec;
+use core::fmt;
+use core::num::NonZeroU32;
+
+use crate::text::{Text, Value};
+use crate::threshold::{
+    Decay, FiniteThreshold, NormOrder, Percentile, PolicyError, Positive, SkipWindow, Threshold,
+    UnitAxis,
+};
+
+/// What a rule works on, and so who carries it out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ClipRole {
+    /// It judges the gradients as they came, and leaves out steps.
+    Guard,
+    /// It changes gradients.
+    Gradients,
+    /// It changes what an Adam makes of them, so that one has to carry it out
+    /// ([`AdamClipping`](crate::AdamClipping)).
+    Adam,
+}
+
+/// How a rule is written, and where it comes from.
+///
+/// ```
+/// let forms = gradclip::ClipRule::forms();
+/// let norm = forms.iter().find(|form| form.name == "norm").unwrap();
+/// assert_eq!(norm.to_string(), "norm:C[,p=P]");
+/// assert_eq!(norm.with_defaults(), "norm:C[,p=2]");
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RuleForm {
+    /// The name, such as `global-norm`.
+    pub name: &'static str,
+    /// What it works on.
+    pub role: ClipRole,
+    /// The publication or the code that it comes from. Its equation is in `CLIPPING.md`.
+    pub source: &'static str,
+    parameters: Vec<ParameterForm>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct ParameterForm {
+    /// None for the one that comes first and has no name.
+    key: Option<&'static str>,
+    form: &'static str,
+    /// Empty where there is no default that could be written.
+    default: String,
+}
+
+impl RuleForm {
+    /// The form with the default of each parameter in place of its letter.
+    #[must_use]
+    pub fn with_defaults(&self) -> String {
+        self.write(|parameter| match parameter.default.as_str() {
+            "" => parameter.form,
+            default => default,
+        })
+    }
+
+    fn write<'a>(&'a self, value: impl Fn(&'a ParameterForm) -> &'a str) -> String {
+        let mut text = self.name.to_string();
+        let named = |parameter: &'a ParameterForm| {
+            let key = parameter.key?;
+            Some(format!("{key}={}", value(parameter)))
+        };
+        let keys: Vec<String> = self.parameters.iter().filter_map(named).collect();
+        match self
+            .parameters
+            .iter()
+            .find(|parameter| parameter.key.is_none())
+        {
+            Some(first) => {
+                text += &format!(":{}", first.form);
+                text.extend(keys.iter().map(|key| format!("[,{key}]")));
+            }
+            None => text += &format!("[:{}]", keys.join(",")),
+        }
+        text
+    }
+}
+
+impl fmt::Display for RuleForm {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.write(|parameter| parameter.form))
+    }
+}
+
+/// One parameter of a rule in the table.
+#[derive(Clone, Copy)]
+struct Parameter<T> {
+    key: Option<&'static str>,
+    /// What the one without a key is called in errors.
+    what: &'static str,
+    form: &'static str,
+    default: Option<T>,
+}
+
+/// The parameter that comes first, without a name.
+const fn first<T>(what: &'static str, form: &'static str) -> Parameter<T> {
+    Parameter {
+        key: None,
+        what,
+        form,
+        default: None,
+    }
+}
+
+/// A parameter as `key=value`, which may be left out.
+const fn key<T>(key: &'static str, form: &'static str, default: T) -> Parameter<T> {
+    Parameter {
+        key: Some(key),
+        what: "",
+        form,
+        default: Some(default),
+    }
+}
+
+const fn count(count: u32) -> NonZeroU32 {
+    NonZeroU32::new(count).unwrap()
+}
+
+impl<T: Value> Parameter<T> {
+    fn form(self) -> ParameterForm {
+        ParameterForm {
+            key: self.key,
+            form: self.form,
+            default: self.default.map(T::print).unwrap_or_default(),
+        }
+    }
+
+    /// The value as it is written in a rule, unless it is the default.
+    fn written(self, value: T) -> Option<String> {
+        let printed = || value.print();
+        match self.key {
+            None => Some(printed()),
+            Some(key) => (self.default != Some(value)).then(|| format!("{key}={}", printed())),
+        }
+    }
+}
+
+macro_rules! rules {
+    ($(
+        $(#[$doc:meta])*
+        $Rule:ident = $name:literal, $role:ident, $source:literal {
+            $( $(#[$field_doc:meta])* $field:ident: $type:ty = $parameter:expr; )*
+        }
+    )*) => {
+        /// One rule of a policy. `CLIPPING.md` has the equation, the source and the advice for each.
+        #[derive(Clone, Copy, Debug, PartialEq)]
+        #[non_exhaustive]
+        pub enum ClipRule {
+            $( $(#[$doc])* $Rule { $( $(#[$field_doc])* $field: $type, )* }, )*
+        }
+
+        impl ClipRule {
+            /// The name without parameters, such as `global-norm`.
+            #[must_use]
+            pub fn name(&self) -> &'static str {
+                match self { $( ClipRule::$Rule { .. } => $name, )* }
+            }
+
+            /// What it works on.
+            #[must_use]
+            pub fn role(&self) -> ClipRole {
+                match self { $( ClipRule::$Rule { .. } => ClipRole::$role, )* }
+            }
+
+            /// How each rule is written.
+            #[must_use]
+            pub fn forms() -> Vec<RuleForm> {
+                vec![ $( RuleForm {
+                    name: $name,
+                    role: ClipRole::$role,
+                    source: $source,
+                    parameters: vec![
+                        $( { let parameter: Parameter<$type> = $parameter; parameter.form() }, )*
+                    ],
+                }, )* ]
+            }
+
+            /// Reads the parameters of the rule with this name, `None` if there is none.
+            pub(crate) fn read(
+                name: &str,
+                mut written: Parameters<'_>,
+            ) -> Option<Result<ClipRule, PolicyError>> {
+                match name {
+                    $( $name => Some((|| {
+                        let rule = ClipRule::$Rule { $( $field: written.take($parameter)?, )* };
+                        written.none_left()?;
+                        Ok(rule)
+                    })()), )*
+                    _ => None,
+                }
+            }
+        }
+
+        impl fmt::Display for ClipRule {
+            fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let parameters: Vec<Option<String>> = match *self {
+                    $( ClipRule::$Rule { $( $field, )* } => vec![
+                        $( { let parameter: Parameter<$type> = $parameter; parameter.written($field) }, )*
+                    ], )*
+                };
+                formatter.write_str(self.name())?;
+                for (index, parameter) in parameters.iter().flatten().enumerate() {
+                    let separator = if index == 0 { ':' } else { ',' };
+                    write!(formatter, "{separator}{parameter}")?;
+                }
+                Ok(())
+            }
+        }
+    };
+}
+
+// The defaults are those of the publications; `CLIPPING.md` has the reason for each.
+rules! {
+    /// Each element is clamped to `[-C, C]`, which can turn the direction of the gradient.
+    Value = "value", Gradients, "Mikolov 2012; char-rnn (Karpathy 2015)" {
+        /// The bound C.
+        threshold: Threshold = first("threshold", "C");
+    }
+    /// Each tensor by itself: `g C / N` where the norm N of that tensor exceeds C. Tensors are
+    /// scaled by different amounts, so the direction of the whole can turn.
+    Norm = "norm", Gradients, "Keras clipnorm, TensorFlow clip_by_norm" {
+        /// The bound C of each tensor's norm.
+        threshold: Threshold = first("threshold", "C");
+        /// The order p of the norm.
+        order: NormOrder = key("p", "P", NormOrder::TWO);
+    }
+    /// All tensors as one vector: `g C / N` where the norm N of all exceeds C (Pascanu, Mikolov
+    /// and Bengio 2013). The direction is kept.
+    GlobalNorm = "global-norm", Gradients, "Pascanu, Mikolov and Bengio 2013, algorithm 1" {
+        /// The bound C of the norm of all tensors.
+        threshold: Threshold = first("threshold", "C");
+        /// The order p of the norm.
+        order: NormOrder = key("p", "P", NormOrder::TWO);
+    }
+    /// Each named group of tensors as one vector, by the Euclidean norm.
+    GroupNorm = "group-norm", Gradients, "Megatron-LM grad_norm_group" {
+        /// The bound C of each group's norm.
+        threshold: Threshold = first("threshold", "C");
+    }
+    /// Each tensor by itself, to a root mean square of at most C (Shazeer and Stern 2018, the
+    /// update clipping of Adafactor; `clip_by_block_rms` of optax).
+    BlockRms = "block-rms", Gradients, "Shazeer and Stern 2018, section 6" {
+        /// The bound C of each tensor's root mean square.
+        threshold: Threshold = first("threshold", "C");
+    }
+    /// All tensors as one vector, always to the norm C, also where it is smaller.
+    Normalize = "normalize", Gradients, "Hazan, Levy and Shalev-Shwartz 2015" {
+        /// The norm C after the step.
+        threshold: FiniteThreshold = first("threshold", "C");
+    }
+    /// Adaptive gradient clipping (Brock et al. 2021): each output unit, to a share `lambda` of
+    /// the norm of its weights.
+    Agc = "agc", Gradients, "Brock et al. 2021, equation 3" {
+        /// The largest ratio of a unit's gradient norm to its parameter norm.
+        lambda: Threshold = first("ratio", "LAMBDA");
+        /// The least parameter norm that a unit is credited with.
+        epsilon: Positive = key("eps", "E", Positive::constant(1e-3));
+        /// Where the units are, if the policy overrides what each tensor says
+        /// ([`Gradient::with_units`](crate::Gradient::with_units)).
+        unit: Option<UnitAxis> = key("unit", "last|first", None);
+    }
+    /// All tensors as one vector, to a percentile of all norms so far (Seetharaman et al. 2020).
+    AutoClip = "autoclip", Gradients, "Seetharaman et al. 2020" {
+        /// The percentile.
+        percentile: Percentile = first("percentile", "PERCENTILE");
+    }
+    /// All tensors as one vector, spikes of the norm to a target below the spike (Kumar et al.
+    /// 2025, ZClip), and everything to `max`.
+    ZClip = "zclip", Gradients, "Kumar et al. 2025" {
+        /// The z-score above which a norm is a spike.
+        z: Positive = key("z", "Z", Positive::constant(2.5));
+        /// The weight of the past in the running mean and variance.
+        alpha: Decay = key("alpha", "A", Decay::constant(0.97));
+        /// How many norms make up the first mean and variance.
+        warmup: NonZeroU32 = key("warmup", "N", count(25));
+        /// The bound of the norm at every step.
+        max: Threshold = key("max", "C", Threshold::constant(1.0));
+    }
+    /// Each tensor by itself, to a multiple of its own running norm (Wang et al. 2025, AdaGC).
+    AdaGc = "adagc", Gradients, "Wang et al. 2025, algorithm 1" {
+        /// The bound of the norm of all tensors during warm-up.
+        absolute: Threshold = key("abs", "C", Threshold::constant(1.0));
+        /// The multiple of the running norm.
+        relative: Threshold = key("rel", "R", Threshold::constant(1.05));
+        /// The weight of the past in the running norm.
+        beta: Decay = key("beta", "B", Decay::constant(0.98));
+        /// The step, counted from 1, at which the multiple takes over.
+        warmup: u32 = key("warmup", "N", 100);
+    }
+    /// All tensors as one vector, to a multiple of the median norm of the steps before (the
+    /// ScaledAdam of icefall).
+    Median = "median", Gradients, "icefall ScaledAdam" {
+        /// The multiple K of the median.
+        factor: Threshold = first("factor", "K");
+        /// How many steps the median is of.
+        window: NonZeroU32 = key("window", "N", count(100));
+    }
+    /// Leaves out steps whose loss or norm is an outlier (OLMo, llm.c).
+    Skip = "skip", Guard, "OLMo-core SkipStepOptimizer, llm.c" {
+        /// How many standard deviations above the mean an outlier is.
+        sigma: Positive = first("number of standard deviations", "SIGMA");
+        /// How many steps mean and deviation are of.
+        window: SkipWindow = key("window", "N", SkipWindow::constant(128));
+        /// After so many steps left out in a row, the next one is taken.
+        limit: NonZeroU32 = key("limit", "N", count(10));
+    }
+    /// Inside Adam: the learning rate of a tensor is divided by the root mean square of
+    /// `g / sqrt(v)`, where that exceeds C (Wortsman et al. 2023, StableAdamW).
+    UpdateRms = "update-rms", Adam, "Wortsman et al. 2023, algorithm 2" {
+        /// The bound C.
+        threshold: Threshold = first("threshold", "C");
+    }
+    /// Inside Adam: elements with `g^2 > theta v` are clamped to `sqrt(theta v)`, and the moments
+    /// are reset from time to time (Huang et al. 2025, SPAM).
+    Spam = "spam", Adam, "Huang et al. 2025" {
+        /// The ratio of squares above which an element is a spike.
+        theta: Positive = key("theta", "T", Positive::constant(5000.0));
+        /// The number of updates from one reset to the next.
+        reset: NonZeroU32 = key("reset", "N", count(500));
+        /// Over how many updates the learning rate recovers after a reset.
+        warmup: u32 = key("warmup", "N", 150);
+    }
+}
+
+impl ClipRule {
+    /// The order of the norm that it goes by, if it can be chosen.
+    pub(crate) fn chosen_order(&self) -> Option<NormOrder> {
+        match self {
+            ClipRule::Norm { order, .. } | ClipRule::GlobalNorm { order, .. } => Some(*order),
+            _ => None,
+        }
+    }
+}
+
+/// The parameters of one rule as they are written: perhaps a first one without a name, then
+/// `name=value`.
+pub(crate) struct Parameters<'a> {
+    text: Text<'a>,
+    /// The name of the rule as it stands in the text, for what is missing after it.
+    rule: &'a str,
+    left: Vec<&'a str>,
+}
+
+impl<'a> Parameters<'a> {
+    pub(crate) fn new(
+        text: Text<'a>,
+        rule: &'a str,
+        written: Option<&'a str>,
+    ) -> Result<Parameters<'a>, PolicyError> {
+        let left: Vec<&str> = written.map_or(Vec::new(), |list| list.split(',').collect());
+        let key = |part: &'a str| part.split_once('=').map(|(key, _)| key);
+        for (index, part) in left.iter().enumerate() {
+            let Some(own) = key(part) else { continue };
+            if left[..index]
+                .iter()
+                .any(|earlier| key(earlier) == Some(own))
+            {
+                return Err(text.error(part, format!("`{own}` is given twice")));
+            }
+        }
+        Ok(Parameters { text, rule, left })
+    }
+
+    fn take<T: Value>(&mut self, parameter: Parameter<T>) -> Result<T, PolicyError> {
+        match (parameter.key, parameter.default) {
+            (Some(key), Some(default)) => self.named(key, default),
+            _ => self.first(parameter.what, parameter.form),
+        }
+    }
+
+    fn first<T: Value>(&mut self, what: &str, form: &str) -> Result<T, PolicyError> {
+        let needs = format!("`{}` needs a {what} `:{form}`", self.rule);
+        match self.left.first() {
+            None => Err(self.text.error_after(self.rule, needs)),
+            Some(part) if is_named(part) => {
+                Err(self.text.error(part, format!("{needs} before `{part}`")))
+            }
+            Some(_) => T::read(self.text, self.left.remove(0), what),
+        }
+    }
+
+    fn named<T: Value>(&mut self, name: &str, default: T) -> Result<T, PolicyError> {
+        let value = |part: &&'a str| {
+            let (key, value) = part.split_once('=')?;
+            (key == name).then_some(value)
+        };
+        match self.left.iter().position(|part| value(part).is_some()) {
+            None => Ok(default),
+            Some(index) => {
+                let value = value(&self.left.remove(index)).unwrap_or_default();
+                T::read(self.text, value, &format!("parameter {name}"))
+            }
+        }
+    }
+
+    fn none_left(&self) -> Result<(), PolicyError> {
+        let Some(part) = self.left.first() else {
+            return Ok(());
+        };
+        let problem = match part.is_empty() {
+            true => format!("a parameter of `{}` is missing", self.rule),
+            false => format!("`{}` does not take `{part}`", self.rule),
+        };
+        Err(self.text.error(part, problem))
+    }
+}
+
+fn is_named(part: &str) -> bool {
+    let letters = |name: &str| !name.is_empty() && name.chars().all(char::is_alphabetic);
+    part.split_once('=').is_some_and(|(name, _)| letters(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::format;
+
+    use super::ClipRule;
+
+    #[test]
+    fn the_documentation_has_every_rule_as_the_table_has_it() {
+        const CLIPPING: &str = include_str!("../CLIPPING.md");
+        const README: &str = include_str!("../README.md");
+        for form in ClipRule::forms() {
+            let heading = format!("### `{}`\n", form.with_defaults());
+            assert!(CLIPPING.contains(&heading), "CLIPPING.md lacks {heading}");
+            let row = format!("`{form}`").replace('|', "\\|");
+            assert!(README.contains(&row), "README.md lacks {row}");
+        }
+    }
+}

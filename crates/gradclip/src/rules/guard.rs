@@ -1,0 +1,157 @@
+//! `skip`: the guard that judges gradients as they came, so that a step that is left out is untouched.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+use core::num::NonZeroU32;
+
+use super::running::Window;
+use crate::significant::significant;
+use crate::state::{Lists, StateError};
+use crate::threshold::{Positive, SkipWindow};
+
+/// Why a step is left out.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum SkipReason {
+    /// A gradient is not finite, under [`NonFinite::Skip`](crate::NonFinite::Skip).
+    NonFinite,
+    /// The norm of all gradients is an outlier.
+    Norm {
+        /// The norm.
+        norm: f64,
+        /// What it should not have exceeded.
+        limit: f64,
+    },
+    /// The loss is an outlier.
+    Loss {
+        /// The loss.
+        loss: f64,
+        /// What it should not have exceeded.
+        limit: f64,
+    },
+}
+
+impl fmt::Display for SkipReason {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (what, value, limit) = match self {
+            SkipReason::NonFinite => return formatter.write_str("non-finite gradients"),
+            SkipReason::Norm { norm, limit } => ("norm", norm, limit),
+            SkipReason::Loss { loss, limit } => ("loss", loss, limit),
+        };
+        let [value, limit] = [*value, *limit].map(significant);
+        write!(formatter, "{what} {value} is an outlier, above {limit}")
+    }
+}
+
+/// The rule `skip` with its memory.
+#[derive(Clone, Debug)]
+pub(crate) struct Guard {
+    sigma: Positive,
+    limit: NonZeroU32,
+    norms: Window,
+    losses: Window,
+    /// Steps left out in a row until now: the one thing that such a step changes.
+    skipped: u32,
+}
+
+/// What the guard makes of a step.
+#[derive(Clone, Debug)]
+pub(crate) struct Judgement {
+    /// Why the step is to be left out, if it is.
+    pub(crate) skip: Option<SkipReason>,
+    /// The norm above which it would be, once enough steps are known.
+    pub(crate) threshold: Option<f64>,
+    /// What it learns if the step is applied.
+    pub(crate) lesson: GuardLesson,
+}
+
+/// What a step that was applied teaches the guard.
+#[derive(Clone, Debug)]
+pub(crate) struct GuardLesson {
+    norm: f64,
+    loss: Option<f64>,
+    /// Whether the step was taken only because too many were left out.
+    start_over: bool,
+}
+
+impl Guard {
+    pub(crate) fn new(sigma: Positive, window: SkipWindow, limit: NonZeroU32) -> Guard {
+        Guard {
+            sigma,
+            limit,
+            norms: Window::new(window.get()),
+            losses: Window::new(window.get()),
+            skipped: 0,
+        }
+    }
+
+    /// Judges a step by its norm, and by its loss where that is known and finite.
+    pub(crate) fn judge(&self, norm: f64, loss: Option<f64>) -> Judgement {
+        let norm_limit = self.norms.limit(self.sigma.get());
+        let loss_limit = self.losses.limit(self.sigma.get());
+        let norm_outlier = norm_limit.filter(|limit| norm > *limit);
+        let loss_outlier = loss.zip(loss_limit).filter(|(loss, limit)| loss > limit);
+        let reason = norm_outlier
+            .map(|limit| SkipReason::Norm { norm, limit })
+            .or(loss_outlier.map(|(loss, limit)| SkipReason::Loss { loss, limit }));
+        let enough = self.skipped >= self.limit.get();
+        Judgement {
+            skip: reason.filter(|_| !enough),
+            threshold: norm_limit,
+            lesson: GuardLesson {
+                norm,
+                loss,
+                start_over: reason.is_some(),
+            },
+        }
+    }
+
+    /// The step was left out.
+    pub(crate) fn count_skip(&mut self) {
+        self.skipped += 1;
+    }
+
+    /// The step was applied. A norm of zero says nothing of how large ordinary ones are.
+    pub(crate) fn learn(&mut self, lesson: &GuardLesson) {
+        if lesson.norm <= 0.0 {
+            return;
+        }
+        if lesson.start_over {
+            // So many outliers in a row are a new level, which the old numbers do not describe.
+            self.norms.clear();
+            self.losses.clear();
+        }
+        self.skipped = 0;
+        self.norms.push(lesson.norm);
+        if let Some(loss) = lesson.loss {
+            self.losses.push(loss);
+        }
+    }
+
+    pub(crate) fn state(&self) -> Vec<(String, Vec<f64>)> {
+        [
+            ("norms".into(), self.norms.numbers()),
+            ("losses".into(), self.losses.numbers()),
+            ("skipped".into(), [f64::from(self.skipped)].into()),
+        ]
+        .into()
+    }
+
+    pub(crate) fn restore(&mut self, lists: &mut Lists<'_, '_>) -> Result<(), StateError> {
+        let length = self.norms.length;
+        let valid = |norm: &f64| norm.is_finite() && *norm >= 0.0;
+        self.norms
+            .set_numbers(lists.window("norms", length, valid)?);
+        self.losses
+            .set_numbers(lists.window("losses", length, |loss| loss.is_finite())?);
+        let limit = f64::from(self.limit.get());
+        self.skipped = match lists.take("skipped")? {
+            [skipped] if (0.0..=limit).contains(skipped) && *skipped as u32 as f64 == *skipped => {
+                *skipped as u32
+            }
+            _ => return Err(lists.wrong("skipped", "must be a number up to the limit of skips")),
+        };
+        Ok(())
+    }
+}

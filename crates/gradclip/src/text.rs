@@ -1,0 +1,318 @@
+//! Text forms: how the numbers of a policy are read and printed, with words for what is refused.
+
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt;
+use core::num::NonZeroU32;
+use core::str::FromStr;
+
+use crate::threshold::{
+    Decay, FiniteThreshold, NormOrder, Percentile, PolicyError, Positive, SkipWindow, Threshold,
+    UnitAxis,
+};
+
+/// The text being read, so that every error can say where in it the problem is.
+#[derive(Clone, Copy)]
+pub(crate) struct Text<'a> {
+    pub(crate) whole: &'a str,
+    /// What would have been accepted.
+    pub(crate) accepted: &'a str,
+}
+
+impl Text<'_> {
+    fn threshold(self, part: &str, what: &str) -> Result<Threshold, PolicyError> {
+        let out_of_range = |error: PolicyError| {
+            // Only the threshold of a rule that clips by it alone is where one would look for off.
+            let problem = match error {
+                PolicyError::Threshold { value } if what != "threshold" && value.is_finite() => {
+                    format!("the {what} must be greater than 0, got {value}")
+                }
+                error => error.to_string(),
+            };
+            self.error(part, problem)
+        };
+        let Some((from, rest)) = part.split_once("..") else {
+            return Threshold::new(self.number(part, what)?).map_err(out_of_range);
+        };
+        let Some((to, steps)) = rest.split_once('@') else {
+            return Err(self.error(part, format!("`{part}` lacks the steps: FROM..TO@STEPS")));
+        };
+        let from = self.number(from, &format!("first {what}"))?;
+        let to = self.number(to, &format!("last {what}"))?;
+        let steps = NonZeroU32::read(self, steps, "number of steps")?;
+        Threshold::linear(from, to, steps).map_err(out_of_range)
+    }
+
+    fn in_range<T>(
+        self,
+        part: &str,
+        what: &str,
+        new: fn(f64) -> Result<T, PolicyError>,
+    ) -> Result<T, PolicyError> {
+        new(self.number(part, what)?)
+            .map_err(|error| self.error(part, format!("the {what} {error}")))
+    }
+
+    fn number(self, part: &str, what: &str) -> Result<f64, PolicyError> {
+        let problem = match part.parse::<f64>() {
+            // Reading 1e999 as infinity would silently switch clipping off.
+            Ok(value) if value.is_infinite() && part.contains(|digit: char| digit.is_numeric()) => {
+                format!("the {what} `{part}` is too large for a number")
+            }
+            Ok(value) => return Ok(value),
+            Err(_) if part.is_empty() => format!("the {what} is empty"),
+            Err(_) => format!("the {what} `{part}` is not a number"),
+        };
+        Err(self.error(part, problem))
+    }
+
+    /// An error at `part`, which must be a piece of the whole text.
+    pub(crate) fn error(self, part: &str, problem: String) -> PolicyError {
+        self.error_at(self.offset(part), problem)
+    }
+
+    /// An error just after `part`, which must be a piece of the whole text.
+    pub(crate) fn error_after(self, part: &str, problem: String) -> PolicyError {
+        self.error_at(self.offset(part) + part.len(), problem)
+    }
+
+    fn offset(self, part: &str) -> usize {
+        (part.as_ptr() as usize).saturating_sub(self.whole.as_ptr() as usize)
+    }
+
+    fn error_at(self, offset: usize, problem: String) -> PolicyError {
+        let position = 1 + self
+            .whole
+            .char_indices()
+            .take_while(|(at, _)| *at < offset)
+            .count();
+        // A line break in the text must not break the line of the message.
+        let visible = |letter: char| match letter.is_control() {
+            true => letter.escape_default().to_string(),
+            false => letter.to_string(),
+        };
+        PolicyError::Syntax {
+            input: self.whole.to_owned(),
+            position,
+            problem: problem.chars().map(visible).collect(),
+            accepted: self.accepted.to_owned(),
+        }
+    }
+}
+
+/// A value that a rule takes.
+pub(crate) trait Value: Copy + PartialEq {
+    /// Reads it from a part of a text. `what` names it in errors.
+    fn read(text: Text<'_>, part: &str, what: &str) -> Result<Self, PolicyError>;
+    /// Prints what [`Value::read`] takes back.
+    fn print(self) -> String;
+}
+
+macro_rules! value {
+    ($type:ty, |$text:ident, $part:ident, $what:ident| $read:expr, |$value:ident| $print:expr) => {
+        impl Value for $type {
+            fn read($text: Text<'_>, $part: &str, $what: &str) -> Result<$type, PolicyError> {
+                $read
+            }
+
+            fn print(self) -> String {
+                let $value = self;
+                $print.to_string()
+            }
+        }
+    };
+}
+
+value!(
+    Threshold,
+    |text, part, what| text.threshold(part, what),
+    |value| value
+);
+value!(
+    FiniteThreshold,
+    |text, part, what| {
+        FiniteThreshold::new(text.threshold(part, what)?)
+            .map_err(|_| text.error(part, "a norm cannot be set to infinity".to_owned()))
+    },
+    |value| value.get()
+);
+value!(
+    Positive,
+    |text, part, what| text.in_range(part, what, Positive::new),
+    |value| Shortest(value.get())
+);
+value!(
+    Decay,
+    |text, part, what| text.in_range(part, what, Decay::new),
+    |value| Shortest(value.get())
+);
+value!(
+    Percentile,
+    |text, part, what| text.in_range(part, what, Percentile::new),
+    |value| Shortest(value.get())
+);
+value!(
+    NormOrder,
+    |text, part, what| {
+        NormOrder::new(text.number(part, what)?)
+            .map_err(|error| text.error(part, error.to_string()))
+    },
+    |value| value
+);
+value!(
+    u32,
+    |text, part, what| {
+        let problem = match part {
+            "" => format!("the {what} is empty"),
+            _ if part.bytes().all(|digit| digit.is_ascii_digit()) => {
+                format!("the {what} `{part}` is too large, at most {}", u32::MAX)
+            }
+            _ => format!("the {what} `{part}` is not a whole number"),
+        };
+        part.parse().map_err(|_| text.error(part, problem))
+    },
+    |value| value
+);
+value!(
+    NonZeroU32,
+    |text, part, what| {
+        NonZeroU32::new(u32::read(text, part, what)?)
+            .ok_or_else(|| text.error(part, format!("the {what} must be at least 1")))
+    },
+    |value| value
+);
+value!(
+    SkipWindow,
+    |text, part, what| {
+        SkipWindow::new(u32::read(text, part, what)?)
+            .map_err(|error| text.error(part, format!("the {what} {error}")))
+    },
+    |value| value.get()
+);
+value!(
+    Option<UnitAxis>,
+    |text, part, what| match part {
+        "last" => Ok(Some(UnitAxis::Last)),
+        "first" => Ok(Some(UnitAxis::First)),
+        _ => {
+            let problem = format!("the {what} `{part}` is neither `last` nor `first`");
+            Err(text.error(part, problem))
+        }
+    },
+    |value| value.map_or("", |axis| match axis {
+        UnitAxis::First => "first",
+        UnitAxis::Last => "last",
+    })
+);
+
+impl fmt::Display for Threshold {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.schedule() {
+            None => write!(formatter, "{}", Shortest(self.at(0))),
+            Some((from, to, steps)) => {
+                write!(formatter, "{}..{}@{steps}", Shortest(from), Shortest(to))
+            }
+        }
+    }
+}
+
+impl FromStr for Threshold {
+    type Err = PolicyError;
+
+    fn from_str(text: &str) -> Result<Threshold, PolicyError> {
+        let accepted = "a number greater than 0, or FROM..TO@STEPS";
+        let whole = text;
+        Value::read(Text { whole, accepted }, text, "threshold")
+    }
+}
+
+impl fmt::Display for NormOrder {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}", Shortest(self.get()))
+    }
+}
+
+impl FromStr for NormOrder {
+    type Err = PolicyError;
+
+    fn from_str(text: &str) -> Result<NormOrder, PolicyError> {
+        let accepted = "a number greater than 0, or inf";
+        let whole = text;
+        Value::read(Text { whole, accepted }, text, "norm order p")
+    }
+}
+
+/// The shortest digits that read back as the same number, with an exponent where zeros would
+/// pile up.
+struct Shortest(f64);
+
+impl fmt::Display for Shortest {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let value = self.0;
+        if value == 0.0 || (1e-5..1e16).contains(&value) {
+            write!(formatter, "{value}")
+        } else {
+            write!(formatter, "{value:e}")
+        }
+    }
+}
+
+/// The known name that a text with a mistake may mean, as the end of a sentence.
+pub(crate) fn suggestion(text: &str, known: &[&str]) -> String {
+    nearest(text, known)
+        .map(|name| format!(", did you mean `{name}`?"))
+        .unwrap_or_default()
+}
+
+/// The known name with the smallest edit distance, unless the text is nothing like it.
+fn nearest<'a>(text: &str, known: &[&'a str]) -> Option<&'a str> {
+    let text: Vec<char> = text.to_lowercase().replace('_', "-").chars().collect();
+    let distance_to = |name: &str| edit_distance(&text, &name.chars().collect::<Vec<char>>());
+    let name = known.iter().copied().min_by_key(|name| distance_to(name))?;
+    // With two thirds of the letters wrong the guess would be noise.
+    (3 * distance_to(name) < 2 * text.len().max(name.len())).then_some(name)
+}
+
+/// Levenshtein's distance by rows.
+fn edit_distance(left: &[char], right: &[char]) -> usize {
+    let mut row: Vec<usize> = (0..=right.len()).collect();
+    for (left_index, left_char) in left.iter().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = left_index + 1;
+        for (right_index, right_char) in right.iter().enumerate() {
+            let substituted = diagonal + usize::from(left_char != right_char);
+            diagonal = row[right_index + 1];
+            row[right_index + 1] = substituted.min(diagonal + 1).min(row[right_index] + 1);
+        }
+    }
+    row[right.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec::Vec;
+
+    use super::{edit_distance, nearest};
+
+    #[test]
+    fn edit_distance_of_known_pairs() {
+        let distance = |left: &str, right: &str| {
+            edit_distance(
+                &left.chars().collect::<Vec<char>>(),
+                &right.chars().collect::<Vec<char>>(),
+            )
+        };
+        assert_eq!(distance("kitten", "sitting"), 3);
+        assert_eq!(distance("", "norm"), 4);
+        assert_eq!(distance("norm", "norm"), 0);
+    }
+
+    #[test]
+    fn noise_gets_no_suggestion() {
+        assert_eq!(nearest("xyzzy", &["none", "value"]), None);
+        assert_eq!(nearest("", &["none", "value"]), None);
+        assert_eq!(nearest("Value", &["none", "value"]), Some("value"));
+    }
+}

@@ -1,0 +1,209 @@
+//! Decisions from measures, for tensors whose elements are elsewhere.
+
+use gradclip::{
+    ClipAction, ClipError, ClipPolicy, Clipper, Gradient, Gradients, Measure, NonFinite, Scan,
+    SkipReason, Unscaled, scan,
+};
+
+use crate::support::{Named, POLICIES, Random, bits, clipper, parts};
+
+fn measures(gradients: &Named) -> Vec<Measure> {
+    let tensors: Vec<&[f32]> = gradients.iter().map(|(_, values)| &values[..]).collect();
+    let named = gradients.iter().zip(scan(&tensors, 1));
+    named
+        .map(|((name, values), found)| Measure::of_scan(*name, values.len(), found))
+        .collect()
+}
+
+/// Carries a decision out, as a device would.
+fn carry_out(gradients: &mut Named, factors: &[f64], clamps: &[Option<f64>]) {
+    for (((_, values), factor), clamp) in gradients.iter_mut().zip(factors).zip(clamps) {
+        let bound = clamp.unwrap_or(f64::INFINITY);
+        for value in values {
+            *value = (f64::from(*value) * factor).clamp(-bound, bound) as f32;
+        }
+    }
+}
+
+fn gradients(random: &mut Random, size: f32) -> Named {
+    let mut numbers = |count| {
+        let values = random.values(count).into_iter();
+        values.map(|value| size * value).collect()
+    };
+    vec![
+        ("a.weight", numbers(40)),
+        ("a.bias", numbers(5)),
+        ("b", numbers(3)),
+    ]
+}
+
+#[test]
+fn a_decision_has_the_bits_of_clipping() {
+    let decidable = |policy: &&&str| {
+        let clipped_elsewhere = policy.contains("agc") || policy.contains(",p=");
+        !clipped_elsewhere && !policy.contains('+')
+    };
+    let mut decided = 0;
+    for policy in POLICIES.iter().filter(decidable) {
+        let mut here = clipper(policy, NonFinite::Skip);
+        let mut elsewhere = clipper(policy, NonFinite::Skip);
+        let mut random = Random(3);
+        for index in 0..40 {
+            let size = [0.05, 1.0, 40.0][index % 3];
+            let mut given = gradients(&mut random, size);
+            if index % 7 == 5 {
+                given[1].1[2] = f32::NAN;
+            }
+            let decision = elsewhere.decide(&measures(&given), Some(1.0)).unwrap();
+            let mut carried = given.clone();
+            match decision.skip {
+                Some(_) => assert_eq!(decision.report.action, ClipAction::Skip),
+                None => carry_out(&mut carried, &decision.factors, &decision.clamps),
+            }
+            elsewhere.learn(&decision);
+            let (clipped, report) =
+                parts(here.clip_with_loss(Unscaled::single(given), 1.0).unwrap());
+            for ((name, carried), (_, clipped)) in carried.iter().zip(&clipped) {
+                assert_eq!(
+                    bits(carried),
+                    bits(clipped),
+                    "{policy}, step {index}, {name}"
+                );
+            }
+            assert_eq!(decision.report.action, report.action, "{policy}");
+            assert_eq!(decision.report.threshold, report.threshold, "{policy}");
+            if !policy.contains("value") {
+                let known = [decision.report.norm_before, decision.report.norm_after];
+                let told = [report.norm_before, report.norm_after];
+                assert_eq!(known.map(f64::to_bits), told.map(f64::to_bits), "{policy}");
+            }
+            decided += u32::from(report.action == ClipAction::Clip);
+        }
+        assert_eq!(elsewhere.state(), here.state(), "{policy}");
+    }
+    assert!(decided > 100, "{decided}");
+}
+
+#[test]
+fn a_decision_changes_nothing_until_it_is_learned() {
+    let clipper = clipper("autoclip:10+skip:3,window=8", NonFinite::Skip);
+    let before = clipper.state();
+    let measures = [Measure::of_norm("w", 4, 2.0)];
+    let first = clipper.decide(&measures, None).unwrap();
+    let second = clipper.decide(&measures, None).unwrap();
+    assert_eq!(first.report, second.report);
+    assert_eq!(clipper.state(), before);
+}
+
+#[test]
+fn a_chain_goes_on_by_arithmetic() {
+    let clipper = clipper("norm:4+global-norm:2.5", NonFinite::Skip);
+    let measures = [Measure::of_norm("w", 4, 8.0), Measure::of_norm("b", 1, 3.0)];
+    let decision = clipper.decide(&measures, None).unwrap();
+    assert_eq!(decision.factors, [0.25, 0.5]);
+    assert_eq!(decision.report.norm_after, 2.5);
+    assert_eq!(decision.clamps, [None, None]);
+}
+
+#[test]
+fn what_a_clamp_leaves_is_not_known_elsewhere() {
+    let clipper = clipper("value:2", NonFinite::Skip);
+    let given = vec![("w", vec![3.0, 1.0]), ("b", vec![1.0])];
+    let decision = clipper.decide(&measures(&given), None).unwrap();
+    assert_eq!(decision.clamps, [Some(2.0), None]);
+    assert_eq!(decision.report.action, ClipAction::Clip);
+    assert!(decision.report.norm_after.is_nan() && decision.report.cosine.is_none());
+    assert!(decision.report.tensors[0].norm_after.is_nan());
+    assert_eq!(decision.report.tensors[1].norm_after, 1.0);
+}
+
+#[test]
+fn what_measures_do_not_suffice_for_is_refused() {
+    let norms = [Measure::of_norm("w", 4, 8.0)];
+    for (policy, rule, problem) in [
+        ("agc:0.01", "agc", "needs the elements"),
+        ("norm:1,p=3", "norm", "needs norms of its own order"),
+        ("value:1", "value", "needs the largest magnitude"),
+    ] {
+        let error = clipper(policy, NonFinite::Skip)
+            .decide(&norms, None)
+            .unwrap_err();
+        let words = error.to_string();
+        assert!(
+            words.contains(&format!("`{rule}`")) && words.contains(problem),
+            "{words}"
+        );
+    }
+    let scanned = measures(&vec![("w", vec![1.0])]);
+    let error = clipper("value:2+norm:1", NonFinite::Skip)
+        .decide(&scanned, None)
+        .unwrap_err();
+    assert!(matches!(error, ClipError::Measures { rule: "norm", .. }));
+    let unknown = [Measure::of_norm("w", 4, f64::NAN)];
+    let skipped = clipper("global-norm:1", NonFinite::Skip)
+        .decide(&unknown, None)
+        .unwrap();
+    assert_eq!(skipped.skip, Some(SkipReason::NonFinite));
+    let error = clipper("global-norm:1", NonFinite::Error)
+        .decide(&unknown, None)
+        .unwrap_err();
+    assert!(matches!(error, ClipError::NonFinite { .. }));
+}
+
+/// One tensor that counts its visits.
+#[derive(Debug)]
+struct Counted {
+    values: Vec<f32>,
+    visits: u32,
+}
+
+impl Gradients for Counted {
+    fn visit(&mut self, visitor: &mut dyn FnMut(Gradient<'_>)) {
+        self.visits += 1;
+        let gradient = Gradient::new("w", &mut self.values[..]).with_shape(&[2, 2]);
+        visitor(gradient.with_parameter(&[1.0_f32; 4][..]));
+    }
+}
+
+#[test]
+fn a_guard_costs_no_read_of_its_own() {
+    for policy in [
+        "skip:6+agc:0.9",
+        "agc:0.9+skip:6",
+        "skip:6+norm:9,p=3",
+        "skip:6+norm:9+value:9",
+    ] {
+        let mut counted = Counted {
+            values: vec![0.1; 4],
+            visits: 0,
+        };
+        let mut clipper = clipper(policy, NonFinite::Error);
+        let outcome = clipper.clip(Unscaled::single(&mut counted)).unwrap();
+        assert_eq!(outcome.report().action, ClipAction::Keep, "{policy}");
+        assert_eq!(counted.visits, 1, "{policy}");
+    }
+}
+
+#[test]
+fn an_output_layer_that_no_tensor_has_is_refused() {
+    let policy: ClipPolicy = "agc:0.9".parse().unwrap();
+    let new = || Clipper::new(policy.clone(), NonFinite::Error).unwrap();
+    let counted = || Counted {
+        values: vec![5.0; 4],
+        visits: 0,
+    };
+    let mut clipper = new().with_output_layer(["w", "head"]);
+    let error = clipper.clip(Unscaled::single(counted())).unwrap_err();
+    assert!(
+        error.to_string().contains("no gradient is named `head`"),
+        "{error}"
+    );
+    let mut clipper = new().with_output_layer(["w"]);
+    let outcome = clipper.clip(Unscaled::single(counted())).unwrap();
+    assert_eq!(outcome.report().action, ClipAction::Keep);
+    // Without `agc` nothing looks at the names.
+    let mut clipper = crate::support::clipper("global-norm:1", NonFinite::Error)
+        .with_output_layer(["head"])
+        .with_scan(scan as Scan);
+    assert!(clipper.clip(Unscaled::single(counted())).is_ok());
+}
