@@ -68,7 +68,7 @@ fn device() -> Device {
 
 fn clipper(policy: &str, non_finite: NonFinite) -> Clipper {
     let policy: ClipPolicy = policy.parse().expect("the policy is valid");
-    Clipper::new(policy, non_finite)
+    Clipper::new(policy, non_finite).expect("no rule inside Adam")
 }
 
 fn clip(policy: &str, gradients: ModuleGradients) -> ClippedGradients {

@@ -85,6 +85,7 @@ fn clipping_on_a_wgpu_device_has_the_bits_of_the_host() {
 
 fn clipper(policy: &str) -> Clipper {
     Clipper::new(policy.parse::<ClipPolicy>().unwrap(), NonFinite::Error)
+        .expect("no rule inside Adam")
 }
 
 fn single_precision(values: gradclip_burn::gradclip::Values<'_>) -> Vec<f32> {

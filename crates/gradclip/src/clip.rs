@@ -7,21 +7,20 @@ use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
 
-use crate::apply::apply;
-use crate::change::{Change, Effect, factors_of};
+use crate::change::factors_of;
 use crate::clip_rule::{ClipRole, ClipRule};
 use crate::error::ClipError;
 use crate::gradients::Gradients;
-use crate::measure::{Measure, Orders, measure_tensor, norm_of_all};
+use crate::measure::Measure;
 use crate::outcome::{Clipped, Deferred, Outcome};
 use crate::policy::{ClipPolicy, NonFinite};
 use crate::report::{ClipAction, ClipReport};
-use crate::rules::{Guard, GuardLesson, Lesson, Rule, SkipReason, rule_of};
+use crate::rules::{Guard, Judgement, Lesson, Link, Rule, SkipReason, rule_of};
 use crate::scan::{Scan, scan};
 use crate::stages::Unscaled;
 use crate::state::{ClipperState, Lists, StateError, number_of};
-use crate::threshold::{NormOrder, PolicyError};
-use crate::units::{measure_units, units_of};
+use crate::tensors::{AtHand, Elsewhere, Reading, Tensors};
+use crate::threshold::PolicyError;
 
 /// Clips gradients by one policy and one rule for non-finite values, and remembers what the policy
 /// learns from step to step.
@@ -42,22 +41,11 @@ use crate::units::{measure_units, units_of};
 pub struct Clipper {
     policy: ClipPolicy,
     non_finite: NonFinite,
-    threads: usize,
-    scan: Scan,
-    output_layer: BTreeSet<String>,
+    reading: Reading,
     guards: Vec<Link<Guard>>,
     rules: Vec<Link<Box<dyn Rule>>>,
     /// Steps that were applied: the place in every schedule.
     steps: u64,
-}
-
-/// A rule of the policy with its memory.
-#[derive(Clone, Debug)]
-struct Link<R> {
-    name: &'static str,
-    /// What the names of its memory in a state begin with.
-    prefix: String,
-    rule: R,
 }
 
 /// What a policy wants done with tensors whose elements are elsewhere, see [`Clipper::decide`].
@@ -85,7 +73,7 @@ enum Lessons {
     /// This guard left it out.
     Outlier(usize),
     /// It was applied; without lessons, if it was damaged.
-    Step(Vec<GuardLesson>, Vec<Lesson>),
+    Step(Vec<Judgement>, Vec<Lesson>),
 }
 
 /// What came of a step.
@@ -94,6 +82,16 @@ struct Run {
     lessons: Lessons,
     /// One for each tensor, where scaling is left to the optimizer.
     factors: Option<Vec<f64>>,
+}
+
+impl Run {
+    fn left_out(report: ClipReport, lessons: Lessons) -> Run {
+        Run {
+            report,
+            lessons,
+            factors: None,
+        }
+    }
 }
 
 impl Clipper {
@@ -135,11 +133,14 @@ impl Clipper {
             }
         }
         Clipper {
+            reading: Reading {
+                threads: 1,
+                scan,
+                report: policy.order(),
+                output_layer: BTreeSet::new(),
+            },
             policy,
             non_finite,
-            threads: 1,
-            scan,
-            output_layer: BTreeSet::new(),
             guards,
             rules,
             steps: 0,
@@ -151,7 +152,7 @@ impl Clipper {
     /// without the feature `std`.
     #[must_use]
     pub fn with_threads(mut self, threads: usize) -> Clipper {
-        self.threads = threads.max(1);
+        self.reading.threads = threads.max(1);
         self
     }
 
@@ -159,7 +160,7 @@ impl Clipper {
     /// contract of [`Scan`].
     #[must_use]
     pub fn with_scan(mut self, scan: Scan) -> Clipper {
-        self.scan = scan;
+        self.reading.scan = scan;
         self
     }
 
@@ -170,7 +171,7 @@ impl Clipper {
         mut self,
         tensors: impl IntoIterator<Item = Name>,
     ) -> Clipper {
-        self.output_layer = tensors.into_iter().map(Into::into).collect();
+        self.reading.output_layer = tensors.into_iter().map(Into::into).collect();
         self
     }
 
@@ -272,11 +273,7 @@ impl Clipper {
     /// what comes after `value`, and `value` over measures without magnitudes
     /// ([`Measure::of_norm`]). [`ClipError::NonFinite`] under [`NonFinite::Error`].
     pub fn decide(&self, measures: &[Measure], loss: Option<f64>) -> Result<Decision, ClipError> {
-        let mut tensors = Elsewhere {
-            measures: measures.to_vec(),
-            factors: vec![1.0; measures.len()],
-            clamps: vec![None; measures.len()],
-        };
+        let mut tensors = Elsewhere::new(measures);
         let run = self.run(&mut tensors, loss, false)?;
         Ok(Decision {
             factors: tensors.factors,
@@ -365,11 +362,15 @@ impl Clipper {
         loss: Option<f64>,
         may_defer: bool,
     ) -> Result<Outcome<G, Deferred<G>>, ClipError> {
+        let mut at_hand = AtHand {
+            gradients: &mut gradients,
+            reading: &self.reading,
+        };
         let Run {
             report,
             lessons,
             factors,
-        } = self.run(&mut AtHand(&mut gradients), loss, may_defer)?;
+        } = self.run(&mut at_hand, loss, may_defer)?;
         self.take_in(&lessons);
         if report.action == ClipAction::Skip {
             return Ok(Outcome::Skip { gradients, report });
@@ -378,61 +379,81 @@ impl Clipper {
         Ok(Outcome::Apply(Deferred::new(clipped, factors)))
     }
 
-    /// The chain: every rule decides from what the one before it has left.
+    /// The whole step. Nothing is learned.
     fn run(
         &self,
         tensors: &mut impl Tensors,
         loss: Option<f64>,
         may_defer: bool,
     ) -> Result<Run, ClipError> {
-        let mut measures = tensors.measure(self, self.rules.first())?;
+        let first = self.rules.first().map(|link| &*link.rule);
+        let measures = tensors.measure(first)?;
         let mut report = ClipReport::measured(self.policy.order(), &measures);
-        let left_out = |mut report: ClipReport, reason, threshold, lessons| {
-            report.skip(reason, threshold);
-            Ok(Run {
-                report,
-                lessons,
-                factors: None,
-            })
-        };
         match self.non_finite {
             _ if report.non_finite == 0 => {}
             NonFinite::Error => return Err(non_finite_error(&measures)),
             NonFinite::Skip => {
                 let threshold = |link: &Link<Box<dyn Rule>>| link.rule.fixed_threshold(self.steps);
                 let threshold = self.rules.iter().rev().find_map(threshold);
-                return left_out(report, SkipReason::NonFinite, threshold, Lessons::NonFinite);
+                report.skip(SkipReason::NonFinite, threshold);
+                return Ok(Run::left_out(report, Lessons::NonFinite));
             }
             NonFinite::Zero => {}
         }
         // What cannot be carried out must show before the first rule changes anything.
-        tensors.check(self)?;
-        let norm = norm_of_all(&measures, NormOrder::TWO).value();
-        let loss = loss.filter(|loss| loss.is_finite());
-        let mut guard_lessons = Vec::new();
-        for (index, link) in self.guards.iter().enumerate() {
-            let judgement = link.rule.judge(norm, loss);
-            if let Some(reason) = judgement.skip {
-                let lessons = Lessons::Outlier(index);
-                return left_out(report, reason, judgement.threshold, lessons);
-            }
-            report.threshold = report.threshold.or(judgement.threshold);
-            guard_lessons.push(judgement.lesson);
+        tensors.check(&self.rules)?;
+        let judge = |link: &Link<Guard>| link.rule.judge(&measures, loss);
+        let judged: Vec<Judgement> = self.guards.iter().map(judge).collect();
+        let outlier = |(guard, judgement): (usize, &Judgement)| {
+            Some((guard, judgement.skip?, judgement.threshold))
+        };
+        if let Some((guard, reason, threshold)) = judged.iter().enumerate().find_map(outlier) {
+            report.skip(reason, threshold);
+            return Ok(Run::left_out(report, Lessons::Outlier(guard)));
         }
+        report.threshold = judged.iter().find_map(|judgement| judgement.threshold);
         if report.non_finite > 0 {
             tensors.zero_non_finite();
         }
+        let (lessons, factors) = self.change(tensors, measures, may_defer, &mut report)?;
+        // What is left of a damaged step is no measure of ordinary ones.
+        let lessons = match report.non_finite {
+            0 => Lessons::Step(judged, lessons),
+            _ => Lessons::Step(Vec::new(), Vec::new()),
+        };
+        Ok(Run {
+            report,
+            lessons,
+            factors,
+        })
+    }
+
+    /// Every rule decides from what the one before it has left. Gives what each learns, and the
+    /// factors of the last change if they are left to the optimizer.
+    fn change(
+        &self,
+        tensors: &mut impl Tensors,
+        mut measures: Vec<Measure>,
+        may_defer: bool,
+        report: &mut ClipReport,
+    ) -> Result<(Vec<Lesson>, Option<Vec<f64>>), ClipError> {
         let mut lessons = Vec::with_capacity(self.rules.len());
         let mut factors = None;
         // Only what an earlier rule has changed, or has looked at in another way, is measured again.
-        let mut measured_for = self.rules.first();
+        let mut measured_for = self.rules.first().map(|link| &*link.rule);
         for (index, link) in self.rules.iter().enumerate() {
-            if !measured_for.is_some_and(|other| link.can_use_measures_for(other)) {
-                measures = tensors.measure(self, Some(link))?;
-                measured_for = Some(link);
+            let rule = &*link.rule;
+            let is_measured = match measured_for {
+                Some(_) if index == 0 => true,
+                Some(other) => rule.order() == other.order() && rule.units().is_none(),
+                None => false,
+            };
+            if !is_measured {
+                measures = tensors.measure(Some(rule))?;
+                measured_for = Some(rule);
             }
-            let orders = self.orders(Some(link));
-            let decided = link.rule.decide(self.steps, &measures);
+            let orders = self.reading.orders(Some(rule));
+            let decided = rule.decide(self.steps, &measures);
             if may_defer && index + 1 == self.rules.len() {
                 factors = factors_of(&decided.changes, &measures);
             }
@@ -443,23 +464,14 @@ impl Clipper {
                     .collect(),
                 None if decided.changes_anything() => {
                     measured_for = None;
-                    tensors.apply(self, &decided.changes, &measures, orders)
+                    tensors.apply(&decided.changes, &measures, orders)
                 }
                 None => Vec::new(),
             };
-            report.apply(&*link.rule, orders, &measures, &decided, &effects);
+            report.apply(rule, orders, &measures, &decided, &effects);
             lessons.push(decided.lesson);
         }
-        // What is left of a damaged step is no measure of ordinary ones.
-        let lessons = match report.non_finite {
-            0 => Lessons::Step(guard_lessons, lessons),
-            _ => Lessons::Step(Vec::new(), Vec::new()),
-        };
-        Ok(Run {
-            report,
-            lessons,
-            factors,
-        })
+        Ok((lessons, factors))
     }
 
     fn take_in(&mut self, lessons: &Lessons) {
@@ -481,22 +493,6 @@ impl Clipper {
             }
         }
     }
-
-    fn orders(&self, link: Option<&Link<Box<dyn Rule>>>) -> Orders {
-        Orders {
-            rule: link.map_or(NormOrder::TWO, |link| link.rule.order()),
-            report: self.policy.order(),
-        }
-    }
-}
-
-impl Link<Box<dyn Rule>> {
-    /// Whether gradients that were measured for another rule, and not changed since, are measured
-    /// for this one too.
-    fn can_use_measures_for(&self, other: &Link<Box<dyn Rule>>) -> bool {
-        let same_rule = core::ptr::eq(self, other);
-        same_rule || (self.rule.order() == other.rule.order() && self.rule.units().is_none())
-    }
 }
 
 fn non_finite_error(measures: &[Measure]) -> ClipError {
@@ -504,189 +500,5 @@ fn non_finite_error(measures: &[Measure]) -> ClipError {
     let tensors = affected.map(|measure| (measure.name.clone(), measure.non_finite));
     ClipError::NonFinite {
         tensors: tensors.collect(),
-    }
-}
-
-/// The tensors of a step, whose elements are at hand or elsewhere.
-trait Tensors {
-    /// Measures them for a rule.
-    fn measure(
-        &mut self,
-        clipper: &Clipper,
-        link: Option<&Link<Box<dyn Rule>>>,
-    ) -> Result<Vec<Measure>, ClipError>;
-
-    /// Whether all rules can be carried out on them.
-    fn check(&mut self, clipper: &Clipper) -> Result<(), ClipError>;
-
-    fn zero_non_finite(&mut self);
-
-    /// Changes them, and tells what that did to each.
-    fn apply(
-        &mut self,
-        clipper: &Clipper,
-        changes: &[Change],
-        measures: &[Measure],
-        orders: Orders,
-    ) -> Vec<Effect>;
-}
-
-/// Tensors that are read and written here.
-struct AtHand<'a, G>(&'a mut G);
-
-impl<G: Gradients> Tensors for AtHand<'_, G> {
-    fn measure(
-        &mut self,
-        clipper: &Clipper,
-        link: Option<&Link<Box<dyn Rule>>>,
-    ) -> Result<Vec<Measure>, ClipError> {
-        let (threads, scan) = (clipper.threads, clipper.scan);
-        let orders = clipper.orders(link);
-        let units = link.and_then(|link| link.rule.units());
-        let read = |tensors: Vec<&[f32]>| scan(&tensors, threads).into_iter();
-        let mut scanned = self.0.single_precision().map(read);
-        let mut measures: Vec<Measure> = Vec::new();
-        let mut problem = None;
-        let mut left_alone = 0;
-        self.0.visit(&mut |gradient| {
-            let scanned = scanned.as_mut().map(|scanned| {
-                let next = scanned.next();
-                next.expect("Gradients::single_precision must have every tensor of a visit")
-            });
-            let mut measure = measure_tensor(&gradient, orders, threads, scan, scanned);
-            if clipper.output_layer.contains(gradient.name()) {
-                left_alone += 1;
-            } else if let Some(axis) = units {
-                match measure_units(&gradient, axis, measure.max_magnitude) {
-                    Ok(units) => measure.units = Some(units),
-                    Err(error) => problem = problem.take().or(Some(error)),
-                }
-            }
-            measures.push(measure);
-        });
-        if units.is_some() && left_alone < clipper.output_layer.len() {
-            let found = |name: &&String| measures.iter().any(|measure| measure.name == **name);
-            let mut names = clipper.output_layer.iter();
-            let missing = names.find(|name| !found(name)).cloned();
-            let error = |tensor| ClipError::OutputLayer { tensor };
-            problem = problem.or(missing.map(error));
-        }
-        problem.map_or(Ok(measures), Err)
-    }
-
-    fn check(&mut self, clipper: &Clipper) -> Result<(), ClipError> {
-        let mut problem = None;
-        // The first rule has been measured for.
-        for axis in clipper
-            .rules
-            .iter()
-            .skip(1)
-            .filter_map(|link| link.rule.units())
-        {
-            self.0.visit(&mut |gradient| {
-                if !clipper.output_layer.contains(gradient.name()) {
-                    problem = problem.take().or(units_of(&gradient, axis).err());
-                }
-            });
-        }
-        problem.map_or(Ok(()), Err)
-    }
-
-    fn zero_non_finite(&mut self) {
-        self.0
-            .visit(&mut |mut gradient| gradient.elements_mut().zero_non_finite());
-    }
-
-    fn apply(
-        &mut self,
-        clipper: &Clipper,
-        changes: &[Change],
-        measures: &[Measure],
-        orders: Orders,
-    ) -> Vec<Effect> {
-        let mut effects = Vec::with_capacity(measures.len());
-        self.0.visit(&mut |mut gradient| {
-            let index = effects.len();
-            let measured = measures.get(index).map(|measure| measure.name.as_str());
-            assert_eq!(
-                Some(gradient.name()),
-                measured,
-                "Gradients::visit must visit the same tensors in the same order each time"
-            );
-            let (change, measure) = (&changes[index], &measures[index]);
-            let elements = gradient.elements_mut();
-            effects.push(apply(elements, change, measure, orders, clipper.threads));
-        });
-        assert_eq!(
-            effects.len(),
-            measures.len(),
-            "Gradients::visit must visit every tensor"
-        );
-        effects
-    }
-}
-
-/// Tensors that are known by their measures alone.
-struct Elsewhere {
-    measures: Vec<Measure>,
-    factors: Vec<f64>,
-    clamps: Vec<Option<f64>>,
-}
-
-impl Tensors for Elsewhere {
-    fn measure(
-        &mut self,
-        _: &Clipper,
-        _: Option<&Link<Box<dyn Rule>>>,
-    ) -> Result<Vec<Measure>, ClipError> {
-        Ok(self.measures.clone())
-    }
-
-    fn check(&mut self, clipper: &Clipper) -> Result<(), ClipError> {
-        let unknown = |measure: &Measure| measure.max_magnitude.is_nan();
-        let mut is_clamped = false;
-        for Link { name, rule, .. } in &clipper.rules {
-            let problem = match rule.clamps() {
-                _ if rule.units().is_some() || is_clamped => "needs the elements of gradients",
-                _ if rule.order() != NormOrder::TWO => "needs norms of its own order",
-                true if self.measures.iter().any(unknown) => {
-                    "needs the largest magnitude of each tensor"
-                }
-                clamps => {
-                    is_clamped = clamps;
-                    continue;
-                }
-            };
-            return Err(ClipError::Measures {
-                rule: name,
-                problem,
-            });
-        }
-        Ok(())
-    }
-
-    fn zero_non_finite(&mut self) {}
-
-    fn apply(
-        &mut self,
-        _: &Clipper,
-        changes: &[Change],
-        measures: &[Measure],
-        orders: Orders,
-    ) -> Vec<Effect> {
-        for (index, change) in changes.iter().enumerate() {
-            match change {
-                Change::Scale { by, lands_on } => {
-                    self.measures[index].scale(*by, *lands_on);
-                    self.factors[index] *= by.value();
-                }
-                Change::Clamp(bound) => self.clamps[index] = Some(*bound),
-                Change::Keep | Change::Units { .. } => {}
-            }
-        }
-        let effects = changes.iter().zip(measures);
-        effects
-            .map(|(change, measure)| change.effect(measure, orders))
-            .collect()
     }
 }

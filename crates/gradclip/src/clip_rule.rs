@@ -124,7 +124,10 @@ const fn key<T>(key: &'static str, form: &'static str, default: T) -> Parameter<
 }
 
 const fn count(count: u32) -> NonZeroU32 {
-    NonZeroU32::new(count).unwrap()
+    match NonZeroU32::new(count) {
+        Some(count) => count,
+        None => NonZeroU32::MIN,
+    }
 }
 
 impl<T: Value> Parameter<T> {

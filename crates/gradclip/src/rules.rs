@@ -23,7 +23,7 @@ use adaptive::{AdaGc, AutoClip, Median, ZClip};
 use fixed::{Agc, BlockRms, ByNorm, ByValue, GlobalNorm, GroupNorm, Normalize};
 
 pub use guard::SkipReason;
-pub(crate) use guard::{Guard, GuardLesson};
+pub(crate) use guard::{Guard, Judgement};
 
 /// What changes gradients.
 pub(crate) trait Rule: fmt::Debug + Send + Sync + CloneRule {
@@ -73,6 +73,15 @@ pub(crate) trait Rule: fmt::Debug + Send + Sync + CloneRule {
         let _ = lists;
         Ok(())
     }
+}
+
+/// A rule of a policy with its memory.
+#[derive(Clone, Debug)]
+pub(crate) struct Link<R> {
+    pub(crate) name: &'static str,
+    /// What the names of its memory in a state begin with.
+    pub(crate) prefix: String,
+    pub(crate) rule: R,
 }
 
 /// A copy of a rule whose type is not known.

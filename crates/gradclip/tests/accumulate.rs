@@ -26,7 +26,7 @@ fn a_sum_that_f16_cannot_hold_has_a_mean_and_is_clipped() {
     let mean = mean(value, 2);
     assert_eq!(mean.gradients()[0].1, value());
     let policy: ClipPolicy = "global-norm:1".parse().unwrap();
-    let outcome = Clipper::new(policy, NonFinite::Error).clip(mean);
+    let outcome = Clipper::beside_adam(policy, NonFinite::Error).clip(mean);
     assert_eq!(outcome.unwrap().report().norm_before, 40_000.0);
 }
 

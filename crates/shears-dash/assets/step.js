@@ -55,7 +55,8 @@ export function showStep(page, name, step) {
       fact("threshold", significant(clip.threshold, 6)),
       fact("coefficient", significant(clip.coefficient, 6)),
       fact("norm after", significant(clip.norm_after, 6)),
-      fact("cosine", significant(clip.cosine, 6), clip.cosine < 0.999999 ? "direction was lost" : "direction kept"),
+      clip.cosine === null ? null :
+        fact("cosine", significant(clip.cosine, 6), clip.cosine < 0.999999 ? "direction was lost" : "direction kept"),
       clip.clipped_share ? fact("elements changed", `${significant(100 * clip.clipped_share, 3)} %`) : null,
       clip.non_finite ? fact("not finite", `${count(clip.non_finite)} elements`) : null,
       fact("loss", significant(event.loss, 6), "nats a token"),

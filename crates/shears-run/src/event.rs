@@ -133,8 +133,9 @@ pub struct ClipEvent {
     pub first_non_finite: Option<String>,
     /// Share of elements that clipping by value changed.
     pub clipped_share: f64,
-    /// Cosine between the gradient before and after: below 1, direction was lost.
-    pub cosine: f64,
+    /// Cosine between the gradient before and after: below 1, direction was lost. Null where two rules
+    /// of a chain turned it.
+    pub cosine: Option<f64>,
     /// Norm before clipping of each tensor, with six digits; without those that are not finite.
     pub tensors: BTreeMap<String, f64>,
 }

@@ -160,7 +160,7 @@ impl From<StepEvent> for StepLine<'static> {
                 norm_after: Some(event.clip.norm_after),
                 coefficient: Some(event.clip.coefficient),
                 threshold: event.clip.threshold,
-                cosine: Some(event.clip.cosine),
+                cosine: event.clip.cosine,
                 tensors: named(event.clip.tensors),
             },
             update_ratios: named(event.update_ratios),

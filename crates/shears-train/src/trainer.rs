@@ -39,7 +39,8 @@ pub struct Trainer<M: LanguageModel> {
 
 /// The clipper of a plan, before its first step.
 pub(crate) fn new_clipper<M: LanguageModel>(plan: &Plan, model: &M, threads: usize) -> Clipper {
-    Clipper::new(plan.clip.clone(), plan.non_finite)
+    // Rules inside Adam are in the plan of an Adam alone, which takes them: see `new_optimizer`.
+    Clipper::beside_adam(plan.clip.clone(), plan.non_finite)
         .with_threads(threads)
         .with_scan(shears_kernels::scan)
         .with_output_layer(model.output_layer())

@@ -6,9 +6,10 @@ use core::fmt;
 use core::num::NonZeroU32;
 
 use super::running::Window;
+use crate::measure::{Measure, norm_of_all};
 use crate::significant::significant;
 use crate::state::{Lists, StateError};
-use crate::threshold::{Positive, SkipWindow};
+use crate::threshold::{NormOrder, Positive, SkipWindow};
 
 /// Why a step is left out.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -55,23 +56,16 @@ pub(crate) struct Guard {
     skipped: u32,
 }
 
-/// What the guard makes of a step.
+/// What the guard makes of a step, which is also what it learns from it.
 #[derive(Clone, Debug)]
 pub(crate) struct Judgement {
     /// Why the step is to be left out, if it is.
     pub(crate) skip: Option<SkipReason>,
     /// The norm above which it would be, once enough steps are known.
     pub(crate) threshold: Option<f64>,
-    /// What it learns if the step is applied.
-    pub(crate) lesson: GuardLesson,
-}
-
-/// What a step that was applied teaches the guard.
-#[derive(Clone, Debug)]
-pub(crate) struct GuardLesson {
     norm: f64,
     loss: Option<f64>,
-    /// Whether the step was taken only because too many were left out.
+    /// Whether the step is an outlier that is taken only because too many were left out.
     start_over: bool,
 }
 
@@ -87,7 +81,9 @@ impl Guard {
     }
 
     /// Judges a step by its norm, and by its loss where that is known and finite.
-    pub(crate) fn judge(&self, norm: f64, loss: Option<f64>) -> Judgement {
+    pub(crate) fn judge(&self, measures: &[Measure], loss: Option<f64>) -> Judgement {
+        let norm = norm_of_all(measures, NormOrder::TWO).value();
+        let loss = loss.filter(|loss| loss.is_finite());
         let norm_limit = self.norms.limit(self.sigma.get());
         let loss_limit = self.losses.limit(self.sigma.get());
         let norm_outlier = norm_limit.filter(|limit| norm > *limit);
@@ -99,11 +95,9 @@ impl Guard {
         Judgement {
             skip: reason.filter(|_| !enough),
             threshold: norm_limit,
-            lesson: GuardLesson {
-                norm,
-                loss,
-                start_over: reason.is_some(),
-            },
+            norm,
+            loss,
+            start_over: enough && reason.is_some(),
         }
     }
 
@@ -113,18 +107,18 @@ impl Guard {
     }
 
     /// The step was applied. A norm of zero says nothing of how large ordinary ones are.
-    pub(crate) fn learn(&mut self, lesson: &GuardLesson) {
-        if lesson.norm <= 0.0 {
+    pub(crate) fn learn(&mut self, step: &Judgement) {
+        if step.norm <= 0.0 {
             return;
         }
-        if lesson.start_over {
+        if step.start_over {
             // So many outliers in a row are a new level, which the old numbers do not describe.
             self.norms.clear();
             self.losses.clear();
         }
         self.skipped = 0;
-        self.norms.push(lesson.norm);
-        if let Some(loss) = lesson.loss {
+        self.norms.push(step.norm);
+        if let Some(loss) = step.loss {
             self.losses.push(loss);
         }
     }

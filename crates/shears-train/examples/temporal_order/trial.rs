@@ -80,7 +80,7 @@ pub(super) fn run(trial: &Trial, settings: &Settings) -> Result<Outcome, Failure
     let length = usize::try_from(trial.length)?;
     let policy: ClipPolicy = trial.policy.parse()?;
     let mut network = Network::new(settings.initialization, trial.seed, &device);
-    let mut clipper = Clipper::new(policy, NonFinite::Skip).with_scan(shears_kernels::scan);
+    let mut clipper = Clipper::new(policy, NonFinite::Skip)?.with_scan(shears_kernels::scan);
     let mut optimizer = Optimizer::new(gradient_descent(), None);
     let mut generator = ChaCha8Rng::seed_from_u64(trial.seed);
     let mut outcome = Outcome {

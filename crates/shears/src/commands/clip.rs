@@ -110,7 +110,7 @@ pub(crate) fn run(arguments: &ClipArguments) -> anyhow::Result<ExitCode> {
     }
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let mut reporter = Reporter::new(arguments, &policy, non_finite);
-    let mut clipper = Clipper::new(policy, non_finite).with_threads(threads);
+    let mut clipper = Clipper::new(policy, non_finite)?.with_threads(threads);
     for (step, path) in arguments.steps.iter().enumerate() {
         let report = clip_file(&mut clipper, path, params.as_ref(), target(arguments, path))?;
         reporter.step(step, path, &report)?;

@@ -145,7 +145,7 @@ fn of_each_step() -> [(&'static str, Read); 17] {
             "clipped_share",
             Real(|row| Some(row.step.clip.clipped_share)),
         ),
-        ("cosine", Real(|row| Some(row.step.clip.cosine))),
+        ("cosine", Real(|row| row.step.clip.cosine)),
         ("non_finite", Whole(|row| row.step.clip.non_finite)),
         (
             "skip_reason",

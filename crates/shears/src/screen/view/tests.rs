@@ -50,7 +50,7 @@ fn step(step: u64) -> Event {
             non_finite: 0,
             first_non_finite: None,
             clipped_share: 0.0,
-            cosine: 1.0,
+            cosine: Some(1.0),
             tensors: tensors.into(),
         },
         update_ratios: BTreeMap::new(),
