@@ -51,7 +51,7 @@ fn train(policy: &str) -> Result<(), Box<dyn Error>> {
 
     let mut model = ArticleModel::new(&device);
     let mut optimizer = AdamConfig::new().init();
-    let mut clipper = Clipper::new(policy.parse()?, NonFinite::Error);
+    let mut clipper = Clipper::new(policy.parse()?, NonFinite::Error)?;
     println!("{policy}");
     println!("step    loss  norm before  norm after  coefficient  cosine");
     for step in 0..STEPS {
@@ -65,7 +65,7 @@ fn train(policy: &str) -> Result<(), Box<dyn Error>> {
                 report.norm_before,
                 report.norm_after,
                 report.coefficient,
-                report.cosine,
+                report.cosine.unwrap_or(f64::NAN),
             );
         }
         model = optimizer.step(0.01, model, gradients);

@@ -65,7 +65,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (points, arms) = spirals(&device);
     let cross_entropy = CrossEntropyLossConfig::new().init(&device);
     let mut model = SpiralModel::new(&device);
-    let clipper = Clipper::new("global-norm:0.5".parse()?, NonFinite::Skip);
+    let clipper = Clipper::new("global-norm:0.5".parse()?, NonFinite::Skip)?;
     let mut optimizer = ClippedOptimizer::new(AdamConfig::new().init(), clipper);
     let mut records = Vec::new();
     println!("step    loss  norm before  norm after  clipped");

@@ -27,7 +27,7 @@ pub trait ClipModule {
     /// # let mut model = LinearConfig::new(2, 1).init(&device);
     /// # let mut optimizer = AdamConfig::new().init();
     /// # let inputs = Tensor::<2>::from_floats([[30.0, 40.0]], &device);
-    /// let mut clipper = Clipper::new("global-norm:1".parse()?, NonFinite::Skip);
+    /// let mut clipper = Clipper::new("global-norm:1".parse()?, NonFinite::Skip)?;
     /// # let loss = model.forward(inputs).sum();
     /// let (gradients, report) = clipper.clip_module(loss.backward(), &model)?;
     /// model = optimizer.step(1e-3, model, gradients);
@@ -87,7 +87,7 @@ fn clip<M: Module>(
 ///
 /// let device = Device::flex().autodiff();
 /// let mut model = LinearConfig::new(2, 1).init(&device);
-/// let clipper = Clipper::new("global-norm:1".parse()?, NonFinite::Skip);
+/// let clipper = Clipper::new("global-norm:1".parse()?, NonFinite::Skip)?;
 /// let mut optimizer = ClippedOptimizer::new(SgdConfig::new().init(), clipper);
 ///
 /// let inputs = Tensor::<2>::from_floats([[3e3, 4e3]], &device);

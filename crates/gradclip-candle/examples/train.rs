@@ -149,7 +149,7 @@ fn train(policy: ClipPolicy) -> Result<Vec<Step>, Box<dyn Error>> {
     let batches = Batches::of(TEXT);
     let model = CharacterModel::new(batches.vocabulary)?;
     let optimizer = SGD::new(model.vars.all_vars(), LEARNING_RATE)?;
-    let clipper = Clipper::new(policy, NonFinite::Skip);
+    let clipper = Clipper::new(policy, NonFinite::Skip)?;
     let mut optimizer = ClippedOptimizer::new(optimizer, clipper, &model.vars);
     let mut steps = Vec::with_capacity(STEPS);
     for step in 0..STEPS {

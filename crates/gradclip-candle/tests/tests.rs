@@ -17,7 +17,7 @@ use gradclip_candle::{ClippedGradients, ClippedOptimizer, CollectError, VarGradi
 
 fn clipper(policy: &str, non_finite: NonFinite) -> Clipper {
     let policy: ClipPolicy = policy.parse().expect("the policy is valid");
-    Clipper::new(policy, non_finite)
+    Clipper::new(policy, non_finite).expect("no rule inside Adam")
 }
 
 #[track_caller]
@@ -432,7 +432,7 @@ fn one_line_goes_back_clips_and_steps() {
     assert_eq!(optimizer.clipper().steps(), 1);
 
     let named = vec![("b".to_owned(), model.bias.clone())];
-    let clipper = Clipper::new("global-norm:1".parse().unwrap(), NonFinite::Error);
+    let clipper = Clipper::new("global-norm:1".parse().unwrap(), NonFinite::Error).unwrap();
     let sgd = SGD::new(model.vars.all_vars(), 0.5).unwrap();
     let mut optimizer = ClippedOptimizer::with_named(sgd, clipper, named);
     let error = optimizer.backward_step(&loss(&nan)).unwrap_err();

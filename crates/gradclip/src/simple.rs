@@ -35,7 +35,7 @@ pub fn clip_global_norm<G: Gradients + ?Sized>(
     let threshold = Threshold::new(max_norm).map_err(ClipGlobalNormError::MaxNorm)?;
     let order = NormOrder::TWO;
     let policy = ClipPolicy::from(ClipRule::GlobalNorm { threshold, order });
-    let outcome = Clipper::new(policy, NonFinite::Error).clip(Unscaled::single(gradients));
+    let outcome = Clipper::beside_adam(policy, NonFinite::Error).clip(Unscaled::single(gradients));
     let outcome = outcome.map_err(ClipGlobalNormError::Clip)?;
     Ok(outcome.report().clone())
 }

@@ -60,7 +60,7 @@ fn step(step: u64) -> Event {
             non_finite: 0,
             first_non_finite: None,
             clipped_share: 0.0,
-            cosine: 1.0,
+            cosine: Some(1.0),
             tensors,
         },
         update_ratios: BTreeMap::new(),

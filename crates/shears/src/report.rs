@@ -163,7 +163,9 @@ impl Judgement {
     pub(crate) fn of(columns: &Columns) -> Judgement {
         let cosines = columns.cosine.iter().zip(&columns.action);
         let clipped = cosines.filter(|(_, action)| **action == ClipAction::Clip);
-        let cosine = mean(clipped.map(|(cosine, _)| f64::from(*cosine)));
+        let cosines = clipped.map(|(cosine, _)| f64::from(*cosine));
+        // Where two rules of a chain turned the gradient, it is not known.
+        let cosine = mean(cosines.filter(|cosine| cosine.is_finite()));
         Judgement {
             verdict: columns.verdict(),
             advice: Advice::of(columns.records(), cosine),

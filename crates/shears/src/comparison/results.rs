@@ -101,7 +101,8 @@ impl Outcome {
     pub(super) fn cosine_when_clipped(&self) -> Option<f64> {
         let cosines = self.cosine.iter().zip(&self.clipped);
         let clipped = cosines.filter(|(_, clipped)| **clipped);
-        mean(clipped.map(|(cosine, _)| *cosine))
+        let cosines = clipped.map(|(cosine, _)| *cosine);
+        mean(cosines.filter(|cosine| cosine.is_finite()))
     }
 
     /// How often the loss jumped out of the band that it ran in.
