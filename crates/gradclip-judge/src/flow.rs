@@ -9,7 +9,7 @@ use gradclip::significant;
 /// Widths, initialisation and kinds of layers differ, and move the RMS by one or two orders of
 /// magnitude in networks that train well. Three orders are beyond that: with one learning rate
 /// for all, such a layer stands still while the others move.
-const VANISHING_BELOW: f64 = 1e-3;
+pub(crate) const VANISHING_BELOW: f64 = 1e-3;
 
 /// The mirror image of [`VANISHING_BELOW`].
 const EXPLODING_ABOVE: f64 = 1e3;

@@ -4,12 +4,11 @@
 //! take some kilobytes. What is not kept can be read again: the place of each line is.
 
 use gradclip::ClipAction;
-use gradclip_judge::{StepRecord, Verdict};
+use gradclip_judge::{StepRecord, TimeFlow, Verdict};
 
 use crate::event::{EndReason, Event, record};
 use crate::header::Header;
 use crate::line::{Line, Named, StepLine};
-use crate::time_flow::TimeFlow;
 
 /// A full pass over the validation text.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
@@ -193,7 +192,8 @@ impl Columns {
             }),
             Event::Sample { step, text } => self.samples.push(Sample { step, text }),
             Event::StateGradients { step, layers } => {
-                self.time_flows.extend(TimeFlow::together(step, &layers));
+                let layers: Vec<&[_]> = layers.values().map(Vec::as_slice).collect();
+                self.time_flows.extend(TimeFlow::of(step, &layers));
             }
             Event::End { how, message, .. } => self.end = Some(End { how, message }),
             Event::Header(header) => {

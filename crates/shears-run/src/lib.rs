@@ -6,7 +6,7 @@
 //! event.rs    the other lines                            line.rs     one line
 //! writer.rs   appends, and cuts what is taken again      columns.rs  a log as columns
 //! lock.rs     who writes to the folder                   glance.rs   its last lines
-//! plan.rs     plan.toml as a table                       flow.rs     gradients through layers, time_flow.rs time
+//! plan.rs     plan.toml as a table                       flow.rs     gradients through the layers
 //! ```
 //!
 //! A log has one reader, [`Log`]: it reads whole lines from where it stopped, leaves a half-written last line to
@@ -25,7 +25,6 @@ mod line;
 mod lock;
 mod log;
 mod plan;
-mod time_flow;
 mod writer;
 
 pub use columns::{Columns, End, Evaluation, Sample, Tensors};
@@ -36,7 +35,6 @@ pub use header::{FORMAT, Header, Parameter};
 pub use lock::{LockWatch, lock_folder};
 pub use log::{Damage, Events, Log, Reach, line_at};
 pub use plan::read_plan;
-pub use time_flow::TimeFlow;
 pub use writer::EventLog;
 
 /// The log in the folder of a run.

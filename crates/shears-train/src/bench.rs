@@ -4,6 +4,7 @@ mod clip;
 
 use std::time::Duration;
 
+use gradclip_judge::statistics::{quantile, sorted};
 use serde::Serialize;
 use shears_model::LanguageModel;
 
@@ -42,14 +43,13 @@ pub struct Spread {
 
 impl Spread {
     /// The spread of some values; all are NaN where there is none.
-    pub fn of(mut values: Vec<f64>) -> Self {
-        values.sort_by(f64::total_cmp);
-        let at = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
-        let last = values.len().saturating_sub(1);
+    pub fn of(values: Vec<f64>) -> Self {
+        let values = sorted(values);
+        let at = |share| quantile(&values, share).unwrap_or(f64::NAN);
         Spread {
-            min: at(0),
-            median: at(values.len() / 2),
-            max: at(last),
+            min: at(0.0),
+            median: at(0.5),
+            max: at(1.0),
         }
     }
 }

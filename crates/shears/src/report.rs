@@ -2,10 +2,10 @@
 
 use gradclip::ClipAction;
 use gradclip_judge::statistics::mean;
-use gradclip_judge::{Advice, GradientFlow, Verdict};
+use gradclip_judge::{Advice, GradientFlow, TimeFlow, Verdict};
 use indicatif::HumanCount;
 use shears_kernels::Bf16Unit;
-use shears_run::{Columns, Parameter, TimeFlow};
+use shears_run::{Columns, Parameter};
 use shears_train::{ClipPolicy, MemoryEstimate, Plan};
 
 use crate::run_log::without_header;

@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::time::Instant;
 
+use gradclip_judge::statistics::{quantile, sorted};
+
 /// The size of the vocabulary: that of Tiny Shakespeare's characters.
 pub(crate) const VOCABULARY: usize = 65;
 
@@ -118,8 +120,8 @@ impl Workload {
             step()?;
             times.push(started.elapsed().as_secs_f64() * 1e3);
         }
-        times.sort_by(f64::total_cmp);
-        let median = times[times.len() / 2];
+        let times = sorted(times);
+        let median = quantile(&times, 0.5).unwrap_or(f64::NAN);
         let line = serde_json::json!({
             "part": "train",
             "ms_per_step": {

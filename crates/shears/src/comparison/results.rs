@@ -1,8 +1,9 @@
 //! What the runs of a comparison came to, from their event logs alone.
 
 use gradclip::ClipAction;
+use gradclip_judge::TimeFlow;
 use gradclip_judge::statistics::{mean, median, share};
-use shears_run::{Columns, EndReason, TimeFlow};
+use shears_run::{Columns, EndReason};
 
 /// A loss this many mean deviations above its running mean is a spike.
 const SPIKE_DEVIATIONS: f64 = 6.0;

@@ -1,7 +1,7 @@
 //! The picture of gradients that vanish or explode through time.
 
+use gradclip_judge::TimeFlow;
 use shears_figure::{Axis, Colour, Series};
-use shears_run::TimeFlow;
 
 use super::plots::{Picture, chart};
 use super::results::Outcome;

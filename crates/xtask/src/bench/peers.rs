@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use gradclip_judge::statistics::median;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -9,7 +10,7 @@ use super::machine::Machine;
 use super::options::Options;
 use super::programs::{Programs, Request, number};
 use super::rows::{Goal, Quantity, RUNS, Row, Run, Side, three_digits};
-use super::statistics::{Spread, median, ratio, spread};
+use super::statistics::{Spread, ratio, spread};
 
 /// What the names of the files begin with that the measurements are kept in: one for each kind of processor.
 pub(super) const FILES: &str = "peers-";
@@ -90,14 +91,14 @@ impl Measured {
 
     /// The median of a program's rounds.
     pub(super) fn median(&self, side: Side) -> Option<f64> {
-        median(self.rounds.get(&side)?)
+        median(self.rounds.get(&side)?.iter().copied())
     }
 
     /// The median of a program's rounds as people read it.
     pub(super) fn show(&self, side: Side) -> Option<String> {
         let mut shown = self.quantity.show(self.median(side)?);
         if side == Side::PyTorch {
-            if let Some(bytes) = median(&self.importing) {
+            if let Some(bytes) = median(self.importing.iter().copied()) {
                 let megabytes = three_digits(bytes / 1e6);
                 shown += &format!(", {megabytes} of it by importing torch");
             }

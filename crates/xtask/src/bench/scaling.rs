@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use gradclip_judge::statistics::median;
 use serde::{Deserialize, Serialize};
 
 use super::machine::Machine;
 use super::options::Options;
 use super::programs::{Programs, Request, number};
 use super::rows::{Quantity, Side};
-use super::statistics::{median, ratio};
+use super::statistics::ratio;
 
 /// The file that the measurements are kept in.
 pub(super) const FILE: &str = "scaling.json";
@@ -39,7 +40,7 @@ pub(super) struct Point {
 impl Point {
     /// The median of a program's rounds, in milliseconds.
     pub(super) fn median(&self, side: Side) -> Option<f64> {
-        median(self.rounds.get(&side)?)
+        median(self.rounds.get(&side)?.iter().copied())
     }
 }
 

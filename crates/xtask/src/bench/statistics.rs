@@ -1,16 +1,6 @@
-//! Medians and ratios of measurements that were taken in turn.
+//! Spreads and ratios of measurements that were taken in turn.
 
-/// The middle of some numbers, or the mean of the two in the middle; none of an empty list.
-pub(super) fn median(values: &[f64]) -> Option<f64> {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    match sorted.len() {
-        0 => None,
-        length if length % 2 == 1 => Some(sorted[middle]),
-        _ => Some((sorted[middle - 1] + sorted[middle]) / 2.0),
-    }
-}
+use gradclip_judge::statistics::median;
 
 /// Smallest, median and largest.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -22,7 +12,7 @@ pub(super) struct Spread {
 
 /// The spread of some numbers; none of an empty list.
 pub(super) fn spread(values: &[f64]) -> Option<Spread> {
-    let median = median(values)?;
+    let median = median(values.iter().copied())?;
     let min = values.iter().copied().fold(f64::INFINITY, f64::min);
     let max = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     Some(Spread { min, median, max })
@@ -41,13 +31,6 @@ pub(super) fn ratio(numerators: &[f64], denominators: &[f64]) -> Option<Spread> 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn medians_of_odd_even_and_no_numbers() {
-        assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
-        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), Some(2.5));
-        assert_eq!(median(&[]), None);
-    }
 
     #[test]
     fn a_spread_has_the_ends() {

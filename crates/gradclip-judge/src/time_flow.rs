@@ -1,13 +1,22 @@
 //! How far gradients reach back in time.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
-/// Below this share of its largest, a gradient has vanished; above its inverse, it has exploded. The
-/// same bound as between layers, see [`GradientFlow`](gradclip_judge::GradientFlow).
-const VANISHED_BELOW: f64 = 1e-3;
+// Below this share of its largest, a gradient has vanished; above its inverse, it has exploded.
+use crate::flow::VANISHING_BELOW as VANISHED_BELOW;
 
-/// What a run says about the flow of gradients through time.
+/// The flow of gradients through time in a recurrent model: the norms of the gradient of one
+/// prediction's loss by what its layers carried (the products of Jacobians in Pascanu et al. 2013,
+/// equation 5).
+///
+/// ```
+/// use gradclip_judge::TimeFlow;
+///
+/// let layer = [Some(1.0), Some(0.1), Some(1e-4), Some(1e-5)];
+/// let flow = TimeFlow::of(100, &[&layer]).expect("the model carries a state");
+/// assert_eq!(flow.reach(), Some(2));
+/// assert!(flow.to_string().contains("vanish through time"));
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct TimeFlow {
     /// Steps taken when it was measured.
@@ -18,12 +27,13 @@ pub struct TimeFlow {
 }
 
 impl TimeFlow {
-    /// That of a measurement, as [`Event::StateGradients`](crate::Event::StateGradients) has it; none of a
-    /// model that carries no state.
-    pub fn together(step: u64, layers: &BTreeMap<String, Vec<Option<f64>>>) -> Option<TimeFlow> {
-        let distances = layers.values().map(Vec::len).max()?;
+    /// That of all layers together, from the norms of each, one token back, two tokens back, and so on;
+    /// `None` stands for one that is not finite. None of a model that carries no state.
+    #[must_use]
+    pub fn of(step: u64, layers: &[&[Option<f64>]]) -> Option<TimeFlow> {
+        let distances = layers.iter().map(|norms| norms.len()).max()?;
         let norm = |distance: usize| {
-            let of_layers = layers.values().filter_map(|norms| norms.get(distance));
+            let of_layers = layers.iter().filter_map(|norms| norms.get(distance));
             let square = |norm: &Option<f64>| norm.unwrap_or(f64::INFINITY).powi(2);
             of_layers.map(square).sum::<f64>().sqrt()
         };
@@ -33,6 +43,7 @@ impl TimeFlow {
 
     /// Tokens beyond which less than a thousandth of the gradient one token back is left; none if more
     /// is left at the far end.
+    #[must_use]
     pub fn reach(&self) -> Option<usize> {
         let near = *self.norms.first()?;
         let left = |norm: &f64| *norm >= VANISHED_BELOW * near && *norm > 0.0;
@@ -42,6 +53,7 @@ impl TimeFlow {
 
     /// The gradient at the far end as a multiple of the one a token back; none if that is zero, or either is
     /// not finite.
+    #[must_use]
     pub fn far_to_near(&self) -> Option<f64> {
         let (near, far) = (self.norms.first()?, self.norms.last()?);
         Some(far / near).filter(|ratio| ratio.is_finite())
