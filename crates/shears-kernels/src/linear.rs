@@ -5,7 +5,7 @@ use burn::tensor::Tensor;
 
 use crate::buffer::Buffer;
 use crate::cpu::Cpu;
-use crate::matmul::{FEW_ROWS, Packed, Start, product_of_few_rows, transposed_product};
+use crate::matmul::{FEW_ROWS, Initial, Packed, product_of_few_rows, transposed_product};
 use crate::operation::{Forward, Operation, call_for_one};
 use crate::tensor::{contiguous, is_ours, sizes, values, weight as stored, widened};
 use crate::vector::sum_columns;
@@ -62,19 +62,19 @@ impl Operation<3> for Linear {
         let [input, weight, bias] = inputs.map(contiguous);
         let ([rows, inputs], [outputs, _]) = (sizes(&input), sizes(&weight));
         let cpu = Cpu::current();
-        let start = match values(&bias) {
-            [] => Start::Zero,
-            bias => Start::Bias(bias),
+        let initial = match values(&bias) {
+            [] => Initial::Zero,
+            bias => Initial::Bias(bias),
         };
         let x = values(&input);
         let mut y = Buffer::uninitialised(rows * outputs);
         if rows <= FEW_ROWS {
             let (weight, y) = (stored(&weight), (&mut y[..], outputs));
-            product_of_few_rows(cpu, (weight, outputs), (x, rows), y, start);
+            product_of_few_rows(cpu, (weight, outputs), (x, rows), y, initial);
         } else {
             let weight = widened(weight.clone());
             let packed = Packed::transposed(cpu, values(&weight), outputs, inputs);
-            packed.multiply(cpu, (x, inputs), (&mut y, outputs), start);
+            packed.multiply(cpu, (x, inputs), (&mut y, outputs), initial);
         }
         Forward::of(y.into_tensor([rows, outputs]), [input, weight])
     }
@@ -91,7 +91,7 @@ impl Operation<3> for Linear {
         let dx = input_wanted.then(|| {
             let mut dx = Buffer::uninitialised(rows * inputs);
             let packed = Packed::plain(cpu, values(&weight), outputs, inputs);
-            packed.multiply(cpu, (dy, outputs), (&mut dx, inputs), Start::Zero);
+            packed.multiply(cpu, (dy, outputs), (&mut dx, inputs), Initial::Zero);
             dx.into_tensor([rows, inputs])
         });
         let dw = weight_wanted.then(|| {

@@ -30,12 +30,12 @@ const ROWS_AT_ONCE: usize = 120;
 /// Rows that are brought into panels together.
 const PACKED_AT_ONCE: usize = 32;
 
-/// What a product is added to.
+/// What the accumulators of a product begin with.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Start<'a> {
+pub(crate) enum Initial<'a> {
     /// Nothing.
     Zero,
-    /// One number for each column.
+    /// One element for each column.
     Bias(&'a [f32]),
     /// What the result holds already.
     Result,
@@ -148,16 +148,16 @@ impl Packed {
         self.columns.div_ceil(self.width)
     }
 
-    /// `C = start + A B` on all threads, for `A` `[rows, inner]` and `C` `[rows, columns]`, whose rows lie
+    /// `C = initial + A B` on all threads, for `A` `[rows, inner]` and `C` `[rows, columns]`, whose rows lie
     /// `a_stride` and `c_stride` elements apart.
     pub(crate) fn multiply(
         &self,
         cpu: Cpu,
         (a, a_stride): (&[f32], usize),
         (c, c_stride): (&mut [f32], usize),
-        start: Start<'_>,
+        initial: Initial<'_>,
     ) {
-        self.multiply_then(cpu, (a, a_stride), (c, c_stride), start, |_, _| {});
+        self.multiply_then(cpu, (a, a_stride), (c, c_stride), initial, |_, _| {});
     }
 
     /// As [`Packed::multiply`], and calls `finish` for each block of rows of the result while it is
@@ -167,7 +167,7 @@ impl Packed {
         cpu: Cpu,
         (a, a_stride): (&[f32], usize),
         (c, c_stride): (&mut [f32], usize),
-        start: Start<'_>,
+        initial: Initial<'_>,
         finish: impl Fn(usize, &mut [f32]) + Sync,
     ) {
         let rows = c.len().div_ceil(c_stride.max(1));
@@ -184,13 +184,13 @@ impl Packed {
                 c,
                 c_stride,
                 rows: block.len(),
-                start,
+                initial,
             });
             finish(block.start, c);
         });
     }
 
-    /// On the calling thread: `C = start + A B` for `A` `[rows, inner]` and `C` `[rows, columns]`, whose rows lie
+    /// On the calling thread: `C = initial + A B` for `A` `[rows, inner]` and `C` `[rows, columns]`, whose rows lie
     /// `a_stride` and `c_stride` elements apart.
     ///
     /// # Panics
@@ -203,18 +203,18 @@ impl Packed {
         (a, a_stride): (&[f32], usize),
         c: (&mut [f32], usize),
         rows: usize,
-        start: Start<'_>,
+        initial: Initial<'_>,
     ) {
         let panels = self.panels();
         match self.products {
             Products::F32 => {
                 let a = Left::rows(a, a_stride);
-                panels.multiply_all(simd, a, c, (rows, self.depth), start);
+                panels.multiply_all(simd, a, c, (rows, self.depth), initial);
             }
             Products::Bf16(_) => {
                 let (a, stride) = pairs::rows(simd, (a, a_stride), rows, self.inner);
                 let a = Left::rows(&a, stride);
-                panels.multiply_all(simd, a, c, (rows, self.depth), start);
+                panels.multiply_all(simd, a, c, (rows, self.depth), initial);
             }
         }
     }
@@ -239,7 +239,7 @@ struct Block<'a> {
     c: &'a mut [f32],
     c_stride: usize,
     rows: usize,
-    start: Start<'a>,
+    initial: Initial<'a>,
 }
 
 impl WithSimd for Block<'_> {
@@ -248,7 +248,8 @@ impl WithSimd for Block<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let (a, c) = ((self.a, self.a_stride), (self.c, self.c_stride));
-        self.packed.multiply_rows(simd, a, c, self.rows, self.start);
+        self.packed
+            .multiply_rows(simd, a, c, self.rows, self.initial);
     }
 }
 

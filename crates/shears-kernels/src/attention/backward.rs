@@ -5,7 +5,7 @@ use pulp::{Simd, WithSimd};
 use super::forward::causal_product;
 use super::{Attention, Buffer, Cpu, QUERIES_AT_ONCE, Rows, Scratch, Shared};
 use crate::math::exp;
-use crate::matmul::{Left, Panels, Start};
+use crate::matmul::{Initial, Left, Panels};
 
 /// What the forward pass has left.
 #[derive(Clone, Copy, Debug)]
@@ -34,7 +34,7 @@ pub(crate) fn backward(
     assert_eq!(attention.past, 0, "gradients stop at earlier windows");
     let out = Shared::new(out);
     attention.each_head(cpu, |index| {
-        cpu.run(Head {
+        cpu.run(HeadBackward {
             attention,
             index,
             queries: queries.head(attention, index),
@@ -49,7 +49,7 @@ pub(crate) fn backward(
 }
 
 /// One head of one element of the batch.
-struct Head<'a, 'b> {
+struct HeadBackward<'a, 'b> {
     attention: Attention,
     index: usize,
     queries: (&'a [f32], usize),
@@ -62,7 +62,7 @@ struct Head<'a, 'b> {
     out: Shared<'b, f32>,
 }
 
-impl WithSimd for Head<'_, '_> {
+impl WithSimd for HeadBackward<'_, '_> {
     type Output = ();
 
     #[inline(always)]
@@ -119,7 +119,7 @@ impl WithSimd for Head<'_, '_> {
             // Queries: the scores' gradients times the keys.
             let left = Left::rows(scores, stride);
             let out = (&mut *block, width);
-            plain_keys.multiply_all(simd, left, out, (rows, end), Start::Zero);
+            plain_keys.multiply_all(simd, left, out, (rows, end), Initial::Zero);
             self.write(0, first, &block[..rows * width]);
             // Keys and values: sums over the queries, to which this block adds.
             let blocks = [
@@ -129,7 +129,7 @@ impl WithSimd for Head<'_, '_> {
             for (left, source, sum) in blocks {
                 let panels = Panels::plain(simd, source, rows, width, right);
                 let left = Left::columns(left, stride);
-                panels.multiply_all(simd, left, (sum, width), (end, rows), Start::Result);
+                panels.multiply_all(simd, left, (sum, width), (end, rows), Initial::Result);
             }
         }
         self.write(1, 0, keys_sum);
@@ -141,7 +141,7 @@ fn from_row((numbers, stride): (&[f32], usize), row: usize) -> (&[f32], usize) {
     (&numbers[row * stride..], stride)
 }
 
-impl Head<'_, '_> {
+impl HeadBackward<'_, '_> {
     /// For one query, turns scores into the weights of the values and, in place of the weights'
     /// gradients, writes those of the scores. Zeros beyond what the query may look at.
     #[inline(always)]

@@ -4,7 +4,7 @@ use pulp::{Simd, WithSimd};
 
 use super::{Attention, Buffer, Cpu, QUERIES_AT_ONCE, Rows, Scratch, Shared};
 use crate::math::exp;
-use crate::matmul::{Left, Panels, Start};
+use crate::matmul::{Initial, Left, Panels};
 
 /// Mixes the values into `mixed` `[batch, time, heads x width]`, and writes to `softmax`
 /// `[batch, heads, time, 2]` the largest of each query's scores and the reciprocal of the sum of the
@@ -21,7 +21,7 @@ pub(crate) fn forward(
         let count = 2 * attention.time;
         // SAFETY: each head has its own part.
         let softmax = unsafe { softmax.part(index * count..(index + 1) * count) };
-        cpu.run(Head {
+        cpu.run(HeadForward {
             attention,
             index,
             queries: queries.head(attention, index),
@@ -34,7 +34,7 @@ pub(crate) fn forward(
 }
 
 /// One head of one element of the batch.
-struct Head<'a, 'b> {
+struct HeadForward<'a, 'b> {
     attention: Attention,
     index: usize,
     queries: (&'a [f32], usize),
@@ -45,7 +45,7 @@ struct Head<'a, 'b> {
     softmax: &'a mut [f32],
 }
 
-impl WithSimd for Head<'_, '_> {
+impl WithSimd for HeadForward<'_, '_> {
     type Output = ();
 
     #[inline(always)]
@@ -85,7 +85,7 @@ impl WithSimd for Head<'_, '_> {
             }
             let left = Left::rows(scores, stride);
             let (out, sizes) = ((&mut *block, width), (rows, seen_by_last));
-            value_panels.multiply_all(simd, left, out, sizes, Start::Zero);
+            value_panels.multiply_all(simd, left, out, sizes, Initial::Zero);
             for (row, block) in block.chunks_exact(width).take(rows).enumerate() {
                 let place = self.attention.place(self.index, first + row, heads * width);
                 // SAFETY: each row of each head is written once.
@@ -122,7 +122,7 @@ pub(super) fn causal_product<S: Simd>(
             a,
             c,
             (rows - first, inner),
-            Start::Zero,
+            Initial::Zero,
         );
     }
 }

@@ -22,7 +22,7 @@ pub(crate) fn single(
     let mixed = Shared::new(mixed);
     cpu.for_one_read(read).split(heads, 1, |range| {
         for index in range {
-            cpu.run(Head {
+            cpu.run(HeadOfOneQuery {
                 attention,
                 query: &queries.head(attention, index).0[..width],
                 keys: keys.head(attention, index),
@@ -34,7 +34,7 @@ pub(crate) fn single(
     });
 }
 
-struct Head<'a> {
+struct HeadOfOneQuery<'a> {
     attention: Attention,
     query: &'a [f32],
     keys: (&'a [f32], usize),
@@ -42,7 +42,7 @@ struct Head<'a> {
     mixed: &'a mut [f32],
 }
 
-impl WithSimd for Head<'_> {
+impl WithSimd for HeadOfOneQuery<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -54,7 +54,7 @@ impl WithSimd for Head<'_> {
             *score = dot(simd, self.query, &keys[key * stride..][..width]);
         }
         let (_, sum) = exponentials(simd, &mut scores, end, end, self.attention.scale());
-        let mixture = Mixture {
+        let mean = WeightedMean {
             weights: &scores[..end],
             factor: 1.0 / sum,
             values: self.values,
@@ -63,23 +63,23 @@ impl WithSimd for Head<'_> {
         while first < width {
             let mixed = &mut self.mixed[first..width];
             first += match mixed.len() / S::F32_LANES {
-                0 => mixture.rest(simd, first, mixed),
-                1 => mixture.columns::<S, 1>(simd, first, mixed),
-                2 | 3 => mixture.columns::<S, 2>(simd, first, mixed),
-                _ => mixture.columns::<S, 4>(simd, first, mixed),
+                0 => mean.rest(simd, first, mixed),
+                1 => mean.columns::<S, 1>(simd, first, mixed),
+                2 | 3 => mean.columns::<S, 2>(simd, first, mixed),
+                _ => mean.columns::<S, 4>(simd, first, mixed),
             };
         }
     }
 }
 
 /// The mean of all values by their weights, times a factor.
-struct Mixture<'a> {
+struct WeightedMean<'a> {
     weights: &'a [f32],
     factor: f32,
     values: (&'a [f32], usize),
 }
 
-impl Mixture<'_> {
+impl WeightedMean<'_> {
     /// Some vectors of columns, from the first one on; gives how many columns. Each vector has its own accumulator,
     /// so that a weight is read once for all and no sum waits for another.
     #[inline(always)]

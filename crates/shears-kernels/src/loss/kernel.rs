@@ -7,7 +7,7 @@ use pulp::{Simd, WithSimd};
 use crate::buffer::Buffer;
 use crate::cpu::Cpu;
 use crate::math::exp;
-use crate::matmul::{Packed, Start, transposed_product};
+use crate::matmul::{Initial, Packed, transposed_product};
 use crate::vector::sum_columns;
 
 /// Logits that exist at the same time, at most: 64 MB. Fewer would mean to go through the gradient of
@@ -82,15 +82,15 @@ impl Problem<'_> {
             let targets = &self.targets[block.clone()];
             let logits = &mut logits[..block.len() * stride];
             let losses = &losses[block.clone()];
-            let start = match self.bias {
-                [] => Start::Zero,
-                bias => Start::Bias(bias),
+            let initial = match self.bias {
+                [] => Initial::Zero,
+                bias => Initial::Bias(bias),
             };
             forward.multiply_then(
                 cpu,
                 (hidden, size),
                 (logits, stride),
-                start,
+                initial,
                 |first, logits| {
                     let rows = first..first + logits.len() / stride;
                     cpu.run(CrossEntropy {
@@ -106,7 +106,7 @@ impl Problem<'_> {
                 continue;
             };
             let result = &mut gradients.hidden[block.start * size..block.end * size];
-            packed.multiply(cpu, (logits, stride), (result, size), Start::Zero);
+            packed.multiply(cpu, (logits, stride), (result, size), Initial::Zero);
             transposed_product(
                 cpu,
                 block.len(),

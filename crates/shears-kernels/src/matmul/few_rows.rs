@@ -7,7 +7,7 @@ use std::ops::Range;
 use burn::tensor::bf16;
 use pulp::{Simd, WithSimd};
 
-use super::Start;
+use super::Initial;
 use crate::buffer::Buffer;
 use crate::cpu::{Cpu, Shared};
 use crate::vector::prefetch;
@@ -48,7 +48,7 @@ impl<'a> Weight<'a> {
     }
 }
 
-/// `Y = start + X Wᵀ` for `W` `[outputs, inner]`, `X` `[rows, inner]` and `Y` `[rows, outputs]`, where rows of `Y` lie
+/// `Y = initial + X Wᵀ` for `W` `[outputs, inner]`, `X` `[rows, inner]` and `Y` `[rows, outputs]`, where rows of `Y` lie
 /// `y_stride` elements apart. `X` is read in `f32` whatever the weight is stored as. The bits of a row of `Y` do not
 /// depend on how many rows there are.
 ///
@@ -60,11 +60,11 @@ pub(crate) fn product_of_few_rows(
     (weight, outputs): (Weight<'_>, usize),
     x: (&[f32], usize),
     y: (&mut [f32], usize),
-    start: Start<'_>,
+    initial: Initial<'_>,
 ) {
     match weight {
-        Weight::F32(weight) => product(cpu, (weight, outputs), x, y, start),
-        Weight::Bf16(weight) => product(cpu, (weight, outputs), x, y, start),
+        Weight::F32(weight) => product(cpu, (weight, outputs), x, y, initial),
+        Weight::Bf16(weight) => product(cpu, (weight, outputs), x, y, initial),
     }
 }
 
@@ -73,7 +73,7 @@ fn product<T: Stored>(
     (weight, outputs): (&[T], usize),
     (x, rows): (&[f32], usize),
     (y, y_stride): (&mut [f32], usize),
-    start: Start<'_>,
+    initial: Initial<'_>,
 ) {
     if rows == 0 || outputs == 0 {
         return;
@@ -102,7 +102,7 @@ fn product<T: Stored>(
             inner,
             y,
             y_stride,
-            start,
+            initial,
         });
     });
 }
@@ -213,7 +213,7 @@ struct FewRows<'a, T> {
     /// Of which each thread writes its own columns.
     y: Shared<'a, f32>,
     y_stride: usize,
-    start: Start<'a>,
+    initial: Initial<'a>,
 }
 
 impl<T: Stored> WithSimd for FewRows<'_, T> {
@@ -269,32 +269,22 @@ impl<T: Stored> FewRows<'_, T> {
         let mut sums = [[simd.splat_f32s(0.0); OUTPUTS]; ROWS];
         let whole = inner / step;
         for k in 0..whole {
-            for output in 0..OUTPUTS {
-                let row = weights[output].as_ptr();
+            for (output, row) in weights.iter().enumerate() {
+                let row = row.as_ptr();
                 prefetch(row.wrapping_add(OUTPUTS * inner + k * step).cast());
                 // SAFETY: the row has `whole` such steps.
                 let weight = unsafe { T::load(simd, row.add(k * step)) };
-                for (part, weight) in weight.into_iter().take(T::PARTS).enumerate() {
-                    for n in 0..ROWS {
-                        let factor = vector::<S>(x[n], k * T::PARTS + part);
-                        sums[n][output] = simd.mul_add_e_f32s(weight, factor, sums[n][output]);
-                    }
-                }
+                accumulate::<T, S, OUTPUTS, ROWS>(simd, weight, (&x, k), (&mut sums, output));
             }
         }
         if whole * step < inner {
             let mut rest = [T::ZERO; 2 * MOST_LANES];
             let count = inner - whole * step;
-            for output in 0..OUTPUTS {
-                rest[..count].copy_from_slice(&weights[output][whole * step..]);
+            for (output, row) in weights.iter().enumerate() {
+                rest[..count].copy_from_slice(&row[whole * step..]);
                 // SAFETY: `rest` has room for two of the widest vectors.
                 let weight = unsafe { T::load(simd, rest.as_ptr()) };
-                for (part, weight) in weight.into_iter().take(T::PARTS).enumerate() {
-                    for n in 0..ROWS {
-                        let factor = vector::<S>(x[n], whole * T::PARTS + part);
-                        sums[n][output] = simd.mul_add_e_f32s(weight, factor, sums[n][output]);
-                    }
-                }
+                accumulate::<T, S, OUTPUTS, ROWS>(simd, weight, (&x, whole), (&mut sums, output));
             }
         }
         let count = OUTPUTS.min(self.outputs - first);
@@ -305,14 +295,31 @@ impl<T: Stored> FewRows<'_, T> {
             let y = unsafe { self.y.part(place..place + count) };
             for (output, (y, total)) in y.iter_mut().zip(totals).enumerate() {
                 *y = total
-                    + match self.start {
-                        Start::Zero => 0.0,
-                        Start::Bias(bias) => bias[self.first + first + output],
-                        Start::Result => *y,
+                    + match self.initial {
+                        Initial::Zero => 0.0,
+                        Initial::Bias(bias) => bias[self.first + first + output],
+                        Initial::Result => *y,
                     };
             }
         }
         ROWS
+    }
+}
+
+/// Adds to the sums of an output what vector `k` of its weight, as [`Stored::load`] gives it, brings to each
+/// row.
+#[inline(always)]
+fn accumulate<T: Stored, S: Simd, const OUTPUTS: usize, const ROWS: usize>(
+    simd: S,
+    weight: [S::f32s; 2],
+    (x, k): (&[&[f32]; ROWS], usize),
+    (sums, output): (&mut [[S::f32s; OUTPUTS]; ROWS], usize),
+) {
+    for (part, weight) in weight.into_iter().take(T::PARTS).enumerate() {
+        for n in 0..ROWS {
+            let factor = vector::<S>(x[n], k * T::PARTS + part);
+            sums[n][output] = simd.mul_add_e_f32s(weight, factor, sums[n][output]);
+        }
     }
 }
 

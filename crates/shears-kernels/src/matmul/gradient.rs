@@ -6,7 +6,7 @@ use pulp::{Simd, WithSimd};
 
 use super::panels::{DEPTH_AT_ONCE, ROWS_AHEAD};
 use super::tile::most_rows;
-use super::{Left, Packed, Start, pairs};
+use super::{Initial, Left, Packed, pairs};
 use crate::buffer::Buffer;
 use crate::cpu::{Bf16Unit, Cpu, Products, Shared};
 use crate::vector::prefetch_row;
@@ -104,9 +104,9 @@ impl Block<'_> {
         let are_rows = self.right.products == Products::Bf16(Bf16Unit::Amx);
         for k in (0..whole_depth.max(1)).step_by(DEPTH_AT_ONCE) {
             let depth = DEPTH_AT_ONCE.min(whole_depth - k);
-            let start = match k > 0 || self.add {
-                true => Start::Result,
-                false => Start::Zero,
+            let initial = match k > 0 || self.add {
+                true => Initial::Result,
+                false => Initial::Zero,
             };
             simd.vectorize(Strips::<HEIGHT> {
                 a: self.a,
@@ -126,7 +126,7 @@ impl Block<'_> {
                     };
                     let c = (&mut c[first * c_stride..], c_stride);
                     let sizes = (height, depth);
-                    panels.multiply_from(simd, panel..panel + 1, k, left, c, sizes, start);
+                    panels.multiply_from(simd, panel..panel + 1, k, left, c, sizes, initial);
                 }
             }
         }

@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 
-use super::Start;
-use super::tile::{Product as TileProduct, Start as TileStart};
+use super::Initial;
+use super::tile::Product as TileProduct;
 use crate::cpu::Products;
 use crate::vector::prefetch_row;
 
@@ -73,21 +73,17 @@ impl<'a> Panels<'a> {
         columns: usize,
         out: &'a mut [f32],
     ) -> Panels<'a> {
-        let out = &mut out[..Self::len::<S>(inner, columns)];
-        for first in (0..columns).step_by(2 * S::F32_LANES) {
-            let given = (columns - first).min(2 * S::F32_LANES);
-            let width = given.next_multiple_of(S::F32_LANES);
-            let panel = &mut out[first * inner..][..width * inner];
-            if inner > 0 {
-                copy_panel(&b[first..], stride, given, width, panel);
-            }
-        }
-        Panels {
-            products: Products::F32,
-            elements: out,
+        Panels::fill::<S>(
             inner,
             columns,
-        }
+            out,
+            #[inline(always)]
+            |first, given, width, panel| {
+                if inner > 0 {
+                    copy_panel(&b[first..], stride, given, width, panel);
+                }
+            },
+        )
     }
 
     /// The panels of `Wᵀ` for `W` `[columns, inner]`, whose rows lie `stride` elements apart, written to
@@ -100,19 +96,32 @@ impl<'a> Panels<'a> {
         inner: usize,
         out: &'a mut [f32],
     ) -> Panels<'a> {
+        Panels::fill::<S>(
+            inner,
+            columns,
+            out,
+            #[inline(always)]
+            |first, given, width, panel| {
+                let weight = &weight[first * stride..];
+                transpose_panel(weight, stride, inner, given, width, panel);
+            },
+        )
+    }
+
+    /// Panels that `write` fills: it gets a panel's first column, how many are given, and its width.
+    #[inline(always)]
+    fn fill<S: Simd>(
+        inner: usize,
+        columns: usize,
+        out: &'a mut [f32],
+        write: impl Fn(usize, usize, usize, &mut [f32]),
+    ) -> Panels<'a> {
         let out = &mut out[..Self::len::<S>(inner, columns)];
         for first in (0..columns).step_by(2 * S::F32_LANES) {
             let given = (columns - first).min(2 * S::F32_LANES);
             let width = given.next_multiple_of(S::F32_LANES);
             let panel = &mut out[first * inner..][..width * inner];
-            transpose_panel(
-                &weight[first * stride..],
-                stride,
-                inner,
-                given,
-                width,
-                panel,
-            );
+            write(first, given, width, panel);
         }
         Panels {
             products: Products::F32,
@@ -134,7 +143,7 @@ impl<'a> Panels<'a> {
         self.columns.div_ceil(2 * S::F32_LANES)
     }
 
-    /// Some panels' columns: `C[.., columns] = start + A B[..depth, columns]`, of whose inner dimension
+    /// Some panels' columns: `C[.., columns] = initial + A B[..depth, columns]`, of whose inner dimension
     /// the first `depth` elements are taken.
     ///
     /// # Panics
@@ -148,9 +157,9 @@ impl<'a> Panels<'a> {
         a: Left<'_>,
         (c, c_stride): (&mut [f32], usize),
         sizes: (usize, usize),
-        start: Start<'_>,
+        initial: Initial<'_>,
     ) {
-        self.multiply_from(simd, panels, 0, a, (c, c_stride), sizes, start);
+        self.multiply_from(simd, panels, 0, a, (c, c_stride), sizes, initial);
     }
 
     /// As [`Panels::multiply`], with the `depth` elements of the inner dimension from `skipped` on; `a` has just
@@ -168,7 +177,7 @@ impl<'a> Panels<'a> {
         a: Left<'_>,
         (c, c_stride): (&mut [f32], usize),
         (rows, depth): (usize, usize),
-        start: Start<'_>,
+        initial: Initial<'_>,
     ) {
         // A function of its own for each set of instructions: where products are computed, the
         // compiler need not repeat all of this.
@@ -181,7 +190,7 @@ impl<'a> Panels<'a> {
             c_stride,
             rows,
             depth,
-            start,
+            initial,
         });
     }
 
@@ -193,9 +202,9 @@ impl<'a> Panels<'a> {
         a: Left<'_>,
         c: (&mut [f32], usize),
         sizes: (usize, usize),
-        start: Start<'_>,
+        initial: Initial<'_>,
     ) {
-        self.multiply(simd, 0..self.count::<S>(), a, c, sizes, start);
+        self.multiply(simd, 0..self.count::<S>(), a, c, sizes, initial);
     }
 }
 
@@ -209,7 +218,7 @@ struct Product<'a> {
     c_stride: usize,
     rows: usize,
     depth: usize,
-    start: Start<'a>,
+    initial: Initial<'a>,
 }
 
 impl WithSimd for Product<'_> {
@@ -242,11 +251,11 @@ impl WithSimd for Product<'_> {
             let panel_width = given.next_multiple_of(S::F32_LANES);
             let b = &elements[first * inner..][..panel_width * inner];
             for k in (0..depth.max(1)).step_by(DEPTH_AT_ONCE) {
-                let start = match self.start {
-                    _ if k > 0 => TileStart::Result,
-                    Start::Zero => TileStart::Zero,
-                    Start::Bias(bias) => TileStart::Bias(&bias[first..first + given]),
-                    Start::Result => TileStart::Result,
+                let initial = match self.initial {
+                    _ if k > 0 => Initial::Result,
+                    Initial::Zero => Initial::Zero,
+                    Initial::Bias(bias) => Initial::Bias(&bias[first..first + given]),
+                    Initial::Result => Initial::Result,
                 };
                 let product = TileProduct {
                     products,
@@ -258,7 +267,7 @@ impl WithSimd for Product<'_> {
                     c: self.c[first..].as_mut_ptr(),
                     c_row: self.c_stride,
                     columns: given,
-                    start,
+                    initial,
                 };
                 // SAFETY: rows and columns were checked above, and the panel holds `inner` rows
                 // of its width.

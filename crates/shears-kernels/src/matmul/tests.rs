@@ -1,6 +1,6 @@
 use burn::tensor::bf16;
 
-use super::{FEW_ROWS, Packed, Start, Weight, product_of_few_rows, transposed_product};
+use super::{FEW_ROWS, Initial, Packed, Weight, product_of_few_rows, transposed_product};
 use crate::cpu::{Bf16Unit, Cpu, Products};
 use crate::testing::numbers;
 
@@ -45,7 +45,7 @@ fn products_with_packed_weights() {
             let bias = numbers(columns, 3);
             let before = numbers(rows * columns, 4);
             for (start, initial) in [(0, "zero"), (1, "bias"), (2, "result")] {
-                let start = [Start::Zero, Start::Bias(&bias), Start::Result][start];
+                let start = [Initial::Zero, Initial::Bias(&bias), Initial::Result][start];
                 let first = |row: usize, column: usize| match initial {
                     "zero" => 0.0,
                     "bias" => f64::from(bias[column]),
@@ -90,10 +90,10 @@ fn rows_in_a_call_and_threads_change_no_bit() {
     for cpu in Cpu::all() {
         let packed = Packed::transposed(cpu, &weight, columns, inner);
         let mut whole = vec![0.0; rows * columns];
-        packed.multiply(cpu, (&a, inner), (&mut whole, columns), Start::Zero);
+        packed.multiply(cpu, (&a, inner), (&mut whole, columns), Initial::Zero);
         let mut single = vec![0.0; rows * columns];
         for (a, c) in a.chunks(inner).zip(single.chunks_mut(columns)) {
-            packed.multiply(cpu.alone(), (a, inner), (c, columns), Start::Zero);
+            packed.multiply(cpu.alone(), (a, inner), (c, columns), Initial::Zero);
         }
         assert_eq!(whole, single);
     }
@@ -105,7 +105,7 @@ fn rows_may_lie_apart_and_blocks_are_finished_once() {
         let (a, weight) = (numbers(300 * 10, 7), numbers(6 * 4, 8));
         let packed = Packed::transposed(cpu, &weight, 6, 4);
         let mut c = vec![7.0; 300 * 9];
-        packed.multiply_then(cpu, (&a, 10), (&mut c, 9), Start::Zero, |first, block| {
+        packed.multiply_then(cpu, (&a, 10), (&mut c, 9), Initial::Zero, |first, block| {
             for (row, values) in block.chunks_mut(9).enumerate() {
                 values[6] += (first + row) as f32;
             }
@@ -169,7 +169,7 @@ fn few_rows_times_a_weight() {
             for rows in 1..=FEW_ROWS {
                 let (x, stride) = (numbers(rows * inner, 13), outputs + 3);
                 let before = numbers(rows * stride, 15);
-                for start in [Start::Zero, Start::Bias(&bias), Start::Result] {
+                for start in [Initial::Zero, Initial::Bias(&bias), Initial::Result] {
                     let mut y = before.clone();
                     let weight_and_size = (stored, outputs);
                     let result = (&mut y[..], stride);
@@ -182,9 +182,9 @@ fn few_rows_times_a_weight() {
                             let sum: f64 =
                                 products.map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
                             let initial = match start {
-                                Start::Zero => 0.0,
-                                Start::Bias(bias) => bias[output],
-                                Start::Result => *packed,
+                                Initial::Zero => 0.0,
+                                Initial::Bias(bias) => bias[output],
+                                Initial::Result => *packed,
                             };
                             *packed = (sum + f64::from(initial)) as f32;
                         }
@@ -194,8 +194,8 @@ fn few_rows_times_a_weight() {
                     assert!(worst < 1.0, "{rows} x {outputs} x {inner}: {worst}");
                     if rows == 1 {
                         of_one_row.push(y[..outputs].to_vec());
-                    } else if !matches!(start, Start::Result) {
-                        let which = usize::from(matches!(start, Start::Bias(_)));
+                    } else if !matches!(start, Initial::Result) {
+                        let which = usize::from(matches!(start, Initial::Bias(_)));
                         assert_eq!(y[..outputs], of_one_row[which], "{rows} rows");
                     }
                 }
@@ -252,7 +252,7 @@ fn products_in_bf16() {
             ];
             for (transposed, packed) in packed.iter().enumerate() {
                 let mut c = before.clone();
-                packed.multiply(cpu, (&a, inner), (&mut c, columns), Start::Result);
+                packed.multiply(cpu, (&a, inner), (&mut c, columns), Initial::Result);
                 let worst = error(&c, shape, |row, column| {
                     let weight = |k: usize| match transposed {
                         0 => weight_rounded[column * inner + k],
@@ -311,7 +311,7 @@ fn what_is_widened_has_the_bits_of_the_processors_instruction() {
         }
         let packed = Packed::transposed(cpu, &weight, columns, inner);
         let mut c = vec![0.0; rows * columns];
-        packed.multiply(cpu, (&a, inner), (&mut c, columns), Start::Zero);
+        packed.multiply(cpu, (&a, inner), (&mut c, columns), Initial::Zero);
         let first = bits.entry(()).or_insert_with(|| c.clone());
         assert_eq!(*first, c, "{cpu:?}");
     }

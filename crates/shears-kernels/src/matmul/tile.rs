@@ -5,6 +5,7 @@
 
 use pulp::Simd;
 
+use super::Initial;
 use crate::cpu::{Bf16Unit, Products};
 
 #[cfg(target_arch = "x86_64")]
@@ -15,16 +16,7 @@ mod x86;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use amx::has_amx;
 
-/// What a tile is added to.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Start<'a> {
-    Zero,
-    /// As many elements as the tile has columns.
-    Bias(&'a [f32]),
-    Result,
-}
-
-/// A product `C = start + A B` of some rows with a part of a panel.
+/// A product `C = initial + A B` of some rows with a part of a panel.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Product<'a> {
     /// What the elements of both factors are.
@@ -42,7 +34,8 @@ pub(super) struct Product<'a> {
     pub(super) c_row: usize,
     /// Columns of the result; the last panel may be wider.
     pub(super) columns: usize,
-    pub(super) start: Start<'a>,
+    /// A bias has as many elements as the result has columns.
+    pub(super) initial: Initial<'a>,
 }
 
 /// What a micro-kernel computes. Distances are in bytes.
@@ -110,10 +103,10 @@ impl Product<'_> {
             c: self.c,
             c_row,
         };
-        match self.start {
-            Start::Zero => {}
-            Start::Bias(bias) => tile.initial = bias.as_ptr(),
-            Start::Result => (tile.initial, tile.initial_row) = (self.c, c_row),
+        match self.initial {
+            Initial::Zero => {}
+            Initial::Bias(bias) => tile.initial = bias.as_ptr(),
+            Initial::Result => (tile.initial, tile.initial_row) = (self.c, c_row),
         }
         let most = most_rows::<S>(self.products);
         let is_amx = self.products == Products::Bf16(Bf16Unit::Amx);

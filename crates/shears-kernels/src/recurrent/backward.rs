@@ -10,7 +10,7 @@ use super::{Cell, LayerInput, WeightSlices};
 use crate::buffer::Buffer;
 use crate::cpu::{Cpu, Shared};
 use crate::embedding::add_by_token;
-use crate::matmul::{Packed, Start, transposed_product};
+use crate::matmul::{Initial, Packed, transposed_product};
 use crate::vector::sum_columns;
 
 /// The gradients of everything that a window was computed from.
@@ -189,7 +189,7 @@ impl WithSimd for Rows<'_, '_> {
                     (&gates[*place..], stride),
                     (hidden_gradient, size),
                     rows.len(),
-                    Start::Result,
+                    Initial::Result,
                 );
             }
         }
@@ -250,7 +250,7 @@ fn dense_gradients(
     transposed_product(cpu, shape.rows(), factors.0, factors.1, result, false);
     let mut input = Buffer::uninitialised(shape.rows() * inputs);
     let packed = Packed::plain(cpu, weight, width, inputs);
-    packed.multiply(cpu, (gates, stride), (&mut input, inputs), Start::Zero);
+    packed.multiply(cpu, (gates, stride), (&mut input, inputs), Initial::Zero);
     let bias = sum_columns(cpu, gates, stride, 0..width);
     (input, gradient, bias)
 }
@@ -277,7 +277,12 @@ fn table_gradients(
     transposed_product(cpu, vocabulary, factors.0, factors.1, result, false);
     let mut embedding = Buffer::uninitialised(vocabulary * inputs);
     let packed = Packed::plain(cpu, weight, width, inputs);
-    packed.multiply(cpu, (&table, width), (&mut embedding, inputs), Start::Zero);
+    packed.multiply(
+        cpu,
+        (&table, width),
+        (&mut embedding, inputs),
+        Initial::Zero,
+    );
     let bias = sum_columns(cpu, &table, width, 0..width);
     (embedding, gradient, bias)
 }

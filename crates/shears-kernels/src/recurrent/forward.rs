@@ -8,7 +8,7 @@ use super::cell::CellForward;
 use super::{Cell, LayerInput, WeightSlices};
 use crate::buffer::Buffer;
 use crate::cpu::{Cpu, Products, Shared};
-use crate::matmul::{FEW_ROWS, Packed, Start, Weight, product_of_few_rows};
+use crate::matmul::{FEW_ROWS, Initial, Packed, Weight, product_of_few_rows};
 
 /// What a window leaves behind.
 #[derive(Debug)]
@@ -77,7 +77,7 @@ pub(super) fn forward(
             let mut table = Buffer::uninitialised(embedding.len() / shape.inputs * width);
             let packed = Packed::transposed(cpu, weights.input.f32(), width, shape.inputs);
             let embedding = (embedding, shape.inputs);
-            packed.multiply(cpu, embedding, (&mut table, width), Start::Bias(&bias));
+            packed.multiply(cpu, embedding, (&mut table, width), Initial::Bias(&bias));
             Some((table, tokens))
         }
     };
@@ -139,8 +139,8 @@ fn input_part(
     let width = bias.len();
     let rows = shape.rows();
     if rows <= FEW_ROWS {
-        let start = Start::Bias(bias);
-        product_of_few_rows(cpu, (weight, width), (input, rows), (sums, stride), start);
+        let initial = Initial::Bias(bias);
+        product_of_few_rows(cpu, (weight, width), (input, rows), (sums, stride), initial);
         return;
     }
     let packed = Packed::transposed(cpu, weight.f32(), width, shape.inputs);
@@ -149,7 +149,7 @@ fn input_part(
         cpu,
         (input, shape.inputs),
         (sums, stride),
-        Start::Bias(bias),
+        Initial::Bias(bias),
     );
 }
 
@@ -268,10 +268,10 @@ impl<'a> Steps<'a> {
     /// How the product of a gate with the hidden state begins. The GRU's last gate is kept apart from
     /// its input, because the reset gate multiplies it.
     #[inline(always)]
-    fn start(&self, gate: usize) -> Start<'a> {
+    fn initial(&self, gate: usize) -> Initial<'a> {
         match (self.cell, gate) {
-            (Cell::Gru, 2) => Start::Bias(self.last_bias),
-            _ => Start::Result,
+            (Cell::Gru, 2) => Initial::Bias(self.last_bias),
+            _ => Initial::Result,
         }
     }
 
@@ -290,7 +290,7 @@ impl<'a> Steps<'a> {
                 let weight = (self.recurrent.rows(outputs, size), gates.len() * size);
                 let first = self.cell.place_of_recurrent(gates.start) * size;
                 let sums = (&mut sums[first..], stride);
-                product_of_few_rows(cpu, weight, hidden_before, sums, self.start(gates.start));
+                product_of_few_rows(cpu, weight, hidden_before, sums, self.initial(gates.start));
             }
             cpu.run(Cells { steps: self, step });
         }
@@ -355,8 +355,8 @@ impl WithSimd for PackedRows<'_, '_> {
             for (gate, packed) in &steps.packed {
                 let first = steps.cell.place_of_recurrent(*gate) * size;
                 let sums = (&mut sums[first..], stride);
-                let start = steps.start(*gate);
-                packed.multiply_rows(simd, (hidden_before, size), sums, rows.len(), start);
+                let initial = steps.initial(*gate);
+                packed.multiply_rows(simd, (hidden_before, size), sums, rows.len(), initial);
             }
             steps.finish(simd, &mut step);
         }

@@ -9,7 +9,7 @@ use crate::buffer::Buffer;
 use crate::cpu::{Cpu, Shared};
 use crate::layer_norm::{Moments, add_up};
 use crate::math::normal;
-use crate::matmul::{Packed, Start, transposed_product};
+use crate::matmul::{Initial, Packed, transposed_product};
 use crate::vector::{load, store};
 
 /// The gradients of a block's input and of its parameters.
@@ -317,7 +317,7 @@ fn add_rows(rows: &[f32], sum: &mut [f32]) {
 fn multiply<S: Simd>(simd: S, packed: &Packed, (rows, width): (&[f32], usize), out: &mut [f32]) {
     let count = rows.len() / width;
     let columns = out.len() / count.max(1);
-    packed.multiply_rows(simd, (rows, width), (out, columns), count, Start::Zero);
+    packed.multiply_rows(simd, (rows, width), (out, columns), count, Initial::Zero);
 }
 
 /// Turns `x` into its activation, and the activation's gradient into that of `x`, whose rows are

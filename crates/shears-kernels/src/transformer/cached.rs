@@ -11,7 +11,7 @@ use super::forward::{
 use crate::attention::{self, Attention, Rows};
 use crate::buffer::Buffer;
 use crate::cpu::Cpu;
-use crate::matmul::{Start, product_of_few_rows};
+use crate::matmul::{Initial, product_of_few_rows};
 use crate::tensor::sizes as sizes_of;
 
 /// Output, and the keys and values of all positions. What comes in is used up: where nobody else
@@ -99,8 +99,8 @@ impl WithSimd for Activate<'_> {
 /// A weight times some rows, plus the bias.
 fn product(cpu: Cpu, linear: LinearSlices<'_>, x: (&[f32], usize), y: &mut [f32]) {
     let outputs = linear.bias.len();
-    let start = Start::Bias(linear.bias);
-    product_of_few_rows(cpu, (linear.weight, outputs), x, (y, outputs), start);
+    let initial = Initial::Bias(linear.bias);
+    product_of_few_rows(cpu, (linear.weight, outputs), x, (y, outputs), initial);
 }
 
 fn with_past(sizes: Sizes, keys: &FlexTensor) -> Attention {

@@ -8,7 +8,7 @@ use crate::buffer::Buffer;
 use crate::cpu::{Cpu, Shared};
 use crate::layer_norm::Moments;
 use crate::math::normal;
-use crate::matmul::{FEW_ROWS, Packed, Start, Weight};
+use crate::matmul::{FEW_ROWS, Initial, Packed, Weight};
 use crate::vector::{load, store};
 
 /// Sizes of a block.
@@ -298,7 +298,7 @@ fn product<S: Simd>(simd: S, packed: &Packed, rows: &[f32], out: &mut [f32], bia
         (rows, width),
         (out, columns),
         count,
-        Start::Bias(bias),
+        Initial::Bias(bias),
     );
 }
 
