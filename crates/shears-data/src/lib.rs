@@ -1,5 +1,5 @@
-//! Text for training generators: where it comes from, how it becomes numbers, and in which order
-//! the numbers reach a model.
+//! Text for training generators: where it comes from, how it becomes token ids, and in which order
+//! they reach a model.
 //!
 //! The way of a text: [`Corpus::load`] reads it, [`split()`] sets the last tenth aside for
 //! validation, a [`Tokenizer`] turns both parts into ids, and [`StreamBatches`] or

@@ -1,8 +1,8 @@
 //! Causal self-attention (Vaswani et al. 2017), one head at a time.
 //!
-//! A block of queries meets all keys that it may look at, and its scores are transposed into a result
-//! while they are in the cache: there is never a matrix of all scores. Backward computes the weights
-//! again, from two numbers for each query (Dao et al. 2022, FlashAttention). Queries, keys and values are read where the product that made them left them.
+//! The scores of a block of queries are turned into their result while they are in the cache: there is never a
+//! matrix of all scores. Backward computes the weights again, from two values for each query (Dao et al. 2022,
+//! FlashAttention). Queries, keys and values are read where the product that made them left them.
 
 use crate::buffer::Buffer;
 use crate::cpu::{Cpu, Shared};
@@ -37,8 +37,8 @@ pub(crate) struct Attention {
 /// Queries, keys or values `[batch, .., heads x width]` in a larger slice.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rows<'a> {
-    /// From the first number on.
-    pub(crate) numbers: &'a [f32],
+    /// From the first element on.
+    pub(crate) elements: &'a [f32],
     /// Distance between rows.
     pub(crate) row: usize,
     /// Distance between the elements of the batch.
@@ -46,11 +46,11 @@ pub(crate) struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    /// The rows of one head, from its first number on.
+    /// The rows of one head, from its first element on.
     fn head(self, attention: Attention, index: usize) -> (&'a [f32], usize) {
         let (batch, head) = (index / attention.heads, index % attention.heads);
         let first = batch * self.batch + head * attention.width;
-        (&self.numbers[first..], self.row)
+        (&self.elements[first..], self.row)
     }
 }
 
@@ -71,7 +71,7 @@ impl Attention {
     }
 
     /// Where a row of a head's result lies in `[batch, time, heads x width]`, or in a part of rows
-    /// that are `row` numbers long.
+    /// that are `row` elements long.
     fn place(self, index: usize, time: usize, row: usize) -> std::ops::Range<usize> {
         let (batch, head) = (index / self.heads, index % self.heads);
         let first = (batch * self.time + time) * row + head * self.width;

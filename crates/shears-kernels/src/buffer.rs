@@ -1,10 +1,10 @@
 //! Buffers that are kept from step to step.
 //!
-//! A training step asks for the same sizes again and again. Memory that is fresh from the system
-//! costs a page fault for every 4 kB, which took 30 % of the time of Burn's own operations. A buffer that
-//! is dropped here, or a tensor that was made of one, goes to a list of idle buffers, and the next
-//! one of its size comes from there. Large ones are in pages of 2 MB where the system has them, because
-//! a pass over parameters and moments looks up an address in every page of several large blocks.
+//! Every training step allocates the same sizes. Fresh memory costs a page fault for every 4 kB, which took
+//! 30 % of the time of Burn's own operations. A buffer that is dropped, or a tensor made of one, therefore
+//! goes to a list of idle blocks, and the next allocation of its size is served from there. Large blocks are
+//! in pages of 2 MB where the system has them, because a pass over parameters and moments touches pages of
+//! several large blocks at the same time.
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::mem::MaybeUninit;
@@ -54,7 +54,7 @@ pub fn filled(shape: impl Into<Shape>, fill: impl FnOnce(&mut [f32])) -> TensorD
     TensorData::from_bytes(buffer.into_bytes(), shape, DType::F32)
 }
 
-/// Elements whose values are left over from an earlier use.
+/// Memory for `f32` elements; where it was used before, it holds what that use left.
 #[derive(Debug)]
 pub(crate) struct Buffer {
     block: Block,
@@ -62,11 +62,11 @@ pub(crate) struct Buffer {
 }
 
 impl Buffer {
-    /// A buffer of `len` elements that hold anything; every one of them is to be written.
+    /// A buffer of `len` elements with arbitrary values; each is to be written before it is read.
     ///
     /// # Panics
     ///
-    /// If so many do not fit into the address space.
+    /// If they do not fit into the address space.
     pub(crate) fn uninitialised(len: usize) -> Buffer {
         let bytes = len.checked_mul(size_of::<f32>());
         let block = bytes.and_then(Block::take);
@@ -228,7 +228,7 @@ impl Block {
     }
 }
 
-/// Asks Linux for large pages, which it gives to who asks; elsewhere the system decides by itself.
+/// Asks Linux for large pages, which it gives on request; other systems decide by themselves.
 fn advise_large_pages(start: NonNull<u8>, size: usize) {
     #[cfg(target_os = "linux")]
     if size >= LARGE_PAGE {
@@ -263,7 +263,7 @@ impl Drop for Block {
 
 impl AllocationController for Block {
     fn alloc_align(&self) -> usize {
-        // What is promised to others; they copy with this alignment, and know none above it.
+        // The alignment that Burn is told: what it copies has this one, and no larger one is supported.
         align_of::<u128>()
     }
 
@@ -294,7 +294,7 @@ mod tests {
     use burn::tensor::{Device, Tensor};
 
     use super::{Buffer, LARGE_PAGE, elements, filled};
-    use crate::Numbers;
+    use crate::Elements;
 
     #[test]
     fn a_dropped_buffer_or_tensor_serves_the_next_of_its_size() {
@@ -340,11 +340,11 @@ mod tests {
             elements[7] = 1.5;
         });
         let tensor = Tensor::<2>::from_data(data, &device);
-        let numbers = Numbers::of(tensor).unwrap();
-        assert_eq!(numbers.as_slice().as_ptr(), address);
-        assert_eq!(numbers.as_slice()[6..9], [0.0, 1.5, 0.0]);
-        let numbers = Numbers::of(numbers.into_tensor::<2>().autodiff().inner()).unwrap();
-        assert_eq!(numbers.as_slice().as_ptr(), address);
+        let elements = Elements::of(tensor).unwrap();
+        assert_eq!(elements.as_slice().as_ptr(), address);
+        assert_eq!(elements.as_slice()[6..9], [0.0, 1.5, 0.0]);
+        let elements = Elements::of(elements.into_tensor::<2>().autodiff().inner()).unwrap();
+        assert_eq!(elements.as_slice().as_ptr(), address);
     }
 
     #[test]

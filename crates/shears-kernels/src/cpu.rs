@@ -136,7 +136,7 @@ impl Cpu {
         Cpu { threads, ..self }
     }
 
-    /// The same instructions on one thread, for work that is a part of some other.
+    /// The same instructions on one thread, for work inside work that is already shared.
     pub(crate) fn alone(self) -> Cpu {
         Cpu { threads: 1, ..self }
     }
@@ -178,13 +178,13 @@ impl Cpu {
         self.run(Lanes)
     }
 
-    /// Calls `work` for ranges that together are `0..count`, on all threads. Ranges begin at
+    /// Calls `work` for ranges that cover `0..count`, on all threads. Ranges begin at
     /// multiples of `grain`, and none is split below it.
     pub(crate) fn split(self, count: usize, grain: usize, work: impl Fn(Range<usize>) + Sync) {
         halve(0..count, grain.max(1), self.threads, &work);
     }
 
-    /// Calls `work` for blocks of whole rows that together are `values`, on all threads, with the index of each
+    /// Calls `work` for blocks of whole rows that cover `values`, on all threads, with the index of each
     /// block's first row. Blocks begin at multiples of `grain` rows, and none is split below it. What
     /// remains after the last whole row belongs to no block.
     pub(crate) fn split_rows<T: Send>(
@@ -206,7 +206,7 @@ impl Cpu {
         }
     }
 
-    /// Calls `work` for ranges that together are `0..count`, of nearly equal length and at most `most` long, on
+    /// Calls `work` for ranges that cover `0..count`, of nearly equal length and at most `most` long, on
     /// all threads, each thread taking the next one when it is done.
     pub(crate) fn each_block(self, count: usize, most: usize, work: impl Fn(Range<usize>) + Sync) {
         // As many for each thread, so that on an idle machine none waits for another's last one.

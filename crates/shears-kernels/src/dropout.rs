@@ -23,7 +23,7 @@ impl DropoutKey {
     }
 
     /// The key of one part of what this key stands for: of a step, a micro-batch, a call. Parts with
-    /// different numbers have different keys, which have nothing in common with each other.
+    /// different indices have different, statistically independent keys.
     #[must_use]
     pub fn part(self, number: u64) -> DropoutKey {
         // The output function of SplitMix64 (Steele, Lea & Flood 2014), a bijection of 64 bits.
@@ -101,7 +101,7 @@ pub(crate) struct Mask {
     scale: f32,
 }
 
-/// Elements whose numbers come from 16 neighbouring counters, four from each.
+/// Elements whose random words come from 16 consecutive counters, four from each.
 const GROUP: usize = 64;
 
 impl Mask {

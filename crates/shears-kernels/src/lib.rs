@@ -11,6 +11,7 @@ mod attention;
 mod buffer;
 mod cpu;
 mod dropout;
+mod elements;
 mod embedding;
 mod layer_norm;
 mod linear;
@@ -18,7 +19,6 @@ mod loss;
 mod math;
 mod matmul;
 mod measure;
-mod numbers;
 mod operation;
 mod recurrent;
 mod tensor;
@@ -31,12 +31,12 @@ mod vector;
 pub use buffer::filled;
 pub use cpu::{Bf16Unit, Precision};
 pub use dropout::{Dropout, DropoutKey, dropout, dropout_plain};
+pub use elements::Elements;
 pub use embedding::{embedding_with_positions, embedding_with_positions_plain};
 pub use layer_norm::{layer_norm, layer_norm_plain};
 pub use linear::{linear, linear_plain};
 pub use loss::{cross_entropy, logit_rows_at_once, output_loss};
 pub use measure::{read, scan};
-pub use numbers::Numbers;
 pub use recurrent::{
     Activation, Cell, RecurrentWeights, recurrent, recurrent_plain, recurrent_tokens,
     recurrent_tokens_plain,

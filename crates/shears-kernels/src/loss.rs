@@ -1,10 +1,9 @@
 //! The output layer and its cross-entropy as one operation.
 //!
-//! The matrix of probabilities is as large as the batch times the vocabulary, and nobody wants it: only
-//! its product with the weights and with the hidden states. So a block of rows becomes logits,
-//! probabilities and gradients while it is in the cache, already in the forward pass (as Hsu et al.
-//! 2024, "Liger Kernel", do on GPUs), and the backward pass only hands out what was found, multiplied by the gradient of
-//! the loss.
+//! The matrix of probabilities is as large as the batch times the vocabulary, and only its products with the
+//! weights and with the hidden states are needed. So a block of rows becomes logits, probabilities and
+//! gradients while it is in the cache, in the forward pass already (as Hsu et al. 2024, "Liger Kernel", do on
+//! GPUs); the backward pass only multiplies these gradients by that of the loss.
 
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;

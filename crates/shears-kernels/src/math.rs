@@ -60,7 +60,7 @@ pub(crate) fn sigmoid<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
 /// `tanh(x)`, which is `(exp(2 x) - 1) / (exp(2 x) + 1)`, without loss of digits near zero.
 #[inline(always)]
 pub(crate) fn tanh<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
-    // From 9.02 on the nearest number is 1.
+    // From 9.02 on the nearest f32 is 1.
     let x = clamp(simd, x, -9.1, 9.1);
     let (power, expm1) = split_exponential(simd, simd.add_f32s(x, x));
     let one = simd.splat_f32s(1.0);

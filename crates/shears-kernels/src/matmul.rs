@@ -1,10 +1,9 @@
 //! Matrix products. This is the one place where their precision and their kernels are chosen.
 //!
-//! The right factor of a product is [`Packed`]: brought once into the order in which the kernel reads
-//! it, to serve all steps of a window or all rows of a batch. The gradient of a weight is a product of
-//! two activations, [`transposed_product`]. In both, each number of the result is
-//! one sum in the order of the inner dimension, so that neither the number of rows in a call
-//! nor the number of threads changes its bits.
+//! The right factor of a product is [`Packed`] once into the order in which the kernel reads it, and then
+//! serves all steps of a window or all rows of a batch. The gradient of a weight is a product of two
+//! activations, [`transposed_product`]. In both, each element of the result is one sum in the order of the
+//! inner dimension, so that neither the number of rows in a call nor the number of threads changes its bits.
 
 use pulp::{Simd, WithSimd};
 
@@ -24,10 +23,10 @@ use panels::{copy_panel, transpose_panel};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use tile::has_amx;
 
-/// Rows that are multiplied together: with 256 columns of each they fill a quarter of a small second-level cache.
+/// Rows of a block of a product: with 256 columns each they fill a quarter of a small second-level cache.
 const ROWS_AT_ONCE: usize = 120;
 
-/// Rows that are brought into panels together.
+/// Rows that are packed into all panels before the next ones.
 const PACKED_AT_ONCE: usize = 32;
 
 /// What the accumulators of a product begin with.

@@ -1,4 +1,4 @@
-//! Measuring gradients at the price of reading them.
+//! Measures gradients in the time that reading them takes.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -8,14 +8,14 @@ use pulp::{Simd, WithSimd};
 use crate::cpu::Cpu;
 use crate::vector::prefetch;
 
-/// Elements whose sums are added on their own: a part of the contract of [`gradclip::Scan`].
+/// Elements of a block, which has sums of its own: part of the contract of [`gradclip::Scan`].
 const BLOCK: usize = 65_536;
 
-/// Sums of a block: a part of that contract too.
+/// Sums of a block: part of that contract, too.
 const LANES: usize = 16;
 
-/// How many elements ahead the memory is asked for what will be read. The conversions to `f64` fill
-/// the processor's window of instructions, so that it looks less far ahead than a plain sum does.
+/// How many elements ahead are prefetched. The conversions to `f64` fill the processor's reorder buffer, so that
+/// by itself it loads less far ahead than in a plain sum.
 #[cfg_attr(
     not(target_arch = "x86_64"),
     allow(dead_code, reason = "see ask_ahead")
@@ -73,7 +73,7 @@ fn map_blocks<T: Clone + Default + Send>(
         return blocks.into_iter().map(work).collect();
     }
     let mut results = vec![T::default(); blocks.len()];
-    // Runs of small blocks count as one, or the threads would do little but ask for the next.
+    // Runs of small blocks count as one, or the threads would do little but fetch the next.
     let mut runs = Vec::new();
     let (mut blocks, mut left) = (blocks.as_slice(), results.as_mut_slice());
     while !blocks.is_empty() {

@@ -1,9 +1,10 @@
 //! One recurrent layer over a whole window: vanilla RNN, LSTM or GRU.
 //!
-//! The inputs of all steps are one large product. Each step multiplies the hidden state by weights
-//! that were packed once for the window, and computes gates and states while they are in the cache. The rows of a batch know nothing of each other, so that threads share
-//! the batch and never wait inside a window. On the way back the gradients of the weights are one large
-//! product at the end. Equations, gate order and shapes are those of PyTorch's `torch.nn`.
+//! The inputs of all steps are one large product. Each step multiplies the hidden state by weights that were
+//! packed once for the window, and computes gates and states while they are in the cache. The rows of a batch
+//! are independent, so that threads share the batch and never wait inside a window. Backward, the gradients of
+//! the weights are one large product at the end. Equations, gate order and shapes are those of PyTorch's
+//! `torch.nn`.
 
 use burn::tensor::{Int, Tensor};
 

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-/// Numbers in (-1, 1) without a pattern, the same at each call (Marsaglia's xorshift64).
+/// Values in (-1, 1) without a pattern, the same at each call (Marsaglia's xorshift64).
 pub(crate) fn numbers(count: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let next = || {
@@ -14,7 +14,7 @@ pub(crate) fn numbers(count: usize, seed: u64) -> Vec<f32> {
     std::iter::repeat_with(next).take(count).collect()
 }
 
-/// Whole numbers below `bound` without a pattern.
+/// Integers below `bound` without a pattern.
 pub(crate) fn whole_numbers(count: usize, bound: usize, seed: u64) -> Vec<u32> {
     let numbers = numbers(count, seed).into_iter();
     numbers
@@ -44,7 +44,7 @@ pub(crate) fn whole<const D: usize>(
     Tensor::from_data(TensorData::new(values, shape), device)
 }
 
-/// The numbers of a tensor.
+/// The elements of a tensor.
 pub(crate) fn read<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
     tensor.clone().into_data().iter::<f32>().collect()
 }

@@ -5,11 +5,11 @@
 //! output = middle + dropout(project(gelu(expand(norm_2(middle)))))
 //! ```
 //!
-//! Rows know nothing of each other but in the attention. So there are three passes over the rows:
-//! what comes before the attention, the attention, and what comes after it, in which a block of
-//! rows goes through everything while it is in the cache. Backward runs the passes in the other order, and computes again
-//! what is cheaper to compute than to keep: normalised rows, attention weights, activations and masks.
-//! The gradients of the weights are large products at the end.
+//! Only the attention mixes rows. So there are three passes over the rows: before the attention, the attention,
+//! and after it. In the first and the last, a block of rows goes through all operations while it is in the
+//! cache. Backward runs the passes in reverse, and computes again what is cheaper to compute than to keep:
+//! normalised rows, attention weights, activations and masks. The gradients of the weights are large products
+//! at the end.
 
 use burn::tensor::Tensor;
 
@@ -33,12 +33,12 @@ pub use plain::transformer_block_plain;
 /// The parameters of a block.
 pub type BlockWeights = BlockOf<Tensor<2>, Tensor<1>>;
 
-/// What is not a tensor.
+/// The settings of a block.
 #[derive(Clone, Copy, Debug)]
 pub struct BlockSettings {
     /// Heads of the attention; they divide `hidden`.
     pub heads: usize,
-    /// The place of the block in the model, on which its masks depend.
+    /// The index of the block in the model, on which its masks depend.
     pub index: usize,
     /// Of the attention's weights and of both residual branches.
     pub dropout: Option<Dropout>,
@@ -78,7 +78,7 @@ pub fn transformer_block(
         Some(earlier) if operation::is_plain(&x, &weights, settings, &earlier) => {
             operation::call_cached(x, weights, settings, earlier)
         }
-        // A loss over a text that was cut into calls: nobody trains like that.
+        // A loss over a text that was cut into calls: no training loop does that.
         Some(earlier) => transformer_block_plain(x, weights, settings, Some(earlier)),
     }
 }

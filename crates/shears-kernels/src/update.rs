@@ -17,7 +17,7 @@ const PIECE: usize = 32_768;
 /// Up to so many elements, waking another thread costs more than it saves.
 const FOR_ONE_THREAD: usize = 16_384;
 
-/// An update rule with the numbers of one step; the formulas are PyTorch's.
+/// An update rule with the settings of one step; the formulas are PyTorch's.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum UpdateRule {
     /// `w <- w - lr g`. No moments.
@@ -83,8 +83,8 @@ pub struct Parameter<'a> {
     pub weight: &'a mut [f32],
     /// Read.
     pub gradient: &'a [f32],
-    /// What the gradient is multiplied with, in `f64` and rounded to `f32`: see
-    /// [`gradclip::Deferred`].
+    /// The factor that clipping decided on, see [`gradclip::Deferred`]: the gradient is multiplied by it in
+    /// `f64` and rounded to `f32`.
     pub factor: f64,
     /// Read and written.
     pub first: &'a mut [f32],
@@ -400,7 +400,7 @@ mod tests {
         }
     }
 
-    /// To 1e-6 of 1, which bounds the numbers that go in.
+    /// To 1e-6 of 1, which bounds the inputs.
     #[test]
     fn each_rule_is_its_formula() {
         for rule in RULES {

@@ -1,4 +1,4 @@
-//! Rows of numbers as vectors, with a last vector that may be short.
+//! Rows of elements as vectors, with a last vector that may be short.
 
 use std::ops::Range;
 
@@ -7,10 +7,10 @@ use pulp::{Simd, WithSimd};
 use crate::buffer::Buffer;
 use crate::cpu::Cpu;
 
-/// Numbers of a cache line.
+/// Elements of a cache line.
 const LINE: usize = 16;
 
-/// The first vector of a row; what a short row lacks is zero.
+/// The first vector of a row; a short row is padded with zeros.
 #[inline(always)]
 pub(crate) fn load<S: Simd>(simd: S, row: &[f32]) -> S::f32s {
     match S::as_simd_f32s(row).0 {
@@ -19,7 +19,7 @@ pub(crate) fn load<S: Simd>(simd: S, row: &[f32]) -> S::f32s {
     }
 }
 
-/// Writes the first vector of a row, or as much of it as the row has.
+/// Stores the first vector of a row, or as many of its elements as the row has.
 #[inline(always)]
 pub(crate) fn store<S: Simd>(simd: S, row: &mut [f32], values: S::f32s) {
     match S::as_mut_simd_f32s(row).0 {
@@ -28,8 +28,7 @@ pub(crate) fn store<S: Simd>(simd: S, row: &mut [f32], values: S::f32s) {
     }
 }
 
-/// Asks the memory for a cache line that will be read, where there is an instruction for it. The address may
-/// be any.
+/// Prefetches a cache line, where there is an instruction for it. The address may be any.
 #[inline(always)]
 pub(crate) fn prefetch(line: *const f32) {
     #[cfg(target_arch = "x86_64")]
@@ -43,7 +42,7 @@ pub(crate) fn prefetch(line: *const f32) {
     let _ = line;
 }
 
-/// Asks the memory for the row that lies `distance` numbers behind this one.
+/// Prefetches the row that lies `distance` elements after this one.
 #[inline(always)]
 pub(crate) fn prefetch_row(row: &[f32], distance: usize) {
     let start = row.as_ptr().wrapping_add(distance);
@@ -52,8 +51,8 @@ pub(crate) fn prefetch_row(row: &[f32], distance: usize) {
     }
 }
 
-/// Changes rows of equal length, vector by vector: `change` gets what is given and what the changed rows
-/// hold, and says what they hold afterwards.
+/// Updates rows of equal length, vector by vector: `change` gets the vectors of the given rows and of the
+/// changed ones, and returns the new values of the latter.
 ///
 /// # Panics
 ///
@@ -74,7 +73,7 @@ pub(crate) fn update<S: Simd, const GIVEN: usize, const CHANGED: usize>(
         let changed = changed.each_mut().map(|row| S::as_mut_simd_f32s(row).0);
         let changed = changed.map(|row| &mut row[..count]);
         for k in 0..count {
-            // Loops and no closures, for all of this has to become one piece of code.
+            // Loops in place of closures: all of this has to be inlined into one function.
             let mut now_given = [simd.splat_f32s(0.0); GIVEN];
             for row in 0..GIVEN {
                 now_given[row] = given_vectors[row][k];
@@ -103,8 +102,8 @@ pub(crate) fn update<S: Simd, const GIVEN: usize, const CHANGED: usize>(
     }
 }
 
-/// The sum of every column of `[rows, columns]`, whose rows lie `stride` numbers apart: blocks of rows are summed
-/// first, so that long sums lose no digits.
+/// The sum of every column of `[rows, columns]`, whose rows lie `stride` elements apart. Blocks of rows are summed
+/// first, so that long sums stay accurate.
 pub(crate) fn sum_columns(
     cpu: Cpu,
     values: &[f32],
@@ -165,7 +164,7 @@ fn add_rows<S: Simd, const VECTORS: usize>(
     rows: &Range<usize>,
     sums: &mut [f32],
 ) {
-    /// How many rows ahead the memory is asked: rows lie in different pages.
+    /// How many rows ahead are prefetched: rows lie in different pages.
     const ROWS_AHEAD: usize = 8;
     let mut totals = [simd.splat_f32s(0.0); VECTORS];
     for row in rows.clone() {

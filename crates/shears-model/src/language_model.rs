@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use burn::module::{Module, ModuleVisitor, Param};
+use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor};
 use shears_kernels::{Dropout, DropoutKey, cross_entropy};
+
+use crate::named::{ParameterVisitor, visit_parameters};
 
 /// A model that predicts the next token.
 ///
@@ -161,37 +163,16 @@ pub fn layer_of(parameter: &str) -> &str {
 
 /// The parameters of a module, from input to output, each once, without allocating any of them.
 pub fn parameters<M: Module>(module: &M) -> Vec<ParameterInfo> {
-    struct Collector {
-        path: Vec<String>,
-        seen: Vec<burn::module::ParamId>,
-        parameters: Vec<ParameterInfo>,
-    }
-    impl ModuleVisitor for Collector {
-        fn enter_module(&mut self, name: &str, _container_type: &str) {
-            self.path.push(name.to_string());
-        }
-        fn exit_module(&mut self, _name: &str, _container_type: &str) {
-            self.path.pop();
-        }
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            if self.seen.contains(&param.id) {
-                return;
-            }
-            self.seen.push(param.id);
-            let shape = param.lazy_shape().to_vec();
-            self.parameters.push(ParameterInfo {
-                name: self.path.join("."),
-                shape,
-            });
+    struct Collector(Vec<ParameterInfo>);
+    impl ParameterVisitor for Collector {
+        fn visit<const D: usize>(&mut self, name: String, parameter: &Param<Tensor<D>>) {
+            let shape = parameter.lazy_shape().to_vec();
+            self.0.push(ParameterInfo { name, shape });
         }
     }
-    let mut collector = Collector {
-        path: Vec::new(),
-        seen: Vec::new(),
-        parameters: Vec::new(),
-    };
-    module.visit(&mut collector);
-    collector.parameters
+    let mut collector = Collector(Vec::new());
+    visit_parameters(module, &mut collector);
+    collector.0
 }
 
 #[cfg(test)]

@@ -4,11 +4,12 @@
 
 use std::time::Instant;
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use shears_model::{
-    Architecture, Initializer, LanguageModel, ModelConfig, Nonlinearity, Precision, RecurrentModel,
-    State, Transformer, gru, lstm, parameters, rnn,
+    Architecture, Initializer, LanguageModel, ModelConfig, Nonlinearity, ParameterMapper,
+    ParameterVisitor, Precision, RecurrentModel, State, Transformer, gru, lstm, map_parameters,
+    parameters, rnn, visit_parameters,
 };
 
 const VOCABULARY: usize = 11;
@@ -162,28 +163,16 @@ fn a_model_that_is_only_described_allocates_nothing() {
 
 /// All weights by name.
 fn weights<M: Module>(model: &M) -> Vec<(String, Vec<f32>)> {
-    struct Reader {
-        path: Vec<String>,
-        found: Vec<(String, Vec<f32>)>,
-    }
-    impl ModuleVisitor for Reader {
-        fn enter_module(&mut self, name: &str, _container_type: &str) {
-            self.path.push(name.to_string());
-        }
-        fn exit_module(&mut self, _name: &str, _container_type: &str) {
-            self.path.pop();
-        }
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+    struct Reader(Vec<(String, Vec<f32>)>);
+    impl ParameterVisitor for Reader {
+        fn visit<const D: usize>(&mut self, name: String, param: &Param<Tensor<D>>) {
             let values = param.val().into_data().iter::<f32>().collect();
-            self.found.push((self.path.join("."), values));
+            self.0.push((name, values));
         }
     }
-    let mut reader = Reader {
-        path: Vec::new(),
-        found: Vec::new(),
-    };
-    model.visit(&mut reader);
-    reader.found
+    let mut reader = Reader(Vec::new());
+    visit_parameters(model, &mut reader);
+    reader.0
 }
 
 fn mean_and_std(values: &[f32]) -> (f64, f64) {
@@ -427,23 +416,20 @@ fn a_prediction_is_the_last_position_of_all() {
 
 /// The model with each matrix rounded to bf16, but for the embeddings.
 fn rounded<M: Module>(model: M) -> M {
-    #[derive(Default)]
-    struct Round(Vec<String>);
-    impl ModuleMapper for Round {
-        fn enter_module(&mut self, name: &str, _container: &str) {
-            self.0.push(name.to_string());
-        }
-        fn exit_module(&mut self, _name: &str, _container: &str) {
-            self.0.pop();
-        }
-        fn map_float<const D: usize>(&mut self, parameter: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            match D == 2 && !self.0.iter().any(|name| name.ends_with("embedding")) {
+    struct Round;
+    impl ParameterMapper for Round {
+        fn map<const D: usize>(
+            &mut self,
+            name: String,
+            parameter: Param<Tensor<D>>,
+        ) -> Param<Tensor<D>> {
+            match D == 2 && !name.ends_with("embedding.weight") {
                 true => parameter.map(|tensor| tensor.cast(DType::BF16).cast(DType::F32)),
                 false => parameter,
             }
         }
     }
-    model.map(&mut Round::default())
+    map_parameters(model, &mut Round)
 }
 
 fn check_generation<M: LanguageModel>(name: &str, new: New<M>) {

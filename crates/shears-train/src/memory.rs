@@ -70,8 +70,8 @@ pub fn estimate_memory(
     let tokens = (plan.batch as u64)
         .checked_mul(plan.window as u64)
         .ok_or_else(too_large)?;
-    let numbers = in_training(plan, tokens, vocabulary).max(in_evaluation(plan, vocabulary));
-    let activations = numbers.checked_mul(4);
+    let elements = in_training(plan, tokens, vocabulary).max(in_evaluation(plan, vocabulary));
+    let activations = elements.checked_mul(4);
     Ok(MemoryEstimate {
         parameters: bytes.checked_mul(2).ok_or_else(too_large)?,
         gradients: bytes,
@@ -81,7 +81,7 @@ pub fn estimate_memory(
     })
 }
 
-/// Numbers that a training step keeps: for each token multiples of each layer's width, fitted to measured
+/// Elements that a training step keeps: for each token multiples of each layer's width, fitted to measured
 /// peaks, and the gradients of the logits that exist at the same time. There are no attention scores
 /// among them.
 fn in_training(plan: &Plan, tokens: u64, vocabulary: usize) -> u64 {
@@ -95,7 +95,7 @@ fn in_training(plan: &Plan, tokens: u64, vocabulary: usize) -> u64 {
         .saturating_add(2 * packed_output(plan, vocabulary))
 }
 
-/// Numbers that an evaluation takes. No layer leaves anything but its result, and a Transformer the keys and
+/// Elements that an evaluation takes. No layer leaves anything but its result, and a Transformer the keys and
 /// values of each block.
 fn in_evaluation(plan: &Plan, vocabulary: usize) -> u64 {
     let hidden = plan.hidden as u64;
@@ -115,12 +115,12 @@ fn in_evaluation(plan: &Plan, vocabulary: usize) -> u64 {
         .saturating_add(packed_output(plan, vocabulary))
 }
 
-/// Numbers of the output layer's weights in panels.
+/// Elements of the output layer's weights in panels.
 fn packed_output(plan: &Plan, vocabulary: usize) -> u64 {
     (plan.hidden as u64).saturating_mul(vocabulary as u64)
 }
 
-/// Numbers of a layer for each token.
+/// Elements of a layer for each token.
 fn of_a_layer(plan: &Plan) -> u64 {
     let hidden = plan.hidden as u64;
     let dropped = u64::from(plan.dropout > 0.0);

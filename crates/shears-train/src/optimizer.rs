@@ -9,11 +9,11 @@ mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 
-use burn::module::{Module, ModuleMapper, Param, ParamId};
+use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Device, Tensor, TensorData};
 use gradclip::AdamClipping;
 use gradclip_burn::ClippedGradients;
-use shears_model::named_enum;
+use shears_model::{ParameterMapper, map_parameters, named_enum};
 
 use crate::tensors::NamedTensor;
 
@@ -33,7 +33,7 @@ named_enum! {
     }
 }
 
-/// The numbers of an update rule; each rule uses its own.
+/// The settings of an update rule; each rule uses its own.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct OptimizerSettings {
     /// Which update rule.
@@ -89,7 +89,7 @@ impl Optimizer {
 
     /// Applies one update to every parameter that has a gradient.
     ///
-    /// On the CPU device the numbers of parameters and moments are changed in place, without a
+    /// On the CPU device the elements of parameters and moments are changed in place, without a
     /// copy, unless somebody else has a clone of the module.
     pub fn step<M: Module>(&mut self, module: M, mut gradients: ClippedGradients, lr: f64) -> M {
         self.updates += 1;
@@ -98,13 +98,13 @@ impl Optimizer {
             // What clips inside the update needs all of a tensor before it changes any of it.
             Some(_) => (module, HashMap::new()),
         };
-        module.map(&mut Update {
+        let mut update = Update {
             optimizer: self,
             gradients,
             lr,
-            path: Vec::new(),
             updated,
-        })
+        };
+        map_parameters(module, &mut update)
     }
 
     /// The same by Burn's operations alone, on every device.
@@ -116,13 +116,13 @@ impl Optimizer {
         lr: f64,
     ) -> M {
         self.updates += 1;
-        module.map(&mut Update {
+        let mut update = Update {
             optimizer: self,
             gradients,
             lr,
-            path: Vec::new(),
             updated: HashMap::new(),
-        })
+        };
+        map_parameters(module, &mut update)
     }
 
     /// The moments by name, for a checkpoint: `NAME.first` and `NAME.second`.
@@ -177,7 +177,6 @@ struct Update<'a> {
     optimizer: &'a mut Optimizer,
     gradients: ClippedGradients,
     lr: f64,
-    path: Vec<String>,
     /// New values by parameter, because tied weights are visited once for each place they are in.
     updated: HashMap<ParamId, Updated>,
 }
@@ -202,16 +201,8 @@ impl Updated {
     }
 }
 
-impl ModuleMapper for Update<'_> {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.path.push(name.to_string());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.pop();
-    }
-
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+impl ParameterMapper for Update<'_> {
+    fn map<const D: usize>(&mut self, name: String, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let (id, weight, mapper) = param.consume();
         if let Some(updated) = self.updated.get(&id) {
             return Param::from_mapped_value(id, updated.tensor(), mapper);
@@ -219,7 +210,7 @@ impl ModuleMapper for Update<'_> {
         let Some(gradient) = self.gradients.take::<D>(id) else {
             return Param::from_mapped_value(id, weight, mapper);
         };
-        let moments = self.optimizer.moments.entry(self.path.join("."));
+        let moments = self.optimizer.moments.entry(name);
         let rule = Rule {
             settings: &self.optimizer.settings,
             clipping: self.optimizer.clipping.as_ref(),
@@ -233,7 +224,7 @@ impl ModuleMapper for Update<'_> {
         let updates = self.optimizer.updates;
         let moments = moments.or_default();
         let updated = Updated {
-            value: rule.apply(flat(weight.inner()), flat(gradient), moments, updates),
+            value: rule.updated(flat(weight.inner()), flat(gradient), moments, updates),
             shape,
             tracked,
             required,
@@ -253,7 +244,7 @@ struct Rule<'a> {
 
 impl Rule<'_> {
     /// The new weight; `updates` counts this one.
-    fn apply(
+    fn updated(
         &self,
         weight: Tensor<1>,
         gradient: Tensor<1>,

@@ -16,7 +16,7 @@ named_enum! {
     }
 }
 
-/// A schedule with its numbers.
+/// A schedule with its settings.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Schedule {
     /// The shape after warm-up.

@@ -1,11 +1,12 @@
 //! Named tensors in and out of modules and of safetensors files.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Tensor, TensorData, Transaction};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
+use shears_model::{ParameterMapper, ParameterVisitor, map_parameters, visit_parameters};
 
 /// A tensor on the host with its name.
 #[derive(Clone, Debug)]
@@ -18,39 +19,23 @@ pub struct NamedTensor {
 
 /// The parameters of a module, each once, read from the device in one transaction.
 pub fn module_tensors<M: Module>(module: &M) -> Vec<NamedTensor> {
+    #[derive(Default)]
     struct Reader {
-        path: Vec<String>,
-        seen: HashSet<ParamId>,
         names: Vec<String>,
-        transaction: Option<Transaction>,
+        transaction: Transaction,
     }
-    impl ModuleVisitor for Reader {
-        fn enter_module(&mut self, name: &str, _container_type: &str) {
-            self.path.push(name.to_string());
-        }
-        fn exit_module(&mut self, _name: &str, _container_type: &str) {
-            self.path.pop();
-        }
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            if self.seen.insert(param.id) {
-                self.names.push(self.path.join("."));
-                let transaction = self.transaction.take().unwrap_or_default();
-                self.transaction = Some(transaction.register(param.val().without_autodiff()));
-            }
+    impl ParameterVisitor for Reader {
+        fn visit<const D: usize>(&mut self, name: String, parameter: &Param<Tensor<D>>) {
+            self.names.push(name);
+            let transaction = std::mem::take(&mut self.transaction);
+            self.transaction = transaction.register(parameter.val().without_autodiff());
         }
     }
-    let mut reader = Reader {
-        path: Vec::new(),
-        seen: HashSet::new(),
-        names: Vec::new(),
-        transaction: None,
-    };
-    module.visit(&mut reader);
-    let data = reader.transaction.unwrap_or_default().execute();
-    reader
-        .names
-        .into_iter()
-        .zip(data)
+    let mut reader = Reader::default();
+    visit_parameters(module, &mut reader);
+    let data = reader.transaction.execute();
+    let named = reader.names.into_iter().zip(data);
+    named
         .map(|(name, data)| NamedTensor { name, data })
         .collect()
 }
@@ -64,19 +49,16 @@ pub fn module_tensors<M: Module>(module: &M) -> Vec<NamedTensor> {
 /// then unchanged.
 pub fn load_parameters<M: Module>(module: M, tensors: Vec<NamedTensor>) -> Result<M, String> {
     struct Writer {
-        path: Vec<String>,
         values: BTreeMap<String, TensorData>,
-        /// Those that were put in, because tied parameters are visited once for each place they are in.
+        /// The values that a parameter got at the first of its places.
         loaded: HashMap<ParamId, Tensor<1>>,
     }
-    impl ModuleMapper for Writer {
-        fn enter_module(&mut self, name: &str, _container_type: &str) {
-            self.path.push(name.to_string());
-        }
-        fn exit_module(&mut self, _name: &str, _container_type: &str) {
-            self.path.pop();
-        }
-        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+    impl ParameterMapper for Writer {
+        fn map<const D: usize>(
+            &mut self,
+            name: String,
+            param: Param<Tensor<D>>,
+        ) -> Param<Tensor<D>> {
             let id = param.id;
             let shape = param.lazy_shape();
             let shape: [usize; D] = std::array::from_fn(|axis| shape[axis]);
@@ -84,7 +66,7 @@ pub fn load_parameters<M: Module>(module: M, tensors: Vec<NamedTensor>) -> Resul
                 return param.transform_for_load(loaded.clone().reshape(shape), id);
             }
             // A tied parameter was saved under the first of its names.
-            let Some(data) = self.values.remove(&self.path.join(".")) else {
+            let Some(data) = self.values.remove(&name) else {
                 return param;
             };
             let tensor = Tensor::<D>::from_data(data, &param.lazy_device());
@@ -102,11 +84,10 @@ pub fn load_parameters<M: Module>(module: M, tensors: Vec<NamedTensor>) -> Resul
         return Err(problems.join("; "));
     }
     let mut writer = Writer {
-        path: Vec::new(),
         values,
         loaded: HashMap::new(),
     };
-    Ok(module.map(&mut writer))
+    Ok(map_parameters(module, &mut writer))
 }
 
 fn differences(

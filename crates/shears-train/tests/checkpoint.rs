@@ -9,7 +9,7 @@ use crate::tiny::{self, bits, events};
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use sha2::{Digest, Sha256};
-use shears_kernels::Numbers;
+use shears_kernels::Elements;
 use shears_model::{Architecture, Initializer, RecurrentModel, lstm};
 use shears_run::{ClipEvent, Event, EventLog, Header, Log, StepEvent};
 use shears_train::{
@@ -346,10 +346,10 @@ fn loading_draws_no_initial_values_and_copies_nothing() {
         let pair = load_parameters(pair, tensors.collect()).unwrap();
         assert_eq!(pair.left.val().is_require_grad(), device.is_autodiff());
         assert_eq!(pair.left.id, pair.right.id);
-        let address = |numbers: Numbers| numbers.as_slice().as_ptr();
+        let address = |elements: Elements| elements.as_slice().as_ptr();
         let [left, right] = [&pair.left, &pair.right]
-            .map(|param| address(Numbers::of(param.val().without_autodiff()).unwrap()));
-        let other = address(Numbers::of(pair.other.val().without_autodiff()).unwrap());
+            .map(|param| address(Elements::of(param.val().without_autodiff()).unwrap()));
+        let other = address(Elements::of(pair.other.val().without_autodiff()).unwrap());
         assert_eq!(
             [left, right, other],
             [addresses[0], addresses[0], addresses[1]]

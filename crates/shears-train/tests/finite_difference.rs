@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use burn::module::{ModuleMapper, ModuleVisitor, Param};
+use burn::module::Param;
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{DType, Device, Gradients, Int, Tensor, TensorData};
 use shears_model::{
-    Architecture, Initializer, LanguageModel, ModelConfig, Nonlinearity, Precision, State,
-    Transformer, parameters,
+    Architecture, Initializer, LanguageModel, ModelConfig, Nonlinearity, ParameterMapper,
+    ParameterVisitor, Precision, State, Transformer, map_parameters, parameters, visit_parameters,
 };
 
 /// Where the error of truncation (step squared) and that of rounding (1e-16 / step) are both
@@ -51,22 +51,11 @@ fn device() -> Device {
 }
 
 /// Puts f64 values into a module.
-struct Write<'a> {
-    path: Vec<String>,
-    values: &'a Values,
-}
+struct Write<'a>(&'a Values);
 
-impl ModuleMapper for Write<'_> {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.path.push(name.to_string());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.pop();
-    }
-
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let data = TensorData::new(self.values[&self.path.join(".")].clone(), param.shape());
+impl ParameterMapper for Write<'_> {
+    fn map<const D: usize>(&mut self, name: String, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let data = TensorData::new(self.0[&name].clone(), param.shape());
         param.map(|tensor| {
             Tensor::from_data(data, (&tensor.device(), DType::F64)).set_require_grad(true)
         })
@@ -75,34 +64,22 @@ impl ModuleMapper for Write<'_> {
 
 /// Reads the gradients of a module.
 struct Read {
-    path: Vec<String>,
     gradients: Gradients,
     values: Values,
 }
 
-impl ModuleVisitor for Read {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.path.push(name.to_string());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+impl ParameterVisitor for Read {
+    fn visit<const D: usize>(&mut self, name: String, param: &Param<Tensor<D>>) {
         let gradient = param.val().grad(&self.gradients).unwrap();
         assert_eq!(gradient.dtype(), DType::F64);
         let values = gradient.into_data().iter::<f64>().collect();
-        self.values.insert(self.path.join("."), values);
+        self.values.insert(name, values);
     }
 }
 
 /// The loss of one window that starts from a state which is not zero.
 fn loss<M: LanguageModel>(model: M, values: &Values, state: &Values) -> (Tensor<1>, M) {
-    let model = model.map(&mut Write {
-        path: Vec::new(),
-        values,
-    });
+    let model = map_parameters(model, &mut Write(values));
     let device = device();
     let ints = |factor: usize| -> Vec<i32> {
         let places = 0..BATCH * WINDOW;
@@ -177,11 +154,10 @@ fn check<M: LanguageModel>(
 
     let (at_values, model) = loss(model, &values, &state);
     let mut read = Read {
-        path: Vec::new(),
         gradients: at_values.backward(),
         values: Values::new(),
     };
-    model.visit(&mut read);
+    visit_parameters(&model, &mut read);
     let mut worst = 0.0_f64;
     for index in 0..CHECKED {
         // Every tensor is visited in turn, and an element of it at random.

@@ -7,7 +7,7 @@ use super::{Attention, Buffer, Cpu, QUERIES_AT_ONCE, Rows, Scratch, Shared};
 use crate::math::exp;
 use crate::matmul::{Initial, Left, Panels};
 
-/// What the forward pass has left.
+/// What the forward pass has saved.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mixture<'a> {
     /// `[batch, time, heads x width]`
@@ -137,8 +137,8 @@ impl WithSimd for HeadBackward<'_, '_> {
     }
 }
 
-fn from_row((numbers, stride): (&[f32], usize), row: usize) -> (&[f32], usize) {
-    (&numbers[row * stride..], stride)
+fn from_row((elements, stride): (&[f32], usize), row: usize) -> (&[f32], usize) {
+    (&elements[row * stride..], stride)
 }
 
 impl HeadBackward<'_, '_> {

@@ -63,8 +63,8 @@ impl Case {
             ..
         } = self.attention;
         let hidden = self.hidden();
-        let rows = |numbers, count: usize| Rows {
-            numbers,
+        let rows = |elements, count: usize| Rows {
+            elements,
             row: hidden,
             batch: count * hidden,
         };

@@ -14,11 +14,11 @@ use crate::vector::sum_columns;
 /// the weights more often.
 const LOGITS_AT_ONCE: usize = 1 << 24;
 
-/// Rows that are done together, at least.
+/// Rows of a block, at least.
 const ROWS_AT_LEAST: usize = 64;
 
-/// Of so many rows, those whose logits [`output_loss`](crate::output_loss) has in memory at the same time: each
-/// row is `vocabulary` (at least 1) numbers in f32.
+/// For how many of `rows` rows [`output_loss`](crate::output_loss) has the logits in memory at the same time; a
+/// row is `vocabulary` (at least 1) elements of f32.
 pub fn logit_rows_at_once(rows: usize, vocabulary: usize) -> usize {
     let at_once = LOGITS_AT_ONCE / vocabulary;
     at_once.max(ROWS_AT_LEAST).min(rows)

@@ -1,5 +1,5 @@
-//! A weight times few rows, as in generation. The weight is read once, as it lies in memory: bringing it
-//! into panels would cost more than the product.
+//! A weight times few rows, as in generation. The weight is read once, as it lies in memory: packing it would
+//! cost more than the product.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -115,8 +115,8 @@ trait Stored: Copy + Sync {
     /// Zero.
     const ZERO: Self;
 
-    /// `PARTS` vectors of consecutive elements, each with every `PARTS`-th of them; what is behind these is
-    /// not used.
+    /// `PARTS` vectors of consecutive elements, each with every `PARTS`-th of them; further vectors of the
+    /// result are not used.
     ///
     /// # Safety
     ///
@@ -197,7 +197,7 @@ impl<T: Stored> WithSimd for Arrange<'_, T> {
     }
 }
 
-/// Outputs that are computed together: each has an accumulator of one vector.
+/// Outputs of a tile: each has an accumulator of one vector.
 const MOST_OUTPUTS: usize = 8;
 
 /// Some rows of the weight, on one thread.
@@ -258,7 +258,7 @@ impl<T: Stored> FewRows<'_, T> {
     ) -> usize {
         let (inner, lanes) = (self.inner, S::F32_LANES);
         let step = T::PARTS * lanes;
-        // What is behind the last output is computed from the last output's weights, and thrown away.
+        // Beyond the last output the tile computes the last output again, and discards it.
         let weights: [&[T]; OUTPUTS] = std::array::from_fn(|output| {
             let output = (first + output).min(self.outputs - 1);
             &self.weight[output * inner..(output + 1) * inner]
@@ -306,8 +306,8 @@ impl<T: Stored> FewRows<'_, T> {
     }
 }
 
-/// Adds to the sums of an output what vector `k` of its weight, as [`Stored::load`] gives it, brings to each
-/// row.
+/// Multiplies vector `k` of an output's weight, as [`Stored::load`] gives it, by that of each row, and adds the
+/// products to the output's sums.
 #[inline(always)]
 fn accumulate<T: Stored, S: Simd, const OUTPUTS: usize, const ROWS: usize>(
     simd: S,
@@ -357,7 +357,7 @@ fn totals<S: Simd, const COUNT: usize>(simd: S, sums: [S::f32s; COUNT]) -> [f32;
     totals
 }
 
-/// One sum after the other would take longer than the products of a short row.
+/// Reduces all sums at once: one after the other they would take longer than the products of a short row.
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::*;

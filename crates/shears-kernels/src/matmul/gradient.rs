@@ -11,7 +11,7 @@ use crate::buffer::Buffer;
 use crate::cpu::{Bf16Unit, Cpu, Products, Shared};
 use crate::vector::prefetch_row;
 
-/// Strips that are multiplied together: they fill less than half of a small second-level cache.
+/// Strips of a block of a product: they fill less than half of a small second-level cache.
 const STRIPS_AT_ONCE: usize = 32;
 
 /// Inner dimension whose part of `B` is packed at once, so that it stays in the last cache.
@@ -133,8 +133,7 @@ impl Block<'_> {
     }
 }
 
-/// Some columns of `A`, of which each strip of so many is brought together: column after column of the strip, or
-/// row after row for AMX.
+/// Packs some columns of `A` into strips of `HEIGHT`: column after column of a strip, or row after row for AMX.
 struct Strips<'a, const HEIGHT: usize> {
     a: (&'a [f32], usize),
     rows: Range<usize>,

@@ -19,13 +19,13 @@ pub(super) fn count(inner: usize) -> usize {
     inner.div_ceil(2).next_multiple_of(GRAIN)
 }
 
-/// Two neighbours, each rounded to the nearest bf16, ties to even; the bits are no number.
+/// Two neighbours, each rounded to the nearest bf16, ties to even; as an `f32` the bits have no meaning.
 #[inline(always)]
 pub(super) fn pair(first: f32, second: f32) -> f32 {
     f32::from_bits(rounded(first) >> 16 | rounded(second) & 0xffff_0000)
 }
 
-/// The bits of a number, the upper half of which is its bf16. A NaN stays one.
+/// The bits of an `f32`, rounded so that their upper half is its bf16. A NaN stays one.
 #[inline(always)]
 fn rounded(x: f32) -> u32 {
     let bits = x.to_bits();

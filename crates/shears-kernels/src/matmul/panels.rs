@@ -9,11 +9,11 @@ use super::tile::Product as TileProduct;
 use crate::cpu::Products;
 use crate::vector::prefetch_row;
 
-/// Inner dimension that is multiplied together: a panel of this depth stays in the first-level cache.
+/// Inner dimension of a block of a product: a panel of this depth stays in the first-level cache.
 pub(super) const DEPTH_AT_ONCE: usize = 256;
 
-/// How many rows before they are packed the memory is asked for them: rows lie in different pages,
-/// where no processor foresees them.
+/// How many rows ahead of packing are prefetched: rows lie in different pages, and hardware prefetchers do not
+/// cross pages.
 pub(super) const ROWS_AHEAD: usize = 8;
 
 /// A left factor `[rows, inner]`, wherever its elements lie.
@@ -179,8 +179,8 @@ impl<'a> Panels<'a> {
         (rows, depth): (usize, usize),
         initial: Initial<'_>,
     ) {
-        // A function of its own for each set of instructions: where products are computed, the
-        // compiler need not repeat all of this.
+        // One function for each set of instructions, called from all products: inlined, this would be
+        // compiled again at each of them.
         simd.vectorize(Product {
             right: self,
             panels,
@@ -297,7 +297,7 @@ pub(super) fn copy_panel(b: &[f32], stride: usize, given: usize, width: usize, p
     }
 }
 
-/// Copies a row if both have just so many elements.
+/// Copies a row if source and target have exactly `WIDTH` elements.
 #[inline(always)]
 fn copy_array<const WIDTH: usize>(row: &[f32], out: &mut [f32]) -> bool {
     match (

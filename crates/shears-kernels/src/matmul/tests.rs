@@ -5,7 +5,7 @@ use crate::cpu::{Bf16Unit, Cpu, Products};
 use crate::testing::numbers;
 
 /// The largest difference to a product in f64, in units in the last place of 1 for each term: a
-/// sum of random numbers in (-1, 1) stays below a fraction of that.
+/// sum of random values in (-1, 1) stays below a fraction of that.
 fn error(
     c: &[f32],
     (rows, inner, columns): (usize, usize, usize),

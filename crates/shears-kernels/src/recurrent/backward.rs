@@ -28,7 +28,7 @@ pub(super) struct WindowGradients {
     pub(super) cell: Buffer,
 }
 
-/// What is known of the loss: its gradient by the outputs `[time, batch, hidden]`, and by the last
+/// The gradients of the loss: by the outputs `[time, batch, hidden]`, and by the last
 /// hidden and cell states where they were used.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct OutputGradients<'a> {

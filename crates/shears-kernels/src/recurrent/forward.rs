@@ -10,7 +10,7 @@ use crate::buffer::Buffer;
 use crate::cpu::{Cpu, Products, Shared};
 use crate::matmul::{FEW_ROWS, Initial, Packed, Weight, product_of_few_rows};
 
-/// What a window leaves behind.
+/// The result of a window, with what backward needs.
 #[derive(Debug)]
 pub(super) struct Window {
     /// `[time, batch, hidden]`
@@ -35,8 +35,8 @@ impl Shape {
         self.time * self.batch
     }
 
-    /// Whether weights are better read as they lie than packed: for a few rows in all, and at each step of a
-    /// single text, which reads them as often either way. That is in f32.
+    /// Whether the weights are read as they lie in place of being packed: for few rows in all, and in f32 at
+    /// each step of a single text, which reads them as often either way.
     fn is_small(self, cpu: Cpu) -> bool {
         self.rows() <= FEW_ROWS || (self.batch == 1 && cpu.products == Products::F32)
     }
@@ -99,7 +99,7 @@ pub(super) fn forward(
     if shape.is_small(cpu) {
         steps.unpacked(cpu);
     } else {
-        // Rows of a batch know nothing of each other, so that no step waits for a thread.
+        // Rows of a batch are independent, so that no step waits for a thread.
         cpu.split(shape.batch, 1, |rows| {
             cpu.run(PackedRows {
                 steps: &steps,
@@ -241,7 +241,7 @@ impl<'a> Steps<'a> {
         }
     }
 
-    /// The rows of a step get what their tokens bring.
+    /// Copies the table's entry for each token into the rows of a step.
     #[inline(always)]
     fn look_up(&self, time: usize, rows: &Range<usize>, sums: &mut [f32]) {
         let Some((table, tokens)) = self.table else {

@@ -34,7 +34,7 @@ struct Found {
     gradients: Vec<Vec<f32>>,
 }
 
-/// The numbers that a case is made of.
+/// The values that a case is made of.
 struct Case {
     cell: Cell,
     shape: Shape,

@@ -53,8 +53,8 @@ pub(super) fn backward(
     drop(dropped);
 
     let mut qkv_gradient = Buffer::uninitialised(rows * 3 * hidden);
-    let all = |numbers| Rows {
-        numbers,
+    let all = |elements| Rows {
+        elements,
         row: hidden,
         batch: sizes.time * hidden,
     };
@@ -216,7 +216,7 @@ struct BlockAfter<'a> {
     /// Project, expand, projection.
     packed: &'a [Packed; 3],
     masks: Option<Masks>,
-    /// The number of the first row.
+    /// The index of the first row.
     first: usize,
     gradient: &'a [f32],
     middle: &'a [f32],

@@ -115,7 +115,7 @@ fn with_past(sizes: Sizes, keys: &FlexTensor) -> Attention {
 fn rows_of(all: &FlexTensor) -> Rows<'_> {
     let strides = all.layout().strides();
     Rows {
-        numbers: all.storage(),
+        elements: all.storage(),
         row: strides[1] as usize,
         batch: strides[0] as usize,
     }
@@ -128,12 +128,12 @@ fn extend(earlier: FlexTensor, sizes: Sizes, new: Rows<'_>) -> FlexTensor {
     let end = past + sizes.time;
     let mut all = with_room(earlier, end);
     let stride = all.layout().strides()[0] as usize;
-    let numbers = all.try_storage_mut::<f32>();
-    let numbers = numbers.expect("`with_room` gives a tensor that nobody else holds");
+    let elements = all.try_storage_mut::<f32>();
+    let elements = elements.expect("`with_room` gives a tensor that nobody else holds");
     for element in 0..batch {
         for time in 0..sizes.time {
-            let row = &new.numbers[element * new.batch + time * new.row..][..hidden];
-            numbers[element * stride + (past + time) * hidden..][..hidden].copy_from_slice(row);
+            let row = &new.elements[element * new.batch + time * new.row..][..hidden];
+            elements[element * stride + (past + time) * hidden..][..hidden].copy_from_slice(row);
         }
     }
     let strides = all.layout().strides().to_vec();
@@ -159,11 +159,11 @@ fn with_room(rows: FlexTensor, end: usize) -> FlexTensor {
     // The rest is written before it is read.
     let mut larger = Buffer::uninitialised(batch * room * hidden);
     let first = layout.start_offset();
-    let numbers = rows.storage::<f32>();
+    let elements = rows.storage::<f32>();
     for element in 0..batch {
         for time in 0..past {
             let start = first + element * strides[0] as usize + time * strides[1] as usize;
-            let row = &numbers[start..start + hidden];
+            let row = &elements[start..start + hidden];
             larger[(element * room + time) * hidden..][..hidden].copy_from_slice(row);
         }
     }

@@ -53,7 +53,7 @@ impl Sizes {
     pub(super) fn split_qkv(self, qkv: &[f32]) -> [Rows<'_>; 3] {
         let width = 3 * self.hidden;
         std::array::from_fn(|part| Rows {
-            numbers: &qkv[(part * self.hidden).min(qkv.len())..],
+            elements: &qkv[(part * self.hidden).min(qkv.len())..],
             row: width,
             batch: self.time * width,
         })
@@ -77,7 +77,7 @@ pub(super) type NormSlices<'a> = WithBias<&'a [f32]>;
 /// All parameters as slices.
 pub(super) type BlockSlices<'a> = BlockOf<Weight<'a>, &'a [f32]>;
 
-/// What the forward pass leaves.
+/// The result of the forward pass.
 #[derive(Debug)]
 pub(super) struct Pass {
     /// `[rows, 3 hidden]`
@@ -233,7 +233,7 @@ struct BlockAfter<'a> {
     /// Projection, expand, project.
     packed: &'a [Packed; 3],
     masks: Option<Masks>,
-    /// The number of the first row.
+    /// The index of the first row.
     first: usize,
     x: &'a [f32],
     mixed: &'a [f32],

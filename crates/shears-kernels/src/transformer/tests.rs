@@ -36,7 +36,7 @@ const NAMES: [&str; 14] = [
     "project.bias",
 ];
 
-/// The numbers that a case is made of.
+/// The values that a case is made of.
 struct Case {
     sizes: Sizes,
     dropout: Option<Dropout>,

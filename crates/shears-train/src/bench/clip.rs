@@ -1,16 +1,16 @@
 //! What clipping and updating cost, on the tensors of a real model, beside one read of them.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::time::Instant;
 
-use burn::module::{ModuleVisitor, Param, ParamId};
+use burn::module::Param;
 use burn::tensor::{Device, Gradients, Tensor};
 use gradclip::{Gradients as _, Outcome, Unscaled};
 use gradclip_burn::{ClippedGradients, ModuleGradients};
 use serde::Serialize;
-use shears_kernels::Numbers;
-use shears_model::LanguageModel;
+use shears_kernels::Elements;
+use shears_model::{LanguageModel, ParameterVisitor, visit_parameters};
 
 use super::Spread;
 use crate::TrainError;
@@ -20,7 +20,7 @@ use crate::trainer::{new_clipper, new_optimizer};
 /// What was measured.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ClipBench {
-    /// Numbers in all gradients together.
+    /// Elements in all gradients together.
     pub parameters: usize,
     /// Tensors that they are in.
     pub tensors: usize,
@@ -108,19 +108,15 @@ fn random_gradients<M: LanguageModel>(
 ) -> Result<ModuleGradients, TrainError> {
     struct Fill {
         gradients: Gradients,
-        numbers: Vec<f32>,
-        seen: HashSet<ParamId>,
+        values: Vec<f32>,
     }
-    impl ModuleVisitor for Fill {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            if !self.seen.insert(param.id) {
-                return;
-            }
-            let weight = param.val();
+    impl ParameterVisitor for Fill {
+        fn visit<const D: usize>(&mut self, _name: String, parameter: &Param<Tensor<D>>) {
+            let weight = parameter.val();
             let shape = weight.dims();
-            let mut gradient = Numbers::zeros(shape.iter().product());
-            for chunk in gradient.as_mut_slice().chunks_mut(self.numbers.len()) {
-                chunk.copy_from_slice(&self.numbers[..chunk.len()]);
+            let mut gradient = Elements::zeros(shape.iter().product());
+            for chunk in gradient.as_mut_slice().chunks_mut(self.values.len()) {
+                chunk.copy_from_slice(&self.values[..chunk.len()]);
             }
             let gradient = gradient.into_flat().reshape(shape);
             weight.grad_replace(&mut self.gradients, gradient);
@@ -135,9 +131,8 @@ fn random_gradients<M: LanguageModel>(
     };
     let mut fill = Fill {
         gradients: Tensor::<1>::zeros([1], device).require_grad().backward(),
-        numbers: std::iter::repeat_with(next).take(99_991).collect(),
-        seen: HashSet::new(),
+        values: std::iter::repeat_with(next).take(99_991).collect(),
     };
-    model.visit(&mut fill);
+    visit_parameters(model, &mut fill);
     Ok(ModuleGradients::collect(fill.gradients, model, &plan.clip)?)
 }

@@ -1,15 +1,16 @@
 //! Updates on the CPU device: all parameters in one go, each in one pass over memory, in place.
 //!
 //! Burn's modules change by value. Parameters are taken out of the module first, each of the places
-//! of a tied one, so that nobody else holds their numbers; then all are updated together; then the
+//! of a tied one, so that nobody else holds their elements; then all are updated together; then the
 //! module is visited again and gets them back.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use burn::module::{Module, ModuleMapper, Param, ParamId};
+use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Tensor, TensorData};
 use gradclip_burn::ClippedGradients;
-use shears_kernels::{Numbers, Parameter, UpdateRule};
+use shears_kernels::{Elements, Parameter, UpdateRule};
+use shears_model::{ParameterMapper, map_parameters};
 
 use super::{Moments, Optimizer, OptimizerKind, OptimizerSettings, Updated};
 
@@ -17,7 +18,7 @@ use super::{Moments, Optimizer, OptimizerKind, OptimizerSettings, Updated};
 struct Taken {
     id: ParamId,
     name: String,
-    weight: Numbers,
+    weight: Elements,
     gradient: TensorData,
     factor: f64,
     weight_decay: f64,
@@ -36,11 +37,10 @@ pub(super) fn update<M: Module>(
     let mut take = Take {
         gradients,
         settings: &optimizer.settings,
-        path: Vec::new(),
         taken: Vec::new(),
         places: HashSet::new(),
     };
-    let module = module.map(&mut take);
+    let module = map_parameters(module, &mut take);
     let mut taken = take.taken;
     let rule = rule(&optimizer.settings, lr, optimizer.updates);
     let mut moments: Vec<_> = taken
@@ -72,10 +72,10 @@ pub(super) fn update<M: Module>(
     (module, updated)
 }
 
-fn slice_of(moment: &mut Option<Numbers>) -> &mut [f32] {
+fn slice_of(moment: &mut Option<Elements>) -> &mut [f32] {
     moment
         .as_mut()
-        .map(Numbers::as_mut_slice)
+        .map(Elements::as_mut_slice)
         .unwrap_or_default()
 }
 
@@ -112,18 +112,18 @@ fn rule(settings: &OptimizerSettings, lr: f64, updates: u64) -> UpdateRule {
 
 /// The moments of a parameter outside the optimizer.
 struct Pair {
-    first: Option<Numbers>,
-    second: Option<Numbers>,
+    first: Option<Elements>,
+    second: Option<Elements>,
 }
 
 impl Pair {
     /// Takes those that the rule has, or starts them from zero.
     fn of(moments: &mut BTreeMap<String, Moments>, parameter: &Taken, rule: &UpdateRule) -> Pair {
         let known = moments.remove(&parameter.name).unwrap_or_default();
-        let zeros = || Numbers::zeros(parameter.weight.as_slice().len());
-        let take = |moment: Option<Tensor<1>>| match moment.map(Numbers::of) {
+        let zeros = || Elements::zeros(parameter.weight.as_slice().len());
+        let take = |moment: Option<Tensor<1>>| match moment.map(Elements::of) {
             None => zeros(),
-            Some(Ok(numbers)) => numbers,
+            Some(Ok(elements)) => elements,
             Some(Err(moment)) => panic!("moments are on {:?}, unlike the model", moment.device()),
         };
         Pair {
@@ -136,8 +136,8 @@ impl Pair {
 impl From<Pair> for Moments {
     fn from(pair: Pair) -> Moments {
         Moments {
-            first: pair.first.map(Numbers::into_flat),
-            second: pair.second.map(Numbers::into_flat),
+            first: pair.first.map(Elements::into_flat),
+            second: pair.second.map(Elements::into_flat),
         }
     }
 }
@@ -145,41 +145,32 @@ impl From<Pair> for Moments {
 struct Take<'a> {
     gradients: &'a mut ClippedGradients,
     settings: &'a OptimizerSettings,
-    path: Vec<String>,
     taken: Vec<Taken>,
     /// Those that were taken, which may have further places in the module.
     places: HashSet<ParamId>,
 }
 
-impl ModuleMapper for Take<'_> {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.path.push(name.to_string());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.pop();
-    }
-
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+impl ParameterMapper for Take<'_> {
+    fn map<const D: usize>(&mut self, name: String, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let (id, weight, mapper) = param.consume();
         let device = weight.device().without_autodiff();
         let missing = || Tensor::<D>::zeros([0; D], &device);
         if self.places.contains(&id) {
             return Param::from_mapped_value(id, missing(), mapper);
         }
-        if !Numbers::has(&weight) {
+        if !Elements::accepts(&weight) {
             return Param::from_mapped_value(id, weight, mapper);
         }
         let Some((gradient, factor)) = self.gradients.take_with_factor(id) else {
             return Param::from_mapped_value(id, weight, mapper);
         };
         let (tracked, required) = (weight.is_autodiff(), weight.is_require_grad());
-        let Ok(weight) = Numbers::of(weight.inner()) else {
-            unreachable!("it was asked whether the weight has numbers");
+        let Ok(weight) = Elements::of(weight.inner()) else {
+            unreachable!("the weight was accepted above");
         };
         self.taken.push(Taken {
             id,
-            name: self.path.join("."),
+            name,
             weight,
             gradient,
             factor,

@@ -4,7 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Distribution, Tensor};
 use gradclip::{ClipPolicy, Clipper, NonFinite, Outcome, Unscaled};
 use gradclip_burn::{ClippedGradients, ModuleGradients};
-use shears_kernels::Numbers;
+use shears_kernels::Elements;
 
 use super::{Optimizer, OptimizerKind, OptimizerSettings};
 use crate::tensors::module_tensors;
@@ -43,8 +43,8 @@ impl Net {
 
     fn addresses(&self) -> [*const f32; 5] {
         fn address<const D: usize>(param: &Param<Tensor<D>>) -> *const f32 {
-            let numbers = Numbers::of(param.val().inner()).unwrap();
-            numbers.as_slice().as_ptr()
+            let elements = Elements::of(param.val().inner()).unwrap();
+            elements.as_slice().as_ptr()
         }
         [
             address(&self.table),
@@ -136,8 +136,8 @@ fn weights_and_moments_stay_where_they_are() {
             let moments = optimizer.moments.values();
             let tensors = moments.flat_map(|moments| [&moments.first, &moments.second]);
             let addresses = tensors.flatten().map(|tensor| {
-                let numbers = Numbers::of(tensor.clone()).unwrap();
-                numbers.as_slice().as_ptr()
+                let elements = Elements::of(tensor.clone()).unwrap();
+                elements.as_slice().as_ptr()
             });
             addresses.collect()
         };
