@@ -151,8 +151,8 @@ impl RandomWindows {
 
 /// Windows one after the other, in which every position from 1 on is a target exactly once.
 ///
-/// First come the full windows in batches of up to `batch` rows, then the shorter rest alone. No row
-/// goes on from another.
+/// First come the full windows in batches of up to `batch` rows, then the shorter rest alone. No
+/// row goes on from another.
 #[derive(Debug, Clone)]
 pub struct ConsecutiveWindows<'a> {
     tokens: &'a [u32],
@@ -211,8 +211,8 @@ pub struct EvaluationStreams<'a> {
 const FEWEST_PARTS: usize = 4;
 
 impl<'a> EvaluationStreams<'a> {
-    /// Cuts a text into at most `parts` parts of at least `shortest` tokens. The head is what is left over
-    /// by equal parts, at least one token; a short text is all head.
+    /// Cuts a text into at most `parts` parts of at least `shortest` tokens. The head is what is
+    /// left over by equal parts, at least one token; a short text is all head.
     ///
     /// # Errors
     ///
@@ -244,13 +244,14 @@ impl<'a> EvaluationStreams<'a> {
         self.batches(1, (0, self.head), window)
     }
 
-    /// One row a part, in their order: the first goes on from the head, each other from the row before it.
+    /// One row a part, in their order: the first goes on from the head, each other from the row
+    /// before it.
     pub fn part_batches(&self, window: usize) -> impl Iterator<Item = Batch> + use<'a> {
         self.batches(self.parts, (self.head, self.part), window)
     }
 
-    /// Batches of `rows` rows, the first of which reads `length` tokens from `start` on; each row begins
-    /// a part's length behind the row before.
+    /// Batches of `rows` rows, the first of which reads `length` tokens from `start` on; each row
+    /// begins a part's length behind the row before.
     fn batches(
         &self,
         rows: usize,

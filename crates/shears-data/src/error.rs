@@ -112,7 +112,10 @@ pub enum DataError {
     },
 
     /// A file that cannot be written.
-    #[error("cannot write {}: check that the folder exists, is writable and has room", path.display())]
+    #[error(
+        "cannot write {}: check that the folder exists, is writable and has room",
+        path.display()
+    )]
     Unwritable {
         /// The path as it was given.
         path: PathBuf,

@@ -101,8 +101,9 @@ proptest! {
             targets.extend(part.targets);
         }
         targets.sort_unstable();
+        let place = |row, i| (row * stream + i + 1) as u32;
         let expected: Vec<u32> = (0..batch)
-            .flat_map(|row| (0..stream / window * window).map(move |i| (row * stream + i + 1) as u32))
+            .flat_map(|row| (0..stream / window * window).map(move |i| place(row, i)))
             .collect();
         prop_assert_eq!(targets, expected);
     }

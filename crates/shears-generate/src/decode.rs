@@ -8,7 +8,7 @@ use crate::sampling::Sampler;
 
 /// How many of the latest tokens the repetition penalty is about, in prompt and output together.
 ///
-/// A penalty on everything written so far would in a long text forbid every common token.
+/// A penalty on everything written so far would, in a long text, fall on every common token.
 pub const PENALTY_WINDOW: usize = 64;
 
 /// A recurrent model reads a prompt in pieces of this size, which bounds the memory it takes.
@@ -29,7 +29,7 @@ const READ_AT_ONCE: usize = 256;
 /// is longer than the context follows the same rule: after it, the model is where it would be had
 /// the prompt been fed token by token, and the part that would have been dropped is never read.
 ///
-/// After an error of the device a generator is of no further use.
+/// After an error of the device a generator cannot be used any more.
 pub struct Generator<'a, M: LanguageModel> {
     model: &'a M,
     device: Device,

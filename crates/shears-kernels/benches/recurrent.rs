@@ -1,6 +1,6 @@
 //! Recurrent layers, the output layer with its loss, and plain products, in GFLOP/s beside what the
-//! vector units can do: `cargo bench -p shears-kernels --bench recurrent`. `RAYON_NUM_THREADS` sets the
-//! threads; "items" are floating-point operations of the matrix products alone.
+//! vector units can do: `cargo bench -p shears-kernels --bench recurrent`. `RAYON_NUM_THREADS` sets
+//! the threads; "items" are floating-point operations of the matrix products alone.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use divan::counter::ItemsCount;

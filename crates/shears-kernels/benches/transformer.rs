@@ -1,7 +1,7 @@
-//! The blocks of a Transformer, in GFLOP/s beside the ceiling that the benchmark `recurrent` measures:
-//! `cargo bench -p shears-kernels --bench transformer`. `RAYON_NUM_THREADS` sets the threads; "items"
-//! are floating-point operations of the matrix products alone, and those of the attention for half
-//! of all pairs.
+//! The blocks of a Transformer, in GFLOP/s beside the ceiling that the benchmark `recurrent`
+//! measures: `cargo bench -p shears-kernels --bench transformer`. `RAYON_NUM_THREADS` sets the
+//! threads; "items" are floating-point operations of the matrix products alone, and those of the
+//! attention for half of all pairs.
 
 use burn::tensor::{Device, Tensor, TensorData};
 use divan::counter::{BytesCount, ItemsCount};
@@ -140,8 +140,8 @@ fn block_forward(bencher: Bencher<'_, '_>, preset: Preset) {
         });
 }
 
-/// One token after the other over the context; bytes are those of the weights, and of keys and values
-/// in the middle of the context.
+/// One token after the other over the context; bytes are those of the weights, and of keys and
+/// values in the middle of the context.
 #[divan::bench(args = PRESETS)]
 fn block_of_one_token(bencher: Bencher<'_, '_>, preset: Preset) {
     let device = Device::flex();

@@ -1,5 +1,5 @@
-//! Optimizer updates with the factor of clipping folded in, in GB/s of all that is read and written:
-//! `cargo bench -p shears-kernels --bench update`. `RAYON_NUM_THREADS` sets the threads.
+//! Optimizer updates with the factor of clipping folded in, in GB/s of all that is read and
+//! written: `cargo bench -p shears-kernels --bench update`. `RAYON_NUM_THREADS` sets the threads.
 
 use divan::counter::BytesCount;
 use divan::{Bencher, black_box};

@@ -1,8 +1,9 @@
 //! Causal self-attention (Vaswani et al. 2017), one head at a time.
 //!
-//! The scores of a block of queries are turned into their result while they are in the cache: there is never a
-//! matrix of all scores. Backward computes the weights again, from two values for each query (Dao et al. 2022,
-//! FlashAttention). Queries, keys and values are read where the product that made them left them.
+//! The scores of a block of queries are turned into their result while they are in the cache: there
+//! is never a matrix of all scores. Backward computes the weights again, from two values for each
+//! query (Dao et al. 2022, FlashAttention). Queries, keys and values are read where the product
+//! that made them left them.
 
 use crate::buffer::Buffer;
 use crate::cpu::{Cpu, Shared};
@@ -64,8 +65,8 @@ impl Attention {
         1.0 / (self.width as f32).sqrt()
     }
 
-    /// Distance between rows of scores: whole vectors with any instructions, and a cache line more, so
-    /// that the rows of a column do not share a few lines of the cache.
+    /// Distance between rows of scores: whole vectors with any instructions, and a cache line more,
+    /// so that the rows of a column do not share a few lines of the cache.
     fn score_stride(self) -> usize {
         self.keys().next_multiple_of(16) + 16
     }

@@ -1,10 +1,10 @@
 //! Buffers that are kept from step to step.
 //!
-//! Every training step allocates the same sizes. Fresh memory costs a page fault for every 4 kB, which took
-//! 30 % of the time of Burn's own operations. A buffer that is dropped, or a tensor made of one, therefore
-//! goes to a list of idle blocks, and the next allocation of its size is served from there. Large blocks are
-//! in pages of 2 MB where the system has them, because a pass over parameters and moments touches pages of
-//! several large blocks at the same time.
+//! Every training step allocates the same sizes. Fresh memory costs a page fault for every 4 kB,
+//! which took 30 % of the time of Burn's own operations. A buffer that is dropped, or a tensor made
+//! of one, therefore goes to a list of idle blocks, and the next allocation of its size is served
+//! from there. Large blocks are in pages of 2 MB where the system has them, because a pass over
+//! parameters and moments touches pages of several large blocks at the same time.
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::mem::MaybeUninit;
@@ -22,8 +22,8 @@ const ALIGNMENT: usize = 64;
 /// Sizes are rounded up to a multiple of this, so that nearly equal ones serve each other.
 const GRAIN: usize = 4096;
 
-/// A large page of x86-64, and of 64-bit ARM where pages have 4 kB. Blocks of at least this size are
-/// aligned to it. Their sizes are not rounded up to it, so that they take no more memory: what
+/// A large page of x86-64, and of 64-bit ARM where pages have 4 kB. Blocks of at least this size
+/// are aligned to it. Their sizes are not rounded up to it, so that they take no more memory: what
 /// remains after the last whole large page is in small ones.
 const LARGE_PAGE: usize = 2 << 20;
 
@@ -41,8 +41,8 @@ pub(crate) fn elements(sizes: &[usize]) -> usize {
 /// Data of that shape for a tensor on any device, of elements that start as zero and that `fill`
 /// changes.
 ///
-/// A tensor on the CPU device keeps the memory without a copy. It is aligned for vectors and in large
-/// pages where it is large, as parameters and moments should be.
+/// A tensor on the CPU device keeps the memory without a copy. It is aligned for vectors and in
+/// large pages where it is large, as parameters and moments should be.
 ///
 /// # Panics
 ///
@@ -132,8 +132,8 @@ impl DerefMut for Buffer {
     }
 }
 
-/// Memory that is initialised, aligned to [`ALIGNMENT`] or, if it is large, to [`LARGE_PAGE`], and goes to the idle
-/// blocks when dropped.
+/// Memory that is initialised, aligned to [`ALIGNMENT`] or, if it is large, to [`LARGE_PAGE`], and
+/// goes to the idle blocks when dropped.
 #[derive(Debug)]
 struct Block {
     start: NonNull<u8>,
@@ -168,8 +168,8 @@ fn idle() -> MutexGuard<'static, Idle> {
 }
 
 impl Block {
-    /// The smallest idle block that is large enough and not more than twice too large, or a new one.
-    /// None if no address space holds so many bytes.
+    /// The smallest idle block that is large enough and not more than twice too large, or a new
+    /// one. None if no address space holds so many bytes.
     fn take(bytes: usize) -> Option<Block> {
         let size = bytes.max(1).checked_next_multiple_of(GRAIN)?;
         let layout = Block::layout(size)?;
@@ -233,8 +233,9 @@ fn advise_large_pages(start: NonNull<u8>, size: usize) {
     #[cfg(target_os = "linux")]
     if size >= LARGE_PAGE {
         let whole_pages = size - size % LARGE_PAGE;
-        // SAFETY: the range belongs to one allocation, begins at a page because of its alignment, and
-        // the advice changes no content. A system without large pages refuses it, which changes nothing.
+        // SAFETY: the range belongs to one allocation, begins at a page because of its alignment,
+        // and the advice changes no content. A system without large pages refuses it, which changes
+        // nothing.
         unsafe { libc::madvise(start.as_ptr().cast(), whole_pages, libc::MADV_HUGEPAGE) };
     }
     #[cfg(not(target_os = "linux"))]
@@ -263,7 +264,8 @@ impl Drop for Block {
 
 impl AllocationController for Block {
     fn alloc_align(&self) -> usize {
-        // The alignment that Burn is told: what it copies has this one, and no larger one is supported.
+        // The alignment that Burn is told: what it copies has this one, and no larger one is
+        // supported.
         align_of::<u128>()
     }
 
@@ -355,7 +357,8 @@ mod tests {
         };
         let refused: [fn(); 4] = [
             || drop(Buffer::uninitialised(usize::MAX)),
-            // Four bytes each wrap to zero, to one grain too little, and to more than a pointer reaches.
+            // Four bytes each wrap to zero, to one grain too little, and to more than a pointer
+            // reaches.
             || drop(Buffer::zeros(usize::MAX / 4 + 1)),
             || drop(Buffer::uninitialised(usize::MAX / 4)),
             || drop(Buffer::uninitialised(isize::MAX as usize / 4 + 1)),

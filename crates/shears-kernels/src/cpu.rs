@@ -43,8 +43,8 @@ pub enum Precision {
     /// As they are.
     #[default]
     F32,
-    /// Rounded to bfloat16, to nearest and ties to even. Parameters, activations between products, and
-    /// gradients stay f32.
+    /// Rounded to bfloat16, to nearest and ties to even. Parameters, activations between products,
+    /// and gradients stay f32.
     Bf16,
 }
 
@@ -141,7 +141,8 @@ impl Cpu {
         Cpu { threads: 1, ..self }
     }
 
-    /// For work that reads so many bytes once: on one thread where it would take longer to wake another.
+    /// For work that reads so many bytes once: on one thread where it would take longer to wake
+    /// another.
     pub(crate) fn for_one_read(self, bytes: usize) -> Cpu {
         const SHARED: usize = 1 << 18;
         match bytes < SHARED {
@@ -184,9 +185,9 @@ impl Cpu {
         halve(0..count, grain.max(1), self.threads, &work);
     }
 
-    /// Calls `work` for blocks of whole rows that cover `values`, on all threads, with the index of each
-    /// block's first row. Blocks begin at multiples of `grain` rows, and none is split below it. What
-    /// remains after the last whole row belongs to no block.
+    /// Calls `work` for blocks of whole rows that cover `values`, on all threads, with the index of
+    /// each block's first row. Blocks begin at multiples of `grain` rows, and none is split below
+    /// it. What remains after the last whole row belongs to no block.
     pub(crate) fn split_rows<T: Send>(
         self,
         values: &mut [T],
@@ -206,8 +207,8 @@ impl Cpu {
         }
     }
 
-    /// Calls `work` for ranges that cover `0..count`, of nearly equal length and at most `most` long, on
-    /// all threads, each thread taking the next one when it is done.
+    /// Calls `work` for ranges that cover `0..count`, of nearly equal length and at most `most`
+    /// long, on all threads, each thread taking the next one when it is done.
     pub(crate) fn each_block(self, count: usize, most: usize, work: impl Fn(Range<usize>) + Sync) {
         // As many for each thread, so that on an idle machine none waits for another's last one.
         let blocks = count.div_ceil(most).next_multiple_of(self.threads);
@@ -276,8 +277,8 @@ impl<T: Send> Divisible for Rows<'_, T> {
     }
 }
 
-/// Divides a whole into so many parts, each but the last a multiple of `grain` pieces, and calls `work` for those
-/// that are not empty.
+/// Divides a whole into so many parts, each but the last a multiple of `grain` pieces, and calls
+/// `work` for those that are not empty.
 fn halve<D: Divisible>(whole: D, grain: usize, parts: usize, work: &(impl Fn(D) + Sync)) {
     let grains = whole.count().div_ceil(grain);
     if parts <= 1 || grains <= 1 {
@@ -337,8 +338,8 @@ impl<'a, T> Shared<'a, T> {
 
 #[cfg(test)]
 impl Cpu {
-    /// Every way of computing in f32 on this machine that tests compare: all instructions, one thread
-    /// and several.
+    /// Every way of computing in f32 on this machine that tests compare: all instructions, one
+    /// thread and several.
     pub(crate) fn all() -> Vec<Cpu> {
         let instructions = Instructions::available();
         let of = |instructions| {
@@ -351,8 +352,8 @@ impl Cpu {
         instructions.into_iter().flat_map(of).collect()
     }
 
-    /// As [`Cpu::all`] in bf16, with every unit that there is for it. Where there is no AMX, its tiles are
-    /// computed by a twin of its instructions.
+    /// As [`Cpu::all`] in bf16, with every unit that there is for it. Where there is no AMX, its
+    /// tiles are computed by a twin of its instructions.
     pub(crate) fn all_bf16() -> Vec<Cpu> {
         let of = |cpu: Cpu| {
             let mut units = Bf16Unit::available();

@@ -22,8 +22,8 @@ impl DropoutKey {
         DropoutKey(words)
     }
 
-    /// The key of one part of what this key stands for: of a step, a micro-batch, a call. Parts with
-    /// different indices have different, statistically independent keys.
+    /// The key of one part of what this key stands for: of a step, a micro-batch, a call. Parts
+    /// with different indices have different, statistically independent keys.
     #[must_use]
     pub fn part(self, number: u64) -> DropoutKey {
         // The output function of SplitMix64 (Steele, Lea & Flood 2014), a bijection of 64 bits.

@@ -9,8 +9,8 @@ use crate::tensor::is_ours;
 
 /// The elements of a contiguous `f32` tensor of the CPU device.
 ///
-/// Burn's tensors are values: an operation returns a new one. Parameters and moments are larger than the
-/// caches and change at every step, so that they are changed in place.
+/// Burn's tensors are values: an operation returns a new one. Parameters and moments are larger
+/// than the caches and change at every step, so that they are changed in place.
 #[derive(Debug)]
 pub struct Elements {
     tensor: FlexTensor,

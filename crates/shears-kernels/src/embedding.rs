@@ -13,9 +13,9 @@ use crate::vector::{load, store};
 #[cfg(test)]
 mod tests;
 
-/// The row of each token plus the row of its position: `[batch, time, size]` for `tokens` `[batch, time]`,
-/// `weight` `[vocabulary, size]` and `positions` `[context, size]`. The first token of each row stands
-/// at position `start`.
+/// The row of each token plus the row of its position: `[batch, time, size]` for `tokens`
+/// `[batch, time]`, `weight` `[vocabulary, size]` and `positions` `[context, size]`. The first
+/// token of each row stands at position `start`.
 ///
 /// # Panics
 ///
@@ -121,7 +121,8 @@ pub(crate) fn gather(cpu: Cpu, weight: &[f32], size: usize, tokens: &[u32]) -> B
     rows
 }
 
-/// The gradient of an embedding of `len` elements: the sum, for each token, of its rows, one after the other.
+/// The gradient of an embedding of `len` elements: the sum, for each token, of its rows, one after
+/// the other.
 pub(crate) fn scatter(
     cpu: Cpu,
     gradients: &[f32],
@@ -134,7 +135,8 @@ pub(crate) fn scatter(
     weight
 }
 
-/// Adds each row, the first `width` of every `stride` elements, to the row of its token in a table `[vocabulary, width]`.
+/// Adds each row, the first `width` of every `stride` elements, to the row of its token in a table
+/// `[vocabulary, width]`.
 ///
 /// Threads share the columns, so that every sum is in the order of the rows.
 pub(crate) fn add_by_token(

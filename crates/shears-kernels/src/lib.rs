@@ -1,11 +1,13 @@
-//! Fused CPU training operations for Burn, each beside the plain composition that every other device
-//! uses and that the tests compare it with, values and gradients.
+//! Fused CPU training operations for Burn, each beside the plain composition that every other
+//! device uses and that the tests compare it with, values and gradients.
 //!
-//! An operation takes and gives Burn's tensors. On the CPU device, in single precision, it computes with the
-//! kernels of this crate; everywhere else with Burn's own operations. Nothing else decides.
+//! An operation takes and gives Burn's tensors. On the CPU device, in single precision, it computes
+//! with the kernels of this crate; everywhere else with Burn's own operations. Nothing else
+//! decides.
 //!
 //! The vector instructions are chosen at run time: AVX-512, AVX2 with FMA, NEON, or what every
-//! processor has. Results depend on that choice in their last bits, and never on the number of threads.
+//! processor has. Results depend on that choice in their last bits, and never on the number of
+//! threads.
 
 mod attention;
 mod buffer;

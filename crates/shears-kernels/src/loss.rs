@@ -1,9 +1,10 @@
 //! The output layer and its cross-entropy as one operation.
 //!
-//! The matrix of probabilities is as large as the batch times the vocabulary, and only its products with the
-//! weights and with the hidden states are needed. So a block of rows becomes logits, probabilities and
-//! gradients while it is in the cache, in the forward pass already (as Hsu et al. 2024, "Liger Kernel", do on
-//! GPUs); the backward pass only multiplies these gradients by that of the loss.
+//! The matrix of probabilities is as large as the batch times the vocabulary, and only its products
+//! with the weights and with the hidden states are needed. So a block of rows becomes logits,
+//! probabilities and gradients while it is in the cache, in the forward pass already (as Hsu et al.
+//! 2024, "Liger Kernel", do on GPUs); the backward pass only multiplies these gradients by that of
+//! the loss.
 
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
@@ -22,8 +23,8 @@ use kernel::Problem;
 
 pub use kernel::logit_rows_at_once;
 
-/// The mean negative log-likelihood, in nats, of `targets` `[rows]` under `softmax(x Wᵀ + b)`, for `hidden`
-/// `[rows, hidden]`, `weight` `[vocabulary, hidden]` and `bias` `[vocabulary]`.
+/// The mean negative log-likelihood, in nats, of `targets` `[rows]` under `softmax(x Wᵀ + b)`, for
+/// `hidden` `[rows, hidden]`, `weight` `[vocabulary, hidden]` and `bias` `[vocabulary]`.
 ///
 /// # Panics
 ///
@@ -56,8 +57,8 @@ pub fn output_loss(
     Tensor::from_dispatch(call_for_one(OutputLoss { targets, precision }, tensors))
 }
 
-/// The mean negative log-likelihood of `targets` `[rows]` under `softmax(logits)` `[rows, vocabulary]`, in Burn's
-/// own operations, on any device and in any precision.
+/// The mean negative log-likelihood of `targets` `[rows]` under `softmax(logits)`
+/// `[rows, vocabulary]`, in Burn's own operations, on any device and in any precision.
 pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
     let [rows, _] = logits.dims();
     let chosen = log_softmax(logits, 1).gather(1, targets.reshape([rows, 1]));

@@ -5,8 +5,8 @@
 
 use pulp::Simd;
 
-/// Half of `f32`'s mantissa range: adding it rounds to a whole number and leaves that number in the lowest
-/// bits.
+/// Half of `f32`'s mantissa range: adding it rounds to a whole number and leaves that number in the
+/// lowest bits.
 const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23
 
 /// `(exp(r) - 1 - r) / r^2` for `r` within half of `ln 2`.
@@ -38,8 +38,8 @@ fn split_exponential<S: Simd>(simd: S, x: S::f32s) -> (S::f32s, S::f32s) {
     (power, expm1)
 }
 
-/// `exp(x)`; zero below the logarithm of the smallest normal number, for smaller ones are slow to compute
-/// with, and `exp(88)` above 88.
+/// `exp(x)`; zero below the logarithm of the smallest normal number, for smaller ones are slow to
+/// compute with, and `exp(88)` above 88.
 #[inline(always)]
 pub(crate) fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let least = -87.336_54;

@@ -1,9 +1,10 @@
 //! Matrix products. This is the one place where their precision and their kernels are chosen.
 //!
-//! The right factor of a product is [`Packed`] once into the order in which the kernel reads it, and then
-//! serves all steps of a window or all rows of a batch. The gradient of a weight is a product of two
-//! activations, [`transposed_product`]. In both, each element of the result is one sum in the order of the
-//! inner dimension, so that neither the number of rows in a call nor the number of threads changes its bits.
+//! The right factor of a product is [`Packed`] once into the order in which the kernel reads it,
+//! and then serves all steps of a window or all rows of a batch. The gradient of a weight is a
+//! product of two activations, [`transposed_product`]. In both, each element of the result is one
+//! sum in the order of the inner dimension, so that neither the number of rows in a call nor the
+//! number of threads changes its bits.
 
 use pulp::{Simd, WithSimd};
 
@@ -23,7 +24,8 @@ use panels::{copy_panel, transpose_panel};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use tile::has_amx;
 
-/// Rows of a block of a product: with 256 columns each they fill a quarter of a small second-level cache.
+/// Rows of a block of a product: with 256 columns each they fill a quarter of a small second-level
+/// cache.
 const ROWS_AT_ONCE: usize = 120;
 
 /// Rows that are packed into all panels before the next ones.
@@ -96,7 +98,8 @@ impl Packed {
         let mut packed = Packed::uninitialised(cpu, columns, inner);
         let (lanes, width, depth) = (cpu.lanes(), packed.width, packed.depth);
         let shared = Shared::new(&mut packed.panels);
-        // Some rows at a time, which stay in the cache until all panels have what they need of them.
+        // Some rows at a time, which stay in the cache until all panels have what they need of
+        // them.
         cpu.split(depth, PACKED_AT_ONCE, |rows| {
             for start in rows.clone().step_by(PACKED_AT_ONCE) {
                 let end = rows.end.min(start + PACKED_AT_ONCE);
@@ -147,8 +150,8 @@ impl Packed {
         self.columns.div_ceil(self.width)
     }
 
-    /// `C = initial + A B` on all threads, for `A` `[rows, inner]` and `C` `[rows, columns]`, whose rows lie
-    /// `a_stride` and `c_stride` elements apart.
+    /// `C = initial + A B` on all threads, for `A` `[rows, inner]` and `C` `[rows, columns]`, whose
+    /// rows lie `a_stride` and `c_stride` elements apart.
     pub(crate) fn multiply(
         &self,
         cpu: Cpu,
@@ -189,8 +192,8 @@ impl Packed {
         });
     }
 
-    /// On the calling thread: `C = initial + A B` for `A` `[rows, inner]` and `C` `[rows, columns]`, whose rows lie
-    /// `a_stride` and `c_stride` elements apart.
+    /// On the calling thread: `C = initial + A B` for `A` `[rows, inner]` and `C`
+    /// `[rows, columns]`, whose rows lie `a_stride` and `c_stride` elements apart.
     ///
     /// # Panics
     ///

@@ -14,8 +14,8 @@ const BLOCK: usize = 65_536;
 /// Sums of a block: part of that contract, too.
 const LANES: usize = 16;
 
-/// How many elements ahead are prefetched. The conversions to `f64` fill the processor's reorder buffer, so that
-/// by itself it loads less far ahead than in a plain sum.
+/// How many elements ahead are prefetched. The conversions to `f64` fill the processor's reorder
+/// buffer, so that by itself it loads less far ahead than in a plain sum.
 #[cfg_attr(
     not(target_arch = "x86_64"),
     allow(dead_code, reason = "see ask_ahead")
@@ -36,8 +36,8 @@ pub fn scan(tensors: &[&[f32]], threads: usize) -> Vec<Scanned> {
     scan_on(Cpu::current().on(threads), tensors)
 }
 
-/// The sum of the elements in `f32`, in no order that matters: what reading costs on so many threads,
-/// to compare [`scan`] with.
+/// The sum of the elements in `f32`, in no order that matters: what reading costs on so many
+/// threads, to compare [`scan`] with.
 #[must_use]
 pub fn read(tensors: &[&[f32]], threads: usize) -> f32 {
     let threads = threads.clamp(1, rayon::current_num_threads());
@@ -149,8 +149,8 @@ fn scan_block(block: &[f32], filter: impl Fn(f32) -> f32) -> Scanned {
     }
 }
 
-/// One loop for each thing that is done to all lanes: the compiler turns each of them into vectors of
-/// the instructions that it is inlined for, and not one loop that does all.
+/// One loop for each thing that is done to all lanes: the compiler turns each of them into vectors
+/// of the instructions that it is inlined for, and not one loop that does all.
 #[inline(always)]
 fn add(
     chunk: &[f32; LANES],

@@ -1,7 +1,8 @@
-//! How an operation of this crate becomes one of Burn's: dispatch, automatic differentiation and its graph.
+//! How an operation of this crate becomes one of Burn's: dispatch, automatic differentiation and
+//! its graph.
 //!
-//! An [`Operation`] is forward and backward on tensors of the CPU device. [`call`] runs it over Burn's
-//! tensors: outside automatic differentiation as it is, within it as one node of the graph.
+//! An [`Operation`] is forward and backward on tensors of the CPU device. [`call`] runs it over
+//! Burn's tensors: outside automatic differentiation as it is, within it as one node of the graph.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -20,8 +21,8 @@ use burn::backend::{
 
 use crate::tensor::contiguous;
 
-/// A function of `N` tensors with a backward pass of its own. Its settings, and tensors of integers, are
-/// the fields of the type that implements it.
+/// A function of `N` tensors with a backward pass of its own. Its settings, and tensors of
+/// integers, are the fields of the type that implements it.
 pub(crate) trait Operation<const N: usize>: Send + 'static {
     /// What backward needs.
     type Saved: Send + 'static;
@@ -29,8 +30,8 @@ pub(crate) trait Operation<const N: usize>: Send + 'static {
     /// Computes the outputs. The inputs lie as Burn left them, not always contiguous.
     fn forward(self, inputs: [FlexTensor; N], needs_backward: bool) -> Forward<Self::Saved>;
 
-    /// The gradients of the inputs, from that of the first output, which is contiguous. Those that are not
-    /// `wanted` may be left out.
+    /// The gradients of the inputs, from that of the first output, which is contiguous. Those that
+    /// are not `wanted` may be left out.
     fn backward(
         saved: Self::Saved,
         gradient: FlexTensor,

@@ -1,10 +1,10 @@
 //! One recurrent layer over a whole window: vanilla RNN, LSTM or GRU.
 //!
-//! The inputs of all steps are one large product. Each step multiplies the hidden state by weights that were
-//! packed once for the window, and computes gates and states while they are in the cache. The rows of a batch
-//! are independent, so that threads share the batch and never wait inside a window. Backward, the gradients of
-//! the weights are one large product at the end. Equations, gate order and shapes are those of PyTorch's
-//! `torch.nn`.
+//! The inputs of all steps are one large product. Each step multiplies the hidden state by weights
+//! that were packed once for the window, and computes gates and states while they are in the cache.
+//! The rows of a batch are independent, so that threads share the batch and never wait inside a
+//! window. Backward, the gradients of the weights are one large product at the end. Equations, gate
+//! order and shapes are those of PyTorch's `torch.nn`.
 
 use burn::tensor::{Int, Tensor};
 
@@ -58,11 +58,11 @@ pub struct RecurrentWeights {
 
 /// Reads a window.
 ///
-/// `input` is `[time, batch, inputs]`; `carried` holds what the layer carries from step to step, each
-/// `[batch, hidden]`: the hidden state, and for the LSTM the cell state after it. The result is the
-/// hidden state after each step, `[time, batch, hidden]`, and what is carried on. In `Bf16` the products of a
-/// window read their factors rounded; up to 16 rows, as in generation, are computed in `f32` all the same, and so
-/// is everything on other devices.
+/// `input` is `[time, batch, inputs]`; `carried` holds what the layer carries from step to step,
+/// each `[batch, hidden]`: the hidden state, and for the LSTM the cell state after it. The result
+/// is the hidden state after each step, `[time, batch, hidden]`, and what is carried on. In `Bf16`
+/// the products of a window read their factors rounded; up to 16 rows, as in generation, are
+/// computed in `f32` all the same, and so is everything on other devices.
 ///
 /// # Panics
 ///
@@ -83,8 +83,8 @@ pub fn recurrent(
     operation::call(how, (source, None), [time, batch], weights, carried)
 }
 
-/// Reads a window of tokens, the input being their rows of an embedding: as [`recurrent`], with `tokens`
-/// `[time, batch]` and `embedding` `[vocabulary, inputs]`.
+/// Reads a window of tokens, the input being their rows of an embedding: as [`recurrent`], with
+/// `tokens` `[time, batch]` and `embedding` `[vocabulary, inputs]`.
 ///
 /// For a vocabulary that is smaller than the window, `W_ih` is multiplied with the embedding once,
 /// in place of each token's row: the layer then has half the work. Backward likewise.

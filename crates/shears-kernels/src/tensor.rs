@@ -28,9 +28,10 @@ pub(crate) fn contiguous(tensor: FlexTensor) -> FlexTensor {
     }
 }
 
-/// A weight stored as bf16, which takes half the memory and, in products of few rows, half the time to read;
-/// rounded to nearest, ties to even. Only products of this crate read it, so that a weight is returned unchanged
-/// where others do: on another device, in another precision, within automatic differentiation.
+/// A weight stored as bf16, which takes half the memory and, in products of few rows, half the time
+/// to read; rounded to nearest, ties to even. Only products of this crate read it, so that a weight
+/// is returned unchanged where others do: on another device, in another precision, within automatic
+/// differentiation.
 pub fn narrowed(weight: Tensor<2>) -> Tensor<2> {
     match is_ours(&weight) && !weight.is_autodiff() {
         true => weight.cast(DType::BF16),

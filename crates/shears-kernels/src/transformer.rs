@@ -5,11 +5,11 @@
 //! output = middle + dropout(project(gelu(expand(norm_2(middle)))))
 //! ```
 //!
-//! Only the attention mixes rows. So there are three passes over the rows: before the attention, the attention,
-//! and after it. In the first and the last, a block of rows goes through all operations while it is in the
-//! cache. Backward runs the passes in reverse, and computes again what is cheaper to compute than to keep:
-//! normalised rows, attention weights, activations and masks. The gradients of the weights are large products
-//! at the end.
+//! Only the attention mixes rows. So there are three passes over the rows: before the attention,
+//! the attention, and after it. In the first and the last, a block of rows goes through all
+//! operations while it is in the cache. Backward runs the passes in reverse, and computes again
+//! what is cheaper to compute than to keep: normalised rows, attention weights, activations and
+//! masks. The gradients of the weights are large products at the end.
 
 use burn::tensor::Tensor;
 
@@ -42,8 +42,9 @@ pub struct BlockSettings {
     pub index: usize,
     /// Of the attention's weights and of both residual branches.
     pub dropout: Option<Dropout>,
-    /// Of the products with weights. The attention itself is computed in `f32`, and so is one position
-    /// of up to 16 texts after earlier ones, as in generation, and everything on other devices.
+    /// Of the products with weights. The attention itself is computed in `f32`, and so is one
+    /// position of up to 16 texts after earlier ones, as in generation, and everything on other
+    /// devices.
     pub precision: Precision,
 }
 

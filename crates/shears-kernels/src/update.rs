@@ -2,8 +2,8 @@
 //!
 //! Each element is read once and written once: 28 bytes for Adam. The factor that clipping decided
 //! on is multiplied in on the way, so that the gradients are never written. The operations and
-//! their order are those of the composition in `shears-train`, in `f32` and without fused additions,
-//! so that both give the same bits.
+//! their order are those of the composition in `shears-train`, in `f32` and without fused
+//! additions, so that both give the same bits.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -83,8 +83,8 @@ pub struct Parameter<'a> {
     pub weight: &'a mut [f32],
     /// Read.
     pub gradient: &'a [f32],
-    /// The factor that clipping decided on, see [`gradclip::Deferred`]: the gradient is multiplied by it in
-    /// `f64` and rounded to `f32`.
+    /// The factor that clipping decided on, see [`gradclip::Deferred`]: the gradient is multiplied
+    /// by it in `f64` and rounded to `f32`.
     pub factor: f64,
     /// Read and written.
     pub first: &'a mut [f32],

@@ -51,8 +51,8 @@ pub(crate) fn prefetch_row(row: &[f32], distance: usize) {
     }
 }
 
-/// Updates rows of equal length, vector by vector: `change` gets the vectors of the given rows and of the
-/// changed ones, and returns the new values of the latter.
+/// Updates rows of equal length, vector by vector: `change` gets the vectors of the given rows and
+/// of the changed ones, and returns the new values of the latter.
 ///
 /// # Panics
 ///
@@ -102,8 +102,8 @@ pub(crate) fn update<S: Simd, const GIVEN: usize, const CHANGED: usize>(
     }
 }
 
-/// The sum of every column of `[rows, columns]`, whose rows lie `stride` elements apart. Blocks of rows are summed
-/// first, so that long sums stay accurate.
+/// The sum of every column of `[rows, columns]`, whose rows lie `stride` elements apart. Blocks of
+/// rows are summed first, so that long sums stay accurate.
 pub(crate) fn sum_columns(
     cpu: Cpu,
     values: &[f32],

@@ -10,8 +10,8 @@ use crate::named::{ParameterVisitor, visit_parameters};
 
 /// A model that predicts the next token.
 ///
-/// Implement it for a Burn module of your own and the whole of Shears works with it: training
-/// with clipping, exact resumption, evaluation, generation. `crates/shears-train/examples/own_model.rs`
+/// Implement it for a Burn module of your own and the whole of Shears works with it: training with
+/// clipping, exact resumption, evaluation, generation. `crates/shears-train/examples/own_model.rs`
 /// is one from end to end.
 pub trait LanguageModel: Module {
     /// Predicts the next token at every position.
@@ -22,18 +22,18 @@ pub trait LanguageModel: Module {
     /// not depend on how it was cut into calls. Dropout is for training alone: [`State::dropout`].
     fn forward(&self, tokens: Tensor<2, Int>, state: State) -> (Tensor<3>, State);
 
-    /// Predicts the token after the last one alone: the logits `[batch, vocabulary]` at the last position
-    /// of [`LanguageModel::forward`], and the state afterwards. A model that knows how to find them
-    /// without the logits of all positions says so here.
+    /// Predicts the token after the last one alone: the logits `[batch, vocabulary]` at the last
+    /// position of [`LanguageModel::forward`], and the state afterwards. A model that can compute
+    /// them without the logits of all positions overrides this.
     fn predict(&self, tokens: Tensor<2, Int>, state: State) -> (Tensor<2>, State) {
         let (logits, state) = self.forward(tokens, state);
         let [_, time, _] = logits.dims();
         (logits.narrow(1, time - 1, 1).squeeze_dim(1), state)
     }
 
-    /// The mean negative log-likelihood of `targets` `[batch, time]`, in nats a token, and the state
-    /// afterwards: what training and evaluation ask for. A model that knows how to find it without the
-    /// logits of the whole batch says so here.
+    /// The mean negative log-likelihood of `targets` `[batch, time]`, in nats a token, and the
+    /// state afterwards: what training and evaluation ask for. A model that can compute it without
+    /// the logits of the whole batch overrides this.
     fn loss(
         &self,
         tokens: Tensor<2, Int>,
@@ -48,8 +48,8 @@ pub trait LanguageModel: Module {
         (loss, state)
     }
 
-    /// The same model in the form in which [`LanguageModel::predict`] reads it fastest, for writing texts: outside
-    /// automatic differentiation, and for nothing else.
+    /// The same model in the form in which [`LanguageModel::predict`] reads it fastest, for writing
+    /// texts: outside automatic differentiation, and for nothing else.
     fn for_generation(self) -> Self {
         self
     }
@@ -76,8 +76,9 @@ pub trait LanguageModel: Module {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reading {
     /// Consecutive windows of parallel streams, with the state carried from window to window
-    /// (truncated back-propagation through time). Evaluation gives the state of a row to another one: each
-    /// tensor of the state is `[1, batch, size]`, and holds all that the model knows of a row.
+    /// (truncated back-propagation through time). Evaluation gives the state of a row to another
+    /// one: each tensor of the state is `[1, batch, size]`, and holds all that the model knows of a
+    /// row.
     Streams,
     /// Windows of at most `context` tokens that know nothing of each other.
     Windows {
@@ -97,14 +98,14 @@ pub struct State {
     pub tensors: BTreeMap<String, Tensor<3>>,
     /// How many tokens the model has read since the start of the text.
     pub position: usize,
-    /// What the masks of dropout are drawn from. The trainer sets one for each micro-batch; without one
-    /// nothing is dropped, which is how a text is evaluated and written.
+    /// What the masks of dropout are drawn from. The trainer sets one for each micro-batch; without
+    /// one nothing is dropped, which is how a text is evaluated and written.
     pub dropout: Option<DropoutKey>,
 }
 
 impl State {
-    /// Dropout for the call that is given this state, if it is a part of training and the model's `probability`
-    /// is above zero. Calls at other positions of the text have other masks.
+    /// Dropout for the call that is given this state, if it is a part of training and the model's
+    /// `probability` is above zero. Calls at other positions of the text have other masks.
     pub fn dropout(&self, probability: f64) -> Option<Dropout> {
         let key = self.dropout.filter(|_| probability > 0.0)?;
         Some(Dropout {

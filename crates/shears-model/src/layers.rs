@@ -103,8 +103,8 @@ impl Linear {
     }
 }
 
-/// A module whose weights of products are stored as bf16 if that is the precision of its products, see
-/// [`narrowed`]. Every matrix of the module has to be one.
+/// The module with its matrices stored as bf16, if that is the precision of its products, see
+/// [`narrowed`]. Every matrix of the module has to be the weight of a product.
 pub(crate) fn stored_in<M: Module>(precision: Precision, module: M) -> M {
     struct Narrow;
     impl ModuleMapper for Narrow {
@@ -160,8 +160,8 @@ impl Output {
         linear(hidden, weight, bias)
     }
 
-    /// The mean negative log-likelihood, in nats, of the targets `[rows, columns]` after the hidden states
-    /// `[rows, columns, hidden]`.
+    /// The mean negative log-likelihood, in nats, of the targets `[rows, columns]` after the hidden
+    /// states `[rows, columns, hidden]`.
     pub fn loss(
         &self,
         hidden: Tensor<3>,
@@ -207,9 +207,9 @@ impl LayerNorm {
     }
 }
 
-/// Sets each element to zero with the probability of `dropout` and scales the others by `1 / (1 - p)`; without
-/// dropout the tensor comes back as it is. `site` numbers the places of a model, which have masks of their
-/// own.
+/// Sets each element to zero with the probability of `dropout` and scales the others by
+/// `1 / (1 - p)`; without dropout the tensor comes back as it is. `site` is the index of the place
+/// in the model: each has masks of its own.
 pub fn dropout<const D: usize>(input: Tensor<D>, dropout: Option<Dropout>, site: u32) -> Tensor<D> {
     match dropout {
         Some(dropout) => shears_kernels::dropout(input, dropout, site),

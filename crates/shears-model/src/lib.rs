@@ -4,9 +4,9 @@
 //! [`State`] from one call to the next. The trainer and the generator know models only through
 //! [`LanguageModel`], so a model of your own is trained by the same loop; see that trait.
 //!
-//! Weights have PyTorch's shapes and gate order, so that they can be exchanged: `layers.0.weight_ih`
-//! is `weight_ih_l0` of `torch.nn.LSTM`. No file here names a device: tensors are created on the
-//! device that the caller chose.
+//! Weights have PyTorch's shapes and gate order, so that they can be exchanged:
+//! `layers.0.weight_ih` is `weight_ih_l0` of `torch.nn.LSTM`. No file here names a device: tensors
+//! are created on the device that the caller chose.
 
 mod config;
 mod gru;

@@ -11,8 +11,8 @@ pub trait ParameterVisitor {
     fn visit<const D: usize>(&mut self, name: String, parameter: &Param<Tensor<D>>);
 }
 
-/// Shows a visitor the parameters of a module, from input to output, each once: a tied parameter under
-/// the first of its names.
+/// Shows a visitor the parameters of a module, from input to output, each once: a tied parameter
+/// under the first of its names.
 pub fn visit_parameters<M: Module>(module: &M, visitor: &mut impl ParameterVisitor) {
     module.visit(&mut Walk {
         path: Vec::new(),
@@ -23,8 +23,8 @@ pub fn visit_parameters<M: Module>(module: &M, visitor: &mut impl ParameterVisit
 
 /// What [`map_parameters`] does with a parameter.
 pub trait ParameterMapper {
-    /// The parameter in place of one, see [`ParameterVisitor::visit`]. A tied parameter comes once for
-    /// each of its places, with the name that it has there.
+    /// The parameter in place of one, see [`ParameterVisitor::visit`]. A tied parameter comes once
+    /// for each of its places, with the name that it has there.
     fn map<const D: usize>(
         &mut self,
         name: String,

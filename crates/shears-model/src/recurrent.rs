@@ -103,7 +103,8 @@ impl RecurrentModel {
         }
     }
 
-    /// The hidden states `[time, batch, hidden]` after the tokens `[batch, time]`, and what is carried on.
+    /// The hidden states `[time, batch, hidden]` after the tokens `[batch, time]`, and what is
+    /// carried on.
     fn hidden_states(&self, tokens: Tensor<2, Int>, mut state: State) -> (Tensor<3>, State) {
         let [batch, time] = tokens.dims();
         let device = self.embedding.weight.val().device();
@@ -167,7 +168,8 @@ impl LanguageModel for RecurrentModel {
 
     fn for_generation(self) -> Self {
         let precision = self.precision;
-        // The embedding stays as it is: its rows are looked up, also where it is the output layer's weight.
+        // The embedding stays as it is: its rows are looked up, also where it is the output layer's
+        // weight.
         RecurrentModel {
             layers: stored_in(precision, self.layers),
             output: stored_in(precision, self.output),

@@ -77,8 +77,8 @@ impl Transformer {
         }
     }
 
-    /// The hidden states `[batch, time, hidden]` after the tokens `[batch, time]`; keys and values of
-    /// earlier calls are in the state, and those of this call are added to it.
+    /// The hidden states `[batch, time, hidden]` after the tokens `[batch, time]`; keys and values
+    /// of earlier calls are in the state, and those of this call are added to it.
     fn hidden_states(&self, tokens: Tensor<2, Int>, mut state: State) -> (Tensor<3>, State) {
         let [_, time] = tokens.dims();
         let (start, end) = (state.position, state.position + time);
@@ -146,7 +146,8 @@ impl LanguageModel for Transformer {
 
     fn for_generation(self) -> Self {
         let precision = self.precision;
-        // The embedding stays as it is: its rows are looked up, also where it is the output layer's weight.
+        // The embedding stays as it is: its rows are looked up, also where it is the output layer's
+        // weight.
         Transformer {
             blocks: stored_in(precision, self.blocks),
             output: stored_in(precision, self.output),
@@ -212,9 +213,9 @@ fn linear_weights(linear: &Linear) -> WithBias<Tensor<2>, Tensor<1>> {
     WithBias::new(linear.weight.val(), bias.val())
 }
 
-/// GPT-2's standard deviation of initial weights, 0.02 at its width of 768, carried to other widths:
-/// a product sums `hidden` terms, so that its variance stays the same. Taken as it is, 0.02 is far
-/// too small for a narrow model (`LOG.md`).
+/// GPT-2's standard deviation of initial weights, 0.02 at its width of 768, carried to other
+/// widths: a product sums `hidden` terms, so that its variance stays the same. Taken as it is, 0.02
+/// is far too small for a narrow model (`LOG.md`).
 fn std(config: &ModelConfig) -> f64 {
     0.02 * (768.0 / config.hidden as f64).sqrt()
 }

@@ -459,7 +459,8 @@ fn check_generation<M: LanguageModel>(name: &str, new: New<M>) {
             assert_near(&format!("token {at}"), found, expected);
             (state, exact_state) = (after, exact_after);
         }
-        // Many at once are read as in training, by the same weights: rounding them again changes nothing.
+        // Many at once are read as in training, by the same weights: rounding them again changes
+        // nothing.
         let (found, state) = model.predict(tokens(0..10), State::default());
         let (expected, whole) = of(Precision::Bf16).predict(tokens(0..10), State::default());
         assert_near("a prompt", found, expected);
@@ -482,7 +483,8 @@ fn generation_in_bf16_reads_weights_that_are_stored_so() {
     );
 }
 
-/// Twelve tokens of a vocabulary of three: `W_ih` is multiplied with the embedding once, in place of each token's row.
+/// Twelve tokens of a vocabulary of three: `W_ih` is multiplied with the embedding once, in place
+/// of each token's row.
 #[test]
 fn generation_in_bf16_reads_a_short_prompt_of_a_small_vocabulary() {
     let config = ModelConfig {

@@ -4,9 +4,9 @@
 //! cargo run --release -p shears-train --example evaluation -- PRESET STEPS [TEXT]
 //! ```
 //!
-//! It trains a recurrent preset for some steps on a text (without one, on that which Shears carries) and
-//! reads the validation text as one stream, then in several numbers of parallel streams. The table
-//! has the difference of the losses in nats a token, and seconds.
+//! It trains a recurrent preset for some steps on a text (without one, on that which Shears
+//! carries) and reads the validation text as one stream, then in several numbers of parallel
+//! streams. The table has the difference of the losses in nats a token, and seconds.
 
 use std::error::Error;
 use std::time::Instant;

@@ -18,9 +18,9 @@ pub use clip::{ClipBench, bench_clip};
 pub struct PhaseTimes {
     /// Model and loss.
     pub forward: Duration,
-    /// Gradients, and their way to the clipper.
+    /// The backward pass, and collecting the gradients for the clipper.
     pub backward: Duration,
-    /// Measuring and deciding, and scaling where that is not left to the optimizer.
+    /// Measuring and deciding, and scaling where the optimizer does not do it.
     pub clip: Duration,
     /// The optimizer.
     pub update: Duration,
@@ -65,7 +65,7 @@ pub struct BenchReport {
     pub phases: std::collections::BTreeMap<&'static str, Spread>,
     /// Tokens of a step by the median time.
     pub tokens_per_second: f64,
-    /// The largest the process has been; null where the system does not tell.
+    /// The largest resident size of the process; null where the system does not tell.
     pub peak_rss_bytes: Option<u64>,
 }
 

@@ -112,7 +112,7 @@ impl CheckpointStore {
             .join(format!(".{:08}.tmp", checkpoint.progress.step));
         let written = write_folder(&temporary, checkpoint).and_then(|()| {
             if target.exists() {
-                // It is damaged: it is of no use to anybody.
+                // A damaged checkpoint gives way to a whole one.
                 fs::remove_dir_all(&target).map_err(TrainError::io("replace", &target))?;
             }
             fs::rename(&temporary, &target).map_err(TrainError::io("create", &target))?;
@@ -128,15 +128,15 @@ impl CheckpointStore {
 
     /// Deletes all but the newest `keep` checkpoints and the best one.
     ///
-    /// Damaged ones do not count, and are left as they are: what can be saved of them is not for
-    /// this program to decide. The manifest goes first, so that a deletion cut short leaves
+    /// Damaged ones neither count nor are deleted: what can be saved of them is not for this
+    /// program to decide. The manifest is deleted first, so that an interrupted deletion leaves
     /// nothing that looks whole.
     ///
     /// A checkpoint that this process has written, loaded or checked is not read again as long as
-    /// size and time of its files stay the same; all others are read once. So a save costs no more
-    /// with many large checkpoints than with one, and what a crash has damaged is still found by the
-    /// first save after it. A disk that spoils a file behind the system's back is noticed when the
-    /// file is loaded, and not here; that is why at least two checkpoints are kept.
+    /// size and time of its files stay the same; all others are read once. So the cost of a save
+    /// does not grow with the number of checkpoints, and what a crash has damaged is still found by
+    /// the first save after it. Silent corruption on disk is found when the file is loaded, and not
+    /// here; that is why at least two checkpoints are kept.
     pub fn retain(&self, keep: usize) -> Result<(), TrainError> {
         let read = |path: PathBuf| Some((self.progress_if_whole(&path)?, path));
         let whole: Vec<(Progress, PathBuf)> = self.list().into_iter().filter_map(read).collect();
@@ -173,8 +173,8 @@ impl CheckpointStore {
         found.into_iter().map(|(_, path)| path).collect()
     }
 
-    /// The checkpoint with the lowest validation loss whose parameters are undamaged. Of the others only
-    /// what says their loss is read.
+    /// The checkpoint with the lowest validation loss whose parameters are undamaged. Of the others
+    /// only the file with the loss is read.
     pub fn best(&self) -> Option<PathBuf> {
         let undamaged =
             |path: &PathBuf| Files::of(path).and_then(|files| files.check(MODEL)).is_ok();
@@ -222,7 +222,7 @@ impl CheckpointStore {
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<PathBuf, Known>> {
-        // The table is right after every statement.
+        // The table is consistent after every statement.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -256,13 +256,13 @@ impl CheckpointStore {
         Ok(checkpoint)
     }
 
-    /// Reads the parameters of a checkpoint, after checking their file against the manifest. Nothing
-    /// else of the checkpoint is read: the moments are twice as large.
+    /// Reads the parameters of a checkpoint, after checking their file against the manifest.
+    /// Nothing else of the checkpoint is read: the moments are twice as large.
     pub fn load_model(&self, path: &Path) -> Result<Vec<NamedTensor>, RestoreError> {
         Files::of(path)?.tensors(MODEL)
     }
 
-    /// Removes what saves that were cut short have left.
+    /// Removes what interrupted saves have left.
     fn sweep(&self) {
         let Ok(entries) = fs::read_dir(&self.folder) else {
             return;

@@ -25,7 +25,7 @@ pub struct Evaluation {
 pub struct Streams(pub usize);
 
 impl Streams {
-    /// One stream with its state carried throughout: exact, and one token after the other.
+    /// One stream whose state is carried throughout: exact, and one token at a time.
     pub const ONE: Streams = Streams(1);
 }
 
@@ -36,8 +36,8 @@ impl Default for Streams {
     }
 }
 
-/// Tokens that a model reads in one call, about: many enough to amortise the call, and no more than a
-/// batch of training usually has.
+/// Tokens that a model reads in one call, about: many enough to amortise the call, and no more than
+/// a batch of training usually has.
 pub(crate) const TOKENS_AT_ONCE: usize = 2048;
 
 /// Tokens of a call with a single stream: more would no longer stay in the cache.
@@ -46,14 +46,14 @@ const SINGLE_STREAM_WINDOW: usize = 256;
 /// Tokens of a parallel stream, at least: shorter ones would be read again as a whole.
 const SHORTEST_PART: usize = 512;
 
-/// What a window's loss may change, in nats a token, when it is read again from a better state and is
-/// said to be the same: a few roundings of an f32.
+/// Within how many nats a token two losses of a window count as equal: a few roundings of an f32.
 const SAME: f64 = 3e-6;
 
-/// So many windows in a row must be the same. A difference that changes its sign is small for one of them.
+/// How many windows in a row must have equal losses: a difference that changes its sign is small in
+/// one of them.
 const SAME_WINDOWS: usize = 2;
 
-/// How often the parts of a text are read, at most. That is nearly the cost of a single stream.
+/// The most passes over the parts of a text, which cost nearly as much as a single stream.
 const MOST_PASSES: usize = 8;
 
 /// Windows of a Transformer's context that it reads in one call.
@@ -63,11 +63,11 @@ pub(crate) fn windows_at_once(context: usize) -> usize {
 
 /// Predicts every token of a text but the first from those before it.
 ///
-/// A Transformer reads consecutive windows of its context. A recurrent model reads the text in parallel
-/// `streams`, which give the loss of a single one but for less than 1e-4 nats a token, unless the model
-/// remembers thousands of tokens. `tokens` are those of a text of that many `characters`. `model` is outside
-/// automatic differentiation ([`burn::module::Module::valid`]). The result depends on the text and on
-/// `streams` alone, not on the number of threads.
+/// A Transformer reads consecutive windows of its context. A recurrent model reads the text in
+/// parallel `streams`, which give the loss of a single one but for less than 1e-4 nats a token,
+/// unless the model remembers thousands of tokens. `tokens` are those of a text of that many
+/// `characters`. `model` is outside automatic differentiation ([`burn::module::Module::valid`]).
+/// The result depends on the text and on `streams` alone, not on the number of threads.
 ///
 /// # Errors
 ///
@@ -115,12 +115,12 @@ pub fn evaluate<M: LanguageModel>(
     })
 }
 
-/// Reads the parts behind the head at the same time, each from the state that the one before it ends with.
+/// Reads the parts after the head in parallel, each from the state in which the one before it ends.
 ///
-/// At first nobody knows these states, and all parts begin with that of the head. Then each begins again
-/// with the state that the one before it has ended with, and is read until the losses of its windows
-/// no longer change: what it has ended with is then right as well. A part that is read to its end in
-/// this way gives a better state to the next one, and so on, until nothing changes.
+/// In the first pass these states are unknown, and all parts start from that of the head. In the
+/// next one each part starts from the state in which the one before it ended, and is read until the
+/// losses of its windows no longer change: its old final state is then right. A part that changes
+/// to its end has a better final state for the next pass, and so on, until no part changes.
 fn read_parts<M: LanguageModel>(
     model: &M,
     streams: EvaluationStreams<'_>,
@@ -150,7 +150,7 @@ fn read_parts<M: LanguageModel>(
             let change = (found - *loss).abs();
             *loss = found;
             same = if change <= SAME { same + 1 } else { 0 };
-            // What is not finite does not become so.
+            // A loss that is not finite will not converge.
             if same == SAME_WINDOWS || !change.is_finite() {
                 break 'passes;
             }
@@ -176,8 +176,8 @@ fn one_part_later(head: &State, ends: State) -> State {
     starts
 }
 
-/// The mean loss of a batch in nats a token, and the state afterwards. The mean is an f32 of a sum in f64,
-/// and right to 6e-8 of it.
+/// The mean loss of a batch in nats a token, and the state afterwards. The mean is an f32 of a sum
+/// in f64, and right to 6e-8 of it.
 fn mean_loss<M: LanguageModel>(
     model: &M,
     batch: &Batch,
@@ -190,7 +190,7 @@ fn mean_loss<M: LanguageModel>(
     (f64::from(mean), after)
 }
 
-/// The losses of some tokens together.
+/// The summed losses of some tokens.
 #[derive(Debug, Default)]
 struct Sum {
     nats: f64,

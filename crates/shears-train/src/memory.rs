@@ -17,7 +17,8 @@ pub struct MemoryEstimate {
     pub gradients: u64,
     /// What the optimizer remembers.
     pub moments: u64,
-    /// What the forward pass keeps for the backward pass, or what an evaluation takes, if that is more.
+    /// What the forward pass keeps for the backward pass, or what an evaluation takes, if that is
+    /// more.
     pub activations: u64,
     /// The program itself, with its text.
     pub program: u64,
@@ -81,9 +82,9 @@ pub fn estimate_memory(
     })
 }
 
-/// Elements that a training step keeps: for each token multiples of each layer's width, fitted to measured
-/// peaks, and the gradients of the logits that exist at the same time. There are no attention scores
-/// among them.
+/// Elements that a training step keeps: for each token multiples of each layer's width, fitted to
+/// measured peaks, and the gradients of the logits that exist at the same time. There are no
+/// attention scores among them.
 fn in_training(plan: &Plan, tokens: u64, vocabulary: usize) -> u64 {
     let per_token = (plan.layers as u64)
         .saturating_mul(of_a_layer(plan))
@@ -95,8 +96,8 @@ fn in_training(plan: &Plan, tokens: u64, vocabulary: usize) -> u64 {
         .saturating_add(2 * packed_output(plan, vocabulary))
 }
 
-/// Elements that an evaluation takes. No layer leaves anything but its result, and a Transformer the keys and
-/// values of each block.
+/// Elements that an evaluation takes. No layer leaves anything but its result, and a Transformer
+/// the keys and values of each block.
 fn in_evaluation(plan: &Plan, vocabulary: usize) -> u64 {
     let hidden = plan.hidden as u64;
     let (tokens, kept) = match plan.model {

@@ -1,7 +1,7 @@
 //! The optimizers, with PyTorch's formulas and defaults. A step takes clipped gradients only.
 //!
-//! `Rule` is an update composed of Burn's operations, for every device and every clipping policy. On
-//! the CPU device `in_place` does the same in one pass, with the same bits.
+//! `Rule` is an update composed of Burn's operations, for every device and every clipping policy.
+//! On the CPU device `in_place` does the same in one pass, with the same bits.
 
 mod in_place;
 #[cfg(test)]

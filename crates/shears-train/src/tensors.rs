@@ -40,8 +40,8 @@ pub fn module_tensors<M: Module>(module: &M) -> Vec<NamedTensor> {
         .collect()
 }
 
-/// Puts the given values into a module. A parameter that has no values yet is not given its initial ones
-/// first, and on the CPU device the module keeps the memory of the tensors without a copy.
+/// Puts the given values into a module. A parameter that has no values yet is not given its initial
+/// ones first, and on the CPU device the module keeps the memory of the tensors without a copy.
 ///
 /// # Errors
 ///

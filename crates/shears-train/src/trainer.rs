@@ -1,4 +1,18 @@
 //! One step of training, top to bottom: read, forward, backward, accumulate, clip, update.
+//!
+//! What happens to a gradient between backward and update, and where:
+//!
+//! - Collected: `ModuleGradients::collect` in `Trainer::accumulate`, by name, without a copy on the
+//!   CPU.
+//! - Measured: `Clipper::clip_deferred` in `Trainer::step`. The sums are those of
+//!   `shears_kernels::scan`, which `new_clipper` hands to the clipper.
+//! - Judged: by the same call. The rules of the policy turn the measures into one factor for each
+//!   tensor, and into the `ClipReport` of the step. Nothing is multiplied yet.
+//! - Applied: `Optimizer::step` takes each gradient with its factor (`optimizer/in_place.rs`,
+//!   `ClippedGradients::take_with_factor`), and `shears_kernels::update` multiplies while it
+//!   updates the weight. On other devices, and with rules inside Adam, `ClippedGradients::take`
+//!   multiplies, and the update is composed of Burn's operations (`optimizer.rs`, `Rule`).
+//! - Reported: `StepOutcome::report`, which `train.rs` writes to the log.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -23,15 +37,14 @@ use crate::weights::Weights;
 pub struct Trainer<M: LanguageModel> {
     plan: Plan,
     device: Device,
-    /// There, but for the moment of an update: the optimizer changes it in place, and has to be the
-    /// only one who holds it.
+    /// `None` during an update alone: the optimizer changes the model in place, and has to own it.
     model: Option<M>,
     optimizer: Optimizer,
     clipper: Clipper,
     batches: Batches,
     /// What a recurrent model carries from window to window.
     carried: State,
-    /// Whether the next update is looked at.
+    /// Whether the size of the next update is measured.
     weighing: bool,
     /// Where the run stands; the run's loop writes the evaluation's part.
     pub(crate) progress: Progress,
@@ -51,7 +64,7 @@ pub(crate) fn new_optimizer(plan: &Plan) -> Optimizer {
     Optimizer::new(plan.optimizer_settings(), AdamClipping::of(&plan.clip))
 }
 
-const ONLY_AN_UPDATE_TAKES_IT: &str = "a model is taken for an update alone, which gives it back";
+const ONLY_AN_UPDATE_TAKES_IT: &str = "only an update takes the model, and it puts it back";
 
 /// What a step found and did.
 #[derive(Debug)]
@@ -99,8 +112,8 @@ impl<M: LanguageModel> Trainer<M> {
         &self.plan
     }
 
-    /// Asks the next step for the size of its update: for each parameter, the norm of its change as a share
-    /// of its own norm. It costs a copy of the model.
+    /// Asks the next step for the size of its update: for each parameter, the norm of its change as
+    /// a share of its own norm. It costs a copy of the model.
     pub fn weigh_next_update(&mut self) {
         self.weighing = true;
     }
@@ -201,8 +214,8 @@ impl<M: LanguageModel> Trainer<M> {
         Ok((total_loss / micro_batches as f64, mean, carried))
     }
 
-    /// How far gradients reach back in time: at the weights as they are, over the next batch. For each
-    /// layer of a recurrent model, the norm by what it carried one token before the last
+    /// How far gradients reach back in time: at the weights as they are, over the next batch. For
+    /// each layer of a recurrent model, the norm by what it carried one token before the last
     /// prediction, two tokens before, and so on; nothing of other models.
     pub(crate) fn state_gradients(&self) -> BTreeMap<String, Vec<Option<f64>>> {
         let Reading::Streams = self.model().reading() else {
@@ -219,8 +232,8 @@ impl<M: LanguageModel> Trainer<M> {
         state_gradients(self.model(), &inputs, &targets, carried)
     }
 
-    /// What the masks of a micro-batch of the next step are drawn from: seed and place alone, so that a
-    /// resumed run draws the same, whatever else the process does.
+    /// What the masks of a micro-batch of the next step are drawn from: seed and place alone, so
+    /// that a resumed run draws the same, whatever else the process does.
     fn dropout_key(&self, micro: u64) -> DropoutKey {
         let seed = self.plan.seed;
         let key = DropoutKey::of([seed as u32, (seed >> 32) as u32]);

@@ -7,7 +7,7 @@ use shears_run::six_digits;
 
 use crate::tensors::module_tensors;
 
-/// All weights of a model at some time, copied: a handle would keep an update from working in place.
+/// A copy of all weights of a model: a handle to them would keep an update from working in place.
 #[derive(Debug)]
 pub(crate) struct Weights(Vec<(String, Vec<f32>)>);
 

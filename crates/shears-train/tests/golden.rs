@@ -1,6 +1,8 @@
-//! Models, optimizers and clipping against PyTorch, computed in float64 by `tools/golden/models.py`.
+//! Models, optimizers and clipping against PyTorch, computed in float64 by
+//! `tools/golden/models.py`.
 //!
-//! `cargo test --release --workspace --test tests golden -- --nocapture` prints the largest deviations.
+//! `cargo test --release --workspace --test tests golden -- --nocapture` prints the largest
+//! deviations.
 
 use crate::golden_file::GoldenFile;
 use burn::module::{Module, Param};

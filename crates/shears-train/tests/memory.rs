@@ -1,4 +1,5 @@
-//! What training takes is what was estimated before. A binary of its own: its size is part of the peaks.
+//! What training takes is what was estimated before. A binary of its own: its size is part of the
+//! peaks.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

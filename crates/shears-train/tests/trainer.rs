@@ -243,7 +243,8 @@ fn dropout_depends_on_seed_and_place_alone() {
     }
 }
 
-/// Every micro-batch, and every call on one text, has masks of its own; without a key there are none.
+/// Every micro-batch, and every call on one text, has masks of its own; without a key there are
+/// none.
 #[test]
 fn masks_are_drawn_anew_and_only_in_training() {
     let plan = Plan {

@@ -7,8 +7,8 @@ use crate::math::exp;
 use crate::matmul::{Initial, Left, Panels};
 
 /// Mixes the values into `mixed` `[batch, time, heads x width]`, and writes to `softmax`
-/// `[batch, heads, time, 2]` the largest of each query's scores and the reciprocal of the sum of the
-/// exponentials of what the others are smaller.
+/// `[batch, heads, time, 2]` the largest of each query's scores and the reciprocal of the sum of
+/// the exponentials of what the others are smaller.
 pub(crate) fn forward(
     cpu: Cpu,
     attention: Attention,
@@ -127,8 +127,8 @@ pub(super) fn causal_product<S: Simd>(
     }
 }
 
-/// Turns a row of scores into `exp(scale score - most)`, where `most` is the largest `scale score`, and
-/// zeros from `seen` to `end`. Gives `most` and the sum.
+/// Turns a row of scores into `exp(scale score - most)`, where `most` is the largest `scale score`,
+/// and zeros from `seen` to `end`. Gives `most` and the sum.
 #[inline(always)]
 pub(super) fn exponentials<S: Simd>(
     simd: S,

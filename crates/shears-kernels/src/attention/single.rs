@@ -80,8 +80,8 @@ struct WeightedMean<'a> {
 }
 
 impl WeightedMean<'_> {
-    /// Some vectors of columns, from the first one on; gives how many columns. Each vector has its own accumulator,
-    /// so that a weight is read once for all and no sum waits for another.
+    /// Some vectors of columns, from the first one on; gives how many columns. Each vector has its
+    /// own accumulator, so that a weight is read once for all and no sum waits for another.
     #[inline(always)]
     fn columns<S: Simd, const VECTORS: usize>(
         &self,

@@ -10,15 +10,15 @@ use crate::math::exp;
 use crate::matmul::{Initial, Packed, transposed_product};
 use crate::vector::sum_columns;
 
-/// Logits that exist at the same time, at most: 64 MB. Fewer would mean to go through the gradient of
-/// the weights more often.
+/// Logits that exist at the same time, at most: 64 MB. Fewer would mean to go through the gradient
+/// of the weights more often.
 const LOGITS_AT_ONCE: usize = 1 << 24;
 
 /// Rows of a block, at least.
 const ROWS_AT_LEAST: usize = 64;
 
-/// For how many of `rows` rows [`output_loss`](crate::output_loss) has the logits in memory at the same time; a
-/// row is `vocabulary` (at least 1) elements of f32.
+/// For how many of `rows` rows [`output_loss`](crate::output_loss) has the logits in memory at the
+/// same time; a row is `vocabulary` (at least 1) elements of f32.
 pub fn logit_rows_at_once(rows: usize, vocabulary: usize) -> usize {
     let at_once = LOGITS_AT_ONCE / vocabulary;
     at_once.max(ROWS_AT_LEAST).min(rows)
@@ -64,7 +64,8 @@ impl Problem<'_> {
         // Rows of whole vectors; what is behind the vocabulary is as improbable as can be.
         let stride = vocabulary.next_multiple_of(cpu.lanes());
         let mut logits = Buffer::uninitialised(at_once * stride);
-        // The bits of an `f32` each, which the threads write while they share the rows of the logits.
+        // The bits of an `f32` each, which the threads write while they share the rows of the
+        // logits.
         let losses: Vec<AtomicU32> = (0..rows).map(|_| AtomicU32::new(0)).collect();
         let forward = Packed::transposed(cpu, self.weight, vocabulary, size);
         let mut back = with_gradients.then(|| {

@@ -1,5 +1,5 @@
-//! A weight times few rows, as in generation. The weight is read once, as it lies in memory: packing it would
-//! cost more than the product.
+//! A weight times few rows, as in generation. The weight is read once, as it lies in memory:
+//! packing it would cost more than the product.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -48,9 +48,9 @@ impl<'a> Weight<'a> {
     }
 }
 
-/// `Y = initial + X Wᵀ` for `W` `[outputs, inner]`, `X` `[rows, inner]` and `Y` `[rows, outputs]`, where rows of `Y` lie
-/// `y_stride` elements apart. `X` is read in `f32` whatever the weight is stored as. The bits of a row of `Y` do not
-/// depend on how many rows there are.
+/// `Y = initial + X Wᵀ` for `W` `[outputs, inner]`, `X` `[rows, inner]` and `Y` `[rows, outputs]`,
+/// where rows of `Y` lie `y_stride` elements apart. `X` is read in `f32` whatever the weight is
+/// stored as. The bits of a row of `Y` do not depend on how many rows there are.
 ///
 /// # Panics
 ///
@@ -115,8 +115,8 @@ trait Stored: Copy + Sync {
     /// Zero.
     const ZERO: Self;
 
-    /// `PARTS` vectors of consecutive elements, each with every `PARTS`-th of them; further vectors of the
-    /// result are not used.
+    /// `PARTS` vectors of consecutive elements, each with every `PARTS`-th of them; further vectors
+    /// of the result are not used.
     ///
     /// # Safety
     ///
@@ -163,8 +163,8 @@ fn high_halves<S: Simd>(simd: S, pairs: S::u32s) -> S::f32s {
     simd.transmute_f32s_u32s(simd.and_u32s(pairs, simd.splat_u32s(0xffff_0000)))
 }
 
-/// Rows of `X` in the order of [`Stored::load`], padded with zeros to whole vectors of stored elements; nothing
-/// where they lie so already.
+/// Rows of `X` in the order of [`Stored::load`], padded with zeros to whole vectors of stored
+/// elements; nothing where they lie so already.
 struct Arrange<'a, T> {
     x: &'a [f32],
     inner: usize,
@@ -233,8 +233,8 @@ impl<T: Stored> FewRows<'_, T> {
     #[inline(always)]
     fn compute<S: Simd, const OUTPUTS: usize>(&self, simd: S) {
         for first in (0..self.outputs).step_by(OUTPUTS) {
-            // Two or three rows at a time, for which there are registers, read a part of the weight that is in
-            // the cache by then.
+            // Two or three rows at a time, for which there are registers, read a part of the weight
+            // that is in the cache by then.
             let mut row = 0;
             while row < self.rows {
                 row += match self.rows - row {
@@ -247,8 +247,8 @@ impl<T: Stored> FewRows<'_, T> {
         }
     }
 
-    /// Some outputs of some rows; gives how many rows. Each sum is one accumulator along the inner dimension,
-    /// whose elements are added up in an order that depends on the instructions alone.
+    /// Some outputs of some rows; gives how many rows. Each sum is one accumulator along the inner
+    /// dimension, whose elements are added up in an order that depends on the instructions alone.
     #[inline(always)]
     fn tile<S: Simd, const OUTPUTS: usize, const ROWS: usize>(
         &self,
@@ -306,8 +306,8 @@ impl<T: Stored> FewRows<'_, T> {
     }
 }
 
-/// Multiplies vector `k` of an output's weight, as [`Stored::load`] gives it, by that of each row, and adds the
-/// products to the output's sums.
+/// Multiplies vector `k` of an output's weight, as [`Stored::load`] gives it, by that of each row,
+/// and adds the products to the output's sums.
 #[inline(always)]
 fn accumulate<T: Stored, S: Simd, const OUTPUTS: usize, const ROWS: usize>(
     simd: S,
@@ -342,7 +342,8 @@ fn totals<S: Simd, const COUNT: usize>(simd: S, sums: [S::f32s; COUNT]) -> [f32;
         use std::mem::transmute_copy;
         // Of the sets of instructions that `Cpu` knows on x86-64, the width names one.
         if S::F32_LANES == 16 && COUNT == 8 {
-            // SAFETY: there is AVX-512, for `simd` exists, and its vectors are those of the processor.
+            // SAFETY: there is AVX-512, for `simd` exists, and its vectors are those of the
+            // processor.
             return unsafe { transmute_copy(&x86::totals_of_8(transmute_copy(&sums))) };
         }
         if S::F32_LANES == 8 && COUNT == 4 {
@@ -357,7 +358,8 @@ fn totals<S: Simd, const COUNT: usize>(simd: S, sums: [S::f32s; COUNT]) -> [f32;
     totals
 }
 
-/// Reduces all sums at once: one after the other they would take longer than the products of a short row.
+/// Reduces all sums at once: one after the other they would take longer than the products of a
+/// short row.
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::*;

@@ -17,8 +17,8 @@ const STRIPS_AT_ONCE: usize = 32;
 /// Inner dimension whose part of `B` is packed at once, so that it stays in the last cache.
 const INNER_AT_ONCE: usize = 1024;
 
-/// `C = Aᵀ B`, or `C += Aᵀ B`, for `A` `[inner, rows]`, `B` `[inner, columns]` and `C` `[rows, columns]`, each with
-/// its distance between rows.
+/// `C = Aᵀ B`, or `C += Aᵀ B`, for `A` `[inner, rows]`, `B` `[inner, columns]` and `C`
+/// `[rows, columns]`, each with its distance between rows.
 ///
 /// # Panics
 ///
@@ -133,7 +133,8 @@ impl Block<'_> {
     }
 }
 
-/// Packs some columns of `A` into strips of `HEIGHT`: column after column of a strip, or row after row for AMX.
+/// Packs some columns of `A` into strips of `HEIGHT`: column after column of a strip, or row after
+/// row for AMX.
 struct Strips<'a, const HEIGHT: usize> {
     a: (&'a [f32], usize),
     rows: Range<usize>,

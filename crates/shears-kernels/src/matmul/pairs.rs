@@ -1,5 +1,5 @@
-//! Factors in bf16: two neighbours along the inner dimension are one element, which takes the place of an
-//! `f32`. Layouts, blocks and loops are then those of `f32` with half the inner dimension.
+//! Factors in bf16: two neighbours along the inner dimension are one element, which takes the place
+//! of an `f32`. Layouts, blocks and loops are then those of `f32` with half the inner dimension.
 
 use pulp::{Simd, WithSimd};
 
@@ -8,7 +8,8 @@ use crate::vector::prefetch_row;
 
 use super::panels::ROWS_AHEAD;
 
-/// The inner dimension is a multiple of this many pairs: what a tile register of AMX holds of a row.
+/// The inner dimension is a multiple of this many pairs: what a tile register of AMX holds of a
+/// row.
 const GRAIN: usize = 16;
 
 /// Rows of a left factor for which there is room: the tallest tile of AMX may read them all.
@@ -19,7 +20,8 @@ pub(super) fn count(inner: usize) -> usize {
     inner.div_ceil(2).next_multiple_of(GRAIN)
 }
 
-/// Two neighbours, each rounded to the nearest bf16, ties to even; as an `f32` the bits have no meaning.
+/// Two neighbours, each rounded to the nearest bf16, ties to even; as an `f32` the bits have no
+/// meaning.
 #[inline(always)]
 pub(super) fn pair(first: f32, second: f32) -> f32 {
     f32::from_bits(rounded(first) >> 16 | rounded(second) & 0xffff_0000)
@@ -36,8 +38,8 @@ fn rounded(x: f32) -> u32 {
     }
 }
 
-/// Rows `[rows, inner]`, which lie `stride` elements apart, as rows of pairs in scratch: gives it, and the distance
-/// between its rows.
+/// Rows `[rows, inner]`, which lie `stride` elements apart, as rows of pairs in scratch: gives it,
+/// and the distance between its rows.
 #[inline(always)]
 pub(super) fn rows<S: Simd>(
     simd: S,
@@ -89,7 +91,8 @@ impl WithSimd for ConvertRows<'_> {
     }
 }
 
-/// Rows `2 k` and `2 k + 1` of `inner` ones, element by element as pairs; a row that is not there is zeros.
+/// Rows `2 k` and `2 k + 1` of `inner` ones, element by element as pairs; a row that is not there
+/// is zeros.
 #[inline(always)]
 pub(super) fn interleave<'a>(
     k: usize,
@@ -110,8 +113,8 @@ pub(super) fn interleave<'a>(
     }
 }
 
-/// Rows `2 k` and `2 k + 1` of `B`, which lie `stride` elements apart, as a row of pairs; a row that is not there is
-/// zeros.
+/// Rows `2 k` and `2 k + 1` of `B`, which lie `stride` elements apart, as a row of pairs; a row
+/// that is not there is zeros.
 pub(super) struct InterleaveRows<'a> {
     pub(super) b: &'a [f32],
     pub(super) stride: usize,
@@ -143,7 +146,8 @@ impl WithSimd for InterleaveRows<'_> {
     }
 }
 
-/// The first `given` rows of `inner` elements of a weight, which lie `stride` elements apart, as the columns of a panel.
+/// The first `given` rows of `inner` elements of a weight, which lie `stride` elements apart, as
+/// the columns of a panel.
 pub(super) struct TransposeRows<'a> {
     pub(super) weight: &'a [f32],
     pub(super) stride: usize,

@@ -1,4 +1,5 @@
-//! The right factor of a product in the order in which the innermost loop reads it, and the loop around it.
+//! The right factor of a product in the order in which the innermost loop reads it, and the loop
+//! around it.
 
 use std::ops::Range;
 
@@ -12,8 +13,8 @@ use crate::vector::prefetch_row;
 /// Inner dimension of a block of a product: a panel of this depth stays in the first-level cache.
 pub(super) const DEPTH_AT_ONCE: usize = 256;
 
-/// How many rows ahead of packing are prefetched: rows lie in different pages, and hardware prefetchers do not
-/// cross pages.
+/// How many rows ahead of packing are prefetched: rows lie in different pages, and hardware
+/// prefetchers do not cross pages.
 pub(super) const ROWS_AHEAD: usize = 8;
 
 /// A left factor `[rows, inner]`, wherever its elements lie.
@@ -64,7 +65,8 @@ impl<'a> Panels<'a> {
         columns.next_multiple_of(S::F32_LANES) * inner
     }
 
-    /// The panels of `B` `[inner, columns]`, whose rows lie `stride` elements apart, written to `out`.
+    /// The panels of `B` `[inner, columns]`, whose rows lie `stride` elements apart, written to
+    /// `out`.
     #[inline(always)]
     pub(crate) fn plain<S: Simd>(
         _: S,
@@ -86,8 +88,8 @@ impl<'a> Panels<'a> {
         )
     }
 
-    /// The panels of `Wᵀ` for `W` `[columns, inner]`, whose rows lie `stride` elements apart, written to
-    /// `out`.
+    /// The panels of `Wᵀ` for `W` `[columns, inner]`, whose rows lie `stride` elements apart,
+    /// written to `out`.
     #[inline(always)]
     pub(crate) fn transposed<S: Simd>(
         _: S,
@@ -108,7 +110,8 @@ impl<'a> Panels<'a> {
         )
     }
 
-    /// Panels that `write` fills: it gets a panel's first column, how many are given, and its width.
+    /// Panels that `write` fills: it gets a panel's first column, how many are given, and its
+    /// width.
     #[inline(always)]
     fn fill<S: Simd>(
         inner: usize,
@@ -143,8 +146,8 @@ impl<'a> Panels<'a> {
         self.columns.div_ceil(2 * S::F32_LANES)
     }
 
-    /// Some panels' columns: `C[.., columns] = initial + A B[..depth, columns]`, of whose inner dimension
-    /// the first `depth` elements are taken.
+    /// Some panels' columns: `C[.., columns] = initial + A B[..depth, columns]`, of whose inner
+    /// dimension the first `depth` elements are taken.
     ///
     /// # Panics
     ///
@@ -162,8 +165,8 @@ impl<'a> Panels<'a> {
         self.multiply_from(simd, panels, 0, a, (c, c_stride), sizes, initial);
     }
 
-    /// As [`Panels::multiply`], with the `depth` elements of the inner dimension from `skipped` on; `a` has just
-    /// those.
+    /// As [`Panels::multiply`], with the `depth` elements of the inner dimension from `skipped` on;
+    /// `a` has just those.
     #[inline(always)]
     #[allow(
         clippy::too_many_arguments,
@@ -179,8 +182,8 @@ impl<'a> Panels<'a> {
         (rows, depth): (usize, usize),
         initial: Initial<'_>,
     ) {
-        // One function for each set of instructions, called from all products: inlined, this would be
-        // compiled again at each of them.
+        // One function for each set of instructions, called from all products: inlined, this would
+        // be compiled again at each of them.
         simd.vectorize(Product {
             right: self,
             panels,
@@ -283,7 +286,8 @@ impl WithSimd for Product<'_> {
     }
 }
 
-/// The first `given` columns of rows that lie `stride` elements apart, as rows of a panel of that width.
+/// The first `given` columns of rows that lie `stride` elements apart, as rows of a panel of that
+/// width.
 #[inline(always)]
 pub(super) fn copy_panel(b: &[f32], stride: usize, given: usize, width: usize, panel: &mut [f32]) {
     for (k, out) in panel.chunks_exact_mut(width).enumerate() {
@@ -312,8 +316,8 @@ fn copy_array<const WIDTH: usize>(row: &[f32], out: &mut [f32]) -> bool {
     }
 }
 
-/// The first `given` rows of `inner` elements, which lie `stride` elements apart, as the columns of a panel of that
-/// width.
+/// The first `given` rows of `inner` elements, which lie `stride` elements apart, as the columns of
+/// a panel of that width.
 #[inline(always)]
 pub(super) fn transpose_panel(
     weight: &[f32],

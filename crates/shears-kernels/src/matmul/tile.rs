@@ -1,7 +1,9 @@
-//! The innermost part of a product: a few rows times one or two vectors of columns, all in registers.
+//! The innermost part of a product: a few rows times one or two vectors of columns, all in
+//! registers.
 //!
-//! On x86-64 it is written in assembly, elsewhere in `pulp`'s vectors. In bf16 an element of a factor is a pair of
-//! neighbours along the inner dimension, which takes the four bytes of an `f32`.
+//! On x86-64 it is written in assembly, elsewhere in `pulp`'s vectors. In bf16 an element of a
+//! factor is a pair of neighbours along the inner dimension, which takes the four bytes of an
+//! `f32`.
 
 use pulp::Simd;
 
@@ -83,10 +85,10 @@ impl Product<'_> {
     ///
     /// # Safety
     ///
-    /// `A` has `rows` rows of at least `depth` elements, `B` has `depth` rows of `VECTORS` vectors, and `C` has
-    /// `rows` rows of at least `columns` elements, where `columns` is at most `VECTORS` vectors. The unit of
-    /// `products` is there; for AMX the rows of `A` may be read up to the next multiple of 16, its columns
-    /// lie side by side, and the depth is a multiple of 16.
+    /// `A` has `rows` rows of at least `depth` elements, `B` has `depth` rows of `VECTORS` vectors,
+    /// and `C` has `rows` rows of at least `columns` elements, where `columns` is at most `VECTORS`
+    /// vectors. The unit of `products` is there; for AMX the rows of `A` may be read up to the next
+    /// multiple of 16, its columns lie side by side, and the depth is a multiple of 16.
     #[inline(always)]
     pub(super) unsafe fn compute<S: Simd, const VECTORS: usize>(self, simd: S, rows: usize) {
         static ZEROS: [f32; MOST_COLUMNS] = [0.0; MOST_COLUMNS];
@@ -135,8 +137,8 @@ impl Product<'_> {
 impl Tile {
     /// # Safety
     ///
-    /// `A` has `height` rows, of `depth` elements; `B` has `depth` rows of `VECTORS` vectors; the initial values and
-    /// `C` have `height` rows of as many. The height is 1 to [`most_rows`].
+    /// `A` has `height` rows, of `depth` elements; `B` has `depth` rows of `VECTORS` vectors; the
+    /// initial values and `C` have `height` rows of as many. The height is 1 to [`most_rows`].
     #[inline(always)]
     unsafe fn compute<S: Simd, const VECTORS: usize>(
         &self,
@@ -165,7 +167,8 @@ impl Tile {
                 _ => None,
             };
             if let Some(kernel) = kernel {
-                // SAFETY: as the caller promises; the instructions are there, for `simd` or the unit is.
+                // SAFETY: as the caller promises; the instructions are there, for `simd` or the
+                // unit is.
                 unsafe { kernel(self) };
                 return;
             }
@@ -194,8 +197,8 @@ impl Tile {
         }
     }
 
-    /// A panel is padded and the result is not, and AMX has rows in sixteens: such a tile is computed beside the
-    /// result.
+    /// A panel is padded and the result is not, and AMX has rows in sixteens: such a tile is
+    /// computed beside the result.
     ///
     /// # Safety
     ///
@@ -225,7 +228,8 @@ impl Tile {
             c_row: width * ELEMENT,
             ..*self
         };
-        // SAFETY: `padded` has room for the tallest and widest tile; the rest as the caller promises.
+        // SAFETY: `padded` has room for the tallest and widest tile; the rest as the caller
+        // promises.
         unsafe { beside.compute::<S, VECTORS>(simd, products, height) };
         for (row, padded) in padded.chunks_exact(width).take(height).enumerate() {
             // SAFETY: the row has `columns` elements.
@@ -279,8 +283,8 @@ impl Tile {
         }
     }
 
-    /// Pairs of bf16 without instructions for them: both are widened, and multiplied and added in the order of
-    /// `vdpbf16ps`, the second first. A product of two bf16 is exact in `f32`.
+    /// Pairs of bf16 without instructions for them: both are widened, and multiplied and added in
+    /// the order of `vdpbf16ps`, the second first. A product of two bf16 is exact in `f32`.
     ///
     /// # Safety
     ///
@@ -297,7 +301,8 @@ impl Tile {
         };
         for row in 0..ROWS {
             let mut sums = [0.0_f32; MOST_COLUMNS];
-            // SAFETY: the rows of `A`, initial values and `C` are there; `C` may be the initial values.
+            // SAFETY: the rows of `A`, initial values and `C` are there; `C` may be the initial
+            // values.
             let (a, c) = unsafe {
                 let initial = self.initial.byte_add(row * self.initial_row);
                 std::ptr::copy_nonoverlapping(initial, sums.as_mut_ptr(), width);

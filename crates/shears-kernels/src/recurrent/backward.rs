@@ -108,7 +108,8 @@ pub(super) fn backward(
     }
 }
 
-/// The recurrent weights of each product, transposed, with the place of its factor in a row of gates.
+/// The recurrent weights of each product, transposed, with the place of its factor in a row of
+/// gates.
 fn pack(cpu: Cpu, cell: Cell, size: usize, weight: &[f32]) -> Vec<(usize, Packed)> {
     let products = products(cell).iter().map(|gates| {
         let weight = &weight[gates.start * size * size..gates.end * size * size];
@@ -196,7 +197,8 @@ impl WithSimd for Rows<'_, '_> {
     }
 }
 
-/// The gradients of `W_hh` and of its bias: the hidden state before each step is the output of the step before.
+/// The gradients of `W_hh` and of its bias: the hidden state before each step is the output of the
+/// step before.
 fn recurrent_gradients(
     cpu: Cpu,
     cell: Cell,
@@ -255,8 +257,8 @@ fn dense_gradients(
     (input, gradient, bias)
 }
 
-/// The gradients of the embedding, of `W_ih` and of its bias, where the input was a table with a row
-/// for each token: what each token's row gets is summed first, and the products are of the
+/// The gradients of the embedding, of `W_ih` and of its bias, where the input was a table with a
+/// row for each token: what each token's row gets is summed first, and the products are of the
 /// vocabulary's size.
 fn table_gradients(
     cpu: Cpu,

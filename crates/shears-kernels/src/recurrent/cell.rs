@@ -1,8 +1,9 @@
 //! What one cell does between two products, forward and backward, for a few columns of a few rows.
 //!
 //! A row of gates holds, one after the other, what each gate of every hidden unit is: RNN `h`; LSTM
-//! `i f g o`; GRU `r z n` and, fourth, `m = W_hn h + b_hn`, which the reset gate multiplies. Backward, the
-//! gradients take the places of the gates (of the sums inside their activations, that is).
+//! `i f g o`; GRU `r z n` and, fourth, `m = W_hn h + b_hn`, which the reset gate multiplies.
+//! Backward, the gradients take the places of the gates (of the sums inside their activations, that
+//! is).
 
 use pulp::Simd;
 
@@ -34,7 +35,8 @@ impl Cell {
             Cell::Rnn(_) => return size,
             Cell::Lstm | Cell::Gru => 4 * size,
         };
-        // Rows that are a multiple of 4 kB apart would all want the same places in the first-level cache.
+        // Rows that are a multiple of 4 kB apart would all want the same places in the first-level
+        // cache.
         match width % 1024 {
             0 => width + 16,
             _ => width,
@@ -50,8 +52,8 @@ impl Cell {
     }
 }
 
-/// One row at one step, forward. The gates come as sums and leave as what backward needs; the sums of
-/// the RNN come where its output will be.
+/// One row at one step, forward. The gates come as sums and leave as what backward needs; the sums
+/// of the RNN come where its output will be.
 pub(super) struct CellForward<'a> {
     pub(super) gates: &'a mut [f32],
     pub(super) hidden_before: &'a [f32],

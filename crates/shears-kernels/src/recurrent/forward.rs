@@ -17,7 +17,8 @@ pub(super) struct Window {
     pub(super) outputs: Buffer,
     /// LSTM: `[time, batch, hidden]`, else empty.
     pub(super) cells: Buffer,
-    /// `[time, batch, stride]`: rows of gates, see [`super::cell`]. RNN: empty, for the output says it all.
+    /// `[time, batch, stride]`: rows of gates, see [`super::cell`]. RNN: empty, for the output says
+    /// it all.
     pub(super) gates: Buffer,
 }
 
@@ -35,8 +36,8 @@ impl Shape {
         self.time * self.batch
     }
 
-    /// Whether the weights are read as they lie in place of being packed: for few rows in all, and in f32 at
-    /// each step of a single text, which reads them as often either way.
+    /// Whether the weights are read as they lie in place of being packed: for few rows in all, and
+    /// in f32 at each step of a single text, which reads them as often either way.
     fn is_small(self, cpu: Cpu) -> bool {
         self.rows() <= FEW_ROWS || (self.batch == 1 && cpu.products == Products::F32)
     }
@@ -114,7 +115,8 @@ pub(super) fn forward(
     }
 }
 
-/// What is added to `W_ih x`: both biases, but for the part of the GRU's that the reset gate multiplies.
+/// What is added to `W_ih x`: both biases, but for the part of the GRU's that the reset gate
+/// multiplies.
 fn input_bias(cell: Cell, size: usize, weights: WeightSlices<'_>) -> Vec<f32> {
     let both = match cell {
         Cell::Gru => 2 * size,
@@ -153,8 +155,8 @@ fn input_part(
     );
 }
 
-/// The gates whose sums lie side by side, in the weights and in a row of gates: each such range is one
-/// product.
+/// The gates whose sums lie side by side, in the weights and in a row of gates: each such range is
+/// one product.
 #[allow(
     clippy::single_range_in_vec_init,
     reason = "a list of one range is meant"
@@ -256,7 +258,8 @@ impl<'a> Steps<'a> {
         }
     }
 
-    /// The sums of a step before the recurrent part is added: where the RNN's outputs will be, or the gates.
+    /// The sums of a step before the recurrent part is added: where the RNN's outputs will be, or
+    /// the gates.
     #[inline(always)]
     fn sums<'b>(&self, step: &'b mut Step<'a>) -> &'b mut [f32] {
         match self.cell {
@@ -265,8 +268,8 @@ impl<'a> Steps<'a> {
         }
     }
 
-    /// How the product of a gate with the hidden state begins. The GRU's last gate is kept apart from
-    /// its input, because the reset gate multiplies it.
+    /// How the product of a gate with the hidden state begins. The GRU's last gate is kept apart
+    /// from its input, because the reset gate multiplies it.
     #[inline(always)]
     fn initial(&self, gate: usize) -> Initial<'a> {
         match (self.cell, gate) {

@@ -17,8 +17,8 @@ use crate::matmul::FEW_ROWS;
 use crate::operation::{Forward, Operation, call as call_operation, call_for_one};
 use crate::tensor::{contiguous, sizes, values, weight, widened};
 
-/// Calls the operation. `source` is the input `[time x batch, inputs]` and there are no tokens, or it is the
-/// embedding, and there are `time x batch` tokens.
+/// Calls the operation. `source` is the input `[time x batch, inputs]` and there are no tokens, or
+/// it is the embedding, and there are `time x batch` tokens.
 pub(super) fn call(
     (cell, precision): (Cell, Precision),
     (source, tokens): (Tensor<2>, Option<Vec<u32>>),
@@ -80,8 +80,8 @@ pub(super) fn call(
     (outputs, carried)
 }
 
-/// Gradients of the last hidden and cell states, where the loss depends on them: they come before the
-/// layer's own.
+/// Gradients of the last hidden and cell states, where the loss depends on them: they come before
+/// the layer's own.
 type LastGradients = Arc<Mutex<[Option<FlexTensor>; 2]>>;
 
 /// A layer over a window.
@@ -203,7 +203,8 @@ impl Call {
         )
     }
 
-    /// Copies of the last states, which outlive the window: the hidden state, and the LSTM's cell state.
+    /// Copies of the last states, which outlive the window: the hidden state, and the LSTM's cell
+    /// state.
     fn last_states(&self, window: &Window) -> Vec<FlexTensor> {
         let Shape { batch, hidden, .. } = self.shape;
         let states = match self.cell {
@@ -312,8 +313,8 @@ impl Operation<7> for Layer {
     }
 }
 
-/// One of the last states, from the layer's outputs and the state itself: it makes the state a part of the
-/// graph. Its gradient is handed to the layer, whose turn comes later.
+/// One of the last states, from the layer's outputs and the state itself: it makes the state a part
+/// of the graph. Its gradient is handed to the layer, whose turn comes later.
 struct LastState {
     /// 0: the hidden state; 1: the LSTM's cell state.
     which: usize,

@@ -16,8 +16,8 @@ impl<W, B> WithBias<W, B> {
     }
 }
 
-/// Something for each parameter of a block: an `M` for a matrix, a `V` for a vector. `inner` is usually
-/// `4 hidden`.
+/// Something for each parameter of a block: an `M` for a matrix, a `V` for a vector. `inner` is
+/// usually `4 hidden`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockOf<M, V = M> {
     /// Before the attention.

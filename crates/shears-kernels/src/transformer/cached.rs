@@ -122,7 +122,8 @@ fn rows_of(all: &FlexTensor) -> Rows<'_> {
 }
 
 /// Earlier rows `[batch, past, hidden]`, followed by new ones. The result begins a buffer that has
-/// room for as many again, so that each row is moved a few times at most, however long a text grows.
+/// room for as many again, so that each row is moved a few times at most, however long a text
+/// grows.
 fn extend(earlier: FlexTensor, sizes: Sizes, new: Rows<'_>) -> FlexTensor {
     let [batch, past, hidden] = sizes_of(&earlier);
     let end = past + sizes.time;

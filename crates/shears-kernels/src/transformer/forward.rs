@@ -27,7 +27,8 @@ impl Sizes {
         self.batch * self.time
     }
 
-    /// Whether these are single positions of few texts, whose products read each weight once, as it is stored.
+    /// Whether these are single positions of few texts, whose products read each weight once, as it
+    /// is stored.
     pub(super) fn is_one_position(self) -> bool {
         self.time == 1 && self.batch <= FEW_ROWS
     }

@@ -56,7 +56,8 @@ fn attention(
         rows.reshape([batch * heads, time, head])
     };
     let (query, keys, values) = (split(part(0)), split(keys), split(values));
-    let scores = query.matmul(keys.swap_dims(1, 2)) / (head as f64).sqrt(); // [batch * heads, time, end]
+    // [batch * heads, time, end]
+    let scores = query.matmul(keys.swap_dims(1, 2)) / (head as f64).sqrt();
     let future = future_mask(end - time, time, &scores.device());
     let future = future.expand([batch * heads, time, end]);
     let weights = softmax(scores.mask_fill(future, f32::NEG_INFINITY), 2);

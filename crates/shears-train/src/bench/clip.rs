@@ -34,8 +34,8 @@ pub struct ClipBench {
 const WARMUP_ROUNDS: u64 = 2;
 
 /// Times the clipping policy and the optimizer of a plan on random gradients of a model that is on
-/// an autodiff device. Each is measured once a round, on gradients that were written just before, as
-/// by a backward pass.
+/// an autodiff device. Each is measured once a round, on gradients that were written just before,
+/// as by a backward pass.
 ///
 /// # Errors
 ///

@@ -1,8 +1,10 @@
 //! Updates on the CPU device: all parameters in one go, each in one pass over memory, in place.
 //!
-//! Burn's modules change by value. Parameters are taken out of the module first, each of the places
-//! of a tied one, so that nobody else holds their elements; then all are updated together; then the
-//! module is visited again and gets them back.
+//! Burn's modules change by value. Parameters are taken out of the module first, a tied one out of
+//! each of its places, so that nothing else holds their elements. With each comes its clipped
+//! gradient and the factor that clipping decided on (`ClippedGradients::take_with_factor`). Then
+//! `shears_kernels::update` updates all of them at once and multiplies the factors in. Then the
+//! module is mapped again and gets them back.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -26,8 +28,8 @@ struct Taken {
     required: bool,
 }
 
-/// Applies an update to the parameters that it can be applied to in place. They are missing in the
-/// module that is returned, and in the gradients.
+/// Updates the parameters that can be updated in place. They are missing in the module that is
+/// returned, and in the gradients.
 pub(super) fn update<M: Module>(
     optimizer: &mut Optimizer,
     module: M,
@@ -146,7 +148,7 @@ struct Take<'a> {
     gradients: &'a mut ClippedGradients,
     settings: &'a OptimizerSettings,
     taken: Vec<Taken>,
-    /// Those that were taken, which may have further places in the module.
+    /// The parameters that were taken; a tied one has further places in the module.
     places: HashSet<ParamId>,
 }
 

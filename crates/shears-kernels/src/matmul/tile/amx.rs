@@ -1,7 +1,9 @@
-//! The micro-kernels for AMX: 16 or 32 rows times 16 or 32 columns of bf16 pairs, with f32 sums in tiles.
+//! The micro-kernels for AMX: 16 or 32 rows times 16 or 32 columns of bf16 pairs, with f32 sums in
+//! tiles.
 //!
-//! Each kernel sets the tiles up and releases them, so that no tile outlives it. The layouts are those of
-//! the other kernels: a row of `A` is pairs side by side, and a row of `B`'s panel is one pair for each column.
+//! Each kernel sets the tiles up and releases them, so that no tile outlives it. The layouts are
+//! those of the other kernels: a row of `A` is pairs side by side, and a row of `B`'s panel is one
+//! pair for each column.
 
 use std::arch::asm;
 use std::mem::offset_of;
@@ -12,15 +14,15 @@ use super::Tile;
 /// Rows of a tile register.
 pub(super) const ROWS: usize = 16;
 
-/// Whether the processor has AMX with bf16 and the system lets this process use it. The first call asks for
-/// that: without permission a tile instruction ends the process.
+/// Whether the processor has AMX with bf16 and the system lets this process use it. The first call
+/// asks for that: without permission a tile instruction ends the process.
 pub(crate) fn has_amx() -> bool {
     static HAS: OnceLock<bool> = OnceLock::new();
     *HAS.get_or_init(|| has_instructions() && has_permission())
 }
 
-/// Intel SDM volume 1, section 13.3: bits 22 and 24 of `CPUID.7.0:EDX` are AMX-BF16 and AMX-TILE; bits 17 and 18
-/// of `XCR0` say that the system keeps the tiles.
+/// Intel SDM volume 1, section 13.3: bits 22 and 24 of `CPUID.7.0:EDX` are AMX-BF16 and AMX-TILE;
+/// bits 17 and 18 of `XCR0` say that the system keeps the tiles.
 fn has_instructions() -> bool {
     use std::arch::x86_64::{__cpuid, __cpuid_count};
     const OSXSAVE: u32 = 1 << 27;
@@ -37,8 +39,8 @@ fn has_instructions() -> bool {
     __cpuid_count(7, 0).edx & AMX == AMX && enabled & TILES == TILES
 }
 
-/// Linux, Documentation/arch/x86/xstate.rst: `arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)`, for all threads
-/// of the process.
+/// Linux, Documentation/arch/x86/xstate.rst: `arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)`,
+/// for all threads of the process.
 #[cfg(target_os = "linux")]
 fn has_permission() -> bool {
     const SYS_ARCH_PRCTL: i64 = 158;
@@ -83,14 +85,17 @@ static CONFIGURATION: Configuration = Configuration {
     rows: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
 };
 
-/// A kernel: bytes of a panel's row; the tiles of `A` with the registers of their first rows; the tiles of `B`
-/// with their offsets in a panel's row; and the tiles of sums, each with its factors and its place in initial
-/// values and result.
+/// A kernel: bytes of a panel's row; the tiles of `A` with the registers of their first rows; the
+/// tiles of `B` with their offsets in a panel's row; and the tiles of sums, each with its factors
+/// and its place in initial values and result.
 macro_rules! kernel {
-    ($name:ident, $bytes:literal, [$($a:literal = $row:literal),+], [$($b:literal = $column:literal),+],
-     [$($sum:literal = $left:literal * $right:literal, $from:literal, $to:literal + $place:literal);+]) => {
+    ($name:ident, $bytes:literal,
+     [$($a:literal = $row:literal),+], [$($b:literal = $column:literal),+],
+     [$($sum:literal = $left:literal * $right:literal,
+        $from:literal, $to:literal + $place:literal);+]) => {
         unsafe fn $name(tile: &Tile) {
-            // SAFETY: the caller promises that the tile's factors and result are there, and that there is AMX.
+            // SAFETY: the caller promises that the tile's factors and result are there, and that
+            // there is AMX.
             unsafe {
                 asm!(
                     "ldtilecfg [{configuration}]",
@@ -167,13 +172,14 @@ kernel!(tile_2x2, 128, ["tmm4" = "rax", "tmm5" = "r9"], ["tmm6" = 0, "tmm7" = 64
      "tmm2" = "tmm5" * "tmm6", "r8", "r8" + 0;
      "tmm3" = "tmm5" * "tmm7", "r8", "r8" + 64]);
 
-/// By tiles of rows less one, then by vectors of columns less one. The depth is a multiple of 16 pairs, and
-/// the columns of `A` lie side by side.
+/// By tiles of rows less one, then by vectors of columns less one. The depth is a multiple of 16
+/// pairs, and the columns of `A` lie side by side.
 pub(super) const KERNELS: [[unsafe fn(&Tile); 2]; 2] = [[tile_1x1, tile_1x2], [tile_2x1, tile_2x2]];
 
-/// What a kernel does, instruction by instruction (Intel SDM volume 2, TDPBF16PS), for machines that lack them: an
-/// instruction adds up the products of first neighbours and those of second ones, each from zero, and adds
-/// the sum of both. It takes denormals for zeros, and gives zeros for them.
+/// What a kernel does, instruction by instruction (Intel SDM volume 2, TDPBF16PS), for machines
+/// that lack them: an instruction adds up the products of first neighbours and those of second
+/// ones, each from zero, and adds the sum of both. It takes denormals for zeros, and gives zeros
+/// for them.
 ///
 /// # Safety
 ///

@@ -1,17 +1,19 @@
-//! The micro-kernels for x86-64, in assembly: what a compiler makes of such a loop changes with its version
-//! and with the loop around it, and one that spills accumulators runs at half the speed
-//! (`cargo xtask asm` counts). Each kernel computes one tile, from loading its accumulators to storing them.
+//! The micro-kernels for x86-64, in assembly: what a compiler makes of such a loop changes with its
+//! version and with the loop around it, and one that spills accumulators runs at half the speed
+//! (`cargo xtask asm` counts). Each kernel computes one tile, from loading its accumulators to
+//! storing them.
 //!
-//! Registers: `rax` and `rdx` walk along the rows of `A` and the panel of `B`; `r8` to `r14` hold 1, 3, 5, 7, 9,
-//! 11 and 13 times the distance between rows of `A`, so that every row is one address away from `rax`.
+//! Registers: `rax` and `rdx` walk along the rows of `A` and the panel of `B`; `r8` to `r14` hold
+//! 1, 3, 5, 7, 9, 11 and 13 times the distance between rows of `A`, so that every row is one
+//! address away from `rax`.
 
 use std::arch::asm;
 use std::mem::offset_of;
 
 use super::Tile;
 
-/// A micro-kernel. Safety: as [`Tile::compute`] says, for its height and width, on a processor that has its
-/// instructions.
+/// A micro-kernel. Safety: as [`Tile::compute`] says, for its height and width, on a processor that
+/// has its instructions.
 type Kernel = unsafe fn(&Tile);
 
 /// The kernels of a module by height less one, then by vectors of columns less one.
@@ -47,10 +49,11 @@ pub(super) const AVX2: [[Kernel; 2]; 6] = [
     [avx2::tile_6x1, avx2::tile_6x2],
 ];
 
-/// One entry of the inner dimension: loads a row of the panel that lies `$at` panel rows ahead, and adds its
-/// product with a column of `A`.
+/// One entry of the inner dimension: loads a row of the panel that lies `$at` panel rows ahead, and
+/// adds its product with a column of `A`.
 macro_rules! step {
-    ($multiply:literal, $at:literal, $bytes:literal, [$($b:literal + $offset:literal),+], $splat:literal,
+    ($multiply:literal, $at:literal, $bytes:literal,
+     [$($b:literal + $offset:literal),+], $splat:literal,
      [$([$row:literal $($sum:literal = $factor:literal),+])+]) => {
         concat!(
             $("vmovups ", $b, ", [rdx + ", $at, "*", $bytes, " + ", $offset, "]\n",)+
@@ -64,15 +67,17 @@ macro_rules! step {
     };
 }
 
-/// A kernel: its name, the bytes of a panel's row, the registers of that row with their offsets, the register
-/// of the broadcast, and for each row of the tile its place from `rax` and its accumulators.
+/// A kernel: its name, the bytes of a panel's row, the registers of that row with their offsets,
+/// the register of the broadcast, and for each row of the tile its place from `rax` and its
+/// accumulators.
 macro_rules! kernel {
-    ($name:ident, $features:literal, $multiply:literal, $bytes:literal, [$($b:literal + $offset:literal),+], $splat:literal,
+    ($name:ident, $features:literal, $multiply:literal, $bytes:literal,
+     [$($b:literal + $offset:literal),+], $splat:literal,
      [$([$row:literal $($sum:literal + $place:literal = $factor:literal),+])+]) => {
         #[target_feature(enable = $features)]
         pub(super) unsafe fn $name(tile: &Tile) {
-            // SAFETY: the caller promises that the tile's factors and result are there. The kernel reads
-            // `tile`, `A`, `B` and the initial values, and writes the tile's rows of `C`.
+            // SAFETY: the caller promises that the tile's factors and result are there. The kernel
+            // reads `tile`, `A`, `B` and the initial values, and writes the tile's rows of `C`.
             unsafe {
                 asm!(
                     "mov rax, [rdi + {a}]",
@@ -96,10 +101,14 @@ macro_rules! kernel {
                     "jb 3f",
                     ".p2align 5",
                     "2:",
-                    step!($multiply, 0, $bytes, [$($b + $offset),+], $splat, [$([$row $($sum = $factor),+])+]),
-                    step!($multiply, 1, $bytes, [$($b + $offset),+], $splat, [$([$row $($sum = $factor),+])+]),
-                    step!($multiply, 2, $bytes, [$($b + $offset),+], $splat, [$([$row $($sum = $factor),+])+]),
-                    step!($multiply, 3, $bytes, [$($b + $offset),+], $splat, [$([$row $($sum = $factor),+])+]),
+                    step!($multiply, 0, $bytes, [$($b + $offset),+], $splat,
+                          [$([$row $($sum = $factor),+])+]),
+                    step!($multiply, 1, $bytes, [$($b + $offset),+], $splat,
+                          [$([$row $($sum = $factor),+])+]),
+                    step!($multiply, 2, $bytes, [$($b + $offset),+], $splat,
+                          [$([$row $($sum = $factor),+])+]),
+                    step!($multiply, 3, $bytes, [$($b + $offset),+], $splat,
+                          [$([$row $($sum = $factor),+])+]),
                     concat!("add rdx, 4*", $bytes),
                     "sub rcx, 4",
                     "jae 2b",
@@ -107,7 +116,8 @@ macro_rules! kernel {
                     "add rcx, 4",
                     "jz 5f",
                     "4:",
-                    step!($multiply, 0, $bytes, [$($b + $offset),+], $splat, [$([$row $($sum = $factor),+])+]),
+                    step!($multiply, 0, $bytes, [$($b + $offset),+], $splat,
+                          [$([$row $($sum = $factor),+])+]),
                     concat!("add rdx, ", $bytes),
                     "dec rcx",
                     "jnz 4b",
@@ -138,8 +148,8 @@ macro_rules! kernel {
     };
 }
 
-/// How many rows of a panel ahead of its use memory is asked for: a weight larger than the second-level cache
-/// comes from farther away than a processor looks by itself.
+/// How many rows of a panel ahead of its use memory is asked for: a weight larger than the
+/// second-level cache comes from farther away than a processor looks by itself.
 const PREFETCHED_ROWS: usize = 8;
 
 /// The kernels of all heights, each from the rows of the one before and a row more.
@@ -149,9 +159,11 @@ macro_rules! kernels {
         kernels!(@define $given $one $two [$($row)* $new]);
         kernels!($given [$($row)* $new] $($rest)*);
     };
-    (@define [$features:literal $multiply:literal $vector:literal $vectors:literal $first:literal $second:literal $splat:literal]
+    (@define [$features:literal $multiply:literal $vector:literal $vectors:literal
+              $first:literal $second:literal $splat:literal]
      $one:ident $two:ident [$([$row:literal $x:literal $y:literal])+]) => {
-        kernel!($one, $features, $multiply, $vector, [$first + 0], $splat, [$([$row $x + 0 = $first])+]);
+        kernel!($one, $features, $multiply, $vector, [$first + 0], $splat,
+                [$([$row $x + 0 = $first])+]);
         kernel!($two, $features, $multiply, $vectors, [$first + 0, $second + $vector], $splat,
             [$([$row $x + 0 = $first, $y + $vector = $second])+]);
     };
@@ -186,8 +198,8 @@ mod avx512 {
     wide_kernels!("avx512f" "vfmadd231ps");
 }
 
-/// An element of `A` is a pair of neighbours of a row in bf16, an element of `B` one of a column, and what is added is
-/// the product of the second of each, then that of the first.
+/// An element of `A` is a pair of neighbours of a row in bf16, an element of `B` one of a column,
+/// and what is added is the product of the second of each, then that of the first.
 mod avx512_bf16 {
     use super::*;
 
