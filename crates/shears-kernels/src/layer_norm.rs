@@ -38,14 +38,14 @@ pub fn layer_norm_plain<const D: usize>(
 
 /// Mean and reciprocal standard deviation of a row.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Moments {
+pub(crate) struct RowMoments {
     pub(crate) mean: f32,
     pub(crate) scale: f32,
 }
 
-impl Moments {
+impl RowMoments {
     #[inline(always)]
-    pub(crate) fn of<S: Simd>(simd: S, row: &[f32]) -> Moments {
+    pub(crate) fn of<S: Simd>(simd: S, row: &[f32]) -> RowMoments {
         let count = row.len() as f32;
         let mean = sum(simd, row, |x| x, |x| x) / count;
         let shift = simd.splat_f32s(mean);
@@ -59,13 +59,13 @@ impl Moments {
             |x| (x - mean) * (x - mean),
         );
         let scale = 1.0 / (squares / count + EPSILON as f32).sqrt();
-        Moments { mean, scale }
+        RowMoments { mean, scale }
     }
 
     /// The row, normalised.
     #[inline(always)]
-    pub(crate) fn apply(self, row: &[f32], [weight, bias]: [&[f32]; 2], out: &mut [f32]) {
-        let Moments { mean, scale } = self;
+    pub(crate) fn normalize(self, row: &[f32], [weight, bias]: [&[f32]; 2], out: &mut [f32]) {
+        let RowMoments { mean, scale } = self;
         let parameters = weight.iter().zip(bias);
         for ((out, x), (weight, bias)) in out.iter_mut().zip(row).zip(parameters) {
             *out = (x - mean) * scale * weight + bias;
@@ -84,7 +84,7 @@ impl Moments {
         out: &mut [f32],
         [weight_sum, bias_sum]: [&mut [f32]; 2],
     ) {
-        let Moments { mean, scale } = self;
+        let RowMoments { mean, scale } = self;
         let count = row.len();
         // The row's own lengths, so that the loops below need no checks.
         let (weight, gradient) = (&weight[..count], &gradient[..count]);
@@ -222,7 +222,7 @@ impl WithSimd for Normalize<'_> {
         let width = self.parameters[0].len();
         let rows = self.input.chunks_exact(width);
         for (row, out) in rows.zip(self.output.chunks_exact_mut(width)) {
-            Moments::of(simd, row).apply(row, self.parameters, out);
+            RowMoments::of(simd, row).normalize(row, self.parameters, out);
         }
     }
 }
@@ -278,7 +278,7 @@ impl WithSimd for Differentiate<'_> {
         let rows = self.input.chunks_exact(width).zip(gradients);
         for ((row, gradient), out) in rows.zip(self.out.chunks_exact_mut(width)) {
             let sums = [&mut *weight_sum, &mut *bias_sum];
-            Moments::of(simd, row).backward(simd, row, self.weight, gradient, out, sums);
+            RowMoments::of(simd, row).backward(simd, row, self.weight, gradient, out, sums);
         }
     }
 }

@@ -45,7 +45,7 @@ pub(crate) struct Forward<S> {
     pub(crate) output: FlexTensor,
     /// Further outputs, which are constants to automatic differentiation.
     pub(crate) constants: Vec<FlexTensor>,
-    /// What backward needs; it is asked for only where the forward pass was told so.
+    /// What backward needs; required only where `needs_backward` is set.
     pub(crate) saved: Option<S>,
 }
 

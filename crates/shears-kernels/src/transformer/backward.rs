@@ -7,7 +7,7 @@ use super::{BlockOf, Masks, WithBias};
 use crate::attention::{self, Rows};
 use crate::buffer::Buffer;
 use crate::cpu::{Cpu, Shared};
-use crate::layer_norm::{Moments, add_up};
+use crate::layer_norm::{RowMoments, add_up};
 use crate::math::normal;
 use crate::matmul::{Initial, Packed, transposed_product};
 use crate::vector::{load, store};
@@ -361,7 +361,7 @@ fn norm_backward<S: Simd>(
     let rows = rows.chunks_exact(width).zip(gradients);
     for ((row, gradient), out) in rows.zip(out.chunks_exact_mut(width)) {
         let sums = [&mut *weight_sum, &mut *bias_sum];
-        Moments::of(simd, row).backward(simd, row, weight, gradient, out, sums);
+        RowMoments::of(simd, row).backward(simd, row, weight, gradient, out, sums);
     }
 }
 

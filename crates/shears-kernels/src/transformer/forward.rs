@@ -6,7 +6,7 @@ use super::{BlockOf, Masks, WithBias};
 use crate::attention::{self, Attention, Rows};
 use crate::buffer::Buffer;
 use crate::cpu::{Cpu, Shared};
-use crate::layer_norm::Moments;
+use crate::layer_norm::RowMoments;
 use crate::math::normal;
 use crate::matmul::{FEW_ROWS, Initial, Packed, Weight};
 use crate::vector::{load, store};
@@ -307,7 +307,7 @@ fn product<S: Simd>(simd: S, packed: &Packed, rows: &[f32], out: &mut [f32], bia
 pub(super) fn normalize<S: Simd>(simd: S, rows: &[f32], norm: NormSlices<'_>, out: &mut [f32]) {
     let width = norm.weight.len();
     for (row, out) in rows.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
-        Moments::of(simd, row).apply(row, [norm.weight, norm.bias], out);
+        RowMoments::of(simd, row).normalize(row, [norm.weight, norm.bias], out);
     }
 }
 
