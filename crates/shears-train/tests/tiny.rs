@@ -37,19 +37,24 @@ pub(crate) fn device() -> Device {
 
 /// A plan of small numbers; `plan.toml` does not need a text.
 pub(crate) fn plan(architecture: Architecture) -> Plan {
+    let preset = Preset::of(architecture).plan();
     Plan {
         text: vec![PathBuf::from("tiny.txt")],
         layers: 2,
         hidden: 8,
         embedding: 8,
-        heads: 2,
+        // Files have the settings that belong to the model alone.
+        heads: match architecture {
+            Architecture::Transformer => 2,
+            _ => preset.heads,
+        },
         batch: 3,
         window: 6,
         lr: 0.01,
         warmup: 0,
         steps: 100,
         tied: false,
-        ..Preset::of(architecture).plan()
+        ..preset
     }
 }
 
