@@ -7,7 +7,8 @@ extern crate alloc;
 
 // A line in which no file uses a later one: `math`, `significant`, `element`, `gradients`, `accumulate`,
 // `threshold`, `text`, `clip_rule`, `policy`, `adam`, `error`, `blocks`, `norm`, `scan`, `units`, `measure`,
-// `change`, `apply`, `percentile`, `state`, `rules`, `tensors`, `report`, `outcome`, `stages`, `clip`.
+// `change`, `apply`, `percentile`, `state`, `rules`, `tensors`, `report`, `outcome`, `stages`, `clip`,
+// `simple`.
 //
 // `clip_rule` is the table of all rules and their text forms, and `policy` a chain of them. A step is read by
 // `scan` and `measure`; `rules` choose a `change` for each tensor from that and from what they have

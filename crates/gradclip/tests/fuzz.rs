@@ -46,7 +46,7 @@ fn run(target: &str, body: fn(&[u8])) {
 
 fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("fuzz/corpus")
+        .join("tests/corpus")
         .join(target);
     let entries = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{target}: {error}"));
     let mut files: Vec<(String, Vec<u8>)> = entries

@@ -94,6 +94,11 @@ pub(crate) fn run() -> ExitCode {
             }
         }
     }
+    println!("== what is published: cargo xtask package");
+    if crate::package::run() == ExitCode::FAILURE {
+        eprintln!("== what is published failed");
+        return ExitCode::FAILURE;
+    }
     println!("== machine code: cargo xtask asm");
     if let Err(problems) = crate::asm::check() {
         for problem in problems {

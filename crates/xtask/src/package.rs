@@ -1,0 +1,93 @@
+//! What is published is whole: the crates as `cargo package` makes them, unpacked somewhere else, and
+//! their tests there.
+//!
+//! A file that is missing from a package, a development dependency that does not survive it, a path out
+//! of the crate: all of this works in the workspace, and not for those who download the crate. The three
+//! crates without a tensor library run their tests there. Those for Burn and Candle are only checked,
+//! with tests, examples and benches: their tests read no files, the same sources run in the workspace,
+//! and to run them here would build Burn and Candle once more, with fewer features.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+/// In the order in which they are to be published, and how their packages are tried.
+const PUBLISHED: [(&str, &[&str]); 5] = [
+    ("gradclip", &["test", "--features", "half"]),
+    ("gradclip-judge", &["test"]),
+    ("gradclip-suite", &["test"]),
+    ("gradclip-burn", &["check", "--all-targets"]),
+    ("gradclip-candle", &["check", "--all-targets"]),
+];
+
+/// What each package must have beside its sources.
+const FILES: [&str; 4] = ["Cargo.toml", "README.md", "LICENSE-MIT", "LICENSE-APACHE"];
+
+/// `cargo xtask package`.
+pub(crate) fn run() -> ExitCode {
+    match check() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            eprintln!("xtask package: {problem}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Packs, unpacks and tries the crates.
+pub(crate) fn check() -> Result<(), String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let scratch = root.join("target/package/unpacked");
+    let _ = fs::remove_dir_all(&scratch);
+    fs::create_dir_all(&scratch).map_err(|error| format!("{}: {error}", scratch.display()))?;
+    // Without a verification of its own, which builds only the libraries.
+    let mut package = Command::new("cargo");
+    package.args(["package", "--no-verify", "--allow-dirty", "--quiet"]);
+    package.args(PUBLISHED.iter().flat_map(|(name, _)| ["--package", name]));
+    execute(package.current_dir(&root))?;
+    let mut workspace = String::from("[workspace]\nresolver = \"3\"\nmembers = [\"*-*\"]\n\n");
+    workspace.push_str("[patch.crates-io]\n");
+    for (name, _) in PUBLISHED {
+        // All crates of the workspace have one version.
+        let folder = format!("{name}-{}", env!("CARGO_PKG_VERSION"));
+        let mut tar = Command::new("tar");
+        tar.arg("-xzf")
+            .arg(root.join(format!("target/package/{folder}.crate")));
+        execute(tar.current_dir(&scratch))?;
+        for file in FILES {
+            let packed = fs::read(scratch.join(&folder).join(file));
+            let packed = packed.map_err(|error| format!("{folder}/{file}: {error}"))?;
+            if file.starts_with("LICENSE")
+                && packed != fs::read(root.join(file)).unwrap_or_default()
+            {
+                return Err(format!("{folder}/{file} is not that of the workspace"));
+            }
+        }
+        workspace.push_str(&format!("{name} = {{ path = \"{folder}\" }}\n"));
+    }
+    write(&scratch.join("Cargo.toml"), workspace.as_bytes())?;
+    // The versions that all else is tested with.
+    let lock = fs::read(root.join("Cargo.lock")).map_err(|error| format!("Cargo.lock: {error}"))?;
+    write(&scratch.join("Cargo.lock"), &lock)?;
+    for (name, arguments) in PUBLISHED {
+        let mut cargo = Command::new("cargo");
+        cargo.args(arguments).args(["--quiet", "--package", name]);
+        cargo.current_dir(&scratch);
+        cargo.env("CARGO_TARGET_DIR", root.join("target/package/target"));
+        // The corpus is there; the search goes on in the workspace.
+        execute(cargo.env("GRADCLIP_FUZZ_SECONDS", "1"))?;
+    }
+    Ok(())
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), String> {
+    fs::write(path, bytes).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+fn execute(command: &mut Command) -> Result<(), String> {
+    match command.status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("{command:?}: {status}")),
+        Err(error) => Err(format!("{command:?}: {error}")),
+    }
+}
