@@ -391,7 +391,7 @@ impl Clipper {
         let mut report = ClipReport::measured(self.policy.order(), &measures);
         match self.non_finite {
             _ if report.non_finite == 0 => {}
-            NonFinite::Error => return Err(non_finite_error(&measures)),
+            NonFinite::Error => return Err(report.non_finite_error()),
             NonFinite::Skip => {
                 let threshold = |link: &Link<Box<dyn Rule>>| link.rule.fixed_threshold(self.steps);
                 let threshold = self.rules.iter().rev().find_map(threshold);
@@ -492,13 +492,5 @@ impl Clipper {
                 self.steps += 1;
             }
         }
-    }
-}
-
-fn non_finite_error(measures: &[Measure]) -> ClipError {
-    let affected = measures.iter().filter(|measure| measure.non_finite > 0);
-    let tensors = affected.map(|measure| (measure.name.clone(), measure.non_finite));
-    ClipError::NonFinite {
-        tensors: tensors.collect(),
     }
 }

@@ -31,8 +31,7 @@ pub enum ClipRole {
 /// ```
 /// let forms = gradclip::ClipRule::forms();
 /// let norm = forms.iter().find(|form| form.name == "norm").unwrap();
-/// assert_eq!(norm.to_string(), "norm:C[,p=P]");
-/// assert_eq!(norm.with_defaults(), "norm:C[,p=2]");
+/// assert_eq!((&*norm.form, &*norm.with_defaults), ("norm:C[,p=P]", "norm:C[,p=2]"));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -43,53 +42,28 @@ pub struct RuleForm {
     pub role: ClipRole,
     /// The publication or the code that it comes from. Its equation is in `CLIPPING.md`.
     pub source: &'static str,
-    parameters: Vec<ParameterForm>,
+    /// The form, such as `norm:C[,p=P]`.
+    pub form: String,
+    /// The form with the default of each parameter in place of its letter: `norm:C[,p=2]`.
+    pub with_defaults: String,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct ParameterForm {
-    /// None for the one that comes first and has no name.
-    key: Option<&'static str>,
-    form: &'static str,
-    /// Empty where there is no default that could be written.
-    default: String,
-}
-
-impl RuleForm {
-    /// The form with the default of each parameter in place of its letter.
-    #[must_use]
-    pub fn with_defaults(&self) -> String {
-        self.write(|parameter| match parameter.default.as_str() {
-            "" => parameter.form,
-            default => default,
-        })
-    }
-
-    fn write<'a>(&'a self, value: impl Fn(&'a ParameterForm) -> &'a str) -> String {
-        let mut text = self.name.to_string();
-        let named = |parameter: &'a ParameterForm| {
-            let key = parameter.key?;
-            Some(format!("{key}={}", value(parameter)))
-        };
-        let keys: Vec<String> = self.parameters.iter().filter_map(named).collect();
-        match self
-            .parameters
-            .iter()
-            .find(|parameter| parameter.key.is_none())
-        {
-            Some(first) => {
-                text += &format!(":{}", first.form);
-                text.extend(keys.iter().map(|key| format!("[,{key}]")));
-            }
-            None => text += &format!("[:{}]", keys.join(",")),
-        }
-        text
+/// The form of a rule, with the letter of each parameter or, where it has one, its default.
+fn form(name: &str, parameters: &[(Option<&str>, impl fmt::Display)]) -> String {
+    let keys = parameters
+        .iter()
+        .filter_map(|(key, value)| Some(format!("{}={value}", (*key)?)));
+    match parameters.first() {
+        Some((None, first)) => keys.fold(format!("{name}:{first}"), |form, key| {
+            format!("{form}[,{key}]")
+        }),
+        _ => format!("{name}[:{}]", keys.collect::<Vec<_>>().join(",")),
     }
 }
 
 impl fmt::Display for RuleForm {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.write(|parameter| parameter.form))
+        formatter.write_str(&self.form)
     }
 }
 
@@ -131,12 +105,12 @@ const fn count(count: u32) -> NonZeroU32 {
 }
 
 impl<T: Value> Parameter<T> {
-    fn form(self) -> ParameterForm {
-        ParameterForm {
-            key: self.key,
-            form: self.form,
-            default: self.default.map(T::print).unwrap_or_default(),
-        }
+    fn default(self) -> String {
+        let written = self
+            .default
+            .map(T::print)
+            .filter(|default| !default.is_empty());
+        written.unwrap_or_else(|| self.form.to_string())
     }
 
     /// The value as it is written in a rule, unless it is the default.
@@ -183,9 +157,12 @@ macro_rules! rules {
                     name: $name,
                     role: ClipRole::$role,
                     source: $source,
-                    parameters: vec![
-                        $( { let parameter: Parameter<$type> = $parameter; parameter.form() }, )*
-                    ],
+                    form: form($name, &[
+                        $( { let known: Parameter<$type> = $parameter; (known.key, known.form) }, )*
+                    ]),
+                    with_defaults: form($name, &[
+                        $( { let known: Parameter<$type> = $parameter; (known.key, known.default()) }, )*
+                    ]),
                 }, )* ]
             }
 
@@ -435,7 +412,7 @@ mod tests {
         const CLIPPING: &str = include_str!("../CLIPPING.md");
         const README: &str = include_str!("../README.md");
         for form in ClipRule::forms() {
-            let heading = format!("### `{}`\n", form.with_defaults());
+            let heading = format!("### `{}`\n", form.with_defaults);
             assert!(CLIPPING.contains(&heading), "CLIPPING.md lacks {heading}");
             let row = format!("`{form}`").replace('|', "\\|");
             assert!(README.contains(&row), "README.md lacks {row}");

@@ -26,57 +26,38 @@ pub(crate) trait Element: Copy + Debug + Default + Send + Sync + 'static {
     fn is_finite(self) -> bool;
 }
 
-impl Element for f32 {
-    type Wide = f32;
-    const SQUARES_FIT: bool = true;
-    const LARGEST: f64 = f32::MAX as f64;
+macro_rules! float_element {
+    ($type:ty, $squares_fit:literal) => {
+        impl Element for $type {
+            type Wide = $type;
+            const SQUARES_FIT: bool = $squares_fit;
+            const LARGEST: f64 = <$type>::MAX as f64;
 
-    #[inline(always)]
-    fn magnitude(self) -> f32 {
-        self.abs()
-    }
+            #[inline(always)]
+            fn magnitude(self) -> $type {
+                self.abs()
+            }
 
-    #[inline(always)]
-    fn to_f64(self) -> f64 {
-        f64::from(self)
-    }
+            #[inline(always)]
+            fn to_f64(self) -> f64 {
+                self.into()
+            }
 
-    #[inline(always)]
-    fn from_f64(value: f64) -> f32 {
-        value as f32
-    }
+            #[inline(always)]
+            fn from_f64(value: f64) -> $type {
+                value as $type
+            }
 
-    #[inline(always)]
-    fn is_finite(self) -> bool {
-        self.is_finite()
-    }
+            #[inline(always)]
+            fn is_finite(self) -> bool {
+                self.is_finite()
+            }
+        }
+    };
 }
 
-impl Element for f64 {
-    type Wide = f64;
-    const SQUARES_FIT: bool = false;
-    const LARGEST: f64 = f64::MAX;
-
-    #[inline(always)]
-    fn magnitude(self) -> f64 {
-        self.abs()
-    }
-
-    #[inline(always)]
-    fn to_f64(self) -> f64 {
-        self
-    }
-
-    #[inline(always)]
-    fn from_f64(value: f64) -> f64 {
-        value
-    }
-
-    #[inline(always)]
-    fn is_finite(self) -> bool {
-        self.is_finite()
-    }
-}
+float_element!(f32, true);
+float_element!(f64, false);
 
 #[cfg(feature = "half")]
 macro_rules! half_element {

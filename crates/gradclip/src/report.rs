@@ -4,6 +4,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::change::{Change, Effect, cosine_of};
+use crate::error::ClipError;
 use crate::measure::{Measure, Orders, reported_norm_of_all};
 use crate::norm::{Norm, Squares, add_squares, combine_norms};
 use crate::rules::{Decided, Rule, SkipReason};
@@ -118,6 +119,15 @@ impl ClipReport {
                 .iter()
                 .map(|measure| TensorReport::measured(measure, all))
                 .collect(),
+        }
+    }
+
+    /// The tensors that are not finite, as the error that stops a step.
+    pub(crate) fn non_finite_error(&self) -> ClipError {
+        let affected = self.tensors.iter().filter(|tensor| tensor.non_finite > 0);
+        let tensors = affected.map(|tensor| (tensor.name.clone(), tensor.non_finite));
+        ClipError::NonFinite {
+            tensors: tensors.collect(),
         }
     }
 

@@ -20,7 +20,7 @@ use crate::state::{Lists, StateError};
 use crate::threshold::{NormOrder, UnitAxis};
 
 use adaptive::{AdaGc, AutoClip, Median, ZClip};
-use fixed::{Agc, BlockRms, ByNorm, ByValue, GlobalNorm, GroupNorm, Normalize};
+use fixed::{Agc, Fixed};
 
 pub use guard::SkipReason;
 pub(crate) use guard::{Guard, Judgement};
@@ -198,13 +198,35 @@ fn shorten_alone(measure: &Measure, threshold: f64) -> Change {
 
 /// The rule before its first step; `None` for one that does not change gradients.
 pub(crate) fn rule_of(rule: &ClipRule) -> Option<Box<dyn Rule>> {
+    type Decide = fn(f64, NormOrder, &[Measure]) -> Decided;
+    let of_tensors = |threshold, order, decide: Decide| Fixed {
+        threshold,
+        order,
+        turns: true,
+        clamps: false,
+        decide,
+    };
+    let of_all = |threshold, order, decide: Decide| Fixed {
+        turns: false,
+        ..of_tensors(threshold, order, decide)
+    };
+    let two = NormOrder::TWO;
     Some(match *rule {
-        ClipRule::Value { threshold } => Box::new(ByValue(threshold)),
-        ClipRule::Norm { threshold, order } => Box::new(ByNorm(threshold, order)),
-        ClipRule::GlobalNorm { threshold, order } => Box::new(GlobalNorm(threshold, order)),
-        ClipRule::GroupNorm { threshold } => Box::new(GroupNorm(threshold)),
-        ClipRule::BlockRms { threshold } => Box::new(BlockRms(threshold)),
-        ClipRule::Normalize { threshold } => Box::new(Normalize(threshold.get())),
+        ClipRule::Value { threshold } => Box::new(Fixed {
+            clamps: true,
+            ..of_tensors(threshold, two, fixed::value)
+        }),
+        ClipRule::Norm { threshold, order } => Box::new(of_tensors(threshold, order, fixed::norm)),
+        ClipRule::GroupNorm { threshold } => {
+            Box::new(of_tensors(threshold, two, fixed::group_norm))
+        }
+        ClipRule::BlockRms { threshold } => Box::new(of_tensors(threshold, two, fixed::block_rms)),
+        ClipRule::GlobalNorm { threshold, order } => {
+            Box::new(of_all(threshold, order, fixed::global_norm))
+        }
+        ClipRule::Normalize { threshold } => {
+            Box::new(of_all(threshold.get(), two, fixed::normalize))
+        }
         ClipRule::Agc {
             lambda,
             epsilon,

@@ -4,93 +4,53 @@ use alloc::string::String;
 use core::fmt;
 use core::num::NonZeroU32;
 
-/// A number greater than zero, `+inf` included.
-#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
-pub struct Positive(f64);
+macro_rules! number {
+    ($(#[$doc:meta])* $Name:ident, $accepts:literal, $wanted:literal, |$value:ident| $fits:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
+        pub struct $Name(f64);
 
-impl Positive {
-    /// Accepts any number greater than zero.
-    ///
-    /// # Errors
-    ///
-    /// [`PolicyError::Number`] for zero, negative numbers and NaN.
-    pub fn new(value: f64) -> Result<Positive, PolicyError> {
-        if value > 0.0 {
-            Ok(Positive(value))
-        } else {
-            let wanted = "greater than 0";
-            Err(PolicyError::Number { value, wanted })
+        impl $Name {
+            #[doc = concat!("Accepts ", $accepts, ".")]
+            ///
+            /// # Errors
+            ///
+            /// [`PolicyError::Number`] for everything else.
+            pub fn new($value: f64) -> Result<$Name, PolicyError> {
+                let (value, wanted) = ($value, $wanted);
+                match $fits {
+                    true => Ok($Name(value)),
+                    false => Err(PolicyError::Number { value, wanted }),
+                }
+            }
+
+            /// For numbers that are known to fit.
+            #[allow(dead_code, reason = "not every one of them is a default")]
+            pub(crate) const fn constant(value: f64) -> $Name {
+                $Name(value)
+            }
+
+            /// The number.
+            #[must_use]
+            pub fn get(self) -> f64 {
+                self.0
+            }
         }
-    }
-
-    /// For numbers that are known to fit.
-    pub(crate) const fn constant(value: f64) -> Positive {
-        Positive(value)
-    }
-
-    /// The number.
-    #[must_use]
-    pub fn get(self) -> f64 {
-        self.0
-    }
+    };
 }
 
-/// A number from 0 up to, but without, 1: the weight of the past in a running average.
-#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
-pub struct Decay(f64);
-
-impl Decay {
-    /// Accepts `0 <= value < 1`.
-    ///
-    /// # Errors
-    ///
-    /// [`PolicyError::Number`] for everything else.
-    pub fn new(value: f64) -> Result<Decay, PolicyError> {
-        if (0.0..1.0).contains(&value) {
-            Ok(Decay(value))
-        } else {
-            let wanted = "at least 0 and less than 1";
-            Err(PolicyError::Number { value, wanted })
-        }
-    }
-
-    /// For numbers that are known to fit.
-    pub(crate) const fn constant(value: f64) -> Decay {
-        Decay(value)
-    }
-
-    /// The number.
-    #[must_use]
-    pub fn get(self) -> f64 {
-        self.0
-    }
-}
-
-/// A percentile, from 0 (the minimum) to 100 (the maximum).
-#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
-pub struct Percentile(f64);
-
-impl Percentile {
-    /// Accepts `0 <= value <= 100`.
-    ///
-    /// # Errors
-    ///
-    /// [`PolicyError::Number`] for everything else.
-    pub fn new(value: f64) -> Result<Percentile, PolicyError> {
-        if (0.0..=100.0).contains(&value) {
-            Ok(Percentile(value))
-        } else {
-            let wanted = "from 0 to 100";
-            Err(PolicyError::Number { value, wanted })
-        }
-    }
-
-    /// The number.
-    #[must_use]
-    pub fn get(self) -> f64 {
-        self.0
-    }
-}
+number!(
+    /// A number greater than zero, `+inf` included.
+    Positive, "any number greater than zero", "greater than 0", |value| value > 0.0
+);
+number!(
+    /// A number from 0 up to, but without, 1: the weight of the past in a running average.
+    Decay, "`0 <= value < 1`", "at least 0 and less than 1", |value| (0.0..1.0).contains(&value)
+);
+number!(
+    /// A percentile, from 0 (the minimum) to 100 (the maximum).
+    Percentile, "`0 <= value <= 100`", "from 0 to 100", |value| (0.0..=100.0).contains(&value)
+);
 
 /// A clipping threshold: greater than zero, finite or `+inf`, the same at every step or going from
 /// one value to another.

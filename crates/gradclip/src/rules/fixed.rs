@@ -11,157 +11,97 @@ use crate::measure::{Measure, norm_of_all};
 use crate::norm::{Norm, add_squares};
 use crate::threshold::{NormOrder, Positive, Threshold, UnitAxis};
 
-/// `value`.
+/// A rule that is a function of its threshold and the measures.
 #[derive(Clone, Debug)]
-pub(super) struct ByValue(pub(super) Threshold);
+pub(super) struct Fixed {
+    pub(super) threshold: Threshold,
+    pub(super) order: NormOrder,
+    pub(super) turns: bool,
+    pub(super) clamps: bool,
+    pub(super) decide: fn(f64, NormOrder, &[Measure]) -> Decided,
+}
 
-impl Rule for ByValue {
+impl Rule for Fixed {
+    fn order(&self) -> NormOrder {
+        self.order
+    }
+
     fn can_turn(&self) -> bool {
-        true
+        self.turns
     }
 
     fn clamps(&self) -> bool {
-        true
+        self.clamps
     }
 
     fn fixed_threshold(&self, step: u64) -> Option<f64> {
-        Some(self.0.at(step))
+        Some(self.threshold.at(step))
     }
 
     fn decide(&self, step: u64, measures: &[Measure]) -> Decided {
-        let bound = self.0.at(step);
-        Decided::per_tensor(bound, measures, |measure| {
-            // Compared as the storage can hold it, so that what is already at the bound is not
-            // changed again.
-            match measure.max_magnitude > (measure.round)(bound) {
-                true => Change::Clamp(bound),
-                false => Change::Keep,
-            }
-        })
+        (self.decide)(self.threshold.at(step), self.order, measures)
     }
 }
 
-/// `norm`.
-#[derive(Clone, Debug)]
-pub(super) struct ByNorm(pub(super) Threshold, pub(super) NormOrder);
-
-impl Rule for ByNorm {
-    fn order(&self) -> NormOrder {
-        self.1
-    }
-
-    fn can_turn(&self) -> bool {
-        true
-    }
-
-    fn fixed_threshold(&self, step: u64) -> Option<f64> {
-        Some(self.0.at(step))
-    }
-
-    fn decide(&self, step: u64, measures: &[Measure]) -> Decided {
-        let threshold = self.0.at(step);
-        Decided::per_tensor(threshold, measures, |measure| {
-            shorten_alone(measure, threshold)
-        })
-    }
-}
-
-/// `block-rms`.
-#[derive(Clone, Debug)]
-pub(super) struct BlockRms(pub(super) Threshold);
-
-impl Rule for BlockRms {
-    fn can_turn(&self) -> bool {
-        true
-    }
-
-    fn fixed_threshold(&self, step: u64) -> Option<f64> {
-        Some(self.0.at(step))
-    }
-
-    fn decide(&self, step: u64, measures: &[Measure]) -> Decided {
-        let threshold = self.0.at(step);
-        Decided::per_tensor(threshold, measures, |measure| {
-            shorten(measure.norm, threshold * sqrt(measure.elements as f64))
-        })
-    }
-}
-
-/// `group-norm`.
-#[derive(Clone, Debug)]
-pub(super) struct GroupNorm(pub(super) Threshold);
-
-impl Rule for GroupNorm {
-    fn can_turn(&self) -> bool {
-        true
-    }
-
-    fn fixed_threshold(&self, step: u64) -> Option<f64> {
-        Some(self.0.at(step))
-    }
-
-    fn decide(&self, step: u64, measures: &[Measure]) -> Decided {
-        let mut groups: BTreeMap<&str, Vec<&Measure>> = BTreeMap::new();
-        for measure in measures {
-            groups.entry(&measure.group).or_default().push(measure);
-        }
-        let norm = |group: Vec<&Measure>| add_squares(group.iter().map(|m| m.squares)).root();
-        let norms: BTreeMap<&str, Norm> = groups
-            .into_iter()
-            .map(|(name, group)| (name, norm(group)))
-            .collect();
-        let threshold = self.0.at(step);
-        Decided::per_tensor(threshold, measures, |measure| {
-            shorten(norms[measure.group.as_str()], threshold)
-        })
-    }
-}
-
-/// `global-norm`.
-#[derive(Clone, Debug)]
-pub(super) struct GlobalNorm(pub(super) Threshold, pub(super) NormOrder);
-
-impl Rule for GlobalNorm {
-    fn order(&self) -> NormOrder {
-        self.1
-    }
-
-    fn fixed_threshold(&self, step: u64) -> Option<f64> {
-        Some(self.0.at(step))
-    }
-
-    fn decide(&self, step: u64, measures: &[Measure]) -> Decided {
-        let norm = norm_of_all(measures, self.1);
-        Decided::together(Some(self.0.at(step)), norm, measures.len())
-    }
-}
-
-/// `normalize`: to the threshold from above and from below.
-#[derive(Clone, Debug)]
-pub(super) struct Normalize(pub(super) Threshold);
-
-impl Rule for Normalize {
-    fn fixed_threshold(&self, step: u64) -> Option<f64> {
-        Some(self.0.at(step))
-    }
-
-    fn decide(&self, step: u64, measures: &[Measure]) -> Decided {
-        let target = self.0.at(step);
-        let norm = norm_of_all(measures, NormOrder::TWO);
-        let scaled = !norm.is_zero() && norm.value() != target;
-        let change = match scaled {
-            true => Change::Scale {
-                by: norm.coefficient_to(target),
-                lands_on: None,
-            },
+pub(super) fn value(bound: f64, _: NormOrder, measures: &[Measure]) -> Decided {
+    Decided::per_tensor(bound, measures, |measure| {
+        // Compared as the storage can hold it, so that what is already at the bound is not changed
+        // again.
+        match measure.max_magnitude > (measure.round)(bound) {
+            true => Change::Clamp(bound),
             false => Change::Keep,
-        };
-        Decided {
-            changes: vec![change; measures.len()],
-            threshold: Some(target),
-            norm_after: Some(target).filter(|_| scaled),
-            ..Decided::keep(measures.len())
         }
+    })
+}
+
+pub(super) fn norm(threshold: f64, _: NormOrder, measures: &[Measure]) -> Decided {
+    Decided::per_tensor(threshold, measures, |measure| {
+        shorten_alone(measure, threshold)
+    })
+}
+
+pub(super) fn block_rms(threshold: f64, _: NormOrder, measures: &[Measure]) -> Decided {
+    Decided::per_tensor(threshold, measures, |measure| {
+        shorten(measure.norm, threshold * sqrt(measure.elements as f64))
+    })
+}
+
+pub(super) fn group_norm(threshold: f64, _: NormOrder, measures: &[Measure]) -> Decided {
+    let mut groups: BTreeMap<&str, Vec<&Measure>> = BTreeMap::new();
+    for measure in measures {
+        groups.entry(&measure.group).or_default().push(measure);
+    }
+    let norm = |group: Vec<&Measure>| add_squares(group.iter().map(|m| m.squares)).root();
+    let norms: BTreeMap<&str, Norm> = groups
+        .into_iter()
+        .map(|(name, group)| (name, norm(group)))
+        .collect();
+    Decided::per_tensor(threshold, measures, |measure| {
+        shorten(norms[measure.group.as_str()], threshold)
+    })
+}
+
+pub(super) fn global_norm(threshold: f64, order: NormOrder, measures: &[Measure]) -> Decided {
+    let norm = norm_of_all(measures, order);
+    Decided::together(Some(threshold), norm, measures.len())
+}
+
+/// To the threshold from above and from below.
+pub(super) fn normalize(target: f64, order: NormOrder, measures: &[Measure]) -> Decided {
+    let norm = norm_of_all(measures, order);
+    let scaled = !norm.is_zero() && norm.value() != target;
+    let change = match scaled {
+        true => Change::Scale {
+            by: norm.coefficient_to(target),
+            lands_on: None,
+        },
+        false => Change::Keep,
+    };
+    Decided {
+        changes: vec![change; measures.len()],
+        threshold: Some(target),
+        norm_after: Some(target).filter(|_| scaled),
+        ..Decided::keep(measures.len())
     }
 }
 
