@@ -13,7 +13,7 @@ pub struct Axis {
     range: Option<(f64, f64)>,
     highest: f64,
     room: f64,
-    ticks: Vec<f64>,
+    ticks: Vec<(f64, String)>,
     format: fn(f64) -> String,
 }
 
@@ -57,8 +57,8 @@ impl Axis {
         Axis { room, ..self }
     }
 
-    /// Marks these values, and not round ones.
-    pub fn marked_at(self, ticks: Vec<f64>) -> Axis {
+    /// Marks these values with these names, and not round ones.
+    pub fn marked_at(self, ticks: Vec<(f64, String)>) -> Axis {
         Axis { ticks, ..self }
     }
 
@@ -69,6 +69,11 @@ impl Axis {
 
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Of the marks, if they have their own.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.ticks.iter().map(|(_, name)| name.as_str())
     }
 
     /// The place of a value before it becomes pixels; NaN if it has none.
@@ -82,7 +87,11 @@ impl Axis {
 
     /// What stands beside a place.
     pub(crate) fn words(&self, place: f64) -> String {
+        let mut ticks = self.ticks.iter();
         match self.log {
+            _ if !self.ticks.is_empty() => ticks
+                .find(|(value, _)| self.place(*value) == place)
+                .map_or(String::new(), |(_, name)| name.clone()),
             // The nearest short number: 10 to the power of log10(3) is not 3.
             true => (self.format)(rounded(10_f64.powf(place), 12)),
             false => (self.format)(place),
@@ -113,7 +122,11 @@ impl Axis {
     /// The axis as the library has it, with about that many marks.
     pub(crate) fn coordinates(&self, ends: Range<f64>, marks: usize) -> Coordinates {
         let ticks: Vec<f64> = match (self.ticks.is_empty(), self.log) {
-            (false, _) => self.ticks.iter().map(|tick| self.place(*tick)).collect(),
+            (false, _) => self
+                .ticks
+                .iter()
+                .map(|(value, _)| self.place(*value))
+                .collect(),
             (true, true) => {
                 let levels = levels(10_f64.powf(ends.start), 10_f64.powf(ends.end), marks);
                 levels.into_iter().map(f64::log10).collect()
@@ -169,6 +182,8 @@ fn rounded(value: f64, digits: usize) -> f64 {
 /// Round numbers in a range: the digits 1 to 9 of each decade, or fewer of them, or fewer decades. The
 /// library's own are without end where the range is as wide as numbers go.
 fn levels(low: f64, high: f64, most: usize) -> Vec<f64> {
+    // With room beside them, ends may lie outside of what numbers can be.
+    let (low, high) = (low.max(f64::MIN_POSITIVE), high.min(f64::MAX));
     let decades = low.log10().floor() as i32..=high.log10().ceil() as i32;
     let with = |digits: &[u8]| -> Vec<f64> {
         let all = decades.clone().flat_map(|decade| {
@@ -204,6 +219,7 @@ mod tests {
         );
         assert_eq!(levels(0.5, 2e7).len(), 8);
         assert!((5..=10).contains(&levels(1e-30, 1e30).len()));
+        assert!((5..=10).contains(&levels(0.0, f64::INFINITY).len()));
     }
 
     #[test]

@@ -84,7 +84,6 @@ pub(crate) enum Swatch {
     Line { width: u32, dashed: bool },
     Peak,
     Cross,
-    Block,
 }
 
 /// What stands above a picture to say what its colours mean.
@@ -139,7 +138,6 @@ impl Legend {
                     root.draw(&Cross::new((middle, y), 5, style))
                         .map_err(FigureError::of)?;
                 }
-                Swatch::Block => rectangle(root, [(right - 18, y - 6), (right, y + 6)], *colour)?,
             }
             label(root, text, (right + 8, y), INK, HPos::Left)?;
         }

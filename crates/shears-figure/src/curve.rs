@@ -5,9 +5,9 @@ use std::ops::Range;
 /// A place, before it becomes pixels.
 pub(crate) type Place = (f64, f64);
 
-/// The parts of a line that are drawn in so many columns of pixels: apart where a value is not finite, cut off at the
-/// upper and the lower edge. Of more points than columns, each column keeps its smallest and its largest;
-/// of points on one level only the ends are kept.
+/// The parts of a line that are drawn in so many columns of pixels: apart where a value is not finite. Of more
+/// points than columns, each column keeps its smallest and its largest; of points on one level only the ends
+/// are kept. What is outside of the edges lies on them.
 pub(crate) fn visible(
     line: &[Place],
     columns: u32,
@@ -16,8 +16,13 @@ pub(crate) fn visible(
 ) -> Vec<Vec<Place>> {
     let parts = line.split(|(x, y)| !(x.is_finite() && y.is_finite()));
     let parts = parts.filter(|part| !part.is_empty());
-    let parts = parts.map(|part| without_level(&thinned(part, columns, across)));
-    parts.flat_map(|part| clipped(&part, up)).collect()
+    let mut parts: Vec<Vec<Place>> = parts.map(|part| thinned(part, columns, across)).collect();
+    for part in &mut parts {
+        part.iter_mut()
+            .for_each(|place| place.1 = place.1.clamp(up.start, up.end));
+        *part = without_level(part);
+    }
+    parts
 }
 
 /// The column of pixels of a place.
@@ -54,42 +59,6 @@ fn without_level(part: &[Place]) -> Vec<Place> {
     kept.map(|at| part[at]).collect()
 }
 
-/// The parts between the lower and the upper edge; what crosses one ends there.
-fn clipped(part: &[Place], up: &Range<f64>) -> Vec<Vec<Place>> {
-    let inside = |place: &Place| (up.start..=up.end).contains(&place.1);
-    let mut lines: Vec<Vec<Place>> = Vec::new();
-    let mut open = false;
-    for (index, place) in part.iter().enumerate() {
-        let before = index.checked_sub(1).map(|left| part[left]);
-        let crossings = before.map_or([None, None], |before| crossings(before, *place, up));
-        let points = crossings.into_iter().flatten();
-        let points = points.chain(inside(place).then_some(*place));
-        for point in points {
-            match lines.last_mut().filter(|_| open) {
-                Some(line) => line.push(point),
-                None => lines.push(vec![point]),
-            }
-            // A point on an edge that is followed by one outside ends its line.
-            open = true;
-        }
-        open &= inside(place);
-    }
-    lines
-}
-
-/// Where the way between two places crosses the edges, in the order of the way.
-fn crossings(from: Place, to: Place, up: &Range<f64>) -> [Option<Place>; 2] {
-    let crosses = |edge: f64| (from.1 < edge) != (to.1 < edge) && from.1 != edge && to.1 != edge;
-    let at = |edge: f64| {
-        let share = (edge - from.1) / (to.1 - from.1);
-        crosses(edge).then_some((from.0 + share * (to.0 - from.0), edge))
-    };
-    match from.1 <= to.1 {
-        true => [at(up.start), at(up.end)],
-        false => [at(up.end), at(up.start)],
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,18 +93,9 @@ mod tests {
     }
 
     #[test]
-    fn what_leaves_the_picture_ends_at_its_edge() {
-        let cut = |line: &[Place]| clipped(line, &(0.0..10.0));
-        let up = cut(&[(0.0, 5.0), (1.0, 15.0), (2.0, 5.0)]);
-        assert_eq!(up, [[(0.0, 5.0), (0.5, 10.0)], [(1.5, 10.0), (2.0, 5.0)]]);
-        // Through the whole picture in one step, and back.
-        let through = cut(&[(0.0, -10.0), (1.0, 20.0), (2.0, -10.0)]);
-        assert_eq!(through.len(), 2);
-        assert!(through.iter().all(|line| line.len() == 2), "{through:?}");
-        assert!(cut(&[(0.0, 11.0), (1.0, 12.0)]).is_empty());
-        assert_eq!(
-            cut(&[(0.0, 10.0), (1.0, 10.0)]),
-            [[(0.0, 10.0), (1.0, 10.0)]]
-        );
+    fn what_leaves_the_picture_lies_on_its_edge() {
+        let line = [(0.0, 5.0), (1.0, 15.0), (2.0, 25.0), (3.0, -9.0)];
+        let lines = visible(&line, 100, &(0.0..3.0), &(0.0..10.0));
+        assert_eq!(lines, [[(0.0, 5.0), (1.0, 10.0), (2.0, 10.0), (3.0, 0.0)]]);
     }
 }

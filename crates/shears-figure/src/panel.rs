@@ -35,7 +35,9 @@ pub struct Panel {
     /// The first lies below the others.
     pub series: Vec<Series>,
     /// Texts above places.
-    pub notes: Vec<(f64, f64, String)>,
+    pub above: Vec<(f64, f64, String)>,
+    /// Texts to the right of places.
+    pub beside: Vec<(f64, f64, String)>,
 }
 
 /// One line or row of points, with what surrounds it. All values are those of the axes.
@@ -65,7 +67,7 @@ pub struct Series {
 
 type Plot<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<Coordinates, Coordinates>>;
 
-/// Left of the vertical axis: numbers and its name.
+/// Left of the vertical axis: numbers and its name; wider for wider names of marks.
 const BESIDE: u32 = 76;
 /// Below the horizontal axis.
 const BELOW: u32 = 44;
@@ -125,13 +127,14 @@ impl Figure {
 }
 
 impl Panel {
-    /// Series over axes, with a little room above and below them, and without notes.
+    /// Series over axes, with a little room above and below them, and without texts.
     pub fn new(x: Axis, y: Axis, series: Vec<Series>) -> Panel {
         Panel {
             x,
             y: y.with_room(0.04),
             series,
-            notes: Vec::new(),
+            above: Vec::new(),
+            beside: Vec::new(),
         }
     }
 
@@ -140,7 +143,9 @@ impl Panel {
         let (width, height) = area.dim_in_pixel();
         let ends = self.series.iter().map(|series| text_width(&series.end));
         let right = RIGHT + ends.max().unwrap_or(0).unsigned_abs();
-        let columns = width.saturating_sub(BESIDE + right);
+        let names = self.y.names().map(|name| text_width(name) + 10);
+        let left = BESIDE.max(names.max().unwrap_or(0).unsigned_abs());
+        let columns = width.saturating_sub(left + right);
         let x = self.x.coordinates(across.clone(), columns as usize / 90);
         let y = self
             .y
@@ -150,7 +155,7 @@ impl Panel {
             .margin_bottom(6)
             .margin_right(right)
             .x_label_area_size(BELOW)
-            .y_label_area_size(BESIDE)
+            .y_label_area_size(left)
             .build_cartesian_2d(x, y)
             .map_err(FigureError::of)?;
         let text = || ("sans-serif", TEXT).into_font().color(&INK);
@@ -174,9 +179,11 @@ impl Panel {
             };
             seen.draw(series, &mut plot)?;
         }
-        for (x, y, text) in &self.notes {
+        let notes = self.above.iter().map(|note| (note, (0, -13), HPos::Center));
+        let beside = self.beside.iter().map(|note| (note, (6, 0), HPos::Left));
+        for ((x, y, text), (right, down), position) in notes.chain(beside) {
             let (x, y) = plot.backend_coord(&(self.x.place(*x), self.y.place(*y)));
-            label(root, text, (x, y - 13), INK, HPos::Center)?;
+            label(root, text, (x + right, y + down), INK, position)?;
         }
         self.draw_end_labels(root, &plot, &up)
     }

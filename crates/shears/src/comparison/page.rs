@@ -28,7 +28,7 @@ th:first-child, td:first-child { text-align: left; font-family: ui-monospace, mo
 tr.best td { background: var(--best); }
 td.bad { color: var(--bad); }
 figure { margin: 1rem 0 0; overflow-x: auto; }
-svg { max-width: 100%; height: auto; }
+svg { max-width: 100%; min-width: 40rem; height: auto; }
 ";
 
 /// The whole page.

@@ -1,6 +1,6 @@
 //! The plots of docs/performance.md: how the time of a step grows, and who is how fast.
 
-use shears_figure::{Axis, Bar, BarGroup, Bars, Colour, Figure, Panel, Series};
+use shears_figure::{Axis, Colour, Figure, Panel, Series};
 
 use super::peers::{Comparison, Measured};
 use super::rows::{Goal, Quantity, Side};
@@ -52,7 +52,9 @@ pub(super) fn scaling(scaling: &Scaling, preset: &str, title: &str) -> Result<St
 
 /// What changes with one of the sizes, and PyTorch's time as a multiple of ours above the upper point.
 fn panel(points: &[&Point], name: &str, milliseconds: Axis) -> Panel {
-    let values = points.iter().map(|point| point.value as f64);
+    let values = points
+        .iter()
+        .map(|point| (point.value as f64, point.value.to_string()));
     let x = Axis::log(name).marked_at(values.collect()).with_room(0.07);
     // Ours is drawn last, and lies above.
     let series = SIDES.into_iter().rev().map(|side| {
@@ -76,47 +78,111 @@ fn panel(points: &[&Point], name: &str, milliseconds: Axis) -> Panel {
         Some((point.value as f64, upper, format!("{:.1}×", times.median)))
     });
     Panel {
-        notes: notes.collect(),
+        above: notes.collect(),
         ..Panel::new(x, milliseconds, series.collect())
     }
 }
 
 /// How many times as fast as PyTorch everybody trains: a group of bars for each preset.
 pub(super) fn training(comparison: &Comparison) -> Result<String, String> {
-    const SIDES: [Side; 4] = [
-        Side::Shears,
-        Side::PyTorchCompiled,
-        Side::Burn,
-        Side::Candle,
-    ];
-    let rows = comparison
-        .rows
-        .iter()
-        .filter(|row| row.quantity == Quantity::Step);
-    let groups = rows.map(|row| {
-        let bar = |side| {
-            let value = row.times_pytorch(side)?.median;
-            Some(Bar {
-                colour: colour(side),
-                value,
-            })
-        };
-        BarGroup {
-            name: row.name.trim_start_matches("train-").to_string(),
-            bars: SIDES.into_iter().filter_map(bar).collect(),
-            mark: goal(row),
-        }
-    });
-    let bars = Bars {
-        title: "Training speed, as a multiple of PyTorch's".into(),
-        legend: SIDES
-            .map(|side| (colour(side), side.name().to_string()))
-            .into(),
-        groups: groups.collect(),
-        mark: "upright mark: the goal".into(),
-        reference: (1.0, colour(Side::PyTorch), "1 = PyTorch".into()),
+    let mut bars = Bars::default();
+    let rows = comparison.rows.iter();
+    rows.filter(|row| row.quantity == Quantity::Step)
+        .for_each(|row| bars.add(row));
+    let (bottom, top) = (bars.y + Bars::GAP, 1.0);
+    let mut pytorch = series(Side::PyTorch.name(), colour(Side::PyTorch), 2);
+    pytorch.line = vec![(1.0, bottom), (1.0, top)];
+    let ends = bars.numbers.iter().map(|(times, ..)| *times);
+    let longest = ends.fold(1.0, f64::max);
+    let all = [pytorch].into_iter().chain(bars.lines).chain(bars.goals);
+    let panel = Panel {
+        beside: bars.numbers,
+        ..Panel::new(
+            Axis::linear("times as fast as PyTorch").within(0.0, longest + Bars::NUMBER),
+            Axis::linear("").marked_at(bars.names).within(bottom, top),
+            all.collect(),
+        )
     };
-    bars.svg().map_err(|error| error.to_string())
+    let figure = Figure {
+        title: "Training speed, as a multiple of PyTorch's".into(),
+        height: 64 + (f64::from(Bars::WIDTH + 2) * (top - bottom)) as u32,
+        ..Figure::of(panel)
+    };
+    figure.svg().map_err(|error| error.to_string())
+}
+
+fn series(name: &str, colour: Colour, width: u32) -> Series {
+    Series {
+        name: name.to_string(),
+        colour,
+        width,
+        ..Series::default()
+    }
+}
+
+/// Bars below each other as thick lines, each a unit of height.
+#[derive(Default)]
+struct Bars {
+    lines: Vec<Series>,
+    goals: Option<Series>,
+    /// Of the groups, at their middles.
+    names: Vec<(f64, String)>,
+    /// How long each bar is.
+    numbers: Vec<(f64, f64, String)>,
+    /// Where the next bar lies.
+    y: f64,
+}
+
+impl Bars {
+    /// Between two groups.
+    const GAP: f64 = 0.8;
+    /// Of a bar, in pixels.
+    const WIDTH: u32 = 15;
+    /// What a number at the end of a bar takes.
+    const NUMBER: f64 = 0.18;
+
+    /// The bars of a preset.
+    fn add(&mut self, row: &Measured) {
+        const SIDES: [Side; 4] = [
+            Side::Shears,
+            Side::PyTorchCompiled,
+            Side::Burn,
+            Side::Candle,
+        ];
+        const NOTHING: (f64, f64) = (f64::NAN, f64::NAN);
+        let top = self.y;
+        for side in SIDES {
+            let Some(times) = row.times_pytorch(side).map(|times| times.median) else {
+                continue;
+            };
+            let y = self.y;
+            let known = self.lines.iter().position(|line| line.name == side.name());
+            let index = known.unwrap_or(self.lines.len());
+            if known.is_none() {
+                let line = series(side.name(), colour(side), Self::WIDTH);
+                self.lines.push(line);
+            }
+            let bar = [(0.0, y), (times, y), NOTHING];
+            self.lines[index].line.extend(bar);
+            let goal = goal(row).filter(|_| side == Side::Shears);
+            if let Some(goal) = goal {
+                let goals = self
+                    .goals
+                    .get_or_insert_with(|| series("goal", Colour::Ink, 2));
+                let mark = [(goal, y + 0.7), (goal, y - 0.7), NOTHING];
+                goals.line.extend(mark);
+            }
+            // The number stands beside what is there, not on it.
+            let marks = goal.into_iter().chain([1.0]);
+            let near = marks.filter(|x| (times..times + Self::NUMBER).contains(x));
+            let place = near.fold(times, f64::max);
+            self.numbers.push((place, y, format!("{times:.2}")));
+            self.y -= 1.0;
+        }
+        let name = row.name.trim_start_matches("train-").to_string();
+        self.names.push(((top + self.y + 1.0) / 2.0, name));
+        self.y -= Self::GAP;
+    }
 }
 
 fn goal(row: &Measured) -> Option<f64> {

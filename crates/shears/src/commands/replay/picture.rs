@@ -87,9 +87,17 @@ fn threshold(replayed: &Replayed, account: &Account, low: f64, high: f64) -> Ser
         true => "",
     };
     let steps = replayed.steps.iter().map(|step| *step as f64);
+    // Elsewhere it would lie on the edge.
+    let inside = |value: f64| {
+        if (low..=high).contains(&value) {
+            value
+        } else {
+            f64::NAN
+        }
+    };
     Series {
         name: format!("{}: {}{note}", account.label, account.policy),
-        line: steps.zip(values).collect(),
+        line: steps.zip(values.into_iter().map(inside)).collect(),
         end: account.label.clone(),
         ..Series::default()
     }
