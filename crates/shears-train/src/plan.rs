@@ -53,6 +53,9 @@ const MANY_STEPS: u64 = MANY * MANY;
 
 settings! {
     /// Complete setting to start from
+    ///
+    /// Those of 128 are char-rnn's shape (Karpathy 2015); gpt-128 is nanoGPT's setting for a CPU, and
+    /// gpt-384 its own (Karpathy 2022).
     preset: Preset {
         section: Model, value: "NAME",
         default: Preset::Lstm128, transformer: Preset::Gpt128,

@@ -80,8 +80,12 @@ impl Preset {
             Architecture::Transformer => format!(", {} heads", plan.heads),
             _ => String::new(),
         };
+        let dropout = match plan.dropout {
+            0.0 => String::new(),
+            dropout => format!(", dropout {dropout}"),
+        };
         format!(
-            "{} of {} layers{heads}, {} wide, batch {}, window {}, {} at {:?}, {} steps",
+            "{} of {} layers{heads}, {} wide{dropout}, batch {}, window {}, {} at {:?}, {} steps",
             plan.model,
             plan.layers,
             plan.hidden,

@@ -1,6 +1,6 @@
 //! What a setting is: its name, help, default, range, and the choices it belongs to.
 //!
-//! [`settings!`] defines the plan as a list of them. All that the program knows of a setting comes
+//! `settings!` defines the plan as a list of them. All that the program knows of a setting comes
 //! from its entry there: flag, key of `plan.toml` and config files, help, checks.
 
 mod belongs;
@@ -18,7 +18,7 @@ use crate::preset::Preset;
 pub use belongs::BelongsTo;
 pub(crate) use value::SettingValue;
 
-/// One setting of a [`Plan`], as the macro [`settings!`] makes it of an entry.
+/// One setting of a [`Plan`], as `settings!` makes it of an entry.
 #[derive(Debug)]
 pub struct Setting {
     /// The name of flag and key.

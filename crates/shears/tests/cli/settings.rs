@@ -1,5 +1,7 @@
 //! A setting that is out of range, or does not belong to the chosen model, optimizer or schedule, is refused.
 
+use shears_train::Plan;
+
 use crate::program::{Scratch, TINY};
 
 /// A setting, what it does not go with, and the words of the refusal.
@@ -206,6 +208,30 @@ const OUT_OF_RANGE: [(&str, &str, &str); 25] = [
     ("steps=0", "", "from 1 to 1000000000000"),
     ("keep=1", "", "from 2 to 1000000"),
 ];
+
+#[test]
+fn every_number_has_a_range_or_takes_all() {
+    let plan = shears_train::Preset::Lstm128.plan();
+    let takes_all = [
+        "warmup",
+        "seed",
+        "eval-every",
+        "save-every",
+        "sample-every",
+        "patience",
+    ];
+    for setting in Plan::settings() {
+        let is_number = matches!(
+            setting.value_in(&plan),
+            Some(toml::Value::Integer(_) | toml::Value::Float(_))
+        );
+        let name = setting.name.as_str();
+        let is_tried = OUT_OF_RANGE
+            .iter()
+            .any(|(tried, ..)| tried.starts_with(&format!("{name}=")));
+        assert_eq!(is_tried, is_number && !takes_all.contains(&name), "{name}");
+    }
+}
 
 #[test]
 fn what_is_out_of_range_is_refused_by_its_name() {
