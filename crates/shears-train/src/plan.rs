@@ -1,7 +1,7 @@
 //! The plan of a run: every setting, resolved, with nothing implicit.
 //!
-//! Each setting stands here once; `resolve` makes a plan of what was given, `stored` reads and writes
-//! `plan.toml`.
+//! Each setting stands here once; `resolve` makes a plan of what was given, `stored` reads and
+//! writes `plan.toml`.
 
 mod resolve;
 mod stored;
@@ -54,11 +54,10 @@ const MANY_STEPS: u64 = MANY * MANY;
 settings! {
     /// Complete setting to start from
     ///
-    /// Those of 128 are char-rnn's shape (Karpathy 2015); gpt-128 is nanoGPT's setting for a CPU, and
-    /// gpt-384 its own (Karpathy 2022).
+    /// Those of 128 are char-rnn's shape (Karpathy 2015); gpt-128 is nanoGPT's setting for a CPU,
+    /// and gpt-384 its own (Karpathy 2022).
     preset: Preset {
-        section: Model, value: "NAME",
-        default: Preset::Lstm128, transformer: Preset::Gpt128,
+        section: Model, value: "NAME", default: Preset::Lstm128, transformer: Preset::Gpt128,
     }
 
     /// Text files or folders; `-` reads standard input; without any, a text that the program
@@ -66,225 +65,142 @@ settings! {
     ///
     /// UTF-8. A folder means all .txt, .text and .md files in and below it, in the order of their
     /// paths. The last tenth of the characters is kept for validation.
-    text: Vec<PathBuf> {
-        section: Text, value: "TEXT",
-        default: Vec::new(),
-    }
+    text: Vec<PathBuf> { section: Text, value: "TEXT", default: Vec::new() }
 
     /// Validation text, in place of the last tenth of the text
-    val: Option<PathBuf> {
-        section: Text, value: "FILE",
-        default: None,
-    }
+    val: Option<PathBuf> { section: Text, value: "FILE", default: None }
 
     /// How text becomes tokens: byte, char, bpe:N, or a Hugging Face tokenizer.json
     ///
     /// `byte`: 256 symbols, any text. `char`: the characters that occur in the text. `bpe:N`: a
     /// byte-level BPE of N tokens, trained on the training text. A path: that tokenizer.
-    tokenizer: TokenizerKind {
-        section: Text, value: "KIND",
-        default: TokenizerKind::Char,
-    }
+    tokenizer: TokenizerKind { section: Text, value: "KIND", default: TokenizerKind::Char }
 
     /// Kind of model
     model: Architecture {
-        section: Model, value: "KIND",
-        default: Architecture::Lstm, transformer: Architecture::Transformer,
+        section: Model, value: "KIND", default: Architecture::Lstm,
+        transformer: Architecture::Transformer,
     }
 
     /// Recurrent layers or Transformer blocks
-    layers: usize {
-        section: Model, value: "N",
-        default: 2, transformer: 4,
-        range: 1..=1_000,
-    }
+    layers: usize { section: Model, value: "N", default: 2, transformer: 4, range: 1..=1_000 }
 
     /// Width of the hidden state, or of the Transformer
-    hidden: usize {
-        section: Model, value: "N",
-        default: 128,
-        range: 1..=1_000_000,
-    }
+    hidden: usize { section: Model, value: "N", default: 128, range: 1..=1_000_000 }
 
     /// Width of the token embedding
     embedding: usize {
-        section: Model, value: "N",
-        default: 128,
-        unless: "--hidden where that is given",
-        range: 1..=1_000_000,
-        belongs_to: RECURRENT,
+        section: Model, value: "N", default: 128, unless: "--hidden where that is given",
+        range: 1..=1_000_000, belongs_to: RECURRENT,
     }
 
     /// Attention heads
     heads: usize {
-        section: Model, value: "N",
-        default: 4,
-        range: 1..=10_000,
-        belongs_to: TRANSFORMER,
+        section: Model, value: "N", default: 4, range: 1..=10_000, belongs_to: TRANSFORMER,
     }
 
     /// Probability with which dropout leaves an activation out
-    dropout: f64 {
-        section: Model, value: "P",
-        default: 0.0,
-        range: 0.0..1.0,
-    }
+    dropout: f64 { section: Model, value: "P", default: 0.0, range: 0.0..1.0 }
 
     /// Use the embedding's weights for the output layer
-    tied: bool {
-        section: Model, value: "BOOL",
-        default: false, transformer: true,
-    }
+    tied: bool { section: Model, value: "BOOL", default: false, transformer: true }
 
     /// Start the bias of the forget gate at 1
-    forget_bias: bool {
-        section: Model, value: "BOOL",
-        default: false,
-        belongs_to: LSTM,
-    }
+    forget_bias: bool { section: Model, value: "BOOL", default: false, belongs_to: LSTM }
 
-    /// Activation
+    /// Activation of the recurrent layers
     nonlinearity: Nonlinearity {
-        section: Model, value: "NAME",
-        default: Nonlinearity::Tanh,
-        belongs_to: RNN,
+        section: Model, value: "NAME", default: Nonlinearity::Tanh, belongs_to: RNN,
     }
 
     /// Precision of the products with weights
     ///
-    /// With bf16, factors are rounded to bfloat16 and summed in f32: faster on processors with AMX or
-    /// AVX512-BF16. Parameters, moments, gradients and clipping stay f32, and no loss scale is needed.
-    /// Generation reads weights in bf16, and everything else in f32.
-    precision: Precision {
-        section: Model, value: "NAME",
-        default: Precision::F32,
-    }
+    /// With bf16, factors are rounded to bfloat16 and summed in f32: faster on processors with AMX
+    /// or AVX512-BF16. Parameters, moments, gradients and clipping stay f32, and no loss scale is
+    /// needed. Generation reads weights in bf16, and everything else in f32.
+    precision: Precision { section: Model, value: "NAME", default: Precision::F32 }
 
     /// Sequences in a micro-batch
     batch: usize {
-        section: Batches, value: "N",
-        default: 50, transformer: 12,
-        range: 1..=MANY as usize,
+        section: Batches, value: "N", default: 50, transformer: 12, range: 1..=MANY as usize,
     }
 
     /// Tokens in a sequence; for the Transformer also its context
     window: usize {
-        section: Batches, value: "N",
-        default: 50, transformer: 64,
-        range: 1..=MANY as usize,
+        section: Batches, value: "N", default: 50, transformer: 64, range: 1..=MANY as usize,
     }
 
     /// Micro-batches whose gradients are averaged, then clipped once, for one update
-    accumulate: usize {
-        section: Batches, value: "N",
-        default: 1,
-        range: 1..=MANY as usize,
-    }
+    accumulate: usize { section: Batches, value: "N", default: 1, range: 1..=MANY as usize }
 
     /// Update rule
     ///
     /// PyTorch's formulas and defaults. AdamW decays matrices only, not biases and norms.
     optimizer: OptimizerKind {
-        section: Optimizer, value: "NAME",
-        default: OptimizerKind::Adam, transformer: OptimizerKind::AdamW,
+        section: Optimizer, value: "NAME", default: OptimizerKind::Adam,
+        transformer: OptimizerKind::AdamW,
     }
 
     /// Highest learning rate
-    lr: f64 {
-        section: Optimizer, value: "RATE",
-        default: 2e-3, transformer: 1e-3,
-        range: POSITIVE,
-    }
+    lr: f64 { section: Optimizer, value: "RATE", default: 2e-3, transformer: 1e-3, range: POSITIVE }
 
     /// Factor of momentum
     momentum: f64 {
-        section: Optimizer, value: "X",
-        default: 0.9,
-        range: 0.0..1.0,
-        belongs_to: MOMENTUM,
+        section: Optimizer, value: "X", default: 0.9, range: 0.0..1.0, belongs_to: MOMENTUM,
     }
 
     /// Nesterov's variant of momentum
-    nesterov: bool {
-        section: Optimizer, value: "BOOL",
-        default: false,
-        belongs_to: MOMENTUM,
-    }
+    nesterov: bool { section: Optimizer, value: "BOOL", default: false, belongs_to: MOMENTUM }
 
     /// Decay of the mean square
     alpha: f64 {
-        section: Optimizer, value: "X",
-        default: 0.99,
-        range: 0.0..1.0,
-        belongs_to: RMSPROP,
+        section: Optimizer, value: "X", default: 0.99, range: 0.0..1.0, belongs_to: RMSPROP,
     }
 
     /// Decay of the first moment
-    beta1: f64 {
-        section: Optimizer, value: "X",
-        default: 0.9,
-        range: 0.0..1.0,
-        belongs_to: ADAM,
-    }
+    beta1: f64 { section: Optimizer, value: "X", default: 0.9, range: 0.0..1.0, belongs_to: ADAM }
 
     /// Decay of the second moment
     beta2: f64 {
-        section: Optimizer, value: "X",
-        default: 0.999, transformer: 0.99,
-        range: 0.0..1.0,
+        section: Optimizer, value: "X", default: 0.999, transformer: 0.99, range: 0.0..1.0,
         belongs_to: ADAM,
     }
 
     /// What keeps the denominator from zero
     epsilon: f64 {
-        section: Optimizer, value: "X",
-        default: 1e-8,
-        range: NORMAL,
-        belongs_to: ADAPTIVE,
+        section: Optimizer, value: "X", default: 1e-8, range: NORMAL, belongs_to: ADAPTIVE,
     }
 
     /// Weight decay
     weight_decay: f64 {
-        section: Optimizer, value: "X",
-        default: 0.0, transformer: 0.1,
+        section: Optimizer, value: "X", default: 0.0, transformer: 0.1,
         unless: "with another optimizer than the preset's 0, or 0.01 for adamw",
         range: NOT_NEGATIVE,
     }
 
     /// Learning rate over time
     schedule: ScheduleKind {
-        section: Schedule, value: "NAME",
-        default: ScheduleKind::Constant, transformer: ScheduleKind::Cosine,
+        section: Schedule, value: "NAME", default: ScheduleKind::Constant,
+        transformer: ScheduleKind::Cosine,
     }
 
     /// Steps over which the learning rate rises to its highest
-    warmup: u64 {
-        section: Schedule, value: "N",
-        default: 0, transformer: 100,
-    }
+    warmup: u64 { section: Schedule, value: "N", default: 0, transformer: 100 }
 
     /// Where cosine and linear end, and the floor of step
     min_lr: f64 {
-        section: Schedule, value: "RATE",
-        default: 0.0, transformer: 1e-4,
-        range: NOT_NEGATIVE,
+        section: Schedule, value: "RATE", default: 0.0, transformer: 1e-4, range: NOT_NEGATIVE,
         belongs_to: FALLING,
     }
 
     /// Steps between two decays
     decay_every: u64 {
-        section: Schedule, value: "N",
-        default: 1000,
-        range: 1..=MANY_STEPS,
-        belongs_to: STEP,
+        section: Schedule, value: "N", default: 1000, range: 1..=MANY_STEPS, belongs_to: STEP,
     }
 
     /// Factor of each decay
     decay_factor: f64 {
-        section: Schedule, value: "X",
-        default: 0.5,
-        range: FACTOR,
-        belongs_to: STEP,
+        section: Schedule, value: "X", default: 0.5, range: FACTOR, belongs_to: STEP,
     }
 
     /// Clipping policy: none, value:C, norm:C[,p=P], global-norm:C[,p=P]
@@ -296,80 +212,49 @@ settings! {
     /// and Zaremba et al. 5; nearly every Transformer uses 1. CLIPPING.md has all others (agc,
     /// autoclip, zclip, adagc, median, skip, ...), chains and thresholds that change.
     clip: ClipPolicy {
-        section: Clipping, value: "POLICY",
-        default: global_norm(5.0), transformer: global_norm(1.0),
+        section: Clipping, value: "POLICY", default: global_norm(5.0),
+        transformer: global_norm(1.0),
     }
 
     /// What to do with a gradient that has a NaN or an infinity: error, skip, zero
     ///
     /// `skip` leaves the step out: parameters, moments and schedule keep their bits. `zero` sets
     /// those elements to zero. `error` ends the run.
-    non_finite: NonFinite {
-        section: Clipping, value: "RULE",
-        default: NonFinite::Skip,
-    }
+    non_finite: NonFinite { section: Clipping, value: "RULE", default: NonFinite::Skip }
 
     /// Skipped steps in a row after which the run stops, with exit code 3
-    max_skips: u64 {
-        section: Clipping, value: "N",
-        default: 10,
-        range: 1..=MANY,
-        belongs_to: SKIP,
-    }
+    max_skips: u64 { section: Clipping, value: "N", default: 10, range: 1..=MANY, belongs_to: SKIP }
 
     /// Steps of the run
     steps: u64 {
-        section: Run, value: "N",
-        default: 2000,
-        unless: "300 on the text that the program carries",
+        section: Run, value: "N", default: 2000, unless: "300 on the text that the program carries",
         range: 1..=MANY_STEPS,
     }
 
     /// Seed of weights, data order and dropout
-    seed: u64 {
-        section: Run, value: "N",
-        default: 1,
-    }
+    seed: u64 { section: Run, value: "N", default: 1 }
 
     /// Steps between evaluations on the whole validation text; 0 is only at the end
     eval_every: u64 {
-        section: Run, value: "N",
-        default: 500,
-        unless: "100 on the text that the program carries",
+        section: Run, value: "N", default: 500, unless: "100 on the text that the program carries",
     }
 
     /// Steps between checkpoints; 0 is only at the end
-    save_every: u64 {
-        section: Run, value: "N",
-        default: 250,
-    }
+    save_every: u64 { section: Run, value: "N", default: 250 }
 
     /// Steps between samples of text; 0 is only at the end
-    sample_every: u64 {
-        section: Run, value: "N",
-        default: 0,
-    }
+    sample_every: u64 { section: Run, value: "N", default: 0 }
 
     /// Evaluations without improvement after which the run stops; 0 is never
-    patience: u64 {
-        section: Run, value: "N",
-        default: 0,
-    }
+    patience: u64 { section: Run, value: "N", default: 0 }
 
     /// Newest checkpoints to keep, besides the best one
     ///
     /// With one only, a crash while it is replaced would leave none.
-    keep: usize {
-        section: Run, value: "N",
-        default: 3,
-        range: 2..=MANY as usize,
-    }
+    keep: usize { section: Run, value: "N", default: 3, range: 2..=MANY as usize }
 
     /// Where to compute: cpu
-    device: String {
-        section: Run, value: "NAME",
-        default: "cpu".to_string(),
-    }
+    device: String { section: Run, value: "NAME", default: "cpu".to_string() }
 }
 
 /// A setting that cannot be, by the name of its flag.

@@ -196,21 +196,19 @@ macro_rules! settings {
     ($(
         $(#[doc = $line:literal])+
         $name:ident: $Type:ty {
-            section: $section:ident, value: $value:literal,
-            default: $default:expr,
-            $(transformer: $transformer:expr,)?
-            $(unless: $unless:literal,)?
-            $(range: $range:expr,)?
-            $(belongs_to: $belongs_to:expr,)?
+            section: $section:ident, value: $value:literal, default: $default:expr
+            $(, transformer: $transformer:expr)? $(, unless: $unless:literal)?
+            $(, range: $range:expr)? $(, belongs_to: $belongs_to:expr)? $(,)?
         }
     )+) => {
         /// Every setting of a run, resolved, with nothing implicit.
         ///
-        /// Its form in TOML is `plan.toml` of the run's folder: the settings that belong to its model,
-        /// optimizer, schedule and rule for gradients that are not finite, under the names of their
-        /// flags. A setting belongs or it is refused: nothing that was given is without effect. The
-        /// one exception is a `plan.toml` that is read: earlier versions wrote every setting into it,
-        /// and what does not belong is left out. In memory such a setting has its default.
+        /// Its form in TOML is `plan.toml` of the run's folder: the settings that belong to its
+        /// model, optimizer, schedule and rule for gradients that are not finite, under the names
+        /// of their flags. A setting belongs or it is refused: nothing that was given is without
+        /// effect. The one exception is a `plan.toml` that is read: earlier versions wrote every
+        /// setting into it, and what does not belong is left out. In memory such a setting has its
+        /// default.
         #[derive(Clone, Debug, PartialEq)]
         pub struct Plan {
             $($(#[doc = $line])+ pub $name: $Type,)+

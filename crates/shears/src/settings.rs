@@ -17,8 +17,8 @@ pub(crate) trait Scope {
     fn takes(setting: &Setting) -> bool;
 }
 
-/// The settings that were typed, by name: a flag for each that the command takes, with the help and the
-/// checks that it has from [`Plan::settings`].
+/// The settings that were typed, by name: a flag for each that the command takes, with the help and
+/// the checks that it has from [`Plan::settings`].
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Settings<S>(pub(crate) Table, PhantomData<S>);
 
@@ -155,8 +155,9 @@ pub(crate) struct Given {
 impl Given {
     /// Reads the config file, if there is one.
     ///
-    /// The plan of a run may serve as a config: with another model or optimizer than the run's, what
-    /// does not belong to that is left out. Of a file that somebody has written, it is refused.
+    /// The plan of a run may serve as a config: with another model or optimizer than the run's,
+    /// what does not belong to that is left out. Of a file that somebody has written, it is
+    /// refused.
     pub(crate) fn read(typed: Table, file: Option<&Path>) -> anyhow::Result<Given> {
         let mut given = Given {
             typed,

@@ -18,9 +18,8 @@ impl Plan {
     ///
     /// # Errors
     ///
-    /// The first setting that is unknown, of another type, out of range, or does not belong to the
-    /// model, optimizer, schedule or rule for gradients that are not finite; or what two do not agree
-    /// on.
+    /// The first setting that is unknown, of another type, out of range, or does not belong to what
+    /// the plan has chosen; or what two do not agree on.
     pub fn resolve(given: &Table) -> Result<Plan, PlanError> {
         let plan = Plan::unchecked(given)?;
         plan.check_belonging(given)?;
@@ -28,8 +27,7 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Refuses what does not belong to the model, optimizer, schedule or rule for gradients that are not
-    /// finite that the plan has.
+    /// Refuses settings that do not belong to what this plan has chosen.
     ///
     /// # Errors
     ///
@@ -39,8 +37,8 @@ impl Plan {
         settings.try_for_each(|setting| setting.check_belonging(self))
     }
 
-    /// Takes out of what a run has written, and is read as a config, what does not belong to the plan that
-    /// it is a part of: a config of earlier versions has every setting.
+    /// Removes from `written`, the `plan.toml` of a run that serves as a config, what does not
+    /// belong to the plan that it makes together with `typed`.
     ///
     /// # Errors
     ///

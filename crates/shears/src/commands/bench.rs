@@ -40,7 +40,8 @@ pub(crate) struct BenchArguments {
     part: BenchPart,
 
     /// Size of the vocabulary; 65 is that of the characters of Tiny Shakespeare
-    #[arg(long, value_name = "N", default_value_t = 65, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 65)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     vocabulary: u32,
 
     /// Steps, rounds or tokens that are timed [default: 20; of tokens the context, or 500]

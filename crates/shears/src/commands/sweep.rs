@@ -33,8 +33,9 @@ use grid::{Cell, Grid};
 /// Every combination of policy, learning rate and seed is an ordinary run in the folder of the
 /// sweep: with the same seed, from the same initial weights and over the same batches. Ctrl-C
 /// saves and leaves; the same command goes on where it stopped, and runs that are there already are
-/// not trained again. At the end it writes report.html (one file, nothing loaded from elsewhere), its
-/// pictures as SVG and all numbers as report.json, and says what it recommends and how sure that is.
+/// not trained again. At the end it writes report.html (one file, nothing loaded from elsewhere),
+/// its pictures as SVG and all numbers as report.json, and says what it recommends and how sure
+/// that is.
 #[derive(Args, Debug)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct SweepArguments {
@@ -47,7 +48,8 @@ pub(crate) struct SweepArguments {
     pub(crate) rates: Vec<f64>,
 
     /// Seeds of each combination: 1, 2, ... N
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) seeds: u32,
 
     /// Folder of the sweep

@@ -286,8 +286,8 @@ pub(super) fn batches_and_memory<M: LanguageModel>(
     Ok((batches, memory))
 }
 
-/// A screen and event files for TensorBoard, each if it was asked for. Both begin with what the run has
-/// done before.
+/// A screen and event files for TensorBoard, each if it was asked for. Both begin with what the run
+/// has done before.
 fn add_listeners<M: LanguageModel>(
     watch: &mut Watch,
     folder: &RunFolder,

@@ -1,4 +1,5 @@
-//! A setting that is out of range, or does not belong to the chosen model, optimizer or schedule, is refused.
+//! A setting that is out of range, or does not belong to the chosen model, optimizer or schedule,
+//! is refused.
 
 use shears_train::Plan;
 

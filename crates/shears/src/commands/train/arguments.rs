@@ -32,9 +32,10 @@ pub(crate) struct TrainArguments {
 
     /// Go on with a run, bit for bit, from its newest whole checkpoint
     ///
-    /// Without DIR, the newest run in runs/. The run's settings stay as they are: one that is given and
-    /// differs is refused.
-    #[arg(long, value_name = "DIR", num_args = 0..=1, value_hint = ValueHint::DirPath, help_heading = RUN)]
+    /// Without DIR, the newest run in runs/. The run's settings stay as they are: one that is given
+    /// and differs is refused.
+    #[arg(long, value_name = "DIR", num_args = 0..=1)]
+    #[arg(value_hint = ValueHint::DirPath, help_heading = RUN)]
     pub(crate) resume: Option<Option<PathBuf>>,
 }
 
