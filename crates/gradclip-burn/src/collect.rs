@@ -35,8 +35,8 @@ pub(crate) struct Entry {
 }
 
 impl ModuleGradients {
-    /// Takes the gradients of `module` out of what `loss.backward()` returned, and what `policy` needs
-    /// besides: for `agc` the parameters, which are read in the same transaction.
+    /// Takes the gradients of `module` out of what `loss.backward()` returned, and what `policy`
+    /// needs besides: for `agc` the parameters, which are read in the same transaction.
     ///
     /// The output units of `agc` follow from the layer: see [the list](crate#agc).
     ///
@@ -102,8 +102,8 @@ impl ModuleGradients {
         Ok(ModuleGradients { entries })
     }
 
-    /// Puts each gradient into the group of `group-norm` that `group` gives to its name. Unless told
-    /// otherwise that is what stands before the last dot, so that `layers.0.weight` and
+    /// Puts each gradient into the group of `group-norm` that `group` gives to its name. Unless
+    /// told otherwise that is what stands before the last dot, so that `layers.0.weight` and
     /// `layers.0.bias` belong together.
     #[must_use]
     pub fn with_groups<Group: Into<String>>(mut self, group: impl Fn(&str) -> Group) -> Self {

@@ -13,8 +13,8 @@ pub trait ClipModule {
     /// Clips what `loss.backward()` returned, for the optimizer of Burn, and reports.
     ///
     /// If the step is to be left out ([`ClipAction::Skip`](gradclip::ClipAction::Skip) in the
-    /// report), there are no gradients: an optimizer that steps with them leaves every parameter and
-    /// every moment as it is.
+    /// report), there are no gradients: an optimizer that steps with them leaves every parameter
+    /// and every moment as it is.
     ///
     /// ```
     /// # use burn::nn::LinearConfig;
@@ -156,8 +156,8 @@ impl ClippedOptimizer {
         )
     }
 
-    /// Clips gradients that were accumulated, exchanged and unscaled, and updates the module, which is
-    /// held twice meanwhile.
+    /// Clips gradients that were accumulated, exchanged and unscaled, and updates the module, which
+    /// is held twice meanwhile.
     ///
     /// # Errors
     ///

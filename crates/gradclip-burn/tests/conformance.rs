@@ -1,4 +1,5 @@
-//! The suite that every adapter of `gradclip` has to pass, over Burn tensors: through `backward`, the adapter and back.
+//! The suite that every adapter of `gradclip` has to pass, over Burn tensors: through `backward`,
+//! the adapter and back.
 
 use std::ops::Range;
 

@@ -37,8 +37,8 @@ pub(crate) struct Entry {
 
 impl VarGradients {
     /// Takes the gradients of all variables of a map out of what `loss.backward()` returned, in the
-    /// order of their names, and what `policy` needs besides: for `agc` the variables, which are read
-    /// in the same transfer.
+    /// order of their names, and what `policy` needs besides: for `agc` the variables, which are
+    /// read in the same transfer.
     ///
     /// # Errors
     ///
@@ -108,8 +108,8 @@ impl VarGradients {
         })
     }
 
-    /// Puts each gradient into the group of `group-norm` that `group` gives to its name. Unless told
-    /// otherwise that is what stands before the last dot, so that `layers.0.weight` and
+    /// Puts each gradient into the group of `group-norm` that `group` gives to its name. Unless
+    /// told otherwise that is what stands before the last dot, so that `layers.0.weight` and
     /// `layers.0.bias` belong together.
     #[must_use]
     pub fn with_groups<Group: Into<String>>(mut self, group: impl Fn(&str) -> Group) -> Self {

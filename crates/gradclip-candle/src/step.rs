@@ -27,9 +27,9 @@ use crate::{ClippedGradients, CollectError, VarGradients};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// It is no [`Optimizer`], so a step with a raw [`GradStore`](candle_core::backprop::GradStore) is not
-/// there to be called by mistake. [`ClippedOptimizer::step`] takes what was accumulated, exchanged and
-/// unscaled, and nothing before that:
+/// It is no [`Optimizer`], so a step with a raw [`GradStore`](candle_core::backprop::GradStore) is
+/// not there to be called by mistake. [`ClippedOptimizer::step`] takes what was accumulated,
+/// exchanged and unscaled, and nothing before that:
 ///
 /// ```compile_fail,E0308
 /// # use candle_nn::SGD;
@@ -72,10 +72,11 @@ impl<O: Optimizer> ClippedOptimizer<O> {
         }
     }
 
-    /// Goes back from the loss, clips, and updates the variables. The rule `skip` is shown the loss.
+    /// Goes back from the loss, clips, and updates the variables. The rule `skip` is shown the
+    /// loss.
     ///
-    /// If the step is left out ([`ClipAction::Skip`](gradclip::ClipAction::Skip) in the report), the
-    /// optimizer is not called: variables and moments are as before.
+    /// If the step is left out ([`ClipAction::Skip`](gradclip::ClipAction::Skip) in the report),
+    /// the optimizer is not called: variables and moments are as before.
     ///
     /// # Errors
     ///

@@ -46,8 +46,9 @@ pub struct Advice {
 }
 
 impl Advice {
-    /// Advice from the steps of a run, `None` when there is none. `cosine` is the mean cosine between
-    /// gradients before and after clipping, over the steps that were clipped, where it is known.
+    /// Advice from the steps of a run, `None` when there is none. `cosine` is the mean cosine
+    /// between gradients before and after clipping, over the steps that were clipped, where it is
+    /// known.
     #[must_use]
     pub fn of(steps: impl IntoIterator<Item = StepRecord>, cosine: Option<f64>) -> Option<Advice> {
         let steps: Vec<StepRecord> = steps.into_iter().collect();

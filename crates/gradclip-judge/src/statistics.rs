@@ -1,4 +1,5 @@
-//! The statistics that judgements rest on: one definition for terminal, page, reports and libraries.
+//! The statistics that judgements rest on: one definition for terminal, page, reports and
+//! libraries.
 
 /// Steps that "lately" means: the share of clipped steps is counted over so many.
 pub const LATELY: usize = 100;
@@ -11,8 +12,9 @@ pub fn sorted(values: impl IntoIterator<Item = f64>) -> Vec<f64> {
     values
 }
 
-/// The quantile at `share` (0 to 1) of values in ascending order, by linear interpolation between the two
-/// nearest order statistics (definition 7 of Hyndman and Fan 1996, as in NumPy). `None` without a value.
+/// The quantile at `share` (0 to 1) of values in ascending order, by linear interpolation between
+/// the two nearest order statistics (definition 7 of Hyndman and Fan 1996, as in NumPy). `None`
+/// without a value.
 #[must_use]
 pub fn quantile(sorted_values: &[f64], share: f64) -> Option<f64> {
     let position = share * sorted_values.len().checked_sub(1)? as f64;
@@ -22,7 +24,8 @@ pub fn quantile(sorted_values: &[f64], share: f64) -> Option<f64> {
     Some(low + (high - low) * (position - below))
 }
 
-/// The median: of an even number of values, the mean of the two in the middle. `None` without a value.
+/// The median: of an even number of values, the mean of the two in the middle. `None` without a
+/// value.
 #[must_use]
 pub fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
     quantile(&sorted(values), 0.5)

@@ -21,14 +21,14 @@ use crate::flow::VANISHING_BELOW as VANISHED_BELOW;
 pub struct TimeFlow {
     /// Steps taken when it was measured.
     pub step: u64,
-    /// The norm of the gradient by the states of all layers together, one token back, two tokens back,
-    /// and so on; infinite where it was not finite.
+    /// The norm of the gradient by the states of all layers together, one token back, two tokens
+    /// back, and so on; infinite where it was not finite.
     pub norms: Vec<f64>,
 }
 
 impl TimeFlow {
-    /// That of all layers together, from the norms of each, one token back, two tokens back, and so on;
-    /// `None` stands for one that is not finite. None of a model that carries no state.
+    /// That of all layers together, from the norms of each, one token back, two tokens back, and so
+    /// on; `None` stands for one that is not finite. None of a model that carries no state.
     #[must_use]
     pub fn of(step: u64, layers: &[&[Option<f64>]]) -> Option<TimeFlow> {
         let distances = layers.iter().map(|norms| norms.len()).max()?;
@@ -41,8 +41,8 @@ impl TimeFlow {
         Some(TimeFlow { step, norms })
     }
 
-    /// Tokens beyond which less than a thousandth of the gradient one token back is left; none if more
-    /// is left at the far end.
+    /// Tokens beyond which less than a thousandth of the gradient one token back is left; none if
+    /// more is left at the far end.
     #[must_use]
     pub fn reach(&self) -> Option<usize> {
         let near = *self.norms.first()?;
@@ -51,8 +51,8 @@ impl TimeFlow {
         Some(reach).filter(|reach| *reach < self.norms.len())
     }
 
-    /// The gradient at the far end as a multiple of the one a token back; none if that is zero, or either is
-    /// not finite.
+    /// The gradient at the far end as a multiple of the one a token back; none if that is zero, or
+    /// either is not finite.
     #[must_use]
     pub fn far_to_near(&self) -> Option<f64> {
         let (near, far) = (self.norms.first()?, self.norms.last()?);

@@ -32,8 +32,8 @@ pub trait Adapter {
         true
     }
 
-    /// The axes that count output units where the adapter knows no more than a shape, if it sets them
-    /// ([`Gradient::with_units`]).
+    /// The axes that count output units where the adapter knows no more than a shape, if it sets
+    /// them ([`Gradient::with_units`]).
     fn units(&self, shape: &[usize]) -> Option<Range<usize>> {
         let _ = shape;
         None

@@ -7,8 +7,8 @@ use crate::gradients::{Accumulate, Gradients};
 
 /// The sums of the tensors of half precision, by their place in a visit.
 ///
-/// Half precision cannot hold a sum of many: in `bf16`, 256 + 1 is 256, and in `f16` twice 40,000 is
-/// infinite. So such tensors are added up here, and their mean is rounded to storage once.
+/// Half precision cannot hold a sum of many: in `bf16`, 256 + 1 is 256, and in `f16` twice 40,000
+/// is infinite. So such tensors are added up here, and their mean is rounded to storage once.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct WideSums {
     tensors: Vec<Option<Vec<f32>>>,

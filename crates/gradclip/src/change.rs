@@ -120,8 +120,8 @@ pub(crate) fn factors_of(changes: &[Change], measures: &[Measure]) -> Option<Vec
     changes.iter().zip(measures).map(factor).collect()
 }
 
-/// The cosine of the angle between all tensors before and after, exactly 1 where all were multiplied by
-/// one coefficient.
+/// The cosine of the angle between all tensors before and after, exactly 1 where all were
+/// multiplied by one coefficient.
 pub(crate) fn cosine_of(measures: &[Measure], effects: &[Effect]) -> f64 {
     let before = add_squares(measures.iter().map(|measure| measure.squares));
     let after = add_squares(effects.iter().map(|effect| effect.squares));

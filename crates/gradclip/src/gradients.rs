@@ -50,11 +50,12 @@ pub trait Gradients {
     }
 }
 
-/// Gradients that those of another micro-batch can be added to, by [`Accumulated`](crate::Accumulated).
+/// Gradients that those of another micro-batch can be added to, by
+/// [`Accumulated`](crate::Accumulated).
 pub trait Accumulate: Gradients {
     /// Hands the elements of each tensor, in the order of [`visit`](Gradients::visit), to `visitor`
-    /// together with those of the same tensor of `other`. What the visitor writes into the first must
-    /// be visible to the next visit.
+    /// together with those of the same tensor of `other`. What the visitor writes into the first
+    /// must be visible to the next visit.
     ///
     /// # Panics
     ///

@@ -5,15 +5,15 @@
 
 extern crate alloc;
 
-// A line in which no file uses a later one: `math`, `significant`, `element`, `gradients`, `accumulate`,
-// `threshold`, `text`, `clip_rule`, `policy`, `adam`, `error`, `blocks`, `norm`, `scan`, `units`, `measure`,
-// `change`, `apply`, `percentile`, `state`, `rules`, `tensors`, `report`, `outcome`, `stages`, `clip`,
-// `simple`.
+// A line in which no file uses a later one: `math`, `significant`, `element`, `gradients`,
+// `accumulate`, `threshold`, `text`, `clip_rule`, `policy`, `adam`, `error`, `blocks`, `norm`,
+// `scan`, `units`, `measure`, `change`, `apply`, `percentile`, `state`, `rules`, `tensors`,
+// `report`, `outcome`, `stages`, `clip`, `simple`.
 //
-// `clip_rule` is the table of all rules and their text forms, and `policy` a chain of them. A step is read by
-// `scan` and `measure`; `rules` choose a `change` for each tensor from that and from what they have
-// learned; `apply` writes, and `report` tells. `clip` strings them together, `stages` says what must have
-// happened before, and `gradients` is what a caller implements.
+// `clip_rule` is the table of all rules and their text forms, and `policy` a chain of them. A step
+// is read by `scan` and `measure`; `rules` choose a `change` for each tensor from that and from
+// what they have learned; `apply` writes, and `report` tells. `clip` strings them together,
+// `stages` says what must have happened before, and `gradients` is what a caller implements.
 mod accumulate;
 mod adam;
 mod apply;

@@ -19,9 +19,9 @@ use crate::units::UnitMeasure;
 
 /// What one read of a tensor tells. Non-finite elements are counted and left out of the rest.
 ///
-/// A [`Clipper`](crate::Clipper) measures what it clips. Where the elements are elsewhere, on a device
-/// or in other processes, they are measured there, and [`Clipper::decide`](crate::Clipper::decide)
-/// takes what was found.
+/// A [`Clipper`](crate::Clipper) measures what it clips. Where the elements are elsewhere, on a
+/// device or in other processes, they are measured there, and
+/// [`Clipper::decide`](crate::Clipper::decide) takes what was found.
 #[derive(Clone, Debug)]
 pub struct Measure {
     pub(crate) name: String,

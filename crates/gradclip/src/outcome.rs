@@ -43,11 +43,12 @@ impl<G> Outcome<G, Deferred<G>> {
     }
 }
 
-/// Gradients that went through a [`Clipper`](crate::Clipper): the proof, by type, that clipping happened.
+/// Gradients that went through a [`Clipper`](crate::Clipper): the proof, by type, that clipping
+/// happened.
 ///
-/// Only a [`Clipper`](crate::Clipper) makes a `Clipped`, and it gives no mutable access. An optimizer whose
-/// step takes `Clipped<G>` therefore cannot be handed raw gradients, cannot be called before
-/// clipping, and cannot see gradients that were changed after it:
+/// Only a [`Clipper`](crate::Clipper) makes a `Clipped`, and it gives no mutable access. An
+/// optimizer whose step takes `Clipped<G>` therefore cannot be handed raw gradients, cannot be
+/// called before clipping, and cannot see gradients that were changed after it:
 ///
 /// ```
 /// use gradclip::{ClipPolicy, Clipped, Clipper, NonFinite, Outcome, Unscaled};
@@ -138,10 +139,10 @@ impl<G> Clipped<G> {
 
 /// Gradients that were measured and decided on, and are still to be multiplied by a factor each.
 ///
-/// [`Clipper::clip_deferred`](crate::Clipper::clip_deferred) makes it, so that clipping costs one read of the gradients and no
-/// write. The gradients cannot be taken out without their factors, so that nobody steps with what
-/// was not scaled: [`scale`](Deferred::scale) multiplies, and [`into_parts`](Deferred::into_parts)
-/// hands out both.
+/// [`Clipper::clip_deferred`](crate::Clipper::clip_deferred) makes it, so that clipping costs one
+/// read of the gradients and no write. The gradients cannot be taken out without their factors, so
+/// that nobody steps with what was not scaled: [`scale`](Deferred::scale) multiplies, and
+/// [`into_parts`](Deferred::into_parts) hands out both.
 ///
 /// ```
 /// use gradclip::{Clipper, NonFinite, Outcome, Unscaled};
@@ -191,9 +192,10 @@ impl<G> Deferred<G> {
 
     /// The gradients, the factor of each tensor in visiting order, and the report.
     ///
-    /// Whoever takes them apart has to multiply. An element and its factor are multiplied in
-    /// `f64`, and the product is rounded once to the storage type: that gives the bits that
-    /// [`Clipper::clip`](crate::Clipper::clip) gives, and nothing less exact does. A factor of 1 changes no bit.
+    /// Whoever takes them apart has to multiply. An element and its factor are multiplied in `f64`,
+    /// and the product is rounded once to the storage type: that gives the bits that
+    /// [`Clipper::clip`](crate::Clipper::clip) gives, and nothing less exact does. A factor of 1
+    /// changes no bit.
     #[must_use]
     pub fn into_parts(self) -> (G, Vec<f64>, ClipReport) {
         let (gradients, report) = self.clipped.into_parts();

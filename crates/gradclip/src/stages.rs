@@ -116,9 +116,9 @@ impl<G: Gradients> Accumulated<G> {
     }
 
     /// Exchanges gradients with the other processes. `all_reduce` gets the mean over the
-    /// micro-batches, perhaps still times the loss scale, and leaves in each process the mean over all
-    /// processes; the shard of a sharded model is exchanged for gradients that give the norm of the
-    /// whole model.
+    /// micro-batches, perhaps still times the loss scale, and leaves in each process the mean over
+    /// all processes; the shard of a sharded model is exchanged for gradients that give the norm of
+    /// the whole model.
     ///
     /// # Errors
     ///

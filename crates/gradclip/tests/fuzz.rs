@@ -1,4 +1,5 @@
-//! The fuzz targets without a fuzzer: over the saved corpus, and over changes of it for some seconds.
+//! The fuzz targets without a fuzzer: over the saved corpus, and over changes of it for some
+//! seconds.
 //!
 //! `GRADCLIP_FUZZ_SECONDS` sets for how long, 5 unless told otherwise. The changes follow from a
 //! fixed seed, so that a failure names everything that is needed to see it again.

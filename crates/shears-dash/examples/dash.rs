@@ -1,5 +1,6 @@
-//! The live page alone, without the trainer: `cargo run --release -p shears-dash --example dash -- FOLDER
-//! [--port PORT]`. The text of a batch and the presets are known to `shears dash` only.
+//! The live page alone, without the trainer:
+//! `cargo run --release -p shears-dash --example dash -- FOLDER [--port PORT]`. The text of a batch
+//! and the presets are known to `shears dash` only.
 
 use std::collections::BTreeMap;
 use std::error::Error;

@@ -1,4 +1,5 @@
-//! The page itself, which is part of the program: nothing is built, and nothing comes from elsewhere.
+//! The page itself, which is part of the program: nothing is built, and nothing comes from
+//! elsewhere.
 
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};

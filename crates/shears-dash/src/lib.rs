@@ -1,8 +1,8 @@
 //! The live page of Shears: `shears dash FOLDER`.
 //!
-//! A server on 127.0.0.1 and one page, which is part of the program. It only reads: run folders, never
-//! tensors, and it links no tensor library, so that it starts at once. What it shows of a run comes
-//! from the run's own files, so it may be started before, during or after training.
+//! A server on 127.0.0.1 and one page, which is part of the program. It only reads: run folders,
+//! never tensors, and it links no tensor library, so that it starts at once. What it shows of a run
+//! comes from the run's own files, so it may be started before, during or after training.
 //!
 //! ```text
 //! runs.rs      finds runs and keeps what was read     api.rs      what the page asks for
@@ -47,7 +47,8 @@ pub struct Options {
     pub folder: PathBuf,
     /// Port on 127.0.0.1; 0 for any free one.
     pub port: u16,
-    /// Settings of each preset, by name: plan keys as TOML tables, for what differs from the preset.
+    /// Settings of each preset, by name: plan keys as TOML tables, for what differs from the
+    /// preset.
     pub presets: BTreeMap<String, toml::Table>,
     /// The text of a step's batch, given the run's folder and the step: one string a row, or why it
     /// cannot be found.

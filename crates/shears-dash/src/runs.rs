@@ -157,8 +157,8 @@ impl Runs {
         known.values().cloned().collect()
     }
 
-    /// The run of a name, which is a path below the folder; none if there is no such run, or if the path
-    /// leads out of the folder.
+    /// The run of a name, which is a path below the folder; none if there is no such run, or if the
+    /// path leads out of the folder.
     pub(crate) fn get(&self, name: &str) -> Option<Arc<Run>> {
         let path = self.path_of(name)?;
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);

@@ -1,5 +1,5 @@
-//! Down-sampling: a range of steps as about a thousand buckets, each with its least and greatest number, so
-//! that no spike disappears however many steps there are.
+//! Down-sampling: a range of steps as about a thousand buckets, each with its least and greatest
+//! number, so that no spike disappears however many steps there are.
 
 use std::ops::Range;
 
@@ -12,8 +12,8 @@ use shears_run::{Columns, Evaluation, Tensors};
 /// The longest spikes that are named.
 const MOST_SPIKES: usize = 6;
 
-/// A quantity by buckets. Numbers that are not finite are left out of a bucket; where none is left, the
-/// bucket has NaN, which is null in JSON.
+/// A quantity by buckets. Numbers that are not finite are left out of a bucket; where none is left,
+/// the bucket has NaN, which is null in JSON.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Band {
     pub(crate) min: Vec<f32>,
@@ -21,8 +21,8 @@ pub(crate) struct Band {
     pub(crate) max: Vec<f32>,
 }
 
-/// The part of a gradient that was cut off, by buckets: from the norm of what the optimizer got to the norm
-/// before, at the bucket's longest clipped gradient.
+/// The part of a gradient that was cut off, by buckets: from the norm of what the optimizer got to
+/// the norm before, at the bucket's longest clipped gradient.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Cut {
     pub(crate) top: Vec<f32>,

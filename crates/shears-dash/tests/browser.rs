@@ -36,8 +36,8 @@ fn train(run: Run, from: u64, stop: Arc<AtomicBool>) -> thread::JoinHandle<()> {
     })
 }
 
-/// What a reader does with the page at `address`, where the run `growing` trains and `other` has ended;
-/// `end_training` ends the first.
+/// What a reader does with the page at `address`, where the run `growing` trains and `other` has
+/// ended; `end_training` ends the first.
 fn look_around(
     browser: &mut Chromium,
     address: &str,

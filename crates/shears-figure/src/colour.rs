@@ -13,8 +13,8 @@ pub enum Colour {
     Ink,
     /// For what stands behind.
     Grey,
-    /// Black, blue, vermilion, green, purple, orange, sky blue: those of Okabe and Ito, whose colours can be
-    /// told apart by people who see fewer. Counting goes on from the beginning.
+    /// Black, blue, vermilion, green, purple, orange, sky blue: those of Okabe and Ito, whose
+    /// colours can be told apart by people who see fewer. Counting goes on from the beginning.
     Series(usize),
 }
 
@@ -47,8 +47,8 @@ impl Colour {
     }
 }
 
-/// A style sheet that replaces every colour on a dark page. It works on the attributes that have the light
-/// ones, so that programs that know no style sheets show the light picture.
+/// A style sheet that replaces every colour on a dark page. It works on the attributes that have
+/// the light ones, so that programs that know no style sheets show the light picture.
 pub(crate) fn dark_style() -> String {
     let light = [PAPER, INK, GREY, GRID].into_iter().chain(SERIES);
     let rules = light.zip(DARK).map(|(RGBColor(red, green, blue), dark)| {

@@ -15,8 +15,8 @@ const RIGHT: i32 = WIDTH as i32 - 20;
 /// The width of the scale of colours.
 const SCALE: i32 = 200;
 
-/// A row for each name, with one value a step; the colour goes by the value's logarithm, and a scale below
-/// says which is which. None where no value is finite and above zero.
+/// A row for each name, with one value a step; the colour goes by the value's logarithm, and a
+/// scale below says which is which. None where no value is finite and above zero.
 ///
 /// # Errors
 ///

@@ -1,7 +1,8 @@
 //! A run's log as columns: what charts, verdicts and reports are made from.
 //!
-//! A million steps take about 60 bytes a step and 4 more for each tensor, where the events themselves would
-//! take some kilobytes. What is not kept can be read again: the place of each line is.
+//! A million steps take about 60 bytes a step and 4 more for each tensor, where the events
+//! themselves would take some kilobytes. What is not kept can be read again: the place of each line
+//! is.
 
 use gradclip::ClipAction;
 use gradclip_judge::{StepRecord, TimeFlow, Verdict};
@@ -117,8 +118,8 @@ impl Tensors {
     }
 }
 
-/// All that is kept of a log. The vectors of a step have one element for each step; what is not there or not
-/// finite is NaN.
+/// All that is kept of a log. The vectors of a step have one element for each step; what is not
+/// there or not finite is NaN.
 #[derive(Debug, Default)]
 pub struct Columns {
     /// What the log says of its model; none in a log of format 1.

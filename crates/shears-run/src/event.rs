@@ -42,12 +42,13 @@ pub enum Event {
     StateGradients {
         /// Steps taken so far.
         step: u64,
-        /// For each layer, the norm of the gradient of the loss at the last token of a window, before
-        /// clipping, by what the layer carried one token before that prediction, two tokens
+        /// For each layer, the norm of the gradient of the loss at the last token of a window,
+        /// before clipping, by what the layer carried one token before that prediction, two tokens
         /// before, and so on; null where it is not finite.
         layers: BTreeMap<String, Vec<Option<f64>>>,
     },
-    /// The run ended; always the last line. A log without it is of a run that goes on or was killed.
+    /// The run ended; always the last line. A log without it is of a run that goes on or was
+    /// killed.
     End {
         /// Steps taken so far.
         step: u64,
@@ -133,8 +134,8 @@ pub struct ClipEvent {
     pub first_non_finite: Option<String>,
     /// Share of elements that clipping by value changed.
     pub clipped_share: f64,
-    /// Cosine between the gradient before and after: below 1, direction was lost. Null where two rules
-    /// of a chain turned it.
+    /// Cosine between the gradient before and after: below 1, direction was lost. Null where two
+    /// rules of a chain turned it.
     pub cosine: Option<f64>,
     /// Norm before clipping of each tensor, with six digits; without those that are not finite.
     pub tensors: BTreeMap<String, f64>,
@@ -193,7 +194,8 @@ impl ClipEvent {
     }
 }
 
-/// What the verdict of a run needs of a step. A step that is left out although its norm is finite is an outlier.
+/// What the verdict of a run needs of a step. A step that is left out although its norm is finite
+/// is an outlier.
 pub(crate) fn record(
     action: ClipAction,
     norm_before: f64,

@@ -8,8 +8,9 @@ use crate::columns::Columns;
 use crate::header::Parameter;
 
 impl Columns {
-    /// The flow of gradients through the layers: for each, the median over the steps of the root mean square
-    /// of its gradient, from input to output. None without a header, which says what the layers are.
+    /// The flow of gradients through the layers: for each, the median over the steps of the root
+    /// mean square of its gradient, from input to output. None without a header, which says what
+    /// the layers are.
     pub fn gradient_flow(&self) -> Option<GradientFlow> {
         let header = self.header.as_ref()?;
         let layers = header.layers().into_iter().map(|(layer, parameters)| {
@@ -23,8 +24,8 @@ impl Columns {
         Some(GradientFlow::of(&layers.collect::<Vec<_>>()))
     }
 
-    /// The norm of the gradient of each layer at each step, in the order of the forward pass; NaN where no
-    /// tensor of the layer has one. None without a header.
+    /// The norm of the gradient of each layer at each step, in the order of the forward pass; NaN
+    /// where no tensor of the layer has one. None without a header.
     pub fn layer_norms(&self) -> Option<Vec<(String, Vec<f64>)>> {
         let header = self.header.as_ref()?;
         let layers = header.layers().into_iter().map(|(layer, parameters)| {

@@ -61,7 +61,8 @@ fn read(path: &Path, length: u64) -> io::Result<Glance> {
     file.seek(SeekFrom::Start(start))?;
     let mut bytes = Vec::new();
     file.take(TAIL).read_to_end(&mut bytes)?;
-    // The first line is cut, unless it is the first of all; what follows the last line break is half-written.
+    // The first line is cut, unless it is the first of all; what follows the last line break is
+    // half-written.
     let mut lines: Vec<&[u8]> = bytes.split(|byte| *byte == b'\n').collect();
     lines.pop();
     let whole = lines.into_iter().skip(usize::from(start > 0));

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 /// The format of logs that this program writes. Format 1 had no header.
 pub const FORMAT: u32 = 2;
 
-/// What a reader of a log has to know of the model and of the machine, so that nobody builds a model to read
-/// a log.
+/// What a reader of a log has to know of the model and of the machine, so that nobody builds a
+/// model to read a log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
     /// The format of the lines that follow; see [`FORMAT`].

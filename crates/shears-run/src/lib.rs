@@ -1,5 +1,6 @@
-//! The folder of a run without its tensors. `events.jsonl` is the run's memory: the terminal, `shears inspect`,
-//! the live page and every report are computed from it alone, so that they cannot disagree.
+//! The folder of a run without its tensors. `events.jsonl` is the run's memory: the terminal,
+//! `shears inspect`, the live page and every report are computed from it alone, so that they cannot
+//! disagree.
 //!
 //! ```text
 //! header.rs   what the log is of: its first line         log.rs      reads a log while it grows
@@ -9,10 +10,10 @@
 //! plan.rs     plan.toml as a table                       flow.rs     gradients through the layers
 //! ```
 //!
-//! A log has one reader, [`Log`]: it reads whole lines from where it stopped, leaves a half-written last line to
-//! the next time, counts lines that are no events and reads on, and begins again when a resumed run has cut
-//! its log. [`Columns`] hold what a million steps need in some dozens of bytes each; [`Log::events`] reads the
-//! lines again, one at a time.
+//! A log has one reader, [`Log`]: it reads whole lines from where it stopped, leaves a half-written
+//! last line to the next time, counts lines that are no events and reads on, and begins again when
+//! a resumed run has cut its log. [`Columns`] hold what a million steps need in some dozens of
+//! bytes each; [`Log::events`] reads the lines again, one at a time.
 #![forbid(unsafe_code)]
 
 mod columns;

@@ -1,7 +1,7 @@
 //! One line of the log, read without copying names.
 //!
-//! A log of a million steps is read in one go when its run is opened, so the line of a step has a form
-//! that borrows from the bytes. All other lines are rare, and read as [`Event`].
+//! A log of a million steps is read in one go when its run is opened, so the line of a step has a
+//! form that borrows from the bytes. All other lines are rare, and read as [`Event`].
 
 use std::borrow::Cow;
 use std::fmt;

@@ -9,12 +9,12 @@ use crate::RunError;
 
 /// The file whose lock it is.
 const FILE: &str = ".lock";
-/// For how long after a lock file was touched nobody but its trainer asks for the lock: a trainer makes the
-/// file and takes the lock a moment later, and must not find it taken.
+/// For how long after a lock file was touched nobody but its trainer asks for the lock: a trainer
+/// makes the file and takes the lock a moment later, and must not find it taken.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Takes the lock of a folder until the file is dropped; the system releases it when the process ends, however
-/// it ends. `taken` says what to do when another has it.
+/// Takes the lock of a folder until the file is dropped; the system releases it when the process
+/// ends, however it ends. `taken` says what to do when another has it.
 ///
 /// # Errors
 ///
@@ -45,7 +45,8 @@ pub fn lock_folder(folder: &Path, taken: &str) -> Result<File, RunError> {
 /// Looks at the lock of a run.
 #[derive(Debug, Default)]
 pub struct LockWatch {
-    /// When the lock file was last touched before it was found free. It stays free until it is touched again.
+    /// When the lock file was last touched before it was found free. It stays free until it is
+    /// touched again.
     free_since: Mutex<Option<SystemTime>>,
 }
 

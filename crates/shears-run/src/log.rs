@@ -16,8 +16,8 @@ use crate::line::{self, Line, LineProblem};
 const MEMORY: usize = 96;
 /// Bytes that are read from the file at once.
 const BUFFER: usize = 1 << 18;
-/// A line that is longer than this is none, and is not kept in memory: a disk that was full may have
-/// left a gigabyte of zeros.
+/// A line that is longer than this is none, and is not kept in memory: a disk that was full may
+/// have left a gigabyte of zeros.
 const LONGEST: u64 = 1 << 26;
 
 /// Whole lines from a place of a file on.
@@ -259,8 +259,8 @@ impl Log {
         Ok(())
     }
 
-    /// Reads all again that was read, one event at a time, without lines that are no events and steps that
-    /// were taken again later.
+    /// Reads all again that was read, one event at a time, without lines that are no events and
+    /// steps that were taken again later.
     pub fn events(&self) -> Result<Events<'_>, RunError> {
         let failed = RunError::io("read", &self.path);
         let file: Box<dyn Read> = match File::open(&self.path) {

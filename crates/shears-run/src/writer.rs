@@ -18,14 +18,15 @@ pub struct EventLog {
 }
 
 impl EventLog {
-    /// Opens the log of a run that has taken `step` steps. Later lines are of steps that a resumed run
-    /// takes again, an end is none if the run goes on, and a half-written last line is of a run
-    /// that was killed; they are cut off, and what is before them keeps its bytes. A log that has no header
-    /// gets this one: it is new, or of format 1.
+    /// Opens the log of a run that has taken `step` steps. Later lines are of steps that a resumed
+    /// run takes again, an end is none if the run goes on, and a half-written last line is of a run
+    /// that was killed; they are cut off, and what is before them keeps its bytes. A log that has
+    /// no header gets this one: it is new, or of format 1.
     ///
     /// # Errors
     ///
-    /// If what stays has a line that is no event, or is of a format that this program does not know.
+    /// If what stays has a line that is no event, or is of a format that this program does not
+    /// know.
     pub fn open(path: &Path, step: u64, header: &Header) -> Result<Self, RunError> {
         let kept = Kept::of(path, step)?;
         let file = OpenOptions::new().append(true).create(true).open(path);

@@ -9,13 +9,14 @@ use shears_run::six_digits;
 /// Tokens that a gradient is followed back over, at most: each is a call of the model.
 const FARTHEST: usize = 256;
 
-/// The norms of the gradient of the loss at the last token of a window with respect to what each layer
-/// carried before it: the first is of the state one token before that prediction was made, the
-/// next of two tokens, and so on (the products of Jacobians in Pascanu et al. 2013, equation 5).
+/// The norms of the gradient of the loss at the last token of a window with respect to what each
+/// layer carried before it: the first is of the state one token before that prediction was made,
+/// the next of two tokens, and so on (the products of Jacobians in Pascanu et al. 2013, equation
+/// 5).
 ///
-/// `tokens` and `targets` are `[batch, window]`, `state` is what the model carried into the window, and
-/// the loss is the mean over the batch. A number that is not finite is `None`. A model that carries
-/// nothing that a gradient could flow through gives nothing.
+/// `tokens` and `targets` are `[batch, window]`, `state` is what the model carried into the window,
+/// and the loss is the mean over the batch. A number that is not finite is `None`. A model that
+/// carries nothing that a gradient could flow through gives nothing.
 pub(crate) fn state_gradients<M: LanguageModel>(
     model: &M,
     tokens: &Tensor<2, Int>,

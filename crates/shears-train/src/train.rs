@@ -24,8 +24,8 @@ pub trait Observer {
     /// A checkpoint was written.
     fn saved(&mut self, step: u64, path: &std::path::Path);
 
-    /// It is time for a sample; the model is outside automatic differentiation. Gives what it wrote,
-    /// for the run's log.
+    /// It is time for a sample; the model is outside automatic differentiation. Gives what it
+    /// wrote, for the run's log.
     fn sample<M: LanguageModel>(&mut self, step: u64, model: &M) -> Option<String>;
 
     /// Whether the run should save and stop after this step, because somebody asked for it.

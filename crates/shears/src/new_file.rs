@@ -36,7 +36,8 @@ impl NewFile {
         let mut builder = tempfile::Builder::new();
         // A short name, because that of `out` may have all the length that there is.
         builder.prefix(".shears-").suffix(".tmp");
-        // The usual 0600 of temporary files would stay with the file; of these the umask takes away.
+        // The usual 0600 of temporary files would stay with the file; of these the umask takes
+        // away.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
         let file = builder.tempfile_in(folder_of(out));
@@ -47,8 +48,8 @@ impl NewFile {
         self.0.as_file()
     }
 
-    /// Syncs the file and gives it its name, so that at every instant the name has what it had or all of
-    /// the new file. Without `force` a file that has appeared there in the meantime stays.
+    /// Syncs the file and gives it its name, so that at every instant the name has what it had or
+    /// all of the new file. Without `force` a file that has appeared there in the meantime stays.
     pub(crate) fn put_in_place(self, out: &Path, force: bool) -> anyhow::Result<()> {
         let synced = self.0.as_file().sync_all();
         let placed = synced.and_then(|()| match force {

@@ -55,8 +55,8 @@ pub(crate) struct Screen {
 }
 
 impl Screen {
-    /// Takes the terminal, and begins with what the run has done before. Sets `stop` when a key asks
-    /// for it.
+    /// Takes the terminal, and begins with what the run has done before. Sets `stop` when a key
+    /// asks for it.
     pub(crate) fn open(
         setup: Setup,
         history: impl Iterator<Item = Result<Event, RunError>>,

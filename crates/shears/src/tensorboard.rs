@@ -1,7 +1,8 @@
 //! `shears train --tensorboard`: event files that TensorBoard reads, in the run's folder.
 //!
 //! The messages are written by hand: they are few and fixed (TensorFlow's `event.proto` and
-//! `summary.proto`, TensorBoard's `hparams/api.proto`), and each field's number is beside its value.
+//! `summary.proto`, TensorBoard's `hparams/api.proto`), and each field's number is beside its
+//! value.
 
 mod event_file;
 mod hyperparameters;
@@ -43,8 +44,8 @@ pub(crate) struct TensorBoard {
 impl TensorBoard {
     /// Begins a file for a run that has taken `done` steps, those of `history`.
     ///
-    /// TensorBoard drops what earlier files say of later steps, because those steps are taken again. If
-    /// there are no earlier files, the history is written to this one.
+    /// TensorBoard drops what earlier files say of later steps, because those steps are taken
+    /// again. If there are no earlier files, the history is written to this one.
     pub(crate) fn create(
         run: &RunFolder,
         plan: &Plan,

@@ -39,7 +39,8 @@ pub(crate) trait Listener {
     fn end(&mut self, end: Option<End>);
 }
 
-/// Becomes true on SIGINT or SIGTERM, when the run should save and stop; a second one leaves at once.
+/// Becomes true on SIGINT or SIGTERM, when the run should save and stop; a second one leaves at
+/// once.
 pub(crate) fn stop_when_asked(say_so: bool) -> anyhow::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let asked = Arc::clone(&stop);

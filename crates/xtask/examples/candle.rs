@@ -1,5 +1,6 @@
-//! A training step as a user of Candle writes it, from the modules of `candle_nn` and its AdamW, for
-//! `cargo xtask bench peers`. Candle has no clipping, so that this step does less than the others.
+//! A training step as a user of Candle writes it, from the modules of `candle_nn` and its AdamW,
+//! for `cargo xtask bench peers`. Candle has no clipping, so that this step does less than the
+//! others.
 //!
 //! ```text
 //! cargo build --profile peers -p xtask --features peers --example candle

@@ -1,5 +1,5 @@
-//! A training step as a user of Burn writes it, from the modules of `burn::nn` and Burn's own AdamW,
-//! for `cargo xtask bench peers`. Burn clips each tensor by itself; it has no global norm.
+//! A training step as a user of Burn writes it, from the modules of `burn::nn` and Burn's own
+//! AdamW, for `cargo xtask bench peers`. Burn clips each tensor by itself; it has no global norm.
 //!
 //! ```text
 //! cargo build --profile peers -p xtask --features peers --example stock_burn

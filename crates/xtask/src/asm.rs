@@ -1,9 +1,11 @@
-//! `cargo xtask asm`: what the compiler made of the kernels, on any x86-64 machine, without running them.
+//! `cargo xtask asm`: what the compiler made of the kernels, on any x86-64 machine, without running
+//! them.
 //!
-//! It disassembles the program that users run, finds the innermost loops of the hot kernels for all sets of
-//! vector instructions, and fails where one keeps vectors on the stack, calls a function or has more
-//! instructions for each multiplication than its limit. It lists loops of the kernels that belong to no row of
-//! its table. Where llvm-mca is installed (Debian: `llvm`), it estimates the cycles of the loops of products.
+//! It disassembles the program that users run, finds the innermost loops of the hot kernels for all
+//! sets of vector instructions, and fails where one keeps vectors on the stack, calls a function or
+//! has more instructions for each multiplication than its limit. It lists loops of the kernels that
+//! belong to no row of its table. Where llvm-mca is installed (Debian: `llvm`), it estimates the
+//! cycles of the loops of products.
 
 use std::io::BufReader;
 use std::path::Path;

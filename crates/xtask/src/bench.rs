@@ -1,4 +1,5 @@
-//! `cargo xtask bench`: this system against PyTorch, Burn's own modules and Candle, on this machine.
+//! `cargo xtask bench`: this system against PyTorch, Burn's own modules and Candle, on this
+//! machine.
 //!
 //! `peers` measures the rows of a table of goals, `scaling` how the cost of a step grows; both
 //! write what they measured to `benches/baselines`. `report` writes the tables and plots of the

@@ -1,4 +1,5 @@
-//! `cargo xtask lines [BEFORE]`: how long each crate is, code and tests apart, now and at an earlier commit.
+//! `cargo xtask lines [BEFORE]`: how long each crate is, code and tests apart, now and at an
+//! earlier commit.
 
 use std::collections::BTreeMap;
 use std::process::{Command, ExitCode};

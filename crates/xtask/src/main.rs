@@ -1,7 +1,7 @@
 //! What runs around the code: `cargo xtask ci` checks it, `cargo xtask bench` measures it,
-//! `cargo xtask valgrind` watches its memory, `cargo xtask neon` runs it for ARM, `cargo xtask asm` checks
-//! the machine code of its kernels, `cargo xtask package` tries what is published, `cargo xtask lines` counts
-//! its lines.
+//! `cargo xtask valgrind` watches its memory, `cargo xtask neon` runs it for ARM, `cargo xtask asm`
+//! checks the machine code of its kernels, `cargo xtask package` tries what is published,
+//! `cargo xtask lines` counts its lines.
 
 use std::path::Path;
 use std::process::ExitCode;

@@ -1,7 +1,7 @@
 //! `cargo xtask neon`: the kernels' unit tests for ARM, on an emulated processor.
 //!
-//! It needs `rustup target add aarch64-unknown-linux-gnu`, `qemu-aarch64` and `aarch64-linux-gnu-gcc` (Debian:
-//! `qemu-user`, `gcc-aarch64-linux-gnu`, `libc6-dev-arm64-cross`).
+//! It needs `rustup target add aarch64-unknown-linux-gnu`, `qemu-aarch64` and
+//! `aarch64-linux-gnu-gcc` (Debian: `qemu-user`, `gcc-aarch64-linux-gnu`, `libc6-dev-arm64-cross`).
 
 use std::process::{Command, ExitCode};
 

@@ -1,11 +1,12 @@
-//! What is published is whole: the crates as `cargo package` makes them, unpacked somewhere else, and
-//! their tests there.
+//! What is published is whole: the crates as `cargo package` makes them, unpacked somewhere else,
+//! and their tests there.
 //!
-//! A file that is missing from a package, a development dependency that does not survive it, a path out
-//! of the crate: all of this works in the workspace, and not for those who download the crate. The three
-//! crates without a tensor library run their tests there. Those for Burn and Candle are only checked,
-//! with tests, examples and benches: their tests read no files, the same sources run in the workspace,
-//! and to run them here would build Burn and Candle once more, with fewer features.
+//! A file that is missing from a package, a development dependency that does not survive it, a path
+//! out of the crate: all of this works in the workspace, and not for those who download the crate.
+//! The three crates without a tensor library run their tests there. Those for Burn and Candle are
+//! only checked, with tests, examples and benches: their tests read no files, the same sources run
+//! in the workspace, and to run them here would build Burn and Candle once more, with fewer
+//! features.
 
 use std::fs;
 use std::path::Path;

@@ -1,14 +1,15 @@
 //! `cargo xtask valgrind`: the kernels' unit tests with every access to memory checked.
 //!
-//! Miri cannot run vector instructions that are chosen at run time, and needs a nightly toolchain; valgrind
-//! runs what users run. It knows AVX2 and hides AVX-512, so that it checks that path and the portable one.
+//! Miri cannot run vector instructions that are chosen at run time, and needs a nightly toolchain;
+//! valgrind runs what users run. It knows AVX2 and hides AVX-512, so that it checks that path and
+//! the portable one.
 
 use std::process::{Command, ExitCode, Stdio};
 
 use serde_json::Value;
 
-/// Tests of code with `unsafe`, by the beginning of their names; the finite differences of whole blocks
-/// would take hours.
+/// Tests of code with `unsafe`, by the beginning of their names; the finite differences of whole
+/// blocks would take hours.
 const TESTS: [&str; 6] = [
     "matmul::",
     "recurrent::",

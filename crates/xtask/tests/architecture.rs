@@ -200,8 +200,8 @@ fn every_crate_is_on_the_map_and_the_map_has_no_other() {
     }
 }
 
-/// `unsafe` is forbidden everywhere but in the crate of the kernels, which says of each block why it is
-/// sound, and otherwise has the lints of all.
+/// `unsafe` is forbidden everywhere but in the crate of the kernels, which says of each block why
+/// it is sound, and otherwise has the lints of all.
 #[test]
 fn every_crate_has_the_lints_of_the_workspace() {
     let workspace: toml::Table = toml::from_str(&read("Cargo.toml")).unwrap();

@@ -1,7 +1,7 @@
 //! The rules whose threshold follows from the steps before.
 //!
-//! A step that is left out or damaged teaches them nothing, and neither does one whose gradients are all
-//! zero. No number that is not finite reaches them.
+//! A step that is left out or damaged teaches them nothing, and neither does one whose gradients
+//! are all zero. No number that is not finite reaches them.
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;

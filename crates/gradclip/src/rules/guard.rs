@@ -1,4 +1,5 @@
-//! `skip`: the guard that judges gradients as they came, so that a step that is left out is untouched.
+//! `skip`: the guard that judges gradients as they came, so that a step that is left out is
+//! untouched.
 
 use alloc::string::String;
 use alloc::vec::Vec;

@@ -1,5 +1,5 @@
-//! The sequences of the temporal-order task, as `tempOrder.py` of Pascanu's `trainingRNNs` draws them
-//! (after task 6a of Hochreiter & Schmidhuber 1997).
+//! The sequences of the temporal-order task, as `tempOrder.py` of Pascanu's `trainingRNNs` draws
+//! them (after task 6a of Hochreiter & Schmidhuber 1997).
 
 use rand::{Rng, RngExt};
 
@@ -16,8 +16,9 @@ pub(super) struct Sequences {
     pub(super) classes: Vec<i32>,
 }
 
-/// Draws sequences: distractors 2 to 5, with a 0 or 1 at one place in `[length / 10, 2 length / 10)` and
-/// at one in `[5 length / 10, 6 length / 10)`. The class is the first plus twice the second.
+/// Draws sequences: distractors 2 to 5, with a 0 or 1 at one place in
+/// `[length / 10, 2 length / 10)` and at one in `[5 length / 10, 6 length / 10)`. The class is the
+/// first plus twice the second.
 pub(super) fn draw(generator: &mut impl Rng, length: usize, count: usize) -> Sequences {
     let tenth = length / 10;
     let mut symbols: Vec<i32> = (0..length * count)

@@ -19,8 +19,8 @@ use crate::{Failure, Initialization};
 const BATCH: usize = 20;
 /// Updates between two looks at the error.
 const CHECK_EVERY: u64 = 1000;
-/// Sequences that the error is judged on, and those of them that have to be good for the others to be
-/// looked at.
+/// Sequences that the error is judged on, and those of them that have to be good for the others to
+/// be looked at.
 const JUDGED: usize = 10_000;
 const JUDGED_FIRST: usize = 1000;
 /// Largest share of wrong answers of a solved task.

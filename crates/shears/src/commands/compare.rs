@@ -18,9 +18,9 @@ use crate::run_log::{self, without_header};
 /// Compare runs that exist, with the report of `shears sweep`
 ///
 /// Nothing is trained. Runs with the same clipping policy and learning rate count as seeds of one
-/// another; other settings in which runs differ, such as the optimizer, stand beside the policy. Runs
-/// that did not end alike are compared over the steps that all of them have. Refused are runs on
-/// different text or with different tokens, because their losses are of different things.
+/// another; other settings in which runs differ, such as the optimizer, stand beside the policy.
+/// Runs that did not end alike are compared over the steps that all of them have. Refused are runs
+/// on different text or with different tokens, because their losses are of different things.
 #[derive(Args, Debug)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct CompareArguments {
@@ -144,8 +144,8 @@ fn check_comparable(runs: &[Read]) -> Result<(), Misuse> {
     Ok(())
 }
 
-/// Cuts runs to the steps that all have, and says so; none is cut if all ended and the same number of
-/// steps was planned. A run that diverged is compared with what it came to.
+/// Cuts runs to the steps that all have, and says so; none is cut if all ended and the same number
+/// of steps was planned. A run that diverged is compared with what it came to.
 fn cut_to_common(runs: &mut [Read]) -> Result<Option<String>, Misuse> {
     let planned = runs[0].plan.steps;
     let is_over = |run: &Read| {
@@ -239,8 +239,8 @@ fn comparison(mut runs: Vec<Read>, cut: Option<&str>) -> Result<Comparison, Misu
     })
 }
 
-/// The names of the settings that have to stand beside the policy: those in which runs differ that have
-/// them. What only one of two optimizers has goes without saying.
+/// The names of the settings that have to stand beside the policy: those in which runs differ that
+/// have them. What only one of two optimizers has goes without saying.
 fn differing(runs: &[Read]) -> Vec<&'static str> {
     let differs = |setting: &&Setting| {
         let plans = runs.iter().map(|run| &run.plan);

@@ -69,8 +69,8 @@ pub(super) fn chart(x: Axis, y: Axis, series: Vec<Series>) -> anyhow::Result<Str
     Ok(Figure::of(Panel::new(x, y, series)).svg()?)
 }
 
-/// The axis of steps, for runs of these lengths: a logarithmic one if else a run that ended early could not
-/// be seen.
+/// The axis of steps, for runs of these lengths: a logarithmic one if else a run that ended early
+/// could not be seen.
 fn steps(lengths: impl Iterator<Item = usize>) -> Axis {
     const EARLY: f64 = 0.1;
     let (shortest, longest) = extent(lengths.map(|steps| steps as f64));
@@ -93,8 +93,8 @@ fn by_step(values: impl IntoIterator<Item = f64>) -> Vec<(f64, f64)> {
     (1..).map(f64::from).zip(values).collect()
 }
 
-/// A variant's series without anything in it. The lines are thinner from one to the next, so that of those that
-/// lie on each other all can be seen.
+/// A variant's series without anything in it. The lines are thinner from one to the next, so that
+/// of those that lie on each other all can be seen.
 fn series_of(index: usize, name: &str) -> Series {
     Series {
         name: name.to_string(),

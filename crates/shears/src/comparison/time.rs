@@ -6,8 +6,8 @@ use shears_figure::{Axis, Colour, Series};
 use super::plots::{Picture, chart};
 use super::results::Outcome;
 
-/// The norm of the gradient by the state, against the distance in time, at the first step and at the
-/// end, before and after clipping; none of a model that carries no state.
+/// The norm of the gradient by the state, against the distance in time, at the first step and at
+/// the end, before and after clipping; none of a model that carries no state.
 pub(super) fn through_time(
     index: usize,
     name: &str,
@@ -52,8 +52,8 @@ pub(super) fn through_time(
     }))
 }
 
-/// By what the whole gradient was multiplied in the step with the same weights and the same batch, which is
-/// the next one; the last step has none, and takes its own. None where the step was not
+/// By what the whole gradient was multiplied in the step with the same weights and the same batch,
+/// which is the next one; the last step has none, and takes its own. None where the step was not
 /// clipped, was left out, or lost its direction, because then there is no one factor.
 fn coefficient(flow: &TimeFlow, outcome: &Outcome) -> Option<f64> {
     const STRAIGHT: f64 = 1.0 - 1e-6;

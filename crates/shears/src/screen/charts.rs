@@ -10,8 +10,8 @@ use ratatui::widgets::{Axis, Chart, Dataset, GraphType};
 use super::panel::{panel, short};
 use super::state::State;
 
-/// A threshold so many times above the largest norm is not in a linear chart of norms: they would be
-/// a flat line at its bottom.
+/// A threshold so many times above the largest norm is not in a linear chart of norms: they would
+/// be a flat line at its bottom.
 const THRESHOLD_TOO_HIGH: f64 = 4.0;
 
 /// Which of the charts are logarithmic.

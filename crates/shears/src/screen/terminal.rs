@@ -50,8 +50,8 @@ pub(crate) fn leave() {
     if !TAKEN.swap(false, Ordering::SeqCst) {
         return;
     }
-    // A picture that is being drawn comes first. It takes a millisecond; a thread that panics while it
-    // draws never lets go.
+    // A picture that is being drawn comes first. It takes a millisecond; a thread that panics while
+    // it draws never lets go.
     let mut held = PICTURE.try_lock();
     for _ in 0..20 {
         if held.is_ok() {

@@ -68,7 +68,8 @@ impl EventFile {
         self.record(event(step).message(5, summary))
     }
 
-    /// Writes a record in one go: a program that is killed leaves whole ones, and all that it had come to.
+    /// Writes a record in one go: a program that is killed leaves whole ones, and all that it had
+    /// come to.
     fn record(&mut self, event: Message) -> io::Result<()> {
         let data = event.into_bytes();
         let length = (data.len() as u64).to_le_bytes();
@@ -93,8 +94,8 @@ pub(super) fn now() -> f64 {
     elapsed.unwrap_or_default().as_secs_f64()
 }
 
-/// CRC-32C, rotated and with a constant added: a checksum of data that has checksums in it would else
-/// be weak.
+/// CRC-32C, rotated and with a constant added: a checksum of data that has checksums in it would
+/// else be weak.
 fn checksum(data: &[u8]) -> u32 {
     crc32c::crc32c(data)
         .rotate_right(15)

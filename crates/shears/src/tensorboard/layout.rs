@@ -1,4 +1,5 @@
-//! Charts with several curves, on TensorBoard's page of custom scalars (`custom_scalar/layout.proto`).
+//! Charts with several curves, on TensorBoard's page of custom scalars
+//! (`custom_scalar/layout.proto`).
 
 use super::message::Message;
 use super::summary::string;

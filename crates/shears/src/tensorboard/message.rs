@@ -1,7 +1,7 @@
 //! Protobuf's wire format, as far as writing needs it.
 
-/// The bytes of a message. Fields are written in the order of the calls; each has the number that the
-/// message's `.proto` file gives it.
+/// The bytes of a message. Fields are written in the order of the calls; each has the number that
+/// the message's `.proto` file gives it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Message(Vec<u8>);
 

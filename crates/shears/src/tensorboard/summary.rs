@@ -50,7 +50,8 @@ pub(super) fn histogram(tag: &str, numbers: &[f64]) -> Message {
 
 /// A text, shown as it is.
 pub(super) fn text(tag: &str, text: &str) -> Message {
-    // TensorBoard takes texts for Markdown, where lines that are set in by four spaces are left alone.
+    // TensorBoard takes texts for Markdown, where lines that are set in by four spaces are left
+    // alone.
     let lines: Vec<String> = text.lines().map(|line| format!("    {line}")).collect();
     string(tag, "text", lines.join("\n").as_bytes())
 }

@@ -82,7 +82,8 @@ fn the_page_knows_presets_and_the_text_of_a_batch() {
     }
     assert!(!differing.contains(&"model"), "{differing:?}");
 
-    // Windows of 8 characters, in streams: the second step of a row goes on where the first has ended.
+    // Windows of 8 characters, in streams: the second step of a row goes on where the first has
+    // ended.
     let rows = |step: u64| -> Vec<String> {
         let batch = page.ask(&format!("/api/batch?run=one&step={step}"));
         assert_eq!(batch["problem"], Value::Null);

@@ -143,7 +143,8 @@ fn files(scratch: &Scratch) -> Vec<PathBuf> {
     files
 }
 
-/// What TensorBoard knows after it has read all files: for each tag the step and value of each record.
+/// What TensorBoard knows after it has read all files: for each tag the step and value of each
+/// record.
 type Tags = BTreeMap<String, Vec<(u64, Message)>>;
 
 fn tags(scratch: &Scratch) -> Tags {

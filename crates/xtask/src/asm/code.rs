@@ -1,4 +1,5 @@
-//! Machine code as objdump prints it: functions and their instructions, and what of an instruction matters here.
+//! Machine code as objdump prints it: functions and their instructions, and what of an instruction
+//! matters here.
 
 use std::io::BufRead;
 
@@ -97,9 +98,9 @@ impl Instruction {
         self.mnemonic() == "(bad)"
     }
 
-    /// Whether it spills a vector or a tile to the stack, or reads one from there. Spills of vectors have a fixed
-    /// place, an index means an array that the source has there; tiles always have an index, the distance of their
-    /// rows.
+    /// Whether it spills a vector or a tile to the stack, or reads one from there. Spills of
+    /// vectors have a fixed place, an index means an array that the source has there; tiles always
+    /// have an index, the distance of their rows.
     pub(super) fn is_spill(&self, has_frame_pointer: bool) -> bool {
         let operands = self.operands();
         let of = |register: &str| operands.contains(register);
@@ -133,7 +134,8 @@ impl Function {
     }
 }
 
-/// The functions that multiply vectors, of what objdump prints, and those with instructions that it does not know.
+/// The functions that multiply vectors, of what objdump prints, and those with instructions that it
+/// does not know.
 pub(super) fn functions(objdump: impl BufRead) -> std::io::Result<Vec<Function>> {
     let mut found = Vec::new();
     let mut function = Function::default();

@@ -53,7 +53,8 @@ fn cycles(source: &str, processor: &str) -> Result<f64, String> {
         .stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| error.to_string())?;
     if let Some(mut stdin) = child.stdin.take() {
-        // One that does not know the processor ends before it has read its input, and says so below.
+        // One that does not know the processor ends before it has read its input, and says so
+        // below.
         let _ = stdin.write_all(source.as_bytes());
     }
     let output = child

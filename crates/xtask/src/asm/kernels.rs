@@ -44,8 +44,8 @@ impl Set {
 pub(super) enum Asked {
     /// At most so many instructions for each multiplication, no vector on the stack, and no call.
     Clean(f64),
-    /// At most so many instructions for each multiplication, at most so many accesses to vectors on the stack
-    /// in one loop, for a reason, and no call.
+    /// At most so many instructions for each multiplication, at most so many accesses to vectors on
+    /// the stack in one loop, for a reason, and no call.
     Stack(f64, usize, &'static str),
     /// Nothing, because each of them calls a function, for a reason.
     Calls(&'static str),
@@ -57,8 +57,8 @@ pub(super) enum Asked {
 #[derive(Debug)]
 pub(super) struct Kernel {
     pub(super) name: &'static str,
-    /// A loop belongs to it if some of its multiplications have a frame like one of these: the beginning of
-    /// a file's name and a part of a function's.
+    /// A loop belongs to it if some of its multiplications have a frame like one of these: the
+    /// beginning of a file's name and a part of a function's.
     frames: &'static [(&'static str, &'static str)],
     /// The limits are a little above what was counted.
     pub(super) asked: &'static [(Set, Asked)],

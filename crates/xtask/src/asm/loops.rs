@@ -13,8 +13,8 @@ type Graph = DiGraph<Range<usize>, ()>;
 
 /// The innermost loops, each as its instructions in the order of addresses.
 ///
-/// Where a jump through a table goes is not known. An edge that is missing hides the loop that it closes,
-/// never one inside.
+/// Where a jump through a table goes is not known. An edge that is missing hides the loop that it
+/// closes, never one inside.
 pub(super) fn innermost(code: &[Instruction]) -> Vec<Vec<&Instruction>> {
     let mut loops = Vec::new();
     collect(&graph(code), &mut loops);
@@ -66,8 +66,8 @@ fn graph(code: &[Instruction]) -> Graph {
     graph
 }
 
-/// Blocks that reach each other are a loop. Without the edges into its header, what is left of it are the
-/// loops inside.
+/// Blocks that reach each other are a loop. Without the edges into its header, what is left of it
+/// are the loops inside.
 fn collect(graph: &Graph, found: &mut Vec<Vec<Range<usize>>>) {
     for component in kosaraju_scc(graph) {
         let inside: BTreeSet<NodeIndex> = component.into_iter().collect();
@@ -102,7 +102,8 @@ mod tests {
     use super::innermost;
     use crate::asm::code::Instruction;
 
-    /// The addresses of the innermost loops, of a listing with an instruction for each address from 0 on.
+    /// The addresses of the innermost loops, of a listing with an instruction for each address from
+    /// 0 on.
     fn loops(listing: &[&str]) -> Vec<Vec<u64>> {
         let code: Vec<Instruction> = listing
             .iter()

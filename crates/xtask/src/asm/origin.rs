@@ -1,4 +1,5 @@
-//! Which source an instruction comes from, by way of all functions that were inlined into each other.
+//! Which source an instruction comes from, by way of all functions that were inlined into each
+//! other.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -30,7 +31,8 @@ pub(super) fn of(program: &Path, addresses: &[u64]) -> Result<HashMap<u64, Vec<F
     Ok(parse(&String::from_utf8_lossy(&output.stdout)))
 }
 
-/// A line with an address is followed by two lines for each frame: a function, and a file with a line.
+/// A line with an address is followed by two lines for each frame: a function, and a file with a
+/// line.
 fn parse(output: &str) -> HashMap<u64, Vec<Frame>> {
     let mut origins: HashMap<u64, Vec<Frame>> = HashMap::new();
     let mut lines = output.lines();

@@ -17,8 +17,8 @@ pub(super) struct Loop<'a> {
     call: Option<&'a Instruction>,
 }
 
-/// Whether an instruction is one of the multiplications that are counted. In portable code it is the compiler that
-/// makes vectors of some elements, and leaves others.
+/// Whether an instruction is one of the multiplications that are counted. In portable code it is
+/// the compiler that makes vectors of some elements, and leaves others.
 fn counts(set: Set, one: &Instruction) -> bool {
     one.multiplies() || set == Set::Portable && one.multiplies_elements()
 }

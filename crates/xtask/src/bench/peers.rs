@@ -12,7 +12,8 @@ use super::programs::{Programs, Request, number};
 use super::rows::{Goal, Quantity, RUNS, Row, Run, Side, three_digits};
 use super::statistics::{Spread, ratio, spread};
 
-/// What the names of the files begin with that the measurements are kept in: one for each kind of processor.
+/// What the names of the files begin with that the measurements are kept in: one for each kind of
+/// processor.
 pub(super) const FILES: &str = "peers-";
 
 /// All that was measured.
@@ -294,7 +295,8 @@ pub(super) mod tests {
         row
     }
 
-    /// A row whose Shears has 165 MB and whose PyTorch 981, of which 310 were there before the model.
+    /// A row whose Shears has 165 MB and whose PyTorch 981, of which 310 were there before the
+    /// model.
     pub(in crate::bench) fn memory_row() -> Measured {
         let mut row = Measured::new(&Row {
             name: "memory-lstm-512",

@@ -210,8 +210,8 @@ fn clip_share(comparison: &Comparison) -> String {
     )
 }
 
-/// Shears and PyTorch alone, for those who want to know whether it is worth their while: a column for each kind of
-/// processor.
+/// Shears and PyTorch alone, for those who want to know whether it is worth their while: a column
+/// for each kind of processor.
 fn short_table(comparisons: &[Comparison]) -> String {
     let heads = comparisons.iter().map(|comparison| {
         let Machine {

@@ -197,8 +197,8 @@ const GPT_2: [&str; 2] = [
     "--vocabulary 50257 --layers 12 --hidden 768 --heads 12 --window 1024 --untied",
 ];
 
-/// Products in bf16: of Shears by `--precision`, of PyTorch by autocast, or in generation by a model that is
-/// bf16 altogether.
+/// Products in bf16: of Shears by `--precision`, of PyTorch by autocast, or in generation by a
+/// model that is bf16 altogether.
 const BF16: [&str; 2] = ["--precision bf16", "--bf16"];
 
 /// Training in bf16 on both sides.

@@ -202,7 +202,8 @@ pub(crate) struct Watched {
     alone: Vec<Alone>,
 }
 
-/// A rule of a policy by itself, because in a chain another rule's threshold may stand in its place.
+/// A rule of a policy by itself, because in a chain another rule's threshold may stand in its
+/// place.
 struct Alone {
     replay: Replay,
     /// Steps until it has a threshold.
@@ -254,7 +255,8 @@ impl Watched {
         Ok(())
     }
 
-    /// Steps before every rule has seen enough to do what it is for; none if the run was too short for that.
+    /// Steps before every rule has seen enough to do what it is for; none if the run was too short
+    /// for that.
     fn warm_up(&self) -> Option<usize> {
         let mut alone = self.alone.iter();
         let rules = self.policy.rules().iter();
