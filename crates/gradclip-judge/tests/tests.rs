@@ -1,3 +1,4 @@
 //! The integration tests of `gradclip-judge`, as one binary.
 
+mod replay;
 mod verdict;

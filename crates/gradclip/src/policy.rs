@@ -14,7 +14,7 @@ use crate::threshold::{NormOrder, PolicyError, UnitAxis};
 /// Which gradients are clipped, and how: rules that are applied from left to right.
 ///
 /// The text form is `none`, or rules such as `global-norm:1` with `+` between them; it parses with
-/// [`FromStr`](core::str::FromStr), prints with [`Display`](fmt::Display), and comes back the same.
+/// [`FromStr`], prints with [`Display`](fmt::Display), and comes back the same.
 ///
 /// ```
 /// use gradclip::{ClipPolicy, ClipRule, NormOrder, Threshold};
