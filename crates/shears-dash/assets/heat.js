@@ -34,10 +34,11 @@ export class HeatMap {
     this.toggle = spec.relative
       ? button("against own median", () => this.#toggle(), { class: "toggle", "aria-pressed": "false", title: "Colour each row by how far it is from its own median" })
       : null;
+    this.how = element("p", { class: "how" }, spec.how);
     this.none = element("p", { class: "none" }, spec.none ?? "");
     this.element = element("section", { class: "chart", "data-chart": spec.name },
       element("header", {}, element("h2", {}, spec.title, " ", element("span", { class: "unit" }, spec.unit)), this.readout, this.toggle),
-      this.none, this.place, this.scale, element("p", { class: "how" }, spec.how));
+      this.none, this.place, this.scale, this.how);
     this.crosshair = crosshair;
     this.follow = (step) => this.#point(step, null);
     crosshair.listen(this.follow);
@@ -58,8 +59,10 @@ export class HeatMap {
     document.removeEventListener("theme", this.themed);
   }
 
-  /** Shows a map of the server: its tensors are in the order of the model. */
-  show(map) {
+  /** Shows a map of the server, whose tensors are in the order of the model if the log says what it is. */
+  show(map, ordered) {
+    this.how.textContent = ordered ? this.spec.how
+      : `${this.spec.how} An earlier version wrote this log, which does not describe the model: rows are in the order of the alphabet.`;
     this.map = map;
     this.#draw();
   }

@@ -96,7 +96,7 @@ export function showRun(page, name) {
     series = answer;
     showReading(answer.reach);
     redraw();
-    maps.forEach((map) => map.show(tables[map.spec.name]));
+    maps.forEach((map) => map.show(tables[map.spec.name], tables.ordered));
   }
 
   function showReading({ read, length, complete }) {

@@ -197,6 +197,8 @@ pub(crate) async fn series(
 /// Both maps of a run.
 #[derive(Serialize)]
 pub(crate) struct Maps {
+    /// Whether tensors are in the order of the model, which the header of the log says.
+    ordered: bool,
     norms: HeatMap,
     ratios: HeatMap,
 }
@@ -208,6 +210,7 @@ pub(crate) async fn maps(
     from_log(dash, range.run, move |run| {
         let points = range.points.unwrap_or(256).clamp(2, MOST_POINTS);
         Ok(run.with_log(|log| Maps {
+            ordered: log.columns.header.is_some(),
             norms: HeatMap::of_norms(&log.columns, range.from, range.to, points),
             ratios: HeatMap::of_ratios(&log.columns, range.from, range.to, points),
         }))

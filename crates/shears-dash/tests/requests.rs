@@ -158,6 +158,7 @@ async fn series_and_maps_keep_the_spike() {
     assert_eq!(near["step"], serde_json::json!([15, 16, 17, 18, 19]));
     assert_eq!(near["spikes"], series["spikes"], "however it is zoomed");
     let maps = get(&app, "/api/maps?run=a&points=20").await;
+    assert_eq!(maps["ordered"], false, "this log has no header");
     assert_eq!(maps["norms"]["names"][1], "layers.0.weight_hh");
     assert_eq!(maps["norms"]["values"][1][0], 8.1);
     assert!(maps["norms"]["median"][1].as_f64().unwrap() < 1.0);
@@ -181,6 +182,7 @@ async fn maps_have_the_tensors_in_the_order_of_the_header() {
     let maps = get(&app, "/api/maps?run=a").await;
     assert_eq!(maps["norms"]["names"], serde_json::json!(names));
     assert_eq!(maps["ratios"]["names"], serde_json::json!(names));
+    assert_eq!(maps["ordered"], true);
     assert_eq!(maps["norms"]["values"][1][16], 8.1);
     let (status, answer) = ask(&app, "/api/series?run=later").await;
     assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);

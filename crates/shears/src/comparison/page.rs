@@ -101,7 +101,7 @@ const HEADINGS: [&str; 9] = [
     "clipped",
     "cosine",
     "skipped",
-    "spikes",
+    "loss jumps",
     "steps to target",
 ];
 
@@ -117,7 +117,7 @@ fn row(group: &Group) -> [String; HEADINGS.len()] {
             .cosine
             .map_or_else(none, |cosine| format!("{cosine:.3}")),
         group.skipped.to_string(),
-        group.spikes.to_string(),
+        group.loss_jumps.to_string(),
         group
             .steps_to_target
             .map_or_else(none, |steps| format!("{steps:.0}")),
@@ -135,6 +135,6 @@ fn legend(findings: &Findings) -> String {
         "Val loss: nats a token at the end, mean over seeds with its 95 % confidence interval; \
          “diverged” unless every seed ended with a loss below its first. Clipped: share of steps. \
          Cosine: between the gradient before and after, over clipped steps; below 1, direction was \
-         lost. Spikes: the loss jumped out of its running band.{target}"
+         lost. Loss jumps: how often the loss left its running band.{target}"
     )
 }

@@ -5,12 +5,12 @@ use gradclip_judge::TimeFlow;
 use gradclip_judge::statistics::{mean, median, share};
 use shears_run::{Columns, EndReason};
 
-/// A loss this many mean deviations above its running mean is a spike.
-const SPIKE_DEVIATIONS: f64 = 6.0;
+/// A loss this many mean deviations above its running mean has jumped.
+const JUMP_DEVIATIONS: f64 = 6.0;
 /// The weight of the newest step in that mean.
-const SPIKE_WEIGHT: f64 = 0.02;
+const JUMP_WEIGHT: f64 = 0.02;
 /// Steps before the mean is worth comparing with.
-const SPIKE_WARMUP: usize = 50;
+const JUMP_WARMUP: usize = 50;
 
 /// The columns of a run that are compared; a number that is not finite is NaN.
 #[derive(Debug, Default)]
@@ -107,25 +107,25 @@ impl Outcome {
     }
 
     /// How often the loss jumped out of the band that it ran in.
-    pub(super) fn spikes(&self) -> usize {
+    pub(super) fn loss_jumps(&self) -> usize {
         let (mut level, mut deviation) = (f64::NAN, 0.0);
-        let (mut spikes, mut outside) = (0, false);
+        let (mut jumps, mut outside) = (0, false);
         for (step, &loss) in self.loss.iter().enumerate() {
             if level.is_nan() {
                 level = loss;
                 continue;
             }
-            let high = !loss.is_finite() || loss > level + SPIKE_DEVIATIONS * deviation;
-            let spike = step >= SPIKE_WARMUP && high;
-            spikes += usize::from(spike && !outside);
-            outside = spike;
-            // A spike does not widen the band that the next one is judged by.
-            if loss.is_finite() && !spike {
-                deviation += SPIKE_WEIGHT * ((loss - level).abs() - deviation);
-                level += SPIKE_WEIGHT * (loss - level);
+            let high = !loss.is_finite() || loss > level + JUMP_DEVIATIONS * deviation;
+            let jump = step >= JUMP_WARMUP && high;
+            jumps += usize::from(jump && !outside);
+            outside = jump;
+            // A jump does not widen the band that the next one is judged by.
+            if loss.is_finite() && !jump {
+                deviation += JUMP_WEIGHT * ((loss - level).abs() - deviation);
+                level += JUMP_WEIGHT * (loss - level);
             }
         }
-        spikes
+        jumps
     }
 
     /// The first step whose smoothed training loss is at most that.
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_jump_is_one_spike_however_long_it_lasts() {
+    fn a_jump_is_counted_once_however_long_it_lasts() {
         let mut loss: Vec<f64> = (0..200).map(|i| 2.0 + 0.1 * f64::from(i % 3)).collect();
         let count = |loss: &[f64]| {
             let loss = loss.to_vec();
@@ -227,7 +227,7 @@ mod tests {
                 loss,
                 ..Outcome::default()
             };
-            outcome.spikes()
+            outcome.loss_jumps()
         };
         assert_eq!(count(&loss), 0);
         loss[120..125].fill(9.0);

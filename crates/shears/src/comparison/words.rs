@@ -31,8 +31,8 @@ pub(super) struct Group {
     pub(super) cosine: Option<f64>,
     /// Steps that were left out, of all runs together.
     pub(super) skipped: usize,
-    /// Spikes of the loss, of all runs together.
-    pub(super) spikes: usize,
+    /// How often the loss jumped, in all runs together.
+    pub(super) loss_jumps: usize,
     /// Mean of the steps to a loss that all policies reach at their best.
     pub(super) steps_to_target: Option<f64>,
 }
@@ -116,7 +116,7 @@ fn group(name: &str, (variant, rate): (usize, usize), lr: f64, runs: &[&Run]) ->
         clipped_share: share(clipped),
         cosine: mean(outcomes().filter_map(Outcome::cosine_when_clipped)),
         skipped: outcomes().map(|run| run.skips()).sum(),
-        spikes: outcomes().map(|run| run.spikes()).sum(),
+        loss_jumps: outcomes().map(Outcome::loss_jumps).sum(),
         steps_to_target: None,
     }
 }
@@ -301,7 +301,7 @@ mod tests {
             clipped_share: 0.0,
             cosine: None,
             skipped: 0,
-            spikes: 0,
+            loss_jumps: 0,
             steps_to_target: None,
         }
     }
