@@ -163,8 +163,8 @@ impl Ranged for Coordinates {
     }
 }
 
-/// A number in as few letters as say it: up to four digits, and powers of ten where it is very small or
-/// very large.
+/// A number in as few letters as say it: up to four digits, and powers of ten where it is very
+/// small or very large.
 pub fn number(value: f64) -> String {
     let rounded = rounded(value, 3);
     match rounded.abs() {
@@ -179,8 +179,8 @@ fn rounded(value: f64, digits: usize) -> f64 {
     format!("{value:.digits$e}").parse().unwrap_or(value)
 }
 
-/// Round numbers in a range: the digits 1 to 9 of each decade, or fewer of them, or fewer decades. The
-/// library's own are without end where the range is as wide as numbers go.
+/// Round numbers in a range: the digits 1 to 9 of each decade, or fewer of them, or fewer decades.
+/// The library's own are without end where the range is as wide as numbers go.
 fn levels(low: f64, high: f64, most: usize) -> Vec<f64> {
     // With room beside them, ends may lie outside of what numbers can be.
     let (low, high) = (low.max(f64::MIN_POSITIVE), high.min(f64::MAX));

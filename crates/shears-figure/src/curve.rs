@@ -5,9 +5,9 @@ use std::ops::Range;
 /// A place, before it becomes pixels.
 pub(crate) type Place = (f64, f64);
 
-/// The parts of a line that are drawn in so many columns of pixels: apart where a value is not finite. Of more
-/// points than columns, each column keeps its smallest and its largest; of points on one level only the ends
-/// are kept. What is outside of the edges lies on them.
+/// The parts of a line that are drawn in so many columns of pixels: apart where a value is not
+/// finite. Of more points than columns, each column keeps its smallest and its largest; of points
+/// on one level only the ends are kept. What is outside of the edges lies on them.
 pub(crate) fn visible(
     line: &[Place],
     columns: u32,
@@ -52,8 +52,8 @@ fn thinned(part: &[Place], columns: u32, across: &Range<f64>) -> Vec<Place> {
 /// Without the points between two of the same height.
 fn without_level(part: &[Place]) -> Vec<Place> {
     let level = |at: usize| {
-        let neighbours = (at.checked_sub(1).map(|left| part[left]), part.get(at + 1));
-        matches!(neighbours, (Some(left), Some(right)) if left.1 == part[at].1 && right.1 == part[at].1)
+        let height = |at: usize| part.get(at).map(|place| place.1);
+        at > 0 && height(at - 1) == height(at) && height(at + 1) == height(at)
     };
     let kept = (0..part.len()).filter(|at| !level(*at));
     kept.map(|at| part[at]).collect()

@@ -1,8 +1,10 @@
-//! The pictures of Shears as SVG: curves over axes ([`Figure`]), and colours over steps ([`heat_map`]).
+//! The pictures of Shears as SVG: curves over axes ([`Figure`]), and colours over steps
+//! ([`heat_map`]).
 //!
-//! A picture is as wide as a page ([`WIDTH`]), needs no font of its own, and has the colours that suit
-//! whether the reader's page is light or dark. What is drawn is given as data; where axes begin and end,
-//! which round numbers stand at them, and which of a million points can be seen is decided here.
+//! A picture is as wide as a page ([`WIDTH`]), needs no font of its own, and has the colours that
+//! suit whether the reader's page is light or dark. What is drawn is given as data; where axes
+//! begin and end, which round numbers stand at them, and which of a million points can be seen is
+//! decided here.
 
 mod axis;
 mod canvas;

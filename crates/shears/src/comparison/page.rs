@@ -20,7 +20,8 @@ h2 { font-size: 1.2rem; margin: 2.6rem 0 0.4rem; }
 .lead { font-size: 1.1rem; border-left: 3px solid var(--mark); padding: 0.2rem 0 0.2rem 1rem; }
 .muted { color: var(--muted); }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; font-size: 0.92rem; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%;
+        font-size: 0.92rem; }
 th { text-align: right; font-weight: 600; color: var(--muted); }
 td { text-align: right; }
 th, td { padding: 0.4rem 0.6rem; white-space: nowrap; border-bottom: 1px solid var(--line); }

@@ -295,15 +295,14 @@ fn layers(index: usize, name: &str, outcome: &Outcome) -> anyhow::Result<Option<
     let rows: Vec<(&str, &[f64])> = rows
         .map(|(layer, norms)| (layer.as_str(), norms.as_slice()))
         .collect();
-    let picture = |svg| {
-        Picture {
+    let picture = |svg| Picture {
         name: format!("layers-{}", index + 1),
         title: format!("Gradient of each layer: {name}"),
-        reading: "Norm before clipping, on a log scale; grey is zero or not finite. A layer that stays \
-                  dark while others are bright receives little gradient, which clipping cannot cure."
+        reading: "Norm before clipping, on a log scale; grey is zero or not finite. A layer that \
+                  stays dark while others are bright receives little gradient, which clipping \
+                  cannot cure."
             .into(),
         svg,
-    }
     };
     Ok(heat_map(&rows)?.map(picture))
 }

@@ -37,11 +37,11 @@ pub(super) fn through_time(
         name: format!("time-{}", index + 1),
         title: format!("Gradient through time: {name}"),
         reading: format!(
-            "Norm of the gradient of one prediction's loss by what the layers carried, that many tokens \
-             before: a line that falls steeply is a model that cannot learn what lies far back, one that rises \
-             explodes. Clipping by norm (dashed, where that step was clipped) shortens all distances alike, and mends no line that \
-             falls. \
-             At step {}: {last}.",
+            "Norm of the gradient of one prediction's loss by what the layers carried, that many \
+             tokens before: a line that falls steeply is a model that cannot learn what lies far \
+             back, one that rises explodes. Clipping by norm (dashed, where that step was \
+             clipped) shortens all distances alike, and mends no line that falls. At step {}: \
+             {last}.",
             last.step
         ),
         svg: chart(

@@ -50,7 +50,8 @@ pub(super) fn scaling(scaling: &Scaling, preset: &str, title: &str) -> Result<St
     figure.svg().map_err(|error| error.to_string())
 }
 
-/// What changes with one of the sizes, and PyTorch's time as a multiple of ours above the upper point.
+/// What changes with one of the sizes, and PyTorch's time as a multiple of ours above the upper
+/// point.
 fn panel(points: &[&Point], name: &str, milliseconds: Axis) -> Panel {
     let values = points
         .iter()

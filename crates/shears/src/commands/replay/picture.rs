@@ -16,8 +16,8 @@ pub(super) fn svg(replayed: &Replayed) -> Result<String, FigureError> {
     let x = Axis::linear("step").written_as(step_number);
     let y = Axis::log("norm of all gradients, log scale").within(low, high);
     let mut series = norms(replayed);
-    // The run's own line is the thinnest and lies above the others, the next ones are thicker from line to line:
-    // of lines that lie on each other all can be seen.
+    // The run's own line is the thinnest and lies above the others, the next ones are thicker from
+    // line to line: of lines that lie on each other all can be seen.
     let mut accounts: Vec<(usize, &Account)> = replayed.accounts.iter().enumerate().collect();
     accounts.rotate_left(1);
     for (index, account) in accounts {
