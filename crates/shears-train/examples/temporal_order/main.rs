@@ -168,7 +168,8 @@ impl Arguments {
 fn check_policy(policy: &ClipPolicy) -> Result<(), String> {
     if policy.needs_parameters() || policy.rules_inside_adam().next().is_some() {
         return Err(format!(
-            "--clip {policy}: it looks at weights or works inside Adam, and this is plain gradient descent"
+            "--clip {policy}: it looks at weights or works inside Adam, and this is plain gradient \
+            descent"
         ));
     }
     Ok(())

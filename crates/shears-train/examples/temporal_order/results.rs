@@ -61,7 +61,8 @@ impl Results {
         };
         if kept.settings != settings {
             let what = format!(
-                "{shown} has trials with other --updates, --lr or --initialization; choose another --out"
+                "{shown} has trials with other --updates, --lr or --initialization; choose another \
+                --out"
             );
             return Err(what.into());
         }

@@ -68,8 +68,10 @@ pub(super) struct Kernel {
 
 const FMAF: &str =
     "pulp fuses a multiplication with an addition by a call of fmaf for each element";
-const SIXTEEN: &str = "it needs more constants and intermediate results at once than there are 16 registers; divisions take most of its time";
-const ADAM: &str = "Adam's constants do not fit into 16 registers beside its operands, and are read from the stack";
+const SIXTEEN: &str = "it needs more constants and intermediate results at once than there are 16 \
+    registers; divisions take most of its time";
+const ADAM: &str = "Adam's constants do not fit into 16 registers beside its operands, and are \
+    read from the stack";
 
 /// The first that matches a loop is its kernel.
 pub(super) static KERNELS: [Kernel; 20] = [
@@ -213,7 +215,8 @@ pub(super) static KERNELS: [Kernel; 20] = [
                 Stack(
                     5.5,
                     28,
-                    "backward with dropout draws 64 factors and multiplies four vectors in one loop of over 300 instructions",
+                    "backward with dropout draws 64 factors and multiplies four vectors in one \
+                    loop of over 300 instructions",
                 ),
             ),
             (Avx2, Stack(3.6, 4, SIXTEEN)),

@@ -63,7 +63,8 @@ impl<'a> Loop<'a> {
             Asked::Calls(_) if self.call.is_some() => return None,
             Asked::Calls(_) => {
                 return Some(format!(
-                    "{first}: the innermost loop that begins here calls nothing, and should have a limit"
+                    "{first}: the innermost loop that begins here calls nothing, and should have a \
+                    limit"
                 ));
             }
             Asked::Absent(_) => {
@@ -78,15 +79,16 @@ impl<'a> Loop<'a> {
         if let Some(first) = self.stack.first().filter(|_| self.stack.len() > stack) {
             let count = self.stack.len();
             return Some(format!(
-                "{first}: a vector on the stack in an innermost loop ({count} of them, allowed are {stack})"
+                "{first}: a vector on the stack in an innermost loop ({count} of them, allowed are \
+                {stack})"
             ));
         }
         let (len, multiplications) = (self.code.len(), self.multiplications);
         let ratio = self.ratio();
         (ratio > limit).then(|| {
             format!(
-                "{first}: {len} instructions for {multiplications} multiplications in the innermost loop that \
-                 begins here, {ratio:.2} for each, the limit is {limit}"
+                "{first}: {len} instructions for {multiplications} multiplications in the \
+                innermost loop that begins here, {ratio:.2} for each, the limit is {limit}"
             )
         })
     }
@@ -137,8 +139,8 @@ impl<'a> Table<'a> {
             self.rows.iter().partition(|row| row.is_limited());
         let count = |rows: Vec<&Row<'_>>| rows.iter().map(|row| row.loops.len()).sum::<usize>();
         let mut summary = format!(
-            "checked: {} innermost loops that multiply vectors, in {} kernels; {} more call a function for each \
-             element; {} belong to no row",
+            "checked: {} innermost loops that multiply vectors, in {} kernels; {} more call a \
+            function for each element; {} belong to no row",
             count(limited),
             KERNELS.len(),
             count(others),
@@ -199,7 +201,10 @@ impl<'a> Row<'a> {
         let found = self.loops.iter().map(|one| one.stack.len()).max()?;
         let (name, set) = (self.kernel.name, self.set.name());
         (found > 0).then(|| {
-            format!("known: {name}, {set}: {found} vectors on the stack in a loop (allowed are {most}): {why}")
+            format!(
+                "known: {name}, {set}: {found} vectors on the stack in a loop (allowed are \
+                {most}): {why}"
+            )
         })
     }
 
