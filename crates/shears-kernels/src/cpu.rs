@@ -5,6 +5,12 @@ use std::sync::OnceLock;
 
 use pulp::{Scalar128b, Simd, WithSimd};
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use amx::has_amx;
+
 /// A set of vector instructions that this machine was found to have.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Instructions {
@@ -72,7 +78,7 @@ impl Bf16Unit {
         let mut found = Vec::new();
         #[cfg(target_arch = "x86_64")]
         if pulp::x86::V4::try_new().is_some() {
-            if crate::matmul::has_amx() {
+            if has_amx() {
                 found.push(Bf16Unit::Amx);
             }
             if is_x86_feature_detected!("avx512bf16") {

@@ -21,8 +21,6 @@ pub(crate) use few_rows::{FEW_ROWS, Weight, product_of_few_rows};
 pub(crate) use gradient::transposed_product;
 pub(crate) use panels::{Left, Panels};
 use panels::{copy_panel, transpose_panel};
-#[cfg(target_arch = "x86_64")]
-pub(crate) use tile::has_amx;
 
 /// Rows of a block of a product: with 256 columns each they fill a quarter of a small second-level
 /// cache.

@@ -3,7 +3,6 @@
 use serde::{Deserialize, Serialize};
 
 use crate::named_enum;
-use crate::rnn::Nonlinearity;
 
 named_enum! {
     /// Which of the four kinds of model.
@@ -23,6 +22,16 @@ impl Architecture {
     /// Whether the model carries a hidden state from window to window.
     pub fn is_recurrent(self) -> bool {
         self != Architecture::Transformer
+    }
+}
+
+named_enum! {
+    /// The activation of the vanilla RNN.
+    pub enum Nonlinearity: "activation" {
+        /// Hyperbolic tangent.
+        Tanh = "tanh",
+        /// Rectified linear unit; its gradients explode more easily.
+        Relu = "relu",
     }
 }
 

@@ -19,7 +19,7 @@ mod recurrent;
 mod rnn;
 mod transformer;
 
-pub use config::{Architecture, ConfigError, ModelConfig, Precision};
+pub use config::{Architecture, ConfigError, ModelConfig, Nonlinearity, Precision};
 pub use gru::gru;
 pub use language_model::{LanguageModel, ParameterInfo, Reading, State, layer_of, parameters};
 pub use layers::{Embedding, Initializer, LayerNorm, Linear, Output, dropout};
@@ -27,6 +27,6 @@ pub use lstm::lstm;
 pub use named::{ParameterMapper, ParameterVisitor, map_parameters, visit_parameters};
 pub use names::UnknownName;
 pub use recurrent::{RecurrentLayer, RecurrentModel};
-pub use rnn::{Nonlinearity, rnn};
+pub use rnn::rnn;
 pub use shears_kernels::{Dropout, DropoutKey};
 pub use transformer::Transformer;

@@ -2,20 +2,9 @@
 
 use shears_kernels::{Activation, Cell};
 
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, Nonlinearity};
 use crate::layers::Initializer;
-use crate::named_enum;
 use crate::recurrent::{RecurrentLayer, RecurrentModel};
-
-named_enum! {
-    /// The activation of the vanilla RNN.
-    pub enum Nonlinearity: "activation" {
-        /// Hyperbolic tangent.
-        Tanh = "tanh",
-        /// Rectified linear unit; its gradients explode more easily.
-        Relu = "relu",
-    }
-}
 
 /// A vanilla RNN; the equations are PyTorch's `torch.nn.RNN`.
 pub fn rnn(

@@ -9,28 +9,9 @@ use serde::Serialize;
 use shears_model::LanguageModel;
 
 use crate::TrainError;
-use crate::trainer::Trainer;
+use crate::trainer::{PhaseTimes, Trainer};
 
 pub use clip::{ClipBench, bench_clip};
-
-/// Where the time of a step went.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PhaseTimes {
-    /// Model and loss.
-    pub forward: Duration,
-    /// The backward pass, and collecting the gradients for the clipper.
-    pub backward: Duration,
-    /// Measuring and deciding, and scaling where the optimizer does not do it.
-    pub clip: Duration,
-    /// The optimizer.
-    pub update: Duration,
-}
-
-impl PhaseTimes {
-    fn total(&self) -> Duration {
-        self.forward + self.backward + self.clip + self.update
-    }
-}
 
 /// Least, median and most of several measurements.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]

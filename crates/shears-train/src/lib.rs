@@ -23,7 +23,7 @@ mod trainer;
 mod weights;
 
 pub use batches::Batches;
-pub use bench::{BenchReport, ClipBench, PhaseTimes, Spread, bench, bench_clip, peak_rss_bytes};
+pub use bench::{BenchReport, ClipBench, Spread, bench, bench_clip, peak_rss_bytes};
 pub use checkpoint::{Checkpoint, CheckpointStore, Progress, RestoreError};
 pub use error::TrainError;
 pub use evaluate::{Evaluation, Streams, evaluate};
@@ -37,4 +37,4 @@ pub use schedule::{Schedule, ScheduleKind};
 pub use setting::{BelongsTo, Section, Setting};
 pub use tensors::{NamedTensor, load_parameters, module_tensors};
 pub use train::{End, Observer, train};
-pub use trainer::{StepOutcome, Trainer};
+pub use trainer::{PhaseTimes, StepOutcome, Trainer};

@@ -15,7 +15,7 @@
 //! - Reported: `StepOutcome::report`, which `train.rs` writes to the log.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use burn::tensor::{Device, Tensor};
 use gradclip::{Accumulated, AdamClipping, ClipReport, Clipper, Outcome, SkipReason, Unscaled};
@@ -24,7 +24,6 @@ use shears_model::{DropoutKey, LanguageModel, Reading, State};
 
 use crate::TrainError;
 use crate::batches::{Batches, to_tensors};
-use crate::bench::PhaseTimes;
 use crate::checkpoint::{Checkpoint, Progress, RestoreError};
 use crate::optimizer::Optimizer;
 use crate::plan::Plan;
@@ -65,6 +64,26 @@ pub(crate) fn new_optimizer(plan: &Plan) -> Optimizer {
 }
 
 const ONLY_AN_UPDATE_TAKES_IT: &str = "only an update takes the model, and it puts it back";
+
+/// Where the time of a step went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PhaseTimes {
+    /// Model and loss.
+    pub forward: Duration,
+    /// The backward pass, and collecting the gradients for the clipper.
+    pub backward: Duration,
+    /// Measuring and deciding, and scaling where the optimizer does not do it.
+    pub clip: Duration,
+    /// The optimizer.
+    pub update: Duration,
+}
+
+impl PhaseTimes {
+    /// All of them.
+    pub(crate) fn total(&self) -> Duration {
+        self.forward + self.backward + self.clip + self.update
+    }
+}
 
 /// What a step found and did.
 #[derive(Debug)]

@@ -15,9 +15,6 @@ mod amx;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-#[cfg(target_arch = "x86_64")]
-pub(crate) use amx::has_amx;
-
 /// A product `C = initial + A B` of some rows with a part of a panel.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Product<'a> {
@@ -149,7 +146,7 @@ impl Tile {
         #[cfg(target_arch = "x86_64")]
         {
             #[cfg(test)]
-            if products == Products::Bf16(Bf16Unit::Amx) && !has_amx() {
+            if products == Products::Bf16(Bf16Unit::Amx) && !crate::cpu::has_amx() {
                 // SAFETY: as the caller promises.
                 unsafe { amx::twin(self, height.div_ceil(amx::ROWS), VECTORS) };
                 return;
