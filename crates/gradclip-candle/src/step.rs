@@ -17,7 +17,8 @@ use crate::{ClippedGradients, CollectError, VarGradients};
 ///
 /// # let vars = VarMap::new();
 /// # let model = linear(2, 1, VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu))?;
-/// # let (inputs, targets) = (Tensor::new(&[[3e3_f32, 4e3]], &Device::Cpu)?, Tensor::new(&[[1_f32]], &Device::Cpu)?);
+/// # let inputs = Tensor::new(&[[3e3_f32, 4e3]], &Device::Cpu)?;
+/// # let targets = Tensor::new(&[[1_f32]], &Device::Cpu)?;
 /// let clipper = Clipper::new("global-norm:1".parse()?, NonFinite::Skip)?;
 /// let optimizer = SGD::new(vars.all_vars(), 1e-2)?;
 /// let mut optimizer = ClippedOptimizer::new(optimizer, clipper, &vars);
