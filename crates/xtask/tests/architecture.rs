@@ -200,6 +200,43 @@ fn every_crate_is_on_the_map_and_the_map_has_no_other() {
     }
 }
 
+/// The crates of the workspace that each crate names in its manifest, for other things than tests.
+fn direct_edges() -> BTreeMap<String, BTreeSet<String>> {
+    let members = crates();
+    let edges = |name: &String| {
+        let manifest: toml::Table =
+            toml::from_str(&read(&format!("crates/{name}/Cargo.toml"))).unwrap();
+        let named = manifest.get("dependencies").and_then(toml::Value::as_table);
+        let names = named.into_iter().flat_map(toml::Table::keys);
+        let own = names.filter(|name| members.contains(*name)).cloned();
+        (name.clone(), own.collect())
+    };
+    members.iter().map(edges).collect()
+}
+
+/// Each line of the drawing is `crate -> what it names`, and names only crates of lines below it.
+#[test]
+fn the_edges_between_crates_are_as_drawn() {
+    let text = read("ARCHITECTURE.md");
+    let drawing = text.split("```text\n").nth(1).unwrap();
+    let drawing = drawing.split("```").next().unwrap();
+    let mut drawn = BTreeMap::new();
+    let mut below: BTreeSet<String> = crates();
+    for line in drawing.lines() {
+        let (name, targets) = line.split_once("->").unwrap_or((line, ""));
+        let name = name.trim().to_string();
+        assert!(below.remove(&name), "{name} is no crate, or drawn below one that names it");
+        let targets = targets.split(',').map(str::trim);
+        let targets: BTreeSet<String> = targets
+            .filter(|target| !target.is_empty())
+            .map(str::to_string)
+            .collect();
+        assert!(targets.is_subset(&below), "{name} names a crate of a line above it");
+        drawn.insert(name, targets);
+    }
+    assert_eq!(drawn, direct_edges());
+}
+
 /// `unsafe` is forbidden everywhere but in the crate of the kernels, which says of each block why
 /// it is sound, and otherwise has the lints of all.
 #[test]
