@@ -19,7 +19,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use gradclip::ClipperState;
 use serde::{Deserialize, Serialize};
 
-use crate::TrainError;
+use crate::error::{RestoreError, TrainError};
 use crate::plan::Plan;
 use crate::tensors::NamedTensor;
 use files::{CARRIED, FILES, Files, MODEL, OPTIMIZER, Stamps, sync_folder, write_folder};
@@ -58,16 +58,6 @@ pub struct Checkpoint {
     pub optimizer: Vec<NamedTensor>,
     /// What the model carries from window to window.
     pub carried: Vec<NamedTensor>,
-}
-
-/// Why a checkpoint cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("checkpoint {}: {problem}", path.display())]
-pub struct RestoreError {
-    /// The checkpoint or the file in it.
-    pub path: PathBuf,
-    /// What is wrong with it.
-    pub problem: String,
 }
 
 /// The folder that holds the checkpoints of a run.

@@ -16,7 +16,7 @@ pub enum TrainError {
     Data(#[from] shears_data::DataError),
     /// A checkpoint does not fit, or is damaged.
     #[error(transparent)]
-    Restore(#[from] crate::RestoreError),
+    Restore(#[from] RestoreError),
     /// Reading or writing failed.
     #[error("cannot {action} {}", path.display())]
     Io {
@@ -79,6 +79,16 @@ impl From<RunError> for TrainError {
             other => TrainError::Log(other),
         }
     }
+}
+
+/// Why a checkpoint cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("checkpoint {}: {problem}", path.display())]
+pub struct RestoreError {
+    /// The checkpoint or the file in it.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub problem: String,
 }
 
 impl TrainError {

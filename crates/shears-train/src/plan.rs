@@ -3,7 +3,9 @@
 //! Each setting stands here once; `resolve` makes a plan of what was given, `stored` reads and
 //! writes `plan.toml`.
 
+mod preset;
 mod resolve;
+mod setting;
 mod stored;
 
 use std::ops::Bound::{self, Excluded, Included};
@@ -15,10 +17,13 @@ use shears_data::TokenizerKind;
 use shears_model::{Architecture, ModelConfig, Nonlinearity, Precision};
 
 use crate::optimizer::{OptimizerKind, OptimizerSettings};
-use crate::preset::{Preset, global_norm};
 use crate::schedule::{Schedule, ScheduleKind};
-use crate::setting::{BelongsTo, Section, Setting, SettingValue, outside, settings};
 
+use preset::global_norm;
+use setting::{SettingValue, outside, settings};
+
+pub use preset::Preset;
+pub use setting::{BelongsTo, Section, Setting};
 pub use stored::compare_plans;
 
 const RNN: BelongsTo = BelongsTo::Models(&[Architecture::Rnn]);

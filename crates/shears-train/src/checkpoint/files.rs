@@ -10,7 +10,8 @@ use gradclip::ClipperState;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Checkpoint, Progress, RestoreError};
+use super::{Checkpoint, Progress};
+use crate::error::RestoreError;
 use crate::TrainError;
 use crate::plan::Plan;
 use crate::tensors::{NamedTensor, from_safetensors, to_safetensors};

@@ -4,7 +4,7 @@ use toml::{Table, Value};
 
 use super::{Plan, PlanError};
 use crate::optimizer::OptimizerKind;
-use crate::preset::Preset;
+use crate::plan::Preset;
 use crate::schedule::ScheduleKind;
 
 /// Steps of a run on the text that the program carries: about a minute on two cores.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use toml::{Table, Value};
 
 use super::{Plan, PlanError};
-use crate::preset::Preset;
+use crate::plan::Preset;
 
 /// What is in the file beside the settings.
 const HASHES: [&str; 2] = ["text-sha256", "val-sha256"];

@@ -11,7 +11,7 @@ use shears_model::{Architecture, Nonlinearity, Precision};
 use toml::Value;
 
 use crate::optimizer::OptimizerKind;
-use crate::preset::Preset;
+use crate::plan::Preset;
 use crate::schedule::ScheduleKind;
 
 /// A type that settings have. Errors are without the name of the setting.

@@ -13,7 +13,7 @@ use shears_model::Architecture;
 use toml::Value;
 
 use crate::plan::{Plan, PlanError};
-use crate::preset::Preset;
+use crate::plan::Preset;
 
 pub use belongs::BelongsTo;
 pub(crate) use value::SettingValue;
