@@ -1,6 +1,5 @@
 //! What the page asks for: every answer is JSON, and is computed away from the server's own threads.
 
-use std::error::Error;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Dash;
 use crate::checkpoints::{self, Checkpoint};
+use crate::digest::in_words;
 use crate::runs::Run;
 use crate::series::{HeatMap, Series};
 use crate::settings::{self, Setting};
@@ -53,14 +53,6 @@ impl IntoResponse for Problem {
             ),
         };
         (status, Json(serde_json::json!({ "problem": problem }))).into_response()
-    }
-}
-
-/// Why a log cannot be read.
-pub(crate) fn in_words(error: &RunError) -> String {
-    match error.source() {
-        Some(source) => format!("the log cannot be read: {source}"),
-        None => error.to_string(),
     }
 }
 

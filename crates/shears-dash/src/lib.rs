@@ -17,6 +17,7 @@
 mod api;
 mod assets;
 mod checkpoints;
+mod digest;
 mod guard;
 mod live;
 mod runs;

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use shears_run::{Glance, LOG, LockWatch, Log, PLAN, Reach, RunError};
 
+use crate::digest::{Digest, DigestCache};
 use crate::state::RunState;
-use crate::summary::{Digest, DigestCache};
 
 /// How deep below the folder runs are looked for.
 const DEPTH: usize = 4;

@@ -1,106 +1,19 @@
 //! The list of runs: a row for each, from a glance at its end and a digest of its whole log.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, SystemTime};
 
-use gradclip_judge::{Assessment, Verdict};
+use gradclip_judge::Assessment;
 use serde::Serialize;
 
-use crate::api::in_words;
+use crate::digest::Digest;
 use crate::runs::{Run, Runs};
-use crate::series::Series;
 use crate::settings;
 use crate::state::RunState;
-use shears_run::{Damage, Log, RunError, read_plan};
+use shears_run::{Damage, read_plan};
 
-/// Points of the small curve beside a run.
-const CURVE: usize = 64;
 /// How long the digesting thread reads one run before it looks at the next.
 const TURN: Duration = Duration::from_secs(20);
-
-/// What the whole log of a run comes to.
-#[derive(Debug)]
-pub(crate) struct Digest {
-    /// Bytes of the log that it is of.
-    length: u64,
-    /// Bytes that the file had then: more, if its last line is half-written.
-    file_length: u64,
-    made: Instant,
-    cost: Duration,
-    pub(crate) verdict: Option<Verdict>,
-    pub(crate) val_loss: Option<f64>,
-    pub(crate) curve: Vec<f32>,
-    pub(crate) damage: Option<Damage>,
-}
-
-impl Digest {
-    fn of(log: &Log, file_length: u64) -> Digest {
-        let made = Instant::now();
-        let columns = &log.columns;
-        Digest {
-            length: log.position(),
-            file_length,
-            verdict: columns.verdict(),
-            val_loss: columns
-                .evaluations
-                .last()
-                .map(|evaluation| evaluation.val_loss),
-            curve: Series::of(columns, None, None, CURVE).loss.mean,
-            damage: log.damage.clone(),
-            cost: made.elapsed(),
-            made,
-        }
-    }
-}
-
-impl Digest {
-    /// Of a log that cannot be read.
-    fn unreadable(error: &RunError, file_length: u64) -> Digest {
-        Digest {
-            length: 0,
-            file_length,
-            made: Instant::now(),
-            cost: Duration::ZERO,
-            verdict: None,
-            val_loss: None,
-            curve: Vec::new(),
-            damage: Some(Damage {
-                line: None,
-                reason: in_words(error),
-                lines: 0,
-            }),
-        }
-    }
-}
-
-/// The last digest of a run.
-#[derive(Debug, Default)]
-pub(crate) struct DigestCache(Mutex<Option<Arc<Digest>>>);
-
-impl DigestCache {
-    pub(crate) fn get(&self) -> Option<Arc<Digest>> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    /// A digest of what was read. While a run goes on, a costly one is kept for some time.
-    pub(crate) fn update(&self, log: &Log, file_length: u64, ended: bool) {
-        if let Some(kept) = self.get() {
-            let recent = !ended && kept.made.elapsed() < kept.cost * 20;
-            let same = kept.file_length == file_length && kept.length == log.position();
-            if same || recent && kept.length < log.position() {
-                return;
-            }
-        }
-        self.set(Digest::of(log, file_length));
-    }
-
-    fn set(&self, digest: Digest) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(digest));
-    }
-}
 
 /// A run in the list.
 #[derive(Clone, Debug, Serialize)]

@@ -22,9 +22,9 @@ use gradclip::{Accumulated, AdamClipping, ClipReport, Clipper, Outcome, SkipReas
 use gradclip_burn::{ClippedGradients, ModuleGradients};
 use shears_model::{DropoutKey, LanguageModel, Reading, State};
 
-use crate::error::{RestoreError, TrainError};
 use crate::batches::{Batches, to_tensors};
 use crate::checkpoint::{Checkpoint, Progress};
+use crate::error::{RestoreError, TrainError};
 use crate::optimizer::Optimizer;
 use crate::plan::Plan;
 use crate::tensors::{NamedTensor, load_parameters, module_tensors};

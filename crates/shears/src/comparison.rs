@@ -1,6 +1,7 @@
 //! Runs beside each other: what each clipping policy came to, as tables, words and pictures.
 
 mod page;
+mod picture;
 mod plots;
 mod results;
 mod time;

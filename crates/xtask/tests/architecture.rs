@@ -225,13 +225,19 @@ fn the_edges_between_crates_are_as_drawn() {
     for line in drawing.lines() {
         let (name, targets) = line.split_once("->").unwrap_or((line, ""));
         let name = name.trim().to_string();
-        assert!(below.remove(&name), "{name} is no crate, or drawn below one that names it");
+        assert!(
+            below.remove(&name),
+            "{name} is no crate, or drawn below one that names it"
+        );
         let targets = targets.split(',').map(str::trim);
         let targets: BTreeSet<String> = targets
             .filter(|target| !target.is_empty())
             .map(str::to_string)
             .collect();
-        assert!(targets.is_subset(&below), "{name} names a crate of a line above it");
+        assert!(
+            targets.is_subset(&below),
+            "{name} names a crate of a line above it"
+        );
         drawn.insert(name, targets);
     }
     assert_eq!(drawn, direct_edges());

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{Checkpoint, Progress};
-use crate::error::RestoreError;
 use crate::TrainError;
+use crate::error::RestoreError;
 use crate::plan::Plan;
 use crate::tensors::{NamedTensor, from_safetensors, to_safetensors};
 

@@ -12,8 +12,8 @@ use std::ops::{Bound, RangeBounds};
 use shears_model::Architecture;
 use toml::Value;
 
-use crate::plan::{Plan, PlanError};
 use crate::plan::Preset;
+use crate::plan::{Plan, PlanError};
 
 pub use belongs::BelongsTo;
 pub(crate) use value::SettingValue;

@@ -4,6 +4,7 @@ mod account;
 mod picture;
 mod spikes;
 mod table;
+mod taken;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

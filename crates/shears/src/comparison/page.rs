@@ -2,7 +2,7 @@
 
 use maud::{DOCTYPE, PreEscaped, html};
 
-use super::plots::Picture;
+use super::picture::Picture;
 use super::words::{Findings, Group, with_interval};
 
 /// The colours of light and of dark pages are those of the pictures.

@@ -1,21 +1,13 @@
 //! The pictures of a comparison, as SVG.
 
-use shears_figure::{Axis, Colour, Figure, Panel, Series, heat_map};
+use shears_figure::{Axis, Colour, Series, heat_map};
 
+use super::picture::{Picture, chart};
 use super::results::{Outcome, smoothed};
 use super::time::through_time;
 use super::words::{Findings, Group};
 use super::{Comparison, Run};
 use crate::report::step_number;
-
-/// A picture, and how it is read.
-pub(super) struct Picture {
-    /// Of its file.
-    pub(super) name: String,
-    pub(super) title: String,
-    pub(super) reading: String,
-    pub(super) svg: String,
-}
 
 /// The runs that stand for a variant in the pictures.
 struct Shown<'a> {
@@ -62,11 +54,6 @@ fn shown<'a>(comparison: &'a Comparison, findings: &Findings, variant: usize) ->
         },
         runs: comparison.seeds_of(variant, group.rate),
     })
-}
-
-/// One panel as a picture.
-pub(super) fn chart(x: Axis, y: Axis, series: Vec<Series>) -> anyhow::Result<String> {
-    Ok(Figure::of(Panel::new(x, y, series)).svg()?)
 }
 
 /// The axis of steps, for runs of these lengths: a logarithmic one if else a run that ended early

@@ -3,7 +3,7 @@
 use gradclip_judge::TimeFlow;
 use shears_figure::{Axis, Colour, Series};
 
-use super::plots::{Picture, chart};
+use super::picture::{Picture, chart};
 use super::results::Outcome;
 
 /// The norm of the gradient by the state, against the distance in time, at the first step and at

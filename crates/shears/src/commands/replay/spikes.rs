@@ -3,7 +3,7 @@
 use gradclip::ClipAction;
 use gradclip_judge::{Spike, Spikes};
 
-use super::account::Taken;
+use super::taken::Taken;
 
 /// What became of a spike under a policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

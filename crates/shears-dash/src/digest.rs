@@ -1,0 +1,102 @@
+//! What the whole log of a run comes to, kept from one look to the next.
+
+use std::error::Error;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use gradclip_judge::Verdict;
+use shears_run::{Damage, Log, RunError};
+
+use crate::series::Series;
+
+/// Points of the small curve beside a run.
+const CURVE: usize = 64;
+/// What the whole log of a run comes to.
+#[derive(Debug)]
+pub(crate) struct Digest {
+    /// Bytes of the log that it is of.
+    length: u64,
+    /// Bytes that the file had then: more, if its last line is half-written.
+    pub(crate) file_length: u64,
+    made: Instant,
+    cost: Duration,
+    pub(crate) verdict: Option<Verdict>,
+    pub(crate) val_loss: Option<f64>,
+    pub(crate) curve: Vec<f32>,
+    pub(crate) damage: Option<Damage>,
+}
+
+impl Digest {
+    fn of(log: &Log, file_length: u64) -> Digest {
+        let made = Instant::now();
+        let columns = &log.columns;
+        Digest {
+            length: log.position(),
+            file_length,
+            verdict: columns.verdict(),
+            val_loss: columns
+                .evaluations
+                .last()
+                .map(|evaluation| evaluation.val_loss),
+            curve: Series::of(columns, None, None, CURVE).loss.mean,
+            damage: log.damage.clone(),
+            cost: made.elapsed(),
+            made,
+        }
+    }
+
+    /// Of a log that cannot be read.
+    pub(crate) fn unreadable(error: &RunError, file_length: u64) -> Digest {
+        Digest {
+            length: 0,
+            file_length,
+            made: Instant::now(),
+            cost: Duration::ZERO,
+            verdict: None,
+            val_loss: None,
+            curve: Vec::new(),
+            damage: Some(Damage {
+                line: None,
+                reason: in_words(error),
+                lines: 0,
+            }),
+        }
+    }
+}
+
+/// The last digest of a run.
+#[derive(Debug, Default)]
+pub(crate) struct DigestCache(Mutex<Option<Arc<Digest>>>);
+
+impl DigestCache {
+    pub(crate) fn get(&self) -> Option<Arc<Digest>> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// A digest of what was read. While a run goes on, a costly one is kept for some time.
+    pub(crate) fn update(&self, log: &Log, file_length: u64, ended: bool) {
+        if let Some(kept) = self.get() {
+            let recent = !ended && kept.made.elapsed() < kept.cost * 20;
+            let same = kept.file_length == file_length && kept.length == log.position();
+            if same || recent && kept.length < log.position() {
+                return;
+            }
+        }
+        self.set(Digest::of(log, file_length));
+    }
+
+    pub(crate) fn set(&self, digest: Digest) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(digest));
+    }
+}
+
+/// Why a log cannot be read.
+pub(crate) fn in_words(error: &RunError) -> String {
+    match error.source() {
+        Some(source) => format!("the log cannot be read: {source}"),
+        None => error.to_string(),
+    }
+}
