@@ -16,7 +16,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
-use shears_train::RunFolder;
+use shears_train::{Corpora, Plan, RunFolder, load_corpora};
 
 use crate::exit::Misuse;
 use crate::output::complain;
@@ -55,6 +55,19 @@ pub(crate) fn newest_run() -> Result<PathBuf, Misuse> {
     })?;
     complain!("shears: the newest run is {}", run.display());
     Ok(run)
+}
+
+/// The text of a run, which must be the one that it was started with.
+pub(crate) fn corpora_of(run: &RunFolder, plan: &Plan) -> anyhow::Result<Corpora> {
+    let corpora = load_corpora(plan, Some(&run.input_path()), Some(run.tokenizer()?))?;
+    let (text, validation) = &corpora.sha256;
+    let changed = match () {
+        () if *text != plan.text_sha256 => "text",
+        () if *validation != plan.val_sha256 => "validation text",
+        () => return Ok(corpora),
+    };
+    let message = format!("the {changed} has changed since the run was started; put it back");
+    Err(Misuse(message).into())
 }
 
 /// That there is nothing in a run's log to do something with.

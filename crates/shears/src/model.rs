@@ -4,9 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use burn::tensor::Device;
-use shears_model::{
-    Architecture, Initializer, LanguageModel, ModelConfig, Transformer, gru, lstm, rnn,
-};
+use shears_model::{Architecture, Initializer, LanguageModel, Transformer, gru, lstm, rnn};
 use shears_train::{NamedTensor, Plan, RunFolder, load_parameters};
 
 use crate::exit::Misuse;
@@ -16,31 +14,36 @@ pub(crate) trait Work {
     /// What the work gives.
     type Output;
 
-    /// Does it with a model that is initialised but, being lazy, not yet in memory.
-    fn with<M: LanguageModel>(self, model: M) -> Self::Output;
+    /// Does it with a model that is initialised but, being lazy, not yet in memory, and the device that it
+    /// is for.
+    fn with<M: LanguageModel>(self, model: M, device: &Device) -> Self::Output;
 }
 
-/// Builds the model of a configuration on `device` and does the work with it.
-pub(crate) fn with_model<W: Work>(
-    config: &ModelConfig,
-    vocabulary: usize,
-    seed: u64,
-    device: &Device,
-    work: W,
-) -> W::Output {
-    let mut initializer = Initializer::new(seed, device);
+/// Builds the model of a plan for training, and does the work with it.
+pub(crate) fn with_model_to_train<W: Work>(plan: &Plan, vocabulary: usize, work: W) -> W::Output {
+    with_model_on(&device_of(plan).autodiff(), plan, vocabulary, work)
+}
+
+/// Builds the model of a plan outside automatic differentiation, and does the work with it.
+pub(crate) fn with_model<W: Work>(plan: &Plan, vocabulary: usize, work: W) -> W::Output {
+    with_model_on(&device_of(plan), plan, vocabulary, work)
+}
+
+fn with_model_on<W: Work>(device: &Device, plan: &Plan, vocabulary: usize, work: W) -> W::Output {
+    let config = &plan.model_config();
+    let mut start = Initializer::new(plan.seed, device);
     match config.architecture {
-        Architecture::Rnn => work.with(rnn(vocabulary, config, &mut initializer)),
-        Architecture::Lstm => work.with(lstm(vocabulary, config, &mut initializer)),
-        Architecture::Gru => work.with(gru(vocabulary, config, &mut initializer)),
+        Architecture::Rnn => work.with(rnn(vocabulary, config, &mut start), device),
+        Architecture::Lstm => work.with(lstm(vocabulary, config, &mut start), device),
+        Architecture::Gru => work.with(gru(vocabulary, config, &mut start), device),
         Architecture::Transformer => {
-            work.with(Transformer::new(vocabulary, config, &mut initializer))
+            work.with(Transformer::new(vocabulary, config, &mut start), device)
         }
     }
 }
 
-/// The device of that name. Plans are validated, so that it is in this build.
-pub(crate) fn device(_name: &str) -> Device {
+/// Plans are validated, so that their device is in this build.
+fn device_of(_plan: &Plan) -> Device {
     Device::flex()
 }
 
@@ -93,8 +96,8 @@ fn parameters_of(run: &RunFolder, which: &str) -> anyhow::Result<(PathBuf, Vec<N
     Ok((path, parameters))
 }
 
-/// Builds the model of a plan around the parameters of a checkpoint, outside automatic differentiation, and does
-/// the work with it.
+/// Builds a model around the parameters of a checkpoint, outside automatic differentiation, and does the work
+/// with it.
 pub(crate) fn with_trained_model<W: Work>(
     plan: &Plan,
     vocabulary: usize,
@@ -108,12 +111,11 @@ pub(crate) fn with_trained_model<W: Work>(
     impl<W: Work> Work for Load<W> {
         type Output = anyhow::Result<W::Output>;
 
-        fn with<M: LanguageModel>(self, model: M) -> Self::Output {
+        fn with<M: LanguageModel>(self, model: M, device: &Device) -> Self::Output {
             let model = load_parameters(model, self.parameters).map_err(anyhow::Error::msg);
-            Ok(self.work.with(model.context("model.safetensors")?.valid()))
+            let model = model.context("model.safetensors")?.valid();
+            Ok(self.work.with(model, device))
         }
     }
-    let load = Load { parameters, work };
-    let device = device(&plan.device);
-    with_model(&plan.model_config(), vocabulary, plan.seed, &device, load)
+    with_model(plan, vocabulary, Load { parameters, work })
 }

@@ -7,12 +7,10 @@ mod train;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use burn::tensor::Device;
 use clap::{Args, ValueEnum, ValueHint};
 use shears_train::{Plan, Section, Setting, Spread};
 
 use crate::exit::Misuse;
-use crate::model::{Work, device, with_model};
 use crate::output::say;
 use crate::settings::{Given, Scope, Settings};
 
@@ -116,8 +114,6 @@ struct Timing {
     steps: Option<u64>,
     threads: usize,
     vocabulary: usize,
-    /// Outside automatic differentiation.
-    device: Device,
     json: bool,
 }
 
@@ -149,7 +145,6 @@ pub(crate) fn run(arguments: BenchArguments) -> anyhow::Result<ExitCode> {
         steps: given.has("steps").then_some(plan.steps),
         threads: super::set_threads(arguments.threads)?,
         vocabulary: arguments.vocabulary as usize,
-        device: device(&plan.device),
         json: arguments.json,
         plan,
     };
@@ -159,14 +154,6 @@ pub(crate) fn run(arguments: BenchArguments) -> anyhow::Result<ExitCode> {
         BenchPart::Generate => generate::run(timing)?,
     }
     Ok(ExitCode::SUCCESS)
-}
-
-impl Timing {
-    /// Builds the model, for training or not, and does the work with it.
-    fn with_model<W: Work>(&self, device: &Device, work: W) -> W::Output {
-        let config = self.plan.model_config();
-        with_model(&config, self.vocabulary, self.plan.seed, device, work)
-    }
 }
 
 fn say_head(unit: &str) {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
+use clap::{Args, ValueHint};
 use gradclip::{
     AsElements, ClipAction, ClipPolicy, ClipReport, Clipper, Gradient, Gradients, NonFinite,
     Unscaled,
@@ -18,7 +19,6 @@ use super::renamed;
 use crate::exit::Misuse;
 use crate::gradient_files::{OtherTypes, TensorFile};
 use crate::settings::checked;
-use clap::{Args, ValueHint};
 use report::Reporter;
 
 /// Clip gradients that another program saved

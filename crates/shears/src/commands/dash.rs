@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use clap::{Args, ValueHint};
 use shears_dash::{DashError, Options};
 use shears_data::Tokenizer;
 use shears_model::Reading;
-use shears_train::{Batches, Plan, Preset, RunFolder, load_corpora};
+use shears_train::{Batches, Plan, Preset, RunFolder};
 
 use crate::exit::Misuse;
 use crate::output::say;
-use clap::{Args, ValueHint};
 
 /// Show runs on a live page in your browser: loss, gradient norms, clipping, samples
 ///
@@ -91,11 +91,7 @@ impl Text {
         if from_input && !folder.input_path().exists() {
             return Err(Misuse("the run read standard input, and did not keep it".into()).into());
         }
-        let corpora = load_corpora(&plan, Some(&folder.input_path()), Some(folder.tokenizer()?))?;
-        let known = (plan.text_sha256.clone(), plan.val_sha256.clone());
-        if corpora.sha256 != known {
-            return Err(Misuse("the text has changed since the run was started".into()).into());
-        }
+        let corpora = super::corpora_of(&folder, &plan)?;
         let reading = match plan.model.is_recurrent() {
             true => Reading::Streams,
             false => Reading::Windows {

@@ -8,10 +8,10 @@ use burn::tensor::Device;
 use clap::{Args, ValueHint};
 use shears_data::{Corpus, DataError, Source};
 use shears_model::LanguageModel;
-use shears_train::{Evaluation, Streams, evaluate, load_corpora};
+use shears_train::{Evaluation, Streams, evaluate};
 
 use crate::commands::RunArgument;
-use crate::model::{Trained, Work, device, with_trained_model};
+use crate::model::{Trained, Work, with_trained_model};
 use crate::output::say;
 
 /// Measure a trained model on a text
@@ -59,13 +59,10 @@ pub(crate) fn run(arguments: &EvalArguments) -> anyhow::Result<ExitCode> {
             (tokens.into(), corpus.text.chars().count())
         }
         None => {
-            let kept = trained.run.input_path();
-            let tokenizer = Some(trained.run.tokenizer()?);
-            let corpora = load_corpora(&trained.plan, Some(&kept), tokenizer)?;
+            let corpora = super::corpora_of(&trained.run, &trained.plan)?;
             (corpora.validation, corpora.validation_characters)
         }
     };
-    let device = device(&trained.plan.device);
     let streams = match arguments.exact {
         true => Streams::ONE,
         false => Streams::default(),
@@ -75,7 +72,6 @@ pub(crate) fn run(arguments: &EvalArguments) -> anyhow::Result<ExitCode> {
         tokens,
         characters,
         streams,
-        device,
     };
     let evaluation = with_trained_model(&trained.plan, vocabulary, trained.parameters, work)??;
     if arguments.json {
@@ -99,19 +95,12 @@ struct Evaluate {
     tokens: Arc<[u32]>,
     characters: usize,
     streams: Streams,
-    device: Device,
 }
 
 impl Work for Evaluate {
     type Output = Result<Evaluation, DataError>;
 
-    fn with<M: LanguageModel>(self, model: M) -> Self::Output {
-        let Evaluate {
-            tokens,
-            characters,
-            streams,
-            device,
-        } = self;
-        evaluate(&model, &tokens, characters, streams, &device)
+    fn with<M: LanguageModel>(self, model: M, device: &Device) -> Self::Output {
+        evaluate(&model, &self.tokens, self.characters, self.streams, device)
     }
 }

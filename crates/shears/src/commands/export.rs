@@ -4,18 +4,17 @@ mod columns;
 mod parquet_file;
 
 use std::io::{self, BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
+use clap::{Args, ValueEnum, ValueHint};
 
 use super::RunArgument;
 use crate::exit::Misuse;
 use crate::new_file::{self, NewFile};
 use crate::run_log;
-use clap::{Args, ValueEnum, ValueHint};
 use columns::{Column, Rows, columns};
-use std::path::PathBuf;
 
 /// Write a run's steps as a table, for a spreadsheet, pandas, polars, R
 ///

@@ -14,7 +14,7 @@ use shears_model::LanguageModel;
 
 use crate::commands::RunArgument;
 use crate::exit::Misuse;
-use crate::model::{Trained, Work, device, with_trained_model};
+use crate::model::{Trained, Work, with_trained_model};
 
 /// Write new text with a trained model
 ///
@@ -123,7 +123,6 @@ pub(crate) fn run(arguments: &GenerateArguments) -> anyhow::Result<ExitCode> {
         settings,
         prompt,
         tokenizer: &trained.tokenizer,
-        device: device(&trained.plan.device),
     };
     let vocabulary = trained.tokenizer.vocab_size();
     with_trained_model(&trained.plan, vocabulary, trained.parameters, work)??;
@@ -135,19 +134,17 @@ struct Generate<'a> {
     settings: SamplingSettings,
     prompt: String,
     tokenizer: &'a Tokenizer,
-    device: Device,
 }
 
 impl Work for Generate<'_> {
     type Output = anyhow::Result<()>;
 
-    fn with<M: LanguageModel>(self, model: M) -> Self::Output {
+    fn with<M: LanguageModel>(self, model: M, device: &Device) -> Self::Output {
         let Generate {
             arguments,
             settings,
             prompt,
             tokenizer,
-            device,
         } = self;
         let model = model.for_generation();
         let tokens = tokenizer.encode(&prompt)?;
@@ -160,7 +157,7 @@ impl Work for Generate<'_> {
                 stop: arguments.stop.clone(),
             };
             let sampler = Sampler::new(settings.clone(), seed)?;
-            let generator = Generator::new(&model, &device);
+            let generator = Generator::new(&model, device);
             let stream = generate_text(generator, sampler, tokenizer, &tokens, start, limits)?;
             if arguments.json {
                 let text: Result<String, GenerateError> = stream.collect();

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::Args;
 use gradclip::ClipAction;
 use gradclip_judge::statistics::{mean, share};
 use shears_data::Tokenizer;
@@ -13,7 +14,6 @@ use super::RunArgument;
 use crate::output::say;
 use crate::report;
 use crate::run_log::{self, without_header};
-use clap::Args;
 
 /// Show a run: settings, history, checkpoints, verdict on its clipping, advice for the next one
 #[derive(Args, Debug)]

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use clap::{Args, ValueHint};
 use gradclip::{ClipRule, NormOrder};
 use gradclip_judge::{RecordedStep, Replay, ReplayError, Spikes, UsualNorm};
 use serde_json::{Value, json};
@@ -23,7 +24,6 @@ use crate::output::{print_result, say};
 use crate::run_log::{self, without_header};
 use crate::settings::checked;
 use account::{Account, Watched};
-use clap::{Args, ValueHint};
 
 /// The names of the policies in tables and in the chart.
 const LABELS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";

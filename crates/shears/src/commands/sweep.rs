@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
+use burn::tensor::Device;
 use clap::{Args, ValueHint};
 use indicatif::{ProgressBar, ProgressStyle};
 use shears_model::LanguageModel;
@@ -17,10 +18,11 @@ use shears_train::{
     load_corpora, train,
 };
 
+use super::renamed;
 use super::train::{batches_and_memory, newest_checkpoint, refuse_too_large};
 use crate::comparison::{self, Comparison, Outcome, Report, Run, SAME_START, Variant};
 use crate::exit::{INTERRUPTED, Misuse};
-use crate::model::{Work, device, with_model};
+use crate::model::{Work, with_model_to_train};
 use crate::output::say;
 use crate::report;
 use crate::run_log;
@@ -66,6 +68,9 @@ pub(crate) struct SweepArguments {
 
     #[command(flatten)]
     pub(crate) settings: Settings<OfAllRuns>,
+
+    #[arg(long = "set", hide = true, value_parser = renamed("--KEY VALUE, such as --optimizer sgd"))]
+    _set: Option<String>,
 }
 
 /// What is the same in all runs of a sweep.
@@ -120,10 +125,7 @@ pub(crate) fn run(arguments: &SweepArguments) -> anyhow::Result<ExitCode> {
             threads,
             watch: &mut watch,
         };
-        let device = device(&cell.plan.device).autodiff();
-        let vocabulary = corpora.tokenizer.vocab_size();
-        let config = cell.plan.model_config();
-        let how = with_model(&config, vocabulary, cell.plan.seed, &device, work)?;
+        let how = with_model_to_train(&cell.plan, corpora.tokenizer.vocab_size(), work)?;
         if how == EndReason::Stopped {
             watch.bar.finish_and_clear();
             say!("stopped; the same command goes on from here");
@@ -163,14 +165,13 @@ struct TrainCell<'a> {
 impl Work for TrainCell<'_> {
     type Output = anyhow::Result<EndReason>;
 
-    fn with<M: LanguageModel>(self, model: M) -> Self::Output {
+    fn with<M: LanguageModel>(self, model: M, device: &Device) -> Self::Output {
         let TrainCell {
             cell,
             corpora,
             threads,
             watch,
         } = self;
-        let device = device(&cell.plan.device).autodiff();
         // A run that cannot start leaves no folder.
         let (batches, memory) = batches_and_memory(&cell.plan, &model, corpora)?;
         refuse_too_large(memory.total())?;
@@ -183,12 +184,12 @@ impl Work for TrainCell<'_> {
                 corpora.standard_input.as_deref(),
             )?,
         };
-        let mut trainer = Trainer::new(cell.plan.clone(), model, batches, threads, &device);
+        let mut trainer = Trainer::new(cell.plan.clone(), model, batches, threads, device);
         if let Some((_, checkpoint)) = newest_checkpoint(&folder)? {
             trainer = trainer.restore(checkpoint)?;
             watch.bar.inc(trainer.progress().step);
         }
-        match train(&mut trainer, &folder, corpora, &device, watch) {
+        match train(&mut trainer, &folder, corpora, device, watch) {
             Ok(End::Finished) => Ok(EndReason::Finished),
             Ok(End::OutOfPatience) => Ok(EndReason::OutOfPatience),
             Ok(End::Stopped) => Ok(EndReason::Stopped),

@@ -15,7 +15,7 @@ use shears_train::{
 
 use crate::commands::generate::write_sample;
 use crate::exit::{INTERRUPTED, Misuse};
-use crate::model::{Work, device, with_model};
+use crate::model::{Work, with_model_to_train};
 use crate::output::{complain, say};
 use crate::report;
 use crate::run_log;
@@ -51,24 +51,15 @@ pub(crate) fn run(arguments: TrainArguments) -> anyhow::Result<ExitCode> {
         Some(None) => go_on(&given, &super::newest_run()?, show)?,
         None => start(&given, outside.out)?,
     };
-    let device = device(&job.plan.device).autodiff();
-    let config = job.plan.model_config();
-    let vocabulary = job.corpora.tokenizer.vocab_size();
-    let seed = job.plan.seed;
-    with_model(
-        &config,
-        vocabulary,
-        seed,
-        &device.clone(),
-        Train {
-            job,
-            show,
-            threads,
-            device,
-            tensorboard: outside.tensorboard,
-            tui: outside.tui,
-        },
-    )
+    let (plan, vocabulary) = (job.plan.clone(), job.corpora.tokenizer.vocab_size());
+    let work = Train {
+        job,
+        show,
+        threads,
+        tensorboard: outside.tensorboard,
+        tui: outside.tui,
+    };
+    with_model_to_train(&plan, vocabulary, work)
 }
 
 /// What the config file has beside the plan.
@@ -126,17 +117,7 @@ fn go_on(given: &Given, path: &Path, show: Show) -> anyhow::Result<Job> {
     let folder = RunFolder::open(path)?;
     let plan = folder.plan()?;
     given.check_unchanged(&plan)?;
-    let corpora = load_corpora(&plan, Some(&folder.input_path()), Some(folder.tokenizer()?))?;
-    let known = (plan.text_sha256.clone(), plan.val_sha256.clone());
-    if corpora.sha256 != known {
-        let what = if corpora.sha256.0 != known.0 {
-            "text"
-        } else {
-            "validation text"
-        };
-        let message = format!("the {what} has changed since the run was started; put it back");
-        return Err(Misuse(message).into());
-    }
+    let corpora = super::corpora_of(&folder, &plan)?;
     let newest = newest_checkpoint(&folder)?;
     if let Some((_, checkpoint)) = &newest {
         let differing = shears_train::compare_plans(&checkpoint.plan, &plan);
@@ -195,7 +176,6 @@ struct Train {
     job: Job,
     show: Show,
     threads: usize,
-    device: Device,
     tensorboard: bool,
     tui: bool,
 }
@@ -203,7 +183,7 @@ struct Train {
 impl Work for Train {
     type Output = anyhow::Result<ExitCode>;
 
-    fn with<M: LanguageModel>(self, model: M) -> Self::Output {
+    fn with<M: LanguageModel>(self, model: M, device: &Device) -> Self::Output {
         let Train {
             job:
                 Job {
@@ -215,7 +195,6 @@ impl Work for Train {
                 },
             show,
             threads,
-            device,
             tensorboard,
             tui,
         } = self;
@@ -243,7 +222,7 @@ impl Work for Train {
         if show == Show::Text {
             say!("run folder {}\n", path.display());
         }
-        let mut trainer = Trainer::new(plan, model, batches, threads, &device);
+        let mut trainer = Trainer::new(plan, model, batches, threads, device);
         if let Some(checkpoint) = checkpoint {
             trainer = trainer.restore(checkpoint)?;
         }
@@ -255,7 +234,7 @@ impl Work for Train {
         let shown = if tui { Show::Screen } else { show };
         let mut watch = Watch::new(shown, steps, done, tokenizer, plain.clone())?;
         add_listeners(&mut watch, &folder, &trainer, tui, tensorboard)?;
-        let end = train(&mut trainer, &folder, &corpora, &device, &mut watch);
+        let end = train(&mut trainer, &folder, &corpora, device, &mut watch);
         watch.finish(end.as_ref().ok().copied());
         let end = end?;
         conclude(&trainer, &folder, &corpora, end, show, &plain)?;

@@ -286,6 +286,7 @@ fn commands() {
         ("replay", "--policy", "--clip"),
         ("clip", "--policy", "--clip"),
         ("clip", "--nonfinite", "--non-finite"),
+        ("sweep", "--set", "--optimizer sgd"),
     ] {
         refused(&scratch, &[command, "run", old, "none"], &[old, new]);
         let help = scratch.run(&format!("{command} --help")).succeeded();

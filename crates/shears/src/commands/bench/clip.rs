@@ -5,16 +5,11 @@ use shears_model::{LanguageModel, parameters};
 use shears_train::{ClipBench, TrainError, bench_clip, estimate_memory};
 
 use super::{STEPS, Timing, say_head, say_spread};
-use crate::model::Work;
+use crate::model::{Work, with_model_to_train};
 use crate::output::say;
 
 pub(super) fn run(timing: Timing) -> anyhow::Result<()> {
-    let device = timing.device.clone().autodiff();
-    let work = Bench {
-        timing: &timing,
-        device: &device,
-    };
-    let report = timing.with_model(&device, work)?;
+    let report = with_model_to_train(&timing.plan, timing.vocabulary, Bench(&timing))?;
     let (plan, threads) = (&timing.plan, timing.threads);
     if timing.json {
         let mut line = serde_json::to_value(&report)?;
@@ -47,25 +42,22 @@ pub(super) fn run(timing: Timing) -> anyhow::Result<()> {
     Ok(())
 }
 
-struct Bench<'a> {
-    timing: &'a Timing,
-    device: &'a Device,
-}
+struct Bench<'a>(&'a Timing);
 
 impl Work for Bench<'_> {
     type Output = Result<ClipBench, TrainError>;
 
-    fn with<M: LanguageModel>(self, model: M) -> Self::Output {
+    fn with<M: LanguageModel>(self, model: M, device: &Device) -> Self::Output {
         let Timing {
             plan,
             steps,
             threads,
             vocabulary,
             ..
-        } = self.timing;
+        } = self.0;
         // Refuses what no computer can address.
         estimate_memory(plan, &parameters(&model), *vocabulary)?;
         let rounds = steps.unwrap_or(STEPS);
-        bench_clip(plan, model, *threads, self.device, rounds)
+        bench_clip(plan, model, *threads, device, rounds)
     }
 }

@@ -9,7 +9,7 @@ use shears_model::{LanguageModel, Reading, parameters};
 use shears_train::{Spread, estimate_memory, peak_rss_bytes};
 
 use super::{Timing, say_head, say_spread};
-use crate::model::Work;
+use crate::model::{Work, with_model};
 use crate::output::say;
 use crate::report;
 
@@ -20,12 +20,7 @@ const TOKENS: usize = 500;
 const ROUNDS: u64 = 5;
 
 pub(super) fn run(timing: Timing) -> anyhow::Result<()> {
-    let device = timing.device.clone();
-    let work = Bench {
-        timing: &timing,
-        device: &device,
-    };
-    let (tokens, tokens_per_second) = timing.with_model(&device, work)?;
+    let (tokens, tokens_per_second) = with_model(&timing.plan, timing.vocabulary, Bench(&timing))?;
     let (plan, threads) = (&timing.plan, timing.threads);
     if timing.json {
         let line = serde_json::json!({
@@ -52,21 +47,18 @@ pub(super) fn run(timing: Timing) -> anyhow::Result<()> {
     Ok(())
 }
 
-struct Bench<'a> {
-    timing: &'a Timing,
-    device: &'a Device,
-}
+struct Bench<'a>(&'a Timing);
 
 impl Work for Bench<'_> {
     type Output = anyhow::Result<(usize, Spread)>;
 
-    fn with<M: LanguageModel>(self, model: M) -> Self::Output {
+    fn with<M: LanguageModel>(self, model: M, device: &Device) -> Self::Output {
         let Timing {
             plan,
             steps,
             vocabulary,
             ..
-        } = self.timing;
+        } = self.0;
         // Refuses what no computer can address.
         estimate_memory(plan, &parameters(&model), *vocabulary)?;
         let asked = steps.map(usize::try_from).transpose();
@@ -85,7 +77,7 @@ impl Work for Bench<'_> {
                 repetition_penalty: 1.0,
             };
             let mut sampler = Sampler::new(settings, round)?;
-            let mut generator = Generator::new(&model, self.device);
+            let mut generator = Generator::new(&model, device);
             let started = Instant::now();
             generator.read(&[0])?;
             for _ in 0..tokens {

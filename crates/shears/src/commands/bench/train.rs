@@ -7,17 +7,12 @@ use shears_model::{LanguageModel, parameters};
 use shears_train::{Batches, BenchReport, TrainError, Trainer, bench, estimate_memory};
 
 use super::{STEPS, Timing, say_head, say_spread};
-use crate::model::Work;
+use crate::model::{Work, with_model_to_train};
 use crate::output::say;
 use crate::report;
 
 pub(super) fn run(timing: Timing) -> anyhow::Result<()> {
-    let device = timing.device.clone().autodiff();
-    let work = Bench {
-        timing: &timing,
-        device: &device,
-    };
-    let (report, estimate) = timing.with_model(&device, work)?;
+    let (report, estimate) = with_model_to_train(&timing.plan, timing.vocabulary, Bench(&timing))?;
     let (plan, threads) = (&timing.plan, timing.threads);
     if timing.json {
         let mut line = serde_json::to_value(&report)?;
@@ -52,27 +47,24 @@ pub(super) fn run(timing: Timing) -> anyhow::Result<()> {
     Ok(())
 }
 
-struct Bench<'a> {
-    timing: &'a Timing,
-    device: &'a Device,
-}
+struct Bench<'a>(&'a Timing);
 
 impl Work for Bench<'_> {
     type Output = Result<(BenchReport, u64), TrainError>;
 
-    fn with<M: LanguageModel>(self, model: M) -> Self::Output {
+    fn with<M: LanguageModel>(self, model: M, device: &Device) -> Self::Output {
         let Timing {
             plan,
             steps,
             threads,
             vocabulary,
             ..
-        } = self.timing;
+        } = self.0;
         let estimate = estimate_memory(plan, &parameters(&model), *vocabulary)?.total();
         let count = plan.batch * (8 * plan.window + 1) + 1;
         let tokens: Arc<[u32]> = random_tokens(count, *vocabulary).into();
         let batches = Batches::new(plan, model.reading(), tokens)?;
-        let mut trainer = Trainer::new(plan.clone(), model, batches, *threads, self.device);
+        let mut trainer = Trainer::new(plan.clone(), model, batches, *threads, device);
         Ok((bench(&mut trainer, steps.unwrap_or(STEPS))?, estimate))
     }
 }

@@ -7,6 +7,7 @@ use gradclip::{
 };
 use gradclip_judge::{StepRecord, Verdict};
 use serde::Serialize;
+use shears_run::action_name;
 
 use super::ClipArguments;
 use crate::output::{one_line, print_result, say};
@@ -71,7 +72,7 @@ impl Reporter {
         say!(
             "step {step:>digits$}  {:<width$}  {}  {}",
             one_line(&path.display().to_string()),
-            action(report),
+            action_name(report.action),
             what_was_done(report)
         );
         for line in table(report) {
@@ -147,7 +148,7 @@ impl StepLine<'_> {
         });
         StepLine {
             step,
-            action: action(report),
+            action: action_name(report.action),
             norm_before: report.norm_before,
             norm_after: report.norm_after,
             coefficient: report.coefficient,
@@ -155,14 +156,6 @@ impl StepLine<'_> {
             non_finite: report.non_finite,
             tensors: tensors.collect(),
         }
-    }
-}
-
-fn action(report: &ClipReport) -> &'static str {
-    match report.action {
-        ClipAction::Keep => "keep",
-        ClipAction::Clip => "clip",
-        ClipAction::Skip => "skip",
     }
 }
 
