@@ -59,8 +59,8 @@ pub struct Decision {
     pub clamps: Vec<Option<f64>>,
     /// Why the step is to be left out, if it is. Factors and clamps then change nothing.
     pub skip: Option<SkipReason>,
-    /// What was decided. What a clamp leaves does not follow from measures: its norms and coefficients
-    /// are NaN.
+    /// What was decided. What a clamp leaves does not follow from measures: its norms and
+    /// coefficients are NaN.
     pub report: ClipReport,
     lessons: Lessons,
 }
@@ -99,8 +99,8 @@ impl Clipper {
     ///
     /// # Errors
     ///
-    /// [`PolicyError::InsideAdam`] for a policy with rules that only an Adam can carry out. One that
-    /// does makes its clipper by [`Clipper::beside_adam`].
+    /// [`PolicyError::InsideAdam`] for a policy with rules that only an Adam can carry out. One
+    /// that does makes its clipper by [`Clipper::beside_adam`].
     pub fn new(policy: ClipPolicy, non_finite: NonFinite) -> Result<Clipper, PolicyError> {
         let inside_adam = policy.rules_inside_adam().next().map(ClipRule::name);
         match inside_adam {
@@ -195,9 +195,9 @@ impl Clipper {
     ///
     /// # Errors
     ///
-    /// [`ClipError::NonFinite`] under [`NonFinite::Error`], [`ClipError::Parameter`] for `agc` without
-    /// parameters, and [`ClipError::OutputLayer`], with every gradient and all that was learned left as
-    /// it was.
+    /// [`ClipError::NonFinite`] under [`NonFinite::Error`], [`ClipError::Parameter`] for `agc`
+    /// without parameters, and [`ClipError::OutputLayer`], with every gradient and all that was
+    /// learned left as it was.
     ///
     /// # Panics
     ///
@@ -229,8 +229,8 @@ impl Clipper {
     /// reads them: where all that is left to do is one factor for each tensor, nothing is written,
     /// and the factors are in the result. Report and memory have the same bits.
     ///
-    /// A change that is more than a factor (`value`, `agc`, all but the last rule of a chain) is made
-    /// in place.
+    /// A change that is more than a factor (`value`, `agc`, all but the last rule of a chain) is
+    /// made in place.
     ///
     /// # Errors
     ///
@@ -251,9 +251,9 @@ impl Clipper {
     /// processes, or in a run that has ended. A pure function of memory and measures; the caller
     /// carries it out and then shows it to [`Clipper::learn`].
     ///
-    /// A chain goes from one measure to the next by arithmetic, where [`Clipper::clip`] measures what
-    /// the rule before has left, rounding included. Under [`NonFinite::Zero`] the caller sets what
-    /// is not finite to zero.
+    /// A chain goes from one measure to the next by arithmetic, where [`Clipper::clip`] measures
+    /// what the rule before has left, rounding included. Under [`NonFinite::Zero`] the caller sets
+    /// what is not finite to zero.
     ///
     /// ```
     /// use gradclip::{Clipper, Measure, NonFinite};
@@ -269,8 +269,8 @@ impl Clipper {
     ///
     /// # Errors
     ///
-    /// [`ClipError::Measures`] for rules that measures do not suffice for: `agc`, other orders than 2,
-    /// what comes after `value`, and `value` over measures without magnitudes
+    /// [`ClipError::Measures`] for rules that measures do not suffice for: `agc`, other orders than
+    /// 2, what comes after `value`, and `value` over measures without magnitudes
     /// ([`Measure::of_norm`]). [`ClipError::NonFinite`] under [`NonFinite::Error`].
     pub fn decide(&self, measures: &[Measure], loss: Option<f64>) -> Result<Decision, ClipError> {
         let mut tensors = Elsewhere::new(measures);
@@ -439,7 +439,8 @@ impl Clipper {
     ) -> Result<(Vec<Lesson>, Option<Vec<f64>>), ClipError> {
         let mut lessons = Vec::with_capacity(self.rules.len());
         let mut factors = None;
-        // Only what an earlier rule has changed, or has looked at in another way, is measured again.
+        // Only what an earlier rule has changed, or has looked at in another way, is measured
+        // again.
         let mut measured_for = self.rules.first().map(|link| &*link.rule);
         for (index, link) in self.rules.iter().enumerate() {
             let rule = &*link.rule;

@@ -130,7 +130,8 @@ macro_rules! rules {
             $( $(#[$field_doc:meta])* $field:ident: $type:ty = $parameter:expr; )*
         }
     )*) => {
-        /// One rule of a policy. `CLIPPING.md` has the equation, the source and the advice for each.
+        /// One rule of a policy. `CLIPPING.md` has the equation, the source and the advice for
+        /// each.
         #[derive(Clone, Copy, Debug, PartialEq)]
         #[non_exhaustive]
         pub enum ClipRule {

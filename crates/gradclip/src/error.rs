@@ -8,7 +8,8 @@ use core::fmt;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ClipError {
-    /// Gradients hold NaN or infinite elements and the rule is [`NonFinite::Error`](crate::NonFinite::Error).
+    /// Gradients hold NaN or infinite elements and the rule is
+    /// [`NonFinite::Error`](crate::NonFinite::Error).
     NonFinite {
         /// Every such tensor in visiting order, with the number of such elements.
         tensors: Vec<(String, u64)>,

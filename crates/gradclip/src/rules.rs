@@ -1,5 +1,5 @@
-//! Rules with their memories: each decides from measures alone, learns from steps that were applied,
-//! and gives its memory as numbers.
+//! Rules with their memories: each decides from measures alone, learns from steps that were
+//! applied, and gives its memory as numbers.
 
 mod adaptive;
 mod fixed;
@@ -119,8 +119,8 @@ pub(crate) struct Decided {
 /// What a step that was applied teaches a rule.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Lesson {
-    /// The norm of all tensors, or what the rule counts it as. Zero teaches nothing: it says nothing
-    /// of how large ordinary gradients are.
+    /// The norm of all tensors, or what the rule counts it as. Zero teaches nothing: it says
+    /// nothing of how large ordinary gradients are.
     pub(crate) norm: f64,
     /// The norm of each tensor after clipping, for a rule that goes tensor by tensor.
     pub(crate) tensors: Vec<(String, f64)>,

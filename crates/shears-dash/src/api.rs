@@ -1,4 +1,5 @@
-//! What the page asks for: every answer is JSON, and is computed away from the server's own threads.
+//! What the page asks for: every answer is JSON, and is computed away from the server's own
+//! threads.
 
 use std::io;
 use std::sync::Arc;
@@ -227,7 +228,8 @@ pub(crate) async fn step(
     .await
 }
 
-/// The text of a step's batch, or why there is none. Not an error: the text may be gone for good reasons.
+/// The text of a step's batch, or why there is none. Not an error: the text may be gone for good
+/// reasons.
 #[derive(Serialize)]
 pub(crate) struct Batch {
     rows: Vec<String>,

@@ -22,7 +22,8 @@ pub(crate) struct Outcome {
     pub(super) cosine: Vec<f64>,
     pub(super) clipped: Vec<bool>,
     pub(super) skipped: Vec<bool>,
-    /// The norm of each layer's gradient, from input to output; none if the log does not say what they are.
+    /// The norm of each layer's gradient, from input to output; none if the log does not say what
+    /// they are.
     pub(super) layers: Vec<(String, Vec<f64>)>,
     /// Step and loss.
     pub(crate) evaluations: Vec<(u64, f64)>,
@@ -138,8 +139,8 @@ impl Outcome {
     }
 }
 
-/// A series without the noise of single steps: the median of the last steps, so that one step that flew
-/// away leaves no trace, and a running mean of that. What is not finite stays so.
+/// A series without the noise of single steps: the median of the last steps, so that one step that
+/// flew away leaves no trace, and a running mean of that. What is not finite stays so.
 pub(super) fn smoothed(values: &[f64]) -> Vec<f64> {
     const MEDIAN_OF: usize = 15;
     const WEIGHT: f64 = 0.1;
@@ -160,7 +161,8 @@ pub(super) fn smoothed(values: &[f64]) -> Vec<f64> {
     (0..values.len()).map(smooth).collect()
 }
 
-/// Mean and half the width of its 95 % confidence interval, by Student's distribution; none of one value.
+/// Mean and half the width of its 95 % confidence interval, by Student's distribution; none of one
+/// value.
 pub(super) fn mean_and_interval(values: &[f64]) -> Option<(f64, Option<f64>)> {
     let mean = mean(values.iter().copied())?;
     let degrees = values.len() - 1;

@@ -180,8 +180,8 @@ fn recommend(groups: &[Group], best: &[Option<usize>], comparison: &Comparison) 
     words.join(" ")
 }
 
-/// What the best is compared with: training without clipping if that is another one and converged, else
-/// the next best variant.
+/// What the best is compared with: training without clipping if that is another one and converged,
+/// else the next best variant.
 fn reference<'a>(
     groups: &'a [Group],
     best: &[Option<usize>],
