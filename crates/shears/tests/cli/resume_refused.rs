@@ -73,6 +73,8 @@ fn a_changed_text_is_refused() {
     scratch.write("text.txt", text.replacen("fox", "dog", 1));
     let message = scratch.run("train --resume b").failed(2);
     assert!(message.contains("the text has changed"), "{message}");
+    assert_eq!(scratch.run("eval b").failed(2), message);
+    scratch.run("eval b --data val.txt").succeeded();
     scratch.write("text.txt", &text);
     scratch.write("val.txt", &text[..401]);
     let message = scratch.run("train --resume b").failed(2);
