@@ -6,6 +6,10 @@
 //! has more instructions for each multiplication than its limit. It lists loops of the kernels that
 //! belong to no row of its table. Where llvm-mca is installed (Debian: `llvm`), it estimates the
 //! cycles of the loops of products.
+//!
+//! It does not look at loops around others (with AVX2 the backward pass of attention with dropout;
+//! the rests of rows), at loops that only copy, add or draw random numbers (the embedding, panels,
+//! dropout's masks), and at NEON. Portable loops that multiply by calls of `fmaf` have no limit.
 
 use std::io::BufReader;
 use std::path::Path;
