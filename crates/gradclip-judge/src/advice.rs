@@ -1,4 +1,4 @@
-//! Advice: which policy the norms of a run speak for, with the reasons.
+//! Advice: which policy fits the norms of a run, with the reasons.
 
 use std::fmt;
 

@@ -47,7 +47,7 @@ impl Axis {
         }
     }
 
-    /// Ends at this value at most: what flew away must not press all else flat.
+    /// Ends at this value at most: a divergence must not press all else flat.
     pub fn at_most(self, highest: f64) -> Axis {
         Axis { highest, ..self }
     }

@@ -101,7 +101,7 @@ impl ZClip {
         }
     }
 
-    /// The norm that a spike is clipped to, `None` for a norm that is none.
+    /// The norm that a spike is clipped to, `None` for an ordinary norm.
     fn target(&self, norm: f64) -> Option<f64> {
         let ZScore::Running { mean, variance } = self.score else {
             return None;

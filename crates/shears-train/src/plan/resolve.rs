@@ -54,7 +54,7 @@ impl Plan {
     /// The preset with what is given in place of its own.
     fn unchecked(given: &Table) -> Result<Plan, PlanError> {
         let choice = |name| given.get(name).and_then(Value::as_str);
-        // A name that is none is refused below, as all values are.
+        // An unknown name is refused below, as all values are.
         let preset = match (
             choice("preset").map(str::parse),
             choice("model").map(str::parse),
