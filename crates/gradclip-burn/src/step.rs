@@ -12,7 +12,7 @@ use crate::{ClippedGradients, CollectError, ModuleGradients};
 pub trait ClipModule {
     /// Clips what `loss.backward()` returned, for the optimizer of Burn, and reports.
     ///
-    /// If the step is to be left out ([`ClipAction::Skip`](gradclip::ClipAction::Skip) in the
+    /// If the step is to be left out ([`ClipAction::Skip`] in the
     /// report), there are no gradients: an optimizer that steps with them leaves every parameter
     /// and every moment as it is.
     ///
@@ -131,7 +131,7 @@ impl ClippedOptimizer {
     /// Goes back from the loss, clips, and updates the module, which is held twice meanwhile. The
     /// rule `skip` is shown the loss.
     ///
-    /// If the step is left out ([`ClipAction::Skip`](gradclip::ClipAction::Skip) in the report),
+    /// If the step is left out ([`ClipAction::Skip`] in the report),
     /// module and optimizer are as before.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! The short way: backward pass, clipping and update in one line.
 
-use candle_core::{DType, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::{Optimizer, VarMap};
 use gradclip::{ClipError, ClipReport, Clipper, Outcome, Unscaled};
 
@@ -87,7 +87,11 @@ impl<O: Optimizer> ClippedOptimizer<O> {
         let gradients = loss.backward()?;
         let policy = self.clipper.policy();
         let gradients = VarGradients::collect_named(gradients, &self.vars, policy)?;
-        let value = loss.to_dtype(DType::F64)?.sum_all()?.to_scalar::<f64>()?;
+        let value = loss
+            .to_device(&Device::Cpu)?
+            .to_dtype(DType::F64)?
+            .sum_all()?
+            .to_scalar::<f64>()?;
         let outcome = self
             .clipper
             .clip_with_loss(Unscaled::single(gradients), value)?;

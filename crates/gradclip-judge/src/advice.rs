@@ -8,7 +8,7 @@ use crate::statistics::{median, quantile, sorted};
 use crate::verdict::StepRecord;
 
 /// A longest norm of less than this many medians is no spike.
-const STRAYING_ABOVE_RATIO: f64 = 3.0;
+const SPIKING_ABOVE_RATIO: f64 = 3.0;
 /// An ordinary norm that changes by more than this asks for a threshold that follows it.
 const DRIFTING_ABOVE_RATIO: f64 = 3.0;
 /// Share of steps that a fixed threshold should leave alone.
@@ -69,8 +69,8 @@ impl Advice {
             .count();
         if broken > 0 {
             reasons.push(format!(
-                "{broken} of {} steps had gradients that were not finite. Clipping cannot mend those; \
-                 a lower learning rate, or a longer warm-up, keeps them from coming.",
+                "{broken} of {} steps had gradients that were not finite. Clipping cannot repair them; \
+                 a lower learning rate or a longer warm-up prevents them.",
                 steps.len()
             ));
         }
@@ -125,22 +125,22 @@ impl Norms {
     }
 
     fn advise(&self, reasons: &mut Vec<String>) -> String {
-        let straying = self.max / self.median;
+        let spiking = self.max / self.median;
         let (first, last) = self.ends;
         let drift = (first / last).max(last / first);
         let [median, max] = [self.median, self.max].map(significant);
-        if straying < STRAYING_ABOVE_RATIO {
+        if spiking < SPIKING_ABOVE_RATIO {
             reasons.push(format!(
-                "No gradient strayed: the longest, {max}, is {} times the median, {median}. Clipping \
+                "No gradient spiked: the longest, {max}, is {} times the median, {median}. Clipping \
                  is not needed here; a threshold of twice the longest is a safety net that changes \
                  nothing.",
-                significant(straying)
+                significant(spiking)
             ));
             return format!("global-norm:{}", two_digits(2.0 * self.max));
         }
         reasons.push(format!(
-            "Gradients stray: the longest, {max}, is {} times the median, {median}.",
-            significant(straying)
+            "Gradients spike: the longest, {max}, is {} times the median, {median}.",
+            significant(spiking)
         ));
         if drift > DRIFTING_ABOVE_RATIO {
             reasons.push(format!(
@@ -157,7 +157,7 @@ impl Norms {
         let share = 100.0 * above as f64 / self.sorted.len() as f64;
         reasons.push(format!(
             "The threshold {threshold} would have shortened {above} of {} gradients ({} %), the longest \
-             to a {}th, and left the others as they are.",
+             by a factor of {}, and left the others as they are.",
             self.sorted.len(),
             significant(share),
             significant(self.max / threshold)

@@ -28,14 +28,14 @@ pub struct TimeFlow {
 
 impl TimeFlow {
     /// That of all layers together, from the norms of each, one token back, two tokens back, and so
-    /// on; `None` stands for one that is not finite. None of a model that carries no state.
+    /// on; `None` stands for one that is not finite. `None` for a model that carries no state.
     #[must_use]
     pub fn of(step: u64, layers: &[&[Option<f64>]]) -> Option<TimeFlow> {
         let distances = layers.iter().map(|norms| norms.len()).max()?;
         let norm = |distance: usize| {
             let of_layers = layers.iter().filter_map(|norms| norms.get(distance));
-            let square = |norm: &Option<f64>| norm.unwrap_or(f64::INFINITY).powi(2);
-            of_layers.map(square).sum::<f64>().sqrt()
+            let norms = of_layers.map(|norm| norm.unwrap_or(f64::INFINITY));
+            norms.fold(0.0, f64::hypot)
         };
         let norms = (0..distances).map(norm).collect();
         Some(TimeFlow { step, norms })

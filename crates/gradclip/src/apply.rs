@@ -1,4 +1,4 @@
-//! Applying: the only code of this crate that writes into gradients.
+//! Applying a change to the elements of a tensor.
 
 use crate::blocks::{BLOCK_ELEMENTS, LANES, add_pairwise, map_blocks};
 use crate::change::{Change, Effect};

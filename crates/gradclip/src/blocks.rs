@@ -44,6 +44,7 @@ fn map_in_threads<Block: Send, Partial: Send>(
     work: &(impl Fn(Block) -> Partial + Sync),
 ) -> Vec<Partial> {
     let block_count = blocks.len();
+    let threads = threads.min(block_count).max(1);
     let run_length = block_count.div_ceil(threads);
     let mut blocks = blocks;
     let mut runs: Vec<Vec<Block>> = Vec::with_capacity(threads);

@@ -59,8 +59,8 @@ pub struct Decision {
     pub clamps: Vec<Option<f64>>,
     /// Why the step is to be left out, if it is. Factors and clamps then change nothing.
     pub skip: Option<SkipReason>,
-    /// What was decided. What a clamp leaves does not follow from measures: its norms and
-    /// coefficients are NaN.
+    /// What was decided. What a clamp leaves does not follow from measures: norms after it,
+    /// coefficients and the clipped share are NaN, and the cosine is `None`.
     pub report: ClipReport,
     lessons: Lessons,
 }

@@ -43,8 +43,8 @@ pub struct Measure {
 }
 
 impl Measure {
-    /// A tensor of so many elements whose gradient has this Euclidean norm. If the norm is not
-    /// finite, neither is an element.
+    /// A tensor of so many elements whose gradient has this Euclidean norm. One that is not
+    /// finite counts as one non-finite element and nothing else.
     #[must_use]
     pub fn of_norm(name: impl Into<String>, elements: usize, norm: f64) -> Measure {
         let name = name.into();

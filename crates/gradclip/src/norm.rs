@@ -95,6 +95,14 @@ impl Norm {
 
     /// What scales something of this norm to `target`.
     pub(crate) fn coefficient_to(self, target: f64) -> Coefficient {
+        // In two steps, a small element could become zero on the way.
+        let whole = target / self.scaled / self.scale;
+        if whole.is_normal() {
+            return Coefficient {
+                first: 1.0,
+                second: whole,
+            };
+        }
         Coefficient {
             first: 1.0 / self.scale,
             // Infinity times an element of zero would be no number.

@@ -111,7 +111,7 @@ impl NormHistory {
         let valid = |pair: &[f64; 2]| {
             (Buckets::LOWEST..=Buckets::HIGHEST).contains(&pair[0]) && pair[1] >= 1.0
         };
-        let sums_fit = pairs.len() as f64 * 1e15 < 1e19;
+        let sums_fit = pairs.iter().map(|[_, count]| count).sum::<f64>() < 1e18;
         if !rest.is_empty() || *zeros < 0.0 || !numbers.iter().all(whole) || !sums_fit {
             return Err(PROBLEM);
         }

@@ -41,7 +41,7 @@ pub struct ClipReport {
     /// `norm_after / norm_before`; 1 where the norm is zero, 0 when skipped.
     pub coefficient: f64,
     /// The threshold in force at this step: the rule's own number, the percentile, the target of a
-    /// spike. Of several rules, that of the last one that clips. `None` when clipping is off, when
+    /// spike. Of several rules, that of the last one that has a threshold. `None` when clipping is off, when
     /// the rule has not seen enough to have one, and when each tensor has another.
     pub threshold: Option<f64>,
     /// How many elements were NaN or infinite.

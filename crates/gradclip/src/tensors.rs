@@ -198,7 +198,8 @@ impl Tensors for Elsewhere {
             match change {
                 Change::Scale { by, lands_on } => {
                     self.measures[index].scale(*by, *lands_on);
-                    self.factors[index] *= by.value();
+                    // An infinite factor would make NaN of elements that are zero.
+                    self.factors[index] = (self.factors[index] * by.value()).min(f64::MAX);
                 }
                 Change::Clamp(bound) => self.clamps[index] = Some(*bound),
                 Change::Keep | Change::Units { .. } => {}

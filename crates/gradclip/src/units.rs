@@ -84,15 +84,13 @@ pub(crate) fn units_of<'a>(
         problem,
     };
     if shape.iter().product::<usize>() != elements {
-        return Err(problem(
-            "its shape does not have as many elements as it has",
-        ));
+        return Err(problem("its shape does not match its number of elements"));
     }
     let parameter = gradient
         .parameter()
         .ok_or_else(|| problem("`agc` compares it with its parameter, which was not given"))?;
     if parameter.len() != elements {
-        return Err(problem("its parameter has another number of elements"));
+        return Err(problem("its parameter has a different number of elements"));
     }
     let axes = unit_axes(gradient, shape.len(), axis);
     if axes.start > axes.end || axes.end > shape.len() {

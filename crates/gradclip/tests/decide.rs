@@ -207,3 +207,29 @@ fn an_output_layer_that_no_tensor_has_is_refused() {
         .with_scan(scan as Scan);
     assert!(clipper.clip(Unscaled::single(counted())).is_ok());
 }
+
+#[test]
+fn a_factor_is_a_number() {
+    let clipper = clipper("normalize:1", NonFinite::Skip);
+    let decision = clipper
+        .decide(&[Measure::of_norm("w", 2, 1e-310)], None)
+        .unwrap();
+    assert!(decision.factors[0].is_finite());
+}
+
+#[test]
+fn a_decision_that_is_learned_twice_leaves_a_state_that_can_be_restored() {
+    let mut clipper = clipper("skip:3,window=8,limit=2", NonFinite::Skip);
+    let of = |norm: f64| [Measure::of_norm("w", 2, norm)];
+    for norm in [1.0, 1.1, 0.9, 1.0, 1.1, 0.9, 1.0, 1.1] {
+        let decision = clipper.decide(&of(norm), None).unwrap();
+        clipper.learn(&decision);
+    }
+    let decision = clipper.decide(&of(100.0), None).unwrap();
+    assert!(decision.skip.is_some());
+    for _ in 0..4 {
+        clipper.learn(&decision);
+    }
+    let state = clipper.state();
+    clipper.restore(&state).unwrap();
+}

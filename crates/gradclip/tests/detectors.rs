@@ -339,3 +339,24 @@ fn infinitely_many_deviations_never_skip() {
         );
     }
 }
+
+#[test]
+fn a_step_of_zeros_ends_a_row_of_skips() {
+    let spike = || vec![("w", vec![1e3_f32])];
+    let mut clipper = clipper("skip:3,window=8,limit=2", NonFinite::Skip);
+    let mut is_skipped = |gradients: Vec<(&'static str, Vec<f32>)>| {
+        let outcome = clipper.clip(Unscaled::single(gradients)).unwrap();
+        parts(outcome).1.action == ClipAction::Skip
+    };
+    for index in 0..16 {
+        assert!(!is_skipped(vec![(
+            "w",
+            vec![1.0 + 0.1 * (index % 3) as f32]
+        )]));
+    }
+    assert!(is_skipped(spike()));
+    assert!(!is_skipped(vec![("w", vec![0.0])]));
+    // Were it the third of a row, it would be taken.
+    assert!(is_skipped(spike()) && is_skipped(spike()));
+    assert!(!is_skipped(spike()));
+}

@@ -1,9 +1,10 @@
 //! Huge, tiny and strange sizes: norms of finite gradients are finite and right.
 
-use gradclip::{ClipAction, NonFinite};
+use gradclip::{ClipAction, NonFinite, Unscaled};
 
 use crate::support::{
-    Named, Random, assert_all_close, assert_close, bits, clip, clip_one, reference_norm, try_clip,
+    Named, Random, assert_all_close, assert_close, bits, clip, clip_one, clipper, parts,
+    reference_norm, try_clip,
 };
 
 #[test]
@@ -203,4 +204,19 @@ fn lengthening_to_the_end_of_the_range_gives_numbers() {
     );
     assert_eq!(after[0].1[1..], [0.0, -0.0]);
     assert!(report.coefficient.is_finite() && report.tensors[0].coefficient.is_finite());
+}
+
+#[test]
+fn small_elements_of_a_huge_gradient_survive() {
+    // Divided by a scale near the norm first, the second element would become zero on the way.
+    let (after, _) = clip("global-norm:1e130", vec![("w", vec![1e140_f64, 1e-150])]);
+    assert_close(after[0].1[1], 1e-160, 1e-12);
+}
+
+#[test]
+fn more_threads_than_a_machine_has_are_as_many_as_there_is_work_for() {
+    let gradient = vec![("w", vec![0.5_f32; 200_000])];
+    let mut clipper = clipper("global-norm:1", NonFinite::Error).with_threads(usize::MAX);
+    let outcome = clipper.clip(Unscaled::single(gradient.clone())).unwrap();
+    assert_eq!(parts(outcome).0, clip("global-norm:1", gradient).0);
 }

@@ -113,7 +113,7 @@ impl ZClip {
             return None;
         }
         let target = mean + limit * deviation / (score / limit);
-        // After a warm-up of zeros the published target is zero, and would stay there for ever.
+        // A mean that underflowed has a target of zero, which would stay there for ever.
         (target > 0.0).then_some(target)
     }
 }

@@ -9,7 +9,7 @@ use core::num::NonZeroU32;
 use super::running::Window;
 use crate::measure::{Measure, norm_of_all};
 use crate::significant::significant;
-use crate::state::{Lists, StateError};
+use crate::state::{Lists, StateError, is_norm};
 use crate::threshold::{NormOrder, Positive, SkipWindow};
 
 /// Why a step is left out.
@@ -104,20 +104,22 @@ impl Guard {
 
     /// The step was left out.
     pub(crate) fn count_skip(&mut self) {
-        self.skipped += 1;
+        // A decision that is shown twice must not leave the range that `restore` takes.
+        self.skipped = (self.skipped + 1).min(self.limit.get());
     }
 
-    /// The step was applied. A norm of zero says nothing of how large ordinary ones are.
+    /// Learns from a step that was applied. A norm of zero says nothing of how large ordinary ones
+    /// are.
     pub(crate) fn learn(&mut self, step: &Judgement) {
-        if step.norm <= 0.0 {
-            return;
-        }
+        self.skipped = 0;
         if step.start_over {
             // So many outliers in a row are a new level, which the old numbers do not describe.
             self.norms.clear();
             self.losses.clear();
         }
-        self.skipped = 0;
+        if step.norm <= 0.0 {
+            return;
+        }
         self.norms.push(step.norm);
         if let Some(loss) = step.loss {
             self.losses.push(loss);
@@ -135,9 +137,8 @@ impl Guard {
 
     pub(crate) fn restore(&mut self, lists: &mut Lists<'_, '_>) -> Result<(), StateError> {
         let length = self.norms.length;
-        let valid = |norm: &f64| norm.is_finite() && *norm >= 0.0;
         self.norms
-            .set_numbers(lists.window("norms", length, valid)?);
+            .set_numbers(lists.window("norms", length, is_norm)?);
         self.losses
             .set_numbers(lists.window("losses", length, |loss| loss.is_finite())?);
         let limit = f64::from(self.limit.get());
