@@ -83,10 +83,15 @@ pub(crate) fn renamed(now: &'static str) -> impl Fn(&str) -> Result<String, Stri
     move |_| Err(format!("the flag is called {now} now"))
 }
 
+/// More than any machine has cores; starting so many takes seconds.
+const THREADS_MAX: usize = 1024;
+
 /// How many threads were asked for; as many as there are cores, if nothing was said.
 pub(crate) fn thread_count(threads: Option<usize>) -> Result<usize, Misuse> {
     match threads {
-        Some(0) => Err(Misuse("--threads is 0; it must be at least 1".into())),
+        Some(threads) if !(1..=THREADS_MAX).contains(&threads) => Err(Misuse(format!(
+            "--threads is {threads}; it must be from 1 to {THREADS_MAX}"
+        ))),
         Some(threads) => Ok(threads),
         None => Ok(std::thread::available_parallelism().map_or(1, usize::from)),
     }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use shears_generate::GenerateError;
 use shears_train::TrainError;
 
 use crate::output::{complain, one_line};
@@ -41,7 +42,11 @@ fn code(error: &anyhow::Error) -> u8 {
     let misuse = error.is::<Misuse>()
         || error.is::<shears_data::DataError>()
         || error.is::<shears_train::PlanError>()
-        || error.is::<shears_generate::GenerateError>();
+        // The others are faults of a model, a tokenizer or a device.
+        || matches!(
+            error.downcast_ref(),
+            Some(GenerateError::Setting { .. } | GenerateError::EmptyStop)
+        );
     match error.downcast_ref::<TrainError>() {
         _ if misuse => 2,
         Some(TrainError::Plan(_) | TrainError::Data(_) | TrainError::Folder { .. }) => 2,

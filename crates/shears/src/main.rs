@@ -116,7 +116,7 @@ fn main() -> ExitCode {
             Ok(ExitCode::SUCCESS)
         }
     };
-    result.unwrap_or_else(|error| exit::report(&error))
+    output::code_of_output(result.unwrap_or_else(|error| exit::report(&error)))
 }
 
 /// What is said to somebody who uses a command by the name that it had before.

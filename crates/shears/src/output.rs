@@ -1,10 +1,15 @@
 //! Writing to the terminal without the panic that `println!` has when nobody reads any more.
 
-/// Prints a line on standard output; if nobody reads it, the work goes on.
+use std::io::{ErrorKind, Write};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Prints a line on standard output. If it cannot be written the work goes on, and the program ends
+/// with exit code 1 ([`code_of_output`]).
 macro_rules! say {
     ($($argument:tt)*) => {{
         use std::io::Write as _;
-        let _ = writeln!(std::io::stdout(), $($argument)*);
+        $crate::output::note(writeln!(std::io::stdout(), $($argument)*));
     }};
 }
 
@@ -18,10 +23,29 @@ macro_rules! complain {
 
 pub(crate) use {complain, say};
 
+/// Whether a line could not be written.
+static LOST: AtomicBool = AtomicBool::new(false);
+
+/// Remembers that a line was lost, unless its reader has seen enough.
+pub(crate) fn note(written: std::io::Result<()>) {
+    if written.is_err_and(|error| error.kind() != ErrorKind::BrokenPipe) {
+        LOST.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The exit code of a command that ended with `code`: a failure if some of its output was lost.
+pub(crate) fn code_of_output(code: ExitCode) -> ExitCode {
+    note(std::io::stdout().flush());
+    if code == ExitCode::SUCCESS && LOST.load(Ordering::Relaxed) {
+        complain!("shears: cannot write to standard output");
+        return ExitCode::FAILURE;
+    }
+    code
+}
+
 /// Prints a line that is the result of a command: that it cannot be written is an error, unless its
 /// reader has seen enough.
 pub(crate) fn print_result(line: &str) -> anyhow::Result<()> {
-    use std::io::{ErrorKind, Write};
     match writeln!(std::io::stdout(), "{line}") {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             Err(anyhow::Error::from(error).context("cannot write to standard output"))

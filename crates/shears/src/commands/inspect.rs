@@ -144,7 +144,11 @@ fn history_lines(columns: &Columns) -> Vec<String> {
         let losses = columns.loss[rows.clone()].iter().copied().map(f64::from);
         let mean_loss = mean(losses.filter(|loss| loss.is_finite())).unwrap_or(f64::NAN);
         let norms = &columns.norm_before[rows.clone()];
-        let norm_max = norms.iter().copied().fold(0.0, f64::max);
+        let finite = norms.iter().copied().filter(|norm| norm.is_finite());
+        let norm_max = match finite.reduce(f64::max) {
+            Some(norm) => format!("{norm:.3}"),
+            None => "none".to_string(),
+        };
         let actions = &columns.action[rows.clone()];
         let clipped = share(actions.iter().map(|action| *action == ClipAction::Clip));
         let (first, last) = (columns.step[start], columns.step[rows.end - 1]);
@@ -154,7 +158,7 @@ fn history_lines(columns: &Columns) -> Vec<String> {
             .find(|evaluation| inside(evaluation.step))
             .map(|evaluation| format!("  val {:.4}", evaluation.val_loss));
         format!(
-            "steps {first:>6}-{last:<6}  loss {mean_loss:.4}  norm max {norm_max:<9.3}  \
+            "steps {first:>6}-{last:<6}  loss {mean_loss:.4}  norm max {norm_max:<9}  \
              clipped {:>3.0} %{}",
             100.0 * clipped,
             evaluated.unwrap_or_default(),

@@ -107,7 +107,7 @@ fn validation_texts() {
 #[test]
 fn settings() {
     let scratch = scratch();
-    let cases: [(&str, &[&str]); 31] = [
+    let cases: [(&str, &[&str]); 32] = [
         ("--preset lstm-129", &["lstm-129", "lstm-128"]),
         ("--model perceptron", &["perceptron", "transformer"]),
         ("--preset gpt-128 --model rnn", &["rnn", "gpt-128"]),
@@ -144,6 +144,7 @@ fn settings() {
         ("--layers 1000000000", &["layers is 1000000000"]),
         ("--hidden 60000", &["training would take about", "--hidden"]),
         ("--threads 0", &["--threads is 0"]),
+        ("--threads 20000", &["--threads is 20000", "1024"]),
         ("--json --quiet", &["--json", "--quiet"]),
     ];
     for (arguments, parts) in cases {

@@ -534,3 +534,26 @@ fn a_cause_is_told_once() {
     let message = scratch.run(&train).failed(1);
     assert_eq!(message.matches("embedding.weight").count(), 1, "{message}");
 }
+
+/// A device that takes nothing stands for a full disk.
+#[cfg(target_os = "linux")]
+#[test]
+fn output_that_is_lost_is_a_failure() {
+    let scratch = with_run(TINY);
+    for arguments in [
+        "inspect run",
+        "eval run",
+        "completions bash",
+        "inspect run --json",
+    ] {
+        let full = std::fs::File::options().write(true).open("/dev/full");
+        let mut command = scratch.command(arguments.split_whitespace());
+        let output = command.stdout(full.unwrap()).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{arguments}");
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            message.contains("standard output"),
+            "{arguments}: {message}"
+        );
+    }
+}
