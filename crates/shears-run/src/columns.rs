@@ -224,14 +224,13 @@ impl Columns {
         self.place.push(place);
         self.action.push(line.clip.action);
         self.loss.push(single(line.loss));
-        self.lr.push(single(line.lr));
-        self.tokens_per_second.push(single(line.tokens_per_second));
+        self.lr.push(line.lr as f32);
+        self.tokens_per_second.push(line.tokens_per_second as f32);
         self.norm_before
             .push(line.clip.norm_before.unwrap_or(f64::NAN));
         self.threshold.push(line.clip.threshold.unwrap_or(f64::NAN));
-        self.coefficient
-            .push(line.clip.coefficient.unwrap_or(f64::NAN));
-        self.norm_after.push(single(line.clip.norm_after));
+        self.coefficient.push(line.clip.coefficient);
+        self.norm_after.push(line.clip.norm_after as f32);
         self.cosine.push(single(line.clip.cosine));
     }
 

@@ -78,7 +78,7 @@ fn of_lines<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Glance {
                 glance.step = Some(step.step);
                 glance.loss = step.loss;
                 glance.norm = step.clip.norm_before;
-                glance.tokens_per_second = step.tokens_per_second;
+                glance.tokens_per_second = Some(step.tokens_per_second);
             }
             Ok(Line::Other(Event::Evaluation { val_loss, .. })) if glance.val_loss.is_none() => {
                 glance.val_loss = Some(val_loss);

@@ -84,13 +84,14 @@ fn broken(error: serde_json::Error) -> LineProblem {
     LineProblem::Broken(error.to_string().replace("line 1 ", ""))
 }
 
-/// What columns keep of a [`StepEvent`]. What is not finite is absent.
+/// What columns keep of a [`StepEvent`]. What is not finite is absent where the event lets it be, so
+/// that a line without a number is refused by both.
 #[derive(Debug, Deserialize)]
 pub(crate) struct StepLine<'a> {
     pub(crate) step: u64,
     pub(crate) loss: Option<f64>,
-    pub(crate) lr: Option<f64>,
-    pub(crate) tokens_per_second: Option<f64>,
+    pub(crate) lr: f64,
+    pub(crate) tokens_per_second: f64,
     #[serde(borrow)]
     pub(crate) clip: ClipLine<'a>,
     #[serde(borrow, default)]
@@ -103,11 +104,15 @@ pub(crate) struct ClipLine<'a> {
     #[serde(with = "ActionText")]
     pub(crate) action: ClipAction,
     pub(crate) norm_before: Option<f64>,
-    pub(crate) norm_after: Option<f64>,
-    pub(crate) coefficient: Option<f64>,
+    pub(crate) norm_after: f64,
+    pub(crate) coefficient: f64,
     pub(crate) threshold: Option<f64>,
     pub(crate) cosine: Option<f64>,
-    #[serde(borrow, default)]
+    #[serde(rename = "non_finite")]
+    _non_finite: u64,
+    #[serde(rename = "clipped_share")]
+    _clipped_share: f64,
+    #[serde(borrow)]
     pub(crate) tensors: Named<'a>,
 }
 
@@ -132,8 +137,8 @@ impl<'de: 'a, 'a> Deserialize<'de> for Named<'a> {
 
             fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
                 let mut entries = Vec::with_capacity(32);
-                while let Some((Name(name), value)) = map.next_entry::<Name<'de>, Option<f64>>()? {
-                    entries.push((name, value.unwrap_or(f64::NAN)));
+                while let Some((Name(name), value)) = map.next_entry::<Name<'de>, f64>()? {
+                    entries.push((name, value));
                 }
                 Ok(Named(entries))
             }
@@ -152,15 +157,17 @@ impl From<StepEvent> for StepLine<'static> {
         StepLine {
             step: event.step,
             loss: event.loss,
-            lr: Some(event.lr),
-            tokens_per_second: Some(event.tokens_per_second),
+            lr: event.lr,
+            tokens_per_second: event.tokens_per_second,
             clip: ClipLine {
                 action: event.clip.action,
                 norm_before: Some(event.clip.norm_before),
-                norm_after: Some(event.clip.norm_after),
-                coefficient: Some(event.clip.coefficient),
+                norm_after: event.clip.norm_after,
+                coefficient: event.clip.coefficient,
                 threshold: event.clip.threshold,
                 cosine: event.clip.cosine,
+                _non_finite: event.clip.non_finite,
+                _clipped_share: event.clip.clipped_share,
                 tensors: named(event.clip.tensors),
             },
             update_ratios: named(event.update_ratios),
@@ -205,6 +212,20 @@ mod tests {
         assert!(!reason("\0\0\0\n").is_empty());
         let action = OLD.replace('\n', " ").replace("\"clip\",", "\"cut\",");
         assert!(reason(&action).contains("cut"));
+        for null in [
+            "\"lr\":0.002",
+            "\"non_finite\":0",
+            "\"norm_after\":1.0",
+            "\"coefficient\":0.25",
+            "\"b\":1.9",
+        ] {
+            let (name, _) = null.split_once(':').unwrap();
+            let line = OLD
+                .replace('\n', " ")
+                .replace(null, &format!("{name}:null"));
+            assert!(reason(&line).contains("null"), "{line}");
+            event(line.as_bytes()).unwrap_err();
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::line::{self, Line, LineProblem};
 const MEMORY: usize = 96;
 /// Bytes that are read from the file at once.
 const BUFFER: usize = 1 << 18;
-/// A line that is longer than this is none, and is not kept in memory: a disk that was full may
+/// A line that is longer than this is not an event, and is not kept in memory: a disk that was full may
 /// have left a gigabyte of zeros.
 const LONGEST: u64 = 1 << 26;
 
@@ -83,11 +83,11 @@ impl fmt::Display for Damage {
         match (line, lines) {
             (Some(line), 1) => write!(
                 formatter,
-                "line {line} is no event and is left out: {reason}"
+                "line {line} is not an event and was skipped: {reason}"
             ),
             (Some(line), _) => write!(
                 formatter,
-                "{lines} lines are no events and are left out, the first is line {line}: {reason}"
+                "{lines} lines are not events and were skipped, the first is line {line}: {reason}"
             ),
             (None, _) => formatter.write_str(reason),
         }
@@ -305,7 +305,10 @@ impl Iterator for Events<'_> {
                 continue;
             };
             if matches!(event, Event::Step(_)) {
-                if self.log.columns.place.get(self.rows) != Some(&place) {
+                // A step whose line reads as one of the columns and not as an event is passed over.
+                let places = &self.log.columns.place;
+                self.rows += places[self.rows..].partition_point(|known| *known < place);
+                if places.get(self.rows) != Some(&place) {
                     continue;
                 }
                 self.rows += 1;
@@ -400,7 +403,7 @@ mod tests {
         let damage = log.damage.unwrap();
         assert_eq!((damage.line, damage.lines), (Some(2), 2));
         assert!(damage.reason.contains("EOF"), "{}", damage.reason);
-        assert!(damage.to_string().starts_with("2 lines are no events"));
+        assert!(damage.to_string().starts_with("2 lines are not events"));
     }
 
     fn step_line(step: u64, norm: f64) -> String {
@@ -436,7 +439,32 @@ mod tests {
             });
         assert_eq!(steps.collect::<Vec<_>>(), [(1, 1.0), (2, 3.0)]);
         let damage = log.damage.unwrap().to_string();
-        assert!(damage.starts_with("line 3 is no event"), "{damage}");
+        assert!(damage.starts_with("line 3 is not an event"), "{damage}");
+    }
+
+    #[test]
+    fn a_step_that_is_not_an_event_hides_no_later_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("events.jsonl");
+        let without_rate = step_line(2, 2.0).replace("0.1", "null");
+        // Columns do not look at this one's reason.
+        let odd_reason = step_line(3, 3.0).replace("\"keep\"", "\"skip\",\"skip_reason\":7");
+        let lines = [
+            step_line(1, 1.0),
+            without_rate,
+            odd_reason,
+            step_line(4, 4.0),
+        ];
+        fs::write(&path, lines.concat()).unwrap();
+        let log = Log::read(path).unwrap();
+        let steps: Vec<u64> = log
+            .events()
+            .unwrap()
+            .map(|event| event.unwrap().step())
+            .collect();
+        assert_eq!(steps, [1, 4]);
+        let damage = log.damage.unwrap().to_string();
+        assert!(damage.starts_with("line 2 is not an event"), "{damage}");
     }
 
     #[test]

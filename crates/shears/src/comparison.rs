@@ -37,7 +37,7 @@ pub(crate) fn settings(plan: &Plan) -> String {
 pub(crate) fn check_folder(out: &Path, marks: &[&str]) -> Result<(), Misuse> {
     let shown = out.display();
     if out.exists() && !out.is_dir() {
-        return Err(Misuse(format!("--out {shown}: is no folder")));
+        return Err(Misuse(format!("--out {shown}: is not a folder")));
     }
     let empty = out.read_dir().is_ok_and(|mut all| all.next().is_none());
     let marked = marks.iter().any(|mark| out.join(mark).is_file());

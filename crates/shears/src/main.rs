@@ -92,7 +92,8 @@ enum Command {
 
 fn main() -> ExitCode {
     output::set_panic_hook();
-    if let Some(renamed) = std::env::args().nth(1).and_then(|name| renamed(&name)) {
+    let command = std::env::args_os().nth(1);
+    if let Some(renamed) = command.and_then(|name| renamed(name.to_str()?)) {
         return exit::report(&exit::Misuse(renamed).into());
     }
     let arguments = Arguments::parse();

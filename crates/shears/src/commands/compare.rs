@@ -19,8 +19,8 @@ use crate::run_log::{self, without_header};
 ///
 /// Nothing is trained. Runs with the same clipping policy and learning rate count as seeds of one
 /// another; other settings in which runs differ, such as the optimizer, stand beside the policy.
-/// Runs that did not end alike are compared over the steps that all of them have. Refused are runs
-/// on different text or with different tokens, because their losses are of different things.
+/// Runs that did not all finish are compared over the steps that all of them have. Runs on
+/// different text or with different tokens are refused: their losses are not comparable.
 #[derive(Args, Debug)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct CompareArguments {
@@ -47,7 +47,7 @@ const EXAMPLES: &str = "Examples:
 
 /// What may differ without standing beside the policy: what is compared anyway, and what does not
 /// change the numbers.
-const NOT_BESIDE: [&str; 13] = [
+const NOT_IN_VARIANT_NAME: [&str; 13] = [
     "clip",
     "lr",
     "seed",
@@ -73,6 +73,12 @@ struct Read {
 pub(crate) fn run(arguments: &CompareArguments) -> anyhow::Result<ExitCode> {
     if let Some(out) = &arguments.out {
         check_folder(out, &["report.json"])?;
+        let held = ["sweep.toml", "compare.toml", "plan.toml"];
+        if held.iter().any(|mark| out.join(mark).exists()) {
+            let out = out.display();
+            let what = format!("{out} is the folder of a sweep or of a run");
+            return Err(Misuse(format!("{what}; choose another --out")).into());
+        }
     }
     let runs = arguments.runs.iter().map(|path| read(path.clone()));
     let mut runs: Vec<Read> = runs.collect::<anyhow::Result<_>>()?;
@@ -252,7 +258,9 @@ fn differing(runs: &[Read]) -> Vec<&'static str> {
     };
     let names = Plan::settings().iter().filter(differs);
     let names = names.map(|setting| setting.name.as_str());
-    names.filter(|name| !NOT_BESIDE.contains(name)).collect()
+    names
+        .filter(|name| !NOT_IN_VARIANT_NAME.contains(name))
+        .collect()
 }
 
 /// The policy of a run, with the other settings in which runs differ.

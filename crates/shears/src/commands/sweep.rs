@@ -73,14 +73,18 @@ pub(crate) struct SweepArguments {
     _set: Option<String>,
 }
 
-/// What is the same in all runs of a sweep.
+/// What is the same in all runs of a sweep. Seeds are counted, and no run writes samples.
 #[derive(Debug)]
 pub(crate) struct OfAllRuns;
 
 impl Scope for OfAllRuns {
     fn takes(setting: &Setting) -> bool {
-        !["clip", "lr", "seed"].contains(&setting.name.as_str())
+        !["clip", "lr"].contains(&setting.name.as_str()) && is_used(setting)
     }
+}
+
+fn is_used(setting: &Setting) -> bool {
+    !["seed", "sample-every"].contains(&setting.name.as_str())
 }
 
 const EXAMPLES: &str = "Examples:
@@ -92,8 +96,7 @@ const EXAMPLES: &str = "Examples:
 
 pub(crate) fn run(arguments: &SweepArguments) -> anyhow::Result<ExitCode> {
     let mut given = Given::read(arguments.settings.0.clone(), arguments.config.as_deref())?;
-    // The seeds are counted.
-    given.restrict("sweep", |setting| setting.name != "seed")?;
+    given.restrict("sweep", is_used)?;
     let mut grid = Grid::new(arguments, &given)?;
     comparison::check_folder(&arguments.out, &[grid::MARK, grid::OLD_MARK])?;
     let threads = super::set_threads(arguments.threads)?;

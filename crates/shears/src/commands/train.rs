@@ -41,6 +41,10 @@ pub(crate) fn run(arguments: TrainArguments) -> anyhow::Result<ExitCode> {
         (false, true) => Show::Quiet,
         (false, false) => Show::Text,
     };
+    if resume.is_some() && outside.out.is_some() {
+        let message = "a resumed run stays in its folder; leave out --out (or `out` in the config)";
+        return Err(Misuse(message.into()).into());
+    }
     if outside.tui {
         screen::check(outside.json, outside.quiet)?;
     }
@@ -94,7 +98,7 @@ fn start(given: &Given, out: Option<PathBuf>) -> anyhow::Result<Job> {
     let path = out.unwrap_or_else(|| default_folder(&plan));
     if path.join("plan.toml").exists() {
         let path = path.display();
-        let hint = "go on with it by --resume, or choose another --out";
+        let hint = "resume it with --resume, or choose another --out";
         return Err(Misuse(format!("{path} holds a run already; {hint}")).into());
     }
     let corpora = load_corpora(&plan, None, None)?;

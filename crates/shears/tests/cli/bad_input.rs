@@ -267,6 +267,12 @@ fn commands() {
         &["--stpes", "--steps"],
     );
     refused(&scratch, &["completions", "cmd"], &["cmd", "bash"]);
+    #[cfg(unix)]
+    {
+        use std::os::unix::ffi::OsStrExt;
+        let ran = scratch.run_with([std::ffi::OsStr::from_bytes(b"\xff")], b"");
+        assert_eq!(ran.code, Some(2), "{ran:#?}");
+    }
     for part in ["train", "clip", "generate"] {
         let bench = ["bench", "--part", part];
         let steps = [&bench[..], &["--steps", "0"]].concat();

@@ -53,6 +53,13 @@ fn runs_of_a_sweep_have_the_report_of_the_sweep() {
     scratch.run(&format!("{compare} --out page")).succeeded();
     let refused = scratch.run(&format!("{compare} --out grid/runs")).failed(2);
     assert!(refused.contains("holds something else"), "{refused}");
+    let before = scratch.read("grid/report.json");
+    for folder in ["grid", "grid/runs/none_lr-0.002_seed-1"] {
+        scratch.write(&format!("{folder}/report.json"), &before);
+        let refused = scratch.run(&format!("{compare} --out {folder}")).failed(2);
+        assert!(refused.contains("of a sweep or of a run"), "{refused}");
+    }
+    assert_eq!(scratch.read("grid/report.json"), before);
 }
 
 #[test]

@@ -97,6 +97,24 @@ fn check_field(column: &str, field: &str, expected: &Value) {
 }
 
 #[test]
+fn a_step_that_is_not_an_event_is_said_and_the_others_are_there() {
+    let scratch = trained();
+    let log = scratch.read("run/events.jsonl");
+    let mut events = scratch.events("run");
+    let bad = events.iter_mut().find(|event| event["step"] == 4).unwrap();
+    bad["lr"] = Value::Null;
+    let lines: Vec<String> = events.iter().map(|event| format!("{event}\n")).collect();
+    assert_ne!(lines.concat(), log);
+    scratch.write("run/events.jsonl", lines.concat());
+    let ran = scratch.run("export run");
+    assert!(
+        ran.stderr.contains("is not an event and was skipped"),
+        "{ran:#?}"
+    );
+    assert_eq!(ran.succeeded().lines().count(), 1 + 39);
+}
+
+#[test]
 fn csv_has_the_rows_of_the_log() {
     let scratch = trained();
     let expected = expected(&scratch);

@@ -78,7 +78,7 @@ fn broken_lines_are_named_and_the_others_are_read() {
     for command in ["inspect run", "export run", "replay run --clip norm:1"] {
         let ran = scratch.run(command);
         let warning =
-            "run/events.jsonl: 2 lines are no events and are left out, the first is line 3";
+            "run/events.jsonl: 2 lines are not events and were skipped, the first is line 3";
         assert!(ran.stderr.contains(warning), "{command}: {}", ran.stderr);
         assert_eq!(ran.stderr.lines().count(), 1, "{command}: {}", ran.stderr);
         ran.succeeded();

@@ -34,6 +34,18 @@ fn changed_flags_are_listed() {
 }
 
 #[test]
+fn another_folder_is_refused() {
+    let scratch = with_run("");
+    scratch.write("c.toml", "out = \"elsewhere\"");
+    let before = scratch.listing();
+    for flags in ["--out elsewhere", "--config c.toml"] {
+        let message = scratch.run(&format!("train --resume b {flags}")).failed(2);
+        assert!(message.contains("leave out --out"), "{message}");
+    }
+    assert_eq!(scratch.listing(), before);
+}
+
+#[test]
 fn an_edited_plan_is_listed() {
     let scratch = with_run("");
     let plan = scratch.read("b/plan.toml");

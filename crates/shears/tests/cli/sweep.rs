@@ -93,6 +93,16 @@ fn a_sweep_says_when_clipping_never_engaged() {
 }
 
 #[test]
+fn a_config_without_clipping_is_compared_with_nothing_else() {
+    let scratch = Scratch::new();
+    scratch.write("c.toml", "clip = \"none\"");
+    let said = scratch
+        .run(&format!("sweep {SMALL} --config c.toml"))
+        .succeeded();
+    assert!(said.contains("1 runs: 1 policies"), "{said}");
+}
+
+#[test]
 fn a_sweep_with_other_settings_needs_another_folder() {
     let scratch = Scratch::new();
     scratch
@@ -169,13 +179,19 @@ fn a_sweep_that_cannot_be_leaves_nothing() {
     scratch.write("work/runs/mine/plan.toml", "");
     refused("--out work", "work holds something else");
     scratch.write("file", "");
-    refused("--out file", "is no folder");
+    refused("--out file", "is not a folder");
     scratch.write("short.txt", "too short");
     refused("short.txt --out grid", "the text is too short");
     assert!(!scratch.path("grid/runs").exists());
     refused("--hidden 60000 --out large", "training would take about");
     assert!(!scratch.path("large/runs").exists());
-    for flag in ["--hiden=3", "--quiet", "--seed=2", "--resume=a"] {
+    for flag in [
+        "--hiden=3",
+        "--quiet",
+        "--seed=2",
+        "--sample-every=5",
+        "--resume=a",
+    ] {
         let ran = scratch.run(&format!("sweep {flag}"));
         assert_eq!(ran.code, Some(2), "{ran:?}");
         let name = flag.split('=').next().unwrap();
@@ -186,6 +202,11 @@ fn a_sweep_that_cannot_be_leaves_nothing() {
     refused(
         "--config c.toml",
         "config c.toml: seed is not used by sweep",
+    );
+    scratch.write("c.toml", "sample-every = 5");
+    refused(
+        "--config c.toml",
+        "config c.toml: sample-every is not used by sweep",
     );
     scratch.write("c.toml", "quiet = true");
     refused(

@@ -55,6 +55,7 @@ impl Grid {
             None => given.plan()?,
         };
         let policies = match arguments.policies.as_slice() {
+            [] if base.clip.to_string() == "none" => vec!["none".to_string()],
             [] => vec!["none".to_string(), base.clip.to_string()],
             policies => policies.to_vec(),
         };

@@ -32,8 +32,8 @@ pub(crate) struct TrainArguments {
 
     /// Go on with a run, bit for bit, from its newest whole checkpoint
     ///
-    /// Without DIR, the newest run in runs/. The run's settings stay as they are: one that is given
-    /// and differs is refused.
+    /// Without DIR, the newest run in runs/. The run's settings and its folder stay as they are: a
+    /// setting that is given and differs is refused, and so is --out.
     #[arg(long, value_name = "DIR", num_args = 0..=1)]
     #[arg(value_hint = ValueHint::DirPath, help_heading = RUN)]
     pub(crate) resume: Option<Option<PathBuf>>,
