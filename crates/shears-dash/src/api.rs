@@ -1,4 +1,4 @@
-//! What the page asks for: every answer is JSON, and is computed away from the server's own
+//! What the page asks for: every answer is JSON, and is computed apart from the server's own
 //! threads.
 
 use std::io;
@@ -58,7 +58,7 @@ impl IntoResponse for Problem {
 }
 
 /// Runs `work`, which reads files, where it holds nobody up.
-pub(crate) async fn away<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
 ) -> Result<T, Problem> {
     let done = tokio::task::spawn_blocking(work).await;
@@ -78,7 +78,7 @@ pub(crate) struct List {
 }
 
 pub(crate) async fn list(State(dash): State<Arc<Dash>>) -> Result<Json<List>, Problem> {
-    away(move || {
+    blocking(move || {
         let runs = dash.runs.all();
         Ok(Json(List {
             folder: dash.runs.folder().display().to_string(),
@@ -115,7 +115,7 @@ pub(crate) async fn run(
     State(dash): State<Arc<Dash>>,
     Query(query): Query<OfRun>,
 ) -> Result<Json<RunView>, Problem> {
-    away(move || {
+    blocking(move || {
         let run = find(&dash, &query.run)?;
         let reach = run.read(PATIENCE).map_err(Problem::Log)?;
         let glance = run.glance.look(&run.log_path());
@@ -167,7 +167,7 @@ async fn from_log<T: Send + 'static>(
     name: String,
     answer: impl FnOnce(&Run) -> Result<T, Problem> + Send + 'static,
 ) -> Result<Json<Reached<T>>, Problem> {
-    away(move || {
+    blocking(move || {
         let run = find(&dash, &name)?;
         let reach = run.read(PATIENCE).map_err(Problem::Log)?;
         let answer = answer(&run)?;
@@ -240,7 +240,7 @@ pub(crate) async fn batch(
     State(dash): State<Arc<Dash>>,
     Query(query): Query<OfStep>,
 ) -> Result<Json<Batch>, Problem> {
-    away(move || {
+    blocking(move || {
         let run = find(&dash, &query.run)?;
         let (rows, problem) = match (dash.batch_text)(&run.path, query.step) {
             Ok(rows) => (rows, None),

@@ -73,7 +73,7 @@ impl fmt::Debug for Options {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DashError {
-    /// The folder of the runs is none.
+    /// The path given for the runs is not a folder.
     #[error("{} is not a folder", .0.display())]
     NotAFolder(PathBuf),
     /// The port cannot be listened on.

@@ -109,7 +109,7 @@ impl Run {
     /// Where the run stands, from the end of its log and from its lock.
     pub(crate) fn state(&self, glance: &Glance) -> RunState {
         let end = glance.end.as_ref().map(|end| end.how);
-        RunState::of(end, end.is_none() && self.lock.trainer_lives(&self.path))
+        RunState::of(end, end.is_none() && self.lock.is_training(&self.path))
     }
 
     /// What the digest says, if there is one.

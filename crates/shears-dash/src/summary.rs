@@ -126,21 +126,21 @@ fn digest_all(runs: &Weak<Runs>) -> bool {
         let Some(runs) = runs.upgrade() else {
             return false;
         };
-        if digest(&run) {
-            runs.forget_unused();
-        }
+        digest(&run);
+        // Also what somebody looked at, of a run that no longer changes.
+        runs.forget_unused();
     }
     true
 }
 
-/// Brings the digest of a run up to date; whether there was anything to do.
-fn digest(run: &Run) -> bool {
+/// Brings the digest of a run up to date.
+fn digest(run: &Run) {
     let glance = run.glance.look(&run.log_path());
     if run
         .digest()
         .is_some_and(|digest| digest.file_length == glance.length)
     {
-        return false;
+        return;
     }
     match run.read(TURN) {
         Ok(reach) if reach.complete => {
@@ -151,5 +151,4 @@ fn digest(run: &Run) -> bool {
         Ok(_) => {}
         Err(error) => run.digest.set(Digest::unreadable(&error, glance.length)),
     }
-    true
 }

@@ -52,7 +52,7 @@ pub struct LockWatch {
 
 impl LockWatch {
     /// Whether a trainer holds the lock of the run in `folder`.
-    pub fn trainer_lives(&self, folder: &Path) -> bool {
+    pub fn is_training(&self, folder: &Path) -> bool {
         let path = folder.join(FILE);
         let Ok(touched) = fs::metadata(&path).and_then(|metadata| metadata.modified()) else {
             return false;
@@ -86,24 +86,21 @@ mod tests {
     fn a_lock_says_who_lives() {
         let folder = tempfile::tempdir().unwrap();
         let watch = LockWatch::default();
-        assert!(!watch.trainer_lives(folder.path()), "no lock file");
+        assert!(!watch.is_training(folder.path()), "no lock file");
 
         let lock = File::create(folder.path().join(".lock")).unwrap();
-        assert!(
-            watch.trainer_lives(folder.path()),
-            "it may just be starting"
-        );
+        assert!(watch.is_training(folder.path()), "it may just be starting");
         let earlier = SystemTime::now() - Duration::from_secs(60);
         lock.set_modified(earlier).unwrap();
         lock.try_lock().unwrap();
-        assert!(watch.trainer_lives(folder.path()));
+        assert!(watch.is_training(folder.path()));
         drop(lock);
-        assert!(!watch.trainer_lives(folder.path()), "the trainer is dead");
-        assert!(!watch.trainer_lives(folder.path()));
+        assert!(!watch.is_training(folder.path()), "the trainer is dead");
+        assert!(!watch.is_training(folder.path()));
 
         // Somebody resumes the run.
         let lock = File::create(folder.path().join(".lock")).unwrap();
         lock.try_lock().unwrap();
-        assert!(watch.trainer_lives(folder.path()));
+        assert!(watch.is_training(folder.path()));
     }
 }

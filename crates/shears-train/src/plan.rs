@@ -189,7 +189,7 @@ settings! {
         transformer: ScheduleKind::Cosine,
     }
 
-    /// Steps over which the learning rate rises to its highest
+    /// Updates over which the learning rate rises to its highest
     warmup: u64 { section: Schedule, value: "N", default: 0, transformer: 100 }
 
     /// Where cosine and linear end, and the floor of step
@@ -198,7 +198,7 @@ settings! {
         belongs_to: FALLING,
     }
 
-    /// Steps between two decays
+    /// Updates between two decays
     decay_every: u64 {
         section: Schedule, value: "N", default: 1000, range: 1..=MANY_STEPS, belongs_to: STEP,
     }
@@ -227,30 +227,31 @@ settings! {
     /// those elements to zero. `error` ends the run.
     non_finite: NonFinite { section: Clipping, value: "RULE", default: NonFinite::Skip }
 
-    /// Skipped steps in a row after which the run stops, with exit code 3
+    /// Steps in a row with gradients that are not finite after which the run stops, with exit
+    /// code 3
     max_skips: u64 { section: Clipping, value: "N", default: 10, range: 1..=MANY, belongs_to: SKIP }
 
     /// Steps of the run
     steps: u64 {
-        section: Run, value: "N", default: 2000, unless: "300 on the text that the program carries",
+        section: Run, value: "N", default: 2000, unless: "300 with neither a text nor --preset",
         range: 1..=MANY_STEPS,
     }
 
     /// Seed of weights, data order and dropout
     seed: u64 { section: Run, value: "N", default: 1 }
 
-    /// Steps between evaluations on the whole validation text; 0 is only at the end
+    /// Steps between evaluations on the whole validation text; 0: only at the end
     eval_every: u64 {
-        section: Run, value: "N", default: 500, unless: "100 on the text that the program carries",
+        section: Run, value: "N", default: 500, unless: "100 with neither a text nor --preset",
     }
 
-    /// Steps between checkpoints; 0 is only at the end
+    /// Steps between checkpoints; 0: only at the end
     save_every: u64 { section: Run, value: "N", default: 250 }
 
-    /// Steps between samples of text; 0 is only at the end
+    /// Steps between samples of text; 0: only at the end
     sample_every: u64 { section: Run, value: "N", default: 0 }
 
-    /// Evaluations without improvement after which the run stops; 0 is never
+    /// Evaluations without improvement after which the run stops; 0: never
     patience: u64 { section: Run, value: "N", default: 0 }
 
     /// Newest checkpoints to keep, besides the best one

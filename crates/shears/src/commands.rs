@@ -50,7 +50,7 @@ pub(crate) fn newest_run() -> Result<PathBuf, Misuse> {
     });
     let (_, run) = started.max().ok_or_else(|| {
         Misuse(format!(
-            "there is no run in {RUNS}/ yet; `shears train` starts one, or name the folder of another"
+            "there is no run in {RUNS}/ yet; `shears train` starts one, or give the folder of a run"
         ))
     })?;
     complain!("shears: the newest run is {}", run.display());

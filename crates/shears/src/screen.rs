@@ -42,7 +42,7 @@ pub(crate) fn check(json: bool, quiet: bool) -> Result<(), Misuse> {
         (true, _) => refuse("--tui and --json exclude each other"),
         (_, true) => refuse("--tui and --quiet exclude each other"),
         _ if !std::io::stdout().is_terminal() => {
-            refuse("--tui draws on a terminal, and standard output is none; leave it out")
+            refuse("--tui draws on a terminal, and standard output is not one; leave it out")
         }
         _ => Ok(()),
     }

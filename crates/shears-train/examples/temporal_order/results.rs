@@ -41,7 +41,7 @@ impl Results {
     pub(super) fn open(folder: &Path, settings: Settings) -> Result<Results, Failure> {
         let shown = folder.display();
         if folder.exists() && !folder.is_dir() {
-            return Err(format!("--out {shown}: is no folder").into());
+            return Err(format!("--out {shown}: is not a folder").into());
         }
         let path = folder.join("results.json");
         let mut entries = folder.read_dir().into_iter().flatten().flatten();

@@ -92,7 +92,7 @@ fn what_cannot_be_is_refused() {
         fs::write(path, text).unwrap();
     };
     write("file", "");
-    refused("--out file", "is no folder");
+    refused("--out file", "is not a folder");
     write("book/text.txt", "a text");
     refused("--out book", "book holds something else");
 

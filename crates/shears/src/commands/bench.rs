@@ -42,7 +42,8 @@ pub(crate) struct BenchArguments {
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     vocabulary: u32,
 
-    /// Steps, rounds or tokens that are timed [default: 20; of tokens the context, or 500]
+    /// Steps, rounds or tokens that are timed [default: 20; for generate the context length, or
+    /// 500]
     #[arg(long, value_name = "N")]
     steps: Option<i64>,
 

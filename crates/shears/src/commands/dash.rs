@@ -44,7 +44,9 @@ pub(crate) fn run(arguments: &DashArguments) -> anyhow::Result<ExitCode> {
     };
     let folder = folder.display().to_string();
     let served = shears_dash::serve(options, move |address| {
-        say!("the runs in {folder} are at http://{address}\nCtrl-C ends the page, and no run");
+        say!(
+            "the runs in {folder} are at http://{address}\nCtrl-C stops the page; runs keep going"
+        );
     });
     match served {
         Err(error @ (DashError::NotAFolder(_) | DashError::Listen { .. })) => {
@@ -79,7 +81,13 @@ impl Texts {
             *kept = Some(Text::read(run).map_err(|error| format!("{error:#}"))?);
         }
         let text = kept.as_ref().ok_or("the text is gone")?;
-        Ok(text.rows(step))
+        let steps = text.plan.steps;
+        match (1..=steps).contains(&step) {
+            true => Ok(text.rows(step)),
+            false => Err(format!(
+                "the run has no step {step}: its steps are 1 to {steps}"
+            )),
+        }
     }
 }
 
@@ -110,7 +118,7 @@ impl Text {
     /// Steps are counted from 1, micro-batches from 0.
     fn rows(&self, step: u64) -> Vec<String> {
         let micro_batches = self.plan.accumulate as u64;
-        let first = step.saturating_sub(1) * micro_batches;
+        let first = (step - 1) * micro_batches;
         let mut rows = Vec::new();
         for index in first..first + micro_batches {
             let batch = self.batches.at(index);

@@ -28,7 +28,7 @@ pub(crate) struct GenerateArguments {
     #[command(flatten)]
     pub(crate) run: RunArgument,
 
-    /// Text to go on from; `-` reads it from standard input [default: a new line]
+    /// Text to continue; `-` reads it from standard input [default: a new line]
     #[arg(long, value_name = "TEXT")]
     pub(crate) prompt: Option<String>,
 

@@ -325,8 +325,13 @@ fn introduce(plan: &Plan, corpora: &Corpora) {
     }
 }
 
-/// Refuses what cannot fit before anything is taken, where the system tells what there is (Linux).
+/// Refuses a training that cannot fit.
 pub(super) fn refuse_too_large(bytes: u64) -> Result<(), Misuse> {
+    check_memory("training", "--batch, --window or --hidden", bytes)
+}
+
+/// Refuses what cannot fit before anything is taken, where the system tells what there is (Linux).
+pub(super) fn check_memory(what: &str, flags: &str, bytes: u64) -> Result<(), Misuse> {
     let Ok(text) = std::fs::read_to_string("/proc/meminfo") else {
         return Ok(());
     };
@@ -335,8 +340,7 @@ pub(super) fn refuse_too_large(bytes: u64) -> Result<(), Misuse> {
         line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
     match kilobytes {
         Some(kilobytes) if bytes > kilobytes.saturating_mul(1024) => Err(Misuse(format!(
-            "training would take about {}, and this computer has {}; \
-             a smaller --batch, --window or --hidden fits",
+            "{what} would take about {}, and this computer has {}; a smaller {flags} fits",
             report::bytes(bytes),
             report::bytes(kilobytes * 1024)
         ))),

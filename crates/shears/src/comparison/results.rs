@@ -139,8 +139,8 @@ impl Outcome {
     }
 }
 
-/// A series without the noise of single steps: the median of the last steps, so that one step that
-/// flew away leaves no trace, and a running mean of that. What is not finite stays so.
+/// A series without the noise of single steps: the median of the last steps, so that one
+/// outlier leaves no trace, and a running mean of that. What is not finite stays so.
 pub(super) fn smoothed(values: &[f64]) -> Vec<f64> {
     const MEDIAN_OF: usize = 15;
     const WEIGHT: f64 = 0.1;
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn one_step_that_flew_away_leaves_no_trace() {
+    fn an_outlier_leaves_no_trace() {
         let mut loss = vec![2.0; 100];
         loss[50] = 1e6;
         loss[70] = f64::NAN;

@@ -40,7 +40,7 @@ pub(super) fn through_time(
             "Norm of the gradient of one prediction's loss by what the layers carried, that many \
              tokens before: a line that falls steeply is a model that cannot learn what lies far \
              back, one that rises explodes. Clipping by norm (dashed, where that step was \
-             clipped) shortens all distances alike, and mends no line that falls. At step {}: \
+             clipped) shortens all distances alike, and does not fix a falling line. At step {}: \
              {last}.",
             last.step
         ),

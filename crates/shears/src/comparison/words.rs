@@ -210,7 +210,10 @@ fn against(winner: &Group, other: &Group, combinations: usize) -> String {
         })
         .collect();
     if differences.is_empty() {
-        return format!("The runs of {name} have other seeds: how sure that is cannot be said.");
+        return format!(
+            "The runs of {name} have other seeds, so there is no telling how certain the \
+             difference is."
+        );
     }
     if differences.iter().all(|difference| *difference == 0.0) {
         return format!("{name} gave the same losses to the last digit: it made no difference.");

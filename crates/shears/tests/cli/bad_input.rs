@@ -281,6 +281,8 @@ fn commands() {
         refused(&scratch, &vocabulary, &["--vocabulary", "0"]);
         let size = [&bench[..], &["--hidden", "4611686018427387904"]].concat();
         refused(&scratch, &size, &["hidden is 4611686018427387904"]);
+        let memory = [&bench[..], &["--hidden", "1000000"]].concat();
+        refused(&scratch, &memory, &["would take about", "--hidden"]);
     }
     for (old, new) in [
         ("advise", "shears inspect"),

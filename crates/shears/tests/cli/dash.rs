@@ -99,6 +99,12 @@ fn the_page_knows_presets_and_the_text_of_a_batch() {
         let both = format!("{first}{second}");
         assert!(text.contains(&both), "{both:?}");
     }
+    for step in [0, 41, u64::MAX] {
+        let batch = page.ask(&format!("/api/batch?run=one&step={step}"));
+        assert_eq!(batch["rows"].as_array().unwrap().len(), 0);
+        let problem = batch["problem"].as_str().unwrap();
+        assert!(problem.contains("its steps are 1 to 40"), "{problem}");
+    }
 }
 
 /// A run that really trains, one that has ended, and no error on the console.

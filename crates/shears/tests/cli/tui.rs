@@ -6,7 +6,7 @@ use crate::program::{Scratch, TINY};
 fn it_needs_a_terminal_of_its_own() {
     let scratch = Scratch::new();
     for (flags, part) in [
-        ("--tui", "standard output is none"),
+        ("--tui", "standard output is not one"),
         ("--tui --json", "--tui and --json exclude each other"),
         ("--tui --quiet", "--tui and --quiet exclude each other"),
     ] {

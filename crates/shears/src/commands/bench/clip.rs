@@ -2,9 +2,10 @@
 
 use burn::tensor::Device;
 use shears_model::{LanguageModel, parameters};
-use shears_train::{ClipBench, TrainError, bench_clip, estimate_memory};
+use shears_train::{ClipBench, bench_clip, estimate_memory};
 
 use super::{STEPS, Timing, say_head, say_spread};
+use crate::commands::train::check_memory;
 use crate::model::{Work, with_model_to_train};
 use crate::output::say;
 
@@ -45,7 +46,7 @@ pub(super) fn run(timing: Timing) -> anyhow::Result<()> {
 struct Bench<'a>(&'a Timing);
 
 impl Work for Bench<'_> {
-    type Output = Result<ClipBench, TrainError>;
+    type Output = anyhow::Result<ClipBench>;
 
     fn with<M: LanguageModel>(self, model: M, device: &Device) -> Self::Output {
         let Timing {
@@ -55,9 +56,12 @@ impl Work for Bench<'_> {
             vocabulary,
             ..
         } = self.0;
-        // Refuses what no computer can address.
-        estimate_memory(plan, &parameters(&model), *vocabulary)?;
+        let memory = estimate_memory(plan, &parameters(&model), *vocabulary)?;
+        // The weights have the size of their gradients.
+        let tensors = memory.gradients.saturating_mul(2);
+        let bytes = tensors.saturating_add(memory.moments);
+        check_memory("clipping", "--hidden or --layers", bytes)?;
         let rounds = steps.unwrap_or(STEPS);
-        bench_clip(plan, model, *threads, device, rounds)
+        Ok(bench_clip(plan, model, *threads, device, rounds)?)
     }
 }

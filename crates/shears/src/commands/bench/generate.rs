@@ -9,6 +9,7 @@ use shears_model::{LanguageModel, Reading, parameters};
 use shears_train::{Spread, estimate_memory, peak_rss_bytes};
 
 use super::{Timing, say_head, say_spread};
+use crate::commands::train::check_memory;
 use crate::model::{Work, with_model};
 use crate::output::say;
 use crate::report;
@@ -59,8 +60,9 @@ impl Work for Bench<'_> {
             vocabulary,
             ..
         } = self.0;
-        // Refuses what no computer can address.
-        estimate_memory(plan, &parameters(&model), *vocabulary)?;
+        let memory = estimate_memory(plan, &parameters(&model), *vocabulary)?;
+        // The weights have the size of their gradients.
+        check_memory("generation", "--hidden or --layers", memory.gradients)?;
         let asked = steps.map(usize::try_from).transpose();
         let tokens = asked.context("--steps")?.unwrap_or(match model.reading() {
             Reading::Streams => TOKENS,

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use shears_model::{LanguageModel, parameters};
-use shears_train::{Batches, BenchReport, TrainError, Trainer, bench, estimate_memory};
+use shears_train::{Batches, BenchReport, Trainer, bench, estimate_memory};
 
 use super::{STEPS, Timing, say_head, say_spread};
+use crate::commands::train::refuse_too_large;
 use crate::model::{Work, with_model_to_train};
 use crate::output::say;
 use crate::report;
@@ -50,7 +51,7 @@ pub(super) fn run(timing: Timing) -> anyhow::Result<()> {
 struct Bench<'a>(&'a Timing);
 
 impl Work for Bench<'_> {
-    type Output = Result<(BenchReport, u64), TrainError>;
+    type Output = anyhow::Result<(BenchReport, u64)>;
 
     fn with<M: LanguageModel>(self, model: M, device: &Device) -> Self::Output {
         let Timing {
@@ -61,6 +62,7 @@ impl Work for Bench<'_> {
             ..
         } = self.0;
         let estimate = estimate_memory(plan, &parameters(&model), *vocabulary)?.total();
+        refuse_too_large(estimate)?;
         let count = plan.batch * (8 * plan.window + 1) + 1;
         let tokens: Arc<[u32]> = random_tokens(count, *vocabulary).into();
         let batches = Batches::new(plan, model.reading(), tokens)?;

@@ -74,7 +74,7 @@ fn norms(replayed: &Replayed) -> Vec<Series> {
     series
 }
 
-/// The thresholds of a policy. What the legend says where none can be seen, it says why.
+/// The thresholds of a policy. Where no line can be seen, the legend says why.
 fn threshold(replayed: &Replayed, account: &Account, low: f64, high: f64) -> Series {
     let values: Vec<f64> = thresholds(account).collect();
     let note = match account.goes_by_all() {
