@@ -20,6 +20,15 @@ const BUFFER: usize = 1 << 18;
 /// have left a gigabyte of zeros.
 const LONGEST: u64 = 1 << 26;
 
+/// Opens a log to read it; none if there is no such file.
+pub(crate) fn open(path: &Path) -> Result<Option<File>, RunError> {
+    match File::open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(RunError::io("read", path)(error)),
+    }
+}
+
 /// Whole lines from a place of a file on.
 pub(crate) struct Lines<R> {
     reader: R,
@@ -174,19 +183,15 @@ impl Log {
     /// As [`Log::read`]; what was read until then stays.
     pub fn advance(&mut self, budget: u64) -> Result<Reach, RunError> {
         let failed = RunError::io("read", &self.path);
-        let mut file = match File::open(&self.path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                if self.position > 0 {
-                    self.reset();
-                }
-                return Ok(Reach {
-                    read: 0,
-                    length: 0,
-                    complete: true,
-                });
+        let Some(mut file) = open(&self.path)? else {
+            if self.position > 0 {
+                self.reset();
             }
-            Err(error) => return Err(failed(error)),
+            return Ok(Reach {
+                read: 0,
+                length: 0,
+                complete: true,
+            });
         };
         match self.find(&mut file) {
             Ok(length) => {
@@ -262,11 +267,9 @@ impl Log {
     /// Reads all again that was read, one event at a time, without lines that are no events and
     /// steps that were taken again later.
     pub fn events(&self) -> Result<Events<'_>, RunError> {
-        let failed = RunError::io("read", &self.path);
-        let file: Box<dyn Read> = match File::open(&self.path) {
-            Ok(file) => Box::new(file),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Box::new(io::empty()),
-            Err(error) => return Err(failed(error)),
+        let file: Box<dyn Read> = match open(&self.path)? {
+            Some(file) => Box::new(file),
+            None => Box::new(io::empty()),
         };
         let reader = BufReader::with_capacity(BUFFER, file.take(self.position));
         Ok(Events {

@@ -1,14 +1,14 @@
 //! Writing a log.
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufReader, BufWriter, ErrorKind, Write};
+use std::io::{BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use crate::RunError;
 use crate::event::Event;
 use crate::header::Header;
 use crate::line::{Line, LineProblem};
-use crate::log::Lines;
+use crate::log::{self, Lines};
 
 /// Appends events to a log.
 #[derive(Debug)]
@@ -64,10 +64,8 @@ struct Kept {
 impl Kept {
     fn of(path: &Path, step: u64) -> Result<Kept, RunError> {
         let mut kept = Kept::default();
-        let file = match File::open(path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(kept),
-            Err(error) => return Err(RunError::io("read", path)(error)),
+        let Some(file) = log::open(path)? else {
+            return Ok(kept);
         };
         let mut lines = Lines::new(BufReader::with_capacity(1 << 18, file), 0);
         let mut number = 0;

@@ -43,6 +43,16 @@ pub enum End {
     Stopped,
 }
 
+impl From<End> for EndReason {
+    fn from(end: End) -> Self {
+        match end {
+            End::Finished => EndReason::Finished,
+            End::OutOfPatience => EndReason::OutOfPatience,
+            End::Stopped => EndReason::Stopped,
+        }
+    }
+}
+
 /// Trains until the plan is fulfilled, and leaves the last state in a checkpoint.
 pub fn train<M: LanguageModel, O: Observer>(
     trainer: &mut Trainer<M>,
@@ -56,9 +66,7 @@ pub fn train<M: LanguageModel, O: Observer>(
     let end = take_steps(trainer, run, corpora, device, observer, &mut log);
     let step = trainer.progress.step;
     let (how, message) = match &end {
-        Ok(End::Finished) => (EndReason::Finished, None),
-        Ok(End::OutOfPatience) => (EndReason::OutOfPatience, None),
-        Ok(End::Stopped) => (EndReason::Stopped, None),
+        Ok(end) => ((*end).into(), None),
         Err(error @ (TrainError::NonFinite { .. } | TrainError::TooManySkips { .. })) => {
             (EndReason::Diverged, Some(error.to_string()))
         }

@@ -14,7 +14,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use shears_model::LanguageModel;
 use shears_run::{EndReason, Glance, StepEvent};
 use shears_train::{
-    ClipPolicy, Corpora, End, Evaluation, Observer, RunFolder, Setting, TrainError, Trainer,
+    ClipPolicy, Corpora, Evaluation, Observer, RunFolder, Setting, TrainError, Trainer,
     load_corpora, train,
 };
 
@@ -193,9 +193,7 @@ impl Work for TrainCell<'_> {
             watch.bar.inc(trainer.progress().step);
         }
         match train(&mut trainer, &folder, corpora, device, watch) {
-            Ok(End::Finished) => Ok(EndReason::Finished),
-            Ok(End::OutOfPatience) => Ok(EndReason::OutOfPatience),
-            Ok(End::Stopped) => Ok(EndReason::Stopped),
+            Ok(end) => Ok(end.into()),
             // That a policy does not hold is a result.
             Err(TrainError::TooManySkips { .. } | TrainError::NonFinite { .. }) => {
                 Ok(EndReason::Diverged)

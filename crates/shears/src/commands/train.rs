@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use burn::tensor::Device;
 use shears_model::{LanguageModel, Precision, parameters};
-use shears_run::Event;
+use shears_run::{EndReason, Event};
 use shears_train::{
     Batches, Checkpoint, Corpora, End, MemoryEstimate, Plan, RunFolder, Trainer, estimate_memory,
     header, load_corpora, train,
@@ -362,15 +362,10 @@ fn conclude<M: LanguageModel>(
     let evaluation = columns.evaluations.last();
     let path = folder.path().display();
     let step = trainer.progress().step;
-    let reason = match end {
-        End::Finished => "finished",
-        End::OutOfPatience => "out-of-patience",
-        End::Stopped => "stopped",
-    };
     if show == Show::Json {
         let mut line = judgement.json();
         line["event"] = "end".into();
-        line["reason"] = reason.into();
+        line["reason"] = serde_json::to_value(EndReason::from(end))?;
         line["step"] = step.into();
         line["run"] = path.to_string().into();
         line["val_loss"] = evaluation.map(|evaluation| evaluation.val_loss).into();
