@@ -12,7 +12,8 @@
 mod files;
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, DirEntry};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -67,6 +68,9 @@ pub struct CheckpointStore {
     /// The checkpoints that this process has written or read, and found whole.
     known: Mutex<HashMap<PathBuf, Known>>,
 }
+
+/// A checkpoint with its folder, if one is whole, and what is wrong with the newer ones.
+pub type Newest = (Option<(PathBuf, Checkpoint)>, Vec<RestoreError>);
 
 /// A checkpoint that was whole when its files had these stamps.
 #[derive(Debug)]
@@ -129,7 +133,7 @@ impl CheckpointStore {
     /// here; that is why at least two checkpoints are kept.
     pub fn retain(&self, keep: usize) -> Result<(), TrainError> {
         let read = |path: PathBuf| Some((self.progress_if_whole(&path)?, path));
-        let whole: Vec<(Progress, PathBuf)> = self.list().into_iter().filter_map(read).collect();
+        let whole: Vec<(Progress, PathBuf)> = self.list()?.into_iter().filter_map(read).collect();
         let best = by_loss(whole.clone()).into_iter().next();
         let outdated = whole.len().saturating_sub(keep);
         let outdated = whole.iter().map(|(_, path)| path).take(outdated);
@@ -141,50 +145,53 @@ impl CheckpointStore {
         Ok(())
     }
 
-    /// The folders of complete checkpoints (those with a manifest), oldest first.
-    pub fn list(&self) -> Vec<PathBuf> {
-        let Ok(entries) = fs::read_dir(&self.folder) else {
-            return Vec::new();
+    /// The folders of complete checkpoints (those with a manifest), oldest first; none if there
+    /// is no folder for them yet.
+    ///
+    /// # Errors
+    ///
+    /// If the folder is there and cannot be read: a run must not take that for a fresh start.
+    pub fn list(&self) -> Result<Vec<PathBuf>, TrainError> {
+        let entries = match fs::read_dir(&self.folder) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.and_then(Iterator::collect::<std::io::Result<Vec<_>>>),
         };
-        let mut found: Vec<(u64, PathBuf)> = entries
-            .flatten()
-            .filter_map(|entry| {
-                let step = entry
-                    .file_name()
-                    .to_str()?
-                    .strip_prefix("step-")?
-                    .parse()
-                    .ok()?;
-                let path = entry.path();
-                path.join("manifest.json").is_file().then_some((step, path))
-            })
-            .collect();
+        let entries = entries.map_err(TrainError::io("read", &self.folder))?;
+        let complete = |entry: DirEntry| {
+            let name = entry.file_name();
+            let step = name.to_str()?.strip_prefix("step-")?.parse::<u64>().ok()?;
+            let path = entry.path();
+            path.join("manifest.json").is_file().then_some((step, path))
+        };
+        let mut found: Vec<(u64, PathBuf)> = entries.into_iter().filter_map(complete).collect();
         found.sort();
-        found.into_iter().map(|(_, path)| path).collect()
+        Ok(found.into_iter().map(|(_, path)| path).collect())
     }
 
     /// The checkpoint with the lowest validation loss whose parameters are undamaged. Of the others
     /// only the file with the loss is read.
-    pub fn best(&self) -> Option<PathBuf> {
+    pub fn best(&self) -> Result<Option<PathBuf>, TrainError> {
         let undamaged =
             |path: &PathBuf| Files::of(path).and_then(|files| files.check(MODEL)).is_ok();
-        self.evaluated().into_iter().find(undamaged)
+        Ok(self.evaluated()?.into_iter().find(undamaged))
     }
 
     /// [`CheckpointStore::best`] with its parameters.
-    pub fn load_best_model(&self) -> Option<(PathBuf, Vec<NamedTensor>)> {
-        let load = |path: PathBuf| Some((self.load_model(&path).ok()?, path));
-        let (model, path) = self.evaluated().into_iter().find_map(load)?;
-        Some((path, model))
+    pub fn load_best_model(&self) -> Result<Option<(PathBuf, Vec<NamedTensor>)>, TrainError> {
+        let load = |path: PathBuf| {
+            let model = self.load_model(&path).ok()?;
+            Some((path, model))
+        };
+        Ok(self.evaluated()?.into_iter().find_map(load))
     }
 
     /// The checkpoints that have a validation loss, the lowest first.
-    fn evaluated(&self) -> Vec<PathBuf> {
+    fn evaluated(&self) -> Result<Vec<PathBuf>, TrainError> {
         let read = |path: PathBuf| {
             let state = Files::of(&path).and_then(|files| files.state()).ok()?;
             Some((state.progress, path))
         };
-        by_loss(self.list().into_iter().filter_map(read).collect())
+        Ok(by_loss(self.list()?.into_iter().filter_map(read).collect()))
     }
 
     /// Where a checkpoint stands, if all of its files are what the manifest says.
@@ -218,15 +225,15 @@ impl CheckpointStore {
 
     /// The newest checkpoint that is whole and unchanged, with a line for each newer one that is
     /// not.
-    pub fn newest(&self) -> (Option<(PathBuf, Checkpoint)>, Vec<RestoreError>) {
+    pub fn newest(&self) -> Result<Newest, TrainError> {
         let mut damaged = Vec::new();
-        for path in self.list().into_iter().rev() {
+        for path in self.list()?.into_iter().rev() {
             match self.load(&path) {
-                Ok(checkpoint) => return (Some((path, checkpoint)), damaged),
+                Ok(checkpoint) => return Ok((Some((path, checkpoint)), damaged)),
                 Err(error) => damaged.push(error),
             }
         }
-        (None, damaged)
+        Ok((None, damaged))
     }
 
     /// Reads a checkpoint, after checking every file against the manifest.

@@ -214,6 +214,6 @@ fn too_many_skips<M: LanguageModel>(
         step: trainer.progress.step,
         skips: trainer.progress.consecutive_skips,
         tensor: outcome.report.first_non_finite.clone().unwrap_or_default(),
-        checkpoint: run.checkpoints().list().pop(),
+        checkpoint: run.checkpoints().list().ok().and_then(|mut all| all.pop()),
     }
 }

@@ -69,7 +69,7 @@ impl Fixture {
 
     /// The step that the run would go on from, and what is wrong with newer ones.
     fn newest(&self) -> (Option<u64>, Vec<RestoreError>) {
-        let (found, damaged) = self.store.newest();
+        let (found, damaged) = self.store.newest().unwrap();
         (
             found.map(|(_, checkpoint)| checkpoint.progress.step),
             damaged,
@@ -176,7 +176,11 @@ fn a_missing_file_is_found_and_a_folder_without_manifest_is_no_checkpoint() {
     let nothing = Fixture::with(&[]);
     assert_eq!(nothing.newest(), (None, Vec::new()));
     let absent = CheckpointStore::new(nothing.folder.path().join("absent"));
-    assert!(absent.list().is_empty() && absent.best().is_none());
+    assert!(absent.list().unwrap().is_empty() && absent.best().unwrap().is_none());
+    let file = nothing.folder.path().join("file");
+    fs::write(&file, "").unwrap();
+    let error = CheckpointStore::new(&file).newest().unwrap_err();
+    assert!(error.to_string().contains("cannot read"), "{error}");
 }
 
 #[test]
@@ -213,12 +217,12 @@ fn the_newest_and_the_best_are_kept() {
         (5, None),
     ];
     save_with_loss(&fixture, &losses);
-    assert_eq!(fixture.store.best(), Some(fixture.path(2)));
+    assert_eq!(fixture.store.best().unwrap(), Some(fixture.path(2)));
     fixture.store.retain(2).unwrap();
     let expected = [2, 4, 5].map(|step| format!("step-{step:08}"));
     assert_eq!(fixture.names(), expected.into());
     fixture.store.retain(2).unwrap();
-    assert_eq!(fixture.store.list().len(), 3);
+    assert_eq!(fixture.store.list().unwrap().len(), 3);
 
     let without_loss = Fixture::with(&[1, 2, 3]);
     without_loss.store.retain(2).unwrap();
@@ -274,7 +278,7 @@ fn what_this_process_knows_is_not_read_again_unless_it_has_changed() {
     // A run that is resumed reads what it finds once.
     let resumed = damaged(0);
     let store = CheckpointStore::new(resumed.folder.path());
-    assert_eq!(store.newest().0.unwrap().0, resumed.path(4));
+    assert_eq!(store.newest().unwrap().0.unwrap().0, resumed.path(4));
     store.retain(2).unwrap();
     assert_eq!(resumed.names(), names(&[2, 3, 4]));
     let path = resumed.path(2).join("model.safetensors");
@@ -294,8 +298,8 @@ fn parameters_are_read_without_the_rest() {
         fs::remove_file(fixture.path(2).join(file)).unwrap();
     }
     assert!(fixture.store.load(&fixture.path(2)).is_err());
-    assert_eq!(fixture.store.best(), Some(fixture.path(2)));
-    let (path, best) = fixture.store.load_best_model().unwrap();
+    assert_eq!(fixture.store.best().unwrap(), Some(fixture.path(2)));
+    let (path, best) = fixture.store.load_best_model().unwrap().unwrap();
     assert_eq!(path, fixture.path(2));
     let values = |tensors: &[NamedTensor]| -> Vec<(String, Vec<f32>)> {
         let value = |t: &NamedTensor| (t.name.clone(), t.data.iter::<f32>().collect());
@@ -309,8 +313,11 @@ fn parameters_are_read_without_the_rest() {
     change(&file, |bytes| bytes[100] ^= 1);
     let error = fixture.store.load_model(&fixture.path(2)).unwrap_err();
     assert_eq!(error.path, file);
-    assert_eq!(fixture.store.best(), Some(fixture.path(1)));
-    assert_eq!(fixture.store.load_best_model().unwrap().0, fixture.path(1));
+    assert_eq!(fixture.store.best().unwrap(), Some(fixture.path(1)));
+    assert_eq!(
+        fixture.store.load_best_model().unwrap().unwrap().0,
+        fixture.path(1)
+    );
 }
 
 /// Two places with one parameter, and one with another.

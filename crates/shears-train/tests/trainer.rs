@@ -565,7 +565,7 @@ fn whole_run(folder: &Path, name: &str, plan: &Plan, stops: &[u64]) -> (RunFolde
     let ends = stops.iter().map(|&stop| Some(stop)).chain([None]);
     for after in ends {
         let mut trainer = trainer::<RecurrentModel>(lstm, plan);
-        let (newest, damaged) = run.checkpoints().newest();
+        let (newest, damaged) = run.checkpoints().newest().unwrap();
         assert_eq!(damaged, []);
         if let Some((_, checkpoint)) = newest {
             trainer = trainer.restore(checkpoint).unwrap();
@@ -595,7 +595,7 @@ fn check_whole_runs(plan: &Plan, stops: &[u64]) {
     let (whole, expected) = whole_run(folder.path(), "whole", plan, &[]);
     let (parts, got) = whole_run(folder.path(), "parts", plan, stops);
     let last = |run: &RunFolder| {
-        let (newest, _) = run.checkpoints().newest();
+        let (newest, _) = run.checkpoints().newest().unwrap();
         newest.unwrap().1
     };
     let (whole, parts) = (last(&whole), last(&parts));

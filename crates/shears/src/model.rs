@@ -74,12 +74,12 @@ impl Trained {
 fn parameters_of(run: &RunFolder, which: &str) -> anyhow::Result<(PathBuf, Vec<NamedTensor>)> {
     let store = run.checkpoints();
     let path = match which {
-        "best" => match store.load_best_model() {
+        "best" => match store.load_best_model()? {
             Some(best) => return Ok(best),
             // Nothing was evaluated yet.
-            None => store.list().pop(),
+            None => store.list()?.pop(),
         },
-        "last" => store.list().pop(),
+        "last" => store.list()?.pop(),
         number => {
             let step: u64 = number.parse().map_err(|_| {
                 Misuse(format!(
@@ -87,7 +87,7 @@ fn parameters_of(run: &RunFolder, which: &str) -> anyhow::Result<(PathBuf, Vec<N
                 ))
             })?;
             let name = format!("step-{step:08}");
-            store.list().into_iter().find(|path| path.ends_with(&name))
+            store.list()?.into_iter().find(|path| path.ends_with(&name))
         }
     };
     let path =

@@ -34,8 +34,8 @@ pub(crate) fn run(arguments: &InspectArguments) -> anyhow::Result<ExitCode> {
     let store = run.checkpoints();
     let inspected = Inspected {
         judgement: report::Judgement::of(&columns),
-        checkpoints: store.list(),
-        best: store.best(),
+        checkpoints: store.list()?,
+        best: store.best()?,
         run,
         plan,
         tokenizer,

@@ -188,7 +188,7 @@ impl Work for TrainCell<'_> {
             )?,
         };
         let mut trainer = Trainer::new(cell.plan.clone(), model, batches, threads, device);
-        if let Some((_, checkpoint)) = newest_checkpoint(&folder)? {
+        if let Some((_, checkpoint)) = newest_checkpoint(&folder, &cell.plan)? {
             trainer = trainer.restore(checkpoint)?;
             watch.bar.inc(trainer.progress().step);
         }

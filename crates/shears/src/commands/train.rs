@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use burn::tensor::Device;
+use gradclip::ClipAction;
 use shears_model::{LanguageModel, Precision, parameters};
-use shears_run::{EndReason, Event};
+use shears_run::{Columns, EndReason, Evaluation, Event};
 use shears_train::{
     Batches, Checkpoint, Corpora, End, MemoryEstimate, Plan, RunFolder, Trainer, estimate_memory,
     header, load_corpora, train,
@@ -122,7 +123,7 @@ fn go_on(given: &Given, path: &Path, show: Show) -> anyhow::Result<Job> {
     let plan = folder.plan()?;
     given.check_unchanged(&plan)?;
     let corpora = super::corpora_of(&folder, &plan)?;
-    let newest = newest_checkpoint(&folder)?;
+    let newest = newest_checkpoint(&folder, &plan)?;
     if let Some((_, checkpoint)) = &newest {
         let differing = shears_train::compare_plans(&checkpoint.plan, &plan);
         if !differing.is_empty() {
@@ -154,17 +155,45 @@ fn go_on(given: &Given, path: &Path, show: Show) -> anyhow::Result<Job> {
 /// The newest checkpoint that is whole, with a warning for each newer one; none before the first.
 pub(super) fn newest_checkpoint(
     folder: &RunFolder,
+    plan: &Plan,
 ) -> anyhow::Result<Option<(PathBuf, Checkpoint)>> {
-    let (newest, mut damaged) = folder.checkpoints().newest();
+    let (newest, mut damaged) = folder.checkpoints().newest()?;
     if newest.is_none() && !damaged.is_empty() {
         // Starting again would write over what the run has recorded.
         let error = damaged.swap_remove(0);
         return Err(anyhow::Error::from(error).context("no checkpoint of the run is whole"));
     }
+    if newest.is_none() && is_past_first_save(plan, &folder.log()?.columns) {
+        let path = folder.path().display();
+        anyhow::bail!(
+            "{path} has no checkpoint to go on from, and to start from step 0 would discard its \
+             log; put {path}/checkpoints back, or move {path} away and train anew"
+        );
+    }
     for error in damaged {
         complain!("shears: warning: {error}; using an older one");
     }
     Ok(newest)
+}
+
+/// Whether a run has ended, or its log proves that a checkpoint was written. A run that was killed
+/// may have been in its first save, and one that failed may have failed by it: both may start again.
+fn is_past_first_save(plan: &Plan, columns: &Columns) -> bool {
+    let ended = columns.end.as_ref();
+    if ended.is_some_and(|end| end.how != EndReason::Failed) {
+        return true;
+    }
+    let last = columns.step.last().copied().unwrap_or(0);
+    let mut steps = columns.step.iter().zip(&columns.action);
+    let save_was_due = |(&step, &action): (&u64, &ClipAction)| {
+        let due = plan.save_every > 0 && step.is_multiple_of(plan.save_every);
+        // Steps with non-finite gradients are not saved.
+        due && step < last && action != ClipAction::Skip
+    };
+    // The first loss is the best until then.
+    let improved =
+        |evaluation: &Evaluation| evaluation.val_loss.is_finite() && evaluation.step < last;
+    steps.any(save_was_due) || columns.evaluations.iter().any(improved)
 }
 
 fn default_folder(plan: &Plan) -> PathBuf {

@@ -127,6 +127,36 @@ fn a_run_without_a_whole_checkpoint_is_not_started_again() {
 }
 
 #[test]
+fn a_run_that_has_lost_its_checkpoints_keeps_its_log() {
+    let scratch = with_run("");
+    let refused = |words: &str| {
+        let before = scratch.read("b/events.jsonl");
+        let message = scratch.run("train --resume b").failed(1);
+        assert!(message.contains(words), "{message}");
+        assert_eq!(scratch.read("b/events.jsonl"), before);
+    };
+    fs::remove_dir_all(scratch.path("b/checkpoints")).unwrap();
+    refused("no checkpoint to go on from");
+    // As if it had been killed one step after its first save.
+    let log = scratch.read("b/events.jsonl");
+    let up_to = |step: u64| {
+        let next = format!("\"step\":{},", step + 1);
+        let lines = log.lines().take_while(|line| !line.contains(&next));
+        lines.map(|line| format!("{line}\n")).collect::<String>()
+    };
+    scratch.write("b/events.jsonl", up_to(11));
+    refused("no checkpoint to go on from");
+    scratch.write("b/checkpoints", "");
+    refused("cannot read b/checkpoints");
+    // One that was killed in its first save has lost nothing that it could have gone on from.
+    fs::remove_file(scratch.path("b/checkpoints")).unwrap();
+    scratch.write("b/events.jsonl", up_to(10));
+    let said = scratch.run("train --resume b").succeeded();
+    assert!(said.contains("no checkpoint yet"), "{said}");
+    assert_eq!(scratch.events("b").len(), log.lines().count());
+}
+
+#[test]
 fn a_corrupted_checkpoint_gives_way_to_an_older_one() {
     for file in ["model.safetensors", "state.json", "manifest.json"] {
         let scratch = with_run("");

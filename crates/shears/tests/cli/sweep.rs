@@ -169,6 +169,20 @@ fn a_run_that_diverged_is_a_result_and_not_tried_again() {
 }
 
 #[test]
+fn a_run_that_was_stopped_and_lost_its_checkpoints_is_not_begun_again() {
+    let scratch = Scratch::new();
+    let sweep = format!("sweep {SMALL} --clip none").replace("40", "4000");
+    let run = "grid/runs/none_lr-0.002_seed-1";
+    scratch.start(&sweep, run, 30).terminate();
+    std::fs::remove_dir_all(scratch.path(run).join("checkpoints")).unwrap();
+    let log = format!("{run}/events.jsonl");
+    let before = scratch.read(&log);
+    let said = scratch.run(&sweep).failed(1);
+    assert!(said.contains("no checkpoint to go on from"), "{said}");
+    assert_eq!(scratch.read(&log), before);
+}
+
+#[test]
 fn a_sweep_that_cannot_be_leaves_nothing() {
     let scratch = Scratch::new();
     let refused = |arguments: &str, words: &str| {
