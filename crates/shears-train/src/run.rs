@@ -13,6 +13,10 @@ use crate::TrainError;
 use crate::checkpoint::CheckpointStore;
 use crate::plan::Plan;
 
+const INPUT: &str = "input.txt";
+const TOKENIZER: &str = "tokenizer.json";
+const CHECKPOINTS: &str = "checkpoints";
+
 /// `runs/NAME`: plan, events, tokenizer, checkpoints. One program at a time writes to it.
 #[derive(Debug)]
 pub struct RunFolder {
@@ -27,26 +31,23 @@ impl RunFolder {
     ///
     /// # Errors
     ///
-    /// If the folder holds a run already: nothing that was written is ever overwritten.
+    /// If the folder is not free ([`RunFolder::check_free`]), or another program makes a run in it.
     pub fn create(
         path: &Path,
         plan: &Plan,
         tokenizer: &Tokenizer,
         standard_input: Option<&str>,
     ) -> Result<Self, TrainError> {
-        if path.join(PLAN).exists() {
-            return Err(TrainError::Folder {
-                path: path.to_path_buf(),
-                problem: "holds a run already; go on with it by --resume, or choose another --out"
-                    .to_string(),
-            });
-        }
+        // A folder that somebody else uses does not get a lock.
+        Self::check_free(path)?;
         fs::create_dir_all(path).map_err(TrainError::io("create", path))?;
         let run = RunFolder {
             path: path.to_path_buf(),
             checkpoints: checkpoints_in(path),
             _lock: Some(lock_folder(path, IN_TRAINING)?),
         };
+        // Another program may have made a run until it released the lock.
+        Self::check_free(path)?;
         tokenizer.save(run.tokenizer_path())?;
         if let Some(text) = standard_input {
             let path = run.input_path();
@@ -65,6 +66,25 @@ impl RunFolder {
         });
         written.map_err(TrainError::io("write", run.plan_path()))?;
         Ok(run)
+    }
+
+    /// Refuses a folder that has a run, or a file that a new run would overwrite or take for its
+    /// own: nothing that was written is ever overwritten.
+    pub fn check_free(path: &Path) -> Result<(), TrainError> {
+        let names = [PLAN, LOG, INPUT, TOKENIZER, CHECKPOINTS];
+        let problem = match names.into_iter().find(|name| path.join(name).exists()) {
+            None => return Ok(()),
+            Some(PLAN) => {
+                "holds a run already; go on with it by --resume, or choose another --out".into()
+            }
+            Some(name) => {
+                format!("holds {name}, which a new run would overwrite; choose another --out")
+            }
+        };
+        Err(TrainError::Folder {
+            path: path.to_path_buf(),
+            problem,
+        })
     }
 
     /// Opens a run to go on with it; a second program that tries to is refused.
@@ -134,7 +154,7 @@ impl RunFolder {
 
     /// Where the text of a run that read standard input is kept, so that it can be resumed.
     pub fn input_path(&self) -> PathBuf {
-        self.path.join("input.txt")
+        self.path.join(INPUT)
     }
 
     fn plan_path(&self) -> PathBuf {
@@ -142,12 +162,12 @@ impl RunFolder {
     }
 
     fn tokenizer_path(&self) -> PathBuf {
-        self.path.join("tokenizer.json")
+        self.path.join(TOKENIZER)
     }
 }
 
 fn checkpoints_in(run: &Path) -> CheckpointStore {
-    CheckpointStore::new(run.join("checkpoints"))
+    CheckpointStore::new(run.join(CHECKPOINTS))
 }
 
 const IN_TRAINING: &str = "another shears is training this run; wait for it, or stop it";

@@ -2,6 +2,8 @@
 
 mod arguments;
 
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -10,8 +12,8 @@ use gradclip::ClipAction;
 use shears_model::{LanguageModel, Precision, parameters};
 use shears_run::{Columns, EndReason, Evaluation, Event};
 use shears_train::{
-    Batches, Checkpoint, Corpora, End, MemoryEstimate, Plan, RunFolder, Trainer, estimate_memory,
-    header, load_corpora, train,
+    Batches, Checkpoint, Corpora, End, MemoryEstimate, Plan, RunFolder, TrainError, Trainer,
+    estimate_memory, header, load_corpora, train,
 };
 
 use crate::commands::generate::write_sample;
@@ -90,17 +92,16 @@ struct Job {
     corpora: Corpora,
     /// Absent until the model is known to be possible: a run that cannot start leaves no folder.
     folder: Option<RunFolder>,
-    path: PathBuf,
+    /// Where to make it, if somebody has said.
+    out: Option<PathBuf>,
     checkpoint: Option<Checkpoint>,
 }
 
 fn start(given: &Given, out: Option<PathBuf>) -> anyhow::Result<Job> {
     let plan = given.plan()?;
-    let path = out.unwrap_or_else(|| default_folder(&plan));
-    if path.join("plan.toml").exists() {
-        let path = path.display();
-        let hint = "resume it with --resume, or choose another --out";
-        return Err(Misuse(format!("{path} holds a run already; {hint}")).into());
+    if let Some(path) = &out {
+        // Before the text is read, which may take long.
+        RunFolder::check_free(path)?;
     }
     let corpora = load_corpora(&plan, None, None)?;
     let (text_sha256, val_sha256) = corpora.sha256.clone();
@@ -113,7 +114,7 @@ fn start(given: &Given, out: Option<PathBuf>) -> anyhow::Result<Job> {
         plan,
         corpora,
         folder: None,
-        path,
+        out,
         checkpoint: None,
     })
 }
@@ -147,7 +148,7 @@ fn go_on(given: &Given, path: &Path, show: Show) -> anyhow::Result<Job> {
         plan,
         corpora,
         folder: Some(folder),
-        path: path.to_path_buf(),
+        out: None,
         checkpoint,
     })
 }
@@ -196,13 +197,23 @@ fn is_past_first_save(plan: &Plan, columns: &Columns) -> bool {
     steps.any(save_was_due) || columns.evaluations.iter().any(improved)
 }
 
-fn default_folder(plan: &Plan) -> PathBuf {
+/// Makes a folder of the preset's name and the time.
+fn default_folder(plan: &Plan) -> Result<PathBuf, TrainError> {
     let time = jiff::Zoned::now().strftime("%Y%m%d-%H%M%S");
-    let base = PathBuf::from(super::RUNS).join(format!("{}-{time}", plan.preset));
-    // Two runs may start in the same second.
-    let numbered = (2..).map(|number| PathBuf::from(format!("{}-{number}", base.display())));
-    let mut candidates = std::iter::once(base.clone()).chain(numbered);
-    candidates.find(|path| !path.exists()).unwrap_or(base)
+    fs::create_dir_all(super::RUNS).map_err(TrainError::io("create", super::RUNS))?;
+    let base = format!("{}/{}-{time}", super::RUNS, plan.preset);
+    let (mut path, mut number) = (PathBuf::from(&base), 1);
+    loop {
+        match fs::create_dir(&path) {
+            // Two runs may start in the same second.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                number += 1;
+                path = PathBuf::from(format!("{base}-{number}"));
+            }
+            Err(error) => return Err(TrainError::io("create", path)(error)),
+            Ok(()) => return Ok(path),
+        }
+    }
 }
 
 struct Train {
@@ -223,7 +234,7 @@ impl Work for Train {
                     plan,
                     mut corpora,
                     folder,
-                    path,
+                    out,
                     checkpoint,
                 },
             show,
@@ -246,14 +257,14 @@ impl Work for Train {
         let folder = match folder {
             Some(folder) => folder,
             None => RunFolder::create(
-                &path,
+                &out.map_or_else(|| default_folder(&plan), Ok)?,
                 &plan,
                 &corpora.tokenizer,
                 corpora.standard_input.take().as_deref(),
             )?,
         };
         if show == Show::Text {
-            say!("run folder {}\n", path.display());
+            say!("run folder {}\n", folder.path().display());
         }
         let mut trainer = Trainer::new(plan, model, batches, threads, device);
         if let Some(checkpoint) = checkpoint {
@@ -286,8 +297,8 @@ pub(super) fn batches_and_memory<M: LanguageModel>(
 ) -> anyhow::Result<(Batches, MemoryEstimate)> {
     let vocabulary = corpora.tokenizer.vocab_size();
     let memory = estimate_memory(plan, &parameters(model), vocabulary)?;
-    let batches = Batches::new(plan, model.reading(), corpora.train.clone())
-        .map_err(shears_train::TrainError::from)?;
+    let batches =
+        Batches::new(plan, model.reading(), corpora.train.clone()).map_err(TrainError::from)?;
     let validation = corpora.validation.len();
     if validation < 2 {
         // Said now, not when a long training comes to its first evaluation.

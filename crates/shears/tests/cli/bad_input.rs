@@ -195,7 +195,28 @@ fn a_folder_that_holds_a_run() {
     let scratch = Scratch::new();
     let run = format!("train {TINY} --quiet --out out");
     scratch.run(&run).succeeded();
-    train_refused(&scratch, "", &["out holds a run already", "--resume"]);
+    train_refused(&scratch, "", &["out: holds a run already", "--resume"]);
+}
+
+#[test]
+fn a_folder_that_holds_files_of_other_names_of_a_run() {
+    let names = [
+        "events.jsonl",
+        "input.txt",
+        "tokenizer.json",
+        "checkpoints/mine",
+    ];
+    for name in names {
+        let scratch = Scratch::new();
+        scratch.write(&format!("out/{name}"), "mine");
+        let before = scratch.listing();
+        let run = format!("train - {TINY} --quiet --out out");
+        let message = scratch.run_with(run.split(' '), b"some text").failed(2);
+        let holds = format!("out: holds {}, which", name.trim_end_matches("/mine"));
+        assert!(message.contains(&holds), "{message}");
+        assert_eq!(scratch.read(format!("out/{name}")), "mine");
+        assert_eq!(scratch.listing(), before);
+    }
 }
 
 #[test]

@@ -65,3 +65,19 @@ fn without_any_one_line_says_so() {
     }
     assert!(scratch.listing().is_empty());
 }
+
+#[test]
+fn runs_that_start_at_once_have_folders_of_their_own() {
+    let scratch = Scratch::new();
+    let train = format!("train {TINY} --quiet");
+    let start = |_| scratch.command(train.split(' ')).spawn().unwrap();
+    let running: Vec<_> = (0..4).map(start).collect();
+    for mut child in running {
+        assert!(child.wait().unwrap().success());
+    }
+    let runs = std::fs::read_dir(scratch.path("runs")).unwrap();
+    for run in runs.map(|run| run.unwrap().path()) {
+        assert!(run.join("plan.toml").is_file(), "{}", run.display());
+    }
+    assert_eq!(std::fs::read_dir(scratch.path("runs")).unwrap().count(), 4);
+}

@@ -198,7 +198,7 @@ fn a_second_trainer_is_refused() {
         "{message}"
     );
     let message = scratch.run("train --out b").failed(2);
-    assert!(message.contains("b holds a run already"), "{message}");
+    assert!(message.contains("b: holds a run already"), "{message}");
     // To read it is another matter.
     scratch.run("inspect b").succeeded();
     scratch.run("generate b --tokens 5").succeeded();
