@@ -216,10 +216,7 @@ pub fn load_corpora(
     tokenizer: Option<Tokenizer>,
 ) -> Result<Corpora, TrainError> {
     let is_stdin = plan.reads_standard_input();
-    let source = match (
-        plan.text.as_slice(),
-        kept.filter(|path| is_stdin && path.exists()),
-    ) {
+    let source = match (plan.text.as_slice(), kept.filter(|_| is_stdin)) {
         (_, Some(kept)) => Source::Files(vec![kept.to_path_buf()]),
         ([], None) => Source::Embedded,
         (_, None) if is_stdin => Source::Stdin,

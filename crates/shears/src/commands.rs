@@ -59,7 +59,12 @@ pub(crate) fn newest_run() -> Result<PathBuf, Misuse> {
 
 /// The text of a run, which must be the one that it was started with.
 pub(crate) fn corpora_of(run: &RunFolder, plan: &Plan) -> anyhow::Result<Corpora> {
-    let corpora = load_corpora(plan, Some(&run.input_path()), Some(run.tokenizer()?))?;
+    let kept = run.input_path();
+    if plan.reads_standard_input() && !kept.exists() {
+        let kept = kept.display();
+        anyhow::bail!("{kept} is gone, the text that the run read as standard input; put it back");
+    }
+    let corpora = load_corpora(plan, Some(&kept), Some(run.tokenizer()?))?;
     let (text, validation) = &corpora.sha256;
     let changed = match () {
         () if *text != plan.text_sha256 => "text",

@@ -95,10 +95,6 @@ impl Text {
     fn read(run: &Path) -> anyhow::Result<Text> {
         let folder = RunFolder::open_to_read(run)?;
         let plan = folder.plan()?;
-        let from_input = plan.text.iter().any(|path| path.as_os_str() == "-");
-        if from_input && !folder.input_path().exists() {
-            return Err(Misuse("the run read standard input, and did not keep it".into()).into());
-        }
         let corpora = super::corpora_of(&folder, &plan)?;
         let reading = match plan.model.is_recurrent() {
             true => Reading::Streams,

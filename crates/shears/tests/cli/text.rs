@@ -119,6 +119,14 @@ fn standard_input_is_kept_for_resuming() {
         .into_iter()
         .find(|event| event["event"] == "evaluation");
     assert_eq!(evaluation[0]["val_loss"], last.unwrap()["val_loss"]);
+    // Without it nobody waits for it at the terminal, and another text is not taken for it.
+    let kept = scratch.path("run/input.txt");
+    std::fs::rename(&kept, scratch.path("away.txt")).unwrap();
+    for command in ["train --resume run", "eval run"] {
+        let ran = scratch.run_with(command.split(' '), text.as_bytes());
+        let message = ran.failed(1);
+        assert!(message.contains("run/input.txt is gone"), "{message}");
+    }
     // The same text from a file is the same run.
     scratch.write("text.txt", &text);
     let train = format!("train text.txt {TINY} --quiet --out other");
