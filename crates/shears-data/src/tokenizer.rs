@@ -7,8 +7,8 @@ mod kind;
 mod library;
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs::File;
+use std::io::{Read, Write};
 use std::path::Path;
 
 use serde_json::Value;
@@ -136,7 +136,11 @@ impl Tokenizer {
     /// If the file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), DataError> {
         let path = path.as_ref();
-        fs::write(path, &self.json).map_err(|source| DataError::Unwritable {
+        let written = File::create(path).and_then(|mut file| {
+            file.write_all(self.json.as_bytes())?;
+            file.sync_all()
+        });
+        written.map_err(|source| DataError::Unwritable {
             path: path.to_owned(),
             source,
         })

@@ -11,7 +11,7 @@ pub enum RunError {
     /// Reading or writing failed.
     #[error("cannot {action} {}", path.display())]
     Io {
-        /// What was tried: "write", "read", "create", "lock".
+        /// What was tried: "write", "read", "create", "lock", "sync".
         action: &'static str,
         /// The file.
         path: PathBuf,

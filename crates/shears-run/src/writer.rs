@@ -52,6 +52,16 @@ impl EventLog {
         });
         written.map_err(RunError::io("write", &self.path))
     }
+
+    /// Waits until the disk has all that was appended.
+    ///
+    /// # Errors
+    ///
+    /// If the disk does not take it.
+    pub fn sync(&self) -> Result<(), RunError> {
+        let synced = self.file.get_ref().sync_data();
+        synced.map_err(RunError::io("sync", &self.path))
+    }
 }
 
 /// What stays of a log when its run goes on.

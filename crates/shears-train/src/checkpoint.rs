@@ -23,7 +23,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::{RestoreError, TrainError};
 use crate::plan::Plan;
 use crate::tensors::NamedTensor;
-use files::{CARRIED, FILES, Files, MODEL, OPTIMIZER, Stamps, sync_folder, write_folder};
+use files::{CARRIED, FILES, Files, MODEL, OPTIMIZER, Stamps, write_folder};
+pub(crate) use files::{sync_folder, write_synced};
 
 /// Where a run stands, apart from its tensors.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -1,7 +1,6 @@
 //! The folder of a run, and the text that it trains on.
 
 use std::fs::{self, File};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,7 +9,7 @@ use shears_model::ParameterInfo;
 use shears_run::{FORMAT, Header, LOG, Log, PLAN, Parameter, lock_folder};
 
 use crate::TrainError;
-use crate::checkpoint::CheckpointStore;
+use crate::checkpoint::{CheckpointStore, sync_folder, write_synced};
 use crate::plan::Plan;
 
 const INPUT: &str = "input.txt";
@@ -51,7 +50,7 @@ impl RunFolder {
         tokenizer.save(run.tokenizer_path())?;
         if let Some(text) = standard_input {
             let path = run.input_path();
-            fs::write(&path, text).map_err(TrainError::io("write", &path))?;
+            write_synced(&path, text.as_bytes()).map_err(TrainError::io("write", &path))?;
         }
         // The plan comes last: a folder without one is not a run.
         let text = toml::to_string(plan).map_err(|error| TrainError::Folder {
@@ -59,12 +58,10 @@ impl RunFolder {
             problem: error.to_string(),
         })?;
         let temporary = path.join("plan.toml.tmp");
-        let written = File::create(&temporary).and_then(|mut file| {
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&temporary, run.plan_path())
-        });
+        let written = write_synced(&temporary, text.as_bytes())
+            .and_then(|()| fs::rename(&temporary, run.plan_path()));
         written.map_err(TrainError::io("write", run.plan_path()))?;
+        sync_folder(path)?;
         Ok(run)
     }
 

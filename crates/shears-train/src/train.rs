@@ -156,6 +156,8 @@ fn take_steps<M: LanguageModel, O: Observer>(
             }
         }
         if (due(step, plan.save_every) && sound) || improved || ending {
+            // A run that goes on from the checkpoint must find the steps before it in its log.
+            log.sync()?;
             let path = run.checkpoints().save(&trainer.checkpoint())?;
             run.checkpoints().retain(plan.keep)?;
             observer.saved(step, &path);

@@ -162,14 +162,14 @@ pub(super) fn write_folder(folder: &Path, checkpoint: &Checkpoint) -> Result<(),
     sync_folder(folder)
 }
 
-fn write_synced(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+pub(crate) fn write_synced(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let mut file = File::create(path)?;
     file.write_all(bytes)?;
     file.sync_all()
 }
 
 /// Makes a rename durable. Only Unix lets a folder be opened and synced.
-pub(super) fn sync_folder(folder: &Path) -> Result<(), TrainError> {
+pub(crate) fn sync_folder(folder: &Path) -> Result<(), TrainError> {
     if cfg!(unix) {
         let synced = File::open(folder).and_then(|file| file.sync_all());
         synced.map_err(TrainError::io("sync", folder))?;
