@@ -72,7 +72,7 @@ impl RunFolder {
         let problem = match names.into_iter().find(|name| path.join(name).exists()) {
             None => return Ok(()),
             Some(PLAN) => {
-                "holds a run already; go on with it by --resume, or choose another --out".into()
+                "holds a run already; resume it with --resume, or choose another --out".into()
             }
             Some(name) => {
                 format!("holds {name}, which a new run would overwrite; choose another --out")
