@@ -98,10 +98,7 @@ const fn key<T>(key: &'static str, form: &'static str, default: T) -> Parameter<
 }
 
 const fn count(count: u32) -> NonZeroU32 {
-    match NonZeroU32::new(count) {
-        Some(count) => count,
-        None => NonZeroU32::MIN,
-    }
+    NonZeroU32::new(count).expect("a default is not zero")
 }
 
 impl<T: Value> Parameter<T> {

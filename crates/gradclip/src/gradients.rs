@@ -209,28 +209,26 @@ impl<Name: AsRef<str>, Numbers: AsElements> Gradients for BTreeMap<Name, Numbers
 
 impl<Name: AsRef<str>, Numbers: AsElements> Accumulate for Vec<(Name, Numbers)> {
     fn visit_pairs(&mut self, other: Self, visitor: &mut dyn FnMut(Elements<'_>, Elements<'_>)) {
-        assert_eq!(self.len(), other.len(), "gradients of other tensors");
-        for ((name, sum), (other_name, mut term)) in self.iter_mut().zip(other) {
-            assert_eq!(
-                name.as_ref(),
-                other_name.as_ref(),
-                "gradients of other tensors"
-            );
-            visitor(sum.as_elements(), term.as_elements());
-        }
+        let sums = self.iter_mut().map(|(name, values)| (&*name, values));
+        visit_pairs_of(sums, other.into_iter(), visitor);
     }
 }
 
 impl<Name: AsRef<str> + Ord, Numbers: AsElements> Accumulate for BTreeMap<Name, Numbers> {
     fn visit_pairs(&mut self, other: Self, visitor: &mut dyn FnMut(Elements<'_>, Elements<'_>)) {
-        assert_eq!(self.len(), other.len(), "gradients of other tensors");
-        for ((name, sum), (other_name, mut term)) in self.iter_mut().zip(other) {
-            assert_eq!(
-                name.as_ref(),
-                other_name.as_ref(),
-                "gradients of other tensors"
-            );
-            visitor(sum.as_elements(), term.as_elements());
-        }
+        visit_pairs_of(self.iter_mut(), other.into_iter(), visitor);
+    }
+}
+
+fn visit_pairs_of<'a, Name: AsRef<str> + 'a, Numbers: AsElements + 'a>(
+    sums: impl ExactSizeIterator<Item = (&'a Name, &'a mut Numbers)>,
+    terms: impl ExactSizeIterator<Item = (Name, Numbers)>,
+    visitor: &mut dyn FnMut(Elements<'_>, Elements<'_>),
+) {
+    const PROBLEM: &str = "gradients of other tensors";
+    assert_eq!(sums.len(), terms.len(), "{PROBLEM}");
+    for ((name, sum), (other_name, mut term)) in sums.zip(terms) {
+        assert_eq!(name.as_ref(), other_name.as_ref(), "{PROBLEM}");
+        visitor(sum.as_elements(), term.as_elements());
     }
 }

@@ -183,11 +183,7 @@ pub(crate) fn root_of_power_sum(max_magnitude: f64, power_sum: f64, power: f64) 
 }
 
 fn common_scale(scales: impl Iterator<Item = f64>) -> f64 {
-    scales
-        .fold(None, |largest: Option<f64>, scale| {
-            Some(largest.map_or(scale, |largest| largest.max(scale)))
-        })
-        .unwrap_or(1.0)
+    scales.reduce(f64::max).unwrap_or(1.0)
 }
 
 /// From the smallest to the largest, so that the order of registration leaves no trace.

@@ -103,16 +103,7 @@ impl<G: Gradients> Accumulated<G> {
 
     /// There is no other process to exchange gradients with.
     pub fn in_one_process(self) -> Reduced<G> {
-        let Accumulated {
-            gradients,
-            wide,
-            micro_batches,
-        } = self;
-        Reduced {
-            gradients,
-            wide,
-            micro_batches,
-        }
+        Reduced(self)
     }
 
     /// Exchanges gradients with the other processes. `all_reduce` gets the mean over the
@@ -136,11 +127,7 @@ impl<G: Gradients> Accumulated<G> {
 /// Gradients that are the same in all processes, perhaps times a loss scale. See [`Accumulated`].
 #[derive(Clone, Debug, PartialEq)]
 #[must_use = "reduced gradients are on their way to a clipper"]
-pub struct Reduced<G> {
-    gradients: G,
-    wide: WideSums,
-    micro_batches: u32,
-}
+pub struct Reduced<G>(Accumulated<G>);
 
 impl<G: Gradients> Reduced<G> {
     /// The loss was not scaled. Divides by the number of micro-batches.
@@ -162,12 +149,14 @@ impl<G: Gradients> Reduced<G> {
         }
     }
 
-    fn divided_by(mut self, loss_scale: f64) -> Unscaled<G> {
-        let divisor = loss_scale * f64::from(self.micro_batches);
-        self.wide.divide_into(&mut self.gradients, divisor);
-        Unscaled {
-            gradients: self.gradients,
-        }
+    fn divided_by(self, loss_scale: f64) -> Unscaled<G> {
+        let Accumulated {
+            mut gradients,
+            wide,
+            micro_batches,
+        } = self.0;
+        wide.divide_into(&mut gradients, loss_scale * f64::from(micro_batches));
+        Unscaled { gradients }
     }
 }
 
