@@ -14,6 +14,12 @@ pub enum TrainError {
     /// The text cannot be trained on.
     #[error(transparent)]
     Data(#[from] shears_data::DataError),
+    /// The text is not the one that the run was started with.
+    #[error("the {text} has changed since the run was started; put it back")]
+    Changed {
+        /// Which: "text" or "validation text".
+        text: &'static str,
+    },
     /// A checkpoint does not fit, or is damaged.
     #[error(transparent)]
     Restore(#[from] RestoreError),

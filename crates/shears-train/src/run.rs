@@ -207,6 +207,10 @@ pub struct Corpora {
 ///
 /// `kept` is the text of a run that read standard input; `tokenizer` is that of a run that is
 /// resumed, and without it one is made.
+///
+/// # Errors
+///
+/// What cannot be read or tokenized, and a text that is not the one whose hash the plan has.
 pub fn load_corpora(
     plan: &Plan,
     kept: Option<&Path>,
@@ -225,6 +229,18 @@ pub fn load_corpora(
         .as_ref()
         .map(|path| Corpus::load(&Source::Files(vec![path.clone()])))
         .transpose()?;
+    let of_validation = validation_file.as_ref().map(Corpus::fingerprint);
+    let sha256 = (corpus.fingerprint(), of_validation.unwrap_or_default());
+    // Before it is tokenized: a new text may have characters that the run's tokenizer lacks.
+    if !plan.text_sha256.is_empty() {
+        let texts = [
+            ("text", &sha256.0, &plan.text_sha256),
+            ("validation text", &sha256.1, &plan.val_sha256),
+        ];
+        if let Some((text, ..)) = texts.into_iter().find(|(_, now, then)| now != then) {
+            return Err(TrainError::Changed { text });
+        }
+    }
     let (train_text, validation_text) = match &validation_file {
         Some(validation) => (corpus.text.as_str(), validation.text.as_str()),
         None => shears_data::split(&corpus.text),
@@ -245,12 +261,7 @@ pub fn load_corpora(
         validation,
         validation_characters: validation_text.chars().count(),
         tokenizer,
-        sha256: (
-            corpus.fingerprint(),
-            validation_file
-                .as_ref()
-                .map_or(String::new(), |corpus| corpus.fingerprint()),
-        ),
+        sha256,
         description: corpus.description.clone(),
         standard_input: matches!(source, Source::Stdin).then(|| corpus.text.clone()),
     })

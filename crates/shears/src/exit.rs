@@ -49,7 +49,12 @@ fn code(error: &anyhow::Error) -> u8 {
         );
     match error.downcast_ref::<TrainError>() {
         _ if misuse => 2,
-        Some(TrainError::Plan(_) | TrainError::Data(_) | TrainError::Folder { .. }) => 2,
+        Some(
+            TrainError::Plan(_)
+            | TrainError::Data(_)
+            | TrainError::Folder { .. }
+            | TrainError::Changed { .. },
+        ) => 2,
         Some(TrainError::TooManySkips { .. }) => 3,
         _ => 1,
     }

@@ -76,7 +76,8 @@ pub(crate) struct GenerateArguments {
     pub(crate) seed: u64,
 
     /// How many texts to write
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) num_samples: u64,
 
     /// Which checkpoint: best, last, or the number of a step

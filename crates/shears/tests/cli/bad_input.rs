@@ -241,9 +241,13 @@ fn generate_and_eval() {
     scratch
         .run(&format!("train good.txt {TINY} --quiet --out run"))
         .succeeded();
-    let cases: [(&[&str], &[&str]); 12] = [
+    let cases: [(&[&str], &[&str]); 13] = [
         (&["generate", "run", "--top-p", "2"], &["is 2", "at most 1"]),
         (&["generate", "run", "--top-k", "0"], &["is 0"]),
+        (
+            &["generate", "run", "--num-samples", "0"],
+            &["--num-samples"],
+        ),
         (&["generate", "run", "--min-p", "-0.5"], &["-0"]),
         (
             &["generate", "run", "--temperature=-1"],

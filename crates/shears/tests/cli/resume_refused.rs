@@ -86,6 +86,9 @@ fn a_changed_text_is_refused() {
     let message = scratch.run("train --resume b").failed(2);
     assert!(message.contains("the text has changed"), "{message}");
     assert_eq!(scratch.run("eval b").failed(2), message);
+    // Also if it has a character that the run's tokenizer does not know.
+    scratch.write("text.txt", text.replacen("fox", "FOX", 1));
+    assert_eq!(scratch.run("train --resume b").failed(2), message);
     scratch.run("eval b --data val.txt").succeeded();
     scratch.write("text.txt", &text);
     scratch.write("val.txt", &text[..401]);
