@@ -175,12 +175,7 @@ struct Burn {
 
 impl Adapter for Burn {
     fn storage_types(&self) -> Vec<StorageType> {
-        vec![
-            StorageType::F32,
-            StorageType::F64,
-            StorageType::F16,
-            StorageType::Bf16,
-        ]
+        StorageType::ALL.into()
     }
 
     fn has_shape(&self, shape: &[usize]) -> bool {

@@ -96,13 +96,7 @@ fn named(name: &str, shape: &[usize], numbers: Numbers) -> NamedTensor {
 
 impl Adapter for Candle {
     fn storage_types(&self) -> Vec<StorageType> {
-        [
-            StorageType::F32,
-            StorageType::F64,
-            StorageType::F16,
-            StorageType::Bf16,
-        ]
-        .into()
+        StorageType::ALL.into()
     }
 
     fn units(&self, shape: &[usize]) -> Option<Range<usize>> {

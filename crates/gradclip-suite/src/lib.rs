@@ -116,6 +116,16 @@ pub enum StorageType {
     Bf16,
 }
 
+impl StorageType {
+    /// All of them.
+    pub const ALL: [StorageType; 4] = [
+        StorageType::F32,
+        StorageType::F64,
+        StorageType::F16,
+        StorageType::Bf16,
+    ];
+}
+
 impl fmt::Display for StorageType {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {

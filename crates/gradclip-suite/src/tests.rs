@@ -26,13 +26,7 @@ where
     After: FnMut(&mut Clipping, &[NamedTensor]),
 {
     fn storage_types(&self) -> Vec<StorageType> {
-        [
-            StorageType::F32,
-            StorageType::F64,
-            StorageType::F16,
-            StorageType::Bf16,
-        ]
-        .into()
+        StorageType::ALL.into()
     }
 
     fn clip(

@@ -52,13 +52,7 @@ fn tensors(tensors: &[NamedTensor]) -> Tensors {
 
 impl Adapter for Vectors {
     fn storage_types(&self) -> Vec<StorageType> {
-        [
-            StorageType::F32,
-            StorageType::F64,
-            StorageType::F16,
-            StorageType::Bf16,
-        ]
-        .into()
+        StorageType::ALL.into()
     }
 
     fn clip(
