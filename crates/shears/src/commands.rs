@@ -4,6 +4,7 @@ pub(crate) mod bench;
 pub(crate) mod clip;
 pub(crate) mod compare;
 pub(crate) mod dash;
+pub(crate) mod demo;
 pub(crate) mod eval;
 pub(crate) mod export;
 pub(crate) mod generate;

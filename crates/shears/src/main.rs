@@ -1,6 +1,6 @@
 //! `shears`: trains text generators with gradient clipping that can be seen, trusted and tuned.
 //!
-//! `cargo run --release` trains on the text that the program carries; `--help` lists the rest.
+//! `cargo run --release` is `shears demo`; `--help` lists the rest.
 
 #![warn(
     clippy::print_stdout,
@@ -30,6 +30,7 @@ use commands::bench::BenchArguments;
 use commands::clip::ClipArguments;
 use commands::compare::CompareArguments;
 use commands::dash::DashArguments;
+use commands::demo::DemoArguments;
 use commands::eval::EvalArguments;
 use commands::export::ExportArguments;
 use commands::generate::GenerateArguments;
@@ -42,8 +43,8 @@ use commands::train::TrainArguments;
 ///
 /// Shears trains four kinds of model on your own text (vanilla RNN, LSTM, GRU, Transformer), clips
 /// their gradients by a policy of your choice, and tells you what the clipping did: how often, how
-/// much, to which layers, and whether the threshold is a good one. Without a command it trains an
-/// LSTM on a text that it carries with it, in about a minute.
+/// much, to which layers, and whether the threshold is a good one. Without a command it is `shears
+/// demo`, which shows that in half a minute.
 #[derive(Debug, Parser)]
 #[command(name = "shears", version, after_help = EXIT_CODES, after_long_help = EXAMPLES)]
 struct Arguments {
@@ -55,7 +56,8 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 misuse, 3 stopped beca
 steps in a row had non-finite gradients, 130 interrupted (after saving).";
 
 const EXAMPLES: &str = "Examples:
-  shears                                        train on the text it carries
+  shears                                        the demo: a network with clipping and without
+  shears train                                  train on the text it carries
   shears train book.txt --preset gru-128        train a GRU on a book
   shears train notes/ --tokenizer bpe:2000      a folder, with a trained BPE tokenizer
   shears train book.txt --clip global-norm:1    another clipping threshold
@@ -70,6 +72,7 @@ Exit codes:
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Demo(DemoArguments),
     Train(Box<TrainArguments>),
     Eval(EvalArguments),
     Generate(GenerateArguments),
@@ -97,7 +100,11 @@ fn main() -> ExitCode {
         return exit::report(&exit::Misuse(renamed).into());
     }
     let arguments = Arguments::parse();
-    let result = match arguments.command.unwrap_or(Command::Train(Box::default())) {
+    let result = match arguments
+        .command
+        .unwrap_or(Command::Demo(DemoArguments::default()))
+    {
+        Command::Demo(arguments) => commands::demo::run(&arguments),
         Command::Train(arguments) => commands::train::run(*arguments),
         Command::Eval(arguments) => commands::eval::run(&arguments),
         Command::Generate(arguments) => commands::generate::run(&arguments),

@@ -1,11 +1,13 @@
 //! Text that is printed more than once: tables, numbers, what a run has come to.
 
+use std::path::Path;
+
 use gradclip::ClipAction;
 use gradclip_judge::statistics::mean;
 use gradclip_judge::{Advice, GradientFlow, TimeFlow, Verdict};
 use indicatif::HumanCount;
 use shears_kernels::Bf16Unit;
-use shears_run::{Columns, Parameter};
+use shears_run::{Columns, EndReason, Parameter};
 use shears_train::{ClipPolicy, MemoryEstimate, Plan};
 
 use crate::run_log::without_header;
@@ -200,6 +202,25 @@ impl Judgement {
         }
         let lines = words.lines().map(|line| format!("  {line}"));
         lines.collect::<Vec<_>>().join("\n")
+    }
+
+    /// The last line of a run as JSON.
+    pub(crate) fn end_line(
+        &self,
+        columns: &Columns,
+        how: EndReason,
+        run: &Path,
+    ) -> anyhow::Result<serde_json::Value> {
+        let evaluation = columns.evaluations.last();
+        let mut line = self.json();
+        line["event"] = "end".into();
+        line["reason"] = serde_json::to_value(how)?;
+        line["step"] = columns.step.last().copied().unwrap_or(0).into();
+        line["run"] = run.display().to_string().into();
+        line["val_loss"] = evaluation.map(|evaluation| evaluation.val_loss).into();
+        line["bits_per_char"] = evaluation.map(|evaluation| evaluation.bits_per_char).into();
+        line["perplexity"] = evaluation.map(|evaluation| evaluation.perplexity).into();
+        Ok(line)
     }
 
     pub(crate) fn json(&self) -> serde_json::Value {

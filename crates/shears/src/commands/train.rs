@@ -197,11 +197,11 @@ fn is_past_first_save(plan: &Plan, columns: &Columns) -> bool {
     steps.any(save_was_due) || columns.evaluations.iter().any(improved)
 }
 
-/// Makes a folder of the preset's name and the time.
-fn default_folder(plan: &Plan) -> Result<PathBuf, TrainError> {
+/// Makes a folder in [`super::RUNS`] of a name and the time.
+pub(super) fn new_folder(name: &str) -> Result<PathBuf, TrainError> {
     let time = jiff::Zoned::now().strftime("%Y%m%d-%H%M%S");
     fs::create_dir_all(super::RUNS).map_err(TrainError::io("create", super::RUNS))?;
-    let base = format!("{}/{}-{time}", super::RUNS, plan.preset);
+    let base = format!("{}/{name}-{time}", super::RUNS);
     let (mut path, mut number) = (PathBuf::from(&base), 1);
     loop {
         match fs::create_dir(&path) {
@@ -257,7 +257,7 @@ impl Work for Train {
         let folder = match folder {
             Some(folder) => folder,
             None => RunFolder::create(
-                &out.map_or_else(|| default_folder(&plan), Ok)?,
+                &out.map_or_else(|| new_folder(&plan.preset.to_string()), Ok)?,
                 &plan,
                 &corpora.tokenizer,
                 corpora.standard_input.take().as_deref(),
@@ -403,14 +403,7 @@ fn conclude<M: LanguageModel>(
     let path = folder.path().display();
     let step = trainer.progress().step;
     if show == Show::Json {
-        let mut line = judgement.json();
-        line["event"] = "end".into();
-        line["reason"] = serde_json::to_value(EndReason::from(end))?;
-        line["step"] = step.into();
-        line["run"] = path.to_string().into();
-        line["val_loss"] = evaluation.map(|evaluation| evaluation.val_loss).into();
-        line["bits_per_char"] = evaluation.map(|evaluation| evaluation.bits_per_char).into();
-        line["perplexity"] = evaluation.map(|evaluation| evaluation.perplexity).into();
+        let line = judgement.end_line(&columns, end.into(), folder.path())?;
         say!("{line}");
     }
     if show != Show::Text {

@@ -298,6 +298,7 @@ fn help_and_completions() {
     for command in [
         "",
         "train",
+        "demo",
         "eval",
         "generate",
         "inspect",

@@ -12,6 +12,7 @@ mod commands;
 mod compare;
 mod config;
 mod dash;
+mod demo;
 mod export;
 mod logs;
 mod newest;
