@@ -163,6 +163,27 @@ impl Ranged for Coordinates {
     }
 }
 
+/// Where a curve usually is: its values between two spans below the 5 % quantile and two spans above
+/// the 95 % quantile, a span being what lies between the two; for a logarithmic axis by logarithms,
+/// and at least a decade to each side. A spike lies outside, however large. `None` where no value
+/// has a place.
+pub fn usual_range(values: impl IntoIterator<Item = f64>, log: bool) -> Option<(f64, f64)> {
+    const SPANS: f64 = 2.0;
+    let place = |value: f64| if log { value.log10() } else { value };
+    let mut places: Vec<f64> = values.into_iter().map(place).collect();
+    places.retain(|place| place.is_finite());
+    places.sort_by(f64::total_cmp);
+    let last = places.len().checked_sub(1)?;
+    let tail = (last as f64 * 0.05) as usize;
+    let (low, high) = (places[tail], places[last - tail]);
+    let room = (SPANS * (high - low)).max(if log { 1.0 } else { 0.0 });
+    let (low, high) = (places[0].max(low - room), places[last].min(high + room));
+    match log {
+        true => Some((10_f64.powf(low), 10_f64.powf(high))),
+        false => Some((low, high)),
+    }
+}
+
 /// A number in as few letters as say it: up to four digits, and powers of ten where it is very
 /// small or very large.
 pub fn number(value: f64) -> String {
@@ -237,6 +258,21 @@ mod tests {
         assert_eq!(ends(&log, &[]), 0.0..1.0);
         let linear = Axis::linear("").at_most(5.0).with_room(0.1);
         assert_eq!(ends(&linear, &[0.0, 1e9]), -0.5..5.5);
+    }
+
+    #[test]
+    fn a_spike_is_not_where_a_curve_usually_is() {
+        let mut norms: Vec<f64> = (0..100).map(|i| 0.4 + 0.002 * f64::from(i)).collect();
+        let (low, high) = usual_range(norms.clone(), false).unwrap();
+        assert!(low == 0.4 && (high - 0.598).abs() < 1e-12, "{low} {high}");
+        norms[40] = 3e6;
+        norms[41] = f64::NAN;
+        let (low, high) = usual_range(norms.clone(), false).unwrap();
+        assert!(low == 0.4 && high < 1.0, "{low} {high}");
+        let (low, high) = usual_range(norms, true).unwrap();
+        assert!((low - 0.4).abs() < 1e-12 && high < 10.0, "{low} {high}");
+        assert_eq!(usual_range([0.0, f64::NAN], true), None);
+        assert_eq!(usual_range([5.0], false), Some((5.0, 5.0)));
     }
 
     #[test]

@@ -17,6 +17,8 @@ const TITLE: f64 = 14.5 * 1.24;
 pub(crate) const ROW: i32 = 21;
 /// About the width of a letter of [`TEXT`], in pixels.
 const LETTER: f64 = 7.2;
+/// How much an area without a line covers what lies below it.
+pub(crate) const AREA: f64 = 0.55;
 /// Where titles and legends begin.
 pub(crate) const LEFT: i32 = 24;
 
@@ -82,6 +84,7 @@ pub(crate) fn text_width(text: &str) -> i32 {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Swatch {
     Line { width: u32, dashed: bool },
+    Area,
     Peak,
     Cross,
 }
@@ -130,8 +133,13 @@ impl Legend {
                         line(root, [(left + from, y), (left + to, y)], style)?;
                     }
                 }
+                Swatch::Area => {
+                    let corners = [(left, y - 6), (right, y + 6)];
+                    let area = Rectangle::new(corners, colour.mix(AREA).filled());
+                    root.draw(&area).map_err(FigureError::of)?;
+                }
                 Swatch::Peak => root
-                    .draw(&peak((middle, y + 4), *colour))
+                    .draw(&peak((middle, y + 4), 8, *colour))
                     .map_err(FigureError::of)?,
                 Swatch::Cross => {
                     let style = ShapeStyle::from(colour).stroke_width(2);
@@ -145,10 +153,8 @@ impl Legend {
     }
 }
 
-/// A triangle that points at a place from above.
-pub(crate) fn peak((x, y): (i32, i32), colour: RGBColor) -> Polygon<(i32, i32)> {
-    Polygon::new(
-        vec![(x - 4, y - 8), (x + 4, y - 8), (x, y)],
-        colour.filled(),
-    )
+/// A triangle that points at a place, from so far above; from below if that is negative.
+pub(crate) fn peak((x, y): (i32, i32), above: i32, colour: RGBColor) -> Polygon<(i32, i32)> {
+    let base = y - above;
+    Polygon::new(vec![(x - 4, base), (x + 4, base), (x, y)], colour.filled())
 }

@@ -7,7 +7,9 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::HPos;
 
 use crate::axis::{Axis, Coordinates};
-use crate::canvas::{Area, Drawn, Legend, ROW, Swatch, TEXT, label, peak, picture, text_width};
+use crate::canvas::{
+    AREA, Area, Drawn, Legend, ROW, Swatch, TEXT, label, peak, picture, text_width,
+};
 use crate::colour::{Colour, GRID, INK};
 use crate::curve::{Place, column, visible};
 use crate::{FigureError, WIDTH};
@@ -28,6 +30,8 @@ pub struct Figure {
 /// Series over two axes.
 #[derive(Clone, Debug)]
 pub struct Panel {
+    /// Stands above it; may be empty.
+    pub title: String,
     /// From left to right.
     pub x: Axis,
     /// From the bottom up.
@@ -40,7 +44,8 @@ pub struct Panel {
     pub beside: Vec<(f64, f64, String)>,
 }
 
-/// One line or row of points, with what surrounds it. All values are those of the axes.
+/// One line or row of points, with what surrounds it. All values are those of the axes. Where a
+/// line lies above its axis, triangles at the upper edge say so.
 #[derive(Clone, Debug, Default)]
 pub struct Series {
     /// Stands in the legend, once for all panels that have it; none if it is empty.
@@ -53,7 +58,7 @@ pub struct Series {
     pub width: u32,
     /// Whether the line is dashed.
     pub dashed: bool,
-    /// For each x, from where to where values lie.
+    /// For each x, from where to where values lie: pale behind a line, strong without one.
     pub band: Vec<(f64, f64, f64)>,
     /// Dots.
     pub points: Vec<(f64, f64)>,
@@ -130,6 +135,7 @@ impl Panel {
     /// Series over axes, with a little room above and below them, and without texts.
     pub fn new(x: Axis, y: Axis, series: Vec<Series>) -> Panel {
         Panel {
+            title: String::new(),
             x,
             y: y.with_room(0.04),
             series,
@@ -151,13 +157,18 @@ impl Panel {
             .y
             .coordinates(up.clone(), height.saturating_sub(BELOW) as usize / 32);
         let mut plot = ChartBuilder::on(area)
-            .margin_top(12)
+            .margin_top(if self.title.is_empty() { 12 } else { ROW + 6 })
             .margin_bottom(6)
             .margin_right(right)
             .x_label_area_size(BELOW)
             .y_label_area_size(left)
             .build_cartesian_2d(x, y)
             .map_err(FigureError::of)?;
+        if !self.title.is_empty() {
+            let (pixels, top) = area.get_pixel_range();
+            let place = (pixels.start + left as i32, top.start + ROW / 2 + 2);
+            label(root, &self.title, place, INK, HPos::Left)?;
+        }
         let text = || ("sans-serif", TEXT).into_font().color(&INK);
         plot.configure_mesh()
             .bold_line_style(GRID)
@@ -232,10 +243,14 @@ impl Panel {
 impl Series {
     /// What stands for it in the legend.
     fn swatch(&self) -> Swatch {
-        let has_line = !self.line.is_empty() || !self.band.is_empty();
-        match (has_line, self.crosses.is_empty(), self.peaks.is_empty()) {
-            (false, false, _) => Swatch::Cross,
-            (false, true, false) => Swatch::Peak,
+        match self {
+            _ if !self.line.is_empty() => Swatch::Line {
+                width: self.stroke().max(2),
+                dashed: self.dashed,
+            },
+            _ if !self.band.is_empty() => Swatch::Area,
+            _ if !self.crosses.is_empty() => Swatch::Cross,
+            _ if !self.peaks.is_empty() => Swatch::Peak,
             _ => Swatch::Line {
                 width: self.stroke().max(2),
                 dashed: self.dashed,
@@ -284,12 +299,13 @@ impl Seen<'_> {
             }
             .map_err(FigureError::of)?;
         }
+        self.draw_outliers(&line, colour, plot)?;
         let dots = self
             .shown(&series.points)
             .map(|place| Circle::new(place, 4, colour.filled()));
         plot.draw_series(dots).map_err(FigureError::of)?;
         let peaks = self.shown(&series.peaks);
-        let peaks = peaks.map(|place| EmptyElement::at(place) + peak((0, -5), colour));
+        let peaks = peaks.map(|place| EmptyElement::at(place) + peak((0, -5), 8, colour));
         plot.draw_series(peaks).map_err(FigureError::of)?;
         let mut crosses: Vec<f64> = series
             .crosses
@@ -312,6 +328,18 @@ impl Seen<'_> {
         places.filter(|place| self.inside(place))
     }
 
+    /// Marks at the upper edge where a line lies above it, as many as fit beside each other.
+    fn draw_outliers(&self, line: &[Place], colour: RGBColor, plot: &mut Plot<'_, '_>) -> Drawn {
+        const WIDTH: u32 = 8;
+        let above = line.iter().filter(|place| place.1 > self.up.end);
+        let mut above: Vec<f64> = above.map(|place| place.0).collect();
+        above.dedup_by_key(|x| column(*x, self.columns / WIDTH, self.across));
+        let marks = above.into_iter().map(|x| (x, self.up.end));
+        let marks = marks.map(|place| EmptyElement::at(place) + peak((0, 1), -8, colour));
+        plot.draw_series(marks).map_err(FigureError::of)?;
+        Ok(())
+    }
+
     /// The band as one area, with the widest extent of each column of pixels.
     fn draw_band(&self, series: &Series, plot: &mut Plot<'_, '_>) -> Drawn {
         let band = series.band.iter().map(|(x, low, high)| {
@@ -331,7 +359,8 @@ impl Seen<'_> {
         }
         if upper.len() > 1 {
             upper.extend(lower.into_iter().rev());
-            let area = Polygon::new(upper, series.colour.rgb().mix(0.15).filled());
+            let cover = if series.line.is_empty() { AREA } else { 0.15 };
+            let area = Polygon::new(upper, series.colour.rgb().mix(cover).filled());
             plot.draw_series([area]).map_err(FigureError::of)?;
         }
         Ok(())
@@ -374,6 +403,23 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn what_lies_above_the_axis_is_marked_at_its_edge() {
+        let line: Vec<(f64, f64)> = (1..100)
+            .map(|x| (f64::from(x), if x % 40 == 0 { 1e9 } else { 1.0 }))
+            .collect();
+        let series = Series {
+            line,
+            ..Series::default()
+        };
+        let triangles = |y: Axis| {
+            let panel = Panel::new(Axis::linear("x"), y, vec![series.clone()]);
+            Figure::of(panel).svg().unwrap().matches("<polygon").count()
+        };
+        assert_eq!(triangles(Axis::log("y").at_most(10.0)), 2);
+        assert_eq!(triangles(Axis::log("y")), 0);
     }
 
     #[test]

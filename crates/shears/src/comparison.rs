@@ -4,6 +4,7 @@ mod page;
 mod picture;
 mod plots;
 mod results;
+mod smooth;
 mod time;
 mod words;
 
@@ -16,6 +17,7 @@ use crate::exit::Misuse;
 use crate::new_file;
 use crate::output::say;
 pub(crate) use results::Outcome;
+pub(crate) use smooth::smoothed;
 use words::Findings;
 
 /// Variants that are compared at most: each is a line in a picture.
@@ -24,6 +26,11 @@ pub(crate) const MOST_VARIANTS: usize = shears_figure::MOST_COLOURS;
 /// Why runs of one model can be compared seed by seed.
 pub(crate) const SAME_START: &str =
     "With the same seed, all runs start from the same weights and read the same batches.";
+
+/// The model of the runs and their optimizer.
+pub(crate) fn model(plan: &Plan) -> String {
+    format!("{} by {}", plan.preset, plan.optimizer)
+}
 
 /// The settings that the head of a report names.
 pub(crate) fn settings(plan: &Plan) -> String {
@@ -52,6 +59,8 @@ pub(crate) fn check_folder(out: &Path, marks: &[&str]) -> Result<(), Misuse> {
 /// Runs that are compared, from their event logs alone.
 #[derive(Debug)]
 pub(crate) struct Comparison {
+    /// What the runs train, for the head of a picture.
+    pub(crate) model: String,
     /// What the runs have in common, for the head of the page.
     pub(crate) about: String,
     pub(crate) variants: Vec<Variant>,
@@ -121,7 +130,7 @@ impl Report {
         Ok(serde_json::to_string_pretty(&self.findings)?)
     }
 
-    /// Writes report.html, its pictures as SVG, and report.json into a folder.
+    /// Writes report.html, its pictures as SVG, overview.svg and report.json into a folder.
     pub(crate) fn write(&self, out: &Path) -> anyhow::Result<()> {
         std::fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
         let pictures = plots::draw(&self.comparison, &self.findings)?;
@@ -129,6 +138,8 @@ impl Report {
         for picture in &pictures {
             write(&format!("{}.svg", picture.name), &picture.svg)?;
         }
+        let overview = plots::overview(&self.comparison, &self.findings)?;
+        write("overview.svg", &overview)?;
         write("report.json", &self.json()?)?;
         let html = page::html(&self.comparison.about, &self.findings, &pictures);
         write("report.html", &html)?;

@@ -190,6 +190,10 @@ fn cut_to_common(runs: &mut [Read]) -> Result<Option<String>, Misuse> {
 /// Sorts the runs by what they have in common.
 fn comparison(mut runs: Vec<Read>, cut: Option<&str>) -> Result<Comparison, Misuse> {
     let differing = differing(&runs);
+    let model = match differing.as_slice() {
+        [] => comparison::model(&runs[0].plan),
+        _ => "models and settings as named".to_string(),
+    };
     let mut about = match differing.as_slice() {
         [] => format!("{}. {SAME_START}", comparison::settings(&runs[0].plan)),
         names => format!("Runs that differ in {}.", names.join(", ")),
@@ -238,6 +242,7 @@ fn comparison(mut runs: Vec<Read>, cut: Option<&str>) -> Result<Comparison, Misu
         )));
     }
     Ok(Comparison {
+        model,
         about,
         variants,
         rates,

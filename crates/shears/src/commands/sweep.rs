@@ -283,6 +283,7 @@ fn conclude(grid: &Grid, out: &Path) -> anyhow::Result<ExitCode> {
         })
     });
     let report = Report::of(Comparison {
+        model: comparison::model(&grid.cells[0].plan),
         about: format!(
             "{}, {} seed{}. {SAME_START}",
             comparison::settings(&grid.cells[0].plan),

@@ -128,14 +128,15 @@ fn row(group: &Group) -> [String; HEADINGS.len()] {
 fn legend(findings: &Findings) -> String {
     let target = findings.target.map_or(String::new(), |target| {
         format!(
-            " Target: a smoothed training loss of {target:.4}, which every policy that converged \
-             reaches at its best learning rate."
+            " Target: a training loss of {target:.4}, smoothed as in the picture below, which every \
+             policy that converged reaches at its best learning rate."
         )
     });
     format!(
-        "Val loss: nats a token at the end, mean over seeds with its 95 % confidence interval; \
-         “diverged” unless every seed ended with a loss below its first. Clipped: share of steps. \
-         Cosine: between the gradient before and after, over clipped steps; below 1, direction was \
-         lost. Loss jumps: how often the loss left its running band.{target}"
+        "Val loss: nats a token at the end, mean over seeds, from three seeds on with its 95 % \
+         confidence interval; “diverged” unless every seed ended with a loss below its first. \
+         Clipped: share of steps. Cosine: between the gradient before and after, over clipped \
+         steps; below 1, direction was lost. Loss jumps: how often the loss left its running \
+         band.{target}"
     )
 }

@@ -1,9 +1,10 @@
 //! The pictures of a comparison, as SVG.
 
-use shears_figure::{Axis, Colour, Series, heat_map};
+use shears_figure::{Axis, Colour, Figure, Panel, Series, heat_map, usual_range};
 
 use super::picture::{Picture, chart};
-use super::results::{Outcome, smoothed};
+use super::results::Outcome;
+use super::smooth::smoothed;
 use super::time::through_time;
 use super::words::{Findings, Group};
 use super::{Comparison, Run};
@@ -20,16 +21,12 @@ struct Shown<'a> {
 
 /// All pictures, in the order of the report.
 pub(super) fn draw(comparison: &Comparison, findings: &Findings) -> anyhow::Result<Vec<Picture>> {
-    let shown: Vec<Shown<'_>> = (0..comparison.variants.len())
-        .filter_map(|variant| shown(comparison, findings, variant))
-        .collect();
+    let shown = all_shown(comparison, findings);
     let mut pictures = vec![losses(comparison, &shown)?];
     if comparison.has_rates() {
         pictures.push(rates(comparison, findings)?);
     }
-    for variant in &shown {
-        pictures.push(norms(variant)?);
-    }
+    pictures.push(norms(&shown)?);
     pictures.push(shares(&shown)?);
     pictures.push(distribution(&shown)?);
     for Shown { index, name, runs } in &shown {
@@ -37,6 +34,12 @@ pub(super) fn draw(comparison: &Comparison, findings: &Findings) -> anyhow::Resu
         pictures.extend(through_time(*index, name, &runs[0].outcome)?);
     }
     Ok(pictures)
+}
+
+fn all_shown<'a>(comparison: &'a Comparison, findings: &Findings) -> Vec<Shown<'a>> {
+    let variants = 0..comparison.variants.len();
+    let shown = variants.filter_map(|variant| shown(comparison, findings, variant));
+    shown.collect()
 }
 
 /// Those of a variant's best learning rate, or, where none converged, of the lowest.
@@ -56,15 +59,11 @@ fn shown<'a>(comparison: &'a Comparison, findings: &Findings, variant: usize) ->
     })
 }
 
-/// The axis of steps, for runs of these lengths: a logarithmic one if else a run that ended early
-/// could not be seen.
-fn steps(lengths: impl Iterator<Item = usize>) -> Axis {
-    const EARLY: f64 = 0.1;
-    let (shortest, longest) = extent(lengths.map(|steps| steps as f64));
-    let axis = match shortest < EARLY * longest {
-        true => Axis::log("step, log scale"),
-        false => Axis::linear("step"),
-    };
+/// The axis of steps, for the runs that are shown.
+fn steps(shown: &[Shown<'_>]) -> Axis {
+    let runs = shown.iter().flat_map(|variant| &variant.runs);
+    let longest = runs.map(|run| run.outcome.loss.len()).max().unwrap_or(1);
+    let axis = Axis::linear("step").within(0.0, longest as f64);
     axis.written_as(step_number)
 }
 
@@ -91,50 +90,82 @@ fn series_of(index: usize, name: &str) -> Series {
     }
 }
 
+/// Loss and norms in one picture that needs no words around it.
+pub(super) fn overview(comparison: &Comparison, findings: &Findings) -> anyhow::Result<String> {
+    let shown = all_shown(comparison, findings);
+    let mut loss = loss_panel(comparison, &shown);
+    loss.title = format!("Training loss, {}", comparison.model);
+    let norms = shown.iter().map(|variant| norm_panel(&shown, variant));
+    stacked([loss].into_iter().chain(norms).collect())
+}
+
+/// Panels that share their steps, one below the other.
+fn stacked(panels: Vec<Panel>) -> anyhow::Result<String> {
+    let figure = Figure {
+        title: String::new(),
+        panels,
+        columns: 1,
+        height: 230,
+    };
+    Ok(figure.svg()?)
+}
+
 fn losses(comparison: &Comparison, shown: &[Shown<'_>]) -> anyhow::Result<Picture> {
+    Ok(Picture {
+        name: "loss".into(),
+        title: "Loss".into(),
+        reading: "Lines: training loss, smoothed (the median of 15 steps, and the mean of 15 of \
+                  those), mean over the seeds, with the band that they lie in; of runs that \
+                  diverged the loss itself. Dots: validation loss. A cross at the upper edge: a \
+                  run diverged there; a triangle: the line is above the picture. Each policy at \
+                  its best learning rate."
+            .into(),
+        svg: Figure::of(loss_panel(comparison, shown)).svg()?,
+    })
+}
+
+fn loss_panel(comparison: &Comparison, shown: &[Shown<'_>]) -> Panel {
     let mut series = Vec::new();
     for Shown { index, name, runs } in shown {
-        let smooth: Vec<Vec<f64>> = runs.iter().map(|run| smoothed(&run.outcome.loss)).collect();
+        let curve = |run: &&Run| match run.outcome.converged() {
+            true => smoothed(&run.outcome.loss),
+            // Its last steps are what there is to see.
+            false => run.outcome.loss.clone(),
+        };
+        let curves: Vec<Vec<f64>> = runs.iter().map(curve).collect();
         // As far as all seeds got.
-        let all = smooth.iter().map(Vec::len).min().unwrap_or(0);
-        let at = |step: usize| smooth.iter().map(move |loss| loss[step]);
-        let means = (0..all).map(|step| at(step).sum::<f64>() / smooth.len() as f64);
+        let all = curves.iter().map(Vec::len).min().unwrap_or(0);
+        let at = |step: usize| curves.iter().map(move |loss| loss[step]);
+        let means = (0..all).map(|step| at(step).sum::<f64>() / curves.len() as f64);
         let band = (0..all).map(|step| {
             let (low, high) = extent(at(step));
             ((step + 1) as f64, low, high)
         });
-        let several = smooth.len() > 1;
+        let several = curves.len() > 1;
         let evaluations = runs.iter().flat_map(|run| &run.outcome.evaluations);
-        let diverged = runs.iter().filter(|run| !run.outcome.converged());
+        let broke = runs.iter().filter(|run| run.outcome.broke_off());
+        let crosses: Vec<f64> = broke.map(|run| run.outcome.loss.len() as f64).collect();
+        let name = match crosses.as_slice() {
+            [] => name.clone(),
+            [step] => format!("{name}: diverged at step {step}"),
+            several => format!("{name}: {} of {} diverged", several.len(), runs.len()),
+        };
         series.push(Series {
             line: by_step(means),
             band: band.filter(|_| several).collect(),
             points: evaluations
                 .map(|(step, loss)| (*step as f64, *loss))
                 .collect(),
-            crosses: diverged.map(|run| run.outcome.loss.len() as f64).collect(),
-            ..series_of(*index, name)
+            crosses,
+            ..series_of(*index, &name)
         });
     }
-    // A model that knows nothing begins here; what is worse is cut off.
+    // A model that knows nothing begins here; what is worse is marked at the edge.
     let runs = comparison.runs.iter();
     let first = runs.filter_map(|run| run.outcome.loss.first().copied());
     let first = first.filter(|loss| loss.is_finite()).reduce(f64::max);
-    let lengths = shown.iter().flat_map(|variant| &variant.runs);
-    Ok(Picture {
-        name: "loss".into(),
-        title: "Loss".into(),
-        reading:
-            "Lines: training loss, smoothed, mean over the seeds, with the band that they lie \
-                  in. Dots: validation loss. A cross at the upper edge: a run diverged there. Each \
-                  policy at its best learning rate."
-                .into(),
-        svg: chart(
-            steps(lengths.map(|run| run.outcome.loss.len())),
-            Axis::linear("nats a token").at_most(1.2 * first.unwrap_or(f64::INFINITY)),
-            series,
-        )?,
-    })
+    let y = Axis::linear("nats a token").at_most(1.2 * first.unwrap_or(f64::INFINITY));
+    Panel::new(steps(shown), y, series)
 }
 
 fn rates(comparison: &Comparison, findings: &Findings) -> anyhow::Result<Picture> {
@@ -174,39 +205,87 @@ fn rates(comparison: &Comparison, findings: &Findings) -> anyhow::Result<Picture
     })
 }
 
-fn norms(shown: &Shown<'_>) -> anyhow::Result<Picture> {
-    let Run { seed, outcome, .. } = shown.runs[0];
-    let after = outcome.norm.iter().zip(&outcome.coefficient);
-    let after = after.map(|(norm, coefficient)| norm * coefficient);
+fn norms(shown: &[Shown<'_>]) -> anyhow::Result<Picture> {
+    let panels = shown.iter().map(|variant| norm_panel(shown, variant));
+    Ok(Picture {
+        name: "norm".into(),
+        title: "Gradient norm".into(),
+        reading:
+            "Filled: what clipping cut off. A cross at the upper edge: the step was left out, \
+                  because its gradient was not finite or an outlier; a triangle: the norm is above \
+                  the picture. One seed each, at the policy's best learning rate."
+                .into(),
+        svg: stacked(panels.collect())?,
+    })
+}
+
+/// The norms of a variant's first seed, over the steps of the longest of all that are shown.
+fn norm_panel(shown: &[Shown<'_>], variant: &Shown<'_>) -> Panel {
+    let Run { seed, outcome, .. } = variant.runs[0];
+    let norms = || (1..).map(f64::from).zip(outcome.norm.iter().copied());
+    let cut = norms().zip(&outcome.coefficient).zip(&outcome.skipped);
+    let cut = cut.filter(|(_, skipped)| !**skipped);
+    let cut = cut.map(|(((step, norm), coefficient), _)| (step, norm * coefficient, norm));
     let thresholds = outcome.threshold.iter().map(|t| t.unwrap_or(f64::NAN));
-    let series = |name: &str, colour, line| Series {
+    let skipped = norms()
+        .zip(&outcome.skipped)
+        .filter(|(_, skipped)| **skipped);
+    let series = |name: &str, colour| Series {
         name: name.into(),
         colour: Colour::Series(colour),
-        line,
         ..Series::default()
     };
-    let series = vec![
-        series("before clipping", 6, by_step(outcome.norm.iter().copied())),
-        series("after", 1, by_step(after)),
-        Series {
+    let mut all = vec![Series {
+        line: norms().collect(),
+        width: 1,
+        ..series("norm before clipping", 1)
+    }];
+    if outcome.clipped.contains(&true) {
+        all.push(Series {
+            band: cut.collect(),
+            ..series("cut off by clipping", 2)
+        });
+    }
+    if outcome.threshold.iter().any(Option::is_some) {
+        all.push(Series {
+            line: by_step(thresholds),
             dashed: true,
-            ..series("threshold", 2, by_step(thresholds))
-        },
-    ];
-    Ok(Picture {
-        name: format!("norm-{}", shown.index + 1),
-        title: format!("Gradient norm: {}", shown.name),
-        reading: format!(
-            "Where the line before clipping is above the one after, length was cut off: at {:.1} % \
-             of the steps. Seed {seed}.",
+            ..series("threshold", 3)
+        });
+    }
+    if outcome.skipped.contains(&true) {
+        all.push(Series {
+            crosses: skipped.map(|((step, _), _)| step).collect(),
+            ..series("step left out", 0)
+        });
+    }
+    Panel {
+        title: format!(
+            "{}, seed {seed}: {:.1} % of the steps clipped, {} left out",
+            variant.name,
             100.0 * outcome.clipped_share(),
+            outcome.skips()
         ),
-        svg: chart(
-            steps([outcome.norm.len()].into_iter()),
-            Axis::log("norm, log scale"),
-            series,
-        )?,
-    })
+        ..Panel::new(steps(shown), norm_axis(shown), all)
+    }
+}
+
+/// The axis of all norms that are shown, with the thresholds that are not far from all of them.
+fn norm_axis(shown: &[Shown<'_>]) -> Axis {
+    let axis = Axis::log("norm, log scale");
+    let outcomes = || shown.iter().map(|variant| &variant.runs[0].outcome);
+    let norms = outcomes().flat_map(|outcome| outcome.norm.iter().copied());
+    let Some((low, high)) = usual_range(norms, true) else {
+        return axis;
+    };
+    let near = low / 10.0..=high * 10.0;
+    let thresholds = outcomes().flat_map(|outcome| outcome.threshold.iter().flatten());
+    let (least, most) = extent(
+        thresholds
+            .copied()
+            .filter(|threshold| near.contains(threshold)),
+    );
+    axis.within(low.min(least) / 1.2, high.max(most) * 1.2)
 }
 
 fn shares(shown: &[Shown<'_>]) -> anyhow::Result<Picture> {
@@ -224,9 +303,6 @@ fn shares(shown: &[Shown<'_>]) -> anyhow::Result<Picture> {
             ..series_of(*index, name)
         });
     }
-    let lengths = shown
-        .iter()
-        .map(|variant| variant.runs[0].outcome.loss.len());
     Ok(Picture {
         name: "coefficient".into(),
         title: "How much of the gradient's length is kept".into(),
@@ -235,7 +311,7 @@ fn shares(shown: &[Shown<'_>]) -> anyhow::Result<Picture> {
              untouched gradient. A line that stays far below 1 means that the threshold acts as a \
              second learning rate."
         ),
-        svg: chart(steps(lengths), Axis::linear("coefficient"), series)?,
+        svg: chart(steps(shown), Axis::linear("coefficient"), series)?,
     })
 }
 

@@ -2,8 +2,10 @@
 
 use gradclip::ClipAction;
 use gradclip_judge::TimeFlow;
-use gradclip_judge::statistics::{mean, median, share};
+use gradclip_judge::statistics::{mean, share};
 use shears_run::{Columns, EndReason};
+
+use super::smooth::smoothed;
 
 /// A loss this many mean deviations above its running mean has jumped.
 const JUMP_DEVIATIONS: f64 = 6.0;
@@ -78,11 +80,14 @@ impl Outcome {
         self.time_flows.retain(|flow| flow.step <= steps as u64);
     }
 
+    pub(super) fn broke_off(&self) -> bool {
+        matches!(self.end, Some(EndReason::Diverged | EndReason::Failed))
+    }
+
     /// Whether training did not break off, and has a loss below the one that it began with.
     pub(super) fn converged(&self) -> bool {
-        let broke = matches!(self.end, Some(EndReason::Diverged | EndReason::Failed));
         let first = self.loss.first().copied().unwrap_or(f64::NAN);
-        !broke && self.last_loss().is_some_and(|loss| loss < first)
+        !self.broke_off() && self.last_loss().is_some_and(|loss| loss < first)
     }
 
     /// The last validation loss, if it is finite.
@@ -139,34 +144,12 @@ impl Outcome {
     }
 }
 
-/// A series without the noise of single steps: the median of the last steps, so that one
-/// outlier leaves no trace, and a running mean of that. What is not finite stays so.
-pub(super) fn smoothed(values: &[f64]) -> Vec<f64> {
-    const MEDIAN_OF: usize = 15;
-    const WEIGHT: f64 = 0.1;
-    let mut level = f64::NAN;
-    let smooth = |step: usize| {
-        if !values[step].is_finite() {
-            return f64::NAN;
-        }
-        let last = &values[(step + 1).saturating_sub(MEDIAN_OF)..=step];
-        let finite = last.iter().copied().filter(|value| value.is_finite());
-        let median = median(finite).unwrap_or(values[step]);
-        level = match level.is_nan() {
-            true => median,
-            false => level + WEIGHT * (median - level),
-        };
-        level
-    };
-    (0..values.len()).map(smooth).collect()
-}
-
-/// Mean and half the width of its 95 % confidence interval, by Student's distribution; none of one
-/// value.
+/// Mean and half the width of its 95 % confidence interval, by Student's distribution. Fewer than
+/// three values carry no interval: of two it is 12.7 times their standard error, which says nothing.
 pub(super) fn mean_and_interval(values: &[f64]) -> Option<(f64, Option<f64>)> {
     let mean = mean(values.iter().copied())?;
     let degrees = values.len() - 1;
-    if degrees == 0 {
+    if degrees < 2 {
         return Some((mean, None));
     }
     let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
@@ -202,22 +185,11 @@ mod tests {
         // 4.303 x 1 / sqrt(3)
         assert!((half.unwrap() - 2.4843).abs() < 1e-3);
         assert_eq!(mean_and_interval(&[5.0]), Some((5.0, None)));
+        assert_eq!(mean_and_interval(&[5.0, 7.0]), Some((6.0, None)));
         assert_eq!(mean_and_interval(&[]), None);
         // Beyond the table it goes on without a step: 2.0395 is that of 31 degrees, 1.9840 of 100.
         assert!((student_95(31) - 2.0395).abs() < 1e-4);
         assert!((student_95(100) - 1.9840).abs() < 1e-4);
-    }
-
-    #[test]
-    fn an_outlier_leaves_no_trace() {
-        let mut loss = vec![2.0; 100];
-        loss[50] = 1e6;
-        loss[70] = f64::NAN;
-        let smooth = smoothed(&loss);
-        assert!(smooth[70].is_nan());
-        let others = smooth.iter().enumerate().filter(|(step, _)| *step != 70);
-        assert!(others.clone().all(|(_, level)| *level == 2.0));
-        assert_eq!(others.count(), 99);
     }
 
     #[test]

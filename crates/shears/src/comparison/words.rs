@@ -4,6 +4,7 @@ use gradclip_judge::statistics::{mean, share};
 use serde::Serialize;
 
 use super::results::{Outcome, mean_and_interval};
+use super::smooth::smoothed;
 use super::{Comparison, Run, Variant};
 
 /// A variant at one learning rate, over all its seeds.
@@ -19,7 +20,7 @@ pub(super) struct Group {
     pub(super) converged: usize,
     /// Mean of the last validation loss, where every run converged.
     pub(super) val_loss: Option<f64>,
-    /// Half the width of its 95 % confidence interval.
+    /// Half the width of its 95 % confidence interval; none of fewer than three seeds.
     pub(super) val_loss_interval: Option<f64>,
     /// That of each seed that converged.
     pub(super) val_losses: Vec<f64>,
@@ -33,7 +34,7 @@ pub(super) struct Group {
     pub(super) skipped: usize,
     /// How often the loss jumped, in all runs together.
     pub(super) loss_jumps: usize,
-    /// Mean of the steps to a loss that all policies reach at their best.
+    /// Mean of the steps to [`Findings::target`].
     pub(super) steps_to_target: Option<f64>,
 }
 
@@ -44,7 +45,8 @@ pub(super) struct Findings {
     /// For each variant, the group of the learning rate with the lowest loss.
     #[serde(skip)]
     pub(super) best: Vec<Option<usize>>,
-    /// The smoothed training loss that every policy reaches at its best learning rate.
+    /// The smoothed training loss that every policy reaches at its best learning rate; none where
+    /// fewer than two policies have one, since a run reaches its own lowest loss when it does.
     pub(super) target: Option<f64>,
     pub(super) recommendation: String,
 }
@@ -66,15 +68,15 @@ impl Findings {
         let best: Vec<Option<usize>> = variants.map(|variant| best_of(&groups, variant)).collect();
         let runs_of = |group: &Group| comparison.seeds_of(group.variant, group.rate);
         let lowest = |run: &Run| {
-            let smooth = super::results::smoothed(&run.outcome.loss).into_iter();
+            let smooth = smoothed(&run.outcome.loss).into_iter();
             smooth
                 .filter(|loss| loss.is_finite())
                 .fold(f64::INFINITY, f64::min)
         };
-        let reached = best.iter().flatten();
-        let reached = reached.flat_map(|group| runs_of(&groups[*group]));
+        let survivors = best.iter().flatten();
+        let reached = survivors.clone().flat_map(|group| runs_of(&groups[*group]));
         let target = reached.map(lowest).reduce(f64::max);
-        let target = target.filter(|target| target.is_finite());
+        let target = target.filter(|target| target.is_finite() && survivors.count() > 1);
         for group in &mut groups {
             let steps: Option<Vec<f64>> = target.and_then(|target| {
                 let runs = runs_of(group).into_iter();
@@ -218,34 +220,38 @@ fn against(winner: &Group, other: &Group, combinations: usize) -> String {
     if differences.iter().all(|difference| *difference == 0.0) {
         return format!("{name} gave the same losses to the last digit: it made no difference.");
     }
-    match mean_and_interval(&differences) {
-        Some((difference, Some(half))) if difference - half > 0.0 => format!(
-            "It is {difference:.4} nats better than {name}; with {} seeds the 95 % interval of that \
-             is {:.4} to {:.4}, so that the seed alone hardly explains it{}.",
-            differences.len(),
-            difference - half,
-            difference + half,
-            // The best of many is better than it deserves.
-            match combinations {
-                ..=2 => String::new(),
-                _ => format!(
-                    ", though it was picked as the best of {combinations} by the same seeds"
-                ),
-            }
-        ),
-        Some((difference, Some(half))) => format!(
-            "It is {difference:.4} nats better than {name}, but with {} seeds the 95 % interval of \
-             that is {:.4} to {:.4}: the seeds differ as much as the policies do.",
-            differences.len(),
-            difference - half,
-            difference + half
-        ),
-        Some((difference, None)) => format!(
-            "It is {difference:.4} nats better than {name}. One seed cannot say whether that is \
-             more than chance: `shears sweep --seeds 3` trains with three."
-        ),
-        None => String::new(),
+    let seeds = differences.len();
+    let (difference, half) = match mean_and_interval(&differences) {
+        Some((difference, Some(half))) => (difference, half),
+        Some((difference, None)) => {
+            let seeds = if seeds == 1 { "One seed" } else { "Two seeds" };
+            return format!(
+                "It is {difference:.4} nats better than {name}. {seeds} cannot say whether that is \
+                 more than chance: `shears sweep --seeds 5` trains with five."
+            );
+        }
+        None => return String::new(),
+    };
+    let (low, high) = (difference - half, difference + half);
+    let interval = format!("with {seeds} seeds the 95 % interval of that is {low:.4} to {high:.4}");
+    if low <= 0.0 {
+        return format!(
+            "It is {difference:.4} nats better than {name}, but {interval}: the seeds differ as \
+             much as the policies do."
+        );
     }
+    // The best of many is better than it deserves.
+    let chosen = match combinations {
+        ..=2 => String::new(),
+        _ => format!(
+            " in this pair; as the best of {combinations} combinations, picked by the same seeds, \
+             it needs other seeds to confirm it"
+        ),
+    };
+    format!(
+        "It is {difference:.4} nats better than {name}; {interval}, which the seed alone hardly \
+         explains{chosen}."
+    )
 }
 
 /// For each variant, the learning rates at which every run converged.
@@ -316,15 +322,20 @@ mod tests {
         };
         let sure = said(&[2.0, 2.1, 2.2], &[2.1, 2.2, 2.31]);
         assert!(
-            sure.contains("hardly explains it") && sure.contains("the best of 6"),
+            sure.contains("hardly explains") && sure.contains("the best of 6"),
             "{sure}"
         );
         let unsure = said(&[2.0, 2.1, 2.2], &[2.4, 2.0, 2.2]);
         assert!(unsure.contains("the seeds differ as much"), "{unsure}");
         let single = said(&[2.0], &[2.1]);
         assert!(
-            single.contains("0.1000 nats better") && single.contains("--seeds 3"),
+            single.contains("0.1000 nats better") && single.contains("One seed cannot say"),
             "{single}"
+        );
+        let two = said(&[2.0, 2.1], &[2.1, 2.20001]);
+        assert!(
+            two.contains("Two seeds cannot say") && !two.contains('%'),
+            "{two}"
         );
         let same = said(&[2.0, 2.1], &[2.0, 2.1]);
         assert!(same.contains("made no difference"), "{same}");

@@ -16,22 +16,24 @@ pub(super) struct Series {
 struct Point {
     step: u64,
     count: u64,
+    /// How many of them are finite, and their sum.
+    finite: u64,
     sum: f64,
+    /// Infinite if one of them is not finite.
     max: f64,
 }
 
 impl Series {
-    /// Adds the number of the next step. One that is not finite leaves a gap.
+    /// Adds the number of the next step. One that is not finite is no part of a mean.
     pub(super) fn push(&mut self, step: u64, value: f64) {
-        if !value.is_finite() {
-            return;
-        }
         self.stride = self.stride.max(1);
+        let finite = value.is_finite();
         let point = Point {
             step,
             count: 1,
-            sum: value,
-            max: value,
+            finite: u64::from(finite),
+            sum: if finite { value } else { 0.0 },
+            max: if finite { value } else { f64::INFINITY },
         };
         match self.points.last_mut() {
             Some(last) if last.count < self.stride => *last = last.joined(point),
@@ -50,13 +52,14 @@ impl Series {
     }
 
     pub(super) fn means(&self) -> Vec<(f64, f64)> {
-        let points = self.points.iter();
+        let points = self.points.iter().filter(|point| point.finite > 0);
         points
-            .map(|point| (point.step as f64, point.sum / point.count as f64))
+            .map(|point| (point.step as f64, point.sum / point.finite as f64))
             .collect()
     }
 
-    /// The largest number of each point: a spike stays one, however long the run.
+    /// The largest number of each point: a spike stays one, however long the run. Infinite where a
+    /// number was not finite.
     pub(super) fn maxima(&self) -> Vec<(f64, f64)> {
         let points = self.points.iter();
         points.map(|point| (point.step as f64, point.max)).collect()
@@ -68,6 +71,7 @@ impl Point {
         Point {
             step: self.step,
             count: self.count + next.count,
+            finite: self.finite + next.finite,
             sum: self.sum + next.sum,
             max: self.max.max(next.max),
         }
@@ -97,7 +101,9 @@ mod tests {
             .into_iter()
             .filter(|point| point.1 == 1000.0);
         assert_eq!(spikes.count(), 1);
-        let count: u64 = series.points.iter().map(|point| point.count).sum();
+        let endless = series.maxima().into_iter().filter(|p| p.1.is_infinite());
+        assert_eq!(endless.count(), 1);
+        let count: u64 = series.points.iter().map(|point| point.finite).sum();
         assert_eq!(count, 100_000);
     }
 }

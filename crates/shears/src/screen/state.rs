@@ -9,9 +9,10 @@ use shears_run::{Event, Header, StepEvent};
 use shears_train::Plan;
 
 use super::series::Series;
+use crate::comparison::smoothed;
 use crate::output::one_line;
 
-/// The weight of the newest step in the smoothed loss and speed.
+/// The weight of the newest step in the smoothed speed.
 const SMOOTHING: f64 = 0.1;
 
 /// What does not change while the run goes.
@@ -51,7 +52,6 @@ pub(super) struct State {
     /// The step that this program began with.
     pub(super) began_at: u64,
     pub(super) loss: Series,
-    pub(super) smoothed: Series,
     pub(super) validation: Series,
     pub(super) norm: Series,
     pub(super) threshold: Series,
@@ -79,7 +79,6 @@ impl State {
             step: 0,
             began_at: 0,
             loss: Series::default(),
-            smoothed: Series::default(),
             validation: Series::default(),
             norm: Series::default(),
             threshold: Series::default(),
@@ -123,12 +122,9 @@ impl State {
 
     fn take_step(&mut self, event: &StepEvent) {
         let (step, clip) = (event.step, &event.clip);
-        if let Some(loss) = event.loss {
-            let smoothed = smooth(self.newest_loss, loss);
-            self.newest_loss = Some(smoothed);
-            self.loss.push(step, loss);
-            self.smoothed.push(step, smoothed);
-        }
+        let loss = event.loss.unwrap_or(f64::NAN);
+        self.loss.push(step, loss);
+        self.newest_loss = Some(loss);
         self.norm.push(step, clip.norm_before);
         self.newest_norm = Some(clip.norm_before);
         if let Some(threshold) = clip.threshold {
@@ -143,6 +139,21 @@ impl State {
         self.clipped += u64::from(clip.action == ClipAction::Clip);
         self.left_out += u64::from(clip.action == ClipAction::Skip);
         self.records.push(clip.record());
+    }
+
+    /// The loss as reports smooth it, and the newest of that; not finite if the newest loss is not.
+    pub(super) fn smoothed_loss(&self) -> (Vec<(f64, f64)>, Option<f64>) {
+        let mut curve = self.loss.means();
+        let losses: Vec<f64> = curve.iter().map(|point| point.1).collect();
+        for (point, level) in curve.iter_mut().zip(smoothed(&losses)) {
+            point.1 = level;
+        }
+        let newest = curve.last().map(|point| point.1);
+        let newest = match self.newest_loss {
+            Some(loss) if loss.is_finite() => newest,
+            other => other,
+        };
+        (curve, newest)
     }
 
     /// Judges the run anew, when enough has happened since the last time: it sorts all norms.

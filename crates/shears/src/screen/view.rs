@@ -236,7 +236,7 @@ fn draw_words(frame: &mut Frame<'_>, area: Rect, state: &State, left: Option<Dur
     let steps = state.setup.steps;
     let mut lines = vec![
         Line::from(format!("step {} of {}", count(state.step), count(steps)).bold()),
-        Line::from(format!("loss {}", or_dash(state.newest_loss)).cyan()),
+        Line::from(format!("loss {}", or_dash(state.smoothed_loss().1)).cyan()),
         Line::from(format!("norm {}", or_dash(state.newest_norm)).green()),
         Line::from(format!("clipped {}", percent(all))),
     ];

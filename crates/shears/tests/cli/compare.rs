@@ -41,7 +41,13 @@ fn runs_of_a_sweep_have_the_report_of_the_sweep() {
     assert_eq!(report, of_sweep);
 
     scratch.run(&format!("{compare} --out page")).succeeded();
-    for file in ["report.html", "report.json", "loss.svg", "norm-2.svg"] {
+    for file in [
+        "report.html",
+        "report.json",
+        "loss.svg",
+        "norm.svg",
+        "overview.svg",
+    ] {
         assert!(scratch.path("page").join(file).exists(), "{file}");
     }
     assert!(

@@ -107,7 +107,7 @@ fn a_terminal_of_usual_size_has_everything() {
             "shears lstm-128  runs/test",
             "12,345 tokens/s",
             "300 of 1,200 steps, 25 %, 0:00 left",
-            "loss train 2.545",
+            "loss train 2.518",
             "validation 2.75",
             "gradient norm 1.000 threshold 0.500 log",
             "clipping global-norm:0.5",
@@ -158,7 +158,7 @@ fn a_tiny_terminal_has_the_figures() {
         &lines,
         &[
             "step 300 of 1,200",
-            "loss 2.545",
+            "loss 2.518",
             "norm 1.000",
             "clipped 20 %",
             "0:00 left",
@@ -218,6 +218,80 @@ fn a_gradient_that_is_not_finite_is_left_out_of_the_chart() {
     has(
         &drawn(&view(), &state, 120, 40),
         &["gradient norm not finite", "left out  1", "largest   1.000"],
+    );
+}
+
+/// The numbers at the vertical axes.
+fn labels(lines: &[String]) -> Vec<f64> {
+    let before_axis = lines.iter().filter_map(|line| {
+        let (label, _) = line.strip_prefix('│')?.split_once(['│', '┤'])?;
+        label.trim().parse().ok()
+    });
+    before_axis.collect()
+}
+
+#[test]
+fn a_spike_is_marked_at_the_edge_and_does_not_stretch_the_axes() {
+    for (width, height) in [(80, 24), (120, 40)] {
+        for scale in [Scale::Norms, Scale::Both, Scale::Neither] {
+            let mut state = State::new(setup());
+            for number in 1..=300 {
+                let Event::Step(mut event) = step(number) else {
+                    unreachable!()
+                };
+                if number == 4 {
+                    event.loss = Some(47_000.0);
+                    event.clip.norm_before = 3e6;
+                }
+                state.take(&Event::Step(event));
+            }
+            let mut view = view();
+            view.scale = scale;
+            let lines = drawn(&view, &state, width, height);
+            has(&lines, &["• above, up to 4.7e4", "• above, up to 3.0e6"]);
+            let labels = labels(&lines);
+            assert!(labels.len() >= 4, "{lines:#?}");
+            assert!(
+                labels.iter().all(|label| (0.0..20.0).contains(label)),
+                "{lines:#?}"
+            );
+            assert!(
+                lines
+                    .iter()
+                    .any(|line| line.contains('•') && !line.contains("above"))
+            );
+        }
+    }
+}
+
+#[test]
+fn a_run_that_explodes_has_an_axis_from_zero() {
+    let mut state = State::new(setup());
+    for number in 1..=14 {
+        let Event::Step(mut event) = step(number) else {
+            unreachable!()
+        };
+        if number > 3 {
+            event.loss = (number == 4).then_some(87_338.0);
+            event.clip.action = ClipAction::Skip;
+            event.clip.norm_before = f64::NAN;
+        }
+        state.take(&Event::Step(event));
+    }
+    let lines = drawn(&view(), &state, 80, 24);
+    has(
+        &lines,
+        &[
+            "train not finite",
+            "• above, up to 8.7e4, or not finite",
+            "• not finite",
+        ],
+    );
+    assert!(
+        labels(&lines)
+            .iter()
+            .all(|label| (0.0..20.0).contains(label)),
+        "{lines:#?}"
     );
 }
 

@@ -1,0 +1,79 @@
+//! The one smoothing of a loss: that of the curve in a report, of the steps that it takes to a
+//! loss, and of the screen.
+
+use gradclip_judge::statistics::{mean, median};
+
+/// Steps on each side that a median is of. It takes as many spikes to bend it, or half as many
+/// at an end.
+const MEDIAN_SIDE: usize = 7;
+/// Steps on each side that the mean of the medians is of; fewer at an end, so that a curve begins
+/// and ends at its own height.
+const MEAN_SIDE: usize = 7;
+
+/// A series without the noise of single steps: around each step the median, so that a spike leaves
+/// no trace, and around each the mean of that, neither of which lags behind. What is not finite
+/// stays so.
+pub(crate) fn smoothed(values: &[f64]) -> Vec<f64> {
+    let medians: Vec<f64> = (0..values.len())
+        .map(|step| {
+            let end = values.len().min(step + MEDIAN_SIDE + 1);
+            let around = &values[step.saturating_sub(MEDIAN_SIDE)..end];
+            let finite = around.iter().copied().filter(|value| value.is_finite());
+            median(finite).unwrap_or(f64::NAN)
+        })
+        .collect();
+    let smooth = |step: usize| {
+        let side = MEAN_SIDE.min(step).min(values.len() - 1 - step);
+        let around = &medians[step - side..=step + side];
+        let finite = around.iter().copied().filter(|value| value.is_finite());
+        let mean = mean(finite).filter(|_| values[step].is_finite());
+        mean.unwrap_or(f64::NAN)
+    };
+    (0..values.len()).map(smooth).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outlier_leaves_no_trace() {
+        let mut loss = vec![2.0; 100];
+        loss[50] = 1e6;
+        loss[70] = f64::NAN;
+        let smooth = smoothed(&loss);
+        assert!(smooth[70].is_nan());
+        let others = smooth.iter().enumerate().filter(|(step, _)| *step != 70);
+        assert!(others.clone().all(|(_, level)| *level == 2.0));
+        assert_eq!(others.count(), 99);
+    }
+
+    #[test]
+    fn spikes_at_the_first_steps_do_not_hold_the_curve_up() {
+        let falling = |step: u32| 2.0 + 2.0 * (-f64::from(step) / 30.0).exp();
+        let usual: Vec<f64> = (0..200).map(falling).collect();
+        let mut wild = usual.clone();
+        wild[2] = 87_338.0;
+        wild[3] = 2_213.0;
+        for (step, (usual, wild)) in smoothed(&usual).iter().zip(smoothed(&wild)).enumerate() {
+            let apart = (wild - usual).abs();
+            assert!(apart < 0.1, "step {step}: {wild} instead of {usual}");
+            assert!(step < 20 || apart == 0.0, "step {step} remembers a spike");
+        }
+    }
+
+    #[test]
+    fn a_straight_line_is_its_own_smoothing() {
+        let line: Vec<f64> = (0..50).map(f64::from).collect();
+        let inner = 7..43;
+        assert_eq!(smoothed(&line)[14..36], line[14..36]);
+        assert!(
+            inner
+                .clone()
+                .all(|step| (smoothed(&line)[step] - line[step]).abs() < 2.0)
+        );
+        assert!(smoothed(&[]).is_empty());
+        assert_eq!(smoothed(&[3.0]), [3.0]);
+        assert!(smoothed(&[f64::NAN])[0].is_nan());
+    }
+}
