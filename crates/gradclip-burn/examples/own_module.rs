@@ -12,8 +12,8 @@ use burn::nn::{Linear, LinearConfig};
 use burn::optim::AdamConfig;
 use burn::tensor::{Device, Int, Tensor, TensorData, activation};
 use gradclip_burn::ClippedOptimizer;
-use gradclip_burn::gradclip::{ClipAction, Clipper, NonFinite};
-use gradclip_judge::{StepRecord, Verdict};
+use gradclip_burn::gradclip::{ClipAction, ClipPolicy, Clipper, NonFinite};
+use gradclip_judge::{Run, StepRecord, judge};
 
 const STEPS: usize = 400;
 const PRINT_EVERY: usize = 20;
@@ -65,14 +65,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (points, arms) = spirals(&device);
     let cross_entropy = CrossEntropyLossConfig::new().init(&device);
     let mut model = SpiralModel::new(&device);
-    let clipper = Clipper::new("global-norm:0.5".parse()?, NonFinite::Skip)?;
+    let policy: ClipPolicy = "global-norm:0.5".parse()?;
+    let clipper = Clipper::new(policy.clone(), NonFinite::Skip)?;
     let mut optimizer = ClippedOptimizer::new(AdamConfig::new().init(), clipper);
     let mut records = Vec::new();
     println!("step    loss  norm before  norm after  clipped");
     for step in 0..STEPS {
         let loss = cross_entropy.forward(model.forward(points.clone()), arms.clone());
         let report = optimizer.backward_step(0.02, &mut model, &loss)?;
-        records.push(StepRecord::from(&report));
+        let loss = f64::from(loss.into_scalar::<f32>());
+        records.push(StepRecord::new(step as u64 + 1, &report, Some(loss)));
         if step % PRINT_EVERY == 0 {
             let clipped = if report.action == ClipAction::Clip {
                 "yes"
@@ -80,12 +82,10 @@ fn main() -> Result<(), Box<dyn Error>> {
                 "no"
             };
             let (before, after) = (report.norm_before, report.norm_after);
-            let loss = loss.into_scalar::<f32>();
             println!("{step:4}  {loss:6.4}  {before:11.4}  {after:10.4}  {clipped}");
         }
     }
-    if let Some(verdict) = Verdict::of(records) {
-        println!("\n{verdict}");
-    }
+    let judged = judge(&Run::new(&policy, records));
+    println!("\n{}", judged.verdict);
     Ok(())
 }

@@ -14,7 +14,7 @@ use candle_nn::rnn::{GRU, RNN};
 use candle_nn::{Linear, Module, Optimizer, SGD, VarBuilder, VarMap};
 use gradclip_candle::ClippedOptimizer;
 use gradclip_candle::gradclip::{ClipPolicy, Clipper, NonFinite};
-use gradclip_judge::{StepRecord, Verdict};
+use gradclip_judge::{Run, StepRecord, judge};
 
 const STEPS: usize = 300;
 const PRINT_EVERY: usize = 20;
@@ -156,9 +156,10 @@ fn train(policy: ClipPolicy) -> Result<Vec<Step>, Box<dyn Error>> {
         let (inputs, targets) = batches.at(step)?;
         let loss = model.loss(&inputs, &targets)?;
         let report = optimizer.backward_step(&loss)?;
+        let loss: f32 = loss.to_scalar()?;
         steps.push(Step {
-            loss: loss.to_scalar()?,
-            record: StepRecord::from(&report),
+            loss,
+            record: StepRecord::new(step as u64 + 1, &report, Some(f64::from(loss))),
         });
     }
     Ok(steps)
@@ -166,7 +167,8 @@ fn train(policy: ClipPolicy) -> Result<Vec<Step>, Box<dyn Error>> {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let unclipped = train(ClipPolicy::none())?;
-    let clipped = train("global-norm:1".parse()?)?;
+    let policy: ClipPolicy = "global-norm:1".parse()?;
+    let clipped = train(policy.clone())?;
     println!("        no clipping          global-norm:1");
     println!("step    loss      norm       loss      norm");
     for (index, (left, right)) in unclipped.iter().zip(&clipped).enumerate() {
@@ -183,8 +185,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let (left, right) = (mean(&unclipped), mean(&clipped));
     println!("\nmean loss of the last {PRINT_EVERY} steps: {left:.3} without, {right:.3} with");
-    if let Some(verdict) = Verdict::of(clipped.into_iter().map(|step| step.record)) {
-        println!("\n{verdict}");
-    }
+    let judged = judge(&Run::new(&policy, clipped.iter().map(|step| step.record)));
+    println!("\n{}", judged.verdict);
     Ok(())
 }

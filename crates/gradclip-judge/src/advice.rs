@@ -1,38 +1,69 @@
-//! Advice: which policy fits the norms of a run, with the reasons.
+//! Advice: what to clip with next time, with the reasons.
 
 use std::fmt;
 
-use gradclip::significant;
+use gradclip::{NormOrder, significant};
 
-use crate::statistics::{median, quantile, sorted};
-use crate::verdict::StepRecord;
+use crate::class::Class;
+use crate::death::Death;
+use crate::numbers::{Numbers, of_order};
+use crate::record::{Run, StepRecord};
+use crate::spikes::Spikes;
+use crate::statistics::quantile;
 
-/// A longest norm of less than this many medians is no spike.
-const SPIKING_ABOVE_RATIO: f64 = 3.0;
-/// An ordinary norm that changes by more than this asks for a threshold that follows it.
-const DRIFTING_ABOVE_RATIO: f64 = 3.0;
-/// Share of steps that a fixed threshold should leave alone.
-const ORDINARY_SHARE: f64 = 0.95;
-/// A cosine below this has lost direction that is worth speaking of.
-const TURNED_BELOW_COSINE: f64 = 0.99;
-/// Fewer steps say little.
-const FEW_STEPS: usize = 100;
+/// From fewer steps nothing is advised.
+const FEWEST_STEPS: usize = 100;
+/// From so many steps on, what is advised is sure.
+const MANY_STEPS: usize = 300;
+/// So many finite norms before an explosion tell what is ordinary.
+const FEWEST_ORDINARY: usize = 20;
+/// Ordinary norms for which the usual threshold, 1, is right.
+const USUAL_NORMS: std::ops::RangeInclusive<f64> = 0.1..=1.0;
 
-/// What to clip with next time, and why.
+/// How sure an advice is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Confidence {
+    /// What usually helps.
+    Medium,
+    /// What the numbers of the run show.
+    High,
+}
+
+impl Confidence {
+    /// `medium` or `high`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Confidence::Medium => "medium",
+            Confidence::High => "high",
+        }
+    }
+}
+
+/// What to clip with next time, and why. There is none where the norms of the run cannot tell: a
+/// run that was held back or too short, and one that was lost in spite of clipping.
+///
+/// A run without clipping, or whose policy was never reached, gets the largest norm that was no
+/// spike as threshold, so that spikes are cut and nothing else; without spikes, twice its largest
+/// norm, or the policy that it has. One whose policy cut spikes keeps that policy. One that exploded
+/// unclipped gets the usual threshold, 1, or twice the median norm from before where that is
+/// outside of 0.1 to 1.
 ///
 /// ```
-/// use gradclip_judge::{Advice, StepRecord};
+/// use gradclip::{ClipAction, ClipPolicy};
+/// use gradclip_judge::{Run, StepRecord, judge};
 ///
-/// let step = |norm_before: f64| StepRecord {
-///     norm_before,
+/// let policy = ClipPolicy::none();
+/// let step = |step: u64| StepRecord {
+///     step,
+///     loss: None,
+///     norm_before: if step % 60 == 0 { 40.0 } else { 1.0 + (step % 7) as f64 * 0.1 },
 ///     threshold: None,
 ///     coefficient: 1.0,
-///     clipped: false,
-///     skipped: false,
-///     outlier: false,
+///     action: ClipAction::Keep,
+///     non_finite: false,
 /// };
-/// let norms = (0..300).map(|i| if i % 60 == 59 { 40.0 } else { 1.0 + f64::from(i % 7) * 0.1 });
-/// let advice = Advice::of(norms.map(step), None).expect("there are steps");
+/// let advice = judge(&Run::new(&policy, (1..=300).map(step))).advice.expect("it spikes");
 /// assert_eq!(advice.policy, "global-norm:1.6");
 /// println!("{advice}");
 /// ```
@@ -43,132 +74,153 @@ pub struct Advice {
     pub policy: String,
     /// Whole sentences, the weightiest first, each with the numbers that it rests on.
     pub reasons: Vec<String>,
+    /// How sure it is.
+    pub confidence: Confidence,
 }
 
 impl Advice {
-    /// Advice from the steps of a run, `None` when there is none. `cosine` is the mean cosine
-    /// between gradients before and after clipping, over the steps that were clipped, where it is
-    /// known.
-    #[must_use]
-    pub fn of(steps: impl IntoIterator<Item = StepRecord>, cosine: Option<f64>) -> Option<Advice> {
-        let steps: Vec<StepRecord> = steps.into_iter().collect();
-        if steps.is_empty() {
+    pub(crate) fn of(
+        run: &Run<'_>,
+        class: Class,
+        numbers: &Numbers,
+        death: Option<&Death>,
+    ) -> Option<Advice> {
+        if class == Class::Exploded {
+            return after_explosion(run, numbers, death);
+        }
+        if numbers.steps < FEWEST_STEPS {
             return None;
         }
-        let mut reasons = Vec::new();
-        let policy = match Norms::of(&steps) {
-            Some(norms) => norms.advise(&mut reasons),
-            None => {
-                reasons.push("No step had a gradient that was finite and not zero.".to_owned());
-                "global-norm:1".to_owned()
-            }
-        };
-        let broken = steps
-            .iter()
-            .filter(|step| step.skipped && !step.outlier)
-            .count();
-        if broken > 0 {
-            reasons.push(format!(
-                "{broken} of {} steps had gradients that were not finite. Clipping cannot repair them; \
-                 a lower learning rate or a longer warm-up prevents them.",
-                steps.len()
-            ));
+        match class {
+            Class::Off if run.policy.is_none() => from_free_norms(run, numbers),
+            Class::Idle => from_free_norms(run, numbers),
+            Class::SeldomDecisive | Class::TrimsSpikes => Some(Advice {
+                policy: run.policy.to_string(),
+                reasons: vec![format!(
+                    "{} of {} steps were clipped or left out, and ordinary ones were not: keep it.",
+                    numbers.engaged(),
+                    numbers.steps
+                )],
+                confidence: confidence(numbers),
+            }),
+            _ => None,
         }
-        if let Some(cosine) = cosine.filter(|cosine| *cosine < TURNED_BELOW_COSINE) {
-            reasons.push(format!(
-                "Clipping turned the gradients: the mean cosine between before and after is {}. \
-                 A policy that scales all elements together keeps the direction.",
-                significant(cosine)
-            ));
-        }
-        if steps.len() < FEW_STEPS {
-            reasons.push(format!(
-                "{} steps are few to judge by: look again when the run is longer.",
-                steps.len()
-            ));
-        }
-        Some(Advice { policy, reasons })
     }
 }
 
-/// What the norms of a run are like.
-struct Norms {
-    sorted: Vec<f64>,
-    median: f64,
-    max: f64,
-    /// The medians of the first and of the last third.
-    ends: (f64, f64),
+fn confidence(numbers: &Numbers) -> Confidence {
+    match numbers.steps < MANY_STEPS {
+        true => Confidence::Medium,
+        false => Confidence::High,
+    }
 }
 
-impl Norms {
-    /// Of the steps whose norm is finite and not zero.
-    fn of(steps: &[StepRecord]) -> Option<Norms> {
-        let usual = |step: &&StepRecord| step.norm_before.is_finite() && step.norm_before > 0.0;
-        let norms: Vec<f64> = steps
-            .iter()
-            .filter(usual)
-            .map(|step| step.norm_before)
-            .collect();
-        let third = norms.len().div_ceil(3);
-        let median = |part: &[f64]| median(part.iter().copied());
-        let ends = (
-            median(norms.get(..third)?)?,
-            median(norms.get(norms.len() - third..)?)?,
+/// For a run that exploded before anything was clipped.
+fn after_explosion(run: &Run<'_>, numbers: &Numbers, death: Option<&Death>) -> Option<Advice> {
+    let at = match death? {
+        Death::Broken { explosion, .. } => (*explosion)?.0,
+        Death::Risen { from, .. } => *from,
+    };
+    let before = || run.steps.iter().filter(move |step| step.step < at);
+    if run.policy.order() != NormOrder::TWO || numbers.engaged() > 0 {
+        return None;
+    }
+    let mut norms: Vec<f64> = before().map(|step| step.norm_before).collect();
+    norms.sort_by(f64::total_cmp);
+    let ordinary = quantile(&norms, 0.5).filter(|_| norms.len() >= FEWEST_ORDINARY);
+    let known = ordinary.filter(|ordinary| !USUAL_NORMS.contains(ordinary) && *ordinary > 0.0);
+    let (threshold, why) = match known {
+        Some(ordinary) => (
+            two_digits(2.0 * ordinary),
+            format!(
+                "The median norm before was {}: twice that cuts what is not ordinary.",
+                significant(ordinary)
+            ),
+        ),
+        None => (1.0, "The threshold 1 is the usual one.".to_owned()),
+    };
+    Some(Advice {
+        policy: threshold_text(threshold, NormOrder::TWO),
+        reasons: vec![
+            format!("The run was lost at step {at}, and nothing was clipped until then."),
+            why,
+        ],
+        confidence: Confidence::Medium,
+    })
+}
+
+/// For a run whose norms no clipping has changed.
+fn from_free_norms(run: &Run<'_>, numbers: &Numbers) -> Option<Advice> {
+    let sound: Vec<&StepRecord> = run.steps.iter().filter(|step| !step.broken()).collect();
+    let norms: Vec<f64> = sound.iter().map(|step| step.norm_before).collect();
+    let all = numbers.norms.filter(|norms| norms.max > 0.0)?;
+    let spikes = Spikes::find(norms.iter().copied());
+    let mut spiking = vec![false; norms.len()];
+    for spike in &spikes.list {
+        spiking[spike.first..=spike.last].fill(true);
+    }
+    let ordinary = norms.iter().zip(&spiking).filter(|(_, spiking)| !**spiking);
+    let largest = ordinary.map(|(norm, _)| *norm).fold(0.0, f64::max);
+    let threshold = rounded_up(largest);
+    let above = norms.iter().filter(|norm| **norm > threshold).count();
+    let own = run.policy;
+    let order = of_order(own.order());
+    let [median, max] = [all.p50, all.max].map(significant);
+    let (policy, reason) = if above > 0 && largest > 0.0 {
+        let reason = format!(
+            "Gradients spike: the longest, {max} at step {}, is {} times the median, {median}{order}. \
+             The threshold {} would have cut {above} of {} steps, and left all ordinary ones as \
+             they are.",
+            all.max_at,
+            significant(all.max / all.p50),
+            significant(threshold),
+            norms.len(),
         );
-        let sorted = sorted(norms);
-        Some(Norms {
-            median: quantile(&sorted, 0.5)?,
-            max: *sorted.last()?,
-            ends,
-            sorted,
-        })
-    }
-
-    fn advise(&self, reasons: &mut Vec<String>) -> String {
-        let spiking = self.max / self.median;
-        let (first, last) = self.ends;
-        let drift = (first / last).max(last / first);
-        let [median, max] = [self.median, self.max].map(significant);
-        if spiking < SPIKING_ABOVE_RATIO {
-            reasons.push(format!(
-                "No gradient spiked: the longest, {max}, is {} times the median, {median}. Clipping \
-                 is not needed here; a threshold of twice the longest is a safety net that changes \
-                 nothing.",
-                significant(spiking)
-            ));
-            return format!("global-norm:{}", two_digits(2.0 * self.max));
-        }
-        reasons.push(format!(
-            "Gradients spike: the longest, {max}, is {} times the median, {median}.",
-            significant(spiking)
-        ));
-        if drift > DRIFTING_ABOVE_RATIO {
-            reasons.push(format!(
-                "The ordinary norm changes over the run: its median is {} in the first third and {} \
-                 in the last. One fixed threshold fits only a part of the run; zclip follows the \
-                 norms.",
-                significant(first),
-                significant(last)
-            ));
-            return "zclip".to_owned();
-        }
-        let threshold = two_digits(quantile(&self.sorted, ORDINARY_SHARE).unwrap_or(self.max));
-        let above = self.sorted.iter().filter(|norm| **norm > threshold).count();
-        let share = 100.0 * above as f64 / self.sorted.len() as f64;
-        reasons.push(format!(
-            "The threshold {threshold} would have shortened {above} of {} gradients ({} %), the longest \
-             by a factor of {}, and left the others as they are.",
-            self.sorted.len(),
-            significant(share),
-            significant(self.max / threshold)
-        ));
-        format!("global-norm:{threshold}")
-    }
+        (threshold_text(threshold, own.order()), reason)
+    } else if own.is_none() {
+        let safety = threshold_text(two_digits(2.0 * all.max), own.order());
+        let reason = format!(
+            "No gradient spiked: the longest, {max}, is {} times the median, {median}{order}. Twice \
+             the longest is a safety net that would have changed nothing here.",
+            significant(all.max / all.p50)
+        );
+        (safety, reason)
+    } else {
+        let reason = "It is a safety net that has changed nothing: keep it.".to_owned();
+        (own.to_string(), reason)
+    };
+    Some(Advice {
+        policy,
+        reasons: vec![reason],
+        confidence: confidence(numbers),
+    })
 }
 
 /// A threshold that a person would choose.
 fn two_digits(value: f64) -> f64 {
     format!("{value:.1e}").parse().unwrap_or(value)
+}
+
+/// The same, and not below the value.
+fn rounded_up(value: f64) -> f64 {
+    let rounded = two_digits(value);
+    match rounded < value {
+        // Half of the second digit's unit, and a little, takes it to the next one.
+        true => two_digits(value + 0.5 * 10_f64.powf(value.log10().floor() - 1.0)),
+        false => rounded,
+    }
+}
+
+/// `global-norm` with this threshold.
+pub(crate) fn threshold_text(threshold: f64, order: NormOrder) -> String {
+    let threshold = match threshold {
+        plain if (1e-4..1e6).contains(&plain) => plain.to_string(),
+        other => format!("{other:e}"),
+    };
+    match order {
+        NormOrder::TWO => format!("global-norm:{threshold}"),
+        order => format!("global-norm:{threshold},p={order}"),
+    }
 }
 
 impl fmt::Display for Advice {
@@ -178,67 +230,5 @@ impl fmt::Display for Advice {
             write!(formatter, "\n- {reason}")?;
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use gradclip::ClipPolicy;
-
-    use super::{Advice, StepRecord};
-
-    fn advice(norms: impl IntoIterator<Item = f64>, cosine: Option<f64>) -> Advice {
-        let step = |norm_before: f64| StepRecord {
-            norm_before,
-            threshold: None,
-            coefficient: 1.0,
-            clipped: false,
-            skipped: !norm_before.is_finite(),
-            outlier: false,
-        };
-        let advice = Advice::of(norms.into_iter().map(step), cosine).expect("there are steps");
-        let parsed = advice.policy.parse::<ClipPolicy>();
-        assert!(parsed.is_ok(), "{advice}");
-        advice
-    }
-
-    #[test]
-    fn calm_gradients_need_no_clipping() {
-        let advice = advice((0..200).map(|i| 1.0 + 0.01 * f64::from(i % 10)), None);
-        assert_eq!(advice.policy, "global-norm:2.2");
-        assert!(advice.reasons[0].contains("not needed"), "{advice}");
-        assert_eq!(advice.reasons.len(), 1, "{advice}");
-    }
-
-    #[test]
-    fn spikes_get_a_threshold_above_what_is_ordinary() {
-        let norm = |i: u32| {
-            if i.is_multiple_of(50) {
-                30.0
-            } else {
-                1.0 + 0.01 * f64::from(i % 10)
-            }
-        };
-        let advice = advice((0..500).map(norm), None);
-        assert_eq!(advice.policy, "global-norm:1.1");
-        assert!(advice.reasons[1].contains("10 of 500"), "{advice}");
-    }
-
-    #[test]
-    fn norms_that_drift_get_a_threshold_that_follows() {
-        let norm =
-            |i: u32| f64::from(i).mul_add(0.05, 1.0) * if i.is_multiple_of(40) { 9.0 } else { 1.0 };
-        assert_eq!(advice((0..400).map(norm), None).policy, "zclip");
-    }
-
-    #[test]
-    fn broken_steps_lost_direction_and_short_runs_are_said() {
-        let advice = advice([1.0, 1.1, f64::NAN, 1.0], Some(0.7));
-        let words = advice.to_string();
-        for part in ["1 of 4 steps had", "cosine", "4 steps are few"] {
-            assert!(words.contains(part), "{words}");
-        }
-        let nothing = self::advice([f64::NAN; 3], None);
-        assert_eq!(nothing.policy, "global-norm:1");
     }
 }

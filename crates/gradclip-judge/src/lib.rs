@@ -3,16 +3,25 @@
 #![deny(missing_docs)]
 
 mod advice;
+mod class;
+mod death;
 mod flow;
+mod next;
+mod numbers;
+mod record;
 mod replay;
 mod spikes;
 pub mod statistics;
 mod time_flow;
 mod verdict;
 
-pub use advice::Advice;
+pub use advice::{Advice, Confidence};
+pub use class::{Class, Tone};
 pub use flow::{FlowFinding, GradientFlow};
+pub use next::Next;
+pub use numbers::{NormDistribution, Numbers};
+pub use record::{Run, StepRecord};
 pub use replay::{RecordedStep, Replay, ReplayError, ReplayedStep};
 pub use spikes::{Spike, Spikes, UsualNorm};
 pub use time_flow::TimeFlow;
-pub use verdict::{Assessment, NormDistribution, StepRecord, Verdict};
+pub use verdict::{Judgement, Verdict, judge};

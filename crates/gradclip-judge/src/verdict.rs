@@ -1,292 +1,330 @@
-//! The verdict: what clipping did over a whole run, in words that a user reads at its end.
+//! The verdict: what clipping did over a whole run, in a sentence that a user reads at its end.
 
 use std::fmt;
-use std::ops::RangeInclusive;
 
-use gradclip::{ClipAction, ClipReport, SkipReason, significant};
+use gradclip::{ClipRule, significant};
 
-use crate::statistics::{quantile, sorted};
+use crate::advice::Advice;
+use crate::class::{Class, FEWEST_STEPS};
+use crate::death::Death;
+use crate::next::Next;
+use crate::numbers::{Numbers, of_order, of_steps, percent};
+use crate::record::Run;
 
-/// Below this share of clipped steps a threshold seldom takes part in training.
-const RARE_BELOW_SHARE: f64 = 0.01;
-/// A rare clip that shortens a gradient by no more than this has not changed the run. One that
-/// shortens it by more may have saved the run, however rare it is.
-const DECISIVE_ABOVE_RATIO: f64 = 2.0;
-/// Above this share of clipped steps the ordinary step is a clipped one.
-const FREQUENT_ABOVE_SHARE: f64 = 0.5;
-/// A median step that is cut to less than half has its length set by the threshold.
-const THROTTLING_ABOVE_RATIO: f64 = 2.0;
-
-/// What a run remembers of one step.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct StepRecord {
-    /// The norm of all gradients before clipping.
-    pub norm_before: f64,
-    /// The threshold, `None` when clipping was off.
-    pub threshold: Option<f64>,
-    /// The norm after clipping over the norm before.
-    pub coefficient: f64,
-    /// Whether the gradients were clipped.
-    pub clipped: bool,
-    /// Whether the step was left out.
-    pub skipped: bool,
-    /// Whether it was left out as an outlier, and not for non-finite gradients.
-    pub outlier: bool,
-}
-
-impl From<&ClipReport> for StepRecord {
-    fn from(report: &ClipReport) -> StepRecord {
-        StepRecord {
-            norm_before: report.norm_before,
-            threshold: report.threshold,
-            coefficient: report.coefficient,
-            clipped: report.action == ClipAction::Clip,
-            skipped: report.action == ClipAction::Skip,
-            outlier: report
-                .skip_reason
-                .is_some_and(|reason| reason != SkipReason::NonFinite),
-        }
-    }
-}
-
-/// How the threshold fits the gradients of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Assessment {
-    /// No step had a threshold.
-    Off,
-    /// Fewer than 1 % of the steps were clipped, and none of them to less than half: training
-    /// would have gone the same way without.
-    Inactive,
-    /// Steps were clipped where it mattered, and the run is not throttled.
-    Healthy,
-    /// More than half of the steps were clipped, and the median step to less than half.
-    ///
-    /// Both conditions are needed. Many clipped steps alone may each lose only a few percent. Where
-    /// the typical step is cut to less than half, gradients are normalised rather than clipped, and
-    /// the threshold acts as a second learning rate.
-    Throttling,
-}
-
-/// How the norms before clipping were distributed over the steps that were not skipped.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct NormDistribution {
-    /// A tenth of the norms are below this.
-    pub p10: f64,
-    /// The median.
-    pub p50: f64,
-    /// Nine tenths of the norms are below this.
-    pub p90: f64,
-    /// The largest norm.
-    pub max: f64,
-    /// The arithmetic mean.
-    pub mean: f64,
-}
+/// A cosine below this has lost direction that is worth speaking of.
+const TURNED_BELOW_COSINE: f64 = 0.99;
+/// Left-out steps of less than this many times the norm of the others are ordinary ones.
+const OUTLIER_ABOVE_TIMES: f64 = 2.0;
 
 /// What clipping did over a run. Its [`Display`](fmt::Display) is a few plain lines.
 ///
 /// ```
-/// use gradclip_judge::{Assessment, StepRecord, Verdict};
+/// use gradclip::{ClipAction, ClipPolicy};
+/// use gradclip_judge::{Class, Run, StepRecord, judge};
 ///
-/// let step = |norm_before: f64| StepRecord {
-///     norm_before,
-///     threshold: Some(5.0),
-///     coefficient: (5.0 / norm_before).min(1.0),
-///     clipped: norm_before > 5.0,
-///     skipped: false,
-///     outlier: false,
+/// let policy: ClipPolicy = "global-norm:5".parse()?;
+/// let step = |step: u64| {
+///     let norm_before = if step == 170 { 40.0 } else { 0.5 };
+///     StepRecord {
+///         step,
+///         loss: None,
+///         norm_before,
+///         threshold: Some(5.0),
+///         coefficient: (5.0 / norm_before).min(1.0),
+///         action: if norm_before > 5.0 { ClipAction::Clip } else { ClipAction::Keep },
+///         non_finite: false,
+///     }
 /// };
-/// let verdict = Verdict::of([0.5, 0.6, 0.7, 12.0].map(step)).expect("there are steps");
-/// assert_eq!(verdict.assessment, Assessment::Healthy);
-/// println!("{verdict}");
+/// let judgement = judge(&Run::new(&policy, (1..=200).map(step)));
+/// assert_eq!(judgement.verdict.class, Class::SeldomDecisive);
+/// println!("{}", judgement.verdict);
+/// # Ok::<(), gradclip::PolicyError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Verdict {
-    /// All steps, skipped ones included.
-    pub steps: usize,
-    /// Steps whose gradients were clipped.
-    pub clipped: usize,
-    /// `clipped / steps`.
-    pub clipped_share: f64,
-    /// Steps that were left out.
-    pub skipped: usize,
-    /// Those of them that were left out as outliers, the others having non-finite gradients.
-    pub outliers: usize,
-    /// The threshold of the last step that had one.
-    pub threshold: Option<f64>,
-    /// Whether every step had that threshold.
-    pub fixed: bool,
-    /// The norms, `None` when every step was skipped. Skipped steps and non-finite norms are left
-    /// out, so that one bad step cannot spoil the statistics of a run.
-    pub norms: Option<NormDistribution>,
-    /// The largest norm before clipping in multiples of the norm after; 1 if nothing was clipped.
-    pub largest_ratio: f64,
-    /// How the threshold fits.
-    pub assessment: Assessment,
-    /// Thresholds to try: half to ten times the mean norm. Pascanu, Mikolov and Bengio (2013, "On
-    /// the difficulty of training recurrent neural networks", section 3.2) advise to look at the
-    /// average norm over many updates, and found that training still converges with values in
-    /// that range. `None` when there is no norm greater than zero.
-    pub suggested: Option<RangeInclusive<f64>>,
+    /// In one of nine words.
+    pub class: Class,
+    /// In a sentence, without a full stop.
+    pub sentence: String,
+    /// What it rests on.
+    pub numbers: Numbers,
+    /// What else there is to know, each a sentence without a full stop.
+    pub notes: Vec<String>,
+    /// One thing to try next; none where nothing is known that would tell more.
+    pub next: Option<Next>,
 }
 
-impl Verdict {
-    /// Judges a run by its steps, `None` when there is none.
-    #[must_use]
-    pub fn of(steps: impl IntoIterator<Item = StepRecord>) -> Option<Verdict> {
-        let steps: Vec<StepRecord> = steps.into_iter().collect();
-        if steps.is_empty() {
-            return None;
-        }
-        let clipped = steps
-            .iter()
-            .filter(|step| step.clipped && !step.skipped)
-            .count();
-        let clipped_share = clipped as f64 / steps.len() as f64;
-        let counted = || {
-            steps
-                .iter()
-                .filter(|step| !step.skipped && step.norm_before.is_finite())
-        };
-        let norms = sorted(counted().map(|step| step.norm_before));
-        // What was lost is judged by the norms before and after, because not every threshold bounds
-        // the norm of all, and because thresholds change.
-        let ratios = sorted(counted().map(|step| step.coefficient.recip()));
-        let norms = NormDistribution::of(&norms);
-        let largest_ratio = ratios.last().copied().unwrap_or(1.0).max(1.0);
-        let decisive = largest_ratio > DECISIVE_ABOVE_RATIO;
-        let threshold = steps.iter().rev().find_map(|step| step.threshold);
-        let applied = steps.iter().filter(|step| !step.skipped);
-        let fixed = applied.clone().all(|step| step.threshold == threshold);
-        let assessment = if threshold.is_none() && clipped == 0 {
-            Assessment::Off
-        } else if clipped == 0 || clipped_share < RARE_BELOW_SHARE && !decisive {
-            Assessment::Inactive
-        } else if clipped_share > FREQUENT_ABOVE_SHARE
-            && quantile(&ratios, 0.5).is_some_and(|ratio| ratio > THROTTLING_ABOVE_RATIO)
-        {
-            Assessment::Throttling
-        } else {
-            Assessment::Healthy
-        };
-        Some(Verdict {
-            steps: steps.len(),
-            clipped,
-            clipped_share,
-            skipped: steps.iter().filter(|step| step.skipped).count(),
-            outliers: steps.iter().filter(|step| step.outlier).count(),
-            threshold,
-            fixed,
-            norms,
-            largest_ratio,
-            assessment,
-            suggested: norms
-                .filter(|norms| norms.mean > 0.0)
-                .map(|norms| 0.5 * norms.mean..=(10.0 * norms.mean).min(f64::MAX)),
-        })
-    }
+/// What is said about a run.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Judgement {
+    /// What clipping did.
+    pub verdict: Verdict,
+    /// What to clip with next time; none where nothing can be advised.
+    pub advice: Option<Advice>,
+}
 
-    fn write_assessment(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let threshold = match self.threshold.filter(|_| self.fixed) {
-            Some(threshold) => format!("the threshold {}", significant(threshold)),
-            None => "the changing threshold".to_owned(),
-        };
-        match self.assessment {
-            Assessment::Off => write!(formatter, "no gradient was shortened"),
-            Assessment::Inactive => write!(
-                formatter,
-                "{threshold} was practically inactive: training would have gone the \
-                 same way without it"
-            ),
-            Assessment::Healthy if self.clipped_share > FREQUENT_ABOVE_SHARE => write!(
-                formatter,
-                "{threshold} is close to what is ordinary: it shortens most steps, \
-                 but the typical one by less than half"
-            ),
-            Assessment::Healthy if self.clipped_share < RARE_BELOW_SHARE => write!(
-                formatter,
-                "{threshold} is seldom needed, but it mattered: the longest gradient \
-                 was {} times as long",
-                significant(self.largest_ratio)
-            ),
-            Assessment::Healthy => write!(
-                formatter,
-                "{threshold} looks healthy: it cuts the spikes and leaves ordinary \
-                 steps alone"
-            ),
-            Assessment::Throttling => write!(
-                formatter,
-                "{threshold} throttles training: most steps are clipped, so it acts \
-                 as a second learning rate; raise it, or tune both together"
-            ),
-        }
+/// Judges a run. The rule of each class is at [`Class`], and that of the advice at [`Advice`].
+#[must_use]
+pub fn judge(run: &Run<'_>) -> Judgement {
+    let numbers = Numbers::of(run);
+    let death = Death::of(run);
+    let class = Class::of(run, &numbers, death.as_ref());
+    let advice = Advice::of(run, class, &numbers, death.as_ref());
+    Judgement {
+        verdict: Verdict {
+            class,
+            sentence: sentence(run, class, &numbers, death.as_ref()),
+            notes: notes(run, class, &numbers),
+            next: Next::of(run, class, &numbers, advice.as_ref()),
+            numbers,
+        },
+        advice,
     }
 }
 
 impl fmt::Display for Verdict {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let steps = self.steps;
-        let of_steps = if steps == 1 {
-            "1 step".to_owned()
-        } else {
-            format!("{steps} steps")
-        };
-        if self.assessment == Assessment::Off {
-            writeln!(formatter, "clipping was off for {of_steps}")?;
-        } else {
-            let percent = significant(100.0 * self.clipped_share);
-            let clipped = self.clipped;
-            writeln!(
-                formatter,
-                "clipping engaged at {clipped} of {of_steps} ({percent} %)"
-            )?;
+        write!(formatter, "{}: {}", self.class.words(), self.sentence)?;
+        for note in &self.notes {
+            write!(formatter, "\n{note}")?;
         }
-        let causes = [
-            (
-                self.skipped.saturating_sub(self.outliers),
-                "for non-finite gradients",
-            ),
-            (self.outliers, "as outliers"),
-        ];
-        for (skipped, cause) in causes.into_iter().filter(|(skipped, _)| *skipped > 0) {
-            writeln!(formatter, "{skipped} of {of_steps} skipped {cause}")?;
-        }
-        if let Some(norms) = self.norms {
-            let [p10, p50, p90, max] =
-                [norms.p10, norms.p50, norms.p90, norms.max].map(significant);
-            writeln!(
-                formatter,
-                "gradient norm before clipping: p10 {p10}, median {p50}, p90 {p90}, max {max}"
-            )?;
-        }
-        self.write_assessment(formatter)?;
-        if let Some(suggested) = &self.suggested {
-            let [low, high] = [*suggested.start(), *suggested.end()].map(significant);
-            write!(
-                formatter,
-                "\nfor global-norm this run suggests thresholds from {low} to {high} (half to ten \
-                 times the mean norm, Pascanu et al. 2013)"
-            )?;
-        }
-        Ok(())
+        write!(formatter, "\n{}", self.numbers)
     }
 }
 
-impl NormDistribution {
-    fn of(sorted_norms: &[f64]) -> Option<NormDistribution> {
-        let count = sorted_norms.len() as f64;
-        Some(NormDistribution {
-            p10: quantile(sorted_norms, 0.1)?,
-            p50: quantile(sorted_norms, 0.5)?,
-            p90: quantile(sorted_norms, 0.9)?,
-            max: *sorted_norms.last()?,
-            // Dividing first keeps the sum of saturated norms finite.
-            mean: sorted_norms
-                .iter()
-                .map(|norm| norm / count)
-                .sum::<f64>()
-                .min(f64::MAX),
-        })
+fn sentence(run: &Run<'_>, class: Class, numbers: &Numbers, death: Option<&Death>) -> String {
+    match class {
+        Class::Off => off(run, numbers),
+        Class::Idle => idle(run, numbers),
+        Class::SeldomDecisive | Class::TrimsSpikes => seldom(numbers),
+        Class::NearOrdinary => near_ordinary(numbers),
+        Class::SecondLearningRate => second_learning_rate(numbers),
+        Class::Exploded | Class::NotFinite => match death {
+            Some(death) => lost(run, numbers, death),
+            None => broken_steps(run, numbers),
+        },
+        Class::TooShort if numbers.steps == 0 => "no step was taken".to_owned(),
+        Class::TooShort => format!(
+            "{} say nothing about clipping; from {FEWEST_STEPS} on there is a verdict",
+            of_steps(numbers.steps)
+        ),
     }
+}
+
+fn off(run: &Run<'_>, numbers: &Numbers) -> String {
+    let norms = numbers.norms.map_or(String::new(), |norms| {
+        let [median, max] = [norms.p50, norms.max].map(significant);
+        format!(
+            "the gradient norm{} had a median of {median} and was largest, {max}, at step {}",
+            of_order(numbers.order),
+            norms.max_at
+        )
+    });
+    match run.policy.is_none() {
+        true => format!("nothing was clipped; {norms}"),
+        // What works inside Adam alone.
+        false => format!("no rule clips the gradients themselves; {norms}"),
+    }
+}
+
+fn idle(run: &Run<'_>, numbers: &Numbers) -> String {
+    let largest = numbers.norms.map_or(String::new(), |norms| {
+        format!(
+            "; the largest norm{} was {}",
+            of_order(numbers.order),
+            significant(norms.max)
+        )
+    });
+    let what = match (numbers.threshold.filter(|_| numbers.fixed), run.policy) {
+        (Some(threshold), _) => format!("the threshold {} was", significant(threshold)),
+        (None, policy) => format!("the limits of `{policy}` were"),
+    };
+    format!("{what} never reached, so nothing was clipped{largest}")
+}
+
+/// `the threshold 5`, or, where that changes, `clipping`.
+fn the_threshold(numbers: &Numbers) -> String {
+    match numbers.threshold.filter(|_| numbers.fixed) {
+        Some(threshold) => format!("the threshold {}", significant(threshold)),
+        None => "the policy".to_owned(),
+    }
+}
+
+/// What was cut, how much, and when.
+fn cut(numbers: &Numbers) -> String {
+    let of = of_steps(numbers.steps);
+    let mut words = String::new();
+    if numbers.clipped > 0 {
+        let clipped = numbers.clipped;
+        let share = percent(clipped, numbers.steps);
+        words = format!("cut {clipped} of {of} ({share})");
+        if let Some((median, least)) = numbers.left.filter(|(median, _)| *median <= 1.0) {
+            let [median, least] = [median, least].map(significant);
+            words.push_str(&match clipped {
+                1 => format!(" to {median} of its length"),
+                _ => format!(", the median one to {median} of its length, the hardest to {least}"),
+            });
+        }
+    }
+    if numbers.outliers > 0 {
+        let and = if words.is_empty() { "" } else { ", and " };
+        let share = percent(numbers.outliers, numbers.steps);
+        words.push_str(&format!(
+            "{and}left out {} of {of} ({share}) as outliers",
+            numbers.outliers
+        ));
+    }
+    words + &when(numbers)
+}
+
+/// Whether it was all at the start or at the end of the run.
+fn when(numbers: &Numbers) -> String {
+    let steps = numbers.steps as u64;
+    match numbers.engaged_from_to {
+        Some((first, last)) if first == last => format!(", at step {first}"),
+        Some((_, last)) if last <= steps / 4 => format!(", all in the first {last}"),
+        Some((first, _)) if first > steps - steps / 4 => format!(", none before step {first}"),
+        _ => String::new(),
+    }
+}
+
+fn seldom(numbers: &Numbers) -> String {
+    format!(
+        "{} {}; the other steps kept every bit",
+        the_threshold(numbers),
+        cut(numbers)
+    )
+}
+
+fn near_ordinary(numbers: &Numbers) -> String {
+    let median = numbers.norms.map_or(String::new(), |norms| {
+        format!(" (median norm {})", significant(norms.p50))
+    });
+    let what = the_threshold(numbers);
+    let cut = cut(numbers);
+    match numbers.clipped {
+        0 => format!("{what} {cut}: that is ordinary steps{median}"),
+        _ => format!("{what} lies among ordinary norms{median}: it {cut}"),
+    }
+}
+
+fn second_learning_rate(numbers: &Numbers) -> String {
+    let lengthens = numbers.left.is_some_and(|(median, _)| median > 1.0);
+    let cut = match lengthens {
+        true => format!(
+            "it set the length of {} of {}",
+            numbers.clipped,
+            of_steps(numbers.steps)
+        ),
+        false => format!("it {}", cut(numbers)),
+    };
+    format!(
+        "{} sets the length of the ordinary step, as a learning rate does: {cut}",
+        the_threshold(numbers)
+    )
+}
+
+/// What is said of a run that was lost.
+fn lost(run: &Run<'_>, numbers: &Numbers, death: &Death) -> String {
+    match death {
+        Death::Risen { from, losses } => {
+            let [began, ended] = [losses.0, losses.1].map(significant);
+            format!(
+                "the loss began at {began}, stayed far above that from step {from} on, and ended \
+                 at {ended}"
+            )
+        }
+        Death::Broken { explosion, from } => {
+            let exploded = explosion.map(|(step, norm)| {
+                format!("exploded at step {step} (norm {})", significant(norm))
+            });
+            let broke = match from {
+                Some(step) => format!("not finite from step {step}"),
+                None => "the validation loss is not finite".to_owned(),
+            };
+            let parts: Vec<String> = exploded.into_iter().chain([broke]).collect();
+            let more = broken_share(run, numbers);
+            format!("{}{more}", parts.join(", "))
+        }
+    }
+}
+
+fn broken_share(run: &Run<'_>, numbers: &Numbers) -> String {
+    if numbers.non_finite == 0 {
+        return String::new();
+    }
+    let share = percent(numbers.non_finite, numbers.steps);
+    let tensor = run.first_non_finite.as_ref();
+    let tensor = tensor.map_or(String::new(), |tensor| format!(", first in `{tensor}`"));
+    format!(
+        " ({} of {}, {share}{tensor})",
+        numbers.non_finite,
+        of_steps(numbers.steps)
+    )
+}
+
+/// What is said of a run that lived, with steps that were not finite.
+fn broken_steps(run: &Run<'_>, numbers: &Numbers) -> String {
+    let first = run.steps.iter().find(|step| step.broken());
+    let first = first.map_or(0, |step| step.step);
+    format!(
+        "steps were not finite, the first of them step {first}{}",
+        broken_share(run, numbers)
+    )
+}
+
+fn notes(run: &Run<'_>, class: Class, numbers: &Numbers) -> Vec<String> {
+    let mut notes = Vec::new();
+    let lost = matches!(class, Class::Exploded | Class::NotFinite);
+    if class == Class::SecondLearningRate {
+        notes.push(
+            "these are the norms of a run that was held back, which a free one need not have; a \
+             lower learning rate, or one step up of the threshold at a time, would tell"
+                .to_owned(),
+        );
+    }
+    if let Some((left_out, others)) = numbers.outlier_norms {
+        let times = left_out / others;
+        let judged = match times > OUTLIER_ABOVE_TIMES {
+            true => "",
+            false => ": these are ordinary steps, and nothing was learned from them",
+        };
+        let [left_out, others] = [left_out, others].map(significant);
+        notes.push(format!(
+            "the steps that were left out had a median norm of {left_out}, the others of \
+             {others}{judged}"
+        ));
+    }
+    if numbers.non_finite > 0 && !lost {
+        let skipped = numbers.skipped - numbers.outliers;
+        let what = match skipped > 0 {
+            true => "left out",
+            false => "applied with zeros in their place",
+        };
+        notes.push(format!(
+            "{} had gradients that were not finite, and {} {what}; clipping cannot repair them, a \
+             lower learning rate or a longer warm-up prevents them",
+            of_steps(numbers.non_finite),
+            if numbers.non_finite == 1 {
+                "was"
+            } else {
+                "were"
+            },
+        ));
+    }
+    if let Some(cosine) = run.cosine.filter(|cosine| *cosine < TURNED_BELOW_COSINE)
+        && !lost
+    {
+        notes.push(format!(
+            "clipping turned the gradients: the mean cosine between before and after is {}",
+            significant(cosine)
+        ));
+    }
+    let inside = run.policy.rules_inside_adam().map(ClipRule::name);
+    notes.extend(inside.map(|name| {
+        format!("`{name}` works inside Adam, on the update, and is not part of these numbers")
+    }));
+    notes
 }

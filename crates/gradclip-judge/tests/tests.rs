@@ -1,4 +1,5 @@
 //! The integration tests of `gradclip-judge`, as one binary.
 
+mod flow;
 mod replay;
 mod verdict;

@@ -1,215 +1,473 @@
-//! The verdict on a run and the flow of gradients, in numbers and in words.
+//! The verdict on a run: every class at both sides of its borders, and what is said.
 
-use gradclip::{Clipper, NonFinite, Unscaled};
-use gradclip_judge::{Assessment, GradientFlow, StepRecord, Verdict};
+use gradclip::{ClipAction, ClipPolicy, Clipper, NonFinite, Unscaled};
+use gradclip_judge::{Class, Judgement, Run, StepRecord, Tone, judge};
 
-#[track_caller]
-fn assert_close(actual: f64, expected: f64, relative: f64) {
-    let error = (actual - expected).abs();
-    assert!(
-        error <= relative * expected.abs(),
-        "{actual} is not {expected} to {relative}"
-    );
+fn policy(text: &str) -> ClipPolicy {
+    text.parse().expect("a policy")
 }
 
-fn step(norm_before: f64, threshold: Option<f64>) -> StepRecord {
+/// A step under `global-norm:threshold`.
+fn step(step: u64, norm_before: f64, threshold: Option<f64>) -> StepRecord {
     let clipped = threshold.is_some_and(|threshold| norm_before > threshold);
     StepRecord {
+        step,
+        loss: Some(2.0),
         norm_before,
         threshold,
         coefficient: threshold.map_or(1.0, |threshold| (threshold / norm_before).min(1.0)),
-        clipped,
-        skipped: false,
-        outlier: false,
+        action: match clipped {
+            true => ClipAction::Clip,
+            false => ClipAction::Keep,
+        },
+        non_finite: false,
     }
 }
 
-fn verdict(norms: &[f64], threshold: Option<f64>) -> Verdict {
-    Verdict::of(norms.iter().map(|norm| step(*norm, threshold))).expect("there are steps")
+fn not_finite(step: u64) -> StepRecord {
+    StepRecord {
+        step,
+        loss: Some(f64::NAN),
+        norm_before: f64::NAN,
+        threshold: None,
+        coefficient: 0.0,
+        action: ClipAction::Skip,
+        non_finite: true,
+    }
+}
+
+fn steps(norms: &[f64], threshold: Option<f64>) -> Vec<StepRecord> {
+    let numbered = (1..).zip(norms);
+    numbered
+        .map(|(number, norm)| step(number, *norm, threshold))
+        .collect()
+}
+
+fn clipped_at(norms: &[f64], threshold: f64) -> Judgement {
+    let policy = policy(&format!("global-norm:{threshold}"));
+    judge(&Run::new(&policy, steps(norms, Some(threshold))))
+}
+
+fn unclipped(norms: &[f64]) -> Judgement {
+    judge(&Run::new(&ClipPolicy::none(), steps(norms, None)))
+}
+
+/// `spikes` norms of `spike`, spread over `all` that are 0.5 otherwise.
+fn spiking(all: usize, spikes: usize, spike: f64) -> Vec<f64> {
+    let every = all / spikes.max(1);
+    let is_spike =
+        |index: usize| spikes > 0 && index % every == every - 1 && index / every < spikes;
+    (0..all)
+        .map(|index| if is_spike(index) { spike } else { 0.5 })
+        .collect()
+}
+
+fn class_of(norms: &[f64], threshold: f64) -> Class {
+    clipped_at(norms, threshold).verdict.class
 }
 
 #[test]
-fn a_healthy_run_in_words() {
+fn off_and_idle() {
+    assert_eq!(unclipped(&[1.0; 40]).verdict.class, Class::Off);
+    assert_eq!(class_of(&[1.0; 40], f64::INFINITY), Class::Idle);
+    // Equal to the threshold is not above it.
+    assert_eq!(class_of(&[1.0; 40], 1.0), Class::Idle);
+    assert_ne!(class_of(&[1.0_f64.next_up(); 40], 1.0), Class::Idle);
+}
+
+#[test]
+fn too_short_ends_at_twenty_steps() {
+    assert_eq!(class_of(&[1.0; 19], 5.0), Class::TooShort);
+    assert_eq!(class_of(&[1.0; 20], 5.0), Class::Idle);
+    let none = judge(&Run::new(&ClipPolicy::none(), []));
+    assert_eq!(none.verdict.class, Class::TooShort);
+    assert_eq!(none.verdict.sentence, "no step was taken");
+    assert_eq!(none.advice, None);
+}
+
+#[test]
+fn seldom_is_below_one_percent_and_decisive_above_twice() {
+    assert_eq!(class_of(&spiking(1000, 9, 9.0), 1.0), Class::SeldomDecisive);
+    assert_eq!(class_of(&spiking(1000, 10, 9.0), 1.0), Class::TrimsSpikes);
+    // Cut to a half is not to less than half.
+    assert_eq!(class_of(&spiking(1000, 9, 2.0), 1.0), Class::TrimsSpikes);
+    let just_above = spiking(1000, 9, 2.0_f64.next_up());
+    assert_eq!(class_of(&just_above, 1.0), Class::SeldomDecisive);
+}
+
+#[test]
+fn up_to_a_tenth_are_spikes() {
+    assert_eq!(class_of(&spiking(1000, 100, 9.0), 1.0), Class::TrimsSpikes);
+    let more = spiking(1001, 101, 9.0);
+    assert_eq!(class_of(&more, 1.0), Class::NearOrdinary);
+    // What was called healthy: 44 % at 0.25, with a median of 0.247.
+    let norms: Vec<f64> = (0..100).map(|i| 0.225 + 0.000_45 * f64::from(i)).collect();
+    let near = clipped_at(&norms, 0.25);
+    assert_eq!(near.verdict.class, Class::NearOrdinary);
+    let words = &near.verdict.sentence;
+    assert!(
+        words.contains("lies among ordinary norms (median norm 0.247)"),
+        "{words}"
+    );
+    assert!(words.contains("cut 44 of 100 steps (44 %)"), "{words}");
+    assert_eq!(near.advice, None);
+    assert_eq!(
+        near.verdict.next.unwrap().to_string(),
+        "--clip global-norm:0.5"
+    );
+}
+
+#[test]
+fn a_second_learning_rate_cuts_the_median_step() {
+    // The median step is the border: cut to a half, and to less.
+    assert_eq!(class_of(&[2.0; 100], 1.0), Class::SecondLearningRate);
+    assert_eq!(
+        class_of(&spiking(100, 50, 9.0), 1.0),
+        Class::SecondLearningRate
+    );
+    assert_eq!(class_of(&spiking(100, 49, 9.0), 1.0), Class::NearOrdinary);
+    // Nearly every step, by a tenth or hardly.
+    assert_eq!(class_of(&[1.11; 100], 1.0), Class::SecondLearningRate);
+    assert_eq!(class_of(&[1.09; 100], 1.0), Class::NearOrdinary);
+    let most =
+        |cut: usize| -> Vec<f64> { (0..100).map(|i| if i < cut { 1.5 } else { 0.5 }).collect() };
+    assert_eq!(class_of(&most(90), 1.0), Class::NearOrdinary);
+    assert_eq!(class_of(&most(91), 1.0), Class::SecondLearningRate);
+}
+
+#[test]
+fn norms_of_a_throttled_run_are_not_taken_for_those_of_a_free_one() {
+    let judged = clipped_at(&[0.8; 300], 0.03);
+    assert_eq!(judged.advice, None);
+    let words = judged.verdict.to_string();
+    for part in ["held back", "lower learning rate", "one step up"] {
+        assert!(words.contains(part), "{words}");
+    }
+    assert_eq!(
+        judged.verdict.next.unwrap().to_string(),
+        "--clip global-norm:0.06"
+    );
+}
+
+#[test]
+fn an_explosion_is_a_hundred_times_the_median_and_reaches_the_optimizer() {
+    let lost = |spike: f64, threshold: Option<f64>| {
+        let mut steps = steps(&[1.0, 1.0, spike], threshold);
+        steps.extend((4..=12).map(not_finite));
+        let policy = policy(&threshold.map_or("none".into(), |t| format!("global-norm:{t}")));
+        let mut run = Run::new(&policy, steps);
+        run.diverged = true;
+        judge(&run)
+    };
+    assert_eq!(lost(100.0, None).verdict.class, Class::NotFinite);
+    let exploded = lost(3e6, None);
+    assert_eq!(exploded.verdict.class, Class::Exploded);
+    assert_eq!(
+        lost(100.0_f64.next_up(), None).verdict.class,
+        Class::Exploded
+    );
+    // What clipping has cut did not explode the weights.
+    assert_eq!(lost(3e6, Some(5.0)).verdict.class, Class::NotFinite);
+
+    let words = exploded.verdict.to_string();
+    let start =
+        "exploded: exploded at step 3 (norm 3e6), not finite from step 4 (9 of 12 steps, 75 %)";
+    assert!(words.starts_with(start), "{words}");
+    let next = exploded.verdict.next.unwrap().to_string();
+    assert_eq!(next, "--clip global-norm:1");
+    assert_eq!(exploded.advice.unwrap().policy, "global-norm:1");
+    for unknown in ["shortened", "cosine", "direction", "zclip"] {
+        assert!(!words.contains(unknown), "{words}");
+    }
+}
+
+#[test]
+fn an_explosion_that_was_survived_is_none() {
+    let mut norms = vec![0.5; 300];
+    norms[200] = 3e6;
+    assert_eq!(unclipped(&norms).verdict.class, Class::Off);
+    // A hundred steps before the end it is no longer the cause.
+    let ended_after = |more: usize| {
+        let mut norms = vec![0.5; 200];
+        norms.push(3e6);
+        norms.extend(vec![0.5; more]);
+        let none = ClipPolicy::none();
+        let mut run = Run::new(&none, steps(&norms, None));
+        run.diverged = true;
+        judge(&run).verdict.class
+    };
+    assert_eq!(ended_after(99), Class::Exploded);
+    assert_eq!(ended_after(100), Class::NotFinite);
+}
+
+#[test]
+fn a_loss_that_ends_far_above_its_start_is_an_explosion() {
+    let ending_at = |loss: f64| {
+        let steps = (1..=40).map(|number| StepRecord {
+            loss: Some(if number <= 20 { 4.0 } else { loss }),
+            ..step(number, 9.0, Some(1.0))
+        });
+        let policy = policy("global-norm:1");
+        judge(&Run::new(&policy, steps)).verdict
+    };
+    assert_eq!(ending_at(6.0).class, Class::SecondLearningRate);
+    let lost = ending_at(6.0_f64.next_up());
+    assert_eq!(lost.class, Class::Exploded);
+    assert!(
+        lost.sentence.contains("from step 21 on"),
+        "{}",
+        lost.sentence
+    );
+}
+
+#[test]
+fn more_than_one_percent_of_broken_steps_is_not_finite() {
+    let with_broken = |broken: u64| {
+        let mut steps = steps(&[0.5; 1000], Some(1.0));
+        for number in 1..=broken {
+            steps[number as usize * 10] = not_finite(number * 10 + 1);
+        }
+        let policy = policy("global-norm:1");
+        let mut run = Run::new(&policy, steps);
+        run.first_non_finite = Some("head.weight".into());
+        judge(&run)
+    };
+    let few = with_broken(10);
+    assert_eq!(few.verdict.class, Class::Idle);
+    assert!(
+        few.verdict.notes[0].starts_with("10 steps had gradients"),
+        "{:?}",
+        few.verdict.notes
+    );
+    let many = with_broken(11);
+    assert_eq!(many.verdict.class, Class::NotFinite);
+    let words = "steps were not finite, the first of them step 11 (11 of 1000 steps, 1.1 %, first in \
+                 `head.weight`)";
+    assert_eq!(many.verdict.sentence, words);
+    assert_eq!(many.advice, None);
+}
+
+#[test]
+fn a_run_that_ends_without_a_finite_loss_is_not_finite() {
+    let none = ClipPolicy::none();
+    let mut run = Run::new(&none, steps(&[1.0; 50], None));
+    assert_eq!(judge(&run).verdict.class, Class::Off);
+    run.val_loss = Some(f64::NAN);
+    let judged = judge(&run);
+    assert_eq!(judged.verdict.class, Class::NotFinite);
+    assert_eq!(judged.verdict.sentence, "the validation loss is not finite");
+    assert_eq!(judged.advice, None, "nothing was cut, and nothing exploded");
+    run.val_loss = None;
+    run.diverged = true;
+    assert_eq!(judge(&run).verdict.sentence, "not finite from step 51");
+    // Set to zero, and applied.
+    let mut steps = steps(&[1.0; 50], Some(5.0));
+    steps[49].loss = Some(f64::NAN);
+    assert_eq!(
+        judge(&Run::new(&none, steps)).verdict.class,
+        Class::NotFinite
+    );
+}
+
+#[test]
+fn what_skipping_did_is_said() {
+    let policy = policy("skip:1,window=16");
+    let steps = (1..=300).map(|number| match number % 2 {
+        0 => step(number, 0.5, None),
+        _ => StepRecord {
+            action: ClipAction::Skip,
+            coefficient: 0.0,
+            ..step(number, 0.6, None)
+        },
+    });
+    let judged = judge(&Run::new(&policy, steps)).verdict;
+    assert_eq!(judged.class, Class::NearOrdinary);
+    let words = judged.to_string();
+    for part in [
+        "left out 150 of 300 steps (50 %) as outliers",
+        "these are ordinary steps",
+    ] {
+        assert!(words.contains(part), "{words}");
+    }
+    let rare = (1..=300).map(|number| match number {
+        250 => StepRecord {
+            action: ClipAction::Skip,
+            coefficient: 0.0,
+            ..step(number, 60.0, None)
+        },
+        _ => step(number, 0.5, None),
+    });
+    let rare = judge(&Run::new(&policy, rare)).verdict;
+    assert_eq!(rare.class, Class::SeldomDecisive);
+    assert!(!rare.to_string().contains("ordinary steps"), "{rare}");
+}
+
+#[test]
+fn when_it_engaged_is_said() {
+    let mut early = vec![9.0; 5];
+    early.extend([0.5; 95]);
+    let words = clipped_at(&early, 1.0).verdict.sentence;
+    assert!(words.contains(", all in the first 5;"), "{words}");
+    early.reverse();
+    let words = clipped_at(&early, 1.0).verdict.sentence;
+    assert!(words.contains(", none before step 96;"), "{words}");
+}
+
+#[test]
+fn what_works_inside_adam_is_not_called_no_clipping() {
+    let policy = policy("update-rms:1");
+    let judged = judge(&Run::new(&policy, steps(&[0.5; 200], None)));
+    assert_eq!(judged.verdict.class, Class::Off);
+    let words = judged.verdict.to_string();
+    assert!(
+        words.contains("no rule clips the gradients themselves"),
+        "{words}"
+    );
+    assert!(words.contains("`update-rms` works inside Adam"), "{words}");
+    assert_eq!(judged.advice, None);
+}
+
+#[test]
+fn coefficients_that_are_not_known_are_left_out() {
+    let policy = policy("value:1+global-norm:1");
+    let steps = (1..=200).map(|number| StepRecord {
+        coefficient: if number % 20 == 0 { f64::NAN } else { 1.0 },
+        action: if number % 20 == 0 {
+            ClipAction::Clip
+        } else {
+            ClipAction::Keep
+        },
+        ..step(number, 0.5, None)
+    });
+    let verdict = judge(&Run::new(&policy, steps)).verdict;
+    assert_eq!(verdict.class, Class::TrimsSpikes);
+    assert!(!verdict.to_string().contains("NaN"), "{verdict}");
+}
+
+#[test]
+fn lost_direction_is_said() {
+    let policy = policy("value:0.1");
+    let mut run = Run::new(&policy, steps(&[0.5; 200], Some(0.4)));
+    run.cosine = Some(0.7);
+    let words = judge(&run).verdict.to_string();
+    assert!(
+        words.contains("the mean cosine between before and after is 0.7"),
+        "{words}"
+    );
+}
+
+#[test]
+fn the_numbers_are_one_line() {
     let mut norms = vec![0.5; 363];
     norms.extend([12.44; 37]);
-    let verdict = verdict(&norms, Some(5.0));
+    let verdict = clipped_at(&norms, 5.0).verdict;
     assert_eq!(
-        (verdict.steps, verdict.clipped, verdict.skipped),
-        (400, 37, 0)
+        verdict.numbers.to_string(),
+        "37 of 400 steps clipped (9.25 %); norm p10 0.5, median 0.5, p90 0.5, max 12.4 at step 400; \
+         threshold 5"
     );
-    assert_eq!(verdict.assessment, Assessment::Healthy);
-    assert_eq!(
-        verdict.to_string(),
-        "clipping engaged at 37 of 400 steps (9.25 %)\n\
-         gradient norm before clipping: p10 0.5, median 0.5, p90 0.5, max 12.4\n\
-         the threshold 5 looks healthy: it cuts the spikes and leaves ordinary steps alone\n\
-         for global-norm this run suggests thresholds from 0.802 to 16 (half to ten times the mean \
-         norm, Pascanu et al. 2013)"
-    );
-}
-
-#[test]
-fn assessments_at_their_borders() {
-    assert_eq!(verdict(&[1.0; 4], None).assessment, Assessment::Off);
-    assert_eq!(
-        verdict(&[1.0; 4], Some(f64::INFINITY)).assessment,
-        Assessment::Inactive
-    );
-    let with_spikes = |spikes: usize, steps: usize, spike: f64| {
-        let norms: Vec<f64> = (0..steps)
-            .map(|index| if index < spikes { spike } else { 0.5 })
-            .collect();
-        verdict(&norms, Some(1.0)).assessment
-    };
-    assert_eq!(with_spikes(9, 1000, 2.0), Assessment::Inactive);
-    // However rare: one gradient nine times too long can end a run.
-    assert_eq!(with_spikes(1, 1000, 9.0), Assessment::Healthy);
-    assert_eq!(with_spikes(10, 1000, 9.0), Assessment::Healthy);
-    assert_eq!(with_spikes(50, 100, 9.0), Assessment::Healthy);
-    assert_eq!(with_spikes(51, 100, 9.0), Assessment::Throttling);
-    assert_eq!(with_spikes(100, 100, 2.0), Assessment::Healthy);
-    assert_eq!(with_spikes(100, 100, 2.1), Assessment::Throttling);
-}
-
-#[test]
-fn distribution_and_suggestion() {
-    let norms: Vec<f64> = (0..=100).rev().map(f64::from).collect();
-    let verdict = verdict(&norms, Some(1000.0));
-    let norms = verdict.norms.unwrap();
-    assert_eq!(
-        (norms.p10, norms.p50, norms.p90, norms.max),
-        (10.0, 50.0, 90.0, 100.0)
-    );
-    assert_close(norms.mean, 50.0, 1e-14);
-    let suggested = verdict.suggested.unwrap();
-    assert_close(*suggested.start(), 25.0, 1e-14);
-    assert_close(*suggested.end(), 500.0, 1e-14);
-}
-
-#[test]
-fn bad_steps_do_not_spoil_the_statistics() {
-    assert_eq!(Verdict::of([]), None);
-    let skipped = StepRecord {
-        skipped: true,
-        outlier: false,
-        ..step(1e30, Some(5.0))
-    };
-    let steps = [
-        step(1.0, Some(5.0)),
-        skipped,
-        step(f64::NAN, Some(5.0)),
-        step(3.0, Some(5.0)),
-    ];
-    let verdict = Verdict::of(steps).unwrap();
-    assert_eq!((verdict.steps, verdict.skipped, verdict.clipped), (4, 1, 0));
-    assert_eq!(
-        verdict.norms.map(|norms| (norms.max, norms.mean)),
-        Some((3.0, 2.0))
-    );
+    let short = clipped_at(&[1.0], 5.0).verdict;
     assert!(
-        verdict
-            .to_string()
-            .contains("1 of 4 steps skipped for non-finite gradients")
+        short.to_string().contains("0 of 1 step clipped (0 %)"),
+        "{short}"
     );
-
-    let all_skipped = Verdict::of([skipped]).unwrap();
-    assert_eq!(
-        (all_skipped.norms, all_skipped.suggested.clone()),
-        (None, None)
-    );
-    assert!(
-        all_skipped.to_string().contains("1 of 1 step skipped"),
-        "{all_skipped}"
-    );
-
-    let saturated = Verdict::of([step(f64::MAX, Some(1.0)); 3]).unwrap();
-    assert!(saturated.suggested.unwrap().end().is_finite());
 }
 
 #[test]
 fn a_report_becomes_a_record() {
-    let mut clipper = Clipper::new("global-norm:1".parse().unwrap(), NonFinite::Error)
-        .expect("no rule inside Adam");
+    let mut clipper = Clipper::new(policy("global-norm:1"), NonFinite::Error).unwrap();
     let gradients = Unscaled::single([("w", [3.0_f32, 4.0])]);
     let outcome = clipper.clip(gradients).unwrap();
-    let record = StepRecord::from(outcome.report());
-    assert_eq!(record, step(5.0, Some(1.0)));
-    assert!(record.clipped);
+    let record = StepRecord::new(1, outcome.report(), Some(2.0));
+    assert_eq!(record, step(1, 5.0, Some(1.0)));
+    assert!(record.clipped() && record.engaged() && !record.skipped());
 }
 
 #[test]
-fn throttling_and_off_in_words() {
-    let text = verdict(&[10.0; 10], Some(1.0)).to_string();
-    assert!(text.contains("throttles training"), "{text}");
-    assert!(
-        verdict(&[10.0; 10], None)
-            .to_string()
-            .starts_with("clipping was off for 10 steps")
-    );
-    let text = verdict(&[1.5; 10], Some(1.0)).to_string();
-    assert!(text.contains("close to what is ordinary"), "{text}");
+fn classes_are_nine_with_names_and_tones() {
+    let names = Class::ALL.map(Class::name).join(" ");
+    let expected = "off idle seldom-decisive trims-spikes near-ordinary second-learning-rate exploded \
+                    not-finite too-short";
+    assert_eq!(names, expected);
+    let bad = Class::ALL
+        .into_iter()
+        .filter(|class| class.tone() == Tone::Bad);
+    assert_eq!(bad.collect::<Vec<_>>(), [Class::Exploded, Class::NotFinite]);
 }
 
-fn flow(layers: &[(&str, f64)]) -> GradientFlow {
-    let layers: Vec<(String, f64)> = layers
-        .iter()
-        .map(|(name, rms)| ((*name).to_owned(), *rms))
-        .collect();
-    GradientFlow::of(&layers)
-}
+mod advice {
+    use super::*;
 
-#[test]
-fn vanishing_gradients_are_named_and_not_promised_a_cure() {
-    let flow = flow(&[("in", 1e-9), ("mid", 1e-5), ("out", 0.01), ("head", 0.001)]);
-    let found = flow.vanishing.clone().unwrap();
-    assert_eq!(found.layer, "in");
-    assert_close(found.ratio, 1e-7, 1e-12);
-    assert_close(flow.first_to_last.unwrap(), 1e-6, 1e-12);
-    assert_eq!(flow.exploding, None);
-    let text = flow.to_string();
-    assert!(
-        text.contains("`in` receives 1e-7") && text.contains("clipping cannot cure"),
-        "{text}"
-    );
-}
-
-#[test]
-fn exploding_gradients_and_the_borders() {
-    let exploding = flow(&[("in", 2000.0), ("out", 1.0)]);
-    assert_eq!(exploding.exploding.clone().unwrap().layer, "in");
-    assert!(
-        exploding
-            .to_string()
-            .contains("gradients explode toward the input")
-    );
-    assert_eq!(flow(&[("in", 1000.0), ("out", 1.0)]).exploding, None);
-    assert_eq!(flow(&[("in", 0.001), ("out", 1.0)]).vanishing, None);
-    assert!(flow(&[("in", 0.000_999), ("out", 1.0)]).vanishing.is_some());
-}
-
-#[test]
-fn even_flow_and_layers_without_a_number() {
-    let even = flow(&[("in", 0.5), ("bad", f64::NAN), ("out", 1.0)]);
-    let sentence = "gradients reach every layer: the first layer's are 0.5 times as large as the last \
-         layer's (below 0.001 they would vanish)";
-    assert_eq!(even.to_string(), sentence);
-    for layers in [&[][..], &[("only", 1.0)], &[("a", 0.0), ("b", 0.0)]] {
-        assert!(flow(layers).to_string().starts_with("too few layers"));
+    #[test]
+    fn calm_gradients_get_a_safety_net() {
+        let norms: Vec<f64> = (0..200).map(|i| 1.0 + 0.01 * f64::from(i % 10)).collect();
+        let advice = unclipped(&norms).advice.unwrap();
+        assert_eq!(advice.policy, "global-norm:2.2");
+        assert!(advice.reasons[0].contains("changed nothing"), "{advice}");
+        // With one that was never reached, there is nothing to change.
+        assert_eq!(
+            clipped_at(&norms, 5.0).advice.unwrap().policy,
+            "global-norm:5"
+        );
     }
-    assert_eq!(
-        flow(&[("dead", 0.0), ("out", 1.0)])
-            .vanishing
-            .unwrap()
-            .ratio,
-        0.0
-    );
-}
 
-#[test]
-fn a_rare_but_long_gradient_is_told() {
-    let mut norms = vec![0.5; 999];
-    norms.push(836.0);
-    let words = verdict(&norms, Some(1.0)).to_string();
-    assert!(words.contains("seldom needed, but it mattered"), "{words}");
-    assert!(words.contains("was 836 times as long"), "{words}");
+    #[test]
+    fn one_spike_does_not_move_the_threshold() {
+        let mut norms: Vec<f64> = (0..300).map(|i| 0.5 + 0.01 * f64::from(i % 7)).collect();
+        let calm = norms.clone();
+        norms[150] = 3e6;
+        let advice = unclipped(&norms).advice.unwrap();
+        assert_eq!(advice.policy, "global-norm:0.56");
+        assert!(
+            advice.reasons[0].contains("would have cut 1 of 300"),
+            "{advice}"
+        );
+        assert_eq!(unclipped(&calm).advice.unwrap().policy, "global-norm:1.1");
+        // The same for a threshold that the spike did not reach.
+        assert_eq!(
+            clipped_at(&norms, 1e7).advice.unwrap().policy,
+            "global-norm:0.56"
+        );
+    }
+
+    #[test]
+    fn it_is_in_the_order_of_the_run() {
+        let policy = policy("global-norm:10000000,p=inf");
+        let mut norms = vec![0.02; 300];
+        norms[150] = 3.0;
+        let advice = judge(&Run::new(&policy, steps(&norms, Some(1e7))))
+            .advice
+            .unwrap();
+        assert_eq!(advice.policy, "global-norm:0.02,p=inf");
+    }
+
+    #[test]
+    fn a_policy_that_cuts_spikes_is_kept() {
+        let advice = clipped_at(&spiking(400, 8, 9.0), 1.0).advice.unwrap();
+        assert_eq!(advice.policy, "global-norm:1");
+        assert!(advice.reasons[0].contains("keep it"), "{advice}");
+    }
+
+    #[test]
+    fn few_steps_get_none() {
+        assert_eq!(unclipped(&[1.0; 99]).advice, None);
+        assert!(unclipped(&[1.0; 100]).advice.is_some());
+        assert_eq!(unclipped(&[0.0; 100]).advice, None);
+    }
+
+    #[test]
+    fn after_an_explosion_it_is_the_usual_threshold_or_twice_what_was_ordinary() {
+        let after = |ordinary: f64, steps: usize| {
+            let mut norms = vec![ordinary; steps];
+            norms.push(ordinary * 1e6);
+            let none = ClipPolicy::none();
+            let mut run = Run::new(&none, super::steps(&norms, None));
+            run.diverged = true;
+            judge(&run).advice.unwrap().policy
+        };
+        assert_eq!(after(0.5, 30), "global-norm:1");
+        assert_eq!(after(30.0, 19), "global-norm:1");
+        assert_eq!(after(30.0, 20), "global-norm:60");
+        assert_eq!(after(1e-9, 30), "global-norm:2e-9");
+    }
 }

@@ -104,7 +104,7 @@ export function showCompare(page, names) {
     const differing = keys.filter((key) => new Set(tables.map((table) => table.get(key))).size > 1);
     const results = [
       ["validation loss", (about) => significant(about.val_loss)],
-      ["steps clipped", (about) => (about.assessment === "off" ? "–" : percent(about.clipped_share))],
+      ["steps clipped", (about) => (about.class === "off" ? "–" : percent(about.clipped_share))],
     ];
     const key = (place) => element("i", { class: "key", style: { background: `var(${runs[place].colour})` } });
     fill(differences,

@@ -18,9 +18,14 @@ const COLUMNS = [
 
 const VERDICTS = {
   off: "no clipping",
-  inactive: "never needed",
-  healthy: "healthy",
-  throttling: "throttles",
+  idle: "idle",
+  "seldom-decisive": "seldom, decisive",
+  "trims-spikes": "trims spikes",
+  "near-ordinary": "near ordinary",
+  "second-learning-rate": "second learning rate",
+  exploded: "exploded",
+  "not-finite": "not finite",
+  "too-short": "too short to say",
 };
 
 // What was chosen survives going into a run and back.
@@ -62,7 +67,7 @@ export function showList(page) {
     const words = search.toLowerCase().split(/\s+/).filter(Boolean);
     const [, , value] = COLUMNS.find(([key]) => key === sorting.key);
     const found = [...rows.values()].filter((row) => {
-      const text = [row.name, row.preset, row.model, row.clip, row.state, row.assessment, row.damage ? "damaged" : ""]
+      const text = [row.name, row.preset, row.model, row.clip, row.state, row.class, row.damage ? "damaged" : ""]
         .join(" ").toLowerCase();
       return words.every((word) => text.includes(word));
     });
@@ -93,7 +98,7 @@ export function showList(page) {
       cell("loss", "loss", significant(row.loss)),
       cell("val_loss", "validation", significant(row.val_loss)),
       cell("clipped", "clipped", row.digested
-        ? [row.assessment === "off" ? "–" : percent(row.clipped_share), element("small", {}, VERDICTS[row.assessment] ?? "")]
+        ? [row.class === "off" ? "–" : percent(row.clipped_share), element("small", {}, VERDICTS[row.class] ?? "")]
         : element("small", {}, "reading…")),
       cell("speed", "tokens/s", count(row.tokens_per_second)),
       cell("modified", "changed", ago(row.modified)));

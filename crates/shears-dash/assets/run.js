@@ -157,7 +157,7 @@ export function showRun(page, name) {
       figure("step", "step", count(step), steps ? ` of ${count(steps)}` : null),
       figure("loss", "loss", significant(last)),
       figure("val", "validation", significant(val)),
-      figure("clipped", "clipped", !about.digested ? "…" : about.assessment === "off" ? "off" : percent(share), about.skipped ? ` ${count(about.skipped)} skipped` : null),
+      figure("clipped", "clipped", !about.digested ? "…" : about.class === "off" ? "off" : percent(share), about.skipped ? ` ${count(about.skipped)} skipped` : null),
       figure("speed", "tokens/s", count(speed), Number.isFinite(left) && left > 1 ? ` ${duration(left)} left` : null));
     figures.style.setProperty("--done", steps ? String(Math.min(1, step / steps)) : "0");
   }

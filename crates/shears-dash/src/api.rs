@@ -129,12 +129,12 @@ pub(crate) async fn run(
         });
         let plan = read_plan(&run.path).unwrap_or_default();
         let digest = run.digest();
-        let verdict = digest.as_ref().and_then(|digest| digest.verdict.as_ref());
+        let judgement = digest.as_ref().and_then(|digest| digest.judgement.as_ref());
         Ok(Json(RunView {
             row: Row::of(&run),
             path: run.path.display().to_string(),
             preset_known: settings::preset_of(&plan, &dash.presets).is_some(),
-            verdict: verdict.map(ToString::to_string),
+            verdict: judgement.map(|judgement| judgement.lines().join("\n")),
             settings: settings::compared(&plan, &dash.presets),
             checkpoints: checkpoints::list(&run.path),
             samples,

@@ -4,8 +4,7 @@ use std::error::Error;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use gradclip_judge::Verdict;
-use shears_run::{Damage, Log, RunError};
+use shears_run::{Damage, Judgement, Log, RunError, Subject};
 
 use crate::series::Series;
 
@@ -20,7 +19,8 @@ pub(crate) struct Digest {
     pub(crate) file_length: u64,
     made: Instant,
     cost: Duration,
-    pub(crate) verdict: Option<Verdict>,
+    /// What is said about the run.
+    pub(crate) judgement: Option<Judgement>,
     pub(crate) val_loss: Option<f64>,
     pub(crate) curve: Vec<f32>,
     pub(crate) damage: Option<Damage>,
@@ -30,10 +30,11 @@ impl Digest {
     fn of(log: &Log, file_length: u64) -> Digest {
         let made = Instant::now();
         let columns = &log.columns;
+        let subject = log.path().parent().map(Subject::of).unwrap_or_default();
         Digest {
             length: log.position(),
             file_length,
-            verdict: columns.verdict(),
+            judgement: Some(columns.judge(&subject)),
             val_loss: columns
                 .evaluations
                 .last()
@@ -52,7 +53,7 @@ impl Digest {
             file_length,
             made: Instant::now(),
             cost: Duration::ZERO,
-            verdict: None,
+            judgement: None,
             val_loss: None,
             curve: Vec::new(),
             damage: Some(Damage {

@@ -3,7 +3,6 @@
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
-use gradclip_judge::Assessment;
 use serde::Serialize;
 
 use crate::digest::Digest;
@@ -33,7 +32,8 @@ pub(crate) struct Row {
     pub(crate) tokens_per_second: Option<f64>,
     pub(crate) clipped_share: Option<f64>,
     pub(crate) skipped: Option<usize>,
-    pub(crate) assessment: Option<&'static str>,
+    /// The class of the verdict.
+    pub(crate) class: Option<&'static str>,
     /// The loss over the whole run.
     pub(crate) curve: Vec<f32>,
     /// Whether the whole log was read, so that there is a verdict.
@@ -55,7 +55,8 @@ impl Row {
             .as_ref()
             .ok()
             .and_then(|plan| plan.get("steps")?.as_integer());
-        let verdict = digest.as_ref().and_then(|digest| digest.verdict.as_ref());
+        let judgement = digest.as_ref().and_then(|digest| digest.judgement.as_ref());
+        let verdict = judgement.map(|judgement| &judgement.verdict);
         let plan_damage = plan.as_ref().err().map(|reason| Damage {
             line: None,
             reason: reason.clone(),
@@ -74,25 +75,15 @@ impl Row {
             loss: glance.loss,
             val_loss: glance.val_loss.or_else(|| digest.as_ref()?.val_loss),
             tokens_per_second: glance.tokens_per_second,
-            clipped_share: verdict.map(|verdict| verdict.clipped_share),
-            skipped: verdict.map(|verdict| verdict.skipped),
-            assessment: verdict.map(|verdict| word(verdict.assessment)),
+            clipped_share: verdict.map(|verdict| verdict.numbers.clipped_share()),
+            skipped: verdict.map(|verdict| verdict.numbers.skipped),
+            class: verdict.map(|verdict| verdict.class.name()),
             curve: digest
                 .as_ref()
                 .map_or(Vec::new(), |digest| digest.curve.clone()),
             digested: digest.is_some(),
             modified: glance.modified.and_then(seconds),
         }
-    }
-}
-
-/// The verdict in a word.
-pub(crate) fn word(assessment: Assessment) -> &'static str {
-    match assessment {
-        Assessment::Off => "off",
-        Assessment::Inactive => "inactive",
-        Assessment::Healthy => "healthy",
-        Assessment::Throttling => "throttling",
     }
 }
 

@@ -84,7 +84,7 @@ async fn the_list_says_how_each_run_stands() {
     let row = row(&list, "finished");
     assert_eq!((&row["step"], &row["steps"]), (&100.into(), &400.into()));
     assert_eq!(row["clipped_share"], 0.01);
-    assert_eq!(row["assessment"], "healthy");
+    assert_eq!(row["class"], "trims-spikes");
     assert_eq!(row["clip"], "global-norm:1");
     assert!(row["curve"].as_array().unwrap().len() > 20);
     assert!((row["val_loss"].as_f64().unwrap() - 2.171).abs() < 1e-3);
@@ -117,7 +117,7 @@ async fn a_run_has_settings_verdict_and_samples() {
         about["verdict"]
             .as_str()
             .unwrap()
-            .contains("clipping engaged at 1 of 100 steps")
+            .contains("1 of 100 steps clipped")
     );
     assert_eq!(about["samples"][1]["text"], "thou <b>art</b> 100");
     let settings = about["settings"].as_array().unwrap();

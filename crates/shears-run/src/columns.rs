@@ -5,9 +5,9 @@
 //! is.
 
 use gradclip::ClipAction;
-use gradclip_judge::{StepRecord, TimeFlow, Verdict};
+use gradclip_judge::{StepRecord, TimeFlow};
 
-use crate::event::{EndReason, Event, record};
+use crate::event::{EndReason, Event};
 use crate::header::Header;
 use crate::line::{Line, Named, StepLine};
 
@@ -130,6 +130,10 @@ pub struct Columns {
     pub place: Vec<u64>,
     /// What clipping did.
     pub action: Vec<ClipAction>,
+    /// Whether an element of the gradients was not finite.
+    pub non_finite: Vec<bool>,
+    /// The first tensor that had such an element.
+    pub first_non_finite: Option<String>,
     /// Mean loss of the step's tokens, in nats a token.
     pub loss: Vec<f32>,
     /// The learning rate.
@@ -223,6 +227,11 @@ impl Columns {
         self.step.push(line.step);
         self.place.push(place);
         self.action.push(line.clip.action);
+        self.non_finite.push(line.clip.non_finite > 0);
+        if self.first_non_finite.is_none() {
+            let first = line.clip.first_non_finite.as_deref();
+            self.first_non_finite = first.map(String::from);
+        }
         self.loss.push(single(line.loss));
         self.lr.push(line.lr as f32);
         self.tokens_per_second.push(line.tokens_per_second as f32);
@@ -240,6 +249,10 @@ impl Columns {
         self.step.truncate(rows);
         self.place.truncate(rows);
         self.action.truncate(rows);
+        self.non_finite.truncate(rows);
+        if !self.non_finite.contains(&true) {
+            self.first_non_finite = None;
+        }
         self.norm_before.truncate(rows);
         self.threshold.truncate(rows);
         self.coefficient.truncate(rows);
@@ -263,20 +276,15 @@ impl Columns {
 
     /// What the verdict needs of each step.
     pub fn records(&self) -> impl Iterator<Item = StepRecord> {
-        (0..self.rows()).map(|row| {
-            let threshold = Some(self.threshold[row]).filter(|threshold| threshold.is_finite());
-            record(
-                self.action[row],
-                self.norm_before[row],
-                threshold,
-                self.coefficient[row],
-            )
+        (0..self.rows()).map(|row| StepRecord {
+            step: self.step[row],
+            loss: Some(f64::from(self.loss[row])),
+            norm_before: self.norm_before[row],
+            threshold: Some(self.threshold[row]).filter(|threshold| threshold.is_finite()),
+            coefficient: self.coefficient[row],
+            action: self.action[row],
+            non_finite: self.non_finite[row],
         })
-    }
-
-    /// The verdict on the clipping of the run; none before its first step.
-    pub fn verdict(&self) -> Option<Verdict> {
-        Verdict::of(self.records())
     }
 
     /// The rows of the steps from `from` to `to`, both included.
@@ -307,7 +315,7 @@ impl Columns {
             .sum();
         let words = self.step.capacity() * 5 + self.loss.capacity() * 5 / 2;
         words * 8
-            + self.action.capacity()
+            + self.action.capacity() * 2
             + self.ratio_rows.capacity() * 8
             + self.tensors.bytes()
             + self.ratios.bytes()

@@ -182,34 +182,19 @@ impl From<&ClipReport> for ClipEvent {
     }
 }
 
-impl ClipEvent {
-    /// What the verdict of a run needs of a step.
+impl StepEvent {
+    /// What the verdict of a run needs of the step.
     pub fn record(&self) -> StepRecord {
-        record(
-            self.action,
-            self.norm_before,
-            self.threshold,
-            self.coefficient,
-        )
-    }
-}
-
-/// What the verdict of a run needs of a step. A step that is left out although its norm is finite
-/// is an outlier.
-pub(crate) fn record(
-    action: ClipAction,
-    norm_before: f64,
-    threshold: Option<f64>,
-    coefficient: f64,
-) -> StepRecord {
-    let skipped = action == ClipAction::Skip;
-    StepRecord {
-        norm_before,
-        threshold,
-        coefficient,
-        clipped: action == ClipAction::Clip,
-        skipped,
-        outlier: skipped && norm_before.is_finite(),
+        StepRecord {
+            step: self.step,
+            // A loss that is not finite is written as null.
+            loss: Some(self.loss.unwrap_or(f64::NAN)),
+            norm_before: self.clip.norm_before,
+            threshold: self.clip.threshold,
+            coefficient: self.clip.coefficient,
+            action: self.clip.action,
+            non_finite: self.clip.non_finite > 0,
+        }
     }
 }
 

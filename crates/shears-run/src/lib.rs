@@ -8,6 +8,7 @@
 //! writer.rs   appends, and cuts what is taken again      columns.rs  a log as columns
 //! lock.rs     who writes to the folder                   glance.rs   its last lines
 //! plan.rs     plan.toml as a table                       flow.rs     gradients through the layers
+//! judgement.rs  what is said about a run
 //! ```
 //!
 //! A log has one reader, [`Log`]: it reads whole lines from where it stopped, leaves a half-written
@@ -22,6 +23,7 @@ mod event;
 mod flow;
 mod glance;
 mod header;
+mod judgement;
 mod line;
 mod lock;
 mod log;
@@ -33,6 +35,7 @@ pub use error::RunError;
 pub use event::{ClipEvent, EndReason, Event, StepEvent, action_name, six_digits};
 pub use glance::Glance;
 pub use header::{FORMAT, Header, Parameter};
+pub use judgement::{Judgement, Subject, program, quoted};
 pub use lock::{LockWatch, lock_folder};
 pub use log::{Damage, Events, Log, Reach, line_at};
 pub use plan::read_plan;
@@ -42,3 +45,5 @@ pub use writer::EventLog;
 pub const LOG: &str = "events.jsonl";
 /// The plan in the folder of a run: a folder without one is not a run.
 pub const PLAN: &str = "plan.toml";
+/// The text in the folder of a run that read standard input.
+pub const INPUT: &str = "input.txt";

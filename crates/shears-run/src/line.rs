@@ -108,8 +108,9 @@ pub(crate) struct ClipLine<'a> {
     pub(crate) coefficient: f64,
     pub(crate) threshold: Option<f64>,
     pub(crate) cosine: Option<f64>,
-    #[serde(rename = "non_finite")]
-    _non_finite: u64,
+    pub(crate) non_finite: u64,
+    #[serde(borrow, default)]
+    pub(crate) first_non_finite: Option<Cow<'a, str>>,
     #[serde(rename = "clipped_share")]
     _clipped_share: f64,
     #[serde(borrow)]
@@ -166,7 +167,8 @@ impl From<StepEvent> for StepLine<'static> {
                 coefficient: event.clip.coefficient,
                 threshold: event.clip.threshold,
                 cosine: event.clip.cosine,
-                _non_finite: event.clip.non_finite,
+                non_finite: event.clip.non_finite,
+                first_non_finite: event.clip.first_non_finite.map(Cow::Owned),
                 _clipped_share: event.clip.clipped_share,
                 tensors: named(event.clip.tensors),
             },

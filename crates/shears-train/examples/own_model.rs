@@ -10,7 +10,7 @@ use std::path::Path;
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, activation};
 use shears_model::{Embedding, Initializer, LanguageModel, Linear, Reading, State};
-use shears_run::StepEvent;
+use shears_run::{StepEvent, Subject};
 use shears_train::{
     Batches, Evaluation, Observer, Plan, Preset, RunFolder, Trainer, load_corpora, train,
 };
@@ -121,8 +121,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let run = RunFolder::create(&path, &plan, &corpora.tokenizer, None)?;
     let mut trainer = Trainer::new(plan, model, batches, 1, &device);
     train(&mut trainer, &run, &corpora, &device, &mut Printer)?;
-    if let Some(verdict) = run.log()?.columns.verdict() {
-        println!("\n{verdict}");
+    let judgement = run.log()?.columns.judge(&Subject::of(run.path()));
+    for line in judgement.lines() {
+        println!("{line}");
     }
     // A real run keeps its folder: `RunFolder::open` and `Trainer::restore` go on with it.
     drop(run);

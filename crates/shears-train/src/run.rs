@@ -6,13 +6,12 @@ use std::sync::Arc;
 
 use shears_data::{Corpus, Source, Tokenizer, TokenizerKind};
 use shears_model::ParameterInfo;
-use shears_run::{FORMAT, Header, LOG, Log, PLAN, Parameter, lock_folder};
+use shears_run::{FORMAT, Header, INPUT, LOG, Log, PLAN, Parameter, lock_folder};
 
 use crate::TrainError;
 use crate::checkpoint::{CheckpointStore, sync_folder, write_synced};
 use crate::plan::Plan;
 
-const INPUT: &str = "input.txt";
 const TOKENIZER: &str = "tokenizer.json";
 const CHECKPOINTS: &str = "checkpoints";
 

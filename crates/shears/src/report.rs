@@ -2,15 +2,12 @@
 
 use std::path::Path;
 
-use gradclip::ClipAction;
-use gradclip_judge::statistics::mean;
-use gradclip_judge::{Advice, GradientFlow, TimeFlow, Verdict};
 use indicatif::HumanCount;
 use shears_kernels::Bf16Unit;
-use shears_run::{Columns, EndReason, Parameter};
-use shears_train::{ClipPolicy, MemoryEstimate, Plan};
+use shears_run::{Columns, EndReason, Judgement, Parameter};
+use shears_train::{MemoryEstimate, Plan};
 
-use crate::run_log::without_header;
+pub(crate) use shears_run::program;
 
 /// A count with commas between thousands.
 pub(crate) fn count(number: u64) -> String {
@@ -150,126 +147,23 @@ pub(crate) fn plan_lines(plan: &Plan) -> String {
     )
 }
 
-/// All that the log of a run says about its clipping and its gradients.
-pub(crate) struct Judgement {
-    verdict: Option<Verdict>,
-    advice: Option<Advice>,
-    layers: Option<GradientFlow>,
-    /// Why there is no flow through the layers, where that needs a word.
-    layers_missing: Option<String>,
-    /// Of models that carry a state.
-    time: Option<TimeFlow>,
-}
-
-impl Judgement {
-    pub(crate) fn of(columns: &Columns) -> Judgement {
-        let cosines = columns.cosine.iter().zip(&columns.action);
-        let clipped = cosines.filter(|(_, action)| **action == ClipAction::Clip);
-        let cosines = clipped.map(|(cosine, _)| f64::from(*cosine));
-        // Where two rules of a chain turned the gradient, it is not known.
-        let cosine = mean(cosines.filter(|cosine| cosine.is_finite()));
-        Judgement {
-            verdict: columns.verdict(),
-            advice: Advice::of(columns.records(), cosine),
-            layers: columns.gradient_flow(),
-            layers_missing: without_header(columns, "flow of gradients through the layers"),
-            time: columns.time_flows.last().cloned(),
-        }
-    }
-
-    /// For people, indented.
-    pub(crate) fn lines(&self, policy: &ClipPolicy) -> String {
-        let verdict = self.verdict.as_ref();
-        let verdict = verdict.map_or("no step was taken".to_string(), Verdict::to_string);
-        let mut words = verdict.trim_end().to_string();
-        for rule in policy.rules_inside_adam() {
-            let name = rule.name();
-            words.push_str(&format!(
-                "\n`{name}` works inside Adam, on the update, and is not part of these numbers"
-            ));
-        }
-        if let Some(layers) = &self.layers {
-            words.push_str(&format!("\n{layers}"));
-        }
-        if let Some(missing) = &self.layers_missing {
-            words.push_str(&format!("\n{missing}"));
-        }
-        if let Some(time) = &self.time {
-            words.push_str(&format!("\n{time}"));
-        }
-        if let Some(advice) = &self.advice {
-            words.push_str(&format!("\n{advice}"));
-        }
-        let lines = words.lines().map(|line| format!("  {line}"));
-        lines.collect::<Vec<_>>().join("\n")
-    }
-
-    /// The last line of a run as JSON.
-    pub(crate) fn end_line(
-        &self,
-        columns: &Columns,
-        how: EndReason,
-        run: &Path,
-    ) -> anyhow::Result<serde_json::Value> {
-        let evaluation = columns.evaluations.last();
-        let mut line = self.json();
-        line["event"] = "end".into();
-        line["reason"] = serde_json::to_value(how)?;
-        line["step"] = columns.step.last().copied().unwrap_or(0).into();
-        line["run"] = run.display().to_string().into();
-        line["val_loss"] = evaluation.map(|evaluation| evaluation.val_loss).into();
-        line["bits_per_char"] = evaluation.map(|evaluation| evaluation.bits_per_char).into();
-        line["perplexity"] = evaluation.map(|evaluation| evaluation.perplexity).into();
-        Ok(line)
-    }
-
-    pub(crate) fn json(&self) -> serde_json::Value {
-        let verdict = self.verdict.as_ref().map(|verdict| {
-            serde_json::json!({
-                "steps": verdict.steps,
-                "clipped": verdict.clipped,
-                "clipped_share": verdict.clipped_share,
-                "skipped": verdict.skipped,
-                "outliers": verdict.outliers,
-                "threshold": verdict.threshold,
-                "norm": verdict.norms.as_ref().map(|norms| serde_json::json!({
-                    "p10": norms.p10, "p50": norms.p50, "p90": norms.p90,
-                    "max": norms.max, "mean": norms.mean,
-                })),
-                "assessment": format!("{:?}", verdict.assessment).to_lowercase(),
-                "suggested": verdict.suggested.as_ref().map(|range| [*range.start(), *range.end()]),
-                "words": verdict.to_string(),
-            })
-        });
-        serde_json::json!({
-            "verdict": verdict,
-            "advice": self.advice.as_ref().map(|advice| serde_json::json!({
-                "policy": advice.policy, "reasons": advice.reasons,
-            })),
-            "gradient_flow": self.layers.as_ref().map(|layers| serde_json::json!({
-                "first_to_last": layers.first_to_last,
-                "vanishing": layers.vanishing.as_ref().map(|finding| &finding.layer),
-                "exploding": layers.exploding.as_ref().map(|finding| &finding.layer),
-                "words": layers.to_string(),
-            })),
-            "gradient_flow_through_time": self.time.as_ref().map(|time| serde_json::json!({
-                "step": time.step,
-                "norms": time.norms,
-                "reach": time.reach(),
-                "far_to_near": time.far_to_near(),
-                "words": time.to_string(),
-            })),
-        })
-    }
-}
-
-/// How the user started this program, for commands to type next.
-pub(crate) fn program() -> &'static str {
-    // Cargo tells the programs that it runs where its own binary is.
-    match std::env::var_os("CARGO") {
-        Some(_) => "cargo run --release --",
-        None => "shears",
-    }
+/// The last line of a run as JSON.
+pub(crate) fn end_line(
+    judgement: &Judgement,
+    columns: &Columns,
+    how: EndReason,
+    run: &Path,
+) -> anyhow::Result<serde_json::Value> {
+    let evaluation = columns.evaluations.last();
+    let mut line = judgement.json();
+    line["event"] = "end".into();
+    line["reason"] = serde_json::to_value(how)?;
+    line["step"] = columns.step.last().copied().unwrap_or(0).into();
+    line["run"] = run.display().to_string().into();
+    line["val_loss"] = evaluation.map(|evaluation| evaluation.val_loss).into();
+    line["bits_per_char"] = evaluation.map(|evaluation| evaluation.bits_per_char).into();
+    line["perplexity"] = evaluation.map(|evaluation| evaluation.perplexity).into();
+    Ok(line)
 }
 
 #[cfg(test)]

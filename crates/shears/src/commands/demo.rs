@@ -10,7 +10,7 @@ use burn::tensor::Device;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use shears_model::LanguageModel;
-use shears_run::{Columns, EndReason, StepEvent};
+use shears_run::{Columns, EndReason, StepEvent, Subject};
 use shears_train::{
     Corpora, Evaluation, Observer, Plan, RunFolder, TrainError, Trainer, load_corpora, train,
 };
@@ -179,9 +179,9 @@ impl Demo {
             return Ok(None);
         }
         if self.json {
-            let judgement = report::Judgement::of(&ended.columns);
             let path = ended.folder.path();
-            let mut line = judgement.end_line(&ended.columns, ended.how, path)?;
+            let judgement = ended.columns.judge(&Subject::of(path));
+            let mut line = report::end_line(&judgement, &ended.columns, ended.how, path)?;
             line["sample"] = Some(ended.sample.as_str()).filter(|s| !s.is_empty()).into();
             say!("{line}");
         }

@@ -7,7 +7,7 @@ use clap::Args;
 use gradclip::ClipAction;
 use gradclip_judge::statistics::{mean, share};
 use shears_data::Tokenizer;
-use shears_run::{Columns, Event, Parameter};
+use shears_run::{Columns, Event, Judgement, Parameter, Subject};
 use shears_train::{Plan, RunFolder};
 
 use super::RunArgument;
@@ -33,7 +33,7 @@ pub(crate) fn run(arguments: &InspectArguments) -> anyhow::Result<ExitCode> {
     let columns = run_log::read(&run)?.columns;
     let store = run.checkpoints();
     let inspected = Inspected {
-        judgement: report::Judgement::of(&columns),
+        judgement: columns.judge(&Subject::of(run.path())),
         checkpoints: store.list()?,
         best: store.best()?,
         run,
@@ -55,7 +55,7 @@ struct Inspected {
     columns: Columns,
     checkpoints: Vec<PathBuf>,
     best: Option<PathBuf>,
-    judgement: report::Judgement,
+    judgement: Judgement,
 }
 
 impl Inspected {
@@ -117,7 +117,13 @@ impl Inspected {
             say!("  none yet");
         }
         say!("\nclipping with {}:", plan.clip);
-        say!("{}", self.judgement.lines(&plan.clip));
+        for line in self.judgement.lines() {
+            say!("  {line}");
+        }
+        if let Some(missing) = without_header(&self.columns, "flow of gradients through the layers")
+        {
+            say!("  {missing}");
+        }
         let (program, run) = (report::program(), self.run.path().display());
         say!("\nwhat another policy would have done: {program} replay {run} --clip POLICY");
     }

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use burn::tensor::Device;
 use gradclip::ClipAction;
 use shears_model::{LanguageModel, Precision, parameters};
-use shears_run::{Columns, EndReason, Evaluation, Event};
+use shears_run::{Columns, EndReason, Evaluation, Event, Subject};
 use shears_train::{
     Batches, Checkpoint, Corpora, End, MemoryEstimate, Plan, RunFolder, TrainError, Trainer,
     estimate_memory, header, load_corpora, train,
@@ -398,12 +398,12 @@ fn conclude<M: LanguageModel>(
     device: &Device,
 ) -> anyhow::Result<()> {
     let columns = run_log::read(folder)?.columns;
-    let judgement = report::Judgement::of(&columns);
+    let judgement = columns.judge(&Subject::of(folder.path()));
     let evaluation = columns.evaluations.last();
     let path = folder.path().display();
     let step = trainer.progress().step;
     if show == Show::Json {
-        let line = judgement.end_line(&columns, end.into(), folder.path())?;
+        let line = report::end_line(&judgement, &columns, end.into(), folder.path())?;
         say!("{line}");
     }
     if show != Show::Text {
@@ -432,7 +432,9 @@ fn conclude<M: LanguageModel>(
         );
     }
     say!("\nclipping with {}:", trainer.plan().clip);
-    say!("{}", judgement.lines(&trainer.plan().clip));
+    for line in judgement.lines() {
+        say!("  {line}");
+    }
     if end == End::Stopped {
         say!("\nto go on:\n  {} train --resume {path}", report::program());
         return Ok(());

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use gradclip::ClipAction;
+use gradclip::{ClipAction, ClipPolicy};
 use gradclip_judge::statistics::{LATELY, share};
-use gradclip_judge::{StepRecord, Verdict};
+use gradclip_judge::{Run, StepRecord, Verdict, judge};
 use shears_run::{Event, Header, StepEvent};
 use shears_train::Plan;
 
@@ -22,7 +22,7 @@ pub(crate) struct Setup {
     pub(crate) run: String,
     /// Its preset.
     pub(crate) title: String,
-    pub(crate) policy: String,
+    pub(crate) policy: ClipPolicy,
     pub(crate) steps: u64,
     /// The layers of the model from input to output, and the names of the tensors of each.
     pub(crate) layers: Vec<(String, Vec<String>)>,
@@ -37,7 +37,7 @@ impl Setup {
         Setup {
             run: one_line(&run.display().to_string()),
             title: plan.preset.to_string(),
-            policy: plan.clip.to_string(),
+            policy: plan.clip.clone(),
             steps: plan.steps,
             layers: layers.collect(),
         }
@@ -138,7 +138,7 @@ impl State {
         }
         self.clipped += u64::from(clip.action == ClipAction::Clip);
         self.left_out += u64::from(clip.action == ClipAction::Skip);
-        self.records.push(clip.record());
+        self.records.push(event.record());
     }
 
     /// The loss as reports smooth it, and the newest of that; not finite if the newest loss is not.
@@ -160,7 +160,8 @@ impl State {
     pub(super) fn judge(&mut self) {
         let enough = self.judged + 1 + self.judged / 50;
         if self.records.len() >= enough {
-            self.verdict = Verdict::of(self.records.iter().copied());
+            let run = Run::new(&self.setup.policy, self.records.iter().copied());
+            self.verdict = Some(judge(&run).verdict);
             self.judged = self.records.len();
         }
     }
@@ -170,7 +171,7 @@ impl State {
         let lately = self.records.iter().rev().take(LATELY);
         (
             self.clipped as f64 / self.records.len().max(1) as f64,
-            share(lately.map(|record| record.clipped)),
+            share(lately.map(StepRecord::clipped)),
         )
     }
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use gradclip_judge::Assessment;
 use gradclip_judge::statistics::LATELY;
+use gradclip_judge::{Class, Tone};
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::Stylize;
@@ -135,8 +135,7 @@ fn draw_progress(frame: &mut Frame<'_>, area: Rect, state: &State, left: Option<
 fn draw_clipping(frame: &mut Frame<'_>, area: Rect, state: &State) {
     let (all, lately) = state.shares_clipped();
     let verdict = state.verdict.as_ref();
-    let norms = verdict.and_then(|verdict| verdict.norms.as_ref());
-    let suggested = verdict.and_then(|verdict| verdict.suggested.as_ref());
+    let norms = verdict.and_then(|verdict| verdict.numbers.norms.as_ref());
     let or_dash = |text: Option<String>| text.unwrap_or("-".into());
     let rows = [
         (
@@ -156,15 +155,7 @@ fn draw_clipping(frame: &mut Frame<'_>, area: Rect, state: &State) {
             "threshold",
             state.newest_threshold.map_or("-".into(), short).into(),
         ),
-        (
-            "suggested",
-            or_dash(
-                suggested
-                    .map(|range| format!("{} to {}", short(*range.start()), short(*range.end()))),
-            )
-            .into(),
-        ),
-        ("verdict", assessment(verdict.map(|found| found.assessment))),
+        ("verdict", class(verdict.map(|verdict| verdict.class))),
     ];
     let lines = rows.map(|(name, value): (&str, Span<'_>)| {
         Line::from(vec![Span::from(format!(" {name:<10}")).dark_gray(), value])
@@ -177,14 +168,16 @@ fn draw_clipping(frame: &mut Frame<'_>, area: Rect, state: &State) {
     frame.render_widget(Paragraph::new(text).block(panel(Line::from(title))), area);
 }
 
-/// The verdict in a few words; the whole of it comes at the end.
-fn assessment(assessment: Option<Assessment>) -> Span<'static> {
-    match assessment {
-        None => "-".into(),
-        Some(Assessment::Off) => "off".dark_gray(),
-        Some(Assessment::Inactive) => "practically inactive".yellow(),
-        Some(Assessment::Healthy) => "healthy".green(),
-        Some(Assessment::Throttling) => "throttles training".red(),
+/// The class of the verdict; its sentence comes at the end.
+fn class(class: Option<Class>) -> Span<'static> {
+    let Some(class) = class else {
+        return "-".into();
+    };
+    match class.tone() {
+        Tone::Plain => class.words().dark_gray(),
+        Tone::Good => class.words().green(),
+        Tone::Warning => class.words().yellow(),
+        Tone::Bad => class.words().red(),
     }
 }
 

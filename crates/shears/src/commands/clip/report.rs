@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use gradclip::{
     ClipAction, ClipPolicy, ClipReport, NonFinite, NormOrder, SkipReason, TensorReport,
 };
-use gradclip_judge::{StepRecord, Verdict};
+use gradclip_judge::{Run, StepRecord, judge};
 use serde::Serialize;
 use shears_run::action_name;
 
@@ -22,6 +22,7 @@ const WIDEST_NAME: usize = 48;
 pub(super) struct Reporter {
     json: bool,
     title: String,
+    policy: ClipPolicy,
     out_dir: Option<PathBuf>,
     /// Of the longest name of a file.
     width: usize,
@@ -46,6 +47,7 @@ impl Reporter {
         Reporter {
             json: arguments.json,
             title: format!("clipping by {policy}, non-finite gradients: {non_finite}{norms}"),
+            policy: policy.clone(),
             out_dir: arguments.out_dir.clone(),
             width: lengths.max().unwrap_or(0),
             digits: last.to_string().len(),
@@ -60,7 +62,8 @@ impl Reporter {
         path: &Path,
         report: &ClipReport,
     ) -> anyhow::Result<()> {
-        self.records.push(report.into());
+        self.records
+            .push(StepRecord::new(step as u64, report, None));
         if self.json {
             print_result(&serde_json::to_string(&StepLine::of(step, report))?)?;
             return Ok(());
@@ -89,14 +92,18 @@ impl Reporter {
         let of = |wanted: fn(&StepRecord) -> bool| {
             count(self.records.iter().filter(|record| wanted(record)).count() as u64)
         };
-        let skipped = self.records.iter().filter(|record| record.skipped).count();
+        let skipped = self
+            .records
+            .iter()
+            .filter(|record| record.skipped())
+            .count();
         let written = self.records.len() - skipped;
         say!(
             "\n{}: {} kept, {} clipped, {} skipped; {}",
             plural(self.records.len() as u64, "step"),
-            of(|record| !record.clipped && !record.skipped),
-            of(|record| record.clipped),
-            of(|record| record.skipped),
+            of(|record| record.action == ClipAction::Keep),
+            of(StepRecord::clipped),
+            of(StepRecord::skipped),
             match &self.out_dir {
                 Some(folder) => {
                     let files = plural(written as u64, "file");
@@ -106,9 +113,8 @@ impl Reporter {
             }
         );
         if self.records.len() > 1 {
-            let verdict = Verdict::of(self.records.iter().copied());
-            let words = verdict.map_or(String::new(), |verdict| verdict.to_string());
-            for line in words.trim_end().lines() {
+            let judged = judge(&Run::new(&self.policy, self.records.iter().copied()));
+            for line in judged.verdict.to_string().lines() {
                 say!("  {line}");
             }
         }

@@ -13,7 +13,7 @@ fn setup() -> Setup {
     Setup {
         run: "runs/test".into(),
         title: "lstm-128".into(),
-        policy: "global-norm:0.5".into(),
+        policy: "global-norm:0.5".parse().unwrap(),
         steps: 1200,
         layers: ["embedding", "layers.0", "layers.1", "output"]
             .map(layer)
@@ -114,8 +114,7 @@ fn a_terminal_of_usual_size_has_everything() {
             "clipped   20 %, last 100 20 %",
             "median    0.250",
             "largest   1.000",
-            "suggested 0.200 to 4.000",
-            "verdict   healthy",
+            "verdict   near ordinary",
             "gradient norm by layer",
             "layers.0",
             "0.200",

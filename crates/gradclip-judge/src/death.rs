@@ -1,0 +1,116 @@
+//! How a run was lost, if it was.
+
+use crate::record::{Run, StepRecord};
+use crate::statistics::median;
+
+/// A gradient of more than this many medians of those before it, which reached the optimizer, is an
+/// explosion.
+const EXPLODED_ABOVE_TIMES: f64 = 100.0;
+/// So many steps before the end an explosion may have caused it.
+const CAUSE_WITHIN_STEPS: usize = 100;
+/// A loss that ends at more than so many times where it began was lost, finite or not.
+const LOST_ABOVE_TIMES: f64 = 1.5;
+/// The end of a run is its last tenth, and at least so many steps.
+const END_STEPS: usize = 5;
+
+/// How a run was lost.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Death {
+    /// Something was not finite at the end.
+    Broken {
+        /// The gradient that led to it: its step and its norm.
+        explosion: Option<(u64, f64)>,
+        /// The first step of the end that was not finite; none if only the evaluation was not.
+        from: Option<u64>,
+    },
+    /// All is finite, but the loss ended far above where it began.
+    Risen {
+        /// The step from which on it stayed above.
+        from: u64,
+        /// Where the loss began, and where it ended.
+        losses: (f64, f64),
+    },
+}
+
+impl Death {
+    pub(crate) fn is_explosion(&self) -> bool {
+        match self {
+            Death::Broken { explosion, .. } => explosion.is_some(),
+            Death::Risen { .. } => true,
+        }
+    }
+
+    /// None if the run lives.
+    pub(crate) fn of(run: &Run<'_>) -> Option<Death> {
+        let steps = run.steps.as_slice();
+        let end = steps.iter().rposition(|step| !step.broken());
+        let end = end.map_or(0, |last| last + 1);
+        let validation_broke = run.val_loss.is_some_and(|loss| !loss.is_finite());
+        // A step that was left out in time is no death.
+        let last_broke = steps
+            .last()
+            .is_some_and(|last| last.broken() && (!last.skipped() || run.diverged));
+        if run.diverged || validation_broke || last_broke {
+            // A run that stops at the first such gradient has no record of that step.
+            let unrecorded = steps.last().map_or(1, |last| last.step + 1);
+            let unrecorded = Some(unrecorded).filter(|_| run.diverged && !validation_broke);
+            return Some(Death::Broken {
+                explosion: explosion(&steps[..end]),
+                from: steps.get(end).map(|step| step.step).or(unrecorded),
+            });
+        }
+        risen(steps, run.val_loss)
+    }
+}
+
+/// The first gradient among the last steps that exploded and was applied.
+fn explosion(steps: &[StepRecord]) -> Option<(u64, f64)> {
+    let start = steps.len().saturating_sub(CAUSE_WITHIN_STEPS);
+    let mut before: Vec<f64> = steps[..start].iter().filter_map(ordinary).collect();
+    before.sort_by(f64::total_cmp);
+    for step in &steps[start..] {
+        let usual = crate::statistics::quantile(&before, 0.5).filter(|usual| *usual > 0.0);
+        let applied = step.norm_applied();
+        if let (Some(usual), Some(applied)) = (usual, applied)
+            && applied / usual > EXPLODED_ABOVE_TIMES
+        {
+            return Some((step.step, step.norm_before));
+        }
+        if let Some(norm) = ordinary(step) {
+            let place = before.partition_point(|known| *known < norm);
+            before.insert(place, norm);
+        }
+    }
+    None
+}
+
+/// The norm of a step that nothing is wrong with.
+fn ordinary(step: &StepRecord) -> Option<f64> {
+    (!step.broken()).then_some(step.norm_before)
+}
+
+fn risen(steps: &[StepRecord], val_loss: Option<f64>) -> Option<Death> {
+    let losses = |steps: &[StepRecord]| -> Vec<f64> {
+        let losses = steps.iter().filter_map(|step| step.loss);
+        losses.filter(|loss| loss.is_finite()).collect()
+    };
+    let began = *losses(steps).first()?;
+    let bound = LOST_ABOVE_TIMES * began;
+    if steps.len() < 2 * END_STEPS || began <= 0.0 {
+        return None;
+    }
+    let end = steps.len() - (steps.len() / 10).max(END_STEPS);
+    let ended = median(losses(&steps[end..]))?;
+    let ended = val_loss.map_or(ended, |loss| loss.max(ended));
+    if ended <= bound {
+        return None;
+    }
+    // From where on more losses than not are above: the last stretch below ends before it.
+    let stays_above = |step: &StepRecord| step.loss.is_some_and(|loss| loss <= bound);
+    let last_below = steps[..end].iter().rposition(stays_above);
+    let from = steps[last_below.map_or(0, |below| below + 1)].step;
+    Some(Death::Risen {
+        from,
+        losses: (began, ended),
+    })
+}

@@ -1,0 +1,210 @@
+//! The numbers of a verdict.
+
+use std::fmt;
+
+use gradclip::{NormOrder, significant};
+
+use crate::class::HARD_ABOVE_CHANGE;
+use crate::record::{Run, StepRecord};
+use crate::statistics::{median, quantile, sorted};
+
+/// How norms were distributed over the steps.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct NormDistribution {
+    /// A tenth of the norms are below this.
+    pub p10: f64,
+    /// The median.
+    pub p50: f64,
+    /// Nine tenths of the norms are below this.
+    pub p90: f64,
+    /// The largest norm.
+    pub max: f64,
+    /// The step that had it.
+    pub max_at: u64,
+}
+
+/// The numbers that a verdict rests on. Their [`Display`](fmt::Display) is one line.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Numbers {
+    /// All steps, skipped ones included.
+    pub steps: usize,
+    /// Steps whose gradients were clipped.
+    pub clipped: usize,
+    /// Steps that were left out.
+    pub skipped: usize,
+    /// Those of them that were left out as outliers.
+    pub outliers: usize,
+    /// Steps whose gradients or loss were not finite.
+    pub non_finite: usize,
+    /// Steps that were cut to less than half of their length, or left out as outliers.
+    pub hard: usize,
+    /// The threshold of the last step that had one.
+    pub threshold: Option<f64>,
+    /// Whether every step had that threshold.
+    pub fixed: bool,
+    /// The norms before clipping of all steps that were finite; none if there is none.
+    pub norms: Option<NormDistribution>,
+    /// The order of the norms.
+    pub order: NormOrder,
+    /// What was left of the clipped steps: the median coefficient, and the smallest.
+    pub left: Option<(f64, f64)>,
+    /// The median over all applied steps of how much their length changed, as a factor of at least
+    /// 1; none where that is not known.
+    pub median_change: Option<f64>,
+    /// The median norm of the steps that were left out as outliers, and that of those applied.
+    pub outlier_norms: Option<(f64, f64)>,
+    /// The first and the last step at which clipping did anything.
+    pub engaged_from_to: Option<(u64, u64)>,
+}
+
+impl Numbers {
+    pub(crate) fn of(run: &Run<'_>) -> Numbers {
+        let steps = run.steps.as_slice();
+        let count = |wanted: fn(&StepRecord) -> bool| {
+            let wanted = steps.iter().filter(|step| wanted(step));
+            wanted.count()
+        };
+        let threshold = steps.iter().rev().find_map(|step| step.threshold);
+        let mut applied = steps.iter().filter(|step| !step.skipped());
+        let changes = steps.iter().filter_map(StepRecord::change);
+        let clipped = steps.iter().filter(|step| step.clipped());
+        let coefficients = sorted(
+            clipped
+                .map(|step| step.coefficient)
+                .filter(|left| !left.is_nan()),
+        );
+        let norms_of = |outlier: bool| {
+            let sound = steps.iter().filter(|step| !step.broken());
+            let wanted = sound.filter(|step| step.outlier() == outlier);
+            median(wanted.map(|step| step.norm_before))
+        };
+        let mut engaged = steps.iter().filter(|step| step.engaged());
+        let first = engaged.clone().next();
+        Numbers {
+            steps: steps.len(),
+            clipped: count(StepRecord::clipped),
+            skipped: count(StepRecord::skipped),
+            outliers: count(StepRecord::outlier),
+            non_finite: count(StepRecord::broken),
+            hard: count(|step| {
+                let cut = step.clipped() && step.coefficient.recip() > HARD_ABOVE_CHANGE;
+                cut || step.outlier()
+            }),
+            fixed: applied.all(|step| step.threshold == threshold),
+            threshold,
+            norms: NormDistribution::of(steps),
+            order: run.policy.order(),
+            left: quantile(&coefficients, 0.5).zip(coefficients.first().copied()),
+            median_change: median(changes),
+            outlier_norms: norms_of(true).zip(norms_of(false)),
+            engaged_from_to: first.map(|first| {
+                let last = engaged.next_back().unwrap_or(first);
+                (first.step, last.step)
+            }),
+        }
+    }
+
+    /// Steps at which clipping did anything.
+    #[must_use]
+    pub fn engaged(&self) -> usize {
+        self.clipped + self.outliers
+    }
+
+    /// The share of these, from 0 to 1.
+    #[must_use]
+    pub fn engaged_share(&self) -> f64 {
+        self.share(self.engaged())
+    }
+
+    /// The share of clipped steps, from 0 to 1.
+    #[must_use]
+    pub fn clipped_share(&self) -> f64 {
+        self.share(self.clipped)
+    }
+
+    /// The share of steps that were not finite, from 0 to 1.
+    #[must_use]
+    pub fn non_finite_share(&self) -> f64 {
+        self.share(self.non_finite)
+    }
+
+    fn share(&self, some: usize) -> f64 {
+        some as f64 / self.steps.max(1) as f64
+    }
+}
+
+impl NormDistribution {
+    fn of(steps: &[StepRecord]) -> Option<NormDistribution> {
+        let sound = || steps.iter().filter(|step| !step.broken());
+        let largest = sound().max_by(|a, b| a.norm_before.total_cmp(&b.norm_before))?;
+        let norms = sorted(sound().map(|step| step.norm_before));
+        Some(NormDistribution {
+            p10: quantile(&norms, 0.1)?,
+            p50: quantile(&norms, 0.5)?,
+            p90: quantile(&norms, 0.9)?,
+            max: largest.norm_before,
+            max_at: largest.step,
+        })
+    }
+}
+
+impl fmt::Display for Numbers {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts = [
+            (self.clipped, "clipped"),
+            (self.outliers, "left out as outliers"),
+            (self.non_finite, "not finite"),
+        ];
+        let of = of_steps(self.steps);
+        let percent = |some: usize| percent(some, self.steps);
+        write!(
+            formatter,
+            "{} of {of} clipped ({})",
+            self.clipped,
+            percent(self.clipped)
+        )?;
+        for (some, what) in parts.into_iter().skip(1).filter(|(some, _)| *some > 0) {
+            write!(formatter, ", {some} {what} ({})", percent(some))?;
+        }
+        if let Some(norms) = self.norms {
+            let [p10, p50, p90, max] =
+                [norms.p10, norms.p50, norms.p90, norms.max].map(significant);
+            write!(
+                formatter,
+                "; norm{} p10 {p10}, median {p50}, p90 {p90}, max {max} at step {}",
+                of_order(self.order),
+                norms.max_at
+            )?;
+        }
+        match self.threshold {
+            Some(threshold) if self.fixed => {
+                write!(formatter, "; threshold {}", significant(threshold))
+            }
+            Some(threshold) => write!(formatter, "; threshold at last {}", significant(threshold)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// `1 step`, `2 steps`.
+pub(crate) fn of_steps(steps: usize) -> String {
+    match steps {
+        1 => "1 step".to_owned(),
+        _ => format!("{steps} steps"),
+    }
+}
+
+/// A share in percent.
+pub(crate) fn percent(some: usize, all: usize) -> String {
+    format!("{} %", significant(100.0 * some as f64 / all.max(1) as f64))
+}
+
+/// Nothing for Euclidean norms.
+pub(crate) fn of_order(order: NormOrder) -> String {
+    match order {
+        NormOrder::TWO => String::new(),
+        order => format!(" (p={order})"),
+    }
+}

@@ -1,0 +1,195 @@
+//! What is said about a run: by `shears train` at its end, `inspect`, `sweep`, `compare`, the screen
+//! and the page, which all print what stands here.
+
+use std::path::{Path, PathBuf};
+
+use gradclip::{ClipAction, ClipPolicy};
+use gradclip_judge::statistics::mean;
+use gradclip_judge::{Advice, GradientFlow, Next, Run, TimeFlow, Tone, Verdict, judge};
+use serde_json::{Value, json};
+
+use crate::columns::Columns;
+use crate::event::EndReason;
+use crate::plan::read_plan;
+
+/// What of a run's folder is needed to judge its log, and to say what to type next.
+#[derive(Clone, Debug, Default)]
+pub struct Subject {
+    /// The folder.
+    pub folder: PathBuf,
+    /// The policy that clips.
+    pub policy: ClipPolicy,
+    /// The learning rate.
+    pub lr: Option<f64>,
+    /// Whether the text came from standard input.
+    pub standard_input: bool,
+}
+
+impl Subject {
+    /// The run in a folder, by its plan. What the plan does not say, or says in a way that this
+    /// program does not know, is left at nothing.
+    pub fn of(folder: &Path) -> Subject {
+        let plan = read_plan(folder).unwrap_or_default();
+        let number = |value: &toml::Value| match value {
+            toml::Value::Float(number) => Some(*number),
+            toml::Value::Integer(number) => Some(*number as f64),
+            _ => None,
+        };
+        let policy = plan.get("clip").and_then(toml::Value::as_str);
+        let text = plan.get("text").and_then(toml::Value::as_array);
+        Subject {
+            folder: folder.to_path_buf(),
+            policy: policy
+                .and_then(|text| text.parse().ok())
+                .unwrap_or_default(),
+            lr: plan.get("lr").and_then(number),
+            standard_input: text
+                .is_some_and(|files| files.iter().any(|file| file.as_str() == Some("-"))),
+        }
+    }
+
+    /// The command that trains the run again with other settings.
+    pub fn command(&self, next: &Next) -> String {
+        let plan = quoted(&self.folder.join(crate::PLAN));
+        let input = match self.standard_input {
+            true => format!(" < {}", quoted(&self.folder.join(crate::INPUT))),
+            false => String::new(),
+        };
+        format!("{} train --config {plan} {next}{input}", program())
+    }
+}
+
+/// How the user started this program, for commands to type next.
+pub fn program() -> &'static str {
+    // Cargo tells the programs that it runs where its own binary is.
+    match std::env::var_os("CARGO") {
+        Some(_) => "cargo run --release --",
+        None => "shears",
+    }
+}
+
+/// A path as a shell takes it.
+pub fn quoted(path: &Path) -> String {
+    let path = path.display().to_string();
+    let plain = |letter: char| letter.is_alphanumeric() || "/._-+:,=@%".contains(letter);
+    match path.chars().all(plain) && !path.is_empty() {
+        true => path,
+        false => format!("'{}'", path.replace('\'', "'\\''")),
+    }
+}
+
+/// All that is said about a run.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Judgement {
+    /// What clipping did.
+    pub verdict: Verdict,
+    /// One command to try next.
+    pub next: Option<String>,
+    /// What to clip with next time.
+    pub advice: Option<Advice>,
+    /// How gradients flow through the layers; none without a header.
+    pub layers: Option<GradientFlow>,
+    /// How they last flowed through time, in a model that carries a state.
+    pub time: Option<TimeFlow>,
+}
+
+impl Columns {
+    /// The one judgement of a run.
+    pub fn judge(&self, subject: &Subject) -> Judgement {
+        let mut run = Run::new(&subject.policy, self.records());
+        run.lr = subject.lr;
+        let end = self.end.as_ref();
+        run.diverged = end.is_some_and(|end| end.how == EndReason::Diverged);
+        run.val_loss = self.evaluations.last().map(|last| last.val_loss);
+        run.first_non_finite.clone_from(&self.first_non_finite);
+        run.cosine = self.cosine_of_clipped();
+        let judged = judge(&run);
+        let lost = judged.verdict.class.tone() == Tone::Bad;
+        Judgement {
+            next: judged
+                .verdict
+                .next
+                .as_ref()
+                .map(|next| subject.command(next)),
+            // Nothing is known of gradients that were not finite.
+            layers: self.gradient_flow().filter(|_| !lost),
+            time: self.time_flows.last().filter(|_| !lost).cloned(),
+            verdict: judged.verdict,
+            advice: judged.advice,
+        }
+    }
+
+    /// The mean cosine between gradients before and after, over clipped steps where it is known.
+    pub fn cosine_of_clipped(&self) -> Option<f64> {
+        let cosines = self.cosine.iter().zip(&self.action);
+        let clipped = cosines.filter(|(_, action)| **action == ClipAction::Clip);
+        let cosines = clipped.map(|(cosine, _)| f64::from(*cosine));
+        // Where two rules of a chain turned the gradient, it is not known.
+        mean(cosines.filter(|cosine| cosine.is_finite()))
+    }
+}
+
+impl Judgement {
+    /// For people, all of it; the first line is the sentence.
+    pub fn lines(&self) -> Vec<String> {
+        let verdict = self.verdict.to_string();
+        let parts = [
+            self.layers.as_ref().map(ToString::to_string),
+            self.time.as_ref().map(ToString::to_string),
+            self.advice.as_ref().map(ToString::to_string),
+            self.next.as_ref().map(|next| format!("try next: {next}")),
+        ];
+        let parts = std::iter::once(verdict).chain(parts.into_iter().flatten());
+        let lines = parts.flat_map(|part| part.lines().map(String::from).collect::<Vec<_>>());
+        lines.collect()
+    }
+
+    /// As `shears inspect --json` and the last line of `shears train --json` have it.
+    pub fn json(&self) -> Value {
+        let numbers = &self.verdict.numbers;
+        let norms = numbers.norms.map(|norms| {
+            json!({
+                "p10": norms.p10, "p50": norms.p50, "p90": norms.p90,
+                "max": norms.max, "max_at": norms.max_at,
+                "order": numbers.order.to_string(),
+            })
+        });
+        json!({
+            "verdict": {
+                "class": self.verdict.class.name(),
+                "tone": self.verdict.class.tone().name(),
+                "sentence": self.verdict.sentence,
+                "numbers": numbers.to_string(),
+                "notes": self.verdict.notes,
+                "next": self.next,
+                "steps": numbers.steps,
+                "clipped": numbers.clipped,
+                "clipped_share": numbers.clipped_share(),
+                "skipped": numbers.skipped,
+                "outliers": numbers.outliers,
+                "non_finite": numbers.non_finite,
+                "threshold": numbers.threshold,
+                "norm": norms,
+            },
+            "advice": self.advice.as_ref().map(|advice| json!({
+                "policy": advice.policy,
+                "reasons": advice.reasons,
+                "confidence": advice.confidence.name(),
+            })),
+            "gradient_flow": self.layers.as_ref().map(|layers| json!({
+                "first_to_last": layers.first_to_last,
+                "vanishing": layers.vanishing.as_ref().map(|finding| &finding.layer),
+                "exploding": layers.exploding.as_ref().map(|finding| &finding.layer),
+                "words": layers.to_string(),
+            })),
+            "gradient_flow_through_time": self.time.as_ref().map(|time| json!({
+                "step": time.step,
+                "norms": time.norms,
+                "reach": time.reach(),
+                "far_to_near": time.far_to_near(),
+                "words": time.to_string(),
+            })),
+        })
+    }
+}
