@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::death::Death;
-use crate::numbers::Numbers;
+use crate::numbers::{HARD_ABOVE_CHANGE, Numbers};
 use crate::record::Run;
 
 /// Fewer steps without trouble say nothing.
@@ -12,8 +12,6 @@ pub(crate) const FEWEST_STEPS: usize = 20;
 const BROKEN_ABOVE_SHARE: f64 = 0.01;
 /// Below this share of steps a policy seldom takes part in training.
 const SELDOM_BELOW_SHARE: f64 = 0.01;
-/// A step that is cut to less than half is cut hard.
-pub(crate) const HARD_ABOVE_CHANGE: f64 = 2.0;
 /// Above this share what is cut are no longer spikes: the threshold lies below the 90th percentile.
 const SPIKES_UP_TO_SHARE: f64 = 0.1;
 /// Above this share nearly every step is cut.

@@ -22,6 +22,8 @@ pub(crate) enum Death {
         explosion: Option<(u64, f64)>,
         /// The first step of the end that was not finite; none if only the evaluation was not.
         from: Option<u64>,
+        /// Where the loss began, and where it was before that, if that is far above.
+        losses: Option<(f64, f64)>,
     },
     /// All is finite, but the loss ended far above where it began.
     Risen {
@@ -57,9 +59,10 @@ impl Death {
             return Some(Death::Broken {
                 explosion: explosion(&steps[..end]),
                 from: steps.get(end).map(|step| step.step).or(unrecorded),
+                losses: risen(&steps[..end], None).map(|(_, losses)| losses),
             });
         }
-        risen(steps, run.val_loss)
+        risen(steps, run.val_loss).map(|(from, losses)| Death::Risen { from, losses })
     }
 }
 
@@ -89,7 +92,8 @@ fn ordinary(step: &StepRecord) -> Option<f64> {
     (!step.broken()).then_some(step.norm_before)
 }
 
-fn risen(steps: &[StepRecord], val_loss: Option<f64>) -> Option<Death> {
+/// From which step on the loss stayed far above where it began, where that was, and where it ended.
+fn risen(steps: &[StepRecord], val_loss: Option<f64>) -> Option<(u64, (f64, f64))> {
     let losses = |steps: &[StepRecord]| -> Vec<f64> {
         let losses = steps.iter().filter_map(|step| step.loss);
         losses.filter(|loss| loss.is_finite()).collect()
@@ -105,12 +109,8 @@ fn risen(steps: &[StepRecord], val_loss: Option<f64>) -> Option<Death> {
     if ended <= bound {
         return None;
     }
-    // From where on more losses than not are above: the last stretch below ends before it.
-    let stays_above = |step: &StepRecord| step.loss.is_some_and(|loss| loss <= bound);
-    let last_below = steps[..end].iter().rposition(stays_above);
+    let below = |step: &StepRecord| step.loss.is_some_and(|loss| loss <= bound);
+    let last_below = steps[..end].iter().rposition(below);
     let from = steps[last_below.map_or(0, |below| below + 1)].step;
-    Some(Death::Risen {
-        from,
-        losses: (began, ended),
-    })
+    Some((from, (began, ended)))
 }

@@ -48,6 +48,8 @@ impl Next {
             Class::Idle => Next::rate(run.lr?, 2.0),
             // What clipping was worth, its absence shows.
             Class::SeldomDecisive | Class::TrimsSpikes => Next::clip("none"),
+            // Steps were left out that are ordinary.
+            Class::NearOrdinary if numbers.clipped == 0 => Next::clip("none"),
             Class::NearOrdinary | Class::SecondLearningRate => match one_step_up(run.policy) {
                 Some(policy) => Next::clip(&policy),
                 None => Next::rate(run.lr?, 0.5),

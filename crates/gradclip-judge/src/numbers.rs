@@ -4,14 +4,20 @@ use std::fmt;
 
 use gradclip::{NormOrder, significant};
 
-use crate::class::HARD_ABOVE_CHANGE;
 use crate::record::{Run, StepRecord};
 use crate::statistics::{median, quantile, sorted};
+
+/// A step that is cut to less than half is cut hard.
+pub(crate) const HARD_ABOVE_CHANGE: f64 = 2.0;
+/// Fewer norms have no percentiles worth printing.
+const FEWEST_NORMS: usize = 10;
 
 /// How norms were distributed over the steps.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct NormDistribution {
+    /// How many there are.
+    pub count: usize,
     /// A tenth of the norms are below this.
     pub p10: f64,
     /// The median.
@@ -141,6 +147,7 @@ impl NormDistribution {
         let largest = sound().max_by(|a, b| a.norm_before.total_cmp(&b.norm_before))?;
         let norms = sorted(sound().map(|step| step.norm_before));
         Some(NormDistribution {
+            count: norms.len(),
             p10: quantile(&norms, 0.1)?,
             p50: quantile(&norms, 0.5)?,
             p90: quantile(&norms, 0.9)?,
@@ -171,12 +178,11 @@ impl fmt::Display for Numbers {
         if let Some(norms) = self.norms {
             let [p10, p50, p90, max] =
                 [norms.p10, norms.p50, norms.p90, norms.max].map(significant);
-            write!(
-                formatter,
-                "; norm{} p10 {p10}, median {p50}, p90 {p90}, max {max} at step {}",
-                of_order(self.order),
-                norms.max_at
-            )?;
+            write!(formatter, "; norm{} ", of_order(self.order))?;
+            if norms.count >= FEWEST_NORMS {
+                write!(formatter, "p10 {p10}, median {p50}, p90 {p90}, ")?;
+            }
+            write!(formatter, "max {max} at step {}", norms.max_at)?;
         }
         match self.threshold {
             Some(threshold) if self.fixed => {

@@ -86,7 +86,7 @@ pub fn judge(run: &Run<'_>) -> Judgement {
 
 impl fmt::Display for Verdict {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}: {}", self.class.words(), self.sentence)?;
+        write!(formatter, "{}", self.sentence)?;
         for note in &self.notes {
             write!(formatter, "\n{note}")?;
         }
@@ -94,15 +94,16 @@ impl fmt::Display for Verdict {
     }
 }
 
+/// It begins with the words of the class.
 fn sentence(run: &Run<'_>, class: Class, numbers: &Numbers, death: Option<&Death>) -> String {
-    match class {
+    let words = match class {
         Class::Off => off(run, numbers),
         Class::Idle => idle(run, numbers),
         Class::SeldomDecisive | Class::TrimsSpikes => seldom(numbers),
         Class::NearOrdinary => near_ordinary(numbers),
         Class::SecondLearningRate => second_learning_rate(numbers),
         Class::Exploded | Class::NotFinite => match death {
-            Some(death) => lost(run, numbers, death),
+            Some(death) => return lost(run, numbers, death),
             None => broken_steps(run, numbers),
         },
         Class::TooShort if numbers.steps == 0 => "no step was taken".to_owned(),
@@ -110,7 +111,8 @@ fn sentence(run: &Run<'_>, class: Class, numbers: &Numbers, death: Option<&Death
             "{} say nothing about clipping; from {FEWEST_STEPS} on there is a verdict",
             of_steps(numbers.steps)
         ),
-    }
+    };
+    format!("{}: {words}", class.words())
 }
 
 fn off(run: &Run<'_>, numbers: &Numbers) -> String {
@@ -232,19 +234,27 @@ fn lost(run: &Run<'_>, numbers: &Numbers, death: &Death) -> String {
         Death::Risen { from, losses } => {
             let [began, ended] = [losses.0, losses.1].map(significant);
             format!(
-                "the loss began at {began}, stayed far above that from step {from} on, and ended \
-                 at {ended}"
+                "exploded: the loss began at {began}, stayed far above that from step {from} on, and \
+                 ended at {ended}"
             )
         }
-        Death::Broken { explosion, from } => {
+        Death::Broken {
+            explosion,
+            from,
+            losses,
+        } => {
             let exploded = explosion.map(|(step, norm)| {
                 format!("exploded at step {step} (norm {})", significant(norm))
             });
             let broke = match from {
                 Some(step) => format!("not finite from step {step}"),
-                None => "the validation loss is not finite".to_owned(),
+                None => "not finite: the validation loss".to_owned(),
             };
-            let parts: Vec<String> = exploded.into_iter().chain([broke]).collect();
+            let rose = losses.map(|(began, ended)| {
+                let [began, ended] = [began, ended].map(significant);
+                format!("the loss rose from {began} to {ended}")
+            });
+            let parts: Vec<String> = exploded.into_iter().chain([broke]).chain(rose).collect();
             let more = broken_share(run, numbers);
             format!("{}{more}", parts.join(", "))
         }
@@ -269,10 +279,7 @@ fn broken_share(run: &Run<'_>, numbers: &Numbers) -> String {
 fn broken_steps(run: &Run<'_>, numbers: &Numbers) -> String {
     let first = run.steps.iter().find(|step| step.broken());
     let first = first.map_or(0, |step| step.step);
-    format!(
-        "steps were not finite, the first of them step {first}{}",
-        broken_share(run, numbers)
-    )
+    format!("the first was step {first}{}", broken_share(run, numbers))
 }
 
 fn notes(run: &Run<'_>, class: Class, numbers: &Numbers) -> Vec<String> {

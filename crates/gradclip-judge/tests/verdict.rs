@@ -81,7 +81,7 @@ fn too_short_ends_at_twenty_steps() {
     assert_eq!(class_of(&[1.0; 20], 5.0), Class::Idle);
     let none = judge(&Run::new(&ClipPolicy::none(), []));
     assert_eq!(none.verdict.class, Class::TooShort);
-    assert_eq!(none.verdict.sentence, "no step was taken");
+    assert_eq!(none.verdict.sentence, "too short to say: no step was taken");
     assert_eq!(none.advice, None);
 }
 
@@ -170,8 +170,7 @@ fn an_explosion_is_a_hundred_times_the_median_and_reaches_the_optimizer() {
     assert_eq!(lost(3e6, Some(5.0)).verdict.class, Class::NotFinite);
 
     let words = exploded.verdict.to_string();
-    let start =
-        "exploded: exploded at step 3 (norm 3e6), not finite from step 4 (9 of 12 steps, 75 %)";
+    let start = "exploded at step 3 (norm 3e6), not finite from step 4 (9 of 12 steps, 75 %)";
     assert!(words.starts_with(start), "{words}");
     let next = exploded.verdict.next.unwrap().to_string();
     assert_eq!(next, "--clip global-norm:1");
@@ -241,7 +240,7 @@ fn more_than_one_percent_of_broken_steps_is_not_finite() {
     );
     let many = with_broken(11);
     assert_eq!(many.verdict.class, Class::NotFinite);
-    let words = "steps were not finite, the first of them step 11 (11 of 1000 steps, 1.1 %, first in \
+    let words = "not finite: the first was step 11 (11 of 1000 steps, 1.1 %, first in \
                  `head.weight`)";
     assert_eq!(many.verdict.sentence, words);
     assert_eq!(many.advice, None);
@@ -255,7 +254,7 @@ fn a_run_that_ends_without_a_finite_loss_is_not_finite() {
     run.val_loss = Some(f64::NAN);
     let judged = judge(&run);
     assert_eq!(judged.verdict.class, Class::NotFinite);
-    assert_eq!(judged.verdict.sentence, "the validation loss is not finite");
+    assert_eq!(judged.verdict.sentence, "not finite: the validation loss");
     assert_eq!(judged.advice, None, "nothing was cut, and nothing exploded");
     run.val_loss = None;
     run.diverged = true;
