@@ -13,6 +13,7 @@ mod replay;
 mod spikes;
 pub mod statistics;
 mod time_flow;
+mod update_pace;
 mod verdict;
 
 pub use advice::{Advice, Confidence};
@@ -24,4 +25,5 @@ pub use record::{Run, StepRecord};
 pub use replay::{RecordedStep, Replay, ReplayError, ReplayedStep};
 pub use spikes::{Spike, Spikes, UsualNorm};
 pub use time_flow::TimeFlow;
+pub use update_pace::UpdatePace;
 pub use verdict::{Judgement, Verdict, judge};

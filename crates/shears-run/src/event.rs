@@ -103,8 +103,7 @@ pub struct StepEvent {
     pub tokens_per_second: f64,
     /// What clipping found and did.
     pub clip: ClipEvent,
-    /// At some steps: for each parameter, the norm of its update as a share of its own norm. About
-    /// 0.001 is healthy.
+    /// At some steps: for each parameter, the norm of its update as a share of its own norm.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     pub update_ratios: BTreeMap<String, f64>,
 }

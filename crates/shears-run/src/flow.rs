@@ -1,8 +1,8 @@
 //! What a log says about the flow of gradients through the layers.
 
 use gradclip::ClipAction;
-use gradclip_judge::GradientFlow;
 use gradclip_judge::statistics::median;
+use gradclip_judge::{GradientFlow, UpdatePace};
 
 use crate::columns::Columns;
 use crate::header::Parameter;
@@ -22,6 +22,21 @@ impl Columns {
             (layer.to_string(), (square / elements as f64).sqrt())
         });
         Some(GradientFlow::of(&layers.collect::<Vec<_>>()))
+    }
+
+    /// How fast the weights change: for each matrix, the median over the steps of its update's size
+    /// beside its own. None without a header, or before such sizes were taken.
+    pub fn update_pace(&self) -> Option<UpdatePace> {
+        let header = self.header.as_ref()?;
+        let matrices = header.parameters.iter().filter(|p| p.is_matrix());
+        let shares = matrices.filter_map(|parameter| {
+            let mut names = self.ratios.names.iter();
+            let column = names.position(|name| *name == parameter.name)?;
+            let values = self.ratios.values[column].iter().copied().map(f64::from);
+            let share = median(values.filter(|share| !share.is_nan()))?;
+            Some((parameter.name.clone(), share))
+        });
+        UpdatePace::of(&shares.collect::<Vec<_>>())
     }
 
     /// The norm of the gradient of each layer at each step, in the order of the forward pass; NaN

@@ -31,6 +31,11 @@ pub struct Parameter {
 }
 
 impl Parameter {
+    /// Whether it is a matrix, and not a bias or a gain.
+    pub fn is_matrix(&self) -> bool {
+        self.shape.len() > 1
+    }
+
     /// Number of elements.
     pub fn elements(&self) -> usize {
         self.shape.iter().product()

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use gradclip::{ClipAction, ClipPolicy};
 use gradclip_judge::statistics::mean;
-use gradclip_judge::{Advice, GradientFlow, Next, Run, TimeFlow, Tone, Verdict, judge};
+use gradclip_judge::{Advice, GradientFlow, Next, Run, TimeFlow, Tone, UpdatePace, Verdict, judge};
 use serde_json::{Value, json};
 
 use crate::columns::Columns;
@@ -90,6 +90,8 @@ pub struct Judgement {
     pub advice: Option<Advice>,
     /// How gradients flow through the layers; none without a header.
     pub layers: Option<GradientFlow>,
+    /// How fast the weights change.
+    pub pace: Option<UpdatePace>,
     /// How they last flowed through time, in a model that carries a state.
     pub time: Option<TimeFlow>,
 }
@@ -114,6 +116,7 @@ impl Columns {
                 .map(|next| subject.command(next)),
             // Nothing is known of gradients that were not finite.
             layers: self.gradient_flow().filter(|_| !lost),
+            pace: self.update_pace().filter(|_| !lost),
             time: self.time_flows.last().filter(|_| !lost).cloned(),
             verdict: judged.verdict,
             advice: judged.advice,
@@ -137,6 +140,7 @@ impl Judgement {
         let parts = [
             self.layers.as_ref().map(ToString::to_string),
             self.time.as_ref().map(ToString::to_string),
+            self.pace.as_ref().map(ToString::to_string),
             self.advice.as_ref().map(ToString::to_string),
             self.next.as_ref().map(|next| format!("try next: {next}")),
         ];
@@ -182,6 +186,12 @@ impl Judgement {
                 "vanishing": layers.vanishing.as_ref().map(|finding| &finding.layer),
                 "exploding": layers.exploding.as_ref().map(|finding| &finding.layer),
                 "words": layers.to_string(),
+            })),
+            "update_pace": self.pace.as_ref().map(|pace| json!({
+                "slowest": pace.slowest,
+                "fastest": pace.fastest,
+                "ordinary": [UpdatePace::ORDINARY.start(), UpdatePace::ORDINARY.end()],
+                "words": pace.to_string(),
             })),
             "gradient_flow_through_time": self.time.as_ref().map(|time| json!({
                 "step": time.step,
