@@ -345,7 +345,7 @@ impl Make {
         let threshold = 4.0 * coefficient;
         Some(Case {
             name: "rounding once",
-            policy: global_norm(threshold, NormOrder::Infinity),
+            policy: global_norm(threshold, NormOrder::INFINITY),
             non_finite: NonFinite::Error,
             steps: vec![vec![self.vector("w", &[4.0, 2.0, -2.0])]],
             expected: Some(Expected {

@@ -33,12 +33,12 @@ pub(super) fn outcomes(
 pub(super) fn known_numbers(given: &Clipping, expected: &Expected) -> Result<(), String> {
     let report = &given.report;
     same("the action", report.action, expected.action)?;
-    same_number(
+    same(
         "the known norm before",
         report.norm_before,
         expected.norm_before,
     )?;
-    same_number(
+    same(
         "the known norm after",
         report.norm_after,
         expected.norm_after,
@@ -54,57 +54,49 @@ pub(super) fn known_numbers(given: &Clipping, expected: &Expected) -> Result<(),
 }
 
 fn reports(given: &ClipReport, wanted: &ClipReport) -> Result<(), String> {
-    same("the action", given.action, wanted.action)?;
-    // As text, in which two numbers are the same only if their bits are.
-    let [given_reason, wanted_reason] =
-        [given, wanted].map(|report| format!("{:?}", report.skip_reason));
-    same("the reason of the skip", given_reason, wanted_reason)?;
-    same_number("the norm before", given.norm_before, wanted.norm_before)?;
-    same_number("the norm after", given.norm_after, wanted.norm_after)?;
-    same_number("the coefficient", given.coefficient, wanted.coefficient)?;
-    same_threshold("the threshold", given.threshold, wanted.threshold)?;
-    same(
-        "the number of non-finite elements",
-        given.non_finite,
-        wanted.non_finite,
-    )?;
-    same(
-        "the first non-finite tensor",
-        &given.first_non_finite,
-        &wanted.first_non_finite,
-    )?;
-    same_number(
-        "the share that was clipped",
-        given.clipped_share,
-        wanted.clipped_share,
-    )?;
-    match (given.cosine, wanted.cosine) {
-        (Some(given), Some(wanted)) => same_number("the cosine", given, wanted)?,
-        (given, wanted) => same("the cosine", &given, &wanted)?,
+    macro_rules! same_fields {
+        ($given:ident, $wanted:ident: $($what:literal $field:ident,)*) => {
+            $( same($what, &$given.$field, &$wanted.$field)?; )*
+        };
     }
+    same_fields!(given, wanted:
+        "the action" action,
+        "the reason of the skip" skip_reason,
+        "the norm before" norm_before,
+        "the norm after" norm_after,
+        "the coefficient" coefficient,
+        "the threshold" threshold,
+        "the number of non-finite elements" non_finite,
+        "the first non-finite tensor" first_non_finite,
+        "the share that was clipped" clipped_share,
+        "the cosine" cosine,
+    );
+    // An adapter may leave the multiplying to somebody else.
+    if given.rounded_to_zero.is_some() {
+        same(
+            "the number of elements that became zero",
+            given.rounded_to_zero,
+            wanted.rounded_to_zero,
+        )?;
+    }
+    let tensor_reports = |given: &TensorReport, wanted: &TensorReport| {
+        same_fields!(given, wanted:
+            "the name" name,
+            "the norm before" norm_before,
+            "the norm after" norm_after,
+            "the coefficient" coefficient,
+            "the threshold" threshold,
+            "the share of squares" square_share,
+            "the number of non-finite elements" non_finite,
+            "the number of elements" elements,
+        );
+        Ok(())
+    };
     for (given, wanted) in given.tensors.iter().zip(&wanted.tensors) {
-        tensor_reports(given, wanted).map_err(|problem| format!("`{}`: {problem}", given.name))?;
+        tensor_reports(given, wanted)
+            .map_err(|problem: String| format!("`{}`: {problem}", given.name))?;
     }
     Ok(())
-}
-
-fn tensor_reports(given: &TensorReport, wanted: &TensorReport) -> Result<(), String> {
-    same("the name", &given.name, &wanted.name)?;
-    same_number("the norm before", given.norm_before, wanted.norm_before)?;
-    same_number("the norm after", given.norm_after, wanted.norm_after)?;
-    same_number("the coefficient", given.coefficient, wanted.coefficient)?;
-    same_threshold("the threshold", given.threshold, wanted.threshold)?;
-    same_number(
-        "the share of squares",
-        given.square_share,
-        wanted.square_share,
-    )?;
-    same(
-        "the number of non-finite elements",
-        given.non_finite,
-        wanted.non_finite,
-    )?;
-    same("the number of elements", given.elements, wanted.elements)
 }
 
 pub(super) fn tensors(given: &[NamedTensor], wanted: &[NamedTensor]) -> Result<(), String> {
@@ -176,24 +168,11 @@ fn by_name(error: &ClipError) -> ClipError {
     error
 }
 
-fn same_number(what: &str, given: f64, wanted: f64) -> Result<(), String> {
-    let unequal = || format!("{what} is {given:?}, not {wanted:?}");
-    // Whatever its payload, a norm that is not known is not known.
-    let equal = given.to_bits() == wanted.to_bits() || (given.is_nan() && wanted.is_nan());
-    if equal { Ok(()) } else { Err(unequal()) }
-}
-
-fn same_threshold(what: &str, given: Option<f64>, wanted: Option<f64>) -> Result<(), String> {
-    let unequal = || format!("{what} is {given:?}, not {wanted:?}");
-    let equal = given.map(f64::to_bits) == wanted.map(f64::to_bits);
-    if equal { Ok(()) } else { Err(unequal()) }
-}
-
-fn same<T: Debug + PartialEq>(what: &str, given: T, wanted: T) -> Result<(), String> {
-    let unequal = || format!("{what} is {given:?}, not {wanted:?}");
-    if given == wanted {
-        Ok(())
-    } else {
-        Err(unequal())
+/// Compared as text, in which two numbers are the same only if their bits are, and every NaN is.
+fn same<T: Debug>(what: &str, given: T, wanted: T) -> Result<(), String> {
+    let (given, wanted) = (format!("{given:?}"), format!("{wanted:?}"));
+    match given == wanted {
+        true => Ok(()),
+        false => Err(format!("{what} is {given}, not {wanted}")),
     }
 }

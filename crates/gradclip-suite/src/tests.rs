@@ -308,8 +308,9 @@ fn adding_half_precision_in_its_own_type_is_refused() {
                 }
             }
             let factor = 1.0 / micro_batches.len() as f64;
-            sums.iter_mut()
-                .for_each(|sum| sum.numbers.as_elements().scale(factor));
+            for sum in &mut sums {
+                sum.numbers.as_elements().scale(factor);
+            }
             sums
         }
     }

@@ -25,12 +25,16 @@ impl Elements<'_> {
     }
 
     /// Multiplies each element by a factor of [`Deferred`](crate::Deferred), in `f64` and rounding
-    /// once, which gives the bits that clipping in place gives.
-    pub fn scale(&mut self, factor: f64) {
-        if factor != 1.0 {
-            for_each_type!(Elements, self, values => for value in values.iter_mut() {
-                *value = Element::from_f64(value.to_f64() * factor);
-            });
+    /// once, which gives the bits that clipping in place gives. Gives how many elements became
+    /// zero, because their type has none as small.
+    pub fn scale(&mut self, factor: f64) -> u64 {
+        let by = Coefficient {
+            first: 1.0,
+            second: factor,
+        };
+        match factor == 1.0 {
+            true => 0,
+            false => for_each_type!(Elements, self, values => scale(values, by, 1)),
         }
     }
 
@@ -69,44 +73,59 @@ pub(crate) fn apply(
     let mut effect = change.effect(measure, orders);
     for_each_type!(Elements, elements, values => match change {
         Change::Keep => {}
-        Change::Scale { by, .. } => scale(values, *by, threads),
-        Change::Clamp(bound) => effect = clamp(values, *bound, measure.squares.scale, threads),
-        Change::Units { layout, coefficients } => layout.for_each(values, |unit, value| {
-            if coefficients[unit] != 1.0 {
-                *value = Element::from_f64(value.to_f64() * coefficients[unit]);
-            }
-        }),
+        Change::Scale { by, .. } => effect.rounded_to_zero = Some(scale(values, *by, threads)),
+        Change::Clamp { by, bound } => {
+            effect = clamp(values, *by, *bound, measure.squares.scale, threads);
+        }
+        Change::Units { layout, coefficients } => {
+            let mut rounded_to_zero = 0;
+            layout.for_each(values, |unit, value| {
+                if coefficients[unit] != 1.0 {
+                    let scaled = Element::from_f64(value.to_f64() * coefficients[unit]);
+                    rounded_to_zero += became_zero(*value, scaled);
+                    *value = scaled;
+                }
+            });
+            effect.rounded_to_zero = Some(rounded_to_zero);
+        }
     });
-    let moves_elements = matches!(change, Change::Clamp(_) | Change::Units { .. });
+    let moves_elements = matches!(change, Change::Clamp { .. } | Change::Units { .. });
     if moves_elements && orders.report != NormOrder::TWO {
         effect.norm = norm_of_elements(elements, orders.report, threads);
     }
     effect
 }
 
-fn scale<E: Element>(values: &mut [E], coefficient: Coefficient, threads: usize) {
-    let Coefficient { first, second } = coefficient;
-    if first == 1.0 && second <= 1.0 {
-        let scale_block = |block: &mut [E]| {
-            for value in block {
-                // One rounding, from the product in f64 to the storage.
-                *value = E::from_f64(value.to_f64() * second);
-            }
-        };
-        map_blocks(values.chunks_mut(BLOCK_ELEMENTS), threads, scale_block);
-        return;
-    }
-    let scale_block = |block: &mut [E]| {
-        for value in block {
-            // Lengthening a gradient must not take a finite element out of its type.
-            let scaled = value.to_f64() * first * second;
-            *value = E::from_f64(scaled.clamp(-E::LARGEST, E::LARGEST));
-        }
-    };
-    map_blocks(values.chunks_mut(BLOCK_ELEMENTS), threads, scale_block);
+/// 1 where storage has lost an element.
+#[inline(always)]
+fn became_zero<E: Element>(before: E, after: E) -> u64 {
+    let is_zero = |value: E| value.magnitude() == E::Wide::default();
+    u64::from(is_zero(after) & !is_zero(before))
 }
 
-fn clamp<E: Element>(values: &mut [E], bound: f64, scale: f64, threads: usize) -> Effect {
+/// Multiplies, and gives how many elements became zero. The products must fit the storage.
+fn scale<E: Element>(values: &mut [E], by: Coefficient, threads: usize) -> u64 {
+    let scale_block = |block: &mut [E]| {
+        let mut rounded_to_zero = 0;
+        for value in block {
+            // One rounding, from the product in f64 to the storage.
+            let scaled = E::from_f64(value.to_f64() * by.first * by.second);
+            rounded_to_zero += became_zero(*value, scaled);
+            *value = scaled;
+        }
+        rounded_to_zero
+    };
+    let counts = map_blocks(values.chunks_mut(BLOCK_ELEMENTS), threads, scale_block);
+    counts.into_iter().sum()
+}
+
+fn clamp<E: Element>(
+    values: &mut [E],
+    by: Coefficient,
+    bound: f64,
+    scale: f64,
+    threads: usize,
+) -> Effect {
     let bound = Bound {
         exact: bound,
         stored: E::from_f64(bound).to_f64(),
@@ -115,21 +134,35 @@ fn clamp<E: Element>(values: &mut [E], bound: f64, scale: f64, threads: usize) -
         true => 1.0,
         false => Norm::scale_for(bound.exact),
     };
-    let clamp = |block: &mut [E]| clamp_block(block, bound, 1.0 / scale, 1.0 / scale_after);
-    let (mut clamped, mut sum, mut inner_product) = (0, 0.0, 0.0);
+    let clamp = |block: &mut [E]| clamp_block(block, by, bound, 1.0 / scale, 1.0 / scale_after);
+    let mut all = Clamped::default();
     for block in map_blocks(values.chunks_mut(BLOCK_ELEMENTS), threads, clamp) {
-        clamped += block.0;
-        sum += block.1;
-        inner_product += block.2;
+        all.clamped += block.clamped;
+        all.rounded_to_zero += block.rounded_to_zero;
+        all.sum += block.sum;
+        all.inner_product += block.inner_product;
     }
-    let scale = scale_after;
-    let squares = Squares { sum, scale };
+    let squares = Squares {
+        sum: all.sum,
+        scale: scale_after,
+    };
     Effect {
-        clamped,
+        clamped: all.clamped,
+        rounded_to_zero: Some(all.rounded_to_zero),
         squares,
-        inner_product,
+        inner_product: all.inner_product,
         norm: squares.root(),
     }
+}
+
+/// What clamping did to some elements.
+#[derive(Default)]
+struct Clamped {
+    clamped: u64,
+    rounded_to_zero: u64,
+    /// Of the squares afterwards.
+    sum: f64,
+    inner_product: f64,
 }
 
 /// A bound as it was given, for the report, and as the storage holds it.
@@ -150,40 +183,35 @@ impl Bound {
     }
 }
 
-/// How many elements changed, the sum of squares afterwards, and the inner product.
 fn clamp_block<E: Element>(
     block: &mut [E],
+    by: Coefficient,
     bound: Bound,
     inverse_before: f64,
     inverse_after: f64,
-) -> (u64, f64, f64) {
-    let mut clamped = 0;
+) -> Clamped {
+    let (mut clamped, mut rounded_to_zero) = (0, 0);
     let mut sums = [0.0_f64; LANES];
     let mut products = [0.0_f64; LANES];
-    let (chunks, rest) = block.as_chunks_mut::<LANES>();
-    for chunk in chunks {
-        // Lane by lane in separate loops, each of which the compiler turns into vectors.
-        let before = chunk.map(Element::to_f64);
-        let after = before.map(|value| bound.clamp(value));
-        let pairs = || before.iter().zip(&after);
-        clamped += pairs().map(|(b, a)| u64::from(b != a)).sum::<u64>();
-        for (sum, value) in sums.iter_mut().zip(after) {
-            *sum += (value * inverse_after) * (value * inverse_after);
-        }
-        for (product, (before, after)) in products.iter_mut().zip(pairs()) {
+    for chunk in block.chunks_mut(LANES) {
+        for ((value, sum), product) in chunk.iter_mut().zip(&mut sums).zip(&mut products) {
+            let before = value.to_f64();
+            let scaled = before * by.first * by.second;
+            let after = bound.clamp(scaled);
+            let stored = E::from_f64(after);
+            clamped += u64::from(after != scaled);
+            rounded_to_zero += became_zero(*value, stored);
+            *sum += (after * inverse_after) * (after * inverse_after);
             *product += (before * inverse_before) * (after * inverse_after);
+            *value = stored;
         }
-        *chunk = after.map(E::from_f64);
     }
-    for ((value, sum), product) in rest.iter_mut().zip(&mut sums).zip(&mut products) {
-        let before = value.to_f64();
-        let after = bound.clamp(before);
-        clamped += u64::from(after != before);
-        *sum += (after * inverse_after) * (after * inverse_after);
-        *product += (before * inverse_before) * (after * inverse_after);
-        *value = E::from_f64(after);
+    Clamped {
+        clamped,
+        rounded_to_zero,
+        sum: add_pairwise(sums),
+        inner_product: add_pairwise(products),
     }
-    (clamped, add_pairwise(sums), add_pairwise(products))
 }
 
 #[cfg(test)]
@@ -210,7 +238,7 @@ mod tests {
     #[test]
     fn clamping_tells_what_it_did() {
         let mut values = [-3.0_f32, 1.0, 2.0, -0.0];
-        let effect = clamp(&mut values, 2.0, 1.0, 1);
+        let effect = clamp(&mut values, Coefficient::ONE, 2.0, 1.0, 1);
         assert_eq!(values, [-2.0, 1.0, 2.0, -0.0]);
         assert_eq!((effect.clamped, effect.inner_product), (1, 11.0));
         let squares = Squares {
@@ -223,13 +251,14 @@ mod tests {
 
     #[test]
     fn lengthening_stays_in_the_storage_type() {
-        let mut values = [1.0_f32, -2.0];
-        let coefficient = Coefficient {
+        let mut values = [1.0_f32, -2.0, 0.0];
+        let by = Coefficient {
             first: 1.0,
             second: 1e39,
         };
-        super::scale(&mut values, coefficient, 1);
-        assert_eq!(values, [f32::MAX, f32::MIN]);
+        let effect = clamp(&mut values, by, f32::MAX.into(), 1.0, 1);
+        assert_eq!(values, [f32::MAX, f32::MIN, 0.0]);
+        assert_eq!((effect.clamped, effect.rounded_to_zero), (2, Some(0)));
     }
 
     #[test]

@@ -19,8 +19,8 @@ pub(crate) enum Change {
         /// The norm afterwards in the order of the rule, where that is known without rounding.
         lands_on: Option<f64>,
     },
-    /// Each element is clamped to `[-bound, bound]`.
-    Clamp(f64),
+    /// Each element is multiplied by the coefficient and then clamped to `[-bound, bound]`.
+    Clamp { by: Coefficient, bound: f64 },
     /// The elements of each unit are multiplied by the coefficient of the unit.
     Units {
         layout: UnitLayout,
@@ -33,6 +33,9 @@ pub(crate) enum Change {
 pub(crate) struct Effect {
     /// Elements that clamping changed.
     pub(crate) clamped: u64,
+    /// Elements that became zero because the storage has none as small; `None` where nobody has
+    /// looked.
+    pub(crate) rounded_to_zero: Option<u64>,
     /// Sum of squares afterwards.
     pub(crate) squares: Squares,
     /// Inner product of the tensor before and after, in units of both scales.
@@ -47,6 +50,8 @@ impl Change {
         let before = measure.squares;
         let scaled = |coefficient: Coefficient, norm| Effect {
             clamped: 0,
+            // The half of the smallest element that there is still rounds to it.
+            rounded_to_zero: (coefficient.first == 1.0 && coefficient.second > 0.5).then_some(0),
             // In the scale, so that tensors with equal coefficients keep their ratios exactly.
             squares: Squares {
                 sum: before.sum,
@@ -61,8 +66,9 @@ impl Change {
                 let known = lands_on.filter(|_| orders.rule == orders.report);
                 scaled(*by, known.map_or(by.scale(measure.reported), Norm::of))
             }
-            Change::Clamp(_) => Effect {
+            Change::Clamp { .. } => Effect {
                 clamped: 0,
+                rounded_to_zero: None,
                 squares: Norm::UNKNOWN.squared(),
                 inner_product: f64::NAN,
                 norm: Norm::UNKNOWN,
@@ -71,6 +77,7 @@ impl Change {
                 let (squares, inner_product) = units_scaled(measure, coefficients);
                 Effect {
                     clamped: 0,
+                    rounded_to_zero: None,
                     squares,
                     inner_product,
                     norm: match orders.report == NormOrder::TWO {
@@ -84,7 +91,7 @@ impl Change {
 
     /// Whether it makes a tensor longer.
     pub(crate) fn lengthens(&self) -> bool {
-        matches!(self, Change::Scale { by, .. } if by.value() > 1.0)
+        matches!(self, Change::Scale { by, .. } | Change::Clamp { by, .. } if by.value() > 1.0)
     }
 }
 
@@ -104,20 +111,13 @@ fn units_scaled(measure: &Measure, coefficients: &[f64]) -> (Squares, f64) {
 }
 
 /// The factor of each tensor, if multiplying by it gives the bits that applying the changes writes.
-pub(crate) fn factors_of(changes: &[Change], measures: &[Measure]) -> Option<Vec<f64>> {
-    let factor = |(change, measure): (&Change, &Measure)| match change {
+pub(crate) fn factors_of(changes: &[Change]) -> Option<Vec<f64>> {
+    let factor = |change: &Change| match change {
         Change::Keep => Some(1.0),
-        // One factor, and none that takes an element out of its type: see `apply`.
-        Change::Scale {
-            by: Coefficient { first, second },
-            ..
-        } => {
-            let largest = (measure.round)(measure.max_magnitude * second);
-            (*first == 1.0 && largest.is_finite()).then_some(*second)
-        }
-        Change::Clamp(_) | Change::Units { .. } => None,
+        Change::Scale { by, .. } => (by.first == 1.0).then_some(by.second),
+        Change::Clamp { .. } | Change::Units { .. } => None,
     };
-    changes.iter().zip(measures).map(factor).collect()
+    changes.iter().map(factor).collect()
 }
 
 /// The cosine of the angle between all tensors before and after, exactly 1 where all were

@@ -12,7 +12,7 @@ use crate::clip_rule::{ClipRole, ClipRule};
 use crate::error::ClipError;
 use crate::gradients::Gradients;
 use crate::measure::Measure;
-use crate::outcome::{Clipped, Deferred, Outcome};
+use crate::outcome::{Clipped, Deferred, Factors, Outcome};
 use crate::policy::{ClipPolicy, NonFinite};
 use crate::report::{ClipAction, ClipReport};
 use crate::rules::{Guard, Judgement, Lesson, Link, Rule, SkipReason, rule_of};
@@ -55,7 +55,8 @@ pub struct Clipper {
 pub struct Decision {
     /// What each tensor is to be multiplied with, in `f64` and rounding once; 1 changes no bit.
     pub factors: Vec<f64>,
-    /// What the elements of each tensor are to be clamped to, after the multiplication.
+    /// What the elements of each tensor are to be clamped to, after the multiplication: the bound
+    /// of `value`, or under `normalize` the largest number of their type, where that is known.
     pub clamps: Vec<Option<f64>>,
     /// Why the step is to be left out, if it is. Factors and clamps then change nothing.
     pub skip: Option<SkipReason>,
@@ -80,8 +81,8 @@ enum Lessons {
 struct Run {
     report: ClipReport,
     lessons: Lessons,
-    /// One for each tensor, where scaling is left to the optimizer.
-    factors: Option<Vec<f64>>,
+    /// Where scaling is left to the optimizer.
+    factors: Option<Factors>,
 }
 
 impl Run {
@@ -196,8 +197,8 @@ impl Clipper {
     /// # Errors
     ///
     /// [`ClipError::NonFinite`] under [`NonFinite::Error`], [`ClipError::Parameter`] for `agc`
-    /// without parameters, and [`ClipError::OutputLayer`], with every gradient and all that was
-    /// learned left as it was.
+    /// without parameters, [`ClipError::OutputLayer`], and [`ClipError::EqualNames`], with every
+    /// gradient and all that was learned left as it was.
     ///
     /// # Panics
     ///
@@ -375,8 +376,10 @@ impl Clipper {
         if report.action == ClipAction::Skip {
             return Ok(Outcome::Skip { gradients, report });
         }
-        let clipped = Clipped::new(gradients, report);
-        Ok(Outcome::Apply(Deferred::new(clipped, factors)))
+        Ok(Outcome::Apply(Deferred::new(
+            Clipped::new(gradients, report),
+            factors,
+        )))
     }
 
     /// The whole step. Nothing is learned.
@@ -388,6 +391,9 @@ impl Clipper {
     ) -> Result<Run, ClipError> {
         let first = self.rules.first().map(|link| &*link.rule);
         let measures = tensors.measure(first)?;
+        refuse_equal_names(&measures)?;
+        // What cannot be carried out must show before the first rule changes anything.
+        tensors.check(&self.rules)?;
         let mut report = ClipReport::measured(self.policy.order(), &measures);
         match self.non_finite {
             _ if report.non_finite == 0 => {}
@@ -400,8 +406,6 @@ impl Clipper {
             }
             NonFinite::Zero => {}
         }
-        // What cannot be carried out must show before the first rule changes anything.
-        tensors.check(&self.rules)?;
         let judge = |link: &Link<Guard>| link.rule.judge(&measures, loss);
         let judged: Vec<Judgement> = self.guards.iter().map(judge).collect();
         let outlier = |(guard, judgement): (usize, &Judgement)| {
@@ -436,7 +440,7 @@ impl Clipper {
         mut measures: Vec<Measure>,
         may_defer: bool,
         report: &mut ClipReport,
-    ) -> Result<(Vec<Lesson>, Option<Vec<f64>>), ClipError> {
+    ) -> Result<(Vec<Lesson>, Option<Factors>), ClipError> {
         let mut lessons = Vec::with_capacity(self.rules.len());
         let mut factors = None;
         // Only what an earlier rule has changed, or has looked at in another way, is measured
@@ -456,7 +460,10 @@ impl Clipper {
             let orders = self.reading.orders(Some(rule));
             let decided = rule.decide(self.steps, &measures);
             if may_defer && index + 1 == self.rules.len() {
-                factors = factors_of(&decided.changes, &measures);
+                factors = factors_of(&decided.changes).map(|of_tensors| Factors {
+                    of_tensors,
+                    rounded_to_zero: report.rounded_to_zero,
+                });
             }
             let changes = decided.changes.iter().zip(&measures);
             let effects = match factors {
@@ -493,5 +500,22 @@ impl Clipper {
                 self.steps += 1;
             }
         }
+    }
+}
+
+/// A rule that goes by the names of tensors would take two for one.
+fn refuse_equal_names(measures: &[Measure]) -> Result<(), ClipError> {
+    let mut seen = BTreeSet::new();
+    let mut equal = BTreeSet::new();
+    for measure in measures {
+        if !seen.insert(measure.name.as_str()) {
+            equal.insert(measure.name.clone());
+        }
+    }
+    match equal.is_empty() {
+        true => Ok(()),
+        false => Err(ClipError::EqualNames {
+            tensors: equal.into_iter().collect(),
+        }),
     }
 }

@@ -6,11 +6,10 @@ use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
-use core::num::NonZeroU32;
 
 use crate::text::{Text, Value};
 use crate::threshold::{
-    Decay, FiniteThreshold, NormOrder, Percentile, PolicyError, Positive, SkipWindow, Threshold,
+    Decay, FiniteThreshold, NormOrder, Percentile, PolicyError, Positive, Steps, Threshold,
     UnitAxis,
 };
 
@@ -95,10 +94,6 @@ const fn key<T>(key: &'static str, form: &'static str, default: T) -> Parameter<
         form,
         default: Some(default),
     }
-}
-
-const fn count(count: u32) -> NonZeroU32 {
-    NonZeroU32::new(count).expect("a default is not zero")
 }
 
 impl<T: Value> Parameter<T> {
@@ -261,7 +256,7 @@ rules! {
         /// The weight of the past in the running mean and variance.
         alpha: Decay = key("alpha", "A", Decay::constant(0.97));
         /// How many norms make up the first mean and variance.
-        warmup: NonZeroU32 = key("warmup", "N", count(25));
+        warmup: Steps<1> = key("warmup", "N", Steps::constant(25));
         /// The bound of the norm at every step.
         max: Threshold = key("max", "C", Threshold::constant(1.0));
     }
@@ -282,16 +277,16 @@ rules! {
         /// The multiple K of the median.
         factor: Threshold = first("factor", "K");
         /// How many steps the median is of.
-        window: NonZeroU32 = key("window", "N", count(100));
+        window: Steps<1> = key("window", "N", Steps::constant(100));
     }
     /// Leaves out steps whose loss or norm is an outlier (OLMo, llm.c).
     Skip = "skip", Guard, "OLMo-core SkipStepOptimizer, llm.c" {
         /// How many standard deviations above the mean an outlier is.
         sigma: Positive = first("number of standard deviations", "SIGMA");
         /// How many steps mean and deviation are of.
-        window: SkipWindow = key("window", "N", SkipWindow::constant(128));
+        window: Steps<2> = key("window", "N", Steps::constant(128));
         /// After so many steps left out in a row, the next one is taken.
-        limit: NonZeroU32 = key("limit", "N", count(10));
+        limit: Steps<1> = key("limit", "N", Steps::constant(10));
     }
     /// Inside Adam: the learning rate of a tensor is divided by the root mean square of
     /// `g / sqrt(v)`, where that exceeds C (Wortsman et al. 2023, StableAdamW).
@@ -304,8 +299,9 @@ rules! {
     Spam = "spam", Adam, "Huang et al. 2025" {
         /// The ratio of squares above which an element is a spike.
         theta: Positive = key("theta", "T", Positive::constant(5000.0));
-        /// The number of updates from one reset to the next.
-        reset: NonZeroU32 = key("reset", "N", count(500));
+        /// The number of updates from one reset to the next, more than the first 20 after each, in
+        /// which spikes are let through.
+        reset: Steps<21> = key("reset", "N", Steps::constant(500));
         /// Over how many updates the learning rate recovers after a reset.
         warmup: u32 = key("warmup", "N", 150);
     }

@@ -27,6 +27,11 @@ pub enum ClipError {
         /// The name.
         tensor: String,
     },
+    /// Several tensors have the same name.
+    EqualNames {
+        /// Each such name, in alphabetical order.
+        tensors: Vec<String>,
+    },
     /// A rule cannot be decided from measures alone.
     Measures {
         /// The name of the rule.
@@ -60,6 +65,11 @@ impl fmt::Display for ClipError {
                      the output layer"
                 )
             }
+            ClipError::EqualNames { tensors } => write!(
+                formatter,
+                "several gradients are named `{}`; each tensor needs a name of its own",
+                tensors.join("`, `")
+            ),
             ClipError::Measures { rule, problem } => {
                 write!(
                     formatter,

@@ -62,6 +62,6 @@ pub use simple::{ClipGlobalNormError, clip_global_norm};
 pub use stages::{Accumulated, LossScaleError, Reduced, Unscaled};
 pub use state::{ClipperState, StateError};
 pub use threshold::{
-    Decay, FiniteOrder, FiniteThreshold, NormOrder, Percentile, PolicyError, Positive, SkipWindow,
-    Threshold, UnitAxis,
+    Decay, FiniteThreshold, NormOrder, Percentile, PolicyError, Positive, Steps, Threshold,
+    UnitAxis,
 };

@@ -34,6 +34,8 @@ pub struct Measure {
     pub(crate) max_magnitude: f64,
     /// Rounds a number as the storage would.
     pub(crate) round: fn(f64) -> f64,
+    /// The largest finite element of the storage, infinite where that is not known.
+    pub(crate) largest: f64,
     /// The norm in the order of the rule that is at work.
     pub(crate) norm: Norm,
     /// The norm in the order of the report.
@@ -43,8 +45,9 @@ pub struct Measure {
 }
 
 impl Measure {
-    /// A tensor of so many elements whose gradient has this Euclidean norm. One that is not
-    /// finite counts as one non-finite element and nothing else.
+    /// A tensor of so many elements, of any type, whose gradient has this Euclidean norm. One that
+    /// is not finite counts as one non-finite element and nothing else. Its largest element is not
+    /// known, so that a factor of `normalize` can take it out of its type.
     #[must_use]
     pub fn of_norm(name: impl Into<String>, elements: usize, norm: f64) -> Measure {
         let name = name.into();
@@ -56,6 +59,7 @@ impl Measure {
             squares: Norm::ZERO.squared(),
             max_magnitude: f64::NAN,
             round: |number| number,
+            largest: f64::INFINITY,
             norm: Norm::ZERO,
             reported: Norm::ZERO,
             units: None,
@@ -80,6 +84,7 @@ impl Measure {
             squares,
             max_magnitude,
             round: rounding_of::<f32>(&[]),
+            largest: f32::LARGEST,
             norm: squares.root(),
             reported: squares.root(),
             ..Measure::of_norm(name, elements, 0.0)
@@ -151,6 +156,7 @@ pub(crate) fn measure_tensor(
             squares: sums.squares,
             max_magnitude: sums.max_magnitude,
             round: rounding_of(values),
+            largest: largest_of(values),
             norm,
             reported,
             units: None,
@@ -180,6 +186,10 @@ pub(crate) fn reported_norm_of_all(measures: &[Measure], order: NormOrder) -> No
         return norm_of_all(measures, order);
     }
     combine_norms(measures.iter().map(|measure| measure.reported), order)
+}
+
+fn largest_of<E: Element>(_: &[E]) -> f64 {
+    E::LARGEST
 }
 
 fn rounding_of<E: Element>(_: &[E]) -> fn(f64) -> f64 {
@@ -227,12 +237,12 @@ fn sums_of<E: Element>(values: &[E], threads: usize) -> Sums {
 
 fn norm_of<E: Element>(values: &[E], sums: &Sums, order: NormOrder, threads: usize) -> Norm {
     match order {
-        NormOrder::Infinity => Norm::of(sums.max_magnitude),
-        NormOrder::Finite(power) if power.get() == 2.0 => sums.squares.root(),
-        NormOrder::Finite(power) => {
+        NormOrder::INFINITY => Norm::of(sums.max_magnitude),
+        NormOrder::TWO => sums.squares.root(),
+        order => {
             let scale = sums.squares.scale;
             Norm {
-                scaled: power_norm(values, sums.max_magnitude, scale, power.get(), threads),
+                scaled: power_norm(values, sums.max_magnitude, scale, order.get(), threads),
                 scale,
             }
         }

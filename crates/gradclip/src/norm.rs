@@ -163,10 +163,10 @@ pub(crate) fn combine_norms(norms: impl Iterator<Item = Norm> + Clone, order: No
     let scaled = norms.map(|norm| norm.scaled_to(scale));
     let largest = scaled.clone().fold(0.0, f64::max);
     let combined = match order {
-        NormOrder::Infinity => largest,
-        NormOrder::Finite(_) if largest == 0.0 => 0.0,
-        NormOrder::Finite(power) => {
-            let power = power.get();
+        NormOrder::INFINITY => largest,
+        _ if largest == 0.0 => 0.0,
+        order => {
+            let power = order.get();
             let powers = scaled.map(|norm| powf(norm / largest, power));
             root_of_power_sum(largest, sum_sorted(powers), power)
         }

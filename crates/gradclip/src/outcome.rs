@@ -175,12 +175,21 @@ impl<G> Clipped<G> {
 #[must_use = "clipped gradients do nothing until an optimizer steps with them"]
 pub struct Deferred<G> {
     clipped: Clipped<G>,
-    /// One for each tensor, `None` where all are 1.
-    factors: Option<Vec<f64>>,
+    /// `None` where all are 1.
+    factors: Option<Factors>,
+}
+
+/// What a step leaves to the optimizer.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Factors {
+    /// One for each tensor.
+    pub(crate) of_tensors: Vec<f64>,
+    /// Elements that the rules before have rounded to zero.
+    pub(crate) rounded_to_zero: Option<u64>,
 }
 
 impl<G> Deferred<G> {
-    pub(crate) fn new(clipped: Clipped<G>, factors: Option<Vec<f64>>) -> Deferred<G> {
+    pub(crate) fn new(clipped: Clipped<G>, factors: Option<Factors>) -> Deferred<G> {
         Deferred { clipped, factors }
     }
 
@@ -200,7 +209,8 @@ impl<G> Deferred<G> {
     pub fn into_parts(self) -> (G, Vec<f64>, ClipReport) {
         let (gradients, report) = self.clipped.into_parts();
         let ones = || vec![1.0; report.tensors.len()];
-        let factors = self.factors.unwrap_or_else(ones);
+        let factors = self.factors.map(|factors| factors.of_tensors);
+        let factors = factors.unwrap_or_else(ones);
         (gradients, factors, report)
     }
 }
@@ -209,13 +219,16 @@ impl<G: Gradients> Deferred<G> {
     /// Multiplies now.
     pub fn scale(mut self) -> Clipped<G> {
         if let Some(factors) = self.factors {
-            let mut factors = factors.into_iter();
+            let mut of_tensors = factors.of_tensors.into_iter();
+            let mut rounded_to_zero = 0;
             self.clipped.gradients.visit(&mut |mut gradient| {
-                let factor = factors.next();
+                let factor = of_tensors.next();
                 let factor =
                     factor.expect("Gradients::visit must visit the same tensors each time");
-                gradient.elements_mut().scale(factor);
+                rounded_to_zero += gradient.elements_mut().scale(factor);
             });
+            let before = factors.rounded_to_zero;
+            self.clipped.report.rounded_to_zero = before.map(|before| before + rounded_to_zero);
         }
         self.clipped
     }

@@ -48,10 +48,17 @@ pub struct ClipReport {
     pub non_finite: u64,
     /// The first tensor, in visiting order, with a non-finite element.
     pub first_non_finite: Option<String>,
-    /// The share of all elements that the rule `value` changed, in [0, 1]. Zero for the other
-    /// rules, which change all elements of a tensor or a unit, or none. Non-finite elements set
-    /// to zero do not count.
+    /// The share of all elements that were clamped, in [0, 1]: to the bound of `value`, or under
+    /// `normalize` to the largest number of their type. Zero for the other rules, which change all
+    /// elements of a tensor or a unit, or none. Non-finite elements set to zero do not count.
     pub clipped_share: f64,
+    /// How many elements that were not zero became zero, because their storage type has no number
+    /// as small as what they were clipped to. The norms do not show it, which are those before
+    /// rounding. `None` where the scaling is left to somebody else, who may lose some:
+    /// [`Clipper::clip_deferred`](crate::Clipper::clip_deferred) by a factor of at most one half
+    /// (until [`Deferred::scale`](crate::Deferred::scale)), and
+    /// [`Clipper::decide`](crate::Clipper::decide) likewise.
+    pub rounded_to_zero: Option<u64>,
     /// The cosine of the angle between the (finite) gradient before and after, always by the
     /// Euclidean inner product. Exactly 1 where the direction is kept, and by convention where a
     /// norm is zero and where the step is skipped. `None` where two rules of a chain turned the
@@ -114,6 +121,7 @@ impl ClipReport {
             non_finite: measures.iter().map(|measure| measure.non_finite).sum(),
             first_non_finite: first_non_finite.map(|measure| measure.name.clone()),
             clipped_share: 0.0,
+            rounded_to_zero: Some(0),
             cosine: Some(1.0),
             tensors: measures
                 .iter()
@@ -167,6 +175,9 @@ impl ClipReport {
             return;
         }
         self.action = ClipAction::Clip;
+        self.rounded_to_zero = effects.iter().fold(self.rounded_to_zero, |sum, effect| {
+            Some(sum? + effect.rounded_to_zero?)
+        });
         if effects.iter().any(|effect| effect.norm.is_unknown()) {
             self.leave_unknown(effects);
             return;
@@ -188,7 +199,7 @@ impl ClipReport {
         let elements: usize = self.tensors.iter().map(|tensor| tensor.elements).sum();
         let clamped: u64 = effects.iter().map(|effect| effect.clamped).sum();
         self.clipped_share = self.clipped_share.max(clamped as f64 / elements as f64);
-        if rule.can_turn() {
+        if rule.can_turn() || clamped > 0 {
             self.cosine = match (self.cosine, cosine_of(measures, effects)) {
                 (Some(1.0), cosine) => Some(cosine),
                 (earlier, 1.0) => earlier,

@@ -11,6 +11,7 @@ use crate::change::{Change, Effect};
 use crate::error::ClipError;
 use crate::gradients::Gradients;
 use crate::measure::{Measure, Orders, measure_tensor};
+use crate::norm::Coefficient;
 use crate::rules::{Link, Rule};
 use crate::scan::Scan;
 use crate::threshold::NormOrder;
@@ -163,9 +164,23 @@ impl Elsewhere {
     }
 }
 
+impl Elsewhere {
+    fn multiply(&mut self, index: usize, by: Coefficient) {
+        // An infinite factor would make NaN of elements that are zero.
+        self.factors[index] = (self.factors[index] * by.value()).min(f64::MAX);
+    }
+}
+
 impl Tensors for Elsewhere {
     fn measure(&mut self, _: Option<&dyn Rule>) -> Result<Vec<Measure>, ClipError> {
-        Ok(self.measures.clone())
+        match self.clamps.iter().all(Option::is_none) {
+            true => Ok(self.measures.clone()),
+            // `check` has refused what comes after `value`.
+            false => Err(ClipError::Measures {
+                rule: "normalize",
+                problem: "takes elements to the end of their type, after which the next rule needs them",
+            }),
+        }
     }
 
     fn check(&mut self, rules: &[Link<Box<dyn Rule>>]) -> Result<(), ClipError> {
@@ -198,10 +213,12 @@ impl Tensors for Elsewhere {
             match change {
                 Change::Scale { by, lands_on } => {
                     self.measures[index].scale(*by, *lands_on);
-                    // An infinite factor would make NaN of elements that are zero.
-                    self.factors[index] = (self.factors[index] * by.value()).min(f64::MAX);
+                    self.multiply(index, *by);
                 }
-                Change::Clamp(bound) => self.clamps[index] = Some(*bound),
+                Change::Clamp { by, bound } => {
+                    self.multiply(index, *by);
+                    self.clamps[index] = Some(*bound);
+                }
                 Change::Keep | Change::Units { .. } => {}
             }
         }

@@ -5,11 +5,10 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
-use core::num::NonZeroU32;
 use core::str::FromStr;
 
 use crate::threshold::{
-    Decay, FiniteThreshold, NormOrder, Percentile, PolicyError, Positive, SkipWindow, Threshold,
+    Decay, FiniteThreshold, NormOrder, Percentile, PolicyError, Positive, Steps, Threshold,
     UnitAxis,
 };
 
@@ -41,7 +40,7 @@ impl Text<'_> {
         };
         let from = self.number(from, &format!("first {what}"))?;
         let to = self.number(to, &format!("last {what}"))?;
-        let steps = NonZeroU32::read(self, steps, "number of steps")?;
+        let steps = Steps::read(self, steps, "number of steps")?;
         Threshold::linear(from, to, steps).map_err(out_of_range)
     }
 
@@ -155,10 +154,7 @@ value!(
 );
 value!(
     NormOrder,
-    |text, part, what| {
-        NormOrder::new(text.number(part, what)?)
-            .map_err(|error| text.error(part, error.to_string()))
-    },
+    |text, part, what| text.in_range(part, what, NormOrder::new),
     |value| value
 );
 value!(
@@ -175,22 +171,17 @@ value!(
     },
     |value| value
 );
-value!(
-    NonZeroU32,
-    |text, part, what| {
-        NonZeroU32::new(u32::read(text, part, what)?)
-            .ok_or_else(|| text.error(part, format!("the {what} must be at least 1")))
-    },
-    |value| value
-);
-value!(
-    SkipWindow,
-    |text, part, what| {
-        SkipWindow::new(u32::read(text, part, what)?)
+impl<const LEAST: u32> Value for Steps<LEAST> {
+    fn read(text: Text<'_>, part: &str, what: &str) -> Result<Self, PolicyError> {
+        Steps::new(u32::read(text, part, what)?)
             .map_err(|error| text.error(part, format!("the {what} {error}")))
-    },
-    |value| value.get()
-);
+    }
+
+    fn print(self) -> String {
+        self.get().to_string()
+    }
+}
+
 value!(
     Option<UnitAxis>,
     |text, part, what| match part {

@@ -2,7 +2,6 @@
 
 use alloc::string::String;
 use core::fmt;
-use core::num::NonZeroU32;
 
 macro_rules! number {
     ($(#[$doc:meta])* $Name:ident, $accepts:literal, $wanted:literal, |$value:ident| $fits:expr) => {
@@ -105,7 +104,7 @@ impl Threshold {
     ///
     /// [`PolicyError::Threshold`] for values that are not greater than zero, and infinity, which
     /// has no straight line.
-    pub fn linear(from: f64, to: f64, steps: NonZeroU32) -> Result<Threshold, PolicyError> {
+    pub fn linear(from: f64, to: f64, steps: Steps<1>) -> Result<Threshold, PolicyError> {
         for value in [from, to] {
             if !(value > 0.0 && value.is_finite()) {
                 return Err(PolicyError::Threshold { value });
@@ -159,28 +158,27 @@ impl FiniteThreshold {
     }
 }
 
-/// A number of steps that have a mean and a deviation: at least 2.
+/// A number of steps, at least `LEAST`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct SkipWindow(u32);
+pub struct Steps<const LEAST: u32>(u32);
 
-impl SkipWindow {
-    /// Accepts 2 and more.
+impl<const LEAST: u32> Steps<LEAST> {
+    /// Accepts `LEAST` and more.
     ///
     /// # Errors
     ///
-    /// [`PolicyError::Number`] for 0 and 1: a single step has no deviation.
-    pub fn new(steps: u32) -> Result<SkipWindow, PolicyError> {
-        if steps >= 2 {
-            Ok(SkipWindow(steps))
-        } else {
-            let (value, wanted) = (f64::from(steps), "at least 2");
-            Err(PolicyError::Number { value, wanted })
+    /// [`PolicyError::TooFew`] for less.
+    pub fn new(steps: u32) -> Result<Self, PolicyError> {
+        let least = LEAST;
+        match steps >= least {
+            true => Ok(Steps(steps)),
+            false => Err(PolicyError::TooFew { steps, least }),
         }
     }
 
     /// For numbers that are known to fit.
-    pub(crate) const fn constant(steps: u32) -> SkipWindow {
-        SkipWindow(steps)
+    pub(crate) const fn constant(steps: u32) -> Self {
+        Steps(steps)
     }
 
     /// The number.
@@ -190,63 +188,27 @@ impl SkipWindow {
     }
 }
 
-/// The finite p of a p-norm, greater than zero. Made by [`NormOrder::new`].
-#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
-pub struct FiniteOrder(f64);
-
-impl FiniteOrder {
-    /// The number.
-    #[must_use]
-    pub fn get(self) -> f64 {
-        self.0
-    }
-}
-
-/// The order p of a norm `(sum |g|^p)^(1/p)`.
-///
-/// ```
-/// use gradclip::NormOrder;
-///
-/// assert_eq!("2".parse(), Ok(NormOrder::TWO));
-/// assert_eq!("inf".parse(), Ok(NormOrder::Infinity));
-/// assert_eq!(NormOrder::new(0.5)?.to_string(), "0.5");
-/// # Ok::<(), gradclip::PolicyError>(())
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum NormOrder {
-    /// A finite p greater than zero. Below 1 it is a quasi-norm, which clips just as well.
-    Finite(FiniteOrder),
-    /// The largest magnitude.
-    Infinity,
-}
+number!(
+    /// The order p of a norm `(sum |g|^p)^(1/p)`, greater than zero; `+inf` is the largest
+    /// magnitude. Below 1 it is a quasi-norm, which clips just as well.
+    ///
+    /// ```
+    /// use gradclip::NormOrder;
+    ///
+    /// assert_eq!("2".parse(), Ok(NormOrder::TWO));
+    /// assert_eq!("inf".parse(), Ok(NormOrder::INFINITY));
+    /// assert_eq!(NormOrder::new(0.5)?.to_string(), "0.5");
+    /// # Ok::<(), gradclip::PolicyError>(())
+    /// ```
+    NormOrder, "any number greater than zero", "greater than 0", |value| value > 0.0
+);
 
 impl NormOrder {
     /// The Euclidean norm.
-    pub const TWO: NormOrder = NormOrder::Finite(FiniteOrder(2.0));
+    pub const TWO: NormOrder = NormOrder(2.0);
 
-    /// Accepts any p greater than zero; `+inf` gives [`NormOrder::Infinity`].
-    ///
-    /// # Errors
-    ///
-    /// [`PolicyError::Order`] for zero, negative numbers and NaN.
-    pub fn new(value: f64) -> Result<NormOrder, PolicyError> {
-        if value == f64::INFINITY {
-            Ok(NormOrder::Infinity)
-        } else if value > 0.0 {
-            Ok(NormOrder::Finite(FiniteOrder(value)))
-        } else {
-            Err(PolicyError::Order { value })
-        }
-    }
-
-    /// The number, `inf` for [`NormOrder::Infinity`].
-    #[must_use]
-    pub fn get(self) -> f64 {
-        match self {
-            NormOrder::Finite(order) => order.get(),
-            NormOrder::Infinity => f64::INFINITY,
-        }
-    }
+    /// The largest magnitude.
+    pub const INFINITY: NormOrder = NormOrder(f64::INFINITY);
 }
 
 /// Which axis of every parameter counts its output units, for an `agc` that overrides what the
@@ -268,17 +230,19 @@ pub enum PolicyError {
         /// What was given.
         value: f64,
     },
-    /// The order of the norm is zero, negative or NaN.
-    Order {
-        /// What was given.
-        value: f64,
-    },
-    /// Another number is out of its range.
+    /// A number is out of its range.
     Number {
         /// What was given.
         value: f64,
         /// The range.
         wanted: &'static str,
+    },
+    /// A number of steps is too small.
+    TooFew {
+        /// What was given.
+        steps: u32,
+        /// What would have been enough.
+        least: u32,
     },
     /// Only an Adam can carry out this rule, and none has said that it does.
     InsideAdam {
@@ -308,14 +272,11 @@ impl fmt::Display for PolicyError {
                 formatter,
                 "threshold must be greater than 0, got {value} (to turn clipping off use `none`)"
             ),
-            PolicyError::Order { value } => {
-                write!(
-                    formatter,
-                    "norm order p must be greater than 0, got {value}"
-                )
-            }
             PolicyError::Number { value, wanted } => {
                 write!(formatter, "must be {wanted}, got {value}")
+            }
+            PolicyError::TooFew { steps, least } => {
+                write!(formatter, "must be at least {least}, got {steps}")
             }
             PolicyError::InsideAdam { rule } => write!(
                 formatter,

@@ -102,9 +102,10 @@ fn the_norm_does_not_depend_on_how_elements_are_grouped() {
         let policy = format!("global-norm:1,p={order}");
         let whole = clip_one(&policy, &values).1;
         for size in [1000, 65_536, 99_999] {
-            let parts: Named = values
+            let parts: Vec<(String, Vec<f32>)> = values
                 .chunks(size)
-                .map(|part| ("part", part.to_vec()))
+                .enumerate()
+                .map(|(index, part)| (index.to_string(), part.to_vec()))
                 .collect();
             let report = clip(&policy, parts).1;
             assert_close(report.norm_before, whole.norm_before, 1e-13);

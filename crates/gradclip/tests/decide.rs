@@ -5,7 +5,7 @@ use gradclip::{
     SkipReason, Unscaled, scan,
 };
 
-use crate::support::{Named, POLICIES, Random, bits, clipper, parts};
+use crate::support::{Named, POLICIES, Random, bits, clip, clipper, parts, try_clip};
 
 fn measures(gradients: &Named) -> Vec<Measure> {
     let tensors: Vec<&[f32]> = gradients.iter().map(|(_, values)| &values[..]).collect();
@@ -232,4 +232,56 @@ fn a_decision_that_is_learned_twice_leaves_a_state_that_can_be_restored() {
     }
     let state = clipper.state();
     clipper.restore(&state).unwrap();
+}
+
+/// As clipping does, which measures what stays within the type.
+#[test]
+fn a_factor_that_takes_elements_out_of_their_type_comes_with_a_clamp() {
+    let given: Named = vec![("w", vec![1.0, -1.0, 1e-10]), ("b", vec![0.5])];
+    let clipper = clipper("normalize:1e39", NonFinite::Skip);
+    let decision = clipper.decide(&measures(&given), None).unwrap();
+    let largest = Some(f64::from(f32::MAX));
+    assert_eq!(decision.clamps, [largest, None]);
+    assert!(decision.report.norm_after.is_nan());
+    let mut carried = given.clone();
+    carry_out(&mut carried, &decision.factors, &decision.clamps);
+    assert_eq!(carried, clip("normalize:1e39", given.clone()).0);
+    assert_eq!(carried[0].1[..2], [f32::MAX, f32::MIN]);
+    let chain = crate::support::clipper("normalize:1e39+norm:1", NonFinite::Skip);
+    let error = chain.decide(&measures(&given), None).unwrap_err();
+    assert!(matches!(
+        error,
+        ClipError::Measures {
+            rule: "normalize",
+            ..
+        }
+    ));
+}
+
+#[test]
+fn rules_that_measures_do_not_suffice_for_are_refused_whatever_the_step_holds() {
+    let unknown = [Measure::of_norm("w", 4, f64::NAN)];
+    for non_finite in [NonFinite::Skip, NonFinite::Error, NonFinite::Zero] {
+        let error = clipper("agc:0.01", non_finite).decide(&unknown, None);
+        assert!(
+            matches!(error, Err(ClipError::Measures { rule: "agc", .. })),
+            "{error:?}"
+        );
+    }
+}
+
+#[test]
+fn tensors_of_one_name_are_refused_by_name() {
+    let norms = ["b", "a", "b", "c", "a", "b"].map(|name| Measure::of_norm(name, 1, 8.0));
+    let clipper = clipper("adagc", NonFinite::Skip);
+    let error = clipper.decide(&norms, None).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "several gradients are named `a`, `b`; each tensor needs a name of its own"
+    );
+    let mut gradients: Named = vec![("w", vec![3.0]), ("w", vec![4.0])];
+    let error = try_clip("global-norm:1", NonFinite::Zero, &mut gradients).unwrap_err();
+    let tensors = vec!["w".to_owned()];
+    assert_eq!(error, ClipError::EqualNames { tensors });
+    assert_eq!(gradients, [("w", vec![3.0]), ("w", vec![4.0])]);
 }

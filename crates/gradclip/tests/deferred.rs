@@ -7,7 +7,11 @@ use crate::support::{Named, POLICIES, Random, bits, clipper, parts};
 fn deferred(clipper: &mut Clipper, gradients: Named) -> (Named, Option<Vec<f64>>, ClipReport) {
     match clipper.clip_deferred(Unscaled::single(gradients), Some(1.0)) {
         Ok(Outcome::Apply(deferred)) => {
-            let (gradients, factors, report) = deferred.into_parts();
+            let scaled = deferred.clone().scale().report().clone();
+            let (gradients, factors, mut report) = deferred.into_parts();
+            // How many elements a factor loses shows when it is multiplied.
+            report.rounded_to_zero = report.rounded_to_zero.or(scaled.rounded_to_zero);
+            assert_eq!(report, scaled);
             (gradients, Some(factors), report)
         }
         Ok(Outcome::Skip { gradients, report }) => (gradients, None, report),
@@ -77,4 +81,29 @@ fn a_chain_writes_all_but_its_last_change() {
     let (gradients, factors, _) = deferred(&mut clipper, vec![("w", vec![3.0, 0.0])]);
     assert_eq!(gradients[0].1, [2.0, 0.0]);
     assert_eq!(factors, Some(vec![0.5]));
+}
+
+#[test]
+fn what_a_factor_rounds_to_zero_is_known_when_it_is_multiplied() {
+    let tiny = 2.0 * f32::from_bits(1);
+    for (policy, before, after) in [
+        ("global-norm:0.6", Some(0), 0),
+        ("global-norm:0.26", None, 0),
+        ("global-norm:0.125", None, 2),
+        // The first rule loses all but the largest element, and writes.
+        ("global-norm:0.125+global-norm:0.01", None, 2),
+    ] {
+        let gradients = vec![("w", vec![1.0, tiny, -tiny, 0.0])];
+        let outcome =
+            clipper(policy, NonFinite::Error).clip_deferred(Unscaled::single(gradients), None);
+        let Ok(Outcome::Apply(deferred)) = outcome else {
+            panic!("{outcome:?}");
+        };
+        assert_eq!(deferred.report().rounded_to_zero, before, "{policy}");
+        assert_eq!(
+            deferred.scale().report().rounded_to_zero,
+            Some(after),
+            "{policy}"
+        );
+    }
 }

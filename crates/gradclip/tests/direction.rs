@@ -3,7 +3,7 @@
 use gradclip::{ClipAction, ClipReport, Clipper, NonFinite, Unscaled};
 
 use crate::model::Model;
-use crate::support::{Random, assert_close, clipper, parts};
+use crate::support::{Random, assert_close, clip_one, clipper, parts};
 
 fn step(clipper: &mut Clipper, model: Model) -> (Model, ClipReport) {
     parts(
@@ -147,5 +147,28 @@ fn the_cosine_has_all_its_digits_at_every_size() {
                 "{unit:e}"
             );
         }
+    }
+}
+
+/// The norm is that of the order of the report, whatever rules of other orders stand before it.
+#[test]
+fn norms_of_different_orders_do_not_meet() {
+    for (policy, before, after) in [
+        ("normalize:100+global-norm:1000,p=inf", 4.0, 80.0),
+        ("global-norm:1000,p=inf+normalize:100", 4.0, 80.0),
+        ("normalize:100+global-norm:40,p=inf", 4.0, 40.0),
+        ("global-norm:1,p=inf+normalize:100", 4.0, 80.0),
+        ("normalize:100+global-norm:1000,p=1", 7.0, 140.0),
+        ("norm:1,p=inf+global-norm:100,p=1", 4.0, 1.0),
+        ("global-norm:100,p=1+norm:1,p=inf", 7.0, 1.75),
+        ("value:2+global-norm:1000,p=inf", 4.0, 2.0),
+        ("global-norm:1000,p=inf+value:3.5", 4.0, 3.5),
+    ] {
+        let report = clip_one(policy, &[3.0, 4.0]).1;
+        assert_eq!(report.norm_before, before, "{policy}");
+        assert_close(report.norm_after, after, 1e-14);
+        assert_close(report.coefficient, after / before, 1e-14);
+        assert_close(report.tensors[0].norm_after, after, 1e-14);
+        assert_close(report.tensors[0].coefficient, after / before, 1e-14);
     }
 }

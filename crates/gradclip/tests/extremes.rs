@@ -1,6 +1,7 @@
 //! Huge, tiny and strange sizes: norms of finite gradients are finite and right.
 
 use gradclip::{ClipAction, NonFinite, Unscaled};
+use half::{bf16, f16};
 
 use crate::support::{
     Named, Random, assert_all_close, assert_close, bits, clip, clip_one, clipper, parts,
@@ -220,4 +221,75 @@ fn more_threads_than_a_machine_has_are_as_many_as_there_is_work_for() {
     let mut clipper = clipper("global-norm:1", NonFinite::Error).with_threads(usize::MAX);
     let outcome = clipper.clip(Unscaled::single(gradient.clone())).unwrap();
     assert_eq!(parts(outcome).0, clip("global-norm:1", gradient).0);
+}
+
+/// The target cannot be reached, and the report says where the gradient is instead.
+#[test]
+fn lengthening_beyond_the_type_is_reported_as_it_is() {
+    let largest = f64::from(f16::MAX);
+    let (after, report) = clip(
+        "normalize:1e6",
+        vec![("w", vec![f16::ONE, -f16::ONE, f16::ZERO])],
+    );
+    assert_eq!(after[0].1, [f16::MAX, f16::MIN, f16::ZERO]);
+    assert_close(report.norm_after, 2.0_f64.sqrt() * largest, 1e-14);
+    assert_close(report.coefficient, largest, 1e-14);
+    assert_eq!(report.tensors[0].norm_after, report.norm_after);
+    assert_close(report.clipped_share, 2.0 / 3.0, 1e-14);
+    // One element at the end of the range, and one that is not: the direction turns.
+    let (after, report) = clip(
+        "normalize:1e5",
+        vec![("w", vec![3.0_f32, 4.0]), ("b", vec![0.0])],
+    );
+    assert_eq!(
+        (after[0].1[1], report.norm_after, report.cosine),
+        (8e4, 1e5, Some(1.0))
+    );
+    let values = vec![f16::from_f32(0.03), f16::from_f32(4.0)];
+    let (after, report) = clip("normalize:1e5", vec![("w", values)]);
+    assert_eq!(after[0].1[1], f16::MAX);
+    assert!(report.cosine.unwrap() < 1.0 - 1e-6, "{report:?}");
+    // A ratio of 1e608.
+    let (after, report) = clip("normalize:1e308", vec![("w", vec![1e-300_f64])]);
+    assert_close(report.norm_after, after[0].1[0], 1e-14);
+}
+
+#[test]
+fn what_becomes_zero_by_rounding_is_counted() {
+    let tiny = f16::from_bits(1);
+    let values = vec![
+        f16::from_f32(2.0),
+        tiny,
+        -tiny,
+        f16::from_bits(3),
+        f16::ZERO,
+    ];
+    for (policy, lost) in [
+        ("none", 0),
+        ("global-norm:4", 0),
+        // Half of the smallest number is rounded to even, which is zero.
+        ("global-norm:1", 2),
+        ("norm:0.25", 3),
+        ("value:1", 0),
+        ("value:1e-9", 4),
+        ("normalize:1", 2),
+        ("global-norm:1+global-norm:0.25", 3),
+        ("value:1e-9+global-norm:1e-10", 4),
+    ] {
+        let (after, report) = clip(policy, vec![("w", values.clone())]);
+        let zeros = after[0]
+            .1
+            .iter()
+            .filter(|value| **value == f16::ZERO)
+            .count();
+        assert_eq!(zeros as u64, lost + 1, "{policy}");
+        assert_eq!(report.rounded_to_zero, Some(lost), "{policy}");
+    }
+    let all = vec![bf16::from_f32(1e-38); 1000];
+    let (after, report) = clip("global-norm:1e-41", vec![("w", all)]);
+    assert_eq!(after[0].1, vec![bf16::ZERO; 1000]);
+    assert_eq!(
+        (report.rounded_to_zero, report.norm_after),
+        (Some(1000), 1e-41)
+    );
 }

@@ -158,17 +158,17 @@ fn mistakes_with_a_threshold_are_told_the_form_of_the_rule() {
         ("norm:1,p=", "the parameter p is empty", 10),
         (
             "norm:1,p=0",
-            "norm order p must be greater than 0, got 0",
+            "the parameter p must be greater than 0, got 0",
             10,
         ),
         (
             "norm:1,p=-2",
-            "norm order p must be greater than 0, got -2",
+            "the parameter p must be greater than 0, got -2",
             10,
         ),
         (
             "norm:1,p=NaN",
-            "norm order p must be greater than 0, got NaN",
+            "the parameter p must be greater than 0, got NaN",
             10,
         ),
         ("norm:1,p=two", "the parameter p `two` is not a number", 10),
@@ -196,7 +196,11 @@ fn mistakes_with_a_threshold_are_told_the_form_of_the_rule() {
             6,
         ),
         ("norm:1..2@", "the number of steps is empty", 11),
-        ("norm:1..2@0", "the number of steps must be at least 1", 11),
+        (
+            "norm:1..2@0",
+            "the number of steps must be at least 1, got 0",
+            11,
+        ),
         (
             "norm:1..2@1.5",
             "the number of steps `1.5` is not a whole number",
@@ -278,7 +282,7 @@ fn mistakes_with_other_parameters_are_told_the_form_of_the_rule() {
         ),
         (
             "zclip:warmup=0",
-            "the parameter warmup must be at least 1",
+            "the parameter warmup must be at least 1, got 0",
             14,
         ),
         (
@@ -320,7 +324,7 @@ fn mistakes_with_other_parameters_are_told_the_form_of_the_rule() {
         ("median:0", "the factor must be greater than 0, got 0", 8),
         (
             "median:2,window=0",
-            "the parameter window must be at least 1",
+            "the parameter window must be at least 1, got 0",
             17,
         ),
         ("median:2,100", "`median` does not take `100`", 10),
@@ -346,7 +350,7 @@ fn mistakes_with_other_parameters_are_told_the_form_of_the_rule() {
         ),
         (
             "skip:3,limit=0",
-            "the parameter limit must be at least 1",
+            "the parameter limit must be at least 1, got 0",
             14,
         ),
         ("skip:3,window=8,window=8", "`window` is given twice", 17),
@@ -361,7 +365,16 @@ fn mistakes_with_other_parameters_are_told_the_form_of_the_rule() {
             "the parameter theta must be greater than 0, got 0",
             12,
         ),
-        ("spam:reset=0", "the parameter reset must be at least 1", 12),
+        (
+            "spam:reset=0",
+            "the parameter reset must be at least 21, got 0",
+            12,
+        ),
+        (
+            "spam:reset=20",
+            "the parameter reset must be at least 21, got 20",
+            12,
+        ),
         ("spam:5000", "`spam` does not take `5000`", 6),
     ];
     for (text, words, position) in cases {
@@ -395,7 +408,7 @@ fn thresholds_and_orders_are_validated() {
         assert_eq!(NormOrder::new(value).unwrap().get(), value);
     }
     assert_eq!(NormOrder::new(2.0), Ok(NormOrder::TWO));
-    assert_eq!(NormOrder::new(f64::INFINITY), Ok(NormOrder::Infinity));
+    assert_eq!(NormOrder::new(f64::INFINITY), Ok(NormOrder::INFINITY));
     assert!("2 ".parse::<NormOrder>().is_err());
 }
 
@@ -404,7 +417,7 @@ fn accessors() {
     let policy: ClipPolicy = "norm:3,p=inf".parse().unwrap();
     assert_eq!(
         (policy.rules().len(), policy.order()),
-        (1, NormOrder::Infinity)
+        (1, NormOrder::INFINITY)
     );
     assert_eq!(
         (ClipPolicy::none().is_none(), ClipPolicy::none().order()),

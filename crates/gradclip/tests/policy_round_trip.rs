@@ -1,9 +1,7 @@
 //! Whatever policy is printed is read back as it was, and no text is too strange to be refused.
 
-use std::num::NonZeroU32;
-
 use gradclip::{
-    ClipPolicy, ClipRule, Decay, FiniteThreshold, NormOrder, Percentile, Positive, SkipWindow,
+    ClipPolicy, ClipRule, Decay, FiniteThreshold, NormOrder, Percentile, Positive, Steps,
     Threshold, UnitAxis,
 };
 use proptest::prelude::*;
@@ -28,7 +26,7 @@ fn threshold() -> impl Strategy<Value = Threshold> {
     prop_oneof![
         positive().prop_map(|value| Threshold::new(value).expect("positive")),
         (finite(), finite(), steps).prop_map(|(from, to, steps)| {
-            let steps = NonZeroU32::new(steps).expect("at least 1");
+            let steps = Steps::new(steps).expect("at least 1");
             Threshold::linear(from, to, steps).expect("positive and finite")
         }),
     ]
@@ -48,9 +46,9 @@ fn decay() -> impl Strategy<Value = Decay> {
     value.prop_map(|value| Decay::new(value).expect("below 1"))
 }
 
-fn count() -> impl Strategy<Value = NonZeroU32> {
+fn count() -> impl Strategy<Value = Steps<1>> {
     let counts = prop_oneof![1..200_u32, Just(u32::MAX), Just(100), Just(128)];
-    counts.prop_map(|count| NonZeroU32::new(count).expect("at least 1"))
+    counts.prop_map(|count| Steps::new(count).expect("at least 1"))
 }
 
 fn any_fixed_rule() -> impl Strategy<Value = ClipRule> {
@@ -109,12 +107,12 @@ fn any_adaptive_rule() -> impl Strategy<Value = ClipRule> {
                 },
                 4 => ClipRule::Skip {
                     sigma: positive,
-                    window: SkipWindow::new(window.get().max(2)).expect("at least 2"),
+                    window: Steps::new(window.get().max(2)).expect("at least 2"),
                     limit,
                 },
                 5 => ClipRule::Spam {
                     theta: positive,
-                    reset: window,
+                    reset: Steps::new(window.get().max(21)).expect("at least 21"),
                     warmup,
                 },
                 _ => ClipRule::Normalize {

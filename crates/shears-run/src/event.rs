@@ -133,6 +133,10 @@ pub struct ClipEvent {
     pub first_non_finite: Option<String>,
     /// Share of elements that clipping by value changed.
     pub clipped_share: f64,
+    /// Elements that clipping made too small for their type, so that they became zero. Absent where
+    /// there is none, or nobody has looked because the optimizer took the factor.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub rounded_to_zero: Option<u64>,
     /// Cosine between the gradient before and after: below 1, direction was lost. Null where two
     /// rules of a chain turned it.
     pub cosine: Option<f64>,
@@ -175,6 +179,8 @@ impl From<&ClipReport> for ClipEvent {
             non_finite: report.non_finite,
             first_non_finite: report.first_non_finite.clone(),
             clipped_share: report.clipped_share,
+            // A log of a million steps need not say of each that nothing was lost.
+            rounded_to_zero: report.rounded_to_zero.filter(|lost| *lost > 0),
             cosine: report.cosine,
             tensors: norms.collect(),
         }

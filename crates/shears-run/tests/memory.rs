@@ -61,6 +61,7 @@ fn step(step: u64) -> Event {
             non_finite: 0,
             first_non_finite: None,
             clipped_share: 0.0,
+            rounded_to_zero: None,
             cosine: Some(1.0),
             tensors,
         },

@@ -481,6 +481,7 @@ fn step_event(step: u64) -> Event {
             non_finite: 0,
             first_non_finite: None,
             clipped_share: 0.0,
+            rounded_to_zero: None,
             cosine: Some(1.0),
             tensors: [("output.bias".to_string(), 2.0)].into(),
         },

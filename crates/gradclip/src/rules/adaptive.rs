@@ -7,7 +7,6 @@ use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
-use core::num::NonZeroU32;
 
 use super::running::{Window, mean_of, running_mean};
 use super::{Decided, Lesson, Rule, shorten, shorten_alone};
@@ -16,7 +15,7 @@ use crate::math::sqrt;
 use crate::measure::{Measure, norm_of_all};
 use crate::percentile::NormHistory;
 use crate::state::{Lists, StateError, is_norm, number_of};
-use crate::threshold::{Decay, NormOrder, Percentile, Positive, Threshold};
+use crate::threshold::{Decay, NormOrder, Percentile, Positive, Steps, Threshold};
 
 /// `autoclip`.
 #[derive(Clone, Debug)]
@@ -71,7 +70,7 @@ impl Rule for AutoClip {
 pub(super) struct ZClip {
     z: Positive,
     alpha: Decay,
-    warmup: NonZeroU32,
+    warmup: Steps<1>,
     max: Threshold,
     score: ZScore,
 }
@@ -91,7 +90,7 @@ impl ZClip {
     /// The published code adds it to the deviation in the score, and only there.
     const EPSILON: f64 = 1e-6;
 
-    pub(super) fn new(z: Positive, alpha: Decay, warmup: NonZeroU32, max: Threshold) -> ZClip {
+    pub(super) fn new(z: Positive, alpha: Decay, warmup: Steps<1>, max: Threshold) -> ZClip {
         ZClip {
             z,
             alpha,
@@ -202,7 +201,7 @@ pub(super) struct Median {
 }
 
 impl Median {
-    pub(super) fn new(factor: Threshold, window: NonZeroU32) -> Median {
+    pub(super) fn new(factor: Threshold, window: Steps<1>) -> Median {
         Median {
             factor,
             past: Window::new(window.get()),

@@ -1,14 +1,13 @@
 //! The rules whose threshold does not depend on the gradients of other steps.
 
 use alloc::collections::BTreeMap;
-use alloc::vec;
 use alloc::vec::Vec;
 
 use super::{Decided, Rule, shorten, shorten_alone};
 use crate::change::Change;
 use crate::math::sqrt;
 use crate::measure::{Measure, norm_of_all};
-use crate::norm::{Norm, add_squares};
+use crate::norm::{Coefficient, Norm, add_squares};
 use crate::threshold::{NormOrder, Positive, Threshold, UnitAxis};
 
 /// A rule that is a function of its threshold and the measures.
@@ -48,7 +47,10 @@ pub(super) fn value(bound: f64, _: NormOrder, measures: &[Measure]) -> Decided {
         // Compared as the storage can hold it, so that what is already at the bound is not changed
         // again.
         match measure.max_magnitude > (measure.round)(bound) {
-            true => Change::Clamp(bound),
+            true => Change::Clamp {
+                by: Coefficient::ONE,
+                bound,
+            },
             false => Change::Keep,
         }
     })
@@ -89,19 +91,34 @@ pub(super) fn global_norm(threshold: f64, order: NormOrder, measures: &[Measure]
 /// To the threshold from above and from below.
 pub(super) fn normalize(target: f64, order: NormOrder, measures: &[Measure]) -> Decided {
     let norm = norm_of_all(measures, order);
-    let scaled = !norm.is_zero() && norm.value() != target;
-    let change = match scaled {
-        true => Change::Scale {
-            by: norm.coefficient_to(target),
-            lands_on: None,
-        },
-        false => Change::Keep,
-    };
+    if norm.is_zero() || norm.value() == target {
+        return Decided {
+            threshold: Some(target),
+            ..Decided::keep(measures.len())
+        };
+    }
+    let by = norm.coefficient_to(target);
+    let changes: Vec<Change> = measures.iter().map(|m| lengthen(m, by)).collect();
+    let fits = |change: &Change| matches!(change, Change::Scale { .. });
+    // A ratio beyond every `f64` does not reach the target either.
+    let reached = by.second < f64::MAX && changes.iter().all(fits);
     Decided {
-        changes: vec![change; measures.len()],
+        changes,
         threshold: Some(target),
-        norm_after: Some(target).filter(|_| scaled),
+        norm_after: Some(target).filter(|_| reached),
         ..Decided::keep(measures.len())
+    }
+}
+
+/// Scales, but takes no finite element out of its type.
+fn lengthen(measure: &Measure, by: Coefficient) -> Change {
+    let largest = measure.max_magnitude * by.first * by.second;
+    match (measure.round)(largest) > measure.largest {
+        true => Change::Clamp {
+            by,
+            bound: measure.largest,
+        },
+        false => Change::Scale { by, lands_on: None },
     }
 }
 

@@ -4,13 +4,12 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
-use core::num::NonZeroU32;
 
 use super::running::Window;
 use crate::measure::{Measure, norm_of_all};
 use crate::significant::significant;
 use crate::state::{Lists, StateError, is_norm};
-use crate::threshold::{NormOrder, Positive, SkipWindow};
+use crate::threshold::{NormOrder, Positive, Steps};
 
 /// Why a step is left out.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -50,7 +49,7 @@ impl fmt::Display for SkipReason {
 #[derive(Clone, Debug)]
 pub(crate) struct Guard {
     sigma: Positive,
-    limit: NonZeroU32,
+    limit: Steps<1>,
     norms: Window,
     losses: Window,
     /// Steps left out in a row until now: the one thing that such a step changes.
@@ -71,7 +70,7 @@ pub(crate) struct Judgement {
 }
 
 impl Guard {
-    pub(crate) fn new(sigma: Positive, window: SkipWindow, limit: NonZeroU32) -> Guard {
+    pub(crate) fn new(sigma: Positive, window: Steps<2>, limit: Steps<1>) -> Guard {
         Guard {
             sigma,
             limit,

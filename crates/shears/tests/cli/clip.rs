@@ -125,7 +125,7 @@ fn lines_of_json() {
     let text = scratch.run("clip s.safetensors --clip global-norm:2.5 --json");
     let expected = concat!(
         r#"{"step":0,"action":"clip","norm_before":5.0,"norm_after":2.5,"coefficient":0.5,"#,
-        r#""threshold":2.5,"non_finite":0,"tensors":["#,
+        r#""threshold":2.5,"non_finite":0,"rounded_to_zero":0,"tensors":["#,
         r#"{"name":"w.a","norm_before":3.0,"norm_after":1.5,"coefficient":0.5,"non_finite":0},"#,
         r#"{"name":"w.b","norm_before":4.0,"norm_after":2.0,"coefficient":0.5,"non_finite":0}]}"#,
         "\n"
@@ -148,6 +148,22 @@ fn lines_of_json() {
     assert_eq!([&chain["norm_before"], &chain["norm_after"]], [5.0, 1.0]);
     assert_eq!(chain["coefficient"].as_f64(), Some(0.2));
     assert_eq!(scratch.listing().len(), 1);
+}
+
+#[test]
+fn elements_that_become_zero_are_told() {
+    let tensors = [tensor("w", Dtype::F16, &[3], &[2.0, 6e-8, 0.0])];
+    let scratch = with_files(&[("s.safetensors", &tensors)]);
+    let ran = scratch.run("clip s.safetensors --clip global-norm:0.5 --json");
+    assert_eq!(ran.json()[0]["rounded_to_zero"], 1);
+    let text = |threshold: &str| {
+        let ran = scratch.run(&format!(
+            "clip s.safetensors --clip global-norm:{threshold}"
+        ));
+        ran.succeeded()
+    };
+    assert!(text("0.5").contains("1 element too small for its type became zero"));
+    assert!(!text("2").contains("became zero"));
 }
 
 #[test]

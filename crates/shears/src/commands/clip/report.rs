@@ -131,6 +131,7 @@ struct StepLine<'a> {
     coefficient: f64,
     threshold: Option<f64>,
     non_finite: u64,
+    rounded_to_zero: Option<u64>,
     tensors: Vec<TensorLine<'a>>,
 }
 
@@ -160,6 +161,7 @@ impl StepLine<'_> {
             coefficient: report.coefficient,
             threshold: report.threshold,
             non_finite: report.non_finite,
+            rounded_to_zero: report.rounded_to_zero,
             tensors: tensors.collect(),
         }
     }
@@ -183,6 +185,12 @@ fn what_was_done(report: &ClipReport) -> String {
     }
     if report.non_finite > 0 {
         words.push_str(&format!(", {non_finite} set to zero"));
+    }
+    if let Some(lost @ 1..) = report.rounded_to_zero {
+        let elements = plural(lost, "element");
+        words.push_str(&format!(
+            ", {elements} too small for their type became zero"
+        ));
     }
     words
 }
