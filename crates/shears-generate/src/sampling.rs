@@ -158,6 +158,9 @@ fn check(logits: &[f32]) -> Result<(), GenerateError> {
 ///
 /// Tokens that have no logit are passed over.
 pub fn penalize_repetition(logits: &mut [f32], history: &[u32], penalty: f64) {
+    if penalty == 1.0 {
+        return;
+    }
     // A token is penalized once, not once for each time that it was written.
     let tokens: BTreeSet<u32> = history.iter().copied().collect();
     for token in tokens {

@@ -93,7 +93,7 @@ fn layer(bencher: Bencher<'_, '_>, cell: Cell, gates: usize, hidden: usize, fuse
     bencher
         .counter(ItemsCount::new(operations))
         .bench_local(|| {
-            let carried = (0..states).map(|_| Tensor::zeros([BATCH, hidden], &device));
+            let carried = (0..states).map(|_| Tensor::zeros([1, BATCH, hidden], &device));
             let (input, weights, carried) = (input.clone(), weights.clone(), carried.collect());
             let (outputs, _) = match fused {
                 true => recurrent(cell, Precision::F32, input, weights, carried),

@@ -1,7 +1,7 @@
 //! `y = x Wᵀ + b`, with PyTorch's weight layout.
 
 use burn::backend::flex::FlexTensor;
-use burn::tensor::Tensor;
+use burn::tensor::{Shape, Tensor};
 
 use crate::buffer::Buffer;
 use crate::cpu::Cpu;
@@ -23,11 +23,8 @@ pub fn linear<const D: usize>(
     if !is_ours(&input) {
         return linear_plain(input, weight, bias);
     }
-    let mut shape = input.dims();
     let [outputs, inputs] = weight.dims();
-    assert_eq!(shape[D - 1], inputs, "width of the input");
-    let rows = shape[..D - 1].iter().product();
-    shape[D - 1] = outputs;
+    assert_eq!(input.dims()[D - 1], inputs, "width of the input");
     // Without a bias the operation gets an empty one.
     let bias = bias.unwrap_or_else(|| Tensor::zeros([0], &input.device()));
     assert!(
@@ -35,12 +32,11 @@ pub fn linear<const D: usize>(
         "size of the bias"
     );
     let tensors = [
-        input.reshape([rows, inputs]).into_dispatch(),
+        input.into_dispatch(),
         weight.into_dispatch(),
         bias.into_dispatch(),
     ];
-    let output = call_for_one(Linear, tensors);
-    Tensor::<2>::from_dispatch(output).reshape(shape)
+    Tensor::from_dispatch(call_for_one(Linear, tensors))
 }
 
 /// [`linear`] in Burn's own operations, on any device and in any precision.
@@ -60,7 +56,8 @@ impl Operation<3> for Linear {
 
     fn forward(self, inputs: [FlexTensor; 3], _needs_backward: bool) -> Forward<Self::Saved> {
         let [input, weight, bias] = inputs.map(contiguous);
-        let ([rows, inputs], [outputs, _]) = (sizes(&input), sizes(&weight));
+        let [outputs, inputs] = sizes(&weight);
+        let (rows, shape) = rows_and_shape(&input, outputs);
         let cpu = Cpu::current();
         let initial = match values(&bias) {
             [] => Initial::Zero,
@@ -76,7 +73,7 @@ impl Operation<3> for Linear {
             let packed = Packed::transposed(cpu, values(&weight), outputs, inputs);
             packed.multiply(cpu, (x, inputs), (&mut y, outputs), initial);
         }
-        Forward::of(y.into_tensor([rows, outputs]), [input, weight])
+        Forward::of(y.into_tensor(shape), [input, weight])
     }
 
     fn backward(
@@ -84,7 +81,8 @@ impl Operation<3> for Linear {
         gradient: FlexTensor,
         wanted: [bool; 3],
     ) -> [Option<FlexTensor>; 3] {
-        let ([rows, inputs], [outputs, _]) = (sizes(&input), sizes(&weight));
+        let [outputs, inputs] = sizes(&weight);
+        let (rows, shape) = rows_and_shape(&input, inputs);
         let cpu = Cpu::current();
         let dy = values(&gradient);
         let [input_wanted, weight_wanted, bias_wanted] = wanted;
@@ -92,7 +90,7 @@ impl Operation<3> for Linear {
             let mut dx = Buffer::uninitialised(rows * inputs);
             let packed = Packed::plain(cpu, values(&weight), outputs, inputs);
             packed.multiply(cpu, (dy, outputs), (&mut dx, inputs), Initial::Zero);
-            dx.into_tensor([rows, inputs])
+            dx.into_tensor(shape)
         });
         let dw = weight_wanted.then(|| {
             let mut dw = Buffer::uninitialised(outputs * inputs);
@@ -106,6 +104,15 @@ impl Operation<3> for Linear {
         });
         [dx, dw, db]
     }
+}
+
+/// How many rows a tensor `[.., inputs]` has, and its shape with `width` in place of `inputs`.
+fn rows_and_shape(tensor: &FlexTensor, width: usize) -> (usize, Shape) {
+    let mut shape = tensor.layout().shape().clone();
+    let last = shape.num_dims() - 1;
+    let rows = shape[..last].iter().product();
+    shape[last] = width;
+    (rows, shape)
 }
 
 #[cfg(test)]

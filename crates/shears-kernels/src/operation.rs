@@ -60,12 +60,25 @@ impl<S> Forward<S> {
     }
 }
 
-/// Runs an operation over tensors that are all [`crate::tensor::is_ours`], and gives its outputs.
+/// Runs an operation over tensors that are all [`crate::tensor::is_ours`], and gives its output and
+/// its constants.
+///
+/// Outside automatic differentiation, as in generation, the operation is called as it is: Burn's
+/// dispatch allocates several times a call, which a token notices.
 pub(crate) fn call<O: Operation<N>, const N: usize>(
     operation: O,
     inputs: [DispatchTensor; N],
-) -> Vec<DispatchTensor> {
-    <Dispatch as OperationBackend>::call::<O, N>(operation, Inputs(inputs.into()))
+) -> (DispatchTensor, Vec<DispatchTensor>) {
+    if !inputs.iter().all(is_plain) {
+        let outputs =
+            <Dispatch as OperationBackend>::call::<O, N>(operation, Inputs(inputs.into()));
+        let mut outputs = outputs.into_iter();
+        let output = outputs.next().expect("an operation has an output");
+        return (output, outputs.collect());
+    }
+    let found = operation.forward(inputs.map(unwrap_plain), false);
+    let constants = found.constants.into_iter().map(wrap_plain);
+    (wrap_plain(found.output), constants.collect())
 }
 
 /// [`call`] for an operation with one output.
@@ -73,8 +86,31 @@ pub(crate) fn call_for_one<O: Operation<N>, const N: usize>(
     operation: O,
     inputs: [DispatchTensor; N],
 ) -> DispatchTensor {
-    let mut outputs = call(operation, inputs);
-    outputs.swap_remove(0)
+    let (output, _) = call(operation, inputs);
+    output
+}
+
+/// Whether a tensor is outside automatic differentiation.
+fn is_plain(tensor: &DispatchTensor) -> bool {
+    matches!(tensor.kind, DispatchTensorKind::Flex(_))
+        && tensor.autodiff == DispatchAutodiffContext::Disabled
+}
+
+/// # Panics
+///
+/// If the tensor is not [`is_plain`].
+fn unwrap_plain(tensor: DispatchTensor) -> FlexTensor {
+    match tensor.kind {
+        DispatchTensorKind::Flex(tensor) => tensor.float(),
+        _ => panic!("the tensor is in the graph of automatic differentiation"),
+    }
+}
+
+fn wrap_plain(tensor: FlexTensor) -> DispatchTensor {
+    DispatchTensor {
+        kind: DispatchTensorKind::Flex(BackendTensor::Float(tensor)),
+        autodiff: DispatchAutodiffContext::Disabled,
+    }
 }
 
 #[backend_extension(Autodiff, Flex)]

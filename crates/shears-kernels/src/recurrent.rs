@@ -59,7 +59,7 @@ pub struct RecurrentWeights {
 /// Reads a window.
 ///
 /// `input` is `[time, batch, inputs]`; `carried` holds what the layer carries from step to step,
-/// each `[batch, hidden]`: the hidden state, and for the LSTM the cell state after it. The result
+/// each `[1, batch, hidden]`: the hidden state, and for the LSTM the cell state after it. The result
 /// is the hidden state after each step, `[time, batch, hidden]`, and what is carried on. In `Bf16`
 /// the products of a window read their factors rounded; up to 16 rows, as in generation, are
 /// computed in `f32` all the same, and so is everything on other devices.
@@ -72,8 +72,8 @@ pub fn recurrent(
     precision: Precision,
     input: Tensor<3>,
     weights: RecurrentWeights,
-    carried: Vec<Tensor<2>>,
-) -> (Tensor<3>, Vec<Tensor<2>>) {
+    carried: Vec<Tensor<3>>,
+) -> (Tensor<3>, Vec<Tensor<3>>) {
     if !is_ours(&input) {
         return recurrent_plain(cell, input, weights, carried);
     }
@@ -98,8 +98,8 @@ pub fn recurrent_tokens(
     tokens: Tensor<2, Int>,
     embedding: Tensor<2>,
     weights: RecurrentWeights,
-    carried: Vec<Tensor<2>>,
-) -> (Tensor<3>, Vec<Tensor<2>>) {
+    carried: Vec<Tensor<3>>,
+) -> (Tensor<3>, Vec<Tensor<3>>) {
     if !is_ours(&embedding) {
         return recurrent_tokens_plain(cell, tokens, embedding, weights, carried);
     }

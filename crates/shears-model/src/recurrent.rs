@@ -64,6 +64,9 @@ pub struct RecurrentModel {
     embedding: Embedding,
     layers: Vec<RecurrentLayer>,
     output: Output,
+    /// The names, in [`State::tensors`], of what each layer carries.
+    #[module(skip)]
+    carried: Vec<Vec<String>>,
     #[module(skip)]
     dropout: f64,
     #[module(skip)]
@@ -88,11 +91,16 @@ impl RecurrentModel {
             0 => config.embedding,
             _ => config.hidden,
         };
+        let layers = (0..config.layers).map(|index| layer(inputs(index), initializer));
+        let layers: Vec<RecurrentLayer> = layers.collect();
+        let carried = layers.iter().enumerate().map(|(index, layer)| {
+            let names = layer.cell.carries().iter();
+            names.map(|name| format!("layers.{index}.{name}")).collect()
+        });
         RecurrentModel {
+            carried: carried.collect(),
             embedding: Embedding { weight: embedding },
-            layers: (0..config.layers)
-                .map(|index| layer(inputs(index), initializer))
-                .collect(),
+            layers,
             output: Output {
                 weight: (!config.tied)
                     .then(|| initializer.uniform([vocabulary, config.hidden], bound)),
@@ -114,11 +122,10 @@ impl RecurrentModel {
         let mut hidden: Option<Tensor<3>> = None;
         let precision = self.precision.into();
         for (index, layer) in self.layers.iter().enumerate() {
-            let names = layer.cell.carries().iter();
-            let names: Vec<String> = names.map(|name| format!("layers.{index}.{name}")).collect();
-            let carried = names.iter().map(|name| match state.tensors.remove(name) {
-                Some(tensor) => tensor.squeeze_dim(0), // [batch, hidden]
-                None => Tensor::zeros([batch, layer.hidden()], &device),
+            let names = &self.carried[index];
+            let carried = names.iter().map(|name| match state.tensors.get(name) {
+                Some(tensor) => tensor.clone(),
+                None => Tensor::zeros([1, batch, layer.hidden()], &device),
             });
             let carried = carried.collect();
             let (cell, weights) = (layer.cell, layer.weights());
@@ -130,8 +137,12 @@ impl RecurrentModel {
                 }
             };
             hidden = Some(dropout(outputs, dropped, index as u32)); // [time, batch, hidden]
-            let carried = carried.into_iter().map(|tensor| tensor.unsqueeze_dim(0));
-            state.tensors.extend(names.into_iter().zip(carried));
+            for (name, tensor) in names.iter().zip(carried) {
+                match state.tensors.get_mut(name) {
+                    Some(before) => *before = tensor,
+                    None => drop(state.tensors.insert(name.clone(), tensor)),
+                }
+            }
         }
         state.position += time;
         (hidden.expect("a model has at least one layer"), state)
@@ -148,7 +159,11 @@ impl LanguageModel for RecurrentModel {
     fn predict(&self, tokens: Tensor<2, Int>, state: State) -> (Tensor<2>, State) {
         let (hidden, state) = self.hidden_states(tokens, state);
         let [time, _, _] = hidden.dims();
-        let last = hidden.narrow(0, time - 1, 1).squeeze_dim(0); // [batch, hidden]
+        let last = match time {
+            1 => hidden,
+            _ => hidden.narrow(0, time - 1, 1),
+        };
+        let last = last.squeeze_dim(0); // [batch, hidden]
         (self.output.forward(last, &self.embedding), state)
     }
 

@@ -124,7 +124,11 @@ impl LanguageModel for Transformer {
     fn predict(&self, tokens: Tensor<2, Int>, state: State) -> (Tensor<2>, State) {
         let (hidden, state) = self.hidden_states(tokens, state);
         let [_, time, _] = hidden.dims();
-        let last = hidden.narrow(1, time - 1, 1).squeeze_dim(1); // [batch, hidden]
+        let last = match time {
+            1 => hidden,
+            _ => hidden.narrow(1, time - 1, 1),
+        };
+        let last = last.squeeze_dim(1); // [batch, hidden]
         (self.output.forward(last, &self.token_embedding), state)
     }
 

@@ -21,7 +21,7 @@ impl Cell {
         }
     }
 
-    /// The names of what is carried from step to step, each `[batch, hidden]`.
+    /// The names of what is carried from step to step, each `[1, batch, hidden]`.
     pub fn carries(self) -> &'static [&'static str] {
         match self {
             Cell::Rnn(_) | Cell::Gru => &["hidden"],

@@ -24,8 +24,8 @@ pub(super) fn call(
     (source, tokens): (Tensor<2>, Option<Vec<u32>>),
     [time, batch]: [usize; 2],
     weights: RecurrentWeights,
-    mut carried: Vec<Tensor<2>>,
-) -> (Tensor<3>, Vec<Tensor<2>>) {
+    mut carried: Vec<Tensor<3>>,
+) -> (Tensor<3>, Vec<Tensor<3>>) {
     let [_, inputs] = source.dims();
     let [rows, hidden] = weights.weight_hh.dims();
     assert_eq!(rows, cell.gates() * hidden, "rows of the recurrent weights");
@@ -41,10 +41,9 @@ pub(super) fn call(
         "a window has at least one step and one row"
     );
     for state in &carried {
-        assert_eq!(state.dims(), [batch, hidden], "shape of a carried state");
+        assert_eq!(state.dims(), [1, batch, hidden], "shape of a carried state");
     }
-    let count = carried.len();
-    assert_eq!(count, cell.carries().len(), "carried states");
+    assert_eq!(carried.len(), cell.carries().len(), "carried states");
     let hidden_before = carried.swap_remove(0);
     // Only the LSTM has a second state.
     let cell_before = carried.pop().unwrap_or_else(|| hidden_before.clone());
@@ -65,18 +64,23 @@ pub(super) fn call(
         hidden_before.into_dispatch(),
         cell_before.into_dispatch(),
     ];
-    let mut outputs = call_operation(layer, tensors).into_iter();
-    let mut next = || outputs.next().expect("outputs and the last states");
-    let outputs = Tensor::<3>::from_dispatch(next());
-    let mut carried = Vec::with_capacity(count);
-    for which in 0..count {
-        let state = LastState {
-            which,
-            last_gradients: last_gradients.clone(),
+    let (outputs, states) = call_operation(layer, tensors);
+    let outputs = Tensor::<3>::from_dispatch(outputs);
+    let carried = states.into_iter().enumerate().map(|(which, state)| {
+        let state = match outputs.is_autodiff() {
+            true => {
+                let last_gradients = last_gradients.clone();
+                let operation = LastState {
+                    which,
+                    last_gradients,
+                };
+                call_for_one(operation, [outputs.clone().into_dispatch(), state])
+            }
+            false => state,
         };
-        let state = call_for_one(state, [outputs.clone().into_dispatch(), next()]);
-        carried.push(Tensor::from_dispatch(state));
-    }
+        Tensor::from_dispatch(state)
+    });
+    let carried = carried.collect();
     (outputs, carried)
 }
 
@@ -202,21 +206,17 @@ impl Call {
             self.before(),
         )
     }
+}
 
-    /// Copies of the last states, which outlive the window: the hidden state, and the LSTM's cell
-    /// state.
-    fn last_states(&self, window: &Window) -> Vec<FlexTensor> {
-        let Shape { batch, hidden, .. } = self.shape;
-        let states = match self.cell {
-            Cell::Lstm => vec![&window.outputs, &window.cells],
-            _ => vec![&window.outputs],
-        };
-        let last = |states: &Buffer| {
-            let first = states.len() - batch * hidden;
-            Buffer::copy_of(&states[first..]).into_tensor([batch, hidden])
-        };
-        states.into_iter().map(last).collect()
+/// A copy of the last state of a window `[time, batch, hidden]`, which outlives the window; of a
+/// window of one step, that state itself.
+fn last(states: &FlexTensor) -> FlexTensor {
+    let [time, batch, hidden] = sizes(states);
+    if time == 1 {
+        return states.clone();
     }
+    let first = (time - 1) * batch * hidden;
+    Buffer::copy_of(&values(states)[first..]).into_tensor([1, batch, hidden])
 }
 
 /// What backward needs.
@@ -225,33 +225,34 @@ struct Saved {
     outputs: FlexTensor,
     /// Backward writes the gradients of the gates in their place.
     gates: Buffer,
-    cells: Buffer,
+    cells: FlexTensor,
 }
 
 impl Operation<7> for Layer {
     type Saved = Saved;
 
-    fn forward(self, inputs: [FlexTensor; 7], _needs_backward: bool) -> Forward<Saved> {
+    fn forward(self, inputs: [FlexTensor; 7], needs_backward: bool) -> Forward<Saved> {
         let call = Call::new(self, inputs);
         let window = call.forward();
-        let constants = call.last_states(&window);
         let Shape {
             time,
             batch,
             hidden,
             ..
         } = call.shape;
-        let output = window.outputs.into_tensor([time, batch, hidden]);
-        let saved = Saved {
-            call,
-            outputs: output.clone(),
-            gates: window.gates,
-            cells: window.cells,
-        };
+        let cell_size = window.cells.len() / (time * batch);
+        let outputs = window.outputs.into_tensor([time, batch, hidden]);
+        let cells = window.cells.into_tensor([time, batch, cell_size]);
+        let carried = [&outputs, &cells].into_iter().map(last);
         Forward {
-            output,
-            constants,
-            saved: Some(saved),
+            constants: carried.take(call.cell.carries().len()).collect(),
+            output: outputs.clone(),
+            saved: needs_backward.then_some(Saved {
+                call,
+                outputs,
+                gates: window.gates,
+                cells,
+            }),
         }
     }
 
@@ -273,7 +274,7 @@ impl Operation<7> for Layer {
             call.input(),
             call.weights(),
             call.before(),
-            (values(&outputs), &cells, gates),
+            (values(&outputs), values(&cells), gates),
             OutputGradients {
                 outputs: values(&gradient),
                 last_hidden: last_hidden.as_ref().map(values),
@@ -306,8 +307,8 @@ impl Operation<7> for Layer {
             found.recurrent.into_tensor([rows, size]),
             found.input_bias.into_tensor([rows]),
             found.recurrent_bias.into_tensor([rows]),
-            found.hidden.into_tensor([batch, size]),
-            cell.into_tensor([batch, size]),
+            found.hidden.into_tensor([1, batch, size]),
+            cell.into_tensor([1, batch, size]),
         ];
         found.map(Some)
     }

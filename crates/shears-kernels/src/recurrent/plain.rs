@@ -13,8 +13,8 @@ pub fn recurrent_tokens_plain(
     tokens: Tensor<2, Int>,
     embedding: Tensor<2>,
     weights: RecurrentWeights,
-    carried: Vec<Tensor<2>>,
-) -> (Tensor<3>, Vec<Tensor<2>>) {
+    carried: Vec<Tensor<3>>,
+) -> (Tensor<3>, Vec<Tensor<3>>) {
     let [time, batch] = tokens.dims();
     let [_, inputs] = embedding.dims();
     let input = embedding
@@ -28,15 +28,16 @@ pub fn recurrent_plain(
     cell: Cell,
     input: Tensor<3>,
     weights: RecurrentWeights,
-    carried: Vec<Tensor<2>>,
-) -> (Tensor<3>, Vec<Tensor<2>>) {
+    carried: Vec<Tensor<3>>,
+) -> (Tensor<3>, Vec<Tensor<3>>) {
     let [time, batch, inputs] = input.dims();
     let [_, size] = weights.weight_hh.dims();
     let input = input.reshape([time * batch, inputs]);
     // Turned once a window, so that their gradients are summed in one place.
     let weight_ih = weights.weight_ih.transpose();
     let weight_hh = weights.weight_hh.transpose();
-    let mut carried = carried;
+    let carried = carried.into_iter().map(|state| state.squeeze_dim(0));
+    let mut carried: Vec<Tensor<2>> = carried.collect();
     let mut outputs = Vec::with_capacity(time);
     for t in 0..time {
         let x = input.clone().slice(s![t * batch..(t + 1) * batch, ..]);
@@ -46,7 +47,8 @@ pub fn recurrent_plain(
         carried = step(cell, size, x, h, carried); // each [batch, hidden]
         outputs.push(carried[0].clone());
     }
-    (Tensor::stack(outputs, 0), carried)
+    let carried = carried.into_iter().map(|state| state.unsqueeze_dim(0));
+    (Tensor::stack(outputs, 0), carried.collect())
 }
 
 /// One step, from `W_ih x + b_ih` and `W_hh h + b_hh`, both `[batch, gates x hidden]`.

@@ -102,8 +102,8 @@ impl Case {
             bias_hh: tensor(&self.weights[3], [rows], &device),
         };
         let states = self.states.iter();
-        let states: Vec<Tensor<2>> = states
-            .map(|s| tensor(s, [batch, hidden], &device))
+        let states: Vec<Tensor<3>> = states
+            .map(|s| tensor(s, [1, batch, hidden], &device))
             .collect();
         let (kept, given) = (weights.clone(), states.clone());
         let (outputs, carried) = match &self.tokens {
@@ -130,7 +130,7 @@ impl Case {
         let mut loss = (outputs.clone() * factors(&self.factors, [time, batch, hidden])).sum();
         if with_last {
             for (state, values) in carried.iter().zip(&self.last_factors) {
-                let factors = factors(values, [1, batch, hidden]).squeeze_dim::<2>(0);
+                let factors = factors(values, [1, batch, hidden]);
                 loss = loss + (state.clone() * factors).sum();
             }
         }
@@ -144,7 +144,8 @@ impl Case {
             of_bias(&kept.bias_ih),
             of_bias(&kept.bias_hh),
         ];
-        found.extend(states.iter().map(of));
+        let of_state = |state: &Tensor<3>| read(&state.grad(&gradients).unwrap());
+        found.extend(states.iter().map(of_state));
         Found {
             outputs: read(&outputs),
             carried: carried.iter().map(read).collect(),
@@ -282,7 +283,7 @@ fn only_the_last_state_may_be_used() {
             let states = case
                 .states
                 .iter()
-                .map(|state| tensor(state, [4, 6], &device))
+                .map(|state| tensor(state, [1, 4, 6], &device))
                 .collect();
             let (_, carried) = match fused {
                 true => recurrent(cell, F32, input, weights, states),
@@ -322,7 +323,7 @@ fn without_gradients_the_values_are_the_same() {
         let states = case
             .states
             .iter()
-            .map(|state| plain(state, [6, 9]))
+            .map(|state| plain(state, [6, 9]).unsqueeze_dim(0))
             .collect();
         let tokens = whole(case.tokens.as_ref().unwrap(), [4, 6], &device);
         let (outputs, carried) = recurrent_tokens(

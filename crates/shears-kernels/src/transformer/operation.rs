@@ -21,14 +21,14 @@ pub(super) fn call(
     check(&x, &weights, settings);
     let parameters = weights.map(Tensor::into_dispatch, Tensor::into_dispatch);
     let tensors = joined(x.into_dispatch(), parameters);
-    let mut outputs = call_operation(Block(settings), tensors).into_iter();
-    let mut next = || Tensor::from_dispatch(outputs.next().expect("output, keys, values"));
-    let output = next();
+    let (output, constants) = call_operation(Block(settings), tensors);
+    let mut constants = constants.into_iter().map(Tensor::from_dispatch);
+    let mut next = || constants.next().expect("keys and values");
     let all = KeysAndValues {
         keys: next(),
         values: next(),
     };
-    (output, all)
+    (Tensor::from_dispatch(output), all)
 }
 
 /// Something for the input, followed by the same for each parameter.

@@ -68,9 +68,9 @@ impl Network {
             // A row of the identity for each symbol: one-hot inputs.
             Tensor::eye(SYMBOLS, device),
             weights,
-            vec![Tensor::zeros([count, UNITS], device)],
+            vec![Tensor::zeros([1, count, UNITS], device)],
         );
-        let last = carried.swap_remove(0);
+        let last = carried.swap_remove(0).squeeze_dim(0);
         let bias = Some(self.bias_output.val());
         let logits = linear(last, self.weight_output.val(), bias);
         (logits, Tensor::from_data(classes, device))
