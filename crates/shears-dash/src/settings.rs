@@ -5,7 +5,15 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 /// Keys that say what a run is about, and are not a deviation from its preset.
-const OWN: [&str; 6] = ["preset", "text", "val", "text-sha256", "val-sha256", "seed"];
+const OWN: [&str; 7] = [
+    "preset",
+    "text",
+    "val",
+    "plan-format",
+    "text-sha256",
+    "val-sha256",
+    "seed",
+];
 
 /// One key of `plan.toml`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

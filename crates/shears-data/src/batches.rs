@@ -5,12 +5,11 @@
 //! [`RandomWindows`]. The former are evaluated on [`EvaluationStreams`], the latter on
 //! [`ConsecutiveWindows`].
 
-use std::sync::Arc;
-
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::error::DataError;
+use crate::tokens::Tokens;
 
 /// Token ids of one step, row-major `[batch, window]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +28,7 @@ pub struct Batch {
 
 impl Batch {
     fn of_windows(
-        tokens: &[u32],
+        tokens: &Tokens,
         starts: impl ExactSizeIterator<Item = usize>,
         window: usize,
         starts_stream: bool,
@@ -38,8 +37,8 @@ impl Batch {
         let mut inputs = Vec::with_capacity(batch * window);
         let mut targets = Vec::with_capacity(batch * window);
         for start in starts {
-            inputs.extend_from_slice(&tokens[start..start + window]);
-            targets.extend_from_slice(&tokens[start + 1..start + 1 + window]);
+            tokens.append_to(&mut inputs, start..start + window);
+            tokens.append_to(&mut targets, start + 1..start + 1 + window);
         }
         Self {
             inputs,
@@ -54,14 +53,18 @@ impl Batch {
 /// Consecutive windows in parallel streams.
 ///
 /// Of `n` tokens, `n - 1` can be predicted; each of the `batch` rows owns `(n - 1) / batch` of
-/// them in one piece and walks through it window by window. What does not fill a last window is
-/// left out of training: fewer than `batch * window + batch` tokens at the ends of the streams.
+/// them in one piece and walks through it window by window: an epoch. What does not fill a last
+/// window, fewer than `batch * window + batch` tokens at the ends of the streams, an epoch leaves
+/// out. The next epoch starts so much later that it reads to the very end, and the one after it
+/// at the beginning again: every window is whole, and no token is left out by a run of
+/// [`StreamBatches::epochs_of_all`] epochs.
 #[derive(Debug, Clone)]
 pub struct StreamBatches {
-    tokens: Arc<[u32]>,
+    tokens: Tokens,
     batch: usize,
     window: usize,
     stream_length: usize,
+    drops_ends: bool,
 }
 
 impl StreamBatches {
@@ -70,12 +73,7 @@ impl StreamBatches {
     /// # Errors
     ///
     /// If `batch` or `window` is 0, or if some stream would not hold a single window.
-    pub fn new(
-        tokens: impl Into<Arc<[u32]>>,
-        batch: usize,
-        window: usize,
-    ) -> Result<Self, DataError> {
-        let tokens = tokens.into();
+    pub fn new(tokens: Tokens, batch: usize, window: usize) -> Result<Self, DataError> {
         let needed = batch.saturating_mul(window).saturating_add(1);
         check_length(tokens.len(), needed, batch, window)?;
         let stream_length = (tokens.len() - 1) / batch;
@@ -84,7 +82,18 @@ impl StreamBatches {
             batch,
             window,
             stream_length,
+            drops_ends: false,
         })
+    }
+
+    /// The same, but every epoch starts at the beginning, so that the ends of the streams are never
+    /// read: what runs of the first versions go on with.
+    #[must_use]
+    pub fn dropping_ends(self) -> Self {
+        Self {
+            drops_ends: true,
+            ..self
+        }
     }
 
     /// How many steps it takes to walk through the streams once.
@@ -93,11 +102,47 @@ impl StreamBatches {
         (self.stream_length / self.window) as u64
     }
 
-    /// The batch of a step. After the last window of an epoch comes the first one again.
+    /// How many tokens an epoch leaves out.
+    #[must_use]
+    pub fn left_by_an_epoch(&self) -> usize {
+        self.tokens.len() - 1 - self.batch * self.row_of_an_epoch()
+    }
+
+    /// After how many epochs every token has been read; none if that never happens.
+    #[must_use]
+    pub fn epochs_of_all(&self) -> Option<u64> {
+        let all = self.most_delay().div_ceil(self.row_of_an_epoch()) as u64 + 1;
+        (all == 1 || !self.drops_ends).then_some(all)
+    }
+
+    /// Tokens that a row reads in an epoch.
+    fn row_of_an_epoch(&self) -> usize {
+        self.stream_length / self.window * self.window
+    }
+
+    /// By how many tokens an epoch can start later: the last row then ends with the text.
+    fn most_delay(&self) -> usize {
+        self.tokens.len() - 1 - (self.batch - 1) * self.stream_length - self.row_of_an_epoch()
+    }
+
+    /// By how many tokens an epoch starts later. The delays go in equal parts from none to the most
+    /// there can be and round again; a part is no longer than what a row reads, which leaves no gap.
+    fn delay(&self, epoch: u64) -> usize {
+        match self.epochs_of_all() {
+            None | Some(1) => 0,
+            Some(epochs) => {
+                let part = (epoch % epochs) as u128;
+                (self.most_delay() as u128 * part / u128::from(epochs - 1)) as usize
+            }
+        }
+    }
+
+    /// The batch of a step. After the last window of an epoch comes the first one of the next.
     #[must_use]
     pub fn batch_at(&self, step: u64) -> Batch {
-        let window_of_epoch = (step % self.windows_per_epoch()) as usize;
-        let offset = window_of_epoch * self.window;
+        let windows = self.windows_per_epoch();
+        let (epoch, window_of_epoch) = (step / windows, (step % windows) as usize);
+        let offset = self.delay(epoch) + window_of_epoch * self.window;
         let starts = (0..self.batch).map(|row| row * self.stream_length + offset);
         Batch::of_windows(&self.tokens, starts, self.window, window_of_epoch == 0)
     }
@@ -106,7 +151,7 @@ impl StreamBatches {
 /// Windows at random places, any step of which is reached directly.
 #[derive(Debug, Clone)]
 pub struct RandomWindows {
-    tokens: Arc<[u32]>,
+    tokens: Tokens,
     batch: usize,
     window: usize,
     seed: u64,
@@ -118,13 +163,7 @@ impl RandomWindows {
     /// # Errors
     ///
     /// If `batch` or `window` is 0, or if the text does not hold one window and its last target.
-    pub fn new(
-        tokens: impl Into<Arc<[u32]>>,
-        batch: usize,
-        window: usize,
-        seed: u64,
-    ) -> Result<Self, DataError> {
-        let tokens = tokens.into();
+    pub fn new(tokens: Tokens, batch: usize, window: usize, seed: u64) -> Result<Self, DataError> {
         check_length(tokens.len(), window.saturating_add(1), batch, window)?;
         Ok(Self {
             tokens,
@@ -155,7 +194,7 @@ impl RandomWindows {
 /// row goes on from another.
 #[derive(Debug, Clone)]
 pub struct ConsecutiveWindows<'a> {
-    tokens: &'a [u32],
+    tokens: &'a Tokens,
     batch: usize,
     window: usize,
     place: usize,
@@ -167,7 +206,7 @@ pub struct ConsecutiveWindows<'a> {
 ///
 /// If `batch` or `window` is 0, or if there are fewer than two tokens.
 pub fn evaluation_batches(
-    tokens: &[u32],
+    tokens: &Tokens,
     batch: usize,
     window: usize,
 ) -> Result<ConsecutiveWindows<'_>, DataError> {
@@ -201,7 +240,7 @@ impl Iterator for ConsecutiveWindows<'_> {
 /// same time. Every position from 1 on is a target exactly once, in the head or in a part.
 #[derive(Debug, Clone, Copy)]
 pub struct EvaluationStreams<'a> {
-    tokens: &'a [u32],
+    tokens: &'a Tokens,
     head: usize,
     parts: usize,
     part: usize,
@@ -217,7 +256,7 @@ impl<'a> EvaluationStreams<'a> {
     /// # Errors
     ///
     /// If there are fewer than two tokens.
-    pub fn new(tokens: &'a [u32], parts: usize, shortest: usize) -> Result<Self, DataError> {
+    pub fn new(tokens: &'a Tokens, parts: usize, shortest: usize) -> Result<Self, DataError> {
         check_length(tokens.len(), 2, 1, 1)?;
         let targets = tokens.len() - 1;
         let parts = match parts.min((targets - 1) / shortest.max(1)) {

@@ -18,6 +18,7 @@ mod error;
 mod limits;
 mod split;
 mod tokenizer;
+mod tokens;
 
 pub use batches::{
     Batch, ConsecutiveWindows, EvaluationStreams, RandomWindows, StreamBatches, evaluation_batches,
@@ -28,3 +29,4 @@ pub use error::DataError;
 pub use limits::{BPE_SIZE_MAX, BPE_SIZE_MIN};
 pub use split::split;
 pub use tokenizer::{Tokenizer, TokenizerKind};
+pub use tokens::Tokens;

@@ -1,10 +1,12 @@
 //! Text to ids and back, always storable as a `tokenizer.json` of the Hugging Face format.
 
+mod bounds;
 mod byte_level;
 mod check;
 mod format;
 mod kind;
 mod library;
+mod probe;
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
@@ -18,6 +20,7 @@ use self::library::Library;
 use crate::corpus::unreadable;
 use crate::error::DataError;
 use crate::limits::{BPE_SIZE_MAX, BPE_SIZE_MIN};
+use crate::tokens::{Tokens, Writer};
 
 /// Three times the largest published `tokenizer.json`; what is longer is something else.
 const FILE_BYTES_MAX: u64 = 100 << 20;
@@ -152,23 +155,46 @@ impl Tokenizer {
     ///
     /// If a char tokenizer does not know a character, or a foreign one cannot encode the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, DataError> {
+        let mut ids = Vec::new();
+        self.for_each_id(text, &mut |id| ids.push(id))?;
+        Ok(ids)
+    }
+
+    /// The same, for a whole corpus: in as little memory as the ids can be kept in.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tokenizer::encode`].
+    pub fn tokens(&self, text: &str) -> Result<Tokens, DataError> {
+        let expected = match &self.engine {
+            Engine::Byte => text.len(),
+            Engine::Char { .. } => text.chars().count(),
+            // Memory that is set aside and not used is not taken.
+            Engine::ByteLevel { .. } | Engine::Other(_) => text.len() / 4,
+        };
+        let mut tokens = Writer::new(self.vocab_size(), expected);
+        self.for_each_id(text, &mut |id| tokens.push(id))?;
+        Ok(tokens.finish())
+    }
+
+    fn for_each_id(&self, text: &str, take: &mut dyn FnMut(u32)) -> Result<(), DataError> {
         match &self.engine {
-            Engine::Byte => Ok(text.bytes().map(u32::from).collect()),
-            Engine::Char { ids, .. } => text
-                .char_indices()
-                .map(|(offset, character)| {
-                    ids.get(&character)
-                        .copied()
-                        .ok_or_else(|| unknown(text, offset, character))
-                })
-                .collect(),
-            Engine::ByteLevel { library, .. } | Engine::Other(library) => library
-                .encode(text)
-                .map_err(|problem| DataError::Tokenizer {
+            Engine::Byte => text.bytes().for_each(|byte| take(u32::from(byte))),
+            Engine::Char { ids, .. } => {
+                for (offset, character) in text.char_indices() {
+                    let id = ids.get(&character);
+                    take(*id.ok_or_else(|| unknown(text, offset, character))?);
+                }
+            }
+            Engine::ByteLevel { library, .. } | Engine::Other(library) => {
+                let encoded = library.encode(text, take);
+                encoded.map_err(|problem| DataError::Tokenizer {
                     name: self.name.clone(),
                     problem,
-                }),
+                })?;
+            }
         }
+        Ok(())
     }
 
     /// The text of ids, special tokens included. What is no text, U+FFFD stands for.
@@ -243,6 +269,7 @@ impl Engine {
     fn of(json: &str) -> Result<(Self, String), String> {
         let value: Value = serde_json::from_str(json).map_err(|error| explain(json, &error))?;
         check::check(&value)?;
+        bounds::check(&value)?;
         if format::is_byte(&value) {
             return Ok((Self::Byte, "byte".to_owned()));
         }

@@ -2,11 +2,16 @@
 
 use proptest::prelude::*;
 use shears_data::{
-    Batch, DataError, EvaluationStreams, RandomWindows, StreamBatches, evaluation_batches, split,
+    Batch, DataError, EvaluationStreams, RandomWindows, StreamBatches, Tokens, evaluation_batches,
+    split,
 };
 
 fn numbers(n: usize) -> Vec<u32> {
     (0..n as u32).collect()
+}
+
+fn tokens(n: usize) -> Tokens {
+    numbers(n)[..].into()
 }
 
 /// With tokens that are their own positions, targets are positions.
@@ -27,7 +32,7 @@ proptest! {
         n in 2_usize..200, window in 1_usize..70, batch in 1_usize..9,
     ) {
         let mut targets = Vec::new();
-        for part in evaluation_batches(&numbers(n), batch, window).unwrap() {
+        for part in evaluation_batches(&tokens(n), batch, window).unwrap() {
             check(&part);
             prop_assert!(part.batch <= batch && part.window <= window);
             prop_assert!(part.starts_stream);
@@ -40,7 +45,7 @@ proptest! {
     fn evaluation_streams_cover_every_position_once(
         n in 2_usize..300, parts in 0_usize..12, shortest in 0_usize..40, window in 1_usize..50,
     ) {
-        let tokens = numbers(n);
+        let tokens = tokens(n);
         let streams = EvaluationStreams::new(&tokens, parts, shortest).unwrap();
         prop_assert!(streams.parts() <= parts);
         let mut targets = Vec::new();
@@ -82,13 +87,14 @@ proptest! {
     }
 
     #[test]
-    fn streams_cover_each_position_at_most_once(
+    fn streams_that_drop_their_ends_cover_each_position_at_most_once(
         n in 2_usize..400, window in 1_usize..20, batch in 1_usize..9,
     ) {
-        let Ok(batches) = StreamBatches::new(numbers(n), batch, window) else {
+        let Ok(batches) = StreamBatches::new(tokens(n), batch, window) else {
             prop_assert!(n < batch * window + 1);
             return Ok(());
         };
+        let batches = batches.dropping_ends();
         let stream = (n - 1) / batch;
         let epoch = batches.windows_per_epoch();
         prop_assert_eq!(epoch as usize, stream / window);
@@ -109,9 +115,60 @@ proptest! {
     }
 }
 
+proptest! {
+    #[test]
+    fn streams_cover_every_position(
+        n in 2_usize..400, window in 1_usize..20, batch in 1_usize..40,
+    ) {
+        let Ok(batches) = StreamBatches::new(tokens(n), batch, window) else {
+            prop_assert!(n < batch * window + 1);
+            return Ok(());
+        };
+        let (epoch, epochs) = (batches.windows_per_epoch(), batches.epochs_of_all().unwrap());
+        let dropping = batches.clone().dropping_ends();
+        let mut seen = vec![0; n];
+        for step in 0..epoch * epochs {
+            let part = batches.batch_at(step);
+            check(&part);
+            prop_assert_eq!(part.starts_stream, step % epoch == 0);
+            prop_assert_eq!(&part, &batches.batch_at(step + epoch * epochs));
+            // The first epoch is what it always was.
+            prop_assert!(step >= epoch || part == dropping.batch_at(step));
+            for target in part.targets {
+                seen[target as usize] += 1;
+            }
+            if step + 1 == epoch {
+                let left = seen[1..].iter().filter(|times| **times == 0).count();
+                prop_assert_eq!(left, batches.left_by_an_epoch());
+                prop_assert_eq!(left == 0, epochs == 1);
+                prop_assert_eq!(dropping.epochs_of_all(), (left == 0).then_some(1));
+            }
+        }
+        prop_assert!(seen[1..].iter().all(|times| *times > 0), "{:?}", seen);
+        // No position is read more than once in an epoch.
+        prop_assert!(seen.iter().all(|times| *times <= epochs));
+    }
+}
+
+/// Half of each stream fills no window: 4,951 tokens in 50 rows of 99.
+#[test]
+fn half_of_a_short_text_is_read_by_every_other_epoch() {
+    let batches = StreamBatches::new(tokens(4951), 50, 50).unwrap();
+    assert_eq!(batches.windows_per_epoch(), 1);
+    assert_eq!(
+        (batches.left_by_an_epoch(), batches.epochs_of_all()),
+        (2450, Some(2))
+    );
+    let starts = |step| batches.batch_at(step).inputs[0];
+    assert_eq!([0, 1, 2, 3].map(starts), [0, 49, 0, 49]);
+    let dropping = batches.clone().dropping_ends();
+    assert_eq!(dropping.epochs_of_all(), None);
+    assert_eq!(dropping.batch_at(1), batches.batch_at(0));
+}
+
 #[test]
 fn rows_go_on_where_they_stopped() {
-    let batches = StreamBatches::new(numbers(100), 3, 4).unwrap();
+    let batches = StreamBatches::new(tokens(100), 3, 4).unwrap();
     let (first, second) = (batches.batch_at(0), batches.batch_at(1));
     for row in 0..3 {
         assert_eq!(first.targets[row * 4 + 3], second.inputs[row * 4]);
@@ -120,15 +177,13 @@ fn rows_go_on_where_they_stopped() {
 
 #[test]
 fn random_windows_are_a_function_of_seed_and_step() {
-    let windows = RandomWindows::new(numbers(50), 4, 8, 7).unwrap();
+    let windows = RandomWindows::new(tokens(50), 4, 8, 7).unwrap();
     let sequential: Vec<Batch> = (0..200).map(|step| windows.batch_at(step)).collect();
-    let again = RandomWindows::new(numbers(50), 4, 8, 7).unwrap();
+    let again = RandomWindows::new(tokens(50), 4, 8, 7).unwrap();
     assert_eq!(again.batch_at(137), sequential[137]);
     assert_ne!(sequential[0], sequential[1]);
     assert_ne!(
-        RandomWindows::new(numbers(50), 4, 8, 8)
-            .unwrap()
-            .batch_at(0),
+        RandomWindows::new(tokens(50), 4, 8, 8).unwrap().batch_at(0),
         sequential[0]
     );
     let mut starts = [false; 42];
@@ -149,14 +204,14 @@ fn random_windows_are_a_function_of_seed_and_step() {
 #[test]
 fn the_smallest_text_has_one_window() {
     assert_eq!(
-        RandomWindows::new(numbers(9), 1, 8, 0)
+        RandomWindows::new(tokens(9), 1, 8, 0)
             .unwrap()
             .batch_at(5)
             .inputs,
         numbers(8)
     );
     assert_eq!(
-        StreamBatches::new(numbers(9), 2, 4)
+        StreamBatches::new(tokens(9), 2, 4)
             .unwrap()
             .windows_per_epoch(),
         1
@@ -165,7 +220,7 @@ fn the_smallest_text_has_one_window() {
 
 #[test]
 fn too_short_says_how_much_is_needed() {
-    let error = StreamBatches::new(numbers(8), 2, 4).unwrap_err();
+    let error = StreamBatches::new(tokens(8), 2, 4).unwrap_err();
     assert!(matches!(
         error,
         DataError::TooShort {
@@ -181,17 +236,17 @@ fn too_short_says_how_much_is_needed() {
         "{message}"
     );
     assert!(matches!(
-        RandomWindows::new(numbers(8), 2, 8, 0).unwrap_err(),
+        RandomWindows::new(tokens(8), 2, 8, 0).unwrap_err(),
         DataError::TooShort { needed: 9, .. }
     ));
-    assert!(evaluation_batches(&[1], 1, 1).is_err());
-    assert!(EvaluationStreams::new(&[1], 64, 256).is_err());
-    assert!(StreamBatches::new(numbers(0), usize::MAX, usize::MAX).is_err());
+    assert!(evaluation_batches(&tokens(1), 1, 1).is_err());
+    assert!(EvaluationStreams::new(&tokens(1), 64, 256).is_err());
+    assert!(StreamBatches::new(tokens(0), usize::MAX, usize::MAX).is_err());
     assert!(matches!(
-        StreamBatches::new(numbers(8), 0, 4).unwrap_err(),
+        StreamBatches::new(tokens(8), 0, 4).unwrap_err(),
         DataError::ZeroSize { name: "batch" }
     ));
-    assert!(evaluation_batches(&[1, 2], 1, 0).is_err());
+    assert!(evaluation_batches(&tokens(2), 1, 0).is_err());
 }
 
 #[test]

@@ -104,3 +104,81 @@ fn every_truncation_and_many_bit_flips() {
         }
     }
 }
+
+/// A file with a normalizer, and nothing to be said against otherwise.
+fn with_normalizer(normalizer: &str) -> Vec<u8> {
+    bpe(
+        r#"{"a":0}"#,
+        "[]",
+        &format!(r#","normalizer":{normalizer}"#),
+    )
+}
+
+#[test]
+fn replacements_that_double_a_text_again_and_again() {
+    let double = r#"{"type":"Replace","pattern":{"String":"a"},"content":"aa"}"#;
+    let sequence = |count: usize| {
+        let steps = vec![double; count].join(",");
+        with_normalizer(&format!(r#"{{"type":"Sequence","normalizers":[{steps}]}}"#))
+    };
+    check(&sequence(24), "16777216 times as long");
+    assert_eq!(load(&sequence(6)).unwrap().encode("a").unwrap().len(), 64);
+    // Sequences in sequences are no way around, and neither is a pattern that matches nothing.
+    let nested = r#"{"type":"Sequence","normalizers":["#.repeat(12) + double + &"]}".repeat(12);
+    assert!(load(&with_normalizer(&nested)).is_ok());
+    let content = "a".repeat(100);
+    let empty = format!(r#"{{"type":"Replace","pattern":{{"Regex":""}},"content":"{content}"}}"#);
+    check(&with_normalizer(&empty), "101 times as long");
+    let lower = vec![r#"{"type":"Lowercase"}"#; 33].join(",");
+    let steps = format!(r#"{{"type":"Sequence","normalizers":[{lower}]}}"#);
+    check(&with_normalizer(&steps), "33 steps");
+    let before = format!(r#"{{"type":"Prepend","prepend":"{}"}}"#, "a".repeat(5000));
+    check(
+        &with_normalizer(&before),
+        "put before a text has 5000 bytes",
+    );
+}
+
+#[test]
+fn a_character_map_that_claims_gigabytes() {
+    let map = |base64: &str| {
+        with_normalizer(&format!(
+            r#"{{"type":"Precompiled","precompiled_charsmap":"{base64}"}}"#
+        ))
+    };
+    // A trie of 4 GB, in a file without one.
+    check(&map("/////w=="), "`precompiled_charsmap` is damaged");
+    check(&map("!"), "`precompiled_charsmap` is damaged");
+    // No trie, and 300 bytes to put somewhere.
+    let long = format!("AAAA{}", "AGFh".to_owned() + &"YWFh".repeat(100));
+    check(&map(&long), "302 bytes in place of a character");
+}
+
+#[test]
+fn patterns_and_words_that_take_the_square_of_the_time() {
+    let split = |pattern: &str| {
+        bpe(
+            r#"{"z":0}"#,
+            "[]",
+            &format!(
+                r#","pre_tokenizer":{{"type":"Split","pattern":{{"Regex":"{pattern}"}},"behavior":"Isolated","invert":false}}"#
+            ),
+        )
+    };
+    let slow = load(&split("z*y|z")).unwrap();
+    assert!(slow.encode("zz").is_ok());
+    let long = "z".repeat(20_000);
+    // It is tried once.
+    for error in [
+        slow.encode(&long).unwrap_err(),
+        slow.encode(&long).unwrap_err(),
+    ] {
+        let error = error.to_string();
+        assert!(error.contains("65 kB of 'z' take it too long"), "{error}");
+    }
+    // That of GPT-2.
+    let usual =
+        r"'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
+    assert!(load(&split(usual)).unwrap().encode(&long).is_ok());
+    check(&split(&"z".repeat(5000)), "a pattern has 5000 bytes");
+}

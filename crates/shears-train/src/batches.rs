@@ -1,9 +1,7 @@
 //! The batches of a plan: a pure function of the step.
 
-use std::sync::Arc;
-
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use shears_data::{Batch, DataError, RandomWindows, StreamBatches};
+use shears_data::{Batch, DataError, RandomWindows, StreamBatches, Tokens};
 use shears_model::Reading;
 
 use crate::plan::Plan;
@@ -19,16 +17,31 @@ pub enum Batches {
 
 impl Batches {
     /// The batches of a plan over `tokens`.
-    pub fn new(plan: &Plan, reading: Reading, tokens: Arc<[u32]>) -> Result<Self, DataError> {
+    pub fn new(plan: &Plan, reading: Reading, tokens: Tokens) -> Result<Self, DataError> {
         Ok(match reading {
             Reading::Streams => {
-                Batches::Streams(StreamBatches::new(tokens, plan.batch, plan.window)?)
+                let streams = StreamBatches::new(tokens, plan.batch, plan.window)?;
+                Batches::Streams(match plan.format {
+                    ..=1 => streams.dropping_ends(),
+                    _ => streams,
+                })
             }
             Reading::Windows { context } => {
                 let window = plan.window.min(context);
                 Batches::Windows(RandomWindows::new(tokens, plan.batch, window, plan.seed)?)
             }
         })
+    }
+
+    /// How many tokens one pass over the text leaves out, and in how many passes all are read; if
+    /// that never happens, none. Nothing of models that draw their windows.
+    pub fn left_by_a_pass(&self) -> Option<(usize, Option<u64>)> {
+        match self {
+            Batches::Streams(streams) => {
+                Some((streams.left_by_an_epoch(), streams.epochs_of_all()))
+            }
+            Batches::Windows(_) => None,
+        }
     }
 
     /// The micro-batch of that index, counted from the start of the run.

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Tensor};
 use serde::Serialize;
-use shears_data::{Batch, DataError, EvaluationStreams, evaluation_batches};
+use shears_data::{Batch, DataError, EvaluationStreams, Tokens, evaluation_batches};
 use shears_model::{LanguageModel, Reading, State};
 
 use crate::batches::to_tensors;
@@ -74,7 +74,7 @@ pub(crate) fn windows_at_once(context: usize) -> usize {
 /// [`DataError::TooShort`] if there is nothing to predict.
 pub fn evaluate<M: LanguageModel>(
     model: &M,
-    tokens: &[u32],
+    tokens: &Tokens,
     characters: usize,
     streams: Streams,
     device: &Device,

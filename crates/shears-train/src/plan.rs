@@ -295,6 +295,10 @@ impl PlanError {
 }
 
 impl Plan {
+    /// The format of new plans. With one of 1, which `plan.toml` does not say, recurrent models
+    /// never read the ends of their streams ([`shears_data::StreamBatches::dropping_ends`]).
+    pub const FORMAT: u32 = 2;
+
     /// All settings, in the order of `plan.toml`.
     pub fn settings() -> &'static [Setting] {
         static SETTINGS: LazyLock<Vec<Setting>> = LazyLock::new(table_of_settings);

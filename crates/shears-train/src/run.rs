@@ -1,10 +1,10 @@
 //! The folder of a run, and the text that it trains on.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use shears_data::{Corpus, Source, Tokenizer, TokenizerKind};
+use shears_data::{Corpus, Source, Tokenizer, TokenizerKind, Tokens};
 use shears_model::ParameterInfo;
 use shears_run::{FORMAT, Header, INPUT, LOG, Log, PLAN, Parameter, lock_folder};
 
@@ -191,9 +191,9 @@ pub struct Corpora {
     /// How text becomes tokens.
     pub tokenizer: Tokenizer,
     /// Training tokens.
-    pub train: Arc<[u32]>,
+    pub train: Tokens,
     /// Validation tokens.
-    pub validation: Arc<[u32]>,
+    pub validation: Tokens,
     /// Characters of the validation text.
     pub validation_characters: usize,
     /// The whole training text, when it came from standard input.
@@ -249,19 +249,19 @@ pub fn load_corpora(
         // The symbols of the validation text belong to the vocabulary; learned merges do not
         // look at it.
         None if plan.tokenizer == TokenizerKind::Char => {
-            let all = format!("{train_text}{validation_text}");
-            Tokenizer::build(&plan.tokenizer, &all)?
+            let characters: BTreeSet<char> =
+                train_text.chars().chain(validation_text.chars()).collect();
+            Tokenizer::build(&plan.tokenizer, &String::from_iter(characters))?
         }
         None => Tokenizer::build(&plan.tokenizer, train_text)?,
     };
-    let validation: Arc<[u32]> = tokenizer.encode(validation_text)?.into();
     Ok(Corpora {
-        train: tokenizer.encode(train_text)?.into(),
-        validation,
+        train: tokenizer.tokens(train_text)?,
+        validation: tokenizer.tokens(validation_text)?,
         validation_characters: validation_text.chars().count(),
         tokenizer,
         sha256,
-        description: corpus.description.clone(),
-        standard_input: matches!(source, Source::Stdin).then(|| corpus.text.clone()),
+        description: corpus.description,
+        standard_input: matches!(source, Source::Stdin).then_some(corpus.text),
     })
 }

@@ -3,10 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::process::Command;
-use std::sync::Arc;
-
 use burn::tensor::Device;
+use shears_data::Tokens;
 use shears_model::{
     Architecture, Initializer, LanguageModel, ModelConfig, RecurrentModel, Transformer, lstm,
     parameters,
@@ -14,6 +12,7 @@ use shears_model::{
 use shears_train::{
     Batches, Plan, Preset, Streams, Trainer, estimate_memory, evaluate, peak_rss_bytes,
 };
+use std::process::Command;
 
 /// Preset, batch, vocabulary: where training takes the most, and where an evaluation does.
 const CASES: [(&str, usize, usize); 4] = [
@@ -59,7 +58,7 @@ fn check<M: LanguageModel>(
     let model = new(vocabulary, &plan.model_config(), &mut initializer);
     let estimate = estimate_memory(plan, &parameters(&model), vocabulary).unwrap();
     let tokens = (0..10_000).map(|place: usize| (place * place % vocabulary) as u32);
-    let tokens: Arc<[u32]> = tokens.collect();
+    let tokens: Tokens = tokens.collect::<Vec<u32>>()[..].into();
     let batches = Batches::new(plan, model.reading(), tokens.clone()).unwrap();
     let mut trainer = Trainer::new(plan.clone(), model, batches, 2, &device);
     for _ in 0..2 {

@@ -1,10 +1,9 @@
 //! Tiny models, plans and texts for the tests of this folder.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use burn::tensor::Device;
-use shears_data::{Tokenizer, TokenizerKind};
+use shears_data::{Tokenizer, TokenizerKind, Tokens};
 use shears_model::{Architecture, Initializer, LanguageModel, ModelConfig};
 use shears_run::{Event, Log};
 use shears_train::{Batches, Checkpoint, Plan, Preset, Trainer};
@@ -27,8 +26,8 @@ pub(crate) fn tokenizer() -> Tokenizer {
     Tokenizer::build(&TokenizerKind::Char, &text()).unwrap()
 }
 
-pub(crate) fn tokens() -> Arc<[u32]> {
-    tokenizer().encode(&text()).unwrap().into()
+pub(crate) fn tokens() -> Tokens {
+    tokenizer().tokens(&text()).unwrap()
 }
 
 pub(crate) fn device() -> Device {

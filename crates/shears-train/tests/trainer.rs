@@ -11,7 +11,7 @@ use burn::tensor::activation::log_softmax;
 use burn::tensor::{Int, Tensor, TensorData};
 use gradclip::ClipAction;
 use gradclip_burn::ModuleGradients;
-use shears_data::{Batch, RandomWindows};
+use shears_data::{Batch, RandomWindows, Tokens};
 use shears_model::{
     Architecture, DropoutKey, LanguageModel, Precision, Reading, RecurrentModel, State,
     Transformer, gru, lstm, rnn,
@@ -176,19 +176,27 @@ fn a_resumed_run_has_the_bits_of_an_uninterrupted_one() {
 #[test]
 fn resumption_holds_across_epochs() {
     let folder = tempfile::tempdir().unwrap();
-    let plan = Plan {
-        // Two windows an epoch.
-        batch: 16,
-        window: 60,
-        ..plan(Architecture::Lstm)
-    };
-    let Batches::Streams(streams) =
-        Batches::new(&plan, shears_model::Reading::Streams, tiny::tokens()).unwrap()
-    else {
-        panic!("a recurrent model reads streams");
-    };
-    assert_eq!(streams.windows_per_epoch(), 2);
-    check_resumption::<RecurrentModel>(lstm, &plan, folder.path(), "epochs");
+    for format in [1, Plan::FORMAT] {
+        let plan = Plan {
+            format,
+            // Two windows an epoch.
+            batch: 16,
+            window: 60,
+            ..plan(Architecture::Lstm)
+        };
+        let Batches::Streams(streams) =
+            Batches::new(&plan, shears_model::Reading::Streams, tiny::tokens()).unwrap()
+        else {
+            panic!("a recurrent model reads streams");
+        };
+        assert_eq!(streams.windows_per_epoch(), 2);
+        // A run of the first versions goes on with what it has read, and never reads the rest.
+        let repeats = streams.batch_at(0) == streams.batch_at(2);
+        assert_eq!(repeats, format == 1);
+        assert_eq!(streams.epochs_of_all(), (format > 1).then_some(2));
+        let name = format!("epochs-{format}");
+        check_resumption::<RecurrentModel>(lstm, &plan, folder.path(), &name);
+    }
 }
 
 /// Trainers of one process share the device, whose generator must not matter.
@@ -501,7 +509,7 @@ fn corpora() -> Corpora {
     Corpora {
         description: "tiny".to_string(),
         train: tiny::tokens(),
-        validation: tokenizer.encode(&text).unwrap().into(),
+        validation: tokenizer.tokens(&text).unwrap(),
         validation_characters: 200,
         tokenizer,
         standard_input: None,
@@ -724,7 +732,7 @@ fn evaluation_of<M: LanguageModel>(
 ) -> Evaluation {
     let plain = device().without_autodiff();
     let model = trainer.model().valid();
-    evaluate(&model, tokens, tokens.len(), streams, &plain).unwrap()
+    evaluate(&model, &tokens.into(), tokens.len(), streams, &plain).unwrap()
 }
 
 #[track_caller]
@@ -755,7 +763,7 @@ fn one_stream_predicts_each_token_from_all_before_it() {
     let mut trainer = trainer::<RecurrentModel>(lstm, &plan(Architecture::Lstm));
     steps(&mut trainer, 20);
     // More than two of the evaluation's windows.
-    let tokens = &tiny::tokens()[..700];
+    let tokens = &tiny::tokens().slice(0..700)[..];
     let model = trainer.model().valid();
     let mut state = State::default();
     let mut all = Vec::new();
@@ -770,7 +778,8 @@ fn one_stream_predicts_each_token_from_all_before_it() {
 fn check_streams<M: LanguageModel>(new: New<M>, plan: &Plan) {
     let mut trainer = trainer(new, plan);
     steps(&mut trainer, 60);
-    let tokens = tiny::tokens().repeat(4);
+    let tokens = tiny::tokens();
+    let tokens = tokens.slice(0..tokens.len()).repeat(4);
     let exact = evaluation_of(&trainer, &tokens, Streams::ONE);
     let found = evaluation_of(&trainer, &tokens, Streams::default());
     assert_eq!(found.tokens, exact.tokens);
@@ -834,6 +843,7 @@ fn parallel_streams_are_read_again_as_far_as_a_model_remembers() {
     let tokens: Vec<u32> = (0..40_000_u32)
         .map(|place| u32::from(place % 7 < 6))
         .collect();
+    let tokens = Tokens::from(&tokens[..]);
     let plain = device().without_autodiff();
     // Parts are 624 tokens long, and a thousandth is left after 66 tokens and after 1,723.
     for (remains, rereads) in [(0.9, 0.1..0.7), (0.996, 2.0..7.0)] {
@@ -861,7 +871,7 @@ fn a_transformer_is_evaluated_on_consecutive_windows() {
     let plan = plan(Architecture::Transformer);
     let mut trainer = trainer::<Transformer>(Transformer::new, &plan);
     steps(&mut trainer, 20);
-    let tokens = &tiny::tokens()[..700];
+    let tokens = &tiny::tokens().slice(0..700)[..];
     let model = trainer.model().valid();
     let mut all = Vec::new();
     let mut start = 0;

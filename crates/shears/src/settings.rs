@@ -171,7 +171,9 @@ impl Given {
         };
         let mut config = read_config(file)?;
         given.is_of_run = Plan::is_stored(&config);
-        Plan::remove_hashes(&mut config);
+        if given.is_of_run {
+            Plan::remove_identity(&mut config);
+        }
         check_keys(&config).map_err(|problem| Misuse(of_config(file, &problem)))?;
         let is_outside = |(key, _): &(String, Value)| OUTSIDE.contains(&key.as_str());
         (given.outside, given.config) = config.into_iter().partition(is_outside);

@@ -1,16 +1,18 @@
 //! The `tokenizers` library behind a guard: training of BPE and running of any `tokenizer.json`.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, OnceLock};
 
 use serde_json::Value;
 use tokenizers::models::TrainerWrapper;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::processors::PostProcessorWrapper;
 
-use super::{byte_level, format};
+use super::{bounds, byte_level, format, probe};
 
 /// A piece of text for the library, which keeps some 50 bytes for each byte of it.
-const PIECE_BYTES: usize = 1 << 20;
+const PIECE_BYTES: usize = 1 << 16;
 /// The time to learn from a word grows with the square of its length; a longer run of characters
 /// is cut for training, which costs the statistics one pair in so many.
 const TRAINING_RUN_CHARS: usize = 1024;
@@ -20,10 +22,14 @@ const MIN_FREQUENCY: u64 = 2;
 /// A tokenizer that only the library can run.
 #[derive(Debug, Clone)]
 pub(crate) struct Library {
-    inner: tokenizers::Tokenizer,
+    inner: Arc<tokenizers::Tokenizer>,
     pub(crate) size: usize,
     /// Whether a text may be cut where white space begins without changing its ids.
     cuttable: bool,
+    /// Characters that its patterns name.
+    own_characters: Vec<char>,
+    /// What trying it has shown, if that was necessary.
+    probed: Arc<OnceLock<Result<(), String>>>,
 }
 
 /// Trains byte-level BPE; the result is a `tokenizer.json`.
@@ -61,7 +67,9 @@ impl Library {
             // A maximal length would silently drop the rest of the text.
             inner.with_truncation(None)?;
             inner.with_padding(None);
-            Ok(inner)
+            // Nothing is put around a text, and nothing else that it does changes an id.
+            inner.with_post_processor(None::<PostProcessorWrapper>);
+            Ok(Arc::new(inner))
         })?;
         let ids = inner.get_vocab(true);
         let size = ids.len();
@@ -82,11 +90,16 @@ impl Library {
             inner,
             size,
             cuttable: format::is_plain_byte_level_bpe(value),
+            own_characters: probe::own_characters(&bounds::patterns(value)),
+            probed: Arc::default(),
         })
     }
 
-    pub(crate) fn encode(&self, text: &str) -> Result<Vec<u32>, String> {
-        let mut ids = Vec::new();
+    pub(crate) fn encode(&self, text: &str, take: &mut dyn FnMut(u32)) -> Result<(), String> {
+        if !self.cuttable && text.len() > probe::SHORT {
+            let probed = || probe::check(&self.inner, &self.own_characters);
+            self.probed.get_or_init(probed).clone()?;
+        }
         let pieces: &mut dyn Iterator<Item = &str> = if self.cuttable {
             &mut Pieces {
                 rest: text,
@@ -97,12 +110,14 @@ impl Library {
         };
         for piece in pieces {
             let encoding = guarded(|| self.inner.encode_fast(piece, false))?;
-            ids.extend_from_slice(encoding.get_ids());
+            for id in encoding.get_ids() {
+                if *id as usize >= self.size {
+                    return Err(format!("id {id} came out of a vocabulary of {}", self.size));
+                }
+                take(*id);
+            }
         }
-        match ids.iter().find(|id| **id as usize >= self.size) {
-            Some(id) => Err(format!("id {id} came out of a vocabulary of {}", self.size)),
-            None => Ok(ids),
-        }
+        Ok(())
     }
 
     pub(crate) fn decode(&self, ids: &[u32]) -> String {
@@ -160,7 +175,7 @@ impl<'a> Iterator for Pieces<'a> {
 }
 
 /// Runs the library. Its panics become errors too; the panic hook still reports them.
-fn guarded<T>(run: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
+pub(crate) fn guarded<T>(run: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
     match catch_unwind(AssertUnwindSafe(run)) {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(one_line(&error.to_string())),

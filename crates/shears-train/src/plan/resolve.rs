@@ -22,8 +22,19 @@ impl Plan {
     /// the plan has chosen; or what two do not agree on.
     pub fn resolve(given: &Table) -> Result<Plan, PlanError> {
         let plan = Plan::unchecked(given)?;
-        plan.check_belonging(given)?;
-        plan.validate()?;
+        let belonging = plan.check_belonging(given);
+        belonging.map_err(|error| {
+            let setting = error.setting().and_then(Plan::setting);
+            let choice = setting.map_or("", |setting| setting.belongs_to.choice());
+            error.saying_origins(&plan, given, &[choice])
+        })?;
+        plan.validate().map_err(|error| {
+            let message = error.to_string();
+            let words = message.split(|c: char| !c.is_ascii_alphanumeric() && c != '-');
+            // An optimizer has the name of a setting.
+            let words = words.filter(|word| *word != plan.optimizer.name());
+            error.saying_origins(&plan, given, &words.collect::<Vec<_>>())
+        })?;
         Ok(plan)
     }
 
@@ -64,8 +75,8 @@ impl Plan {
             _ => Preset::Lstm128,
         };
         let preset = preset.plan();
-        let implied = implied(given, &preset);
-        preset.with(&implied)?.with(given)
+        let plan = preset.with(&implied(given, &preset))?.with(given)?;
+        Ok(plan.with_lowest_rate(given))
     }
 
     /// The plan with other values, unchecked.
@@ -130,6 +141,40 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// A lowest rate that nobody has given, and that is above the highest, becomes a tenth of that:
+    /// nanoGPT's rule, which its presets follow.
+    fn with_lowest_rate(mut self, given: &Table) -> Plan {
+        let is_falling = self.schedule != ScheduleKind::Constant;
+        if is_falling && self.min_lr > self.lr && !given.contains_key("min-lr") {
+            self.min_lr = self.lr / 10.0;
+        }
+        self
+    }
+}
+
+impl PlanError {
+    /// Says of the settings among the words of the message that nobody has given where they come
+    /// from.
+    fn saying_origins(mut self, plan: &Plan, given: &Table, words: &[&str]) -> PlanError {
+        let mut of_preset: Vec<&str> = Vec::new();
+        for &word in words {
+            let is_setting = Plan::setting(word).is_some() && !["preset", "text"].contains(&word);
+            if is_setting && !given.contains_key(word) && !of_preset.contains(&word) {
+                of_preset.push(word);
+            }
+        }
+        let (are, those) = match of_preset.len() {
+            0 => return self,
+            1 => ("is", "that"),
+            _ => ("are", "those"),
+        };
+        let (names, preset) = (of_preset.join(" and "), plan.preset);
+        self.message = format!("{}; {names} {are} {those} of preset {preset}", self.message);
+        self
+    }
+}
+
 /// Defaults that depend on what is given.
 fn implied(given: &Table, preset: &Plan) -> Table {
     let mut implied = Table::new();
@@ -151,4 +196,50 @@ fn implied(given: &Table, preset: &Plan) -> Table {
         implied.insert("weight-decay".into(), Value::Float(decay));
     }
     implied
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(given: &str) -> Result<Plan, String> {
+        Plan::resolve(&given.parse().unwrap()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_lowest_rate_that_nobody_gave_follows_the_highest() {
+        let lowest = |given: &str| resolve(given).unwrap().min_lr;
+        assert_eq!(lowest("preset = 'gpt-128'"), 1e-4);
+        assert_eq!(lowest("preset = 'gpt-128'\nlr = 2e-4"), 1e-4);
+        assert_eq!(lowest("preset = 'gpt-128'\nlr = 5e-5"), 5e-5 / 10.0);
+        assert_eq!(
+            lowest("preset = 'gpt-128'\nlr = 5e-5\nschedule = 'constant'"),
+            1e-4
+        );
+        let error = resolve("preset = 'gpt-128'\nlr = 5e-5\nmin-lr = 1e-4").unwrap_err();
+        assert_eq!(error, "min-lr is 0.0001; it must be from 0 to lr");
+    }
+
+    #[test]
+    fn what_nobody_gave_is_said_to_be_of_the_preset() {
+        let error = |given: &str| resolve(given).unwrap_err();
+        let of_heads = error("model = 'transformer'\nhidden = 90");
+        assert!(
+            of_heads.ends_with("; heads is that of preset gpt-128"),
+            "{of_heads}"
+        );
+        let both = error("model = 'transformer'\nhidden = 90\nheads = 4");
+        assert!(!both.contains("preset"), "{both}");
+        let clip = "optimizer = 'momentum'\nclip = 'update-rms:1'";
+        assert!(error(clip).ends_with("not momentum"), "{}", error(clip));
+        let of_model = error("heads = 4");
+        assert!(
+            of_model.ends_with("; model is that of preset lstm-128"),
+            "{of_model}"
+        );
+        assert_eq!(
+            error("lr = -1.0"),
+            "lr is -1; it must be above 0 and finite"
+        );
+    }
 }

@@ -212,6 +212,8 @@ macro_rules! settings {
         #[derive(Clone, Debug, PartialEq)]
         pub struct Plan {
             $($(#[doc = $line])+ pub $name: $Type,)+
+            /// What the settings mean: see [`Plan::FORMAT`].
+            pub format: u32,
             /// SHA-256 of the training and validation text together, filled in when it is read.
             pub text_sha256: String,
             /// SHA-256 of the file given by `val`.
@@ -228,6 +230,7 @@ macro_rules! settings {
                         $(let value = if transformer { $transformer } else { value };)?
                         value
                     },)+
+                    format: Plan::FORMAT,
                     text_sha256: String::new(),
                     val_sha256: String::new(),
                 }

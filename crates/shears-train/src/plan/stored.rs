@@ -9,6 +9,7 @@ use super::{Plan, PlanError};
 use crate::plan::Preset;
 
 /// What is in the file beside the settings.
+const FORMAT: &str = "plan-format";
 const HASHES: [&str; 2] = ["text-sha256", "val-sha256"];
 
 impl Plan {
@@ -17,10 +18,10 @@ impl Plan {
         table.contains_key(HASHES[0])
     }
 
-    /// Takes out what only identifies the text.
-    pub fn remove_hashes(table: &mut Table) {
-        for name in HASHES {
-            table.remove(name);
+    /// Takes out what is no setting: the format, and what only identifies the text.
+    pub fn remove_identity(table: &mut Table) {
+        for name in HASHES.iter().chain(&[FORMAT]) {
+            table.remove(*name);
         }
     }
 
@@ -37,6 +38,7 @@ impl Plan {
             _ => String::new(),
         };
         let (text_sha256, val_sha256) = (hash(HASHES[0]), hash(HASHES[1]));
+        let format = read_format(table.remove(FORMAT))?;
         let mut plan = Preset::Lstm128.plan();
         for (name, value) in &table {
             plan.set(name, value.clone())?;
@@ -60,10 +62,32 @@ impl Plan {
             }
         }
         Ok(Plan {
+            format,
             text_sha256,
             val_sha256,
             ..plan
         })
+    }
+}
+
+/// The first versions wrote no format.
+fn read_format(value: Option<Value>) -> Result<u32, PlanError> {
+    let format = match value {
+        None => return Ok(1),
+        Some(value) => value
+            .as_integer()
+            .and_then(|format| u32::try_from(format).ok()),
+    };
+    match format {
+        Some(format) if (2..=Plan::FORMAT).contains(&format) => Ok(format),
+        Some(format) if format > Plan::FORMAT => Err(PlanError::new(format!(
+            "the run is of a newer shears: its format is {format}, and this one knows those up to \
+             {}; use the newer one",
+            Plan::FORMAT
+        ))),
+        _ => Err(PlanError::new(
+            "`plan-format` is no format of a plan; put back what it was",
+        )),
     }
 }
 
@@ -76,6 +100,9 @@ impl Serialize for Plan {
             {
                 map.serialize_entry(&setting.name, &value)?;
             }
+        }
+        if self.format > 1 {
+            map.serialize_entry(FORMAT, &self.format)?;
         }
         map.serialize_entry(HASHES[0], &self.text_sha256)?;
         map.serialize_entry(HASHES[1], &self.val_sha256)?;
@@ -134,7 +161,11 @@ mod tests {
     #[test]
     fn a_complete_plan_of_an_earlier_version_is_the_same() {
         for &preset in Preset::ALL {
-            let plan = preset.plan();
+            // They knew the first format alone.
+            let plan = Plan {
+                format: 1,
+                ..preset.plan()
+            };
             let mut complete = plan.complete();
             // What they had there for models without it.
             complete.insert(
@@ -168,6 +199,27 @@ mod tests {
         table.insert("stpes".into(), Value::Integer(1));
         let error = Plan::deserialize(table).unwrap_err().to_string();
         assert!(error.contains("`stpes`"), "{error}");
+    }
+
+    #[test]
+    fn a_plan_keeps_its_format_and_a_newer_one_is_refused() {
+        let plan = Preset::Lstm128.plan();
+        let mut table = Table::try_from(&plan).unwrap();
+        let newer = Value::Integer(i64::from(Plan::FORMAT) + 1);
+        for (format, expected) in [
+            (newer, "newer shears"),
+            (Value::Integer(1), "no format"),
+            (Value::Integer(-1), "no format"),
+            (Value::String("2".into()), "no format"),
+        ] {
+            table.insert(FORMAT.into(), format);
+            let error = Plan::deserialize(table.clone()).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+        table.remove(FORMAT);
+        let first = Plan::deserialize(table.clone()).unwrap();
+        assert_eq!(first, Plan { format: 1, ..plan });
+        assert_eq!(Table::try_from(&first).unwrap(), table);
     }
 
     #[test]

@@ -2,11 +2,10 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use burn::tensor::Device;
 use clap::{Args, ValueHint};
-use shears_data::{Corpus, DataError, Source};
+use shears_data::{Corpus, DataError, Source, Tokens};
 use shears_model::LanguageModel;
 use shears_train::{Evaluation, Streams, evaluate};
 
@@ -52,11 +51,11 @@ pub(crate) struct EvalArguments {
 pub(crate) fn run(arguments: &EvalArguments) -> anyhow::Result<ExitCode> {
     super::set_threads(arguments.threads)?;
     let trained = Trained::open(arguments.run.open()?, &arguments.checkpoint)?;
-    let (tokens, characters): (Arc<[u32]>, usize) = match &arguments.data {
+    let (tokens, characters) = match &arguments.data {
         Some(path) => {
             let corpus = Corpus::load(&Source::Files(vec![path.clone()]))?;
-            let tokens = trained.tokenizer.encode(&corpus.text)?;
-            (tokens.into(), corpus.text.chars().count())
+            let tokens = trained.tokenizer.tokens(&corpus.text)?;
+            (tokens, corpus.text.chars().count())
         }
         None => {
             let corpora = super::corpora_of(&trained.run, &trained.plan)?;
@@ -92,7 +91,7 @@ pub(crate) fn run(arguments: &EvalArguments) -> anyhow::Result<ExitCode> {
 }
 
 struct Evaluate {
-    tokens: Arc<[u32]>,
+    tokens: Tokens,
     characters: usize,
     streams: Streams,
 }

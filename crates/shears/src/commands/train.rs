@@ -1,6 +1,7 @@
 //! `shears train`: a run from its plan, or from where it was left, to its end.
 
 mod arguments;
+mod remarks;
 
 use std::fs;
 use std::io::ErrorKind;
@@ -9,6 +10,7 @@ use std::process::ExitCode;
 
 use burn::tensor::Device;
 use gradclip::ClipAction;
+use shears_data::DataError;
 use shears_model::{LanguageModel, Precision, parameters};
 use shears_run::{Columns, EndReason, Evaluation, Event, Subject};
 use shears_train::{
@@ -95,10 +97,13 @@ struct Job {
     /// Where to make it, if somebody has said.
     out: Option<PathBuf>,
     checkpoint: Option<Checkpoint>,
+    /// What to say of the settings before it starts.
+    remarks: Vec<String>,
 }
 
 fn start(given: &Given, out: Option<PathBuf>) -> anyhow::Result<Job> {
     let plan = given.plan()?;
+    let remarks = remarks::of_plan(given, &plan);
     if let Some(path) = &out {
         // Before the text is read, which may take long.
         RunFolder::check_free(path)?;
@@ -116,6 +121,7 @@ fn start(given: &Given, out: Option<PathBuf>) -> anyhow::Result<Job> {
         folder: None,
         out,
         checkpoint: None,
+        remarks,
     })
 }
 
@@ -150,6 +156,7 @@ fn go_on(given: &Given, path: &Path, show: Show) -> anyhow::Result<Job> {
         folder: Some(folder),
         out: None,
         checkpoint,
+        remarks: Vec::new(),
     })
 }
 
@@ -236,6 +243,7 @@ impl Work for Train {
                     folder,
                     out,
                     checkpoint,
+                    remarks,
                 },
             show,
             threads,
@@ -246,6 +254,12 @@ impl Work for Train {
         let (batches, memory) = batches_and_memory(&plan, &model, &corpora)?;
         if show == Show::Text {
             introduce(&plan, &corpora);
+            for remark in remarks
+                .iter()
+                .chain(&remarks::of_text(&plan, &batches, &corpora))
+            {
+                say!("note: {remark}");
+            }
             let header = header(&plan, &parameters(&model));
             say!(
                 "{}",
@@ -298,7 +312,7 @@ pub(super) fn batches_and_memory<M: LanguageModel>(
     let vocabulary = corpora.tokenizer.vocab_size();
     let memory = estimate_memory(plan, &parameters(model), vocabulary)?;
     let batches =
-        Batches::new(plan, model.reading(), corpora.train.clone()).map_err(TrainError::from)?;
+        Batches::new(plan, model.reading(), corpora.train.clone()).map_err(too_short(plan))?;
     let validation = corpora.validation.len();
     if validation < 2 {
         // Said now, not when a long training comes to its first evaluation.
@@ -307,6 +321,20 @@ pub(super) fn batches_and_memory<M: LanguageModel>(
         return Err(Misuse(format!("{problem}; {remedy}")).into());
     }
     Ok((batches, memory))
+}
+
+/// Says where batch and window come from, which may not have been typed.
+fn too_short(plan: &Plan) -> impl Fn(DataError) -> anyhow::Error {
+    let preset = plan.preset.plan();
+    let of_preset = (plan.batch, plan.window) == (preset.batch, preset.window);
+    move |error| match error {
+        DataError::TooShort { .. } if of_preset => Misuse(format!(
+            "{error}; batch and window are those of preset {}",
+            preset.preset
+        ))
+        .into(),
+        error => TrainError::from(error).into(),
+    }
 }
 
 /// A screen and event files for TensorBoard, each if it was asked for. Both begin with what the run

@@ -85,11 +85,10 @@ pub(super) fn session_end(end: Option<End>) -> Option<Message> {
     ))
 }
 
-/// The plan without what only identifies its text.
+/// The plan without what is no setting.
 fn settings(plan: &Plan) -> anyhow::Result<Table> {
     let mut table = Table::try_from(plan)?;
-    table.remove("text-sha256");
-    table.remove("val-sha256");
+    Plan::remove_identity(&mut table);
     Ok(table)
 }
 

@@ -92,17 +92,18 @@ const CASES: [(&str, &str, &str); 19] = [
     (
         "nonlinearity=tanh",
         "preset=gru-512",
-        "nonlinearity belongs to model rnn, not to gru",
+        "nonlinearity belongs to model rnn, not to gru; model is that of preset gru-512",
     ),
     (
         "embedding=128",
         "preset=gpt-128",
-        "embedding belongs to model rnn, lstm or gru, not to transformer",
+        "embedding belongs to model rnn, lstm or gru, not to transformer; model is that of preset \
+         gpt-128",
     ),
     (
         "momentum=0.5",
         "preset=lstm-128",
-        "momentum belongs to optimizer momentum, not to adam",
+        "momentum belongs to optimizer momentum, not to adam; optimizer is that of preset lstm-128",
     ),
 ];
 

@@ -99,6 +99,58 @@ fn files_and_folders() {
     );
 }
 
+/// Rows of 99 tokens hold one window of 50; the other half is read by every second pass.
+#[test]
+fn what_a_pass_over_the_text_leaves_out_is_said() {
+    let scratch = Scratch::new();
+    let text: String = english().chars().cycle().take(5502).collect();
+    scratch.write("half.txt", text);
+    let model = "--hidden 16 --layers 1 --out";
+    let said = scratch
+        .run(&format!("train half.txt --batch 50 --steps 2 {model} a"))
+        .succeeded();
+    let note = "note: one pass over the text reads 2,500 of its tokens, in whole windows; the next \
+                starts later, and 2 passes read all";
+    assert!(said.contains(note), "{said}");
+    let said = scratch
+        .run(&format!(
+            "train half.txt --batch 10 --window 9 --steps 2 {model} b"
+        ))
+        .succeeded();
+    assert!(!said.contains("note:"), "{said}");
+}
+
+#[test]
+fn what_the_settings_come_to_is_said() {
+    let scratch = Scratch::new();
+    scratch.write("text.txt", english());
+    let train = |flags: &str| {
+        let run = flags.replace([' ', '-'], "");
+        let model = "--preset gpt-128 --hidden 16 --layers 1 --batch 2";
+        let ran = scratch.run(&format!("train text.txt {model} {flags} --out {run}"));
+        ran.succeeded()
+    };
+    let said = train("--steps 2 --lr 5e-5");
+    for part in [
+        "min-lr is 5e-6, a tenth of lr: that of preset gpt-128, 0.0001, is above it",
+        "warmup is 100 (of preset gpt-128), and the run has 2 steps: the learning rate rises to \
+         9.901e-7 and never reaches 5e-5",
+    ] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+    let said = train("--steps 2 --warmup 3 --window 200");
+    assert!(
+        said.contains("warmup is 3, and the run has 2 steps"),
+        "{said}"
+    );
+    assert!(
+        said.contains("the validation text has 176 tokens, less than one window of 200"),
+        "{said}"
+    );
+    let said = train("--steps 2 --warmup 1 --window 16");
+    assert!(!said.contains("note:"), "{said}");
+}
+
 #[test]
 fn standard_input_is_kept_for_resuming() {
     let scratch = Scratch::new();

@@ -36,6 +36,17 @@ impl BelongsTo {
         }
     }
 
+    /// The setting that is the choice.
+    pub(crate) fn choice(self) -> &'static str {
+        match self {
+            BelongsTo::All => "",
+            BelongsTo::Models(_) => "model",
+            BelongsTo::Optimizers(_) => "optimizer",
+            BelongsTo::Schedules(_) => "schedule",
+            BelongsTo::NonFinite(_) => "non-finite",
+        }
+    }
+
     /// What the plan has chosen instead.
     pub(super) fn chosen(self, plan: &Plan) -> String {
         match self {
@@ -53,10 +64,10 @@ impl fmt::Display for BelongsTo {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             BelongsTo::All => Ok(()),
-            BelongsTo::Models(these) => one_of(formatter, "model", these),
-            BelongsTo::Optimizers(these) => one_of(formatter, "optimizer", these),
-            BelongsTo::Schedules(these) => one_of(formatter, "schedule", these),
-            BelongsTo::NonFinite(these) => one_of(formatter, "non-finite", these),
+            BelongsTo::Models(these) => one_of(formatter, self.choice(), these),
+            BelongsTo::Optimizers(these) => one_of(formatter, self.choice(), these),
+            BelongsTo::Schedules(these) => one_of(formatter, self.choice(), these),
+            BelongsTo::NonFinite(these) => one_of(formatter, self.choice(), these),
         }
     }
 }

@@ -1,7 +1,5 @@
 //! Whole training steps.
 
-use std::sync::Arc;
-
 use burn::tensor::Device;
 use shears_model::{LanguageModel, parameters};
 use shears_train::{Batches, BenchReport, Trainer, bench, estimate_memory};
@@ -64,7 +62,7 @@ impl Work for Bench<'_> {
         let estimate = estimate_memory(plan, &parameters(&model), *vocabulary)?.total();
         refuse_too_large(estimate)?;
         let count = plan.batch * (8 * plan.window + 1) + 1;
-        let tokens: Arc<[u32]> = random_tokens(count, *vocabulary).into();
+        let tokens = random_tokens(count, *vocabulary)[..].into();
         let batches = Batches::new(plan, model.reading(), tokens)?;
         let mut trainer = Trainer::new(plan.clone(), model, batches, *threads, device);
         Ok((bench(&mut trainer, steps.unwrap_or(STEPS))?, estimate))

@@ -1,0 +1,151 @@
+//! What a stranger's `tokenizer.json` may take in memory, as far as the file itself tells.
+//!
+//! The library allocates what a file claims, and replaces as often as it says; a few lines can ask
+//! for gigabytes. How long such a file takes is not to be seen in it: see `probe.rs`.
+
+use serde_json::Value;
+
+/// Steps of normalizer, pre-tokenizer and decoder together; published files have up to ten.
+const STEPS_MAX: usize = 32;
+/// By how much replacements may make a text longer, all together.
+const GROWTH_MAX: f64 = 64.0;
+/// Bytes of a pattern, or of what is put before a text; published ones have a few hundred.
+const TEXT_BYTES_MAX: usize = 4096;
+/// Bytes that a character map may put in place of one character; Unicode's own longest has 33.
+const MAPPED_BYTES_MAX: usize = 256;
+
+/// Refuses what would take more memory than any published tokenizer; the error says what.
+pub(crate) fn check(json: &Value) -> Result<(), String> {
+    let mut steps = Vec::new();
+    for part in ["normalizer", "pre_tokenizer", "decoder"] {
+        let mut of_part = Vec::new();
+        collect(&json[part], &mut of_part);
+        let growth: f64 = of_part.iter().map(|step| growth(step)).product();
+        if growth > GROWTH_MAX {
+            return Err(format!(
+                "the replacements of `{part}` can make a text {growth:.0} times as long: the most \
+                 is {GROWTH_MAX}"
+            ));
+        }
+        steps.extend(of_part);
+    }
+    if steps.len() > STEPS_MAX {
+        return Err(format!(
+            "normalizer, pre-tokenizer and decoder have {} steps: the most is {STEPS_MAX}",
+            steps.len()
+        ));
+    }
+    steps.into_iter().try_for_each(check_step)
+}
+
+/// The patterns that the library compiles.
+pub(crate) fn patterns(json: &Value) -> Vec<&str> {
+    let mut steps = Vec::new();
+    for part in ["normalizer", "pre_tokenizer", "decoder"] {
+        collect(&json[part], &mut steps);
+    }
+    let patterns = steps.into_iter();
+    let patterns = patterns.filter_map(|step| step["pattern"]["Regex"].as_str());
+    patterns.collect()
+}
+
+/// All steps of a part, those of sequences one by one.
+fn collect<'a>(step: &'a Value, steps: &mut Vec<&'a Value>) {
+    let lists = ["normalizers", "pretokenizers", "decoders"];
+    let inner = lists.iter().filter_map(|list| step[list].as_array());
+    let before = steps.len();
+    inner.flatten().for_each(|step| collect(step, steps));
+    if steps.len() == before && step.is_object() {
+        steps.push(step);
+    }
+}
+
+/// By how much a step can make a text longer, as far as it replaces.
+fn growth(step: &Value) -> f64 {
+    let Some(content) = step["content"]
+        .as_str()
+        .filter(|_| step["type"] == "Replace")
+    else {
+        return 1.0;
+    };
+    let put = content.len() as f64;
+    match step["pattern"]["String"].as_str() {
+        Some(replaced) if !replaced.is_empty() => (put / replaced.len() as f64).max(1.0),
+        // It may match nothing, between any two characters.
+        _ => 1.0 + put,
+    }
+}
+
+fn check_step(step: &Value) -> Result<(), String> {
+    let texts = [
+        ("a pattern", &step["pattern"]["Regex"]),
+        ("what is put before a text", &step["prepend"]),
+    ];
+    for (what, text) in texts {
+        if let Some(text) = text.as_str().filter(|text| text.len() > TEXT_BYTES_MAX) {
+            let bytes = text.len();
+            return Err(format!(
+                "{what} has {bytes} bytes: the most is {TEXT_BYTES_MAX}"
+            ));
+        }
+    }
+    match step["precompiled_charsmap"].as_str() {
+        Some(map) => check_character_map(map),
+        None => Ok(()),
+    }
+}
+
+/// The map of SentencePiece: the size of a trie, the trie, and what it maps to, each ended by NUL.
+fn check_character_map(base64: &str) -> Result<(), String> {
+    let broken = || "`precompiled_charsmap` is damaged: download the file again".to_owned();
+    let bytes = decode_base64(base64).ok_or_else(broken)?;
+    let (size, rest) = bytes.split_first_chunk::<4>().ok_or_else(broken)?;
+    let size = u32::from_le_bytes(*size) as usize;
+    // The library allocates what is claimed before it looks at what is there.
+    let mapped = rest.get(size..).ok_or_else(broken)?;
+    match mapped.split(|byte| *byte == 0).map(<[u8]>::len).max() {
+        Some(longest) if longest > MAPPED_BYTES_MAX => Err(format!(
+            "`precompiled_charsmap` puts {longest} bytes in place of a character: the most is \
+             {MAPPED_BYTES_MAX}"
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The standard alphabet, padding optional.
+fn decode_base64(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
+    for group in text.trim_end_matches('=').as_bytes().chunks(4) {
+        let mut bits = 0_u32;
+        for digit in group {
+            let six = match digit {
+                b'A'..=b'Z' => digit - b'A',
+                b'a'..=b'z' => digit - b'a' + 26,
+                b'0'..=b'9' => digit - b'0' + 52,
+                b'+' => 62,
+                b'/' => 63,
+                _ => return None,
+            };
+            bits = bits << 6 | u32::from(six);
+        }
+        bits <<= 6 * (4 - group.len());
+        bytes.extend_from_slice(&bits.to_be_bytes()[1..group.len()]);
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64() {
+        let decoded = |text| decode_base64(text).map(|bytes| String::from_utf8(bytes).unwrap());
+        assert_eq!(decoded("Zm9vYmE=").as_deref(), Some("fooba"));
+        assert_eq!(decoded("Zm9vYg==").as_deref(), Some("foob"));
+        assert_eq!(decoded("Zm9v").as_deref(), Some("foo"));
+        assert_eq!(decoded("").as_deref(), Some(""));
+        assert_eq!(decode_base64("/+8="), Some(vec![0xFF, 0xEF]));
+        assert_eq!(decoded("Zm9-"), None);
+    }
+}
