@@ -19,6 +19,7 @@ mod report;
 mod run_log;
 mod screen;
 mod settings;
+mod table;
 mod tensorboard;
 mod watch;
 

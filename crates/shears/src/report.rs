@@ -7,6 +7,7 @@ use shears_kernels::Bf16Unit;
 use shears_run::{Columns, EndReason, Judgement, Parameter};
 use shears_train::{MemoryEstimate, Plan};
 
+use crate::table::table;
 pub(crate) use shears_run::program;
 
 /// A count with commas between thousands.
@@ -55,27 +56,15 @@ pub(crate) fn parameter_table(parameters: &[Parameter], vocabulary: usize) -> St
             None => rows.push((layer.to_string(), tensor, parameter.elements() as u64)),
         }
     }
-    let width = rows
-        .iter()
-        .map(|(name, _, _)| name.len())
-        .max()
-        .unwrap_or(0)
-        .max(5);
-    let total: u64 = rows.iter().map(|(_, _, elements)| elements).sum();
-    let mut table = String::new();
-    for (name, tensors, elements) in fold_alike(rows) {
+    let total = rows.iter().map(|(_, _, elements)| elements).sum();
+    let rows = fold_alike(rows).into_iter();
+    let rows = rows.map(|(name, tensors, elements)| {
         let tensors = shorten(&tensors, 72);
-        table.push_str(&format!(
-            "  {name:<width$}  {:>12}  {tensors}\n",
-            count(elements)
-        ));
-    }
-    let total = count(total);
-    table.push_str(&format!(
-        "  {:<width$}  {total:>12}  ({vocabulary} symbols)",
-        "total"
-    ));
-    table
+        vec![format!("  {name}"), count(elements), tensors]
+    });
+    let symbols = format!("({vocabulary} symbols)");
+    let total = vec!["  total".to_string(), count(total), symbols];
+    table("<><", &rows.chain([total]).collect::<Vec<_>>()).join("\n")
 }
 
 type Row = (String, String, u64);

@@ -13,6 +13,7 @@ use shears_train::{Plan, Section, Setting, Spread};
 use crate::exit::Misuse;
 use crate::output::say;
 use crate::settings::{Given, Scope, Settings};
+use crate::table::{row, table};
 
 /// Time training steps, clipping, or generation
 ///
@@ -157,12 +158,14 @@ pub(crate) fn run(arguments: BenchArguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn say_head(unit: &str) {
-    let (min, median, max) = ("min", "median", "max");
-    say!("  {unit:<16} {min:>10} {median:>10} {max:>10}");
-}
-
-fn say_spread(name: &str, spread: &Spread) {
-    let Spread { min, median, max } = spread;
-    say!("  {name:<16} {min:>10.3} {median:>10.3} {max:>10.3}");
+/// Tells the least, the middle and the most of each of what was timed.
+fn say_spreads<'a>(unit: &str, spreads: impl IntoIterator<Item = (&'a str, &'a Spread)>) {
+    let mut rows = vec![row([unit, "min", "median", "max"])];
+    for (name, Spread { min, median, max }) in spreads {
+        let numbers = [min, median, max].map(|number| format!("{number:.3}"));
+        rows.push([&[name.to_string()], numbers.as_slice()].concat());
+    }
+    for line in table("<>>>", &rows) {
+        say!("  {line}");
+    }
 }

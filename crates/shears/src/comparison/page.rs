@@ -4,6 +4,7 @@ use maud::{DOCTYPE, PreEscaped, html};
 
 use super::picture::Picture;
 use super::words::{Findings, Group, with_interval};
+use crate::table;
 
 /// The colours of light and of dark pages are those of the pictures.
 const STYLE: &str = "
@@ -75,23 +76,10 @@ pub(super) fn html(about: &str, findings: &Findings, pictures: &[Picture]) -> St
 
 /// The same table for the terminal.
 pub(super) fn table(findings: &Findings) -> String {
-    let mut rows = vec![HEADINGS.map(String::from)];
-    rows.extend(findings.groups.iter().map(row));
-    let widths: Vec<usize> = (0..HEADINGS.len())
-        .map(|column| {
-            let lengths = rows.iter().map(|row| row[column].chars().count());
-            lengths.max().unwrap_or(0)
-        })
-        .collect();
-    let line = |row: &[String; HEADINGS.len()]| {
-        let cells = row.iter().zip(&widths).enumerate();
-        let cells = cells.map(|(column, (text, &width))| match column {
-            0 => format!("{text:<width$}"),
-            _ => format!("{text:>width$}"),
-        });
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_string()
-    };
-    rows.iter().map(line).collect::<Vec<_>>().join("\n") + "\n"
+    let heading = HEADINGS.map(String::from).to_vec();
+    let groups = findings.groups.iter().map(|group| row(group).to_vec());
+    let rows: Vec<Vec<String>> = [heading].into_iter().chain(groups).collect();
+    table::table("<>>>>>>>>", &rows).join("\n") + "\n"
 }
 
 const HEADINGS: [&str; 9] = [

@@ -4,7 +4,7 @@ use burn::tensor::Device;
 use shears_model::{LanguageModel, parameters};
 use shears_train::{ClipBench, bench_clip, estimate_memory};
 
-use super::{STEPS, Timing, say_head, say_spread};
+use super::{STEPS, Timing, say_spreads};
 use crate::commands::train::check_memory;
 use crate::model::{Work, with_model_to_train};
 use crate::output::say;
@@ -29,15 +29,13 @@ pub(super) fn run(timing: Timing) -> anyhow::Result<()> {
         report.parameters,
         report.tensors
     );
-    say_head("ms");
-    for (name, key) in [
+    let timed = [
         ("read", "read"),
         ("clip", "clip"),
         ("clip and update", "clip_and_update"),
         ("clip in place", "clip_in_place"),
-    ] {
-        say_spread(name, &report.ms[key]);
-    }
+    ];
+    say_spreads("ms", timed.map(|(name, key)| (name, &report.ms[key])));
     let ratio = report.ms["clip"].median / report.ms["read"].median;
     say!("  clipping takes {ratio:.2} times as long as reading");
     Ok(())

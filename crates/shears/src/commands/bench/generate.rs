@@ -8,7 +8,7 @@ use shears_generate::{Generator, Sampler, SamplingSettings};
 use shears_model::{LanguageModel, Reading, parameters};
 use shears_train::{Spread, estimate_memory, peak_rss_bytes};
 
-use super::{Timing, say_head, say_spread};
+use super::{Timing, say_spreads};
 use crate::commands::train::check_memory;
 use crate::model::{Work, with_model};
 use crate::output::say;
@@ -40,8 +40,7 @@ pub(super) fn run(timing: Timing) -> anyhow::Result<()> {
         plan.preset,
         plan.model
     );
-    say_head("");
-    say_spread("tokens a second", &tokens_per_second);
+    say_spreads("", [("tokens a second", &tokens_per_second)]);
     if let Some(peak) = peak_rss_bytes() {
         say!("  peak memory {}", report::bytes(peak));
     }

@@ -4,7 +4,7 @@ use burn::tensor::Device;
 use shears_model::{LanguageModel, parameters};
 use shears_train::{Batches, BenchReport, Trainer, bench, estimate_memory};
 
-use super::{STEPS, Timing, say_head, say_spread};
+use super::{STEPS, Timing, say_spreads};
 use crate::commands::train::refuse_too_large;
 use crate::model::{Work, with_model_to_train};
 use crate::output::say;
@@ -30,11 +30,10 @@ pub(super) fn run(timing: Timing) -> anyhow::Result<()> {
         threads,
         report.steps
     );
-    say_head("ms a step");
-    say_spread("whole", &report.ms_per_step);
-    for phase in ["forward", "backward", "clip", "update"] {
-        say_spread(phase, &report.phases[phase]);
-    }
+    let phases = ["forward", "backward", "clip", "update"];
+    let phases = phases.map(|phase| (phase, &report.phases[phase]));
+    let whole = [("whole", &report.ms_per_step)];
+    say_spreads("ms a step", whole.into_iter().chain(phases));
     say!("  {:.0} tokens a second", report.tokens_per_second);
     if let Some(peak) = report.peak_rss_bytes {
         say!(

@@ -9,6 +9,7 @@ use super::Replayed;
 use super::account::Account;
 use super::spikes::Catch;
 use crate::report::count;
+use crate::table::{row, table};
 
 /// The most spikes that are listed.
 const MOST_SPIKES: usize = 10;
@@ -17,16 +18,10 @@ const WIDEST_NAME: usize = 28;
 
 pub(crate) fn text(replayed: &Replayed) -> String {
     let mut lines = head(replayed);
-    let width = replayed.accounts.iter().map(|account| name(account).len());
-    let width = width
-        .filter(|width| *width <= WIDEST_NAME)
-        .max()
-        .unwrap_or(0);
-    let width = width.max("policy".len());
     lines.push(String::new());
-    lines.extend(clipping_table(replayed, width));
+    lines.extend(clipping_table(replayed));
     lines.push(String::new());
-    lines.extend(threshold_table(replayed, width));
+    lines.extend(threshold_table(replayed));
     lines.push(String::new());
     lines.extend(spike_list(replayed));
     lines.join("\n")
@@ -79,47 +74,50 @@ fn steps_of(number: usize) -> String {
     }
 }
 
-fn name(account: &Account) -> String {
-    format!("{:<3}  {}", account.label, account.policy)
+/// The row of a policy; a name that is too wide has a line of its own above its numbers.
+fn of_policy<const N: usize>(account: &Account, cells: [String; N]) -> Vec<Vec<String>> {
+    let name = format!("{:<3}  {}", account.label, account.policy);
+    let (above, name) = match name.len() <= WIDEST_NAME {
+        true => (None, name),
+        false => (Some(vec![name]), String::new()),
+    };
+    let row = [&[name], cells.as_slice()].concat();
+    above.into_iter().chain([row]).collect()
 }
 
-/// A row; a name that is too wide has a line of its own.
-fn row(name: &str, width: usize, cells: &str) -> String {
-    let cells = cells.trim_end();
-    match name.len() <= width {
-        true => format!("{name:<width$}{cells}"),
-        false => format!("{name}\n{:width$}{cells}", ""),
-    }
-}
-
-fn clipping_table(replayed: &Replayed, width: usize) -> Vec<String> {
+fn clipping_table(replayed: &Replayed) -> Vec<String> {
     let spikes = match replayed.spikes.list.len() {
         1 => "1 spike".to_string(),
         number => format!("{} spikes", count(number as u64)),
     };
-    let mut lines = vec![
-        row(
+    let mut rows = vec![
+        row([
             "",
-            width,
-            &format!(
-                "{:>14}{:>19}{:>9}{:>6}{:>9}{:>15}",
-                "clipped", "coefficient", "norm", "left", "warm-up", spikes
-            ),
-        ),
-        row(
+            "",
+            "clipped",
+            "coefficient",
+            "",
+            "norm",
+            "left",
+            "warm-up",
+            &spikes,
+        ]),
+        row([
             "policy",
-            width,
-            &format!(
-                "{:>7}{:>7}{:>9}{:>10}{:>9}{:>6}{:>9}{:>15}",
-                "steps", "share", "median", "smallest", "removed", "out", "steps", "caught/at once"
-            ),
-        ),
+            "steps",
+            "share",
+            "median",
+            "smallest",
+            "removed",
+            "out",
+            "steps",
+            "caught/at once",
+        ]),
     ];
     for account in &replayed.accounts {
         let (median, smallest) = account.coefficients.unzip();
         let warm_up = account.warm_up.map(|steps| count(steps as u64));
-        let cells = format!(
-            "{:>7}{:>7}{:>9}{:>10}{:>9}{:>6}{:>9}{:>15}",
+        let cells = [
             count(account.clipped as u64),
             percent(account.clipped_share()),
             or_dash(median),
@@ -128,31 +126,26 @@ fn clipping_table(replayed: &Replayed, width: usize) -> Vec<String> {
             count(account.left_out as u64),
             warm_up.unwrap_or("not yet".into()),
             format!("{}/{}", account.caught(), account.at_once()),
-        );
-        lines.push(row(&name(account), width, &cells));
+        ];
+        rows.extend(of_policy(account, cells));
     }
-    lines
+    table("<>>>>>>>>", &rows)
 }
 
-fn threshold_table(replayed: &Replayed, width: usize) -> Vec<String> {
-    let cells = |[first, median, last, min, max]: [String; 5]| {
-        format!("{first:>11}{median:>10}{last:>10}{min:>10}{max:>10}")
-    };
-    let heading = ["first", "median", "last", "min", "max"].map(String::from);
-    let mut lines = vec![row("threshold", width, &cells(heading))];
+fn threshold_table(replayed: &Replayed) -> Vec<String> {
+    let mut rows = vec![row(["threshold", "first", "median", "last", "min", "max"])];
     for account in &replayed.accounts {
-        let numbers = match &account.thresholds {
-            Some(all) => {
-                let last = all.last.map_or("-".to_string(), significant);
-                let [first, median, min, max] =
-                    [all.first, all.median, all.min, all.max].map(significant);
-                [first, median, last, min, max]
-            }
-            None => std::array::from_fn(|_| "-".to_string()),
-        };
-        lines.push(row(&name(account), width, &cells(numbers)));
+        let all = account.thresholds.as_ref();
+        let numbers = [
+            all.map(|all| all.first),
+            all.map(|all| all.median),
+            all.and_then(|all| all.last),
+            all.map(|all| all.min),
+            all.map(|all| all.max),
+        ];
+        rows.extend(of_policy(account, numbers.map(or_dash)));
     }
-    lines
+    table("<>>>>>", &rows)
 }
 
 const TIMES_USUAL: f64 = Spikes::TIMES_USUAL;
@@ -180,28 +173,26 @@ fn spike_list(replayed: &Replayed) -> Vec<String> {
     shown.sort_by(|left, right| spikes[*right].times.total_cmp(&spikes[*left].times));
     shown.truncate(MOST_SPIKES);
     shown.sort_unstable();
-    let labels = replayed.accounts.iter();
-    let labels: String = labels
-        .map(|account| format!("{:>10}", account.label))
-        .collect();
-    lines.push(format!(
-        "{:>8}{:>7}{:>10}{:>14}{labels}",
-        "step", "steps", "norm", "times median"
-    ));
+    let labels = replayed
+        .accounts
+        .iter()
+        .map(|account| account.label.clone());
+    let heading = row(["step", "steps", "norm", "times median"]);
+    let mut rows = vec![heading.into_iter().chain(labels).collect()];
     for index in shown {
         let spike = &spikes[index];
-        let caught = replayed.accounts.iter();
-        let caught: String = caught
-            .map(|account| format!("{:>10}", word(account.catches[index])))
-            .collect();
-        lines.push(format!(
-            "{:>8}{:>7}{:>10}{:>14}{caught}",
+        let cells = [
             count(replayed.steps[spike.first]),
-            spike.last - spike.first + 1,
+            (spike.last - spike.first + 1).to_string(),
             significant(replayed.norms[spike.peak]),
             significant(spike.times),
-        ));
+        ];
+        let accounts = replayed.accounts.iter();
+        let caught = accounts.map(|account| word(account.catches[index]));
+        rows.push(cells.into_iter().chain(caught).collect());
     }
+    let columns = ">".repeat(4 + replayed.accounts.len());
+    lines.extend(table(&columns, &rows));
     if let Some(more @ 1..) = spikes.len().checked_sub(MOST_SPIKES) {
         lines.push(format!("... and {} smaller ones", count(more as u64)));
     }
