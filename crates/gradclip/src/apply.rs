@@ -28,13 +28,17 @@ impl Elements<'_> {
     /// once, which gives the bits that clipping in place gives. Gives how many elements became
     /// zero, because their type has none as small.
     pub fn scale(&mut self, factor: f64) -> u64 {
+        self.scale_with(factor, 1)
+    }
+
+    pub(crate) fn scale_with(&mut self, factor: f64, threads: usize) -> u64 {
         let by = Coefficient {
             first: 1.0,
             second: factor,
         };
         match factor == 1.0 {
             true => 0,
-            false => for_each_type!(Elements, self, values => scale(values, by, 1)),
+            false => for_each_type!(Elements, self, values => scale(values, by, threads)),
         }
     }
 

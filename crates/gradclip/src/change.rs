@@ -110,6 +110,15 @@ fn units_scaled(measure: &Measure, coefficients: &[f64]) -> (Squares, f64) {
     (Squares { sum, scale }, inner_product)
 }
 
+/// What a step leaves to the optimizer.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Factors {
+    /// One for each tensor.
+    pub(crate) of_tensors: Vec<f64>,
+    /// Elements that the rules before have rounded to zero.
+    pub(crate) rounded_to_zero: u64,
+}
+
 /// The factor of each tensor, if multiplying by it gives the bits that applying the changes writes.
 pub(crate) fn factors_of(changes: &[Change]) -> Option<Vec<f64>> {
     let factor = |change: &Change| match change {

@@ -1,21 +1,18 @@
 //! The clip step: measure, decide, apply, report, learn.
 
-use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
-use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
 
-use crate::change::factors_of;
 use crate::clip_rule::{ClipRole, ClipRule};
 use crate::error::ClipError;
 use crate::gradients::Gradients;
 use crate::measure::Measure;
-use crate::outcome::{Clipped, Deferred, Factors, Outcome};
+use crate::outcome::{Clipped, Deferred, Outcome};
 use crate::policy::{ClipPolicy, NonFinite};
 use crate::report::{ClipAction, ClipReport};
-use crate::rules::{Guard, Judgement, Lesson, Link, Rule, SkipReason, rule_of};
+use crate::rules::{Lesson, Link, SkipReason};
 use crate::scan::{Scan, scan};
 use crate::stages::Unscaled;
 use crate::state::{ClipperState, Lists, StateError, number_of};
@@ -42,8 +39,10 @@ pub struct Clipper {
     policy: ClipPolicy,
     non_finite: NonFinite,
     reading: Reading,
-    guards: Vec<Link<Guard>>,
-    rules: Vec<Link<Box<dyn Rule>>>,
+    /// The rules that judge a step before anything is changed.
+    guards: Vec<Link>,
+    /// The rules that change gradients.
+    rules: Vec<Link>,
     /// Steps that were applied: the place in every schedule.
     steps: u64,
 }
@@ -67,32 +66,12 @@ pub struct Decision {
 }
 
 /// What a step teaches a clipper.
-#[derive(Clone, Debug)]
-enum Lessons {
-    /// It was left out because a gradient is not finite.
-    NonFinite,
-    /// This guard left it out.
-    Outlier(usize),
-    /// It was applied; without lessons, if it was damaged.
-    Step(Vec<Judgement>, Vec<Lesson>),
-}
-
-/// What came of a step.
-struct Run {
-    report: ClipReport,
-    lessons: Lessons,
-    /// Where scaling is left to the optimizer.
-    factors: Option<Factors>,
-}
-
-impl Run {
-    fn left_out(report: ClipReport, lessons: Lessons) -> Run {
-        Run {
-            report,
-            lessons,
-            factors: None,
-        }
-    }
+#[derive(Clone, Debug, Default)]
+struct Lessons {
+    /// Whether it counts as one of the steps of schedules.
+    applied: bool,
+    /// For the guards and then the rules; empty where a step teaches nothing.
+    of_links: Vec<Lesson>,
 }
 
 impl Clipper {
@@ -114,25 +93,13 @@ impl Clipper {
     /// [`AdamClipping`](crate::AdamClipping). The clipper leaves them to it.
     #[must_use]
     pub fn beside_adam(policy: ClipPolicy, non_finite: NonFinite) -> Clipper {
-        let mut guards = Vec::new();
-        let mut rules = Vec::new();
         let outside = policy.rules().iter();
         let outside = outside.filter(|rule| rule.role() != ClipRole::Adam);
-        for (index, rule) in outside.enumerate() {
-            let name = rule.name();
-            let prefix = format!("{index}.{name}.");
-            if let ClipRule::Skip {
-                sigma,
-                window,
-                limit,
-            } = *rule
-            {
-                let rule = Guard::new(sigma, window, limit);
-                guards.push(Link { name, prefix, rule });
-            } else if let Some(rule) = rule_of(rule) {
-                rules.push(Link { name, prefix, rule });
-            }
-        }
+        let numbered = outside.enumerate();
+        let links = numbered.map(|(index, rule)| (rule.role(), Link::new(index, *rule)));
+        let (guards, rules): (Vec<_>, Vec<_>) =
+            links.partition(|(role, _)| *role == ClipRole::Guard);
+        let of_either = |links: Vec<(ClipRole, Link)>| links.into_iter().map(|(_, link)| link);
         Clipper {
             reading: Reading {
                 threads: 1,
@@ -142,8 +109,8 @@ impl Clipper {
             },
             policy,
             non_finite,
-            guards,
-            rules,
+            guards: of_either(guards).collect(),
+            rules: of_either(rules).collect(),
             steps: 0,
         }
     }
@@ -205,7 +172,7 @@ impl Clipper {
     /// If `gradients` visits other tensors on one visit than on another, which breaks the contract
     /// of [`Gradients`].
     pub fn clip<G: Gradients>(&mut self, gradients: Unscaled<G>) -> Result<Outcome<G>, ClipError> {
-        self.clip_in_place(gradients.into_inner(), None)
+        self.clip_in_place(gradients, None)
     }
 
     /// As [`Clipper::clip`], and shows the loss of the step to the rule `skip`. A loss that is not
@@ -223,7 +190,7 @@ impl Clipper {
         gradients: Unscaled<G>,
         loss: f64,
     ) -> Result<Outcome<G>, ClipError> {
-        self.clip_in_place(gradients.into_inner(), Some(loss))
+        self.clip_in_place(gradients, Some(loss))
     }
 
     /// As [`Clipper::clip_with_loss`], for an optimizer that multiplies the gradients while it
@@ -245,7 +212,15 @@ impl Clipper {
         gradients: Unscaled<G>,
         loss: Option<f64>,
     ) -> Result<Outcome<G, Deferred<G>>, ClipError> {
-        self.clip_step(gradients.into_inner(), loss, true)
+        let mut gradients = gradients.into_inner();
+        let mut at_hand = AtHand::new(&mut gradients, &self.reading);
+        let (report, lessons) = self.run(&mut at_hand, loss)?;
+        let factors = at_hand.factors;
+        self.take_in(&lessons);
+        Ok(match report.action {
+            ClipAction::Skip => Outcome::Skip { gradients, report },
+            _ => Outcome::Apply(Deferred::new(Clipped::new(gradients, report), factors)),
+        })
     }
 
     /// What the policy wants done with tensors that were measured elsewhere: on a device, in other
@@ -275,13 +250,13 @@ impl Clipper {
     /// ([`Measure::of_norm`]). [`ClipError::NonFinite`] under [`NonFinite::Error`].
     pub fn decide(&self, measures: &[Measure], loss: Option<f64>) -> Result<Decision, ClipError> {
         let mut tensors = Elsewhere::new(measures);
-        let run = self.run(&mut tensors, loss, false)?;
+        let (report, lessons) = self.run(&mut tensors, loss)?;
         Ok(Decision {
             factors: tensors.factors,
             clamps: tensors.clamps,
-            skip: run.report.skip_reason,
-            report: run.report,
-            lessons: run.lessons,
+            skip: report.skip_reason,
+            report,
+            lessons,
         })
     }
 
@@ -296,20 +271,8 @@ impl Clipper {
     pub fn state(&self) -> ClipperState {
         let mut state = ClipperState::new();
         state.insert("steps".into(), vec![number_of(self.steps)]);
-        let guards = self
-            .guards
-            .iter()
-            .map(|link| (&link.prefix, link.rule.state()));
-        let rules = self
-            .rules
-            .iter()
-            .map(|link| (&link.prefix, link.rule.state()));
-        for (prefix, lists) in guards.chain(rules) {
-            state.extend(
-                lists
-                    .into_iter()
-                    .map(|(name, list)| (format!("{prefix}{name}"), list)),
-            );
+        for link in self.guards.iter().chain(&self.rules) {
+            state.extend(link.state());
         }
         state
     }
@@ -321,21 +284,13 @@ impl Clipper {
     /// [`StateError`] if a list is missing, is one of another policy, or holds numbers that no
     /// clipper learns; this clipper is then as it was.
     pub fn restore(&mut self, state: &ClipperState) -> Result<(), StateError> {
-        let named = state
-            .iter()
-            .map(|(name, list)| (name.as_str(), list.as_slice()));
-        let mut left = named.collect();
-        let steps = Lists::new(&mut left, String::new()).count("steps")?;
+        let mut lists = Lists::of(state);
+        let steps = lists.count("steps")?;
         let (mut guards, mut rules) = (self.guards.clone(), self.rules.clone());
-        for link in &mut guards {
-            link.rule
-                .restore(&mut Lists::new(&mut left, link.prefix.clone()))?;
+        for link in guards.iter_mut().chain(&mut rules) {
+            link.restore(&mut lists)?;
         }
-        for link in &mut rules {
-            link.rule
-                .restore(&mut Lists::new(&mut left, link.prefix.clone()))?;
-        }
-        if let Some((name, _)) = left.first_key_value() {
+        if let Some(name) = lists.left() {
             return Err(StateError {
                 list: name.to_string(),
                 problem: "does not belong to this policy",
@@ -347,159 +302,106 @@ impl Clipper {
 
     fn clip_in_place<G: Gradients>(
         &mut self,
-        gradients: G,
+        gradients: Unscaled<G>,
         loss: Option<f64>,
     ) -> Result<Outcome<G>, ClipError> {
-        let outcome = self.clip_step(gradients, loss, false)?;
-        Ok(match outcome {
-            Outcome::Apply(nothing_deferred) => Outcome::Apply(nothing_deferred.scale()),
+        let threads = self.reading.threads;
+        Ok(match self.clip_deferred(gradients, loss)? {
+            Outcome::Apply(deferred) => Outcome::Apply(deferred.scale_with(threads)),
             Outcome::Skip { gradients, report } => Outcome::Skip { gradients, report },
         })
     }
 
-    fn clip_step<G: Gradients>(
-        &mut self,
-        mut gradients: G,
-        loss: Option<f64>,
-        may_defer: bool,
-    ) -> Result<Outcome<G, Deferred<G>>, ClipError> {
-        let mut at_hand = AtHand {
-            gradients: &mut gradients,
-            reading: &self.reading,
-        };
-        let Run {
-            report,
-            lessons,
-            factors,
-        } = self.run(&mut at_hand, loss, may_defer)?;
-        self.take_in(&lessons);
-        if report.action == ClipAction::Skip {
-            return Ok(Outcome::Skip { gradients, report });
-        }
-        Ok(Outcome::Apply(Deferred::new(
-            Clipped::new(gradients, report),
-            factors,
-        )))
-    }
-
-    /// The whole step. Nothing is learned.
+    /// The whole step, but for learning: measure, judge, change, report.
     fn run(
         &self,
         tensors: &mut impl Tensors,
         loss: Option<f64>,
-        may_defer: bool,
-    ) -> Result<Run, ClipError> {
-        let first = self.rules.first().map(|link| &*link.rule);
-        let measures = tensors.measure(first)?;
+    ) -> Result<(ClipReport, Lessons), ClipError> {
+        let measures = tensors.measure(self.rules.first())?;
         refuse_equal_names(&measures)?;
         // What cannot be carried out must show before the first rule changes anything.
         tensors.check(&self.rules)?;
         let mut report = ClipReport::measured(self.policy.order(), &measures);
+        let is_damaged = report.non_finite > 0;
         match self.non_finite {
-            _ if report.non_finite == 0 => {}
-            NonFinite::Error => return Err(report.non_finite_error()),
-            NonFinite::Skip => {
-                let threshold = |link: &Link<Box<dyn Rule>>| link.rule.fixed_threshold(self.steps);
+            NonFinite::Error if is_damaged => return Err(report.non_finite_error()),
+            NonFinite::Skip if is_damaged => {
+                let threshold = |link: &Link| link.fixed_threshold(self.steps);
                 let threshold = self.rules.iter().rev().find_map(threshold);
                 report.skip(SkipReason::NonFinite, threshold);
-                return Ok(Run::left_out(report, Lessons::NonFinite));
+                return Ok((report, Lessons::default()));
             }
-            NonFinite::Zero => {}
+            _ => {}
         }
-        let judge = |link: &Link<Guard>| link.rule.judge(&measures, loss);
-        let judged: Vec<Judgement> = self.guards.iter().map(judge).collect();
-        let outlier = |(guard, judgement): (usize, &Judgement)| {
-            Some((guard, judgement.skip?, judgement.threshold))
-        };
-        if let Some((guard, reason, threshold)) = judged.iter().enumerate().find_map(outlier) {
-            report.skip(reason, threshold);
-            return Ok(Run::left_out(report, Lessons::Outlier(guard)));
+        let mut lessons = Vec::new();
+        for judgement in self
+            .guards
+            .iter()
+            .filter_map(|link| link.judge(&measures, loss))
+        {
+            if let Some(reason) = judgement.skip {
+                report.skip(reason, judgement.threshold);
+                // Only the guard that leaves a step out counts it.
+                lessons.fill(Lesson::Nothing);
+                lessons.push(Lesson::LeftOut);
+                let (applied, of_links) = (false, lessons);
+                return Ok((report, Lessons { applied, of_links }));
+            }
+            report.threshold = report.threshold.or(judgement.threshold);
+            lessons.push(Lesson::Judged(judgement));
         }
-        report.threshold = judged.iter().find_map(|judgement| judgement.threshold);
-        if report.non_finite > 0 {
+        if is_damaged {
             tensors.zero_non_finite();
         }
-        let (lessons, factors) = self.change(tensors, measures, may_defer, &mut report)?;
+        lessons.extend(self.change(tensors, measures, &mut report)?);
         // What is left of a damaged step is no measure of ordinary ones.
-        let lessons = match report.non_finite {
-            0 => Lessons::Step(judged, lessons),
-            _ => Lessons::Step(Vec::new(), Vec::new()),
-        };
-        Ok(Run {
-            report,
-            lessons,
-            factors,
-        })
+        lessons.truncate(if is_damaged { 0 } else { lessons.len() });
+        let (applied, of_links) = (true, lessons);
+        Ok((report, Lessons { applied, of_links }))
     }
 
-    /// Every rule decides from what the one before it has left. Gives what each learns, and the
-    /// factors of the last change if they are left to the optimizer.
+    /// Every rule decides from what the one before it has left. Gives what each learns.
     fn change(
         &self,
         tensors: &mut impl Tensors,
         mut measures: Vec<Measure>,
-        may_defer: bool,
         report: &mut ClipReport,
-    ) -> Result<(Vec<Lesson>, Option<Factors>), ClipError> {
+    ) -> Result<Vec<Lesson>, ClipError> {
         let mut lessons = Vec::with_capacity(self.rules.len());
-        let mut factors = None;
         // Only what an earlier rule has changed, or has looked at in another way, is measured
         // again.
-        let mut measured_for = self.rules.first().map(|link| &*link.rule);
+        let mut measured_for = self.rules.first();
         for (index, link) in self.rules.iter().enumerate() {
-            let rule = &*link.rule;
-            let is_measured = match measured_for {
-                Some(_) if index == 0 => true,
-                Some(other) => rule.order() == other.order() && rule.units().is_none(),
-                None => false,
-            };
+            let is_measured = measured_for.is_some_and(|other| {
+                index == 0 || link.order() == other.order() && link.units().is_none()
+            });
             if !is_measured {
-                measures = tensors.measure(Some(rule))?;
-                measured_for = Some(rule);
+                measures = tensors.measure(Some(link))?;
+                measured_for = Some(link);
             }
-            let orders = self.reading.orders(Some(rule));
-            let decided = rule.decide(self.steps, &measures);
-            if may_defer && index + 1 == self.rules.len() {
-                factors = factors_of(&decided.changes).map(|of_tensors| Factors {
-                    of_tensors,
-                    rounded_to_zero: report.rounded_to_zero,
-                });
-            }
-            let changes = decided.changes.iter().zip(&measures);
-            let effects = match factors {
-                Some(_) => changes
-                    .map(|(change, measure)| change.effect(measure, orders))
-                    .collect(),
-                None if decided.changes_anything() => {
+            let orders = self.reading.orders(Some(link));
+            let decided = link.decide(self.steps, &measures);
+            let effects = match decided.changes_anything() {
+                true => {
                     measured_for = None;
-                    tensors.apply(&decided.changes, &measures, orders)
+                    let is_last = index + 1 == self.rules.len();
+                    tensors.apply(&decided.changes, &measures, orders, is_last)
                 }
-                None => Vec::new(),
+                false => Vec::new(),
             };
-            report.apply(rule, orders, &measures, &decided, &effects);
+            report.apply(link, orders, &measures, &decided, &effects);
             lessons.push(decided.lesson);
         }
-        Ok((lessons, factors))
+        Ok(lessons)
     }
 
     fn take_in(&mut self, lessons: &Lessons) {
-        match lessons {
-            Lessons::NonFinite => {}
-            Lessons::Outlier(guard) => {
-                if let Some(link) = self.guards.get_mut(*guard) {
-                    link.rule.count_skip();
-                }
-            }
-            Lessons::Step(of_guards, of_rules) => {
-                for (link, lesson) in self.guards.iter_mut().zip(of_guards) {
-                    link.rule.learn(lesson);
-                }
-                for (link, lesson) in self.rules.iter_mut().zip(of_rules) {
-                    link.rule.learn(lesson);
-                }
-                self.steps += 1;
-            }
+        let links = self.guards.iter_mut().chain(&mut self.rules);
+        for (link, lesson) in links.zip(&lessons.of_links) {
+            link.learn(lesson);
         }
+        self.steps += u64::from(lessons.applied);
     }
 }
 

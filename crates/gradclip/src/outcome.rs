@@ -3,8 +3,10 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
+use crate::change::Factors;
 use crate::gradients::Gradients;
 use crate::report::ClipReport;
+use crate::tensors::visit_again;
 
 /// What became of the gradients: [`Clipped`], or [`Deferred`] where that was asked for.
 #[derive(Clone, Debug, PartialEq)]
@@ -179,15 +181,6 @@ pub struct Deferred<G> {
     factors: Option<Factors>,
 }
 
-/// What a step leaves to the optimizer.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Factors {
-    /// One for each tensor.
-    pub(crate) of_tensors: Vec<f64>,
-    /// Elements that the rules before have rounded to zero.
-    pub(crate) rounded_to_zero: Option<u64>,
-}
-
 impl<G> Deferred<G> {
     pub(crate) fn new(clipped: Clipped<G>, factors: Option<Factors>) -> Deferred<G> {
         Deferred { clipped, factors }
@@ -217,19 +210,25 @@ impl<G> Deferred<G> {
 
 impl<G: Gradients> Deferred<G> {
     /// Multiplies now.
-    pub fn scale(mut self) -> Clipped<G> {
-        if let Some(factors) = self.factors {
-            let mut of_tensors = factors.of_tensors.into_iter();
-            let mut rounded_to_zero = 0;
-            self.clipped.gradients.visit(&mut |mut gradient| {
-                let factor = of_tensors.next();
-                let factor =
-                    factor.expect("Gradients::visit must visit the same tensors each time");
-                rounded_to_zero += gradient.elements_mut().scale(factor);
-            });
-            let before = factors.rounded_to_zero;
-            self.clipped.report.rounded_to_zero = before.map(|before| before + rounded_to_zero);
-        }
-        self.clipped
+    pub fn scale(self) -> Clipped<G> {
+        self.scale_with(1)
+    }
+
+    pub(crate) fn scale_with(self, threads: usize) -> Clipped<G> {
+        let Deferred {
+            mut clipped,
+            factors,
+        } = self;
+        let Some(mut factors) = factors else {
+            return clipped;
+        };
+        let Clipped { gradients, report } = &mut clipped;
+        let names = report.tensors.iter().map(|tensor| tensor.name.as_str());
+        visit_again(gradients, names, |index, elements| {
+            let factor = factors.of_tensors[index];
+            factors.rounded_to_zero += elements.scale_with(factor, threads);
+        });
+        report.rounded_to_zero = Some(factors.rounded_to_zero);
+        clipped
     }
 }

@@ -1,9 +1,11 @@
 //! Percentiles of all norms of a run, in bounded memory.
 
 use alloc::collections::BTreeMap;
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::math::{exp, floor, ln};
+use crate::state::{Lists, StateError, is_norm};
 
 /// How many norms are kept as they are.
 const EXACT: usize = 10_000;
@@ -19,14 +21,19 @@ const BUCKET_RATIO: f64 = 1.002;
 pub(crate) enum NormHistory {
     /// In ascending order.
     Exact(Vec<f64>),
-    Buckets(Buckets),
+    /// How many there are in each bucket.
+    Buckets(BTreeMap<i64, u64>),
 }
 
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Buckets {
-    /// Norms that are zero, which no bucket holds.
-    zeros: u64,
-    counts: BTreeMap<i64, u64>,
+/// The buckets of the smallest and the largest `f64` lie between these.
+const BUCKETS: core::ops::RangeInclusive<f64> = -400_000.0..=400_000.0;
+
+fn bucket_of(norm: f64) -> i64 {
+    floor(ln(norm) / ln(BUCKET_RATIO)) as i64
+}
+
+fn middle_of(bucket: i64) -> f64 {
+    exp((bucket as f64 + 0.5) * ln(BUCKET_RATIO)).min(f64::MAX)
 }
 
 impl NormHistory {
@@ -36,7 +43,7 @@ impl NormHistory {
     pub(crate) fn percentile_with(&self, norm: f64, percentile: f64) -> f64 {
         let last = match self {
             NormHistory::Exact(norms) => norms.len() as u64,
-            NormHistory::Buckets(buckets) => buckets.count(),
+            NormHistory::Buckets(counts) => counts.values().sum(),
         };
         let position = percentile / 100.0 * last as f64;
         let below = (floor(position) as u64).min(last);
@@ -47,18 +54,21 @@ impl NormHistory {
         low + (high - low) * fraction
     }
 
+    /// Takes in a norm greater than zero.
     pub(crate) fn insert(&mut self, norm: f64) {
-        match self {
-            NormHistory::Exact(norms) if norms.len() < EXACT => {
+        if let NormHistory::Exact(norms) = self {
+            if norms.len() < EXACT {
                 norms.insert(norms.partition_point(|other| *other < norm), norm);
+                return;
             }
-            NormHistory::Exact(norms) => {
-                let mut buckets = Buckets::default();
-                norms.iter().for_each(|norm| buckets.insert(*norm));
-                buckets.insert(norm);
-                *self = NormHistory::Buckets(buckets);
+            let mut counts = BTreeMap::new();
+            for norm in norms {
+                *counts.entry(bucket_of(*norm)).or_default() += 1;
             }
-            NormHistory::Buckets(buckets) => buckets.insert(norm),
+            *self = NormHistory::Buckets(counts);
+        }
+        if let NormHistory::Buckets(counts) = self {
+            *counts.entry(bucket_of(norm)).or_default() += 1;
         }
     }
 
@@ -74,120 +84,79 @@ impl NormHistory {
                     core::cmp::Ordering::Greater => norms[rank - 1],
                 }
             }
-            NormHistory::Buckets(buckets) => buckets.order_statistic_with(norm, rank),
-        }
-    }
-
-    /// Plain numbers, for a checkpoint: the norms, or zeros, bucket, count, bucket, count, ...
-    pub(crate) fn numbers(&self) -> (&'static str, Vec<f64>) {
-        match self {
-            NormHistory::Exact(norms) => ("norms", norms.clone()),
-            NormHistory::Buckets(buckets) => {
-                let counts = buckets.counts.iter();
-                let pairs = counts.flat_map(|(bucket, count)| [*bucket as f64, *count as f64]);
-                let numbers = core::iter::once(buckets.zeros as f64).chain(pairs);
-                ("buckets", numbers.collect())
-            }
-        }
-    }
-
-    /// Takes back sorted norms.
-    pub(crate) fn from_norms(norms: &[f64]) -> Result<NormHistory, &'static str> {
-        let valid = |norm: &f64| norm.is_finite() && *norm >= 0.0;
-        if norms.len() > EXACT || !norms.iter().all(valid) || !norms.is_sorted() {
-            return Err("must hold at most 10000 finite norms in ascending order");
-        }
-        Ok(NormHistory::Exact(norms.to_vec()))
-    }
-
-    /// Takes back buckets.
-    pub(crate) fn from_buckets(numbers: &[f64]) -> Result<NormHistory, &'static str> {
-        const PROBLEM: &str = "must hold a count of zeros and pairs of bucket and count";
-        let whole = |number: &f64| number.abs() < 1e15 && floor(*number) == *number;
-        let Some((zeros, pairs)) = numbers.split_first() else {
-            return Err(PROBLEM);
-        };
-        let (pairs, rest) = pairs.as_chunks::<2>();
-        let valid = |pair: &[f64; 2]| {
-            (Buckets::LOWEST..=Buckets::HIGHEST).contains(&pair[0]) && pair[1] >= 1.0
-        };
-        let sums_fit = pairs.iter().map(|[_, count]| count).sum::<f64>() < 1e18;
-        if !rest.is_empty() || *zeros < 0.0 || !numbers.iter().all(whole) || !sums_fit {
-            return Err(PROBLEM);
-        }
-        // A bucket that is told twice would lose the norms of its first count.
-        let ascending = pairs.is_sorted_by(|[left, _], [right, _]| left < right);
-        if !pairs.iter().all(valid) || !ascending {
-            return Err(PROBLEM);
-        }
-        Ok(NormHistory::Buckets(Buckets {
-            zeros: *zeros as u64,
-            counts: pairs
-                .iter()
-                .map(|[bucket, count]| (*bucket as i64, *count as u64))
-                .collect(),
-        }))
-    }
-}
-
-impl Buckets {
-    /// The buckets of the smallest and the largest `f64` lie between these.
-    const LOWEST: f64 = -400_000.0;
-    const HIGHEST: f64 = 400_000.0;
-
-    fn bucket_of(norm: f64) -> i64 {
-        floor(ln(norm) / ln(BUCKET_RATIO)) as i64
-    }
-
-    fn middle_of(bucket: i64) -> f64 {
-        exp((bucket as f64 + 0.5) * ln(BUCKET_RATIO)).min(f64::MAX)
-    }
-
-    fn insert(&mut self, norm: f64) {
-        if norm > 0.0 {
-            *self.counts.entry(Buckets::bucket_of(norm)).or_default() += 1;
-        } else {
-            self.zeros += 1;
-        }
-    }
-
-    fn count(&self) -> u64 {
-        self.counts
-            .values()
-            .fold(self.zeros, |sum, count| sum.saturating_add(*count))
-    }
-
-    fn order_statistic_with(&self, norm: f64, rank: u64) -> f64 {
-        let own = (norm > 0.0).then(|| Buckets::bucket_of(norm));
-        let mut seen = self.zeros + u64::from(own.is_none());
-        if rank < seen {
-            return 0.0;
-        }
-        let mut own_is_ahead = own;
-        for (&bucket, &count) in &self.counts {
-            if own_is_ahead.is_some_and(|own| own < bucket) {
-                own_is_ahead = None;
-                seen += 1;
-                if rank < seen {
+            NormHistory::Buckets(counts) => {
+                // A norm of zero comes before every bucket, and the norm itself after its own.
+                let own = if norm > 0.0 {
+                    bucket_of(norm)
+                } else {
+                    i64::MIN
+                };
+                let up_to_own: u64 = counts.range(..=own).map(|(_, count)| count).sum();
+                if rank == up_to_own {
                     return norm;
                 }
-            }
-            seen = seen.saturating_add(count);
-            if own_is_ahead == Some(bucket) {
-                own_is_ahead = None;
-                seen += 1;
-            }
-            if rank < seen {
-                return Buckets::middle_of(bucket);
+                let rank = rank - u64::from(rank > up_to_own);
+                let mut seen = 0;
+                let bucket = counts.iter().find(|(_, count)| {
+                    seen += **count;
+                    rank < seen
+                });
+                bucket.map_or(norm, |(bucket, _)| middle_of(*bucket))
             }
         }
-        norm
+    }
+
+    /// Plain numbers, for a checkpoint: the norms, or bucket, count, bucket, count, ...
+    pub(crate) fn state(&self) -> (String, Vec<f64>) {
+        match self {
+            NormHistory::Exact(norms) => ("norms".into(), norms.clone()),
+            NormHistory::Buckets(counts) => {
+                let counts = counts.iter();
+                let pairs = counts.flat_map(|(bucket, count)| [*bucket as f64, *count as f64]);
+                ("buckets".into(), pairs.collect())
+            }
+        }
+    }
+
+    /// Takes back what [`NormHistory::state`] gave.
+    pub(crate) fn restore(&mut self, lists: &mut Lists<'_>) -> Result<(), StateError> {
+        let (name, history) = match lists.has("buckets") {
+            true => ("buckets", NormHistory::from_buckets(lists.take("buckets")?)),
+            false => ("norms", NormHistory::from_norms(lists.take("norms")?)),
+        };
+        *self = history.map_err(|problem| lists.wrong(name, problem))?;
+        Ok(())
+    }
+
+    /// Takes back sorted norms, but for zeros, which earlier versions kept.
+    fn from_norms(norms: &[f64]) -> Result<NormHistory, &'static str> {
+        if norms.len() > EXACT || !norms.iter().all(is_norm) || !norms.is_sorted() {
+            return Err("must hold at most 10000 finite norms in ascending order");
+        }
+        let zeros = norms.partition_point(|norm| *norm == 0.0);
+        Ok(NormHistory::Exact(norms[zeros..].to_vec()))
+    }
+
+    /// Takes back buckets, but for the count of zeros that earlier versions put before them.
+    fn from_buckets(numbers: &[f64]) -> Result<NormHistory, &'static str> {
+        let (zeros, pairs) = numbers.as_rchunks::<2>();
+        let whole = |number: &f64| number.abs() < 1e15 && floor(*number) == *number;
+        let valid = |[bucket, count]: &[f64; 2]| BUCKETS.contains(bucket) && *count >= 1.0;
+        // A bucket that is told twice would lose the norms of its first count.
+        let ascending = pairs.is_sorted_by(|[left, _], [right, _]| left < right);
+        let sums_fit = pairs.iter().map(|[_, count]| count).sum::<f64>() < 1e18;
+        let all_valid = pairs.iter().all(valid) && zeros.iter().all(|zeros| *zeros >= 0.0);
+        if pairs.is_empty() || !numbers.iter().all(whole) || !all_valid || !ascending || !sums_fit {
+            return Err("must hold pairs of bucket and count");
+        }
+        let counts = pairs.iter();
+        let counts = counts.map(|[bucket, count]| (*bucket as i64, *count as u64));
+        Ok(NormHistory::Buckets(counts.collect()))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use alloc::vec;
     use alloc::vec::Vec;
 
     use super::{EXACT, NormHistory};
@@ -248,17 +217,23 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_bounded_by_the_range_and_zero_has_its_place() {
-        let history = history(norms(10 * EXACT).into_iter().chain(vec![0.0; 3 * EXACT]));
-        let (name, numbers) = history.numbers();
+    fn memory_is_bounded_by_the_range() {
+        let history = history(norms(10 * EXACT));
+        let (name, numbers) = history.state();
         assert!(
             name == "buckets" && numbers.len() < 20_000,
             "{}",
             numbers.len()
         );
-        assert_eq!(history.percentile_with(0.0, 20.0), 0.0);
-        assert!(history.percentile_with(0.0, 30.0) > 0.0);
         assert_eq!(NormHistory::from_buckets(&numbers), Ok(history));
+    }
+
+    #[test]
+    fn zeros_that_earlier_versions_kept_are_left_out() {
+        let history = history([3.0, 1.0]);
+        assert_eq!(NormHistory::from_norms(&[0.0, 0.0, 1.0, 3.0]), Ok(history));
+        let buckets = NormHistory::from_buckets(&[5.0, -3.0, 2.0, 7.0, 1.0]);
+        assert_eq!(buckets, NormHistory::from_buckets(&[-3.0, 2.0, 7.0, 1.0]));
     }
 
     #[test]
@@ -267,8 +242,9 @@ mod tests {
         assert!(NormHistory::from_norms(&[f64::NAN]).is_err());
         assert!(NormHistory::from_norms(&[-1.0]).is_err());
         assert!(NormHistory::from_buckets(&[]).is_err());
-        assert!(NormHistory::from_buckets(&[0.0, 1.0]).is_err());
-        assert!(NormHistory::from_buckets(&[0.5]).is_err());
+        assert!(NormHistory::from_buckets(&[0.0]).is_err());
+        assert!(NormHistory::from_buckets(&[0.5, 1.0]).is_err());
+        assert!(NormHistory::from_buckets(&[-1.0, 0.0, 1.0]).is_err());
         assert!(NormHistory::from_buckets(&[0.0, 1e9, 1.0]).is_err());
         assert!(NormHistory::from_buckets(&[0.0, 1.0, 0.0]).is_err());
         assert!(NormHistory::from_buckets(&[0.0, 1.0, 2.0, 1.0, 2.0]).is_err());

@@ -7,7 +7,7 @@ use crate::change::{Change, Effect, cosine_of};
 use crate::error::ClipError;
 use crate::measure::{Measure, Orders, reported_norm_of_all};
 use crate::norm::{Norm, Squares, add_squares, combine_norms};
-use crate::rules::{Decided, Rule, SkipReason};
+use crate::rules::{Decided, Link, SkipReason};
 use crate::threshold::NormOrder;
 
 /// What a step did to the gradients.
@@ -161,7 +161,7 @@ impl ClipReport {
     /// Adds what one rule did, with the effect on each tensor.
     pub(crate) fn apply(
         &mut self,
-        rule: &dyn Rule,
+        rule: &Link,
         orders: Orders,
         measures: &[Measure],
         decided: &Decided,

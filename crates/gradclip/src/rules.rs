@@ -1,4 +1,4 @@
-//! Rules with their memories: each decides from measures alone, learns from steps that were
+//! Rules with what they have learned: each decides from measures alone, learns from steps that were
 //! applied, and gives its memory as numbers.
 
 mod adaptive;
@@ -6,103 +6,250 @@ mod fixed;
 mod guard;
 mod running;
 
-use alloc::boxed::Box;
+use alloc::format;
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
-use core::fmt;
 
 use crate::change::Change;
 use crate::clip_rule::ClipRule;
-use crate::measure::Measure;
+use crate::measure::{Measure, norm_of_all};
 use crate::norm::Norm;
-use crate::state::{Lists, StateError};
+use crate::percentile::NormHistory;
+use crate::state::{Lists, StateError, is_norm};
 use crate::threshold::{NormOrder, UnitAxis};
 
-use adaptive::{AdaGc, AutoClip, Median, ZClip};
-use fixed::{Agc, Fixed};
+use adaptive::{AdaGc, ZScore};
+use guard::Guard;
+use running::Window;
 
+pub(crate) use guard::Judgement;
 pub use guard::SkipReason;
-pub(crate) use guard::{Guard, Judgement};
 
-/// What changes gradients.
-pub(crate) trait Rule: fmt::Debug + Send + Sync + CloneRule {
+/// A rule of a policy with its memory.
+#[derive(Clone, Debug)]
+pub(crate) struct Link {
+    rule: ClipRule,
+    /// What the names of its memory in a state begin with.
+    prefix: String,
+    memory: Memory,
+}
+
+/// What a rule has learned.
+#[derive(Clone, Debug)]
+enum Memory {
+    /// It goes by the step alone.
+    Nothing,
+    Skip(Guard),
+    AutoClip(NormHistory),
+    ZClip(ZScore),
+    Median(Window),
+    AdaGc(AdaGc),
+}
+
+/// What a step teaches a rule. Nothing that is not finite reaches one.
+#[derive(Clone, Debug)]
+pub(crate) enum Lesson {
+    Nothing,
+    /// The step was left out because this guard judged it an outlier.
+    LeftOut,
+    /// What a guard made of a step that was applied.
+    Judged(Judgement),
+    /// The norm of all tensors, or what the rule counts it as.
+    Norm(f64),
+    /// The norm of each tensor after clipping.
+    Tensors(Vec<(String, f64)>),
+}
+
+impl Link {
+    /// The rule at this place of a policy, before its first step.
+    pub(crate) fn new(index: usize, rule: ClipRule) -> Link {
+        Link {
+            rule,
+            prefix: format!("{index}.{}.", rule.name()),
+            memory: match rule {
+                ClipRule::Skip {
+                    sigma,
+                    window,
+                    limit,
+                } => Memory::Skip(Guard::new(sigma, window, limit)),
+                ClipRule::AutoClip { .. } => Memory::AutoClip(NormHistory::EMPTY),
+                ClipRule::ZClip { .. } => Memory::ZClip(ZScore::WarmingUp(Vec::new())),
+                ClipRule::Median { window, .. } => Memory::Median(Window::new(window.get())),
+                ClipRule::AdaGc { .. } => Memory::AdaGc(AdaGc::default()),
+                _ => Memory::Nothing,
+            },
+        }
+    }
+
+    pub(crate) fn name(&self) -> &'static str {
+        self.rule.name()
+    }
+
     /// The order of the norms that it goes by.
-    fn order(&self) -> NormOrder {
-        NormOrder::TWO
+    pub(crate) fn order(&self) -> NormOrder {
+        self.rule.chosen_order().unwrap_or(NormOrder::TWO)
     }
 
     /// Whether it can change the direction of the gradient.
-    fn can_turn(&self) -> bool {
-        false
+    pub(crate) fn can_turn(&self) -> bool {
+        !matches!(
+            self.rule,
+            ClipRule::GlobalNorm { .. }
+                | ClipRule::Normalize { .. }
+                | ClipRule::AutoClip { .. }
+                | ClipRule::ZClip { .. }
+                | ClipRule::Median { .. }
+        )
     }
 
     /// Whether it asks for the norms of output units, and on which axis of all tensors if it
     /// overrides theirs.
-    fn units(&self) -> Option<Option<UnitAxis>> {
-        None
+    pub(crate) fn units(&self) -> Option<Option<UnitAxis>> {
+        match self.rule {
+            ClipRule::Agc { unit, .. } => Some(unit),
+            _ => None,
+        }
     }
 
-    /// Whether it can clamp elements, after which nothing is known of a tensor but its elements.
-    fn clamps(&self) -> bool {
-        false
+    /// Whether it clamps elements, after which nothing is known of a tensor but its elements.
+    pub(crate) fn clamps(&self) -> bool {
+        matches!(self.rule, ClipRule::Value { .. })
     }
 
     /// The threshold after `step` steps were applied, if it does not depend on the gradients.
-    fn fixed_threshold(&self, step: u64) -> Option<f64> {
-        let _ = step;
-        None
+    pub(crate) fn fixed_threshold(&self, step: u64) -> Option<f64> {
+        match self.rule {
+            ClipRule::Value { threshold }
+            | ClipRule::Norm { threshold, .. }
+            | ClipRule::GlobalNorm { threshold, .. }
+            | ClipRule::GroupNorm { threshold }
+            | ClipRule::BlockRms { threshold }
+            | ClipRule::Agc {
+                lambda: threshold, ..
+            } => Some(threshold.at(step)),
+            ClipRule::Normalize { threshold } => Some(threshold.get().at(step)),
+            _ => None,
+        }
     }
 
     /// Chooses a change for each tensor, after `step` steps were applied. What equals its
     /// threshold is kept as it is.
-    fn decide(&self, step: u64, measures: &[Measure]) -> Decided;
+    pub(crate) fn decide(&self, step: u64, measures: &[Measure]) -> Decided {
+        let all = || norm_of_all(measures, self.order());
+        match (self.rule, &self.memory) {
+            (ClipRule::Value { threshold }, _) => fixed::value(threshold.at(step), measures),
+            (ClipRule::Norm { threshold, .. }, _) => fixed::norm(threshold.at(step), measures),
+            (ClipRule::GlobalNorm { threshold, .. }, _) => {
+                Decided::together(Some(threshold.at(step)), all(), measures.len())
+            }
+            (ClipRule::GroupNorm { threshold }, _) => {
+                fixed::group_norm(threshold.at(step), measures)
+            }
+            (ClipRule::BlockRms { threshold }, _) => fixed::block_rms(threshold.at(step), measures),
+            (ClipRule::Normalize { threshold }, _) => {
+                fixed::normalize(threshold.get().at(step), all(), measures)
+            }
+            (
+                ClipRule::Agc {
+                    lambda, epsilon, ..
+                },
+                _,
+            ) => fixed::agc(lambda.at(step), epsilon.get(), measures),
+            (ClipRule::AutoClip { percentile }, Memory::AutoClip(history)) => {
+                let norm = all().value();
+                let threshold = history.percentile_with(norm, percentile.get());
+                // A threshold of zero would silence every step.
+                let threshold = Some(threshold).filter(|threshold| *threshold > 0.0);
+                Decided::together(threshold, all(), measures.len()).teaching(norm)
+            }
+            (ClipRule::ZClip { z, max, .. }, Memory::ZClip(score)) => {
+                let norm = all().value();
+                let target = score.target(norm, z.get());
+                let threshold = target.unwrap_or(f64::INFINITY).min(max.at(step));
+                Decided::together(Some(threshold), all(), measures.len())
+                    .teaching(target.unwrap_or(norm))
+            }
+            (ClipRule::Median { factor, .. }, Memory::Median(past)) => {
+                let median = past.median().filter(|median| *median > 0.0);
+                let threshold = median.map(|median| factor.at(step) * median);
+                Decided::together(threshold, all(), measures.len()).teaching(all().value())
+            }
+            (
+                ClipRule::AdaGc {
+                    absolute,
+                    relative,
+                    warmup,
+                    ..
+                },
+                Memory::AdaGc(past),
+            ) => {
+                let (absolute, relative) = (absolute.at(step), relative.at(step));
+                past.decide(absolute, relative, warmup, measures)
+            }
+            // A guard changes no gradient.
+            _ => Decided::keep(measures.len()),
+        }
+    }
 
-    /// Learns from a step that was applied. Nothing that is not finite reaches it.
-    fn learn(&mut self, lesson: &Lesson) {
-        let _ = lesson;
+    /// What a guard makes of a step, by its norm and by its loss.
+    pub(crate) fn judge(&self, measures: &[Measure], loss: Option<f64>) -> Option<Judgement> {
+        match &self.memory {
+            Memory::Skip(guard) => Some(guard.judge(measures, loss)),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn learn(&mut self, lesson: &Lesson) {
+        match (&mut self.memory, self.rule, lesson) {
+            (Memory::Skip(guard), _, Lesson::LeftOut) => guard.count_skip(),
+            (Memory::Skip(guard), _, Lesson::Judged(judgement)) => guard.learn(judgement),
+            // It says nothing of how large ordinary norms are.
+            (_, _, Lesson::Norm(0.0)) => {}
+            (Memory::AutoClip(history), _, Lesson::Norm(norm)) => history.insert(*norm),
+            (Memory::Median(past), _, Lesson::Norm(norm)) => past.push(*norm),
+            (Memory::ZClip(score), ClipRule::ZClip { alpha, warmup, .. }, Lesson::Norm(norm)) => {
+                score.learn(*norm, alpha.get(), warmup.get())
+            }
+            (Memory::AdaGc(past), ClipRule::AdaGc { beta, warmup, .. }, Lesson::Tensors(norms)) => {
+                past.learn(norms, beta.get(), warmup)
+            }
+            _ => {}
+        }
     }
 
     /// What it has learned, as named lists of numbers.
-    fn state(&self) -> Vec<(String, Vec<f64>)> {
-        Vec::new()
+    pub(crate) fn state(&self) -> impl Iterator<Item = (String, Vec<f64>)> {
+        let lists = match &self.memory {
+            Memory::Nothing => Vec::new(),
+            Memory::Skip(guard) => guard.state(),
+            Memory::AutoClip(history) => vec![history.state()],
+            Memory::ZClip(score) => vec![score.state()],
+            Memory::Median(past) => vec![("norms".into(), past.numbers())],
+            Memory::AdaGc(past) => past.state(),
+        };
+        let named = lists.into_iter();
+        named.map(|(name, list)| (format!("{}{name}", self.prefix), list))
     }
 
-    /// Takes back what [`Rule::state`] gave.
-    fn restore(&mut self, lists: &mut Lists<'_, '_>) -> Result<(), StateError> {
-        let _ = lists;
-        Ok(())
-    }
-}
-
-/// A rule of a policy with its memory.
-#[derive(Clone, Debug)]
-pub(crate) struct Link<R> {
-    pub(crate) name: &'static str,
-    /// What the names of its memory in a state begin with.
-    pub(crate) prefix: String,
-    pub(crate) rule: R,
-}
-
-/// A copy of a rule whose type is not known.
-pub(crate) trait CloneRule {
-    fn boxed(&self) -> Box<dyn Rule>;
-}
-
-impl<R: Rule + Clone + 'static> CloneRule for R {
-    fn boxed(&self) -> Box<dyn Rule> {
-        Box::new(self.clone())
-    }
-}
-
-impl Clone for Box<dyn Rule> {
-    fn clone(&self) -> Box<dyn Rule> {
-        (**self).boxed()
+    /// Takes back what [`Link::state`] gave.
+    pub(crate) fn restore(&mut self, lists: &mut Lists<'_>) -> Result<(), StateError> {
+        lists.prefix.clone_from(&self.prefix);
+        match (&mut self.memory, self.rule) {
+            (Memory::Skip(guard), _) => guard.restore(lists),
+            (Memory::AutoClip(history), _) => history.restore(lists),
+            (Memory::ZClip(score), ClipRule::ZClip { warmup, .. }) => {
+                score.restore(lists, warmup.get())
+            }
+            (Memory::Median(past), _) => past.restore(lists, "norms", is_norm),
+            (Memory::AdaGc(past), _) => past.restore(lists),
+            _ => Ok(()),
+        }
     }
 }
 
 /// What is to be done in one step by one rule.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Decided {
     /// One for each tensor.
     pub(crate) changes: Vec<Change>,
@@ -116,16 +263,6 @@ pub(crate) struct Decided {
     pub(crate) lesson: Lesson,
 }
 
-/// What a step that was applied teaches a rule.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Lesson {
-    /// The norm of all tensors, or what the rule counts it as. Zero teaches nothing: it says
-    /// nothing of how large ordinary gradients are.
-    pub(crate) norm: f64,
-    /// The norm of each tensor after clipping, for a rule that goes tensor by tensor.
-    pub(crate) tensors: Vec<(String, f64)>,
-}
-
 impl Decided {
     /// Nothing changes.
     fn keep(tensors: usize) -> Decided {
@@ -134,7 +271,7 @@ impl Decided {
             threshold: None,
             tensor_thresholds: vec![None; tensors],
             norm_after: None,
-            lesson: Lesson::default(),
+            lesson: Lesson::Nothing,
         }
     }
 
@@ -165,7 +302,7 @@ impl Decided {
     }
 
     fn teaching(mut self, norm: f64) -> Decided {
-        self.lesson.norm = norm;
+        self.lesson = Lesson::Norm(norm);
         self
     }
 
@@ -194,64 +331,6 @@ fn shorten_alone(measure: &Measure, threshold: f64) -> Change {
         },
         change => change,
     }
-}
-
-/// The rule before its first step; `None` for one that does not change gradients.
-pub(crate) fn rule_of(rule: &ClipRule) -> Option<Box<dyn Rule>> {
-    type Decide = fn(f64, NormOrder, &[Measure]) -> Decided;
-    let of_tensors = |threshold, order, decide: Decide| Fixed {
-        threshold,
-        order,
-        turns: true,
-        clamps: false,
-        decide,
-    };
-    let of_all = |threshold, order, decide: Decide| Fixed {
-        turns: false,
-        ..of_tensors(threshold, order, decide)
-    };
-    let two = NormOrder::TWO;
-    Some(match *rule {
-        ClipRule::Value { threshold } => Box::new(Fixed {
-            clamps: true,
-            ..of_tensors(threshold, two, fixed::value)
-        }),
-        ClipRule::Norm { threshold, order } => Box::new(of_tensors(threshold, order, fixed::norm)),
-        ClipRule::GroupNorm { threshold } => {
-            Box::new(of_tensors(threshold, two, fixed::group_norm))
-        }
-        ClipRule::BlockRms { threshold } => Box::new(of_tensors(threshold, two, fixed::block_rms)),
-        ClipRule::GlobalNorm { threshold, order } => {
-            Box::new(of_all(threshold, order, fixed::global_norm))
-        }
-        ClipRule::Normalize { threshold } => {
-            Box::new(of_all(threshold.get(), two, fixed::normalize))
-        }
-        ClipRule::Agc {
-            lambda,
-            epsilon,
-            unit,
-        } => Box::new(Agc {
-            lambda,
-            epsilon,
-            unit,
-        }),
-        ClipRule::AutoClip { percentile } => Box::new(AutoClip::new(percentile)),
-        ClipRule::ZClip {
-            z,
-            alpha,
-            warmup,
-            max,
-        } => Box::new(ZClip::new(z, alpha, warmup, max)),
-        ClipRule::AdaGc {
-            absolute,
-            relative,
-            beta,
-            warmup,
-        } => Box::new(AdaGc::new(absolute, relative, beta, warmup)),
-        ClipRule::Median { factor, window } => Box::new(Median::new(factor, window)),
-        ClipRule::Skip { .. } | ClipRule::UpdateRms { .. } | ClipRule::Spam { .. } => return None,
-    })
 }
 
 #[cfg(test)]

@@ -59,14 +59,23 @@ pub(crate) fn is_norm(number: &f64) -> bool {
 }
 
 /// The lists that were not taken yet, by what follows a prefix of their names.
-pub(crate) struct Lists<'a, 'b> {
-    lists: &'b mut BTreeMap<&'a str, &'a [f64]>,
-    prefix: String,
+pub(crate) struct Lists<'a> {
+    lists: BTreeMap<&'a str, &'a [f64]>,
+    pub(crate) prefix: String,
 }
 
-impl<'a, 'b> Lists<'a, 'b> {
-    pub(crate) fn new(lists: &'b mut BTreeMap<&'a str, &'a [f64]>, prefix: String) -> Self {
-        Lists { lists, prefix }
+impl<'a> Lists<'a> {
+    pub(crate) fn of(state: &'a ClipperState) -> Lists<'a> {
+        let lists = state.iter();
+        Lists {
+            lists: lists.map(|(name, list)| (&**name, &**list)).collect(),
+            prefix: String::new(),
+        }
+    }
+
+    /// The first list that nobody took.
+    pub(crate) fn left(&self) -> Option<&'a str> {
+        self.lists.keys().next().copied()
     }
 
     pub(crate) fn has(&self, name: &str) -> bool {
@@ -87,20 +96,6 @@ impl<'a, 'b> Lists<'a, 'b> {
             return Ok(*number as u64);
         }
         Err(self.wrong(name, "must be one whole number"))
-    }
-
-    /// At most so many numbers, all of them valid.
-    pub(crate) fn window(
-        &mut self,
-        name: &str,
-        length: u32,
-        valid: impl Fn(&f64) -> bool,
-    ) -> Result<&'a [f64], StateError> {
-        let numbers = self.take(name)?;
-        if numbers.len() > length as usize || !numbers.iter().all(valid) {
-            return Err(self.wrong(name, "must hold finite norms, no more than its window"));
-        }
-        Ok(numbers)
     }
 
     /// One norm greater than zero for each name that begins with this.

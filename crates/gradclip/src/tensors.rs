@@ -1,18 +1,18 @@
 //! The tensors of a step, to be measured and changed: those at hand, and those that are elsewhere.
 
-use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
 use crate::apply::apply;
-use crate::change::{Change, Effect};
+use crate::change::{Change, Effect, Factors, factors_of};
+use crate::element::Elements;
 use crate::error::ClipError;
 use crate::gradients::Gradients;
 use crate::measure::{Measure, Orders, measure_tensor};
 use crate::norm::Coefficient;
-use crate::rules::{Link, Rule};
+use crate::rules::Link;
 use crate::scan::Scan;
 use crate::threshold::NormOrder;
 use crate::units::{measure_units, units_of};
@@ -20,15 +20,21 @@ use crate::units::{measure_units, units_of};
 /// The tensors of a step, whose elements are at hand or elsewhere.
 pub(crate) trait Tensors {
     /// Measures them for a rule.
-    fn measure(&mut self, rule: Option<&dyn Rule>) -> Result<Vec<Measure>, ClipError>;
+    fn measure(&mut self, rule: Option<&Link>) -> Result<Vec<Measure>, ClipError>;
 
     /// Whether all rules can be carried out on them.
-    fn check(&mut self, rules: &[Link<Box<dyn Rule>>]) -> Result<(), ClipError>;
+    fn check(&mut self, rules: &[Link]) -> Result<(), ClipError>;
 
     fn zero_non_finite(&mut self);
 
-    /// Changes them, and tells what that did to each.
-    fn apply(&mut self, changes: &[Change], measures: &[Measure], orders: Orders) -> Vec<Effect>;
+    /// Changes them, and tells what that did to each. The last change may be left to the optimizer.
+    fn apply(
+        &mut self,
+        changes: &[Change],
+        measures: &[Measure],
+        orders: Orders,
+        is_last: bool,
+    ) -> Vec<Effect>;
 }
 
 /// How tensors are read.
@@ -43,9 +49,9 @@ pub(crate) struct Reading {
 }
 
 impl Reading {
-    pub(crate) fn orders(&self, rule: Option<&dyn Rule>) -> Orders {
+    pub(crate) fn orders(&self, rule: Option<&Link>) -> Orders {
         Orders {
-            rule: rule.map_or(NormOrder::TWO, Rule::order),
+            rule: rule.map_or(NormOrder::TWO, Link::order),
             report: self.report,
         }
     }
@@ -53,12 +59,26 @@ impl Reading {
 
 /// Tensors that are read and written here.
 pub(crate) struct AtHand<'a, G> {
-    pub(crate) gradients: &'a mut G,
-    pub(crate) reading: &'a Reading,
+    gradients: &'a mut G,
+    reading: &'a Reading,
+    /// What is left to the optimizer.
+    pub(crate) factors: Option<Factors>,
+    rounded_to_zero: u64,
+}
+
+impl<'a, G> AtHand<'a, G> {
+    pub(crate) fn new(gradients: &'a mut G, reading: &'a Reading) -> AtHand<'a, G> {
+        AtHand {
+            gradients,
+            reading,
+            factors: None,
+            rounded_to_zero: 0,
+        }
+    }
 }
 
 impl<G: Gradients> Tensors for AtHand<'_, G> {
-    fn measure(&mut self, rule: Option<&dyn Rule>) -> Result<Vec<Measure>, ClipError> {
+    fn measure(&mut self, rule: Option<&Link>) -> Result<Vec<Measure>, ClipError> {
         let Reading {
             threads,
             scan,
@@ -67,7 +87,7 @@ impl<G: Gradients> Tensors for AtHand<'_, G> {
         } = self.reading;
         let (threads, scan) = (*threads, *scan);
         let orders = self.reading.orders(rule);
-        let units = rule.and_then(Rule::units);
+        let units = rule.and_then(Link::units);
         let read = |tensors: Vec<&[f32]>| scan(&tensors, threads).into_iter();
         let mut scanned = self.gradients.single_precision().map(read);
         let mut measures: Vec<Measure> = Vec::new();
@@ -99,11 +119,11 @@ impl<G: Gradients> Tensors for AtHand<'_, G> {
         problem.map_or(Ok(measures), Err)
     }
 
-    fn check(&mut self, rules: &[Link<Box<dyn Rule>>]) -> Result<(), ClipError> {
+    fn check(&mut self, rules: &[Link]) -> Result<(), ClipError> {
         let output_layer = &self.reading.output_layer;
         let mut problem = None;
         // The first rule has been measured for.
-        for axis in rules.iter().skip(1).filter_map(|link| link.rule.units()) {
+        for axis in rules.iter().skip(1).filter_map(Link::units) {
             self.gradients.visit(&mut |gradient| {
                 if !output_layer.contains(gradient.name()) {
                     problem = problem.take().or(units_of(&gradient, axis).err());
@@ -118,33 +138,64 @@ impl<G: Gradients> Tensors for AtHand<'_, G> {
             .visit(&mut |mut gradient| gradient.elements_mut().zero_non_finite());
     }
 
-    fn apply(&mut self, changes: &[Change], measures: &[Measure], orders: Orders) -> Vec<Effect> {
+    fn apply(
+        &mut self,
+        changes: &[Change],
+        measures: &[Measure],
+        orders: Orders,
+        is_last: bool,
+    ) -> Vec<Effect> {
+        if is_last && let Some(of_tensors) = factors_of(changes) {
+            self.factors = Some(Factors {
+                of_tensors,
+                rounded_to_zero: self.rounded_to_zero,
+            });
+            return effects_of(changes, measures, orders);
+        }
         let mut effects = Vec::with_capacity(measures.len());
-        self.gradients.visit(&mut |mut gradient| {
-            let index = effects.len();
-            let measured = measures.get(index).map(|measure| measure.name.as_str());
-            assert_eq!(
-                Some(gradient.name()),
-                measured,
-                "Gradients::visit must visit the same tensors in the same order each time"
-            );
-            let (change, measure) = (&changes[index], &measures[index]);
-            let elements = gradient.elements_mut();
-            effects.push(apply(
-                elements,
-                change,
-                measure,
-                orders,
-                self.reading.threads,
-            ));
+        let names = measures.iter().map(|measure| measure.name.as_str());
+        visit_again(self.gradients, names, |index, elements| {
+            let threads = self.reading.threads;
+            let effect = apply(elements, &changes[index], &measures[index], orders, threads);
+            self.rounded_to_zero += effect.rounded_to_zero.unwrap_or(0);
+            effects.push(effect);
         });
-        assert_eq!(
-            effects.len(),
-            measures.len(),
-            "Gradients::visit must visit every tensor"
-        );
         effects
     }
+}
+
+/// Visits the elements of tensors whose names are known from an earlier visit.
+///
+/// # Panics
+///
+/// If there are others, which breaks the contract of [`Gradients`].
+pub(crate) fn visit_again<'a, G: Gradients>(
+    gradients: &mut G,
+    mut names: impl Iterator<Item = &'a str>,
+    mut work: impl FnMut(usize, &mut Elements<'_>),
+) {
+    let mut index = 0;
+    gradients.visit(&mut |mut gradient| {
+        assert_eq!(
+            Some(gradient.name()),
+            names.next(),
+            "Gradients::visit must visit the same tensors in the same order each time"
+        );
+        work(index, gradient.elements_mut());
+        index += 1;
+    });
+    assert_eq!(
+        names.next(),
+        None,
+        "Gradients::visit must visit every tensor"
+    );
+}
+
+fn effects_of(changes: &[Change], measures: &[Measure], orders: Orders) -> Vec<Effect> {
+    let pairs = changes.iter().zip(measures);
+    pairs
+        .map(|(change, measure)| change.effect(measure, orders))
+        .collect()
 }
 
 /// Tensors that are known by their measures alone.
@@ -172,7 +223,7 @@ impl Elsewhere {
 }
 
 impl Tensors for Elsewhere {
-    fn measure(&mut self, _: Option<&dyn Rule>) -> Result<Vec<Measure>, ClipError> {
+    fn measure(&mut self, _: Option<&Link>) -> Result<Vec<Measure>, ClipError> {
         match self.clamps.iter().all(Option::is_none) {
             true => Ok(self.measures.clone()),
             // `check` has refused what comes after `value`.
@@ -183,13 +234,13 @@ impl Tensors for Elsewhere {
         }
     }
 
-    fn check(&mut self, rules: &[Link<Box<dyn Rule>>]) -> Result<(), ClipError> {
+    fn check(&mut self, rules: &[Link]) -> Result<(), ClipError> {
         let unknown = |measure: &Measure| measure.max_magnitude.is_nan();
         let mut is_clamped = false;
-        for Link { name, rule, .. } in rules {
-            let problem = match rule.clamps() {
-                _ if rule.units().is_some() || is_clamped => "needs the elements of gradients",
-                _ if rule.order() != NormOrder::TWO => "needs norms of its own order",
+        for link in rules {
+            let problem = match link.clamps() {
+                _ if link.units().is_some() || is_clamped => "needs the elements of gradients",
+                _ if link.order() != NormOrder::TWO => "needs norms of its own order",
                 true if self.measures.iter().any(unknown) => {
                     "needs the largest magnitude of each tensor"
                 }
@@ -198,17 +249,21 @@ impl Tensors for Elsewhere {
                     continue;
                 }
             };
-            return Err(ClipError::Measures {
-                rule: name,
-                problem,
-            });
+            let rule = link.name();
+            return Err(ClipError::Measures { rule, problem });
         }
         Ok(())
     }
 
     fn zero_non_finite(&mut self) {}
 
-    fn apply(&mut self, changes: &[Change], measures: &[Measure], orders: Orders) -> Vec<Effect> {
+    fn apply(
+        &mut self,
+        changes: &[Change],
+        measures: &[Measure],
+        orders: Orders,
+        _: bool,
+    ) -> Vec<Effect> {
         for (index, change) in changes.iter().enumerate() {
             match change {
                 Change::Scale { by, lands_on } => {
@@ -222,9 +277,6 @@ impl Tensors for Elsewhere {
                 Change::Keep | Change::Units { .. } => {}
             }
         }
-        let effects = changes.iter().zip(measures);
-        effects
-            .map(|(change, measure)| change.effect(measure, orders))
-            .collect()
+        effects_of(changes, measures, orders)
     }
 }

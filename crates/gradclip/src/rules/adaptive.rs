@@ -1,83 +1,21 @@
-//! The rules whose threshold follows from the steps before.
-//!
-//! A step that is left out or damaged teaches them nothing, and neither does one whose gradients
-//! are all zero. No number that is not finite reaches them.
+//! What `zclip` and `adagc` learn, and what follows from it.
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use super::running::{Window, mean_of, running_mean};
-use super::{Decided, Lesson, Rule, shorten, shorten_alone};
+use super::running::{mean_of, running_mean};
+use super::{Decided, Lesson, shorten, shorten_alone};
 use crate::change::Change;
 use crate::math::sqrt;
 use crate::measure::{Measure, norm_of_all};
-use crate::percentile::NormHistory;
 use crate::state::{Lists, StateError, is_norm, number_of};
-use crate::threshold::{Decay, NormOrder, Percentile, Positive, Steps, Threshold};
+use crate::threshold::NormOrder;
 
-/// `autoclip`.
+/// The running mean and variance of `zclip`.
 #[derive(Clone, Debug)]
-pub(super) struct AutoClip {
-    percentile: Percentile,
-    history: NormHistory,
-}
-
-impl AutoClip {
-    pub(super) fn new(percentile: Percentile) -> AutoClip {
-        AutoClip {
-            percentile,
-            history: NormHistory::EMPTY,
-        }
-    }
-}
-
-impl Rule for AutoClip {
-    fn decide(&self, _: u64, measures: &[Measure]) -> Decided {
-        let norm = norm_of_all(measures, NormOrder::TWO);
-        let threshold = self
-            .history
-            .percentile_with(norm.value(), self.percentile.get());
-        // A threshold of zero would silence every step until the zeros are outnumbered.
-        let threshold = Some(threshold).filter(|threshold| *threshold > 0.0);
-        Decided::together(threshold, norm, measures.len()).teaching(norm.value())
-    }
-
-    fn learn(&mut self, lesson: &Lesson) {
-        if lesson.norm > 0.0 {
-            self.history.insert(lesson.norm);
-        }
-    }
-
-    fn state(&self) -> Vec<(String, Vec<f64>)> {
-        let (name, numbers) = self.history.numbers();
-        vec![(name.into(), numbers)]
-    }
-
-    fn restore(&mut self, lists: &mut Lists<'_, '_>) -> Result<(), StateError> {
-        let (name, history) = match lists.has("buckets") {
-            true => ("buckets", NormHistory::from_buckets(lists.take("buckets")?)),
-            false => ("norms", NormHistory::from_norms(lists.take("norms")?)),
-        };
-        self.history = history.map_err(|problem| lists.wrong(name, problem))?;
-        Ok(())
-    }
-}
-
-/// `zclip`.
-#[derive(Clone, Debug)]
-pub(super) struct ZClip {
-    z: Positive,
-    alpha: Decay,
-    warmup: Steps<1>,
-    max: Threshold,
-    score: ZScore,
-}
-
-/// The running mean and variance of ZClip.
-#[derive(Clone, Debug)]
-enum ZScore {
+pub(super) enum ZScore {
     /// The norms of the first steps.
     WarmingUp(Vec<f64>),
     Running {
@@ -86,93 +24,61 @@ enum ZScore {
     },
 }
 
-impl ZClip {
+const RUNNING: &str = "mean-and-variance";
+
+impl ZScore {
     /// The published code adds it to the deviation in the score, and only there.
     const EPSILON: f64 = 1e-6;
 
-    pub(super) fn new(z: Positive, alpha: Decay, warmup: Steps<1>, max: Threshold) -> ZClip {
-        ZClip {
-            z,
-            alpha,
-            warmup,
-            max,
-            score: ZScore::WarmingUp(Vec::new()),
-        }
-    }
-
-    /// The norm that a spike is clipped to, `None` for an ordinary norm.
-    fn target(&self, norm: f64) -> Option<f64> {
-        let ZScore::Running { mean, variance } = self.score else {
+    /// The norm that a spike, with a score above `z`, is clipped to; `None` for an ordinary norm.
+    pub(super) fn target(&self, norm: f64, z: f64) -> Option<f64> {
+        let ZScore::Running { mean, variance } = self else {
             return None;
         };
-        let limit = self.z.get();
-        let deviation = sqrt(variance);
-        let score = (norm - mean) / (deviation + ZClip::EPSILON);
-        if score <= limit {
+        let deviation = sqrt(*variance);
+        let score = (norm - mean) / (deviation + ZScore::EPSILON);
+        if score <= z {
             return None;
         }
-        let target = mean + limit * deviation / (score / limit);
+        let target = mean + z * deviation / (score / z);
         // A mean that underflowed has a target of zero, which would stay there for ever.
         (target > 0.0).then_some(target)
     }
-}
 
-impl ZScore {
-    /// Squares of norms near the end of the range would overflow.
-    fn running(mean: f64, variance: f64) -> ZScore {
-        ZScore::Running {
-            mean,
-            variance: variance.min(f64::MAX),
-        }
-    }
-}
-
-impl Rule for ZClip {
-    fn decide(&self, step: u64, measures: &[Measure]) -> Decided {
-        let norm = norm_of_all(measures, NormOrder::TWO);
-        let target = self.target(norm.value());
-        let threshold = target.unwrap_or(f64::INFINITY).min(self.max.at(step));
-        let learned = target.unwrap_or(norm.value());
-        Decided::together(Some(threshold), norm, measures.len()).teaching(learned)
-    }
-
-    fn learn(&mut self, lesson: &Lesson) {
-        let norm = lesson.norm;
-        if norm <= 0.0 {
-            return;
-        }
-        match &mut self.score {
+    pub(super) fn learn(&mut self, norm: f64, alpha: f64, warmup: u32) {
+        let (mean, variance) = match self {
             ZScore::WarmingUp(norms) => {
                 norms.push(norm);
-                if norms.len() >= self.warmup.get() as usize {
-                    let count = norms.len() as f64;
-                    let mean = mean_of(norms.iter(), count);
-                    let squares = norms.iter().map(|norm| (norm - mean) * (norm - mean));
-                    let variance = squares.fold(0.0, |sum, square| sum + square / count);
-                    self.score = ZScore::running(mean, variance);
+                if norms.len() < warmup as usize {
+                    return;
                 }
+                let count = norms.len() as f64;
+                let mean = mean_of(norms.iter(), count);
+                let squares = norms.iter().map(|norm| (norm - mean) * (norm - mean));
+                (mean, squares.fold(0.0, |sum, square| sum + square / count))
             }
             ZScore::Running { mean, variance } => {
-                let mean = running_mean(*mean, self.alpha.get(), norm);
+                let mean = running_mean(*mean, alpha, norm);
                 let square = (norm - mean) * (norm - mean);
-                let variance = running_mean(*variance, self.alpha.get(), square);
-                self.score = ZScore::running(mean, variance);
+                (mean, running_mean(*variance, alpha, square))
             }
+        };
+        *self = ZScore::Running {
+            mean,
+            // Squares of norms near the end of the range would overflow.
+            variance: variance.min(f64::MAX),
+        };
+    }
+
+    pub(super) fn state(&self) -> (String, Vec<f64>) {
+        match self {
+            ZScore::WarmingUp(norms) => ("norms".into(), norms.clone()),
+            ZScore::Running { mean, variance } => (RUNNING.into(), vec![*mean, *variance]),
         }
     }
 
-    fn state(&self) -> Vec<(String, Vec<f64>)> {
-        match &self.score {
-            ZScore::WarmingUp(norms) => vec![("norms".into(), norms.clone())],
-            ZScore::Running { mean, variance } => {
-                vec![("mean-and-variance".into(), vec![*mean, *variance])]
-            }
-        }
-    }
-
-    fn restore(&mut self, lists: &mut Lists<'_, '_>) -> Result<(), StateError> {
-        const RUNNING: &str = "mean-and-variance";
-        self.score = if lists.has(RUNNING) {
+    pub(super) fn restore(&mut self, lists: &mut Lists<'_>, warmup: u32) -> Result<(), StateError> {
+        *self = if lists.has(RUNNING) {
             match lists.take(RUNNING)? {
                 [mean, variance] if is_norm(mean) && is_norm(variance) => ZScore::Running {
                     mean: *mean,
@@ -184,7 +90,7 @@ impl Rule for ZClip {
             }
         } else {
             let norms = lists.take("norms")?;
-            if norms.len() >= self.warmup.get() as usize || !norms.iter().all(is_norm) {
+            if norms.len() >= warmup as usize || !norms.iter().all(is_norm) {
                 return Err(lists.wrong("norms", "must hold finite norms, fewer than the warm-up"));
             }
             ZScore::WarmingUp(norms.to_vec())
@@ -193,122 +99,55 @@ impl Rule for ZClip {
     }
 }
 
-/// `median`.
-#[derive(Clone, Debug)]
-pub(super) struct Median {
-    factor: Threshold,
-    past: Window,
-}
-
-impl Median {
-    pub(super) fn new(factor: Threshold, window: Steps<1>) -> Median {
-        Median {
-            factor,
-            past: Window::new(window.get()),
-        }
-    }
-}
-
-impl Rule for Median {
-    fn decide(&self, step: u64, measures: &[Measure]) -> Decided {
-        let norm = norm_of_all(measures, NormOrder::TWO);
-        let median = self.past.median().filter(|median| *median > 0.0);
-        let threshold = median.map(|median| self.factor.at(step) * median);
-        Decided::together(threshold, norm, measures.len()).teaching(norm.value())
-    }
-
-    fn learn(&mut self, lesson: &Lesson) {
-        if lesson.norm > 0.0 {
-            self.past.push(lesson.norm);
-        }
-    }
-
-    fn state(&self) -> Vec<(String, Vec<f64>)> {
-        vec![("norms".into(), self.past.numbers())]
-    }
-
-    fn restore(&mut self, lists: &mut Lists<'_, '_>) -> Result<(), StateError> {
-        self.past
-            .set_numbers(lists.window("norms", self.past.length, is_norm)?);
-        Ok(())
-    }
-}
-
-/// `adagc`.
-#[derive(Clone, Debug)]
+/// What `adagc` has learned.
+#[derive(Clone, Debug, Default)]
 pub(super) struct AdaGc {
-    absolute: Threshold,
-    relative: Threshold,
-    beta: Decay,
-    warmup: u32,
-    /// Steps that were applied.
+    /// Steps that it learned from.
     steps: u64,
     /// The running norm of each tensor.
     norms: BTreeMap<String, f64>,
 }
 
 impl AdaGc {
-    pub(super) fn new(absolute: Threshold, relative: Threshold, beta: Decay, warmup: u32) -> AdaGc {
-        AdaGc {
-            absolute,
-            relative,
-            beta,
-            warmup,
-            steps: 0,
-            norms: BTreeMap::new(),
-        }
-    }
-
-    /// The running norm of a tensor, `None` as long as the bound of warm-up holds for it.
-    fn running(&self, tensor: &str) -> Option<f64> {
-        if self.steps + 1 < u64::from(self.warmup) {
-            return None;
-        }
-        self.norms.get(tensor).copied()
-    }
-}
-
-impl Rule for AdaGc {
-    fn can_turn(&self) -> bool {
-        true
-    }
-
     /// Tensors with a bound of their own by that, and the others by the norm of all.
-    fn decide(&self, step: u64, measures: &[Measure]) -> Decided {
-        let (absolute, relative) = (self.absolute.at(step), self.relative.at(step));
-        let bound = |measure: &Measure| Some(relative * self.running(&measure.name)?);
-        let bounds: Vec<Option<f64>> = measures.iter().map(bound).collect();
+    pub(super) fn decide(
+        &self,
+        absolute: f64,
+        relative: f64,
+        warmup: u32,
+        measures: &[Measure],
+    ) -> Decided {
         let all = norm_of_all(measures, NormOrder::TWO);
-        let change = |(measure, bound): (&Measure, &Option<f64>)| match bound {
-            Some(bound) => shorten_alone(measure, *bound),
-            None => shorten(all, absolute),
-        };
-        let changes: Vec<Change> = measures.iter().zip(&bounds).map(change).collect();
-        let learned = measures.iter().zip(&changes).map(|(measure, change)| {
+        let has_bounds = self.steps + 1 >= u64::from(warmup);
+        let mut decided = Decided::keep(measures.len());
+        let mut learned = Vec::with_capacity(measures.len());
+        for (index, measure) in measures.iter().enumerate() {
+            let running = self.norms.get(&measure.name).filter(|_| has_bounds);
+            let bound = running.map(|running| relative * running);
+            let change = match bound {
+                Some(bound) => shorten_alone(measure, bound),
+                None => shorten(all, absolute),
+            };
             let norm = match change {
                 Change::Scale { by, .. } => by.scale(measure.norm),
                 _ => measure.norm,
             };
-            (measure.name.clone(), norm.value())
-        });
-        let lesson = Lesson {
-            norm: all.value(),
-            tensors: learned.collect(),
-        };
-        let warming_up = bounds.iter().all(Option::is_none);
+            learned.push((measure.name.clone(), norm.value()));
+            decided.changes[index] = change;
+            decided.tensor_thresholds[index] = bound;
+        }
+        let warming_up = decided.tensor_thresholds.iter().all(Option::is_none);
         Decided {
-            changes,
-            threshold: Some(absolute).filter(|_| warming_up),
-            tensor_thresholds: bounds,
-            lesson,
-            ..Decided::keep(measures.len())
+            threshold: warming_up.then_some(absolute),
+            lesson: Lesson::Tensors(learned),
+            ..decided
         }
     }
 
-    fn learn(&mut self, lesson: &Lesson) {
+    pub(super) fn learn(&mut self, norms: &[(String, f64)], beta: f64, warmup: u32) {
         self.steps += 1;
-        let warming_up = self.steps < u64::from(self.warmup);
-        for (name, norm) in &lesson.tensors {
+        let warming_up = self.steps < u64::from(warmup);
+        for (name, norm) in norms {
             // A norm of zero says nothing about the scale of a tensor, and as a running minimum it
             // would silence the tensor for ever.
             if *norm == 0.0 {
@@ -319,12 +158,12 @@ impl Rule for AdaGc {
                     self.norms.insert(name.clone(), *norm);
                 }
                 Some(running) if warming_up => *running = running.min(*norm),
-                Some(running) => *running = running_mean(*running, self.beta.get(), *norm),
+                Some(running) => *running = running_mean(*running, beta, *norm),
             }
         }
     }
 
-    fn state(&self) -> Vec<(String, Vec<f64>)> {
+    pub(super) fn state(&self) -> Vec<(String, Vec<f64>)> {
         let steps = ("steps".into(), vec![number_of(self.steps)]);
         let named = |(tensor, norm): (&String, &f64)| (String::from("norm.") + tensor, vec![*norm]);
         core::iter::once(steps)
@@ -332,7 +171,7 @@ impl Rule for AdaGc {
             .collect()
     }
 
-    fn restore(&mut self, lists: &mut Lists<'_, '_>) -> Result<(), StateError> {
+    pub(super) fn restore(&mut self, lists: &mut Lists<'_>) -> Result<(), StateError> {
         self.steps = lists.count("steps")?;
         self.norms = lists.norms("norm.")?;
         Ok(())

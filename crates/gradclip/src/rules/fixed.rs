@@ -3,46 +3,13 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
-use super::{Decided, Rule, shorten, shorten_alone};
+use super::{Decided, shorten, shorten_alone};
 use crate::change::Change;
 use crate::math::sqrt;
-use crate::measure::{Measure, norm_of_all};
+use crate::measure::Measure;
 use crate::norm::{Coefficient, Norm, add_squares};
-use crate::threshold::{NormOrder, Positive, Threshold, UnitAxis};
 
-/// A rule that is a function of its threshold and the measures.
-#[derive(Clone, Debug)]
-pub(super) struct Fixed {
-    pub(super) threshold: Threshold,
-    pub(super) order: NormOrder,
-    pub(super) turns: bool,
-    pub(super) clamps: bool,
-    pub(super) decide: fn(f64, NormOrder, &[Measure]) -> Decided,
-}
-
-impl Rule for Fixed {
-    fn order(&self) -> NormOrder {
-        self.order
-    }
-
-    fn can_turn(&self) -> bool {
-        self.turns
-    }
-
-    fn clamps(&self) -> bool {
-        self.clamps
-    }
-
-    fn fixed_threshold(&self, step: u64) -> Option<f64> {
-        Some(self.threshold.at(step))
-    }
-
-    fn decide(&self, step: u64, measures: &[Measure]) -> Decided {
-        (self.decide)(self.threshold.at(step), self.order, measures)
-    }
-}
-
-pub(super) fn value(bound: f64, _: NormOrder, measures: &[Measure]) -> Decided {
+pub(super) fn value(bound: f64, measures: &[Measure]) -> Decided {
     Decided::per_tensor(bound, measures, |measure| {
         // Compared as the storage can hold it, so that what is already at the bound is not changed
         // again.
@@ -56,19 +23,19 @@ pub(super) fn value(bound: f64, _: NormOrder, measures: &[Measure]) -> Decided {
     })
 }
 
-pub(super) fn norm(threshold: f64, _: NormOrder, measures: &[Measure]) -> Decided {
+pub(super) fn norm(threshold: f64, measures: &[Measure]) -> Decided {
     Decided::per_tensor(threshold, measures, |measure| {
         shorten_alone(measure, threshold)
     })
 }
 
-pub(super) fn block_rms(threshold: f64, _: NormOrder, measures: &[Measure]) -> Decided {
+pub(super) fn block_rms(threshold: f64, measures: &[Measure]) -> Decided {
     Decided::per_tensor(threshold, measures, |measure| {
         shorten(measure.norm, threshold * sqrt(measure.elements as f64))
     })
 }
 
-pub(super) fn group_norm(threshold: f64, _: NormOrder, measures: &[Measure]) -> Decided {
+pub(super) fn group_norm(threshold: f64, measures: &[Measure]) -> Decided {
     let mut groups: BTreeMap<&str, Vec<&Measure>> = BTreeMap::new();
     for measure in measures {
         groups.entry(&measure.group).or_default().push(measure);
@@ -83,14 +50,8 @@ pub(super) fn group_norm(threshold: f64, _: NormOrder, measures: &[Measure]) -> 
     })
 }
 
-pub(super) fn global_norm(threshold: f64, order: NormOrder, measures: &[Measure]) -> Decided {
-    let norm = norm_of_all(measures, order);
-    Decided::together(Some(threshold), norm, measures.len())
-}
-
 /// To the threshold from above and from below.
-pub(super) fn normalize(target: f64, order: NormOrder, measures: &[Measure]) -> Decided {
-    let norm = norm_of_all(measures, order);
+pub(super) fn normalize(target: f64, norm: Norm, measures: &[Measure]) -> Decided {
     if norm.is_zero() || norm.value() == target {
         return Decided {
             threshold: Some(target),
@@ -122,34 +83,10 @@ fn lengthen(measure: &Measure, by: Coefficient) -> Change {
     }
 }
 
-/// `agc`.
-#[derive(Clone, Debug)]
-pub(super) struct Agc {
-    pub(super) lambda: Threshold,
-    pub(super) epsilon: Positive,
-    pub(super) unit: Option<UnitAxis>,
-}
-
-impl Rule for Agc {
-    fn can_turn(&self) -> bool {
-        true
-    }
-
-    fn units(&self) -> Option<Option<UnitAxis>> {
-        Some(self.unit)
-    }
-
-    fn fixed_threshold(&self, step: u64) -> Option<f64> {
-        Some(self.lambda.at(step))
-    }
-
-    fn decide(&self, step: u64, measures: &[Measure]) -> Decided {
-        let lambda = self.lambda.at(step);
-        let epsilon = self.epsilon.get();
-        Decided::per_tensor(lambda, measures, |measure| {
-            scale_units(lambda, epsilon, measure)
-        })
-    }
+pub(super) fn agc(lambda: f64, epsilon: f64, measures: &[Measure]) -> Decided {
+    Decided::per_tensor(lambda, measures, |measure| {
+        scale_units(lambda, epsilon, measure)
+    })
 }
 
 fn scale_units(lambda: f64, epsilon: f64, measure: &Measure) -> Change {

@@ -47,7 +47,7 @@ impl fmt::Display for SkipReason {
 
 /// The rule `skip` with its memory.
 #[derive(Clone, Debug)]
-pub(crate) struct Guard {
+pub(super) struct Guard {
     sigma: Positive,
     limit: Steps<1>,
     norms: Window,
@@ -70,7 +70,7 @@ pub(crate) struct Judgement {
 }
 
 impl Guard {
-    pub(crate) fn new(sigma: Positive, window: Steps<2>, limit: Steps<1>) -> Guard {
+    pub(super) fn new(sigma: Positive, window: Steps<2>, limit: Steps<1>) -> Guard {
         Guard {
             sigma,
             limit,
@@ -81,7 +81,7 @@ impl Guard {
     }
 
     /// Judges a step by its norm, and by its loss where that is known and finite.
-    pub(crate) fn judge(&self, measures: &[Measure], loss: Option<f64>) -> Judgement {
+    pub(super) fn judge(&self, measures: &[Measure], loss: Option<f64>) -> Judgement {
         let norm = norm_of_all(measures, NormOrder::TWO).value();
         let loss = loss.filter(|loss| loss.is_finite());
         let norm_limit = self.norms.limit(self.sigma.get());
@@ -102,14 +102,14 @@ impl Guard {
     }
 
     /// The step was left out.
-    pub(crate) fn count_skip(&mut self) {
+    pub(super) fn count_skip(&mut self) {
         // A decision that is shown twice must not leave the range that `restore` takes.
         self.skipped = (self.skipped + 1).min(self.limit.get());
     }
 
     /// Learns from a step that was applied. A norm of zero says nothing of how large ordinary ones
     /// are.
-    pub(crate) fn learn(&mut self, step: &Judgement) {
+    pub(super) fn learn(&mut self, step: &Judgement) {
         self.skipped = 0;
         if step.start_over {
             // So many outliers in a row are a new level, which the old numbers do not describe.
@@ -125,7 +125,7 @@ impl Guard {
         }
     }
 
-    pub(crate) fn state(&self) -> Vec<(String, Vec<f64>)> {
+    pub(super) fn state(&self) -> Vec<(String, Vec<f64>)> {
         [
             ("norms".into(), self.norms.numbers()),
             ("losses".into(), self.losses.numbers()),
@@ -134,19 +134,15 @@ impl Guard {
         .into()
     }
 
-    pub(crate) fn restore(&mut self, lists: &mut Lists<'_, '_>) -> Result<(), StateError> {
-        let length = self.norms.length;
-        self.norms
-            .set_numbers(lists.window("norms", length, is_norm)?);
-        self.losses
-            .set_numbers(lists.window("losses", length, |loss| loss.is_finite())?);
-        let limit = f64::from(self.limit.get());
-        self.skipped = match lists.take("skipped")? {
-            [skipped] if (0.0..=limit).contains(skipped) && *skipped as u32 as f64 == *skipped => {
-                *skipped as u32
-            }
-            _ => return Err(lists.wrong("skipped", "must be a number up to the limit of skips")),
-        };
+    pub(super) fn restore(&mut self, lists: &mut Lists<'_>) -> Result<(), StateError> {
+        self.norms.restore(lists, "norms", is_norm)?;
+        let is_finite = |loss: &f64| loss.is_finite();
+        self.losses.restore(lists, "losses", is_finite)?;
+        let skipped = lists.count("skipped")?;
+        if skipped > u64::from(self.limit.get()) {
+            return Err(lists.wrong("skipped", "must be a number up to the limit of skips"));
+        }
+        self.skipped = skipped as u32;
         Ok(())
     }
 }

@@ -4,11 +4,12 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use crate::math::sqrt;
+use crate::state::{Lists, StateError};
 
 /// The last numbers of a series.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Window {
-    pub(super) length: u32,
+    length: u32,
     numbers: VecDeque<f64>,
 }
 
@@ -76,8 +77,19 @@ impl Window {
         self.numbers.iter().copied().collect()
     }
 
-    pub(super) fn set_numbers(&mut self, numbers: &[f64]) {
+    /// Takes back the numbers of this list, all of which must be valid.
+    pub(super) fn restore(
+        &mut self,
+        lists: &mut Lists<'_>,
+        name: &str,
+        valid: fn(&f64) -> bool,
+    ) -> Result<(), StateError> {
+        let numbers = lists.take(name)?;
+        if numbers.len() > self.length as usize || !numbers.iter().all(valid) {
+            return Err(lists.wrong(name, "must hold finite norms, no more than its window"));
+        }
         self.numbers = numbers.iter().copied().collect();
+        Ok(())
     }
 }
 
