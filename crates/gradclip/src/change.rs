@@ -1,9 +1,12 @@
-//! Changes: what is to be done to a tensor, and what that does to its norm and direction.
+//! Changes: what is to be done to a tensor, how it is done, and what that does to its norm and
+//! direction.
 
 use alloc::vec::Vec;
 
+use crate::blocks::{BLOCK_ELEMENTS, LANES, add_pairwise, map_blocks};
+use crate::element::{Element, Elements, for_each_type};
 use crate::math::sqrt;
-use crate::measure::{Measure, Orders};
+use crate::measure::{Measure, Orders, norm_of_elements};
 use crate::norm::{Coefficient, Norm, Squares, add_squares, sum_sorted};
 use crate::threshold::NormOrder;
 use crate::units::UnitLayout;
@@ -129,6 +132,158 @@ pub(crate) fn factors_of(changes: &[Change]) -> Option<Vec<f64>> {
     changes.iter().map(factor).collect()
 }
 
+/// Applies a change to finite elements, and tells what it did.
+pub(crate) fn apply(
+    elements: &mut Elements<'_>,
+    change: &Change,
+    measure: &Measure,
+    orders: Orders,
+    threads: usize,
+) -> Effect {
+    let mut effect = change.effect(measure, orders);
+    for_each_type!(Elements, elements, values => match change {
+        Change::Keep => {}
+        Change::Scale { by, .. } => effect.rounded_to_zero = Some(scale(values, *by, threads)),
+        Change::Clamp { by, bound } => {
+            effect = clamp(values, *by, *bound, measure.squares.scale, threads);
+        }
+        Change::Units { layout, coefficients } => {
+            let mut rounded_to_zero = 0;
+            layout.for_each(values, |unit, value| {
+                if coefficients[unit] != 1.0 {
+                    let scaled = Element::from_f64(value.to_f64() * coefficients[unit]);
+                    rounded_to_zero += became_zero(*value, scaled);
+                    *value = scaled;
+                }
+            });
+            effect.rounded_to_zero = Some(rounded_to_zero);
+        }
+    });
+    let moves_elements = matches!(change, Change::Clamp { .. } | Change::Units { .. });
+    if moves_elements && orders.report != NormOrder::TWO {
+        effect.norm = norm_of_elements(elements, orders.report, threads);
+    }
+    effect
+}
+
+/// 1 where storage has lost an element.
+#[inline(always)]
+fn became_zero<E: Element>(before: E, after: E) -> u64 {
+    let is_zero = |value: E| value.magnitude() == E::Wide::default();
+    u64::from(is_zero(after) & !is_zero(before))
+}
+
+/// Multiplies, and gives how many elements became zero. The products must fit the storage.
+fn scale<E: Element>(values: &mut [E], by: Coefficient, threads: usize) -> u64 {
+    let scale_block = |block: &mut [E]| {
+        let mut rounded_to_zero = 0;
+        for value in block {
+            // One rounding, from the product in f64 to the storage.
+            let scaled = E::from_f64(value.to_f64() * by.first * by.second);
+            rounded_to_zero += became_zero(*value, scaled);
+            *value = scaled;
+        }
+        rounded_to_zero
+    };
+    let counts = map_blocks(values.chunks_mut(BLOCK_ELEMENTS), threads, scale_block);
+    counts.into_iter().sum()
+}
+
+fn clamp<E: Element>(
+    values: &mut [E],
+    by: Coefficient,
+    bound: f64,
+    scale: f64,
+    threads: usize,
+) -> Effect {
+    let bound = Bound {
+        exact: bound,
+        stored: E::from_f64(bound).to_f64(),
+    };
+    let scale_after = match E::SQUARES_FIT {
+        true => 1.0,
+        false => Norm::scale_for(bound.exact),
+    };
+    let clamp = |block: &mut [E]| clamp_block(block, by, bound, 1.0 / scale, 1.0 / scale_after);
+    let mut all = Clamped::default();
+    for block in map_blocks(values.chunks_mut(BLOCK_ELEMENTS), threads, clamp) {
+        all.clamped += block.clamped;
+        all.rounded_to_zero += block.rounded_to_zero;
+        all.sum += block.sum;
+        all.inner_product += block.inner_product;
+    }
+    let squares = Squares {
+        sum: all.sum,
+        scale: scale_after,
+    };
+    Effect {
+        clamped: all.clamped,
+        rounded_to_zero: Some(all.rounded_to_zero),
+        squares,
+        inner_product: all.inner_product,
+        norm: squares.root(),
+    }
+}
+
+/// What clamping did to some elements.
+#[derive(Default)]
+struct Clamped {
+    clamped: u64,
+    rounded_to_zero: u64,
+    /// Of the squares afterwards.
+    sum: f64,
+    inner_product: f64,
+}
+
+/// A bound as it was given, for the report, and as the storage holds it.
+#[derive(Clone, Copy)]
+struct Bound {
+    exact: f64,
+    stored: f64,
+}
+
+impl Bound {
+    /// The value before rounding to storage: that of an element within the stored bound is its own.
+    #[inline(always)]
+    fn clamp(self, value: f64) -> f64 {
+        match value.abs() > self.stored {
+            true => self.exact.copysign(value),
+            false => value,
+        }
+    }
+}
+
+fn clamp_block<E: Element>(
+    block: &mut [E],
+    by: Coefficient,
+    bound: Bound,
+    inverse_before: f64,
+    inverse_after: f64,
+) -> Clamped {
+    let (mut clamped, mut rounded_to_zero) = (0, 0);
+    let mut sums = [0.0_f64; LANES];
+    let mut products = [0.0_f64; LANES];
+    for chunk in block.chunks_mut(LANES) {
+        for ((value, sum), product) in chunk.iter_mut().zip(&mut sums).zip(&mut products) {
+            let before = value.to_f64();
+            let scaled = before * by.first * by.second;
+            let after = bound.clamp(scaled);
+            let stored = E::from_f64(after);
+            clamped += u64::from(after != scaled);
+            rounded_to_zero += became_zero(*value, stored);
+            *sum += (after * inverse_after) * (after * inverse_after);
+            *product += (before * inverse_before) * (after * inverse_after);
+            *value = stored;
+        }
+    }
+    Clamped {
+        clamped,
+        rounded_to_zero,
+        sum: add_pairwise(sums),
+        inner_product: add_pairwise(products),
+    }
+}
+
 /// The cosine of the angle between all tensors before and after, exactly 1 where all were
 /// multiplied by one coefficient.
 pub(crate) fn cosine_of(measures: &[Measure], effects: &[Effect]) -> f64 {
@@ -160,5 +315,119 @@ fn cosine(mut before: f64, mut after: f64, mut inner_product: f64) -> f64 {
     match product > 0.0 {
         true => (inner_product / sqrt(product)).min(1.0),
         false => 1.0,
+    }
+}
+
+impl Elements<'_> {
+    /// Replaces each non-finite element by zero and leaves the others alone.
+    pub(crate) fn zero_non_finite(&mut self) {
+        for_each_type!(Elements, self, values => for value in values.iter_mut() {
+            if !value.is_finite() {
+                *value = Element::from_f64(0.0);
+            }
+        });
+    }
+
+    /// Divides each element, rounding once.
+    pub(crate) fn divide(&mut self, divisor: f64) {
+        for_each_type!(Elements, self, values => for value in values.iter_mut() {
+            *value = Element::from_f64(value.to_f64() / divisor);
+        });
+    }
+
+    /// Multiplies each element by a factor of [`Deferred`](crate::Deferred), in `f64` and rounding
+    /// once, which gives the bits that clipping in place gives. Gives how many elements became
+    /// zero, because their type has none as small.
+    pub fn scale(&mut self, factor: f64) -> u64 {
+        self.scale_with(factor, 1)
+    }
+
+    pub(crate) fn scale_with(&mut self, factor: f64, threads: usize) -> u64 {
+        let by = Coefficient {
+            first: 1.0,
+            second: factor,
+        };
+        match factor == 1.0 {
+            true => 0,
+            false => for_each_type!(Elements, self, values => scale(values, by, threads)),
+        }
+    }
+
+    /// Adds element by element, rounding once.
+    ///
+    /// # Panics
+    ///
+    /// If the two differ in type or length.
+    pub fn add(&mut self, other: &Elements<'_>) {
+        fn add<E: Element>(sums: &mut [E], terms: &[E]) {
+            assert_eq!(sums.len(), terms.len(), "tensors of different length");
+            for (sum, term) in sums.iter_mut().zip(terms) {
+                *sum = E::from_f64(sum.to_f64() + term.to_f64());
+            }
+        }
+        match (self, other) {
+            (Elements::F32(sums), Elements::F32(terms)) => add(sums, terms),
+            (Elements::F64(sums), Elements::F64(terms)) => add(sums, terms),
+            #[cfg(feature = "half")]
+            (Elements::F16(sums), Elements::F16(terms)) => add(sums, terms),
+            #[cfg(feature = "half")]
+            (Elements::Bf16(sums), Elements::Bf16(terms)) => add(sums, terms),
+            _ => panic!("tensors of different storage types"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::clamp;
+    use crate::element::AsElements;
+    use crate::norm::{Coefficient, Squares};
+
+    #[test]
+    fn zeroing_touches_only_what_is_not_finite() {
+        let mut values = [
+            f32::NAN,
+            -0.0,
+            f32::NEG_INFINITY,
+            f32::MAX,
+            f32::from_bits(1),
+        ];
+        values.as_elements().zero_non_finite();
+        let bits = values.map(f32::to_bits);
+        let expected = [0.0_f32, -0.0, 0.0, f32::MAX, f32::from_bits(1)].map(f32::to_bits);
+        assert_eq!(bits, expected);
+    }
+
+    #[test]
+    fn clamping_tells_what_it_did() {
+        let mut values = [-3.0_f32, 1.0, 2.0, -0.0];
+        let effect = clamp(&mut values, Coefficient::ONE, 2.0, 1.0, 1);
+        assert_eq!(values, [-2.0, 1.0, 2.0, -0.0]);
+        assert_eq!((effect.clamped, effect.inner_product), (1, 11.0));
+        let squares = Squares {
+            sum: 9.0,
+            scale: 1.0,
+        };
+        assert_eq!(effect.squares, squares);
+        assert!(values[3].is_sign_negative());
+    }
+
+    #[test]
+    fn lengthening_stays_in_the_storage_type() {
+        let mut values = [1.0_f32, -2.0, 0.0];
+        let by = Coefficient {
+            first: 1.0,
+            second: 1e39,
+        };
+        let effect = clamp(&mut values, by, f32::MAX.into(), 1.0, 1);
+        assert_eq!(values, [f32::MAX, f32::MIN, 0.0]);
+        assert_eq!((effect.clamped, effect.rounded_to_zero), (2, Some(0)));
+    }
+
+    #[test]
+    fn adding_rounds_once() {
+        let (mut sum, mut term) = ([1.0_f32, -0.5], [f32::EPSILON / 2.0, 0.5]);
+        sum.as_elements().add(&term.as_elements());
+        assert_eq!(sum, [1.0, 0.0]);
     }
 }

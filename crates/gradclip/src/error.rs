@@ -4,8 +4,10 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
+use crate::threshold::PolicyError;
+
 /// Why gradients could not be clipped.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum ClipError {
     /// Gradients hold NaN or infinite elements and the rule is
@@ -32,6 +34,8 @@ pub enum ClipError {
         /// Each such name, in alphabetical order.
         tensors: Vec<String>,
     },
+    /// What [`clip_global_norm`](crate::clip_global_norm) was told is no threshold.
+    Policy(PolicyError),
     /// A rule cannot be decided from measures alone.
     Measures {
         /// The name of the rule.
@@ -65,6 +69,7 @@ impl fmt::Display for ClipError {
                      the output layer"
                 )
             }
+            ClipError::Policy(error) => error.fmt(formatter),
             ClipError::EqualNames { tensors } => write!(
                 formatter,
                 "several gradients are named `{}`; each tensor needs a name of its own",

@@ -6,17 +6,16 @@
 extern crate alloc;
 
 // A line in which no file uses a later one: `math`, `significant`, `element`, `gradients`,
-// `accumulate`, `threshold`, `text`, `clip_rule`, `policy`, `adam`, `error`, `blocks`, `norm`,
-// `scan`, `units`, `measure`, `change`, `apply`, `percentile`, `state`, `rules`, `tensors`,
-// `report`, `outcome`, `stages`, `clip`, `simple`.
+// `stages`, `threshold`, `error`, `text`, `clip_rule`, `policy`, `adam`, `blocks`, `norm`, `scan`,
+// `units`, `measure`, `change`, `percentile`, `state`, `rules`, `tensors`, `report`, `outcome`,
+// `clip`, `simple`.
 //
 // `clip_rule` is the table of all rules and their text forms, and `policy` a chain of them. A step
-// is read by `scan` and `measure`; `rules` choose a `change` for each tensor from that and from
-// what they have learned; `apply` writes, and `report` tells. `clip` strings them together,
-// `stages` says what must have happened before, and `gradients` is what a caller implements.
-mod accumulate;
+// is `Clipper::run`: `tensors` measures (`measure`, `scan`), each link of `rules` decides on a
+// `change` for each tensor from that and from what it has learned, `tensors` applies it, and
+// `report` tells. `stages` says what must have happened before, and `gradients` is what a caller
+// implements.
 mod adam;
-mod apply;
 mod blocks;
 mod change;
 mod clip;
@@ -58,7 +57,7 @@ pub use report::{ClipAction, ClipReport, TensorReport};
 pub use rules::SkipReason;
 pub use scan::{Scan, Scanned, scan};
 pub use significant::significant;
-pub use simple::{ClipGlobalNormError, clip_global_norm};
+pub use simple::clip_global_norm;
 pub use stages::{Accumulated, LossScaleError, Reduced, Unscaled};
 pub use state::{ClipperState, StateError};
 pub use threshold::{

@@ -13,7 +13,7 @@ use crate::element::{Element, Elements, for_each_type};
 use crate::gradients::{Gradient, group_of};
 use crate::math::powf;
 use crate::norm::{Coefficient, Norm, Squares, add_squares, combine_norms, root_of_power_sum};
-use crate::scan::{Scan, Scanned, sum_of_blocks};
+use crate::scan::{Scan, Scanned, scan_any};
 use crate::threshold::NormOrder;
 use crate::units::UnitMeasure;
 
@@ -78,7 +78,7 @@ impl Measure {
             squares,
             max_magnitude,
             non_finite,
-        } = scanned.into();
+        } = Sums::of(scanned);
         Measure {
             non_finite,
             squares,
@@ -142,7 +142,7 @@ pub(crate) fn measure_tensor(
         _ => None,
     };
     for_each_type!(Elements, gradient.elements(), values => {
-        let sums = single.map_or_else(|| sums_of(values, threads), Sums::from);
+        let sums = single.map_or_else(|| sums_of(values, threads), Sums::of);
         let norm = norm_of(values, &sums, orders.rule, threads);
         let reported = match orders.report == orders.rule {
             true => norm,
@@ -173,19 +173,20 @@ pub(crate) fn norm_of_elements(elements: &Elements<'_>, order: NormOrder, thread
 
 /// The norm over all tensors together, in the order of the rule.
 pub(crate) fn norm_of_all(measures: &[Measure], order: NormOrder) -> Norm {
-    if order == NormOrder::TWO {
-        // The sums are still at hand, so that no root is taken only to be squared again.
-        return add_squares(measures.iter().map(|measure| measure.squares)).root();
-    }
-    combine_norms(measures.iter().map(|measure| measure.norm), order)
+    together(measures, order, |measure| measure.norm)
 }
 
 /// The norm over all tensors together, in the order of the report.
 pub(crate) fn reported_norm_of_all(measures: &[Measure], order: NormOrder) -> Norm {
-    if order == NormOrder::TWO {
-        return norm_of_all(measures, order);
+    together(measures, order, |measure| measure.reported)
+}
+
+fn together(measures: &[Measure], order: NormOrder, norm: fn(&Measure) -> Norm) -> Norm {
+    match order {
+        // The sums are still at hand, so that no root is taken only to be squared again.
+        NormOrder::TWO => add_squares(measures.iter().map(|measure| measure.squares)).root(),
+        order => combine_norms(measures.iter().map(norm), order),
     }
-    combine_norms(measures.iter().map(|measure| measure.reported), order)
 }
 
 fn largest_of<E: Element>(_: &[E]) -> f64 {
@@ -203,36 +204,34 @@ struct Sums {
     non_finite: u64,
 }
 
-impl From<Scanned> for Sums {
-    fn from(scanned: Scanned) -> Sums {
-        let squares = Squares {
-            sum: scanned.sum_of_squares,
-            scale: 1.0,
-        };
+impl Sums {
+    /// Those of a scan whose squares fit.
+    fn of<Magnitude: Into<f64>>(scanned: Scanned<Magnitude>) -> Sums {
         Sums {
-            squares,
-            max_magnitude: f64::from(scanned.max_magnitude),
+            squares: Squares {
+                sum: scanned.sum_of_squares,
+                scale: 1.0,
+            },
+            max_magnitude: scanned.max_magnitude.into(),
             non_finite: scanned.non_finite,
         }
     }
 }
 
 fn sums_of<E: Element>(values: &[E], threads: usize) -> Sums {
-    let total = sum_of_blocks(values, threads);
-    let max_magnitude: f64 = total.max_magnitude.into();
+    let mut sums = Sums::of(scan_any(values, threads));
     let scale = match E::SQUARES_FIT {
         true => 1.0,
-        false => Norm::scale_for(max_magnitude),
+        false => Norm::scale_for(sums.max_magnitude),
     };
-    let sum = match scale == 1.0 {
-        true => total.sum_of_squares,
-        false => scaled_sum_of_squares(values, scale, threads),
-    };
-    Sums {
-        squares: Squares { sum, scale },
-        max_magnitude,
-        non_finite: total.non_finite,
+    if scale != 1.0 {
+        let sum = sum_over_blocks(values, threads, |value| {
+            let scaled = value * (1.0 / scale);
+            scaled * scaled
+        });
+        sums.squares = Squares { sum, scale };
     }
+    sums
 }
 
 fn norm_of<E: Element>(values: &[E], sums: &Sums, order: NormOrder, threads: usize) -> Norm {
@@ -247,14 +246,6 @@ fn norm_of<E: Element>(values: &[E], sums: &Sums, order: NormOrder, threads: usi
             }
         }
     }
-}
-
-/// The sum of `(g / scale)^2` over the finite elements.
-fn scaled_sum_of_squares<E: Element>(values: &[E], scale: f64, threads: usize) -> f64 {
-    sum_over_blocks(values, threads, |value| {
-        let scaled = value * (1.0 / scale);
-        scaled * scaled
-    })
 }
 
 /// `max * (sum (|g| / max)^p)^(1/p)` in units of `scale`: dividing by the maximum keeps every

@@ -5,14 +5,14 @@ use alloc::vec::Vec;
 use crate::blocks::{BLOCK_ELEMENTS, LANES, add_pairwise, map_blocks};
 use crate::element::Element;
 
-/// What one read of a tensor of single precision tells. Non-finite elements are counted, and stand
-/// for zeros in the rest.
+/// What one read of a tensor tells, of single precision unless `Magnitude` says otherwise.
+/// Non-finite elements are counted, and stand for zeros in the rest.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Scanned {
+pub struct Scanned<Magnitude = f32> {
     /// The sum of the squares, added in the order that [`scan`] describes.
     pub sum_of_squares: f64,
     /// The largest magnitude, zero without elements.
-    pub max_magnitude: f32,
+    pub max_magnitude: Magnitude,
     /// How many elements are NaN or infinite.
     pub non_finite: u64,
 }
@@ -46,40 +46,18 @@ pub type Scan = fn(tensors: &[&[f32]], threads: usize) -> Vec<Scanned>;
 #[must_use]
 pub fn scan(tensors: &[&[f32]], threads: usize) -> Vec<Scanned> {
     let tensors = tensors.iter();
-    tensors.map(|values| scan_values(values, threads)).collect()
+    tensors.map(|values| scan_any(values, threads)).collect()
 }
 
-/// The plain scan of one tensor.
-fn scan_values(values: &[f32], threads: usize) -> Scanned {
-    let total = sum_of_blocks(values, threads);
-    Scanned {
-        sum_of_squares: total.sum_of_squares,
-        max_magnitude: total.max_magnitude,
-        non_finite: total.non_finite,
-    }
-}
-
-pub(crate) fn sum_of_blocks<E: Element>(values: &[E], threads: usize) -> BlockMeasure<E::Wide> {
-    let blocks = map_blocks(values.chunks(BLOCK_ELEMENTS), threads, measure_block);
-    let nothing = BlockMeasure::<E::Wide>::default();
-    blocks.into_iter().fold(nothing, BlockMeasure::combine)
-}
-
-#[derive(Clone, Copy, Default)]
-pub(crate) struct BlockMeasure<Wide> {
-    pub(crate) sum_of_squares: f64,
-    pub(crate) max_magnitude: Wide,
-    pub(crate) non_finite: u64,
-}
-
-impl<Wide: Copy + PartialOrd> BlockMeasure<Wide> {
-    fn combine(self, next: Self) -> Self {
-        BlockMeasure {
-            sum_of_squares: self.sum_of_squares + next.sum_of_squares,
-            max_magnitude: larger(self.max_magnitude, next.max_magnitude),
-            non_finite: self.non_finite + next.non_finite,
-        }
-    }
+/// The plain scan of a tensor of any type.
+pub(crate) fn scan_any<E: Element>(values: &[E], threads: usize) -> Scanned<E::Wide> {
+    let blocks = map_blocks(values.chunks(BLOCK_ELEMENTS), threads, scan_block);
+    let nothing = Scanned::<E::Wide>::default();
+    blocks.into_iter().fold(nothing, |all, block| Scanned {
+        sum_of_squares: all.sum_of_squares + block.sum_of_squares,
+        max_magnitude: larger(all.max_magnitude, block.max_magnitude),
+        non_finite: all.non_finite + block.non_finite,
+    })
 }
 
 /// The comparison that compiles to a single `max` instruction, unlike `f32::max`.
@@ -88,13 +66,13 @@ fn larger<T: PartialOrd>(left: T, right: T) -> T {
     if right > left { right } else { left }
 }
 
-/// Measures a block on the assumption that it is finite, and again with care if it may not be.
-fn measure_block<E: Element>(block: &[E]) -> BlockMeasure<E::Wide> {
-    let measure = measure_block_with(block, |value| value);
+/// Reads a block on the assumption that it is finite, and again with care if it may not be.
+fn scan_block<E: Element>(block: &[E]) -> Scanned<E::Wide> {
+    let scanned = scan_block_with(block, |value| value);
     // A NaN or an infinity cannot leave a sum finite. The sum alone therefore decides, and the
     // hot loop needs no branch.
-    if measure.sum_of_squares.is_finite() {
-        return measure;
+    if scanned.sum_of_squares.is_finite() {
+        return scanned;
     }
     let non_finite = block.iter().filter(|value| !value.is_finite()).count() as u64;
     let finite_or_zero = |value: E| {
@@ -104,14 +82,14 @@ fn measure_block<E: Element>(block: &[E]) -> BlockMeasure<E::Wide> {
             E::default()
         }
     };
-    BlockMeasure {
+    Scanned {
         non_finite,
-        ..measure_block_with(block, finite_or_zero)
+        ..scan_block_with(block, finite_or_zero)
     }
 }
 
 #[inline(always)]
-fn measure_block_with<E: Element>(block: &[E], filter: impl Fn(E) -> E) -> BlockMeasure<E::Wide> {
+fn scan_block_with<E: Element>(block: &[E], filter: impl Fn(E) -> E) -> Scanned<E::Wide> {
     let mut sums = [0.0_f64; LANES];
     let mut maxima = [E::Wide::default(); LANES];
     let (chunks, rest) = block.as_chunks::<LANES>();
@@ -126,19 +104,14 @@ fn measure_block_with<E: Element>(block: &[E], filter: impl Fn(E) -> E) -> Block
         }
     }
     for ((&value, sum), maximum) in rest.iter().zip(&mut sums).zip(&mut maxima) {
-        accumulate(filter(value), sum, maximum);
+        let magnitude = filter(value).magnitude();
+        let wide: f64 = magnitude.into();
+        *sum += wide * wide;
+        *maximum = larger(*maximum, magnitude);
     }
-    BlockMeasure {
+    Scanned {
         sum_of_squares: add_pairwise(sums),
         max_magnitude: maxima.into_iter().fold(E::Wide::default(), larger),
         non_finite: 0,
     }
-}
-
-#[inline(always)]
-fn accumulate<E: Element>(value: E, sum: &mut f64, maximum: &mut E::Wide) {
-    let magnitude = value.magnitude();
-    let wide: f64 = magnitude.into();
-    *sum += wide * wide;
-    *maximum = larger(*maximum, magnitude);
 }

@@ -1,10 +1,8 @@
 //! The short way: the global norm in one line.
 
-use core::fmt;
-
 use crate::{
     ClipError, ClipPolicy, ClipReport, ClipRule, Clipper, Gradients, NonFinite, NormOrder,
-    PolicyError, Threshold, Unscaled,
+    Threshold, Unscaled,
 };
 
 /// Clips the norm of all gradients together to `max_norm`, in place (Pascanu, Mikolov and Bengio,
@@ -18,12 +16,13 @@ use crate::{
 /// let report = gradclip::clip_global_norm(&mut gradients, 1.0)?;
 /// assert_eq!(report.norm_before, 5.0);
 /// assert_eq!(gradients[0].1, [0.6, 0.8]);
-/// # Ok::<(), gradclip::ClipGlobalNormError>(())
+/// # Ok::<(), gradclip::ClipError>(())
 /// ```
 ///
 /// # Errors
 ///
-/// [`ClipGlobalNormError`], with every gradient as it was.
+/// [`ClipError::Policy`] for a `max_norm` that is zero, negative or NaN, and those of
+/// [`Clipper::clip`], with every gradient as it was.
 ///
 /// # Panics
 ///
@@ -31,32 +30,11 @@ use crate::{
 pub fn clip_global_norm<G: Gradients + ?Sized>(
     gradients: &mut G,
     max_norm: f64,
-) -> Result<ClipReport, ClipGlobalNormError> {
-    let threshold = Threshold::new(max_norm).map_err(ClipGlobalNormError::MaxNorm)?;
+) -> Result<ClipReport, ClipError> {
+    let threshold = Threshold::new(max_norm).map_err(ClipError::Policy)?;
     let order = NormOrder::TWO;
     let policy = ClipPolicy::from(ClipRule::GlobalNorm { threshold, order });
-    let outcome = Clipper::beside_adam(policy, NonFinite::Error).clip(Unscaled::single(gradients));
-    let outcome = outcome.map_err(ClipGlobalNormError::Clip)?;
+    let outcome =
+        Clipper::beside_adam(policy, NonFinite::Error).clip(Unscaled::single(gradients))?;
     Ok(outcome.report().clone())
 }
-
-/// Why [`clip_global_norm`] left the gradients as they were.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub enum ClipGlobalNormError {
-    /// The threshold is zero, negative or NaN.
-    MaxNorm(PolicyError),
-    /// Gradients are not finite.
-    Clip(ClipError),
-}
-
-impl fmt::Display for ClipGlobalNormError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ClipGlobalNormError::MaxNorm(error) => error.fmt(formatter),
-            ClipGlobalNormError::Clip(error) => error.fmt(formatter),
-        }
-    }
-}
-
-impl core::error::Error for ClipGlobalNormError {}

@@ -5,8 +5,7 @@ use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use crate::apply::apply;
-use crate::change::{Change, Effect, Factors, factors_of};
+use crate::change::{Change, Effect, Factors, apply, factors_of};
 use crate::element::Elements;
 use crate::error::ClipError;
 use crate::gradients::Gradients;

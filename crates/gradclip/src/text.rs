@@ -137,26 +137,17 @@ value!(
     },
     |value| value.get()
 );
-value!(
-    Positive,
-    |text, part, what| text.in_range(part, what, Positive::new),
-    |value| Shortest(value.get())
-);
-value!(
-    Decay,
-    |text, part, what| text.in_range(part, what, Decay::new),
-    |value| Shortest(value.get())
-);
-value!(
-    Percentile,
-    |text, part, what| text.in_range(part, what, Percentile::new),
-    |value| Shortest(value.get())
-);
-value!(
-    NormOrder,
-    |text, part, what| text.in_range(part, what, NormOrder::new),
-    |value| value
-);
+macro_rules! numbers {
+    ($($type:ident),*) => {
+        $( value!(
+            $type,
+            |text, part, what| text.in_range(part, what, $type::new),
+            |value| Shortest(value.get())
+        ); )*
+    };
+}
+
+numbers!(Positive, Decay, Percentile, NormOrder);
 value!(
     u32,
     |text, part, what| {
@@ -242,7 +233,7 @@ struct Shortest(f64);
 impl fmt::Display for Shortest {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let value = self.0;
-        if value == 0.0 || (1e-5..1e16).contains(&value) {
+        if value == 0.0 || (1e-4..1e7).contains(&value) {
             write!(formatter, "{value}")
         } else {
             write!(formatter, "{value:e}")

@@ -2,18 +2,10 @@
 
 use gradclip::{ClipAction, ClipReport, Clipper, NonFinite, SkipReason, Unscaled};
 
-use crate::model::Model;
+use crate::model::{Model, step};
 use crate::support::{POLICIES, Random, assert_close, clipper, parts};
 
 const BAD: [f64; 3] = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY];
-
-fn step(clipper: &mut Clipper, model: Model) -> (Model, ClipReport) {
-    parts(
-        clipper
-            .clip(Unscaled::single(model))
-            .expect("no error is expected"),
-    )
-}
 
 /// Everything that a step decided, to the bit; a NaN is equal to itself.
 fn step_in_words(clipper: &mut Clipper, model: Model) -> String {

@@ -1,17 +1,9 @@
 //! The direction of the gradient: what keeps it, and the cosine that tells when it turns.
 
-use gradclip::{ClipAction, ClipReport, Clipper, NonFinite, Unscaled};
+use gradclip::{ClipAction, ClipReport, NonFinite};
 
-use crate::model::Model;
-use crate::support::{Random, assert_close, clip_one, clipper, parts};
-
-fn step(clipper: &mut Clipper, model: Model) -> (Model, ClipReport) {
-    parts(
-        clipper
-            .clip(Unscaled::single(model))
-            .expect("no error is expected"),
-    )
-}
+use crate::model::{Model, step};
+use crate::support::{Random, assert_close, clip_one, clipper};
 
 fn once(policy: &str, model: Model) -> (Model, ClipReport) {
     step(&mut clipper(policy, NonFinite::Error), model)

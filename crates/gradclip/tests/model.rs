@@ -1,9 +1,9 @@
 //! Gradients of every storage type, with shapes and parameters, as an adapter would hand them out.
 
-use gradclip::{Elements, Gradient, Gradients, Values};
+use gradclip::{ClipReport, Clipper, Elements, Gradient, Gradients, Unscaled, Values};
 use half::{bf16, f16};
 
-use crate::support::Random;
+use crate::support::{Random, parts};
 
 pub(crate) const STORAGES: [&str; 4] = ["f32", "f64", "f16", "bf16"];
 
@@ -162,4 +162,13 @@ impl Gradients for Model {
             visitor(gradient);
         }
     }
+}
+
+/// One step that goes well.
+pub(crate) fn step(clipper: &mut Clipper, model: Model) -> (Model, ClipReport) {
+    parts(
+        clipper
+            .clip(Unscaled::single(model))
+            .expect("no error is expected"),
+    )
 }

@@ -5,16 +5,8 @@ use gradclip::{
     Unscaled,
 };
 
-use crate::model::{Model, Numbers, STORAGES, Tensor};
+use crate::model::{Model, Numbers, STORAGES, Tensor, step};
 use crate::support::{Named, POLICIES, Random, assert_close, clipper, parts, reference_norm};
-
-fn step(clipper: &mut Clipper, model: Model) -> (Model, ClipReport) {
-    parts(
-        clipper
-            .clip(Unscaled::single(model))
-            .expect("no error is expected"),
-    )
-}
 
 fn once(policy: &str, model: Model) -> (Model, ClipReport) {
     step(&mut clipper(policy, NonFinite::Error), model)
