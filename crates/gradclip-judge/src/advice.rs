@@ -17,6 +17,9 @@ const FEWEST_STEPS: usize = 100;
 const MANY_STEPS: usize = 300;
 /// So many finite norms before an explosion tell what is ordinary.
 const FEWEST_ORDINARY: usize = 20;
+/// A run that lived through spikes of less than so many times its largest ordinary norm would go
+/// another way without them, not a better one.
+const WORTH_CUTTING_TIMES: f64 = 10.0;
 /// Ordinary norms for which the usual threshold, 1, is right.
 const USUAL_NORMS: std::ops::RangeInclusive<f64> = 0.1..=1.0;
 
@@ -44,8 +47,8 @@ impl Confidence {
 /// run that was held back or too short, and one that was lost in spite of clipping.
 ///
 /// A run without clipping, or whose policy was never reached, gets the largest norm that was no
-/// spike as threshold, so that spikes are cut and nothing else; without spikes, twice its largest
-/// norm, or the policy that it has. One whose policy cut spikes keeps that policy. One that exploded
+/// spike as threshold if a spike was more than ten times that, so that spikes are cut and nothing
+/// else; without such spikes, twice its largest norm, or the policy that it has. One whose policy cut spikes keeps that policy. One that exploded
 /// unclipped gets the usual threshold, 1, or twice the median norm from before where that is
 /// outside of 0.1 to 1.
 ///
@@ -166,7 +169,8 @@ fn from_free_norms(run: &Run<'_>, numbers: &Numbers) -> Option<Advice> {
     let own = run.policy;
     let order = of_order(own.order());
     let [median, max] = [all.p50, all.max].map(significant);
-    let (policy, reason) = if above > 0 && largest > 0.0 {
+    let worth_cutting = largest > 0.0 && all.max > WORTH_CUTTING_TIMES * largest;
+    let (policy, reason) = if worth_cutting {
         let reason = format!(
             "Gradients spike: the longest, {max} at step {}, is {} times the median, {median}{order}. \
              The threshold {} would have cut {above} of {} steps, and left all ordinary ones as \
@@ -180,8 +184,9 @@ fn from_free_norms(run: &Run<'_>, numbers: &Numbers) -> Option<Advice> {
     } else if own.is_none() {
         let safety = threshold_text(two_digits(2.0 * all.max), own.order());
         let reason = format!(
-            "No gradient spiked: the longest, {max}, is {} times the median, {median}{order}. Twice \
-             the longest is a safety net that would have changed nothing here.",
+            "No gradient was far too long: the longest, {max}, is {} times the median, \
+             {median}{order}. Twice the longest is a safety net that would have changed nothing \
+             here.",
             significant(all.max / all.p50)
         );
         (safety, reason)

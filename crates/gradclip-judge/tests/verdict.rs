@@ -430,6 +430,17 @@ mod advice {
     }
 
     #[test]
+    fn spikes_of_ten_times_are_worth_cutting() {
+        let with = |spike: f64| {
+            let mut norms = vec![0.5; 300];
+            norms[150] = spike;
+            unclipped(&norms).advice.unwrap().policy
+        };
+        assert_eq!(with(5.0), "global-norm:10");
+        assert_eq!(with(5.0_f64.next_up()), "global-norm:0.5");
+    }
+
+    #[test]
     fn it_is_in_the_order_of_the_run() {
         let policy = policy("global-norm:10000000,p=inf");
         let mut norms = vec![0.02; 300];

@@ -25,3 +25,4 @@ mod sweep;
 mod tensorboard;
 mod text;
 mod tui;
+mod verdicts;

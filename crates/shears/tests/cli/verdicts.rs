@@ -1,0 +1,203 @@
+//! What is said about runs that a user has, and whether its own advice holds.
+
+use serde_json::Value;
+
+use super::program::Scratch;
+
+/// A run of less than a tenth of a second, on the text that the program carries.
+const TINY: &str =
+    "--layers 1 --hidden 16 --batch 4 --window 16 --threads 1 --eval-every 0 --save-every 0";
+
+/// Trains, however that ends, and gives what `inspect` says.
+fn judged(scratch: &Scratch, run: &str, flags: &str) -> Value {
+    let trained = scratch.run(&format!("train {TINY} --quiet --out {run} {flags}"));
+    assert!(matches!(trained.code, Some(0 | 1 | 3)), "{trained:#?}");
+    inspected(scratch, run)
+}
+
+fn inspected(scratch: &Scratch, run: &str) -> Value {
+    scratch
+        .run(&format!("inspect {run} --json"))
+        .json()
+        .remove(0)
+}
+
+/// All that a person is told.
+fn words(scratch: &Scratch, run: &str) -> String {
+    scratch.run(&format!("inspect {run}")).succeeded()
+}
+
+fn sentence(judged: &Value) -> &str {
+    judged["verdict"]["sentence"].as_str().unwrap()
+}
+
+/// The last validation loss; none if it was not finite.
+fn val_loss(judged: &Value) -> Option<f64> {
+    judged["history"].as_array()?.last()?["val_loss"].as_f64()
+}
+
+#[test]
+fn a_throttled_run_says_that_its_norms_are_not_those_of_a_free_one() {
+    let scratch = Scratch::new();
+    let flags = "--model rnn --optimizer sgd --lr 10 --steps 300 --clip global-norm:0.03";
+    let said = judged(&scratch, "held", flags);
+    assert_eq!(said["verdict"]["class"], "second-learning-rate");
+    assert!(said["advice"].is_null(), "{said}");
+    let words = words(&scratch, "held");
+    for part in ["held back", "a lower learning rate, or one step up"] {
+        assert!(words.contains(part), "{words}");
+    }
+    // What it gives to try next can be typed.
+    let next = said["verdict"]["next"].as_str().unwrap();
+    let flags = next.split_once("train ").unwrap().1;
+    assert_eq!(flags, "--config held/plan.toml --clip global-norm:0.06");
+    let again = scratch.run(&format!("train {flags} --quiet --out again"));
+    again.succeeded();
+}
+
+#[test]
+fn gradients_set_to_zero_do_not_make_a_run_finite() {
+    let scratch = Scratch::new();
+    let flags = "--model rnn --nonlinearity relu --optimizer sgd --lr 30 --steps 100 \
+                 --clip global-norm:5 --non-finite zero";
+    let said = judged(&scratch, "zeroed", flags);
+    assert_eq!(said["verdict"]["class"], "not-finite");
+    let sentence = sentence(&said);
+    assert!(sentence.starts_with("not finite from step "), "{sentence}");
+    for part in [" %, first in `", "the loss rose from"] {
+        assert!(sentence.contains(part), "{sentence}");
+    }
+    assert!(said["advice"].is_null() && said["gradient_flow"].is_null());
+}
+
+#[test]
+fn what_skipping_did_is_said() {
+    let scratch = Scratch::new();
+    let flags = "--model rnn --optimizer sgd --lr 0.5 --steps 300 --clip skip:1,window=16";
+    let said = judged(&scratch, "skipping", flags);
+    assert_eq!(said["verdict"]["class"], "near-ordinary");
+    let words = words(&scratch, "skipping");
+    for part in ["left out 1", "of 300 steps", "these are ordinary steps"] {
+        assert!(words.contains(part), "{words}");
+    }
+}
+
+#[test]
+fn norms_of_another_order_stay_among_themselves() {
+    let scratch = Scratch::new();
+    let flags = "--model rnn --optimizer sgd --lr 1 --steps 200 --clip global-norm:1,p=inf";
+    let said = judged(&scratch, "largest", flags);
+    assert!(sentence(&said).contains("(p=inf)"), "{said}");
+    assert_eq!(said["verdict"]["norm"]["order"], "inf");
+    assert_eq!(said["advice"]["policy"], "global-norm:1,p=inf");
+}
+
+#[test]
+fn of_a_run_that_exploded_only_what_is_known_is_said() {
+    let scratch = Scratch::new();
+    let flags = "--model rnn --nonlinearity relu --optimizer sgd --lr 100 --steps 200 --clip none";
+    let said = judged(&scratch, "dead", flags);
+    assert_eq!(said["verdict"]["class"], "exploded");
+    let sentence = sentence(&said);
+    assert!(sentence.starts_with("exploded at step "), "{sentence}");
+    assert!(sentence.contains("), not finite from step "), "{sentence}");
+    let next = said["verdict"]["next"].as_str().unwrap();
+    assert!(next.ends_with("--clip global-norm:1"), "{next}");
+    let words = words(&scratch, "dead");
+    for unknown in [
+        "shortened",
+        "cosine",
+        "direction",
+        "0.000",
+        "reach every layer",
+        "zclip",
+        "NaN",
+    ] {
+        assert!(!words.contains(unknown), "{unknown}: {words}");
+    }
+}
+
+#[test]
+fn a_validation_loss_that_is_not_finite_is_no_success() {
+    let scratch = Scratch::new();
+    let said = judged(&scratch, "absurd", "--steps 120 --lr 1e30 --clip none");
+    assert_eq!(said["verdict"]["class"], "not-finite");
+    assert!(said["advice"].is_null(), "{said}");
+}
+
+#[test]
+fn terminal_and_json_say_the_same() {
+    let scratch = Scratch::new();
+    let said = judged(&scratch, "run", "--steps 120 --clip global-norm:1");
+    let words = words(&scratch, "run");
+    for said in [
+        &said["verdict"]["sentence"],
+        &said["verdict"]["numbers"],
+        &said["verdict"]["next"],
+        &said["advice"]["reasons"][0],
+        &said["gradient_flow"]["words"],
+        &said["update_pace"]["words"],
+    ] {
+        let said = said.as_str().unwrap();
+        assert!(words.contains(said), "{said}: {words}");
+    }
+    assert!(said["advice"]["confidence"].is_string());
+}
+
+/// Twenty runs of several models, optimizers, rates and policies. Where one gets advice, it is
+/// followed, and the loss must not be worse than what another seed would change.
+#[test]
+fn advice_is_not_refuted_by_those_who_follow_it() {
+    const RUNS: [&str; 20] = [
+        "--model rnn --optimizer sgd --lr 1 --clip none",
+        "--model rnn --optimizer sgd --lr 10 --clip none",
+        "--model rnn --optimizer sgd --lr 10 --clip global-norm:0.03",
+        "--model rnn --optimizer sgd --lr 3 --clip global-norm:100,p=inf",
+        "--model rnn --nonlinearity relu --optimizer sgd --lr 0.3 --clip none",
+        "--model rnn --nonlinearity relu --optimizer sgd --lr 3 --clip none",
+        "--model rnn --nonlinearity relu --optimizer sgd --lr 10 --clip none",
+        "--model rnn --nonlinearity relu --optimizer adam --lr 0.002 --clip none",
+        "--model rnn --nonlinearity relu --optimizer sgd --lr 1 --clip global-norm:5",
+        "--model lstm --optimizer momentum --lr 0.3 --clip none",
+        "--model lstm --optimizer adam --lr 0.02 --clip global-norm:0.25",
+        "--model lstm --optimizer rmsprop --lr 0.01 --clip autoclip:90",
+        "--model gru --optimizer sgd --lr 10 --clip none",
+        "--model gru --optimizer adam --lr 0.1 --clip global-norm:5",
+        "--model gru --optimizer sgd --lr 1 --clip value:0.1",
+        "--model transformer --heads 2 --optimizer sgd --lr 3 --clip none",
+        "--model transformer --heads 2 --optimizer momentum --lr 0.3 --clip none",
+        "--model transformer --heads 2 --optimizer adam --lr 0.1 --clip global-norm:5",
+        "--model transformer --heads 2 --optimizer adam --lr 0.002 --clip skip:6+global-norm:1",
+        "--model transformer --heads 2 --optimizer sgd --lr 10 --clip global-norm:10",
+    ];
+    const SEED_NOISE: f64 = 0.02;
+    let scratch = Scratch::new();
+    let mut changed = 0;
+    for (number, flags) in RUNS.into_iter().enumerate() {
+        let before = judged(
+            &scratch,
+            &format!("run-{number}"),
+            &format!("{flags} --steps 300"),
+        );
+        let Some(policy) = before["advice"]["policy"].as_str() else {
+            continue;
+        };
+        let (rest, own) = flags.split_once(" --clip ").unwrap();
+        if policy == own {
+            continue;
+        }
+        changed += 1;
+        let flags = format!("{rest} --clip {policy} --steps 300");
+        let after = judged(&scratch, &format!("advised-{number}"), &flags);
+        // A run that was lost had nothing to lose.
+        let Some(loss) = val_loss(&before) else {
+            continue;
+        };
+        let followed = val_loss(&after).unwrap_or(f64::INFINITY);
+        assert!(
+            followed <= loss + SEED_NOISE,
+            "{flags}: {loss} became {followed}"
+        );
+    }
+    assert!(changed >= 8, "only {changed} runs were advised to change");
+}
