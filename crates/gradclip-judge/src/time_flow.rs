@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use gradclip::significant;
+
 // Below this share of its largest, a gradient has vanished; above its inverse, it has exploded.
 use crate::flow::VANISHING_BELOW as VANISHED_BELOW;
 
@@ -78,13 +80,15 @@ impl fmt::Display for TimeFlow {
             ),
             None if ratio > 1.0 / VANISHED_BELOW => write!(
                 formatter,
-                "gradients explode through time: {window} tokens back they are {ratio:.1e} times as \
-                 large as one token back, which is what clipping is for"
+                "gradients explode through time: {window} tokens back they are {} times as \
+                 large as one token back, which is what clipping is for",
+                significant(ratio)
             ),
             None => write!(
                 formatter,
-                "gradients reach back in time: {window} tokens back they are {ratio:.2e} times as \
-                 large as one token back (below {VANISHED_BELOW} they would vanish)"
+                "gradients reach back in time: {window} tokens back they are {} times as \
+                 large as one token back (below {VANISHED_BELOW} they would vanish)",
+                significant(ratio)
             ),
         }
     }
@@ -105,7 +109,7 @@ mod tests {
         assert!(vanishing.to_string().contains("beyond 3 of 5 tokens"));
         let exploding = flow(&[1.0, 100.0, 5e3, 2e3]);
         assert_eq!(exploding.reach(), None);
-        assert!(flow(&[1.0, 0.5, 0.2]).to_string().contains("2.00e-1"));
+        assert!(flow(&[1.0, 0.5, 0.2]).to_string().contains("0.2 times"));
         assert!(exploding.to_string().contains("explode"), "{exploding}");
         assert_eq!(flow(&[0.0, 0.0]).far_to_near(), None);
         assert!(flow(&[0.0, 0.0]).to_string().contains("no gradient"));
@@ -113,6 +117,6 @@ mod tests {
         assert_eq!(flow(&[1.0, 1e4, 5.0]).reach(), None);
         let broken = flow(&[f64::INFINITY, f64::INFINITY]).to_string();
         assert_eq!(broken, "gradients through time are not finite");
-        assert!(flow(&[2.0]).to_string().contains("1.00e0"));
+        assert!(flow(&[2.0]).to_string().contains("are 1 times"));
     }
 }

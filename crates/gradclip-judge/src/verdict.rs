@@ -9,7 +9,7 @@ use crate::class::{Class, FEWEST_STEPS};
 use crate::death::Death;
 use crate::next::Next;
 use crate::numbers::{Numbers, of_order, of_steps, percent};
-use crate::record::Run;
+use crate::record::{Run, StepRecord};
 
 /// A cosine below this has lost direction that is worth speaking of.
 const TURNED_BELOW_COSINE: f64 = 0.99;
@@ -302,6 +302,15 @@ fn notes(run: &Run<'_>, class: Class, numbers: &Numbers) -> Vec<String> {
         notes.push(format!(
             "the steps that were left out had a median norm of {left_out}, the others of \
              {others}{judged}"
+        ));
+    }
+    let zeroed = |step: &&StepRecord| step.non_finite && !step.skipped();
+    let zeroed = run.steps.iter().filter(zeroed).count();
+    if lost && zeroed > 0 {
+        notes.push(format!(
+            "at {} what was not finite was set to zero, and the rest applied, which does not mend \
+             weights",
+            of_steps(zeroed)
         ));
     }
     if numbers.non_finite > 0 && !lost {

@@ -183,6 +183,17 @@ impl Columns {
     }
 
     fn push_event(&mut self, event: Event) {
+        // What is noted again at a step replaces what was: a run that goes on from there notes it
+        // anew.
+        let at = event.step();
+        match &event {
+            Event::Evaluation { .. } => drop_from(&mut self.evaluations, |noted| noted.step >= at),
+            Event::Sample { .. } => drop_from(&mut self.samples, |noted| noted.step >= at),
+            Event::StateGradients { .. } => {
+                drop_from(&mut self.time_flows, |noted| noted.step >= at);
+            }
+            Event::Header(_) | Event::Step(_) | Event::End { .. } => {}
+        }
         match event {
             Event::Evaluation {
                 step,
@@ -322,5 +333,34 @@ impl Columns {
             + self.evaluations.capacity() * 32
             + texts
             + flows
+    }
+}
+
+/// Drops what is at the end and to be dropped.
+fn drop_from<T>(noted: &mut Vec<T>, is_dropped: impl Fn(&T) -> bool) {
+    while noted.last().is_some_and(&is_dropped) {
+        noted.pop();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_evaluation_that_is_made_again_counts_once() {
+        let mut columns = Columns::default();
+        for (step, val_loss) in [(10, 3.0), (20, 2.5), (20, 2.4), (30, 2.0)] {
+            let (bits_per_char, perplexity) = (1.0, 1.0);
+            let event = Event::Evaluation {
+                step,
+                val_loss,
+                bits_per_char,
+                perplexity,
+            };
+            columns.push(Line::Other(event), 0);
+        }
+        let losses = columns.evaluations.iter().map(|noted| noted.val_loss);
+        assert_eq!(losses.collect::<Vec<_>>(), [3.0, 2.4, 2.0]);
     }
 }

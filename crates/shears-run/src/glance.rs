@@ -9,8 +9,10 @@ use crate::columns::End;
 use crate::event::Event;
 use crate::line::Line;
 
-/// How many bytes of the end are read.
+/// How many bytes of the end are read, and, as long as no step is among them, eight times as many.
 const TAIL: u64 = 1 << 16;
+/// A step is not looked for farther from the end.
+const LONGEST_TAIL: u64 = 1 << 25;
 
 /// What the last lines of a log say.
 #[derive(Clone, Debug, Default)]
@@ -37,7 +39,12 @@ impl Glance {
     /// What the end of the log at `path` says; nothing if it cannot be read.
     pub fn at(path: &Path) -> Glance {
         let (length, modified) = stamp(path);
-        let mut glance = read(path, length).unwrap_or_default();
+        let mut tail = TAIL;
+        let mut glance = read(path, length, tail).unwrap_or_default();
+        while glance.step.is_none() && tail < length.min(LONGEST_TAIL) {
+            tail *= 8;
+            glance = read(path, length, tail).unwrap_or_default();
+        }
         (glance.length, glance.modified) = (length, modified);
         glance
     }
@@ -55,12 +62,12 @@ fn stamp(path: &Path) -> (u64, Option<SystemTime>) {
     }
 }
 
-fn read(path: &Path, length: u64) -> io::Result<Glance> {
+fn read(path: &Path, length: u64, tail: u64) -> io::Result<Glance> {
     let mut file = File::open(path)?;
-    let start = length.saturating_sub(TAIL);
+    let start = length.saturating_sub(tail);
     file.seek(SeekFrom::Start(start))?;
     let mut bytes = Vec::new();
-    file.take(TAIL).read_to_end(&mut bytes)?;
+    file.take(tail).read_to_end(&mut bytes)?;
     // The first line is cut, unless it is the first of all; what follows the last line break is
     // half-written.
     let mut lines: Vec<&[u8]> = bytes.split(|byte| *byte == b'\n').collect();
@@ -105,6 +112,26 @@ mod tests {
             "{{\"event\":\"sample\",\"step\":{step},\"text\":\"{}\"}}\n",
             "x".repeat(1000)
         )
+    }
+
+    #[test]
+    fn a_step_is_found_behind_long_lines() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("events.jsonl");
+        let tensors: Vec<String> = (0..9_000)
+            .map(|tensor| format!("\"layers.{tensor}.weight\":1.0"))
+            .collect();
+        let step = format!(
+            "{{\"event\":\"step\",\"step\":7,\"loss\":2.0,\"lr\":0.1,\"tokens_per_second\":9.0,\
+             \"clip\":{{\"action\":\"keep\",\"norm_before\":4.0,\"norm_after\":4.0,\"coefficient\":1.0,\
+             \"threshold\":null,\"non_finite\":0,\"clipped_share\":0.0,\"cosine\":1.0,\
+             \"tensors\":{{{}}}}}}}\n",
+            tensors.join(",")
+        );
+        assert!(step.len() as u64 > 3 * TAIL);
+        let samples: String = (0..100).map(sample).collect();
+        fs::write(&path, format!("{step}{samples}")).unwrap();
+        assert_eq!(Glance::at(&path).step, Some(7));
     }
 
     #[test]

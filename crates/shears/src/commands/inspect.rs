@@ -4,14 +4,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use gradclip::ClipAction;
+use gradclip::{ClipAction, significant};
 use gradclip_judge::statistics::{mean, share};
 use shears_data::Tokenizer;
-use shears_run::{Columns, Event, Judgement, Parameter, Subject};
+use shears_run::{Columns, EndReason, Event, Judgement, LockWatch, Parameter, Subject};
 use shears_train::{Plan, RunFolder};
 
 use super::RunArgument;
-use crate::output::say;
+use crate::output::{complain, say};
 use crate::report;
 use crate::run_log::{self, without_header};
 
@@ -32,6 +32,9 @@ pub(crate) fn run(arguments: &InspectArguments) -> anyhow::Result<ExitCode> {
     let tokenizer = run.tokenizer()?;
     let columns = run_log::read(&run)?.columns;
     let store = run.checkpoints();
+    if let Some(problem) = lost_lines(&columns, &store.list()?) {
+        complain!("shears: warning: {}: {problem}", run.path().display());
+    }
     let inspected = Inspected {
         judgement: columns.judge(&Subject::of(run.path())),
         checkpoints: store.list()?,
@@ -69,6 +72,10 @@ impl Inspected {
             parameters.map(|parameters| parameters.iter().map(Parameter::elements).sum());
         let show = |path: &PathBuf| path.display().to_string();
         let mut object = self.judgement.json();
+        object["end"] = self.columns.end.as_ref().map_or(
+            serde_json::Value::Null,
+            |end| serde_json::json!({ "how": end.how, "message": end.message }),
+        );
         object["plan"] = serde_json::to_value(&self.plan)?;
         object["tokenizer"] = self.tokenizer.describe().into();
         object["parameters"] = elements.into();
@@ -76,6 +83,27 @@ impl Inspected {
         object["checkpoints"] = self.checkpoints.iter().map(show).collect();
         object["best_checkpoint"] = self.best.as_ref().map(show).into();
         Ok(object)
+    }
+
+    /// How the run ended, or that it goes on.
+    fn ending(&self) -> String {
+        let Some(end) = &self.columns.end else {
+            let trains = LockWatch::default().is_training(self.run.path());
+            let words = match trains {
+                true => "it is in training",
+                false => "its log has no end: it was killed, and can be resumed",
+            };
+            return words.to_string();
+        };
+        let how = match end.how {
+            EndReason::Finished => "finished",
+            EndReason::OutOfPatience => "ended because the validation loss no longer improved",
+            EndReason::Stopped => "stopped on request, and can be resumed",
+            EndReason::Diverged => "diverged",
+            EndReason::Failed => "failed",
+        };
+        let message = end.message.iter().map(|message| format!(": {message}"));
+        std::iter::once(how.to_string()).chain(message).collect()
     }
 
     fn print(&self) {
@@ -97,9 +125,10 @@ impl Inspected {
             say!("{missing}");
         }
         say!(
-            "\n{} of {} steps taken",
+            "\n{} of {} steps taken; {}",
             report::count(steps),
-            report::count(plan.steps)
+            report::count(plan.steps),
+            self.ending()
         );
         for line in history_lines(&self.columns) {
             say!("  {line}");
@@ -129,6 +158,19 @@ impl Inspected {
     }
 }
 
+/// What is wrong with a log that ends before a checkpoint was written.
+fn lost_lines(columns: &Columns, checkpoints: &[PathBuf]) -> Option<String> {
+    let last = columns.step.last().copied().unwrap_or(0);
+    let name = checkpoints.last()?.file_name()?.to_str()?;
+    let saved: u64 = name.strip_prefix("step-")?.parse().ok()?;
+    (saved > last).then(|| {
+        format!(
+            "the log ends at step {last}, and there is a checkpoint of step {saved}: lines of the \
+             log are lost, and what is said below is of those that are left"
+        )
+    })
+}
+
 /// The evaluations as the log has them.
 fn history(columns: &Columns) -> Vec<Event> {
     let evaluations = columns.evaluations.iter();
@@ -141,6 +183,15 @@ fn history(columns: &Columns) -> Vec<Event> {
     evaluations.map(event).collect()
 }
 
+/// A loss: four decimals as long as it is one that a model can have.
+fn nats(loss: f64) -> String {
+    match loss {
+        loss if !loss.is_finite() => "not finite".to_string(),
+        loss if loss < 1e3 => format!("{loss:.4}"),
+        loss => significant(loss),
+    }
+}
+
 /// Training loss, norm and share of clipped steps over ten stretches of the run.
 fn history_lines(columns: &Columns) -> Vec<String> {
     let stretch = columns.rows().div_ceil(10).max(1);
@@ -148,12 +199,13 @@ fn history_lines(columns: &Columns) -> Vec<String> {
     let line = |start: usize| {
         let rows = start..(start + stretch).min(columns.rows());
         let losses = columns.loss[rows.clone()].iter().copied().map(f64::from);
-        let mean_loss = mean(losses.filter(|loss| loss.is_finite())).unwrap_or(f64::NAN);
+        let mean_loss = mean(losses.filter(|loss| loss.is_finite()));
+        let mean_loss = mean_loss.map_or("not finite".to_string(), nats);
         let norms = &columns.norm_before[rows.clone()];
         let finite = norms.iter().copied().filter(|norm| norm.is_finite());
         let norm_max = match finite.reduce(f64::max) {
-            Some(norm) => format!("{norm:.3}"),
-            None => "none".to_string(),
+            Some(norm) => significant(norm),
+            None => "unknown".to_string(),
         };
         let actions = &columns.action[rows.clone()];
         let clipped = share(actions.iter().map(|action| *action == ClipAction::Clip));
@@ -162,9 +214,9 @@ fn history_lines(columns: &Columns) -> Vec<String> {
         let mut evaluations = columns.evaluations.iter().rev();
         let evaluated = evaluations
             .find(|evaluation| inside(evaluation.step))
-            .map(|evaluation| format!("  val {:.4}", evaluation.val_loss));
+            .map(|evaluation| format!("  val {}", nats(evaluation.val_loss)));
         format!(
-            "steps {first:>6}-{last:<6}  loss {mean_loss:.4}  norm max {norm_max:<9}  \
+            "steps {first:>6}-{last:<6}  loss {mean_loss}  norm max {norm_max:<9}  \
              clipped {:>3.0} %{}",
             100.0 * clipped,
             evaluated.unwrap_or_default(),
