@@ -48,9 +48,9 @@ impl Confidence {
 ///
 /// A run without clipping, or whose policy was never reached, gets the largest norm that was no
 /// spike as threshold if a spike was more than ten times that, so that spikes are cut and nothing
-/// else; without such spikes, twice its largest norm, or the policy that it has. One whose policy cut spikes keeps that policy. One that exploded
-/// unclipped gets the usual threshold, 1, or twice the median norm from before where that is
-/// outside of 0.1 to 1.
+/// else; without such spikes, twice its largest norm, or the policy that it has. One whose policy
+/// cut spikes keeps that policy. One in which a gradient exploded before anything was clipped gets
+/// the usual threshold, 1, or twice the median norm from before where that is outside of 0.1 to 1.
 ///
 /// ```
 /// use gradclip::{ClipAction, ClipPolicy};
@@ -120,10 +120,7 @@ fn confidence(numbers: &Numbers) -> Confidence {
 
 /// For a run that exploded before anything was clipped.
 fn after_explosion(run: &Run<'_>, numbers: &Numbers, death: Option<&Death>) -> Option<Advice> {
-    let at = match death? {
-        Death::Broken { explosion, .. } => (*explosion)?.0,
-        Death::Risen { from, .. } => *from,
-    };
+    let (at, _) = death?.explosion()?;
     let before = || run.steps.iter().filter(move |step| step.step < at);
     if run.policy.order() != NormOrder::TWO || numbers.engaged() > 0 {
         return None;

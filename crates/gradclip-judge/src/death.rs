@@ -27,14 +27,23 @@ pub(crate) enum Death {
     },
     /// All is finite, but the loss ended far above where it began.
     Risen {
-        /// The step from which on it stayed above.
-        from: u64,
+        /// The gradient that led to it: its step and its norm.
+        explosion: Option<(u64, f64)>,
+        /// The step from which on it stayed above, if it did.
+        from: Option<u64>,
         /// Where the loss began, and where it ended.
         losses: (f64, f64),
     },
 }
 
 impl Death {
+    /// The gradient that led to it: its step and its norm.
+    pub(crate) fn explosion(&self) -> Option<(u64, f64)> {
+        match self {
+            Death::Broken { explosion, .. } | Death::Risen { explosion, .. } => *explosion,
+        }
+    }
+
     pub(crate) fn is_explosion(&self) -> bool {
         match self {
             Death::Broken { explosion, .. } => explosion.is_some(),
@@ -59,10 +68,15 @@ impl Death {
             return Some(Death::Broken {
                 explosion: explosion(&steps[..end]),
                 from: steps.get(end).map(|step| step.step).or(unrecorded),
-                losses: risen(&steps[..end], None).map(|(_, losses)| losses),
+                losses: risen(&steps[..end], None).map(|(losses, _)| losses),
             });
         }
-        risen(steps, run.val_loss).map(|(from, losses)| Death::Risen { from, losses })
+        let (losses, from) = risen(steps, run.val_loss)?;
+        Some(Death::Risen {
+            explosion: from.and_then(|from| explosion(&steps[..=from.min(steps.len() - 1)])),
+            from: from.and_then(|from| steps.get(from)).map(|step| step.step),
+            losses,
+        })
     }
 }
 
@@ -92,8 +106,9 @@ fn ordinary(step: &StepRecord) -> Option<f64> {
     (!step.broken()).then_some(step.norm_before)
 }
 
-/// From which step on the loss stayed far above where it began, where that was, and where it ended.
-fn risen(steps: &[StepRecord], val_loss: Option<f64>) -> Option<(u64, (f64, f64))> {
+/// Where the loss began and where it ended, and the place of the step from which on it stayed far
+/// above, if it did; none if it did not end far above.
+fn risen(steps: &[StepRecord], val_loss: Option<f64>) -> Option<((f64, f64), Option<usize>)> {
     let losses = |steps: &[StepRecord]| -> Vec<f64> {
         let losses = steps.iter().filter_map(|step| step.loss);
         losses.filter(|loss| loss.is_finite()).collect()
@@ -110,7 +125,6 @@ fn risen(steps: &[StepRecord], val_loss: Option<f64>) -> Option<(u64, (f64, f64)
         return None;
     }
     let below = |step: &StepRecord| step.loss.is_some_and(|loss| loss <= bound);
-    let last_below = steps[..end].iter().rposition(below);
-    let from = steps[last_below.map_or(0, |below| below + 1)].step;
-    Some((from, (began, ended)))
+    let from = steps.iter().rposition(below).map_or(0, |last| last + 1);
+    Some(((began, ended), Some(from).filter(|from| *from <= end)))
 }

@@ -230,22 +230,19 @@ fn second_learning_rate(numbers: &Numbers) -> String {
 
 /// What is said of a run that was lost.
 fn lost(run: &Run<'_>, numbers: &Numbers, death: &Death) -> String {
+    let exploded = death
+        .explosion()
+        .map(|(step, norm)| format!("exploded at step {step} (norm {})", significant(norm)));
     match death {
-        Death::Risen { from, losses } => {
+        Death::Risen { from, losses, .. } => {
             let [began, ended] = [losses.0, losses.1].map(significant);
-            format!(
-                "exploded: the loss began at {began}, stayed far above that from step {from} on, and \
-                 ended at {ended}"
-            )
-        }
-        Death::Broken {
-            explosion,
-            from,
-            losses,
-        } => {
-            let exploded = explosion.map(|(step, norm)| {
-                format!("exploded at step {step} (norm {})", significant(norm))
+            let from = from.map_or(String::new(), |from| {
+                format!(", and stayed far above where it began from step {from} on")
             });
+            let exploded = exploded.unwrap_or_else(|| "exploded".to_owned());
+            format!("{exploded}: the loss rose from {began} to {ended}{from}")
+        }
+        Death::Broken { from, losses, .. } => {
             let broke = match from {
                 Some(step) => format!("not finite from step {step}"),
                 None => "not finite: the validation loss".to_owned(),

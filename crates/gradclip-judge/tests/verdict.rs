@@ -212,11 +212,33 @@ fn a_loss_that_ends_far_above_its_start_is_an_explosion() {
     assert_eq!(ending_at(6.0).class, Class::SecondLearningRate);
     let lost = ending_at(6.0_f64.next_up());
     assert_eq!(lost.class, Class::Exploded);
+    let words = "exploded: the loss rose from 4 to 6, and stayed far above where it began from step \
+                 21 on";
+    assert_eq!(lost.sentence, words);
+}
+
+#[test]
+fn a_loss_that_rose_without_a_spike_asks_for_a_lower_rate() {
+    let risen = |norm: f64| {
+        let steps = (1..=40).map(|number| StepRecord {
+            loss: Some(if number <= 20 { 4.0 } else { 900.0 }),
+            ..step(number, if number == 20 { norm } else { 0.5 }, None)
+        });
+        let none = ClipPolicy::none();
+        let mut run = Run::new(&none, steps);
+        run.lr = Some(3.0);
+        judge(&run)
+    };
+    let slow = risen(0.5);
+    assert_eq!(slow.advice, None);
+    assert_eq!(slow.verdict.next.unwrap().to_string(), "--lr 0.3");
+    let spiked = risen(3e6);
+    let words = &spiked.verdict.sentence;
     assert!(
-        lost.sentence.contains("from step 21 on"),
-        "{}",
-        lost.sentence
+        words.starts_with("exploded at step 20 (norm 3e6): the loss rose from 4 to 900"),
+        "{words}"
     );
+    assert_eq!(spiked.advice.unwrap().policy, "global-norm:1");
 }
 
 #[test]

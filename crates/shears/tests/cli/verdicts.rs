@@ -1,5 +1,7 @@
 //! What is said about runs that a user has, and whether its own advice holds.
 
+use std::time::{Duration, SystemTime};
+
 use serde_json::Value;
 
 use super::program::Scratch;
@@ -134,6 +136,12 @@ fn how_a_run_ended_is_said() {
     let log = scratch.read("run/events.jsonl");
     let lines: Vec<&str> = log.lines().collect();
     scratch.write("run/events.jsonl", lines[..20].join("\n") + "\n");
+    // Of a trainer that has started just now, nobody asks for the lock.
+    let lock = std::fs::File::options()
+        .write(true)
+        .open(scratch.path("run/.lock"));
+    let long_ago = SystemTime::now() - Duration::from_mins(1);
+    lock.unwrap().set_modified(long_ago).unwrap();
     let cut = scratch.run("inspect run");
     assert!(cut.stderr.contains("lines of the log are lost"), "{cut:?}");
     assert!(cut.succeeded().contains("its log has no end"));
