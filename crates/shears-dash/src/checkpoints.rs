@@ -4,6 +4,10 @@ use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use shears_run::read_regular;
+
+/// The most bytes of a state that is read for its loss.
+const STATE_MAX: u64 = 1 << 26;
 
 /// A complete checkpoint.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -61,7 +65,9 @@ fn size(folder: &Path) -> u64 {
 }
 
 fn val_loss(folder: &Path) -> Option<f64> {
-    let state = fs::read(folder.join("state.json")).ok()?;
-    let state: StateFile = serde_json::from_slice(&state).ok()?;
+    // An evaluation after the checkpoint has left a second state.
+    let read = |name: &str| read_regular(&folder.join(name), STATE_MAX);
+    let state = read("evaluated.json").or_else(|_| read("state.json"));
+    let state: StateFile = serde_json::from_slice(&state.ok()?).ok()?;
     state.progress.val_loss.filter(|loss| loss.is_finite())
 }

@@ -18,14 +18,6 @@ pub enum RunError {
         /// The system's answer.
         source: std::io::Error,
     },
-    /// A log that is to be continued has a line that is no event.
-    #[error("{}: line {line} is not an event of this program", path.display())]
-    NotAnEvent {
-        /// The log.
-        path: PathBuf,
-        /// Counted from 1.
-        line: u64,
-    },
     /// A later version of this program wrote the log.
     #[error(
         "{}: its format is {format}, and this shears reads formats up to {FORMAT}; use a newer one",

@@ -1,6 +1,6 @@
 //! A glance at a run: its last lines, which are read at once however long its log is.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 use std::time::SystemTime;
@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use crate::columns::End;
 use crate::event::Event;
 use crate::line::Line;
+use crate::regular::open_regular;
 
 /// How many bytes of the end are read, and, as long as no step is among them, eight times as many.
 const TAIL: u64 = 1 << 16;
@@ -63,7 +64,7 @@ fn stamp(path: &Path) -> (u64, Option<SystemTime>) {
 }
 
 fn read(path: &Path, length: u64, tail: u64) -> io::Result<Glance> {
-    let mut file = File::open(path)?;
+    let mut file = open_regular(path)?;
     let start = length.saturating_sub(tail);
     file.seek(SeekFrom::Start(start))?;
     let mut bytes = Vec::new();

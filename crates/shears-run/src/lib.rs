@@ -9,6 +9,7 @@
 //! lock.rs     who writes to the folder                   glance.rs   its last lines
 //! plan.rs     plan.toml as a table                       flow.rs     gradients through the layers
 //! judgement.rs  what is said about a run
+//! regular.rs  opens regular files only
 //! ```
 //!
 //! A log has one reader, [`Log`]: it reads whole lines from where it stopped, leaves a half-written
@@ -28,6 +29,7 @@ mod line;
 mod lock;
 mod log;
 mod plan;
+mod regular;
 mod writer;
 
 pub use columns::{Columns, End, Evaluation, Sample, Tensors};
@@ -39,7 +41,8 @@ pub use judgement::{Judgement, Subject, program, quoted};
 pub use lock::{LockWatch, lock_folder};
 pub use log::{Damage, Events, Log, Reach, line_at};
 pub use plan::read_plan;
-pub use writer::EventLog;
+pub use regular::{check_regular, open_regular, read_regular, read_regular_text};
+pub use writer::{DAMAGED, EventLog};
 
 /// The log in the folder of a run.
 pub const LOG: &str = "events.jsonl";

@@ -1,11 +1,13 @@
 //! The lock of a folder that one program at a time writes to.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use crate::RunError;
+use crate::regular::open_regular;
 
 /// The file whose lock it is.
 const FILE: &str = ".lock";
@@ -21,7 +23,7 @@ const GRACE: Duration = Duration::from_secs(2);
 /// [`RunError::Locked`] if another program has it.
 pub fn lock_folder(folder: &Path, taken: &str) -> Result<File, RunError> {
     let path = folder.join(FILE);
-    let file = File::create(&path).map_err(RunError::io("create", &path))?;
+    let file = open_to_lock(&path).map_err(RunError::io("create", &path))?;
     let mut attempts = 1;
     loop {
         match file.try_lock() {
@@ -40,6 +42,24 @@ pub fn lock_folder(folder: &Path, taken: &str) -> Result<File, RunError> {
             Err(TryLockError::Error(error)) => return Err(RunError::io("lock", &path)(error)),
         }
     }
+}
+
+/// Makes the lock file, or says that somebody has come to it; what a link leads to is left alone.
+fn open_to_lock(path: &Path) -> io::Result<File> {
+    if let Ok(found) = fs::symlink_metadata(path)
+        && !found.is_file()
+    {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    let mut options = OpenOptions::new();
+    let file = options
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)?;
+    // A watch goes by it. Some file systems have no times.
+    let _ = file.set_modified(SystemTime::now());
+    Ok(file)
 }
 
 /// Looks at the lock of a run.
@@ -68,7 +88,7 @@ impl LockWatch {
         if touched.elapsed().is_ok_and(|age| age < GRACE) {
             return true;
         }
-        let held = File::open(&path)
+        let held = open_regular(&path)
             .map(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)));
         let held = held.unwrap_or(false);
         if !held {
@@ -81,6 +101,18 @@ impl LockWatch {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn what_a_lock_leads_to_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let precious = folder.path().join("precious");
+        fs::write(&precious, "mine").unwrap();
+        std::os::unix::fs::symlink(&precious, folder.path().join(".lock")).unwrap();
+        let error = lock_folder(folder.path(), "taken").unwrap_err();
+        assert!(error.to_string().contains(".lock"), "{error}");
+        assert_eq!(fs::read_to_string(precious).unwrap(), "mine");
+    }
 
     #[test]
     fn a_lock_says_who_lives() {

@@ -11,6 +11,7 @@ use crate::RunError;
 use crate::columns::Columns;
 use crate::event::Event;
 use crate::line::{self, Line, LineProblem};
+use crate::regular::open_regular;
 
 /// How many of the last bytes that were read are compared, to see that the file is still the same.
 const MEMORY: usize = 96;
@@ -22,7 +23,7 @@ const LONGEST: u64 = 1 << 26;
 
 /// Opens a log to read it; none if there is no such file.
 pub(crate) fn open(path: &Path) -> Result<Option<File>, RunError> {
-    match File::open(path) {
+    match open_regular(path) {
         Ok(file) => Ok(Some(file)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(RunError::io("read", path)(error)),
@@ -323,7 +324,7 @@ impl Iterator for Events<'_> {
 
 /// The line of the step in a row of the columns of a log, as it was written.
 pub fn line_at(path: &Path, place: u64) -> io::Result<Vec<u8>> {
-    let mut file = File::open(path)?;
+    let mut file = open_regular(path)?;
     file.seek(SeekFrom::Start(place))?;
     let mut line = Vec::new();
     BufReader::new(file)

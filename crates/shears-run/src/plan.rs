@@ -1,7 +1,11 @@
 //! `plan.toml`, as far as it can be read without knowing what its keys mean.
 
-use std::fs;
 use std::path::Path;
+
+use crate::regular::read_regular_text;
+
+/// A plan has some kilobytes.
+pub(crate) const LONGEST: u64 = 1 << 20;
 
 /// The plan of the run in `folder` as a table.
 ///
@@ -9,7 +13,7 @@ use std::path::Path;
 ///
 /// The reason why there is none, as a fragment of a sentence.
 pub fn read_plan(folder: &Path) -> Result<toml::Table, String> {
-    let text = fs::read_to_string(folder.join(crate::PLAN))
+    let text = read_regular_text(&folder.join(crate::PLAN), LONGEST)
         .map_err(|error| format!("plan.toml cannot be read: {error}"))?;
     text.parse()
         .map_err(|error: toml::de::Error| format!("plan.toml: {}", error.message()))

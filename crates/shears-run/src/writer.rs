@@ -1,7 +1,8 @@
 //! Writing a log.
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufReader, BufWriter, Write};
+use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::RunError;
@@ -9,12 +10,17 @@ use crate::event::Event;
 use crate::header::Header;
 use crate::line::{Line, LineProblem};
 use crate::log::{self, Lines};
+use crate::regular::check_regular;
+
+/// Where lines of a log are put that are no events, when its run goes on.
+pub const DAMAGED: &str = "events.damaged.jsonl";
 
 /// Appends events to a log.
 #[derive(Debug)]
 pub struct EventLog {
     path: PathBuf,
     file: BufWriter<File>,
+    warning: Option<String>,
 }
 
 impl EventLog {
@@ -23,23 +29,70 @@ impl EventLog {
     /// that was killed; they are cut off, and what is before them keeps its bytes. A log that has
     /// no header gets this one: it is new, or of format 1.
     ///
+    /// Lines that are no events are moved to a file of their own ([`DAMAGED`]); together with steps
+    /// that are missing they are told by [`EventLog::warning`].
+    ///
     /// # Errors
     ///
-    /// If what stays has a line that is no event, or is of a format that this program does not
-    /// know.
+    /// If the log cannot be read or written, or is of a format that this program does not know.
     pub fn open(path: &Path, step: u64, header: &Header) -> Result<Self, RunError> {
-        let kept = Kept::of(path, step)?;
-        let file = OpenOptions::new().append(true).create(true).open(path);
-        let cut = file.and_then(|file| file.set_len(kept.length).map(|()| file));
-        let file = cut.map_err(RunError::io("write", path))?;
+        Self::open_after(path, step, false, header)
+    }
+
+    /// As [`EventLog::open`], of a run that takes up what follows its last step: if that is still
+    /// `pending`, only the line of the step itself stays of what was noted at it.
+    ///
+    /// # Errors
+    ///
+    /// As [`EventLog::open`].
+    pub fn open_after(
+        path: &Path,
+        step: u64,
+        pending: bool,
+        header: &Header,
+    ) -> Result<Self, RunError> {
+        let kept = Kept::of(path, step, pending)?;
+        let mut warnings = Vec::new();
+        if kept.damaged.is_empty() {
+            let mut options = OpenOptions::new();
+            let options = options.write(true).create(true).truncate(false);
+            let cut = options
+                .open(path)
+                .and_then(|file| file.set_len(kept.length));
+            cut.map_err(RunError::io("write", path))?;
+        } else {
+            set_aside(path, &kept)?;
+            let first = kept.first_damaged;
+            let place = match kept.damaged_lines {
+                1 => format!("line {first} was"),
+                lines => format!("{lines} lines, the first is line {first}, were"),
+            };
+            warnings.push(format!("{place} damaged and moved to {DAMAGED}"));
+        }
+        if kept.last_step < step {
+            let lost = kept.last_step + 1;
+            warnings.push(format!(
+                "it has lost the steps from {lost} on, and the checkpoint is of step {step}"
+            ));
+        }
+        let file = OpenOptions::new().append(true).open(path);
+        let file = file.map_err(RunError::io("write", path))?;
+        sync_parent(path).map_err(RunError::io("sync", path))?;
+        let warning = format!("{}: {}", path.display(), warnings.join("; "));
         let mut log = EventLog {
             path: path.to_path_buf(),
             file: BufWriter::new(file),
+            warning: (!warnings.is_empty()).then_some(warning),
         };
         if !kept.has_header {
             log.append(&Event::Header(header.clone()))?;
         }
         Ok(log)
+    }
+
+    /// What was found to be wrong when the log was opened, in one sentence.
+    pub fn warning(&self) -> Option<&str> {
+        self.warning.as_deref()
     }
 
     /// Appends one line.
@@ -64,43 +117,122 @@ impl EventLog {
     }
 }
 
+/// Makes a new name durable. Only Unix lets a folder be opened and synced.
+fn sync_parent(path: &Path) -> io::Result<()> {
+    match path.parent().filter(|_| cfg!(unix)) {
+        Some(folder) if folder == Path::new("") => File::open(".")?.sync_all(),
+        Some(folder) => File::open(folder)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+/// Moves the damaged lines out of a log, and cuts it; it is replaced as a whole.
+fn set_aside(path: &Path, kept: &Kept) -> Result<(), RunError> {
+    let aside = path.with_file_name(DAMAGED);
+    let mut log = File::open(path).map_err(RunError::io("read", path))?;
+    let copied = append_ranges(&mut log, &aside, &kept.damaged);
+    copied.map_err(RunError::io("write", &aside))?;
+    let written = (|| {
+        let folder = path.parent().filter(|folder| *folder != Path::new(""));
+        let folder = folder.unwrap_or(Path::new("."));
+        let mut whole = tempfile::NamedTempFile::with_prefix_in(".events-", folder)?;
+        whole
+            .as_file()
+            .set_permissions(log.metadata()?.permissions())?;
+        let mut start = 0;
+        for damaged in &kept.damaged {
+            copy(
+                &mut log,
+                start..damaged.start.min(kept.length),
+                whole.as_file_mut(),
+            )?;
+            start = damaged.end;
+        }
+        copy(&mut log, start..kept.length, whole.as_file_mut())?;
+        whole.as_file().sync_all()?;
+        whole.persist(path)?;
+        Ok(())
+    })();
+    written.map_err(RunError::io("write", path))
+}
+
+fn append_ranges(log: &mut File, path: &Path, ranges: &[Range<u64>]) -> io::Result<()> {
+    if path.exists() {
+        check_regular(path)?;
+    }
+    let mut file = OpenOptions::new().append(true).create(true).open(path)?;
+    for range in ranges {
+        copy(log, range.clone(), &mut file)?;
+    }
+    file.sync_all()
+}
+
+fn copy(from: &mut File, range: Range<u64>, to: &mut File) -> io::Result<()> {
+    if range.start < range.end {
+        from.seek(SeekFrom::Start(range.start))?;
+        io::copy(&mut from.take(range.end - range.start), to)?;
+    }
+    Ok(())
+}
+
 /// What stays of a log when its run goes on.
 #[derive(Default)]
 struct Kept {
+    /// Where the last line ends that stays.
     length: u64,
     has_header: bool,
+    last_step: u64,
+    /// The places of lines that are no events, in their order; those that touch are one.
+    damaged: Vec<Range<u64>>,
+    damaged_lines: u64,
+    /// Counted from 1.
+    first_damaged: u64,
 }
 
 impl Kept {
-    fn of(path: &Path, step: u64) -> Result<Kept, RunError> {
+    fn of(path: &Path, step: u64, pending: bool) -> Result<Kept, RunError> {
         let mut kept = Kept::default();
         let Some(file) = log::open(path)? else {
             return Ok(kept);
         };
         let mut lines = Lines::new(BufReader::with_capacity(1 << 18, file), 0);
         let mut number = 0;
-        while let Some((_, line)) = lines.next().map_err(RunError::io("read", path))? {
+        while let Some((place, line)) = lines.next().map_err(RunError::io("read", path))? {
             number += 1;
-            let line = Line::parse(line).map_err(|problem| match problem {
-                LineProblem::Newer(format) => RunError::NewerFormat {
-                    path: path.to_path_buf(),
-                    format,
-                },
-                LineProblem::Broken(_) => RunError::NotAnEvent {
-                    path: path.to_path_buf(),
-                    line: number,
-                },
-            })?;
+            let line = match Line::parse(line) {
+                Ok(line) => line,
+                Err(LineProblem::Newer(format)) => {
+                    let path = path.to_path_buf();
+                    return Err(RunError::NewerFormat { path, format });
+                }
+                Err(LineProblem::Broken(_)) => {
+                    kept.note_damage(number, place..lines.position());
+                    continue;
+                }
+            };
             match line {
                 Line::Other(Event::End { .. }) => break,
-                Line::Other(event) if event.step() > step => break,
-                Line::Step(taken) if taken.step > step => break,
                 Line::Other(Event::Header(_)) => kept.has_header = true,
-                _ => {}
+                Line::Other(event) if event.step() > step => break,
+                Line::Other(event) if pending && event.step() == step => break,
+                Line::Step(taken) if taken.step > step => break,
+                Line::Step(taken) => kept.last_step = taken.step,
+                Line::Other(_) => {}
             }
             kept.length = lines.position();
         }
         Ok(kept)
+    }
+
+    fn note_damage(&mut self, number: u64, range: Range<u64>) {
+        if self.damaged_lines == 0 {
+            self.first_damaged = number;
+        }
+        self.damaged_lines += 1;
+        match self.damaged.last_mut() {
+            Some(last) if last.end == range.start => last.end = range.end,
+            _ => self.damaged.push(range),
+        }
     }
 }
 
@@ -174,6 +306,50 @@ mod tests {
         assert_eq!(read(&path).len(), 2);
         write(&path, 1, &[]);
         assert_eq!(fs::read(&path).unwrap(), before);
+    }
+
+    #[test]
+    fn damaged_lines_are_set_aside_and_what_is_missing_is_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("events.jsonl");
+        write(&path, 0, &[sample(1), sample(2)]);
+        let before = fs::read_to_string(&path).unwrap();
+        let [first, second, third] = before.lines().collect::<Vec<_>>()[..] else {
+            panic!("{before}");
+        };
+        let torn = format!("{first}\n{second}\n{{\"event\n\0\0\n{third}\n?\n");
+        fs::write(&path, torn).unwrap();
+        let log = EventLog::open(&path, 0, &header(&[])).unwrap();
+        let warning = log.warning().unwrap().to_string();
+        assert!(
+            warning.contains("3 lines, the first is line 3"),
+            "{warning}"
+        );
+        assert!(warning.contains(DAMAGED), "{warning}");
+        drop(log);
+        // The samples are of later steps.
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{first}\n"));
+        let aside = fs::read(folder.path().join(DAMAGED)).unwrap();
+        assert_eq!(aside, b"{\"event\n\0\0\n?\n");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+
+        let log = EventLog::open(&path, 7, &header(&[])).unwrap();
+        let warning = log.warning().unwrap();
+        assert!(warning.contains("lost the steps from 1 on"), "{warning}");
+        drop(log);
+        assert_eq!(
+            EventLog::open(&path, 0, &header(&[])).unwrap().warning(),
+            None
+        );
+    }
+
+    #[test]
+    fn what_was_pending_is_noted_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("events.jsonl");
+        write(&path, 0, &[sample(1), sample(2), sample(2), sample(3)]);
+        drop(EventLog::open_after(&path, 2, true, &header(&[])).unwrap());
+        assert_eq!(read(&path)[1..], [sample(1)]);
     }
 
     #[test]

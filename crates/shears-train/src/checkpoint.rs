@@ -7,6 +7,8 @@
 //!                           state.json             progress, the plan that it belongs to, and
 //!                                                  what the clipping policy has learned
 //!                           manifest.json          the hash of each of them
+//!                           evaluated.json         what counts in place of state.json, if an
+//!                                                  evaluation came after the checkpoint
 //! ```
 
 mod files;
@@ -23,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{RestoreError, TrainError};
 use crate::plan::Plan;
 use crate::tensors::NamedTensor;
-use files::{CARRIED, FILES, Files, MODEL, OPTIMIZER, Stamps, write_folder};
+use files::{CARRIED, Files, MANIFEST, MODEL, OPTIMIZER, Stamps, write_folder, write_state};
 pub(crate) use files::{sync_folder, write_synced};
 
 /// Where a run stands, apart from its tensors.
@@ -43,6 +45,9 @@ pub struct Progress {
     pub best_val_loss: Option<f64>,
     /// Evaluations since then.
     pub stale_evaluations: u64,
+    /// Whether what is due after this step, such as an evaluation, is still to be done.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pending: bool,
 }
 
 /// All that a run needs to go on.
@@ -70,8 +75,12 @@ pub struct CheckpointStore {
     known: Mutex<HashMap<PathBuf, Known>>,
 }
 
-/// A checkpoint with its folder, if one is whole, and what is wrong with the newer ones.
-pub type Newest = (Option<(PathBuf, Checkpoint)>, Vec<RestoreError>);
+/// A checkpoint with its folder, if one is whole, and what is wrong with those before it in the
+/// order that was asked for.
+pub type Newest = Found<Checkpoint>;
+
+/// The same of what was asked of a checkpoint.
+pub type Found<T> = (Option<(PathBuf, T)>, Vec<RestoreError>);
 
 /// A checkpoint that was whole when its files had these stamps.
 #[derive(Debug)]
@@ -92,15 +101,32 @@ impl CheckpointStore {
     /// Writes a checkpoint, and gives its folder.
     ///
     /// It is written beside its place, synced to disk and then renamed: at every instant the
-    /// old state or the new one is there, complete.
+    /// old state or the new one is there, complete. If the step was saved with something pending
+    /// that is now done, only the state is written again.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be written, or a later version of this program has written that step.
     pub fn save(&self, checkpoint: &Checkpoint) -> Result<PathBuf, TrainError> {
-        fs::create_dir_all(&self.folder).map_err(TrainError::io("create", &self.folder))?;
+        if !self.folder.exists() {
+            fs::create_dir_all(&self.folder).map_err(TrainError::io("create", &self.folder))?;
+            sync_folder(self.folder.parent().unwrap_or(&self.folder))?;
+        }
         self.sweep();
         let target = self
             .folder
             .join(format!("step-{:08}", checkpoint.progress.step));
-        if target.exists() && self.progress_if_whole(&target).is_some() {
-            return Ok(target);
+        if target.exists() {
+            match self.progress_if_whole(&target) {
+                Ok(known) if known.pending && !checkpoint.progress.pending => {
+                    write_state(&target, checkpoint)?;
+                    self.remember(&target, Stamps::of(&target), checkpoint.progress.clone());
+                    return Ok(target);
+                }
+                Ok(_) => return Ok(target),
+                Err(error) if error.newer => return Err(error.into()),
+                Err(_) => {}
+            }
         }
         let temporary = self
             .folder
@@ -121,29 +147,38 @@ impl CheckpointStore {
         Ok(target)
     }
 
-    /// Deletes all but the newest `keep` checkpoints and the best one.
+    /// Deletes all but the newest `keep` checkpoints and the best one, and never leaves fewer than
+    /// two. Gives a sentence for each that cannot be deleted.
     ///
     /// Damaged ones neither count nor are deleted: what can be saved of them is not for this
-    /// program to decide. The manifest is deleted first, so that an interrupted deletion leaves
-    /// nothing that looks whole.
+    /// program to decide. Each is renamed to a name that the next save sweeps, and then deleted, so
+    /// that an interrupted deletion leaves nothing that looks whole.
     ///
     /// A checkpoint that this process has written, loaded or checked is not read again as long as
     /// size and time of its files stay the same; all others are read once. So the cost of a save
     /// does not grow with the number of checkpoints, and what a crash has damaged is still found by
     /// the first save after it. Silent corruption on disk is found when the file is loaded, and not
     /// here; that is why at least two checkpoints are kept.
-    pub fn retain(&self, keep: usize) -> Result<(), TrainError> {
-        let read = |path: PathBuf| Some((self.progress_if_whole(&path)?, path));
+    ///
+    /// # Errors
+    ///
+    /// As [`CheckpointStore::list`].
+    pub fn retain(&self, keep: usize) -> Result<Vec<String>, TrainError> {
+        let read = |path: PathBuf| Some((self.progress_if_whole(&path).ok()?, path));
         let whole: Vec<(Progress, PathBuf)> = self.list()?.into_iter().filter_map(read).collect();
         let best = by_loss(whole.clone()).into_iter().next();
-        let outdated = whole.len().saturating_sub(keep);
+        let outdated = whole.len().saturating_sub(keep.max(2));
         let outdated = whole.iter().map(|(_, path)| path).take(outdated);
-        for path in outdated.filter(|path| Some(*path) != best.as_ref()) {
+        let delete = |path: &PathBuf| {
             self.known().remove(path);
-            let _ = fs::remove_file(path.join("manifest.json"));
-            fs::remove_dir_all(path).map_err(TrainError::io("delete", path))?;
-        }
-        Ok(())
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let doomed = self.folder.join(format!(".{name}.tmp"));
+            let deleted = fs::rename(path, &doomed).and_then(|()| fs::remove_dir_all(&doomed));
+            let error = deleted.err()?;
+            Some(format!("cannot delete {}: {error}", path.display()))
+        };
+        let outdated = outdated.filter(|path| Some(*path) != best.as_ref());
+        Ok(outdated.filter_map(delete).collect())
     }
 
     /// The folders of complete checkpoints (those with a manifest), oldest first; none if there
@@ -162,7 +197,7 @@ impl CheckpointStore {
             let name = entry.file_name();
             let step = name.to_str()?.strip_prefix("step-")?.parse::<u64>().ok()?;
             let path = entry.path();
-            path.join("manifest.json").is_file().then_some((step, path))
+            path.join(MANIFEST).is_file().then_some((step, path))
         };
         let mut found: Vec<(u64, PathBuf)> = entries.into_iter().filter_map(complete).collect();
         found.sort();
@@ -174,42 +209,65 @@ impl CheckpointStore {
     pub fn best(&self) -> Result<Option<PathBuf>, TrainError> {
         let undamaged =
             |path: &PathBuf| Files::of(path).and_then(|files| files.check(MODEL)).is_ok();
-        Ok(self.evaluated()?.into_iter().find(undamaged))
+        Ok(self.evaluated()?.0.into_iter().find(undamaged))
     }
 
-    /// [`CheckpointStore::best`] with its parameters.
-    pub fn load_best_model(&self) -> Result<Option<(PathBuf, Vec<NamedTensor>)>, TrainError> {
-        let load = |path: PathBuf| {
-            let model = self.load_model(&path).ok()?;
-            Some((path, model))
-        };
-        Ok(self.evaluated()?.into_iter().find_map(load))
+    /// [`CheckpointStore::best`] with its parameters; the newest one if none was evaluated.
+    pub fn load_best_model(&self) -> Result<Found<Vec<NamedTensor>>, TrainError> {
+        let (mut evaluated, mut damaged) = self.evaluated()?;
+        if evaluated.is_empty() {
+            return self.load_newest_model();
+        }
+        let (found, others) = self.first_model(evaluated.drain(..))?;
+        damaged.extend(others);
+        Ok((found, damaged))
     }
 
-    /// The checkpoints that have a validation loss, the lowest first.
-    fn evaluated(&self) -> Result<Vec<PathBuf>, TrainError> {
-        let read = |path: PathBuf| {
-            let state = Files::of(&path).and_then(|files| files.state()).ok()?;
-            Some((state.progress, path))
-        };
-        Ok(by_loss(self.list()?.into_iter().filter_map(read).collect()))
+    /// The newest parameters that are undamaged.
+    pub fn load_newest_model(&self) -> Result<Found<Vec<NamedTensor>>, TrainError> {
+        self.first_model(self.list()?.into_iter().rev())
+    }
+
+    fn first_model(
+        &self,
+        paths: impl Iterator<Item = PathBuf>,
+    ) -> Result<Found<Vec<NamedTensor>>, TrainError> {
+        first_whole(paths, |path| self.load_model(path))
+    }
+
+    /// The checkpoints that have a validation loss, the lowest first, and those whose state cannot
+    /// be read.
+    fn evaluated(&self) -> Result<(Vec<PathBuf>, Vec<RestoreError>), TrainError> {
+        let (mut read, mut damaged) = (Vec::new(), Vec::new());
+        for path in self.list()? {
+            match Files::of(&path).and_then(|files| files.state()) {
+                Ok(state) => read.push((state.progress, path)),
+                Err(error) if error.newer => return Err(error.into()),
+                Err(error) => damaged.push(error),
+            }
+        }
+        Ok((by_loss(read), damaged))
+    }
+
+    /// What is wrong with a checkpoint: all of its files are read.
+    pub fn damage(&self, path: &Path) -> Option<RestoreError> {
+        self.progress_if_whole(path).err()
     }
 
     /// Where a checkpoint stands, if all of its files are what the manifest says.
-    fn progress_if_whole(&self, path: &Path) -> Option<Progress> {
+    fn progress_if_whole(&self, path: &Path) -> Result<Progress, RestoreError> {
         // Before the files are read: what changes meanwhile has other stamps the next time.
         let stamps = Stamps::of(path);
         if let Some(known) = self.known().get(path)
             && Some(&known.stamps) == stamps.as_ref()
         {
-            return Some(known.progress.clone());
+            return Ok(known.progress.clone());
         }
-        let files = Files::of(path).ok()?;
-        let checked = FILES.into_iter().try_for_each(|file| files.check(file));
-        checked.ok()?;
-        let progress = files.state().ok()?.progress;
+        let files = Files::of(path)?;
+        files.check_all()?;
+        let progress = files.state()?.progress;
         self.remember(path, stamps, progress.clone());
-        Some(progress)
+        Ok(progress)
     }
 
     fn remember(&self, path: &Path, stamps: Option<Stamps>, progress: Progress) {
@@ -226,15 +284,13 @@ impl CheckpointStore {
 
     /// The newest checkpoint that is whole and unchanged, with a line for each newer one that is
     /// not.
+    ///
+    /// # Errors
+    ///
+    /// Also if a later version of this program has written the newest one: to go on from an older
+    /// one would take its steps again.
     pub fn newest(&self) -> Result<Newest, TrainError> {
-        let mut damaged = Vec::new();
-        for path in self.list()?.into_iter().rev() {
-            match self.load(&path) {
-                Ok(checkpoint) => return Ok((Some((path, checkpoint)), damaged)),
-                Err(error) => damaged.push(error),
-            }
-        }
-        Ok((None, damaged))
+        first_whole(self.list()?.into_iter().rev(), |path| self.load(path))
     }
 
     /// Reads a checkpoint, after checking every file against the manifest.
@@ -273,6 +329,22 @@ impl CheckpointStore {
             }
         }
     }
+}
+
+/// The first of these checkpoints that can be read.
+fn first_whole<T>(
+    paths: impl Iterator<Item = PathBuf>,
+    read: impl Fn(&Path) -> Result<T, RestoreError>,
+) -> Result<Found<T>, TrainError> {
+    let mut damaged = Vec::new();
+    for path in paths {
+        match read(&path) {
+            Ok(found) => return Ok((Some((path, found)), damaged)),
+            Err(error) if error.newer => return Err(error.into()),
+            Err(error) => damaged.push(error),
+        }
+    }
+    Ok((None, damaged))
 }
 
 /// Those that have a validation loss, the lowest first, and the oldest of equal ones.

@@ -57,6 +57,20 @@ pub enum TrainError {
         /// The last good checkpoint.
         checkpoint: Option<PathBuf>,
     },
+    /// The loss or the weights of an applied step are not finite: whatever the rule for gradients
+    /// that are not, there is nothing to go on with.
+    #[error(
+        "step {step}: {what} not finite; {}; a lower --lr may hold",
+        last_good(.checkpoint)
+    )]
+    Diverged {
+        /// The step after which it was found.
+        step: u64,
+        /// What is not finite, with its verb: "the loss is".
+        what: String,
+        /// The last good checkpoint.
+        checkpoint: Option<PathBuf>,
+    },
     /// The log cannot be continued.
     #[error(transparent)]
     Log(RunError),
@@ -95,9 +109,21 @@ pub struct RestoreError {
     pub path: PathBuf,
     /// What is wrong with it.
     pub problem: String,
+    /// Nothing is: a later version of this program wrote it.
+    pub newer: bool,
 }
 
 impl TrainError {
+    /// Whether numbers that are not finite have ended the run.
+    pub fn is_divergence(&self) -> bool {
+        matches!(
+            self,
+            TrainError::NonFinite { .. }
+                | TrainError::TooManySkips { .. }
+                | TrainError::Diverged { .. }
+        )
+    }
+
     /// For `map_err`: an I/O error with what was tried and where.
     pub fn io(
         action: &'static str,

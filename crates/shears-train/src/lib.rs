@@ -22,7 +22,7 @@ mod weights;
 
 pub use batches::Batches;
 pub use bench::{BenchReport, ClipBench, Spread, bench, bench_clip, peak_rss_bytes};
-pub use checkpoint::{Checkpoint, CheckpointStore, Newest, Progress};
+pub use checkpoint::{Checkpoint, CheckpointStore, Found, Newest, Progress};
 pub use error::{RestoreError, TrainError};
 pub use evaluate::{Evaluation, Streams, evaluate};
 pub use gradclip::{ClipPolicy, NonFinite};

@@ -33,6 +33,18 @@ named_enum! {
     }
 }
 
+impl OptimizerKind {
+    /// The moments that the rule keeps of each parameter, as [`Optimizer::tensors`] names them.
+    pub(crate) fn moments(self) -> &'static [&'static str] {
+        match self {
+            OptimizerKind::Sgd => &[],
+            OptimizerKind::Momentum => &["first"],
+            OptimizerKind::RmsProp => &["second"],
+            OptimizerKind::Adam | OptimizerKind::AdamW => &["first", "second"],
+        }
+    }
+}
+
 /// The settings of an update rule; each rule uses its own.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct OptimizerSettings {

@@ -17,6 +17,16 @@ pub struct NamedTensor {
     pub data: TensorData,
 }
 
+impl NamedTensor {
+    /// Whether no element is a NaN or an infinity.
+    pub(crate) fn is_finite(&self) -> bool {
+        match self.data.as_slice::<f32>() {
+            Ok(values) => values.iter().all(|value| value.is_finite()),
+            Err(_) => self.data.iter::<f32>().all(f32::is_finite),
+        }
+    }
+}
+
 /// The parameters of a module, each once, read from the device in one transaction.
 pub fn module_tensors<M: Module>(module: &M) -> Vec<NamedTensor> {
     #[derive(Default)]
@@ -98,19 +108,38 @@ fn differences(
     for parameter in wanted {
         match given.get(&parameter.name) {
             None => problems.push(format!("`{}` is missing", parameter.name)),
-            Some(data) if data.shape().to_vec() != parameter.shape => problems.push(format!(
-                "`{}` has shape {:?} in place of {:?}",
-                parameter.name,
-                data.shape().to_vec(),
-                parameter.shape
-            )),
+            Some(data) if data.shape().to_vec() != parameter.shape => {
+                let shape = data.shape().to_vec();
+                let shape = brief(&format!("{shape:?}"));
+                problems.push(format!(
+                    "`{}` has shape {shape} in place of {:?}",
+                    parameter.name, parameter.shape
+                ));
+            }
             Some(_) => {}
         }
     }
     let names: BTreeSet<&String> = wanted.iter().map(|parameter| &parameter.name).collect();
     let extra = given.keys().filter(|name| !names.contains(name));
-    problems.extend(extra.map(|name| format!("`{name}` is not in the model")));
+    problems.extend(extra.map(|name| format!("`{}` is not in the model", brief(name))));
+    let more = problems.len().saturating_sub(MOST_DIFFERENCES);
+    if more > 0 {
+        problems.truncate(MOST_DIFFERENCES);
+        problems.push(format!("and {more} more"));
+    }
     problems
+}
+
+/// The most differences between a file and a model that are listed.
+const MOST_DIFFERENCES: usize = 20;
+
+/// A name as a message has it: those in a file may have a megabyte.
+pub(crate) fn brief(name: &str) -> String {
+    const LONGEST: usize = 100;
+    match name.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}...", &name[..end]),
+        None => name.to_string(),
+    }
 }
 
 /// The bytes of a safetensors file with these tensors.
@@ -136,7 +165,8 @@ pub(crate) fn from_safetensors(bytes: &[u8]) -> Result<Vec<NamedTensor>, String>
         .map(|(name, view)| {
             if view.dtype() != Dtype::F32 {
                 return Err(format!(
-                    "`{name}` has type {:?}; only F32 is used",
+                    "`{}` has type {:?}; only F32 is used",
+                    brief(name),
                     view.dtype()
                 ));
             }

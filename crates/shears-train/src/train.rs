@@ -1,16 +1,20 @@
 //! A whole run: steps, evaluations, samples, events and checkpoints, from where it stands to its
 //! end.
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 use burn::tensor::Device;
-use gradclip::SkipReason;
+use gradclip::{ClipAction, SkipReason};
 use shears_model::{LanguageModel, parameters};
 use shears_run::{ClipEvent, EndReason, Event, EventLog, StepEvent};
 
 use crate::TrainError;
+use crate::checkpoint::Progress;
 use crate::evaluate::{Evaluation, Streams, evaluate};
+use crate::plan::Plan;
 use crate::run::{Corpora, RunFolder, header};
+use crate::tensors::{NamedTensor, module_tensors};
 use crate::trainer::{StepOutcome, Trainer};
 
 /// Who watches a run: the terminal, a test, a program of your own.
@@ -28,7 +32,10 @@ pub trait Observer {
     /// wrote, for the run's log.
     fn sample<M: LanguageModel>(&mut self, step: u64, model: &M) -> Option<String>;
 
-    /// Whether the run should save and stop after this step, because somebody asked for it.
+    /// Something went wrong that the run goes on without: one sentence.
+    fn warning(&mut self, _message: &str) {}
+
+    /// Whether the run should save and stop now, because somebody asked for it.
     fn wants_to_stop(&self) -> bool;
 }
 
@@ -62,17 +69,28 @@ pub fn train<M: LanguageModel, O: Observer>(
     observer: &mut O,
 ) -> Result<End, TrainError> {
     let header = header(trainer.plan(), &parameters(trainer.model()));
-    let mut log = EventLog::open(&run.events_path(), trainer.progress.step, &header)?;
-    let end = take_steps(trainer, run, corpora, device, observer, &mut log);
-    let step = trainer.progress.step;
+    let Progress { step, pending, .. } = trainer.progress;
+    let log = EventLog::open_after(&run.events_path(), step, pending, &header)?;
+    if let Some(warning) = log.warning() {
+        observer.warning(warning);
+    }
+    let mut session = Session {
+        plan: trainer.plan().clone(),
+        trainer,
+        run,
+        corpora,
+        device: device.clone().without_autodiff(),
+        observer,
+        log,
+    };
+    let end = session.take_steps();
+    let step = session.trainer.progress.step;
     let (how, message) = match &end {
         Ok(end) => ((*end).into(), None),
-        Err(error @ (TrainError::NonFinite { .. } | TrainError::TooManySkips { .. })) => {
-            (EndReason::Diverged, Some(error.to_string()))
-        }
+        Err(error) if error.is_divergence() => (EndReason::Diverged, Some(error.to_string())),
         Err(error) => (EndReason::Failed, Some(error.to_string())),
     };
-    let written = log.append(&Event::End { step, how, message });
+    let written = session.log.append(&Event::End { step, how, message });
     // What went wrong first is what the user has to know.
     let end = end?;
     written?;
@@ -82,103 +100,212 @@ pub fn train<M: LanguageModel, O: Observer>(
 /// How often the log has the sizes of updates.
 const UPDATES_WEIGHED_EVERY: u64 = 10;
 
-/// The steps themselves, with all that is due between them.
-fn take_steps<M: LanguageModel, O: Observer>(
-    trainer: &mut Trainer<M>,
-    run: &RunFolder,
-    corpora: &Corpora,
-    device: &Device,
-    observer: &mut O,
-    log: &mut EventLog,
-) -> Result<End, TrainError> {
-    let plan = trainer.plan().clone();
-    let evaluation_device = device.clone().without_autodiff();
-    let due = |step: u64, every: u64| every > 0 && step.is_multiple_of(every);
-    let out_of_patience =
-        |stale_evaluations: u64| plan.patience > 0 && stale_evaluations >= plan.patience;
-    loop {
-        let step = trainer.progress.step;
-        if step >= plan.steps {
-            return Ok(End::Finished);
-        }
-        if out_of_patience(trainer.progress.stale_evaluations) {
-            return Ok(End::OutOfPatience);
-        }
-        if due(step, UPDATES_WEIGHED_EVERY) {
-            trainer.weigh_next_update();
-        }
-        let started = Instant::now();
-        let outcome = trainer.step()?;
-        let step = step + 1;
-        let event = step_event(step, &outcome, plan.tokens_per_step(), started);
-        log.append(&Event::Step(event.clone()))?;
-        observer.step(&event);
-        if trainer.progress.consecutive_skips >= plan.max_skips {
-            return Err(too_many_skips(trainer, run, &outcome));
-        }
+/// A run while it goes.
+struct Session<'a, M: LanguageModel, O: Observer> {
+    plan: Plan,
+    trainer: &'a mut Trainer<M>,
+    run: &'a RunFolder,
+    corpora: &'a Corpora,
+    /// Where the model is evaluated, outside automatic differentiation.
+    device: Device,
+    observer: &'a mut O,
+    log: EventLog,
+}
 
-        let stopping = observer.wants_to_stop();
+/// What is to be done after a step.
+#[derive(Clone, Copy)]
+struct Due {
+    /// Follow gradients back in time.
+    state_gradients: bool,
+    evaluation: bool,
+    sample: bool,
+    save: bool,
+}
+
+impl Due {
+    fn after(step: u64, plan: &Plan) -> Due {
+        let due = |every: u64| every > 0 && step.is_multiple_of(every);
         let last = step == plan.steps;
-        // A run in trouble is not worth its disk; one that left out an outlier is not in trouble.
-        let sound = outcome.report.skip_reason != Some(SkipReason::NonFinite);
-        trainer.progress.val_loss = None;
-        let mut improved = false;
-        let evaluating = last || due(step, plan.eval_every);
-        if step == 1 || evaluating {
-            log_state_gradients(trainer, step, log)?;
+        let evaluation = last || due(plan.eval_every);
+        Due {
+            state_gradients: step == 1 || evaluation,
+            evaluation,
+            // The last step ends with a longer text than a sample.
+            sample: due(plan.sample_every) && !last,
+            save: last || due(plan.save_every),
         }
-        if evaluating {
-            let model = trainer.model().valid();
-            let evaluation = evaluate(
-                &model,
-                &corpora.validation,
-                corpora.validation_characters,
-                Streams::default(),
-                &evaluation_device,
-            )?;
-            improved = note_evaluation(trainer, &evaluation);
-            log.append(&Event::Evaluation {
-                step,
-                val_loss: evaluation.val_loss,
-                bits_per_char: evaluation.bits_per_char,
-                perplexity: evaluation.perplexity,
-            })?;
-            observer.evaluation(step, &evaluation);
-        }
-        // Such a run ends with a longer text than a sample.
-        let finished = last || out_of_patience(trainer.progress.stale_evaluations);
-        let ending = finished || stopping;
-        // Before the checkpoint, so that a run that goes on from there has it.
-        if due(step, plan.sample_every) && !finished {
-            let text = observer.sample(step, &trainer.model().valid());
-            if let Some(text) = text {
-                log.append(&Event::Sample { step, text })?;
-            }
-        }
-        if (due(step, plan.save_every) && sound) || improved || ending {
-            // A run that goes on from the checkpoint must find the steps before it in its log.
-            log.sync()?;
-            let path = run.checkpoints().save(&trainer.checkpoint())?;
-            run.checkpoints().retain(plan.keep)?;
-            observer.saved(step, &path);
-        }
-        if stopping && !last {
-            return Ok(End::Stopped);
-        }
+    }
+
+    /// Whether there is more to do than to save.
+    fn takes_long(self) -> bool {
+        self.state_gradients || self.evaluation || self.sample
     }
 }
 
-/// Writes how far gradients reach back in time, if the model carries a state.
-fn log_state_gradients<M: LanguageModel>(
-    trainer: &Trainer<M>,
-    step: u64,
-    log: &mut EventLog,
-) -> Result<(), TrainError> {
-    let layers = trainer.state_gradients();
-    if !layers.is_empty() {
-        log.append(&Event::StateGradients { step, layers })?;
+impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
+    /// The steps themselves, with all that is due between them.
+    fn take_steps(&mut self) -> Result<End, TrainError> {
+        // What a run that was stopped in it had still to do comes first.
+        if self.trainer.progress.pending
+            && let Some(end) = self.finish_step(true)?
+        {
+            return Ok(end);
+        }
+        loop {
+            let step = self.trainer.progress.step;
+            if step >= self.plan.steps {
+                return Ok(End::Finished);
+            }
+            if self.is_out_of_patience() {
+                return Ok(End::OutOfPatience);
+            }
+            if step.is_multiple_of(UPDATES_WEIGHED_EVERY) {
+                self.trainer.weigh_next_update();
+            }
+            let sound = self.take_step()?;
+            if let Some(end) = self.finish_step(sound)? {
+                return Ok(end);
+            }
+        }
     }
-    Ok(())
+
+    fn is_out_of_patience(&self) -> bool {
+        let patience = self.plan.patience;
+        patience > 0 && self.trainer.progress.stale_evaluations >= patience
+    }
+
+    /// One step and its line. A run in trouble is not worth its disk, so that the step is then not
+    /// sound; one that left out an outlier is not in trouble.
+    fn take_step(&mut self) -> Result<bool, TrainError> {
+        let started = Instant::now();
+        let outcome = self.trainer.step()?;
+        let step = self.trainer.progress.step;
+        let event = step_event(step, &outcome, self.plan.tokens_per_step(), started);
+        self.log.append(&Event::Step(event.clone()))?;
+        self.observer.step(&event);
+        if self.trainer.progress.consecutive_skips >= self.plan.max_skips {
+            return Err(too_many_skips(self.trainer, self.run, &outcome));
+        }
+        // A skipped step has changed nothing, and `max-skips` bounds them.
+        if outcome.report.action != ClipAction::Skip && !outcome.loss.is_finite() {
+            return Err(self.diverged("the loss is"));
+        }
+        let progress = &mut self.trainer.progress;
+        progress.val_loss = None;
+        progress.pending = Due::after(step, &self.plan).takes_long();
+        Ok(outcome.report.skip_reason != Some(SkipReason::NonFinite))
+    }
+
+    /// All that is due after a step; gives the end of the run if it ends here.
+    ///
+    /// What takes long comes after the checkpoint of the step, which says that it is still pending;
+    /// somebody who asks for the end gets it without waiting, and a run that goes on from there
+    /// begins with it.
+    fn finish_step(&mut self, sound: bool) -> Result<Option<End>, TrainError> {
+        let step = self.trainer.progress.step;
+        let due = Due::after(step, &self.plan);
+        let saving = due.save && (sound || step == self.plan.steps);
+        if self.observer.wants_to_stop() {
+            return self.stop().map(Some);
+        }
+        if saving && due.takes_long() {
+            self.save()?;
+        }
+        let mut improved = false;
+        if due.state_gradients {
+            self.log_state_gradients()?;
+        }
+        if due.evaluation {
+            improved = self.evaluate()?;
+        }
+        let ending = step == self.plan.steps || self.is_out_of_patience();
+        // Before the checkpoint, so that a run that goes on from there has it.
+        if due.sample && !ending {
+            let text = self.observer.sample(step, &self.trainer.model().valid());
+            if let Some(text) = text {
+                self.log.append(&Event::Sample { step, text })?;
+            }
+        }
+        self.trainer.progress.pending = false;
+        if saving || improved || ending {
+            self.save_and_retain()?;
+        }
+        Ok(None)
+    }
+
+    fn stop(&mut self) -> Result<End, TrainError> {
+        self.save_and_retain()?;
+        Ok(End::Stopped)
+    }
+
+    /// Reads the validation text; gives whether the loss is the best of the run until now.
+    fn evaluate(&mut self) -> Result<bool, TrainError> {
+        let step = self.trainer.progress.step;
+        let corpora = self.corpora;
+        let evaluation = evaluate(
+            &self.trainer.model().valid(),
+            &corpora.validation,
+            corpora.validation_characters,
+            Streams::default(),
+            &self.device,
+        )?;
+        let improved = note_evaluation(self.trainer, &evaluation);
+        self.log.append(&Event::Evaluation {
+            step,
+            val_loss: evaluation.val_loss,
+            bits_per_char: evaluation.bits_per_char,
+            perplexity: evaluation.perplexity,
+        })?;
+        self.observer.evaluation(step, &evaluation);
+        if !evaluation.val_loss.is_finite() {
+            return Err(self.diverged("the validation loss is"));
+        }
+        self.check_weights(&module_tensors(self.trainer.model()))?;
+        Ok(improved)
+    }
+
+    /// Writes how far gradients reach back in time, if the model carries a state.
+    fn log_state_gradients(&mut self) -> Result<(), TrainError> {
+        let step = self.trainer.progress.step;
+        let layers = self.trainer.state_gradients();
+        if !layers.is_empty() {
+            self.log.append(&Event::StateGradients { step, layers })?;
+        }
+        Ok(())
+    }
+
+    fn save(&mut self) -> Result<PathBuf, TrainError> {
+        let checkpoint = self.trainer.checkpoint();
+        self.check_weights(&checkpoint.model)?;
+        // A run that goes on from the checkpoint must find the steps before it in its log.
+        self.log.sync()?;
+        self.run.checkpoints().save(&checkpoint)
+    }
+
+    fn save_and_retain(&mut self) -> Result<(), TrainError> {
+        let path = self.save()?;
+        for warning in self.run.checkpoints().retain(self.plan.keep)? {
+            self.observer.warning(&warning);
+        }
+        self.observer.saved(self.trainer.progress.step, &path);
+        Ok(())
+    }
+
+    /// Refuses weights that nothing can be done with: they are no good checkpoint.
+    fn check_weights(&self, weights: &[NamedTensor]) -> Result<(), TrainError> {
+        match weights.iter().find(|tensor| !tensor.is_finite()) {
+            Some(tensor) => Err(self.diverged(&format!("weights of `{}` are", tensor.name))),
+            None => Ok(()),
+        }
+    }
+
+    fn diverged(&self, what: &str) -> TrainError {
+        TrainError::Diverged {
+            step: self.trainer.progress.step,
+            what: what.to_string(),
+            checkpoint: last_checkpoint(self.run),
+        }
+    }
 }
 
 fn step_event(step: u64, outcome: &StepOutcome, tokens: usize, started: Instant) -> StepEvent {
@@ -216,6 +343,10 @@ fn too_many_skips<M: LanguageModel>(
         step: trainer.progress.step,
         skips: trainer.progress.consecutive_skips,
         tensor: outcome.report.first_non_finite.clone().unwrap_or_default(),
-        checkpoint: run.checkpoints().list().ok().and_then(|mut all| all.pop()),
+        checkpoint: last_checkpoint(run),
     }
+}
+
+fn last_checkpoint(run: &RunFolder) -> Option<PathBuf> {
+    run.checkpoints().list().ok()?.pop()
 }

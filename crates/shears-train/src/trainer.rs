@@ -27,7 +27,7 @@ use crate::checkpoint::{Checkpoint, Progress};
 use crate::error::{RestoreError, TrainError};
 use crate::optimizer::Optimizer;
 use crate::plan::Plan;
-use crate::tensors::{NamedTensor, load_parameters, module_tensors};
+use crate::tensors::{NamedTensor, brief, load_parameters, module_tensors};
 use crate::time_flow::state_gradients;
 use crate::weights::Weights;
 
@@ -178,6 +178,10 @@ impl<M: LanguageModel> Trainer<M> {
                 if report.skip_reason == Some(SkipReason::NonFinite) {
                     self.progress.consecutive_skips += 1;
                 }
+                // What was carried is of the text before a new start.
+                if self.starts_stream() {
+                    self.carried = State::default();
+                }
                 report
             }
         };
@@ -190,6 +194,14 @@ impl<M: LanguageModel> Trainer<M> {
             update_ratios,
             times,
         })
+    }
+
+    /// Whether the next step begins the streams of the text anew.
+    fn starts_stream(&self) -> bool {
+        let micro_batches = self.plan.accumulate as u64;
+        let first = self.progress.step * micro_batches;
+        let mut all = first..first + micro_batches;
+        all.any(|index| self.batches.at(index).starts_stream)
     }
 
     /// The averaged loss and gradients of the step's micro-batches, and the state after them.
@@ -212,7 +224,13 @@ impl<M: LanguageModel> Trainer<M> {
 
             let forward_started = Instant::now();
             let (loss, after) = self.model().loss(inputs, targets, carried);
-            total_loss += f64::from(loss.clone().into_data().iter::<f32>().next().unwrap_or(0.0));
+            total_loss += f64::from(
+                loss.clone()
+                    .into_data()
+                    .iter::<f32>()
+                    .next()
+                    .unwrap_or(f32::NAN),
+            );
             times.forward += forward_started.elapsed();
 
             let backward_started = Instant::now();
@@ -286,22 +304,22 @@ impl<M: LanguageModel> Trainer<M> {
     /// Goes to where a checkpoint was taken.
     pub fn restore(mut self, checkpoint: Checkpoint) -> Result<Self, TrainError> {
         let model = self.model.take().expect(ONLY_AN_UPDATE_TAKES_IT);
-        let loaded = load_parameters(model, checkpoint.model).map_err(|problem| RestoreError {
-            path: "model.safetensors".into(),
+        let refuse = |path: &str, problem: String| RestoreError {
+            path: path.into(),
             problem,
-        })?;
+            newer: false,
+        };
+        let loaded = load_parameters(model, checkpoint.model)
+            .map_err(|problem| refuse("model.safetensors", problem))?;
         self.model = Some(loaded);
-        let restored = self.clipper.restore(&checkpoint.clipper);
-        restored.map_err(|error| RestoreError {
-            path: "state.json".into(),
-            problem: error.to_string(),
-        })?;
-        let mut moments = checkpoint.optimizer.iter();
-        if let Some(moment) = moments.find(|moment| !self.fits(moment)) {
-            let path = "optimizer.safetensors".into();
-            let problem = format!("`{}` does not fit the model", moment.name);
-            return Err(RestoreError { path, problem }.into());
-        }
+        self.clipper
+            .restore(&checkpoint.clipper)
+            .map_err(|error| refuse("state.json", error.to_string()))?;
+        let updated = checkpoint.progress.updates > 0;
+        self.check_moments(&checkpoint.optimizer, updated)
+            .map_err(|problem| refuse("optimizer.safetensors", problem))?;
+        self.check_carried(&checkpoint.carried)
+            .map_err(|problem| refuse("carried.safetensors", problem))?;
         let plain = self.device.clone().without_autodiff();
         self.optimizer
             .restore(checkpoint.optimizer, checkpoint.progress.updates, &plain);
@@ -316,11 +334,49 @@ impl<M: LanguageModel> Trainer<M> {
         Ok(self)
     }
 
-    /// Whether a moment has the name and the size of a parameter.
-    fn fits(&self, moment: &NamedTensor) -> bool {
-        let name = moment.name.rsplit_once('.').map_or("", |(name, _)| name);
-        let parameters = shears_model::parameters(self.model());
-        let mut named = parameters.iter().filter(|parameter| parameter.name == name);
-        named.any(|parameter| parameter.elements() == moment.data.num_elements())
+    /// Refuses moments that are not those of the parameters; before the first update there are
+    /// none.
+    fn check_moments(&self, moments: &[NamedTensor], updated: bool) -> Result<(), String> {
+        let parts = self.plan.optimizer.moments();
+        let mut wanted = BTreeMap::new();
+        for parameter in shears_model::parameters(self.model()) {
+            for part in parts {
+                wanted.insert(format!("{}.{part}", parameter.name), parameter.elements());
+            }
+        }
+        for moment in moments {
+            if wanted.remove(&moment.name) != Some(moment.data.num_elements()) {
+                return Err(format!("`{}` does not fit the model", brief(&moment.name)));
+            }
+        }
+        match wanted.keys().next() {
+            Some(missing) if updated => Err(format!("`{missing}` is missing")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses a carried state that the model would not have left.
+    fn check_carried(&self, carried: &[NamedTensor]) -> Result<(), String> {
+        if carried.is_empty() {
+            return Ok(());
+        }
+        let plain = self.device.clone().without_autodiff();
+        let wanted = match self.model().reading() {
+            Reading::Windows { .. } => BTreeMap::new(),
+            Reading::Streams => {
+                let token = Tensor::zeros([self.plan.batch, 1], &plain);
+                let (_, state) = self.model().valid().forward(token, State::default());
+                state.tensors
+            }
+        };
+        let shape = |name: &str| wanted.get(name).map(|tensor| tensor.dims().to_vec());
+        let differing = carried
+            .iter()
+            .find(|tensor| shape(&tensor.name) != Some(tensor.data.shape().to_vec()));
+        match differing {
+            Some(tensor) => Err(format!("`{}` does not fit the model", brief(&tensor.name))),
+            None if carried.len() != wanted.len() => Err("a layer's state is missing".to_string()),
+            None => Ok(()),
+        }
     }
 }

@@ -299,7 +299,7 @@ fn parameters_are_read_without_the_rest() {
     }
     assert!(fixture.store.load(&fixture.path(2)).is_err());
     assert_eq!(fixture.store.best().unwrap(), Some(fixture.path(2)));
-    let (path, best) = fixture.store.load_best_model().unwrap().unwrap();
+    let (path, best) = fixture.store.load_best_model().unwrap().0.unwrap();
     assert_eq!(path, fixture.path(2));
     let values = |tensors: &[NamedTensor]| -> Vec<(String, Vec<f32>)> {
         let value = |t: &NamedTensor| (t.name.clone(), t.data.iter::<f32>().collect());
@@ -314,10 +314,12 @@ fn parameters_are_read_without_the_rest() {
     let error = fixture.store.load_model(&fixture.path(2)).unwrap_err();
     assert_eq!(error.path, file);
     assert_eq!(fixture.store.best().unwrap(), Some(fixture.path(1)));
-    assert_eq!(
-        fixture.store.load_best_model().unwrap().unwrap().0,
-        fixture.path(1)
-    );
+    let (found, damaged) = fixture.store.load_best_model().unwrap();
+    assert_eq!(found.unwrap().0, fixture.path(1));
+    assert_eq!(damaged, [error]);
+    let (found, damaged) = fixture.store.load_newest_model().unwrap();
+    assert_eq!(found.unwrap().0, fixture.path(3));
+    assert_eq!(damaged, []);
 }
 
 /// Two places with one parameter, and one with another.
@@ -364,36 +366,217 @@ fn loading_draws_no_initial_values_and_copies_nothing() {
     }
 }
 
-#[test]
-fn another_format_is_refused() {
-    let format_3 = |bytes: &mut Vec<u8>| {
-        let text = String::from_utf8(bytes.clone()).unwrap();
-        assert!(text.contains("\"format\": 2"));
-        *bytes = text.replace("\"format\": 2", "\"format\": 3").into_bytes();
-    };
-    let fixture = Fixture::with(&[1, 2]);
-    change(&fixture.path(2).join("manifest.json"), format_3);
-    let error = fixture.store.load(&fixture.path(2)).unwrap_err();
-    assert!(error.problem.starts_with("has format 3"), "{error}");
-    assert_eq!(error.path, fixture.path(2).join("manifest.json"));
-
-    // A state of format 3, with the right hash.
-    let fixture = Fixture::with(&[2]);
+/// Changes the format of a file of a checkpoint, and the manifest's hash of it.
+fn set_format(fixture: &Fixture, step: u64, file: &str, format: u32) {
     let hash = |path: &Path| -> String {
         let digest = Sha256::digest(fs::read(path).unwrap());
         digest.iter().map(|byte| format!("{byte:02x}")).collect()
     };
-    let state = fixture.path(2).join("state.json");
-    let before = hash(&state);
-    change(&state, format_3);
-    let after = hash(&state);
-    change(&fixture.path(2).join("manifest.json"), |bytes| {
+    let path = fixture.path(step).join(file);
+    let before = hash(&path);
+    change(&path, |bytes| {
+        let text = String::from_utf8(bytes.clone()).unwrap();
+        assert!(text.contains("\"format\": 3"));
+        let format = format!("\"format\": {format}");
+        *bytes = text.replace("\"format\": 3", &format).into_bytes();
+    });
+    let after = hash(&path);
+    change(&fixture.path(step).join("manifest.json"), |bytes| {
         let text = String::from_utf8(bytes.clone()).unwrap();
         *bytes = text.replace(&before, &after).into_bytes();
     });
+}
+
+#[test]
+fn a_later_format_is_refused_and_left_alone() {
+    let fixture = Fixture::with(&[1, 2]);
+    set_format(&fixture, 2, "state.json", 4);
+    set_format(&fixture, 2, "manifest.json", 4);
+    let manifest = fixture.path(2).join("manifest.json");
+    let before = fs::read(&manifest).unwrap();
+    let error = fixture.store.load(&fixture.path(2)).unwrap_err();
+    assert!(
+        error.newer && error.problem.starts_with("has format 4"),
+        "{error}"
+    );
+    assert_eq!(error.path, manifest);
+    // Nobody falls back to an older one, and nobody takes its place.
+    for error in [
+        fixture.store.newest().map(drop).unwrap_err(),
+        fixture.store.load_best_model().map(drop).unwrap_err(),
+        fixture.store.save(&checkpoint(2)).map(drop).unwrap_err(),
+    ] {
+        assert!(error.to_string().contains("has format 4"), "{error}");
+    }
+    assert_eq!(fs::read(&manifest).unwrap(), before);
+}
+
+#[test]
+fn formats_that_disagree_are_damage() {
+    let fixture = Fixture::with(&[1, 2]);
+    set_format(&fixture, 2, "manifest.json", 4);
+    let error = fixture.store.load(&fixture.path(2)).unwrap_err();
+    assert!(
+        !error.newer && error.problem.starts_with("has format 4"),
+        "{error}"
+    );
+    assert_eq!(error.path, fixture.path(2).join("manifest.json"));
+    assert_eq!(fixture.newest().0, Some(1));
+
+    let fixture = Fixture::with(&[1, 2]);
+    set_format(&fixture, 2, "manifest.json", 2);
     let error = fixture.store.load(&fixture.path(2)).unwrap_err();
     assert!(error.problem.starts_with("has format 3"), "{error}");
-    assert_eq!(error.path, state);
+    assert_eq!(error.path, fixture.path(2).join("state.json"));
+
+    // An earlier version knew no pending evaluations.
+    set_format(&fixture, 2, "state.json", 2);
+    fixture.store.load(&fixture.path(2)).unwrap();
+}
+
+#[test]
+fn an_evaluation_after_a_checkpoint_changes_its_state_alone() {
+    let fixture = Fixture::with(&[]);
+    let mut checkpoint = checkpoint(1);
+    checkpoint.progress.pending = true;
+    fixture.store.save(&checkpoint).unwrap();
+    let before = fixture.store.load(&fixture.path(1)).unwrap();
+    assert!(before.progress.pending);
+    let model = fs::metadata(fixture.path(1).join("model.safetensors")).unwrap();
+    checkpoint.progress.pending = false;
+    checkpoint.progress.val_loss = Some(0.5);
+    fixture.store.save(&checkpoint).unwrap();
+    let after = fixture.store.load(&fixture.path(1)).unwrap();
+    assert_eq!(after.progress, checkpoint.progress);
+    assert_eq!(bits(&after), bits(&before));
+    let still = fs::metadata(fixture.path(1).join("model.safetensors")).unwrap();
+    assert_eq!(model.modified().unwrap(), still.modified().unwrap());
+    assert_eq!(fixture.store.best().unwrap(), Some(fixture.path(1)));
+    // Another process finds the same, and damage in the new file.
+    let store = CheckpointStore::new(fixture.folder.path());
+    assert_eq!(store.damage(&fixture.path(1)), None);
+    change(&fixture.path(1).join("evaluated.json"), |bytes| {
+        bytes[30] ^= 1
+    });
+    let store = CheckpointStore::new(fixture.folder.path());
+    let error = store.damage(&fixture.path(1)).unwrap();
+    assert!(error.path.ends_with("evaluated.json"), "{error}");
+}
+
+/// What is left when the program is killed between the two files.
+#[test]
+fn a_state_that_the_manifest_does_not_have_yet_is_ignored() {
+    let fixture = Fixture::with(&[1]);
+    fs::write(fixture.path(1).join("evaluated.json"), "half").unwrap();
+    fs::write(fixture.path(1).join("manifest.json.tmp"), "{").unwrap();
+    assert_eq!(fixture.newest(), (Some(1), Vec::new()));
+}
+
+#[test]
+fn fewer_than_two_are_never_left() {
+    for keep in [0, 1] {
+        let fixture = Fixture::with(&[1, 2, 3]);
+        assert_eq!(fixture.store.retain(keep).unwrap(), [""; 0]);
+        assert_eq!(fixture.store.list().unwrap().len(), 2);
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_checkpoint_that_cannot_be_deleted_is_said_and_does_not_end_the_run() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let fixture = Fixture::with(&[1, 2, 3, 4]);
+    // A folder that cannot be changed keeps what is in it; root could.
+    let stuck = fixture.path(1);
+    let mode = |mode| fs::set_permissions(&stuck, fs::Permissions::from_mode(mode)).unwrap();
+    mode(0o555);
+    if fs::write(stuck.join("probe"), "").is_ok() {
+        println!("skipped: this user (root) may write to read-only folders");
+        return;
+    }
+    let warnings = fixture.store.retain(2).unwrap();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("step-00000001"), "{warnings:?}");
+    assert_eq!(fixture.store.list().unwrap().len(), 2);
+}
+
+#[test]
+fn what_a_killed_deletion_leaves_is_swept_by_the_next_save() {
+    let fixture = Fixture::with(&[1, 2]);
+    let doomed = fixture.folder.path().join(".step-00000001.tmp");
+    fs::rename(fixture.path(1), &doomed).unwrap();
+    assert_eq!(fixture.newest(), (Some(2), Vec::new()));
+    fixture.store.save(&checkpoint(3)).unwrap();
+    let expected = ["step-00000002", "step-00000003"].map(String::from);
+    assert_eq!(fixture.names(), expected.into());
+}
+
+/// A FIFO would let a reader wait for ever.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_is_no_regular_file_is_damage() {
+    for file in FILES {
+        let fixture = Fixture::with(&[1, 2]);
+        let path = fixture.path(2).join(file);
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+        let (step, damaged) = fixture.newest();
+        assert_eq!(step, Some(1), "{file}");
+        assert!(damaged.len() <= 1, "{damaged:?}");
+    }
+}
+
+/// Tries to go on from a checkpoint after a change.
+fn restored(change: impl FnOnce(&mut Checkpoint)) -> Result<(), TrainError> {
+    let mut checkpoint = checkpoint(2);
+    checkpoint.progress.updates = 2;
+    change(&mut checkpoint);
+    let trainer = tiny::trainer::<RecurrentModel>(lstm, &tiny::plan(Architecture::Lstm));
+    trainer.restore(checkpoint).map(drop)
+}
+
+#[test]
+fn moments_and_states_of_another_model_are_refused() {
+    restored(|_| {}).unwrap();
+    let problem = |change: fn(&mut Checkpoint)| restored(change).unwrap_err().to_string();
+    let missing = problem(|checkpoint| drop(checkpoint.optimizer.pop()));
+    assert!(missing.contains("optimizer.safetensors") && missing.contains("is missing"));
+    let none = problem(|checkpoint| checkpoint.optimizer.clear());
+    assert!(none.contains("is missing"), "{none}");
+    let third = problem(|checkpoint| checkpoint.optimizer[0].name = "output.bias.third".into());
+    assert!(
+        third.contains("`output.bias.third` does not fit"),
+        "{third}"
+    );
+    let long = problem(|checkpoint| checkpoint.optimizer[0].name = "x".repeat(1 << 20));
+    assert!(long.len() < 300, "{} bytes", long.len());
+    for shape in [vec![24], vec![1, 4, 8], vec![3, 1, 8]] {
+        let error = restored(|checkpoint| {
+            let elements = shape.iter().product();
+            checkpoint.carried[0].data = TensorData::new(vec![0.0_f32; elements], shape.clone());
+        });
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("carried.safetensors"), "{error}");
+    }
+    let lost = problem(|checkpoint| drop(checkpoint.carried.pop()));
+    assert!(lost.contains("a layer's state is missing"), "{lost}");
+}
+
+#[test]
+fn very_many_tensors_and_very_long_names_are_refused_in_a_few_words() {
+    let error = restored(|checkpoint| {
+        let tensor = checkpoint.model[0].clone();
+        let names = (0..100_001).map(|number| format!("{number}"));
+        let names = names.chain(["n".repeat(1 << 20)]);
+        checkpoint.model.extend(names.map(|name| NamedTensor {
+            name,
+            data: tensor.data.clone(),
+        }));
+    });
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("and 99982 more"), "{error}");
+    assert!(error.len() < 3000, "{} bytes", error.len());
 }
 
 #[test]
@@ -533,7 +716,7 @@ fn an_event_log_goes_on_where_the_checkpoint_was() {
 }
 
 #[test]
-fn a_log_with_a_broken_line_in_its_middle_is_read_but_not_continued() {
+fn a_log_with_a_broken_line_in_its_middle_goes_on_without_it() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("events.jsonl");
     write_events(&path, &[step_event(1), step_event(2), step_event(3)]);
@@ -541,14 +724,19 @@ fn a_log_with_a_broken_line_in_its_middle_is_read_but_not_continued() {
         let second = bytes.iter().position(|&byte| byte == b'\n').unwrap() + 1;
         bytes[second] = b'?';
     });
-    let before = fs::read(&path).unwrap();
     let log = Log::read(path.clone()).unwrap();
     assert_eq!(log.columns.step, [2, 3]);
     assert_eq!(log.damage.unwrap().line, Some(2));
-    let error = EventLog::open(&path, 3, &header()).unwrap_err();
-    assert!(error.to_string().contains("line 2"), "{error}");
-    assert!(error.to_string().contains("events.jsonl"), "{error}");
-    assert_eq!(fs::read(&path).unwrap(), before);
+    let log = EventLog::open(&path, 3, &header()).unwrap();
+    let warning = log.warning().unwrap();
+    assert!(warning.contains("line 2 was damaged"), "{warning}");
+    drop(log);
+    assert_eq!(events(&path), [step_event(2), step_event(3)]);
+    let aside = fs::read_to_string(folder.path().join(shears_run::DAMAGED)).unwrap();
+    assert!(
+        aside.starts_with('?') && aside.contains("\"step\":1,"),
+        "{aside}"
+    );
 }
 
 /// A model that diverged has a loss of 1000 nats, and `exp(1000)` is infinite.

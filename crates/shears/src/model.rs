@@ -8,6 +8,7 @@ use shears_model::{Architecture, Initializer, LanguageModel, Transformer, gru, l
 use shears_train::{NamedTensor, Plan, RunFolder, load_parameters};
 
 use crate::exit::Misuse;
+use crate::output::{complain, one_line};
 
 /// Work that is the same for every model.
 pub(crate) trait Work {
@@ -73,13 +74,10 @@ impl Trained {
 
 fn parameters_of(run: &RunFolder, which: &str) -> anyhow::Result<(PathBuf, Vec<NamedTensor>)> {
     let store = run.checkpoints();
-    let path = match which {
-        "best" => match store.load_best_model()? {
-            Some(best) => return Ok(best),
-            // Nothing was evaluated yet.
-            None => store.list()?.pop(),
-        },
-        "last" => store.list()?.pop(),
+    let none = || Misuse(format!("{}: no checkpoint `{which}`", run.path().display()));
+    let (found, mut damaged) = match which {
+        "best" => store.load_best_model()?,
+        "last" => store.load_newest_model()?,
         number => {
             let step: u64 = number.parse().map_err(|_| {
                 Misuse(format!(
@@ -87,13 +85,26 @@ fn parameters_of(run: &RunFolder, which: &str) -> anyhow::Result<(PathBuf, Vec<N
                 ))
             })?;
             let name = format!("step-{step:08}");
-            store.list()?.into_iter().find(|path| path.ends_with(&name))
+            let mut all = store.list()?.into_iter();
+            let path = all.find(|path| path.ends_with(&name)).ok_or_else(none)?;
+            let parameters = store.load_model(&path)?;
+            return Ok((path, parameters));
         }
     };
-    let path =
-        path.ok_or_else(|| Misuse(format!("{}: no checkpoint `{which}`", run.path().display())))?;
-    let parameters = store.load_model(&path)?;
-    Ok((path, parameters))
+    match &found {
+        None if damaged.is_empty() => return Err(none().into()),
+        None => {
+            let error = damaged.swap_remove(0);
+            return Err(anyhow::Error::from(error).context("no checkpoint of the run is whole"));
+        }
+        Some((taken, _)) => {
+            for error in damaged {
+                let warning = one_line(&error.to_string());
+                complain!("shears: warning: {warning}; using {}", taken.display());
+            }
+        }
+    }
+    found.ok_or_else(|| none().into())
 }
 
 /// Builds a model around the parameters of a checkpoint, outside automatic differentiation, and does the work

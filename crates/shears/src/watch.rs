@@ -1,5 +1,7 @@
 //! What a run shows while it goes: a progress bar, plain lines, or JSON.
 
+mod signals;
+
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +17,7 @@ use shears_run::{Event, StepEvent};
 use shears_train::{End, Evaluation, Observer};
 
 use crate::commands::generate::write_sample;
-use crate::output::{complain, say};
+use crate::output::{complain, one_line, say};
 
 /// How a run is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,12 +41,12 @@ pub(crate) trait Listener {
     fn end(&mut self, end: Option<End>);
 }
 
-/// Becomes true on SIGINT or SIGTERM, when the run should save and stop; a second one leaves at
-/// once.
+/// Becomes true on SIGINT, SIGTERM or SIGHUP, when the run should save and stop; a second one
+/// leaves at once. A signal that was ignored when the program started, as under `nohup`, still is.
 pub(crate) fn stop_when_asked(say_so: bool) -> anyhow::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let asked = Arc::clone(&stop);
-    ctrlc::set_handler(move || {
+    signals::on_each(move || {
         if asked.swap(true, Ordering::SeqCst) {
             crate::screen::leave();
             std::process::exit(i32::from(crate::exit::INTERRUPTED));
@@ -224,6 +226,14 @@ impl Observer for Watch {
                 self.line(&format!("step {step:>6}  no sample: {error}"));
                 None
             }
+        }
+    }
+
+    fn warning(&mut self, message: &str) {
+        let warning = || complain!("shears: warning: {}", one_line(message));
+        match &self.bar {
+            Some(bar) => bar.suspend(warning),
+            None => warning(),
         }
     }
 

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use gradclip::ClipperState;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use shears_run::{open_regular, read_regular};
 
 use super::{Checkpoint, Progress};
 use crate::TrainError;
@@ -16,16 +17,25 @@ use crate::error::RestoreError;
 use crate::plan::Plan;
 use crate::tensors::{NamedTensor, from_safetensors, to_safetensors};
 
-/// The version of the format that this program writes, and the only one that it reads.
-const FORMAT: u32 = 2;
+/// The version of the format that this program writes. Format 2 had no pending evaluations.
+const FORMAT: u32 = 3;
+/// The oldest one that it reads.
+const OLDEST: u32 = 2;
+
+/// The most bytes of a manifest.
+const MANIFEST_MAX: u64 = 1 << 20;
+/// The most bytes of the state: rules that learn keep some numbers of each tensor.
+const STATE_MAX: u64 = 1 << 28;
 
 pub(super) const MODEL: &str = "model.safetensors";
 pub(super) const OPTIMIZER: &str = "optimizer.safetensors";
 pub(super) const CARRIED: &str = "carried.safetensors";
 const STATE: &str = "state.json";
-const MANIFEST: &str = "manifest.json";
+/// What counts in place of the state when a checkpoint was evaluated after it was written.
+const EVALUATED: &str = "evaluated.json";
+pub(super) const MANIFEST: &str = "manifest.json";
 
-/// The files that the manifest of every checkpoint has.
+/// The files that every checkpoint has beside its manifest.
 pub(super) const FILES: [&str; 4] = [MODEL, OPTIMIZER, CARRIED, STATE];
 
 #[derive(Serialize, Deserialize)]
@@ -34,6 +44,12 @@ pub(super) struct StateFile {
     pub(super) progress: Progress,
     pub(super) plan: Plan,
     pub(super) clipper: ClipperState,
+}
+
+/// What the manifest and the state of every format have.
+#[derive(Deserialize)]
+struct AnyFormat {
+    format: u32,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -45,41 +61,75 @@ struct Manifest {
 /// The files of a checkpoint, each of which is checked against the manifest whenever it is read.
 pub(super) struct Files<'a> {
     folder: &'a Path,
+    format: u32,
     sha256: BTreeMap<String, String>,
 }
 
 impl<'a> Files<'a> {
-    /// Reads the manifest, and nothing else.
+    /// Reads the manifest, and nothing else unless it is of another format.
     pub(super) fn of(folder: &'a Path) -> Result<Self, RestoreError> {
         let fail = |problem| failure(folder, MANIFEST, problem);
-        let manifest = fs::read(folder.join(MANIFEST)).map_err(|error| fail(error.to_string()))?;
-        let manifest: Manifest = serde_json::from_slice(&manifest)
-            .map_err(|error| fail(format!("is damaged: {error}")))?;
-        check_format(manifest.format).map_err(fail)?;
-        let sha256 = manifest.sha256;
-        Ok(Files { folder, sha256 })
+        let manifest = read_regular(&folder.join(MANIFEST), MANIFEST_MAX);
+        let manifest = manifest.map_err(|error| fail(error.to_string()))?;
+        let Manifest { format, sha256 } = serde_json::from_slice(&manifest).map_err(|error| {
+            // A later format may have a manifest that cannot be read as ours.
+            match serde_json::from_slice::<AnyFormat>(&manifest) {
+                Ok(AnyFormat { format }) if format > FORMAT => newer(folder, format),
+                _ => fail(format!("is damaged: {error}")),
+            }
+        })?;
+        if format > FORMAT {
+            return Err(newer(folder, format));
+        }
+        check_format(format).map_err(fail)?;
+        Ok(Files {
+            folder,
+            format,
+            sha256,
+        })
     }
 
     /// Reads a file through, without keeping it.
     pub(super) fn check(&self, file: &str) -> Result<(), RestoreError> {
-        let hash = File::open(self.folder.join(file)).and_then(sha256_of_file);
+        let hash = open_regular(&self.folder.join(file)).and_then(sha256_of_file);
         let hash = hash.map_err(|error| self.failure(file, error.to_string()))?;
         self.compare(file, &hash)
     }
 
+    /// Checks all of them.
+    pub(super) fn check_all(&self) -> Result<(), RestoreError> {
+        let tensors = [MODEL, OPTIMIZER, CARRIED];
+        tensors.into_iter().try_for_each(|file| self.check(file))?;
+        self.state().map(drop)
+    }
+
     pub(super) fn state(&self) -> Result<StateFile, RestoreError> {
-        let state: StateFile = serde_json::from_slice(&self.read(STATE)?)
-            .map_err(|error| self.failure(STATE, error.to_string()))?;
-        check_format(state.format).map_err(|problem| self.failure(STATE, problem))?;
+        let file = match self.sha256.contains_key(EVALUATED) {
+            true => {
+                self.check(STATE)?;
+                EVALUATED
+            }
+            false => STATE,
+        };
+        let state: StateFile = serde_json::from_slice(&self.read(file, STATE_MAX)?)
+            .map_err(|error| self.failure(file, error.to_string()))?;
+        check_format(state.format).map_err(|problem| self.failure(file, problem))?;
+        if state.format != self.format {
+            let problem = format!(
+                "has format {}, unlike {MANIFEST}: it is damaged",
+                state.format
+            );
+            return Err(self.failure(file, problem));
+        }
         Ok(state)
     }
 
     pub(super) fn tensors(&self, file: &str) -> Result<Vec<NamedTensor>, RestoreError> {
-        from_safetensors(&self.read(file)?).map_err(|problem| self.failure(file, problem))
+        from_safetensors(&self.read(file, u64::MAX)?).map_err(|problem| self.failure(file, problem))
     }
 
-    fn read(&self, file: &str) -> Result<Vec<u8>, RestoreError> {
-        let content = fs::read(self.folder.join(file));
+    fn read(&self, file: &str, limit: u64) -> Result<Vec<u8>, RestoreError> {
+        let content = read_regular(&self.folder.join(file), limit);
         let content = content.map_err(|error| self.failure(file, error.to_string()))?;
         self.compare(file, &sha256_hex(&content))?;
         Ok(content)
@@ -103,6 +153,22 @@ fn failure(folder: &Path, file: &str, problem: String) -> RestoreError {
     RestoreError {
         path: folder.join(file),
         problem,
+        newer: false,
+    }
+}
+
+/// What is said of a format that this program does not know. If the state is of a known one, the
+/// manifest is damaged.
+fn newer(folder: &Path, format: u32) -> RestoreError {
+    let state = read_regular(&folder.join(STATE), STATE_MAX).ok();
+    let state = state.and_then(|bytes| serde_json::from_slice::<AnyFormat>(&bytes).ok());
+    if let Some(AnyFormat { format: known }) = state.filter(|state| state.format <= FORMAT) {
+        let problem = format!("has format {format}, and its {STATE} {known}: it is damaged");
+        return failure(folder, MANIFEST, problem);
+    }
+    RestoreError {
+        newer: true,
+        ..failure(folder, MANIFEST, other_format(format))
     }
 }
 
@@ -124,12 +190,6 @@ impl Stamps {
 
 pub(super) fn write_folder(folder: &Path, checkpoint: &Checkpoint) -> Result<(), TrainError> {
     fs::create_dir_all(folder).map_err(TrainError::io("create", folder))?;
-    let state = StateFile {
-        format: FORMAT,
-        progress: checkpoint.progress.clone(),
-        plan: checkpoint.plan.clone(),
-        clipper: checkpoint.clipper.clone(),
-    };
     let invalid = |problem: String| std::io::Error::new(std::io::ErrorKind::InvalidData, problem);
     let mut sha256 = BTreeMap::new();
     let mut write = |file: &str, bytes: std::io::Result<Vec<u8>>| -> Result<(), TrainError> {
@@ -149,17 +209,51 @@ pub(super) fn write_folder(folder: &Path, checkpoint: &Checkpoint) -> Result<(),
         CARRIED,
         to_safetensors(&checkpoint.carried).map_err(invalid),
     )?;
-    write(STATE, serde_json::to_vec_pretty(&state).map_err(Into::into))?;
-    let manifest = serde_json::to_vec_pretty(&Manifest {
+    write(STATE, state_of(checkpoint))?;
+    write_manifest(folder, sha256)?;
+    sync_folder(folder)
+}
+
+fn state_of(checkpoint: &Checkpoint) -> std::io::Result<Vec<u8>> {
+    let state = StateFile {
         format: FORMAT,
-        sha256,
-    });
+        progress: checkpoint.progress.clone(),
+        plan: checkpoint.plan.clone(),
+        clipper: checkpoint.clipper.clone(),
+    };
+    Ok(serde_json::to_vec_pretty(&state)?)
+}
+
+fn write_manifest(folder: &Path, sha256: BTreeMap<String, String>) -> Result<(), TrainError> {
+    let format = FORMAT;
+    let manifest = serde_json::to_vec_pretty(&Manifest { format, sha256 });
     let path = folder.join(MANIFEST);
     let written = manifest
         .map_err(Into::into)
-        .and_then(|bytes| write_synced(&path, &bytes));
+        .and_then(|bytes| replace(&path, &bytes));
+    written.map_err(TrainError::io("write", &path))
+}
+
+/// Gives a whole checkpoint another state, and leaves its tensors as they are: until the manifest
+/// is renamed, the old one holds.
+pub(super) fn write_state(folder: &Path, checkpoint: &Checkpoint) -> Result<(), TrainError> {
+    let Files { mut sha256, .. } = Files::of(folder)?;
+    let path = folder.join(EVALUATED);
+    let written = state_of(checkpoint).and_then(|bytes| {
+        sha256.insert(EVALUATED.to_string(), sha256_hex(&bytes));
+        replace(&path, &bytes)
+    });
     written.map_err(TrainError::io("write", &path))?;
+    sync_folder(folder)?;
+    write_manifest(folder, sha256)?;
     sync_folder(folder)
+}
+
+/// Writes a file beside its place, and renames it.
+fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let temporary = path.with_extension("json.tmp");
+    write_synced(&temporary, bytes)?;
+    fs::rename(temporary, path)
 }
 
 pub(crate) fn write_synced(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
@@ -179,11 +273,18 @@ pub(crate) fn sync_folder(folder: &Path) -> Result<(), TrainError> {
 
 fn check_format(format: u32) -> Result<(), String> {
     match format {
-        FORMAT => Ok(()),
-        other => Err(format!(
-            "has format {other}; this program reads format {FORMAT}"
-        )),
+        OLDEST..=FORMAT => Ok(()),
+        other => Err(other_format(other)),
     }
+}
+
+fn other_format(format: u32) -> String {
+    let which = if format > FORMAT {
+        "a newer"
+    } else {
+        "an older"
+    };
+    format!("has format {format}; this shears reads formats {OLDEST} to {FORMAT}; use {which} one")
 }
 
 /// The SHA-256 of some bytes, in lower-case hexadecimal digits.

@@ -14,8 +14,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use shears_model::LanguageModel;
 use shears_run::{EndReason, Glance, StepEvent};
 use shears_train::{
-    ClipPolicy, Corpora, Evaluation, Observer, RunFolder, Setting, TrainError, Trainer,
-    load_corpora, train,
+    ClipPolicy, Corpora, Evaluation, Observer, RunFolder, Setting, Trainer, load_corpora, train,
 };
 
 use super::renamed;
@@ -23,7 +22,7 @@ use super::train::{batches_and_memory, newest_checkpoint, refuse_too_large};
 use crate::comparison::{self, Comparison, Outcome, Report, Run, SAME_START, Variant};
 use crate::exit::{INTERRUPTED, Misuse};
 use crate::model::{Work, with_model_to_train};
-use crate::output::say;
+use crate::output::{complain, one_line, say};
 use crate::report;
 use crate::run_log;
 use crate::settings::{Given, Scope, Settings, checked};
@@ -195,9 +194,7 @@ impl Work for TrainCell<'_> {
         match train(&mut trainer, &folder, corpora, device, watch) {
             Ok(end) => Ok(end.into()),
             // That a policy does not hold is a result.
-            Err(TrainError::TooManySkips { .. } | TrainError::NonFinite { .. }) => {
-                Ok(EndReason::Diverged)
-            }
+            Err(error) if error.is_divergence() => Ok(EndReason::Diverged),
             Err(error) => Err(error).with_context(|| name_of(&cell.folder)),
         }
     }
@@ -257,6 +254,11 @@ impl Observer for GridWatch {
 
     fn sample<M: LanguageModel>(&mut self, _step: u64, _model: &M) -> Option<String> {
         None
+    }
+
+    fn warning(&mut self, message: &str) {
+        self.bar
+            .suspend(|| complain!("shears: warning: {}", one_line(message)));
     }
 
     fn wants_to_stop(&self) -> bool {

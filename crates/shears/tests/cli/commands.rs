@@ -414,17 +414,33 @@ fn a_non_finite_gradient_can_be_an_error() {
     assert!(message.contains("--non-finite skip"), "{message}");
 }
 
-/// Trains with a learning rate that ruins the model, and reads the run afterwards.
-fn ruined(lr: &str) {
+const RUINED: &str = "train --batch 4 --window 8 --steps 40 --eval-every 10 --optimizer sgd \
+                      --clip none --max-skips 1000 --out run";
+
+#[test]
+fn a_loss_that_is_not_finite_leaves_a_readable_run() {
     let scratch = Scratch::new();
-    let flags = "--batch 4 --window 8 --steps 40 --eval-every 10 --optimizer sgd --clip none";
-    let train = format!("train {flags} --lr {lr} --max-skips 1000 --out run");
-    scratch.run(&train).succeeded();
-    let finite = |event: &Value| event["perplexity"].is_f64();
+    let message = scratch
+        .run(&format!("{RUINED} --quiet --lr 1e30"))
+        .failed(1);
+    assert!(
+        message.contains("the validation loss is not finite"),
+        "{message}"
+    );
+    let events = scratch.events("run");
+    assert_eq!(events.last().unwrap()["how"], "diverged");
+    scratch.run("inspect run").succeeded();
+    scratch.run("inspect run --json").succeeded();
+}
+
+#[test]
+fn a_perplexity_that_overflows_leaves_a_readable_run() {
+    let scratch = Scratch::new();
+    scratch.run(&format!("{RUINED} --lr 1e6")).succeeded();
     let events = scratch.events("run").into_iter();
     let mut evaluations = events.filter(|event| event["event"] == "evaluation");
     assert!(
-        !evaluations.all(|event| finite(&event)),
+        !evaluations.all(|event| event["perplexity"].is_f64()),
         "choose another rate"
     );
     scratch.run("inspect run").succeeded();
@@ -432,14 +448,48 @@ fn ruined(lr: &str) {
     scratch.run("train --resume run").succeeded();
 }
 
+/// Under every rule for gradients that are not finite.
 #[test]
-fn a_loss_that_is_not_finite_leaves_a_readable_run() {
-    ruined("1e30");
+fn a_model_that_is_not_finite_ends_the_run() {
+    let scratch = Scratch::new();
+    for (rule, code) in [("zero", 1), ("error", 1), ("skip", 3)] {
+        let train = format!("train {DIVERGING} --non-finite {rule} --quiet --out {rule}");
+        let message = scratch.run(&train).failed(code);
+        assert!(
+            message.contains("not finite") || message.contains("non-finite"),
+            "{message}"
+        );
+        assert_eq!(scratch.events(rule).last().unwrap()["how"], "diverged");
+        scratch.run(&format!("inspect {rule}")).succeeded();
+    }
 }
 
+/// Adam takes steps of the learning rate, whatever the gradient.
 #[test]
-fn a_perplexity_that_overflows_leaves_a_readable_run() {
-    ruined("1e6");
+fn weights_that_are_not_finite_are_no_good_checkpoint() {
+    for rule in ["zero", "skip"] {
+        let scratch = Scratch::new();
+        let train = format!(
+            "train {} --optimizer adam --lr 1e38 --clip none --quiet --non-finite {rule} \
+             --out run",
+            TINY.replace(
+                "--eval-every 20 --save-every 10",
+                "--eval-every 0 --save-every 1"
+            )
+        );
+        let ran = scratch.run(&train);
+        assert!(matches!(ran.code, Some(1 | 3)), "{ran:#?}");
+        for name in scratch.checkpoints("run") {
+            let path = scratch.path("run/checkpoints").join(name);
+            let bytes = std::fs::read(path.join("model.safetensors")).unwrap();
+            let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+            for (name, tensor) in tensors.iter() {
+                let values = tensor.data().as_chunks::<4>().0.iter();
+                let mut values = values.map(|bytes| f32::from_le_bytes(*bytes));
+                assert!(values.all(f32::is_finite), "{name}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -83,10 +83,32 @@ fn broken_lines_are_named_and_the_others_are_read() {
         assert_eq!(ran.stderr.lines().count(), 1, "{command}: {}", ran.stderr);
         ran.succeeded();
     }
-    let before = scratch.read("run/events.jsonl");
-    let refused = scratch.run("train --quiet --resume run").failed(1);
-    assert!(refused.contains("line 3 is not an event"), "{refused}");
-    assert_eq!(scratch.read("run/events.jsonl"), before);
+    // The run goes on, and loses nothing.
+    let resumed = scratch.run("train --quiet --resume run");
+    let warning = "run/events.jsonl: 2 lines, the first is line 3, were damaged and moved to \
+                   events.damaged.jsonl\n";
+    assert!(resumed.stderr.ends_with(warning), "{resumed:#?}");
+    resumed.succeeded();
+    let aside = scratch.read("run/events.damaged.jsonl");
+    assert_eq!(aside, broken[2].clone() + &broken[5]);
+    assert_eq!(scratch.run("inspect run").stderr, "");
+}
+
+#[test]
+fn a_log_that_has_lost_its_end_is_said() {
+    let scratch = trained();
+    let lines = lines(&scratch);
+    scratch.write("run/events.jsonl", lines[..lines.len() / 2].concat());
+    let resumed = scratch.run("train --quiet --resume run");
+    assert!(
+        resumed.stderr.contains("has lost the steps from"),
+        "{resumed:#?}"
+    );
+    assert!(
+        resumed.stderr.contains("the checkpoint is of step 40"),
+        "{resumed:#?}"
+    );
+    resumed.succeeded();
 }
 
 #[test]

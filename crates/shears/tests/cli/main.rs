@@ -21,6 +21,7 @@ mod replay;
 mod resume;
 mod resume_refused;
 mod settings;
+mod signals;
 mod sweep;
 mod tensorboard;
 mod text;

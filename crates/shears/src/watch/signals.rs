@@ -1,0 +1,59 @@
+//! The signals by which somebody asks a run to stop.
+
+/// Does something at each signal that asks the program to end, in a thread of its own.
+#[cfg(not(unix))]
+pub(super) fn on_each(act: impl FnMut() + Send + 'static) -> anyhow::Result<()> {
+    Ok(ctrlc::set_handler(act)?)
+}
+
+/// Does something at each signal that asks the program to end, in a thread of its own.
+#[cfg(unix)]
+pub(super) fn on_each(mut act: impl FnMut() + Send + 'static) -> anyhow::Result<()> {
+    let mut signals = signal_hook::iterator::Signals::new(heard())?;
+    std::thread::Builder::new()
+        .name("signals".to_string())
+        .spawn(move || {
+            for _ in signals.forever() {
+                act();
+            }
+        })?;
+    Ok(())
+}
+
+/// Those that were not ignored when the program started: `nohup` ignores SIGHUP, and a shell
+/// without job control SIGINT for what it runs in the background.
+#[cfg(unix)]
+fn heard() -> Vec<i32> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    use std::io::IsTerminal;
+
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    match ignored(&status) {
+        Some(mask) => [SIGINT, SIGTERM, SIGHUP]
+            .into_iter()
+            .filter(|signal| mask & (1 << (signal - 1)) == 0)
+            .collect(),
+        // Other systems do not tell. `nohup` leaves no terminal.
+        None if std::io::stderr().is_terminal() => vec![SIGINT, SIGTERM, SIGHUP],
+        None => vec![SIGINT, SIGTERM],
+    }
+}
+
+/// The mask of ignored signals in Linux's `/proc/self/status`.
+#[cfg(unix)]
+fn ignored(status: &str) -> Option<u64> {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    u64::from_str_radix(mask?.trim(), 16).ok()
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mask_of_ignored_signals_is_read() {
+        let status = "Name:\tshears\nSigBlk:\t00\nSigIgn:\t0000000000001001\nSigCgt:\t00\n";
+        assert_eq!(ignored(status), Some(0x1001));
+        assert_eq!(ignored("Name:\tshears\n"), None);
+    }
+}

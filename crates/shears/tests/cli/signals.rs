@@ -1,0 +1,123 @@
+//! Signals: a run that is asked to stop saves at once, and loses nothing.
+
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::program::{Scratch, TINY};
+
+/// A model whose evaluation takes far longer than a step: the text is nearly all validation.
+fn with_long_evaluation(flags: &str) -> (Scratch, String) {
+    let scratch = Scratch::new();
+    scratch.write("short.txt", "the cat sat on the mat. ".repeat(40));
+    scratch.write("long.txt", "the mat sat on the cat. ".repeat(20_000));
+    let train = format!(
+        "train short.txt --val long.txt --model lstm --hidden 256 --layers 2 --batch 4 \
+         --window 8 --save-every 0 --quiet --out run {flags}"
+    );
+    (scratch, train)
+}
+
+fn is_past_step(scratch: &Scratch, step: u64) -> bool {
+    let text = std::fs::read_to_string(scratch.path("run/events.jsonl")).unwrap_or_default();
+    text.contains(&format!("\"event\":\"step\",\"step\":{step},"))
+}
+
+#[test]
+fn a_kill_in_the_last_evaluation_loses_no_step() {
+    let (scratch, train) = with_long_evaluation("--steps 5 --eval-every 0");
+    let running = scratch.start_and_wait(&train, || !scratch.checkpoints("run").is_empty());
+    running.kill();
+    assert_eq!(scratch.checkpoints("run"), ["step-00000005"]);
+    let text = scratch.read("run/events.jsonl");
+    assert!(
+        !text.contains("\"evaluation\""),
+        "the evaluation was over too soon"
+    );
+    // What is missing comes when the run goes on.
+    scratch.write("long.txt", "the mat sat on the cat. ".repeat(20_000));
+    let running = scratch.start_and_wait("train --resume run --quiet", || true);
+    running.kill();
+    assert_eq!(scratch.checkpoints("run"), ["step-00000005"]);
+}
+
+/// The log and the last checkpoint are those of a run that was never stopped.
+#[test]
+fn an_evaluation_that_was_cut_off_is_done_when_the_run_goes_on() {
+    let scratch = Scratch::new();
+    scratch
+        .run(&format!("train {TINY} --quiet --out whole"))
+        .succeeded();
+    let last = "\"event\":\"step\",\"step\":40,";
+    let written = || {
+        let text = std::fs::read_to_string(scratch.path("run/events.jsonl"));
+        text.is_ok_and(|text| text.contains(last))
+    };
+    scratch
+        .start_and_wait(&format!("train {TINY} --quiet --out run"), written)
+        .kill();
+    scratch.run("train --resume run --quiet").succeeded();
+    let outline = |run: &str| -> Vec<String> {
+        let events = scratch.events(run).into_iter();
+        events
+            .map(|event| format!("{} {}", event["event"], event["step"]))
+            .collect()
+    };
+    assert_eq!(outline("run"), outline("whole"));
+    for file in ["model.safetensors", "optimizer.safetensors"] {
+        assert!(
+            scratch.newest("run", file) == scratch.newest("whole", file),
+            "{file}"
+        );
+    }
+}
+
+#[test]
+fn a_signal_that_was_ignored_stays_ignored() {
+    let scratch = Scratch::new();
+    let program = env!("CARGO_BIN_EXE_shears");
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", "trap '' HUP; exec \"$0\" \"$@\"", program, "train"])
+        .args(
+            TINY.replace("--steps 40", "--steps 100000")
+                .split_whitespace(),
+        )
+        .args(["--quiet", "--out", "run"])
+        .current_dir(scratch.path(""))
+        .env_remove("CARGO")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    let mut child = shell.spawn().unwrap();
+    let wait = |step: u64| {
+        let given_up = Instant::now() + Duration::from_secs(60);
+        while !is_past_step(&scratch, step) {
+            assert!(Instant::now() < given_up, "it stopped before step {step}");
+            sleep(Duration::from_millis(5));
+        }
+    };
+    wait(1);
+    let signal = |name: &str| {
+        let id = child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args([name, &id])
+                .status()
+                .unwrap()
+                .success()
+        );
+    };
+    if cfg!(target_os = "linux") {
+        signal("-HUP");
+        let now = std::fs::read_to_string(scratch.path("run/events.jsonl")).unwrap();
+        wait(
+            now.lines()
+                .filter(|line| line.contains("\"step\","))
+                .count() as u64
+                + 20,
+        );
+    }
+    signal("-TERM");
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+}
