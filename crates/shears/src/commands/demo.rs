@@ -12,7 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use shears_model::LanguageModel;
 use shears_run::{Columns, EndReason, StepEvent, Subject};
 use shears_train::{
-    Corpora, Evaluation, Observer, Plan, RunFolder, TrainError, Trainer, load_corpora, train,
+    Corpora, Evaluation, Observer, Plan, RunFolder, Trainer, load_corpora, train,
 };
 
 use super::generate::write_sample;
@@ -228,7 +228,7 @@ impl Work for Lesson<'_> {
         let how = match train(&mut trainer, &folder, &corpora, device, &mut watch) {
             Ok(end) => end.into(),
             // This is what is to be seen.
-            Err(TrainError::TooManySkips { .. } | TrainError::NonFinite { .. }) => {
+            Err(error) if error.is_divergence() => {
                 EndReason::Diverged
             }
             Err(error) => return Err(error).context(name.to_string()),
