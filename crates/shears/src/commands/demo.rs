@@ -11,9 +11,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use shears_model::LanguageModel;
 use shears_run::{Columns, EndReason, StepEvent, Subject};
-use shears_train::{
-    Corpora, Evaluation, Observer, Plan, RunFolder, Trainer, load_corpora, train,
-};
+use shears_train::{Corpora, Evaluation, Observer, Plan, RunFolder, Trainer, load_corpora, train};
 
 use super::generate::write_sample;
 use super::train::{batches_and_memory, new_folder, refuse_too_large};
@@ -228,9 +226,7 @@ impl Work for Lesson<'_> {
         let how = match train(&mut trainer, &folder, &corpora, device, &mut watch) {
             Ok(end) => end.into(),
             // This is what is to be seen.
-            Err(error) if error.is_divergence() => {
-                EndReason::Diverged
-            }
+            Err(error) if error.is_divergence() => EndReason::Diverged,
             Err(error) => return Err(error).context(name.to_string()),
         };
         let sample = match plan.model.is_recurrent() && how == EndReason::Finished {
