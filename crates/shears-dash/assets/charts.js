@@ -1,11 +1,11 @@
 // Line charts over steps: uPlot with our axes, our zoom, one crosshair for all, and the cut-off part of a
 // gradient in colour.
 
+import { STEP_AXIS, logarithmicMarks } from "./axes.js";
 import { button, colour, element, fill } from "./elements.js";
-import { count, tick } from "./format.js";
+import { tick } from "./format.js";
 
 const PLOT = window.uPlot;
-const STEPS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6, 2e6, 5e6, 1e7, 1e8, 1e9];
 const FONT = '11px system-ui, -apple-system, "Segoe UI", sans-serif';
 
 /** The step that the pointer is at, known to all charts of a page. */
@@ -24,32 +24,14 @@ export class Crosshair {
   }
 }
 
-/** Marks on a logarithmic axis: as many of 1, 2, 5 times powers of ten as there is room for. */
-function logarithmicMarks(low, high, room) {
-  const decades = Math.log10(high / low);
-  const most = Math.max(2, room / 34);
-  let factors = [1];
-  if (decades * 9 <= most) factors = [1, 2, 3, 4, 5, 6, 7, 8, 9];
-  else if (decades * 3 <= most) factors = [1, 2, 5];
-  const every = Math.max(1, Math.ceil(decades / most));
-  const marks = [];
-  for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); power += 1) {
-    if (power % every !== 0) continue;
-    for (const factor of factors) {
-      const mark = factor * 10 ** power;
-      if (mark >= low && mark <= high) marks.push(mark);
-    }
-  }
-  // Within less than a decade there may be no such number.
-  return marks.length > 1 ? marks : [low, Math.sqrt(low * high), high];
-}
-
 /**
  * A chart. `spec` has: `title`, `unit`, `how` (how to read it), `lines` (`{key, label, colour, width, dash,
  * points, gaps, broken}`), `bands` (`{low, high, colour}`, keys of values), `cut` (whether values `cut_top` and
  * `cut_bottom` are shaded), `log`, `zero` (whether the axis begins at 0), `robust`
  * (whether a few wild numbers may leave the picture), `height`, `readout` (of a place: an
- * array of `[label, text, colour]`), `marks` (whether values `marks` are ticked at the bottom).
+ * array of `[label, text, colour]`), `marks` (`{key, shape, colour, label}`: where the values of `key` are set,
+ * something happened), `bare` (whether another chart below has the labels of the horizontal axis), `at` (how a
+ * place on that axis is said). `values.crosses` (`{step, key, colour}`) are where lines died.
  */
 export class Chart {
   constructor(spec, { crosshair, zoom, reset, open }) {
@@ -57,6 +39,7 @@ export class Chart {
     this.log = spec.log ?? false;
     this.values = { step: [] };
     this.range = null;
+    this.axis = { ...STEP_AXIS, ...(spec.at ? { say: spec.at } : {}) };
     this.actions = { zoom, reset, open };
     this.crosshair = crosshair;
     this.follow = (step) => this.#follow(step);
@@ -65,12 +48,13 @@ export class Chart {
     this.note = element("p", { class: "how" }, spec.how);
     this.unit = element("span", { class: "unit" }, spec.unit);
     this.beyond = element("span", { class: "beyond" });
+    this.legend = element("p", { class: "marks" });
     this.place = element("div", { class: "plot", style: { height: `${spec.height}px` } }, this.beyond);
     this.logButton = spec.logarithmic === false ? null
       : button("log", () => this.setLog(!this.log), { class: "toggle", title: "Logarithmic scale (l)" });
-    this.element = element("section", { class: `chart ${spec.name}`, "data-chart": spec.name },
+    this.element = element("section", { class: `chart ${spec.nearest ? "wide" : ""}`, "data-chart": spec.name },
       element("header", {}, element("h2", {}, spec.title, " ", this.unit), this.readout, this.logButton),
-      this.place, this.note);
+      this.place, this.legend, this.note);
     this.#showLog();
     this.observer = new ResizeObserver(() => this.#resize());
     this.observer.observe(this.place);
@@ -94,6 +78,12 @@ export class Chart {
     this.#draw();
   }
 
+  /** What stands along the horizontal axis: one of `axesOf`. */
+  setAxis(axis) {
+    this.axis = axis;
+    this.plot?.redraw(false, true);
+  }
+
   setUnit(unit) {
     this.unit.textContent = unit;
   }
@@ -105,6 +95,8 @@ export class Chart {
     this.ordinary = this.#ordinary();
     this.#draw();
     this.#read(null);
+    fill(this.legend, (this.spec.marks ?? []).filter(({ key }) => values[key]?.some(Boolean)).map(({ shape, colour: name, label }) =>
+      element("span", {}, element("i", { style: { color: `var(${name})` } }, SHAPES[shape]), label)));
   }
 
   /** What most numbers of the chart lie between, so that a few wild ones do not press all others flat. */
@@ -112,7 +104,9 @@ export class Chart {
     const all = this.#keys().flatMap((key) => this.values[key] ?? []).filter((value) => value !== null && value !== undefined);
     all.sort((a, b) => a - b);
     const at = (share) => all[Math.floor(share * (all.length - 1))];
-    return all.length ? { low: at(0.02), middle: at(0.5), high: at(0.98) } : null;
+    // A few steps of which the last ones explode have no ordinary tail.
+    const most = all.length < 100 ? 0.75 : 0.98;
+    return all.length ? { low: at(0.02), middle: at(0.5), high: at(most) } : null;
   }
 
   /** Where the axis ends at the top; lines that go on beyond it leave the picture, and a note says how far. */
@@ -210,8 +204,15 @@ export class Chart {
       },
       filter: (plot, marks) => marks,
     };
+    const { bare } = this.spec;
     return [
-      { ...look, size: 26, gap: 6, incrs: STEPS, space: width < 500 ? 64 : 80, grid: { show: false }, values: (plot, marks) => marks.map(count) },
+      { ...look, size: bare ? 4 : 26, gap: 6, grid: { ...grid, show: Boolean(bare) },
+        splits: (plot, axis, low, high) => {
+          const { of, back, marks } = this.axis;
+          return marks(of(low), of(high), width / (width < 500 ? 84 : 110)).map(back);
+        },
+        filter: (plot, marks) => marks,
+        values: (plot, marks) => (bare ? marks.map(() => "") : marks.map((step) => this.axis.format(this.axis.of(step)))) },
       { ...look, size: width < 500 ? 46 : 56, gap: 6, space: 36, grid, values: (plot, marks) => marks.map(tick), ...(this.log ? logarithmic : {}) },
     ];
   }
@@ -264,7 +265,7 @@ export class Chart {
     const parts = this.spec.readout(this.values, at);
     const now = place === null && marked < 0;
     fill(this.readout,
-      element("span", { class: "at" }, `${now ? "now at" : "step"} ${count(this.values.step[at])}`),
+      element("span", { class: "at" }, `${now ? "now at " : ""}${this.axis.say(this.values.step[at])}`),
       ...parts.map(([label, text, name]) =>
         element("span", {}, name ? element("i", { class: "key", style: { background: `var(${name})` } }) : null, label, " ", element("b", {}, text))));
   }
@@ -279,17 +280,30 @@ export class Chart {
       if (moved || place === null || place === undefined || event.detail > 1) return;
       clearTimeout(this.clicked);
       const step = this.values.peak?.[place] ?? this.values.step[place];
+      const key = this.spec.nearest ? this.#nearest(plot, place) : null;
       // A second click would make it a double click.
-      this.clicked = setTimeout(() => this.actions.open(step), 220);
+      this.clicked = setTimeout(() => this.actions.open(step, key), 220);
     });
     plot.over.addEventListener("dblclick", () => clearTimeout(this.clicked));
+  }
+
+  /** The line that is nearest to the pointer, by its key. */
+  #nearest(plot, place) {
+    const distance = ({ key }) => {
+      const column = this.values[key] ?? [];
+      const known = column.findLastIndex((value, at) => at <= place && value !== null && value !== undefined);
+      return known < 0 ? Infinity : Math.abs(plot.valToPos(column[known], "y") - plot.cursor.top);
+    };
+    const lines = this.spec.lines.filter(({ broken }) => !broken);
+    return lines.reduce((near, line) => (distance(line) < distance(near) ? line : near)).key;
   }
 
   #paint(plot) {
     if (this.values.at !== undefined) this.#paintAt(plot);
     for (const line of this.spec.lines) if (line.broken) this.#paintBroken(plot, line);
     if (this.spec.cut) this.#paintCut(plot);
-    if (this.spec.marks) this.#paintMarks(plot);
+    for (const mark of this.spec.marks ?? []) this.#paintMark(plot, mark);
+    for (const cross of this.values.crosses ?? []) this.#paintCross(plot, cross);
   }
 
   /** The step that the page is about. */
@@ -378,25 +392,61 @@ export class Chart {
     return [x(beside) + (x(place) - x(beside)) * share, level];
   }
 
-  #paintMarks(plot) {
-    const { step, marks } = this.values;
+  /** Marks at the bottom where something happened. */
+  #paintMark(plot, { key, shape, colour: name }) {
     const { ctx, bbox } = plot;
-    ctx.save();
-    ctx.fillStyle = colour("--skip");
     const size = 4 * devicePixelRatio;
-    step.forEach((at, place) => {
-      if (!marks?.[place]) return;
+    const middle = bbox.top + bbox.height - size - devicePixelRatio;
+    ctx.save();
+    ctx.fillStyle = ctx.strokeStyle = colour(name);
+    ctx.lineWidth = 1.5 * devicePixelRatio;
+    this.values.step.forEach((at, place) => {
+      if (!this.values[key]?.[place]) return;
       const x = plot.valToPos(at, "x", true);
-      if (x < bbox.left || x > bbox.left + bbox.width) return;
-      const bottom = bbox.top + bbox.height;
-      ctx.beginPath();
-      ctx.moveTo(x, bottom - 2 * size);
-      ctx.lineTo(x - size, bottom);
-      ctx.lineTo(x + size, bottom);
-      ctx.fill();
+      if (x < bbox.left - 1 || x > bbox.left + bbox.width + 1) return;
+      paintShape(ctx, shape, x, middle, size);
     });
     ctx.restore();
   }
+
+  /** Where a line died. */
+  #paintCross(plot, { step, key, colour: name }) {
+    const { step: steps } = this.values;
+    const column = this.values[key] ?? [];
+    let place = column.findLastIndex((value, at) => value !== null && value !== undefined && steps[at] <= step);
+    if (place < 0) return;
+    const { ctx, bbox } = plot;
+    const value = this.log ? Math.max(column[place], 1e-300) : column[place];
+    const x = plot.valToPos(steps[place], "x", true);
+    const y = Math.min(bbox.top + bbox.height - 8 * devicePixelRatio, Math.max(bbox.top + 8 * devicePixelRatio, plot.valToPos(value, "y", true)));
+    if (x < bbox.left - 1 || x > bbox.left + bbox.width + 1) return;
+    ctx.save();
+    ctx.strokeStyle = colour("--surface");
+    ctx.lineWidth = 6 * devicePixelRatio;
+    paintShape(ctx, "cross", x, y, 6 * devicePixelRatio);
+    ctx.strokeStyle = colour(name);
+    ctx.lineWidth = 2.5 * devicePixelRatio;
+    paintShape(ctx, "cross", x, y, 6 * devicePixelRatio);
+    ctx.restore();
+  }
+}
+
+/** How the marks of a chart look in its legend. */
+const SHAPES = { triangle: "▲", cross: "✕", diamond: "◆" };
+
+function paintShape(ctx, shape, x, y, size) {
+  const lines = {
+    triangle: [[[0, -1], [-1, 1], [1, 1]]],
+    diamond: [[[0, -1], [-1, 0], [0, 1], [1, 0]]],
+    cross: [[[-1, -1], [1, 1]], [[-1, 1], [1, -1]]],
+  };
+  ctx.beginPath();
+  for (const [[firstX, firstY], ...rest] of lines[shape]) {
+    ctx.moveTo(x + size * firstX, y + size * firstY);
+    for (const [right, down] of rest) ctx.lineTo(x + size * right, y + size * down);
+  }
+  if (shape === "cross") ctx.stroke();
+  else ctx.fill();
 }
 
 /** Exponential smoothing without the pull of its start; gaps stay gaps. */
@@ -410,6 +460,12 @@ export function smoothed(values, weight) {
     known = weight * known + (1 - weight);
     return mean / known;
   });
+}
+
+/** Marks at the nearest later place of each step. */
+export function marked(steps, points) {
+  const last = steps.at(-1) ?? 0;
+  return placed(steps, points.filter((step) => step <= last).map((step) => [step, true]));
 }
 
 /** Values at some steps, put at the nearest later place of a chart's steps. */

@@ -1,16 +1,23 @@
-// Runs over each other, with the settings in which they differ on top.
+// Runs over each other: first what differs and what came of it in a sentence, then their curves.
 
 import { ask, compareAddress, runAddress, throttled, watch } from "./api.js";
+import { STEP_AXIS } from "./axes.js";
 import { Chart, Crosshair, placed, smoothed } from "./charts.js";
-import { badge, button, choice, cycle, element, fill } from "./elements.js";
-import { count, percent, shortName, significant } from "./format.js";
-import { SMOOTHING, UNITS, bitsOfNat, inUnit, unitChoice } from "./panels.js";
+import { badge, button, choice, cycle, element, fill, folded } from "./elements.js";
+import { amount, clock, count, percent, sentence, shortName, significant } from "./format.js";
+import { SMOOTHING, UNITS, axisChoice, bitsOfNat, inUnit, tokensPerStep, unitChoice } from "./panels.js";
+import { showProblem } from "./problem.js";
 
 const COLOURS = ["--run-0", "--run-1", "--run-2", "--run-3", "--run-4", "--run-5"];
 /** Keys that differ between any two runs and say nothing. */
 const IDLE = ["text-sha256", "val-sha256"];
 
-const shown = { unit: "nats", smoothing: 0.6 };
+const shown = { axis: "step", unit: "nats", smoothing: 0.6 };
+
+/** How a place on the horizontal axis is said. */
+const PLACES = { step: (at) => `step ${count(at)}`, tokens: (at) => `${amount(at)} tokens`, time: clock };
+const LABELS = { step: count, tokens: amount, time: clock };
+const DEATHS = ["diverged", "failed", "killed"];
 
 export function showCompare(page, names) {
   const crosshair = new Crosshair();
@@ -22,22 +29,37 @@ export function showCompare(page, names) {
     crosshair,
     zoom: (from, to) => { range = [from, to]; refresh(); },
     reset: () => { range = null; refresh(); },
-    open: (step) => { location.hash = runAddress(names[0], step); },
+    open: (at, key) => {
+      const run = runs.findIndex((one) => key?.startsWith(`${one.key}_`));
+      const place = run < 0 ? 0 : run;
+      location.hash = runAddress(names[place], stepAt(place, at));
+    },
   };
   const lines = (suffix, more = {}) => runs.map(({ key, colour }) => ({ key: `${key}_${suffix}`, colour, gaps: true, width: 1.5, ...more }));
-  const readout = (suffix, show) => (values, at) =>
-    runs.map(({ name, key, colour }) => [shortName(name), show(values[`${key}_${suffix}`][at] ?? null), colour]);
+  /** What each run's curve is at a place, or was at last; for a loss with the last and the lowest. */
+  const readout = (suffix, show, ends = false) => (values, at) =>
+    runs.map(({ name, key, colour }) => {
+      const column = values[`${key}_${suffix}`];
+      const known = column.findLastIndex((value, place) => place <= at && value !== null && value !== undefined);
+      const over = !column.slice(at).some((value) => value !== null && value !== undefined);
+      const here = known < 0 ? "–" : `${show(column[known])}${over && at < values.step.length - 1 ? " (ended)" : ""}`;
+      const { last, best } = (ends && values.ends?.[`${key}_${suffix}`]) || {};
+      const more = last === undefined ? "" : ` · last ${show(last)} · best ${show(best)}`;
+      return [shortName(name), here + more, colour];
+    });
   const charts = [
-    { name: "loss", title: "Training loss", unit: "nats a token", height: 280, robust: true, how: "Lower is better. A run that leaves the others upwards has lost its way there.", lines: lines("loss"), readout: readout("loss", significant) },
-    { name: "val", title: "Validation loss", unit: "nats a token", height: 240, robust: true, how: "The same on text that no run has trained on: the one to choose by.", lines: lines("val", { points: true }), readout: readout("val", significant) },
+    { name: "loss", title: "Training loss", unit: "nats a token", height: 280, robust: true, how: "Lower is better. A cross is where a run died.", lines: lines("loss"), readout: readout("loss", significant, true) },
+    { name: "val", title: "Validation loss", unit: "nats a token", height: 240, robust: true, how: "The same on text that no run has trained on: the one to choose by.", lines: lines("val", { points: true }), readout: readout("val", significant, true) },
     { name: "norm", title: "Gradient norm", unit: "before clipping, greatest of a point", height: 280, log: true, how: "How long gradients were before anything was cut off. Dashed lines are the thresholds.",
       lines: [...lines("norm"), ...lines("threshold", { dash: [5, 4], width: 1, broken: true })], readout: readout("norm", significant) },
-    { name: "share", title: "Steps clipped", unit: "share of the last 100", height: 180, bounds: [0, 1.04], logarithmic: false, how: "How often each run's rule stepped in.", lines: lines("share"), readout: readout("share", percent) },
-    { name: "speed", title: "Speed", unit: "tokens a second", height: 180, zero: true, how: "What each run costs, if they had the machine to themselves.", lines: lines("speed"), readout: readout("speed", count) },
-  ].map((spec) => new Chart(spec, actions));
+    { name: "share", small: true, title: "Steps clipped", unit: "share of the last 100", height: 180, bounds: [0, 1.04], logarithmic: false, how: "How often each run's rule stepped in.", lines: lines("share"), readout: readout("share", percent) },
+    { name: "speed", small: true, title: "Speed", unit: "tokens a second", height: 180, zero: true, how: "What each run costs, if they had the machine to themselves.", lines: lines("speed"), readout: readout("speed", count) },
+  ].map((spec) => new Chart({ ...spec, nearest: true }, actions));
 
   const legend = element("div", { class: "legend" });
+  const summary = element("section", { class: "verdict", "aria-label": "What differs and what came of it" });
   const differences = element("section", { class: "differences" });
+  const axes = axisChoice(shown.axis, (axis) => { shown.axis = axis; range = null; refresh(); });
   const problem = element("p", { class: "problem", role: "alert", hidden: true });
   const picker = element("form", { class: "picker" });
   const smoothing = choice("Smoothing", SMOOTHING.map(([weight, label]) => [weight, label, `Smoothing: ${label}`]), shown.smoothing,
@@ -47,13 +69,30 @@ export function showCompare(page, names) {
   const [loss, val, norm, ...small] = charts;
   page.append(
     element("div", { class: "headline" }, element("div", {}, element("h1", {}, names.length > 1 ? `${names.length} runs compared` : "Compare"), legend), picker),
-    problem, differences,
+    problem, summary,
     element("div", { class: "tools" }, resetButton, element("span", { class: "gap" }),
-      element("label", {}, "loss in"), units.element, element("label", {}, "smoothing"), smoothing.element),
-    loss.element, val.element, norm.element, element("div", { class: "pair" }, small.map((chart) => chart.element)));
+      element("label", {}, "along"), axes.element, element("label", {}, "loss in"), units.element, element("label", {}, "smoothing"), smoothing.element),
+    loss.element, val.element, norm.element, element("div", { class: "pair" }, small.map((chart) => chart.element)),
+    differences);
 
   let answers = [];
   let abouts = [];
+  let equal = null;
+
+  /** Where the steps of a run are on the horizontal axis. */
+  function along(run) {
+    const { step, seconds_per_token: seconds } = answers[run];
+    const tokens = tokensPerStep(abouts[run]?.settings);
+    if (shown.axis === "tokens" && tokens) return step.map((one) => one * tokens);
+    if (shown.axis === "time" && tokens) return seconds.map((one) => one * tokens);
+    return step;
+  }
+
+  /** The step of a run at a place of the horizontal axis. */
+  function stepAt(run, at) {
+    const place = along(run).findLastIndex((one) => one <= at);
+    return answers[run].step[Math.max(0, place)];
+  }
 
   function redraw() {
     if (answers.length === 0) return;
@@ -64,24 +103,35 @@ export function showCompare(page, names) {
     // All steps of all runs; where a run has no point at a step, its line goes on to the next one.
     const tables = answers.map((series, run) => {
       const convert = (value) => inUnit(value, unit, bits[run]);
+      const places = along(run);
       const evaluations = placed(series.step, series.evaluations.map((one) => [one.step, one.val_loss]));
-      return [series.step, smoothed(series.loss.mean, shown.smoothing).map(convert), evaluations.map(convert), series.norm.max, series.threshold,
+      return [places, smoothed(series.loss.mean, shown.smoothing).map(convert), evaluations.map(convert), series.norm.max, series.threshold,
         series.clipped_share, smoothed(series.tokens_per_second.mean, shown.smoothing)];
     }).map((table) => (table[0].length ? table : [[0], ...table.slice(1).map(() => [null])]));
     const [step, ...columns] = window.uPlot.join(tables);
     const suffixes = ["loss", "val", "norm", "threshold", "share", "speed"];
     const values = { step };
     runs.forEach(({ key }, run) => suffixes.forEach((suffix, place) => { values[`${key}_${suffix}`] = columns[run * suffixes.length + place]; }));
-    const whole = answers.map((series) => series.whole).filter(Boolean);
-    const visible = range ?? [Math.min(...whole.map(([first]) => first)), Math.max(...whole.map(([, last]) => last))];
-    for (const chart of charts) chart.show(values, visible);
+    values.ends = Object.fromEntries(Object.entries(values).filter(([key]) => /_(loss|val)$/.test(key)).map(([key, column]) => {
+      const known = column.filter((value) => value !== null && value !== undefined);
+      return [key, known.length ? { last: known.at(-1), best: known.reduce((a, b) => Math.min(a, b)) } : null];
+    }));
+    const dead = runs.filter((_, run) => DEATHS.includes(abouts[run]?.state));
+    const visible = range ?? [step[0] ?? 0, step.at(-1) ?? 1];
+    for (const chart of charts) {
+      const suffix = chart.spec.name;
+      const crosses = (chart.spec.small ? [] : dead).map(({ key, colour }) => ({ step: Infinity, key: `${key}_${suffix}`, colour }));
+      chart.axis = { ...STEP_AXIS, name: shown.axis, format: LABELS[shown.axis], say: PLACES[shown.axis] };
+      chart.show({ ...values, crosses }, visible);
+    }
     resetButton.hidden = !range;
     page.dataset.overlaid = String(answers.filter((series) => series.rows > 0).length);
   }
 
   async function load() {
     const points = Math.max(200, Math.min(1200, loss.place.clientWidth - 60));
-    const [from, to] = range ?? [null, null];
+    // Another axis has no steps to ask for; what is there is shown closer.
+    const [from, to] = shown.axis === "step" && range ? range : [null, null];
     const found = await Promise.all(names.map((name) => ask("series", { run: name, from, to, points })));
     if (closed) return;
     answers = found;
@@ -89,37 +139,74 @@ export function showCompare(page, names) {
   }
 
   async function loadAbout() {
-    const found = await Promise.all(names.map((name) => ask("run", { run: name })));
+    const [same, ...found] = await Promise.all([ask("equal", { run: names.join("\n") }), ...names.map((name) => ask("run", { run: name }))]);
     if (closed) return;
     abouts = found;
+    equal = same;
     redraw();
     fill(legend, ...abouts.map((about, place) =>
       element("a", { href: runAddress(about.name) }, element("i", { class: "key", style: { background: `var(${runs[place].colour})` } }), shortName(about.name), " ", badge(about.state))));
     showDifferences();
   }
 
-  function showDifferences() {
+  /** The settings of the runs, and the names of those that differ. */
+  function compared() {
     const tables = abouts.map((about) => new Map(about.settings.map(({ name, value }) => [name, value])));
     const keys = [...new Set(tables.flatMap((table) => [...table.keys()]))].filter((key) => !IDLE.includes(key));
-    const differing = keys.filter((key) => new Set(tables.map((table) => table.get(key))).size > 1);
+    return { tables, keys, differing: keys.filter((key) => new Set(tables.map((table) => table.get(key))).size > 1) };
+  }
+
+  /** What differs, up to which step the runs are equal, who died where, and who is the best. */
+  function inASentence({ tables, differing }) {
+    const said = [];
+    const telling = differing.filter((key) => !["text", "val"].includes(key));
+    if (telling.length === 0) said.push("No setting differs");
+    else if (telling.length > 3) said.push(`${telling.length} settings differ, ${telling.slice(0, 3).join(", ")} among them`);
+    else said.push(telling.map((key) => `${key} differs: ${tables.map((table) => table.get(key) || "none").join(" against ")}`).join("; "));
+    if (equal.until === null) said.push("the runs part at their first step");
+    else if (equal.whole) said.push(`they are equal as far as both go, to step ${count(equal.until)}`);
+    else said.push(`they are equal until step ${count(equal.until)}`);
+    const verbs = { diverged: "diverged", failed: "failed", killed: "was killed" };
+    for (const { name, state, step } of abouts) {
+      if (DEATHS.includes(state)) said.push(`run ${shortName(name)} ${verbs[state]} at step ${count(step)}`);
+    }
+    const measured = abouts.filter(({ best, group }) => best && group === abouts[0].group).sort((a, b) => a.best.val_loss - b.best.val_loss);
+    if (measured.length > 1) {
+      const [first, second] = measured;
+      said.push(first.best.val_loss === second.best.val_loss
+        ? `the best validation loss is ${significant(first.best.val_loss)} in ${shortName(first.name)} and ${shortName(second.name)}`
+        : `the best validation loss is ${significant(first.best.val_loss)}, of ${shortName(first.name)}, against ${measured.slice(1).map(({ best }) => significant(best.val_loss)).join(" and ")}`);
+    } else if (measured.length === 1) {
+      said.push(`only ${shortName(measured[0].name)} has a validation loss: ${significant(measured[0].best.val_loss)}`);
+    }
+    return `${said.map(sentence).join(". ")}.`;
+  }
+
+  function showDifferences() {
+    const { tables, keys, differing } = compared();
+    fill(summary, element("p", { class: "lead" }, names.length === 1 ? "Choose another run to lay over this one." : inASentence({ tables, differing })));
     const results = [
-      ["validation loss", (about) => significant(about.val_loss)],
+      ["best validation loss", (about) => significant(about.best?.val_loss)],
       ["steps clipped", (about) => (about.class === "off" ? "–" : percent(about.clipped_share))],
+      ["clipping", (about) => about.words ?? "–"],
     ];
     const key = (place) => element("i", { class: "key", style: { background: `var(${runs[place].colour})` } });
-    fill(differences,
-      element("h2", {}, "What differs"),
-      element("p", { class: "how" }, names.length === 1 ? "Choose another run to lay over this one."
-        : differing.length ? `${differing.length} of ${keys.length} settings differ; below them, what came of it.` : "No setting differs: the same run twice."),
+    const wasOpen = differences.querySelector("details")?.open ?? false;
+    const label = differing.length ? `Settings: ${differing.length} of ${keys.length} differ` : `Settings: all ${keys.length} are the same`;
+    fill(differences, folded(label, { open: wasOpen },
       element("div", { class: "scroll" }, element("table", {},
         element("thead", {}, element("tr", {}, element("th", {}, ""), abouts.map((about, place) => element("th", { scope: "col" }, key(place), shortName(about.name))))),
         element("tbody", {},
           differing.map((name) => element("tr", {}, element("th", { scope: "row" }, name), tables.map((table) => element("td", {}, table.get(name) || "–")))),
-          results.map(([label, show]) => element("tr", { class: "result" }, element("th", { scope: "row" }, label), abouts.map((about) => element("td", {}, show(about)))))))));
+          results.map(([label, show]) => element("tr", { class: "result" }, element("th", { scope: "row" }, label), abouts.map((about) => element("td", {}, show(about))))))))));
   }
 
   function fail(error) {
     if (closed) return;
+    if (answers.length === 0 && abouts.length === 0) {
+      close();
+      return showProblem(page, "There is nothing to compare", `${sentence(error.message)}.`);
+    }
     problem.hidden = false;
     problem.textContent = error.message;
   }
@@ -135,22 +222,23 @@ export function showCompare(page, names) {
 
   const refresh = throttled(() => load().catch(fail), 300);
   const refreshAbout = throttled(() => loadAbout().catch(fail), 3000);
+  let stop = () => {};
   refresh();
   refreshAbout();
   loadPicker().catch(fail);
-  const stop = watch(names, () => { refresh(); refreshAbout(); });
+  stop = watch(names, () => { refresh(); refreshAbout(); });
   const keys = {
     l: () => { const log = !loss.log; [loss, val, norm].forEach((chart) => chart.setLog(log)); },
     u: () => units.select(cycle(Object.keys(UNITS), shown.unit)),
     s: () => smoothing.select(cycle(SMOOTHING.map(([weight]) => weight), shown.smoothing)),
     0: () => actions.reset(),
   };
-  const close = () => {
+  function close() {
     closed = true;
     stop();
     refresh.stop();
     refreshAbout.stop();
     charts.forEach((chart) => chart.close());
-  };
+  }
   return { close, keys, title: "Compare", crumbs: [["compare"]] };
 }

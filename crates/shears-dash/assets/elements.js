@@ -55,37 +55,83 @@ export function badge(state) {
   return element("span", { class: `badge ${state}` }, element("i", { "aria-hidden": "true" }), state);
 }
 
-/** A small curve, as SVG. */
-export function curve(values, width = 120, height = 28) {
-  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+const SVG = "http://www.w3.org/2000/svg";
+
+/** A small curve of norms on a logarithmic axis, as SVG, with the threshold dashed. */
+export function sparkline(norms, thresholds, width = 132, height = 30) {
+  const svg = document.createElementNS(SVG, "svg");
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
   svg.setAttribute("class", "curve");
   svg.setAttribute("aria-hidden", "true");
-  const finite = values.filter((value) => value !== null);
-  if (finite.length < 2) return svg;
-  // A few wild losses at the start must not press the rest flat; a run that ends wild shows it.
-  const sorted = finite.slice().sort((a, b) => a - b);
-  const low = sorted[0];
-  const most = sorted[Math.floor(0.9 * (sorted.length - 1))];
-  const high = Math.min(sorted.at(-1), Math.max(finite.at(-1), low + 1.6 * (most - low)));
-  const x = (place) => 1 + (place / (values.length - 1)) * (width - 2);
-  const y = (value) => height - 2 - ((Math.min(value, high) - low) / (high - low || 1)) * (height - 4);
-  let path = "";
-  let open = false;
-  values.forEach((value, place) => {
-    if (value === null) open = false;
-    else {
-      path += `${open ? "L" : "M"}${x(place).toFixed(1)} ${y(value).toFixed(1)}`;
-      open = true;
-    }
-  });
-  const line = document.createElementNS("http://www.w3.org/2000/svg", "path");
-  line.setAttribute("d", path);
-  svg.append(line);
+  const positive = (value) => value !== null && value > 0;
+  const all = [...norms, ...thresholds].filter(positive);
+  if (norms.filter(positive).length < 2) return svg;
+  const [low, high] = [Math.min(...all), Math.max(...all)].map(Math.log);
+  const x = (place) => 1 + (place / Math.max(1, norms.length - 1)) * (width - 2);
+  const y = (value) => height - 2 - (high > low ? (Math.log(value) - low) / (high - low) : 0.5) * (height - 4);
+  for (const [values, name] of [[thresholds, "threshold"], [norms, "norm"]]) {
+    let path = "";
+    let open = false;
+    values.forEach((value, place) => {
+      if (positive(value)) path += `${open ? "L" : "M"}${x(place).toFixed(1)} ${y(value).toFixed(1)}`;
+      open = positive(value);
+    });
+    const line = document.createElementNS(SVG, "path");
+    line.setAttribute("d", path);
+    line.setAttribute("class", name);
+    svg.append(line);
+  }
   return svg;
 }
 
-/** The value of a colour of the style sheet, such as `--accent`. */
+const probe = document.documentElement.appendChild(element("i", { hidden: true }));
+const colours = new Map();
+document.addEventListener("theme", () => colours.clear());
+
+/** The value of a colour of the style sheet, such as `--accent`, in the theme that is shown: "rgb(…)". */
 export function colour(name) {
-  return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  if (!colours.has(name)) {
+    probe.style.color = `var(${name})`;
+    colours.set(name, getComputedStyle(probe).color);
+  }
+  return colours.get(name);
+}
+
+/** A command with a button that copies it. */
+export function command(text) {
+  const copy = button("Copy", async () => {
+    try {
+      await navigator.clipboard.writeText(text);
+      copy.textContent = "Copied";
+    } catch {
+      // Without permission it can still be chosen by hand.
+      getSelection().selectAllChildren(shown);
+    }
+    setTimeout(() => { copy.textContent = "Copy"; }, 1500);
+  }, { class: "quiet" });
+  const shown = element("code", {}, text);
+  return element("div", { class: "command" }, shown, copy);
+}
+
+/** What is folded until somebody asks for it. */
+export function folded(label, attributes, ...children) {
+  return element("details", attributes, element("summary", {}, label), ...children);
+}
+
+/** What the browser keeps for this page by a name; null if nothing, or if it may keep nothing. */
+export function stored(name) {
+  try {
+    return localStorage.getItem(name);
+  } catch {
+    return null;
+  }
+}
+
+/** Lets the browser keep something for this page, if it may. */
+export function store(name, value) {
+  try {
+    localStorage.setItem(name, value);
+  } catch {
+    // The page works without.
+  }
 }

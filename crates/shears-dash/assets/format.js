@@ -38,6 +38,19 @@ export function percent(share, digits = 3) {
   return `${Number((100 * share).toPrecision(digits))} %`;
 }
 
+/** A large amount in short, such as 3.2M. */
+export function amount(value) {
+  const [size, unit] = [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]].find(([size]) => value >= size) ?? [1, ""];
+  return `${Number((value / size).toPrecision(3))}${unit}`;
+}
+
+/** A moment of a run, in seconds since it began. */
+export function clock(seconds) {
+  if (seconds < 120) return `${Number(seconds.toPrecision(3))} s`;
+  if (seconds < 7200) return `${Number((seconds / 60).toPrecision(3))} min`;
+  return `${Number((seconds / 3600).toPrecision(3))} h`;
+}
+
 /** A span of time in seconds, in two units at most. */
 export function duration(seconds) {
   if (!Number.isFinite(seconds)) return "–";

@@ -1,14 +1,30 @@
 // A map of tensors over steps: one row a tensor, one column some steps, colour for the number.
 
+import { STEP_AXIS } from "./axes.js";
 import { button, colour, element, fill } from "./elements.js";
 import { count, significant } from "./format.js";
 
 const ROW = 17;
+/** Between two layers. */
+const GAP = 5;
+/** For the labels of the horizontal axis. */
+const AXIS = 20;
+/** How far from the middle of its palette the ends of what is ordinary are, in powers of ten. */
+const FAINT = 0.3;
+/** Maps with more rows than this show one for each layer at first. */
+const MANY = 24;
+
+const median = (values) => {
+  const sorted = values.filter((value) => value !== null).sort((a, b) => a - b);
+  return sorted.length ? sorted[Math.floor(sorted.length / 2)] : null;
+};
 
 function parsed(text) {
-  const [red, green, blue] = text.match(/[0-9a-f]{2}/gi).map((part) => parseInt(part, 16));
-  return [red, green, blue];
+  return text.match(/\d+/g).slice(0, 3).map(Number);
 }
+
+/** The greatest of some values, of which null is none. */
+const greatest = (values) => values.reduce((most, value) => (most === null || (value !== null && value > most) ? value : most), null);
 
 /** The colour at a share of a palette, whose colours are evenly spread. */
 function blend(palette, share) {
@@ -19,14 +35,17 @@ function blend(palette, share) {
 }
 
 /**
- * A map. `spec`: `name`, `title`, `unit`, `how`, `palette` (names of colours), `middle` (a number in the middle of
- * the palette, for maps with two sides), `relative` (whether rows can be shown against their own median).
+ * A map. `spec`: `name`, `title`, `unit`, `how`, `palette` (names of colours), `ordinary` (a range in the middle of
+ * the palette, for maps with two sides), `relative` (whether rows can be shown against their own median), `weights`
+ * (whether only matrices are shown at first).
  */
 export class HeatMap {
   constructor(spec, { crosshair, open }) {
     this.spec = spec;
-    this.map = { names: [], step: [], values: [], median: [] };
+    this.map = { names: [], layers: [], weights: [], step: [], values: [] };
+    this.rows = [];
     this.relative = false;
+    this.all = false;
     this.readout = element("output", { class: "readout" });
     this.canvas = element("canvas", { role: "img", "aria-label": `${spec.title}: ${spec.how}` });
     this.scale = element("div", { class: "scale" });
@@ -34,10 +53,11 @@ export class HeatMap {
     this.toggle = spec.relative
       ? button("against own median", () => this.#toggle(), { class: "toggle", "aria-pressed": "false", title: "Colour each row by how far it is from its own median" })
       : null;
+    this.unfold = button("", () => this.#unfold(), { class: "toggle" });
     this.how = element("p", { class: "how" }, spec.how);
     this.none = element("p", { class: "none" }, spec.none ?? "");
     this.element = element("section", { class: "chart", "data-chart": spec.name },
-      element("header", {}, element("h2", {}, spec.title, " ", element("span", { class: "unit" }, spec.unit)), this.readout, this.toggle),
+      element("header", {}, element("h2", {}, spec.title, " ", element("span", { class: "unit" }, spec.unit)), this.readout, this.unfold, this.toggle),
       this.none, this.place, this.scale, this.how);
     this.crosshair = crosshair;
     this.follow = (step) => this.#point(step, null);
@@ -59,11 +79,51 @@ export class HeatMap {
     document.removeEventListener("theme", this.themed);
   }
 
+  /** Says how the map is to be read. */
+  say(words) {
+    this.how.textContent = words;
+  }
+
   /** Shows a map of the server, whose tensors are in the order of the model if the log says what it is. */
   show(map, ordered) {
     this.how.textContent = ordered ? this.spec.how
       : `${this.spec.how} An earlier version wrote this log, which does not describe the model: rows are in the order of the alphabet.`;
     this.map = map;
+    this.#arrange();
+    this.#draw();
+  }
+
+  /** Rows by layers in the order of the forward pass, weights first; of a large model, a row for each layer. */
+  #arrange() {
+    const { names, layers, weights, values } = this.map;
+    const matrices = names.map((_, place) => place).filter((place) => weights[place]);
+    const known = this.spec.weights && !this.all && matrices.length ? matrices : names.map((_, place) => place);
+    const groups = Map.groupBy(known, (place) => layers[place]);
+    const fold = !this.all && known.length > MANY;
+    this.rows = [];
+    let top = 0;
+    for (const [layer, members] of groups) {
+      members.sort((left, right) => Number(weights[right]) - Number(weights[left]) || left - right);
+      const made = fold
+        ? [{ name: layer, values: this.map.step.map((_, column) => greatest(members.map((place) => values[place][column]))) }]
+        : members.map((place) => ({ name: names[place], values: values[place] }));
+      for (const row of made) {
+        this.rows.push({ ...row, top });
+        top += ROW;
+      }
+      if (!fold) top += GAP;
+    }
+    this.height = top;
+    const hides = fold || known.length < names.length;
+    this.unfold.hidden = !hides && !this.all;
+    this.unfold.textContent = `all ${count(names.length)} tensors`;
+    this.unfold.setAttribute("aria-pressed", String(this.all));
+    this.unfold.title = fold ? "A row is a layer, by its greatest tensor" : "Biases too, and no layer folded";
+  }
+
+  #unfold() {
+    this.all = !this.all;
+    this.#arrange();
     this.#draw();
   }
 
@@ -75,19 +135,27 @@ export class HeatMap {
 
   /** The numbers that colours stand for: their logarithms, and the range of these. */
   #logarithms() {
-    const shown = this.map.values.map((values, row) => {
-      const own = this.relative ? this.map.median[row] : 1;
-      return values.map((value) => (value === null || value <= 0 || !own ? null : Math.log10(value / own)));
+    const shown = this.rows.map(({ values }) => {
+      const own = this.relative ? median(values) : 1;
+      return values.map((value) => (value === null || value <= 0 || !own ? null : this.#place(Math.log10(value / own))));
     });
     const all = shown.flat().filter((value) => value !== null).sort((a, b) => a - b);
     if (all.length === 0) return { shown, low: 0, high: 1 };
     let [low, high] = [all[Math.floor(0.01 * (all.length - 1))], all[Math.ceil(0.995 * (all.length - 1))]];
-    const middle = this.relative ? 0 : this.spec.middle && Math.log10(this.spec.middle);
-    if (typeof middle === "number") {
-      const reach = Math.max(0.5, Math.abs(low - middle), Math.abs(high - middle));
-      [low, high] = [middle - reach, middle + reach];
+    if (this.relative || this.spec.ordinary) {
+      const reach = Math.max(this.relative ? 0.5 : 2, Math.abs(low), Math.abs(high));
+      [low, high] = [-reach, reach];
     }
     return { shown, low, high: high > low ? high : low + 1 };
+  }
+
+  /** Where a logarithm stands in the palette: by how far it is from what is ordinary, where that is known. */
+  #place(logarithm) {
+    if (this.relative || !this.spec.ordinary) return logarithm;
+    const [low, high] = this.spec.ordinary.map(Math.log10);
+    if (logarithm < low) return logarithm - low - FAINT;
+    if (logarithm > high) return logarithm - high + FAINT;
+    return FAINT * (2 * (logarithm - low) / (high - low) - 1);
   }
 
   #palette() {
@@ -98,11 +166,11 @@ export class HeatMap {
   #layout() {
     const width = this.place.clientWidth;
     const gutter = width < 500 ? 104 : 168;
-    return { width, gutter, inner: width - gutter - 8, height: this.map.names.length * ROW };
+    return { width, gutter, inner: width - gutter - 8, height: this.height ?? 0 };
   }
 
   #draw() {
-    const empty = this.map.names.length === 0 || this.map.step.length === 0;
+    const empty = this.rows.length === 0 || this.map.step.length === 0;
     this.none.hidden = !empty || !this.spec.none;
     this.place.hidden = empty;
     this.scale.hidden = empty;
@@ -110,8 +178,8 @@ export class HeatMap {
     if (empty || width <= 0) return;
     const ratio = devicePixelRatio;
     this.canvas.width = width * ratio;
-    this.canvas.height = height * ratio;
-    this.canvas.style.height = `${height}px`;
+    this.canvas.height = (height + AXIS) * ratio;
+    this.canvas.style.height = `${height + AXIS}px`;
     const context = this.canvas.getContext("2d");
     context.scale(ratio, ratio);
     const { shown, low, high } = this.#logarithms();
@@ -126,10 +194,9 @@ export class HeatMap {
     const small = new OffscreenCanvas(columns, shown.length);
     small.getContext("2d").putImageData(bitmap, 0, 0);
     context.imageSmoothingEnabled = false;
-    context.drawImage(small, gutter, 0, inner, height);
-    context.fillStyle = colour("--surface");
-    for (let row = 1; row < shown.length; row += 1) context.fillRect(gutter, row * ROW - 1, inner, 1);
+    this.rows.forEach(({ top }, row) => context.drawImage(small, 0, row, columns, 1, gutter, top, inner, ROW - 1));
     this.#labels(context, gutter);
+    this.#axis(context, gutter, inner, height);
     this.#showScale(palette, low, high);
     this.image = context.getImageData(0, 0, this.canvas.width, this.canvas.height);
     this.#point(null, null);
@@ -140,17 +207,32 @@ export class HeatMap {
     context.textAlign = "right";
     context.textBaseline = "middle";
     context.fillStyle = colour("--muted");
-    this.map.names.forEach((full, place) => {
+    this.rows.forEach(({ name: full, top }) => {
       let name = full;
       while (name.length > 4 && context.measureText(name).width > gutter - 10) name = `…${name.slice(2)}`;
-      context.fillText(name, gutter - 8, place * ROW + ROW / 2);
+      context.fillText(name, gutter - 8, top + ROW / 2);
     });
+  }
+
+  /** Steps along the bottom, where the columns of these are. */
+  #axis(context, gutter, inner, height) {
+    const { step } = this.map;
+    const most = Math.max(2, Math.floor(inner / (inner < 400 ? 60 : 110)));
+    context.textAlign = "center";
+    for (const mark of STEP_AXIS.marks(step[0], step.at(-1), most).filter((mark) => mark >= step[0])) {
+      const column = step.findIndex((known) => known >= mark);
+      const x = gutter + ((column + 0.5) / step.length) * inner;
+      context.fillRect(x - 0.5, height + 1, 1, 3);
+      context.fillText(count(mark), Math.min(Math.max(x, gutter + 14), gutter + inner - 14), height + 13);
+    }
   }
 
   #showScale(palette, low, high) {
     const stops = palette.map((part) => `rgb(${part.join(" ")})`).join(", ");
     const times = this.relative ? "×" : "";
-    const texts = [low, (low + high) / 2, high].map((value) => `${times}${significant(10 ** value, 2)}`);
+    const texts = this.spec.ordinary && !this.relative
+      ? [significant(this.spec.ordinary[0] * 10 ** (low + FAINT), 2), this.spec.ordinary.map((end) => significant(end, 2)).join(" … "), significant(this.spec.ordinary[1] * 10 ** (high - FAINT), 2)]
+      : [low, (low + high) / 2, high].map((value) => `${times}${significant(10 ** value, 2)}`);
     fill(this.scale,
       element("i", { style: { background: `linear-gradient(to right, ${stops})` } }),
       ...texts.map((text) => element("span", {}, text)));
@@ -161,8 +243,9 @@ export class HeatMap {
     const { gutter, inner } = this.#layout();
     const share = (event.clientX - box.left - gutter) / inner;
     const column = share >= 0 && share < 1 ? Math.floor(share * this.map.step.length) : null;
-    const row = Math.floor((event.clientY - box.top) / ROW);
-    return { column, row: row >= 0 && row < this.map.names.length ? row : null };
+    const y = event.clientY - box.top;
+    const row = this.rows.findIndex(({ top }) => y >= top && y < top + ROW);
+    return { column, row: row >= 0 ? row : null };
   }
 
   #hover(event) {
@@ -187,7 +270,7 @@ export class HeatMap {
     context.fillRect(x - 0.5, 0, 1, height);
     const parts = [element("span", { class: "at" }, `step ${count(steps[column])}`)];
     if (row !== null) {
-      parts.push(element("span", {}, `${this.map.names[row]} `, element("b", {}, significant(this.map.values[row][column]))));
+      parts.push(element("span", {}, `${this.rows[row].name} `, element("b", {}, significant(this.rows[row].values[column]))));
     }
     fill(this.readout, ...parts);
   }

@@ -1,32 +1,29 @@
 // The list of runs.
 
 import { ask, compareAddress, runAddress, watch } from "./api.js";
-import { badge, button, curve, element, fill } from "./elements.js";
+import { badge, button, element, fill, folded, sparkline, store, stored } from "./elements.js";
 import { ago, count, percent, shortName, significant } from "./format.js";
 
+/** Key, heading, what it is sorted by, first direction; whether it holds numbers, and whether it is hidden at first. */
 const COLUMNS = [
-  ["name", "Run", (row) => row.name, 1],
-  ["state", "State", (row) => ["running", "diverged", "failed", "killed", "stopped", "finished"].indexOf(row.state), 1],
-  ["curve", "Loss over steps", null, 0],
-  ["step", "Step", (row) => row.step ?? -1, -1],
-  ["loss", "Loss", (row) => row.loss ?? Infinity, 1],
-  ["val_loss", "Validation", (row) => row.val_loss ?? Infinity, 1],
-  ["clipped", "Clipped", (row) => row.clipped_share ?? -1, -1],
-  ["speed", "Tokens/s", (row) => row.tokens_per_second ?? -1, -1],
-  ["modified", "Changed", (row) => row.modified ?? 0, -1],
+  { key: "name", label: "Run", by: (row) => row.name, direction: 1 },
+  { key: "state", label: "State", by: (row) => ["running", "diverged", "failed", "killed", "stopped", "finished"].indexOf(row.state), direction: 1 },
+  { key: "class", label: "Clipping", by: (row) => ["bad", "warning", "good", "plain"].indexOf(row.tone ?? "plain"), direction: 1 },
+  { key: "norms", label: "Gradient norm" },
+  { key: "step", label: "Step", by: (row) => row.step ?? -1, direction: -1, number: true },
+  { key: "loss", label: "Loss", by: (row) => row.loss ?? Infinity, direction: 1, number: true },
+  { key: "best", label: "Best validation", by: (row) => row.best?.val_loss ?? Infinity, direction: 1, number: true },
+  { key: "lr", label: "Learning rate", by: (row) => row.lr ?? -1, direction: -1, number: true },
+  { key: "clipped", label: "Clipped", by: (row) => row.clipped_share ?? -1, direction: -1, number: true, hidden: true },
+  { key: "speed", label: "Tokens/s", by: (row) => row.tokens_per_second ?? -1, direction: -1, number: true, hidden: true },
+  { key: "modified", label: "Changed", by: (row) => row.modified ?? 0, direction: -1, number: true },
 ];
 
-const VERDICTS = {
-  off: "no clipping",
-  idle: "idle",
-  "seldom-decisive": "seldom, decisive",
-  "trims-spikes": "trims spikes",
-  "near-ordinary": "near ordinary",
-  "second-learning-rate": "second learning rate",
-  exploded: "exploded",
-  "not-finite": "not finite",
-  "too-short": "too short to say",
-};
+/** The columns that are shown, as somebody chose them last. */
+const columnsShown = (() => {
+  const usual = COLUMNS.filter(({ hidden }) => !hidden).map(({ key }) => key);
+  return new Set(stored("columns")?.split(" ") ?? usual);
+})();
 
 // What was chosen survives going into a run and back.
 const chosen = new Set();
@@ -43,31 +40,55 @@ export function showList(page) {
     value: search, on: { input: () => { search = input.value; arrange(); } },
   });
   const summary = element("p", { class: "lead", role: "status" }, "Looking for runs…");
-  const headings = COLUMNS.map(([key, label, value]) =>
-    element("th", { scope: "col", class: `c-${key}` },
-      value ? button(label, () => sortBy(key), { class: "sort" }) : label));
+  const heading = ({ key, label, by, number }) =>
+    element("th", { scope: "col", class: `c-${key} ${number ? "number" : ""}` },
+      by ? button(label, () => sortBy(key), { class: "sort" }) : label);
+  const headings = new Map(COLUMNS.map((column) => [column.key, heading(column)]));
+  const headingRow = element("tr");
+  const chooser = folded("Columns", { class: "columns" }, element("div", {}, COLUMNS.slice(1).map(({ key, label }) => {
+    const box = element("input", { type: "checkbox", checked: columnsShown.has(key), on: { change: () => showColumn(key, box.checked) } });
+    return element("label", {}, box, label);
+  })));
   const body = element("tbody");
   const table = element("table", { class: "runs" },
-    element("thead", {}, element("tr", {}, element("th", { class: "c-choose" }, element("span", { class: "hidden" }, "Choose")), headings)),
+    element("thead", {}, headingRow),
     body);
   const bar = element("div", { class: "bar", role: "region", "aria-label": "Comparison" });
   const empty = element("section", { class: "empty" });
+  const reportList = element("p", { class: "reports" });
   page.append(
-    element("div", { class: "headline" }, element("div", {}, element("h1", {}, "Runs"), summary), input),
-    empty, element("div", { class: "runs-frame" }, table), bar);
+    element("div", { class: "headline" }, element("div", {}, element("h1", {}, "Runs"), summary), input, chooser),
+    reportList, empty, element("div", { class: "runs-frame" }, table), bar);
+
+  function showColumn(key, is) {
+    if (is) columnsShown.add(key);
+    else columnsShown.delete(key);
+    store("columns", [...columnsShown].join(" "));
+    made.clear();
+    arrange();
+  }
+
+  const visibleColumns = () => COLUMNS.filter(({ key }) => key === "name" || columnsShown.has(key));
+
+  /** The runs with the lowest validation loss among those of the same text. */
+  function bestOnes() {
+    const groups = Map.groupBy([...rows.values()].filter(({ best }) => best), ({ group }) => group);
+    const lowest = (group) => group.reduce((left, right) => (right.best.val_loss < left.best.val_loss ? right : left));
+    return new Set([...groups.values()].filter((group) => group.length > 1).map((group) => lowest(group).name));
+  }
 
   function sortBy(key) {
-    const column = COLUMNS.find(([known]) => known === key);
-    sorting.direction = sorting.key === key ? -sorting.direction : column[3];
+    const column = COLUMNS.find((known) => known.key === key);
+    sorting.direction = sorting.key === key ? -sorting.direction : column.direction;
     sorting.key = key;
     arrange();
   }
 
   function visible() {
     const words = search.toLowerCase().split(/\s+/).filter(Boolean);
-    const [, , value] = COLUMNS.find(([key]) => key === sorting.key);
+    const { by: value } = COLUMNS.find(({ key }) => key === sorting.key);
     const found = [...rows.values()].filter((row) => {
-      const text = [row.name, row.preset, row.model, row.clip, row.state, row.class, row.damage ? "damaged" : ""]
+      const text = [row.name, row.preset, row.model, row.clip, row.state, row.words, row.damage ? "damaged" : ""]
         .join(" ").toLowerCase();
       return words.every((word) => text.includes(word));
     });
@@ -78,44 +99,50 @@ export function showList(page) {
     });
   }
 
-  function line(row) {
+  function line(row, best) {
     const progress = row.steps ? Math.min(1, (row.step ?? 0) / row.steps) : 0;
     const choose = element("input", {
       type: "checkbox", checked: chosen.has(row.name), "aria-label": `Choose ${row.name} for comparison`,
       on: { change: () => choosing(row.name, choose.checked) },
     });
-    const cell = (key, label, ...content) =>
-      element("td", { class: `c-${key}`, "data-label": label }, content);
+    const content = {
+      name: () => [element("a", { href: runAddress(row.name) }, shortName(row.name)),
+        element("small", {}, [row.preset, row.clip].filter(Boolean).join(" · ") || "no plan")],
+      state: () => [badge(row.state), row.damage ? element("span", { class: "badge damaged", title: row.damage.reason }, "damaged") : null],
+      class: () => [element("span", { class: `tone ${row.tone ?? "plain"}` }, row.words ?? (row.digested ? "–" : "reading…")), element("small", {}, [
+        row.digested && row.class !== "off" ? `${percent(row.clipped_share)} of steps` : null,
+        row.skipped ? `${count(row.skipped)} skipped` : null].filter(Boolean).join(", "))],
+      norms: () => sparkline(row.norms, row.thresholds),
+      step: () => [count(row.step), row.steps ? element("small", {}, ` of ${count(row.steps)}`) : null,
+        element("div", { class: "progress" }, element("i", { style: { width: `${100 * progress}%` } }))],
+      loss: () => significant(row.loss),
+      best: () => [best.has(row.name) ? element("span", { class: "badge best", title: "The lowest of all runs with this text" }, "best") : null,
+        significant(row.best?.val_loss), row.best ? element("small", {}, `step ${count(row.best.step)}`) : null],
+      lr: () => (row.lr === null ? "–" : String(row.lr)),
+      clipped: () => (row.class === "off" ? "–" : percent(row.clipped_share)),
+      speed: () => count(row.tokens_per_second),
+      modified: () => ago(row.modified),
+    };
     return element("tr", { "data-run": row.name, class: row.name === cursor ? "current" : null },
       element("td", { class: "c-choose" }, choose),
-      cell("name", null,
-        element("a", { href: runAddress(row.name) }, shortName(row.name)),
-        element("small", {}, [row.preset, row.clip].filter(Boolean).join(" · ") || "no plan")),
-      cell("state", null, badge(row.state), row.damage ? element("span", { class: "badge damaged", title: row.damage.reason }, "damaged") : null),
-      cell("curve", null, curve(row.curve)),
-      cell("step", "step", count(row.step), row.steps ? element("small", {}, ` of ${count(row.steps)}`) : null,
-        element("div", { class: "progress" }, element("i", { style: { width: `${100 * progress}%` } }))),
-      cell("loss", "loss", significant(row.loss)),
-      cell("val_loss", "validation", significant(row.val_loss)),
-      cell("clipped", "clipped", row.digested
-        ? [row.class === "off" ? "–" : percent(row.clipped_share), element("small", {}, VERDICTS[row.class] ?? "")]
-        : element("small", {}, "reading…")),
-      cell("speed", "tokens/s", count(row.tokens_per_second)),
-      cell("modified", "changed", ago(row.modified)));
+      visibleColumns().map(({ key, label, number }) =>
+        element("td", { class: `c-${key} ${number ? "number" : ""}`, "data-label": number ? label.toLowerCase() : null }, content[key]())));
   }
 
   function arrange() {
     const found = visible();
     if (!found.some((row) => row.name === cursor)) cursor = null;
+    const best = bestOnes();
     const lines = found.map((row) => {
-      if (!made.has(row.name)) made.set(row.name, line(row));
+      if (!made.has(row.name)) made.set(row.name, line(row, best));
       return made.get(row.name);
     });
     const same = lines.length === body.children.length && lines.every((made, place) => body.children[place] === made);
     if (!same) fill(body, ...lines);
-    headings.forEach((heading, place) => {
-      const sorted = COLUMNS[place][0] === sorting.key;
-      if (sorted) heading.setAttribute("aria-sort", sorting.direction > 0 ? "ascending" : "descending");
+    fill(headingRow, element("th", { class: "c-choose" }, element("span", { class: "hidden" }, "Choose")),
+      visibleColumns().map(({ key }) => headings.get(key)));
+    headings.forEach((heading, key) => {
+      if (key === sorting.key) heading.setAttribute("aria-sort", sorting.direction > 0 ? "ascending" : "descending");
       else heading.removeAttribute("aria-sort");
     });
     const running = [...rows.values()].filter((row) => row.state === "running").length;
@@ -125,6 +152,7 @@ export function showList(page) {
     if (rows.size > 0) summary.textContent = parts.join(", ");
     table.hidden = rows.size === 0;
     input.hidden = rows.size === 0;
+    chooser.hidden = rows.size === 0;
     showBar();
   }
 
@@ -157,19 +185,24 @@ export function showList(page) {
   }
 
   function take(news) {
+    const before = [...bestOnes()];
     for (const row of news) {
       made.delete(row.name);
       if (row.gone) rows.delete(row.name);
       else rows.set(row.name, row);
     }
+    // Another run may be the best one now.
+    for (const name of [...before, ...bestOnes()]) made.delete(name);
     if (rows.size > 0) empty.hidden = true;
     arrange();
   }
 
   let stop = () => {};
   let closed = false;
-  ask("runs").then(({ folder, runs }) => {
+  ask("runs").then(({ folder, reports, runs }) => {
     if (closed) return;
+    fill(reportList, reports.length ? "Reports: " : null, reports.map((name) =>
+      element("a", { href: `/report?of=${encodeURIComponent(name)}`, target: "_blank" }, shortName(name) === name ? name : "this folder")));
     take(runs);
     showEmpty(folder);
     stop = watch(null, take);

@@ -1,24 +1,35 @@
 // Which page is shown, the theme, and the keyboard.
 
-import { button, element } from "./elements.js";
+import { button, element, store, stored } from "./elements.js";
 import { runAddress } from "./api.js";
 import { showCompare } from "./compare.js";
 import { showList } from "./list.js";
 import { showRun } from "./run.js";
+import { showProblem } from "./problem.js";
 import { showStep } from "./step.js";
 
 const page = document.getElementById("page");
 const help = document.getElementById("help");
 let view = null;
 
+/** The parts of the address; null if it is malformed. */
+function parts() {
+  try {
+    return location.hash.replace(/^#\/?/, "").split("/").map(decodeURIComponent);
+  } catch {
+    return null;
+  }
+}
+
 /** Shows what the address says. Each page gives back `{close, keys, title, crumbs}`. */
 function route() {
   view?.close();
   page.replaceChildren();
   for (const key of Object.keys(page.dataset)) delete page.dataset[key];
-  const parts = location.hash.replace(/^#\/?/, "").split("/").map(decodeURIComponent);
-  const [kind, name, ...rest] = parts;
-  if (kind === "run" && name && rest[0] === "step" && /^\d+$/.test(rest[1] ?? "")) {
+  const [kind, name, ...rest] = parts() ?? ["malformed"];
+  if (kind === "malformed") {
+    view = showProblem(page, "This address is malformed", `${location.hash} names no run: a % in it is not followed by two digits.`);
+  } else if (kind === "run" && name && rest[0] === "step" && /^\d+$/.test(rest[1] ?? "")) {
     view = showStep(page, name, Number(rest[1]));
   } else if (kind === "run" && name) {
     view = showRun(page, name);
@@ -41,22 +52,10 @@ function route() {
 const THEMES = { auto: "◐", light: "☀", dark: "☾" };
 const themeButton = document.getElementById("theme");
 
-function stored(name) {
-  try {
-    return localStorage.getItem(name);
-  } catch {
-    return null; // Storage may be forbidden; the page works without.
-  }
-}
-
 function setTheme(theme) {
   if (theme === "auto") delete document.documentElement.dataset.theme;
   else document.documentElement.dataset.theme = theme;
-  try {
-    localStorage.setItem("theme", theme);
-  } catch {
-    // See above.
-  }
+  store("theme", theme);
   themeButton.textContent = THEMES[theme];
   themeButton.dataset.theme = theme;
   themeButton.title = `Theme: ${theme === "auto" ? "as the system has it" : theme} (t)`;
@@ -130,9 +129,9 @@ help.addEventListener("click", (event) => {
 });
 
 function up() {
-  const parts = location.hash.split("/");
-  if (parts[1] === "run" && parts[3] === "step") location.hash = runAddress(decodeURIComponent(parts[2]));
-  else if (parts[1]) location.hash = "#/";
+  const [kind, name, below] = parts() ?? ["malformed"];
+  if (kind === "run" && below === "step") location.hash = runAddress(name);
+  else if (kind) location.hash = "#/";
 }
 
 document.addEventListener("keydown", (event) => {

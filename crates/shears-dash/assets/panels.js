@@ -1,6 +1,7 @@
 // The charts of a run's page: what each shows, and how its values come from the server's series.
 
-import { placed, smoothed } from "./charts.js";
+import { axesOf } from "./axes.js";
+import { marked, placed, smoothed } from "./charts.js";
 import { choice } from "./elements.js";
 import { count, percent, significant } from "./format.js";
 
@@ -14,11 +15,15 @@ export const UNITS = {
 /** Strengths of smoothing. */
 export const SMOOTHING = [[0, "none"], [0.6, "light"], [0.9, "medium"], [0.97, "strong"]];
 
-/** What the charts show. The names are those of values in `valuesOf`. */
+/** What the charts show. The names are those of values in `valuesOf`. The first two share their horizontal axis. */
 export const PANELS = [
   {
-    name: "norm", title: "Gradient norm", unit: "before clipping", height: 320, log: true, cut: true, marks: true,
-    how: "Everything above the dashed threshold was cut off before the optimizer saw it: the coloured part. Triangles at the bottom are skipped steps. Click a spike to see what was in it.",
+    name: "norm", title: "Gradient norm", unit: "before clipping", height: 270, log: true, cut: true, bare: true,
+    marks: [
+      { key: "skips", shape: "triangle", colour: "--skip", label: "skipped" },
+      { key: "not_finite", shape: "cross", colour: "--bad", label: "not finite" },
+    ],
+    how: "What lies above the dashed threshold was cut off before the optimizer saw it: the coloured part. Click a spike to see what was in it.",
     bands: [{ low: "norm_min", high: "norm_max", colour: "--band" }],
     lines: [
       { key: "norm_mean", colour: "--ink-line", width: 1.4 },
@@ -28,12 +33,14 @@ export const PANELS = [
       ["norm", span(values.norm_min[at], values.norm_max[at]), "--ink-line"],
       ["threshold", significant(values.threshold[at]), null],
       ...(values.cut_top[at] === null ? [] : [["cut to", significant(values.cut_bottom[at]), "--accent"]]),
-      ...(values.marks[at] ? [["skipped", count(values.marks[at]), "--skip"]] : []),
+      ...(values.skips[at] ? [["skipped", count(values.skips[at]), "--skip"]] : []),
+      ...(values.not_finite[at] ? [["not finite", count(values.not_finite[at]), "--bad"]] : []),
     ],
   },
   {
-    name: "loss", title: "Loss", unit: "nats a token", height: 260, robust: true,
-    how: "Training (line) and validation (dots). Where validation turns up while training goes on down, the model learns its text by heart.",
+    name: "loss", title: "Loss", unit: "nats a token", height: 250, robust: true,
+    marks: [{ key: "checkpoints", shape: "diamond", colour: "--muted", label: "checkpoint" }],
+    how: "Training (line) and evaluations on the validation text (dots). Where validation turns up while training goes on down, the model learns its text by heart.",
     bands: [{ low: "loss_min", high: "loss_max", colour: "--band" }],
     lines: [
       { key: "loss", colour: "--ink-line", width: 1.6 },
@@ -81,12 +88,39 @@ export const MAPS = [
     none: "No step of this range has norms of tensors.",
   },
   {
-    name: "ratios", title: "Size of the update beside the weights", unit: "every tenth step",
-    palette: ["--heat-less", "--heat-middle", "--heat-more"], middle: 1e-3,
-    how: "About 0.001 is healthy (no colour). Warm rows change so fast that they forget; cool rows hardly learn.",
+    name: "ratios", title: "Size of the update beside the weights", unit: "every tenth step", weights: true,
+    palette: ["--heat-less", "--heat-middle", "--heat-more"], ordinary: [1e-5, 0.1],
+    how: "What is ordinary has hardly any colour; warm rows change fast, cool rows slowly. Biases begin at zero, where any update is large beside them, so they are left out at first.",
     none: "The log of this run has no sizes of updates: they are written every tenth step, by trainers that are newer than this run.",
   },
 ];
+
+/** How far gradients reach back in time, in recurrent models. */
+export const THROUGH_TIME = {
+  name: "time", title: "Gradients through time", unit: "norm, by what was carried some tokens before", height: 200, log: true,
+  how: "How much of the loss at one token still depends on what the model carried before it: a line that falls steeply is of a model that cannot learn from what lies further back.",
+  lines: [
+    { key: "first", colour: "--second", width: 1.2, dash: [4, 3] },
+    { key: "last", colour: "--ink-line", width: 1.6 },
+  ],
+  at: (back) => `${count(back)} ${back === 1 ? "token" : "tokens"} back`,
+  readout: (values, at) => [
+    ...(values.first[at] === null ? [] : [[`step ${count(values.steps[0])}`, significant(values.first[at], 3), "--second"]]),
+    [`step ${count(values.steps.at(-1))}`, significant(values.last[at], 3), "--ink-line"],
+  ],
+};
+
+/** The chart's values from what the server has measured first and last. */
+export function throughTime(measured) {
+  const last = measured.at(-1).norms;
+  const first = measured.length > 1 ? measured[0].norms : [];
+  return {
+    step: last.map((_, place) => place + 1),
+    steps: measured.map(({ step }) => step),
+    first: last.map((_, place) => first[place] ?? null),
+    last,
+  };
+}
 
 function span(low, high) {
   if (low === high || low === undefined) return significant(high);
@@ -115,8 +149,28 @@ export function bitsOfNat(series, settings) {
   return tokenizer === "char" ? 1 / Math.LN2 : null;
 }
 
+/** Tokens that a run takes a step, by its settings. */
+export function tokensPerStep(settings) {
+  const factors = settings?.filter(({ name }) => ["batch", "window", "accumulate"].includes(name)) ?? [];
+  return factors.length ? factors.reduce((product, { value }) => product * Number(value), 1) : null;
+}
+
+/** What may stand along the horizontal axis of a run's charts. */
+export function axesOfRun(series, settings) {
+  const tokens = tokensPerStep(settings);
+  const { step, seconds_per_token: seconds } = series;
+  return axesOf(step, tokens && step.map((one) => one * tokens), tokens && seconds.map((one) => one * tokens));
+}
+
+/** The switch between these. */
+export function axisChoice(axis, pick) {
+  return choice("Horizontal axis", [
+    ["step", "steps", "Steps"], ["tokens", "tokens", "Tokens that were trained on"], ["time", "time", "Time spent on steps"],
+  ], axis, pick);
+}
+
 /** Values of all charts from a series of the server. */
-export function valuesOf(series, { unit, bits, smoothing }) {
+export function valuesOf(series, { unit, bits, smoothing, checkpoints = [] }) {
   const convert = (value) => inUnit(value, unit, bits);
   const { step, norm, loss, cut, coefficient, tokens_per_second: speed } = series;
   const val = placed(step, series.evaluations.map((one) => [one.step, one.val_loss])).map(convert);
@@ -127,7 +181,9 @@ export function valuesOf(series, { unit, bits, smoothing }) {
     norm_min: norm.min, norm_mean: norm.mean, norm_max: norm.max,
     threshold: series.threshold,
     cut_top: cut.top, cut_bottom: cut.bottom,
-    marks: series.skipped,
+    skips: series.skipped.map((skipped, place) => Math.max(0, skipped - series.not_finite[place])),
+    not_finite: series.not_finite,
+    checkpoints: marked(step, checkpoints),
     loss: smoothed(loss.mean, smoothing).map(convert),
     loss_min: loss.min.map(convert), loss_max: loss.max.map(convert),
     val,

@@ -2,13 +2,16 @@
 
 import { ask, compareAddress, runAddress, throttled, watch } from "./api.js";
 import { Chart, Crosshair } from "./charts.js";
-import { badge, button, choice, cycle, element, fill } from "./elements.js";
+import { badge, button, choice, command, cycle, element, fill, folded } from "./elements.js";
 import { bytes, count, duration, percent, sentence, shortName, significant } from "./format.js";
 import { HeatMap } from "./heat.js";
-import { MAPS, PANELS, SMOOTHING, UNITS, bitsOfNat, unitChoice, valuesOf } from "./panels.js";
+import {
+  MAPS, PANELS, SMOOTHING, THROUGH_TIME, UNITS, axesOfRun, axisChoice, bitsOfNat, throughTime, tokensPerStep, unitChoice, valuesOf,
+} from "./panels.js";
+import { showProblem } from "./problem.js";
 
 // How charts are shown survives going to a step and back.
-const shown = { unit: "nats", smoothing: 0 };
+const shown = { axis: "step", unit: "nats", smoothing: 0 };
 
 export function showRun(page, name) {
   const crosshair = new Crosshair();
@@ -25,30 +28,35 @@ export function showRun(page, name) {
   };
   const charts = PANELS.map((panel) => new Chart(panel, actions));
   const maps = MAPS.map((map) => new HeatMap(map, actions));
+  // Its axis is another one: nothing there is a step.
+  const time = new Chart(THROUGH_TIME, { crosshair: new Crosshair(), zoom: () => {}, reset: () => {}, open: () => {} });
+  time.element.hidden = true;
   const head = element("div", { class: "run-head" });
   const figures = element("dl", { class: "figures" });
   const verdict = element("section", { class: "verdict", "aria-label": "Verdict on clipping" });
-  const problem = element("p", { class: "problem", role: "alert", hidden: true });
+  const problem = element("div", { class: "problem", role: "alert", hidden: true });
   const reading = element("div", { class: "reading", hidden: true });
   const spikeList = element("p", { class: "spikes" });
   const rangeText = element("span", { class: "range" });
   const resetButton = button("Whole run", () => zoom(null), { class: "quiet", title: "Double click on a chart (0)" });
+  const axes = axisChoice(shown.axis, (axis) => { shown.axis = axis; redraw(); });
   const units = unitChoice(shown.unit, (unit) => { shown.unit = unit; redraw(); });
   const smoothing = choice("Smoothing", SMOOTHING.map(([weight, label]) => [weight, label, `Smoothing: ${label}`]), shown.smoothing,
     (weight) => { shown.smoothing = weight; redraw(); });
   const tools = element("div", { class: "tools" }, rangeText, resetButton,
     element("span", { class: "gap" }),
-    element("label", {}, "loss in"), units.element, element("label", {}, "smoothing"), smoothing.element);
+    element("label", {}, "along"), axes.element, element("label", {}, "loss in"), units.element, element("label", {}, "smoothing"), smoothing.element);
   const samples = element("section", { class: "samples" });
   const checkpoints = element("section", { class: "checkpoints" });
   const settings = element("section", { class: "settings" });
 
   const [norm, loss, ...small] = charts;
   norm.note.after(spikeList);
-  page.append(head, problem, reading, figures, verdict, tools,
-    norm.element, loss.element,
-    element("div", { class: "pair" }, small.map((chart) => chart.element)),
-    ...maps.map((map) => map.element),
+  page.append(head, problem, verdict, reading, figures, tools,
+    element("div", { class: "stack" }, norm.element, loss.element),
+    folded("Coefficient, share of clipped steps, learning rate, speed", { class: "more" },
+      element("div", { class: "pair" }, small.map((chart) => chart.element))),
+    maps[0].element, time.element, maps[1].element,
     samples, element("div", { class: "pair" }, settings, checkpoints));
 
   function zoom(from, to) {
@@ -67,9 +75,14 @@ export function showRun(page, name) {
     const bits = bitsOfNat(series, about?.settings);
     const unit = shown.unit === "bits" && bits === null ? "nats" : shown.unit;
     loss.setUnit(UNITS[unit].label);
-    const values = valuesOf(series, { unit, bits, smoothing: shown.smoothing });
+    const checkpoints = about?.checkpoints.map(({ step }) => step) ?? [];
+    const values = valuesOf(series, { unit, bits, smoothing: shown.smoothing, checkpoints });
+    const known = axesOfRun(series, about?.settings);
     const visible = range ?? series.whole ?? [0, 1];
-    for (const chart of charts) chart.show(values, visible);
+    for (const chart of charts) {
+      chart.axis = known[shown.axis] ?? known.step;
+      chart.show(values, visible);
+    }
     const found = series.spikes;
     fill(spikeList, ...(found.length === 0 ? [] : [
       "Longest: ",
@@ -97,12 +110,28 @@ export function showRun(page, name) {
     showReading(answer.reach);
     redraw();
     maps.forEach((map) => map.show(tables[map.spec.name], tables.ordered));
+    showTime(tables);
+    showPace();
+  }
+
+  /** What the judge says of the speed of weights stands beside its map. */
+  function showPace() {
+    const words = about?.judgement?.update_pace?.words;
+    maps[1].say(words ? `${sentence(words)}. ${MAPS[1].how}` : MAPS[1].how);
+  }
+
+  function showTime({ time: measured, time_words: words }) {
+    time.element.hidden = measured.length === 0;
+    if (measured.length === 0) return;
+    const values = throughTime(measured);
+    time.note.textContent = `${sentence(words)}. ${THROUGH_TIME.how}`;
+    time.show(values, [1, values.step.at(-1)]);
   }
 
   function showReading({ read, length, complete }) {
     reading.hidden = complete;
     const share = length ? read / length : 0;
-    fill(reading, `Reading the log: ${bytes(read)} of ${bytes(length)}`,
+    fill(reading, `Shown from a sample until the log is read: ${bytes(read)} of ${bytes(length)}`,
       element("div", { class: "progress" }, element("i", { style: { width: `${100 * share}%` } })));
   }
 
@@ -112,6 +141,7 @@ export function showRun(page, name) {
     showHead();
     showFigures();
     showVerdict();
+    showPace();
     showSamples();
     showCheckpoints();
     showSettings();
@@ -120,6 +150,11 @@ export function showRun(page, name) {
 
   function fail(error) {
     if (closed) return;
+    // Nothing of it was ever seen: an empty page of axes would say less than one sentence.
+    if (!about && !series) {
+      close();
+      return showProblem(page, "There is nothing to show", `${sentence(error.message)}.`);
+    }
     problem.hidden = false;
     problem.textContent = error.message;
   }
@@ -140,36 +175,36 @@ export function showRun(page, name) {
         : `Damaged log: line ${count(line)} is not an event (${reason})${lines > 1 ? `, and ${lines - 1} more` : ""}. The other lines are shown.`);
     }
     if (about.message) said.push(sentence(about.message));
-    if (about.state === "killed") said.push(`The trainer is gone without a word. To go on with it: shears train --resume ${about.path}`);
+    if (about.state === "killed") said.push("The trainer is gone without a word. To go on with it:");
     problem.hidden = said.length === 0;
     problem.className = `problem ${about.damage ? "damaged" : about.state}`;
-    problem.textContent = said.join(" ");
+    fill(problem, said.join(" "), about.state === "killed" ? command(about.resume) : null);
   }
 
   function showFigures() {
     const { step, steps, loss: last, val_loss: val, clipped_share: share, tokens_per_second: speed, state } = about;
-    const tokens = about.settings.filter(({ name }) => ["batch", "window", "accumulate"].includes(name));
-    const perStep = tokens.reduce((product, { value }) => product * Number(value), 1);
+    const perStep = tokensPerStep(about.settings) ?? NaN;
     const left = state === "running" && speed ? ((steps - step) * perStep) / speed : NaN;
     const figure = (key, label, value, more = null) =>
       element("div", { "data-figure": key }, element("dt", {}, label), element("dd", {}, value, more ? element("small", {}, more) : null));
     fill(figures,
       figure("step", "step", count(step), steps ? ` of ${count(steps)}` : null),
       figure("loss", "loss", significant(last)),
-      figure("val", "validation", significant(val)),
+      figure("val", "validation", significant(val), about.best ? ` best ${significant(about.best.val_loss)} at step ${count(about.best.step)}` : null),
       figure("clipped", "clipped", !about.digested ? "…" : about.class === "off" ? "off" : percent(share), about.skipped ? ` ${count(about.skipped)} skipped` : null),
-      figure("speed", "tokens/s", count(speed), Number.isFinite(left) && left > 1 ? ` ${duration(left)} left` : null));
+      Number.isFinite(left) && left > 1 ? figure("left", "time left", duration(left)) : null);
     figures.style.setProperty("--done", steps ? String(Math.min(1, step / steps)) : "0");
   }
 
   function showVerdict() {
-    const lines = (about.verdict ?? "").split("\n").filter(Boolean);
-    const place = lines.findIndex((line) => /^(the threshold|the changing|no gradient)/.test(line));
-    const [lead] = place >= 0 ? lines.splice(place, 1) : [];
-    verdict.hidden = !about.verdict;
+    verdict.hidden = !about.judgement;
+    if (verdict.hidden) return;
+    const { verdict: { tone, sentence: words, numbers, notes, next }, advice, gradient_flow: layers } = about.judgement;
     fill(verdict,
-      element("p", { class: "lead" }, sentence(lead ?? lines.shift() ?? "")),
-      element("p", {}, lines.map((line) => sentence(line)).join(". "), lines.length ? "." : ""));
+      element("p", { class: `lead ${tone}` }, words),
+      element("p", { class: "numbers" }, [numbers, ...notes, layers?.words].filter(Boolean).map((part) => `${sentence(part).replace(/\.$/, "")}. `)),
+      advice ? element("p", { class: "numbers" }, "Advice: ", element("code", {}, `--clip ${advice.policy}`), ` (confidence ${advice.confidence}). `, advice.reasons.join(" ")) : null,
+      next ? element("div", { class: "next" }, element("span", {}, "Try next"), command(next)) : null);
   }
 
   function showSamples() {
@@ -208,9 +243,10 @@ export function showRun(page, name) {
       element("details", { open: wasOpen }, element("summary", {}, `All ${about.settings.length} settings`), element("dl", {}, about.settings.map(row))));
   }
 
+  let stop = () => {};
   refresh();
   refreshAbout();
-  const stop = watch([name], (news) => {
+  stop = watch([name], (news) => {
     const pulse = news.find((one) => one.name === name);
     if (!pulse || pulse.gone) return fail(new Error("The folder of this run is gone."));
     const figure = figures.querySelector("[data-figure=step] dd");
@@ -245,12 +281,12 @@ export function showRun(page, name) {
     ArrowLeft: () => moved(-0.25),
     ArrowRight: () => moved(0.25),
   };
-  const close = () => {
+  function close() {
     closed = true;
     stop();
     refresh.stop();
     refreshAbout.stop();
-    for (const one of [...charts, ...maps]) one.close();
-  };
+    for (const one of [...charts, time, ...maps]) one.close();
+  }
   return { close, keys, title: shortName(name), crumbs: [[shortName(name)]] };
 }

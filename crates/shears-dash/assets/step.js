@@ -5,6 +5,7 @@ import { Chart, Crosshair } from "./charts.js";
 import { button, element, fill } from "./elements.js";
 import { count, sentence, shortName, significant } from "./format.js";
 import { PANELS, valuesOf } from "./panels.js";
+import { showProblem } from "./problem.js";
 
 /** Steps on each side of the step in its small chart. */
 const AROUND = 60;
@@ -21,7 +22,7 @@ export function showStep(page, name, step) {
   const tensors = element("section", { class: "tensors" });
   const batch = element("section", { class: "batch" });
   const chart = new Chart({
-    ...PANELS[0], title: "Around this step", height: 200,
+    ...PANELS[0], bare: false, title: "Around this step", height: 200,
     how: "The gradient norm of the steps beside it; click another one to go there.",
   }, { crosshair, zoom: () => {}, reset: () => {}, open: go });
   page.append(element("div", { class: "headline" }, element("div", {}, title, lead), walk), facts, chart.element, tensors, batch);
@@ -130,13 +131,20 @@ export function showStep(page, name, step) {
     await showBatch();
   }
 
-  load().catch((error) => { if (!closed) lead.textContent = error.message; });
+  load().catch((error) => {
+    if (closed) return;
+    close();
+    showProblem(page, "There is nothing to show", `${sentence(error.message)}.`);
+  });
   const keys = {
     ArrowLeft: () => go(view?.previous),
     ArrowRight: () => go(view?.next),
     p: () => go(view?.previous_acted),
     n: () => go(view?.next_acted),
   };
-  const close = () => { closed = true; chart.close(); };
+  function close() {
+    closed = true;
+    chart.close();
+  }
   return { close, keys, title: `Step ${count(step)} · ${shortName(name)}`, crumbs: [[shortName(name), runAddress(name)], [`step ${count(step)}`]] };
 }

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use shears_dash::{Options, serve};
@@ -11,6 +12,7 @@ use shears_dash::{Options, serve};
 fn main() -> Result<(), Box<dyn Error>> {
     let mut options = Options {
         folder: "runs".into(),
+        host: Ipv4Addr::LOCALHOST.into(),
         port: 7878,
         presets: BTreeMap::new(),
         batch_text: Arc::new(|_, _| Err("this program has no tokenizer; `shears dash` has".into())),
@@ -22,6 +24,6 @@ fn main() -> Result<(), Box<dyn Error>> {
             folder => options.folder = folder.into(),
         }
     }
-    serve(options, |address| println!("http://{address}/"))?;
+    serve(options, |address| println!("{address}"))?;
     Ok(())
 }

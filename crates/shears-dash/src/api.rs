@@ -1,29 +1,36 @@
 //! What the page asks for: every answer is JSON, and is computed apart from the server's own
 //! threads.
 
+use std::fs;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Query, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use serde::{Deserialize, Serialize};
 
 use crate::Dash;
 use crate::checkpoints::{self, Checkpoint};
 use crate::digest::in_words;
+use crate::live::SEPARATOR;
 use crate::runs::Run;
 use crate::series::{HeatMap, Series};
 use crate::settings::{self, Setting};
 use crate::step::StepView;
 use crate::summary::Row;
-use shears_run::{Reach, RunError, Sample, read_plan};
+use gradclip_judge::TimeFlow;
+use shears_run::{Columns, Judgement, PLAN, Reach, RunError, Sample, program, quoted};
 
 /// How long a request waits for a log to be read; what is there by then is the answer.
 const PATIENCE: Duration = Duration::from_millis(300);
 /// The most buckets that anybody may ask for.
 const MOST_POINTS: usize = 8192;
+/// More bytes than a report has.
+const MOST_OF_A_REPORT: u64 = 64 << 20;
+/// The tokenizer in the folder of a run, without which a batch is no text.
+const TOKENIZER: &str = "tokenizer.json";
 /// The newest samples that are sent.
 const MOST_SAMPLES: usize = 200;
 
@@ -31,9 +38,13 @@ const MOST_SAMPLES: usize = 200;
 #[derive(Debug)]
 pub(crate) enum Problem {
     NoRun(String),
+    NoReport(String),
     NoStep(u64),
+    /// The log is not yet read so far.
+    NotRead(u64),
     Log(RunError),
     Line(io::Error),
+    Report(io::Error),
     /// The thread of the work is gone.
     Interrupted,
 }
@@ -42,8 +53,20 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let (status, problem) = match self {
             Problem::NoRun(name) => (StatusCode::NOT_FOUND, format!("there is no run `{name}`")),
+            Problem::NoReport(name) => (
+                StatusCode::NOT_FOUND,
+                format!("there is no report in `{name}`"),
+            ),
             Problem::NoStep(step) => (StatusCode::NOT_FOUND, format!("the log has no step {step}")),
+            Problem::NotRead(step) => (
+                StatusCode::NOT_FOUND,
+                format!("the log is not read up to step {step} yet; look again in a moment"),
+            ),
             Problem::Log(error) => (StatusCode::INTERNAL_SERVER_ERROR, in_words(&error)),
+            Problem::Report(error) => {
+                let problem = format!("the report cannot be read: {error}");
+                (StatusCode::INTERNAL_SERVER_ERROR, problem)
+            }
             Problem::Line(error) => {
                 let problem = format!("the line of the step cannot be read: {error}");
                 (StatusCode::INTERNAL_SERVER_ERROR, problem)
@@ -74,6 +97,8 @@ fn find(dash: &Dash, name: &str) -> Result<Arc<Run>, Problem> {
 #[derive(Serialize)]
 pub(crate) struct List {
     folder: String,
+    /// Folders that hold a report; each is at `/report?of=`.
+    reports: Vec<String>,
     runs: Vec<Row>,
 }
 
@@ -82,8 +107,39 @@ pub(crate) async fn list(State(dash): State<Arc<Dash>>) -> Result<Json<List>, Pr
         let runs = dash.runs.all();
         Ok(Json(List {
             folder: dash.runs.folder().display().to_string(),
+            reports: dash.runs.reports(),
             runs: runs.iter().map(|run| Row::of(run)).collect(),
         }))
+    })
+    .await
+}
+
+#[derive(Deserialize)]
+pub(crate) struct OfReport {
+    of: String,
+}
+
+/// A report is one file, with its styles in it.
+const REPORT_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; \
+                             base-uri 'none'; form-action 'none'; frame-ancestors 'none'; sandbox";
+
+pub(crate) async fn report(
+    State(dash): State<Arc<Dash>>,
+    Query(query): Query<OfReport>,
+) -> Result<Response, Problem> {
+    blocking(move || {
+        let file = dash.runs.report(&query.of);
+        let file = file.ok_or(Problem::NoReport(query.of))?;
+        let large = fs::metadata(&file).is_ok_and(|metadata| metadata.len() > MOST_OF_A_REPORT);
+        let text = match large {
+            true => Err(io::Error::other("it is too large")),
+            false => fs::read(&file),
+        };
+        let headers = [
+            (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+            (header::CONTENT_SECURITY_POLICY, REPORT_POLICY),
+        ];
+        Ok((headers, text.map_err(Problem::Report)?).into_response())
     })
     .await
 }
@@ -98,11 +154,12 @@ pub(crate) struct OfRun {
 pub(crate) struct RunView {
     #[serde(flatten)]
     row: Row,
-    path: String,
+    /// The command that goes on with it.
+    resume: String,
     /// Whether the settings of its preset are known.
     preset_known: bool,
-    /// The verdict as the trainer prints it.
-    verdict: Option<String>,
+    /// What `shears inspect --json` says of it.
+    judgement: Option<serde_json::Value>,
     settings: Vec<Setting>,
     checkpoints: Vec<Checkpoint>,
     /// The newest samples, oldest first, and how many there are in all.
@@ -118,25 +175,26 @@ pub(crate) async fn run(
     blocking(move || {
         let run = find(&dash, &query.run)?;
         let reach = run.read(PATIENCE).map_err(Problem::Log)?;
-        let glance = run.glance.look(&run.log_path());
+        let glance = run.glance();
         let (samples, all_samples) = run.with_log(|log| {
             if reach.complete {
-                run.digest.update(log, reach.length, glance.end.is_some());
+                run.digest
+                    .update(|| run.subject(), log, reach.length, glance.end.is_some());
             }
             let samples = &log.columns.samples;
             let newest = &samples[samples.len().saturating_sub(MOST_SAMPLES)..];
             (newest.to_vec(), samples.len())
         });
-        let plan = read_plan(&run.path).unwrap_or_default();
+        let plan = run.plan().unwrap_or_default();
         let digest = run.digest();
         let judgement = digest.as_ref().and_then(|digest| digest.judgement.as_ref());
         Ok(Json(RunView {
             row: Row::of(&run),
-            path: run.path.display().to_string(),
+            resume: format!("{} train --resume {}", program(), quoted(&run.path)),
             preset_known: settings::preset_of(&plan, &dash.presets).is_some(),
-            verdict: judgement.map(|judgement| judgement.lines().join("\n")),
+            judgement: judgement.map(Judgement::json),
             settings: settings::compared(&plan, &dash.presets),
-            checkpoints: checkpoints::list(&run.path),
+            checkpoints: checkpoints::list(&run),
             samples,
             all_samples,
             reach,
@@ -165,12 +223,12 @@ pub(crate) struct Reached<T> {
 async fn from_log<T: Send + 'static>(
     dash: Arc<Dash>,
     name: String,
-    answer: impl FnOnce(&Run) -> Result<T, Problem> + Send + 'static,
+    answer: impl FnOnce(&Run, Reach) -> Result<T, Problem> + Send + 'static,
 ) -> Result<Json<Reached<T>>, Problem> {
     blocking(move || {
         let run = find(&dash, &name)?;
         let reach = run.read(PATIENCE).map_err(Problem::Log)?;
-        let answer = answer(&run)?;
+        let answer = answer(&run, reach)?;
         Ok(Json(Reached { answer, reach }))
     })
     .await
@@ -180,9 +238,11 @@ pub(crate) async fn series(
     State(dash): State<Arc<Dash>>,
     Query(range): Query<Range>,
 ) -> Result<Json<Reached<Series>>, Problem> {
-    from_log(dash, range.run, move |run| {
+    from_log(dash, range.run, move |run, reach| {
         let points = range.points.unwrap_or(1000).clamp(2, MOST_POINTS);
-        Ok(run.with_log(|log| Series::of(&log.columns, range.from, range.to, points)))
+        Ok(run.with_columns(reach, |columns| {
+            Series::of(columns, range.from, range.to, points)
+        }))
     })
     .await
 }
@@ -194,21 +254,116 @@ pub(crate) struct Maps {
     ordered: bool,
     norms: HeatMap,
     ratios: HeatMap,
+    /// How far gradients reached back in time when that was measured first and last.
+    time: Vec<Through>,
+    /// The last of these in words.
+    time_words: Option<String>,
+}
+
+/// The norms of the gradient by what a recurrent model carried one token back, two, and so on.
+#[derive(Serialize)]
+struct Through {
+    step: u64,
+    norms: Vec<f64>,
+}
+
+fn through(flow: &TimeFlow) -> Through {
+    Through {
+        step: flow.step,
+        norms: flow.norms.clone(),
+    }
 }
 
 pub(crate) async fn maps(
     State(dash): State<Arc<Dash>>,
     Query(range): Query<Range>,
 ) -> Result<Json<Reached<Maps>>, Problem> {
-    from_log(dash, range.run, move |run| {
+    from_log(dash, range.run, move |run, reach| {
         let points = range.points.unwrap_or(256).clamp(2, MOST_POINTS);
-        Ok(run.with_log(|log| Maps {
-            ordered: log.columns.header.is_some(),
-            norms: HeatMap::of_norms(&log.columns, range.from, range.to, points),
-            ratios: HeatMap::of_ratios(&log.columns, range.from, range.to, points),
+        Ok(run.with_columns(reach, |columns| Maps {
+            ordered: columns.header.is_some(),
+            time: ends(&columns.time_flows).map(through).collect(),
+            time_words: columns.time_flows.last().map(ToString::to_string),
+            norms: HeatMap::of_norms(columns, range.from, range.to, points),
+            ratios: HeatMap::of_ratios(columns, range.from, range.to, points),
         }))
     })
     .await
+}
+
+/// The first and the last item, if there are two.
+fn ends<T>(items: &[T]) -> impl Iterator<Item = &T> {
+    let first = items.first().filter(|_| items.len() > 1);
+    first.into_iter().chain(items.last())
+}
+
+/// How far runs are the same: all losses and norms of their steps, bit for bit.
+#[derive(Serialize)]
+pub(crate) struct Equal {
+    /// The last step up to which they are; none if the first one differs.
+    until: Option<u64>,
+    /// Whether that is all of the shortest run.
+    whole: bool,
+}
+
+pub(crate) async fn equal(
+    State(dash): State<Arc<Dash>>,
+    Query(query): Query<OfRun>,
+) -> Result<Json<Reached<Equal>>, Problem> {
+    blocking(move || {
+        let names = query.run.split(SEPARATOR);
+        let runs = names
+            .map(|name| find(&dash, name))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut reaches = Vec::new();
+        for run in &runs {
+            reaches.push(run.read(PATIENCE).map_err(Problem::Log)?);
+        }
+        let reach = reaches.into_iter().reduce(both);
+        let reach = reach.ok_or_else(|| Problem::NoRun(query.run.clone()))?;
+        let answer = equal_until(&runs);
+        Ok(Json(Reached { answer, reach }))
+    })
+    .await
+}
+
+/// How far two logs were read together.
+fn both(left: Reach, right: Reach) -> Reach {
+    Reach {
+        read: left.read + right.read,
+        length: left.length + right.length,
+        complete: left.complete && right.complete,
+    }
+}
+
+fn equal_until(runs: &[Arc<Run>]) -> Equal {
+    // The log of one run is not held while that of another is waited for.
+    let first: Vec<Numbers> = runs[0].with_log(|log| numbers(&log.columns).collect());
+    let (mut rows, mut shortest) = (first.len(), first.len());
+    for run in &runs[1..] {
+        run.with_log(|log| {
+            let pairs = first[..rows].iter().zip(numbers(&log.columns));
+            shortest = shortest.min(log.columns.rows());
+            rows = pairs.take_while(|(left, right)| *left == right).count();
+        });
+    }
+    Equal {
+        until: rows.checked_sub(1).map(|row| first[row].0),
+        whole: rows == shortest,
+    }
+}
+
+/// The step, and the bits of its loss and norm.
+type Numbers = (u64, u32, u64);
+
+fn numbers(columns: &Columns) -> impl Iterator<Item = Numbers> {
+    let both = columns.loss.iter().zip(&columns.norm_before);
+    let both = both.map(|(loss, norm)| (loss.to_bits(), norm.to_bits()));
+    columns
+        .step
+        .iter()
+        .zip(both)
+        .map(|(step, (loss, norm))| (*step, loss, norm))
 }
 
 #[derive(Deserialize)]
@@ -221,9 +376,12 @@ pub(crate) async fn step(
     State(dash): State<Arc<Dash>>,
     Query(query): Query<OfStep>,
 ) -> Result<Json<Reached<StepView>>, Problem> {
-    from_log(dash, query.run, move |run| {
-        let view = StepView::of(run, query.step).map_err(Problem::Line)?;
-        view.ok_or(Problem::NoStep(query.step))
+    from_log(dash, query.run, move |run, reach| {
+        let view = StepView::of(run, query.step, reach).map_err(Problem::Line)?;
+        view.ok_or(match reach.complete {
+            true => Problem::NoStep(query.step),
+            false => Problem::NotRead(query.step),
+        })
     })
     .await
 }
@@ -242,7 +400,13 @@ pub(crate) async fn batch(
 ) -> Result<Json<Batch>, Problem> {
     blocking(move || {
         let run = find(&dash, &query.run)?;
-        let (rows, problem) = match (dash.batch_text)(&run.path, query.step) {
+        let sound = [PLAN, TOKENIZER].map(|name| run.file(name));
+        let sound = sound.into_iter().collect::<io::Result<Vec<_>>>();
+        let text = match sound {
+            Ok(_) => (dash.batch_text)(&run.path, query.step),
+            Err(error) => Err(error.to_string()),
+        };
+        let (rows, problem) = match text {
             Ok(rows) => (rows, None),
             Err(problem) => (Vec::new(), Some(problem)),
         };

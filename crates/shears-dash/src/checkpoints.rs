@@ -6,8 +6,13 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use shears_run::read_regular;
 
+use crate::runs::Run;
+
 /// The most bytes of a state that is read for its loss.
 const STATE_MAX: u64 = 1 << 26;
+
+/// Where they are, below a run.
+const FOLDER: &str = "checkpoints";
 
 /// A complete checkpoint.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -30,20 +35,21 @@ struct Progress {
 }
 
 /// The checkpoints of a run, oldest first. Those without a manifest are being written or deleted.
-pub(crate) fn list(folder: &Path) -> Vec<Checkpoint> {
-    let Ok(entries) = fs::read_dir(folder.join("checkpoints")) else {
+pub(crate) fn list(run: &Run) -> Vec<Checkpoint> {
+    let Ok(entries) = fs::read_dir(run.path.join(FOLDER)) else {
         return Vec::new();
     };
     let mut found: Vec<Checkpoint> = entries
         .flatten()
         .filter_map(|entry| {
             let name = entry.file_name();
-            let step = name.to_str()?.strip_prefix("step-")?.parse().ok()?;
+            let name = name.to_str()?;
+            let step = name.strip_prefix("step-")?.parse().ok()?;
             let path = entry.path();
             path.join("manifest.json").is_file().then(|| Checkpoint {
                 step,
                 bytes: size(&path),
-                val_loss: val_loss(&path),
+                val_loss: val_loss(run, name),
                 best: false,
             })
         })
@@ -64,9 +70,12 @@ fn size(folder: &Path) -> u64 {
         .sum()
 }
 
-fn val_loss(folder: &Path) -> Option<f64> {
+fn val_loss(run: &Run, name: &str) -> Option<f64> {
     // An evaluation after the checkpoint has left a second state.
-    let read = |name: &str| read_regular(&folder.join(name), STATE_MAX);
+    let read = |file: &str| {
+        let path = run.file(&format!("{FOLDER}/{name}/{file}"))?;
+        read_regular(&path, STATE_MAX)
+    };
     let state = read("evaluated.json").or_else(|_| read("state.json"));
     let state: StateFile = serde_json::from_slice(&state.ok()?).ok()?;
     state.progress.val_loss.filter(|loss| loss.is_finite())

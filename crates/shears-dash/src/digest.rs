@@ -4,7 +4,7 @@ use std::error::Error;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use shears_run::{Damage, Judgement, Log, RunError, Subject};
+use shears_run::{Damage, Evaluation, Judgement, Log, RunError, Subject};
 
 use crate::series::Series;
 
@@ -22,24 +22,32 @@ pub(crate) struct Digest {
     /// What is said about the run.
     pub(crate) judgement: Option<Judgement>,
     pub(crate) val_loss: Option<f64>,
-    pub(crate) curve: Vec<f32>,
+    /// The evaluation with the lowest loss.
+    pub(crate) best: Option<Evaluation>,
+    /// The norm of the gradient over the run, and the threshold beside it.
+    pub(crate) norms: Vec<f32>,
+    pub(crate) thresholds: Vec<f32>,
     pub(crate) damage: Option<Damage>,
 }
 
 impl Digest {
-    fn of(log: &Log, file_length: u64) -> Digest {
+    fn of(subject: &Subject, log: &Log, file_length: u64) -> Digest {
         let made = Instant::now();
         let columns = &log.columns;
-        let subject = log.path().parent().map(Subject::of).unwrap_or_default();
+        let (norms, thresholds) = Series::norm_curve(columns, CURVE);
+        let evaluations = columns.evaluations.iter().copied();
+        let finite = evaluations.filter(|evaluation| evaluation.val_loss.is_finite());
         Digest {
             length: log.position(),
             file_length,
-            judgement: Some(columns.judge(&subject)),
+            judgement: Some(columns.judge(subject)),
             val_loss: columns
                 .evaluations
                 .last()
                 .map(|evaluation| evaluation.val_loss),
-            curve: Series::of(columns, None, None, CURVE).loss.mean,
+            best: finite.min_by(|left, right| left.val_loss.total_cmp(&right.val_loss)),
+            norms,
+            thresholds,
             damage: log.damage.clone(),
             cost: made.elapsed(),
             made,
@@ -55,7 +63,9 @@ impl Digest {
             cost: Duration::ZERO,
             judgement: None,
             val_loss: None,
-            curve: Vec::new(),
+            best: None,
+            norms: Vec::new(),
+            thresholds: Vec::new(),
             damage: Some(Damage {
                 line: None,
                 reason: in_words(error),
@@ -78,7 +88,13 @@ impl DigestCache {
     }
 
     /// A digest of what was read. While a run goes on, a costly one is kept for some time.
-    pub(crate) fn update(&self, log: &Log, file_length: u64, ended: bool) {
+    pub(crate) fn update(
+        &self,
+        subject: impl FnOnce() -> Subject,
+        log: &Log,
+        file_length: u64,
+        ended: bool,
+    ) {
         if let Some(kept) = self.get() {
             let recent = !ended && kept.made.elapsed() < kept.cost * 20;
             let same = kept.file_length == file_length && kept.length == log.position();
@@ -86,7 +102,7 @@ impl DigestCache {
                 return;
             }
         }
-        self.set(Digest::of(log, file_length));
+        self.set(Digest::of(&subject(), log, file_length));
     }
 
     pub(crate) fn set(&self, digest: Digest) {

@@ -8,7 +8,7 @@
 //! runs.rs      finds runs and keeps what was read     api.rs      what the page asks for
 //! summary.rs   the list: state.rs                     series.rs   down-sampling, spikes kept
 //! live.rs      what the page is told                  step.rs     one step
-//! guard.rs     what is refused
+//! guard.rs     what is refused                        listen.rs   connections
 //! ```
 //!
 //! Logs are read by `shears-run`.
@@ -19,6 +19,7 @@ mod assets;
 mod checkpoints;
 mod digest;
 mod guard;
+mod listen;
 mod live;
 mod runs;
 mod series;
@@ -29,9 +30,8 @@ mod summary;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::future::Future;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -44,9 +44,12 @@ use crate::runs::Runs;
 /// What to serve, and where.
 #[derive(Clone)]
 pub struct Options {
-    /// The folder whose runs are shown. It need not exist yet; it may itself be a run.
+    /// The folder whose runs are shown; it may itself be a run.
     pub folder: PathBuf,
-    /// Port on 127.0.0.1; 0 for any free one.
+    /// Address to listen on. One that other machines can reach asks for a token, which is part of
+    /// the address that [`serve`] tells.
+    pub host: IpAddr,
+    /// Port; 0 for any free one.
     pub port: u16,
     /// Settings of each preset, by name: plan keys as TOML tables, for what differs from the
     /// preset.
@@ -64,6 +67,7 @@ impl fmt::Debug for Options {
         formatter
             .debug_struct("Options")
             .field("folder", &self.folder)
+            .field("host", &self.host)
             .field("port", &self.port)
             .finish_non_exhaustive()
     }
@@ -76,13 +80,17 @@ pub enum DashError {
     /// The path given for the runs is not a folder.
     #[error("{} is not a folder", .0.display())]
     NotAFolder(PathBuf),
+    /// There is nothing at the path given for the runs.
+    #[error("there is no folder {}; `shears train` makes one for its runs", .0.display())]
+    NoFolder(PathBuf),
     /// The port cannot be listened on.
     #[error(
-        "cannot listen on 127.0.0.1:{port}; another program may use it, --port 0 takes any free one"
+        "cannot listen on {address}: {}; --port 0 takes any free port",
+        in_words(source)
     )]
     Listen {
-        /// The port that was asked for.
-        port: u16,
+        /// What was asked for.
+        address: SocketAddr,
         /// The system's answer.
         source: io::Error,
     },
@@ -98,8 +106,26 @@ pub(crate) struct Dash {
     pub(crate) batch_text: Arc<BatchText>,
 }
 
+/// The system's answer to a port that cannot be listened on.
+fn in_words(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "another program uses it".to_string(),
+        io::ErrorKind::AddrNotAvailable => "this machine does not have that address".to_string(),
+        io::ErrorKind::PermissionDenied => "this user may not use that port".to_string(),
+        _ => error.to_string(),
+    }
+}
+
 /// The page and its data as a router. Logs are read in the background as long as it lives.
-pub fn app(options: Options) -> Router {
+///
+/// # Errors
+///
+/// If the page is for other machines, and the system gives no random token for it.
+pub fn app(options: Options) -> Result<App, DashError> {
+    let token = match options.host.is_loopback() {
+        true => None,
+        false => Some(guard::new_token().map_err(DashError::Serve)?),
+    };
     let runs = Arc::new(Runs::new(options.folder));
     summary::digest_in_background(&runs);
     let dash = Dash {
@@ -107,73 +133,52 @@ pub fn app(options: Options) -> Router {
         presets: options.presets,
         batch_text: options.batch_text,
     };
-    Router::new()
+    let guard = axum::middleware::from_fn_with_state(token.clone(), guard::guard);
+    let router = Router::new()
         .route("/api/runs", get(api::list))
         .route("/api/run", get(api::run))
         .route("/api/series", get(api::series))
         .route("/api/maps", get(api::maps))
+        .route("/api/equal", get(api::equal))
         .route("/api/step", get(api::step))
         .route("/api/batch", get(api::batch))
         .route("/api/live", get(live::live))
+        .route("/report", get(api::report))
         .fallback(async |uri: Uri| assets::file(uri.path()))
-        .layer(axum::middleware::from_fn(guard::guard))
-        .with_state(Arc::new(dash))
+        .layer(guard)
+        .with_state(Arc::new(dash));
+    Ok(App { router, token })
 }
 
-/// Serves until the process is asked to stop; calls `ready` with the address once it listens.
+/// The page as [`app`] makes it.
+#[derive(Clone, Debug)]
+pub struct App {
+    /// Answers requests.
+    pub router: Router,
+    /// What a request has to have once in its query (`?token=`), if other machines may ask.
+    pub token: Option<Arc<str>>,
+}
+
+/// Serves until the process is asked to stop; calls `ready` with the page's address once it
+/// listens.
 ///
 /// # Errors
 ///
-/// If the folder is a file, or the port is taken.
-pub fn serve(options: Options, ready: impl FnOnce(SocketAddr)) -> Result<(), DashError> {
-    if options.folder.exists() && !options.folder.is_dir() {
-        return Err(DashError::NotAFolder(options.folder));
+/// If there is no such folder, or the port is taken.
+pub fn serve(options: Options, ready: impl FnOnce(&str)) -> Result<(), DashError> {
+    if !options.folder.is_dir() {
+        return Err(match options.folder.exists() {
+            true => DashError::NotAFolder(options.folder),
+            false => DashError::NoFolder(options.folder),
+        });
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .map_err(DashError::Serve)?;
-    let served = runtime.block_on(listen(options, ready));
+    let served = runtime.block_on(listen::listen(options, ready));
     // Open pages would keep it waiting for what they watch.
     runtime.shutdown_background();
     served
-}
-
-async fn listen(options: Options, ready: impl FnOnce(SocketAddr)) -> Result<(), DashError> {
-    let port = options.port;
-    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await;
-    let listener = listener.map_err(|source| DashError::Listen { port, source })?;
-    let address = listener.local_addr().map_err(DashError::Serve)?;
-    let asked_to_stop = stop_signal().map_err(DashError::Serve)?;
-    ready(address);
-    tokio::select! {
-        served = async { axum::serve(listener, app(options)).await } => served.map_err(DashError::Serve),
-        () = asked_to_stop => Ok(()),
-    }
-}
-
-/// Ends when Ctrl-C is pressed or the system asks the process to end.
-#[cfg(unix)]
-fn stop_signal() -> io::Result<impl Future<Output = ()>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut interrupted = signal(SignalKind::interrupt())?;
-    let mut terminated = signal(SignalKind::terminate())?;
-    Ok(async move {
-        tokio::select! {
-            _ = interrupted.recv() => {}
-            _ = terminated.recv() => {}
-        }
-    })
-}
-
-/// Ends when Ctrl-C is pressed.
-#[cfg(not(unix))]
-fn stop_signal() -> io::Result<impl Future<Output = ()>> {
-    Ok(async {
-        // Where nobody can ask, the server goes on until it is ended.
-        if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    })
 }

@@ -21,7 +21,7 @@ const RUN_PERIOD: Duration = Duration::from_millis(250);
 /// Between two looks at the whole folder.
 const LIST_PERIOD: Duration = Duration::from_secs(2);
 /// Names of several runs are separated by this.
-const SEPARATOR: char = '\n';
+pub(crate) const SEPARATOR: char = '\n';
 
 /// What is told of an open run. Two that are equal are told once.
 #[derive(Debug, Serialize)]
@@ -42,7 +42,7 @@ struct Pulse {
 impl Pulse {
     fn of(run: &Run) -> Pulse {
         let reach = run.read(RUN_PERIOD).ok();
-        let glance = run.glance.look(&run.log_path());
+        let glance = run.glance();
         let state = run.state(&glance);
         run.with_log(|log| {
             let columns = &log.columns;

@@ -2,12 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use shears_run::{Glance, LOG, LockWatch, Log, PLAN, Reach, RunError};
+use shears_run::{
+    Columns, Glance, LOG, LockWatch, Log, LogSample, PLAN, Reach, RunError, Subject, line_at,
+    read_plan,
+};
 
 use crate::digest::{Digest, DigestCache};
 use crate::state::RunState;
@@ -19,6 +23,14 @@ const PIECE: u64 = 4 << 20;
 /// Memory for columns, of all runs together. Those that nobody looked at for the longest time are
 /// dropped first, and read again when somebody does.
 const MEMORY: usize = 1 << 30;
+/// Whether somebody trains is asked of this file.
+const LOCK: &str = ".lock";
+/// Logs from this length on are sampled before they are read.
+const SAMPLED_FROM: u64 = 16 << 20;
+/// The places that a sample is of.
+const SAMPLES: u64 = 512;
+/// What a sweep and a comparison leave beside each other.
+const REPORT: [&str; 2] = ["report.html", "report.json"];
 /// How the folder itself is called when it is a run.
 const ITSELF: &str = ".";
 
@@ -28,7 +40,7 @@ pub(crate) struct GlanceCache(Mutex<Option<Arc<Glance>>>);
 
 impl GlanceCache {
     /// What the end of the log at `path` says.
-    pub(crate) fn look(&self, path: &Path) -> Arc<Glance> {
+    fn look(&self, path: &Path) -> Arc<Glance> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(glance) = kept.as_ref().filter(|glance| glance.is_of(path)) {
             return glance.clone();
@@ -44,10 +56,12 @@ pub(crate) struct Run {
     pub(crate) name: String,
     pub(crate) path: PathBuf,
     log: Mutex<Log>,
+    /// A sample of the log, while it is not read to its end for the first time.
+    sample: Mutex<Option<Arc<Columns>>>,
     /// Only one thread reads the log at a time; it lets others look between two pieces.
     reading: Mutex<()>,
     lock: LockWatch,
-    pub(crate) glance: GlanceCache,
+    glance: GlanceCache,
     pub(crate) digest: DigestCache,
     /// When somebody last looked at the columns, by the clock of `Runs`.
     used: AtomicU64,
@@ -59,6 +73,7 @@ impl Run {
             log: Mutex::new(Log::new(path.join(LOG))),
             name,
             path,
+            sample: Mutex::default(),
             reading: Mutex::default(),
             lock: LockWatch::default(),
             glance: GlanceCache::default(),
@@ -67,9 +82,47 @@ impl Run {
         }
     }
 
-    /// `events.jsonl`.
-    pub(crate) fn log_path(&self) -> PathBuf {
-        self.path.join(LOG)
+    /// The path of a file of the run, which is there as a regular file below the run's folder, if it
+    /// is there. What else a name may lead to is not read: a pipe or a device gives bytes for ever or
+    /// never, and a link out of the folder shows what nobody meant to show.
+    pub(crate) fn file(&self, name: &str) -> io::Result<PathBuf> {
+        let path = self.path.join(name);
+        let inside = match fs::canonicalize(&path) {
+            Ok(inside) => inside,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(path),
+            Err(error) => return Err(error),
+        };
+        let refused = |why| Err(io::Error::other(format!("{name} {why}")));
+        if !inside.starts_with(fs::canonicalize(&self.path)?) {
+            return refused("is a link out of the run's folder");
+        }
+        match fs::metadata(&inside)?.is_file() {
+            true => Ok(path),
+            false => refused("is not a regular file"),
+        }
+    }
+
+    /// What the end of the log says.
+    pub(crate) fn glance(&self) -> Arc<Glance> {
+        let path = self.file(LOG);
+        path.map_or_else(|_| Arc::default(), |path| self.glance.look(&path))
+    }
+
+    /// The plan, or why it cannot be read.
+    pub(crate) fn plan(&self) -> Result<toml::Table, String> {
+        self.file(PLAN).map_err(|error| error.to_string())?;
+        read_plan(&self.path)
+    }
+
+    /// What the judgement of its log needs of the run.
+    pub(crate) fn subject(&self) -> Subject {
+        let plan = self.plan();
+        plan.map_or_else(|_| Subject::default(), |_| Subject::of(&self.path))
+    }
+
+    /// The line of the log that begins at a place.
+    pub(crate) fn line(&self, place: u64) -> io::Result<Vec<u8>> {
+        line_at(&self.file(LOG)?, place)
     }
 
     /// Looks at the log as far as it was read.
@@ -80,6 +133,11 @@ impl Run {
     /// Reads what is new in the log, for `patience` at most.
     pub(crate) fn read(&self, patience: Duration) -> Result<Reach, RunError> {
         let started = Instant::now();
+        self.file(LOG).map_err(|source| RunError::Io {
+            action: "read",
+            path: self.path.join(LOG),
+            source,
+        })?;
         let Ok(_reading) = self.reading.try_lock() else {
             // Another thread is at it.
             std::thread::sleep(patience.min(Duration::from_millis(50)));
@@ -95,10 +153,32 @@ impl Run {
         }
     }
 
+    /// Looks at the columns: those of the whole log, or, while most of a long one was never read,
+    /// those of a sample of it.
+    pub(crate) fn with_columns<T>(&self, reach: Reach, look: impl FnOnce(&Columns) -> T) -> T {
+        let mut sample = self.sample.lock().unwrap_or_else(PoisonError::into_inner);
+        if reach.complete || reach.length < SAMPLED_FROM {
+            *sample = None;
+            drop(sample);
+            return self.with_log(|log| look(&log.columns));
+        }
+        if sample.is_none() {
+            let path = self.file(LOG).ok();
+            let found = path.and_then(|path| LogSample::of(&path, SAMPLES).ok());
+            *sample = found.map(|found| Arc::new(found.columns));
+        }
+        let kept = sample.clone();
+        drop(sample);
+        match kept {
+            Some(columns) => look(&columns),
+            None => self.with_log(|log| look(&log.columns)),
+        }
+    }
+
     /// How far the log was read.
     fn reach(&self) -> Reach {
         let read = self.with_log(|log| log.position());
-        let length = fs::metadata(self.log_path()).map_or(0, |metadata| metadata.len());
+        let length = fs::metadata(self.path.join(LOG)).map_or(0, |metadata| metadata.len());
         Reach {
             read,
             length: length.max(read),
@@ -109,7 +189,8 @@ impl Run {
     /// Where the run stands, from the end of its log and from its lock.
     pub(crate) fn state(&self, glance: &Glance) -> RunState {
         let end = glance.end.as_ref().map(|end| end.how);
-        RunState::of(end, end.is_none() && self.lock.is_training(&self.path))
+        let lives = || self.file(LOCK).is_ok() && self.lock.is_training(&self.path);
+        RunState::of(end, end.is_none() && lives())
     }
 
     /// What the digest says, if there is one.
@@ -124,12 +205,15 @@ pub(crate) struct Runs {
     folder: PathBuf,
     known: RwLock<BTreeMap<String, Arc<Run>>>,
     started: Instant,
+    /// See [`MEMORY`].
+    memory: usize,
 }
 
 impl Runs {
     pub(crate) fn new(folder: PathBuf) -> Runs {
         Runs {
             folder,
+            memory: MEMORY,
             known: RwLock::default(),
             started: Instant::now(),
         }
@@ -140,14 +224,32 @@ impl Runs {
         &self.folder
     }
 
+    /// The reports of sweeps and comparisons, by the names of their folders.
+    pub(crate) fn reports(&self) -> Vec<String> {
+        let mut found = Found::default();
+        walk(&self.folder, "", DEPTH, &mut found);
+        let here = is_report(&self.folder).then(|| ITSELF.to_string());
+        here.into_iter().chain(found.reports).collect()
+    }
+
+    /// The file of a report; none if there is no such one, or if the path leads out of the folder.
+    pub(crate) fn report(&self, name: &str) -> Option<PathBuf> {
+        let folder = self.reports().into_iter().find(|known| known == name)?;
+        let file = self.folder.join(folder).join(REPORT[0]);
+        let inside = fs::canonicalize(&file).ok()?;
+        let below = inside.starts_with(fs::canonicalize(&self.folder).ok()?);
+        (below && inside.is_file()).then_some(inside)
+    }
+
     /// Looks for runs again, and gives all that are there.
     pub(crate) fn all(&self) -> Vec<Arc<Run>> {
-        let mut found = BTreeMap::new();
+        let mut found = Found::default();
         if self.folder.join(PLAN).is_file() {
-            found.insert(ITSELF.to_string(), self.folder.clone());
+            found.runs.insert(ITSELF.to_string(), self.folder.clone());
         } else {
             walk(&self.folder, "", DEPTH, &mut found);
         }
+        let found = found.runs;
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         known.retain(|name, _| found.contains_key(name));
         for (name, path) in found {
@@ -213,7 +315,7 @@ impl Runs {
         // The last one stays, however large it is: somebody looks at it.
         let newest = runs.len().saturating_sub(1);
         for (_, bytes, run) in runs.into_iter().take(newest) {
-            if total <= MEMORY {
+            if total <= self.memory {
                 return;
             }
             run.with_log(Log::reset);
@@ -222,7 +324,18 @@ impl Runs {
     }
 }
 
-fn walk(folder: &Path, name: &str, depth: usize, found: &mut BTreeMap<String, PathBuf>) {
+/// What is below a folder.
+#[derive(Default)]
+struct Found {
+    runs: BTreeMap<String, PathBuf>,
+    reports: Vec<String>,
+}
+
+fn is_report(folder: &Path) -> bool {
+    REPORT.iter().all(|name| folder.join(name).is_file())
+}
+
+fn walk(folder: &Path, name: &str, depth: usize, found: &mut Found) {
     let Ok(entries) = fs::read_dir(folder) else {
         return;
     };
@@ -243,8 +356,13 @@ fn walk(folder: &Path, name: &str, depth: usize, found: &mut BTreeMap<String, Pa
         };
         let path = entry.path();
         if path.join(PLAN).is_file() {
-            found.insert(name, path);
-        } else if depth > 1 {
+            found.runs.insert(name, path);
+            continue;
+        }
+        if is_report(&path) {
+            found.reports.push(name.clone());
+        }
+        if depth > 1 {
             walk(&path, &name, depth - 1, found);
         }
     }
@@ -301,6 +419,73 @@ mod tests {
         std::os::unix::fs::symlink(&elsewhere, runs.folder().join("link")).unwrap();
         assert!(runs.get("link").is_none());
         assert_eq!(runs.all().len(), 1);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn only_regular_files_below_the_run_are_read() {
+        use std::os::unix::fs::symlink;
+        use std::process::Command;
+
+        let (folder, runs) = with_runs(&["a"]);
+        let run = runs.get("a").unwrap();
+        assert!(run.read(Duration::ZERO).unwrap().complete, "no log yet");
+        let log = run.path.join(LOG);
+        let refused = || run.read(Duration::ZERO).is_err() && run.glance().step.is_none();
+
+        symlink("/dev/zero", &log).unwrap();
+        assert!(refused() && run.line(0).is_err());
+        fs::remove_file(&log).unwrap();
+        if Command::new("mkfifo")
+            .arg(&log)
+            .status()
+            .is_ok_and(|status| status.success())
+        {
+            assert!(refused(), "it would wait for somebody who writes");
+            fs::remove_file(&log).unwrap();
+        }
+        let secret = folder.path().join("secret");
+        fs::write(&secret, "{}").unwrap();
+        symlink(&secret, &log).unwrap();
+        assert!(refused());
+        fs::remove_file(&log).unwrap();
+        fs::write(run.path.join("other.jsonl"), "").unwrap();
+        symlink("other.jsonl", &log).unwrap();
+        assert!(run.read(Duration::ZERO).is_ok(), "a link within the folder");
+
+        fs::remove_file(run.path.join(PLAN)).unwrap();
+        symlink(&secret, run.path.join(PLAN)).unwrap();
+        assert!(run.plan().unwrap_err().contains("link out of"));
+        fs::remove_file(run.path.join(PLAN)).unwrap();
+        fs::write(run.path.join(PLAN), vec![b' '; (1 << 20) + 1]).unwrap();
+        assert!(run.plan().unwrap_err().contains("over"));
+    }
+
+    #[test]
+    fn the_memory_has_an_end_with_finished_runs_too() {
+        let (_folder, mut runs) = with_runs(&["a", "b", "c"]);
+        let line = "{\"event\":\"sample\",\"step\":1,\"text\":\"x\"}\n";
+        for run in runs.all() {
+            fs::write(run.path.join(LOG), line.repeat(100)).unwrap();
+            assert!(run.read(Duration::from_secs(9)).unwrap().complete);
+        }
+        let held = |runs: &Runs| -> Vec<usize> {
+            let all = runs.all();
+            all.iter()
+                .map(|run| run.with_log(|log| log.columns.samples.len()))
+                .collect()
+        };
+        runs.forget_unused();
+        assert_eq!(held(&runs), [100, 100, 100]);
+        runs.memory = 5000;
+        std::thread::sleep(Duration::from_millis(5));
+        runs.get("b").unwrap();
+        runs.forget_unused();
+        assert_eq!(
+            held(&runs),
+            [0, 100, 0],
+            "the one that somebody looked at stays"
+        );
     }
 
     #[test]

@@ -63,7 +63,11 @@ pub(crate) struct Series {
     /// Skipped steps of each bucket, and the last of them.
     pub(crate) skipped: Vec<usize>,
     pub(crate) skipped_step: Vec<Option<u64>>,
+    /// Steps of each bucket whose gradient or loss was not finite.
+    pub(crate) not_finite: Vec<usize>,
     pub(crate) lr: Vec<f32>,
+    /// Seconds of training for each token of a step, summed up to the bucket's end.
+    pub(crate) seconds_per_token: Vec<f64>,
     pub(crate) tokens_per_second: Band,
     pub(crate) evaluations: Vec<Evaluation>,
     /// The steps at which the model wrote something.
@@ -74,6 +78,9 @@ pub(crate) struct Series {
 #[derive(Debug, Serialize)]
 pub(crate) struct HeatMap {
     pub(crate) names: Vec<String>,
+    /// The layer of each tensor, and whether it is a matrix: weights tell more than biases.
+    pub(crate) layers: Vec<String>,
+    pub(crate) weights: Vec<bool>,
     /// Last step of each bucket.
     pub(crate) step: Vec<u64>,
     /// For each tensor the greatest value of each bucket.
@@ -152,6 +159,7 @@ impl Series {
             spikes: spikes(columns, &range),
             coefficient: Band::of(&columns.coefficient, &buckets),
             lr: last(&columns.lr),
+            seconds_per_token: seconds_per_token(columns, &buckets),
             tokens_per_second: Band::of(&columns.tokens_per_second, &buckets),
             evaluations: thinned(
                 columns
@@ -175,6 +183,17 @@ impl Series {
             series.push_clipping(columns, bucket.clone());
         }
         series
+    }
+
+    /// The longest gradient of each of `points` buckets of a run, and the threshold at its end.
+    pub(crate) fn norm_curve(columns: &Columns, points: usize) -> (Vec<f32>, Vec<f32>) {
+        let (_, buckets) = buckets(&(0..columns.rows()), points);
+        let mut series = Series::default();
+        for bucket in &buckets {
+            series.push_clipping(columns, bucket.clone());
+        }
+        let norms = Band::of(&columns.norm_before, &buckets).max;
+        (norms, series.threshold)
     }
 
     /// What clipping did in a bucket.
@@ -204,11 +223,32 @@ impl Series {
         let lately = bucket.end.saturating_sub(LATELY)..bucket.end;
         let share = share(lately.map(|row| is(&row, ClipAction::Clip)));
         self.clipped_share.push(share as f32);
+        let is_finite = |row: &usize| norm(*row).is_finite() && columns.loss[*row].is_finite();
+        let finite = bucket.clone().filter(is_finite).count();
+        self.not_finite.push(bucket.len() - finite);
         let mut skipped = bucket.clone().filter(|row| is(row, ClipAction::Skip));
         self.skipped.push(skipped.clone().count());
         self.skipped_step
             .push(skipped.next_back().map(|row| columns.step[row]));
     }
+}
+
+/// See [`Series::seconds_per_token`]. Where steps are missing, as in a sample, those that follow
+/// stand for them.
+fn seconds_per_token(columns: &Columns, buckets: &[Range<usize>]) -> Vec<f64> {
+    let end = buckets.last().map_or(0, |bucket| bucket.end);
+    let (mut sum, mut before) = (0.0, 0);
+    let mut sums = Vec::with_capacity(end);
+    for row in 0..end {
+        let speed = f64::from(columns.tokens_per_second[row]);
+        let steps = columns.step[row].saturating_sub(before);
+        before = columns.step[row];
+        if speed > 0.0 {
+            sum += steps as f64 / speed;
+        }
+        sums.push(sum);
+    }
+    buckets.iter().map(|bucket| sums[bucket.end - 1]).collect()
 }
 
 fn spikes(columns: &Columns, range: &Range<usize>) -> Vec<Spike> {
@@ -249,7 +289,7 @@ impl HeatMap {
     ) -> HeatMap {
         let (_, buckets) = buckets(&columns.range(from, to), most);
         let steps = buckets.iter().map(|bucket| columns.step[bucket.end - 1]);
-        HeatMap::of(&columns.tensors, steps.collect(), &buckets)
+        HeatMap::of(columns, &columns.tensors, steps.collect(), &buckets)
     }
 
     /// Sizes of each tensor's update beside its weights, at those steps of a range that have them.
@@ -265,10 +305,20 @@ impl HeatMap {
         let steps = buckets
             .iter()
             .map(|bucket| columns.step[columns.ratio_rows[bucket.end - 1]]);
-        HeatMap::of(&columns.ratios, steps.collect(), &buckets)
+        HeatMap::of(columns, &columns.ratios, steps.collect(), &buckets)
     }
 
-    fn of(tensors: &Tensors, step: Vec<u64>, buckets: &[Range<usize>]) -> HeatMap {
+    fn of(
+        columns: &Columns,
+        tensors: &Tensors,
+        step: Vec<u64>,
+        buckets: &[Range<usize>],
+    ) -> HeatMap {
+        let (layers, weights) = tensors
+            .names
+            .iter()
+            .map(|name| place(columns, name))
+            .unzip();
         let values = greatest(&tensors.values, buckets);
         let of_row = |row: &Vec<f32>| {
             let finite = row.iter().filter(|value| value.is_finite());
@@ -276,9 +326,26 @@ impl HeatMap {
         };
         HeatMap {
             names: tensors.names.clone(),
+            layers,
+            weights,
             step,
             median: values.iter().map(of_row).collect(),
             values,
+        }
+    }
+}
+
+/// The layer of a tensor and whether it is a matrix, by the header of the log, or else by its name.
+fn place(columns: &Columns, name: &str) -> (String, bool) {
+    let parameters = columns.header.iter().flat_map(|header| &header.parameters);
+    match parameters
+        .into_iter()
+        .find(|parameter| parameter.name == name)
+    {
+        Some(parameter) => (parameter.layer.clone(), parameter.shape.len() > 1),
+        None => {
+            let (layer, last) = name.rsplit_once('.').unwrap_or((name, name));
+            (layer.to_string(), last.contains("weight"))
         }
     }
 }

@@ -7,8 +7,7 @@ use crate::runs::Run;
 use gradclip::ClipAction;
 use gradclip_judge::statistics::median;
 use gradclip_judge::{Spikes, UsualNorm};
-use shears_run::Columns;
-use shears_run::line_at;
+use shears_run::{Columns, Reach};
 
 /// What the page shows of a step.
 #[derive(Debug, Serialize)]
@@ -49,15 +48,14 @@ struct Place {
 
 impl StepView {
     /// The view of a step; none if the log has no such step.
-    pub(crate) fn of(run: &Run, step: u64) -> std::io::Result<Option<StepView>> {
-        let found = run.with_log(|log| {
-            let row = log.columns.row(step)?;
-            Some(Place::of(&log.columns, row))
-        });
+    pub(crate) fn of(run: &Run, step: u64, reach: Reach) -> std::io::Result<Option<StepView>> {
+        let of = |columns: &Columns| Some(Place::of(columns, columns.row(step)?));
+        let read = run.with_log(|log| of(&log.columns));
+        let found = read.or_else(|| run.with_columns(reach, of));
         let Some(Place { line, mut view }) = found else {
             return Ok(None);
         };
-        let line = line_at(&run.log_path(), line)?;
+        let line = run.line(line)?;
         // If the log was cut in this moment, the line is another one or none.
         let event = String::from_utf8(line).map_err(std::io::Error::other)?;
         view.event = RawValue::from_string(event.trim_end().to_string())?;

@@ -9,7 +9,7 @@ use crate::digest::Digest;
 use crate::runs::{Run, Runs};
 use crate::settings;
 use crate::state::RunState;
-use shears_run::{Damage, read_plan};
+use shears_run::Damage;
 
 /// How long the digesting thread reads one run before it looks at the next.
 const TURN: Duration = Duration::from_secs(20);
@@ -29,24 +29,40 @@ pub(crate) struct Row {
     pub(crate) steps: Option<u64>,
     pub(crate) loss: Option<f64>,
     pub(crate) val_loss: Option<f64>,
+    /// The lowest validation loss, and its step.
+    pub(crate) best: Option<Best>,
+    /// Runs whose validation losses can be compared have the same text here.
+    pub(crate) group: String,
+    pub(crate) lr: Option<f64>,
     pub(crate) tokens_per_second: Option<f64>,
     pub(crate) clipped_share: Option<f64>,
     pub(crate) skipped: Option<usize>,
     /// The class of the verdict.
     pub(crate) class: Option<&'static str>,
-    /// The loss over the whole run.
-    pub(crate) curve: Vec<f32>,
+    /// The class in words, and how it is coloured.
+    pub(crate) words: Option<&'static str>,
+    pub(crate) tone: Option<&'static str>,
+    /// The gradient's norm over the whole run, and the threshold.
+    pub(crate) norms: Vec<f32>,
+    pub(crate) thresholds: Vec<f32>,
     /// Whether the whole log was read, so that there is a verdict.
     pub(crate) digested: bool,
     /// Seconds since 1970 when the log was last written to.
     pub(crate) modified: Option<u64>,
 }
 
+/// The best evaluation of a run.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Best {
+    pub(crate) step: u64,
+    pub(crate) val_loss: f64,
+}
+
 impl Row {
     pub(crate) fn of(run: &Run) -> Row {
-        let glance = run.glance.look(&run.log_path());
+        let glance = run.glance();
         let digest = run.digest();
-        let plan = read_plan(&run.path);
+        let plan = run.plan();
         let text = |name: &str| {
             let value = plan.as_ref().ok()?.get(name)?;
             Some(settings::shown(value))
@@ -55,6 +71,17 @@ impl Row {
             .as_ref()
             .ok()
             .and_then(|plan| plan.get("steps")?.as_integer());
+        let number = |name: &str| {
+            let value = plan.as_ref().ok()?.get(name)?;
+            value
+                .as_float()
+                .or(value.as_integer().map(|whole| whole as f64))
+        };
+        let of_digest = |values: fn(&Digest) -> &Vec<f32>| {
+            digest
+                .as_ref()
+                .map_or(Vec::new(), |digest| values(digest).clone())
+        };
         let judgement = digest.as_ref().and_then(|digest| digest.judgement.as_ref());
         let verdict = judgement.map(|judgement| &judgement.verdict);
         let plan_damage = plan.as_ref().err().map(|reason| Damage {
@@ -78,9 +105,18 @@ impl Row {
             clipped_share: verdict.map(|verdict| verdict.numbers.clipped_share()),
             skipped: verdict.map(|verdict| verdict.numbers.skipped),
             class: verdict.map(|verdict| verdict.class.name()),
-            curve: digest
-                .as_ref()
-                .map_or(Vec::new(), |digest| digest.curve.clone()),
+            words: verdict.map(|verdict| verdict.class.words()),
+            tone: verdict.map(|verdict| verdict.class.tone().name()),
+            best: digest.as_ref().and_then(|digest| {
+                let (step, val_loss) = digest.best.map(|best| (best.step, best.val_loss))?;
+                Some(Best { step, val_loss })
+            }),
+            group: ["text", "text-sha256", "val-sha256", "tokenizer"]
+                .map(|name| text(name).unwrap_or_default())
+                .join(" "),
+            lr: number("lr"),
+            norms: of_digest(|digest| &digest.norms),
+            thresholds: of_digest(|digest| &digest.thresholds),
             digested: digest.is_some(),
             modified: glance.modified.and_then(seconds),
         }
@@ -112,34 +148,42 @@ fn digest_all(runs: &Weak<Runs>) -> bool {
     let mut latest = all;
     // What was just written to is what somebody looks for.
     // What changes while it is sorted would be in no order, so each run is looked at once.
-    latest.sort_by_cached_key(|run| std::cmp::Reverse(run.glance.look(&run.log_path()).modified));
+    latest.sort_by_cached_key(|run| std::cmp::Reverse(run.glance().modified));
     for run in latest {
         let Some(runs) = runs.upgrade() else {
             return false;
         };
-        digest(&run);
-        // Also what somebody looked at, of a run that no longer changes.
+        if digest(&run) {
+            runs.forget_unused();
+        }
+    }
+    // Also what somebody looked at, of runs that no longer change.
+    if let Some(runs) = runs.upgrade() {
         runs.forget_unused();
     }
     true
 }
 
-/// Brings the digest of a run up to date.
-fn digest(run: &Run) {
-    let glance = run.glance.look(&run.log_path());
+/// Brings the digest of a run up to date; false if nothing had to be read for it.
+fn digest(run: &Run) -> bool {
+    let glance = run.glance();
     if run
         .digest()
         .is_some_and(|digest| digest.file_length == glance.length)
     {
-        return;
+        return false;
     }
     match run.read(TURN) {
         Ok(reach) if reach.complete => {
             let ended = glance.end.is_some();
-            run.with_log(|log| run.digest.update(log, glance.length, ended));
+            run.with_log(|log| {
+                run.digest
+                    .update(|| run.subject(), log, glance.length, ended)
+            });
         }
         // The next turn goes on.
         Ok(_) => {}
         Err(error) => run.digest.set(Digest::unreadable(&error, glance.length)),
     }
+    true
 }

@@ -1,6 +1,5 @@
 //! A browser opens the page while a run trains, and its console stays empty.
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -12,10 +11,10 @@ use crate::chromium::{self, Chromium};
 use crate::run_folder::{Run, Runs, end_line, log_of, step_line};
 
 /// Serves the folder on a free port until the tests end.
-fn served(runs: &Runs) -> SocketAddr {
+fn served(runs: &Runs) -> String {
     let (tell, told) = mpsc::channel();
     let options = runs.options();
-    thread::spawn(move || serve(options, |address| tell.send(address).unwrap()));
+    thread::spawn(move || serve(options, |address| tell.send(address.to_string()).unwrap()));
     told.recv_timeout(Duration::from_secs(20)).unwrap()
 }
 
@@ -52,6 +51,7 @@ fn look_around(
 
     browser.see_a_point_arrive(growing);
     browser.until("document.querySelector('.heat canvas').height > 10");
+    browser.until("document.querySelector('.verdict .lead').textContent.length > 10");
 
     browser.switch_to_log_scale();
     for unit in ["bits a character", "perplexity", "nats a token"] {
@@ -75,7 +75,12 @@ fn look_around(
     browser.until("document.querySelectorAll('.tensors tbody tr').length === 3");
     browser.until("document.querySelector('.batch .how').textContent === 'The text is gone.'");
 
+    // An address that names nothing is a message, and no axes.
+    browser.value("location.hash = '#/run/%'");
+    browser.until("document.querySelector('.empty h2')?.textContent.includes('malformed')");
+
     browser.overlay(growing, other);
+    browser.until("document.querySelector('.verdict .lead').textContent.includes('equal until')");
     browser.press("u");
     browser.until(
         "document.querySelector('[data-chart=val] .unit').textContent === 'bits a character'",
@@ -115,7 +120,7 @@ fn zoom(browser: &mut Chromium) {
     browser.until("location.hash.includes('/step/')");
     browser.until("document.querySelectorAll('.facts div').length > 6");
     browser.value("history.back()");
-    browser.until("document.querySelector('[data-chart=speed] .uplot') !== null");
+    browser.until("document.querySelector('[data-chart=loss] .uplot') !== null");
 }
 
 #[test]
@@ -129,7 +134,7 @@ fn a_browser_watches_a_run() {
     runs.run("other", &(log_of(200) + &end_line(200, "finished")));
     let stop = Arc::new(AtomicBool::new(false));
     let trainer = train(growing, 61, stop.clone());
-    let address = format!("http://{}/", served(&runs));
+    let address = served(&runs);
     let mut browser = Chromium::start(program);
     look_around(&mut browser, &address, "growing", "other", || {
         stop.store(true, Ordering::Relaxed);
@@ -145,7 +150,7 @@ fn a_browser_sees_an_empty_folder() {
         return;
     };
     let runs = Runs::new();
-    let address = format!("http://{}/", served(&runs));
+    let address = served(&runs);
     let mut browser = Chromium::start(program);
     browser.open(&address);
     browser.until("document.querySelector('.empty pre')?.textContent.includes('shears train')");

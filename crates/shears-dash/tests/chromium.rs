@@ -160,6 +160,7 @@ impl Chromium {
         self.until(&format!("{last} > 0"));
         let before = self.value(last).as_f64().unwrap();
         self.until(&format!("{last} > {before}"));
+        self.value("document.querySelector('details.more').open = true");
         self.until("document.querySelectorAll('.chart .uplot canvas').length >= 6");
     }
 
@@ -175,7 +176,7 @@ impl Chromium {
     pub(crate) fn overlay(&mut self, run: &str, other: &str) {
         self.value(&format!("location.hash = '#/compare/{run}/{other}'"));
         self.until("document.getElementById('page').dataset.overlaid === '2'");
-        self.until("document.querySelectorAll('.differences tr.result').length === 2");
+        self.until("document.querySelectorAll('.differences tr.result').length === 3");
     }
 
     /// Waits until the list of runs shows a run in a state.

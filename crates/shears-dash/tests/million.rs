@@ -77,3 +77,34 @@ async fn a_million_steps_open_in_under_a_second_once_they_were_read() {
         }
     }
 }
+
+/// A log that was never read is shown from a sample at once, and from all of it later. What a
+/// machine is slow at is how many bytes it reads, so these are counted, not seconds.
+#[tokio::test]
+async fn a_long_log_that_was_never_read_is_shown_at_once() {
+    const STEPS: u64 = 60_000;
+    let runs = Runs::new();
+    let run = runs.run("long", "");
+    let mut log = BufWriter::new(File::create(run.path.join("events.jsonl")).unwrap());
+    for step in 1..=STEPS {
+        let line = step_line(step, 0.5 + (step as f64 / 5e3).sin() / 4.0);
+        log.write_all(with_tensors(&line).as_bytes()).unwrap();
+    }
+    log.flush().unwrap();
+    let path = run.path.join("events.jsonl");
+    let length = path.metadata().unwrap().len();
+    assert!(length > 16 << 20, "{length} bytes are not sampled");
+    let sample = shears_run::LogSample::of(&path, 512).unwrap();
+    assert!(sample.bytes < 5 << 20, "{} bytes were read", sample.bytes);
+
+    let app = runs.app();
+    let first = get(&app, "/api/series?run=long&points=500").await;
+    let whole = serde_json::json!([1, STEPS]);
+    assert_eq!(first["whole"], whole, "from the first step to the last");
+    if first["reach"]["complete"] == false {
+        assert!(first["rows"].as_u64().unwrap() < STEPS / 4, "a sample");
+    }
+    while get(&app, "/api/series?run=long").await["reach"]["complete"] != true {}
+    let all = get(&app, "/api/series?run=long&points=500").await;
+    assert_eq!((&all["whole"], &all["rows"]), (&whole, &STEPS.into()));
+}

@@ -1,6 +1,7 @@
 //! Every request that the page makes, and those that it does not.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::time::Instant;
 
 use axum::Router;
@@ -86,7 +87,10 @@ async fn the_list_says_how_each_run_stands() {
     assert_eq!(row["clipped_share"], 0.01);
     assert_eq!(row["class"], "trims-spikes");
     assert_eq!(row["clip"], "global-norm:1");
-    assert!(row["curve"].as_array().unwrap().len() > 20);
+    assert!(row["norms"].as_array().unwrap().len() > 20);
+    assert_eq!(row["thresholds"][0], 1.0);
+    assert_eq!(row["best"]["step"], 100);
+    assert_eq!(row["lr"], 2.0);
     assert!((row["val_loss"].as_f64().unwrap() - 2.171).abs() < 1e-3);
 }
 
@@ -114,7 +118,7 @@ async fn a_run_has_settings_verdict_and_samples() {
     assert_eq!(about["checkpoints"][0]["val_loss"], 1.9);
     assert_eq!(about["checkpoints"][0]["best"], true);
     assert!(
-        about["verdict"]
+        about["judgement"]["verdict"]["numbers"]
             .as_str()
             .unwrap()
             .contains("1 of 100 steps clipped")
@@ -187,6 +191,29 @@ async fn maps_have_the_tensors_in_the_order_of_the_header() {
     let (status, answer) = ask(&app, "/api/series?run=later").await;
     assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
     assert!(answer["problem"].as_str().unwrap().contains("format is 9"));
+}
+
+/// Two runs that part at a step, and one that is shorter.
+#[tokio::test]
+async fn runs_are_equal_until_they_part() {
+    let runs = Runs::new();
+    let log = log_of(40);
+    runs.run("a", &log);
+    runs.run(
+        "b",
+        &log.replacen("\"norm_before\":9.0", "\"norm_before\":9.5", 1),
+    );
+    runs.run("short", &log_of(12));
+    let app = runs.app();
+    for (names, until, whole) in [("a%0Ab", 16, false), ("a%0Ashort%0Ab", 12, true)] {
+        let equal = get(&app, &format!("/api/equal?run={names}")).await;
+        assert_eq!(
+            (&equal["until"], &equal["whole"]),
+            (&until.into(), &whole.into())
+        );
+    }
+    let (status, _) = ask(&app, "/api/equal?run=a%0Anone").await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]
@@ -331,6 +358,129 @@ async fn only_reading_from_this_machine_is_answered() {
         .unwrap();
     let response = app.clone().oneshot(without).await.unwrap();
     assert_eq!(response.status(), StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
+async fn reports_are_listed_and_served_alone() {
+    let runs = Runs::new();
+    runs.run("sweep/runs/a", &log_of(5));
+    let folder = runs.path().join("sweep");
+    fs::write(folder.join("report.html"), "<style></style>the report").unwrap();
+    let app = runs.app();
+    assert_eq!(
+        get(&app, "/api/runs").await["reports"],
+        serde_json::json!([])
+    );
+    fs::write(folder.join("report.json"), "{}").unwrap();
+    let list = get(&app, "/api/runs").await;
+    assert_eq!(list["reports"], serde_json::json!(["sweep"]));
+    assert_eq!(list["runs"][0]["name"], "sweep/runs/a");
+    let report = send(&app, Method::GET, "localhost", "/report?of=sweep").await;
+    let policy = report.headers()[header::CONTENT_SECURITY_POLICY]
+        .to_str()
+        .unwrap();
+    assert!(
+        policy.contains("sandbox") && !policy.contains("script"),
+        "{policy}"
+    );
+    assert!(body(report).await.ends_with(b"the report"));
+    for other in [
+        "",
+        ".",
+        "..",
+        "sweep/runs",
+        "sweep/runs/a",
+        "sweep/",
+        "../runs/sweep",
+        "/etc",
+    ] {
+        let (status, _) = ask(&app, &format!("/report?of={other}")).await;
+        assert_eq!(status, StatusCode::NOT_FOUND, "{other}");
+    }
+    assert_eq!(
+        send(&app, Method::GET, "evil.example", "/report?of=sweep")
+            .await
+            .status(),
+        StatusCode::FORBIDDEN
+    );
+}
+
+/// A request with these headers.
+async fn with_headers(app: &Router, path: &str, headers: &[(&str, &str)]) -> Response<Body> {
+    let mut request = Request::builder().uri(path);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(Body::empty()).unwrap();
+    app.clone().oneshot(request).await.unwrap()
+}
+
+#[tokio::test]
+async fn other_pages_are_not_answered() {
+    let app = Runs::new().app();
+    let host = ("host", "localhost:7878");
+    for other in [
+        ("origin", "http://evil.example"),
+        ("origin", "null"),
+        ("sec-fetch-site", "cross-site"),
+        ("sec-fetch-site", "same-site"),
+    ] {
+        let response = with_headers(&app, "/api/runs", &[host, other]).await;
+        assert_eq!(response.status(), StatusCode::FORBIDDEN, "{other:?}");
+    }
+    let own = [
+        host,
+        ("origin", "http://localhost:7878"),
+        ("sec-fetch-site", "same-origin"),
+    ];
+    let response = with_headers(&app, "/api/runs", &own).await;
+    assert_eq!(response.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn what_the_browser_has_is_not_sent_again() {
+    let runs = Runs::new();
+    let run = runs.run("a", &(log_of(20) + &end_line(20, "finished")));
+    let app = runs.app();
+    digested(&app).await;
+    let host = ("host", "localhost");
+    for path in ["/", "/assets/uplot.js", "/api/series?run=a"] {
+        let first = with_headers(&app, path, &[host]).await;
+        assert_eq!(first.headers()[header::CACHE_CONTROL], "private, no-cache");
+        let tag = first.headers()[header::ETAG].to_str().unwrap().to_string();
+        let again = with_headers(&app, path, &[host, ("if-none-match", &tag)]).await;
+        assert_eq!(again.status(), StatusCode::NOT_MODIFIED, "{path}");
+        assert_eq!(again.headers()[header::ETAG], tag);
+        assert!(body(again).await.is_empty());
+        run.append(&step_line(21, 0.5));
+        let later = with_headers(&app, path, &[host, ("if-none-match", &tag)]).await;
+        let changed = path.starts_with("/api/");
+        assert_eq!(later.status() == StatusCode::OK, changed, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn other_machines_need_the_token() {
+    let runs = Runs::new();
+    runs.run("a", &log_of(5));
+    let mut options = runs.options();
+    options.host = Ipv4Addr::UNSPECIFIED.into();
+    let app = shears_dash::app(options).unwrap();
+    let token = app.token.unwrap();
+    let app = app.router;
+    let host = ("host", "192.168.1.2:7878");
+    for path in ["/", "/api/runs", "/?token=", "/?token=0123", "/api/live"] {
+        let response = with_headers(&app, path, &[host]).await;
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "{path}");
+    }
+    let entrance = with_headers(&app, &format!("/?token={token}"), &[host]).await;
+    assert_eq!(entrance.status(), StatusCode::SEE_OTHER);
+    assert_eq!(entrance.headers()[header::LOCATION], "/");
+    let cookie = entrance.headers()[header::SET_COOKIE].to_str().unwrap();
+    assert!(cookie.contains("HttpOnly; SameSite=Strict"), "{cookie}");
+    let cookie = cookie.split(';').next().unwrap();
+    let inside = with_headers(&app, "/api/runs", &[host, ("cookie", cookie)]).await;
+    assert_eq!(inside.status(), StatusCode::OK);
 }
 
 #[tokio::test]

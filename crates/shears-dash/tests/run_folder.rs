@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -35,6 +36,7 @@ impl Runs {
         let preset = "lr = 0.002\nclip = \"global-norm:5\"\nbatch = 50\n";
         Options {
             folder: self.path(),
+            host: Ipv4Addr::LOCALHOST.into(),
             port: 0,
             presets: [("rnn-128".to_string(), preset.parse().unwrap())].into(),
             batch_text: Arc::new(|run: &Path, step| match step {
@@ -48,7 +50,7 @@ impl Runs {
     }
 
     pub(crate) fn app(&self) -> Router {
-        app(self.options())
+        app(self.options()).unwrap().router
     }
 
     /// A run with a plan, a lock that nobody holds, and this log.

@@ -51,7 +51,15 @@ pub struct Tensors {
     pub values: Vec<Vec<f32>>,
     /// The column of each entry of the last line: names come in the same order at every step.
     order: Vec<usize>,
+    /// Values that a line had; the others are gaps.
+    filled: usize,
 }
+
+/// Gaps that columns may have beside as many values as they hold: tensors come at every step, and a
+/// log with new names in each line would fill the memory with what it does not say.
+const MOST_GAPS: usize = 1 << 18;
+/// Columns that a header makes before a line has a value for them.
+const MOST_OF_A_HEADER: usize = 1 << 12;
 
 impl Tensors {
     /// Appends a row, the `rows + 1`th.
@@ -63,8 +71,13 @@ impl Tensors {
                 Some(known) if known == name => Some(expected),
                 _ => self.names.iter().position(|known| known == name),
             };
+            if known.is_none() && (self.names.len() + 1) * (rows + 1) > 2 * self.filled + MOST_GAPS
+            {
+                continue;
+            }
             let column = known.unwrap_or_else(|| self.add(name.to_string(), rows));
             self.order[place] = column;
+            self.filled += 1;
             let values = &mut self.values[column];
             values.resize(rows, f32::NAN);
             values.push(*value as f32);
@@ -111,6 +124,7 @@ impl Tensors {
         for values in &mut self.values {
             values.truncate(rows);
         }
+        self.filled = self.filled.min(self.values.len() * rows);
     }
 
     fn bytes(&self) -> usize {
@@ -213,7 +227,10 @@ impl Columns {
             }
             Event::End { how, message, .. } => self.end = Some(End { how, message }),
             Event::Header(header) => {
-                let names = || header.parameters.iter().map(|p| p.name.as_str());
+                let names = || {
+                    let known = header.parameters.iter().map(|p| p.name.as_str());
+                    known.take(MOST_OF_A_HEADER)
+                };
                 self.tensors.arrange(names(), self.step.len());
                 self.ratios.arrange(names(), self.ratio_rows.len());
                 self.header = Some(header);
@@ -345,6 +362,8 @@ fn drop_from<T>(noted: &mut Vec<T>, is_dropped: impl Fn(&T) -> bool) {
 
 #[cfg(test)]
 mod tests {
+    use std::borrow::Cow;
+
     use super::*;
 
     #[test]
@@ -362,5 +381,18 @@ mod tests {
         }
         let losses = columns.evaluations.iter().map(|noted| noted.val_loss);
         assert_eq!(losses.collect::<Vec<_>>(), [3.0, 2.4, 2.0]);
+    }
+
+    #[test]
+    fn ever_new_names_do_not_fill_the_memory() {
+        let mut tensors = Tensors::default();
+        for row in 0..3000 {
+            let new = (0..20).map(|place| (Cow::Owned(format!("{row}.{place}")), 1.0));
+            let same = [(Cow::Borrowed("weight"), 1.0)];
+            tensors.push(row, &Named(same.into_iter().chain(new).collect()));
+        }
+        assert!(tensors.bytes() < 8 << 20, "{}", tensors.bytes());
+        assert_eq!(tensors.names[0], "weight");
+        assert!(tensors.values[0].iter().all(|value| *value == 1.0));
     }
 }

@@ -10,6 +10,7 @@
 //! plan.rs     plan.toml as a table                       flow.rs     gradients through the layers
 //! judgement.rs  what is said about a run
 //! regular.rs  opens regular files only
+//! sample.rs     lines from all over a long log
 //! ```
 //!
 //! A log has one reader, [`Log`]: it reads whole lines from where it stopped, leaves a half-written
@@ -30,6 +31,7 @@ mod lock;
 mod log;
 mod plan;
 mod regular;
+mod sample;
 mod writer;
 
 pub use columns::{Columns, End, Evaluation, Sample, Tensors};
@@ -42,6 +44,7 @@ pub use lock::{LockWatch, lock_folder};
 pub use log::{Damage, Events, Log, Reach, line_at};
 pub use plan::read_plan;
 pub use regular::{check_regular, open_regular, read_regular, read_regular_text};
+pub use sample::LogSample;
 pub use writer::{DAMAGED, EventLog};
 
 /// The log in the folder of a run.

@@ -1,6 +1,7 @@
 //! `shears dash`: the live page over a folder of runs.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,13 +17,21 @@ use crate::output::say;
 
 /// Show runs on a live page in your browser: loss, gradient norms, clipping, samples
 ///
-/// The page only reads: it changes nothing, listens on this computer alone (127.0.0.1) and loads
+/// The page only reads: it changes nothing, listens on this computer alone (127.0.0.1) unless told otherwise, and loads
 /// nothing from elsewhere. Runs appear as they are started and grow as they train.
 #[derive(Args, Debug)]
 pub(crate) struct DashArguments {
     /// Folder that holds runs
     #[arg(default_value = "runs", value_hint = ValueHint::DirPath)]
     pub(crate) folder: PathBuf,
+
+    /// Address to listen on, such as 0.0.0.0 within a container; the page then asks for a token
+    ///
+    /// Other machines may reach such an address, so the page opens only by the whole address that
+    /// is printed, which has the token. There is no encryption: use it within a container or a
+    /// tunnel.
+    #[arg(long, value_name = "ADDRESS", default_value_t = Ipv4Addr::LOCALHOST.into())]
+    pub(crate) host: IpAddr,
 
     /// Port to listen on; 0 takes any that is free
     #[arg(long, value_name = "N", default_value_t = 7878)]
@@ -38,24 +47,26 @@ pub(crate) fn run(arguments: &DashArguments) -> anyhow::Result<ExitCode> {
     let texts = Texts::default();
     let options = Options {
         folder: folder.clone(),
+        host: arguments.host,
         port: arguments.port,
         presets,
         batch_text: Arc::new(move |run, step| texts.of(run, step)),
     };
     let folder = folder.display().to_string();
     let served = shears_dash::serve(options, move |address| {
-        say!(
-            "the runs in {folder} are at http://{address}\nCtrl-C stops the page; runs keep going"
-        );
+        say!("the runs in {folder} are at {address}\nCtrl-C stops the page; runs keep going");
     });
     match served {
-        Err(error @ (DashError::NotAFolder(_) | DashError::Listen { .. })) => {
-            return Err(Misuse(error.to_string()).into());
-        }
+        Err(
+            error @ (DashError::NotAFolder(_) | DashError::NoFolder(_) | DashError::Listen { .. }),
+        ) => return Err(Misuse(error.to_string()).into()),
         served => served?,
     }
     Ok(ExitCode::SUCCESS)
 }
+
+/// Rows of a batch that are shown.
+const MOST_ROWS: usize = 256;
 
 /// The text that was looked at last: reading it again for each step would be slow.
 #[derive(Default)]
@@ -111,15 +122,20 @@ impl Text {
         })
     }
 
-    /// Steps are counted from 1, micro-batches from 0.
+    /// The first rows of a step, of which a plan from elsewhere may have any number. Steps are
+    /// counted from 1, micro-batches from 0.
     fn rows(&self, step: u64) -> Vec<String> {
         let micro_batches = self.plan.accumulate as u64;
-        let first = (step - 1) * micro_batches;
+        let first = (step - 1).saturating_mul(micro_batches);
         let mut rows = Vec::new();
-        for index in first..first + micro_batches {
+        for index in first..first.saturating_add(micro_batches) {
             let batch = self.batches.at(index);
-            let inputs = batch.inputs.chunks(batch.window);
-            rows.extend(inputs.map(|row| self.tokenizer.decode(row)));
+            for row in batch.inputs.chunks(batch.window) {
+                if rows.len() == MOST_ROWS {
+                    return rows;
+                }
+                rows.push(self.tokenizer.decode(row));
+            }
         }
         rows
     }

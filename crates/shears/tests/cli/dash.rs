@@ -24,7 +24,11 @@ impl Page {
         let mut output = BufReader::new(server.stdout.take().unwrap());
         let mut line = String::new();
         output.read_line(&mut line).unwrap();
-        let address = line.trim_end().rsplit_once("http://").map(|(_, it)| it);
+        let address = line
+            .trim_end()
+            .trim_end_matches('/')
+            .rsplit_once("http://")
+            .map(|(_, it)| it);
         Page {
             address: address.expect(&line).to_string(),
             server,
@@ -67,7 +71,10 @@ fn the_page_knows_presets_and_the_text_of_a_batch() {
     let run = page.ask("/api/run?run=one");
     assert_eq!(run["preset_known"], true, "{run}");
     assert!(
-        run["verdict"].as_str().unwrap().contains("of 40 steps"),
+        run["judgement"]["verdict"]["numbers"]
+            .as_str()
+            .unwrap()
+            .contains("of 40 steps"),
         "{run}"
     );
     let settings = run["settings"].as_array().unwrap();
@@ -105,6 +112,29 @@ fn the_page_knows_presets_and_the_text_of_a_batch() {
         let problem = batch["problem"].as_str().unwrap();
         assert!(problem.contains("its steps are 1 to 40"), "{problem}");
     }
+}
+
+/// A plan from elsewhere may say anything; what is shown of it has an end.
+#[test]
+fn a_plan_of_a_quintillion_micro_batches_is_answered() {
+    let scratch = Scratch::new();
+    scratch
+        .run(&format!("train {TINY} --out runs/one"))
+        .succeeded();
+    let plan = scratch.path("runs/one/plan.toml");
+    let text = std::fs::read_to_string(&plan).unwrap();
+    let foreign = text.replace("accumulate = 1\n", "accumulate = 1000000000000000000\n");
+    assert_ne!(text, foreign);
+    std::fs::write(&plan, foreign).unwrap();
+    let batch = Page::of(&scratch, "runs").ask("/api/batch?run=one&step=2");
+    let rows = batch["rows"].as_array().unwrap();
+    assert!(rows.len() == 256 || !batch["problem"].is_null(), "{batch}");
+}
+
+#[test]
+fn a_folder_that_is_not_there_is_misuse() {
+    let output = Scratch::new().run("dash none --port 0");
+    output.failed(2);
 }
 
 /// A run that really trains, one that has ended, and no error on the console.

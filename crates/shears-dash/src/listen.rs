@@ -1,0 +1,119 @@
+//! Connections: how many there may be, and how long one may take to ask.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::{App, DashError, Options, app};
+
+/// How long a connection may take to send the head of a request: who sends half of one would hold
+/// it for ever.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections at once. Others wait; a browser has six.
+const MOST_CONNECTIONS: usize = 512;
+/// After a connection could not be taken, mostly because no file descriptor is left.
+const PAUSE: Duration = Duration::from_millis(100);
+
+pub(crate) async fn listen(options: Options, ready: impl FnOnce(&str)) -> Result<(), DashError> {
+    let address = SocketAddr::new(options.host, options.port);
+    let listener = TcpListener::bind(address).await;
+    let listener = listener.map_err(|source| DashError::Listen { address, source })?;
+    let address = listener.local_addr().map_err(DashError::Serve)?;
+    let asked_to_stop = stop_signal().map_err(DashError::Serve)?;
+    let App { router, token } = app(options)?;
+    let token = token.map_or(String::new(), |token| format!("?token={token}"));
+    ready(&format!("http://{address}/{token}"));
+    tokio::select! {
+        () = accept(&listener, &router, HEAD_TIMEOUT) => Ok(()),
+        () = asked_to_stop => Ok(()),
+    }
+}
+
+/// Takes connections for ever.
+async fn accept(listener: &TcpListener, router: &Router, head_timeout: Duration) {
+    let free = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    loop {
+        // It is never closed.
+        let Ok(permit) = free.clone().acquire_owned().await else {
+            return;
+        };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                tokio::spawn(answer(stream, router.clone(), head_timeout, permit));
+            }
+            Err(_) => tokio::time::sleep(PAUSE).await,
+        }
+    }
+}
+
+async fn answer(
+    stream: TcpStream,
+    router: Router,
+    head_timeout: Duration,
+    _permit: OwnedSemaphorePermit,
+) {
+    let service = TowerToHyperService::new(router);
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(head_timeout)
+        .serve_connection(TokioIo::new(stream), service);
+    // That somebody went away, or took too long, is nobody's fault here.
+    drop(connection.await);
+}
+
+/// Ends when Ctrl-C is pressed or the system asks the process to end.
+#[cfg(unix)]
+fn stop_signal() -> io::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut interrupted = signal(SignalKind::interrupt())?;
+    let mut terminated = signal(SignalKind::terminate())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupted.recv() => {}
+            _ = terminated.recv() => {}
+        }
+    })
+}
+
+/// Ends when Ctrl-C is pressed.
+#[cfg(not(unix))]
+fn stop_signal() -> io::Result<impl Future<Output = ()>> {
+    Ok(async {
+        // Where nobody can ask, the server goes on until it is ended.
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    /// Half a head, and then nothing.
+    #[tokio::test]
+    async fn who_sends_half_a_head_is_let_go() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = Router::new();
+        tokio::spawn(async move { accept(&listener, &router, Duration::from_millis(200)).await });
+        let mut half = TcpStream::connect(address).await.unwrap();
+        half.write_all(b"GET / HTTP/1.1\r\nHost: loc")
+            .await
+            .unwrap();
+        let mut rest = Vec::new();
+        let closed = half.read_to_end(&mut rest);
+        let closed = tokio::time::timeout(Duration::from_secs(60), closed).await;
+        closed.expect("the connection is closed").unwrap();
+    }
+}
