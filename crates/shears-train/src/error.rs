@@ -43,8 +43,9 @@ pub enum TrainError {
     },
     /// Too many steps in a row had non-finite gradients.
     #[error(
-        "step {step}: {skips} steps in a row had non-finite gradients (first in `{tensor}`); \
-         nothing of them was applied; {}; a lower --lr, or clipping by a lower threshold, may hold",
+        "step {step}: the gradients of {} were not finite (first in `{tensor}`); nothing of them was \
+         applied; {}; a lower --lr may hold",
+        in_a_row(*.skips),
         last_good(.checkpoint)
     )]
     TooManySkips {
@@ -135,6 +136,13 @@ impl TrainError {
             path,
             source,
         }
+    }
+}
+
+fn in_a_row(skips: u64) -> String {
+    match skips {
+        1 => "1 step".to_string(),
+        _ => format!("{skips} steps in a row"),
     }
 }
 

@@ -15,6 +15,12 @@ pub(crate) fn count(number: u64) -> String {
     HumanCount(number).to_string()
 }
 
+/// A count and what is counted, as one or many.
+pub(crate) fn counted(number: u64, noun: &str) -> String {
+    let ending = if number == 1 { "" } else { "s" };
+    format!("{} {noun}{ending}", count(number))
+}
+
 /// The number of a step at the axis of a picture; nothing between two steps.
 pub(crate) fn step_number(place: f64) -> String {
     match place.fract() == 0.0 && place >= 0.0 {
@@ -119,8 +125,8 @@ pub(crate) fn bf16_line() -> String {
 /// The settings that matter most, in two lines.
 pub(crate) fn plan_lines(plan: &Plan) -> String {
     format!(
-        "{} steps of {} x {} tokens{}, {} at {:?} ({})\nclipping {}, non-finite gradients: {}",
-        count(plan.steps),
+        "{} of {} x {} tokens{}, {} at {:?} ({})\nclipping {}, non-finite gradients: {}",
+        counted(plan.steps, "step"),
         plan.batch,
         plan.window,
         if plan.accumulate > 1 {
@@ -165,6 +171,8 @@ mod tests {
             [count(7), count(1_234), count(12_345_678)],
             ["7", "1,234", "12,345,678"]
         );
+        let steps = [0, 1, 1_234].map(|number| counted(number, "step"));
+        assert_eq!(steps, ["0 steps", "1 step", "1,234 steps"]);
         assert_eq!(
             [bytes(999), bytes(1_500_000), bytes(999_960_000)],
             ["1.0 kB", "1.5 MB", "1.0 GB"]

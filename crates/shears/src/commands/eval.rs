@@ -12,6 +12,7 @@ use shears_train::{Evaluation, Streams, evaluate};
 use crate::commands::RunArgument;
 use crate::model::{Trained, Work, with_trained_model};
 use crate::output::say;
+use crate::report::counted;
 
 /// Measure a trained model on a text
 ///
@@ -82,9 +83,9 @@ pub(crate) fn run(arguments: &EvalArguments) -> anyhow::Result<ExitCode> {
         say!("val loss {:.4} nats a token", evaluation.val_loss);
         say!("{:.4} bits a character", evaluation.bits_per_char);
         say!(
-            "perplexity {:.3} ({} tokens)",
+            "perplexity {:.3} ({})",
             evaluation.perplexity,
-            evaluation.tokens
+            counted(evaluation.tokens as u64, "token")
         );
     }
     Ok(ExitCode::SUCCESS)

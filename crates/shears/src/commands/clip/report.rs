@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use gradclip::{
-    ClipAction, ClipPolicy, ClipReport, NonFinite, NormOrder, SkipReason, TensorReport,
+    ClipAction, ClipPolicy, ClipReport, NonFinite, NormOrder, SkipReason, TensorReport, significant,
 };
 use gradclip_judge::{Run, StepRecord, judge};
 use serde::Serialize;
@@ -11,7 +11,7 @@ use shears_run::action_name;
 
 use super::ClipArguments;
 use crate::output::{one_line, print_result, say};
-use crate::report::count;
+use crate::report::{count, counted};
 
 /// Tensors that are listed under a step.
 const ROWS: usize = 8;
@@ -100,13 +100,13 @@ impl Reporter {
         let written = self.records.len() - skipped;
         say!(
             "\n{}: {} kept, {} clipped, {} skipped; {}",
-            plural(self.records.len() as u64, "step"),
+            counted(self.records.len() as u64, "step"),
             of(|record| record.action == ClipAction::Keep),
             of(StepRecord::clipped),
             of(StepRecord::skipped),
             match &self.out_dir {
                 Some(folder) => {
-                    let files = plural(written as u64, "file");
+                    let files = counted(written as u64, "file");
                     format!("{files} written to {}", folder.display())
                 }
                 None => "nothing was written (--out-dir DIR writes the gradients)".into(),
@@ -169,25 +169,28 @@ impl StepLine<'_> {
 
 /// The rest of the line of a step.
 fn what_was_done(report: &ClipReport) -> String {
-    let non_finite = plural(report.non_finite, "non-finite value");
+    let non_finite = counted(report.non_finite, "non-finite value");
     match report.skip_reason {
         Some(SkipReason::NonFinite) => return non_finite,
         Some(reason) => return reason.to_string(),
         None => {}
     }
-    let mut words = format!("norm {}", number(report.norm_before));
+    let mut words = format!("norm {}", significant(report.norm_before));
     if report.action == ClipAction::Clip {
-        let after = number(report.norm_after);
-        words.push_str(&format!(" -> {after} (x {})", number(report.coefficient)));
+        let after = significant(report.norm_after);
+        words.push_str(&format!(
+            " -> {after} (x {})",
+            significant(report.coefficient)
+        ));
     }
     if let Some(threshold) = report.threshold {
-        words.push_str(&format!(", threshold {}", number(threshold)));
+        words.push_str(&format!(", threshold {}", significant(threshold)));
     }
     if report.non_finite > 0 {
         words.push_str(&format!(", {non_finite} set to zero"));
     }
     if let Some(lost @ 1..) = report.rounded_to_zero {
-        let elements = plural(lost, "element");
+        let elements = counted(lost, "element");
         words.push_str(&format!(
             ", {elements} too small for their type became zero"
         ));
@@ -241,29 +244,14 @@ fn row(report: &ClipReport, tensor: &TensorReport) -> String {
         return non_finite;
     }
     let share = 100.0 * tensor.square_share;
-    let norm = number(tensor.norm_before);
+    let norm = significant(tensor.norm_before);
     if report.action == ClipAction::Skip {
         return format!("{share:>5.1} %  norm {norm:>10}");
     }
-    let after = number(tensor.norm_after);
-    let coefficient = number(tensor.coefficient);
+    let after = significant(tensor.norm_after);
+    let coefficient = significant(tensor.coefficient);
     let row = format!("{share:>5.1} %  norm {norm:>10} -> {after:<10}  x {coefficient:<10}");
     format!("{row}  {non_finite}").trim_end().to_string()
-}
-
-/// Four significant digits.
-fn number(value: f64) -> String {
-    let rounded: f64 = format!("{value:.3e}").parse().unwrap_or(value);
-    match rounded.abs() {
-        0.0 => "0".into(),
-        size if !size.is_finite() || (1e-4..1e7).contains(&size) => rounded.to_string(),
-        _ => format!("{rounded:e}"),
-    }
-}
-
-fn plural(number: u64, noun: &str) -> String {
-    let ending = if number == 1 { "" } else { "s" };
-    format!("{} {noun}{ending}", count(number))
 }
 
 /// The end of a name tells more than its start.
@@ -279,22 +267,6 @@ fn shortened(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn numbers_have_four_digits() {
-        let cases = [
-            (0.0, "0"),
-            (5.0, "5"),
-            (0.123_45, "0.1235"),
-            (1e-25, "1e-25"),
-            (12_345.6, "12350"),
-            (1.234_56e9, "1.235e9"),
-            (f64::INFINITY, "inf"),
-        ];
-        for (value, expected) in cases {
-            assert_eq!(number(value), expected);
-        }
-    }
 
     #[test]
     fn names_are_made_to_fit() {

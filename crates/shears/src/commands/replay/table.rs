@@ -8,7 +8,7 @@ use shears_train::OptimizerKind;
 use super::Replayed;
 use super::account::Account;
 use super::spikes::Catch;
-use crate::report::count;
+use crate::report::{count, counted};
 use crate::table::{row, table};
 
 /// The most spikes that are listed.
@@ -29,8 +29,8 @@ pub(crate) fn text(replayed: &Replayed) -> String {
 
 fn head(replayed: &Replayed) -> Vec<String> {
     let plan = &replayed.plan;
-    let steps = count(replayed.steps.len() as u64);
-    let mut lines = vec![format!("run {}: {steps} steps", replayed.run.display())];
+    let steps = counted(replayed.steps.len() as u64, "step");
+    let mut lines = vec![format!("run {}: {steps}", replayed.run.display())];
     let finite = replayed.norms.iter().filter(|norm| norm.is_finite());
     let finite: Vec<f64> = finite.copied().collect();
     if let Some(median) = median(finite.iter().copied()) {
@@ -44,7 +44,7 @@ fn head(replayed: &Replayed) -> Vec<String> {
     if replayed.non_finite() > 0 {
         lines.push(format!(
             "{} with gradients that are not finite, which every policy leaves out",
-            steps_of(replayed.non_finite())
+            counted(replayed.non_finite() as u64, "step")
         ));
     }
     let adam = matches!(plan.optimizer, OptimizerKind::Adam | OptimizerKind::AdamW);
@@ -65,13 +65,6 @@ fn head(replayed: &Replayed) -> Vec<String> {
             .to_string(),
     );
     lines
-}
-
-fn steps_of(number: usize) -> String {
-    match number {
-        1 => "1 step".to_string(),
-        _ => format!("{} steps", count(number as u64)),
-    }
 }
 
 /// The row of a policy; a name that is too wide has a line of its own above its numbers.
