@@ -249,7 +249,7 @@ fn lost(run: &Run<'_>, numbers: &Numbers, death: &Death) -> String {
             };
             let rose = losses.map(|(began, ended)| {
                 let [began, ended] = [began, ended].map(significant);
-                format!("the loss rose from {began} to {ended}")
+                format!("after the loss rose from {began} to {ended}")
             });
             let parts: Vec<String> = exploded.into_iter().chain([broke]).chain(rose).collect();
             let more = broken_share(run, numbers);
