@@ -307,18 +307,26 @@ impl Seen<'_> {
         let peaks = self.shown(&series.peaks);
         let peaks = peaks.map(|place| EmptyElement::at(place) + peak((0, -5), 8, colour));
         plot.draw_series(peaks).map_err(FigureError::of)?;
-        let mut crosses: Vec<f64> = series
-            .crosses
-            .iter()
-            .map(|x| self.panel.x.place(*x))
-            .collect();
-        crosses.retain(|x| x.is_finite());
+        self.draw_crosses(series, plot)
+    }
+
+    /// Crosses at the upper edge, each below those that other series have there.
+    fn draw_crosses(&self, series: &Series, plot: &mut Plot<'_, '_>) -> Drawn {
+        const APART: i32 = 12;
+        let of = |x: f64| column(self.panel.x.place(x), self.columns, self.across);
+        let has = |other: &&Series, x: f64| other.crosses.iter().any(|cross| of(*cross) == of(x));
+        let all = &self.panel.series;
+        let before = all.iter().take_while(|other| !std::ptr::eq(*other, series));
+        let mut crosses = series.crosses.clone();
+        crosses.retain(|x| self.panel.x.place(*x).is_finite());
         // Of those in one column of pixels one is enough.
-        crosses.dedup_by_key(|x| column(*x, self.columns, self.across));
-        let thick = ShapeStyle::from(&colour).stroke_width(2);
-        let crosses = crosses
-            .into_iter()
-            .map(|x| Cross::new((x, self.up.end), 5, thick));
+        crosses.dedup_by_key(|x| of(*x));
+        let thick = ShapeStyle::from(&series.colour.rgb()).stroke_width(2);
+        let crosses = crosses.into_iter().map(|x| {
+            let below = APART * before.clone().filter(|other| has(other, x)).count() as i32;
+            let place = (self.panel.x.place(x), self.up.end);
+            EmptyElement::at(place) + Cross::new((0, below), 5, thick)
+        });
         plot.draw_series(crosses).map_err(FigureError::of)?;
         Ok(())
     }

@@ -112,7 +112,7 @@ fn read(path: PathBuf) -> anyhow::Result<Read> {
     if let Some(missing) = without_header(&log.columns, "picture of its layers") {
         complain!("shears: warning: {}: {missing}", log.path().display());
     }
-    let outcome = Outcome::of(&log.columns);
+    let outcome = Outcome::of(&log.columns, &path);
     if outcome.loss.is_empty() {
         return Err(super::nothing_recorded(&run, "compare").into());
     }

@@ -275,7 +275,7 @@ fn conclude(grid: &Grid, out: &Path) -> anyhow::Result<ExitCode> {
             variant: cell.policy,
             rate: cell.rate,
             seed: cell.plan.seed,
-            outcome: Outcome::of(&log.columns),
+            outcome: Outcome::of(&log.columns, &cell.folder),
         });
     }
     let variants = grid.policies.iter().map(|name| {

@@ -27,6 +27,7 @@ th { text-align: right; font-weight: 600; color: var(--muted); }
 td { text-align: right; }
 th, td { padding: 0.4rem 0.6rem; white-space: nowrap; border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { text-align: left; font-family: ui-monospace, monospace; }
+th:last-child, td:last-child { text-align: left; }
 tr.best td { background: var(--best); }
 td.bad { color: var(--bad); }
 figure { margin: 1rem 0 0; overflow-x: auto; }
@@ -76,13 +77,16 @@ pub(super) fn html(about: &str, findings: &Findings, pictures: &[Picture]) -> St
 
 /// The same table for the terminal.
 pub(super) fn table(findings: &Findings) -> String {
-    let heading = HEADINGS.map(String::from).to_vec();
-    let groups = findings.groups.iter().map(|group| row(group).to_vec());
-    let rows: Vec<Vec<String>> = [heading].into_iter().chain(groups).collect();
-    table::table("<>>>>>>>>", &rows).join("\n") + "\n"
+    let heading = HEADINGS.map(String::from);
+    let all = [heading].into_iter().chain(findings.groups.iter().map(row));
+    let rows = all.map(|cells| ON_TERMINAL.map(|column| cells[column].clone()).into());
+    table::table("<>>>>><", &rows.collect::<Vec<_>>()).join("\n") + "\n"
 }
 
-const HEADINGS: [&str; 9] = [
+/// Of the columns those that the terminal has room for.
+const ON_TERMINAL: [usize; 7] = [0, 1, 2, 3, 4, 8, 9];
+
+const HEADINGS: [&str; 10] = [
     "policy",
     "lr",
     "val loss",
@@ -92,6 +96,7 @@ const HEADINGS: [&str; 9] = [
     "skipped",
     "loss jumps",
     "steps to target",
+    "verdict",
 ];
 
 fn row(group: &Group) -> [String; HEADINGS.len()] {
@@ -110,6 +115,7 @@ fn row(group: &Group) -> [String; HEADINGS.len()] {
         group
             .steps_to_target
             .map_or_else(none, |steps| format!("{steps:.0}")),
+        group.verdict.clone(),
     ]
 }
 
@@ -125,6 +131,6 @@ fn legend(findings: &Findings) -> String {
          confidence interval; “diverged” unless every seed ended with a loss below its first. \
          Clipped: share of steps. Cosine: between the gradient before and after, over clipped \
          steps; below 1, direction was lost. Loss jumps: how often the loss left its running \
-         band.{target}"
+         band. Verdict: what clipping was to the runs, in the words of `shears inspect`.{target}"
     )
 }

@@ -210,13 +210,23 @@ fn norms(shown: &[Shown<'_>]) -> anyhow::Result<Picture> {
     Ok(Picture {
         name: "norm".into(),
         title: "Gradient norm".into(),
-        reading:
+        reading: format!(
             "Filled: what clipping cut off. A cross at the upper edge: the step was left out, \
-                  because its gradient was not finite or an outlier; a triangle: the norm is above \
-                  the picture. One seed each, at the policy's best learning rate."
-                .into(),
+             because its gradient was not finite or an outlier; a triangle: the norm is above the \
+             picture. One seed each, at the policy's best learning rate. {}",
+            sentences(shown)
+        ),
         svg: stacked(panels.collect())?,
     })
+}
+
+/// The verdict of each run whose norms are shown.
+fn sentences(shown: &[Shown<'_>]) -> String {
+    let of = |Shown { name, runs, .. }: &Shown<'_>| {
+        let verdict = runs[0].outcome.verdict.as_ref()?;
+        Some(format!("{name}: {}.", verdict.sentence))
+    };
+    shown.iter().filter_map(of).collect::<Vec<_>>().join(" ")
 }
 
 /// The norms of a variant's first seed, over the steps of the longest of all that are shown.
@@ -261,8 +271,9 @@ fn norm_panel(shown: &[Shown<'_>], variant: &Shown<'_>) -> Panel {
     }
     Panel {
         title: format!(
-            "{}, seed {seed}: {:.1} % of the steps clipped, {} left out",
+            "Gradient norm, {}, seed {seed}: {}; {:.1} % of the steps clipped, {} left out",
             variant.name,
+            outcome.class().map_or("", |class| class.1),
             100.0 * outcome.clipped_share(),
             outcome.skips()
         ),

@@ -1,9 +1,11 @@
 //! What the runs of a comparison came to, from their event logs alone.
 
+use std::path::Path;
+
 use gradclip::ClipAction;
-use gradclip_judge::TimeFlow;
 use gradclip_judge::statistics::{mean, share};
-use shears_run::{Columns, EndReason};
+use gradclip_judge::{TimeFlow, Verdict};
+use shears_run::{Columns, EndReason, Subject};
 
 use super::smooth::smoothed;
 
@@ -32,10 +34,13 @@ pub(crate) struct Outcome {
     /// How gradients flowed back in time, from the first to the last time that it was measured.
     pub(super) time_flows: Vec<TimeFlow>,
     pub(crate) end: Option<EndReason>,
+    /// Of the whole run, by the one judge.
+    pub(super) verdict: Option<Verdict>,
 }
 
 impl Outcome {
-    pub(crate) fn of(columns: &Columns) -> Outcome {
+    /// What the log in the folder of a run says.
+    pub(crate) fn of(columns: &Columns, folder: &Path) -> Outcome {
         let is = |action| columns.action.iter().map(move |taken| *taken == action);
         let thresholds = columns.threshold.iter().copied();
         let evaluations = columns.evaluations.iter();
@@ -53,6 +58,7 @@ impl Outcome {
             evaluations: evaluations.map(|one| (one.step, one.val_loss)).collect(),
             time_flows: columns.time_flows.clone(),
             end: columns.end.as_ref().map(|end| end.how),
+            verdict: Some(columns.judge(&Subject::of(folder)).verdict),
         }
     }
 
@@ -98,6 +104,12 @@ impl Outcome {
 
     pub(super) fn clipped_share(&self) -> f64 {
         share(self.clipped.iter().copied())
+    }
+
+    /// The class of the verdict, as JSON has it and in words.
+    pub(super) fn class(&self) -> Option<(&'static str, &'static str)> {
+        let class = self.verdict.as_ref()?.class;
+        Some((class.name(), class.words()))
     }
 
     pub(super) fn skips(&self) -> usize {

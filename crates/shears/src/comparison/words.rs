@@ -27,6 +27,11 @@ pub(super) struct Group {
     /// Those seeds.
     #[serde(skip)]
     seeds: Vec<u64>,
+    /// The class of each run's verdict, in the order of seeds.
+    pub(super) verdicts: Vec<&'static str>,
+    /// Those classes in words, each once.
+    #[serde(skip)]
+    pub(super) verdict: String,
     pub(super) clipped_share: f64,
     /// Over the clipped steps.
     pub(super) cosine: Option<f64>,
@@ -115,11 +120,37 @@ fn group(name: &str, (variant, rate): (usize, usize), lr: f64, runs: &[&Run]) ->
         val_loss_interval: interval.and_then(|(_, half)| half),
         val_losses: losses,
         seeds,
+        verdicts: outcomes()
+            .filter_map(Outcome::class)
+            .map(|class| class.0)
+            .collect(),
+        verdict: classes(outcomes().filter_map(Outcome::class).map(|class| class.1)),
         clipped_share: share(clipped),
         cosine: mean(outcomes().filter_map(Outcome::cosine_when_clipped)),
         skipped: outcomes().map(|run| run.skips()).sum(),
         loss_jumps: outcomes().map(Outcome::loss_jumps).sum(),
         steps_to_target: None,
+    }
+}
+
+/// Each class once, the most frequent first; with how many runs each has, if they differ.
+fn classes<'a>(of_runs: impl Iterator<Item = &'a str>) -> String {
+    let mut counts: Vec<(&str, usize)> = Vec::new();
+    for class in of_runs {
+        match counts.iter_mut().find(|(other, _)| *other == class) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((class, 1)),
+        }
+    }
+    counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    match counts.as_slice() {
+        [(class, _)] => (*class).to_string(),
+        several => {
+            let each = several
+                .iter()
+                .map(|(class, count)| format!("{count} {class}"));
+            each.collect::<Vec<_>>().join(", ")
+        }
     }
 }
 
@@ -307,12 +338,21 @@ mod tests {
             val_loss_interval: None,
             val_losses: val_losses.to_vec(),
             seeds: (1..=val_losses.len() as u64).collect(),
+            verdicts: Vec::new(),
+            verdict: String::new(),
             clipped_share: 0.0,
             cosine: None,
             skipped: 0,
             loss_jumps: 0,
             steps_to_target: None,
         }
+    }
+
+    #[test]
+    fn classes_are_told_once() {
+        assert_eq!(classes(["idle", "idle"].into_iter()), "idle");
+        let mixed = classes(["idle", "exploded", "exploded"].into_iter());
+        assert_eq!(mixed, "2 exploded, 1 idle");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use ratatui::widgets::{Axis, Chart, Dataset, GraphType};
 
 use shears_figure::usual_range;
 
-use super::panel::{panel, short};
+use super::panel::{loss as words_of_loss, panel, short};
 use super::state::State;
 
 /// A threshold so many times above the largest norm is not in a linear chart of norms: they would
@@ -65,10 +65,10 @@ pub(super) fn draw_losses(frame: &mut Frame<'_>, area: Rect, state: &State, scal
     let (smoothed, newest) = state.smoothed_loss();
     let mut title = vec![Span::from(" loss ").bold()];
     if let Some(loss) = newest {
-        title.push(Span::from(format!("train {} ", short(loss))).cyan());
+        title.push(Span::from(format!("train {} ", words_of_loss(loss))).cyan());
     }
     if let Some(loss) = state.newest_validation {
-        title.push(Span::from(format!("validation {} ", short(loss))).yellow());
+        title.push(Span::from(format!("validation {} ", words_of_loss(loss))).yellow());
     }
     title.extend(logarithmic.then(|| Span::from("log ").dim()));
     let (losses, validation) = (state.loss.means(), state.validation.means());
@@ -141,7 +141,7 @@ impl Content {
         let [low, high] = with_room(place(self.range.0), place(self.range.1), self.logarithmic);
         let above = |point: &&(f64, f64)| place(point.1) > high;
         let marks: Vec<(f64, f64)> = self.maxima.iter().filter(above).copied().collect();
-        let words = words_of(&marks);
+        let words = words_of_marks(&marks);
         let marks: Vec<(f64, f64)> = marks.iter().map(|mark| (mark.0, high)).collect();
         for curve in &mut self.curves {
             for point in &mut curve.points {
@@ -190,7 +190,7 @@ impl Content {
 }
 
 /// What the marks at the upper edge stand for; nothing without any.
-fn words_of(marks: &[(f64, f64)]) -> String {
+fn words_of_marks(marks: &[(f64, f64)]) -> String {
     let finite = marks
         .iter()
         .map(|mark| mark.1)

@@ -1,5 +1,6 @@
 //! What every part of the screen looks like.
 
+use gradclip::significant;
 use ratatui::style::{Color, Style};
 use ratatui::text::Line;
 use ratatui::widgets::{Block, BorderType};
@@ -12,16 +13,18 @@ pub(super) fn panel<'a>(title: impl Into<Line<'a>>) -> Block<'a> {
         .title(title)
 }
 
-/// A number in a few digits.
+/// A loss or a norm in three digits.
 pub(super) fn short(number: f64) -> String {
-    let size = number.abs();
-    match size {
-        _ if !number.is_finite() => "not finite".to_string(),
-        0.0 => "0".to_string(),
-        _ if !(9.995e-4..9999.5).contains(&size) => format!("{number:.1e}"),
-        _ if size < 0.09995 => format!("{number:.4}"),
-        _ if size < 9.995 => format!("{number:.3}"),
-        _ if size < 99.95 => format!("{number:.2}"),
-        _ => format!("{number:.0}"),
+    match number.is_finite() {
+        true => significant(number),
+        false => "not finite".to_string(),
+    }
+}
+
+/// A loss, of which the third decimal still matters.
+pub(super) fn loss(number: f64) -> String {
+    match number.abs() < 100.0 {
+        true => format!("{number:.3}"),
+        false => short(number),
     }
 }

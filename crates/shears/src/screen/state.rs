@@ -60,7 +60,7 @@ pub(super) struct State {
     pub(super) newest_norm: Option<f64>,
     pub(super) newest_threshold: Option<f64>,
     pub(super) speed: Option<f64>,
-    /// The norm of each layer at the newest step.
+    /// The norm of each layer at the newest step; NaN where that was not finite.
     pub(super) layers: Vec<f64>,
     pub(super) sample: Option<(u64, String)>,
     pub(super) clipped: u64,
@@ -134,7 +134,10 @@ impl State {
         self.speed = Some(smooth(self.speed, event.tokens_per_second));
         for ((_, tensors), layer) in self.setup.layers.iter().zip(&mut self.layers) {
             let norms = tensors.iter().filter_map(|tensor| clip.tensors.get(tensor));
-            *layer = norms.map(|norm| norm * norm).sum::<f64>().sqrt();
+            let squares = norms
+                .map(|norm| norm * norm)
+                .reduce(|sum, square| sum + square);
+            *layer = squares.map_or(f64::NAN, f64::sqrt);
         }
         self.clipped += u64::from(clip.action == ClipAction::Clip);
         self.left_out += u64::from(clip.action == ClipAction::Skip);

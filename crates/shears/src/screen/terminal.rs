@@ -28,7 +28,12 @@ impl Drawing {
         enable_raw_mode()?;
         TAKEN.store(true, Ordering::SeqCst);
         let entered = execute!(io::stdout(), EnterAlternateScreen, Hide);
-        let terminal = entered.and_then(|()| Terminal::new(CrosstermBackend::new(io::stdout())));
+        let terminal = entered.and_then(|()| {
+            let mut terminal = Terminal::new(CrosstermBackend::new(io::stdout()))?;
+            // Not every terminal has another screen, or an empty one.
+            terminal.clear()?;
+            Ok(terminal)
+        });
         if terminal.is_err() {
             leave();
         }

@@ -13,7 +13,7 @@ use ratatui::text::{Line, Span, Text};
 use ratatui::widgets::{Paragraph, Wrap};
 
 use super::charts::{Scale, draw_losses, draw_norms};
-use super::panel::{panel, short};
+use super::panel::{loss, panel, short};
 use super::state::State;
 use crate::report::count;
 
@@ -188,14 +188,22 @@ fn draw_layers(frame: &mut Frame<'_>, area: Rect, state: &State) {
     let inner = block.inner(area);
     let names = state.setup.layers.iter().map(|(name, _)| name.as_str());
     let name_width = names.clone().map(str::len).max().unwrap_or(0).min(14);
-    let largest = state.layers.iter().copied().fold(0.0, f64::max);
+    let finite = state.layers.iter().filter(|norm| norm.is_finite());
+    let largest = finite.copied().fold(0.0, f64::max);
     let bar_width = usize::from(inner.width).saturating_sub(name_width + 10);
     let row = |(name, norm): (&str, &f64)| {
         let share = if largest > 0.0 { norm / largest } else { 0.0 };
         Line::from(vec![
             Span::from(format!(" {name:<name_width$.name_width$} ")).dark_gray(),
             Span::from(format!("{:<bar_width$}", bar(share, bar_width))).green(),
-            Span::from(format!(" {}", short(*norm))),
+            Span::from(format!(
+                " {}",
+                if norm.is_finite() {
+                    short(*norm)
+                } else {
+                    "-".into()
+                }
+            )),
         ])
     };
     let mut lines: Vec<Line<'_>> = names.zip(&state.layers).map(row).collect();
@@ -224,13 +232,13 @@ fn draw_sample(frame: &mut Frame<'_>, area: Rect, state: &State) {
 
 /// The most important first: as many lines as there are.
 fn draw_words(frame: &mut Frame<'_>, area: Rect, state: &State, left: Option<Duration>) {
-    let or_dash = |number: Option<f64>| number.map_or("-".into(), short);
+    let or_dash = |number: Option<f64>, words: fn(f64) -> String| number.map_or("-".into(), words);
     let (all, _) = state.shares_clipped();
     let steps = state.setup.steps;
     let mut lines = vec![
         Line::from(format!("step {} of {}", count(state.step), count(steps)).bold()),
-        Line::from(format!("loss {}", or_dash(state.smoothed_loss().1)).cyan()),
-        Line::from(format!("norm {}", or_dash(state.newest_norm)).green()),
+        Line::from(format!("loss {}", or_dash(state.smoothed_loss().1, loss)).cyan()),
+        Line::from(format!("norm {}", or_dash(state.newest_norm, short)).green()),
         Line::from(format!("clipped {}", percent(all))),
     ];
     lines.extend(left.map(|left| Line::from(format!("{} left", clock(left)))));

@@ -12,6 +12,7 @@ use shears_run::action_name;
 use super::ClipArguments;
 use crate::output::{one_line, print_result, say};
 use crate::report::{count, counted};
+use crate::table::table;
 
 /// Tensors that are listed under a step.
 const ROWS: usize = 8;
@@ -78,7 +79,7 @@ impl Reporter {
             action_name(report.action),
             what_was_done(report)
         );
-        for line in table(report) {
+        for line in tensors(report) {
             say!("  {line}");
         }
         Ok(())
@@ -199,7 +200,7 @@ fn what_was_done(report: &ClipReport) -> String {
 }
 
 /// The tensors that something was done to or is wrong with, those that weigh most first.
-fn table(report: &ClipReport) -> Vec<String> {
+fn tensors(report: &ClipReport) -> Vec<String> {
     let only_non_finite = report.skip_reason == Some(SkipReason::NonFinite);
     let changed = |tensor: &&TensorReport| {
         tensor.non_finite > 0 || (tensor.coefficient != 1.0 && !only_non_finite)
@@ -212,27 +213,18 @@ fn table(report: &ClipReport) -> Vec<String> {
     tensors.sort_by(|left, right| weight(right).total_cmp(&weight(left)));
     let more = tensors.len().saturating_sub(ROWS);
     tensors.truncate(ROWS);
-    let names: Vec<String> = tensors
-        .iter()
-        .map(|tensor| shortened(&tensor.name))
-        .collect();
-    let width = names
-        .iter()
-        .map(|name| name.chars().count())
-        .max()
-        .unwrap_or(0);
-    let mut lines = Vec::new();
-    for (name, tensor) in names.iter().zip(tensors) {
-        let row = row(report, tensor);
-        lines.push(format!("{name:<width$}  {row}"));
-    }
+    let rows: Vec<Vec<String>> = tensors.iter().map(|tensor| row(report, tensor)).collect();
+    let mut lines = table("<>><<<", &rows);
     if more > 0 {
         lines.push(format!("... and {more} more"));
     }
     lines
 }
 
-fn row(report: &ClipReport, tensor: &TensorReport) -> String {
+/// Name, share of the squared norm, norm before and after, coefficient, and what is not finite; of
+/// a step that was left out, what led to that.
+fn row(report: &ClipReport, tensor: &TensorReport) -> Vec<String> {
+    let mut cells = vec![shortened(&tensor.name)];
     let non_finite = match tensor.non_finite {
         0 => String::new(),
         some => {
@@ -241,17 +233,17 @@ fn row(report: &ClipReport, tensor: &TensorReport) -> String {
         }
     };
     if report.skip_reason == Some(SkipReason::NonFinite) {
-        return non_finite;
+        cells.push(non_finite);
+        return cells;
     }
-    let share = 100.0 * tensor.square_share;
-    let norm = significant(tensor.norm_before);
-    if report.action == ClipAction::Skip {
-        return format!("{share:>5.1} %  norm {norm:>10}");
+    cells.push(format!("{:.1} %", 100.0 * tensor.square_share));
+    cells.push(format!("norm {}", significant(tensor.norm_before)));
+    if report.action != ClipAction::Skip {
+        cells.push(format!("-> {}", significant(tensor.norm_after)));
+        cells.push(format!("x {}", significant(tensor.coefficient)));
+        cells.push(non_finite);
     }
-    let after = significant(tensor.norm_after);
-    let coefficient = significant(tensor.coefficient);
-    let row = format!("{share:>5.1} %  norm {norm:>10} -> {after:<10}  x {coefficient:<10}");
-    format!("{row}  {non_finite}").trim_end().to_string()
+    cells
 }
 
 /// The end of a name tells more than its start.
