@@ -464,9 +464,10 @@ mod tests {
     #[test]
     fn the_memory_has_an_end_with_finished_runs_too() {
         let (_folder, mut runs) = with_runs(&["a", "b", "c"]);
-        let line = "{\"event\":\"sample\",\"step\":1,\"text\":\"x\"}\n";
+        let line = |step| format!("{{\"event\":\"sample\",\"step\":{step},\"text\":\"x\"}}\n");
+        let log: String = (1..=100).map(line).collect();
         for run in runs.all() {
-            fs::write(run.path.join(LOG), line.repeat(100)).unwrap();
+            fs::write(run.path.join(LOG), &log).unwrap();
             assert!(run.read(Duration::from_secs(9)).unwrap().complete);
         }
         let held = |runs: &Runs| -> Vec<usize> {
