@@ -184,7 +184,7 @@ export function showCompare(page, names) {
 
   function showDifferences() {
     const { tables, keys, differing } = compared();
-    fill(summary, element("p", { class: "lead" }, names.length === 1 ? "Choose another run to lay over this one." : inASentence({ tables, differing })));
+    fill(summary, element("p", { class: "lead plain" }, names.length === 1 ? "Choose another run to lay over this one." : inASentence({ tables, differing })));
     const results = [
       ["best validation loss", (about) => significant(about.best?.val_loss)],
       ["steps clipped", (about) => (about.class === "off" ? "–" : percent(about.clipped_share))],

@@ -173,10 +173,10 @@ export function showList(page) {
   }
 
   function showEmpty(folder) {
-    summary.textContent = "";
     const none = rows.size === 0;
     empty.hidden = !none;
     if (!none) return;
+    summary.textContent = "";
     fill(empty,
       element("h2", {}, "No run yet"),
       element("p", {}, "Nothing in ", element("code", {}, folder), " has a plan. Start a run, and it appears here while it trains:"),
