@@ -149,7 +149,7 @@ fn classes<'a>(of_runs: impl Iterator<Item = &'a str>) -> String {
             let each = several
                 .iter()
                 .map(|(class, count)| format!("{count} {class}"));
-            each.collect::<Vec<_>>().join(", ")
+            each.collect::<Vec<_>>().join("; ")
         }
     }
 }
@@ -352,7 +352,7 @@ mod tests {
     fn classes_are_told_once() {
         assert_eq!(classes(["idle", "idle"].into_iter()), "idle");
         let mixed = classes(["idle", "exploded", "exploded"].into_iter());
-        assert_eq!(mixed, "2 exploded, 1 idle");
+        assert_eq!(mixed, "2 exploded; 1 idle");
     }
 
     #[test]
