@@ -222,7 +222,7 @@ pub(crate) fn unreadable(path: &Path, source: io::Error) -> DataError {
     }
 }
 
-fn sha256_hex(text: &str) -> String {
+pub(crate) fn sha256_hex(text: &str) -> String {
     Sha256::digest(text.as_bytes())
         .iter()
         .map(|byte| format!("{byte:02x}"))

@@ -149,6 +149,13 @@ impl Tokenizer {
         })
     }
 
+    /// SHA-256 of what [`Tokenizer::save`] writes, in hexadecimal: a run goes on with the tokenizer
+    /// that it was started with, or not at all.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        crate::corpus::sha256_hex(&self.json)
+    }
+
     /// The ids of a text, without any special token around them.
     ///
     /// # Errors

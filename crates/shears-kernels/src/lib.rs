@@ -9,6 +9,7 @@
 //! processor has. Results depend on that choice in their last bits, and never on the number of
 //! threads.
 
+mod allocator;
 mod attention;
 mod buffer;
 mod cpu;
@@ -30,6 +31,7 @@ mod transformer;
 mod update;
 mod vector;
 
+pub use allocator::Allocator;
 pub use buffer::filled;
 pub use cpu::{Bf16Unit, Precision};
 pub use dropout::{Dropout, DropoutKey, dropout, dropout_plain};

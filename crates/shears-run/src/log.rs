@@ -471,6 +471,23 @@ mod tests {
         assert!(damage.starts_with("line 2 is not an event"), "{damage}");
     }
 
+    /// Every line makes columns that are as long as the log.
+    #[test]
+    fn names_without_end_take_no_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("events.jsonl");
+        let lines = (1..=3000).map(|step| {
+            let names = (0..20).map(|name| format!("\"n{step}-{name}\":1.0"));
+            let names = names.collect::<Vec<_>>().join(",");
+            let tensors = format!("\"tensors\":{{{names}}}");
+            step_line(step, 1.0).replace("\"tensors\":{}", &tensors)
+        });
+        fs::write(&path, lines.collect::<String>()).unwrap();
+        let columns = Log::read(path).unwrap().columns;
+        assert_eq!(columns.rows(), 3000);
+        assert!(columns.bytes() < 200 << 20, "{} bytes", columns.bytes());
+    }
+
     #[test]
     fn a_run_without_a_log_has_an_empty_one() {
         let folder = tempfile::tempdir().unwrap();

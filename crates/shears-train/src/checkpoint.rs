@@ -109,7 +109,8 @@ impl CheckpointStore {
     /// If it cannot be written, or a later version of this program has written that step.
     pub fn save(&self, checkpoint: &Checkpoint) -> Result<PathBuf, TrainError> {
         if !self.folder.exists() {
-            fs::create_dir_all(&self.folder).map_err(TrainError::io("create", &self.folder))?;
+            // Not what is above it: a run whose folder has vanished is not begun again by halves.
+            fs::create_dir(&self.folder).map_err(TrainError::io("create", &self.folder))?;
             sync_folder(self.folder.parent().unwrap_or(&self.folder))?;
         }
         self.sweep();

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use shears_data::{Corpus, Source, Tokenizer, TokenizerKind, Tokens};
 use shears_model::ParameterInfo;
-use shears_run::{FORMAT, Header, INPUT, LOG, Log, PLAN, Parameter, lock_folder};
+use shears_run::{
+    FORMAT, Header, INPUT, LOG, Log, PLAN, Parameter, check_regular, lock_folder, read_regular_text,
+};
 
 use crate::TrainError;
 use crate::checkpoint::{CheckpointStore, sync_folder, write_synced};
@@ -14,6 +16,10 @@ use crate::plan::Plan;
 
 const TOKENIZER: &str = "tokenizer.json";
 const CHECKPOINTS: &str = "checkpoints";
+/// The plan of a run that is being made.
+const UNFINISHED: &str = "plan.toml.tmp";
+/// The most bytes of a plan.
+const PLAN_MAX: u64 = 1 << 20;
 
 /// `runs/NAME`: plan, events, tokenizer, checkpoints. One program at a time writes to it.
 #[derive(Debug)]
@@ -46,29 +52,42 @@ impl RunFolder {
         };
         // Another program may have made a run until it released the lock.
         Self::check_free(path)?;
+        let text = toml::to_string(plan).map_err(|error| TrainError::Folder {
+            path: run.plan_path(),
+            problem: error.to_string(),
+        })?;
+        // Under another name the plan says that the other files are of a run that is being made, and
+        // it gets its name last: a folder without a plan is not a run.
+        let unfinished = path.join(UNFINISHED);
+        write_synced(&unfinished, text.as_bytes()).map_err(TrainError::io("write", &unfinished))?;
+        sync_folder(path)?;
         tokenizer.save(run.tokenizer_path())?;
         if let Some(text) = standard_input {
             let path = run.input_path();
             write_synced(&path, text.as_bytes()).map_err(TrainError::io("write", &path))?;
         }
-        // The plan comes last: a folder without one is not a run.
-        let text = toml::to_string(plan).map_err(|error| TrainError::Folder {
-            path: run.plan_path(),
-            problem: error.to_string(),
-        })?;
-        let temporary = path.join("plan.toml.tmp");
-        let written = write_synced(&temporary, text.as_bytes())
-            .and_then(|()| fs::rename(&temporary, run.plan_path()));
-        written.map_err(TrainError::io("write", run.plan_path()))?;
         sync_folder(path)?;
+        fs::rename(&unfinished, run.plan_path())
+            .map_err(TrainError::io("write", run.plan_path()))?;
+        sync_folder(path)?;
+        if let Some(parent) = path.parent() {
+            // The folder's own name, too, must survive a loss of power.
+            let here = parent == Path::new("");
+            sync_folder(if here { Path::new(".") } else { parent })?;
+        }
         Ok(run)
     }
 
     /// Refuses a folder that has a run, or a file that a new run would overwrite or take for its
-    /// own: nothing that was written is ever overwritten.
+    /// own: nothing that was written is ever overwritten. What a run has left that was killed while
+    /// it was made is none of that.
     pub fn check_free(path: &Path) -> Result<(), TrainError> {
-        let names = [PLAN, LOG, INPUT, TOKENIZER, CHECKPOINTS];
-        let problem = match names.into_iter().find(|name| path.join(name).exists()) {
+        let there = |name: &&str| path.join(name).symlink_metadata().is_ok();
+        let names: &[&str] = match there(&UNFINISHED) {
+            true => &[PLAN, LOG, CHECKPOINTS],
+            false => &[PLAN, LOG, INPUT, TOKENIZER, CHECKPOINTS],
+        };
+        let problem = match names.iter().copied().find(there) {
             None => return Ok(()),
             Some(PLAN) => {
                 "holds a run already; resume it with --resume, or choose another --out".into()
@@ -119,7 +138,7 @@ impl RunFolder {
     /// The plan, as the run was started with.
     pub fn plan(&self) -> Result<Plan, TrainError> {
         let path = self.plan_path();
-        let text = fs::read_to_string(&path).map_err(TrainError::io("read", &path))?;
+        let text = read_regular_text(&path, PLAN_MAX).map_err(TrainError::io("read", &path))?;
         let plan = toml::from_str::<Plan>(&text).map_err(|error| error.message().to_string());
         let checked = plan.and_then(|plan| match plan.validate() {
             Ok(()) => Ok(plan),
@@ -129,8 +148,21 @@ impl RunFolder {
     }
 
     /// The tokenizer of the run.
+    ///
+    /// # Errors
+    ///
+    /// Also if it is not the one that the run was started with: other ids are other words.
     pub fn tokenizer(&self) -> Result<Tokenizer, TrainError> {
-        Ok(Tokenizer::load(self.tokenizer_path())?)
+        let path = self.tokenizer_path();
+        check_regular(&path).map_err(TrainError::io("read", &path))?;
+        let tokenizer = Tokenizer::load(&path)?;
+        let expected = self.plan()?.tokenizer_sha256;
+        if !expected.is_empty() && tokenizer.fingerprint() != expected {
+            let problem = "is not the tokenizer that the run was started with; put it back";
+            let problem = problem.to_string();
+            return Err(TrainError::Folder { path, problem });
+        }
+        Ok(tokenizer)
     }
 
     /// The run's checkpoints.
@@ -200,6 +232,14 @@ pub struct Corpora {
     pub standard_input: Option<String>,
     /// SHA-256 of the text and of the validation file, as the plan keeps them.
     pub sha256: (String, String),
+}
+
+impl Corpora {
+    /// Notes in a plan which text and which tokenizer it is for.
+    pub fn identify(&self, plan: &mut Plan) {
+        (plan.text_sha256, plan.val_sha256) = self.sha256.clone();
+        plan.tokenizer_sha256 = self.tokenizer.fingerprint();
+    }
 }
 
 /// Reads and tokenizes the text that a plan names.

@@ -1,10 +1,10 @@
 //! Named tensors in and out of modules and of safetensors files.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io::{self, Write};
 
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Tensor, TensorData, Transaction};
-use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use shears_model::{ParameterMapper, ParameterVisitor, map_parameters, visit_parameters};
 
@@ -142,20 +142,32 @@ pub(crate) fn brief(name: &str) -> String {
     }
 }
 
-/// The bytes of a safetensors file with these tensors.
-pub(crate) fn to_safetensors(tensors: &[NamedTensor]) -> Result<Vec<u8>, String> {
-    let views: Result<Vec<_>, String> = tensors
-        .iter()
-        .map(|tensor| {
-            let shape = tensor.data.shape().to_vec();
-            let view = TensorView::new(Dtype::F32, shape, tensor.data.as_bytes());
-            Ok((
-                tensor.name.as_str(),
-                view.map_err(|error| error.to_string())?,
-            ))
-        })
-        .collect();
-    safetensors::serialize(views?, None).map_err(|error| error.to_string())
+/// Writes a safetensors file of these tensors, one after the other in the order of their names,
+/// without a copy of them.
+pub(crate) fn write_safetensors(tensors: &[NamedTensor], out: &mut impl Write) -> io::Result<()> {
+    let mut sorted: Vec<&NamedTensor> = tensors.iter().collect();
+    sorted.sort_by(|left, right| left.name.cmp(&right.name));
+    let mut header = serde_json::Map::new();
+    let mut end = 0;
+    for NamedTensor { name, data } in &sorted {
+        let start = end;
+        end += data.as_bytes().len();
+        let entry = serde_json::json!({
+            "dtype": "F32",
+            "shape": data.shape().to_vec(),
+            "data_offsets": [start, end],
+        });
+        header.insert(name.clone(), entry);
+    }
+    let mut header = serde_json::to_vec(&header)?;
+    // Elements begin at a multiple of eight bytes.
+    header.resize(header.len().next_multiple_of(8), b' ');
+    out.write_all(&(header.len() as u64).to_le_bytes())?;
+    out.write_all(&header)?;
+    for tensor in sorted {
+        out.write_all(tensor.data.as_bytes())?;
+    }
+    Ok(())
 }
 
 /// The tensors of a safetensors file.

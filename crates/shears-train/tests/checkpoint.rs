@@ -605,6 +605,19 @@ fn a_place_that_cannot_be_written_is_named() {
     assert!(error.contains(&below.display().to_string()), "{error}");
 }
 
+#[test]
+fn a_run_whose_folder_has_vanished_is_not_begun_again_by_halves() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let error = CheckpointStore::new(run.join("checkpoints")).save(&checkpoint(1));
+    let error = error.unwrap_err().to_string();
+    assert!(
+        error.contains("cannot create") && error.contains("checkpoints"),
+        "{error}"
+    );
+    assert!(!run.exists());
+}
+
 #[cfg(unix)]
 #[test]
 fn a_folder_that_is_read_only_is_named() {
@@ -648,7 +661,7 @@ fn all_tensors_that_do_not_fit_are_listed() {
     assert_eq!(error, expected);
 }
 
-fn step_event(step: u64) -> Event {
+pub(crate) fn step_event(step: u64) -> Event {
     Event::Step(StepEvent {
         step,
         loss: Some(1.0 / step as f64),

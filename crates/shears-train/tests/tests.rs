@@ -5,6 +5,7 @@
 mod checkpoint;
 mod clipping;
 mod finite_difference;
+mod fuzz;
 mod golden;
 mod golden_file;
 mod tiny;

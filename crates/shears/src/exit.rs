@@ -1,7 +1,10 @@
 //! Exit codes: 0 done, 1 failed, 2 misuse, 3 too many non-finite steps, 130 interrupted.
 
+use std::cell::Cell;
 use std::fmt;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use shears_generate::GenerateError;
 use shears_train::TrainError;
@@ -36,6 +39,32 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     let message = one_line(&format!("{error:#}"));
     complain!("shears: {message}");
     ExitCode::from(code(error))
+}
+
+/// Ends the program because there is no memory: the same line and exit code as of any failure. What a
+/// run has saved is whole.
+pub(crate) fn out_of_memory(bytes: usize) {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    thread_local! {
+        static SAYING: Cell<bool> = const { Cell::new(false) };
+    }
+    if SAYING.get() {
+        // Not even a line can be written.
+        return;
+    }
+    if SAID.swap(true, Ordering::SeqCst) {
+        // Another thread is about to end the program.
+        loop {
+            std::thread::sleep(Duration::from_secs(1));
+        }
+    }
+    SAYING.set(true);
+    crate::screen::leave();
+    let megabytes = bytes.div_ceil(1 << 20);
+    complain!(
+        "shears: out of memory: {megabytes} MB more cannot be had; a smaller --batch, --window or          --hidden takes less, and a run that was saved goes on by --resume"
+    );
+    std::process::exit(1);
 }
 
 fn code(error: &anyhow::Error) -> u8 {

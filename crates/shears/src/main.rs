@@ -40,6 +40,9 @@ use commands::replay::ReplayArguments;
 use commands::sweep::SweepArguments;
 use commands::train::TrainArguments;
 
+#[global_allocator]
+static ALLOCATOR: shears_kernels::Allocator = shears_kernels::Allocator::new(exit::out_of_memory);
+
 /// Train text generators, and see what gradient clipping does to them.
 ///
 /// Shears trains four kinds of model on your own text (vanilla RNN, LSTM, GRU, Transformer), clips

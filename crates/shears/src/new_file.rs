@@ -5,18 +5,41 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::Context;
+use shears_run::{DAMAGED, INPUT, LOG, PLAN};
 use tempfile::NamedTempFile;
 
 use crate::exit::Misuse;
 
-/// Refuses a name that is taken.
+/// Refuses a name that is taken, and one that `force` may not replace.
 pub(crate) fn check(out: &Path, force: bool) -> Result<(), Misuse> {
     let refuse = |problem: &str| Err(Misuse(format!("--out {}: {problem}", out.display())));
+    if is_of_a_run(out) {
+        return refuse("is a file of a run; choose another name");
+    }
     match out.symlink_metadata() {
         Ok(found) if found.is_dir() => refuse("is a folder; give the name of a file"),
+        Ok(found) if !found.is_file() && !found.is_symlink() => {
+            refuse("is not a regular file; choose another name")
+        }
         Ok(_) if !force => refuse("is there already; choose another name, or give --force"),
         _ => Ok(()),
     }
+}
+
+/// Whether a file is one that a run needs: the names are those in a folder with a plan, and all in a
+/// folder with a manifest.
+fn is_of_a_run(out: &Path) -> bool {
+    let out = match (out.canonicalize(), folder_of(out).canonicalize()) {
+        (Ok(there), _) => there,
+        // What is not there yet may stand beside a plan under a name that the run will take.
+        (Err(_), Ok(folder)) => folder.join(out.file_name().unwrap_or_default()),
+        (Err(_), Err(_)) => return false,
+    };
+    let folder = folder_of(&out);
+    let name = out.file_name().unwrap_or_default();
+    let own = [PLAN, LOG, DAMAGED, "tokenizer.json", INPUT, ".lock"];
+    folder.join("manifest.json").is_file()
+        || folder.join(PLAN).is_file() && own.iter().any(|own| name == *own)
 }
 
 /// Writes a file whole or not at all; one that is there gives way if `force` says so.
@@ -110,6 +133,38 @@ mod tests {
         write(&out, "second", true).unwrap();
         assert_eq!(fs::read_to_string(&out).unwrap(), "second");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn no_file_of_a_run_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let checkpoint = path("checkpoints/step-00000001");
+        fs::create_dir_all(&checkpoint).unwrap();
+        for name in [
+            "plan.toml",
+            "events.jsonl",
+            "checkpoints/step-00000001/manifest.json",
+        ] {
+            fs::write(path(name), "").unwrap();
+        }
+        for own in [
+            path("plan.toml"),
+            path("events.jsonl"),
+            path("checkpoints/../tokenizer.json"),
+            checkpoint.join("model.safetensors"),
+        ] {
+            let error = check(&own, true).unwrap_err().to_string();
+            assert!(error.contains("is a file of a run"), "{error}");
+        }
+        check(&path("table.csv"), true).unwrap();
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn force_replaces_regular_files_only() {
+        let error = check(Path::new("/dev/null"), true).unwrap_err().to_string();
+        assert!(error.contains("is not a regular file"), "{error}");
     }
 
     #[cfg(unix)]

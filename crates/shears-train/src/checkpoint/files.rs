@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -15,7 +15,7 @@ use super::{Checkpoint, Progress};
 use crate::TrainError;
 use crate::error::RestoreError;
 use crate::plan::Plan;
-use crate::tensors::{NamedTensor, from_safetensors, to_safetensors};
+use crate::tensors::{NamedTensor, from_safetensors, write_safetensors};
 
 /// The version of the format that this program writes. Format 2 had no pending evaluations.
 const FORMAT: u32 = 3;
@@ -190,31 +190,62 @@ impl Stamps {
 
 pub(super) fn write_folder(folder: &Path, checkpoint: &Checkpoint) -> Result<(), TrainError> {
     fs::create_dir_all(folder).map_err(TrainError::io("create", folder))?;
-    let invalid = |problem: String| std::io::Error::new(std::io::ErrorKind::InvalidData, problem);
     let mut sha256 = BTreeMap::new();
-    let mut write = |file: &str, bytes: std::io::Result<Vec<u8>>| -> Result<(), TrainError> {
+    let mut write = |file: &str, write: &dyn Fn(&mut Hashed) -> io::Result<()>| {
         let path = folder.join(file);
-        let written = bytes.and_then(|bytes| {
-            sha256.insert(file.to_string(), sha256_hex(&bytes));
-            write_synced(&path, &bytes)
+        let written = Hashed::create(&path).and_then(|mut hashed| {
+            write(&mut hashed)?;
+            sha256.insert(file.to_string(), hashed.finish()?);
+            Ok(())
         });
         written.map_err(TrainError::io("write", &path))
     };
-    write(MODEL, to_safetensors(&checkpoint.model).map_err(invalid))?;
-    write(
-        OPTIMIZER,
-        to_safetensors(&checkpoint.optimizer).map_err(invalid),
-    )?;
-    write(
-        CARRIED,
-        to_safetensors(&checkpoint.carried).map_err(invalid),
-    )?;
-    write(STATE, state_of(checkpoint))?;
+    write(MODEL, &|file| write_safetensors(&checkpoint.model, file))?;
+    write(OPTIMIZER, &|file| {
+        write_safetensors(&checkpoint.optimizer, file)
+    })?;
+    write(CARRIED, &|file| {
+        write_safetensors(&checkpoint.carried, file)
+    })?;
+    write(STATE, &|file| file.write_all(&state_of(checkpoint)?))?;
     write_manifest(folder, sha256)?;
     sync_folder(folder)
 }
 
-fn state_of(checkpoint: &Checkpoint) -> std::io::Result<Vec<u8>> {
+/// A new file whose hash is that of what was written to it, not of what the disk has made of it.
+struct Hashed {
+    file: File,
+    hasher: Sha256,
+}
+
+impl Hashed {
+    fn create(path: &Path) -> io::Result<Self> {
+        Ok(Hashed {
+            file: File::create(path)?,
+            hasher: Sha256::new(),
+        })
+    }
+
+    /// Waits until the disk has it, and gives its hash.
+    fn finish(self) -> io::Result<String> {
+        self.file.sync_all()?;
+        Ok(hex(&self.hasher.finalize()))
+    }
+}
+
+impl Write for Hashed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.hasher.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+fn state_of(checkpoint: &Checkpoint) -> io::Result<Vec<u8>> {
     let state = StateFile {
         format: FORMAT,
         progress: checkpoint.progress.clone(),
@@ -250,13 +281,13 @@ pub(super) fn write_state(folder: &Path, checkpoint: &Checkpoint) -> Result<(), 
 }
 
 /// Writes a file beside its place, and renames it.
-fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = path.with_extension("json.tmp");
     write_synced(&temporary, bytes)?;
     fs::rename(temporary, path)
 }
 
-pub(crate) fn write_synced(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+pub(crate) fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = File::create(path)?;
     file.write_all(bytes)?;
     file.sync_all()
@@ -293,7 +324,7 @@ fn sha256_hex(bytes: &[u8]) -> String {
 }
 
 /// The same of a file that may be larger than the memory.
-fn sha256_of_file(mut file: File) -> std::io::Result<String> {
+fn sha256_of_file(mut file: File) -> io::Result<String> {
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     loop {

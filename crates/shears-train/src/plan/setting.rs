@@ -218,6 +218,8 @@ macro_rules! settings {
             pub text_sha256: String,
             /// SHA-256 of the file given by `val`.
             pub val_sha256: String,
+            /// SHA-256 of the run's tokenizer; none in a plan of an earlier version.
+            pub tokenizer_sha256: String,
         }
 
         impl Plan {
@@ -233,6 +235,7 @@ macro_rules! settings {
                     format: Plan::FORMAT,
                     text_sha256: String::new(),
                     val_sha256: String::new(),
+                    tokenizer_sha256: String::new(),
                 }
             }
         }

@@ -10,7 +10,7 @@ use crate::plan::Preset;
 
 /// What is in the file beside the settings.
 const FORMAT: &str = "plan-format";
-const HASHES: [&str; 2] = ["text-sha256", "val-sha256"];
+const HASHES: [&str; 3] = ["text-sha256", "val-sha256", "tokenizer-sha256"];
 
 impl Plan {
     /// Whether a table is what a run has written, and not a config of somebody's.
@@ -37,7 +37,7 @@ impl Plan {
             Some(Value::String(hash)) => hash,
             _ => String::new(),
         };
-        let (text_sha256, val_sha256) = (hash(HASHES[0]), hash(HASHES[1]));
+        let [text_sha256, val_sha256, tokenizer_sha256] = HASHES.map(&mut hash);
         let format = read_format(table.remove(FORMAT))?;
         let mut plan = Preset::Lstm128.plan();
         for (name, value) in &table {
@@ -65,6 +65,7 @@ impl Plan {
             format,
             text_sha256,
             val_sha256,
+            tokenizer_sha256,
             ..plan
         })
     }
@@ -106,6 +107,9 @@ impl Serialize for Plan {
         }
         map.serialize_entry(HASHES[0], &self.text_sha256)?;
         map.serialize_entry(HASHES[1], &self.val_sha256)?;
+        if !self.tokenizer_sha256.is_empty() {
+            map.serialize_entry(HASHES[2], &self.tokenizer_sha256)?;
+        }
         map.end()
     }
 }

@@ -148,17 +148,12 @@ impl Demo {
     /// A new run, to its end; none if somebody has stopped it.
     fn train(
         &self,
-        plan: Plan,
+        mut plan: Plan,
         name: &str,
         tell: &mut dyn FnMut(&StepEvent),
     ) -> anyhow::Result<Option<Ended>> {
         let corpora = load_corpora(&plan, None, None)?;
-        let (text_sha256, val_sha256) = corpora.sha256.clone();
-        let plan = Plan {
-            text_sha256,
-            val_sha256,
-            ..plan
-        };
+        corpora.identify(&mut plan);
         let vocabulary = corpora.tokenizer.vocab_size();
         let work = Lesson {
             demo: self,

@@ -11,7 +11,7 @@ use shears_run::{Columns, EndReason, Event, Judgement, LockWatch, Parameter, Sub
 use shears_train::{Plan, RunFolder};
 
 use super::RunArgument;
-use crate::output::{complain, say};
+use crate::output::{complain, one_line, say};
 use crate::report;
 use crate::run_log::{self, without_header};
 
@@ -81,6 +81,9 @@ impl Inspected {
         object["parameters"] = elements.into();
         object["history"] = serde_json::to_value(history(&self.columns))?;
         object["checkpoints"] = self.checkpoints.iter().map(show).collect();
+        let store = self.run.checkpoints();
+        let damaged = |path: &&PathBuf| store.damage(path).is_some();
+        object["damaged_checkpoints"] = self.checkpoints.iter().filter(damaged).map(show).collect();
         object["best_checkpoint"] = self.best.as_ref().map(show).into();
         Ok(object)
     }
@@ -135,10 +138,10 @@ impl Inspected {
         }
         say!("\ncheckpoints");
         for path in &self.checkpoints {
-            let mark = if Some(path) == self.best.as_ref() {
-                "  (best)"
-            } else {
-                ""
+            let mark = match self.run.checkpoints().damage(path) {
+                Some(error) => format!("  ({})", one_line(&error.to_string())),
+                None if Some(path) == self.best.as_ref() => "  (best)".to_string(),
+                None => String::new(),
             };
             say!("  {}{mark}", path.display());
         }

@@ -102,19 +102,14 @@ struct Job {
 }
 
 fn start(given: &Given, out: Option<PathBuf>) -> anyhow::Result<Job> {
-    let plan = given.plan()?;
+    let mut plan = given.plan()?;
     let remarks = remarks::of_plan(given, &plan);
     if let Some(path) = &out {
         // Before the text is read, which may take long.
         RunFolder::check_free(path)?;
     }
     let corpora = load_corpora(&plan, None, None)?;
-    let (text_sha256, val_sha256) = corpora.sha256.clone();
-    let plan = Plan {
-        text_sha256,
-        val_sha256,
-        ..plan
-    };
+    corpora.identify(&mut plan);
     Ok(Job {
         plan,
         corpora,

@@ -14,6 +14,7 @@ mod config;
 mod dash;
 mod demo;
 mod export;
+mod hostile;
 mod logs;
 mod newest;
 mod program;

@@ -119,9 +119,7 @@ impl Grid {
     /// Notes in every plan which text it is for.
     pub(super) fn identify(&mut self, corpora: &Corpora) {
         for cell in &mut self.cells {
-            let (text, validation) = corpora.sha256.clone();
-            cell.plan.text_sha256 = text;
-            cell.plan.val_sha256 = validation;
+            corpora.identify(&mut cell.plan);
         }
     }
 }

@@ -1,0 +1,223 @@
+//! Whatever is read from a folder, nothing panics, and no memory is taken that is not there.
+//!
+//! Each target runs over its seeds, over each of them cut at every length, as a program that was
+//! killed leaves it, and for `SHEARS_FUZZ_SECONDS` (3) over changes that follow from a fixed seed.
+
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
+use shears_model::{Architecture, RecurrentModel, gru};
+use shears_run::{Event, EventLog, Glance, Log};
+use shears_train::{CheckpointStore, Plan};
+
+use crate::tiny;
+
+/// SplitMix64.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((mixed ^ (mixed >> 31)) % bound.max(1) as u64) as usize
+    }
+}
+
+fn run(seeds: &[Vec<u8>], mut body: impl FnMut(&[u8])) {
+    let mut check = |input: &[u8]| {
+        let result = catch_unwind(AssertUnwindSafe(|| body(input)));
+        assert!(result.is_ok(), "b\"{}\"", input.escape_ascii());
+    };
+    for seed in seeds {
+        let stride = (seed.len() / 300).max(1);
+        for length in (0..=seed.len()).step_by(stride) {
+            check(&seed[..length]);
+        }
+        check(seed);
+    }
+    let seconds = std::env::var("SHEARS_FUZZ_SECONDS").unwrap_or_else(|_| "3".to_owned());
+    let seconds = seconds
+        .parse()
+        .expect("SHEARS_FUZZ_SECONDS is a number of seconds");
+    let end = Instant::now() + Duration::from_secs_f64(seconds);
+    let mut random = Random(0x7368_6561_7273);
+    while Instant::now() < end {
+        check(&changed(seeds, &mut random));
+    }
+}
+
+/// One of the seeds with up to four changes.
+fn changed(seeds: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
+    const EXTREMES: [&str; 12] = [
+        "0",
+        "-1",
+        "1e999",
+        "1e-320",
+        "null",
+        "true",
+        "\"\"",
+        "[]",
+        "{}",
+        "4294967296",
+        "9223372036854775807",
+        "18446744073709551616",
+    ];
+    let mut input = seeds[random.below(seeds.len())].clone();
+    for _ in 0..=random.below(4) {
+        let place = random.below(input.len());
+        match random.below(4) {
+            0 if !input.is_empty() => input[place] ^= 1 << random.below(8),
+            1 => input.truncate(place),
+            2 => {
+                let end = (place + random.below(40)).min(input.len());
+                input.drain(place..end);
+            }
+            _ => {
+                // A number gives way to an extreme one.
+                let is_digit = |byte: &u8| byte.is_ascii_digit();
+                let start = input[place..].iter().position(is_digit).unwrap_or(0) + place;
+                let length = input[start..]
+                    .iter()
+                    .take_while(|byte| is_digit(byte))
+                    .count();
+                let extreme = EXTREMES[random.below(EXTREMES.len())].bytes();
+                input.splice(start..start + length, extreme);
+            }
+        }
+    }
+    input
+}
+
+fn header() -> shears_run::Header {
+    let plan = tiny::plan(Architecture::Gru);
+    let trainer = tiny::trainer::<RecurrentModel>(gru, &plan);
+    shears_train::header(&plan, &shears_model::parameters(trainer.model()))
+}
+
+/// A log in every state of being written is read, and can be continued.
+#[test]
+fn no_log_panics() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.jsonl");
+    let mut log = EventLog::open(&path, 0, &header()).unwrap();
+    log.append(&crate::checkpoint::step_event(1)).unwrap();
+    log.append(&Event::Evaluation {
+        step: 1,
+        val_loss: 2.5,
+        bits_per_char: f64::NAN,
+        perplexity: f64::INFINITY,
+    })
+    .unwrap();
+    log.append(&Event::StateGradients {
+        step: 1,
+        layers: [("layers.0".to_string(), vec![Some(0.5), None])].into(),
+    })
+    .unwrap();
+    let text = "a \u{1b}[31m sample".to_string();
+    log.append(&Event::Sample { step: 1, text }).unwrap();
+    log.append(&crate::checkpoint::step_event(2)).unwrap();
+    log.append(&Event::End {
+        step: 2,
+        how: shears_run::EndReason::Finished,
+        message: Some("in words".to_string()),
+    })
+    .unwrap();
+    drop(log);
+    let seed = fs::read(&path).unwrap();
+    run(&[seed], |input| {
+        fs::write(&path, input).unwrap();
+        Glance::at(&path);
+        if let Ok(log) = Log::read(path.clone()) {
+            let events = log.events().unwrap();
+            assert!(events.map(Result::unwrap).count() < 1000);
+            let _ = log.columns.gradient_flow();
+        }
+        match EventLog::open(&path, 1, &header()) {
+            // What goes on is whole.
+            Ok(log) => drop(log),
+            Err(error) => {
+                assert!(!error.to_string().contains('\n'), "{error}");
+                return;
+            }
+        }
+        let log = Log::read(path.clone()).unwrap();
+        assert_eq!(log.damage, None);
+        assert!(log.columns.step.iter().all(|step| *step <= 1));
+        let _ = fs::remove_file(path.with_file_name(shears_run::DAMAGED));
+    });
+}
+
+/// Any text is a plan that can be, or is refused.
+#[test]
+fn no_plan_panics() {
+    let seeds: Vec<Vec<u8>> = Architecture::ALL
+        .iter()
+        .map(|&model| toml::to_string(&tiny::plan(model)).unwrap().into_bytes())
+        .collect();
+    run(&seeds, |input| {
+        let Ok(text) = std::str::from_utf8(input) else {
+            return;
+        };
+        let Ok(plan) = toml::from_str::<Plan>(text) else {
+            return;
+        };
+        if plan.validate().is_ok() {
+            assert!(plan.layers >= 1 && plan.keep >= 2 && plan.lr > 0.0);
+            let again: Plan = toml::from_str(&toml::to_string(&plan).unwrap()).unwrap();
+            assert_eq!(again, plan);
+        }
+    });
+}
+
+/// Makes the manifest's hash of a file right.
+fn sign(folder: &Path, file: &str, content: &[u8]) {
+    let digest = Sha256::digest(content);
+    let hash: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let path = folder.join("manifest.json");
+    let mut manifest: serde_json::Value =
+        serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    manifest["sha256"][file] = hash.into();
+    fs::write(folder.join(file), content).unwrap();
+    fs::write(path, manifest.to_string()).unwrap();
+}
+
+/// Manifest, state and tensors of a stranger's checkpoint, with hashes that are right.
+#[test]
+fn no_header_of_a_checkpoint_panics() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = CheckpointStore::new(folder.path());
+    let plan = tiny::plan(Architecture::Gru);
+    let mut trainer = tiny::trainer::<RecurrentModel>(gru, &plan);
+    trainer.step().unwrap();
+    let path = store.save(&trainer.checkpoint()).unwrap();
+    for file in ["carried.safetensors", "state.json", "manifest.json"] {
+        let whole = fs::read(path.join(file)).unwrap();
+        let manifest = fs::read(path.join("manifest.json")).unwrap();
+        let impossible = [
+            b"\xff\xff\xff\xff\xff\xff\xff\xff{}".to_vec(),
+            b"\0\0\0\0\0\0\0\x80{}".to_vec(),
+            [&[0x10, 0x27, 0, 0, 0, 0, 0, 0], &b"[".repeat(10_000)[..]].concat(),
+            [&[2, 0, 0, 0, 0, 0, 0, 0], &b"{}trailing"[..]].concat(),
+            b"version https://git-lfs.github.com/spec/v1\n".to_vec(),
+        ];
+        let seeds: Vec<Vec<u8>> = impossible.into_iter().chain([whole.clone()]).collect();
+        run(&seeds, |input| {
+            match file {
+                "manifest.json" => fs::write(path.join(file), input).unwrap(),
+                _ => sign(&path, file, input),
+            }
+            let loaded = CheckpointStore::new(folder.path()).load(&path);
+            if let Err(error) = loaded {
+                assert!(error.path.starts_with(&path), "{error}");
+            }
+        });
+        fs::write(path.join(file), whole).unwrap();
+        fs::write(path.join("manifest.json"), manifest).unwrap();
+    }
+    store.load(&path).unwrap();
+}

@@ -1,0 +1,216 @@
+//! Folders and machines that mean no good: nothing hangs, nothing is overwritten, and what is wrong
+//! is said in one line.
+
+#![cfg(unix)]
+
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::program::{Ran, Scratch, TINY};
+
+/// Runs the program, which must end within a minute.
+fn ended(scratch: &Scratch, arguments: &str) -> Ran {
+    let mut command = scratch.command(arguments.split_whitespace());
+    ended_command(command.stdin(Stdio::null()), arguments)
+}
+
+fn ended_command(command: &mut Command, what: &str) -> Ran {
+    let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let given_up = Instant::now() + Duration::from_secs(60);
+    while child.try_wait().unwrap().is_none() {
+        if Instant::now() > given_up {
+            child.kill().unwrap();
+            panic!("it hangs: {what}");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let output = child.wait_with_output().unwrap();
+    Ran {
+        code: output.status.code(),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+fn trained() -> Scratch {
+    let scratch = Scratch::new();
+    scratch
+        .run(&format!("train {TINY} --quiet --out run"))
+        .succeeded();
+    scratch
+}
+
+#[test]
+fn no_file_of_a_run_may_be_a_fifo() {
+    let made = |path: &std::path::Path| {
+        let made = Command::new("mkfifo").arg(path).status();
+        made.is_ok_and(|status| status.success())
+    };
+    for name in [
+        "plan.toml",
+        "events.jsonl",
+        "events.damaged.jsonl",
+        "tokenizer.json",
+        ".lock",
+        "checkpoints/step-00000040/manifest.json",
+        "checkpoints/step-00000040/model.safetensors",
+        "checkpoints/step-00000040/optimizer.safetensors",
+        "checkpoints/step-00000040/state.json",
+    ] {
+        let scratch = trained();
+        let path = scratch.path("run").join(name);
+        let _ = fs::remove_file(&path);
+        if !made(&path) {
+            println!("skipped: there is no mkfifo");
+            return;
+        }
+        if name == "events.damaged.jsonl" {
+            let log = scratch.read("run/events.jsonl");
+            scratch.write("run/events.jsonl", format!("?\n{log}"));
+        }
+        for command in [
+            "inspect run",
+            "eval run",
+            "generate run --tokens 3",
+            "train --resume run",
+        ] {
+            let ran = ended(&scratch, command);
+            assert!(
+                ran.code.is_some_and(|code| code <= 2),
+                "{name}, {command}: {ran:#?}"
+            );
+            let refused = ["plan.toml", "tokenizer.json"].contains(&name);
+            assert!(
+                !refused || ran.code != Some(0),
+                "{name}, {command}: {ran:#?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_run_that_was_killed_while_it_was_made_blocks_no_name() {
+    let scratch = Scratch::new();
+    // As it is after the kill: all but the name of the plan.
+    scratch.write("run/.lock", "");
+    scratch.write("run/plan.toml.tmp", "preset = ");
+    scratch.write("run/tokenizer.json", "{");
+    scratch.write("run/input.txt", "half");
+    scratch
+        .run(&format!("train {TINY} --quiet --out run"))
+        .succeeded();
+    assert!(!scratch.path("run/plan.toml.tmp").exists());
+    scratch.run("generate run --tokens 3").succeeded();
+    // The same files of somebody else are not touched.
+    scratch.write("other/tokenizer.json", "{");
+    let message = scratch
+        .run(&format!("train {TINY} --quiet --out other"))
+        .failed(2);
+    assert!(message.contains("holds tokenizer.json"), "{message}");
+    assert_eq!(scratch.read("other/tokenizer.json"), "{");
+}
+
+#[test]
+fn of_trainers_that_start_at_once_one_runs() {
+    let scratch = Scratch::new();
+    let start = || {
+        let flags = format!("train {TINY} --quiet --out run");
+        let mut command = scratch.command(flags.split_whitespace());
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        command.spawn().unwrap()
+    };
+    let children: Vec<_> = (0..5).map(|_| start()).collect();
+    let codes: Vec<_> = children
+        .into_iter()
+        .map(|mut child| child.wait().unwrap().code())
+        .collect();
+    let done = codes.iter().filter(|code| **code == Some(0)).count();
+    assert_eq!(done, 1, "{codes:?}");
+    assert!(
+        codes.iter().all(|code| matches!(code, Some(0 | 2))),
+        "{codes:?}"
+    );
+    assert_eq!(scratch.events("run").last().unwrap()["how"], "finished");
+}
+
+#[test]
+fn another_tokenizer_is_refused() {
+    let scratch = Scratch::new();
+    scratch
+        .run(&format!(
+            "train {TINY} --tokenizer bpe:300 --quiet --out run"
+        ))
+        .succeeded();
+    let tokenizer = scratch.read("run/tokenizer.json");
+    // Two words change their ids.
+    let swapped = tokenizer
+        .replacen("\"a\":", "\"\u{1}\":", 1)
+        .replacen("\"b\":", "\"a\":", 1);
+    let swapped = swapped.replacen("\"\u{1}\":", "\"b\":", 1);
+    assert_ne!(swapped, tokenizer);
+    scratch.write("run/tokenizer.json", &swapped);
+    for command in ["train --resume run", "generate run", "eval run"] {
+        let message = scratch.run(command).failed(2);
+        assert!(
+            message.contains("not the tokenizer that the run was started with"),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn a_damaged_checkpoint_is_named_wherever_another_is_used() {
+    let scratch = trained();
+    let newest = scratch.checkpoints("run").pop().unwrap();
+    let path = scratch
+        .path("run/checkpoints")
+        .join(&newest)
+        .join("model.safetensors");
+    let mut bytes = fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    for command in ["generate run --tokens 3", "eval run"] {
+        let ran = scratch.run(&format!("{command} --checkpoint last"));
+        assert!(
+            ran.stderr.contains(&newest) && ran.stderr.contains("; using "),
+            "{ran:#?}"
+        );
+        assert_eq!(ran.stderr.lines().count(), 1, "{ran:#?}");
+        ran.succeeded();
+    }
+    let said = scratch.run("inspect run").succeeded();
+    let line = said.lines().find(|line| line.contains(&newest)).unwrap();
+    assert!(line.contains("is damaged"), "{line}");
+    let object = &scratch.run("inspect run --json").json()[0];
+    assert_eq!(object["damaged_checkpoints"].as_array().unwrap().len(), 1);
+}
+
+/// An address space of 1.2 GB, where the model alone takes more.
+#[cfg(target_os = "linux")]
+#[test]
+fn out_of_memory_is_one_line() {
+    let scratch = Scratch::new();
+    let train = "train --hidden 3000 --layers 2 --batch 2 --window 4 --steps 2 --threads 2 --quiet --out run";
+    let mut shell = Command::new("sh");
+    shell
+        .args([
+            "-c",
+            "ulimit -v 1200000 && exec \"$0\" \"$@\"",
+            env!("CARGO_BIN_EXE_shears"),
+        ])
+        .args(train.split_whitespace())
+        .current_dir(scratch.path(""))
+        .env_remove("CARGO")
+        .stdin(Stdio::null());
+    let ran = ended_command(&mut shell, train);
+    // Refused before it starts where the limit is known, and else said where it is met.
+    assert!(matches!(ran.code, Some(1 | 2)), "{ran:#?}");
+    assert_eq!(ran.stderr.lines().count(), 1, "{ran:#?}");
+    assert!(ran.stderr.starts_with("shears: "), "{ran:#?}");
+}
