@@ -190,10 +190,7 @@ fn recommend(groups: &[Group], best: &[Option<usize>], comparison: &Comparison) 
             with_interval(winner.val_loss, winner.val_loss_interval)
         ));
         let reference = reference(groups, best, winner, &comparison.variants);
-        words.push(match reference {
-            Some(other) => against(winner, other, groups.len()),
-            None => "No other policy converged with every seed.".to_string(),
-        });
+        words.extend(reference.map(|other| against(winner, other, groups.len())));
     }
     if comparison.has_rates() {
         words.push(ranges(groups, comparison));
