@@ -37,7 +37,7 @@ function round(low, high, most, factors = [1, 2, 5, 10]) {
 function roundTimes(low, high, most) {
   const spans = [1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 28800, 43200, 86400];
   const span = spans.find((size) => size >= (high - low) / Math.max(1, most));
-  if (!span || high - low < 2) return round(low, high, most);
+  if (!span || high - low < 10) return round(low, high, most);
   const marks = [];
   for (let mark = Math.ceil(low / span) * span; mark <= high; mark += span) marks.push(mark);
   return marks;

@@ -78,22 +78,21 @@ export class Chart {
     this.#draw();
   }
 
-  /** What stands along the horizontal axis: one of `axesOf`. */
-  setAxis(axis) {
-    this.axis = axis;
-    this.plot?.redraw(false, true);
-  }
-
   setUnit(unit) {
     this.unit.textContent = unit;
   }
 
-  /** Shows values: `step`, and an array of the same length for each key; `range` is `[from, to]`. */
-  show(values, range) {
+  /** Shows values: `step`, and an array of the same length for each key; `range` is `[from, to]`, and `axis` what
+   * stands along it, as of `axesOf`. */
+  show(values, range, axis = this.axis) {
     this.values = values;
     this.range = range;
+    const named = axis.name !== this.axis.name;
+    this.axis = axis;
     this.ordinary = this.#ordinary();
     this.#draw();
+    // Its labels are others although its ends are the same.
+    if (named) this.plot?.redraw(false, true);
     this.#read(null);
     fill(this.legend, (this.spec.marks ?? []).filter(({ key }) => values[key]?.some(Boolean)).map(({ shape, colour: name, label }) =>
       element("span", {}, element("i", { style: { color: `var(${name})` } }, SHAPES[shape]), label)));

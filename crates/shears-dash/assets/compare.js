@@ -12,6 +12,9 @@ const COLOURS = ["--run-0", "--run-1", "--run-2", "--run-3", "--run-4", "--run-5
 /** Keys that differ between any two runs and say nothing. */
 const IDLE = ["text-sha256", "val-sha256"];
 
+/** Keys that change nothing in the numbers of a run as far as it goes. */
+const HOUSEKEEPING = ["text", "val", "steps", "eval-every", "save-every", "sample-every", "keep", "threads", "patience"];
+
 const shown = { axis: "step", unit: "nats", smoothing: 0.6 };
 
 /** How a place on the horizontal axis is said. */
@@ -121,8 +124,8 @@ export function showCompare(page, names) {
     for (const chart of charts) {
       const suffix = chart.spec.name;
       const crosses = (chart.spec.small ? [] : dead).map(({ key, colour }) => ({ step: Infinity, key: `${key}_${suffix}`, colour }));
-      chart.axis = { ...STEP_AXIS, name: shown.axis, format: LABELS[shown.axis], say: PLACES[shown.axis] };
-      chart.show({ ...values, crosses }, visible);
+      const axis = { ...STEP_AXIS, name: shown.axis, format: LABELS[shown.axis], say: PLACES[shown.axis] };
+      chart.show({ ...values, crosses }, visible, axis);
     }
     resetButton.hidden = !range;
     page.dataset.overlaid = String(answers.filter((series) => series.rows > 0).length);
@@ -159,8 +162,8 @@ export function showCompare(page, names) {
   /** What differs, up to which step the runs are equal, who died where, and who is the best. */
   function inASentence({ tables, differing }) {
     const said = [];
-    const telling = differing.filter((key) => !["text", "val"].includes(key));
-    if (telling.length === 0) said.push("No setting differs");
+    const telling = differing.filter((key) => !HOUSEKEEPING.includes(key));
+    if (telling.length === 0) said.push("no setting of the numbers differs");
     else if (telling.length > 3) said.push(`${telling.length} settings differ, ${telling.slice(0, 3).join(", ")} among them`);
     else said.push(telling.map((key) => `${key} differs: ${tables.map((table) => table.get(key) || "none").join(" against ")}`).join("; "));
     if (equal.until === null) said.push("the runs part at their first step");

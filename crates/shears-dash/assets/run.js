@@ -79,10 +79,7 @@ export function showRun(page, name) {
     const values = valuesOf(series, { unit, bits, smoothing: shown.smoothing, checkpoints });
     const known = axesOfRun(series, about?.settings);
     const visible = range ?? series.whole ?? [0, 1];
-    for (const chart of charts) {
-      chart.axis = known[shown.axis] ?? known.step;
-      chart.show(values, visible);
-    }
+    for (const chart of charts) chart.show(values, visible, known[shown.axis] ?? known.step);
     const found = series.spikes;
     fill(spikeList, ...(found.length === 0 ? [] : [
       "Longest: ",
