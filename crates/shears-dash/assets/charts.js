@@ -8,6 +8,9 @@ import { tick } from "./format.js";
 const PLOT = window.uPlot;
 const FONT = '11px system-ui, -apple-system, "Segoe UI", sans-serif';
 
+/** uPlot labels no axis beyond numbers of so many digits. */
+const LABELLED = 1e16;
+
 /** The step that the pointer is at, known to all charts of a page. */
 export class Crosshair {
   #listeners = new Set();
@@ -104,7 +107,7 @@ export class Chart {
     all.sort((a, b) => a - b);
     const at = (share) => all[Math.floor(share * (all.length - 1))];
     // A few steps of which the last ones explode have no ordinary tail.
-    const most = all.length < 100 ? 0.75 : 0.98;
+    const most = all.length < 100 ? 0.5 : 0.98;
     return all.length ? { low: at(0.02), middle: at(0.5), high: at(most) } : null;
   }
 
@@ -224,7 +227,7 @@ export class Chart {
   #heights(low, high) {
     if (low === null || high === null || !Number.isFinite(low) || !Number.isFinite(high)) return this.log ? [0.1, 10] : [0, 1];
     if (this.spec.bounds && !this.log) return this.spec.bounds;
-    const top = Math.max(low, this.#top(high));
+    const top = Math.max(low, Math.min(LABELLED, this.#top(high)));
     this.beyond.textContent = top < high ? `↑ up to ${tick(Number(high.toPrecision(3)))}` : "";
     if (this.log) {
       const pad = Math.max(1.04, (top / low) ** 0.06);

@@ -198,7 +198,7 @@ export function showRun(page, name) {
     if (verdict.hidden) return;
     const { verdict: { tone, sentence: words, numbers, notes, next }, advice, gradient_flow: layers } = about.judgement;
     fill(verdict,
-      element("p", { class: `lead ${tone}` }, words),
+      element("p", { class: `lead ${tone}` }, sentence(words)),
       element("p", { class: "numbers" }, [numbers, ...notes, layers?.words].filter(Boolean).map((part) => `${sentence(part).replace(/\.$/, "")}. `)),
       advice ? element("p", { class: "numbers" }, "Advice: ", element("code", {}, `--clip ${advice.policy}`), ` (confidence ${advice.confidence}). `, advice.reasons.join(" ")) : null,
       next ? element("div", { class: "next" }, element("span", {}, "Try next"), command(next)) : null);
