@@ -1,4 +1,4 @@
-//! Feeding tokens to a model, each once, and asking it for the next.
+//! Feeds tokens to a model, each once, and samples the next.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use shears_model::{LanguageModel, Reading, State};
@@ -17,8 +17,8 @@ const READ_AT_ONCE: usize = 256;
 /// A model in the middle of a text.
 ///
 /// What the model carries from call to call (hidden states, or keys and values) is kept, so that
-/// nothing that was read or written is computed again. A token that was sampled is only fed to
-/// the model when the next logits are asked for.
+/// nothing that was read or written is computed again. A token that was sampled is fed to
+/// the model only when the next logits are needed.
 ///
 /// # When the context of a Transformer is full
 ///
@@ -155,7 +155,7 @@ impl<'a, M: LanguageModel> Generator<'a, M> {
     }
 
     /// Forgets all but the latest `kept` tokens. It waits until there are twice as many, so that
-    /// the cost of moving the rest to the front is spread over as many tokens.
+    /// the cost of moving the rest to the front is spread over `kept` tokens.
     fn forget(&mut self, kept: usize) {
         if self.text.len() >= 2 * kept {
             self.text.drain(..self.text.len() - kept);

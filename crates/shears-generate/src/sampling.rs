@@ -243,7 +243,7 @@ pub fn keep_min_p(logits: &mut [f32], p: f64) {
     }
 }
 
-/// The probabilities that logits stand for, in double precision.
+/// The softmax of the logits, in double precision.
 pub fn softmax(logits: &[f32]) -> Vec<f64> {
     let largest = f64::from(maximum(logits));
     let powers = logits
@@ -260,7 +260,7 @@ pub fn most_probable(logits: &[f32]) -> u32 {
     best.unwrap_or(0) as u32
 }
 
-/// The token in whose share of `[0, 1)` the number `uniform` falls.
+/// The token whose part of `[0, 1)` contains `uniform`.
 fn draw(probabilities: &[f64], uniform: f64) -> u32 {
     let mut sum = 0.0;
     let mut last_possible = 0;

@@ -13,7 +13,7 @@ use crate::stop::{Release, StopMatcher};
 pub struct Limits {
     /// The most tokens to write.
     pub tokens: usize,
-    /// Texts before the first of which the text is cut; the one that starts first wins.
+    /// Texts that end the output; it is cut before the one that starts first.
     pub stop: Vec<String>,
 }
 
@@ -37,7 +37,7 @@ pub enum Ending {
 /// # Errors
 ///
 /// [`GenerateError::EmptyStop`] for a stop text without a character;
-/// [`GenerateError::UnknownToken`] for a token that the tokenizer, which is the model's, has not;
+/// [`GenerateError::UnknownToken`] for a token that the model's tokenizer does not have;
 /// those of [`Generator::read`].
 pub fn generate_text<'a, M: LanguageModel>(
     mut generator: Generator<'a, M>,
@@ -141,7 +141,7 @@ impl<M: LanguageModel> Iterator for TextStream<'_, M> {
     }
 }
 
-/// Whether the tokenizer has all of the tokens.
+/// Checks that the tokenizer has all of the tokens.
 fn check_known(tokens: &[u32], tokenizer: &Tokenizer) -> Result<(), GenerateError> {
     let vocabulary = tokenizer.vocab_size();
     match tokens.iter().find(|&&token| token as usize >= vocabulary) {

@@ -54,7 +54,7 @@ pub fn filled(shape: impl Into<Shape>, fill: impl FnOnce(&mut [f32])) -> TensorD
     TensorData::from_bytes(buffer.into_bytes(), shape, DType::F32)
 }
 
-/// Memory for `f32` elements; where it was used before, it holds what that use left.
+/// Memory for `f32` elements; a block that was used before keeps its old contents.
 #[derive(Debug)]
 pub(crate) struct Buffer {
     block: Block,
@@ -169,7 +169,7 @@ fn idle() -> MutexGuard<'static, Idle> {
 
 impl Block {
     /// The smallest idle block that is large enough and not more than twice too large, or a new
-    /// one. None if no address space holds so many bytes.
+    /// one. `None` if the bytes do not fit into the address space.
     fn take(bytes: usize) -> Option<Block> {
         let size = bytes.max(1).checked_next_multiple_of(GRAIN)?;
         let layout = Block::layout(size)?;

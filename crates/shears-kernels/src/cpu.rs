@@ -89,7 +89,7 @@ impl Bf16Unit {
         found
     }
 
-    /// The name for people.
+    /// The name that users see.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -137,7 +137,7 @@ impl Cpu {
         Cpu { products, ..self }
     }
 
-    /// The same instructions on so many threads.
+    /// The same instructions on the given number of threads.
     pub(crate) fn on(self, threads: usize) -> Cpu {
         Cpu { threads, ..self }
     }
@@ -147,8 +147,7 @@ impl Cpu {
         Cpu { threads: 1, ..self }
     }
 
-    /// For work that reads so many bytes once: on one thread where it would take longer to wake
-    /// another.
+    /// For work that reads that many bytes once: one thread, if waking another would take longer.
     pub(crate) fn for_one_read(self, bytes: usize) -> Cpu {
         const SHARED: usize = 1 << 18;
         match bytes < SHARED {
@@ -283,7 +282,7 @@ impl<T: Send> Divisible for Rows<'_, T> {
     }
 }
 
-/// Divides a whole into so many parts, each but the last a multiple of `grain` pieces, and calls
+/// Divides a whole into `parts`, each but the last a multiple of `grain` pieces, and calls
 /// `work` for those that are not empty.
 fn halve<D: Divisible>(whole: D, grain: usize, parts: usize, work: &(impl Fn(D) + Sync)) {
     let grains = whole.count().div_ceil(grain);

@@ -17,12 +17,12 @@ use crate::tensor::{contiguous, is_ours, values};
 pub struct DropoutKey([u32; 2]);
 
 impl DropoutKey {
-    /// A key of one's own choice, such as the two halves of a seed.
+    /// A key from any two words, such as the two halves of a seed.
     pub fn of(words: [u32; 2]) -> DropoutKey {
         DropoutKey(words)
     }
 
-    /// The key of one part of what this key stands for: of a step, a micro-batch, a call. Parts
+    /// A key for one part of a step, a micro-batch or a call that has this key. Parts
     /// with different indices have different, statistically independent keys.
     #[must_use]
     pub fn part(self, number: u64) -> DropoutKey {

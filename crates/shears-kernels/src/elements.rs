@@ -22,7 +22,7 @@ impl Elements {
     ///
     /// # Errors
     ///
-    /// The tensor, if it is another.
+    /// The tensor, if it is not one of these.
     #[allow(clippy::result_large_err, reason = "the tensor is given back")]
     pub fn of<const D: usize>(tensor: Tensor<D>) -> Result<Elements, Tensor<D>> {
         if !Elements::accepts(&tensor) || tensor.is_autodiff() {
@@ -41,7 +41,7 @@ impl Elements {
         is_ours(tensor)
     }
 
-    /// So many zeros.
+    /// Zeros of the given length.
     #[must_use]
     pub fn zeros(len: usize) -> Elements {
         Elements {
@@ -61,7 +61,7 @@ impl Elements {
         self.tensor.storage_mut()
     }
 
-    /// The tensor, of the shape that it had.
+    /// The tensor, in its original shape.
     ///
     /// # Panics
     ///

@@ -22,7 +22,7 @@ const LANES: usize = 16;
 )]
 const AHEAD: usize = 1024;
 
-/// Up to so many elements, waking another thread costs more than it saves.
+/// Up to this many elements, waking another thread costs more than it saves.
 const FOR_ONE_THREAD: usize = 65_536;
 
 /// [`gradclip::scan`] with the vector instructions of this machine and the threads of the pool:
@@ -36,7 +36,7 @@ pub fn scan(tensors: &[&[f32]], threads: usize) -> Vec<Scanned> {
     scan_on(Cpu::current().on(threads), tensors)
 }
 
-/// The sum of the elements in `f32`, in no order that matters: what reading costs on so many
+/// The sum of the elements in `f32`, in any order: what reading costs on the given number of
 /// threads, to compare [`scan`] with.
 #[must_use]
 pub fn read(tensors: &[&[f32]], threads: usize) -> f32 {

@@ -14,7 +14,7 @@ use crate::cpu::Cpu;
 /// Elements that a thread takes at once.
 const PIECE: usize = 32_768;
 
-/// Up to so many elements, waking another thread costs more than it saves.
+/// Up to this many elements, waking another thread costs more than it saves.
 const FOR_ONE_THREAD: usize = 16_384;
 
 /// An update rule with the settings of one step; the formulas are PyTorch's.
@@ -90,7 +90,7 @@ pub struct Parameter<'a> {
     pub first: &'a mut [f32],
     /// Read and written.
     pub second: &'a mut [f32],
-    /// Zero is none.
+    /// Zero turns it off.
     pub weight_decay: f64,
 }
 

@@ -154,7 +154,7 @@ pub(crate) fn sum_columns(
     sums
 }
 
-/// Adds some rows, from column `first` on, to sums of at most so many vectors.
+/// Adds some rows, from column `first` on, to sums of at most that many vectors.
 #[inline(always)]
 fn add_rows<S: Simd, const VECTORS: usize>(
     simd: S,

@@ -32,7 +32,7 @@ pub trait LanguageModel: Module {
     }
 
     /// The mean negative log-likelihood of `targets` `[batch, time]`, in nats a token, and the
-    /// state afterwards: what training and evaluation ask for. A model that can compute it without
+    /// state afterwards, for training and evaluation. A model that can compute it without
     /// the logits of the whole batch overrides this.
     fn loss(
         &self,

@@ -4,7 +4,7 @@ use std::arch::asm;
 use std::sync::OnceLock;
 
 /// Whether the processor has AMX with bf16 and the system lets this process use it. The first call
-/// asks for that: without permission a tile instruction ends the process.
+/// requests permission: without it a tile instruction ends the process.
 pub(crate) fn has_amx() -> bool {
     static HAS: OnceLock<bool> = OnceLock::new();
     *HAS.get_or_init(|| has_instructions() && has_permission())

@@ -10,8 +10,8 @@ use crate::math::exp;
 use crate::matmul::{Initial, Packed, transposed_product};
 use crate::vector::sum_columns;
 
-/// Logits that exist at the same time, at most: 64 MB. Fewer would mean to go through the gradient
-/// of the weights more often.
+/// Logits that exist at the same time, at most: 64 MB. With fewer, the gradient of the weights
+/// is read and written more often.
 const LOGITS_AT_ONCE: usize = 1 << 24;
 
 /// Rows of a block, at least.

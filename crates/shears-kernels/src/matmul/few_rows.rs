@@ -120,7 +120,7 @@ trait Stored: Copy + Sync {
     ///
     /// # Safety
     ///
-    /// There are so many elements from `first` on.
+    /// `first` points to that many elements.
     unsafe fn load<S: Simd>(simd: S, first: *const Self) -> [S::f32s; 2];
 }
 
@@ -210,7 +210,7 @@ struct FewRows<'a, T> {
     x: &'a [f32],
     rows: usize,
     inner: usize,
-    /// Of which each thread writes its own columns.
+    /// Each thread writes its own columns.
     y: Shared<'a, f32>,
     y_stride: usize,
     initial: Initial<'a>,

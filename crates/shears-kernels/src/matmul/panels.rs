@@ -38,7 +38,7 @@ impl<'a> Left<'a> {
         }
     }
 
-    /// Column after column, `stride` elements apart: the transpose of what lies there.
+    /// Column after column, `stride` elements apart: the transpose of the stored matrix.
     #[inline(always)]
     pub(crate) fn columns(elements: &'a [f32], stride: usize) -> Left<'a> {
         Left {

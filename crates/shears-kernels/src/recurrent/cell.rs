@@ -29,7 +29,7 @@ impl Cell {
         }
     }
 
-    /// How far apart rows of gates lie, for so many hidden units.
+    /// Elements from one row of gates to the next, for `size` hidden units.
     pub(super) fn stride(self, size: usize) -> usize {
         let width = match self {
             Cell::Rnn(_) => return size,

@@ -315,7 +315,7 @@ impl Operation<7> for Layer {
 }
 
 /// One of the last states, from the layer's outputs and the state itself: it makes the state a part
-/// of the graph. Its gradient is handed to the layer, whose turn comes later.
+/// of the graph. Its gradient is handed to the layer, whose backward pass runs later.
 struct LastState {
     /// 0: the hidden state; 1: the LSTM's cell state.
     which: usize,
@@ -346,7 +346,8 @@ impl Operation<2> for LastState {
             Some(other) => Flex::float_add(other, gradient),
             None => gradient,
         });
-        // The layer asks for the gradient of its outputs, which may have no other use.
+        // The backward pass of the layer needs a gradient of its outputs, even if only the states
+        // are used.
         let zeros = Buffer::zeros(shape.iter().product()).into_tensor(shape);
         [Some(zeros), None]
     }

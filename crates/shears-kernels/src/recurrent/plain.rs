@@ -33,7 +33,7 @@ pub fn recurrent_plain(
     let [time, batch, inputs] = input.dims();
     let [_, size] = weights.weight_hh.dims();
     let input = input.reshape([time * batch, inputs]);
-    // Turned once a window, so that their gradients are summed in one place.
+    // Transposed once a window, so that their gradients are summed in one place.
     let weight_ih = weights.weight_ih.transpose();
     let weight_hh = weights.weight_hh.transpose();
     let carried = carried.into_iter().map(|state| state.squeeze_dim(0));

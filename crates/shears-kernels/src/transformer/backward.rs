@@ -286,7 +286,7 @@ impl WithSimd for BlockAfter<'_> {
     }
 }
 
-/// The gradient before a mask: the same where there is none.
+/// The gradient before a mask; without a mask, the gradient itself.
 #[inline(always)]
 fn masked<'a, S: Simd>(
     simd: S,

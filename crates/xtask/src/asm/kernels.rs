@@ -42,14 +42,14 @@ impl Set {
 /// What is asked of every innermost loop of a kernel that multiplies vectors.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Asked {
-    /// At most so many instructions for each multiplication, no vector on the stack, and no call.
+    /// At most this many instructions for each multiplication, no vector on the stack, and no call.
     Clean(f64),
-    /// At most so many instructions for each multiplication, at most so many accesses to vectors on
-    /// the stack in one loop, for a reason, and no call.
+    /// At most this many instructions for each multiplication, at most this many accesses to vectors
+    /// on the stack in one loop, for a reason, and no call.
     Stack(f64, usize, &'static str),
     /// Nothing, because each of them calls a function, for a reason.
     Calls(&'static str),
-    /// That there is none, for a reason.
+    /// No bound, for a reason.
     Absent(&'static str),
 }
 

@@ -33,7 +33,7 @@ impl Options {
             "scaling" => 3,
             "report" if arguments.is_empty() => 0,
             "report" => return Err("`report` takes no options".to_string()),
-            _ => return Err(format!("`{task}` is no task")),
+            _ => return Err(format!("unknown task `{task}`")),
         };
         let mut options = Options {
             rounds,
@@ -53,7 +53,7 @@ impl Options {
                 "--python" => options.python = Some(PathBuf::from(value)),
                 "--rows" if task == "peers" => options.rows = known_rows(value)?,
                 "--peers" if task == "peers" => options.peers = known_peers(value)?,
-                _ => return Err(format!("`{flag}` is no option of {task}")),
+                _ => return Err(format!("`{task}` has no option `{flag}`")),
             }
         }
         Ok(options)
@@ -79,7 +79,7 @@ fn known_rows(list: &str) -> Result<Vec<String>, String> {
     list.split(',')
         .map(|name| match known.contains(&name) {
             true => Ok(name.to_string()),
-            false => Err(format!("`{name}` is no row: {}", known.join(", "))),
+            false => Err(format!("unknown row `{name}`; rows: {}", known.join(", "))),
         })
         .collect()
 }
@@ -89,7 +89,7 @@ fn known_peers(list: &str) -> Result<Vec<Side>, String> {
         .map(|name| {
             let peer = Side::PEERS.into_iter().find(|side| side.key() == name);
             let known = || Side::PEERS.map(Side::key).join(", ");
-            peer.ok_or_else(|| format!("`{name}` is no peer: {}", known()))
+            peer.ok_or_else(|| format!("unknown peer `{name}`; peers: {}", known()))
         })
         .collect()
 }
@@ -131,11 +131,15 @@ mod tests {
         for (task, arguments, part) in [
             ("peers", &["--rounds", "0"][..], "at least 1"),
             ("peers", &["--rounds"], "needs a value"),
-            ("peers", &["--rows", "lstm"], "`lstm` is no row"),
-            ("peers", &["--peers", "jax"], "`jax` is no peer"),
-            ("scaling", &["--rows", "norm-163M"], "no option of scaling"),
+            ("peers", &["--rows", "lstm"], "unknown row `lstm`"),
+            ("peers", &["--peers", "jax"], "unknown peer `jax`"),
+            (
+                "scaling",
+                &["--rows", "norm-163M"],
+                "`scaling` has no option",
+            ),
             ("report", &["--rounds", "1"], "no options"),
-            ("speed", &[], "`speed` is no task"),
+            ("speed", &[], "unknown task `speed`"),
         ] {
             let error = parse(task, arguments).unwrap_err();
             assert!(error.contains(part), "{error}");

@@ -23,7 +23,7 @@ pub(super) struct Request {
 }
 
 impl Request {
-    /// What a run of the comparison asks for.
+    /// The request of a run of the comparison.
     pub(super) fn of(run: &Run, threads: usize) -> Request {
         let words = |text: &str| text.split_whitespace().map(str::to_string).collect();
         let [shears, pytorch] = run.model.unwrap_or_default();
@@ -203,7 +203,7 @@ fn install_pytorch(folder: &Path) -> Result<PathBuf, String> {
             "`{command:?}` failed; `--python PATH` takes any Python that has PyTorch"
         )),
     };
-    // A folder that an interrupted installation has left is no environment.
+    // An interrupted installation leaves a folder that is not an environment.
     if folder.exists() {
         fs::remove_dir_all(folder).map_err(|error| error.to_string())?;
     }

@@ -131,10 +131,10 @@ pub(super) fn three_digits(value: f64) -> String {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Goal {
-    /// So many times better than PyTorch: faster, or smaller.
+    /// This many times better than PyTorch: faster, or smaller.
     #[serde(rename = "times-pytorch")]
     TimesPyTorch(f64),
-    /// At most so many times as long as one streaming read of the same gradients.
+    /// At most this many times as long as one streaming read of the same gradients.
     TimesRead(f64),
 }
 

@@ -129,7 +129,7 @@ pub(super) const KERNELS: [[unsafe fn(&Tile); 2]; 2] = [[tile_1x1, tile_1x2], [t
 ///
 /// # Safety
 ///
-/// As for the kernel of so many tiles of rows and vectors of columns.
+/// As for the kernel of that many tiles of rows and vectors of columns.
 #[cfg(test)]
 pub(super) unsafe fn twin(tile: &Tile, tiles: usize, vectors: usize) {
     let flushed = |x: f32| match x.is_subnormal() {

@@ -148,8 +148,8 @@ macro_rules! kernel {
     };
 }
 
-/// How many rows of a panel ahead of its use memory is asked for: a weight larger than the
-/// second-level cache comes from farther away than a processor looks by itself.
+/// How many rows of a panel ahead are prefetched: for a weight larger than the second-level cache,
+/// hardware prefetchers do not look far enough ahead.
 const PREFETCHED_ROWS: usize = 8;
 
 /// The kernels of all heights, each from the rows of the one before and a row more.
