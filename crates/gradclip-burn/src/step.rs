@@ -68,7 +68,8 @@ fn clip<M: Module>(
 ) -> Result<(GradientsParams, ClipReport), StepError> {
     Ok(match clipper.clip_deferred(gradients, loss)? {
         Outcome::Apply(deferred) => {
-            let clipped = ClippedGradients::from(deferred);
+            // Now, so that the report tells what becomes zero.
+            let clipped = ClippedGradients::from(deferred.scale());
             let report = clipped.report().clone();
             (clipped.into_params(module), report)
         }

@@ -1,6 +1,5 @@
 //! From Candle's gradients to named slices, with one synchronisation of the device.
 
-use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::PoisonError;
 
@@ -52,11 +51,12 @@ impl VarGradients {
         VarGradients::collect_named(gradients, &sorted(vars), policy)
     }
 
-    /// The same of named variables, in the order given, for a model without a [`VarMap`].
+    /// The same of named variables, in the order given, for a model without a [`VarMap`]. A
+    /// [`Clipper`](gradclip::Clipper) refuses two variables of one name.
     ///
     /// # Errors
     ///
-    /// As [`VarGradients::collect`], and [`CollectError::Name`] if two variables have one name.
+    /// As [`VarGradients::collect`].
     pub fn collect_named(
         mut gradients: GradStore,
         vars: &[(impl AsRef<str>, Var)],
@@ -65,7 +65,6 @@ impl VarGradients {
         let with_parameters = policy.needs_parameters();
         let mut entries: Vec<Entry> = Vec::new();
         let mut tensors: Vec<Tensor> = Vec::new();
-        let mut names = HashSet::new();
         for (name, var) in vars {
             let name = name.as_ref();
             // The gradient is gone once it is taken, so a second name of the variable has none.
@@ -76,11 +75,6 @@ impl VarGradients {
                 return Err(CollectError::Type {
                     tensor: name.to_owned(),
                     dtype: gradient.dtype(),
-                });
-            }
-            if !names.insert(name) {
-                return Err(CollectError::Name {
-                    tensor: name.to_owned(),
                 });
             }
             entries.push(Entry {
@@ -210,12 +204,6 @@ pub enum CollectError {
         tensor: String,
         /// Its gradient's type.
         dtype: DType,
-    },
-    /// Two variables have the same name.
-    #[error("two variables have the name `{tensor}`")]
-    Name {
-        /// The name.
-        tensor: String,
     },
     /// The device did not give its data.
     #[error("cannot read gradients from the device")]

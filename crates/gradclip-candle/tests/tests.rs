@@ -550,8 +550,11 @@ fn what_cannot_be_clipped_is_refused_by_name() {
     let model = Two::new();
     let named = [("w", model.weight.clone()), ("w", model.bias.clone())];
     let gradients = model.backward_to([1.0, 2.0], [3.0, 4.0]);
-    let error = collect_named(gradients, &named).unwrap_err();
-    assert_eq!(error.to_string(), "two variables have the name `w`");
+    let collected = collect_named(gradients, &named).unwrap();
+    let mut clipper = Clipper::new(ClipPolicy::none(), NonFinite::Skip).unwrap();
+    let error = clipper.clip(Unscaled::single(collected)).unwrap_err();
+    let tensors = vec!["w".to_owned()];
+    assert_eq!(error, ClipError::EqualNames { tensors });
 }
 
 #[test]

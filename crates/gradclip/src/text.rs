@@ -5,7 +5,6 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
-use core::str::FromStr;
 
 use crate::threshold::{
     Decay, FiniteThreshold, NormOrder, Percentile, PolicyError, Positive, Steps, Threshold,
@@ -200,29 +199,9 @@ impl fmt::Display for Threshold {
     }
 }
 
-impl FromStr for Threshold {
-    type Err = PolicyError;
-
-    fn from_str(text: &str) -> Result<Threshold, PolicyError> {
-        let accepted = "a number greater than 0, or FROM..TO@STEPS";
-        let whole = text;
-        Value::read(Text { whole, accepted }, text, "threshold")
-    }
-}
-
 impl fmt::Display for NormOrder {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}", Shortest(self.get()))
-    }
-}
-
-impl FromStr for NormOrder {
-    type Err = PolicyError;
-
-    fn from_str(text: &str) -> Result<NormOrder, PolicyError> {
-        let accepted = "a number greater than 0, or inf";
-        let whole = text;
-        Value::read(Text { whole, accepted }, text, "norm order p")
     }
 }
 

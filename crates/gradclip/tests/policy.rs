@@ -409,7 +409,7 @@ fn thresholds_and_orders_are_validated() {
     }
     assert_eq!(NormOrder::new(2.0), Ok(NormOrder::TWO));
     assert_eq!(NormOrder::new(f64::INFINITY), Ok(NormOrder::INFINITY));
-    assert!("2 ".parse::<NormOrder>().is_err());
+    assert!("norm:1,p=2 ".parse::<ClipPolicy>().is_err());
 }
 
 #[test]
