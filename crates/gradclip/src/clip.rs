@@ -95,11 +95,9 @@ impl Clipper {
     pub fn beside_adam(policy: ClipPolicy, non_finite: NonFinite) -> Clipper {
         let outside = policy.rules().iter();
         let outside = outside.filter(|rule| rule.role() != ClipRole::Adam);
-        let numbered = outside.enumerate();
-        let links = numbered.map(|(index, rule)| (rule.role(), Link::new(index, *rule)));
-        let (guards, rules): (Vec<_>, Vec<_>) =
-            links.partition(|(role, _)| *role == ClipRole::Guard);
-        let of_either = |links: Vec<(ClipRole, Link)>| links.into_iter().map(|(_, link)| link);
+        let links = outside.enumerate();
+        let links = links.map(|(index, rule)| Link::new(index, *rule));
+        let (guards, rules) = links.partition(Link::is_guard);
         Clipper {
             reading: Reading {
                 threads: 1,
@@ -109,8 +107,8 @@ impl Clipper {
             },
             policy,
             non_finite,
-            guards: of_either(guards).collect(),
-            rules: of_either(rules).collect(),
+            guards,
+            rules,
             steps: 0,
         }
     }
@@ -335,18 +333,20 @@ impl Clipper {
             _ => {}
         }
         let mut lessons = Vec::new();
-        for judgement in self
-            .guards
-            .iter()
-            .filter_map(|link| link.judge(&measures, loss))
-        {
+        for guard in &self.guards {
+            let Some(judgement) = guard.judge(&measures, loss) else {
+                continue;
+            };
             if let Some(reason) = judgement.skip {
                 report.skip(reason, judgement.threshold);
                 // Only the guard that leaves a step out counts it.
                 lessons.fill(Lesson::Nothing);
                 lessons.push(Lesson::LeftOut);
-                let (applied, of_links) = (false, lessons);
-                return Ok((report, Lessons { applied, of_links }));
+                let lessons = Lessons {
+                    applied: false,
+                    of_links: lessons,
+                };
+                return Ok((report, lessons));
             }
             report.threshold = report.threshold.or(judgement.threshold);
             lessons.push(Lesson::Judged(judgement));
@@ -355,10 +355,15 @@ impl Clipper {
             tensors.zero_non_finite();
         }
         lessons.extend(self.change(tensors, measures, &mut report)?);
-        // What is left of a damaged step is no measure of ordinary ones.
-        lessons.truncate(if is_damaged { 0 } else { lessons.len() });
-        let (applied, of_links) = (true, lessons);
-        Ok((report, Lessons { applied, of_links }))
+        if is_damaged {
+            // What is left of it is no measure of ordinary steps.
+            lessons.clear();
+        }
+        let lessons = Lessons {
+            applied: true,
+            of_links: lessons,
+        };
+        Ok((report, lessons))
     }
 
     /// Every rule decides from what the one before it has left. Gives what each learns.

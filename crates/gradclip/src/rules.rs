@@ -12,7 +12,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use crate::change::Change;
-use crate::clip_rule::ClipRule;
+use crate::clip_rule::{ClipRole, ClipRule};
 use crate::measure::{Measure, norm_of_all};
 use crate::norm::Norm;
 use crate::percentile::NormHistory;
@@ -86,6 +86,11 @@ impl Link {
         self.rule.name()
     }
 
+    /// Whether it judges a step and changes no gradient.
+    pub(crate) fn is_guard(&self) -> bool {
+        self.rule.role() == ClipRole::Guard
+    }
+
     /// The order of the norms that it goes by.
     pub(crate) fn order(&self) -> NormOrder {
         self.rule.chosen_order().unwrap_or(NormOrder::TWO)
@@ -157,23 +162,24 @@ impl Link {
                 _,
             ) => fixed::agc(lambda.at(step), epsilon.get(), measures),
             (ClipRule::AutoClip { percentile }, Memory::AutoClip(history)) => {
-                let norm = all().value();
-                let threshold = history.percentile_with(norm, percentile.get());
+                let norm = all();
+                let threshold = history.percentile_with(norm.value(), percentile.get());
                 // A threshold of zero would silence every step.
                 let threshold = Some(threshold).filter(|threshold| *threshold > 0.0);
-                Decided::together(threshold, all(), measures.len()).teaching(norm)
+                Decided::together(threshold, norm, measures.len()).teaching(norm.value())
             }
             (ClipRule::ZClip { z, max, .. }, Memory::ZClip(score)) => {
-                let norm = all().value();
-                let target = score.target(norm, z.get());
+                let norm = all();
+                let target = score.target(norm.value(), z.get());
                 let threshold = target.unwrap_or(f64::INFINITY).min(max.at(step));
-                Decided::together(Some(threshold), all(), measures.len())
-                    .teaching(target.unwrap_or(norm))
+                let learned = target.unwrap_or(norm.value());
+                Decided::together(Some(threshold), norm, measures.len()).teaching(learned)
             }
             (ClipRule::Median { factor, .. }, Memory::Median(past)) => {
                 let median = past.median().filter(|median| *median > 0.0);
                 let threshold = median.map(|median| factor.at(step) * median);
-                Decided::together(threshold, all(), measures.len()).teaching(all().value())
+                let norm = all();
+                Decided::together(threshold, norm, measures.len()).teaching(norm.value())
             }
             (
                 ClipRule::AdaGc {

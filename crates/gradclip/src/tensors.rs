@@ -81,23 +81,19 @@ impl<G: Gradients> Tensors for AtHand<'_, G> {
         let Reading {
             threads,
             scan,
-            output_layer,
+            ref output_layer,
             ..
-        } = self.reading;
-        let (threads, scan) = (*threads, *scan);
+        } = *self.reading;
         let orders = self.reading.orders(rule);
         let units = rule.and_then(Link::units);
-        let read = |tensors: Vec<&[f32]>| scan(&tensors, threads).into_iter();
-        let mut scanned = self.gradients.single_precision().map(read);
+        let together = self.gradients.single_precision();
+        let scanned = together.map(|tensors| scan(&tensors, threads));
+        let mut scanned = scanned.into_iter().flatten();
         let mut measures: Vec<Measure> = Vec::new();
         let mut problem = None;
         let mut left_alone = 0;
         self.gradients.visit(&mut |gradient| {
-            let scanned = scanned.as_mut().map(|scanned| {
-                let next = scanned.next();
-                next.expect("Gradients::single_precision must have every tensor of a visit")
-            });
-            let mut measure = measure_tensor(&gradient, orders, threads, scan, scanned);
+            let mut measure = measure_tensor(&gradient, orders, threads, scan, scanned.next());
             if output_layer.contains(gradient.name()) {
                 left_alone += 1;
             } else if let Some(axis) = units {
