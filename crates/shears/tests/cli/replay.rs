@@ -229,7 +229,7 @@ fn the_chart() {
         "<svg width=\"960\"",
         "A: global-norm:2",
         "B: norm:1 (no line",
-        "C: global-norm:1000000000 (above the picture)",
+        "C: global-norm:1e9 (above the picture)",
         "run: none (no threshold)",
         "spike (2)",
     ] {

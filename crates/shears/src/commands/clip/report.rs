@@ -192,8 +192,9 @@ fn what_was_done(report: &ClipReport) -> String {
     }
     if let Some(lost @ 1..) = report.rounded_to_zero {
         let elements = counted(lost, "element");
+        let whose = if lost == 1 { "its" } else { "their" };
         words.push_str(&format!(
-            ", {elements} too small for their type became zero"
+            ", {elements} too small for {whose} type became zero"
         ));
     }
     words
