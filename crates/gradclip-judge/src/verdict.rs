@@ -108,7 +108,7 @@ fn sentence(run: &Run<'_>, class: Class, numbers: &Numbers, death: Option<&Death
         },
         Class::TooShort if numbers.steps == 0 => "no step was taken".to_owned(),
         Class::TooShort => format!(
-            "{} say nothing about clipping; from {FEWEST_STEPS} on there is a verdict",
+            "of {} nothing can be said about clipping; from {FEWEST_STEPS} on there is a verdict",
             of_steps(numbers.steps)
         ),
     };
