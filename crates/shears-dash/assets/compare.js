@@ -10,7 +10,7 @@ import { showProblem } from "./problem.js";
 
 const COLOURS = ["--run-0", "--run-1", "--run-2", "--run-3", "--run-4", "--run-5"];
 /** Keys that differ between any two runs and say nothing. */
-const IDLE = ["text-sha256", "val-sha256"];
+const IDLE = ["text-sha256", "val-sha256", "tokenizer-sha256"];
 
 /** Keys that change nothing in the numbers of a run as far as it goes. */
 const HOUSEKEEPING = ["text", "val", "steps", "eval-every", "save-every", "sample-every", "keep", "threads", "patience"];

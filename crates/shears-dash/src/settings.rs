@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 /// Keys that say what a run is about, and are not a deviation from its preset.
-const OWN: [&str; 7] = [
+const OWN: [&str; 8] = [
     "preset",
     "text",
     "val",
     "plan-format",
     "text-sha256",
     "val-sha256",
+    "tokenizer-sha256",
     "seed",
 ];
 
