@@ -17,7 +17,7 @@ pub enum DataError {
     },
 
     /// A text without a single character.
-    #[error("{name} is empty: give a text to train on")]
+    #[error("{name} is empty: give a text that has something in it")]
     Empty {
         /// File names, or the name of the stream.
         name: String,
@@ -80,7 +80,7 @@ pub enum DataError {
     /// A character that a char tokenizer never saw.
     #[error(
         "character {character:?} (U+{:04X}) in line {line}, column {column} is not in the \
-         vocabulary: remove it from the text, or use the tokenizer `byte`",
+         vocabulary: remove it from the text, or train with the tokenizer `byte`",
         u32::from(*character)
     )]
     UnknownCharacter {

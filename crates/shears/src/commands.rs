@@ -15,6 +15,7 @@ pub(crate) mod train;
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use clap::{Args, ValueHint};
 use shears_train::{Corpora, Plan, RunFolder, load_corpora};
@@ -41,15 +42,20 @@ impl RunArgument {
     }
 }
 
-/// The run in [`RUNS`] that was started last; which one that is, is said.
-pub(crate) fn newest_run() -> Result<PathBuf, Misuse> {
+/// The runs in [`RUNS`], with the time at which each was started.
+pub(crate) fn runs() -> Vec<(SystemTime, PathBuf)> {
     let entries = fs::read_dir(RUNS).into_iter().flatten().flatten();
     let started = entries.filter_map(|entry| {
         // The plan is written when a run starts, and never again.
         let plan = entry.path().join("plan.toml").metadata();
         Some((plan.ok()?.modified().ok()?, entry.path()))
     });
-    let (_, run) = started.max().ok_or_else(|| {
+    started.collect()
+}
+
+/// The run in [`RUNS`] that was started last; which one that is, is said.
+pub(crate) fn newest_run() -> Result<PathBuf, Misuse> {
+    let (_, run) = runs().into_iter().max().ok_or_else(|| {
         Misuse(format!(
             "there is no run in {RUNS}/ yet; `shears train` starts one, or give the folder of a run"
         ))
@@ -74,11 +80,6 @@ pub(crate) fn nothing_recorded(run: &RunFolder, what: &str) -> Misuse {
     Misuse(format!(
         "{run}: no step is recorded, so there is nothing to {what}"
     ))
-}
-
-/// For clap: the old name of a flag, which says the new one.
-pub(crate) fn renamed(now: &'static str) -> impl Fn(&str) -> Result<String, String> + Clone {
-    move |_| Err(format!("the flag is called {now} now"))
 }
 
 /// More than any machine has cores; starting so many takes seconds.

@@ -11,6 +11,9 @@ use shears_train::TrainError;
 
 use crate::output::{complain, one_line};
 
+/// The user asked for something that cannot be done.
+pub(crate) const MISUSE: u8 = 2;
+
 /// A run that a signal ended, after it was saved.
 pub(crate) const INTERRUPTED: u8 = 130;
 
@@ -78,13 +81,13 @@ fn code(error: &anyhow::Error) -> u8 {
             Some(GenerateError::Setting { .. } | GenerateError::EmptyStop)
         );
     match error.downcast_ref::<TrainError>() {
-        _ if misuse => 2,
+        _ if misuse => MISUSE,
         Some(
             TrainError::Plan(_)
             | TrainError::Data(_)
             | TrainError::Folder { .. }
             | TrainError::Changed { .. },
-        ) => 2,
+        ) => MISUSE,
         Some(TrainError::TooManySkips { .. }) => 3,
         _ => 1,
     }

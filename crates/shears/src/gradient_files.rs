@@ -89,6 +89,9 @@ impl TensorFile {
 }
 
 fn parse(bytes: Vec<u8>, other_types: OtherTypes) -> anyhow::Result<TensorFile> {
+    if let Some(what) = other_kind(&bytes) {
+        bail!("this is {what}, not a safetensors file");
+    }
     let invalid = |error| anyhow!("not a whole safetensors file: {error}");
     let (header_length, _) = SafeTensors::read_metadata(&bytes).map_err(invalid)?;
     let data_start = size_of::<u64>() + header_length;
@@ -118,6 +121,38 @@ fn parse(bytes: Vec<u8>, other_types: OtherTypes) -> anyhow::Result<TensorFile> 
     }
     tensors.sort_by(|left, right| left.name.cmp(&right.name));
     Ok(TensorFile { bytes, tensors })
+}
+
+/// What else a file is, by its first bytes, and what to do about it.
+fn other_kind(bytes: &[u8]) -> Option<&'static str> {
+    const KINDS: [(&[u8], &str); 9] = [
+        (
+            b"version https://git-lfs",
+            "a pointer of Git LFS (`git lfs pull` fetches the file)",
+        ),
+        (b"<!doctype", "a page of HTML, from a download that failed"),
+        (b"<html", "a page of HTML, from a download that failed"),
+        (
+            b"PK\x03\x04",
+            "a zip archive, as torch.save writes (save_file of safetensors.torch writes the other)",
+        ),
+        (
+            b"\x80",
+            "a pickle (save_file of safetensors.torch writes the other)",
+        ),
+        (b"GGUF", "a GGUF file"),
+        (b"\x93NUMPY", "an array of NumPy"),
+        (b"\x89HDF", "an HDF5 file"),
+        (b"\x1f\x8b", "compressed by gzip"),
+    ];
+    // The length of a header of 128 bytes begins like a pickle.
+    if bytes.get(8) == Some(&b'{') {
+        return None;
+    }
+    let start = bytes.get(..bytes.len().min(32))?.to_ascii_lowercase();
+    let kinds = KINDS.iter();
+    let mut found = kinds.filter(|(magic, _)| start.starts_with(&magic.to_ascii_lowercase()));
+    found.next().map(|(_, what)| *what)
 }
 
 /// The keys of a header, every one of them.

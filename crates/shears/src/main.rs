@@ -8,6 +8,7 @@
     reason = "`println!` panics on a closed pipe"
 )]
 
+mod command_line;
 mod commands;
 mod comparison;
 mod exit;
@@ -25,7 +26,10 @@ mod watch;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use anyhow::Context;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap_complete::env::Shells;
+use clap_complete::{CompleteEnv, Shell};
 
 use commands::bench::BenchArguments;
 use commands::clip::ClipArguments;
@@ -90,20 +94,24 @@ enum Command {
     Bench(Box<BenchArguments>),
     /// Print a completion script for a shell
     ///
+    /// It asks `shears`, which must be on the path, for commands, flags, presets, policies and runs.
     /// For example: shears completions bash > ~/.local/share/bash-completion/completions/shears
     Completions {
         /// The shell
-        shell: clap_complete::Shell,
+        shell: Shell,
     },
 }
 
 fn main() -> ExitCode {
     output::set_panic_hook();
-    let command = std::env::args_os().nth(1);
-    if let Some(renamed) = command.and_then(|name| renamed(name.to_str()?)) {
-        return exit::report(&exit::Misuse(renamed).into());
-    }
-    let arguments = Arguments::parse();
+    let command = || command_line::prepared(Arguments::command());
+    // A shell asks what comes next.
+    CompleteEnv::with_factory(command).complete();
+    let matches = command().try_get_matches();
+    let arguments = match matches.and_then(|matches| Arguments::from_arg_matches(&matches)) {
+        Ok(arguments) => arguments,
+        Err(error) => return refuse(&error),
+    };
     let result = match arguments
         .command
         .unwrap_or(Command::Demo(DemoArguments::default()))
@@ -120,26 +128,32 @@ fn main() -> ExitCode {
         Command::Sweep(arguments) => commands::sweep::run(&arguments),
         Command::Replay(arguments) => commands::replay::run(&arguments),
         Command::Export(arguments) => commands::export::run(&arguments),
-        Command::Completions { shell } => {
-            let mut command = Arguments::command();
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut command, "shears", &mut script);
-            output::say!("{}", String::from_utf8_lossy(&script).trim_end());
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::Completions { shell } => print_completions(shell),
     };
     output::code_of_output(result.unwrap_or_else(|error| exit::report(&error)))
 }
 
-/// What is said to somebody who uses a command by the name that it had before.
-fn renamed(name: &str) -> Option<String> {
-    let now = match name {
-        "advise" => "part of `shears inspect RUN`",
-        "experiment" => {
-            "`cargo run --release -p shears-train --example temporal-order`, in a clone"
-        }
-        "export-events" => "`shears export RUN`",
-        _ => return None,
-    };
-    Some(format!("`{name}` is now {now}"))
+/// Prints help or version, or says what is wrong with the command line.
+fn refuse(error: &clap::Error) -> ExitCode {
+    if let Some(problem) = command_line::problem(error) {
+        return exit::report(&exit::Misuse(problem).into());
+    }
+    let printed = error.print();
+    if error.use_stderr() {
+        return ExitCode::from(exit::MISUSE);
+    }
+    output::note(printed);
+    output::code_of_output(ExitCode::SUCCESS)
+}
+
+/// A script that asks this program for what comes next.
+fn print_completions(shell: Shell) -> anyhow::Result<ExitCode> {
+    let shells = Shells::builtins();
+    let name = shell.to_string();
+    let completer = shells.completer(&name);
+    let completer = completer.with_context(|| format!("no completions for {name}"))?;
+    let mut script = Vec::new();
+    completer.write_registration("COMPLETE", "shears", "shears", "shears", &mut script)?;
+    output::say!("{}", String::from_utf8_lossy(&script).trim_end());
+    Ok(ExitCode::SUCCESS)
 }

@@ -74,7 +74,7 @@ impl Trained {
 
 fn parameters_of(run: &RunFolder, which: &str) -> anyhow::Result<(PathBuf, Vec<NamedTensor>)> {
     let store = run.checkpoints();
-    let none = || Misuse(format!("{}: no checkpoint `{which}`", run.path().display()));
+    let none = || no_checkpoint(run, which);
     let (found, mut damaged) = match which {
         "best" => store.load_best_model()?,
         "last" => store.load_newest_model()?,
@@ -105,6 +105,21 @@ fn parameters_of(run: &RunFolder, which: &str) -> anyhow::Result<(PathBuf, Vec<N
         }
     }
     found.ok_or_else(|| none().into())
+}
+
+/// That there is no such checkpoint, and when the first one comes.
+fn no_checkpoint(run: &RunFolder, which: &str) -> Misuse {
+    let path = run.path().display();
+    let is_first = run.checkpoints().list().is_ok_and(|all| all.is_empty());
+    match run.plan() {
+        Ok(plan) if is_first => {
+            let every = [plan.save_every, plan.eval_every, plan.steps].into_iter();
+            let first = every.filter(|step| *step > 0).min().unwrap_or(0);
+            let when = format!("the first comes at step {first}");
+            Misuse(format!("{path}: no checkpoint yet; {when}"))
+        }
+        _ => Misuse(format!("{path}: no checkpoint `{which}`")),
+    }
 }
 
 /// Builds a model around the parameters of a checkpoint, outside automatic differentiation, and does the work

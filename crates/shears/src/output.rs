@@ -1,30 +1,76 @@
 //! Writing to the terminal without the panic that `println!` has when nobody reads any more.
 
+use std::borrow::Cow;
+use std::fmt;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Prints a line on standard output. If it cannot be written the work goes on, and the program ends
-/// with exit code 1 ([`code_of_output`]).
+/// with exit code 1 ([`code_of_output`]). A terminal gets it without control characters.
 macro_rules! say {
-    ($($argument:tt)*) => {{
-        use std::io::Write as _;
-        $crate::output::note(writeln!(std::io::stdout(), $($argument)*));
-    }};
+    ($($argument:tt)*) => { $crate::output::print(format_args!($($argument)*)) };
 }
 
-/// Prints a line on standard error; if nobody reads it, the work goes on.
+/// Prints a line on standard error; if nobody reads it, the work goes on. A terminal gets it without
+/// control characters.
 macro_rules! complain {
-    ($($argument:tt)*) => {{
-        use std::io::Write as _;
-        let _ = writeln!(std::io::stderr(), $($argument)*);
-    }};
+    ($($argument:tt)*) => { $crate::output::print_error(format_args!($($argument)*)) };
 }
 
 pub(crate) use {complain, say};
 
 /// Whether a line could not be written.
 static LOST: AtomicBool = AtomicBool::new(false);
+
+pub(crate) fn print(line: fmt::Arguments<'_>) {
+    note(writeln!(
+        std::io::stdout(),
+        "{}",
+        visible(&line.to_string())
+    ));
+}
+
+pub(crate) fn print_error(line: fmt::Arguments<'_>) {
+    let line = line.to_string();
+    let line = match std::io::stderr().is_terminal() {
+        true => escaped(&line),
+        false => line,
+    };
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// A text for standard output: as it is, but for a terminal, which obeys control characters.
+///
+/// Names in files and what a model writes may have any. This is the one place where they are
+/// escaped: `say!`, `complain!` and [`print_result`] call it.
+pub(crate) fn visible(text: &str) -> Cow<'_, str> {
+    match std::io::stdout().is_terminal() {
+        true => Cow::Owned(escaped(text)),
+        false => Cow::Borrowed(text),
+    }
+}
+
+/// Control characters but line breaks and tabs as `\u{1b}`, and those that reorder a line; colours
+/// of [`paint`] become what a terminal knows.
+fn escaped(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '\n' | '\t' => shown.push(character),
+            PAINT_END => shown.push_str("\u{1b}[0m"),
+            _ if let Some(colour) = Colour::ALL.into_iter().find(|c| c.mark() == character) => {
+                shown.push_str(colour.code());
+            }
+            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+                shown.extend(character.escape_unicode());
+            }
+            _ if character.is_control() => shown.extend(character.escape_unicode()),
+            _ => shown.push(character),
+        }
+    }
+    shown
+}
 
 /// Remembers that a line was lost, unless its reader has seen enough.
 pub(crate) fn note(written: std::io::Result<()>) {
@@ -46,7 +92,7 @@ pub(crate) fn code_of_output(code: ExitCode) -> ExitCode {
 /// Prints a line that is the result of a command: that it cannot be written is an error, unless its
 /// reader has seen enough.
 pub(crate) fn print_result(line: &str) -> anyhow::Result<()> {
-    match writeln!(std::io::stdout(), "{line}") {
+    match writeln!(std::io::stdout(), "{}", visible(line)) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             Err(anyhow::Error::from(error).context("cannot write to standard output"))
         }
@@ -101,33 +147,53 @@ pub(crate) fn wrap(text: &str, columns: usize, indent: usize) -> String {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Colour {
     Good,
+    Warning,
     Bad,
     Dim,
 }
 
-/// Colours a text, on terminals that have colours and whose user wants them (no-color.org).
+/// The end of a coloured text.
+const PAINT_END: char = '\u{fdd0}';
+
+impl Colour {
+    const ALL: [Colour; 4] = [Colour::Good, Colour::Warning, Colour::Bad, Colour::Dim];
+
+    /// What stands for the colour until the line is printed. No text has these characters: Unicode
+    /// keeps them for programs.
+    fn mark(self) -> char {
+        match self {
+            Colour::Good => '\u{fdd1}',
+            Colour::Warning => '\u{fdd2}',
+            Colour::Bad => '\u{fdd3}',
+            Colour::Dim => '\u{fdd4}',
+        }
+    }
+
+    /// The colour as terminals know it.
+    fn code(self) -> &'static str {
+        match self {
+            Colour::Good => "\u{1b}[32m",
+            Colour::Warning => "\u{1b}[33m",
+            Colour::Bad => "\u{1b}[31m",
+            Colour::Dim => "\u{1b}[2m",
+        }
+    }
+}
+
+/// Colours a text for `say!`, on terminals that have colours and whose user wants them
+/// (no-color.org).
 pub(crate) fn paint(colour: Colour, text: &str) -> String {
     let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
     let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     if unwanted || is_dumb || !std::io::stdout().is_terminal() {
         return text.to_string();
     }
-    let code = match colour {
-        Colour::Good => 32,
-        Colour::Bad => 31,
-        Colour::Dim => 2,
-    };
-    format!("\u{1b}[{code}m{text}\u{1b}[0m")
+    format!("{}{text}{PAINT_END}", colour.mark())
 }
 
-/// A text without control characters, which names in files may have and terminals obey.
+/// A text in one line and without control characters.
 pub(crate) fn one_line(text: &str) -> String {
-    let shown = |character: char| match character {
-        '\n' => ' ',
-        _ if character.is_control() => '?',
-        _ => character,
-    };
-    text.chars().map(shown).collect()
+    escaped(&text.replace(['\n', '\t'], " "))
 }
 
 /// Makes a bug of ours one line, and what a library panics about, which is caught and told as an
@@ -159,5 +225,16 @@ mod tests {
         // A word that is longer than the terminal stays whole.
         assert_eq!(wrap("a longest-word b", 5, 0), "a\nlongest-word\nb");
         assert_eq!(wrap("", 5, 0), "");
+    }
+
+    #[test]
+    fn a_terminal_gets_no_control_characters_but_our_colours() {
+        let hostile = "a\u{1b}[2J\u{9b}31m\r\u{202e}b\n\tc";
+        let shown = "a\\u{1b}[2J\\u{9b}31m\\u{d}\\u{202e}b\n\tc";
+        assert_eq!(escaped(hostile), shown);
+        let bad = Colour::Bad;
+        let painted = format!("{}x{PAINT_END}", bad.mark());
+        assert_eq!(escaped(&painted), "\u{1b}[31mx\u{1b}[0m");
+        assert_eq!(one_line("a\nb\u{7}"), "a b\\u{7}");
     }
 }

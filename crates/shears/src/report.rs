@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
+use gradclip_judge::Tone;
 use indicatif::HumanCount;
 use shears_kernels::Bf16Unit;
 use shears_run::{Columns, EndReason, Judgement, Parameter};
 use shears_train::{MemoryEstimate, Plan};
 
+use crate::output::{Colour, paint, say, wrapped};
 use crate::table::table;
 pub(crate) use shears_run::program;
 
@@ -140,6 +142,40 @@ pub(crate) fn plan_lines(plan: &Plan) -> String {
         plan.clip,
         plan.non_finite,
     )
+}
+
+/// The verdict on a run: one sentence, one line of numbers and one command, `next` if there is one;
+/// with `all`, whatever else is known.
+pub(crate) fn say_judgement(judgement: &Judgement, next: Option<String>, all: bool) {
+    let verdict = &judgement.verdict;
+    let colour = match verdict.class.tone() {
+        Tone::Plain => None,
+        Tone::Good => Some(Colour::Good),
+        Tone::Warning => Some(Colour::Warning),
+        Tone::Bad => Some(Colour::Bad),
+    };
+    let sentence = wrapped(&verdict.sentence, 0);
+    say!(
+        "{}",
+        colour.map_or(sentence.clone(), |colour| paint(colour, &sentence))
+    );
+    match all {
+        false => say!("{}", wrapped(&verdict.numbers.to_string(), 2)),
+        true => {
+            let is_next = |line: &&String| line.starts_with("try next: ");
+            for line in judgement
+                .lines()
+                .iter()
+                .skip(1)
+                .filter(|line| !is_next(line))
+            {
+                say!("{}", wrapped(line, 2));
+            }
+        }
+    }
+    if let Some(next) = next.or_else(|| judgement.next.clone()) {
+        say!("try next: {next}");
+    }
 }
 
 /// The last line of a run as JSON.

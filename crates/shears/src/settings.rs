@@ -1,5 +1,6 @@
 //! From what was typed to the plan: preset, then config file, then flags.
 
+use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
@@ -94,10 +95,7 @@ fn flag(setting: &'static Setting) -> Arg {
             .num_args(0..)
             .action(ArgAction::Append)
             .value_hint(ValueHint::AnyPath),
-        name => flag
-            .long(name)
-            .allow_negative_numbers(true)
-            .help_heading(heading(setting.section)),
+        name => flag.long(name).help_heading(heading(setting.section)),
     }
 }
 
@@ -138,7 +136,15 @@ fn help(setting: &Setting) -> (String, String) {
 }
 
 /// What a config file may have beside the plan: where to write and how.
-const OUTSIDE: [&str; 6] = ["out", "threads", "quiet", "json", "tensorboard", "tui"];
+const OUTSIDE: [&str; 7] = [
+    "out",
+    "threads",
+    "quiet",
+    "json",
+    "verbose",
+    "tensorboard",
+    "tui",
+];
 
 /// The settings that were given, by flags and by a config file.
 #[derive(Clone, Debug)]
@@ -150,6 +156,8 @@ pub(crate) struct Given {
     is_of_run: bool,
     /// What the file has beside the settings.
     pub(crate) outside: Table,
+    /// The line of the file that each key is in.
+    lines: BTreeMap<String, usize>,
 }
 
 impl Given {
@@ -165,16 +173,20 @@ impl Given {
             file: file.map(Path::to_path_buf),
             is_of_run: false,
             outside: Table::new(),
+            lines: BTreeMap::new(),
         };
         let Some(file) = file else {
             return Ok(given);
         };
-        let mut config = read_config(file)?;
+        let (mut config, lines) = read_config(file)?;
+        given.lines = lines;
         given.is_of_run = Plan::is_stored(&config);
         if given.is_of_run {
             Plan::remove_identity(&mut config);
         }
-        check_keys(&config).map_err(|problem| Misuse(of_config(file, &problem)))?;
+        for key in config.keys() {
+            check_key(key).map_err(|problem| given.of_config(key, &problem))?;
+        }
         let is_outside = |(key, _): &(String, Value)| OUTSIDE.contains(&key.as_str());
         (given.outside, given.config) = config.into_iter().partition(is_outside);
         if given.is_of_run {
@@ -260,16 +272,23 @@ impl Given {
         all
     }
 
-    /// Says that it is the file that has to be changed, if it is.
+    /// Says that it is a line of the file that has to be changed, if it is.
     fn blame(&self, error: PlanError) -> anyhow::Error {
-        let in_file = |name| self.config.contains_key(name) || self.outside.contains_key(name);
-        let is_of_file = error
-            .setting()
-            .is_some_and(|name| in_file(name) && !self.is_typed(name));
-        match self.file.as_deref().filter(|_| is_of_file) {
-            Some(file) => Misuse(of_config(file, &error.to_string())).into(),
-            None => error.into(),
+        let Some(name) = error.setting() else {
+            return error.into();
+        };
+        let is_in_file = self.config.contains_key(name) || self.outside.contains_key(name);
+        let problem = error.to_string();
+        if is_in_file && !self.is_typed(name) {
+            return self.of_config(name, &problem).into();
         }
+        error.into()
+    }
+
+    /// A problem with a key of the file.
+    pub(crate) fn of_config(&self, key: &str, problem: &str) -> Misuse {
+        let file = self.file.as_deref().unwrap_or(Path::new(""));
+        of_config(file, self.lines.get(key).copied(), problem)
     }
 }
 
@@ -281,34 +300,40 @@ fn of_our_models(plan: Plan) -> Plan {
     }
 }
 
-fn of_config(file: &Path, problem: &str) -> String {
-    format!("config {}: {problem}", file.display())
+fn of_config(file: &Path, line: Option<usize>, problem: &str) -> Misuse {
+    let line = line.map_or(String::new(), |line| format!(", line {line}"));
+    Misuse(format!("config {}{line}: {problem}", file.display()))
 }
 
-fn read_config(file: &Path) -> Result<Table, Misuse> {
-    let fail = |problem: String| Misuse(of_config(file, &problem));
-    let text = std::fs::read_to_string(file).map_err(|error| fail(error.to_string()))?;
-    let table = text.parse();
-    table.map_err(|error: toml::de::Error| fail(error.message().replace('\n', " ")))
-}
-
-fn check_keys(table: &Table) -> Result<(), String> {
-    let known = || {
-        Plan::settings()
-            .iter()
-            .map(|setting| setting.name.as_str())
-            .chain(OUTSIDE)
+/// The table of a config file, and the line of each of its keys.
+fn read_config(file: &Path) -> Result<(Table, BTreeMap<String, usize>), Misuse> {
+    let text = std::fs::read_to_string(file);
+    let text = text.map_err(|error| of_config(file, None, &error.to_string()))?;
+    let line_at = |place: usize| text[..place.min(text.len())].matches('\n').count() + 1;
+    let fail = |error: toml::de::Error| {
+        let line = error.span().map(|span| line_at(span.start));
+        of_config(file, line, &error.message().replace('\n', " "))
     };
-    for key in table.keys() {
-        if !known().any(|name| name == key) {
-            let nearest = known().max_by(|left, right| {
-                strsim::jaro_winkler(left, key).total_cmp(&strsim::jaro_winkler(right, key))
-            });
-            let hint = nearest.map_or(String::new(), |name| format!("; did you mean `{name}`?"));
-            return Err(format!("unknown key `{key}`{hint}"));
+    let table = text.parse().map_err(fail)?;
+    let keys = toml::de::DeTable::parse(&text).map_err(fail)?;
+    let lines = keys.get_ref().keys();
+    let lines = lines.map(|key| (key.get_ref().to_string(), line_at(key.span().start)));
+    Ok((table, lines.collect()))
+}
+
+fn check_key(key: &str) -> Result<(), String> {
+    let settings = Plan::settings().iter();
+    let mut known = settings.map(|setting| setting.name.as_str()).chain(OUTSIDE);
+    match known.clone().any(|name| name == key) {
+        true => Ok(()),
+        false => {
+            let similar = |name: &&str| strsim::jaro_winkler(name, key);
+            let near = known.by_ref().filter(|name| similar(name) > 0.7);
+            let near = near.max_by(|left, right| similar(left).total_cmp(&similar(right)));
+            let hint = near.map_or(String::new(), |name| format!("; did you mean `{name}`?"));
+            Err(format!("unknown key `{key}`{hint}"))
         }
     }
-    Ok(())
 }
 
 /// For clap: keeps the text, and checks that it is one of a `T`.

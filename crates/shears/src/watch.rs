@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use burn::tensor::Device;
-use gradclip::ClipAction;
+use gradclip::{ClipAction, significant};
 use indicatif::{ProgressBar, ProgressStyle};
 use shears_data::Tokenizer;
 use shears_model::LanguageModel;
@@ -17,7 +17,7 @@ use shears_run::{Event, StepEvent};
 use shears_train::{End, Evaluation, Observer};
 
 use crate::commands::generate::write_sample;
-use crate::output::{complain, one_line, say};
+use crate::output::{complain, note, one_line, say};
 
 /// How a run is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,13 +47,15 @@ pub(crate) fn stop_when_asked(say_so: bool) -> anyhow::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let asked = Arc::clone(&stop);
     signals::on_each(move || {
-        if asked.swap(true, Ordering::SeqCst) {
+        if asked.load(Ordering::SeqCst) {
             crate::screen::leave();
             std::process::exit(i32::from(crate::exit::INTERRUPTED));
         }
+        // Before the run ends, and with it this thread.
         if say_so {
             complain!("\nfinishing the step and saving; again to leave at once");
         }
+        asked.store(true, Ordering::SeqCst);
     })?;
     Ok(stop)
 }
@@ -84,9 +86,9 @@ impl Watch {
         tokenizer: Tokenizer,
         device: Device,
     ) -> anyhow::Result<Self> {
-        let stop = stop_when_asked(show != Show::Screen)?;
+        let stop = stop_when_asked(matches!(show, Show::Text | Show::Json))?;
         let bar = (show == Show::Text && std::io::stderr().is_terminal()).then(|| {
-            let style = "{bar:24.cyan/dim} {pos}/{len}  {msg}  {eta} left";
+            let style = "{bar:16.cyan/dim} {pos}/{len}  {msg}  {eta} left";
             let bar = ProgressBar::new(steps).with_position(done);
             bar.set_style(
                 ProgressStyle::with_template(style).unwrap_or(ProgressStyle::default_bar()),
@@ -147,7 +149,7 @@ impl Watch {
         if self.show == Show::Json
             && let Ok(line) = serde_json::to_string(event)
         {
-            let _ = writeln!(std::io::stdout(), "{line}");
+            note(writeln!(std::io::stdout(), "{line}"));
         }
     }
 }
@@ -168,18 +170,27 @@ impl Observer for Watch {
         }
         self.speed = smooth(self.speed, event.tokens_per_second);
         self.tell(&Event::Step(event.clone()));
+        let threshold = event.clip.threshold;
+        let norm = event.clip.norm_before;
         let text = format!(
-            "loss {:.3}  norm {:.3}  clipped {:.0} %  {:.0} tokens/s",
-            self.loss.unwrap_or(f64::NAN),
-            event.clip.norm_before,
+            "loss {}  norm {}{}  clipped {:.0} %",
+            self.loss.map_or("not finite".to_string(), brief),
+            match norm.is_finite() {
+                true => significant(norm),
+                false => "not finite".to_string(),
+            },
+            threshold.map_or(String::new(), |most| format!(" of {}", significant(most))),
             100.0 * self.clipped as f64 / self.seen as f64,
-            self.speed.unwrap_or(0.0),
         );
         if let Some(bar) = &self.bar {
             bar.set_position(event.step);
             bar.set_message(text);
         } else if event.step == 1 || event.step.is_multiple_of((self.steps / 20).max(1)) {
-            self.line(&format!("step {:>6}  {text}", event.step));
+            let speed = self.speed.unwrap_or(0.0);
+            self.line(&format!(
+                "step {:>6}  {text}  {speed:.0} tokens/s",
+                event.step
+            ));
         }
         if let Some(reason) = &event.clip.skip_reason {
             let place = event.clip.first_non_finite.as_ref();
@@ -239,6 +250,14 @@ impl Observer for Watch {
 
     fn wants_to_stop(&self) -> bool {
         self.stop.load(Ordering::SeqCst)
+    }
+}
+
+/// Three decimals, or powers of ten where those say nothing.
+pub(crate) fn brief(loss: f64) -> String {
+    match loss.abs() < 1e4 {
+        true => format!("{loss:.3}"),
+        false => format!("{loss:.1e}"),
     }
 }
 

@@ -1,8 +1,10 @@
 //! `shears clip`: clips gradients that another program saved, and tells what that did.
 
+mod history;
+mod order;
 mod report;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,9 +17,9 @@ use gradclip::{
     Unscaled,
 };
 
-use super::renamed;
 use crate::exit::Misuse;
 use crate::gradient_files::{OtherTypes, TensorFile};
+use crate::output::{complain, one_line};
 use crate::settings::checked;
 use report::Reporter;
 
@@ -41,6 +43,9 @@ use report::Reporter;
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct ClipArguments {
     /// Safetensors files of gradients, one a step
+    ///
+    /// Files in the order of the alphabet, as a shell gives them for a pattern, are taken in that of
+    /// the numbers in their names: step2 before step10.
     #[arg(required = true, value_name = "STEP", value_hint = ValueHint::FilePath)]
     pub(crate) steps: Vec<PathBuf>,
 
@@ -53,12 +58,17 @@ pub(crate) struct ClipArguments {
     #[arg(long, value_name = "POLICY", value_parser = checked::<ClipPolicy>)]
     pub(crate) clip: String,
 
-    #[arg(long = "policy", hide = true, value_parser = renamed("--clip"))]
-    _policy: Option<String>,
-
     /// Safetensors file of the parameters, by the names of their gradients; `agc` needs it
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) params: Option<PathBuf>,
+
+    /// A tensor of the output layer, which `agc` leaves alone; can be given several times
+    #[arg(long, value_name = "NAME")]
+    pub(crate) output_layer: Vec<String>,
+
+    /// File with what the policy has learned in earlier calls; written again when all steps are done
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) state: Option<PathBuf>,
 
     /// What to do with a gradient that has a NaN or an infinity: error, skip, zero
     ///
@@ -67,9 +77,6 @@ pub(crate) struct ClipArguments {
     /// elements to zero.
     #[arg(long, value_name = "RULE", value_parser = checked::<NonFinite>, default_value = "error")]
     pub(crate) non_finite: String,
-
-    #[arg(long = "nonfinite", hide = true, value_parser = renamed("--non-finite"))]
-    _nonfinite: Option<String>,
 
     /// Folder to write the clipped gradients to, under the names of their files [default: none;
     /// nothing is written]
@@ -87,7 +94,8 @@ const EXAMPLES: &str = "Examples:
   shears clip step0.safetensors --clip global-norm:1
   shears clip grads/*.safetensors --clip zclip --non-finite skip --out-dir clipped
   shears clip step0.safetensors --clip agc:0.01,unit=first --params model.safetensors
-  shears clip step0.safetensors --clip value:5+global-norm:1 --json";
+  shears clip step0.safetensors --clip value:5+global-norm:1 --json
+  shears clip step7.safetensors --clip autoclip:10 --state history.json --out-dir clipped";
 
 pub(crate) fn run(arguments: &ClipArguments) -> anyhow::Result<ExitCode> {
     let policy: ClipPolicy = arguments.clip.parse()?;
@@ -110,23 +118,75 @@ pub(crate) fn run(arguments: &ClipArguments) -> anyhow::Result<ExitCode> {
     }
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let mut reporter = Reporter::new(arguments, &policy, non_finite);
-    let mut clipper = Clipper::new(policy, non_finite)?.with_threads(threads);
-    for (step, path) in arguments.steps.iter().enumerate() {
-        let report = clip_file(&mut clipper, path, params.as_ref(), target(arguments, path))?;
+    let mut clipper = Clipper::new(policy, non_finite)?
+        .with_threads(threads)
+        .with_output_layer(&arguments.output_layer);
+    if let Some(file) = &arguments.state {
+        history::restore(&mut clipper, file)?;
+    }
+    let ordered = order::by_number(&arguments.steps);
+    if ordered.is_some() {
+        complain!("shears: the files are taken in the order of the numbers in their names");
+    }
+    let steps = ordered.as_ref().unwrap_or(&arguments.steps);
+    // What an earlier call has written is not to be taken for this one's if it fails.
+    for target in steps.iter().filter_map(|path| target(arguments, path)) {
+        remove(&target)?;
+    }
+    let mut names = Names::default();
+    for (step, path) in steps.iter().enumerate() {
+        let file = TensorFile::read(path, OtherTypes::Refuse)?;
+        names.check(path, &file);
+        let target = target(arguments, path);
+        let report = clip_file(&mut clipper, path, file, params.as_ref(), target)?;
         reporter.step(step, path, &report)?;
+    }
+    if let Some(file) = &arguments.state {
+        history::save(&clipper, file)?;
     }
     reporter.end();
     Ok(ExitCode::SUCCESS)
 }
 
-/// One step: read, clip, and write unless the step is left out.
+fn remove(file: &Path) -> anyhow::Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", file.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The names of the tensors of the first file, which those after it are to have.
+#[derive(Default)]
+struct Names(Option<(PathBuf, BTreeSet<String>)>);
+
+impl Names {
+    fn check(&mut self, path: &Path, file: &TensorFile) {
+        let here: BTreeSet<String> = file.tensors.iter().map(|t| t.name.clone()).collect();
+        let (first, there) = self
+            .0
+            .get_or_insert_with(|| (path.to_path_buf(), here.clone()));
+        let missing = there
+            .difference(&here)
+            .map(|name| format!("lacks `{name}`"));
+        let more = here.difference(there).map(|name| format!("has `{name}`"));
+        if let Some(difference) = missing.chain(more).next() {
+            let (path, first) = (path.display(), first.display());
+            let difference = one_line(&difference);
+            complain!("shears: warning: {path} has other tensors than {first}: it {difference}");
+        }
+    }
+}
+
+/// One step: clip, and write unless the step is left out.
 fn clip_file(
     clipper: &mut Clipper,
     path: &Path,
+    file: TensorFile,
     params: Option<&Parameters>,
     target: Option<PathBuf>,
 ) -> anyhow::Result<ClipReport> {
-    let file = TensorFile::read(path, OtherTypes::Refuse)?;
     if let Some(params) = params {
         params.check(path, &file)?;
     }
@@ -136,9 +196,6 @@ fn clip_file(
     let report = outcome.report().clone();
     match target {
         Some(target) if report.action != ClipAction::Skip => step.file.write(&target)?,
-        // What an earlier run has left there is not this step's.
-        Some(target) if target.exists() => fs::remove_file(&target)
-            .with_context(|| format!("cannot remove {}", target.display()))?,
         _ => {}
     }
     Ok(report)

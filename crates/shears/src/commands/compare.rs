@@ -36,7 +36,7 @@ pub(crate) struct CompareArguments {
     #[arg(long)]
     pub(crate) json: bool,
 
-    #[arg(long = "clip", value_name = "POLICY", aliases = ["lr", "seeds", "steps", "set", "preset", "tokenizer"], hide = true,
+    #[arg(long = "clip", value_name = "POLICY", aliases = ["lr", "seeds", "steps", "preset", "tokenizer"], hide = true,
           value_parser = |_: &str| Err::<String, _>("`compare` takes runs, and `shears sweep` trains them"))]
     _of_sweep: Option<String>,
 }

@@ -10,7 +10,7 @@ use burn::tensor::Device;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use shears_model::LanguageModel;
-use shears_run::{Columns, EndReason, StepEvent, Subject};
+use shears_run::{Columns, EndReason, StepEvent, Subject, quoted};
 use shears_train::{Corpora, Evaluation, Observer, Plan, RunFolder, Trainer, load_corpora, train};
 
 use super::generate::write_sample;
@@ -20,7 +20,7 @@ use crate::model::{Work, with_model_to_train};
 use crate::output::{Colour, columns, paint, say, wrap, wrapped};
 use crate::report;
 use crate::run_log;
-use crate::watch::{indent, stop_when_asked};
+use crate::watch::{brief, indent, stop_when_asked};
 
 /// See what clipping does: one network trained without it and with it, side by side
 ///
@@ -164,7 +164,7 @@ impl Demo {
         };
         let ended = with_model_to_train(&plan, vocabulary, work)?;
         if ended.how == EndReason::Stopped {
-            let path = ended.folder.path().display();
+            let path = quoted(ended.folder.path());
             if !self.json {
                 let program = report::program();
                 say!("\nstopped; to go on: {program} train --resume {path}");
@@ -273,16 +273,8 @@ fn is_shown(step: u64) -> bool {
 fn row(event: &StepEvent) -> String {
     let norm = event.clip.norm_before;
     match event.loss.filter(|_| norm.is_finite()) {
-        Some(loss) => format!("{:>10}  {:>10}", short(loss), short(norm)),
+        Some(loss) => format!("{:>10}  {:>10}", brief(loss), brief(norm)),
         None => paint(Colour::Bad, &format!("{:>22}", "not finite")),
-    }
-}
-
-/// Three decimals, or powers of ten where those say nothing.
-fn short(value: f64) -> String {
-    match value.abs() < 1e4 {
-        true => format!("{value:.3}"),
-        false => format!("{value:.1e}"),
     }
 }
 
@@ -320,7 +312,7 @@ fn conclude(free: &Ended, clipped: &Ended, lstm: &Ended) -> anyhow::Result<()> {
     say!("  the page        {program} dash");
     say!(
         "  another policy  {program} train --config {} --clip adagc",
-        config.display()
+        quoted(&config)
     );
     Ok(())
 }

@@ -10,6 +10,7 @@ use shears_model::LanguageModel;
 use shears_train::{Evaluation, Streams, evaluate};
 
 use crate::commands::RunArgument;
+use crate::exit::Misuse;
 use crate::model::{Trained, Work, with_trained_model};
 use crate::output::say;
 use crate::report::counted;
@@ -63,6 +64,17 @@ pub(crate) fn run(arguments: &EvalArguments) -> anyhow::Result<ExitCode> {
             (corpora.validation, corpora.validation_characters)
         }
     };
+    if tokens.len() < 2 {
+        let text = match &arguments.data {
+            Some(path) => path.display().to_string(),
+            None => "the run's validation text".to_string(),
+        };
+        let message = format!(
+            "{text} has {} token: there is nothing to predict",
+            tokens.len()
+        );
+        return Err(Misuse(format!("{message}; give a longer text by --data")).into());
+    }
     let streams = match arguments.exact {
         true => Streams::ONE,
         false => Streams::default(),

@@ -92,7 +92,7 @@ pub(crate) fn run(arguments: &ExportArguments) -> anyhow::Result<ExitCode> {
 fn format(arguments: &ExportArguments) -> Result<TableFormat, Misuse> {
     let ending = arguments.out.as_deref().and_then(Path::extension);
     let format = arguments.format.unwrap_or(match ending {
-        Some(ending) if ending == "parquet" => TableFormat::Parquet,
+        Some(ending) if ending.eq_ignore_ascii_case("parquet") => TableFormat::Parquet,
         _ => TableFormat::Csv,
     });
     if format == TableFormat::Parquet && arguments.out.is_none() {

@@ -15,6 +15,7 @@ use shears_model::LanguageModel;
 use crate::commands::RunArgument;
 use crate::exit::Misuse;
 use crate::model::{Trained, Work, with_trained_model};
+use crate::output::visible;
 
 /// Write new text with a trained model
 ///
@@ -38,12 +39,7 @@ pub(crate) struct GenerateArguments {
 
     /// How daring: below 1 sharpens the probabilities, above 1 flattens them, 0 always takes the
     /// likeliest token
-    #[arg(
-        long,
-        value_name = "T",
-        default_value_t = 0.8,
-        allow_negative_numbers = true
-    )]
+    #[arg(long, value_name = "T", default_value_t = 0.8)]
     pub(crate) temperature: f64,
 
     /// Choose among the K likeliest tokens only
@@ -51,20 +47,15 @@ pub(crate) struct GenerateArguments {
     pub(crate) top_k: Option<usize>,
 
     /// Choose among the likeliest tokens that together reach probability P (Holtzman et al. 2020)
-    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    #[arg(long, value_name = "P")]
     pub(crate) top_p: Option<f64>,
 
     /// Leave out tokens less likely than P times the likeliest one
-    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    #[arg(long, value_name = "P")]
     pub(crate) min_p: Option<f64>,
 
     /// Make tokens that were just written less likely; 1 is off (Keskar et al. 2019)
-    #[arg(
-        long,
-        value_name = "X",
-        allow_negative_numbers = true,
-        default_value_t = 1.0
-    )]
+    #[arg(long, value_name = "X", default_value_t = 1.0)]
     pub(crate) repetition_penalty: f64,
 
     /// Stop before this text; can be given several times
@@ -169,9 +160,9 @@ impl Work for Generate<'_> {
             if sample > 0 {
                 writeln!(out, "\n---")?;
             }
-            write!(out, "{prompt}")?;
+            write!(out, "{}", visible(&prompt))?;
             for piece in stream {
-                write!(out, "{}", piece?)?;
+                write!(out, "{}", visible(&piece?))?;
                 out.flush()?;
             }
             if std::io::stdout().is_terminal() || sample + 1 < arguments.num_samples {

@@ -7,7 +7,7 @@ use clap::Args;
 use gradclip::{ClipAction, significant};
 use gradclip_judge::statistics::{mean, share};
 use shears_data::Tokenizer;
-use shears_run::{Columns, EndReason, Event, Judgement, LockWatch, Parameter, Subject};
+use shears_run::{Columns, EndReason, Event, Judgement, LockWatch, Parameter, Subject, quoted};
 use shears_train::{Plan, RunFolder};
 
 use super::RunArgument;
@@ -149,14 +149,12 @@ impl Inspected {
             say!("  none yet");
         }
         say!("\nclipping with {}:", plan.clip);
-        for line in self.judgement.lines() {
-            say!("  {line}");
-        }
+        report::say_judgement(&self.judgement, None, true);
         if let Some(missing) = without_header(&self.columns, "flow of gradients through the layers")
         {
             say!("  {missing}");
         }
-        let (program, run) = (report::program(), self.run.path().display());
+        let (program, run) = (report::program(), quoted(self.run.path()));
         say!("\nwhat another policy would have done: {program} replay {run} --clip POLICY");
     }
 }

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use shears_run::{Columns, Event, Header, StepEvent};
 use shears_train::{ClipPolicy, Plan, RunFolder};
 
-use super::{RunArgument, renamed};
+use super::RunArgument;
 use crate::exit::Misuse;
 use crate::new_file;
 use crate::output::{print_result, say};
@@ -60,9 +60,6 @@ pub(crate) struct ReplayArguments {
     /// Policy to show the run's gradients to, as for `train --clip`; can be given several times
     #[arg(long = "clip", value_name = "POLICY", required = true, value_parser = checked::<ClipPolicy>)]
     pub(crate) policies: Vec<String>,
-
-    #[arg(long = "policy", hide = true, value_parser = renamed("--clip"))]
-    _policy: Option<String>,
 
     /// Draw norms and thresholds into this file, which must not be there yet and end in .svg
     ///

@@ -17,7 +17,6 @@ use shears_train::{
     ClipPolicy, Corpora, Evaluation, Observer, RunFolder, Setting, Trainer, load_corpora, train,
 };
 
-use super::renamed;
 use super::train::{batches_and_memory, newest_checkpoint, refuse_too_large};
 use crate::comparison::{self, Comparison, Outcome, Report, Run, SAME_START, Variant};
 use crate::exit::{INTERRUPTED, Misuse};
@@ -67,9 +66,6 @@ pub(crate) struct SweepArguments {
 
     #[command(flatten)]
     pub(crate) settings: Settings<OfAllRuns>,
-
-    #[arg(long = "set", hide = true, value_parser = renamed("--KEY VALUE, such as --optimizer sgd"))]
-    _set: Option<String>,
 }
 
 /// What is the same in all runs of a sweep. Seeds are counted, and no run writes samples.
@@ -202,7 +198,7 @@ impl Work for TrainCell<'_> {
 
 fn name_of(folder: &Path) -> String {
     let name = folder.file_name().unwrap_or_default();
-    name.to_string_lossy().into_owned()
+    one_line(&name.to_string_lossy())
 }
 
 /// One bar for all runs.

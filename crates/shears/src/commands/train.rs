@@ -12,7 +12,7 @@ use burn::tensor::Device;
 use gradclip::ClipAction;
 use shears_data::DataError;
 use shears_model::{LanguageModel, Precision, parameters};
-use shears_run::{Columns, EndReason, Evaluation, Event, Subject};
+use shears_run::{Columns, EndReason, Evaluation, Event, Subject, quoted};
 use shears_train::{
     Batches, Checkpoint, Corpora, End, MemoryEstimate, Plan, RunFolder, TrainError, Trainer,
     estimate_memory, header, load_corpora, train,
@@ -21,14 +21,13 @@ use shears_train::{
 use crate::commands::generate::write_sample;
 use crate::exit::{INTERRUPTED, Misuse};
 use crate::model::{Work, with_model_to_train};
-use crate::output::{complain, say};
+use crate::output::{complain, say, wrapped};
 use crate::report;
 use crate::run_log;
 use crate::screen::{self, Screen, Setup};
 use crate::settings::Given;
 use crate::tensorboard::TensorBoard;
 use crate::watch::{Show, Watch, indent};
-use arguments::Outside;
 pub(crate) use arguments::TrainArguments;
 
 pub(crate) fn run(arguments: TrainArguments) -> anyhow::Result<ExitCode> {
@@ -39,9 +38,13 @@ pub(crate) fn run(arguments: TrainArguments) -> anyhow::Result<ExitCode> {
         resume,
     } = arguments;
     let given = Given::read(settings.0, config.as_deref())?;
-    let outside = outside.or(read_outside(&given, config.as_deref())?);
+    let outside = outside.or(&given)?;
     let show = match (outside.json, outside.quiet) {
         (true, true) => return Err(Misuse("--json and --quiet exclude each other".into()).into()),
+        _ if outside.verbose && (outside.json || outside.quiet) => {
+            let message = "--verbose is about text; leave out --json and --quiet";
+            return Err(Misuse(message.into()).into());
+        }
         (true, false) => Show::Json,
         (false, true) => Show::Quiet,
         (false, false) => Show::Text,
@@ -65,27 +68,11 @@ pub(crate) fn run(arguments: TrainArguments) -> anyhow::Result<ExitCode> {
         job,
         show,
         threads,
+        verbose: outside.verbose,
         tensorboard: outside.tensorboard,
         tui: outside.tui,
     };
     with_model_to_train(&plan, vocabulary, work)
-}
-
-/// What the config file has beside the plan.
-fn read_outside(given: &Given, file: Option<&Path>) -> Result<Outside, Misuse> {
-    given
-        .outside
-        .clone()
-        .try_into()
-        .map_err(|error: toml::de::Error| {
-            let file = file
-                .map(Path::display)
-                .map_or(String::new(), |file| file.to_string());
-            Misuse(format!(
-                "config {file}: {}",
-                error.to_string().trim().replace('\n', " ")
-            ))
-        })
 }
 
 /// A run that is about to be trained.
@@ -222,6 +209,7 @@ struct Train {
     job: Job,
     show: Show,
     threads: usize,
+    verbose: bool,
     tensorboard: bool,
     tui: bool,
 }
@@ -242,6 +230,7 @@ impl Work for Train {
                 },
             show,
             threads,
+            verbose,
             tensorboard,
             tui,
         } = self;
@@ -255,12 +244,9 @@ impl Work for Train {
             {
                 say!("note: {remark}");
             }
-            let header = header(&plan, &parameters(&model));
-            say!(
-                "{}",
-                report::parameter_table(&header.parameters, vocabulary)
-            );
-            say!("{}", report::memory_line(&memory));
+        }
+        if verbose {
+            describe(&plan, &model, vocabulary, &memory);
         }
         refuse_too_large(memory.total())?;
         let folder = match folder {
@@ -289,8 +275,16 @@ impl Work for Train {
         add_listeners(&mut watch, &folder, &trainer, tui, tensorboard)?;
         let end = train(&mut trainer, &folder, &corpora, device, &mut watch);
         watch.finish(end.as_ref().ok().copied());
+        let ending = Ending {
+            folder: &folder,
+            plan: trainer.plan(),
+            show,
+            verbose,
+        };
+        let write = || write_sample(&trainer.model().valid(), &corpora.tokenizer, &plain, 300);
+        let told = ending.of(&end, write);
         let end = end?;
-        conclude(&trainer, &folder, &corpora, end, show, &plain)?;
+        told?;
         Ok(match end {
             End::Stopped => ExitCode::from(INTERRUPTED),
             End::Finished | End::OutOfPatience => ExitCode::SUCCESS,
@@ -388,6 +382,13 @@ fn introduce(plan: &Plan, corpora: &Corpora) {
     }
 }
 
+/// The shapes of the model, and what training takes.
+fn describe<M: LanguageModel>(plan: &Plan, model: &M, vocabulary: usize, memory: &MemoryEstimate) {
+    let header = header(plan, &parameters(model));
+    let table = report::parameter_table(&header.parameters, vocabulary);
+    say!("{table}\n{}", report::memory_line(memory));
+}
+
 /// Refuses a training that cannot fit.
 pub(super) fn refuse_too_large(bytes: u64) -> Result<(), Misuse> {
     check_memory("training", "--batch, --window or --hidden", bytes)
@@ -411,63 +412,75 @@ pub(super) fn check_memory(what: &str, flags: &str, bytes: u64) -> Result<(), Mi
     }
 }
 
-/// Loss, verdict, sample, and what to type next.
-fn conclude<M: LanguageModel>(
-    trainer: &Trainer<M>,
-    folder: &RunFolder,
-    corpora: &Corpora,
-    end: End,
+/// The end of a run, as it is told.
+struct Ending<'a> {
+    folder: &'a RunFolder,
+    plan: &'a Plan,
     show: Show,
-    device: &Device,
-) -> anyhow::Result<()> {
-    let columns = run_log::read(folder)?.columns;
-    let judgement = columns.judge(&Subject::of(folder.path()));
-    let evaluation = columns.evaluations.last();
-    let path = folder.path().display();
-    let step = trainer.progress().step;
-    if show == Show::Json {
-        let line = report::end_line(&judgement, &columns, end.into(), folder.path())?;
-        say!("{line}");
-    }
-    if show != Show::Text {
-        return Ok(());
-    }
-    match end {
-        End::Finished => say!("\nfinished after {} steps", report::count(step)),
-        End::OutOfPatience => {
-            say!(
-                "\nstopped at step {step}: {} evaluations in a row were no better",
-                trainer.plan().patience
-            );
+    verbose: bool,
+}
+
+impl Ending<'_> {
+    fn of(
+        &self,
+        end: &Result<End, TrainError>,
+        write: impl FnOnce() -> anyhow::Result<String>,
+    ) -> anyhow::Result<()> {
+        match end {
+            Ok(End::Stopped) => self.tell(EndReason::Stopped, None),
+            Ok(end) => self.tell((*end).into(), (self.show == Show::Text).then(write)),
+            Err(TrainError::TooManySkips { .. } | TrainError::NonFinite { .. }) => {
+                self.tell(EndReason::Diverged, None)
+            }
+            // What has become of it is in its error.
+            Err(_) => Ok(()),
         }
-        End::Stopped => say!("\nstopped at step {step}; the run is saved"),
     }
-    if let Some(&shears_run::Evaluation {
-        step: at,
-        val_loss: loss,
-        bits_per_char: bits,
-        perplexity,
-    }) = evaluation
-    {
-        say!(
-            "val loss {loss:.4} nats a token at step {at} ({bits:.3} bits a character, \
-             perplexity {perplexity:.2})"
-        );
+
+    /// Loss, a sample, the verdict and what to type next.
+    fn tell(&self, how: EndReason, sample: Option<anyhow::Result<String>>) -> anyhow::Result<()> {
+        if !matches!(self.show, Show::Text | Show::Json) {
+            return Ok(());
+        }
+        let columns = run_log::read(self.folder)?.columns;
+        let folder = self.folder.path();
+        let judgement = columns.judge(&Subject::of(folder));
+        if self.show == Show::Json {
+            say!("{}", report::end_line(&judgement, &columns, how, folder)?);
+            return Ok(());
+        }
+        let step = report::count(columns.step.last().copied().unwrap_or(0));
+        let loss = columns.evaluations.last();
+        let loss = loss.map_or(String::new(), |last| {
+            format!(
+                "; val loss {:.4} nats a token at step {} ({:.3} bits a character, perplexity {:.2})",
+                last.val_loss, last.step, last.bits_per_char, last.perplexity
+            )
+        });
+        let ended = match how {
+            EndReason::Finished => format!("finished after {step} steps"),
+            EndReason::OutOfPatience => {
+                let patience = self.plan.patience;
+                format!("stopped at step {step}: {patience} evaluations in a row were no better")
+            }
+            EndReason::Stopped => format!("stopped at step {step}; the run is saved"),
+            EndReason::Diverged | EndReason::Failed => format!("ended at step {step}"),
+        };
+        say!("\n{}", wrapped(&format!("{ended}{loss}"), 0));
+        let (program, run) = (report::program(), quoted(folder));
+        match sample {
+            Some(Ok(text)) => {
+                say!("\nit writes:\n{}", indent(&text));
+                say!("  more: {program} generate {run}");
+            }
+            // The run has ended as it should, and what it found is below.
+            Some(Err(error)) => say!("\nit writes nothing: {error:#}"),
+            None => {}
+        }
+        say!("");
+        let resume = format!("{program} train --resume {run}");
+        let next = (how == EndReason::Stopped).then_some(resume);
+        report::say_judgement(&judgement, next, self.verbose);
+        Ok(())
     }
-    say!("\nclipping with {}:", trainer.plan().clip);
-    for line in judgement.lines() {
-        say!("  {line}");
-    }
-    if end == End::Stopped {
-        say!("\nto go on:\n  {} train --resume {path}", report::program());
-        return Ok(());
-    }
-    match write_sample(&trainer.model().valid(), &corpora.tokenizer, device, 300) {
-        Ok(sample) => say!("\nit writes:\n{}", indent(&sample)),
-        // The run has ended as it should, and what it found is above.
-        Err(error) => say!("\nit writes nothing: {error}"),
-    }
-    let prefix = report::program();
-    say!("\nnext:\n  {prefix} generate {path}\n  {prefix} inspect {path}");
-    Ok(())
 }

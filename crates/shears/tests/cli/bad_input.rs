@@ -165,7 +165,12 @@ fn config_files() {
         ),
         (
             "wrong-type.toml",
-            &["wrong-type.toml", "`steps`", "string \"many\""],
+            &[
+                "wrong-type.toml",
+                "`steps`",
+                "line 1",
+                "\"many\" is not a whole number",
+            ],
         ),
         ("negative.toml", &["negative.toml", "`steps`", "-4"]),
         ("bad-clip.toml", &["`clip`", "did you mean `global-norm`?"]),
@@ -187,7 +192,11 @@ fn config_files() {
 fn numbers_beyond_the_plan() {
     let scratch = Scratch::new();
     let seed = ["train", "--seed", "18446744073709551615", "--out", "out"];
-    refused(&scratch, &seed, &["--seed", "whole numbers go up to"]);
+    refused(
+        &scratch,
+        &seed,
+        &["--seed", "a whole number from 0 to 9223372036854775807"],
+    );
 }
 
 #[test]

@@ -325,11 +325,150 @@ fn help_and_completions() {
     assert_eq!(version, format!("shears {}\n", env!("CARGO_PKG_VERSION")));
     for shell in ["bash", "zsh", "fish"] {
         let script = scratch.run(&format!("completions {shell}")).succeeded();
+        assert!(script.contains("COMPLETE"), "{shell}: {script}");
+    }
+}
+
+/// What a shell offers for the last of these words.
+fn completed(scratch: &Scratch, words: &str) -> Vec<String> {
+    let words: Vec<&str> = words.split(' ').collect();
+    let mut command = scratch.command(["--", "shears"].iter().chain(&words));
+    command.envs([("COMPLETE", "bash"), ("_CLAP_IFS", "\n")]);
+    command.env("_CLAP_COMPLETE_INDEX", words.len().to_string());
+    let output = command.output().unwrap();
+    let offered = String::from_utf8(output.stdout).unwrap();
+    offered.lines().map(str::to_string).collect()
+}
+
+#[test]
+fn completions_know_presets_policies_runs_and_files() {
+    let scratch = Scratch::new();
+    let train = format!("train {TINY} --steps 2 --quiet --out runs/mine");
+    scratch.run(&train).succeeded();
+    scratch.write("book.txt", "text");
+    for (words, offered) in [
+        ("tr", vec!["train"]),
+        ("train --save", vec!["--save-every"]),
+        ("train --preset lstm", vec!["lstm-128", "lstm-512"]),
+        ("train --clip glob", vec!["global-norm"]),
+        ("sweep --clip skip:6+gl", vec!["skip:6+global-norm"]),
+        ("inspect ru", vec!["runs/mine"]),
+        ("train --resume runs/m", vec!["runs/mine"]),
+        ("train bo", vec!["book.txt"]),
+        // The names of earlier versions.
+        ("clip --pol", vec![]),
+        ("clip --nonf", vec![]),
+        ("adv", vec![]),
+    ] {
+        assert_eq!(completed(&scratch, words), offered, "{words}");
+    }
+}
+
+#[test]
+fn what_is_nearly_right_is_suggested() {
+    let scratch = Scratch::new();
+    for (typed, suggested) in [
+        ("trian", "'train'"),
+        ("train --preset lstm-12", "'lstm-512'"),
+        ("train --clip globl-norm:1", "did you mean `global-norm`?"),
+        ("train --sted 3", "'--seed'"),
+        ("help advise", "shears inspect RUN"),
+        ("replay --policy none", "`--policy` is now --clip"),
+        ("sweep --set lr=1", "--KEY VALUE"),
+    ] {
+        let ran = scratch.run(typed);
+        assert_eq!(ran.code, Some(2), "{typed}");
+        assert!(ran.stderr.contains(suggested), "{typed}: {}", ran.stderr);
+    }
+}
+
+#[test]
+fn of_a_flag_that_is_given_twice_the_last_one_counts() {
+    let scratch = Scratch::new();
+    let train = format!("train {TINY} --lr 5 --lr 0.001 --quiet --out run");
+    scratch.run(&train).succeeded();
+    assert_eq!(scratch.plan("run")["lr"].as_float(), Some(0.001));
+    let tokens = "generate run --tokens 9 --tokens 3";
+    assert_eq!(scratch.run(tokens).succeeded().chars().count(), 3);
+}
+
+#[test]
+fn no_word_of_a_library_is_in_a_message() {
+    let scratch = Scratch::new();
+    for (typed, words) in [
+        ("train --lr abc", "--lr abc: it must be a number"),
+        (
+            "train --seed -1",
+            "--seed -1: it must be a whole number from 0",
+        ),
+        ("train --tied=maybe", "true, false"),
+        ("generate --seed -1", "--seed -1: it must be a whole number"),
+        (
+            "generate --top-k many",
+            "--top-k many: it must be a whole number",
+        ),
+        ("sweep --lr fast", "--lr fast: it must be a number"),
+        ("train --window 0", "window is 0; it must be from 1"),
+        ("dash nowhere", "there is no folder nowhere"),
+        ("inspect nowhere", "nowhere: there is no such run"),
+    ] {
+        let ran = scratch.run(typed);
+        assert_eq!(ran.code, Some(2), "{typed}");
+        assert!(ran.stderr.contains(words), "{typed}: {}", ran.stderr);
+        for word in ["invalid digit", "float literal", "u64", "panicked"] {
+            assert!(!ran.stderr.contains(word), "{typed}: {}", ran.stderr);
+        }
+    }
+}
+
+#[test]
+fn before_the_first_checkpoint_it_is_said_when_it_comes() {
+    let scratch = Scratch::new();
+    let train = format!("train {TINY} --quiet --out run");
+    scratch.run(&train).succeeded();
+    std::fs::remove_dir_all(scratch.path("run/checkpoints")).unwrap();
+    for command in ["generate run", "eval run --checkpoint last"] {
+        let message = scratch.run(command).failed(2);
         assert!(
-            script.contains("shears") && script.contains("save-every"),
-            "{shell}"
+            message.contains("no checkpoint yet; the first comes at step 10"),
+            "{message}"
         );
     }
+}
+
+#[test]
+fn a_run_ends_with_a_sentence_its_numbers_and_a_command() {
+    let scratch = Scratch::new();
+    let train = format!("train {TINY} --out run");
+    let text = scratch.run(&train).succeeded();
+    let last: Vec<&str> = text.lines().rev().take(3).collect();
+    let judged = scratch.run("inspect run --json").json().remove(0)["verdict"].take();
+    assert_eq!(last[2], judged["sentence"].as_str().unwrap());
+    assert_eq!(last[1], judged["numbers"].as_str().unwrap());
+    let next = judged["next"].as_str().unwrap();
+    assert_eq!(last[0], format!("try next: {next}"));
+    assert!(
+        !text.contains('\u{1b}') && !text.contains("memory:"),
+        "{text}"
+    );
+    let all = scratch
+        .run(&format!("train {TINY} --verbose --out more"))
+        .succeeded();
+    for part in ["memory: about", "57 symbols", "gradients reach every layer"] {
+        assert!(all.contains(part), "{all}");
+    }
+    // A run that was lost says so, too.
+    let lost = scratch.run(&format!("train {DIVERGING} --out lost"));
+    assert_eq!(lost.code, Some(3));
+    assert!(
+        lost.stdout.contains("not finite from step"),
+        "{}",
+        lost.stdout
+    );
+    let lost = scratch.run(&format!("train {DIVERGING} --json --out json"));
+    let line: Value = serde_json::from_str(lost.stdout.lines().last().unwrap()).unwrap();
+    assert_eq!(line["reason"], "diverged");
+    assert!(line["verdict"]["sentence"].is_string());
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod bad_input;
 mod chromium;
 mod clip;
 mod clip_refused;
+mod clip_steps;
 mod commands;
 mod compare;
 mod config;

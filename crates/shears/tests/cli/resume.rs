@@ -155,7 +155,9 @@ fn terminated_after_saving() {
         let scratch = Scratch::new();
         let flags = format!("train {TINY} --model {model}");
         scratch.run(&format!("{flags} --out a")).succeeded();
-        let stopped = scratch.start(&format!("{flags} --out b"), "b", lines);
+        // A quiet run says nothing.
+        let loud = flags.replace("--quiet ", "");
+        let stopped = scratch.start(&format!("{loud} --out b"), "b", lines);
         let stopped = stopped.terminate();
         assert_eq!(stopped.code, Some(130), "{stopped:#?}");
         assert!(stopped.stderr.contains("finishing the step and saving"));

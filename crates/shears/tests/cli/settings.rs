@@ -142,7 +142,7 @@ fn keys_that_do_not_belong_are_refused() {
         scratch.write("c.toml", line(setting));
         let key = scratch.run(&format!("train --config c.toml --{choice} --out run"));
         for message in [both, key.failed(2)] {
-            assert_eq!(message, format!("shears: config c.toml: {words}"));
+            assert_eq!(message, format!("shears: config c.toml, line 1: {words}"));
         }
         let set = scratch.run(&format!("sweep --{setting} --{choice}"));
         assert_eq!(set.failed(2), format!("shears: {words}"));
@@ -255,7 +255,7 @@ fn what_is_out_of_range_is_refused_by_its_name() {
         scratch.write("c.toml", line(setting));
         let read = format!("train --out run --config c.toml {}", flag(choice));
         let message = scratch.run(&read).failed(2);
-        let file = "shears: config c.toml: ";
+        let file = "shears: config c.toml, line 1: ";
         assert!(
             message.starts_with(file) && message.contains(&words),
             "{message}"
@@ -339,7 +339,7 @@ fn bench_takes_what_it_uses_and_refuses_the_rest() {
         );
         scratch.write("c.toml", line(flag));
         let message = scratch.run(&format!("bench --part {part} --config c.toml"));
-        let file = "shears: config c.toml";
+        let file = "shears: config c.toml, line 1";
         let words = format!("{file}: {name} is not used by bench --part {part}");
         assert_eq!(message.failed(2), words);
     }

@@ -215,17 +215,17 @@ fn a_sweep_that_cannot_be_leaves_nothing() {
     scratch.write("c.toml", "seed = 2");
     refused(
         "--config c.toml",
-        "config c.toml: seed is not used by sweep",
+        "config c.toml, line 1: seed is not used by sweep",
     );
     scratch.write("c.toml", "sample-every = 5");
     refused(
         "--config c.toml",
-        "config c.toml: sample-every is not used by sweep",
+        "config c.toml, line 1: sample-every is not used by sweep",
     );
     scratch.write("c.toml", "quiet = true");
     refused(
         "--config c.toml",
-        "config c.toml: quiet is a key for `shears train` alone",
+        "config c.toml, line 1: quiet is a key for `shears train` alone",
     );
     // Both rates are above it, though the preset's is not.
     let grid = format!("sweep {SMALL} --clip none --lr 0.05,0.1 --schedule cosine --min-lr 0.01");

@@ -15,6 +15,9 @@ use super::statistics::{Spread, spread};
 const PERFORMANCE: &str = "docs/performance.md";
 const README: &str = "README.md";
 
+/// The rows that the README has: one of a small model, one of a large one, one of generation.
+const IN_README: [&str; 3] = ["train-lstm-128", "train-gpt-384", "generate-lstm-512"];
+
 /// Writes every document whose numbers come from `benches/baselines`.
 pub(super) fn run() -> Result<(), String> {
     for (path, text) in documents()? {
@@ -38,7 +41,7 @@ fn documents() -> Result<Vec<(String, String)>, String> {
         performance = between_markers(&performance, section, &body)?;
     }
     let readme = text_of(&super::root().join(README))?;
-    let readme = between_markers(&readme, "peers", &short_table(&comparisons))?;
+    let readme = between_markers(&readme, "peers", &short_table(&comparisons, &IN_README))?;
     let mut documents = vec![
         (PERFORMANCE.to_string(), performance),
         (README.to_string(), readme),
@@ -211,8 +214,8 @@ fn clip_share(comparison: &Comparison) -> String {
 }
 
 /// Shears and PyTorch alone, for those who want to know whether it is worth their while: a column
-/// for each kind of processor.
-fn short_table(comparisons: &[Comparison]) -> String {
+/// for each kind of processor, of the rows that are wanted.
+fn short_table(comparisons: &[Comparison], wanted: &[&str]) -> String {
     let heads = comparisons.iter().map(|comparison| {
         let Machine {
             processor,
@@ -226,7 +229,7 @@ fn short_table(comparisons: &[Comparison]) -> String {
         format!("|---|{}", "---|".repeat(comparisons.len())),
     ];
     for run in RUNS {
-        for row in run.rows {
+        for row in run.rows.iter().filter(|row| wanted.contains(&row.name)) {
             let measured = |comparison: &Comparison| {
                 let mut rows = comparison.rows.iter();
                 rows.find(|measured| measured.name == row.name).cloned()
@@ -335,7 +338,10 @@ mod tests {
     fn the_short_table_is_in_words() {
         let mut other = comparison();
         other.rows.truncate(1);
-        let table = short_table(&[comparison(), other]);
+        let named = comparison().rows.into_iter().map(|row| row.name);
+        let named: Vec<String> = named.collect();
+        let named: Vec<&str> = named.iter().map(String::as_str).collect();
+        let table = short_table(&[comparison(), other], &named);
         let cell = "2.5 times faster (10.0 ms, 25.0 ms)";
         let row = format!("| training step, `lstm-128` | {cell} | {cell} |");
         assert!(table.contains(&row), "{table}");

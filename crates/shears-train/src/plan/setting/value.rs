@@ -31,9 +31,11 @@ pub(crate) trait SettingValue: Sized {
     fn from_toml(value: Value) -> Result<Self, String>;
 }
 
-fn read<T: DeserializeOwned>(value: Value) -> Result<T, String> {
+/// Reads a value, which is to be `kind`.
+fn read<T: DeserializeOwned>(value: Value, kind: &str) -> Result<T, String> {
+    let shown = value.to_string();
     let read = value.try_into();
-    read.map_err(|error: toml::de::Error| error.message().replace('\n', " "))
+    read.map_err(|_: toml::de::Error| format!("{shown} is not {kind}"))
 }
 
 fn parse<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {
@@ -42,22 +44,20 @@ fn parse<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {
 
 /// Numbers and truth values are themselves in TOML.
 macro_rules! plain {
-    ($($Type:ty $(, $constant:item)?;)+) => {$(
+    ($($Type:ty: $kind:expr $(, $constant:item)?;)+) => {$(
         impl SettingValue for $Type {
             $($constant)?
 
             fn parse(text: &str) -> Result<Self, String> {
-                parse(text)
+                text.parse().map_err(|_| format!("it must be {}", $kind))
             }
 
             fn to_toml(&self) -> Result<Value, String> {
-                let most = i64::MAX;
-                let value = Value::try_from(self);
-                value.map_err(|_| format!("whole numbers go up to {most}"))
+                Value::try_from(self).map_err(|_| format!("it must be {}", $kind))
             }
 
             fn from_toml(value: Value) -> Result<Self, String> {
-                read(value)
+                read(value, $kind)
             }
         }
     )+};
@@ -78,17 +78,21 @@ macro_rules! text {
             }
 
             fn from_toml(value: Value) -> Result<Self, String> {
-                parse(&read::<String>(value)?)
+                parse(&read::<String>(value, TEXT)?)
             }
         }
     )+};
 }
 
+/// TOML has no greater ones.
+const WHOLE: &str = "a whole number from 0 to 9223372036854775807";
+const TEXT: &str = "a text in quotes";
+
 plain! {
-    usize;
-    u64;
-    f64;
-    bool, const IS_SWITCH: bool = true;;
+    usize: WHOLE;
+    u64: WHOLE;
+    f64: "a number";
+    bool: "true or false", const IS_SWITCH: bool = true;;
 }
 
 text! {
@@ -115,7 +119,7 @@ impl SettingValue for Vec<PathBuf> {
     }
 
     fn from_toml(value: Value) -> Result<Self, String> {
-        read(value)
+        read(value, "a list of texts in quotes")
     }
 }
 
@@ -131,6 +135,6 @@ impl SettingValue for Option<PathBuf> {
     }
 
     fn from_toml(value: Value) -> Result<Self, String> {
-        read(value).map(Some)
+        read(value, TEXT).map(Some)
     }
 }

@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
-use serde::Deserialize;
 use shears_train::Setting;
+use toml::Value;
 
-use crate::settings::{Scope, Settings};
+use crate::exit::Misuse;
+use crate::settings::{Given, Scope, Settings};
 
 /// Train a model on text, or go on with a run
 ///
@@ -32,9 +33,9 @@ pub(crate) struct TrainArguments {
 
     /// Go on with a run, bit for bit, from its newest whole checkpoint
     ///
-    /// Without DIR, the newest run in runs/. The run's settings and its folder stay as they are: a
+    /// Without RUN, the newest run in runs/. The run's settings and its folder stay as they are: a
     /// setting that is given and differs is refused, and so is --out.
-    #[arg(long, value_name = "DIR", num_args = 0..=1)]
+    #[arg(long, value_name = "RUN", num_args = 0..=1)]
     #[arg(value_hint = ValueHint::DirPath, help_heading = RUN)]
     pub(crate) resume: Option<Option<PathBuf>>,
 }
@@ -50,8 +51,7 @@ impl Scope for EverySetting {
 }
 
 /// Where to write and how, which is no part of the plan.
-#[derive(Args, Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "kebab-case", default)]
+#[derive(Args, Clone, Debug, Default)]
 pub(crate) struct Outside {
     /// CPU threads [default: all cores]; the result has the same bits for any number
     #[arg(long, value_name = "N", help_heading = RUN)]
@@ -69,6 +69,11 @@ pub(crate) struct Outside {
     #[arg(long, short, help_heading = OUTPUT)]
     pub(crate) quiet: bool,
 
+    /// Print the shapes of the model, the memory that training takes, and all that is known of the
+    /// clipping at the end
+    #[arg(long, short, help_heading = OUTPUT)]
+    pub(crate) verbose: bool,
+
     /// Write TensorBoard event files to the run's folder: losses, norms, samples, settings
     #[arg(long, help_heading = OUTPUT)]
     pub(crate) tensorboard: bool,
@@ -80,15 +85,35 @@ pub(crate) struct Outside {
 
 impl Outside {
     /// What was typed, and what the config file has where nothing was.
-    pub(crate) fn or(self, config: Outside) -> Outside {
-        Outside {
-            threads: self.threads.or(config.threads),
-            out: self.out.or(config.out),
-            json: self.json || config.json,
-            quiet: self.quiet || config.quiet,
-            tensorboard: self.tensorboard || config.tensorboard,
-            tui: self.tui || config.tui,
+    pub(crate) fn or(mut self, given: &Given) -> Result<Outside, Misuse> {
+        for (key, value) in &given.outside {
+            let needed = match (key.as_str(), value) {
+                ("out", Value::String(folder)) => {
+                    self.out.get_or_insert_with(|| folder.into());
+                    continue;
+                }
+                ("threads", Value::Integer(threads @ 0..)) => {
+                    self.threads.get_or_insert(*threads as usize);
+                    continue;
+                }
+                ("out", _) => "a folder in quotes",
+                ("threads", _) => "a whole number, at least 1",
+                (switch, Value::Boolean(is_on)) => {
+                    let switch = match switch {
+                        "json" => &mut self.json,
+                        "quiet" => &mut self.quiet,
+                        "verbose" => &mut self.verbose,
+                        "tensorboard" => &mut self.tensorboard,
+                        _ => &mut self.tui,
+                    };
+                    *switch |= is_on;
+                    continue;
+                }
+                _ => "true or false",
+            };
+            return Err(given.of_config(key, &format!("`{key}`: {value} is not {needed}")));
         }
+        Ok(self)
     }
 }
 

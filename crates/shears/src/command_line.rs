@@ -1,0 +1,112 @@
+//! How the command line is read: what completes it, and what is said where it is wrong.
+
+use std::error::Error;
+use std::ffi::OsStr;
+use std::num::{IntErrorKind, ParseFloatError, ParseIntError};
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Arg, ArgAction, Command};
+use clap_complete::CompletionCandidate;
+use clap_complete::engine::{ArgValueCompleter, PathCompleter, ValueCompleter};
+use gradclip::ClipRule;
+
+use crate::commands::runs;
+
+/// All commands alike: of a flag that is given twice the last one counts, a value may begin with a
+/// minus, and runs and policies are completed.
+pub(crate) fn prepared(command: Command) -> Command {
+    let prepare = |argument: Arg| {
+        let takes_values = matches!(argument.get_action(), ArgAction::Set | ArgAction::Append);
+        let argument = match argument.get_long().is_some() && takes_values {
+            true => argument.allow_negative_numbers(true),
+            false => argument,
+        };
+        let name = argument.get_value_names().and_then(|names| names.first());
+        match name.map(|name| name.as_str()) {
+            Some("RUN") => argument.add(ArgValueCompleter::new(complete_run)),
+            Some("POLICY") => argument.add(ArgValueCompleter::new(complete_policy)),
+            _ => argument,
+        }
+    };
+    let command = command.args_override_self(true);
+    command.mut_subcommands(|command| command.mut_args(prepare))
+}
+
+/// The runs in the usual folder, and all folders.
+fn complete_run(typed: &OsStr) -> Vec<CompletionCandidate> {
+    let typed_text = typed.to_string_lossy();
+    let known = runs().into_iter().map(|(_, run)| run);
+    let known = known.filter(|run| run.to_string_lossy().starts_with(typed_text.as_ref()));
+    let mut candidates: Vec<_> = known.map(CompletionCandidate::new).collect();
+    if candidates.is_empty() {
+        candidates = PathCompleter::dir().complete(typed);
+    }
+    candidates
+}
+
+/// The rules by name, also behind a `+`.
+fn complete_policy(typed: &OsStr) -> Vec<CompletionCandidate> {
+    let typed = typed.to_string_lossy();
+    let before = typed.rfind('+').map_or(0, |plus| plus + 1);
+    let forms = ClipRule::forms().into_iter();
+    let rules = forms.map(|form| (form.name, format!("{}, {}", form.form, form.source)));
+    let none = (before == 0).then(|| ("none", "no clipping".to_string()));
+    let all = none.into_iter().chain(rules);
+    all.filter(|(name, _)| name.starts_with(&typed[before..]))
+        .map(|(name, help)| {
+            let text = format!("{}{name}", &typed[..before]);
+            CompletionCandidate::new(text).help(Some(help.into()))
+        })
+        .collect()
+}
+
+/// The words that had another meaning before, and what to type now.
+const RENAMED: [(&str, &str); 6] = [
+    ("advise", "part of `shears inspect RUN`"),
+    (
+        "experiment",
+        "`cargo run --release -p shears-train --example temporal-order`, in a clone",
+    ),
+    ("export-events", "`shears export RUN`"),
+    ("--policy", "--clip"),
+    ("--nonfinite", "--non-finite"),
+    ("--set", "--KEY VALUE, such as --optimizer sgd"),
+];
+
+/// What is wrong, in one line, where that says more than clap's own message.
+pub(crate) fn problem(error: &clap::Error) -> Option<String> {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    let argument = text(ContextKind::InvalidArg);
+    match error.kind() {
+        ErrorKind::InvalidSubcommand | ErrorKind::UnknownArgument => {
+            let word = text(ContextKind::InvalidSubcommand).or(argument)?;
+            let (_, now) = RENAMED.iter().find(|(before, _)| *before == word)?;
+            Some(format!("`{word}` is now {now}"))
+        }
+        ErrorKind::ValueValidation => {
+            let name = argument?.split([' ', '=']).next()?;
+            let value = text(ContextKind::InvalidValue)?;
+            Some(format!("{name} {value}: {}", reason(error.source()?)))
+        }
+        _ => None,
+    }
+}
+
+/// Without the words of the standard library.
+fn reason(error: &(dyn Error + 'static)) -> String {
+    if let Some(error) = error.downcast_ref::<ParseIntError>() {
+        return match error.kind() {
+            IntErrorKind::PosOverflow => "it is too large",
+            IntErrorKind::NegOverflow => "it is too small",
+            _ => "it must be a whole number, at least 0",
+        }
+        .to_string();
+    }
+    match error.downcast_ref::<ParseFloatError>() {
+        Some(_) => "it must be a number".to_string(),
+        None => error.to_string(),
+    }
+}
