@@ -353,7 +353,8 @@ fn completions_know_presets_policies_runs_and_files() {
         ("train --clip glob", vec!["global-norm"]),
         ("sweep --clip skip:6+gl", vec!["skip:6+global-norm"]),
         ("inspect ru", vec!["runs/mine"]),
-        ("train --resume runs/m", vec!["runs/mine"]),
+        // The run may be left out: what stands here may be a text, too.
+        ("train --resume runs/m", vec!["runs/mine", "runs/mine/"]),
         ("train bo", vec!["book.txt"]),
         // The names of earlier versions.
         ("clip --pol", vec![]),
