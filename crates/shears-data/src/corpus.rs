@@ -20,6 +20,38 @@ pub enum Source {
     Stdin,
 }
 
+impl Source {
+    /// How many bytes it has, if that is known before it is read.
+    ///
+    /// # Errors
+    ///
+    /// If a file or folder is missing or cannot be looked at, or if a folder has no text.
+    pub fn size(&self) -> Result<Option<u64>, DataError> {
+        match self {
+            Self::Embedded => Ok(Some(lipsum::LIBER_PRIMUS.len() as u64)),
+            Self::Stdin => Ok(None),
+            Self::Files(paths) => {
+                let mut size = 0_u64;
+                for path in paths {
+                    for file in files_of(path)? {
+                        let found = fs::metadata(&file).map_err(|e| unreadable(&file, e))?;
+                        size = size.saturating_add(found.len());
+                    }
+                }
+                Ok(Some(size))
+            }
+        }
+    }
+}
+
+/// The files that a path stands for: itself, or those of the folder.
+fn files_of(path: &Path) -> Result<Vec<PathBuf>, DataError> {
+    match path.is_dir() {
+        true => text_files_below(path),
+        false => Ok(vec![path.to_owned()]),
+    }
+}
+
 /// A text and the words to name it by.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Corpus {
@@ -87,17 +119,15 @@ impl Corpus {
         let mut text = String::new();
         let mut names = Vec::with_capacity(paths.len());
         for path in paths {
-            if path.is_dir() {
-                let files = text_files_below(path)?;
-                for file in &files {
-                    append(&mut text, file)?;
-                }
-                let plural = if files.len() == 1 { "" } else { "s" };
-                names.push(format!("{} ({} file{plural})", path.display(), files.len()));
-            } else {
-                append(&mut text, path)?;
-                names.push(path.display().to_string());
+            let files = files_of(path)?;
+            for file in &files {
+                append(&mut text, file)?;
             }
+            names.push(match (path.is_dir(), files.len()) {
+                (false, _) => path.display().to_string(),
+                (true, 1) => format!("{} (1 file)", path.display()),
+                (true, count) => format!("{} ({count} files)", path.display()),
+            });
         }
         let description = names.join(", ");
         if text.is_empty() {
@@ -111,7 +141,12 @@ fn append(text: &mut String, path: &Path) -> Result<(), DataError> {
     let name = path.display().to_string();
     let bytes = fs::read(path).map_err(|source| unreadable(path, source))?;
     let next = text_of(bytes, &name)?;
-    if !text.is_empty() && !text.ends_with('\n') && !next.is_empty() {
+    if text.is_empty() {
+        // A text of one file is not copied.
+        *text = next;
+        return Ok(());
+    }
+    if !text.ends_with('\n') && !next.is_empty() {
         text.push('\n');
     }
     text.push_str(&next);

@@ -25,6 +25,13 @@ use crate::tokens::{Tokens, Writer};
 /// Three times the largest published `tokenizer.json`; what is longer is something else.
 const FILE_BYTES_MAX: u64 = 100 << 20;
 
+/// Of a text that a vocabulary of some thousand tokens was made for.
+const BYTES_OF_A_TOKEN: u64 = 4;
+
+/// For each token that the library knows: its text, its merge, its place in both directions, and its
+/// line of the file.
+const BYTES_OF_A_VOCABULARY: u64 = 900;
+
 /// Turns text into ids and ids into text.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
@@ -71,7 +78,9 @@ impl Tokenizer {
         let json = match kind {
             TokenizerKind::Byte => format::byte_json(),
             TokenizerKind::Char => {
-                let symbols: BTreeSet<char> = training_text.chars().collect();
+                // One by one: a set that is collected keeps all characters first.
+                let mut symbols = BTreeSet::new();
+                symbols.extend(training_text.chars());
                 format::char_json(&symbols.into_iter().collect::<Vec<_>>())
             }
             TokenizerKind::Bpe(size) if (BPE_SIZE_MIN..=BPE_SIZE_MAX).contains(size) => {
@@ -176,12 +185,38 @@ impl Tokenizer {
         let expected = match &self.engine {
             Engine::Byte => text.len(),
             Engine::Char { .. } => text.chars().count(),
-            // Memory that is set aside and not used is not taken.
-            Engine::ByteLevel { .. } | Engine::Other(_) => text.len() / 4,
+            Engine::ByteLevel { .. } | Engine::Other(_) => text.len() / BYTES_OF_A_TOKEN as usize,
         };
         let mut tokens = Writer::new(self.vocab_size(), expected);
         self.for_each_id(text, &mut |id| tokens.push(id))?;
         Ok(tokens.finish())
+    }
+
+    /// Bytes of memory that [`Tokenizer::tokens`] of these two texts takes, one after the other,
+    /// about.
+    #[must_use]
+    pub fn memory_of_tokens(&self, first: &str, second: &str) -> u64 {
+        let bytes = (first.len() + second.len()) as u64;
+        let each = Tokens::bytes_each(self.vocab_size()) as u64;
+        match &self.engine {
+            Engine::Byte => bytes * each,
+            Engine::Char { .. } => (first.chars().count() + second.chars().count()) as u64 * each,
+            Engine::ByteLevel { library, .. } | Engine::Other(library) => {
+                let longest = first.len().max(second.len()) as u64;
+                bytes / BYTES_OF_A_TOKEN * each + library.memory_of_encoding(longest)
+            }
+        }
+    }
+
+    /// Bytes of memory that the tokenizer itself takes, about.
+    #[must_use]
+    pub fn memory(&self) -> u64 {
+        match &self.engine {
+            Engine::Byte | Engine::Char { .. } => 0,
+            Engine::ByteLevel { .. } | Engine::Other(_) => {
+                BYTES_OF_A_VOCABULARY * self.vocab_size() as u64
+            }
+        }
     }
 
     fn for_each_id(&self, text: &str, take: &mut dyn FnMut(u32)) -> Result<(), DataError> {

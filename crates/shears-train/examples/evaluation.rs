@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         ..preset.plan()
     };
     let steps = steps.parse()?;
-    let corpora = load_corpora(&plan, None, None)?;
+    let corpora = load_corpora(&plan, None, None, &mut |_, _| Ok(()))?;
     let device = Device::flex().autodiff();
     let mut initializer = Initializer::new(plan.seed, &device);
     let (vocabulary, config) = (corpora.tokenizer.vocab_size(), plan.model_config());

@@ -111,7 +111,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         ..Preset::Lstm128.plan()
     };
     plan.validate()?;
-    let corpora = load_corpora(&plan, None, None)?;
+    let corpora = load_corpora(&plan, None, None, &mut |_, _| Ok(()))?;
     let device = Device::flex().autodiff();
     let vocabulary = corpora.tokenizer.vocab_size();
     let model = FadingMemory::new(vocabulary, 48, &mut Initializer::new(plan.seed, &device));

@@ -3,12 +3,13 @@
 use shears_kernels::logit_rows_at_once;
 use shears_model::{Architecture, ParameterInfo};
 
+use crate::corpora::Corpora;
 use crate::evaluate::{TOKENS_AT_ONCE, windows_at_once};
 use crate::optimizer::OptimizerKind;
 use crate::plan::{Plan, PlanError};
 
-/// Bytes by purpose. Parameters, gradients and moments are exact; activations are an estimate,
-/// calibrated on measured peaks (`LOG.md`), and within a sixth of them.
+/// Bytes by purpose. Parameters, gradients and moments are exact; the rest is fitted to measured
+/// peaks, and all of it within a fifth of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryEstimate {
     /// The weights, and the copy of them that is taken when the size of an update is looked at.
@@ -17,29 +18,52 @@ pub struct MemoryEstimate {
     pub gradients: u64,
     /// What the optimizer remembers.
     pub moments: u64,
-    /// What the forward pass keeps for the backward pass, or what an evaluation takes, if that is
-    /// more.
+    /// What the forward pass keeps for the backward pass, and what an evaluation takes beside it.
     pub activations: u64,
-    /// The program itself, with its text.
+    /// The tokens of the text, and the tokenizer.
+    pub text: u64,
+    /// The program itself.
     pub program: u64,
+    /// What reading the text took at most, before there was a model.
+    pub loading: u64,
+    /// What a checkpoint takes while it is written, beside parameters and moments.
+    pub saving: u64,
 }
 
 impl MemoryEstimate {
-    /// All of it.
+    /// The same for a run on this text.
+    #[must_use]
+    pub fn with_text(self, corpora: &Corpora) -> Self {
+        MemoryEstimate {
+            text: (corpora.train.bytes() + corpora.validation.bytes()) as u64 + corpora.kept,
+            loading: corpora.loading,
+            ..self
+        }
+    }
+
+    /// The most that it takes at a time: while the text is read, or while a checkpoint is written,
+    /// for which a step's memory is not given back.
     pub fn total(&self) -> u64 {
-        let parts = [
+        let sum = |parts: &[u64]| {
+            parts
+                .iter()
+                .fold(0, |sum: u64, part| sum.saturating_add(*part))
+        };
+        let training = sum(&[
+            self.program,
+            self.text,
             self.parameters,
             self.gradients,
             self.moments,
             self.activations,
-            self.program,
-        ];
-        parts.into_iter().fold(0, u64::saturating_add)
+            self.saving,
+        ]);
+        training.max(self.program.saturating_add(self.loading))
     }
 }
 
 /// What the program takes before it has a model.
-const PROGRAM: u64 = 13_000_000;
+const PROGRAM: u64 = 21_000_000;
 
 /// Estimates the memory of training a model with these parameters.
 ///
@@ -71,14 +95,24 @@ pub fn estimate_memory(
     let tokens = (plan.batch as u64)
         .checked_mul(plan.window as u64)
         .ok_or_else(too_large)?;
-    let elements = in_training(plan, tokens, vocabulary).max(in_evaluation(plan, vocabulary));
+    let of_training = in_training(plan, tokens, vocabulary);
+    let of_evaluation = in_evaluation(plan, vocabulary);
+    // What one of them has taken serves the other as far as the sizes are the same.
+    let elements = of_training.max(of_evaluation);
+    let elements = elements.saturating_add(of_training.min(of_evaluation) / 2);
+    let elements = elements.saturating_add(of_time_flow(plan, tokens));
     let activations = elements.checked_mul(4);
+    // Of parameters and moments; the files are written tensor by tensor.
+    let copies = 1 + moments;
     Ok(MemoryEstimate {
         parameters: bytes.checked_mul(2).ok_or_else(too_large)?,
         gradients: bytes,
         moments: bytes.checked_mul(moments).ok_or_else(too_large)?,
         activations: activations.ok_or_else(too_large)?,
+        text: 0,
         program: PROGRAM,
+        loading: 0,
+        saving: bytes.checked_mul(copies).ok_or_else(too_large)?,
     })
 }
 
@@ -94,6 +128,15 @@ fn in_training(plan: &Plan, tokens: u64, vocabulary: usize) -> u64 {
         .saturating_add(logits(tokens, vocabulary))
         // The output layer's weights are packed for both directions.
         .saturating_add(2 * packed_output(plan, vocabulary))
+}
+
+/// Elements that following gradients back in time takes, one token a call: the same as a step, but
+/// that nothing is fused.
+fn of_time_flow(plan: &Plan, tokens: u64) -> u64 {
+    match plan.model {
+        Architecture::Transformer => 0,
+        _ => tokens.saturating_mul(plan.layers as u64 * of_a_layer(plan)) / 2 * 3,
+    }
 }
 
 /// Elements that an evaluation takes. No layer leaves anything but its result, and a Transformer

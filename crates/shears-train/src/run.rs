@@ -1,10 +1,9 @@
-//! The folder of a run, and the text that it trains on.
+//! The folder of a run.
 
-use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use shears_data::{Corpus, Source, Tokenizer, TokenizerKind, Tokens};
+use shears_data::Tokenizer;
 use shears_model::ParameterInfo;
 use shears_run::{
     FORMAT, Header, INPUT, LOG, Log, PLAN, Parameter, check_regular, lock_folder, read_regular_text,
@@ -213,95 +212,4 @@ pub fn header(plan: &Plan, parameters: &[ParameterInfo]) -> Header {
         device: plan.device.clone(),
         precision: plan.precision.to_string(),
     }
-}
-
-/// The text of a run as tokens.
-#[derive(Debug)]
-pub struct Corpora {
-    /// Where the text came from.
-    pub description: String,
-    /// How text becomes tokens.
-    pub tokenizer: Tokenizer,
-    /// Training tokens.
-    pub train: Tokens,
-    /// Validation tokens.
-    pub validation: Tokens,
-    /// Characters of the validation text.
-    pub validation_characters: usize,
-    /// The whole training text, when it came from standard input.
-    pub standard_input: Option<String>,
-    /// SHA-256 of the text and of the validation file, as the plan keeps them.
-    pub sha256: (String, String),
-}
-
-impl Corpora {
-    /// Notes in a plan which text and which tokenizer it is for.
-    pub fn identify(&self, plan: &mut Plan) {
-        (plan.text_sha256, plan.val_sha256) = self.sha256.clone();
-        plan.tokenizer_sha256 = self.tokenizer.fingerprint();
-    }
-}
-
-/// Reads and tokenizes the text that a plan names.
-///
-/// `kept` is the text of a run that read standard input; `tokenizer` is that of a run that is
-/// resumed, and without it one is made.
-///
-/// # Errors
-///
-/// What cannot be read or tokenized, and a text that is not the one whose hash the plan has.
-pub fn load_corpora(
-    plan: &Plan,
-    kept: Option<&Path>,
-    tokenizer: Option<Tokenizer>,
-) -> Result<Corpora, TrainError> {
-    let is_stdin = plan.reads_standard_input();
-    let source = match (plan.text.as_slice(), kept.filter(|_| is_stdin)) {
-        (_, Some(kept)) => Source::Files(vec![kept.to_path_buf()]),
-        ([], None) => Source::Embedded,
-        (_, None) if is_stdin => Source::Stdin,
-        (files, None) => Source::Files(files.to_vec()),
-    };
-    let corpus = Corpus::load(&source)?;
-    let validation_file = plan
-        .val
-        .as_ref()
-        .map(|path| Corpus::load(&Source::Files(vec![path.clone()])))
-        .transpose()?;
-    let of_validation = validation_file.as_ref().map(Corpus::fingerprint);
-    let sha256 = (corpus.fingerprint(), of_validation.unwrap_or_default());
-    // Before it is tokenized: a new text may have characters that the run's tokenizer lacks.
-    if !plan.text_sha256.is_empty() {
-        let texts = [
-            ("text", &sha256.0, &plan.text_sha256),
-            ("validation text", &sha256.1, &plan.val_sha256),
-        ];
-        if let Some((text, ..)) = texts.into_iter().find(|(_, now, then)| now != then) {
-            return Err(TrainError::Changed { text });
-        }
-    }
-    let (train_text, validation_text) = match &validation_file {
-        Some(validation) => (corpus.text.as_str(), validation.text.as_str()),
-        None => shears_data::split(&corpus.text),
-    };
-    let tokenizer = match tokenizer {
-        Some(tokenizer) => tokenizer,
-        // The symbols of the validation text belong to the vocabulary; learned merges do not
-        // look at it.
-        None if plan.tokenizer == TokenizerKind::Char => {
-            let characters: BTreeSet<char> =
-                train_text.chars().chain(validation_text.chars()).collect();
-            Tokenizer::build(&plan.tokenizer, &String::from_iter(characters))?
-        }
-        None => Tokenizer::build(&plan.tokenizer, train_text)?,
-    };
-    Ok(Corpora {
-        train: tokenizer.tokens(train_text)?,
-        validation: tokenizer.tokens(validation_text)?,
-        validation_characters: validation_text.chars().count(),
-        tokenizer,
-        sha256,
-        description: corpus.description,
-        standard_input: matches!(source, Source::Stdin).then_some(corpus.text),
-    })
 }

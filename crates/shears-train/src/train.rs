@@ -11,9 +11,10 @@ use shears_run::{ClipEvent, EndReason, Event, EventLog, StepEvent};
 
 use crate::TrainError;
 use crate::checkpoint::Progress;
+use crate::corpora::Corpora;
 use crate::evaluate::{Evaluation, Streams, evaluate};
 use crate::plan::Plan;
-use crate::run::{Corpora, RunFolder, header};
+use crate::run::{RunFolder, header};
 use crate::tensors::{NamedTensor, module_tensors};
 use crate::trainer::{StepOutcome, Trainer};
 

@@ -514,6 +514,8 @@ fn corpora() -> Corpora {
         tokenizer,
         standard_input: None,
         sha256: (String::new(), String::new()),
+        loading: 0,
+        kept: 0,
     }
 }
 

@@ -18,9 +18,10 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use clap::{Args, ValueHint};
-use shears_train::{Corpora, Plan, RunFolder, load_corpora};
+use shears_train::{Corpora, Plan, RunFolder};
 
 use crate::exit::Misuse;
+use crate::loading;
 use crate::output::complain;
 
 /// Where runs are, unless somebody says otherwise.
@@ -65,13 +66,18 @@ pub(crate) fn newest_run() -> Result<PathBuf, Misuse> {
 }
 
 /// The text of a run, which must be the one that it was started with.
-pub(crate) fn corpora_of(run: &RunFolder, plan: &Plan) -> anyhow::Result<Corpora> {
+pub(crate) fn corpora_of(run: &RunFolder, plan: &Plan, shown: bool) -> anyhow::Result<Corpora> {
     let kept = run.input_path();
     if plan.reads_standard_input() && !kept.exists() {
         let kept = kept.display();
         anyhow::bail!("{kept} is gone, the text that the run read as standard input; put it back");
     }
-    Ok(load_corpora(plan, Some(&kept), Some(run.tokenizer()?))?)
+    Ok(loading::load(
+        plan,
+        Some(&kept),
+        Some(run.tokenizer()?),
+        shown,
+    )?)
 }
 
 /// That there is nothing in a run's log to do something with.

@@ -13,6 +13,8 @@ mod commands;
 mod comparison;
 mod exit;
 mod gradient_files;
+mod loading;
+mod memory;
 mod model;
 mod new_file;
 mod output;

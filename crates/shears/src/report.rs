@@ -102,12 +102,15 @@ fn shorten(text: &str, width: usize) -> String {
 /// What training will take, in one line.
 pub(crate) fn memory_line(memory: &MemoryEstimate) -> String {
     format!(
-        "memory: about {} (weights {}, gradients {}, moments {}, activations {}, program {})",
+        "memory: about {} (weights {}, gradients {}, moments {}, activations {}, checkpoints {}, \
+         text {}, program {})",
         bytes(memory.total()),
         bytes(memory.parameters),
         bytes(memory.gradients),
         bytes(memory.moments),
         bytes(memory.activations),
+        bytes(memory.saving),
+        bytes(memory.text),
         bytes(memory.program),
     )
 }

@@ -11,7 +11,9 @@ use tokenizers::processors::PostProcessorWrapper;
 
 use super::{bounds, byte_level, format, probe};
 
-/// A piece of text for the library, which keeps some 50 bytes for each byte of it.
+/// What the library keeps for each byte of a piece of text while it encodes it.
+const BYTES_FOR_A_BYTE: u64 = 50;
+/// Bytes of a piece of text for the library.
 const PIECE_BYTES: usize = 1 << 16;
 /// The time to learn from a word grows with the square of its length; a longer run of characters
 /// is cut for training, which costs the statistics one pair in so many.
@@ -93,6 +95,15 @@ impl Library {
             own_characters: probe::own_characters(&bounds::patterns(value)),
             probed: Arc::default(),
         })
+    }
+
+    /// Bytes of memory for a text of so many, beside the ids.
+    pub(crate) fn memory_of_encoding(&self, bytes: u64) -> u64 {
+        let piece = match self.cuttable {
+            true => bytes.min(PIECE_BYTES as u64),
+            false => bytes,
+        };
+        piece.saturating_mul(BYTES_FOR_A_BYTE)
     }
 
     pub(crate) fn encode(&self, text: &str, take: &mut dyn FnMut(u32)) -> Result<(), String> {

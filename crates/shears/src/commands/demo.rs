@@ -14,8 +14,9 @@ use shears_run::{Columns, EndReason, StepEvent, Subject, quoted};
 use shears_train::{Corpora, Evaluation, Observer, Plan, RunFolder, Trainer, load_corpora, train};
 
 use super::generate::write_sample;
-use super::train::{batches_and_memory, new_folder, refuse_too_large};
+use super::train::{batches_and_memory, new_folder};
 use crate::exit::INTERRUPTED;
+use crate::memory;
 use crate::model::{Work, with_model_to_train};
 use crate::output::{Colour, columns, paint, say, wrap, wrapped};
 use crate::report;
@@ -152,7 +153,7 @@ impl Demo {
         name: &str,
         tell: &mut dyn FnMut(&StepEvent),
     ) -> anyhow::Result<Option<Ended>> {
-        let corpora = load_corpora(&plan, None, None)?;
+        let corpora = load_corpora(&plan, None, None, &mut |_, _| Ok(()))?;
         corpora.identify(&mut plan);
         let vocabulary = corpora.tokenizer.vocab_size();
         let work = Lesson {
@@ -211,7 +212,7 @@ impl Work for Lesson<'_> {
             tell,
         } = self;
         let (batches, memory) = batches_and_memory(&plan, &model, &corpora)?;
-        refuse_too_large(memory.total())?;
+        memory::refuse_too_large(memory.total())?;
         let folder = RunFolder::create(&new_folder(name)?, &plan, &corpora.tokenizer, None)?;
         let mut trainer = Trainer::new(plan.clone(), model, batches, demo.threads, device);
         let mut watch = DemoWatch {

@@ -60,7 +60,7 @@ pub(crate) fn run(arguments: &EvalArguments) -> anyhow::Result<ExitCode> {
             (tokens, corpus.text.chars().count())
         }
         None => {
-            let corpora = super::corpora_of(&trained.run, &trained.plan)?;
+            let corpora = super::corpora_of(&trained.run, &trained.plan, true)?;
             (corpora.validation, corpora.validation_characters)
         }
     };

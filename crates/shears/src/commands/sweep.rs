@@ -13,13 +13,13 @@ use clap::{Args, ValueHint};
 use indicatif::{ProgressBar, ProgressStyle};
 use shears_model::LanguageModel;
 use shears_run::{EndReason, Glance, StepEvent};
-use shears_train::{
-    ClipPolicy, Corpora, Evaluation, Observer, RunFolder, Setting, Trainer, load_corpora, train,
-};
+use shears_train::{ClipPolicy, Corpora, Evaluation, Observer, RunFolder, Setting, Trainer, train};
 
-use super::train::{batches_and_memory, newest_checkpoint, refuse_too_large};
+use super::train::{batches_and_memory, newest_checkpoint};
 use crate::comparison::{self, Comparison, Outcome, Report, Run, SAME_START, Variant};
 use crate::exit::{INTERRUPTED, Misuse};
+use crate::loading;
+use crate::memory;
 use crate::model::{Work, with_model_to_train};
 use crate::output::{complain, one_line, say};
 use crate::report;
@@ -95,7 +95,7 @@ pub(crate) fn run(arguments: &SweepArguments) -> anyhow::Result<ExitCode> {
     let mut grid = Grid::new(arguments, &given)?;
     comparison::check_folder(&arguments.out, &[grid::MARK, grid::OLD_MARK])?;
     let threads = super::set_threads(arguments.threads)?;
-    let corpora = load_corpora(&grid.cells[0].plan, None, grid.tokenizer()?)?;
+    let corpora = loading::load(&grid.cells[0].plan, None, grid.tokenizer()?, true)?;
     grid.identify(&corpora);
     let steps = grid.cells.iter().map(|cell| cell.plan.steps).sum();
     say!(
@@ -172,7 +172,7 @@ impl Work for TrainCell<'_> {
         } = self;
         // A run that cannot start leaves no folder.
         let (batches, memory) = batches_and_memory(&cell.plan, &model, corpora)?;
-        refuse_too_large(memory.total())?;
+        memory::refuse_too_large(memory.total())?;
         let folder = match cell.exists() {
             true => RunFolder::open(&cell.folder)?,
             false => RunFolder::create(

@@ -15,11 +15,13 @@ use shears_model::{LanguageModel, Precision, parameters};
 use shears_run::{Columns, EndReason, Evaluation, Event, Subject, quoted};
 use shears_train::{
     Batches, Checkpoint, Corpora, End, MemoryEstimate, Plan, RunFolder, TrainError, Trainer,
-    estimate_memory, header, load_corpora, train,
+    estimate_memory, header, train,
 };
 
 use crate::commands::generate::write_sample;
 use crate::exit::{INTERRUPTED, Misuse};
+use crate::loading;
+use crate::memory;
 use crate::model::{Work, with_model_to_train};
 use crate::output::{complain, say, wrapped};
 use crate::report;
@@ -61,7 +63,7 @@ pub(crate) fn run(arguments: TrainArguments) -> anyhow::Result<ExitCode> {
     let job = match &resume {
         Some(Some(folder)) => go_on(&given, folder, show)?,
         Some(None) => go_on(&given, &super::newest_run()?, show)?,
-        None => start(&given, outside.out)?,
+        None => start(&given, outside.out, show)?,
     };
     let (plan, vocabulary) = (job.plan.clone(), job.corpora.tokenizer.vocab_size());
     let work = Train {
@@ -88,14 +90,14 @@ struct Job {
     remarks: Vec<String>,
 }
 
-fn start(given: &Given, out: Option<PathBuf>) -> anyhow::Result<Job> {
+fn start(given: &Given, out: Option<PathBuf>, show: Show) -> anyhow::Result<Job> {
     let mut plan = given.plan()?;
     let remarks = remarks::of_plan(given, &plan);
     if let Some(path) = &out {
         // Before the text is read, which may take long.
         RunFolder::check_free(path)?;
     }
-    let corpora = load_corpora(&plan, None, None)?;
+    let corpora = loading::load(&plan, None, None, show == Show::Text)?;
     corpora.identify(&mut plan);
     Ok(Job {
         plan,
@@ -111,7 +113,7 @@ fn go_on(given: &Given, path: &Path, show: Show) -> anyhow::Result<Job> {
     let folder = RunFolder::open(path)?;
     let plan = folder.plan()?;
     given.check_unchanged(&plan)?;
-    let corpora = super::corpora_of(&folder, &plan)?;
+    let corpora = super::corpora_of(&folder, &plan, show == Show::Text)?;
     let newest = newest_checkpoint(&folder, &plan)?;
     if let Some((_, checkpoint)) = &newest {
         let differing = shears_train::compare_plans(&checkpoint.plan, &plan);
@@ -248,7 +250,7 @@ impl Work for Train {
         if verbose {
             describe(&plan, &model, vocabulary, &memory);
         }
-        refuse_too_large(memory.total())?;
+        memory::refuse_too_large(memory.total())?;
         let folder = match folder {
             Some(folder) => folder,
             None => RunFolder::create(
@@ -299,7 +301,7 @@ pub(super) fn batches_and_memory<M: LanguageModel>(
     corpora: &Corpora,
 ) -> anyhow::Result<(Batches, MemoryEstimate)> {
     let vocabulary = corpora.tokenizer.vocab_size();
-    let memory = estimate_memory(plan, &parameters(model), vocabulary)?;
+    let memory = estimate_memory(plan, &parameters(model), vocabulary)?.with_text(corpora);
     let batches =
         Batches::new(plan, model.reading(), corpora.train.clone()).map_err(too_short(plan))?;
     let validation = corpora.validation.len();
@@ -387,29 +389,6 @@ fn describe<M: LanguageModel>(plan: &Plan, model: &M, vocabulary: usize, memory:
     let header = header(plan, &parameters(model));
     let table = report::parameter_table(&header.parameters, vocabulary);
     say!("{table}\n{}", report::memory_line(memory));
-}
-
-/// Refuses a training that cannot fit.
-pub(super) fn refuse_too_large(bytes: u64) -> Result<(), Misuse> {
-    check_memory("training", "--batch, --window or --hidden", bytes)
-}
-
-/// Refuses what cannot fit before anything is taken, where the system tells what there is (Linux).
-pub(super) fn check_memory(what: &str, flags: &str, bytes: u64) -> Result<(), Misuse> {
-    let Ok(text) = std::fs::read_to_string("/proc/meminfo") else {
-        return Ok(());
-    };
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-    let kilobytes =
-        line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
-    match kilobytes {
-        Some(kilobytes) if bytes > kilobytes.saturating_mul(1024) => Err(Misuse(format!(
-            "{what} would take about {}, and this computer has {}; a smaller {flags} fits",
-            report::bytes(bytes),
-            report::bytes(kilobytes * 1024)
-        ))),
-        _ => Ok(()),
-    }
 }
 
 /// The end of a run, as it is told.

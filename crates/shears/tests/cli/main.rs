@@ -17,6 +17,7 @@ mod demo;
 mod export;
 mod hostile;
 mod logs;
+mod memory;
 mod newest;
 mod program;
 mod replay;

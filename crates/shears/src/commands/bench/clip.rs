@@ -5,7 +5,7 @@ use shears_model::{LanguageModel, parameters};
 use shears_train::{ClipBench, bench_clip, estimate_memory};
 
 use super::{STEPS, Timing, say_spreads};
-use crate::commands::train::check_memory;
+use crate::memory;
 use crate::model::{Work, with_model_to_train};
 use crate::output::say;
 
@@ -58,7 +58,7 @@ impl Work for Bench<'_> {
         // The weights have the size of their gradients.
         let tensors = memory.gradients.saturating_mul(2);
         let bytes = tensors.saturating_add(memory.moments);
-        check_memory("clipping", "--hidden or --layers", bytes)?;
+        memory::check("clipping", "a smaller --hidden or --layers fits", bytes)?;
         let rounds = steps.unwrap_or(STEPS);
         Ok(bench_clip(plan, model, *threads, device, rounds)?)
     }

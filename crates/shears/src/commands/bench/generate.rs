@@ -9,7 +9,7 @@ use shears_model::{LanguageModel, Reading, parameters};
 use shears_train::{Spread, estimate_memory, peak_rss_bytes};
 
 use super::{Timing, say_spreads};
-use crate::commands::train::check_memory;
+use crate::memory;
 use crate::model::{Work, with_model};
 use crate::output::say;
 use crate::report;
@@ -61,7 +61,11 @@ impl Work for Bench<'_> {
         } = self.0;
         let memory = estimate_memory(plan, &parameters(&model), *vocabulary)?;
         // The weights have the size of their gradients.
-        check_memory("generation", "--hidden or --layers", memory.gradients)?;
+        memory::check(
+            "generation",
+            "a smaller --hidden or --layers fits",
+            memory.gradients,
+        )?;
         let asked = steps.map(usize::try_from).transpose();
         let tokens = asked.context("--steps")?.unwrap_or(match model.reading() {
             Reading::Streams => TOKENS,

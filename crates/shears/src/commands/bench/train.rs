@@ -2,10 +2,10 @@
 
 use burn::tensor::Device;
 use shears_model::{LanguageModel, parameters};
-use shears_train::{Batches, BenchReport, Trainer, bench, estimate_memory};
+use shears_train::{Batches, BenchReport, MemoryEstimate, Trainer, bench, estimate_memory};
 
 use super::{STEPS, Timing, say_spreads};
-use crate::commands::train::refuse_too_large;
+use crate::memory::refuse_too_large;
 use crate::model::{Work, with_model_to_train};
 use crate::output::say;
 use crate::report;
@@ -58,7 +58,13 @@ impl Work for Bench<'_> {
             vocabulary,
             ..
         } = self.0;
-        let estimate = estimate_memory(plan, &parameters(&model), *vocabulary)?.total();
+        let memory = estimate_memory(plan, &parameters(&model), *vocabulary)?;
+        // Nothing is saved.
+        let estimate = MemoryEstimate {
+            saving: 0,
+            ..memory
+        }
+        .total();
         refuse_too_large(estimate)?;
         let count = plan.batch * (8 * plan.window + 1) + 1;
         let tokens = random_tokens(count, *vocabulary)[..].into();

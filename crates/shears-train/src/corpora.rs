@@ -1,0 +1,176 @@
+//! The text of a run as tokens, and what it takes to get there.
+
+use std::collections::{BTreeSet, HashSet};
+use std::path::Path;
+
+use shears_data::{Corpus, Source, Tokenizer, TokenizerKind, Tokens};
+
+use crate::TrainError;
+use crate::plan::Plan;
+
+/// The text of a run as tokens.
+#[derive(Debug)]
+pub struct Corpora {
+    /// Where the text came from.
+    pub description: String,
+    /// How text becomes tokens.
+    pub tokenizer: Tokenizer,
+    /// Training tokens.
+    pub train: Tokens,
+    /// Validation tokens.
+    pub validation: Tokens,
+    /// Characters of the validation text.
+    pub validation_characters: usize,
+    /// The whole training text, when it came from standard input.
+    pub standard_input: Option<String>,
+    /// SHA-256 of the text and of the validation file, as the plan keeps them.
+    pub sha256: (String, String),
+    /// Bytes of memory that it took at most to get here, about, beside the program's own.
+    pub loading: u64,
+    /// Those of them that the program keeps: of many small pieces that are given back, the system
+    /// gets none.
+    pub kept: u64,
+}
+
+impl Corpora {
+    /// Notes in a plan which text and which tokenizer it is for.
+    pub fn identify(&self, plan: &mut Plan) {
+        (plan.text_sha256, plan.val_sha256) = self.sha256.clone();
+        plan.tokenizer_sha256 = self.tokenizer.fingerprint();
+    }
+}
+
+/// What comes next on the way from a text to tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loading {
+    /// Files of so many bytes are read; of standard input nobody knows the size.
+    Reading(Option<u64>),
+    /// A tokenizer is trained on a text of so many bytes.
+    Learning(u64),
+    /// A text of so many bytes becomes tokens.
+    Encoding(u64),
+}
+
+/// Reads and tokenizes the text that a plan names.
+///
+/// `kept` is the text of a run that read standard input; `tokenizer` is that of a run that is
+/// resumed, and without it one is made. `next` is asked before each part, with the bytes of memory
+/// that it will take at most, about; it may refuse.
+///
+/// # Errors
+///
+/// What cannot be read or tokenized, a text that is not the one whose hash the plan has, and what
+/// `next` refuses.
+pub fn load_corpora(
+    plan: &Plan,
+    kept: Option<&Path>,
+    tokenizer: Option<Tokenizer>,
+    next: &mut dyn FnMut(Loading, u64) -> Result<(), TrainError>,
+) -> Result<Corpora, TrainError> {
+    let mut loading = 0;
+    let mut next = |part: Loading, memory: u64| {
+        loading = memory.max(loading);
+        next(part, memory)
+    };
+    let source = source_of(plan, kept);
+    let validation_source = plan
+        .val
+        .as_ref()
+        .map(|path| Source::Files(vec![path.clone()]));
+    let size = size_of(&source, validation_source.as_ref())?;
+    next(Loading::Reading(size), size.unwrap_or(0))?;
+    let corpus = Corpus::load(&source)?;
+    let validation_file = validation_source.as_ref().map(Corpus::load).transpose()?;
+    let of_validation = validation_file.as_ref().map(Corpus::fingerprint);
+    let sha256 = (corpus.fingerprint(), of_validation.unwrap_or_default());
+    // Before it is tokenized: a new text may have characters that the run's tokenizer lacks.
+    check_unchanged(plan, &sha256)?;
+    let (train_text, validation_text) = match &validation_file {
+        Some(validation) => (corpus.text.as_str(), validation.text.as_str()),
+        None => shears_data::split(&corpus.text),
+    };
+    let bytes = (train_text.len() + validation_text.len()) as u64;
+    let mut kept = 0;
+    let tokenizer = match tokenizer {
+        Some(tokenizer) => tokenizer,
+        None => {
+            if let TokenizerKind::Bpe(_) = plan.tokenizer {
+                let learning = memory_of_learning(train_text);
+                kept = learning;
+                next(Loading::Learning(bytes), bytes.saturating_add(learning))?;
+            }
+            make_tokenizer(&plan.tokenizer, train_text, validation_text)?
+        }
+    };
+    kept += tokenizer.memory();
+    let encoding = kept + tokenizer.memory_of_tokens(train_text, validation_text);
+    next(Loading::Encoding(bytes), bytes.saturating_add(encoding))?;
+    Ok(Corpora {
+        train: tokenizer.tokens(train_text)?,
+        validation: tokenizer.tokens(validation_text)?,
+        validation_characters: validation_text.chars().count(),
+        tokenizer,
+        sha256,
+        description: corpus.description,
+        standard_input: matches!(source, Source::Stdin).then_some(corpus.text),
+        loading,
+        kept,
+    })
+}
+
+fn source_of(plan: &Plan, kept: Option<&Path>) -> Source {
+    let is_stdin = plan.reads_standard_input();
+    match (plan.text.as_slice(), kept.filter(|_| is_stdin)) {
+        (_, Some(kept)) => Source::Files(vec![kept.to_path_buf()]),
+        ([], None) => Source::Embedded,
+        (_, None) if is_stdin => Source::Stdin,
+        (files, None) => Source::Files(files.to_vec()),
+    }
+}
+
+/// Bytes of both texts together, if that is known before they are read.
+fn size_of(source: &Source, validation: Option<&Source>) -> Result<Option<u64>, TrainError> {
+    let of_validation = validation.map_or(Ok(Some(0)), Source::size)?;
+    let sizes = source.size()?.zip(of_validation);
+    Ok(sizes.map(|(text, validation)| text.saturating_add(validation)))
+}
+
+fn check_unchanged(plan: &Plan, sha256: &(String, String)) -> Result<(), TrainError> {
+    if plan.text_sha256.is_empty() {
+        return Ok(());
+    }
+    let texts = [
+        ("text", &sha256.0, &plan.text_sha256),
+        ("validation text", &sha256.1, &plan.val_sha256),
+    ];
+    match texts.into_iter().find(|(_, now, then)| now != then) {
+        Some((text, ..)) => Err(TrainError::Changed { text }),
+        None => Ok(()),
+    }
+}
+
+/// The symbols of the validation text belong to the vocabulary; learned merges do not look at it.
+fn make_tokenizer(
+    kind: &TokenizerKind,
+    train_text: &str,
+    validation_text: &str,
+) -> Result<Tokenizer, TrainError> {
+    if *kind != TokenizerKind::Char {
+        return Ok(Tokenizer::build(kind, train_text)?);
+    }
+    let mut characters = BTreeSet::new();
+    characters.extend(train_text.chars().chain(validation_text.chars()));
+    Ok(Tokenizer::build(kind, &String::from_iter(characters))?)
+}
+
+/// Bytes for each different word of the text from which byte-level BPE is learned, and for each byte
+/// of these words: counts, symbols, and the places of all pairs of symbols. Fitted to peaks.
+const BYTES_OF_A_WORD: u64 = 250;
+const BYTES_OF_A_LETTER: u64 = 50;
+
+/// What learning merges takes beside the text.
+fn memory_of_learning(text: &str) -> u64 {
+    let words: HashSet<&str> = text.split_whitespace().collect();
+    let letters: u64 = words.iter().map(|word| word.len() as u64).sum();
+    BYTES_OF_A_WORD * words.len() as u64 + BYTES_OF_A_LETTER * letters
+}

@@ -1,0 +1,181 @@
+//! What a run takes is what it has announced, and what cannot fit is refused before it starts.
+
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use crate::program::Scratch;
+
+/// Settings that take much of one thing: what, kilobytes of text, its different words, flags.
+const CASES: [(&str, usize, usize, &str); 12] = [
+    ("the preset", 50, 1000, ""),
+    ("a Transformer", 50, 1000, "--preset gpt-128"),
+    (
+        "nearly nothing",
+        4,
+        10,
+        "--model rnn --hidden 4 --batch 1 --window 4",
+    ),
+    (
+        "characters",
+        20_000,
+        1000,
+        "--model gru --batch 1 --window 8",
+    ),
+    (
+        "bytes",
+        10_000,
+        1000,
+        "--model rnn --tokenizer byte --batch 1 --window 8",
+    ),
+    (
+        "words",
+        2_000,
+        60_000,
+        "--model rnn --tokenizer bpe:20000 --hidden 8 --batch 1 --window 8 --val long.txt",
+    ),
+    (
+        "words and weights",
+        800,
+        30_000,
+        "--tokenizer bpe:8000 --batch 1 --window 512",
+    ),
+    (
+        "a large batch",
+        1_000,
+        1000,
+        "--hidden 64 --batch 512 --window 32",
+    ),
+    (
+        "a long window",
+        200,
+        1000,
+        "--preset gpt-128 --layers 2 --batch 1 --window 4096",
+    ),
+    ("wide layers", 50, 1000, "--hidden 512 --batch 1"),
+    (
+        "no moments",
+        50,
+        1000,
+        "--model gru --hidden 768 --batch 1 --window 8 --optimizer sgd",
+    ),
+    (
+        "many layers",
+        50,
+        1000,
+        "--preset gpt-128 --layers 16 --batch 2",
+    ),
+];
+
+#[test]
+fn a_run_takes_what_it_has_announced() {
+    let scratch = Scratch::new();
+    scratch.write("val.txt", text(10, 1000));
+    scratch.write("long.txt", text(100, 1000));
+    let mut wrong = Vec::new();
+    for (number, (name, kilobytes, words, flags)) in CASES.into_iter().enumerate() {
+        scratch.write("text.txt", text(kilobytes, words));
+        let validation = if flags.contains("--val") {
+            ""
+        } else {
+            "--val val.txt"
+        };
+        let train =
+            format!("train text.txt {validation} {flags} --steps 2 --verbose --out run-{number}");
+        let Some((announced, peak)) = announced_and_taken(&scratch, &train) else {
+            println!("skipped: this system does not tell what a process takes");
+            return;
+        };
+        let ratio = peak / announced;
+        println!("{name}: {peak:.1} MB of {announced:.1} MB announced, {ratio:.2}");
+        if !(0.8..=1.2).contains(&ratio) {
+            wrong.push(name);
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
+/// Before a run has a folder, or memory.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_the_process_may_not_have_is_refused() {
+    let scratch = Scratch::new();
+    scratch.write("text.txt", text(4, 10));
+    let program = env!("CARGO_BIN_EXE_shears");
+    let train = "train text.txt --hidden 3000 --batch 1 --window 4 --out run";
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("ulimit -v 600000; exec {program} {train}")]);
+    let output = shell.current_dir(scratch.path("")).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    let parts = [
+        "training would take about",
+        "this process may have 614.4 MB; a smaller",
+    ];
+    assert!(parts.iter().all(|part| said.contains(part)), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(!scratch.path("run").exists());
+}
+
+/// Words of a few letters, in an order without a pattern.
+fn text(kilobytes: usize, words: usize) -> String {
+    let mut text = String::new();
+    let mut state = 1_u64;
+    while text.len() < kilobytes * 1000 {
+        // Knuth's MMIX generator.
+        state = state.wrapping_mul(6_364_136_223_846_793_005);
+        state = state.wrapping_add(1_442_695_040_888_963_407);
+        let mut word = (state >> 33) as usize % words + 17;
+        while word > 0 {
+            text.push(char::from(b"bcdfghjklm"[word % 10]));
+            text.push(char::from(b"aeiou"[word / 3 % 5]));
+            word /= 10;
+        }
+        text.push(' ');
+    }
+    text
+}
+
+/// Megabytes, by the line that says it and by the system; none where the system does not tell.
+fn announced_and_taken(scratch: &Scratch, arguments: &str) -> Option<(f64, f64)> {
+    let said = scratch.path("said.txt");
+    let mut program = Command::new(env!("CARGO_BIN_EXE_shears"));
+    program
+        .args(arguments.split_whitespace())
+        .current_dir(scratch.path(""));
+    let output = Stdio::from(fs::File::create(&said).unwrap());
+    let mut running = program.stdout(output).spawn().unwrap();
+    let status = format!("/proc/{}/status", running.id());
+    let mut peak = None;
+    let ended = loop {
+        // The highest until now, so that the last look has nearly all.
+        let found = fs::read_to_string(&status).ok();
+        peak = found.as_deref().and_then(peak_in).or(peak);
+        if let Some(ended) = running.try_wait().unwrap() {
+            break ended;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    };
+    let said = fs::read_to_string(said).unwrap();
+    assert!(ended.success(), "{arguments}: {said}");
+    let line = said
+        .lines()
+        .find_map(|line| line.strip_prefix("memory: about "));
+    let mut words = line.unwrap().split_whitespace();
+    let number: f64 = words.next().unwrap().parse().unwrap();
+    let unit = match words.next().unwrap() {
+        "kB" => 1e-3,
+        "MB" => 1.0,
+        "GB" => 1e3,
+        other => panic!("{other}"),
+    };
+    Some((number * unit, peak?))
+}
+
+fn peak_in(status: &str) -> Option<f64> {
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kilobytes: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes * 1024.0 / 1e6)
+}
