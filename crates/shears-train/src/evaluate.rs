@@ -1,5 +1,7 @@
 //! Evaluation: a full pass over the validation text, every token predicted once.
 
+use std::ops::ControlFlow;
+
 use burn::tensor::{Device, Tensor};
 use serde::Serialize;
 use shears_data::{Batch, DataError, EvaluationStreams, Tokens, evaluation_batches};
@@ -69,6 +71,9 @@ pub(crate) fn windows_at_once(context: usize) -> usize {
 /// `characters`. `model` is outside automatic differentiation ([`burn::module::Module::valid`]).
 /// The result depends on the text and on `streams` alone, not on the number of threads.
 ///
+/// `watch` is told after every call of the model how many tokens it has read, and how many there
+/// are; some may be read again. If it breaks, there is no result.
+///
 /// # Errors
 ///
 /// [`DataError::TooShort`] if there is nothing to predict.
@@ -78,86 +83,136 @@ pub fn evaluate<M: LanguageModel>(
     characters: usize,
     streams: Streams,
     device: &Device,
-) -> Result<Evaluation, DataError> {
-    let mut sum = Sum::default();
-    match model.reading() {
+    watch: Watch<'_>,
+) -> Result<Option<Evaluation>, DataError> {
+    let mut reader = Reader {
+        model,
+        device,
+        watch,
+        read: 0,
+        of: tokens.len(),
+    };
+    let sum = match model.reading() {
         Reading::Windows { context } => {
-            for batch in evaluation_batches(tokens, windows_at_once(context), context)? {
-                let (loss, _) = mean_loss(model, &batch, State::default(), device);
-                sum.add(loss, &batch);
-            }
+            let batches = evaluation_batches(tokens, windows_at_once(context), context)?;
+            reader.read_windows(batches)
         }
         Reading::Streams => {
             let streams = EvaluationStreams::new(tokens, streams.0, SHORTEST_PART)?;
-            let mut state = State::default();
-            for batch in streams.head_batches(SINGLE_STREAM_WINDOW) {
-                let (loss, after) = mean_loss(model, &batch, state, device);
-                sum.add(loss, &batch);
-                state = after;
-            }
-            if streams.parts() > 0 {
-                read_parts(model, streams, state, device, &mut sum);
-            }
+            reader.read_streams(streams)
         }
-    }
-    let Sum {
+    };
+    let ControlFlow::Continue(Sum {
         nats,
         tokens: predicted,
-    } = sum;
+    }) = sum
+    else {
+        return Ok(None);
+    };
     let val_loss = nats / predicted.max(1) as f64;
     // The first token is given, so its characters are not predicted.
     let predicted_characters = characters as f64 * predicted as f64 / tokens.len().max(1) as f64;
-    Ok(Evaluation {
+    Ok(Some(Evaluation {
         val_loss,
         bits_per_char: nats / std::f64::consts::LN_2 / predicted_characters.max(1.0),
         perplexity: val_loss.exp(),
         tokens: predicted,
-    })
+    }))
 }
 
-/// Reads the parts after the head in parallel, each from the state in which the one before it ends.
-///
-/// In the first pass these states are unknown, and all parts start from that of the head. In the
-/// next one each part starts from the state in which the one before it ended, and is read until the
-/// losses of its windows no longer change: its old final state is then right. A part that changes
-/// to its end has a better final state for the next pass, and so on, until no part changes.
-fn read_parts<M: LanguageModel>(
-    model: &M,
-    streams: EvaluationStreams<'_>,
-    head: State,
-    device: &Device,
-    sum: &mut Sum,
-) {
-    let parts = streams.parts();
-    let batches = || streams.part_batches(TOKENS_AT_ONCE / parts);
-    let mut losses = Vec::new();
-    let mut state = head.clone();
-    for tensor in state.tensors.values_mut() {
-        *tensor = tensor.clone().repeat_dim(1, parts);
+/// Who watches an evaluation: tokens read, and how many there are.
+pub(crate) type Watch<'a> = &'a mut dyn FnMut(usize, usize) -> ControlFlow<()>;
+
+/// A model while it reads a text.
+struct Reader<'a, M> {
+    model: &'a M,
+    device: &'a Device,
+    watch: Watch<'a>,
+    read: usize,
+    of: usize,
+}
+
+impl<M: LanguageModel> Reader<'_, M> {
+    fn read_windows(&mut self, batches: impl Iterator<Item = Batch>) -> ControlFlow<(), Sum> {
+        let mut sum = Sum::default();
+        for batch in batches {
+            let (loss, _) = self.mean_loss(&batch, State::default())?;
+            sum.add(loss, &batch);
+        }
+        ControlFlow::Continue(sum)
     }
-    for batch in batches() {
-        let (loss, after) = mean_loss(model, &batch, state, device);
-        losses.push(loss);
-        state = after;
-    }
-    let mut same = 0;
-    'passes: for _ in 1..MOST_PASSES {
-        state = one_part_later(&head, state);
-        for (batch, loss) in batches().zip(&mut losses) {
-            let before = std::mem::take(&mut state);
-            let (found, after) = mean_loss(model, &batch, before, device);
+
+    fn read_streams(&mut self, streams: EvaluationStreams<'_>) -> ControlFlow<(), Sum> {
+        let mut sum = Sum::default();
+        let mut state = State::default();
+        for batch in streams.head_batches(SINGLE_STREAM_WINDOW) {
+            let (loss, after) = self.mean_loss(&batch, state)?;
+            sum.add(loss, &batch);
             state = after;
-            let change = (found - *loss).abs();
-            *loss = found;
-            same = if change <= SAME { same + 1 } else { 0 };
-            // A loss that is not finite will not converge.
-            if same == SAME_WINDOWS || !change.is_finite() {
-                break 'passes;
+        }
+        if streams.parts() > 0 {
+            self.read_parts(streams, state, &mut sum)?;
+        }
+        ControlFlow::Continue(sum)
+    }
+
+    /// Reads the parts after the head in parallel, each from the state in which the one before it
+    /// ends.
+    ///
+    /// In the first pass these states are unknown, and all parts start from that of the head. In the
+    /// next one each part starts from the state in which the one before it ended, and is read until
+    /// the losses of its windows no longer change: its old final state is then right. A part that
+    /// changes to its end has a better final state for the next pass, and so on, until no part
+    /// changes.
+    fn read_parts(
+        &mut self,
+        streams: EvaluationStreams<'_>,
+        head: State,
+        sum: &mut Sum,
+    ) -> ControlFlow<()> {
+        let parts = streams.parts();
+        let batches = || streams.part_batches(TOKENS_AT_ONCE / parts);
+        let mut losses = Vec::new();
+        let mut state = head.clone();
+        for tensor in state.tensors.values_mut() {
+            *tensor = tensor.clone().repeat_dim(1, parts);
+        }
+        for batch in batches() {
+            let (loss, after) = self.mean_loss(&batch, state)?;
+            losses.push(loss);
+            state = after;
+        }
+        let mut same = 0;
+        'passes: for _ in 1..MOST_PASSES {
+            state = one_part_later(&head, state);
+            for (batch, loss) in batches().zip(&mut losses) {
+                let before = std::mem::take(&mut state);
+                let (found, after) = self.mean_loss(&batch, before)?;
+                state = after;
+                let change = (found - *loss).abs();
+                *loss = found;
+                same = if change <= SAME { same + 1 } else { 0 };
+                // A loss that is not finite will not converge.
+                if same == SAME_WINDOWS || !change.is_finite() {
+                    break 'passes;
+                }
             }
         }
+        for (batch, loss) in batches().zip(losses) {
+            sum.add(loss, &batch);
+        }
+        ControlFlow::Continue(())
     }
-    for (batch, loss) in batches().zip(losses) {
-        sum.add(loss, &batch);
+
+    /// The mean loss of a batch in nats a token, and the state afterwards. The mean is an f32 of a
+    /// sum in f64, and right to 6e-8 of it.
+    fn mean_loss(&mut self, batch: &Batch, state: State) -> ControlFlow<(), (f64, State)> {
+        let (inputs, targets) = to_tensors(batch, self.device);
+        let (loss, after) = self.model.loss(inputs, targets, state);
+        let mean = loss.into_data().iter::<f32>().next().unwrap_or(f32::NAN);
+        self.read = self.of.min(self.read + batch.targets.len());
+        (self.watch)(self.read, self.of)?;
+        ControlFlow::Continue((f64::from(mean), after))
     }
 }
 
@@ -174,20 +229,6 @@ fn one_part_later(head: &State, ends: State) -> State {
         *first = Tensor::cat(vec![first.clone(), others], 1);
     }
     starts
-}
-
-/// The mean loss of a batch in nats a token, and the state afterwards. The mean is an f32 of a sum
-/// in f64, and right to 6e-8 of it.
-fn mean_loss<M: LanguageModel>(
-    model: &M,
-    batch: &Batch,
-    state: State,
-    device: &Device,
-) -> (f64, State) {
-    let (inputs, targets) = to_tensors(batch, device);
-    let (loss, after) = model.loss(inputs, targets, state);
-    let mean = loss.into_data().iter::<f32>().next().unwrap_or(f32::NAN);
-    (f64::from(mean), after)
 }
 
 /// The summed losses of some tokens.

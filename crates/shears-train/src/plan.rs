@@ -245,6 +245,12 @@ settings! {
         section: Run, value: "N", default: 500, unless: "100 with neither a text nor --preset",
     }
 
+    /// Validation tokens that evaluations read, from the first on; 0: all of them
+    ///
+    /// A smaller number makes them quicker. The best checkpoint is then the best on these. The last
+    /// evaluation of a run reads all in any case.
+    eval_tokens: u64 { section: Run, value: "N", default: 0 }
+
     /// Steps between checkpoints; 0: only at the end
     save_every: u64 { section: Run, value: "N", default: 250 }
 

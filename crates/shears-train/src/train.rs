@@ -1,6 +1,7 @@
 //! A whole run: steps, evaluations, samples, events and checkpoints, from where it stands to its
 //! end.
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -22,6 +23,9 @@ use crate::trainer::{StepOutcome, Trainer};
 pub trait Observer {
     /// A step was taken.
     fn step(&mut self, event: &StepEvent);
+
+    /// The validation text is being read: so many tokens of so many.
+    fn evaluating(&mut self, _read: usize, _of: usize) {}
 
     /// The validation text was read.
     fn evaluation(&mut self, step: u64, evaluation: &Evaluation);
@@ -217,7 +221,11 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
             self.log_state_gradients()?;
         }
         if due.evaluation {
-            improved = self.evaluate()?;
+            match self.evaluate()? {
+                Some(is_better) => improved = is_better,
+                // It is still pending, and done by a run that goes on from here.
+                None => return self.stop().map(Some),
+            }
         }
         let ending = step == self.plan.steps || self.is_out_of_patience();
         // Before the checkpoint, so that a run that goes on from there has it.
@@ -239,18 +247,27 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
         Ok(End::Stopped)
     }
 
-    /// Reads the validation text; gives whether the loss is the best of the run until now.
-    fn evaluate(&mut self) -> Result<bool, TrainError> {
+    /// Reads the validation text; gives whether the loss is the best of the run until now, or
+    /// nothing if somebody has asked for the end before it was known.
+    fn evaluate(&mut self) -> Result<Option<bool>, TrainError> {
         let step = self.trainer.progress.step;
-        let corpora = self.corpora;
-        let evaluation = evaluate(
-            &self.trainer.model().valid(),
-            &corpora.validation,
-            corpora.validation_characters,
-            Streams::default(),
-            &self.device,
-        )?;
-        let improved = note_evaluation(self.trainer, &evaluation);
+        let some = match self.plan.eval_tokens {
+            0 => usize::MAX,
+            some => usize::try_from(some).unwrap_or(usize::MAX),
+        };
+        let Some(compared) = self.evaluate_on(some)? else {
+            return Ok(None);
+        };
+        // The losses of a run are compared on the same tokens, and the last is on all.
+        let all = self.corpora.validation.len();
+        let evaluation = match step == self.plan.steps && some < all {
+            true => self.evaluate_on(all)?,
+            false => Some(compared),
+        };
+        let Some(evaluation) = evaluation else {
+            return Ok(None);
+        };
+        let improved = note_evaluation(self.trainer, &compared);
         self.log.append(&Event::Evaluation {
             step,
             val_loss: evaluation.val_loss,
@@ -262,7 +279,31 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
             return Err(self.diverged("the validation loss is"));
         }
         self.check_weights(&module_tensors(self.trainer.model()))?;
-        Ok(improved)
+        Ok(Some(improved))
+    }
+
+    /// Reads the first tokens of the validation text, or all if there are no more.
+    fn evaluate_on(&mut self, tokens: usize) -> Result<Option<Evaluation>, TrainError> {
+        let corpora = self.corpora;
+        let all = corpora.validation.len();
+        let tokens = corpora.validation.first(tokens);
+        let share = tokens.len() as f64 / all.max(1) as f64;
+        let characters = (corpora.validation_characters as f64 * share).round() as usize;
+        let observer = &mut *self.observer;
+        Ok(evaluate(
+            &self.trainer.model().valid(),
+            &tokens,
+            characters,
+            Streams::default(),
+            &self.device,
+            &mut |read, of| {
+                observer.evaluating(read, of);
+                match observer.wants_to_stop() {
+                    true => ControlFlow::Break(()),
+                    false => ControlFlow::Continue(()),
+                }
+            },
+        )?)
     }
 
     /// Writes how far gradients reach back in time, if the model carries a state.

@@ -1,6 +1,7 @@
 //! What training promises: it learns, resumes bit for bit, accumulates, clips, skips and evaluates.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -727,14 +728,32 @@ fn plain_losses<M: LanguageModel>(model: &M, window: &[u32], state: State) -> (V
     (data.iter::<f32>().map(f64::from).collect(), state)
 }
 
+fn whole_evaluation<M: LanguageModel>(model: &M, tokens: &Tokens, streams: Streams) -> Evaluation {
+    let plain = device().without_autodiff();
+    let mut latest = 0;
+    let evaluation = evaluate(
+        model,
+        tokens,
+        tokens.len(),
+        streams,
+        &plain,
+        &mut |read, of| {
+            assert!(latest <= read && read <= of && of == tokens.len());
+            latest = read;
+            ControlFlow::Continue(())
+        },
+    );
+    assert!(latest + 1 >= tokens.len(), "{latest}");
+    evaluation.unwrap().unwrap()
+}
+
 fn evaluation_of<M: LanguageModel>(
     trainer: &Trainer<M>,
     tokens: &[u32],
     streams: Streams,
 ) -> Evaluation {
-    let plain = device().without_autodiff();
     let model = trainer.model().valid();
-    evaluate(&model, &tokens.into(), tokens.len(), streams, &plain).unwrap()
+    whole_evaluation(&model, &tokens.into(), streams)
 }
 
 #[track_caller]
@@ -846,7 +865,6 @@ fn parallel_streams_are_read_again_as_far_as_a_model_remembers() {
         .map(|place| u32::from(place % 7 < 6))
         .collect();
     let tokens = Tokens::from(&tokens[..]);
-    let plain = device().without_autodiff();
     // Parts are 624 tokens long, and a thousandth is left after 66 tokens and after 1,723.
     for (remains, rereads) in [(0.9, 0.1..0.7), (0.996, 2.0..7.0)] {
         let reads = Arc::new(AtomicUsize::new(0));
@@ -855,7 +873,7 @@ fn parallel_streams_are_read_again_as_far_as_a_model_remembers() {
             reads: reads.clone(),
         };
         let loss = |streams| {
-            let found = evaluate(&model, &tokens, tokens.len(), streams, &plain).unwrap();
+            let found = whole_evaluation(&model, &tokens, streams);
             (found.val_loss, reads.swap(0, Ordering::Relaxed) as f64)
         };
         let (exact, once) = loss(Streams::ONE);
@@ -866,6 +884,61 @@ fn parallel_streams_are_read_again_as_far_as_a_model_remembers() {
             "{remains}: {all} of {once}"
         );
     }
+}
+
+#[test]
+fn an_evaluation_stops_when_it_is_asked_to() {
+    let trainer = trainer::<RecurrentModel>(lstm, &plan(Architecture::Lstm));
+    let (model, tokens) = (trainer.model().valid(), tiny::tokens());
+    for calls in [1, 3, 6] {
+        let mut left = calls;
+        let plain = device().without_autodiff();
+        let stopped = evaluate(&model, &tokens, 9, Streams(4), &plain, &mut |_, _| {
+            left -= 1;
+            match left {
+                0 => ControlFlow::Break(()),
+                _ => ControlFlow::Continue(()),
+            }
+        });
+        assert_eq!((stopped.unwrap(), left), (None, 0));
+    }
+}
+
+/// Evaluations within a run read the first tokens, and the last one all.
+#[test]
+fn evaluations_are_bounded_but_for_the_last() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = Plan {
+        steps: 4,
+        eval_every: 2,
+        eval_tokens: 50,
+        save_every: 2,
+        ..plan(Architecture::Gru)
+    };
+    let corpora = corpora();
+    let path = folder.path().join("run");
+    let run = RunFolder::create(&path, &plan, &corpora.tokenizer, None).unwrap();
+    let mut trainer = trainer::<RecurrentModel>(gru, &plan);
+    let mut recorder = Stop::default();
+    train(&mut trainer, &run, &corpora, &device(), &mut recorder).unwrap();
+    let found: Vec<f64> = events(&path.join("events.jsonl"))
+        .into_iter()
+        .filter_map(|event| match event {
+            Event::Evaluation { val_loss, .. } => Some(val_loss),
+            _ => None,
+        })
+        .collect();
+    let model = trainer.model().valid();
+    let loss = |tokens: &Tokens| whole_evaluation(&model, tokens, Streams::default()).val_loss;
+    assert_eq!(found.len(), 2);
+    assert_eq!(found[1], loss(&corpora.validation));
+    // What was compared is what all evaluations have read.
+    let compared = loss(&corpora.validation.first(50));
+    assert_ne!(compared, found[1]);
+    assert_eq!(
+        trainer.progress().best_val_loss,
+        Some(compared.min(found[0]))
+    );
 }
 
 #[test]
@@ -895,9 +968,8 @@ fn check_uniform<M: LanguageModel>(new: New<M>, plan: &Plan) {
     }
     let model = load_parameters(model, tensors).unwrap();
     let tokens = tiny::tokens();
-    let plain = device().without_autodiff();
     let (model, streams) = (model.valid(), Streams::default());
-    let evaluation = evaluate(&model, &tokens, tokens.len(), streams, &plain).unwrap();
+    let evaluation = whole_evaluation(&model, &tokens, streams);
     let expected = (tiny::tokenizer().vocab_size() as f64).ln();
     assert!(
         (evaluation.val_loss - expected).abs() < 1e-6,

@@ -219,6 +219,12 @@ impl Observer for Watch {
         ));
     }
 
+    fn evaluating(&mut self, read: usize, of: usize) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(format!("evaluating, {} %", 100 * read / of.max(1)));
+        }
+    }
+
     fn saved(&mut self, _step: u64, _path: &Path) {}
 
     fn sample<M: LanguageModel>(&mut self, step: u64, model: &M) -> Option<String> {

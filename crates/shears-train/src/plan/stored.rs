@@ -49,10 +49,10 @@ impl Plan {
             let is_there = table.contains_key(&setting.name);
             let default = setting.value_in(&defaults);
             match default {
-                // Some paths may be absent, and earlier versions knew no precision but the default.
+                // Some paths may be absent, and earlier versions did not know all settings.
                 None => {}
                 Some(_) if is_there && setting.belongs(&plan) => {}
-                Some(default) if !setting.belongs(&plan) || setting.name == "precision" => {
+                Some(default) if !setting.belongs(&plan) || is_later(&setting.name) => {
                     setting.set(&mut plan, default)?;
                 }
                 Some(_) => {
@@ -69,6 +69,11 @@ impl Plan {
             ..plan
         })
     }
+}
+
+/// Settings that earlier versions did not know: their runs have what is the default now.
+fn is_later(name: &str) -> bool {
+    ["precision", "eval-tokens"].contains(&name)
 }
 
 /// The first versions wrote no format.
@@ -191,7 +196,7 @@ mod tests {
             let mut table = Table::try_from(&plan).unwrap();
             let removed = table.remove(&setting.name).is_some();
             let read = Plan::deserialize(table);
-            match removed && setting.name != "precision" {
+            match removed && !is_later(&setting.name) {
                 true => {
                     let error = read.unwrap_err().to_string();
                     assert!(error.contains(&format!("`{}`", setting.name)), "{error}");

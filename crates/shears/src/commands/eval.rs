@@ -1,10 +1,13 @@
 //! `shears eval`: how well a trained model predicts a text.
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use burn::tensor::Device;
 use clap::{Args, ValueHint};
+use indicatif::ProgressBar;
 use shears_data::{Corpus, DataError, Source, Tokens};
 use shears_model::LanguageModel;
 use shears_train::{Evaluation, Streams, evaluate};
@@ -86,6 +89,7 @@ pub(crate) fn run(arguments: &EvalArguments) -> anyhow::Result<ExitCode> {
         streams,
     };
     let evaluation = with_trained_model(&trained.plan, vocabulary, trained.parameters, work)??;
+    let evaluation = evaluation.context("nobody stops it")?;
     if arguments.json {
         let mut line = serde_json::to_value(evaluation)?;
         line["checkpoint"] = trained.path.display().to_string().into();
@@ -110,9 +114,25 @@ struct Evaluate {
 }
 
 impl Work for Evaluate {
-    type Output = Result<Evaluation, DataError>;
+    type Output = Result<Option<Evaluation>, DataError>;
 
     fn with<M: LanguageModel>(self, model: M, device: &Device) -> Self::Output {
-        evaluate(&model, &self.tokens, self.characters, self.streams, device)
+        // On a terminal alone.
+        let bar = ProgressBar::new(self.tokens.len() as u64);
+        let watch = &mut |read, _| {
+            bar.set_position(read as u64);
+            // Nothing would be saved, so that a signal ends the program.
+            ControlFlow::Continue(())
+        };
+        let evaluation = evaluate(
+            &model,
+            &self.tokens,
+            self.characters,
+            self.streams,
+            device,
+            watch,
+        );
+        bar.finish_and_clear();
+        evaluation
     }
 }

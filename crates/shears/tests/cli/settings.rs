@@ -218,6 +218,7 @@ fn every_number_has_a_range_or_takes_all() {
         "warmup",
         "seed",
         "eval-every",
+        "eval-tokens",
         "save-every",
         "sample-every",
         "patience",
