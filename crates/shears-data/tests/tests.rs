@@ -4,5 +4,6 @@
 mod batches;
 mod corpus;
 mod decode_stream;
+mod fuzz_targets;
 mod hostile_tokenizers;
 mod tokenizer;
