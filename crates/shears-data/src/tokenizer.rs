@@ -4,6 +4,7 @@ mod bounds;
 mod byte_level;
 mod check;
 mod format;
+mod guard;
 mod kind;
 mod library;
 mod probe;
@@ -136,7 +137,7 @@ impl Tokenizer {
             }),
             Err(problem) => Err(DataError::Tokenizer {
                 name,
-                problem: library::one_line(&problem),
+                problem: guard::one_line(&problem),
             }),
         }
     }
@@ -332,7 +333,7 @@ impl Engine {
         } else {
             Self::Other(library)
         };
-        Ok((engine, library::one_line(&model)))
+        Ok((engine, guard::one_line(&model)))
     }
 }
 

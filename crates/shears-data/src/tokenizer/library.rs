@@ -1,6 +1,5 @@
 //! The `tokenizers` library behind a guard: training of BPE and running of any `tokenizer.json`.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 
 use serde_json::Value;
@@ -9,6 +8,7 @@ use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::processors::PostProcessorWrapper;
 
+use super::guard::guarded;
 use super::{bounds, byte_level, format, probe};
 
 /// What the library keeps for each byte of a piece of text while it encodes it.
@@ -183,22 +183,4 @@ impl<'a> Iterator for Pieces<'a> {
         self.rest = rest;
         Some(piece)
     }
-}
-
-/// Runs the library. Its panics become errors too; the panic hook still reports them.
-pub(crate) fn guarded<T>(run: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
-    match catch_unwind(AssertUnwindSafe(run)) {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(one_line(&error.to_string())),
-        Err(_) => Err("the tokenizers library panicked on it: use another file".to_owned()),
-    }
-}
-
-/// A message that may quote a hostile file, fit for one line of a terminal.
-pub(crate) fn one_line(message: &str) -> String {
-    message
-        .chars()
-        .take(200)
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
 }

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use super::guard::guarded;
+
 /// Characters of the texts that are tried: the longer has four times as many.
 pub(crate) const SHORT: usize = 1 << 14;
 const LONG: usize = 1 << 16;
@@ -61,7 +63,7 @@ fn time_of(tokenizer: Arc<tokenizers::Tokenizer>, text: String) -> Option<Durati
     let started = Instant::now();
     std::thread::spawn(move || {
         // What it gives, or that it fails, is nobody's concern here.
-        let encoded = super::library::guarded(|| tokenizer.encode_fast(text, false));
+        let encoded = guarded(|| tokenizer.encode_fast(text, false));
         let _ = sender.send(encoded.is_ok());
     });
     receiver.recv_timeout(TIME_MAX).ok()?;

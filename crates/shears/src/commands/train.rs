@@ -408,9 +408,7 @@ impl Ending<'_> {
         match end {
             Ok(End::Stopped) => self.tell(EndReason::Stopped, None),
             Ok(end) => self.tell((*end).into(), (self.show == Show::Text).then(write)),
-            Err(TrainError::TooManySkips { .. } | TrainError::NonFinite { .. }) => {
-                self.tell(EndReason::Diverged, None)
-            }
+            Err(error) if error.is_divergence() => self.tell(EndReason::Diverged, None),
             // What has become of it is in its error.
             Err(_) => Ok(()),
         }

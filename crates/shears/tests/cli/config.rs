@@ -38,6 +38,7 @@ non-finite = "zero"
 steps = 6
 seed = 11
 eval-every = 3
+eval-tokens = 40
 save-every = 2
 sample-every = 5
 patience = 9
@@ -47,6 +48,7 @@ threads = 1
 out = "run"
 json = false
 quiet = true
+verbose = false
 tensorboard = true
 tui = false
 "#,
@@ -101,7 +103,15 @@ quiet = true
 "#;
 
 /// What is no part of the plan.
-const OUTSIDE: [&str; 6] = ["out", "threads", "json", "quiet", "tensorboard", "tui"];
+const OUTSIDE: [&str; 7] = [
+    "out",
+    "threads",
+    "json",
+    "quiet",
+    "verbose",
+    "tensorboard",
+    "tui",
+];
 
 /// The same as flags.
 fn flags(table: &Table) -> String {
@@ -136,6 +146,7 @@ fn every_setting_goes_from_flag_to_plan_to_config() {
     let flags_in_help = help.lines().filter_map(|line| {
         let line = line.trim_start();
         let line = line.strip_prefix("-q, ").unwrap_or(line);
+        let line = line.strip_prefix("-v, ").unwrap_or(line);
         let line = line.strip_prefix("-h, ").unwrap_or(line);
         let name = line.strip_prefix("--")?.split([' ', '[']).next()?;
         Some(name.to_string())

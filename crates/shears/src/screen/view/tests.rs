@@ -120,7 +120,7 @@ fn a_terminal_of_usual_size_has_everything() {
             "layers.0",
             "0.2",
             "sample step 300",
-            "Quousque ?[2Jtandem",
+            r"Quousque \u{1b}[2Jtandem",
             "q save and stop",
         ],
     );
