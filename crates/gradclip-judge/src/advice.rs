@@ -100,7 +100,7 @@ impl Advice {
             Class::SeldomDecisive | Class::TrimsSpikes => Some(Advice {
                 policy: run.policy.to_string(),
                 reasons: vec![format!(
-                    "{} of {} steps were clipped or left out, and ordinary ones were not: keep it.",
+                    "It changed {} of {} steps, and no ordinary one: keep it.",
                     numbers.engaged(),
                     numbers.steps
                 )],
@@ -178,6 +178,10 @@ fn from_free_norms(run: &Run<'_>, numbers: &Numbers) -> Option<Advice> {
             norms.len(),
         );
         (threshold_text(threshold, own.order()), reason)
+    } else if all.max > WORTH_CUTTING_TIMES * all.p50 {
+        // Far above the ordinary, but no spike among those before it: what cutting it is worth,
+        // the norms do not tell.
+        return None;
     } else if own.is_none() {
         let safety = threshold_text(two_digits(2.0 * all.max), own.order());
         let reason = format!(
@@ -199,7 +203,7 @@ fn from_free_norms(run: &Run<'_>, numbers: &Numbers) -> Option<Advice> {
 }
 
 /// A threshold that a person would choose.
-fn two_digits(value: f64) -> f64 {
+pub(crate) fn two_digits(value: f64) -> f64 {
     format!("{value:.1e}").parse().unwrap_or(value)
 }
 

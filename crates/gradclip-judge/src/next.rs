@@ -4,7 +4,7 @@ use std::fmt;
 
 use gradclip::{ClipPolicy, ClipRule};
 
-use crate::advice::{Advice, threshold_text};
+use crate::advice::{Advice, threshold_text, two_digits};
 use crate::class::Class;
 use crate::numbers::Numbers;
 use crate::record::Run;
@@ -44,14 +44,27 @@ impl Next {
                 ..Next::default()
             },
             Class::Off => Next::clip("global-norm:1"),
-            // A threshold that is never reached leaves room for a higher rate.
-            Class::Idle => Next::rate(run.lr?, 2.0),
-            // What clipping was worth, its absence shows.
-            Class::SeldomDecisive | Class::TrimsSpikes => Next::clip("none"),
+            // The policy is kept; what is left to find out is how far training goes.
+            Class::Idle | Class::SeldomDecisive | Class::TrimsSpikes => {
+                Next::steps(2 * run.steps.last()?.step)
+            }
+            // Longer steps make a loss that has risen worse.
+            Class::NearOrdinary | Class::SecondLearningRate if ended_above_its_start(run) => {
+                Next::rate(run.lr?.min(HIGHEST_RATE), 0.1)
+            }
             // Steps were left out that are ordinary.
             Class::NearOrdinary if numbers.clipped == 0 => Next::clip("none"),
             Class::NearOrdinary | Class::SecondLearningRate => match one_step_up(run.policy) {
-                Some(policy) => Next::clip(&policy),
+                // Half of the rate at twice the threshold lengthens no step of plain gradient
+                // descent, and lets more of the norms through. An adaptive optimizer makes
+                // steps of much the same length from gradients of any.
+                Some(policy) => Next {
+                    lr: run
+                        .lr
+                        .filter(|_| !run.adaptive)
+                        .map(|lr| two_digits(0.5 * lr)),
+                    ..Next::clip(&policy)
+                },
                 None => Next::rate(run.lr?, 0.5),
             },
             Class::Exploded | Class::NotFinite if numbers.engaged() == 0 && run.lr.is_none() => {
@@ -70,9 +83,8 @@ impl Next {
     }
 
     fn rate(lr: f64, times: f64) -> Next {
-        let lr = format!("{:.1e}", lr * times).parse().unwrap_or(lr);
         Next {
-            lr: Some(lr),
+            lr: Some(two_digits(lr * times)),
             ..Next::default()
         }
     }
@@ -83,6 +95,13 @@ impl Next {
             ..Next::default()
         }
     }
+}
+
+fn ended_above_its_start(run: &Run<'_>) -> bool {
+    let first = run.steps.iter().find_map(|step| step.loss);
+    let last = run.steps.iter().rev().find_map(|step| step.loss);
+    let last = run.val_loss.or(last);
+    matches!((first, last), (Some(first), Some(last)) if last > first)
 }
 
 /// The policy with twice the threshold, if it is one rule with one number for all.

@@ -94,6 +94,8 @@ pub struct Run<'a> {
     pub steps: Vec<StepRecord>,
     /// The learning rate that was asked for, where it is known.
     pub lr: Option<f64>,
+    /// Whether the optimizer divides each element by its usual size, as Adam and RMSProp do.
+    pub adaptive: bool,
     /// Whether the run ended because something was not finite.
     pub diverged: bool,
     /// The last validation loss; NaN if it was not finite.
@@ -111,6 +113,7 @@ impl<'a> Run<'a> {
             policy,
             steps: steps.into_iter().collect(),
             lr: None,
+            adaptive: false,
             diverged: false,
             val_loss: None,
             first_non_finite: None,

@@ -207,7 +207,7 @@ fn near_ordinary(numbers: &Numbers) -> String {
     let what = the_threshold(numbers);
     let cut = cut(numbers);
     match numbers.clipped {
-        0 => format!("{what} {cut}: that is ordinary steps{median}"),
+        0 => format!("{what} {cut}: these were ordinary steps{median}"),
         _ => format!("{what} lies among ordinary norms{median}: it {cut}"),
     }
 }

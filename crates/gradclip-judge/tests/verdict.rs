@@ -135,6 +135,42 @@ fn a_second_learning_rate_cuts_the_median_step() {
     assert_eq!(class_of(&most(91), 1.0), Class::SecondLearningRate);
 }
 
+/// What is to be tried next lengthens no step of gradient descent, and leaves a good policy alone.
+#[test]
+fn what_is_tried_next_makes_no_step_longer() {
+    let next = |norms: &[f64], adaptive: bool, last_loss: f64| {
+        let policy = policy("global-norm:1");
+        let count = norms.len();
+        let steps = norms.iter().enumerate().map(|(index, norm)| StepRecord {
+            loss: Some(if index + 1 == count { last_loss } else { 4.0 }),
+            ..step(index as u64 + 1, *norm, Some(1.0))
+        });
+        let mut run = Run::new(&policy, steps);
+        (run.lr, run.adaptive) = (Some(3.0), adaptive);
+        judge(&run).verdict.next.unwrap().to_string()
+    };
+    assert_eq!(
+        next(&[9.0; 300], false, 3.0),
+        "--clip global-norm:2 --lr 1.5"
+    );
+    assert_eq!(next(&[9.0; 300], true, 3.0), "--clip global-norm:2");
+    assert_eq!(next(&[9.0; 300], false, 4.1), "--lr 0.3");
+    assert_eq!(next(&spiking(300, 9, 9.0), false, 3.0), "--steps 600");
+    assert_eq!(next(&[0.5; 300], false, 3.0), "--steps 600");
+}
+
+/// The first steps have none before them that would make a spike of them.
+#[test]
+fn nothing_is_advised_where_the_longest_norm_is_far_above_but_no_spike() {
+    let with = |longest: f64| {
+        let mut norms = vec![0.2; 300];
+        norms[3] = longest;
+        unclipped(&norms).advice
+    };
+    assert!(with(2.0).is_some());
+    assert_eq!(with(2.1), None);
+}
+
 #[test]
 fn norms_of_a_throttled_run_are_not_taken_for_those_of_a_free_one() {
     let judged = clipped_at(&[0.8; 300], 0.03);

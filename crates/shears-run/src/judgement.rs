@@ -21,6 +21,8 @@ pub struct Subject {
     pub policy: ClipPolicy,
     /// The learning rate.
     pub lr: Option<f64>,
+    /// Whether the optimizer is one of Adam's kind.
+    pub adaptive: bool,
     /// Whether the text came from standard input.
     pub standard_input: bool,
 }
@@ -43,6 +45,10 @@ impl Subject {
                 .and_then(|text| text.parse().ok())
                 .unwrap_or_default(),
             lr: plan.get("lr").and_then(number),
+            adaptive: plan
+                .get("optimizer")
+                .and_then(toml::Value::as_str)
+                .is_some_and(|optimizer| ["adam", "adamw", "rmsprop"].contains(&optimizer)),
             standard_input: text
                 .is_some_and(|files| files.iter().any(|file| file.as_str() == Some("-"))),
         }
@@ -101,6 +107,7 @@ impl Columns {
     pub fn judge(&self, subject: &Subject) -> Judgement {
         let mut run = Run::new(&subject.policy, self.records());
         run.lr = subject.lr;
+        run.adaptive = subject.adaptive;
         let end = self.end.as_ref();
         run.diverged = end.is_some_and(|end| end.how == EndReason::Diverged);
         run.val_loss = self.evaluations.last().map(|last| last.val_loss);

@@ -342,10 +342,14 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
     }
 
     fn diverged(&self, what: &str) -> TrainError {
+        let step = self.trainer.progress.step;
+        let mut checkpoints = self.run.checkpoints().list().unwrap_or_default();
+        // One of this step was saved before its evaluation, and is not good.
+        checkpoints.retain(|checkpoint| !checkpoint.ends_with(format!("step-{step:08}")));
         TrainError::Diverged {
-            step: self.trainer.progress.step,
+            step,
             what: what.to_string(),
-            checkpoint: last_checkpoint(self.run),
+            checkpoint: checkpoints.pop(),
         }
     }
 }

@@ -182,8 +182,7 @@ fn cut_to_common(runs: &mut [Read]) -> Result<Option<String>, Misuse> {
         run.outcome.cut(steps, evaluation);
     }
     Ok(Some(format!(
-        "Compared over the first {steps} steps, which all of them have; validation losses are of step \
-         {evaluation}."
+        "Compared over the first {steps} steps; validation losses are of step {evaluation}."
     )))
 }
 

@@ -98,13 +98,17 @@ pub(crate) fn run(arguments: &SweepArguments) -> anyhow::Result<ExitCode> {
     let corpora = loading::load(&grid.cells[0].plan, None, grid.tokenizer()?, true)?;
     grid.identify(&corpora);
     let steps = grid.cells.iter().map(|cell| cell.plan.steps).sum();
+    let policies = match grid.policies.len() {
+        1 => "1 policy".to_owned(),
+        several => format!("{several} policies"),
+    };
     say!(
-        "{} runs: {} policies x {} learning rates x {} seeds, {} steps together, in {}",
-        grid.cells.len(),
-        grid.policies.len(),
-        grid.rates.len(),
-        grid.seeds,
-        report::count(steps),
+        "{}: {} x {} x {}, {} together, in {}",
+        report::counted(grid.cells.len() as u64, "run"),
+        policies,
+        report::counted(grid.rates.len() as u64, "learning rate"),
+        report::counted(grid.seeds.into(), "seed"),
+        report::counted(steps, "step"),
         arguments.out.display()
     );
     grid.mark(&arguments.out)?;

@@ -204,7 +204,7 @@ fn recommend(groups: &[Group], best: &[Option<usize>], comparison: &Comparison) 
     if !failed.is_empty() {
         words.push(format!(
             "At no learning rate did every run converge with: {}.",
-            failed.join(", ")
+            failed.join("; ")
         ));
     }
     words.join(" ")
