@@ -137,9 +137,22 @@ impl Corpus {
     }
 }
 
+/// The bytes of a file or a pipe. A device such as `/dev/zero` may have no end.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileTypeExt;
+        let kind = fs::metadata(path)?.file_type();
+        if (kind.is_char_device() && path != Path::new("/dev/stdin")) || kind.is_block_device() {
+            return Err(io::Error::other("it is a device, not a text"));
+        }
+    }
+    fs::read(path)
+}
+
 fn append(text: &mut String, path: &Path) -> Result<(), DataError> {
     let name = path.display().to_string();
-    let bytes = fs::read(path).map_err(|source| unreadable(path, source))?;
+    let bytes = read(path).map_err(|source| unreadable(path, source))?;
     let next = text_of(bytes, &name)?;
     if text.is_empty() {
         // A text of one file is not copied.

@@ -65,8 +65,8 @@ pub(crate) fn out_of_memory(bytes: usize) {
     crate::screen::leave();
     let megabytes = bytes.div_ceil(1 << 20);
     complain!(
-        "shears: out of memory: {megabytes} MB more cannot be had; a smaller --batch, --window \
-         or --hidden takes less, and a run that was saved goes on by --resume"
+        "shears: out of memory: {megabytes} MB more cannot be had; training takes less with a \
+         smaller --batch, --window or --hidden, and a run that was saved goes on by --resume"
     );
     std::process::exit(1);
 }

@@ -140,6 +140,14 @@ fn refuse(error: &clap::Error) -> ExitCode {
     if let Some(problem) = command_line::problem(error) {
         return exit::report(&exit::Misuse(problem).into());
     }
+    // What was typed is quoted, and a terminal would obey it.
+    let hostile =
+        |argument: std::ffi::OsString| argument.to_string_lossy().contains(char::is_control);
+    if error.use_stderr() && std::env::args_os().any(hostile) {
+        let text = error.render().to_string();
+        let text = text.trim_start_matches("error: ").trim_end().to_owned();
+        return exit::report(&exit::Misuse(text).into());
+    }
     let printed = error.print();
     if error.use_stderr() {
         return ExitCode::from(exit::MISUSE);

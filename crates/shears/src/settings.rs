@@ -182,7 +182,8 @@ impl Given {
         given.lines = lines;
         given.is_of_run = Plan::is_stored(&config);
         if given.is_of_run {
-            Plan::remove_identity(&mut config);
+            let known = Plan::remove_identity(&mut config);
+            known.map_err(|error| of_config(file, None, &error.to_string()))?;
         }
         for key in config.keys() {
             check_key(key).map_err(|problem| given.of_config(key, &problem))?;

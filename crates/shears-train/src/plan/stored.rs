@@ -19,10 +19,15 @@ impl Plan {
     }
 
     /// Takes out what is no setting: the format, and what only identifies the text.
-    pub fn remove_identity(table: &mut Table) {
-        for name in HASHES.iter().chain(&[FORMAT]) {
-            table.remove(*name);
+    ///
+    /// # Errors
+    ///
+    /// [`PlanError`] if the format is none that this version knows.
+    pub fn remove_identity(table: &mut Table) -> Result<(), PlanError> {
+        for name in HASHES {
+            table.remove(name);
         }
+        read_format(table.remove(FORMAT)).map(|_| ())
     }
 
     /// Every setting, also what does not belong.

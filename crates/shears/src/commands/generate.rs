@@ -154,7 +154,7 @@ impl Work for Generate<'_> {
             if arguments.json {
                 let text: Result<String, GenerateError> = stream.collect();
                 let line = serde_json::json!({ "prompt": prompt, "text": text?, "seed": seed });
-                writeln!(out, "{line}")?;
+                writeln!(out, "{}", visible(&line.to_string()))?;
                 continue;
             }
             if sample > 0 {

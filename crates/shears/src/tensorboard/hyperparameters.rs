@@ -88,7 +88,7 @@ pub(super) fn session_end(end: Option<End>) -> Option<Message> {
 /// The plan without what is no setting.
 fn settings(plan: &Plan) -> anyhow::Result<Table> {
     let mut table = Table::try_from(plan)?;
-    Plan::remove_identity(&mut table);
+    Plan::remove_identity(&mut table)?;
     Ok(table)
 }
 

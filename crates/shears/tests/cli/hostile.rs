@@ -214,3 +214,23 @@ fn out_of_memory_is_one_line() {
     assert_eq!(ran.stderr.lines().count(), 1, "{ran:#?}");
     assert!(ran.stderr.starts_with("shears: "), "{ran:#?}");
 }
+
+#[test]
+fn devices_and_formats_to_come_are_refused_where_they_are_typed() {
+    let scratch = trained();
+    let refused = |arguments: &str, part: &str| {
+        let said = ended(&scratch, arguments).failed(2);
+        assert!(said.contains(part), "{said}");
+    };
+    refused("train /dev/zero --out other", "it is a device, not a text");
+    refused("eval run --data /dev/zero", "it is a device, not a text");
+    let plan = scratch.read("run/plan.toml");
+    assert!(plan.contains("plan-format = 2"), "{plan}");
+    scratch.write(
+        "newer.toml",
+        plan.replace("plan-format = 2", "plan-format = 3"),
+    );
+    let words = "the run is of a newer shears: its format is 3";
+    refused("train --config newer.toml --out other", words);
+    assert!(!scratch.path("other").exists());
+}

@@ -17,10 +17,13 @@ struct History {
     state: ClipperState,
 }
 
+/// What a clipper has learned of a million tensors is shorter than so many bytes.
+const LONGEST: u64 = 1 << 30;
+
 /// Gives a clipper what the file has; one that is not there yet has nothing.
 pub(super) fn restore(clipper: &mut Clipper, file: &Path) -> Result<(), Misuse> {
     let fail = |problem: String| Misuse(format!("--state {}: {problem}", file.display()));
-    let text = match std::fs::read(file) {
+    let text = match shears_run::read_regular(file, LONGEST) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         read => read.map_err(|error| fail(error.to_string()))?,
     };
