@@ -99,7 +99,7 @@ fn a_config_without_clipping_is_compared_with_nothing_else() {
     let said = scratch
         .run(&format!("sweep {SMALL} --config c.toml"))
         .succeeded();
-    assert!(said.contains("1 runs: 1 policies"), "{said}");
+    assert!(said.contains("1 run: 1 policy x 1 learning rate"), "{said}");
 }
 
 #[test]
