@@ -114,9 +114,7 @@ impl CheckpointStore {
             sync_folder(self.folder.parent().unwrap_or(&self.folder))?;
         }
         self.sweep();
-        let target = self
-            .folder
-            .join(format!("step-{:08}", checkpoint.progress.step));
+        let target = self.path(checkpoint.progress.step);
         if target.exists() {
             match self.progress_if_whole(&target) {
                 Ok(known) if known.pending && !checkpoint.progress.pending => {
@@ -180,6 +178,11 @@ impl CheckpointStore {
         };
         let outdated = outdated.filter(|path| Some(*path) != best.as_ref());
         Ok(outdated.filter_map(delete).collect())
+    }
+
+    /// The folder of a step's checkpoint, whether it is there or not.
+    pub fn path(&self, step: u64) -> PathBuf {
+        self.folder.join(format!("step-{step:08}"))
     }
 
     /// The folders of complete checkpoints (those with a manifest), oldest first; none if there

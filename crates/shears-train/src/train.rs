@@ -343,9 +343,10 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
 
     fn diverged(&self, what: &str) -> TrainError {
         let step = self.trainer.progress.step;
-        let mut checkpoints = self.run.checkpoints().list().unwrap_or_default();
+        let store = self.run.checkpoints();
+        let mut checkpoints = store.list().unwrap_or_default();
         // One of this step was saved before its evaluation, and is not good.
-        checkpoints.retain(|checkpoint| !checkpoint.ends_with(format!("step-{step:08}")));
+        checkpoints.retain(|checkpoint| *checkpoint != store.path(step));
         TrainError::Diverged {
             step,
             what: what.to_string(),

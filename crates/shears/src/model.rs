@@ -84,9 +84,9 @@ fn parameters_of(run: &RunFolder, which: &str) -> anyhow::Result<(PathBuf, Vec<N
                     "checkpoint `{number}` is not best, last or a step's number"
                 ))
             })?;
-            let name = format!("step-{step:08}");
+            let wanted = store.path(step);
             let mut all = store.list()?.into_iter();
-            let path = all.find(|path| path.ends_with(&name)).ok_or_else(none)?;
+            let path = all.find(|path| *path == wanted).ok_or_else(none)?;
             let parameters = store.load_model(&path)?;
             return Ok((path, parameters));
         }

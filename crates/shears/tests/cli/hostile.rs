@@ -34,14 +34,6 @@ fn ended_command(command: &mut Command, what: &str) -> Ran {
     }
 }
 
-fn trained() -> Scratch {
-    let scratch = Scratch::new();
-    scratch
-        .run(&format!("train {TINY} --quiet --out run"))
-        .succeeded();
-    scratch
-}
-
 #[test]
 fn no_file_of_a_run_may_be_a_fifo() {
     let made = |path: &std::path::Path| {
@@ -59,7 +51,7 @@ fn no_file_of_a_run_may_be_a_fifo() {
         "checkpoints/step-00000040/optimizer.safetensors",
         "checkpoints/step-00000040/state.json",
     ] {
-        let scratch = trained();
+        let scratch = Scratch::trained();
         let path = scratch.path("run").join(name);
         let _ = fs::remove_file(&path);
         if !made(&path) {
@@ -165,7 +157,7 @@ fn another_tokenizer_is_refused() {
 
 #[test]
 fn a_damaged_checkpoint_is_named_wherever_another_is_used() {
-    let scratch = trained();
+    let scratch = Scratch::trained();
     let newest = scratch.checkpoints("run").pop().unwrap();
     let path = scratch
         .path("run/checkpoints")
@@ -217,7 +209,7 @@ fn out_of_memory_is_one_line() {
 
 #[test]
 fn devices_and_formats_to_come_are_refused_where_they_are_typed() {
-    let scratch = trained();
+    let scratch = Scratch::trained();
     let refused = |arguments: &str, part: &str| {
         let said = ended(&scratch, arguments).failed(2);
         assert!(said.contains(part), "{said}");

@@ -2,16 +2,7 @@
 
 use std::fs;
 
-use crate::program::{Scratch, TINY};
-
-/// A run of forty steps.
-fn trained() -> Scratch {
-    let scratch = Scratch::new();
-    scratch
-        .run(&format!("train {TINY} --quiet --out run"))
-        .succeeded();
-    scratch
-}
+use crate::program::Scratch;
 
 fn lines(scratch: &Scratch) -> Vec<String> {
     let text = scratch.read("run/events.jsonl");
@@ -20,7 +11,7 @@ fn lines(scratch: &Scratch) -> Vec<String> {
 
 #[test]
 fn a_log_begins_with_what_it_is_of() {
-    let scratch = trained();
+    let scratch = Scratch::trained();
     let header = &scratch.events("run")[0];
     assert_eq!(header["event"], "header");
     assert_eq!(header["format"], 2);
@@ -37,7 +28,7 @@ fn a_log_begins_with_what_it_is_of() {
 
 #[test]
 fn a_log_of_an_earlier_version_is_read_and_continued() {
-    let scratch = trained();
+    let scratch = Scratch::trained();
     scratch.write("run/events.jsonl", lines(&scratch)[1..].concat());
     let text = scratch.run("inspect run").succeeded();
     let missing = "an earlier version wrote this log, which does not describe the model: no ";
@@ -69,7 +60,7 @@ fn a_log_of_an_earlier_version_is_read_and_continued() {
 
 #[test]
 fn broken_lines_are_named_and_the_others_are_read() {
-    let scratch = trained();
+    let scratch = Scratch::trained();
     let mut broken = lines(&scratch);
     broken[2] = "\0\0\0\0\n".into();
     broken[5] = "{\"event\":\"party\",\"step\":5}\n".into();
@@ -96,7 +87,7 @@ fn broken_lines_are_named_and_the_others_are_read() {
 
 #[test]
 fn a_log_that_has_lost_its_end_is_said() {
-    let scratch = trained();
+    let scratch = Scratch::trained();
     let lines = lines(&scratch);
     scratch.write("run/events.jsonl", lines[..lines.len() / 2].concat());
     let resumed = scratch.run("train --quiet --resume run");
@@ -113,7 +104,7 @@ fn a_log_that_has_lost_its_end_is_said() {
 
 #[test]
 fn a_later_format_is_refused_in_one_line() {
-    let scratch = trained();
+    let scratch = Scratch::trained();
     let mut later = lines(&scratch);
     later[0] = "{\"event\":\"header\",\"format\":3,\"tensors\":[]}\n".into();
     scratch.write("run/events.jsonl", later.concat());

@@ -63,6 +63,15 @@ impl Scratch {
         Scratch(tempfile::tempdir().unwrap())
     }
 
+    /// With a finished run of forty steps, in `run`.
+    pub(crate) fn trained() -> Self {
+        let scratch = Scratch::new();
+        scratch
+            .run(&format!("train {TINY} --quiet --out run"))
+            .succeeded();
+        scratch
+    }
+
     pub(crate) fn path(&self, name: impl AsRef<Path>) -> PathBuf {
         self.0.path().join(name)
     }
