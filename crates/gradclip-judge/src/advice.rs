@@ -120,7 +120,7 @@ fn confidence(numbers: &Numbers) -> Confidence {
 
 /// For a run that exploded before anything was clipped.
 fn after_explosion(run: &Run<'_>, numbers: &Numbers, death: Option<&Death>) -> Option<Advice> {
-    let (at, _) = death?.explosion()?;
+    let (at, _) = death?.explosion()?.first;
     let before = || run.steps.iter().filter(move |step| step.step < at);
     if run.policy.order() != NormOrder::TWO || numbers.engaged() > 0 {
         return None;
@@ -218,7 +218,7 @@ fn rounded_up(value: f64) -> f64 {
 }
 
 /// `global-norm` with this threshold.
-pub(crate) fn threshold_text(threshold: f64, order: NormOrder) -> String {
+fn threshold_text(threshold: f64, order: NormOrder) -> String {
     let threshold = match threshold {
         plain if (1e-4..1e6).contains(&plain) => plain.to_string(),
         other => format!("{other:e}"),

@@ -12,12 +12,15 @@ pub(crate) const FEWEST_STEPS: usize = 20;
 const BROKEN_ABOVE_SHARE: f64 = 0.01;
 /// Below this share of steps a policy seldom takes part in training.
 const SELDOM_BELOW_SHARE: f64 = 0.01;
-/// Above this share what is cut are no longer spikes: the threshold lies below the 90th percentile.
-const SPIKES_UP_TO_SHARE: f64 = 0.1;
+/// Up to this share it does not matter how hard spikes are cut: the threshold lies above the 90th
+/// percentile of the norms.
+pub(crate) const FEW_UP_TO_SHARE: f64 = 0.1;
+/// Above this share of steps that are cut hard, the threshold sets the length of many steps.
+const MANY_ABOVE_SHARE: f64 = 0.25;
 /// Above this share nearly every step is cut.
 const NEARLY_EVERY_ABOVE_SHARE: f64 = 0.9;
 /// A step whose length changes by less than this is hardly changed.
-const CHANGED_ABOVE: f64 = 1.1;
+pub(crate) const CHANGED_ABOVE: f64 = 1.1;
 
 /// What clipping was to a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -26,18 +29,20 @@ pub enum Class {
     Off,
     /// No step was changed or left out.
     Idle,
-    /// Fewer than 1 % of the steps were, one of them hard: cut to less than half, or left out.
+    /// Spikes were: the median norm of these steps is more than twice that of the others. They are
+    /// fewer than 1 % of the steps, and one of them was hard: cut to less than half, or left out.
     SeldomDecisive,
-    /// At most 10 % were.
+    /// Spikes were: at most 10 % of the steps, or more of which most were cut hard.
     TrimsSpikes,
-    /// More than 10 % were, but the typical step keeps most of its length.
+    /// Steps were that do not stand out from the others.
     NearOrdinary,
-    /// The median step was cut to less than half, or more than 90 % were cut and the median one by
-    /// a tenth or more: the threshold sets the length of the ordinary step.
+    /// The median step was cut to less than half, or more than a quarter of the steps were, or more
+    /// than 90 % were cut and the median one by a tenth or more: the threshold sets the length of
+    /// steps.
     SecondLearningRate,
-    /// A gradient of more than 100 times the median of those before it reached the optimizer in
-    /// the 100 steps before the run was no longer finite; or the loss ended at more than 1.5 times
-    /// where it began.
+    /// A gradient of more than 100 times the usual one (the median of those before it, or, of fewer
+    /// than ten, the least) reached the optimizer in the 100 steps before the run was no longer
+    /// finite; or the loss ended at more than 1.5 times where it began.
     Exploded,
     /// The run ended with gradients, loss or validation loss that were not finite, or more than 1 %
     /// of its steps had such gradients, and no gradient that exploded led to it.
@@ -134,6 +139,8 @@ impl Class {
         let share = numbers.engaged_share();
         let median = numbers.median_change.unwrap_or(1.0);
         let nearly_every = share > NEARLY_EVERY_ABOVE_SHARE && median > CHANGED_ABOVE;
+        let many = numbers.share(numbers.cut_hard()) > MANY_ABOVE_SHARE;
+        let mostly_hard = 2 * numbers.hard > numbers.engaged();
         if death.is_some_and(Death::is_explosion) {
             Class::Exploded
         } else if death.is_some() || numbers.non_finite_share() > BROKEN_ABOVE_SHARE {
@@ -144,9 +151,9 @@ impl Class {
             Class::Off
         } else if numbers.engaged() == 0 {
             Class::Idle
-        } else if median > HARD_ABOVE_CHANGE || nearly_every {
+        } else if median > HARD_ABOVE_CHANGE || nearly_every || many {
             Class::SecondLearningRate
-        } else if share > SPIKES_UP_TO_SHARE {
+        } else if !numbers.cuts_spikes() || (share > FEW_UP_TO_SHARE && !mostly_hard) {
             Class::NearOrdinary
         } else if share < SELDOM_BELOW_SHARE && numbers.hard > 0 {
             Class::SeldomDecisive

@@ -1,11 +1,13 @@
 //! How a run was lost, if it was.
 
 use crate::record::{Run, StepRecord};
-use crate::statistics::median;
+use crate::statistics::{median, quantile};
 
-/// A gradient of more than this many medians of those before it, which reached the optimizer, is an
-/// explosion.
+/// A gradient of more than this many times the usual one before it, which reached the optimizer, is
+/// an explosion.
 const EXPLODED_ABOVE_TIMES: f64 = 100.0;
+/// Of fewer norms the median may be one of the explosion itself; the usual one is then the least.
+const FEWEST_NORMS: usize = 10;
 /// So many steps before the end an explosion may have caused it.
 const CAUSE_WITHIN_STEPS: usize = 100;
 /// A loss that ends at more than so many times where it began was lost, finite or not.
@@ -13,13 +15,22 @@ const LOST_ABOVE_TIMES: f64 = 1.5;
 /// The end of a run is its last tenth, and at least so many steps.
 const END_STEPS: usize = 5;
 
+/// The gradients that led to a run's end.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Explosion {
+    /// The first one that exploded: its step and its norm.
+    pub(crate) first: (u64, f64),
+    /// The longest one that was applied.
+    pub(crate) longest: (u64, f64),
+}
+
 /// How a run was lost.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Death {
     /// Something was not finite at the end.
     Broken {
-        /// The gradient that led to it: its step and its norm.
-        explosion: Option<(u64, f64)>,
+        /// The gradients that led to it.
+        explosion: Option<Explosion>,
         /// The first step of the end that was not finite; none if only the evaluation was not.
         from: Option<u64>,
         /// Where the loss began, and where it was before that, if that is far above.
@@ -27,8 +38,8 @@ pub(crate) enum Death {
     },
     /// All is finite, but the loss ended far above where it began.
     Risen {
-        /// The gradient that led to it: its step and its norm.
-        explosion: Option<(u64, f64)>,
+        /// The gradients that led to it.
+        explosion: Option<Explosion>,
         /// The step from which on it stayed above, if it did.
         from: Option<u64>,
         /// Where the loss began, and where it ended.
@@ -37,8 +48,8 @@ pub(crate) enum Death {
 }
 
 impl Death {
-    /// The gradient that led to it: its step and its norm.
-    pub(crate) fn explosion(&self) -> Option<(u64, f64)> {
+    /// The gradients that led to it.
+    pub(crate) fn explosion(&self) -> Option<Explosion> {
         match self {
             Death::Broken { explosion, .. } | Death::Risen { explosion, .. } => *explosion,
         }
@@ -73,25 +84,42 @@ impl Death {
         }
         let (losses, from) = risen(steps, run.val_loss)?;
         Some(Death::Risen {
-            explosion: from.and_then(|from| explosion(&steps[..=from.min(steps.len() - 1)])),
+            explosion: from
+                .and_then(|from| explosion(&steps[..=from.min(steps.len() - 1)]))
+                .map(|found| found.with_longest_of(steps)),
             from: from.and_then(|from| steps.get(from)).map(|step| step.step),
             losses,
         })
     }
 }
 
-/// The first gradient among the last steps that exploded and was applied.
-fn explosion(steps: &[StepRecord]) -> Option<(u64, f64)> {
+impl Explosion {
+    /// With the longest gradient of these steps from the first one on.
+    fn with_longest_of(self, steps: &[StepRecord]) -> Explosion {
+        let later = steps.iter().filter(|step| step.step >= self.first.0);
+        let applied = later.filter(|step| step.norm_applied().is_some());
+        let norms = applied.map(|step| (step.step, step.norm_before));
+        let longest = norms.fold(self.first, |longest, norm| match norm.1 > longest.1 {
+            true => norm,
+            false => longest,
+        });
+        Explosion { longest, ..self }
+    }
+}
+
+/// The gradients among those of the last steps that exploded and were applied.
+fn explosion(steps: &[StepRecord]) -> Option<Explosion> {
     let start = steps.len().saturating_sub(CAUSE_WITHIN_STEPS);
     let mut before: Vec<f64> = steps[..start].iter().filter_map(ordinary).collect();
     before.sort_by(f64::total_cmp);
     for step in &steps[start..] {
-        let usual = crate::statistics::quantile(&before, 0.5).filter(|usual| *usual > 0.0);
         let applied = step.norm_applied();
-        if let (Some(usual), Some(applied)) = (usual, applied)
+        if let (Some(usual), Some(applied)) = (usual(&before), applied)
             && applied / usual > EXPLODED_ABOVE_TIMES
         {
-            return Some((step.step, step.norm_before));
+            let first = (step.step, step.norm_before);
+            let longest = first;
+            return Some(Explosion { first, longest }.with_longest_of(steps));
         }
         if let Some(norm) = ordinary(step) {
             let place = before.partition_point(|known| *known < norm);
@@ -99,6 +127,15 @@ fn explosion(steps: &[StepRecord]) -> Option<(u64, f64)> {
         }
     }
     None
+}
+
+/// The usual one of norms in ascending order, if it is not zero.
+fn usual(norms: &[f64]) -> Option<f64> {
+    let usual = match norms.len() < FEWEST_NORMS {
+        true => norms.iter().copied().find(|norm| *norm > 0.0),
+        false => quantile(norms, 0.5),
+    };
+    usual.filter(|usual| *usual > 0.0)
 }
 
 /// The norm of a step that nothing is wrong with.

@@ -15,6 +15,7 @@ pub mod statistics;
 mod time_flow;
 mod update_pace;
 mod verdict;
+mod warm_up;
 
 pub use advice::{Advice, Confidence};
 pub use class::{Class, Tone};
@@ -27,3 +28,4 @@ pub use spikes::{Spike, Spikes, UsualNorm};
 pub use time_flow::TimeFlow;
 pub use update_pace::UpdatePace;
 pub use verdict::{Judgement, Verdict, judge};
+pub use warm_up::goes_by_norm_of_all;

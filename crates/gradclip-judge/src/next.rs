@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use gradclip::{ClipPolicy, ClipRule};
+use gradclip::{ClipPolicy, ClipRole, ClipRule, Percentile, Threshold};
 
-use crate::advice::{Advice, threshold_text, two_digits};
-use crate::class::Class;
+use crate::advice::{Advice, two_digits};
+use crate::class::{CHANGED_ABOVE, Class, FEW_UP_TO_SHARE};
 use crate::numbers::Numbers;
 use crate::record::Run;
 
@@ -54,18 +54,16 @@ impl Next {
             }
             // Steps were left out that are ordinary.
             Class::NearOrdinary if numbers.clipped == 0 => Next::clip("none"),
+            // Hardly anything was cut, and that hardly.
+            Class::NearOrdinary if numbers.engaged_share() <= FEW_UP_TO_SHARE => {
+                Next::steps(2 * run.steps.last()?.step)
+            }
             Class::NearOrdinary | Class::SecondLearningRate => match one_step_up(run.policy) {
-                // Half of the rate at twice the threshold lengthens no step of plain gradient
-                // descent, and lets more of the norms through. An adaptive optimizer makes
-                // steps of much the same length from gradients of any.
                 Some(policy) => Next {
-                    lr: run
-                        .lr
-                        .filter(|_| !run.adaptive)
-                        .map(|lr| two_digits(0.5 * lr)),
+                    lr: rate_for_one_step_up(run, numbers),
                     ..Next::clip(&policy)
                 },
-                None => Next::rate(run.lr?, 0.5),
+                None => Next::steps(2 * run.steps.last()?.step),
             },
             Class::Exploded | Class::NotFinite if numbers.engaged() == 0 && run.lr.is_none() => {
                 Next::clip("global-norm:1")
@@ -104,13 +102,63 @@ fn ended_above_its_start(run: &Run<'_>) -> bool {
     matches!((first, last), (Some(first), Some(last)) if last > first)
 }
 
-/// The policy with twice the threshold, if it is one rule with one number for all.
+/// The learning rate at which twice the threshold makes the median step of plain gradient descent no
+/// longer; none where it need not change. An adaptive optimizer makes steps of much the same length
+/// from gradients of any.
+fn rate_for_one_step_up(run: &Run<'_>, numbers: &Numbers) -> Option<f64> {
+    let longer = numbers.median_change?.min(2.0);
+    let is_noticed = longer > CHANGED_ABOVE && !run.adaptive;
+    run.lr
+        .filter(|_| is_noticed)
+        .map(|lr| two_digits(lr / longer))
+}
+
+/// The policy with twice the threshold, if one rule of it changes gradients, and that has a
+/// threshold which does not change.
 fn one_step_up(policy: &ClipPolicy) -> Option<String> {
-    let [ClipRule::GlobalNorm { threshold, order }] = policy.rules() else {
+    let changing = |rule: &&ClipRule| rule.role() == ClipRole::Gradients;
+    if policy.rules().iter().filter(changing).count() != 1 {
         return None;
+    }
+    let mut raised = ClipPolicy::none();
+    for rule in policy.rules() {
+        raised = raised.then(match rule.role() {
+            ClipRole::Gradients => raise(*rule)?,
+            _ => *rule,
+        });
+    }
+    Some(raised.to_string())
+}
+
+/// The rule with twice its threshold. `normalize` has none above which it leaves steps alone.
+fn raise(mut rule: ClipRule) -> Option<ClipRule> {
+    let threshold = match &mut rule {
+        ClipRule::Value { threshold }
+        | ClipRule::Norm { threshold, .. }
+        | ClipRule::GlobalNorm { threshold, .. }
+        | ClipRule::GroupNorm { threshold }
+        | ClipRule::BlockRms { threshold }
+        | ClipRule::Agc {
+            lambda: threshold, ..
+        }
+        | ClipRule::ZClip { max: threshold, .. }
+        | ClipRule::AdaGc {
+            relative: threshold,
+            ..
+        }
+        | ClipRule::Median {
+            factor: threshold, ..
+        } => threshold,
+        // Above the 90th percentile are spikes alone.
+        ClipRule::AutoClip { percentile } if percentile.get() < 90.0 => {
+            *percentile = Percentile::new(90.0).ok()?;
+            return Some(rule);
+        }
+        _ => return None,
     };
-    let threshold: f64 = threshold.to_string().parse().ok()?;
-    Some(threshold_text(2.0 * threshold, *order)).filter(|text| text.parse::<ClipPolicy>().is_ok())
+    let number: f64 = threshold.to_string().parse().ok()?;
+    *threshold = Threshold::new(2.0 * number).ok()?;
+    Some(rule)
 }
 
 impl fmt::Display for Next {

@@ -9,6 +9,8 @@ use crate::statistics::{median, quantile, sorted};
 
 /// A step that is cut to less than half is cut hard.
 pub(crate) const HARD_ABOVE_CHANGE: f64 = 2.0;
+/// Steps whose median norm is at most this many times that of the others are ordinary ones.
+pub(crate) const OUTLIER_ABOVE_TIMES: f64 = 2.0;
 /// Fewer norms have no percentiles worth printing.
 const FEWEST_NORMS: usize = 10;
 
@@ -46,8 +48,10 @@ pub struct Numbers {
     pub non_finite: usize,
     /// Steps that were cut to less than half of their length, or left out as outliers.
     pub hard: usize,
-    /// The threshold of the last step that had one.
+    /// The threshold that was in force at last; none where none was, or each tensor had its own.
     pub threshold: Option<f64>,
+    /// Where none was in force at last, but before: the last one, and its step.
+    pub earlier_threshold: Option<(f64, u64)>,
     /// Whether every step had that threshold.
     pub fixed: bool,
     /// The norms before clipping of all steps that were finite; none if there is none.
@@ -61,6 +65,8 @@ pub struct Numbers {
     pub median_change: Option<f64>,
     /// The median norm of the steps that were left out as outliers, and that of those applied.
     pub outlier_norms: Option<(f64, f64)>,
+    /// The median norm of the steps that were cut or left out as outliers, and that of the others.
+    pub cut_norms: Option<(f64, f64)>,
     /// The first and the last step at which clipping did anything.
     pub engaged_from_to: Option<(u64, u64)>,
 }
@@ -72,7 +78,12 @@ impl Numbers {
             let wanted = steps.iter().filter(|step| wanted(step));
             wanted.count()
         };
-        let threshold = steps.iter().rev().find_map(|step| step.threshold);
+        let with_threshold = steps.iter().rev().find(|step| step.threshold.is_some());
+        let with_threshold = with_threshold.and_then(|step| Some((step.threshold?, step.step)));
+        // Gradients that are not finite are left out before there is a threshold for them.
+        let judged = |step: &&StepRecord| !(step.skipped() && step.non_finite);
+        let threshold = steps.iter().rev().find(judged);
+        let threshold = threshold.and_then(|step| step.threshold);
         let mut applied = steps.iter().filter(|step| !step.skipped());
         let changes = steps.iter().filter_map(StepRecord::change);
         let clipped = steps.iter().filter(|step| step.clipped());
@@ -81,10 +92,12 @@ impl Numbers {
                 .map(|step| step.coefficient)
                 .filter(|left| !left.is_nan()),
         );
-        let norms_of = |outlier: bool| {
+        let norms_of = |wanted: &dyn Fn(&StepRecord) -> bool| {
             let sound = steps.iter().filter(|step| !step.broken());
-            let wanted = sound.filter(|step| step.outlier() == outlier);
-            median(wanted.map(|step| step.norm_before))
+            median(sound.filter(|step| wanted(step)).map(|s| s.norm_before))
+        };
+        let norms_by = |some: fn(&StepRecord) -> bool| {
+            norms_of(&some).zip(norms_of(&|step: &StepRecord| !some(step)))
         };
         let mut engaged = steps.iter().filter(|step| step.engaged());
         let first = engaged.clone().next();
@@ -100,11 +113,13 @@ impl Numbers {
             }),
             fixed: applied.all(|step| step.threshold == threshold),
             threshold,
+            earlier_threshold: with_threshold.filter(|_| threshold.is_none()),
             norms: NormDistribution::of(steps),
             order: run.policy.order(),
             left: quantile(&coefficients, 0.5).zip(coefficients.first().copied()),
             median_change: median(changes),
-            outlier_norms: norms_of(true).zip(norms_of(false)),
+            outlier_norms: norms_by(StepRecord::outlier),
+            cut_norms: norms_by(StepRecord::engaged),
             engaged_from_to: first.map(|first| {
                 let last = engaged.next_back().unwrap_or(first);
                 (first.step, last.step)
@@ -136,7 +151,17 @@ impl Numbers {
         self.share(self.non_finite)
     }
 
-    fn share(&self, some: usize) -> f64 {
+    /// Steps that were cut to less than half of their length.
+    pub(crate) fn cut_hard(&self) -> usize {
+        self.hard - self.outliers
+    }
+
+    /// Whether what was cut or left out stands out from the other steps.
+    pub(crate) fn cuts_spikes(&self) -> bool {
+        self.cut_norms.is_some_and(stands_out)
+    }
+
+    pub(crate) fn share(&self, some: usize) -> f64 {
         some as f64 / self.steps.max(1) as f64
     }
 }
@@ -189,9 +214,20 @@ impl fmt::Display for Numbers {
                 write!(formatter, "; threshold {}", significant(threshold))
             }
             Some(threshold) => write!(formatter, "; threshold at last {}", significant(threshold)),
-            None => Ok(()),
+            None => match self.earlier_threshold {
+                Some((threshold, step)) => {
+                    let threshold = significant(threshold);
+                    write!(formatter, "; threshold {threshold} until step {step}")
+                }
+                None => Ok(()),
+            },
         }
     }
+}
+
+/// Whether the first of two median norms is far above the second.
+pub(crate) fn stands_out((some, others): (f64, f64)) -> bool {
+    some > OUTLIER_ABOVE_TIMES * others
 }
 
 /// `1 step`, `2 steps`.

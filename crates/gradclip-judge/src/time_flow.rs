@@ -65,28 +65,32 @@ impl TimeFlow {
 impl fmt::Display for TimeFlow {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let window = self.norms.len();
+        let at = self.step;
         if self.norms.iter().any(|norm| !norm.is_finite()) {
-            return write!(formatter, "gradients through time are not finite");
+            return write!(
+                formatter,
+                "gradients through time are not finite at step {at}"
+            );
         }
         let Some(ratio) = self.far_to_near() else {
-            return write!(formatter, "no gradient flows back in time");
+            return write!(formatter, "no gradient flows back in time at step {at}");
         };
         match self.reach() {
             Some(reach) => write!(
                 formatter,
-                "gradients vanish through time: beyond {reach} of {window} tokens back less than \
+                "gradients vanish through time at step {at}: beyond {reach} of {window} tokens back less than \
                  {VANISHED_BELOW} of the nearest is left, so that hardly anything farther apart than that is \
                  learned; clipping cannot cure that"
             ),
             None if ratio > 1.0 / VANISHED_BELOW => write!(
                 formatter,
-                "gradients explode through time: {window} tokens back they are {} times as \
+                "gradients explode through time at step {at}: {window} tokens back they are {} times as \
                  large as one token back, which is what clipping is for",
                 significant(ratio)
             ),
             None => write!(
                 formatter,
-                "gradients reach back in time: {window} tokens back they are {} times as \
+                "gradients reach back in time at step {at}: {window} tokens back they are {} times as \
                  large as one token back (below {VANISHED_BELOW} they would vanish)",
                 significant(ratio)
             ),
@@ -116,7 +120,7 @@ mod tests {
         // It grows, and then falls: what counts is the far end.
         assert_eq!(flow(&[1.0, 1e4, 5.0]).reach(), None);
         let broken = flow(&[f64::INFINITY, f64::INFINITY]).to_string();
-        assert_eq!(broken, "gradients through time are not finite");
+        assert_eq!(broken, "gradients through time are not finite at step 1");
         assert!(flow(&[2.0]).to_string().contains("are 1 times"));
     }
 }

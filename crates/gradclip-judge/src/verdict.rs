@@ -5,16 +5,15 @@ use std::fmt;
 use gradclip::{ClipRule, significant};
 
 use crate::advice::Advice;
-use crate::class::{Class, FEWEST_STEPS};
-use crate::death::Death;
+use crate::class::{Class, FEW_UP_TO_SHARE, FEWEST_STEPS};
+use crate::death::{Death, Explosion};
 use crate::next::Next;
-use crate::numbers::{Numbers, of_order, of_steps, percent};
+use crate::numbers::{Numbers, of_order, of_steps, percent, stands_out};
 use crate::record::{Run, StepRecord};
+use crate::warm_up::{WarmUp, goes_by_norm_of_all};
 
 /// A cosine below this has lost direction that is worth speaking of.
 const TURNED_BELOW_COSINE: f64 = 0.99;
-/// Left-out steps of less than this many times the norm of the others are ordinary ones.
-const OUTLIER_ABOVE_TIMES: f64 = 2.0;
 
 /// What clipping did over a run. Its [`Display`](fmt::Display) is a few plain lines.
 ///
@@ -100,7 +99,7 @@ fn sentence(run: &Run<'_>, class: Class, numbers: &Numbers, death: Option<&Death
         Class::Off => off(run, numbers),
         Class::Idle => idle(run, numbers),
         Class::SeldomDecisive | Class::TrimsSpikes => seldom(numbers),
-        Class::NearOrdinary => near_ordinary(numbers),
+        Class::NearOrdinary => near_ordinary(run, numbers),
         Class::SecondLearningRate => second_learning_rate(numbers),
         Class::Exploded | Class::NotFinite => match death {
             Some(death) => return lost(run, numbers, death),
@@ -132,18 +131,41 @@ fn off(run: &Run<'_>, numbers: &Numbers) -> String {
 }
 
 fn idle(run: &Run<'_>, numbers: &Numbers) -> String {
+    let order = of_order(numbers.order);
     let largest = numbers.norms.map_or(String::new(), |norms| {
-        format!(
-            "; the largest norm{} was {}",
-            of_order(numbers.order),
-            significant(norms.max)
-        )
+        format!("; the largest norm{order} was {}", significant(norms.max))
+    });
+    let waiting = WarmUp::of(run);
+    let filling: Vec<String> = waiting.iter().map(still_filling).collect();
+    let filling = filling.join(", and ");
+    let judging = run.policy.rules().len() - run.policy.rules_inside_adam().count();
+    if waiting.len() == judging {
+        return format!("{filling}: nothing could be clipped{largest}");
+    }
+    let since = run.steps.iter().find(|step| step.threshold.is_some());
+    let first = run.steps.first().map_or(0, |step| step.step);
+    let since = since.filter(|since| since.step > first && waiting.is_empty());
+    let since = since.map_or(String::new(), |since| {
+        format!(", in force from step {} on,", since.step)
     });
     let what = match (numbers.threshold.filter(|_| numbers.fixed), run.policy) {
         (Some(threshold), _) => format!("the threshold {} was", significant(threshold)),
-        (None, policy) => format!("the limits of `{policy}` were"),
+        (None, policy) => format!("the limits of `{policy}`{since} were"),
     };
-    format!("{what} never reached, so nothing was clipped{largest}")
+    let filling = match filling.is_empty() {
+        true => String::new(),
+        false => format!("; {filling}"),
+    };
+    format!("{what} never reached, so nothing was clipped{largest}{filling}")
+}
+
+fn still_filling(rule: &WarmUp<'_>) -> String {
+    format!(
+        "`{}` was still filling its window, which had {} of the {} that it needs",
+        rule.rule,
+        of_steps(rule.seen),
+        rule.needed
+    )
 }
 
 /// `the threshold 5`, or, where that changes, `clipping`.
@@ -200,16 +222,27 @@ fn seldom(numbers: &Numbers) -> String {
     )
 }
 
-fn near_ordinary(numbers: &Numbers) -> String {
-    let median = numbers.norms.map_or(String::new(), |norms| {
-        format!(" (median norm {})", significant(norms.p50))
+fn near_ordinary(run: &Run<'_>, numbers: &Numbers) -> String {
+    let norms = numbers.norms.map_or(String::new(), |norms| {
+        let [median, p90] = [norms.p50, norms.p90].map(significant);
+        format!(" (median norm {median}, p90 {p90})")
     });
     let what = the_threshold(numbers);
     let cut = cut(numbers);
-    match numbers.clipped {
-        0 => format!("{what} {cut}: these were ordinary steps{median}"),
-        _ => format!("{what} lies among ordinary norms{median}: it {cut}"),
+    if numbers.clipped == 0 || !goes_by_norm_of_all(run.policy) {
+        return format!("{what} {cut}: these were ordinary steps{norms}");
     }
+    let place = match numbers.engaged_share() > FEW_UP_TO_SHARE {
+        true => "among ordinary norms",
+        false => "at the upper end of the ordinary norms",
+    };
+    let what = match numbers.threshold {
+        Some(threshold) if !numbers.fixed => {
+            format!("the threshold, {} at last,", significant(threshold))
+        }
+        _ => what,
+    };
+    format!("{what} lies {place}{norms}: it {cut}")
 }
 
 fn second_learning_rate(numbers: &Numbers) -> String {
@@ -222,17 +255,26 @@ fn second_learning_rate(numbers: &Numbers) -> String {
         ),
         false => format!("it {}", cut(numbers)),
     };
+    let which = match 2 * numbers.clipped >= numbers.steps {
+        true => "the ordinary step",
+        false => "many steps",
+    };
     format!(
-        "{} sets the length of the ordinary step, as a learning rate does: {cut}",
+        "{} sets the length of {which}, as a learning rate does: {cut}",
         the_threshold(numbers)
     )
 }
 
 /// What is said of a run that was lost.
 fn lost(run: &Run<'_>, numbers: &Numbers, death: &Death) -> String {
-    let exploded = death
-        .explosion()
-        .map(|(step, norm)| format!("exploded at step {step} (norm {})", significant(norm)));
+    let exploded = death.explosion().map(|Explosion { first, longest }| {
+        let rose = match longest.0 == first.0 {
+            true => String::new(),
+            false => format!(", up to {} at step {}", significant(longest.1), longest.0),
+        };
+        let norm = significant(first.1);
+        format!("exploded at step {} (norm {norm}{rose})", first.0)
+    });
     match death {
         Death::Risen { from, losses, .. } => {
             let [began, ended] = [losses.0, losses.1].map(significant);
@@ -290,8 +332,7 @@ fn notes(run: &Run<'_>, class: Class, numbers: &Numbers) -> Vec<String> {
         );
     }
     if let Some((left_out, others)) = numbers.outlier_norms {
-        let times = left_out / others;
-        let judged = match times > OUTLIER_ABOVE_TIMES {
+        let judged = match stands_out((left_out, others)) {
             true => "",
             false => ": these are ordinary steps, and nothing was learned from them",
         };

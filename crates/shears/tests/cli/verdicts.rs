@@ -118,6 +118,56 @@ fn of_a_run_that_exploded_only_what_is_known_is_said() {
     }
 }
 
+/// One death, whatever the seed: after two steps or after five.
+#[test]
+fn the_class_of_a_death_does_not_depend_on_the_seed() {
+    let scratch = Scratch::new();
+    for seed in 1..=10 {
+        let flags = format!(
+            "--model rnn --nonlinearity relu --optimizer sgd --lr 30 --steps 60 --clip none \
+             --seed {seed}"
+        );
+        let said = judged(&scratch, &format!("seed-{seed}"), &flags);
+        assert_eq!(said["verdict"]["class"], "exploded", "{seed}: {said}");
+        assert_eq!(said["advice"]["policy"], "global-norm:1", "{seed}: {said}");
+    }
+}
+
+/// The longest gradient is the one that the log has, and not the first beyond the limit.
+#[test]
+fn the_norm_of_an_explosion_is_its_longest() {
+    let scratch = Scratch::new();
+    let flags = "--model rnn --nonlinearity relu --optimizer sgd --lr 30 --steps 60 --clip none";
+    let said = judged(&scratch, "dead", flags);
+    let log = scratch.read("dead/events.jsonl");
+    let norms = log.lines().filter_map(|line| {
+        serde_json::from_str::<Value>(line).ok()?["clip"]["norm_before"].as_f64()
+    });
+    let longest = gradclip::significant(norms.fold(0.0, f64::max));
+    let sentence = sentence(&said);
+    assert!(
+        sentence.contains(&format!("up to {longest} at step ")),
+        "{sentence}"
+    );
+}
+
+#[test]
+fn a_step_at_which_gradients_through_time_were_measured_is_named() {
+    let scratch = Scratch::new();
+    judged(&scratch, "run", "--model rnn --steps 30");
+    let words = words(&scratch, "run");
+    assert!(words.contains("time at step 30: "), "{words}");
+}
+
+#[test]
+fn a_window_that_was_never_full_is_said() {
+    let scratch = Scratch::new();
+    let said = judged(&scratch, "run", "--model rnn --steps 40 --clip skip:6");
+    let sentence = sentence(&said);
+    assert!(sentence.contains("still filling its window"), "{sentence}");
+    assert!(sentence.contains("had 40 steps of the 64"), "{sentence}");
+}
+
 #[test]
 fn a_validation_loss_that_is_not_finite_is_no_success() {
     let scratch = Scratch::new();

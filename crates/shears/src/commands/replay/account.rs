@@ -2,7 +2,7 @@
 
 use gradclip::{ClipAction, ClipRule};
 use gradclip_judge::statistics::{mean, median};
-use gradclip_judge::{RecordedStep, Replay, ReplayError, Spikes};
+use gradclip_judge::{RecordedStep, Replay, ReplayError, Spikes, goes_by_norm_of_all};
 use serde_json::{Value, json};
 use shears_run::action_name;
 use shears_train::ClipPolicy;
@@ -85,17 +85,7 @@ impl Account {
 
     /// Whether its thresholds are of the norm of all tensors.
     pub(crate) fn goes_by_all(&self) -> bool {
-        self.policy.rules().iter().all(|rule| {
-            matches!(
-                rule,
-                ClipRule::GlobalNorm { .. }
-                    | ClipRule::Normalize { .. }
-                    | ClipRule::AutoClip { .. }
-                    | ClipRule::ZClip { .. }
-                    | ClipRule::Median { .. }
-                    | ClipRule::Skip { .. }
-            )
-        })
+        goes_by_norm_of_all(&self.policy)
     }
 
     pub(crate) fn json(&self) -> Value {

@@ -1,0 +1,60 @@
+//! Rules that judge no step before they have seen enough.
+
+use gradclip::{ClipPolicy, ClipRule};
+
+use crate::record::{Run, StepRecord};
+
+/// Norms that `median` has to know, unless its window is shorter.
+const FEWEST_OF_MEDIAN: usize = 10;
+
+/// A rule that has judged no step of a run.
+pub(crate) struct WarmUp<'a> {
+    pub(crate) rule: &'a ClipRule,
+    /// Steps that it has learned from.
+    pub(crate) seen: usize,
+    /// Steps that it has to learn from before it judges one.
+    pub(crate) needed: usize,
+}
+
+impl<'a> WarmUp<'a> {
+    /// Those of a run's policy.
+    pub(crate) fn of(run: &Run<'a>) -> Vec<WarmUp<'a>> {
+        let teaches = |step: &&StepRecord| {
+            !step.skipped() && !step.non_finite && step.norm_before.is_finite()
+        };
+        // A norm of zero is passed over.
+        let teaching = run.steps.iter().filter(teaches);
+        let seen = teaching.filter(|step| step.norm_before > 0.0).count();
+        let rules = run.policy.rules().iter();
+        let waiting = rules.filter_map(|rule| Some((rule, needed(rule)?)));
+        // What the last step teaches is for the next one.
+        let waiting = waiting.filter(|(_, needed)| seen <= *needed);
+        waiting
+            .map(|(rule, needed)| WarmUp { rule, seen, needed })
+            .collect()
+    }
+}
+
+fn needed(rule: &ClipRule) -> Option<usize> {
+    match rule {
+        ClipRule::Skip { window, .. } => Some((window.get() as usize / 2).max(2)),
+        ClipRule::Median { window, .. } => Some((window.get() as usize).min(FEWEST_OF_MEDIAN)),
+        _ => None,
+    }
+}
+
+/// Whether the thresholds of a policy are of the norm of all tensors, by which steps are compared.
+#[must_use]
+pub fn goes_by_norm_of_all(policy: &ClipPolicy) -> bool {
+    policy.rules().iter().all(|rule| {
+        matches!(
+            rule,
+            ClipRule::GlobalNorm { .. }
+                | ClipRule::Normalize { .. }
+                | ClipRule::AutoClip { .. }
+                | ClipRule::ZClip { .. }
+                | ClipRule::Median { .. }
+                | ClipRule::Skip { .. }
+        )
+    })
+}
