@@ -159,6 +159,12 @@ impl Tokenizer {
         })
     }
 
+    /// What [`Tokenizer::save`] writes.
+    #[must_use]
+    pub fn json(&self) -> &str {
+        &self.json
+    }
+
     /// SHA-256 of what [`Tokenizer::save`] writes, in hexadecimal: a run goes on with the tokenizer
     /// that it was started with, or not at all.
     #[must_use]

@@ -75,6 +75,10 @@ fn code(error: &anyhow::Error) -> u8 {
     let misuse = error.is::<Misuse>()
         || error.is::<shears_data::DataError>()
         || error.is::<shears_train::PlanError>()
+        || matches!(
+            error.downcast_ref(),
+            Some(shears_exchange::ExchangeError::NoPlace { .. })
+        )
         // The others are faults of a model, a tokenizer or a device.
         || matches!(
             error.downcast_ref(),

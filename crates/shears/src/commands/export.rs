@@ -1,29 +1,29 @@
-//! `shears export`: the steps of a run as a table.
+//! `shears export`: a run in the files of other programs: its steps as a table, its model.
 
 mod columns;
+mod model;
 mod parquet_file;
+mod table;
 
-use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::{Args, ValueEnum, ValueHint};
 
 use super::RunArgument;
 use crate::exit::Misuse;
-use crate::new_file::{self, NewFile};
-use crate::run_log;
-use columns::{Column, Rows, columns};
 
-/// Write a run's steps as a table, for a spreadsheet, pandas, polars, R
+/// Write a run's steps as a table, or its model for another program
 ///
-/// One row a step: step, loss, lr, tokens_per_second, action, norm_before, norm_after, coefficient,
-/// threshold, clipped_share, cosine, non_finite, skip_reason, first_non_finite, and val_loss,
-/// bits_per_char and perplexity where the step was followed by an evaluation.
+/// A table is for a spreadsheet, pandas, polars, R. One row a step: step, loss, lr,
+/// tokens_per_second, action, norm_before, norm_after, coefficient, threshold, clipped_share,
+/// cosine, non_finite, skip_reason, first_non_finite, and val_loss, bits_per_char and perplexity
+/// where the step was followed by an evaluation. Empty (in parquet: null) is what there is none of.
+/// NaN is what was not finite. Numbers have all their digits. A run that is still going on can be
+/// exported, too.
 ///
-/// Empty (in parquet: null) is what there is none of. NaN is what was not finite. Numbers have all
-/// their digits. A run that is still going on can be exported, too.
+/// A model goes into a new folder, with its tokenizer and a model card (README.md) that has the
+/// text's hash, the settings, the loss, the clipping and its verdict.
 #[derive(Args, Debug)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct ExportArguments {
@@ -32,94 +32,73 @@ pub(crate) struct ExportArguments {
 
     /// What to write [default: by the ending of --out, else csv]
     #[arg(long, value_name = "FORMAT")]
-    pub(crate) format: Option<TableFormat>,
+    pub(crate) format: Option<ExportFormat>,
 
-    /// File to write to; parquet needs one [default: standard output]
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    /// File to write a table to, or new folder for a model; a table is written to standard output
+    /// unless it is parquet
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub(crate) out: Option<PathBuf>,
 
     /// One more column for each tensor, with its norm before clipping: norm:layers.0.weight_hh
     #[arg(long)]
     pub(crate) tensors: bool,
 
-    /// Overwrite the file if it is there already
+    /// Overwrite the file of a table if it is there already
     #[arg(long, requires = "out")]
     pub(crate) force: bool,
+
+    /// Which checkpoint's model: best, last, or the number of a step [default: best]
+    #[arg(long, value_name = "WHICH")]
+    pub(crate) checkpoint: Option<String>,
 }
 
-/// What a table is written as.
+/// What a run is written as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum TableFormat {
-    /// Text, one line a row
+pub(crate) enum ExportFormat {
+    /// A table: text, one line a row
     Csv,
-    /// Apache Parquet, compressed by Snappy
+    /// A table: Apache Parquet, compressed by Snappy
     Parquet,
+    /// A Transformer: the folder that `transformers` loads
+    Huggingface,
 }
 
 const EXAMPLES: &str = "Examples:
   shears export runs/mine > steps.csv
-  shears export runs/mine --out steps.parquet --tensors";
+  shears export runs/mine --out steps.parquet --tensors
+  shears export runs/mine --format huggingface --out mine-hf";
 
 pub(crate) fn run(arguments: &ExportArguments) -> anyhow::Result<ExitCode> {
+    let format = format(arguments);
+    let is_table = matches!(format, ExportFormat::Csv | ExportFormat::Parquet);
+    let flags = [
+        (arguments.tensors, true, "--tensors"),
+        (arguments.force, true, "--force"),
+        (arguments.checkpoint.is_some(), false, "--checkpoint"),
+    ];
+    let stray = flags
+        .iter()
+        .find(|(given, of_table, _)| *given && *of_table != is_table);
+    if let Some((_, of_table, flag)) = stray {
+        let what = if *of_table { "a table" } else { "a model" };
+        return Err(Misuse(format!("{flag} is about {what}; leave it out")).into());
+    }
     let run = arguments.run.open()?;
-    let format = format(arguments)?;
-    if let Some(out) = &arguments.out {
-        new_file::check(out, arguments.force)?;
-    }
-    let log = run_log::read(&run)?;
-    if log.columns.rows() == 0 {
-        return Err(super::nothing_recorded(&run, "export").into());
-    }
-    let columns = columns(&log, arguments.tensors);
-    let rows = Rows::of(&log)?;
-    match &arguments.out {
-        None => write_csv(&columns, rows, io::stdout().lock())
-            .context("cannot write to standard output")?,
-        Some(out) => {
-            let file = NewFile::beside(out)?;
-            let written = match format {
-                TableFormat::Csv => write_csv(&columns, rows, file.writer()),
-                TableFormat::Parquet => parquet_file::write(&columns, rows, file.writer()),
-            };
-            written.with_context(|| format!("cannot write {}", out.display()))?;
-            file.put_in_place(out, arguments.force)?;
-        }
+    match is_table {
+        true => table::export(arguments, &run, format)?,
+        false => model::export(arguments, run, format)?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// The format that was asked for, or that the file's name tells.
-fn format(arguments: &ExportArguments) -> Result<TableFormat, Misuse> {
-    let ending = arguments.out.as_deref().and_then(Path::extension);
-    let format = arguments.format.unwrap_or(match ending {
-        Some(ending) if ending.eq_ignore_ascii_case("parquet") => TableFormat::Parquet,
-        _ => TableFormat::Csv,
-    });
-    if format == TableFormat::Parquet && arguments.out.is_none() {
-        let problem = "parquet is not for a terminal or a pipe; give a file by --out FILE";
-        return Err(Misuse(problem.into()));
-    }
-    Ok(format)
-}
-
-/// A line of names, then a line for each row.
-fn write_csv(columns: &[Column], rows: Rows<'_>, out: impl Write) -> anyhow::Result<()> {
-    let mut table = csv::Writer::from_writer(BufWriter::new(out));
-    let names = columns.iter().map(|column| column.name.as_str());
-    table.write_record(names).map_err(csv_error)?;
-    for row in rows {
-        let row = row?;
-        let fields = columns.iter().map(|column| column.text(&row));
-        table.write_record(fields).map_err(csv_error)?;
-    }
-    table.flush()?;
-    Ok(())
-}
-
-/// The system's error inside that of the `csv` crate, which does not name it as its source.
-fn csv_error(error: csv::Error) -> io::Error {
-    match error.into_kind() {
-        csv::ErrorKind::Io(error) => error,
-        other => io::Error::other(format!("{other:?}")),
-    }
+fn format(arguments: &ExportArguments) -> ExportFormat {
+    let ending = arguments
+        .out
+        .as_deref()
+        .and_then(std::path::Path::extension);
+    arguments.format.unwrap_or(match ending {
+        Some(ending) if ending.eq_ignore_ascii_case("parquet") => ExportFormat::Parquet,
+        _ => ExportFormat::Csv,
+    })
 }

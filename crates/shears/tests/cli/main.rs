@@ -15,6 +15,7 @@ mod config;
 mod dash;
 mod demo;
 mod export;
+mod export_model;
 mod hostile;
 mod logs;
 mod memory;

@@ -1,0 +1,92 @@
+//! What a trained model predicts, for comparison with the program that its export is for:
+//! `cargo run --release -p shears-exchange --example logits -- RUN PROMPT TOKENS FILE`.
+//!
+//! Continues the prompt by the likeliest token, so many times, and writes a safetensors file:
+//! `tokens` (prompt and continuation) and `logits` `[TOKENS, vocabulary]`, those that each new token
+//! was chosen by. `tools/check_export.py` runs it.
+
+use std::error::Error;
+use std::path::Path;
+
+use burn::tensor::Device;
+use safetensors::tensor::{Dtype, TensorView};
+use shears_generate::{Generator, most_probable};
+use shears_model::{Architecture, Initializer, LanguageModel, Transformer, gru, lstm, rnn};
+use shears_train::{NamedTensor, Plan, RunFolder, load_parameters};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [run, prompt, count, out] = arguments.as_slice() else {
+        return Err("four arguments are needed: RUN PROMPT TOKENS FILE".into());
+    };
+    let run = RunFolder::open_to_read(Path::new(run))?;
+    let (plan, tokenizer) = (run.plan()?, run.tokenizer()?);
+    let (found, _) = run.checkpoints().load_best_model()?;
+    let (_, tensors) = found.ok_or("the run has no checkpoint")?;
+    let (count, prompt) = (count.parse()?, tokenizer.encode(prompt)?);
+    let (tokens, logits) = predict(&plan, tokenizer.vocab_size(), tensors, prompt, count)?;
+    write(out, &tokens, &logits, count)
+}
+
+type Predicted = (Vec<u32>, Vec<f32>);
+
+fn predict(
+    plan: &Plan,
+    vocabulary: usize,
+    tensors: Vec<NamedTensor>,
+    prompt: Vec<u32>,
+    count: usize,
+) -> Result<Predicted, Box<dyn Error>> {
+    let device = Device::flex();
+    let (config, start) = (&plan.model_config(), &mut Initializer::new(1, &device));
+    let model = match config.architecture {
+        Architecture::Transformer => {
+            let model = Transformer::new(vocabulary, config, start);
+            return go_on(&load_parameters(model, tensors)?, &device, prompt, count);
+        }
+        Architecture::Rnn => rnn(vocabulary, config, start),
+        Architecture::Lstm => lstm(vocabulary, config, start),
+        Architecture::Gru => gru(vocabulary, config, start),
+    };
+    go_on(&load_parameters(model, tensors)?, &device, prompt, count)
+}
+
+fn go_on<M: LanguageModel>(
+    model: &M,
+    device: &Device,
+    mut tokens: Vec<u32>,
+    count: usize,
+) -> Result<Predicted, Box<dyn Error>> {
+    let mut all = Vec::new();
+    let mut generator = Generator::new(model, device);
+    generator.read(&tokens)?;
+    for _ in 0..count {
+        let logits = generator.logits()?;
+        let token = most_probable(logits);
+        all.extend_from_slice(logits);
+        tokens.push(token);
+        generator.read(&[token])?;
+    }
+    Ok((tokens, all))
+}
+
+fn write(path: &str, tokens: &[u32], logits: &[f32], count: usize) -> Result<(), Box<dyn Error>> {
+    let ids: Vec<u8> = tokens.iter().flat_map(|id| id.to_le_bytes()).collect();
+    let values: Vec<u8> = logits
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect();
+    let shape = vec![count, logits.len() / count.max(1)];
+    let tensors = [
+        (
+            "tokens",
+            TensorView::new(Dtype::U32, vec![tokens.len()], &ids)?,
+        ),
+        ("logits", TensorView::new(Dtype::F32, shape, &values)?),
+    ];
+    Ok(safetensors::serialize_to_file(
+        tensors,
+        None,
+        Path::new(path),
+    )?)
+}

@@ -1,0 +1,49 @@
+//! A trained model as it leaves, whatever the format.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+use shears_data::Tokenizer;
+use shears_model::ModelConfig;
+use shears_train::NamedTensor;
+
+use crate::card::Card;
+use crate::error::ExchangeError;
+
+/// What every format is made of.
+#[derive(Debug)]
+pub struct TrainedModel<'a> {
+    /// The shape of the model.
+    pub config: ModelConfig,
+    /// Its parameters, by the names of `shears-model`.
+    pub tensors: Vec<NamedTensor>,
+    /// How text becomes tokens.
+    pub tokenizer: &'a Tokenizer,
+    /// The token that ends a text, if the model has one.
+    pub end_token: Option<u32>,
+    /// What is known of the run.
+    pub card: Card,
+}
+
+impl TrainedModel<'_> {
+    /// Rows of the embedding, which may be more than the tokenizer has tokens.
+    pub(crate) fn vocabulary(&self) -> usize {
+        let names = ["token_embedding.weight", "embedding.weight"];
+        let embedding = self
+            .tensors
+            .iter()
+            .find(|t| names.contains(&t.name.as_str()));
+        embedding.map_or(0, |tensor| tensor.data.shape().to_vec()[0])
+    }
+}
+
+/// Writes JSON as people read it.
+pub(crate) fn write_json(folder: &Path, name: &str, value: &Value) -> Result<(), ExchangeError> {
+    write_text(folder, name, &format!("{value:#}\n"))
+}
+
+pub(crate) fn write_text(folder: &Path, name: &str, text: &str) -> Result<(), ExchangeError> {
+    let path = folder.join(name);
+    fs::write(&path, text).map_err(ExchangeError::write(&path))
+}

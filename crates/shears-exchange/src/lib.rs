@@ -1,0 +1,21 @@
+//! Trained models in the files of other programs.
+//!
+//! ```text
+//! export.rs        what leaves: weights, tokenizer, and what is known of the run
+//! names.rs         the names of a Transformer's tensors in each format
+//! huggingface.rs   a folder that `transformers` loads
+//! card.rs          README.md beside the weights
+//! safetensors_file.rs  weights on disk
+//! ```
+
+mod card;
+mod error;
+mod export;
+mod huggingface;
+mod names;
+mod safetensors_file;
+
+pub use card::Card;
+pub use error::ExchangeError;
+pub use export::TrainedModel;
+pub use huggingface::export_huggingface;

@@ -1,0 +1,98 @@
+//! Safetensors files of weights.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+
+use serde_json::{Map, json};
+use shears_train::NamedTensor;
+
+use crate::error::ExchangeError;
+
+/// A tensor on its way to a file.
+pub(crate) struct Written<'a> {
+    pub(crate) name: String,
+    pub(crate) tensor: &'a NamedTensor,
+    /// A matrix goes out as its transpose.
+    pub(crate) transposed: bool,
+}
+
+/// Writes a file that PyTorch's programs take, one tensor after the other in the order of their
+/// names: transposes are made while it is written.
+pub(crate) fn write(path: &Path, mut tensors: Vec<Written<'_>>) -> Result<(), ExchangeError> {
+    tensors.sort_by(|left, right| left.name.cmp(&right.name));
+    let write = || -> io::Result<()> {
+        let mut file = BufWriter::new(File::create(path)?);
+        let header = header(&tensors)?;
+        file.write_all(&(header.len() as u64).to_le_bytes())?;
+        file.write_all(&header)?;
+        for Written {
+            tensor, transposed, ..
+        } in &tensors
+        {
+            let (bytes, shape) = (tensor.data.as_bytes(), tensor.data.shape().to_vec());
+            match (transposed, shape.as_slice()) {
+                (true, [rows, columns]) => write_transposed(bytes, *rows, *columns, &mut file)?,
+                _ => file.write_all(bytes)?,
+            }
+        }
+        file.flush()
+    };
+    write().map_err(ExchangeError::write(path))
+}
+
+/// Names, types, shapes and places, as JSON.
+fn header(tensors: &[Written<'_>]) -> io::Result<Vec<u8>> {
+    let mut header = Map::new();
+    // `transformers` 4 and MLX refuse a file that does not say whose it is.
+    header.insert("__metadata__".into(), json!({ "format": "pt" }));
+    let mut end = 0;
+    for Written {
+        name,
+        tensor,
+        transposed,
+    } in tensors
+    {
+        let mut shape = tensor.data.shape().to_vec();
+        if *transposed {
+            shape.reverse();
+        }
+        let start = end;
+        end += tensor.data.as_bytes().len();
+        let entry = json!({ "dtype": "F32", "shape": shape, "data_offsets": [start, end] });
+        header.insert(name.clone(), entry);
+    }
+    let mut header = serde_json::to_vec(&header)?;
+    // Elements begin at a multiple of eight bytes.
+    header.resize(header.len().next_multiple_of(8), b' ');
+    Ok(header)
+}
+
+/// The transpose of a matrix `[rows, columns]` of four bytes an element.
+fn write_transposed(
+    bytes: &[u8],
+    rows: usize,
+    columns: usize,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    let elements = bytes.as_chunks::<4>().0;
+    for column in 0..columns {
+        for row in 0..rows {
+            out.write_all(&elements[row * columns + column])?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_become_columns() {
+        let bytes = |values: &[u8]| -> Vec<u8> { values.iter().flat_map(|v| [*v; 4]).collect() };
+        let mut out = Vec::new();
+        write_transposed(&bytes(&[1, 2, 3, 4, 5, 6]), 2, 3, &mut out).unwrap();
+        assert_eq!(out, bytes(&[1, 4, 2, 5, 3, 6]));
+    }
+}

@@ -1,0 +1,159 @@
+//! The model of a run for another program.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::Context;
+use shears_exchange::{Card, TrainedModel, export_huggingface};
+use shears_run::Subject;
+use shears_train::{Plan, RunFolder, Section};
+use toml::Value;
+
+use super::{ExportArguments, ExportFormat};
+use crate::exit::Misuse;
+use crate::model::Trained;
+use crate::output::say;
+use crate::report;
+use crate::run_log;
+
+pub(super) fn export(
+    arguments: &ExportArguments,
+    run: RunFolder,
+    format: ExportFormat,
+) -> anyhow::Result<()> {
+    let Some(out) = &arguments.out else {
+        return Err(Misuse("a model needs a folder; give one by --out DIR".into()).into());
+    };
+    check_free(out)?;
+    let which = arguments.checkpoint.as_deref().unwrap_or("best");
+    let trained = Trained::open(run, which)?;
+    let model = TrainedModel {
+        config: trained.plan.model_config(),
+        card: card_of(&trained)?,
+        tensors: trained.parameters,
+        tokenizer: &trained.tokenizer,
+        end_token: None,
+    };
+    let parent = match out.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    // The folder appears under its name when all is in it.
+    let cannot = || format!("cannot write {}", out.display());
+    let folder = tempfile::Builder::new()
+        .prefix(".shears-")
+        .suffix(".tmp")
+        .tempdir_in(parent);
+    let folder = folder.with_context(cannot)?;
+    match format {
+        ExportFormat::Csv | ExportFormat::Parquet | ExportFormat::Huggingface => {
+            export_huggingface(&model, folder.path())?;
+        }
+    }
+    open_to_all(folder.path()).with_context(cannot)?;
+    fs::rename(folder.path(), out).with_context(cannot)?;
+    // It is elsewhere now, and not to be removed.
+    let _ = folder.keep();
+    say!("{} from {}", out.display(), trained.path.display());
+    Ok(())
+}
+
+/// A folder of temporary files is closed to others; this one is to be like any new folder.
+fn open_to_all(folder: &Path) -> std::io::Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let beside = folder.join(".mode");
+        fs::create_dir(&beside)?;
+        let mode = fs::metadata(&beside)?.permissions().mode();
+        fs::remove_dir(&beside)?;
+        fs::set_permissions(folder, fs::Permissions::from_mode(mode))?;
+    }
+    let _ = folder;
+    Ok(())
+}
+
+/// Refuses a name that is taken, but by an empty folder.
+fn check_free(out: &Path) -> Result<(), Misuse> {
+    let refuse = |problem: &str| Err(Misuse(format!("--out {}: {problem}", out.display())));
+    match out.symlink_metadata() {
+        Err(_) => Ok(()),
+        Ok(found) if !found.is_dir() => refuse("is there already; give the name of a new folder"),
+        Ok(_) => match fs::read_dir(out).map(|mut entries| entries.next().is_none()) {
+            Ok(true) => Ok(()),
+            _ => refuse("is a folder with files; give a new one"),
+        },
+    }
+}
+
+/// What is known of the run.
+fn card_of(trained: &Trained) -> anyhow::Result<Card> {
+    let (plan, folder) = (&trained.plan, trained.run.path());
+    let columns = run_log::read(&trained.run)?.columns;
+    let mut facts = settings_of(plan);
+    let step = trained.path.file_name().unwrap_or_default();
+    let step = step.to_string_lossy().replace("step-", "");
+    let step = step.trim_start_matches('0').parse::<u64>().unwrap_or(0);
+    let mut fact = |name: &str, value: String| facts.push((name.to_string(), value));
+    fact(
+        "checkpoint",
+        format!(
+            "step {} of {}",
+            report::count(step),
+            report::count(plan.steps)
+        ),
+    );
+    let evaluated = columns.evaluations.iter().rfind(|found| found.step == step);
+    if let Some(found) = evaluated {
+        let (loss, bits) = (found.val_loss, found.bits_per_char);
+        fact(
+            "validation loss",
+            format!("{loss:.4} nats a token, {bits:.4} bits a character"),
+        );
+    }
+    fact("clipping", plan.clip.to_string());
+    if columns.rows() > 0 {
+        let verdict = columns.judge(&Subject::of(folder)).verdict;
+        fact(
+            "what clipping did",
+            format!("{}; {}", verdict.sentence, verdict.numbers),
+        );
+    }
+    fact(
+        "trained by",
+        format!("shears {}", env!("CARGO_PKG_VERSION")),
+    );
+    let name = folder.file_name().unwrap_or(folder.as_os_str());
+    Ok(Card {
+        name: name.to_string_lossy().into_owned(),
+        facts,
+    })
+}
+
+/// The settings that matter to who uses the model, or trains it again.
+fn settings_of(plan: &Plan) -> Vec<(String, String)> {
+    let mut facts = vec![("SHA-256 of the text".to_string(), plan.text_sha256.clone())];
+    for setting in Plan::settings()
+        .iter()
+        .filter(|setting| setting.belongs(plan))
+    {
+        let name = setting.name.as_str();
+        let matters = match setting.section {
+            // Where the text was is nobody's business but its owner's.
+            Section::Text => name == "tokenizer",
+            Section::Run => ["steps", "seed"].contains(&name),
+            Section::Clipping => name == "non-finite",
+            _ => true,
+        };
+        if let Some(value) = setting.value_in(plan).filter(|_| matters) {
+            let value = match value {
+                Value::String(text) => text,
+                // Without the zeros of 0.00000001.
+                Value::Float(number) => format!("{number:?}"),
+                other => other.to_string(),
+            };
+            facts.push((name.to_string(), value));
+        }
+    }
+    facts
+}

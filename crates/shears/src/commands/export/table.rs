@@ -1,0 +1,65 @@
+//! The steps of a run as a table.
+
+use std::io::{self, BufWriter, Write};
+
+use anyhow::Context;
+use shears_train::RunFolder;
+
+use super::columns::{Column, Rows, columns};
+use super::{ExportArguments, ExportFormat, parquet_file};
+use crate::exit::Misuse;
+use crate::new_file::{self, NewFile};
+use crate::run_log;
+
+pub(super) fn export(
+    arguments: &ExportArguments,
+    run: &RunFolder,
+    format: ExportFormat,
+) -> anyhow::Result<()> {
+    if format == ExportFormat::Parquet && arguments.out.is_none() {
+        let problem = "parquet is not for a terminal or a pipe; give a file by --out FILE";
+        return Err(Misuse(problem.into()).into());
+    }
+    if let Some(out) = &arguments.out {
+        new_file::check(out, arguments.force)?;
+    }
+    let log = run_log::read(run)?;
+    if log.columns.rows() == 0 {
+        return Err(crate::commands::nothing_recorded(run, "export").into());
+    }
+    let columns = columns(&log, arguments.tensors);
+    let rows = Rows::of(&log)?;
+    let Some(out) = &arguments.out else {
+        return write_csv(&columns, rows, io::stdout().lock())
+            .context("cannot write to standard output");
+    };
+    let file = NewFile::beside(out)?;
+    let written = match format {
+        ExportFormat::Parquet => parquet_file::write(&columns, rows, file.writer()),
+        _ => write_csv(&columns, rows, file.writer()),
+    };
+    written.with_context(|| format!("cannot write {}", out.display()))?;
+    file.put_in_place(out, arguments.force)
+}
+
+/// A line of names, then a line for each row.
+fn write_csv(columns: &[Column], rows: Rows<'_>, out: impl Write) -> anyhow::Result<()> {
+    let mut table = csv::Writer::from_writer(BufWriter::new(out));
+    let names = columns.iter().map(|column| column.name.as_str());
+    table.write_record(names).map_err(csv_error)?;
+    for row in rows {
+        let row = row?;
+        let fields = columns.iter().map(|column| column.text(&row));
+        table.write_record(fields).map_err(csv_error)?;
+    }
+    table.flush()?;
+    Ok(())
+}
+
+/// The system's error inside that of the `csv` crate, which does not name it as its source.
+fn csv_error(error: csv::Error) -> io::Error {
+    match error.into_kind() {
+        csv::ErrorKind::Io(error) => error,
+        other => io::Error::other(format!("{other:?}")),
+    }
+}

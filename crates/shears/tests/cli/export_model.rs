@@ -1,0 +1,125 @@
+//! `shears export` of models: what other programs find in the folder.
+
+use std::fs;
+
+use safetensors::SafeTensors;
+use serde_json::Value;
+
+use crate::program::{Scratch, TINY_TRANSFORMER};
+
+fn json(scratch: &Scratch, path: &str) -> Value {
+    serde_json::from_str(&scratch.read(path)).unwrap()
+}
+
+/// A tensor of a file: its shape and elements.
+fn tensor(file: &SafeTensors<'_>, name: &str) -> (Vec<usize>, Vec<f32>) {
+    let view = file.tensor(name).unwrap();
+    let elements = view.data().as_chunks::<4>().0.iter();
+    let elements = elements.map(|bytes| f32::from_le_bytes(*bytes));
+    (view.shape().to_vec(), elements.collect())
+}
+
+#[test]
+fn a_transformer_has_the_names_and_shapes_of_gpt_2() {
+    let scratch = Scratch::new();
+    let train = format!("train {TINY_TRANSFORMER} --quiet --out run");
+    scratch.run(&train).succeeded();
+    scratch
+        .run("export run --format huggingface --out hf --checkpoint last")
+        .succeeded();
+    let config = json(&scratch, "hf/config.json");
+    for (key, value) in [
+        ("model_type", Value::from("gpt2")),
+        ("n_embd", 16.into()),
+        ("n_head", 2.into()),
+        ("n_layer", 1.into()),
+        ("n_positions", 16.into()),
+        ("eos_token_id", Value::Null),
+        ("tie_word_embeddings", true.into()),
+    ] {
+        assert_eq!(config[key], value, "{key}");
+    }
+    let plan = scratch.plan("run");
+    let hash = plan["text-sha256"].as_str().unwrap();
+    assert_eq!(config["shears"]["SHA-256 of the text"], hash);
+    let card = scratch.read("hf/README.md");
+    for part in [
+        hash,
+        "| clipping | global-norm:1 |",
+        "validation loss",
+        "what clipping did",
+    ] {
+        assert!(card.contains(part), "{part}: {card}");
+    }
+    let class = &json(&scratch, "hf/tokenizer_config.json")["tokenizer_class"];
+    assert_eq!(class, "PreTrainedTokenizerFast");
+    assert_eq!(
+        scratch.read("hf/tokenizer.json"),
+        scratch.read("run/tokenizer.json")
+    );
+
+    let (theirs, ours) = (
+        fs::read(scratch.path("hf/model.safetensors")).unwrap(),
+        scratch.newest("run", "model.safetensors"),
+    );
+    let (_, metadata) = SafeTensors::read_metadata(&theirs).unwrap();
+    assert_eq!(metadata.metadata().as_ref().unwrap()["format"], "pt");
+    let theirs = SafeTensors::deserialize(&theirs).unwrap();
+    let ours = SafeTensors::deserialize(&ours).unwrap();
+    assert_eq!(theirs.len(), ours.len());
+    let qkv = tensor(&ours, "blocks.0.attention.qkv.weight");
+    let conv = tensor(&theirs, "transformer.h.0.attn.c_attn.weight");
+    assert_eq!((&qkv.0, &conv.0), (&vec![48, 16], &vec![16, 48]));
+    for (row, column) in [(0, 0), (0, 15), (47, 1), (20, 7)] {
+        assert_eq!(qkv.1[row * 16 + column], conv.1[column * 48 + row]);
+    }
+    assert_eq!(
+        tensor(&ours, "token_embedding.weight"),
+        tensor(&theirs, "transformer.wte.weight")
+    );
+}
+
+#[test]
+fn what_a_format_has_no_place_for_is_refused_and_nothing_is_left() {
+    let scratch = Scratch::trained();
+    scratch.write("full/file", "");
+    for (flags, code, part) in [
+        (
+            "--format huggingface --out hf",
+            2,
+            "--format pytorch writes it",
+        ),
+        ("--format huggingface", 2, "give one by --out DIR"),
+        (
+            "--format huggingface --out full",
+            2,
+            "is a folder with files",
+        ),
+        (
+            "--format huggingface --out run/plan.toml",
+            2,
+            "is there already",
+        ),
+        (
+            "--format huggingface --out hf --force",
+            2,
+            "--force is about a table",
+        ),
+        (
+            "--format huggingface --out hf --checkpoint 7",
+            2,
+            "no checkpoint `7`",
+        ),
+        ("--checkpoint best", 2, "--checkpoint is about a model"),
+    ] {
+        let message = scratch.run(&format!("export run {flags}")).failed(code);
+        assert!(message.contains(part), "{message}");
+    }
+    assert!(!scratch.path("hf").exists());
+    let left = scratch.listing().into_iter();
+    assert!(
+        !left
+            .into_iter()
+            .any(|path| path.extension().is_some_and(|e| e == "tmp"))
+    );
+}
