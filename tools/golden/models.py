@@ -33,6 +33,7 @@ MODELS = {
     "lstm-tied": {**RECURRENT, "cell": "lstm", "embedding": 6, "tied": True, "seed": 5},
     "gpt": {**TRANSFORMER, "seed": 6},
     "gpt-tied": {**TRANSFORMER, "tied": True, "seed": 7},
+    "gpt-tanh": {**TRANSFORMER, "mlp": "gelu-tanh", "seed": 8},
 }
 GATES = {"rnn-tanh": 1, "rnn-relu": 1, "lstm": 4, "gru": 3}
 
@@ -215,10 +216,12 @@ def attention(s, leaves, prefix, x):
                     leaves[f"{prefix}.projection.bias"])
 
 
-def mlp(leaves, prefix, x):
-    """The two-layer perceptron with the exact (erf) GELU."""
+def mlp(s, leaves, prefix, x):
+    """The two-layer perceptron with the exact (erf) GELU, or its approximation."""
     x = F.linear(x, leaves[f"{prefix}.expand.weight"], leaves[f"{prefix}.expand.bias"])
-    return F.linear(F.gelu(x), leaves[f"{prefix}.project.weight"],
+    approximate = "tanh" if s.get("mlp") == "gelu-tanh" else "none"
+    x = F.gelu(x, approximate=approximate)
+    return F.linear(x, leaves[f"{prefix}.project.weight"],
                     leaves[f"{prefix}.project.bias"])
 
 
@@ -235,7 +238,7 @@ def transformer_forward(s, leaves, tokens):
     for block in range(s["blocks"]):
         prefix = f"blocks.{block}"
         x = x + attention(s, leaves, f"{prefix}.attention", norm(leaves, f"{prefix}.norm_1", x))
-        x = x + mlp(leaves, f"{prefix}.mlp", norm(leaves, f"{prefix}.norm_2", x))
+        x = x + mlp(s, leaves, f"{prefix}.mlp", norm(leaves, f"{prefix}.norm_2", x))
     output = leaves["token_embedding.weight" if s["tied"] else "output.weight"]
     return F.linear(norm(leaves, "final_norm", x), output)
 

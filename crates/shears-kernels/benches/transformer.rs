@@ -45,6 +45,7 @@ impl Preset {
         BlockSettings {
             precision: Precision::F32,
             heads,
+            mlp: shears_kernels::Mlp::Gelu,
             index: 0,
             dropout,
         }

@@ -47,7 +47,7 @@ pub use recurrent::{
 };
 pub use tensor::narrowed;
 pub use transformer::{
-    BlockOf, BlockSettings, BlockWeights, EMBEDDING_SITE, KeysAndValues, WithBias,
+    BlockOf, BlockSettings, BlockWeights, EMBEDDING_SITE, KeysAndValues, Mlp, WithBias,
     transformer_block, transformer_block_plain,
 };
 pub use update::{Parameter, UpdateRule, update};

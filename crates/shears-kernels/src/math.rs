@@ -101,6 +101,24 @@ pub(crate) fn normal<S: Simd>(simd: S, x: S::f32s) -> (S::f32s, S::f32s) {
     (distribution, simd.mul_f32s(bell, splat(0.398_942_3)))
 }
 
+/// What [`normal`] gives, of the distribution function `(1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) /
+/// 2` (Hendrycks & Gimpel 2016), which is a logistic one, and of its derivative.
+#[inline(always)]
+pub(crate) fn normal_by_tanh<S: Simd>(simd: S, x: S::f32s) -> (S::f32s, S::f32s) {
+    let splat = |value| simd.splat_f32s(value);
+    // 2 sqrt(2 / pi), and that times 0.044715 and three times 0.044715.
+    let (linear, cubic, slope) = (splat(1.595_769), splat(0.071_354_82), splat(0.214_064_47));
+    let square = simd.mul_f32s(x, x);
+    let argument = simd.mul_f32s(x, simd.mul_add_e_f32s(square, cubic, linear));
+    let distribution = sigmoid(simd, argument);
+    let rest = simd.sub_f32s(splat(1.0), distribution);
+    let change = simd.mul_f32s(
+        simd.mul_f32s(distribution, rest),
+        simd.mul_add_e_f32s(square, slope, linear),
+    );
+    (distribution, change)
+}
+
 /// `x` within bounds; a NaN is in no bounds and stays one.
 #[inline(always)]
 fn clamp<S: Simd>(simd: S, x: S::f32s, low: f32, high: f32) -> S::f32s {
@@ -122,6 +140,8 @@ mod tests {
         Tanh,
         Distribution,
         Density,
+        DistributionByTanh,
+        DensityByTanh,
     }
 
     struct Apply<'a>(Function, &'a mut [f32]);
@@ -139,6 +159,8 @@ mod tests {
                     Function::Tanh => super::tanh(simd, *x),
                     Function::Distribution => super::normal(simd, *x).0,
                     Function::Density => super::normal(simd, *x).1,
+                    Function::DistributionByTanh => super::normal_by_tanh(simd, *x).0,
+                    Function::DensityByTanh => super::normal_by_tanh(simd, *x).1,
                 }
             }
         }
@@ -164,6 +186,13 @@ mod tests {
         bell / (x + fraction)
     }
 
+    /// What the tanh in the approximation of the normal distribution is of, and its derivative.
+    fn of_tanh(x: f64) -> (f64, f64) {
+        let factor = (2.0 / std::f64::consts::PI).sqrt();
+        let argument = factor * (x + 0.044715 * x.powi(3));
+        (argument, factor * (1.0 + 3.0 * 0.044715 * x * x))
+    }
+
     fn exact(function: Function, x: f64) -> f64 {
         match function {
             Function::Exp => x.exp(),
@@ -171,6 +200,11 @@ mod tests {
             Function::Tanh => x.tanh(),
             Function::Distribution => 0.5 * erfc(-x / 2.0_f64.sqrt()),
             Function::Density => (-x * x / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt(),
+            Function::DistributionByTanh => 1.0 / (1.0 + (-2.0 * of_tanh(x).0).exp()),
+            Function::DensityByTanh => {
+                let (argument, slope) = of_tanh(x);
+                slope / 2.0 / argument.cosh().powi(2)
+            }
         }
     }
 
@@ -185,6 +219,9 @@ mod tests {
                 // Of the distribution, the left tail is as exact as exp(-x^2/2) is.
                 (Function::Distribution, 5.0, 2.0e-6),
                 (Function::Density, 5.0, 2.0e-6),
+                // As above, of exp(-2 z), and of one minus a number near one.
+                (Function::DistributionByTanh, 4.0, 2.0e-6),
+                (Function::DensityByTanh, 1.5, 2.0e-6),
             ] {
                 let inputs: Vec<f32> = (-80_000..80_000)
                     .map(|i| i as f32 / 80_000.0 * range)
@@ -221,6 +258,7 @@ mod tests {
                 Function::Sigmoid,
                 Function::Tanh,
                 Function::Distribution,
+                Function::DistributionByTanh,
             ] {
                 assert!(
                     apply(function, nan).is_nan(),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! middle = x + dropout(projection(attention(qkv(norm_1(x)))))
-//! output = middle + dropout(project(gelu(expand(norm_2(middle)))))
+//! output = middle + dropout(project(activation(expand(norm_2(middle)))))
 //! ```
 //!
 //! Only the attention mixes rows. So there are three passes over the rows: before the attention,
@@ -33,6 +33,15 @@ pub use plain::transformer_block_plain;
 /// The parameters of a block.
 pub type BlockWeights = BlockOf<Tensor<2>, Tensor<1>>;
 
+/// What is between the two products of a block's perceptron.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mlp {
+    /// GELU by the normal distribution (Hendrycks & Gimpel 2016), exact to rounding.
+    Gelu,
+    /// GELU by their approximation with tanh, as in GPT-2's own weights.
+    GeluTanh,
+}
+
 /// The settings of a block.
 #[derive(Clone, Copy, Debug)]
 pub struct BlockSettings {
@@ -40,6 +49,8 @@ pub struct BlockSettings {
     pub heads: usize,
     /// The index of the block in the model, on which its masks depend.
     pub index: usize,
+    /// The activation of the perceptron.
+    pub mlp: Mlp,
     /// Of the attention's weights and of both residual branches.
     pub dropout: Option<Dropout>,
     /// Of the products with weights. The attention itself is computed in `f32`, and so is one

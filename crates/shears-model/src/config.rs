@@ -36,6 +36,27 @@ named_enum! {
 }
 
 named_enum! {
+    /// What is between the two products of the Transformer's perceptron.
+    #[derive(Default)]
+    pub enum Mlp: "mlp" {
+        /// GELU, exact (Hendrycks & Gimpel 2016).
+        #[default]
+        Gelu = "gelu",
+        /// Their approximation by tanh, which the weights that OpenAI published were trained with.
+        GeluTanh = "gelu-tanh",
+    }
+}
+
+impl From<Mlp> for shears_kernels::Mlp {
+    fn from(mlp: Mlp) -> Self {
+        match mlp {
+            Mlp::Gelu => shears_kernels::Mlp::Gelu,
+            Mlp::GeluTanh => shears_kernels::Mlp::GeluTanh,
+        }
+    }
+}
+
+named_enum! {
     /// The precision in which products with weights read their factors, on the CPU: in training and
     /// evaluation both factors, in generation the weights. Parameters, moments, gradients, clipping
     /// and all sums are `f32` in either.
@@ -58,6 +79,14 @@ impl From<Precision> for shears_kernels::Precision {
     }
 }
 
+/// What a block of the Transformer is made of; GPT-2's by default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct BlockConfig {
+    /// The perceptron's activation.
+    pub mlp: Mlp,
+}
+
 /// The settings of a model. The vocabulary comes from the tokenizer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -72,6 +101,8 @@ pub struct ModelConfig {
     pub embedding: usize,
     /// Attention heads (Transformer).
     pub heads: usize,
+    /// What a block is made of (Transformer).
+    pub block: BlockConfig,
     /// Longest text that the Transformer can look back on, in tokens.
     pub context: usize,
     /// Probability that dropout sets an activation to zero.
@@ -129,6 +160,7 @@ mod tests {
             hidden: 12,
             embedding: 12,
             heads: 3,
+            block: BlockConfig::default(),
             context: 8,
             dropout: 0.1,
             tied: false,

@@ -19,7 +19,9 @@ mod recurrent;
 mod rnn;
 mod transformer;
 
-pub use config::{Architecture, ConfigError, ModelConfig, Nonlinearity, Precision};
+pub use config::{
+    Architecture, BlockConfig, ConfigError, Mlp, ModelConfig, Nonlinearity, Precision,
+};
 pub use gru::gru;
 pub use language_model::{LanguageModel, ParameterInfo, Reading, State, layer_of, parameters};
 pub use layers::{Embedding, Initializer, LayerNorm, Linear, Output, dropout};

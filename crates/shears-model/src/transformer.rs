@@ -1,5 +1,5 @@
 //! A Transformer of GPT-2's shape (Radford et al. 2019): pre-norm blocks, learned positions,
-//! exact GELU, causal self-attention, GPT-2's initialisation with scaled residual projections.
+//! GELU, causal self-attention, GPT-2's initialisation with scaled residual projections.
 
 use burn::module::Module;
 use burn::tensor::{Int, Tensor};
@@ -8,7 +8,7 @@ use shears_kernels::{
     transformer_block,
 };
 
-use crate::config::{ModelConfig, Precision};
+use crate::config::{BlockConfig, ModelConfig, Precision};
 use crate::language_model::{LanguageModel, Reading, State};
 use crate::layers::{Embedding, Initializer, LayerNorm, Linear, Output, dropout, stored_in};
 
@@ -23,6 +23,8 @@ pub struct Transformer {
     #[module(skip)]
     heads: usize,
     #[module(skip)]
+    block: BlockConfig,
+    #[module(skip)]
     context: usize,
     #[module(skip)]
     dropout: f64,
@@ -35,7 +37,7 @@ struct Block {
     norm_1: LayerNorm,
     attention: Attention,
     norm_2: LayerNorm,
-    mlp: Mlp,
+    mlp: Perceptron,
 }
 
 #[derive(Module, Debug)]
@@ -46,7 +48,7 @@ struct Attention {
 }
 
 #[derive(Module, Debug)]
-struct Mlp {
+struct Perceptron {
     expand: Linear,
     project: Linear,
 }
@@ -71,6 +73,7 @@ impl Transformer {
                 bias: None,
             },
             heads: config.heads,
+            block: config.block,
             context: config.context,
             dropout: config.dropout,
             precision: config.precision,
@@ -98,6 +101,7 @@ impl Transformer {
             let settings = BlockSettings {
                 heads: self.heads,
                 index,
+                mlp: self.block.mlp.into(),
                 dropout: dropped,
                 precision: self.precision.into(),
             };
@@ -176,7 +180,7 @@ impl Block {
                 projection: normal_linear(hidden, hidden, residual_std(config), initializer),
             },
             norm_2: LayerNorm::new(hidden, initializer),
-            mlp: Mlp {
+            mlp: Perceptron {
                 expand: normal_linear(hidden, 4 * hidden, std(config), initializer),
                 project: normal_linear(4 * hidden, hidden, residual_std(config), initializer),
             },

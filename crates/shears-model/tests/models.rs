@@ -7,9 +7,9 @@ use std::time::Instant;
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use shears_model::{
-    Architecture, Initializer, LanguageModel, ModelConfig, Nonlinearity, ParameterMapper,
-    ParameterVisitor, Precision, RecurrentModel, State, Transformer, gru, lstm, map_parameters,
-    parameters, rnn, visit_parameters,
+    Architecture, BlockConfig, Initializer, LanguageModel, ModelConfig, Nonlinearity,
+    ParameterMapper, ParameterVisitor, Precision, RecurrentModel, State, Transformer, gru, lstm,
+    map_parameters, parameters, rnn, visit_parameters,
 };
 
 const VOCABULARY: usize = 11;
@@ -22,6 +22,7 @@ fn config() -> ModelConfig {
         hidden: 6,
         embedding: 7,
         heads: 2,
+        block: BlockConfig::default(),
         context: 12,
         dropout: 0.0,
         tied: false,

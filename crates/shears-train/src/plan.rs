@@ -14,7 +14,7 @@ use std::sync::LazyLock;
 
 use gradclip::{ClipPolicy, NonFinite};
 use shears_data::TokenizerKind;
-use shears_model::{Architecture, ModelConfig, Nonlinearity, Precision};
+use shears_model::{Architecture, BlockConfig, Mlp, ModelConfig, Nonlinearity, Precision};
 
 use crate::optimizer::{OptimizerKind, OptimizerSettings};
 use crate::schedule::{Schedule, ScheduleKind};
@@ -103,6 +103,12 @@ settings! {
     heads: usize {
         section: Model, value: "N", default: 4, range: 1..=10_000, belongs_to: TRANSFORMER,
     }
+
+    /// What is between the two products of a block's perceptron
+    ///
+    /// `gelu` is the exact one. `gelu-tanh` is its approximation, which the weights of GPT-2 that
+    /// OpenAI published need; the two differ by at most 0.0005.
+    mlp: Mlp { section: Model, value: "KIND", default: Mlp::Gelu, belongs_to: TRANSFORMER }
 
     /// Probability with which dropout leaves an activation out
     dropout: f64 { section: Model, value: "P", default: 0.0, range: 0.0..1.0 }
@@ -324,6 +330,7 @@ impl Plan {
             hidden: self.hidden,
             embedding: self.embedding,
             heads: self.heads,
+            block: BlockConfig { mlp: self.mlp },
             context: self.window,
             dropout: self.dropout,
             tied: self.tied,

@@ -6,8 +6,9 @@ use burn::module::Param;
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{DType, Device, Gradients, Int, Tensor, TensorData};
 use shears_model::{
-    Architecture, Initializer, LanguageModel, ModelConfig, Nonlinearity, ParameterMapper,
-    ParameterVisitor, Precision, State, Transformer, map_parameters, parameters, visit_parameters,
+    Architecture, BlockConfig, Initializer, LanguageModel, Mlp, ModelConfig, Nonlinearity,
+    ParameterMapper, ParameterVisitor, Precision, State, Transformer, map_parameters, parameters,
+    visit_parameters,
 };
 
 /// Where the error of truncation (step squared) and that of rounding (1e-16 / step) are both
@@ -122,6 +123,7 @@ fn check<M: LanguageModel>(
         hidden: 6,
         embedding: 5,
         heads: 2,
+        block: BlockConfig::default(),
         context: WINDOW,
         dropout: 0.0,
         tied: false,
@@ -202,5 +204,15 @@ fn gru() {
 
 #[test]
 fn transformer() {
-    check("transformer", Transformer::new, &[]);
+    for &mlp in Mlp::ALL {
+        let new = |vocabulary, config: &ModelConfig, initializer: &mut Initializer| {
+            let block = BlockConfig { mlp };
+            let config = ModelConfig {
+                block,
+                ..config.clone()
+            };
+            Transformer::new(vocabulary, &config, initializer)
+        };
+        check(&format!("transformer, {mlp}"), new, &[]);
+    }
 }

@@ -14,8 +14,8 @@ use gradclip::{
 use gradclip_burn::{ClippedGradients, ModuleGradients};
 use serde_json::Value;
 use shears_model::{
-    Architecture, Initializer, LanguageModel, ModelConfig, Nonlinearity, Precision, State,
-    Transformer,
+    Architecture, BlockConfig, Initializer, LanguageModel, ModelConfig, Nonlinearity, Precision,
+    State, Transformer,
 };
 use shears_train::{
     NamedTensor, Optimizer, OptimizerKind, OptimizerSettings, load_parameters, module_tensors,
@@ -97,6 +97,9 @@ fn config(settings: &Value) -> ModelConfig {
         hidden,
         embedding: number("embedding"),
         heads: number("heads"),
+        block: BlockConfig {
+            mlp: settings["mlp"].as_str().unwrap_or("gelu").parse().unwrap(),
+        },
         context: number("context"),
         dropout: 0.0,
         tied: settings["tied"] == true,
@@ -307,6 +310,11 @@ fn gru() {
 #[test]
 fn gpt() {
     check_model("gpt", Transformer::new);
+}
+
+#[test]
+fn gpt_tanh() {
+    check_model("gpt-tanh", Transformer::new);
 }
 
 #[test]

@@ -7,7 +7,8 @@ use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use shears_generate::SamplingSettings;
 use shears_model::{
-    Architecture, Initializer, LanguageModel, ModelConfig, Nonlinearity, Precision, Reading, State,
+    Architecture, BlockConfig, Initializer, LanguageModel, ModelConfig, Nonlinearity, Precision,
+    Reading, State,
 };
 
 pub(crate) const PLAIN: SamplingSettings = SamplingSettings {
@@ -32,6 +33,7 @@ pub(crate) fn config(architecture: Architecture, context: usize) -> ModelConfig 
         hidden: 12,
         embedding: 8,
         heads: 3,
+        block: BlockConfig::default(),
         context,
         dropout: 0.5,
         tied: false,

@@ -3,12 +3,12 @@
 use pulp::{Simd, WithSimd};
 
 use super::forward::{BlockSlices, LinearSlices, NormSlices, Saved, Sizes, add, normalize};
-use super::{BlockOf, Masks, WithBias};
+use super::{BlockOf, Masks, Mlp, WithBias};
 use crate::attention::{self, Rows};
 use crate::buffer::Buffer;
 use crate::cpu::{Cpu, Shared};
 use crate::layer_norm::{RowMoments, add_up};
-use crate::math::normal;
+use crate::math::{normal, normal_by_tanh};
 use crate::matmul::{Initial, Packed, transposed_product};
 use crate::vector::{load, store};
 
@@ -182,6 +182,7 @@ fn after_attention(
             // SAFETY: each block has a row of sums.
             let sums = unsafe { shared_sums.part(block * width..(block + 1) * width) };
             cpu.run(BlockAfter {
+                mlp: sizes.mlp,
                 weights,
                 packed: &packed,
                 masks,
@@ -212,6 +213,7 @@ fn after_attention(
 
 /// A block of rows after the attention.
 struct BlockAfter<'a> {
+    mlp: Mlp,
     weights: BlockSlices<'a>,
     /// Project, expand, projection.
     packed: &'a [Packed; 3],
@@ -235,6 +237,7 @@ impl WithSimd for BlockAfter<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let BlockAfter {
+            mlp,
             weights,
             packed: [project, expand, projection],
             masks,
@@ -258,7 +261,8 @@ impl WithSimd for BlockAfter<'_> {
         let out = masked(simd, gradient, mask, (first, hidden), after_perceptron);
         add_rows(out, project_bias);
         multiply(simd, project, (out, hidden), self.expanded_gradient);
-        activate(simd, self.expanded, self.expanded_gradient, expand_bias);
+        let (expanded, gradients) = (self.expanded, &mut *self.expanded_gradient);
+        activate(simd, mlp, expanded, gradients, expand_bias);
         let inner = expand_bias.len();
         let mut scratch = Buffer::uninitialised(middle.len());
         multiply(simd, expand, (self.expanded_gradient, inner), &mut scratch);
@@ -323,7 +327,22 @@ fn multiply<S: Simd>(simd: S, packed: &Packed, (rows, width): (&[f32], usize), o
 /// Turns `x` into its activation, and the activation's gradient into that of `x`, whose rows are
 /// added to `sum`.
 #[inline(always)]
-fn activate<S: Simd>(simd: S, x: &mut [f32], gradient: &mut [f32], sum: &mut [f32]) {
+fn activate<S: Simd>(simd: S, mlp: Mlp, x: &mut [f32], gradient: &mut [f32], sum: &mut [f32]) {
+    match mlp {
+        Mlp::Gelu => gelu(simd, x, gradient, sum, normal),
+        Mlp::GeluTanh => gelu(simd, x, gradient, sum, normal_by_tanh),
+    }
+}
+
+/// [`activate`] for `x` times a distribution function, given with its derivative.
+#[inline(always)]
+fn gelu<S: Simd>(
+    simd: S,
+    x: &mut [f32],
+    gradient: &mut [f32],
+    sum: &mut [f32],
+    distribution: impl Fn(S, S::f32s) -> (S::f32s, S::f32s),
+) {
     let width = sum.len();
     let rows = x
         .chunks_exact_mut(width)
@@ -334,7 +353,7 @@ fn activate<S: Simd>(simd: S, x: &mut [f32], gradient: &mut [f32], sum: &mut [f3
             .zip(gradient.chunks_mut(S::F32_LANES));
         for ((x, gradient), sum) in vectors.zip(sum.chunks_mut(S::F32_LANES)) {
             let value = load(simd, x);
-            let (distribution, density) = normal(simd, value);
+            let (distribution, density) = distribution(simd, value);
             store(simd, x, simd.mul_f32s(value, distribution));
             let slope = simd.mul_add_e_f32s(value, density, distribution);
             let change = simd.mul_f32s(load(simd, gradient), slope);

@@ -4,8 +4,9 @@ use burn::backend::flex::{FlexTensor, Layout};
 use burn::tensor::DType;
 use pulp::{Simd, WithSimd};
 
+use super::Mlp;
 use super::forward::{
-    BlockSlices, LinearSlices, NormSlices, Sizes, add, after_attention, gelu, normalize,
+    BlockSlices, LinearSlices, NormSlices, Sizes, activate, add, after_attention, normalize,
     queries_keys_values,
 };
 use crate::attention::{self, Attention, Rows};
@@ -67,7 +68,7 @@ fn one_position(
     let mut expanded = Buffer::uninitialised(rows * inner);
     product(cpu, weights.expand, (&normal, rows), &mut expanded);
     let mut active = Buffer::uninitialised(rows * inner);
-    cpu.run(Activate(&expanded, &mut active));
+    cpu.run(Activate(sizes.mlp, &expanded, &mut active));
     let mut output = Buffer::uninitialised(rows * hidden);
     product(cpu, weights.project, (&active, rows), &mut output);
     add(&mut output, &middle);
@@ -85,14 +86,14 @@ impl WithSimd for Normalize<'_> {
     }
 }
 
-struct Activate<'a>(&'a [f32], &'a mut [f32]);
+struct Activate<'a>(Mlp, &'a [f32], &'a mut [f32]);
 
 impl WithSimd for Activate<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        gelu(simd, self.0, self.1);
+        activate(simd, self.0, self.1, self.2);
     }
 }
 

@@ -2,16 +2,16 @@
 
 use pulp::{Simd, WithSimd};
 
-use super::{BlockOf, Masks, WithBias};
+use super::{BlockOf, Masks, Mlp, WithBias};
 use crate::attention::{self, Attention, Rows};
 use crate::buffer::Buffer;
 use crate::cpu::{Cpu, Shared};
 use crate::layer_norm::RowMoments;
-use crate::math::normal;
+use crate::math::{normal, normal_by_tanh};
 use crate::matmul::{FEW_ROWS, Initial, Packed, Weight};
 use crate::vector::{load, store};
 
-/// Sizes of a block.
+/// Sizes of a block, and what it is made of.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sizes {
     pub(super) batch: usize,
@@ -20,6 +20,7 @@ pub(super) struct Sizes {
     /// Width of the perceptron.
     pub(super) inner: usize,
     pub(super) heads: usize,
+    pub(super) mlp: Mlp,
 }
 
 impl Sizes {
@@ -163,6 +164,7 @@ pub(super) fn after_attention(
         let narrow = range.start * hidden..range.end * hidden;
         let wide = range.start * inner..range.end * inner;
         cpu.run(BlockAfter {
+            mlp: sizes.mlp,
             weights,
             packed: &packed,
             masks,
@@ -230,6 +232,7 @@ impl WithSimd for NormAndProduct<'_> {
 
 /// A block of rows after the attention.
 struct BlockAfter<'a> {
+    mlp: Mlp,
     weights: BlockSlices<'a>,
     /// Projection, expand, project.
     packed: &'a [Packed; 3],
@@ -249,6 +252,7 @@ impl WithSimd for BlockAfter<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let BlockAfter {
+            mlp,
             weights,
             packed: [projection, expand, project],
             masks,
@@ -277,7 +281,7 @@ impl WithSimd for BlockAfter<'_> {
         normalize(simd, middle, weights.norm_2, normal);
         product(simd, expand, normal, expanded, weights.expand.bias);
         let active = &mut scratch[..expanded.len()];
-        gelu(simd, expanded, active);
+        activate(simd, mlp, expanded, active);
         product(simd, project, active, output, weights.project.bias);
         if let Some(masks) = masks {
             for (row, values) in output.chunks_exact_mut(hidden).enumerate() {
@@ -318,13 +322,27 @@ pub(super) fn add(to: &mut [f32], values: &[f32]) {
     }
 }
 
-/// `x` times the normal distribution function (Hendrycks & Gimpel 2016), exact to rounding.
+/// What goes into the second product, from the result of the first.
 #[inline(always)]
-pub(super) fn gelu<S: Simd>(simd: S, x: &[f32], out: &mut [f32]) {
+pub(super) fn activate<S: Simd>(simd: S, mlp: Mlp, x: &[f32], out: &mut [f32]) {
+    match mlp {
+        Mlp::Gelu => gelu(simd, x, out, normal),
+        Mlp::GeluTanh => gelu(simd, x, out, normal_by_tanh),
+    }
+}
+
+/// `x` times a distribution function of `x` (Hendrycks & Gimpel 2016).
+#[inline(always)]
+fn gelu<S: Simd>(
+    simd: S,
+    x: &[f32],
+    out: &mut [f32],
+    distribution: impl Fn(S, S::f32s) -> (S::f32s, S::f32s),
+) {
     let rows = x.chunks(S::F32_LANES).zip(out.chunks_mut(S::F32_LANES));
     for (x, out) in rows {
         let x = load(simd, x);
-        let (distribution, _) = normal(simd, x);
+        let (distribution, _) = distribution(simd, x);
         store(simd, out, simd.mul_f32s(x, distribution));
     }
 }

@@ -130,6 +130,7 @@ impl Call {
             hidden,
             inner,
             heads: settings.heads,
+            mlp: settings.mlp,
         };
         Call {
             sizes,

@@ -1,11 +1,11 @@
 //! The same block in Burn's own operations: what every other device computes, and what the kernels
 //! are compared with.
 
-use burn::tensor::activation::{gelu, softmax};
+use burn::tensor::activation::{gelu, gelu_approximate, softmax};
 use burn::tensor::module::linear;
 use burn::tensor::{Bool, Device, Int, Tensor, s};
 
-use super::{BlockSettings, BlockWeights, KeysAndValues, WithBias};
+use super::{BlockSettings, BlockWeights, KeysAndValues, Mlp, WithBias};
 use crate::dropout::dropout_plain;
 use crate::layer_norm::layer_norm_plain;
 
@@ -20,11 +20,12 @@ pub fn transformer_block_plain(
     let (mixed, all) = attention(qkv, settings, earlier); // [batch, time, hidden]
     let attended = product(mixed, weights.projection);
     let middle = x + dropped(attended, settings, 1);
-    let expanded = gelu(product(
-        norm(middle.clone(), weights.norm_2),
-        weights.expand,
-    )); // [batch, time, inner]
-    let output = middle + dropped(product(expanded, weights.project), settings, 2);
+    let expanded = product(norm(middle.clone(), weights.norm_2), weights.expand);
+    let active = match settings.mlp {
+        Mlp::Gelu => gelu(expanded),
+        Mlp::GeluTanh => gelu_approximate(expanded),
+    }; // [batch, time, inner]
+    let output = middle + dropped(product(active, weights.project), settings, 2);
     (output, all)
 }
 

@@ -48,7 +48,11 @@ struct Case {
 }
 
 impl Case {
-    fn new([batch, time, hidden, inner, heads]: [usize; 5], dropout: Option<Dropout>) -> Case {
+    fn new(
+        [batch, time, hidden, inner, heads]: [usize; 5],
+        mlp: Mlp,
+        dropout: Option<Dropout>,
+    ) -> Case {
         let vector = |size: usize, seed: u64| numbers(size, seed);
         let weight = |outputs: usize, inputs: usize, seed: u64| {
             let scale = 1.5 / (inputs as f32).sqrt();
@@ -66,6 +70,7 @@ impl Case {
                 hidden,
                 inner,
                 heads,
+                mlp,
             },
             dropout,
             x: vector(batch * time * hidden, 1),
@@ -92,6 +97,7 @@ impl Case {
             precision: Precision::F32,
             heads: self.sizes.heads,
             index: 2,
+            mlp: self.sizes.mlp,
             dropout: self.dropout,
         }
     }
@@ -205,8 +211,9 @@ fn compare(what: &str, case: &Case, found: &[Vec<f32>], expected: &[Vec<f32>]) {
 #[test]
 fn values_and_gradients_are_those_of_the_plain_operations() {
     for shape in SHAPES {
-        for dropout in [None, some_dropout()] {
-            let case = Case::new(shape, dropout);
+        let with_dropout = [None, some_dropout()].map(|dropout| (Mlp::Gelu, dropout));
+        for (mlp, dropout) in with_dropout.into_iter().chain([(Mlp::GeluTanh, None)]) {
+            let case = Case::new(shape, mlp, dropout);
             let plain = case.through_burn(transformer_block_plain);
             compare("burn", &case, &case.through_burn(transformer_block), &plain);
             for cpus in Cpu::all().chunks(3) {
@@ -224,7 +231,7 @@ fn values_and_gradients_are_those_of_the_plain_operations() {
 #[test]
 fn a_text_may_be_cut_into_calls() {
     for shape in SHAPES {
-        let case = Case::new(shape, None);
+        let case = Case::new(shape, Mlp::Gelu, None);
         let device = Device::flex();
         let Sizes {
             batch,
@@ -280,7 +287,7 @@ fn a_text_may_be_cut_into_calls() {
 /// What was carried and is used twice must not change under the other's feet.
 #[test]
 fn carried_keys_are_not_written_by_another_continuation() {
-    let case = Case::new([1, 9, 8, 32, 2], None);
+    let case = Case::new([1, 9, 8, 32, 2], Mlp::Gelu, None);
     let device = Device::flex();
     let weights = case.weights(&device);
     let x = tensor(&case.x, [1, 9, 8], &device);

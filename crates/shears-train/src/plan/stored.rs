@@ -78,7 +78,7 @@ impl Plan {
 
 /// Settings that earlier versions did not know: their runs have what is the default now.
 fn is_later(name: &str) -> bool {
-    ["precision", "eval-tokens"].contains(&name)
+    ["precision", "eval-tokens", "mlp"].contains(&name)
 }
 
 /// The first versions wrote no format.

@@ -74,7 +74,7 @@ const ADAM: &str = "Adam's constants do not fit into 16 registers beside its ope
     read from the stack";
 
 /// The first that matches a loop is its kernel.
-pub(super) static KERNELS: [Kernel; 20] = [
+pub(super) static KERNELS: [Kernel; 21] = [
     Kernel {
         // One of its multiplications is a tile of 16 x 16 sums, of 16 products of pairs each.
         name: "AMX product, 2 x 2 tiles",
@@ -173,6 +173,16 @@ pub(super) static KERNELS: [Kernel; 20] = [
                     "16 sums and 16 maxima are 12 of its 16 registers of 16 bytes",
                 ),
             ),
+        ],
+        estimated: false,
+    },
+    Kernel {
+        name: "GELU by tanh",
+        frames: &[("math.rs", "normal_by_tanh<")],
+        asked: &[
+            (Avx512, Clean(3.3)),
+            (Avx2, Stack(4.0, 13, SIXTEEN)),
+            (Portable, Calls(FMAF)),
         ],
         estimated: false,
     },

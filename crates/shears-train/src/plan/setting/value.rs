@@ -7,7 +7,7 @@ use std::str::FromStr;
 use gradclip::{ClipPolicy, NonFinite};
 use serde::de::DeserializeOwned;
 use shears_data::TokenizerKind;
-use shears_model::{Architecture, Nonlinearity, Precision};
+use shears_model::{Architecture, Mlp, Nonlinearity, Precision};
 use toml::Value;
 
 use crate::optimizer::OptimizerKind;
@@ -103,6 +103,7 @@ text! {
     Preset, Preset::NAMES;
     Architecture, Architecture::NAMES;
     Nonlinearity, Nonlinearity::NAMES;
+    Mlp, Mlp::NAMES;
     Precision, Precision::NAMES;
     OptimizerKind, OptimizerKind::NAMES;
     ScheduleKind, ScheduleKind::NAMES;
