@@ -16,6 +16,10 @@ const OWN: [&str; 8] = [
     "seed",
 ];
 
+/// What became of the settings is shown by itself, and where a text was typed is nobody's business
+/// who looks at a page.
+const NO_SETTINGS: [&str; 2] = ["changes", "paths-from"];
+
 /// One key of `plan.toml`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Setting {
@@ -65,6 +69,7 @@ pub(crate) fn compared(
         }
     };
     plan.iter()
+        .filter(|(name, _)| !NO_SETTINGS.contains(&name.as_str()))
         .map(|(name, value)| Setting {
             name: name.clone(),
             value: shown(value),
@@ -84,7 +89,8 @@ mod tests {
     #[test]
     fn deviations_from_the_preset_are_named() {
         let plan = table(
-            "preset = \"rnn-128\"\ntext = [\"a.txt\", \"b.txt\"]\nlr = 2.0\nepsilon = 1e-8\nclip = \"none\"\nval = \"v\"",
+            "preset = \"rnn-128\"\ntext = [\"a.txt\", \"b.txt\"]\nlr = 2.0\nepsilon = 1e-8\n\
+             clip = \"none\"\nval = \"v\"\npaths-from = \"/home\"\n[[changes]]\nstep = 3\n",
         );
         let preset = table(
             "preset = \"rnn-128\"\ntext = []\nlr = 0.002\nepsilon = 1e-8\nclip = \"global-norm:5\"",
@@ -100,6 +106,8 @@ mod tests {
             let setting = settings.iter().find(|setting| setting.name == name);
             setting.unwrap().value.clone()
         };
+        let hidden = |name: &&str| settings.iter().any(|setting| setting.name == *name);
+        assert!(!NO_SETTINGS.iter().any(hidden));
         assert_eq!(value("text"), "a.txt, b.txt");
         assert_eq!(value("epsilon"), "1e-8");
         assert!(

@@ -7,7 +7,7 @@
 use gradclip::ClipAction;
 use gradclip_judge::{StepRecord, TimeFlow};
 
-use crate::event::{EndReason, Event};
+use crate::event::{Change, EndReason, Event, Resume};
 use crate::header::Header;
 use crate::line::{Line, Named, StepLine};
 
@@ -176,6 +176,10 @@ pub struct Columns {
     pub samples: Vec<Sample>,
     /// How gradients reached back in time, whenever that was measured.
     pub time_flows: Vec<TimeFlow>,
+    /// Where the run went on after it had stopped, in that order.
+    pub resumes: Vec<Resume>,
+    /// The settings that were changed there.
+    pub changes: Vec<Change>,
     /// How the run ended; none if it goes on or was killed.
     pub end: Option<End>,
 }
@@ -206,6 +210,8 @@ impl Columns {
             Event::StateGradients { .. } => {
                 drop_from(&mut self.time_flows, |noted| noted.step >= at);
             }
+            // Each resume counts, also two from the same step.
+            Event::Resume(_) | Event::Change(_) => {}
             Event::Header(_) | Event::Step(_) | Event::End { .. } => {}
         }
         match event {
@@ -225,6 +231,8 @@ impl Columns {
                 let layers: Vec<&[_]> = layers.values().map(Vec::as_slice).collect();
                 self.time_flows.extend(TimeFlow::of(step, &layers));
             }
+            Event::Resume(resume) => self.resumes.push(resume),
+            Event::Change(change) => self.changes.push(change),
             Event::End { how, message, .. } => self.end = Some(End { how, message }),
             Event::Header(header) => {
                 let names = || {
@@ -300,6 +308,8 @@ impl Columns {
         self.evaluations.retain(|evaluation| evaluation.step < step);
         self.samples.retain(|sample| sample.step < step);
         self.time_flows.retain(|flow| flow.step < step);
+        self.resumes.retain(|resume| resume.step < step);
+        self.changes.retain(|change| change.step < step);
     }
 
     /// What the verdict needs of each step.
@@ -342,7 +352,12 @@ impl Columns {
             .map(|flow| flow.norms.len() * 8 + 40)
             .sum();
         let words = self.step.capacity() * 5 + self.loss.capacity() * 5 / 2;
+        let resumes: usize = self.resumes.iter().map(|r| r.version.len() + 100).sum();
+        let changes = self.changes.iter();
+        let changes: usize = changes.map(|c| c.before.len() + c.after.len() + 100).sum();
         words * 8
+            + resumes
+            + changes
             + self.action.capacity() * 2
             + self.ratio_rows.capacity() * 8
             + self.tensors.bytes()

@@ -1,6 +1,7 @@
 //! The lines of a log as values.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use gradclip::{ClipAction, ClipReport};
 use gradclip_judge::StepRecord;
@@ -47,6 +48,10 @@ pub enum Event {
         /// before, and so on; null where it is not finite.
         layers: BTreeMap<String, Vec<Option<f64>>>,
     },
+    /// The run goes on from a checkpoint, or, before the first one, from its start.
+    Resume(Resume),
+    /// A setting was changed where the run went on.
+    Change(Change),
     /// The run ended; always the last line. A log without it is of a run that goes on or was
     /// killed.
     End {
@@ -58,6 +63,52 @@ pub enum Event {
         #[serde(skip_serializing_if = "Option::is_none", default)]
         message: Option<String>,
     },
+}
+
+/// Where a run went on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resume {
+    /// Steps taken before it: those of the checkpoint.
+    pub step: u64,
+    /// When, in seconds since 1970.
+    pub time: u64,
+    /// The version of the program that goes on.
+    pub version: String,
+    /// The name of the checkpoint; none where the run began again.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub checkpoint: Option<String>,
+}
+
+/// A setting that was changed when a run was resumed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// Steps taken before it.
+    pub step: u64,
+    /// The setting, as in `plan.toml`.
+    pub name: String,
+    /// Its value until then, as it is typed.
+    pub before: String,
+    /// Its value from then on.
+    pub after: String,
+}
+
+impl Change {
+    /// Whether both change the same setting in the same way.
+    pub fn is_same(&self, other: &Change) -> bool {
+        (&self.name, &self.before, &self.after) == (&other.name, &other.before, &other.after)
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Change {
+            name,
+            before,
+            after,
+            ..
+        } = self;
+        write!(formatter, "{name}: {before} -> {after}")
+    }
 }
 
 /// Why a run ended.
@@ -82,6 +133,7 @@ impl Event {
         match self {
             Event::Header(_) => 0,
             Event::Step(event) => event.step,
+            Event::Resume(Resume { step, .. }) | Event::Change(Change { step, .. }) => *step,
             Event::Evaluation { step, .. }
             | Event::Sample { step, .. }
             | Event::StateGradients { step, .. }

@@ -36,7 +36,7 @@ mod writer;
 
 pub use columns::{Columns, End, Evaluation, Sample, Tensors};
 pub use error::RunError;
-pub use event::{ClipEvent, EndReason, Event, StepEvent, action_name, six_digits};
+pub use event::{Change, ClipEvent, EndReason, Event, Resume, StepEvent, action_name, six_digits};
 pub use glance::Glance;
 pub use header::{FORMAT, Header, Parameter};
 pub use judgement::{Judgement, Subject, program, quoted};

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::RunError;
-use crate::event::Event;
+use crate::event::{Change, Event};
 use crate::header::Header;
 use crate::line::{Line, LineProblem};
 use crate::log::{self, Lines};
@@ -21,6 +21,7 @@ pub struct EventLog {
     path: PathBuf,
     file: BufWriter<File>,
     warning: Option<String>,
+    changes: Vec<Change>,
 }
 
 impl EventLog {
@@ -40,7 +41,8 @@ impl EventLog {
     }
 
     /// As [`EventLog::open`], of a run that takes up what follows its last step: if that is still
-    /// `pending`, only the line of the step itself stays of what was noted at it.
+    /// `pending`, only the line of the step itself stays of what was noted at it, and where the run
+    /// went on from it before.
     ///
     /// # Errors
     ///
@@ -83,6 +85,7 @@ impl EventLog {
             path: path.to_path_buf(),
             file: BufWriter::new(file),
             warning: (!warnings.is_empty()).then_some(warning),
+            changes: kept.changes,
         };
         if !kept.has_header {
             log.append(&Event::Header(header.clone()))?;
@@ -93,6 +96,24 @@ impl EventLog {
     /// What was found to be wrong when the log was opened, in one sentence.
     pub fn warning(&self) -> Option<&str> {
         self.warning.as_deref()
+    }
+
+    /// Notes these changes of settings, without those at the start of the list that the log has.
+    ///
+    /// # Errors
+    ///
+    /// As [`EventLog::append`].
+    pub fn append_changes(&mut self, step: u64, changes: &[Change]) -> Result<(), RunError> {
+        let mut known = std::mem::take(&mut self.changes).into_iter().peekable();
+        for change in changes {
+            if known.next_if(|known| known.is_same(change)).is_none() {
+                self.append(&Event::Change(Change {
+                    step,
+                    ..change.clone()
+                }))?;
+            }
+        }
+        Ok(())
     }
 
     /// Appends one line.
@@ -187,6 +208,7 @@ struct Kept {
     damaged_lines: u64,
     /// Counted from 1.
     first_damaged: u64,
+    changes: Vec<Change>,
 }
 
 impl Kept {
@@ -214,6 +236,8 @@ impl Kept {
                 Line::Other(Event::End { .. }) => break,
                 Line::Other(Event::Header(_)) => kept.has_header = true,
                 Line::Other(event) if event.step() > step => break,
+                Line::Other(Event::Resume(_)) => {}
+                Line::Other(Event::Change(change)) => kept.changes.push(change),
                 Line::Other(event) if pending && event.step() == step => break,
                 Line::Step(taken) if taken.step > step => break,
                 Line::Step(taken) => kept.last_step = taken.step,

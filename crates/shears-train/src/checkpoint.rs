@@ -48,6 +48,9 @@ pub struct Progress {
     /// Whether what is due after this step, such as an evaluation, is still to be done.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pending: bool,
+    /// Whether the size of the next update is to be measured: the step that was to be was skipped.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub weighing: bool,
 }
 
 /// All that a run needs to go on.
@@ -86,7 +89,23 @@ pub type Found<T> = (Option<(PathBuf, T)>, Vec<RestoreError>);
 #[derive(Debug)]
 struct Known {
     stamps: Stamps,
+    standing: Standing,
+}
+
+/// Where a checkpoint stands, and on how many tokens it was evaluated.
+#[derive(Clone, Debug)]
+struct Standing {
     progress: Progress,
+    eval_tokens: u64,
+}
+
+impl Standing {
+    fn new(progress: &Progress, plan: &Plan) -> Standing {
+        Standing {
+            progress: progress.clone(),
+            eval_tokens: plan.eval_tokens,
+        }
+    }
 }
 
 impl CheckpointStore {
@@ -115,11 +134,12 @@ impl CheckpointStore {
         }
         self.sweep();
         let target = self.path(checkpoint.progress.step);
+        let standing = Standing::new(&checkpoint.progress, &checkpoint.plan);
         if target.exists() {
-            match self.progress_if_whole(&target) {
-                Ok(known) if known.pending && !checkpoint.progress.pending => {
+            match self.standing_if_whole(&target) {
+                Ok(known) if known.progress.pending && !checkpoint.progress.pending => {
                     write_state(&target, checkpoint)?;
-                    self.remember(&target, Stamps::of(&target), checkpoint.progress.clone());
+                    self.remember(&target, Stamps::of(&target), standing);
                     return Ok(target);
                 }
                 Ok(_) => return Ok(target),
@@ -142,7 +162,7 @@ impl CheckpointStore {
             let _ = fs::remove_dir_all(&temporary);
         }
         written?;
-        self.remember(&target, Stamps::of(&target), checkpoint.progress.clone());
+        self.remember(&target, Stamps::of(&target), standing);
         Ok(target)
     }
 
@@ -163,8 +183,8 @@ impl CheckpointStore {
     ///
     /// As [`CheckpointStore::list`].
     pub fn retain(&self, keep: usize) -> Result<Vec<String>, TrainError> {
-        let read = |path: PathBuf| Some((self.progress_if_whole(&path).ok()?, path));
-        let whole: Vec<(Progress, PathBuf)> = self.list()?.into_iter().filter_map(read).collect();
+        let read = |path: PathBuf| Some((self.standing_if_whole(&path).ok()?, path));
+        let whole: Vec<(Standing, PathBuf)> = self.list()?.into_iter().filter_map(read).collect();
         let best = by_loss(whole.clone()).into_iter().next();
         let outdated = whole.len().saturating_sub(keep.max(2));
         let outdated = whole.iter().map(|(_, path)| path).take(outdated);
@@ -245,7 +265,7 @@ impl CheckpointStore {
         let (mut read, mut damaged) = (Vec::new(), Vec::new());
         for path in self.list()? {
             match Files::of(&path).and_then(|files| files.state()) {
-                Ok(state) => read.push((state.progress, path)),
+                Ok(state) => read.push((Standing::new(&state.progress, &state.plan), path)),
                 Err(error) if error.newer => return Err(error.into()),
                 Err(error) => damaged.push(error),
             }
@@ -255,28 +275,29 @@ impl CheckpointStore {
 
     /// What is wrong with a checkpoint: all of its files are read.
     pub fn damage(&self, path: &Path) -> Option<RestoreError> {
-        self.progress_if_whole(path).err()
+        self.standing_if_whole(path).err()
     }
 
     /// Where a checkpoint stands, if all of its files are what the manifest says.
-    fn progress_if_whole(&self, path: &Path) -> Result<Progress, RestoreError> {
+    fn standing_if_whole(&self, path: &Path) -> Result<Standing, RestoreError> {
         // Before the files are read: what changes meanwhile has other stamps the next time.
         let stamps = Stamps::of(path);
         if let Some(known) = self.known().get(path)
             && Some(&known.stamps) == stamps.as_ref()
         {
-            return Ok(known.progress.clone());
+            return Ok(known.standing.clone());
         }
         let files = Files::of(path)?;
         files.check_all()?;
-        let progress = files.state()?.progress;
-        self.remember(path, stamps, progress.clone());
-        Ok(progress)
+        let state = files.state()?;
+        let standing = Standing::new(&state.progress, &state.plan);
+        self.remember(path, stamps, standing.clone());
+        Ok(standing)
     }
 
-    fn remember(&self, path: &Path, stamps: Option<Stamps>, progress: Progress) {
+    fn remember(&self, path: &Path, stamps: Option<Stamps>, standing: Standing) {
         if let Some(stamps) = stamps {
-            let known = Known { stamps, progress };
+            let known = Known { stamps, standing };
             self.known().insert(path.to_path_buf(), known);
         }
     }
@@ -310,7 +331,8 @@ impl CheckpointStore {
             optimizer: files.tensors(OPTIMIZER)?,
             carried: files.tensors(CARRIED)?,
         };
-        self.remember(path, stamps, checkpoint.progress.clone());
+        let standing = Standing::new(&checkpoint.progress, &checkpoint.plan);
+        self.remember(path, stamps, standing);
         Ok(checkpoint)
     }
 
@@ -351,13 +373,16 @@ fn first_whole<T>(
     Ok((None, damaged))
 }
 
-/// Those that have a validation loss, the lowest first, and the oldest of equal ones.
-fn by_loss(checkpoints: Vec<(Progress, PathBuf)>) -> Vec<PathBuf> {
-    let losses = checkpoints.into_iter().filter_map(|(progress, path)| {
-        let loss = progress.val_loss.filter(|loss| loss.is_finite())?;
-        Some((loss, path))
+/// Those that have a validation loss, the lowest first, and the oldest of equal ones. Losses on other
+/// tokens than the newest one's are not compared with it.
+fn by_loss(checkpoints: Vec<(Standing, PathBuf)>) -> Vec<PathBuf> {
+    let losses = checkpoints.into_iter().filter_map(|(standing, path)| {
+        let loss = standing.progress.val_loss.filter(|loss| loss.is_finite())?;
+        Some((loss, standing.eval_tokens, path))
     });
-    let mut losses: Vec<(f64, PathBuf)> = losses.collect();
+    let mut losses: Vec<(f64, u64, PathBuf)> = losses.collect();
+    let tokens = losses.last().map(|(_, tokens, _)| *tokens);
+    losses.retain(|(_, read, _)| Some(*read) == tokens);
     losses.sort_by(|left, right| left.0.total_cmp(&right.0));
-    losses.into_iter().map(|(_, path)| path).collect()
+    losses.into_iter().map(|(.., path)| path).collect()
 }

@@ -30,7 +30,7 @@ pub use evaluate::{Evaluation, Streams, evaluate};
 pub use gradclip::{ClipPolicy, NonFinite};
 pub use memory::{MemoryEstimate, estimate_memory};
 pub use optimizer::{Optimizer, OptimizerKind, OptimizerSettings};
-pub use plan::{BelongsTo, Plan, PlanError, Preset, Section, Setting, compare_plans};
+pub use plan::{BelongsTo, Difference, Plan, PlanError, Preset, Section, Setting, compare_plans};
 pub use run::{RunFolder, header};
 pub use schedule::{Schedule, ScheduleKind};
 pub use tensors::{NamedTensor, load_parameters, module_tensors};

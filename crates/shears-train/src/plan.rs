@@ -1,8 +1,9 @@
 //! The plan of a run: every setting, resolved, with nothing implicit.
 //!
 //! Each setting stands here once; `resolve` makes a plan of what was given, `stored` reads and
-//! writes `plan.toml`.
+//! writes `plan.toml`, and `change` is about runs that go on with other settings.
 
+mod change;
 mod preset;
 mod resolve;
 mod setting;
@@ -15,6 +16,7 @@ use std::sync::LazyLock;
 use gradclip::{ClipPolicy, NonFinite};
 use shears_data::TokenizerKind;
 use shears_model::{Architecture, BlockConfig, Mlp, ModelConfig, Nonlinearity, Precision};
+use shears_run::Change;
 
 use crate::optimizer::{OptimizerKind, OptimizerSettings};
 use crate::schedule::{Schedule, ScheduleKind};
@@ -22,6 +24,7 @@ use crate::schedule::{Schedule, ScheduleKind};
 use preset::global_norm;
 use setting::{SettingValue, outside, settings};
 
+pub use change::Difference;
 pub use preset::Preset;
 pub use setting::{BelongsTo, Section, Setting};
 pub use stored::compare_plans;

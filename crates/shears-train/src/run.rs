@@ -25,6 +25,8 @@ const PLAN_MAX: u64 = 1 << 20;
 pub struct RunFolder {
     path: PathBuf,
     checkpoints: CheckpointStore,
+    /// Whether the run was begun before.
+    is_resumed: bool,
     /// Held while the run is open; the system releases it when the process ends, however it ends.
     _lock: Option<File>,
 }
@@ -47,14 +49,12 @@ impl RunFolder {
         let run = RunFolder {
             path: path.to_path_buf(),
             checkpoints: checkpoints_in(path),
+            is_resumed: false,
             _lock: Some(lock_folder(path, IN_TRAINING)?),
         };
         // Another program may have made a run until it released the lock.
         Self::check_free(path)?;
-        let text = toml::to_string(plan).map_err(|error| TrainError::Folder {
-            path: run.plan_path(),
-            problem: error.to_string(),
-        })?;
+        let text = run.text_of(plan)?;
         // Under another name the plan says that the other files are of a run that is being made, and
         // it gets its name last: a folder without a plan is not a run.
         let unfinished = path.join(UNFINISHED);
@@ -125,6 +125,7 @@ impl RunFolder {
         Ok(RunFolder {
             path: path.to_path_buf(),
             checkpoints: checkpoints_in(path),
+            is_resumed: true,
             _lock: None,
         })
     }
@@ -134,7 +135,34 @@ impl RunFolder {
         &self.path
     }
 
-    /// The plan, as the run was started with.
+    /// Whether the run was begun before, and goes on.
+    pub fn is_resumed(&self) -> bool {
+        self.is_resumed
+    }
+
+    fn text_of(&self, plan: &Plan) -> Result<String, TrainError> {
+        toml::to_string(plan).map_err(|error| TrainError::Folder {
+            path: self.plan_path(),
+            problem: error.to_string(),
+        })
+    }
+
+    /// Puts another plan in place of the run's, at once: one that notes what was changed
+    /// ([`Plan::changed`]), or where the text is now.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be written; the old one is then still there.
+    pub fn replace_plan(&self, plan: &Plan) -> Result<(), TrainError> {
+        let text = self.text_of(plan)?;
+        let beside = self.path.join(UNFINISHED);
+        write_synced(&beside, text.as_bytes()).map_err(TrainError::io("write", &beside))?;
+        let path = self.plan_path();
+        fs::rename(&beside, &path).map_err(TrainError::io("write", path))?;
+        sync_folder(&self.path)
+    }
+
+    /// The plan: as the run was started with, and as it was changed since.
     pub fn plan(&self) -> Result<Plan, TrainError> {
         let path = self.plan_path();
         let text = read_regular_text(&path, PLAN_MAX).map_err(TrainError::io("read", &path))?;

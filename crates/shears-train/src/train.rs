@@ -3,12 +3,12 @@
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use burn::tensor::Device;
 use gradclip::{ClipAction, SkipReason};
 use shears_model::{LanguageModel, parameters};
-use shears_run::{ClipEvent, EndReason, Event, EventLog, StepEvent};
+use shears_run::{ClipEvent, EndReason, Event, EventLog, Resume, StepEvent};
 
 use crate::TrainError;
 use crate::checkpoint::Progress;
@@ -88,7 +88,7 @@ pub fn train<M: LanguageModel, O: Observer>(
         observer,
         log,
     };
-    let end = session.take_steps();
+    let end = session.note_resume().and_then(|()| session.take_steps());
     let step = session.trainer.progress.step;
     let (how, message) = match &end {
         Ok(end) => ((*end).into(), None),
@@ -148,6 +148,29 @@ impl Due {
 }
 
 impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
+    /// Writes where a run goes on, and with what changed settings; nothing if there is nothing left
+    /// to do.
+    fn note_resume(&mut self) -> Result<(), TrainError> {
+        let Progress { step, pending, .. } = self.trainer.progress;
+        let is_over = step >= self.plan.steps || self.is_out_of_patience();
+        let goes_on = step > 0 || self.run.is_resumed();
+        if !goes_on || (is_over && !pending) {
+            return Ok(());
+        }
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let from = self.run.checkpoints().path(step);
+        let name = from
+            .file_name()
+            .map(|name| name.to_string_lossy().to_string());
+        self.log.append(&Event::Resume(Resume {
+            step,
+            time: since.map_or(0, |since| since.as_secs()),
+            version: env!("CARGO_PKG_VERSION").to_string(),
+            checkpoint: name.filter(|_| step > 0),
+        }))?;
+        Ok(self.log.append_changes(step, &self.plan.changes)?)
+    }
+
     /// The steps themselves, with all that is due between them.
     fn take_steps(&mut self) -> Result<End, TrainError> {
         // What a run that was stopped in it had still to do comes first.

@@ -43,8 +43,6 @@ pub struct Trainer<M: LanguageModel> {
     batches: Batches,
     /// What a recurrent model carries from window to window.
     carried: State,
-    /// Whether the size of the next update is measured.
-    weighing: bool,
     /// Where the run stands; the run's loop writes the evaluation's part.
     pub(crate) progress: Progress,
 }
@@ -111,7 +109,6 @@ impl<M: LanguageModel> Trainer<M> {
             model: Some(model),
             batches,
             carried: State::default(),
-            weighing: false,
             progress: Progress::default(),
         }
     }
@@ -134,7 +131,7 @@ impl<M: LanguageModel> Trainer<M> {
     /// Asks the next step for the size of its update: for each parameter, the norm of its change as
     /// a share of its own norm. It costs a copy of the model.
     pub fn weigh_next_update(&mut self) {
-        self.weighing = true;
+        self.progress.weighing = true;
     }
 
     /// One step: gradients of `accumulate` micro-batches, averaged, clipped once, applied once.
@@ -162,7 +159,8 @@ impl<M: LanguageModel> Trainer<M> {
             Outcome::Apply(clipped) => {
                 let clipped = ClippedGradients::from(clipped);
                 let report = clipped.report().clone();
-                let before = std::mem::take(&mut self.weighing).then(|| Weights::of(self.model()));
+                let weighing = std::mem::take(&mut self.progress.weighing);
+                let before = weighing.then(|| Weights::of(self.model()));
                 let model = self.model.take().expect(ONLY_AN_UPDATE_TAKES_IT);
                 self.model = Some(self.optimizer.step(model, clipped, lr));
                 if let Some(before) = before {
@@ -312,9 +310,12 @@ impl<M: LanguageModel> Trainer<M> {
         let loaded = load_parameters(model, checkpoint.model)
             .map_err(|problem| refuse("model.safetensors", problem))?;
         self.model = Some(loaded);
-        self.clipper
-            .restore(&checkpoint.clipper)
-            .map_err(|error| refuse("state.json", error.to_string()))?;
+        // What another policy has learned means nothing to this one.
+        if checkpoint.plan.clip.to_string() == self.plan.clip.to_string() {
+            self.clipper
+                .restore(&checkpoint.clipper)
+                .map_err(|error| refuse("state.json", error.to_string()))?;
+        }
         let updated = checkpoint.progress.updates > 0;
         self.check_moments(&checkpoint.optimizer, updated)
             .map_err(|problem| refuse("optimizer.safetensors", problem))?;
@@ -331,6 +332,11 @@ impl<M: LanguageModel> Trainer<M> {
             dropout: None,
         };
         self.progress = checkpoint.progress;
+        if checkpoint.plan.eval_tokens != self.plan.eval_tokens {
+            // Losses on other tokens are not compared.
+            self.progress.best_val_loss = None;
+            self.progress.stale_evaluations = 0;
+        }
         Ok(self)
     }
 

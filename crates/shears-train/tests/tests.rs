@@ -6,6 +6,7 @@ mod checkpoint;
 mod clipping;
 mod finite_difference;
 mod fuzz;
+mod going_on;
 mod golden;
 mod golden_file;
 mod tiny;

@@ -471,7 +471,7 @@ fn a_gradient_that_is_not_finite_is_an_error_when_asked() {
 
 /// Stops after a step of its choice.
 #[derive(Default)]
-struct Stop {
+pub(crate) struct Stop {
     after: Option<u64>,
     steps: Vec<u64>,
     evaluations: Vec<u64>,
@@ -504,7 +504,7 @@ impl Observer for Stop {
     }
 }
 
-fn corpora() -> Corpora {
+pub(crate) fn corpora() -> Corpora {
     let text: String = tiny::text().chars().take(200).collect();
     let tokenizer = tiny::tokenizer();
     Corpora {
@@ -554,6 +554,7 @@ fn too_many_skips_stop_the_run_and_name_the_last_good_checkpoint() {
     assert_eq!(observer.saved, [0_u64; 0], "a skipped step is not saved");
     let events = events(&run.events_path());
     let [
+        Event::Resume(_),
         _,
         _,
         _,
@@ -570,7 +571,12 @@ fn too_many_skips_stop_the_run_and_name_the_last_good_checkpoint() {
 }
 
 /// A run in its folder, stopped after each of `stops` and resumed.
-fn whole_run(folder: &Path, name: &str, plan: &Plan, stops: &[u64]) -> (RunFolder, Vec<Event>) {
+pub(crate) fn whole_run(
+    folder: &Path,
+    name: &str,
+    plan: &Plan,
+    stops: &[u64],
+) -> (RunFolder, Vec<Event>) {
     let path = folder.join(name);
     let run = RunFolder::create(&path, plan, &tiny::tokenizer(), None).unwrap();
     let ends = stops.iter().map(|&stop| Some(stop)).chain([None]);
@@ -601,10 +607,25 @@ fn whole_run(folder: &Path, name: &str, plan: &Plan, stops: &[u64]) -> (RunFolde
     (run, events)
 }
 
+/// The step from which a run went on, by its line.
+fn resumed_at(event: &Event) -> Option<u64> {
+    let Event::Resume(resume) = event else {
+        return None;
+    };
+    assert_eq!(resume.version, env!("CARGO_PKG_VERSION"));
+    assert!(resume.time > 1_700_000_000, "{resume:?}");
+    let from = format!("step-{:08}", resume.step);
+    assert_eq!(resume.checkpoint, Some(from));
+    Some(resume.step)
+}
+
 fn check_whole_runs(plan: &Plan, stops: &[u64]) {
     let folder = tempfile::tempdir().unwrap();
     let (whole, expected) = whole_run(folder.path(), "whole", plan, &[]);
-    let (parts, got) = whole_run(folder.path(), "parts", plan, stops);
+    let (parts, mut got) = whole_run(folder.path(), "parts", plan, stops);
+    let resumes: Vec<u64> = got.iter().filter_map(resumed_at).collect();
+    assert_eq!(resumes, stops, "each resume is in the log");
+    got.retain(|event| resumed_at(event).is_none());
     let last = |run: &RunFolder| {
         let (newest, _) = run.checkpoints().newest().unwrap();
         newest.unwrap().1
@@ -617,6 +638,8 @@ fn check_whole_runs(plan: &Plan, stops: &[u64]) {
             Event::Evaluation { step, .. } => format!("evaluation at {step}"),
             Event::Sample { step, .. } => format!("sample at {step}"),
             Event::StateGradients { step, .. } => format!("gradients through time at {step}"),
+            Event::Resume(resume) => format!("resume at {}", resume.step),
+            Event::Change(change) => change.to_string(),
             Event::End { step, how, .. } => format!("{how:?} at {step}"),
         });
         lines.collect()

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, ValueHint};
-use gradclip::UnitAxis;
+use gradclip::{ClipPolicy, UnitAxis};
 use shears_train::{Plan, PlanError, Preset, Section, Setting};
 use toml::{Table, Value};
 
@@ -127,6 +127,9 @@ fn help(setting: &Setting) -> (String, String) {
         short.push_str(&format!(" [default: {default}]"));
     }
     let mut long: Vec<String> = std::iter::once(short.clone()).chain(paragraphs).collect();
+    if setting.may_change() {
+        long.push("A run that is resumed may change it.".to_string());
+    }
     if setting.name == "preset" {
         let presets = Preset::ALL.iter();
         let presets = presets.map(|preset| format!("{preset}: {}", preset.summary()));
@@ -249,21 +252,17 @@ impl Given {
         Ok(of_our_models(plan))
     }
 
-    /// Refuses to go on with a run whose plan is another one.
-    pub(crate) fn check_unchanged(&self, plan: &Plan) -> anyhow::Result<()> {
-        let given = self.all();
-        let checked = plan.check_belonging(&given);
-        checked.map_err(|error| self.blame(error))?;
-        let asked = of_our_models(plan.with(&given).map_err(|error| self.blame(error))?);
-        let differing: Vec<String> = shears_train::compare_plans(plan, &asked)
-            .into_iter()
-            .map(|(name, was, asked)| format!("{name}: the run has {was}, not {asked}"))
-            .collect();
-        if differing.is_empty() {
-            return Ok(());
+    /// The plan of a run that goes on after `step` steps with what was given.
+    pub(crate) fn changed(&self, plan: &Plan, step: u64) -> anyhow::Result<Plan> {
+        let mut given = self.all();
+        if let Some(policy) = given.get("clip").and_then(Value::as_str)
+            && let Ok(policy) = policy.parse::<ClipPolicy>()
+        {
+            let policy = policy.with_unit_axis(UnitAxis::First).to_string();
+            given.insert("clip".to_string(), policy.into());
         }
-        let message = "a resumed run keeps its settings; start a new run to change them";
-        Err(Misuse(format!("{message} ({})", differing.join("; "))).into())
+        plan.changed(&given, step)
+            .map_err(|error| self.blame(error))
     }
 
     /// Flags win over the file.

@@ -182,7 +182,11 @@ impl Listener for TensorBoard {
             ])
             .collect(),
             Event::Sample { text: sample, .. } => vec![text("sample", sample)],
-            Event::Header(_) | Event::StateGradients { .. } | Event::End { .. } => Vec::new(),
+            Event::Header(_)
+            | Event::StateGradients { .. }
+            | Event::Resume(_)
+            | Event::Change(_)
+            | Event::End { .. } => Vec::new(),
         };
         self.write(event.step(), values);
     }

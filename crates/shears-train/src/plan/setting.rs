@@ -141,7 +141,7 @@ impl Setting {
 }
 
 /// A value as a person writes it.
-fn shown(value: &Value) -> String {
+pub(crate) fn shown(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Float(number) => format!("{number:?}").trim_end_matches(".0").to_string(),
@@ -220,6 +220,11 @@ macro_rules! settings {
             pub val_sha256: String,
             /// SHA-256 of the run's tokenizer; none in a plan of an earlier version.
             pub tokenizer_sha256: String,
+            /// The folder that relative paths of the text were typed in; none if there are none, and
+            /// in a plan of an earlier version.
+            pub paths_from: Option<PathBuf>,
+            /// Settings that were changed when the run went on, the oldest first.
+            pub changes: Vec<Change>,
         }
 
         impl Plan {
@@ -236,6 +241,8 @@ macro_rules! settings {
                     text_sha256: String::new(),
                     val_sha256: String::new(),
                     tokenizer_sha256: String::new(),
+                    paths_from: None,
+                    changes: Vec::new(),
                 }
             }
         }

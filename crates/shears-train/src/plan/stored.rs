@@ -5,12 +5,14 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use toml::{Table, Value};
 
-use super::{Plan, PlanError};
+use super::{Difference, Plan, PlanError};
 use crate::plan::Preset;
 
 /// What is in the file beside the settings.
 const FORMAT: &str = "plan-format";
 const HASHES: [&str; 3] = ["text-sha256", "val-sha256", "tokenizer-sha256"];
+const PATHS_FROM: &str = "paths-from";
+const CHANGES: &str = "changes";
 
 impl Plan {
     /// Whether a table is what a run has written, and not a config of somebody's.
@@ -18,13 +20,14 @@ impl Plan {
         table.contains_key(HASHES[0])
     }
 
-    /// Takes out what is no setting: the format, and what only identifies the text.
+    /// Takes out what is no setting: the format, what identifies the text, and what became of the
+    /// settings.
     ///
     /// # Errors
     ///
     /// [`PlanError`] if the format is none that this version knows.
     pub fn remove_identity(table: &mut Table) -> Result<(), PlanError> {
-        for name in HASHES {
+        for name in HASHES.into_iter().chain([PATHS_FROM, CHANGES]) {
             table.remove(name);
         }
         read_format(table.remove(FORMAT)).map(|_| ())
@@ -44,6 +47,17 @@ impl Plan {
         };
         let [text_sha256, val_sha256, tokenizer_sha256] = HASHES.map(&mut hash);
         let format = read_format(table.remove(FORMAT))?;
+        let paths_from = match table.remove(PATHS_FROM) {
+            Some(Value::String(folder)) => Some(folder.into()),
+            _ => None,
+        };
+        let changes = table
+            .remove(CHANGES)
+            .map_or(Ok(Vec::new()), Value::try_into);
+        let changes = changes.map_err(|_: toml::de::Error| {
+            let problem = "is not a list of changes with step, name, before and after";
+            PlanError::new(format!("`{CHANGES}` {problem}; put back what it was"))
+        })?;
         let mut plan = Preset::Lstm128.plan();
         for (name, value) in &table {
             plan.set(name, value.clone())?;
@@ -71,6 +85,8 @@ impl Plan {
             text_sha256,
             val_sha256,
             tokenizer_sha256,
+            paths_from,
+            changes,
             ..plan
         })
     }
@@ -120,6 +136,13 @@ impl Serialize for Plan {
         if !self.tokenizer_sha256.is_empty() {
             map.serialize_entry(HASHES[2], &self.tokenizer_sha256)?;
         }
+        if let Some(folder) = &self.paths_from {
+            map.serialize_entry(PATHS_FROM, folder)?;
+        }
+        // Tables come after all else.
+        if !self.changes.is_empty() {
+            map.serialize_entry(CHANGES, &self.changes)?;
+        }
         map.end()
     }
 }
@@ -131,9 +154,14 @@ impl<'de> Deserialize<'de> for Plan {
     }
 }
 
-/// The settings in which two plans differ: name, value in the first, value in the second.
-pub fn compare_plans(left: &Plan, right: &Plan) -> Vec<(String, String, String)> {
-    let table = |plan: &Plan| Table::try_from(plan).unwrap_or_default();
+/// The settings in which two plans differ, and the hashes. What they were before is not compared,
+/// nor where a text was typed.
+pub fn compare_plans(left: &Plan, right: &Plan) -> Vec<Difference> {
+    let table = |plan: &Plan| {
+        let mut table = Table::try_from(plan).unwrap_or_default();
+        table.retain(|name, _| name != PATHS_FROM && name != CHANGES);
+        table
+    };
     let (left, right) = (table(left), table(right));
     let show = |value: Option<&toml::Value>| value.map_or("none".to_string(), |v| v.to_string());
     let mut names: Vec<&String> = left.keys().chain(right.keys()).collect();

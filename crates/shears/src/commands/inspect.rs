@@ -80,6 +80,8 @@ impl Inspected {
         object["tokenizer"] = self.tokenizer.describe().into();
         object["parameters"] = elements.into();
         object["history"] = serde_json::to_value(history(&self.columns))?;
+        object["resumes"] = serde_json::to_value(&self.columns.resumes)?;
+        object["changes"] = serde_json::to_value(&self.columns.changes)?;
         object["checkpoints"] = self.checkpoints.iter().map(show).collect();
         let store = self.run.checkpoints();
         let damaged = |path: &&PathBuf| store.damage(path).is_some();
@@ -136,6 +138,9 @@ impl Inspected {
         for line in history_lines(&self.columns) {
             say!("  {line}");
         }
+        for line in resume_lines(&self.columns) {
+            say!("{line}");
+        }
         say!("\ncheckpoints");
         for path in &self.checkpoints {
             let mark = match self.run.checkpoints().damage(path) {
@@ -182,6 +187,41 @@ fn history(columns: &Columns) -> Vec<Event> {
         perplexity: evaluation.perplexity,
     };
     evaluations.map(event).collect()
+}
+
+/// Where the run went on, and with what changed settings.
+fn resume_lines(columns: &Columns) -> Vec<String> {
+    let resumes = columns.resumes.iter().map(|resume| {
+        let from = match &resume.checkpoint {
+            Some(_) => format!("at step {}", resume.step),
+            None => "from its start".to_string(),
+        };
+        let version = one_line(&resume.version);
+        (
+            resume.step,
+            0,
+            format!("went on {from}, {} (shears {version})", when(resume.time)),
+        )
+    });
+    let changes = columns.changes.iter();
+    let changes = changes.map(|c| (c.step, 1, format!("  changed {}", one_line(&c.to_string()))));
+    let mut lines: Vec<(u64, u8, String)> = resumes.chain(changes).collect();
+    // In the order of the log: several resumes from one step come before what was changed there.
+    lines.sort_by_key(|(step, kind, _)| (*step, *kind));
+    lines.into_iter().map(|(.., line)| line).collect()
+}
+
+/// Seconds since 1970 as a date and a time of this place.
+fn when(seconds: u64) -> String {
+    let second = i64::try_from(seconds).ok();
+    let time = second.and_then(|second| jiff::Timestamp::from_second(second).ok());
+    match time {
+        Some(time) => {
+            let time = time.to_zoned(jiff::tz::TimeZone::system());
+            time.strftime("%Y-%m-%d %H:%M").to_string()
+        }
+        None => "at an unknown time".to_string(),
+    }
 }
 
 /// A loss: four decimals as long as it is one that a model can have.

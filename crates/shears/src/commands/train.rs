@@ -112,11 +112,12 @@ fn start(given: &Given, out: Option<PathBuf>, show: Show) -> anyhow::Result<Job>
 fn go_on(given: &Given, path: &Path, show: Show) -> anyhow::Result<Job> {
     let folder = RunFolder::open(path)?;
     let plan = folder.plan()?;
-    given.check_unchanged(&plan)?;
-    let corpora = super::corpora_of(&folder, &plan, show == Show::Text)?;
+    // Before the text is read, which may take long.
+    let asked = given.changed(&plan, 0)?;
+    let corpora = super::corpora_of(&folder, &asked, show == Show::Text)?;
     let newest = newest_checkpoint(&folder, &plan)?;
     if let Some((_, checkpoint)) = &newest {
-        let differing = shears_train::compare_plans(&checkpoint.plan, &plan);
+        let differing = plan.edited_since(&checkpoint.plan);
         if !differing.is_empty() {
             let list: Vec<String> = differing
                 .into_iter()
@@ -124,9 +125,14 @@ fn go_on(given: &Given, path: &Path, show: Show) -> anyhow::Result<Job> {
                 .collect();
             let path = path.join("plan.toml");
             let message = format!("{} was changed ({})", path.display(), list.join("; "));
-            return Err(Misuse(message).into());
+            let remedy = "put back what it was; what may be changed is typed after --resume";
+            return Err(Misuse(format!("{message}; {remedy}")).into());
         }
     }
+    let step = newest
+        .as_ref()
+        .map_or(0, |(_, checkpoint)| checkpoint.progress.step);
+    let changed = given.changed(&plan, step)?;
     if show == Show::Text {
         match &newest {
             Some((path, _)) => say!("going on from {}", path.display()),
@@ -134,13 +140,14 @@ fn go_on(given: &Given, path: &Path, show: Show) -> anyhow::Result<Job> {
         }
     }
     let checkpoint = newest.map(|(_, checkpoint)| checkpoint);
+    let remarks = remarks::of_resume(&plan, &changed, checkpoint.as_ref(), &folder)?;
     Ok(Job {
-        plan,
+        plan: changed,
         corpora,
         folder: Some(folder),
         out: None,
         checkpoint,
-        remarks: Vec::new(),
+        remarks,
     })
 }
 
@@ -149,11 +156,16 @@ pub(super) fn newest_checkpoint(
     folder: &RunFolder,
     plan: &Plan,
 ) -> anyhow::Result<Option<(PathBuf, Checkpoint)>> {
-    let (newest, mut damaged) = folder.checkpoints().newest()?;
+    let (newest, damaged) = folder.checkpoints().newest()?;
     if newest.is_none() && !damaged.is_empty() {
         // Starting again would write over what the run has recorded.
-        let error = damaged.swap_remove(0);
-        return Err(anyhow::Error::from(error).context("no checkpoint of the run is whole"));
+        let list: Vec<String> = damaged.iter().map(ToString::to_string).collect();
+        let path = folder.path().display();
+        anyhow::bail!(
+            "no checkpoint of the run is whole ({}); put one back from a copy, or move {path} away \
+             and train anew",
+            list.join("; ")
+        );
     }
     if newest.is_none() && is_past_first_save(plan, &folder.log()?.columns) {
         let path = folder.path().display();
@@ -168,11 +180,19 @@ pub(super) fn newest_checkpoint(
     Ok(newest)
 }
 
-/// Whether a run has ended, or its log proves that a checkpoint was written. A run that was killed
-/// may have been in its first save, and one that failed may have failed by it: both may start again.
+/// Whether the log proves that a checkpoint was written. A run that was killed may have been in its
+/// first save, one that failed may have failed by it, and one that diverged saves nothing of that:
+/// these may start again.
 fn is_past_first_save(plan: &Plan, columns: &Columns) -> bool {
-    let ended = columns.end.as_ref();
-    if ended.is_some_and(|end| end.how != EndReason::Failed) {
+    let saved = |how| !matches!(how, EndReason::Failed | EndReason::Diverged);
+    if columns.end.as_ref().is_some_and(|end| saved(end.how)) {
+        return true;
+    }
+    if columns
+        .resumes
+        .iter()
+        .any(|resume| resume.checkpoint.is_some())
+    {
         return true;
     }
     let last = columns.step.last().copied().unwrap_or(0);
@@ -252,7 +272,7 @@ impl Work for Train {
         }
         memory::refuse_too_large(memory.total())?;
         let folder = match folder {
-            Some(folder) => folder,
+            Some(folder) => with_plan(folder, &plan)?,
             None => RunFolder::create(
                 &out.map_or_else(|| new_folder(&plan.preset.to_string()), Ok)?,
                 &plan,
@@ -292,6 +312,14 @@ impl Work for Train {
             End::Finished | End::OutOfPatience => ExitCode::SUCCESS,
         })
     }
+}
+
+/// Notes in the folder of a run what was changed.
+fn with_plan(folder: RunFolder, plan: &Plan) -> Result<RunFolder, TrainError> {
+    if folder.plan()? != *plan {
+        folder.replace_plan(plan)?;
+    }
+    Ok(folder)
 }
 
 /// What a run reads and takes, if its text is long enough.

@@ -116,7 +116,11 @@ impl State {
                 let lines: Vec<String> = text.lines().map(one_line).collect();
                 self.sample = Some((*step, lines.join("\n")));
             }
-            Event::Header(_) | Event::StateGradients { .. } | Event::End { .. } => {}
+            Event::Header(_)
+            | Event::StateGradients { .. }
+            | Event::Resume(_)
+            | Event::Change(_)
+            | Event::End { .. } => {}
         }
     }
 

@@ -23,6 +23,7 @@ mod newest;
 mod program;
 mod replay;
 mod resume;
+mod resume_changed;
 mod resume_refused;
 mod settings;
 mod signals;

@@ -32,7 +32,8 @@ fn differences(scratch: &Scratch, left: &str, right: &str) -> Vec<String> {
     differing
 }
 
-/// The lines of `events.jsonl`, letter for letter but for the speed.
+/// The lines of `events.jsonl`, letter for letter but for the speed, without those that say where
+/// the run went on.
 fn history(scratch: &Scratch, run: &str) -> Vec<String> {
     let text = scratch.read(format!("{run}/events.jsonl"));
     let without_speed = |line: &str| match line.split_once("\"tokens_per_second\":") {
@@ -42,7 +43,10 @@ fn history(scratch: &Scratch, run: &str) -> Vec<String> {
         }
         None => line.to_string(),
     };
-    text.lines().map(without_speed).collect()
+    let lines = text
+        .lines()
+        .filter(|line| !line.starts_with("{\"event\":\"resume\","));
+    lines.map(without_speed).collect()
 }
 
 #[track_caller]

@@ -33,8 +33,12 @@ pub(crate) struct TrainArguments {
 
     /// Go on with a run, bit for bit, from its newest whole checkpoint
     ///
-    /// Without RUN, the newest run in runs/. The run's settings and its folder stay as they are: a
-    /// setting that is given and differs is refused, and so is --out.
+    /// Without RUN, the newest run in runs/. `--steps N` goes on with a run that has ended, too. May be
+    /// changed: --lr, --min-lr, --clip, --max-skips, --steps, --eval-every, --eval-tokens,
+    /// --save-every, --sample-every, --patience and --keep; each change is noted in plan.toml and
+    /// events.jsonl. A setting that the numbers depend on is refused if it differs, and so is --out.
+    /// The learning rate is then that of a run which had the new settings from its start; a changed
+    /// clipping policy has learned nothing yet.
     #[arg(long, value_name = "RUN", num_args = 0..=1)]
     #[arg(value_hint = ValueHint::DirPath, help_heading = RUN)]
     pub(crate) resume: Option<Option<PathBuf>>,
@@ -125,4 +129,5 @@ const EXAMPLES: &str = "Examples:
   shears train book.txt --preset gpt-128                  a Transformer
   shears train book.txt --clip value:1 --optimizer sgd --lr 0.5
   cat *.txt | shears train - --tokenizer bpe:1000 --out runs/mine
-  shears train --resume runs/mine";
+  shears train --resume runs/mine
+  shears train --resume runs/mine --steps 4000 --lr 5e-4";

@@ -1,6 +1,7 @@
 //! What a run does other than somebody may expect, said before it starts.
 
-use shears_train::{Batches, Corpora, Plan, ScheduleKind};
+use shears_run::EndReason;
+use shears_train::{Batches, Checkpoint, Corpora, Plan, RunFolder, ScheduleKind};
 
 use crate::report::count;
 use crate::settings::Given;
@@ -32,6 +33,67 @@ pub(super) fn of_plan(given: &Given, plan: &Plan) -> Vec<String> {
         ));
     }
     remarks
+}
+
+/// About a run that goes on: what was changed, and what that does.
+pub(super) fn of_resume(
+    plan: &Plan,
+    changed: &Plan,
+    checkpoint: Option<&Checkpoint>,
+    folder: &RunFolder,
+) -> anyhow::Result<Vec<String>> {
+    let new = &changed.changes[plan.changes.len()..];
+    let progress = checkpoint.map(|checkpoint| &checkpoint.progress);
+    let step = progress.map_or(0, |progress| progress.step);
+    let mut remarks: Vec<String> = new
+        .iter()
+        .map(|change| format!("{change} from step {} on", step + 1))
+        .collect();
+    let is_changed = |names: &[&str]| new.iter().any(|c| names.contains(&c.name.as_str()));
+    if is_changed(&["lr", "min-lr", "steps"]) && changed.schedule != ScheduleKind::Constant {
+        let updates = progress.map_or(0, |progress| progress.updates);
+        remarks.push(format!(
+            "the learning rate is that of a run which had these settings from its start: {:.3e} at \
+             the next step, and {:.3e} without the change",
+            changed.schedule().at(updates),
+            plan.schedule().at(updates)
+        ));
+    }
+    if is_changed(&["clip"]) {
+        remarks.push("the new clipping policy starts without what the old one has learned".into());
+    }
+    if is_changed(&["eval-tokens"]) {
+        remarks.push(
+            "losses of other validation tokens are not compared: the best starts anew".into(),
+        );
+    }
+    let end = folder.log()?.columns.end;
+    if checkpoint.is_none()
+        && new.is_empty()
+        && end.is_some_and(|end| end.how == EndReason::Diverged)
+    {
+        remarks.push(
+            "the run diverged before its first checkpoint, and will again: the same settings give \
+             the same numbers (--lr and --clip may be changed)"
+                .into(),
+        );
+    }
+    let is_finished = step >= changed.steps && progress.is_some_and(|progress| !progress.pending);
+    if is_finished {
+        remarks.push(format!(
+            "all {} steps are taken; --steps N goes on to step N",
+            count(step)
+        ));
+    } else if changed.patience > 0
+        && progress.is_some_and(|progress| progress.stale_evaluations >= changed.patience)
+    {
+        remarks.push(format!(
+            "the run ended because {} evaluations in a row were no better; a higher --patience, or \
+             0, goes on",
+            changed.patience
+        ));
+    }
+    Ok(remarks)
 }
 
 /// About a text that does not divide into whole windows, or has less than one.

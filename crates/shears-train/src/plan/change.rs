@@ -1,0 +1,225 @@
+//! What may be changed when a run goes on, and what is remembered of it.
+//!
+//! `plan.toml` has the settings as they are, and behind them all changes in their order. A checkpoint
+//! has the plan of its time: undoing the changes since then must give it, or somebody has edited the
+//! file. So any checkpoint of the run can be gone on from, and one file alone changes, at once.
+
+use shears_run::Change;
+use toml::Table;
+
+use super::setting::{Setting, shown};
+use super::stored::compare_plans;
+use super::{Plan, PlanError};
+
+/// The settings that a resumed run may have other values of: none of them has part in the numbers of
+/// the steps that were taken.
+const CHANGEABLE: [&str; 11] = [
+    "lr",
+    "min-lr",
+    "clip",
+    "max-skips",
+    "steps",
+    "eval-every",
+    "eval-tokens",
+    "save-every",
+    "sample-every",
+    "patience",
+    "keep",
+];
+
+/// Where the text is. What it is, its hash says.
+const PLACES: [&str; 2] = ["text", "val"];
+
+/// A setting in which two plans differ: name, value in the first, value in the second.
+pub type Difference = (String, String, String);
+
+impl Setting {
+    /// Whether a run that is resumed may have another value than before.
+    pub fn may_change(&self) -> bool {
+        CHANGEABLE.contains(&self.name.as_str())
+    }
+}
+
+impl Plan {
+    /// The plan of a run that goes on after `step` steps with these settings in place of its own. A
+    /// text may be elsewhere, and is checked where it is read.
+    ///
+    /// # Errors
+    ///
+    /// All settings that the numbers of the run depend on and that were given other values; else as
+    /// [`Plan::resolve`].
+    pub fn changed(&self, given: &Table, step: u64) -> Result<Plan, PlanError> {
+        self.check_belonging(given)?;
+        let mut plan = self.with(given)?;
+        let differing = compare_plans(self, &plan);
+        let is_guarded = |(name, ..): &&Difference| {
+            let may_change = Plan::setting(name).is_some_and(Setting::may_change);
+            !may_change && (!PLACES.contains(&name.as_str()) || plan.reads_standard_input())
+        };
+        let guarded: Vec<String> = differing
+            .iter()
+            .filter(is_guarded)
+            .map(|(name, was, asked)| format!("{name}: the run has {was}, not {asked}"))
+            .collect();
+        if !guarded.is_empty() {
+            return Err(PlanError::new(format!(
+                "a resumed run keeps what its numbers depend on; start a new run to change it ({}); \
+                 what may be changed: {}",
+                guarded.join("; "),
+                CHANGEABLE.join(", ")
+            )));
+        }
+        let changes = differing.into_iter().map(|(name, ..)| {
+            let value = |plan: &Plan| {
+                let value = Plan::setting(&name).and_then(|setting| setting.value_in(plan));
+                value.map_or("none".to_string(), |value| shown(&value))
+            };
+            let (before, after) = (value(self), value(&plan));
+            Change {
+                step,
+                name,
+                before,
+                after,
+            }
+        });
+        let changes: Vec<Change> = changes.collect();
+        if changes.iter().any(|change| change.name == "steps") && plan.steps <= step {
+            let message = format!(
+                "steps is {}, and the run has taken {step}; give more than that",
+                plan.steps
+            );
+            return Err(PlanError::about("steps", message));
+        }
+        plan.changes.extend(changes);
+        plan.validate()?;
+        Ok(plan)
+    }
+
+    /// Where this plan is not the one that a checkpoint of the run was saved with, other than by the
+    /// changes that it notes: in the checkpoint, and here.
+    pub fn edited_since(&self, saved: &Plan) -> Vec<Difference> {
+        let Some(since) = self.changes.strip_prefix(saved.changes.as_slice()) else {
+            let count = |plan: &Plan| plan.changes.len().to_string();
+            return vec![("changes".to_string(), count(saved), count(self))];
+        };
+        let mut then = self.clone();
+        for Change {
+            name,
+            before,
+            after,
+            ..
+        } in since.iter().rev()
+        {
+            let setting = Plan::setting(name).filter(|setting| setting.may_change());
+            let Some(setting) = setting else { continue };
+            let value = setting.value_in(&then).map(|value| shown(&value));
+            if value.as_ref() == Some(after)
+                && let Ok(before) = setting.parse(before)
+            {
+                // What it was is a value that it can have.
+                let _ = setting.set(&mut then, before);
+            }
+        }
+        let mut differing = compare_plans(saved, &then);
+        differing.retain(|(name, ..)| !PLACES.contains(&name.as_str()));
+        differing
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Preset;
+
+    fn given(text: &str) -> Table {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn what_may_change_are_settings() {
+        let settings = Plan::settings().iter();
+        let changeable = settings.filter(|setting| setting.may_change());
+        let names: Vec<&str> = changeable.map(|setting| setting.name.as_str()).collect();
+        assert_eq!(names, CHANGEABLE);
+    }
+
+    #[test]
+    fn changes_are_noted_and_undone_in_their_order() {
+        let first = Preset::Gpt128.plan();
+        let second = first
+            .changed(&given("steps = 4000\nlr = 0.0005"), 100)
+            .unwrap();
+        let third = second
+            .changed(&given("lr = 0.00025\nclip = 'none'"), 150)
+            .unwrap();
+        assert_eq!((third.steps, third.lr), (4000, 0.00025));
+        let noted: Vec<String> = third.changes.iter().map(ToString::to_string).collect();
+        let expected = [
+            "lr: 0.001 -> 0.0005",
+            "steps: 2000 -> 4000",
+            "clip: global-norm:1 -> none",
+            "lr: 0.0005 -> 0.00025",
+        ];
+        assert_eq!(noted, expected);
+        let stored: Plan = toml::from_str(&toml::to_string(&third).unwrap()).unwrap();
+        assert_eq!(stored, third);
+        for saved in [&first, &second, &third] {
+            assert_eq!(stored.edited_since(saved), []);
+        }
+        // The same value again is none.
+        assert_eq!(third.changed(&given("steps = 4000"), 200).unwrap(), third);
+    }
+
+    #[test]
+    fn what_was_edited_is_no_change() {
+        let first = Preset::Lstm128.plan();
+        let second = first.changed(&given("steps = 4000"), 100).unwrap();
+        let edited = Plan {
+            steps: 5000,
+            seed: 7,
+            ..second.clone()
+        };
+        let names = |plan: &Plan, saved: &Plan| {
+            let differing = plan.edited_since(saved).into_iter();
+            differing.map(|(name, ..)| name).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&edited, &first), ["seed", "steps"]);
+        assert_eq!(names(&first, &second), ["changes"]);
+        // A change that nobody can have typed is none.
+        let mut forged = Plan {
+            hidden: 64,
+            ..second
+        };
+        let (name, before, after) = ("hidden".into(), "128".into(), "64".into());
+        forged.changes.push(Change {
+            step: 1,
+            name,
+            before,
+            after,
+        });
+        assert_eq!(names(&forged, &first), ["hidden"]);
+        // A text is what its hash says, wherever it is.
+        let moved = Plan {
+            text: vec!["elsewhere.txt".into()],
+            ..first.clone()
+        };
+        assert_eq!(names(&moved, &first), [""; 0]);
+    }
+
+    #[test]
+    fn what_numbers_depend_on_is_refused_with_the_list() {
+        let plan = Preset::Lstm128.plan();
+        let error = |text: &str| plan.changed(&given(text), 10).unwrap_err().to_string();
+        let both = error("hidden = 32\nseed = 2\nlr = 0.5");
+        assert!(both.contains("hidden: the run has 128, not 32"), "{both}");
+        assert!(both.contains("seed: the run has 1, not 2"), "{both}");
+        assert!(!both.contains("lr: the run"), "{both}");
+        assert!(both.contains("steps, eval-every"), "{both}");
+        let fewer = error("steps = 10");
+        assert!(fewer.contains("has taken 10"), "{fewer}");
+        assert!(error("text = ['-']").contains("text: the run has"));
+        assert!(error("keep = 1").starts_with("keep is 1"));
+        assert!(error("heads = 2").contains("heads belongs to"));
+        assert!(error("clip = 'update-rms:1'\noptimizer = 'sgd'").contains("optimizer: the run"));
+    }
+}

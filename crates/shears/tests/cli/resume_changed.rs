@@ -1,0 +1,186 @@
+//! Runs that go on with other settings than they were started with.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::program::{Scratch, TINY};
+
+/// The changes of settings in a run's log: step and words.
+fn changes(scratch: &Scratch, run: &str) -> Vec<String> {
+    let events = scratch.events(run).into_iter();
+    let changes = events.filter(|event| event["event"] == "change");
+    let word = |value: &Value| value.as_str().unwrap().to_string();
+    changes
+        .map(|event| {
+            let [name, before, after] = ["name", "before", "after"].map(|key| word(&event[key]));
+            format!("{} {name} {before} {after}", event["step"])
+        })
+        .collect()
+}
+
+#[test]
+fn a_finished_run_goes_on_to_the_bits_of_a_longer_one() {
+    let scratch = Scratch::new();
+    let short = TINY.replace("--steps 40", "--steps 25");
+    scratch
+        .run(&format!("train {TINY} --quiet --out whole"))
+        .succeeded();
+    scratch
+        .run(&format!("train {short} --quiet --out b"))
+        .succeeded();
+    let said = scratch.run("train --resume b").succeeded();
+    assert!(
+        said.contains("all 25 steps are taken; --steps N goes on"),
+        "{said}"
+    );
+    assert!(
+        !scratch.read("b/events.jsonl").contains("\"resume\""),
+        "nothing was done"
+    );
+    let said = scratch.run("train --resume b --steps 40").succeeded();
+    assert!(said.contains("steps: 25 -> 40 from step 26 on"), "{said}");
+    for file in [
+        "model.safetensors",
+        "optimizer.safetensors",
+        "carried.safetensors",
+    ] {
+        assert_eq!(
+            scratch.newest("b", file),
+            scratch.newest("whole", file),
+            "{file}"
+        );
+    }
+    assert_eq!(scratch.plan("b")["steps"].as_integer(), Some(40));
+    assert_eq!(changes(&scratch, "b"), ["25 steps 25 40"]);
+    let said = scratch.run("inspect b").succeeded();
+    assert!(said.contains("went on at step 25"), "{said}");
+    assert!(said.contains("changed steps: 25 -> 40"), "{said}");
+    let json = scratch.run("inspect b --json").json().remove(0);
+    assert_eq!(json["resumes"][0]["checkpoint"], "step-00000025");
+    assert_eq!(json["changes"][0]["after"], "40");
+    // It has the same settings as before, and is over.
+    scratch.run("train --resume b --quiet").succeeded();
+    let fewer = scratch.run("train --resume b --steps 39").failed(2);
+    assert!(
+        fewer.contains("steps is 39, and the run has taken 40"),
+        "{fewer}"
+    );
+    // A config of all settings is that of another run.
+    fs::copy(scratch.path("b/plan.toml"), scratch.path("c.toml")).unwrap();
+    scratch
+        .run("train --config c.toml --quiet --out c")
+        .succeeded();
+    assert!(!scratch.plan("c").contains_key("changes"));
+}
+
+#[test]
+fn what_may_be_changed_is_and_the_plan_stays_guarded() {
+    let scratch = Scratch::new();
+    scratch
+        .run(&format!("train {TINY} --quiet --out b"))
+        .succeeded();
+    let flags = "--steps 60 --lr 0.001 --clip zclip --eval-every 7 --eval-tokens 64 \
+                 --save-every 9 --sample-every 11 --patience 50 --keep 2";
+    let said = scratch
+        .run(&format!("train --resume b {flags}"))
+        .succeeded();
+    assert!(
+        said.contains("without what the old one has learned"),
+        "{said}"
+    );
+    assert!(said.contains("the best starts anew"), "{said}");
+    let noted = [
+        "40 clip global-norm:5 zclip",
+        "40 eval-every 20 7",
+        "40 eval-tokens 0 64",
+        "40 keep 3 2",
+        "40 lr 0.002 0.001",
+        "40 patience 0 50",
+        "40 sample-every 0 11",
+        "40 save-every 10 9",
+        "40 steps 40 60",
+    ];
+    assert_eq!(changes(&scratch, "b"), noted);
+    let rates = scratch.events("b").into_iter();
+    let rates: Vec<f64> = rates.filter_map(|event| event["lr"].as_f64()).collect();
+    assert_eq!((rates[39], rates[40], rates.len()), (0.002, 0.001, 60));
+    scratch
+        .run("train --resume b --steps 62 --quiet")
+        .succeeded();
+    assert_eq!(changes(&scratch, "b").len(), 10);
+    let plan = scratch.read("b/plan.toml");
+    scratch.write("b/plan.toml", plan.replace("steps = 62", "steps = 99"));
+    let message = scratch.run("train --resume b").failed(2);
+    assert!(
+        message.contains("steps: trained with 62, plan.toml has 99"),
+        "{message}"
+    );
+    assert!(message.contains("is typed after --resume"), "{message}");
+    scratch.write("b/plan.toml", plan);
+    scratch.run("train --resume b --quiet").succeeded();
+}
+
+#[test]
+fn an_older_checkpoint_is_gone_on_from_with_what_was_changed_later() {
+    let scratch = Scratch::new();
+    scratch
+        .run(&format!("train {TINY} --quiet --out b"))
+        .succeeded();
+    scratch
+        .run("train --resume b --steps 50 --lr 0.001 --quiet")
+        .succeeded();
+    let newer = ["step-00000040", "step-00000050"];
+    for name in newer {
+        fs::write(
+            scratch.path(format!("b/checkpoints/{name}/model.safetensors")),
+            "?",
+        )
+        .unwrap();
+    }
+    let said = scratch.run("train --resume b");
+    assert_eq!(
+        said.stderr.matches("using an older one").count(),
+        2,
+        "{said:#?}"
+    );
+    let said = said.succeeded();
+    assert!(said.contains("step-00000030"), "{said}");
+    assert_eq!(
+        changes(&scratch, "b"),
+        ["30 lr 0.002 0.001", "30 steps 40 50"]
+    );
+    for name in scratch.checkpoints("b") {
+        fs::write(
+            scratch.path(format!("b/checkpoints/{name}/state.json")),
+            "?",
+        )
+        .unwrap();
+    }
+    let message = scratch.run("train --resume b").failed(1);
+    for name in scratch.checkpoints("b") {
+        assert!(message.contains(&name), "{message}");
+    }
+    assert!(message.contains("put one back from a copy"), "{message}");
+}
+
+#[test]
+fn a_run_that_diverged_before_it_saved_anything_begins_again() {
+    let scratch = Scratch::new();
+    let wild = TINY.replace("--save-every 10", "--save-every 0");
+    let wild = format!("train {wild} --optimizer adam --lr 1e38 --clip none --quiet --out b");
+    assert_eq!(scratch.run(&wild).code, Some(3));
+    assert!(scratch.checkpoints("b").is_empty());
+    let again = scratch.run("train --resume b");
+    assert_eq!(again.code, Some(3), "{again:#?}");
+    assert!(again.stdout.contains("starting from step 0"), "{again:#?}");
+    assert!(again.stdout.contains("and will again"), "{again:#?}");
+    let said = scratch.run("train --resume b --lr 0.002").succeeded();
+    assert!(said.contains("finished after 40 steps"), "{said}");
+    let log = scratch.events("b");
+    let resumed = log.iter().find(|event| event["event"] == "resume").unwrap();
+    assert_eq!(
+        (resumed["step"].as_u64(), &resumed["checkpoint"]),
+        (Some(0), &Value::Null)
+    );
+}
