@@ -7,7 +7,7 @@ use gradclip::{
     SkipReason,
 };
 
-/// What a run has kept of one step. Norms are Euclidean and from before clipping.
+/// What a run has kept of one step. Norms are from before clipping, and of one order.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RecordedStep {
     /// The norm of all gradients; NaN if one was not finite.
@@ -53,42 +53,59 @@ pub struct Replay {
     clipper: Clipper,
     /// The first rule that goes tensor by tensor.
     by_tensor: Option<&'static str>,
+    /// Of the norms.
+    order: NormOrder,
 }
 
 impl Replay {
-    /// A replay that has seen no step. Steps with a norm that is not finite count as left out.
+    /// A replay of Euclidean norms that has seen no step. Steps with a norm that is not finite count
+    /// as left out.
     ///
     /// # Errors
     ///
-    /// [`ReplayError`] for rules that norms do not suffice for.
+    /// [`ReplayError`] for rules that such norms do not suffice for.
     pub fn new(policy: &ClipPolicy) -> Result<Replay, ReplayError> {
+        Replay::of_order(policy, NormOrder::TWO)
+    }
+
+    /// A replay of norms of this order, as a run has them whose policy says `p=`.
+    ///
+    /// # Errors
+    ///
+    /// [`ReplayError`] for rules that such norms do not suffice for.
+    pub fn of_order(policy: &ClipPolicy, order: NormOrder) -> Result<Replay, ReplayError> {
+        let tensorwise = policy.rules().iter().filter(|rule| goes_by_tensor(rule));
+        let is_mixed = ![0, policy.rules().len()].contains(&tensorwise.count());
         let mut by_tensor = None;
+        let mut twin = ClipPolicy::none();
         for rule in policy.rules() {
             let own_order = match rule {
-                ClipRule::Norm { order, .. } | ClipRule::GlobalNorm { order, .. } => {
-                    *order != NormOrder::TWO
-                }
-                _ => false,
+                ClipRule::Norm { order, .. } | ClipRule::GlobalNorm { order, .. } => *order,
+                _ => NormOrder::TWO,
             };
             let problem = match rule {
                 ClipRule::Value { .. } | ClipRule::Agc { .. } => "needs the elements of gradients",
                 rule if rule.role() == ClipRole::Adam => "works inside Adam",
-                _ if own_order => "needs norms of its own order",
-                ClipRule::Norm { .. }
-                | ClipRule::GroupNorm { .. }
-                | ClipRule::BlockRms { .. }
-                | ClipRule::AdaGc { .. } => {
-                    by_tensor = by_tensor.or(Some(rule.name()));
+                _ if own_order != order && own_order == NormOrder::TWO => "needs Euclidean norms",
+                _ if own_order != order => "needs norms of its own order",
+                _ if order != NormOrder::TWO && is_mixed => {
+                    "is beside a rule that does not go by tensor as it does, or by all"
+                }
+                _ => {
+                    twin = twin.then(euclidean(*rule));
+                    if goes_by_tensor(rule) {
+                        by_tensor = by_tensor.or(Some(rule.name()));
+                    }
                     continue;
                 }
-                _ => continue,
             };
             let rule = rule.name();
             return Err(ReplayError { rule, problem });
         }
         Ok(Replay {
-            clipper: Clipper::beside_adam(policy.clone(), NonFinite::Skip),
+            clipper: Clipper::beside_adam(twin, NonFinite::Skip),
             by_tensor,
+            order,
         })
     }
 
@@ -108,6 +125,10 @@ impl Replay {
             norm_before: step.norm,
             norm_after: match report.action {
                 ClipAction::Keep => step.norm,
+                ClipAction::Clip if self.by_tensor.is_some() && self.order != NormOrder::TWO => {
+                    let norms = report.tensors.iter().map(|tensor| tensor.norm_after);
+                    together(norms, self.order)
+                }
                 ClipAction::Clip | ClipAction::Skip => report.norm_after,
             },
             threshold: report.threshold,
@@ -132,6 +153,34 @@ impl Replay {
             }
         }
     }
+}
+
+fn goes_by_tensor(rule: &ClipRule) -> bool {
+    matches!(
+        rule,
+        ClipRule::Norm { .. }
+            | ClipRule::GroupNorm { .. }
+            | ClipRule::BlockRms { .. }
+            | ClipRule::AdaGc { .. }
+    )
+}
+
+/// The rule for a norm that stands for a single element: there all orders are the same.
+fn euclidean(mut rule: ClipRule) -> ClipRule {
+    if let ClipRule::Norm { order, .. } | ClipRule::GlobalNorm { order, .. } = &mut rule {
+        *order = NormOrder::TWO;
+    }
+    rule
+}
+
+/// The norm of all tensors together.
+fn together(norms: impl Iterator<Item = f64> + Clone, order: NormOrder) -> f64 {
+    let largest = norms.clone().fold(0.0, f64::max);
+    if order == NormOrder::INFINITY || largest == 0.0 {
+        return largest;
+    }
+    let powers: f64 = norms.map(|norm| (norm / largest).powf(order.get())).sum();
+    largest * powers.powf(order.get().recip())
 }
 
 /// A rule that the norms of a run do not suffice for.

@@ -1,6 +1,6 @@
 //! A replay of the norms of a run is what its policy did to the gradients.
 
-use gradclip::{ClipAction, ClipPolicy, ClipReport, Clipper, NonFinite, Unscaled};
+use gradclip::{ClipAction, ClipPolicy, ClipReport, Clipper, NonFinite, NormOrder, Unscaled};
 use gradclip_judge::{RecordedStep, Replay};
 
 type Named = Vec<(&'static str, Vec<f64>)>;
@@ -48,9 +48,15 @@ fn a_replay_is_what_the_policy_did() {
         "median:1.2,window=12",
         "skip:4,window=12,limit=2",
         "skip:4,window=12+adagc:warmup=5+global-norm:1",
+        "global-norm:1,p=inf",
+        "global-norm:2,p=1",
+        "norm:0.7,p=inf",
+        "norm:0.7,p=3",
+        "norm:0.9,p=3+norm:0.7,p=3",
+        "global-norm:2,p=3+global-norm:1,p=3",
     ] {
         let policy: ClipPolicy = text.parse().unwrap();
-        let mut replay = Replay::new(&policy).unwrap();
+        let mut replay = Replay::of_order(&policy, policy.order()).unwrap();
         let mut clipper = Clipper::new(policy, NonFinite::Skip).unwrap();
         let mut clipped = 0;
         for step in 0..100 {
@@ -97,6 +103,16 @@ fn what_norms_do_not_suffice_for_is_refused() {
     ] {
         let error = Replay::new(&text.parse().unwrap()).unwrap_err();
         assert_eq!(error.rule, rule);
+    }
+    for (text, problem) in [
+        ("global-norm:1", "Euclidean"),
+        ("skip:6", "Euclidean"),
+        ("median:2", "Euclidean"),
+        ("global-norm:1,p=3", "its own order"),
+        ("norm:1,p=inf+global-norm:1,p=inf", "beside a rule"),
+    ] {
+        let error = Replay::of_order(&text.parse().unwrap(), NormOrder::INFINITY).unwrap_err();
+        assert!(error.problem.contains(problem), "{error}");
     }
     let mut replay = Replay::new(&"norm:1".parse().unwrap()).unwrap();
     let without_tensors = RecordedStep {

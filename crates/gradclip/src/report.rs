@@ -59,8 +59,8 @@ pub struct ClipReport {
     /// (until [`Deferred::scale`](crate::Deferred::scale)), and
     /// [`Clipper::decide`](crate::Clipper::decide) likewise.
     pub rounded_to_zero: Option<u64>,
-    /// The cosine of the angle between the (finite) gradient before and after, always by the
-    /// Euclidean inner product. Exactly 1 where the direction is kept, and by convention where a
+    /// The cosine of the angle between the (finite) gradient before and after, before rounding to
+    /// storage as the norms are, and always by the Euclidean inner product. Exactly 1 where the direction is kept, and by convention where a
     /// norm is zero and where the step is skipped. `None` where two rules of a chain turned the
     /// gradient, for their angles do not add up.
     pub cosine: Option<f64>,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use gradclip::{ClipAction, ClipReport};
+use gradclip::{ClipAction, ClipReport, SkipReason};
 use gradclip_judge::StepRecord;
 use serde::{Deserialize, Serialize};
 
@@ -190,7 +190,7 @@ pub struct ClipEvent {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub rounded_to_zero: Option<u64>,
     /// Cosine between the gradient before and after: below 1, direction was lost. Null where two
-    /// rules of a chain turned it.
+    /// rules of a chain turned it, or elements became zero by rounding.
     pub cosine: Option<f64>,
     /// Norm before clipping of each tensor, with six digits; without those that are not finite.
     pub tensors: BTreeMap<String, f64>,
@@ -214,6 +214,26 @@ pub fn action_name(action: ClipAction) -> &'static str {
     }
 }
 
+impl ClipEvent {
+    /// Of a step that was refused, because these tensors have so many elements that are not finite.
+    pub fn refused(tensors: &[(String, u64)]) -> ClipEvent {
+        ClipEvent {
+            action: ClipAction::Skip,
+            norm_before: f64::NAN,
+            norm_after: 0.0,
+            coefficient: 0.0,
+            threshold: None,
+            skip_reason: Some(SkipReason::NonFinite.to_string()),
+            non_finite: tensors.iter().map(|(_, count)| count).sum(),
+            first_non_finite: tensors.first().map(|(name, _)| name.clone()),
+            clipped_share: 0.0,
+            rounded_to_zero: None,
+            cosine: None,
+            tensors: BTreeMap::new(),
+        }
+    }
+}
+
 impl From<&ClipReport> for ClipEvent {
     fn from(report: &ClipReport) -> Self {
         let norms = report
@@ -233,7 +253,10 @@ impl From<&ClipReport> for ClipEvent {
             clipped_share: report.clipped_share,
             // A log of a million steps need not say of each that nothing was lost.
             rounded_to_zero: report.rounded_to_zero.filter(|lost| *lost > 0),
-            cosine: report.cosine,
+            // It is that before rounding.
+            cosine: report
+                .cosine
+                .filter(|_| report.rounded_to_zero.is_none_or(|lost| lost == 0)),
             tensors: norms.collect(),
         }
     }
@@ -279,6 +302,23 @@ mod null_if_not_finite {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Without the elements that storage has lost, the direction is another one.
+    #[test]
+    fn no_cosine_is_told_of_gradients_that_lost_elements() {
+        use gradclip::{Clipper, NonFinite, Unscaled};
+
+        let told = |threshold: &str| {
+            let policy = format!("global-norm:{threshold}").parse().unwrap();
+            let mut clipper = Clipper::new(policy, NonFinite::Skip).unwrap();
+            let smallest = f32::from_bits(1);
+            let gradients = Unscaled::single(vec![("w", vec![1.0, smallest])]);
+            let event = ClipEvent::from(clipper.clip(gradients).unwrap().report());
+            (event.rounded_to_zero, event.cosine)
+        };
+        assert_eq!(told("0.75"), (None, Some(1.0)));
+        assert_eq!(told("0.5"), (Some(1), None));
+    }
 
     #[test]
     fn an_evaluation_that_is_not_finite_survives_its_line() {

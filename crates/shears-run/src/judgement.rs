@@ -21,7 +21,7 @@ pub struct Subject {
     pub policy: ClipPolicy,
     /// The learning rate.
     pub lr: Option<f64>,
-    /// Whether the optimizer is one of Adam's kind.
+    /// Whether the optimizer is one of Adam's kind ([`is_adaptive`]).
     pub adaptive: bool,
     /// Whether the text came from standard input.
     pub standard_input: bool,
@@ -48,10 +48,15 @@ impl Subject {
             adaptive: plan
                 .get("optimizer")
                 .and_then(toml::Value::as_str)
-                .is_some_and(|optimizer| ["adam", "adamw", "rmsprop"].contains(&optimizer)),
+                .is_some_and(is_adaptive),
             standard_input: text
                 .is_some_and(|files| files.iter().any(|file| file.as_str() == Some("-"))),
         }
+    }
+
+    /// The command that goes on with the run.
+    pub fn resume(&self) -> String {
+        format!("{} train --resume {}", program(), quoted(&self.folder))
     }
 
     /// The command that trains the run again with other settings.
@@ -63,6 +68,12 @@ impl Subject {
         };
         format!("{} train --config {plan} {next}{input}", program())
     }
+}
+
+/// Whether the optimizer of this name divides each element of a gradient by its usual size, so that
+/// its steps have much the same length whatever the gradient's.
+pub fn is_adaptive(optimizer: &str) -> bool {
+    ["adam", "adamw", "rmsprop"].contains(&optimizer)
 }
 
 /// How the user started this program, for commands to type next.
@@ -115,12 +126,12 @@ impl Columns {
         run.cosine = self.cosine_of_clipped();
         let judged = judge(&run);
         let lost = judged.verdict.class.tone() == Tone::Bad;
+        let next = judged.verdict.next.as_ref();
         Judgement {
-            next: judged
-                .verdict
-                .next
-                .as_ref()
-                .map(|next| subject.command(next)),
+            next: match end.is_some_and(|end| end.how == EndReason::Stopped) {
+                true => Some(subject.resume()),
+                false => next.map(|next| subject.command(next)),
+            },
             // Nothing is known of gradients that were not finite.
             layers: self.gradient_flow().filter(|_| !lost),
             pace: self.update_pace().filter(|_| !lost),

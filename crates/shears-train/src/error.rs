@@ -149,6 +149,6 @@ fn in_a_row(skips: u64) -> String {
 fn last_good(checkpoint: &Option<PathBuf>) -> String {
     match checkpoint {
         Some(path) => format!("the last good checkpoint is {}", path.display()),
-        None => "no checkpoint was written yet".to_string(),
+        None => "there is no good checkpoint yet".to_string(),
     }
 }

@@ -1,6 +1,7 @@
 //! A whole run: steps, evaluations, samples, events and checkpoints, from where it stands to its
 //! end.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::{Instant, SystemTime};
@@ -206,7 +207,10 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
     /// sound; one that left out an outlier is not in trouble.
     fn take_step(&mut self) -> Result<bool, TrainError> {
         let started = Instant::now();
-        let outcome = self.trainer.step()?;
+        let outcome = match self.trainer.step() {
+            Err(error) => return Err(self.refused(error)?),
+            Ok(outcome) => outcome,
+        };
         let step = self.trainer.progress.step;
         let event = step_event(step, &outcome, self.plan.tokens_per_step(), started);
         self.log.append(&Event::Step(event.clone()))?;
@@ -222,6 +226,26 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
         progress.val_loss = None;
         progress.pending = Due::after(step, &self.plan).takes_long();
         Ok(outcome.report.skip_reason != Some(SkipReason::NonFinite))
+    }
+
+    /// Writes the line of a step that was refused because its gradients are not finite, so that the
+    /// log says where and what.
+    fn refused(&mut self, error: TrainError) -> Result<TrainError, TrainError> {
+        if let TrainError::NonFinite { step, cause } = &error
+            && let gradclip::ClipError::NonFinite { tensors } = cause
+        {
+            let event = StepEvent {
+                step: *step,
+                loss: None,
+                lr: self.plan.schedule().at(self.trainer.progress.updates),
+                tokens_per_second: 0.0,
+                clip: ClipEvent::refused(tensors),
+                update_ratios: BTreeMap::new(),
+            };
+            self.log.append(&Event::Step(event.clone()))?;
+            self.observer.step(&event);
+        }
+        Ok(error)
     }
 
     /// All that is due after a step; gives the end of the run if it ends here.

@@ -1,4 +1,4 @@
-//! Exit codes: 0 done, 1 failed, 2 misuse, 3 too many non-finite steps, 130 interrupted.
+//! Exit codes: 0 done, 1 failed, 2 misuse, 3 diverged, 130 interrupted.
 
 use std::cell::Cell;
 use std::fmt;
@@ -13,6 +13,9 @@ use crate::output::{complain, one_line};
 
 /// The user asked for something that cannot be done.
 pub(crate) const MISUSE: u8 = 2;
+
+/// Numbers that were not finite ended a run: gradients, loss or weights, under whatever rule.
+const DIVERGED: u8 = 3;
 
 /// A run that a signal ended, after it was saved.
 pub(crate) const INTERRUPTED: u8 = 130;
@@ -92,7 +95,7 @@ fn code(error: &anyhow::Error) -> u8 {
             | TrainError::Folder { .. }
             | TrainError::Changed { .. },
         ) => MISUSE,
-        Some(TrainError::TooManySkips { .. }) => 3,
+        Some(error) if error.is_divergence() => DIVERGED,
         _ => 1,
     }
 }

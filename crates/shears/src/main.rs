@@ -62,8 +62,8 @@ struct Arguments {
     command: Option<Command>,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 misuse, 3 stopped because too many \
-steps in a row had non-finite gradients, 130 interrupted (after saving).";
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 misuse, 3 a run diverged: gradients, \
+loss or weights were not finite, 130 interrupted (after saving).";
 
 const EXAMPLES: &str = "Examples:
   shears                                        the demo: a network with clipping and without
@@ -77,7 +77,7 @@ const EXAMPLES: &str = "Examples:
 
 Exit codes:
   0 done   1 failed   2 misuse
-  3 stopped because too many steps in a row had non-finite gradients
+  3 a run diverged: its gradients, loss or weights were not finite
   130 interrupted; the run was saved and can be resumed";
 
 #[derive(Debug, Subcommand)]

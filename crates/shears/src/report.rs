@@ -147,9 +147,9 @@ pub(crate) fn plan_lines(plan: &Plan) -> String {
     )
 }
 
-/// The verdict on a run: one sentence, one line of numbers and one command, `next` if there is one;
-/// with `all`, whatever else is known.
-pub(crate) fn say_judgement(judgement: &Judgement, next: Option<String>, all: bool) {
+/// The verdict on a run: one sentence, one line of numbers and one command; with `all`, whatever else
+/// is known.
+pub(crate) fn say_judgement(judgement: &Judgement, all: bool) {
     let verdict = &judgement.verdict;
     let colour = match verdict.class.tone() {
         Tone::Plain => None,
@@ -176,7 +176,7 @@ pub(crate) fn say_judgement(judgement: &Judgement, next: Option<String>, all: bo
             }
         }
     }
-    if let Some(next) = next.or_else(|| judgement.next.clone()) {
+    if let Some(next) = &judgement.next {
         say!("try next: {next}");
     }
 }

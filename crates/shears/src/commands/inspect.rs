@@ -35,8 +35,16 @@ pub(crate) fn run(arguments: &InspectArguments) -> anyhow::Result<ExitCode> {
     if let Some(problem) = lost_lines(&columns, &store.list()?) {
         complain!("shears: warning: {}: {problem}", run.path().display());
     }
+    let subject = Subject::of(run.path());
+    let mut judgement = columns.judge(&subject);
+    let goes_on = columns.end.is_none() && LockWatch::default().is_training(run.path());
+    if columns.end.is_none() {
+        // One that was killed can be resumed; one that trains needs nothing.
+        judgement.next = (!goes_on).then(|| subject.resume());
+    }
     let inspected = Inspected {
-        judgement: columns.judge(&Subject::of(run.path())),
+        judgement,
+        goes_on,
         checkpoints: store.list()?,
         best: store.best()?,
         run,
@@ -59,6 +67,8 @@ struct Inspected {
     checkpoints: Vec<PathBuf>,
     best: Option<PathBuf>,
     judgement: Judgement,
+    /// Somebody trains it just now.
+    goes_on: bool,
 }
 
 impl Inspected {
@@ -93,8 +103,7 @@ impl Inspected {
     /// How the run ended, or that it goes on.
     fn ending(&self) -> String {
         let Some(end) = &self.columns.end else {
-            let trains = LockWatch::default().is_training(self.run.path());
-            let words = match trains {
+            let words = match self.goes_on {
                 true => "it is in training",
                 false => "its log has no end: it was killed, and can be resumed",
             };
@@ -154,7 +163,7 @@ impl Inspected {
             say!("  none yet");
         }
         say!("\nclipping with {}:", plan.clip);
-        report::say_judgement(&self.judgement, None, true);
+        report::say_judgement(&self.judgement, true);
         if let Some(missing) = without_header(&self.columns, "flow of gradients through the layers")
         {
             say!("  {missing}");

@@ -45,9 +45,10 @@ const LABELS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
 /// over all steps but those left out. left out: as outliers, not for being non-finite. warm-up: the
 /// steps before every rule of the policy had seen enough.
 ///
-/// Rules that norms do not suffice for are refused: value, agc, p other than 2, update-rms, spam.
+/// Rules that norms do not suffice for are refused: value, agc, update-rms, spam, and those of
+/// another order (`p=`) than that of the run's norms, which is 2 unless its policy says otherwise.
 ///
-/// JSON keys: run, clip, open_loop, steps, non_finite, step, norm, spike_definition, spikes.[].{
+/// JSON keys: run, clip, open_loop, steps, non_finite, order, step, norm, spike_definition, spikes.[].{
 /// first_step, last_step, peak_step, norm, times_median}, policies.[].{label, policy, clipped,
 /// clipped_share, coefficient.{median, smallest}, norm_removed, left_out, warm_up, threshold.{first,
 /// median, last, min, max}, spikes.{caught, at_once, each}, actions, thresholds, coefficients}.
@@ -80,8 +81,7 @@ const EXAMPLES: &str = "Examples:
 pub(crate) fn run(arguments: &ReplayArguments) -> anyhow::Result<ExitCode> {
     let run = arguments.run.open()?;
     let plan = run.plan()?;
-    let policies = policies(arguments)?;
-    check_order(&run, &plan)?;
+    let policies = policies(arguments, &plan)?;
     if let Some(file) = &arguments.plot {
         check_plot(file, policies.len())?;
     }
@@ -101,8 +101,16 @@ pub(crate) fn run(arguments: &ReplayArguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The policies that were typed, all of which can be replayed.
-fn policies(arguments: &ReplayArguments) -> anyhow::Result<Vec<ClipPolicy>> {
+/// The policies that were typed, all of which can be replayed from the run's norms.
+fn policies(arguments: &ReplayArguments, plan: &Plan) -> anyhow::Result<Vec<ClipPolicy>> {
+    let order = plan.clip.order();
+    let of_run = match order {
+        NormOrder::TWO => String::new(),
+        order => format!(
+            "; the run was trained with {}, so that its norms are of order {order}",
+            plan.clip
+        ),
+    };
     if arguments.policies.len() > LABELS.len() {
         let most = LABELS.len();
         return Err(Misuse(format!("--clip can be given {most} times at most")).into());
@@ -111,24 +119,11 @@ fn policies(arguments: &ReplayArguments) -> anyhow::Result<Vec<ClipPolicy>> {
     for text in &arguments.policies {
         let refuse = |problem: String| Misuse(format!("--clip {text}: {problem}"));
         let policy: ClipPolicy = text.parse().map_err(|error| refuse(format!("{error}")))?;
-        Replay::new(&policy).map_err(|error| refuse(error.to_string()))?;
+        let replayed = Replay::of_order(&policy, order);
+        replayed.map_err(|error| refuse(format!("{error}{of_run}")))?;
         policies.push(policy);
     }
     Ok(policies)
-}
-
-/// A run's norms are of its policy's order, and replaying takes Euclidean ones.
-fn check_order(run: &RunFolder, plan: &Plan) -> Result<(), Misuse> {
-    if plan.clip.order() == NormOrder::TWO {
-        return Ok(());
-    }
-    Err(Misuse(format!(
-        "{}: it was trained with {}, so that its norms are of order {}; only those of order 2 can \
-         be replayed",
-        run.path().display(),
-        plan.clip,
-        plan.clip.order(),
-    )))
 }
 
 fn check_plot(file: &Path, policies: usize) -> Result<(), Misuse> {
@@ -170,7 +165,7 @@ impl Replayed {
             |policy: &ClipPolicy, error: ReplayError| Misuse(format!("--clip {policy}: {error}"));
         for policy in policies {
             check_sizes(&policy, columns)?;
-            let other = Watched::other(policy.clone());
+            let other = Watched::other(policy.clone(), plan.clip.order());
             watched.push(other.map_err(|error| refuse(&policy, error))?);
         }
         let elements = columns.header.as_ref().map(elements);
@@ -218,6 +213,7 @@ impl Replayed {
             "open_loop": true,
             "steps": self.steps.len(),
             "non_finite": self.non_finite(),
+            "order": self.plan.clip.order().to_string(),
             "step": self.steps,
             "norm": self.norms,
             "spike_definition": {

@@ -483,9 +483,7 @@ impl Ending<'_> {
             None => {}
         }
         say!("");
-        let resume = format!("{program} train --resume {run}");
-        let next = (how == EndReason::Stopped).then_some(resume);
-        report::say_judgement(&judgement, next, self.verbose);
+        report::say_judgement(&judgement, self.verbose);
         Ok(())
     }
 }

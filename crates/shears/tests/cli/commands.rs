@@ -523,7 +523,7 @@ fn too_many_skips_end_the_run() {
     for part in [
         "3 steps in a row",
         "embedding.weight",
-        "no checkpoint was written yet",
+        "there is no good checkpoint yet",
         "--lr",
     ] {
         assert!(message.contains(part), "no {part:?} in {message}");
@@ -550,8 +550,54 @@ fn too_many_skips_end_the_run() {
 fn a_non_finite_gradient_can_be_an_error() {
     let scratch = Scratch::new();
     let train = format!("train {DIVERGING} --quiet --non-finite error --out run");
-    let message = scratch.run(&train).failed(1);
+    let message = scratch.run(&train).failed(3);
     assert!(message.contains("--non-finite skip"), "{message}");
+    // The log has the step, so that share and tensor are known.
+    let steps = scratch.events("run").into_iter();
+    let steps: Vec<Value> = steps.filter(|event| event["event"] == "step").collect();
+    let last = &steps.last().unwrap()["clip"];
+    assert_eq!(last["action"], "skip");
+    assert_eq!(last["skip_reason"], "non-finite gradients");
+    let said = scratch.run("inspect run --json").json().remove(0)["verdict"].take();
+    let sentence = said["sentence"].as_str().unwrap();
+    let taken = steps.len();
+    let share = format!("not finite from step {taken} (1 of {taken} steps, ");
+    assert!(sentence.contains(&share), "{sentence}");
+    assert!(sentence.contains(" %, first in `"), "{sentence}");
+}
+
+/// A checkpoint is saved before its evaluation.
+#[test]
+fn a_checkpoint_whose_evaluation_is_not_finite_is_not_called_good() {
+    let scratch = Scratch::new();
+    let train = |flags: &str| {
+        let each = "--quiet --save-every 1 --eval-every 1 --non-finite zero";
+        scratch.run(&format!("train {DIVERGING} {each} {flags}"))
+    };
+    // The weights of the first step are finite, and nothing else is.
+    let message = train("--out first").failed(3);
+    assert!(
+        message.contains("step 1: the validation loss is not finite"),
+        "{message}"
+    );
+    assert!(
+        message.contains("there is no good checkpoint yet"),
+        "{message}"
+    );
+    assert_eq!(scratch.checkpoints("first"), ["step-00000001"]);
+    // Later, the one before it is good.
+    let message = train("--out later --lr 30").failed(3);
+    let saved = scratch.checkpoints("later");
+    let (last, before) = (saved.len() - 1, saved.len() - 2);
+    assert!(
+        message.contains("the validation loss is not finite"),
+        "{message}"
+    );
+    assert!(
+        message.contains(&format!("is later/checkpoints/{};", saved[before])),
+        "{message}"
+    );
+    assert!(!message.contains(&saved[last]), "{message}");
 }
 
 const RUINED: &str = "train --batch 4 --window 8 --steps 40 --eval-every 10 --optimizer sgd \
@@ -562,7 +608,7 @@ fn a_loss_that_is_not_finite_leaves_a_readable_run() {
     let scratch = Scratch::new();
     let message = scratch
         .run(&format!("{RUINED} --quiet --lr 1e30"))
-        .failed(1);
+        .failed(3);
     assert!(
         message.contains("the validation loss is not finite"),
         "{message}"
@@ -592,9 +638,9 @@ fn a_perplexity_that_overflows_leaves_a_readable_run() {
 #[test]
 fn a_model_that_is_not_finite_ends_the_run() {
     let scratch = Scratch::new();
-    for (rule, code) in [("zero", 1), ("error", 1), ("skip", 3)] {
+    for rule in ["zero", "error", "skip"] {
         let train = format!("train {DIVERGING} --non-finite {rule} --quiet --out {rule}");
-        let message = scratch.run(&train).failed(code);
+        let message = scratch.run(&train).failed(3);
         assert!(
             message.contains("not finite") || message.contains("non-finite"),
             "{message}"
@@ -727,7 +773,7 @@ fn a_cause_is_told_once() {
     assert!(message.contains("file/run"), "{message}");
     assert_eq!(message.matches("os error").count(), 1, "{message}");
     let train = format!("train {DIVERGING} --quiet --non-finite error --out run");
-    let message = scratch.run(&train).failed(1);
+    let message = scratch.run(&train).failed(3);
     assert_eq!(message.matches("embedding.weight").count(), 1, "{message}");
 }
 

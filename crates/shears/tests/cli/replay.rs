@@ -300,6 +300,34 @@ fn what_cannot_be_replayed_is_refused() {
     assert!(missing.contains("no step is recorded"), "{missing}");
 
     let scratch = trained("--clip global-norm:5,p=1");
-    let refused = scratch.run("replay run --clip global-norm:1").failed(2);
-    assert!(refused.contains("global-norm:5,p=1"), "{refused}");
+    for policy in ["global-norm:1", "median:2"] {
+        let refused = scratch
+            .run(&format!("replay run --clip {policy}"))
+            .failed(2);
+        assert!(
+            refused.contains("Euclidean norms; the run was trained with global-norm:5,p=1"),
+            "{refused}"
+        );
+    }
+}
+
+/// What the run measured is what a policy of its order goes by.
+#[test]
+fn a_run_is_replayed_in_its_own_order() {
+    let scratch = trained("--clip global-norm:5,p=1");
+    let own = scratch
+        .run("replay run --clip global-norm:5,p=1 --json")
+        .json()
+        .remove(0);
+    assert_eq!(own["order"], "1");
+    let [run, again] = [&own["policies"][0], &own["policies"][1]];
+    assert!(run["clipped"].as_u64().unwrap() > 0, "{run}");
+    for key in ["clipped", "actions", "thresholds", "coefficient"] {
+        assert_eq!(run[key], again[key], "{key}");
+    }
+    let text = scratch.run("replay run --clip norm:1,p=1").succeeded();
+    assert!(
+        text.contains("gradient norm (p=1) before clipping"),
+        "{text}"
+    );
 }

@@ -198,6 +198,31 @@ fn how_a_run_ended_is_said() {
     assert!(cut.succeeded().contains("its log has no end"));
     let json = inspected(&scratch, "run");
     assert!(json["end"].is_null(), "{json}");
+    assert_eq!(json["verdict"]["next"], "shears train --resume run");
+}
+
+/// What a stopped run is told to type, as text, as JSON and later.
+#[test]
+fn a_run_that_was_stopped_is_told_to_go_on_everywhere() {
+    let scratch = Scratch::new();
+    let next = "shears train --resume text";
+    let train = format!("train {TINY} --steps 1000000 --out text");
+    let text = scratch.start(&train, "text", 40).terminate();
+    assert_eq!(text.code, Some(130));
+    assert_eq!(
+        text.stdout.lines().last().unwrap(),
+        format!("try next: {next}")
+    );
+    assert_eq!(inspected(&scratch, "text")["verdict"]["next"], next);
+    let train = format!("train {TINY} --steps 1000000 --json --out json");
+    let json = scratch.start(&train, "json", 40).terminate();
+    let last = json.stdout.lines().last().unwrap();
+    let last: Value = serde_json::from_str(last).unwrap();
+    assert_eq!(last["verdict"]["next"], "shears train --resume json");
+    assert_eq!(
+        last["verdict"]["next"],
+        inspected(&scratch, "json")["verdict"]["next"]
+    );
 }
 
 #[test]

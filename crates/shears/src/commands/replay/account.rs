@@ -1,6 +1,6 @@
 //! What one policy made of the steps of a run, and what that comes to.
 
-use gradclip::{ClipAction, ClipRule};
+use gradclip::{ClipAction, ClipRule, NormOrder};
 use gradclip_judge::statistics::{mean, median};
 use gradclip_judge::{RecordedStep, Replay, ReplayError, Spikes, goes_by_norm_of_all};
 use serde_json::{Value, json};
@@ -160,6 +160,7 @@ impl Watched {
     pub(crate) fn own(policy: ClipPolicy) -> Watched {
         let learning = policy.rules().iter().filter(|rule| learns_alone(rule));
         let alone = learning.filter_map(|rule| {
+            // Rules that learn go by Euclidean norms.
             Some(Alone {
                 replay: Replay::new(&ClipPolicy::from(*rule)).ok()?,
                 steps: 0,
@@ -174,10 +175,10 @@ impl Watched {
         }
     }
 
-    /// Another policy.
-    pub(crate) fn other(policy: ClipPolicy) -> Result<Watched, ReplayError> {
+    /// Another policy, for norms of this order.
+    pub(crate) fn other(policy: ClipPolicy, order: NormOrder) -> Result<Watched, ReplayError> {
         Ok(Watched {
-            replay: Some(Replay::new(&policy)?),
+            replay: Some(Replay::of_order(&policy, order)?),
             ..Watched::own(policy)
         })
     }

@@ -1,5 +1,6 @@
 //! The chart of `shears replay`: the norm of each step, and the threshold of each policy.
 
+use gradclip::NormOrder;
 use shears_figure::{Axis, Colour, Figure, FigureError, MOST_COLOURS, Panel, Series};
 
 use super::Replayed;
@@ -14,7 +15,11 @@ pub(super) fn svg(replayed: &Replayed) -> Result<String, FigureError> {
     let (low, high) = range(replayed);
     let name = replayed.run.file_name().unwrap_or(replayed.run.as_os_str());
     let x = Axis::linear("step").written_as(step_number);
-    let y = Axis::log("norm of all gradients, log scale").within(low, high);
+    let y = match replayed.plan.clip.order() {
+        NormOrder::TWO => Axis::log("norm of all gradients, log scale"),
+        order => Axis::log(format!("norm (p={order}) of all gradients, log scale")),
+    };
+    let y = y.within(low, high);
     let mut series = norms(replayed);
     // The run's own line is the thinnest and lies above the others, the next ones are thicker from
     // line to line: of lines that lie on each other all can be seen.

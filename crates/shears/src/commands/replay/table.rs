@@ -1,6 +1,6 @@
 //! What `shears replay` prints.
 
-use gradclip::significant;
+use gradclip::{NormOrder, significant};
 use gradclip_judge::statistics::median;
 use gradclip_judge::{Spikes, UsualNorm};
 use shears_train::OptimizerKind;
@@ -37,8 +37,12 @@ fn head(replayed: &Replayed) -> Vec<String> {
         let max = finite.iter().copied().fold(0.0, f64::max);
         let min = finite.iter().copied().fold(max, f64::min);
         let [min, median, max] = [min, median, max].map(significant);
+        let order = match plan.clip.order() {
+            NormOrder::TWO => String::new(),
+            order => format!(" (p={order})"),
+        };
         lines.push(format!(
-            "gradient norm before clipping: min {min}, median {median}, max {max}"
+            "gradient norm{order} before clipping: min {min}, median {median}, max {max}"
         ));
     }
     if replayed.non_finite() > 0 {
