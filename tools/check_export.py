@@ -1,10 +1,11 @@
 """Compares what a run's model writes and predicts with what its exported form does elsewhere.
 
 Usage: cargo build --release --workspace --bin shears --example logits
-       python tools/check_export.py RUN [PROMPT]   (needs numpy, safetensors, torch and transformers)
+       python tools/check_export.py huggingface|gguf RUN [PROMPT]
+(needs numpy, safetensors; torch and transformers; xllamacpp, which is llama.cpp)
 
-Exports the run by `shears export`, loads the folder with transformers, continues the prompt by the
-likeliest token, and compares 200 tokens one by one, and the logits that each was chosen by, with
+Exports the run by `shears export`, loads the result with the other program, continues the prompt by
+the likeliest token, and compares 200 tokens one by one, and the logits that each was chosen by, with
 those of `crates/shears-exchange/examples/logits.rs`.  The context has to hold prompt and tokens.
 """
 
@@ -12,6 +13,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,8 @@ PROGRAMS = Path(__file__).resolve().parents[1] / "target/release"
 TOKENS = 200
 # Sums of a few hundred terms in float32, in another order.
 TOLERANCE = 1e-4
+# llama.cpp has GELU by tanh alone, from a table in half precision, and sums in half precision.
+GGUF_TOLERANCE = {"f32": 3e-3, "f16": 1e-2, "q8_0": 0.3}
 
 
 def run_program(name, *arguments):
@@ -67,13 +71,79 @@ def check_huggingface(run, prompt, folder, tokens, logits):
     print(f"transformers: {TOKENS} tokens equal, logits within {difference:.1e}")
 
 
+def check_gguf(run, prompt, folder, tokens, logits):
+    for kind, tolerance in GGUF_TOLERANCE.items():
+        out = folder / kind
+        run_program("shears", "export", run, "--format", "gguf", "--dtype", kind, "--out", out)
+        size = (out / "model.gguf").stat().st_size
+        # A process each, because the server ends with it.
+        command = [sys.executable, __file__, "complete", out / "model.gguf", prompt,
+                   str(logits.shape[1])]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        answer = json.loads(done.stdout.splitlines()[-1])
+        assert answer["prompt"] == tokens[:-TOKENS].tolist(), f"{kind}: the prompt has other ids"
+        written = np.array(answer["ids"])
+        equal = int(np.argmin(np.append(written == tokens[-TOKENS:], False)))
+        # Where the texts part, what comes before is no longer the same.
+        steps = range(min(equal + 1, TOKENS))
+        difference = max(difference_of(answer["logprobs"][step], logits[step]) for step in steps)
+        print(f"llama.cpp, {kind}, {size} bytes: {equal} of {TOKENS} tokens equal, "
+              f"logits within {difference:.1e}")
+        assert difference <= tolerance, "logits differ"
+        assert equal == TOKENS or kind != "f32", "greedy text differs"
+
+
+def difference_of(theirs, ours):
+    """The largest difference of log-probabilities and logits, which differ by the same number."""
+    differences = np.array([value - ours[int(id)] for id, value in theirs.items()
+                            if int(id) < len(ours)])
+    return np.abs(differences - differences.mean()).max()
+
+
+def complete(path, prompt, vocabulary):
+    """Prints as JSON what llama.cpp writes after a prompt."""
+    import xllamacpp
+
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path = path
+    parameters.n_parallel = 1
+    parameters.warmup = False
+    server = xllamacpp.Server(parameters)
+
+    def ask(what, **body):
+        request = urllib.request.Request(server.listening_address + what,
+                                         json.dumps(body).encode(),
+                                         {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request) as answer:
+            return json.load(answer)
+
+    ids = ask("/tokenize", content=prompt)["tokens"]
+    assert ask("/detokenize", tokens=ids)["content"] == prompt, "the prompt does not come back"
+    answer = ask("/completion", prompt=prompt, n_predict=TOKENS, temperature=0,
+                 n_probs=vocabulary + 1, cache_prompt=False)
+    steps = answer["completion_probabilities"]
+    print(json.dumps({
+        "prompt": ids,
+        "ids": [step["id"] for step in steps],
+        "logprobs": [{top["id"]: top["logprob"] for top in step["top_logprobs"]}
+                     for step in steps],
+    }), flush=True)
+
+
+CHECKS = {"huggingface": check_huggingface, "gguf": check_gguf}
+
+
 def main():
-    run = Path(sys.argv[1]).resolve()
-    prompt = sys.argv[2] if len(sys.argv) > 2 else "\n"
+    if sys.argv[1] == "complete":
+        complete(sys.argv[2], sys.argv[3], int(sys.argv[4]))
+        return
+    check = CHECKS[sys.argv[1]]
+    run = Path(sys.argv[2]).resolve()
+    prompt = sys.argv[3] if len(sys.argv) > 3 else "\n"
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         tokens, logits = of_shears(run, prompt, folder)
-        check_huggingface(run, prompt, folder, tokens, logits)
+        check(run, prompt, folder, tokens, logits)
 
 
 if __name__ == "__main__":

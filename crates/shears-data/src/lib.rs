@@ -28,5 +28,5 @@ pub use decode_stream::StreamDecoder;
 pub use error::DataError;
 pub use limits::{BPE_SIZE_MAX, BPE_SIZE_MIN};
 pub use split::split;
-pub use tokenizer::{Tokenizer, TokenizerKind};
+pub use tokenizer::{Tokenizer, TokenizerKind, Units, byte_alphabet};
 pub use tokens::Tokens;

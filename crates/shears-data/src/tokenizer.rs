@@ -16,6 +16,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+pub use self::byte_level::symbols as byte_alphabet;
 pub use self::kind::TokenizerKind;
 use self::library::Library;
 use crate::corpus::unreadable;
@@ -56,6 +57,17 @@ enum Engine {
         bytes: Vec<Vec<u8>>,
     },
     Other(Library),
+}
+
+/// What the tokens of a tokenizer are, by id, where each is the same in any text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Units<'a> {
+    /// The 256 bytes.
+    Bytes,
+    /// These characters.
+    Characters(&'a [char]),
+    /// Something else: [`Tokenizer::json`] says what.
+    Other,
 }
 
 /// What a single id stands for, as far as it can be said without its neighbours.
@@ -163,6 +175,16 @@ impl Tokenizer {
     #[must_use]
     pub fn json(&self) -> &str {
         &self.json
+    }
+
+    /// What its tokens are.
+    #[must_use]
+    pub fn units(&self) -> Units<'_> {
+        match &self.engine {
+            Engine::Byte => Units::Bytes,
+            Engine::Char { symbols, .. } => Units::Characters(symbols),
+            Engine::ByteLevel { .. } | Engine::Other(_) => Units::Other,
+        }
     }
 
     /// SHA-256 of what [`Tokenizer::save`] writes, in hexadecimal: a run goes on with the tokenizer

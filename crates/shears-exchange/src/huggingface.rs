@@ -93,6 +93,9 @@ fn tokenizer_config(model: &TrainedModel<'_>) -> Value {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": false,
         "model_max_length": model.config.context,
+        // Version 4 would give `token_type_ids` beside them, all zero, and GPT-2 would add the
+        // embedding of token 0 to every position.
+        "model_input_names": ["input_ids", "attention_mask"],
     });
     if let Some(end) = model.end_token {
         config["eos_token"] = model.tokenizer.decode(&[end]).into();

@@ -4,6 +4,7 @@
 //! export.rs        what leaves: weights, tokenizer, and what is known of the run
 //! names.rs         the names of a Transformer's tensors in each format
 //! huggingface.rs   a folder that `transformers` loads
+//! gguf.rs          a file that llama.cpp loads
 //! card.rs          README.md beside the weights
 //! safetensors_file.rs  weights on disk
 //! ```
@@ -11,6 +12,7 @@
 mod card;
 mod error;
 mod export;
+mod gguf;
 mod huggingface;
 mod names;
 mod safetensors_file;
@@ -18,4 +20,5 @@ mod safetensors_file;
 pub use card::Card;
 pub use error::ExchangeError;
 pub use export::TrainedModel;
+pub use gguf::{GgufType, export_gguf};
 pub use huggingface::export_huggingface;

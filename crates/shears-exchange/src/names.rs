@@ -5,6 +5,8 @@
 pub(crate) enum Naming {
     /// `transformers`, whose `Conv1D` holds the matrices of a block as `[in, out]`.
     HuggingFace,
+    /// llama.cpp, with matrices as ours.
+    Gguf,
 }
 
 /// Where a tensor of ours is in a format.
@@ -15,35 +17,60 @@ pub(crate) struct Place {
     pub(crate) transposed: bool,
 }
 
-/// The parts of a block: ours, Hugging Face's, and whether it is a matrix of `Conv1D`.
-const PARTS: [(&str, &str, bool); 6] = [
-    ("norm_1", "ln_1", false),
-    ("attention.qkv", "attn.c_attn", true),
-    ("attention.projection", "attn.c_proj", true),
-    ("norm_2", "ln_2", false),
-    ("mlp.expand", "mlp.c_fc", true),
-    ("mlp.project", "mlp.c_proj", true),
+/// A tensor, or a part of a block: ours, Hugging Face's, llama.cpp's.
+type Row = (&'static str, &'static str, &'static str);
+
+const TOP: [Row; 4] = [
+    ("token_embedding", "transformer.wte", "token_embd"),
+    ("position_embedding", "transformer.wpe", "position_embd"),
+    ("final_norm", "transformer.ln_f", "output_norm"),
+    ("output", "lm_head", "output"),
+];
+
+const NORMS: [Row; 2] = [
+    ("norm_1", "ln_1", "attn_norm"),
+    ("norm_2", "ln_2", "ffn_norm"),
+];
+
+const MATRICES: [Row; 4] = [
+    ("attention.qkv", "attn.c_attn", "attn_qkv"),
+    ("attention.projection", "attn.c_proj", "attn_output"),
+    ("mlp.expand", "mlp.c_fc", "ffn_up"),
+    ("mlp.project", "mlp.c_proj", "ffn_down"),
 ];
 
 impl Naming {
     /// The place of one of our tensors; none of a tensor that GPT-2's shape does not have.
     pub(crate) fn place(self, ours: &str) -> Option<Place> {
-        let Naming::HuggingFace = self;
-        let (name, transposed) = match ours {
-            "token_embedding.weight" => ("transformer.wte.weight".to_string(), false),
-            "position_embedding.weight" => ("transformer.wpe.weight".to_string(), false),
-            "final_norm.weight" => ("transformer.ln_f.weight".to_string(), false),
-            "final_norm.bias" => ("transformer.ln_f.bias".to_string(), false),
-            "output.weight" => ("lm_head.weight".to_string(), false),
-            _ => {
-                let (index, part) = ours.strip_prefix("blocks.")?.split_once('.')?;
-                let (part, kind) = part.rsplit_once('.')?;
-                let (_, theirs, is_matrix) = PARTS.iter().find(|(name, ..)| *name == part)?;
-                let name = format!("transformer.h.{index}.{theirs}.{kind}");
-                (name, *is_matrix && kind == "weight")
-            }
+        let (part, kind) = ours.rsplit_once('.')?;
+        let find = |rows: &[Row], part: &str| {
+            let row = rows.iter().find(|(ours, ..)| *ours == part)?;
+            Some(match self {
+                Naming::HuggingFace => row.1,
+                Naming::Gguf => row.2,
+            })
         };
-        Some(Place { name, transposed })
+        if let Some(theirs) = find(&TOP, part) {
+            let name = format!("{theirs}.{kind}");
+            return Some(Place {
+                name,
+                transposed: false,
+            });
+        }
+        let (index, part) = part.strip_prefix("blocks.")?.split_once('.')?;
+        let matrix = find(&MATRICES, part);
+        let theirs = matrix.or_else(|| find(&NORMS, part))?;
+        let is_weight = matrix.is_some() && kind == "weight";
+        Some(match self {
+            Naming::HuggingFace => Place {
+                name: format!("transformer.h.{index}.{theirs}.{kind}"),
+                transposed: is_weight,
+            },
+            Naming::Gguf => Place {
+                name: format!("blk.{index}.{theirs}.{kind}"),
+                transposed: false,
+            },
+        })
     }
 }
 
@@ -61,5 +88,11 @@ mod tests {
         assert!(!place("blocks.3.norm_2.weight").transposed);
         assert!(!place("output.weight").transposed);
         assert_eq!(Naming::HuggingFace.place("layers.0.weight_hh"), None);
+        assert_eq!(place("final_norm.bias").name, "transformer.ln_f.bias");
+        let gguf = Naming::Gguf.place("blocks.3.mlp.project.weight").unwrap();
+        assert_eq!(
+            (gguf.name.as_str(), gguf.transposed),
+            ("blk.3.ffn_down.weight", false)
+        );
     }
 }

@@ -6,8 +6,8 @@ use std::sync::LazyLock;
 static BYTE_OF: LazyLock<HashMap<char, u8>> =
     LazyLock::new(|| symbols().into_iter().zip(0..=u8::MAX).collect());
 
-/// The 256 characters, in the order of the bytes they stand for.
-pub(crate) fn symbols() -> Vec<char> {
+/// The 256 characters of GPT-2's alphabet, in the order of the bytes they stand for.
+pub fn symbols() -> Vec<char> {
     // Bytes that print stand for themselves, the others for the characters from U+0100 on.
     let mut others = '\u{100}'..;
     (0..=u8::MAX)

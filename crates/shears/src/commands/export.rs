@@ -47,6 +47,10 @@ pub(crate) struct ExportArguments {
     #[arg(long, requires = "out")]
     pub(crate) force: bool,
 
+    /// How gguf stores the matrices [default: f32]
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) dtype: Option<Dtype>,
+
     /// Which checkpoint's model: best, last, or the number of a step [default: best]
     #[arg(long, value_name = "WHICH")]
     pub(crate) checkpoint: Option<String>,
@@ -61,27 +65,46 @@ pub(crate) enum ExportFormat {
     Parquet,
     /// A Transformer: the folder that `transformers` loads
     Huggingface,
+    /// A Transformer: model.gguf, which llama.cpp loads
+    Gguf,
+}
+
+/// How a GGUF file stores its matrices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Dtype {
+    /// As they were trained
+    F32,
+    /// Half precision
+    F16,
+    /// 8 bits, and a scale for each 32 elements
+    #[value(name = "q8_0")]
+    Q8,
 }
 
 const EXAMPLES: &str = "Examples:
   shears export runs/mine > steps.csv
   shears export runs/mine --out steps.parquet --tensors
-  shears export runs/mine --format huggingface --out mine-hf";
+  shears export runs/mine --format huggingface --out mine-hf
+  shears export runs/mine --format gguf --dtype f16 --out mine-gguf";
 
 pub(crate) fn run(arguments: &ExportArguments) -> anyhow::Result<ExitCode> {
     let format = format(arguments);
     let is_table = matches!(format, ExportFormat::Csv | ExportFormat::Parquet);
+    let is_gguf = format == ExportFormat::Gguf;
     let flags = [
-        (arguments.tensors, true, "--tensors"),
-        (arguments.force, true, "--force"),
-        (arguments.checkpoint.is_some(), false, "--checkpoint"),
+        (arguments.tensors && !is_table, "--tensors is about a table"),
+        (arguments.force && !is_table, "--force is about a table"),
+        (
+            arguments.checkpoint.is_some() && is_table,
+            "--checkpoint is about a model",
+        ),
+        (
+            arguments.dtype.is_some() && !is_gguf,
+            "--dtype is about gguf",
+        ),
     ];
-    let stray = flags
-        .iter()
-        .find(|(given, of_table, _)| *given && *of_table != is_table);
-    if let Some((_, of_table, flag)) = stray {
-        let what = if *of_table { "a table" } else { "a model" };
-        return Err(Misuse(format!("{flag} is about {what}; leave it out")).into());
+    if let Some((_, problem)) = flags.into_iter().find(|(is_stray, _)| *is_stray) {
+        return Err(Misuse(format!("{problem}; leave it out")).into());
     }
     let run = arguments.run.open()?;
     match is_table {

@@ -51,8 +51,10 @@ fn a_transformer_has_the_names_and_shapes_of_gpt_2() {
     ] {
         assert!(card.contains(part), "{part}: {card}");
     }
-    let class = &json(&scratch, "hf/tokenizer_config.json")["tokenizer_class"];
-    assert_eq!(class, "PreTrainedTokenizerFast");
+    let tokenizer = json(&scratch, "hf/tokenizer_config.json");
+    assert_eq!(tokenizer["tokenizer_class"], "PreTrainedTokenizerFast");
+    let inputs = serde_json::json!(["input_ids", "attention_mask"]);
+    assert_eq!(tokenizer["model_input_names"], inputs);
     assert_eq!(
         scratch.read("hf/tokenizer.json"),
         scratch.read("run/tokenizer.json")
@@ -77,6 +79,42 @@ fn a_transformer_has_the_names_and_shapes_of_gpt_2() {
         tensor(&ours, "token_embedding.weight"),
         tensor(&theirs, "transformer.wte.weight")
     );
+}
+
+#[test]
+fn gguf_has_the_same_bytes_each_time_and_an_end_that_is_not_written() {
+    let scratch = Scratch::new();
+    let train = format!("train {TINY_TRANSFORMER} --hidden 32 --quiet --out run");
+    scratch.run(&train).succeeded();
+    for (dtype, out) in [
+        ("f32", "one"),
+        ("f32", "two"),
+        ("f16", "half"),
+        ("q8_0", "eighth"),
+    ] {
+        let flags = format!("--format gguf --dtype {dtype} --out {out}");
+        scratch.run(&format!("export run {flags}")).succeeded();
+    }
+    let file = |folder: &str| fs::read(scratch.path(folder).join("model.gguf")).unwrap();
+    let one = file("one");
+    assert!(one.starts_with(b"GGUF\x03\0\0\0"));
+    assert!(one == file("two"));
+    let sizes = ["one", "half", "eighth"].map(|folder| file(folder).len());
+    assert!(sizes[0] > sizes[1] && sizes[1] > sizes[2], "{sizes:?}");
+    for part in [
+        "general.architecture",
+        "<|endoftext|>",
+        "tokenizer.ggml.suppress_tokens",
+        "\u{2603} \u{2603}",
+        "blk.0.attn_qkv.weight",
+    ] {
+        let part = part.as_bytes();
+        assert!(
+            one.windows(part.len()).any(|window| window == part),
+            "{part:?}"
+        );
+    }
+    assert!(scratch.read("one/README.md").contains("llama.cpp"));
 }
 
 #[test]
@@ -109,6 +147,12 @@ fn what_a_format_has_no_place_for_is_refused_and_nothing_is_left() {
             "--format huggingface --out hf --checkpoint 7",
             2,
             "no checkpoint `7`",
+        ),
+        ("--format gguf --out gguf", 2, "--format pytorch writes it"),
+        (
+            "--format huggingface --dtype f16 --out hf",
+            2,
+            "--dtype is about gguf",
         ),
         ("--checkpoint best", 2, "--checkpoint is about a model"),
     ] {

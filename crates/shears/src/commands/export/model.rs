@@ -4,12 +4,12 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Context;
-use shears_exchange::{Card, TrainedModel, export_huggingface};
+use shears_exchange::{Card, GgufType, TrainedModel, export_gguf, export_huggingface};
 use shears_run::Subject;
 use shears_train::{Plan, RunFolder, Section};
 use toml::Value;
 
-use super::{ExportArguments, ExportFormat};
+use super::{Dtype, ExportArguments, ExportFormat};
 use crate::exit::Misuse;
 use crate::model::Trained;
 use crate::output::say;
@@ -46,9 +46,8 @@ pub(super) fn export(
         .tempdir_in(parent);
     let folder = folder.with_context(cannot)?;
     match format {
-        ExportFormat::Csv | ExportFormat::Parquet | ExportFormat::Huggingface => {
-            export_huggingface(&model, folder.path())?;
-        }
+        ExportFormat::Gguf => export_gguf(&model, gguf_type(arguments), folder.path())?,
+        _ => export_huggingface(&model, folder.path())?,
     }
     open_to_all(folder.path()).with_context(cannot)?;
     fs::rename(folder.path(), out).with_context(cannot)?;
@@ -56,6 +55,14 @@ pub(super) fn export(
     let _ = folder.keep();
     say!("{} from {}", out.display(), trained.path.display());
     Ok(())
+}
+
+fn gguf_type(arguments: &ExportArguments) -> GgufType {
+    match arguments.dtype.unwrap_or(Dtype::F32) {
+        Dtype::F32 => GgufType::F32,
+        Dtype::F16 => GgufType::F16,
+        Dtype::Q8 => GgufType::Q8,
+    }
 }
 
 /// A folder of temporary files is closed to others; this one is to be like any new folder.
