@@ -6,11 +6,10 @@ mod vocabulary;
 
 use std::path::Path;
 
-use shears_model::Architecture;
 use shears_train::NamedTensor;
 
 use crate::error::ExchangeError;
-use crate::export::TrainedModel;
+use crate::export::{TrainedModel, gpt_2_activation};
 use crate::names::Naming;
 use file::{Rows, Tensor, Value};
 use vocabulary::Vocabulary;
@@ -51,12 +50,7 @@ pub fn export_gguf(
     kind: GgufType,
     folder: &Path,
 ) -> Result<(), ExchangeError> {
-    if model.config.architecture != Architecture::Transformer {
-        return Err(no_place(
-            format!("a model of kind {}", model.config.architecture),
-            "--format pytorch writes it",
-        ));
-    }
+    gpt_2_activation(&model.config, "GGUF")?;
     let width = model.config.hidden;
     if kind == GgufType::Q8 && !width.is_multiple_of(BLOCK) {
         let what = format!("a width of {width} in q8_0, whose blocks have {BLOCK} elements");

@@ -3,10 +3,9 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
-use shears_model::Architecture;
 
 use crate::error::ExchangeError;
-use crate::export::{TrainedModel, write_json, write_text};
+use crate::export::{TrainedModel, gpt_2_activation, write_json, write_text};
 use crate::names::Naming;
 use crate::safetensors_file::{self, Written};
 
@@ -20,13 +19,7 @@ const TEMPERATURE: f64 = 0.8;
 ///
 /// [`ExchangeError::NoPlace`] for a recurrent model; or what cannot be written.
 pub fn export_huggingface(model: &TrainedModel<'_>, folder: &Path) -> Result<(), ExchangeError> {
-    if model.config.architecture != Architecture::Transformer {
-        return Err(ExchangeError::NoPlace {
-            format: "transformers",
-            what: format!("a model of kind {}", model.config.architecture),
-            instead: "--format pytorch writes it".to_string(),
-        });
-    }
+    let activation = gpt_2_activation(&model.config, "transformers")?;
     let mut tensors = Vec::new();
     for tensor in &model.tensors {
         let place = Naming::HuggingFace.place(&tensor.name);
@@ -42,19 +35,19 @@ pub fn export_huggingface(model: &TrainedModel<'_>, folder: &Path) -> Result<(),
         });
     }
     safetensors_file::write(&folder.join("model.safetensors"), tensors)?;
-    write_json(folder, "config.json", &config(model))?;
+    write_json(folder, "config.json", &config(model, activation))?;
     write_json(folder, "generation_config.json", &generation(model))?;
     write_text(folder, "tokenizer.json", model.tokenizer.json())?;
     write_json(folder, "tokenizer_config.json", &tokenizer_config(model))?;
     model.card.write(folder, CARD_HEAD, USAGE)
 }
 
-fn config(model: &TrainedModel<'_>) -> Value {
+fn config(model: &TrainedModel<'_>, activation: &str) -> Value {
     let config = &model.config;
     json!({
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
-        "activation_function": "gelu",
+        "activation_function": activation,
         "attn_pdrop": config.dropout,
         "embd_pdrop": config.dropout,
         "resid_pdrop": config.dropout,

@@ -22,7 +22,7 @@ fn tensor(file: &SafeTensors<'_>, name: &str) -> (Vec<usize>, Vec<f32>) {
 #[test]
 fn a_transformer_has_the_names_and_shapes_of_gpt_2() {
     let scratch = Scratch::new();
-    let train = format!("train {TINY_TRANSFORMER} --quiet --out run");
+    let train = format!("train {TINY_TRANSFORMER} --mlp gelu-tanh --quiet --out run");
     scratch.run(&train).succeeded();
     scratch
         .run("export run --format huggingface --out hf --checkpoint last")
@@ -30,6 +30,7 @@ fn a_transformer_has_the_names_and_shapes_of_gpt_2() {
     let config = json(&scratch, "hf/config.json");
     for (key, value) in [
         ("model_type", Value::from("gpt2")),
+        ("activation_function", "gelu_new".into()),
         ("n_embd", 16.into()),
         ("n_head", 2.into()),
         ("n_layer", 1.into()),
