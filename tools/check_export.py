@@ -1,7 +1,7 @@
 """Compares what a run's model writes and predicts with what its exported form does elsewhere.
 
 Usage: cargo build --release --workspace --bin shears --example logits
-       python tools/check_export.py huggingface|gguf RUN [PROMPT]
+       python tools/check_export.py huggingface|gguf|pytorch RUN [PROMPT]
 (needs numpy, safetensors; torch and transformers; xllamacpp, which is llama.cpp)
 
 Exports the run by `shears export`, loads the result with the other program, continues the prompt by
@@ -10,6 +10,7 @@ those of `crates/shears-exchange/examples/logits.rs`.  The context has to hold p
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -130,7 +131,33 @@ def complete(path, prompt, vocabulary):
     }), flush=True)
 
 
-CHECKS = {"huggingface": check_huggingface, "gguf": check_gguf}
+def check_pytorch(run, prompt, folder, tokens, logits):
+    """Runs the lines of the README as they stand, and goes on as it says."""
+    import torch
+
+    out = folder / "pytorch"
+    run_program("shears", "export", run, "--format", "pytorch", "--out", out)
+    code = (out / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    os.chdir(out)
+    names = {}
+    exec(code.replace('"The "', json.dumps(prompt)), names)
+    model, after, state = names["model"], names["logits"], names["state"]
+    ids = names["tokenizer"].encode(prompt).ids
+    assert ids == tokens[:-TOKENS].tolist(), "the prompt has other ids"
+    difference = 0.0
+    with torch.no_grad():
+        after = after.detach()
+        for step in range(TOKENS):
+            theirs = after[0, -1].numpy()
+            difference = max(difference, np.abs(theirs - logits[step]).max())
+            ids.append(int(theirs.argmax()))
+            after, state = model(torch.tensor([ids[-1:]]), state)
+    assert ids == tokens.tolist(), "greedy text differs"
+    assert difference <= TOLERANCE, f"logits differ by {difference}"
+    print(f"PyTorch: {TOKENS} tokens equal, logits within {difference:.1e}")
+
+
+CHECKS = {"huggingface": check_huggingface, "gguf": check_gguf, "pytorch": check_pytorch}
 
 
 def main():

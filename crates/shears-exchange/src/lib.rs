@@ -5,6 +5,7 @@
 //! names.rs         the names of a Transformer's tensors in each format
 //! huggingface.rs   a folder that `transformers` loads
 //! gguf.rs          a file that llama.cpp loads
+//! pytorch.rs       recurrent models under PyTorch's names
 //! card.rs          README.md beside the weights
 //! safetensors_file.rs  weights on disk
 //! ```
@@ -15,6 +16,7 @@ mod export;
 mod gguf;
 mod huggingface;
 mod names;
+mod pytorch;
 mod safetensors_file;
 
 pub use card::Card;
@@ -22,3 +24,4 @@ pub use error::ExchangeError;
 pub use export::TrainedModel;
 pub use gguf::{GgufType, export_gguf};
 pub use huggingface::export_huggingface;
+pub use pytorch::export_pytorch;

@@ -67,6 +67,8 @@ pub(crate) enum ExportFormat {
     Huggingface,
     /// A Transformer: model.gguf, which llama.cpp loads
     Gguf,
+    /// An RNN, LSTM or GRU: safetensors under PyTorch's names, and the lines that load them
+    Pytorch,
 }
 
 /// How a GGUF file stores its matrices.

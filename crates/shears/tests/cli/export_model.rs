@@ -5,7 +5,7 @@ use std::fs;
 use safetensors::SafeTensors;
 use serde_json::Value;
 
-use crate::program::{Scratch, TINY_TRANSFORMER};
+use crate::program::{Scratch, TINY, TINY_TRANSFORMER};
 
 fn json(scratch: &Scratch, path: &str) -> Value {
     serde_json::from_str(&scratch.read(path)).unwrap()
@@ -116,6 +116,40 @@ fn gguf_has_the_same_bytes_each_time_and_an_end_that_is_not_written() {
         );
     }
     assert!(scratch.read("one/README.md").contains("llama.cpp"));
+}
+
+#[test]
+fn a_recurrent_model_has_the_names_of_pytorch() {
+    let scratch = Scratch::new();
+    for (flags, names, vocabulary) in [
+        ("--model gru --embedding 16 --tied", 7, true),
+        ("--model rnn --nonlinearity relu", 7, false),
+    ] {
+        let (run, out) = (format!("run-{vocabulary}"), format!("out-{vocabulary}"));
+        let train = format!("train {TINY} {flags} --quiet --out {run}");
+        scratch.run(&train).succeeded();
+        let export = format!("export {run} --format pytorch --out {out}");
+        scratch.run(&export).succeeded();
+        let bytes = fs::read(scratch.path(&out).join("model.safetensors")).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        assert_eq!(file.len(), names);
+        let config = json(&scratch, &format!("{out}/config.json"));
+        let rows = config["vocab_size"].as_u64().unwrap() as usize;
+        let encoder = tensor(&file, "encoder.weight");
+        let decoder = tensor(&file, "decoder.weight");
+        assert_eq!((encoder.0[0], decoder.0[0]), (rows, rows));
+        assert_eq!(encoder == decoder, vocabulary, "tied");
+        let cells = config["nonlinearity"].as_str().map_or(3, |name| {
+            assert_eq!(name, "relu");
+            1
+        });
+        assert_eq!(tensor(&file, "rnn.weight_hh_l0").0, [16 * cells, 16]);
+        assert!(
+            scratch
+                .read(format!("{out}/README.md"))
+                .contains("load_state_dict")
+        );
+    }
 }
 
 #[test]

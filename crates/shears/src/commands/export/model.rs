@@ -4,7 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Context;
-use shears_exchange::{Card, GgufType, TrainedModel, export_gguf, export_huggingface};
+use shears_exchange::{
+    Card, GgufType, TrainedModel, export_gguf, export_huggingface, export_pytorch,
+};
 use shears_run::Subject;
 use shears_train::{Plan, RunFolder, Section};
 use toml::Value;
@@ -47,6 +49,7 @@ pub(super) fn export(
     let folder = folder.with_context(cannot)?;
     match format {
         ExportFormat::Gguf => export_gguf(&model, gguf_type(arguments), folder.path())?,
+        ExportFormat::Pytorch => export_pytorch(&model, folder.path())?,
         _ => export_huggingface(&model, folder.path())?,
     }
     open_to_all(folder.path()).with_context(cannot)?;

@@ -1,0 +1,135 @@
+//! A recurrent model under PyTorch's names, and the lines that load it.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+use shears_model::Architecture;
+use shears_train::NamedTensor;
+
+use crate::error::ExchangeError;
+use crate::export::{TrainedModel, write_json, write_text};
+use crate::safetensors_file::{self, Written};
+
+/// Writes a folder, which has to be there: weights under the names of `torch.nn`, config,
+/// tokenizer, and a README with the class that they fit.
+///
+/// # Errors
+///
+/// [`ExchangeError::NoPlace`] for a Transformer; or what cannot be written.
+pub fn export_pytorch(model: &TrainedModel<'_>, folder: &Path) -> Result<(), ExchangeError> {
+    if model.config.architecture == Architecture::Transformer {
+        return Err(ExchangeError::NoPlace {
+            format: "pytorch",
+            what: "a Transformer".to_string(),
+            instead: "--format huggingface writes it".to_string(),
+        });
+    }
+    let mut tensors = Vec::new();
+    for tensor in &model.tensors {
+        tensors.push(written(tensor, their_name(&tensor.name)?));
+        if model.config.tied && tensor.name == "embedding.weight" {
+            // A file has no tensor under two names.
+            tensors.push(written(tensor, "decoder.weight".to_string()));
+        }
+    }
+    safetensors_file::write(&folder.join("model.safetensors"), tensors)?;
+    write_json(folder, "config.json", &config(model))?;
+    write_text(folder, "tokenizer.json", model.tokenizer.json())?;
+    model
+        .card
+        .write(folder, "", &format!("{USAGE}{CODE}{AFTER}"))
+}
+
+fn written(tensor: &NamedTensor, name: String) -> Written<'_> {
+    Written {
+        name,
+        tensor,
+        transposed: false,
+    }
+}
+
+fn their_name(ours: &str) -> Result<String, ExchangeError> {
+    let of_layer = || {
+        let (index, weight) = ours.strip_prefix("layers.")?.split_once('.')?;
+        Some(format!("rnn.{weight}_l{index}"))
+    };
+    let name = match ours {
+        "embedding.weight" => Some("encoder.weight".to_string()),
+        "output.weight" => Some("decoder.weight".to_string()),
+        "output.bias" => Some("decoder.bias".to_string()),
+        _ => of_layer(),
+    };
+    name.ok_or_else(|| ExchangeError::NoPlace {
+        format: "pytorch",
+        what: format!("`{ours}`"),
+        instead: "only models of its own can be exported".to_string(),
+    })
+}
+
+fn config(model: &TrainedModel<'_>) -> Value {
+    let config = &model.config;
+    let mut json = json!({
+        "cell": config.architecture.name(),
+        "vocab_size": model.vocabulary(),
+        "embedding_size": config.embedding,
+        "hidden_size": config.hidden,
+        "num_layers": config.layers,
+        "dropout": config.dropout,
+        "tied": config.tied,
+        "shears": model.card.json(),
+    });
+    if config.architecture == Architecture::Rnn {
+        json["nonlinearity"] = config.nonlinearity.name().into();
+    }
+    json
+}
+
+const USAGE: &str = "
+A text generator trained by Shears: an embedding, recurrent layers, a linear layer, with the names
+and the gate order of `torch.nn`. In this folder:
+
+";
+
+const CODE: &str = r#"```python
+import json, torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+
+class Generator(torch.nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        cell = {"rnn": torch.nn.RNN, "lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[config["cell"]]
+        more = {key: config[key] for key in ["nonlinearity"] if key in config}
+        self.encoder = torch.nn.Embedding(config["vocab_size"], config["embedding_size"])
+        self.rnn = cell(config["embedding_size"], config["hidden_size"], config["num_layers"],
+                        batch_first=True, **more)
+        self.decoder = torch.nn.Linear(config["hidden_size"], config["vocab_size"])
+
+    def forward(self, tokens, state=None):
+        output, state = self.rnn(self.encoder(tokens), state)
+        return self.decoder(output), state
+
+model = Generator(json.load(open("config.json"))).eval()
+model.load_state_dict(load_file("model.safetensors"))
+tokenizer = Tokenizer.from_file("tokenizer.json")
+logits, state = model(torch.tensor([tokenizer.encode("The ").ids]))
+```
+"#;
+
+const AFTER: &str = "
+For a text, sample from `logits[0, -1]` and call `model` with the new token and `state`. Dropout in
+training acts after each layer, the last one included.
+";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_have_their_number_at_the_end() {
+        let name = |ours| their_name(ours).unwrap();
+        assert_eq!(name("layers.1.weight_hh"), "rnn.weight_hh_l1");
+        assert_eq!(name("output.bias"), "decoder.bias");
+        assert!(their_name("blocks.0.norm_1.weight").is_err());
+    }
+}
