@@ -4,6 +4,8 @@
 //! themselves would take some kilobytes. What is not kept can be read again: the place of each line
 //! is.
 
+use std::collections::HashMap;
+
 use gradclip::ClipAction;
 use gradclip_judge::{StepRecord, TimeFlow};
 
@@ -51,6 +53,10 @@ pub struct Tensors {
     pub values: Vec<Vec<f32>>,
     /// The column of each entry of the last line: names come in the same order at every step.
     order: Vec<usize>,
+    /// The column of each name.
+    places: HashMap<String, usize>,
+    /// The place of each name in the forward pass.
+    ranks: HashMap<String, usize>,
     /// Values that a line had; the others are gaps.
     filled: usize,
 }
@@ -58,18 +64,21 @@ pub struct Tensors {
 /// Gaps that columns may have beside as many values as they hold: tensors come at every step, and a
 /// log with new names in each line would fill the memory with what it does not say.
 const MOST_GAPS: usize = 1 << 14;
-/// Columns that a header makes before a line has a value for them.
+
+/// Columns that a header makes before a line has a value for them; the others come with their first
+/// value.
 const MOST_OF_A_HEADER: usize = 1 << 12;
 
 impl Tensors {
     /// Appends a row, the `rows + 1`th.
     fn push(&mut self, rows: usize, named: &Named<'_>) {
         self.order.resize(named.0.len(), usize::MAX);
+        let columns = self.names.len();
         for (place, (name, value)) in named.0.iter().enumerate() {
             let expected = self.order[place];
             let known = match self.names.get(expected) {
                 Some(known) if known == name => Some(expected),
-                _ => self.names.iter().position(|known| known == name),
+                _ => self.places.get(name.as_ref()).copied(),
             };
             if known.is_none() && (self.names.len() + 1) * (rows + 1) > 2 * self.filled + MOST_GAPS
             {
@@ -85,38 +94,39 @@ impl Tensors {
         for values in &mut self.values {
             values.resize(rows + 1, f32::NAN);
         }
+        if self.names.len() > columns && !self.ranks.is_empty() {
+            self.sort();
+        }
     }
 
     /// A new column, of a name that was not there in the first `rows` rows.
     fn add(&mut self, name: String, rows: usize) -> usize {
+        self.places.insert(name.clone(), self.names.len());
         self.names.push(name);
         self.values.push(vec![f32::NAN; rows]);
         self.values.len() - 1
     }
 
-    /// Puts the columns into the order of these names; one that is not there yet is made.
+    /// Puts the columns into the order of these names, of which those that are not there yet are
+    /// made, and those of no such name behind them.
     fn arrange<'a>(&mut self, names: impl Iterator<Item = &'a str>, rows: usize) {
-        let old_names = std::mem::take(&mut self.names);
-        let mut old: Vec<_> = old_names
-            .into_iter()
-            .zip(std::mem::take(&mut self.values))
-            .collect();
-        for name in names {
-            match old.iter().position(|(known, _)| known == name) {
-                Some(place) => {
-                    let (name, values) = old.remove(place);
-                    self.names.push(name);
-                    self.values.push(values);
-                }
-                None => {
-                    self.add(name.to_string(), rows);
-                }
+        self.ranks.clear();
+        for (rank, name) in names.enumerate() {
+            self.ranks.insert(name.to_string(), rank);
+            if rank < MOST_OF_A_HEADER && !self.places.contains_key(name) {
+                self.add(name.to_string(), rows);
             }
         }
-        for (name, values) in old {
-            self.names.push(name);
-            self.values.push(values);
-        }
+        self.sort();
+    }
+
+    fn sort(&mut self) {
+        let names = std::mem::take(&mut self.names).into_iter();
+        let mut columns: Vec<_> = names.zip(std::mem::take(&mut self.values)).collect();
+        columns.sort_by_key(|(name, _)| self.ranks.get(name).copied().unwrap_or(usize::MAX));
+        (self.names, self.values) = columns.into_iter().unzip();
+        let names = self.names.iter().cloned().enumerate();
+        self.places = names.map(|(place, name)| (name, place)).collect();
         self.order.clear();
     }
 
@@ -235,10 +245,7 @@ impl Columns {
             Event::Change(change) => self.changes.push(change),
             Event::End { how, message, .. } => self.end = Some(End { how, message }),
             Event::Header(header) => {
-                let names = || {
-                    let known = header.parameters.iter().map(|p| p.name.as_str());
-                    known.take(MOST_OF_A_HEADER)
-                };
+                let names = || header.parameters.iter().map(|p| p.name.as_str());
                 self.tensors.arrange(names(), self.step.len());
                 self.ratios.arrange(names(), self.ratio_rows.len());
                 self.header = Some(header);
@@ -380,6 +387,7 @@ mod tests {
     use std::borrow::Cow;
 
     use super::*;
+    use crate::header::{FORMAT, Parameter};
 
     #[test]
     fn an_evaluation_that_is_made_again_counts_once() {
@@ -396,6 +404,44 @@ mod tests {
         }
         let losses = columns.evaluations.iter().map(|noted| noted.val_loss);
         assert_eq!(losses.collect::<Vec<_>>(), [3.0, 2.4, 2.0]);
+    }
+
+    /// In the order of the forward pass, also those that no header makes.
+    #[test]
+    fn a_model_of_very_many_parameters_has_all_its_columns() {
+        const MANY: usize = 5000;
+        let name = |place: usize| format!("layers.{place}.weight");
+        let parameter = |place| Parameter {
+            name: name(place),
+            layer: String::new(),
+            shape: vec![1],
+        };
+        let mut columns = Columns::default();
+        let header = Header {
+            format: FORMAT,
+            parameters: (0..MANY).map(parameter).collect(),
+            device: String::new(),
+            precision: String::new(),
+        };
+        columns.push(Line::Other(Event::Header(header)), 0);
+        // Names come in the order of the alphabet, and some first at the second step.
+        let mut named: Vec<(Cow<'_, str>, f64)> = (0..MANY)
+            .map(|place| (Cow::Owned(name(place)), 1.0))
+            .collect();
+        named.sort_by(|left, right| left.0.cmp(&right.0));
+        let first = Named(
+            named
+                .iter()
+                .filter(|(name, _)| name != "layers.4507.weight")
+                .cloned()
+                .collect(),
+        );
+        columns.tensors.push(0, &first);
+        columns.tensors.push(1, &Named(named));
+        let expected: Vec<String> = (0..MANY).map(name).collect();
+        assert_eq!(columns.tensors.names, expected);
+        assert!(columns.tensors.values[4507][0].is_nan());
+        assert!(columns.tensors.values.iter().all(|values| values[1] == 1.0));
     }
 
     #[test]

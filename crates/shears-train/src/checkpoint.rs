@@ -228,12 +228,18 @@ impl CheckpointStore {
         Ok(found.into_iter().map(|(_, path)| path).collect())
     }
 
-    /// The checkpoint with the lowest validation loss whose parameters are undamaged. Of the others
-    /// only the file with the loss is read.
-    pub fn best(&self) -> Result<Option<PathBuf>, TrainError> {
-        let undamaged =
-            |path: &PathBuf| Files::of(path).and_then(|files| files.check(MODEL)).is_ok();
-        Ok(self.evaluated()?.0.into_iter().find(undamaged))
+    /// The checkpoint with the lowest validation loss whose parameters are undamaged, and what is
+    /// wrong with those that were passed over: those with a lower loss, and those whose loss cannot
+    /// be read. Of the others only the file with the loss is read.
+    pub fn best(&self) -> Result<(Option<PathBuf>, Vec<RestoreError>), TrainError> {
+        let (evaluated, mut damaged) = self.evaluated()?;
+        for path in evaluated {
+            match Files::of(&path).and_then(|files| files.check(MODEL)) {
+                Ok(()) => return Ok((Some(path), damaged)),
+                Err(error) => damaged.push(error),
+            }
+        }
+        Ok((None, damaged))
     }
 
     /// [`CheckpointStore::best`] with its parameters; the newest one if none was evaluated.

@@ -33,10 +33,12 @@ pub struct Corpora {
 }
 
 impl Corpora {
-    /// Notes in a plan which text and which tokenizer it is for.
+    /// Notes in the plan of a new run which text and which tokenizer it is for, and where the paths of
+    /// the text were typed.
     pub fn identify(&self, plan: &mut Plan) {
         (plan.text_sha256, plan.val_sha256) = self.sha256.clone();
         plan.tokenizer_sha256 = self.tokenizer.fingerprint();
+        plan.note_where_typed();
     }
 }
 
@@ -76,7 +78,7 @@ pub fn load_corpora(
     let validation_source = plan
         .val
         .as_ref()
-        .map(|path| Source::Files(vec![path.clone()]));
+        .map(|path| Source::Files(vec![plan.located(path)]));
     let size = size_of(&source, validation_source.as_ref())?;
     next(Loading::Reading(size), size.unwrap_or(0))?;
     let corpus = Corpus::load(&source)?;
@@ -84,7 +86,7 @@ pub fn load_corpora(
     let of_validation = validation_file.as_ref().map(Corpus::fingerprint);
     let sha256 = (corpus.fingerprint(), of_validation.unwrap_or_default());
     // Before it is tokenized: a new text may have characters that the run's tokenizer lacks.
-    check_unchanged(plan, &sha256)?;
+    check_unchanged(plan, &sha256, &corpus.description)?;
     let (train_text, validation_text) = match &validation_file {
         Some(validation) => (corpus.text.as_str(), validation.text.as_str()),
         None => shears_data::split(&corpus.text),
@@ -124,7 +126,7 @@ fn source_of(plan: &Plan, kept: Option<&Path>) -> Source {
         (_, Some(kept)) => Source::Files(vec![kept.to_path_buf()]),
         ([], None) => Source::Embedded,
         (_, None) if is_stdin => Source::Stdin,
-        (files, None) => Source::Files(files.to_vec()),
+        (files, None) => Source::Files(files.iter().map(|path| plan.located(path)).collect()),
     }
 }
 
@@ -135,16 +137,25 @@ fn size_of(source: &Source, validation: Option<&Source>) -> Result<Option<u64>, 
     Ok(sizes.map(|(text, validation)| text.saturating_add(validation)))
 }
 
-fn check_unchanged(plan: &Plan, sha256: &(String, String)) -> Result<(), TrainError> {
+fn check_unchanged(
+    plan: &Plan,
+    sha256: &(String, String),
+    description: &str,
+) -> Result<(), TrainError> {
     if plan.text_sha256.is_empty() {
         return Ok(());
     }
+    let validation = plan.val.as_ref().map(|path| plan.located(path));
+    let validation = validation.map_or(String::new(), |path| path.display().to_string());
     let texts = [
-        ("text", &sha256.0, &plan.text_sha256),
-        ("validation text", &sha256.1, &plan.val_sha256),
+        ("text", description, &sha256.0, &plan.text_sha256),
+        ("validation text", &validation, &sha256.1, &plan.val_sha256),
     ];
-    match texts.into_iter().find(|(_, now, then)| now != then) {
-        Some((text, ..)) => Err(TrainError::Changed { text }),
+    match texts.into_iter().find(|(_, _, now, then)| now != then) {
+        Some((text, name, ..)) => Err(TrainError::Changed {
+            text,
+            name: name.to_string(),
+        }),
         None => Ok(()),
     }
 }

@@ -15,10 +15,12 @@ pub enum TrainError {
     #[error(transparent)]
     Data(#[from] shears_data::DataError),
     /// The text is not the one that the run was started with.
-    #[error("the {text} has changed since the run was started; put it back")]
+    #[error("{name}: the {text} has changed, or is another than the run was started with")]
     Changed {
         /// Which: "text" or "validation text".
         text: &'static str,
+        /// What was read in its place.
+        name: String,
     },
     /// A checkpoint does not fit, or is damaged.
     #[error(transparent)]

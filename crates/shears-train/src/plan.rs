@@ -4,6 +4,7 @@
 //! writes `plan.toml`, and `change` is about runs that go on with other settings.
 
 mod change;
+mod places;
 mod preset;
 mod resolve;
 mod setting;

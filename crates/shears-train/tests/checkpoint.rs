@@ -176,7 +176,7 @@ fn a_missing_file_is_found_and_a_folder_without_manifest_is_no_checkpoint() {
     let nothing = Fixture::with(&[]);
     assert_eq!(nothing.newest(), (None, Vec::new()));
     let absent = CheckpointStore::new(nothing.folder.path().join("absent"));
-    assert!(absent.list().unwrap().is_empty() && absent.best().unwrap().is_none());
+    assert!(absent.list().unwrap().is_empty() && absent.best().unwrap().0.is_none());
     let file = nothing.folder.path().join("file");
     fs::write(&file, "").unwrap();
     let error = CheckpointStore::new(&file).newest().unwrap_err();
@@ -217,7 +217,7 @@ fn the_newest_and_the_best_are_kept() {
         (5, None),
     ];
     save_with_loss(&fixture, &losses);
-    assert_eq!(fixture.store.best().unwrap(), Some(fixture.path(2)));
+    assert_eq!(fixture.store.best().unwrap().0, Some(fixture.path(2)));
     fixture.store.retain(2).unwrap();
     let expected = [2, 4, 5].map(|step| format!("step-{step:08}"));
     assert_eq!(fixture.names(), expected.into());
@@ -298,7 +298,7 @@ fn parameters_are_read_without_the_rest() {
         fs::remove_file(fixture.path(2).join(file)).unwrap();
     }
     assert!(fixture.store.load(&fixture.path(2)).is_err());
-    assert_eq!(fixture.store.best().unwrap(), Some(fixture.path(2)));
+    assert_eq!(fixture.store.best().unwrap().0, Some(fixture.path(2)));
     let (path, best) = fixture.store.load_best_model().unwrap().0.unwrap();
     assert_eq!(path, fixture.path(2));
     let values = |tensors: &[NamedTensor]| -> Vec<(String, Vec<f32>)> {
@@ -313,7 +313,7 @@ fn parameters_are_read_without_the_rest() {
     change(&file, |bytes| bytes[100] ^= 1);
     let error = fixture.store.load_model(&fixture.path(2)).unwrap_err();
     assert_eq!(error.path, file);
-    assert_eq!(fixture.store.best().unwrap(), Some(fixture.path(1)));
+    assert_eq!(fixture.store.best().unwrap().0, Some(fixture.path(1)));
     let (found, damaged) = fixture.store.load_best_model().unwrap();
     assert_eq!(found.unwrap().0, fixture.path(1));
     assert_eq!(damaged, [error]);
@@ -451,7 +451,7 @@ fn an_evaluation_after_a_checkpoint_changes_its_state_alone() {
     assert_eq!(bits(&after), bits(&before));
     let still = fs::metadata(fixture.path(1).join("model.safetensors")).unwrap();
     assert_eq!(model.modified().unwrap(), still.modified().unwrap());
-    assert_eq!(fixture.store.best().unwrap(), Some(fixture.path(1)));
+    assert_eq!(fixture.store.best().unwrap().0, Some(fixture.path(1)));
     // Another process finds the same, and damage in the new file.
     let store = CheckpointStore::new(fixture.folder.path());
     assert_eq!(store.damage(&fixture.path(1)), None);

@@ -18,7 +18,8 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use clap::{Args, ValueHint};
-use shears_train::{Corpora, Plan, RunFolder};
+use shears_data::DataError;
+use shears_train::{Corpora, Plan, RunFolder, TrainError};
 
 use crate::exit::Misuse;
 use crate::loading;
@@ -47,7 +48,7 @@ impl RunArgument {
 pub(crate) fn runs() -> Vec<(SystemTime, PathBuf)> {
     let entries = fs::read_dir(RUNS).into_iter().flatten().flatten();
     let started = entries.filter_map(|entry| {
-        // The plan is written when a run starts, and never again.
+        // The plan is written when a run starts, and when it goes on with other settings.
         let plan = entry.path().join("plan.toml").metadata();
         Some((plan.ok()?.modified().ok()?, entry.path()))
     });
@@ -65,19 +66,26 @@ pub(crate) fn newest_run() -> Result<PathBuf, Misuse> {
     Ok(run)
 }
 
-/// The text of a run, which must be the one that it was started with.
-pub(crate) fn corpora_of(run: &RunFolder, plan: &Plan, shown: bool) -> anyhow::Result<Corpora> {
+/// The text of a run, which must be the one that it was started with; `remedy` is what to do if it
+/// is not, or is not there.
+pub(crate) fn corpora_of(
+    run: &RunFolder,
+    plan: &Plan,
+    shown: bool,
+    remedy: &str,
+) -> anyhow::Result<Corpora> {
     let kept = run.input_path();
     if plan.reads_standard_input() && !kept.exists() {
         let kept = kept.display();
         anyhow::bail!("{kept} is gone, the text that the run read as standard input; put it back");
     }
-    Ok(loading::load(
-        plan,
-        Some(&kept),
-        Some(run.tokenizer()?),
-        shown,
-    )?)
+    let loaded = loading::load(plan, Some(&kept), Some(run.tokenizer()?), shown);
+    loaded.map_err(|error| match error {
+        TrainError::Changed { .. } | TrainError::Data(DataError::Missing { .. }) => {
+            Misuse(format!("{error}; {remedy}")).into()
+        }
+        error => error.into(),
+    })
 }
 
 /// That there is nothing in a run's log to do something with.

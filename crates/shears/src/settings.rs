@@ -185,6 +185,7 @@ impl Given {
         given.lines = lines;
         given.is_of_run = Plan::is_stored(&config);
         if given.is_of_run {
+            Plan::locate_stored(&mut config);
             let known = Plan::remove_identity(&mut config);
             known.map_err(|error| of_config(file, None, &error.to_string()))?;
         }
@@ -261,8 +262,15 @@ impl Given {
             let policy = policy.with_unit_axis(UnitAxis::First).to_string();
             given.insert("clip".to_string(), policy.into());
         }
-        plan.changed(&given, step)
-            .map_err(|error| self.blame(error))
+        let changed = plan.changed(&given, step);
+        let mut changed = changed.map_err(|error| self.blame(error))?;
+        let [text, val] = ["text", "val"].map(|name| self.has(name));
+        if text || val {
+            let typed = changed.clone();
+            (changed.text, changed.val) = (plan.text.clone(), plan.val.clone());
+            changed.relocate(&typed, text, val);
+        }
+        Ok(changed)
     }
 
     /// Flags win over the file.

@@ -11,7 +11,7 @@ use crate::plan::Preset;
 /// What is in the file beside the settings.
 const FORMAT: &str = "plan-format";
 const HASHES: [&str; 3] = ["text-sha256", "val-sha256", "tokenizer-sha256"];
-const PATHS_FROM: &str = "paths-from";
+pub(super) const PATHS_FROM: &str = "paths-from";
 const CHANGES: &str = "changes";
 
 impl Plan {

@@ -106,7 +106,7 @@ impl Text {
     fn read(run: &Path) -> anyhow::Result<Text> {
         let folder = RunFolder::open_to_read(run)?;
         let plan = folder.plan()?;
-        let corpora = super::corpora_of(&folder, &plan, false)?;
+        let corpora = super::corpora_of(&folder, &plan, false, "put it back")?;
         let reading = match plan.model.is_recurrent() {
             true => Reading::Streams,
             false => Reading::Windows {

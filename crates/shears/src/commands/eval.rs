@@ -1,7 +1,7 @@
 //! `shears eval`: how well a trained model predicts a text.
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -15,7 +15,7 @@ use shears_train::{Evaluation, Streams, evaluate};
 use crate::commands::RunArgument;
 use crate::exit::Misuse;
 use crate::model::{Trained, Work, with_trained_model};
-use crate::output::say;
+use crate::output::{one_line, say};
 use crate::report::counted;
 
 /// Measure a trained model on a text
@@ -29,7 +29,7 @@ pub(crate) struct EvalArguments {
     #[command(flatten)]
     pub(crate) run: RunArgument,
 
-    /// Text to measure on [default: the run's validation text]
+    /// Text to measure on [default: the run's validation text, which must be as it was]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) data: Option<PathBuf>,
 
@@ -48,7 +48,7 @@ pub(crate) struct EvalArguments {
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<usize>,
 
-    /// Print one JSON object: val_loss, bits_per_char, perplexity, tokens, checkpoint
+    /// Print one JSON object: val_loss, bits_per_char, perplexity, tokens, checkpoint, text
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -56,22 +56,12 @@ pub(crate) struct EvalArguments {
 pub(crate) fn run(arguments: &EvalArguments) -> anyhow::Result<ExitCode> {
     super::set_threads(arguments.threads)?;
     let trained = Trained::open(arguments.run.open()?, &arguments.checkpoint)?;
-    let (tokens, characters) = match &arguments.data {
-        Some(path) => {
-            let corpus = Corpus::load(&Source::Files(vec![path.clone()]))?;
-            let tokens = trained.tokenizer.tokens(&corpus.text)?;
-            (tokens, corpus.text.chars().count())
-        }
-        None => {
-            let corpora = super::corpora_of(&trained.run, &trained.plan, true)?;
-            (corpora.validation, corpora.validation_characters)
-        }
-    };
+    let Measured {
+        tokens,
+        characters,
+        text,
+    } = Measured::of(&trained, arguments.data.as_deref())?;
     if tokens.len() < 2 {
-        let text = match &arguments.data {
-            Some(path) => path.display().to_string(),
-            None => "the run's validation text".to_string(),
-        };
         let message = format!(
             "{text} has {} token: there is nothing to predict",
             tokens.len()
@@ -93,9 +83,11 @@ pub(crate) fn run(arguments: &EvalArguments) -> anyhow::Result<ExitCode> {
     if arguments.json {
         let mut line = serde_json::to_value(evaluation)?;
         line["checkpoint"] = trained.path.display().to_string().into();
+        line["text"] = text.into();
         say!("{line}");
     } else {
         say!("checkpoint {}", trained.path.display());
+        say!("on {}", one_line(&text));
         say!("val loss {:.4} nats a token", evaluation.val_loss);
         say!("{:.4} bits a character", evaluation.bits_per_char);
         say!(
@@ -105,6 +97,46 @@ pub(crate) fn run(arguments: &EvalArguments) -> anyhow::Result<ExitCode> {
         );
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is measured on.
+struct Measured {
+    tokens: Tokens,
+    characters: usize,
+    /// What it is, in words.
+    text: String,
+}
+
+impl Measured {
+    /// The text in a file, or the validation text of the run.
+    fn of(trained: &Trained, data: Option<&Path>) -> anyhow::Result<Measured> {
+        let plan = &trained.plan;
+        let Some(path) = data else {
+            let remedy = "name the text to measure on: --data FILE";
+            let corpora = super::corpora_of(&trained.run, plan, true, remedy)?;
+            let of_run = match &plan.val {
+                Some(path) => path.display().to_string(),
+                None => format!("the last tenth of {}", corpora.description),
+            };
+            return Ok(Measured {
+                tokens: corpora.validation,
+                characters: corpora.validation_characters,
+                text: format!("the run's validation text, {of_run}"),
+            });
+        };
+        let corpus = Corpus::load(&Source::Files(vec![path.to_path_buf()]))?;
+        let hash = corpus.fingerprint();
+        let what = match hash {
+            _ if hash == plan.val_sha256 => ", the run's validation text",
+            _ if hash == plan.text_sha256 => ", the run's text, which it was trained on",
+            _ => "",
+        };
+        Ok(Measured {
+            tokens: trained.tokenizer.tokens(&corpus.text)?,
+            characters: corpus.text.chars().count(),
+            text: format!("{}{what}", path.display()),
+        })
+    }
 }
 
 struct Evaluate {

@@ -42,11 +42,15 @@ pub(crate) fn run(arguments: &InspectArguments) -> anyhow::Result<ExitCode> {
         // One that was killed can be resumed; one that trains needs nothing.
         judgement.next = (!goes_on).then(|| subject.resume());
     }
+    let (best, passed_over) = store.best()?;
+    for error in &passed_over {
+        complain!("shears: warning: {error}; the best of the others is named");
+    }
     let inspected = Inspected {
         judgement,
         goes_on,
         checkpoints: store.list()?,
-        best: store.best()?,
+        best,
         run,
         plan,
         tokenizer,

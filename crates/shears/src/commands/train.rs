@@ -114,7 +114,8 @@ fn go_on(given: &Given, path: &Path, show: Show) -> anyhow::Result<Job> {
     let plan = folder.plan()?;
     // Before the text is read, which may take long.
     let asked = given.changed(&plan, 0)?;
-    let corpora = super::corpora_of(&folder, &asked, show == Show::Text)?;
+    let remedy = "put it back, or name where it is: train TEXT --resume RUN";
+    let corpora = super::corpora_of(&folder, &asked, show == Show::Text, remedy)?;
     let newest = newest_checkpoint(&folder, &plan)?;
     if let Some((_, checkpoint)) = &newest {
         let differing = plan.edited_since(&checkpoint.plan);

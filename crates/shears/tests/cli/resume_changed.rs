@@ -184,3 +184,96 @@ fn a_run_that_diverged_before_it_saved_anything_begins_again() {
         (Some(0), &Value::Null)
     );
 }
+
+/// Runs the program in a folder of the scratch, where it must succeed.
+fn in_folder(scratch: &Scratch, folder: &str, arguments: &str) -> String {
+    let mut command = scratch.command(arguments.split_whitespace());
+    let output = command.current_dir(scratch.path(folder)).output().unwrap();
+    assert!(output.status.success(), "{arguments}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// A run `b` of two texts in the folder `a`, trained there.
+fn with_texts() -> (Scratch, String) {
+    let scratch = Scratch::new();
+    let text = "the quick brown fox jumps over the lazy dog\n".repeat(40);
+    scratch.write("a/text.txt", &text);
+    scratch.write("a/val.txt", &text[..400]);
+    let train = format!("train text.txt --val val.txt {TINY} --quiet --out ../b");
+    in_folder(&scratch, "a", &train);
+    (scratch, text)
+}
+
+#[test]
+fn a_run_is_gone_on_with_and_measured_from_any_folder() {
+    let (scratch, _) = with_texts();
+    let plan = scratch.plan("b");
+    assert_eq!(
+        plan["text"][0].as_str(),
+        Some("text.txt"),
+        "as it was typed"
+    );
+    let said = in_folder(&scratch, "b", "eval .");
+    assert!(
+        said.contains("the run's validation text, val.txt"),
+        "{said}"
+    );
+    in_folder(&scratch, "b", "train --resume . --steps 44");
+    // Moved with its texts.
+    fs::create_dir_all(scratch.path("elsewhere")).unwrap();
+    for name in ["a", "b"] {
+        fs::rename(
+            scratch.path(name),
+            scratch.path(format!("elsewhere/{name}")),
+        )
+        .unwrap();
+    }
+    in_folder(&scratch, "elsewhere/a", "train --resume ../b --steps 48");
+    let message = scratch.run("train --resume elsewhere/b").failed(2);
+    assert!(message.contains(".txt does not exist"), "{message}");
+    assert!(message.contains("train TEXT --resume RUN"), "{message}");
+    let message = scratch.run("eval elsewhere/b").failed(2);
+    assert!(message.contains("--data FILE"), "{message}");
+}
+
+#[test]
+fn a_text_that_moved_is_the_same_text() {
+    let (scratch, text) = with_texts();
+    fs::rename(scratch.path("a/text.txt"), scratch.path("moved.txt")).unwrap();
+    scratch.write("other.txt", text.replace("quick", "brown"));
+    let resume = "--val a/val.txt --resume b --steps 52";
+    let message = scratch.run(&format!("train other.txt {resume}")).failed(2);
+    assert!(
+        message.contains("other.txt: the text has changed, or is another"),
+        "{message}"
+    );
+    let said = scratch
+        .run(&format!("train moved.txt {resume}"))
+        .succeeded();
+    assert!(
+        said.contains("text: text.txt -> moved.txt from step 41 on"),
+        "{said}"
+    );
+    in_folder(&scratch, "b", "train --resume . --steps 56");
+    let changed = changes(&scratch, "b");
+    assert!(
+        changed.contains(&"40 text text.txt moved.txt".to_string()),
+        "{changed:?}"
+    );
+    let measured = |data: &str| {
+        let line = scratch
+            .run(&format!("eval b --json {data}"))
+            .json()
+            .remove(0);
+        line["text"].as_str().unwrap().to_string()
+    };
+    assert_eq!(measured("--data other.txt"), "other.txt");
+    assert!(measured("--data moved.txt").contains("the run's text, which it was trained on"));
+    assert!(measured("").contains("the run's validation text"));
+    // The plan serves as a config from anywhere.
+    in_folder(
+        &scratch,
+        "a",
+        "train --config ../b/plan.toml --steps 3 --quiet --out ../c",
+    );
+}

@@ -81,8 +81,17 @@ fn a_changed_text_is_refused() {
     scratch.run(&format!("train text.txt {flags}")).succeeded();
     scratch.write("text.txt", text.replacen("fox", "dog", 1));
     let message = scratch.run("train --resume b").failed(2);
-    assert!(message.contains("the text has changed"), "{message}");
-    assert_eq!(scratch.run("eval b").failed(2), message);
+    assert!(
+        message.contains("text.txt: the text has changed"),
+        "{message}"
+    );
+    assert!(message.contains("train TEXT --resume RUN"), "{message}");
+    let of_eval = scratch.run("eval b").failed(2);
+    assert!(
+        of_eval.contains("text.txt: the text has changed"),
+        "{of_eval}"
+    );
+    assert!(of_eval.contains("--data FILE"), "{of_eval}");
     // Also if it has a character that the run's tokenizer does not know.
     scratch.write("text.txt", text.replacen("fox", "FOX", 1));
     assert_eq!(scratch.run("train --resume b").failed(2), message);

@@ -33,12 +33,12 @@ pub(crate) struct TrainArguments {
 
     /// Go on with a run, bit for bit, from its newest whole checkpoint
     ///
-    /// Without RUN, the newest run in runs/. `--steps N` goes on with a run that has ended, too. May be
-    /// changed: --lr, --min-lr, --clip, --max-skips, --steps, --eval-every, --eval-tokens,
-    /// --save-every, --sample-every, --patience and --keep; each change is noted in plan.toml and
-    /// events.jsonl. A setting that the numbers depend on is refused if it differs, and so is --out.
-    /// The learning rate is then that of a run which had the new settings from its start; a changed
-    /// clipping policy has learned nothing yet.
+    /// Without RUN, the newest run in runs/. More steps go on with a run that has ended, too. What may
+    /// be changed: steps, lr, min-lr, clip, max-skips, eval-every, eval-tokens, save-every,
+    /// sample-every, patience, keep. Each change is noted in plan.toml and events.jsonl. A setting
+    /// that the numbers depend on is refused if it differs, and so is another folder. The learning
+    /// rate is then that of a run which had the new settings from its start, and a new clipping
+    /// policy has learned nothing yet. A text that has moved is named: `train TEXT --resume RUN`.
     #[arg(long, value_name = "RUN", num_args = 0..=1)]
     #[arg(value_hint = ValueHint::DirPath, help_heading = RUN)]
     pub(crate) resume: Option<Option<PathBuf>>,
