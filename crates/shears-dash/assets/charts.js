@@ -32,8 +32,8 @@ export class Crosshair {
  * points, gaps, broken}`), `bands` (`{low, high, colour}`, keys of values), `cut` (whether values `cut_top` and
  * `cut_bottom` are shaded), `log`, `zero` (whether the axis begins at 0), `robust`
  * (whether a few wild numbers may leave the picture), `height`, `readout` (of a place: an
- * array of `[label, text, colour]`), `marks` (`{key, shape, colour, label}`: where the values of `key` are set,
- * something happened), `bare` (whether another chart below has the labels of the horizontal axis), `at` (how a
+ * array of `[label, text, colour]`), `marks` (`{key, shape, colour, label, row, line}`: where the values of `key`
+ * are set, something happened, shown so many rows above the lowest, and by a line through the chart), `bare` (whether another chart below has the labels of the horizontal axis), `at` (how a
  * place on that axis is said). `values.crosses` (`{step, key, colour}`) are where lines died.
  */
 export class Chart {
@@ -395,10 +395,10 @@ export class Chart {
   }
 
   /** Marks at the bottom where something happened. */
-  #paintMark(plot, { key, shape, colour: name }) {
+  #paintMark(plot, { key, shape, colour: name, row = 0, line = false }) {
     const { ctx, bbox } = plot;
     const size = 4 * devicePixelRatio;
-    const middle = bbox.top + bbox.height - size - devicePixelRatio;
+    const middle = bbox.top + bbox.height - (1 + 2.6 * row) * size - devicePixelRatio;
     ctx.save();
     ctx.fillStyle = ctx.strokeStyle = colour(name);
     ctx.lineWidth = 1.5 * devicePixelRatio;
@@ -407,6 +407,14 @@ export class Chart {
       const x = plot.valToPos(at, "x", true);
       if (x < bbox.left - 1 || x > bbox.left + bbox.width + 1) return;
       paintShape(ctx, shape, x, middle, size);
+      if (line) {
+        ctx.setLineDash([2 * devicePixelRatio, 3 * devicePixelRatio]);
+        ctx.lineWidth = devicePixelRatio;
+        ctx.beginPath();
+        ctx.moveTo(x, bbox.top);
+        ctx.lineTo(x, middle - size);
+        ctx.stroke();
+      }
     });
     ctx.restore();
   }
@@ -434,12 +442,14 @@ export class Chart {
 }
 
 /** How the marks of a chart look in its legend. */
-const SHAPES = { triangle: "▲", cross: "✕", diamond: "◆" };
+const SHAPES = { triangle: "▲", cross: "✕", diamond: "◆", play: "▶", square: "■" };
 
 function paintShape(ctx, shape, x, y, size) {
   const lines = {
     triangle: [[[0, -1], [-1, 1], [1, 1]]],
     diamond: [[[0, -1], [-1, 0], [0, 1], [1, 0]]],
+    play: [[[-0.8, -1], [1, 0], [-0.8, 1]]],
+    square: [[[-0.8, -0.8], [-0.8, 0.8], [0.8, 0.8], [0.8, -0.8]]],
     cross: [[[-1, -1], [1, 1]], [[-1, 1], [1, -1]]],
   };
   ctx.beginPath();

@@ -69,6 +69,13 @@ export function ago(seconds) {
   return past < 5 ? "now" : `${duration(past)} ago`;
 }
 
+const dated = new Intl.DateTimeFormat("sv", { dateStyle: "short", timeStyle: "short" });
+
+/** A time in seconds since 1970 as a date and a time of this place. */
+export function moment(seconds) {
+  return seconds < 8e12 ? dated.format(new Date(1000 * seconds)) : "–";
+}
+
 /** A phrase as the beginning of a sentence. */
 export function sentence(phrase) {
   return phrase.charAt(0).toUpperCase() + phrase.slice(1);

@@ -15,6 +15,12 @@ export const UNITS = {
 /** Strengths of smoothing. */
 export const SMOOTHING = [[0, "none"], [0.6, "light"], [0.9, "medium"], [0.97, "strong"]];
 
+/** Where a run went on, above what is marked at the same steps: with its settings, and with others. */
+const GOING_ON = [
+  { key: "resumes", shape: "play", colour: "--second", label: "went on", row: 1 },
+  { key: "changes", shape: "square", colour: "--second", label: "went on with other settings", row: 1, line: true },
+];
+
 /** What the charts show. The names are those of values in `valuesOf`. The first two share their horizontal axis. */
 export const PANELS = [
   {
@@ -22,6 +28,7 @@ export const PANELS = [
     marks: [
       { key: "skips", shape: "triangle", colour: "--skip", label: "skipped" },
       { key: "not_finite", shape: "cross", colour: "--bad", label: "not finite" },
+      ...GOING_ON,
     ],
     how: "What lies above the dashed threshold was cut off before the optimizer saw it: the coloured part. Click a spike to see what was in it.",
     bands: [{ low: "norm_min", high: "norm_max", colour: "--band" }],
@@ -39,7 +46,7 @@ export const PANELS = [
   },
   {
     name: "loss", title: "Loss", unit: "nats a token", height: 250, robust: true,
-    marks: [{ key: "checkpoints", shape: "diamond", colour: "--muted", label: "checkpoint" }],
+    marks: [{ key: "checkpoints", shape: "diamond", colour: "--muted", label: "checkpoint" }, ...GOING_ON],
     how: "Training (line) and evaluations on the validation text (dots). Where validation turns up while training goes on down, the model learns its text by heart.",
     bands: [{ low: "loss_min", high: "loss_max", colour: "--band" }],
     lines: [
@@ -66,6 +73,7 @@ export const PANELS = [
   },
   {
     name: "lr", title: "Learning rate", unit: "factor of the update", height: 170, zero: true,
+    marks: GOING_ON,
     how: "Warm-up and decay as the schedule has them. Compare its jumps with those of the loss.",
     lines: [{ key: "lr", colour: "--ink-line" }],
     readout: (values, at) => [["rate", significant(values.lr[at]), null]],
@@ -170,7 +178,7 @@ export function axisChoice(axis, pick) {
 }
 
 /** Values of all charts from a series of the server. */
-export function valuesOf(series, { unit, bits, smoothing, checkpoints = [] }) {
+export function valuesOf(series, { unit, bits, smoothing, checkpoints = [], resumes = [], changes = [] }) {
   const convert = (value) => inUnit(value, unit, bits);
   const { step, norm, loss, cut, coefficient, tokens_per_second: speed } = series;
   const val = placed(step, series.evaluations.map((one) => [one.step, one.val_loss])).map(convert);
@@ -184,6 +192,8 @@ export function valuesOf(series, { unit, bits, smoothing, checkpoints = [] }) {
     skips: series.skipped.map((skipped, place) => Math.max(0, skipped - series.not_finite[place])),
     not_finite: series.not_finite,
     checkpoints: marked(step, checkpoints),
+    resumes: marked(step, resumes.map((one) => one.step).filter((at) => !changes.some((change) => change.step === at))),
+    changes: marked(step, changes.map((change) => change.step)),
     loss: smoothed(loss.mean, smoothing).map(convert),
     loss_min: loss.min.map(convert), loss_max: loss.max.map(convert),
     val,

@@ -3,7 +3,7 @@
 import { ask, compareAddress, runAddress, throttled, watch } from "./api.js";
 import { Chart, Crosshair } from "./charts.js";
 import { badge, button, choice, command, cycle, element, fill, folded } from "./elements.js";
-import { bytes, count, duration, percent, sentence, shortName, significant } from "./format.js";
+import { bytes, count, duration, moment, percent, sentence, shortName, significant } from "./format.js";
 import { HeatMap } from "./heat.js";
 import {
   MAPS, PANELS, SMOOTHING, THROUGH_TIME, UNITS, axesOfRun, axisChoice, bitsOfNat, throughTime, tokensPerStep, unitChoice, valuesOf,
@@ -46,6 +46,7 @@ export function showRun(page, name) {
   const tools = element("div", { class: "tools" }, rangeText, resetButton,
     element("span", { class: "gap" }),
     element("label", {}, "along"), axes.element, element("label", {}, "loss in"), units.element, element("label", {}, "smoothing"), smoothing.element);
+  const resumes = element("section", { class: "resumes", hidden: true });
   const samples = element("section", { class: "samples" });
   const checkpoints = element("section", { class: "checkpoints" });
   const settings = element("section", { class: "settings" });
@@ -57,7 +58,7 @@ export function showRun(page, name) {
     folded("Coefficient, share of clipped steps, learning rate, speed", { class: "more" },
       element("div", { class: "pair" }, small.map((chart) => chart.element))),
     maps[0].element, time.element, maps[1].element,
-    samples, element("div", { class: "pair" }, settings, checkpoints));
+    resumes, samples, element("div", { class: "pair" }, settings, checkpoints));
 
   function zoom(from, to) {
     const whole = series?.whole;
@@ -76,7 +77,8 @@ export function showRun(page, name) {
     const unit = shown.unit === "bits" && bits === null ? "nats" : shown.unit;
     loss.setUnit(UNITS[unit].label);
     const checkpoints = about?.checkpoints.map(({ step }) => step) ?? [];
-    const values = valuesOf(series, { unit, bits, smoothing: shown.smoothing, checkpoints });
+    const { resumes = [], changes = [] } = about ?? {};
+    const values = valuesOf(series, { unit, bits, smoothing: shown.smoothing, checkpoints, resumes, changes });
     const known = axesOfRun(series, about?.settings);
     const visible = range ?? series.whole ?? [0, 1];
     for (const chart of charts) chart.show(values, visible, known[shown.axis] ?? known.step);
@@ -139,6 +141,7 @@ export function showRun(page, name) {
     showFigures();
     showVerdict();
     showPace();
+    showResumes();
     showSamples();
     showCheckpoints();
     showSettings();
@@ -202,6 +205,21 @@ export function showRun(page, name) {
       element("p", { class: "numbers" }, [numbers, ...notes, layers?.words].filter(Boolean).map((part) => `${sentence(part).replace(/\.$/, "")}. `)),
       advice ? element("p", { class: "numbers" }, "Advice: ", element("code", {}, `--clip ${advice.policy}`), ` (confidence ${advice.confidence}). `, advice.reasons.join(" ")) : null,
       next ? element("div", { class: "next" }, element("span", {}, "Try next"), command(next)) : null);
+  }
+
+  function showResumes() {
+    const { resumes: all, changes } = about;
+    resumes.hidden = all.length + changes.length === 0;
+    const steps = [...new Set([...all, ...changes].map(({ step }) => step))].sort((a, b) => b - a);
+    const went = ({ time, version, checkpoint }) => element("p", {},
+      `${moment(time)}, ${checkpoint ? `from ${checkpoint}` : "from its start"}, by shears ${version}`);
+    const changed = ({ name: setting, before, after }) => element("p", { class: "change" }, element("code", {}, setting), ` ${before} → `, element("b", {}, after));
+    const at = (step) => element("li", {}, element("span", { class: "at" }, `step ${count(step)}`),
+      element("div", {}, all.filter((one) => one.step === step).map(went), changes.filter((one) => one.step === step).map(changed)));
+    fill(resumes,
+      element("h2", {}, "Where it went on"),
+      element("p", { class: "how" }, "Newest first. A changed setting holds from the next step on; up to there nothing is other than without the change."),
+      element("ol", {}, steps.map(at)));
   }
 
   function showSamples() {

@@ -21,7 +21,9 @@ use crate::settings::{self, Setting};
 use crate::step::StepView;
 use crate::summary::Row;
 use gradclip_judge::TimeFlow;
-use shears_run::{Columns, Judgement, PLAN, Reach, RunError, Sample, program, quoted};
+use shears_run::{
+    Change, Columns, Judgement, PLAN, Reach, Resume, RunError, Sample, program, quoted,
+};
 
 /// How long a request waits for a log to be read; what is there by then is the answer.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -33,6 +35,8 @@ const MOST_OF_A_REPORT: u64 = 64 << 20;
 const TOKENIZER: &str = "tokenizer.json";
 /// The newest samples that are sent.
 const MOST_SAMPLES: usize = 200;
+/// The newest resumes and changes of settings that are sent.
+const MOST_RESUMES: usize = 500;
 
 /// Why a request has no answer.
 #[derive(Debug)]
@@ -162,6 +166,9 @@ pub(crate) struct RunView {
     judgement: Option<serde_json::Value>,
     settings: Vec<Setting>,
     checkpoints: Vec<Checkpoint>,
+    /// Where the run went on, and the settings that were changed there: the newest of them.
+    resumes: Vec<Resume>,
+    changes: Vec<Change>,
     /// The newest samples, oldest first, and how many there are in all.
     samples: Vec<Sample>,
     all_samples: usize,
@@ -176,14 +183,18 @@ pub(crate) async fn run(
         let run = find(&dash, &query.run)?;
         let reach = run.read(PATIENCE).map_err(Problem::Log)?;
         let glance = run.glance();
-        let (samples, all_samples) = run.with_log(|log| {
+        let (resumes, changes, samples, all_samples) = run.with_log(|log| {
             if reach.complete {
                 run.digest
                     .update(|| run.subject(), log, reach.length, glance.end.is_some());
             }
-            let samples = &log.columns.samples;
-            let newest = &samples[samples.len().saturating_sub(MOST_SAMPLES)..];
-            (newest.to_vec(), samples.len())
+            let columns = &log.columns;
+            (
+                newest(&columns.resumes, MOST_RESUMES),
+                newest(&columns.changes, MOST_RESUMES),
+                newest(&columns.samples, MOST_SAMPLES),
+                columns.samples.len(),
+            )
         });
         let plan = run.plan().unwrap_or_default();
         let digest = run.digest();
@@ -195,12 +206,19 @@ pub(crate) async fn run(
             judgement: judgement.map(Judgement::json),
             settings: settings::compared(&plan, &dash.presets),
             checkpoints: checkpoints::list(&run),
+            resumes,
+            changes,
             samples,
             all_samples,
             reach,
         }))
     })
     .await
+}
+
+/// The last of these items.
+fn newest<T: Clone>(items: &[T], most: usize) -> Vec<T> {
+    items[items.len().saturating_sub(most)..].to_vec()
 }
 
 #[derive(Deserialize)]

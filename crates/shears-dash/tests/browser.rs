@@ -8,7 +8,7 @@ use std::time::Duration;
 use shears_dash::serve;
 
 use crate::chromium::{self, Chromium};
-use crate::run_folder::{Run, Runs, end_line, log_of, step_line};
+use crate::run_folder::{Run, Runs, end_line, log_of, resume_lines, step_line};
 
 /// Serves the folder on a free port until the tests end.
 fn served(runs: &Runs) -> String {
@@ -67,8 +67,16 @@ fn look_around(
     browser.press("t");
     browser.until("document.documentElement.dataset.theme === 'light'");
 
-    // A spike leads to its step.
+    // Where a run went on, and with what: in words, and marked on its charts.
     browser.value(&format!("location.hash = '#/run/{other}'"));
+    browser.until("document.querySelector('.resumes .change')?.textContent === 'lr 0.002 → 0.001'");
+    browser.until("document.querySelector('.resumes li')?.textContent.includes('step-00000200')");
+    for chart in ["norm", "loss", "lr"] {
+        let legend = format!("document.querySelector('[data-chart={chart}] .marks').textContent");
+        browser.until(&format!("{legend}.includes('went on with other settings')"));
+    }
+
+    // A spike leads to its step.
     browser.until("document.querySelector('.spikes a') !== null");
     browser.value("document.querySelector('.spikes a').click()");
     browser.until(&format!("{main}.step === '17'"));
@@ -131,7 +139,9 @@ fn a_browser_watches_a_run() {
     };
     let runs = Runs::new();
     let growing = runs.run("growing", &log_of(60));
-    runs.run("other", &(log_of(200) + &end_line(200, "finished")));
+    let other =
+        log_of(200) + &resume_lines(200) + &step_line(201, 0.5) + &end_line(201, "finished");
+    runs.run("other", &other);
     let stop = Arc::new(AtomicBool::new(false));
     let trainer = train(growing, 61, stop.clone());
     let address = served(&runs);

@@ -11,7 +11,7 @@ use serde_json::Value;
 use tower::ServiceExt;
 
 use crate::asking::send;
-use crate::run_folder::{Runs, end_line, header_line, log_of, step_line};
+use crate::run_folder::{Runs, end_line, header_line, log_of, resume_lines, step_line};
 
 async fn body(response: Response<Body>) -> Vec<u8> {
     to_bytes(response.into_body(), usize::MAX)
@@ -95,6 +95,23 @@ async fn the_list_says_how_each_run_stands() {
 }
 
 #[tokio::test]
+async fn a_run_says_where_it_went_on_and_with_what() {
+    let runs = Runs::new();
+    runs.run("a", &(log_of(60) + &resume_lines(60) + &step_line(61, 0.5)));
+    let about = get(&runs.app(), "/api/run?run=a").await;
+    let [resumes, changes] = ["resumes", "changes"].map(|key| about[key].as_array().unwrap());
+    assert_eq!((resumes.len(), changes.len()), (1, 1));
+    assert_eq!(
+        (&resumes[0]["step"], &resumes[0]["checkpoint"]),
+        (&60.into(), &"step-00000060".into())
+    );
+    assert_eq!(
+        (&changes[0]["name"], &changes[0]["after"]),
+        (&"lr".into(), &"0.001".into())
+    );
+}
+
+#[tokio::test]
 async fn a_run_has_settings_verdict_and_samples() {
     let runs = Runs::new();
     let run = runs.run("a", &(log_of(100) + &end_line(100, "finished")));
@@ -124,6 +141,7 @@ async fn a_run_has_settings_verdict_and_samples() {
             .contains("1 of 100 steps clipped")
     );
     assert_eq!(about["samples"][1]["text"], "thou <b>art</b> 100");
+    assert_eq!(about["resumes"].as_array().map(Vec::len), Some(0));
     let settings = about["settings"].as_array().unwrap();
     let lr = settings
         .iter()

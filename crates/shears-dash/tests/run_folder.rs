@@ -155,6 +155,15 @@ pub(crate) fn header_line(names: &[&str]) -> String {
     )
 }
 
+/// The lines of a run that goes on at a step, with another learning rate.
+pub(crate) fn resume_lines(step: u64) -> String {
+    format!(
+        "{{\"event\":\"resume\",\"step\":{step},\"time\":1764356711,\"version\":\"0.1.0\",\
+         \"checkpoint\":\"step-{step:08}\"}}\n\
+         {{\"event\":\"change\",\"step\":{step},\"name\":\"lr\",\"before\":\"0.002\",\"after\":\"0.001\"}}\n"
+    )
+}
+
 /// The line of an end.
 pub(crate) fn end_line(step: u64, how: &str) -> String {
     format!("{{\"event\":\"end\",\"step\":{step},\"how\":\"{how}\"}}\n")
