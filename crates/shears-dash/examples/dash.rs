@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::net::Ipv4Addr;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use shears_dash::{Options, serve};
@@ -24,6 +25,9 @@ fn main() -> Result<(), Box<dyn Error>> {
             folder => options.folder = folder.into(),
         }
     }
-    serve(options, |address| println!("{address}"))?;
+    serve(options, |address| {
+        println!("{address}");
+        ControlFlow::Continue(())
+    })?;
     Ok(())
 }

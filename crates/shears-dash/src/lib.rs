@@ -32,6 +32,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -160,12 +161,15 @@ pub struct App {
 }
 
 /// Serves until the process is asked to stop; calls `ready` with the page's address once it
-/// listens.
+/// listens: that of the run's own page, if the folder is a run. Nothing is served if `ready` breaks.
 ///
 /// # Errors
 ///
 /// If there is no such folder, or the port is taken.
-pub fn serve(options: Options, ready: impl FnOnce(&str)) -> Result<(), DashError> {
+pub fn serve(
+    options: Options,
+    ready: impl FnOnce(&str) -> ControlFlow<()>,
+) -> Result<(), DashError> {
     if !options.folder.is_dir() {
         return Err(match options.folder.exists() {
             true => DashError::NotAFolder(options.folder),

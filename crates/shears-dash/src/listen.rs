@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,9 +11,11 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use shears_run::PLAN;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::runs::ITSELF;
 use crate::{App, DashError, Options, app};
 
 /// How long a connection may take to send the head of a request: who sends half of one would hold
@@ -23,15 +26,24 @@ const MOST_CONNECTIONS: usize = 512;
 /// After a connection could not be taken, mostly because no file descriptor is left.
 const PAUSE: Duration = Duration::from_millis(100);
 
-pub(crate) async fn listen(options: Options, ready: impl FnOnce(&str)) -> Result<(), DashError> {
+pub(crate) async fn listen(
+    options: Options,
+    ready: impl FnOnce(&str) -> ControlFlow<()>,
+) -> Result<(), DashError> {
     let address = SocketAddr::new(options.host, options.port);
     let listener = TcpListener::bind(address).await;
     let listener = listener.map_err(|source| DashError::Listen { address, source })?;
     let address = listener.local_addr().map_err(DashError::Serve)?;
     let asked_to_stop = stop_signal().map_err(DashError::Serve)?;
+    let page = match options.folder.join(PLAN).is_file() {
+        true => format!("#/run/{ITSELF}"),
+        false => String::new(),
+    };
     let App { router, token } = app(options)?;
     let token = token.map_or(String::new(), |token| format!("?token={token}"));
-    ready(&format!("http://{address}/{token}"));
+    if ready(&format!("http://{address}/{token}{page}")).is_break() {
+        return Ok(());
+    }
     tokio::select! {
         () = accept(&listener, &router, HEAD_TIMEOUT) => Ok(()),
         () = asked_to_stop => Ok(()),

@@ -32,7 +32,7 @@ const SAMPLES: u64 = 512;
 /// What a sweep and a comparison leave beside each other.
 const REPORT: [&str; 2] = ["report.html", "report.json"];
 /// How the folder itself is called when it is a run.
-const ITSELF: &str = ".";
+pub(crate) const ITSELF: &str = ".";
 
 /// The last glance at a run, kept until its log changes.
 #[derive(Debug, Default)]

@@ -1,5 +1,6 @@
 //! A browser opens the page while a run trains, and its console stays empty.
 
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -14,7 +15,12 @@ use crate::run_folder::{Run, Runs, end_line, log_of, resume_lines, step_line};
 fn served(runs: &Runs) -> String {
     let (tell, told) = mpsc::channel();
     let options = runs.options();
-    thread::spawn(move || serve(options, |address| tell.send(address.to_string()).unwrap()));
+    thread::spawn(move || {
+        serve(options, |address| {
+            tell.send(address.to_string()).unwrap();
+            ControlFlow::Continue(())
+        })
+    });
     told.recv_timeout(Duration::from_secs(20)).unwrap()
 }
 

@@ -5,6 +5,9 @@
 mod asking;
 mod browser;
 mod chromium;
+mod fuzz;
+#[path = "../../shears-data/tests/fuzzing.rs"]
+mod fuzzing;
 mod live;
 mod million;
 mod requests;

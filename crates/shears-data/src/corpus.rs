@@ -1,13 +1,16 @@
 //! The text itself: carried by the program, from files and folders, or from a stream.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use crate::encoding::ReadAs;
 use crate::error::DataError;
+use crate::split::train_part;
 
 /// Where a text comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,76 +55,206 @@ fn files_of(path: &Path) -> Result<Vec<PathBuf>, DataError> {
     }
 }
 
+/// A text, or bytes that are none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content<'a> {
+    /// UTF-8. Line ends and NUL are as they were; only byte order marks are gone.
+    Text(Cow<'a, str>),
+    /// Bytes that are not UTF-8, which only the tokenizer `byte` takes.
+    Bytes(Cow<'a, [u8]>),
+}
+
+impl Content<'_> {
+    /// The text, if it is one.
+    #[must_use]
+    pub fn text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Bytes(_) => None,
+        }
+    }
+
+    /// All bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Text(text) => text.as_bytes(),
+            Self::Bytes(bytes) => bytes,
+        }
+    }
+
+    /// How many characters there are; each byte counts as one where there is no text.
+    #[must_use]
+    pub fn characters(&self) -> usize {
+        match self {
+            Self::Text(text) => text.chars().count(),
+            Self::Bytes(bytes) => bytes.len(),
+        }
+    }
+
+    /// The same, borrowed.
+    #[must_use]
+    pub fn as_ref(&self) -> Content<'_> {
+        match self {
+            Self::Text(text) => Content::Text(Cow::Borrowed(text)),
+            Self::Bytes(bytes) => Content::Bytes(Cow::Borrowed(bytes)),
+        }
+    }
+
+    /// What is trained on, and what is set aside: as [`split()`](crate::split()) does it.
+    #[must_use]
+    pub fn split(&self) -> (Content<'_>, Content<'_>) {
+        match self {
+            Self::Text(text) => {
+                let (train, validation) = crate::split(text);
+                (train.into(), validation.into())
+            }
+            Self::Bytes(bytes) => {
+                let (train, validation) = bytes.split_at(train_part(bytes.len()));
+                (
+                    Content::Bytes(train.into()),
+                    Content::Bytes(validation.into()),
+                )
+            }
+        }
+    }
+
+    fn into_bytes(self) -> Vec<u8> {
+        match self {
+            Self::Text(text) => text.into_owned().into_bytes(),
+            Self::Bytes(bytes) => bytes.into_owned(),
+        }
+    }
+
+    /// Adds what comes from another file, with a newline between the two if there is none.
+    fn append(&mut self, next: Content<'_>) {
+        if self.bytes().is_empty() {
+            // A text of one file is not copied.
+            *self = match next {
+                Content::Text(text) => Self::Text(text.into_owned().into()),
+                Content::Bytes(bytes) => Self::Bytes(bytes.into_owned().into()),
+            };
+            return;
+        }
+        let between = !self.bytes().ends_with(b"\n") && !next.bytes().is_empty();
+        let between = if between { "\n" } else { "" };
+        match (&mut *self, next) {
+            (Self::Text(text), Content::Text(next)) => {
+                let text = text.to_mut();
+                text.push_str(between);
+                text.push_str(&next);
+            }
+            (_, next) => {
+                let empty = Self::Bytes(Cow::Borrowed(&[]));
+                let mut bytes = std::mem::replace(self, empty).into_bytes();
+                bytes.extend_from_slice(between.as_bytes());
+                bytes.extend_from_slice(next.bytes());
+                *self = Self::Bytes(bytes.into());
+            }
+        }
+    }
+}
+
+impl<'a> From<&'a str> for Content<'a> {
+    fn from(text: &'a str) -> Self {
+        Content::Text(text.into())
+    }
+}
+
+impl<'a> From<&'a String> for Content<'a> {
+    fn from(text: &'a String) -> Self {
+        text.as_str().into()
+    }
+}
+
 /// A text and the words to name it by.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Corpus {
-    /// The text. Line ends and NUL are as they were; only byte order marks are gone.
-    pub text: String,
+    /// What was read.
+    pub content: Content<'static>,
     /// What to tell the user: file names, or the name of the stream.
     pub description: String,
 }
 
+/// Asked before more memory is taken for a text, with the bytes that it has by then; may refuse.
+pub type Room<'a, E> = &'a mut dyn FnMut(u64) -> Result<(), E>;
+
 impl Corpus {
+    /// Reads a source of UTF-8 to its end, whatever its size.
+    ///
+    /// # Errors
+    ///
+    /// As [`Corpus::load_with`].
+    pub fn load(source: &Source) -> Result<Self, DataError> {
+        Self::load_with(source, ReadAs::default(), &mut |_| Ok(()))
+    }
+
     /// Reads a source to its end.
     ///
     /// Several files are joined in the order given, with a newline between two of them if the
-    /// first does not end in one. The files of a folder are sorted by path.
+    /// first does not end in one. The files of a folder are sorted by path. Nobody knows how long a
+    /// stream is, so `room` is asked again and again.
     ///
     /// # Errors
     ///
-    /// If something is missing, unreadable, not UTF-8, or if there is no character in all of it.
-    pub fn load(source: &Source) -> Result<Self, DataError> {
+    /// If something is missing, unreadable, not in that encoding, or if there is no character in all
+    /// of it; and what `room` refuses.
+    pub fn load_with<E: From<DataError>>(
+        source: &Source,
+        reading: ReadAs,
+        room: Room<'_, E>,
+    ) -> Result<Self, E> {
         match source {
             Source::Embedded => Ok(Self {
-                text: lipsum::LIBER_PRIMUS.to_owned(),
+                content: Content::Text(lipsum::LIBER_PRIMUS.into()),
                 description: "liber-primus (carried by the program)".to_owned(),
             }),
-            Source::Files(paths) => Self::from_files(paths),
-            Source::Stdin => Self::from_reader(io::stdin().lock(), "standard input"),
+            Source::Files(paths) => Self::from_files(paths, reading, room),
+            Source::Stdin => {
+                let name = "standard input".to_owned();
+                let bytes = read_to_end(io::stdin().lock(), 0, &name, room)?;
+                let content = reading.decode(bytes, &name)?;
+                Ok(Self::named(content, name)?)
+            }
         }
     }
 
-    /// Reads any stream to its end; `name` is what messages call it.
-    ///
-    /// # Errors
-    ///
-    /// If reading fails, if the bytes are not UTF-8, or if there are none.
-    pub fn from_reader(mut reader: impl Read, name: &str) -> Result<Self, DataError> {
-        let mut bytes = Vec::new();
-        reader
-            .read_to_end(&mut bytes)
-            .map_err(|source| DataError::Unreadable {
-                name: name.to_owned(),
-                source,
-            })?;
-        let text = text_of(bytes, name)?;
-        if text.is_empty() {
-            return Err(DataError::Empty {
-                name: name.to_owned(),
-            });
+    /// SHA-256 of the content in hexadecimal: two runs with the same one had the same data.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        sha256_hex(self.content.bytes())
+    }
+
+    fn named(content: Content<'static>, description: String) -> Result<Self, DataError> {
+        if content.bytes().is_empty() {
+            return Err(DataError::Empty { name: description });
         }
+        let description = match content {
+            Content::Text(_) => description,
+            Content::Bytes(_) => format!("{description} (not UTF-8: each byte is a character)"),
+        };
         Ok(Self {
-            text,
-            description: name.to_owned(),
+            content,
+            description,
         })
     }
 
-    /// SHA-256 of the text in hexadecimal: two runs with the same one had the same data.
-    #[must_use]
-    pub fn fingerprint(&self) -> String {
-        sha256_hex(&self.text)
-    }
-
-    fn from_files(paths: &[PathBuf]) -> Result<Self, DataError> {
+    fn from_files<E: From<DataError>>(
+        paths: &[PathBuf],
+        reading: ReadAs,
+        room: Room<'_, E>,
+    ) -> Result<Self, E> {
         if paths.is_empty() {
-            return Err(DataError::NoFiles);
+            return Err(DataError::NoFiles.into());
         }
-        let mut text = String::new();
+        let mut content = Content::Text("".into());
         let mut names = Vec::with_capacity(paths.len());
         for path in paths {
             let files = files_of(path)?;
             for file in &files {
-                append(&mut text, file)?;
+                let before = content.bytes().len() as u64;
+                let bytes = read(file, &mut |bytes| room(before + bytes))?;
+                content.append(reading.decode(bytes, &file.display().to_string())?);
             }
             names.push(match (path.is_dir(), files.len()) {
                 (false, _) => path.display().to_string(),
@@ -129,87 +262,82 @@ impl Corpus {
                 (true, count) => format!("{} ({count} files)", path.display()),
             });
         }
-        let description = names.join(", ");
-        if text.is_empty() {
-            return Err(DataError::Empty { name: description });
-        }
-        Ok(Self { text, description })
+        Ok(Self::named(content, names.join(", "))?)
+    }
+}
+
+/// Reads a text of at most `most` bytes, such as a prompt: UTF-8, without its byte order mark.
+///
+/// # Errors
+///
+/// If it cannot be read, is larger, or is not UTF-8; `name` is what the message calls it.
+pub fn read_text(reader: impl Read, name: &str, most: u64) -> Result<String, DataError> {
+    let mut bytes = Vec::new();
+    let read = reader.take(most.saturating_add(1)).read_to_end(&mut bytes);
+    read.map_err(|source| DataError::Unreadable {
+        name: name.to_owned(),
+        source,
+    })?;
+    if bytes.len() as u64 > most {
+        return Err(DataError::TooLarge {
+            name: name.to_owned(),
+            most,
+        });
+    }
+    match ReadAs::default().decode(bytes, name)? {
+        Content::Text(text) => Ok(text.into_owned()),
+        Content::Bytes(_) => Ok(String::new()),
     }
 }
 
 /// The bytes of a file or a pipe. A device such as `/dev/zero` may have no end.
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::FileTypeExt;
-        let kind = fs::metadata(path)?.file_type();
-        if (kind.is_char_device() && path != Path::new("/dev/stdin")) || kind.is_block_device() {
-            return Err(io::Error::other("it is a device, not a text"));
+fn read<E: From<DataError>>(path: &Path, room: Room<'_, E>) -> Result<Vec<u8>, E> {
+    let open = || -> io::Result<(File, u64)> {
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::FileTypeExt;
+            let kind = fs::metadata(path)?.file_type();
+            if (kind.is_char_device() && path != Path::new("/dev/stdin")) || kind.is_block_device()
+            {
+                return Err(io::Error::other("it is a device, not a text"));
+            }
+        }
+        let file = File::open(path)?;
+        let size = file.metadata()?.len();
+        Ok((file, size))
+    };
+    let (file, size) = open().map_err(|source| unreadable(path, source))?;
+    read_to_end(file, size, &path.display().to_string(), room)
+}
+
+/// Bytes after which `room` is asked again.
+const CHUNK: u64 = 16 << 20;
+
+/// Reads a stream of about `size` bytes to its end.
+fn read_to_end<E: From<DataError>>(
+    mut reader: impl Read,
+    size: u64,
+    name: &str,
+    room: Room<'_, E>,
+) -> Result<Vec<u8>, E> {
+    let failed = |source| DataError::Unreadable {
+        name: name.to_owned(),
+        source,
+    };
+    let mut bytes = Vec::new();
+    let reserved = bytes.try_reserve_exact(usize::try_from(size).unwrap_or(usize::MAX));
+    reserved.map_err(|_| failed(io::ErrorKind::OutOfMemory.into()))?;
+    loop {
+        room(match bytes.len() as u64 {
+            read if read <= size => size,
+            // A stream is moved whenever it outgrows its place, and takes both for a moment.
+            read => 2 * read,
+        })?;
+        let part = reader.by_ref().take(CHUNK.max(size));
+        if { part }.read_to_end(&mut bytes).map_err(failed)? == 0 {
+            return Ok(bytes);
         }
     }
-    fs::read(path)
-}
-
-fn append(text: &mut String, path: &Path) -> Result<(), DataError> {
-    let name = path.display().to_string();
-    let bytes = read(path).map_err(|source| unreadable(path, source))?;
-    let next = text_of(bytes, &name)?;
-    if text.is_empty() {
-        // A text of one file is not copied.
-        *text = next;
-        return Ok(());
-    }
-    if !text.ends_with('\n') && !next.is_empty() {
-        text.push('\n');
-    }
-    text.push_str(&next);
-    Ok(())
-}
-
-fn text_of(bytes: Vec<u8>, name: &str) -> Result<String, DataError> {
-    let mut text = String::from_utf8(bytes).map_err(|error| DataError::NotUtf8 {
-        name: name.to_owned(),
-        offset: error.utf8_error().valid_up_to(),
-        hint: encoding_hint(error.as_bytes()),
-    })?;
-    if text.starts_with('\u{FEFF}') {
-        text.drain(..'\u{FEFF}'.len_utf8());
-    }
-    Ok(text)
-}
-
-fn encoding_hint(bytes: &[u8]) -> &'static str {
-    const SIGNATURES: [(&[u8], &str); 7] = [
-        (
-            b"\xFF\xFE",
-            "it looks like UTF-16: convert it with `iconv -f utf-16 -t utf-8`",
-        ),
-        (
-            b"\xFE\xFF",
-            "it looks like UTF-16: convert it with `iconv -f utf-16 -t utf-8`",
-        ),
-        (
-            b"PK\x03\x04",
-            "it looks like a zip archive (or docx, epub): extract the text first",
-        ),
-        (b"\x1F\x8B", "it looks like gzip: decompress it first"),
-        (
-            b"\x28\xB5\x2F\xFD",
-            "it looks like zstd: decompress it first",
-        ),
-        (b"BZh", "it looks like bzip2: decompress it first"),
-        (
-            b"%PDF",
-            "it looks like a PDF: extract the text first, for example with `pdftotext`",
-        ),
-    ];
-    SIGNATURES
-        .iter()
-        .find(|(start, _)| bytes.starts_with(start))
-        .map_or(
-            "convert it, for example with `iconv -f latin1 -t utf-8`",
-            |(_, hint)| hint,
-        )
 }
 
 fn text_files_below(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
@@ -270,8 +398,8 @@ pub(crate) fn unreadable(path: &Path, source: io::Error) -> DataError {
     }
 }
 
-pub(crate) fn sha256_hex(text: &str) -> String {
-    Sha256::digest(text.as_bytes())
+pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes)
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect()
@@ -284,7 +412,7 @@ mod tests {
     #[test]
     fn the_fingerprint_is_sha256() {
         assert_eq!(
-            sha256_hex("abc"),
+            sha256_hex(b"abc"),
             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
         );
     }

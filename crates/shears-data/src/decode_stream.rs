@@ -29,6 +29,20 @@ impl<'a> StreamDecoder<'a> {
         }
     }
 
+    /// Starts after a text of these ids, which is not given again: what comes next may need a space
+    /// between the two.
+    #[must_use]
+    pub fn after(tokenizer: &'a Tokenizer, ids: &[u32]) -> Self {
+        let in_context = |id: &&u32| matches!(tokenizer.piece(**id), Piece::InContext);
+        let ids: Vec<u32> = ids.iter().filter(in_context).copied().collect();
+        let ids = ids[ids.len().saturating_sub(HELD_TOKENS_MAX)..].to_vec();
+        Self {
+            shown: ids.len(),
+            ids,
+            ..Self::new(tokenizer)
+        }
+    }
+
     /// Takes the next id; gives the text that is certain now, if there is any.
     pub fn push(&mut self, id: u32) -> Option<String> {
         match self.tokenizer.piece(id) {

@@ -49,7 +49,35 @@ pub enum DataError {
         /// Offset of the first invalid byte, from 0.
         offset: usize,
         /// What the file seems to be and what to do about it.
-        hint: &'static str,
+        hint: String,
+    },
+
+    /// Bytes that are not text in the encoding that was asked for.
+    #[error("{name} is not text in {encoding}: give another --encoding")]
+    NotInEncoding {
+        /// File name, or the name of the stream.
+        name: String,
+        /// The encoding.
+        encoding: String,
+    },
+
+    /// A name that is no encoding.
+    #[error(
+        "{given:?} is no encoding: use utf-8, utf-16, latin1, windows-1252 or another name of the \
+         WHATWG's list"
+    )]
+    UnknownEncoding {
+        /// What was given.
+        given: String,
+    },
+
+    /// More than what is read, such as a prompt, may have.
+    #[error("{name} has over {} MB: give less", most / 1_000_000)]
+    TooLarge {
+        /// File name, or the name of the stream.
+        name: String,
+        /// Bytes that it may have.
+        most: u64,
     },
 
     /// A tokenizer that cannot be built, loaded or applied.
@@ -63,8 +91,9 @@ pub enum DataError {
 
     /// Not enough tokens for one batch.
     #[error(
-        "the text is too short: it has {tokens} tokens, but batch {batch} and window {window} \
-         need {needed}; make --batch or --window smaller or give more text"
+        "the text is too short: it has {tokens} token{}, but batch {batch} and window {window} \
+         need {needed}; make --batch or --window smaller or give more text",
+        if *tokens == 1 { "" } else { "s" }
     )]
     TooShort {
         /// How many tokens there are.

@@ -14,8 +14,11 @@
 mod batches;
 mod corpus;
 mod decode_stream;
+mod encoding;
 mod error;
+mod foreign;
 mod limits;
+mod round_trip;
 mod split;
 mod tokenizer;
 mod tokens;
@@ -23,10 +26,13 @@ mod tokens;
 pub use batches::{
     Batch, ConsecutiveWindows, EvaluationStreams, RandomWindows, StreamBatches, evaluation_batches,
 };
-pub use corpus::{Corpus, Source};
+pub use corpus::{Content, Corpus, Room, Source, read_text};
 pub use decode_stream::StreamDecoder;
+pub use encoding::{Encoding, ReadAs};
 pub use error::DataError;
+pub use foreign::{FOREIGN_BYTES, foreign_kind};
 pub use limits::{BPE_SIZE_MAX, BPE_SIZE_MIN};
+pub use round_trip::RoundTrip;
 pub use split::split;
 pub use tokenizer::{Tokenizer, TokenizerKind, Units, byte_alphabet};
 pub use tokens::Tokens;

@@ -4,15 +4,18 @@
 /// text, validation text. The cut depends on nothing but the text.
 #[must_use]
 pub fn split(text: &str) -> (&str, &str) {
-    let chars = text.chars().count();
-    // In integers: `0.9 * chars` has no exact floating-point form. The quotient is taken apart so
-    // that the product cannot overflow.
-    let train_chars = chars / 10 * 9 + chars % 10 * 9 / 10;
     let place = text
         .char_indices()
-        .nth(train_chars)
+        .nth(train_part(text.chars().count()))
         .map_or(text.len(), |(offset, _)| offset);
     text.split_at(place)
+}
+
+/// How many of so many characters are trained on.
+pub(crate) fn train_part(chars: usize) -> usize {
+    // In integers: `0.9 * chars` has no exact floating-point form. The quotient is taken apart so
+    // that the product cannot overflow.
+    chars / 10 * 9 + chars % 10 * 9 / 10
 }
 
 #[cfg(test)]

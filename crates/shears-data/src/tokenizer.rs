@@ -19,7 +19,7 @@ use serde_json::Value;
 pub use self::byte_level::symbols as byte_alphabet;
 pub use self::kind::TokenizerKind;
 use self::library::Library;
-use crate::corpus::unreadable;
+use crate::corpus::{Content, unreadable};
 use crate::error::DataError;
 use crate::limits::{BPE_SIZE_MAX, BPE_SIZE_MIN};
 use crate::tokens::{Tokens, Writer};
@@ -191,7 +191,7 @@ impl Tokenizer {
     /// that it was started with, or not at all.
     #[must_use]
     pub fn fingerprint(&self) -> String {
-        crate::corpus::sha256_hex(&self.json)
+        crate::corpus::sha256_hex(self.json.as_bytes())
     }
 
     /// The ids of a text, without any special token around them.
@@ -210,28 +210,59 @@ impl Tokenizer {
     /// # Errors
     ///
     /// As [`Tokenizer::encode`].
-    pub fn tokens(&self, text: &str) -> Result<Tokens, DataError> {
+    pub fn tokens<'a>(&self, content: impl Into<Content<'a>>) -> Result<Tokens, DataError> {
+        let content = content.into();
+        let length = content.bytes().len();
         let expected = match &self.engine {
-            Engine::Byte => text.len(),
-            Engine::Char { .. } => text.chars().count(),
-            Engine::ByteLevel { .. } | Engine::Other(_) => text.len() / BYTES_OF_A_TOKEN as usize,
+            Engine::Byte => length,
+            Engine::Char { .. } => content.characters(),
+            Engine::ByteLevel { .. } | Engine::Other(_) => length / BYTES_OF_A_TOKEN as usize,
         };
         let mut tokens = Writer::new(self.vocab_size(), expected);
-        self.for_each_id(text, &mut |id| tokens.push(id))?;
+        match (&content, &self.engine) {
+            (Content::Text(text), _) => self.for_each_id(text, &mut |id| tokens.push(id))?,
+            (Content::Bytes(bytes), Engine::Byte) => {
+                bytes.iter().for_each(|byte| tokens.push(u32::from(*byte)));
+            }
+            (Content::Bytes(_), _) => return Err(self.fails("it takes text, not any bytes")),
+        }
         Ok(tokens.finish())
+    }
+
+    /// Whether it takes any bytes, and not only text.
+    #[must_use]
+    pub fn takes_any_bytes(&self) -> bool {
+        matches!(self.engine, Engine::Byte)
+    }
+
+    /// Whether every text that it encodes comes back as it was.
+    #[must_use]
+    pub fn keeps_all(&self) -> bool {
+        match &self.engine {
+            Engine::Byte | Engine::Char { .. } => true,
+            Engine::ByteLevel { library, .. } | Engine::Other(library) => library.is_plain(),
+        }
+    }
+
+    fn fails(&self, problem: impl Into<String>) -> DataError {
+        DataError::Tokenizer {
+            name: self.name.clone(),
+            problem: problem.into(),
+        }
     }
 
     /// Bytes of memory that [`Tokenizer::tokens`] of these two texts takes, one after the other,
     /// about.
     #[must_use]
-    pub fn memory_of_tokens(&self, first: &str, second: &str) -> u64 {
-        let bytes = (first.len() + second.len()) as u64;
+    pub fn memory_of_tokens(&self, first: &Content<'_>, second: &Content<'_>) -> u64 {
+        let lengths = [first, second].map(|content| content.bytes().len() as u64);
+        let bytes = lengths[0] + lengths[1];
         let each = Tokens::bytes_each(self.vocab_size()) as u64;
         match &self.engine {
             Engine::Byte => bytes * each,
-            Engine::Char { .. } => (first.chars().count() + second.chars().count()) as u64 * each,
+            Engine::Char { .. } => (first.characters() + second.characters()) as u64 * each,
             Engine::ByteLevel { library, .. } | Engine::Other(library) => {
-                let longest = first.len().max(second.len()) as u64;
+                let longest = lengths[0].max(lengths[1]);
                 bytes / BYTES_OF_A_TOKEN * each + library.memory_of_encoding(longest)
             }
         }
@@ -259,10 +290,7 @@ impl Tokenizer {
             }
             Engine::ByteLevel { library, .. } | Engine::Other(library) => {
                 let encoded = library.encode(text, take);
-                encoded.map_err(|problem| DataError::Tokenizer {
-                    name: self.name.clone(),
-                    problem,
-                })?;
+                encoded.map_err(|problem| self.fails(problem))?;
             }
         }
         Ok(())
@@ -379,7 +407,8 @@ fn explain(json: &str, error: &serde_json::Error) -> String {
             error.line()
         )
     } else {
-        format!("it is not JSON ({error}): give a tokenizer.json")
+        let (line, column) = (error.line(), error.column());
+        format!("it is not JSON at line {line}, column {column}: give a tokenizer.json")
     }
 }
 

@@ -60,4 +60,14 @@ fn tokens_in_context_stream_like_the_whole() {
     assert_eq!(tokenizer.describe(), "wordlevel, 4 tokens");
     let ids = [0, 1, 3, 2, 0, 3, 3, 1, 2].repeat(50);
     assert_eq!(pieces(&tokenizer, &ids).concat(), tokenizer.decode(&ids));
+    // What comes after a prompt stands as far from it as in the whole.
+    for prompt in [1, 2, 3, 40, 449] {
+        let mut decoder = StreamDecoder::after(&tokenizer, &ids[..prompt]);
+        let mut text = tokenizer.decode(&ids[..prompt]);
+        for id in &ids[prompt..] {
+            text.push_str(&decoder.push(*id).unwrap_or_default());
+        }
+        text.push_str(&decoder.finish().unwrap_or_default());
+        assert_eq!(text, tokenizer.decode(&ids), "{prompt}");
+    }
 }

@@ -5,5 +5,6 @@ mod batches;
 mod corpus;
 mod decode_stream;
 mod fuzz_targets;
+mod fuzzing;
 mod hostile_tokenizers;
 mod tokenizer;

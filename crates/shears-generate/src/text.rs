@@ -48,6 +48,8 @@ pub fn generate_text<'a, M: LanguageModel>(
     limits: Limits,
 ) -> Result<TextStream<'a, M>, GenerateError> {
     let matcher = StopMatcher::new(limits.stop)?;
+    // What a text is started by is no part of it.
+    let decoder = StreamDecoder::after(tokenizer, prompt);
     let start = [start];
     let prompt = if prompt.is_empty() { &start } else { prompt };
     check_known(prompt, tokenizer)?;
@@ -56,7 +58,7 @@ pub fn generate_text<'a, M: LanguageModel>(
         generator,
         sampler,
         tokenizer,
-        decoder: StreamDecoder::new(tokenizer),
+        decoder,
         matcher,
         tokens_max: limits.tokens,
         tokens: 0,

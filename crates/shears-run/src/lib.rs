@@ -32,6 +32,7 @@ mod log;
 mod plan;
 mod regular;
 mod sample;
+mod syntax;
 mod writer;
 
 pub use columns::{Columns, End, Evaluation, Sample, Tensors};
@@ -45,6 +46,7 @@ pub use log::{Damage, Events, Log, Reach, line_at};
 pub use plan::read_plan;
 pub use regular::{check_regular, open_regular, read_regular, read_regular_text};
 pub use sample::LogSample;
+pub use syntax::{json_problem, toml_problem};
 pub use writer::{DAMAGED, EventLog};
 
 /// The log in the folder of a run.

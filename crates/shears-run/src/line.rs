@@ -81,7 +81,7 @@ fn owned<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, LineProblem> {
 
 fn broken(error: serde_json::Error) -> LineProblem {
     // Within the log it is another line than within itself.
-    LineProblem::Broken(error.to_string().replace("line 1 ", ""))
+    LineProblem::Broken(crate::json_problem(&error).replace("line 1, ", ""))
 }
 
 /// What columns keep of a [`StepEvent`]. What is not finite is absent where the event lets it be, so
@@ -208,7 +208,7 @@ mod tests {
             other => panic!("{line}: {other:?}"),
         };
         let broken = reason("{\"event\":\"step\",\"step\":}\n");
-        assert!(broken.contains("expected value"), "{broken}");
+        assert!(broken.starts_with("is not JSON at column"), "{broken}");
         let unknown = reason("{\"event\":\"party\",\"step\":1}\n");
         assert!(unknown.contains("party"), "{unknown}");
         assert!(!reason("\0\0\0\n").is_empty());

@@ -23,7 +23,7 @@ const GRACE: Duration = Duration::from_secs(2);
 /// [`RunError::Locked`] if another program has it.
 pub fn lock_folder(folder: &Path, taken: &str) -> Result<File, RunError> {
     let path = folder.join(FILE);
-    let file = open_to_lock(&path).map_err(RunError::io("create", &path))?;
+    let file = open_to_lock(&path).map_err(RunError::io("lock", &path))?;
     let mut attempts = 1;
     loop {
         match file.try_lock() {

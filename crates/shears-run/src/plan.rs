@@ -16,5 +16,5 @@ pub fn read_plan(folder: &Path) -> Result<toml::Table, String> {
     let text = read_regular_text(&folder.join(crate::PLAN), LONGEST)
         .map_err(|error| format!("plan.toml cannot be read: {error}"))?;
     text.parse()
-        .map_err(|error: toml::de::Error| format!("plan.toml: {}", error.message()))
+        .map_err(|error: toml::de::Error| format!("plan.toml: {}", crate::toml_problem(&error)))
 }

@@ -348,6 +348,11 @@ impl CheckpointStore {
         Files::of(path)?.tensors(MODEL)
     }
 
+    /// Reads the plan that a checkpoint was trained with, after checking its file.
+    pub fn load_plan(&self, path: &Path) -> Result<Plan, RestoreError> {
+        Ok(Files::of(path)?.state()?.plan)
+    }
+
     /// Removes what interrupted saves have left.
     fn sweep(&self) {
         let Ok(entries) = fs::read_dir(&self.folder) else {

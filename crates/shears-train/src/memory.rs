@@ -36,7 +36,11 @@ impl MemoryEstimate {
     pub fn with_text(self, corpora: &Corpora) -> Self {
         MemoryEstimate {
             text: (corpora.train.bytes() + corpora.validation.bytes()) as u64 + corpora.kept,
-            loading: corpora.loading,
+            // A model that is evaluated is there before the text.
+            loading: match self.loading {
+                0 => corpora.loading,
+                of_model => of_model.max(self.parameters.saturating_add(corpora.loading)),
+            },
             ..self
         }
     }
@@ -75,18 +79,8 @@ pub fn estimate_memory(
     parameters: &[ParameterInfo],
     vocabulary: usize,
 ) -> Result<MemoryEstimate, PlanError> {
-    let too_large = || PlanError::new("the model's size exceeds what a computer can address");
-    let mut elements = 0_u64;
-    for parameter in parameters {
-        let size = parameter
-            .shape
-            .iter()
-            .try_fold(1_u64, |size, &n| size.checked_mul(n as u64));
-        elements = size
-            .and_then(|size| elements.checked_add(size))
-            .ok_or_else(too_large)?;
-    }
-    let bytes = elements.checked_mul(4).ok_or_else(too_large)?;
+    let bytes = bytes_of(parameters)?;
+    let too_large = || PlanError::new(TOO_LARGE);
     let moments = match plan.optimizer {
         OptimizerKind::Sgd => 0,
         OptimizerKind::Momentum | OptimizerKind::RmsProp => 1,
@@ -115,6 +109,88 @@ pub fn estimate_memory(
         saving: bytes.checked_mul(copies).ok_or_else(too_large)?,
     })
 }
+
+/// Estimates the memory of an evaluation, of which the text is still to be added.
+///
+/// # Errors
+///
+/// As [`estimate_memory`].
+pub fn estimate_evaluation(
+    plan: &Plan,
+    parameters: &[ParameterInfo],
+    vocabulary: usize,
+) -> Result<MemoryEstimate, PlanError> {
+    of_a_trained_model(parameters, in_evaluation(plan, vocabulary))
+}
+
+/// Estimates the memory of writing a text after a prompt of so many tokens.
+///
+/// # Errors
+///
+/// As [`estimate_memory`].
+pub fn estimate_generation(
+    plan: &Plan,
+    parameters: &[ParameterInfo],
+    vocabulary: usize,
+    prompt: usize,
+) -> Result<MemoryEstimate, PlanError> {
+    let hidden = plan.hidden as u64;
+    let (at_once, cache) = match plan.model {
+        Architecture::Transformer => {
+            // Keys and values grow by doubling.
+            let cached = (4 * hidden).saturating_mul(plan.layers as u64);
+            (plan.window, cached.saturating_mul(plan.window as u64))
+        }
+        _ => (READ_AT_ONCE, 0),
+    };
+    let at_once = at_once.min(prompt.max(1)) as u64;
+    let read = at_once.saturating_mul(of_a_layer(plan) + 5 * hidden / 4);
+    let elements = read
+        .saturating_add(cache)
+        .saturating_add(vocabulary as u64)
+        .saturating_add(prompt as u64);
+    of_a_trained_model(parameters, elements)
+}
+
+/// Tokens of a prompt that a recurrent model reads in one call.
+const READ_AT_ONCE: usize = 256;
+
+/// What a model that is loaded takes, and these elements beside it.
+fn of_a_trained_model(
+    parameters: &[ParameterInfo],
+    elements: u64,
+) -> Result<MemoryEstimate, PlanError> {
+    let bytes = bytes_of(parameters)?;
+    Ok(MemoryEstimate {
+        parameters: bytes,
+        gradients: 0,
+        moments: 0,
+        activations: elements.saturating_mul(4),
+        text: 0,
+        program: PROGRAM,
+        // The file is in memory beside what is made of it.
+        loading: bytes.saturating_mul(2),
+        saving: 0,
+    })
+}
+
+/// Bytes of all parameters.
+fn bytes_of(parameters: &[ParameterInfo]) -> Result<u64, PlanError> {
+    let too_large = || PlanError::new(TOO_LARGE);
+    let mut elements = 0_u64;
+    for parameter in parameters {
+        let size = parameter
+            .shape
+            .iter()
+            .try_fold(1_u64, |size, &n| size.checked_mul(n as u64));
+        elements = size
+            .and_then(|size| elements.checked_add(size))
+            .ok_or_else(too_large)?;
+    }
+    elements.checked_mul(4).ok_or_else(too_large)
+}
+
+const TOO_LARGE: &str = "the model's size exceeds what a computer can address";
 
 /// Elements that a training step keeps: for each token multiples of each layer's width, fitted to
 /// measured peaks, and the gradients of the logits that exist at the same time. There are no

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use gradclip::{ClipPolicy, NonFinite};
-use shears_data::TokenizerKind;
+use shears_data::{Encoding, TokenizerKind};
 use shears_model::{Architecture, BlockConfig, Mlp, ModelConfig, Nonlinearity, Precision};
 use shears_run::Change;
 
@@ -72,18 +72,29 @@ settings! {
     /// Text files or folders; `-` reads standard input; without any, a text that the program
     /// carries (Cicero, 49 kB)
     ///
-    /// UTF-8. A folder means all .txt, .text and .md files in and below it, in the order of their
+    /// UTF-8, or what `--encoding` says. A folder means all .txt, .text and .md files in and below it, in the order of their
     /// paths. The last tenth of the characters is kept for validation.
     text: Vec<PathBuf> { section: Text, value: "TEXT", default: Vec::new() }
 
     /// Validation text, in place of the last tenth of the text
     val: Option<PathBuf> { section: Text, value: "FILE", default: None }
 
+    /// Encoding of the texts: utf-8, utf-16, latin1, windows-1252, ...
+    ///
+    /// By the names that browsers know (WHATWG). What a run keeps and writes is UTF-8.
+    encoding: Encoding { section: Text, value: "NAME", default: Encoding::UTF_8 }
+
     /// How text becomes tokens: byte, char, bpe:N, or a Hugging Face tokenizer.json
     ///
-    /// `byte`: 256 symbols, any text. `char`: the characters that occur in the text. `bpe:N`: a
+    /// `byte`: 256 symbols, any text, and any other file. `char`: the characters that occur in the text. `bpe:N`: a
     /// byte-level BPE of N tokens, trained on the training text. A path: that tokenizer.
     tokenizer: TokenizerKind { section: Text, value: "KIND", default: TokenizerKind::Char }
+
+    /// Train on what the tokenizer leaves of the text, if it loses more than 1 % of its characters
+    ///
+    /// Some tokenizers drop what they do not know, or change letters. Bits a character are then
+    /// those of the altered text.
+    lossy: bool { section: Text, value: "BOOL", default: false }
 
     /// Kind of model
     model: Architecture {

@@ -3,10 +3,11 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use shears_data::Tokenizer;
+use shears_data::{DataError, Tokenizer};
 use shears_model::ParameterInfo;
 use shears_run::{
-    FORMAT, Header, INPUT, LOG, Log, PLAN, Parameter, check_regular, lock_folder, read_regular_text,
+    FORMAT, Header, INPUT, LOG, Log, PLAN, Parameter, check_regular, lock_folder,
+    read_regular_text, toml_problem,
 };
 
 use crate::TrainError;
@@ -41,7 +42,7 @@ impl RunFolder {
         path: &Path,
         plan: &Plan,
         tokenizer: &Tokenizer,
-        standard_input: Option<&str>,
+        standard_input: Option<&[u8]>,
     ) -> Result<Self, TrainError> {
         // A folder that somebody else uses does not get a lock.
         Self::check_free(path)?;
@@ -63,7 +64,7 @@ impl RunFolder {
         tokenizer.save(run.tokenizer_path())?;
         if let Some(text) = standard_input {
             let path = run.input_path();
-            write_synced(&path, text.as_bytes()).map_err(TrainError::io("write", &path))?;
+            write_synced(&path, text).map_err(TrainError::io("write", &path))?;
         }
         sync_folder(path)?;
         fs::rename(&unfinished, run.plan_path())
@@ -112,8 +113,12 @@ impl RunFolder {
 
     /// Opens a run to read it, which any number of programs may do at any time.
     pub fn open_to_read(path: &Path) -> Result<Self, TrainError> {
-        if !path.join(PLAN).is_file() {
+        let plan = path.join(PLAN);
+        if !plan.is_file() {
             let problem = match path.exists() {
+                true if plan.symlink_metadata().is_ok() => {
+                    "is not the folder of a run: its plan.toml is not a regular file".to_string()
+                }
                 true => "is not the folder of a run: it has no plan.toml".to_string(),
                 false => "there is no such run".to_string(),
             };
@@ -166,7 +171,7 @@ impl RunFolder {
     pub fn plan(&self) -> Result<Plan, TrainError> {
         let path = self.plan_path();
         let text = read_regular_text(&path, PLAN_MAX).map_err(TrainError::io("read", &path))?;
-        let plan = toml::from_str::<Plan>(&text).map_err(|error| error.message().to_string());
+        let plan = toml::from_str::<Plan>(&text).map_err(|error| toml_problem(&error));
         let checked = plan.and_then(|plan| match plan.validate() {
             Ok(()) => Ok(plan),
             Err(error) => Err(error.to_string()),
@@ -182,7 +187,14 @@ impl RunFolder {
     pub fn tokenizer(&self) -> Result<Tokenizer, TrainError> {
         let path = self.tokenizer_path();
         check_regular(&path).map_err(TrainError::io("read", &path))?;
-        let tokenizer = Tokenizer::load(&path)?;
+        let tokenizer = Tokenizer::load(&path).map_err(|error| match error {
+            // What a stranger's file lacks is not what became of the run's own.
+            DataError::Tokenizer { .. } => TrainError::Folder {
+                path: path.clone(),
+                problem: "the run's own tokenizer is damaged; put back a copy of it".to_string(),
+            },
+            error => error.into(),
+        })?;
         let expected = self.plan()?.tokenizer_sha256;
         if !expected.is_empty() && tokenizer.fingerprint() != expected {
             let problem = "is not the tokenizer that the run was started with; put it back";

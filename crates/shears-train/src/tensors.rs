@@ -5,8 +5,9 @@ use std::io::{self, Write};
 
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Tensor, TensorData, Transaction};
-use safetensors::{Dtype, SafeTensors};
+use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use shears_model::{ParameterMapper, ParameterVisitor, map_parameters, visit_parameters};
+use shears_run::json_problem;
 
 /// A tensor on the host with its name.
 #[derive(Clone, Debug)]
@@ -170,9 +171,37 @@ pub(crate) fn write_safetensors(tensors: &[NamedTensor], out: &mut impl Write) -
     Ok(())
 }
 
+/// What is wrong with the header of a safetensors file, as a fragment of a sentence.
+pub fn header_problem(error: &SafeTensorError) -> String {
+    use SafeTensorError as E;
+    match error {
+        E::InvalidHeader(_) => "its header is not UTF-8".to_string(),
+        E::InvalidHeaderDeserialization(error) | E::JsonError(error) => {
+            format!("its header {}", json_problem(error))
+        }
+        E::HeaderTooLarge => "its header is larger than any may be".to_string(),
+        E::HeaderTooSmall => "it is shorter than the length of a header".to_string(),
+        E::InvalidHeaderLength => "it is cut off within its header".to_string(),
+        E::TensorNotFound(name) => format!("it lacks `{}`", brief(name)),
+        E::TensorInvalidInfo | E::InvalidTensorView(..) => {
+            "a tensor has another size than its shape".to_string()
+        }
+        E::InvalidOffset(name) => {
+            format!(
+                "`{}` overlaps another tensor, or leaves a hole",
+                brief(name)
+            )
+        }
+        E::MetadataIncompleteBuffer => "it is cut off, or longer than its header says".to_string(),
+        E::ValidationOverflow => "a shape exceeds what a computer can address".to_string(),
+        E::MisalignedSlice => "a tensor does not end at a whole byte".to_string(),
+        E::IoError(_) => "it cannot be read".to_string(),
+    }
+}
+
 /// The tensors of a safetensors file.
 pub(crate) fn from_safetensors(bytes: &[u8]) -> Result<Vec<NamedTensor>, String> {
-    let file = SafeTensors::deserialize(bytes).map_err(|error| error.to_string())?;
+    let file = SafeTensors::deserialize(bytes).map_err(|error| header_problem(&error))?;
     file.iter()
         .map(|(name, view)| {
             if view.dtype() != Dtype::F32 {

@@ -775,7 +775,7 @@ fn one_program_at_a_time_writes_to_a_run() {
     assert!(missing.contains("there is no such run"), "{missing}");
     let plan = tiny::plan(Architecture::Gru);
     let tokenizer = tiny::tokenizer();
-    let run = RunFolder::create(&path, &plan, &tokenizer, Some(&tiny::text())).unwrap();
+    let run = RunFolder::create(&path, &plan, &tokenizer, Some(tiny::text().as_bytes())).unwrap();
     assert_eq!(run.plan().unwrap(), plan);
     let text = fs::read_to_string(run.input_path()).unwrap();
     assert_eq!(text, tiny::text());

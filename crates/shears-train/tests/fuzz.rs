@@ -1,97 +1,15 @@
 //! Whatever is read from a folder, nothing panics, and no memory is taken that is not there.
-//!
-//! Each target runs over its seeds, over each of them cut at every length, as a program that was
-//! killed leaves it, and for `SHEARS_FUZZ_SECONDS` (3) over changes that follow from a fixed seed.
 
 use std::fs;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 use shears_model::{Architecture, RecurrentModel, gru};
 use shears_run::{Event, EventLog, Glance, Log};
 use shears_train::{CheckpointStore, Plan};
 
+use crate::fuzzing::{EXTREMES, run};
 use crate::tiny;
-
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((mixed ^ (mixed >> 31)) % bound.max(1) as u64) as usize
-    }
-}
-
-fn run(seeds: &[Vec<u8>], mut body: impl FnMut(&[u8])) {
-    let mut check = |input: &[u8]| {
-        let result = catch_unwind(AssertUnwindSafe(|| body(input)));
-        assert!(result.is_ok(), "b\"{}\"", input.escape_ascii());
-    };
-    for seed in seeds {
-        let stride = (seed.len() / 300).max(1);
-        for length in (0..=seed.len()).step_by(stride) {
-            check(&seed[..length]);
-        }
-        check(seed);
-    }
-    let seconds = std::env::var("SHEARS_FUZZ_SECONDS").unwrap_or_else(|_| "3".to_owned());
-    let seconds = seconds
-        .parse()
-        .expect("SHEARS_FUZZ_SECONDS is a number of seconds");
-    let end = Instant::now() + Duration::from_secs_f64(seconds);
-    let mut random = Random(0x7368_6561_7273);
-    while Instant::now() < end {
-        check(&changed(seeds, &mut random));
-    }
-}
-
-/// One of the seeds with up to four changes.
-fn changed(seeds: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
-    const EXTREMES: [&str; 12] = [
-        "0",
-        "-1",
-        "1e999",
-        "1e-320",
-        "null",
-        "true",
-        "\"\"",
-        "[]",
-        "{}",
-        "4294967296",
-        "9223372036854775807",
-        "18446744073709551616",
-    ];
-    let mut input = seeds[random.below(seeds.len())].clone();
-    for _ in 0..=random.below(4) {
-        let place = random.below(input.len());
-        match random.below(4) {
-            0 if !input.is_empty() => input[place] ^= 1 << random.below(8),
-            1 => input.truncate(place),
-            2 => {
-                let end = (place + random.below(40)).min(input.len());
-                input.drain(place..end);
-            }
-            _ => {
-                // A number gives way to an extreme one.
-                let is_digit = |byte: &u8| byte.is_ascii_digit();
-                let start = input[place..].iter().position(is_digit).unwrap_or(0) + place;
-                let length = input[start..]
-                    .iter()
-                    .take_while(|byte| is_digit(byte))
-                    .count();
-                let extreme = EXTREMES[random.below(EXTREMES.len())].bytes();
-                input.splice(start..start + length, extreme);
-            }
-        }
-    }
-    input
-}
 
 fn header() -> shears_run::Header {
     let plan = tiny::plan(Architecture::Gru);
@@ -129,7 +47,7 @@ fn no_log_panics() {
     .unwrap();
     drop(log);
     let seed = fs::read(&path).unwrap();
-    run(&[seed], |input| {
+    run("logs", &[seed], &EXTREMES, |input| {
         fs::write(&path, input).unwrap();
         Glance::at(&path);
         if let Ok(log) = Log::read(path.clone()) {
@@ -159,7 +77,7 @@ fn no_plan_panics() {
         .iter()
         .map(|&model| toml::to_string(&tiny::plan(model)).unwrap().into_bytes())
         .collect();
-    run(&seeds, |input| {
+    run("plans", &seeds, &EXTREMES, |input| {
         let Ok(text) = std::str::from_utf8(input) else {
             return;
         };
@@ -206,7 +124,7 @@ fn no_header_of_a_checkpoint_panics() {
             b"version https://git-lfs.github.com/spec/v1\n".to_vec(),
         ];
         let seeds: Vec<Vec<u8>> = impossible.into_iter().chain([whole.clone()]).collect();
-        run(&seeds, |input| {
+        run(file, &seeds, &EXTREMES, |input| {
             match file {
                 "manifest.json" => fs::write(path.join(file), input).unwrap(),
                 _ => sign(&path, file, input),

@@ -6,6 +6,8 @@ mod checkpoint;
 mod clipping;
 mod finite_difference;
 mod fuzz;
+#[path = "../../shears-data/tests/fuzzing.rs"]
+mod fuzzing;
 mod going_on;
 mod golden;
 mod golden_file;

@@ -514,6 +514,7 @@ pub(crate) fn corpora() -> Corpora {
         validation_characters: 200,
         tokenizer,
         standard_input: None,
+        altered: None,
         sha256: (String::new(), String::new()),
         loading: 0,
         kept: 0,

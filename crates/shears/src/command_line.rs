@@ -107,6 +107,18 @@ fn reason(error: &(dyn Error + 'static)) -> String {
     }
     match error.downcast_ref::<ParseFloatError>() {
         Some(_) => "it must be a number".to_string(),
-        None => error.to_string(),
+        None => in_range(&error.to_string()).unwrap_or_else(|| error.to_string()),
     }
+}
+
+/// What clap says of a number out of its range: "0 is not in 1..=1000".
+fn in_range(message: &str) -> Option<String> {
+    let (_, range) = message.split_once(" is not in ")?;
+    let (least, most) = range.split_once("..")?;
+    // The largest number of a type is no limit that anybody has set.
+    let most = most.strip_prefix('=').filter(|most| most.len() < 10);
+    Some(match most {
+        Some(most) => format!("it must be from {least} to {most}"),
+        None => format!("it must be at least {least}"),
+    })
 }

@@ -112,11 +112,20 @@ pub(crate) fn thread_count(threads: Option<usize>) -> Result<usize, Misuse> {
 
 /// Sets how many threads the CPU device computes on; before the first computation.
 pub(crate) fn set_threads(threads: Option<usize>) -> anyhow::Result<usize> {
+    let typed = threads.is_some();
     let threads = thread_count(threads)?;
-    rayon::ThreadPoolBuilder::new()
+    let built = rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         // The thread that trains is one of them: handing work to the others costs less from inside.
         .use_current_thread()
-        .build_global()?;
-    Ok(threads)
+        .build_global();
+    let refused = |_| format!("the system does not give this process {threads} threads");
+    match built.map_err(refused) {
+        Err(problem) if typed => {
+            let problem = format!("--threads {threads}: {problem}; give fewer");
+            Err(Misuse(problem).into())
+        }
+        Err(problem) => Err(anyhow::anyhow!("{problem}; --threads 1 needs no other")),
+        Ok(()) => Ok(threads),
+    }
 }

@@ -14,6 +14,9 @@ use gradclip::{AsElements, Elements, Values};
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors};
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use shears_data::foreign_kind;
+use shears_run::json_problem;
+use shears_train::header_problem;
 
 use crate::new_file;
 
@@ -89,14 +92,15 @@ impl TensorFile {
 }
 
 fn parse(bytes: Vec<u8>, other_types: OtherTypes) -> anyhow::Result<TensorFile> {
-    if let Some(what) = other_kind(&bytes) {
+    if let Some(what) = foreign_kind(&bytes) {
         bail!("this is {what}, not a safetensors file");
     }
-    let invalid = |error| anyhow!("not a whole safetensors file: {error}");
+    let invalid = |error| anyhow!("not a whole safetensors file: {}", header_problem(&error));
     let (header_length, _) = SafeTensors::read_metadata(&bytes).map_err(invalid)?;
     let data_start = size_of::<u64>() + header_length;
     // The library takes the last of two tensors with the same name.
-    let Names(names) = serde_json::from_slice(&bytes[size_of::<u64>()..data_start])?;
+    let names = serde_json::from_slice(&bytes[size_of::<u64>()..data_start]);
+    let Names(names) = names.map_err(|error| anyhow!("its header {}", json_problem(&error)))?;
     let mut seen = BTreeSet::new();
     if let Some(name) = names.iter().find(|name| !seen.insert(*name)) {
         bail!("two tensors are called `{name}`");
@@ -121,38 +125,6 @@ fn parse(bytes: Vec<u8>, other_types: OtherTypes) -> anyhow::Result<TensorFile> 
     }
     tensors.sort_by(|left, right| left.name.cmp(&right.name));
     Ok(TensorFile { bytes, tensors })
-}
-
-/// What else a file is, by its first bytes, and what to do about it.
-fn other_kind(bytes: &[u8]) -> Option<&'static str> {
-    const KINDS: [(&[u8], &str); 9] = [
-        (
-            b"version https://git-lfs",
-            "a pointer of Git LFS (`git lfs pull` fetches the file)",
-        ),
-        (b"<!doctype", "a page of HTML, from a download that failed"),
-        (b"<html", "a page of HTML, from a download that failed"),
-        (
-            b"PK\x03\x04",
-            "a zip archive, as torch.save writes (save_file of safetensors.torch writes the other)",
-        ),
-        (
-            b"\x80",
-            "a pickle (save_file of safetensors.torch writes the other)",
-        ),
-        (b"GGUF", "a GGUF file"),
-        (b"\x93NUMPY", "an array of NumPy"),
-        (b"\x89HDF", "an HDF5 file"),
-        (b"\x1f\x8b", "compressed by gzip"),
-    ];
-    // The length of a header of 128 bytes begins like a pickle.
-    if bytes.get(8) == Some(&b'{') {
-        return None;
-    }
-    let start = bytes.get(..bytes.len().min(32))?.to_ascii_lowercase();
-    let kinds = KINDS.iter();
-    let mut found = kinds.filter(|(magic, _)| start.starts_with(&magic.to_ascii_lowercase()));
-    found.next().map(|(_, what)| *what)
 }
 
 /// The keys of a header, every one of them.
@@ -213,5 +185,55 @@ impl StoredValues {
 impl AsElements for StoredValues {
     fn as_elements(&mut self) -> Elements<'_> {
         of_any_type!(self, values => values.as_elements())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fuzzing::{self, EXTREMES};
+
+    fn file(header: &str, data: &[u8]) -> Vec<u8> {
+        let length = (header.len() as u64).to_le_bytes();
+        [&length[..], header.as_bytes(), data].concat()
+    }
+
+    /// Any bytes are refused in one line, or are tensors that are written as they were read.
+    #[test]
+    fn no_file_of_gradients_panics() {
+        let two = "{\"__metadata__\":{\"step\":\"7\"},\
+             \"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]},\
+             \"b\":{\"dtype\":\"BF16\",\"shape\":[1,2],\"data_offsets\":[8,12]}}";
+        let others = "{\"c\":{\"dtype\":\"I64\",\"shape\":[],\"data_offsets\":[0,8]},\
+             \"d\":{\"dtype\":\"F16\",\"shape\":[0,3],\"data_offsets\":[8,8]},\
+             \"e\":{\"dtype\":\"F64\",\"shape\":[1],\"data_offsets\":[8,16]}}";
+        let seeds = [
+            file(two, &[1; 12]),
+            file(others, &[2; 16]),
+            file("{}", b""),
+            file(&"[".repeat(10_000), b""),
+            [&[0xff; 8][..], b"{}"].concat(),
+            [&[0, 0, 0, 0, 0, 0, 0, 0x80][..], b"{}"].concat(),
+            b"\x93NUMPY\x01\0".to_vec(),
+        ];
+        fuzzing::run("gradients", &seeds, &EXTREMES, |input| {
+            for other_types in [OtherTypes::Refuse, OtherTypes::LeaveOut] {
+                match parse(input.to_vec(), other_types) {
+                    Ok(mut file) => {
+                        for tensor in &mut file.tensors {
+                            let elements: usize = tensor.shape.iter().product();
+                            let size = tensor.values.to_bytes().len();
+                            assert_eq!(size, tensor.place.len());
+                            assert!(elements <= size);
+                        }
+                        assert!(file.tensors.is_sorted_by_key(|tensor| &tensor.name));
+                    }
+                    Err(error) => {
+                        let said = crate::output::one_line(&format!("{error:#}"));
+                        assert!(!said.contains(char::is_control) && !said.contains("expected"));
+                    }
+                }
+            }
+        });
     }
 }

@@ -12,7 +12,11 @@ mod command_line;
 mod commands;
 mod comparison;
 mod exit;
+#[cfg(test)]
+#[path = "../../shears-data/tests/fuzzing.rs"]
+mod fuzzing;
 mod gradient_files;
+mod input;
 mod loading;
 mod memory;
 mod model;

@@ -4,6 +4,7 @@
 use std::fs;
 
 use crate::exit::Misuse;
+use crate::output::complain;
 use crate::report;
 
 /// Refuses a training that cannot fit.
@@ -14,6 +15,23 @@ pub(crate) fn refuse_too_large(bytes: u64) -> Result<(), Misuse> {
         bytes,
     )
 }
+
+/// Says what a command takes, if somebody asks, or if it is so much that others may miss it; refuses
+/// what cannot fit.
+pub(crate) fn announce(what: &str, bytes: u64, is_asked: bool) -> Result<(), Misuse> {
+    check(
+        what,
+        "a model with a smaller --hidden or --layers fits",
+        bytes,
+    )?;
+    if is_asked || bytes >= WORTH_SAYING {
+        complain!("memory: about {}", report::bytes(bytes));
+    }
+    Ok(())
+}
+
+/// A computer of today has several times as much.
+const WORTH_SAYING: u64 = 2_000_000_000;
 
 /// Refuses what takes more than the computer has, or than this process may take.
 pub(crate) fn check(what: &str, remedy: &str, bytes: u64) -> Result<(), Misuse> {

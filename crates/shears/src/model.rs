@@ -1,13 +1,20 @@
 //! From a plan to one of the four models, and from a run to a trained one.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use burn::tensor::Device;
-use shears_model::{Architecture, Initializer, LanguageModel, Transformer, gru, lstm, rnn};
-use shears_train::{NamedTensor, Plan, RunFolder, load_parameters};
+use shears_model::{
+    Architecture, Initializer, LanguageModel, ParameterInfo, Transformer, gru, lstm, parameters,
+    rnn,
+};
+use shears_train::{
+    MemoryEstimate, NamedTensor, Plan, PlanError, RunFolder, Section, compare_plans,
+    estimate_evaluation, estimate_generation, load_parameters,
+};
 
 use crate::exit::Misuse;
+use crate::memory;
 use crate::output::{complain, one_line};
 
 /// Work that is the same for every model.
@@ -61,15 +68,88 @@ pub(crate) struct Trained {
 impl Trained {
     /// Reads a run: `which` is `best`, `last`, or the number of a step.
     pub(crate) fn open(run: RunFolder, which: &str) -> anyhow::Result<Self> {
+        let plan = run.plan()?;
+        let tokenizer = run.tokenizer()?;
+        let memory = of_generation(&plan, tokenizer.vocab_size(), 0)?;
+        memory::check(
+            "the model",
+            "another computer may have more",
+            memory.total(),
+        )?;
         let (path, parameters) = parameters_of(&run, which)?;
+        check_plan(&run, &plan, &path)?;
         Ok(Trained {
-            plan: run.plan()?,
-            tokenizer: run.tokenizer()?,
+            plan,
+            tokenizer,
             path,
             parameters,
             run,
         })
     }
+}
+
+/// What writing a text after so many tokens takes.
+pub(crate) fn of_generation(
+    plan: &Plan,
+    vocabulary: usize,
+    prompt: usize,
+) -> Result<MemoryEstimate, PlanError> {
+    let parameters = with_model(plan, vocabulary, ListParameters);
+    estimate_generation(plan, &parameters, vocabulary, prompt)
+}
+
+/// What measuring a text takes, of which the text is still to be added.
+pub(crate) fn of_evaluation(plan: &Plan, vocabulary: usize) -> Result<MemoryEstimate, PlanError> {
+    let parameters = with_model(plan, vocabulary, ListParameters);
+    estimate_evaluation(plan, &parameters, vocabulary)
+}
+
+/// Names and shapes, which a model has before it has values.
+struct ListParameters;
+
+impl Work for ListParameters {
+    type Output = Vec<ParameterInfo>;
+
+    fn with<M: LanguageModel>(self, model: M, _device: &Device) -> Self::Output {
+        parameters(&model)
+    }
+}
+
+/// Refuses a plan of another model or text than the checkpoint's.
+fn check_plan(run: &RunFolder, plan: &Plan, checkpoint: &Path) -> anyhow::Result<()> {
+    let trained_with = match run.checkpoints().load_plan(checkpoint) {
+        Ok(plan) => plan,
+        Err(error) => {
+            // The parameters are whole, and of the plan's model if they fit it.
+            let problem = one_line(&error.to_string());
+            complain!("shears: warning: {problem}; plan.toml cannot be compared with it");
+            return Ok(());
+        }
+    };
+    // Where the text is, and for how long and how it is trained on, is nothing to these commands.
+    let is_used = |name: &str| match Plan::setting(name) {
+        Some(setting) => match setting.name.as_str() {
+            "text" | "val" => false,
+            "window" => true,
+            _ => matches!(setting.section, Section::Model | Section::Text),
+        },
+        None => true,
+    };
+    let differing: Vec<String> = compare_plans(&trained_with, plan)
+        .into_iter()
+        .filter(|(name, ..)| is_used(name))
+        .map(|(name, was, is)| format!("{name}: trained with {was}, plan.toml has {is}"))
+        .collect();
+    if differing.is_empty() {
+        return Ok(());
+    }
+    let path = run.path().join("plan.toml");
+    let differing = differing.join("; ");
+    Err(Misuse(format!(
+        "{} was changed ({differing}); put it back",
+        path.display()
+    ))
+    .into())
 }
 
 fn parameters_of(run: &RunFolder, which: &str) -> anyhow::Result<(PathBuf, Vec<NamedTensor>)> {

@@ -1,6 +1,6 @@
 //! A file that appears under its name whole or not at all.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
 
@@ -74,6 +74,10 @@ impl NewFile {
     /// Syncs the file and gives it its name, so that at every instant the name has what it had or
     /// all of the new file. Without `force` a file that has appeared there in the meantime stays.
     pub(crate) fn put_in_place(self, out: &Path, force: bool) -> anyhow::Result<()> {
+        let is_other = |found: fs::Metadata| !found.is_file() && !found.is_symlink();
+        if out.symlink_metadata().is_ok_and(is_other) {
+            anyhow::bail!("{}: it is there, and no regular file", cannot_write(out));
+        }
         let synced = self.0.as_file().sync_all();
         let placed = synced.and_then(|()| match force {
             true => Ok(self.0.persist(out)?),
@@ -101,8 +105,6 @@ fn cannot_write(out: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     #[test]

@@ -79,10 +79,15 @@ pub(crate) fn note(written: std::io::Result<()>) {
     }
 }
 
+/// Whether a line could not be written.
+pub(crate) fn is_lost() -> bool {
+    LOST.load(Ordering::Relaxed)
+}
+
 /// The exit code of a command that ended with `code`: a failure if some of its output was lost.
 pub(crate) fn code_of_output(code: ExitCode) -> ExitCode {
     note(std::io::stdout().flush());
-    if code == ExitCode::SUCCESS && LOST.load(Ordering::Relaxed) {
+    if code == ExitCode::SUCCESS && is_lost() {
         complain!("shears: cannot write to standard output");
         return ExitCode::FAILURE;
     }

@@ -23,6 +23,14 @@ pub(crate) fn counted(number: u64, noun: &str) -> String {
     format!("{} {noun}{ending}", count(number))
 }
 
+/// What bits are counted by: a tokenizer that alters a text leaves another number of characters.
+pub(crate) fn unit_of_bits(is_altered: bool) -> &'static str {
+    match is_altered {
+        true => "bits a character of the altered text",
+        false => "bits a character",
+    }
+}
+
 /// The number of a step at the axis of a picture; nothing between two steps.
 pub(crate) fn step_number(place: f64) -> String {
     match place.fract() == 0.0 && place >= 0.0 {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, ValueHint};
 use gradclip::{ClipPolicy, UnitAxis};
+use shears_run::toml_problem;
 use shears_train::{Plan, PlanError, Preset, Section, Setting};
 use toml::{Table, Value};
 
@@ -308,6 +309,9 @@ fn of_our_models(plan: Plan) -> Plan {
     }
 }
 
+/// Bytes of a config file; a plan has one or two thousand.
+const LONGEST_CONFIG: u64 = 1_000_000;
+
 fn of_config(file: &Path, line: Option<usize>, problem: &str) -> Misuse {
     let line = line.map_or(String::new(), |line| format!(", line {line}"));
     Misuse(format!("config {}{line}: {problem}", file.display()))
@@ -315,12 +319,12 @@ fn of_config(file: &Path, line: Option<usize>, problem: &str) -> Misuse {
 
 /// The table of a config file, and the line of each of its keys.
 fn read_config(file: &Path) -> Result<(Table, BTreeMap<String, usize>), Misuse> {
-    let text = std::fs::read_to_string(file);
-    let text = text.map_err(|error| of_config(file, None, &error.to_string()))?;
+    let name = format!("config {}", file.display());
+    let text = crate::input::read_file(file, &name, LONGEST_CONFIG)?;
     let line_at = |place: usize| text[..place.min(text.len())].matches('\n').count() + 1;
     let fail = |error: toml::de::Error| {
         let line = error.span().map(|span| line_at(span.start));
-        of_config(file, line, &error.message().replace('\n', " "))
+        of_config(file, line, &toml_problem(&error))
     };
     let table = text.parse().map_err(fail)?;
     let keys = toml::de::DeTable::parse(&text).map_err(fail)?;
@@ -381,6 +385,34 @@ mod tests {
             }
         }
         assert_eq!(without, ["text", "val"]);
+    }
+
+    /// Any file is a config that gives a plan, or is refused with its place.
+    #[test]
+    fn no_config_panics() {
+        use crate::fuzzing::{self, EXTREMES};
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.toml");
+        let stored = toml::to_string(&Preset::Gpt128.plan()).unwrap();
+        let seeds = [
+            stored.as_str(),
+            "preset = \"gru-128\"\ntext = [\"a.txt\", \"b\"]\nsteps = 10\nout = \"x\"\nthreads = 2\n",
+            "clip = \"skip:6+value:1+global-norm:0.5\"\ntied = false\nlr = 1e-3\n",
+            "[model]\nlayers = 2\n",
+            "a.b.c = [1, 2, { d = 1979-05-27T07:32:00Z }]\n\"\" = 0x_f\n",
+        ];
+        let seeds = seeds.map(|seed| seed.as_bytes().to_vec());
+        fuzzing::run("configs", &seeds, &EXTREMES, |input| {
+            std::fs::write(&path, input).unwrap();
+            let given = Given::read(Table::new(), Some(&path));
+            if let Err(error) = given.and_then(|given| given.plan()) {
+                let said = format!("{error:#}");
+                assert!(
+                    said.contains("config.toml") && !said.contains("expected"),
+                    "{said}"
+                );
+            }
+        });
     }
 
     #[test]

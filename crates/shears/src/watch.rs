@@ -14,10 +14,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 use shears_data::Tokenizer;
 use shears_model::LanguageModel;
 use shears_run::{Event, StepEvent};
-use shears_train::{End, Evaluation, Observer};
+use shears_train::{Corpora, End, Evaluation, Observer};
 
 use crate::commands::generate::write_sample;
 use crate::output::{complain, note, one_line, say};
+use crate::report::unit_of_bits;
 
 /// How a run is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +69,8 @@ pub(crate) struct Watch {
     stop: Arc<AtomicBool>,
     listeners: Vec<Box<dyn Listener>>,
     tokenizer: Tokenizer,
+    /// What bits are counted by.
+    unit: &'static str,
     device: Device,
     steps: u64,
     clipped: u64,
@@ -83,7 +86,7 @@ impl Watch {
         show: Show,
         steps: u64,
         done: u64,
-        tokenizer: Tokenizer,
+        corpora: &Corpora,
         device: Device,
     ) -> anyhow::Result<Self> {
         let stop = stop_when_asked(matches!(show, Show::Text | Show::Json))?;
@@ -103,7 +106,8 @@ impl Watch {
             bar,
             stop,
             listeners: Vec::new(),
-            tokenizer,
+            tokenizer: corpora.tokenizer.clone(),
+            unit: unit_of_bits(corpora.altered.is_some()),
             device,
             steps,
             clipped: 0,
@@ -214,8 +218,9 @@ impl Observer for Watch {
             perplexity,
         });
         self.line(&format!(
-            "step {step:>6}  val loss {val_loss:.4}  ({bits_per_char:.3} bits a character, \
-             perplexity {perplexity:.2})"
+            "step {step:>6}  val loss {val_loss:.4}  ({bits_per_char:.3} {}, perplexity \
+             {perplexity:.2})",
+            self.unit
         ));
     }
 

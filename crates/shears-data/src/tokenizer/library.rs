@@ -97,6 +97,11 @@ impl Library {
         })
     }
 
+    /// Whether it is byte-level BPE that changes nothing.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.cuttable
+    }
+
     /// Bytes of memory for a text of so many, beside the ids.
     pub(crate) fn memory_of_encoding(&self, bytes: u64) -> u64 {
         let piece = match self.cuttable {

@@ -9,7 +9,8 @@ use std::time::SystemTime;
 use gradclip::ClipperState;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use shears_run::{open_regular, read_regular};
+use shears_data::{FOREIGN_BYTES, foreign_kind};
+use shears_run::{json_problem, open_regular, read_regular};
 
 use super::{Checkpoint, Progress};
 use crate::TrainError;
@@ -75,7 +76,7 @@ impl<'a> Files<'a> {
             // A later format may have a manifest that cannot be read as ours.
             match serde_json::from_slice::<AnyFormat>(&manifest) {
                 Ok(AnyFormat { format }) if format > FORMAT => newer(folder, format),
-                _ => fail(format!("is damaged: {error}")),
+                _ => fail(format!("{}: it is damaged", json_problem(&error))),
             }
         })?;
         if format > FORMAT {
@@ -112,7 +113,7 @@ impl<'a> Files<'a> {
             false => STATE,
         };
         let state: StateFile = serde_json::from_slice(&self.read(file, STATE_MAX)?)
-            .map_err(|error| self.failure(file, error.to_string()))?;
+            .map_err(|error| self.failure(file, json_problem(&error)))?;
         check_format(state.format).map_err(|problem| self.failure(file, problem))?;
         if state.format != self.format {
             let problem = format!(
@@ -138,15 +139,28 @@ impl<'a> Files<'a> {
     fn compare(&self, file: &str, hash: &str) -> Result<(), RestoreError> {
         let problem = match self.sha256.get(file) {
             Some(expected) if expected == hash => return Ok(()),
-            Some(_) => "its SHA-256 is not the manifest's: it is damaged",
-            None => "is not in the manifest",
+            Some(_) => match foreign_kind_of(&self.folder.join(file)) {
+                Some(what) => format!("this is {what}"),
+                None => "its SHA-256 is not the manifest's: it is damaged".to_string(),
+            },
+            None => "is not in the manifest".to_string(),
         };
-        Err(self.failure(file, problem.to_string()))
+        Err(self.failure(file, problem))
     }
 
     fn failure(&self, file: &str, problem: String) -> RestoreError {
         failure(self.folder, file, problem)
     }
+}
+
+/// What has come in the place of a file, if its first bytes tell.
+fn foreign_kind_of(path: &Path) -> Option<&'static str> {
+    let mut start = Vec::new();
+    let file = open_regular(path).ok()?;
+    file.take(FOREIGN_BYTES as u64)
+        .read_to_end(&mut start)
+        .ok()?;
+    foreign_kind(&start)
 }
 
 fn failure(folder: &Path, file: &str, problem: String) -> RestoreError {

@@ -329,8 +329,10 @@ fn check_targets(
         let Ok(existing) = fs::canonicalize(&target) else {
             continue;
         };
-        if existing.is_dir() {
-            return Err(Misuse(format!("{} is a folder", target.display())));
+        if !existing.is_file() {
+            let target = target.display();
+            let problem = "is there, and no regular file; choose another --out-dir";
+            return Err(Misuse(format!("{target} {problem}")));
         }
         if let Some((_, source)) = sources.iter().find(|(source, _)| *source == existing) {
             return Err(Misuse(format!(

@@ -47,7 +47,7 @@ const EXAMPLES: &str = "Examples:
 
 /// What may differ without standing beside the policy: what is compared anyway, and what does not
 /// change the numbers.
-const NOT_IN_VARIANT_NAME: [&str; 13] = [
+const NOT_IN_VARIANT_NAME: [&str; 15] = [
     "clip",
     "lr",
     "seed",
@@ -55,6 +55,8 @@ const NOT_IN_VARIANT_NAME: [&str; 13] = [
     "preset",
     "text",
     "val",
+    "encoding",
+    "lossy",
     "eval-every",
     "save-every",
     "sample-every",

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,10 +11,11 @@ use clap::{Args, ValueHint};
 use shears_dash::{DashError, Options};
 use shears_data::Tokenizer;
 use shears_model::Reading;
+use shears_run::PLAN;
 use shears_train::{Batches, Plan, Preset, RunFolder};
 
 use crate::exit::Misuse;
-use crate::output::say;
+use crate::output::{self, say};
 
 /// Show runs on a live page in your browser: loss, gradient norms, clipping, samples
 ///
@@ -21,7 +23,7 @@ use crate::output::say;
 /// nothing from elsewhere. Runs appear as they are started and grow as they train.
 #[derive(Args, Debug)]
 pub(crate) struct DashArguments {
-    /// Folder that holds runs
+    /// Folder that holds runs, or a run
     #[arg(default_value = "runs", value_hint = ValueHint::DirPath)]
     pub(crate) folder: PathBuf,
 
@@ -52,9 +54,17 @@ pub(crate) fn run(arguments: &DashArguments) -> anyhow::Result<ExitCode> {
         presets,
         batch_text: Arc::new(move |run, step| texts.of(run, step)),
     };
-    let folder = folder.display().to_string();
+    let what = match folder.join(PLAN).is_file() {
+        true => format!("the run {} is", folder.display()),
+        false => format!("the runs in {} are", folder.display()),
+    };
     let served = shears_dash::serve(options, move |address| {
-        say!("the runs in {folder} are at {address}\nCtrl-C stops the page; runs keep going");
+        say!("{what} at {address}\nCtrl-C stops the page; runs keep going");
+        // Nobody else knows where the page is.
+        match output::is_lost() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
     });
     match served {
         Err(

@@ -1,22 +1,23 @@
 //! `shears eval`: how well a trained model predicts a text.
 
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use burn::tensor::Device;
 use clap::{Args, ValueHint};
 use indicatif::ProgressBar;
-use shears_data::{Corpus, DataError, Source, Tokens};
+use shears_data::{Corpus, DataError, Encoding, ReadAs, RoundTrip, Source, Tokens};
 use shears_model::LanguageModel;
-use shears_train::{Evaluation, Streams, evaluate};
+use shears_train::{Evaluation, MemoryEstimate, Streams, evaluate};
 
 use crate::commands::RunArgument;
 use crate::exit::Misuse;
-use crate::model::{Trained, Work, with_trained_model};
+use crate::memory;
+use crate::model::{Trained, Work, of_evaluation, with_trained_model};
 use crate::output::{one_line, say};
-use crate::report::counted;
+use crate::report::{counted, unit_of_bits};
 
 /// Measure a trained model on a text
 ///
@@ -33,6 +34,10 @@ pub(crate) struct EvalArguments {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) data: Option<PathBuf>,
 
+    /// Encoding of that text: utf-8, utf-16, latin1, ... [default: the run's]
+    #[arg(long, value_name = "NAME", requires = "data")]
+    pub(crate) encoding: Option<Encoding>,
+
     /// Which checkpoint: best, last, or the number of a step
     #[arg(long, value_name = "WHICH", default_value = "best")]
     pub(crate) checkpoint: String,
@@ -43,6 +48,10 @@ pub(crate) struct EvalArguments {
     /// remembers thousands of tokens. Transformers are evaluated in the same way in both cases.
     #[arg(long)]
     pub(crate) exact: bool,
+
+    /// Say on standard error what memory it takes
+    #[arg(long, short)]
+    pub(crate) verbose: bool,
 
     /// CPU threads [default: all cores]
     #[arg(long, value_name = "N")]
@@ -59,12 +68,14 @@ pub(crate) fn run(arguments: &EvalArguments) -> anyhow::Result<ExitCode> {
     let Measured {
         tokens,
         characters,
+        is_altered,
+        memory,
         text,
-    } = Measured::of(&trained, arguments.data.as_deref())?;
+    } = Measured::of(&trained, arguments)?;
     if tokens.len() < 2 {
         let message = format!(
-            "{text} has {} token: there is nothing to predict",
-            tokens.len()
+            "{text} has {}: there is nothing to predict",
+            counted(tokens.len() as u64, "token")
         );
         return Err(Misuse(format!("{message}; give a longer text by --data")).into());
     }
@@ -73,6 +84,7 @@ pub(crate) fn run(arguments: &EvalArguments) -> anyhow::Result<ExitCode> {
         false => Streams::default(),
     };
     let vocabulary = trained.tokenizer.vocab_size();
+    memory::announce("evaluation", memory.total(), arguments.verbose)?;
     let work = Evaluate {
         tokens,
         characters,
@@ -89,7 +101,8 @@ pub(crate) fn run(arguments: &EvalArguments) -> anyhow::Result<ExitCode> {
         say!("checkpoint {}", trained.path.display());
         say!("on {}", one_line(&text));
         say!("val loss {:.4} nats a token", evaluation.val_loss);
-        say!("{:.4} bits a character", evaluation.bits_per_char);
+        let unit = unit_of_bits(is_altered);
+        say!("{:.4} {unit}", evaluation.bits_per_char);
         say!(
             "perplexity {:.3} ({})",
             evaluation.perplexity,
@@ -103,15 +116,20 @@ pub(crate) fn run(arguments: &EvalArguments) -> anyhow::Result<ExitCode> {
 struct Measured {
     tokens: Tokens,
     characters: usize,
+    /// Whether the tokenizer loses characters of it.
+    is_altered: bool,
+    /// What measuring takes.
+    memory: MemoryEstimate,
     /// What it is, in words.
     text: String,
 }
 
 impl Measured {
     /// The text in a file, or the validation text of the run.
-    fn of(trained: &Trained, data: Option<&Path>) -> anyhow::Result<Measured> {
+    fn of(trained: &Trained, arguments: &EvalArguments) -> anyhow::Result<Measured> {
         let plan = &trained.plan;
-        let Some(path) = data else {
+        let mut memory = of_evaluation(plan, trained.tokenizer.vocab_size())?;
+        let Some(path) = &arguments.data else {
             let remedy = "name the text to measure on: --data FILE";
             let corpora = super::corpora_of(&trained.run, plan, true, remedy)?;
             let of_run = match &plan.val {
@@ -119,21 +137,37 @@ impl Measured {
                 None => format!("the last tenth of {}", corpora.description),
             };
             return Ok(Measured {
+                is_altered: corpora.altered.is_some(),
+                memory: memory.with_text(&corpora),
                 tokens: corpora.validation,
                 characters: corpora.validation_characters,
                 text: format!("the run's validation text, {of_run}"),
             });
         };
-        let corpus = Corpus::load(&Source::Files(vec![path.to_path_buf()]))?;
+        let read_as = ReadAs {
+            encoding: arguments.encoding.unwrap_or(plan.encoding),
+            any_bytes: trained.tokenizer.takes_any_bytes(),
+        };
+        let source = Source::Files(vec![path.clone()]);
+        let corpus = Corpus::load_with(&source, read_as, &mut |bytes| {
+            let room = memory::check("this text", "give less of it", bytes);
+            room.map_err(anyhow::Error::from)
+        })?;
         let hash = corpus.fingerprint();
         let what = match hash {
             _ if hash == plan.val_sha256 => ", the run's validation text",
             _ if hash == plan.text_sha256 => ", the run's text, which it was trained on",
             _ => "",
         };
+        let content = &corpus.content;
+        let round_trip = RoundTrip::of(&trained.tokenizer, content.text().unwrap_or_default())?;
+        let tokens = trained.tokenizer.tokens(content.as_ref())?;
+        memory.text = (content.bytes().len() + tokens.bytes()) as u64;
         Ok(Measured {
-            tokens: trained.tokenizer.tokens(&corpus.text)?,
-            characters: corpus.text.chars().count(),
+            characters: round_trip.decoded_of(content.characters()),
+            is_altered: round_trip.lost > 0,
+            memory,
+            tokens,
             text: format!("{}{what}", path.display()),
         })
     }

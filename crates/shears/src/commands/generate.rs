@@ -1,11 +1,12 @@
 //! `shears generate`: new text from a trained model, as it is written.
 
-use std::io::{IsTerminal, Read, Write};
+use std::io::{IsTerminal, StdoutLock, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use burn::tensor::Device;
-use clap::Args;
+use clap::{Args, ValueHint};
 use shears_data::Tokenizer;
 use shears_generate::{
     GenerateError, Generator, Limits, Sampler, SamplingSettings, TextStream, generate_text,
@@ -14,7 +15,9 @@ use shears_model::LanguageModel;
 
 use crate::commands::RunArgument;
 use crate::exit::Misuse;
-use crate::model::{Trained, Work, with_trained_model};
+use crate::input;
+use crate::memory;
+use crate::model::{Trained, Work, of_generation, with_trained_model};
 use crate::output::visible;
 
 /// Write new text with a trained model
@@ -29,9 +32,14 @@ pub(crate) struct GenerateArguments {
     #[command(flatten)]
     pub(crate) run: RunArgument,
 
-    /// Text to continue; `-` reads it from standard input [default: a new line]
-    #[arg(long, value_name = "TEXT")]
+    /// Text to continue; `-` reads it from standard input, without the end of its last line
+    /// [default: a new line]
+    #[arg(long, value_name = "TEXT", conflicts_with = "prompt_file")]
     pub(crate) prompt: Option<String>,
+
+    /// File with the text to continue, all of it
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) prompt_file: Option<PathBuf>,
 
     /// Tokens to write
     #[arg(long, value_name = "N", default_value_t = 500)]
@@ -75,6 +83,10 @@ pub(crate) struct GenerateArguments {
     #[arg(long, value_name = "WHICH", default_value = "best")]
     pub(crate) checkpoint: String,
 
+    /// Say on standard error what memory it takes
+    #[arg(long, short)]
+    pub(crate) verbose: bool,
+
     /// CPU threads [default: all cores]
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<usize>,
@@ -98,33 +110,52 @@ pub(crate) fn run(arguments: &GenerateArguments) -> anyhow::Result<ExitCode> {
         repetition_penalty: arguments.repetition_penalty,
     };
     settings.validate()?;
-    let prompt = match arguments.prompt.as_deref() {
-        Some("-") => {
-            let mut text = String::new();
-            let read = std::io::stdin().read_to_string(&mut text);
-            read.map_err(|error| Misuse(format!("cannot read the prompt: {error}")))?;
-            text
-        }
-        Some(text) => text.to_string(),
-        None => String::new(),
-    };
+    let prompt = prompt(arguments)?;
     super::set_threads(arguments.threads)?;
     let trained = Trained::open(arguments.run.open()?, &arguments.checkpoint)?;
+    let vocabulary = trained.tokenizer.vocab_size();
+    let prompt_tokens = trained.tokenizer.encode(&prompt)?;
+    let memory = of_generation(&trained.plan, vocabulary, prompt_tokens.len())?;
+    memory::announce("generation", memory.total(), arguments.verbose)?;
     let work = Generate {
+        prompt_tokens,
         arguments,
         settings,
         prompt,
         tokenizer: &trained.tokenizer,
     };
-    let vocabulary = trained.tokenizer.vocab_size();
     with_trained_model(&trained.plan, vocabulary, trained.parameters, work)??;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Bytes of a prompt, far more than any model looks back on.
+const LONGEST_PROMPT: u64 = 16_000_000;
+
+fn prompt(arguments: &GenerateArguments) -> Result<String, Misuse> {
+    match (arguments.prompt.as_deref(), &arguments.prompt_file) {
+        (Some("-"), _) => {
+            let name = "the prompt on standard input";
+            let mut text = input::read(std::io::stdin().lock(), name, LONGEST_PROMPT)?;
+            // `echo` has ended the line, and not who typed the prompt.
+            if text.ends_with('\n') {
+                text.pop();
+                text.truncate(text.trim_end_matches('\r').len());
+            }
+            Ok(text)
+        }
+        (Some(text), _) => Ok(text.to_string()),
+        (None, Some(file)) => {
+            input::read_file(file, &format!("prompt {}", file.display()), LONGEST_PROMPT)
+        }
+        (None, None) => Ok(String::new()),
+    }
 }
 
 struct Generate<'a> {
     arguments: &'a GenerateArguments,
     settings: SamplingSettings,
     prompt: String,
+    prompt_tokens: Vec<u32>,
     tokenizer: &'a Tokenizer,
 }
 
@@ -136,12 +167,12 @@ impl Work for Generate<'_> {
             arguments,
             settings,
             prompt,
+            prompt_tokens: tokens,
             tokenizer,
         } = self;
         let model = model.for_generation();
-        let tokens = tokenizer.encode(&prompt)?;
         let start = start_token(tokenizer);
-        let mut out = std::io::stdout().lock();
+        let mut out = Output(std::io::stdout().lock());
         for sample in 0..arguments.num_samples {
             let seed = arguments.seed.wrapping_add(sample);
             let limits = Limits {
@@ -150,26 +181,43 @@ impl Work for Generate<'_> {
             };
             let sampler = Sampler::new(settings.clone(), seed)?;
             let generator = Generator::new(&model, device);
+            // A space at the end of the prompt may be no token, and come from the decoder as well.
+            let mut is_doubled = prompt.ends_with(' ') && !tokenizer.decode(&tokens).ends_with(' ');
+            let mut single = |piece: String| match std::mem::take(&mut is_doubled) {
+                true => piece.strip_prefix(' ').unwrap_or(&piece).to_string(),
+                false => piece,
+            };
             let stream = generate_text(generator, sampler, tokenizer, &tokens, start, limits)?;
             if arguments.json {
-                let text: Result<String, GenerateError> = stream.collect();
+                let pieces = stream.map(|piece| piece.map(&mut single));
+                let text: Result<String, GenerateError> = pieces.collect();
                 let line = serde_json::json!({ "prompt": prompt, "text": text?, "seed": seed });
-                writeln!(out, "{}", visible(&line.to_string()))?;
+                out.write(&format!("{line}\n"))?;
                 continue;
             }
             if sample > 0 {
-                writeln!(out, "\n---")?;
+                out.write("\n---\n")?;
             }
-            write!(out, "{}", visible(&prompt))?;
+            out.write(&prompt)?;
             for piece in stream {
-                write!(out, "{}", visible(&piece?))?;
-                out.flush()?;
+                out.write(&single(piece?))?;
             }
             if std::io::stdout().is_terminal() || sample + 1 < arguments.num_samples {
-                writeln!(out)?;
+                out.write("\n")?;
             }
         }
-        out.flush().context("standard output")
+        Ok(())
+    }
+}
+
+/// Standard output, piece by piece.
+struct Output(StdoutLock<'static>);
+
+impl Output {
+    fn write(&mut self, piece: &str) -> anyhow::Result<()> {
+        let written = self.0.write_all(visible(piece).as_bytes());
+        let written = written.and_then(|()| self.0.flush());
+        written.context("cannot write to standard output")
     }
 }
 

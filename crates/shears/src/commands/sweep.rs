@@ -13,7 +13,9 @@ use clap::{Args, ValueHint};
 use indicatif::{ProgressBar, ProgressStyle};
 use shears_model::LanguageModel;
 use shears_run::{EndReason, Glance, StepEvent};
-use shears_train::{ClipPolicy, Corpora, Evaluation, Observer, RunFolder, Setting, Trainer, train};
+use shears_train::{
+    ClipPolicy, Corpora, Evaluation, Observer, Plan, RunFolder, Setting, Trainer, train,
+};
 
 use super::train::{batches_and_memory, newest_checkpoint};
 use crate::comparison::{self, Comparison, Outcome, Report, Run, SAME_START, Variant};
@@ -97,19 +99,27 @@ pub(crate) fn run(arguments: &SweepArguments) -> anyhow::Result<ExitCode> {
     let threads = super::set_threads(arguments.threads)?;
     let corpora = loading::load(&grid.cells[0].plan, None, grid.tokenizer()?, true)?;
     grid.identify(&corpora);
+    // Policies, rates and seeds take the same, so that one tells for all.
+    let first = &grid.cells[0].plan;
+    let memory = with_model_to_train(
+        first,
+        corpora.tokenizer.vocab_size(),
+        Memory(first, &corpora),
+    )?;
     let steps = grid.cells.iter().map(|cell| cell.plan.steps).sum();
     let policies = match grid.policies.len() {
         1 => "1 policy".to_owned(),
         several => format!("{several} policies"),
     };
     say!(
-        "{}: {} x {} x {}, {} together, in {}",
+        "{}: {} x {} x {}, {} together, in {}; memory: about {}",
         report::counted(grid.cells.len() as u64, "run"),
         policies,
         report::counted(grid.rates.len() as u64, "learning rate"),
         report::counted(grid.seeds.into(), "seed"),
         report::counted(steps, "step"),
-        arguments.out.display()
+        arguments.out.display(),
+        report::bytes(memory)
     );
     grid.mark(&arguments.out)?;
     let mut watch = GridWatch::new(steps)?;
@@ -138,6 +148,19 @@ pub(crate) fn run(arguments: &SweepArguments) -> anyhow::Result<ExitCode> {
     }
     watch.bar.finish_and_clear();
     conclude(&grid, &arguments.out)
+}
+
+/// What a run takes, if there is as much.
+struct Memory<'a>(&'a Plan, &'a Corpora);
+
+impl Work for Memory<'_> {
+    type Output = anyhow::Result<u64>;
+
+    fn with<M: LanguageModel>(self, model: M, _device: &Device) -> Self::Output {
+        let (_, memory) = batches_and_memory(self.0, &model, self.1)?;
+        memory::refuse_too_large(memory.total())?;
+        Ok(memory.total())
+    }
 }
 
 /// How a run that an earlier call has begun ended, if it did and needs no more steps.
@@ -175,8 +198,7 @@ impl Work for TrainCell<'_> {
             watch,
         } = self;
         // A run that cannot start leaves no folder.
-        let (batches, memory) = batches_and_memory(&cell.plan, &model, corpora)?;
-        memory::refuse_too_large(memory.total())?;
+        let (batches, _) = batches_and_memory(&cell.plan, &model, corpora)?;
         let folder = match cell.exists() {
             true => RunFolder::open(&cell.folder)?,
             false => RunFolder::create(

@@ -291,10 +291,9 @@ impl Work for Train {
 
         let steps = trainer.plan().steps;
         let plain = device.clone().without_autodiff();
-        let tokenizer = corpora.tokenizer.clone();
         let done = trainer.progress().step;
         let shown = if tui { Show::Screen } else { show };
-        let mut watch = Watch::new(shown, steps, done, tokenizer, plain.clone())?;
+        let mut watch = Watch::new(shown, steps, done, &corpora, plain.clone())?;
         add_listeners(&mut watch, &folder, &trainer, tui, tensorboard)?;
         let end = train(&mut trainer, &folder, &corpora, device, &mut watch);
         watch.finish(end.as_ref().ok().copied());
@@ -303,6 +302,7 @@ impl Work for Train {
             plan: trainer.plan(),
             show,
             verbose,
+            is_altered: corpora.altered.is_some(),
         };
         let write = || write_sample(&trainer.model().valid(), &corpora.tokenizer, &plain, 300);
         let told = ending.of(&end, write);
@@ -336,7 +336,8 @@ pub(super) fn batches_and_memory<M: LanguageModel>(
     let validation = corpora.validation.len();
     if validation < 2 {
         // Said now, not when a long training comes to its first evaluation.
-        let problem = format!("the validation text is too short: it has {validation} tokens");
+        let tokens = report::counted(validation as u64, "token");
+        let problem = format!("the validation text is too short: it has {tokens}");
         let remedy = "at least 2 are needed; give more text, or another --val";
         return Err(Misuse(format!("{problem}; {remedy}")).into());
     }
@@ -426,6 +427,7 @@ struct Ending<'a> {
     plan: &'a Plan,
     show: Show,
     verbose: bool,
+    is_altered: bool,
 }
 
 impl Ending<'_> {
@@ -459,8 +461,12 @@ impl Ending<'_> {
         let loss = columns.evaluations.last();
         let loss = loss.map_or(String::new(), |last| {
             format!(
-                "; val loss {:.4} nats a token at step {} ({:.3} bits a character, perplexity {:.2})",
-                last.val_loss, last.step, last.bits_per_char, last.perplexity
+                "; val loss {:.4} nats a token at step {} ({:.3} {}, perplexity {:.2})",
+                last.val_loss,
+                last.step,
+                last.bits_per_char,
+                report::unit_of_bits(self.is_altered),
+                last.perplexity
             )
         });
         let ended = match how {

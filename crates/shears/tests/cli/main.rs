@@ -19,6 +19,7 @@ mod export_model;
 mod hostile;
 mod logs;
 mod memory;
+mod messages;
 mod newest;
 mod program;
 mod replay;

@@ -257,3 +257,182 @@ fn a_tokenizer_json_by_path() {
             .succeeded();
     }
 }
+
+/// Metaspace marks each word, and its decoder has no space before the first.
+const METASPACE: &str = r#"{"version":"1.0","added_tokens":[],"normalizer":null,
+    "pre_tokenizer":{"type":"Metaspace","replacement":"▁","prepend_scheme":"always","split":true},
+    "decoder":{"type":"Metaspace","replacement":"▁","prepend_scheme":"always","split":true},
+    "model":{"type":"WordLevel","unk_token":"<unk>",
+             "vocab":{"<unk>":0,"▁red":1,"▁green":2,"▁blue":3}}}"#;
+
+/// What BERT's tokenizers do: words without marks, and lower case.
+const WORDS: &str = r###"{"version":"1.0","added_tokens":[],"normalizer":{"type":"Lowercase"},
+    "pre_tokenizer":{"type":"Whitespace"},"decoder":{"type":"WordPiece","prefix":"##","cleanup":true},
+    "model":{"type":"WordLevel","unk_token":"<unk>",
+             "vocab":{"<unk>":0,"red":1,"green":2,"blue":3}}}"###;
+
+#[test]
+fn a_space_stands_between_prompt_and_continuation() {
+    let scratch = Scratch::new();
+    scratch.write("text.txt", "red green blue ".repeat(200));
+    let settings = TINY.replace("--steps 40", "--steps 150");
+    for (name, tokenizer) in [("metaspace", METASPACE), ("words", WORDS)] {
+        scratch.write(&format!("{name}.json"), tokenizer);
+        let train = format!(
+            "train text.txt {settings} --lr 0.02 --tokenizer {name}.json --quiet --out {name}"
+        );
+        scratch.run(&train).succeeded();
+        for prompt in ["red green", "red green "] {
+            let flags = ["--temperature", "0", "--tokens", "3", "--prompt", prompt];
+            let generate = ["generate", name].into_iter().chain(flags);
+            let text = scratch.run_with(generate.clone(), b"").succeeded();
+            assert_eq!(text, "red green blue red green", "{name}");
+            let line = scratch.run_with(generate.chain(["--json"]), b"").json();
+            let both = format!("{prompt}{}", line[0]["text"].as_str().unwrap());
+            assert_eq!(both, text);
+        }
+        let start = scratch.run(&format!("generate {name} --tokens 3"));
+        assert!(!start.succeeded().starts_with(' '));
+    }
+}
+
+#[test]
+fn a_tokenizer_that_loses_characters_says_so() {
+    let scratch = Scratch::new();
+    scratch.write("words.json", WORDS);
+    let train = |text: &str, flags: &str| {
+        scratch.write("text.txt", text);
+        scratch.run(&format!(
+            "train text.txt {TINY} --tokenizer words.json --out run {flags}"
+        ))
+    };
+    // One word in thirty begins with another letter than comes back.
+    let some = format!("Red green blue {}", "red green blue ".repeat(19)).repeat(10);
+    let said = train(&some, "").succeeded();
+    // The last tenth is for validation, and the last space is no token.
+    assert!(said.contains("note: the tokenizer loses 1"), "{said}");
+    assert!(
+        said.contains(", most of all 'R'; bits a character are"),
+        "{said}"
+    );
+    assert!(
+        said.contains("bits a character of the altered text, perplexity"),
+        "{said}"
+    );
+    let said = scratch.run("eval run").succeeded();
+    assert!(
+        said.contains(" bits a character of the altered text\n"),
+        "{said}"
+    );
+    std::fs::remove_dir_all(scratch.path("run")).unwrap();
+
+    let most = "Red GREEN blue ".repeat(100);
+    let said = train(&most, "").failed(2);
+    assert!(said.contains("loses 40 % of the characters"), "{said}");
+    assert!(said.contains("with --lossy"), "{said}");
+    assert!(!scratch.path("run").exists());
+    train(&most, "--lossy").succeeded();
+    // It was agreed to once.
+    scratch.run("train --resume run --quiet").succeeded();
+    scratch.run("eval run").succeeded();
+    // Nothing is said where nothing is lost.
+    let said = scratch
+        .run(&format!(
+            "train text.txt {TINY} --tokenizer bpe:300 --out whole"
+        ))
+        .succeeded();
+    assert!(!said.contains("loses"), "{said}");
+}
+
+#[test]
+fn texts_in_other_encodings() {
+    let scratch = Scratch::new();
+    let text = "un café, s'il vous plaît. ".repeat(60);
+    let utf_16: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let latin: Vec<u8> = text.chars().map(|c| c as u8).collect();
+    scratch.write("utf-8.txt", &text);
+    for (name, bytes, encoding) in [
+        ("wide.txt", &utf_16, "utf-16"),
+        ("latin.txt", &latin, "latin1"),
+    ] {
+        scratch.write(name, bytes);
+        let said = scratch.run(&format!("train {name} {TINY}")).failed(2);
+        assert!(said.contains(&format!("--encoding {encoding}")), "{said}");
+        let train = format!("train {name} --encoding {encoding} {TINY} --quiet --out {encoding}");
+        scratch.run(&train).succeeded();
+        scratch
+            .run(&format!("train --resume {encoding} --quiet"))
+            .succeeded();
+        let of_run = scratch
+            .run(&format!("eval {encoding} --checkpoint last --json"))
+            .json();
+        let events = scratch.events(encoding);
+        let last = events.iter().rfind(|event| event["event"] == "evaluation");
+        assert_eq!(of_run[0]["val_loss"], last.unwrap()["val_loss"]);
+        let eval = format!("eval {encoding} --data utf-8.txt --encoding utf-8");
+        scratch.run(&eval).succeeded();
+    }
+    // They are the same text.
+    let hash = |run: &str| scratch.plan(run)["text-sha256"].clone();
+    assert_eq!(hash("utf-16"), hash("latin1"));
+    // From standard input the run keeps UTF-8.
+    let train = format!("train - --encoding latin1 {TINY} --quiet --out piped");
+    scratch.run_with(train.split(' '), &latin).succeeded();
+    assert_eq!(scratch.read("piped/input.txt"), text);
+    scratch.run("eval piped").succeeded();
+}
+
+#[test]
+fn the_tokenizer_of_bytes_takes_any_file() {
+    let scratch = Scratch::new();
+    let bytes: Vec<u8> = (0..2000_u32).map(|i| (i * i / 7) as u8).collect();
+    scratch.write("any.bin", &bytes);
+    let said = scratch.run(&format!("train any.bin {TINY}")).failed(2);
+    assert!(
+        said.contains("the tokenizer `byte` takes any bytes"),
+        "{said}"
+    );
+    let train = format!("train any.bin {TINY} --tokenizer byte --out run");
+    let said = scratch.run(&train).succeeded();
+    assert!(
+        said.contains("not UTF-8: each byte is a character"),
+        "{said}"
+    );
+    assert!(
+        said.contains("1,800 training and 200 validation tokens"),
+        "{said}"
+    );
+    scratch.run("eval run").succeeded();
+    scratch.run("eval run --data any.bin").succeeded();
+    let train = format!("train - {TINY} --tokenizer byte --quiet --out piped");
+    scratch.run_with(train.split(' '), &bytes).succeeded();
+    assert_eq!(
+        std::fs::read(scratch.path("piped/input.txt")).unwrap(),
+        bytes
+    );
+    assert_eq!(
+        scratch.newest("piped", "model.safetensors"),
+        scratch.newest("run", "model.safetensors")
+    );
+}
+
+/// A mark is not part of a prompt, and `echo` ends a line that nobody has typed.
+#[test]
+fn prompts_from_files_and_standard_input() {
+    let scratch = Scratch::trained();
+    let written = |flags: &str, input: &[u8]| {
+        let generate = format!("generate run --tokens 20 {flags}");
+        scratch.run_with(generate.split(' '), input).succeeded()
+    };
+    let typed = written("--prompt qui", b"");
+    for input in [&b"qui"[..], b"qui\n", b"qui\r\n", b"\xEF\xBB\xBFqui\n"] {
+        assert_eq!(written("--prompt -", input), typed, "{input:?}");
+    }
+    scratch.write("prompt.txt", b"\xEF\xBB\xBFqui");
+    assert_eq!(written("--prompt-file prompt.txt", b""), typed);
+    // All of a file.
+    scratch.write("prompt.txt", "qui\n");
+    assert!(written("--prompt-file prompt.txt", b"").starts_with("qui\n"));
+    let both = scratch.run("generate run --prompt a --prompt-file prompt.txt");
+    assert_eq!(both.code, Some(2), "{both:?}");
+}

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use gradclip::{ClipPolicy, NonFinite};
 use serde::de::DeserializeOwned;
-use shears_data::TokenizerKind;
+use shears_data::{Encoding, TokenizerKind};
 use shears_model::{Architecture, Mlp, Nonlinearity, Precision};
 use toml::Value;
 
@@ -98,6 +98,7 @@ plain! {
 text! {
     String;
     TokenizerKind;
+    Encoding;
     ClipPolicy;
     NonFinite;
     Preset, Preset::NAMES;

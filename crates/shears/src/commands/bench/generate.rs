@@ -6,7 +6,7 @@ use anyhow::Context;
 use burn::tensor::Device;
 use shears_generate::{Generator, Sampler, SamplingSettings};
 use shears_model::{LanguageModel, Reading, parameters};
-use shears_train::{Spread, estimate_memory, peak_rss_bytes};
+use shears_train::{Spread, estimate_generation, peak_rss_bytes};
 
 use super::{Timing, say_spreads};
 use crate::memory;
@@ -59,12 +59,11 @@ impl Work for Bench<'_> {
             vocabulary,
             ..
         } = self.0;
-        let memory = estimate_memory(plan, &parameters(&model), *vocabulary)?;
-        // The weights have the size of their gradients.
+        let memory = estimate_generation(plan, &parameters(&model), *vocabulary, 1)?;
         memory::check(
             "generation",
             "a smaller --hidden or --layers fits",
-            memory.gradients,
+            memory.total(),
         )?;
         let asked = steps.map(usize::try_from).transpose();
         let tokens = asked.context("--steps")?.unwrap_or(match model.reading() {

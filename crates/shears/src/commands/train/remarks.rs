@@ -3,7 +3,7 @@
 use shears_run::EndReason;
 use shears_train::{Batches, Checkpoint, Corpora, Plan, RunFolder, ScheduleKind};
 
-use crate::report::count;
+use crate::report::{count, counted};
 use crate::settings::Given;
 
 /// About settings that were resolved otherwise than typed, or that the run is too short for.
@@ -118,11 +118,23 @@ pub(super) fn of_text(plan: &Plan, batches: &Batches, corpora: &Corpora) -> Vec<
             Some(_) => {}
         }
     }
+    if let Some(altered) = &corpora.altered {
+        remarks.push(format!(
+            "the tokenizer loses {} of {} characters of the text{}; bits a character are those of \
+             the altered text",
+            count(altered.lost as u64),
+            count(altered.characters as u64),
+            altered
+                .most_lost
+                .map_or(String::new(), |it| format!(", most of all {it:?}"))
+        ));
+    }
     let validation = corpora.validation.len();
     if validation <= plan.window {
         remarks.push(format!(
-            "the validation text has {validation} tokens, less than one window of {}: its loss \
-             says little about longer texts",
+            "the validation text has {}, less than one window of {}: its loss says little about \
+             longer texts",
+            counted(validation as u64, "token"),
             plan.window
         ));
     }

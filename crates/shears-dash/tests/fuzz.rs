@@ -1,0 +1,103 @@
+//! Whatever is asked, the page answers, and its server goes on.
+
+use std::fs;
+use std::time::Duration;
+
+use axum::body::{Body, to_bytes};
+use axum::http::{HeaderName, HeaderValue, Method, Request, StatusCode};
+use tower::ServiceExt;
+
+use crate::fuzzing::{EXTREMES, run};
+use crate::run_folder::{Runs, end_line, header_line, log_of};
+
+/// Requests that the page makes, and some of those that it does not.
+const REQUESTS: [&str; 22] = [
+    "GET /",
+    "GET /main.js\naccept-encoding: gzip\nif-none-match: \"0\"",
+    "GET /api/runs",
+    "GET /api/run?run=a",
+    "GET /api/run?run=nested%2Fb",
+    "GET /api/series?run=a&from=15&to=19&points=20",
+    "GET /api/series?run=a&points=500",
+    "GET /api/maps?run=a&points=20",
+    "GET /api/equal?run=a%0Anested%2Fb",
+    "GET /api/step?run=a&step=17",
+    "GET /api/batch?run=a&step=1",
+    "GET /api/live?run=a%0Anone",
+    "GET /report?of=sweep",
+    "HEAD /api/run?run=.",
+    "POST /api/runs\norigin: http://127.0.0.1",
+    "GET /api/run?run=..%2f..%2fetc%2fpasswd",
+    "GET /api/run?run=%2e%2e/%00&run=a",
+    "GET //api/run?run=a#x",
+    "GET http://elsewhere/api/runs",
+    "GET /api/runs\nsec-fetch-site: cross-site\norigin: null",
+    "GET /api/runs\ncookie: shears-token=0; x",
+    "OPTIONS *",
+];
+
+/// The most bytes of an answer.
+const MOST: usize = 32 << 20;
+
+/// A request as the first line says it, with the headers of those after it.
+fn request(input: &[u8]) -> Option<Request<Body>> {
+    let mut lines = input.split(|byte| *byte == b'\n');
+    let first = lines.next()?;
+    let space = first.iter().position(|byte| *byte == b' ')?;
+    let method = Method::from_bytes(&first[..space]).ok()?;
+    let mut request = Request::builder()
+        .method(method)
+        .uri(&first[space + 1..])
+        .header("host", "127.0.0.1:7878");
+    for line in lines {
+        let colon = line.iter().position(|byte| *byte == b':')?;
+        let name = HeaderName::from_bytes(&line[..colon]).ok()?;
+        let value = HeaderValue::from_bytes(line[colon + 1..].trim_ascii()).ok()?;
+        request = request.header(name, value);
+    }
+    request.body(Body::empty()).ok()
+}
+
+#[test]
+fn no_request_panics() {
+    let runs = Runs::new();
+    let log = format!(
+        "{}{}{}",
+        header_line(&["a", "b"]),
+        log_of(60),
+        end_line(60, "finished")
+    );
+    runs.run("a", &log);
+    runs.run("nested/b", &log_of(20));
+    fs::create_dir(runs.path().join("sweep")).unwrap();
+    fs::write(runs.path().join("sweep/report.html"), "<p>report</p>").unwrap();
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().build().unwrap();
+    let app = runs.app();
+    let seeds: Vec<Vec<u8>> = REQUESTS
+        .iter()
+        .map(|line| line.as_bytes().to_vec())
+        .collect();
+    run("requests", &seeds, &EXTREMES, |input| {
+        let Some(request) = request(input) else {
+            return;
+        };
+        let is_live = request.uri().path() == "/api/live";
+        runtime.block_on(async {
+            let asked = app.clone().oneshot(request);
+            let answer = tokio::time::timeout(Duration::from_secs(20), asked).await;
+            let answer = answer.expect("it hangs").unwrap();
+            assert_ne!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
+            assert!(answer.headers().contains_key("content-security-policy"));
+            // What it is told there has no end.
+            if !is_live {
+                to_bytes(answer.into_body(), MOST).await.unwrap();
+            }
+        });
+    });
+    // Nothing was written, whatever was asked.
+    assert_eq!(
+        fs::read_to_string(runs.path().join("a/events.jsonl")).unwrap(),
+        log
+    );
+}

@@ -1,0 +1,226 @@
+//! From bytes to text: which encoding they are in, and what they seem to be in if that fails.
+
+use std::fmt;
+use std::str::FromStr;
+
+use encoding_rs::{REPLACEMENT, UTF_8, UTF_16BE, UTF_16LE};
+
+use crate::corpus::Content;
+use crate::error::DataError;
+use crate::foreign::foreign_kind;
+
+/// The encoding of a text, by the names of the WHATWG: `utf-8`, `utf-16`, `latin1`, ...
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Encoding(&'static encoding_rs::Encoding);
+
+impl Encoding {
+    /// What texts are in unless somebody says otherwise.
+    pub const UTF_8: Encoding = Encoding(UTF_8);
+}
+
+impl Default for Encoding {
+    fn default() -> Self {
+        Encoding::UTF_8
+    }
+}
+
+impl FromStr for Encoding {
+    type Err = DataError;
+
+    fn from_str(given: &str) -> Result<Self, DataError> {
+        let known = encoding_rs::Encoding::for_label(given.as_bytes());
+        let known = known.filter(|known| *known != REPLACEMENT);
+        known
+            .map(Encoding)
+            .ok_or_else(|| DataError::UnknownEncoding {
+                given: given.to_owned(),
+            })
+    }
+}
+
+impl fmt::Display for Encoding {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0.name().to_ascii_lowercase())
+    }
+}
+
+/// How the bytes of a source are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReadAs {
+    /// The encoding that they are in.
+    pub encoding: Encoding,
+    /// Whether bytes that are not UTF-8 stay as they are, for the tokenizer `byte`.
+    pub any_bytes: bool,
+}
+
+impl ReadAs {
+    /// The content of these bytes, without a byte order mark; `name` is what messages call them.
+    pub(crate) fn decode(self, bytes: Vec<u8>, name: &str) -> Result<Content<'static>, DataError> {
+        if self.encoding != Encoding::UTF_8 {
+            return self.decode_foreign(&bytes, name);
+        }
+        let not_text = |offset: usize, hint: String| DataError::NotUtf8 {
+            name: name.to_owned(),
+            offset,
+            hint,
+        };
+        if !self.any_bytes {
+            if let Some(which) = utf_16(&bytes) {
+                let offset = std::str::from_utf8(&bytes).map_or_else(|e| e.valid_up_to(), |_| 0);
+                return Err(not_text(
+                    offset,
+                    format!("it looks like {which}: give --encoding {which}"),
+                ));
+            }
+            if bytes.starts_with(b"version https://git-lfs") {
+                let what = foreign_kind(&bytes).unwrap_or_default();
+                return Err(not_text(0, format!("it is {what}")));
+            }
+        }
+        match String::from_utf8(bytes) {
+            Ok(mut text) => {
+                if text.starts_with('\u{FEFF}') {
+                    text.drain(..'\u{FEFF}'.len_utf8());
+                }
+                Ok(Content::Text(text.into()))
+            }
+            Err(error) if self.any_bytes => Ok(Content::Bytes(error.into_bytes().into())),
+            Err(error) => {
+                let offset = error.utf8_error().valid_up_to();
+                Err(not_text(offset, hint(error.as_bytes(), offset)))
+            }
+        }
+    }
+
+    fn decode_foreign(self, bytes: &[u8], name: &str) -> Result<Content<'static>, DataError> {
+        let Encoding(asked) = self.encoding;
+        // A mark says which of the two byte orders it is.
+        let (encoding, mark) = match encoding_rs::Encoding::for_bom(bytes) {
+            Some((marked, mark)) if marked == asked => (asked, mark),
+            Some((marked, mark)) if [UTF_16LE, UTF_16BE].contains(&asked) => (marked, mark),
+            _ => (asked, 0),
+        };
+        let text = encoding.decode_without_bom_handling_and_without_replacement(&bytes[mark..]);
+        let text = text.ok_or_else(|| DataError::NotInEncoding {
+            name: name.to_owned(),
+            encoding: self.encoding.to_string(),
+        })?;
+        Ok(Content::Text(text.into_owned().into()))
+    }
+}
+
+/// How much of a text is looked at.
+const SAMPLE: usize = 1 << 16;
+
+/// Which UTF-16 the bytes seem to be: by their mark, or by the zeros in every second byte of what is
+/// mostly ASCII.
+fn utf_16(bytes: &[u8]) -> Option<&'static str> {
+    if bytes.starts_with(b"\xFF\xFE") || bytes.starts_with(b"\xFE\xFF") {
+        return Some("utf-16");
+    }
+    let sample = &bytes[..bytes.len().min(SAMPLE)];
+    let (pairs, _) = sample.as_chunks::<2>();
+    let zeros = |place: usize| pairs.iter().filter(|pair| pair[place] == 0).count();
+    let (first, second) = (zeros(0), zeros(1));
+    let is_most = |count: usize| count * 10 >= pairs.len() * 6 && count >= 4;
+    match (first, second) {
+        (few, most) if is_most(most) && few * 20 <= most => Some("utf-16le"),
+        (most, few) if is_most(most) && few * 20 <= most => Some("utf-16be"),
+        _ => None,
+    }
+}
+
+/// What bytes that are not UTF-8 from `offset` on seem to be, and what to do.
+fn hint(bytes: &[u8], offset: usize) -> String {
+    if let Some(what) = foreign_kind(bytes) {
+        return format!("it is {what}");
+    }
+    let sample = &bytes[..bytes.len().min(offset + SAMPLE)];
+    let is_text = |byte: &u8| *byte >= b' ' || b"\t\n\r\x0C\x1B".contains(byte);
+    if !sample.iter().all(is_text) {
+        return "it does not look like text; the tokenizer `byte` takes any bytes".to_owned();
+    }
+    let (mut whole, mut broken) = (0_usize, 0_usize);
+    for chunk in sample.utf8_chunks() {
+        whole += chunk.valid().chars().filter(|c| !c.is_ascii()).count();
+        broken += usize::from(!chunk.invalid().is_empty());
+    }
+    if whole > broken {
+        let line = 1 + bytes[..offset]
+            .iter()
+            .filter(|byte| **byte == b'\n')
+            .count();
+        let more = if broken > 1 { " and others are" } else { " is" };
+        return format!("most of it is UTF-8, but line {line}{more} not: mend it");
+    }
+    "it looks like latin1 (or another encoding of one byte a character): give --encoding latin1"
+        .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(bytes: &[u8], encoding: &str, any_bytes: bool) -> Result<Content<'static>, DataError> {
+        let encoding = encoding.parse().unwrap();
+        ReadAs {
+            encoding,
+            any_bytes,
+        }
+        .decode(bytes.to_vec(), "x")
+    }
+
+    fn utf_16_of(text: &str, order: fn(u16) -> [u8; 2]) -> Vec<u8> {
+        text.encode_utf16().flat_map(order).collect()
+    }
+
+    #[test]
+    fn texts_of_other_encodings_are_read() {
+        let text = "caf\u{e9}, \u{9f8d}";
+        let little = utf_16_of(text, u16::to_le_bytes);
+        let big = utf_16_of(&format!("\u{FEFF}{text}"), u16::to_be_bytes);
+        for (bytes, encoding) in [(&little, "utf-16"), (&little, "UTF-16LE"), (&big, "utf-16")] {
+            let content = read(bytes, encoding, false).unwrap();
+            assert_eq!(content.text(), Some(text), "{encoding}");
+        }
+        let content = read(b"caf\xE9", "latin1", false).unwrap();
+        assert_eq!(content.text(), Some("caf\u{e9}"));
+        let error = read(b"a\xFF", "shift_jis", false).unwrap_err().to_string();
+        assert_eq!(error, "x is not text in shift_jis: give another --encoding");
+        for unknown in ["utf-99", "iso-2022-kr", ""] {
+            let error = unknown.parse::<Encoding>().unwrap_err().to_string();
+            assert!(error.contains("is no encoding"), "{error}");
+        }
+    }
+
+    #[test]
+    fn encodings_are_recognised() {
+        let long = "The quick brown fox jumps over the lazy dog.\n".repeat(20);
+        let marked = format!("\u{FEFF}{long}");
+        let mixed = [
+            long.as_bytes(),
+            "\u{e9}\u{e9}\u{e9}\ncaf".as_bytes(),
+            b"\xE9\n",
+        ]
+        .concat();
+        for (bytes, part) in [
+            (utf_16_of(&marked, u16::to_le_bytes), "--encoding utf-16"),
+            (utf_16_of(&long, u16::to_le_bytes), "--encoding utf-16le"),
+            (utf_16_of(&long, u16::to_be_bytes), "--encoding utf-16be"),
+            (b"d\xE9j\xE0 vu".to_vec(), "--encoding latin1"),
+            (mixed, "line 22 is not"),
+            (b"\x00\x01\xFFabc".to_vec(), "does not look like text"),
+        ] {
+            let error = read(&bytes, "utf-8", false).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+            // The tokenizer of bytes takes them as they are.
+            let content = read(&bytes, "utf-8", true).unwrap();
+            assert!(content.bytes() == bytes);
+        }
+        let zeros = "a\0b\0\0c".repeat(3);
+        assert_eq!(
+            read(zeros.as_bytes(), "utf-8", false).unwrap().text(),
+            Some(zeros.as_str())
+        );
+    }
+}

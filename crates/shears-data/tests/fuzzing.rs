@@ -1,0 +1,151 @@
+//! A fuzzer on stable Rust, which the tests of several crates share.
+//!
+//! A target runs over its seeds, over each of them cut at every length, as a program that was killed
+//! leaves it, and for `SHEARS_FUZZ_SECONDS` (3) over changes that follow from a fixed seed, so that a
+//! failure names everything that is needed to see it again.
+
+#![allow(dead_code, reason = "each crate uses its part")]
+#![allow(
+    clippy::print_stdout,
+    reason = "how many inputs there were is for who runs it"
+)]
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+const SEED: u64 = 0x7368_6561_7273;
+/// What an input may take; what takes longer hangs.
+const TIME_MAX: Duration = Duration::from_secs(30);
+
+/// SplitMix64 (Steele et al. 2014).
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((mixed ^ (mixed >> 31)) % bound.max(1) as u64) as usize
+    }
+}
+
+/// What stands in place of a number or a value: extremes.
+pub(crate) const EXTREMES: [&str; 12] = [
+    "0",
+    "-1",
+    "1e999",
+    "1e-320",
+    "null",
+    "true",
+    "\"\"",
+    "[]",
+    "{}",
+    "4294967296",
+    "9223372036854775807",
+    "18446744073709551615",
+];
+
+/// The files that are kept for a target, by name.
+pub(crate) fn corpus(folder: &Path) -> Vec<Vec<u8>> {
+    let entries = std::fs::read_dir(folder).unwrap();
+    let mut files: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    // Folders have no order of their own, and the changes must not depend on it.
+    files.sort();
+    assert!(files.len() >= 12, "the corpus has lost its files");
+    files
+        .into_iter()
+        .map(|file| std::fs::read(file).unwrap())
+        .collect()
+}
+
+/// Runs a target; `values` stand in place of the values of its seeds.
+pub(crate) fn run(name: &str, seeds: &[Vec<u8>], values: &[&str], mut body: impl FnMut(&[u8])) {
+    let mut slowest = Duration::ZERO;
+    let mut check = |input: &[u8]| {
+        let started = Instant::now();
+        let result = catch_unwind(AssertUnwindSafe(|| body(input)));
+        assert!(result.is_ok(), "{name}: b\"{}\"", input.escape_ascii());
+        let time = started.elapsed();
+        assert!(
+            time < TIME_MAX,
+            "{name}: {time:?}: b\"{}\"",
+            input.escape_ascii()
+        );
+        slowest = slowest.max(time);
+    };
+    let mut count = 0_u64;
+    for seed in seeds {
+        let stride = (seed.len() / 300).max(1);
+        for length in (0..seed.len()).step_by(stride).chain([seed.len()]) {
+            check(&seed[..length]);
+            count += 1;
+        }
+    }
+    let seconds = std::env::var("SHEARS_FUZZ_SECONDS").unwrap_or_else(|_| "3".to_owned());
+    let seconds = seconds.parse().expect("SHEARS_FUZZ_SECONDS is a number");
+    let end = Instant::now() + Duration::from_secs_f64(seconds);
+    let mut random = Random(SEED);
+    while Instant::now() < end {
+        check(&changed(seeds, values, &mut random));
+        count += 1;
+    }
+    println!(
+        "{name}: {count} inputs, the slowest {slowest:?}, peak {}",
+        peak()
+    );
+}
+
+/// The most memory that this process has taken, as Linux tells it.
+fn peak() -> String {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.map_or("unknown", str::trim).to_owned()
+}
+
+/// One of the seeds with up to four changes.
+fn changed(seeds: &[Vec<u8>], values: &[&str], random: &mut Random) -> Vec<u8> {
+    let mut input = seeds[random.below(seeds.len())].clone();
+    for _ in 0..=random.below(4) {
+        let place = random.below(input.len());
+        match random.below(7) {
+            0 if !input.is_empty() => input[place] ^= 1 << random.below(8),
+            1 => input.truncate(place),
+            2 => {
+                let other = &seeds[random.below(seeds.len())];
+                input.truncate(place);
+                input.extend_from_slice(&other[random.below(other.len())..]);
+            }
+            3 => {
+                let end = (place + random.below(40)).min(input.len());
+                input.drain(place..end);
+            }
+            4 => swap_value(&mut input, place, values[random.below(values.len())]),
+            _ => swap_number(&mut input, place, EXTREMES[random.below(EXTREMES.len())]),
+        }
+    }
+    input.truncate(1 << 16);
+    input
+}
+
+/// Puts another value behind the next colon or equals sign.
+fn swap_value(input: &mut Vec<u8>, place: usize, value: &str) {
+    let Some(sign) = input[place..].iter().position(|byte| b":=".contains(byte)) else {
+        return;
+    };
+    let start = place + sign + 1;
+    let ends = |byte: &u8| b",}]&\n".contains(byte);
+    let length = input[start..].iter().position(ends).unwrap_or(0);
+    input.splice(start..start + length, value.bytes());
+}
+
+/// Puts an extreme number in place of the next one.
+fn swap_number(input: &mut Vec<u8>, place: usize, number: &str) {
+    let is_digit = |byte: &u8| byte.is_ascii_digit();
+    let start = input[place..].iter().position(is_digit).unwrap_or(0) + place;
+    let digits = input[start..].iter().take_while(|byte| is_digit(byte));
+    let length = digits.count();
+    input.splice(start..start + length, number.bytes());
+}

@@ -1,0 +1,26 @@
+//! Short texts that somebody has typed the name of: a config, a prompt.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::path::Path;
+
+use shears_data::{DataError, read_text};
+
+use crate::exit::Misuse;
+
+/// Reads a file or a pipe of at most `most` bytes of text; `name` is what messages call it.
+pub(crate) fn read_file(path: &Path, name: &str, most: u64) -> Result<String, Misuse> {
+    let file = File::open(path).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => Misuse(format!("{name} does not exist: check the path")),
+        _ => Misuse(format!("{name} cannot be read: {error}")),
+    })?;
+    read(file, name, most)
+}
+
+/// The same of what is open.
+pub(crate) fn read(reader: impl Read, name: &str, most: u64) -> Result<String, Misuse> {
+    read_text(reader, name, most).map_err(|error| match error {
+        DataError::Unreadable { source, .. } => Misuse(format!("{name} cannot be read: {source}")),
+        error => Misuse(error.to_string()),
+    })
+}

@@ -1,0 +1,271 @@
+//! What is said of damaged and foreign files, and of what cannot be: in words of our own, in one line.
+
+use std::fs;
+
+use crate::program::Scratch;
+
+/// The words of libraries, which nobody should have to read.
+const LIBRARY_WORDS: [&str; 6] = [
+    "expected u64",
+    "invalid type",
+    "EOF while",
+    "os error 11",
+    "InvalidHeader",
+    "..18446744073709551615",
+];
+
+#[track_caller]
+fn check(said: &str, part: &str) {
+    assert!(said.contains(part), "{part:?} is not in {said}");
+    for words in LIBRARY_WORDS {
+        assert!(!said.contains(words), "{said}");
+    }
+}
+
+#[test]
+fn numbers_out_of_range() {
+    let scratch = Scratch::trained();
+    for (arguments, part) in [
+        ("generate run --num-samples 0", "it must be at least 1"),
+        ("sweep --seeds 0", "it must be from 1 to 1000"),
+        ("bench --vocabulary 0", "--vocabulary 0: it must be"),
+        (
+            "train --steps 99999999999999999999",
+            "a whole number from 0 to",
+        ),
+    ] {
+        check(&scratch.run(arguments).failed(2), part);
+    }
+    scratch.write("large.toml", "steps = 99999999999999999999\n");
+    let said = scratch.run("train --config large.toml").failed(2);
+    check(
+        &said,
+        "large.toml, line 1: a number is larger than TOML has them",
+    );
+    scratch.write("short.txt", "a");
+    check(&scratch.run("train short.txt").failed(2), "it has 0 tokens");
+    scratch.write("short.txt", "ab");
+    check(&scratch.run("train short.txt").failed(2), "it has 1 token,");
+}
+
+#[test]
+fn damaged_files_of_a_run() {
+    let scratch = Scratch::trained();
+    let checkpoints = scratch.checkpoints("run");
+    let manifest = |name: &str| format!("run/checkpoints/{name}/manifest.json");
+    for name in &checkpoints {
+        scratch.write(&manifest(name), "{\"format\":3,\"sha256\":");
+    }
+    check(
+        &scratch.run("eval run").failed(1),
+        "manifest.json: is cut off at line 1",
+    );
+    for name in &checkpoints {
+        scratch.write(&manifest(name), "{\"format\":\"a\",\"sha256\":{}}");
+    }
+    check(
+        &scratch.run("generate run").failed(1),
+        "has string \"a\" in the place of something",
+    );
+    let log = scratch.read("run/events.jsonl");
+    let line = "{\"event\":\"step\",\"step\":\"a\"}\n";
+    scratch.write("run/events.jsonl", format!("{log}{line}"));
+    let ran = scratch.run("inspect run");
+    check(
+        &ran.stderr,
+        "is not an event and was skipped: has string \"a\"",
+    );
+
+    scratch.write("run/tokenizer.json", "{");
+    for command in ["eval run", "generate run", "train --resume run"] {
+        let said = scratch.run(command).failed(2);
+        check(
+            &said,
+            "run/tokenizer.json: the run's own tokenizer is damaged; put back a copy",
+        );
+    }
+}
+
+#[test]
+fn a_plan_that_was_changed_is_named_whatever_is_done_with_the_run() {
+    let scratch = Scratch::trained();
+    let plan = scratch.read("run/plan.toml");
+    let hash = scratch.plan("run")["text-sha256"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    for (from, to, name) in [
+        ("layers = 1", "layers = 2".to_owned(), "layers"),
+        ("\"f32\"", "\"bf16\"".to_owned(), "precision"),
+        (hash.as_str(), "0".repeat(64), "text-sha256"),
+    ] {
+        let changed = plan.replace(from, &to);
+        assert_ne!(changed, plan, "{from}");
+        scratch.write("run/plan.toml", changed);
+        for command in ["generate run --tokens 3", "eval run --data run/plan.toml"] {
+            let said = scratch.run(command).failed(2);
+            check(
+                &said,
+                &format!("run/plan.toml was changed ({name}: trained with"),
+            );
+        }
+    }
+    // How long it is trained is nothing to what is written.
+    scratch.write("run/plan.toml", plan.replace("steps = 40", "steps = 41"));
+    scratch.run("generate run --tokens 3").succeeded();
+}
+
+#[test]
+fn other_files_in_the_place_of_weights_are_named() {
+    for (bytes, what) in [
+        (
+            &b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"[..],
+            "a pointer of Git LFS",
+        ),
+        (b"<!DOCTYPE html><html>", "a web page"),
+        (b"PK\x03\x04\x14\0\0\0\0\0", "a zip archive"),
+        (b"\x80\x02}q\0X\x01\0\0\0", "a pickle"),
+        (b"GGUF\x03\0\0\0\0\0\0\0", "a GGUF file"),
+    ] {
+        let scratch = Scratch::trained();
+        let newest = scratch.checkpoints("run").pop().unwrap();
+        let file = format!("checkpoints/{newest}/model.safetensors");
+        scratch.write(&format!("run/{file}"), bytes);
+        for command in [
+            "eval run --checkpoint last",
+            "generate run --checkpoint last --tokens 3",
+        ] {
+            let ran = scratch.run(command);
+            check(&ran.stderr, &format!("{file}: this is {what}"));
+        }
+        let ran = scratch.run("train --resume run --quiet");
+        check(&ran.stderr, &format!("{file}: this is {what}"));
+        scratch.write("step.safetensors", bytes);
+        let said = scratch
+            .run("clip step.safetensors --clip value:1")
+            .failed(1);
+        check(&said, &format!("this is {what}"));
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn threads_that_cannot_be_had_and_full_disks() {
+    use std::process::{Command, Stdio};
+    let scratch = Scratch::trained();
+    let shell = |script: &str| {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", script, env!("CARGO_BIN_EXE_shears")]);
+        shell.current_dir(scratch.path("")).stdin(Stdio::null());
+        let output = shell.output().unwrap();
+        (
+            output.status.code(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
+    };
+    let (code, said) = shell("ulimit -v 900000; exec \"$0\" eval run --threads 1000");
+    if code != Some(0) {
+        check(
+            &said,
+            "shears: --threads 1000: the system does not give this process 1000 threads",
+        );
+        assert_eq!(code, Some(2), "{said}");
+    }
+    for command in [
+        "generate run",
+        "eval run",
+        "generate run --json",
+        "dash run --port 0",
+    ] {
+        let (code, said) = shell(&format!("exec \"$0\" {command} >/dev/full"));
+        check(&said, "shears: cannot write to standard output");
+        assert_eq!((code, said.lines().count()), (Some(1), 1), "{said}");
+    }
+}
+
+/// One that nobody writes to would be waited for.
+#[cfg(unix)]
+#[test]
+fn fifos_are_named_where_files_should_be() {
+    let scratch = Scratch::trained();
+    let fifo = |name: &str| {
+        let path = scratch.path(name);
+        let _ = fs::remove_file(&path);
+        let made = std::process::Command::new("mkfifo").arg(path).status();
+        made.is_ok_and(|status| status.success())
+    };
+    let plan = scratch.read("run/plan.toml");
+    if !fifo("run/.lock") {
+        println!("skipped: there is no mkfifo");
+        return;
+    }
+    let said = scratch.run("train --resume run").failed(1);
+    check(&said, "cannot lock run/.lock: it is not a regular file");
+    fs::remove_file(scratch.path("run/.lock")).unwrap();
+    assert!(fifo("run/plan.toml"));
+    let said = scratch.run("generate run").failed(2);
+    check(&said, "its plan.toml is not a regular file");
+    fs::remove_file(scratch.path("run/plan.toml")).unwrap();
+    // A text that a stranger's plan names.
+    let foreign = plan.replace("text = []", "text = [\"pipe\"]");
+    assert_ne!(foreign, plan);
+    scratch.write("run/plan.toml", &foreign);
+    assert!(fifo("pipe"));
+    for command in ["eval run --checkpoint last", "train --resume run"] {
+        let said = scratch.run(command).failed(2);
+        check(&said, "pipe: is the text of the run, and no longer a file");
+    }
+    // Nor is one replaced.
+    let header = b"{\"w\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}";
+    let length = (header.len() as u64).to_le_bytes();
+    scratch.write(
+        "step.safetensors",
+        [&length[..], header, &[0, 0, 128, 63]].concat(),
+    );
+    fs::create_dir(scratch.path("out")).unwrap();
+    assert!(fifo("out/step.safetensors"));
+    let said = scratch
+        .run("clip step.safetensors --clip value:1 --out-dir out")
+        .failed(2);
+    check(&said, "out/step.safetensors is there, and no regular file");
+}
+
+#[cfg(unix)]
+#[test]
+fn what_has_no_end_is_bounded() {
+    let scratch = Scratch::trained();
+    for (arguments, part) in [
+        ("train --config /dev/zero", "config /dev/zero has over 1 MB"),
+        (
+            "generate run --prompt-file /dev/zero",
+            "prompt /dev/zero has over 16 MB",
+        ),
+    ] {
+        check(&scratch.run(arguments).failed(2), part);
+    }
+    let mut command = scratch.command("generate run --prompt -".split_whitespace());
+    let zero = fs::File::open("/dev/zero").unwrap();
+    let output = command.stdin(zero).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    check(&said, "the prompt on standard input has over 16 MB");
+    assert_eq!(output.status.code(), Some(2));
+}
+
+/// Standard input has no size; what it takes is refused when it is more than there is.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_text_without_end_is_refused() {
+    let scratch = Scratch::new();
+    let script = "ulimit -v 700000; yes | \"$0\" train - --out run";
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", script, env!("CARGO_BIN_EXE_shears")]);
+    let output = shell.current_dir(scratch.path("")).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    let said: Vec<&str> = said
+        .lines()
+        .filter(|line| !line.starts_with("yes:"))
+        .collect();
+    assert_eq!(said.len(), 1, "{said:?}");
+    check(said[0], "this text would take about");
+    assert_eq!(output.status.code(), Some(2), "{said:?}");
+}
