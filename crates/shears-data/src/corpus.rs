@@ -357,6 +357,10 @@ fn text_files_below(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
             if entry.is_dir() {
                 to_enter.push(entry);
             } else if is_text_file(&entry) {
+                // Nobody may ever write to a FIFO that lies about.
+                if entry.exists() && !entry.is_file() {
+                    return Err(unreadable(&entry, io::Error::other("it is not a file")));
+                }
                 files.push(entry);
             }
         }

@@ -80,9 +80,12 @@ fn texts() {
         ("empty.txt", &["empty.txt is empty"]),
         (
             "latin1.txt",
-            &["latin1.txt is not UTF-8", "offset 3", "iconv"],
+            &["latin1.txt is not UTF-8", "offset 3", "--encoding latin1"],
         ),
-        ("utf16.txt", &["utf16.txt is not UTF-8", "UTF-16"]),
+        (
+            "utf16.txt",
+            &["utf16.txt is not UTF-8", "--encoding utf-16"],
+        ),
         ("short.txt", &["too short", "batch 4", "window 8", "33"]),
         ("folder", &["no text file in folder"]),
         ("good.txt -", &["cannot be combined"]),

@@ -108,14 +108,23 @@ fn files_that_are_none() {
     let huge = entry("F32", "[4294967296,4294967296]", 4);
     let two = format!(r#"{{"a":{one},"\u0061":{one}}}"#);
     let cases: [(Vec<u8>, &str); 14] = [
-        (b"".to_vec(), "header too small"),
-        (b"{}".to_vec(), "header too small"),
-        (b"not a safetensors file".to_vec(), "header too large"),
-        (whole[..20].to_vec(), "invalid header length"),
-        (whole[..whole.len() - 1].to_vec(), "not fully covered"),
-        ([&whole[..], b"x"].concat(), "not fully covered"),
-        (raw("{\"a\":", b""), "JSON in header"),
-        (raw("[]", b""), "JSON in header"),
+        (b"".to_vec(), "shorter than the length of a header"),
+        (b"{}".to_vec(), "shorter than the length of a header"),
+        (
+            b"not a safetensors file".to_vec(),
+            "its header is larger than any may be",
+        ),
+        (whole[..20].to_vec(), "cut off within its header"),
+        (
+            whole[..whole.len() - 1].to_vec(),
+            "cut off, or longer than its header says",
+        ),
+        (
+            [&whole[..], b"x"].concat(),
+            "cut off, or longer than its header says",
+        ),
+        (raw("{\"a\":", b""), "its header is cut off"),
+        (raw("[]", b""), "its header "),
         (raw(&two, &[0; 4]), "two tensors are called `a`"),
         (
             raw(&format!(r#"{{"a":{}}}"#, entry("F32", "[2]", 4)), &[0; 4]),
@@ -127,7 +136,7 @@ fn files_that_are_none() {
         ),
         (
             raw(&format!(r#"{{"a":{one},"b":{one}}}"#), &[0; 4]),
-            "invalid offset",
+            "`b` overlaps another tensor",
         ),
         (
             raw(&format!(r#"{{"n":{}}}"#, entry("I32", "[1]", 4)), &[0; 4]),

@@ -108,7 +108,7 @@ fn what_is_no_safetensors_file_is_named() {
             b"version https://git-lfs.github.com/spec/v1\noid sha256:0",
             "git lfs pull",
         ),
-        (b"<!DOCTYPE html><html>", "HTML"),
+        (b"<!DOCTYPE html><html>", "web page"),
         (b"PK\x03\x04 and so on", "zip archive"),
         (b"\x80\x02}q\x00", "pickle"),
         (b"GGUF\x03\x00\x00\x00", "GGUF"),

@@ -17,6 +17,8 @@ model = "gru"
 layers = 1
 hidden = 12
 embedding = 8
+encoding = "windows-1252"
+lossy = true
 dropout = 0.25
 tied = false
 precision = "bf16"
@@ -55,6 +57,7 @@ tui = false
     r#"
 text = ["text.txt"]
 preset = "gpt-128"
+mlp = "gelu-tanh"
 layers = 1
 hidden = 12
 heads = 2

@@ -1,7 +1,7 @@
 //! What a run takes is what it has announced, and what cannot fit is refused before it starts.
 
 use std::fs;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use crate::program::Scratch;
@@ -95,6 +95,71 @@ fn a_run_takes_what_it_has_announced() {
     assert!(wrong.is_empty(), "{wrong:?}");
 }
 
+/// Runs of one step, and what is done with them: what, kilobytes of text, its words, flags of the
+/// training, and a command.
+const TRAINED: [(&str, usize, usize, &str, &str); 6] = [
+    (
+        "text",
+        50,
+        1000,
+        "--model rnn --hidden 8",
+        "eval RUN --data large.txt",
+    ),
+    (
+        "words",
+        800,
+        20_000,
+        "--tokenizer bpe:8000 --hidden 32",
+        "eval RUN --data val.txt",
+    ),
+    (
+        "context",
+        50,
+        1000,
+        "--preset gpt-128 --window 1024",
+        "eval RUN --data val.txt",
+    ),
+    (
+        "weights",
+        50,
+        1000,
+        "--hidden 1024",
+        "generate RUN --tokens 5",
+    ),
+    (
+        "prompt",
+        50,
+        1000,
+        "--preset gpt-128 --window 1024",
+        "generate RUN --prompt-file val.txt --tokens 9",
+    ),
+    ("little", 50, 1000, "--hidden 8", "generate RUN --tokens 50"),
+];
+
+#[test]
+fn evaluation_and_generation_take_what_they_have_announced() {
+    let scratch = Scratch::new();
+    scratch.write("val.txt", text(10, 1000));
+    scratch.write("large.txt", text(30_000, 1000));
+    let mut wrong = Vec::new();
+    for (name, kilobytes, words, flags, command) in TRAINED {
+        scratch.write("text.txt", text(kilobytes, words));
+        let train = "train text.txt --val val.txt --batch 1 --steps 1 --quiet --out";
+        scratch.run(&format!("{train} {name} {flags}")).succeeded();
+        let command = format!("{} --verbose", command.replace("RUN", name));
+        let Some((announced, peak)) = announced_and_taken(&scratch, &command) else {
+            println!("skipped: this system does not tell what a process takes");
+            return;
+        };
+        let ratio = peak / announced;
+        println!("{name}: {peak:.1} MB of {announced:.1} MB announced, {ratio:.2}");
+        if !(0.8..=1.2).contains(&ratio) {
+            wrong.push(name);
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
 /// Before a run has a folder, or memory.
 #[cfg(target_os = "linux")]
 #[test]
@@ -143,8 +208,9 @@ fn announced_and_taken(scratch: &Scratch, arguments: &str) -> Option<(f64, f64)>
     program
         .args(arguments.split_whitespace())
         .current_dir(scratch.path(""));
-    let output = Stdio::from(fs::File::create(&said).unwrap());
-    let mut running = program.stdout(output).spawn().unwrap();
+    let output = fs::File::create(&said).unwrap();
+    program.stderr(output.try_clone().unwrap()).stdout(output);
+    let mut running = program.spawn().unwrap();
     let status = format!("/proc/{}/status", running.id());
     let mut peak = None;
     let ended = loop {
@@ -156,7 +222,9 @@ fn announced_and_taken(scratch: &Scratch, arguments: &str) -> Option<(f64, f64)>
         }
         std::thread::sleep(Duration::from_millis(2));
     };
-    let said = fs::read_to_string(said).unwrap();
+    // What is written may be any bytes.
+    let said = fs::read(said).unwrap();
+    let said = String::from_utf8_lossy(&said);
     assert!(ended.success(), "{arguments}: {said}");
     let line = said
         .lines()

@@ -1,0 +1,278 @@
+//! Faults of the system, injected: errors of calls, a full disk, and the order in which things reach
+//! the disk. `strace` injects and looks; without it these tests are skipped.
+//!
+//! `SHEARS_FAULTS=all` fails each call once, and not some of them.
+
+#![cfg(target_os = "linux")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::program::{Ran, Scratch};
+
+/// Four steps and two checkpoints.
+const SHORT: &str = "--hidden 4 --layers 1 --batch 2 --window 4 --steps 4 --eval-every 0 \
+                     --save-every 2 --threads 1 --quiet";
+
+/// Runs the program under `strace`; none if there is no strace, or if it may not look.
+fn traced(scratch: &Scratch, strace: &[&str], arguments: &str) -> Option<Ran> {
+    let mut command = Command::new("strace");
+    command
+        .args(["-f", "-o", "trace.txt"])
+        .args(strace)
+        .arg(env!("CARGO_BIN_EXE_shears"))
+        .args(arguments.split_whitespace())
+        .current_dir(scratch.path(""))
+        .stdin(Stdio::null());
+    let output = command.output().ok()?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let is_of_strace = said.lines().any(|line| line.starts_with("strace:"));
+    (!is_of_strace).then(|| Ran {
+        code: output.status.code(),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: said,
+    })
+}
+
+/// How often a call was made.
+fn calls(scratch: &Scratch, call: &str) -> usize {
+    let trace = scratch.read("trace.txt");
+    trace
+        .lines()
+        .filter(|line| line.contains(&format!(" {call}(")))
+        .count()
+}
+
+fn whole() -> Scratch {
+    let scratch = Scratch::new();
+    scratch.run(&format!("train {SHORT} --out run")).succeeded();
+    scratch
+}
+
+/// Whatever call fails, the run ends in one line, and what it has saved goes on to the same bits.
+#[test]
+fn an_error_of_any_call_of_a_save_leaves_a_run_that_goes_on() {
+    let expected = whole().newest("run", "model.safetensors");
+    let all = std::env::var_os("SHEARS_FAULTS").is_some();
+    let mut injected = 0;
+    for (call, error) in [
+        ("fsync", "EIO"),
+        ("fdatasync", "EIO"),
+        ("rename", "ENOSPC"),
+        ("mkdir", "ENOSPC"),
+        ("write", "ENOSPC"),
+        ("write", "EIO"),
+    ] {
+        let scratch = Scratch::new();
+        let train = format!("train {SHORT} --out run");
+        let filter = format!("trace={call}");
+        if traced(&scratch, &["-e", &filter], &train).is_none() {
+            println!("skipped: there is no strace that may look");
+            return;
+        }
+        let count = calls(&scratch, call);
+        assert!(count > 0, "{call}");
+        let stride = if all { 1 } else { (count / 3).max(1) };
+        for number in (1..=count).step_by(stride) {
+            let which = format!("{call} {number} of {count}, {error}");
+            let scratch = Scratch::new();
+            let inject = format!("inject={call}:error={error}:when={number}");
+            let ran = traced(&scratch, &["-e", &filter, "-e", &inject], &train).unwrap();
+            injected += 1;
+            check(&scratch, &ran, &which);
+            // What is there goes on, or nothing is in the way of a new run.
+            let resume = match scratch.path("run/plan.toml").exists() {
+                true => "train --resume run --quiet --threads 1",
+                false => &train,
+            };
+            let again = scratch.run(resume);
+            assert_eq!(again.code, Some(0), "{which}: {again:#?}");
+            assert!(
+                scratch.newest("run", "model.safetensors") == expected,
+                "{which}"
+            );
+        }
+    }
+    println!("{injected} calls failed");
+}
+
+/// A failure is one line with a place; a call whose failure does not matter ends well.
+fn check(scratch: &Scratch, ran: &Ran, which: &str) {
+    assert!(!ran.stderr.contains("internal error"), "{which}: {ran:#?}");
+    match ran.code {
+        Some(0) => {}
+        Some(1 | 2) => {
+            let said = ran.stderr.trim_end();
+            assert!(said.starts_with("shears: cannot "), "{which}: {said}");
+            assert_eq!(said.lines().count(), 1, "{which}: {said}");
+        }
+        code => panic!("{which}: {code:?}"),
+    }
+    // Nothing has the name of a checkpoint but what is one.
+    for name in scratch.checkpoints("run") {
+        let manifest = format!("run/checkpoints/{name}/manifest.json");
+        assert!(scratch.path(&manifest).exists(), "{which}: {name}");
+    }
+}
+
+/// Power may be lost after any call. What has its name already must then have been synced: a file
+/// before its folder is renamed, and the log before a checkpoint counts on its lines.
+#[test]
+fn all_is_on_the_disk_before_anything_counts_on_it() {
+    let scratch = Scratch::new();
+    let trace = "trace=write,fsync,fdatasync,rename,mkdir";
+    let train = format!("train {SHORT} --out run");
+    if traced(&scratch, &["-y", "-e", trace], &train).is_none() {
+        println!("skipped: there is no strace that may look");
+        return;
+    }
+    let mut dirty: BTreeSet<String> = BTreeSet::new();
+    let mut renames = 0;
+    let text = scratch.read("trace.txt");
+    let here = scratch.path("").canonicalize().unwrap();
+    let relative = |path: &str| {
+        let path = Path::new(path);
+        path.strip_prefix(&here)
+            .unwrap_or(path)
+            .display()
+            .to_string()
+    };
+    for line in text.lines() {
+        let Some((_, call)) = line.split_once(' ') else {
+            continue;
+        };
+        let call = call.trim_start();
+        let open = call
+            .split_once('<')
+            .and_then(|(_, rest)| rest.split_once('>'));
+        let open = open.map(|(path, _)| relative(path));
+        let mut quoted = call.split('"').skip(1).step_by(2).map(relative);
+        if call.starts_with("write(") {
+            dirty.extend(open.filter(|path| path.starts_with("run/")));
+        } else if call.starts_with("fsync(") || call.starts_with("fdatasync(") {
+            dirty.remove(&open.unwrap());
+        } else if call.starts_with("mkdir(") {
+            let made = quoted.next().unwrap();
+            dirty.insert(parent(&made));
+        } else if call.starts_with("rename(") {
+            renames += 1;
+            let (from, to) = (quoted.next().unwrap(), quoted.next().unwrap());
+            let below = |path: &&String| **path == from || path.starts_with(&format!("{from}/"));
+            let unsynced: Vec<&String> = dirty.iter().filter(below).collect();
+            assert!(
+                unsynced.is_empty(),
+                "{to} is renamed before {unsynced:?} is synced"
+            );
+            if to.contains("checkpoints/step-") && !to.ends_with(".json") {
+                for needed in [
+                    "run/events.jsonl",
+                    "run/tokenizer.json",
+                    "run/plan.toml",
+                    "run",
+                ] {
+                    assert!(!dirty.contains(needed), "{to} counts on {needed}");
+                }
+            }
+            dirty.insert(parent(&to));
+        }
+    }
+    assert!(renames >= 6, "{renames} renames");
+    // The last lines of the log may be lost: a run that goes on takes those steps again.
+    dirty.remove("run/events.jsonl");
+    dirty.remove(".");
+    assert!(dirty.is_empty(), "never synced: {dirty:?}");
+    println!("{renames} renames, each after its syncs");
+}
+
+fn parent(path: &str) -> String {
+    let parent = Path::new(path).parent().unwrap();
+    match parent == Path::new("") {
+        true => ".".to_string(),
+        false => parent.display().to_string(),
+    }
+}
+
+/// A disk of a few hundred kilobytes, unmounted at the end of the test.
+struct Disk<'a>(&'a Scratch);
+
+impl Disk<'_> {
+    /// None where only root may mount.
+    fn mounted(scratch: &Scratch, size: &str) -> Option<bool> {
+        fs::create_dir(scratch.path("disk")).ok()?;
+        let mount = format!("mount -t tmpfs -o size={size} tmpfs disk");
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &mount]).current_dir(scratch.path(""));
+        Some(shell.stderr(Stdio::null()).status().ok()?.success())
+    }
+
+    fn resize(&self, size: &str) {
+        let mount = format!("mount -o remount,size={size} disk");
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &mount]).current_dir(self.0.path(""));
+        assert!(shell.status().unwrap().success());
+    }
+}
+
+impl Drop for Disk<'_> {
+    fn drop(&mut self) {
+        let mut unmount = Command::new("umount");
+        let _ = unmount.arg("disk").current_dir(self.0.path("")).status();
+    }
+}
+
+#[test]
+fn a_full_disk_ends_a_run_that_goes_on_when_there_is_room() {
+    let scratch = whole();
+    let expected = scratch.newest("run", "model.safetensors");
+    for kilobytes in [16, 48, 64, 96] {
+        let scratch = Scratch::new();
+        if Disk::mounted(&scratch, &format!("{kilobytes}k")) != Some(true) {
+            println!("skipped: only root may mount a small disk");
+            return;
+        }
+        let disk = Disk(&scratch);
+        let train = format!("train {SHORT} --out disk/run");
+        let said = scratch.run(&train).failed(1);
+        assert!(
+            said.contains("cannot ") && said.contains("disk/run"),
+            "{said}"
+        );
+        assert!(said.contains("No space left on device"), "{said}");
+        disk.resize("4m");
+        let resume = match scratch.path("disk/run/plan.toml").exists() {
+            true => "train --resume disk/run --quiet --threads 1",
+            false => &train,
+        };
+        scratch.run(resume).succeeded();
+        assert!(scratch.newest("disk/run", "model.safetensors") == expected);
+    }
+}
+
+#[test]
+fn a_folder_that_becomes_read_only_keeps_what_it_has() {
+    let scratch = Scratch::new();
+    if Disk::mounted(&scratch, "4m") != Some(true) {
+        println!("skipped: only root may mount a small disk");
+        return;
+    }
+    let disk = Disk(&scratch);
+    scratch
+        .run(&format!("train {SHORT} --out disk/run"))
+        .succeeded();
+    disk.resize("4m,ro");
+    for command in [
+        "inspect disk/run",
+        "eval disk/run",
+        "generate disk/run --tokens 3",
+    ] {
+        scratch.run(command).succeeded();
+    }
+    let said = scratch.run("train --resume disk/run --steps 8").failed(1);
+    assert!(said.contains("Read-only file system"), "{said}");
+    let said = scratch
+        .run(&format!("train {SHORT} --out disk/other"))
+        .failed(1);
+    assert!(said.contains("disk/other"), "{said}");
+}

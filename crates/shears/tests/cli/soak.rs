@@ -1,0 +1,174 @@
+//! A soak: a run with its page, many slow readers and TensorBoard's files, killed and resumed at
+//! random. At the end its bits are those of a run left alone, and nobody's memory has grown.
+//!
+//! `SHEARS_SOAK_MINUTES=10 cargo test --release -p shears --test cli soak -- --ignored --nocapture`
+
+#![cfg(target_os = "linux")]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, sleep};
+use std::time::{Duration, Instant};
+
+use crate::program::Scratch;
+
+const READERS: u64 = 100;
+const TRAIN: &str = "--hidden 64 --layers 2 --batch 8 --window 16 --eval-every 97 --save-every 40 \
+                     --sample-every 150 --tensorboard --quiet --threads 1";
+const PATHS: [&str; 5] = [
+    "/api/live?run=run",
+    "/api/series?run=run",
+    "/api/runs",
+    "/api/maps?run=run&points=200",
+    "/api/run?run=run",
+];
+
+/// SplitMix64.
+fn random(state: &AtomicU64, bound: u64) -> u64 {
+    let mut mixed = state.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (mixed ^ (mixed >> 31)) % bound
+}
+
+/// Megabytes that a process has now.
+fn memory(child: &Child) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kilobytes / 1000)
+}
+
+/// The page's server, and where it listens.
+fn page(scratch: &Scratch) -> (Child, String) {
+    let mut page = scratch.command(["dash", "runs", "--port", "0"]);
+    let mut page = page.stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    let mut said = BufReader::new(page.stdout.take().unwrap());
+    said.read_line(&mut line).unwrap();
+    let (_, address) = line
+        .trim_end_matches(['/', '\n'])
+        .rsplit_once("//")
+        .unwrap();
+    (page, address.to_string())
+}
+
+/// Asks for something, reads a byte now and then, and goes away.
+fn read_slowly(address: &str, state: &AtomicU64) -> Option<()> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    let path = PATHS[random(state, PATHS.len() as u64) as usize];
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n").ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(1))).ok()?;
+    for _ in 0..random(state, 40) {
+        let _ = stream.read(&mut [0; 64]);
+        sleep(Duration::from_millis(50));
+    }
+    Some(())
+}
+
+fn last_step(scratch: &Scratch) -> u64 {
+    let text = fs::read(scratch.path("runs/run/events.jsonl")).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let step = |line: &str| {
+        line.split("\"step\":")
+            .nth(1)?
+            .split([',', '}'])
+            .next()?
+            .parse()
+            .ok()
+    };
+    text.lines().filter_map(step).max().unwrap_or(0)
+}
+
+/// Trains until the time is over, killed again and again; gives the megabytes before each kill.
+fn train_and_kill(scratch: &Scratch, end: Instant, state: &AtomicU64) -> Vec<u64> {
+    let mut taken = Vec::new();
+    while Instant::now() < end {
+        let arguments = match scratch.path("runs/run/plan.toml").exists() {
+            true => "train --resume runs/run --quiet --tensorboard --threads 1".to_string(),
+            false => format!("train {TRAIN} --steps 100000000 --out runs/run"),
+        };
+        let mut command = scratch.command(arguments.split_whitespace());
+        let mut child = command.stdout(Stdio::null()).spawn().unwrap();
+        sleep(Duration::from_millis(500 + random(state, 8000)));
+        taken.extend(memory(&child));
+        assert_eq!(child.try_wait().unwrap(), None, "it ended by itself");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    taken
+}
+
+#[test]
+#[ignore = "takes as many minutes as SHEARS_SOAK_MINUTES (2) says, and as long again"]
+fn a_run_that_is_watched_and_killed_has_the_bits_of_one_left_alone() {
+    let minutes = std::env::var("SHEARS_SOAK_MINUTES").unwrap_or_else(|_| "2".to_string());
+    let soak = Duration::from_secs_f64(60.0 * minutes.parse::<f64>().unwrap());
+    let scratch = Scratch::new();
+    fs::create_dir(scratch.path("runs")).unwrap();
+    let (mut page, address) = page(&scratch);
+
+    let state = Arc::new(AtomicU64::new(7));
+    let over = Arc::new(AtomicBool::new(false));
+    let asked = Arc::new(AtomicU64::new(0));
+    let readers: Vec<_> = (0..READERS)
+        .map(|_| {
+            let (address, state) = (address.clone(), state.clone());
+            let (over, asked) = (over.clone(), asked.clone());
+            thread::spawn(move || {
+                while !over.load(Ordering::Relaxed) {
+                    let read = read_slowly(&address, &state);
+                    asked.fetch_add(u64::from(read.is_some()), Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    let started = Instant::now();
+    let mut taken = train_and_kill(&scratch, started + soak / 4, &state);
+    let page_early = memory(&page).unwrap();
+    let early = taken.iter().copied().max().unwrap();
+    taken.extend(train_and_kill(&scratch, started + soak, &state));
+    let (page_late, late) = (memory(&page).unwrap(), taken.iter().copied().max().unwrap());
+    over.store(true, Ordering::Relaxed);
+    readers
+        .into_iter()
+        .for_each(|reader| reader.join().unwrap());
+    assert_eq!(page.try_wait().unwrap(), None, "the page has ended");
+    page.kill().unwrap();
+    page.wait().unwrap();
+
+    let steps = last_step(&scratch) + 1;
+    let resume = "train --resume runs/run --quiet --threads 1 --steps";
+    scratch.run(&format!("{resume} {steps}")).succeeded();
+    scratch
+        .run(&format!("train {TRAIN} --steps {steps} --out runs/alone"))
+        .succeeded();
+    for file in [
+        "model.safetensors",
+        "optimizer.safetensors",
+        "carried.safetensors",
+    ] {
+        let same = scratch.newest("runs/run", file) == scratch.newest("runs/alone", file);
+        assert!(same, "{file}");
+    }
+    println!(
+        "{steps} steps, {} kills, {} requests; megabytes of training {early} early, {late} at most; \
+         of the page {page_early} and {page_late}",
+        taken.len(),
+        asked.load(Ordering::Relaxed)
+    );
+    assert!(
+        late <= early + early / 4 + 10,
+        "training grew from {early} to {late} MB"
+    );
+    assert!(
+        page_late <= page_early * 2 + 64,
+        "the page grew from {page_early} to {page_late} MB"
+    );
+}
