@@ -305,7 +305,12 @@ async fn a_broken_line_is_named_and_a_half_written_one_is_not() {
     let reason = row(&list, "plan")["damage"]["reason"].as_str().unwrap();
     assert!(reason.starts_with("plan.toml:"), "{reason}");
     let about = get(&app, "/api/run?run=broken").await;
-    assert!(about["damage"]["reason"].as_str().unwrap().contains("EOF"));
+    assert!(
+        about["damage"]["reason"]
+            .as_str()
+            .unwrap()
+            .contains("is cut off")
+    );
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use encoding_rs::{REPLACEMENT, UTF_8, UTF_16BE, UTF_16LE};
 
-use crate::corpus::Content;
+use crate::content::Content;
 use crate::error::DataError;
 use crate::foreign::foreign_kind;
 

@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod batches;
+mod content;
 mod corpus;
 mod decode_stream;
 mod encoding;
@@ -26,7 +27,8 @@ mod tokens;
 pub use batches::{
     Batch, ConsecutiveWindows, EvaluationStreams, RandomWindows, StreamBatches, evaluation_batches,
 };
-pub use corpus::{Content, Corpus, Room, Source, read_text};
+pub use content::Content;
+pub use corpus::{Corpus, Room, Source, read_text};
 pub use decode_stream::StreamDecoder;
 pub use encoding::{Encoding, ReadAs};
 pub use error::DataError;

@@ -57,7 +57,7 @@ fn missing_and_empty_sources_are_named() {
 #[test]
 fn other_formats_are_recognised() {
     for (bytes, offset, hint) in [
-        (&b"\xFF\xFEa\0"[..], 0, "UTF-16"),
+        (&b"\xFF\xFEa\0"[..], 0, "--encoding utf-16"),
         (b"PK\x03\x04\xFF", 4, "zip"),
         (b"\x1F\x8B", 1, "gzip"),
         (b"%PDF-1.4\n%\xE2\xE3", 10, "PDF"),

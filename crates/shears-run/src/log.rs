@@ -406,7 +406,7 @@ mod tests {
         assert_eq!(texts(&log), ["after 1", "after 4"]);
         let damage = log.damage.unwrap();
         assert_eq!((damage.line, damage.lines), (Some(2), 2));
-        assert!(damage.reason.contains("EOF"), "{}", damage.reason);
+        assert!(damage.reason.contains("is cut off"), "{}", damage.reason);
         assert!(damage.to_string().starts_with("2 lines are not events"));
     }
 
