@@ -136,7 +136,7 @@ fn files_that_are_none() {
         ),
         (
             raw(&format!(r#"{{"a":{one},"b":{one}}}"#), &[0; 4]),
-            "`b` overlaps another tensor",
+            "overlaps another tensor",
         ),
         (
             raw(&format!(r#"{{"n":{}}}"#, entry("I32", "[1]", 4)), &[0; 4]),

@@ -226,7 +226,8 @@ impl Drop for Disk<'_> {
 fn a_full_disk_ends_a_run_that_goes_on_when_there_is_room() {
     let scratch = whole();
     let expected = scratch.newest("run", "model.safetensors");
-    for kilobytes in [16, 48, 64, 96] {
+    let mut full = 0;
+    for kilobytes in (12..=76).step_by(16) {
         let scratch = Scratch::new();
         if Disk::mounted(&scratch, &format!("{kilobytes}k")) != Some(true) {
             println!("skipped: only root may mount a small disk");
@@ -234,7 +235,12 @@ fn a_full_disk_ends_a_run_that_goes_on_when_there_is_room() {
         }
         let disk = Disk(&scratch);
         let train = format!("train {SHORT} --out disk/run");
-        let said = scratch.run(&train).failed(1);
+        let ran = scratch.run(&train);
+        if ran.code == Some(0) {
+            continue;
+        }
+        full += 1;
+        let said = ran.failed(1);
         assert!(
             said.contains("cannot ") && said.contains("disk/run"),
             "{said}"
@@ -248,6 +254,7 @@ fn a_full_disk_ends_a_run_that_goes_on_when_there_is_room() {
         scratch.run(resume).succeeded();
         assert!(scratch.newest("disk/run", "model.safetensors") == expected);
     }
+    assert!(full >= 3, "the disks were too large");
 }
 
 #[test]

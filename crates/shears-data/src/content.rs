@@ -1,0 +1,117 @@
+//! What was read: a text, or any bytes.
+
+use std::borrow::Cow;
+
+use crate::split::train_part;
+
+/// A text, or bytes that are none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content<'a> {
+    /// UTF-8. Line ends and NUL are as they were; only byte order marks are gone.
+    Text(Cow<'a, str>),
+    /// Bytes that are not UTF-8, which only the tokenizer `byte` takes.
+    Bytes(Cow<'a, [u8]>),
+}
+
+impl Content<'_> {
+    /// The text, if it is one.
+    #[must_use]
+    pub fn text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Bytes(_) => None,
+        }
+    }
+
+    /// All bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Text(text) => text.as_bytes(),
+            Self::Bytes(bytes) => bytes,
+        }
+    }
+
+    /// How many characters there are; each byte counts as one where there is no text.
+    #[must_use]
+    pub fn characters(&self) -> usize {
+        match self {
+            Self::Text(text) => text.chars().count(),
+            Self::Bytes(bytes) => bytes.len(),
+        }
+    }
+
+    /// The same, borrowed.
+    #[must_use]
+    pub fn as_ref(&self) -> Content<'_> {
+        match self {
+            Self::Text(text) => Content::Text(Cow::Borrowed(text)),
+            Self::Bytes(bytes) => Content::Bytes(Cow::Borrowed(bytes)),
+        }
+    }
+
+    /// What is trained on, and what is set aside: as [`split()`](crate::split()) does it.
+    #[must_use]
+    pub fn split(&self) -> (Content<'_>, Content<'_>) {
+        match self {
+            Self::Text(text) => {
+                let (train, validation) = crate::split(text);
+                (train.into(), validation.into())
+            }
+            Self::Bytes(bytes) => {
+                let (train, validation) = bytes.split_at(train_part(bytes.len()));
+                (
+                    Content::Bytes(train.into()),
+                    Content::Bytes(validation.into()),
+                )
+            }
+        }
+    }
+
+    fn into_bytes(self) -> Vec<u8> {
+        match self {
+            Self::Text(text) => text.into_owned().into_bytes(),
+            Self::Bytes(bytes) => bytes.into_owned(),
+        }
+    }
+
+    /// Adds what comes from another file, with a newline between the two if there is none.
+    pub(crate) fn append(&mut self, next: Content<'_>) {
+        if self.bytes().is_empty() {
+            // A text of one file is not copied.
+            *self = match next {
+                Content::Text(text) => Self::Text(text.into_owned().into()),
+                Content::Bytes(bytes) => Self::Bytes(bytes.into_owned().into()),
+            };
+            return;
+        }
+        let between = !self.bytes().ends_with(b"\n") && !next.bytes().is_empty();
+        let between = if between { "\n" } else { "" };
+        match (&mut *self, next) {
+            (Self::Text(text), Content::Text(next)) => {
+                let text = text.to_mut();
+                text.push_str(between);
+                text.push_str(&next);
+            }
+            (_, next) => {
+                let empty = Self::Bytes(Cow::Borrowed(&[]));
+                let mut bytes = std::mem::replace(self, empty).into_bytes();
+                bytes.extend_from_slice(between.as_bytes());
+                bytes.extend_from_slice(next.bytes());
+                *self = Self::Bytes(bytes.into());
+            }
+        }
+    }
+}
+
+impl<'a> From<&'a str> for Content<'a> {
+    fn from(text: &'a str) -> Self {
+        Content::Text(text.into())
+    }
+}
+
+impl<'a> From<&'a String> for Content<'a> {
+    fn from(text: &'a String) -> Self {
+        text.as_str().into()
+    }
+}
