@@ -79,10 +79,10 @@ impl Death {
             return Some(Death::Broken {
                 explosion: explosion(&steps[..end]),
                 from: steps.get(end).map(|step| step.step).or(unrecorded),
-                losses: risen(&steps[..end], None).map(|(losses, _)| losses),
+                losses: risen(&steps[..end], run.first_loss, None).map(|(losses, _)| losses),
             });
         }
-        let (losses, from) = risen(steps, run.val_loss)?;
+        let (losses, from) = risen(steps, run.first_loss, run.val_loss)?;
         Some(Death::Risen {
             explosion: from
                 .and_then(|from| explosion(&steps[..=from.min(steps.len() - 1)]))
@@ -145,12 +145,16 @@ fn ordinary(step: &StepRecord) -> Option<f64> {
 
 /// Where the loss began and where it ended, and the place of the step from which on it stayed far
 /// above, if it did; none if it did not end far above.
-fn risen(steps: &[StepRecord], val_loss: Option<f64>) -> Option<((f64, f64), Option<usize>)> {
+fn risen(
+    steps: &[StepRecord],
+    first_loss: Option<f64>,
+    val_loss: Option<f64>,
+) -> Option<((f64, f64), Option<usize>)> {
     let losses = |steps: &[StepRecord]| -> Vec<f64> {
         let losses = steps.iter().filter_map(|step| step.loss);
         losses.filter(|loss| loss.is_finite()).collect()
     };
-    let began = *losses(steps).first()?;
+    let began = first_loss.or(losses(steps).first().copied())?;
     let bound = LOST_ABOVE_TIMES * began;
     if steps.len() < 2 * END_STEPS || began <= 0.0 {
         return None;

@@ -97,6 +97,7 @@ impl Next {
 
 fn ended_above_its_start(run: &Run<'_>) -> bool {
     let first = run.steps.iter().find_map(|step| step.loss);
+    let first = run.first_loss.or(first);
     let last = run.steps.iter().rev().find_map(|step| step.loss);
     let last = run.val_loss.or(last);
     matches!((first, last), (Some(first), Some(last)) if last > first)

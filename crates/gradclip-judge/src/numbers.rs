@@ -38,6 +38,8 @@ pub struct NormDistribution {
 pub struct Numbers {
     /// All steps, skipped ones included.
     pub steps: usize,
+    /// The number of the first of them.
+    pub first_step: u64,
     /// Steps whose gradients were clipped.
     pub clipped: usize,
     /// Steps that were left out.
@@ -103,6 +105,7 @@ impl Numbers {
         let first = engaged.clone().next();
         Numbers {
             steps: steps.len(),
+            first_step: steps.first().map_or(1, |step| step.step),
             clipped: count(StepRecord::clipped),
             skipped: count(StepRecord::skipped),
             outliers: count(StepRecord::outlier),

@@ -84,14 +84,27 @@ impl StepRecord {
     }
 }
 
+/// Steps of a run under a policy that it had before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stretch {
+    /// The policy.
+    pub policy: String,
+    /// What clipping was to these steps: the words of a [`Class`](crate::Class).
+    pub class: &'static str,
+}
+
 /// A run as it is judged: its steps, and what else is known of it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Run<'a> {
     /// The policy that clipped.
     pub policy: &'a ClipPolicy,
-    /// All steps, in their order.
+    /// All steps, in their order; of a run whose policy was changed, those under the last one.
     pub steps: Vec<StepRecord>,
+    /// What came before these steps under other policies, in its order.
+    pub before: Vec<Stretch>,
+    /// The loss that it all began with, if these steps are not the first.
+    pub first_loss: Option<f64>,
     /// The learning rate that was asked for, where it is known.
     pub lr: Option<f64>,
     /// Whether the optimizer divides each element by its usual size, as Adam and RMSProp do.
@@ -112,6 +125,8 @@ impl<'a> Run<'a> {
         Run {
             policy,
             steps: steps.into_iter().collect(),
+            before: Vec::new(),
+            first_loss: None,
             lr: None,
             adaptive: false,
             diverged: false,

@@ -62,37 +62,92 @@ impl TimeFlow {
     }
 }
 
-impl fmt::Display for TimeFlow {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl TimeFlow {
+    /// What becomes of gradients, and the numbers that show it.
+    fn finding(&self) -> (Finding, String) {
         let window = self.norms.len();
-        let at = self.step;
         if self.norms.iter().any(|norm| !norm.is_finite()) {
-            return write!(
-                formatter,
-                "gradients through time are not finite at step {at}"
-            );
+            return (Finding::NotFinite, "they are not finite".to_owned());
         }
         let Some(ratio) = self.far_to_near() else {
-            return write!(formatter, "no gradient flows back in time at step {at}");
+            return (Finding::None, "none flows back in time".to_owned());
+        };
+        let as_large = || {
+            format!(
+                "{window} tokens back they are {} times as large as one token back",
+                significant(ratio)
+            )
         };
         match self.reach() {
-            Some(reach) => write!(
-                formatter,
-                "gradients vanish through time at step {at}: beyond {reach} of {window} tokens back less than \
-                 {VANISHED_BELOW} of the nearest is left, so that hardly anything farther apart than that is \
-                 learned; clipping cannot cure that"
+            Some(reach) => (
+                Finding::Vanish,
+                format!(
+                    "beyond {reach} of {window} tokens back less than {VANISHED_BELOW} of the \
+                     nearest is left"
+                ),
             ),
-            None if ratio > 1.0 / VANISHED_BELOW => write!(
+            None if ratio > 1.0 / VANISHED_BELOW => (Finding::Explode, as_large()),
+            None => (Finding::Reach, as_large()),
+        }
+    }
+
+    /// The same as the whole sentence says, where there is room for a few words.
+    #[must_use]
+    pub fn short(&self) -> String {
+        let (finding, numbers) = self.finding();
+        match finding.verb() {
+            Some(verb) => format!("{verb}: {numbers}"),
+            None => numbers,
+        }
+    }
+}
+
+/// What becomes of gradients on their way back in time.
+enum Finding {
+    NotFinite,
+    None,
+    Vanish,
+    Explode,
+    Reach,
+}
+
+impl Finding {
+    fn verb(&self) -> Option<&'static str> {
+        match self {
+            Finding::NotFinite | Finding::None => None,
+            Finding::Vanish => Some("vanish"),
+            Finding::Explode => Some("explode"),
+            Finding::Reach => Some("reach back"),
+        }
+    }
+}
+
+impl fmt::Display for TimeFlow {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (finding, numbers) = self.finding();
+        let at = self.step;
+        match finding {
+            Finding::NotFinite => {
+                write!(
+                    formatter,
+                    "gradients through time are not finite at step {at}"
+                )
+            }
+            Finding::None => write!(formatter, "no gradient flows back in time at step {at}"),
+            Finding::Vanish => write!(
                 formatter,
-                "gradients explode through time at step {at}: {window} tokens back they are {} times as \
-                 large as one token back, which is what clipping is for",
-                significant(ratio)
+                "gradients vanish through time at step {at}: {numbers}, so that hardly anything \
+                 farther apart than that is learned; clipping cannot cure that"
             ),
-            None => write!(
+            Finding::Explode => write!(
                 formatter,
-                "gradients reach back in time at step {at}: {window} tokens back they are {} times as \
-                 large as one token back (below {VANISHED_BELOW} they would vanish)",
-                significant(ratio)
+                "gradients explode through time at step {at}: {numbers}, which is what clipping is \
+                 for"
+            ),
+            Finding::Reach => write!(
+                formatter,
+                "gradients reach back in time at step {at}: {numbers} (below {VANISHED_BELOW} they \
+                 would vanish)"
             ),
         }
     }
@@ -122,5 +177,12 @@ mod tests {
         let broken = flow(&[f64::INFINITY, f64::INFINITY]).to_string();
         assert_eq!(broken, "gradients through time are not finite at step 1");
         assert!(flow(&[2.0]).to_string().contains("are 1 times"));
+        // The few words are in the many.
+        for flow in [vanishing, exploding, flow(&[1.0, 0.5, 0.2])] {
+            let short = flow.short();
+            let (verb, numbers) = short.split_once(": ").unwrap();
+            let words = flow.to_string();
+            assert!(words.contains(verb) && words.contains(numbers), "{words}");
+        }
     }
 }

@@ -74,7 +74,7 @@ pub fn judge(run: &Run<'_>) -> Judgement {
     Judgement {
         verdict: Verdict {
             class,
-            sentence: sentence(run, class, &numbers, death.as_ref()),
+            sentence: sentence(run, class, &numbers, death.as_ref()) + &before(run),
             notes: notes(run, class, &numbers),
             next: Next::of(run, class, &numbers, advice.as_ref()),
             numbers,
@@ -112,6 +112,22 @@ fn sentence(run: &Run<'_>, class: Class, numbers: &Numbers, death: Option<&Death
         ),
     };
     format!("{}: {words}", class.words())
+}
+
+/// What the steps before had, if the policy was changed.
+fn before(run: &Run<'_>) -> String {
+    let each = run.before.iter();
+    let each = each.map(|stretch| format!("`{}` ({})", stretch.policy, stretch.class));
+    let each: Vec<String> = each.collect();
+    match (each.is_empty(), run.steps.first()) {
+        (true, _) => String::new(),
+        (false, Some(first)) => format!(
+            "; this is of the steps from {} on, those before had {}",
+            first.step,
+            each.join(", then ")
+        ),
+        (false, None) => format!("; the steps before had {}", each.join(", then ")),
+    }
 }
 
 fn off(run: &Run<'_>, numbers: &Numbers) -> String {
@@ -206,10 +222,16 @@ fn cut(numbers: &Numbers) -> String {
 /// Whether it was all at the start or at the end of the run.
 fn when(numbers: &Numbers) -> String {
     let steps = numbers.steps as u64;
+    let before = numbers.first_step.saturating_sub(1);
     match numbers.engaged_from_to {
         Some((first, last)) if first == last => format!(", at step {first}"),
+        Some((_, last)) if last <= before + steps / 4 && before > 0 => {
+            format!(", none after step {last}")
+        }
         Some((_, last)) if last <= steps / 4 => format!(", all in the first {last}"),
-        Some((first, _)) if first > steps - steps / 4 => format!(", none before step {first}"),
+        Some((first, _)) if first > before + steps - steps / 4 => {
+            format!(", none before step {first}")
+        }
         _ => String::new(),
     }
 }

@@ -717,3 +717,45 @@ mod advice {
         assert_eq!(after(1e-9, 30), "global-norm:2e-9");
     }
 }
+
+/// A policy that was changed on the way.
+#[test]
+fn the_last_stretch_is_judged_and_the_others_are_named() {
+    let stretches = [
+        (1, policy("global-norm:0.1")),
+        (201, policy("global-norm:5")),
+    ];
+    let until = |last: u64| {
+        let steps = (1..=last).map(|number| match number {
+            ..=200 => step(number, 0.5, Some(0.1)),
+            210 => step(number, 40.0, Some(5.0)),
+            _ => step(number, 0.5, Some(5.0)),
+        });
+        judge(&Run::in_stretches(&stretches, steps).unwrap()).verdict
+    };
+    let changed = until(400);
+    assert_eq!(changed.class, Class::SeldomDecisive);
+    let words = "seldom, decisive: the threshold 5 cut 1 of 200 steps (0.5 %) to 0.125 of its \
+                 length, at step 210; the other steps kept every bit; this is of the steps from 201 \
+                 on, those before had `global-norm:0.1` (second learning rate)";
+    assert_eq!(changed.sentence, words);
+    assert_eq!(until(219).class, Class::TooShort);
+    assert!(until(200).sentence.contains("the steps before had"));
+
+    // One stretch is a run as any other.
+    let steps = || (1..=200).map(|number| step(number, 0.5, Some(0.1)));
+    let alone = Run::in_stretches(&stretches[..1], steps()).unwrap();
+    assert_eq!(judge(&alone), judge(&Run::new(&stretches[0].1, steps())));
+}
+
+/// What the loss is compared with is where the run began, not where its policy was changed.
+#[test]
+fn a_changed_policy_does_not_hide_a_loss_that_rose() {
+    let stretches = [(1, policy("global-norm:1")), (51, policy("global-norm:2"))];
+    let steps = (1..=100).map(|number| StepRecord {
+        loss: Some(if number <= 20 { 4.0 } else { 9.0 }),
+        ..step(number, 0.5, Some(1.0))
+    });
+    let verdict = judge(&Run::in_stretches(&stretches, steps).unwrap()).verdict;
+    assert_eq!(verdict.class, Class::Exploded);
+}

@@ -9,7 +9,7 @@ use gradclip_judge::{Advice, GradientFlow, Next, Run, TimeFlow, Tone, UpdatePace
 use serde_json::{Value, json};
 
 use crate::columns::Columns;
-use crate::event::EndReason;
+use crate::event::{Change, EndReason};
 use crate::plan::read_plan;
 
 /// What of a run's folder is needed to judge its log, and to say what to type next.
@@ -95,6 +95,25 @@ pub fn quoted(path: &Path) -> String {
     }
 }
 
+/// The policies that a run has had, each with the first step that it clipped: what resumed runs have
+/// changed, and at last the one of its plan.
+pub fn stretches(newest: &ClipPolicy, changes: &[Change]) -> Vec<(u64, ClipPolicy)> {
+    let mut all: Vec<(u64, ClipPolicy)> = Vec::new();
+    let mut from = 1;
+    for change in changes.iter().filter(|change| change.name == "clip") {
+        let Ok(before) = change.before.parse() else {
+            continue;
+        };
+        // A policy that was changed before it clipped a step was none.
+        if change.step + 1 > from {
+            all.push((from, before));
+            from = change.step + 1;
+        }
+    }
+    all.push((from, newest.clone()));
+    all
+}
+
 /// All that is said about a run.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -116,7 +135,9 @@ pub struct Judgement {
 impl Columns {
     /// The one judgement of a run.
     pub fn judge(&self, subject: &Subject) -> Judgement {
-        let mut run = Run::new(&subject.policy, self.records());
+        let stretches = stretches(&subject.policy, &self.changes);
+        let run = Run::in_stretches(&stretches, self.records());
+        let mut run = run.unwrap_or_else(|| Run::new(&subject.policy, self.records()));
         run.lr = subject.lr;
         run.adaptive = subject.adaptive;
         let end = self.end.as_ref();

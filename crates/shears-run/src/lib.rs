@@ -40,7 +40,7 @@ pub use error::RunError;
 pub use event::{Change, ClipEvent, EndReason, Event, Resume, StepEvent, action_name, six_digits};
 pub use glance::Glance;
 pub use header::{FORMAT, Header, Parameter};
-pub use judgement::{Judgement, Subject, is_adaptive, program, quoted};
+pub use judgement::{Judgement, Subject, is_adaptive, program, quoted, stretches};
 pub use lock::{LockWatch, lock_folder};
 pub use log::{Damage, Events, Log, Reach, line_at};
 pub use plan::read_plan;

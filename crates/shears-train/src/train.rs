@@ -31,6 +31,10 @@ pub trait Observer {
     /// The validation text was read.
     fn evaluation(&mut self, step: u64, evaluation: &Evaluation);
 
+    /// Gradients were followed back in time: for each layer of a recurrent model, as
+    /// [`Event::StateGradients`] has them.
+    fn state_gradients(&mut self, _step: u64, _layers: &BTreeMap<String, Vec<Option<f64>>>) {}
+
     /// A checkpoint was written.
     fn saved(&mut self, step: u64, path: &std::path::Path);
 
@@ -358,6 +362,7 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
         let step = self.trainer.progress.step;
         let layers = self.trainer.state_gradients();
         if !layers.is_empty() {
+            self.observer.state_gradients(step, &layers);
             self.log.append(&Event::StateGradients { step, layers })?;
         }
         Ok(())

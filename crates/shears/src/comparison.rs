@@ -15,7 +15,8 @@ use shears_train::{ClipPolicy, Plan};
 
 use crate::exit::Misuse;
 use crate::new_file;
-use crate::output::say;
+use crate::output::{Colour, paint, say, wrapped};
+use crate::report;
 pub(crate) use results::Outcome;
 pub(crate) use smooth::smoothed;
 use words::Findings;
@@ -29,14 +30,18 @@ pub(crate) const SAME_START: &str =
 
 /// The model of the runs and their optimizer.
 pub(crate) fn model(plan: &Plan) -> String {
-    format!("{} by {}", plan.preset, plan.optimizer)
+    format!("{} by {}", report::model_name(plan), plan.optimizer)
 }
 
 /// The settings that the head of a report names.
 pub(crate) fn settings(plan: &Plan) -> String {
     format!(
-        "{} ({}), {} steps of {} × {} tokens, {}",
-        plan.preset, plan.model, plan.steps, plan.batch, plan.window, plan.optimizer
+        "{}, {} steps of {} × {} tokens, {}",
+        report::model_name(plan),
+        plan.steps,
+        plan.batch,
+        plan.window,
+        plan.optimizer
     )
 }
 
@@ -119,10 +124,23 @@ impl Report {
         }
     }
 
-    /// Prints the table and the recommendation.
+    /// Prints the table.
     pub(crate) fn print(&self) {
         say!("\n{}", page::table(&self.findings));
-        say!("{}\n", self.findings.recommendation);
+    }
+
+    /// Prints how it ends, as a training does: a sentence, numbers and a command.
+    pub(crate) fn conclude(&self) {
+        let findings = &self.findings;
+        let colour = findings.winner.map_or(Colour::Bad, |_| Colour::Good);
+        let words = wrapped(&findings.recommendation, 0);
+        say!("{}", paint(colour, &words));
+        if let Some(judged) = findings.judgement_of_winner(&self.comparison) {
+            say!("{}", wrapped(&judged.verdict.numbers.to_string(), 2));
+        }
+        if let Some(next) = &findings.next {
+            say!("try next: {next}");
+        }
     }
 
     /// Everything in numbers.

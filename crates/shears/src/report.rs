@@ -107,6 +107,28 @@ fn shorten(text: &str, width: usize) -> String {
     text.chars().take(width - 3).chain("...".chars()).collect()
 }
 
+/// What a model is: the name of its preset, if it has that one's kind and size, or these in words.
+pub(crate) fn model_name(plan: &Plan) -> String {
+    let of_preset = plan.preset.plan();
+    let size = |plan: &Plan| (plan.model, plan.layers, plan.hidden);
+    match size(plan) == size(&of_preset) {
+        true => plan.preset.to_string(),
+        false => {
+            let layers = counted(plan.layers as u64, "layer");
+            format!("{}, {layers} of {}", plan.model, plan.hidden)
+        }
+    }
+}
+
+/// The same as a name of a folder begins.
+pub(crate) fn short_model_name(plan: &Plan) -> String {
+    let name = model_name(plan);
+    match name == plan.preset.to_string() {
+        true => name,
+        false => format!("{}-{}", plan.model, plan.hidden),
+    }
+}
+
 /// What training will take, in one line.
 pub(crate) fn memory_line(memory: &MemoryEstimate) -> String {
     format!(
@@ -224,6 +246,21 @@ mod tests {
             [bytes(999), bytes(1_500_000), bytes(999_960_000)],
             ["1.0 kB", "1.5 MB", "1.0 GB"]
         );
+    }
+
+    #[test]
+    fn a_model_has_the_name_of_its_preset_only_if_it_is_that() {
+        use shears_model::Architecture;
+        use shears_train::Preset;
+
+        let mut plan = Preset::Lstm128.plan();
+        assert_eq!(model_name(&plan), "lstm-128");
+        plan.dropout = 0.1;
+        assert_eq!(model_name(&plan), "lstm-128");
+        (plan.layers, plan.hidden) = (1, 16);
+        assert_eq!(model_name(&plan), "lstm, 1 layer of 16");
+        (plan.model, plan.layers, plan.hidden) = (Architecture::Rnn, 2, 128);
+        assert_eq!(model_name(&plan), "rnn, 2 layers of 128");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod signals;
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -222,6 +223,13 @@ impl Observer for Watch {
              {perplexity:.2})",
             self.unit
         ));
+    }
+
+    fn state_gradients(&mut self, step: u64, layers: &BTreeMap<String, Vec<Option<f64>>>) {
+        self.tell(&Event::StateGradients {
+            step,
+            layers: layers.clone(),
+        });
     }
 
     fn evaluating(&mut self, read: usize, of: usize) {

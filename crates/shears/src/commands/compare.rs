@@ -99,11 +99,14 @@ pub(crate) fn run(arguments: &CompareArguments) -> anyhow::Result<ExitCode> {
         Some(out) => {
             report.write(out)?;
             if !arguments.json {
-                say!("report: {}", out.join("report.html").display());
+                say!("report: {}\n", out.join("report.html").display());
             }
         }
         None if arguments.json => {}
-        None => say!("for a page with pictures: --out FOLDER"),
+        None => say!("for a page with pictures: --out FOLDER\n"),
+    }
+    if !arguments.json {
+        report.conclude();
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -128,12 +128,8 @@ impl Inspected {
         let plan = &self.plan;
         let steps = self.columns.step.last().copied().unwrap_or(0);
         say!("run {}", self.run.path().display());
-        say!(
-            "{} ({}), preset {}",
-            plan.model,
-            self.tokenizer.describe(),
-            plan.preset
-        );
+        let name = report::model_name(plan);
+        say!("{name} ({})", self.tokenizer.describe());
         say!("{}\n", report::plan_lines(plan));
         if let Some(header) = &self.columns.header {
             let symbols = self.tokenizer.vocab_size();
@@ -262,7 +258,12 @@ fn history_lines(columns: &Columns) -> Vec<String> {
             None => "unknown".to_string(),
         };
         let actions = &columns.action[rows.clone()];
-        let clipped = share(actions.iter().map(|action| *action == ClipAction::Clip));
+        let share_of = |wanted| share(actions.iter().map(|action| *action == wanted));
+        let (clipped, skipped) = (share_of(ClipAction::Clip), share_of(ClipAction::Skip));
+        let skipped = match columns.action.contains(&ClipAction::Skip) {
+            true => format!("  skipped {:>3.0} %", 100.0 * skipped),
+            false => String::new(),
+        };
         let (first, last) = (columns.step[start], columns.step[rows.end - 1]);
         let inside = |step: u64| (first..=last).contains(&step);
         let mut evaluations = columns.evaluations.iter().rev();
@@ -271,7 +272,7 @@ fn history_lines(columns: &Columns) -> Vec<String> {
             .map(|evaluation| format!("  val {}", nats(evaluation.val_loss)));
         format!(
             "steps {first:>6}-{last:<6}  loss {mean_loss}  norm max {norm_max:<9}  \
-             clipped {:>3.0} %{}",
+             clipped {:>3.0} %{skipped}{}",
             100.0 * clipped,
             evaluated.unwrap_or_default(),
         )

@@ -320,6 +320,7 @@ fn conclude(grid: &Grid, out: &Path) -> anyhow::Result<ExitCode> {
     });
     report.print();
     report.write(out)?;
-    say!("report: {}", out.join("report.html").display());
+    say!("report: {}\n", out.join("report.html").display());
+    report.conclude();
     Ok(ExitCode::SUCCESS)
 }

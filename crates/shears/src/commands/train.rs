@@ -275,7 +275,7 @@ impl Work for Train {
         let folder = match folder {
             Some(folder) => with_plan(folder, &plan)?,
             None => RunFolder::create(
-                &out.map_or_else(|| new_folder(&plan.preset.to_string()), Ok)?,
+                &out.map_or_else(|| new_folder(&report::short_model_name(&plan)), Ok)?,
                 &plan,
                 &corpora.tokenizer,
                 corpora.standard_input.take().as_deref(),

@@ -75,16 +75,26 @@ pub(super) fn html(about: &str, findings: &Findings, pictures: &[Picture]) -> St
     page.into_string()
 }
 
-/// The same table for the terminal.
+/// The same table for the terminal, with the columns that it has room for.
 pub(super) fn table(findings: &Findings) -> String {
+    let mut columns = ON_TERMINAL.to_vec();
+    if findings.groups.iter().all(|group| group.skipped == 0) {
+        columns.retain(|column| HEADINGS[*column] != "skipped");
+    }
     let heading = HEADINGS.map(String::from);
     let all = [heading].into_iter().chain(findings.groups.iter().map(row));
-    let rows = all.map(|cells| ON_TERMINAL.map(|column| cells[column].clone()).into());
-    table::table("<>>>>><", &rows.collect::<Vec<_>>()).join("\n") + "\n"
+    let rows = all.map(|cells| {
+        let shown = columns.iter().map(|column| cells[*column].clone());
+        shown.collect()
+    });
+    let alignment: String = columns.iter().map(|column| ALIGNMENT[*column]).collect();
+    table::table(&alignment, &rows.collect::<Vec<_>>()).join("\n") + "\n"
 }
 
-/// Of the columns those that the terminal has room for.
-const ON_TERMINAL: [usize; 7] = [0, 1, 2, 3, 4, 8, 9];
+/// Of the columns those that the terminal has room for; skipped steps only if there are some.
+const ON_TERMINAL: [usize; 8] = [0, 1, 2, 3, 4, 6, 8, 9];
+
+const ALIGNMENT: [char; HEADINGS.len()] = ['<', '>', '>', '>', '>', '>', '>', '>', '>', '<'];
 
 const HEADINGS: [&str; 10] = [
     "policy",

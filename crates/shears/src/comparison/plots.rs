@@ -223,7 +223,7 @@ fn norms(shown: &[Shown<'_>]) -> anyhow::Result<Picture> {
 /// The verdict of each run whose norms are shown.
 fn sentences(shown: &[Shown<'_>]) -> String {
     let of = |Shown { name, runs, .. }: &Shown<'_>| {
-        let verdict = runs[0].outcome.verdict.as_ref()?;
+        let verdict = &runs[0].outcome.judgement.as_ref()?.verdict;
         Some(format!("{name}: {}.", verdict.sentence))
     };
     shown.iter().filter_map(of).collect::<Vec<_>>().join(" ")

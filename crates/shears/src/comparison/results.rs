@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use gradclip::ClipAction;
+use gradclip_judge::TimeFlow;
 use gradclip_judge::statistics::{mean, share};
-use gradclip_judge::{TimeFlow, Verdict};
-use shears_run::{Columns, EndReason, Subject};
+use shears_run::{Columns, EndReason, Judgement, Subject};
 
 use super::smooth::smoothed;
 
@@ -35,7 +35,7 @@ pub(crate) struct Outcome {
     pub(super) time_flows: Vec<TimeFlow>,
     pub(crate) end: Option<EndReason>,
     /// Of the whole run, by the one judge.
-    pub(super) verdict: Option<Verdict>,
+    pub(super) judgement: Option<Judgement>,
 }
 
 impl Outcome {
@@ -58,7 +58,7 @@ impl Outcome {
             evaluations: evaluations.map(|one| (one.step, one.val_loss)).collect(),
             time_flows: columns.time_flows.clone(),
             end: columns.end.as_ref().map(|end| end.how),
-            verdict: Some(columns.judge(&Subject::of(folder)).verdict),
+            judgement: Some(columns.judge(&Subject::of(folder))),
         }
     }
 
@@ -108,7 +108,7 @@ impl Outcome {
 
     /// The class of the verdict, as JSON has it and in words.
     pub(super) fn class(&self) -> Option<(&'static str, &'static str)> {
-        let class = self.verdict.as_ref()?.class;
+        let class = self.judgement.as_ref()?.verdict.class;
         Some((class.name(), class.words()))
     }
 

@@ -2,6 +2,7 @@
 
 use gradclip_judge::statistics::{mean, share};
 use serde::Serialize;
+use shears_run::Judgement;
 
 use super::results::{Outcome, mean_and_interval};
 use super::smooth::smoothed;
@@ -54,6 +55,11 @@ pub(super) struct Findings {
     /// fewer than two policies have one, since a run reaches its own lowest loss when it does.
     pub(super) target: Option<f64>,
     pub(super) recommendation: String,
+    /// The group with the lowest loss; none if none converged.
+    #[serde(skip)]
+    pub(super) winner: Option<usize>,
+    /// One command to try next.
+    pub(super) next: Option<String>,
 }
 
 impl Findings {
@@ -91,12 +97,29 @@ impl Findings {
             group.steps_to_target = steps.and_then(mean);
         }
         let recommendation = recommend(&groups, &best, comparison);
-        Findings {
+        let found = best.iter().flatten().copied();
+        let mut findings = Findings {
+            winner: found.min_by(|a, b| loss(&groups[*a]).total_cmp(&loss(&groups[*b]))),
             groups,
             best,
             target,
             recommendation,
-        }
+            next: None,
+        };
+        let judged = findings.judgement_of_winner(comparison);
+        findings.next = judged.and_then(|judgement| judgement.next.clone());
+        findings
+    }
+
+    /// What is said of the first run of the best group, or of all runs if none converged.
+    pub(super) fn judgement_of_winner<'a>(
+        &self,
+        comparison: &'a Comparison,
+    ) -> Option<&'a Judgement> {
+        let of_winner = self.winner.map(|winner| &self.groups[winner]);
+        let runs = of_winner.map(|group| comparison.seeds_of(group.variant, group.rate));
+        let run = runs.map_or(comparison.runs.first(), |runs| runs.first().copied());
+        run?.outcome.judgement.as_ref()
     }
 }
 

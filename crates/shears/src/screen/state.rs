@@ -4,13 +4,14 @@ use std::path::Path;
 
 use gradclip::{ClipAction, ClipPolicy};
 use gradclip_judge::statistics::{LATELY, share};
-use gradclip_judge::{Run, StepRecord, Verdict, judge};
-use shears_run::{Event, Header, StepEvent};
+use gradclip_judge::{Run, StepRecord, TimeFlow, Verdict, judge};
+use shears_run::{Change, Event, Header, StepEvent, stretches};
 use shears_train::Plan;
 
 use super::series::Series;
 use crate::comparison::smoothed;
 use crate::output::one_line;
+use crate::report;
 
 /// The weight of the newest step in the smoothed speed.
 const SMOOTHING: f64 = 0.1;
@@ -20,7 +21,7 @@ const SMOOTHING: f64 = 0.1;
 pub(crate) struct Setup {
     /// The folder of the run.
     pub(crate) run: String,
-    /// Its preset.
+    /// What its model is.
     pub(crate) title: String,
     pub(crate) policy: ClipPolicy,
     pub(crate) steps: u64,
@@ -36,7 +37,7 @@ impl Setup {
         });
         Setup {
             run: one_line(&run.display().to_string()),
-            title: plan.preset.to_string(),
+            title: report::model_name(plan),
             policy: plan.clip.clone(),
             steps: plan.steps,
             layers: layers.collect(),
@@ -66,6 +67,10 @@ pub(super) struct State {
     pub(super) clipped: u64,
     pub(super) left_out: u64,
     pub(super) verdict: Option<Verdict>,
+    /// How gradients last flowed through time, in a model that carries a state.
+    pub(super) time: Option<TimeFlow>,
+    /// Changes of settings, of runs that were resumed with others.
+    changes: Vec<Change>,
     records: Vec<StepRecord>,
     /// How many records the verdict is of.
     judged: usize,
@@ -91,6 +96,8 @@ impl State {
             clipped: 0,
             left_out: 0,
             verdict: None,
+            time: None,
+            changes: Vec::new(),
             records: Vec::new(),
             judged: 0,
         }
@@ -116,11 +123,12 @@ impl State {
                 let lines: Vec<String> = text.lines().map(one_line).collect();
                 self.sample = Some((*step, lines.join("\n")));
             }
-            Event::Header(_)
-            | Event::StateGradients { .. }
-            | Event::Resume(_)
-            | Event::Change(_)
-            | Event::End { .. } => {}
+            Event::StateGradients { step, layers } => {
+                let layers: Vec<&[_]> = layers.values().map(Vec::as_slice).collect();
+                self.time = TimeFlow::of(*step, &layers);
+            }
+            Event::Change(change) => self.changes.push(change.clone()),
+            Event::Header(_) | Event::Resume(_) | Event::End { .. } => {}
         }
     }
 
@@ -167,8 +175,9 @@ impl State {
     pub(super) fn judge(&mut self) {
         let enough = self.judged + 1 + self.judged / 50;
         if self.records.len() >= enough {
-            let run = Run::new(&self.setup.policy, self.records.iter().copied());
-            self.verdict = Some(judge(&run).verdict);
+            let stretches = stretches(&self.setup.policy, &self.changes);
+            let run = Run::in_stretches(&stretches, self.records.iter().copied());
+            self.verdict = run.map(|run| judge(&run).verdict);
             self.judged = self.records.len();
         }
     }

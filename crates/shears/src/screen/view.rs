@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use gradclip_judge::statistics::LATELY;
-use gradclip_judge::{Class, Tone};
+use gradclip_judge::{Class, TimeFlow, Tone};
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::Stylize;
@@ -20,7 +20,7 @@ use crate::report::count;
 /// Below this there are words only.
 const SMALLEST_FOR_CHARTS: (u16, u16) = (60, 16);
 const SIDE_WIDTH: u16 = 34;
-const SAMPLE_HEIGHT: u16 = 6;
+const MORE_HEIGHT: u16 = 6;
 
 /// What the keys have chosen.
 pub(super) struct View {
@@ -57,10 +57,11 @@ impl View {
         .areas(area);
         draw_head(frame, head, state);
         draw_progress(frame, progress, state, left);
-        let with_sample = state.sample.is_some() && body.height >= 3 * SAMPLE_HEIGHT;
-        let sample_height = if with_sample { SAMPLE_HEIGHT } else { 0 };
-        let [figures, sample] =
-            Layout::vertical([Constraint::Min(1), Constraint::Length(sample_height)]).areas(body);
+        let with_more = state.sample.is_some() || state.time.is_some();
+        let with_more = with_more && body.height >= 3 * MORE_HEIGHT;
+        let more_height = if with_more { MORE_HEIGHT } else { 0 };
+        let [figures, more] =
+            Layout::vertical([Constraint::Min(1), Constraint::Length(more_height)]).areas(body);
         let [charts, side] =
             Layout::horizontal([Constraint::Min(1), Constraint::Length(SIDE_WIDTH)]).areas(figures);
         let [losses, norms] =
@@ -71,8 +72,8 @@ impl View {
         draw_norms(frame, norms, state, self.scale);
         draw_clipping(frame, clipping, state);
         draw_layers(frame, layers, state);
-        if with_sample {
-            draw_sample(frame, sample, state);
+        if with_more {
+            draw_more(frame, more, state);
         }
         frame.render_widget(self.keys(), keys);
     }
@@ -216,15 +217,56 @@ fn draw_layers(frame: &mut Frame<'_>, area: Rect, state: &State) {
     frame.render_widget(Paragraph::new(lines).block(block), area);
 }
 
-fn draw_sample(frame: &mut Frame<'_>, area: Rect, state: &State) {
-    let Some((step, text)) = &state.sample else {
-        return;
+/// What not every run has: a sample of its text, gradients through time.
+fn draw_more(frame: &mut Frame<'_>, area: Rect, state: &State) {
+    let share = |drawn: bool| Constraint::Fill(u16::from(drawn));
+    let shares = [share(state.sample.is_some()), share(state.time.is_some())];
+    let [sample, time] = Layout::horizontal(shares).areas(area);
+    if let Some((step, text)) = &state.sample {
+        draw_sample(frame, sample, *step, text);
+    }
+    if let Some(flow) = &state.time {
+        draw_time(frame, time, flow);
+    }
+}
+
+/// The gradient by how far back in time it was taken, and what that says.
+fn draw_time(frame: &mut Frame<'_>, area: Rect, flow: &TimeFlow) {
+    let title = vec![
+        Span::from(" gradients through time ").bold(),
+        Span::from(format!("step {} ", count(flow.step))).dark_gray(),
+    ];
+    let width = usize::from(area.width.saturating_sub(4));
+    let lines = vec![
+        Line::from(format!(" {}", decay(&flow.norms, width)).green()),
+        Line::from(flow.short()),
+    ];
+    let drawn = Paragraph::new(lines)
+        .wrap(Wrap { trim: false })
+        .block(panel(Line::from(title)));
+    frame.render_widget(drawn, area);
+}
+
+/// A bar for each number of tokens back, or for as many as there is room: full as high as one token
+/// back, gone at the thousandth that counts as vanished, on a logarithmic scale.
+fn decay(norms: &[f64], width: usize) -> String {
+    const HEIGHTS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    let near = norms.first().copied().unwrap_or(0.0);
+    let bars = norms.len().min(width);
+    let bar = |place: usize| {
+        let norm = norms[place * norms.len() / bars];
+        let share = 1.0 + (norm / near).log10() / 3.0;
+        HEIGHTS[(8.0 * share.clamp(0.0, 1.0)).round() as usize]
     };
+    (0..bars).map(bar).collect()
+}
+
+fn draw_sample(frame: &mut Frame<'_>, area: Rect, step: u64, text: &str) {
     let title = vec![
         Span::from(" sample ").bold(),
-        Span::from(format!("step {} ", count(*step))).dark_gray(),
+        Span::from(format!("step {} ", count(step))).dark_gray(),
     ];
-    let sample = Paragraph::new(text.as_str())
+    let sample = Paragraph::new(text)
         .wrap(Wrap { trim: false })
         .block(panel(Line::from(title)));
     frame.render_widget(sample, area);

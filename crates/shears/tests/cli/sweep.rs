@@ -12,6 +12,42 @@ fn report(scratch: &Scratch) -> Value {
     serde_json::from_str(&scratch.read("grid/report.json")).unwrap()
 }
 
+/// As a training does: a sentence, its numbers, and a command that can be typed.
+#[test]
+fn a_sweep_ends_with_its_winner_and_a_command() {
+    let scratch = Scratch::new();
+    let policies = "--clip none --clip skip:1,window=4";
+    let said = scratch
+        .run(&format!("sweep {SMALL} {policies}"))
+        .succeeded();
+    let last: Vec<&str> = said.lines().rev().take(3).collect();
+    assert!(
+        last[2].starts_with("The lowest validation loss is that of "),
+        "{said}"
+    );
+    assert!(last[1].contains("of 40 steps clipped"), "{said}");
+    let next = last[0].strip_prefix("try next: shears ").unwrap();
+    assert_eq!(report(&scratch)["next"], format!("shears {next}"));
+    scratch
+        .run(&format!("{next} --quiet --out again"))
+        .succeeded();
+    // What a policy has left out is a column where one did.
+    let heading = said.lines().find(|line| line.contains("val loss")).unwrap();
+    assert!(heading.contains("skipped"), "{said}");
+    let alone = scratch
+        .run("compare grid/runs/none_lr-0.002_seed-1 again")
+        .succeeded();
+    let heading = alone
+        .lines()
+        .find(|line| line.contains("val loss"))
+        .unwrap();
+    assert!(!heading.contains("skipped"), "{alone}");
+    assert!(
+        alone.lines().last().unwrap().starts_with("try next: "),
+        "{alone}"
+    );
+}
+
 #[test]
 fn a_grid_is_trained_drawn_and_judged() {
     let scratch = Scratch::new();

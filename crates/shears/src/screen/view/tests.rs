@@ -309,3 +309,52 @@ fn numbers_have_few_digits() {
     let times = [7, 754, 45_296].map(|seconds| clock(Duration::from_secs(seconds)));
     assert_eq!(times, ["0:07", "12:34", "12:34:56"]);
 }
+
+/// The words of `inspect` and of the page, beside a sample and alone.
+#[test]
+fn a_recurrent_model_shows_its_gradients_through_time() {
+    let layers = [0.0, 1.0, 2.0, 4.0].map(|power| Some(10_f64.powf(-power)));
+    let event = Event::StateGradients {
+        step: 300,
+        layers: [("layers.0".to_string(), layers.to_vec())].into(),
+    };
+    let mut state = state();
+    assert!(
+        !drawn(&view(), &state, 80, 24)
+            .join("")
+            .contains("through time")
+    );
+    state.take(&event);
+    let words = [
+        "gradients through time",
+        "step 300",
+        "█▅▃ ",
+        "vanish: beyond 3 of 4 tokens back",
+    ];
+    for (width, height) in [(80, 24), (120, 40)] {
+        let lines = drawn(&view(), &state, width, height);
+        has(&lines, &words);
+        has(&lines, &["sample", "nearest is left"]);
+    }
+    state.sample = None;
+    has(&drawn(&view(), &state, 80, 24), &words);
+}
+
+/// The class is that of the steps under the newest policy.
+#[test]
+fn a_policy_that_was_changed_is_judged_from_there_on() {
+    let mut state = state();
+    assert_eq!(state.verdict.as_ref().unwrap().class, Class::NearOrdinary);
+    let change = shears_run::Change {
+        step: 300,
+        name: "clip".into(),
+        before: "global-norm:0.5".into(),
+        after: "global-norm:5".into(),
+    };
+    state.take(&Event::Change(change));
+    for number in 301..=310 {
+        state.take(&step(number));
+    }
+    state.judge();
+    assert_eq!(state.verdict.as_ref().unwrap().class, Class::TooShort);
+}
