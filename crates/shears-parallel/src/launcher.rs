@@ -1,0 +1,71 @@
+//! What the environment says of the program that started this one.
+
+/// A program that has started this one several times, as one job: `mpirun`, `mpiexec`, `srun`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Launcher {
+    /// Whose variables it has set.
+    pub name: &'static str,
+    /// Which process of the job this is, from 0.
+    pub rank: usize,
+    /// How many it has started.
+    pub size: usize,
+}
+
+/// Name, and the variables with the number of processes and that of this one. Those of Slurm are
+/// of a step, because a script that no step runs has those of its job. `mpirun` within Slurm sets
+/// its own, so they come first.
+const LAUNCHERS: [(&str, &str, &str); 4] = [
+    ("Open MPI", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
+    ("MVAPICH", "MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK"),
+    ("MPICH", "PMI_SIZE", "PMI_RANK"),
+    ("Slurm", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
+];
+
+impl Launcher {
+    /// The launcher of this process, if there is one.
+    pub fn here() -> Option<Launcher> {
+        Launcher::of(|name| std::env::var(name).ok())
+    }
+
+    /// The launcher that such variables are of.
+    pub fn of(variable: impl Fn(&str) -> Option<String>) -> Option<Launcher> {
+        let number = |name| variable(name)?.trim().parse::<usize>().ok();
+        LAUNCHERS.into_iter().find_map(|(name, size, rank)| {
+            Some(Launcher {
+                name,
+                rank: number(rank)?,
+                size: number(size)?,
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Launcher;
+
+    fn of(variables: &[(&str, &str)]) -> Option<(&'static str, usize, usize)> {
+        let value = |name: &str| {
+            let found = variables.iter().find(|(known, _)| *known == name);
+            found.map(|(_, value)| (*value).to_string())
+        };
+        let launcher = Launcher::of(value)?;
+        Some((launcher.name, launcher.rank, launcher.size))
+    }
+
+    #[test]
+    fn launchers_are_known_by_their_variables() {
+        assert_eq!(of(&[]), None);
+        let open_mpi = [("OMPI_COMM_WORLD_SIZE", "4"), ("OMPI_COMM_WORLD_RANK", "3")];
+        assert_eq!(of(&open_mpi), Some(("Open MPI", 3, 4)));
+        assert_eq!(
+            of(&[("PMI_SIZE", "2"), ("PMI_RANK", "0")]),
+            Some(("MPICH", 0, 2))
+        );
+        let step = [("SLURM_STEP_NUM_TASKS", "8"), ("SLURM_PROCID", "7")];
+        assert_eq!(of(&step), Some(("Slurm", 7, 8)));
+        // The script of a job, which is one process.
+        assert_eq!(of(&[("SLURM_NTASKS", "8"), ("SLURM_PROCID", "0")]), None);
+        assert_eq!(of(&[("PMI_SIZE", "two"), ("PMI_RANK", "0")]), None);
+    }
+}

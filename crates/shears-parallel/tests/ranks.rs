@@ -1,0 +1,138 @@
+//! What every kind of ranks has to do: threads here, and the processes of `mpirun` where there is
+//! one and this is built with MPI.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use shears_parallel::{Alone, Ranks, Threads, agree, keeps_bits, tree_sum};
+
+fn term(rank: usize, length: usize) -> Vec<f32> {
+    let element = |index| (index as f32 + 0.1) / (rank as f32 + 3.0);
+    (0..length).map(element).collect()
+}
+
+/// Panics if one of the operations is not as its documentation says.
+fn check(ranks: &dyn Ranks) {
+    let (rank, size) = (ranks.rank(), ranks.size());
+    assert!(rank < size);
+    for length in [0, 1, 1000, 600_000] {
+        let mut sum = term(rank, length);
+        ranks.sum(&mut sum);
+        let exact = |index| {
+            (0..size)
+                .map(|rank| f64::from(term(rank, length)[index]))
+                .sum::<f64>()
+        };
+        for index in [0, length / 2, length.saturating_sub(1)] {
+            if let Some(&found) = sum.get(index) {
+                let error = (f64::from(found) - exact(index)).abs() / exact(index);
+                assert!(error < 1e-6, "element {index} of {length}: {found}");
+            }
+        }
+        // The same in all ranks.
+        let bytes: Vec<u8> = sum.iter().flat_map(|value| value.to_ne_bytes()).collect();
+        let all = ranks.gather(&bytes);
+        assert!(all.iter().all(|other| *other == bytes));
+        if size.is_power_of_two() {
+            let tree = tree_sum((0..size).map(|rank| term(rank, length)));
+            assert_eq!(sum, tree.unwrap(), "{length} elements over {size} ranks");
+        }
+    }
+    assert_eq!(keeps_bits(ranks), size.is_power_of_two());
+    // Lengths that differ, one of them none.
+    let all = ranks.gather(&vec![rank as u8; 1000 * rank]);
+    let expected: Vec<Vec<u8>> = (0..size)
+        .map(|rank| vec![rank as u8; 1000 * rank])
+        .collect();
+    assert_eq!(all, expected);
+    for length in [0, 5, 100_000] {
+        let mut bytes = vec![rank as u8 + 1; if rank == 0 { length } else { 7 }];
+        ranks.broadcast(&mut bytes);
+        assert_eq!(bytes, vec![1; length]);
+    }
+    ranks.barrier();
+    assert!(agree(ranks, true));
+    assert!(!agree(ranks, rank > 0));
+}
+
+#[test]
+fn one_process() {
+    // A single rank never says no to itself.
+    assert_eq!((Alone.rank(), Alone.size()), (0, 1));
+    assert!(keeps_bits(&Alone) && agree(&Alone, true) && !agree(&Alone, false));
+    assert_eq!(Alone.gather(b"x"), [b"x"]);
+}
+
+#[test]
+fn threads() {
+    for size in [1, 2, 3, 4, 8] {
+        let ranks = Threads::run(size, |ranks| {
+            check(&ranks);
+            ranks.rank()
+        });
+        assert_eq!(ranks, (0..size).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn threads_do_not_wait_for_one_that_is_gone() {
+    let ended = catch_unwind(AssertUnwindSafe(|| {
+        Threads::run(3, |ranks| {
+            ranks.barrier();
+            if ranks.rank() == 1 {
+                ranks.abort(3);
+            }
+            ranks.barrier();
+        })
+    }));
+    assert!(ended.is_err());
+}
+
+/// This test starts itself under `mpirun`, and is told so by this variable.
+#[cfg(feature = "mpi")]
+const AS_RANK: &str = "SHEARS_PARALLEL_TEST_RANK";
+
+#[cfg(feature = "mpi")]
+#[test]
+fn processes() {
+    use std::process::Command;
+
+    if std::env::var_os(AS_RANK).is_some() {
+        let ranks = shears_parallel::start().unwrap();
+        let size: usize = std::env::var(AS_RANK).unwrap().parse().unwrap();
+        assert_eq!(ranks.size(), size);
+        assert!(!shears_parallel::Mpi::library().is_empty());
+        // A panic that is unwound would wait for the others in `MPI_Finalize`.
+        if catch_unwind(AssertUnwindSafe(|| check(&*ranks))).is_err() {
+            ranks.abort(1);
+        }
+        return;
+    }
+    if Command::new("mpirun").arg("--version").output().is_err() {
+        println!("skipped: there is no mpirun");
+        return;
+    }
+    for size in ["2", "3", "4"] {
+        let mut command = Command::new("timeout");
+        command.args([
+            "-s",
+            "KILL",
+            "60",
+            "mpirun",
+            "--map-by",
+            ":OVERSUBSCRIBE",
+            "-n",
+            size,
+        ]);
+        command.arg(std::env::current_exe().unwrap());
+        command.args(["--exact", "processes", "--test-threads", "1"]);
+        command.env("OMPI_MCA_mpi_yield_when_idle", "1");
+        command.env("OMPI_ALLOW_RUN_AS_ROOT", "1");
+        command.env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
+        let output = command.env(AS_RANK, size).output().unwrap();
+        let said =
+            String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{size} ranks: {said}");
+    }
+}
