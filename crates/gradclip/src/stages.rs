@@ -61,17 +61,39 @@ use crate::gradients::{Accumulate, Gradients};
 pub struct Accumulated<G> {
     gradients: G,
     wide: WideSums,
-    micro_batches: u32,
+    /// What the sum is to be divided by.
+    terms: u64,
 }
 
 impl<G: Gradients> Accumulated<G> {
-    /// The gradients of the first micro-batch.
+    /// The gradients of the first micro-batch: of its mean loss, where all have equally many tokens.
     pub fn new(gradients: G) -> Accumulated<G> {
+        Accumulated::of_sum(gradients, 1)
+    }
+
+    /// The gradients of a loss that is the sum over so many terms, and not their mean. Micro-batches
+    /// and processes with different numbers of tokens have to be summed like this: the mean of
+    /// their means weighs a token of a short one more than a token of a long one.
+    ///
+    /// ```
+    /// use gradclip::Accumulated;
+    ///
+    /// let mut gradients = Accumulated::of_sum(vec![("weight", vec![6.0_f32])], 3);
+    /// gradients.merge(Accumulated::of_sum(vec![("weight", vec![10.0_f32])], 1));
+    /// let mean = gradients.in_one_process().without_loss_scale();
+    /// assert_eq!(mean.gradients()[0].1, [4.0]);
+    /// ```
+    pub fn of_sum(gradients: G, terms: u64) -> Accumulated<G> {
         Accumulated {
             gradients,
             wide: WideSums::default(),
-            micro_batches: 1,
+            terms,
         }
+    }
+
+    /// What the sum is to be divided by: the number of micro-batches, or of terms.
+    pub fn terms(&self) -> u64 {
+        self.terms
     }
 
     /// Adds the gradients of another micro-batch of the same model: `f32` and `f64` in their own
@@ -98,8 +120,22 @@ impl<G: Gradients> Accumulated<G> {
     where
         G: Accumulate,
     {
-        self.wide.add(&mut self.gradients, gradients);
-        self.micro_batches += 1;
+        self.merge(Accumulated::new(gradients));
+    }
+
+    /// Adds another sum of gradients of the same model. The order in which sums are merged decides
+    /// how they are rounded, and nothing else.
+    ///
+    /// # Panics
+    ///
+    /// If the two do not hold the same tensors.
+    pub fn merge(&mut self, other: Accumulated<G>)
+    where
+        G: Accumulate,
+    {
+        self.wide
+            .add(&mut self.gradients, other.gradients, other.wide);
+        self.terms += other.terms;
     }
 
     /// There is no other process to exchange gradients with.
@@ -107,21 +143,57 @@ impl<G: Gradients> Accumulated<G> {
         Reduced(self)
     }
 
-    /// Exchanges gradients with the other processes. `all_reduce` gets the mean over the
-    /// micro-batches, perhaps still times the loss scale, and leaves in each process the mean over
-    /// all processes; the shard of a sharded model is exchanged for gradients that give the norm of
-    /// the whole model.
+    /// Exchanges gradients with the other processes. `sum` gets the elements of each tensor in turn,
+    /// added up over the micro-batches of this process and perhaps still times the loss scale, and
+    /// leaves their sums over all processes; half precision it gets as `f32`. `terms` is what these
+    /// sums are divided by: the [`Accumulated::terms`] of all processes together. Since nothing is
+    /// divided before, the mean is rounded once, however many processes there are.
+    ///
+    /// The shard of a sharded model is exchanged in the same way, for gradients that give the norm
+    /// of the whole model.
+    ///
+    /// ```
+    /// use gradclip::{Accumulated, Clipper, Elements, NonFinite};
+    ///
+    /// let mine = Accumulated::new(vec![("weight", vec![10.0_f32])]);
+    /// let reduced = mine.reduce(2, |elements| match elements {
+    ///     Elements::F32(values) => {
+    ///         values[0] += 0.0; // what the other process has
+    ///         Ok(())
+    ///     }
+    ///     _ => Err("all tensors are f32"),
+    /// })?;
+    /// let mut clipper = Clipper::new("global-norm:1".parse()?, NonFinite::Skip)?;
+    /// let outcome = clipper.clip(reduced.without_loss_scale())?;
+    /// // Clipped before the exchange, it would be 0.5.
+    /// assert_eq!(outcome.report().norm_after, 1.0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// That of `all_reduce`.
+    /// The first of `sum`, after which it is not called again.
     pub fn reduce<E>(
-        self,
-        all_reduce: impl FnOnce(&mut G) -> Result<(), E>,
+        mut self,
+        terms: u64,
+        mut sum: impl FnMut(&mut Elements<'_>) -> Result<(), E>,
     ) -> Result<Reduced<G>, E> {
-        let Unscaled { mut gradients } = self.in_one_process().divided_by(1.0);
-        all_reduce(&mut gradients)?;
-        Ok(Accumulated::new(gradients).in_one_process())
+        let mut summed = Ok(());
+        let wide = &mut self.wide;
+        let mut index = 0;
+        self.gradients.visit(&mut |mut gradient| {
+            if summed.is_ok() {
+                let elements = gradient.elements_mut();
+                summed = match is_half(elements) {
+                    true => sum(&mut Elements::F32(wide.of(index, elements))),
+                    false => sum(elements),
+                };
+            }
+            index += 1;
+        });
+        summed?;
+        self.terms = terms;
+        Ok(Reduced(self))
     }
 }
 
@@ -131,13 +203,13 @@ impl<G: Gradients> Accumulated<G> {
 pub struct Reduced<G>(Accumulated<G>);
 
 impl<G: Gradients> Reduced<G> {
-    /// The loss was not scaled. Divides by the number of micro-batches.
+    /// The loss was not scaled. Divides by the number of micro-batches, or of terms.
     pub fn without_loss_scale(self) -> Unscaled<G> {
         self.divided_by(1.0)
     }
 
     /// Takes out the factor that the loss was multiplied with, and divides by the number of
-    /// micro-batches, rounding once.
+    /// micro-batches, or of terms, rounding once.
     ///
     /// # Errors
     ///
@@ -154,9 +226,9 @@ impl<G: Gradients> Reduced<G> {
         let Accumulated {
             mut gradients,
             wide,
-            micro_batches,
+            terms,
         } = self.0;
-        wide.divide_into(&mut gradients, loss_scale * f64::from(micro_batches));
+        wide.divide_into(&mut gradients, loss_scale * terms as f64);
         Unscaled { gradients }
     }
 }
@@ -217,19 +289,28 @@ struct WideSums {
 }
 
 impl WideSums {
-    /// Adds the gradients of another micro-batch to `sums`, or to the sums in here.
-    fn add<G: Accumulate>(&mut self, sums: &mut G, other: G) {
+    /// Adds other sums to `sums`, or to the sums in here.
+    fn add<G: Accumulate>(&mut self, sums: &mut G, others: G, wide: WideSums) {
         let mut index = 0;
-        sums.visit_pairs(other, &mut |mut sum, term| {
-            if self.tensors.len() == index {
-                self.tensors.push(None);
-            }
+        let mut wide = wide.tensors.into_iter();
+        sums.visit_pairs(others, &mut |mut sum, term| {
+            let types = [&sum, &term].map(core::mem::discriminant);
+            assert_eq!(types[0], types[1], "tensors of different storage types");
+            let wide = wide.next().flatten();
             match is_half(&sum) {
-                true => add_wide(&mut self.tensors[index], &sum, &term),
+                true => add_wide(self.of(index, &sum), &term, wide),
                 false => sum.add(&term),
             }
             index += 1;
         });
+    }
+
+    /// The sum of a tensor of half precision, which is the tensor as long as nothing was added.
+    fn of(&mut self, index: usize, tensor: &Elements<'_>) -> &mut Vec<f32> {
+        if self.tensors.len() <= index {
+            self.tensors.resize(index + 1, None);
+        }
+        self.tensors[index].get_or_insert_with(|| widen(tensor))
     }
 
     /// Leaves in `gradients` all sums divided, each element rounded to storage once.
@@ -260,18 +341,17 @@ fn is_half(elements: &Elements<'_>) -> bool {
     for_each_type!(Elements, elements, values => is_half(values))
 }
 
-/// Adds `term` to the sum, which is `first` as long as nothing was added.
-fn add_wide(sum: &mut Option<Vec<f32>>, first: &Elements<'_>, term: &Elements<'_>) {
-    fn widen(elements: &Elements<'_>) -> Vec<f32> {
-        for_each_type!(Elements, elements, values => {
-            values.iter().map(|value| value.to_f64() as f32).collect()
-        })
+fn widen(elements: &Elements<'_>) -> Vec<f32> {
+    for_each_type!(Elements, elements, values => {
+        values.iter().map(|value| value.to_f64() as f32).collect()
+    })
+}
+
+/// Adds a term to a sum: its own wide sum, where it has one.
+fn add_wide(sum: &mut [f32], term: &Elements<'_>, wide: Option<Vec<f32>>) {
+    assert_eq!(sum.len(), term.len(), "tensors of different length");
+    let term = wide.unwrap_or_else(|| widen(term));
+    for (sum, term) in sum.iter_mut().zip(term) {
+        *sum += term;
     }
-    let types = [first, term].map(core::mem::discriminant);
-    assert_eq!(types[0], types[1], "tensors of different storage types");
-    assert_eq!(first.len(), term.len(), "tensors of different length");
-    let sum = sum.get_or_insert_with(|| widen(first));
-    for_each_type!(Elements, term, values => for (sum, value) in sum.iter_mut().zip(values.iter()) {
-        *sum += value.to_f64() as f32;
-    });
 }

@@ -1,6 +1,6 @@
 //! Sums over micro-batches, which half precision cannot hold and `f32` can.
 
-use gradclip::{Accumulated, ClipPolicy, Clipper, NonFinite, Unscaled};
+use gradclip::{Accumulated, ClipPolicy, Clipper, Elements, NonFinite, Unscaled};
 use half::{bf16, f16};
 
 fn mean<Values>(value: impl Fn() -> Values, count: usize) -> Unscaled<Vec<(&'static str, Values)>>
@@ -45,20 +45,68 @@ fn the_mean_is_rounded_once() {
 }
 
 #[test]
-fn processes_exchange_means_and_errors_go_through() {
+fn processes_exchange_sums_and_errors_go_through() {
     let sum = || {
         let mut sum = Accumulated::new(vec![("w", vec![f16::from_f32(40_000.0)])]);
         sum.add(vec![("w", vec![f16::from_f32(60_000.0)])]);
         sum
     };
-    let reduced = sum().reduce(|gradients| {
-        assert_eq!(gradients[0].1, [f16::from_f32(50_000.0)]);
-        gradients[0].1[0] = f16::from_f32(30_000.0);
-        Ok::<(), &str>(())
+    assert_eq!(sum().terms(), 2);
+    // The other process has two micro-batches as well, whose sum f16 could not hold either.
+    let reduced = sum().reduce(4, |elements| match elements {
+        Elements::F32(values) => {
+            assert_eq!(**values, [100_000.0]);
+            values[0] += 20_000.0;
+            Ok(())
+        }
+        _ => Err("half precision is exchanged as f32"),
     });
     let mean = reduced.unwrap().unscale(10_000.0).unwrap();
     assert_eq!(mean.gradients()[0].1, [f16::from_f32(3.0)]);
-    assert_eq!(sum().reduce(|_| Err("no network")), Err("no network"));
+    assert_eq!(sum().reduce(2, |_| Err("no network")), Err("no network"));
+    // Also where nothing was added yet.
+    let single = Accumulated::new(vec![("w", vec![f16::from_f32(3.0)])]);
+    let reduced = single.reduce(2, |elements| match elements {
+        Elements::F32(values) => {
+            values[0] -= 3.0;
+            Ok(())
+        }
+        _ => Err("half precision is exchanged as f32"),
+    });
+    let mean = reduced.unwrap().without_loss_scale();
+    assert_eq!(mean.gradients()[0].1, [f16::ZERO]);
+}
+
+#[test]
+fn the_mean_after_an_exchange_is_rounded_once() {
+    // A third of 1 is no f32, and a third of 3 is.
+    let single = Accumulated::new(vec![("w", vec![1.0_f32])]);
+    let reduced = single.reduce(3, |elements| match elements {
+        Elements::F32(values) => {
+            values[0] += 2.0;
+            Ok(())
+        }
+        _ => Err("the tensor is f32"),
+    });
+    assert_eq!(
+        reduced.unwrap().without_loss_scale().gradients()[0].1,
+        [1.0]
+    );
+}
+
+#[test]
+fn sums_are_merged_with_their_terms() {
+    let sum =
+        |value: f32, terms| Accumulated::of_sum(vec![("w", vec![bf16::from_f32(value)])], terms);
+    let mut left = sum(256.0, 3);
+    left.merge(sum(1.0, 1));
+    let mut right = sum(1.0, 2);
+    right.merge(sum(2.0, 2));
+    left.merge(right);
+    assert_eq!(left.terms(), 8);
+    // In bf16, 256 + 1 would be 256.
+    let mean = left.in_one_process().without_loss_scale();
+    assert_eq!(mean.gradients()[0].1, [bf16::from_f32(260.0 / 8.0)]);
 }
 
 #[test]
