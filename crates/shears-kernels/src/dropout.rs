@@ -14,12 +14,42 @@ use crate::tensor::{contiguous, is_ours, values};
 
 /// What distinguishes the masks of one forward pass from those of any other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DropoutKey([u32; 2]);
+pub struct DropoutKey {
+    words: [u32; 2],
+    sequences: Option<Sequences>,
+}
+
+/// Which sequences of a batch a forward pass computes, where it does not compute all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Sequences {
+    first: usize,
+    count: usize,
+    /// Sequences of the whole batch.
+    of: usize,
+    /// Whether its tensors are `[time, batch, ..]` and not `[batch, time, ..]`.
+    time_first: bool,
+}
 
 impl DropoutKey {
     /// A key from any two words, such as the two halves of a seed.
     pub fn of(words: [u32; 2]) -> DropoutKey {
-        DropoutKey(words)
+        DropoutKey {
+            words,
+            sequences: None,
+        }
+    }
+
+    /// The same key for a forward pass over `count` sequences of a batch of `of`, from number
+    /// `first` on: they get the masks that they have when all are computed together.
+    #[must_use]
+    pub fn for_sequences(self, first: usize, count: usize, of: usize) -> DropoutKey {
+        let sequences = (count < of).then_some(Sequences {
+            first,
+            count,
+            of,
+            time_first: false,
+        });
+        DropoutKey { sequences, ..self }
     }
 
     /// A key for one part of a step, a micro-batch or a call that has this key. Parts
@@ -32,10 +62,13 @@ impl DropoutKey {
             word = (word ^ (word >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
             word ^ (word >> 31)
         };
-        let [low, high] = self.0.map(u64::from);
+        let [low, high] = self.words.map(u64::from);
         let word = (low | high << 32).wrapping_add(0x9E37_79B9_7F4A_7C15);
         let word = mix(mix(word) ^ number);
-        DropoutKey([word as u32, (word >> 32) as u32])
+        DropoutKey {
+            words: [word as u32, (word >> 32) as u32],
+            ..self
+        }
     }
 }
 
@@ -49,11 +82,27 @@ pub struct Dropout {
 }
 
 impl Dropout {
-    /// The mask of one place in the model.
-    pub(crate) fn mask(self, site: u32) -> Mask {
+    /// The same for tensors `[time, batch, ..]`; unless told otherwise they are `[batch, time, ..]`.
+    #[must_use]
+    pub fn with_time_first(mut self) -> Dropout {
+        if let Some(sequences) = &mut self.key.sequences {
+            sequences.time_first = true;
+        }
+        self
+    }
+
+    /// The mask of one place in the model, for a tensor of that many rows.
+    pub(crate) fn mask(self, site: u32, rows: usize) -> Mask {
         Mask {
-            key: self.key.0,
+            key: self.key.words,
             site,
+            part: self.key.sequences.map(|part| {
+                let rows_each = match part.time_first {
+                    true => 1,
+                    false => rows / part.count.max(1),
+                };
+                [part.first, part.count, part.of].map(|sequences| sequences * rows_each)
+            }),
             // A number of 32 bits below this is dropped.
             threshold: (self.probability * 2.0_f64.powi(32)) as u32,
             scale: (1.0 / (1.0 - self.probability)) as f32,
@@ -65,10 +114,16 @@ impl Dropout {
 /// `1 / (1 - probability)`. The mask depends on key, site and the element's place.
 pub fn dropout<const D: usize>(input: Tensor<D>, dropout: Dropout, site: u32) -> Tensor<D> {
     if is_ours(&input) {
-        let output = call_for_one(dropout.mask(site), [input.into_dispatch()]);
+        let mask = dropout.mask(site, rows_of(&input));
+        let output = call_for_one(mask, [input.into_dispatch()]);
         return Tensor::from_dispatch(output);
     }
     dropout_plain(input, dropout, site)
+}
+
+/// Through all dimensions but the last.
+fn rows_of<const D: usize>(tensor: &Tensor<D>) -> usize {
+    tensor.dims().iter().rev().skip(1).product()
 }
 
 /// [`dropout`] in Burn's own operations, on any device; the mask is made on the host.
@@ -78,7 +133,7 @@ pub fn dropout_plain<const D: usize>(input: Tensor<D>, dropout: Dropout, site: u
     let mut mask = vec![1.0; shape.iter().product()];
     let kept = Mask {
         scale: 1.0,
-        ..dropout.mask(site)
+        ..dropout.mask(site, rows_of(&input))
     };
     kept.apply_to_rows(Cpu::current(), 0, &mut mask, width);
     let device = input.device().without_autodiff();
@@ -97,6 +152,9 @@ pub fn dropout_plain<const D: usize>(input: Tensor<D>, dropout: Dropout, site: u
 pub(crate) struct Mask {
     key: [u32; 2],
     site: u32,
+    /// Where the tensor is a part of that of a whole batch: the first of its rows, how many of them
+    /// lie together, and after how many rows of the whole the next of them come.
+    part: Option<[usize; 3]>,
     threshold: u32,
     scale: f32,
 }
@@ -120,6 +178,10 @@ impl Mask {
     /// of counter `16 group + j`.
     #[inline(always)]
     pub(crate) fn factors<S: Simd>(&self, simd: S, row: usize, group: usize) -> [f32; GROUP] {
+        let row = match self.part {
+            None => row,
+            Some([first, together, of]) => row / together * of + first + row % together,
+        };
         const FIRST: [u32; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
         let mut factors = [0.0; GROUP];
         let splat = |value| simd.splat_u32s(value);

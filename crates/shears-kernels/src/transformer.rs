@@ -112,12 +112,13 @@ impl BlockSettings {
         EMBEDDING_SITE + 1 + 3 * self.index as u32 + which
     }
 
-    fn masks(&self) -> Option<Masks> {
+    /// Those for that many positions, of all texts together.
+    fn masks(&self, positions: usize) -> Option<Masks> {
         let dropout = self.dropout?;
         Some(Masks {
-            attention: dropout.mask(self.site(0)),
-            after_attention: dropout.mask(self.site(1)),
-            after_perceptron: dropout.mask(self.site(2)),
+            attention: dropout.mask(self.site(0), positions * self.heads),
+            after_attention: dropout.mask(self.site(1), positions),
+            after_perceptron: dropout.mask(self.site(2), positions),
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor};
-use shears_kernels::{Cell, RecurrentWeights, recurrent, recurrent_tokens};
+use shears_kernels::{Cell, Dropout, RecurrentWeights, recurrent, recurrent_tokens};
 
 use crate::config::{ModelConfig, Precision};
 use crate::language_model::{LanguageModel, Reading, State};
@@ -116,8 +116,9 @@ impl RecurrentModel {
     fn hidden_states(&self, tokens: Tensor<2, Int>, mut state: State) -> (Tensor<3>, State) {
         let [batch, time] = tokens.dims();
         let device = self.embedding.weight.val().device();
-        let dropped = state.dropout(self.dropout);
         // Time comes first inside the model, so that a step is contiguous.
+        let dropped = state.dropout(self.dropout);
+        let dropped = dropped.map(Dropout::with_time_first);
         let tokens = tokens.transpose(); // [time, batch]
         let mut hidden: Option<Tensor<3>> = None;
         let precision = self.precision.into();

@@ -37,7 +37,7 @@ impl Case {
             past,
             heads,
             width,
-            mask: dropout.map(|dropout| dropout.mask(3)),
+            mask: dropout.map(|dropout| dropout.mask(3, batch * heads * time)),
         };
         let hidden = heads * width;
         let scale = |values: Vec<f32>| values.into_iter().map(|x| 3.0 * x).collect();

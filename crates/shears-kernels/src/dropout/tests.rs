@@ -52,7 +52,7 @@ fn philox_gives_the_published_numbers() {
 
 fn keyed(key: [u32; 2], probability: f64) -> Dropout {
     Dropout {
-        key: DropoutKey(key),
+        key: DropoutKey::of(key),
         probability,
     }
 }
@@ -65,7 +65,7 @@ fn rows(cpu: Cpu, mask: Mask, first: usize, count: usize, width: usize) -> Vec<f
 
 #[test]
 fn masks_depend_on_key_site_and_place_and_on_nothing_else() {
-    let mask = keyed([1, 2], 0.3).mask(4);
+    let mask = keyed([1, 2], 0.3).mask(4, 900);
     let one = rows(Cpu::all()[0], mask, 0, 900, 77);
     for cpu in Cpu::all() {
         assert_eq!(rows(cpu, mask, 0, 900, 77), one, "{cpu:?}");
@@ -76,9 +76,9 @@ fn masks_depend_on_key_site_and_place_and_on_nothing_else() {
     }
     let cpu = Cpu::current();
     let others = [
-        keyed([2, 2], 0.3).mask(4),
-        keyed([1, 3], 0.3).mask(4),
-        keyed([1, 2], 0.3).mask(5),
+        keyed([2, 2], 0.3).mask(4, 900),
+        keyed([1, 3], 0.3).mask(4, 900),
+        keyed([1, 2], 0.3).mask(5, 900),
     ];
     for other in others {
         let other = rows(cpu, other, 0, 900, 77);
@@ -89,6 +89,29 @@ fn masks_depend_on_key_site_and_place_and_on_nothing_else() {
     }
 }
 
+/// Sequences that are computed by themselves have the masks of those that are computed together.
+#[test]
+fn a_part_of_a_batch_has_the_masks_of_the_whole() {
+    let (batch, time, width) = (6, 5, 70);
+    let device = Device::flex();
+    let ones = |sizes| Tensor::<3>::ones(sizes, &device);
+    for call in [dropout, dropout_plain] {
+        let whole = keyed([3, 8], 0.4);
+        let batch_first = call(ones([batch, time, width]), whole, 2);
+        let time_first = call(ones([time, batch, width]), whole.with_time_first(), 2);
+        for (first, count) in [(0, 2), (2, 1), (3, 3), (0, batch)] {
+            let key = whole.key.for_sequences(first, count, batch);
+            let part = Dropout { key, ..whole };
+            let found = call(ones([count, time, width]), part, 2);
+            let expected = batch_first.clone().narrow(0, first, count);
+            assert_eq!(read(&found), read(&expected), "{count} from {first}");
+            let found = call(ones([time, count, width]), part.with_time_first(), 2);
+            let expected = time_first.clone().narrow(1, first, count);
+            assert_eq!(read(&found), read(&expected), "{count} from {first}");
+        }
+    }
+}
+
 /// Within four standard deviations, of the whole and of every place in a group.
 #[test]
 fn the_share_that_is_kept_is_as_asked() {
@@ -96,7 +119,7 @@ fn the_share_that_is_kept_is_as_asked() {
         let count = 8192;
         let values = rows(
             Cpu::current(),
-            keyed([7, 7], probability).mask(0),
+            keyed([7, 7], probability).mask(0, 900),
             0,
             count,
             128,
@@ -140,7 +163,7 @@ fn the_keys_of_parts_differ_in_half_of_their_bits() {
     assert_ne!(parts[3], DropoutKey::of([2, 0]).part(3));
     assert_ne!(key.part(1).part(2), key.part(2).part(1));
     let bits = |[left, right]: [DropoutKey; 2]| -> u32 {
-        let words = left.0.iter().zip(right.0);
+        let words = left.words.iter().zip(right.words);
         words.map(|(left, right)| (left ^ right).count_ones()).sum()
     };
     let pairs = parts.windows(2).map(|pair| bits([pair[0], pair[1]]));

@@ -134,7 +134,7 @@ impl Call {
         };
         Call {
             sizes,
-            masks: settings.masks(),
+            masks: settings.masks(batch * time),
             precision: settings.precision,
             x: contiguous(x),
             parameters: parameters.map(contiguous, contiguous),

@@ -161,7 +161,7 @@ impl Case {
     fn fused(&self, cpu: Cpu) -> Vec<Vec<f32>> {
         let parameters = std::array::from_fn(|index| self.parameters[index].as_slice());
         let weights = BlockOf::from_array(parameters).map(Weight::F32, |vector| vector);
-        let masks = self.settings().masks();
+        let masks = self.settings().masks(self.sizes.batch * self.sizes.time);
         let pass = forward(cpu, self.sizes, &self.x, weights, masks);
         let left = (&*pass.qkv, pass.saved);
         let (x, parameters) = backward(
