@@ -1,5 +1,7 @@
 //! The batches of a plan: a pure function of the step.
 
+use std::ops::Range;
+
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use shears_data::{Batch, DataError, RandomWindows, StreamBatches, Tokens};
 use shears_model::Reading;
@@ -50,6 +52,20 @@ impl Batches {
             Batches::Streams(streams) => streams.batch_at(index),
             Batches::Windows(windows) => windows.batch_at(index),
         }
+    }
+}
+
+/// Some rows of a batch; the batch itself, if these are all.
+pub(crate) fn rows_of(batch: Batch, rows: &Range<usize>) -> Batch {
+    if *rows == (0..batch.batch) {
+        return batch;
+    }
+    let places = rows.start * batch.window..rows.end * batch.window;
+    Batch {
+        inputs: batch.inputs[places.clone()].to_vec(),
+        targets: batch.targets[places].to_vec(),
+        batch: rows.len(),
+        ..batch
     }
 }
 

@@ -74,6 +74,12 @@ pub enum TrainError {
         /// The last good checkpoint.
         checkpoint: Option<PathBuf>,
     },
+    /// The processes that train one model do not fit together any more. All of them find it.
+    #[error("{problem}")]
+    Ranks {
+        /// Which of them, and what is wrong.
+        problem: String,
+    },
     /// The log cannot be continued.
     #[error(transparent)]
     Log(RunError),
@@ -125,6 +131,12 @@ impl TrainError {
                 | TrainError::TooManySkips { .. }
                 | TrainError::Diverged { .. }
         )
+    }
+
+    /// Whether all processes that train one model have this error, because they made it of the same
+    /// numbers.
+    pub fn is_shared(&self) -> bool {
+        self.is_divergence() || matches!(self, TrainError::Ranks { .. })
     }
 
     /// For `map_err`: an I/O error with what was tried and where.

@@ -6,10 +6,12 @@
 
 mod batches;
 mod bench;
+mod carried;
 mod checkpoint;
 mod corpora;
 mod error;
 mod evaluate;
+mod exchange;
 mod memory;
 mod optimizer;
 mod plan;
@@ -33,6 +35,7 @@ pub use optimizer::{Optimizer, OptimizerKind, OptimizerSettings};
 pub use plan::{BelongsTo, Difference, Plan, PlanError, Preset, Section, Setting, compare_plans};
 pub use run::{RunFolder, header};
 pub use schedule::{Schedule, ScheduleKind};
+pub use shears_parallel::{Alone, Ranks};
 pub use tensors::{NamedTensor, header_problem, load_parameters, module_tensors};
 pub use train::{End, Observer, train};
-pub use trainer::{PhaseTimes, StepOutcome, Trainer};
+pub use trainer::{Exchanged, PhaseTimes, StepOutcome, Trainer};

@@ -159,6 +159,13 @@ settings! {
     /// Micro-batches whose gradients are averaged, then clipped once, for one update
     accumulate: usize { section: Batches, value: "N", default: 1, range: 1..=MANY as usize }
 
+    /// Groups of rows whose gradients are computed one by one and summed as a tree
+    ///
+    /// A power of two, no larger than the batch. The run has then the same bits for every number of
+    /// processes that divides it, such as 1, 2, 4 and 8 with 8; smaller groups take longer. With 1
+    /// a run of several processes has the same result up to rounding. docs/parallel.md has more.
+    shards: usize { section: Batches, value: "N", default: 1, range: 1..=1024 }
+
     /// Update rule
     ///
     /// PyTorch's formulas and defaults. AdamW decays matrices only, not biases and norms.

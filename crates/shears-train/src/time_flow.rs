@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use burn::tensor::{Int, Tensor};
 use shears_model::{LanguageModel, State, layer_of};
+use shears_parallel::Ranks;
 use shears_run::six_digits;
 
 /// Tokens that a gradient is followed back over, at most: each is a call of the model.
@@ -62,6 +63,33 @@ pub(crate) fn state_gradients<M: LanguageModel>(
         }
     }
     layers
+}
+
+/// The norms over all rows of a batch, of those over the rows of each rank, whose loss was the mean
+/// over `share` of the batch. An exchange.
+pub(crate) fn norms_over_all(
+    ranks: &dyn Ranks,
+    mut own: BTreeMap<String, Vec<Option<f64>>>,
+    share: f64,
+) -> BTreeMap<String, Vec<Option<f64>>> {
+    if ranks.size() == 1 {
+        return own;
+    }
+    let values = own.values().flatten();
+    let squares = values.map(|norm| (norm.unwrap_or(f64::NAN) * share).powi(2));
+    let bytes: Vec<u8> = squares.flat_map(f64::to_le_bytes).collect();
+    let all = ranks.gather(&bytes);
+    for (index, norm) in own.values_mut().flatten().enumerate() {
+        let square = |bytes: &Vec<u8>| {
+            let (words, _) = bytes.as_chunks();
+            words
+                .get(index)
+                .map_or(f64::NAN, |word| f64::from_le_bytes(*word))
+        };
+        let norm_of_all = all.iter().map(square).sum::<f64>().sqrt();
+        *norm = Some(six_digits(norm_of_all)).filter(|norm| norm.is_finite());
+    }
+    own
 }
 
 #[cfg(test)]

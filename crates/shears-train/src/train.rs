@@ -9,6 +9,7 @@ use std::time::{Instant, SystemTime};
 use burn::tensor::Device;
 use gradclip::{ClipAction, SkipReason};
 use shears_model::{LanguageModel, parameters};
+use shears_parallel::agree;
 use shears_run::{ClipEvent, EndReason, Event, EventLog, Resume, StepEvent};
 
 use crate::TrainError;
@@ -71,17 +72,22 @@ impl From<End> for EndReason {
 }
 
 /// Trains until the plan is fulfilled, and leaves the last state in a checkpoint.
-pub fn train<M: LanguageModel, O: Observer>(
+///
+/// Of several ranks ([`Trainer::with_ranks`]) all call it, and the first one alone has the folder.
+/// What happens is decided by all of them; that one writes it down.
+pub fn train<'a, M: LanguageModel, O: Observer>(
     trainer: &mut Trainer<M>,
-    run: &RunFolder,
+    run: impl Into<Option<&'a RunFolder>>,
     corpora: &Corpora,
     device: &Device,
     observer: &mut O,
 ) -> Result<End, TrainError> {
     let header = header(trainer.plan(), &parameters(trainer.model()));
     let Progress { step, pending, .. } = trainer.progress;
-    let log = EventLog::open_after(&run.events_path(), step, pending, &header)?;
-    if let Some(warning) = log.warning() {
+    let run = run.into();
+    let open = |run: &RunFolder| EventLog::open_after(&run.events_path(), step, pending, &header);
+    let log = run.map(open).transpose()?;
+    if let Some(warning) = log.as_ref().and_then(EventLog::warning) {
         observer.warning(warning);
     }
     let mut session = Session {
@@ -92,6 +98,7 @@ pub fn train<M: LanguageModel, O: Observer>(
         device: device.clone().without_autodiff(),
         observer,
         log,
+        asked_to_stop: false,
     };
     let end = session.note_resume().and_then(|()| session.take_steps());
     let step = session.trainer.progress.step;
@@ -100,7 +107,7 @@ pub fn train<M: LanguageModel, O: Observer>(
         Err(error) if error.is_divergence() => (EndReason::Diverged, Some(error.to_string())),
         Err(error) => (EndReason::Failed, Some(error.to_string())),
     };
-    let written = session.log.append(&Event::End { step, how, message });
+    let written = session.write(&Event::End { step, how, message });
     // What went wrong first is what the user has to know.
     let end = end?;
     written?;
@@ -114,12 +121,15 @@ const UPDATES_WEIGHED_EVERY: u64 = 10;
 struct Session<'a, M: LanguageModel, O: Observer> {
     plan: Plan,
     trainer: &'a mut Trainer<M>,
-    run: &'a RunFolder,
+    /// Of the first rank alone, and so is the log.
+    run: Option<&'a RunFolder>,
     corpora: &'a Corpora,
     /// Where the model is evaluated, outside automatic differentiation.
     device: Device,
     observer: &'a mut O,
-    log: EventLog,
+    log: Option<EventLog>,
+    /// Whether a rank was asked to save and stop before the last step, as all of them know.
+    asked_to_stop: bool,
 }
 
 /// What is to be done after a step.
@@ -158,22 +168,25 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
     fn note_resume(&mut self) -> Result<(), TrainError> {
         let Progress { step, pending, .. } = self.trainer.progress;
         let is_over = step >= self.plan.steps || self.is_out_of_patience();
-        let goes_on = step > 0 || self.run.is_resumed();
+        let (Some(run), Some(log)) = (self.run, &mut self.log) else {
+            return Ok(());
+        };
+        let goes_on = step > 0 || run.is_resumed();
         if !goes_on || (is_over && !pending) {
             return Ok(());
         }
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let from = self.run.checkpoints().path(step);
+        let from = run.checkpoints().path(step);
         let name = from
             .file_name()
             .map(|name| name.to_string_lossy().to_string());
-        self.log.append(&Event::Resume(Resume {
+        log.append(&Event::Resume(Resume {
             step,
             time: since.map_or(0, |since| since.as_secs()),
             version: env!("CARGO_PKG_VERSION").to_string(),
             checkpoint: name.filter(|_| step > 0),
         }))?;
-        Ok(self.log.append_changes(step, &self.plan.changes)?)
+        Ok(log.append_changes(step, &self.plan.changes)?)
     }
 
     /// The steps themselves, with all that is due between them.
@@ -211,13 +224,15 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
     /// sound; one that left out an outlier is not in trouble.
     fn take_step(&mut self) -> Result<bool, TrainError> {
         let started = Instant::now();
+        self.trainer.tell_to_stop(self.observer.wants_to_stop());
         let outcome = match self.trainer.step() {
             Err(error) => return Err(self.refused(error)?),
             Ok(outcome) => outcome,
         };
+        self.asked_to_stop = outcome.exchanged.is_some_and(|exchanged| exchanged.stop);
         let step = self.trainer.progress.step;
         let event = step_event(step, &outcome, self.plan.tokens_per_step(), started);
-        self.log.append(&Event::Step(event.clone()))?;
+        self.write(&Event::Step(event.clone()))?;
         self.observer.step(&event);
         if self.trainer.progress.consecutive_skips >= self.plan.max_skips {
             return Err(too_many_skips(self.trainer, self.run, &outcome));
@@ -246,7 +261,7 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
                 clip: ClipEvent::refused(tensors),
                 update_ratios: BTreeMap::new(),
             };
-            self.log.append(&Event::Step(event.clone()))?;
+            self.write(&Event::Step(event.clone()))?;
             self.observer.step(&event);
         }
         Ok(error)
@@ -261,7 +276,7 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
         let step = self.trainer.progress.step;
         let due = Due::after(step, &self.plan);
         let saving = due.save && (sound || step == self.plan.steps);
-        if self.observer.wants_to_stop() {
+        if self.is_to_stop() {
             return self.stop().map(Some);
         }
         if saving && due.takes_long() {
@@ -280,10 +295,10 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
         }
         let ending = step == self.plan.steps || self.is_out_of_patience();
         // Before the checkpoint, so that a run that goes on from there has it.
-        if due.sample && !ending {
+        if due.sample && !ending && self.run.is_some() {
             let text = self.observer.sample(step, &self.trainer.model().valid());
             if let Some(text) = text {
-                self.log.append(&Event::Sample { step, text })?;
+                self.write(&Event::Sample { step, text })?;
             }
         }
         self.trainer.progress.pending = false;
@@ -291,6 +306,21 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
             self.save_and_retain()?;
         }
         Ok(None)
+    }
+
+    /// Whether somebody has asked for the end. One rank must not decide that for itself.
+    fn is_to_stop(&self) -> bool {
+        match self.trainer.ranks().size() {
+            1 => self.observer.wants_to_stop(),
+            _ => self.asked_to_stop,
+        }
+    }
+
+    fn write(&mut self, event: &Event) -> Result<(), TrainError> {
+        match &mut self.log {
+            Some(log) => Ok(log.append(event)?),
+            None => Ok(()),
+        }
     }
 
     fn stop(&mut self) -> Result<End, TrainError> {
@@ -319,7 +349,7 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
             return Ok(None);
         };
         let improved = note_evaluation(self.trainer, &compared);
-        self.log.append(&Event::Evaluation {
+        self.write(&Event::Evaluation {
             step,
             val_loss: evaluation.val_loss,
             bits_per_char: evaluation.bits_per_char,
@@ -341,7 +371,7 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
         let share = tokens.len() as f64 / all.max(1) as f64;
         let characters = (corpora.validation_characters as f64 * share).round() as usize;
         let observer = &mut *self.observer;
-        Ok(evaluate(
+        let evaluation = evaluate(
             &self.trainer.model().valid(),
             &tokens,
             characters,
@@ -354,7 +384,10 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
                     false => ControlFlow::Continue(()),
                 }
             },
-        )?)
+        )?;
+        // Where one of them has stopped, the others must not go on without it.
+        let all_have_it = agree(&**self.trainer.ranks(), evaluation.is_some());
+        Ok(evaluation.filter(|_| all_have_it))
     }
 
     /// Writes how far gradients reach back in time, if the model carries a state.
@@ -363,25 +396,36 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
         let layers = self.trainer.state_gradients();
         if !layers.is_empty() {
             self.observer.state_gradients(step, &layers);
-            self.log.append(&Event::StateGradients { step, layers })?;
+            self.write(&Event::StateGradients { step, layers })?;
         }
         Ok(())
     }
 
-    fn save(&mut self) -> Result<PathBuf, TrainError> {
+    /// Writes a checkpoint; gives its folder to the rank that has one.
+    fn save(&mut self) -> Result<Option<PathBuf>, TrainError> {
+        let Some(run) = self.run else {
+            // What the rows of this rank carry goes into that of the first one.
+            self.trainer.carried_by_all();
+            self.check_weights(&module_tensors(self.trainer.model()))?;
+            return Ok(None);
+        };
         let checkpoint = self.trainer.checkpoint();
         self.check_weights(&checkpoint.model)?;
-        // A run that goes on from the checkpoint must find the steps before it in its log.
-        self.log.sync()?;
-        self.run.checkpoints().save(&checkpoint)
+        if let Some(log) = &mut self.log {
+            // A run that goes on from the checkpoint must find the steps before it in its log.
+            log.sync()?;
+        }
+        run.checkpoints().save(&checkpoint).map(Some)
     }
 
     fn save_and_retain(&mut self) -> Result<(), TrainError> {
         let path = self.save()?;
-        for warning in self.run.checkpoints().retain(self.plan.keep)? {
-            self.observer.warning(&warning);
+        if let (Some(run), Some(path)) = (self.run, path) {
+            for warning in run.checkpoints().retain(self.plan.keep)? {
+                self.observer.warning(&warning);
+            }
+            self.observer.saved(self.trainer.progress.step, &path);
         }
-        self.observer.saved(self.trainer.progress.step, &path);
         Ok(())
     }
 
@@ -395,14 +439,17 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
 
     fn diverged(&self, what: &str) -> TrainError {
         let step = self.trainer.progress.step;
-        let store = self.run.checkpoints();
-        let mut checkpoints = store.list().unwrap_or_default();
-        // One of this step was saved before its evaluation, and is not good.
-        checkpoints.retain(|checkpoint| *checkpoint != store.path(step));
+        let last_before = |run: &RunFolder| {
+            let store = run.checkpoints();
+            let mut checkpoints = store.list().unwrap_or_default();
+            // One of this step was saved before its evaluation, and is not good.
+            checkpoints.retain(|checkpoint| *checkpoint != store.path(step));
+            checkpoints.pop()
+        };
         TrainError::Diverged {
             step,
             what: what.to_string(),
-            checkpoint: checkpoints.pop(),
+            checkpoint: self.run.and_then(last_before),
         }
     }
 }
@@ -435,14 +482,14 @@ fn note_evaluation<M: LanguageModel>(trainer: &mut Trainer<M>, evaluation: &Eval
 
 fn too_many_skips<M: LanguageModel>(
     trainer: &Trainer<M>,
-    run: &RunFolder,
+    run: Option<&RunFolder>,
     outcome: &StepOutcome,
 ) -> TrainError {
     TrainError::TooManySkips {
         step: trainer.progress.step,
         skips: trainer.progress.consecutive_skips,
         tensor: outcome.report.first_non_finite.clone().unwrap_or_default(),
-        checkpoint: last_checkpoint(run),
+        checkpoint: run.and_then(last_checkpoint),
     }
 }
 

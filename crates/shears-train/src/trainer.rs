@@ -4,6 +4,9 @@
 //!
 //! - Collected: `ModuleGradients::collect` in `Trainer::accumulate`, by name, without a copy on the
 //!   CPU.
+//! - Exchanged: `Trainer::exchange`. Every rank has computed its rows of the batch; their sums are
+//!   added up over all ranks, once a step, and divided once. All decisions after it are made from
+//!   numbers that all ranks have, so that they are the same in all of them.
 //! - Measured: `Clipper::clip_deferred` in `Trainer::step`. The sums are those of
 //!   `shears_kernels::scan`, which `new_clipper` hands to the clipper.
 //! - Judged: by the same call. The rules of the policy turn the measures into one factor for each
@@ -14,21 +17,30 @@
 //!   multiplies, and the update is composed of Burn's operations (`optimizer.rs`, `Rule`).
 //! - Reported: `StepOutcome::report`, which `train.rs` writes to the log.
 
+mod restore;
+
 use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use burn::tensor::{Device, Tensor};
-use gradclip::{Accumulated, AdamClipping, ClipReport, Clipper, Outcome, SkipReason, Unscaled};
+use burn::tensor::Device;
+use gradclip::{
+    Accumulated, AdamClipping, ClipReport, Clipper, Elements, Outcome, SkipReason, Unscaled,
+};
 use gradclip_burn::{ClippedGradients, ModuleGradients};
 use shears_model::{DropoutKey, LanguageModel, Reading, State};
+use shears_parallel::{Alone, Ranks, Tree};
 
-use crate::batches::{Batches, to_tensors};
+use crate::batches::{Batches, rows_of, to_tensors};
+use crate::carried::{joined, part_of, rows_of_all};
 use crate::checkpoint::{Checkpoint, Progress};
-use crate::error::{RestoreError, TrainError};
+use crate::error::TrainError;
+use crate::exchange::{Record, Records, Share, compares_at, hash_of};
 use crate::optimizer::Optimizer;
-use crate::plan::Plan;
-use crate::tensors::{NamedTensor, brief, load_parameters, module_tensors};
-use crate::time_flow::state_gradients;
+use crate::plan::{Plan, PlanError};
+use crate::tensors::{NamedTensor, module_tensors};
+use crate::time_flow::{norms_over_all, state_gradients};
 use crate::weights::Weights;
 
 /// A model in training, with everything that a step changes.
@@ -41,8 +53,12 @@ pub struct Trainer<M: LanguageModel> {
     optimizer: Optimizer,
     clipper: Clipper,
     batches: Batches,
-    /// What a recurrent model carries from window to window.
+    ranks: Arc<dyn Ranks>,
+    share: Share,
+    /// What a recurrent model carries from window to window, of the rows of this rank.
     carried: State,
+    /// Whether this rank was asked to save and stop.
+    stop: bool,
     /// Where the run stands; the run's loop writes the evaluation's part.
     pub(crate) progress: Progress,
 }
@@ -70,6 +86,8 @@ pub struct PhaseTimes {
     pub forward: Duration,
     /// The backward pass, and collecting the gradients for the clipper.
     pub backward: Duration,
+    /// Telling the other ranks, waiting for them, and summing over all of them.
+    pub exchange: Duration,
     /// Measuring and deciding, and scaling where the optimizer does not do it.
     pub clip: Duration,
     /// The optimizer.
@@ -79,7 +97,7 @@ pub struct PhaseTimes {
 impl PhaseTimes {
     /// All of them.
     pub(crate) fn total(&self) -> Duration {
-        self.forward + self.backward + self.clip + self.update
+        self.forward + self.backward + self.exchange + self.clip + self.update
     }
 }
 
@@ -96,6 +114,29 @@ pub struct StepOutcome {
     pub update_ratios: BTreeMap<String, f64>,
     /// Where the time went.
     pub times: PhaseTimes,
+    /// What the exchange with other ranks found, if there are any.
+    pub exchanged: Option<Exchanged>,
+}
+
+/// What a step found when the ranks met, the same in all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exchanged {
+    /// Whether any of them was asked to save and stop.
+    pub stop: bool,
+    /// Bytes of gradients that each rank gave.
+    pub bytes: u64,
+    /// The rank whose forward and backward passes took longest.
+    pub slowest: usize,
+    /// How much longer they took than those of the quickest.
+    pub waited: Duration,
+}
+
+/// What the micro-batches of a step gave in one rank.
+struct Local {
+    gradients: Accumulated<ModuleGradients>,
+    /// The sum that belongs to the terms of the gradients.
+    loss: f64,
+    carried: State,
 }
 
 impl<M: LanguageModel> Trainer<M> {
@@ -104,13 +145,47 @@ impl<M: LanguageModel> Trainer<M> {
         Trainer {
             optimizer: new_optimizer(&plan),
             clipper: new_clipper(&plan, &model, threads),
+            ranks: Arc::new(Alone),
+            share: Share::alone(plan.batch, plan.shards),
             plan,
             device: device.clone(),
             model: Some(model),
             batches,
             carried: State::default(),
+            stop: false,
             progress: Progress::default(),
         }
+    }
+
+    /// Trains together with other ranks, each of which has a trainer of the same plan, model and
+    /// batches: this one computes its rows of each batch. Before [`Trainer::restore`].
+    ///
+    /// From here on [`Trainer::step`] and [`Trainer::checkpoint`] are exchanges: all ranks call
+    /// them, in the same order.
+    ///
+    /// # Errors
+    ///
+    /// If the batch has fewer rows than there are ranks.
+    pub fn with_ranks(mut self, ranks: Arc<dyn Ranks>) -> Result<Self, TrainError> {
+        let share = Share::of(
+            self.plan.batch,
+            self.plan.shards,
+            ranks.rank(),
+            ranks.size(),
+        );
+        self.share = share.map_err(|problem| PlanError::about("batch", problem))?;
+        self.ranks = ranks;
+        Ok(self)
+    }
+
+    /// The ranks that train the model.
+    pub fn ranks(&self) -> &Arc<dyn Ranks> {
+        &self.ranks
+    }
+
+    /// Tells the other ranks in the next step that this one was asked to save and stop.
+    pub fn tell_to_stop(&mut self, stop: bool) {
+        self.stop = stop;
     }
 
     /// The model as it is.
@@ -140,7 +215,10 @@ impl<M: LanguageModel> Trainer<M> {
     /// schedule, clipper and carried state keep their bits.
     pub fn step(&mut self) -> Result<StepOutcome, TrainError> {
         let mut times = PhaseTimes::default();
-        let (loss, gradients, carried) = self.accumulate(&mut times)?;
+        let local = self.accumulate(&mut times)?;
+        let (loss, gradients, exchanged) =
+            self.exchange(local.loss, local.gradients, &mut times)?;
+        let carried = local.carried;
 
         let clip_started = Instant::now();
         let outcome = self
@@ -191,6 +269,7 @@ impl<M: LanguageModel> Trainer<M> {
             report,
             update_ratios,
             times,
+            exchanged,
         })
     }
 
@@ -202,41 +281,71 @@ impl<M: LanguageModel> Trainer<M> {
         all.any(|index| self.batches.at(index).starts_stream)
     }
 
-    /// The averaged loss and gradients of the step's micro-batches, and the state after them.
-    fn accumulate(
+    /// The summed loss and gradients of the step's micro-batches, and the state after them: those
+    /// of each group of rows by themselves, summed as a tree.
+    fn accumulate(&self, times: &mut PhaseTimes) -> Result<Local, TrainError> {
+        let mut tree = Tree::default();
+        let mut carried = Vec::new();
+        let mut merge = |mut left: (Accumulated<_>, f64), right: (Accumulated<_>, f64)| {
+            left.0.merge(right.0);
+            (left.0, left.1 + right.1)
+        };
+        for rows in &self.share.groups {
+            let local = self.accumulate_rows(rows, times)?;
+            tree.push((local.gradients, local.loss), &mut merge);
+            carried.push(local.carried);
+        }
+        let sum = tree.finish(&mut merge);
+        let (gradients, loss) = sum.expect("a rank has at least one group of rows");
+        Ok(Local {
+            gradients,
+            loss,
+            carried: joined(carried),
+        })
+    }
+
+    /// The same of one group of rows.
+    fn accumulate_rows(
         &self,
+        rows: &Range<usize>,
         times: &mut PhaseTimes,
-    ) -> Result<(f64, Unscaled<ModuleGradients>, State), TrainError> {
+    ) -> Result<Local, TrainError> {
         let micro_batches = self.plan.accumulate as u64;
-        let mut carried = self.carried.clone();
+        let mut carried = self.carried_of(rows);
         let mut total_loss = 0.0;
         let mut sum: Option<Accumulated<ModuleGradients>> = None;
         for micro in 0..micro_batches {
             let index = self.progress.step * micro_batches + micro;
-            let batch = self.batches.at(index);
+            let batch = rows_of(self.batches.at(index), rows);
             if batch.starts_stream {
                 carried = State::default();
             }
-            carried.dropout = Some(self.dropout_key(micro));
+            carried.dropout = Some(self.dropout_key(micro, rows));
+            // Means of as many tokens each are summed as they are; others become sums first.
+            let terms = match self.share.is_even {
+                true => 1,
+                false => batch.targets.len() as u64,
+            };
             let (inputs, targets) = to_tensors(&batch, &self.device);
 
             let forward_started = Instant::now();
             let (loss, after) = self.model().loss(inputs, targets, carried);
-            total_loss += f64::from(
-                loss.clone()
-                    .into_data()
-                    .iter::<f32>()
-                    .next()
-                    .unwrap_or(f32::NAN),
-            );
+            let mean = loss.clone().into_data();
+            let mean = mean.iter::<f32>().next().unwrap_or(f32::NAN);
+            total_loss += f64::from(mean) * terms as f64;
             times.forward += forward_started.elapsed();
 
             let backward_started = Instant::now();
             let policy = self.clipper.policy();
+            let loss = match terms {
+                1 => loss,
+                terms => loss * terms as f64,
+            };
             let gradients = ModuleGradients::collect(loss.backward(), self.model(), policy)?;
+            let gradients = Accumulated::of_sum(gradients, terms);
             match &mut sum {
-                Some(sum) => sum.add(gradients),
-                None => sum = Some(Accumulated::new(gradients)),
+                Some(sum) => sum.merge(gradients),
+                None => sum = Some(gradients),
             }
             times.backward += backward_started.elapsed();
             carried = match self.model().reading() {
@@ -244,9 +353,71 @@ impl<M: LanguageModel> Trainer<M> {
                 Reading::Windows { .. } => State::default(),
             };
         }
-        let sum = sum.expect("a plan has at least one micro-batch a step");
-        let mean = sum.in_one_process().without_loss_scale();
-        Ok((total_loss / micro_batches as f64, mean, carried))
+        Ok(Local {
+            gradients: sum.expect("a plan has at least one micro-batch a step"),
+            loss: total_loss,
+            carried,
+        })
+    }
+
+    /// From the sums of this rank to the mean over all: one exchange a step, whatever `accumulate`
+    /// is. What a rank has to say comes first, and then the gradients.
+    fn exchange(
+        &self,
+        loss: f64,
+        gradients: Accumulated<ModuleGradients>,
+        times: &mut PhaseTimes,
+    ) -> Result<(f64, Unscaled<ModuleGradients>, Option<Exchanged>), TrainError> {
+        let terms = gradients.terms();
+        if self.ranks.size() == 1 {
+            let mean = gradients.in_one_process().without_loss_scale();
+            return Ok((loss / terms as f64, mean, None));
+        }
+        let started = Instant::now();
+        let step = self.progress.step;
+        let learned = match compares_at(step) {
+            true => hash_of(&module_tensors(self.model()), &self.clipper.state()),
+            false => 0,
+        };
+        let own = Record {
+            step,
+            terms,
+            loss,
+            computed: times.forward + times.backward,
+            stop: self.stop,
+            learned,
+        };
+        let records = Records::gather(&*self.ranks, own)?;
+        let mut bytes = 0;
+        let reduced = gradients.reduce(records.terms(), |elements| match elements {
+            Elements::F32(values) => {
+                bytes += size_of_val(&**values) as u64;
+                self.ranks.sum(values);
+                Ok(())
+            }
+            _ => Err(TrainError::Ranks {
+                problem: "gradients that are not f32 cannot be exchanged".to_string(),
+            }),
+        })?;
+        times.exchange += started.elapsed();
+        let (slowest, waited) = records.slowest();
+        let exchanged = Exchanged {
+            stop: records.stop(),
+            bytes,
+            slowest,
+            waited,
+        };
+        Ok((
+            records.loss(),
+            reduced.without_loss_scale(),
+            Some(exchanged),
+        ))
+    }
+
+    /// What was carried of some of this rank's rows.
+    fn carried_of(&self, rows: &Range<usize>) -> State {
+        let own = self.share.rows();
+        part_of(&self.carried, rows.start - own.start, rows.len(), own.len())
     }
 
     /// How far gradients reach back in time: at the weights as they are, over the next batch. For
@@ -257,34 +428,44 @@ impl<M: LanguageModel> Trainer<M> {
             return BTreeMap::new();
         };
         let index = self.progress.step * self.plan.accumulate as u64;
-        let batch = self.batches.at(index);
+        let rows = self.share.rows();
+        let batch = rows_of(self.batches.at(index), &rows);
         let mut carried = match batch.starts_stream {
             true => State::default(),
             false => self.carried.clone(),
         };
-        carried.dropout = Some(self.dropout_key(0));
+        carried.dropout = Some(self.dropout_key(0, &rows));
         let (inputs, targets) = to_tensors(&batch, &self.device);
-        state_gradients(self.model(), &inputs, &targets, carried)
+        let own = state_gradients(self.model(), &inputs, &targets, carried);
+        let share = rows.len() as f64 / self.plan.batch as f64;
+        norms_over_all(&*self.ranks, own, share)
     }
 
     /// What the masks of a micro-batch of the next step are drawn from: seed and place alone, so
     /// that a resumed run draws the same, whatever else the process does.
-    fn dropout_key(&self, micro: u64) -> DropoutKey {
+    /// Each row of a batch has the same masks, whatever other rows are computed with it.
+    fn dropout_key(&self, micro: u64, rows: &Range<usize>) -> DropoutKey {
         let seed = self.plan.seed;
         let key = DropoutKey::of([seed as u32, (seed >> 32) as u32]);
-        key.part(self.progress.step).part(micro)
+        let key = key.part(self.progress.step).part(micro);
+        key.for_sequences(rows.start, rows.len(), self.plan.batch)
     }
 
-    /// All that a resumed run needs.
-    pub fn checkpoint(&self) -> Checkpoint {
-        let carried = self
-            .carried
-            .tensors
-            .iter()
-            .map(|(name, tensor)| NamedTensor {
+    /// What all ranks carry: of every row of the batch. An exchange.
+    pub(crate) fn carried_by_all(&self) -> Vec<NamedTensor> {
+        let tensors = self.carried.tensors.iter();
+        let tensors = tensors.map(|(name, tensor)| {
+            let data = tensor.clone().without_autodiff().into_data();
+            NamedTensor {
                 name: name.clone(),
-                data: tensor.clone().without_autodiff().into_data(),
-            });
+                data: rows_of_all(&*self.ranks, data),
+            }
+        });
+        tensors.collect()
+    }
+
+    /// All that a resumed run needs, with any number of ranks.
+    pub fn checkpoint(&self) -> Checkpoint {
         let progress = Progress {
             position: self.carried.position,
             ..self.progress.clone()
@@ -295,94 +476,7 @@ impl<M: LanguageModel> Trainer<M> {
             clipper: self.clipper.state(),
             model: module_tensors(self.model()),
             optimizer: self.optimizer.tensors(),
-            carried: carried.collect(),
-        }
-    }
-
-    /// Goes to where a checkpoint was taken.
-    pub fn restore(mut self, checkpoint: Checkpoint) -> Result<Self, TrainError> {
-        let model = self.model.take().expect(ONLY_AN_UPDATE_TAKES_IT);
-        let refuse = |path: &str, problem: String| RestoreError {
-            path: path.into(),
-            problem,
-            newer: false,
-        };
-        let loaded = load_parameters(model, checkpoint.model)
-            .map_err(|problem| refuse("model.safetensors", problem))?;
-        self.model = Some(loaded);
-        // What another policy has learned means nothing to this one.
-        if checkpoint.plan.clip.to_string() == self.plan.clip.to_string() {
-            self.clipper
-                .restore(&checkpoint.clipper)
-                .map_err(|error| refuse("state.json", error.to_string()))?;
-        }
-        let updated = checkpoint.progress.updates > 0;
-        self.check_moments(&checkpoint.optimizer, updated)
-            .map_err(|problem| refuse("optimizer.safetensors", problem))?;
-        self.check_carried(&checkpoint.carried)
-            .map_err(|problem| refuse("carried.safetensors", problem))?;
-        let plain = self.device.clone().without_autodiff();
-        self.optimizer
-            .restore(checkpoint.optimizer, checkpoint.progress.updates, &plain);
-        let tensors = checkpoint.carried.into_iter();
-        let tensors = tensors.map(|t| (t.name, Tensor::from_data(t.data, &self.device)));
-        self.carried = State {
-            tensors: tensors.collect(),
-            position: checkpoint.progress.position,
-            dropout: None,
-        };
-        self.progress = checkpoint.progress;
-        if checkpoint.plan.eval_tokens != self.plan.eval_tokens {
-            // Losses on other tokens are not compared.
-            self.progress.best_val_loss = None;
-            self.progress.stale_evaluations = 0;
-        }
-        Ok(self)
-    }
-
-    /// Refuses moments that are not those of the parameters; before the first update there are
-    /// none.
-    fn check_moments(&self, moments: &[NamedTensor], updated: bool) -> Result<(), String> {
-        let parts = self.plan.optimizer.moments();
-        let mut wanted = BTreeMap::new();
-        for parameter in shears_model::parameters(self.model()) {
-            for part in parts {
-                wanted.insert(format!("{}.{part}", parameter.name), parameter.elements());
-            }
-        }
-        for moment in moments {
-            if wanted.remove(&moment.name) != Some(moment.data.num_elements()) {
-                return Err(format!("`{}` does not fit the model", brief(&moment.name)));
-            }
-        }
-        match wanted.keys().next() {
-            Some(missing) if updated => Err(format!("`{missing}` is missing")),
-            _ => Ok(()),
-        }
-    }
-
-    /// Refuses a carried state that the model would not have left.
-    fn check_carried(&self, carried: &[NamedTensor]) -> Result<(), String> {
-        if carried.is_empty() {
-            return Ok(());
-        }
-        let plain = self.device.clone().without_autodiff();
-        let wanted = match self.model().reading() {
-            Reading::Windows { .. } => BTreeMap::new(),
-            Reading::Streams => {
-                let token = Tensor::zeros([self.plan.batch, 1], &plain);
-                let (_, state) = self.model().valid().forward(token, State::default());
-                state.tensors
-            }
-        };
-        let shape = |name: &str| wanted.get(name).map(|tensor| tensor.dims().to_vec());
-        let differing = carried
-            .iter()
-            .find(|tensor| shape(&tensor.name) != Some(tensor.data.shape().to_vec()));
-        match differing {
-            Some(tensor) => Err(format!("`{}` does not fit the model", brief(&tensor.name))),
-            None if carried.len() != wanted.len() => Err("a layer's state is missing".to_string()),
-            None => Ok(()),
+            carried: self.carried_by_all(),
         }
     }
 }

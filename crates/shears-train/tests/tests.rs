@@ -11,5 +11,6 @@ mod fuzzing;
 mod going_on;
 mod golden;
 mod golden_file;
+mod ranks;
 mod tiny;
 mod trainer;

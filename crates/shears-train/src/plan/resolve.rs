@@ -132,6 +132,13 @@ impl Plan {
         if self.text.len() > 1 && self.reads_standard_input() {
             return refused("text", "`-` cannot be combined with files".to_string());
         }
+        if !self.shards.is_power_of_two() || self.shards > self.batch {
+            let (shards, batch) = (self.shards, self.batch);
+            let message = format!(
+                "shards is {shards}; it must be a power of two that is not above batch, {batch}"
+            );
+            return refused("shards", message);
+        }
         if self.device != "cpu" {
             let device = &self.device;
             let message = format!("device `{device}` is not in this build; the devices are: cpu");

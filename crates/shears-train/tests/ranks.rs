@@ -1,0 +1,461 @@
+//! What training with several ranks promises: the run of one process, up to rounding with any
+//! number of them, and bit for bit where they divide `shards`.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::tiny::{self, New, bits, device, plan, trainer};
+use burn::tensor::TensorData;
+use gradclip::ClipAction;
+use shears_model::{Architecture, LanguageModel, RecurrentModel, Transformer, gru, lstm, rnn};
+use shears_parallel::{Alone, Ranks, Threads};
+use shears_run::{Event, StepEvent};
+use shears_train::{
+    Checkpoint, CheckpointStore, Corpora, End, Evaluation, Observer, Plan, RunFolder, TrainError,
+    Trainer, train,
+};
+
+/// Losses, and the state at the end, of each rank.
+type Found = Vec<(Vec<f64>, Checkpoint)>;
+
+fn run_of<M: LanguageModel>(new: New<M>, plan: &Plan, ranks: usize, steps: usize) -> Found {
+    Threads::run(ranks, |rank| {
+        let mut trainer = trainer(new, plan).with_ranks(Arc::new(rank)).unwrap();
+        let losses = (0..steps).map(|_| trainer.step().unwrap().loss).collect();
+        (losses, trainer.checkpoint())
+    })
+}
+
+fn of_plan(plan: &Plan, ranks: usize, steps: usize) -> Found {
+    match plan.model {
+        Architecture::Rnn => run_of::<RecurrentModel>(rnn, plan, ranks, steps),
+        Architecture::Lstm => run_of::<RecurrentModel>(lstm, plan, ranks, steps),
+        Architecture::Gru => run_of::<RecurrentModel>(gru, plan, ranks, steps),
+        Architecture::Transformer => run_of::<Transformer>(Transformer::new, plan, ranks, steps),
+    }
+}
+
+/// All ranks have the same state; gives that of the first, as bits and with its losses.
+fn agreed(found: Found) -> (Vec<f64>, Checkpoint) {
+    let states: Vec<_> = found.iter().map(|(_, state)| bits(state)).collect();
+    assert!(states.iter().all(|state| *state == states[0]));
+    assert!(found.iter().all(|(losses, state)| {
+        let bits = |losses: &[f64]| losses.iter().map(|loss| loss.to_bits()).collect::<Vec<_>>();
+        bits(losses) == bits(&found[0].0) && state.clipper == found[0].1.clipper
+    }));
+    found.into_iter().next().unwrap()
+}
+
+const STEPS: usize = 5;
+
+/// Rules of every kind, and how dropout, batches and micro-batches come together.
+fn plans(shards: usize) -> Vec<Plan> {
+    let clips = [
+        "global-norm:0.5,p=1",
+        "global-norm:0.5",
+        "global-norm:0.05,p=inf",
+        "value:0.01",
+        "zclip",
+        "autoclip:10",
+        "adagc",
+        "skip+global-norm:0.5",
+        "agc:0.01",
+        "none",
+    ];
+    let mut plans = Vec::new();
+    for &architecture in Architecture::ALL {
+        for (index, clip) in clips.into_iter().enumerate() {
+            plans.push(Plan {
+                clip: clip.parse().unwrap(),
+                batch: [8, 16, 11][index % 3],
+                accumulate: 1 + index % 2,
+                dropout: [0.0, 0.3][(index / 2) % 2],
+                shards,
+                ..plan(architecture)
+            });
+        }
+    }
+    plans
+}
+
+#[test]
+fn ranks_that_divide_the_shards_have_the_bits_of_one_process() {
+    for plan in plans(8) {
+        let (losses, one) = agreed(of_plan(&plan, 1, STEPS));
+        for ranks in [2, 4, 8] {
+            let (found, state) = agreed(of_plan(&plan, ranks, STEPS));
+            let what = format!("{} {} with {ranks} ranks", plan.model, plan.clip);
+            assert_eq!(found, losses, "{what}");
+            assert!(bits(&state) == bits(&one), "{what}");
+            assert_eq!(state.clipper, one.clipper, "{what}");
+            assert_eq!(state.progress, one.progress, "{what}");
+        }
+    }
+}
+
+/// The largest difference of two states, as a share of the largest element of a tensor.
+fn distance(left: &Checkpoint, right: &Checkpoint) -> f64 {
+    let mut largest = 0.0_f64;
+    for (left, right) in left.model.iter().zip(&right.model) {
+        let values = |data: &TensorData| data.iter::<f64>().collect::<Vec<f64>>();
+        let (left, right) = (values(&left.data), values(&right.data));
+        let size = left
+            .iter()
+            .fold(0.0, |size: f64, value| size.max(value.abs()));
+        for (left, right) in left.iter().zip(&right) {
+            largest = largest.max((left - right).abs() / size);
+        }
+    }
+    largest
+}
+
+#[test]
+fn any_number_of_ranks_trains_the_run_of_one_process() {
+    for plan in plans(1) {
+        // What an update makes of a difference in the last digit has to stay small.
+        let plan = Plan {
+            optimizer: shears_train::OptimizerKind::Sgd,
+            weight_decay: 0.0,
+            ..plan
+        };
+        let (losses, one) = agreed(of_plan(&plan, 1, 3));
+        for ranks in [2, 3, 5] {
+            let (found, state) = agreed(of_plan(&plan, ranks, 3));
+            let what = format!("{} {} with {ranks} ranks", plan.model, plan.clip);
+            for (found, loss) in found.iter().zip(&losses) {
+                assert!(
+                    (found / loss - 1.0).abs() < 1e-6,
+                    "{what}: {found} for {loss}"
+                );
+            }
+            let distance = distance(&state, &one);
+            assert!(distance < 1e-6, "{what}: {distance}");
+        }
+    }
+}
+
+/// Ranks that count what goes through them.
+#[derive(Debug)]
+struct Counted {
+    ranks: Threads,
+    gathers: Arc<AtomicUsize>,
+    sums: Arc<AtomicUsize>,
+}
+
+impl Ranks for Counted {
+    fn rank(&self) -> usize {
+        self.ranks.rank()
+    }
+
+    fn size(&self) -> usize {
+        self.ranks.size()
+    }
+
+    fn sum(&self, values: &mut [f32]) {
+        self.sums.fetch_add(values.len(), Ordering::SeqCst);
+        self.ranks.sum(values);
+    }
+
+    fn gather(&self, bytes: &[u8]) -> Vec<Vec<u8>> {
+        self.gathers.fetch_add(1, Ordering::SeqCst);
+        self.ranks.gather(bytes)
+    }
+
+    fn broadcast(&self, bytes: &mut Vec<u8>) {
+        self.ranks.broadcast(bytes);
+    }
+
+    fn barrier(&self) {
+        self.ranks.barrier();
+    }
+
+    fn abort(&self, code: u8) -> ! {
+        self.ranks.abort(code)
+    }
+}
+
+#[test]
+fn a_step_is_one_exchange_however_many_micro_batches_and_shards_it_has() {
+    for (accumulate, shards) in [(1, 1), (4, 1), (3, 4)] {
+        let plan = Plan {
+            accumulate,
+            shards,
+            batch: 4,
+            ..plan(Architecture::Lstm)
+        };
+        let exchanged = Threads::run(2, |ranks| {
+            let counts = [Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0))];
+            let ranks = Counted {
+                ranks,
+                gathers: Arc::clone(&counts[0]),
+                sums: Arc::clone(&counts[1]),
+            };
+            let trainer = trainer::<RecurrentModel>(lstm, &plan);
+            let parameters = shears_model::parameters(trainer.model());
+            let elements: usize = parameters
+                .iter()
+                .map(|parameter| parameter.elements())
+                .sum();
+            let mut trainer = trainer.with_ranks(Arc::new(ranks)).unwrap();
+            let outcome = trainer.step().unwrap();
+            trainer.step().unwrap();
+            assert_eq!(outcome.exchanged.unwrap().bytes, 4 * elements as u64);
+            let [gathers, sums] = counts.map(|count| count.load(Ordering::SeqCst));
+            (gathers, sums as f64 / elements as f64)
+        });
+        assert_eq!(
+            exchanged,
+            [(2, 2.0); 2],
+            "accumulate {accumulate}, shards {shards}"
+        );
+    }
+}
+
+/// NaN in what one rank reads of its own: in a row that it carries.
+#[test]
+fn a_gradient_that_is_not_finite_in_one_rank_is_skipped_by_all() {
+    let plan = Plan {
+        batch: 4,
+        ..plan(Architecture::Gru)
+    };
+    let mut sound = trainer::<RecurrentModel>(gru, &plan);
+    sound.step().unwrap();
+    let mut poisoned = sound.checkpoint();
+    for tensor in &mut poisoned.carried {
+        let mut values: Vec<f32> = tensor.data.iter::<f32>().collect();
+        // The last row, which is one of the last rank's.
+        *values.last_mut().unwrap() = f32::NAN;
+        tensor.data = TensorData::new(values, tensor.data.shape().clone());
+    }
+    let actions = Threads::run(2, |ranks| {
+        let trainer = trainer::<RecurrentModel>(gru, &plan);
+        let trainer = trainer.with_ranks(Arc::new(ranks)).unwrap();
+        let mut trainer = trainer.restore(poisoned.clone()).unwrap();
+        let before = trainer.checkpoint();
+        let report = trainer.step().unwrap().report;
+        assert!(bits(&trainer.checkpoint()) == bits(&before));
+        assert_eq!(trainer.progress().consecutive_skips, 1);
+        (report.action, report.first_non_finite)
+    });
+    assert_eq!(actions[0].0, ClipAction::Skip);
+    assert!(actions[0].1.is_some());
+    assert_eq!(actions[0], actions[1]);
+}
+
+#[test]
+fn a_rank_whose_parameters_have_drifted_is_named() {
+    let plan = Plan {
+        batch: 4,
+        ..plan(Architecture::Transformer)
+    };
+    let errors = Threads::run(3, |ranks| {
+        // Another seed gives other weights.
+        let seed = plan.seed + u64::from(ranks.rank() == 1);
+        let own = Plan {
+            seed,
+            ..plan.clone()
+        };
+        let trainer = trainer::<Transformer>(Transformer::new, &own);
+        let mut trainer = trainer.with_ranks(Arc::new(ranks)).unwrap();
+        trainer.step().unwrap_err()
+    });
+    for error in errors {
+        assert!(matches!(error, TrainError::Ranks { .. }) && error.is_shared());
+        assert!(error.to_string().contains("rank 1"), "{error}");
+    }
+}
+
+#[test]
+fn more_ranks_than_rows_are_refused() {
+    let errors = Threads::run(4, |ranks| {
+        let trainer = trainer::<RecurrentModel>(lstm, &plan(Architecture::Lstm));
+        trainer.with_ranks(Arc::new(ranks)).unwrap_err().to_string()
+    });
+    assert!(
+        errors[0].starts_with("batch is 3; with 4 ranks"),
+        "{}",
+        errors[0]
+    );
+}
+
+/// Four ranks, two, one, and four again, each from the checkpoint of the ones before.
+#[test]
+fn a_run_is_resumed_with_any_number_of_ranks() {
+    let folder = tempfile::tempdir().unwrap();
+    for architecture in [Architecture::Lstm, Architecture::Transformer] {
+        let plan = Plan {
+            batch: 8,
+            shards: 4,
+            dropout: 0.3,
+            accumulate: 2,
+            ..plan(architecture)
+        };
+        let check = |parts: &[usize], name: &str| -> Checkpoint {
+            let store = CheckpointStore::new(folder.path().join(format!("{architecture}-{name}")));
+            for &ranks in parts {
+                let newest = store.newest().unwrap().0.map(|(_, checkpoint)| checkpoint);
+                let left = match plan.model {
+                    Architecture::Lstm => three_more::<RecurrentModel>(lstm, &plan, ranks, newest),
+                    _ => three_more::<Transformer>(Transformer::new, &plan, ranks, newest),
+                };
+                store.save(&left).unwrap();
+            }
+            store.newest().unwrap().0.unwrap().1
+        };
+        let whole = check(&[1, 1, 1, 1], "one");
+        let changing = check(&[4, 2, 1, 4], "changing");
+        assert!(bits(&changing) == bits(&whole), "{architecture}");
+        assert_eq!(changing.progress, whole.progress);
+        assert_eq!(changing.clipper, whole.clipper);
+    }
+}
+
+fn three_more<M: LanguageModel>(
+    new: New<M>,
+    plan: &Plan,
+    ranks: usize,
+    from: Option<Checkpoint>,
+) -> Checkpoint {
+    let ends = Threads::run(ranks, |ranks| {
+        let mut trainer: Trainer<M> = trainer(new, plan).with_ranks(Arc::new(ranks)).unwrap();
+        if let Some(checkpoint) = from.clone() {
+            trainer = trainer.restore(checkpoint).unwrap();
+        }
+        (0..3).for_each(|_| drop(trainer.step().unwrap()));
+        trainer.checkpoint()
+    });
+    ends.into_iter().next().unwrap()
+}
+
+/// Counts, and asks for the end after a step.
+#[derive(Default)]
+struct Watcher {
+    stop_after: Option<u64>,
+    steps: u64,
+    samples: usize,
+}
+
+impl Observer for Watcher {
+    fn step(&mut self, event: &StepEvent) {
+        self.steps = event.step;
+    }
+
+    fn evaluation(&mut self, _step: u64, _evaluation: &Evaluation) {}
+
+    fn saved(&mut self, _step: u64, _path: &Path) {}
+
+    fn sample<M: LanguageModel>(&mut self, _step: u64, _model: &M) -> Option<String> {
+        self.samples += 1;
+        Some("text".to_string())
+    }
+
+    fn wants_to_stop(&self) -> bool {
+        self.stop_after.is_some_and(|after| self.steps >= after)
+    }
+}
+
+fn corpora() -> Corpora {
+    let text: String = tiny::text().chars().take(300).collect();
+    let tokenizer = tiny::tokenizer();
+    Corpora {
+        description: "tiny".to_string(),
+        train: tiny::tokens(),
+        validation: tokenizer.tokens(&text).unwrap(),
+        validation_characters: 300,
+        tokenizer,
+        standard_input: None,
+        sha256: (String::new(), String::new()),
+        loading: 0,
+        kept: 0,
+    }
+}
+
+/// Goes on with a run until it ends, or the last rank is asked to stop; gives its end, and how many
+/// samples each rank has written.
+fn part_of_run(
+    plan: &Plan,
+    run: &RunFolder,
+    ranks: usize,
+    stop_after: Option<u64>,
+) -> Vec<(End, usize)> {
+    let newest = run.checkpoints().newest().unwrap().0;
+    Threads::run(ranks, |ranks| {
+        let rank = ranks.rank();
+        let all: Arc<dyn Ranks> = match ranks.size() {
+            1 => Arc::new(Alone),
+            _ => Arc::new(ranks),
+        };
+        let last = all.size() - 1;
+        let mut trainer = trainer::<RecurrentModel>(gru, plan)
+            .with_ranks(all)
+            .unwrap();
+        if let Some((_, checkpoint)) = newest.clone() {
+            trainer = trainer.restore(checkpoint).unwrap();
+        }
+        let mut watcher = Watcher {
+            stop_after: stop_after.filter(|_| rank == last),
+            ..Watcher::default()
+        };
+        let own = (rank == 0).then_some(run);
+        let end = train(&mut trainer, own, &corpora(), &device(), &mut watcher);
+        (end.unwrap(), watcher.samples)
+    })
+}
+
+/// A whole run in its folder, which one rank was asked to stop, and that others go on with.
+#[test]
+fn the_first_rank_writes_the_run_and_any_rank_can_ask_for_its_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = Plan {
+        batch: 8,
+        shards: 4,
+        steps: 9,
+        eval_every: 3,
+        save_every: 2,
+        sample_every: 4,
+        dropout: 0.2,
+        ..plan(Architecture::Gru)
+    };
+    let create = |name: &str| {
+        let path = folder.path().join(name);
+        RunFolder::create(&path, &plan, &tiny::tokenizer(), None).unwrap()
+    };
+    let whole = create("whole");
+    assert_eq!(part_of_run(&plan, &whole, 1, None), [(End::Finished, 2)]);
+    let changing = create("changing");
+    let stopped = part_of_run(&plan, &changing, 4, Some(4));
+    assert_eq!(
+        stopped.iter().map(|(end, _)| *end).collect::<Vec<_>>(),
+        [End::Stopped; 4]
+    );
+    // Samples are of the first rank.
+    assert!(stopped[1..].iter().all(|(_, samples)| *samples == 0));
+    assert!(
+        part_of_run(&plan, &changing, 2, None)
+            .iter()
+            .all(|(end, _)| *end == End::Finished)
+    );
+    let events = |run: &RunFolder| -> Vec<Event> {
+        let mut events = tiny::events(&run.events_path());
+        events.retain(|event| !matches!(event, Event::End { how, .. } if *how != shears_run::EndReason::Finished));
+        for event in &mut events {
+            if let Event::Step(step) = event {
+                step.tokens_per_second = 0.0;
+            }
+        }
+        events
+    };
+    let (found, expected) = (events(&changing), events(&whole));
+    let steps = |events: &[Event]| -> Vec<Event> {
+        let steps = events
+            .iter()
+            .filter(|event| matches!(event, Event::Step(_)));
+        steps.cloned().collect()
+    };
+    assert_eq!(steps(&found), steps(&expected));
+    assert_eq!(found.len(), expected.len());
+    let last = |run: &RunFolder| run.checkpoints().newest().unwrap().0.unwrap().1;
+    assert!(bits(&last(&changing)) == bits(&last(&whole)));
+    assert_eq!(last(&changing).progress, last(&whole).progress);
+}
