@@ -140,7 +140,12 @@ impl Tokenizer {
         Self::from_json(json, name)
     }
 
-    fn from_json(json: String, name: String) -> Result<Self, DataError> {
+    /// The tokenizer of the text of a `tokenizer.json`; `name` is what messages call it.
+    ///
+    /// # Errors
+    ///
+    /// If it is something else, or has ids that are not `0..n`.
+    pub fn from_json(json: String, name: String) -> Result<Self, DataError> {
         match Engine::of(&json) {
             Ok((engine, model)) => Ok(Self {
                 engine,

@@ -43,6 +43,21 @@ impl Instructions {
     }
 }
 
+/// The name of the vector instructions that all kernels compute with here, on which their bits
+/// depend.
+#[must_use]
+pub fn instructions() -> &'static str {
+    match Instructions::available()[0] {
+        #[cfg(target_arch = "x86_64")]
+        Instructions::Avx512(_) => "AVX-512",
+        #[cfg(target_arch = "x86_64")]
+        Instructions::Avx2(_) => "AVX2",
+        #[cfg(target_arch = "aarch64")]
+        Instructions::Neon(_) => "NEON",
+        Instructions::Portable(_) => "vectors of 128 bits",
+    }
+}
+
 /// In what precision the factors of matrix products are read. Sums are f32 in either.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Precision {

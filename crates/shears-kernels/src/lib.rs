@@ -33,7 +33,7 @@ mod vector;
 
 pub use allocator::Allocator;
 pub use buffer::filled;
-pub use cpu::{Bf16Unit, Precision};
+pub use cpu::{Bf16Unit, Precision, instructions};
 pub use dropout::{Dropout, DropoutKey, dropout, dropout_plain};
 pub use elements::Elements;
 pub use embedding::{embedding_with_positions, embedding_with_positions_plain};

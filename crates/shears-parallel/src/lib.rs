@@ -17,6 +17,7 @@ mod ranks;
 mod start;
 mod threads;
 mod tree;
+mod watchdog;
 
 pub use alone::Alone;
 pub use launcher::Launcher;
@@ -26,3 +27,4 @@ pub use ranks::{Ranks, agree, keeps_bits};
 pub use start::{StartError, start};
 pub use threads::Threads;
 pub use tree::{Tree, tree_sum};
+pub use watchdog::{Heartbeat, Patience, Phase, STEPS};

@@ -89,19 +89,48 @@ fn threads_do_not_wait_for_one_that_is_gone() {
     assert!(ended.is_err());
 }
 
-/// This test starts itself under `mpirun`, and is told so by this variable.
+/// These tests start themselves under `mpirun`, and are told so by this variable.
 #[cfg(feature = "mpi")]
 const AS_RANK: &str = "SHEARS_PARALLEL_TEST_RANK";
+
+/// Runs a test of this file as so many ranks, if there is an `mpirun`.
+#[cfg(feature = "mpi")]
+fn launched(test: &str, size: usize) -> Option<std::process::Output> {
+    use std::process::Command;
+
+    if Command::new("mpirun").arg("--version").output().is_err() {
+        println!("skipped: there is no mpirun");
+        return None;
+    }
+    let size = size.to_string();
+    let mut command = Command::new("timeout");
+    command.args([
+        "-s",
+        "KILL",
+        "60",
+        "mpirun",
+        "--map-by",
+        ":OVERSUBSCRIBE",
+        "-n",
+        &size,
+    ]);
+    command.arg(std::env::current_exe().unwrap());
+    command.args(["--exact", test, "--test-threads", "1"]);
+    command.env("OMPI_MCA_mpi_yield_when_idle", "1");
+    command.env("OMPI_ALLOW_RUN_AS_ROOT", "1");
+    command.env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
+    Some(command.env(AS_RANK, size).output().unwrap())
+}
 
 #[cfg(feature = "mpi")]
 #[test]
 fn processes() {
-    use std::process::Command;
-
-    if std::env::var_os(AS_RANK).is_some() {
+    if let Some(size) = std::env::var_os(AS_RANK) {
         let ranks = shears_parallel::start().unwrap();
-        let size: usize = std::env::var(AS_RANK).unwrap().parse().unwrap();
-        assert_eq!(ranks.size(), size);
+        assert_eq!(
+            Some(ranks.size()),
+            size.to_str().and_then(|size| size.parse().ok())
+        );
         assert!(!shears_parallel::Mpi::library().is_empty());
         // A panic that is unwound would wait for the others in `MPI_Finalize`.
         if catch_unwind(AssertUnwindSafe(|| check(&*ranks))).is_err() {
@@ -109,30 +138,33 @@ fn processes() {
         }
         return;
     }
-    if Command::new("mpirun").arg("--version").output().is_err() {
-        println!("skipped: there is no mpirun");
+    for size in [3, 4] {
+        let Some(output) = launched("processes", size) else {
+            return;
+        };
+        assert!(output.status.success(), "{size} ranks: {output:?}");
+    }
+}
+
+/// A rank that ends as if all were well, while others wait for it in a sum, ends them.
+#[cfg(feature = "mpi")]
+#[test]
+fn processes_end_with_one_that_leaves() {
+    if std::env::var_os(AS_RANK).is_some() {
+        let ranks = shears_parallel::start().unwrap();
+        ranks.barrier();
+        if ranks.rank() == 1 {
+            std::process::exit(0);
+        }
+        ranks.sum(&mut [1.0; 1000]);
+        println!("went on");
         return;
     }
-    for size in ["2", "3", "4"] {
-        let mut command = Command::new("timeout");
-        command.args([
-            "-s",
-            "KILL",
-            "60",
-            "mpirun",
-            "--map-by",
-            ":OVERSUBSCRIBE",
-            "-n",
-            size,
-        ]);
-        command.arg(std::env::current_exe().unwrap());
-        command.args(["--exact", "processes", "--test-threads", "1"]);
-        command.env("OMPI_MCA_mpi_yield_when_idle", "1");
-        command.env("OMPI_ALLOW_RUN_AS_ROOT", "1");
-        command.env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
-        let output = command.env(AS_RANK, size).output().unwrap();
-        let said =
-            String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{size} ranks: {said}");
-    }
+    let Some(output) = launched("processes_end_with_one_that_leaves", 2) else {
+        return;
+    };
+    assert!(!output.status.success(), "{output:?}");
+    // By itself, and not by the `timeout`.
+    assert_ne!(output.status.code(), Some(137), "{output:?}");
+    assert!(!String::from_utf8_lossy(&output.stdout).contains("went on"));
 }

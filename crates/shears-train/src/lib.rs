@@ -6,6 +6,7 @@
 
 mod batches;
 mod bench;
+mod briefing;
 mod carried;
 mod checkpoint;
 mod corpora;
@@ -25,6 +26,7 @@ mod weights;
 
 pub use batches::Batches;
 pub use bench::{BenchReport, ClipBench, Spread, bench, bench_clip, peak_rss_bytes};
+pub use briefing::Briefing;
 pub use checkpoint::{Checkpoint, CheckpointStore, Found, Newest, Progress};
 pub use corpora::{Corpora, Loading, load_corpora};
 pub use error::{RestoreError, TrainError};

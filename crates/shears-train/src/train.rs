@@ -9,7 +9,7 @@ use std::time::{Instant, SystemTime};
 use burn::tensor::Device;
 use gradclip::{ClipAction, SkipReason};
 use shears_model::{LanguageModel, parameters};
-use shears_parallel::agree;
+use shears_parallel::{Phase, agree};
 use shears_run::{ClipEvent, EndReason, Event, EventLog, Resume, StepEvent};
 
 use crate::TrainError;
@@ -295,12 +295,14 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
         }
         let ending = step == self.plan.steps || self.is_out_of_patience();
         // Before the checkpoint, so that a run that goes on from there has it.
+        self.trainer.begin(Phase::Save);
         if due.sample && !ending && self.run.is_some() {
             let text = self.observer.sample(step, &self.trainer.model().valid());
             if let Some(text) = text {
                 self.write(&Event::Sample { step, text })?;
             }
         }
+        self.trainer.ranks().barrier();
         self.trainer.progress.pending = false;
         if saving || improved || ending {
             self.save_and_retain()?;
@@ -371,13 +373,15 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
         let share = tokens.len() as f64 / all.max(1) as f64;
         let characters = (corpora.validation_characters as f64 * share).round() as usize;
         let observer = &mut *self.observer;
+        let trainer = &*self.trainer;
         let evaluation = evaluate(
-            &self.trainer.model().valid(),
+            &trainer.model().valid(),
             &tokens,
             characters,
             Streams::default(),
             &self.device,
             &mut |read, of| {
+                trainer.begin(Phase::Evaluate);
                 observer.evaluating(read, of);
                 match observer.wants_to_stop() {
                     true => ControlFlow::Break(()),
@@ -403,10 +407,12 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
 
     /// Writes a checkpoint; gives its folder to the rank that has one.
     fn save(&mut self) -> Result<Option<PathBuf>, TrainError> {
+        self.trainer.begin(Phase::Save);
         let Some(run) = self.run else {
             // What the rows of this rank carry goes into that of the first one.
             self.trainer.carried_by_all();
             self.check_weights(&module_tensors(self.trainer.model()))?;
+            self.trainer.ranks().barrier();
             return Ok(None);
         };
         let checkpoint = self.trainer.checkpoint();
@@ -415,7 +421,10 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
             // A run that goes on from the checkpoint must find the steps before it in its log.
             log.sync()?;
         }
-        run.checkpoints().save(&checkpoint).map(Some)
+        let path = run.checkpoints().save(&checkpoint)?;
+        // The others wait as long as a disk may take, and not as long as a step.
+        self.trainer.ranks().barrier();
+        Ok(Some(path))
     }
 
     fn save_and_retain(&mut self) -> Result<(), TrainError> {

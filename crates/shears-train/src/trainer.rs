@@ -30,7 +30,7 @@ use gradclip::{
 };
 use gradclip_burn::{ClippedGradients, ModuleGradients};
 use shears_model::{DropoutKey, LanguageModel, Reading, State};
-use shears_parallel::{Alone, Ranks, Tree};
+use shears_parallel::{Alone, Heartbeat, Phase, Ranks, Tree};
 
 use crate::batches::{Batches, rows_of, to_tensors};
 use crate::carried::{joined, part_of, rows_of_all};
@@ -54,6 +54,7 @@ pub struct Trainer<M: LanguageModel> {
     clipper: Clipper,
     batches: Batches,
     ranks: Arc<dyn Ranks>,
+    heartbeat: Option<Heartbeat>,
     share: Share,
     /// What a recurrent model carries from window to window, of the rows of this rank.
     carried: State,
@@ -146,6 +147,7 @@ impl<M: LanguageModel> Trainer<M> {
             optimizer: new_optimizer(&plan),
             clipper: new_clipper(&plan, &model, threads),
             ranks: Arc::new(Alone),
+            heartbeat: None,
             share: Share::alone(plan.batch, plan.shards),
             plan,
             device: device.clone(),
@@ -176,6 +178,19 @@ impl<M: LanguageModel> Trainer<M> {
         self.share = share.map_err(|problem| PlanError::about("batch", problem))?;
         self.ranks = ranks;
         Ok(self)
+    }
+
+    /// Tells a watchdog in each phase of the run that it goes on.
+    pub fn with_heartbeat(mut self, heartbeat: Option<Heartbeat>) -> Self {
+        self.heartbeat = heartbeat;
+        self
+    }
+
+    /// What comes now, for the watchdog.
+    pub(crate) fn begin(&self, phase: Phase) {
+        if let Some(heartbeat) = &self.heartbeat {
+            heartbeat.beat(self.progress.step + 1, phase);
+        }
     }
 
     /// The ranks that train the model.
@@ -215,10 +230,13 @@ impl<M: LanguageModel> Trainer<M> {
     /// schedule, clipper and carried state keep their bits.
     pub fn step(&mut self) -> Result<StepOutcome, TrainError> {
         let mut times = PhaseTimes::default();
+        self.begin(Phase::Compute);
         let local = self.accumulate(&mut times)?;
+        self.begin(Phase::Exchange);
         let (loss, gradients, exchanged) =
             self.exchange(local.loss, local.gradients, &mut times)?;
         let carried = local.carried;
+        self.begin(Phase::Update);
 
         let clip_started = Instant::now();
         let outcome = self

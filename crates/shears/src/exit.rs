@@ -32,6 +32,18 @@ impl fmt::Display for Misuse {
 
 impl std::error::Error for Misuse {}
 
+/// Another process of the job has failed, with this exit code, and says why.
+#[derive(Debug)]
+pub(crate) struct ElsewhereError(pub(crate) u8);
+
+impl fmt::Display for ElsewhereError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("another process of the job has failed")
+    }
+}
+
+impl std::error::Error for ElsewhereError {}
+
 /// Prints an error on one line, and gives the exit code that belongs to it.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     let broken_pipe = error.chain().any(|cause| {
@@ -41,6 +53,10 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     if broken_pipe {
         // The reader of our output has seen enough.
         return ExitCode::SUCCESS;
+    }
+    if error.is::<ElsewhereError>() {
+        // The process that failed has said it.
+        return ExitCode::from(code(error));
     }
     let message = one_line(&format!("{error:#}"));
     complain!("shears: {message}");
@@ -74,7 +90,11 @@ pub(crate) fn out_of_memory(bytes: usize) {
     std::process::exit(1);
 }
 
-fn code(error: &anyhow::Error) -> u8 {
+/// The exit code that belongs to an error.
+pub(crate) fn code(error: &anyhow::Error) -> u8 {
+    if let Some(ElsewhereError(code)) = error.downcast_ref() {
+        return *code;
+    }
     let misuse = error.is::<Misuse>()
         || error.is::<shears_data::DataError>()
         || error.is::<shears_train::PlanError>()

@@ -17,6 +17,7 @@ mod exit;
 mod fuzzing;
 mod gradient_files;
 mod input;
+mod leave;
 mod loading;
 mod memory;
 mod model;
@@ -29,6 +30,7 @@ mod settings;
 mod table;
 mod tensorboard;
 mod watch;
+mod world;
 
 use std::process::ExitCode;
 
@@ -141,6 +143,10 @@ fn main() -> ExitCode {
 
 /// Prints help or version, or says what is wrong with the command line.
 fn refuse(error: &clap::Error) -> ExitCode {
+    if world::is_spoken_for() {
+        // The first of several processes says it for all.
+        return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(exit::MISUSE));
+    }
     if let Some(problem) = command_line::problem(error) {
         return exit::report(&exit::Misuse(problem).into());
     }

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Prints a line on standard output. If it cannot be written the work goes on, and the program ends
@@ -31,8 +32,23 @@ pub(crate) fn print(line: fmt::Arguments<'_>) {
     ));
 }
 
+/// Which of several processes this is, before everything that one says that is not the first.
+static SPEAKER: OnceLock<String> = OnceLock::new();
+
+/// Makes this process one of several: where it is not the first, it says so in every line on
+/// standard error. A panic ends all of them, since the others would wait for it.
+pub(crate) fn speak_as(rank: usize, host: &str) {
+    let name = match rank {
+        0 => String::new(),
+        _ => format!("rank {rank} on {host}: "),
+    };
+    // It is set once.
+    let _ = SPEAKER.set(name);
+}
+
 pub(crate) fn print_error(line: fmt::Arguments<'_>) {
-    let line = line.to_string();
+    let speaker = SPEAKER.get().map_or("", String::as_str);
+    let line = format!("{speaker}{line}");
     let line = match std::io::stderr().is_terminal() {
         true => escaped(&line),
         false => line,
@@ -216,6 +232,9 @@ pub(crate) fn set_panic_hook() {
             .unwrap_or("no message")
             .replace('\n', " ");
         complain!("shears: internal error at {place}: {message}; please report this as a bug");
+        if SPEAKER.get().is_some() {
+            crate::leave::at_once(1);
+        }
     }));
 }
 

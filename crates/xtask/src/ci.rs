@@ -1,6 +1,6 @@
 //! `cargo xtask ci`: everything that continuous integration checks, in its order.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 /// Each check: what it is called, and the arguments of cargo.
@@ -13,9 +13,8 @@ const CHECKS: [(&str, &[&str]); 6] = [
             "--release",
             "--workspace",
             "--all-targets",
-            // The examples that only `cargo xtask bench` builds.
             "--features",
-            "xtask/peers",
+            PEERS,
             "--",
             "-D",
             "warnings",
@@ -47,8 +46,35 @@ const CHECKS: [(&str, &[&str]); 6] = [
             "libm",
         ],
     ),
-    ("tests", &["test", "--release", "--workspace"]),
+    (TESTS, &["test", "--release", "--workspace"]),
 ];
+
+/// What is built with MPI where it can be, in the same build as all other tests: one feature more
+/// in a second one would build Burn again.
+const TESTS: &str = "tests";
+const MPI: &str = "shears/mpi";
+/// The examples that only `cargo xtask bench` builds.
+const PEERS: &str = "xtask/peers";
+const PEERS_AND_MPI: &str = "xtask/peers,shears/mpi";
+
+/// Whether the binding of MPI can be built: it needs the compiler of an MPI, and libclang.
+fn has_mpi() -> bool {
+    let runs = |program: &str| Command::new(program).arg("--version").output().is_ok();
+    let holds_clang = |folder: &Path| {
+        let entries = folder.read_dir().into_iter().flatten().flatten();
+        entries.into_iter().any(|entry| {
+            let name = entry.file_name();
+            name.to_string_lossy().starts_with("libclang")
+        })
+    };
+    let mut folders = vec![PathBuf::from("/usr/lib"), PathBuf::from("/usr/local/lib")];
+    folders.extend(std::env::var_os("LIBCLANG_PATH").map(PathBuf::from));
+    // Of each version and platform.
+    let entries = Path::new("/usr/lib").read_dir().into_iter().flatten();
+    let versions = entries.flatten().map(|entry| entry.path());
+    folders.extend(versions.flat_map(|path| [path.join("lib"), path]));
+    runs("mpicc") && folders.iter().any(|folder| holds_clang(folder))
+}
 
 /// Only where there is a driver, because it builds Burn a second time.
 const WGPU_TEST: (&str, &[&str]) = (
@@ -78,10 +104,20 @@ pub(crate) fn run() -> ExitCode {
         .iter()
         .any(|folder| has_driver(folder))
         .then_some(WGPU_TEST);
+    let has_mpi = has_mpi();
     for (name, arguments) in CHECKS.into_iter().chain(wgpu_test) {
+        let mut arguments = arguments.to_vec();
+        if has_mpi && name == TESTS {
+            arguments.extend(["--features", MPI]);
+        }
+        // What is linted has other features of examples already.
+        let peers = arguments.iter_mut().find(|argument| **argument == PEERS);
+        if let Some(features) = peers.filter(|_| has_mpi) {
+            *features = PEERS_AND_MPI;
+        }
         println!("== {name}: cargo {}", arguments.join(" "));
         let mut cargo = Command::new("cargo");
-        cargo.args(arguments).env("RUSTDOCFLAGS", "-D warnings");
+        cargo.args(&arguments).env("RUSTDOCFLAGS", "-D warnings");
         match cargo.status() {
             Ok(status) if status.success() => {}
             Ok(_) => {
@@ -106,6 +142,9 @@ pub(crate) fn run() -> ExitCode {
         }
         eprintln!("== machine code failed");
         return ExitCode::FAILURE;
+    }
+    if !has_mpi {
+        println!("== tests with several processes: skipped, there is no mpicc or no libclang");
     }
     if wgpu_test.is_none() {
         println!("== {}: skipped, there is no Vulkan driver", WGPU_TEST.0);

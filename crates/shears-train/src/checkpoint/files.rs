@@ -259,6 +259,37 @@ impl Write for Hashed {
     }
 }
 
+/// What a checkpoint is for other processes: the state and the tensors, each as in its file.
+impl Checkpoint {
+    pub(crate) fn to_parts(&self) -> io::Result<[Vec<u8>; 4]> {
+        let tensors = |tensors: &[NamedTensor]| {
+            let mut bytes = Vec::new();
+            write_safetensors(tensors, &mut bytes).map(|()| bytes)
+        };
+        Ok([
+            state_of(self)?,
+            tensors(&self.model)?,
+            tensors(&self.optimizer)?,
+            tensors(&self.carried)?,
+        ])
+    }
+
+    pub(crate) fn from_parts(parts: &[&[u8]]) -> Result<Checkpoint, String> {
+        let [state, model, optimizer, carried] = parts else {
+            return Err("a part of the checkpoint is missing".to_string());
+        };
+        let state: StateFile = serde_json::from_slice(state).map_err(|error| error.to_string())?;
+        Ok(Checkpoint {
+            progress: state.progress,
+            plan: state.plan,
+            clipper: state.clipper,
+            model: from_safetensors(model)?,
+            optimizer: from_safetensors(optimizer)?,
+            carried: from_safetensors(carried)?,
+        })
+    }
+}
+
 fn state_of(checkpoint: &Checkpoint) -> io::Result<Vec<u8>> {
     let state = StateFile {
         format: FORMAT,

@@ -28,6 +28,7 @@ use crate::report;
 use crate::run_log;
 use crate::settings::{Given, Scope, Settings, checked};
 use crate::watch::stop_when_asked;
+use crate::world::refuse_launcher;
 use grid::{Cell, Grid};
 
 /// Train the same model under several clipping policies, and draw what they did
@@ -92,6 +93,7 @@ const EXAMPLES: &str = "Examples:
       --lr 0.5,1,2 --clip none --clip global-norm:1 --clip value:0.05";
 
 pub(crate) fn run(arguments: &SweepArguments) -> anyhow::Result<ExitCode> {
+    refuse_launcher("sweep")?;
     let mut given = Given::read(arguments.settings.0.clone(), arguments.config.as_deref())?;
     given.restrict("sweep", is_used)?;
     let mut grid = Grid::new(arguments, &given)?;

@@ -14,8 +14,8 @@ use shears_data::DataError;
 use shears_model::{LanguageModel, Precision, parameters};
 use shears_run::{Columns, EndReason, Evaluation, Event, Subject, quoted};
 use shears_train::{
-    Batches, Checkpoint, Corpora, End, MemoryEstimate, Plan, RunFolder, TrainError, Trainer,
-    estimate_memory, header, train,
+    Batches, Briefing, Checkpoint, Corpora, End, MemoryEstimate, Plan, RunFolder, TrainError,
+    Trainer, estimate_memory, header, train,
 };
 
 use crate::commands::generate::write_sample;
@@ -30,51 +30,131 @@ use crate::screen::{self, Screen, Setup};
 use crate::settings::Given;
 use crate::tensorboard::TensorBoard;
 use crate::watch::{Show, Watch, indent};
+use crate::world::World;
+use arguments::Outside;
 pub(crate) use arguments::TrainArguments;
 
 pub(crate) fn run(arguments: TrainArguments) -> anyhow::Result<ExitCode> {
-    let TrainArguments {
-        settings,
+    // MPI is initialised on the thread that trains.
+    let world = World::find()?;
+    let result = run_in(&world, arguments);
+    world.end(result)
+}
+
+fn run_in(world: &World, arguments: TrainArguments) -> anyhow::Result<ExitCode> {
+    let asked = world.settle(Asked::of(world, arguments))?;
+    let Asked {
+        given,
         outside,
-        config,
         resume,
-    } = arguments;
-    let given = Given::read(settings.0, config.as_deref())?;
-    let outside = outside.or(&given)?;
-    let show = match (outside.json, outside.quiet) {
-        (true, true) => return Err(Misuse("--json and --quiet exclude each other".into()).into()),
-        _ if outside.verbose && (outside.json || outside.quiet) => {
-            let message = "--verbose is about text; leave out --json and --quiet";
-            return Err(Misuse(message.into()).into());
-        }
-        (true, false) => Show::Json,
-        (false, true) => Show::Quiet,
-        (false, false) => Show::Text,
-    };
-    if resume.is_some() && outside.out.is_some() {
-        let message = "a resumed run stays in its folder; leave out --out (or `out` in the config)";
-        return Err(Misuse(message.into()).into());
-    }
-    if outside.tui {
-        screen::check(outside.json, outside.quiet)?;
-    }
+        show,
+    } = asked;
     // Before the text is read: training a tokenizer computes in parallel, too.
-    let threads = super::set_threads(outside.threads)?;
-    let job = match &resume {
-        Some(Some(folder)) => go_on(&given, folder, show)?,
-        Some(None) => go_on(&given, &super::newest_run()?, show)?,
-        None => start(&given, outside.out, show)?,
-    };
+    let threads = super::set_threads(world.threads(outside.threads))?;
+    let own = world.is_first().then(|| match &resume {
+        Some(Some(folder)) => go_on(&given, folder, show),
+        Some(None) => go_on(&given, &super::newest_run()?, show),
+        None => start(&given, outside.out.clone(), show),
+    });
+    let job = shared(world, own)?;
     let (plan, vocabulary) = (job.plan.clone(), job.corpora.tokenizer.vocab_size());
     let work = Train {
+        world,
         job,
         show,
         threads,
-        verbose: outside.verbose,
-        tensorboard: outside.tensorboard,
+        verbose: outside.verbose && world.is_first(),
+        tensorboard: outside.tensorboard && world.is_first(),
         tui: outside.tui,
     };
     with_model_to_train(&plan, vocabulary, work)
+}
+
+/// What was asked for, checked as far as that is possible without a text.
+struct Asked {
+    given: Given,
+    outside: Outside,
+    resume: Option<Option<PathBuf>>,
+    show: Show,
+}
+
+impl Asked {
+    fn of(world: &World, arguments: TrainArguments) -> anyhow::Result<Asked> {
+        let TrainArguments {
+            settings,
+            outside,
+            config,
+            resume,
+        } = arguments;
+        // The first of several processes has the files, and tells the others.
+        let config = config.filter(|_| world.is_first());
+        let given = Given::read(settings.0, config.as_deref())?;
+        let outside = outside.or(&given)?;
+        let show = match (outside.json, outside.quiet) {
+            (true, true) => {
+                return Err(Misuse("--json and --quiet exclude each other".into()).into());
+            }
+            _ if outside.verbose && (outside.json || outside.quiet) => {
+                let message = "--verbose is about text; leave out --json and --quiet";
+                return Err(Misuse(message.into()).into());
+            }
+            (true, false) => Show::Json,
+            (false, true) => Show::Quiet,
+            (false, false) => Show::Text,
+        };
+        if resume.is_some() && outside.out.is_some() {
+            let message =
+                "a resumed run stays in its folder; leave out --out (or `out` in the config)";
+            return Err(Misuse(message.into()).into());
+        }
+        if outside.tui {
+            screen::check(outside.json, outside.quiet)?;
+        }
+        if outside.tui && !world.is_alone() {
+            let message =
+                "--tui takes the terminal, which several processes have not; leave it out";
+            return Err(Misuse(message.into()).into());
+        }
+        Ok(Asked {
+            given,
+            outside,
+            resume,
+            // The first of several processes speaks for all.
+            show: if world.is_first() { show } else { Show::Quiet },
+        })
+    }
+}
+
+/// What the first process has read, for all of them.
+fn shared(world: &World, own: Option<anyhow::Result<Job>>) -> anyhow::Result<Job> {
+    let Some(own) = own else {
+        let Briefing {
+            plan,
+            corpora,
+            checkpoint,
+        } = {
+            world.settle(Ok(()))?;
+            Briefing::from_bytes(&world.broadcast(Ok(Vec::new()))?)?
+        };
+        return Ok(Job {
+            plan,
+            corpora,
+            folder: None,
+            out: None,
+            checkpoint,
+            remarks: Vec::new(),
+        });
+    };
+    if world.is_alone() {
+        return own;
+    }
+    let bytes = match &own {
+        Ok(job) => Briefing::to_bytes(&job.plan, &job.corpora, job.checkpoint.as_ref()),
+        Err(_) => Ok(Vec::new()),
+    };
+    let job = world.settle(own)?;
+    world.broadcast(bytes.map_err(anyhow::Error::from))?;
+    Ok(job)
 }
 
 /// A run that is about to be trained.
@@ -228,7 +308,8 @@ pub(super) fn new_folder(name: &str) -> Result<PathBuf, TrainError> {
     }
 }
 
-struct Train {
+struct Train<'a> {
+    world: &'a World,
     job: Job,
     show: Show,
     threads: usize,
@@ -237,81 +318,105 @@ struct Train {
     tui: bool,
 }
 
-impl Work for Train {
+impl Work for Train<'_> {
     type Output = anyhow::Result<ExitCode>;
 
-    fn with<M: LanguageModel>(self, model: M, device: &Device) -> Self::Output {
+    fn with<M: LanguageModel>(mut self, model: M, device: &Device) -> Self::Output {
+        let (batch, shards) = (self.job.plan.batch, self.job.plan.shards);
+        let ranks = self.world.describe(batch, shards, self.threads);
+        let prepared = self.prepare(model, device, ranks);
+        let (folder, mut trainer) = self.world.settle(prepared)?;
         let Train {
-            job:
-                Job {
-                    plan,
-                    mut corpora,
-                    folder,
-                    out,
-                    checkpoint,
-                    remarks,
-                },
+            job: Job { corpora, .. },
             show,
-            threads,
             verbose,
             tensorboard,
             tui,
+            ..
         } = self;
-        let vocabulary = corpora.tokenizer.vocab_size();
-        let (batches, memory) = batches_and_memory(&plan, &model, &corpora)?;
-        if show == Show::Text {
-            introduce(&plan, &corpora);
-            for remark in remarks
-                .iter()
-                .chain(&remarks::of_text(&plan, &batches, &corpora))
-            {
-                say!("note: {remark}");
-            }
-        }
-        if verbose {
-            describe(&plan, &model, vocabulary, &memory);
-        }
-        memory::refuse_too_large(memory.total())?;
-        let folder = match folder {
-            Some(folder) => with_plan(folder, &plan)?,
-            None => RunFolder::create(
-                &out.map_or_else(|| new_folder(&report::short_model_name(&plan)), Ok)?,
-                &plan,
-                &corpora.tokenizer,
-                corpora.standard_input.take().as_deref(),
-            )?,
-        };
-        if show == Show::Text {
-            say!("run folder {}\n", folder.path().display());
-        }
-        let mut trainer = Trainer::new(plan, model, batches, threads, device);
-        if let Some(checkpoint) = checkpoint {
-            trainer = trainer.restore(checkpoint)?;
-        }
-
         let steps = trainer.plan().steps;
         let plain = device.clone().without_autodiff();
         let done = trainer.progress().step;
         let shown = if tui { Show::Screen } else { show };
         let mut watch = Watch::new(shown, steps, done, &corpora, plain.clone())?;
-        add_listeners(&mut watch, &folder, &trainer, tui, tensorboard)?;
-        let end = train(&mut trainer, &folder, &corpora, device, &mut watch);
+        if let Some(folder) = &folder {
+            add_listeners(&mut watch, folder, &trainer, tui, tensorboard)?;
+        }
+        let end = train(&mut trainer, folder.as_ref(), &corpora, device, &mut watch);
         watch.finish(end.as_ref().ok().copied());
-        let ending = Ending {
-            folder: &folder,
-            plan: trainer.plan(),
-            show,
-            verbose,
-            is_altered: corpora.altered.is_some(),
-        };
-        let write = || write_sample(&trainer.model().valid(), &corpora.tokenizer, &plain, 300);
-        let told = ending.of(&end, write);
+        let told = folder.as_ref().map_or(Ok(()), |folder| {
+            let ending = Ending {
+                folder,
+                plan: trainer.plan(),
+                show,
+                verbose,
+                is_altered: corpora.altered.is_some(),
+            };
+            let write = || write_sample(&trainer.model().valid(), &corpora.tokenizer, &plain, 300);
+            ending.of(&end, write)
+        });
         let end = end?;
         told?;
         Ok(match end {
             End::Stopped => ExitCode::from(INTERRUPTED),
             End::Finished | End::OutOfPatience => ExitCode::SUCCESS,
         })
+    }
+}
+
+impl Train<'_> {
+    /// The trainer, and the folder if this is the process that writes. `ranks` says who trains.
+    fn prepare<M: LanguageModel>(
+        &mut self,
+        model: M,
+        device: &Device,
+        ranks: Option<String>,
+    ) -> anyhow::Result<(Option<RunFolder>, Trainer<M>)> {
+        let (world, job) = (self.world, &mut self.job);
+        let (plan, corpora) = (job.plan.clone(), &mut job.corpora);
+        let vocabulary = corpora.tokenizer.vocab_size();
+        let (batches, memory) = batches_and_memory(&plan, &model, corpora)?;
+        if self.show == Show::Text {
+            introduce(&plan, corpora);
+            for line in ranks.into_iter().chain(world.binding()) {
+                say!("{}\n", wrapped(&line, 0));
+            }
+            for remark in job
+                .remarks
+                .iter()
+                .chain(&remarks::of_text(&plan, &batches, corpora))
+            {
+                say!("note: {remark}");
+            }
+        }
+        if self.verbose {
+            describe(&plan, &model, vocabulary, &memory);
+        }
+        memory::refuse_too_large(memory.total())?;
+        let trainer = Trainer::new(plan, model, batches, self.threads, device);
+        // Before the folder is made: a batch with too few rows for the ranks is refused.
+        let mut trainer = trainer
+            .with_ranks(world.ranks())?
+            .with_heartbeat(world.heartbeat());
+        let folder = match job.folder.take() {
+            Some(folder) => Some(with_plan(folder, trainer.plan())?),
+            None if !world.is_first() => None,
+            None => Some(RunFolder::create(
+                &job.out
+                    .take()
+                    .map_or_else(|| new_folder(&report::short_model_name(trainer.plan())), Ok)?,
+                trainer.plan(),
+                &corpora.tokenizer,
+                corpora.standard_input.take().as_deref(),
+            )?),
+        };
+        if let Some(folder) = folder.as_ref().filter(|_| self.show == Show::Text) {
+            say!("run folder {}\n", folder.path().display());
+        }
+        if let Some(checkpoint) = job.checkpoint.take() {
+            trainer = trainer.restore(checkpoint)?;
+        }
+        Ok((folder, trainer))
     }
 }
 

@@ -24,18 +24,19 @@ pub(super) fn on_each(mut act: impl FnMut() + Send + 'static) -> anyhow::Result<
 /// without job control SIGINT for what it runs in the background.
 #[cfg(unix)]
 fn heard() -> Vec<i32> {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    // SIGUSR1 is what `mpirun` passes on at once: after SIGTERM it gives its processes a second.
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
     use std::io::IsTerminal;
 
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     match ignored(&status) {
-        Some(mask) => [SIGINT, SIGTERM, SIGHUP]
+        Some(mask) => [SIGINT, SIGTERM, SIGHUP, SIGUSR1]
             .into_iter()
             .filter(|signal| mask & (1 << (signal - 1)) == 0)
             .collect(),
         // Other systems do not tell. `nohup` leaves no terminal.
-        None if std::io::stderr().is_terminal() => vec![SIGINT, SIGTERM, SIGHUP],
-        None => vec![SIGINT, SIGTERM],
+        None if std::io::stderr().is_terminal() => vec![SIGINT, SIGTERM, SIGHUP, SIGUSR1],
+        None => vec![SIGINT, SIGTERM, SIGUSR1],
     }
 }
 

@@ -23,6 +23,7 @@ mod memory;
 mod messages;
 mod newest;
 mod program;
+mod ranks;
 mod replay;
 mod resume;
 mod resume_changed;

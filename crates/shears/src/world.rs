@@ -1,0 +1,289 @@
+//! The processes that a launcher has started to train one run.
+
+mod cores;
+
+use std::cell::Cell;
+use std::hash::Hasher;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use shears_parallel::{Heartbeat, Launcher, Patience, Phase, Ranks, keeps_bits, start};
+
+use crate::exit::{self, ElsewhereError, Misuse};
+use crate::leave;
+use crate::output::{self, complain};
+
+/// All of them, seen from this one: a single process without a launcher.
+pub(crate) struct World {
+    ranks: Arc<dyn Ranks>,
+    /// The machines that the ranks run on, in the order of the ranks.
+    hosts: Vec<String>,
+    heartbeat: Option<Heartbeat>,
+    /// Whether all of them know that it has failed.
+    is_settled: Cell<bool>,
+}
+
+/// Seconds without progress after which a rank ends the job, for tests.
+const PATIENCE: &str = "SHEARS_PATIENCE";
+
+/// Whether a launcher has started this process beside others, the first of which speaks for all.
+pub(crate) fn is_spoken_for() -> bool {
+    Launcher::here().is_some_and(|launcher| launcher.rank > 0 && launcher.size > 1)
+}
+
+/// For commands that are of one process: under a launcher, each would do the same.
+pub(crate) fn refuse_launcher(command: &str) -> anyhow::Result<()> {
+    let Some(launcher) = Launcher::here().filter(|launcher| launcher.size > 1) else {
+        return Ok(());
+    };
+    if is_spoken_for() {
+        return Err(ElsewhereError(exit::MISUSE).into());
+    }
+    let Launcher { name, size, .. } = launcher;
+    let message = format!(
+        "{name} has started {size} processes, and each would do the same `shears {command}`; start \
+         it without the launcher"
+    );
+    Err(Misuse(message).into())
+}
+
+impl World {
+    /// Finds the other processes, if a launcher has started some.
+    ///
+    /// # Errors
+    ///
+    /// If they do not find each other, run different programs, or were asked for different things.
+    pub(crate) fn find() -> anyhow::Result<World> {
+        let ranks = start().map_err(|error| match is_spoken_for() {
+            true => anyhow::Error::from(ElsewhereError(exit::MISUSE)),
+            false => Misuse(error.to_string()).into(),
+        })?;
+        let mut world = World {
+            hosts: Vec::new(),
+            heartbeat: None,
+            is_settled: Cell::new(false),
+            ranks,
+        };
+        if world.is_alone() {
+            return Ok(world);
+        }
+        let host = cores::host();
+        output::speak_as(world.ranks.rank(), &host);
+        let patience = std::env::var(PATIENCE).ok();
+        let patience = patience.and_then(|seconds| Patience::of_text(&seconds));
+        let heartbeat = Heartbeat::start(patience.unwrap_or_default(), |problem| {
+            complain!("shears: {problem}");
+            leave::at_once(1);
+        });
+        world.heartbeat = Some(heartbeat);
+        world.hosts = world.told(host.as_bytes());
+        world.check_alike()?;
+        Ok(world)
+    }
+
+    /// Whether there is no other process.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.ranks.size() == 1
+    }
+
+    /// Whether this is the one that reads, writes and speaks.
+    pub(crate) fn is_first(&self) -> bool {
+        self.ranks.rank() == 0
+    }
+
+    pub(crate) fn ranks(&self) -> Arc<dyn Ranks> {
+        Arc::clone(&self.ranks)
+    }
+
+    pub(crate) fn heartbeat(&self) -> Option<Heartbeat> {
+        self.heartbeat.clone()
+    }
+
+    /// What each rank says, as text.
+    fn told(&self, own: &[u8]) -> Vec<String> {
+        let all = self.ranks.gather(own).into_iter();
+        all.map(|text| String::from_utf8_lossy(&text).into_owned())
+            .collect()
+    }
+
+    /// How many ranks run on this machine.
+    fn local(&self) -> usize {
+        let own = self.hosts.get(self.ranks.rank());
+        self.hosts
+            .iter()
+            .filter(|host| Some(*host) == own)
+            .count()
+            .max(1)
+    }
+
+    /// The threads of this process: those that were asked for, or its share of the cores.
+    pub(crate) fn threads(&self, asked: Option<usize>) -> Option<usize> {
+        match asked {
+            None if !self.is_alone() => Some(cores::share(self.local()).threads),
+            asked => asked,
+        }
+    }
+
+    /// All processes have to be copies of one program that were asked for the same.
+    fn check_alike(&self) -> anyhow::Result<()> {
+        let mut asked = std::hash::DefaultHasher::new();
+        for argument in std::env::args_os().skip(1) {
+            asked.write(argument.as_encoded_bytes());
+            asked.write_u8(0);
+        }
+        let program = std::env::current_exe().and_then(std::fs::read);
+        let mut hash = std::hash::DefaultHasher::new();
+        hash.write(&program.unwrap_or_default());
+        let own = [
+            hash.finish().to_string(),
+            asked.finish().to_string(),
+            shears_kernels::instructions().to_string(),
+        ];
+        let all = self.told(own.join("\n").as_bytes());
+        let parts = |text: &str| text.lines().map(str::to_string).collect::<Vec<_>>();
+        let first = parts(&all[0]);
+        let what = [
+            "another program",
+            "other arguments",
+            "other vector instructions",
+        ];
+        for (rank, other) in all.iter().enumerate() {
+            let other = parts(other);
+            let differing = other
+                .iter()
+                .zip(&first)
+                .position(|(other, first)| other != first);
+            let Some(differing) = differing else { continue };
+            let host = &self.hosts[rank];
+            let message = match differing {
+                2 => format!(
+                    "rank {rank} on {host} computes with {}, and rank 0 with {}: their bits would \
+                     differ; use machines of one kind",
+                    other[2], first[2]
+                ),
+                _ => format!(
+                    "rank {rank} on {host} was started with {} than rank 0 on {}",
+                    what[differing], self.hosts[0]
+                ),
+            };
+            self.is_settled.set(true);
+            return Err(self.of_all(Misuse(message).into()));
+        }
+        Ok(())
+    }
+
+    /// An error that all ranks have: the first of them tells it.
+    fn of_all(&self, error: anyhow::Error) -> anyhow::Error {
+        match self.is_first() {
+            true => error,
+            false => ElsewhereError(exit::code(&error)).into(),
+        }
+    }
+
+    /// Lets the ranks go on only if all of them can; where one cannot, that one says why, and all
+    /// end with its exit code.
+    pub(crate) fn settle<T>(&self, result: anyhow::Result<T>) -> anyhow::Result<T> {
+        if self.is_alone() {
+            return result;
+        }
+        let own = result.as_ref().map_or_else(exit::code, |_| 0);
+        let codes = self.ranks.gather(&[own]).concat();
+        let failed = codes.iter().position(|code| *code != 0);
+        let Some(first) = failed else {
+            return result;
+        };
+        self.is_settled.set(true);
+        // Where several cannot, one is enough to say why.
+        Err(match result {
+            Err(error) if first == self.ranks.rank() => error,
+            _ => ElsewhereError(codes[first]).into(),
+        })
+    }
+
+    /// What the first rank has, given to all others, unless it failed.
+    pub(crate) fn broadcast(&self, bytes: anyhow::Result<Vec<u8>>) -> anyhow::Result<Vec<u8>> {
+        let mut bytes = self.settle(bytes)?;
+        self.ranks.broadcast(&mut bytes);
+        Ok(bytes)
+    }
+
+    /// Ends the part of this process. An error that the others do not know of ends them as well.
+    pub(crate) fn end(self, result: anyhow::Result<ExitCode>) -> anyhow::Result<ExitCode> {
+        if self.is_alone() {
+            return result;
+        }
+        if let Some(heartbeat) = &self.heartbeat {
+            heartbeat.beat(0, Phase::End);
+        }
+        let is_shared = |error: &anyhow::Error| {
+            let error = error.downcast_ref::<shears_train::TrainError>();
+            error.is_some_and(shears_train::TrainError::is_shared)
+        };
+        match result {
+            Err(error) if self.is_settled.get() => Err(error),
+            Err(error) if is_shared(&error) => Err(self.of_all(error)),
+            Err(error) => {
+                exit::report(&error);
+                self.ranks.abort(exit::code(&error))
+            }
+            Ok(code) => Ok(code),
+        }
+    }
+
+    /// Who trains, for the first lines of a run; nothing of a single process. An exchange.
+    pub(crate) fn describe(&self, batch: usize, shards: usize, threads: usize) -> Option<String> {
+        if self.is_alone() {
+            return None;
+        }
+        let size = self.ranks.size();
+        let mut machines = self.hosts.clone();
+        machines.dedup();
+        let rows = match batch.is_multiple_of(size) {
+            true => format!("{}", batch / size),
+            false => format!("{} or {}", batch / size, batch / size + 1),
+        };
+        // All of them try it.
+        let library = keeps_bits(&*self.ranks);
+        let bits = match (shards, library) {
+            _ if !shards.is_multiple_of(size) || shards == 1 => {
+                "with other numbers of ranks it is the same run up to rounding (--shards 8 keeps the \
+                 bits)"
+                    .to_string()
+            }
+            (_, true) => format!("every number of ranks that divides {shards} gives the same bits"),
+            (_, false) => "this MPI library does not add as a tree: with other numbers of ranks it \
+                           is the same run up to rounding"
+                .to_string(),
+        };
+        let threads = match threads {
+            1 => "1 thread each".to_string(),
+            threads => format!("{threads} threads each"),
+        };
+        Some(format!(
+            "{size} ranks on {} ({}), {threads}, {rows} of {batch} rows each; {bits}",
+            match machines.len() {
+                1 => "1 machine".to_string(),
+                machines => format!("{machines} machines"),
+            },
+            machines.join(", "),
+        ))
+    }
+
+    /// What is wrong with the cores of this machine, if the launcher has bound its ranks to fewer
+    /// than there are.
+    pub(crate) fn binding(&self) -> Option<String> {
+        if self.is_alone() {
+            return None;
+        }
+        let share = cores::share(self.local());
+        share.is_bound.then(|| {
+            format!(
+                "each rank is bound to {} of {} cores, and {} of them run here; `mpirun --bind-to \
+                 none` lets them use all",
+                share.threads,
+                share.cores,
+                self.local()
+            )
+        })
+    }
+}

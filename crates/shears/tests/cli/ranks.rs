@@ -1,0 +1,310 @@
+//! Several processes that train one run: through `mpirun`, where it is there and the program is
+//! built with the feature `mpi`.
+
+use std::fs;
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::program::{Ran, Scratch};
+
+/// A tiny model with dropout and carried state, whose run has the same bits for 1, 2 and 4 ranks.
+const TINY: &str = "--model lstm --hidden 16 --layers 1 --batch 4 --window 8 --dropout 0.2 \
+     --accumulate 2 --shards 4 --eval-every 20 --save-every 10 --quiet";
+
+/// Whether jobs can be started; says so if not.
+fn can_launch() -> bool {
+    let found = Command::new("mpirun").arg("--version").output().is_ok();
+    let can = cfg!(feature = "mpi") && found;
+    if !can {
+        println!("skipped: there is no mpirun, or the program is built without the feature mpi");
+    }
+    can
+}
+
+/// `mpirun` with these arguments, in the folder.
+fn launch(scratch: &Scratch, arguments: &str, variables: &[(&str, &str)]) -> Command {
+    let program = scratch.command([""]).get_program().to_owned();
+    let mut command = Command::new("timeout");
+    command.args(["-s", "KILL", "120", "mpirun", "--map-by", ":OVERSUBSCRIBE"]);
+    for word in arguments.split_whitespace() {
+        match word {
+            "shears" => command.arg(&program),
+            word => command.arg(word),
+        };
+    }
+    command.current_dir(scratch.path("")).env_remove("CARGO");
+    // Waiting ranks leave their cores to others; as root, mpirun wants to be told twice.
+    command.env("OMPI_MCA_mpi_yield_when_idle", "1");
+    command.env("OMPI_ALLOW_RUN_AS_ROOT", "1");
+    command.env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
+    command.envs(variables.iter().copied());
+    command.stdin(Stdio::null());
+    command
+}
+
+fn launched(scratch: &Scratch, arguments: &str) -> Ran {
+    ran(launch(scratch, arguments, &[]))
+}
+
+fn ran(mut command: Command) -> Ran {
+    let output = command.output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Ran {
+        code: output.status.code(),
+        stdout: text(&output.stdout),
+        stderr: text(&output.stderr),
+    }
+}
+
+/// The processes that run in the folder: their numbers, and which rank each is.
+fn processes(scratch: &Scratch) -> Vec<(u32, Option<usize>)> {
+    let folder = fs::canonicalize(scratch.path("")).unwrap();
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    let found = entries.filter_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let path = entry.path();
+        // A process that has ended and is not yet waited for has no folder any more.
+        (fs::read_link(path.join("cwd")).ok()? == folder).then_some(())?;
+        let environment = fs::read(path.join("environ")).ok()?;
+        let mut variables = environment.split(|byte| *byte == 0);
+        let rank = variables.find_map(|variable| {
+            let value = variable.strip_prefix(b"OMPI_COMM_WORLD_RANK=")?;
+            std::str::from_utf8(value).ok()?.parse().ok()
+        });
+        Some((pid, rank))
+    });
+    found.collect()
+}
+
+fn signal(scratch: &Scratch, rank: usize, signal: &str) {
+    let all = processes(scratch);
+    let found = all.iter().find(|(_, own)| *own == Some(rank));
+    let (pid, _) = found.unwrap_or_else(|| panic!("there is no rank {rank}: {all:?}"));
+    send(*pid, signal);
+}
+
+fn send(pid: u32, signal: &str) {
+    let sent = Command::new("kill")
+        .args([signal, &pid.to_string()])
+        .status();
+    assert!(sent.unwrap().success());
+}
+
+fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let given_up = Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(Instant::now() < given_up, "{what}: not in a minute");
+        sleep(Duration::from_millis(20));
+    }
+}
+
+/// Starts a long run of two ranks, does something to it once it has saved, and gives how it ended;
+/// nothing of it is left then.
+fn disturbed(variables: &[(&str, &str)], disturb: impl Fn(&Scratch)) -> (Scratch, Ran) {
+    let scratch = Scratch::new();
+    let arguments = format!("-n 2 shears train {TINY} --steps 1000000 --eval-every 0 --out run");
+    let mut command = launch(&scratch, &arguments, variables);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    wait_until("it saves", || scratch.checkpoints("run").len() > 1);
+    disturb(&scratch);
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    let ran = Ran {
+        code: output.status.code(),
+        stdout: text(output.stdout),
+        stderr: text(output.stderr),
+    };
+    wait_until("all processes end", || processes(&scratch).is_empty());
+    (scratch, ran)
+}
+
+/// What a run was left with can be gone on from, here by one process.
+fn goes_on(scratch: &Scratch) {
+    let last = scratch.checkpoints("run").pop().unwrap();
+    let step: u64 = last.trim_start_matches("step-").parse().unwrap();
+    let steps = step + 20;
+    scratch
+        .run(&format!("train --resume run --quiet --steps {steps}"))
+        .succeeded();
+    assert_eq!(
+        scratch.checkpoints("run").pop(),
+        Some(format!("step-{steps:08}"))
+    );
+}
+
+#[test]
+fn any_number_of_processes_trains_and_goes_on_with_one_run() {
+    if !can_launch() {
+        return;
+    }
+    let scratch = Scratch::new();
+    scratch
+        .run(&format!("train {TINY} --steps 40 --out one"))
+        .succeeded();
+    let files = |run: &str| {
+        let names = ["model", "optimizer", "carried"];
+        names.map(|name| {
+            let path = format!("{run}/checkpoints/step-00000040/{name}.safetensors");
+            fs::read(scratch.path(path)).unwrap()
+        })
+    };
+    launched(
+        &scratch,
+        &format!("-n 4 shears train {TINY} --steps 20 --out run"),
+    )
+    .succeeded();
+    for (ranks, steps) in [(2, 30), (1, 40)] {
+        let arguments = format!("-n {ranks} shears train --resume run --quiet --steps {steps}");
+        launched(&scratch, &arguments).succeeded();
+    }
+    assert!(files("run") == files("one"), "other bits");
+    launched(
+        &scratch,
+        &format!("-n 2 shears train {TINY} --steps 40 --out two"),
+    )
+    .succeeded();
+    assert!(files("two") == files("one"), "other bits");
+    let evaluations = |run: &str| {
+        let text = scratch.read(format!("{run}/events.jsonl"));
+        let lines = text.lines().filter(|line| line.contains("\"evaluation\""));
+        lines.map(str::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(evaluations("two"), evaluations("one"));
+}
+
+/// Also in a build without MPI, and in one with another MPI than that of the launcher.
+#[test]
+fn processes_that_do_not_find_each_other_are_refused() {
+    let scratch = Scratch::new();
+    let started = |rank: &str, arguments: &str| {
+        let mut command = scratch.command(arguments.split_whitespace());
+        command.env("PMI_SIZE", "3").env("PMI_RANK", rank);
+        ran(command)
+    };
+    let train = format!("train {TINY} --steps 5 --out run");
+    let refused = started("0", &train).failed(2);
+    let expected = match cfg!(feature = "mpi") {
+        true => "finds 1",
+        false => "this build has no MPI",
+    };
+    assert!(
+        refused.contains("MPICH has started 3 processes"),
+        "{refused}"
+    );
+    assert!(refused.contains(expected), "{refused}");
+    // The first one speaks for all.
+    let other = started("1", &train);
+    assert_eq!((other.code, other.stderr), (Some(2), String::new()));
+    assert!(!scratch.path("run").exists());
+    let refused = started("0", "demo").failed(2);
+    assert!(refused.contains("each would do the same"), "{refused}");
+}
+
+#[test]
+fn what_is_refused_is_said_once() {
+    if !can_launch() {
+        return;
+    }
+    let scratch = Scratch::new();
+    scratch.write("taken/plan.toml", "");
+    let cases = [
+        (
+            format!("-n 2 shears train {TINY} --out taken"),
+            "holds a run already",
+        ),
+        ("-n 3 shears train --batch 2".to_string(), "with 3 ranks"),
+        (
+            "-n 2 shears train --tui".to_string(),
+            "--tui takes the terminal",
+        ),
+        (
+            "-n 2 shears train nothing.txt".to_string(),
+            "nothing.txt does not exist",
+        ),
+        (
+            "-n 2 shears train --hiden 3".to_string(),
+            "unexpected argument '--hiden'",
+        ),
+        (
+            "-n 1 shears train --steps 3 : -n 1 shears train --steps 4".to_string(),
+            "rank 1 on",
+        ),
+    ];
+    for (arguments, expected) in cases {
+        let ran = launched(&scratch, &arguments);
+        assert_eq!(ran.code, Some(2), "{ran:#?}");
+        assert_eq!(
+            ran.stderr.matches(expected).count(),
+            1,
+            "{arguments}: {ran:#?}"
+        );
+    }
+}
+
+#[test]
+fn a_rank_that_is_killed_ends_all_and_leaves_what_was_saved() {
+    if !can_launch() {
+        return;
+    }
+    let (scratch, ran) = disturbed(&[], |scratch| signal(scratch, 1, "-KILL"));
+    assert!(ran.code != Some(0), "{ran:#?}");
+    goes_on(&scratch);
+}
+
+#[test]
+fn a_rank_that_has_come_to_a_stop_is_noticed() {
+    if !can_launch() {
+        return;
+    }
+    let patience = [("SHEARS_PATIENCE", "5")];
+    let (scratch, ran) = disturbed(&patience, |scratch| signal(scratch, 1, "-STOP"));
+    assert!(ran.code != Some(0), "{ran:#?}");
+    assert!(
+        ran.stderr.contains("shears: no progress for 5 s, in step"),
+        "{ran:#?}"
+    );
+    goes_on(&scratch);
+}
+
+#[test]
+fn a_rank_that_pauses_is_waited_for_and_usr1_saves_and_stops() {
+    if !can_launch() {
+        return;
+    }
+    let (scratch, ran) = disturbed(&[], |scratch| {
+        signal(scratch, 1, "-STOP");
+        sleep(Duration::from_secs(1));
+        signal(scratch, 1, "-CONT");
+        // To the launcher, which passes it on.
+        let all = processes(scratch);
+        let launchers = all.iter().filter(|(_, rank)| rank.is_none());
+        let (launcher, _) = launchers.max().unwrap();
+        send(*launcher, "-USR1");
+    });
+    assert_eq!(ran.code, Some(130), "{ran:#?}");
+    let log = scratch.read("run/events.jsonl");
+    assert!(
+        log.trim_end()
+            .lines()
+            .last()
+            .unwrap()
+            .contains("\"stopped\"")
+    );
+    goes_on(&scratch);
+}
+
+#[test]
+fn a_first_rank_that_cannot_save_ends_all() {
+    if !can_launch() {
+        return;
+    }
+    let (_scratch, ran) = disturbed(&[], |scratch| {
+        let folder = scratch.path("run/checkpoints");
+        fs::rename(&folder, scratch.path("elsewhere")).unwrap();
+        fs::write(&folder, "in the way").unwrap();
+    });
+    assert_eq!(ran.code, Some(1), "{ran:#?}");
+    assert_eq!(ran.stderr.matches("shears: cannot").count(), 1, "{ran:#?}");
+}
