@@ -12,6 +12,7 @@ use gradclip_judge::{StepRecord, TimeFlow};
 use crate::event::{Change, EndReason, Event, Resume};
 use crate::header::Header;
 use crate::line::{Line, Named, StepLine};
+use crate::ranks::{ExchangeEvent, RanksEvent};
 
 /// A full pass over the validation text.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
@@ -190,6 +191,10 @@ pub struct Columns {
     pub resumes: Vec<Resume>,
     /// The settings that were changed there.
     pub changes: Vec<Change>,
+    /// Who trained the run together, from which steps on.
+    pub ranks: Vec<RanksEvent>,
+    /// The steps in which ranks exchanged their gradients, and how.
+    pub exchanges: Vec<(u64, ExchangeEvent)>,
     /// How the run ended; none if it goes on or was killed.
     pub end: Option<End>,
 }
@@ -221,7 +226,7 @@ impl Columns {
                 drop_from(&mut self.time_flows, |noted| noted.step >= at);
             }
             // Each resume counts, also two from the same step.
-            Event::Resume(_) | Event::Change(_) => {}
+            Event::Resume(_) | Event::Change(_) | Event::Ranks(_) => {}
             Event::Header(_) | Event::Step(_) | Event::End { .. } => {}
         }
         match event {
@@ -243,6 +248,7 @@ impl Columns {
             }
             Event::Resume(resume) => self.resumes.push(resume),
             Event::Change(change) => self.changes.push(change),
+            Event::Ranks(ranks) => self.ranks.push(ranks),
             Event::End { how, message, .. } => self.end = Some(End { how, message }),
             Event::Header(header) => {
                 let names = || header.parameters.iter().map(|p| p.name.as_str());
@@ -284,6 +290,8 @@ impl Columns {
         self.coefficient.push(line.clip.coefficient);
         self.norm_after.push(line.clip.norm_after as f32);
         self.cosine.push(single(line.clip.cosine));
+        let exchange = line.exchange.map(|exchange| (line.step, exchange));
+        self.exchanges.extend(exchange);
     }
 
     /// Drops the steps from `step` on, and what was noted at them.
@@ -317,6 +325,8 @@ impl Columns {
         self.time_flows.retain(|flow| flow.step < step);
         self.resumes.retain(|resume| resume.step < step);
         self.changes.retain(|change| change.step < step);
+        self.ranks.retain(|ranks| ranks.step < step);
+        self.exchanges.retain(|(taken, _)| *taken < step);
     }
 
     /// What the verdict needs of each step.
@@ -365,6 +375,7 @@ impl Columns {
         words * 8
             + resumes
             + changes
+            + self.exchanges.capacity() * size_of::<(u64, ExchangeEvent)>()
             + self.action.capacity() * 2
             + self.ratio_rows.capacity() * 8
             + self.tensors.bytes()

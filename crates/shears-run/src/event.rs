@@ -8,6 +8,7 @@ use gradclip_judge::StepRecord;
 use serde::{Deserialize, Serialize};
 
 use crate::header::Header;
+use crate::ranks::{ExchangeEvent, RanksEvent};
 
 /// One line of the log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -52,6 +53,8 @@ pub enum Event {
     Resume(Resume),
     /// A setting was changed where the run went on.
     Change(Change),
+    /// Several processes train the run from here on.
+    Ranks(RanksEvent),
     /// The run ended; always the last line. A log without it is of a run that goes on or was
     /// killed.
     End {
@@ -133,7 +136,9 @@ impl Event {
         match self {
             Event::Header(_) => 0,
             Event::Step(event) => event.step,
-            Event::Resume(Resume { step, .. }) | Event::Change(Change { step, .. }) => *step,
+            Event::Resume(Resume { step, .. })
+            | Event::Change(Change { step, .. })
+            | Event::Ranks(RanksEvent { step, .. }) => *step,
             Event::Evaluation { step, .. }
             | Event::Sample { step, .. }
             | Event::StateGradients { step, .. }
@@ -158,6 +163,9 @@ pub struct StepEvent {
     /// At some steps: for each parameter, the norm of its update as a share of its own norm.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     pub update_ratios: BTreeMap<String, f64>,
+    /// How the ranks exchanged their gradients, if there are several.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub exchange: Option<ExchangeEvent>,
 }
 
 /// The line's form of a [`ClipReport`].

@@ -12,6 +12,7 @@ use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
 
 use crate::event::{ActionText, Event, StepEvent};
 use crate::header::FORMAT;
+use crate::ranks::ExchangeEvent;
 
 /// How the line of a step begins, as the trainer writes it.
 const STEP: &[u8] = b"{\"event\":\"step\",";
@@ -96,6 +97,8 @@ pub(crate) struct StepLine<'a> {
     pub(crate) clip: ClipLine<'a>,
     #[serde(borrow, default)]
     pub(crate) update_ratios: Named<'a>,
+    #[serde(default)]
+    pub(crate) exchange: Option<ExchangeEvent>,
 }
 
 /// What columns keep of a [`ClipEvent`](crate::ClipEvent).
@@ -173,6 +176,7 @@ impl From<StepEvent> for StepLine<'static> {
                 tensors: named(event.clip.tensors),
             },
             update_ratios: named(event.update_ratios),
+            exchange: event.exchange,
         }
     }
 }

@@ -236,7 +236,7 @@ impl Kept {
                 Line::Other(Event::End { .. }) => break,
                 Line::Other(Event::Header(_)) => kept.has_header = true,
                 Line::Other(event) if event.step() > step => break,
-                Line::Other(Event::Resume(_)) => {}
+                Line::Other(Event::Resume(_) | Event::Ranks(_)) => {}
                 Line::Other(Event::Change(change)) => kept.changes.push(change),
                 Line::Other(event) if pending && event.step() == step => break,
                 Line::Step(taken) if taken.step > step => break,

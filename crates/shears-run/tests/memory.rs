@@ -66,6 +66,7 @@ fn step(step: u64) -> Event {
             tensors,
         },
         update_ratios: BTreeMap::new(),
+        exchange: None,
     })
 }
 

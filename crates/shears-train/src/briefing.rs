@@ -107,6 +107,8 @@ impl Briefing {
                 validation_characters: head.validation_characters,
                 standard_input: None,
                 sha256: (String::new(), String::new()),
+                // Who reads tells of it.
+                altered: None,
                 loading: bytes.len() as u64,
                 kept: 0,
             },

@@ -1,6 +1,8 @@
 //! A whole run: steps, evaluations, samples, events and checkpoints, from where it stands to its
 //! end.
 
+mod due;
+
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -10,7 +12,9 @@ use burn::tensor::Device;
 use gradclip::{ClipAction, SkipReason};
 use shears_model::{LanguageModel, parameters};
 use shears_parallel::{Phase, agree};
-use shears_run::{ClipEvent, EndReason, Event, EventLog, Resume, StepEvent};
+use shears_run::{
+    ClipEvent, EndReason, Event, EventLog, ExchangeEvent, RanksEvent, Resume, StepEvent, six_digits,
+};
 
 use crate::TrainError;
 use crate::checkpoint::Progress;
@@ -20,6 +24,7 @@ use crate::plan::Plan;
 use crate::run::{RunFolder, header};
 use crate::tensors::{NamedTensor, module_tensors};
 use crate::trainer::{StepOutcome, Trainer};
+use due::Due;
 
 /// Who watches a run: the terminal, a test, a program of your own.
 pub trait Observer {
@@ -100,7 +105,8 @@ pub fn train<'a, M: LanguageModel, O: Observer>(
         log,
         asked_to_stop: false,
     };
-    let end = session.note_resume().and_then(|()| session.take_steps());
+    let noted = session.note_resume().and_then(|()| session.note_ranks());
+    let end = noted.and_then(|()| session.take_steps());
     let step = session.trainer.progress.step;
     let (how, message) = match &end {
         Ok(end) => ((*end).into(), None),
@@ -132,36 +138,6 @@ struct Session<'a, M: LanguageModel, O: Observer> {
     asked_to_stop: bool,
 }
 
-/// What is to be done after a step.
-#[derive(Clone, Copy)]
-struct Due {
-    /// Follow gradients back in time.
-    state_gradients: bool,
-    evaluation: bool,
-    sample: bool,
-    save: bool,
-}
-
-impl Due {
-    fn after(step: u64, plan: &Plan) -> Due {
-        let due = |every: u64| every > 0 && step.is_multiple_of(every);
-        let last = step == plan.steps;
-        let evaluation = last || due(plan.eval_every);
-        Due {
-            state_gradients: step == 1 || evaluation,
-            evaluation,
-            // The last step ends with a longer text than a sample.
-            sample: due(plan.sample_every) && !last,
-            save: last || due(plan.save_every),
-        }
-    }
-
-    /// Whether there is more to do than to save.
-    fn takes_long(self) -> bool {
-        self.state_gradients || self.evaluation || self.sample
-    }
-}
-
 impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
     /// Writes where a run goes on, and with what changed settings; nothing if there is nothing left
     /// to do.
@@ -187,6 +163,15 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
             checkpoint: name.filter(|_| step > 0),
         }))?;
         Ok(log.append_changes(step, &self.plan.changes)?)
+    }
+
+    /// Writes who trains, if these are several.
+    fn note_ranks(&mut self) -> Result<(), TrainError> {
+        let step = self.trainer.progress.step;
+        match self.trainer.team.clone() {
+            Some(team) => self.write(&Event::Ranks(RanksEvent { step, ..team })),
+            None => Ok(()),
+        }
     }
 
     /// The steps themselves, with all that is due between them.
@@ -260,6 +245,7 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
                 tokens_per_second: 0.0,
                 clip: ClipEvent::refused(tensors),
                 update_ratios: BTreeMap::new(),
+                exchange: None,
             };
             self.write(&Event::Step(event.clone()))?;
             self.observer.step(&event);
@@ -471,6 +457,12 @@ fn step_event(step: u64, outcome: &StepOutcome, tokens: usize, started: Instant)
         tokens_per_second: (tokens as f64 / started.elapsed().as_secs_f64()).round(),
         clip: ClipEvent::from(&outcome.report),
         update_ratios: outcome.update_ratios.clone(),
+        exchange: outcome.exchanged.map(|exchanged| ExchangeEvent {
+            bytes: exchanged.bytes,
+            ms: six_digits(outcome.times.exchange.as_secs_f64() * 1e3),
+            waited_ms: six_digits(exchanged.waited.as_secs_f64() * 1e3),
+            slowest: exchanged.slowest,
+        }),
     }
 }
 

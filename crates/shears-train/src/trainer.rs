@@ -18,6 +18,7 @@
 //! - Reported: `StepOutcome::report`, which `train.rs` writes to the log.
 
 mod restore;
+mod together;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -25,21 +26,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
-use gradclip::{
-    Accumulated, AdamClipping, ClipReport, Clipper, Elements, Outcome, SkipReason, Unscaled,
-};
+use gradclip::{Accumulated, AdamClipping, ClipReport, Clipper, Outcome, SkipReason};
 use gradclip_burn::{ClippedGradients, ModuleGradients};
 use shears_model::{DropoutKey, LanguageModel, Reading, State};
 use shears_parallel::{Alone, Heartbeat, Phase, Ranks, Tree};
+use shears_run::RanksEvent;
 
 use crate::batches::{Batches, rows_of, to_tensors};
-use crate::carried::{joined, part_of, rows_of_all};
+use crate::carried::{joined, part_of};
 use crate::checkpoint::{Checkpoint, Progress};
 use crate::error::TrainError;
-use crate::exchange::{Record, Records, Share, compares_at, hash_of};
+use crate::exchange::Share;
 use crate::optimizer::Optimizer;
-use crate::plan::{Plan, PlanError};
-use crate::tensors::{NamedTensor, module_tensors};
+use crate::plan::Plan;
+use crate::tensors::module_tensors;
 use crate::time_flow::{norms_over_all, state_gradients};
 use crate::weights::Weights;
 
@@ -55,6 +55,8 @@ pub struct Trainer<M: LanguageModel> {
     batches: Batches,
     ranks: Arc<dyn Ranks>,
     heartbeat: Option<Heartbeat>,
+    /// The ranks, as the log has them.
+    pub(crate) team: Option<RanksEvent>,
     share: Share,
     /// What a recurrent model carries from window to window, of the rows of this rank.
     carried: State,
@@ -148,6 +150,7 @@ impl<M: LanguageModel> Trainer<M> {
             clipper: new_clipper(&plan, &model, threads),
             ranks: Arc::new(Alone),
             heartbeat: None,
+            team: None,
             share: Share::alone(plan.batch, plan.shards),
             plan,
             device: device.clone(),
@@ -157,50 +160,6 @@ impl<M: LanguageModel> Trainer<M> {
             stop: false,
             progress: Progress::default(),
         }
-    }
-
-    /// Trains together with other ranks, each of which has a trainer of the same plan, model and
-    /// batches: this one computes its rows of each batch. Before [`Trainer::restore`].
-    ///
-    /// From here on [`Trainer::step`] and [`Trainer::checkpoint`] are exchanges: all ranks call
-    /// them, in the same order.
-    ///
-    /// # Errors
-    ///
-    /// If the batch has fewer rows than there are ranks.
-    pub fn with_ranks(mut self, ranks: Arc<dyn Ranks>) -> Result<Self, TrainError> {
-        let share = Share::of(
-            self.plan.batch,
-            self.plan.shards,
-            ranks.rank(),
-            ranks.size(),
-        );
-        self.share = share.map_err(|problem| PlanError::about("batch", problem))?;
-        self.ranks = ranks;
-        Ok(self)
-    }
-
-    /// Tells a watchdog in each phase of the run that it goes on.
-    pub fn with_heartbeat(mut self, heartbeat: Option<Heartbeat>) -> Self {
-        self.heartbeat = heartbeat;
-        self
-    }
-
-    /// What comes now, for the watchdog.
-    pub(crate) fn begin(&self, phase: Phase) {
-        if let Some(heartbeat) = &self.heartbeat {
-            heartbeat.beat(self.progress.step + 1, phase);
-        }
-    }
-
-    /// The ranks that train the model.
-    pub fn ranks(&self) -> &Arc<dyn Ranks> {
-        &self.ranks
-    }
-
-    /// Tells the other ranks in the next step that this one was asked to save and stop.
-    pub fn tell_to_stop(&mut self, stop: bool) {
-        self.stop = stop;
     }
 
     /// The model as it is.
@@ -378,60 +337,6 @@ impl<M: LanguageModel> Trainer<M> {
         })
     }
 
-    /// From the sums of this rank to the mean over all: one exchange a step, whatever `accumulate`
-    /// is. What a rank has to say comes first, and then the gradients.
-    fn exchange(
-        &self,
-        loss: f64,
-        gradients: Accumulated<ModuleGradients>,
-        times: &mut PhaseTimes,
-    ) -> Result<(f64, Unscaled<ModuleGradients>, Option<Exchanged>), TrainError> {
-        let terms = gradients.terms();
-        if self.ranks.size() == 1 {
-            let mean = gradients.in_one_process().without_loss_scale();
-            return Ok((loss / terms as f64, mean, None));
-        }
-        let started = Instant::now();
-        let step = self.progress.step;
-        let learned = match compares_at(step) {
-            true => hash_of(&module_tensors(self.model()), &self.clipper.state()),
-            false => 0,
-        };
-        let own = Record {
-            step,
-            terms,
-            loss,
-            computed: times.forward + times.backward,
-            stop: self.stop,
-            learned,
-        };
-        let records = Records::gather(&*self.ranks, own)?;
-        let mut bytes = 0;
-        let reduced = gradients.reduce(records.terms(), |elements| match elements {
-            Elements::F32(values) => {
-                bytes += size_of_val(&**values) as u64;
-                self.ranks.sum(values);
-                Ok(())
-            }
-            _ => Err(TrainError::Ranks {
-                problem: "gradients that are not f32 cannot be exchanged".to_string(),
-            }),
-        })?;
-        times.exchange += started.elapsed();
-        let (slowest, waited) = records.slowest();
-        let exchanged = Exchanged {
-            stop: records.stop(),
-            bytes,
-            slowest,
-            waited,
-        };
-        Ok((
-            records.loss(),
-            reduced.without_loss_scale(),
-            Some(exchanged),
-        ))
-    }
-
     /// What was carried of some of this rank's rows.
     fn carried_of(&self, rows: &Range<usize>) -> State {
         let own = self.share.rows();
@@ -467,19 +372,6 @@ impl<M: LanguageModel> Trainer<M> {
         let key = DropoutKey::of([seed as u32, (seed >> 32) as u32]);
         let key = key.part(self.progress.step).part(micro);
         key.for_sequences(rows.start, rows.len(), self.plan.batch)
-    }
-
-    /// What all ranks carry: of every row of the batch. An exchange.
-    pub(crate) fn carried_by_all(&self) -> Vec<NamedTensor> {
-        let tensors = self.carried.tensors.iter();
-        let tensors = tensors.map(|(name, tensor)| {
-            let data = tensor.clone().without_autodiff().into_data();
-            NamedTensor {
-                name: name.clone(),
-                data: rows_of_all(&*self.ranks, data),
-            }
-        });
-        tensors.collect()
     }
 
     /// All that a resumed run needs, with any number of ranks.

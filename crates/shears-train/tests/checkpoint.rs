@@ -682,6 +682,7 @@ pub(crate) fn step_event(step: u64) -> Event {
             tensors: [("output.bias".to_string(), 2.0)].into(),
         },
         update_ratios: [("output.bias".to_string(), 0.001)].into(),
+        exchange: None,
     })
 }
 

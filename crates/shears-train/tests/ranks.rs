@@ -366,6 +366,7 @@ fn corpora() -> Corpora {
         tokenizer,
         standard_input: None,
         sha256: (String::new(), String::new()),
+        altered: None,
         loading: 0,
         kept: 0,
     }
@@ -451,6 +452,7 @@ fn the_first_rank_writes_the_run_and_any_rank_can_ask_for_its_end() {
         for event in &mut events {
             if let Event::Step(step) = event {
                 step.tokens_per_second = 0.0;
+                step.exchange = None;
             }
         }
         events

@@ -641,6 +641,7 @@ fn check_whole_runs(plan: &Plan, stops: &[u64]) {
             Event::StateGradients { step, .. } => format!("gradients through time at {step}"),
             Event::Resume(resume) => format!("resume at {}", resume.step),
             Event::Change(change) => change.to_string(),
+            Event::Ranks(ranks) => ranks.words(),
             Event::End { step, how, .. } => format!("{how:?} at {step}"),
         });
         lines.collect()

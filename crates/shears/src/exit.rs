@@ -32,7 +32,7 @@ impl fmt::Display for Misuse {
 
 impl std::error::Error for Misuse {}
 
-/// Another process of the job has failed, with this exit code, and says why.
+/// A process of the job has failed, with this exit code, and one of them has said why.
 #[derive(Debug)]
 pub(crate) struct ElsewhereError(pub(crate) u8);
 

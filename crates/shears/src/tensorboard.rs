@@ -186,6 +186,7 @@ impl Listener for TensorBoard {
             | Event::StateGradients { .. }
             | Event::Resume(_)
             | Event::Change(_)
+            | Event::Ranks(_)
             | Event::End { .. } => Vec::new(),
         };
         self.write(event.step(), values);

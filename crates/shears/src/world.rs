@@ -6,8 +6,10 @@ use std::cell::Cell;
 use std::hash::Hasher;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use shears_parallel::{Heartbeat, Launcher, Patience, Phase, Ranks, keeps_bits, start};
+use shears_run::RanksEvent;
 
 use crate::exit::{self, ElsewhereError, Misuse};
 use crate::leave;
@@ -37,7 +39,7 @@ pub(crate) fn refuse_launcher(command: &str) -> anyhow::Result<()> {
         return Ok(());
     };
     if is_spoken_for() {
-        return Err(ElsewhereError(exit::MISUSE).into());
+        return Err(silently_refused());
     }
     let Launcher { name, size, .. } = launcher;
     let message = format!(
@@ -45,6 +47,13 @@ pub(crate) fn refuse_launcher(command: &str) -> anyhow::Result<()> {
          it without the launcher"
     );
     Err(Misuse(message).into())
+}
+
+/// For processes that do not speak, and do not know of each other.
+fn silently_refused() -> anyhow::Error {
+    // The launcher ends all when the first one ends, and one of them has something to say before.
+    std::thread::sleep(Duration::from_secs(1));
+    ElsewhereError(exit::MISUSE).into()
 }
 
 impl World {
@@ -55,7 +64,7 @@ impl World {
     /// If they do not find each other, run different programs, or were asked for different things.
     pub(crate) fn find() -> anyhow::Result<World> {
         let ranks = start().map_err(|error| match is_spoken_for() {
-            true => anyhow::Error::from(ElsewhereError(exit::MISUSE)),
+            true => silently_refused(),
             false => Misuse(error.to_string()).into(),
         })?;
         let mut world = World {
@@ -77,8 +86,10 @@ impl World {
         });
         world.heartbeat = Some(heartbeat);
         world.hosts = world.told(host.as_bytes());
-        world.check_alike()?;
-        Ok(world)
+        match world.check_alike() {
+            Ok(()) => Ok(world),
+            Err(error) => Err(world.told_by_one(error)),
+        }
     }
 
     /// Whether there is no other process.
@@ -220,8 +231,8 @@ impl World {
             error.is_some_and(shears_train::TrainError::is_shared)
         };
         match result {
-            Err(error) if self.is_settled.get() => Err(error),
-            Err(error) if is_shared(&error) => Err(self.of_all(error)),
+            Err(error) if self.is_settled.get() => Err(self.told_by_one(error)),
+            Err(error) if is_shared(&error) => Err(self.told_by_one(self.of_all(error))),
             Err(error) => {
                 exit::report(&error);
                 self.ranks.abort(exit::code(&error))
@@ -230,43 +241,47 @@ impl World {
         }
     }
 
-    /// Who trains, for the first lines of a run; nothing of a single process. An exchange.
-    pub(crate) fn describe(&self, batch: usize, shards: usize, threads: usize) -> Option<String> {
+    /// Tells an error, in the process that has one of its own, before any of them ends: the launcher
+    /// then ends the others.
+    fn told_by_one(&self, error: anyhow::Error) -> anyhow::Error {
+        exit::report(&error);
+        ElsewhereError(exit::code(&error)).into()
+    }
+
+    /// The ranks, for the log of the run; nothing of a single process. An exchange.
+    pub(crate) fn team(&self, shards: usize, threads: usize) -> Option<RanksEvent> {
         if self.is_alone() {
             return None;
         }
+        // All of them try it.
+        let adds_as_tree = keeps_bits(&*self.ranks);
+        Some(RanksEvent {
+            step: 0,
+            hosts: self.hosts.clone(),
+            threads,
+            same_bits: adds_as_tree && shards > 1 && shards.is_multiple_of(self.ranks.size()),
+        })
+    }
+
+    /// Who trains, for the first lines of a run.
+    pub(crate) fn describe(&self, team: &RanksEvent, batch: usize, shards: usize) -> String {
         let size = self.ranks.size();
-        let mut machines = self.hosts.clone();
-        machines.dedup();
         let rows = match batch.is_multiple_of(size) {
             true => format!("{}", batch / size),
             false => format!("{} or {}", batch / size, batch / size + 1),
         };
-        // All of them try it.
-        let library = keeps_bits(&*self.ranks);
-        let bits = match (shards, library) {
-            _ if !shards.is_multiple_of(size) || shards == 1 => {
-                "with other numbers of ranks it is the same run up to rounding (--shards 8 keeps the \
-                 bits)"
+        let bits = match team.same_bits {
+            true => format!("every number of ranks that divides {shards} gives the same bits"),
+            false if shards == 1 || !shards.is_multiple_of(size) => {
+                "with other numbers of ranks it is the same run up to rounding (a multiple of them \
+                 as --shards keeps the bits)"
                     .to_string()
             }
-            (_, true) => format!("every number of ranks that divides {shards} gives the same bits"),
-            (_, false) => "this MPI library does not add as a tree: with other numbers of ranks it \
-                           is the same run up to rounding"
+            false => "this MPI does not add as a tree: with other numbers of ranks it is the same \
+                      run up to rounding"
                 .to_string(),
         };
-        let threads = match threads {
-            1 => "1 thread each".to_string(),
-            threads => format!("{threads} threads each"),
-        };
-        Some(format!(
-            "{size} ranks on {} ({}), {threads}, {rows} of {batch} rows each; {bits}",
-            match machines.len() {
-                1 => "1 machine".to_string(),
-                machines => format!("{machines} machines"),
-            },
-            machines.join(", "),
-        ))
+        format!("{}, {rows} of {batch} rows each; {bits}", team.words())
     }
 
     /// What is wrong with the cores of this machine, if the launcher has bound its ranks to fewer

@@ -94,7 +94,15 @@ impl Plan {
 
 /// Settings that earlier versions did not know: their runs have what is the default now.
 fn is_later(name: &str) -> bool {
-    ["precision", "eval-tokens", "mlp", "encoding", "lossy", "shards"].contains(&name)
+    [
+        "precision",
+        "eval-tokens",
+        "mlp",
+        "encoding",
+        "lossy",
+        "shards",
+    ]
+    .contains(&name)
 }
 
 /// The first versions wrote no format.

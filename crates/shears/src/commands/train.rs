@@ -1,6 +1,8 @@
 //! `shears train`: a run from its plan, or from where it was left, to its end.
 
 mod arguments;
+mod asked;
+mod ending;
 mod remarks;
 
 use std::fs;
@@ -12,7 +14,7 @@ use burn::tensor::Device;
 use gradclip::ClipAction;
 use shears_data::DataError;
 use shears_model::{LanguageModel, Precision, parameters};
-use shears_run::{Columns, EndReason, Evaluation, Event, Subject, quoted};
+use shears_run::{Columns, EndReason, Evaluation, Event, RanksEvent};
 use shears_train::{
     Batches, Briefing, Checkpoint, Corpora, End, MemoryEstimate, Plan, RunFolder, TrainError,
     Trainer, estimate_memory, header, train,
@@ -25,14 +27,14 @@ use crate::memory;
 use crate::model::{Work, with_model_to_train};
 use crate::output::{complain, say, wrapped};
 use crate::report;
-use crate::run_log;
-use crate::screen::{self, Screen, Setup};
+use crate::screen::{Screen, Setup};
 use crate::settings::Given;
 use crate::tensorboard::TensorBoard;
-use crate::watch::{Show, Watch, indent};
+use crate::watch::{Show, Watch};
 use crate::world::World;
-use arguments::Outside;
 pub(crate) use arguments::TrainArguments;
+use asked::Asked;
+use ending::Ending;
 
 pub(crate) fn run(arguments: TrainArguments) -> anyhow::Result<ExitCode> {
     // MPI is initialised on the thread that trains.
@@ -68,61 +70,6 @@ fn run_in(world: &World, arguments: TrainArguments) -> anyhow::Result<ExitCode> 
         tui: outside.tui,
     };
     with_model_to_train(&plan, vocabulary, work)
-}
-
-/// What was asked for, checked as far as that is possible without a text.
-struct Asked {
-    given: Given,
-    outside: Outside,
-    resume: Option<Option<PathBuf>>,
-    show: Show,
-}
-
-impl Asked {
-    fn of(world: &World, arguments: TrainArguments) -> anyhow::Result<Asked> {
-        let TrainArguments {
-            settings,
-            outside,
-            config,
-            resume,
-        } = arguments;
-        // The first of several processes has the files, and tells the others.
-        let config = config.filter(|_| world.is_first());
-        let given = Given::read(settings.0, config.as_deref())?;
-        let outside = outside.or(&given)?;
-        let show = match (outside.json, outside.quiet) {
-            (true, true) => {
-                return Err(Misuse("--json and --quiet exclude each other".into()).into());
-            }
-            _ if outside.verbose && (outside.json || outside.quiet) => {
-                let message = "--verbose is about text; leave out --json and --quiet";
-                return Err(Misuse(message.into()).into());
-            }
-            (true, false) => Show::Json,
-            (false, true) => Show::Quiet,
-            (false, false) => Show::Text,
-        };
-        if resume.is_some() && outside.out.is_some() {
-            let message =
-                "a resumed run stays in its folder; leave out --out (or `out` in the config)";
-            return Err(Misuse(message.into()).into());
-        }
-        if outside.tui {
-            screen::check(outside.json, outside.quiet)?;
-        }
-        if outside.tui && !world.is_alone() {
-            let message =
-                "--tui takes the terminal, which several processes have not; leave it out";
-            return Err(Misuse(message.into()).into());
-        }
-        Ok(Asked {
-            given,
-            outside,
-            resume,
-            // The first of several processes speaks for all.
-            show: if world.is_first() { show } else { Show::Quiet },
-        })
-    }
 }
 
 /// What the first process has read, for all of them.
@@ -322,9 +269,8 @@ impl Work for Train<'_> {
     type Output = anyhow::Result<ExitCode>;
 
     fn with<M: LanguageModel>(mut self, model: M, device: &Device) -> Self::Output {
-        let (batch, shards) = (self.job.plan.batch, self.job.plan.shards);
-        let ranks = self.world.describe(batch, shards, self.threads);
-        let prepared = self.prepare(model, device, ranks);
+        let team = self.world.team(self.job.plan.shards, self.threads);
+        let prepared = self.prepare(model, device, team);
         let (folder, mut trainer) = self.world.settle(prepared)?;
         let Train {
             job: Job { corpora, .. },
@@ -365,12 +311,12 @@ impl Work for Train<'_> {
 }
 
 impl Train<'_> {
-    /// The trainer, and the folder if this is the process that writes. `ranks` says who trains.
+    /// The trainer, and the folder if this is the process that writes.
     fn prepare<M: LanguageModel>(
         &mut self,
         model: M,
         device: &Device,
-        ranks: Option<String>,
+        team: Option<RanksEvent>,
     ) -> anyhow::Result<(Option<RunFolder>, Trainer<M>)> {
         let (world, job) = (self.world, &mut self.job);
         let (plan, corpora) = (job.plan.clone(), &mut job.corpora);
@@ -378,7 +324,13 @@ impl Train<'_> {
         let (batches, memory) = batches_and_memory(&plan, &model, corpora)?;
         if self.show == Show::Text {
             introduce(&plan, corpora);
-            for line in ranks.into_iter().chain(world.binding()) {
+            let described = |team| world.describe(team, plan.batch, plan.shards);
+            for line in team
+                .as_ref()
+                .map(described)
+                .into_iter()
+                .chain(world.binding())
+            {
                 say!("{}\n", wrapped(&line, 0));
             }
             for remark in job
@@ -397,7 +349,8 @@ impl Train<'_> {
         // Before the folder is made: a batch with too few rows for the ranks is refused.
         let mut trainer = trainer
             .with_ranks(world.ranks())?
-            .with_heartbeat(world.heartbeat());
+            .with_heartbeat(world.heartbeat())
+            .with_team(team);
         let folder = match job.folder.take() {
             Some(folder) => Some(with_plan(folder, trainer.plan())?),
             None if !world.is_first() => None,
@@ -524,78 +477,4 @@ fn describe<M: LanguageModel>(plan: &Plan, model: &M, vocabulary: usize, memory:
     let header = header(plan, &parameters(model));
     let table = report::parameter_table(&header.parameters, vocabulary);
     say!("{table}\n{}", report::memory_line(memory));
-}
-
-/// The end of a run, as it is told.
-struct Ending<'a> {
-    folder: &'a RunFolder,
-    plan: &'a Plan,
-    show: Show,
-    verbose: bool,
-    is_altered: bool,
-}
-
-impl Ending<'_> {
-    fn of(
-        &self,
-        end: &Result<End, TrainError>,
-        write: impl FnOnce() -> anyhow::Result<String>,
-    ) -> anyhow::Result<()> {
-        match end {
-            Ok(End::Stopped) => self.tell(EndReason::Stopped, None),
-            Ok(end) => self.tell((*end).into(), (self.show == Show::Text).then(write)),
-            Err(error) if error.is_divergence() => self.tell(EndReason::Diverged, None),
-            // What has become of it is in its error.
-            Err(_) => Ok(()),
-        }
-    }
-
-    /// Loss, a sample, the verdict and what to type next.
-    fn tell(&self, how: EndReason, sample: Option<anyhow::Result<String>>) -> anyhow::Result<()> {
-        if !matches!(self.show, Show::Text | Show::Json) {
-            return Ok(());
-        }
-        let columns = run_log::read(self.folder)?.columns;
-        let folder = self.folder.path();
-        let judgement = columns.judge(&Subject::of(folder));
-        if self.show == Show::Json {
-            say!("{}", report::end_line(&judgement, &columns, how, folder)?);
-            return Ok(());
-        }
-        let step = report::count(columns.step.last().copied().unwrap_or(0));
-        let loss = columns.evaluations.last();
-        let loss = loss.map_or(String::new(), |last| {
-            format!(
-                "; val loss {:.4} nats a token at step {} ({:.3} {}, perplexity {:.2})",
-                last.val_loss,
-                last.step,
-                last.bits_per_char,
-                report::unit_of_bits(self.is_altered),
-                last.perplexity
-            )
-        });
-        let ended = match how {
-            EndReason::Finished => format!("finished after {step} steps"),
-            EndReason::OutOfPatience => {
-                let patience = self.plan.patience;
-                format!("stopped at step {step}: {patience} evaluations in a row were no better")
-            }
-            EndReason::Stopped => format!("stopped at step {step}; the run is saved"),
-            EndReason::Diverged | EndReason::Failed => format!("ended at step {step}"),
-        };
-        say!("\n{}", wrapped(&format!("{ended}{loss}"), 0));
-        let (program, run) = (report::program(), quoted(folder));
-        match sample {
-            Some(Ok(text)) => {
-                say!("\nit writes:\n{}", indent(&text));
-                say!("  more: {program} generate {run}");
-            }
-            // The run has ended as it should, and what it found is below.
-            Some(Err(error)) => say!("\nit writes nothing: {error:#}"),
-            None => {}
-        }
-        say!("");
-        report::say_judgement(&judgement, self.verbose);
-        Ok(())
-    }
 }

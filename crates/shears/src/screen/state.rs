@@ -128,7 +128,7 @@ impl State {
                 self.time = TimeFlow::of(*step, &layers);
             }
             Event::Change(change) => self.changes.push(change.clone()),
-            Event::Header(_) | Event::Resume(_) | Event::End { .. } => {}
+            Event::Header(_) | Event::Resume(_) | Event::Ranks(_) | Event::End { .. } => {}
         }
     }
 

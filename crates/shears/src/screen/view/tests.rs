@@ -55,6 +55,7 @@ fn step(step: u64) -> Event {
             tensors: tensors.into(),
         },
         update_ratios: BTreeMap::new(),
+        exchange: None,
     })
 }
 

@@ -1,0 +1,129 @@
+//! What a log has of a run that several processes train.
+
+use serde::{Deserialize, Serialize};
+
+/// Who trains the run from here on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RanksEvent {
+    /// Steps taken before.
+    pub step: u64,
+    /// The machine of each rank, in the order of the ranks.
+    pub hosts: Vec<String>,
+    /// Threads of each.
+    pub threads: usize,
+    /// Whether other numbers of ranks that divide the plan's `shards` give the same bits.
+    pub same_bits: bool,
+}
+
+impl RanksEvent {
+    /// How many and where: "4 ranks on 2 machines (a, b), 8 threads each".
+    pub fn words(&self) -> String {
+        let mut machines: Vec<&str> = self.hosts.iter().map(String::as_str).collect();
+        machines.sort_unstable();
+        machines.dedup();
+        let count = |count: usize, what: &str| match count {
+            1 => format!("1 {what}"),
+            count => format!("{count} {what}s"),
+        };
+        format!(
+            "{} on {} ({}), {} each",
+            count(self.hosts.len(), "rank"),
+            count(machines.len(), "machine"),
+            machines.join(", "),
+            count(self.threads, "thread"),
+        )
+    }
+}
+
+/// How the ranks exchanged their gradients in a step.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ExchangeEvent {
+    /// Bytes of gradients that each of them gave.
+    pub bytes: u64,
+    /// How long the exchange took in the first rank, in ms, waiting included.
+    pub ms: f64,
+    /// How much longer the slowest rank computed than the quickest, in ms.
+    pub waited_ms: f64,
+    /// The slowest rank.
+    pub slowest: usize,
+}
+
+/// The exchanges of several steps.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct ExchangeSummary {
+    /// Steps with an exchange.
+    pub steps: usize,
+    /// Bytes of gradients that each rank gave, in the last of them.
+    pub bytes: u64,
+    /// Mean time of an exchange in the first rank, in ms.
+    pub ms: f64,
+    /// Mean of how much longer the slowest rank computed than the quickest, in ms.
+    pub waited_ms: f64,
+    /// The rank that was slowest most often.
+    pub slowest: usize,
+    /// In which share of the steps it was.
+    pub slowest_share: f64,
+}
+
+impl ExchangeSummary {
+    /// Of all these; none of none.
+    pub fn of<'a>(exchanges: impl IntoIterator<Item = &'a ExchangeEvent>) -> Option<Self> {
+        let (mut steps, mut bytes, mut ms, mut waited) = (0, 0, 0.0, 0.0);
+        let mut slowest = std::collections::BTreeMap::<usize, usize>::new();
+        for exchange in exchanges {
+            steps += 1;
+            bytes = exchange.bytes;
+            ms += exchange.ms;
+            waited += exchange.waited_ms;
+            *slowest.entry(exchange.slowest).or_default() += 1;
+        }
+        let (rank, count) = slowest.into_iter().max_by_key(|(_, count)| *count)?;
+        Some(ExchangeSummary {
+            steps,
+            bytes,
+            ms: ms / steps as f64,
+            waited_ms: waited / steps as f64,
+            slowest: rank,
+            slowest_share: count as f64 / steps as f64,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_are_told_in_words() {
+        let ranks = |hosts: &[&str], threads| {
+            let hosts = hosts.iter().map(|host| (*host).to_string()).collect();
+            let (step, same_bits) = (0, false);
+            RanksEvent {
+                step,
+                hosts,
+                threads,
+                same_bits,
+            }
+        };
+        let words = ranks(&["a", "b", "a", "b"], 8).words();
+        assert_eq!(words, "4 ranks on 2 machines (a, b), 8 threads each");
+        let words = ranks(&["a", "a"], 1).words();
+        assert_eq!(words, "2 ranks on 1 machine (a), 1 thread each");
+    }
+
+    #[test]
+    fn exchanges_are_summed_up() {
+        let exchange = |slowest, ms| ExchangeEvent {
+            bytes: 12,
+            ms,
+            waited_ms: 1.0,
+            slowest,
+        };
+        let all = [exchange(1, 2.0), exchange(0, 4.0), exchange(1, 6.0)];
+        let summary = ExchangeSummary::of(&all).unwrap();
+        assert_eq!((summary.steps, summary.bytes, summary.ms), (3, 12, 4.0));
+        assert_eq!((summary.slowest, summary.waited_ms), (1, 1.0));
+        assert!((summary.slowest_share - 2.0 / 3.0).abs() < 1e-12);
+        assert_eq!(ExchangeSummary::of(&[]), None);
+    }
+}
