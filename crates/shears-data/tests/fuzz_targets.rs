@@ -16,6 +16,10 @@ fn tokenizer_json(data: &[u8]) {
         Err(error) => {
             let message = error.to_string();
             assert!(!message.contains(char::is_control), "{message:?}");
+            assert!(
+                !message.contains(", expected") && !message.contains("untagged"),
+                "{message}"
+            );
             return;
         }
     };

@@ -21,6 +21,10 @@ pub(crate) fn read_file(path: &Path, name: &str, most: u64) -> Result<String, Mi
 pub(crate) fn read(reader: impl Read, name: &str, most: u64) -> Result<String, Misuse> {
     read_text(reader, name, most).map_err(|error| match error {
         DataError::Unreadable { source, .. } => Misuse(format!("{name} cannot be read: {source}")),
+        // What a text may be in is no matter here.
+        DataError::NotUtf8 { offset, .. } => Misuse(format!(
+            "{name} is not UTF-8 text: see the byte at offset {offset}"
+        )),
         error => Misuse(error.to_string()),
     })
 }

@@ -11,6 +11,37 @@ pub(crate) fn guarded<T>(run: impl FnOnce() -> tokenizers::Result<T>) -> Result<
     }
 }
 
+/// What the library says of a file that it does not load, in words of our own.
+pub(crate) fn in_words(message: &str) -> String {
+    let (what, place) = message.split_once(" at line ").unwrap_or((message, ""));
+    let place = match place.is_empty() {
+        true => String::new(),
+        false => format!(" at line {}", place.replace(" column", ", column")),
+    };
+    let part = what.strip_prefix("data did not match any variant of untagged enum ");
+    let part = part.map(|part| {
+        part.trim_end_matches("Untagged")
+            .trim_end_matches("Wrapper")
+    });
+    let name = what.split('`').nth(1).unwrap_or_default();
+    let problem = match part {
+        Some("Model") => "its `model` is of an unknown type, or lacks a part".to_owned(),
+        Some("Normalizer") => "its `normalizer` is of an unknown type".to_owned(),
+        Some("PreTokenizer") => "its `pre_tokenizer` is of an unknown type".to_owned(),
+        Some("PostProcessor") => "its `post_processor` is of an unknown type".to_owned(),
+        Some("Decoder") => "its `decoder` is of an unknown type".to_owned(),
+        Some(_) => "a part of it is of an unknown type".to_owned(),
+        None if what.starts_with("missing field") => format!("it lacks `{name}`"),
+        None if what.starts_with("unknown ") => format!("it has an unknown `{name}`"),
+        None if what.starts_with("invalid ") => "a value of it is of another type".to_owned(),
+        None if what.contains("UnkIdNotInVocabulary") => {
+            "its `unk_id` is not in the vocabulary".to_owned()
+        }
+        None => what.to_owned(),
+    };
+    format!("{problem}{place}: use another file")
+}
+
 /// A message that may quote a hostile file, fit for one line of a terminal.
 pub(crate) fn one_line(message: &str) -> String {
     message

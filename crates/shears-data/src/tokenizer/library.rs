@@ -9,7 +9,7 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::processors::PostProcessorWrapper;
 
 use super::guard::guarded;
-use super::{bounds, byte_level, format, probe};
+use super::{bounds, byte_level, format, guard, probe};
 
 /// What the library keeps for each byte of a piece of text while it encodes it.
 const BYTES_FOR_A_BYTE: u64 = 50;
@@ -72,7 +72,8 @@ impl Library {
             // Nothing is put around a text, and nothing else that it does changes an id.
             inner.with_post_processor(None::<PostProcessorWrapper>);
             Ok(Arc::new(inner))
-        })?;
+        });
+        let inner = inner.map_err(|problem| guard::in_words(&problem))?;
         let ids = inner.get_vocab(true);
         let size = ids.len();
         if ids.values().any(|id| *id as usize >= size) {

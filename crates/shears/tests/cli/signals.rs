@@ -41,6 +41,23 @@ fn a_kill_in_the_last_evaluation_loses_no_step() {
     assert_eq!(scratch.checkpoints("run"), ["step-00000005"]);
 }
 
+/// Nothing is there to be saved, so that nobody is made to wait.
+#[test]
+fn learning_merges_ends_at_a_signal_at_once() {
+    let scratch = Scratch::new();
+    let words = (0..100_000_u64).map(|i| format!("{:x} ", i.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+    scratch.write("words.txt", words.collect::<String>());
+    for command in ["train", "sweep"] {
+        let started = Instant::now();
+        let is_learning = || started.elapsed() > Duration::from_millis(700);
+        let arguments = format!("{command} words.txt --tokenizer bpe:30000 --steps 1 --out run");
+        let ran = scratch.start_and_wait(&arguments, is_learning).terminate();
+        // By the signal itself.
+        assert_eq!(ran.code, None, "{ran:?}");
+        assert!(!scratch.path("run").exists());
+    }
+}
+
 /// The log and the last checkpoint are those of a run that was never stopped.
 #[test]
 fn an_evaluation_that_was_cut_off_is_done_when_the_run_goes_on() {

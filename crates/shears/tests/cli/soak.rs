@@ -19,29 +19,18 @@ use crate::program::Scratch;
 const READERS: u64 = 100;
 const TRAIN: &str = "--hidden 64 --layers 2 --batch 8 --window 16 --eval-every 97 --save-every 40 \
                      --sample-every 150 --tensorboard --quiet --threads 1";
-const PATHS: [&str; 5] = [
-    "/api/live?run=run",
-    "/api/series?run=run",
-    "/api/runs",
-    "/api/maps?run=run&points=200",
-    "/api/run?run=run",
-];
+const PATHS: &str = "live?run=run series?run=run runs maps?run=run&points=200 run?run=run";
 
-/// SplitMix64.
+/// A sequence of Weyl's: far from regular, and whoever asks gets the next one.
 fn random(state: &AtomicU64, bound: u64) -> u64 {
-    let mut mixed = state.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    (mixed ^ (mixed >> 31)) % bound
+    (state.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed) >> 33) % bound
 }
 
 /// Megabytes that a process has now.
 fn memory(child: &Child) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{}/status", child.id())).ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kilobytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    let (_, rest) = status.split_once("VmRSS:")?;
+    let kilobytes: u64 = rest.split_whitespace().next()?.parse().ok()?;
     Some(kilobytes / 1000)
 }
 
@@ -52,38 +41,25 @@ fn page(scratch: &Scratch) -> (Child, String) {
     let mut line = String::new();
     let mut said = BufReader::new(page.stdout.take().unwrap());
     said.read_line(&mut line).unwrap();
-    let (_, address) = line
-        .trim_end_matches(['/', '\n'])
-        .rsplit_once("//")
-        .unwrap();
-    (page, address.to_string())
+    let address = line.split("//").nth(1).unwrap();
+    (page, address.trim_end_matches(['/', '\n']).to_string())
 }
 
 /// Asks for something, reads a byte now and then, and goes away.
 fn read_slowly(address: &str, state: &AtomicU64) -> Option<()> {
     let mut stream = TcpStream::connect(address).ok()?;
-    let path = PATHS[random(state, PATHS.len() as u64) as usize];
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n").ok()?;
+    let path = PATHS.split(' ').nth(random(state, 5) as usize)?;
+    write!(
+        stream,
+        "GET /api/{path} HTTP/1.1\r\nHost: {address}\r\n\r\n"
+    )
+    .ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(1))).ok()?;
     for _ in 0..random(state, 40) {
         let _ = stream.read(&mut [0; 64]);
         sleep(Duration::from_millis(50));
     }
     Some(())
-}
-
-fn last_step(scratch: &Scratch) -> u64 {
-    let text = fs::read(scratch.path("runs/run/events.jsonl")).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    let step = |line: &str| {
-        line.split("\"step\":")
-            .nth(1)?
-            .split([',', '}'])
-            .next()?
-            .parse()
-            .ok()
-    };
-    text.lines().filter_map(step).max().unwrap_or(0)
 }
 
 /// Trains until the time is over, killed again and again; gives the megabytes before each kill.
@@ -143,18 +119,16 @@ fn a_run_that_is_watched_and_killed_has_the_bits_of_one_left_alone() {
     page.kill().unwrap();
     page.wait().unwrap();
 
-    let steps = last_step(&scratch) + 1;
+    let newest = scratch.checkpoints("runs/run").pop().unwrap();
+    // The log is at most one save ahead.
+    let steps = newest["step-".len()..].parse::<u64>().unwrap() + 50;
     let resume = "train --resume runs/run --quiet --threads 1 --steps";
     scratch.run(&format!("{resume} {steps}")).succeeded();
     scratch
         .run(&format!("train {TRAIN} --steps {steps} --out runs/alone"))
         .succeeded();
-    for file in [
-        "model.safetensors",
-        "optimizer.safetensors",
-        "carried.safetensors",
-    ] {
-        let same = scratch.newest("runs/run", file) == scratch.newest("runs/alone", file);
+    for file in ["model", "optimizer", "carried"].map(|name| format!("{name}.safetensors")) {
+        let same = scratch.newest("runs/run", &file) == scratch.newest("runs/alone", &file);
         assert!(same, "{file}");
     }
     println!(
