@@ -50,3 +50,33 @@ pub(crate) fn one_line(message: &str) -> String {
         .map(|c| if c.is_control() { ' ' } else { c })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::in_words;
+
+    #[test]
+    fn words_of_the_library_are_ours() {
+        for (message, words) in [
+            (
+                "data did not match any variant of untagged enum PreTokenizerUntagged at line 1 \
+                 column 80",
+                "its `pre_tokenizer` is of an unknown type at line 1, column 80: use another file",
+            ),
+            (
+                "missing field `unk_token` at line 1 column 62",
+                "it lacks `unk_token` at line 1, column 62: use another file",
+            ),
+            (
+                "invalid type: null, expected a sequence at line 1 column 36",
+                "a value of it is of another type at line 1, column 36: use another file",
+            ),
+            (
+                "Unknown tokenizer version '2.0'",
+                "Unknown tokenizer version '2.0': use another file",
+            ),
+        ] {
+            assert_eq!(in_words(message), words);
+        }
+    }
+}

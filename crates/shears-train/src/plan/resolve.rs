@@ -1,5 +1,6 @@
 //! From what was given to the plan: preset, then settings; and the checks of a whole plan.
 
+use shears_data::Encoding;
 use toml::{Table, Value};
 
 use super::{Plan, PlanError};
@@ -138,6 +139,12 @@ impl Plan {
                 "shards is {shards}; it must be a power of two that is not above batch, {batch}"
             );
             return refused("shards", message);
+        }
+        let has_file = !self.text.is_empty() || self.val.is_some();
+        if self.encoding != Encoding::UTF_8 && !has_file {
+            let message =
+                "encoding is that of a text, and none is given: the program carries its own";
+            return refused("encoding", message.to_string());
         }
         if self.device != "cpu" {
             let device = &self.device;

@@ -376,6 +376,11 @@ fn texts_in_other_encodings() {
         let eval = format!("eval {encoding} --data utf-8.txt --encoding utf-8");
         scratch.run(&eval).succeeded();
     }
+    let said = scratch.run("train --encoding latin1").failed(2);
+    assert!(
+        said.contains("encoding is that of a text, and none is given"),
+        "{said}"
+    );
     // They are the same text.
     let hash = |run: &str| scratch.plan(run)["text-sha256"].clone();
     assert_eq!(hash("utf-16"), hash("latin1"));
