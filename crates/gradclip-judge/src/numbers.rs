@@ -241,9 +241,12 @@ pub(crate) fn of_steps(steps: usize) -> String {
     }
 }
 
-/// A share in percent.
+/// A share in percent, which is 100 only if it is all.
 pub(crate) fn percent(some: usize, all: usize) -> String {
-    format!("{} %", significant(100.0 * some as f64 / all.max(1) as f64))
+    match significant(100.0 * some as f64 / all.max(1) as f64).as_str() {
+        "100" if some < all => "more than 99.9 %".to_owned(),
+        percent => format!("{percent} %"),
+    }
 }
 
 /// Nothing for Euclidean norms.

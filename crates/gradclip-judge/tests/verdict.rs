@@ -609,6 +609,19 @@ fn the_numbers_are_one_line() {
 }
 
 #[test]
+fn a_hundred_percent_are_all() {
+    let mut norms = vec![2.0; 4000];
+    let all = clipped_at(&norms, 1.0).verdict.numbers.to_string();
+    assert!(all.contains("4000 of 4000 steps clipped (100 %)"), "{all}");
+    norms[7] = 0.5;
+    let most = clipped_at(&norms, 1.0).verdict.numbers.to_string();
+    assert!(
+        most.contains("3999 of 4000 steps clipped (more than 99.9 %)"),
+        "{most}"
+    );
+}
+
+#[test]
 fn a_report_becomes_a_record() {
     let mut clipper = Clipper::new(policy("global-norm:1"), NonFinite::Error).unwrap();
     let gradients = Unscaled::single([("w", [3.0_f32, 4.0])]);

@@ -218,11 +218,14 @@ impl Observer for Watch {
             bits_per_char,
             perplexity,
         });
-        self.line(&format!(
-            "step {step:>6}  val loss {val_loss:.4}  ({bits_per_char:.3} {}, perplexity \
-             {perplexity:.2})",
-            self.unit
-        ));
+        self.line(&match val_loss.is_finite() {
+            true => format!(
+                "step {step:>6}  val loss {val_loss:.4}  ({bits_per_char:.3} {}, perplexity \
+                 {perplexity:.2})",
+                self.unit
+            ),
+            false => format!("step {step:>6}  val loss not finite"),
+        });
     }
 
     fn state_gradients(&mut self, step: u64, layers: &BTreeMap<String, Vec<Option<f64>>>) {

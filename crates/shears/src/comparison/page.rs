@@ -1,6 +1,6 @@
 //! The report of a comparison: one HTML file that loads nothing, and a table for the terminal.
 
-use maud::{DOCTYPE, PreEscaped, html};
+use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::picture::Picture;
 use super::words::{Findings, Group, with_interval};
@@ -27,7 +27,8 @@ th { text-align: right; font-weight: 600; color: var(--muted); }
 td { text-align: right; }
 th, td { padding: 0.4rem 0.6rem; white-space: nowrap; border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { text-align: left; font-family: ui-monospace, monospace; }
-th:last-child, td:last-child { text-align: left; }
+th:last-child, td:last-child { text-align: left; white-space: normal; min-width: 8rem; }
+code { font: 0.9em ui-monospace, monospace; overflow-wrap: anywhere; }
 tr.best td { background: var(--best); }
 td.bad { color: var(--bad); }
 figure { margin: 1rem 0 0; overflow-x: auto; }
@@ -49,7 +50,10 @@ pub(super) fn html(about: &str, findings: &Findings, pictures: &[Picture]) -> St
             body {
                 h1 { "Clipping compared" }
                 p.muted { (about) }
-                p.lead { (findings.recommendation) }
+                p.lead { (with_code(&findings.recommendation)) }
+                @if let Some(next) = &findings.next {
+                    p { "Try next: " code { (next) } }
+                }
                 h2 { "Every combination" }
                 div.wide {
                     table {
@@ -63,16 +67,25 @@ pub(super) fn html(about: &str, findings: &Findings, pictures: &[Picture]) -> St
                         }
                     }
                 }
-                p.muted { (legend(findings)) }
+                p.muted { (with_code(&legend(findings))) }
                 @for picture in pictures {
                     h2 { (picture.title) }
-                    p.muted { (picture.reading) }
+                    p.muted { (with_code(&picture.reading)) }
                     figure { (PreEscaped(&picture.svg)) }
                 }
             }
         }
     };
     page.into_string()
+}
+
+/// A text in which what stands between backticks is code.
+fn with_code(text: &str) -> Markup {
+    html! {
+        @for (place, part) in text.split('`').enumerate() {
+            @if place % 2 == 1 { code { (part) } } @else { (part) }
+        }
+    }
 }
 
 /// The same table for the terminal, with the columns that it has room for.

@@ -238,7 +238,7 @@ fn draw_time(frame: &mut Frame<'_>, area: Rect, flow: &TimeFlow) {
     ];
     let width = usize::from(area.width.saturating_sub(4));
     let lines = vec![
-        Line::from(format!(" {}", decay(&flow.norms, width)).green()),
+        Line::from(decay(&flow.norms, width).green()),
         Line::from(flow.short()),
     ];
     let drawn = Paragraph::new(lines)

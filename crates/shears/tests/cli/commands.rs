@@ -466,6 +466,7 @@ fn a_run_ends_with_a_sentence_its_numbers_and_a_command() {
         "{}",
         lost.stdout
     );
+    assert!(!lost.stdout.contains("NaN"), "{}", lost.stdout);
     let lost = scratch.run(&format!("train {DIVERGING} --json --out json"));
     let line: Value = serde_json::from_str(lost.stdout.lines().last().unwrap()).unwrap();
     assert_eq!(line["reason"], "diverged");

@@ -46,15 +46,16 @@ impl Ending<'_> {
         }
         let step = report::count(columns.step.last().copied().unwrap_or(0));
         let loss = columns.evaluations.last();
-        let loss = loss.map_or(String::new(), |last| {
-            format!(
+        let loss = loss.map_or(String::new(), |last| match last.val_loss.is_finite() {
+            true => format!(
                 "; val loss {:.4} nats a token at step {} ({:.3} {}, perplexity {:.2})",
                 last.val_loss,
                 last.step,
                 last.bits_per_char,
                 report::unit_of_bits(self.is_altered),
                 last.perplexity
-            )
+            ),
+            false => format!("; val loss not finite at step {}", last.step),
         });
         let ended = match how {
             EndReason::Finished => format!("finished after {step} steps"),
