@@ -8,6 +8,7 @@ use crate::advice::{Advice, two_digits};
 use crate::class::{CHANGED_ABOVE, Class, FEW_UP_TO_SHARE};
 use crate::numbers::Numbers;
 use crate::record::Run;
+use crate::statistics::median;
 
 /// The same run again, with these settings changed. Its [`Display`](fmt::Display) is the flags of
 /// `shears train`.
@@ -24,6 +25,8 @@ pub struct Next {
 
 /// Steps that a run which was too short should take.
 const ENOUGH_STEPS: u64 = 200;
+/// A loss that is no lower than so many times what it was before no longer falls.
+const FALLS_BELOW_TIMES: f64 = 0.98;
 /// A learning rate above this is no rate to start a search from.
 const HIGHEST_RATE: f64 = 10.0;
 
@@ -37,6 +40,8 @@ impl Next {
         let own = run.policy.to_string();
         let advised = advice.map(|advice| advice.policy.clone());
         let advised = advised.filter(|policy| *policy != own);
+        let lost = matches!(class, Class::Exploded | Class::NotFinite);
+        let at_lower_rate = run.lr.filter(|_| !lost && !still_falls(run));
         let next = match class {
             Class::TooShort => Next::steps(ENOUGH_STEPS),
             _ if advised.is_some() => Next {
@@ -44,13 +49,12 @@ impl Next {
                 ..Next::default()
             },
             Class::Off => Next::clip("global-norm:1"),
+            _ if ended_above_its_start(run) && !lost => Next::rate(run.lr?.min(HIGHEST_RATE), 0.1),
+            // More or longer steps at this rate lead nowhere.
+            _ if at_lower_rate.is_some() => Next::rate(at_lower_rate?.min(HIGHEST_RATE), 0.3),
             // The policy is kept; what is left to find out is how far training goes.
             Class::Idle | Class::SeldomDecisive | Class::TrimsSpikes => {
                 Next::steps(2 * run.steps.last()?.step)
-            }
-            // Longer steps make a loss that has risen worse.
-            Class::NearOrdinary | Class::SecondLearningRate if ended_above_its_start(run) => {
-                Next::rate(run.lr?.min(HIGHEST_RATE), 0.1)
             }
             // Steps were left out that are ordinary.
             Class::NearOrdinary if numbers.clipped == 0 => Next::clip("none"),
@@ -93,6 +97,16 @@ impl Next {
             ..Next::default()
         }
     }
+}
+
+/// Whether the loss went on falling: its median over the second half of the steps is below that over
+/// the quarter before. So it is taken to be where losses are not known.
+fn still_falls(run: &Run<'_>) -> bool {
+    let losses: Vec<f64> = run.steps.iter().filter_map(|step| step.loss).collect();
+    let (quarter, half) = (losses.len() / 4, losses.len() / 2);
+    let medians =
+        median(losses[quarter..half].iter().copied()).zip(median(losses[half..].iter().copied()));
+    medians.is_none_or(|(before, after)| after < FALLS_BELOW_TIMES * before)
 }
 
 fn ended_above_its_start(run: &Run<'_>) -> bool {
@@ -150,9 +164,10 @@ fn raise(mut rule: ClipRule) -> Option<ClipRule> {
         | ClipRule::Median {
             factor: threshold, ..
         } => threshold,
-        // Above the 90th percentile are spikes alone.
+        // One step up is the median, and above the 90th percentile are spikes alone.
         ClipRule::AutoClip { percentile } if percentile.get() < 90.0 => {
-            *percentile = Percentile::new(90.0).ok()?;
+            let raised = if percentile.get() < 50.0 { 50.0 } else { 90.0 };
+            *percentile = Percentile::new(raised).ok()?;
             return Some(rule);
         }
         _ => return None,

@@ -165,6 +165,7 @@ fn spikes_are_more_than_twice_the_others() {
 fn thresholds_of_elements_are_not_compared_with_norms() {
     let policy = policy("value:0.1");
     let clipped = (1..=300).map(|number| StepRecord {
+        loss: Some(falling(number)),
         threshold: Some(0.1),
         coefficient: 0.95,
         action: ClipAction::Clip,
@@ -183,6 +184,7 @@ fn what_is_tried_next_raises_whatever_threshold_there_is() {
     let next = |text: &str, coefficient: f64| {
         let policy = policy(text);
         let clipped = (1..=300).map(|number| StepRecord {
+            loss: Some(falling(number)),
             coefficient,
             action: ClipAction::Clip,
             ..step(number, 0.9, None)
@@ -192,7 +194,8 @@ fn what_is_tried_next_raises_whatever_threshold_there_is() {
         judge(&run).verdict.next.unwrap().to_string()
     };
     assert_eq!(next("adagc", 0.9), "--clip adagc:rel=2.1 --lr 0.27");
-    assert_eq!(next("autoclip:10", 0.5), "--clip autoclip:90 --lr 0.15");
+    assert_eq!(next("autoclip:49", 0.5), "--clip autoclip:50 --lr 0.15");
+    assert_eq!(next("autoclip:50", 0.5), "--clip autoclip:90 --lr 0.15");
     assert_eq!(next("autoclip:90", 0.5), "--steps 600");
     let guarded = "--clip skip:6+global-norm:2 --lr 0.15";
     assert_eq!(next("skip:6+global-norm:1", 0.2), guarded);
@@ -279,7 +282,11 @@ fn what_is_tried_next_makes_no_step_longer() {
         let policy = policy("global-norm:1");
         let count = norms.len();
         let steps = norms.iter().enumerate().map(|(index, norm)| StepRecord {
-            loss: Some(if index + 1 == count { last_loss } else { 4.0 }),
+            loss: Some(if index + 1 == count {
+                last_loss
+            } else {
+                falling(index as u64)
+            }),
             ..step(index as u64 + 1, *norm, Some(1.0))
         });
         let mut run = Run::new(&policy, steps);
@@ -294,6 +301,39 @@ fn what_is_tried_next_makes_no_step_longer() {
     assert_eq!(next(&[9.0; 300], false, 4.1), "--lr 0.3");
     assert_eq!(next(&spiking(300, 9, 9.0), false, 3.0), "--steps 600");
     assert_eq!(next(&[0.5; 300], false, 3.0), "--steps 600");
+}
+
+/// A loss that falls by a third over 300 steps.
+fn falling(step: u64) -> f64 {
+    4.0 - 0.004 * step as f64
+}
+
+/// Where the loss no longer falls, more steps and longer ones lead nowhere.
+#[test]
+fn a_loss_that_no_longer_falls_asks_for_a_lower_rate() {
+    let next = |second_half: f64, norm: f64| {
+        let policy = policy("global-norm:5");
+        let steps = (1..=400).map(|number| StepRecord {
+            loss: Some(match number {
+                ..=100 => 4.0,
+                101..=200 => 2.0,
+                _ => second_half,
+            }),
+            ..step(number, norm, Some(5.0))
+        });
+        let mut run = Run::new(&policy, steps);
+        run.lr = Some(1.0);
+        judge(&run).verdict.next.unwrap().to_string()
+    };
+    for (norm, falls) in [
+        (0.5, "--steps 800"),
+        (20.0, "--clip global-norm:10 --lr 0.5"),
+    ] {
+        assert_eq!(next(1.95, norm), falls);
+        assert_eq!(next(1.96, norm), "--lr 0.3");
+        assert_eq!(next(2.0, norm), "--lr 0.3");
+        assert_eq!(next(4.1, norm), "--lr 0.1");
+    }
 }
 
 /// The first steps have none before them that would make a spike of them.

@@ -25,9 +25,10 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 10
         font-size: 0.92rem; }
 th { text-align: right; font-weight: 600; color: var(--muted); }
 td { text-align: right; }
-th, td { padding: 0.4rem 0.6rem; white-space: nowrap; border-bottom: 1px solid var(--line); }
+th, td { padding: 0.4rem 0.5rem; border-bottom: 1px solid var(--line); }
+td { white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; font-family: ui-monospace, monospace; }
-th:last-child, td:last-child { text-align: left; white-space: normal; min-width: 8rem; }
+th:last-child, td:last-child { text-align: left; white-space: normal; min-width: 7rem; }
 code { font: 0.9em ui-monospace, monospace; overflow-wrap: anywhere; }
 tr.best td { background: var(--best); }
 td.bad { color: var(--bad); }

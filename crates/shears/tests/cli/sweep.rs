@@ -32,14 +32,17 @@ fn a_sweep_ends_with_its_winner_and_a_command() {
         .run(&format!("{next} --quiet --out again"))
         .succeeded();
     // What a policy has left out is a column where one did.
-    let heading = said.lines().find(|line| line.contains("val loss")).unwrap();
+    let heading = said
+        .lines()
+        .find(|line| line.contains("converged"))
+        .unwrap();
     assert!(heading.contains("skipped"), "{said}");
     let alone = scratch
         .run("compare grid/runs/none_lr-0.002_seed-1 again")
         .succeeded();
     let heading = alone
         .lines()
-        .find(|line| line.contains("val loss"))
+        .find(|line| line.contains("converged"))
         .unwrap();
     assert!(!heading.contains("skipped"), "{alone}");
     assert!(
