@@ -6,6 +6,7 @@ use burn::tensor::{Device, Tensor};
 use serde::Serialize;
 use shears_data::{Batch, DataError, EvaluationStreams, Tokens, evaluation_batches};
 use shears_model::{LanguageModel, Reading, State};
+use shears_parallel::{Alone, Ranks, agree};
 
 use crate::batches::to_tensors;
 
@@ -85,7 +86,29 @@ pub fn evaluate<M: LanguageModel>(
     device: &Device,
     watch: Watch<'_>,
 ) -> Result<Option<Evaluation>, DataError> {
+    evaluate_together(&Alone, model, tokens, characters, streams, device, watch)
+}
+
+/// As [`evaluate`], by all ranks together, with the bits of one: the batches of a Transformer's
+/// windows are spread over them, and their losses summed in the order of the text. The parts of a
+/// recurrent model's text depend on each other, and every rank reads all of them.
+///
+/// An exchange: a rank whose `watch` breaks takes part in it, and there is no result for any.
+#[allow(
+    clippy::too_many_arguments,
+    reason = "those of `evaluate`, and who does it"
+)]
+pub(crate) fn evaluate_together<M: LanguageModel>(
+    ranks: &dyn Ranks,
+    model: &M,
+    tokens: &Tokens,
+    characters: usize,
+    streams: Streams,
+    device: &Device,
+    watch: Watch<'_>,
+) -> Result<Option<Evaluation>, DataError> {
     let mut reader = Reader {
+        ranks,
         model,
         device,
         watch,
@@ -99,7 +122,12 @@ pub fn evaluate<M: LanguageModel>(
         }
         Reading::Streams => {
             let streams = EvaluationStreams::new(tokens, streams.0, SHORTEST_PART)?;
-            reader.read_streams(streams)
+            let sum = reader.read_streams(streams);
+            // Where one of them has stopped, the others must not go on without it.
+            match agree(ranks, sum.is_continue()) {
+                true => sum,
+                false => ControlFlow::Break(()),
+            }
         }
     };
     let ControlFlow::Continue(Sum {
@@ -125,6 +153,7 @@ pub(crate) type Watch<'a> = &'a mut dyn FnMut(usize, usize) -> ControlFlow<()>;
 
 /// A model while it reads a text.
 struct Reader<'a, M> {
+    ranks: &'a dyn Ranks,
     model: &'a M,
     device: &'a Device,
     watch: Watch<'a>,
@@ -133,11 +162,31 @@ struct Reader<'a, M> {
 }
 
 impl<M: LanguageModel> Reader<'_, M> {
+    /// Every rank reads each batch whose turn is its own.
     fn read_windows(&mut self, batches: impl Iterator<Item = Batch>) -> ControlFlow<(), Sum> {
+        let (rank, size) = (self.ranks.rank(), self.ranks.size());
+        let mut targets = Vec::new();
+        let mut own = Vec::new();
+        let mut stopped = ControlFlow::Continue(());
+        for (index, batch) in batches.enumerate() {
+            targets.push(batch.targets.len());
+            if index % size != rank || stopped.is_break() {
+                continue;
+            }
+            match self.mean_loss(&batch, State::default()) {
+                ControlFlow::Continue((loss, _)) => own.extend(loss.to_le_bytes()),
+                ControlFlow::Break(()) => stopped = ControlFlow::Break(()),
+            }
+        }
+        let losses = self.ranks.gather(&own);
         let mut sum = Sum::default();
-        for batch in batches {
-            let (loss, _) = self.mean_loss(&batch, State::default())?;
-            sum.add(loss, &batch);
+        for (index, targets) in targets.into_iter().enumerate() {
+            let (losses, _) = losses[index % size].as_chunks();
+            // A rank that was stopped has none.
+            let Some(loss) = losses.get(index / size) else {
+                return ControlFlow::Break(());
+            };
+            sum.add(f64::from_le_bytes(*loss), targets);
         }
         ControlFlow::Continue(sum)
     }
@@ -147,7 +196,7 @@ impl<M: LanguageModel> Reader<'_, M> {
         let mut state = State::default();
         for batch in streams.head_batches(SINGLE_STREAM_WINDOW) {
             let (loss, after) = self.mean_loss(&batch, state)?;
-            sum.add(loss, &batch);
+            sum.add(loss, batch.targets.len());
             state = after;
         }
         if streams.parts() > 0 {
@@ -199,7 +248,7 @@ impl<M: LanguageModel> Reader<'_, M> {
             }
         }
         for (batch, loss) in batches().zip(losses) {
-            sum.add(loss, &batch);
+            sum.add(loss, batch.targets.len());
         }
         ControlFlow::Continue(())
     }
@@ -239,8 +288,8 @@ struct Sum {
 }
 
 impl Sum {
-    fn add(&mut self, mean: f64, batch: &Batch) {
-        self.nats += mean * batch.targets.len() as f64;
-        self.tokens += batch.targets.len();
+    fn add(&mut self, mean: f64, tokens: usize) {
+        self.nats += mean * tokens as f64;
+        self.tokens += tokens;
     }
 }

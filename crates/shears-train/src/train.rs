@@ -11,7 +11,7 @@ use std::time::{Instant, SystemTime};
 use burn::tensor::Device;
 use gradclip::{ClipAction, SkipReason};
 use shears_model::{LanguageModel, parameters};
-use shears_parallel::{Phase, agree};
+use shears_parallel::Phase;
 use shears_run::{
     ClipEvent, EndReason, Event, EventLog, ExchangeEvent, RanksEvent, Resume, StepEvent, six_digits,
 };
@@ -19,7 +19,7 @@ use shears_run::{
 use crate::TrainError;
 use crate::checkpoint::Progress;
 use crate::corpora::Corpora;
-use crate::evaluate::{Evaluation, Streams, evaluate};
+use crate::evaluate::{Evaluation, Streams, evaluate_together};
 use crate::plan::Plan;
 use crate::run::{RunFolder, header};
 use crate::tensors::{NamedTensor, module_tensors};
@@ -360,7 +360,8 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
         let characters = (corpora.validation_characters as f64 * share).round() as usize;
         let observer = &mut *self.observer;
         let trainer = &*self.trainer;
-        let evaluation = evaluate(
+        Ok(evaluate_together(
+            &**trainer.ranks(),
             &trainer.model().valid(),
             &tokens,
             characters,
@@ -374,10 +375,7 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
                     false => ControlFlow::Continue(()),
                 }
             },
-        )?;
-        // Where one of them has stopped, the others must not go on without it.
-        let all_have_it = agree(&**self.trainer.ranks(), evaluation.is_some());
-        Ok(evaluation.filter(|_| all_have_it))
+        )?)
     }
 
     /// Writes how far gradients reach back in time, if the model carries a state.

@@ -1,8 +1,9 @@
 //! `cargo xtask bench`: this system against PyTorch, Burn's own modules and Candle, on this
 //! machine.
 //!
-//! `peers` measures the rows of a table of goals, `scaling` how the cost of a step grows; both
-//! write what they measured to `benches/baselines`. `report` writes the tables and plots of the
+//! `peers` measures the rows of a table of goals, `scaling` how the cost of a step grows, `ranks`
+//! what two processes lose against two threads; all write what they measured to
+//! `benches/baselines`. `report` writes the tables and plots of the
 //! documentation from those files, and measures nothing.
 
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ mod options;
 mod peers;
 mod plot;
 mod programs;
+mod ranks;
 mod report;
 mod rows;
 mod scaling;
@@ -37,6 +39,7 @@ pub(crate) fn run(arguments: &[String]) -> ExitCode {
     let result = match task.as_str() {
         "peers" => peers::run(&options),
         "scaling" => scaling::run(&options),
+        "ranks" => ranks::run(&options),
         _ => report::run(),
     };
     match result {

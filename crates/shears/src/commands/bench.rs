@@ -14,12 +14,14 @@ use crate::exit::Misuse;
 use crate::output::say;
 use crate::settings::{Given, Scope, Settings};
 use crate::table::{row, table};
+use crate::world::{World, refuse_launcher};
 
 /// Time training steps, clipping, or generation
 ///
 /// `--part train`: whole steps (forward, backward, clip, update) on random tokens, after a warm-up.
 /// JSON keys: ms_per_step.{min,median,max}, phases.{forward,backward,clip,update}.{min,median,max},
-/// tokens_per_second, peak_rss_bytes, memory_estimate_bytes.
+/// tokens_per_second, peak_rss_bytes, memory_estimate_bytes. Under `mpirun` the step is that of all
+/// processes, ranks is their number, and phases.exchange what the exchange took.
 ///
 /// `--part clip`: the clipping policy and the optimizer on random gradients of the model, beside
 /// one read of them. `clip` measures and decides and leaves the scaling to the update;
@@ -120,6 +122,15 @@ struct Timing {
 }
 
 pub(crate) fn run(arguments: BenchArguments) -> anyhow::Result<ExitCode> {
+    if arguments.part != BenchPart::Train {
+        refuse_launcher("bench --part clip or generate")?;
+    }
+    let world = World::find()?;
+    let result = run_in(&world, arguments);
+    world.end(result)
+}
+
+fn run_in(world: &World, arguments: BenchArguments) -> anyhow::Result<ExitCode> {
     let BenchArguments {
         part, mut settings, ..
     } = arguments;
@@ -145,13 +156,13 @@ pub(crate) fn run(arguments: BenchArguments) -> anyhow::Result<ExitCode> {
     }
     let timing = Timing {
         steps: given.has("steps").then_some(plan.steps),
-        threads: super::set_threads(arguments.threads)?,
+        threads: super::set_threads(world.threads(arguments.threads))?,
         vocabulary: arguments.vocabulary as usize,
         json: arguments.json,
         plan,
     };
     match part {
-        BenchPart::Train => train::run(timing)?,
+        BenchPart::Train => train::run(world, timing)?,
         BenchPart::Clip => clip::run(timing)?,
         BenchPart::Generate => generate::run(timing)?,
     }

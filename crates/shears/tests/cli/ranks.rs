@@ -174,6 +174,49 @@ fn any_number_of_processes_trains_and_goes_on_with_one_run() {
     assert_eq!(evaluations("two"), evaluations("one"));
 }
 
+/// Two network namespaces are two hosts, over TCP.
+#[test]
+fn two_hosts_train_the_run_of_one_process() {
+    if !can_launch() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tools/two_hosts.sh");
+    let mut check = Command::new(script);
+    let check = check.arg("true").output().unwrap();
+    if !check.status.success() {
+        let why = String::from_utf8_lossy(&check.stderr);
+        println!("skipped: {}", why.trim());
+        return;
+    }
+    let train = "--model transformer --heads 2 --hidden 16 --layers 1 --batch 4 --window 16 \
+         --shards 2 --steps 6 --eval-every 3 --quiet --out";
+    scratch.run(&format!("train {train} one")).succeeded();
+    let mut command = Command::new("timeout");
+    command.args(["-s", "KILL", "120", script]);
+    command.arg(scratch.command([""]).get_program());
+    command.args(format!("train {train} two").split_whitespace());
+    command.current_dir(scratch.path("")).env_remove("CARGO");
+    ran(command).succeeded();
+    let model = |run: &str| {
+        let path = format!("{run}/checkpoints/step-00000006/model.safetensors");
+        fs::read(scratch.path(path)).unwrap()
+    };
+    assert!(model("two") == model("one"), "other bits");
+    let log = scratch.read("two/events.jsonl");
+    assert!(log.contains(r#""hosts":["h1","h2"]"#), "{log}");
+    let shown = scratch.run("inspect two").succeeded();
+    assert!(shown.contains("2 ranks on 2 machines (h1, h2)"), "{shown}");
+    assert!(shown.contains("each rank exchanged"), "{shown}");
+    // Each has read half of the validation text.
+    let evaluations = |run: &str| {
+        let text = scratch.read(format!("{run}/events.jsonl"));
+        let lines = text.lines().filter(|line| line.contains("\"evaluation\""));
+        lines.map(str::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(evaluations("two"), evaluations("one"));
+}
+
 /// Also in a build without MPI, and in one with another MPI than that of the launcher.
 #[test]
 fn processes_that_do_not_find_each_other_are_refused() {

@@ -23,10 +23,19 @@ pub(super) struct Machine {
 impl Machine {
     /// This machine, with the PyTorch of the given interpreter.
     pub(super) fn this(python: &Path) -> Result<Machine, String> {
+        let torch = "import torch; print(torch.__version__)";
+        let torch = first_line(Command::new(python).args(["-c", torch]))?;
+        Ok(Machine {
+            torch,
+            ..Machine::without_pytorch()?
+        })
+    }
+
+    /// This machine.
+    pub(super) fn without_pytorch() -> Result<Machine, String> {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let os_release = fs::read_to_string("/etc/os-release").unwrap_or_default();
         let rustc = first_line(Command::new("rustc").arg("--version"))?;
-        let torch = "import torch; print(torch.__version__)";
         let cores = std::thread::available_parallelism();
         Ok(Machine {
             processor: processor(&cpuinfo),
@@ -34,7 +43,7 @@ impl Machine {
             instructions: instructions(&cpuinfo),
             system: system(&os_release),
             rustc: rustc.split(' ').nth(1).unwrap_or(&rustc).to_string(),
-            torch: first_line(Command::new(python).args(["-c", torch]))?,
+            torch: "none".to_string(),
             date: first_line(Command::new("date").args(["-u", "+%Y-%m-%d"]))?,
         })
     }

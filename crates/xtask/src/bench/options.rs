@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use super::rows::{self, Side};
 
-pub(super) const USAGE: &str = "usage: cargo xtask bench peers|scaling [OPTION]...
+pub(super) const USAGE: &str = "usage: cargo xtask bench peers|scaling|ranks [OPTION]...
        cargo xtask bench report
 
-  --rounds N         how often every program runs [default: 5 for peers, 3 for scaling]
+  --rounds N         how often every program runs [default: 5, and 3 for scaling]
   --threads N        threads of every program [default: 2]; scaling also tries fewer and more
   --python PATH      a Python that has PyTorch [default: one that is made in target/]
   --rows NAME,...    only these rows of peers, shown and not written
@@ -29,7 +29,7 @@ impl Options {
     /// Reads the arguments after the name of the task.
     pub(super) fn parse(task: &str, arguments: &[String]) -> Result<Options, String> {
         let rounds = match task {
-            "peers" => 5,
+            "peers" | "ranks" => 5,
             "scaling" => 3,
             "report" if arguments.is_empty() => 0,
             "report" => return Err("`report` takes no options".to_string()),
@@ -49,8 +49,8 @@ impl Options {
                 .ok_or_else(|| format!("`{flag}` needs a value"))?;
             match flag.as_str() {
                 "--rounds" => options.rounds = at_least_one(flag, value)?,
-                "--threads" => options.threads = at_least_one(flag, value)?,
-                "--python" => options.python = Some(PathBuf::from(value)),
+                "--threads" if task != "ranks" => options.threads = at_least_one(flag, value)?,
+                "--python" if task != "ranks" => options.python = Some(PathBuf::from(value)),
                 "--rows" if task == "peers" => options.rows = known_rows(value)?,
                 "--peers" if task == "peers" => options.peers = known_peers(value)?,
                 _ => return Err(format!("`{task}` has no option `{flag}`")),

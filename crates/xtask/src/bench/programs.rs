@@ -154,6 +154,13 @@ pub(crate) fn build_shears() -> Result<PathBuf, String> {
     Ok(release_folder()?.join("shears"))
 }
 
+/// The same with MPI.
+pub(super) fn build_shears_with_mpi() -> Result<PathBuf, String> {
+    let package = ["build", "--release", "--package", "shears"];
+    cargo(&[&package[..], &["--features", "mpi"]].concat())?;
+    Ok(release_folder()?.join("shears"))
+}
+
 /// Where cargo puts what it builds: this program is there too.
 fn release_folder() -> Result<PathBuf, String> {
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
@@ -213,7 +220,7 @@ fn install_pytorch(folder: &Path) -> Result<PathBuf, String> {
 }
 
 /// The last line that a program printed, as JSON.
-fn answer(stdout: &str) -> Result<Value, String> {
+pub(super) fn answer(stdout: &str) -> Result<Value, String> {
     let line = stdout.lines().rfind(|line| !line.trim().is_empty());
     let line = line.ok_or("the program printed nothing")?;
     serde_json::from_str(line).map_err(|error| format!("`{line}` is not JSON: {error}"))

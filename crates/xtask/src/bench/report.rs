@@ -8,12 +8,14 @@ use serde::de::DeserializeOwned;
 use super::machine::Machine;
 use super::peers::{self, Comparison, Measured};
 use super::plot;
+use super::ranks;
 use super::rows::{Goal, Quantity, RUNS, Side};
 use super::scaling::{self, SERIES, Scaling};
 use super::statistics::{Spread, spread};
 
 const PERFORMANCE: &str = "docs/performance.md";
 const README: &str = "README.md";
+const PARALLEL: &str = "docs/parallel.md";
 
 /// The rows that the README has: one of a small model, one of a large one, one of generation.
 const IN_README: [&str; 3] = ["train-lstm-128", "train-gpt-384", "generate-lstm-512"];
@@ -50,6 +52,12 @@ fn documents() -> Result<Vec<(String, String)>, String> {
             plot::training(newest)?,
         ),
     ];
+    if super::baseline(ranks::FILE).exists() {
+        let measured: ranks::Ranks = read(ranks::FILE)?;
+        let parallel = text_of(&super::root().join(PARALLEL))?;
+        let parallel = between_markers(&parallel, "ranks", &ranks::table(&measured))?;
+        documents.push((PARALLEL.to_string(), parallel));
+    }
     for series in &SERIES {
         let name = series.preset;
         let title = format!("{name}, one size changed at a time");

@@ -9,12 +9,19 @@ use crate::memory::refuse_too_large;
 use crate::model::{Work, with_model_to_train};
 use crate::output::say;
 use crate::report;
+use crate::world::World;
 
-pub(super) fn run(timing: Timing) -> anyhow::Result<()> {
-    let (report, estimate) = with_model_to_train(&timing.plan, timing.vocabulary, Bench(&timing))?;
+pub(super) fn run(world: &World, timing: Timing) -> anyhow::Result<()> {
+    let work = Bench(world, &timing);
+    let (report, estimate) = with_model_to_train(&timing.plan, timing.vocabulary, work)?;
+    if !world.is_first() {
+        return Ok(());
+    }
     let (plan, threads) = (&timing.plan, timing.threads);
+    let ranks = world.ranks().size();
     if timing.json {
         let mut line = serde_json::to_value(&report)?;
+        line["ranks"] = ranks.into();
         line["preset"] = plan.preset.to_string().into();
         line["threads"] = threads.into();
         line["memory_estimate_bytes"] = estimate.into();
@@ -22,16 +29,21 @@ pub(super) fn run(timing: Timing) -> anyhow::Result<()> {
         return Ok(());
     }
     say!(
-        "{} ({}), batch {} x window {}, {} threads, {} steps",
+        "{} ({}), batch {} x window {}, {} threads, {} steps{}",
         plan.preset,
         plan.model,
         plan.batch,
         plan.window,
         threads,
-        report.steps
+        report.steps,
+        match ranks {
+            1 => String::new(),
+            ranks => format!(", {ranks} ranks"),
+        }
     );
-    let phases = ["forward", "backward", "clip", "update"];
-    let phases = phases.map(|phase| (phase, &report.phases[phase]));
+    let phases = ["forward", "backward", "exchange", "clip", "update"];
+    let phases = phases.into_iter();
+    let phases = phases.filter_map(|phase| Some((phase, report.phases.get(phase)?)));
     let whole = [("whole", &report.ms_per_step)];
     say_spreads("ms a step", whole.into_iter().chain(phases));
     say!("  {:.0} tokens a second", report.tokens_per_second);
@@ -45,7 +57,7 @@ pub(super) fn run(timing: Timing) -> anyhow::Result<()> {
     Ok(())
 }
 
-struct Bench<'a>(&'a Timing);
+struct Bench<'a>(&'a World, &'a Timing);
 
 impl Work for Bench<'_> {
     type Output = anyhow::Result<(BenchReport, u64)>;
@@ -57,7 +69,7 @@ impl Work for Bench<'_> {
             threads,
             vocabulary,
             ..
-        } = self.0;
+        } = self.1;
         let memory = estimate_memory(plan, &parameters(&model), *vocabulary)?;
         // Nothing is saved.
         let estimate = MemoryEstimate {
@@ -69,7 +81,10 @@ impl Work for Bench<'_> {
         let count = plan.batch * (8 * plan.window + 1) + 1;
         let tokens = random_tokens(count, *vocabulary)[..].into();
         let batches = Batches::new(plan, model.reading(), tokens)?;
-        let mut trainer = Trainer::new(plan.clone(), model, batches, *threads, device);
+        let trainer = Trainer::new(plan.clone(), model, batches, *threads, device);
+        let mut trainer = trainer
+            .with_ranks(self.0.ranks())?
+            .with_heartbeat(self.0.heartbeat());
         Ok((bench(&mut trainer, steps.unwrap_or(STEPS))?, estimate))
     }
 }
