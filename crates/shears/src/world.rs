@@ -102,6 +102,11 @@ impl World {
         self.ranks.rank() == 0
     }
 
+    /// Ends the watchdog of this process.
+    pub(crate) fn watch_no_longer(&mut self) {
+        self.heartbeat = None;
+    }
+
     pub(crate) fn ranks(&self) -> Arc<dyn Ranks> {
         Arc::clone(&self.ranks)
     }

@@ -12,6 +12,7 @@ use burn::tensor::Device;
 use clap::{Args, ValueHint};
 use indicatif::{ProgressBar, ProgressStyle};
 use shears_model::LanguageModel;
+use shears_parallel::agree;
 use shears_run::{EndReason, Glance, StepEvent};
 use shears_train::{
     ClipPolicy, Corpora, Evaluation, Observer, Plan, RunFolder, Setting, Trainer, train,
@@ -28,7 +29,7 @@ use crate::report;
 use crate::run_log;
 use crate::settings::{Given, Scope, Settings, checked};
 use crate::watch::stop_when_asked;
-use crate::world::refuse_launcher;
+use crate::world::World;
 use grid::{Cell, Grid};
 
 /// Train the same model under several clipping policies, and draw what they did
@@ -93,39 +94,97 @@ const EXAMPLES: &str = "Examples:
       --lr 0.5,1,2 --clip none --clip global-norm:1 --clip value:0.05";
 
 pub(crate) fn run(arguments: &SweepArguments) -> anyhow::Result<ExitCode> {
-    refuse_launcher("sweep")?;
-    let mut given = Given::read(arguments.settings.0.clone(), arguments.config.as_deref())?;
-    given.restrict("sweep", is_used)?;
-    let mut grid = Grid::new(arguments, &given)?;
-    comparison::check_folder(&arguments.out, &[grid::MARK, grid::OLD_MARK])?;
-    let threads = super::set_threads(arguments.threads)?;
-    let corpora = loading::load(&grid.cells[0].plan, None, grid.tokenizer()?, true)?;
-    grid.identify(&corpora);
-    // Policies, rates and seeds take the same, so that one tells for all.
-    let first = &grid.cells[0].plan;
-    let memory = with_model_to_train(
-        first,
-        corpora.tokenizer.vocab_size(),
-        Memory(first, &corpora),
-    )?;
-    let steps = grid.cells.iter().map(|cell| cell.plan.steps).sum();
-    let policies = match grid.policies.len() {
-        1 => "1 policy".to_owned(),
-        several => format!("{several} policies"),
-    };
-    say!(
-        "{}: {} x {} x {}, {} together, in {}; memory: about {}",
-        report::counted(grid.cells.len() as u64, "run"),
-        policies,
-        report::counted(grid.rates.len() as u64, "learning rate"),
-        report::counted(grid.seeds.into(), "seed"),
-        report::counted(steps, "step"),
-        arguments.out.display(),
-        report::bytes(memory)
-    );
-    grid.mark(&arguments.out)?;
-    let mut watch = GridWatch::new(steps)?;
-    for cell in &grid.cells {
+    let mut world = World::find()?;
+    // Each process trains runs of its own, however long these take.
+    world.watch_no_longer();
+    let result = run_in(&world, arguments);
+    world.end(result)
+}
+
+/// A grid that is about to be trained.
+struct Prepared {
+    grid: Grid,
+    corpora: Corpora,
+    threads: usize,
+    /// About what one run takes.
+    memory: u64,
+}
+
+impl Prepared {
+    fn of(world: &World, arguments: &SweepArguments) -> anyhow::Result<Prepared> {
+        let mut given = Given::read(arguments.settings.0.clone(), arguments.config.as_deref())?;
+        given.restrict("sweep", is_used)?;
+        let mut grid = Grid::new(arguments, &given)?;
+        comparison::check_folder(&arguments.out, &[grid::MARK, grid::OLD_MARK])?;
+        let threads = super::set_threads(world.threads(arguments.threads))?;
+        let first = &grid.cells[0].plan;
+        if first.reads_standard_input() && !world.is_alone() {
+            let message = "only one process can read standard input; give the text as a file";
+            return Err(Misuse(message.into()).into());
+        }
+        let corpora = loading::load(first, None, grid.tokenizer()?, world.is_first())?;
+        grid.identify(&corpora);
+        // Policies, rates and seeds take the same, so that one tells for all.
+        let first = &grid.cells[0].plan;
+        let vocabulary = corpora.tokenizer.vocab_size();
+        let memory = with_model_to_train(first, vocabulary, Memory(first, &corpora))?;
+        Ok(Prepared {
+            grid,
+            corpora,
+            threads,
+            memory,
+        })
+    }
+
+    fn introduce(&self, out: &Path) {
+        let grid = &self.grid;
+        let steps = grid.cells.iter().map(|cell| cell.plan.steps).sum();
+        let policies = match grid.policies.len() {
+            1 => "1 policy".to_owned(),
+            several => format!("{several} policies"),
+        };
+        say!(
+            "{}: {} x {} x {}, {} together, in {}; memory: about {}",
+            report::counted(grid.cells.len() as u64, "run"),
+            policies,
+            report::counted(grid.rates.len() as u64, "learning rate"),
+            report::counted(grid.seeds.into(), "seed"),
+            report::counted(steps, "step"),
+            out.display(),
+            report::bytes(self.memory)
+        );
+    }
+}
+
+fn run_in(world: &World, arguments: &SweepArguments) -> anyhow::Result<ExitCode> {
+    let prepared = world.settle(Prepared::of(world, arguments))?;
+    if world.is_first() {
+        prepared.introduce(&arguments.out);
+    }
+    let marked = world.is_first().then(|| prepared.grid.mark(&arguments.out));
+    world.settle(marked.unwrap_or(Ok(())))?;
+    // Every process has its share of the runs, each of which is of one process.
+    let ranks = world.ranks();
+    let cells = prepared.grid.cells.iter();
+    let cells: Vec<&Cell> = cells.skip(ranks.rank()).step_by(ranks.size()).collect();
+    let stopped = train_cells(&prepared, &cells, world.is_first())?;
+    if !agree(&*ranks, !stopped) {
+        if world.is_first() {
+            say!("stopped; the same command goes on from here");
+        }
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
+    match world.is_first() {
+        true => conclude(&prepared.grid, &arguments.out),
+        false => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Trains these runs one after the other; whether somebody has asked for the end.
+fn train_cells(prepared: &Prepared, cells: &[&Cell], shown: bool) -> anyhow::Result<bool> {
+    let corpora = &prepared.corpora;
+    let mut watch = GridWatch::new(cells.iter().map(|cell| cell.plan.steps).sum(), shown)?;
+    for &cell in cells {
         watch.bar.set_message(name_of(&cell.folder));
         if let Some(taken) = ended(cell)? {
             watch.bar.inc(cell.plan.steps);
@@ -135,34 +194,20 @@ pub(crate) fn run(arguments: &SweepArguments) -> anyhow::Result<ExitCode> {
         let before = watch.bar.position();
         let work = TrainCell {
             cell,
-            corpora: &corpora,
-            threads,
+            corpora,
+            threads: prepared.threads,
             watch: &mut watch,
         };
         let how = with_model_to_train(&cell.plan, corpora.tokenizer.vocab_size(), work)?;
         if how == EndReason::Stopped {
             watch.bar.finish_and_clear();
-            say!("stopped; the same command goes on from here");
-            return Ok(ExitCode::from(INTERRUPTED));
+            return Ok(true);
         }
         watch.bar.set_position(before + cell.plan.steps);
         watch.note(cell, how);
     }
     watch.bar.finish_and_clear();
-    conclude(&grid, &arguments.out)
-}
-
-/// What a run takes, if there is as much.
-struct Memory<'a>(&'a Plan, &'a Corpora);
-
-impl Work for Memory<'_> {
-    type Output = anyhow::Result<u64>;
-
-    fn with<M: LanguageModel>(self, model: M, _device: &Device) -> Self::Output {
-        let (_, memory) = batches_and_memory(self.0, &model, self.1)?;
-        memory::refuse_too_large(memory.total())?;
-        Ok(memory.total())
-    }
+    Ok(false)
 }
 
 /// How a run that an earlier call has begun ended, if it did and needs no more steps.
@@ -237,11 +282,16 @@ struct GridWatch {
 }
 
 impl GridWatch {
-    fn new(steps: u64) -> anyhow::Result<Self> {
-        let stop = stop_when_asked(true)?;
+    /// `shown` is whether this process draws.
+    fn new(steps: u64, shown: bool) -> anyhow::Result<Self> {
+        let stop = stop_when_asked(shown)?;
         let style =
             ProgressStyle::with_template("{bar:24.cyan/dim} {percent} %  {msg}  {eta} left");
-        let bar = ProgressBar::new(steps).with_style(style.unwrap_or(ProgressStyle::default_bar()));
+        let bar = match shown {
+            true => ProgressBar::new(steps),
+            false => ProgressBar::hidden(),
+        };
+        let bar = bar.with_style(style.unwrap_or(ProgressStyle::default_bar()));
         Ok(GridWatch {
             bar,
             stop,

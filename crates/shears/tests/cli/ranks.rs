@@ -217,6 +217,36 @@ fn two_hosts_train_the_run_of_one_process() {
     assert_eq!(evaluations("two"), evaluations("one"));
 }
 
+/// Three runs over two processes, each run of one.
+#[test]
+fn a_sweep_is_spread_over_processes() {
+    if !can_launch() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let sweep = "sweep --clip none --clip global-norm:1 --clip value:1 --hidden 16 --layers 1 \
+         --batch 4 --window 8 --steps 8 --eval-every 4 --out";
+    let told = launched(&scratch, &format!("-n 2 shears {sweep} two")).succeeded();
+    assert_eq!(told.matches("3 runs:").count(), 1, "{told}");
+    scratch.run(&format!("{sweep} one")).succeeded();
+    let cells = |folder: &str| {
+        let entries = fs::read_dir(scratch.path(folder)).unwrap().flatten();
+        let mut losses: Vec<(String, String)> = entries
+            .filter_map(|entry| {
+                let log = fs::read_to_string(entry.path().join("events.jsonl")).ok()?;
+                let line = log.lines().rfind(|line| line.contains("\"evaluation\""))?;
+                let name = entry.file_name().into_string().ok()?;
+                Some((name, line.to_string()))
+            })
+            .collect();
+        losses.sort();
+        losses
+    };
+    assert_eq!(cells("one").len(), 3);
+    assert_eq!(cells("two"), cells("one"));
+    assert!(scratch.path("two/report.html").exists());
+}
+
 /// Also in a build without MPI, and in one with another MPI than that of the launcher.
 #[test]
 fn processes_that_do_not_find_each_other_are_refused() {
