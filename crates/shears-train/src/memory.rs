@@ -96,11 +96,13 @@ pub fn estimate_memory(
     let elements = elements.saturating_add(of_training.min(of_evaluation) / 2);
     let elements = elements.saturating_add(of_time_flow(plan, tokens));
     let activations = elements.checked_mul(4);
+    // The branches of the tree of shards that are not yet joined.
+    let sums = 1 + u64::from(plan.shards.max(1).ilog2());
     // Of parameters and moments; the files are written tensor by tensor.
     let copies = 1 + moments;
     Ok(MemoryEstimate {
         parameters: bytes.checked_mul(2).ok_or_else(too_large)?,
-        gradients: bytes,
+        gradients: bytes.checked_mul(sums).ok_or_else(too_large)?,
         moments: bytes.checked_mul(moments).ok_or_else(too_large)?,
         activations: activations.ok_or_else(too_large)?,
         text: 0,
