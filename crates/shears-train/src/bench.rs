@@ -2,6 +2,7 @@
 
 mod clip;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use gradclip_judge::statistics::{quantile, sorted};
@@ -43,7 +44,7 @@ pub struct BenchReport {
     /// Whole steps.
     pub ms_per_step: Spread,
     /// Parts of a step: `forward`, `backward`, `clip`, `update`; `exchange` of several ranks.
-    pub phases: std::collections::BTreeMap<&'static str, Spread>,
+    pub phases: BTreeMap<&'static str, Spread>,
     /// Tokens of a step by the median time.
     pub tokens_per_second: f64,
     /// The largest resident size of the process; null where the system does not tell.
@@ -73,24 +74,21 @@ pub fn bench<M: LanguageModel>(
                 .collect(),
         )
     };
-    let mut phases: Vec<(&'static str, fn(&PhaseTimes) -> Duration)> = vec![
-        ("forward", |times| times.forward),
-        ("backward", |times| times.backward),
-        ("clip", |times| times.clip),
-        ("update", |times| times.update),
-    ];
+    let mut phases = BTreeMap::from([
+        ("forward", spread(|times| times.forward)),
+        ("backward", spread(|times| times.backward)),
+        ("clip", spread(|times| times.clip)),
+        ("update", spread(|times| times.update)),
+    ]);
     if trainer.ranks().size() > 1 {
-        phases.push(("exchange", |times| times.exchange));
+        phases.insert("exchange", spread(|times| times.exchange));
     }
     let ms_per_step = spread(PhaseTimes::total);
     let tokens = trainer.plan().tokens_per_step() as f64;
     Ok(BenchReport {
         steps,
         ms_per_step,
-        phases: phases
-            .into_iter()
-            .map(|(phase, part)| (phase, spread(part)))
-            .collect(),
+        phases,
         tokens_per_second: tokens / (ms_per_step.median / 1e3),
         peak_rss_bytes: peak_rss_bytes(),
     })

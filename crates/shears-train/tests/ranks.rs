@@ -328,9 +328,11 @@ fn three_more<M: LanguageModel>(
     ends.into_iter().next().unwrap()
 }
 
-/// Counts, and asks for the end after a step.
+/// Counts, and asks for the end after a step, or while it evaluates.
 #[derive(Default)]
 struct Watcher {
+    stop_in_evaluation: bool,
+    is_evaluating: bool,
     stop_after: Option<u64>,
     steps: u64,
     samples: usize,
@@ -339,6 +341,10 @@ struct Watcher {
 impl Observer for Watcher {
     fn step(&mut self, event: &StepEvent) {
         self.steps = event.step;
+    }
+
+    fn evaluating(&mut self, _read: usize, _of: usize) {
+        self.is_evaluating = true;
     }
 
     fn evaluation(&mut self, _step: u64, _evaluation: &Evaluation) {}
@@ -352,6 +358,7 @@ impl Observer for Watcher {
 
     fn wants_to_stop(&self) -> bool {
         self.stop_after.is_some_and(|after| self.steps >= after)
+            || (self.stop_in_evaluation && self.is_evaluating)
     }
 }
 
@@ -469,4 +476,64 @@ fn the_first_rank_writes_the_run_and_any_rank_can_ask_for_its_end() {
     let last = |run: &RunFolder| run.checkpoints().newest().unwrap().0.unwrap().1;
     assert!(bits(&last(&changing)) == bits(&last(&whole)));
     assert_eq!(last(&changing).progress, last(&whole).progress);
+}
+
+/// A run of two steps in its folder, by so many ranks, the last of which is perhaps asked to stop in
+/// the evaluation at its end; gives how it ended for each.
+fn evaluated<M: LanguageModel>(
+    new: New<M>,
+    plan: &Plan,
+    run: &RunFolder,
+    ranks: usize,
+    stopping: bool,
+) -> Vec<End> {
+    let newest = run.checkpoints().newest().unwrap().0;
+    Threads::run(ranks, |ranks| {
+        let (rank, size) = (ranks.rank(), ranks.size());
+        let mut trainer = trainer(new, plan).with_ranks(Arc::new(ranks)).unwrap();
+        if let Some((_, checkpoint)) = newest.clone() {
+            trainer = trainer.restore(checkpoint).unwrap();
+        }
+        let mut watcher = Watcher {
+            stop_in_evaluation: stopping && rank == size - 1,
+            ..Watcher::default()
+        };
+        let own = (rank == 0).then_some(run);
+        train(&mut trainer, own, &corpora(), &device(), &mut watcher).unwrap()
+    })
+}
+
+#[test]
+fn an_evaluation_is_that_of_one_process_and_stops_in_all_ranks_or_none() {
+    fn check<M: LanguageModel>(new: New<M>, plan: &Plan, folder: &Path) {
+        let create = |name: &str| {
+            let path = folder.join(format!("{}-{name}", plan.model));
+            RunFolder::create(&path, plan, &tiny::tokenizer(), None).unwrap()
+        };
+        let (one, two) = (create("one"), create("two"));
+        assert_eq!(evaluated(new, plan, &one, 1, false), [End::Finished]);
+        assert_eq!(evaluated(new, plan, &two, 2, true), [End::Stopped; 2]);
+        let losses = |run: &RunFolder| -> Vec<f64> {
+            let events = tiny::events(&run.events_path()).into_iter();
+            let losses = events.filter_map(|event| match event {
+                Event::Evaluation { val_loss, .. } => Some(val_loss),
+                _ => None,
+            });
+            losses.collect()
+        };
+        assert_eq!(losses(&two), [0.0; 0]);
+        assert_eq!(evaluated(new, plan, &two, 2, false), [End::Finished; 2]);
+        assert_eq!(losses(&one).len(), 1);
+        assert_eq!(losses(&two), losses(&one), "{}", plan.model);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let small = |architecture| Plan {
+        batch: 4,
+        shards: 2,
+        steps: 2,
+        ..plan(architecture)
+    };
+    check::<RecurrentModel>(rnn, &small(Architecture::Rnn), folder.path());
+    let transformer = small(Architecture::Transformer);
+    check::<Transformer>(Transformer::new, &transformer, folder.path());
 }

@@ -210,6 +210,19 @@ fn train_cells(prepared: &Prepared, cells: &[&Cell], shown: bool) -> anyhow::Res
     Ok(false)
 }
 
+/// What a run takes, if there is as much.
+struct Memory<'a>(&'a Plan, &'a Corpora);
+
+impl Work for Memory<'_> {
+    type Output = anyhow::Result<u64>;
+
+    fn with<M: LanguageModel>(self, model: M, _device: &Device) -> Self::Output {
+        let (_, memory) = batches_and_memory(self.0, &model, self.1)?;
+        memory::refuse_too_large(memory.total())?;
+        Ok(memory.total())
+    }
+}
+
 /// How a run that an earlier call has begun ended, if it did and needs no more steps.
 fn ended(cell: &Cell) -> anyhow::Result<Option<EndReason>> {
     if !cell.exists() {
