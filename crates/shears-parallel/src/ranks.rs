@@ -40,7 +40,7 @@ pub fn agree(ranks: &dyn Ranks, yes: bool) -> bool {
 }
 
 /// Lengths on both sides of those at which MPI libraries change their algorithm.
-const LENGTHS: [usize; 5] = [1, 500, 5_000, 50_000, 300_000];
+const LENGTHS: [usize; 4] = [1, 500, 5_000, 100_000];
 
 /// Whether [`Ranks::sum`] adds as [`tree_sum`] does, so that a sum of several terms a rank has the
 /// same bits however many ranks share them. It tries, because no standard promises it, and it is
