@@ -40,6 +40,9 @@ AGENT
 chmod +x "$agent"
 "$agent" h1 true || cannot "no host in a namespace"
 [ "${1:-}" = true ] && exit 0
+# For tests: pulls the plug of the second host when this file is there.
+[ -z "${CUT_WHEN:-}" ] ||
+    (until [ -e "$CUT_WHEN" ]; do sleep 0.1; done; ip link set port2 down) &
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 command="$(printf '%q ' mpirun --host h1:1,h2:1 --bind-to none \
     --mca plm_rsh_agent "$agent" --mca btl tcp,self \

@@ -174,30 +174,84 @@ fn any_number_of_processes_trains_and_goes_on_with_one_run() {
     assert_eq!(evaluations("two"), evaluations("one"));
 }
 
-/// Two network namespaces are two hosts, over TCP.
-#[test]
-fn two_hosts_train_the_run_of_one_process() {
+/// The script that runs a command as two ranks on two hosts, which are network namespaces here;
+/// says so if that cannot be had.
+fn two_hosts() -> Option<&'static str> {
     if !can_launch() {
-        return;
+        return None;
     }
-    let scratch = Scratch::new();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tools/two_hosts.sh");
-    let mut check = Command::new(script);
-    let check = check.arg("true").output().unwrap();
+    let check = Command::new(script).arg("true").output().unwrap();
     if !check.status.success() {
         let why = String::from_utf8_lossy(&check.stderr);
         println!("skipped: {}", why.trim());
-        return;
+        return None;
     }
-    let train = "--model transformer --heads 2 --hidden 16 --layers 1 --batch 4 --window 16 \
-         --shards 2 --steps 6 --eval-every 3 --quiet --out";
-    scratch.run(&format!("train {train} one")).succeeded();
+    Some(script)
+}
+
+/// The program on two hosts, in the folder.
+fn on_two_hosts(scratch: &Scratch, script: &str, arguments: &str) -> Command {
     let mut command = Command::new("timeout");
     command.args(["-s", "KILL", "120", script]);
     command.arg(scratch.command([""]).get_program());
-    command.args(format!("train {train} two").split_whitespace());
+    command.args(arguments.split_whitespace());
     command.current_dir(scratch.path("")).env_remove("CARGO");
-    ran(command).succeeded();
+    command
+}
+
+/// Each side ends by itself; `mpirun` would wait for a host that it no longer reaches.
+#[test]
+fn a_cut_link_is_noticed_on_both_sides() {
+    let Some(script) = two_hosts() else { return };
+    let scratch = Scratch::new();
+    let arguments = format!("train {TINY} --steps 1000000 --eval-every 0 --out run");
+    let mut command = on_two_hosts(&scratch, script, &arguments);
+    command
+        .env("SHEARS_PATIENCE", "5")
+        .env("CUT_WHEN", scratch.path("cut"));
+    let told = fs::File::create(scratch.path("told")).unwrap();
+    let mut child = command.stdout(Stdio::null()).stderr(told).spawn().unwrap();
+    let ranks = || {
+        processes(&scratch)
+            .into_iter()
+            .filter(|(_, rank)| rank.is_some())
+            .count()
+    };
+    wait_until("it saves", || scratch.checkpoints("run").len() > 1);
+    assert_eq!(ranks(), 2);
+    scratch.write("cut", "");
+    wait_until("both ranks end", || ranks() == 0);
+    let told = scratch.read("told");
+    assert!(
+        told.contains("shears: no progress for 5 s, in step"),
+        "{told}"
+    );
+    for (pid, _) in processes(&scratch) {
+        // Some end with others.
+        let _ = Command::new("kill")
+            .args(["-KILL", &pid.to_string()])
+            .output();
+    }
+    child.wait().unwrap();
+    wait_until("all processes end", || processes(&scratch).is_empty());
+    goes_on(&scratch);
+}
+
+/// Over TCP.
+#[test]
+fn two_hosts_train_the_run_of_one_process() {
+    let Some(script) = two_hosts() else { return };
+    let scratch = Scratch::new();
+    let train = "--model transformer --heads 2 --hidden 16 --layers 1 --batch 4 --window 16 \
+         --shards 2 --steps 6 --eval-every 3 --quiet --out";
+    scratch.run(&format!("train {train} one")).succeeded();
+    ran(on_two_hosts(
+        &scratch,
+        script,
+        &format!("train {train} two"),
+    ))
+    .succeeded();
     let model = |run: &str| {
         let path = format!("{run}/checkpoints/step-00000006/model.safetensors");
         fs::read(scratch.path(path)).unwrap()
@@ -230,7 +284,8 @@ fn a_sweep_is_spread_over_processes() {
     assert_eq!(told.matches("3 runs:").count(), 1, "{told}");
     scratch.run(&format!("{sweep} one")).succeeded();
     let cells = |folder: &str| {
-        let entries = fs::read_dir(scratch.path(folder)).unwrap().flatten();
+        let runs = scratch.path(folder).join("runs");
+        let entries = fs::read_dir(runs).unwrap().flatten();
         let mut losses: Vec<(String, String)> = entries
             .filter_map(|entry| {
                 let log = fs::read_to_string(entry.path().join("events.jsonl")).ok()?;
