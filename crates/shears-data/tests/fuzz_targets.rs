@@ -1,8 +1,8 @@
-//! The body of the fuzz target of tokenizers.
+//! The fuzz targets of tokenizers and texts.
 
 use std::path::Path;
 
-use shears_data::Tokenizer;
+use shears_data::{Corpus, DataError, ReadAs, Source, Tokenizer};
 
 use crate::fuzzing;
 
@@ -67,3 +67,46 @@ const VALUES: [&str; 16] = [
     "{\"type\":\"FixedLength\",\"length\":0}",
     "{\"type\":\"Precompiled\",\"precompiled_charsmap\":\"/////w==\"}",
 ];
+
+/// Any bytes in any encoding are a text, or are refused in one line.
+#[test]
+fn texts_in_any_encoding() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("text.txt");
+    let source = Source::Files(vec![path.clone()]);
+    let wide = "\u{FEFF}caf\u{e9} \u{9f8d}\n".repeat(9);
+    let wide: Vec<u8> = wide.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let seeds = [
+        "caf\u{e9} \u{1F9F6}\u{301}\r\n\0".repeat(9).into_bytes(),
+        wide,
+        b"caf\xE9, d\xE9j\xE0 vu\n".repeat(9),
+        b"\x83n\x83\x8d\x81[ \x1b$B".to_vec(),
+        b"version https://git-lfs.github.com/spec/v1\n".to_vec(),
+    ];
+    let encodings = [
+        "utf-8",
+        "utf-16",
+        "utf-16be",
+        "latin1",
+        "shift_jis",
+        "gb18030",
+    ];
+    fuzzing::run("texts", &seeds, &fuzzing::EXTREMES, |input| {
+        std::fs::write(&path, input).unwrap();
+        for (encoding, any_bytes) in encodings.iter().flat_map(|it| [(it, false), (it, true)]) {
+            let encoding = encoding.parse().unwrap();
+            let read_as = ReadAs {
+                encoding,
+                any_bytes,
+            };
+            match Corpus::load_with::<DataError>(&source, read_as, &mut |_| Ok(())) {
+                Ok(corpus) => {
+                    let (train, validation) = corpus.content.split();
+                    let both = [train.bytes(), validation.bytes()].concat();
+                    assert!(both == corpus.content.bytes());
+                }
+                Err(error) => assert!(!error.to_string().contains('\n'), "{error}"),
+            }
+        }
+    });
+}

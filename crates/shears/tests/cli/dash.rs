@@ -132,6 +132,30 @@ fn a_plan_of_a_quintillion_micro_batches_is_answered() {
 }
 
 #[test]
+fn a_single_run_is_opened_by_its_own_page() {
+    let scratch = Scratch::trained();
+    for (folder, what, end) in [
+        ("run", "the run run is at http://127.0.0.1:", "/#/run/."),
+        (".", "the runs in . are at http://127.0.0.1:", "/"),
+    ] {
+        let mut command = scratch.command(["dash", folder, "--port", "0"]);
+        let mut server = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        let mut output = BufReader::new(server.stdout.take().unwrap());
+        output.read_line(&mut line).unwrap();
+        server.kill().unwrap();
+        server.wait().unwrap();
+        assert!(
+            line.starts_with(what) && line.trim_end().ends_with(end),
+            "{line}"
+        );
+    }
+    // It is the run that the page calls by that name.
+    let page = Page::of(&scratch, ".");
+    assert_eq!(page.ask("/api/runs")["runs"][0]["name"], "run");
+}
+
+#[test]
 fn a_folder_that_is_not_there_is_misuse() {
     let output = Scratch::new().run("dash none --port 0");
     output.failed(2);

@@ -140,7 +140,7 @@ const TRAINED: [(&str, usize, usize, &str, &str); 6] = [
 fn evaluation_and_generation_take_what_they_have_announced() {
     let scratch = Scratch::new();
     scratch.write("val.txt", text(10, 1000));
-    scratch.write("large.txt", text(30_000, 1000));
+    scratch.write("large.txt", text(8_000, 1000));
     let mut wrong = Vec::new();
     for (name, kilobytes, words, flags, command) in TRAINED {
         scratch.write("text.txt", text(kilobytes, words));
