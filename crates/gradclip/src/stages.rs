@@ -145,7 +145,8 @@ impl<G: Gradients> Accumulated<G> {
 
     /// Exchanges gradients with the other processes. `sum` gets the elements of each tensor in turn,
     /// added up over the micro-batches of this process and perhaps still times the loss scale, and
-    /// leaves their sums over all processes; half precision it gets as `f32`. `terms` is what these
+    /// leaves their sums over all processes; half precision it gets as `f32`, and small tensors
+    /// together, as one, because each exchange has to be waited for. `terms` is what these
     /// sums are divided by: the [`Accumulated::terms`] of all processes together. Since nothing is
     /// divided before, the mean is rounded once, however many processes there are.
     ///
@@ -178,22 +179,59 @@ impl<G: Gradients> Accumulated<G> {
         terms: u64,
         mut sum: impl FnMut(&mut Elements<'_>) -> Result<(), E>,
     ) -> Result<Reduced<G>, E> {
+        let mut small = Vec::new();
         let mut summed = Ok(());
+        self.visit_sums(&mut |sums| {
+            let Ok(()) = summed else { return };
+            match sums {
+                Sums::Single(values) if values.len() < SMALL => small.extend_from_slice(values),
+                Sums::Single(values) => summed = sum(&mut Elements::F32(values)),
+                Sums::Double(elements) => summed = sum(elements),
+            }
+        });
+        summed?;
+        if !small.is_empty() {
+            sum(&mut Elements::F32(&mut small))?;
+            let mut rest = &small[..];
+            self.visit_sums(&mut |sums| {
+                if let Sums::Single(values) = sums
+                    && values.len() < SMALL
+                {
+                    let (own, others) = rest.split_at(values.len());
+                    values.copy_from_slice(own);
+                    rest = others;
+                }
+            });
+        }
+        self.terms = terms;
+        Ok(Reduced(self))
+    }
+}
+
+/// Tensors with fewer elements are exchanged together.
+const SMALL: usize = 1 << 14;
+
+/// The sums of one tensor, in the type in which they are exchanged.
+enum Sums<'a, 'b> {
+    /// Of half precision, in memory of their own, and of `f32`.
+    Single(&'a mut [f32]),
+    /// Of `f64`.
+    Double(&'a mut Elements<'b>),
+}
+
+impl<G: Gradients> Accumulated<G> {
+    fn visit_sums(&mut self, visitor: &mut dyn FnMut(Sums<'_, '_>)) {
         let wide = &mut self.wide;
         let mut index = 0;
         self.gradients.visit(&mut |mut gradient| {
-            if summed.is_ok() {
-                let elements = gradient.elements_mut();
-                summed = match is_half(elements) {
-                    true => sum(&mut Elements::F32(wide.of(index, elements))),
-                    false => sum(elements),
-                };
-            }
+            let elements = gradient.elements_mut();
+            visitor(match elements {
+                elements if is_half(elements) => Sums::Single(wide.of(index, elements)),
+                Elements::F32(values) => Sums::Single(values),
+                elements => Sums::Double(elements),
+            });
             index += 1;
         });
-        summed?;
-        self.terms = terms;
-        Ok(Reduced(self))
     }
 }
 

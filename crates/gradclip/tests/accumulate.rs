@@ -78,6 +78,37 @@ fn processes_exchange_sums_and_errors_go_through() {
 }
 
 #[test]
+fn small_tensors_are_exchanged_together() {
+    let large = 100_000;
+    let sums = Accumulated::new(vec![
+        ("a", vec![1.0_f32; 3]),
+        ("b", vec![2.0; large]),
+        ("c", vec![3.0; 2]),
+    ]);
+    let mut calls = Vec::new();
+    let reduced = sums.reduce(1, |elements| match elements {
+        Elements::F32(values) => {
+            calls.push(values.len());
+            for (index, value) in values.iter_mut().enumerate() {
+                *value += index as f32 * 10.0;
+            }
+            Ok(())
+        }
+        _ => Err("the tensors are f32"),
+    });
+    let mean = reduced.unwrap().without_loss_scale();
+    assert_eq!(calls, [large, 5]);
+    let [(_, a), (_, b), (_, c)] = &mean.gradients()[..] else {
+        panic!("three tensors: {mean:?}");
+    };
+    assert_eq!(
+        (&a[..], &c[..]),
+        (&[1.0, 11.0, 21.0][..], &[33.0, 43.0][..])
+    );
+    assert_eq!((b[0], b[large - 1]), (2.0, 10.0 * (large - 1) as f32 + 2.0));
+}
+
+#[test]
 fn the_mean_after_an_exchange_is_rounded_once() {
     // A third of 1 is no f32, and a third of 3 is.
     let single = Accumulated::new(vec![("w", vec![1.0_f32])]);
