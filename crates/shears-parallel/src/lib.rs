@@ -24,7 +24,7 @@ pub use launcher::Launcher;
 #[cfg(feature = "mpi")]
 pub use mpi::Mpi;
 pub use ranks::{Ranks, agree, keeps_bits};
-pub use start::{StartError, start};
+pub use start::{MEMORY, StartError, start};
 pub use threads::Threads;
 pub use tree::{Tree, tree_sum};
 pub use watchdog::{Heartbeat, Patience, Phase, STEPS};

@@ -33,6 +33,9 @@ pub enum StartError {
     },
 }
 
+/// What the library of MPI takes in a program that is built with it, used or not, in bytes, about.
+pub const MEMORY: u64 = if cfg!(feature = "mpi") { 4_000_000 } else { 0 };
+
 /// The ranks that this process is one of; [`Alone`] without a launcher, or if it has started a
 /// single process. MPI is initialised here, once, on the thread that trains, and finalised when the
 /// last copy of the result is dropped.

@@ -67,7 +67,7 @@ impl MemoryEstimate {
 }
 
 /// What the program takes before it has a model.
-const PROGRAM: u64 = 19_000_000;
+const PROGRAM: u64 = 19_000_000 + shears_parallel::MEMORY;
 
 /// Estimates the memory of training a model with these parameters.
 ///

@@ -25,6 +25,7 @@ precision = "bf16"
 batch = 3
 window = 7
 accumulate = 2
+shards = 2
 optimizer = "momentum"
 lr = 0.125
 momentum = 0.5

@@ -179,7 +179,7 @@ fn a_plan_of_a_run_gives_way_to_another_choice() {
 }
 
 /// A value that is out of range, beside the choice that the setting belongs to.
-const OUT_OF_RANGE: [(&str, &str, &str); 25] = [
+const OUT_OF_RANGE: [(&str, &str, &str); 26] = [
     ("layers=0", "", "from 1 to 1000"),
     ("layers=1001", "", "from 1 to 1000"),
     ("hidden=0", "", "from 1 to 1000000"),
@@ -207,6 +207,7 @@ const OUT_OF_RANGE: [(&str, &str, &str); 25] = [
     ("decay-every=0", "schedule=step", "from 1 to 1000000000000"),
     ("decay-factor=0.0", "schedule=step", "above 0 and at most 1"),
     ("max-skips=0", "", "from 1 to 1000000"),
+    ("shards=0", "", "from 1 to 1024"),
     ("steps=0", "", "from 1 to 1000000000000"),
     ("keep=1", "", "from 2 to 1000000"),
 ];
