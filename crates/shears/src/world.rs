@@ -80,8 +80,13 @@ impl World {
         output::speak_as(world.ranks.rank(), &host);
         let patience = std::env::var(PATIENCE).ok();
         let patience = patience.and_then(|seconds| Patience::of_text(&seconds));
-        let heartbeat = Heartbeat::start(patience.unwrap_or_default(), |problem| {
-            complain!("shears: {problem}");
+        // The others say who they are in each line.
+        let who = match world.is_first() {
+            true => format!("rank 0 on {host}: "),
+            false => String::new(),
+        };
+        let heartbeat = Heartbeat::start(patience.unwrap_or_default(), move |problem| {
+            complain!("shears: {who}{problem}");
             leave::at_once(1);
         });
         world.heartbeat = Some(heartbeat);

@@ -223,10 +223,7 @@ fn a_cut_link_is_noticed_on_both_sides() {
     scratch.write("cut", "");
     wait_until("both ranks end", || ranks() == 0);
     let told = scratch.read("told");
-    assert!(
-        told.contains("shears: no progress for 5 s, in step"),
-        "{told}"
-    );
+    assert!(told.contains(": no progress for 5 s, in step"), "{told}");
     for (pid, _) in processes(&scratch) {
         // Some end with others.
         let _ = Command::new("kill")
@@ -390,7 +387,7 @@ fn a_rank_that_has_come_to_a_stop_is_noticed() {
     let (scratch, ran) = disturbed(&patience, |scratch| signal(scratch, 1, "-STOP"));
     assert!(ran.code != Some(0), "{ran:#?}");
     assert!(
-        ran.stderr.contains("shears: no progress for 5 s, in step"),
+        ran.stderr.contains(": no progress for 5 s, in step"),
         "{ran:#?}"
     );
     goes_on(&scratch);
