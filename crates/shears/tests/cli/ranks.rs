@@ -2,6 +2,7 @@
 //! built with the feature `mpi`.
 
 use std::fs;
+use std::io::Write;
 use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -266,6 +267,42 @@ fn two_hosts_train_the_run_of_one_process() {
         lines.map(str::to_string).collect::<Vec<_>>()
     };
     assert_eq!(evaluations("two"), evaluations("one"));
+}
+
+/// Only the first rank has the text; that gradients are not finite is found by all, and told by one.
+#[test]
+fn standard_input_is_trained_on_and_divergence_has_its_exit_code() {
+    if !can_launch() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let train = |flags: &str| {
+        let arguments = format!("-n 2 shears train - {TINY} {flags}");
+        let mut command = launch(&scratch, &arguments, &[]);
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let text = "the cat sat on the mat. ".repeat(200);
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(text.as_bytes())
+            .unwrap();
+        child.wait_with_output().unwrap()
+    };
+    let output = train("--steps 3 --out run");
+    assert!(output.status.success(), "{output:?}");
+    assert!(scratch.path("run/input.txt").exists());
+    let flags = "--optimizer sgd --lr 1e38 --clip none --steps 60 --max-skips 3 --out diverged";
+    let output = train(flags);
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(told.matches("not finite").count(), 1, "{told}");
+    let log = scratch.read("diverged/events.jsonl");
+    assert!(log.trim_end().ends_with('}') && log.contains("\"diverged\""));
 }
 
 /// Three runs over two processes, each run of one.
