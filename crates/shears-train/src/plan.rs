@@ -25,10 +25,9 @@ use crate::schedule::{Schedule, ScheduleKind};
 use preset::global_norm;
 use setting::{SettingValue, outside, settings};
 
-pub use change::Difference;
 pub use preset::Preset;
 pub use setting::{BelongsTo, Section, Setting};
-pub use stored::compare_plans;
+pub use stored::{Difference, compare_plans};
 
 const RNN: BelongsTo = BelongsTo::Models(&[Architecture::Rnn]);
 const LSTM: BelongsTo = BelongsTo::Models(&[Architecture::Lstm]);

@@ -8,7 +8,7 @@ use shears_run::Change;
 use toml::Table;
 
 use super::setting::{Setting, shown};
-use super::stored::compare_plans;
+use super::stored::{Difference, compare_plans};
 use super::{Plan, PlanError};
 
 /// The settings that a resumed run may have other values of: none of them has part in the numbers of
@@ -29,9 +29,6 @@ const CHANGEABLE: [&str; 11] = [
 
 /// Where the text is. What it is, its hash says.
 const PLACES: [&str; 2] = ["text", "val"];
-
-/// A setting in which two plans differ: name, value in the first, value in the second.
-pub type Difference = (String, String, String);
 
 impl Setting {
     /// Whether a run that is resumed may have another value than before.

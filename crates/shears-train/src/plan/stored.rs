@@ -5,7 +5,7 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use toml::{Table, Value};
 
-use super::{Difference, Plan, PlanError};
+use super::{Plan, PlanError};
 use crate::plan::Preset;
 
 /// What is in the file beside the settings.
@@ -161,6 +161,9 @@ impl<'de> Deserialize<'de> for Plan {
         plan.map_err(D::Error::custom)
     }
 }
+
+/// A setting in which two plans differ: name, value in the first, value in the second.
+pub type Difference = (String, String, String);
 
 /// The settings in which two plans differ, and the hashes. What they were before is not compared,
 /// nor where a text was typed.
