@@ -9,6 +9,13 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 
+def rotated(x, angles):
+    """Heads [.., window, size] turned; halves of a head are pairs."""
+    cosines, sines = angles.to(x.dtype)
+    left, right = x.chunk(2, -1)
+    return torch.cat([left * cosines - right * sines, right * cosines + left * sines], -1)
+
+
 class Step(nn.Module):
     """The model as it trains: the state is whatever its `forward` takes and gives."""
 
@@ -64,7 +71,7 @@ class TransformerStep(nn.Module):
         super().__init__()
         self.model = model
         shape = 2, len(model.blocks), 1, model.heads, model.context, model.width // model.heads
-        keys, values = torch.zeros(shape, dtype=model.position_embedding.weight.dtype)
+        keys, values = torch.zeros(shape, dtype=model.token_embedding.weight.dtype)
         self.register_buffer("keys", keys)
         self.register_buffer("values", values)
         self.register_buffer("places", torch.arange(model.context))
@@ -78,6 +85,9 @@ class TransformerStep(nn.Module):
         Sums of products are faster here than `scaled_dot_product_attention` with a mask.
         """
         query, key, value = attention.qkv(x).view(3, 1, attention.heads, 1, -1)
+        if self.model.angles is not None:
+            angles = self.model.angles[:, position]
+            query, key = rotated(query, angles), rotated(key, angles)
         keys, values = self.keys[index], self.values[index]
         keys.index_copy_(2, position, key)
         values.index_copy_(2, position, value)
@@ -88,7 +98,9 @@ class TransformerStep(nn.Module):
 
     def forward(self, token, position):
         model = self.model
-        x = model.token_embedding(token[0]) + F.embedding(position, model.position_embedding.weight)
+        x = model.token_embedding(token[0])
+        if model.position_embedding is not None:
+            x = x + F.embedding(position, model.position_embedding.weight)
         for index, block in enumerate(model.blocks):
             x = x + self.attend(block.attention, index, block.norm_1(x), position)
             x = x + block.mlp(block.norm_2(x))

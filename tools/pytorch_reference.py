@@ -20,6 +20,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 import pytorch_speed
+from pytorch_generate import rotated
 
 PROGRESS_EVERY = 250
 EVALUATION_CHUNK = 1000
@@ -46,6 +47,7 @@ PRESETS = {
                 "batch": 64, "dropout": 0.2, "steps": 5000, "lr": 1e-3, "min_lr": 1e-4,
                 "warmup": 100, "clip": 1.0},
 }
+PRESETS |= {f"llama-{width}": PRESETS[f"gpt-{width}"] | {"llama": True} for width in (128, 384)}
 
 
 # Models ---------------------------------------------------------------------------------
@@ -65,20 +67,29 @@ class Recurrent(nn.Module):
         return self.output(top), state
 
 
+def rotation(context, size, theta=10_000):
+    """Cosines and sines of the angles of rotary positions, [2, context, size / 2]."""
+    frequencies = theta ** (-torch.arange(0, size, 2, dtype=torch.float64) / size)
+    angles = torch.arange(context, dtype=torch.float64)[:, None] * frequencies
+    return torch.stack([angles.cos(), angles.sin()]).float()
+
+
 class Attention(nn.Module):
     """Causal multi-head self-attention."""
 
-    def __init__(self, width, heads, dropout):
+    def __init__(self, width, heads, dropout, bias):
         super().__init__()
         self.heads, self.dropout = heads, dropout
-        self.qkv = nn.Linear(width, 3 * width)
-        self.projection = nn.Linear(width, width)
+        self.qkv = nn.Linear(width, 3 * width, bias=bias)
+        self.projection = nn.Linear(width, width, bias=bias)
 
-    def forward(self, x, cache=None, position=0):
+    def forward(self, x, cache=None, position=0, angles=None):
         batch, window, width = x.shape
         query, key, value = (
             part.view(batch, window, self.heads, width // self.heads).transpose(1, 2)
             for part in self.qkv(x).split(width, dim=2))
+        if angles is not None:
+            query, key = rotated(query, angles), rotated(key, angles)
         if cache is not None:
             end = position + window
             cache[0][:, :, position:end], cache[1][:, :, position:end] = key, value
@@ -104,32 +115,55 @@ class Mlp(nn.Module):
         return F.dropout(self.project(F.gelu(self.expand(x))), self.dropout, self.training)
 
 
+class GatedMlp(nn.Module):
+    """SwiGLU, as many weights as four times the width without a gate."""
+
+    def __init__(self, width, dropout):
+        super().__init__()
+        self.dropout = dropout
+        inner = -(-8 * width // 3 // 32) * 32
+        self.expand = nn.Linear(width, 2 * inner, bias=False)
+        self.project = nn.Linear(inner, width, bias=False)
+
+    def forward(self, x):
+        gate, up = self.expand(x).chunk(2, -1)
+        return F.dropout(self.project(F.silu(gate) * up), self.dropout, self.training)
+
+
 class Block(nn.Module):
     """Pre-norm attention and perceptron, each with a residual connection."""
 
-    def __init__(self, width, heads, dropout):
+    def __init__(self, width, heads, dropout, llama):
         super().__init__()
-        self.norm_1 = nn.LayerNorm(width)
-        self.attention = Attention(width, heads, dropout)
-        self.norm_2 = nn.LayerNorm(width)
-        self.mlp = Mlp(width, dropout)
+        self.norm_1 = make_norm(width, llama)
+        self.attention = Attention(width, heads, dropout, bias=not llama)
+        self.norm_2 = make_norm(width, llama)
+        self.mlp = (GatedMlp if llama else Mlp)(width, dropout)
 
-    def forward(self, x, cache=None, position=0):
-        x = x + self.attention(self.norm_1(x), cache, position)
+    def forward(self, x, cache=None, position=0, angles=None):
+        x = x + self.attention(self.norm_1(x), cache, position, angles)
         return x + self.mlp(self.norm_2(x))
 
 
-class Transformer(nn.Module):
-    """GPT-2's shape; the token embedding is the output layer as well, unless it is untied."""
+def make_norm(width, llama):
+    """RMSNorm for Llama, else layer norm."""
+    return nn.RMSNorm(width, eps=1e-5) if llama else nn.LayerNorm(width)
 
-    def __init__(self, vocabulary, context, width, heads, layers, dropout, std, tied=True):
+
+class Transformer(nn.Module):
+    """GPT-2's or Llama's; the token embedding is the output layer as well, unless it is untied."""
+
+    def __init__(self, vocabulary, context, width, heads, layers, dropout, std, tied=True,
+                 llama=False):
         super().__init__()
         self.context, self.width, self.heads = context, width, heads
         self.dropout = dropout
         self.token_embedding = nn.Embedding(vocabulary, width)
-        self.position_embedding = nn.Embedding(context, width)
-        self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(layers))
-        self.final_norm = nn.LayerNorm(width)
+        self.position_embedding = None if llama else nn.Embedding(context, width)
+        angles = rotation(context, width // heads) if llama else None
+        self.register_buffer("angles", angles, persistent=False)
+        self.blocks = nn.ModuleList(Block(width, heads, dropout, llama) for _ in range(layers))
+        self.final_norm = make_norm(width, llama)
         self.output = nn.Linear(width, vocabulary, bias=False)
         if tied:
             self.output.weight = self.token_embedding.weight
@@ -151,16 +185,20 @@ class Transformer(nn.Module):
     def cache(self):
         """The state of an empty text: a position, and room for each block's keys and values."""
         shape = 2, 1, self.heads, self.context, self.width // self.heads
-        dtype = self.position_embedding.weight.dtype
+        dtype = self.token_embedding.weight.dtype
         return 0, [torch.empty(shape, dtype=dtype) for _ in self.blocks]
 
     def forward(self, tokens, state=None):
         start, caches = state or (0, [None] * len(self.blocks))
         end = start + tokens.shape[1]
-        x = self.token_embedding(tokens) + self.position_embedding.weight[start:end]
+        x, angles = self.token_embedding(tokens), None
+        if self.position_embedding is None:
+            angles = self.angles[:, start:end]
+        else:
+            x = x + self.position_embedding.weight[start:end]
         x = F.dropout(x, self.dropout, self.training)
         for block, cache in zip(self.blocks, caches):
-            x = block(x, cache, start)
+            x = block(x, cache, start, angles)
         # In training a transformer carries no state.
         return self.output(self.final_norm(x)), state and (end, caches)
 
@@ -169,7 +207,7 @@ def make_model(p, vocabulary):
     """The freshly initialised model of a preset."""
     if p["cell"] == "gpt":
         return Transformer(vocabulary, p["window"], p["hidden"], p["heads"], p["layers"],
-                           p["dropout"], p.get("std"), not p.get("untied"))
+                           p["dropout"], p.get("std"), not p.get("untied"), p.get("llama", False))
     return Recurrent(vocabulary, p["cell"], p["hidden"], p["layers"])
 
 

@@ -1,4 +1,4 @@
-"""Usage: python tools/golden/models.py [FOLDER]   (needs torch, numpy and safetensors)
+"""Usage: python tools/golden/models.py [FOLDER]   (needs torch, numpy, safetensors and transformers)
 Writes the golden safetensors files the Rust tests compare with; FOLDER defaults to crates/shears-train/tests/golden.
 
 Parameters, states and gradients are drawn in float32, so that Rust starts from exactly
@@ -24,6 +24,10 @@ RECURRENT = {"family": "recurrent", "vocabulary": 11, "embedding": 7, "hidden": 
 TRANSFORMER = {"family": "transformer", "vocabulary": 11, "width": 8, "heads": 2,
                "blocks": 2, "context": 6, "batch": 3, "window": 5, "tied": False}
 
+# Heads of keys and values are shared by two heads of queries each.
+LLAMA = {**TRANSFORMER, "block": "llama", "width": 16, "heads": 4, "kv_heads": 2, "inner": 24,
+         "rope_theta": 10000.0}
+
 MODELS = {
     "rnn": {**RECURRENT, "cell": "rnn-tanh", "seed": 1},
     "rnn-relu": {**RECURRENT, "cell": "rnn-relu", "seed": 2},
@@ -34,6 +38,8 @@ MODELS = {
     "gpt": {**TRANSFORMER, "seed": 6},
     "gpt-tied": {**TRANSFORMER, "tied": True, "seed": 7},
     "gpt-tanh": {**TRANSFORMER, "mlp": "gelu-tanh", "seed": 8},
+    "llama": {**LLAMA, "seed": 9},
+    "llama-tied": {**LLAMA, "kv_heads": 4, "inner": 20, "rope_theta": 100.0, "tied": True, "seed": 10},
 }
 GATES = {"rnn-tanh": 1, "rnn-relu": 1, "lstm": 4, "gru": 3}
 
@@ -116,6 +122,24 @@ def transformer_shapes(s):
             shapes[f"blocks.{block}.{norm}.bias"] = (width,)
     shapes["final_norm.weight"] = (width,)
     shapes["final_norm.bias"] = (width,)
+    if not s["tied"]:
+        shapes["output.weight"] = (s["vocabulary"], width)
+    return shapes
+
+
+def llama_shapes(s):
+    """The name and shape of every parameter of a Llama."""
+    width, inner = s["width"], s["inner"]
+    head = width // s["heads"]
+    shapes = {"token_embedding.weight": (s["vocabulary"], width)}
+    for block in range(s["blocks"]):
+        matrices = {"norm_1": (width,),
+                    "attention.qkv": (width + 2 * s["kv_heads"] * head, width),
+                    "attention.projection": (width, width), "norm_2": (width,),
+                    "mlp.expand": (2 * inner, width), "mlp.project": (width, inner)}
+        for name, shape in matrices.items():
+            shapes[f"blocks.{block}.{name}.weight"] = shape
+    shapes["final_norm.weight"] = (width,)
     if not s["tied"]:
         shapes["output.weight"] = (s["vocabulary"], width)
     return shapes
@@ -243,6 +267,89 @@ def transformer_forward(s, leaves, tokens):
     return F.linear(norm(leaves, "final_norm", x), output)
 
 
+def rms_norm(leaves, prefix, x):
+    """RMSNorm over the last dimension."""
+    return x * (x.square().mean(-1, keepdim=True) + 1e-5).rsqrt() * leaves[f"{prefix}.weight"]
+
+
+def rotated(s, x):
+    """Rotary position embedding of [batch, heads, window, size]: halves are pairs."""
+    half = x.shape[3] // 2
+    frequencies = s["rope_theta"] ** (-torch.arange(half, dtype=torch.float64) / half)
+    angles = torch.arange(x.shape[2], dtype=torch.float64)[:, None] * frequencies
+    left, right = x[..., :half], x[..., half:]
+    return torch.cat([left * angles.cos() - right * angles.sin(),
+                      right * angles.cos() + left * angles.sin()], dim=3)
+
+
+def grouped_attention(s, leaves, prefix, x):
+    """Causal self-attention whose heads of keys and values serve several heads of queries."""
+    batch, window, width = x.shape
+    size = width // s["heads"]
+    keys = s["kv_heads"] * size
+    qkv = F.linear(x, leaves[f"{prefix}.qkv.weight"])
+    query, key, value = (part.reshape(batch, window, -1, size).transpose(1, 2)
+                         for part in qkv.split([width, keys, keys], dim=2))
+    query, key = rotated(s, query), rotated(s, key)
+    key, value = (part.repeat_interleave(s["heads"] // s["kv_heads"], dim=1)
+                  for part in (key, value))
+    scores = query @ key.transpose(2, 3) / math.sqrt(size)
+    future = torch.ones(window, window, dtype=torch.bool).triu(1)
+    weights = scores.masked_fill(future, -math.inf).softmax(dim=3)
+    mixed = (weights @ value).transpose(1, 2).reshape(batch, window, width)
+    return F.linear(mixed, leaves[f"{prefix}.projection.weight"])
+
+
+def llama_forward(s, leaves, tokens):
+    """Logits of a Llama, checked against those of transformers."""
+    x = F.embedding(tokens, leaves["token_embedding.weight"])
+    for block in range(s["blocks"]):
+        prefix = f"blocks.{block}"
+        normal = rms_norm(leaves, f"{prefix}.norm_1", x)
+        x = x + grouped_attention(s, leaves, f"{prefix}.attention", normal)
+        normal = rms_norm(leaves, f"{prefix}.norm_2", x)
+        gate, up = F.linear(normal, leaves[f"{prefix}.mlp.expand.weight"]).chunk(2, dim=2)
+        x = x + F.linear(F.silu(gate) * up, leaves[f"{prefix}.mlp.project.weight"])
+    output = leaves["token_embedding.weight" if s["tied"] else "output.weight"]
+    logits = F.linear(rms_norm(leaves, "final_norm", x), output)
+    other = transformers_logits(s, leaves, tokens)
+    # Norms and angles are in float32 there.
+    assert (logits - other).abs().max() < 1e-5 * logits.abs().max()
+    return logits
+
+
+def transformers_logits(s, leaves, tokens):
+    """What LlamaForCausalLM makes of the same parameters."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=s["vocabulary"], hidden_size=s["width"], intermediate_size=s["inner"],
+        num_hidden_layers=s["blocks"], num_attention_heads=s["heads"],
+        num_key_value_heads=s["kv_heads"], max_position_embeddings=s["context"],
+        rms_norm_eps=1e-5, tie_word_embeddings=s["tied"],
+        rope_parameters={"rope_type": "default", "rope_theta": s["rope_theta"]})
+    keys = s["kv_heads"] * s["width"] // s["heads"]
+    tensors = {"model.embed_tokens.weight": leaves["token_embedding.weight"],
+               "model.norm.weight": leaves["final_norm.weight"]}
+    for block in range(s["blocks"]):
+        ours, theirs = f"blocks.{block}", f"model.layers.{block}"
+        qkv = leaves[f"{ours}.attention.qkv.weight"].split([s["width"], keys, keys])
+        gate_up = leaves[f"{ours}.mlp.expand.weight"].chunk(2)
+        names = {"input_layernorm": leaves[f"{ours}.norm_1.weight"],
+                 "post_attention_layernorm": leaves[f"{ours}.norm_2.weight"],
+                 "self_attn.q_proj": qkv[0], "self_attn.k_proj": qkv[1],
+                 "self_attn.v_proj": qkv[2],
+                 "self_attn.o_proj": leaves[f"{ours}.attention.projection.weight"],
+                 "mlp.gate_proj": gate_up[0], "mlp.up_proj": gate_up[1],
+                 "mlp.down_proj": leaves[f"{ours}.mlp.project.weight"]}
+        tensors |= {f"{theirs}.{name}.weight": tensor for name, tensor in names.items()}
+    output = "token_embedding.weight" if s["tied"] else "output.weight"
+    tensors["lm_head.weight"] = leaves[output]
+    model = LlamaForCausalLM(config).double()
+    with torch.no_grad():
+        return torch.func.functional_call(model, tensors, (tokens,)).logits
+
+
 # One training step ----------------------------------------------------------------------
 
 def gradient_norm(gradients):
@@ -287,7 +394,7 @@ def vanishing_gradients(s):
     no effect.  Its computed gradient is rounding noise, which Adam's division by its own
     size turns into a visible step; the tests must not compare that step.
     """
-    if s["family"] == "recurrent":
+    if s["family"] == "recurrent" or s.get("block") == "llama":
         return {}
     return {f"blocks.{block}.attention.qkv.bias": [s["width"], 2 * s["width"]]
             for block in range(s["blocks"])}
@@ -297,7 +404,9 @@ def write_model(folder, name, s):
     """Computes and writes everything about one model."""
     rng = np.random.default_rng(s["seed"])
     recurrent = s["family"] == "recurrent"
-    params = draw_parameters((recurrent_shapes if recurrent else transformer_shapes)(s), rng)
+    llama = s.get("block") == "llama"
+    shapes = recurrent_shapes if recurrent else llama_shapes if llama else transformer_shapes
+    params = draw_parameters(shapes(s), rng)
     tokens, targets = draw_tokens(s, rng)
     state_in = draw_state(s, rng) if recurrent else {}
 
@@ -305,7 +414,8 @@ def write_model(folder, name, s):
     if recurrent:
         logits, state_out = recurrent_forward(s, leaves, tokens, state_in)
     else:
-        logits, state_out = transformer_forward(s, leaves, tokens), {}
+        forward = llama_forward if llama else transformer_forward
+        logits, state_out = forward(s, leaves, tokens), {}
     loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
     loss.backward()
 

@@ -7,33 +7,44 @@ use burn::tensor::{Device, Tensor, TensorData};
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
 use shears_kernels::{
-    BlockSettings, BlockWeights, Dropout, DropoutKey, Precision, WithBias, dropout, layer_norm,
-    transformer_block, transformer_block_plain,
+    BlockSettings, BlockWeights, Dropout, DropoutKey, Mlp, Norm, Precision, WithBias, dropout,
+    norm, transformer_block, transformer_block_plain,
 };
 
 fn main() {
     divan::main();
 }
 
-/// The shape of a preset; that of `gpt-384` with a batch of 16.
+/// The shape of a preset; those of 384 with a batch of 16.
 #[derive(Clone, Copy, Debug)]
 enum Preset {
     Gpt128,
     Gpt384,
+    Llama128,
+    Llama384,
 }
 
-const PRESETS: [Preset; 2] = [Preset::Gpt128, Preset::Gpt384];
+const PRESETS: [Preset; 4] = [
+    Preset::Gpt128,
+    Preset::Gpt384,
+    Preset::Llama128,
+    Preset::Llama384,
+];
 
 impl Preset {
     /// Batch, time, hidden, heads.
     fn sizes(self) -> [usize; 4] {
         match self {
-            Preset::Gpt128 => [12, 64, 128, 4],
-            Preset::Gpt384 => [16, 256, 384, 6],
+            Preset::Gpt128 | Preset::Llama128 => [12, 64, 128, 4],
+            Preset::Gpt384 | Preset::Llama384 => [16, 256, 384, 6],
         }
     }
 
-    /// Floating-point operations of the products of one pass forward.
+    fn is_llama(self) -> bool {
+        matches!(self, Preset::Llama128 | Preset::Llama384)
+    }
+
+    /// Floating-point operations of the products of one pass forward: about as many for both blocks.
     fn operations(self) -> usize {
         let [batch, time, hidden, _] = self.sizes();
         let rows = batch * time;
@@ -45,7 +56,18 @@ impl Preset {
         BlockSettings {
             precision: Precision::F32,
             heads,
-            mlp: shears_kernels::Mlp::Gelu,
+            kv_heads: heads,
+            norm: if self.is_llama() {
+                Norm::Rms
+            } else {
+                Norm::Layer
+            },
+            rope_theta: self.is_llama().then_some(10_000.0),
+            mlp: if self.is_llama() {
+                Mlp::Swiglu
+            } else {
+                Mlp::Gelu
+            },
             index: 0,
             dropout,
         }
@@ -62,22 +84,29 @@ fn tensor<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D> {
     }
 }
 
-fn weights(hidden: usize, device: &Device) -> BlockWeights {
+fn weights(preset: Preset, device: &Device) -> BlockWeights {
+    let [_, _, hidden, _] = preset.sizes();
+    let (expanded, inner) = match preset {
+        Preset::Gpt128 | Preset::Gpt384 => (4 * hidden, 4 * hidden),
+        Preset::Llama128 => (704, 352),
+        Preset::Llama384 => (2048, 1024),
+    };
+    let bias = |size| (!preset.is_llama()).then(|| tensor([size], device));
     let linear = |outputs, inputs| WithBias {
         weight: tensor([outputs, inputs], device),
-        bias: tensor([outputs], device),
+        bias: bias(outputs),
     };
     let norm = || WithBias {
         weight: tensor([hidden], device),
-        bias: tensor([hidden], device),
+        bias: bias(hidden),
     };
     BlockWeights {
         norm_1: norm(),
         qkv: linear(3 * hidden, hidden),
         projection: linear(hidden, hidden),
         norm_2: norm(),
-        expand: linear(4 * hidden, hidden),
-        project: linear(hidden, 4 * hidden),
+        expand: linear(expanded, hidden),
+        project: linear(hidden, inner),
     }
 }
 
@@ -93,7 +122,7 @@ fn train(bencher: Bencher<'_, '_>, preset: Preset, dropout: Option<Dropout>, fus
     let device = Device::flex().autodiff();
     let [batch, time, hidden, _] = preset.sizes();
     let x = tensor([batch, time, hidden], &device);
-    let weights = weights(hidden, &device);
+    let weights = weights(preset, &device);
     let settings = preset.settings(dropout);
     let run = match fused {
         true => transformer_block,
@@ -127,7 +156,7 @@ fn block_forward(bencher: Bencher<'_, '_>, preset: Preset) {
     let device = Device::flex();
     let [batch, time, hidden, _] = preset.sizes();
     let x = tensor([batch, time, hidden], &device);
-    let weights = weights(hidden, &device);
+    let weights = weights(preset, &device);
     let settings = preset.settings(None);
     bencher
         .counter(ItemsCount::new(preset.operations()))
@@ -147,7 +176,7 @@ fn block_forward(bencher: Bencher<'_, '_>, preset: Preset) {
 fn block_of_one_token(bencher: Bencher<'_, '_>, preset: Preset) {
     let device = Device::flex();
     let [_, time, hidden, _] = preset.sizes();
-    let weights = weights(hidden, &device);
+    let weights = weights(preset, &device);
     let settings = preset.settings(None);
     let x = tensor([1, 1, hidden], &device);
     let mut earlier = None;
@@ -163,13 +192,16 @@ fn block_of_one_token(bencher: Bencher<'_, '_>, preset: Preset) {
 }
 
 #[divan::bench(args = [128, 384])]
-fn norm(bencher: Bencher<'_, '_>, width: usize) {
+fn layer_norm(bencher: Bencher<'_, '_>, width: usize) {
     let device = Device::flex();
     let x = tensor([16, 256, width], &device);
     let vector = tensor([width], &device);
     bencher
         .counter(BytesCount::new(2 * 4 * 16 * 256 * width))
-        .bench_local(|| black_box(layer_norm(x.clone(), vector.clone(), vector.clone())));
+        .bench_local(|| {
+            let bias = Some(vector.clone());
+            black_box(norm(x.clone(), Norm::Layer, vector.clone(), bias))
+        });
 }
 
 #[divan::bench(args = [128, 384])]

@@ -1,4 +1,5 @@
-//! Causal self-attention (Vaswani et al. 2017), one head at a time.
+//! Causal self-attention (Vaswani et al. 2017), one head at a time. Several heads of queries may
+//! share one of keys and values (Ainslie et al. 2023, GQA).
 //!
 //! The scores of a block of queries are turned into their result while they are in the cache: there
 //! is never a matrix of all scores. Backward computes the weights again, from two values for each
@@ -28,6 +29,7 @@ pub(crate) struct Attention {
     pub(crate) time: usize,
     /// Keys that come before the first query's own.
     pub(crate) past: usize,
+    /// Heads of the queries.
     pub(crate) heads: usize,
     /// Width of a head.
     pub(crate) width: usize,
@@ -44,15 +46,34 @@ pub(crate) struct Rows<'a> {
     pub(crate) row: usize,
     /// Distance between the elements of the batch.
     pub(crate) batch: usize,
+    /// Heads of a row; they divide those of the queries.
+    pub(crate) heads: usize,
 }
 
 impl<'a> Rows<'a> {
-    /// The rows of one head, from its first element on.
+    /// The rows that a head of the queries reads, from their first element on, and the distance
+    /// between them.
     fn head(self, attention: Attention, index: usize) -> (&'a [f32], usize) {
         let (batch, head) = (index / attention.heads, index % attention.heads);
+        let head = head * self.heads / attention.heads;
         let first = batch * self.batch + head * attention.width;
         (&self.elements[first..], self.row)
     }
+}
+
+/// One head of one element of the batch; see [`Rows::head`].
+#[derive(Clone, Copy)]
+struct Head<'a> {
+    index: usize,
+    queries: (&'a [f32], usize),
+    keys: (&'a [f32], usize),
+    values: (&'a [f32], usize),
+}
+
+/// Rows from one of them on.
+#[inline(always)]
+fn from_row((elements, stride): (&[f32], usize), row: usize) -> (&[f32], usize) {
+    (&elements[row * stride..], stride)
 }
 
 impl Attention {
@@ -71,17 +92,14 @@ impl Attention {
         self.keys().next_multiple_of(16) + 16
     }
 
-    /// Where a row of a head's result lies in `[batch, time, heads x width]`, or in a part of rows
-    /// that are `row` elements long.
-    fn place(self, index: usize, time: usize, row: usize) -> std::ops::Range<usize> {
-        let (batch, head) = (index / self.heads, index % self.heads);
-        let first = (batch * self.time + time) * row + head * self.width;
-        first..first + self.width
-    }
-
-    /// Calls `work` for each head of each element of the batch, on all threads.
-    fn each_head(self, cpu: Cpu, work: impl Fn(usize) + Sync) {
-        cpu.each(self.batch * self.heads, work);
+    /// What a head of the queries reads.
+    fn head<'a>(self, index: usize, [queries, keys, values]: [Rows<'a>; 3]) -> Head<'a> {
+        Head {
+            index,
+            queries: queries.head(self, index),
+            keys: keys.head(self, index),
+            values: values.head(self, index),
+        }
     }
 }
 

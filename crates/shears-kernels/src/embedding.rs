@@ -13,26 +13,32 @@ use crate::vector::{load, store};
 #[cfg(test)]
 mod tests;
 
-/// The row of each token plus the row of its position: `[batch, time, size]` for `tokens`
-/// `[batch, time]`, `weight` `[vocabulary, size]` and `positions` `[context, size]`. The first
-/// token of each row stands at position `start`.
+/// The row of each token: `[batch, time, size]` for `tokens` `[batch, time]` and `weight`
+/// `[vocabulary, size]`. With `positions` `[context, size]`, the row of its position is added; the
+/// first token of each text stands at the position that is given with them.
 ///
 /// # Panics
 ///
 /// If a token is not in the vocabulary, or a position not in the context.
-pub fn embedding_with_positions(
+pub fn embedding(
     tokens: Tensor<2, Int>,
     weight: Tensor<2>,
-    positions: Tensor<2>,
-    start: usize,
+    positions: Option<(Tensor<2>, usize)>,
 ) -> Tensor<3> {
     let [batch, time] = tokens.dims();
-    let ([vocabulary, size], [context, width]) = (weight.dims(), positions.dims());
-    assert_eq!(size, width, "width of the positions");
-    assert!(start + time <= context, "a position outside the context");
-    if !is_ours(&weight) {
-        return embedding_with_positions_plain(tokens, weight, positions, start);
+    let [vocabulary, size] = weight.dims();
+    if let Some((positions, start)) = &positions {
+        let [context, width] = positions.dims();
+        assert_eq!(size, width, "width of the positions");
+        assert!(start + time <= context, "a position outside the context");
     }
+    if !is_ours(&weight) {
+        return embedding_plain(tokens, weight, positions);
+    }
+    // Without positions the operation gets none of them.
+    let none = || (Tensor::zeros([0, size], &weight.device()), 0);
+    let (positions, start) = positions.unwrap_or_else(none);
+    let [context, _] = positions.dims();
     let lookup = Lookup {
         tokens: to_tokens(tokens, vocabulary),
         time,
@@ -44,27 +50,30 @@ pub fn embedding_with_positions(
     Tensor::<2>::from_dispatch(rows).reshape([batch, time, size])
 }
 
-/// [`embedding_with_positions`] in Burn's own operations, on any device and in any precision.
-pub fn embedding_with_positions_plain(
+/// [`embedding()`] in Burn's own operations, on any device and in any precision.
+pub fn embedding_plain(
     tokens: Tensor<2, Int>,
     weight: Tensor<2>,
-    positions: Tensor<2>,
-    start: usize,
+    positions: Option<(Tensor<2>, usize)>,
 ) -> Tensor<3> {
     let [batch, time] = tokens.dims();
     let [_, size] = weight.dims();
     let rows = weight
         .select(0, tokens.reshape([batch * time]))
         .reshape([batch, time, size]);
-    rows + positions.slice(s![start..start + time, ..]).unsqueeze()
+    match positions {
+        Some((positions, start)) => rows + positions.slice(s![start..start + time, ..]).unsqueeze(),
+        None => rows,
+    }
 }
 
-/// Which rows of an embedding and of its positions are added; the result is `[batch x time, size]`.
+/// Which rows of an embedding and of positions are added; the result is `[batch x time, size]`.
 struct Lookup {
     tokens: Vec<u32>,
     time: usize,
     start: usize,
     vocabulary: usize,
+    /// Rows of positions; 0 where none are added.
     context: usize,
 }
 
@@ -76,14 +85,16 @@ impl Operation<2> for Lookup {
         let [_, size] = sizes(&weight);
         let cpu = Cpu::current();
         let mut rows = gather(cpu, values(&weight), size, &self.tokens);
-        let window = &values(&positions)[self.start * size..][..self.time * size];
-        cpu.split_rows(&mut rows, window.len(), 1, |_, rows| {
-            for rows in rows.chunks_exact_mut(window.len()) {
-                for (row, position) in rows.iter_mut().zip(window) {
-                    *row += position;
+        if self.context > 0 {
+            let window = &values(&positions)[self.start * size..][..self.time * size];
+            cpu.split_rows(&mut rows, window.len(), 1, |_, rows| {
+                for rows in rows.chunks_exact_mut(window.len()) {
+                    for (row, position) in rows.iter_mut().zip(window) {
+                        *row += position;
+                    }
                 }
-            }
-        });
+            });
+        }
         Forward::of(rows.into_tensor([self.tokens.len(), size]), self)
     }
 
@@ -100,7 +111,7 @@ impl Operation<2> for Lookup {
             let weight = scatter(cpu, rows, size, &lookup.tokens, len);
             weight.into_tensor([lookup.vocabulary, size])
         });
-        let positions = positions_wanted.then(|| {
+        let positions = (positions_wanted && lookup.context > 0).then(|| {
             let places = (0..lookup.tokens.len()).map(|row| lookup.start + row % lookup.time);
             let places: Vec<u32> = places.map(|place| place as u32).collect();
             let positions = scatter(cpu, rows, size, &places, lookup.context * size);

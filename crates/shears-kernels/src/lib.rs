@@ -16,12 +16,12 @@ mod cpu;
 mod dropout;
 mod elements;
 mod embedding;
-mod layer_norm;
 mod linear;
 mod loss;
 mod math;
 mod matmul;
 mod measure;
+mod norm;
 mod operation;
 mod recurrent;
 mod tensor;
@@ -36,11 +36,11 @@ pub use buffer::filled;
 pub use cpu::{Bf16Unit, Precision, instructions};
 pub use dropout::{Dropout, DropoutKey, dropout, dropout_plain};
 pub use elements::Elements;
-pub use embedding::{embedding_with_positions, embedding_with_positions_plain};
-pub use layer_norm::{layer_norm, layer_norm_plain};
+pub use embedding::{embedding, embedding_plain};
 pub use linear::{linear, linear_plain};
 pub use loss::{cross_entropy, logit_rows_at_once, output_loss};
 pub use measure::{read, scan};
+pub use norm::{Norm, norm, norm_plain};
 pub use recurrent::{
     Activation, Cell, RecurrentWeights, recurrent, recurrent_plain, recurrent_tokens,
     recurrent_tokens_plain,

@@ -82,7 +82,7 @@ const NORMAL_TAIL: [f32; 8] = [
 
 /// The distribution function and the density of the standard normal distribution.
 #[inline(always)]
-pub(crate) fn normal<S: Simd>(simd: S, x: S::f32s) -> (S::f32s, S::f32s) {
+fn normal<S: Simd>(simd: S, x: S::f32s) -> (S::f32s, S::f32s) {
     let splat = |value| simd.splat_f32s(value);
     let magnitude = simd.abs_f32s(x);
     let half_square = simd.mul_f32s(simd.mul_f32s(x, x), splat(-0.5));
@@ -101,10 +101,20 @@ pub(crate) fn normal<S: Simd>(simd: S, x: S::f32s) -> (S::f32s, S::f32s) {
     (distribution, simd.mul_f32s(bell, splat(0.398_942_3)))
 }
 
+/// [`normal`], or [`normal_by_tanh`]. What chooses is a constant, because a function that is handed
+/// over is called, without the vector instructions of its caller.
+#[inline(always)]
+pub(crate) fn normal_of<S: Simd, const BY_TANH: bool>(simd: S, x: S::f32s) -> (S::f32s, S::f32s) {
+    match BY_TANH {
+        false => normal(simd, x),
+        true => normal_by_tanh(simd, x),
+    }
+}
+
 /// What [`normal`] gives, of the distribution function `(1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) /
 /// 2` (Hendrycks & Gimpel 2016), which is a logistic one, and of its derivative.
 #[inline(always)]
-pub(crate) fn normal_by_tanh<S: Simd>(simd: S, x: S::f32s) -> (S::f32s, S::f32s) {
+fn normal_by_tanh<S: Simd>(simd: S, x: S::f32s) -> (S::f32s, S::f32s) {
     let splat = |value| simd.splat_f32s(value);
     // 2 sqrt(2 / pi), and that times 0.044715 and three times 0.044715.
     let (linear, cubic, slope) = (splat(1.595_769), splat(0.071_354_82), splat(0.214_064_47));

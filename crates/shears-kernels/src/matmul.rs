@@ -40,6 +40,12 @@ pub(crate) enum Initial<'a> {
     Result,
 }
 
+impl<'a> From<Option<&'a [f32]>> for Initial<'a> {
+    fn from(bias: Option<&'a [f32]>) -> Self {
+        bias.map_or(Initial::Zero, Initial::Bias)
+    }
+}
+
 /// A matrix `B` `[inner, columns]`, in panels of two vectors' width.
 #[derive(Debug)]
 pub(crate) struct Packed {

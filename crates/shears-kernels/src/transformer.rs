@@ -1,4 +1,5 @@
-//! One block of a Transformer, GPT-2's shape (Radford et al. 2019), as one operation.
+//! One block of a Transformer as one operation: GPT-2's (Radford et al. 2019), Llama's (Touvron et
+//! al. 2023), and what lies between them.
 //!
 //! ```text
 //! middle = x + dropout(projection(attention(qkv(norm_1(x)))))
@@ -15,6 +16,7 @@ use burn::tensor::Tensor;
 
 use crate::cpu::Precision;
 use crate::dropout::{Dropout, Mask};
+use crate::norm::Norm;
 use crate::tensor::is_ours;
 
 mod backward;
@@ -23,6 +25,7 @@ mod cached;
 mod forward;
 mod operation;
 mod plain;
+mod rope;
 
 #[cfg(test)]
 mod tests;
@@ -40,6 +43,18 @@ pub enum Mlp {
     Gelu,
     /// GELU by their approximation with tanh, as in GPT-2's own weights.
     GeluTanh,
+    /// SwiGLU (Shazeer 2020): the first product gives a gate and what goes through it.
+    Swiglu,
+}
+
+impl Mlp {
+    /// How many elements of the first product one of the second product's inputs is made of.
+    fn parts(self) -> usize {
+        match self {
+            Mlp::Gelu | Mlp::GeluTanh => 1,
+            Mlp::Swiglu => 2,
+        }
+    }
 }
 
 /// The settings of a block.
@@ -47,9 +62,17 @@ pub enum Mlp {
 pub struct BlockSettings {
     /// Heads of the attention; they divide `hidden`.
     pub heads: usize,
+    /// Heads of keys and values, each of which serves several neighbouring heads of queries
+    /// (Ainslie et al. 2023, GQA); they divide `heads`.
+    pub kv_heads: usize,
     /// The index of the block in the model, on which its masks depend.
     pub index: usize,
-    /// The activation of the perceptron.
+    /// Both norms.
+    pub norm: Norm,
+    /// The base of the rotary position embedding of queries and keys; none where positions are a
+    /// part of `x`. With it, heads have an even width.
+    pub rope_theta: Option<f64>,
+    /// The perceptron.
     pub mlp: Mlp,
     /// Of the attention's weights and of both residual branches.
     pub dropout: Option<Dropout>,
@@ -59,12 +82,13 @@ pub struct BlockSettings {
     pub precision: Precision,
 }
 
-/// The keys and values of an attention, each `[batch, time, hidden]`.
+/// The keys and values of an attention, each `[batch, time, keys]` for the width of all heads of
+/// keys together.
 #[derive(Clone, Debug)]
 pub struct KeysAndValues {
-    /// `[batch, time, hidden]`
+    /// `[batch, time, keys]`, turned by their positions if the block does so.
     pub keys: Tensor<3>,
-    /// `[batch, time, hidden]`
+    /// `[batch, time, keys]`
     pub values: Tensor<3>,
 }
 

@@ -44,6 +44,8 @@ named_enum! {
         Gelu = "gelu",
         /// Their approximation by tanh, which the weights that OpenAI published were trained with.
         GeluTanh = "gelu-tanh",
+        /// SwiGLU (Shazeer 2020): a gate beside what goes through it.
+        Swiglu = "swiglu",
     }
 }
 
@@ -52,7 +54,41 @@ impl From<Mlp> for shears_kernels::Mlp {
         match mlp {
             Mlp::Gelu => shears_kernels::Mlp::Gelu,
             Mlp::GeluTanh => shears_kernels::Mlp::GeluTanh,
+            Mlp::Swiglu => shears_kernels::Mlp::Swiglu,
         }
+    }
+}
+
+named_enum! {
+    /// How the Transformer normalises.
+    #[derive(Default)]
+    pub enum Norm: "norm" {
+        /// Layer norm (Ba et al. 2016).
+        #[default]
+        Layer = "layer",
+        /// RMSNorm (Zhang & Sennrich 2019): no mean, and no bias.
+        Rms = "rms",
+    }
+}
+
+impl From<Norm> for shears_kernels::Norm {
+    fn from(norm: Norm) -> Self {
+        match norm {
+            Norm::Layer => shears_kernels::Norm::Layer,
+            Norm::Rms => shears_kernels::Norm::Rms,
+        }
+    }
+}
+
+named_enum! {
+    /// How the Transformer knows where a token stands.
+    #[derive(Default)]
+    pub enum Position: "position" {
+        /// A learned vector for each position of the context, added to that of the token.
+        #[default]
+        Learned = "learned",
+        /// Rotary position embedding (Su et al. 2021): queries and keys are turned.
+        Rope = "rope",
     }
 }
 
@@ -80,11 +116,37 @@ impl From<Precision> for shears_kernels::Precision {
 }
 
 /// What a block of the Transformer is made of; GPT-2's by default.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct BlockConfig {
+    /// All norms.
+    pub norm: Norm,
+    /// Positions.
+    pub position: Position,
+    /// The base of the angles of `rope`.
+    pub rope_theta: f64,
     /// The perceptron's activation.
     pub mlp: Mlp,
+    /// Width of the perceptron; 0: see [`ModelConfig::inner`].
+    pub inner: usize,
+    /// Heads of keys and values; 0: as many as of queries.
+    pub kv_heads: usize,
+    /// Whether the products, and layer norms, have a bias.
+    pub bias: bool,
+}
+
+impl Default for BlockConfig {
+    fn default() -> Self {
+        BlockConfig {
+            norm: Norm::Layer,
+            position: Position::Learned,
+            rope_theta: 10_000.0,
+            mlp: Mlp::Gelu,
+            inner: 0,
+            kv_heads: 0,
+            bias: true,
+        }
+    }
 }
 
 /// The settings of a model. The vocabulary comes from the tokenizer.
@@ -118,6 +180,37 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
+    /// Heads of keys and values (Transformer).
+    pub fn kv_heads(&self) -> usize {
+        match self.block.kv_heads {
+            0 => self.heads,
+            heads => heads,
+        }
+    }
+
+    /// Width of the perceptron (Transformer). Unless it is given, it is `4 hidden`; with a gate,
+    /// whose weights are another matrix, `8/3 hidden`, rounded up to a multiple of 32.
+    pub fn inner(&self) -> usize {
+        match (self.block.inner, self.block.mlp) {
+            (0, Mlp::Gelu | Mlp::GeluTanh) => 4 * self.hidden,
+            (0, Mlp::Swiglu) => (8 * self.hidden).div_ceil(3).next_multiple_of(32),
+            (inner, _) => inner,
+        }
+    }
+
+    /// Width of what goes into the perceptron's activation (Transformer).
+    pub fn expanded(&self) -> usize {
+        match self.block.mlp {
+            Mlp::Gelu | Mlp::GeluTanh => self.inner(),
+            Mlp::Swiglu => 2 * self.inner(),
+        }
+    }
+
+    /// Width of queries, keys and values together (Transformer).
+    pub fn qkv(&self) -> usize {
+        self.hidden + 2 * self.kv_heads() * (self.hidden / self.heads.max(1))
+    }
+
     /// Checks what settings have to agree on. The ranges of each are for the caller to check.
     ///
     /// # Errors
@@ -134,6 +227,19 @@ impl ModelConfig {
             if !hidden.is_multiple_of(*heads) {
                 let message = format!("hidden ({hidden}) must be a multiple of heads ({heads})");
                 return Err(ConfigError(message));
+            }
+            let kv_heads = self.kv_heads();
+            if !heads.is_multiple_of(kv_heads) {
+                return Err(ConfigError(format!(
+                    "heads ({heads}) must be a multiple of kv-heads ({kv_heads})"
+                )));
+            }
+            let width = hidden / heads;
+            if self.block.position == Position::Rope && !width.is_multiple_of(2) {
+                return Err(ConfigError(format!(
+                    "position rope turns pairs, so that hidden ({hidden}) divided by heads \
+                     ({heads}) must be even, and it is {width}"
+                )));
             }
         } else if self.tied && embedding != hidden {
             return Err(ConfigError(format!(
@@ -180,6 +286,13 @@ mod tests {
     fn settings_that_do_not_agree_are_named() {
         config().validate().unwrap();
         assert!(error(|config| config.heads = 5).starts_with("hidden (12)"));
+        let shared = error(|config| config.block.kv_heads = 2);
+        assert!(shared.starts_with("heads (3) must be"), "{shared}");
+        let odd = error(|config| {
+            config.block.position = Position::Rope;
+            config.heads = 4;
+        });
+        assert!(odd.ends_with("must be even, and it is 3"), "{odd}");
         let tied = error(|config| {
             config.architecture = Architecture::Lstm;
             config.tied = true;

@@ -1,13 +1,13 @@
 //! The layers that several models share, with PyTorch's weight layout, and their initialisation.
 
-use crate::config::Precision;
+use crate::config::{Norm, Precision};
 use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::tensor::{Device, Int, Shape, Tensor};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution as _, StandardNormal};
 
-use shears_kernels::{Dropout, filled, layer_norm, linear, narrowed, output_loss};
+use shears_kernels::{Dropout, filled, linear, narrowed, norm, output_loss};
 
 /// Creates parameters whose initial values depend on the seed and their order alone.
 ///
@@ -144,6 +144,15 @@ impl Embedding {
     }
 }
 
+/// The hidden states `[batch, hidden]` at the last step of `dimension`, which is that of time.
+pub(crate) fn last_step(hidden: Tensor<3>, dimension: usize) -> Tensor<2> {
+    let last = match hidden.dims()[dimension] {
+        1 => hidden,
+        time => hidden.narrow(dimension, time - 1, 1),
+    };
+    last.squeeze_dim(dimension)
+}
+
 /// From hidden states to logits, with weights of its own or with those of the embedding.
 #[derive(Module, Debug)]
 pub struct Output {
@@ -183,27 +192,32 @@ impl Output {
     }
 }
 
-/// Layer normalisation over the last dimension (Ba et al. 2016), epsilon 1e-5 as in PyTorch.
+/// Normalisation over the last dimension; epsilon is 1e-5.
 #[derive(Module, Debug)]
-pub struct LayerNorm {
+pub struct Normalization {
     /// `[size]`
     pub weight: Param<Tensor<1>>,
     /// `[size]`
-    pub bias: Param<Tensor<1>>,
+    pub bias: Option<Param<Tensor<1>>>,
+    #[module(skip)]
+    norm: Norm,
 }
 
-impl LayerNorm {
-    /// The identity at first: weight 1, bias 0.
-    pub fn new(size: usize, initializer: &mut Initializer) -> Self {
-        LayerNorm {
+impl Normalization {
+    /// Weight 1 and bias 0 at first. RMSNorm never has a bias.
+    pub fn new(size: usize, norm: Norm, bias: bool, initializer: &mut Initializer) -> Self {
+        let has_bias = bias && norm == Norm::Layer;
+        Normalization {
             weight: initializer.constant([size], 1.0),
-            bias: initializer.constant([size], 0.0),
+            bias: has_bias.then(|| initializer.constant([size], 0.0)),
+            norm,
         }
     }
 
     /// `[.., size]` to `[.., size]`.
     pub fn forward<const D: usize>(&self, input: Tensor<D>) -> Tensor<D> {
-        layer_norm(input, self.weight.val(), self.bias.val())
+        let bias = self.bias.as_ref().map(|bias| bias.val());
+        norm(input, self.norm.into(), self.weight.val(), bias)
     }
 }
 

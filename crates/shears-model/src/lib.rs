@@ -20,11 +20,12 @@ mod rnn;
 mod transformer;
 
 pub use config::{
-    Architecture, BlockConfig, ConfigError, Mlp, ModelConfig, Nonlinearity, Precision,
+    Architecture, BlockConfig, ConfigError, Mlp, ModelConfig, Nonlinearity, Norm, Position,
+    Precision,
 };
 pub use gru::gru;
 pub use language_model::{LanguageModel, ParameterInfo, Reading, State, layer_of, parameters};
-pub use layers::{Embedding, Initializer, LayerNorm, Linear, Output, dropout};
+pub use layers::{Embedding, Initializer, Linear, Normalization, Output, dropout};
 pub use lstm::lstm;
 pub use named::{ParameterMapper, ParameterVisitor, map_parameters, visit_parameters};
 pub use names::UnknownName;

@@ -6,7 +6,7 @@ use shears_kernels::{Cell, Dropout, RecurrentWeights, recurrent, recurrent_token
 
 use crate::config::{ModelConfig, Precision};
 use crate::language_model::{LanguageModel, Reading, State};
-use crate::layers::{Embedding, Initializer, Output, dropout, stored_in};
+use crate::layers::{Embedding, Initializer, Output, dropout, last_step, stored_in};
 
 /// One recurrent layer; the cell has 1, 4 or 3 gates.
 #[derive(Module, Debug)]
@@ -159,12 +159,7 @@ impl LanguageModel for RecurrentModel {
 
     fn predict(&self, tokens: Tensor<2, Int>, state: State) -> (Tensor<2>, State) {
         let (hidden, state) = self.hidden_states(tokens, state);
-        let [time, _, _] = hidden.dims();
-        let last = match time {
-            1 => hidden,
-            _ => hidden.narrow(0, time - 1, 1),
-        };
-        let last = last.squeeze_dim(0); // [batch, hidden]
+        let last = last_step(hidden, 0);
         (self.output.forward(last, &self.embedding), state)
     }
 

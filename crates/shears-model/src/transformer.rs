@@ -1,27 +1,32 @@
-//! A Transformer of GPT-2's shape (Radford et al. 2019): pre-norm blocks, learned positions,
-//! GELU, causal self-attention, GPT-2's initialisation with scaled residual projections.
+//! A Transformer of pre-norm blocks with causal self-attention. By default it is GPT-2 (Radford et
+//! al. 2019); with RMSNorm, rotary positions, SwiGLU and no biases it is Llama (Touvron et al. 2023).
+//! Either has GPT-2's initialisation with scaled residual projections.
 
 use burn::module::Module;
 use burn::tensor::{Int, Tensor};
 use shears_kernels::{
-    BlockSettings, BlockWeights, EMBEDDING_SITE, KeysAndValues, WithBias, embedding_with_positions,
+    BlockSettings, BlockWeights, EMBEDDING_SITE, KeysAndValues, WithBias, embedding,
     transformer_block,
 };
 
-use crate::config::{BlockConfig, ModelConfig, Precision};
+use crate::config::{BlockConfig, ModelConfig, Position, Precision};
 use crate::language_model::{LanguageModel, Reading, State};
-use crate::layers::{Embedding, Initializer, LayerNorm, Linear, Output, dropout, stored_in};
+use crate::layers::{
+    Embedding, Initializer, Linear, Normalization, Output, dropout, last_step, stored_in,
+};
 
-/// A GPT-2-shaped text generator.
+/// A text generator of GPT-2's or Llama's shape.
 #[derive(Module, Debug)]
 pub struct Transformer {
     token_embedding: Embedding,
-    position_embedding: Embedding,
+    position_embedding: Option<Embedding>,
     blocks: Vec<Block>,
-    final_norm: LayerNorm,
+    final_norm: Normalization,
     output: Output,
     #[module(skip)]
     heads: usize,
+    #[module(skip)]
+    kv_heads: usize,
     #[module(skip)]
     block: BlockConfig,
     #[module(skip)]
@@ -34,21 +39,22 @@ pub struct Transformer {
 
 #[derive(Module, Debug)]
 struct Block {
-    norm_1: LayerNorm,
+    norm_1: Normalization,
     attention: Attention,
-    norm_2: LayerNorm,
+    norm_2: Normalization,
     mlp: Perceptron,
 }
 
 #[derive(Module, Debug)]
 struct Attention {
-    /// Queries, keys and values in one product: `[3 hidden, hidden]`.
+    /// Queries, keys and values in one product, in this order.
     qkv: Linear,
     projection: Linear,
 }
 
 #[derive(Module, Debug)]
 struct Perceptron {
+    /// Of a gate and what goes through it, the gate comes first.
     expand: Linear,
     project: Linear,
 }
@@ -57,22 +63,30 @@ impl Transformer {
     /// A new model for `vocabulary` tokens, with GPT-2's initialisation.
     pub fn new(vocabulary: usize, config: &ModelConfig, initializer: &mut Initializer) -> Self {
         let hidden = config.hidden;
+        let BlockConfig {
+            norm,
+            position,
+            bias,
+            ..
+        } = config.block;
         let embedding = |rows, initializer: &mut Initializer| Embedding {
             weight: initializer.normal([rows, hidden], std(config)),
         };
         Transformer {
             token_embedding: embedding(vocabulary, initializer),
-            position_embedding: embedding(config.context, initializer),
+            position_embedding: (position == Position::Learned)
+                .then(|| embedding(config.context, initializer)),
             blocks: (0..config.layers)
                 .map(|_| Block::new(config, initializer))
                 .collect(),
-            final_norm: LayerNorm::new(hidden, initializer),
+            final_norm: Normalization::new(hidden, norm, bias, initializer),
             output: Output {
                 weight: (!config.tied)
                     .then(|| initializer.normal([vocabulary, hidden], std(config))),
                 bias: None,
             },
             heads: config.heads,
+            kv_heads: config.kv_heads(),
             block: config.block,
             context: config.context,
             dropout: config.dropout,
@@ -90,17 +104,20 @@ impl Transformer {
             "{end} tokens do not fit in a context of {}",
             self.context
         );
-        let (weight, positions) = (
-            &self.token_embedding.weight,
-            &self.position_embedding.weight,
-        );
-        let x = embedding_with_positions(tokens, weight.val(), positions.val(), start);
+        let positions = self.position_embedding.as_ref();
+        let positions = positions.map(|positions| (positions.weight.val(), start));
+        let x = embedding(tokens, self.token_embedding.weight.val(), positions);
         let dropped = state.dropout(self.dropout);
         let mut x = dropout(x, dropped, EMBEDDING_SITE);
+        let is_rotary = self.block.position == Position::Rope;
+        let rope_theta = is_rotary.then_some(self.block.rope_theta);
         for (index, block) in self.blocks.iter().enumerate() {
             let settings = BlockSettings {
                 heads: self.heads,
+                kv_heads: self.kv_heads,
                 index,
+                norm: self.block.norm.into(),
+                rope_theta,
                 mlp: self.block.mlp.into(),
                 dropout: dropped,
                 precision: self.precision.into(),
@@ -127,12 +144,7 @@ impl LanguageModel for Transformer {
     /// As [`Transformer::forward`].
     fn predict(&self, tokens: Tensor<2, Int>, state: State) -> (Tensor<2>, State) {
         let (hidden, state) = self.hidden_states(tokens, state);
-        let [_, time, _] = hidden.dims();
-        let last = match time {
-            1 => hidden,
-            _ => hidden.narrow(1, time - 1, 1),
-        };
-        let last = last.squeeze_dim(1); // [batch, hidden]
+        let last = last_step(hidden, 1);
         (self.output.forward(last, &self.token_embedding), state)
     }
 
@@ -172,17 +184,24 @@ impl LanguageModel for Transformer {
 
 impl Block {
     fn new(config: &ModelConfig, initializer: &mut Initializer) -> Self {
-        let hidden = config.hidden;
+        let (hidden, inner) = (config.hidden, config.inner());
+        let BlockConfig { norm, bias, .. } = config.block;
+        let norm =
+            |initializer: &mut Initializer| Normalization::new(hidden, norm, bias, initializer);
+        let linear = |inputs, outputs, std, initializer: &mut Initializer| Linear {
+            weight: initializer.normal([outputs, inputs], std),
+            bias: bias.then(|| initializer.constant([outputs], 0.0)),
+        };
         Block {
-            norm_1: LayerNorm::new(hidden, initializer),
+            norm_1: norm(initializer),
             attention: Attention {
-                qkv: normal_linear(hidden, 3 * hidden, std(config), initializer),
-                projection: normal_linear(hidden, hidden, residual_std(config), initializer),
+                qkv: linear(hidden, config.qkv(), std(config), initializer),
+                projection: linear(hidden, hidden, residual_std(config), initializer),
             },
-            norm_2: LayerNorm::new(hidden, initializer),
+            norm_2: norm(initializer),
             mlp: Perceptron {
-                expand: normal_linear(hidden, 4 * hidden, std(config), initializer),
-                project: normal_linear(4 * hidden, hidden, residual_std(config), initializer),
+                expand: linear(hidden, config.expanded(), std(config), initializer),
+                project: linear(inner, hidden, residual_std(config), initializer),
             },
         }
     }
@@ -208,17 +227,14 @@ impl Block {
     }
 }
 
-fn norm_weights(norm: &LayerNorm) -> WithBias<Tensor<1>> {
-    WithBias::new(norm.weight.val(), norm.bias.val())
+fn norm_weights(norm: &Normalization) -> WithBias<Tensor<1>> {
+    let bias = norm.bias.as_ref();
+    WithBias::new(norm.weight.val(), bias.map(|bias| bias.val()))
 }
 
-/// # Panics
-///
-/// If the layer has no bias; those of a block have one.
 fn linear_weights(linear: &Linear) -> WithBias<Tensor<2>, Tensor<1>> {
     let bias = linear.bias.as_ref();
-    let bias = bias.expect("layers of a block have a bias");
-    WithBias::new(linear.weight.val(), bias.val())
+    WithBias::new(linear.weight.val(), bias.map(|bias| bias.val()))
 }
 
 /// GPT-2's standard deviation of initial weights, 0.02 at its width of 768, carried to other
@@ -232,11 +248,4 @@ fn std(config: &ModelConfig) -> f64 {
 /// block's whatever the depth (Radford et al. 2019, section 2.3).
 fn residual_std(config: &ModelConfig) -> f64 {
     std(config) / (2.0 * config.layers as f64).sqrt()
-}
-
-fn normal_linear(inputs: usize, outputs: usize, std: f64, initializer: &mut Initializer) -> Linear {
-    Linear {
-        weight: initializer.normal([outputs, inputs], std),
-        bias: Some(initializer.constant([outputs], 0.0)),
-    }
 }

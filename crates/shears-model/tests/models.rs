@@ -1,4 +1,4 @@
-//! Names, shapes, initial values and carried state of the four models.
+//! Names, shapes, initial values and carried state of the models.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -7,9 +7,9 @@ use std::time::Instant;
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use shears_model::{
-    Architecture, BlockConfig, Initializer, LanguageModel, ModelConfig, Nonlinearity,
-    ParameterMapper, ParameterVisitor, Precision, RecurrentModel, State, Transformer, gru, lstm,
-    map_parameters, parameters, rnn, visit_parameters,
+    Architecture, BlockConfig, Initializer, LanguageModel, Mlp, ModelConfig, Nonlinearity, Norm,
+    ParameterMapper, ParameterVisitor, Position, Precision, RecurrentModel, State, Transformer,
+    gru, lstm, map_parameters, parameters, rnn, visit_parameters,
 };
 
 const VOCABULARY: usize = 11;
@@ -30,6 +30,24 @@ fn config() -> ModelConfig {
         nonlinearity: Nonlinearity::Tanh,
         precision: Precision::F32,
     }
+}
+
+/// A Transformer of Llama's block, whose three heads share one of keys and values.
+fn llama(vocabulary: usize, config: &ModelConfig, initializer: &mut Initializer) -> Transformer {
+    let block = BlockConfig {
+        norm: Norm::Rms,
+        position: Position::Rope,
+        mlp: Mlp::Swiglu,
+        kv_heads: 1,
+        bias: false,
+        ..config.block
+    };
+    let config = ModelConfig {
+        block,
+        heads: 3,
+        ..config.clone()
+    };
+    Transformer::new(vocabulary, &config, initializer)
 }
 
 type New<M> = fn(usize, &ModelConfig, &mut Initializer) -> M;
@@ -137,6 +155,50 @@ fn transformer_parameters_have_pytorchs_names_and_shapes() {
         let model = build(Transformer::new, &config, 0);
         assert_eq!(names_and_shapes(&model), sorted(&expected));
     }
+}
+
+/// In the order of the forward pass; the gate and what goes through it are one matrix.
+#[test]
+fn llama_has_neither_biases_nor_positions() {
+    let names = |new: New<Transformer>, config: &ModelConfig| -> Vec<String> {
+        let found = parameters(&build(new, config, 0));
+        let found = found.into_iter();
+        found
+            .map(|of| format!("{} {:?}", of.name, of.shape))
+            .collect()
+    };
+    let mut expected = vec!["token_embedding.weight [11, 6]".to_string()];
+    for block in 0..2 {
+        let tensors = [
+            "norm_1.weight [6]",
+            // Three heads of queries, one of keys and one of values, each two wide.
+            "attention.qkv.weight [10, 6]",
+            "attention.projection.weight [6, 6]",
+            "norm_2.weight [6]",
+            // 8/3 of 6, rounded up to a multiple of 32, twice.
+            "mlp.expand.weight [64, 6]",
+            "mlp.project.weight [6, 32]",
+        ];
+        expected.extend(tensors.map(|tensor| format!("blocks.{block}.{tensor}")));
+    }
+    expected.extend(["final_norm.weight [6]", "output.weight [11, 6]"].map(str::to_string));
+    assert_eq!(names(llama, &config()), expected);
+    let block = BlockConfig {
+        inner: 7,
+        ..config().block
+    };
+    let given = names(llama, &ModelConfig { block, ..config() });
+    assert!(given.contains(&"blocks.1.mlp.expand.weight [14, 6]".to_string()));
+    let block = BlockConfig {
+        bias: false,
+        ..config().block
+    };
+    let without = names(Transformer::new, &ModelConfig { block, ..config() });
+    assert!(
+        without.iter().all(|name| !name.contains("bias")),
+        "{without:?}"
+    );
+    assert!(without.contains(&"position_embedding.weight [12, 6]".to_string()));
 }
 
 #[test]
@@ -285,6 +347,7 @@ macro_rules! for_all_models {
         $check::<RecurrentModel>("lstm", lstm);
         $check::<RecurrentModel>("gru", gru);
         $check::<Transformer>("transformer", Transformer::new);
+        $check::<Transformer>("llama", llama);
     };
 }
 

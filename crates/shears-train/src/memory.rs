@@ -224,7 +224,8 @@ fn in_evaluation(plan: &Plan, vocabulary: usize) -> u64 {
     let (tokens, kept) = match plan.model {
         Architecture::Transformer => {
             let rows = windows_at_once(plan.window);
-            let kept = (3 * hidden).saturating_mul(plan.layers as u64);
+            let qkv = plan.model_config().qkv() as u64;
+            let kept = qkv.saturating_mul(plan.layers as u64);
             (rows.saturating_mul(plan.window), kept)
         }
         _ => (TOKENS_AT_ONCE, 0),
@@ -251,7 +252,10 @@ fn of_a_layer(plan: &Plan) -> u64 {
         Architecture::Lstm => (7 + dropped) * hidden,
         Architecture::Gru => (6 + dropped) * hidden,
         // Masks are drawn again, and not kept.
-        Architecture::Transformer => 23 * hidden / 2,
+        Architecture::Transformer => {
+            let model = plan.model_config();
+            9 * hidden / 2 + model.qkv() as u64 + model.expanded() as u64
+        }
     }
 }
 

@@ -16,7 +16,9 @@ use std::sync::LazyLock;
 
 use gradclip::{ClipPolicy, NonFinite};
 use shears_data::{Encoding, TokenizerKind};
-use shears_model::{Architecture, BlockConfig, Mlp, ModelConfig, Nonlinearity, Precision};
+use shears_model::{
+    Architecture, BlockConfig, Mlp, ModelConfig, Nonlinearity, Norm, Position, Precision,
+};
 use shears_run::Change;
 
 use crate::optimizer::{OptimizerKind, OptimizerSettings};
@@ -32,6 +34,7 @@ pub use stored::{Difference, compare_plans};
 const RNN: BelongsTo = BelongsTo::Models(&[Architecture::Rnn]);
 const LSTM: BelongsTo = BelongsTo::Models(&[Architecture::Lstm]);
 const TRANSFORMER: BelongsTo = BelongsTo::Models(&[Architecture::Transformer]);
+const ROPE: BelongsTo = BelongsTo::Positions(&[Position::Rope]);
 const RECURRENT: BelongsTo =
     BelongsTo::Models(&[Architecture::Rnn, Architecture::Lstm, Architecture::Gru]);
 const MOMENTUM: BelongsTo = BelongsTo::Optimizers(&[OptimizerKind::Momentum]);
@@ -63,7 +66,8 @@ settings! {
     /// Complete setting to start from
     ///
     /// Those of 128 are char-rnn's shape (Karpathy 2015); gpt-128 is nanoGPT's setting for a CPU,
-    /// and gpt-384 its own (Karpathy 2022).
+    /// and gpt-384 its own (Karpathy 2022). llama-128 and llama-384 have as many parameters as
+    /// these, in Llama's block (Touvron et al. 2023).
     preset: Preset {
         section: Model, value: "NAME", default: Preset::Lstm128, transformer: Preset::Gpt128,
     }
@@ -118,11 +122,41 @@ settings! {
         section: Model, value: "N", default: 4, range: 1..=10_000, belongs_to: TRANSFORMER,
     }
 
+    /// Heads of keys and values, each read by as many neighbouring heads of queries; 0: one for
+    /// each
+    ///
+    /// Fewer of them take less memory and time in generation (Ainslie et al. 2023).
+    kv_heads: usize {
+        section: Model, value: "N", default: 0, range: 0..=10_000, belongs_to: TRANSFORMER,
+    }
+
+    /// Norm before attention and perceptron, and after all blocks
+    norm: Norm { section: Model, value: "KIND", default: Norm::Layer, belongs_to: TRANSFORMER }
+
+    /// How the Transformer knows positions: a learned vector for each, or rotary queries and keys
+    position: Position {
+        section: Model, value: "KIND", default: Position::Learned, belongs_to: TRANSFORMER,
+    }
+
+    /// Base of the angles by which rotary queries and keys are turned
+    rope_theta: f64 {
+        section: Model, value: "X", default: 10_000.0, range: POSITIVE, belongs_to: ROPE,
+    }
+
     /// What is between the two products of a block's perceptron
     ///
     /// `gelu` is the exact one. `gelu-tanh` is its approximation, which the weights of GPT-2 that
-    /// OpenAI published need; the two differ by at most 0.0005.
+    /// OpenAI published need; the two differ by at most 0.0005. `swiglu` is Llama's, with a gate.
     mlp: Mlp { section: Model, value: "KIND", default: Mlp::Gelu, belongs_to: TRANSFORMER }
+
+    /// Width of the perceptron; 0: four times `hidden`, with swiglu 8/3 times, rounded up to a
+    /// multiple of 32
+    inner: usize {
+        section: Model, value: "N", default: 0, range: 0..=10_000_000, belongs_to: TRANSFORMER,
+    }
+
+    /// Biases in the Transformer's products and layer norms
+    bias: bool { section: Model, value: "BOOL", default: true, belongs_to: TRANSFORMER }
 
     /// Probability with which dropout leaves an activation out
     dropout: f64 { section: Model, value: "P", default: 0.0, range: 0.0..1.0 }
@@ -351,7 +385,15 @@ impl Plan {
             hidden: self.hidden,
             embedding: self.embedding,
             heads: self.heads,
-            block: BlockConfig { mlp: self.mlp },
+            block: BlockConfig {
+                norm: self.norm,
+                position: self.position,
+                rope_theta: self.rope_theta,
+                mlp: self.mlp,
+                inner: self.inner,
+                kv_heads: self.kv_heads,
+                bias: self.bias,
+            },
             context: self.window,
             dropout: self.dropout,
             tied: self.tied,

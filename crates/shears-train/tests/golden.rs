@@ -14,8 +14,8 @@ use gradclip::{
 use gradclip_burn::{ClippedGradients, ModuleGradients};
 use serde_json::Value;
 use shears_model::{
-    Architecture, BlockConfig, Initializer, LanguageModel, ModelConfig, Nonlinearity, Precision,
-    State, Transformer,
+    Architecture, BlockConfig, Initializer, LanguageModel, Mlp, ModelConfig, Nonlinearity, Norm,
+    Position, Precision, State, Transformer,
 };
 use shears_train::{
     NamedTensor, Optimizer, OptimizerKind, OptimizerSettings, load_parameters, module_tensors,
@@ -97,8 +97,20 @@ fn config(settings: &Value) -> ModelConfig {
         hidden,
         embedding: number("embedding"),
         heads: number("heads"),
-        block: BlockConfig {
-            mlp: settings["mlp"].as_str().unwrap_or("gelu").parse().unwrap(),
+        block: match settings["block"] == "llama" {
+            true => BlockConfig {
+                norm: Norm::Rms,
+                position: Position::Rope,
+                rope_theta: settings["rope_theta"].as_f64().unwrap(),
+                mlp: Mlp::Swiglu,
+                inner: number("inner"),
+                kv_heads: number("kv_heads"),
+                bias: false,
+            },
+            false => BlockConfig {
+                mlp: settings["mlp"].as_str().unwrap_or("gelu").parse().unwrap(),
+                ..BlockConfig::default()
+            },
         },
         context: number("context"),
         dropout: 0.0,
@@ -315,6 +327,16 @@ fn gpt() {
 #[test]
 fn gpt_tanh() {
     check_model("gpt-tanh", Transformer::new);
+}
+
+#[test]
+fn llama() {
+    check_model("llama", Transformer::new);
+}
+
+#[test]
+fn llama_tied() {
+    check_model("llama-tied", Transformer::new);
 }
 
 #[test]

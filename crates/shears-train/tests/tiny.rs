@@ -57,6 +57,21 @@ pub(crate) fn plan(architecture: Architecture) -> Plan {
     }
 }
 
+/// A plan for each kind of model, and for Llama's block, whose heads share keys and values.
+pub(crate) fn plans() -> impl Iterator<Item = Plan> {
+    let llama = Preset::Llama128.plan();
+    let llama = Plan {
+        preset: llama.preset,
+        norm: llama.norm,
+        position: llama.position,
+        mlp: llama.mlp,
+        bias: llama.bias,
+        kv_heads: 1,
+        ..plan(Architecture::Transformer)
+    };
+    Architecture::ALL.iter().copied().map(plan).chain([llama])
+}
+
 /// The signature that the models' constructors share.
 pub(crate) type New<M> = fn(usize, &ModelConfig, &mut Initializer) -> M;
 

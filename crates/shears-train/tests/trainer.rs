@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::tiny::{self, New, bits, device, events, plan, trainer};
+use crate::tiny::{self, New, bits, device, events, plan, plans, trainer};
 use burn::module::Module;
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Int, Tensor, TensorData};
@@ -74,8 +74,8 @@ fn check_bf16<M: LanguageModel>(new: New<M>, plan: &Plan) {
 
 #[test]
 fn training_in_bf16_follows_training_in_f32() {
-    for &architecture in Architecture::ALL {
-        with_model!(check_bf16, &plan(architecture));
+    for plan in plans() {
+        with_model!(check_bf16, &plan);
     }
 }
 
@@ -88,11 +88,11 @@ fn check_learning<M: LanguageModel>(new: New<M>, plan: &Plan) {
 
 #[test]
 fn the_loss_decreases() {
-    for &architecture in Architecture::ALL {
+    for plan in plans() {
         for layers in [1, 2] {
             let plan = Plan {
                 layers,
-                ..plan(architecture)
+                ..plan.clone()
             };
             with_model!(check_learning, &plan);
         }
@@ -145,7 +145,7 @@ fn a_resumed_run_has_the_bits_of_an_uninterrupted_one() {
     ];
     let clips = ["none", "value:0.01", "norm:0.1", "global-norm:0.5"];
     let mut combination = 0;
-    for &architecture in Architecture::ALL {
+    for plan in plans() {
         for optimizer in optimizers {
             for clip in clips {
                 combination += 1;
@@ -162,15 +162,15 @@ fn a_resumed_run_has_the_bits_of_an_uninterrupted_one() {
                         0 => Precision::Bf16,
                         _ => Precision::F32,
                     },
-                    ..plan(architecture)
+                    ..plan.clone()
                 };
                 let clip = clip.replace(':', "-");
-                let name = format!("{architecture}-{optimizer}-{clip}");
+                let name = format!("{}-{optimizer}-{clip}", plan.preset);
                 with_model!(check_resumption, &plan, folder.path(), &name);
             }
         }
     }
-    assert_eq!(combination, 80);
+    assert_eq!(combination, 100);
 }
 
 /// A run that starts at the end of an epoch of streams carries nothing into the next one.
@@ -366,7 +366,7 @@ fn micro_batches_are_averaged_and_clipped_once() {
 
 #[test]
 fn a_clipped_update_is_as_long_as_the_threshold_allows() {
-    for &architecture in Architecture::ALL {
+    for plan in plans() {
         let plan = Plan {
             optimizer: OptimizerKind::Sgd,
             schedule: shears_train::ScheduleKind::Constant,
@@ -374,7 +374,7 @@ fn a_clipped_update_is_as_long_as_the_threshold_allows() {
             weight_decay: 0.0,
             // So large that the rounding of the weights does not count.
             lr: 1000.0,
-            ..plan(architecture)
+            ..plan.clone()
         };
         with_model!(check_update, &plan);
     }
@@ -422,10 +422,10 @@ fn check_skip<M: LanguageModel>(new: New<M>, plan: &Plan) {
 
 #[test]
 fn a_skipped_step_changes_the_count_of_steps_and_nothing_else() {
-    for &architecture in Architecture::ALL {
+    for plan in plans() {
         let plan = Plan {
             non_finite: NonFinite::Skip,
-            ..plan(architecture)
+            ..plan.clone()
         };
         with_model!(check_skip, &plan);
     }
@@ -1004,8 +1004,8 @@ fn check_uniform<M: LanguageModel>(new: New<M>, plan: &Plan) {
 
 #[test]
 fn a_model_that_knows_nothing_has_a_loss_of_ln_v() {
-    for &architecture in Architecture::ALL {
-        with_model!(check_uniform, &plan(architecture));
+    for plan in plans() {
+        with_model!(check_uniform, &plan);
     }
 }
 
@@ -1026,10 +1026,10 @@ fn check_seeds<M: LanguageModel>(new: New<M>, plan: &Plan) {
 
 #[test]
 fn a_run_depends_on_its_seed_alone() {
-    for &architecture in Architecture::ALL {
+    for plan in plans() {
         let plan = Plan {
             dropout: 0.2,
-            ..plan(architecture)
+            ..plan.clone()
         };
         with_model!(check_seeds, &plan);
     }

@@ -4,7 +4,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use shears_generate::{GenerateError, Generator, Sampler};
 use shears_model::{Architecture, LanguageModel, State, Transformer};
 
-use crate::models::{Counting, GREEDY, PLAIN, VOCABULARY, random};
+use crate::models::{self, Counting, GREEDY, PLAIN, VOCABULARY, random};
 
 /// The logits after each token of a text that is read in one call.
 fn logits_at_once<M: LanguageModel>(model: &M, text: &[u32]) -> Vec<Vec<f32>> {
@@ -102,6 +102,11 @@ fn transformer() {
 }
 
 #[test]
+fn llama() {
+    check_model(models::llama(30));
+}
+
+#[test]
 fn a_long_prompt_of_a_recurrent_model_is_read_in_pieces() {
     let model = Counting::new(random(shears_model::gru, Architecture::Gru, 0));
     let text = some_text(600);
@@ -156,8 +161,10 @@ fn no_token_is_read_more_than_twice() {
 
 #[test]
 fn a_prompt_beyond_the_context_is_as_if_fed_token_by_token() {
-    for context in [1, 2, 5, 8] {
-        let model = Counting::new(random(Transformer::new, Architecture::Transformer, context));
+    let gpt = |context| random(Transformer::new, Architecture::Transformer, context);
+    let models = [1, 2, 5, 8].map(gpt).into_iter().zip([1, 2, 5, 8]);
+    for (model, context) in models.chain([(models::llama(5), 5)]) {
+        let model = Counting::new(model);
         for length in 1..40 {
             let text = some_text(length);
             let mut one_by_one = Generator::new(&model, &Device::default());

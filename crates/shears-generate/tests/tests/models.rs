@@ -7,8 +7,8 @@ use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use shears_generate::SamplingSettings;
 use shears_model::{
-    Architecture, BlockConfig, Initializer, LanguageModel, ModelConfig, Nonlinearity, Precision,
-    Reading, State,
+    Architecture, BlockConfig, Initializer, LanguageModel, Mlp, ModelConfig, Nonlinearity, Norm,
+    Position, Precision, Reading, State, Transformer,
 };
 
 pub(crate) const PLAIN: SamplingSettings = SamplingSettings {
@@ -51,6 +51,26 @@ pub(crate) fn random<M>(
 ) -> M {
     let mut initializer = Initializer::new(3, &Device::default());
     new(VOCABULARY, &config(architecture, context), &mut initializer)
+}
+
+/// A small random Transformer of Llama's block, whose heads share keys and values.
+pub(crate) fn llama(context: usize) -> Transformer {
+    let new = |vocabulary, config: &ModelConfig, initializer: &mut Initializer| {
+        let block = BlockConfig {
+            norm: Norm::Rms,
+            position: Position::Rope,
+            mlp: Mlp::Swiglu,
+            kv_heads: 1,
+            bias: false,
+            ..config.block
+        };
+        let config = ModelConfig {
+            block,
+            ..config.clone()
+        };
+        Transformer::new(vocabulary, &config, initializer)
+    };
+    random(new, Architecture::Transformer, context)
 }
 
 /// Counts the tokens that the model inside is asked to read.

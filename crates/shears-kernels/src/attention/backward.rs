@@ -3,7 +3,7 @@
 use pulp::{Simd, WithSimd};
 
 use super::forward::causal_product;
-use super::{Attention, Buffer, Cpu, QUERIES_AT_ONCE, Rows, Scratch, Shared};
+use super::{Attention, Buffer, Cpu, Head, QUERIES_AT_ONCE, Rows, Scratch, Shared, from_row};
 use crate::math::exp;
 use crate::matmul::{Initial, Left, Panels};
 
@@ -19,55 +19,64 @@ pub(crate) struct Mixture<'a> {
 }
 
 /// Writes the gradients of queries, keys and values, in this order, side by side in rows
-/// `[batch, time, 3 x heads x width]`.
+/// `[batch, time, (heads + 2 x heads of keys) x width]`.
 pub(crate) fn backward(
     cpu: Cpu,
     attention: Attention,
-    [queries, keys, values]: [Rows<'_>; 3],
-    Mixture {
-        mixed,
-        gradient,
-        softmax,
-    }: Mixture<'_>,
+    parts: [Rows<'_>; 3],
+    mixture: Mixture<'_>,
     out: &mut [f32],
 ) {
     assert_eq!(attention.past, 0, "gradients stop at earlier windows");
     let out = Shared::new(out);
-    attention.each_head(cpu, |index| {
-        cpu.run(HeadBackward {
+    cpu.each(attention.batch * parts[1].heads, |index| {
+        cpu.run(Group {
             attention,
             index,
-            queries: queries.head(attention, index),
-            keys: keys.head(attention, index),
-            values: values.head(attention, index),
-            mixed: mixed.head(attention, index),
-            gradient: gradient.head(attention, index),
-            softmax: &softmax[2 * index * attention.time..][..2 * attention.time],
+            parts,
+            mixture,
             out,
         });
     });
 }
 
-/// One head of one element of the batch.
-struct HeadBackward<'a, 'b> {
+/// A head of keys and values of one element of the batch, and the heads of queries that read it.
+struct Group<'a, 'b> {
     attention: Attention,
     index: usize,
-    queries: (&'a [f32], usize),
-    keys: (&'a [f32], usize),
-    values: (&'a [f32], usize),
-    mixed: (&'a [f32], usize),
-    gradient: (&'a [f32], usize),
-    softmax: &'a [f32],
-    /// Of which each head writes its own columns.
+    parts: [Rows<'a>; 3],
+    mixture: Mixture<'a>,
+    /// Of which each group writes its own columns.
     out: Shared<'b, f32>,
 }
 
-impl WithSimd for HeadBackward<'_, '_> {
+/// Keys and values in the orders in which products read them.
+#[derive(Clone, Copy)]
+struct Packed<'a> {
+    keys: Panels<'a>,
+    transposed_keys: Panels<'a>,
+    transposed_values: Panels<'a>,
+}
+
+/// What the heads of a group use one after the other: room for a block of queries, and the sums
+/// over all of them that are the gradients of keys and values.
+struct Room<'a> {
+    right: &'a mut [f32],
+    weights: &'a mut [f32],
+    scores: &'a mut [f32],
+    block: &'a mut [f32],
+    keys_sum: &'a mut [f32],
+    values_sum: &'a mut [f32],
+}
+
+impl WithSimd for Group<'_, '_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Attention { time, width, .. } = self.attention;
+        let Attention {
+            time, width, heads, ..
+        } = self.attention;
         let stride = self.attention.score_stride();
         let sizes = [
             Panels::len::<S>(width, time),
@@ -96,17 +105,61 @@ impl WithSimd for HeadBackward<'_, '_> {
         ] = parts;
         keys_sum.fill(0.0);
         values_sum.fill(0.0);
-        let transposed_keys = Panels::transposed(simd, self.keys, time, width, transposed);
-        let plain_keys = Panels::plain(simd, self.keys, time, width, plain);
-        let transposed_values = Panels::transposed(simd, self.values, time, width, values);
+        let shared = self.parts[1].heads;
+        let members = heads / shared;
+        let first = self.attention.head(self.index * members, self.parts);
+        let packed = Packed {
+            transposed_keys: Panels::transposed(simd, first.keys, time, width, transposed),
+            keys: Panels::plain(simd, first.keys, time, width, plain),
+            transposed_values: Panels::transposed(simd, first.values, time, width, values),
+        };
+        let mut room = Room {
+            right,
+            weights,
+            scores,
+            block,
+            keys_sum,
+            values_sum,
+        };
+        for member in 0..members {
+            self.add_head(simd, self.index * members + member, packed, &mut room);
+        }
+        let column = heads + self.index % shared;
+        self.write(column, 0, room.keys_sum);
+        self.write(column + shared, 0, room.values_sum);
+    }
+}
+
+impl Group<'_, '_> {
+    /// Writes the gradients of a head of queries, and adds to those of keys and values.
+    #[inline(always)]
+    fn add_head<S: Simd>(&self, simd: S, index: usize, packed: Packed<'_>, room: &mut Room<'_>) {
+        let attention = self.attention;
+        let Attention { time, width, .. } = attention;
+        let stride = attention.score_stride();
+        let Mixture {
+            mixed,
+            gradient,
+            softmax,
+        } = self.mixture;
+        let head = HeadBackward {
+            attention,
+            head: attention.head(index, self.parts),
+            mixed: mixed.head(attention, index),
+            gradient: gradient.head(attention, index),
+            softmax: &softmax[2 * index * time..][..2 * time],
+        };
+        let Room {
+            weights, scores, ..
+        } = room;
         for first in (0..time).step_by(QUERIES_AT_ONCE) {
             let rows = QUERIES_AT_ONCE.min(time - first);
             let end = first + rows;
-            let queries = from_row(self.queries, first);
-            let gradient = from_row(self.gradient, first);
+            let queries = from_row(head.head.queries, first);
+            let gradient = from_row(head.gradient, first);
             let products = [
-                (transposed_keys, queries, &mut *weights),
-                (transposed_values, gradient, &mut *scores),
+                (packed.transposed_keys, queries, &mut **weights),
+                (packed.transposed_values, gradient, &mut **scores),
             ];
             for (right, left, out) in products {
                 causal_product(simd, right, left, (out, stride), rows, first + 1);
@@ -114,34 +167,57 @@ impl WithSimd for HeadBackward<'_, '_> {
             for row in 0..rows {
                 let weights = &mut weights[row * stride..(row + 1) * stride];
                 let scores = &mut scores[row * stride..(row + 1) * stride];
-                self.differentiate(simd, first + row, end, weights, scores);
+                head.differentiate(simd, first + row, end, weights, scores);
             }
             // Queries: the scores' gradients times the keys.
             let left = Left::rows(scores, stride);
-            let out = (&mut *block, width);
-            plain_keys.multiply_all(simd, left, out, (rows, end), Initial::Zero);
-            self.write(0, first, &block[..rows * width]);
+            let out = (&mut *room.block, width);
+            packed
+                .keys
+                .multiply_all(simd, left, out, (rows, end), Initial::Zero);
+            self.write(index % attention.heads, first, &room.block[..rows * width]);
             // Keys and values: sums over the queries, to which this block adds.
             let blocks = [
-                (&*weights, gradient, &mut *values_sum),
-                (&*scores, queries, &mut *keys_sum),
+                (&**weights, gradient, &mut *room.values_sum),
+                (&**scores, queries, &mut *room.keys_sum),
             ];
             for (left, source, sum) in blocks {
-                let panels = Panels::plain(simd, source, rows, width, right);
+                let panels = Panels::plain(simd, source, rows, width, room.right);
                 let left = Left::columns(left, stride);
                 panels.multiply_all(simd, left, (sum, width), (end, rows), Initial::Result);
             }
         }
-        self.write(1, 0, keys_sum);
-        self.write(2, 0, values_sum);
+    }
+
+    /// Writes a head's rows of the result from row `first` on. Heads of queries come first, then
+    /// those of keys, then those of values.
+    #[inline(always)]
+    fn write(&self, head: usize, first: usize, rows: &[f32]) {
+        let Attention {
+            time, width, heads, ..
+        } = self.attention;
+        let shared = self.parts[1].heads;
+        let row_width = (heads + 2 * shared) * width;
+        for (row, values) in rows.chunks_exact(width).enumerate() {
+            let row = self.index / shared * time + first + row;
+            let start = row * row_width + head * width;
+            // SAFETY: each row of each head is written once.
+            let out = unsafe { self.out.part(start..start + width) };
+            out.copy_from_slice(values);
+        }
     }
 }
 
-fn from_row((elements, stride): (&[f32], usize), row: usize) -> (&[f32], usize) {
-    (&elements[row * stride..], stride)
+/// A head of queries.
+struct HeadBackward<'a> {
+    attention: Attention,
+    head: Head<'a>,
+    mixed: (&'a [f32], usize),
+    gradient: (&'a [f32], usize),
+    softmax: &'a [f32],
 }
 
-impl HeadBackward<'_, '_> {
+impl HeadBackward<'_> {
     /// For one query, turns scores into the weights of the values and, in place of the weights'
     /// gradients, writes those of the scores. Zeros beyond what the query may look at.
     #[inline(always)]
@@ -171,7 +247,7 @@ impl HeadBackward<'_, '_> {
         let share = simd.splat_f32s(self.softmax[2 * query + 1]);
         let minus_mean = simd.splat_f32s(-mean);
         if let Some(mask) = self.attention.mask {
-            let number = self.index * self.attention.time + query;
+            let number = self.head.index * self.attention.time + query;
             for (group, gradients) in scores[..padded].chunks_mut(64).enumerate() {
                 let factors = mask.factors(simd, number, group);
                 let weights = &mut weights[64 * group..][..gradients.len()];
@@ -200,24 +276,12 @@ impl HeadBackward<'_, '_> {
         weights[seen..end.max(padded)].fill(0.0);
         scores[seen..end.max(padded)].fill(0.0);
     }
-
-    /// Writes rows of the result from row `first` on; part 0 are queries, 1 keys, 2 values.
-    #[inline(always)]
-    fn write(&self, part: usize, first: usize, rows: &[f32]) {
-        let Attention { heads, width, .. } = self.attention;
-        for (row, values) in rows.chunks_exact(width).enumerate() {
-            let place = (self.attention).place(self.index, first + row, 3 * heads * width);
-            let start = place.start + part * heads * width;
-            // SAFETY: each row of each part of each head is written once.
-            let out = unsafe { self.out.part(start..start + width) };
-            out.copy_from_slice(values);
-        }
-    }
 }
 
 /// The inner product of two rows.
 #[inline(always)]
 pub(super) fn dot<S: Simd>(simd: S, a: &[f32], b: &[f32]) -> f32 {
+    let (a, b) = (a, &b[..a.len()]);
     let ((a, a_rest), (b, b_rest)) = (S::as_simd_f32s(a), S::as_simd_f32s(b));
     let mut sum = simd.splat_f32s(0.0);
     for (a, b) in a.iter().zip(b) {

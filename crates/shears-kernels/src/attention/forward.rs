@@ -2,7 +2,7 @@
 
 use pulp::{Simd, WithSimd};
 
-use super::{Attention, Buffer, Cpu, QUERIES_AT_ONCE, Rows, Scratch, Shared};
+use super::{Attention, Buffer, Cpu, Head, QUERIES_AT_ONCE, Rows, Scratch, Shared, from_row};
 use crate::math::exp;
 use crate::matmul::{Initial, Left, Panels};
 
@@ -12,34 +12,27 @@ use crate::matmul::{Initial, Left, Panels};
 pub(crate) fn forward(
     cpu: Cpu,
     attention: Attention,
-    [queries, keys, values]: [Rows<'_>; 3],
+    parts: [Rows<'_>; 3],
     mixed: &mut [f32],
     softmax: &mut [f32],
 ) {
     let (mixed, softmax) = (Shared::new(mixed), Shared::new(softmax));
-    attention.each_head(cpu, |index| {
+    cpu.each(attention.batch * attention.heads, |index| {
         let count = 2 * attention.time;
         // SAFETY: each head has its own part.
         let softmax = unsafe { softmax.part(index * count..(index + 1) * count) };
         cpu.run(HeadForward {
             attention,
-            index,
-            queries: queries.head(attention, index),
-            keys: keys.head(attention, index),
-            values: values.head(attention, index),
+            head: attention.head(index, parts),
             mixed,
             softmax,
         });
     });
 }
 
-/// One head of one element of the batch.
 struct HeadForward<'a, 'b> {
     attention: Attention,
-    index: usize,
-    queries: (&'a [f32], usize),
-    keys: (&'a [f32], usize),
-    values: (&'a [f32], usize),
+    head: Head<'a>,
     /// Of which each head writes its own columns.
     mixed: Shared<'b, f32>,
     softmax: &'a mut [f32],
@@ -53,6 +46,7 @@ impl WithSimd for HeadForward<'_, '_> {
         let Attention {
             time, width, heads, ..
         } = self.attention;
+        let head = self.head;
         let (keys, stride) = (self.attention.keys(), self.attention.score_stride());
         let sizes = [
             Panels::len::<S>(width, keys),
@@ -63,14 +57,14 @@ impl WithSimd for HeadForward<'_, '_> {
         let mut buffer = Buffer::uninitialised(sizes.iter().sum());
         let mut scratch = Scratch(&mut buffer);
         let [key_part, value_part, scores, block] = sizes.map(|size| scratch.take(size));
-        let key_panels = Panels::transposed(simd, self.keys, keys, width, key_part);
-        let value_panels = Panels::plain(simd, self.values, keys, width, value_part);
+        let key_panels = Panels::transposed(simd, head.keys, keys, width, key_part);
+        let value_panels = Panels::plain(simd, head.values, keys, width, value_part);
         for first in (0..time).step_by(QUERIES_AT_ONCE) {
             let rows = QUERIES_AT_ONCE.min(time - first);
             // Keys that the block's first and last query may look at.
             let seen = self.attention.past + first + 1;
             let seen_by_last = seen + rows - 1;
-            let queries = (&self.queries.0[first * self.queries.1..], self.queries.1);
+            let queries = from_row(head.queries, first);
             causal_product(simd, key_panels, queries, (scores, stride), rows, seen);
             for row in 0..rows {
                 let scores = &mut scores[row * stride..(row + 1) * stride];
@@ -79,7 +73,7 @@ impl WithSimd for HeadForward<'_, '_> {
                 let softmax = &mut self.softmax[2 * (first + row)..][..2];
                 softmax.copy_from_slice(&[most, 1.0 / sum]);
                 if let Some(mask) = self.attention.mask {
-                    let number = self.index * time + first + row;
+                    let number = head.index * time + first + row;
                     mask.apply(simd, number, &mut scores[..seen + row]);
                 }
             }
@@ -87,9 +81,10 @@ impl WithSimd for HeadForward<'_, '_> {
             let (out, sizes) = ((&mut *block, width), (rows, seen_by_last));
             value_panels.multiply_all(simd, left, out, sizes, Initial::Zero);
             for (row, block) in block.chunks_exact(width).take(rows).enumerate() {
-                let place = self.attention.place(self.index, first + row, heads * width);
+                let (element, column) = (head.index / heads, head.index % heads * width);
+                let start = (element * time + first + row) * heads * width + column;
                 // SAFETY: each row of each head is written once.
-                let mixed = unsafe { self.mixed.part(place) };
+                let mixed = unsafe { self.mixed.part(start..start + width) };
                 let factor = self.softmax[2 * (first + row) + 1];
                 for (mixed, value) in mixed.iter_mut().zip(block) {
                     *mixed = value * factor;

@@ -5,16 +5,11 @@ use pulp::{Simd, WithSimd};
 
 use super::backward::dot;
 use super::forward::exponentials;
-use super::{Attention, Buffer, Cpu, Rows, Shared};
+use super::{Attention, Buffer, Cpu, Head, Rows, Shared};
 use crate::vector::{load, store};
 
 /// [`super::forward()`] for an attention of one query.
-pub(crate) fn single(
-    cpu: Cpu,
-    attention: Attention,
-    [queries, keys, values]: [Rows<'_>; 3],
-    mixed: &mut [f32],
-) {
+pub(crate) fn single(cpu: Cpu, attention: Attention, parts: [Rows<'_>; 3], mixed: &mut [f32]) {
     assert_eq!(attention.time, 1, "queries");
     let width = attention.width;
     let heads = attention.batch * attention.heads;
@@ -24,9 +19,7 @@ pub(crate) fn single(
         for index in range {
             cpu.run(HeadOfOneQuery {
                 attention,
-                query: &queries.head(attention, index).0[..width],
-                keys: keys.head(attention, index),
-                values: values.head(attention, index),
+                head: attention.head(index, parts),
                 // SAFETY: each head has its own part.
                 mixed: unsafe { mixed.part(index * width..(index + 1) * width) },
             });
@@ -36,9 +29,7 @@ pub(crate) fn single(
 
 struct HeadOfOneQuery<'a> {
     attention: Attention,
-    query: &'a [f32],
-    keys: (&'a [f32], usize),
-    values: (&'a [f32], usize),
+    head: Head<'a>,
     mixed: &'a mut [f32],
 }
 
@@ -49,15 +40,16 @@ impl WithSimd for HeadOfOneQuery<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let (end, width) = (self.attention.keys(), self.attention.width);
         let mut scores = Buffer::uninitialised(self.attention.score_stride());
-        let (keys, stride) = self.keys;
+        let query = &self.head.queries.0[..width];
+        let (keys, stride) = self.head.keys;
         for (key, score) in scores[..end].iter_mut().enumerate() {
-            *score = dot(simd, self.query, &keys[key * stride..][..width]);
+            *score = dot(simd, query, &keys[key * stride..][..width]);
         }
         let (_, sum) = exponentials(simd, &mut scores, end, end, self.attention.scale());
         let mean = WeightedMean {
             weights: &scores[..end],
             factor: 1.0 / sum,
-            values: self.values,
+            values: self.head.values,
         };
         let mut first = 0;
         while first < width {

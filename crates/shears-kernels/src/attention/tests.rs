@@ -6,20 +6,26 @@ use crate::cpu::Cpu;
 use crate::dropout::{Dropout, DropoutKey};
 use crate::testing::{assert_close, numbers};
 
-/// Batch, time, past, heads, width: one of each, odd ones, more than a block, the presets' widths.
-const SHAPES: [[usize; 5]; 8] = [
-    [1, 1, 0, 1, 1],
-    [2, 3, 0, 1, 5],
-    [1, 1, 7, 2, 3],
-    [2, 25, 0, 3, 8],
-    [1, 49, 0, 2, 33],
-    [2, 64, 0, 4, 32],
-    [1, 30, 41, 2, 20],
-    [1, 97, 0, 1, 64],
+/// Batch, time, past, heads, heads of keys, width: one of each, odd ones, more than a block, the
+/// presets' widths, groups of heads.
+const SHAPES: [[usize; 6]; 11] = [
+    [1, 1, 0, 1, 1, 1],
+    [2, 3, 0, 1, 1, 5],
+    [1, 1, 7, 2, 2, 3],
+    [2, 25, 0, 3, 3, 8],
+    [1, 49, 0, 2, 2, 33],
+    [2, 64, 0, 4, 4, 32],
+    [1, 30, 41, 2, 2, 20],
+    [1, 97, 0, 1, 1, 64],
+    [2, 26, 0, 4, 2, 8],
+    [2, 9, 4, 6, 2, 5],
+    [1, 25, 0, 3, 1, 32],
 ];
 
 struct Case {
     attention: Attention,
+    /// Heads of keys and values.
+    shared: usize,
     queries: Vec<f32>,
     keys: Vec<f32>,
     values: Vec<f32>,
@@ -30,7 +36,10 @@ struct Case {
 type Found = [Vec<f32>; 4];
 
 impl Case {
-    fn new([batch, time, past, heads, width]: [usize; 5], dropout: Option<Dropout>) -> Case {
+    fn new(
+        [batch, time, past, heads, shared, width]: [usize; 6],
+        dropout: Option<Dropout>,
+    ) -> Case {
         let attention = Attention {
             batch,
             time,
@@ -39,19 +48,21 @@ impl Case {
             width,
             mask: dropout.map(|dropout| dropout.mask(3, batch * heads * time)),
         };
-        let hidden = heads * width;
+        let (hidden, narrow) = (heads * width, shared * width);
         let scale = |values: Vec<f32>| values.into_iter().map(|x| 3.0 * x).collect();
         Case {
             attention,
+            shared,
             queries: scale(numbers(batch * time * hidden, 1)),
-            keys: scale(numbers(batch * (past + time) * hidden, 2)),
-            values: numbers(batch * (past + time) * hidden, 3),
+            keys: scale(numbers(batch * (past + time) * narrow, 2)),
+            values: numbers(batch * (past + time) * narrow, 3),
             gradient: numbers(batch * time * hidden, 4),
         }
     }
 
-    fn hidden(&self) -> usize {
-        self.attention.heads * self.attention.width
+    /// Widths of all heads of queries, and of all heads of keys.
+    fn widths(&self) -> [usize; 2] {
+        [self.attention.heads, self.shared].map(|heads| heads * self.attention.width)
     }
 
     fn fused(&self, cpu: Cpu) -> Found {
@@ -62,16 +73,20 @@ impl Case {
             heads,
             ..
         } = self.attention;
-        let hidden = self.hidden();
-        let rows = |elements, count: usize| Rows {
-            elements,
-            row: hidden,
-            batch: count * hidden,
+        let [hidden, narrow] = self.widths();
+        let rows = |elements, count: usize, heads: usize| {
+            let row = heads * self.attention.width;
+            Rows {
+                elements,
+                row,
+                batch: count * row,
+                heads,
+            }
         };
         let parts = [
-            rows(&self.queries, time),
-            rows(&self.keys, past + time),
-            rows(&self.values, past + time),
+            rows(&self.queries, time, heads),
+            rows(&self.keys, past + time, self.shared),
+            rows(&self.values, past + time, self.shared),
         ];
         // Whatever stood there before must not matter.
         let mut mixed = vec![f32::NAN; batch * time * hidden];
@@ -79,15 +94,17 @@ impl Case {
         forward(cpu, self.attention, parts, &mut mixed, &mut softmax);
         let mut found = [mixed, Vec::new(), Vec::new(), Vec::new()];
         if past == 0 {
-            let mut out = vec![f32::NAN; 3 * batch * time * hidden];
+            let mut out = vec![f32::NAN; batch * time * (hidden + 2 * narrow)];
             let mixture = Mixture {
-                mixed: rows(&found[0], time),
-                gradient: rows(&self.gradient, time),
+                mixed: rows(&found[0], time, heads),
+                gradient: rows(&self.gradient, time, heads),
                 softmax: &softmax,
             };
             backward(cpu, self.attention, parts, mixture, &mut out);
-            for row in out.chunks(3 * hidden) {
-                for (part, values) in row.chunks(hidden).enumerate() {
+            for row in out.chunks(hidden + 2 * narrow) {
+                let (queries, others) = row.split_at(hidden);
+                let (keys, values) = others.split_at(narrow);
+                for (part, values) in [queries, keys, values].into_iter().enumerate() {
                     found[part + 1].extend_from_slice(values);
                 }
             }
@@ -104,12 +121,12 @@ impl Case {
             width,
             mask,
         } = self.attention;
-        let (hidden, end) = (self.hidden(), past + time);
+        let ([hidden, narrow], end) = (self.widths(), past + time);
         let mut found = [
             vec![0.0; batch * time * hidden],
             vec![0.0; batch * time * hidden],
-            vec![0.0; batch * end * hidden],
-            vec![0.0; batch * end * hidden],
+            vec![0.0; batch * end * narrow],
+            vec![0.0; batch * end * narrow],
         ];
         let kept = mask.map(|mask| {
             let mut kept = vec![1.0; batch * heads * time * end];
@@ -119,8 +136,9 @@ impl Case {
         for index in 0..batch * heads * time {
             let (row, head) = (index / time, index % time);
             let (element, head, query) = (row / heads, row % heads, head);
-            let place =
-                |count: usize, time: usize| (element * count + time) * hidden + head * width;
+            // Neighbouring heads of queries share one of keys.
+            let shared = head / (heads / self.shared);
+            let place = |key: usize| (element * end + key) * narrow + shared * width;
             let dot = |a: &[f32], a_place: usize, b: &[f32], b_place: usize| {
                 let pairs = a[a_place..a_place + width].iter().zip(&b[b_place..]);
                 pairs
@@ -129,9 +147,9 @@ impl Case {
             };
             let scale = 1.0 / (width as f64).sqrt();
             let seen = past + query + 1;
-            let at = place(time, query);
+            let at = (element * time + query) * hidden + head * width;
             let scores: Vec<f64> = (0..seen)
-                .map(|key| scale * dot(&self.queries, at, &self.keys, place(end, key)))
+                .map(|key| scale * dot(&self.queries, at, &self.keys, place(key)))
                 .collect();
             let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let sum: f64 = scores.iter().map(|score| (score - most).exp()).sum();
@@ -142,11 +160,11 @@ impl Case {
             let weight = |key: usize| (scores[key] - most).exp() / sum;
             // The gradient of each weight, and its mean.
             let changes: Vec<f64> = (0..seen)
-                .map(|key| factor(key) * dot(&self.gradient, at, &self.values, place(end, key)))
+                .map(|key| factor(key) * dot(&self.gradient, at, &self.values, place(key)))
                 .collect();
             let mean: f64 = (0..seen).map(|key| weight(key) * changes[key]).sum();
             for (key, change) in changes.iter().enumerate() {
-                let other = place(end, key);
+                let other = place(key);
                 let mixing = weight(key) * factor(key);
                 let change = weight(key) * (change - mean) * scale;
                 for i in 0..width {
@@ -201,5 +219,5 @@ fn masked_weights_are_as_defined() {
 
 #[test]
 fn a_long_context_is_as_exact_as_a_short_one() {
-    check(&Case::new([1, 1000, 0, 1, 32], None), 5e-6);
+    check(&Case::new([1, 1000, 0, 1, 1, 32], None), 5e-6);
 }

@@ -1,6 +1,6 @@
 use burn::tensor::Device;
 
-use super::{embedding_with_positions, embedding_with_positions_plain};
+use super::{embedding, embedding_plain};
 use crate::testing::{assert_close, numbers, read, tensor, whole, whole_numbers};
 
 #[test]
@@ -10,30 +10,29 @@ fn agrees_with_the_composition() {
         [[1, 1, 1, 1, 0], [3, 5, 70, 4, 2], [2, 9, 16, 40, 1]]
     {
         let context = start + time + 2;
-        let run = |fused: bool| {
+        let run = |fused: bool, with_positions: bool| {
             let weight = tensor(&numbers(vocabulary * size, 1), [vocabulary, size], &device);
             let positions = tensor(&numbers(context * size, 2), [context, size], &device);
             let tokens = whole_numbers(batch * time, vocabulary, 3);
             let tokens = whole(&tokens, [batch, time], &device);
             let call = match fused {
-                true => embedding_with_positions,
-                false => embedding_with_positions_plain,
+                true => embedding,
+                false => embedding_plain,
             };
-            let rows = call(tokens, weight.clone(), positions.clone(), start);
+            let added = with_positions.then(|| (positions.clone(), start));
+            let rows = call(tokens, weight.clone(), added);
             let gradients = (rows.clone() * rows.clone()).sum().backward();
-            [
-                read(&rows),
-                read(&weight.grad(&gradients).unwrap()),
-                read(&positions.grad(&gradients).unwrap()),
-            ]
+            let mut found = vec![read(&rows), read(&weight.grad(&gradients).unwrap())];
+            found.extend(positions.grad(&gradients).map(|gradient| read(&gradient)));
+            found
         };
-        for (n, (found, expected)) in run(true).iter().zip(&run(false)).enumerate() {
-            assert_close(
-                &format!("{batch} x {time} x {size}: {n}"),
-                found,
-                expected,
-                1e-6,
-            );
+        for with_positions in [true, false] {
+            let (found, expected) = (run(true, with_positions), run(false, with_positions));
+            assert_eq!(found.len(), if with_positions { 3 } else { 2 });
+            for (n, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                let what = format!("{batch} x {time} x {size}, {with_positions}: {n}");
+                assert_close(&what, found, expected, 1e-6);
+            }
         }
     }
 }
@@ -45,5 +44,9 @@ fn a_window_longer_than_the_context_is_refused() {
     let (weight, positions) = (numbers(4, 1), numbers(4, 2));
     let tokens = whole(&[0, 1, 0], [1, 3], &device);
     let weight = tensor(&weight, [2, 2], &device);
-    embedding_with_positions(tokens, weight, tensor(&positions, [2, 2], &device), 0);
+    embedding(
+        tokens,
+        weight,
+        Some((tensor(&positions, [2, 2], &device), 0)),
+    );
 }

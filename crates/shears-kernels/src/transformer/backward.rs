@@ -2,35 +2,35 @@
 
 use pulp::{Simd, WithSimd};
 
-use super::forward::{BlockSlices, LinearSlices, NormSlices, Saved, Sizes, add, normalize};
-use super::{BlockOf, Masks, Mlp, WithBias};
+use super::forward::{Block, LinearSlices, Saved, Sizes, add};
+use super::rope::Turn;
+use super::{BlockOf, Mlp};
 use crate::attention::{self, Rows};
 use crate::buffer::Buffer;
-use crate::cpu::{Cpu, Shared};
-use crate::layer_norm::{RowMoments, add_up};
-use crate::math::{normal, normal_by_tanh};
+use crate::cpu::Shared;
+use crate::math::{normal_of, sigmoid};
 use crate::matmul::{Initial, Packed, transposed_product};
+use crate::norm::add_up;
 use crate::vector::{load, store};
 
 /// The gradients of a block's input and of its parameters.
 pub(super) fn backward(
-    cpu: Cpu,
-    sizes: Sizes,
-    x: &[f32],
-    weights: BlockSlices<'_>,
-    masks: Option<Masks>,
+    block: Block<'_>,
     (qkv, saved): (&[f32], Saved),
     gradient: &[f32],
 ) -> (Buffer, BlockOf<Buffer>) {
+    let Block {
+        cpu, sizes, masks, ..
+    } = block;
     let Sizes { hidden, inner, .. } = sizes;
-    let rows = sizes.rows();
+    let (rows, qkv_width, expanded_width) = (sizes.rows(), sizes.qkv(), sizes.expanded());
     let Saved {
         mixed,
         softmax,
         middle,
         expanded,
     } = saved;
-    let after = after_attention(cpu, sizes, weights, masks, (&middle, expanded), gradient);
+    let after = after_attention(block, (&middle, expanded), gradient);
     drop(middle);
     let AfterAttention {
         active,
@@ -45,18 +45,20 @@ pub(super) fn backward(
         Some([mlp, projection]) => (&**mlp, &**projection),
         None => (gradient, &*x_gradient),
     };
-    let project_weight = product(cpu, rows, (after_mlp, hidden), (&active, inner));
+    let project_weight = product(block, (after_mlp, hidden), (&active, expanded_width, inner));
     drop(active);
-    let expand_weight = product(cpu, rows, (&expanded_gradient, inner), (&normal_2, hidden));
+    let gradients = (&*expanded_gradient, expanded_width);
+    let expand_weight = product(block, gradients, (&normal_2, hidden, hidden));
     drop((expanded_gradient, normal_2));
-    let projection_weight = product(cpu, rows, (after_projection, hidden), (&mixed, hidden));
+    let projection_weight = product(block, (after_projection, hidden), (&mixed, hidden, hidden));
     drop(dropped);
 
-    let mut qkv_gradient = Buffer::uninitialised(rows * 3 * hidden);
+    let mut qkv_gradient = Buffer::uninitialised(rows * qkv_width);
     let all = |elements| Rows {
         elements,
         row: hidden,
         batch: sizes.time * hidden,
+        heads: sizes.heads,
     };
     let mixture = attention::Mixture {
         mixed: all(&mixed),
@@ -72,41 +74,58 @@ pub(super) fn backward(
         &mut qkv_gradient,
     );
     drop((mixed, mixed_gradient));
-    let (normal_1, sums_before) =
-        before_attention(cpu, sizes, x, weights, &qkv_gradient, &mut x_gradient);
-    let qkv_weight = product(cpu, rows, (&qkv_gradient, 3 * hidden), (&normal_1, hidden));
+    let (normal_1, sums_before) = before_attention(block, &mut qkv_gradient, &mut x_gradient);
+    let qkv_weight = product(
+        block,
+        (&*qkv_gradient, qkv_width),
+        (&normal_1, hidden, hidden),
+    );
 
-    let [
-        norm_2_weight,
-        norm_2_bias,
-        project_bias,
-        expand_bias,
-        projection_bias,
-    ] = cut(&sums, [hidden, hidden, hidden, inner, hidden]);
-    let [norm_1_weight, norm_1_bias, qkv_bias] = cut(&sums_before, [hidden, hidden, 3 * hidden]);
-    let parameters = BlockOf {
-        norm_1: WithBias::new(norm_1_weight, norm_1_bias),
-        qkv: WithBias::new(qkv_weight, qkv_bias),
-        projection: WithBias::new(projection_weight, projection_bias),
-        norm_2: WithBias::new(norm_2_weight, norm_2_bias),
-        expand: WithBias::new(expand_weight, expand_bias),
-        project: WithBias::new(project_weight, project_bias),
-    };
-    (x_gradient, parameters)
+    let weights = [qkv_weight, projection_weight, expand_weight, project_weight];
+    (x_gradient, parameters(block, weights, &sums_before, &sums))
 }
 
-/// The gradient of a weight `[outputs, inputs]`, from that of its outputs and its inputs.
+/// The gradient of a weight `[outputs, inputs]`, from that of its outputs and its inputs, whose rows
+/// lie `stride` elements apart.
 fn product(
-    cpu: Cpu,
-    rows: usize,
+    block: Block<'_>,
     (gradient, outputs): (&[f32], usize),
-    (input, inputs): (&[f32], usize),
+    (input, stride, inputs): (&[f32], usize, usize),
 ) -> Buffer {
+    let (cpu, rows) = (block.cpu, block.sizes.rows());
     let mut weight = Buffer::uninitialised(outputs * inputs);
-    let left = (gradient, outputs, outputs);
-    let right = (input, inputs, inputs);
+    let (left, right) = ((gradient, outputs, outputs), (input, stride, inputs));
     transposed_product(cpu, rows, left, right, (&mut weight, inputs), false);
     weight
+}
+
+/// The gradients of all parameters, from those of the products' weights and the sums of the two
+/// passes over the rows.
+fn parameters(
+    block: Block<'_>,
+    [qkv_weight, projection_weight, expand_weight, project_weight]: [Buffer; 4],
+    before: &[f32],
+    after: &[f32],
+) -> BlockOf<Buffer> {
+    let Sizes { hidden, .. } = block.sizes;
+    let widths = [hidden, hidden, block.sizes.qkv()];
+    let [norm_1_weight, norm_1_bias, qkv] = cut(before, widths);
+    let widths = [hidden, hidden, hidden, block.sizes.expanded(), hidden];
+    let [norm_2_weight, norm_2_bias, project, expand, projection] = cut(after, widths);
+    let weights = [
+        norm_1_weight,
+        qkv_weight,
+        projection_weight,
+        norm_2_weight,
+        expand_weight,
+        project_weight,
+    ];
+    let biases = [norm_1_bias, qkv, projection, norm_2_bias, expand, project];
+    // Sums for a bias that is not there are of no use.
+    let (_, given) = block.weights.map(|_| (), |_| ()).into_arrays();
+    let mut biases = biases.into_iter();
+    let biases = given.map(|given| biases.next().filter(|_| given.is_some()));
+    BlockOf::from_arrays(weights, biases)
 }
 
 /// Copies of neighbouring parts.
@@ -121,9 +140,10 @@ fn cut<const N: usize>(sums: &[f32], widths: [usize; N]) -> [Buffer; N] {
 
 /// What the pass over the rows after the attention gives.
 struct AfterAttention {
-    /// The activation's values `[rows, inner]`, in the memory of what went into it.
+    /// The activation's values `[rows, inner]`, in the memory of what went into it, and as far
+    /// apart as those rows.
     active: Buffer,
-    /// Gradients of what went into the activation `[rows, inner]`.
+    /// Gradients of what went into the activation.
     expanded: Buffer,
     /// The second norm's values `[rows, hidden]`.
     normal: Buffer,
@@ -139,28 +159,32 @@ struct AfterAttention {
 }
 
 fn after_attention(
-    cpu: Cpu,
-    sizes: Sizes,
-    weights: BlockSlices<'_>,
-    masks: Option<Masks>,
+    block: Block<'_>,
     (middle, mut expanded): (&[f32], Buffer),
     gradient: &[f32],
 ) -> AfterAttention {
+    let Block {
+        cpu,
+        sizes,
+        weights,
+        masks,
+        ..
+    } = block;
     let Sizes { hidden, inner, .. } = sizes;
-    let rows = sizes.rows();
+    let (rows, expanded_width) = (sizes.rows(), sizes.expanded());
     let pack = |linear: LinearSlices<'_>, outputs, inputs| {
         Packed::plain(cpu, linear.weight.f32(), outputs, inputs)
     };
     let packed = [
         pack(weights.project, hidden, inner),
-        pack(weights.expand, inner, hidden),
+        pack(weights.expand, expanded_width, hidden),
         pack(weights.projection, hidden, hidden),
     ];
     let narrow = || Buffer::uninitialised(rows * hidden);
     let mut found = [narrow(), narrow(), narrow()];
     let mut dropped = masks.map(|_| [narrow(), narrow()]);
-    let mut expanded_gradient = Buffer::uninitialised(rows * inner);
-    let width = 4 * hidden + inner;
+    let mut expanded_gradient = Buffer::uninitialised(rows * expanded_width);
+    let width = 4 * hidden + expanded_width;
     let mut sums = Buffer::zeros(rows.div_ceil(sizes.rows_at_once()) * width);
     {
         let shared = found.each_mut().map(|buffer| Shared::new(buffer));
@@ -169,7 +193,7 @@ fn after_attention(
             .map(|both| both.each_mut().map(|b| Shared::new(b)));
         let wide = [&mut expanded, &mut expanded_gradient].map(|buffer| Shared::new(buffer));
         let shared_sums = Shared::new(&mut sums);
-        sizes.each_block(cpu, |block, range| {
+        sizes.each_block(cpu, |index, range| {
             let of_rows = |width: usize| range.start * width..range.end * width;
             // SAFETY: blocks of rows do not overlap; so in all that follow.
             let [normal, middle_gradient, mixed] =
@@ -178,14 +202,12 @@ fn after_attention(
             let dropped = dropped.map(|both| both.map(|b| unsafe { b.part(of_rows(hidden)) }));
             // SAFETY: as above.
             let [expanded, expanded_gradient] =
-                wide.map(|buffer| unsafe { buffer.part(of_rows(inner)) });
+                wide.map(|buffer| unsafe { buffer.part(of_rows(expanded_width)) });
             // SAFETY: each block has a row of sums.
-            let sums = unsafe { shared_sums.part(block * width..(block + 1) * width) };
-            cpu.run(BlockAfter {
-                mlp: sizes.mlp,
-                weights,
+            let sums = unsafe { shared_sums.part(index * width..(index + 1) * width) };
+            cpu.run(RowsAfter {
+                block,
                 packed: &packed,
-                masks,
                 first: range.start,
                 gradient: &gradient[of_rows(hidden)],
                 middle: &middle[of_rows(hidden)],
@@ -212,12 +234,10 @@ fn after_attention(
 }
 
 /// A block of rows after the attention.
-struct BlockAfter<'a> {
-    mlp: Mlp,
-    weights: BlockSlices<'a>,
+struct RowsAfter<'a> {
+    block: Block<'a>,
     /// Project, expand, projection.
     packed: &'a [Packed; 3],
-    masks: Option<Masks>,
     /// The index of the first row.
     first: usize,
     gradient: &'a [f32],
@@ -231,24 +251,27 @@ struct BlockAfter<'a> {
     sums: &'a mut [f32],
 }
 
-impl WithSimd for BlockAfter<'_> {
+impl WithSimd for RowsAfter<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let BlockAfter {
-            mlp,
-            weights,
+        let RowsAfter {
             packed: [project, expand, projection],
-            masks,
             first,
             gradient,
             middle,
             middle_gradient,
             ..
         } = self;
-        let norm = weights.norm_2;
-        let hidden = norm.weight.len();
+        let Block {
+            sizes,
+            weights,
+            masks,
+            ..
+        } = self.block;
+        let [_, norm] = self.block.norms();
+        let (hidden, width) = (sizes.hidden, sizes.expanded());
         let (norm_sums, biases) = self.sums.split_at_mut(2 * hidden);
         let (project_bias, biases) = biases.split_at_mut(hidden);
         let (expand_bias, projection_bias) = biases.split_at_mut(biases.len() - hidden);
@@ -259,23 +282,17 @@ impl WithSimd for BlockAfter<'_> {
 
         let mask = masks.map(|masks| masks.after_perceptron);
         let out = masked(simd, gradient, mask, (first, hidden), after_perceptron);
-        add_rows(out, project_bias);
-        multiply(simd, project, (out, hidden), self.expanded_gradient);
-        let (expanded, gradients) = (self.expanded, &mut *self.expanded_gradient);
-        activate(simd, mlp, expanded, gradients, expand_bias);
-        let inner = expand_bias.len();
+        if weights.project.bias.is_some() {
+            add_rows(out, project_bias);
+        }
+        let gradients = &mut *self.expanded_gradient;
+        multiply(simd, project, (out, hidden), (gradients, width));
+        activate(simd, sizes, self.expanded, gradients, expand_bias);
         let mut scratch = Buffer::uninitialised(middle.len());
-        multiply(simd, expand, (self.expanded_gradient, inner), &mut scratch);
-        normalize(simd, middle, norm, self.normal);
+        multiply(simd, expand, (gradients, width), (&mut scratch, hidden));
+        norm.normalize(simd, middle, self.normal);
         middle_gradient.copy_from_slice(gradient);
-        norm_backward(
-            simd,
-            middle,
-            norm.weight,
-            &scratch,
-            middle_gradient,
-            norm_sums,
-        );
+        norm.backward(simd, middle, &scratch, middle_gradient, norm_sums);
 
         let mask = masks.map(|masks| masks.after_attention);
         let out = masked(
@@ -285,8 +302,10 @@ impl WithSimd for BlockAfter<'_> {
             (first, hidden),
             after_projection,
         );
-        add_rows(out, projection_bias);
-        multiply(simd, projection, (out, hidden), self.mixed);
+        if weights.projection.bias.is_some() {
+            add_rows(out, projection_bias);
+        }
+        multiply(simd, projection, (out, hidden), (self.mixed, hidden));
     }
 }
 
@@ -318,30 +337,66 @@ fn add_rows(rows: &[f32], sum: &mut [f32]) {
 
 /// Rows times a packed weight.
 #[inline(always)]
-fn multiply<S: Simd>(simd: S, packed: &Packed, (rows, width): (&[f32], usize), out: &mut [f32]) {
+fn multiply<S: Simd>(
+    simd: S,
+    packed: &Packed,
+    (rows, width): (&[f32], usize),
+    (out, stride): (&mut [f32], usize),
+) {
     let count = rows.len() / width;
-    let columns = out.len() / count.max(1);
-    packed.multiply_rows(simd, (rows, width), (out, columns), count, Initial::Zero);
+    packed.multiply_rows(simd, (rows, width), (out, stride), count, Initial::Zero);
 }
 
 /// Turns `x` into its activation, and the activation's gradient into that of `x`, whose rows are
-/// added to `sum`.
+/// added to `sum`. An activation and its gradient are the first `inner` elements of a row.
 #[inline(always)]
-fn activate<S: Simd>(simd: S, mlp: Mlp, x: &mut [f32], gradient: &mut [f32], sum: &mut [f32]) {
-    match mlp {
-        Mlp::Gelu => gelu(simd, x, gradient, sum, normal),
-        Mlp::GeluTanh => gelu(simd, x, gradient, sum, normal_by_tanh),
+fn activate<S: Simd>(simd: S, sizes: Sizes, x: &mut [f32], gradient: &mut [f32], sum: &mut [f32]) {
+    match sizes.mlp {
+        Mlp::Gelu => gelu::<S, false>(simd, x, gradient, sum),
+        Mlp::GeluTanh => gelu::<S, true>(simd, x, gradient, sum),
+        Mlp::Swiglu => {
+            swiglu(simd, sizes.inner, x, gradient);
+            add_rows(gradient, sum);
+        }
+    }
+}
+
+/// [`activate`] for rows of a gate and what goes through it.
+#[inline(always)]
+fn swiglu<S: Simd>(simd: S, inner: usize, x: &mut [f32], gradient: &mut [f32]) {
+    let rows = x.chunks_exact_mut(2 * inner);
+    for (x, gradient) in rows.zip(gradient.chunks_exact_mut(2 * inner)) {
+        let (gate, up) = x.split_at_mut(inner);
+        let (gate_gradient, up_gradient) = gradient.split_at_mut(inner);
+        let values = gate
+            .chunks_mut(S::F32_LANES)
+            .zip(up.chunks_mut(S::F32_LANES));
+        let gradients = gate_gradient
+            .chunks_mut(S::F32_LANES)
+            .zip(up_gradient.chunks_mut(S::F32_LANES));
+        for ((gate, up), (gate_gradient, up_gradient)) in values.zip(gradients) {
+            let (x, through) = (load(simd, gate), load(simd, up));
+            let change = load(simd, gate_gradient);
+            let share = sigmoid(simd, x);
+            let open = simd.mul_f32s(x, share);
+            store(simd, gate, simd.mul_f32s(open, through));
+            store(simd, up_gradient, simd.mul_f32s(change, open));
+            // The derivative of `x share` is `share + x share (1 - share)`.
+            let slope =
+                simd.mul_add_e_f32s(open, simd.sub_f32s(simd.splat_f32s(1.0), share), share);
+            let change = simd.mul_f32s(simd.mul_f32s(change, through), slope);
+            store(simd, gate_gradient, change);
+        }
     }
 }
 
 /// [`activate`] for `x` times a distribution function, given with its derivative.
 #[inline(always)]
-fn gelu<S: Simd>(
+fn gelu<S: Simd, const BY_TANH: bool>(
     simd: S,
     x: &mut [f32],
     gradient: &mut [f32],
     sum: &mut [f32],
-    distribution: impl Fn(S, S::f32s) -> (S::f32s, S::f32s),
 ) {
     let width = sum.len();
     let rows = x
@@ -353,7 +408,7 @@ fn gelu<S: Simd>(
             .zip(gradient.chunks_mut(S::F32_LANES));
         for ((x, gradient), sum) in vectors.zip(sum.chunks_mut(S::F32_LANES)) {
             let value = load(simd, x);
-            let (distribution, density) = distribution(simd, value);
+            let (distribution, density) = normal_of::<S, BY_TANH>(simd, value);
             store(simd, x, simd.mul_f32s(value, distribution));
             let slope = simd.mul_add_e_f32s(value, density, distribution);
             let change = simd.mul_f32s(load(simd, gradient), slope);
@@ -363,84 +418,88 @@ fn gelu<S: Simd>(
     }
 }
 
-/// Adds to `out` the gradients of rows, given those of their norm, and to `sums` what they give to
-/// the norm's weight and bias.
-#[inline(always)]
-fn norm_backward<S: Simd>(
-    simd: S,
-    rows: &[f32],
-    weight: &[f32],
-    gradient: &[f32],
-    out: &mut [f32],
-    sums: &mut [f32],
-) {
-    let width = weight.len();
-    let (weight_sum, bias_sum) = sums.split_at_mut(width);
-    let gradients = gradient.chunks_exact(width);
-    let rows = rows.chunks_exact(width).zip(gradients);
-    for ((row, gradient), out) in rows.zip(out.chunks_exact_mut(width)) {
-        let sums = [&mut *weight_sum, &mut *bias_sum];
-        RowMoments::of(simd, row).backward(simd, row, weight, gradient, out, sums);
-    }
-}
-
-/// The pass over the rows before the attention: adds to the gradient of the input, and gives the
-/// first norm's values and the sums of its weight and bias and of the bias that follows.
+/// The pass over the rows before the attention: turns the gradients of queries and keys back, adds
+/// to the gradient of the input, and gives the first norm's values and the sums of its weight and
+/// bias and of the bias that follows.
 fn before_attention(
-    cpu: Cpu,
-    sizes: Sizes,
-    x: &[f32],
-    weights: BlockSlices<'_>,
-    qkv_gradient: &[f32],
+    block: Block<'_>,
+    qkv_gradient: &mut [f32],
     x_gradient: &mut [f32],
 ) -> (Buffer, Buffer) {
-    let hidden = sizes.hidden;
-    let packed = Packed::plain(cpu, weights.qkv.weight.f32(), 3 * hidden, hidden);
+    let Block {
+        cpu,
+        sizes,
+        x,
+        weights,
+        ..
+    } = block;
+    let (hidden, qkv_width) = (sizes.hidden, sizes.qkv());
+    let packed = Packed::plain(cpu, weights.qkv.weight.f32(), qkv_width, hidden);
     let mut normal = Buffer::uninitialised(x.len());
-    let width = 5 * hidden;
+    let width = 2 * hidden + qkv_width;
     let mut sums = Buffer::zeros(sizes.rows().div_ceil(sizes.rows_at_once()) * width);
     let (shared_normal, shared_sums) = (Shared::new(&mut normal), Shared::new(&mut sums));
     let shared_gradient = Shared::new(x_gradient);
-    sizes.each_block(cpu, |block, range| {
+    let shared_qkv = Shared::new(qkv_gradient);
+    sizes.each_block(cpu, |index, range| {
         let narrow = range.start * hidden..range.end * hidden;
-        cpu.run(BlockBefore {
+        cpu.run(RowsBefore {
+            block,
+            first: range.start,
             x: &x[narrow.clone()],
-            norm: weights.norm_1,
             packed: &packed,
-            gradient: &qkv_gradient[3 * narrow.start..3 * narrow.end],
-            // SAFETY: blocks of rows do not overlap, here and in the next two.
+            // SAFETY: blocks of rows do not overlap, here and in the next three.
+            gradient: unsafe { shared_qkv.part(range.start * qkv_width..range.end * qkv_width) },
+            // SAFETY: as above.
             normal: unsafe { shared_normal.part(narrow.clone()) },
             // SAFETY: as above.
             x_gradient: unsafe { shared_gradient.part(narrow) },
             // SAFETY: as above.
-            sums: unsafe { shared_sums.part(block * width..(block + 1) * width) },
+            sums: unsafe { shared_sums.part(index * width..(index + 1) * width) },
         });
     });
     (normal, add_up(&sums, width))
 }
 
-struct BlockBefore<'a> {
+/// A block of rows before the attention.
+struct RowsBefore<'a> {
+    block: Block<'a>,
+    /// The index of the first row.
+    first: usize,
     x: &'a [f32],
-    norm: NormSlices<'a>,
     packed: &'a Packed,
-    gradient: &'a [f32],
+    /// Of queries, keys and values as the attention read them, then as the product gave them.
+    gradient: &'a mut [f32],
     normal: &'a mut [f32],
     x_gradient: &'a mut [f32],
     sums: &'a mut [f32],
 }
 
-impl WithSimd for BlockBefore<'_> {
+impl WithSimd for RowsBefore<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let hidden = self.norm.weight.len();
+        let Block {
+            sizes,
+            weights,
+            rotation,
+            ..
+        } = self.block;
+        let [norm, _] = self.block.norms();
+        let (hidden, width) = (sizes.hidden, sizes.qkv());
         let (norm_sums, bias_sum) = self.sums.split_at_mut(2 * hidden);
-        add_rows(self.gradient, bias_sum);
+        if let Some(rotation) = rotation {
+            let turned = (&mut *self.gradient, width, hidden + sizes.keys());
+            rotation.turn(simd, self.first, turned, Turn::Back);
+        }
+        if weights.qkv.bias.is_some() {
+            add_rows(self.gradient, bias_sum);
+        }
         let mut scratch = Buffer::uninitialised(self.x.len());
-        multiply(simd, self.packed, (self.gradient, 3 * hidden), &mut scratch);
-        normalize(simd, self.x, self.norm, self.normal);
-        let weight = self.norm.weight;
-        norm_backward(simd, self.x, weight, &scratch, self.x_gradient, norm_sums);
+        let out = (&mut *scratch, hidden);
+        multiply(simd, self.packed, (self.gradient, width), out);
+        norm.normalize(simd, self.x, self.normal);
+        norm.backward(simd, self.x, &scratch, self.x_gradient, norm_sums);
     }
 }

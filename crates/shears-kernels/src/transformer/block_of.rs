@@ -1,34 +1,34 @@
-//! The twelve tensors of a block, in whatever form.
+//! The tensors of a block, in whatever form.
 
 /// A weight and its bias, or the same of their shapes, gradients or slices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WithBias<W, B = W> {
-    /// `[outputs, inputs]`; of a layer norm `[hidden]`.
+    /// `[outputs, inputs]`; of a norm `[hidden]`.
     pub weight: W,
-    /// `[outputs]`; of a layer norm `[hidden]`.
-    pub bias: B,
+    /// `[outputs]`; of a norm `[hidden]`.
+    pub bias: Option<B>,
 }
 
 impl<W, B> WithBias<W, B> {
     /// Both together.
-    pub fn new(weight: W, bias: B) -> Self {
+    pub fn new(weight: W, bias: Option<B>) -> Self {
         WithBias { weight, bias }
     }
 }
 
-/// Something for each parameter of a block: an `M` for a matrix, a `V` for a vector. `inner` is
-/// usually `4 hidden`.
+/// Something for each parameter of a block: an `M` for a matrix, a `V` for a vector. `keys` is the
+/// width of all heads of keys together, `inner` that of the perceptron.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockOf<M, V = M> {
     /// Before the attention.
     pub norm_1: WithBias<V>,
-    /// Queries, keys and values: `[3 hidden, hidden]`.
+    /// Queries, keys and values: `[hidden + 2 keys, hidden]`.
     pub qkv: WithBias<M, V>,
     /// After the attention: `[hidden, hidden]`.
     pub projection: WithBias<M, V>,
     /// Before the perceptron.
     pub norm_2: WithBias<V>,
-    /// `[inner, hidden]`
+    /// `[inner, hidden]`; with a gate `[2 inner, hidden]`, the gate first.
     pub expand: WithBias<M, V>,
     /// `[hidden, inner]`
     pub project: WithBias<M, V>,
@@ -41,8 +41,8 @@ impl<M, V> BlockOf<M, V> {
         matrix: impl Fn(M) -> M2,
         vector: impl Fn(V) -> V2,
     ) -> BlockOf<M2, V2> {
-        let norm = |of: WithBias<V>| WithBias::new(vector(of.weight), vector(of.bias));
-        let linear = |of: WithBias<M, V>| WithBias::new(matrix(of.weight), vector(of.bias));
+        let norm = |of: WithBias<V>| WithBias::new(vector(of.weight), of.bias.map(&vector));
+        let linear = |of: WithBias<M, V>| WithBias::new(matrix(of.weight), of.bias.map(&vector));
         BlockOf {
             norm_1: norm(self.norm_1),
             qkv: linear(self.qkv),
@@ -56,7 +56,7 @@ impl<M, V> BlockOf<M, V> {
     /// References to all of them.
     pub(super) fn as_ref(&self) -> BlockOf<&M, &V> {
         fn both<W, B>(of: &WithBias<W, B>) -> WithBias<&W, &B> {
-            WithBias::new(&of.weight, &of.bias)
+            WithBias::new(&of.weight, of.bias.as_ref())
         }
         BlockOf {
             norm_1: both(&self.norm_1),
@@ -70,34 +70,39 @@ impl<M, V> BlockOf<M, V> {
 }
 
 impl<T> BlockOf<T> {
-    /// In the order of the fields, each weight before its bias.
-    pub(super) fn from_array(all: [T; 12]) -> BlockOf<T> {
-        let [a, b, c, d, e, f, g, h, i, j, k, l] = all;
+    /// In the order of the fields, the weights and then the biases.
+    pub(super) fn from_arrays(weights: [T; 6], biases: [Option<T>; 6]) -> BlockOf<T> {
+        let mut biases = biases.into_iter();
+        let all = weights.map(|weight| WithBias::new(weight, biases.next().flatten()));
+        let [norm_1, qkv, projection, norm_2, expand, project] = all;
         BlockOf {
-            norm_1: WithBias::new(a, b),
-            qkv: WithBias::new(c, d),
-            projection: WithBias::new(e, f),
-            norm_2: WithBias::new(g, h),
-            expand: WithBias::new(i, j),
-            project: WithBias::new(k, l),
+            norm_1,
+            qkv,
+            projection,
+            norm_2,
+            expand,
+            project,
         }
     }
 
-    /// The inverse of [`BlockOf::from_array`].
-    pub(super) fn into_array(self) -> [T; 12] {
-        [
-            self.norm_1.weight,
-            self.norm_1.bias,
-            self.qkv.weight,
-            self.qkv.bias,
-            self.projection.weight,
-            self.projection.bias,
-            self.norm_2.weight,
-            self.norm_2.bias,
-            self.expand.weight,
-            self.expand.bias,
-            self.project.weight,
-            self.project.bias,
-        ]
+    /// The inverse of [`BlockOf::from_arrays`].
+    pub(super) fn into_arrays(self) -> ([T; 6], [Option<T>; 6]) {
+        let all = [
+            self.norm_1,
+            self.qkv,
+            self.projection,
+            self.norm_2,
+            self.expand,
+            self.project,
+        ];
+        let mut biases = [const { None }; 6];
+        let mut places = biases.iter_mut();
+        let weights = all.map(|of| {
+            if let Some(place) = places.next() {
+                *place = of.bias;
+            }
+            of.weight
+        });
+        (weights, biases)
     }
 }

@@ -4,30 +4,28 @@ use burn::backend::flex::{FlexTensor, Layout};
 use burn::tensor::DType;
 use pulp::{Simd, WithSimd};
 
-use super::Mlp;
 use super::forward::{
-    BlockSlices, LinearSlices, NormSlices, Sizes, activate, add, after_attention, normalize,
-    queries_keys_values,
+    Block, LinearSlices, Rotation, Sizes, activate, add, after_attention, queries_keys_values,
 };
+use super::rope::Turn;
 use crate::attention::{self, Attention, Rows};
 use crate::buffer::Buffer;
 use crate::cpu::Cpu;
 use crate::matmul::{Initial, product_of_few_rows};
+use crate::norm::Normalize;
 use crate::tensor::sizes as sizes_of;
 
 /// Output, and the keys and values of all positions. What comes in is used up: where nobody else
 /// holds it, it grows in place.
 pub(super) fn forward_cached(
-    cpu: Cpu,
-    sizes: Sizes,
-    x: &[f32],
-    weights: BlockSlices<'_>,
+    block: Block<'_>,
     earlier: [FlexTensor; 2],
 ) -> (Buffer, [FlexTensor; 2]) {
+    let Block { cpu, sizes, .. } = block;
     if sizes.is_one_position() {
-        return one_position(cpu, sizes, x, weights, earlier);
+        return one_position(block, earlier);
     }
-    let qkv = queries_keys_values(cpu, sizes, x, weights);
+    let qkv = queries_keys_values(block);
     let [queries, keys, values] = sizes.split_qkv(&qkv);
     let [earlier_keys, earlier_values] = earlier;
     let keys = extend(earlier_keys, sizes, keys);
@@ -35,58 +33,74 @@ pub(super) fn forward_cached(
     let attention = with_past(sizes, &keys);
     let mut mixed = Buffer::uninitialised(sizes.rows() * sizes.hidden);
     let mut softmax = Buffer::uninitialised(2 * sizes.rows() * sizes.heads);
-    let parts = [queries, rows_of(&keys), rows_of(&values)];
+    let parts = [queries, rows_of(&keys, sizes), rows_of(&values, sizes)];
     attention::forward(cpu, attention, parts, &mut mixed, &mut softmax);
-    let after = after_attention(cpu, sizes, x, weights, None, &mixed);
+    let after = after_attention(block, &mixed);
     (after.output, [keys, values])
 }
 
 /// One position of a few texts. Each weight is read once, as it lies in memory.
-fn one_position(
-    cpu: Cpu,
-    sizes: Sizes,
-    x: &[f32],
-    weights: BlockSlices<'_>,
-    [keys, values]: [FlexTensor; 2],
-) -> (Buffer, [FlexTensor; 2]) {
+fn one_position(block: Block<'_>, [keys, values]: [FlexTensor; 2]) -> (Buffer, [FlexTensor; 2]) {
+    let Block {
+        cpu,
+        sizes,
+        x,
+        weights,
+        rotation,
+        ..
+    } = block;
     let Sizes { hidden, inner, .. } = sizes;
+    let [norm_1, norm_2] = block.norms();
     let rows = sizes.rows();
-    let mut qkv = Buffer::uninitialised(rows * 3 * hidden);
+    let mut qkv = Buffer::uninitialised(rows * sizes.qkv());
     let mut normal = Buffer::uninitialised(rows * hidden);
-    cpu.run(Normalize(x, weights.norm_1, &mut normal));
+    cpu.run(Normalize {
+        input: x,
+        norm: norm_1,
+        output: &mut normal,
+    });
     product(cpu, weights.qkv, (&normal, rows), &mut qkv);
+    if let Some(rotation) = rotation {
+        cpu.run(Rotate(rotation, sizes, &mut qkv));
+    }
     let [queries, new_keys, new_values] = sizes.split_qkv(&qkv);
     let keys = extend(keys, sizes, new_keys);
     let values = extend(values, sizes, new_values);
     let mut mixed = Buffer::uninitialised(rows * hidden);
-    let parts = [queries, rows_of(&keys), rows_of(&values)];
+    let parts = [queries, rows_of(&keys, sizes), rows_of(&values, sizes)];
     attention::single(cpu, with_past(sizes, &keys), parts, &mut mixed);
     let mut middle = Buffer::uninitialised(rows * hidden);
     product(cpu, weights.projection, (&mixed, rows), &mut middle);
     add(&mut middle, x);
-    cpu.run(Normalize(&middle, weights.norm_2, &mut normal));
-    let mut expanded = Buffer::uninitialised(rows * inner);
+    cpu.run(Normalize {
+        input: &middle,
+        norm: norm_2,
+        output: &mut normal,
+    });
+    let mut expanded = Buffer::uninitialised(rows * sizes.expanded());
     product(cpu, weights.expand, (&normal, rows), &mut expanded);
     let mut active = Buffer::uninitialised(rows * inner);
-    cpu.run(Activate(sizes.mlp, &expanded, &mut active));
+    cpu.run(Activate(sizes, &expanded, &mut active));
     let mut output = Buffer::uninitialised(rows * hidden);
     product(cpu, weights.project, (&active, rows), &mut output);
     add(&mut output, &middle);
     (output, [keys, values])
 }
 
-struct Normalize<'a>(&'a [f32], NormSlices<'a>, &'a mut [f32]);
+struct Rotate<'a>(Rotation<'a>, Sizes, &'a mut [f32]);
 
-impl WithSimd for Normalize<'_> {
+impl WithSimd for Rotate<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        normalize(simd, self.0, self.1, self.2);
+        let Rotate(rotation, sizes, qkv) = self;
+        let turned = (qkv, sizes.qkv(), sizes.hidden + sizes.keys());
+        rotation.turn(simd, 0, turned, Turn::Forward);
     }
 }
 
-struct Activate<'a>(Mlp, &'a [f32], &'a mut [f32]);
+struct Activate<'a>(Sizes, &'a [f32], &'a mut [f32]);
 
 impl WithSimd for Activate<'_> {
     type Output = ();
@@ -97,10 +111,10 @@ impl WithSimd for Activate<'_> {
     }
 }
 
-/// A weight times some rows, plus the bias.
+/// A weight times some rows, plus the bias if there is one.
 fn product(cpu: Cpu, linear: LinearSlices<'_>, x: (&[f32], usize), y: &mut [f32]) {
-    let outputs = linear.bias.len();
-    let initial = Initial::Bias(linear.bias);
+    let outputs = y.len() / x.1.max(1);
+    let initial = Initial::from(linear.bias);
     product_of_few_rows(cpu, (linear.weight, outputs), x, (y, outputs), initial);
 }
 
@@ -113,20 +127,21 @@ fn with_past(sizes: Sizes, keys: &FlexTensor) -> Attention {
 }
 
 /// The rows of a tensor that [`extend`] gave.
-fn rows_of(all: &FlexTensor) -> Rows<'_> {
+fn rows_of(all: &FlexTensor, sizes: Sizes) -> Rows<'_> {
     let strides = all.layout().strides();
     Rows {
         elements: all.storage(),
         row: strides[1] as usize,
         batch: strides[0] as usize,
+        heads: sizes.kv_heads,
     }
 }
 
-/// Earlier rows `[batch, past, hidden]`, followed by new ones. The result begins a buffer that has
+/// Earlier rows `[batch, past, width]`, followed by new ones. The result begins a buffer that has
 /// room for as many again, so that each row is moved a few times at most, however long a text
 /// grows.
 fn extend(earlier: FlexTensor, sizes: Sizes, new: Rows<'_>) -> FlexTensor {
-    let [batch, past, hidden] = sizes_of(&earlier);
+    let [batch, past, width] = sizes_of(&earlier);
     let end = past + sizes.time;
     let mut all = with_room(earlier, end);
     let stride = all.layout().strides()[0] as usize;
@@ -134,45 +149,43 @@ fn extend(earlier: FlexTensor, sizes: Sizes, new: Rows<'_>) -> FlexTensor {
     let elements = elements.expect("`with_room` gives a tensor that nobody else holds");
     for element in 0..batch {
         for time in 0..sizes.time {
-            let row = &new.elements[element * new.batch + time * new.row..][..hidden];
-            elements[element * stride + (past + time) * hidden..][..hidden].copy_from_slice(row);
+            let row = &new.elements[element * new.batch + time * new.row..][..width];
+            elements[element * stride + (past + time) * width..][..width].copy_from_slice(row);
         }
     }
     let strides = all.layout().strides().to_vec();
-    let layout = Layout::new([batch, end, hidden].into(), strides, 0);
+    let layout = Layout::new([batch, end, width].into(), strides, 0);
     all.with_layout(layout)
 }
 
 /// The same rows in a buffer with room for `end`: the same one, where it has the room and no other
 /// owner.
 fn with_room(rows: FlexTensor, end: usize) -> FlexTensor {
-    let [batch, past, hidden] = sizes_of(&rows);
+    let [batch, past, width] = sizes_of(&rows);
     let layout = rows.layout();
     let strides = layout.strides();
-    let in_order = strides[1] == hidden as isize && strides[2] == 1 && layout.start_offset() == 0;
+    let in_order = strides[1] == width as isize && strides[2] == 1 && layout.start_offset() == 0;
     let room = match batch {
-        1 => rows.bytes().len() / size_of::<f32>() / hidden.max(1),
-        _ => strides[0] as usize / hidden.max(1),
+        1 => rows.bytes().len() / size_of::<f32>() / width.max(1),
+        _ => strides[0] as usize / width.max(1),
     };
     if in_order && room >= end && rows.is_unique() {
         return rows;
     }
     let room = (2 * end).next_multiple_of(64);
     // The rest is written before it is read.
-    let mut larger = Buffer::uninitialised(batch * room * hidden);
+    let mut larger = Buffer::uninitialised(batch * room * width);
     let first = layout.start_offset();
     let elements = rows.storage::<f32>();
     for element in 0..batch {
         for time in 0..past {
             let start = first + element * strides[0] as usize + time * strides[1] as usize;
-            let row = &elements[start..start + hidden];
-            larger[(element * room + time) * hidden..][..hidden].copy_from_slice(row);
+            let row = &elements[start..start + width];
+            larger[(element * room + time) * width..][..width].copy_from_slice(row);
         }
     }
     debug_assert_eq!(rows.dtype(), DType::F32);
-    let strides = vec![(room * hidden) as isize, hidden as isize, 1];
-    let layout = Layout::new([batch, past, hidden].into(), strides, 0);
-    larger
-        .into_tensor([batch, room, hidden])
-        .with_layout(layout)
+    let strides = vec![(room * width) as isize, width as isize, 1];
+    let layout = Layout::new([batch, past, width].into(), strides, 0);
+    larger.into_tensor([batch, room, width]).with_layout(layout)
 }

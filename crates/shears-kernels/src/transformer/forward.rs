@@ -2,13 +2,14 @@
 
 use pulp::{Simd, WithSimd};
 
+use super::rope::{RotaryTable, Turn};
 use super::{BlockOf, Masks, Mlp, WithBias};
 use crate::attention::{self, Attention, Rows};
 use crate::buffer::Buffer;
 use crate::cpu::{Cpu, Shared};
-use crate::layer_norm::RowMoments;
-use crate::math::{normal, normal_by_tanh};
+use crate::math::{normal_of, sigmoid};
 use crate::matmul::{FEW_ROWS, Initial, Packed, Weight};
+use crate::norm::{Norm, NormSlices};
 use crate::vector::{load, store};
 
 /// Sizes of a block, and what it is made of.
@@ -20,12 +21,35 @@ pub(super) struct Sizes {
     /// Width of the perceptron.
     pub(super) inner: usize,
     pub(super) heads: usize,
+    /// Heads of keys and values.
+    pub(super) kv_heads: usize,
+    pub(super) norm: Norm,
     pub(super) mlp: Mlp,
 }
 
 impl Sizes {
     pub(super) fn rows(self) -> usize {
         self.batch * self.time
+    }
+
+    /// Width of a head.
+    pub(super) fn head(self) -> usize {
+        self.hidden / self.heads
+    }
+
+    /// Width of all heads of keys, or of values, together.
+    pub(super) fn keys(self) -> usize {
+        self.kv_heads * self.head()
+    }
+
+    /// Width of queries, keys and values together.
+    pub(super) fn qkv(self) -> usize {
+        self.hidden + 2 * self.keys()
+    }
+
+    /// Width of what goes into the activation.
+    pub(super) fn expanded(self) -> usize {
+        self.inner * self.mlp.parts()
     }
 
     /// Whether these are single positions of few texts, whose products read each weight once, as it
@@ -46,18 +70,24 @@ impl Sizes {
             time: self.time,
             past: 0,
             heads: self.heads,
-            width: self.hidden / self.heads,
+            width: self.head(),
             mask: masks.map(|masks| masks.attention),
         }
     }
 
     /// Queries, keys and values as the first product leaves them.
     pub(super) fn split_qkv(self, qkv: &[f32]) -> [Rows<'_>; 3] {
-        let width = 3 * self.hidden;
-        std::array::from_fn(|part| Rows {
-            elements: &qkv[(part * self.hidden).min(qkv.len())..],
-            row: width,
-            batch: self.time * width,
+        let row = self.qkv();
+        let parts = [
+            (0, self.heads),
+            (self.hidden, self.kv_heads),
+            (self.hidden + self.keys(), self.kv_heads),
+        ];
+        parts.map(|(first, heads)| Rows {
+            elements: &qkv[first.min(qkv.len())..],
+            row,
+            batch: self.time * row,
+            heads,
         })
     }
 
@@ -73,16 +103,62 @@ impl Sizes {
 /// A product's parameters as slices.
 pub(super) type LinearSlices<'a> = WithBias<Weight<'a>, &'a [f32]>;
 
-/// A norm's parameters as slices.
-pub(super) type NormSlices<'a> = WithBias<&'a [f32]>;
-
 /// All parameters as slices.
 pub(super) type BlockSlices<'a> = BlockOf<Weight<'a>, &'a [f32]>;
+
+/// All that a block reads.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Block<'a> {
+    pub(super) cpu: Cpu,
+    pub(super) sizes: Sizes,
+    /// `[rows, hidden]`
+    pub(super) x: &'a [f32],
+    pub(super) weights: BlockSlices<'a>,
+    pub(super) masks: Option<Masks>,
+    pub(super) rotation: Option<Rotation<'a>>,
+}
+
+impl<'a> Block<'a> {
+    /// The norms before the attention and before the perceptron.
+    pub(super) fn norms(self) -> [NormSlices<'a>; 2] {
+        [self.weights.norm_1, self.weights.norm_2].map(|of| NormSlices {
+            norm: self.sizes.norm,
+            weight: of.weight,
+            bias: of.bias,
+        })
+    }
+}
+
+/// How queries and keys are turned.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rotation<'a> {
+    pub(super) table: &'a RotaryTable,
+    /// The position of the first row of each text, and how many follow it.
+    pub(super) start: usize,
+    pub(super) time: usize,
+}
+
+impl Rotation<'_> {
+    /// Turns the first `turned` elements of rows of `width`, the first of which has this number.
+    #[inline(always)]
+    pub(super) fn turn<S: Simd>(
+        self,
+        simd: S,
+        first: usize,
+        (rows, width, turned): (&mut [f32], usize, usize),
+        turn: Turn,
+    ) {
+        for (row, values) in rows.chunks_exact_mut(width).enumerate() {
+            let position = self.start + (first + row) % self.time;
+            self.table.turn(simd, position, &mut values[..turned], turn);
+        }
+    }
+}
 
 /// The result of the forward pass.
 #[derive(Debug)]
 pub(super) struct Pass {
-    /// `[rows, 3 hidden]`
+    /// `[rows, hidden + 2 keys]`
     pub(super) qkv: Buffer,
     /// What backward needs besides.
     pub(super) saved: Saved,
@@ -99,19 +175,16 @@ pub(super) struct Saved {
     pub(super) softmax: Buffer,
     /// The sum after the attention `[rows, hidden]`.
     pub(super) middle: Buffer,
-    /// What goes into the activation `[rows, inner]`.
+    /// What goes into the activation `[rows, inner]`, with a gate `[rows, 2 inner]`.
     pub(super) expanded: Buffer,
 }
 
 /// All of a block, for a text that begins with `x`.
-pub(super) fn forward(
-    cpu: Cpu,
-    sizes: Sizes,
-    x: &[f32],
-    weights: BlockSlices<'_>,
-    masks: Option<Masks>,
-) -> Pass {
-    let qkv = queries_keys_values(cpu, sizes, x, weights);
+pub(super) fn forward(block: Block<'_>) -> Pass {
+    let Block {
+        cpu, sizes, masks, ..
+    } = block;
+    let qkv = queries_keys_values(block);
     let mut mixed = Buffer::uninitialised(sizes.rows() * sizes.hidden);
     let mut softmax = Buffer::uninitialised(2 * sizes.rows() * sizes.heads);
     let parts = sizes.split_qkv(&qkv);
@@ -121,7 +194,7 @@ pub(super) fn forward(
         middle,
         expanded,
         output,
-    } = after_attention(cpu, sizes, x, weights, masks, &mixed);
+    } = after_attention(block, &mixed);
     let saved = Saved {
         mixed,
         softmax,
@@ -139,35 +212,33 @@ pub(super) struct AfterAttention {
 }
 
 /// Everything after the attention, whose result is `mixed`.
-pub(super) fn after_attention(
-    cpu: Cpu,
-    sizes: Sizes,
-    x: &[f32],
-    weights: BlockSlices<'_>,
-    masks: Option<Masks>,
-    mixed: &[f32],
-) -> AfterAttention {
+pub(super) fn after_attention(block: Block<'_>, mixed: &[f32]) -> AfterAttention {
+    let Block {
+        cpu,
+        sizes,
+        x,
+        weights,
+        ..
+    } = block;
     let Sizes { hidden, inner, .. } = sizes;
-    let rows = sizes.rows();
+    let (rows, expanded_width) = (sizes.rows(), sizes.expanded());
     let packed = [
         (weights.projection, hidden, hidden),
-        (weights.expand, inner, hidden),
+        (weights.expand, expanded_width, hidden),
         (weights.project, hidden, inner),
     ]
     .map(|(linear, outputs, inputs)| Packed::transposed(cpu, linear.weight.f32(), outputs, inputs));
     let mut middle = Buffer::uninitialised(rows * hidden);
-    let mut expanded = Buffer::uninitialised(rows * inner);
+    let mut expanded = Buffer::uninitialised(rows * expanded_width);
     let mut output = Buffer::uninitialised(rows * hidden);
     let [shared_middle, shared_expanded, shared_output] =
         [&mut middle, &mut expanded, &mut output].map(|buffer| Shared::new(buffer));
     sizes.each_block(cpu, |_, range| {
         let narrow = range.start * hidden..range.end * hidden;
-        let wide = range.start * inner..range.end * inner;
-        cpu.run(BlockAfter {
-            mlp: sizes.mlp,
-            weights,
+        let wide = range.start * expanded_width..range.end * expanded_width;
+        cpu.run(RowsAfter {
+            block,
             packed: &packed,
-            masks,
             first: range.start,
             x: &x[narrow.clone()],
             mixed: &mixed[narrow.clone()],
@@ -187,56 +258,69 @@ pub(super) fn after_attention(
 }
 
 /// The first norm and the product that follows.
-pub(super) fn queries_keys_values(
-    cpu: Cpu,
-    sizes: Sizes,
-    x: &[f32],
-    weights: BlockSlices<'_>,
-) -> Buffer {
-    let hidden = sizes.hidden;
-    let packed = Packed::transposed(cpu, weights.qkv.weight.f32(), 3 * hidden, hidden);
-    let mut qkv = Buffer::uninitialised(sizes.rows() * 3 * hidden);
+pub(super) fn queries_keys_values(block: Block<'_>) -> Buffer {
+    let Block {
+        cpu,
+        sizes,
+        weights,
+        ..
+    } = block;
+    let (hidden, width) = (sizes.hidden, sizes.qkv());
+    let packed = Packed::transposed(cpu, weights.qkv.weight.f32(), width, hidden);
+    let mut qkv = Buffer::uninitialised(sizes.rows() * width);
     let shared = Shared::new(&mut qkv);
     sizes.each_block(cpu, |_, range| {
-        // SAFETY: blocks of rows do not overlap.
-        let qkv = unsafe { shared.part(range.start * 3 * hidden..range.end * 3 * hidden) };
-        cpu.run(NormAndProduct {
-            x: &x[range.start * hidden..range.end * hidden],
-            norm: weights.norm_1,
+        cpu.run(RowsBefore {
+            block,
+            first: range.start,
+            x: &block.x[range.start * hidden..range.end * hidden],
             packed: &packed,
-            bias: weights.qkv.bias,
-            out: qkv,
+            // SAFETY: blocks of rows do not overlap.
+            out: unsafe { shared.part(range.start * width..range.end * width) },
         });
     });
     qkv
 }
 
-struct NormAndProduct<'a> {
+/// A block of rows before the attention.
+struct RowsBefore<'a> {
+    block: Block<'a>,
+    /// The index of the first row.
+    first: usize,
     x: &'a [f32],
-    norm: NormSlices<'a>,
     packed: &'a Packed,
-    bias: &'a [f32],
     out: &'a mut [f32],
 }
 
-impl WithSimd for NormAndProduct<'_> {
+impl WithSimd for RowsBefore<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
+        let Block {
+            sizes,
+            weights,
+            rotation,
+            ..
+        } = self.block;
+        let [norm, _] = self.block.norms();
         let mut normal = Buffer::uninitialised(self.x.len());
-        normalize(simd, self.x, self.norm, &mut normal);
-        product(simd, self.packed, &normal, self.out, self.bias);
+        norm.normalize(simd, self.x, &mut normal);
+        let width = sizes.qkv();
+        let out = (&mut *self.out, width);
+        product(simd, self.packed, &normal, out, weights.qkv.bias);
+        if let Some(rotation) = rotation {
+            let turned = (self.out, width, sizes.hidden + sizes.keys());
+            rotation.turn(simd, self.first, turned, Turn::Forward);
+        }
     }
 }
 
 /// A block of rows after the attention.
-struct BlockAfter<'a> {
-    mlp: Mlp,
-    weights: BlockSlices<'a>,
+struct RowsAfter<'a> {
+    block: Block<'a>,
     /// Projection, expand, project.
     packed: &'a [Packed; 3],
-    masks: Option<Masks>,
     /// The index of the first row.
     first: usize,
     x: &'a [f32],
@@ -246,30 +330,29 @@ struct BlockAfter<'a> {
     output: &'a mut [f32],
 }
 
-impl WithSimd for BlockAfter<'_> {
+impl WithSimd for RowsAfter<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let BlockAfter {
-            mlp,
-            weights,
+        let RowsAfter {
             packed: [projection, expand, project],
-            masks,
             first,
             middle,
             expanded,
             output,
             ..
         } = self;
-        let hidden = weights.norm_2.weight.len();
-        product(
-            simd,
-            projection,
-            self.mixed,
-            middle,
-            weights.projection.bias,
-        );
+        let Block {
+            sizes,
+            weights,
+            masks,
+            ..
+        } = self.block;
+        let [_, norm] = self.block.norms();
+        let hidden = sizes.hidden;
+        let out = (&mut *middle, hidden);
+        product(simd, projection, self.mixed, out, weights.projection.bias);
         if let Some(masks) = masks {
             for (row, values) in middle.chunks_exact_mut(hidden).enumerate() {
                 masks.after_attention.apply(simd, first + row, values);
@@ -278,11 +361,13 @@ impl WithSimd for BlockAfter<'_> {
         add(middle, self.x);
         let mut scratch = Buffer::uninitialised(expanded.len().max(middle.len()));
         let normal = &mut scratch[..middle.len()];
-        normalize(simd, middle, weights.norm_2, normal);
-        product(simd, expand, normal, expanded, weights.expand.bias);
-        let active = &mut scratch[..expanded.len()];
-        activate(simd, mlp, expanded, active);
-        product(simd, project, active, output, weights.project.bias);
+        norm.normalize(simd, middle, normal);
+        let out = (&mut *expanded, sizes.expanded());
+        product(simd, expand, normal, out, weights.expand.bias);
+        let active = &mut scratch[..expanded.len() / sizes.mlp.parts()];
+        activate(simd, sizes, expanded, active);
+        let out = (&mut *output, hidden);
+        product(simd, project, active, out, weights.project.bias);
         if let Some(masks) = masks {
             for (row, values) in output.chunks_exact_mut(hidden).enumerate() {
                 masks.after_perceptron.apply(simd, first + row, values);
@@ -292,27 +377,19 @@ impl WithSimd for BlockAfter<'_> {
     }
 }
 
-/// Rows times a packed weight, plus a bias.
+/// Rows times a packed weight, plus a bias if there is one.
 #[inline(always)]
-fn product<S: Simd>(simd: S, packed: &Packed, rows: &[f32], out: &mut [f32], bias: &[f32]) {
-    let columns = bias.len();
+fn product<S: Simd>(
+    simd: S,
+    packed: &Packed,
+    rows: &[f32],
+    (out, columns): (&mut [f32], usize),
+    bias: Option<&[f32]>,
+) {
     let count = out.len() / columns;
     let width = rows.len() / count.max(1);
-    packed.multiply_rows(
-        simd,
-        (rows, width),
-        (out, columns),
-        count,
-        Initial::Bias(bias),
-    );
-}
-
-#[inline(always)]
-pub(super) fn normalize<S: Simd>(simd: S, rows: &[f32], norm: NormSlices<'_>, out: &mut [f32]) {
-    let width = norm.weight.len();
-    for (row, out) in rows.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
-        RowMoments::of(simd, row).normalize(row, [norm.weight, norm.bias], out);
-    }
+    let initial = Initial::from(bias);
+    packed.multiply_rows(simd, (rows, width), (out, columns), count, initial);
 }
 
 #[inline(always)]
@@ -324,25 +401,35 @@ pub(super) fn add(to: &mut [f32], values: &[f32]) {
 
 /// What goes into the second product, from the result of the first.
 #[inline(always)]
-pub(super) fn activate<S: Simd>(simd: S, mlp: Mlp, x: &[f32], out: &mut [f32]) {
-    match mlp {
-        Mlp::Gelu => gelu(simd, x, out, normal),
-        Mlp::GeluTanh => gelu(simd, x, out, normal_by_tanh),
+pub(super) fn activate<S: Simd>(simd: S, sizes: Sizes, x: &[f32], out: &mut [f32]) {
+    match sizes.mlp {
+        Mlp::Gelu => gelu::<S, false>(simd, x, out),
+        Mlp::GeluTanh => gelu::<S, true>(simd, x, out),
+        Mlp::Swiglu => swiglu(simd, sizes.inner, x, out),
+    }
+}
+
+/// `gate / (1 + exp(-gate)) up` for rows of a gate and what goes through it (Shazeer 2020).
+#[inline(always)]
+fn swiglu<S: Simd>(simd: S, inner: usize, x: &[f32], out: &mut [f32]) {
+    for (x, out) in x.chunks_exact(2 * inner).zip(out.chunks_exact_mut(inner)) {
+        let (gate, up) = x.split_at(inner);
+        let vectors = gate.chunks(S::F32_LANES).zip(up.chunks(S::F32_LANES));
+        for ((gate, up), out) in vectors.zip(out.chunks_mut(S::F32_LANES)) {
+            let gate = load(simd, gate);
+            let open = simd.mul_f32s(gate, sigmoid(simd, gate));
+            store(simd, out, simd.mul_f32s(open, load(simd, up)));
+        }
     }
 }
 
 /// `x` times a distribution function of `x` (Hendrycks & Gimpel 2016).
 #[inline(always)]
-fn gelu<S: Simd>(
-    simd: S,
-    x: &[f32],
-    out: &mut [f32],
-    distribution: impl Fn(S, S::f32s) -> (S::f32s, S::f32s),
-) {
+fn gelu<S: Simd, const BY_TANH: bool>(simd: S, x: &[f32], out: &mut [f32]) {
     let rows = x.chunks(S::F32_LANES).zip(out.chunks_mut(S::F32_LANES));
     for (x, out) in rows {
         let x = load(simd, x);
-        let (distribution, _) = distribution(simd, x);
+        let (distribution, _) = normal_of::<S, BY_TANH>(simd, x);
         store(simd, out, simd.mul_f32s(x, distribution));
     }
 }

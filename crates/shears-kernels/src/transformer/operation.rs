@@ -6,7 +6,10 @@ use burn::tensor::Tensor;
 
 use super::backward::backward;
 use super::cached::forward_cached;
-use super::forward::{BlockSlices, Pass, Saved, Sizes, forward};
+use std::sync::Arc;
+
+use super::forward::{Block, Pass, Rotation, Saved, Sizes, forward};
+use super::rope::RotaryTable;
 use super::{BlockOf, BlockSettings, BlockWeights, KeysAndValues, Masks, WithBias};
 use crate::cpu::{Cpu, Precision};
 use crate::operation::{Forward, Operation, call as call_operation};
@@ -19,9 +22,12 @@ pub(super) fn call(
     settings: BlockSettings,
 ) -> (Tensor<3>, KeysAndValues) {
     check(&x, &weights, settings);
+    // In place of a bias that is not there the operation gets an empty one.
+    let empty = Tensor::<1>::zeros([0], &x.device()).into_dispatch();
     let parameters = weights.map(Tensor::into_dispatch, Tensor::into_dispatch);
     let tensors = joined(x.into_dispatch(), parameters);
-    let (output, constants) = call_operation(Block(settings), tensors);
+    let tensors = tensors.map(|tensor| tensor.unwrap_or_else(|| empty.clone()));
+    let (output, constants) = call_operation(BlockOperation(settings), tensors);
     let mut constants = constants.into_iter().map(Tensor::from_dispatch);
     let mut next = || constants.next().expect("keys and values");
     let all = KeysAndValues {
@@ -31,32 +37,45 @@ pub(super) fn call(
     (Tensor::from_dispatch(output), all)
 }
 
-/// Something for the input, followed by the same for each parameter.
-fn joined<T>(x: T, parameters: BlockOf<T>) -> [T; 13] {
-    let mut all = std::iter::once(x).chain(parameters.into_array());
-    std::array::from_fn(|_| all.next().expect("an input and twelve parameters"))
+/// Something for the input, followed by the same for each weight, and then for each bias that is
+/// there.
+fn joined<T>(x: T, parameters: BlockOf<T>) -> [Option<T>; 13] {
+    let (weights, biases) = parameters.into_arrays();
+    let mut all = std::iter::once(x).chain(weights).map(Some).chain(biases);
+    std::array::from_fn(|_| all.next().flatten())
 }
 
 fn check(x: &Tensor<3>, weights: &BlockWeights, settings: BlockSettings) {
     let [_, _, hidden] = x.dims();
-    let [inner, _] = weights.expand.weight.dims();
-    let norm = WithBias::new([hidden], [hidden]);
-    let linear = |outputs, inputs| WithBias::new([outputs, inputs], [outputs]);
-    let expected = BlockOf {
-        norm_1: norm,
-        qkv: linear(3 * hidden, hidden),
-        projection: linear(hidden, hidden),
-        norm_2: norm,
-        expand: linear(inner, hidden),
-        project: linear(hidden, inner),
-    };
-    let given = weights.as_ref().map(Tensor::dims, Tensor::dims);
-    assert_eq!(given, expected, "shapes of a block's parameters");
+    let [_, inner] = weights.project.weight.dims();
+    let BlockSettings {
+        heads,
+        kv_heads,
+        mlp,
+        ..
+    } = settings;
     assert!(
-        settings.heads > 0 && hidden % settings.heads == 0,
-        "{} heads do not divide {hidden}",
-        settings.heads
+        heads > 0 && hidden % heads == 0,
+        "{heads} heads do not divide {hidden}"
     );
+    assert!(
+        kv_heads > 0 && heads % kv_heads == 0,
+        "{kv_heads} heads of keys do not divide {heads} heads of queries"
+    );
+    let given = weights.as_ref().map(Tensor::dims, Tensor::dims);
+    let norm = |of: WithBias<[usize; 1]>| WithBias::new([hidden], of.bias.map(|_| [hidden]));
+    let linear = |of: WithBias<[usize; 2], [usize; 1]>, outputs, inputs| {
+        WithBias::new([outputs, inputs], of.bias.map(|_| [outputs]))
+    };
+    let expected = BlockOf {
+        norm_1: norm(given.norm_1),
+        qkv: linear(given.qkv, hidden + 2 * kv_heads * (hidden / heads), hidden),
+        projection: linear(given.projection, hidden, hidden),
+        norm_2: norm(given.norm_2),
+        expand: linear(given.expand, mlp.parts() * inner, hidden),
+        project: linear(given.project, hidden, inner),
+    };
+    assert_eq!(given, expected, "shapes of a block's parameters");
 }
 
 /// Whether [`call_cached`] takes the tensors: it computes no gradients.
@@ -85,19 +104,14 @@ pub(super) fn call_cached(
     check(&x, &weights, settings);
     let shape = x.dims();
     let parameters = weights.map(primitive, primitive);
-    let call = Call::new(primitive(x), parameters, settings);
+    let [_, start, _] = earlier.keys.dims();
+    let call = Call::new(primitive(x), parameters, settings, start);
     let call = match call.sizes.is_one_position() {
         true => call,
         false => call.widened(),
     };
     let earlier = [primitive(earlier.keys), primitive(earlier.values)];
-    let (output, [keys, values]) = forward_cached(
-        Cpu::current().with(call.precision),
-        call.sizes,
-        values(&call.x),
-        call.weights(),
-        earlier,
-    );
+    let (output, [keys, values]) = forward_cached(call.block(), earlier);
     let all = KeysAndValues {
         keys: Tensor::from_primitive::<Flex>(keys),
         values: Tensor::from_primitive::<Flex>(values),
@@ -116,26 +130,40 @@ struct Call {
     sizes: Sizes,
     masks: Option<Masks>,
     precision: Precision,
+    /// With the position of the first row of each text.
+    rotation: Option<(Arc<RotaryTable>, usize)>,
     x: FlexTensor,
     parameters: BlockOf<FlexTensor>,
 }
 
 impl Call {
-    fn new(x: FlexTensor, parameters: BlockOf<FlexTensor>, settings: BlockSettings) -> Call {
+    fn new(
+        x: FlexTensor,
+        parameters: BlockOf<FlexTensor>,
+        settings: BlockSettings,
+        start: usize,
+    ) -> Call {
         let [batch, time, hidden] = sizes(&x);
-        let [inner, _] = sizes(&parameters.expand.weight);
+        let [_, inner] = sizes(&parameters.project.weight);
         let sizes = Sizes {
             batch,
             time,
             hidden,
             inner,
             heads: settings.heads,
+            kv_heads: settings.kv_heads,
+            norm: settings.norm,
             mlp: settings.mlp,
         };
+        let rotation = settings.rope_theta.map(|theta| {
+            let table = RotaryTable::of(sizes.head(), theta, start + time);
+            (table, start)
+        });
         Call {
             sizes,
             masks: settings.masks(batch * time),
             precision: settings.precision,
+            rotation,
             x: contiguous(x),
             parameters: parameters.map(contiguous, contiguous),
         }
@@ -149,53 +177,60 @@ impl Call {
         }
     }
 
-    fn weights(&self) -> BlockSlices<'_> {
-        self.parameters.as_ref().map(weight, values)
+    fn block(&self) -> Block<'_> {
+        let rotation = self.rotation.as_ref().map(|(table, start)| Rotation {
+            table,
+            start: *start,
+            time: self.sizes.time,
+        });
+        Block {
+            cpu: Cpu::current().with(self.precision),
+            sizes: self.sizes,
+            x: values(&self.x),
+            weights: self.parameters.as_ref().map(weight, values),
+            masks: self.masks,
+            rotation,
+        }
     }
 
     /// The output, queries with keys and values, and what backward needs besides.
     fn forward(&self) -> (FlexTensor, FlexTensor, Saved) {
-        let x = values(&self.x);
-        let Pass { qkv, saved, output } = forward(
-            Cpu::current().with(self.precision),
-            self.sizes,
-            x,
-            self.weights(),
-            self.masks,
-        );
+        let Pass { qkv, saved, output } = forward(self.block());
         let Sizes {
             batch,
             time,
             hidden,
             ..
         } = self.sizes;
-        let qkv = qkv.into_tensor([batch, time, 3 * hidden]);
+        let qkv = qkv.into_tensor([batch, time, self.sizes.qkv()]);
         (output.into_tensor([batch, time, hidden]), qkv, saved)
     }
 
     /// Keys and values, where the product left them.
     fn keys_and_values(&self, qkv: &FlexTensor) -> [FlexTensor; 2] {
-        let hidden = self.sizes.hidden;
-        [1, 2].map(|part| {
-            let layout = qkv.layout().narrow(2, part * hidden, hidden);
+        let (hidden, width) = (self.sizes.hidden, self.sizes.keys());
+        [hidden, hidden + width].map(|first| {
+            let layout = qkv.layout().narrow(2, first, width);
             qkv.clone().with_layout(layout)
         })
     }
 }
 
 /// A block for a text that begins here.
-struct Block(BlockSettings);
+struct BlockOperation(BlockSettings);
 
-impl Operation<13> for Block {
+impl Operation<13> for BlockOperation {
     /// The call, queries with keys and values, and what backward needs besides.
     type Saved = (Call, FlexTensor, Saved);
 
     fn forward(
         self,
-        [x, parameters @ ..]: [FlexTensor; 13],
+        [x, a, b, c, d, e, f, biases @ ..]: [FlexTensor; 13],
         _needs_backward: bool,
     ) -> Forward<Self::Saved> {
-        let call = Call::new(x, BlockOf::from_array(parameters), self.0).widened();
+        let biases = biases.map(|bias| Some(bias).filter(|bias| sizes(bias) != [0]));
+        let parameters = BlockOf::from_arrays([a, b, c, d, e, f], biases);
+        let call = Call::new(x, parameters, self.0, 0).widened();
         let (output, qkv, saved) = call.forward();
         Forward {
             output,
@@ -209,19 +244,13 @@ impl Operation<13> for Block {
         gradient: FlexTensor,
         _wanted: [bool; 13],
     ) -> [Option<FlexTensor>; 13] {
-        let (x, parameters) = backward(
-            Cpu::current().with(call.precision),
-            call.sizes,
-            values(&call.x),
-            call.weights(),
-            call.masks,
-            (values(&qkv), saved),
-            values(&gradient),
-        );
+        let found = (values(&qkv), saved);
+        let (x, parameters) = backward(call.block(), found, values(&gradient));
         drop((qkv, gradient));
-        let mut shapes = joined(&call.x, call.parameters.as_ref())
-            .map(|tensor| tensor.layout().shape().clone())
-            .into_iter();
-        joined(x, parameters).map(|buffer| Some(buffer.into_tensor(shapes.next()?)))
+        let mut given = joined(&call.x, call.parameters.as_ref()).into_iter();
+        joined(x, parameters).map(|buffer| {
+            let shape = given.next()??.layout().shape().clone();
+            Some(buffer?.into_tensor(shape))
+        })
     }
 }

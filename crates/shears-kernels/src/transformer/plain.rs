@@ -1,13 +1,14 @@
 //! The same block in Burn's own operations: what every other device computes, and what the kernels
 //! are compared with.
 
-use burn::tensor::activation::{gelu, gelu_approximate, softmax};
+use burn::tensor::activation::{gelu, gelu_approximate, silu, softmax};
 use burn::tensor::module::linear;
-use burn::tensor::{Bool, Device, Int, Tensor, s};
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData, s};
 
+use super::rope::angle;
 use super::{BlockSettings, BlockWeights, KeysAndValues, Mlp, WithBias};
 use crate::dropout::dropout_plain;
-use crate::layer_norm::layer_norm_plain;
+use crate::norm::norm_plain;
 
 /// [`super::transformer_block`] in Burn's own operations, on any device and in any precision.
 pub fn transformer_block_plain(
@@ -16,49 +17,72 @@ pub fn transformer_block_plain(
     settings: BlockSettings,
     earlier: Option<KeysAndValues>,
 ) -> (Tensor<3>, KeysAndValues) {
-    let qkv = product(norm(x.clone(), weights.norm_1), weights.qkv); // [batch, time, 3 hidden]
-    let (mixed, all) = attention(qkv, settings, earlier); // [batch, time, hidden]
+    let [_, _, hidden] = x.dims();
+    let normal = norm(x.clone(), weights.norm_1, settings);
+    let qkv = product(normal, weights.qkv); // [batch, time, hidden + 2 keys]
+    let (mixed, all) = attention(qkv, hidden, settings, earlier); // [batch, time, hidden]
     let attended = product(mixed, weights.projection);
     let middle = x + dropped(attended, settings, 1);
-    let expanded = product(norm(middle.clone(), weights.norm_2), weights.expand);
+    let [_, inner] = weights.project.weight.dims();
+    let normal = norm(middle.clone(), weights.norm_2, settings);
+    let expanded = product(normal, weights.expand);
     let active = match settings.mlp {
         Mlp::Gelu => gelu(expanded),
         Mlp::GeluTanh => gelu_approximate(expanded),
+        Mlp::Swiglu => {
+            let gate = expanded.clone().slice(s![.., .., ..inner]);
+            silu(gate) * expanded.slice(s![.., .., inner..])
+        }
     }; // [batch, time, inner]
     let output = middle + dropped(product(active, weights.project), settings, 2);
     (output, all)
 }
 
-/// Queries, keys and values `[batch, time, 3 hidden]` to `[batch, time, hidden]`.
+/// Queries, keys and values `[batch, time, hidden + 2 keys]` to `[batch, time, hidden]`.
 fn attention(
     qkv: Tensor<3>,
+    hidden: usize,
     settings: BlockSettings,
     earlier: Option<KeysAndValues>,
 ) -> (Tensor<3>, KeysAndValues) {
-    let [batch, time, width] = qkv.dims();
-    let (hidden, heads) = (width / 3, settings.heads);
+    let [batch, time, _] = qkv.dims();
+    let BlockSettings {
+        heads, kv_heads, ..
+    } = settings;
     let head = hidden / heads;
-    let part = |n: usize| qkv.clone().slice(s![.., .., n * hidden..(n + 1) * hidden]);
+    let narrow = kv_heads * head;
+    let part = |first: usize, width: usize| qkv.clone().slice(s![.., .., first..first + width]);
+    let start = earlier.as_ref().map_or(0, |earlier| earlier.keys.dims()[1]);
+    let turned = |rows: Tensor<3>| match settings.rope_theta {
+        Some(theta) => rotated(rows, head, start, theta),
+        None => rows,
+    };
+    let queries = turned(part(0, hidden));
+    let (keys, values) = (turned(part(hidden, narrow)), part(hidden + narrow, narrow));
     let (keys, values) = match earlier {
         Some(earlier) => (
-            Tensor::cat(vec![earlier.keys, part(1)], 1),
-            Tensor::cat(vec![earlier.values, part(2)], 1),
+            Tensor::cat(vec![earlier.keys, keys], 1),
+            Tensor::cat(vec![earlier.values, values], 1),
         ),
-        None => (part(1), part(2)),
+        None => (keys, values),
     };
     let all = KeysAndValues {
         keys: keys.clone().detach(),
         values: values.clone().detach(),
     };
     let [_, end, _] = keys.dims();
-    let split = |rows: Tensor<3>| {
+    // Heads of keys are repeated for each head of queries that reads them.
+    let split = |rows: Tensor<3>, count: usize| {
         let [_, time, _] = rows.dims();
+        let rows = rows.reshape([batch, time, count, 1, head]);
+        let rows = rows.expand([batch, time, count, heads / count, head]);
         let rows = rows.reshape([batch, time, heads, head]).swap_dims(1, 2);
         rows.reshape([batch * heads, time, head])
     };
-    let (query, keys, values) = (split(part(0)), split(keys), split(values));
+    let queries = split(queries, heads);
+    let (keys, values) = (split(keys, kv_heads), split(values, kv_heads));
     // [batch * heads, time, end]
-    let scores = query.matmul(keys.swap_dims(1, 2)) / (head as f64).sqrt();
+    let scores = queries.matmul(keys.swap_dims(1, 2)) / (head as f64).sqrt();
     let future = future_mask(end - time, time, &scores.device());
     let future = future.expand([batch * heads, time, end]);
     let weights = softmax(scores.mask_fill(future, f32::NEG_INFINITY), 2);
@@ -67,12 +91,36 @@ fn attention(
     (mixed.reshape([batch, time, hidden]), all)
 }
 
-fn product(input: Tensor<3>, with: WithBias<Tensor<2>, Tensor<1>>) -> Tensor<3> {
-    linear(input, with.weight.transpose(), Some(with.bias))
+/// Each head of rows `[batch, time, heads x width]` turned, the first row as at position `start`.
+fn rotated(rows: Tensor<3>, width: usize, start: usize, theta: f64) -> Tensor<3> {
+    let [batch, time, all] = rows.dims();
+    let half = width / 2;
+    let factors = |function: fn(f64) -> f64| {
+        let positions = start..start + time;
+        let values = positions.flat_map(|position| {
+            (0..half).map(move |pair| function(angle(position, pair, width, theta)))
+        });
+        let data = TensorData::new(values.collect::<Vec<f64>>(), [1, time, 1, half]);
+        let options = (&rows.device(), rows.dtype());
+        Tensor::<4>::from_data(data, options).expand([batch, time, all / width, half])
+    };
+    let (cosines, sines) = (factors(f64::cos), factors(f64::sin));
+    let heads = rows.reshape([batch, time, all / width, width]);
+    let left = heads.clone().slice(s![.., .., .., ..half]);
+    let right = heads.slice(s![.., .., .., half..]);
+    let turned = vec![
+        left.clone() * cosines.clone() - right.clone() * sines.clone(),
+        right * cosines + left * sines,
+    ];
+    Tensor::cat(turned, 3).reshape([batch, time, all])
 }
 
-fn norm(input: Tensor<3>, with: WithBias<Tensor<1>>) -> Tensor<3> {
-    layer_norm_plain(input, with.weight, with.bias)
+fn product(input: Tensor<3>, with: WithBias<Tensor<2>, Tensor<1>>) -> Tensor<3> {
+    linear(input, with.weight.transpose(), with.bias)
+}
+
+fn norm(input: Tensor<3>, with: WithBias<Tensor<1>>, settings: BlockSettings) -> Tensor<3> {
+    norm_plain(input, settings.norm, with.weight, with.bias)
 }
 
 fn dropped(input: Tensor<3>, settings: BlockSettings, which: u32) -> Tensor<3> {

@@ -1,130 +1,203 @@
 use burn::tensor::{Device, Tensor, s};
 
 use super::backward::backward;
-use super::forward::{Sizes, forward};
+use super::forward::{Block, Rotation, Sizes, forward};
+use super::rope::RotaryTable;
 use super::*;
 use crate::cpu::{Cpu, Precision};
 use crate::dropout::DropoutKey;
 use crate::matmul::Weight;
 use crate::testing::{assert_close, numbers, read, tensor};
 
-/// Batch, time, hidden, inner, heads: one of each, odd ones, more than a block of rows, a preset's.
-const SHAPES: [[usize; 5]; 7] = [
-    [1, 1, 2, 3, 1],
-    [2, 3, 6, 24, 2],
-    [1, 7, 5, 9, 5],
-    [3, 1, 33, 20, 3],
-    [3, 41, 20, 50, 1],
-    [5, 50, 40, 160, 2],
-    [2, 65, 128, 512, 4],
+/// Batch, time, hidden, inner, heads, heads of keys: one of each, odd ones, more than a block of
+/// rows, a preset's.
+const SHAPES: [[usize; 6]; 7] = [
+    [1, 1, 2, 3, 1, 1],
+    [2, 3, 6, 24, 2, 2],
+    [1, 7, 5, 9, 5, 5],
+    [3, 1, 33, 20, 3, 3],
+    [3, 41, 20, 50, 1, 1],
+    [5, 50, 40, 160, 2, 2],
+    [2, 65, 128, 512, 4, 4],
 ];
 
-const NAMES: [&str; 14] = [
-    "output",
-    "x",
+/// The same with heads of an even width, some of which share keys.
+const EVEN_SHAPES: [[usize; 6]; 7] = [
+    [1, 1, 2, 3, 1, 1],
+    [2, 3, 8, 24, 2, 1],
+    [1, 7, 12, 9, 6, 2],
+    [3, 1, 24, 20, 3, 3],
+    [3, 41, 20, 50, 1, 1],
+    [5, 50, 48, 128, 4, 2],
+    [2, 65, 128, 352, 4, 4],
+];
+
+/// What a block is made of.
+#[derive(Clone, Copy, Debug)]
+struct Kind {
+    norm: Norm,
+    rope_theta: Option<f64>,
+    mlp: Mlp,
+    biases: bool,
+}
+
+const GPT: Kind = Kind {
+    norm: Norm::Layer,
+    rope_theta: None,
+    mlp: Mlp::Gelu,
+    biases: true,
+};
+
+const LLAMA: Kind = Kind {
+    norm: Norm::Rms,
+    rope_theta: Some(10_000.0),
+    mlp: Mlp::Swiglu,
+    biases: false,
+};
+
+/// Every kind with shapes that it takes.
+fn kinds() -> impl Iterator<Item = (Kind, [usize; 6])> {
+    let gpt = SHAPES.into_iter().map(|shape| (GPT, shape));
+    let llama = EVEN_SHAPES.into_iter().map(|shape| (LLAMA, shape));
+    let between = [
+        Kind {
+            mlp: Mlp::GeluTanh,
+            biases: false,
+            ..GPT
+        },
+        Kind {
+            rope_theta: Some(100.0),
+            ..GPT
+        },
+        Kind {
+            biases: true,
+            ..LLAMA
+        },
+    ];
+    let shapes = EVEN_SHAPES.into_iter().take(6);
+    let between = shapes.flat_map(move |shape| between.map(|kind| (kind, shape)));
+    gpt.chain(llama).chain(between)
+}
+
+const WEIGHTS: [&str; 6] = [
     "norm_1.weight",
-    "norm_1.bias",
     "qkv.weight",
-    "qkv.bias",
     "projection.weight",
-    "projection.bias",
     "norm_2.weight",
-    "norm_2.bias",
     "expand.weight",
-    "expand.bias",
     "project.weight",
+];
+
+const BIASES: [&str; 6] = [
+    "norm_1.bias",
+    "qkv.bias",
+    "projection.bias",
+    "norm_2.bias",
+    "expand.bias",
     "project.bias",
 ];
+
+/// Values by name.
+type Found = Vec<(&'static str, Vec<f32>)>;
 
 /// The values that a case is made of.
 struct Case {
     sizes: Sizes,
+    kind: Kind,
     dropout: Option<Dropout>,
     x: Vec<f32>,
-    /// In the order of [`NAMES`].
-    parameters: Vec<Vec<f32>>,
+    parameters: BlockOf<Vec<f32>>,
     /// The loss is the sum of the output times these.
     factors: Vec<f32>,
 }
 
 impl Case {
     fn new(
-        [batch, time, hidden, inner, heads]: [usize; 5],
-        mlp: Mlp,
+        kind: Kind,
+        [batch, time, hidden, inner, heads, kv_heads]: [usize; 6],
         dropout: Option<Dropout>,
     ) -> Case {
-        let vector = |size: usize, seed: u64| numbers(size, seed);
-        let weight = |outputs: usize, inputs: usize, seed: u64| {
+        let sizes = Sizes {
+            batch,
+            time,
+            hidden,
+            inner,
+            heads,
+            kv_heads,
+            norm: kind.norm,
+            mlp: kind.mlp,
+        };
+        let bias = |size: usize, seed: u64| kind.biases.then(|| numbers(size, seed));
+        let linear = |outputs: usize, inputs: usize, seed: u64| {
             let scale = 1.5 / (inputs as f32).sqrt();
             let values = numbers(outputs * inputs, seed).into_iter();
-            values.map(|x| scale * x).collect()
+            WithBias::new(values.map(|x| scale * x).collect(), bias(outputs, seed + 1))
         };
-        let near_one = |size: usize, seed: u64| {
-            let values = numbers(size, seed).into_iter();
-            values.map(|x| 1.0 + 0.3 * x).collect()
+        let norm = |seed: u64| {
+            let values = numbers(hidden, seed).into_iter();
+            let near_one = values.map(|x| 1.0 + 0.3 * x).collect();
+            WithBias::new(near_one, bias(hidden, seed + 1))
         };
         Case {
-            sizes: Sizes {
-                batch,
-                time,
-                hidden,
-                inner,
-                heads,
-                mlp,
-            },
+            sizes,
+            kind,
             dropout,
-            x: vector(batch * time * hidden, 1),
-            parameters: vec![
-                near_one(hidden, 2),
-                vector(hidden, 3),
-                weight(3 * hidden, hidden, 4),
-                vector(3 * hidden, 5),
-                weight(hidden, hidden, 6),
-                vector(hidden, 7),
-                near_one(hidden, 8),
-                vector(hidden, 9),
-                weight(inner, hidden, 10),
-                vector(inner, 11),
-                weight(hidden, inner, 12),
-                vector(hidden, 13),
-            ],
-            factors: vector(batch * time * hidden, 14),
+            x: numbers(batch * time * hidden, 1),
+            parameters: BlockOf {
+                norm_1: norm(2),
+                qkv: linear(sizes.qkv(), hidden, 4),
+                projection: linear(hidden, hidden, 6),
+                norm_2: norm(8),
+                expand: linear(sizes.expanded(), hidden, 10),
+                project: linear(hidden, inner, 12),
+            },
+            factors: numbers(batch * time * hidden, 14),
         }
     }
 
     fn settings(&self) -> BlockSettings {
+        let Kind {
+            norm,
+            rope_theta,
+            mlp,
+            ..
+        } = self.kind;
         BlockSettings {
             precision: Precision::F32,
             heads: self.sizes.heads,
+            kv_heads: self.sizes.kv_heads,
             index: 2,
-            mlp: self.sizes.mlp,
+            norm,
+            rope_theta,
+            mlp,
             dropout: self.dropout,
         }
     }
 
     fn weights(&self, device: &Device) -> BlockWeights {
+        let vector = |values: &Vec<f32>| tensor(values, [values.len()], device);
+        // Each matrix has as many columns as what it is multiplied with.
+        let matrix = |(values, inputs): (&Vec<f32>, usize)| {
+            tensor(values, [values.len() / inputs, inputs], device)
+        };
         let Sizes { hidden, inner, .. } = self.sizes;
-        let vector = |index: usize| {
-            let values = &self.parameters[index];
-            tensor(values, [values.len()], device)
+        let given = self.parameters.as_ref();
+        let linear = |of: WithBias<&Vec<f32>>, inputs: usize| {
+            WithBias::new(matrix((of.weight, inputs)), of.bias.map(vector))
         };
-        let linear = |index: usize, outputs: usize, inputs: usize| {
-            let weight = tensor(&self.parameters[index], [outputs, inputs], device);
-            WithBias::new(weight, vector(index + 1))
-        };
-        let norm = |index: usize| WithBias::new(vector(index), vector(index + 1));
+        let norm = |of: WithBias<&Vec<f32>>| WithBias::new(vector(of.weight), of.bias.map(vector));
         BlockWeights {
-            norm_1: norm(0),
-            qkv: linear(2, 3 * hidden, hidden),
-            projection: linear(4, hidden, hidden),
-            norm_2: norm(6),
-            expand: linear(8, inner, hidden),
-            project: linear(10, hidden, inner),
+            norm_1: norm(given.norm_1),
+            qkv: linear(given.qkv, hidden),
+            projection: linear(given.projection, hidden),
+            norm_2: norm(given.norm_2),
+            expand: linear(given.expand, hidden),
+            project: linear(given.project, inner),
         }
     }
 
-    /// Through Burn's automatic differentiation; in the order of [`NAMES`].
-    fn through_burn(&self, call: Call) -> Vec<Vec<f32>> {
+    /// Through Burn's automatic differentiation.
+    fn through_burn(&self, call: Call) -> Found {
         let device = Device::flex().autodiff();
         let Sizes {
             batch,
@@ -137,46 +210,51 @@ impl Case {
         let (output, _) = call(x.clone(), weights.clone(), self.settings(), None);
         let factors = tensor(&self.factors, [batch, time, hidden], &device);
         let gradients = (output.clone() * factors).sum().backward();
-        let vector = |tensor: &Tensor<1>| read(&tensor.grad(&gradients).unwrap());
-        let matrix = |tensor: &Tensor<2>| read(&tensor.grad(&gradients).unwrap());
-        vec![
+        let parameters = weights.map(
+            |matrix| read(&matrix.grad(&gradients).unwrap()),
+            |vector| read(&vector.grad(&gradients).unwrap()),
+        );
+        named(
             read(&output),
             read(&x.grad(&gradients).unwrap()),
-            vector(&weights.norm_1.weight),
-            vector(&weights.norm_1.bias),
-            matrix(&weights.qkv.weight),
-            vector(&weights.qkv.bias),
-            matrix(&weights.projection.weight),
-            vector(&weights.projection.bias),
-            vector(&weights.norm_2.weight),
-            vector(&weights.norm_2.bias),
-            matrix(&weights.expand.weight),
-            vector(&weights.expand.bias),
-            matrix(&weights.project.weight),
-            vector(&weights.project.bias),
-        ]
+            parameters,
+        )
     }
 
-    /// The kernels alone; in the order of [`NAMES`].
-    fn fused(&self, cpu: Cpu) -> Vec<Vec<f32>> {
-        let parameters = std::array::from_fn(|index| self.parameters[index].as_slice());
-        let weights = BlockOf::from_array(parameters).map(Weight::F32, |vector| vector);
-        let masks = self.settings().masks(self.sizes.batch * self.sizes.time);
-        let pass = forward(cpu, self.sizes, &self.x, weights, masks);
-        let left = (&*pass.qkv, pass.saved);
-        let (x, parameters) = backward(
+    /// The kernels alone.
+    fn fused(&self, cpu: Cpu) -> Found {
+        let parameters = self.parameters.as_ref();
+        let start = 0;
+        let table = self
+            .kind
+            .rope_theta
+            .map(|theta| RotaryTable::of(self.sizes.head(), theta, self.sizes.time));
+        let block = Block {
             cpu,
-            self.sizes,
-            &self.x,
-            weights,
-            masks,
-            left,
-            &self.factors,
-        );
-        let first = [pass.output, x].into_iter();
-        let all = first.chain(parameters.into_array());
-        all.map(|buffer| buffer.to_vec()).collect()
+            sizes: self.sizes,
+            x: &self.x,
+            weights: parameters.map(|values| Weight::F32(values), |vector| vector.as_slice()),
+            masks: self.settings().masks(self.sizes.batch * self.sizes.time),
+            rotation: table.as_ref().map(|table| Rotation {
+                table,
+                start,
+                time: self.sizes.time,
+            }),
+        };
+        let pass = forward(block);
+        let (x, parameters) = backward(block, (&pass.qkv, pass.saved), &self.factors);
+        let parameters = parameters.map(|buffer| buffer.to_vec(), |buffer| buffer.to_vec());
+        named(pass.output.to_vec(), x.to_vec(), parameters)
     }
+}
+
+fn named(output: Vec<f32>, x: Vec<f32>, parameters: BlockOf<Vec<f32>>) -> Found {
+    let (weights, biases) = parameters.into_arrays();
+    let biases = BIASES.into_iter().zip(biases);
+    let mut all = vec![("output", output), ("x", x)];
+    all.extend(WEIGHTS.into_iter().zip(weights));
+    all.extend(biases.filter_map(|(name, bias)| Some((name, bias?))));
+    all
 }
 
 type Call =
@@ -190,13 +268,15 @@ fn some_dropout() -> Option<Dropout> {
 }
 
 #[track_caller]
-fn compare(what: &str, case: &Case, found: &[Vec<f32>], expected: &[Vec<f32>]) {
-    for ((name, found), expected) in NAMES.iter().zip(found).zip(expected) {
-        let Sizes { hidden, .. } = case.sizes;
-        let what = format!("{what} {name} {:?}", case.sizes);
-        if *name == "qkv.bias" {
+fn compare(what: &str, case: &Case, found: &Found, expected: &Found) {
+    assert_eq!(found.len(), expected.len(), "{what} {:?}", case.kind);
+    for ((name, found), (other, expected)) in found.iter().zip(expected) {
+        assert_eq!(name, other);
+        let what = format!("{what} {name} {:?} {:?}", case.sizes, case.kind);
+        if *name == "qkv.bias" && case.kind.rope_theta.is_none() {
             // Attention does not change when all keys move: that part is zero but for rounding.
-            let parts = [0..hidden, 2 * hidden..3 * hidden];
+            let (hidden, keys) = (case.sizes.hidden, case.sizes.keys());
+            let parts = [0..hidden, hidden + keys..hidden + 2 * keys];
             for part in parts {
                 if expected[part.clone()].iter().any(|x| x.abs() > 1e-5) {
                     assert_close(&what, &found[part.clone()], &expected[part], 1e-5);
@@ -210,10 +290,9 @@ fn compare(what: &str, case: &Case, found: &[Vec<f32>], expected: &[Vec<f32>]) {
 
 #[test]
 fn values_and_gradients_are_those_of_the_plain_operations() {
-    for shape in SHAPES {
-        let with_dropout = [None, some_dropout()].map(|dropout| (Mlp::Gelu, dropout));
-        for (mlp, dropout) in with_dropout.into_iter().chain([(Mlp::GeluTanh, None)]) {
-            let case = Case::new(shape, mlp, dropout);
+    for (kind, shape) in kinds() {
+        for dropout in [None, some_dropout()] {
+            let case = Case::new(kind, shape, dropout);
             let plain = case.through_burn(transformer_block_plain);
             compare("burn", &case, &case.through_burn(transformer_block), &plain);
             for cpus in Cpu::all().chunks(3) {
@@ -230,8 +309,8 @@ fn values_and_gradients_are_those_of_the_plain_operations() {
 /// A text that is read in pieces, token by token at the end, as generation does.
 #[test]
 fn a_text_may_be_cut_into_calls() {
-    for shape in SHAPES {
-        let case = Case::new(shape, Mlp::Gelu, None);
+    for (kind, shape) in kinds() {
+        let case = Case::new(kind, shape, None);
         let device = Device::flex();
         let Sizes {
             batch,
@@ -261,7 +340,7 @@ fn a_text_may_be_cut_into_calls() {
                 assert_eq!(read(&all.as_ref().unwrap().keys), before);
             }
             let all = all.unwrap();
-            let what = |name: &str| format!("{name} {:?}", case.sizes);
+            let what = |name: &str| format!("{name} {:?} {kind:?}", case.sizes);
             assert_close(
                 &what("output"),
                 &read(&Tensor::cat(outputs, 1)),
@@ -287,7 +366,7 @@ fn a_text_may_be_cut_into_calls() {
 /// What was carried and is used twice must not change under the other's feet.
 #[test]
 fn carried_keys_are_not_written_by_another_continuation() {
-    let case = Case::new([1, 9, 8, 32, 2], Mlp::Gelu, None);
+    let case = Case::new(GPT, [1, 9, 8, 32, 2, 2], None);
     let device = Device::flex();
     let weights = case.weights(&device);
     let x = tensor(&case.x, [1, 9, 8], &device);

@@ -1,7 +1,7 @@
 //! The presets: what each has in place of the defaults of its kind of model.
 
 use gradclip::{ClipPolicy, ClipRule, NormOrder, Threshold};
-use shears_model::{Architecture, named_enum};
+use shears_model::{Architecture, Mlp, Norm, Position, named_enum};
 
 use crate::plan::Plan;
 
@@ -22,6 +22,10 @@ named_enum! {
         Gpt128 = "gpt-128",
         /// A larger Transformer: nanoGPT's own.
         Gpt384 = "gpt-384",
+        /// As many parameters as `gpt-128` in Llama's block (Touvron et al. 2023).
+        Llama128 = "llama-128",
+        /// As many parameters as `gpt-384` in Llama's block.
+        Llama384 = "llama-384",
     }
 }
 
@@ -42,7 +46,9 @@ impl Preset {
             Preset::Rnn128 => Architecture::Rnn,
             Preset::Lstm128 | Preset::Lstm512 => Architecture::Lstm,
             Preset::Gru128 | Preset::Gru512 => Architecture::Gru,
-            Preset::Gpt128 | Preset::Gpt384 => Architecture::Transformer,
+            Preset::Gpt128 | Preset::Gpt384 | Preset::Llama128 | Preset::Llama384 => {
+                Architecture::Transformer
+            }
         }
     }
 
@@ -70,6 +76,11 @@ impl Preset {
                 steps: 5000,
                 ..plan
             },
+            Preset::Llama128 => plan.with_block_of_llama(),
+            Preset::Llama384 => Plan {
+                preset: self,
+                ..Preset::Gpt384.plan().with_block_of_llama()
+            },
         }
     }
 
@@ -95,6 +106,20 @@ impl Preset {
             plan.lr,
             plan.steps
         )
+    }
+}
+
+impl Plan {
+    /// The rest stays as it is for GPT-2's block, a clip at a global norm of 1 included: that is what
+    /// Llama was trained with (Touvron et al. 2023, section 2.3), and so were its successors.
+    fn with_block_of_llama(self) -> Plan {
+        Plan {
+            norm: Norm::Rms,
+            position: Position::Rope,
+            mlp: Mlp::Swiglu,
+            bias: false,
+            ..self
+        }
     }
 }
 

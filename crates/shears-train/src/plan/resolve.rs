@@ -26,7 +26,7 @@ impl Plan {
         let belonging = plan.check_belonging(given);
         belonging.map_err(|error| {
             let setting = error.setting().and_then(Plan::setting);
-            let choice = setting.map_or("", |setting| setting.belongs_to.choice());
+            let choice = setting.map_or("", |setting| setting.belongs_to.deciding(&plan));
             error.saying_origins(&plan, given, &[choice])
         })?;
         plan.validate().map_err(|error| {

@@ -97,10 +97,16 @@ fn is_later(name: &str) -> bool {
     [
         "precision",
         "eval-tokens",
-        "mlp",
         "encoding",
         "lossy",
         "shards",
+        "norm",
+        "position",
+        "rope-theta",
+        "mlp",
+        "inner",
+        "kv-heads",
+        "bias",
     ]
     .contains(&name)
 }

@@ -7,9 +7,10 @@ use std::time::Duration;
 use crate::program::Scratch;
 
 /// Settings that take much of one thing: what, kilobytes of text, its different words, flags.
-const CASES: [(&str, usize, usize, &str); 12] = [
+const CASES: [(&str, usize, usize, &str); 13] = [
     ("the preset", 50, 1000, ""),
     ("a Transformer", 50, 1000, "--preset gpt-128"),
+    ("Llama's block", 50, 1000, "--preset llama-128 --layers 12"),
     (
         "nearly nothing",
         4,

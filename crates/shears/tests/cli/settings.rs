@@ -6,7 +6,7 @@ use shears_train::Plan;
 use crate::program::{Scratch, TINY};
 
 /// A setting, what it does not go with, and the words of the refusal.
-const CASES: [(&str, &str, &str); 19] = [
+const CASES: [(&str, &str, &str); 21] = [
     (
         "embedding=8",
         "model=transformer",
@@ -101,6 +101,16 @@ const CASES: [(&str, &str, &str); 19] = [
          gpt-128",
     ),
     (
+        "rope-theta=500",
+        "preset=gpt-384",
+        "rope-theta belongs to position rope, not to learned; position is that of preset gpt-384",
+    ),
+    (
+        "rope-theta=500",
+        "model=gru",
+        "rope-theta belongs to position rope, not to model gru",
+    ),
+    (
         "momentum=0.5",
         "preset=lstm-128",
         "momentum belongs to optimizer momentum, not to adam; optimizer is that of preset lstm-128",
@@ -179,7 +189,7 @@ fn a_plan_of_a_run_gives_way_to_another_choice() {
 }
 
 /// A value that is out of range, beside the choice that the setting belongs to.
-const OUT_OF_RANGE: [(&str, &str, &str); 26] = [
+const OUT_OF_RANGE: [(&str, &str, &str); 29] = [
     ("layers=0", "", "from 1 to 1000"),
     ("layers=1001", "", "from 1 to 1000"),
     ("hidden=0", "", "from 1 to 1000000"),
@@ -208,6 +218,9 @@ const OUT_OF_RANGE: [(&str, &str, &str); 26] = [
     ("decay-factor=0.0", "schedule=step", "above 0 and at most 1"),
     ("max-skips=0", "", "from 1 to 1000000"),
     ("shards=0", "", "from 1 to 1024"),
+    ("kv-heads=10001", "model=transformer", "from 0 to 10000"),
+    ("inner=10000001", "model=transformer", "from 0 to 10000000"),
+    ("rope-theta=0.0", "preset=llama-128", "above 0 and finite"),
     ("steps=0", "", "from 1 to 1000000000000"),
     ("keep=1", "", "from 2 to 1000000"),
 ];

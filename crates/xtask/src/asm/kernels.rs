@@ -74,7 +74,7 @@ const ADAM: &str = "Adam's constants do not fit into 16 registers beside its ope
     read from the stack";
 
 /// The first that matches a loop is its kernel.
-pub(super) static KERNELS: [Kernel; 21] = [
+pub(super) static KERNELS: [Kernel; 23] = [
     Kernel {
         // One of its multiplications is a tile of 16 x 16 sums, of 16 products of pairs each.
         name: "AMX product, 2 x 2 tiles",
@@ -187,6 +187,16 @@ pub(super) static KERNELS: [Kernel; 21] = [
         estimated: false,
     },
     Kernel {
+        name: "SwiGLU",
+        frames: &[("transformer/", "swiglu<")],
+        asked: &[
+            (Avx512, Clean(3.5)),
+            (Avx2, Stack(4.0, 13, SIXTEEN)),
+            (Portable, Calls(FMAF)),
+        ],
+        estimated: false,
+    },
+    Kernel {
         name: "sigmoid and tanh of a cell",
         frames: &[("math.rs", "sigmoid<"), ("math.rs", "tanh<")],
         asked: &[
@@ -285,8 +295,18 @@ pub(super) static KERNELS: [Kernel; 21] = [
         estimated: false,
     },
     Kernel {
-        name: "layer norm",
-        frames: &[("layer_norm.rs", "")],
+        name: "rotary positions",
+        frames: &[("transformer/rope.rs", "")],
+        asked: &[
+            (Avx512, Clean(6.0)),
+            (Avx2, Clean(6.0)),
+            (Portable, Calls(FMAF)),
+        ],
+        estimated: false,
+    },
+    Kernel {
+        name: "norm",
+        frames: &[("norm.rs", "")],
         asked: &[
             (Avx512, Clean(7.5)),
             (Avx2, Clean(7.5)),

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use gradclip::NonFinite;
-use shears_model::Architecture;
+use shears_model::{Architecture, Position};
 
 use crate::optimizer::OptimizerKind;
 use crate::plan::Plan;
@@ -16,6 +16,8 @@ pub enum BelongsTo {
     All,
     /// To models of these kinds.
     Models(&'static [Architecture]),
+    /// To Transformers with these positions.
+    Positions(&'static [Position]),
     /// To these optimizers.
     Optimizers(&'static [OptimizerKind]),
     /// To these schedules.
@@ -30,6 +32,9 @@ impl BelongsTo {
         match self {
             BelongsTo::All => true,
             BelongsTo::Models(these) => these.contains(&plan.model),
+            BelongsTo::Positions(these) => {
+                plan.model == Architecture::Transformer && these.contains(&plan.position)
+            }
             BelongsTo::Optimizers(these) => these.contains(&plan.optimizer),
             BelongsTo::Schedules(these) => these.contains(&plan.schedule),
             BelongsTo::NonFinite(these) => these.contains(&plan.non_finite),
@@ -37,13 +42,22 @@ impl BelongsTo {
     }
 
     /// The setting that is the choice.
-    pub(crate) fn choice(self) -> &'static str {
+    fn choice(self) -> &'static str {
         match self {
             BelongsTo::All => "",
             BelongsTo::Models(_) => "model",
+            BelongsTo::Positions(_) => "position",
             BelongsTo::Optimizers(_) => "optimizer",
             BelongsTo::Schedules(_) => "schedule",
             BelongsTo::NonFinite(_) => "non-finite",
+        }
+    }
+
+    /// The setting that the plan would have to choose otherwise.
+    pub(crate) fn deciding(self, plan: &Plan) -> &'static str {
+        match self {
+            BelongsTo::Positions(_) if plan.model != Architecture::Transformer => "model",
+            _ => self.choice(),
         }
     }
 
@@ -52,6 +66,10 @@ impl BelongsTo {
         match self {
             BelongsTo::All => String::new(),
             BelongsTo::Models(_) => plan.model.to_string(),
+            BelongsTo::Positions(_) if plan.model != Architecture::Transformer => {
+                format!("model {}", plan.model)
+            }
+            BelongsTo::Positions(_) => plan.position.to_string(),
             BelongsTo::Optimizers(_) => plan.optimizer.to_string(),
             BelongsTo::Schedules(_) => plan.schedule.to_string(),
             BelongsTo::NonFinite(_) => plan.non_finite.to_string(),
@@ -65,6 +83,7 @@ impl fmt::Display for BelongsTo {
         match self {
             BelongsTo::All => Ok(()),
             BelongsTo::Models(these) => one_of(formatter, self.choice(), these),
+            BelongsTo::Positions(these) => one_of(formatter, self.choice(), these),
             BelongsTo::Optimizers(these) => one_of(formatter, self.choice(), these),
             BelongsTo::Schedules(these) => one_of(formatter, self.choice(), these),
             BelongsTo::NonFinite(these) => one_of(formatter, self.choice(), these),

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use gradclip::{ClipPolicy, NonFinite};
 use serde::de::DeserializeOwned;
 use shears_data::{Encoding, TokenizerKind};
-use shears_model::{Architecture, Mlp, Nonlinearity, Precision};
+use shears_model::{Architecture, Mlp, Nonlinearity, Norm, Position, Precision};
 use toml::Value;
 
 use crate::optimizer::OptimizerKind;
@@ -105,6 +105,8 @@ text! {
     Architecture, Architecture::NAMES;
     Nonlinearity, Nonlinearity::NAMES;
     Mlp, Mlp::NAMES;
+    Norm, Norm::NAMES;
+    Position, Position::NAMES;
     Precision, Precision::NAMES;
     OptimizerKind, OptimizerKind::NAMES;
     ScheduleKind, ScheduleKind::NAMES;

@@ -1,4 +1,5 @@
-//! Layer normalisation (Ba, Kiros & Hinton 2016) over the last dimension.
+//! Normalisation over the last dimension: layer norm (Ba, Kiros & Hinton 2016) and RMSNorm (Zhang &
+//! Sennrich 2019).
 
 use burn::backend::flex::FlexTensor;
 use burn::tensor::Tensor;
@@ -9,45 +10,110 @@ use crate::cpu::Cpu;
 use crate::operation::{Forward, Operation, call_for_one};
 use crate::tensor::{contiguous, is_ours, values};
 
-/// What is added to the variance, PyTorch's default.
+/// What is added to the variance or the mean square: PyTorch's default, and Llama's.
 const EPSILON: f64 = 1e-5;
 
-/// `(x - mean) / sqrt(variance + 1e-5) * weight + bias` over the last dimension of `input`
-/// `[.., size]`; `weight` and `bias` are `[size]`.
-pub fn layer_norm<const D: usize>(
+/// How rows are normalised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Norm {
+    /// `(x - mean) / sqrt(variance + 1e-5)`.
+    Layer,
+    /// `x / sqrt(mean(x^2) + 1e-5)`.
+    Rms,
+}
+
+/// The norm of each row of `input` `[.., size]`, times `weight` plus `bias`, which are `[size]`.
+pub fn norm<const D: usize>(
     input: Tensor<D>,
+    norm: Norm,
     weight: Tensor<1>,
-    bias: Tensor<1>,
+    bias: Option<Tensor<1>>,
 ) -> Tensor<D> {
-    if is_ours(&input) {
-        let (weight, bias) = (weight.into_dispatch(), bias.into_dispatch());
-        let output = call_for_one(LayerNorm, [input.into_dispatch(), weight, bias]);
-        return Tensor::from_dispatch(output);
+    if !is_ours(&input) {
+        return norm_plain(input, norm, weight, bias);
     }
-    layer_norm_plain(input, weight, bias)
+    // Without a bias the operation gets an empty one.
+    let bias = bias.unwrap_or_else(|| Tensor::zeros([0], &input.device()));
+    let (weight, bias) = (weight.into_dispatch(), bias.into_dispatch());
+    let output = call_for_one(Normalization(norm), [input.into_dispatch(), weight, bias]);
+    Tensor::from_dispatch(output)
 }
 
-/// [`layer_norm`] in Burn's own operations, on any device and in any precision.
-pub fn layer_norm_plain<const D: usize>(
+/// [`norm()`] in Burn's own operations, on any device and in any precision.
+pub fn norm_plain<const D: usize>(
     input: Tensor<D>,
+    norm: Norm,
     weight: Tensor<1>,
-    bias: Tensor<1>,
+    bias: Option<Tensor<1>>,
 ) -> Tensor<D> {
-    burn::tensor::module::layer_norm(input, weight, Some(bias), EPSILON)
+    match norm {
+        Norm::Layer => burn::tensor::module::layer_norm(input, weight, bias, EPSILON),
+        Norm::Rms => {
+            let squares = input.clone() * input.clone();
+            let normal = input / (squares.mean_dim(D - 1) + EPSILON).sqrt() * weight.unsqueeze();
+            match bias {
+                Some(bias) => normal + bias.unsqueeze(),
+                None => normal,
+            }
+        }
+    }
 }
 
-/// Mean and reciprocal standard deviation of a row.
+/// A norm with its parameters: `[size]` each.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct RowMoments {
-    pub(crate) mean: f32,
-    pub(crate) scale: f32,
+pub(crate) struct NormSlices<'a> {
+    pub(crate) norm: Norm,
+    pub(crate) weight: &'a [f32],
+    pub(crate) bias: Option<&'a [f32]>,
+}
+
+impl NormSlices<'_> {
+    /// Normalises rows.
+    #[inline(always)]
+    pub(crate) fn normalize<S: Simd>(self, simd: S, rows: &[f32], out: &mut [f32]) {
+        let width = self.weight.len();
+        for (row, out) in rows.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
+            RowMoments::of(simd, self.norm, row).normalize(row, self, out);
+        }
+    }
+
+    /// Adds to `out` the gradients of rows, given those of their norm, and to `sums` what they give
+    /// to the weight and the bias, one after the other.
+    #[inline(always)]
+    pub(crate) fn backward<S: Simd>(
+        self,
+        simd: S,
+        rows: &[f32],
+        gradient: &[f32],
+        out: &mut [f32],
+        sums: &mut [f32],
+    ) {
+        let width = self.weight.len();
+        let (weight_sum, bias_sum) = sums.split_at_mut(width);
+        let rows = rows.chunks_exact(width).zip(gradient.chunks_exact(width));
+        for ((row, gradient), out) in rows.zip(out.chunks_exact_mut(width)) {
+            let sums = [&mut *weight_sum, &mut *bias_sum];
+            RowMoments::of(simd, self.norm, row).backward(self, row, gradient, out, sums);
+        }
+    }
+}
+
+/// What is taken from the elements of a row, and what they are multiplied with then: the mean and
+/// the reciprocal standard deviation, or zero and the reciprocal root of the mean square.
+#[derive(Clone, Copy, Debug)]
+struct RowMoments {
+    mean: f32,
+    scale: f32,
 }
 
 impl RowMoments {
     #[inline(always)]
-    pub(crate) fn of<S: Simd>(simd: S, row: &[f32]) -> RowMoments {
+    fn of<S: Simd>(simd: S, norm: Norm, row: &[f32]) -> RowMoments {
         let count = row.len() as f32;
-        let mean = sum(simd, row, |x| x, |x| x) / count;
+        let mean = match norm {
+            Norm::Layer => sum(simd, row, |x| x, |x| x) / count,
+            Norm::Rms => 0.0,
+        };
         let shift = simd.splat_f32s(mean);
         let squares = sum(
             simd,
@@ -64,22 +130,30 @@ impl RowMoments {
 
     /// The row, normalised.
     #[inline(always)]
-    pub(crate) fn normalize(self, row: &[f32], [weight, bias]: [&[f32]; 2], out: &mut [f32]) {
+    fn normalize(self, row: &[f32], norm: NormSlices<'_>, out: &mut [f32]) {
         let RowMoments { mean, scale } = self;
-        let parameters = weight.iter().zip(bias);
-        for ((out, x), (weight, bias)) in out.iter_mut().zip(row).zip(parameters) {
-            *out = (x - mean) * scale * weight + bias;
+        let rows = out.iter_mut().zip(row).zip(norm.weight);
+        match norm.bias {
+            Some(bias) => {
+                for (((out, x), weight), bias) in rows.zip(bias) {
+                    *out = (x - mean) * scale * weight + bias;
+                }
+            }
+            None => {
+                for ((out, x), weight) in rows {
+                    *out = (x - mean) * scale * weight;
+                }
+            }
         }
     }
 
     /// Adds to `out` the gradient of the row, given that of its normalisation; adds to `sums`
     /// what the row gives to the gradients of weight and bias.
     #[inline(always)]
-    pub(crate) fn backward<S: Simd>(
+    fn backward(
         self,
-        simd: S,
+        norm: NormSlices<'_>,
         row: &[f32],
-        weight: &[f32],
         gradient: &[f32],
         out: &mut [f32],
         [weight_sum, bias_sum]: [&mut [f32]; 2],
@@ -87,10 +161,10 @@ impl RowMoments {
         let RowMoments { mean, scale } = self;
         let count = row.len();
         // The row's own lengths, so that the loops below need no checks.
-        let (weight, gradient) = (&weight[..count], &gradient[..count]);
+        let (weight, gradient) = (&norm.weight[..count], &gradient[..count]);
         let (weight_sum, bias_sum) = (&mut weight_sum[..count], &mut bias_sum[..count]);
         // With n = (x - mean) scale and g = gradient weight, the result is
-        // scale (g - mean(g) - n mean(g n)).
+        // scale (g - mean(g) - n mean(g n)), where mean(g) is what the mean of x gives.
         let mut lanes = [[0.0_f32; 16]; 2];
         let mut add = |lane: usize, k: usize| {
             let normal = (row[k] - mean) * scale;
@@ -107,7 +181,11 @@ impl RowMoments {
         for k in whole..count {
             add(k - whole, k);
         }
-        let [g_mean, gn_mean] = lanes.map(|lanes| total(simd, &lanes) / count as f32);
+        let [g_mean, gn_mean] = lanes.map(|lanes| total(&lanes) / count as f32);
+        let g_mean = match norm.norm {
+            Norm::Layer => g_mean,
+            Norm::Rms => 0.0,
+        };
         for (k, out) in out[..count].iter_mut().enumerate() {
             let normal = (row[k] - mean) * scale;
             *out += scale * (gradient[k] * weight[k] - g_mean - normal * gn_mean);
@@ -119,7 +197,7 @@ impl RowMoments {
 
 /// The sum of 16 elements, in the order of a vector's halves.
 #[inline(always)]
-fn total<S: Simd>(_: S, lanes: &[f32; 16]) -> f32 {
+fn total(lanes: &[f32; 16]) -> f32 {
     let mut lanes = *lanes;
     for width in [8, 4, 2, 1] {
         for lane in 0..width {
@@ -155,63 +233,68 @@ fn sum<S: Simd>(
 /// order of the sums does not depend on the threads.
 const ROWS_OF_A_SUM: usize = 64;
 
-struct LayerNorm;
+struct Normalization(Norm);
 
-impl Operation<3> for LayerNorm {
-    /// Input and weight.
-    type Saved = [FlexTensor; 2];
+impl Operation<3> for Normalization {
+    /// The norm, input, weight and bias.
+    type Saved = (Norm, [FlexTensor; 3]);
 
     fn forward(self, inputs: [FlexTensor; 3], _needs_backward: bool) -> Forward<Self::Saved> {
-        let [input, weight, bias] = inputs.map(contiguous);
-        Forward::of(forward(&input, &weight, &bias), [input, weight])
+        let inputs = inputs.map(contiguous);
+        let input = values(&inputs[0]);
+        let mut output = Buffer::uninitialised(input.len());
+        normalize(Cpu::current(), input, slices(self.0, &inputs), &mut output);
+        let shape = inputs[0].layout().shape().clone();
+        Forward::of(output.into_tensor(shape), (self.0, inputs))
     }
 
     fn backward(
-        [input, weight]: Self::Saved,
+        (norm, inputs): Self::Saved,
         gradient: FlexTensor,
         _wanted: [bool; 3],
     ) -> [Option<FlexTensor>; 3] {
+        let [input, _, bias] = &inputs;
         let shape = input.layout().shape().clone();
         let [input_gradient, weight_gradient, bias_gradient] = gradients(
             Cpu::current(),
-            values(&input),
-            values(&weight),
+            values(input),
+            slices(norm, &inputs),
             values(&gradient),
         );
         let width = weight_gradient.len();
+        let has_bias = !values(bias).is_empty();
         [
             Some(input_gradient.into_tensor(shape)),
             Some(weight_gradient.into_tensor([width])),
-            Some(bias_gradient.into_tensor([width])),
+            has_bias.then(|| bias_gradient.into_tensor([width])),
         ]
     }
 }
 
-fn forward(input: &FlexTensor, weight: &FlexTensor, bias: &FlexTensor) -> FlexTensor {
-    let shape = input.layout().shape().clone();
-    let (input, weight, bias) = (values(input), values(weight), values(bias));
-    let mut output = Buffer::uninitialised(input.len());
-    normalize(Cpu::current(), input, [weight, bias], &mut output);
-    output.into_tensor(shape)
+fn slices(norm: Norm, [_, weight, bias]: &[FlexTensor; 3]) -> NormSlices<'_> {
+    let bias = Some(values(bias)).filter(|bias| !bias.is_empty());
+    let weight = values(weight);
+    NormSlices { norm, weight, bias }
 }
 
 /// Normalises all rows.
-fn normalize(cpu: Cpu, input: &[f32], parameters: [&[f32]; 2], output: &mut [f32]) {
-    let width = parameters[0].len();
+fn normalize(cpu: Cpu, input: &[f32], norm: NormSlices<'_>, output: &mut [f32]) {
+    let width = norm.weight.len();
     cpu.split_rows(output, width, ROWS_OF_A_SUM, |first, output| {
         let input = &input[first * width..][..output.len()];
         cpu.run(Normalize {
             input,
-            parameters,
+            norm,
             output,
         });
     });
 }
 
-struct Normalize<'a> {
-    input: &'a [f32],
-    parameters: [&'a [f32]; 2],
-    output: &'a mut [f32],
+/// Rows of a norm.
+pub(crate) struct Normalize<'a> {
+    pub(crate) input: &'a [f32],
+    pub(crate) norm: NormSlices<'a>,
+    pub(crate) output: &'a mut [f32],
 }
 
 impl WithSimd for Normalize<'_> {
@@ -219,17 +302,13 @@ impl WithSimd for Normalize<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let width = self.parameters[0].len();
-        let rows = self.input.chunks_exact(width);
-        for (row, out) in rows.zip(self.output.chunks_exact_mut(width)) {
-            RowMoments::of(simd, row).normalize(row, self.parameters, out);
-        }
+        self.norm.normalize(simd, self.input, self.output);
     }
 }
 
 /// The gradients of input, weight and bias.
-fn gradients(cpu: Cpu, input: &[f32], weight: &[f32], gradient: &[f32]) -> [Buffer; 3] {
-    let width = weight.len();
+fn gradients(cpu: Cpu, input: &[f32], norm: NormSlices<'_>, gradient: &[f32]) -> [Buffer; 3] {
+    let width = norm.weight.len();
     let mut input_gradient = Buffer::zeros(input.len());
     let block = ROWS_OF_A_SUM * width;
     let blocks = input.len().div_ceil(block.max(1));
@@ -243,7 +322,7 @@ fn gradients(cpu: Cpu, input: &[f32], weight: &[f32], gradient: &[f32]) -> [Buff
             let range = start..start + out.len();
             cpu.run(Differentiate {
                 input: &input[range.clone()],
-                weight,
+                norm,
                 gradient: &gradient[range],
                 out,
                 sums,
@@ -261,7 +340,7 @@ fn gradients(cpu: Cpu, input: &[f32], weight: &[f32], gradient: &[f32]) -> [Buff
 
 struct Differentiate<'a> {
     input: &'a [f32],
-    weight: &'a [f32],
+    norm: NormSlices<'a>,
     gradient: &'a [f32],
     out: &'a mut [f32],
     sums: &'a mut [f32],
@@ -272,14 +351,8 @@ impl WithSimd for Differentiate<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let width = self.weight.len();
-        let (weight_sum, bias_sum) = self.sums.split_at_mut(width);
-        let gradients = self.gradient.chunks_exact(width);
-        let rows = self.input.chunks_exact(width).zip(gradients);
-        for ((row, gradient), out) in rows.zip(self.out.chunks_exact_mut(width)) {
-            let sums = [&mut *weight_sum, &mut *bias_sum];
-            RowMoments::of(simd, row).backward(simd, row, self.weight, gradient, out, sums);
-        }
+        let norm = self.norm;
+        norm.backward(simd, self.input, self.gradient, self.out, self.sums);
     }
 }
 
