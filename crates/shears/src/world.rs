@@ -280,16 +280,16 @@ impl World {
             true => format!("{}", batch / size),
             false => format!("{} or {}", batch / size, batch / size + 1),
         };
+        let rounded = "with other numbers of ranks it is the same run up to rounding";
         let bits = match team.same_bits {
             true => format!("every number of ranks that divides {shards} gives the same bits"),
-            false if shards == 1 || !shards.is_multiple_of(size) => {
-                "with other numbers of ranks it is the same run up to rounding (a multiple of them \
-                 as --shards keeps the bits)"
-                    .to_string()
+            false if !size.is_power_of_two() => {
+                format!("{rounded} (1, 2, 4, 8 ... ranks can have the same bits)")
             }
-            false => "this MPI does not add as a tree: with other numbers of ranks it is the same \
-                      run up to rounding"
-                .to_string(),
+            false if shards == 1 || !shards.is_multiple_of(size) => {
+                format!("{rounded} (a run begun with --shards {size} has the same bits)")
+            }
+            false => format!("{rounded}, because this MPI does not add as a tree"),
         };
         format!("{}, {rows} of {batch} rows each; {bits}", team.words())
     }
