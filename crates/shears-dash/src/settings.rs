@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 /// Keys that say what a run is about, and are not a deviation from its preset.
-const OWN: [&str; 8] = [
+const OWN: [&str; 12] = [
     "preset",
     "text",
     "val",
@@ -13,6 +13,10 @@ const OWN: [&str; 8] = [
     "text-sha256",
     "val-sha256",
     "tokenizer-sha256",
+    "init-from",
+    "init-sha256",
+    "vocabulary",
+    "end-token",
     "seed",
 ];
 

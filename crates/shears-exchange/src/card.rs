@@ -5,8 +5,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use crate::beside::write_text;
 use crate::error::ExchangeError;
-use crate::export::write_text;
 
 /// What is known of a run, in the order in which it is told.
 #[derive(Clone, Debug, Default)]

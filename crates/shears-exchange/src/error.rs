@@ -27,15 +27,44 @@ pub enum ExchangeError {
         /// What to do.
         instead: String,
     },
+    /// A file or folder is no model that can be read.
+    #[error("{} {problem}", path.display())]
+    Refused {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong with it, and what to do.
+        problem: String,
+    },
+    /// The tokenizer of the model cannot be used.
+    #[error(transparent)]
+    Tokenizer(#[from] shears_data::DataError),
+    /// The run that the model is of cannot be read.
+    #[error(transparent)]
+    Run(#[from] shears_train::TrainError),
 }
 
 impl ExchangeError {
     pub(crate) fn write(path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
+        Self::io("write", path)
+    }
+
+    pub(crate) fn read(path: &Path) -> impl Fn(io::Error) -> Self + use<> {
+        Self::io("read", path)
+    }
+
+    fn io(action: &'static str, path: &Path) -> impl Fn(io::Error) -> Self + use<> {
         let path = path.to_path_buf();
         move |source| ExchangeError::Io {
-            action: "write",
-            path,
+            action,
+            path: path.clone(),
             source,
+        }
+    }
+
+    pub(crate) fn refused(path: &Path, problem: impl Into<String>) -> Self {
+        ExchangeError::Refused {
+            path: path.to_path_buf(),
+            problem: problem.into(),
         }
     }
 }

@@ -1,9 +1,5 @@
 //! A trained model as it leaves, whatever the format.
 
-use std::fs;
-use std::path::Path;
-
-use serde_json::Value;
 use shears_data::Tokenizer;
 use shears_model::{Architecture, BlockConfig, Mlp, ModelConfig};
 use shears_train::NamedTensor;
@@ -70,14 +66,4 @@ pub(crate) fn gpt_2_activation(
             "only that of GPT-2 can be exported",
         )),
     }
-}
-
-/// Writes JSON as people read it.
-pub(crate) fn write_json(folder: &Path, name: &str, value: &Value) -> Result<(), ExchangeError> {
-    write_text(folder, name, &format!("{value:#}\n"))
-}
-
-pub(crate) fn write_text(folder: &Path, name: &str, text: &str) -> Result<(), ExchangeError> {
-    let path = folder.join(name);
-    fs::write(&path, text).map_err(ExchangeError::write(&path))
 }

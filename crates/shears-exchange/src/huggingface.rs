@@ -1,13 +1,18 @@
 //! A folder that `transformers` 4 and 5 load as it is, tokenizer included.
 
+mod import;
+mod tokenizer;
+
 use std::path::Path;
 
 use serde_json::{Value, json};
 
+use crate::beside::{write_json, write_text};
 use crate::error::ExchangeError;
-use crate::export::{TrainedModel, gpt_2_activation, write_json, write_text};
+use crate::export::{TrainedModel, gpt_2_activation};
 use crate::names::Naming;
 use crate::safetensors_file::{self, Written};
+pub(crate) use import::open;
 
 /// The temperature that `shears generate` has unless told otherwise.
 const TEMPERATURE: f64 = 0.8;

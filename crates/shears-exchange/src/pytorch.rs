@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 use shears_model::Architecture;
 use shears_train::NamedTensor;
 
+use crate::beside::{write_json, write_text};
 use crate::error::ExchangeError;
-use crate::export::{TrainedModel, write_json, write_text};
+use crate::export::TrainedModel;
 use crate::safetensors_file::{self, Written};
 
 /// Writes a folder, which has to be there: weights under the names of `torch.nn`, config,

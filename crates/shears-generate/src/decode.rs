@@ -42,6 +42,8 @@ pub struct Generator<'a, M: LanguageModel> {
     position: usize,
     /// The prediction after the latest token that was read; empty before the first.
     logits: Vec<f32>,
+    /// Tokens from this one on are not sampled.
+    limit: usize,
 }
 
 impl<'a, M: LanguageModel> Generator<'a, M> {
@@ -56,7 +58,13 @@ impl<'a, M: LanguageModel> Generator<'a, M> {
             unread: 0,
             position: 0,
             logits: Vec::new(),
+            limit: usize::MAX,
         }
+    }
+
+    /// Samples only tokens below this one: an embedding may have rows that no text becomes.
+    pub fn limit_to(&mut self, tokens: usize) {
+        self.limit = tokens;
     }
 
     /// Continues the text with the given tokens, which must be in the model's vocabulary.
@@ -82,7 +90,8 @@ impl<'a, M: LanguageModel> Generator<'a, M> {
             return Err(GenerateError::NothingRead);
         }
         let recent = self.text.len().saturating_sub(PENALTY_WINDOW);
-        let token = sampler.sample(&self.logits, &self.text[recent..])?;
+        let known = &self.logits[..self.limit.min(self.logits.len())];
+        let token = sampler.sample(known, &self.text[recent..])?;
         self.text.push(token);
         self.unread += 1;
         Ok(token)

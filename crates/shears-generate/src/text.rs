@@ -15,6 +15,8 @@ pub struct Limits {
     pub tokens: usize,
     /// Texts that end the output; it is cut before the one that starts first.
     pub stop: Vec<String>,
+    /// The token that ends a text, if the model has one; it is no part of the text.
+    pub end: Option<u32>,
 }
 
 /// Why a text ended.
@@ -24,6 +26,8 @@ pub enum Ending {
     Tokens,
     /// A stop text was written, and cut off.
     Stop,
+    /// The model wrote the token that ends a text.
+    End,
     /// The model could not continue; the stream yielded the error.
     Error,
 }
@@ -32,7 +36,7 @@ pub enum Ending {
 ///
 /// `generator` is at the start of a text or after what it has already read. Without a `prompt`,
 /// a text is started by feeding `start`, for example the token of a newline; it is not part of
-/// the text.
+/// the text. Tokens that the model has beyond those of the tokenizer are never written.
 ///
 /// # Errors
 ///
@@ -50,6 +54,7 @@ pub fn generate_text<'a, M: LanguageModel>(
     let matcher = StopMatcher::new(limits.stop)?;
     // What a text is started by is no part of it.
     let decoder = StreamDecoder::after(tokenizer, prompt);
+    generator.limit_to(tokenizer.vocab_size());
     let start = [start];
     let prompt = if prompt.is_empty() { &start } else { prompt };
     check_known(prompt, tokenizer)?;
@@ -57,10 +62,10 @@ pub fn generate_text<'a, M: LanguageModel>(
     Ok(TextStream {
         generator,
         sampler,
-        tokenizer,
         decoder,
         matcher,
         tokens_max: limits.tokens,
+        end: limits.end,
         tokens: 0,
         ending: None,
     })
@@ -74,10 +79,10 @@ pub fn generate_text<'a, M: LanguageModel>(
 pub struct TextStream<'a, M: LanguageModel> {
     generator: Generator<'a, M>,
     sampler: Sampler,
-    tokenizer: &'a Tokenizer,
     decoder: StreamDecoder<'a>,
     matcher: StopMatcher,
     tokens_max: usize,
+    end: Option<u32>,
     tokens: usize,
     ending: Option<Ending>,
 }
@@ -95,17 +100,24 @@ impl<M: LanguageModel> TextStream<'_, M> {
 
     /// Writes one token, or ends the text, and gives the text that this decides.
     fn step(&mut self) -> Result<String, GenerateError> {
-        if self.tokens < self.tokens_max {
-            let token = self.generator.next(&mut self.sampler)?;
-            check_known(&[token], self.tokenizer)?;
-            self.tokens += 1;
-            let whole = self.decoder.push(token).unwrap_or_default();
-            let Release { text, stopped } = self.matcher.push(&whole);
-            if stopped {
-                self.ending = Some(Ending::Stop);
-            }
-            return Ok(text);
+        if self.tokens >= self.tokens_max {
+            return Ok(self.finish(Ending::Tokens));
         }
+        let token = self.generator.next(&mut self.sampler)?;
+        if self.end == Some(token) {
+            return Ok(self.finish(Ending::End));
+        }
+        self.tokens += 1;
+        let whole = self.decoder.push(token).unwrap_or_default();
+        let Release { text, stopped } = self.matcher.push(&whole);
+        if stopped {
+            self.ending = Some(Ending::Stop);
+        }
+        Ok(text)
+    }
+
+    /// Ends the text, and gives what was held back.
+    fn finish(&mut self, ending: Ending) -> String {
         // The last token may have left a character unfinished. It is no text, and a replacement
         // character for it would be one that the model has not written.
         let rest = self.decoder.finish().unwrap_or_default();
@@ -119,9 +131,9 @@ impl<M: LanguageModel> TextStream<'_, M> {
         self.ending = Some(if release.stopped {
             Ending::Stop
         } else {
-            Ending::Tokens
+            ending
         });
-        Ok(release.text)
+        release.text
     }
 }
 

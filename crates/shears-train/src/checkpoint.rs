@@ -19,7 +19,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use gradclip::ClipperState;
+use gradclip::{Clipper, ClipperState};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{RestoreError, TrainError};
@@ -68,6 +68,25 @@ pub struct Checkpoint {
     pub optimizer: Vec<NamedTensor>,
     /// What the model carries from window to window.
     pub carried: Vec<NamedTensor>,
+}
+
+impl Checkpoint {
+    /// Where a run stands that starts from trained parameters: before its first step, with an
+    /// evaluation to be done.
+    pub fn initial(plan: Plan, model: Vec<NamedTensor>) -> Self {
+        let clipper = Clipper::beside_adam(plan.clip.clone(), plan.non_finite).state();
+        Checkpoint {
+            progress: Progress {
+                pending: true,
+                ..Progress::default()
+            },
+            plan,
+            clipper,
+            model,
+            optimizer: Vec::new(),
+            carried: Vec::new(),
+        }
+    }
 }
 
 /// The folder that holds the checkpoints of a run.

@@ -223,10 +223,10 @@ fn in_evaluation(plan: &Plan, vocabulary: usize) -> u64 {
     let hidden = plan.hidden as u64;
     let (tokens, kept) = match plan.model {
         Architecture::Transformer => {
-            let rows = windows_at_once(plan.window);
+            let rows = windows_at_once(plan.context());
             let qkv = plan.model_config().qkv() as u64;
             let kept = qkv.saturating_mul(plan.layers as u64);
-            (rows.saturating_mul(plan.window), kept)
+            (rows.saturating_mul(plan.context()), kept)
         }
         _ => (TOKENS_AT_ONCE, 0),
     };

@@ -15,11 +15,13 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use gradclip::{ClipPolicy, NonFinite};
-use shears_data::{Encoding, TokenizerKind};
+use shears_data::{Encoding, Tokenizer, TokenizerKind};
 use shears_model::{
     Architecture, BlockConfig, Mlp, ModelConfig, Nonlinearity, Norm, Position, Precision,
 };
 use shears_run::Change;
+
+use toml::Table;
 
 use crate::optimizer::{OptimizerKind, OptimizerSettings};
 use crate::schedule::{Schedule, ScheduleKind};
@@ -99,6 +101,13 @@ settings! {
     /// those of the altered text.
     lossy: bool { section: Text, value: "BOOL", default: false }
 
+    /// Model to start from: a run, a Hugging Face GPT-2 folder
+    ///
+    /// The shape of the model and its tokenizer come from there; optimizer and steps start anew. Of
+    /// a run it is the best checkpoint. What is read is written down by its SHA-256, and after the
+    /// first checkpoint it is not needed any more.
+    init_from: Option<PathBuf> { section: Model, value: "SOURCE", default: None }
+
     /// Kind of model
     model: Architecture {
         section: Model, value: "KIND", default: Architecture::Lstm,
@@ -158,6 +167,11 @@ settings! {
     /// Biases in the Transformer's products and layer norms
     bias: bool { section: Model, value: "BOOL", default: true, belongs_to: TRANSFORMER }
 
+    /// Tokens that the Transformer can look back on, at least the window; 0: the window
+    context: usize {
+        section: Model, value: "N", default: 0, range: 0..=MANY as usize, belongs_to: TRANSFORMER,
+    }
+
     /// Probability with which dropout leaves an activation out
     dropout: f64 { section: Model, value: "P", default: 0.0, range: 0.0..1.0 }
 
@@ -184,7 +198,7 @@ settings! {
         section: Batches, value: "N", default: 50, transformer: 12, range: 1..=MANY as usize,
     }
 
-    /// Tokens in a sequence; for the Transformer also its context
+    /// Tokens in a sequence
     window: usize {
         section: Batches, value: "N", default: 50, transformer: 64, range: 1..=MANY as usize,
     }
@@ -394,13 +408,72 @@ impl Plan {
                 kv_heads: self.kv_heads,
                 bias: self.bias,
             },
-            context: self.window,
+            context: self.context(),
             dropout: self.dropout,
             tied: self.tied,
             forget_bias: self.forget_bias,
             nonlinearity: self.nonlinearity,
             precision: self.precision,
         }
+    }
+
+    /// Tokens that a Transformer can look back on.
+    pub fn context(&self) -> usize {
+        match self.context {
+            0 => self.window,
+            context => context,
+        }
+    }
+
+    /// Rows of the model's embedding with this tokenizer.
+    pub fn vocabulary_of(&self, tokenizer: &Tokenizer) -> usize {
+        self.vocabulary.max(tokenizer.vocab_size())
+    }
+
+    /// The settings that a model of this shape has, by name.
+    pub fn settings_of(config: &ModelConfig) -> Table {
+        let plan = Plan {
+            model: config.architecture,
+            layers: config.layers,
+            hidden: config.hidden,
+            embedding: config.embedding,
+            heads: config.heads,
+            kv_heads: config.block.kv_heads,
+            norm: config.block.norm,
+            position: config.block.position,
+            rope_theta: config.block.rope_theta,
+            mlp: config.block.mlp,
+            inner: config.block.inner,
+            bias: config.block.bias,
+            context: config.context,
+            tied: config.tied,
+            nonlinearity: config.nonlinearity,
+            ..Plan::defaults(config.architecture)
+        };
+        // The others of the section are about how it is trained.
+        let of_shape = [
+            "model",
+            "layers",
+            "hidden",
+            "embedding",
+            "heads",
+            "kv-heads",
+            "norm",
+            "position",
+            "rope-theta",
+            "mlp",
+            "inner",
+            "bias",
+            "context",
+            "tied",
+            "nonlinearity",
+        ];
+        let belonging = Plan::settings()
+            .iter()
+            .filter(|setting| setting.belongs(&plan));
+        let belonging = belonging.filter(|setting| of_shape.contains(&setting.name.as_str()));
+        let named = belonging.filter_map(|s| Some((s.name.clone(), s.value_in(&plan)?)));
+        named.collect()
     }
 
     /// The optimizer's part of the plan.

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use shears_exchange::ExchangeError;
 use shears_generate::GenerateError;
 use shears_train::TrainError;
 
@@ -100,7 +101,11 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
         || error.is::<shears_train::PlanError>()
         || matches!(
             error.downcast_ref(),
-            Some(shears_exchange::ExchangeError::NoPlace { .. })
+            Some(
+                ExchangeError::NoPlace { .. }
+                    | ExchangeError::Refused { .. }
+                    | ExchangeError::Tokenizer(_)
+            )
         )
         // The others are faults of a model, a tokenizer or a device.
         || matches!(

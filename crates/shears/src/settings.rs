@@ -248,6 +248,31 @@ impl Given {
         self.is_typed(name) || self.config.contains_key(name)
     }
 
+    /// What was given for a setting.
+    pub(crate) fn get(&self, name: &str) -> Option<&Value> {
+        self.typed.get(name).or_else(|| self.config.get(name))
+    }
+
+    /// Takes the settings of a model that a run starts from.
+    ///
+    /// # Errors
+    ///
+    /// Those that were given and are others, all of them.
+    pub(crate) fn take(&mut self, source: &Path, settings: Table) -> Result<(), Misuse> {
+        let differing = settings.iter().filter_map(|(name, value)| {
+            let given = self.get(name).filter(|given| *given != value)?;
+            Some(format!("{name}: it has {value}, not {given}"))
+        });
+        let differing: Vec<String> = differing.collect();
+        if !differing.is_empty() {
+            let (source, list) = (source.display(), differing.join("; "));
+            let message = format!("the model in {source} is another one ({list})");
+            return Err(Misuse(format!("{message}; leave these settings out")));
+        }
+        self.typed.extend(settings);
+        Ok(())
+    }
+
     /// The plan of a new run.
     pub(crate) fn plan(&self) -> anyhow::Result<Plan> {
         let plan = Plan::resolve(&self.all()).map_err(|error| self.blame(error))?;
@@ -384,7 +409,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(without, ["text", "val"]);
+        assert_eq!(without, ["text", "val", "init-from"]);
     }
 
     /// Any file is a config that gives a plan, or is refused in words of our own.

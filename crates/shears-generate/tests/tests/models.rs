@@ -106,6 +106,31 @@ impl<M: LanguageModel + burn::module::ModuleDisplay> LanguageModel for Counting<
     }
 }
 
+/// Follows its script for a token, and then predicts NaN.
+#[derive(Module, Debug)]
+pub(crate) struct Broken {
+    before: Scripted,
+}
+
+impl Broken {
+    pub(crate) fn after(token: u32) -> Self {
+        let before = Scripted::new(&[token], 256);
+        Broken { before }
+    }
+}
+
+impl LanguageModel for Broken {
+    fn forward(&self, tokens: Tensor<2, Int>, state: State) -> (Tensor<3>, State) {
+        let is_first = state.position == 0;
+        let (logits, state) = self.before.forward(tokens, state);
+        (if is_first { logits } else { logits * f32::NAN }, state)
+    }
+
+    fn reading(&self) -> Reading {
+        Reading::Streams
+    }
+}
+
 /// Is sure that each position is followed by the next token of its script, whatever it reads.
 #[derive(Module, Debug)]
 pub(crate) struct Scripted {

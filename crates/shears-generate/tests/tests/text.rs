@@ -5,7 +5,7 @@ use shears_data::{Tokenizer, TokenizerKind};
 use shears_generate::{Ending, GenerateError, Generator, Limits, Sampler, generate_text};
 use shears_model::{Architecture, LanguageModel, lstm};
 
-use crate::models::{Counting, GREEDY, PLAIN, Scripted, random};
+use crate::models::{Broken, Counting, GREEDY, PLAIN, Scripted, random};
 
 /// A tokenizer of which every token is a byte.
 fn bytes() -> Tokenizer {
@@ -27,6 +27,7 @@ fn write(text: &str, tokens: usize, stop: &[&str]) -> Written {
     let limits = Limits {
         tokens,
         stop: stop.iter().map(|stop| stop.to_string()).collect(),
+        end: None,
     };
     let tokenizer = bytes();
     let mut stream = generate_text(generator, sampler, &tokenizer, &[], 10, limits).unwrap();
@@ -102,6 +103,7 @@ fn an_empty_stop_text_is_an_error() {
     let limits = Limits {
         tokens: 1,
         stop: vec![String::new()],
+        end: None,
     };
     let tokenizer = bytes();
     let stream = generate_text(generator, sampler, &tokenizer, &[], 0, limits);
@@ -116,6 +118,7 @@ fn random_text<M: LanguageModel>(model: &M, prompt: &[u32], seed: u64) -> String
     let limits = Limits {
         tokens: 30,
         stop: Vec::new(),
+        end: None,
     };
     let tokenizer = bytes();
     let stream = generate_text(generator, sampler, &tokenizer, prompt, 7, limits).unwrap();
@@ -145,24 +148,56 @@ fn without_a_prompt_the_text_starts_after_the_start_token() {
 
 #[test]
 fn an_error_ends_the_stream() {
-    // The second token is not in the tokenizer's vocabulary.
+    let model = Broken::after(65);
+    let generator = Generator::new(&model, &Device::default());
+    let sampler = Sampler::new(GREEDY, 0).unwrap();
+    let tokenizer = bytes();
+    let limits = until(9, None);
+    let mut stream = generate_text(generator, sampler, &tokenizer, &[], 0, limits).unwrap();
+    assert_eq!(stream.next(), Some(Ok("A".to_string())));
+    assert_eq!(stream.next(), Some(Err(GenerateError::NanLogits)));
+    assert_eq!(stream.next(), None);
+    assert_eq!(stream.ending(), Some(Ending::Error));
+}
+
+/// So many tokens, or until the token that ends a text.
+fn until(tokens: usize, end: Option<u32>) -> Limits {
+    Limits {
+        tokens,
+        stop: Vec::new(),
+        end,
+    }
+}
+
+#[test]
+fn a_token_that_the_tokenizer_lacks_is_never_written() {
+    // The second token is a row of the embedding that no text becomes.
     let model = Scripted::new(&[65, 300, 66], 400);
     let generator = Generator::new(&model, &Device::default());
     let sampler = Sampler::new(GREEDY, 0).unwrap();
-    let limits = Limits {
-        tokens: 9,
-        stop: Vec::new(),
-    };
     let tokenizer = bytes();
-    let mut stream = generate_text(generator, sampler, &tokenizer, &[], 0, limits).unwrap();
-    assert_eq!(stream.next(), Some(Ok("A".to_string())));
-    let error = GenerateError::UnknownToken {
-        token: 300,
-        vocabulary: 256,
-    };
-    assert_eq!(stream.next(), Some(Err(error)));
-    assert_eq!(stream.next(), None);
-    assert_eq!(stream.ending(), Some(Ending::Error));
+    let limits = until(3, None);
+    let stream = generate_text(generator, sampler, &tokenizer, &[], 0, limits).unwrap();
+    let text: Result<String, GenerateError> = stream.collect();
+    // The likeliest of the others, which are alike, is the first.
+    assert_eq!(text.unwrap(), "A\0B");
+}
+
+#[test]
+fn the_token_that_ends_a_text_is_no_part_of_it() {
+    for (end, expected, ending) in [
+        (Some(66), "AA", Ending::End),
+        (None, "AABA", Ending::Tokens),
+    ] {
+        let model = Scripted::new(&[65, 65, 66, 65], 256);
+        let generator = Generator::new(&model, &Device::default());
+        let sampler = Sampler::new(GREEDY, 0).unwrap();
+        let tokenizer = bytes();
+        let limits = until(4, end);
+        let mut stream = generate_text(generator, sampler, &tokenizer, &[], 0, limits).unwrap();
+        let text: String = stream.by_ref().map(Result::unwrap).collect();
+        assert_eq!((text.as_str(), stream.ending()), (expected, Some(ending)));
+    }
 }
 
 #[test]
@@ -174,6 +209,7 @@ fn a_prompt_of_another_tokenizer_is_an_error() {
         let limits = Limits {
             tokens: 1,
             stop: Vec::new(),
+            end: None,
         };
         let tokenizer = bytes();
         let stream = generate_text(generator, sampler, &tokenizer, prompt, start, limits);

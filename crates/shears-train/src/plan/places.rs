@@ -27,6 +27,7 @@ impl Plan {
             .text
             .iter()
             .chain(&self.val)
+            .chain(&self.init_from)
             .any(|path| is_relative(path))
         {
             // A path that is no text cannot stand in a plan.
@@ -73,7 +74,9 @@ impl Plan {
         if let Some(Value::Array(paths)) = table.get_mut("text") {
             paths.iter_mut().for_each(here);
         }
-        table.get_mut("val").map(here);
+        for name in ["val", "init-from"] {
+            table.get_mut(name).map(here);
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! From what was given to the plan: preset, then settings; and the checks of a whole plan.
 
 use shears_data::Encoding;
+use shears_model::Architecture;
 use toml::{Table, Value};
 
 use super::{Plan, PlanError};
@@ -118,6 +119,11 @@ impl Plan {
                 self.model, self.preset
             );
             return refused("model", message);
+        }
+        if self.model == Architecture::Transformer && self.window > self.context() {
+            let (window, context) = (self.window, self.context);
+            let message = format!("window is {window}; it must be at most context ({context})");
+            return refused("window", message);
         }
         if self.schedule != ScheduleKind::Constant && self.min_lr > self.lr {
             let message = format!("min-lr is {}; it must be from 0 to lr", self.min_lr);

@@ -220,6 +220,13 @@ macro_rules! settings {
             pub val_sha256: String,
             /// SHA-256 of the run's tokenizer; none in a plan of an earlier version.
             pub tokenizer_sha256: String,
+            /// SHA-256 and name of each file of `init_from`, filled in when it is read.
+            pub init_sha256: Vec<String>,
+            /// Rows of the embedding, where a model that it started from has more than the tokenizer
+            /// has tokens; 0 otherwise.
+            pub vocabulary: usize,
+            /// The token that ends a text, where a model that it started from has one.
+            pub end_token: Option<u32>,
             /// The folder that relative paths of the text were typed in; none if there are none, and
             /// in a plan of an earlier version.
             pub paths_from: Option<PathBuf>,
@@ -241,6 +248,9 @@ macro_rules! settings {
                     text_sha256: String::new(),
                     val_sha256: String::new(),
                     tokenizer_sha256: String::new(),
+                    init_sha256: Vec::new(),
+                    vocabulary: 0,
+                    end_token: None,
                     paths_from: None,
                     changes: Vec::new(),
                 }

@@ -1,6 +1,6 @@
 //! `plan.toml`: what a plan is in a file.
 
-use serde::de::Error as _;
+use serde::de::{DeserializeOwned, Error as _};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use toml::{Table, Value};
@@ -11,6 +11,7 @@ use crate::plan::Preset;
 /// What is in the file beside the settings.
 const FORMAT: &str = "plan-format";
 const HASHES: [&str; 3] = ["text-sha256", "val-sha256", "tokenizer-sha256"];
+const INIT: [&str; 3] = ["init-sha256", "vocabulary", "end-token"];
 pub(super) const PATHS_FROM: &str = "paths-from";
 const CHANGES: &str = "changes";
 
@@ -27,7 +28,7 @@ impl Plan {
     ///
     /// [`PlanError`] if the format is none that this version knows.
     pub fn remove_identity(table: &mut Table) -> Result<(), PlanError> {
-        for name in HASHES.into_iter().chain([PATHS_FROM, CHANGES]) {
+        for name in HASHES.into_iter().chain(INIT).chain([PATHS_FROM, CHANGES]) {
             table.remove(name);
         }
         read_format(table.remove(FORMAT)).map(|_| ())
@@ -46,6 +47,7 @@ impl Plan {
             _ => String::new(),
         };
         let [text_sha256, val_sha256, tokenizer_sha256] = HASHES.map(&mut hash);
+        let [init_sha256, vocabulary, end_token] = INIT.map(|name| table.remove(name));
         let format = read_format(table.remove(FORMAT))?;
         let paths_from = match table.remove(PATHS_FROM) {
             Some(Value::String(folder)) => Some(folder.into()),
@@ -85,6 +87,9 @@ impl Plan {
             text_sha256,
             val_sha256,
             tokenizer_sha256,
+            init_sha256: stored(INIT[0], init_sha256)?.unwrap_or_default(),
+            vocabulary: stored(INIT[1], vocabulary)?.unwrap_or_default(),
+            end_token: stored(INIT[2], end_token)?,
             paths_from,
             changes,
             ..plan
@@ -92,11 +97,22 @@ impl Plan {
     }
 }
 
+/// What a file has under a name.
+fn stored<T: DeserializeOwned>(name: &str, value: Option<Value>) -> Result<Option<T>, PlanError> {
+    let value = value.map(Value::try_into).transpose();
+    value.map_err(|_: toml::de::Error| {
+        PlanError::new(format!(
+            "`{name}` is not what a run writes; put back what it was"
+        ))
+    })
+}
+
 /// Settings that earlier versions did not know: their runs have what is the default now.
 fn is_later(name: &str) -> bool {
     [
         "precision",
         "eval-tokens",
+        "context",
         "encoding",
         "lossy",
         "shards",
@@ -149,6 +165,15 @@ impl Serialize for Plan {
         map.serialize_entry(HASHES[1], &self.val_sha256)?;
         if !self.tokenizer_sha256.is_empty() {
             map.serialize_entry(HASHES[2], &self.tokenizer_sha256)?;
+        }
+        if !self.init_sha256.is_empty() {
+            map.serialize_entry(INIT[0], &self.init_sha256)?;
+        }
+        if self.vocabulary > 0 {
+            map.serialize_entry(INIT[1], &self.vocabulary)?;
+        }
+        if let Some(token) = self.end_token {
+            map.serialize_entry(INIT[2], &token)?;
         }
         if let Some(folder) = &self.paths_from {
             map.serialize_entry(PATHS_FROM, folder)?;
@@ -211,7 +236,8 @@ mod tests {
         let plan = Preset::Gpt128.plan();
         let table = Table::try_from(&plan).unwrap();
         for setting in Plan::settings() {
-            let there = setting.name != "val" && setting.belongs(&plan);
+            let has_value = setting.value_in(&plan).is_some();
+            let there = has_value && setting.belongs(&plan);
             assert_eq!(table.contains_key(&setting.name), there, "{}", setting.name);
         }
         assert!(!table.contains_key("momentum") && !table.contains_key("nonlinearity"));
@@ -232,7 +258,8 @@ mod tests {
                 plan.heads.try_into().map(Value::Integer).unwrap(),
             );
             complete.insert("momentum".into(), Value::Float(0.5));
-            assert_eq!(complete.len(), Plan::settings().len() - 1);
+            // `val` and `init-from` have no value.
+            assert_eq!(complete.len(), Plan::settings().len() - 2);
             let read = Plan::deserialize(complete).unwrap();
             assert_eq!(read, plan);
             assert_eq!(compare_plans(&read, &plan), []);

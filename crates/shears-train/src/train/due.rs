@@ -16,13 +16,16 @@ impl Due {
     pub(super) fn after(step: u64, plan: &Plan) -> Due {
         let due = |every: u64| every > 0 && step.is_multiple_of(every);
         let last = step == plan.steps;
-        let evaluation = last || due(plan.eval_every);
+        // Step 0 is that of a run that starts from a trained model: its loss shows which model that
+        // is, and after its checkpoint the model's files are not needed any more.
+        let first = step == 0;
+        let evaluation = first || last || due(plan.eval_every);
         Due {
-            state_gradients: step == 1 || evaluation,
+            state_gradients: step == 1 || (evaluation && !first),
             evaluation,
             // The last step ends with a longer text than a sample.
             sample: due(plan.sample_every) && !last,
-            save: last || due(plan.save_every),
+            save: first || last || due(plan.save_every),
         }
     }
 

@@ -91,6 +91,8 @@ enum BenchPart {
 impl BenchPart {
     fn uses(self, setting: &Setting) -> bool {
         match (setting.section, setting.name.as_str()) {
+            // Weights of any value take the same time.
+            (_, "init-from") => false,
             (_, "dropout") => self == BenchPart::Train,
             (Section::Model, _) | (_, "window" | "steps" | "seed" | "device") => true,
             (Section::Batches | Section::Schedule, _) => self == BenchPart::Train,

@@ -83,7 +83,7 @@ pub(crate) fn run(arguments: &EvalArguments) -> anyhow::Result<ExitCode> {
         true => Streams::ONE,
         false => Streams::default(),
     };
-    let vocabulary = trained.tokenizer.vocab_size();
+    let vocabulary = trained.plan.vocabulary_of(&trained.tokenizer);
     memory::announce("evaluation", memory.total(), arguments.verbose)?;
     let work = Evaluate {
         tokens,

@@ -113,7 +113,7 @@ pub(crate) fn run(arguments: &GenerateArguments) -> anyhow::Result<ExitCode> {
     let prompt = prompt(arguments)?;
     super::set_threads(arguments.threads)?;
     let trained = Trained::open(arguments.run.open()?, &arguments.checkpoint)?;
-    let vocabulary = trained.tokenizer.vocab_size();
+    let vocabulary = trained.plan.vocabulary_of(&trained.tokenizer);
     let prompt_tokens = trained.tokenizer.encode(&prompt)?;
     let memory = of_generation(&trained.plan, vocabulary, prompt_tokens.len())?;
     memory::announce("generation", memory.total(), arguments.verbose)?;
@@ -123,6 +123,7 @@ pub(crate) fn run(arguments: &GenerateArguments) -> anyhow::Result<ExitCode> {
         settings,
         prompt,
         tokenizer: &trained.tokenizer,
+        end: trained.plan.end_token,
     };
     with_trained_model(&trained.plan, vocabulary, trained.parameters, work)??;
     Ok(ExitCode::SUCCESS)
@@ -157,6 +158,8 @@ struct Generate<'a> {
     prompt: String,
     prompt_tokens: Vec<u32>,
     tokenizer: &'a Tokenizer,
+    /// The token that ends a text.
+    end: Option<u32>,
 }
 
 impl Work for Generate<'_> {
@@ -169,6 +172,7 @@ impl Work for Generate<'_> {
             prompt,
             prompt_tokens: tokens,
             tokenizer,
+            end,
         } = self;
         let model = model.for_generation();
         let start = start_token(tokenizer);
@@ -178,6 +182,7 @@ impl Work for Generate<'_> {
             let limits = Limits {
                 tokens: arguments.tokens,
                 stop: arguments.stop.clone(),
+                end,
             };
             let sampler = Sampler::new(settings.clone(), seed)?;
             let generator = Generator::new(&model, device);
@@ -246,6 +251,7 @@ pub(crate) fn write_sample<M: LanguageModel>(
     let limits = Limits {
         tokens,
         stop: Vec::new(),
+        end: None,
     };
     let (generator, sampler) = (Generator::new(model, device), Sampler::new(settings, 1)?);
     let start = start_token(tokenizer);

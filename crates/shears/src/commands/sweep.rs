@@ -72,7 +72,8 @@ pub(crate) struct SweepArguments {
     pub(crate) settings: Settings<OfAllRuns>,
 }
 
-/// What is the same in all runs of a sweep. Seeds are counted, and no run writes samples.
+/// What is the same in all runs of a sweep. Seeds are counted, no run writes samples, and all start
+/// from random weights.
 #[derive(Debug)]
 pub(crate) struct OfAllRuns;
 
@@ -83,7 +84,7 @@ impl Scope for OfAllRuns {
 }
 
 fn is_used(setting: &Setting) -> bool {
-    !["seed", "sample-every"].contains(&setting.name.as_str())
+    !["seed", "sample-every", "init-from"].contains(&setting.name.as_str())
 }
 
 const EXAMPLES: &str = "Examples:

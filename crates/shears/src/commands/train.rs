@@ -3,6 +3,7 @@
 mod arguments;
 mod asked;
 mod ending;
+mod initial;
 mod remarks;
 
 use std::fs;
@@ -59,7 +60,8 @@ fn run_in(world: &World, arguments: TrainArguments) -> anyhow::Result<ExitCode> 
         None => start(&given, outside.out.clone(), show),
     });
     let job = shared(world, own)?;
-    let (plan, vocabulary) = (job.plan.clone(), job.corpora.tokenizer.vocab_size());
+    let vocabulary = job.plan.vocabulary_of(&job.corpora.tokenizer);
+    let plan = job.plan.clone();
     let work = Train {
         world,
         job,
@@ -118,20 +120,32 @@ struct Job {
 }
 
 fn start(given: &Given, out: Option<PathBuf>, show: Show) -> anyhow::Result<Job> {
+    let mut given = given.clone();
+    let mut source = initial::open(&mut given)?;
     let mut plan = given.plan()?;
-    let remarks = remarks::of_plan(given, &plan);
+    let remarks = remarks::of_plan(&given, &plan);
     if let Some(path) = &out {
         // Before the text is read, which may take long.
         RunFolder::check_free(path)?;
     }
-    let corpora = loading::load(&plan, None, None, show == Show::Text)?;
+    let tokenizer = source.as_mut().and_then(|source| source.tokenizer.take());
+    let tokenizer = tokenizer.map(|(_, tokenizer)| tokenizer);
+    let is_own = tokenizer.is_some();
+    let corpora = loading::load(&plan, None, tokenizer, show == Show::Text)?;
     corpora.identify(&mut plan);
+    let checkpoint = match source {
+        Some(source) => {
+            initial::identify(&source, &corpora.tokenizer, is_own, &mut plan)?;
+            Some(initial::read(source, &mut plan, show)?)
+        }
+        None => None,
+    };
     Ok(Job {
         plan,
         corpora,
         folder: None,
         out,
-        checkpoint: None,
+        checkpoint,
         remarks,
     })
 }
@@ -144,6 +158,9 @@ fn go_on(given: &Given, path: &Path, show: Show) -> anyhow::Result<Job> {
     let remedy = "put it back, or name where it is: train TEXT --resume RUN";
     let corpora = super::corpora_of(&folder, &asked, show == Show::Text, remedy)?;
     let newest = newest_checkpoint(&folder, &plan)?;
+    if newest.is_none() && plan.init_from.is_some() {
+        return Err(initial::without_checkpoint(path).into());
+    }
     if let Some((_, checkpoint)) = &newest {
         let differing = plan.edited_since(&checkpoint.plan);
         if !differing.is_empty() {
@@ -320,7 +337,7 @@ impl Train<'_> {
     ) -> anyhow::Result<(Option<RunFolder>, Trainer<M>)> {
         let (world, job) = (self.world, &mut self.job);
         let (plan, corpora) = (job.plan.clone(), &mut job.corpora);
-        let vocabulary = corpora.tokenizer.vocab_size();
+        let vocabulary = plan.vocabulary_of(&corpora.tokenizer);
         let (batches, memory) = batches_and_memory(&plan, &model, corpora)?;
         if self.show == Show::Text {
             introduce(&plan, corpora);
@@ -387,7 +404,7 @@ pub(super) fn batches_and_memory<M: LanguageModel>(
     model: &M,
     corpora: &Corpora,
 ) -> anyhow::Result<(Batches, MemoryEstimate)> {
-    let vocabulary = corpora.tokenizer.vocab_size();
+    let vocabulary = plan.vocabulary_of(&corpora.tokenizer);
     let memory = estimate_memory(plan, &parameters(model), vocabulary)?.with_text(corpora);
     let batches =
         Batches::new(plan, model.reading(), corpora.train.clone()).map_err(too_short(plan))?;

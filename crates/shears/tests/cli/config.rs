@@ -69,6 +69,7 @@ rope-theta = 500.5
 mlp = "swiglu"
 inner = 20
 bias = false
+context = 24
 tied = false
 batch = 2
 window = 8
@@ -196,7 +197,7 @@ fn every_setting_goes_from_flag_to_plan_to_config() {
         }
     }
     keys.remove("text");
-    keys.extend(["config", "resume", "help"].map(String::from));
+    keys.extend(["config", "init-from", "resume", "help"].map(String::from));
     assert_eq!(flags_in_help, keys);
 }
 

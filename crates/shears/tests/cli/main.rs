@@ -17,6 +17,7 @@ mod demo;
 mod export;
 mod export_model;
 mod hostile;
+mod init_from;
 mod injected;
 mod logs;
 mod memory;

@@ -223,6 +223,7 @@ const OUT_OF_RANGE: [(&str, &str, &str); 29] = [
     ("rope-theta=0.0", "preset=llama-128", "above 0 and finite"),
     ("steps=0", "", "from 1 to 1000000000000"),
     ("keep=1", "", "from 2 to 1000000"),
+    ("context=1000001", "model=transformer", "from 0 to 1000000"),
 ];
 
 #[test]

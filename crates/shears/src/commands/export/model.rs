@@ -34,7 +34,7 @@ pub(super) fn export(
         card: card_of(&trained)?,
         tensors: trained.parameters,
         tokenizer: &trained.tokenizer,
-        end_token: None,
+        end_token: trained.plan.end_token,
     };
     let parent = match out.parent() {
         Some(parent) if parent != Path::new("") => parent,

@@ -1,0 +1,296 @@
+//! The tensors of files by name, type and shape, before any of them is read.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use burn::tensor::TensorData;
+use half::{bf16, f16};
+use safetensors::Dtype;
+use safetensors::tensor::Metadata;
+use shears_train::NamedTensor;
+
+use crate::error::ExchangeError;
+use crate::foreign;
+
+/// The most bytes of a header of safetensors, as the format has it.
+const HEADER_MAX: u64 = 100_000_000;
+/// The most differences that are listed.
+const MOST_DIFFERENCES: usize = 20;
+/// Rows that are read and transposed together.
+const ROWS: usize = 16;
+
+/// What files have.
+#[derive(Debug, Default)]
+pub(crate) struct Catalogue {
+    pub(crate) tensors: BTreeMap<String, Stored>,
+    /// The files, in the order in which they were added.
+    pub(crate) files: Vec<PathBuf>,
+}
+
+/// A tensor in a file.
+#[derive(Clone, Debug)]
+pub(crate) struct Stored {
+    pub(crate) shape: Vec<usize>,
+    kind: Result<Kind, String>,
+    file: usize,
+    place: Place,
+}
+
+/// The types that are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    F32,
+    F16,
+    Bf16,
+}
+
+#[derive(Clone, Debug)]
+enum Place {
+    /// From this byte of the file on.
+    At(u64),
+}
+
+/// A tensor that a model needs.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    /// Its name in the model.
+    pub(crate) ours: String,
+    /// Its shape in the model.
+    pub(crate) shape: Vec<usize>,
+    /// Its name in the files.
+    pub(crate) theirs: String,
+    /// Whether the files have its transpose.
+    pub(crate) transposed: bool,
+}
+
+impl Catalogue {
+    /// Adds the tensors of a safetensors file; of the file, the header alone is read.
+    pub(crate) fn add_safetensors(&mut self, path: &Path) -> Result<(), ExchangeError> {
+        let mut file = foreign::open(path)?;
+        let size = file.metadata().map_err(ExchangeError::read(path))?.len();
+        let refused = |problem: String| ExchangeError::refused(path, problem);
+        let cut_off = || refused("is cut off: copy or download it again".to_string());
+        let mut start = [0; 8];
+        file.read_exact(&mut start).map_err(|_| cut_off())?;
+        let length = u64::from_le_bytes(start);
+        if length > HEADER_MAX {
+            return Err(refused("is no safetensors file".to_string()));
+        }
+        if length > size - 8 {
+            return Err(cut_off());
+        }
+        let mut header = vec![0; length as usize];
+        file.read_exact(&mut header).map_err(|_| cut_off())?;
+        // It checks that the tensors follow each other, and that each has the bytes of its shape.
+        let metadata: Metadata = serde_json::from_slice(&header)
+            .map_err(|error| refused(format!("is no whole safetensors file: {error}")))?;
+        let begin = 8 + length;
+        if metadata.data_len() as u64 != size - begin {
+            return Err(cut_off());
+        }
+        let index = self.files.len();
+        self.files.push(path.to_path_buf());
+        for (name, info) in metadata.tensors() {
+            let kind = match info.dtype {
+                Dtype::F32 => Ok(Kind::F32),
+                Dtype::F16 => Ok(Kind::F16),
+                Dtype::BF16 => Ok(Kind::Bf16),
+                other => Err(format!("{other:?}")),
+            };
+            let stored = Stored {
+                shape: info.shape.clone(),
+                kind,
+                file: index,
+                place: Place::At(begin + info.data_offsets.0 as u64),
+            };
+            if self.tensors.insert(name.clone(), stored).is_some() {
+                return Err(refused(format!("has `{name}`, which another file has too")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that the files have what a model needs, and nothing else than what is `ignored`.
+    ///
+    /// # Errors
+    ///
+    /// [`ExchangeError::Refused`] with all differences, of `source`.
+    pub(crate) fn check(
+        &self,
+        source: &Path,
+        wanted: &[Wanted],
+        ignored: impl Fn(&str) -> bool,
+    ) -> Result<(), ExchangeError> {
+        let mut problems = Vec::new();
+        for Wanted {
+            shape,
+            theirs,
+            transposed,
+            ..
+        } in wanted
+        {
+            let mut shape = shape.clone();
+            if *transposed {
+                shape.reverse();
+            }
+            match self.tensors.get(theirs) {
+                None => problems.push(format!("`{theirs}` is missing")),
+                Some(found) if found.shape != shape => problems.push(format!(
+                    "`{theirs}` has shape {:?} in place of {shape:?}",
+                    found.shape
+                )),
+                Some(Stored {
+                    kind: Err(kind), ..
+                }) => problems.push(format!(
+                    "`{theirs}` has type {kind}; F32, F16 and BF16 are read"
+                )),
+                Some(_) => {}
+            }
+        }
+        for name in self.tensors.keys().filter(|name| !ignored(name)) {
+            if !wanted.iter().any(|wanted| wanted.theirs == **name) {
+                let name: String = name.chars().take(100).collect();
+                problems.push(format!("`{name}` is not in the model"));
+            }
+        }
+        if problems.is_empty() {
+            return Ok(());
+        }
+        let more = problems.len().saturating_sub(MOST_DIFFERENCES);
+        if more > 0 {
+            problems.truncate(MOST_DIFFERENCES);
+            problems.push(format!("and {more} more"));
+        }
+        let problem = format!(
+            "does not have the weights of its config: {}",
+            problems.join("; ")
+        );
+        Err(ExchangeError::refused(source, problem))
+    }
+
+    /// Reads what was checked, one after the other.
+    ///
+    /// # Errors
+    ///
+    /// What cannot be read, or a number that is not finite.
+    pub(crate) fn read_all(&self, wanted: &[Wanted]) -> Result<Vec<NamedTensor>, ExchangeError> {
+        let named = wanted.iter().map(|wanted| {
+            let data = self.read(&wanted.theirs, wanted.shape.clone(), wanted.transposed)?;
+            Ok(NamedTensor {
+                name: wanted.ours.clone(),
+                data,
+            })
+        });
+        named.collect()
+    }
+
+    /// A tensor of this shape, or the transpose of what the file has.
+    pub(crate) fn read(
+        &self,
+        name: &str,
+        shape: Vec<usize>,
+        transposed: bool,
+    ) -> Result<TensorData, ExchangeError> {
+        let stored = &self.tensors[name];
+        let path = &self.files[stored.file];
+        let mut done = Ok(());
+        let data = shears_kernels::filled(shape, |values| {
+            done = stored
+                .elements(path)
+                .and_then(|mut elements| elements.fill(values, &stored.shape, transposed))
+                .map_err(ExchangeError::read(path));
+            if done.is_ok()
+                && let Some(place) = values.iter().position(|value| !value.is_finite())
+            {
+                let value = values[place];
+                let problem =
+                    format!("has {value} in `{name}`, where every number is to be finite");
+                done = Err(ExchangeError::refused(path, problem));
+            }
+        });
+        done.map(|()| data)
+    }
+}
+
+impl Stored {
+    fn elements(&self, path: &Path) -> std::io::Result<Elements> {
+        let Place::At(place) = self.place;
+        let mut file = File::open(path)?;
+        file.seek(SeekFrom::Start(place))?;
+        Ok(Elements {
+            bytes: Box::new(file),
+            // Checked before.
+            kind: self.kind.clone().unwrap_or(Kind::F32),
+            buffer: Vec::new(),
+        })
+    }
+}
+
+/// Elements of a tensor, read in order.
+struct Elements {
+    bytes: Box<dyn Read>,
+    kind: Kind,
+    buffer: Vec<u8>,
+}
+
+impl Elements {
+    /// Reads all of a tensor of this shape, as it is or transposed, a few rows at a time.
+    fn fill(
+        &mut self,
+        values: &mut [f32],
+        shape: &[usize],
+        transposed: bool,
+    ) -> std::io::Result<()> {
+        let [rows, columns] = match shape {
+            [rows, columns] if transposed => [*rows, *columns],
+            _ => return self.fill_in_order(values),
+        };
+        let mut block = vec![0.0; ROWS.min(rows) * columns];
+        for first in (0..rows).step_by(ROWS) {
+            let count = ROWS.min(rows - first);
+            let block = &mut block[..count * columns];
+            self.fill_in_order(block)?;
+            for column in 0..columns {
+                let out = &mut values[column * rows + first..][..count];
+                for (row, out) in out.iter_mut().enumerate() {
+                    *out = block[row * columns + column];
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn fill_in_order(&mut self, values: &mut [f32]) -> std::io::Result<()> {
+        /// Elements that are read together.
+        const PIECE: usize = 1 << 18;
+        let size = match self.kind {
+            Kind::F32 => 4,
+            Kind::F16 | Kind::Bf16 => 2,
+        };
+        for piece in values.chunks_mut(PIECE) {
+            self.buffer.resize(piece.len() * size, 0);
+            self.bytes.read_exact(&mut self.buffer)?;
+            let pairs = self.buffer.as_chunks::<2>().0;
+            match self.kind {
+                Kind::F32 => {
+                    for (value, bytes) in piece.iter_mut().zip(self.buffer.as_chunks::<4>().0) {
+                        *value = f32::from_le_bytes(*bytes);
+                    }
+                }
+                Kind::F16 => {
+                    for (value, bytes) in piece.iter_mut().zip(pairs) {
+                        *value = f16::from_le_bytes(*bytes).to_f32();
+                    }
+                }
+                Kind::Bf16 => {
+                    for (value, bytes) in piece.iter_mut().zip(pairs) {
+                        *value = bf16::from_le_bytes(*bytes).to_f32();
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}

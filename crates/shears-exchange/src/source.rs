@@ -1,0 +1,159 @@
+//! A trained model to start from, wherever it is.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+use shears_data::{Tokenizer, TokenizerKind};
+use shears_model::ModelConfig;
+use shears_train::{NamedTensor, RunFolder};
+
+use crate::catalogue::{Catalogue, Wanted};
+use crate::error::ExchangeError;
+use crate::huggingface;
+
+/// A model whose config and tokenizer were read, and whose weights are known to fit, but not read.
+#[derive(Debug)]
+pub struct Source {
+    /// What it is, in words.
+    pub description: String,
+    /// The shape of the model.
+    pub config: ModelConfig,
+    /// Rows of its embedding: the tokenizer may have fewer tokens.
+    pub vocabulary: usize,
+    /// How text becomes tokens, if it says that: as a setting, and itself.
+    pub tokenizer: Option<(TokenizerKind, Tokenizer)>,
+    /// The token that ends a text.
+    pub end_token: Option<u32>,
+    pub(crate) weights: Weights,
+}
+
+/// Where the weights are.
+#[derive(Debug)]
+pub(crate) enum Weights {
+    /// Those of a run's best checkpoint.
+    Run(RunFolder),
+    /// In files that were looked through.
+    Files {
+        catalogue: Catalogue,
+        wanted: Vec<Wanted>,
+        /// Files that are a part of the model without having weights.
+        beside: Vec<PathBuf>,
+    },
+}
+
+/// What was read.
+#[derive(Debug)]
+pub struct Parameters {
+    /// By the names of `shears-model`.
+    pub tensors: Vec<NamedTensor>,
+    /// A line for each file, SHA-256 and name, as `sha256sum` prints it.
+    pub sha256: Vec<String>,
+}
+
+impl Source {
+    /// Looks at a run, a folder of Hugging Face, or a file of PyTorch.
+    ///
+    /// # Errors
+    ///
+    /// [`ExchangeError`] if it is none of them, of a kind of model that there is none of here, or
+    /// does not have the weights that its config says.
+    pub fn open(path: &Path) -> Result<Source, ExchangeError> {
+        if path.join("plan.toml").is_file() {
+            return open_run(path);
+        }
+        if path.join("config.json").is_file() {
+            return huggingface::open(path);
+        }
+        let problem = match path.metadata() {
+            Ok(found) if found.is_dir() => {
+                "is neither a run nor a model: it has no plan.toml and no config.json"
+            }
+            Ok(_) => "is no folder of a model; give the folder that has its config.json",
+            Err(_) => "does not exist: check the path",
+        };
+        Err(ExchangeError::refused(path, problem))
+    }
+
+    /// Bytes of memory that the weights take, where that is known before they are read.
+    pub fn bytes(&self) -> u64 {
+        match &self.weights {
+            Weights::Run(_) => 0,
+            Weights::Files { wanted, .. } => {
+                let elements = wanted
+                    .iter()
+                    .map(|wanted| wanted.shape.iter().product::<usize>());
+                4 * elements.sum::<usize>() as u64
+            }
+        }
+    }
+
+    /// Reads the weights.
+    ///
+    /// # Errors
+    ///
+    /// What cannot be read, or a number that is not finite.
+    pub fn read(self) -> Result<Parameters, ExchangeError> {
+        let (tensors, files) = match self.weights {
+            Weights::Run(run) => {
+                let (found, mut damaged) = run.checkpoints().load_best_model()?;
+                let Some((checkpoint, tensors)) = found else {
+                    let none = || ExchangeError::refused(run.path(), "has no checkpoint yet");
+                    let error = damaged.pop();
+                    return Err(error.map_or_else(none, |error| {
+                        ExchangeError::Run(shears_train::TrainError::Restore(error))
+                    }));
+                };
+                (tensors, vec![checkpoint.join("model.safetensors")])
+            }
+            Weights::Files {
+                catalogue,
+                wanted,
+                beside,
+            } => {
+                let tensors = catalogue.read_all(&wanted)?;
+                let files = catalogue.files.into_iter().chain(beside);
+                (tensors, files.collect())
+            }
+        };
+        let hashes = files.iter().map(|file| hash(file));
+        Ok(Parameters {
+            sha256: hashes.collect::<Result<_, _>>()?,
+            tensors,
+        })
+    }
+}
+
+fn open_run(path: &Path) -> Result<Source, ExchangeError> {
+    let run = RunFolder::open_to_read(path)?;
+    let (plan, tokenizer) = (run.plan()?, run.tokenizer()?);
+    Ok(Source {
+        description: "a run of shears".to_string(),
+        config: plan.model_config(),
+        vocabulary: plan.vocabulary_of(&tokenizer),
+        end_token: plan.end_token,
+        tokenizer: Some((plan.tokenizer, tokenizer)),
+        weights: Weights::Run(run),
+    })
+}
+
+/// SHA-256 and name of a file.
+fn hash(path: &Path) -> Result<String, ExchangeError> {
+    let mut hasher = Sha256::new();
+    let mut file = File::open(path).map_err(ExchangeError::read(path))?;
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer).map_err(ExchangeError::read(path))? {
+            0 => break,
+            count => hasher.update(&buffer[..count]),
+        }
+    }
+    let hash: String = hasher
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    Ok(format!("{hash}  {name}"))
+}

@@ -1,0 +1,150 @@
+//! Small models in the files of other programs, and what those predict: `tools/golden/exchange.py`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use safetensors::SafeTensors;
+use shears_exchange::Source;
+use shears_model::{
+    Architecture, Initializer, LanguageModel, Mlp, ModelConfig, State, Transformer, gru, lstm, rnn,
+};
+use shears_train::{NamedTensor, load_parameters};
+
+/// Largest difference of a logit: those of the models are up to 30.
+const TOLERANCE: f32 = 1e-5;
+
+pub(crate) fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(name)
+}
+
+/// What the model predicts at every position.
+fn logits(
+    config: &ModelConfig,
+    vocabulary: usize,
+    read: Vec<NamedTensor>,
+    tokens: &[u32],
+) -> Vec<f32> {
+    let device = Device::flex();
+    let start = &mut Initializer::new(1, &device);
+    let model = match config.architecture {
+        Architecture::Transformer => {
+            return of(
+                load_parameters(Transformer::new(vocabulary, config, start), read),
+                tokens,
+            );
+        }
+        Architecture::Rnn => rnn(vocabulary, config, start),
+        Architecture::Lstm => lstm(vocabulary, config, start),
+        Architecture::Gru => gru(vocabulary, config, start),
+    };
+    of(load_parameters(model, read), tokens)
+}
+
+fn of<M: LanguageModel>(model: Result<M, String>, tokens: &[u32]) -> Vec<f32> {
+    let ids: Vec<i32> = tokens.iter().map(|id| *id as i32).collect();
+    let ids = TensorData::new(ids, [1, tokens.len()]);
+    let ids = Tensor::<2, Int>::from_data(ids, &Device::flex());
+    let (logits, _) = model.unwrap().forward(ids, State::default());
+    logits.into_data().iter::<f32>().collect()
+}
+
+/// Reads a model, and compares what it predicts with what the program predicts that it is from.
+#[track_caller]
+fn check(name: &str, path: &Path) -> Source {
+    let expected = fs::read(folder(name).join("expected.safetensors")).unwrap();
+    let expected = SafeTensors::deserialize(&expected).unwrap();
+    let words = |name: &str| -> Vec<[u8; 4]> {
+        expected
+            .tensor(name)
+            .unwrap()
+            .data()
+            .as_chunks::<4>()
+            .0
+            .to_vec()
+    };
+    let tokens: Vec<u32> = words("tokens")
+        .into_iter()
+        .map(u32::from_le_bytes)
+        .collect();
+    let theirs: Vec<f32> = words("logits")
+        .into_iter()
+        .map(f32::from_le_bytes)
+        .collect();
+    let source = Source::open(path).unwrap();
+    let (config, vocabulary) = (source.config.clone(), source.vocabulary);
+    let read = Source::open(path).unwrap().read().unwrap();
+    assert!(
+        read.sha256
+            .iter()
+            .all(|line| line.len() > 66 && line.as_bytes()[64] == b' ')
+    );
+    let ours = logits(&config, vocabulary, read.tensors, &tokens);
+    assert_eq!(ours.len(), theirs.len());
+    let scale = theirs
+        .iter()
+        .fold(1.0_f32, |scale, value| scale.max(value.abs()));
+    let differences = ours
+        .iter()
+        .zip(&theirs)
+        .map(|(ours, theirs)| (ours - theirs).abs());
+    let worst = differences.fold(0.0_f32, f32::max);
+    assert!(
+        worst <= TOLERANCE * scale,
+        "{name}: logits of up to {scale} differ by {worst}"
+    );
+    println!(
+        "{name}: {} logits of up to {scale:.1}, within {worst:.1e}",
+        ours.len()
+    );
+    source
+}
+
+#[test]
+fn gpt_2_folders_predict_what_transformers_predicts() {
+    for (name, tied, mlp) in [
+        ("gpt2-tied", true, Mlp::GeluTanh),
+        ("gpt2-untied-f16", false, Mlp::Gelu),
+        ("gpt2-sharded-bf16", true, Mlp::GeluTanh),
+        ("gpt2-without-prefix", true, Mlp::GeluTanh),
+    ] {
+        let source = check(name, &folder(name));
+        assert_eq!(
+            (source.config.tied, source.config.block.mlp),
+            (tied, mlp),
+            "{name}"
+        );
+        assert_eq!((source.vocabulary, source.end_token), (40, Some(7)));
+        assert!(source.tokenizer.is_none());
+    }
+}
+
+#[test]
+fn gpt_2s_vocabulary_and_merges_are_a_tokenizer() {
+    let copy = tempfile::tempdir().unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(folder("gpt2-tied").join(file), copy.path().join(file)).unwrap();
+    }
+    let space = '\u{120}';
+    let tokens = [
+        "a",
+        "b",
+        "ab",
+        &format!("{space}"),
+        &format!("{space}ab"),
+        "#",
+        "##",
+    ];
+    let ids = tokens.iter().chain(&["<|endoftext|>"]).zip(0..);
+    let ids = ids.map(|(token, id)| (token.to_string(), serde_json::Value::from(id)));
+    let vocabulary = serde_json::Value::Object(ids.collect()).to_string();
+    fs::write(copy.path().join("vocab.json"), vocabulary).unwrap();
+    let merges = "#version: 0.2\na b\n\u{120} ab\n# #\n";
+    fs::write(copy.path().join("merges.txt"), merges).unwrap();
+    let (_, tokenizer) = Source::open(copy.path()).unwrap().tokenizer.unwrap();
+    assert_eq!(tokenizer.encode("ab ab##").unwrap(), [2, 4, 6]);
+    assert_eq!(tokenizer.encode("a<|endoftext|>").unwrap(), [0, 7]);
+    assert_eq!(tokenizer.decode(&[2, 4, 6, 7]), "ab ab##<|endoftext|>");
+}

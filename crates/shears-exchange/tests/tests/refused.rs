@@ -1,0 +1,223 @@
+//! Files from strangers.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use shears_exchange::Source;
+use tempfile::TempDir;
+
+use crate::golden::folder;
+
+/// A copy of a model, to be spoilt.
+fn copy(name: &str) -> TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(folder(name)).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
+    }
+    copy
+}
+
+/// What is said of a model that cannot be opened or read: one line.
+#[track_caller]
+fn refusal(path: &Path) -> String {
+    let error = match Source::open(path) {
+        Err(error) => error,
+        Ok(source) => source.read().unwrap_err(),
+    };
+    let message = error.to_string();
+    assert_eq!(message.lines().count(), 1, "{message}");
+    message
+}
+
+#[track_caller]
+fn check(path: &Path, part: &str) {
+    let message = refusal(path);
+    assert!(message.contains(part), "{message}");
+}
+
+fn change(folder: &Path, key: &str, value: Value) {
+    let path = folder.join("config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    config[key] = value;
+    fs::write(&path, config.to_string()).unwrap();
+}
+
+#[test]
+fn configs_that_mean_another_model_are_refused_by_name() {
+    for (key, value, part) in [
+        (
+            "model_type",
+            json!("bert"),
+            "says model_type bert; gpt2 is read",
+        ),
+        ("model_type", Value::Null, "says model_type none"),
+        (
+            "add_cross_attention",
+            json!(true),
+            "add_cross_attention true",
+        ),
+        (
+            "scale_attn_weights",
+            json!(false),
+            "scale_attn_weights false",
+        ),
+        (
+            "scale_attn_by_inverse_layer_idx",
+            json!(true),
+            "only false is computed",
+        ),
+        (
+            "reorder_and_upcast_attn",
+            json!(true),
+            "only false is computed",
+        ),
+        (
+            "layer_norm_epsilon",
+            json!(1e-6),
+            "says layer_norm_epsilon 1e-6",
+        ),
+        (
+            "activation_function",
+            json!("relu"),
+            "says activation_function relu",
+        ),
+        ("n_inner", json!(32), "says n_inner 32"),
+        ("n_embd", json!(-1), "says n_embd -1; it must be from 1 to"),
+        ("n_layer", json!(1_u64 << 40), "says n_layer 1099511627776"),
+        (
+            "n_head",
+            json!(3),
+            "hidden (16) must be a multiple of heads (3)",
+        ),
+        ("vocab_size", json!("x"), "says vocab_size \"x\""),
+    ] {
+        let folder = copy("gpt2-tied");
+        change(folder.path(), key, value);
+        check(folder.path(), part);
+    }
+}
+
+#[test]
+fn all_differences_are_listed() {
+    let folder = copy("gpt2-tied");
+    change(folder.path(), "vocab_size", json!(41));
+    change(folder.path(), "n_layer", json!(1));
+    change(folder.path(), "tie_word_embeddings", json!(false));
+    let message = refusal(folder.path());
+    for part in [
+        "`transformer.wte.weight` has shape [40, 16] in place of [41, 16]",
+        "`lm_head.weight` is missing",
+        "`transformer.h.1.attn.c_attn.bias` is not in the model",
+    ] {
+        assert!(message.contains(part), "{message}");
+    }
+    // What a config claims is not allocated before the file is known to have it.
+    change(folder.path(), "vocab_size", json!(1 << 24));
+    check(folder.path(), "in place of [16777216, 16]");
+}
+
+#[test]
+fn what_is_no_model_is_called_what_it_is() {
+    let weights = |bytes: &[u8]| {
+        let folder = copy("gpt2-tied");
+        fs::write(folder.path().join("model.safetensors"), bytes).unwrap();
+        folder
+    };
+    for (bytes, part) in [
+        (
+            &b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"[..],
+            "git lfs pull",
+        ),
+        (b"<!DOCTYPE html><html></html>", "is a web page"),
+        (b"\x1f\x8b0000000000", "is compressed by gzip"),
+        (b"GGUF\x03\0\0\0\0\0\0\0", "is a GGUF file"),
+        (b"", "is empty"),
+        (b"\x10\0\0\0\0\0\0\0{}", "is cut off"),
+        (b"\xff\xff\xff\xff\0\0\0\0{}", "is no safetensors file"),
+        (b"\x02\0\0\0\0\0\0\0[]", "is no whole safetensors file"),
+    ] {
+        check(weights(bytes).path(), part);
+    }
+    let folder = copy("gpt2-tied");
+    fs::write(folder.path().join("config.json"), "<html>").unwrap();
+    check(folder.path(), "config.json is a web page");
+    fs::remove_file(folder.path().join("config.json")).unwrap();
+    check(folder.path(), "is neither a run nor a model");
+    check(&folder.path().join("nothing"), "does not exist");
+    check(&folder.path().join("model.safetensors"), "give the folder");
+    let folder = copy("gpt2-tied");
+    fs::remove_file(folder.path().join("model.safetensors")).unwrap();
+    check(folder.path(), "has no weights");
+}
+
+#[test]
+fn foreign_types_and_numbers_that_are_not_finite_are_refused_by_name() {
+    // Without a change of its length, so that the header stays as long as it is.
+    let replace = |from: &str, to: &str| {
+        let folder = copy("gpt2-untied-f16");
+        let path = folder.path().join("model.safetensors");
+        let mut bytes = fs::read(&path).unwrap();
+        let from = from.as_bytes();
+        let place = bytes
+            .windows(from.len())
+            .position(|window| window == from)
+            .unwrap();
+        bytes[place..place + from.len()].copy_from_slice(to.as_bytes());
+        fs::write(&path, bytes).unwrap();
+        folder
+    };
+    let folder = replace("\"F16\"", "\"I16\"");
+    check(folder.path(), "has type I16; F32, F16 and BF16 are read");
+
+    let folder = copy("gpt2-untied-f16");
+    let path = folder.path().join("model.safetensors");
+    let mut bytes = fs::read(&path).unwrap();
+    let end = bytes.len();
+    // The infinity of half precision.
+    bytes[end - 2..].copy_from_slice(&[0x00, 0x7c]);
+    fs::write(&path, bytes).unwrap();
+    check(folder.path(), "has inf in `");
+}
+
+#[test]
+fn an_index_names_no_file_outside_of_its_folder() {
+    for name in ["../model.safetensors", "/etc/passwd", "", ".."] {
+        let folder = copy("gpt2-sharded-bf16");
+        let index = json!({ "weight_map": { "transformer.wte.weight": name } });
+        let path = folder.path().join("model.safetensors.index.json");
+        fs::write(path, index.to_string()).unwrap();
+        check(folder.path(), "names a file that is not in the folder");
+    }
+    let folder = copy("gpt2-sharded-bf16");
+    fs::remove_file(folder.path().join("model-00002-of-00002.safetensors")).unwrap();
+    check(folder.path(), "cannot read");
+}
+
+#[test]
+fn a_file_that_is_cut_off_anywhere_is_refused() {
+    for (name, file) in [
+        ("gpt2-tied", "model.safetensors"),
+        ("gpt2-tied", "config.json"),
+        ("gpt2-sharded-bf16", "model.safetensors.index.json"),
+    ] {
+        let folder = copy(name);
+        let path = folder.path().join(file);
+        let whole = fs::read(&path).unwrap();
+        for part in 0..60 {
+            let length = match part {
+                // The last bytes, and the first.
+                0..10 => whole.len() - 1 - part,
+                10..20 => part - 10,
+                _ => whole.len() * (part - 20) / 40,
+            };
+            // Behind the last brace of JSON there is a line break.
+            if length + 1 == whole.len() && file != "model.safetensors" {
+                continue;
+            }
+            fs::write(&path, &whole[..length]).unwrap();
+            refusal(folder.path());
+        }
+    }
+}

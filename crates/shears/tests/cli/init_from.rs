@@ -1,0 +1,198 @@
+//! `shears train --init-from`: a run that starts from a trained model.
+
+use std::fs;
+
+use crate::program::{Scratch, TINY, TINY_TRANSFORMER};
+
+/// The loss of a run before its first step, as its log has it.
+fn initial_loss(scratch: &Scratch, run: &str) -> f64 {
+    let events = scratch.events(run);
+    let first = events.iter().find(|event| event["event"] == "evaluation");
+    let first = first.unwrap();
+    assert_eq!(first["step"], 0);
+    first["val_loss"].as_f64().unwrap()
+}
+
+fn loss_of(scratch: &Scratch, run: &str) -> f64 {
+    let line = scratch.run(&format!("eval {run} --json")).json().remove(0);
+    line["val_loss"].as_f64().unwrap()
+}
+
+#[test]
+fn a_run_goes_on_from_another_and_does_not_need_it_any_more() {
+    let scratch = Scratch::trained();
+    let more = "--batch 4 --window 8 --eval-every 10 --save-every 10 --lr 1e-3 --quiet";
+    let train =
+        |out: &str, steps: u64| format!("train --init-from run {more} --out {out} --steps {steps}");
+    let said = format!(
+        "train --init-from run {} --out said --steps 1",
+        more.replace("--quiet", "")
+    );
+    let said = scratch.run(&said).succeeded();
+    assert!(
+        said.contains("starting from run (a run of shears)"),
+        "{said}"
+    );
+    assert!(said.contains("step      0  val loss"), "{said}");
+    scratch.run(&train("whole", 20)).succeeded();
+    assert_eq!(initial_loss(&scratch, "whole"), loss_of(&scratch, "run"));
+    let plan = scratch.plan("whole");
+    assert_eq!(plan["hidden"].as_integer(), Some(16));
+    assert_eq!(plan["init-from"].as_str(), Some("run"));
+    let hash = plan["init-sha256"][0].as_str().unwrap();
+    assert!(hash.ends_with("  model.safetensors"), "{hash}");
+    // The optimizer begins anew: as many steps as it has taken.
+    scratch.run(&train("half", 10)).succeeded();
+    fs::rename(scratch.path("run"), scratch.path("gone")).unwrap();
+    scratch
+        .run("train --resume half --steps 20 --quiet")
+        .succeeded();
+    let model = |run: &str| scratch.newest(run, "model.safetensors");
+    assert!(model("half") == model("whole"));
+    // What reads a log takes one that begins with step 0.
+    for command in [
+        "inspect whole",
+        "export whole",
+        "compare whole gone",
+        "generate whole --tokens 5",
+    ] {
+        scratch.run(command).succeeded();
+    }
+}
+
+#[test]
+fn a_run_that_was_stopped_before_its_first_step_goes_on_without_its_source() {
+    let scratch = Scratch::trained();
+    let train = "train --init-from run --batch 4 --window 8 --steps 9 --quiet --out new";
+    scratch.run(train).succeeded();
+    // As if it had been killed right after its first checkpoint, and right before it.
+    for name in scratch.checkpoints("new").into_iter().skip(1) {
+        fs::remove_dir_all(scratch.path("new/checkpoints").join(name)).unwrap();
+    }
+    scratch.write("new/events.jsonl", "");
+    fs::rename(scratch.path("run"), scratch.path("gone")).unwrap();
+    scratch.run("train --resume new --quiet").succeeded();
+    fs::remove_dir_all(scratch.path("new/checkpoints")).unwrap();
+    scratch.write("new/events.jsonl", "");
+    let message = scratch.run("train --resume new").failed(2);
+    assert!(
+        message.contains("stopped before its first checkpoint"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_folder_of_hugging_face_gives_the_model_that_went_into_it() {
+    let scratch = Scratch::new();
+    let train = format!("train {TINY_TRANSFORMER} --mlp gelu-tanh --tied=false --quiet --out run");
+    scratch.run(&train).succeeded();
+    scratch
+        .run("export run --format huggingface --out hf")
+        .succeeded();
+    let more = "--batch 4 --window 8 --steps 4 --quiet --out new";
+    scratch
+        .run(&format!("train --init-from hf {more}"))
+        .succeeded();
+    let difference = initial_loss(&scratch, "new") - loss_of(&scratch, "run");
+    assert!(difference.abs() < 1e-6, "{difference}");
+    let plan = scratch.plan("new");
+    // A window shorter than the context leaves all positions where they are.
+    assert_eq!(plan["context"].as_integer(), Some(16));
+    assert_eq!(plan["window"].as_integer(), Some(8));
+    assert_eq!(plan["mlp"].as_str(), Some("gelu-tanh"));
+    assert_eq!(plan["tied"].as_bool(), Some(false));
+    scratch.run("generate new --tokens 40").succeeded();
+    scratch
+        .run("export new --format huggingface --out again")
+        .succeeded();
+    let config = scratch.read("again/config.json");
+    assert!(config.contains("\"n_positions\": 16"), "{config}");
+    // The plan is a config of its own: the same run again.
+    fs::rename(scratch.path("new"), scratch.path("old")).unwrap();
+    scratch
+        .run("train --config old/plan.toml --quiet --out new")
+        .succeeded();
+    assert!(
+        scratch.newest("new", "model.safetensors") == scratch.newest("old", "model.safetensors")
+    );
+}
+
+#[test]
+fn rows_of_the_embedding_that_no_text_becomes_are_kept_and_never_written() {
+    let scratch = Scratch::new();
+    let train = format!("train {TINY_TRANSFORMER} --tokenizer byte --quiet --out run");
+    scratch.run(&train).succeeded();
+    scratch
+        .run("export run --format huggingface --out hf")
+        .succeeded();
+    // The tokenizer of another text has fewer tokens than the 256 of the model.
+    scratch
+        .run(&format!("train {TINY} --quiet --out small"))
+        .succeeded();
+    fs::copy(
+        scratch.path("small/tokenizer.json"),
+        scratch.path("hf/tokenizer.json"),
+    )
+    .unwrap();
+    let mut config: serde_json::Value =
+        serde_json::from_str(&scratch.read("hf/config.json")).unwrap();
+    config["eos_token_id"] = 3.into();
+    scratch.write("hf/config.json", config.to_string());
+    scratch
+        .run("train --init-from hf --batch 4 --window 8 --steps 2 --quiet --out new")
+        .succeeded();
+    let plan = scratch.plan("new");
+    assert_eq!(plan["vocabulary"].as_integer(), Some(256));
+    assert_eq!(plan["end-token"].as_integer(), Some(3));
+    scratch
+        .run("generate new --tokens 300 --temperature 5")
+        .succeeded();
+    scratch.run("eval new").succeeded();
+    scratch
+        .run("train --resume new --steps 3 --quiet")
+        .succeeded();
+    scratch
+        .run("export new --format huggingface --out again")
+        .succeeded();
+    let again: serde_json::Value =
+        serde_json::from_str(&scratch.read("again/config.json")).unwrap();
+    assert_eq!(
+        (&again["vocab_size"], &again["eos_token_id"]),
+        (&256.into(), &3.into())
+    );
+}
+
+#[test]
+fn what_contradicts_the_model_is_refused_with_the_list() {
+    let scratch = Scratch::trained();
+    scratch.write("page/config.json", "<html>");
+    for (flags, parts) in [
+        (
+            "--init-from run --hidden 32 --layers 2 --tokenizer byte",
+            &[
+                "hidden: it has 16, not 32",
+                "layers: it has 1, not 2",
+                "tokenizer: it has \"char\"",
+            ][..],
+        ),
+        (
+            "--init-from run --preset gpt-128",
+            &["does not go with preset gpt-128"],
+        ),
+        ("--init-from nowhere", &["nowhere does not exist"]),
+        ("--init-from page", &["config.json is a web page"]),
+        (
+            "--model transformer --context 4 --window 8",
+            &["window is 8; it must be at most context (4)"],
+        ),
+    ] {
+        let message = scratch.run(&format!("train {flags} --out new")).failed(2);
+        for part in parts {
+            assert!(message.contains(part), "{message}");
+        }
+        assert!(!scratch.path("new").exists());
+    }
+    let message = scratch.run("train --resume run --init-from run").failed(2);
+    assert!(message.contains("init-from"), "{message}");
+    assert_eq!(scratch.run("sweep --init-from run").code, Some(2));
+}

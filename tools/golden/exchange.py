@@ -1,0 +1,91 @@
+"""Usage: python tools/golden/exchange.py   (needs torch, transformers, numpy and safetensors)
+Writes small random models in the files of other programs, and what those programs predict, to
+crates/shears-exchange/tests/golden: one folder a case, with `expected.safetensors` (tokens
+[1, time], logits [1, time, vocabulary]) beside the model.
+
+Vocabulary 40 and width 16 are as small as they can be and still tell a matrix from its transpose.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import GPT2Config, GPT2LMHeadModel
+
+FOLDER = Path(__file__).resolve().parents[2] / "crates/shears-exchange/tests/golden"
+VOCABULARY, WIDTH, HEADS, BLOCKS, CONTEXT = 40, 16, 2, 2, 12
+
+
+def draw(model, seed):
+    """Parameters large enough that no part of the model vanishes in the logits."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            values = 0.3 * torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(values + 1.0 if "ln_" in name and "weight" in name else values)
+    return model.eval()
+
+
+def predict(folder, model, seed):
+    tokens = torch.from_numpy(np.random.default_rng(seed).integers(VOCABULARY, size=(1, CONTEXT)))
+    with torch.no_grad():
+        answer = model(tokens)
+    logits = answer.logits if hasattr(answer, "logits") else answer[0]
+    tensors = {"tokens": tokens.to(torch.int32), "logits": logits.float().contiguous()}
+    save_file(tensors, folder / "expected.safetensors")
+
+
+def new_folder(name):
+    folder = FOLDER / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def gpt_2(name, seed, dtype=torch.float32, shard=None, change=None, **settings):
+    folder = new_folder(name)
+    config = GPT2Config(vocab_size=VOCABULARY, n_positions=CONTEXT, n_embd=WIDTH, n_head=HEADS,
+                        n_layer=BLOCKS, bos_token_id=None, eos_token_id=7, **settings)
+    # What is stored is rounded, and PyTorch predicts from that in single precision.
+    model = draw(GPT2LMHeadModel(config), seed).to(dtype)
+    more = {"max_shard_size": shard} if shard else {}
+    model.save_pretrained(folder, **more)
+    predict(folder, model.float(), seed)
+    if change:
+        change(folder, model)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    print(name, sum(file.stat().st_size for file in folder.iterdir()), "bytes")
+
+
+def without_prefix(folder, model):
+    """As the first files of GPT-2: no prefix, and the masks of attention among the weights."""
+    path = folder / "model.safetensors"
+    tensors = {name.removeprefix("transformer."): tensor for name, tensor in
+               load_file(path).items()}
+    for block in range(BLOCKS):
+        mask = torch.tril(torch.ones(CONTEXT, CONTEXT)).view(1, 1, CONTEXT, CONTEXT)
+        tensors[f"h.{block}.attn.bias"] = mask
+        tensors[f"h.{block}.attn.masked_bias"] = torch.tensor(-1e4)
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def as_pickle(folder, model):
+    """As transformers saved until version 4.35, the output layer sharing the embedding's storage."""
+    (folder / "model.safetensors").unlink()
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+
+
+def main():
+    gpt_2("gpt2-tied", 1, activation_function="gelu_new")
+    gpt_2("gpt2-untied-f16", 2, dtype=torch.float16, activation_function="gelu",
+          tie_word_embeddings=False)
+    gpt_2("gpt2-sharded-bf16", 3, dtype=torch.bfloat16, shard="12KB")
+    gpt_2("gpt2-without-prefix", 4, change=without_prefix)
+    gpt_2("gpt2-pickle", 5, change=as_pickle)
+
+
+if __name__ == "__main__":
+    main()
