@@ -6,7 +6,7 @@ crates/shears-exchange/tests/golden: one folder a case, with `expected.safetenso
 Vocabulary 40 and width 16 are as small as they can be and still tell a matrix from its transpose.
 """
 
-import json
+import pickle
 import shutil
 from pathlib import Path
 
@@ -78,6 +78,64 @@ def as_pickle(folder, model):
     torch.save(model.state_dict(), folder / "pytorch_model.bin")
 
 
+def nano_gpt():
+    """A checkpoint as nanoGPT's train.py writes it, compiled and without biases."""
+    folder = new_folder("nanogpt")
+    model = draw(GPT2LMHeadModel(GPT2Config(
+        vocab_size=VOCABULARY, n_positions=CONTEXT, n_embd=WIDTH, n_head=HEADS, n_layer=BLOCKS,
+        activation_function="gelu", bos_token_id=None, eos_token_id=None)), 6)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(".bias"):
+                parameter.zero_()
+    predict(folder, model, 6)
+    tensors = {}
+    for name, tensor in model.state_dict().items():
+        if name.endswith(".bias"):
+            continue
+        is_conv = any(part in name for part in ["c_attn", "c_proj", "c_fc"])
+        tensors["_orig_mod." + name] = tensor.t().contiguous() if is_conv else tensor
+    arguments = {"n_layer": BLOCKS, "n_head": HEADS, "n_embd": WIDTH, "block_size": CONTEXT,
+                 "bias": False, "vocab_size": VOCABULARY, "dropout": 0.0}
+    torch.save({"model": tensors, "optimizer": {"state": {0: {"step": torch.tensor(3.0)}}},
+                "model_args": arguments, "iter_num": 3, "best_val_loss": torch.tensor(1.5),
+                "config": {"dataset": "shakespeare_char", "learning_rate": 1e-3}},
+               folder / "ckpt.pt")
+    characters = "\n !" + "".join(map(chr, range(ord("A"), ord("A") + VOCABULARY - 4))) + "\u00e9"
+    with open(folder / "meta.pkl", "wb") as file:
+        pickle.dump({"vocab_size": VOCABULARY, "itos": dict(enumerate(characters)),
+                     "stoi": {c: i for i, c in enumerate(characters)}}, file)
+
+
+class Recurrent(torch.nn.Module):
+    """As the word language model of PyTorch's examples; without an embedding, tokens are unit
+    vectors, as in Udacity's CharRNN."""
+
+    def __init__(self, cell, embedding, layers, **more):
+        super().__init__()
+        self.encoder = torch.nn.Embedding(VOCABULARY, embedding) if embedding else None
+        self.rnn = cell(embedding or VOCABULARY, WIDTH, layers, batch_first=True, **more)
+        self.decoder = torch.nn.Linear(WIDTH, VOCABULARY)
+
+    def forward(self, tokens):
+        inputs = self.encoder(tokens) if self.encoder else \
+            torch.nn.functional.one_hot(tokens, VOCABULARY).float()
+        return self.decoder(self.rnn(inputs)[0]), None
+
+
+def recurrent():
+    for seed, (name, cell, embedding, layers, form) in enumerate([
+            ("lstm", torch.nn.LSTM, 12, 2, "state_dict"),
+            ("gru-one-hot", torch.nn.GRU, None, 1, "dictionary"),
+            ("rnn-whole", torch.nn.RNN, WIDTH, 1, "module")]):
+        folder = new_folder(name)
+        model = draw(Recurrent(cell, embedding, layers), 10 + seed)
+        predict(folder, model, 10 + seed)
+        torch.save({"state_dict": model.state_dict(),
+                    "dictionary": {"state_dict": model.state_dict(), "n_hidden": WIDTH},
+                    "module": model}[form], folder / "model.pt")
+
+
 def main():
     gpt_2("gpt2-tied", 1, activation_function="gelu_new")
     gpt_2("gpt2-untied-f16", 2, dtype=torch.float16, activation_function="gelu",
@@ -85,6 +143,8 @@ def main():
     gpt_2("gpt2-sharded-bf16", 3, dtype=torch.bfloat16, shard="12KB")
     gpt_2("gpt2-without-prefix", 4, change=without_prefix)
     gpt_2("gpt2-pickle", 5, change=as_pickle)
+    nano_gpt()
+    recurrent()
 
 
 if __name__ == "__main__":

@@ -140,6 +140,15 @@ impl Tokenizer {
         Self::from_json(json, name)
     }
 
+    /// A char tokenizer: each character's id is its place.
+    ///
+    /// # Errors
+    ///
+    /// If there is none, or one is there twice.
+    pub fn of_characters(symbols: &[char]) -> Result<Self, DataError> {
+        Self::from_json(format::char_json(symbols), "char".to_owned())
+    }
+
     /// The tokenizer of the text of a `tokenizer.json`; `name` is what messages call it.
     ///
     /// # Errors

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Cursor, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use burn::tensor::TensorData;
 use half::{bf16, f16};
+use pytorch_reader::{DType, PytorchReader};
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 use shears_train::NamedTensor;
@@ -50,6 +51,19 @@ enum Kind {
 enum Place {
     /// From this byte of the file on.
     At(u64),
+    /// Somewhere in a file of PyTorch.
+    Pickled(pytorch_reader::Tensor),
+}
+
+/// Where the values of a tensor are from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// The files.
+    File,
+    /// The model was made without this bias.
+    Zeros,
+    /// The model reads tokens as unit vectors: an embedding whose rows are these.
+    Identity,
 }
 
 /// A tensor that a model needs.
@@ -63,6 +77,8 @@ pub(crate) struct Wanted {
     pub(crate) theirs: String,
     /// Whether the files have its transpose.
     pub(crate) transposed: bool,
+    /// Where its values are from.
+    pub(crate) origin: Origin,
 }
 
 impl Catalogue {
@@ -112,6 +128,63 @@ impl Catalogue {
         Ok(())
     }
 
+    /// Adds the tensors of a file of `torch.save`, those below `key` alone if there is one; the names
+    /// and shapes are read, and no code of the file runs.
+    pub(crate) fn add_pytorch(
+        &mut self,
+        path: &Path,
+        key: Option<&str>,
+    ) -> Result<(), ExchangeError> {
+        let file = foreign::open(path)?;
+        let size = file.metadata().map_err(ExchangeError::read(path))?.len();
+        let read = match key {
+            Some(key) => PytorchReader::with_top_level_key(path, key),
+            None => PytorchReader::new(path),
+        };
+        let reader = read.map_err(|error| {
+            let problem: String = error.to_string().chars().take(200).collect();
+            let problem = problem.replace(['\n', '\r'], " ");
+            ExchangeError::refused(path, format!("cannot be read as PyTorch's: {problem}"))
+        })?;
+        let index = self.files.len();
+        self.files.push(path.to_path_buf());
+        for (name, tensor) in reader.into_tensors() {
+            // A file that is compressed, or a view that repeats its elements, could ask for more
+            // memory than anybody has stored.
+            if tensor.byte_len() as u64 > size {
+                let name: String = name.chars().take(100).collect();
+                let problem = format!("has `{name}`, which is larger than the file: save it again");
+                return Err(ExchangeError::refused(path, problem));
+            }
+            let kind = match tensor.dtype() {
+                DType::F32 => Ok(Kind::F32),
+                DType::F16 => Ok(Kind::F16),
+                DType::BF16 => Ok(Kind::Bf16),
+                other => Err(format!("{other:?}")),
+            };
+            let stored = Stored {
+                shape: tensor.shape().to_vec(),
+                kind,
+                file: index,
+                place: Place::Pickled(tensor),
+            };
+            self.tensors.insert(name, stored);
+        }
+        Ok(())
+    }
+
+    /// Takes a prefix off the names that have it.
+    pub(crate) fn strip_prefix(&mut self, prefix: &str) {
+        let tensors = std::mem::take(&mut self.tensors).into_iter();
+        let strip = |name: String| {
+            name.strip_prefix(prefix)
+                .map_or(name.clone(), str::to_string)
+        };
+        self.tensors = tensors
+            .map(|(name, stored)| (strip(name), stored))
+            .collect();
+    }
+
     /// Checks that the files have what a model needs, and nothing else than what is `ignored`.
     ///
     /// # Errors
@@ -129,7 +202,7 @@ impl Catalogue {
             theirs,
             transposed,
             ..
-        } in wanted
+        } in wanted.iter().filter(|wanted| wanted.origin == Origin::File)
         {
             let mut shape = shape.clone();
             if *transposed {
@@ -177,7 +250,21 @@ impl Catalogue {
     /// What cannot be read, or a number that is not finite.
     pub(crate) fn read_all(&self, wanted: &[Wanted]) -> Result<Vec<NamedTensor>, ExchangeError> {
         let named = wanted.iter().map(|wanted| {
-            let data = self.read(&wanted.theirs, wanted.shape.clone(), wanted.transposed)?;
+            let shape = wanted.shape.clone();
+            let data = match wanted.origin {
+                Origin::File => self.read(&wanted.theirs, shape, wanted.transposed)?,
+                Origin::Zeros => shears_kernels::filled(shape, |values| values.fill(0.0)),
+                Origin::Identity => {
+                    let columns = shape[1];
+                    shears_kernels::filled(shape, |values| {
+                        values.fill(0.0);
+                        values
+                            .iter_mut()
+                            .step_by(columns + 1)
+                            .for_each(|one| *one = 1.0);
+                    })
+                }
+            };
             Ok(NamedTensor {
                 name: wanted.ours.clone(),
                 data,
@@ -216,11 +303,16 @@ impl Catalogue {
 
 impl Stored {
     fn elements(&self, path: &Path) -> std::io::Result<Elements> {
-        let Place::At(place) = self.place;
-        let mut file = File::open(path)?;
-        file.seek(SeekFrom::Start(place))?;
+        let bytes: Box<dyn Read> = match &self.place {
+            Place::At(place) => {
+                let mut file = File::open(path)?;
+                file.seek(SeekFrom::Start(*place))?;
+                Box::new(file)
+            }
+            Place::Pickled(tensor) => Box::new(Cursor::new(tensor.read()?)),
+        };
         Ok(Elements {
-            bytes: Box::new(file),
+            bytes,
             // Checked before.
             kind: self.kind.clone().unwrap_or(Kind::F32),
             buffer: Vec::new(),

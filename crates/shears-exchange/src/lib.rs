@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! source.rs        a model to start from: a run, a folder, a file
+//! checkpoint.rs    files of PyTorch: nanoGPT's, and recurrent models
 //! catalogue.rs     the tensors of files by name and shape, before they are read
 //! foreign.rs       files from strangers
 //! export.rs        what leaves: weights, tokenizer, and what is known of the run
@@ -17,6 +18,7 @@
 mod beside;
 mod card;
 mod catalogue;
+mod checkpoint;
 mod error;
 mod export;
 mod foreign;

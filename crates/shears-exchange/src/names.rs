@@ -1,5 +1,7 @@
 //! The names of a Transformer's tensors: ours, and those of each format that has GPT-2's shape.
 
+use shears_model::ModelConfig;
+
 /// Whose names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Naming {
@@ -72,6 +74,41 @@ impl Naming {
             },
         })
     }
+}
+
+/// Names and shapes of our tensors in a model of GPT-2's shape.
+pub(crate) fn gpt_2_shapes(config: &ModelConfig, vocabulary: usize) -> Vec<(String, Vec<usize>)> {
+    let hidden = config.hidden;
+    let mut shapes = vec![
+        (
+            "token_embedding.weight".to_string(),
+            vec![vocabulary, hidden],
+        ),
+        (
+            "position_embedding.weight".to_string(),
+            vec![config.context, hidden],
+        ),
+    ];
+    for index in 0..config.layers {
+        let mut push = |part: &str, rows: usize, columns: Option<usize>| {
+            let weight = std::iter::once(rows).chain(columns).collect();
+            shapes.push((format!("blocks.{index}.{part}.weight"), weight));
+            shapes.push((format!("blocks.{index}.{part}.bias"), vec![rows]));
+        };
+        push("norm_1", hidden, None);
+        push("attention.qkv", 3 * hidden, Some(hidden));
+        push("attention.projection", hidden, Some(hidden));
+        push("norm_2", hidden, None);
+        push("mlp.expand", 4 * hidden, Some(hidden));
+        push("mlp.project", hidden, Some(4 * hidden));
+    }
+    for kind in ["weight", "bias"] {
+        shapes.push((format!("final_norm.{kind}"), vec![hidden]));
+    }
+    if !config.tied {
+        shapes.push(("output.weight".to_string(), vec![vocabulary, hidden]));
+    }
+    shapes
 }
 
 #[cfg(test)]

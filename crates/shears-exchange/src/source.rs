@@ -10,6 +10,7 @@ use shears_model::ModelConfig;
 use shears_train::{NamedTensor, RunFolder};
 
 use crate::catalogue::{Catalogue, Wanted};
+use crate::checkpoint;
 use crate::error::ExchangeError;
 use crate::huggingface;
 
@@ -66,11 +67,17 @@ impl Source {
         if path.join("config.json").is_file() {
             return huggingface::open(path);
         }
+        let is_safetensors = path
+            .extension()
+            .is_some_and(|ending| ending == "safetensors");
         let problem = match path.metadata() {
             Ok(found) if found.is_dir() => {
                 "is neither a run nor a model: it has no plan.toml and no config.json"
             }
-            Ok(_) => "is no folder of a model; give the folder that has its config.json",
+            Ok(_) if is_safetensors => {
+                "says nothing of its model; give the folder that has it with its config.json"
+            }
+            Ok(_) => return checkpoint::open(path),
             Err(_) => "does not exist: check the path",
         };
         Err(ExchangeError::refused(path, problem))

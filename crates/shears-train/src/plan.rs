@@ -101,7 +101,8 @@ settings! {
     /// those of the altered text.
     lossy: bool { section: Text, value: "BOOL", default: false }
 
-    /// Model to start from: a run, a Hugging Face GPT-2 folder
+    /// Model to start from: a run, a Hugging Face GPT-2 folder, a checkpoint of nanoGPT or of a
+    /// PyTorch RNN, LSTM or GRU
     ///
     /// The shape of the model and its tokenizer come from there; optimizer and steps start anew. Of
     /// a run it is the best checkpoint. What is read is written down by its SHA-256, and after the

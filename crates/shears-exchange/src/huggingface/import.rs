@@ -6,11 +6,11 @@ use serde_json::Value;
 use shears_model::{Architecture, BlockConfig, ModelConfig, Nonlinearity, Precision};
 
 use super::tokenizer;
-use crate::catalogue::{Catalogue, Wanted};
+use crate::catalogue::{Catalogue, Origin, Wanted};
 use crate::error::ExchangeError;
 use crate::export::ACTIVATIONS;
 use crate::foreign::read_json;
-use crate::names::Naming;
+use crate::names::{Naming, gpt_2_shapes};
 use crate::source::{Source, Weights};
 
 /// The prefix of all names but that of the output layer; the first files of GPT-2 have none.
@@ -183,8 +183,13 @@ fn catalogue_of(folder: &Path) -> Result<Catalogue, ExchangeError> {
         return Ok(catalogue);
     }
     let index = folder.join("model.safetensors.index.json");
+    let pickled = folder.join("pytorch_model.bin");
+    if !index.is_file() && pickled.is_file() {
+        catalogue.add_pytorch(&pickled, None)?;
+        return Ok(catalogue);
+    }
     if !index.is_file() {
-        let problem = "has no weights: model.safetensors or its index is missing";
+        let problem = "has no weights: no model.safetensors, index of it, or pytorch_model.bin";
         return Err(ExchangeError::refused(folder, problem));
     }
     for name in shards(&index)? {
@@ -228,42 +233,8 @@ fn wanted(config: &ModelConfig, vocabulary: usize, has_prefix: bool) -> Vec<Want
             shape,
             theirs,
             transposed: place.transposed,
+            origin: Origin::File,
         })
     });
     places.collect()
-}
-
-/// Names and shapes of our tensors in a model of GPT-2's shape.
-pub(crate) fn gpt_2_shapes(config: &ModelConfig, vocabulary: usize) -> Vec<(String, Vec<usize>)> {
-    let hidden = config.hidden;
-    let mut shapes = vec![
-        (
-            "token_embedding.weight".to_string(),
-            vec![vocabulary, hidden],
-        ),
-        (
-            "position_embedding.weight".to_string(),
-            vec![config.context, hidden],
-        ),
-    ];
-    for index in 0..config.layers {
-        let mut push = |part: &str, rows: usize, columns: Option<usize>| {
-            let weight = std::iter::once(rows).chain(columns).collect();
-            shapes.push((format!("blocks.{index}.{part}.weight"), weight));
-            shapes.push((format!("blocks.{index}.{part}.bias"), vec![rows]));
-        };
-        push("norm_1", hidden, None);
-        push("attention.qkv", 3 * hidden, Some(hidden));
-        push("attention.projection", hidden, Some(hidden));
-        push("norm_2", hidden, None);
-        push("mlp.expand", 4 * hidden, Some(hidden));
-        push("mlp.project", hidden, Some(4 * hidden));
-    }
-    for kind in ["weight", "bias"] {
-        shapes.push((format!("final_norm.{kind}"), vec![hidden]));
-    }
-    if !config.tied {
-        shapes.push(("output.weight".to_string(), vec![vocabulary, hidden]));
-    }
-    shapes
 }

@@ -109,6 +109,7 @@ fn gpt_2_folders_predict_what_transformers_predicts() {
         ("gpt2-untied-f16", false, Mlp::Gelu),
         ("gpt2-sharded-bf16", true, Mlp::GeluTanh),
         ("gpt2-without-prefix", true, Mlp::GeluTanh),
+        ("gpt2-pickle", true, Mlp::GeluTanh),
     ] {
         let source = check(name, &folder(name));
         assert_eq!(
@@ -118,6 +119,36 @@ fn gpt_2_folders_predict_what_transformers_predicts() {
         );
         assert_eq!((source.vocabulary, source.end_token), (40, Some(7)));
         assert!(source.tokenizer.is_none());
+    }
+}
+
+#[test]
+fn checkpoints_of_pytorch_predict_what_it_predicts() {
+    let nano = check("nanogpt", &folder("nanogpt/ckpt.pt"));
+    assert_eq!(
+        (nano.config.block.mlp, nano.config.context),
+        (Mlp::Gelu, 12)
+    );
+    let (kind, tokenizer) = nano.tokenizer.unwrap();
+    assert_eq!(kind.to_string(), "char");
+    assert_eq!(tokenizer.encode("\n !A\u{e9}").unwrap(), [0, 1, 2, 3, 39]);
+    for (name, architecture, layers, embedding) in [
+        ("lstm", Architecture::Lstm, 2, 12),
+        ("gru-one-hot", Architecture::Gru, 1, 40),
+        ("rnn-whole", Architecture::Rnn, 1, 16),
+    ] {
+        let source = check(name, &folder(name).join("model.pt"));
+        let found = &source.config;
+        assert_eq!(
+            (found.architecture, found.layers),
+            (architecture, layers),
+            "{name}"
+        );
+        assert_eq!(
+            (found.embedding, source.vocabulary),
+            (embedding, 40),
+            "{name}"
+        );
     }
 }
 

@@ -147,6 +147,9 @@ fn what_is_no_model_is_called_what_it_is() {
     check(folder.path(), "is neither a run nor a model");
     check(&folder.path().join("nothing"), "does not exist");
     check(&folder.path().join("model.safetensors"), "give the folder");
+    let text = folder.path().join("text.pt");
+    fs::write(&text, "To be, or not to be").unwrap();
+    check(&text, "cannot be read as PyTorch's");
     let folder = copy("gpt2-tied");
     fs::remove_file(folder.path().join("model.safetensors")).unwrap();
     check(folder.path(), "has no weights");
@@ -182,6 +185,18 @@ fn foreign_types_and_numbers_that_are_not_finite_are_refused_by_name() {
 }
 
 #[test]
+fn a_file_in_which_no_model_is_found_says_what_it_has() {
+    let message = refusal(&folder("gpt2-pickle").join("pytorch_model.bin"));
+    for part in [
+        "has no RNN that shape and name tell",
+        "`lm_head.weight` [40, 16]",
+        "more",
+    ] {
+        assert!(message.contains(part), "{message}");
+    }
+}
+
+#[test]
 fn an_index_names_no_file_outside_of_its_folder() {
     for name in ["../model.safetensors", "/etc/passwd", "", ".."] {
         let folder = copy("gpt2-sharded-bf16");
@@ -201,6 +216,9 @@ fn a_file_that_is_cut_off_anywhere_is_refused() {
         ("gpt2-tied", "model.safetensors"),
         ("gpt2-tied", "config.json"),
         ("gpt2-sharded-bf16", "model.safetensors.index.json"),
+        ("gpt2-pickle", "pytorch_model.bin"),
+        ("nanogpt", "ckpt.pt"),
+        ("lstm", "model.pt"),
     ] {
         let folder = copy(name);
         let path = folder.path().join(file);
@@ -213,11 +231,12 @@ fn a_file_that_is_cut_off_anywhere_is_refused() {
                 _ => whole.len() * (part - 20) / 40,
             };
             // Behind the last brace of JSON there is a line break.
-            if length + 1 == whole.len() && file != "model.safetensors" {
+            if length + 1 == whole.len() && file.ends_with(".json") {
                 continue;
             }
             fs::write(&path, &whole[..length]).unwrap();
-            refusal(folder.path());
+            let is_alone = file.ends_with(".pt");
+            refusal(if is_alone { &path } else { folder.path() });
         }
     }
 }

@@ -22,6 +22,10 @@ pub(super) fn open(given: &mut Given) -> anyhow::Result<Option<Source>> {
     let path = PathBuf::from(path);
     let source = Source::open(&path)?;
     let mut settings = Plan::settings_of(&source.config);
+    if source.config.architecture == Architecture::Rnn && !path.is_dir() {
+        // A file of PyTorch does not say which one it is.
+        settings.remove("nonlinearity");
+    }
     match &source.tokenizer {
         Some((kind, _)) => {
             let kind = kind.to_string();

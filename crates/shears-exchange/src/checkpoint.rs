@@ -1,0 +1,333 @@
+//! A checkpoint of PyTorch: nanoGPT's, or one of a recurrent model, whose parts are found by the ends
+//! of their names and by their shapes.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use pytorch_reader::{PickleValue, PytorchReader};
+use shears_data::{Tokenizer, TokenizerKind};
+use shears_model::{Architecture, BlockConfig, Mlp, ModelConfig, Nonlinearity, Precision};
+
+use crate::catalogue::{Catalogue, Origin, Wanted};
+use crate::error::ExchangeError;
+use crate::foreign;
+use crate::names::{Naming, gpt_2_shapes};
+use crate::source::{Source, Weights};
+
+/// No width, length or vocabulary of a model that this program could compute with is larger.
+const SIZE_MAX: i64 = 1 << 24;
+/// What `torch.compile` puts before all names.
+const COMPILED: &str = "_orig_mod.";
+/// The most tensors that a message names.
+const MOST_NAMED: usize = 12;
+
+/// Looks through a file: what it is, and the names and shapes of the weights.
+pub(crate) fn open(path: &Path) -> Result<Source, ExchangeError> {
+    // The reader opens it by name, too.
+    foreign::open(path)?;
+    match PytorchReader::read_pickle_data(path, Some("model_args")) {
+        Ok(PickleValue::Dict(arguments)) => nano_gpt(path, &arguments),
+        _ => recurrent(path),
+    }
+}
+
+/// A checkpoint of nanoGPT, with `meta.pkl` beside it if its tokens are characters.
+fn nano_gpt(
+    path: &Path,
+    arguments: &HashMap<String, PickleValue>,
+) -> Result<Source, ExchangeError> {
+    let size = |key: &str| match arguments.get(key) {
+        Some(PickleValue::Int(size)) if (1..=SIZE_MAX).contains(size) => Ok(*size as usize),
+        _ => {
+            let problem = format!("has no {key} from 1 to {SIZE_MAX} in its model_args");
+            Err(ExchangeError::refused(path, problem))
+        }
+    };
+    let (hidden, vocabulary) = (size("n_embd")?, size("vocab_size")?);
+    let config = ModelConfig {
+        layers: size("n_layer")?,
+        heads: size("n_head")?,
+        context: size("block_size")?,
+        ..config(Architecture::Transformer, hidden)
+    };
+    let valid = config.validate();
+    valid.map_err(|error| ExchangeError::refused(path, format!("is of no model: {error}")))?;
+    let has_biases = !matches!(arguments.get("bias"), Some(PickleValue::Bool(false)));
+    let mut catalogue = Catalogue::default();
+    catalogue.add_pytorch(path, Some("model"))?;
+    catalogue.strip_prefix(COMPILED);
+    let shapes = gpt_2_shapes(&config, vocabulary).into_iter();
+    let wanted: Vec<Wanted> = shapes
+        .filter_map(|(ours, shape)| {
+            let place = Naming::HuggingFace.place(&ours)?;
+            let is_left_out = !has_biases && ours.ends_with(".bias");
+            Some(Wanted {
+                ours,
+                shape,
+                theirs: place.name,
+                // Its matrices are those of `nn.Linear`.
+                transposed: false,
+                origin: if is_left_out {
+                    Origin::Zeros
+                } else {
+                    Origin::File
+                },
+            })
+        })
+        .collect();
+    catalogue.check(path, &wanted, |name| {
+        name == "lm_head.weight" || name.ends_with(".attn.bias")
+    })?;
+    let (layers, hidden) = (config.layers, config.hidden);
+    Ok(Source {
+        description: format!("a checkpoint of nanoGPT, {layers} x {hidden}"),
+        config,
+        vocabulary,
+        tokenizer: characters(&path.with_file_name("meta.pkl"))?,
+        end_token: None,
+        weights: Weights::Files {
+            catalogue,
+            wanted,
+            beside: Vec::new(),
+        },
+    })
+}
+
+/// The characters of nanoGPT's `meta.pkl`, by id.
+fn characters(path: &Path) -> Result<Option<(TokenizerKind, Tokenizer)>, ExchangeError> {
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let refused = |problem: &str| ExchangeError::refused(path, problem);
+    foreign::open(path)?;
+    let read = PytorchReader::read_pickle_data(path, Some("itos"));
+    let Ok(PickleValue::Dict(by_id)) = read else {
+        return Err(refused("has no itos, the characters by id"));
+    };
+    let character = |id: usize| match by_id.get(&id.to_string()) {
+        Some(PickleValue::String(text)) => {
+            let mut characters = text.chars();
+            characters.next().filter(|_| characters.next().is_none())
+        }
+        _ => None,
+    };
+    let symbols: Option<Vec<char>> = (0..by_id.len()).map(character).collect();
+    let symbols = symbols.ok_or_else(|| refused("has an itos that is not of characters"))?;
+    let tokenizer = Tokenizer::of_characters(&symbols)?;
+    Ok(Some((TokenizerKind::Char, tokenizer)))
+}
+
+/// A recurrent model of any class: the one RNN, the one embedding, the one linear layer.
+fn recurrent(path: &Path) -> Result<Source, ExchangeError> {
+    let mut catalogue = Catalogue::default();
+    catalogue.add_pytorch(path, None)?;
+    let found = Found { path, catalogue };
+    let (config, vocabulary, wanted) = found.parts()?;
+    found
+        .catalogue
+        .check(path, &wanted, |name| name.contains("optim"))?;
+    let (cell, layers, hidden) = (config.architecture, config.layers, config.hidden);
+    Ok(Source {
+        description: format!("a {cell} of PyTorch, {layers} x {hidden}"),
+        config,
+        vocabulary,
+        tokenizer: None,
+        end_token: None,
+        weights: Weights::Files {
+            catalogue: found.catalogue,
+            wanted,
+            beside: Vec::new(),
+        },
+    })
+}
+
+/// The tensors of a file in which a recurrent model is looked for.
+struct Found<'a> {
+    path: &'a Path,
+    catalogue: Catalogue,
+}
+
+impl Found<'_> {
+    fn parts(&self) -> Result<(ModelConfig, usize, Vec<Wanted>), ExchangeError> {
+        let names = || self.catalogue.tensors.keys();
+        for (part, what) in [
+            ("_reverse", "reads in both directions"),
+            ("weight_hr_l", "has projections"),
+        ] {
+            if let Some(name) = names().find(|name| name.contains(part)) {
+                let problem = format!("has `{name}`: a model that {what} is not computed here");
+                return Err(ExchangeError::refused(self.path, problem));
+            }
+        }
+        let first = self.one("RNN", names().filter(|name| name.ends_with("weight_ih_l0")))?;
+        let prefix = first
+            .strip_suffix("weight_ih_l0")
+            .unwrap_or_default()
+            .to_string();
+        let (rows, inputs) = self.matrix(&first)?;
+        let (_, hidden) = self.matrix(&format!("{prefix}weight_hh_l0"))?;
+        let cell = match rows / hidden.max(1) {
+            1 => Architecture::Rnn,
+            3 => Architecture::Gru,
+            4 => Architecture::Lstm,
+            gates => {
+                let problem = format!("has an RNN of {gates} gates, which is none of PyTorch's");
+                return Err(ExchangeError::refused(self.path, problem));
+            }
+        };
+        let (layers, mut wanted) = self.layers(&prefix, rows, inputs, hidden);
+        let is_of_rnn = |name: &str| {
+            let parts = ["weight_ih_l", "weight_hh_l", "bias_ih_l", "bias_hh_l"];
+            parts.iter().any(|part| name.contains(part))
+        };
+        let bias_of = |name: &str| name.replace("weight", "bias");
+        let has_bias = |name: &&String| self.catalogue.tensors.contains_key(&bias_of(name));
+        let others = || names().filter(|name| !is_of_rnn(name));
+        let output = others().filter(|name| self.matrix(name).is_ok_and(|(_, of)| of == hidden));
+        let output = self.one("output layer", output.filter(has_bias))?;
+        let (vocabulary, _) = self.matrix(&output)?;
+        let embedding = others().filter(|name| **name != output);
+        let embedding: Vec<&String> = embedding
+            .filter(|name| {
+                self.matrix(name)
+                    .is_ok_and(|shape| shape == (vocabulary, inputs))
+            })
+            .collect();
+        let (theirs, origin) = match embedding.as_slice() {
+            [] if inputs == vocabulary => (String::new(), Origin::Identity),
+            _ => (self.one("embedding", embedding.into_iter())?, Origin::File),
+        };
+        wanted.push(Wanted {
+            ours: "embedding.weight".to_string(),
+            shape: vec![vocabulary, inputs],
+            theirs,
+            transposed: false,
+            origin,
+        });
+        wanted.push(self.wanted("output.bias".into(), vec![vocabulary], bias_of(&output)));
+        wanted.push(self.wanted("output.weight".into(), vec![vocabulary, hidden], output));
+        let config = ModelConfig {
+            layers,
+            embedding: inputs,
+            ..config(cell, hidden)
+        };
+        Ok((config, vocabulary, wanted))
+    }
+
+    /// How many layers the RNN has, and their tensors.
+    fn layers(
+        &self,
+        prefix: &str,
+        rows: usize,
+        inputs: usize,
+        hidden: usize,
+    ) -> (usize, Vec<Wanted>) {
+        let is_there = |layer: &usize| {
+            let name = format!("{prefix}weight_ih_l{layer}");
+            self.catalogue.tensors.contains_key(&name)
+        };
+        let layers = (0..).take_while(is_there).count();
+        let mut wanted = Vec::new();
+        for layer in 0..layers {
+            let columns = if layer == 0 { inputs } else { hidden };
+            for (part, shape) in [
+                ("weight_ih", vec![rows, columns]),
+                ("weight_hh", vec![rows, hidden]),
+                ("bias_ih", vec![rows]),
+                ("bias_hh", vec![rows]),
+            ] {
+                let theirs = format!("{prefix}{part}_l{layer}");
+                wanted.push(self.wanted(format!("layers.{layer}.{part}"), shape, theirs));
+            }
+        }
+        (layers, wanted)
+    }
+
+    /// A tensor of the file, or zeros where it is a bias that the file does not have.
+    fn wanted(&self, ours: String, shape: Vec<usize>, theirs: String) -> Wanted {
+        let is_there = self.catalogue.tensors.contains_key(&theirs);
+        let is_bias = shape.len() == 1;
+        Wanted {
+            ours,
+            shape,
+            origin: if is_there || !is_bias {
+                Origin::File
+            } else {
+                Origin::Zeros
+            },
+            theirs,
+            transposed: false,
+        }
+    }
+
+    /// Rows and columns.
+    fn matrix(&self, name: &str) -> Result<(usize, usize), ExchangeError> {
+        let shape = self
+            .catalogue
+            .tensors
+            .get(name)
+            .map(|stored| stored.shape.as_slice());
+        match shape {
+            Some([rows, columns]) => Ok((*rows, *columns)),
+            _ => Err(ExchangeError::refused(
+                self.path,
+                format!("has no matrix `{name}`"),
+            )),
+        }
+    }
+
+    /// The one tensor of these.
+    fn one<'n>(
+        &self,
+        what: &str,
+        mut names: impl Iterator<Item = &'n String>,
+    ) -> Result<String, ExchangeError> {
+        match (names.next(), names.next()) {
+            (Some(name), None) => Ok(name.clone()),
+            (first, _) => {
+                let how_many = if first.is_none() {
+                    "no"
+                } else {
+                    "more than one"
+                };
+                let problem = format!(
+                    "has {how_many} {what} that shape and name tell; it has {}",
+                    self.list()
+                );
+                Err(ExchangeError::refused(self.path, problem))
+            }
+        }
+    }
+
+    fn list(&self) -> String {
+        let tensors = self.catalogue.tensors.iter().take(MOST_NAMED);
+        let named = tensors.map(|(name, stored)| {
+            let name: String = name.chars().take(60).collect();
+            format!("`{name}` {:?}", stored.shape)
+        });
+        let list = named.collect::<Vec<_>>().join(", ");
+        match self.catalogue.tensors.len().saturating_sub(MOST_NAMED) {
+            0 if list.is_empty() => "no tensor".to_string(),
+            0 => list,
+            more => format!("{list} and {more} more"),
+        }
+    }
+}
+
+/// What is the same in all of them.
+fn config(architecture: Architecture, hidden: usize) -> ModelConfig {
+    ModelConfig {
+        architecture,
+        layers: 1,
+        hidden,
+        embedding: hidden,
+        heads: 1,
+        block: BlockConfig { mlp: Mlp::Gelu },
+        context: 1,
+        dropout: 0.0,
+        tied: architecture == Architecture::Transformer,
+        forget_bias: false,
+        nonlinearity: Nonlinearity::Tanh,
+        precision: Precision::F32,
+    }
+}
