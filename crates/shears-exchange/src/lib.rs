@@ -3,6 +3,7 @@
 //! ```text
 //! source.rs        a model to start from: a run, a folder, a file
 //! checkpoint.rs    files of PyTorch: nanoGPT's, and recurrent models
+//! open.rs          which of them a path is
 //! catalogue.rs     the tensors of files by name and shape, before they are read
 //! foreign.rs       files from strangers
 //! export.rs        what leaves: weights, tokenizer, and what is known of the run
@@ -25,6 +26,7 @@ mod foreign;
 mod gguf;
 mod huggingface;
 mod names;
+mod open;
 mod pytorch;
 mod safetensors_file;
 mod source;

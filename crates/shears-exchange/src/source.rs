@@ -10,9 +10,7 @@ use shears_model::ModelConfig;
 use shears_train::{NamedTensor, RunFolder};
 
 use crate::catalogue::{Catalogue, Wanted};
-use crate::checkpoint;
 use crate::error::ExchangeError;
-use crate::huggingface;
 
 /// A model whose config and tokenizer were read, and whose weights are known to fit, but not read.
 #[derive(Debug)]
@@ -54,35 +52,6 @@ pub struct Parameters {
 }
 
 impl Source {
-    /// Looks at a run, a folder of Hugging Face, or a file of PyTorch.
-    ///
-    /// # Errors
-    ///
-    /// [`ExchangeError`] if it is none of them, of a kind of model that there is none of here, or
-    /// does not have the weights that its config says.
-    pub fn open(path: &Path) -> Result<Source, ExchangeError> {
-        if path.join("plan.toml").is_file() {
-            return open_run(path);
-        }
-        if path.join("config.json").is_file() {
-            return huggingface::open(path);
-        }
-        let is_safetensors = path
-            .extension()
-            .is_some_and(|ending| ending == "safetensors");
-        let problem = match path.metadata() {
-            Ok(found) if found.is_dir() => {
-                "is neither a run nor a model: it has no plan.toml and no config.json"
-            }
-            Ok(_) if is_safetensors => {
-                "says nothing of its model; give the folder that has it with its config.json"
-            }
-            Ok(_) => return checkpoint::open(path),
-            Err(_) => "does not exist: check the path",
-        };
-        Err(ExchangeError::refused(path, problem))
-    }
-
     /// Bytes of memory that the weights take, where that is known before they are read.
     pub fn bytes(&self) -> u64 {
         match &self.weights {
@@ -130,19 +99,6 @@ impl Source {
             tensors,
         })
     }
-}
-
-fn open_run(path: &Path) -> Result<Source, ExchangeError> {
-    let run = RunFolder::open_to_read(path)?;
-    let (plan, tokenizer) = (run.plan()?, run.tokenizer()?);
-    Ok(Source {
-        description: "a run of shears".to_string(),
-        config: plan.model_config(),
-        vocabulary: plan.vocabulary_of(&tokenizer),
-        end_token: plan.end_token,
-        tokenizer: Some((plan.tokenizer, tokenizer)),
-        weights: Weights::Run(run),
-    })
 }
 
 /// SHA-256 and name of a file.

@@ -1,0 +1,53 @@
+//! Which kind of source a path is.
+
+use std::path::Path;
+
+use shears_train::RunFolder;
+
+use crate::error::ExchangeError;
+use crate::source::{Source, Weights};
+use crate::{checkpoint, huggingface};
+
+impl Source {
+    /// Looks at a run, a folder of Hugging Face, or a file of PyTorch.
+    ///
+    /// # Errors
+    ///
+    /// [`ExchangeError`] if it is none of them, of a kind of model that there is none of here, or
+    /// does not have the weights that its config says.
+    pub fn open(path: &Path) -> Result<Source, ExchangeError> {
+        if path.join("plan.toml").is_file() {
+            return open_run(path);
+        }
+        if path.join("config.json").is_file() {
+            return huggingface::open(path);
+        }
+        let is_safetensors = path
+            .extension()
+            .is_some_and(|ending| ending == "safetensors");
+        let problem = match path.metadata() {
+            Ok(found) if found.is_dir() => {
+                "is neither a run nor a model: it has no plan.toml and no config.json"
+            }
+            Ok(_) if is_safetensors => {
+                "says nothing of its model; give the folder that has it with its config.json"
+            }
+            Ok(_) => return checkpoint::open(path),
+            Err(_) => "does not exist: check the path",
+        };
+        Err(ExchangeError::refused(path, problem))
+    }
+}
+
+fn open_run(path: &Path) -> Result<Source, ExchangeError> {
+    let run = RunFolder::open_to_read(path)?;
+    let (plan, tokenizer) = (run.plan()?, run.tokenizer()?);
+    Ok(Source {
+        description: "a run of shears".to_string(),
+        config: plan.model_config(),
+        vocabulary: plan.vocabulary_of(&tokenizer),
+        end_token: plan.end_token,
+        tokenizer: Some((plan.tokenizer, tokenizer)),
+        weights: Weights::Run(run),
+    })
+}
