@@ -1,44 +1,54 @@
-//! What a trained model predicts, for comparison with the program that its export is for:
-//! `cargo run --release -p shears-exchange --example logits -- RUN PROMPT TOKENS FILE`.
+//! What a trained model predicts, for comparison with the program that it is from or for:
+//! `cargo run --release -p shears-exchange --example logits -- SOURCE PROMPT TOKENS FILE`.
 //!
-//! Continues the prompt by the likeliest token, so many times, and writes a safetensors file:
-//! `tokens` (prompt and continuation) and `logits` `[TOKENS, vocabulary]`, those that each new token
-//! was chosen by. `tools/check_export.py` runs it.
+//! SOURCE is what `--init-from` takes. Continues the prompt, a text or `ids:` and numbers with
+//! commas, by the likeliest token, so many times, and writes a safetensors file: `tokens` (prompt
+//! and continuation) and `logits` `[TOKENS, vocabulary]`, those that each new token was chosen by.
+//! `tools/check_export.py` and `tools/check_import.py` run it.
 
 use std::error::Error;
 use std::path::Path;
 
 use burn::tensor::Device;
 use safetensors::tensor::{Dtype, TensorView};
+use shears_exchange::Source;
 use shears_generate::{Generator, most_probable};
-use shears_model::{Architecture, Initializer, LanguageModel, Transformer, gru, lstm, rnn};
-use shears_train::{NamedTensor, Plan, RunFolder, load_parameters};
+use shears_model::{
+    Architecture, Initializer, LanguageModel, ModelConfig, Transformer, gru, lstm, rnn,
+};
+use shears_train::{NamedTensor, load_parameters};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [run, prompt, count, out] = arguments.as_slice() else {
-        return Err("four arguments are needed: RUN PROMPT TOKENS FILE".into());
+    let [source, prompt, count, out] = arguments.as_slice() else {
+        return Err("four arguments are needed: SOURCE PROMPT TOKENS FILE".into());
     };
-    let run = RunFolder::open_to_read(Path::new(run))?;
-    let (plan, tokenizer) = (run.plan()?, run.tokenizer()?);
-    let (found, _) = run.checkpoints().load_best_model()?;
-    let (_, tensors) = found.ok_or("the run has no checkpoint")?;
-    let (count, prompt) = (count.parse()?, tokenizer.encode(prompt)?);
-    let (tokens, logits) = predict(&plan, tokenizer.vocab_size(), tensors, prompt, count)?;
+    let source = Source::open(Path::new(source))?;
+    let prompt = match (prompt.strip_prefix("ids:"), &source.tokenizer) {
+        (Some(ids), _) => ids
+            .split(',')
+            .map(str::parse)
+            .collect::<Result<Vec<u32>, _>>()?,
+        (None, Some((_, tokenizer))) => tokenizer.encode(prompt)?,
+        (None, None) => return Err("the model has no tokenizer; give ids:1,2,3".into()),
+    };
+    let (config, vocabulary, count) = (source.config.clone(), source.vocabulary, count.parse()?);
+    let tensors = source.read()?.tensors;
+    let (tokens, logits) = predict(&config, vocabulary, tensors, prompt, count)?;
     write(out, &tokens, &logits, count)
 }
 
 type Predicted = (Vec<u32>, Vec<f32>);
 
 fn predict(
-    plan: &Plan,
+    config: &ModelConfig,
     vocabulary: usize,
     tensors: Vec<NamedTensor>,
     prompt: Vec<u32>,
     count: usize,
 ) -> Result<Predicted, Box<dyn Error>> {
     let device = Device::flex();
-    let (config, start) = (&plan.model_config(), &mut Initializer::new(1, &device));
+    let start = &mut Initializer::new(1, &device);
     let model = match config.architecture {
         Architecture::Transformer => {
             let model = Transformer::new(vocabulary, config, start);

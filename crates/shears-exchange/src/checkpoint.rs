@@ -6,7 +6,7 @@ use std::path::Path;
 
 use pytorch_reader::{PickleValue, PytorchReader};
 use shears_data::{Tokenizer, TokenizerKind};
-use shears_model::{Architecture, BlockConfig, Mlp, ModelConfig, Nonlinearity, Precision};
+use shears_model::{Architecture, BlockConfig, ModelConfig, Nonlinearity, Precision};
 
 use crate::catalogue::{Catalogue, Origin, Wanted};
 use crate::error::ExchangeError;
@@ -322,7 +322,7 @@ fn config(architecture: Architecture, hidden: usize) -> ModelConfig {
         hidden,
         embedding: hidden,
         heads: 1,
-        block: BlockConfig { mlp: Mlp::Gelu },
+        block: BlockConfig::default(),
         context: 1,
         dropout: 0.0,
         tied: architecture == Architecture::Transformer,

@@ -121,7 +121,10 @@ impl Config {
             );
             return Err(self.refused(problem));
         }
-        let block = BlockConfig { mlp: *mlp };
+        let block = BlockConfig {
+            mlp: *mlp,
+            ..BlockConfig::default()
+        };
         let config = ModelConfig {
             architecture: Architecture::Transformer,
             layers: self.size("n_layer", 12)?,

@@ -58,7 +58,6 @@ tui = false
     r#"
 text = ["text.txt"]
 preset = "gpt-128"
-mlp = "gelu-tanh"
 layers = 1
 hidden = 12
 heads = 2

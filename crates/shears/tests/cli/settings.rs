@@ -189,7 +189,7 @@ fn a_plan_of_a_run_gives_way_to_another_choice() {
 }
 
 /// A value that is out of range, beside the choice that the setting belongs to.
-const OUT_OF_RANGE: [(&str, &str, &str); 29] = [
+const OUT_OF_RANGE: [(&str, &str, &str); 30] = [
     ("layers=0", "", "from 1 to 1000"),
     ("layers=1001", "", "from 1 to 1000"),
     ("hidden=0", "", "from 1 to 1000000"),
