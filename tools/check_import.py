@@ -72,13 +72,12 @@ def check_tokenizer(folder):
     tarfile.open(archives[0]).extractall(unpacked, filter="data")
     files = {path.name.removeprefix("gpt2_"): path for path in unpacked.rglob("*")
              if path.name in ("gpt2_vocab.json", "gpt2_merges.txt", "vocab.json", "merges.txt")}
-    tokenizer = GPT2TokenizerFast(vocab_file=str(files["vocab.json"]),
-                                  merges_file=str(files["merges.txt"]))
     model = folder / "random"
     config = GPT2Config(n_embd=8, n_head=1, n_layer=1, n_positions=128)
     GPT2LMHeadModel(config).save_pretrained(model)
     for name in ("vocab.json", "merges.txt"):
         (model / name).write_bytes(files[name].read_bytes())
+    tokenizer = GPT2TokenizerFast.from_pretrained(model)
     for text in TEXTS:
         theirs = tokenizer(text)["input_ids"]
         ours, _ = run(model, text, 1, folder)
