@@ -19,6 +19,7 @@ use crate::dropout::{Dropout, Mask};
 use crate::norm::Norm;
 use crate::tensor::is_ours;
 
+mod activation;
 mod backward;
 mod block_of;
 mod cached;

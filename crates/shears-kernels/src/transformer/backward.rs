@@ -2,16 +2,15 @@
 
 use pulp::{Simd, WithSimd};
 
-use super::forward::{Block, LinearSlices, Saved, Sizes, add};
+use super::BlockOf;
+use super::activation::{activate_backward, add_rows};
+use super::forward::{Block, LinearSlices, Saved, Sizes};
 use super::rope::Turn;
-use super::{BlockOf, Mlp};
 use crate::attention::{self, Rows};
 use crate::buffer::Buffer;
 use crate::cpu::Shared;
-use crate::math::{normal_of, sigmoid};
 use crate::matmul::{Initial, Packed, transposed_product};
 use crate::norm::add_up;
-use crate::vector::{load, store};
 
 /// The gradients of a block's input and of its parameters.
 pub(super) fn backward(
@@ -287,7 +286,13 @@ impl WithSimd for RowsAfter<'_> {
         }
         let gradients = &mut *self.expanded_gradient;
         multiply(simd, project, (out, hidden), (gradients, width));
-        activate(simd, sizes, self.expanded, gradients, expand_bias);
+        activate_backward(
+            simd,
+            (sizes.mlp, sizes.inner),
+            self.expanded,
+            gradients,
+            expand_bias,
+        );
         let mut scratch = Buffer::uninitialised(middle.len());
         multiply(simd, expand, (gradients, width), (&mut scratch, hidden));
         norm.normalize(simd, middle, self.normal);
@@ -328,13 +333,6 @@ fn masked<'a, S: Simd>(
     out
 }
 
-#[inline(always)]
-fn add_rows(rows: &[f32], sum: &mut [f32]) {
-    for row in rows.chunks_exact(sum.len()) {
-        add(sum, row);
-    }
-}
-
 /// Rows times a packed weight.
 #[inline(always)]
 fn multiply<S: Simd>(
@@ -345,77 +343,6 @@ fn multiply<S: Simd>(
 ) {
     let count = rows.len() / width;
     packed.multiply_rows(simd, (rows, width), (out, stride), count, Initial::Zero);
-}
-
-/// Turns `x` into its activation, and the activation's gradient into that of `x`, whose rows are
-/// added to `sum`. An activation and its gradient are the first `inner` elements of a row.
-#[inline(always)]
-fn activate<S: Simd>(simd: S, sizes: Sizes, x: &mut [f32], gradient: &mut [f32], sum: &mut [f32]) {
-    match sizes.mlp {
-        Mlp::Gelu => gelu::<S, false>(simd, x, gradient, sum),
-        Mlp::GeluTanh => gelu::<S, true>(simd, x, gradient, sum),
-        Mlp::Swiglu => {
-            swiglu(simd, sizes.inner, x, gradient);
-            add_rows(gradient, sum);
-        }
-    }
-}
-
-/// [`activate`] for rows of a gate and what goes through it.
-#[inline(always)]
-fn swiglu<S: Simd>(simd: S, inner: usize, x: &mut [f32], gradient: &mut [f32]) {
-    let rows = x.chunks_exact_mut(2 * inner);
-    for (x, gradient) in rows.zip(gradient.chunks_exact_mut(2 * inner)) {
-        let (gate, up) = x.split_at_mut(inner);
-        let (gate_gradient, up_gradient) = gradient.split_at_mut(inner);
-        let values = gate
-            .chunks_mut(S::F32_LANES)
-            .zip(up.chunks_mut(S::F32_LANES));
-        let gradients = gate_gradient
-            .chunks_mut(S::F32_LANES)
-            .zip(up_gradient.chunks_mut(S::F32_LANES));
-        for ((gate, up), (gate_gradient, up_gradient)) in values.zip(gradients) {
-            let (x, through) = (load(simd, gate), load(simd, up));
-            let change = load(simd, gate_gradient);
-            let share = sigmoid(simd, x);
-            let open = simd.mul_f32s(x, share);
-            store(simd, gate, simd.mul_f32s(open, through));
-            store(simd, up_gradient, simd.mul_f32s(change, open));
-            // The derivative of `x share` is `share + x share (1 - share)`.
-            let slope =
-                simd.mul_add_e_f32s(open, simd.sub_f32s(simd.splat_f32s(1.0), share), share);
-            let change = simd.mul_f32s(simd.mul_f32s(change, through), slope);
-            store(simd, gate_gradient, change);
-        }
-    }
-}
-
-/// [`activate`] for `x` times a distribution function, given with its derivative.
-#[inline(always)]
-fn gelu<S: Simd, const BY_TANH: bool>(
-    simd: S,
-    x: &mut [f32],
-    gradient: &mut [f32],
-    sum: &mut [f32],
-) {
-    let width = sum.len();
-    let rows = x
-        .chunks_exact_mut(width)
-        .zip(gradient.chunks_exact_mut(width));
-    for (x, gradient) in rows {
-        let vectors = x
-            .chunks_mut(S::F32_LANES)
-            .zip(gradient.chunks_mut(S::F32_LANES));
-        for ((x, gradient), sum) in vectors.zip(sum.chunks_mut(S::F32_LANES)) {
-            let value = load(simd, x);
-            let (distribution, density) = normal_of::<S, BY_TANH>(simd, value);
-            store(simd, x, simd.mul_f32s(value, distribution));
-            let slope = simd.mul_add_e_f32s(value, density, distribution);
-            let change = simd.mul_f32s(load(simd, gradient), slope);
-            store(simd, gradient, change);
-            store(simd, sum, simd.add_f32s(load(simd, sum), change));
-        }
-    }
 }
 
 /// The pass over the rows before the attention: turns the gradients of queries and keys back, adds

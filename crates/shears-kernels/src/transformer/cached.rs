@@ -4,8 +4,9 @@ use burn::backend::flex::{FlexTensor, Layout};
 use burn::tensor::DType;
 use pulp::{Simd, WithSimd};
 
+use super::activation::activate;
 use super::forward::{
-    Block, LinearSlices, Rotation, Sizes, activate, add, after_attention, queries_keys_values,
+    Block, LinearSlices, Rotation, Sizes, add, after_attention, queries_keys_values,
 };
 use super::rope::Turn;
 use crate::attention::{self, Attention, Rows};
@@ -107,7 +108,7 @@ impl WithSimd for Activate<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        activate(simd, self.0, self.1, self.2);
+        activate(simd, (self.0.mlp, self.0.inner), self.1, self.2);
     }
 }
 

@@ -2,15 +2,14 @@
 
 use pulp::{Simd, WithSimd};
 
+use super::activation::activate;
 use super::rope::{RotaryTable, Turn};
 use super::{BlockOf, Masks, Mlp, WithBias};
 use crate::attention::{self, Attention, Rows};
 use crate::buffer::Buffer;
 use crate::cpu::{Cpu, Shared};
-use crate::math::{normal_of, sigmoid};
 use crate::matmul::{FEW_ROWS, Initial, Packed, Weight};
 use crate::norm::{Norm, NormSlices};
-use crate::vector::{load, store};
 
 /// Sizes of a block, and what it is made of.
 #[derive(Clone, Copy, Debug)]
@@ -365,7 +364,7 @@ impl WithSimd for RowsAfter<'_> {
         let out = (&mut *expanded, sizes.expanded());
         product(simd, expand, normal, out, weights.expand.bias);
         let active = &mut scratch[..expanded.len() / sizes.mlp.parts()];
-        activate(simd, sizes, expanded, active);
+        activate(simd, (sizes.mlp, sizes.inner), expanded, active);
         let out = (&mut *output, hidden);
         product(simd, project, active, out, weights.project.bias);
         if let Some(masks) = masks {
@@ -396,40 +395,5 @@ fn product<S: Simd>(
 pub(super) fn add(to: &mut [f32], values: &[f32]) {
     for (to, value) in to.iter_mut().zip(values) {
         *to += value;
-    }
-}
-
-/// What goes into the second product, from the result of the first.
-#[inline(always)]
-pub(super) fn activate<S: Simd>(simd: S, sizes: Sizes, x: &[f32], out: &mut [f32]) {
-    match sizes.mlp {
-        Mlp::Gelu => gelu::<S, false>(simd, x, out),
-        Mlp::GeluTanh => gelu::<S, true>(simd, x, out),
-        Mlp::Swiglu => swiglu(simd, sizes.inner, x, out),
-    }
-}
-
-/// `gate / (1 + exp(-gate)) up` for rows of a gate and what goes through it (Shazeer 2020).
-#[inline(always)]
-fn swiglu<S: Simd>(simd: S, inner: usize, x: &[f32], out: &mut [f32]) {
-    for (x, out) in x.chunks_exact(2 * inner).zip(out.chunks_exact_mut(inner)) {
-        let (gate, up) = x.split_at(inner);
-        let vectors = gate.chunks(S::F32_LANES).zip(up.chunks(S::F32_LANES));
-        for ((gate, up), out) in vectors.zip(out.chunks_mut(S::F32_LANES)) {
-            let gate = load(simd, gate);
-            let open = simd.mul_f32s(gate, sigmoid(simd, gate));
-            store(simd, out, simd.mul_f32s(open, load(simd, up)));
-        }
-    }
-}
-
-/// `x` times a distribution function of `x` (Hendrycks & Gimpel 2016).
-#[inline(always)]
-fn gelu<S: Simd, const BY_TANH: bool>(simd: S, x: &[f32], out: &mut [f32]) {
-    let rows = x.chunks(S::F32_LANES).zip(out.chunks_mut(S::F32_LANES));
-    for (x, out) in rows {
-        let x = load(simd, x);
-        let (distribution, _) = normal_of::<S, BY_TANH>(simd, x);
-        store(simd, out, simd.mul_f32s(x, distribution));
     }
 }

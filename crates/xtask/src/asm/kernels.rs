@@ -188,7 +188,7 @@ pub(super) static KERNELS: [Kernel; 23] = [
     },
     Kernel {
         name: "SwiGLU",
-        frames: &[("transformer/", "swiglu<")],
+        frames: &[("transformer/activation.rs", "swiglu")],
         asked: &[
             (Avx512, Clean(3.5)),
             (Avx2, Stack(4.0, 13, SIXTEEN)),
@@ -300,7 +300,7 @@ pub(super) static KERNELS: [Kernel; 23] = [
         asked: &[
             (Avx512, Clean(6.0)),
             (Avx2, Clean(6.0)),
-            (Portable, Calls(FMAF)),
+            (Portable, Absent(FMAF)),
         ],
         estimated: false,
     },
