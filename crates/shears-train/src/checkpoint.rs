@@ -13,7 +13,9 @@
 
 mod files;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::fmt;
 use std::fs::{self, DirEntry};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -24,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{RestoreError, TrainError};
 use crate::plan::Plan;
-use crate::tensors::NamedTensor;
+use crate::tensors::{LazyTensor, NamedTensor};
 use files::{CARRIED, Files, MANIFEST, MODEL, OPTIMIZER, Stamps, write_folder, write_state};
 pub(crate) use files::{sync_folder, write_synced};
 
@@ -89,6 +91,55 @@ impl Checkpoint {
     }
 }
 
+/// What a save writes: all of a [`Checkpoint`], but that each tensor is read when its turn comes. A
+/// trainer makes one ([`Trainer::snapshot`](crate::Trainer::snapshot)), and so does a checkpoint.
+pub struct Snapshot<'a> {
+    pub(crate) progress: Progress,
+    pub(crate) plan: Cow<'a, Plan>,
+    pub(crate) clipper: Cow<'a, ClipperState>,
+    pub(crate) model: Vec<LazyTensor<'a>>,
+    pub(crate) optimizer: Vec<LazyTensor<'a>>,
+    pub(crate) carried: Vec<LazyTensor<'a>>,
+}
+
+impl fmt::Debug for Snapshot<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = formatter.debug_struct("Snapshot");
+        shown
+            .field("progress", &self.progress)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'a> From<&'a Checkpoint> for Snapshot<'a> {
+    fn from(checkpoint: &'a Checkpoint) -> Self {
+        let lazy = |tensors: &'a [NamedTensor]| tensors.iter().map(LazyTensor::from).collect();
+        Snapshot {
+            progress: checkpoint.progress.clone(),
+            plan: Cow::Borrowed(&checkpoint.plan),
+            clipper: Cow::Borrowed(&checkpoint.clipper),
+            model: lazy(&checkpoint.model),
+            optimizer: lazy(&checkpoint.optimizer),
+            carried: lazy(&checkpoint.carried),
+        }
+    }
+}
+
+impl Snapshot<'_> {
+    /// With all tensors read.
+    pub(crate) fn read(&self) -> Checkpoint {
+        let read = |tensors: &[LazyTensor<'_>]| tensors.iter().map(LazyTensor::read).collect();
+        Checkpoint {
+            progress: self.progress.clone(),
+            plan: self.plan.clone().into_owned(),
+            clipper: self.clipper.clone().into_owned(),
+            model: read(&self.model),
+            optimizer: read(&self.optimizer),
+            carried: read(&self.carried),
+        }
+    }
+}
+
 /// The folder that holds the checkpoints of a run.
 #[derive(Debug)]
 pub struct CheckpointStore {
@@ -136,7 +187,7 @@ impl CheckpointStore {
         }
     }
 
-    /// Writes a checkpoint, and gives its folder.
+    /// Writes a checkpoint, of which one tensor at a time is in memory, and gives its folder.
     ///
     /// It is written beside its place, synced to disk and then renamed: at every instant the
     /// old state or the new one is there, complete. If the step was saved with something pending
@@ -145,7 +196,8 @@ impl CheckpointStore {
     /// # Errors
     ///
     /// If it cannot be written, or a later version of this program has written that step.
-    pub fn save(&self, checkpoint: &Checkpoint) -> Result<PathBuf, TrainError> {
+    pub fn save<'a>(&self, snapshot: impl Into<Snapshot<'a>>) -> Result<PathBuf, TrainError> {
+        let checkpoint = &snapshot.into();
         if !self.folder.exists() {
             // Not what is above it: a run whose folder has vanished is not begun again by halves.
             fs::create_dir(&self.folder).map_err(TrainError::io("create", &self.folder))?;

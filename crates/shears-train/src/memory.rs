@@ -98,8 +98,6 @@ pub fn estimate_memory(
     let activations = elements.checked_mul(4);
     // The branches of the tree of shards that are not yet joined.
     let sums = 1 + u64::from(plan.shards.max(1).ilog2());
-    // Of parameters and moments; the files are written tensor by tensor.
-    let copies = 1 + moments;
     Ok(MemoryEstimate {
         parameters: bytes.checked_mul(2).ok_or_else(too_large)?,
         gradients: bytes.checked_mul(sums).ok_or_else(too_large)?,
@@ -108,7 +106,8 @@ pub fn estimate_memory(
         text: 0,
         program: PROGRAM,
         loading: 0,
-        saving: bytes.checked_mul(copies).ok_or_else(too_large)?,
+        // One tensor at a time is copied.
+        saving: parameters.iter().map(bytes_of_one).max().unwrap_or(0),
     })
 }
 
@@ -190,6 +189,10 @@ fn bytes_of(parameters: &[ParameterInfo]) -> Result<u64, PlanError> {
             .ok_or_else(too_large)?;
     }
     elements.checked_mul(4).ok_or_else(too_large)
+}
+
+fn bytes_of_one(parameter: &ParameterInfo) -> u64 {
+    4 * parameter.elements() as u64
 }
 
 const TOO_LARGE: &str = "the model's size exceeds what a computer can address";

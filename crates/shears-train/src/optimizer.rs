@@ -15,7 +15,7 @@ use gradclip::AdamClipping;
 use gradclip_burn::ClippedGradients;
 use shears_model::{ParameterMapper, map_parameters, named_enum};
 
-use crate::tensors::NamedTensor;
+use crate::tensors::{LazyTensor, NamedTensor};
 
 named_enum! {
     /// Which update rule.
@@ -139,15 +139,17 @@ impl Optimizer {
 
     /// The moments by name, for a checkpoint: `NAME.first` and `NAME.second`.
     pub fn tensors(&self) -> Vec<NamedTensor> {
+        self.lazy_tensors().iter().map(LazyTensor::read).collect()
+    }
+
+    /// The same, of which none is read yet.
+    pub(crate) fn lazy_tensors<'a>(&self) -> Vec<LazyTensor<'a>> {
         let mut tensors = Vec::new();
         for (name, moments) in &self.moments {
             for (part, tensor) in [("first", &moments.first), ("second", &moments.second)] {
                 if let Some(tensor) = tensor {
                     let name = format!("{name}.{part}");
-                    tensors.push(NamedTensor {
-                        name,
-                        data: tensor.clone().into_data(),
-                    });
+                    tensors.push(LazyTensor::on_device(name, tensor.clone()));
                 }
             }
         }

@@ -1,5 +1,6 @@
 //! Named tensors in and out of modules and of safetensors files.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{self, Write};
 
@@ -26,6 +27,67 @@ impl NamedTensor {
             Err(_) => self.data.iter::<f32>().all(f32::is_finite),
         }
     }
+}
+
+/// A tensor that is read from its device when its turn comes, so that never more than one of many is
+/// copied.
+pub(crate) struct LazyTensor<'a> {
+    pub(crate) name: String,
+    shape: Vec<usize>,
+    read: Box<dyn Fn() -> Cow<'a, TensorData> + 'a>,
+}
+
+impl LazyTensor<'_> {
+    /// A tensor of a device, where nobody changes it until this is dropped.
+    pub(crate) fn on_device<const D: usize>(name: String, tensor: Tensor<D>) -> Self {
+        LazyTensor {
+            name,
+            shape: tensor.dims().to_vec(),
+            read: Box::new(move || Cow::Owned(tensor.clone().into_data())),
+        }
+    }
+
+    /// With its elements.
+    pub(crate) fn read(&self) -> NamedTensor {
+        NamedTensor {
+            name: self.name.clone(),
+            data: (self.read)().into_owned(),
+        }
+    }
+}
+
+impl From<NamedTensor> for LazyTensor<'_> {
+    fn from(tensor: NamedTensor) -> Self {
+        LazyTensor {
+            shape: tensor.data.shape().to_vec(),
+            read: Box::new(move || Cow::Owned(tensor.data.clone())),
+            name: tensor.name,
+        }
+    }
+}
+
+impl<'a> From<&'a NamedTensor> for LazyTensor<'a> {
+    fn from(tensor: &'a NamedTensor) -> Self {
+        LazyTensor {
+            name: tensor.name.clone(),
+            shape: tensor.data.shape().to_vec(),
+            read: Box::new(|| Cow::Borrowed(&tensor.data)),
+        }
+    }
+}
+
+/// The parameters of a module, each once, of which none is read yet.
+pub(crate) fn lazy_tensors<'a, M: Module>(module: &M) -> Vec<LazyTensor<'a>> {
+    struct Reader<'a>(Vec<LazyTensor<'a>>);
+    impl ParameterVisitor for Reader<'_> {
+        fn visit<const D: usize>(&mut self, name: String, parameter: &Param<Tensor<D>>) {
+            let tensor = parameter.val().without_autodiff();
+            self.0.push(LazyTensor::on_device(name, tensor));
+        }
+    }
+    let mut reader = Reader(Vec::new());
+    visit_parameters(module, &mut reader);
+    reader.0
 }
 
 /// The parameters of a module, each once, read from the device in one transaction.
@@ -143,19 +205,22 @@ pub(crate) fn brief(name: &str) -> String {
     }
 }
 
-/// Writes a safetensors file of these tensors, one after the other in the order of their names,
-/// without a copy of them.
-pub(crate) fn write_safetensors(tensors: &[NamedTensor], out: &mut impl Write) -> io::Result<()> {
-    let mut sorted: Vec<&NamedTensor> = tensors.iter().collect();
+/// Writes a safetensors file of these tensors, one after the other in the order of their names, each
+/// of which is read when its turn comes.
+pub(crate) fn write_safetensors(
+    tensors: &[LazyTensor<'_>],
+    out: &mut impl Write,
+) -> io::Result<()> {
+    let mut sorted: Vec<&LazyTensor<'_>> = tensors.iter().collect();
     sorted.sort_by(|left, right| left.name.cmp(&right.name));
     let mut header = serde_json::Map::new();
     let mut end = 0;
-    for NamedTensor { name, data } in &sorted {
+    for LazyTensor { name, shape, .. } in &sorted {
         let start = end;
-        end += data.as_bytes().len();
+        end += size_of::<f32>() * shape.iter().product::<usize>();
         let entry = serde_json::json!({
             "dtype": "F32",
-            "shape": data.shape().to_vec(),
+            "shape": shape,
             "data_offsets": [start, end],
         });
         header.insert(name.clone(), entry);
@@ -166,7 +231,7 @@ pub(crate) fn write_safetensors(tensors: &[NamedTensor], out: &mut impl Write) -
     out.write_all(&(header.len() as u64).to_le_bytes())?;
     out.write_all(&header)?;
     for tensor in sorted {
-        out.write_all(tensor.data.as_bytes())?;
+        out.write_all((tensor.read)().as_bytes())?;
     }
     Ok(())
 }

@@ -22,7 +22,7 @@ use crate::corpora::Corpora;
 use crate::evaluate::{Evaluation, Streams, evaluate_together};
 use crate::plan::Plan;
 use crate::run::{RunFolder, header};
-use crate::tensors::{NamedTensor, module_tensors};
+use crate::tensors::lazy_tensors;
 use crate::trainer::{StepOutcome, Trainer};
 use due::Due;
 
@@ -347,7 +347,7 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
         if !evaluation.val_loss.is_finite() {
             return Err(self.diverged("the validation loss is"));
         }
-        self.check_weights(&module_tensors(self.trainer.model()))?;
+        self.check_weights()?;
         Ok(Some(improved))
     }
 
@@ -395,17 +395,18 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
         let Some(run) = self.run else {
             // What the rows of this rank carry goes into that of the first one.
             self.trainer.carried_by_all();
-            self.check_weights(&module_tensors(self.trainer.model()))?;
+            self.check_weights()?;
             self.trainer.ranks().barrier();
             return Ok(None);
         };
-        let checkpoint = self.trainer.checkpoint();
-        self.check_weights(&checkpoint.model)?;
-        if let Some(log) = &mut self.log {
+        // Here the others give what they carry.
+        let snapshot = self.trainer.snapshot();
+        self.check_weights()?;
+        if let Some(log) = &self.log {
             // A run that goes on from the checkpoint must find the steps before it in its log.
             log.sync()?;
         }
-        let path = run.checkpoints().save(&checkpoint)?;
+        let path = run.checkpoints().save(snapshot)?;
         // The others wait as long as a disk may take, and not as long as a step.
         self.trainer.ranks().barrier();
         Ok(Some(path))
@@ -423,8 +424,9 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
     }
 
     /// Refuses weights that nothing can be done with: they are no good checkpoint.
-    fn check_weights(&self, weights: &[NamedTensor]) -> Result<(), TrainError> {
-        match weights.iter().find(|tensor| !tensor.is_finite()) {
+    fn check_weights(&self) -> Result<(), TrainError> {
+        let weights = lazy_tensors(self.trainer.model());
+        match weights.iter().find(|tensor| !tensor.read().is_finite()) {
             Some(tensor) => Err(self.diverged(&format!("weights of `{}` are", tensor.name))),
             None => Ok(()),
         }

@@ -20,6 +20,7 @@
 mod restore;
 mod together;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -34,12 +35,12 @@ use shears_run::RanksEvent;
 
 use crate::batches::{Batches, rows_of, to_tensors};
 use crate::carried::{joined, part_of};
-use crate::checkpoint::{Checkpoint, Progress};
+use crate::checkpoint::{Checkpoint, Progress, Snapshot};
 use crate::error::TrainError;
 use crate::exchange::Share;
 use crate::optimizer::Optimizer;
 use crate::plan::Plan;
-use crate::tensors::module_tensors;
+use crate::tensors::{LazyTensor, lazy_tensors};
 use crate::time_flow::{norms_over_all, state_gradients};
 use crate::weights::Weights;
 
@@ -374,19 +375,26 @@ impl<M: LanguageModel> Trainer<M> {
         key.for_sequences(rows.start, rows.len(), self.plan.batch)
     }
 
-    /// All that a resumed run needs, with any number of ranks.
+    /// All that a resumed run needs, with any number of ranks, read from the device.
     pub fn checkpoint(&self) -> Checkpoint {
+        self.snapshot().read()
+    }
+
+    /// The same as a save takes it. It is to be dropped before the next step, which changes numbers
+    /// in place only if nobody else holds them.
+    pub fn snapshot(&self) -> Snapshot<'_> {
+        let carried = self.carried_by_all().into_iter().map(LazyTensor::from);
         let progress = Progress {
             position: self.carried.position,
             ..self.progress.clone()
         };
-        Checkpoint {
+        Snapshot {
             progress,
-            plan: self.plan.clone(),
-            clipper: self.clipper.state(),
-            model: module_tensors(self.model()),
-            optimizer: self.optimizer.tensors(),
-            carried: self.carried_by_all(),
+            plan: Cow::Borrowed(&self.plan),
+            clipper: Cow::Owned(self.clipper.state()),
+            model: lazy_tensors(self.model()),
+            optimizer: self.optimizer.lazy_tensors(),
+            carried: carried.collect(),
         }
     }
 }

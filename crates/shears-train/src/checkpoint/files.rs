@@ -12,11 +12,11 @@ use sha2::{Digest, Sha256};
 use shears_data::{FOREIGN_BYTES, foreign_kind};
 use shears_run::{json_problem, open_regular, read_regular};
 
-use super::{Checkpoint, Progress};
+use super::{Checkpoint, Progress, Snapshot};
 use crate::TrainError;
 use crate::error::RestoreError;
 use crate::plan::Plan;
-use crate::tensors::{NamedTensor, from_safetensors, write_safetensors};
+use crate::tensors::{LazyTensor, NamedTensor, from_safetensors, write_safetensors};
 
 /// The version of the format that this program writes. Format 2 had no pending evaluations.
 const FORMAT: u32 = 3;
@@ -202,7 +202,7 @@ impl Stamps {
     }
 }
 
-pub(super) fn write_folder(folder: &Path, checkpoint: &Checkpoint) -> Result<(), TrainError> {
+pub(super) fn write_folder(folder: &Path, checkpoint: &Snapshot<'_>) -> Result<(), TrainError> {
     fs::create_dir_all(folder).map_err(TrainError::io("create", folder))?;
     let mut sha256 = BTreeMap::new();
     let mut write = |file: &str, write: &dyn Fn(&mut Hashed) -> io::Result<()>| {
@@ -262,15 +262,16 @@ impl Write for Hashed {
 /// What a checkpoint is for other processes: the state and the tensors, each as in its file.
 impl Checkpoint {
     pub(crate) fn to_parts(&self) -> io::Result<[Vec<u8>; 4]> {
-        let tensors = |tensors: &[NamedTensor]| {
+        let snapshot = Snapshot::from(self);
+        let tensors = |tensors: &[LazyTensor<'_>]| {
             let mut bytes = Vec::new();
             write_safetensors(tensors, &mut bytes).map(|()| bytes)
         };
         Ok([
-            state_of(self)?,
-            tensors(&self.model)?,
-            tensors(&self.optimizer)?,
-            tensors(&self.carried)?,
+            state_of(&snapshot)?,
+            tensors(&snapshot.model)?,
+            tensors(&snapshot.optimizer)?,
+            tensors(&snapshot.carried)?,
         ])
     }
 
@@ -290,12 +291,12 @@ impl Checkpoint {
     }
 }
 
-fn state_of(checkpoint: &Checkpoint) -> io::Result<Vec<u8>> {
+fn state_of(checkpoint: &Snapshot<'_>) -> io::Result<Vec<u8>> {
     let state = StateFile {
         format: FORMAT,
         progress: checkpoint.progress.clone(),
-        plan: checkpoint.plan.clone(),
-        clipper: checkpoint.clipper.clone(),
+        plan: checkpoint.plan.clone().into_owned(),
+        clipper: checkpoint.clipper.clone().into_owned(),
     };
     Ok(serde_json::to_vec_pretty(&state)?)
 }
@@ -312,7 +313,7 @@ fn write_manifest(folder: &Path, sha256: BTreeMap<String, String>) -> Result<(),
 
 /// Gives a whole checkpoint another state, and leaves its tensors as they are: until the manifest
 /// is renamed, the old one holds.
-pub(super) fn write_state(folder: &Path, checkpoint: &Checkpoint) -> Result<(), TrainError> {
+pub(super) fn write_state(folder: &Path, checkpoint: &Snapshot<'_>) -> Result<(), TrainError> {
     let Files { mut sha256, .. } = Files::of(folder)?;
     let path = folder.join(EVALUATED);
     let written = state_of(checkpoint).and_then(|bytes| {
