@@ -27,6 +27,8 @@ pub struct Next {
 const ENOUGH_STEPS: u64 = 200;
 /// A loss that is no lower than so many times what it was before no longer falls.
 const FALLS_BELOW_TIMES: f64 = 0.98;
+/// A validation loss that ended above so many times the lowest has turned.
+const TURNED_ABOVE_TIMES: f64 = 1.05;
 /// A learning rate above this is no rate to start a search from.
 const HIGHEST_RATE: f64 = 10.0;
 
@@ -41,6 +43,7 @@ impl Next {
         let advised = advice.map(|advice| advice.policy.clone());
         let advised = advised.filter(|policy| *policy != own);
         let lost = matches!(class, Class::Exploded | Class::NotFinite);
+        let at_best = turned_after(run).filter(|_| !lost);
         let at_lower_rate = run.lr.filter(|_| !lost && !still_falls(run));
         let next = match class {
             Class::TooShort => Next::steps(ENOUGH_STEPS),
@@ -50,6 +53,8 @@ impl Next {
             },
             Class::Off => Next::clip("global-norm:1"),
             _ if ended_above_its_start(run) && !lost => Next::rate(run.lr?.min(HIGHEST_RATE), 0.1),
+            // What it learned after that is its own text by heart.
+            _ if at_best.is_some() => Next::steps(at_best?),
             // More or longer steps at this rate lead nowhere.
             _ if at_lower_rate.is_some() => Next::rate(at_lower_rate?.min(HIGHEST_RATE), 0.3),
             // The policy is kept; what is left to find out is how far training goes.
@@ -115,6 +120,12 @@ fn ended_above_its_start(run: &Run<'_>) -> bool {
     let last = run.steps.iter().rev().find_map(|step| step.loss);
     let last = run.val_loss.or(last);
     matches!((first, last), (Some(first), Some(last)) if last > first)
+}
+
+/// The step after which the validation loss only rose, if it did.
+fn turned_after(run: &Run<'_>) -> Option<u64> {
+    let ((step, best), last) = run.best_val_loss.zip(run.val_loss)?;
+    (step > 0 && last > TURNED_ABOVE_TIMES * best).then_some(step)
 }
 
 /// The learning rate at which twice the threshold makes the median step of plain gradient descent no

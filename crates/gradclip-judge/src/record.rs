@@ -113,6 +113,8 @@ pub struct Run<'a> {
     pub diverged: bool,
     /// The last validation loss; NaN if it was not finite.
     pub val_loss: Option<f64>,
+    /// The step after which the validation loss was lowest, and that loss.
+    pub best_val_loss: Option<(u64, f64)>,
     /// The first tensor whose gradient was not finite.
     pub first_non_finite: Option<String>,
     /// The mean cosine between gradients before and after, over clipped steps, where it is known.
@@ -131,6 +133,7 @@ impl<'a> Run<'a> {
             adaptive: false,
             diverged: false,
             val_loss: None,
+            best_val_loss: None,
             first_non_finite: None,
             cosine: None,
         }

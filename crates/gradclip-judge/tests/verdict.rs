@@ -523,6 +523,23 @@ fn more_than_one_percent_of_broken_steps_is_not_finite() {
 }
 
 #[test]
+fn a_run_whose_validation_loss_turned_ends_where_it_was_lowest() {
+    let policy = policy("global-norm:5");
+    let steps = (1..=400).map(|number| StepRecord {
+        loss: Some(falling(number)),
+        ..step(number, 1.0, Some(5.0))
+    });
+    let mut run = Run::new(&policy, steps);
+    run.lr = Some(1.0);
+    let next = |run: &Run<'_>| judge(run).verdict.next.map(|next| next.to_string());
+    run.best_val_loss = Some((150, 2.0));
+    run.val_loss = Some(2.1);
+    assert_eq!(next(&run).as_deref(), Some("--steps 800"));
+    run.val_loss = Some(2.11);
+    assert_eq!(next(&run).as_deref(), Some("--steps 150"));
+}
+
+#[test]
 fn a_run_that_ends_without_a_finite_loss_is_not_finite() {
     let none = ClipPolicy::none();
     let mut run = Run::new(&none, steps(&[1.0; 50], None));

@@ -143,6 +143,9 @@ impl Columns {
         let end = self.end.as_ref();
         run.diverged = end.is_some_and(|end| end.how == EndReason::Diverged);
         run.val_loss = self.evaluations.last().map(|last| last.val_loss);
+        let losses = self.evaluations.iter().map(|at| (at.step, at.val_loss));
+        let losses = losses.filter(|(_, loss)| loss.is_finite());
+        run.best_val_loss = losses.min_by(|left, right| left.1.total_cmp(&right.1));
         run.first_non_finite.clone_from(&self.first_non_finite);
         run.cosine = self.cosine_of_clipped();
         let judged = judge(&run);

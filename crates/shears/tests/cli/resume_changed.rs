@@ -38,6 +38,13 @@ fn a_finished_run_goes_on_to_the_bits_of_a_longer_one() {
         !scratch.read("b/events.jsonl").contains("\"resume\""),
         "nothing was done"
     );
+    let plan = scratch.read("b/plan.toml");
+    let said = scratch.run("train --resume b --lr 0.5").failed(2);
+    assert!(
+        said.contains("no step would be taken with the new lr; --steps N"),
+        "{said}"
+    );
+    assert_eq!(scratch.read("b/plan.toml"), plan, "nothing was done");
     let said = scratch.run("train --resume b --steps 40").succeeded();
     assert!(said.contains("steps: 25 -> 40 from step 26 on"), "{said}");
     for file in [

@@ -1,8 +1,9 @@
 //! What a run does other than somebody may expect, said before it starts.
 
 use shears_run::EndReason;
-use shears_train::{Batches, Checkpoint, Corpora, Plan, RunFolder, ScheduleKind};
+use shears_train::{Batches, Checkpoint, Corpora, Plan, Progress, RunFolder, ScheduleKind};
 
+use crate::exit::Misuse;
 use crate::report::{count, counted};
 use crate::settings::Given;
 
@@ -78,22 +79,34 @@ pub(super) fn of_resume(
                 .into(),
         );
     }
-    let is_finished = step >= changed.steps && progress.is_some_and(|progress| !progress.pending);
-    if is_finished {
-        remarks.push(format!(
-            "all {} steps are taken; --steps N goes on to step N",
-            count(step)
-        ));
-    } else if changed.patience > 0
-        && progress.is_some_and(|progress| progress.stale_evaluations >= changed.patience)
-    {
-        remarks.push(format!(
-            "the run ended because {} evaluations in a row were no better; a higher --patience, or \
-             0, goes on",
-            changed.patience
-        ));
+    if let Some((why, remedy)) = progress.and_then(|progress| nothing_left(changed, progress)) {
+        if !new.is_empty() {
+            // It would stand in the plan as if steps had been taken with it.
+            let names: Vec<&str> = new.iter().map(|change| change.name.as_str()).collect();
+            let names = names.join(", ");
+            let message = format!("{why}, so that no step would be taken with the new {names}");
+            return Err(Misuse(format!("{message}; {remedy}")).into());
+        }
+        remarks.push(format!("{why}; {remedy}"));
     }
     Ok(remarks)
+}
+
+/// Why a run has no step left to take, and what lets it go on.
+fn nothing_left(plan: &Plan, progress: &Progress) -> Option<(String, &'static str)> {
+    if progress.pending {
+        return None;
+    }
+    if progress.step >= plan.steps {
+        let why = format!("all {} steps are taken", count(progress.step));
+        return Some((why, "--steps N goes on to step N"));
+    }
+    let is_out_of_patience = plan.patience > 0 && progress.stale_evaluations >= plan.patience;
+    is_out_of_patience.then(|| {
+        let patience = plan.patience;
+        let why = format!("the run ended because {patience} evaluations in a row were no better");
+        (why, "a higher --patience, or 0, goes on")
+    })
 }
 
 /// About a text that does not divide into whole windows, or has less than one.
