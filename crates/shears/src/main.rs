@@ -120,10 +120,35 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return refuse(&error),
     };
-    let result = match arguments
+    let command = arguments
         .command
-        .unwrap_or(Command::Demo(DemoArguments::default()))
-    {
+        .unwrap_or(Command::Demo(DemoArguments::default()));
+    let result = command.of_one_process().and_then(|()| run(command));
+    output::code_of_output(result.unwrap_or_else(|error| exit::report(&error)))
+}
+
+impl Command {
+    /// Refuses what each process that a launcher has started would do once more.
+    fn of_one_process(&self) -> anyhow::Result<()> {
+        match self {
+            Command::Demo(_) => world::refuse_launcher("demo"),
+            Command::Eval(_) => world::refuse_launcher("eval"),
+            Command::Generate(_) => world::refuse_launcher("generate"),
+            Command::Inspect(_) => world::refuse_launcher("inspect"),
+            Command::Dash(_) => world::refuse_launcher("dash"),
+            Command::Clip(_) => world::refuse_launcher("clip"),
+            Command::Compare(_) => world::refuse_launcher("compare"),
+            Command::Replay(_) => world::refuse_launcher("replay"),
+            Command::Export(_) => world::refuse_launcher("export"),
+            // They spread their work, or see themselves what they can spread.
+            Command::Train(_) | Command::Sweep(_) | Command::Bench(_) => Ok(()),
+            Command::Completions { .. } => Ok(()),
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
         Command::Demo(arguments) => commands::demo::run(&arguments),
         Command::Train(arguments) => commands::train::run(*arguments),
         Command::Eval(arguments) => commands::eval::run(&arguments),
@@ -137,8 +162,7 @@ fn main() -> ExitCode {
         Command::Replay(arguments) => commands::replay::run(&arguments),
         Command::Export(arguments) => commands::export::run(&arguments),
         Command::Completions { shell } => print_completions(shell),
-    };
-    output::code_of_output(result.unwrap_or_else(|error| exit::report(&error)))
+    }
 }
 
 /// Prints help or version, or says what is wrong with the command line.

@@ -22,7 +22,6 @@ use crate::output::{Colour, columns, paint, say, wrap, wrapped};
 use crate::report;
 use crate::run_log;
 use crate::watch::{brief, indent, stop_when_asked};
-use crate::world::refuse_launcher;
 
 /// See what clipping does: one network trained without it and with it, side by side
 ///
@@ -49,7 +48,6 @@ const POLICIES: [&str; 2] = ["none", "global-norm:1"];
 const LSTM: &str = "preset = 'lstm-128'\nlr = 0.01\nsteps = 200";
 
 pub(crate) fn run(arguments: &DemoArguments) -> anyhow::Result<ExitCode> {
-    refuse_launcher("demo")?;
     let threads = super::set_threads(arguments.threads)?;
     let demo = Demo {
         json: arguments.json,

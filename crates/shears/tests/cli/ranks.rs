@@ -360,8 +360,16 @@ fn processes_that_do_not_find_each_other_are_refused() {
     let other = started("1", &train);
     assert_eq!((other.code, other.stderr), (Some(2), String::new()));
     assert!(!scratch.path("run").exists());
-    let refused = started("0", "demo").failed(2);
-    assert!(refused.contains("each would do the same"), "{refused}");
+    for command in [
+        "demo",
+        "eval run",
+        "generate run",
+        "inspect run",
+        "export run",
+    ] {
+        let refused = started("0", command).failed(2);
+        assert!(refused.contains("each would do the same"), "{refused}");
+    }
 }
 
 #[test]
