@@ -281,19 +281,27 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
         }
         let ending = step == self.plan.steps || self.is_out_of_patience();
         // Before the checkpoint, so that a run that goes on from there has it.
+        if due.sample && !ending {
+            self.sample(step)?;
+        }
+        self.trainer.progress.pending = false;
+        if saving || improved || ending {
+            self.save_and_retain()?;
+        }
+        Ok(None)
+    }
+
+    /// Writes text, on the rank that has the run; the others wait, knowing for what.
+    fn sample(&mut self, step: u64) -> Result<(), TrainError> {
         self.trainer.begin(Phase::Save);
-        if due.sample && !ending && self.run.is_some() {
+        if self.run.is_some() {
             let text = self.observer.sample(step, &self.trainer.model().valid());
             if let Some(text) = text {
                 self.write(&Event::Sample { step, text })?;
             }
         }
         self.trainer.ranks().barrier();
-        self.trainer.progress.pending = false;
-        if saving || improved || ending {
-            self.save_and_retain()?;
-        }
-        Ok(None)
+        Ok(())
     }
 
     /// Whether somebody has asked for the end. One rank must not decide that for itself.
