@@ -36,7 +36,7 @@ export function showList(page) {
   let cursor = null;
 
   const input = element("input", {
-    type: "search", placeholder: "Search name, preset, policy, state", "aria-label": "Search runs",
+    type: "search", placeholder: "Search name, model, policy, state", "aria-label": "Search runs",
     value: search, on: { input: () => { search = input.value; arrange(); } },
   });
   const summary = element("p", { class: "lead", role: "status" }, "Looking for runs…");
@@ -107,7 +107,7 @@ export function showList(page) {
     });
     const content = {
       name: () => [element("a", { href: runAddress(row.name) }, shortName(row.name)),
-        element("small", {}, [row.preset, row.clip].filter(Boolean).join(" · ") || "no plan")],
+        element("small", {}, [row.model, row.clip].filter(Boolean).join(" · ") || "no plan")],
       state: () => [badge(row.state), row.damage ? element("span", { class: "badge damaged", title: row.damage.reason }, "damaged") : null],
       class: () => [element("span", { class: `tone ${row.tone ?? "plain"}` }, row.words ?? (row.digested ? "–" : "reading…")), element("small", {}, [
         row.digested && row.class !== "off" ? `${percent(row.clipped_share)} of steps` : null,

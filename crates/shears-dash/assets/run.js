@@ -163,7 +163,7 @@ export function showRun(page, name) {
   const refreshAbout = throttled(() => loadAbout().catch(fail), 2000);
 
   function showHead() {
-    const text = [about.preset, about.clip && `clip ${about.clip}`].filter(Boolean).join(" · ");
+    const text = [about.model, about.clip && `clip ${about.clip}`].filter(Boolean).join(" · ");
     fill(head,
       element("div", {}, element("h1", {}, shortName(name)), element("p", { class: "lead" }, text)),
       badge(about.state),

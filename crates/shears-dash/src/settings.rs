@@ -58,6 +58,17 @@ pub(crate) fn preset_of<'a>(
     presets.get(name)
 }
 
+/// What a plan's model is, in words: "lstm, 2 layers of 128".
+pub(crate) fn model(plan: &toml::Table) -> Option<String> {
+    let kind = plan.get("model")?.as_str()?;
+    let [layers, hidden] = ["layers", "hidden"].map(|name| plan.get(name)?.as_integer());
+    Some(match layers.zip(hidden) {
+        Some((1, hidden)) => format!("{kind}, 1 layer of {hidden}"),
+        Some((layers, hidden)) => format!("{kind}, {layers} layers of {hidden}"),
+        None => kind.to_string(),
+    })
+}
+
 /// All settings of a plan, beside those of the preset that it names.
 pub(crate) fn compared(
     plan: &toml::Table,
@@ -119,5 +130,15 @@ mod tests {
                 .iter()
                 .all(|s| s.preset.is_none())
         );
+    }
+
+    #[test]
+    fn a_model_is_called_what_it_is() {
+        let words = |plan: &str| model(&table(plan));
+        let plan = "preset = 'lstm-128'\nmodel = 'gru'\nlayers = 2\nhidden = 64";
+        assert_eq!(words(plan).as_deref(), Some("gru, 2 layers of 64"));
+        let plan = "model = 'rnn'\nlayers = 1\nhidden = 16";
+        assert_eq!(words(plan).as_deref(), Some("rnn, 1 layer of 16"));
+        assert_eq!(words("layers = 1"), None);
     }
 }

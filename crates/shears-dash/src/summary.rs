@@ -23,6 +23,7 @@ pub(crate) struct Row {
     pub(crate) message: Option<String>,
     pub(crate) damage: Option<Damage>,
     pub(crate) preset: Option<String>,
+    /// Kind and size, in words.
     pub(crate) model: Option<String>,
     pub(crate) clip: Option<String>,
     pub(crate) step: Option<u64>,
@@ -95,7 +96,7 @@ impl Row {
             message: glance.end.as_ref().and_then(|end| end.message.clone()),
             damage: plan_damage.or_else(|| digest.as_ref()?.damage.clone()),
             preset: text("preset"),
-            model: text("model"),
+            model: plan.as_ref().ok().and_then(settings::model),
             clip: text("clip"),
             step: glance.step,
             steps: steps.and_then(|steps| u64::try_from(steps).ok()),
