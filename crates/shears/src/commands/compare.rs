@@ -178,9 +178,15 @@ fn cut_to_common(runs: &mut [Read]) -> Result<Option<String>, Misuse> {
         runs.iter().filter(whole).all(has)
     });
     let Some(&(evaluation, _)) = common else {
+        let last = |run: &Read| match run.outcome.evaluations.last() {
+            Some((step, _)) => format!("{} last at step {step}", run.path.display()),
+            None => format!("{} never", run.path.display()),
+        };
+        let evaluated: Vec<String> = runs.iter().filter(whole).map(last).collect();
         return Err(Misuse(format!(
-            "the runs have no step in common after which each was evaluated; {} has {steps} steps",
-            shortest.path.display()
+            "the runs have no step in common after which each was evaluated ({}); train them with \
+             the same --eval-every",
+            evaluated.join(", ")
         )));
     };
     for run in &mut *runs {

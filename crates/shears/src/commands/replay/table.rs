@@ -163,7 +163,15 @@ fn spike_list(replayed: &Replayed) -> Vec<String> {
         ),
     ];
     if spikes.is_empty() {
-        lines.push(format!("This run had none after its first {FEWEST} steps."));
+        lines.push(match replayed.non_finite() {
+            0 => format!("This run had none after its first {FEWEST} steps."),
+            broken => format!(
+                "This run had none: {} of its {} steps are not finite, and no spike. `shears \
+                 inspect` says where it broke.",
+                count(broken as u64),
+                count(replayed.norms.len() as u64)
+            ),
+        });
         return lines;
     }
     let mut shown: Vec<usize> = (0..spikes.len()).collect();
