@@ -230,8 +230,15 @@ fn in_evaluation(plan: &Plan, vocabulary: usize) -> u64 {
     let (tokens, kept) = match plan.model {
         Architecture::Transformer => {
             let rows = windows_at_once(plan.context());
-            let qkv = plan.model_config().qkv() as u64;
-            let kept = qkv.saturating_mul(plan.layers as u64);
+            let model = plan.model_config();
+            let (qkv, expanded) = (model.qkv(), model.expanded());
+            // Queries, keys and values of a block stay in the memory of what went into the last
+            // one's activation, where that is not much larger.
+            let kept = match 4 * expanded <= 7 * qkv {
+                true => qkv.max(expanded),
+                false => qkv,
+            };
+            let kept = (kept as u64).saturating_mul(plan.layers as u64);
             (rows.saturating_mul(plan.context()), kept)
         }
         _ => (TOKENS_AT_ONCE, 0),
