@@ -3,6 +3,7 @@
 //! Each setting stands here once; `resolve` makes a plan of what was given, `stored` reads and
 //! writes `plan.toml`, and `change` is about runs that go on with other settings.
 
+mod belonging;
 mod change;
 mod places;
 mod preset;
@@ -10,7 +11,6 @@ mod resolve;
 mod setting;
 mod stored;
 
-use std::ops::Bound::{self, Excluded, Included};
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
@@ -26,43 +26,16 @@ use toml::Table;
 use crate::optimizer::{OptimizerKind, OptimizerSettings};
 use crate::schedule::{Schedule, ScheduleKind};
 
+use belonging::{
+    ADAM, ADAPTIVE, FACTOR, FALLING, LSTM, MANY, MANY_STEPS, MOMENTUM, NORMAL, NOT_NEGATIVE,
+    POSITIVE, RECURRENT, RMSPROP, RNN, ROPE, SKIP, STEP, TRANSFORMER,
+};
 use preset::global_norm;
 use setting::{SettingValue, outside, settings};
 
 pub use preset::Preset;
 pub use setting::{BelongsTo, Section, Setting};
 pub use stored::{Difference, compare_plans};
-
-const RNN: BelongsTo = BelongsTo::Models(&[Architecture::Rnn]);
-const LSTM: BelongsTo = BelongsTo::Models(&[Architecture::Lstm]);
-const TRANSFORMER: BelongsTo = BelongsTo::Models(&[Architecture::Transformer]);
-const ROPE: BelongsTo = BelongsTo::Positions(&[Position::Rope]);
-const RECURRENT: BelongsTo =
-    BelongsTo::Models(&[Architecture::Rnn, Architecture::Lstm, Architecture::Gru]);
-const MOMENTUM: BelongsTo = BelongsTo::Optimizers(&[OptimizerKind::Momentum]);
-const RMSPROP: BelongsTo = BelongsTo::Optimizers(&[OptimizerKind::RmsProp]);
-const ADAM: BelongsTo = BelongsTo::Optimizers(&[OptimizerKind::Adam, OptimizerKind::AdamW]);
-const ADAPTIVE: BelongsTo = BelongsTo::Optimizers(&[
-    OptimizerKind::RmsProp,
-    OptimizerKind::Adam,
-    OptimizerKind::AdamW,
-]);
-const STEP: BelongsTo = BelongsTo::Schedules(&[ScheduleKind::Step]);
-const FALLING: BelongsTo = BelongsTo::Schedules(&[
-    ScheduleKind::Cosine,
-    ScheduleKind::Linear,
-    ScheduleKind::Step,
-]);
-const SKIP: BelongsTo = BelongsTo::NonFinite(&[NonFinite::Skip]);
-
-type RealRange = (Bound<f64>, Bound<f64>);
-const POSITIVE: RealRange = (Excluded(0.0), Excluded(f64::INFINITY));
-const NOT_NEGATIVE: RealRange = (Included(0.0), Excluded(f64::INFINITY));
-/// In single precision a smaller epsilon is no normal number, and its square is zero.
-const NORMAL: RealRange = (Included(f32::MIN_POSITIVE as f64), Excluded(f64::INFINITY));
-const FACTOR: RealRange = (Excluded(0.0), Included(1.0));
-const MANY: u64 = 1_000_000;
-const MANY_STEPS: u64 = MANY * MANY;
 
 settings! {
     /// Complete setting to start from
@@ -558,7 +531,7 @@ mod tests {
 
     #[test]
     fn ranges_are_said_in_words() {
-        let said = |range: RealRange| outside(&f64::NAN, range);
+        let said = |range: belonging::RealRange| outside(&f64::NAN, range);
         assert_eq!(said(POSITIVE).unwrap(), "above 0 and finite");
         assert_eq!(said(NOT_NEGATIVE).unwrap(), "at least 0 and finite");
         assert_eq!(said(FACTOR).unwrap(), "above 0 and at most 1");

@@ -2,6 +2,7 @@
 //! end.
 
 mod due;
+mod step_line;
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -12,9 +13,7 @@ use burn::tensor::Device;
 use gradclip::{ClipAction, SkipReason};
 use shears_model::{LanguageModel, parameters};
 use shears_parallel::Phase;
-use shears_run::{
-    ClipEvent, EndReason, Event, EventLog, ExchangeEvent, RanksEvent, Resume, StepEvent, six_digits,
-};
+use shears_run::{ClipEvent, EndReason, Event, EventLog, RanksEvent, Resume, StepEvent};
 
 use crate::TrainError;
 use crate::checkpoint::Progress;
@@ -25,6 +24,7 @@ use crate::run::{RunFolder, header};
 use crate::tensors::lazy_tensors;
 use crate::trainer::{StepOutcome, Trainer};
 use due::Due;
+use step_line::step_event;
 
 /// Who watches a run: the terminal, a test, a program of your own.
 pub trait Observer {
@@ -454,23 +454,6 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
             what: what.to_string(),
             checkpoint: self.run.and_then(last_before),
         }
-    }
-}
-
-fn step_event(step: u64, outcome: &StepOutcome, tokens: usize, started: Instant) -> StepEvent {
-    StepEvent {
-        step,
-        loss: Some(outcome.loss).filter(|loss| loss.is_finite()),
-        lr: outcome.lr,
-        tokens_per_second: (tokens as f64 / started.elapsed().as_secs_f64()).round(),
-        clip: ClipEvent::from(&outcome.report),
-        update_ratios: outcome.update_ratios.clone(),
-        exchange: outcome.exchanged.map(|exchanged| ExchangeEvent {
-            bytes: exchanged.bytes,
-            ms: six_digits(outcome.times.exchange.as_secs_f64() * 1e3),
-            waited_ms: six_digits(exchanged.waited.as_secs_f64() * 1e3),
-            slowest: exchanged.slowest,
-        }),
     }
 }
 
