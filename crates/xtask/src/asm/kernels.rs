@@ -233,7 +233,7 @@ pub(super) static KERNELS: [Kernel; 23] = [
             (
                 Avx512,
                 Stack(
-                    5.5,
+                    5.7,
                     31,
                     "backward with dropout draws 64 factors and multiplies four vectors in one \
                     loop of over 300 instructions",
