@@ -4,8 +4,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
-use serde_json::{Map, json};
-use shears_train::NamedTensor;
+use shears_train::{NamedTensor, safetensors_header};
 
 use crate::error::ExchangeError;
 
@@ -23,9 +22,15 @@ pub(crate) fn write(path: &Path, mut tensors: Vec<Written<'_>>) -> Result<(), Ex
     tensors.sort_by(|left, right| left.name.cmp(&right.name));
     let write = || -> io::Result<()> {
         let mut file = BufWriter::new(File::create(path)?);
-        let header = header(&tensors)?;
-        file.write_all(&(header.len() as u64).to_le_bytes())?;
-        file.write_all(&header)?;
+        let shapes = tensors.iter().map(|written| {
+            let mut shape = written.tensor.data.shape().to_vec();
+            if written.transposed {
+                shape.reverse();
+            }
+            (written.name.as_str(), shape)
+        });
+        // `transformers` 4 and MLX refuse a file that does not say whose it is.
+        file.write_all(&safetensors_header(Some("pt"), shapes)?)?;
         for Written {
             tensor, transposed, ..
         } in &tensors
@@ -39,33 +44,6 @@ pub(crate) fn write(path: &Path, mut tensors: Vec<Written<'_>>) -> Result<(), Ex
         file.flush()
     };
     write().map_err(ExchangeError::write(path))
-}
-
-/// Names, types, shapes and places, as JSON.
-fn header(tensors: &[Written<'_>]) -> io::Result<Vec<u8>> {
-    let mut header = Map::new();
-    // `transformers` 4 and MLX refuse a file that does not say whose it is.
-    header.insert("__metadata__".into(), json!({ "format": "pt" }));
-    let mut end = 0;
-    for Written {
-        name,
-        tensor,
-        transposed,
-    } in tensors
-    {
-        let mut shape = tensor.data.shape().to_vec();
-        if *transposed {
-            shape.reverse();
-        }
-        let start = end;
-        end += tensor.data.as_bytes().len();
-        let entry = json!({ "dtype": "F32", "shape": shape, "data_offsets": [start, end] });
-        header.insert(name.clone(), entry);
-    }
-    let mut header = serde_json::to_vec(&header)?;
-    // Elements begin at a multiple of eight bytes.
-    header.resize(header.len().next_multiple_of(8), b' ');
-    Ok(header)
 }
 
 /// The transpose of a matrix `[rows, columns]` of four bytes an element.

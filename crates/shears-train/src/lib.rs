@@ -38,6 +38,8 @@ pub use plan::{BelongsTo, Difference, Plan, PlanError, Preset, Section, Setting,
 pub use run::{RunFolder, header};
 pub use schedule::{Schedule, ScheduleKind};
 pub use shears_parallel::{Alone, Ranks};
-pub use tensors::{NamedTensor, header_problem, load_parameters, module_tensors};
+pub use tensors::{
+    NamedTensor, header_problem, load_parameters, module_tensors, safetensors_header,
+};
 pub use train::{End, Observer, train};
 pub use trainer::{Exchanged, PhaseTimes, StepOutcome, Trainer};

@@ -213,9 +213,31 @@ pub(crate) fn write_safetensors(
 ) -> io::Result<()> {
     let mut sorted: Vec<&LazyTensor<'_>> = tensors.iter().collect();
     sorted.sort_by(|left, right| left.name.cmp(&right.name));
+    let shapes = sorted.iter().map(|t| (t.name.as_str(), t.shape.clone()));
+    out.write_all(&safetensors_header(None, shapes)?)?;
+    for tensor in sorted {
+        out.write_all((tensor.read)().as_bytes())?;
+    }
+    Ok(())
+}
+
+/// How a safetensors file of single precision begins: the length of its header, and the header, with
+/// names, shapes and places in the order in which the elements follow. `format` is whose file it is.
+///
+/// # Errors
+///
+/// If a name cannot be written as JSON.
+pub fn safetensors_header<'a>(
+    format: Option<&str>,
+    tensors: impl Iterator<Item = (&'a str, Vec<usize>)>,
+) -> io::Result<Vec<u8>> {
     let mut header = serde_json::Map::new();
+    if let Some(format) = format {
+        let metadata = serde_json::json!({ "format": format });
+        header.insert("__metadata__".into(), metadata);
+    }
     let mut end = 0;
-    for LazyTensor { name, shape, .. } in &sorted {
+    for (name, shape) in tensors {
         let start = end;
         end += size_of::<f32>() * shape.iter().product::<usize>();
         let entry = serde_json::json!({
@@ -223,17 +245,13 @@ pub(crate) fn write_safetensors(
             "shape": shape,
             "data_offsets": [start, end],
         });
-        header.insert(name.clone(), entry);
+        header.insert(name.to_string(), entry);
     }
     let mut header = serde_json::to_vec(&header)?;
     // Elements begin at a multiple of eight bytes.
     header.resize(header.len().next_multiple_of(8), b' ');
-    out.write_all(&(header.len() as u64).to_le_bytes())?;
-    out.write_all(&header)?;
-    for tensor in sorted {
-        out.write_all((tensor.read)().as_bytes())?;
-    }
-    Ok(())
+    let length = header.len() as u64;
+    Ok([&length.to_le_bytes()[..], &header].concat())
 }
 
 /// What is wrong with the header of a safetensors file, as a fragment of a sentence.

@@ -68,6 +68,13 @@ const CASES: [(&str, usize, usize, &str); 13] = [
     ),
 ];
 
+/// Prints both, and whether they agree.
+fn is_within_a_fifth(name: &str, announced: f64, peak: f64) -> bool {
+    let ratio = peak / announced;
+    println!("{name}: {peak:.1} MB of {announced:.1} MB announced, {ratio:.2}");
+    (0.8..=1.2).contains(&ratio)
+}
+
 #[test]
 fn a_run_takes_what_it_has_announced() {
     let scratch = Scratch::new();
@@ -87,9 +94,7 @@ fn a_run_takes_what_it_has_announced() {
             println!("skipped: this system does not tell what a process takes");
             return;
         };
-        let ratio = peak / announced;
-        println!("{name}: {peak:.1} MB of {announced:.1} MB announced, {ratio:.2}");
-        if !(0.8..=1.2).contains(&ratio) {
+        if !is_within_a_fifth(name, announced, peak) {
             wrong.push(name);
         }
     }
@@ -152,9 +157,7 @@ fn evaluation_and_generation_take_what_they_have_announced() {
             println!("skipped: this system does not tell what a process takes");
             return;
         };
-        let ratio = peak / announced;
-        println!("{name}: {peak:.1} MB of {announced:.1} MB announced, {ratio:.2}");
-        if !(0.8..=1.2).contains(&ratio) {
+        if !is_within_a_fifth(name, announced, peak) {
             wrong.push(name);
         }
     }
