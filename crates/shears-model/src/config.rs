@@ -135,6 +135,22 @@ pub struct BlockConfig {
     pub bias: bool,
 }
 
+impl BlockConfig {
+    /// That of Llama (Touvron et al. 2023), with so many heads of keys and values; 0: as many as of
+    /// queries.
+    #[must_use]
+    pub fn llama(kv_heads: usize) -> Self {
+        BlockConfig {
+            norm: Norm::Rms,
+            position: Position::Rope,
+            mlp: Mlp::Swiglu,
+            kv_heads,
+            bias: false,
+            ..BlockConfig::default()
+        }
+    }
+}
+
 impl Default for BlockConfig {
     fn default() -> Self {
         BlockConfig {

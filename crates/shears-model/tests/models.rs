@@ -7,9 +7,9 @@ use std::time::Instant;
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use shears_model::{
-    Architecture, BlockConfig, Initializer, LanguageModel, Mlp, ModelConfig, Nonlinearity, Norm,
-    ParameterMapper, ParameterVisitor, Position, Precision, RecurrentModel, State, Transformer,
-    gru, lstm, map_parameters, parameters, rnn, visit_parameters,
+    Architecture, BlockConfig, Initializer, LanguageModel, ModelConfig, Nonlinearity,
+    ParameterMapper, ParameterVisitor, Precision, RecurrentModel, State, Transformer, gru, lstm,
+    map_parameters, parameters, rnn, visit_parameters,
 };
 
 const VOCABULARY: usize = 11;
@@ -34,16 +34,11 @@ fn config() -> ModelConfig {
 
 /// A Transformer of Llama's block, whose three heads share one of keys and values.
 fn llama(vocabulary: usize, config: &ModelConfig, initializer: &mut Initializer) -> Transformer {
-    let block = BlockConfig {
-        norm: Norm::Rms,
-        position: Position::Rope,
-        mlp: Mlp::Swiglu,
-        kv_heads: 1,
-        bias: false,
-        ..config.block
-    };
     let config = ModelConfig {
-        block,
+        block: BlockConfig {
+            inner: config.block.inner,
+            ..BlockConfig::llama(1)
+        },
         heads: 3,
         ..config.clone()
     };

@@ -6,9 +6,9 @@ use burn::module::Param;
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{DType, Device, Gradients, Int, Tensor, TensorData};
 use shears_model::{
-    Architecture, BlockConfig, Initializer, LanguageModel, Mlp, ModelConfig, Nonlinearity, Norm,
-    ParameterMapper, ParameterVisitor, Position, Precision, State, Transformer, map_parameters,
-    parameters, visit_parameters,
+    Architecture, BlockConfig, Initializer, LanguageModel, Mlp, ModelConfig, Nonlinearity,
+    ParameterMapper, ParameterVisitor, Precision, State, Transformer, map_parameters, parameters,
+    visit_parameters,
 };
 
 /// Where the error of truncation (step squared) and that of rounding (1e-16 / step) are both
@@ -211,13 +211,9 @@ fn transformer() {
         ..gpt
     };
     let llama = BlockConfig {
-        norm: Norm::Rms,
-        position: Position::Rope,
         rope_theta: 10.0,
-        mlp: Mlp::Swiglu,
         inner: 5,
-        kv_heads: 1,
-        bias: false,
+        ..BlockConfig::llama(1)
     };
     for block in [gpt, tanh, llama] {
         let new = |vocabulary, config: &ModelConfig, initializer: &mut Initializer| {

@@ -14,8 +14,8 @@ use gradclip::{
 use gradclip_burn::{ClippedGradients, ModuleGradients};
 use serde_json::Value;
 use shears_model::{
-    Architecture, BlockConfig, Initializer, LanguageModel, Mlp, ModelConfig, Nonlinearity, Norm,
-    Position, Precision, State, Transformer,
+    Architecture, BlockConfig, Initializer, LanguageModel, ModelConfig, Nonlinearity, Precision,
+    State, Transformer,
 };
 use shears_train::{
     NamedTensor, Optimizer, OptimizerKind, OptimizerSettings, load_parameters, module_tensors,
@@ -99,13 +99,9 @@ fn config(settings: &Value) -> ModelConfig {
         heads: number("heads"),
         block: match settings["block"] == "llama" {
             true => BlockConfig {
-                norm: Norm::Rms,
-                position: Position::Rope,
                 rope_theta: settings["rope_theta"].as_f64().unwrap(),
-                mlp: Mlp::Swiglu,
                 inner: number("inner"),
-                kv_heads: number("kv_heads"),
-                bias: false,
+                ..BlockConfig::llama(number("kv_heads"))
             },
             false => BlockConfig {
                 mlp: settings["mlp"].as_str().unwrap_or("gelu").parse().unwrap(),

@@ -7,8 +7,8 @@ use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use shears_generate::SamplingSettings;
 use shears_model::{
-    Architecture, BlockConfig, Initializer, LanguageModel, Mlp, ModelConfig, Nonlinearity, Norm,
-    Position, Precision, Reading, State, Transformer,
+    Architecture, BlockConfig, Initializer, LanguageModel, ModelConfig, Nonlinearity, Precision,
+    Reading, State, Transformer,
 };
 
 pub(crate) const PLAIN: SamplingSettings = SamplingSettings {
@@ -56,16 +56,8 @@ pub(crate) fn random<M>(
 /// A small random Transformer of Llama's block, whose heads share keys and values.
 pub(crate) fn llama(context: usize) -> Transformer {
     let new = |vocabulary, config: &ModelConfig, initializer: &mut Initializer| {
-        let block = BlockConfig {
-            norm: Norm::Rms,
-            position: Position::Rope,
-            mlp: Mlp::Swiglu,
-            kv_heads: 1,
-            bias: false,
-            ..config.block
-        };
         let config = ModelConfig {
-            block,
+            block: BlockConfig::llama(1),
             ..config.clone()
         };
         Transformer::new(vocabulary, &config, initializer)

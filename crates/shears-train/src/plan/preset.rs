@@ -1,7 +1,7 @@
 //! The presets: what each has in place of the defaults of its kind of model.
 
 use gradclip::{ClipPolicy, ClipRule, NormOrder, Threshold};
-use shears_model::{Architecture, Mlp, Norm, Position, named_enum};
+use shears_model::{Architecture, BlockConfig, named_enum};
 
 use crate::plan::Plan;
 
@@ -113,11 +113,18 @@ impl Plan {
     /// The rest stays as it is for GPT-2's block, a clip at a global norm of 1 included: that is what
     /// Llama was trained with (Touvron et al. 2023, section 2.3), and so were its successors.
     fn with_block_of_llama(self) -> Plan {
+        let BlockConfig {
+            norm,
+            position,
+            mlp,
+            bias,
+            ..
+        } = BlockConfig::llama(0);
         Plan {
-            norm: Norm::Rms,
-            position: Position::Rope,
-            mlp: Mlp::Swiglu,
-            bias: false,
+            norm,
+            position,
+            mlp,
+            bias,
             ..self
         }
     }
