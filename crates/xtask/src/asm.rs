@@ -28,7 +28,7 @@ use report::{Row, Table};
 
 /// Checks the kernels of a program, of `shears` if none is given, and says what it found.
 pub(crate) fn run(program: Option<&Path>) -> ExitCode {
-    match check_program(program) {
+    match check(program) {
         Ok(()) => ExitCode::SUCCESS,
         Err(problems) => {
             for problem in problems {
@@ -40,11 +40,7 @@ pub(crate) fn run(program: Option<&Path>) -> ExitCode {
 }
 
 /// The same as a part of other checks. An error has a line for each offender.
-pub(crate) fn check() -> Result<(), Vec<String>> {
-    check_program(None)
-}
-
-fn check_program(program: Option<&Path>) -> Result<(), Vec<String>> {
+pub(crate) fn check(program: Option<&Path>) -> Result<(), Vec<String>> {
     let complaints = inspect(program).map_err(|problem| vec![problem])?;
     match complaints.is_empty() {
         true => Ok(()),

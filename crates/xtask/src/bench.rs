@@ -21,7 +21,7 @@ mod scaling;
 mod statistics;
 
 use options::Options;
-pub(crate) use programs::build_shears;
+pub(crate) use programs::{build_shears, built_shears};
 
 /// Runs the subcommand that the arguments name.
 pub(crate) fn run(arguments: &[String]) -> ExitCode {

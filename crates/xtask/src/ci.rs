@@ -136,7 +136,9 @@ pub(crate) fn run() -> ExitCode {
         return ExitCode::FAILURE;
     }
     println!("== machine code: cargo xtask asm");
-    if let Err(problems) = crate::asm::check() {
+    // The program that was tested: with other features, Burn would be built once more for this.
+    let program = crate::bench::built_shears().map_err(|problem| vec![problem]);
+    if let Err(problems) = program.and_then(|program| crate::asm::check(Some(&program))) {
         for problem in problems {
             eprintln!("xtask asm: {problem}");
         }

@@ -151,13 +151,18 @@ fn example(side: Side) -> &'static str {
 /// Builds `shears`, as users do, and says where it is.
 pub(crate) fn build_shears() -> Result<PathBuf, String> {
     build(&[])?;
-    Ok(release_folder()?.join("shears"))
+    built_shears()
 }
 
 /// The same with MPI.
 pub(super) fn build_shears_with_mpi() -> Result<PathBuf, String> {
     let package = ["build", "--release", "--package", "shears"];
     cargo(&[&package[..], &["--features", "mpi"]].concat())?;
+    built_shears()
+}
+
+/// Where the program is, once it is built.
+pub(crate) fn built_shears() -> Result<PathBuf, String> {
     Ok(release_folder()?.join("shears"))
 }
 
