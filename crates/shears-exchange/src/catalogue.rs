@@ -10,6 +10,7 @@ use half::{bf16, f16};
 use pytorch_reader::{DType, PytorchReader};
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
+use shears_run::json_problem;
 use shears_train::NamedTensor;
 
 use crate::error::ExchangeError;
@@ -100,8 +101,12 @@ impl Catalogue {
         let mut header = vec![0; length as usize];
         file.read_exact(&mut header).map_err(|_| cut_off())?;
         // It checks that the tensors follow each other, and that each has the bytes of its shape.
-        let metadata: Metadata = serde_json::from_slice(&header)
-            .map_err(|error| refused(format!("is no whole safetensors file: {error}")))?;
+        let metadata: Metadata = serde_json::from_slice(&header).map_err(|error| {
+            let problem = json_problem(&error);
+            refused(format!(
+                "is no whole safetensors file: its header {problem}"
+            ))
+        })?;
         let begin = 8 + length;
         if metadata.data_len() as u64 != size - begin {
             return Err(cut_off());

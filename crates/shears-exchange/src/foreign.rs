@@ -1,83 +1,54 @@
 //! Files from strangers: opened only if they are regular, bounded before they are read, and called
 //! what they are if they are something else.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
 use serde_json::Value;
+use shears_data::{FOREIGN_BYTES, foreign_kind};
+use shears_run::{json_problem, open_regular, read_regular};
 
 use crate::error::ExchangeError;
 
 /// The most bytes of a JSON file; a vocabulary of half a million tokens has a tenth.
 const JSON_MAX: u64 = 100 << 20;
 
-/// What else a file is, by its first bytes, and what to do about it.
-const KINDS: [(&[u8], &str); 7] = [
-    (
-        b"version https://git-lfs",
-        "is a pointer of Git LFS: fetch the file itself with `git lfs pull`",
-    ),
-    (b"<!doctype", "is a web page: download the file itself"),
-    (b"<html", "is a web page: download the file itself"),
-    (
-        b"<?xml",
-        "is an answer of a server, not a model: download the file itself",
-    ),
-    (
-        b"GGUF",
-        "is a GGUF file, which only goes out: give the folder that it was made from",
-    ),
-    (
-        b"\x89HDF",
-        "is an HDF5 file of Keras: save the model as safetensors",
-    ),
-    (b"\x1f\x8b", "is compressed by gzip: unpack it"),
-];
-
-/// Opens a regular file that is none of [`KINDS`].
+/// Opens a regular file that is not known to be something else than a model or what belongs to one.
 ///
 /// # Errors
 ///
 /// [`ExchangeError::Io`] or [`ExchangeError::Refused`].
 pub(crate) fn open(path: &Path) -> Result<File, ExchangeError> {
-    let read = ExchangeError::read(path);
-    if !fs::metadata(path).map_err(&read)?.is_file() {
-        return Err(ExchangeError::refused(path, "is not a regular file"));
-    }
-    let mut file = File::open(path).map_err(&read)?;
+    check(path)?;
+    open_regular(path).map_err(ExchangeError::read(path))
+}
+
+/// The bytes of a file of at most `limit`, which [`open`] would open.
+pub(crate) fn read(path: &Path, limit: u64) -> Result<Vec<u8>, ExchangeError> {
+    check(path)?;
+    read_regular(path, limit).map_err(ExchangeError::read(path))
+}
+
+fn check(path: &Path) -> Result<(), ExchangeError> {
     let mut start = Vec::new();
-    file.by_ref()
-        .take(32)
-        .read_to_end(&mut start)
-        .map_err(&read)?;
+    let file = open_regular(path).map_err(ExchangeError::read(path))?;
+    let read = file.take(FOREIGN_BYTES as u64).read_to_end(&mut start);
+    read.map_err(ExchangeError::read(path))?;
     if start.is_empty() {
         return Err(ExchangeError::refused(path, "is empty: copy it again"));
     }
-    // In a safetensors file these bytes may be a length.
-    let is_safetensors = start.get(8) == Some(&b'{');
-    let lower = start.to_ascii_lowercase();
-    let is_kind = |magic: &[u8]| lower.starts_with(&magic.to_ascii_lowercase());
-    let found = KINDS.iter().find(|(magic, _)| is_kind(magic));
-    if let Some((_, problem)) = found.filter(|_| !is_safetensors) {
-        return Err(ExchangeError::refused(path, *problem));
+    // Zip archives and pickles are what torch.save writes.
+    let is_of_torch = start.starts_with(b"PK\x03\x04") || start.starts_with(b"\x80");
+    let kind = match start.to_ascii_lowercase().starts_with(b"<?xml") {
+        true => Some("an answer of a server, from a download that failed"),
+        false => foreign_kind(&start).filter(|_| !is_of_torch),
+    };
+    if let Some(kind) = kind {
+        let problem = format!("is {kind}; give what a model was saved as");
+        return Err(ExchangeError::refused(path, problem));
     }
-    File::open(path).map_err(read)
-}
-
-/// The bytes of a file of at most `limit`.
-pub(crate) fn read(path: &Path, limit: u64) -> Result<Vec<u8>, ExchangeError> {
-    let file = open(path)?;
-    let mut bytes = Vec::new();
-    let read = file.take(limit + 1).read_to_end(&mut bytes);
-    read.map_err(ExchangeError::read(path))?;
-    match bytes.len() as u64 > limit {
-        true => Err(ExchangeError::refused(
-            path,
-            format!("has over {limit} bytes, which is more than such a file has"),
-        )),
-        false => Ok(bytes),
-    }
+    Ok(())
 }
 
 /// The text of a file that is read as a whole.
@@ -89,5 +60,5 @@ pub(crate) fn read_text(path: &Path) -> Result<String, ExchangeError> {
 /// A JSON file.
 pub(crate) fn read_json(path: &Path) -> Result<Value, ExchangeError> {
     serde_json::from_str(&read_text(path)?)
-        .map_err(|error| ExchangeError::refused(path, format!("is not whole JSON: {error}")))
+        .map_err(|error| ExchangeError::refused(path, json_problem(&error)))
 }
