@@ -31,6 +31,9 @@ const FILE_BYTES_MAX: u64 = 100 << 20;
 /// Of a text that a vocabulary of some thousand tokens was made for.
 const BYTES_OF_A_TOKEN: u64 = 4;
 
+/// What the library of tokenizers takes for itself: its pattern, its cache, what it has read.
+const BYTES_OF_THE_LIBRARY: u64 = 6_000_000;
+
 /// For each token that the library knows: its text, its merge, its place in both directions, and its
 /// line of the file.
 const BYTES_OF_A_VOCABULARY: u64 = 900;
@@ -289,7 +292,7 @@ impl Tokenizer {
         match &self.engine {
             Engine::Byte | Engine::Char { .. } => 0,
             Engine::ByteLevel { .. } | Engine::Other(_) => {
-                BYTES_OF_A_VOCABULARY * self.vocab_size() as u64
+                BYTES_OF_THE_LIBRARY + BYTES_OF_A_VOCABULARY * self.vocab_size() as u64
             }
         }
     }

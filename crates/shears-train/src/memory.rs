@@ -70,7 +70,7 @@ impl MemoryEstimate {
 const PROGRAM: u64 = 17_000_000 + shears_parallel::MEMORY;
 
 /// The same of one that trains nothing.
-const READER: u64 = 14_000_000 + shears_parallel::MEMORY;
+const READER: u64 = 12_000_000 + shears_parallel::MEMORY;
 
 /// Estimates the memory of training a model with these parameters.
 ///

@@ -18,6 +18,9 @@ pub(super) struct Machine {
     pub(super) torch: String,
     /// Of the day, as `2026-11-24`.
     pub(super) date: String,
+    /// What was measured; older measurements did not keep it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) commit: Option<String>,
 }
 
 impl Machine {
@@ -45,6 +48,7 @@ impl Machine {
             rustc: rustc.split(' ').nth(1).unwrap_or(&rustc).to_string(),
             torch: "none".to_string(),
             date: first_line(Command::new("date").args(["-u", "+%Y-%m-%d"]))?,
+            commit: first_line(Command::new("git").args(["describe", "--always", "--dirty"])).ok(),
         })
     }
 
@@ -65,8 +69,16 @@ impl Machine {
             self.system,
             self.rustc,
             self.torch,
-            self.date
+            self.when()
         )
+    }
+
+    /// The day, and the commit where it is known.
+    pub(super) fn when(&self) -> String {
+        match &self.commit {
+            Some(commit) => format!("{}, commit {commit}", self.date),
+            None => self.date.clone(),
+        }
     }
 }
 

@@ -255,6 +255,7 @@ pub(super) mod tests {
             rustc: "1.95.0".to_string(),
             torch: "2.15.0".to_string(),
             date: "2026-11-24".to_string(),
+            commit: None,
         }
     }
 

@@ -17,7 +17,7 @@ use super::statistics::ratio;
 pub(super) const FILE: &str = "ranks.json";
 
 /// The presets, and how many steps of each are timed in a round.
-const PRESETS: [(&str, usize); 7] = [
+const PRESETS: [(&str, usize); 9] = [
     ("rnn-128", 40),
     ("lstm-128", 40),
     ("gru-128", 40),
@@ -25,6 +25,8 @@ const PRESETS: [(&str, usize); 7] = [
     ("gru-512", 8),
     ("gpt-128", 40),
     ("gpt-384", 3),
+    ("llama-128", 40),
+    ("llama-384", 3),
 ];
 
 /// All that was measured.
@@ -171,16 +173,16 @@ pub(super) fn table(measured: &Ranks) -> String {
         processor,
         cores,
         system,
-        date,
         ..
     } = &measured.machine;
     format!(
         "{}\n\nMedians of {} rounds; efficiency is the time of one process over that of two, round by \
          round, in shared memory and between two network namespaces. {processor} with {cores} \
-         cores, {system}, {}; {date}.",
+         cores, {system}, {}; {}.",
         lines.join("\n"),
         measured.rounds,
-        measured.mpi
+        measured.mpi,
+        measured.machine.when()
     )
 }
 
