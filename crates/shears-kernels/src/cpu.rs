@@ -5,8 +5,11 @@ use std::sync::OnceLock;
 
 use pulp::{Scalar128b, Simd, WithSimd};
 
+use self::join::join;
+
 #[cfg(target_arch = "x86_64")]
 mod amx;
+mod join;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use amx::has_amx;
@@ -164,7 +167,7 @@ impl Cpu {
 
     /// For work that reads that many bytes once: one thread, if waking another would take longer.
     pub(crate) fn for_one_read(self, bytes: usize) -> Cpu {
-        const SHARED: usize = 1 << 18;
+        const SHARED: usize = 1 << 17;
         match bytes < SHARED {
             true => self.alone(),
             false => self,
@@ -311,7 +314,7 @@ fn halve<D: Divisible>(whole: D, grain: usize, parts: usize, work: &(impl Fn(D) 
     let left = (grains * left_parts).div_ceil(parts) * grain;
     let left = left.min(whole.count());
     let (left, right) = whole.divide(left);
-    rayon::join(
+    join(
         || halve(left, grain, left_parts, work),
         || halve(right, grain, parts - left_parts, work),
     );

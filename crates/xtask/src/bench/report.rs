@@ -258,7 +258,10 @@ fn short_table(comparisons: &[Comparison], wanted: &[&str]) -> String {
         let machine = &comparison.machine;
         format!(
             "{}: {} threads, PyTorch {}, {}.",
-            machine.processor, comparison.threads, machine.torch, machine.when()
+            machine.processor,
+            comparison.threads,
+            machine.torch,
+            machine.when()
         )
     }));
     lines.join("\n")
