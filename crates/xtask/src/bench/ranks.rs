@@ -10,13 +10,14 @@ use serde_json::Value;
 
 use super::machine::Machine;
 use super::options::Options;
-use super::programs::{answer, build_shears_with_mpi};
+use super::programs::{answer, build_shears_with_mpi, number};
 use super::statistics::ratio;
 
 /// The file that the measurements are kept in.
 pub(super) const FILE: &str = "ranks.json";
 
-/// The presets, and how many steps of each are timed in a round.
+/// The presets, with what is changed of them, and how many steps of each are timed in a round. A step
+/// of the largest takes seconds; with a quarter of the batch, the exchange counts four times as much.
 const PRESETS: [(&str, usize); 9] = [
     ("rnn-128", 40),
     ("lstm-128", 40),
@@ -24,10 +25,13 @@ const PRESETS: [(&str, usize); 9] = [
     ("lstm-512", 8),
     ("gru-512", 8),
     ("gpt-128", 40),
-    ("gpt-384", 3),
     ("llama-128", 40),
-    ("llama-384", 3),
+    ("gpt-384 --batch 16", 4),
+    ("llama-384 --batch 16", 4),
 ];
+
+/// The least efficiency that two processes are to have, by preset: in shared memory, and over TCP.
+const GOALS: [(&str, f64, f64); 2] = [("lstm-512", 0.9, 0.85), ("gpt-384 --batch 16", 0.9, 0.85)];
 
 /// All that was measured.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -65,35 +69,117 @@ pub(super) fn run(options: &Options) -> Result<(), String> {
     let two_hosts = super::root().join("tools/two_hosts.sh");
     let has_hosts = Command::new(&two_hosts).arg("true").output();
     let has_hosts = has_hosts.is_ok_and(|output| output.status.success());
+    let mut ways = vec![Way::Threads, Way::Ranks];
+    if has_hosts {
+        ways.push(Way::Hosts(&two_hosts));
+    }
     for round in 1..=options.rounds {
         for ((preset, steps), found) in PRESETS.iter().zip(&mut measured.presets) {
-            let arguments = |threads: &str| -> Vec<String> {
-                let words = format!("bench --json --preset {preset} --steps {steps}");
-                let words = format!("{words} --threads {threads}");
-                words.split(' ').map(str::to_string).collect()
-            };
-            let alone = ask(Command::new(&shears).args(arguments("2")))?;
-            found.threads.push(step(&alone)?);
-            let mut two = Command::new("mpirun");
-            two.args(["-n", "2", "--bind-to", "core"]).arg(&shears);
-            let two = ask(two.args(arguments("1")))?;
-            found.ranks.push(step(&two)?);
-            found
-                .exchange
-                .push(number(&two["phases"]["exchange"]["median"])?);
-            if has_hosts {
-                let mut hosts = Command::new(&two_hosts);
-                let hosts = ask(hosts.arg(&shears).args(arguments("1")))?;
-                found.hosts.push(step(&hosts)?);
+            for way in &ways {
+                found.take(*way, &ask(&mut way.command(&shears, preset, *steps))?)?;
             }
-            println!("round {round}: {preset} measured");
+            println!("round {round}: {}", found.last_round());
         }
+        // None is always the one that runs after the slowest.
+        ways.rotate_left(1);
+    }
+    for preset in &measured.presets {
+        preset.judge().iter().for_each(|line| println!("{line}"));
     }
     println!("{}", table(&measured));
     let text = serde_json::to_string_pretty(&measured).map_err(|error| error.to_string())?;
     super::write(&super::baseline(FILE), &format!("{text}\n"))?;
     println!("`cargo xtask bench report` writes it into docs/parallel.md");
     Ok(())
+}
+
+/// How a preset is trained.
+#[derive(Clone, Copy)]
+enum Way<'a> {
+    Threads,
+    Ranks,
+    /// By the script that makes two hosts of this machine.
+    Hosts(&'a Path),
+}
+
+impl Way<'_> {
+    fn command(self, shears: &Path, preset: &str, steps: usize) -> Command {
+        let (mut command, threads) = match self {
+            Way::Threads => (Command::new(shears), 2),
+            Way::Ranks => {
+                let mut command = Command::new("mpirun");
+                command.args(["-n", "2", "--bind-to", "core"]).arg(shears);
+                (command, 1)
+            }
+            Way::Hosts(script) => {
+                let mut command = Command::new(script);
+                command.arg(shears);
+                (command, 1)
+            }
+        };
+        let words = format!("bench --json --steps {steps} --threads {threads} --preset {preset}");
+        command.args(words.split(' '));
+        command
+    }
+}
+
+impl Preset {
+    /// Takes what a program answered.
+    fn take(&mut self, way: Way<'_>, answer: &Value) -> Result<(), String> {
+        let step = number(answer, "/ms_per_step/median")?;
+        match way {
+            Way::Threads => self.threads.push(step),
+            Way::Hosts(_) => self.hosts.push(step),
+            Way::Ranks => {
+                self.ranks.push(step);
+                let exchange = number(answer, "/phases/exchange/median")?;
+                self.exchange.push(exchange);
+            }
+        }
+        Ok(())
+    }
+
+    /// Milliseconds of the last round, so that a measurement that is cut short has shown something.
+    fn last_round(&self) -> String {
+        let last = |values: &[f64]| {
+            values
+                .last()
+                .map_or("-".to_string(), |ms| format!("{ms:.1}"))
+        };
+        format!(
+            "{}: {} ms, two ranks {} ms ({} ms of it exchange), two hosts {} ms",
+            self.preset,
+            last(&self.threads),
+            last(&self.ranks),
+            last(&self.exchange),
+            last(&self.hosts)
+        )
+    }
+
+    /// Whether the goals of the preset are reached.
+    fn judge(&self) -> Vec<String> {
+        let goals = GOALS.iter().filter(|(preset, ..)| *preset == self.preset);
+        let ways = goals.flat_map(|(_, memory, tcp)| {
+            [
+                ("in shared memory", &self.ranks, memory),
+                ("over TCP", &self.hosts, tcp),
+            ]
+        });
+        let lines = ways.map(|(way, times, goal)| {
+            let found = ratio(&self.threads, times).map(|found| found.median);
+            let verdict = match found {
+                Some(found) if found >= *goal => "reached",
+                Some(_) => "not reached",
+                None => "not measured",
+            };
+            let found = found.map_or("-".to_string(), |found| format!("{found:.2}"));
+            format!(
+                "{} {way}: efficiency {found}, goal {goal}: {verdict}",
+                self.preset
+            )
+        });
+        lines.collect()
+    }
 }
 
 fn empty(preset: &str) -> Preset {
@@ -132,16 +218,6 @@ fn ask(command: &mut Command) -> Result<Value, String> {
     }
 }
 
-fn step(answer: &Value) -> Result<f64, String> {
-    number(&answer["ms_per_step"]["median"])
-}
-
-fn number(value: &Value) -> Result<f64, String> {
-    value
-        .as_f64()
-        .ok_or_else(|| "`shears bench` gave no number".to_string())
-}
-
 /// What the documentation has of it.
 pub(super) fn table(measured: &Ranks) -> String {
     let mut lines = vec![
@@ -156,7 +232,9 @@ pub(super) fn table(measured: &Ranks) -> String {
     };
     let share = |of: &[f64], preset: &Preset| {
         let quotient = ratio(&preset.threads, of);
-        quotient.map_or("-".to_string(), |it| format!("{:.2}", it.median))
+        quotient.map_or("-".to_string(), |it| {
+            format!("{:.2} ({:.2} to {:.2})", it.median, it.min, it.max)
+        })
     };
     for preset in &measured.presets {
         lines.push(format!(
@@ -205,7 +283,48 @@ mod tests {
             presets: vec![preset],
         };
         let table = table(&measured);
-        let row = "| `gpt-128` | 10.0 ms | 20.0 ms | 2.0 ms | 0.50 | - |";
+        let row = "| `gpt-128` | 10.0 ms | 20.0 ms | 2.0 ms | 0.50 (0.50 to 0.50) | - |";
         assert!(table.contains(row), "{table}");
+    }
+
+    #[test]
+    fn all_ways_are_asked_for_the_same_and_judged() {
+        let script = Path::new("two_hosts.sh");
+        let words = |way: Way<'_>| {
+            let command = way.command(Path::new("shears"), "gpt-384 --batch 16", 4);
+            let arguments = command
+                .get_args()
+                .map(|word| word.to_string_lossy().into_owned());
+            arguments.collect::<Vec<_>>().join(" ")
+        };
+        let bench = |threads| {
+            format!("bench --json --steps 4 --threads {threads} --preset gpt-384 --batch 16")
+        };
+        assert_eq!(words(Way::Threads), bench(2));
+        let bound = format!("-n 2 --bind-to core shears {}", bench(1));
+        assert_eq!(words(Way::Ranks), bound);
+        assert_eq!(words(Way::Hosts(script)), format!("shears {}", bench(1)));
+
+        let mut preset = empty("gpt-384 --batch 16");
+        let answer = |ms: f64| {
+            serde_json::json!({
+                "ms_per_step": {"median": ms},
+                "phases": {"exchange": {"median": 5.0}},
+            })
+        };
+        preset.take(Way::Threads, &answer(90.0)).unwrap();
+        preset.take(Way::Ranks, &answer(101.0)).unwrap();
+        let lines = preset.judge();
+        assert!(
+            lines[0].ends_with("0.89, goal 0.9: not reached"),
+            "{lines:?}"
+        );
+        assert!(lines[1].ends_with("over TCP: efficiency -, goal 0.85: not measured"));
+        preset.take(Way::Hosts(script), &answer(100.0)).unwrap();
+        assert!(preset.judge()[1].ends_with("0.90, goal 0.85: reached"));
+        let shown = "gpt-384 --batch 16: 90.0 ms, two ranks 101.0 ms (5.0 ms of it exchange), two \
+                     hosts 100.0 ms";
+        assert_eq!(preset.last_round(), shown);
+        assert!(empty("rnn-128").judge().is_empty());
     }
 }
