@@ -100,6 +100,13 @@ impl ReadAs {
             Some((marked, mark)) if [UTF_16LE, UTF_16BE].contains(&asked) => (marked, mark),
             _ => (asked, 0),
         };
+        // Nearly all bytes are UTF-16 of something; UTF-8 would become rare letters.
+        if mark == 0 && [UTF_16LE, UTF_16BE].contains(&asked) && is_utf_8(bytes) {
+            return Err(DataError::AnotherEncoding {
+                name: name.to_owned(),
+                encoding: self.encoding.to_string(),
+            });
+        }
         let text = encoding.decode_without_bom_handling_and_without_replacement(&bytes[mark..]);
         let text = text.ok_or_else(|| DataError::NotInEncoding {
             name: name.to_owned(),
@@ -107,6 +114,12 @@ impl ReadAs {
         })?;
         Ok(Content::Text(text.into_owned().into()))
     }
+}
+
+/// Whether the bytes are text in UTF-8 which cannot be UTF-16 as well: that would have zeros in its
+/// spaces and line ends.
+fn is_utf_8(bytes: &[u8]) -> bool {
+    bytes.len() >= 32 && !bytes.contains(&0) && std::str::from_utf8(bytes).is_ok()
 }
 
 /// How much of a text is looked at.
@@ -187,6 +200,11 @@ mod tests {
         assert_eq!(content.text(), Some("caf\u{e9}"));
         let error = read(b"a\xFF", "shift_jis", false).unwrap_err().to_string();
         assert_eq!(error, "x is not text in shift_jis: give another --encoding");
+        let plain = "The quick brown fox jumps over the lazy dog.";
+        for encoding in ["utf-16", "utf-16be"] {
+            let error = read(plain.as_bytes(), encoding, false).unwrap_err();
+            assert!(error.to_string().contains("is UTF-8"), "{error}");
+        }
         for unknown in ["utf-99", "iso-2022-kr", ""] {
             let error = unknown.parse::<Encoding>().unwrap_err().to_string();
             assert!(error.contains("is no encoding"), "{error}");

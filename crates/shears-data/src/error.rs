@@ -52,6 +52,15 @@ pub enum DataError {
         hint: String,
     },
 
+    /// UTF-8 that is to be read as UTF-16.
+    #[error("{name} is UTF-8, and would be nonsense in {encoding}: leave out --encoding")]
+    AnotherEncoding {
+        /// File name, or the name of the stream.
+        name: String,
+        /// The encoding.
+        encoding: String,
+    },
+
     /// Bytes that are not text in the encoding that was asked for.
     #[error("{name} is not text in {encoding}: give another --encoding")]
     NotInEncoding {
