@@ -49,8 +49,9 @@ impl Confidence {
 /// A run without clipping, or whose policy was never reached, gets the largest norm that was no
 /// spike as threshold if a spike was more than ten times that, so that spikes are cut and nothing
 /// else; without such spikes, twice its largest norm, or the policy that it has, but nothing if that
-/// norm is more than ten times the median. One whose policy cut spikes keeps that policy. One in which a gradient exploded before anything was clipped gets
-/// the usual threshold, 1, or twice the median norm from before where that is outside of 0.1 to 1.
+/// norm is more than ten times the median. One whose policy cut spikes keeps that policy. One in
+/// which a gradient exploded before anything was clipped gets the usual threshold, 1, or twice the
+/// median norm from before where that is outside of 0.1 to 1.
 ///
 /// ```
 /// use gradclip::{ClipAction, ClipPolicy};
@@ -79,6 +80,8 @@ pub struct Advice {
     pub reasons: Vec<String>,
     /// How sure it is.
     pub confidence: Confidence,
+    /// Whether it would have changed a step of this run.
+    pub(crate) engages: bool,
 }
 
 impl Advice {
@@ -105,6 +108,7 @@ impl Advice {
                     numbers.steps
                 )],
                 confidence: confidence(numbers),
+                engages: true,
             }),
             _ => None,
         }
@@ -146,6 +150,7 @@ fn after_explosion(run: &Run<'_>, numbers: &Numbers, death: Option<&Death>) -> O
             why,
         ],
         confidence: Confidence::Medium,
+        engages: true,
     })
 }
 
@@ -199,6 +204,7 @@ fn from_free_norms(run: &Run<'_>, numbers: &Numbers) -> Option<Advice> {
         policy,
         reasons: vec![reason],
         confidence: confidence(numbers),
+        engages: worth_cutting,
     })
 }
 

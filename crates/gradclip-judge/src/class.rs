@@ -20,7 +20,7 @@ const MANY_ABOVE_SHARE: f64 = 0.25;
 /// Above this share nearly every step is cut.
 const NEARLY_EVERY_ABOVE_SHARE: f64 = 0.9;
 /// A step whose length changes by less than this is hardly changed.
-pub(crate) const CHANGED_ABOVE: f64 = 1.1;
+const CHANGED_ABOVE: f64 = 1.1;
 
 /// What clipping was to a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -40,9 +40,10 @@ pub enum Class {
     /// than 90 % were cut and the median one by a tenth or more: the threshold sets the length of
     /// steps.
     SecondLearningRate,
-    /// A gradient of more than 100 times the usual one (the median of those before it, or, of fewer
-    /// than ten, the least) reached the optimizer in the 100 steps before the run was no longer
-    /// finite; or the loss ended at more than 1.5 times where it began.
+    /// A gradient of more than 100 times the usual one (the median of those before it; of fewer
+    /// than ten, the least; 1 for the first) reached the optimizer in the 100 steps before the run
+    /// was no longer finite; or the loss of a run of ten steps or more ended at more than 1.5 times
+    /// where it began.
     Exploded,
     /// The run ended with gradients, loss or validation loss that were not finite, or more than 1 %
     /// of its steps had such gradients, and no gradient that exploded led to it.

@@ -8,6 +8,9 @@ use crate::statistics::{median, quantile};
 const EXPLODED_ABOVE_TIMES: f64 = 100.0;
 /// Of fewer norms the median may be one of the explosion itself; the usual one is then the least.
 const FEWEST_NORMS: usize = 10;
+/// What the first gradient of a run is compared with, before which there is none: the usual
+/// threshold.
+const USUAL_AT_FIRST: f64 = 1.0;
 /// So many steps before the end an explosion may have caused it.
 const CAUSE_WITHIN_STEPS: usize = 100;
 /// A loss that ends at more than so many times where it began was lost, finite or not.
@@ -114,7 +117,12 @@ fn explosion(steps: &[StepRecord]) -> Option<Explosion> {
     before.sort_by(f64::total_cmp);
     for step in &steps[start..] {
         let applied = step.norm_applied();
-        if let (Some(usual), Some(applied)) = (usual(&before), applied)
+        // Of a run that was resumed, these steps may not be all.
+        let usual = match before.is_empty() && step.step <= 1 {
+            true => Some(USUAL_AT_FIRST),
+            false => usual(&before),
+        };
+        if let (Some(usual), Some(applied)) = (usual, applied)
             && applied / usual > EXPLODED_ABOVE_TIMES
         {
             let first = (step.step, step.norm_before);

@@ -2,10 +2,8 @@
 
 use std::fmt;
 
-use gradclip::{ClipPolicy, ClipRole, ClipRule, Percentile, Threshold};
-
 use crate::advice::{Advice, two_digits};
-use crate::class::{CHANGED_ABOVE, Class, FEW_UP_TO_SHARE};
+use crate::class::{Class, FEW_UP_TO_SHARE};
 use crate::numbers::Numbers;
 use crate::record::Run;
 use crate::statistics::median;
@@ -40,8 +38,9 @@ impl Next {
         advice: Option<&Advice>,
     ) -> Option<Next> {
         let own = run.policy.to_string();
-        let advised = advice.map(|advice| advice.policy.clone());
-        let advised = advised.filter(|policy| *policy != own);
+        // A net that would have cut nothing gives the same run again.
+        let advised = advice.filter(|advice| advice.engages && advice.policy != own);
+        let advised = advised.map(|advice| advice.policy.clone());
         let lost = matches!(class, Class::Exploded | Class::NotFinite);
         let at_best = turned_after(run).filter(|_| !lost);
         let at_lower_rate = run.lr.filter(|_| !lost && !still_falls(run));
@@ -51,29 +50,28 @@ impl Next {
                 clip: advised,
                 ..Next::default()
             },
-            Class::Off => Next::clip("global-norm:1"),
+            Class::Off if advice.is_none() && is_cut_by_one(run, numbers) => {
+                Next::clip("global-norm:1")
+            }
             _ if ended_above_its_start(run) && !lost => Next::rate(run.lr?.min(HIGHEST_RATE), 0.1),
             // What it learned after that is its own text by heart.
             _ if at_best.is_some() => Next::steps(at_best?),
             // More or longer steps at this rate lead nowhere.
             _ if at_lower_rate.is_some() => Next::rate(at_lower_rate?.min(HIGHEST_RATE), 0.3),
-            // The policy is kept; what is left to find out is how far training goes.
-            Class::Idle | Class::SeldomDecisive | Class::TrimsSpikes => {
-                Next::steps(2 * run.steps.last()?.step)
+            // Steps were left out that are ordinary, and not a few.
+            Class::NearOrdinary
+                if numbers.clipped == 0 && numbers.engaged_share() > FEW_UP_TO_SHARE =>
+            {
+                Next::clip("none")
             }
-            // Steps were left out that are ordinary.
-            Class::NearOrdinary if numbers.clipped == 0 => Next::clip("none"),
-            // Hardly anything was cut, and that hardly.
-            Class::NearOrdinary if numbers.engaged_share() <= FEW_UP_TO_SHARE => {
-                Next::steps(2 * run.steps.last()?.step)
-            }
-            Class::NearOrdinary | Class::SecondLearningRate => match one_step_up(run.policy) {
-                Some(policy) => Next {
-                    lr: rate_for_one_step_up(run, numbers),
-                    ..Next::clip(&policy)
-                },
-                None => Next::steps(2 * run.steps.last()?.step),
-            },
+            // Of a held-back run a threshold of twice the height at half the rate is the same run
+            // again, and at the same rate nobody knows. What is left to find out is how far it goes.
+            Class::Off
+            | Class::Idle
+            | Class::SeldomDecisive
+            | Class::TrimsSpikes
+            | Class::NearOrdinary
+            | Class::SecondLearningRate => Next::steps(2 * run.steps.last()?.step),
             Class::Exploded | Class::NotFinite if numbers.engaged() == 0 && run.lr.is_none() => {
                 Next::clip("global-norm:1")
             }
@@ -114,6 +112,13 @@ fn still_falls(run: &Run<'_>) -> bool {
     medians.is_none_or(|(before, after)| after < FALLS_BELOW_TIMES * before)
 }
 
+/// Whether the usual policy in place of none would cut a step of the run, and be felt: an adaptive
+/// optimizer hardly notices.
+fn is_cut_by_one(run: &Run<'_>, numbers: &Numbers) -> bool {
+    let is_above = numbers.norms.is_some_and(|norms| norms.max > 1.0);
+    is_above && run.policy.is_none() && !run.adaptive
+}
+
 fn ended_above_its_start(run: &Run<'_>) -> bool {
     let first = run.steps.iter().find_map(|step| step.loss);
     let first = run.first_loss.or(first);
@@ -126,66 +131,6 @@ fn ended_above_its_start(run: &Run<'_>) -> bool {
 fn turned_after(run: &Run<'_>) -> Option<u64> {
     let ((step, best), last) = run.best_val_loss.zip(run.val_loss)?;
     (step > 0 && last > TURNED_ABOVE_TIMES * best).then_some(step)
-}
-
-/// The learning rate at which twice the threshold makes the median step of plain gradient descent no
-/// longer; none where it need not change. An adaptive optimizer makes steps of much the same length
-/// from gradients of any.
-fn rate_for_one_step_up(run: &Run<'_>, numbers: &Numbers) -> Option<f64> {
-    let longer = numbers.median_change?.min(2.0);
-    let is_noticed = longer > CHANGED_ABOVE && !run.adaptive;
-    run.lr
-        .filter(|_| is_noticed)
-        .map(|lr| two_digits(lr / longer))
-}
-
-/// The policy with twice the threshold, if one rule of it changes gradients, and that has a
-/// threshold which does not change.
-fn one_step_up(policy: &ClipPolicy) -> Option<String> {
-    let changing = |rule: &&ClipRule| rule.role() == ClipRole::Gradients;
-    if policy.rules().iter().filter(changing).count() != 1 {
-        return None;
-    }
-    let mut raised = ClipPolicy::none();
-    for rule in policy.rules() {
-        raised = raised.then(match rule.role() {
-            ClipRole::Gradients => raise(*rule)?,
-            _ => *rule,
-        });
-    }
-    Some(raised.to_string())
-}
-
-/// The rule with twice its threshold. `normalize` has none above which it leaves steps alone.
-fn raise(mut rule: ClipRule) -> Option<ClipRule> {
-    let threshold = match &mut rule {
-        ClipRule::Value { threshold }
-        | ClipRule::Norm { threshold, .. }
-        | ClipRule::GlobalNorm { threshold, .. }
-        | ClipRule::GroupNorm { threshold }
-        | ClipRule::BlockRms { threshold }
-        | ClipRule::Agc {
-            lambda: threshold, ..
-        }
-        | ClipRule::ZClip { max: threshold, .. }
-        | ClipRule::AdaGc {
-            relative: threshold,
-            ..
-        }
-        | ClipRule::Median {
-            factor: threshold, ..
-        } => threshold,
-        // One step up is the median, and above the 90th percentile are spikes alone.
-        ClipRule::AutoClip { percentile } if percentile.get() < 90.0 => {
-            let raised = if percentile.get() < 50.0 { 50.0 } else { 90.0 };
-            *percentile = Percentile::new(raised).ok()?;
-            return Some(rule);
-        }
-        _ => return None,
-    };
-    let number: f64 = threshold.to_string().parse().ok()?;
-    *threshold = Threshold::new(2.0 * number).ok()?;
-    Some(rule)
 }
 
 impl fmt::Display for Next {

@@ -28,7 +28,7 @@ pub struct NormDistribution {
     pub p90: f64,
     /// The largest norm.
     pub max: f64,
-    /// The step that had it.
+    /// The first step that had it.
     pub max_at: u64,
 }
 
@@ -172,7 +172,9 @@ impl Numbers {
 impl NormDistribution {
     fn of(steps: &[StepRecord]) -> Option<NormDistribution> {
         let sound = || steps.iter().filter(|step| !step.broken());
-        let largest = sound().max_by(|a, b| a.norm_before.total_cmp(&b.norm_before))?;
+        // The first of several that are as large.
+        let from_last = sound().rev();
+        let largest = from_last.max_by(|a, b| a.norm_before.total_cmp(&b.norm_before))?;
         let norms = sorted(sound().map(|step| step.norm_before));
         Some(NormDistribution {
             count: norms.len(),

@@ -1,6 +1,6 @@
 //! What a run remembers of its steps, and what else is known of it.
 
-use gradclip::{ClipAction, ClipPolicy, ClipReport};
+use gradclip::{ClipAction, ClipPolicy, ClipReport, ClipRule};
 
 /// What a run remembers of one step.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -137,5 +137,12 @@ impl<'a> Run<'a> {
             first_non_finite: None,
             cosine: None,
         }
+    }
+
+    /// Whether gradients of which all are shortened alike make steps of the same length: the
+    /// optimizer divides by their usual size, and no rule clamps elements.
+    pub(crate) fn makes_up_for_scale(&self) -> bool {
+        let clamps = |rule: &ClipRule| matches!(rule, ClipRule::Value { .. });
+        self.adaptive && !self.policy.rules().iter().any(clamps)
     }
 }

@@ -41,7 +41,8 @@ impl UpdatePace {
         let by_share = |a: &&(String, f64), b: &&(String, f64)| a.1.total_cmp(&b.1);
         Some(UpdatePace {
             slowest: known.clone().min_by(by_share)?.clone(),
-            fastest: known.max_by(by_share)?.clone(),
+            // The first of several that are as fast.
+            fastest: known.rev().max_by(by_share)?.clone(),
         })
     }
 

@@ -100,7 +100,7 @@ fn sentence(run: &Run<'_>, class: Class, numbers: &Numbers, death: Option<&Death
         Class::Idle => idle(run, numbers),
         Class::SeldomDecisive | Class::TrimsSpikes => seldom(numbers),
         Class::NearOrdinary => near_ordinary(run, numbers),
-        Class::SecondLearningRate => second_learning_rate(numbers),
+        Class::SecondLearningRate => second_learning_rate(run, numbers),
         Class::Exploded | Class::NotFinite => match death {
             Some(death) => return lost(run, numbers, death),
             None => broken_steps(run, numbers),
@@ -267,7 +267,7 @@ fn near_ordinary(run: &Run<'_>, numbers: &Numbers) -> String {
     format!("{what} lies {place}{norms}: it {cut}")
 }
 
-fn second_learning_rate(numbers: &Numbers) -> String {
+fn second_learning_rate(run: &Run<'_>, numbers: &Numbers) -> String {
     let lengthens = numbers.left.is_some_and(|(median, _)| median > 1.0);
     let cut = match lengthens {
         true => format!(
@@ -281,10 +281,14 @@ fn second_learning_rate(numbers: &Numbers) -> String {
         true => "the ordinary step",
         false => "many steps",
     };
-    format!(
-        "{} sets the length of {which}, as a learning rate does: {cut}",
-        the_threshold(numbers)
-    )
+    let what = the_threshold(numbers);
+    if run.makes_up_for_scale() {
+        return format!(
+            "{what} sets the length of the gradient of {which}: {cut}; the optimizer divides that \
+             out again, so that these steps are no shorter"
+        );
+    }
+    format!("{what} sets the length of {which}, as a learning rate does: {cut}")
 }
 
 /// What is said of a run that was lost.
@@ -346,7 +350,7 @@ fn broken_steps(run: &Run<'_>, numbers: &Numbers) -> String {
 fn notes(run: &Run<'_>, class: Class, numbers: &Numbers) -> Vec<String> {
     let mut notes = Vec::new();
     let lost = matches!(class, Class::Exploded | Class::NotFinite);
-    if class == Class::SecondLearningRate {
+    if class == Class::SecondLearningRate && !run.makes_up_for_scale() {
         notes.push(
             "these are the norms of a run that was held back, which a free one need not have; a \
              lower learning rate, or one step up of the threshold at a time, would tell"

@@ -3,7 +3,7 @@
 import { ask, compareAddress, runAddress, throttled, watch } from "./api.js";
 import { STEP_AXIS } from "./axes.js";
 import { Chart, Crosshair, placed, smoothed } from "./charts.js";
-import { badge, button, choice, cycle, element, fill, folded } from "./elements.js";
+import { badge, button, choice, cycle, element, fill, folded, tool } from "./elements.js";
 import { amount, clock, count, percent, sentence, shortName, significant } from "./format.js";
 import { SMOOTHING, UNITS, axisChoice, bitsOfNat, inUnit, tokensPerStep, unitChoice } from "./panels.js";
 import { showProblem } from "./problem.js";
@@ -74,7 +74,7 @@ export function showCompare(page, names) {
     element("div", { class: "headline" }, element("div", {}, element("h1", {}, names.length > 1 ? `${names.length} runs compared` : "Compare"), legend), picker),
     problem, summary,
     element("div", { class: "tools" }, resetButton, element("span", { class: "gap" }),
-      element("label", {}, "along"), axes.element, element("label", {}, "loss in"), units.element, element("label", {}, "smoothing"), smoothing.element),
+      tool("along", axes), tool("loss in", units), tool("smoothing", smoothing)),
     loss.element, val.element, norm.element, element("div", { class: "pair" }, small.map((chart) => chart.element)),
     differences);
 

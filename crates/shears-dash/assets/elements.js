@@ -45,6 +45,11 @@ export function choice(label, options, current, choose) {
   return { element: made, select: (value) => select(value, true) };
 }
 
+/** A choice with a word beside it, which stays beside it where there is little room. */
+export function tool(word, chosen) {
+  return element("span", { class: "tool" }, element("span", { "aria-hidden": "true" }, word), chosen.element);
+}
+
 /** The option after the current one, and the first after the last. */
 export function cycle(options, current) {
   return options[(options.indexOf(current) + 1) % options.length];

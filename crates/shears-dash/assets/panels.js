@@ -85,6 +85,13 @@ export const PANELS = [
     lines: [{ key: "speed", colour: "--ink-line" }],
     readout: (values, at) => [["tokens/s", count(values.speed[at]), null]],
   },
+  // Of several processes.
+  {
+    name: "exchange", title: "Exchange between processes", unit: "ms a step", height: 170, zero: true,
+    how: "How long the exchange of gradients took in the first rank, waiting included, and how much of that was waiting for the slowest.",
+    lines: [{ key: "exchange", colour: "--ink-line" }, { key: "waited", colour: "--accent" }],
+    readout: (values, at) => [["exchange", significant(values.exchange[at], 3), "--ink-line"], ["slowest behind", significant(values.waited[at], 3), "--accent"]],
+  },
 ];
 
 /** The two maps. */
@@ -201,6 +208,7 @@ export function valuesOf(series, { unit, bits, smoothing, checkpoints = [], resu
     coefficient: coefficient.mean, coefficient_min: coefficient.min, coefficient_max: coefficient.max,
     share: series.clipped_share,
     lr: series.lr,
+    exchange: smoothed(series.exchange_ms, smoothing), waited: smoothed(series.waited_ms, smoothing),
     speed: smoothed(speed.mean, smoothing), speed_min: speed.min, speed_max: speed.max,
   };
 }

@@ -2,7 +2,7 @@
 
 import { ask, compareAddress, runAddress, throttled, watch } from "./api.js";
 import { Chart, Crosshair } from "./charts.js";
-import { badge, button, choice, command, cycle, element, fill, folded } from "./elements.js";
+import { badge, button, choice, command, cycle, element, fill, folded, tool } from "./elements.js";
 import { bytes, count, duration, moment, percent, sentence, shortName, significant } from "./format.js";
 import { HeatMap } from "./heat.js";
 import {
@@ -45,20 +45,23 @@ export function showRun(page, name) {
     (weight) => { shown.smoothing = weight; redraw(); });
   const tools = element("div", { class: "tools" }, rangeText, resetButton,
     element("span", { class: "gap" }),
-    element("label", {}, "along"), axes.element, element("label", {}, "loss in"), units.element, element("label", {}, "smoothing"), smoothing.element);
+    tool("along", axes), tool("loss in", units), tool("smoothing", smoothing));
   const resumes = element("section", { class: "resumes", hidden: true });
   const samples = element("section", { class: "samples" });
   const checkpoints = element("section", { class: "checkpoints" });
   const settings = element("section", { class: "settings" });
 
   const [norm, loss, ...small] = charts;
+  const exchange = small.pop();
+  const teams = element("div");
+  const processes = folded("Processes", { class: "processes", hidden: true }, teams, exchange.element);
   norm.note.after(spikeList);
   page.append(head, problem, verdict, reading, figures, tools,
     element("div", { class: "stack" }, norm.element, loss.element),
     folded("Coefficient, share of clipped steps, learning rate, speed", { class: "more" },
       element("div", { class: "pair" }, small.map((chart) => chart.element))),
     maps[0].element, time.element, maps[1].element,
-    resumes, samples, element("div", { class: "pair" }, settings, checkpoints));
+    resumes, processes, samples, element("div", { class: "pair" }, settings, checkpoints));
 
   function zoom(from, to) {
     const whole = series?.whole;
@@ -81,6 +84,7 @@ export function showRun(page, name) {
     const values = valuesOf(series, { unit, bits, smoothing: shown.smoothing, checkpoints, resumes, changes });
     const known = axesOfRun(series, about?.settings);
     const visible = range ?? series.whole ?? [0, 1];
+    exchange.element.hidden = values.exchange.length === 0;
     for (const chart of charts) chart.show(values, visible, known[shown.axis] ?? known.step);
     const found = series.spikes;
     fill(spikeList, ...(found.length === 0 ? [] : [
@@ -142,6 +146,7 @@ export function showRun(page, name) {
     showVerdict();
     showPace();
     showResumes();
+    showProcesses();
     showSamples();
     showCheckpoints();
     showSettings();
@@ -220,6 +225,21 @@ export function showRun(page, name) {
       element("h2", {}, "Where it went on"),
       element("p", { class: "how" }, "Newest first. A changed setting holds from the next step on; up to there nothing is other than without the change."),
       element("ol", {}, steps.map(at)));
+  }
+
+  /** Which processes train the run together, and what that takes. */
+  function showProcesses() {
+    const { ranks, exchanged } = about;
+    processes.hidden = ranks.length === 0;
+    if (processes.hidden) return;
+    const one = ({ step, words, hosts, same_bits: same }) => element("li", {}, element("span", { class: "at" }, `from step ${count(step + 1)}`),
+      element("div", {}, element("p", {}, sentence(words)), element("p", { class: "how" },
+        [same ? "Other numbers of ranks that divide its shards give the same bits." : null,
+          hosts.length > 1 ? `Ranks: ${hosts.map((host, rank) => `${rank} on ${host}`).join(", ")}.` : null].filter(Boolean).join(" "))));
+    processes.querySelector("summary").textContent = `Processes: ${ranks.at(-1).words}`;
+    fill(teams,
+      exchanged ? element("p", { class: "how" }, `${sentence(exchanged)}.`) : null,
+      element("ol", {}, ranks.slice().reverse().map(one)));
   }
 
   function showSamples() {

@@ -22,7 +22,7 @@ use crate::step::StepView;
 use crate::summary::Row;
 use gradclip_judge::TimeFlow;
 use shears_run::{
-    Change, Columns, Judgement, PLAN, Reach, Resume, RunError, Sample, program, quoted,
+    Change, Columns, Judgement, PLAN, RanksEvent, Reach, Resume, RunError, Sample, program, quoted,
 };
 
 /// How long a request waits for a log to be read; what is there by then is the answer.
@@ -166,13 +166,53 @@ pub(crate) struct RunView {
     judgement: Option<serde_json::Value>,
     settings: Vec<Setting>,
     checkpoints: Vec<Checkpoint>,
+    #[serde(flatten)]
+    noted: Noted,
+    reach: Reach,
+}
+
+/// What a log has beside its steps.
+#[derive(Serialize)]
+struct Noted {
     /// Where the run went on, and the settings that were changed there: the newest of them.
     resumes: Vec<Resume>,
     changes: Vec<Change>,
+    /// The processes that trained it together, if several did: the newest teams.
+    ranks: Vec<Team>,
+    /// What their exchanges took, in words.
+    exchanged: Option<String>,
     /// The newest samples, oldest first, and how many there are in all.
     samples: Vec<Sample>,
     all_samples: usize,
-    reach: Reach,
+}
+
+impl Noted {
+    fn of(columns: &Columns) -> Noted {
+        let teams = newest(&columns.ranks, MOST_RESUMES).into_iter();
+        Noted {
+            resumes: newest(&columns.resumes, MOST_RESUMES),
+            changes: newest(&columns.changes, MOST_RESUMES),
+            ranks: teams.map(Team::from).collect(),
+            exchanged: columns.exchanged().map(|all| all.to_string()),
+            samples: newest(&columns.samples, MOST_SAMPLES),
+            all_samples: columns.samples.len(),
+        }
+    }
+}
+
+/// The processes that trained a run together from a step on.
+#[derive(Serialize)]
+pub(crate) struct Team {
+    #[serde(flatten)]
+    ranks: RanksEvent,
+    words: String,
+}
+
+impl From<RanksEvent> for Team {
+    fn from(ranks: RanksEvent) -> Team {
+        let words = ranks.words();
+        Team { ranks, words }
+    }
 }
 
 pub(crate) async fn run(
@@ -183,18 +223,12 @@ pub(crate) async fn run(
         let run = find(&dash, &query.run)?;
         let reach = run.read(PATIENCE).map_err(Problem::Log)?;
         let glance = run.glance();
-        let (resumes, changes, samples, all_samples) = run.with_log(|log| {
+        let noted = run.with_log(|log| {
             if reach.complete {
                 run.digest
                     .update(|| run.subject(), log, reach.length, glance.end.is_some());
             }
-            let columns = &log.columns;
-            (
-                newest(&columns.resumes, MOST_RESUMES),
-                newest(&columns.changes, MOST_RESUMES),
-                newest(&columns.samples, MOST_SAMPLES),
-                columns.samples.len(),
-            )
+            Noted::of(&log.columns)
         });
         let plan = run.plan().unwrap_or_default();
         let digest = run.digest();
@@ -206,10 +240,7 @@ pub(crate) async fn run(
             judgement: judgement.map(Judgement::json),
             settings: settings::compared(&plan, &dash.presets),
             checkpoints: checkpoints::list(&run),
-            resumes,
-            changes,
-            samples,
-            all_samples,
+            noted,
             reach,
         }))
     })

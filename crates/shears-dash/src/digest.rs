@@ -4,7 +4,7 @@ use std::error::Error;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use shears_run::{Damage, Evaluation, Judgement, Log, RunError, Subject};
+use shears_run::{Columns, Damage, Evaluation, Judgement, Log, RunError, Subject};
 
 use crate::series::Series;
 
@@ -24,6 +24,8 @@ pub(crate) struct Digest {
     pub(crate) val_loss: Option<f64>,
     /// The evaluation with the lowest loss.
     pub(crate) best: Option<Evaluation>,
+    /// See [`rate`].
+    pub(crate) lr: Option<f64>,
     /// The norm of the gradient over the run, and the threshold beside it.
     pub(crate) norms: Vec<f32>,
     pub(crate) thresholds: Vec<f32>,
@@ -46,6 +48,7 @@ impl Digest {
                 .last()
                 .map(|evaluation| evaluation.val_loss),
             best: finite.min_by(|left, right| left.val_loss.total_cmp(&right.val_loss)),
+            lr: rate(columns),
             norms,
             thresholds,
             damage: log.damage.clone(),
@@ -64,6 +67,7 @@ impl Digest {
             judgement: None,
             val_loss: None,
             best: None,
+            lr: None,
             norms: Vec::new(),
             thresholds: Vec::new(),
             damage: Some(Damage {
@@ -73,6 +77,17 @@ impl Digest {
             }),
         }
     }
+}
+
+/// The highest learning rate of the steps since it was changed: what was asked for, where a schedule
+/// goes up and down. The plan may have been edited.
+fn rate(columns: &Columns) -> Option<f64> {
+    let mut changes = columns.changes.iter().rev();
+    let changed = changes.find(|change| change.name == "lr");
+    let rows = columns.range(changed.map(|change| change.step + 1), None);
+    let highest = columns.lr[rows].iter().copied().reduce(f32::max)?;
+    // As the log has it, and not with the digits of its binary number.
+    highest.to_string().parse().ok()
 }
 
 /// The last digest of a run.

@@ -7,7 +7,7 @@ use gradclip::ClipAction;
 use gradclip_judge::Spikes;
 use gradclip_judge::statistics::{LATELY, median, share};
 use serde::Serialize;
-use shears_run::{Columns, Evaluation, Tensors};
+use shears_run::{Columns, Evaluation, ExchangeSummary, Tensors};
 
 /// The longest spikes that are named.
 const MOST_SPIKES: usize = 6;
@@ -69,6 +69,10 @@ pub(crate) struct Series {
     /// Seconds of training for each token of a step, summed up to the bucket's end.
     pub(crate) seconds_per_token: Vec<f64>,
     pub(crate) tokens_per_second: Band,
+    /// Of a run that several processes train, by buckets: how long the exchange of gradients took,
+    /// waiting included, and how much longer the slowest computed than the quickest, in ms.
+    pub(crate) exchange_ms: Vec<f32>,
+    pub(crate) waited_ms: Vec<f32>,
     pub(crate) evaluations: Vec<Evaluation>,
     /// The steps at which the model wrote something.
     pub(crate) samples: Vec<u64>,
@@ -181,8 +185,23 @@ impl Series {
         };
         for bucket in &buckets {
             series.push_clipping(columns, bucket.clone());
+            if !columns.exchanges.is_empty() {
+                series.push_exchanges(columns, bucket);
+            }
         }
         series
+    }
+
+    /// What exchanges took in a bucket, in the mean; none where one process trained alone.
+    fn push_exchanges(&mut self, columns: &Columns, bucket: &Range<usize>) {
+        let (first, last) = (columns.step[bucket.start], columns.step[bucket.end - 1]);
+        let start = columns.exchanges.partition_point(|(step, _)| *step < first);
+        let end = columns.exchanges.partition_point(|(step, _)| *step <= last);
+        let exchanges = columns.exchanges[start..end].iter();
+        let all = ExchangeSummary::of(exchanges.map(|(_, exchange)| exchange));
+        let mean = |of: fn(&ExchangeSummary) -> f64| all.map_or(f32::NAN, |all| of(&all) as f32);
+        self.exchange_ms.push(mean(|all| all.ms));
+        self.waited_ms.push(mean(|all| all.waited_ms));
     }
 
     /// The longest gradient of each of `points` buckets of a run, and the threshold at its end.
@@ -199,14 +218,14 @@ impl Series {
     /// What clipping did in a bucket.
     fn push_clipping(&mut self, columns: &Columns, bucket: Range<usize>) {
         let norm = |row: usize| columns.norm_before[row];
-        let finite = bucket.clone().filter(|row| norm(*row).is_finite());
+        // Of several that are as long, the first.
+        let from_last = || bucket.clone().rev();
+        let finite = from_last().filter(|row| norm(*row).is_finite());
         let longest = finite.max_by(|left, right| norm(*left).total_cmp(&norm(*right)));
         self.norm_peak
             .push(columns.step[longest.unwrap_or(bucket.end - 1)]);
 
-        let clipped = bucket
-            .clone()
-            .filter(|row| columns.action[*row] == ClipAction::Clip);
+        let clipped = from_last().filter(|row| columns.action[*row] == ClipAction::Clip);
         let cut = clipped.max_by(|left, right| norm(*left).total_cmp(&norm(*right)));
         self.cut
             .top

@@ -34,6 +34,7 @@ pub(crate) struct Row {
     pub(crate) best: Option<Best>,
     /// Runs whose validation losses can be compared have the same text here.
     pub(crate) group: String,
+    /// The learning rate that its steps were taken with.
     pub(crate) lr: Option<f64>,
     pub(crate) tokens_per_second: Option<f64>,
     pub(crate) clipped_share: Option<f64>,
@@ -72,12 +73,6 @@ impl Row {
             .as_ref()
             .ok()
             .and_then(|plan| plan.get("steps")?.as_integer());
-        let number = |name: &str| {
-            let value = plan.as_ref().ok()?.get(name)?;
-            value
-                .as_float()
-                .or(value.as_integer().map(|whole| whole as f64))
-        };
         let of_digest = |values: fn(&Digest) -> &Vec<f32>| {
             digest
                 .as_ref()
@@ -115,7 +110,7 @@ impl Row {
             group: ["text", "text-sha256", "val-sha256", "tokenizer"]
                 .map(|name| text(name).unwrap_or_default())
                 .join(" "),
-            lr: number("lr"),
+            lr: digest.as_ref().and_then(|digest| digest.lr),
             norms: of_digest(|digest| &digest.norms),
             thresholds: of_digest(|digest| &digest.thresholds),
             digested: digest.is_some(),

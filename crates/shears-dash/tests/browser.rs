@@ -9,7 +9,7 @@ use std::time::Duration;
 use shears_dash::serve;
 
 use crate::chromium::{self, Chromium};
-use crate::run_folder::{Run, Runs, end_line, log_of, resume_lines, step_line};
+use crate::run_folder::{Run, Runs, end_line, log_of, ranks_line, resume_lines, step_line};
 
 /// Serves the folder on a free port until the tests end.
 fn served(runs: &Runs) -> String {
@@ -82,6 +82,11 @@ fn look_around(
         browser.until(&format!("{legend}.includes('went on with other settings')"));
     }
 
+    let processes = "document.querySelector('.processes:not([hidden]) summary')?.textContent";
+    browser.until(&format!(
+        "{processes} === 'Processes: 2 ranks on 2 machines (a, b), 1 thread each'"
+    ));
+
     // A spike leads to its step.
     browser.until("document.querySelector('.spikes a') !== null");
     browser.value("document.querySelector('.spikes a').click()");
@@ -145,8 +150,11 @@ fn a_browser_watches_a_run() {
     };
     let runs = Runs::new();
     let growing = runs.run("growing", &log_of(60));
-    let other =
-        log_of(200) + &resume_lines(200) + &step_line(201, 0.5) + &end_line(201, "finished");
+    let other = ranks_line(0)
+        + &log_of(200)
+        + &resume_lines(200)
+        + &step_line(201, 0.5)
+        + &end_line(201, "finished");
     runs.run("other", &other);
     let stop = Arc::new(AtomicBool::new(false));
     let trainer = train(growing, 61, stop.clone());

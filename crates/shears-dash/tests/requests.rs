@@ -11,7 +11,7 @@ use serde_json::Value;
 use tower::ServiceExt;
 
 use crate::asking::send;
-use crate::run_folder::{Runs, end_line, header_line, log_of, resume_lines, step_line};
+use crate::run_folder::{Runs, end_line, header_line, log_of, ranks_line, resume_lines, step_line};
 
 async fn body(response: Response<Body>) -> Vec<u8> {
     to_bytes(response.into_body(), usize::MAX)
@@ -90,7 +90,8 @@ async fn the_list_says_how_each_run_stands() {
     assert!(row["norms"].as_array().unwrap().len() > 20);
     assert_eq!(row["thresholds"][0], 1.0);
     assert_eq!(row["best"]["step"], 100);
-    assert_eq!(row["lr"], 2.0);
+    // As its steps had it, and not as the plan has been edited.
+    assert_eq!(row["lr"], 0.002);
     assert!((row["val_loss"].as_f64().unwrap() - 2.171).abs() < 1e-3);
 }
 
@@ -108,6 +109,57 @@ async fn a_run_says_where_it_went_on_and_with_what() {
     assert_eq!(
         (&changes[0]["name"], &changes[0]["after"]),
         (&"lr".into(), &"0.001".into())
+    );
+}
+
+/// The rate of the list is that of the steps since it was changed.
+#[tokio::test]
+async fn a_changed_rate_is_the_one_that_is_listed() {
+    let runs = Runs::new();
+    let lower = step_line(61, 0.5).replace("\"lr\":0.002", "\"lr\":0.001");
+    runs.run("changed", &(log_of(60) + &resume_lines(60) + &lower));
+    runs.run("not-yet", &(log_of(60) + &resume_lines(60)));
+    let list = digested(&runs.app()).await;
+    assert_eq!(row(&list, "changed")["lr"], 0.001);
+    assert!(row(&list, "not-yet")["lr"].is_null());
+}
+
+#[tokio::test]
+async fn a_run_of_several_processes_says_what_they_do() {
+    let runs = Runs::new();
+    let exchange = |step: u64| {
+        let line = step_line(step, 0.5);
+        let exchange = format!(
+            ",\"exchange\":{{\"bytes\":4000,\"ms\":{step},\"waited_ms\":0.5,\"slowest\":1}}}}\n"
+        );
+        line.trim_end().strip_suffix('}').unwrap().to_string() + &exchange
+    };
+    let steps: String = (1..=40).map(exchange).collect();
+    runs.run("together", &(ranks_line(0) + &steps));
+    runs.run("alone", &log_of(40));
+    let app = runs.app();
+    let about = get(&app, "/api/run?run=together").await;
+    let words = "2 ranks on 2 machines (a, b), 1 thread each";
+    assert_eq!(about["ranks"][0]["words"], words);
+    assert_eq!(about["ranks"][0]["hosts"], serde_json::json!(["a", "b"]));
+    let exchanged = about["exchanged"].as_str().unwrap();
+    assert!(
+        exchanged.contains("exchanged 4.0 kB of gradients a step in 20.5 ms"),
+        "{exchanged}"
+    );
+    let series = get(&app, "/api/series?run=together&points=20").await;
+    assert_eq!(
+        (&series["exchange_ms"][0], &series["waited_ms"][19]),
+        (&1.5.into(), &0.5.into())
+    );
+    let alone = get(&app, "/api/run?run=alone").await;
+    assert_eq!(
+        (&alone["ranks"], &alone["exchanged"]),
+        (&serde_json::json!([]), &Value::Null)
+    );
+    assert_eq!(
+        get(&app, "/api/series?run=alone").await["exchange_ms"],
+        serde_json::json!([])
     );
 }
 

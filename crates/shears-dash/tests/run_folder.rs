@@ -164,6 +164,14 @@ pub(crate) fn resume_lines(step: u64) -> String {
     )
 }
 
+/// The line of two processes that train a run from a step on.
+pub(crate) fn ranks_line(step: u64) -> String {
+    format!(
+        "{{\"event\":\"ranks\",\"step\":{step},\"hosts\":[\"a\",\"b\"],\"threads\":1,\
+         \"same_bits\":true}}\n"
+    )
+}
+
 /// The line of an end.
 pub(crate) fn end_line(step: u64, how: &str) -> String {
     format!("{{\"event\":\"end\",\"step\":{step},\"how\":\"{how}\"}}\n")

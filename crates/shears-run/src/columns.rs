@@ -12,7 +12,7 @@ use gradclip_judge::{StepRecord, TimeFlow};
 use crate::event::{Change, EndReason, Event, Resume};
 use crate::header::Header;
 use crate::line::{Line, Named, StepLine};
-use crate::ranks::{ExchangeEvent, RanksEvent};
+use crate::ranks::{ExchangeEvent, ExchangeSummary, RanksEvent};
 
 /// A full pass over the validation text.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
@@ -327,6 +327,11 @@ impl Columns {
         self.changes.retain(|change| change.step < step);
         self.ranks.retain(|ranks| ranks.step < step);
         self.exchanges.retain(|(taken, _)| *taken < step);
+    }
+
+    /// What the exchanges between processes took, of a run that several train.
+    pub fn exchanged(&self) -> Option<ExchangeSummary> {
+        ExchangeSummary::of(self.exchanges.iter().map(|(_, exchange)| exchange))
     }
 
     /// What the verdict needs of each step.

@@ -45,7 +45,7 @@ pub use judgement::{Judgement, Subject, is_adaptive, program, quoted, stretches}
 pub use lock::{LockWatch, lock_folder};
 pub use log::{Damage, Events, Log, Reach, line_at};
 pub use plan::read_plan;
-pub use ranks::{ExchangeEvent, ExchangeSummary, RanksEvent};
+pub use ranks::{ExchangeEvent, ExchangeSummary, RanksEvent, bytes};
 pub use regular::{check_regular, open_regular, read_regular, read_regular_text};
 pub use sample::LogSample;
 pub use syntax::{json_problem, toml_problem};

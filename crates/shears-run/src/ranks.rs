@@ -1,5 +1,8 @@
 //! What a log has of a run that several processes train.
 
+use std::fmt;
+
+use gradclip::significant;
 use serde::{Deserialize, Serialize};
 
 /// Who trains the run from here on.
@@ -77,7 +80,9 @@ impl ExchangeSummary {
             waited += exchange.waited_ms;
             *slowest.entry(exchange.slowest).or_default() += 1;
         }
-        let (rank, count) = slowest.into_iter().max_by_key(|(_, count)| *count)?;
+        // The first of several that were slowest as often.
+        let from_last = slowest.into_iter().rev();
+        let (rank, count) = from_last.max_by_key(|(_, count)| *count)?;
         Some(ExchangeSummary {
             steps,
             bytes,
@@ -87,6 +92,33 @@ impl ExchangeSummary {
             slowest_share: count as f64 / steps as f64,
         })
     }
+}
+
+impl fmt::Display for ExchangeSummary {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "each rank exchanged {} of gradients a step in {} ms, waiting included; the slowest \
+             computed {} ms longer than the quickest, and was rank {} in {:.0} % of the steps",
+            bytes(self.bytes),
+            significant(self.ms),
+            significant(self.waited_ms),
+            self.slowest,
+            100.0 * self.slowest_share
+        )
+    }
+}
+
+/// Bytes in the unit that leaves one to three digits before the point.
+pub fn bytes(number: u64) -> String {
+    const UNITS: [&str; 5] = ["kB", "MB", "GB", "TB", "PB"];
+    let mut value = number as f64 / 1e3;
+    let mut unit = 0;
+    while value >= 999.95 && unit + 1 < UNITS.len() {
+        value /= 1e3;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
 }
 
 #[cfg(test)]
@@ -125,5 +157,23 @@ mod tests {
         assert_eq!((summary.slowest, summary.waited_ms), (1, 1.0));
         assert!((summary.slowest_share - 2.0 / 3.0).abs() < 1e-12);
         assert_eq!(ExchangeSummary::of(&[]), None);
+        let words = summary.to_string();
+        assert!(
+            words.contains("0.0 kB of gradients a step in 4 ms"),
+            "{words}"
+        );
+        assert!(
+            words.ends_with("was rank 1 in 67 % of the steps"),
+            "{words}"
+        );
+        // Of two that were slowest as often it is the first.
+        let even = ExchangeSummary::of(&all[..2]).unwrap();
+        assert_eq!((even.slowest, even.slowest_share), (0, 0.5));
+    }
+
+    #[test]
+    fn bytes_read_well() {
+        let read = [999, 1_500_000, 999_960_000].map(bytes);
+        assert_eq!(read, ["1.0 kB", "1.5 MB", "1.0 GB"]);
     }
 }

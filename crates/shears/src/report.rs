@@ -10,7 +10,7 @@ use shears_train::{MemoryEstimate, Plan};
 
 use crate::output::{Colour, paint, say, wrapped};
 use crate::table::table;
-pub(crate) use shears_run::program;
+pub(crate) use shears_run::{bytes, program};
 
 /// A count with commas between thousands.
 pub(crate) fn count(number: u64) -> String {
@@ -37,18 +37,6 @@ pub(crate) fn step_number(place: f64) -> String {
         true => count(place as u64),
         false => String::new(),
     }
-}
-
-/// Bytes in the unit that leaves one to three digits before the point.
-pub(crate) fn bytes(number: u64) -> String {
-    const UNITS: [&str; 5] = ["kB", "MB", "GB", "TB", "PB"];
-    let mut value = number as f64 / 1e3;
-    let mut unit = 0;
-    while value >= 999.95 && unit + 1 < UNITS.len() {
-        value /= 1e3;
-        unit += 1;
-    }
-    format!("{value:.1} {}", UNITS[unit])
 }
 
 /// The table of parameters, one line a layer.
@@ -242,10 +230,6 @@ mod tests {
         );
         let steps = [0, 1, 1_234].map(|number| counted(number, "step"));
         assert_eq!(steps, ["0 steps", "1 step", "1,234 steps"]);
-        assert_eq!(
-            [bytes(999), bytes(1_500_000), bytes(999_960_000)],
-            ["1.0 kB", "1.5 MB", "1.0 GB"]
-        );
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod signals;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
@@ -18,7 +19,7 @@ use shears_run::{Event, StepEvent};
 use shears_train::{Corpora, End, Evaluation, Observer};
 
 use crate::commands::generate::write_sample;
-use crate::output::{complain, note, one_line, say};
+use crate::output::{columns, complain, note, one_line, say, wrap};
 use crate::report::unit_of_bits;
 
 /// How a run is shown.
@@ -283,10 +284,33 @@ pub(crate) fn brief(loss: f64) -> String {
     }
 }
 
-/// A text set off from what is around it.
+/// A text set off from what is around it, on a terminal in lines that fit.
 pub(crate) fn indent(text: &str) -> String {
-    text.lines()
-        .map(|line| format!("  | {line}"))
-        .collect::<Vec<_>>()
-        .join("\n")
+    set_off(text, columns())
+}
+
+fn set_off(text: &str, columns: Option<usize>) -> String {
+    const MARGIN: &str = "  | ";
+    let text = match columns {
+        Some(columns) => Cow::Owned(wrap(text, columns.saturating_sub(MARGIN.len()), 0)),
+        None => Cow::Borrowed(text),
+    };
+    let lines = text.lines().map(|line| format!("{MARGIN}{line}"));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::set_off;
+
+    #[test]
+    fn a_sample_is_broken_between_words_on_a_terminal_alone() {
+        let text = "quousque tandem\nabutere Catilina patientia";
+        assert_eq!(
+            set_off(text, None),
+            format!("  | {}", text.replace('\n', "\n  | "))
+        );
+        let narrow = "  | quousque tandem\n  | abutere\n  | Catilina\n  | patientia";
+        assert_eq!(set_off(text, Some(19)), narrow);
+    }
 }

@@ -53,16 +53,20 @@ impl Plan {
             let may_change = Plan::setting(name).is_some_and(Setting::may_change);
             !may_change && (!PLACES.contains(&name.as_str()) || plan.reads_standard_input())
         };
-        let guarded: Vec<String> = differing
+        let (typed, others): (Vec<&Difference>, Vec<&Difference>) = differing
             .iter()
             .filter(is_guarded)
-            .map(|(name, was, asked)| format!("{name}: the run has {was}, not {asked}"))
-            .collect();
+            .partition(|(name, ..)| given.contains_key(name));
+        // Another model has settings that nobody typed.
+        let guarded = if typed.is_empty() { others } else { typed };
         if !guarded.is_empty() {
+            let words = |(name, was, asked): &&Difference| {
+                format!("{name}: the run has {was}, not {asked}")
+            };
             return Err(PlanError::new(format!(
                 "a resumed run keeps what its numbers depend on; start a new run to change it ({}); \
                  what may be changed: {}",
-                guarded.join("; "),
+                guarded.iter().map(words).collect::<Vec<_>>().join("; "),
                 CHANGEABLE.join(", ")
             )));
         }
@@ -212,6 +216,12 @@ mod tests {
         assert!(both.contains("seed: the run has 1, not 2"), "{both}");
         assert!(!both.contains("lr: the run"), "{both}");
         assert!(both.contains("steps, eval-every"), "{both}");
+        // Nobody has typed what only one of the models has.
+        let model = error("model = 'rnn'");
+        assert!(
+            model.contains("(model: the run has \"lstm\", not \"rnn\"); what"),
+            "{model}"
+        );
         let fewer = error("steps = 10");
         assert!(fewer.contains("has taken 10"), "{fewer}");
         assert!(error("text = ['-']").contains("text: the run has"));

@@ -7,9 +7,7 @@ use clap::Args;
 use gradclip::{ClipAction, significant};
 use gradclip_judge::statistics::{mean, share};
 use shears_data::Tokenizer;
-use shears_run::{
-    Columns, EndReason, Event, ExchangeSummary, Judgement, LockWatch, Parameter, Subject, quoted,
-};
+use shears_run::{Columns, EndReason, Event, Judgement, LockWatch, Parameter, Subject, quoted};
 use shears_train::{Plan, RunFolder};
 
 use super::RunArgument;
@@ -99,7 +97,7 @@ impl Inspected {
         object["resumes"] = serde_json::to_value(&self.columns.resumes)?;
         object["changes"] = serde_json::to_value(&self.columns.changes)?;
         object["ranks"] = serde_json::to_value(&self.columns.ranks)?;
-        object["exchange"] = serde_json::to_value(exchanges(&self.columns))?;
+        object["exchange"] = serde_json::to_value(self.columns.exchanged())?;
         object["checkpoints"] = self.checkpoints.iter().map(show).collect();
         let store = self.run.checkpoints();
         let damaged = |path: &&PathBuf| store.damage(path).is_some();
@@ -205,26 +203,12 @@ fn history(columns: &Columns) -> Vec<Event> {
     evaluations.map(event).collect()
 }
 
-fn exchanges(columns: &Columns) -> Option<ExchangeSummary> {
-    ExchangeSummary::of(columns.exchanges.iter().map(|(_, exchange)| exchange))
-}
-
 /// Which processes trained the run together, and what their exchanges took.
 fn rank_lines(columns: &Columns) -> Vec<String> {
     let teams = columns.ranks.iter();
     let teams =
         teams.map(|team| format!("{} from step {} on", one_line(&team.words()), team.step + 1));
-    let exchanges = exchanges(columns).map(|all| {
-        format!(
-            "each rank exchanged {} of gradients a step in {} ms, waiting included; the slowest \
-             computed {} ms longer than the quickest, and was rank {} in {:.0} % of the steps",
-            report::bytes(all.bytes),
-            significant(all.ms),
-            significant(all.waited_ms),
-            all.slowest,
-            100.0 * all.slowest_share
-        )
-    });
+    let exchanges = columns.exchanged().map(|all| all.to_string());
     teams.chain(exchanges).collect()
 }
 

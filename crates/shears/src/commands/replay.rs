@@ -14,7 +14,7 @@ use clap::{Args, ValueHint};
 use gradclip::{ClipRule, NormOrder};
 use gradclip_judge::{RecordedStep, Replay, ReplayError, Spikes, UsualNorm};
 use serde_json::{Value, json};
-use shears_run::{Columns, Event, Header, StepEvent};
+use shears_run::{Columns, Event, Header, StepEvent, stretches};
 use shears_train::{ClipPolicy, Plan, RunFolder};
 
 use super::RunArgument;
@@ -32,7 +32,8 @@ const LABELS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
 ///
 /// Reads the norm of every step from the run's events.jsonl and shows it to each policy: how often
 /// and how hard it would have clipped, which steps it would have left out, by which thresholds, and
-/// which spikes it would have caught. The first row is what the run itself did. Nothing is trained:
+/// which spikes it would have caught. The first row is what the run itself did. Of a run whose policy
+/// was changed when it was resumed, these are the steps since then. Nothing is trained:
 /// this is open loop. Under another policy the run would have taken other steps and met other
 /// gradients, so it tells what a policy does with norms like these, not how the run would have
 /// ended.
@@ -48,8 +49,8 @@ const LABELS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
 /// Rules that norms do not suffice for are refused: value, agc, update-rms, spam, and those of
 /// another order (`p=`) than that of the run's norms, which is 2 unless its policy says otherwise.
 ///
-/// JSON keys: run, clip, open_loop, steps, non_finite, order, step, norm, spike_definition, spikes.[].{
-/// first_step, last_step, peak_step, norm, times_median}, policies.[].{label, policy, clipped,
+/// JSON keys: run, clip, before.[].{clip, from}, open_loop, steps, non_finite, order, step, norm,
+/// spike_definition, spikes.[].{first_step, last_step, peak_step, norm, times_median}, policies.[].{label, policy, clipped,
 /// clipped_share, coefficient.{median, smallest}, norm_removed, left_out, warm_up, threshold.{first,
 /// median, last, min, max}, spikes.{caught, at_once, each}, actions, thresholds, coefficients}.
 #[derive(Args, Debug)]
@@ -145,6 +146,9 @@ fn check_plot(file: &Path, policies: usize) -> Result<(), Misuse> {
 pub(crate) struct Replayed {
     run: PathBuf,
     plan: Plan,
+    /// Policies that the run had before, each with the first step that it clipped. Their steps are
+    /// left out: they are of another policy, and their norms may be of another order.
+    before: Vec<(u64, ClipPolicy)>,
     /// The number of each step.
     steps: Vec<u64>,
     norms: Vec<f64>,
@@ -168,16 +172,29 @@ impl Replayed {
             let other = Watched::other(policy.clone(), plan.clip.order());
             watched.push(other.map_err(|error| refuse(&policy, error))?);
         }
+        let mut before = stretches(&plan.clip, &columns.changes);
+        let first = before.pop().map_or(1, |(first, _)| first);
+        let rows = columns.range(Some(first), None);
+        if rows.is_empty() {
+            let (run, clip) = (run.path().display(), &plan.clip);
+            let problem =
+                format!("{run}: no step was taken with {clip} yet, its policy since step");
+            return Err(Misuse(format!("{problem} {}", first - 1)).into());
+        }
         let elements = columns.header.as_ref().map(elements);
         for event in log.events()? {
             let Event::Step(step) = event? else { continue };
+            if step.step < first {
+                continue;
+            }
             let recorded = recorded(&step, elements.as_ref());
             for watched in &mut watched {
                 let shown = watched.step((&step.clip).into(), &recorded);
                 shown.map_err(|error| refuse(watched.policy(), error))?;
             }
         }
-        let spikes = Spikes::find(columns.norm_before.iter().copied());
+        let norms = columns.norm_before[rows.clone()].to_vec();
+        let spikes = Spikes::find(norms.iter().copied());
         let labels = ["run".to_string()].into_iter();
         let labels = labels.chain(LABELS.chars().map(String::from));
         let accounts = labels
@@ -186,8 +203,9 @@ impl Replayed {
         Ok(Replayed {
             run: run.path().to_path_buf(),
             plan,
-            steps: columns.step.clone(),
-            norms: columns.norm_before.clone(),
+            before,
+            steps: columns.step[rows].to_vec(),
+            norms,
             accounts: accounts.collect(),
             spikes,
         })
@@ -198,6 +216,8 @@ impl Replayed {
     }
 
     fn json(&self) -> Value {
+        let before = self.before.iter();
+        let before = before.map(|(from, clip)| json!({ "clip": clip.to_string(), "from": from }));
         let spikes = self.spikes.list.iter().map(|spike| {
             json!({
                 "first_step": self.steps[spike.first],
@@ -210,6 +230,7 @@ impl Replayed {
         json!({
             "run": self.run.display().to_string(),
             "clip": self.plan.clip.to_string(),
+            "before": before.collect::<Vec<Value>>(),
             "open_loop": true,
             "steps": self.steps.len(),
             "non_finite": self.non_finite(),

@@ -94,6 +94,52 @@ fn a_replay_of_the_runs_own_policy_is_what_the_run_did() {
     }
 }
 
+/// Steps under another policy are no part of it, least of all where their norms are of another order.
+#[test]
+fn of_a_run_whose_policy_was_changed_the_steps_since_then_are_replayed() {
+    let scratch = trained("--clip global-norm:0.05,p=inf");
+    let resumed = scratch.run("train --resume run --clip global-norm:0.1 --steps 60 --quiet");
+    resumed.succeeded();
+    let object = replay(&scratch, "--clip global-norm:0.1 --clip zclip:warmup=5");
+    assert_eq!(
+        (&object["steps"], &object["step"][0]),
+        (&20.into(), &41.into())
+    );
+    let before = serde_json::json!([{ "clip": "global-norm:0.05,p=inf", "from": 1 }]);
+    assert_eq!(object["before"], before);
+    let (actions, thresholds, _) = did(&scratch);
+    for account in [0, 1].map(|index| &object["policies"][index]) {
+        assert_eq!(account["actions"], Value::from(actions[40..].to_vec()));
+        assert_eq!(
+            account["thresholds"],
+            Value::from(thresholds[40..].to_vec())
+        );
+    }
+    let text = scratch.run("replay run --clip global-norm:0.1").succeeded();
+    let head = "run run: 20 steps, from step 41 on; those before had global-norm:0.05,p=inf";
+    assert_eq!(text.lines().next(), Some(head));
+    // One whose policy never changed has all its steps.
+    let object = replay(&trained("--clip none"), "--clip global-norm:1");
+    assert_eq!(
+        (&object["steps"], &object["before"]),
+        (&40.into(), &serde_json::json!([]))
+    );
+    // A policy that was changed, and has clipped no step yet.
+    let log = scratch.read("run/events.jsonl");
+    let lines = log
+        .lines()
+        .take_while(|line| !line.contains("\"step\":41,"));
+    scratch.write(
+        "run/events.jsonl",
+        lines.map(|line| format!("{line}\n")).collect::<String>(),
+    );
+    let message = scratch.run("replay run --clip zclip").failed(2);
+    assert!(
+        message.contains("no step was taken with global-norm:0.1 yet"),
+        "{message}"
+    );
+}
+
 #[test]
 fn a_replay_tensor_by_tensor_is_as_near_as_six_digits() {
     for policy in [

@@ -24,6 +24,10 @@ fn changed_flags_are_listed() {
     );
     assert!(!message.contains("layers"), "{message}");
     assert_eq!(scratch.listing(), before);
+    // What only one of two models has, nobody has typed.
+    let message = scratch.run("train --resume b --model gru").failed(2);
+    let listed = "(model: the run has \"lstm\", not \"gru\");";
+    assert!(message.contains(listed), "{message}");
     // The same value again is no change.
     scratch
         .run("train --resume b --hidden 16 --quiet")

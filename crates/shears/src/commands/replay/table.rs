@@ -31,6 +31,9 @@ fn head(replayed: &Replayed) -> Vec<String> {
     let plan = &replayed.plan;
     let steps = counted(replayed.steps.len() as u64, "step");
     let mut lines = vec![format!("run {}: {steps}", replayed.run.display())];
+    if let (Some((_, clip)), Some(first)) = (replayed.before.last(), replayed.steps.first()) {
+        lines[0].push_str(&format!(", from step {first} on; those before had {clip}"));
+    }
     let finite = replayed.norms.iter().filter(|norm| norm.is_finite());
     let finite: Vec<f64> = finite.copied().collect();
     if let Some(median) = median(finite.iter().copied()) {
