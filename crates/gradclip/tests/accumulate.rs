@@ -77,6 +77,29 @@ fn processes_exchange_sums_and_errors_go_through() {
     assert_eq!(mean.gradients()[0].1, [f16::ZERO]);
 }
 
+/// What the others have is in the norm: clipped before, two gradients of 10 and 0 would have a mean of
+/// 0.5, and those of 3 and -3 a norm that there is not.
+#[test]
+fn what_is_clipped_is_what_all_processes_have() {
+    let clipped = |own: f32, other: f32| {
+        let sum = Accumulated::new(vec![("w", vec![own])]);
+        let reduced = sum.reduce(2, |elements| match elements {
+            Elements::F32(values) => {
+                values[0] += other;
+                Ok(())
+            }
+            _ => Err("the tensor is f32"),
+        });
+        let policy = "global-norm:1".parse().unwrap();
+        let mut clipper = Clipper::new(policy, NonFinite::Skip).unwrap();
+        let outcome = clipper.clip(reduced.unwrap().without_loss_scale());
+        let report = outcome.unwrap().report().clone();
+        (report.norm_before, report.norm_after)
+    };
+    assert_eq!(clipped(10.0, 0.0), (5.0, 1.0));
+    assert_eq!(clipped(3.0, -3.0), (0.0, 0.0));
+}
+
 #[test]
 fn small_tensors_are_exchanged_together() {
     let large = 100_000;

@@ -45,6 +45,9 @@ pub struct ExchangeEvent {
     pub bytes: u64,
     /// How long the exchange took in the first rank, in ms, waiting included.
     pub ms: f64,
+    /// How long forward and backward passes took in the slowest rank, in ms; 0 in older logs.
+    #[serde(default)]
+    pub computed_ms: f64,
     /// How much longer the slowest rank computed than the quickest, in ms.
     pub waited_ms: f64,
     /// The slowest rank.
@@ -60,6 +63,8 @@ pub struct ExchangeSummary {
     pub bytes: u64,
     /// Mean time of an exchange in the first rank, in ms.
     pub ms: f64,
+    /// Mean time of forward and backward passes in the slowest rank, in ms.
+    pub computed_ms: f64,
     /// Mean of how much longer the slowest rank computed than the quickest, in ms.
     pub waited_ms: f64,
     /// The rank that was slowest most often.
@@ -68,15 +73,26 @@ pub struct ExchangeSummary {
     pub slowest_share: f64,
 }
 
+/// What waiting for the slowest rank has to take of its computing to be more than noise.
+const WORTH_TELLING: f64 = 0.05;
+
 impl ExchangeSummary {
+    /// Whether the others wait for the slowest rank for a share of the step that is worth telling of,
+    /// 5 % of its forward and backward passes: below it, which rank it is is noise.
+    pub fn is_wait_worth_telling(&self) -> bool {
+        self.computed_ms > 0.0 && self.waited_ms >= WORTH_TELLING * self.computed_ms
+    }
+
     /// Of all these; none of none.
     pub fn of<'a>(exchanges: impl IntoIterator<Item = &'a ExchangeEvent>) -> Option<Self> {
-        let (mut steps, mut bytes, mut ms, mut waited) = (0, 0, 0.0, 0.0);
+        let (mut steps, mut bytes) = (0, 0);
+        let (mut ms, mut computed, mut waited) = (0.0, 0.0, 0.0);
         let mut slowest = std::collections::BTreeMap::<usize, usize>::new();
         for exchange in exchanges {
             steps += 1;
             bytes = exchange.bytes;
             ms += exchange.ms;
+            computed += exchange.computed_ms;
             waited += exchange.waited_ms;
             *slowest.entry(exchange.slowest).or_default() += 1;
         }
@@ -87,6 +103,7 @@ impl ExchangeSummary {
             steps,
             bytes,
             ms: ms / steps as f64,
+            computed_ms: computed / steps as f64,
             waited_ms: waited / steps as f64,
             slowest: rank,
             slowest_share: count as f64 / steps as f64,
@@ -98,10 +115,18 @@ impl fmt::Display for ExchangeSummary {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             formatter,
-            "each rank exchanged {} of gradients a step in {} ms, waiting included; the slowest \
-             computed {} ms longer than the quickest, and was rank {} in {:.0} % of the steps",
+            "each rank exchanged {} of gradients a step in {} ms, waiting included",
             bytes(self.bytes),
             significant(self.ms),
+        )?;
+        if !self.is_wait_worth_telling() {
+            return Ok(());
+        }
+        write!(
+            formatter,
+            "; the slowest computed {} ms, {} ms longer than the quickest, and was rank {} in {:.0} % \
+             of the steps",
+            significant(self.computed_ms),
             significant(self.waited_ms),
             self.slowest,
             100.0 * self.slowest_share
@@ -148,6 +173,7 @@ mod tests {
         let exchange = |slowest, ms| ExchangeEvent {
             bytes: 12,
             ms,
+            computed_ms: 10.0,
             waited_ms: 1.0,
             slowest,
         };
@@ -169,6 +195,21 @@ mod tests {
         // Of two that were slowest as often it is the first.
         let even = ExchangeSummary::of(&all[..2]).unwrap();
         assert_eq!((even.slowest, even.slowest_share), (0, 0.5));
+        // A tenth of what the slowest computes.
+        assert!(summary.is_wait_worth_telling());
+        let computed_ms = 21.0;
+        let little = ExchangeSummary {
+            computed_ms,
+            ..summary
+        };
+        assert!(!little.is_wait_worth_telling());
+        let words = little.to_string();
+        assert!(words.ends_with("waiting included"), "{words}");
+        // Of a log that does not say how long they computed.
+        let line = r#"{"bytes":12,"ms":2.0,"waited_ms":1.0,"slowest":1}"#;
+        let older: ExchangeEvent = serde_json::from_str(line).unwrap();
+        let summary = ExchangeSummary::of(&[older]).unwrap();
+        assert!(!summary.is_wait_worth_telling());
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! Evaluation: a full pass over the validation text, every token predicted once.
 
+mod parts;
+
 use std::ops::ControlFlow;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Device;
 use serde::Serialize;
 use shears_data::{Batch, DataError, EvaluationStreams, Tokens, evaluation_batches};
 use shears_model::{LanguageModel, Reading, State};
@@ -49,16 +51,6 @@ const SINGLE_STREAM_WINDOW: usize = 256;
 /// Tokens of a parallel stream, at least: shorter ones would be read again as a whole.
 const SHORTEST_PART: usize = 512;
 
-/// Within how many nats a token two losses of a window count as equal: a few roundings of an f32.
-const SAME: f64 = 3e-6;
-
-/// How many windows in a row must have equal losses: a difference that changes its sign is small in
-/// one of them.
-const SAME_WINDOWS: usize = 2;
-
-/// The most passes over the parts of a text, which cost nearly as much as a single stream.
-const MOST_PASSES: usize = 8;
-
 /// Windows of a Transformer's context that it reads in one call.
 pub(crate) fn windows_at_once(context: usize) -> usize {
     (TOKENS_AT_ONCE / context.max(1)).max(1)
@@ -86,20 +78,35 @@ pub fn evaluate<M: LanguageModel>(
     device: &Device,
     watch: Watch<'_>,
 ) -> Result<Option<Evaluation>, DataError> {
-    evaluate_together(&Alone, model, tokens, characters, streams, device, watch)
+    let alone = Readers {
+        ranks: &Alone,
+        shards: 1,
+    };
+    evaluate_together(alone, model, tokens, characters, streams, device, watch)
 }
 
-/// As [`evaluate`], by all ranks together, with the bits of one: the batches of a Transformer's
-/// windows are spread over them, and their losses summed in the order of the text. The parts of a
-/// recurrent model's text depend on each other, and every rank reads all of them.
+/// The ranks that evaluate a model together.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Readers<'a> {
+    pub(crate) ranks: &'a dyn Ranks,
+    /// Into how many groups the parts of a recurrent model's text are split; see [`Share`].
+    pub(crate) shards: usize,
+}
+
+/// As [`evaluate`], by all ranks together. The batches of a Transformer's windows are spread over
+/// them, and their losses summed in the order of the text: that has the bits of one process. The
+/// parts of a recurrent model's text are spread as the rows of a batch are in training, with equal
+/// bits for ranks that divide `shards`.
 ///
 /// An exchange: a rank whose `watch` breaks takes part in it, and there is no result for any.
+///
+/// [`Share`]: crate::exchange::Share
 #[allow(
     clippy::too_many_arguments,
     reason = "those of `evaluate`, and who does it"
 )]
 pub(crate) fn evaluate_together<M: LanguageModel>(
-    ranks: &dyn Ranks,
+    readers: Readers<'_>,
     model: &M,
     tokens: &Tokens,
     characters: usize,
@@ -108,7 +115,8 @@ pub(crate) fn evaluate_together<M: LanguageModel>(
     watch: Watch<'_>,
 ) -> Result<Option<Evaluation>, DataError> {
     let mut reader = Reader {
-        ranks,
+        ranks: readers.ranks,
+        shards: readers.shards,
         model,
         device,
         watch,
@@ -122,12 +130,7 @@ pub(crate) fn evaluate_together<M: LanguageModel>(
         }
         Reading::Streams => {
             let streams = EvaluationStreams::new(tokens, streams.0, SHORTEST_PART)?;
-            let sum = reader.read_streams(streams);
-            // Where one of them has stopped, the others must not go on without it.
-            match agree(ranks, sum.is_continue()) {
-                true => sum,
-                false => ControlFlow::Break(()),
-            }
+            reader.read_streams(streams)
         }
     };
     let ControlFlow::Continue(Sum {
@@ -154,6 +157,7 @@ pub(crate) type Watch<'a> = &'a mut dyn FnMut(usize, usize) -> ControlFlow<()>;
 /// A model while it reads a text.
 struct Reader<'a, M> {
     ranks: &'a dyn Ranks,
+    shards: usize,
     model: &'a M,
     device: &'a Device,
     watch: Watch<'a>,
@@ -191,13 +195,17 @@ impl<M: LanguageModel> Reader<'_, M> {
         ControlFlow::Continue(sum)
     }
 
+    /// Every rank reads the head, and its share of the parts.
     fn read_streams(&mut self, streams: EvaluationStreams<'_>) -> ControlFlow<(), Sum> {
         let mut sum = Sum::default();
-        let mut state = State::default();
-        for batch in streams.head_batches(SINGLE_STREAM_WINDOW) {
-            let (loss, after) = self.mean_loss(&batch, state)?;
-            sum.add(loss, batch.targets.len());
-            state = after;
+        let head = self.read_head(streams, &mut sum);
+        // Where one of them has stopped, the others must not go on without it.
+        let ControlFlow::Continue(state) = head else {
+            agree(self.ranks, false);
+            return ControlFlow::Break(());
+        };
+        if !agree(self.ranks, true) {
+            return ControlFlow::Break(());
         }
         if streams.parts() > 0 {
             self.read_parts(streams, state, &mut sum)?;
@@ -205,52 +213,18 @@ impl<M: LanguageModel> Reader<'_, M> {
         ControlFlow::Continue(sum)
     }
 
-    /// Reads the parts after the head in parallel, each from the state in which the one before it
-    /// ends.
-    ///
-    /// In the first pass these states are unknown, and all parts start from that of the head. In the
-    /// next one each part starts from the state in which the one before it ended, and is read until
-    /// the losses of its windows no longer change: its old final state is then right. A part that
-    /// changes to its end has a better final state for the next pass, and so on, until no part
-    /// changes.
-    fn read_parts(
+    fn read_head(
         &mut self,
         streams: EvaluationStreams<'_>,
-        head: State,
         sum: &mut Sum,
-    ) -> ControlFlow<()> {
-        let parts = streams.parts();
-        let batches = || streams.part_batches(TOKENS_AT_ONCE / parts);
-        let mut losses = Vec::new();
-        let mut state = head.clone();
-        for tensor in state.tensors.values_mut() {
-            *tensor = tensor.clone().repeat_dim(1, parts);
-        }
-        for batch in batches() {
+    ) -> ControlFlow<(), State> {
+        let mut state = State::default();
+        for batch in streams.head_batches(SINGLE_STREAM_WINDOW) {
             let (loss, after) = self.mean_loss(&batch, state)?;
-            losses.push(loss);
+            sum.add(loss, batch.targets.len());
             state = after;
         }
-        let mut same = 0;
-        'passes: for _ in 1..MOST_PASSES {
-            state = one_part_later(&head, state);
-            for (batch, loss) in batches().zip(&mut losses) {
-                let before = std::mem::take(&mut state);
-                let (found, after) = self.mean_loss(&batch, before)?;
-                state = after;
-                let change = (found - *loss).abs();
-                *loss = found;
-                same = if change <= SAME { same + 1 } else { 0 };
-                // A loss that is not finite will not converge.
-                if same == SAME_WINDOWS || !change.is_finite() {
-                    break 'passes;
-                }
-            }
-        }
-        for (batch, loss) in batches().zip(losses) {
-            sum.add(loss, batch.targets.len());
-        }
-        ControlFlow::Continue(())
+        ControlFlow::Continue(state)
     }
 
     /// The mean loss of a batch in nats a token, and the state afterwards. The mean is an f32 of a
@@ -259,25 +233,12 @@ impl<M: LanguageModel> Reader<'_, M> {
         let (inputs, targets) = to_tensors(batch, self.device);
         let (loss, after) = self.model.loss(inputs, targets, state);
         let mean = loss.into_data().iter::<f32>().next().unwrap_or(f32::NAN);
-        self.read = self.of.min(self.read + batch.targets.len());
+        // The others have read as much meanwhile.
+        let read = batch.targets.len() * self.ranks.size();
+        self.read = self.of.min(self.read + read);
         (self.watch)(self.read, self.of)?;
         ControlFlow::Continue((f64::from(mean), after))
     }
-}
-
-/// The states of all parts at their starts, from those at their ends and that of the head.
-fn one_part_later(head: &State, ends: State) -> State {
-    let mut ends = ends.tensors;
-    let mut starts = head.clone();
-    for (name, first) in &mut starts.tensors {
-        let Some(ends) = ends.remove(name) else {
-            continue;
-        };
-        let [_, parts, _] = ends.dims();
-        let others = ends.narrow(1, 0, parts - 1);
-        *first = Tensor::cat(vec![first.clone(), others], 1);
-    }
-    starts
 }
 
 /// The summed losses of some tokens.

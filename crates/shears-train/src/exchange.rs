@@ -33,10 +33,7 @@ impl Share {
         rank: usize,
         ranks: usize,
     ) -> Result<Share, String> {
-        let all = match shards.is_multiple_of(ranks) {
-            true => shards,
-            false => ranks,
-        };
+        let all = Share::groups_of_all(shards, ranks);
         if batch < all {
             return Err(format!(
                 "batch is {batch}; with {ranks} ranks and shards {shards} it must be at least {all}, \
@@ -44,6 +41,18 @@ impl Share {
             ));
         }
         Ok(Share::of_groups(batch, all, rank, ranks))
+    }
+
+    fn groups_of_all(shards: usize, ranks: usize) -> usize {
+        match shards.is_multiple_of(ranks) {
+            true => shards,
+            false => ranks,
+        }
+    }
+
+    /// The same of the parts of a text, which may be fewer than groups: some are empty then.
+    pub(crate) fn of_parts(parts: usize, shards: usize, rank: usize, ranks: usize) -> Share {
+        Share::of_groups(parts, Share::groups_of_all(shards, ranks), rank, ranks)
     }
 
     /// All rows of a batch, in `shards` groups, of which there are no more than rows.
@@ -178,13 +187,21 @@ impl Records {
         self.0.iter().any(|record| record.stop)
     }
 
-    /// The rank that computed longest, and how much longer than the quickest, which waited for it.
-    pub(crate) fn slowest(&self) -> (usize, Duration) {
+    /// The rank that computed longest, how long, and how much longer than the quickest, which waited
+    /// for it.
+    pub(crate) fn slowest(&self) -> (usize, Duration, Duration) {
         let computed = || self.0.iter().map(|record| record.computed);
         let quickest = computed().min().unwrap_or_default();
-        let slowest = computed().enumerate().max_by_key(|(_, computed)| *computed);
+        // The first of several that took as long.
+        let from_last = self
+            .0
+            .iter()
+            .map(|record| record.computed)
+            .enumerate()
+            .rev();
+        let slowest = from_last.max_by_key(|(_, computed)| *computed);
         let (rank, longest) = slowest.unwrap_or_default();
-        (rank, longest - quickest)
+        (rank, longest, longest - quickest)
     }
 }
 
@@ -286,6 +303,8 @@ mod tests {
             ..record
         };
         let slowest = Records(vec![other, record, other]).slowest();
-        assert_eq!(slowest, (1, Duration::from_micros(7)));
+        let [longest, waited] = [12, 7].map(Duration::from_micros);
+        assert_eq!(slowest, (1, longest, waited));
+        assert_eq!(Records(vec![record; 2]).slowest().0, 0);
     }
 }

@@ -18,7 +18,7 @@ use shears_run::{ClipEvent, EndReason, Event, EventLog, RanksEvent, Resume, Step
 use crate::TrainError;
 use crate::checkpoint::Progress;
 use crate::corpora::Corpora;
-use crate::evaluate::{Evaluation, Streams, evaluate_together};
+use crate::evaluate::{Evaluation, Readers, Streams, evaluate_together};
 use crate::plan::Plan;
 use crate::run::{RunFolder, header};
 use crate::tensors::lazy_tensors;
@@ -368,8 +368,12 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
         let characters = (corpora.validation_characters as f64 * share).round() as usize;
         let observer = &mut *self.observer;
         let trainer = &*self.trainer;
+        let readers = Readers {
+            ranks: &**trainer.ranks(),
+            shards: self.plan.shards,
+        };
         Ok(evaluate_together(
-            &**trainer.ranks(),
+            readers,
             &trainer.model().valid(),
             &tokens,
             characters,

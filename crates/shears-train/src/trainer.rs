@@ -131,6 +131,8 @@ pub struct Exchanged {
     pub bytes: u64,
     /// The rank whose forward and backward passes took longest.
     pub slowest: usize,
+    /// How long they took there.
+    pub computed: Duration,
     /// How much longer they took than those of the quickest.
     pub waited: Duration,
 }

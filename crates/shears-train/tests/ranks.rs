@@ -120,7 +120,7 @@ fn any_number_of_ranks_trains_the_run_of_one_process() {
             ..plan
         };
         let (losses, one) = agreed(of_plan(&plan, 1, 3));
-        for ranks in [2, 3, 5] {
+        for ranks in 2..=8 {
             let (found, state) = agreed(of_plan(&plan, ranks, 3));
             let what = format!("{} {} with {ranks} ranks", plan.model, plan.clip);
             for (found, loss) in found.iter().zip(&losses) {
@@ -362,14 +362,15 @@ impl Observer for Watcher {
     }
 }
 
-fn corpora() -> Corpora {
-    let text: String = tiny::text().chars().take(300).collect();
+/// With so many characters of validation text.
+fn corpora(characters: usize) -> Corpora {
+    let text: String = tiny::text().chars().cycle().take(characters).collect();
     let tokenizer = tiny::tokenizer();
     Corpora {
         description: "tiny".to_string(),
         train: tiny::tokens(),
         validation: tokenizer.tokens(&text).unwrap(),
-        validation_characters: 300,
+        validation_characters: characters,
         tokenizer,
         standard_input: None,
         sha256: (String::new(), String::new()),
@@ -406,7 +407,7 @@ fn part_of_run(
             ..Watcher::default()
         };
         let own = (rank == 0).then_some(run);
-        let end = train(&mut trainer, own, &corpora(), &device(), &mut watcher);
+        let end = train(&mut trainer, own, &corpora(300), &device(), &mut watcher);
         (end.unwrap(), watcher.samples)
     })
 }
@@ -479,11 +480,11 @@ fn the_first_rank_writes_the_run_and_any_rank_can_ask_for_its_end() {
 }
 
 /// A run of two steps in its folder, by so many ranks, the last of which is perhaps asked to stop in
-/// the evaluation at its end; gives how it ended for each.
+/// the evaluation at its end, which reads so many characters; gives how it ended for each.
 fn evaluated<M: LanguageModel>(
     new: New<M>,
     plan: &Plan,
-    run: &RunFolder,
+    (run, characters): (&RunFolder, usize),
     ranks: usize,
     stopping: bool,
 ) -> Vec<End> {
@@ -499,41 +500,115 @@ fn evaluated<M: LanguageModel>(
             ..Watcher::default()
         };
         let own = (rank == 0).then_some(run);
-        train(&mut trainer, own, &corpora(), &device(), &mut watcher).unwrap()
+        train(
+            &mut trainer,
+            own,
+            &corpora(characters),
+            &device(),
+            &mut watcher,
+        )
+        .unwrap()
     })
+}
+
+fn losses(run: &RunFolder) -> Vec<f64> {
+    let events = tiny::events(&run.events_path()).into_iter();
+    let losses = events.filter_map(|event| match event {
+        Event::Evaluation { val_loss, .. } => Some(val_loss),
+        _ => None,
+    });
+    losses.collect()
 }
 
 #[test]
 fn an_evaluation_is_that_of_one_process_and_stops_in_all_ranks_or_none() {
-    fn check<M: LanguageModel>(new: New<M>, plan: &Plan, folder: &Path) {
+    /// `characters` are those of a text that a recurrent model reads in one stream, or in parts.
+    fn check<M: LanguageModel>(new: New<M>, plan: &Plan, characters: usize) {
+        let folder = tempfile::tempdir().unwrap();
         let create = |name: &str| {
-            let path = folder.join(format!("{}-{name}", plan.model));
+            let path = folder.path().join(name);
             RunFolder::create(&path, plan, &tiny::tokenizer(), None).unwrap()
         };
         let (one, two) = (create("one"), create("two"));
-        assert_eq!(evaluated(new, plan, &one, 1, false), [End::Finished]);
-        assert_eq!(evaluated(new, plan, &two, 2, true), [End::Stopped; 2]);
-        let losses = |run: &RunFolder| -> Vec<f64> {
-            let events = tiny::events(&run.events_path()).into_iter();
-            let losses = events.filter_map(|event| match event {
-                Event::Evaluation { val_loss, .. } => Some(val_loss),
-                _ => None,
-            });
-            losses.collect()
-        };
+        let [whole, stopped] = [(&one, characters), (&two, characters)];
+        assert_eq!(evaluated(new, plan, whole, 1, false), [End::Finished]);
+        assert_eq!(evaluated(new, plan, stopped, 2, true), [End::Stopped; 2]);
         assert_eq!(losses(&two), [0.0; 0]);
-        assert_eq!(evaluated(new, plan, &two, 2, false), [End::Finished; 2]);
+        assert_eq!(evaluated(new, plan, stopped, 2, false), [End::Finished; 2]);
         assert_eq!(losses(&one).len(), 1);
         assert_eq!(losses(&two), losses(&one), "{}", plan.model);
     }
-    let folder = tempfile::tempdir().unwrap();
     let small = |architecture| Plan {
         batch: 4,
         shards: 2,
         steps: 2,
         ..plan(architecture)
     };
-    check::<RecurrentModel>(rnn, &small(Architecture::Rnn), folder.path());
-    let transformer = small(Architecture::Transformer);
-    check::<Transformer>(Transformer::new, &transformer, folder.path());
+    for characters in [300, 4000] {
+        check::<RecurrentModel>(rnn, &small(Architecture::Rnn), characters);
+        let transformer = small(Architecture::Transformer);
+        check::<Transformer>(Transformer::new, &transformer, characters);
+    }
+}
+
+/// Seven parts, so that one of eight groups has none.
+#[test]
+fn ranks_share_the_parts_that_a_recurrent_model_reads() {
+    let loss_of = |shards, ranks| {
+        let folder = tempfile::tempdir().unwrap();
+        let plan = Plan {
+            batch: 8,
+            steps: 2,
+            shards,
+            ..plan(Architecture::Gru)
+        };
+        let path = folder.path().join("run");
+        let run = RunFolder::create(&path, &plan, &tiny::tokenizer(), None).unwrap();
+        let ended = evaluated::<RecurrentModel>(gru, &plan, (&run, 4000), ranks, false);
+        assert!(ended.iter().all(|end| *end == End::Finished));
+        losses(&run)[0]
+    };
+    let one = loss_of(1, 1);
+    for ranks in [2, 3, 5] {
+        let loss = loss_of(1, ranks);
+        assert!(
+            (loss / one - 1.0).abs() < 1e-6,
+            "{ranks} ranks: {loss} for {one}"
+        );
+    }
+    let shards = loss_of(8, 1);
+    assert!((shards / one - 1.0).abs() < 1e-6, "{shards} for {one}");
+    for ranks in [2, 4, 8] {
+        assert_eq!(
+            loss_of(8, ranks).to_bits(),
+            shards.to_bits(),
+            "{ranks} ranks"
+        );
+    }
+}
+
+/// Rules that learn have learned the same in all ranks, and with any number of them.
+#[test]
+fn what_clipping_learns_is_the_same_for_any_number_of_ranks() {
+    for clip in [
+        "zclip",
+        "autoclip:10",
+        "adagc",
+        "skip:2+global-norm:0.5",
+        "agc:0.01",
+    ] {
+        let plan = Plan {
+            clip: clip.parse().unwrap(),
+            batch: 8,
+            shards: 4,
+            ..plan(Architecture::Rnn)
+        };
+        let (losses, one) = agreed(of_plan(&plan, 1, 40));
+        for ranks in [2, 4] {
+            let (found, state) = agreed(of_plan(&plan, ranks, 40));
+            assert_eq!(found, losses, "{clip} with {ranks} ranks");
+            assert_eq!(state.clipper, one.clipper, "{clip} with {ranks} ranks");
+            assert!(bits(&state) == bits(&one), "{clip} with {ranks} ranks");
+        }
+    }
 }

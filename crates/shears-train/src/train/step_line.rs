@@ -1,6 +1,6 @@
 //! The line of a step in the log.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use shears_run::{ClipEvent, ExchangeEvent, StepEvent, six_digits};
 
@@ -22,9 +22,14 @@ pub(super) fn step_event(
         update_ratios: outcome.update_ratios.clone(),
         exchange: outcome.exchanged.map(|exchanged| ExchangeEvent {
             bytes: exchanged.bytes,
-            ms: six_digits(outcome.times.exchange.as_secs_f64() * 1e3),
-            waited_ms: six_digits(exchanged.waited.as_secs_f64() * 1e3),
+            ms: ms(outcome.times.exchange),
+            computed_ms: ms(exchanged.computed),
+            waited_ms: ms(exchanged.waited),
             slowest: exchanged.slowest,
         }),
     }
+}
+
+fn ms(time: Duration) -> f64 {
+    six_digits(time.as_secs_f64() * 1e3)
 }

@@ -107,11 +107,12 @@ impl<M: LanguageModel> Trainer<M> {
             }),
         })?;
         times.exchange += started.elapsed();
-        let (slowest, waited) = records.slowest();
+        let (slowest, computed, waited) = records.slowest();
         let exchanged = Exchanged {
             stop: records.stop(),
             bytes,
             slowest,
+            computed,
             waited,
         };
         Ok((
