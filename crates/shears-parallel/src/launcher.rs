@@ -27,6 +27,12 @@ impl Launcher {
         Launcher::of(|name| std::env::var(name).ok())
     }
 
+    /// Whether what the process writes goes through the launcher. Some (Open MPI) give it a terminal
+    /// then that is none; a single process of Slurm may have a real one (`srun --pty`).
+    pub fn passes_output_on(&self) -> bool {
+        self.size > 1 || self.name != "Slurm"
+    }
+
     /// The launcher that such variables are of.
     pub fn of(variable: impl Fn(&str) -> Option<String>) -> Option<Launcher> {
         let number = |name| variable(name)?.trim().parse::<usize>().ok();
@@ -51,6 +57,16 @@ mod tests {
         };
         let launcher = Launcher::of(value)?;
         Some((launcher.name, launcher.rank, launcher.size))
+    }
+
+    #[test]
+    fn launchers_pass_output_on() {
+        let passes = |name, size| {
+            let rank = 0;
+            Launcher { name, rank, size }.passes_output_on()
+        };
+        assert!(passes("Open MPI", 1) && passes("Slurm", 2));
+        assert!(!passes("Slurm", 1));
     }
 
     #[test]

@@ -11,6 +11,7 @@
 
 mod alone;
 mod launcher;
+mod meeting;
 #[cfg(feature = "mpi")]
 mod mpi;
 mod ranks;
@@ -21,6 +22,7 @@ mod watchdog;
 
 pub use alone::Alone;
 pub use launcher::Launcher;
+pub use meeting::first_does;
 #[cfg(feature = "mpi")]
 pub use mpi::Mpi;
 pub use ranks::{Ranks, agree, keeps_bits};

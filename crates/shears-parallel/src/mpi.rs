@@ -26,6 +26,7 @@ pub struct Mpi {
     /// Finalises MPI when it is dropped.
     _universe: Universe,
     world: World,
+    takes_threads: bool,
     scratch: Mutex<Vec<f32>>,
 }
 
@@ -44,18 +45,24 @@ impl fmt::Debug for Mpi {
 }
 
 impl Mpi {
-    /// Initialises MPI; none if that was done before. Only the thread that does it may exchange.
+    /// Initialises MPI; none if that was done before.
     pub fn start() -> Option<Mpi> {
-        let (universe, _) = initialize_with_threading(Threading::Funneled)?;
+        let (universe, threading) = initialize_with_threading(Threading::Serialized)?;
         let world = universe.world();
         Some(Mpi {
             world: World {
                 rank: usize::try_from(world.rank()).ok()?,
                 size: usize::try_from(world.size()).ok()?,
             },
+            takes_threads: matches!(threading, Threading::Serialized | Threading::Multiple),
             _universe: universe,
             scratch: Mutex::default(),
         })
+    }
+
+    /// Whether the library may be called from several threads, one at a time.
+    pub fn takes_threads(&self) -> bool {
+        self.takes_threads
     }
 
     /// Name and version of the library, on one line.

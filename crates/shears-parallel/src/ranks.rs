@@ -7,7 +7,7 @@ use crate::tree::tree_sum;
 /// The processes that train one model, seen from one of them.
 ///
 /// Every method but [`Ranks::rank`], [`Ranks::size`] and [`Ranks::abort`] is an exchange: all ranks
-/// have to call it, in the same order, from the thread that trains. Whatever decides whether one is
+/// have to call it, in the same order, from one thread at a time. Whatever decides whether one is
 /// called must therefore be the same in all ranks.
 pub trait Ranks: Debug + Send + Sync {
     /// Which of them this is, from 0.

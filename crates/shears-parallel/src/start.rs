@@ -31,14 +31,20 @@ pub enum StartError {
         /// The library's name and version.
         library: String,
     },
+    /// Its MPI can be called from one thread alone.
+    #[error(
+        "the MPI of this build ({0}) cannot be called from several threads, one at a time; build it \
+         with another one"
+    )]
+    OneThread(String),
 }
 
 /// What the library of MPI takes in a program that is built with it, used or not, in bytes, about.
 pub const MEMORY: u64 = if cfg!(feature = "mpi") { 4_000_000 } else { 0 };
 
 /// The ranks that this process is one of; [`Alone`] without a launcher, or if it has started a
-/// single process. MPI is initialised here, once, on the thread that trains, and finalised when the
-/// last copy of the result is dropped.
+/// single process. MPI is initialised here, once, and finalised when the last copy of the result is
+/// dropped.
 ///
 /// # Errors
 ///
@@ -54,7 +60,10 @@ pub fn start() -> Result<Arc<dyn Ranks>, StartError> {
 fn start_by(launcher: Launcher) -> Result<Arc<dyn Ranks>, StartError> {
     let mpi = crate::Mpi::start();
     match mpi {
-        Some(mpi) if mpi.size() == launcher.size => Ok(Arc::new(mpi)),
+        Some(mpi) if mpi.size() == launcher.size && mpi.takes_threads() => Ok(Arc::new(mpi)),
+        Some(mpi) if mpi.size() == launcher.size => {
+            Err(StartError::OneThread(crate::Mpi::library()))
+        }
         mpi => Err(StartError::AnotherMpi {
             launcher,
             found: mpi.map_or(0, |mpi| mpi.size()),

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 /// What a rank is about to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// Reading, or waiting for what the first rank reads: nobody knows how long that takes.
+    /// All before the first step. Whoever reads a text for longer than [`Patience::first`] tells of
+    /// it meanwhile ([`crate::first_does`]).
     Start,
     /// Forward and backward passes.
     Compute,
@@ -159,9 +160,6 @@ impl Life {
         let mut steps: Vec<Duration> = self.steps.iter().copied().collect();
         steps.sort_unstable();
         let of_steps = steps.get(steps.len() / 2).map(|median| *median * STEPS);
-        if self.phase == Phase::Start {
-            return Duration::MAX;
-        }
         let in_step = matches!(self.phase, Phase::Compute | Phase::Exchange | Phase::Update);
         let least = match in_step && !steps.is_empty() {
             true => self.patience.later,
@@ -204,7 +202,7 @@ mod tests {
     fn patience_grows_with_the_steps() {
         let second = Duration::from_secs(1);
         let (mut life, start) = (life(), Instant::now());
-        assert_eq!(life.limit(), Duration::MAX);
+        assert_eq!(life.limit(), 300 * second);
         life.begin(1, Phase::Compute, start);
         assert_eq!(life.limit(), 300 * second);
         for step in 2..10 {

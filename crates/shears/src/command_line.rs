@@ -5,12 +5,13 @@ use std::ffi::OsStr;
 use std::num::{IntErrorKind, ParseFloatError, ParseIntError};
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Arg, ArgAction, Command};
+use clap::{Arg, ArgAction, ColorChoice, Command};
 use clap_complete::CompletionCandidate;
 use clap_complete::engine::{ArgValueCompleter, PathCompleter, ValueCompleter};
 use gradclip::ClipRule;
 
 use crate::commands::runs;
+use crate::output::is_passed_on;
 
 /// All commands alike: of a flag that is given twice the last one counts, a value may begin with a
 /// minus, and runs and policies are completed.
@@ -27,6 +28,10 @@ pub(crate) fn prepared(command: Command) -> Command {
             Some("POLICY") => argument.add(ArgValueCompleter::new(complete_policy)),
             _ => argument,
         }
+    };
+    let command = match is_passed_on() {
+        true => command.color(ColorChoice::Never),
+        false => command,
     };
     let command = command.args_override_self(true);
     command.mut_subcommands(|command| command.mut_args(prepare))

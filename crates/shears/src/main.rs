@@ -167,27 +167,36 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
 
 /// Prints help or version, or says what is wrong with the command line.
 fn refuse(error: &clap::Error) -> ExitCode {
-    if world::is_spoken_for() {
-        // The first of several processes says it for all.
-        return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(exit::MISUSE));
+    if error.use_stderr() {
+        world::refuse_together(|| tell(error));
+        return ExitCode::from(exit::MISUSE);
     }
+    // The first of several processes prints it for all.
+    if !world::is_spoken_for() {
+        output::note(error.print());
+    }
+    output::code_of_output(ExitCode::SUCCESS)
+}
+
+/// Says what is wrong with the command line.
+fn tell(error: &clap::Error) {
     if let Some(problem) = command_line::problem(error) {
-        return exit::report(&exit::Misuse(problem).into());
+        exit::report(&exit::Misuse(problem).into());
+        return;
     }
     // What was typed is quoted, and a terminal would obey it.
     let hostile =
         |argument: std::ffi::OsString| argument.to_string_lossy().contains(char::is_control);
-    if error.use_stderr() && std::env::args_os().any(hostile) {
+    if output::is_passed_on() {
+        output::complain!("{}", error.render().to_string().trim_end());
+    } else if std::env::args_os().any(hostile) {
         let text = error.render().to_string();
         let text = text.trim_start_matches("error: ").trim_end().to_owned();
-        return exit::report(&exit::Misuse(text).into());
+        exit::report(&exit::Misuse(text).into());
+    } else {
+        // Whoever does not read it misses nothing else.
+        let _ = error.print();
     }
-    let printed = error.print();
-    if error.use_stderr() {
-        return ExitCode::from(exit::MISUSE);
-    }
-    output::note(printed);
-    output::code_of_output(ExitCode::SUCCESS)
 }
 
 /// A script that asks this program for what comes next.

@@ -7,6 +7,8 @@ use std::process::ExitCode;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use shears_parallel::Launcher;
+
 /// Prints a line on standard output. If it cannot be written the work goes on, and the program ends
 /// with exit code 1 ([`code_of_output`]). A terminal gets it without control characters.
 macro_rules! say {
@@ -23,6 +25,13 @@ pub(crate) use {complain, say};
 
 /// Whether a line could not be written.
 static LOST: AtomicBool = AtomicBool::new(false);
+
+/// Whether what is written goes through a launcher of several processes: to a terminal or not, which
+/// nobody here knows. It gets no colours and whole lines, and no control characters either.
+pub(crate) fn is_passed_on() -> bool {
+    static IS: OnceLock<bool> = OnceLock::new();
+    *IS.get_or_init(|| Launcher::here().is_some_and(|launcher| launcher.passes_output_on()))
+}
 
 pub(crate) fn print(line: fmt::Arguments<'_>) {
     note(writeln!(
@@ -49,7 +58,7 @@ pub(crate) fn speak_as(rank: usize, host: &str) {
 pub(crate) fn print_error(line: fmt::Arguments<'_>) {
     let speaker = SPEAKER.get().map_or("", String::as_str);
     let line = format!("{speaker}{line}");
-    let line = match std::io::stderr().is_terminal() {
+    let line = match std::io::stderr().is_terminal() || is_passed_on() {
         true => escaped(&line),
         false => line,
     };
@@ -61,7 +70,7 @@ pub(crate) fn print_error(line: fmt::Arguments<'_>) {
 /// Names in files and what a model writes may have any. This is the one place where they are
 /// escaped: `say!`, `complain!` and [`print_result`] call it.
 pub(crate) fn visible(text: &str) -> Cow<'_, str> {
-    match std::io::stdout().is_terminal() {
+    match std::io::stdout().is_terminal() || is_passed_on() {
         true => Cow::Owned(escaped(text)),
         false => Cow::Borrowed(text),
     }
@@ -123,7 +132,7 @@ pub(crate) fn print_result(line: &str) -> anyhow::Result<()> {
 
 /// The columns of the terminal that standard output is; none of a pipe or a file.
 pub(crate) fn columns() -> Option<usize> {
-    if !std::io::stdout().is_terminal() {
+    if !std::io::stdout().is_terminal() || is_passed_on() {
         return None;
     }
     let (columns, _) = ratatui::crossterm::terminal::size().ok()?;
@@ -206,7 +215,7 @@ impl Colour {
 pub(crate) fn paint(colour: Colour, text: &str) -> String {
     let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
     let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    if unwanted || is_dumb || !std::io::stdout().is_terminal() {
+    if unwanted || is_dumb || !std::io::stdout().is_terminal() || is_passed_on() {
         return text.to_string();
     }
     format!("{}{text}{PAINT_END}", colour.mark())

@@ -22,6 +22,7 @@ use shears_run::{Event, RunError};
 use shears_train::End;
 
 use crate::exit::{INTERRUPTED, Misuse};
+use crate::output::is_passed_on;
 use crate::watch::Listener;
 pub(crate) use state::Setup;
 use state::State;
@@ -41,7 +42,7 @@ pub(crate) fn check(json: bool, quiet: bool) -> Result<(), Misuse> {
     match (json, quiet) {
         (true, _) => refuse("--tui and --json exclude each other"),
         (_, true) => refuse("--tui and --quiet exclude each other"),
-        _ if !std::io::stdout().is_terminal() => {
+        _ if !std::io::stdout().is_terminal() || is_passed_on() => {
             refuse("--tui draws on a terminal, and standard output is not one; leave it out")
         }
         _ => Ok(()),

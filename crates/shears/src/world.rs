@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shears_parallel::{Heartbeat, Launcher, Patience, Phase, Ranks, keeps_bits, start};
+use shears_parallel::{Heartbeat, Launcher, Patience, Phase, Ranks, first_does, keeps_bits, start};
 use shears_run::RanksEvent;
 
 use crate::exit::{self, ElsewhereError, Misuse};
@@ -28,20 +28,59 @@ pub(crate) struct World {
 /// Seconds without progress after which a rank ends the job, for tests.
 const PATIENCE: &str = "SHEARS_PATIENCE";
 
+/// Who has started this process beside others.
+fn launcher() -> Option<Launcher> {
+    Launcher::here().filter(|launcher| launcher.size > 1)
+}
+
 /// Whether a launcher has started this process beside others, the first of which speaks for all.
 pub(crate) fn is_spoken_for() -> bool {
-    Launcher::here().is_some_and(|launcher| launcher.rank > 0 && launcher.size > 1)
+    launcher().is_some_and(|launcher| launcher.rank > 0)
+}
+
+/// For a process whose command line is wrong: tells the others, before they wait for it, and `tell`s
+/// what is wrong if it is the first that has something to tell.
+pub(crate) fn refuse_together(tell: impl FnOnce()) {
+    let Some(launcher) = launcher() else {
+        return tell();
+    };
+    let _heartbeat = watched(&launcher, &cores::host());
+    match start() {
+        Ok(ranks) => {
+            let hosts = ranks.gather(&[]);
+            if hosts.iter().position(Vec::is_empty) == Some(ranks.rank()) {
+                tell();
+            }
+        }
+        Err(_) if launcher.rank == 0 => tell(),
+        Err(_) => drop(silently_refused()),
+    }
+}
+
+/// Starts the watchdog of one of several processes, which says from now on which one it is.
+fn watched(launcher: &Launcher, host: &str) -> Heartbeat {
+    output::speak_as(launcher.rank, host);
+    let patience = std::env::var(PATIENCE).ok();
+    let patience = patience.and_then(|seconds| Patience::of_text(&seconds));
+    // The others say who they are in each line.
+    let who = match launcher.rank {
+        0 => format!("rank 0 on {host}: "),
+        _ => String::new(),
+    };
+    Heartbeat::start(patience.unwrap_or_default(), move |problem| {
+        complain!("shears: {who}{problem}");
+        leave::at_once(1);
+    })
 }
 
 /// For commands that are of one process: under a launcher, each would do the same.
 pub(crate) fn refuse_launcher(command: &str) -> anyhow::Result<()> {
-    let Some(launcher) = Launcher::here().filter(|launcher| launcher.size > 1) else {
+    let Some(Launcher { name, size, rank }) = launcher() else {
         return Ok(());
     };
-    if is_spoken_for() {
+    if rank > 0 {
         return Err(silently_refused());
     }
-    let Launcher { name, size, .. } = launcher;
     let message = format!(
         "{name} has started {size} processes, and each would do the same `shears {command}`; start \
          it without the launcher"
@@ -63,34 +102,27 @@ impl World {
     ///
     /// If they do not find each other, run different programs, or were asked for different things.
     pub(crate) fn find() -> anyhow::Result<World> {
+        let host = cores::host();
+        // Before MPI is initialised, in which each waits for the others.
+        let heartbeat = launcher().map(|launcher| watched(&launcher, &host));
         let ranks = start().map_err(|error| match is_spoken_for() {
             true => silently_refused(),
             false => Misuse(error.to_string()).into(),
         })?;
         let mut world = World {
             hosts: Vec::new(),
-            heartbeat: None,
+            heartbeat,
             is_settled: Cell::new(false),
             ranks,
         };
         if world.is_alone() {
             return Ok(world);
         }
-        let host = cores::host();
-        output::speak_as(world.ranks.rank(), &host);
-        let patience = std::env::var(PATIENCE).ok();
-        let patience = patience.and_then(|seconds| Patience::of_text(&seconds));
-        // The others say who they are in each line.
-        let who = match world.is_first() {
-            true => format!("rank 0 on {host}: "),
-            false => String::new(),
-        };
-        let heartbeat = Heartbeat::start(patience.unwrap_or_default(), move |problem| {
-            complain!("shears: {who}{problem}");
-            leave::at_once(1);
-        });
-        world.heartbeat = Some(heartbeat);
         world.hosts = world.told(host.as_bytes());
+        if world.hosts.iter().any(String::is_empty) {
+            // The command line of that one is wrong, and it says so.
+            return Err(ElsewhereError(exit::MISUSE).into());
+        }
         match world.check_alike() {
             Ok(()) => Ok(world),
             Err(error) => Err(world.told_by_one(error)),
@@ -201,12 +233,27 @@ impl World {
         }
     }
 
+    /// Tells the watchdog that the start of a run goes on.
+    fn beat(heartbeat: Option<&Heartbeat>) {
+        if let Some(heartbeat) = heartbeat {
+            heartbeat.beat(0, Phase::Start);
+        }
+    }
+
+    /// Has the first process do something, however long that takes; the others wait for it, and get
+    /// nothing. One that comes to a stop meanwhile is missed.
+    pub(crate) fn first_does<T>(&self, work: impl FnOnce() -> T) -> Option<T> {
+        let heartbeat = self.heartbeat.as_ref();
+        first_does(&*self.ranks, &|| World::beat(heartbeat), work)
+    }
+
     /// Lets the ranks go on only if all of them can; where one cannot, that one says why, and all
     /// end with its exit code.
     pub(crate) fn settle<T>(&self, result: anyhow::Result<T>) -> anyhow::Result<T> {
         if self.is_alone() {
             return result;
         }
+        World::beat(self.heartbeat.as_ref());
         let own = result.as_ref().map_or_else(exit::code, |_| 0);
         let codes = self.ranks.gather(&[own]).concat();
         let failed = codes.iter().position(|code| *code != 0);
@@ -224,6 +271,7 @@ impl World {
     /// What the first rank has, given to all others, unless it failed.
     pub(crate) fn broadcast(&self, bytes: anyhow::Result<Vec<u8>>) -> anyhow::Result<Vec<u8>> {
         let mut bytes = self.settle(bytes)?;
+        World::beat(self.heartbeat.as_ref());
         self.ranks.broadcast(&mut bytes);
         Ok(bytes)
     }
@@ -297,18 +345,18 @@ impl World {
     /// What is wrong with the cores of this machine, if the launcher has bound its ranks to fewer
     /// than there are.
     pub(crate) fn binding(&self) -> Option<String> {
-        if self.is_alone() {
-            return None;
-        }
+        // A single process, too.
+        Launcher::here()?;
         let share = cores::share(self.local());
         share.is_bound.then(|| {
-            format!(
-                "each rank is bound to {} of {} cores, and {} of them run here; `mpirun --bind-to \
-                 none` lets them use all",
-                share.threads,
-                share.cores,
-                self.local()
-            )
+            let cores::Share { threads, cores, .. } = share;
+            let who = match self.local() {
+                1 => format!("this rank is bound to {threads} of {cores} cores"),
+                local => format!(
+                    "each rank is bound to {threads} of {cores} cores, and {local} of them run here"
+                ),
+            };
+            format!("{who}; `mpirun --bind-to none` gives all cores")
         })
     }
 }

@@ -13,7 +13,7 @@ use clap::{Args, ValueHint};
 use indicatif::{ProgressBar, ProgressStyle};
 use shears_model::LanguageModel;
 use shears_parallel::agree;
-use shears_run::{EndReason, Glance, StepEvent};
+use shears_run::{EndReason, Glance, LOG, StepEvent};
 use shears_train::{
     ClipPolicy, Corpora, Evaluation, Observer, Plan, RunFolder, Setting, Trainer, train,
 };
@@ -161,15 +161,26 @@ fn run_in(world: &World, arguments: &SweepArguments) -> anyhow::Result<ExitCode>
     let prepared = world.settle(Prepared::of(world, arguments))?;
     if world.is_first() {
         prepared.introduce(&arguments.out);
+        world.binding().iter().for_each(|line| say!("{line}"));
     }
     let marked = world.is_first().then(|| prepared.grid.mark(&arguments.out));
     world.settle(marked.unwrap_or(Ok(())))?;
-    // Every process has its share of the runs, each of which is of one process.
+    // Every process has its share of the runs, each of which is of one process; the first says how
+    // all of them end.
     let ranks = world.ranks();
-    let cells = prepared.grid.cells.iter();
-    let cells: Vec<&Cell> = cells.skip(ranks.rank()).step_by(ranks.size()).collect();
-    let stopped = train_cells(&prepared, &cells, world.is_first())?;
-    if !agree(&*ranks, !stopped) {
+    let (rank, size) = (ranks.rank(), ranks.size());
+    let cells = || prepared.grid.cells.iter();
+    let own: Vec<&Cell> = cells().skip(rank).step_by(size).collect();
+    let others = cells()
+        .enumerate()
+        .filter(|(index, _)| index % size != rank);
+    let mut others: Vec<&Cell> = others.map(|(_, cell)| cell).collect();
+    let stopped = train_cells(&prepared, &own, &mut others, world.is_first())?;
+    let stopped = !agree(&*ranks, !stopped);
+    if world.is_first() {
+        tell_ended(&mut others, |line| say!("{line}"));
+    }
+    if stopped {
         if world.is_first() {
             say!("stopped; the same command goes on from here");
         }
@@ -181,15 +192,22 @@ fn run_in(world: &World, arguments: &SweepArguments) -> anyhow::Result<ExitCode>
     }
 }
 
-/// Trains these runs one after the other; whether somebody has asked for the end.
-fn train_cells(prepared: &Prepared, cells: &[&Cell], shown: bool) -> anyhow::Result<bool> {
+/// Trains these runs one after the other; whether somebody has asked for the end. If they are
+/// `shown`, so are those of the other processes that have ended meanwhile.
+fn train_cells(
+    prepared: &Prepared,
+    own: &[&Cell],
+    others: &mut Vec<&Cell>,
+    shown: bool,
+) -> anyhow::Result<bool> {
     let corpora = &prepared.corpora;
-    let mut watch = GridWatch::new(cells.iter().map(|cell| cell.plan.steps).sum(), shown)?;
-    for &cell in cells {
+    let mut watch = GridWatch::new(own.iter().map(|cell| cell.plan.steps).sum(), shown)?;
+    for &cell in own {
         watch.bar.set_message(name_of(&cell.folder));
-        if let Some(taken) = ended(cell)? {
+        if let Some((how, loss)) = ended(cell)? {
             watch.bar.inc(cell.plan.steps);
-            watch.note(cell, taken);
+            watch.last_loss = loss;
+            watch.note(cell, how);
             continue;
         }
         let before = watch.bar.position();
@@ -206,9 +224,22 @@ fn train_cells(prepared: &Prepared, cells: &[&Cell], shown: bool) -> anyhow::Res
         }
         watch.bar.set_position(before + cell.plan.steps);
         watch.note(cell, how);
+        if shown {
+            tell_ended(others, |line| watch.bar.suspend(|| say!("{line}")));
+        }
     }
     watch.bar.finish_and_clear();
     Ok(false)
+}
+
+/// Tells of those runs of other processes that have ended, and leaves the rest.
+fn tell_ended(others: &mut Vec<&Cell>, tell: impl Fn(&str)) {
+    for cell in std::mem::take(others) {
+        match end_of(cell) {
+            Some((how, loss)) => tell(&line_of(cell, how, loss)),
+            None => others.push(cell),
+        }
+    }
 }
 
 /// What a run takes, if there is as much.
@@ -224,8 +255,9 @@ impl Work for Memory<'_> {
     }
 }
 
-/// How a run that an earlier call has begun ended, if it did and needs no more steps.
-fn ended(cell: &Cell) -> anyhow::Result<Option<EndReason>> {
+/// How a run that an earlier call has begun ended, if it did and needs no more steps, and its last
+/// validation loss.
+fn ended(cell: &Cell) -> anyhow::Result<Option<(EndReason, Option<f64>)>> {
     if !cell.exists() {
         return Ok(None);
     }
@@ -236,8 +268,15 @@ fn ended(cell: &Cell) -> anyhow::Result<Option<EndReason>> {
         let what = format!("{path} was trained with {name} {was}, not {asked}");
         return Err(Misuse(format!("{what}; choose another --out")).into());
     }
-    let end = Glance::at(&folder.events_path()).end.map(|end| end.how);
-    Ok(end.filter(|how| *how != EndReason::Stopped && *how != EndReason::Failed))
+    Ok(end_of(cell))
+}
+
+/// The same of a run that another process may just be writing.
+fn end_of(cell: &Cell) -> Option<(EndReason, Option<f64>)> {
+    let glance = Glance::at(&cell.folder.join(LOG));
+    let how = glance.end?.how;
+    let is_over = how != EndReason::Stopped && how != EndReason::Failed;
+    is_over.then_some((how, glance.val_loss))
 }
 
 /// Trains one run from where it stands to its end.
@@ -293,10 +332,11 @@ struct GridWatch {
     bar: ProgressBar,
     stop: Arc<AtomicBool>,
     last_loss: Option<f64>,
+    shown: bool,
 }
 
 impl GridWatch {
-    /// `shown` is whether this process draws.
+    /// `shown` is whether this process draws and tells.
     fn new(steps: u64, shown: bool) -> anyhow::Result<Self> {
         let stop = stop_when_asked(shown)?;
         let style =
@@ -310,23 +350,30 @@ impl GridWatch {
             bar,
             stop,
             last_loss: None,
+            shown,
         })
     }
 
-    /// The line of a run that has ended.
+    /// Tells of a run that has ended.
     fn note(&mut self, cell: &Cell, how: EndReason) {
-        let loss = self.last_loss.take();
-        let loss = loss.map_or(String::new(), |loss| format!(", val loss {loss:.4}"));
-        let how = match how {
-            EndReason::Finished => "finished",
-            EndReason::OutOfPatience => "stopped early",
-            EndReason::Diverged => "diverged",
-            EndReason::Stopped => "stopped",
-            EndReason::Failed => "failed",
-        };
-        let line = format!("{}: {how}{loss}", name_of(&cell.folder));
-        self.bar.suspend(|| say!("{line}"));
+        let line = line_of(cell, how, self.last_loss.take());
+        if self.shown {
+            self.bar.suspend(|| say!("{line}"));
+        }
     }
+}
+
+/// The line of a run that has ended.
+fn line_of(cell: &Cell, how: EndReason, loss: Option<f64>) -> String {
+    let loss = loss.map_or(String::new(), |loss| format!(", val loss {loss:.4}"));
+    let how = match how {
+        EndReason::Finished => "finished",
+        EndReason::OutOfPatience => "stopped early",
+        EndReason::Diverged => "diverged",
+        EndReason::Stopped => "stopped",
+        EndReason::Failed => "failed",
+    };
+    format!("{}: {how}{loss}", name_of(&cell.folder))
 }
 
 impl Observer for GridWatch {

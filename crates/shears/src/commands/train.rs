@@ -38,7 +38,6 @@ use asked::Asked;
 use ending::Ending;
 
 pub(crate) fn run(arguments: TrainArguments) -> anyhow::Result<ExitCode> {
-    // MPI is initialised on the thread that trains.
     let world = World::find()?;
     let result = run_in(&world, arguments);
     world.end(result)
@@ -54,7 +53,8 @@ fn run_in(world: &World, arguments: TrainArguments) -> anyhow::Result<ExitCode> 
     } = asked;
     // Before the text is read: training a tokenizer computes in parallel, too.
     let threads = super::set_threads(world.threads(outside.threads))?;
-    let own = world.is_first().then(|| match &resume {
+    // The first of several processes reads, and tells the others.
+    let own = world.first_does(|| match &resume {
         Some(Some(folder)) => go_on(&given, folder, show),
         Some(None) => go_on(&given, &super::newest_run()?, show),
         None => start(&given, outside.out.clone(), show),

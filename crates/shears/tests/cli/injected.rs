@@ -195,11 +195,11 @@ fn parent(path: &str) -> String {
 }
 
 /// A disk of a few hundred kilobytes, unmounted at the end of the test.
-struct Disk<'a>(&'a Scratch);
+pub(crate) struct Disk<'a>(pub(crate) &'a Scratch);
 
 impl Disk<'_> {
     /// None where only root may mount.
-    fn mounted(scratch: &Scratch, size: &str) -> Option<bool> {
+    pub(crate) fn mounted(scratch: &Scratch, size: &str) -> Option<bool> {
         fs::create_dir(scratch.path("disk")).ok()?;
         let mount = format!("mount -t tmpfs -o size={size} tmpfs disk");
         let mut shell = Command::new("sh");
@@ -207,7 +207,7 @@ impl Disk<'_> {
         Some(shell.stderr(Stdio::null()).status().ok()?.success())
     }
 
-    fn resize(&self, size: &str) {
+    pub(crate) fn resize(&self, size: &str) {
         let mount = format!("mount -o remount,size={size} disk");
         let mut shell = Command::new("sh");
         shell.args(["-c", &mount]).current_dir(self.0.path(""));

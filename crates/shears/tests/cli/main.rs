@@ -25,6 +25,7 @@ mod messages;
 mod newest;
 mod program;
 mod ranks;
+mod ranks_faults;
 mod replay;
 mod resume;
 mod resume_changed;

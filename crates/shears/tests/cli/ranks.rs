@@ -3,18 +3,18 @@
 
 use std::fs;
 use std::io::Write;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::program::{Ran, Scratch};
 
 /// A tiny model with dropout and carried state, whose run has the same bits for 1, 2 and 4 ranks.
-const TINY: &str = "--model lstm --hidden 16 --layers 1 --batch 4 --window 8 --dropout 0.2 \
+pub(crate) const TINY: &str = "--model lstm --hidden 16 --layers 1 --batch 4 --window 8 --dropout 0.2 \
      --accumulate 2 --shards 4 --eval-every 20 --save-every 10 --quiet";
 
 /// Whether jobs can be started; says so if not.
-fn can_launch() -> bool {
+pub(crate) fn can_launch() -> bool {
     let found = Command::new("mpirun").arg("--version").output().is_ok();
     let can = cfg!(feature = "mpi") && found;
     if !can {
@@ -24,7 +24,7 @@ fn can_launch() -> bool {
 }
 
 /// `mpirun` with these arguments, in the folder.
-fn launch(scratch: &Scratch, arguments: &str, variables: &[(&str, &str)]) -> Command {
+pub(crate) fn launch(scratch: &Scratch, arguments: &str, variables: &[(&str, &str)]) -> Command {
     let program = scratch.command([""]).get_program().to_owned();
     let mut command = Command::new("timeout");
     command.args(["-s", "KILL", "120", "mpirun", "--map-by", ":OVERSUBSCRIBE"]);
@@ -44,12 +44,20 @@ fn launch(scratch: &Scratch, arguments: &str, variables: &[(&str, &str)]) -> Com
     command
 }
 
-fn launched(scratch: &Scratch, arguments: &str) -> Ran {
+pub(crate) fn launched(scratch: &Scratch, arguments: &str) -> Ran {
     ran(launch(scratch, arguments, &[]))
 }
 
-fn ran(mut command: Command) -> Ran {
-    let output = command.output().unwrap();
+pub(crate) fn ran(mut command: Command) -> Ran {
+    found(&command.output().unwrap())
+}
+
+/// What a job leaves that was started with pipes.
+pub(crate) fn ended(job: Child) -> Ran {
+    found(&job.wait_with_output().unwrap())
+}
+
+fn found(output: &Output) -> Ran {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Ran {
         code: output.status.code(),
@@ -59,7 +67,7 @@ fn ran(mut command: Command) -> Ran {
 }
 
 /// The processes that run in the folder: their numbers, and which rank each is.
-fn processes(scratch: &Scratch) -> Vec<(u32, Option<usize>)> {
+pub(crate) fn processes(scratch: &Scratch) -> Vec<(u32, Option<usize>)> {
     let folder = fs::canonicalize(scratch.path("")).unwrap();
     let entries = fs::read_dir("/proc").unwrap().flatten();
     let found = entries.filter_map(|entry| {
@@ -78,11 +86,19 @@ fn processes(scratch: &Scratch) -> Vec<(u32, Option<usize>)> {
     found.collect()
 }
 
-fn signal(scratch: &Scratch, rank: usize, signal: &str) {
+pub(crate) fn signal(scratch: &Scratch, rank: usize, signal: &str) {
     let all = processes(scratch);
     let found = all.iter().find(|(_, own)| *own == Some(rank));
     let (pid, _) = found.unwrap_or_else(|| panic!("there is no rank {rank}: {all:?}"));
     send(*pid, signal);
+}
+
+/// The process that has started the ranks, and passes signals on.
+fn launcher(scratch: &Scratch) -> u32 {
+    let all = processes(scratch).into_iter();
+    // `timeout` is older.
+    let launchers = all.filter(|(_, rank)| rank.is_none());
+    launchers.map(|(pid, _)| pid).max().unwrap()
 }
 
 fn send(pid: u32, signal: &str) {
@@ -92,7 +108,7 @@ fn send(pid: u32, signal: &str) {
     assert!(sent.unwrap().success());
 }
 
-fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+pub(crate) fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     let given_up = Instant::now() + Duration::from_secs(60);
     while !is_so() {
         assert!(Instant::now() < given_up, "{what}: not in a minute");
@@ -110,29 +126,21 @@ fn disturbed(variables: &[(&str, &str)], disturb: impl Fn(&Scratch)) -> (Scratch
     let child = command.spawn().unwrap();
     wait_until("it saves", || scratch.checkpoints("run").len() > 1);
     disturb(&scratch);
-    let output = child.wait_with_output().unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    let ran = Ran {
-        code: output.status.code(),
-        stdout: text(output.stdout),
-        stderr: text(output.stderr),
-    };
+    let ran = ended(child);
     wait_until("all processes end", || processes(&scratch).is_empty());
     (scratch, ran)
 }
 
 /// What a run was left with can be gone on from, here by one process.
-fn goes_on(scratch: &Scratch) {
-    let last = scratch.checkpoints("run").pop().unwrap();
+pub(crate) fn goes_on(scratch: &Scratch, run: &str) {
+    let last = scratch.checkpoints(run).pop().unwrap();
     let step: u64 = last.trim_start_matches("step-").parse().unwrap();
     let steps = step + 20;
     scratch
-        .run(&format!("train --resume run --quiet --steps {steps}"))
+        .run(&format!("train --resume {run} --quiet --steps {steps}"))
         .succeeded();
-    assert_eq!(
-        scratch.checkpoints("run").pop(),
-        Some(format!("step-{steps:08}"))
-    );
+    let last = scratch.checkpoints(run).pop();
+    assert_eq!(last, Some(format!("step-{steps:08}")));
 }
 
 #[test]
@@ -173,6 +181,36 @@ fn any_number_of_processes_trains_and_goes_on_with_one_run() {
         lines.map(str::to_string).collect::<Vec<_>>()
     };
     assert_eq!(evaluations("two"), evaluations("one"));
+}
+
+/// Every kind of model, each with a rule that learns.
+#[test]
+fn four_processes_have_the_bits_of_one() {
+    if !can_launch() {
+        return;
+    }
+    for (model, clip) in [
+        ("rnn", "zclip"),
+        ("gru", "autoclip:10"),
+        ("transformer --heads 2", "adagc"),
+    ] {
+        let scratch = Scratch::new();
+        let train = format!(
+            "train --model {model} --hidden 16 --layers 1 --batch 4 --window 8 --shards 4 --clip {clip} \
+             --steps 30 --eval-every 15 --quiet --out"
+        );
+        scratch.run(&format!("{train} one")).succeeded();
+        launched(&scratch, &format!("-n 4 shears {train} four")).succeeded();
+        let model_of = |run: &str| scratch.newest(run, "model.safetensors");
+        assert!(model_of("four") == model_of("one"), "{model}: other bits");
+        let clipper = |run: &str| {
+            let state = scratch.newest(run, "state.json");
+            let state: serde_json::Value = serde_json::from_slice(&state).unwrap();
+            assert!(state["clipper"].is_object(), "{state}");
+            state["clipper"].clone()
+        };
+        assert_eq!(clipper("four"), clipper("one"), "{model}");
+    }
 }
 
 /// The script that runs a command as two ranks on two hosts, which are network namespaces here;
@@ -237,7 +275,7 @@ fn a_cut_link_is_noticed_on_both_sides() {
     }
     child.wait().unwrap();
     wait_until("all processes end", || processes(&scratch).is_empty());
-    goes_on(&scratch);
+    goes_on(&scratch, "run");
 }
 
 /// Over TCP.
@@ -320,6 +358,17 @@ fn a_sweep_is_spread_over_processes() {
          --batch 4 --window 8 --steps 8 --eval-every 4 --out";
     let told = launched(&scratch, &format!("-n 2 shears {sweep} two")).succeeded();
     assert_eq!(told.matches("3 runs:").count(), 1, "{told}");
+    // A line for each run, before the table, whoever has trained it.
+    let lines: Vec<&str> = told.lines().collect();
+    let ended: Vec<usize> = (0..lines.len())
+        .filter(|line| lines[*line].contains(": finished, val loss "))
+        .collect();
+    assert_eq!(ended.len(), 3, "{told}");
+    let table = lines
+        .iter()
+        .position(|line| line.contains("report: "))
+        .unwrap();
+    assert!(ended.iter().all(|line| *line < table), "{told}");
     scratch.run(&format!("{sweep} one")).succeeded();
     let cells = |folder: &str| {
         let runs = scratch.path(folder).join("runs");
@@ -403,9 +452,28 @@ fn what_is_refused_is_said_once() {
         ),
         (
             "-n 1 shears train --steps 3 : -n 1 shears train --steps 4".to_string(),
-            "rank 1 on",
+            "was started with other arguments than rank 0",
+        ),
+        (
+            "-n 1 shears train --steps 3 : -n 1 shears train --hiden 3".to_string(),
+            "unexpected argument '--hiden'",
+        ),
+        (
+            "-n 1 shears train --steps 3 : -n 1 ./other train --steps 3".to_string(),
+            "was started with another program than rank 0",
         ),
     ];
+    // Another build: the same, and a byte behind its end.
+    let copy = ["-c", "cp \"$0\" other && printf x >> other"];
+    let mut shell = Command::new("sh");
+    shell.args(copy).arg(scratch.command([""]).get_program());
+    assert!(
+        shell
+            .current_dir(scratch.path(""))
+            .status()
+            .unwrap()
+            .success()
+    );
     for (arguments, expected) in cases {
         let ran = launched(&scratch, &arguments);
         assert_eq!(ran.code, Some(2), "{ran:#?}");
@@ -414,7 +482,123 @@ fn what_is_refused_is_said_once() {
             1,
             "{arguments}: {ran:#?}"
         );
+        // An error that not all have says whose it is.
+        let of_one = arguments.contains(" : ") && expected.starts_with("unexpected");
+        assert_eq!(
+            ran.stderr.contains("rank 1 on"),
+            of_one || expected.starts_with("was"),
+            "{ran:#?}"
+        );
     }
+}
+
+/// What another rank has on its machine does not count, and need not be there.
+#[test]
+fn text_and_settings_are_those_of_the_first_rank() {
+    if !can_launch() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let text = |word: &str| format!("the {word} sat on the mat. ").repeat(200);
+    scratch.write("text.txt", text("cat"));
+    scratch.write("settings.toml", "lr = 0.01\n");
+    scratch.write("elsewhere/text.txt", text("owl"));
+    scratch.write("elsewhere/settings.toml", "lr = 0.5\n");
+    fs::create_dir(scratch.path("nowhere")).unwrap();
+    let train = format!("train text.txt {TINY} --config settings.toml --steps 4 --out");
+    scratch.run(&format!("{train} one")).succeeded();
+    let ranks = ["", "--wdir elsewhere", "--wdir nowhere", "--wdir elsewhere"];
+    let ranks = ranks.map(|place| format!("-n 1 {place} shears {train} run"));
+    launched(&scratch, &ranks.join(" : ")).succeeded();
+    let model = |run: &str| scratch.newest(run, "model.safetensors");
+    assert!(model("run") == model("one"), "other bits");
+    // The same goes for its folder.
+    let resume = "train --quiet --steps 8 --resume";
+    scratch.run(&format!("{resume} one")).succeeded();
+    let ranks = ["", "--wdir nowhere"].map(|place| format!("-n 1 {place} shears {resume} run"));
+    launched(&scratch, &ranks.join(" : ")).succeeded();
+    assert!(model("run") == model("one"), "other bits");
+}
+
+/// Rows are counted, and no batch is changed; that bits are not promised then is said.
+#[test]
+fn ranks_that_divide_nothing_train_the_same_run() {
+    if !can_launch() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let train = TINY.replace("--quiet", "--optimizer sgd --lr 0.1 --steps 20");
+    scratch.run(&format!("train {train} --out one")).succeeded();
+    let told = launched(&scratch, &format!("-n 3 shears train {train} --out three")).succeeded();
+    let expected = "1 or 2 of 4 rows each; with other numbers of ranks it is the same run up to \
+                    rounding (1, 2, 4, 8 ... ranks can have the same bits)";
+    assert!(told.replace('\n', " ").contains(expected), "{told}");
+    let losses = |run: &str| -> Vec<f64> {
+        let log = scratch.read(format!("{run}/events.jsonl"));
+        let events = log.lines().map(|line| serde_json::from_str(line).unwrap());
+        let steps = events.filter(|event: &serde_json::Value| event["event"] == "step");
+        steps.map(|step| step["loss"].as_f64().unwrap()).collect()
+    };
+    let (three, one) = (losses("three"), losses("one"));
+    assert_eq!(three.len(), 20);
+    for (found, expected) in three.iter().zip(&one) {
+        assert!(
+            (found / expected - 1.0).abs() < 1e-5,
+            "{found} for {expected}"
+        );
+    }
+    assert!(
+        scratch
+            .read("three/events.jsonl")
+            .contains(r#""same_bits":false"#)
+    );
+}
+
+/// Open MPI gives its processes a terminal that is none.
+#[test]
+fn what_mpirun_prints_has_no_colours() {
+    if !can_launch() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let train = TINY.replace("--quiet", "--steps 20 --out");
+    let mut told = String::new();
+    for (ranks, run) in [(2, "two"), (1, "one")] {
+        let arguments = format!("-n {ranks} shears train {train} {run}");
+        let mut command = launch(&scratch, &arguments, &[]);
+        command.env("TERM", "xterm-256color").env_remove("NO_COLOR");
+        let ran = ran(command);
+        told += &ran.stderr;
+        told += &ran.succeeded();
+    }
+    told += &launched(&scratch, "-n 2 shears train --help").succeeded();
+    assert!(told.contains("finished after 20 steps"), "{told}");
+    assert!(!told.contains('\u{1b}'), "{told:?}");
+    assert_eq!(told.matches("Usage:").count(), 1, "{told}");
+}
+
+/// `mpirun` binds to a core what would like to have all.
+#[test]
+fn a_rank_that_is_bound_to_a_core_says_so() {
+    if !can_launch() {
+        return;
+    }
+    let cores = std::thread::available_parallelism().unwrap().get();
+    if cores < 2 {
+        println!("skipped: there is one core");
+        return;
+    }
+    let scratch = Scratch::new();
+    let train = TINY.replace("--quiet", "--steps 4");
+    let told = |bind: &str, run: &str| {
+        let arguments = format!("-n 1 --bind-to {bind} shears train {train} --out {run}");
+        launched(&scratch, &arguments).succeeded()
+    };
+    let bound = format!("this rank is bound to 1 of {cores} cores; `mpirun --bind-to none`");
+    let told_bound = told("core", "bound");
+    assert!(told_bound.contains(&bound), "{told_bound}");
+    let told_free = told("none", "free");
+    assert!(!told_free.contains("bound to"), "{told_free}");
 }
 
 #[test]
@@ -424,7 +608,7 @@ fn a_rank_that_is_killed_ends_all_and_leaves_what_was_saved() {
     }
     let (scratch, ran) = disturbed(&[], |scratch| signal(scratch, 1, "-KILL"));
     assert!(ran.code != Some(0), "{ran:#?}");
-    goes_on(&scratch);
+    goes_on(&scratch, "run");
 }
 
 #[test]
@@ -439,7 +623,7 @@ fn a_rank_that_has_come_to_a_stop_is_noticed() {
         ran.stderr.contains(": no progress for 5 s, in step"),
         "{ran:#?}"
     );
-    goes_on(&scratch);
+    goes_on(&scratch, "run");
 }
 
 #[test]
@@ -447,17 +631,18 @@ fn a_rank_that_pauses_is_waited_for_and_usr1_saves_and_stops() {
     if !can_launch() {
         return;
     }
-    let (scratch, ran) = disturbed(&[], |scratch| {
+    let patience = [("SHEARS_PATIENCE", "8")];
+    let (scratch, ran) = disturbed(&patience, |scratch| {
         signal(scratch, 1, "-STOP");
-        sleep(Duration::from_secs(1));
+        sleep(Duration::from_secs(4));
         signal(scratch, 1, "-CONT");
-        // To the launcher, which passes it on.
-        let all = processes(scratch);
-        let launchers = all.iter().filter(|(_, rank)| rank.is_none());
-        let (launcher, _) = launchers.max().unwrap();
-        send(*launcher, "-USR1");
+        // It goes on, and does not only not end.
+        let saved = scratch.checkpoints("run");
+        wait_until("it saves", || scratch.checkpoints("run") != saved);
+        send(launcher(scratch), "-USR1");
     });
     assert_eq!(ran.code, Some(130), "{ran:#?}");
+    assert!(!ran.stderr.contains("no progress"), "{ran:#?}");
     let log = scratch.read("run/events.jsonl");
     assert!(
         log.trim_end()
@@ -466,7 +651,18 @@ fn a_rank_that_pauses_is_waited_for_and_usr1_saves_and_stops() {
             .unwrap()
             .contains("\"stopped\"")
     );
-    goes_on(&scratch);
+    goes_on(&scratch, "run");
+}
+
+/// Whether it comes to save in the second that Open MPI gives its processes: what is there is whole.
+#[test]
+fn a_terminated_launcher_leaves_a_run_that_goes_on() {
+    if !can_launch() {
+        return;
+    }
+    let (scratch, ran) = disturbed(&[], |scratch| send(launcher(scratch), "-TERM"));
+    assert!(ran.code != Some(0), "{ran:#?}");
+    goes_on(&scratch, "run");
 }
 
 #[test]

@@ -1,0 +1,308 @@
+//! What happens to one of several processes, injected: it panics, leaves, is killed or stopped, in
+//! each phase of a run, or has numbers that are not right. `mpirun` starts them; without it, or
+//! without `mpicc`, which builds what injects, these tests are skipped.
+
+#![cfg(target_os = "linux")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::OnceLock;
+use std::thread::sleep;
+use std::time::Duration;
+
+use crate::injected::Disk;
+use crate::program::{Ran, Scratch};
+use crate::ranks::{
+    TINY, can_launch, ended, goes_on, launch, launched, processes, ran, signal, wait_until,
+};
+
+/// The library that injects, built once.
+fn library() -> Option<&'static Path> {
+    static BUILT: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let built = BUILT.get_or_init(|| {
+        let source = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/cli/ranks_faults/fault.c"
+        );
+        // Two test programs may build it at once.
+        let name = format!("fault-{}.so", std::process::id());
+        let library = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let mut compiler = Command::new("mpicc");
+        compiler.args(["-Wall", "-Werror", "-shared", "-fPIC", "-pthread", "-o"]);
+        let compiled = compiler.arg(&library).arg(source).output().ok()?;
+        let said = String::from_utf8_lossy(&compiled.stderr);
+        assert!(compiled.status.success(), "{said}");
+        Some(library)
+    });
+    built.as_deref()
+}
+
+/// Something that happens to one rank: the values of `FAULT`, `FAULT_AT` and `FAULT_RANK`; see
+/// `fault.c`.
+#[derive(Clone, Copy)]
+struct Fault {
+    deed: &'static str,
+    place: &'static str,
+    rank: usize,
+}
+
+/// `mpirun` as for [`launch`], and this to happen in the job; none where nothing can be injected.
+fn faulty(scratch: &Scratch, fault: Fault, more: &str, arguments: &str) -> Option<Command> {
+    if !can_launch() {
+        return None;
+    }
+    let Some(library) = library() else {
+        println!("skipped: there is no mpicc");
+        return None;
+    };
+    let Fault { deed, place, rank } = fault;
+    let preload = format!("-x LD_PRELOAD={}", library.display());
+    let what = format!("-x FAULT={deed} -x FAULT_AT={place} -x FAULT_RANK={rank} {more}");
+    Some(launch(
+        scratch,
+        &format!("{preload} {what} -n 2 shears {arguments}"),
+        &[],
+    ))
+}
+
+/// Trains, lets that happen once `is_time`, and gives how the job ended. It has ended by itself, and
+/// what it has saved is whole.
+fn ends(fault: Fault, more: &str, train: &str, is_time: impl Fn(&Scratch) -> bool) -> Option<Ran> {
+    let scratch = Scratch::new();
+    scratch.write(
+        "long.txt",
+        "the cat sat on the mat, and it was. ".repeat(4000),
+    );
+    let more = format!("-x FAULT_WHEN={} {more}", scratch.path("now").display());
+    let arguments = format!("train {train} --steps 1000000 --out run");
+    let mut command = faulty(&scratch, fault, &more, &arguments)?;
+    let child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_until("it is time", || is_time(&scratch));
+    scratch.write("now", "");
+    let ran = ended(child);
+    wait_until("all processes end", || processes(&scratch).is_empty());
+    let Fault { deed, place, rank } = fault;
+    let what = format!("{deed} of rank {rank} at {place}: {ran:#?}");
+    // Neither the watchdog has ended it, nor the `timeout`.
+    assert!(!ran.stderr.contains("no progress"), "{what}");
+    assert!(!matches!(ran.code, None | Some(0)), "{what}");
+    let of_bug = ran.stderr.matches("internal error").count();
+    assert_eq!(of_bug, usize::from(deed == "panic"), "{what}");
+    if deed == "panic" && rank > 0 {
+        assert!(ran.stderr.contains(&format!("rank {rank} on ")), "{what}");
+    }
+    goes_on(&scratch, "run");
+    Some(ran)
+}
+
+fn has_saved(scratch: &Scratch) -> bool {
+    scratch.checkpoints("run").len() > 1
+}
+
+/// What can become of a process.
+const DEEDS: [&str; 3] = ["panic", "exit", "kill"];
+
+/// The step takes long enough to hit: no exchange for 10 ms is the forward or the backward pass.
+#[test]
+fn a_rank_that_ends_in_the_forward_pass_ends_all() {
+    let train = "--model lstm --hidden 64 --layers 2 --batch 16 --window 128 --accumulate 4 \
+         --eval-every 0 --save-every 2 --threads 1 --quiet";
+    for deed in DEEDS {
+        let (place, rank) = ("quiet", 1);
+        let fault = Fault { deed, place, rank };
+        if ends(fault, "-x FAULT_MS=10", train, has_saved).is_none() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_rank_that_ends_in_the_exchange_ends_all() {
+    let train = format!("{TINY} --eval-every 0");
+    for deed in DEEDS {
+        let (place, rank) = ("sum", 1);
+        if ends(Fault { deed, place, rank }, "", &train, has_saved).is_none() {
+            return;
+        }
+    }
+}
+
+/// The first rank while it writes, and another one while the first waits for it after having
+/// written.
+#[test]
+fn a_rank_that_ends_in_a_save_ends_all() {
+    let train = format!("{TINY} --eval-every 0");
+    let others = DEEDS.map(|deed| (deed, "barrier", 1));
+    for (deed, place, rank) in [("exit", "fsync", 0), ("kill", "fsync", 0)]
+        .into_iter()
+        .chain(others)
+    {
+        // In the middle of a checkpoint.
+        let more = if place == "fsync" {
+            "-x FAULT_AFTER=2"
+        } else {
+            ""
+        };
+        if ends(Fault { deed, place, rank }, more, &train, has_saved).is_none() {
+            return;
+        }
+    }
+}
+
+/// Each rank reads its half of the validation text for long, without an exchange.
+#[test]
+fn a_rank_that_ends_in_an_evaluation_ends_all() {
+    let train = "--model transformer --heads 2 --hidden 64 --layers 2 --batch 4 --window 16 \
+         --val long.txt --eval-every 5 --save-every 5 --threads 1 --quiet";
+    // A line of the step after which it evaluates, and none of the evaluation.
+    let evaluates = |scratch: &Scratch| {
+        let log = fs::read_to_string(scratch.path("run/events.jsonl")).unwrap_or_default();
+        log.contains("\"step\":10,")
+    };
+    for deed in DEEDS {
+        let (place, rank) = ("quiet", 1);
+        let fault = Fault { deed, place, rank };
+        if ends(fault, "-x FAULT_MS=50", train, evaluates).is_none() {
+            return;
+        }
+    }
+}
+
+/// One rank has given a NaN: all leave out the step, and no other.
+#[test]
+fn a_sum_that_is_not_finite_is_left_out_by_all() {
+    let scratch = Scratch::new();
+    let (deed, place, rank) = ("nan", "sum", 1);
+    let fault = Fault { deed, place, rank };
+    // After the sums that are tried at the start. At step 65 all compare what they have.
+    let arguments = format!("train {TINY} --steps 70 --eval-every 0 --out run");
+    let Some(command) = faulty(&scratch, fault, "-x FAULT_AFTER=30", &arguments) else {
+        return;
+    };
+    ran(command).succeeded();
+    let log = scratch.read("run/events.jsonl");
+    let skipped: Vec<&str> = log
+        .lines()
+        .filter(|line| line.contains(r#""action":"skip""#))
+        .collect();
+    assert_eq!(skipped.len(), 1, "{skipped:?}");
+    assert!(
+        skipped[0].contains(r#""first_non_finite":""#),
+        "{skipped:?}"
+    );
+    assert!(log.contains(r#""same_bits":true"#));
+}
+
+/// One rank has got another sum than the others, as if its memory were not sound.
+#[test]
+fn a_rank_that_has_drifted_is_named() {
+    let scratch = Scratch::new();
+    let (deed, place, rank) = ("drift", "sum", 1);
+    let fault = Fault { deed, place, rank };
+    let arguments = format!("train {TINY} --steps 1000 --eval-every 0 --out run");
+    let Some(command) = faulty(&scratch, fault, "-x FAULT_AFTER=30", &arguments) else {
+        return;
+    };
+    let ran = ran(command);
+    assert_eq!(ran.code, Some(1), "{ran:#?}");
+    let told = "before step 65 the parameters or the clipper of rank 1 are not those of rank 0";
+    assert_eq!(ran.stderr.matches(told).count(), 1, "{ran:#?}");
+    goes_on(&scratch, "run");
+}
+
+#[test]
+fn a_full_disk_of_the_first_rank_ends_all() {
+    let scratch = Scratch::new();
+    if !can_launch() {
+        return;
+    }
+    if Disk::mounted(&scratch, "200k") != Some(true) {
+        println!("skipped: only root may mount a small disk");
+        return;
+    }
+    let disk = Disk(&scratch);
+    let arguments =
+        format!("-n 2 shears train {TINY} --steps 1000000 --eval-every 0 --out disk/run");
+    let ran = launched(&scratch, &arguments);
+    assert_eq!(ran.code, Some(1), "{ran:#?}");
+    assert_eq!(
+        ran.stderr.matches("No space left on device").count(),
+        1,
+        "{ran:#?}"
+    );
+    wait_until("all processes end", || processes(&scratch).is_empty());
+    disk.resize("4m");
+    goes_on(&scratch, "disk/run");
+}
+
+/// A job that reads its text from standard input, which nobody ends.
+fn waiting_for_text(scratch: &Scratch, patience: &str) -> (Child, ChildStdin) {
+    let arguments = format!("-n 2 shears train - {TINY} --steps 4 --out run");
+    let mut command = launch(scratch, &arguments, &[("SHEARS_PATIENCE", patience)]);
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let input = child.stdin.take().unwrap();
+    let ranks = || {
+        processes(scratch)
+            .iter()
+            .filter(|(_, rank)| rank.is_some())
+            .count()
+    };
+    wait_until("both ranks are there", || ranks() == 2);
+    (child, input)
+}
+
+/// The first rank reads, the other waits for it: whichever has come to a stop, the other one says so.
+#[test]
+fn a_rank_that_stops_before_the_first_step_is_noticed() {
+    if !can_launch() {
+        return;
+    }
+    for rank in [0, 1] {
+        let scratch = Scratch::new();
+        let (child, input) = waiting_for_text(&scratch, "5");
+        // Both wait for the text.
+        sleep(Duration::from_secs(1));
+        signal(&scratch, rank, "-STOP");
+        let ran = ended(child);
+        drop(input);
+        wait_until("all processes end", || processes(&scratch).is_empty());
+        assert!(!matches!(ran.code, None | Some(0)), "{ran:#?}");
+        let told = format!("rank {} on ", 1 - rank);
+        let line = ran
+            .stderr
+            .lines()
+            .find(|line| line.contains("no progress for 5 s, in step 0 (start)"));
+        assert!(line.is_some_and(|line| line.contains(&told)), "{ran:#?}");
+        assert!(!scratch.path("run").exists());
+    }
+}
+
+/// A text may take longer to come than any rank may be silent.
+#[test]
+fn a_text_that_is_long_in_coming_is_waited_for() {
+    use std::io::Write;
+    if !can_launch() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let (child, mut input) = waiting_for_text(&scratch, "4");
+    sleep(Duration::from_secs(10));
+    input
+        .write_all("the cat sat on the mat. ".repeat(200).as_bytes())
+        .unwrap();
+    drop(input);
+    ended(child).succeeded();
+    assert_eq!(
+        scratch.checkpoints("run").pop().as_deref(),
+        Some("step-00000004")
+    );
+}
