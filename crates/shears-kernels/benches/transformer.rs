@@ -58,9 +58,9 @@ impl Preset {
             heads,
             kv_heads: heads,
             norm: if self.is_llama() {
-                Norm::Rms
+                Norm::RMS
             } else {
-                Norm::Layer
+                Norm::LAYER
             },
             rope_theta: self.is_llama().then_some(10_000.0),
             mlp: if self.is_llama() {
@@ -200,7 +200,7 @@ fn layer_norm(bencher: Bencher<'_, '_>, width: usize) {
         .counter(BytesCount::new(2 * 4 * 16 * 256 * width))
         .bench_local(|| {
             let bias = Some(vector.clone());
-            black_box(norm(x.clone(), Norm::Layer, vector.clone(), bias))
+            black_box(norm(x.clone(), Norm::LAYER, vector.clone(), bias))
         });
 }
 

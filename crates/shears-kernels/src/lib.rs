@@ -40,7 +40,7 @@ pub use embedding::{embedding, embedding_plain};
 pub use linear::{linear, linear_plain};
 pub use loss::{cross_entropy, logit_rows_at_once, output_loss};
 pub use measure::{read, scan};
-pub use norm::{Norm, norm, norm_plain};
+pub use norm::{Norm, NormKind, norm, norm_plain};
 pub use recurrent::{
     Activation, Cell, RecurrentWeights, recurrent, recurrent_plain, recurrent_tokens,
     recurrent_tokens_plain,

@@ -10,16 +10,34 @@ use crate::cpu::Cpu;
 use crate::operation::{Forward, Operation, call_for_one};
 use crate::tensor::{contiguous, is_ours, values};
 
-/// What is added to the variance or the mean square: PyTorch's default, and Llama's.
-const EPSILON: f64 = 1e-5;
+/// What of a row is taken out by its norm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormKind {
+    /// `(x - mean) / sqrt(variance + epsilon)`.
+    Layer,
+    /// `x / sqrt(mean(x^2) + epsilon)`.
+    Rms,
+}
 
 /// How rows are normalised.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Norm {
-    /// `(x - mean) / sqrt(variance + 1e-5)`.
-    Layer,
-    /// `x / sqrt(mean(x^2) + 1e-5)`.
-    Rms,
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Norm {
+    /// The formula.
+    pub kind: NormKind,
+    /// What is added to the variance or the mean square.
+    pub epsilon: f64,
+}
+
+impl Norm {
+    /// Layer norm with PyTorch's default.
+    pub const LAYER: Norm = Norm::new(NormKind::Layer, 1e-5);
+    /// RMSNorm with Llama's epsilon.
+    pub const RMS: Norm = Norm::new(NormKind::Rms, 1e-5);
+
+    /// A norm of this kind.
+    pub const fn new(kind: NormKind, epsilon: f64) -> Self {
+        Norm { kind, epsilon }
+    }
 }
 
 /// The norm of each row of `input` `[.., size]`, times `weight` plus `bias`, which are `[size]`.
@@ -46,11 +64,12 @@ pub fn norm_plain<const D: usize>(
     weight: Tensor<1>,
     bias: Option<Tensor<1>>,
 ) -> Tensor<D> {
-    match norm {
-        Norm::Layer => burn::tensor::module::layer_norm(input, weight, bias, EPSILON),
-        Norm::Rms => {
+    let epsilon = norm.epsilon;
+    match norm.kind {
+        NormKind::Layer => burn::tensor::module::layer_norm(input, weight, bias, epsilon),
+        NormKind::Rms => {
             let squares = input.clone() * input.clone();
-            let normal = input / (squares.mean_dim(D - 1) + EPSILON).sqrt() * weight.unsqueeze();
+            let normal = input / (squares.mean_dim(D - 1) + epsilon).sqrt() * weight.unsqueeze();
             match bias {
                 Some(bias) => normal + bias.unsqueeze(),
                 None => normal,
@@ -110,9 +129,9 @@ impl RowMoments {
     #[inline(always)]
     fn of<S: Simd>(simd: S, norm: Norm, row: &[f32]) -> RowMoments {
         let count = row.len() as f32;
-        let mean = match norm {
-            Norm::Layer => sum(simd, row, |x| x, |x| x) / count,
-            Norm::Rms => 0.0,
+        let mean = match norm.kind {
+            NormKind::Layer => sum(simd, row, |x| x, |x| x) / count,
+            NormKind::Rms => 0.0,
         };
         let shift = simd.splat_f32s(mean);
         let squares = sum(
@@ -124,7 +143,7 @@ impl RowMoments {
             },
             |x| (x - mean) * (x - mean),
         );
-        let scale = 1.0 / (squares / count + EPSILON as f32).sqrt();
+        let scale = 1.0 / (squares / count + norm.epsilon as f32).sqrt();
         RowMoments { mean, scale }
     }
 
@@ -182,9 +201,9 @@ impl RowMoments {
             add(k - whole, k);
         }
         let [g_mean, gn_mean] = lanes.map(|lanes| total(&lanes) / count as f32);
-        let g_mean = match norm.norm {
-            Norm::Layer => g_mean,
-            Norm::Rms => 0.0,
+        let g_mean = match norm.norm.kind {
+            NormKind::Layer => g_mean,
+            NormKind::Rms => 0.0,
         };
         for (k, out) in out[..count].iter_mut().enumerate() {
             let normal = (row[k] - mean) * scale;

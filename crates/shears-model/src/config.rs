@@ -1,6 +1,7 @@
 //! The settings of a model, as plain data.
 
 use serde::{Deserialize, Serialize};
+use shears_kernels::NormKind;
 
 use crate::named_enum;
 
@@ -71,11 +72,11 @@ named_enum! {
     }
 }
 
-impl From<Norm> for shears_kernels::Norm {
+impl From<Norm> for NormKind {
     fn from(norm: Norm) -> Self {
         match norm {
-            Norm::Layer => shears_kernels::Norm::Layer,
-            Norm::Rms => shears_kernels::Norm::Rms,
+            Norm::Layer => NormKind::Layer,
+            Norm::Rms => NormKind::Rms,
         }
     }
 }
@@ -121,6 +122,8 @@ impl From<Precision> for shears_kernels::Precision {
 pub struct BlockConfig {
     /// All norms.
     pub norm: Norm,
+    /// What they add to the variance or the mean square.
+    pub norm_epsilon: f64,
     /// Positions.
     pub position: Position,
     /// The base of the angles of `rope`.
@@ -149,12 +152,18 @@ impl BlockConfig {
             ..BlockConfig::default()
         }
     }
+
+    /// How the kernels normalise.
+    pub(crate) fn norm(&self) -> shears_kernels::Norm {
+        shears_kernels::Norm::new(self.norm.into(), self.norm_epsilon)
+    }
 }
 
 impl Default for BlockConfig {
     fn default() -> Self {
         BlockConfig {
             norm: Norm::Layer,
+            norm_epsilon: 1e-5,
             position: Position::Learned,
             rope_theta: 10_000.0,
             mlp: Mlp::Gelu,

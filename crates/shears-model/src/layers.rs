@@ -1,6 +1,6 @@
 //! The layers that several models share, with PyTorch's weight layout, and their initialisation.
 
-use crate::config::{Norm, Precision};
+use crate::config::{BlockConfig, Norm, Precision};
 use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::tensor::{Device, Int, Shape, Tensor};
 use rand::{RngExt, SeedableRng};
@@ -192,7 +192,7 @@ impl Output {
     }
 }
 
-/// Normalisation over the last dimension; epsilon is 1e-5.
+/// Normalisation over the last dimension.
 #[derive(Module, Debug)]
 pub struct Normalization {
     /// `[size]`
@@ -200,24 +200,24 @@ pub struct Normalization {
     /// `[size]`
     pub bias: Option<Param<Tensor<1>>>,
     #[module(skip)]
-    norm: Norm,
+    norm: shears_kernels::Norm,
 }
 
 impl Normalization {
     /// Weight 1 and bias 0 at first. RMSNorm never has a bias.
-    pub fn new(size: usize, norm: Norm, bias: bool, initializer: &mut Initializer) -> Self {
-        let has_bias = bias && norm == Norm::Layer;
+    pub fn new(size: usize, block: &BlockConfig, initializer: &mut Initializer) -> Self {
+        let has_bias = block.bias && block.norm == Norm::Layer;
         Normalization {
             weight: initializer.constant([size], 1.0),
             bias: has_bias.then(|| initializer.constant([size], 0.0)),
-            norm,
+            norm: block.norm(),
         }
     }
 
     /// `[.., size]` to `[.., size]`.
     pub fn forward<const D: usize>(&self, input: Tensor<D>) -> Tensor<D> {
         let bias = self.bias.as_ref().map(|bias| bias.val());
-        norm(input, self.norm.into(), self.weight.val(), bias)
+        norm(input, self.norm, self.weight.val(), bias)
     }
 }
 

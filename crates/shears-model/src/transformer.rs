@@ -63,12 +63,7 @@ impl Transformer {
     /// A new model for `vocabulary` tokens, with GPT-2's initialisation.
     pub fn new(vocabulary: usize, config: &ModelConfig, initializer: &mut Initializer) -> Self {
         let hidden = config.hidden;
-        let BlockConfig {
-            norm,
-            position,
-            bias,
-            ..
-        } = config.block;
+        let position = config.block.position;
         let embedding = |rows, initializer: &mut Initializer| Embedding {
             weight: initializer.normal([rows, hidden], std(config)),
         };
@@ -79,7 +74,7 @@ impl Transformer {
             blocks: (0..config.layers)
                 .map(|_| Block::new(config, initializer))
                 .collect(),
-            final_norm: Normalization::new(hidden, norm, bias, initializer),
+            final_norm: Normalization::new(hidden, &config.block, initializer),
             output: Output {
                 weight: (!config.tied)
                     .then(|| initializer.normal([vocabulary, hidden], std(config))),
@@ -116,7 +111,7 @@ impl Transformer {
                 heads: self.heads,
                 kv_heads: self.kv_heads,
                 index,
-                norm: self.block.norm.into(),
+                norm: self.block.norm(),
                 rope_theta,
                 mlp: self.block.mlp.into(),
                 dropout: dropped,
@@ -185,9 +180,9 @@ impl LanguageModel for Transformer {
 impl Block {
     fn new(config: &ModelConfig, initializer: &mut Initializer) -> Self {
         let (hidden, inner) = (config.hidden, config.inner());
-        let BlockConfig { norm, bias, .. } = config.block;
+        let bias = config.block.bias;
         let norm =
-            |initializer: &mut Initializer| Normalization::new(hidden, norm, bias, initializer);
+            |initializer: &mut Initializer| Normalization::new(hidden, &config.block, initializer);
         let linear = |inputs, outputs, std, initializer: &mut Initializer| Linear {
             weight: initializer.normal([outputs, inputs], std),
             bias: bias.then(|| initializer.constant([outputs], 0.0)),

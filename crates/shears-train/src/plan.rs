@@ -74,8 +74,8 @@ settings! {
     /// those of the altered text.
     lossy: bool { section: Text, value: "BOOL", default: false }
 
-    /// Model to start from: a run, a Hugging Face GPT-2 folder, a checkpoint of nanoGPT or of a
-    /// PyTorch RNN, LSTM or GRU
+    /// Model to start from: a run, a Hugging Face folder of GPT-2 or Llama, a checkpoint of nanoGPT
+    /// or of a PyTorch RNN, LSTM or GRU
     ///
     /// The shape of the model and its tokenizer come from there; optimizer and steps start anew. Of
     /// a run it is the best checkpoint. What is read is written down by its SHA-256, and after the
@@ -115,6 +115,11 @@ settings! {
 
     /// Norm before attention and perceptron, and after all blocks
     norm: Norm { section: Model, value: "KIND", default: Norm::Layer, belongs_to: TRANSFORMER }
+
+    /// What the Transformer's norms add to the variance or the mean square
+    norm_epsilon: f64 {
+        section: Model, value: "X", default: 1e-5, range: NORMAL, belongs_to: TRANSFORMER,
+    }
 
     /// How the Transformer knows positions: a learned vector for each, or rotary queries and keys
     position: Position {
@@ -375,6 +380,7 @@ impl Plan {
             heads: self.heads,
             block: BlockConfig {
                 norm: self.norm,
+                norm_epsilon: self.norm_epsilon,
                 position: self.position,
                 rope_theta: self.rope_theta,
                 mlp: self.mlp,
@@ -414,6 +420,7 @@ impl Plan {
             heads: config.heads,
             kv_heads: config.block.kv_heads,
             norm: config.block.norm,
+            norm_epsilon: config.block.norm_epsilon,
             position: config.block.position,
             rope_theta: config.block.rope_theta,
             mlp: config.block.mlp,
@@ -433,6 +440,7 @@ impl Plan {
             "heads",
             "kv-heads",
             "norm",
+            "norm-epsilon",
             "position",
             "rope-theta",
             "mlp",

@@ -1,6 +1,6 @@
 use burn::tensor::{Device, Tensor};
 
-use super::{Norm, NormSlices, gradients, norm, norm_plain, normalize};
+use super::{Norm, NormKind, NormSlices, gradients, norm, norm_plain, normalize};
 use crate::buffer::Buffer;
 use crate::cpu::Cpu;
 use crate::testing::{assert_close, numbers, read, tensor};
@@ -8,10 +8,13 @@ use crate::testing::{assert_close, numbers, read, tensor};
 const SHAPES: [[usize; 3]; 5] = [[1, 1, 5], [2, 3, 7], [3, 50, 33], [2, 70, 128], [1, 4, 300]];
 
 /// The norm, and whether it has a bias.
-const KINDS: [(Norm, bool); 3] = [
-    (Norm::Layer, true),
-    (Norm::Layer, false),
-    (Norm::Rms, false),
+const KINDS: [(Norm, bool); 5] = [
+    (Norm::LAYER, true),
+    (Norm::LAYER, false),
+    (Norm::RMS, false),
+    // Large enough to be seen among the elements' squares.
+    (Norm::new(NormKind::Layer, 0.5), true),
+    (Norm::new(NormKind::Rms, 0.5), false),
 ];
 
 const NAMES: [&str; 4] = ["values", "input", "weight", "bias"];

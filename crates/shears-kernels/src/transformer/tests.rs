@@ -7,6 +7,7 @@ use super::*;
 use crate::cpu::{Cpu, Precision};
 use crate::dropout::DropoutKey;
 use crate::matmul::Weight;
+use crate::norm::NormKind;
 use crate::testing::{assert_close, numbers, read, tensor};
 
 /// Batch, time, hidden, inner, heads, heads of keys: one of each, odd ones, more than a block of
@@ -42,14 +43,14 @@ struct Kind {
 }
 
 const GPT: Kind = Kind {
-    norm: Norm::Layer,
+    norm: Norm::LAYER,
     rope_theta: None,
     mlp: Mlp::Gelu,
     biases: true,
 };
 
 const LLAMA: Kind = Kind {
-    norm: Norm::Rms,
+    norm: Norm::RMS,
     rope_theta: Some(10_000.0),
     mlp: Mlp::Swiglu,
     biases: false,
@@ -66,10 +67,12 @@ fn kinds() -> impl Iterator<Item = (Kind, [usize; 6])> {
             ..GPT
         },
         Kind {
+            norm: Norm::new(NormKind::Layer, 0.1),
             rope_theta: Some(100.0),
             ..GPT
         },
         Kind {
+            norm: Norm::new(NormKind::Rms, 0.1),
             biases: true,
             ..LLAMA
         },

@@ -117,6 +117,7 @@ fn is_later(name: &str) -> bool {
         "lossy",
         "shards",
         "norm",
+        "norm-epsilon",
         "position",
         "rope-theta",
         "mlp",

@@ -63,6 +63,7 @@ hidden = 12
 heads = 2
 kv-heads = 1
 norm = "rms"
+norm-epsilon = 0.000001
 position = "rope"
 rope-theta = 500.5
 mlp = "swiglu"

@@ -189,7 +189,7 @@ fn a_plan_of_a_run_gives_way_to_another_choice() {
 }
 
 /// A value that is out of range, beside the choice that the setting belongs to.
-const OUT_OF_RANGE: [(&str, &str, &str); 30] = [
+const OUT_OF_RANGE: [(&str, &str, &str); 31] = [
     ("layers=0", "", "from 1 to 1000"),
     ("layers=1001", "", "from 1 to 1000"),
     ("hidden=0", "", "from 1 to 1000000"),
@@ -221,6 +221,7 @@ const OUT_OF_RANGE: [(&str, &str, &str); 30] = [
     ("kv-heads=10001", "model=transformer", "from 0 to 10000"),
     ("inner=10000001", "model=transformer", "from 0 to 10000000"),
     ("rope-theta=0.0", "preset=llama-128", "above 0 and finite"),
+    ("norm-epsilon=0.0", "preset=llama-128", "at least 0.0000"),
     ("steps=0", "", "from 1 to 1000000000000"),
     ("keep=1", "", "from 2 to 1000000"),
     ("context=1000001", "model=transformer", "from 0 to 1000000"),
