@@ -16,7 +16,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use shears_data::Tokenizer;
 use shears_model::LanguageModel;
 use shears_run::{Event, StepEvent};
-use shears_train::{Corpora, End, Evaluation, Observer};
+use shears_train::{Corpora, End, Evaluation, Observer, Plan};
 
 use crate::commands::generate::write_sample;
 use crate::output::{columns, complain, note, one_line, say, wrap};
@@ -71,6 +71,8 @@ pub(crate) struct Watch {
     stop: Arc<AtomicBool>,
     listeners: Vec<Box<dyn Listener>>,
     tokenizer: Tokenizer,
+    /// The token that ends a text, if the model has one.
+    end_token: Option<u32>,
     /// What bits are counted by.
     unit: &'static str,
     device: Device,
@@ -83,10 +85,10 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// A watch over a run of `steps` steps of which `done` are done.
+    /// A watch over a run of which `done` steps are done.
     pub(crate) fn new(
         show: Show,
-        steps: u64,
+        plan: &Plan,
         done: u64,
         corpora: &Corpora,
         device: Device,
@@ -94,7 +96,7 @@ impl Watch {
         let stop = stop_when_asked(matches!(show, Show::Text | Show::Json))?;
         let bar = (show == Show::Text && std::io::stderr().is_terminal()).then(|| {
             let style = "{bar:16.cyan/dim} {pos}/{len}  {msg}  {eta} left";
-            let bar = ProgressBar::new(steps).with_position(done);
+            let bar = ProgressBar::new(plan.steps).with_position(done);
             bar.set_style(
                 ProgressStyle::with_template(style).unwrap_or(ProgressStyle::default_bar()),
             );
@@ -109,9 +111,10 @@ impl Watch {
             stop,
             listeners: Vec::new(),
             tokenizer: corpora.tokenizer.clone(),
+            end_token: plan.end_token,
             unit: unit_of_bits(corpora.altered.is_some()),
             device,
-            steps,
+            steps: plan.steps,
             clipped: 0,
             seen: 0,
             loss: None,
@@ -245,7 +248,7 @@ impl Observer for Watch {
     fn saved(&mut self, _step: u64, _path: &Path) {}
 
     fn sample<M: LanguageModel>(&mut self, step: u64, model: &M) -> Option<String> {
-        let text = write_sample(model, &self.tokenizer, &self.device, 200);
+        let text = write_sample(model, &self.tokenizer, self.end_token, &self.device, 200);
         match text {
             Ok(text) => {
                 self.line(&format!("step {step:>6}  sample:\n{}\n", indent(&text)));

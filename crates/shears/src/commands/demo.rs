@@ -228,7 +228,13 @@ impl Work for Lesson<'_> {
         let sample = match plan.model.is_recurrent() && how == EndReason::Finished {
             true => {
                 let plain = device.clone().without_autodiff();
-                write_sample(&trainer.model().valid(), &corpora.tokenizer, &plain, 300)?
+                write_sample(
+                    &trainer.model().valid(),
+                    &corpora.tokenizer,
+                    None,
+                    &plain,
+                    300,
+                )?
             }
             false => String::new(),
         };

@@ -234,10 +234,11 @@ fn start_token(tokenizer: &Tokenizer) -> u32 {
         .unwrap_or(0)
 }
 
-/// A short text for the end of a run: temperature 0.8, seed 1.
+/// A short text in a run and at its end: temperature 0.8, seed 1. The token `end` ends it.
 pub(crate) fn write_sample<M: LanguageModel>(
     model: &M,
     tokenizer: &Tokenizer,
+    end: Option<u32>,
     device: &Device,
     tokens: usize,
 ) -> anyhow::Result<String> {
@@ -251,7 +252,7 @@ pub(crate) fn write_sample<M: LanguageModel>(
     let limits = Limits {
         tokens,
         stop: Vec::new(),
-        end: None,
+        end,
     };
     let (generator, sampler) = (Generator::new(model, device), Sampler::new(settings, 1)?);
     let start = start_token(tokenizer);

@@ -297,11 +297,10 @@ impl Work for Train<'_> {
             tui,
             ..
         } = self;
-        let steps = trainer.plan().steps;
         let plain = device.clone().without_autodiff();
         let done = trainer.progress().step;
         let shown = if tui { Show::Screen } else { show };
-        let mut watch = Watch::new(shown, steps, done, &corpora, plain.clone())?;
+        let mut watch = Watch::new(shown, trainer.plan(), done, &corpora, plain.clone())?;
         if let Some(folder) = &folder {
             add_listeners(&mut watch, folder, &trainer, tui, tensorboard)?;
         }
@@ -315,7 +314,10 @@ impl Work for Train<'_> {
                 verbose,
                 is_altered: corpora.altered.is_some(),
             };
-            let write = || write_sample(&trainer.model().valid(), &corpora.tokenizer, &plain, 300);
+            let write = || {
+                let (model, end) = (trainer.model().valid(), trainer.plan().end_token);
+                write_sample(&model, &corpora.tokenizer, end, &plain, 300)
+            };
             ending.of(&end, write)
         });
         let end = end?;
