@@ -70,7 +70,8 @@ class TransformerStep(nn.Module):
     def __init__(self, model):
         super().__init__()
         self.model = model
-        shape = 2, len(model.blocks), 1, model.heads, model.context, model.width // model.heads
+        size = model.width // model.heads
+        shape = 2, len(model.blocks), 1, model.kv_heads, model.context, size
         keys, values = torch.zeros(shape, dtype=model.token_embedding.weight.dtype)
         self.register_buffer("keys", keys)
         self.register_buffer("values", values)
@@ -84,13 +85,16 @@ class TransformerStep(nn.Module):
 
         Sums of products are faster here than `scaled_dot_product_attention` with a mask.
         """
-        query, key, value = attention.qkv(x).view(3, 1, attention.heads, 1, -1)
+        query, key, value = attention.parts(x.view(1, 1, -1))
         if self.model.angles is not None:
             angles = self.model.angles[:, position]
             query, key = rotated(query, angles), rotated(key, angles)
         keys, values = self.keys[index], self.values[index]
         keys.index_copy_(2, position, key)
         values.index_copy_(2, position, value)
+        shared = attention.heads // attention.kv_heads
+        if shared > 1:
+            keys, values = (of.repeat_interleave(shared, 1) for of in (keys, values))
         scores = (query * keys).sum(-1) / query.shape[-1] ** 0.5
         shares = scores.masked_fill(self.places > position, -math.inf).softmax(-1)
         mixed = (shares.unsqueeze(-1) * values).sum(2)

@@ -75,19 +75,26 @@ def rotation(context, size, theta=10_000):
 
 
 class Attention(nn.Module):
-    """Causal multi-head self-attention."""
+    """Causal multi-head self-attention; several heads of queries may share one of keys."""
 
-    def __init__(self, width, heads, dropout, bias):
+    def __init__(self, width, heads, kv_heads, dropout, bias):
         super().__init__()
-        self.heads, self.dropout = heads, dropout
-        self.qkv = nn.Linear(width, 3 * width, bias=bias)
+        self.heads, self.kv_heads, self.size = heads, kv_heads, width // heads
+        self.dropout = dropout
+        self.qkv = nn.Linear(width, (heads + 2 * kv_heads) * self.size, bias=bias)
         self.projection = nn.Linear(width, width, bias=bias)
+
+    def parts(self, x):
+        """Queries, keys and values, each [batch, heads, window, size]."""
+        batch, window, _ = x.shape
+        heads = self.heads, self.kv_heads, self.kv_heads
+        parts = self.qkv(x).split([count * self.size for count in heads], dim=2)
+        return (part.view(batch, window, count, self.size).transpose(1, 2)
+                for part, count in zip(parts, heads))
 
     def forward(self, x, cache=None, position=0, angles=None):
         batch, window, width = x.shape
-        query, key, value = (
-            part.view(batch, window, self.heads, width // self.heads).transpose(1, 2)
-            for part in self.qkv(x).split(width, dim=2))
+        query, key, value = self.parts(x)
         if angles is not None:
             query, key = rotated(query, angles), rotated(key, angles)
         if cache is not None:
@@ -97,7 +104,8 @@ class Attention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         # With a cache one token is read at a time, and nothing of it lies in the future.
         mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout,
-                                               is_causal=cache is None)
+                                               is_causal=cache is None,
+                                               enable_gqa=self.kv_heads < self.heads)
         mixed = mixed.transpose(1, 2).reshape(batch, window, width)
         return F.dropout(self.projection(mixed), self.dropout, self.training)
 
@@ -133,10 +141,10 @@ class GatedMlp(nn.Module):
 class Block(nn.Module):
     """Pre-norm attention and perceptron, each with a residual connection."""
 
-    def __init__(self, width, heads, dropout, llama):
+    def __init__(self, width, heads, kv_heads, dropout, llama):
         super().__init__()
         self.norm_1 = make_norm(width, llama)
-        self.attention = Attention(width, heads, dropout, bias=not llama)
+        self.attention = Attention(width, heads, kv_heads, dropout, bias=not llama)
         self.norm_2 = make_norm(width, llama)
         self.mlp = (GatedMlp if llama else Mlp)(width, dropout)
 
@@ -154,15 +162,17 @@ class Transformer(nn.Module):
     """GPT-2's or Llama's; the token embedding is the output layer as well, unless it is untied."""
 
     def __init__(self, vocabulary, context, width, heads, layers, dropout, std, tied=True,
-                 llama=False):
+                 llama=False, kv_heads=None):
         super().__init__()
         self.context, self.width, self.heads = context, width, heads
+        self.kv_heads = kv_heads or heads
         self.dropout = dropout
         self.token_embedding = nn.Embedding(vocabulary, width)
         self.position_embedding = None if llama else nn.Embedding(context, width)
         angles = rotation(context, width // heads) if llama else None
         self.register_buffer("angles", angles, persistent=False)
-        self.blocks = nn.ModuleList(Block(width, heads, dropout, llama) for _ in range(layers))
+        self.blocks = nn.ModuleList(Block(width, heads, self.kv_heads, dropout, llama)
+                                    for _ in range(layers))
         self.final_norm = make_norm(width, llama)
         self.output = nn.Linear(width, vocabulary, bias=False)
         if tied:
@@ -184,7 +194,7 @@ class Transformer(nn.Module):
 
     def cache(self):
         """The state of an empty text: a position, and room for each block's keys and values."""
-        shape = 2, 1, self.heads, self.context, self.width // self.heads
+        shape = 2, 1, self.kv_heads, self.context, self.width // self.heads
         dtype = self.token_embedding.weight.dtype
         return 0, [torch.empty(shape, dtype=dtype) for _ in self.blocks]
 
@@ -207,7 +217,8 @@ def make_model(p, vocabulary):
     """The freshly initialised model of a preset."""
     if p["cell"] == "gpt":
         return Transformer(vocabulary, p["window"], p["hidden"], p["heads"], p["layers"],
-                           p["dropout"], p.get("std"), not p.get("untied"), p.get("llama", False))
+                           p["dropout"], p.get("std"), not p.get("untied"), p.get("llama", False),
+                           p.get("kv_heads"))
     return Recurrent(vocabulary, p["cell"], p["hidden"], p["layers"])
 
 
@@ -464,6 +475,8 @@ def parse_arguments():
     parser.add_argument("--layers", type=positive)
     parser.add_argument("--hidden", type=positive, help="width of every layer")
     parser.add_argument("--heads", type=positive, help="attention heads of a transformer")
+    parser.add_argument("--kv-heads", type=positive,
+                        help="heads of keys and values, each read by several heads of queries")
     parser.add_argument("--untied", action="store_true", default=None,
                         help="an output layer of its own for a transformer")
     parser.add_argument("--bf16", action="store_true", default=None,
@@ -479,7 +492,7 @@ def parse_arguments():
 def settings(args):
     """The preset with the values given on the command line."""
     names = ("steps", "lr", "clip", "batch", "window", "std", "layers", "hidden", "heads",
-             "untied", "bf16", "compile")
+             "kv_heads", "untied", "bf16", "compile")
     given = {name: getattr(args, name) for name in names}
     p = PRESETS[args.preset] | {name: v for name, v in given.items() if v is not None}
     if args.bench is not None:

@@ -41,12 +41,14 @@ impl Request {
     /// Whether a program can be asked for it at all.
     pub(super) fn concerns(&self, side: Side) -> bool {
         let trains_in_f32 = self.part.is_none() && self.pytorch.is_empty();
+        let is_llama = self.preset.starts_with("llama-");
         match side {
             Side::Shears | Side::PyTorch => true,
             // Around PyTorch's fused recurrent layers there is little to compile.
-            Side::PyTorchCompiled => trains_in_f32 && self.preset.starts_with("gpt-"),
-            // They have no clipping of a whole model, no loop that generates, and no bf16 here.
-            Side::Burn | Side::Candle => trains_in_f32,
+            Side::PyTorchCompiled => trains_in_f32 && (is_llama || self.preset.starts_with("gpt-")),
+            // They have no clipping of a whole model, no loop that generates, no bf16 and no Llama
+            // here.
+            Side::Burn | Side::Candle => trains_in_f32 && !is_llama,
         }
     }
 }
@@ -310,6 +312,8 @@ mod tests {
         let expected = "python reference.py --preset gpt-128 --threads 2 --bench 40 --compile";
         assert_eq!(words, expected);
         assert!(!Request::of(of("lstm-128"), 2).concerns(Side::PyTorchCompiled));
+        let llama = Request::of(of("llama-128"), 2);
+        assert!(llama.concerns(Side::PyTorchCompiled) && !llama.concerns(Side::Burn));
         let mut others = RUNS
             .iter()
             .filter(|run| run.part.is_some() || run.model.is_some());

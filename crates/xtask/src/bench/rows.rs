@@ -197,6 +197,9 @@ const GPT_2: [&str; 2] = [
     "--vocabulary 50257 --layers 12 --hidden 768 --heads 12 --window 1024 --untied",
 ];
 
+/// Three heads of queries for each of keys and values.
+const GROUPED: [&str; 2] = ["--kv-heads 2", "--kv-heads 2"];
+
 /// Products in bf16: of Shears by `--precision`, of PyTorch by autocast, or in generation by a
 /// model that is bf16 altogether.
 const BF16: [&str; 2] = ["--precision bf16", "--bf16"];
@@ -261,6 +264,28 @@ pub(super) const RUNS: &[Run] = &[
                 times_pytorch("train-gpt-384", Quantity::Step, 1.3),
                 times_pytorch("memory-gpt-384", Quantity::PeakMemory, 2.0),
             ],
+        )
+    },
+    train(
+        "llama-128",
+        40,
+        &[times_pytorch("train-llama-128", Quantity::Step, 1.8)],
+    ),
+    Run {
+        batch: Some(16),
+        ..train(
+            "llama-384",
+            4,
+            &[times_pytorch("train-llama-384", Quantity::Step, 1.3)],
+        )
+    },
+    Run {
+        batch: Some(16),
+        model: Some(GROUPED),
+        ..train(
+            "llama-384",
+            4,
+            &[times_pytorch("train-llama-384-gqa", Quantity::Step, 1.3)],
         )
     },
     train_bf16(
@@ -330,6 +355,11 @@ pub(super) const RUNS: &[Run] = &[
         512,
         &[times_pytorch("generate-gpt-384", Quantity::Generate, 1.8)],
     ),
+    generate(
+        "llama-128",
+        640,
+        &[times_pytorch("generate-llama-128", Quantity::Generate, 4.0)],
+    ),
     generate_bf16(
         "lstm-512",
         512,
@@ -366,7 +396,7 @@ mod tests {
         let count = names.len();
         names.sort_unstable();
         names.dedup();
-        assert_eq!((names.len(), count), (count, 24));
+        assert_eq!((names.len(), count), (count, 28));
     }
 
     #[test]
