@@ -1,5 +1,5 @@
-"""Reads a GPT-2 that somebody has trained, and GPT-2's own tokenizer, and compares them with
-transformers.
+"""Reads a GPT-2 that somebody has trained, GPT-2's own tokenizer, and a Llama with random weights,
+and compares them with transformers.
 
 Usage: cargo build --release --workspace --example logits
        python tools/check_import.py [FOLDER]
@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.numpy import load_file
-from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
+from transformers import (GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast, LlamaConfig,
+                          LlamaForCausalLM)
 
 PROGRAM = Path(__file__).resolve().parents[1] / "target/release/examples/logits"
 TOKENS = 100
@@ -52,13 +53,30 @@ def check_weights(folder):
     zipfile.ZipFile(wheels[0]).extractall(unpacked)
     weights = next(unpacked.rglob("pytorch_model.bin"))
     model = GPT2LMHeadModel.from_pretrained(weights.parent).eval()
+    compare("microformer-mgm", model, weights.parent, folder)
+
+
+def check_llama(folder):
+    """As Llama 3 has it, but small: grouped queries, a base of 500,000, an epsilon of 1e-6."""
+    torch.manual_seed(1)
+    config = LlamaConfig(vocab_size=1000, hidden_size=256, intermediate_size=700,
+                         num_hidden_layers=6, num_attention_heads=8, num_key_value_heads=2,
+                         max_position_embeddings=256, initializer_range=0.1, rms_norm_eps=1e-6,
+                         rope_parameters={"rope_type": "default", "rope_theta": 500000.0})
+    model = LlamaForCausalLM(config).eval()
+    model.save_pretrained(folder / "llama", max_shard_size="5MB")
+    compare("a random Llama", model, folder / "llama", folder)
+
+
+def compare(name, model, source, folder):
+    """Continues random tokens here and there, and compares all logits."""
     start = np.random.default_rng(1).integers(model.config.vocab_size, size=30)
-    tokens, logits = run(weights.parent, "ids:" + ",".join(map(str, start)), TOKENS, folder)
+    tokens, logits = run(source, "ids:" + ",".join(map(str, start)), TOKENS, folder)
     with torch.no_grad():
         theirs = model(torch.from_numpy(tokens)[None]).logits[0].numpy()[-TOKENS - 1:-1]
     difference = np.abs(theirs - logits).max()
     equal = (theirs.argmax(axis=1) == tokens[-TOKENS:]).sum()
-    print(f"microformer-mgm, {sum(p.numel() for p in model.parameters())} parameters: logits up to "
+    print(f"{name}, {sum(p.numel() for p in model.parameters())} parameters: logits up to "
           f"{np.abs(theirs).max():.1f}, within {difference:.1e}; {equal} of {TOKENS} tokens equal")
     assert difference <= TOLERANCE and equal == TOKENS
 
@@ -89,6 +107,7 @@ def main():
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(sys.argv[1] if len(sys.argv) > 1 else temporary)
         check_weights(folder)
+        check_llama(folder)
         check_tokenizer(folder)
 
 

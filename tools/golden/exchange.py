@@ -1,4 +1,5 @@
-"""Usage: python tools/golden/exchange.py   (needs torch, transformers, numpy and safetensors)
+"""Usage: python tools/golden/exchange.py [NAME ...]   (needs torch, transformers, numpy and
+safetensors; writes all cases, or those that are named)
 Writes small random models in the files of other programs, and what those programs predict, to
 crates/shears-exchange/tests/golden: one folder a case, with `expected.safetensors` (tokens
 [1, time], logits [1, time, vocabulary]) beside the model.
@@ -6,14 +7,16 @@ crates/shears-exchange/tests/golden: one folder a case, with `expected.safetenso
 Vocabulary 40 and width 16 are as small as they can be and still tell a matrix from its transpose.
 """
 
+import json
 import pickle
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 FOLDER = Path(__file__).resolve().parents[2] / "crates/shears-exchange/tests/golden"
 VOCABULARY, WIDTH, HEADS, BLOCKS, CONTEXT = 40, 16, 2, 2, 12
@@ -25,7 +28,8 @@ def draw(model, seed):
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             values = 0.3 * torch.randn(parameter.shape, generator=generator)
-            parameter.copy_(values + 1.0 if "ln_" in name and "weight" in name else values)
+            is_norm = ("ln_" in name or "norm" in name) and "weight" in name
+            parameter.copy_(values + 1.0 if is_norm else values)
     return model.eval()
 
 
@@ -45,15 +49,30 @@ def new_folder(name):
     return folder
 
 
-def gpt_2(name, seed, dtype=torch.float32, shard=None, change=None, **settings):
-    folder = new_folder(name)
+def gpt_2(name, seed, **more):
+    settings = {key: more.pop(key) for key in list(more) if key not in ("dtype", "shard", "change")}
     config = GPT2Config(vocab_size=VOCABULARY, n_positions=CONTEXT, n_embd=WIDTH, n_head=HEADS,
                         n_layer=BLOCKS, bos_token_id=None, eos_token_id=7, **settings)
+    hugging_face(name, seed, GPT2LMHeadModel(config), **more)
+
+
+def llama(name, seed, **more):
+    """Numbers that are none of the defaults, so that each is known to be read."""
+    settings = {key: more.pop(key) for key in list(more) if key not in ("dtype", "shard", "change")}
+    config = LlamaConfig(vocab_size=VOCABULARY, max_position_embeddings=CONTEXT, hidden_size=WIDTH,
+                         intermediate_size=24, num_attention_heads=4, num_hidden_layers=BLOCKS,
+                         bos_token_id=None, eos_token_id=[7, 8], **settings)
+    hugging_face(name, seed, LlamaForCausalLM(config), **more)
+
+
+def hugging_face(name, seed, model, dtype=torch.float32, shard=None, change=None):
+    folder = new_folder(name)
     # What is stored is rounded, and PyTorch predicts from that in single precision.
-    model = draw(GPT2LMHeadModel(config), seed).to(dtype)
+    model = draw(model, seed).to(dtype)
     more = {"max_shard_size": shard} if shard else {}
     model.save_pretrained(folder, **more)
-    predict(folder, model.float(), seed)
+    # Read again, because the angles of rotary positions would stay rounded.
+    predict(folder, type(model).from_pretrained(folder, dtype=torch.float32).eval(), seed)
     if change:
         change(folder, model)
     (folder / "generation_config.json").unlink(missing_ok=True)
@@ -76,6 +95,34 @@ def as_pickle(folder, model):
     """As transformers saved until version 4.35, the output layer sharing the embedding's storage."""
     (folder / "model.safetensors").unlink()
     torch.save(model.state_dict(), folder / "pytorch_model.bin")
+
+
+def as_pickles(folder, model):
+    """The same in two files and an index."""
+    (folder / "model.safetensors").unlink()
+    tensors = list(model.state_dict().items())
+    weight_map = {}
+    for number, part in enumerate([tensors[:9], tensors[9:]], 1):
+        file = f"pytorch_model-{number:05}-of-00002.bin"
+        torch.save({name: tensor.clone() for name, tensor in part}, folder / file)
+        weight_map.update({name: file for name, _ in part})
+    index = {"metadata": {"total_size": 0}, "weight_map": weight_map}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index, indent=2))
+
+
+def as_version_4(folder, model):
+    """As transformers 4 wrote it: the base of the angles beside no scaling, and the angles of each
+    layer among the weights."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config["rope_theta"] = config.pop("rope_parameters")["rope_theta"]
+    config["rope_scaling"] = None
+    path.write_text(json.dumps(config, indent=2))
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    for block in range(BLOCKS):
+        tensors[f"model.layers.{block}.self_attn.rotary_emb.inv_freq"] = torch.ones(2)
+    save_file(tensors, path, metadata={"format": "pt"})
 
 
 def nano_gpt():
@@ -123,28 +170,42 @@ class Recurrent(torch.nn.Module):
         return self.decoder(self.rnn(inputs)[0]), None
 
 
-def recurrent():
-    for seed, (name, cell, embedding, layers, form) in enumerate([
-            ("lstm", torch.nn.LSTM, 12, 2, "state_dict"),
-            ("gru-one-hot", torch.nn.GRU, None, 1, "dictionary"),
-            ("rnn-whole", torch.nn.RNN, WIDTH, 1, "module")]):
-        folder = new_folder(name)
-        model = draw(Recurrent(cell, embedding, layers), 10 + seed)
-        predict(folder, model, 10 + seed)
-        torch.save({"state_dict": model.state_dict(),
-                    "dictionary": {"state_dict": model.state_dict(), "n_hidden": WIDTH},
-                    "module": model}[form], folder / "model.pt")
+def recurrent(name, seed, cell, embedding, layers, form):
+    folder = new_folder(name)
+    model = draw(Recurrent(cell, embedding, layers), seed)
+    predict(folder, model, seed)
+    torch.save({"state_dict": model.state_dict(),
+                "dictionary": {"state_dict": model.state_dict(), "n_hidden": WIDTH},
+                "module": model}[form], folder / "model.pt")
+
+
+CASES = {
+    "gpt2-tied": lambda name: gpt_2(name, 1, activation_function="gelu_new"),
+    "gpt2-untied-f16": lambda name: gpt_2(name, 2, dtype=torch.float16, activation_function="gelu",
+                                          tie_word_embeddings=False),
+    "gpt2-sharded-bf16": lambda name: gpt_2(name, 3, dtype=torch.bfloat16, shard="12KB"),
+    "gpt2-without-prefix": lambda name: gpt_2(name, 4, change=without_prefix),
+    "gpt2-pickle": lambda name: gpt_2(name, 5, change=as_pickle),
+    "gpt2-pickles": lambda name: gpt_2(name, 7, change=as_pickles, n_inner=24,
+                                       layer_norm_epsilon=0.01),
+    "llama": lambda name: llama(
+        name, 8, num_key_value_heads=2, rms_norm_eps=0.01,
+        rope_parameters={"rope_type": "default", "rope_theta": 100.0}),
+    "llama-tied-sharded-bf16": lambda name: llama(
+        name, 9, num_key_value_heads=1, tie_word_embeddings=True, dtype=torch.bfloat16,
+        shard="6KB"),
+    "llama-biases-f16": lambda name: llama(name, 13, attention_bias=True, dtype=torch.float16,
+                                           change=as_version_4),
+    "nanogpt": lambda _: nano_gpt(),
+    "lstm": lambda name: recurrent(name, 10, torch.nn.LSTM, 12, 2, "state_dict"),
+    "gru-one-hot": lambda name: recurrent(name, 11, torch.nn.GRU, None, 1, "dictionary"),
+    "rnn-whole": lambda name: recurrent(name, 12, torch.nn.RNN, WIDTH, 1, "module"),
+}
 
 
 def main():
-    gpt_2("gpt2-tied", 1, activation_function="gelu_new")
-    gpt_2("gpt2-untied-f16", 2, dtype=torch.float16, activation_function="gelu",
-          tie_word_embeddings=False)
-    gpt_2("gpt2-sharded-bf16", 3, dtype=torch.bfloat16, shard="12KB")
-    gpt_2("gpt2-without-prefix", 4, change=without_prefix)
-    gpt_2("gpt2-pickle", 5, change=as_pickle)
-    nano_gpt()
-    recurrent()
+    for name in sys.argv[1:] or CASES:
+        CASES[name](name)
 
 
 if __name__ == "__main__":

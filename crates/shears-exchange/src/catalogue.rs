@@ -15,6 +15,7 @@ use shears_train::NamedTensor;
 
 use crate::error::ExchangeError;
 use crate::foreign;
+use crate::names::Piece;
 
 /// The most bytes of a header of safetensors, as the format has it.
 const HEADER_MAX: u64 = 100_000_000;
@@ -57,10 +58,10 @@ enum Place {
 }
 
 /// Where the values of a tensor are from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// The files.
-    File,
+    /// These tensors of the files, one below the other.
+    Files(Vec<Piece>),
     /// The model was made without this bias.
     Zeros,
     /// The model reads tokens as unit vectors: an embedding whose rows are these.
@@ -74,12 +75,17 @@ pub(crate) struct Wanted {
     pub(crate) ours: String,
     /// Its shape in the model.
     pub(crate) shape: Vec<usize>,
-    /// Its name in the files.
-    pub(crate) theirs: String,
-    /// Whether the files have its transpose.
-    pub(crate) transposed: bool,
     /// Where its values are from.
     pub(crate) origin: Origin,
+}
+
+impl Origin {
+    fn pieces(&self) -> &[Piece] {
+        match self {
+            Origin::Files(pieces) => pieces,
+            Origin::Zeros | Origin::Identity => &[],
+        }
+    }
 }
 
 impl Catalogue {
@@ -126,11 +132,19 @@ impl Catalogue {
                 file: index,
                 place: Place::At(begin + info.data_offsets.0 as u64),
             };
-            if self.tensors.insert(name.clone(), stored).is_some() {
-                return Err(refused(format!("has `{name}`, which another file has too")));
-            }
+            self.insert(path, &name, stored)?;
         }
         Ok(())
+    }
+
+    fn insert(&mut self, path: &Path, name: &str, stored: Stored) -> Result<(), ExchangeError> {
+        match self.tensors.insert(name.to_string(), stored) {
+            None => Ok(()),
+            Some(_) => {
+                let problem = format!("has `{name}`, which another file has too");
+                Err(ExchangeError::refused(path, problem))
+            }
+        }
     }
 
     /// Adds the tensors of a file of `torch.save`, those below `key` alone if there is one; the names
@@ -173,7 +187,7 @@ impl Catalogue {
                 file: index,
                 place: Place::Pickled(tensor),
             };
-            self.tensors.insert(name, stored);
+            self.insert(path, &name, stored)?;
         }
         Ok(())
     }
@@ -201,34 +215,16 @@ impl Catalogue {
         wanted: &[Wanted],
         ignored: impl Fn(&str) -> bool,
     ) -> Result<(), ExchangeError> {
-        let mut problems = Vec::new();
-        for Wanted {
-            shape,
-            theirs,
-            transposed,
-            ..
-        } in wanted.iter().filter(|wanted| wanted.origin == Origin::File)
-        {
-            let mut shape = shape.clone();
-            if *transposed {
-                shape.reverse();
-            }
-            match self.tensors.get(theirs) {
-                None => problems.push(format!("`{theirs}` is missing")),
-                Some(found) if found.shape != shape => problems.push(format!(
-                    "`{theirs}` has shape {:?} in place of {shape:?}",
-                    found.shape
-                )),
-                Some(Stored {
-                    kind: Err(kind), ..
-                }) => problems.push(format!(
-                    "`{theirs}` has type {kind}; F32, F16 and BF16 are read"
-                )),
-                Some(_) => {}
-            }
-        }
+        let pieces = wanted.iter().flat_map(|wanted| {
+            let pieces = wanted.origin.pieces().iter();
+            pieces.map(move |piece| (piece, wanted.shape.as_slice()))
+        });
+        let differing = pieces
+            .clone()
+            .map(|(piece, shape)| self.differs(piece, shape));
+        let mut problems: Vec<String> = differing.flatten().collect();
         for name in self.tensors.keys().filter(|name| !ignored(name)) {
-            if !wanted.iter().any(|wanted| wanted.theirs == **name) {
+            if !pieces.clone().any(|(piece, _)| piece.name == **name) {
                 let name: String = name.chars().take(100).collect();
                 problems.push(format!("`{name}` is not in the model"));
             }
@@ -248,6 +244,29 @@ impl Catalogue {
         Err(ExchangeError::refused(source, problem))
     }
 
+    /// What is wrong with a tensor that is a piece of one of this shape.
+    fn differs(&self, piece: &Piece, shape: &[usize]) -> Option<String> {
+        let name = &piece.name;
+        let mut shape = shape.to_vec();
+        shape[0] = piece.rows.len();
+        if piece.transposed {
+            shape.reverse();
+        }
+        match self.tensors.get(name) {
+            None => Some(format!("`{name}` is missing")),
+            Some(found) if found.shape != shape => Some(format!(
+                "`{name}` has shape {:?} in place of {shape:?}",
+                found.shape
+            )),
+            Some(Stored {
+                kind: Err(kind), ..
+            }) => Some(format!(
+                "`{name}` has type {kind}; F32, F16 and BF16 are read"
+            )),
+            Some(_) => None,
+        }
+    }
+
     /// Reads what was checked, one after the other.
     ///
     /// # Errors
@@ -256,8 +275,8 @@ impl Catalogue {
     pub(crate) fn read_all(&self, wanted: &[Wanted]) -> Result<Vec<NamedTensor>, ExchangeError> {
         let named = wanted.iter().map(|wanted| {
             let shape = wanted.shape.clone();
-            let data = match wanted.origin {
-                Origin::File => self.read(&wanted.theirs, shape, wanted.transposed)?,
+            let data = match &wanted.origin {
+                Origin::Files(pieces) => self.read(pieces, shape)?,
                 Origin::Zeros => shears_kernels::filled(shape, |values| values.fill(0.0)),
                 Origin::Identity => {
                     let columns = shape[1];
@@ -278,31 +297,35 @@ impl Catalogue {
         named.collect()
     }
 
-    /// A tensor of this shape, or the transpose of what the file has.
-    pub(crate) fn read(
-        &self,
-        name: &str,
-        shape: Vec<usize>,
-        transposed: bool,
-    ) -> Result<TensorData, ExchangeError> {
-        let stored = &self.tensors[name];
-        let path = &self.files[stored.file];
+    /// A tensor of this shape.
+    fn read(&self, pieces: &[Piece], shape: Vec<usize>) -> Result<TensorData, ExchangeError> {
+        let row: usize = shape[1..].iter().product();
         let mut done = Ok(());
         let data = shears_kernels::filled(shape, |values| {
-            done = stored
-                .elements(path)
-                .and_then(|mut elements| elements.fill(values, &stored.shape, transposed))
-                .map_err(ExchangeError::read(path));
-            if done.is_ok()
-                && let Some(place) = values.iter().position(|value| !value.is_finite())
-            {
-                let value = values[place];
-                let problem =
-                    format!("has {value} in `{name}`, where every number is to be finite");
-                done = Err(ExchangeError::refused(path, problem));
-            }
+            done = pieces.iter().try_for_each(|piece| {
+                let rows = piece.rows.start * row..piece.rows.end * row;
+                self.read_piece(piece, &mut values[rows])
+            });
         });
         done.map(|()| data)
+    }
+
+    fn read_piece(&self, piece: &Piece, values: &mut [f32]) -> Result<(), ExchangeError> {
+        let stored = &self.tensors[&piece.name];
+        let path = &self.files[stored.file];
+        let filled = stored
+            .elements(path)
+            .and_then(|mut elements| elements.fill(values, &stored.shape, piece.transposed));
+        filled.map_err(ExchangeError::read(path))?;
+        match values.iter().find(|value| !value.is_finite()) {
+            None => Ok(()),
+            Some(value) => {
+                let name = &piece.name;
+                let problem =
+                    format!("has {value} in `{name}`, where every number is to be finite");
+                Err(ExchangeError::refused(path, problem))
+            }
+        }
     }
 }
 

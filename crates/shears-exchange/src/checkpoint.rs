@@ -11,11 +11,9 @@ use shears_model::{Architecture, BlockConfig, ModelConfig, Nonlinearity, Precisi
 use crate::catalogue::{Catalogue, Origin, Wanted};
 use crate::error::ExchangeError;
 use crate::foreign;
-use crate::names::{Naming, gpt_2_shapes};
+use crate::names::{Family, LAYERS_MAX, Naming, Piece, SIZE_MAX, shapes};
 use crate::source::{Source, Weights};
 
-/// No width, length or vocabulary of a model that this program could compute with is larger.
-const SIZE_MAX: i64 = 1 << 24;
 /// What `torch.compile` puts before all names.
 const COMPILED: &str = "_orig_mod.";
 /// The most tensors that a message names.
@@ -36,16 +34,17 @@ fn nano_gpt(
     path: &Path,
     arguments: &HashMap<String, PickleValue>,
 ) -> Result<Source, ExchangeError> {
-    let size = |key: &str| match arguments.get(key) {
-        Some(PickleValue::Int(size)) if (1..=SIZE_MAX).contains(size) => Ok(*size as usize),
+    let size_up_to = |most: u64, key: &str| match arguments.get(key) {
+        Some(PickleValue::Int(size)) if (1..=most as i64).contains(size) => Ok(*size as usize),
         _ => {
-            let problem = format!("has no {key} from 1 to {SIZE_MAX} in its model_args");
+            let problem = format!("has no {key} from 1 to {most} in its model_args");
             Err(ExchangeError::refused(path, problem))
         }
     };
+    let size = |key: &str| size_up_to(SIZE_MAX, key);
     let (hidden, vocabulary) = (size("n_embd")?, size("vocab_size")?);
     let config = ModelConfig {
-        layers: size("n_layer")?,
+        layers: size_up_to(LAYERS_MAX, "n_layer")?,
         heads: size("n_head")?,
         context: size("block_size")?,
         ..config(Architecture::Transformer, hidden)
@@ -56,22 +55,24 @@ fn nano_gpt(
     let mut catalogue = Catalogue::default();
     catalogue.add_pytorch(path, Some("model"))?;
     catalogue.strip_prefix(COMPILED);
-    let shapes = gpt_2_shapes(&config, vocabulary).into_iter();
-    let wanted: Vec<Wanted> = shapes
+    let wanted: Vec<Wanted> = shapes(&config, vocabulary)
+        .into_iter()
         .filter_map(|(ours, shape)| {
-            let place = Naming::HuggingFace.place(&ours)?;
+            let pieces = Naming::HuggingFace.pieces(Family::Gpt2, &config, &ours, &shape)?;
             let is_left_out = !has_biases && ours.ends_with(".bias");
+            // Its matrices are those of `nn.Linear`.
+            let pieces = pieces.into_iter().map(|piece| Piece {
+                transposed: false,
+                ..piece
+            });
+            let origin = match is_left_out {
+                true => Origin::Zeros,
+                false => Origin::Files(pieces.collect()),
+            };
             Some(Wanted {
                 ours,
                 shape,
-                theirs: place.name,
-                // Its matrices are those of `nn.Linear`.
-                transposed: false,
-                origin: if is_left_out {
-                    Origin::Zeros
-                } else {
-                    Origin::File
-                },
+                origin,
             })
         })
         .collect();
@@ -193,15 +194,13 @@ impl Found<'_> {
                     .is_ok_and(|shape| shape == (vocabulary, inputs))
             })
             .collect();
-        let (theirs, origin) = match embedding.as_slice() {
-            [] if inputs == vocabulary => (String::new(), Origin::Identity),
-            _ => (self.one("embedding", embedding.into_iter())?, Origin::File),
+        let origin = match embedding.as_slice() {
+            [] if inputs == vocabulary => Origin::Identity,
+            _ => whole(self.one("embedding", embedding.into_iter())?, vocabulary),
         };
         wanted.push(Wanted {
             ours: "embedding.weight".to_string(),
             shape: vec![vocabulary, inputs],
-            theirs,
-            transposed: false,
             origin,
         });
         wanted.push(self.wanted("output.bias".into(), vec![vocabulary], bias_of(&output)));
@@ -247,16 +246,14 @@ impl Found<'_> {
     fn wanted(&self, ours: String, shape: Vec<usize>, theirs: String) -> Wanted {
         let is_there = self.catalogue.tensors.contains_key(&theirs);
         let is_bias = shape.len() == 1;
+        let origin = match is_there || !is_bias {
+            true => whole(theirs, shape[0]),
+            false => Origin::Zeros,
+        };
         Wanted {
             ours,
             shape,
-            origin: if is_there || !is_bias {
-                Origin::File
-            } else {
-                Origin::Zeros
-            },
-            theirs,
-            transposed: false,
+            origin,
         }
     }
 
@@ -312,6 +309,16 @@ impl Found<'_> {
             more => format!("{list} and {more} more"),
         }
     }
+}
+
+/// A tensor of the file as it is, of this many rows.
+fn whole(name: String, rows: usize) -> Origin {
+    Origin::Files(vec![Piece {
+        name,
+        rows: 0..rows,
+        transposed: false,
+        interleaved: None,
+    }])
 }
 
 /// What is the same in all of them.

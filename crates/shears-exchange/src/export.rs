@@ -1,11 +1,15 @@
 //! A trained model as it leaves, whatever the format.
 
 use shears_data::Tokenizer;
-use shears_model::{Architecture, BlockConfig, Mlp, ModelConfig};
+use shears_model::{Architecture, Mlp, ModelConfig};
 use shears_train::NamedTensor;
 
 use crate::card::Card;
 use crate::error::ExchangeError;
+use crate::names::{Family, Naming, Piece};
+
+/// The activations of GPT-2's shape, as `transformers` calls them.
+pub(crate) const ACTIVATIONS: [(Mlp, &str); 2] = [(Mlp::Gelu, "gelu"), (Mlp::GeluTanh, "gelu_new")];
 
 /// What every format is made of.
 #[derive(Debug)]
@@ -32,38 +36,59 @@ impl TrainedModel<'_> {
             .find(|t| names.contains(&t.name.as_str()));
         embedding.map_or(0, |tensor| tensor.data.shape().to_vec()[0])
     }
-}
 
-/// The activations of GPT-2's shape, as `transformers` calls them.
-pub(crate) const ACTIVATIONS: [(Mlp, &str); 2] = [(Mlp::Gelu, "gelu"), (Mlp::GeluTanh, "gelu_new")];
-
-/// The activation of a model of GPT-2's shape.
-///
-/// # Errors
-///
-/// [`ExchangeError::NoPlace`] if it is of another shape.
-pub(crate) fn gpt_2_activation(
-    config: &ModelConfig,
-    format: &'static str,
-) -> Result<&'static str, ExchangeError> {
-    let no_place = |what: String, instead: &str| ExchangeError::NoPlace {
-        format,
-        what,
-        instead: instead.to_string(),
-    };
-    if config.architecture != Architecture::Transformer {
-        let what = format!("a model of kind {}", config.architecture);
-        return Err(no_place(what, "--format pytorch writes it"));
+    /// The block that other programs know this Transformer by.
+    ///
+    /// # Errors
+    ///
+    /// [`ExchangeError::NoPlace`] if it is none of them.
+    pub(crate) fn family(&self, format: &'static str) -> Result<Family, ExchangeError> {
+        let architecture = self.config.architecture;
+        let no_place = |what: String, instead: &str| ExchangeError::NoPlace {
+            format,
+            what,
+            instead: instead.to_string(),
+        };
+        if architecture != Architecture::Transformer {
+            let what = format!("a model of kind {architecture}");
+            return Err(no_place(what, "--format pytorch writes it"));
+        }
+        Family::of(&self.config).ok_or_else(|| {
+            let instead = "GPT-2's can be exported (norm layer, position learned, gelu or \
+                           gelu-tanh, biases, no kv-heads), and Llama's (norm rms, position rope, \
+                           swiglu)";
+            no_place("this Transformer block".to_string(), instead)
+        })
     }
-    let mlp = config.block.mlp;
-    let mut block = config.block;
-    block.mlp = Mlp::default();
-    let activation = ACTIVATIONS.iter().find(|(ours, _)| *ours == mlp);
-    match activation {
-        Some((_, theirs)) if block == BlockConfig::default() => Ok(theirs),
-        _ => Err(no_place(
-            "this Transformer block".to_string(),
-            "only that of GPT-2 can be exported",
-        )),
+
+    /// Our tensors, each with what it is in a format.
+    ///
+    /// # Errors
+    ///
+    /// [`ExchangeError::NoPlace`] for a tensor that the family does not have.
+    pub(crate) fn pieces(
+        &self,
+        naming: Naming,
+        family: Family,
+    ) -> Result<Vec<(Piece, &NamedTensor)>, ExchangeError> {
+        let mut all = Vec::new();
+        for tensor in &self.tensors {
+            let (name, shape) = (&tensor.name, tensor.data.shape().to_vec());
+            let pieces = naming.pieces(family, &self.config, name, &shape);
+            let pieces = pieces.ok_or_else(|| ExchangeError::NoPlace {
+                format: family.name(),
+                what: format!("`{name}`"),
+                instead: "only its shape can be exported".to_string(),
+            })?;
+            all.extend(pieces.into_iter().map(|piece| (piece, tensor)));
+        }
+        Ok(all)
+    }
+
+    /// How `transformers` calls the activation of GPT-2's block.
+    pub(crate) fn activation(&self) -> &'static str {
+        let mlp = self.config.block.mlp;
+        let known = ACTIVATIONS.iter().find(|(ours, _)| *ours == mlp);
+        known.map_or("gelu", |(_, theirs)| theirs)
     }
 }

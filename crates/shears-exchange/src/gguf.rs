@@ -9,8 +9,9 @@ use std::path::Path;
 use shears_train::NamedTensor;
 
 use crate::error::ExchangeError;
-use crate::export::{TrainedModel, gpt_2_activation};
-use crate::names::Naming;
+use crate::export::TrainedModel;
+use crate::names::{Family, Naming, Piece};
+use crate::safetensors_file::rows_of;
 use file::{Rows, Tensor, Value};
 use vocabulary::Vocabulary;
 
@@ -43,31 +44,43 @@ const BLOCK: usize = 32;
 ///
 /// # Errors
 ///
-/// [`ExchangeError::NoPlace`] for a recurrent model, a tokenizer that llama.cpp does not have, or a
-/// width that `q8_0` cannot store; or what cannot be written.
+/// [`ExchangeError::NoPlace`] for a model that is neither a GPT-2 nor a Llama, a tokenizer that
+/// llama.cpp does not have, or a width that `q8_0` cannot store; or what cannot be written.
 pub fn export_gguf(
     model: &TrainedModel<'_>,
     kind: GgufType,
     folder: &Path,
 ) -> Result<(), ExchangeError> {
-    gpt_2_activation(&model.config, "GGUF")?;
-    let width = model.config.hidden;
-    if kind == GgufType::Q8 && !width.is_multiple_of(BLOCK) {
+    let family = model.family("GGUF")?;
+    let widths = [model.config.hidden, model.config.inner()];
+    let broken = widths
+        .into_iter()
+        .find(|width| !width.is_multiple_of(BLOCK));
+    if let Some(width) = broken.filter(|_| kind == GgufType::Q8) {
         let what = format!("a width of {width} in q8_0, whose blocks have {BLOCK} elements");
         return Err(no_place(what, "--dtype f16 takes any width"));
     }
     let vocabulary = Vocabulary::of(model)?;
     let rows = vocabulary.tokens.len();
-    let mut tensors = Vec::new();
-    for tensor in &model.tensors {
-        tensors.push(stored(tensor, kind, rows)?);
-    }
+    let pieces = model.pieces(Naming::Gguf, family)?.into_iter();
+    let tensors = pieces.map(|(piece, tensor)| stored(piece, tensor, kind, rows));
+    let mut tensors: Vec<Tensor<'_>> = tensors.collect();
     tensors.sort_by(|left, right| left.name.cmp(&right.name));
-    let mut values = config(model, kind);
+    let mut values = config(model, family, kind, rows);
     values.extend(vocabulary.values());
     let path = folder.join("model.gguf");
     file::write(&path, &values, &tensors).map_err(ExchangeError::write(&path))?;
-    model.card.write(folder, CARD_HEAD, USAGE)
+    let head = CARD_HEAD.replace("FAMILY", architecture(family));
+    let usage = USAGE.replace("FAMILY", family.name());
+    model.card.write(folder, &head, &usage)
+}
+
+/// What llama.cpp calls it.
+fn architecture(family: Family) -> &'static str {
+    match family {
+        Family::Gpt2 => "gpt2",
+        Family::Llama => "llama",
+    }
 }
 
 pub(super) fn no_place(what: String, instead: &str) -> ExchangeError {
@@ -78,75 +91,103 @@ pub(super) fn no_place(what: String, instead: &str) -> ExchangeError {
     }
 }
 
-fn config(model: &TrainedModel<'_>, kind: GgufType) -> Vec<(String, Value)> {
+fn config(
+    model: &TrainedModel<'_>,
+    family: Family,
+    kind: GgufType,
+    vocabulary: usize,
+) -> Vec<(String, Value)> {
     let config = &model.config;
-    let number = |name: &str, value: usize| (format!("gpt2.{name}"), Value::U32(value as u32));
-    vec![
-        ("general.architecture".into(), Value::String("gpt2".into())),
-        (
-            "general.name".into(),
-            Value::String(model.card.name.clone()),
-        ),
+    let block = &config.block;
+    let named = |name: &str, value: Value| (format!("{}.{name}", architecture(family)), value);
+    let number = |name: &str, value: usize| named(name, Value::U32(value as u32));
+    let real = |name: &str, value: f64| named(name, Value::F32(value as f32));
+    let text = |name: &str, value: &str| (format!("general.{name}"), Value::String(value.into()));
+    let mut values = vec![
+        text("architecture", architecture(family)),
+        text("name", &model.card.name),
         ("general.file_type".into(), Value::U32(kind.of_file())),
         number("context_length", config.context),
         number("embedding_length", config.hidden),
         number("block_count", config.layers),
-        number("feed_forward_length", 4 * config.hidden),
+        number("feed_forward_length", config.inner()),
         number("attention.head_count", config.heads),
-        ("gpt2.attention.layer_norm_epsilon".into(), Value::F32(1e-5)),
-    ]
+    ];
+    match family {
+        Family::Gpt2 => values.push(real("attention.layer_norm_epsilon", block.norm_epsilon)),
+        Family::Llama => values.extend([
+            number("attention.head_count_kv", config.kv_heads()),
+            real("attention.layer_norm_rms_epsilon", block.norm_epsilon),
+            number("rope.dimension_count", config.hidden / config.heads),
+            real("rope.freq_base", block.rope_theta),
+            number("vocab_size", vocabulary),
+        ]),
+    }
+    values
 }
 
 /// A tensor under its name there; embedding and output get rows of zeros until they have as many as
 /// the vocabulary.
-fn stored(
-    tensor: &NamedTensor,
+fn stored<'a>(
+    piece: Piece,
+    tensor: &'a NamedTensor,
     kind: GgufType,
     vocabulary: usize,
-) -> Result<Tensor<'_>, ExchangeError> {
-    let place = Naming::Gguf.place(&tensor.name);
-    let place = place.ok_or_else(|| {
-        no_place(
-            format!("`{}`", tensor.name),
-            "only GPT-2's shape can be exported",
-        )
-    })?;
+) -> Tensor<'a> {
     let shape = tensor.data.shape().to_vec();
-    let of_tokens = matches!(
-        tensor.name.as_str(),
-        "token_embedding.weight" | "output.weight"
-    );
-    let is_weight = shape.len() == 2 && tensor.name != "position_embedding.weight";
-    Ok(Tensor {
-        name: place.name,
+    let ours = tensor.name.as_str();
+    let of_tokens = ["token_embedding.weight", "output.weight"].contains(&ours);
+    let is_weight = shape.len() == 2 && ours != "position_embedding.weight";
+    let bytes = rows_of(tensor, &piece.rows);
+    let row: usize = shape[1..].iter().product();
+    Tensor {
+        name: piece.name,
         kind: if is_weight { kind } else { GgufType::F32 },
-        bytes: tensor.data.as_bytes(),
+        bytes: match piece.interleaved {
+            Some(head) => interleaved(bytes, 4 * row, head).into(),
+            None => bytes.into(),
+        },
         rows: match shape.as_slice() {
-            [size] => Rows {
+            [_] => Rows {
                 count: None,
-                size: *size,
-            },
-            [_, size] if of_tokens => Rows {
-                count: Some(vocabulary),
-                size: *size,
+                size: piece.rows.len(),
             },
             _ => Rows {
-                count: Some(shape[0]),
-                size: shape[1..].iter().product(),
+                count: Some(if of_tokens {
+                    vocabulary
+                } else {
+                    piece.rows.len()
+                }),
+                size: row,
             },
         },
-    })
+    }
+}
+
+/// The rows of each head in llama.cpp's order: the first of the first half, the first of the second,
+/// the second of the first ... `row` is in bytes.
+fn interleaved(bytes: &[u8], row: usize, head: usize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(bytes.len());
+    for rows in bytes.chunks_exact(head * row) {
+        for pair in 0..head / 2 {
+            for half in 0..2 {
+                let start = (half * head / 2 + pair) * row;
+                out.extend_from_slice(&rows[start..start + row]);
+            }
+        }
+    }
+    out
 }
 
 const CARD_HEAD: &str = "pipeline_tag: text-generation
 tags:
 - gguf
-- gpt2
+- FAMILY
 - shears
 ";
 
 const USAGE: &str = "
-A text generator of GPT-2's shape, trained by Shears, for llama.cpp:
+A text generator of FAMILY's shape, trained by Shears, for llama.cpp:
 
 ```
 llama-completion -m model.gguf -p \"The \" -n 100 -no-cnv
@@ -154,3 +195,19 @@ llama-completion -m model.gguf -p \"The \" -n 100 -no-cnv
 
 A character that is not in the vocabulary is left out of a prompt without a word.
 ";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn halves_of_a_head_come_in_turn() {
+        // Two heads of four rows of two bytes.
+        let row = |index: u8| [index, index + 100];
+        let rows = |order: [u8; 8]| order.map(row).concat();
+        assert_eq!(
+            interleaved(&rows([0, 1, 2, 3, 4, 5, 6, 7]), 2, 4),
+            rows([0, 2, 1, 3, 4, 6, 5, 7])
+        );
+    }
+}

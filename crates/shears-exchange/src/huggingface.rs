@@ -1,5 +1,6 @@
 //! A folder that `transformers` 4 and 5 load as it is, tokenizer included.
 
+mod config;
 mod import;
 mod tokenizer;
 
@@ -7,10 +8,10 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::beside::{write_json, write_text};
+use crate::beside::{write_json, write_tokenizer};
 use crate::error::ExchangeError;
-use crate::export::{TrainedModel, gpt_2_activation};
-use crate::names::Naming;
+use crate::export::TrainedModel;
+use crate::names::{Family, Naming};
 use crate::safetensors_file::{self, Written};
 pub(crate) use import::open;
 
@@ -22,57 +23,92 @@ const TEMPERATURE: f64 = 0.8;
 ///
 /// # Errors
 ///
-/// [`ExchangeError::NoPlace`] for a recurrent model; or what cannot be written.
+/// [`ExchangeError::NoPlace`] for a model that is neither a GPT-2 nor a Llama; or what cannot be
+/// written.
 pub fn export_huggingface(model: &TrainedModel<'_>, folder: &Path) -> Result<(), ExchangeError> {
-    let activation = gpt_2_activation(&model.config, "transformers")?;
-    let mut tensors = Vec::new();
-    for tensor in &model.tensors {
-        let place = Naming::HuggingFace.place(&tensor.name);
-        let place = place.ok_or_else(|| ExchangeError::NoPlace {
-            format: "GPT-2",
-            what: format!("`{}`", tensor.name),
-            instead: "only its shape can be exported".to_string(),
-        })?;
-        tensors.push(Written {
-            name: place.name,
-            tensor,
-            transposed: place.transposed,
-        });
-    }
-    safetensors_file::write(&folder.join("model.safetensors"), tensors)?;
-    write_json(folder, "config.json", &config(model, activation))?;
+    let family = model.family("transformers")?;
+    let pieces = model.pieces(Naming::HuggingFace, family)?.into_iter();
+    let tensors = pieces.map(|(piece, tensor)| Written {
+        name: piece.name,
+        tensor,
+        rows: piece.rows,
+        transposed: piece.transposed,
+    });
+    safetensors_file::write(&folder.join("model.safetensors"), tensors.collect())?;
+    let config = match family {
+        Family::Gpt2 => config_of_gpt_2(model),
+        Family::Llama => config_of_llama(model),
+    };
+    write_json(folder, "config.json", &with_all_models_keys(config, model))?;
     write_json(folder, "generation_config.json", &generation(model))?;
-    write_text(folder, "tokenizer.json", model.tokenizer.json())?;
+    write_tokenizer(folder, model.tokenizer.json())?;
     write_json(folder, "tokenizer_config.json", &tokenizer_config(model))?;
-    model.card.write(folder, CARD_HEAD, USAGE)
+    let (name, length) = match family {
+        Family::Gpt2 => ("gpt2", "n_positions"),
+        Family::Llama => ("llama", "max_position_embeddings"),
+    };
+    let head = CARD_HEAD.replace("FAMILY", name);
+    let usage = USAGE.replace("FAMILY", family.name());
+    model
+        .card
+        .write(folder, &head, &usage.replace("LENGTH", length))
 }
 
-fn config(model: &TrainedModel<'_>, activation: &str) -> Value {
+fn config_of_gpt_2(model: &TrainedModel<'_>) -> Value {
     let config = &model.config;
     json!({
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
-        "activation_function": activation,
+        "activation_function": model.activation(),
         "attn_pdrop": config.dropout,
         "embd_pdrop": config.dropout,
         "resid_pdrop": config.dropout,
-        // Those of GPT-2 itself, the default, are outside of a small vocabulary.
-        "bos_token_id": model.end_token,
-        "eos_token_id": model.end_token,
-        // The first name is that of version 5, the second that of 4.
-        "dtype": "float32",
-        "torch_dtype": "float32",
-        "layer_norm_epsilon": 1e-5,
+        "layer_norm_epsilon": config.block.norm_epsilon,
         "n_ctx": config.context,
         "n_embd": config.hidden,
         "n_head": config.heads,
-        "n_inner": null,
+        "n_inner": config.inner(),
         "n_layer": config.layers,
         "n_positions": config.context,
-        "tie_word_embeddings": config.tied,
-        "vocab_size": model.vocabulary(),
-        "shears": model.card.json(),
     })
+}
+
+fn config_of_llama(model: &TrainedModel<'_>) -> Value {
+    let config = &model.config;
+    let block = &config.block;
+    json!({
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "attention_bias": block.bias,
+        "attention_dropout": config.dropout,
+        "head_dim": config.hidden / config.heads,
+        "hidden_act": "silu",
+        "hidden_size": config.hidden,
+        "intermediate_size": config.inner(),
+        "max_position_embeddings": config.context,
+        "mlp_bias": block.bias,
+        "num_attention_heads": config.heads,
+        "num_hidden_layers": config.layers,
+        "num_key_value_heads": config.kv_heads(),
+        "rms_norm_eps": block.norm_epsilon,
+        // The first is that of version 5, the second that of 4.
+        "rope_parameters": { "rope_type": "default", "rope_theta": block.rope_theta },
+        "rope_theta": block.rope_theta,
+    })
+}
+
+/// Adds what both have.
+fn with_all_models_keys(mut config: Value, model: &TrainedModel<'_>) -> Value {
+    // Those of GPT-2 and Llama themselves, the defaults, mean other tokens of another vocabulary.
+    config["bos_token_id"] = model.end_token.into();
+    config["eos_token_id"] = model.end_token.into();
+    // The first name is that of version 5, the second that of 4.
+    config["dtype"] = "float32".into();
+    config["torch_dtype"] = "float32".into();
+    config["tie_word_embeddings"] = model.config.tied.into();
+    config["vocab_size"] = model.vocabulary().into();
+    config["shears"] = model.card.json();
+    config
 }
 
 fn generation(model: &TrainedModel<'_>) -> Value {
@@ -104,12 +140,12 @@ fn tokenizer_config(model: &TrainedModel<'_>) -> Value {
 const CARD_HEAD: &str = "library_name: transformers
 pipeline_tag: text-generation
 tags:
-- gpt2
+- FAMILY
 - shears
 ";
 
 const USAGE: &str = "
-A text generator of GPT-2's shape, trained by Shears. In this folder:
+A text generator of FAMILY's shape, trained by Shears. In this folder:
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -120,5 +156,5 @@ prompt = tokenizer(\"The \", return_tensors=\"pt\")
 print(tokenizer.decode(model.generate(**prompt, max_new_tokens=40)[0]))
 ```
 
-Prompt and text together have at most as many tokens as `n_positions` in `config.json`.
+Prompt and text together have at most as many tokens as `LENGTH` in `config.json`.
 ";

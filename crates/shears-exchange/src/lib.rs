@@ -7,7 +7,7 @@
 //! catalogue.rs     the tensors of files by name and shape, before they are read
 //! foreign.rs       files from strangers
 //! export.rs        what leaves: weights, tokenizer, and what is known of the run
-//! names.rs         the names of a Transformer's tensors in each format
+//! names.rs         the blocks that other programs have, and the names of their tensors
 //! huggingface.rs   a folder that `transformers` loads
 //! gguf.rs          a file that llama.cpp loads
 //! pytorch.rs       recurrent models under PyTorch's names

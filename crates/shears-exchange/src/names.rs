@@ -1,112 +1,239 @@
-//! The names of a Transformer's tensors: ours, and those of each format that has GPT-2's shape.
+//! The names of a Transformer's tensors: ours, and those of each format that has blocks like them.
 
-use shears_model::ModelConfig;
+use std::ops::Range;
+
+use shears_model::{Architecture, BlockConfig, Mlp, ModelConfig, Norm, Position};
+
+/// No width, length or vocabulary of a model that this program could compute with is larger.
+pub(crate) const SIZE_MAX: u64 = 1 << 24;
+/// The most layers of a model here: each has names before its tensors are looked for.
+pub(crate) const LAYERS_MAX: u64 = 1000;
+
+/// The blocks that other programs have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Family {
+    /// GPT-2's (Radford et al. 2019), with either GELU.
+    Gpt2,
+    /// Llama's (Touvron et al. 2023), with and without biases.
+    Llama,
+}
 
 /// Whose names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Naming {
-    /// `transformers`, whose `Conv1D` holds the matrices of a block as `[in, out]`.
+    /// `transformers`, whose `Conv1D` holds the matrices of GPT-2's block as `[in, out]`.
     HuggingFace,
     /// llama.cpp, with matrices as ours.
     Gguf,
 }
 
-/// Where a tensor of ours is in a format.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+/// Rows of one of our tensors, and what they are in a format.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Piece {
     pub(crate) name: String,
+    /// Of ours; all of them, unless the format has in several tensors what is one here.
+    pub(crate) rows: Range<usize>,
     /// Whether it is the transpose of ours, `[out, in]`.
     pub(crate) transposed: bool,
+    /// The rows of a head, where the format has their halves in turn: ours are rotated with those
+    /// half a head away, as in `transformers`, and llama.cpp's with their neighbours.
+    pub(crate) interleaved: Option<usize>,
 }
 
-/// A tensor, or a part of a block: ours, Hugging Face's, llama.cpp's.
-type Row = (&'static str, &'static str, &'static str);
+/// A part of the model: ours, Hugging Face's, llama.cpp's; several where they cut ours by its rows.
+type Row = (
+    &'static str,
+    &'static [&'static str],
+    &'static [&'static str],
+);
 
-const TOP: [Row; 4] = [
-    ("token_embedding", "transformer.wte", "token_embd"),
-    ("position_embedding", "transformer.wpe", "position_embd"),
-    ("final_norm", "transformer.ln_f", "output_norm"),
-    ("output", "lm_head", "output"),
+const GPT_2: [Row; 10] = [
+    ("token_embedding", &["transformer.wte"], &["token_embd"]),
+    (
+        "position_embedding",
+        &["transformer.wpe"],
+        &["position_embd"],
+    ),
+    ("norm_1", &["ln_1"], &["attn_norm"]),
+    ("attention.qkv", &["attn.c_attn"], &["attn_qkv"]),
+    ("attention.projection", &["attn.c_proj"], &["attn_output"]),
+    ("norm_2", &["ln_2"], &["ffn_norm"]),
+    ("mlp.expand", &["mlp.c_fc"], &["ffn_up"]),
+    ("mlp.project", &["mlp.c_proj"], &["ffn_down"]),
+    ("final_norm", &["transformer.ln_f"], &["output_norm"]),
+    ("output", &["lm_head"], &["output"]),
 ];
 
-const NORMS: [Row; 2] = [
-    ("norm_1", "ln_1", "attn_norm"),
-    ("norm_2", "ln_2", "ffn_norm"),
+const LLAMA: [Row; 9] = [
+    ("token_embedding", &["model.embed_tokens"], &["token_embd"]),
+    ("norm_1", &["input_layernorm"], &["attn_norm"]),
+    (
+        "attention.qkv",
+        &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+        &["attn_q", "attn_k", "attn_v"],
+    ),
+    (
+        "attention.projection",
+        &["self_attn.o_proj"],
+        &["attn_output"],
+    ),
+    ("norm_2", &["post_attention_layernorm"], &["ffn_norm"]),
+    (
+        "mlp.expand",
+        &["mlp.gate_proj", "mlp.up_proj"],
+        &["ffn_gate", "ffn_up"],
+    ),
+    ("mlp.project", &["mlp.down_proj"], &["ffn_down"]),
+    ("final_norm", &["model.norm"], &["output_norm"]),
+    ("output", &["lm_head"], &["output"]),
 ];
 
-const MATRICES: [Row; 4] = [
-    ("attention.qkv", "attn.c_attn", "attn_qkv"),
-    ("attention.projection", "attn.c_proj", "attn_output"),
-    ("mlp.expand", "mlp.c_fc", "ffn_up"),
-    ("mlp.project", "mlp.c_proj", "ffn_down"),
-];
+impl Family {
+    /// Which of them a model has, if it has one.
+    pub(crate) fn of(config: &ModelConfig) -> Option<Family> {
+        if config.architecture != Architecture::Transformer {
+            return None;
+        }
+        let block = config.block;
+        let is_gelu = [Mlp::Gelu, Mlp::GeluTanh].contains(&block.mlp);
+        // Sizes and epsilon are numbers in either format.
+        let BlockConfig {
+            inner,
+            norm_epsilon,
+            ..
+        } = block;
+        let gpt_2 = BlockConfig {
+            inner,
+            norm_epsilon,
+            mlp: block.mlp,
+            ..BlockConfig::default()
+        };
+        let llama = BlockConfig {
+            inner,
+            norm_epsilon,
+            rope_theta: block.rope_theta,
+            bias: block.bias,
+            ..BlockConfig::llama(block.kv_heads)
+        };
+        if is_gelu && block == gpt_2 {
+            Some(Family::Gpt2)
+        } else if block == llama {
+            Some(Family::Llama)
+        } else {
+            None
+        }
+    }
+
+    /// What it is called.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Family::Gpt2 => "GPT-2",
+            Family::Llama => "Llama",
+        }
+    }
+
+    /// The prefix of all names of Hugging Face but that of the output layer; a model that was saved
+    /// without that layer has none.
+    pub(crate) fn prefix(self) -> &'static str {
+        match self {
+            Family::Gpt2 => "transformer.",
+            Family::Llama => "model.",
+        }
+    }
+
+    fn rows(self) -> &'static [Row] {
+        match self {
+            Family::Gpt2 => &GPT_2,
+            Family::Llama => &LLAMA,
+        }
+    }
+}
 
 impl Naming {
-    /// The place of one of our tensors; none of a tensor that GPT-2's shape does not have.
-    pub(crate) fn place(self, ours: &str) -> Option<Place> {
+    /// What one of our tensors, of this shape, is in a format; nothing if the family does not have
+    /// it.
+    pub(crate) fn pieces(
+        self,
+        family: Family,
+        config: &ModelConfig,
+        ours: &str,
+        shape: &[usize],
+    ) -> Option<Vec<Piece>> {
         let (part, kind) = ours.rsplit_once('.')?;
-        let find = |rows: &[Row], part: &str| {
-            let row = rows.iter().find(|(ours, ..)| *ours == part)?;
-            Some(match self {
-                Naming::HuggingFace => row.1,
-                Naming::Gguf => row.2,
-            })
+        let (block, part) = match part.strip_prefix("blocks.") {
+            Some(rest) => rest
+                .split_once('.')
+                .map(|(index, part)| (Some(index), part))?,
+            None => (None, part),
         };
-        if let Some(theirs) = find(&TOP, part) {
-            let name = format!("{theirs}.{kind}");
-            return Some(Place {
-                name,
-                transposed: false,
-            });
-        }
-        let (index, part) = part.strip_prefix("blocks.")?.split_once('.')?;
-        let matrix = find(&MATRICES, part);
-        let theirs = matrix.or_else(|| find(&NORMS, part))?;
-        let is_weight = matrix.is_some() && kind == "weight";
-        Some(match self {
-            Naming::HuggingFace => Place {
-                name: format!("transformer.h.{index}.{theirs}.{kind}"),
-                transposed: is_weight,
-            },
-            Naming::Gguf => Place {
-                name: format!("blk.{index}.{theirs}.{kind}"),
-                transposed: false,
-            },
-        })
+        let row = family.rows().iter().find(|(ours, ..)| *ours == part)?;
+        let names = match self {
+            Naming::HuggingFace => row.1,
+            Naming::Gguf => row.2,
+        };
+        let prefix = match (block, self, family) {
+            (None, ..) => String::new(),
+            (Some(block), Naming::Gguf, _) => format!("blk.{block}."),
+            (Some(block), _, Family::Gpt2) => format!("transformer.h.{block}."),
+            (Some(block), _, Family::Llama) => format!("model.layers.{block}."),
+        };
+        let keys = config.kv_heads() * (config.hidden / config.heads);
+        let rows = match (part, names) {
+            (_, [_]) => vec![shape[0]],
+            ("attention.qkv", _) => vec![config.hidden, keys, keys],
+            _ => vec![config.inner(); names.len()],
+        };
+        let is_matrix = block.is_some() && shape.len() == 2;
+        let mut first = 0;
+        let pieces = names.iter().zip(rows).enumerate();
+        let pieces = pieces.map(|(index, (name, count))| {
+            let rows = first..first + count;
+            first += count;
+            let is_rotated = part == "attention.qkv" && index < 2;
+            Piece {
+                name: format!("{prefix}{name}.{kind}"),
+                rows,
+                transposed: is_matrix && self == Naming::HuggingFace && family == Family::Gpt2,
+                interleaved: (is_rotated && self == Naming::Gguf && family == Family::Llama)
+                    .then_some(config.hidden / config.heads),
+            }
+        });
+        Some(pieces.collect())
     }
 }
 
-/// Names and shapes of our tensors in a model of GPT-2's shape.
-pub(crate) fn gpt_2_shapes(config: &ModelConfig, vocabulary: usize) -> Vec<(String, Vec<usize>)> {
+/// Names and shapes of our tensors in a Transformer of this many tokens.
+pub(crate) fn shapes(config: &ModelConfig, vocabulary: usize) -> Vec<(String, Vec<usize>)> {
     let hidden = config.hidden;
-    let mut shapes = vec![
-        (
-            "token_embedding.weight".to_string(),
-            vec![vocabulary, hidden],
-        ),
-        (
-            "position_embedding.weight".to_string(),
-            vec![config.context, hidden],
-        ),
-    ];
+    let block = config.block;
+    let mut shapes = Vec::new();
+    let mut push = |name: String, shape: &[usize], has_bias: bool| {
+        shapes.push((format!("{name}.weight"), shape.to_vec()));
+        if has_bias {
+            shapes.push((format!("{name}.bias"), vec![shape[0]]));
+        }
+    };
+    push("token_embedding".into(), &[vocabulary, hidden], false);
+    if block.position == Position::Learned {
+        push(
+            "position_embedding".into(),
+            &[config.context, hidden],
+            false,
+        );
+    }
+    let norm_has_bias = block.bias && block.norm == Norm::Layer;
     for index in 0..config.layers {
-        let mut push = |part: &str, rows: usize, columns: Option<usize>| {
-            let weight = std::iter::once(rows).chain(columns).collect();
-            shapes.push((format!("blocks.{index}.{part}.weight"), weight));
-            shapes.push((format!("blocks.{index}.{part}.bias"), vec![rows]));
-        };
-        push("norm_1", hidden, None);
-        push("attention.qkv", 3 * hidden, Some(hidden));
-        push("attention.projection", hidden, Some(hidden));
-        push("norm_2", hidden, None);
-        push("mlp.expand", 4 * hidden, Some(hidden));
-        push("mlp.project", hidden, Some(4 * hidden));
+        let name = |part: &str| format!("blocks.{index}.{part}");
+        push(name("norm_1"), &[hidden], norm_has_bias);
+        push(name("attention.qkv"), &[config.qkv(), hidden], block.bias);
+        push(name("attention.projection"), &[hidden, hidden], block.bias);
+        push(name("norm_2"), &[hidden], norm_has_bias);
+        push(name("mlp.expand"), &[config.expanded(), hidden], block.bias);
+        push(name("mlp.project"), &[hidden, config.inner()], block.bias);
     }
-    for kind in ["weight", "bias"] {
-        shapes.push((format!("final_norm.{kind}"), vec![hidden]));
-    }
+    push("final_norm".into(), &[hidden], norm_has_bias);
     if !config.tied {
-        shapes.push(("output.weight".to_string(), vec![vocabulary, hidden]));
+        push("output".into(), &[vocabulary, hidden], false);
     }
     shapes
 }
@@ -114,22 +241,123 @@ pub(crate) fn gpt_2_shapes(config: &ModelConfig, vocabulary: usize) -> Vec<(Stri
 #[cfg(test)]
 mod tests {
     use super::*;
+    use shears_model::{Nonlinearity, Precision};
+
+    fn config(block: BlockConfig) -> ModelConfig {
+        ModelConfig {
+            architecture: Architecture::Transformer,
+            layers: 4,
+            hidden: 16,
+            embedding: 16,
+            heads: 4,
+            block,
+            context: 8,
+            dropout: 0.0,
+            tied: true,
+            forget_bias: false,
+            nonlinearity: Nonlinearity::Tanh,
+            precision: Precision::F32,
+        }
+    }
 
     #[test]
-    fn matrices_of_a_block_alone_are_transposed() {
-        let place = |ours| Naming::HuggingFace.place(ours).unwrap();
-        let qkv = place("blocks.3.attention.qkv.weight");
-        assert_eq!(qkv.name, "transformer.h.3.attn.c_attn.weight");
-        assert!(qkv.transposed);
-        assert!(!place("blocks.3.attention.qkv.bias").transposed);
-        assert!(!place("blocks.3.norm_2.weight").transposed);
-        assert!(!place("output.weight").transposed);
-        assert_eq!(Naming::HuggingFace.place("layers.0.weight_hh"), None);
-        assert_eq!(place("final_norm.bias").name, "transformer.ln_f.bias");
-        let gguf = Naming::Gguf.place("blocks.3.mlp.project.weight").unwrap();
+    fn matrices_of_gpt_2s_blocks_alone_are_transposed() {
+        let config = config(BlockConfig::default());
+        let piece = |naming: Naming, ours: &str, shape: &[usize]| {
+            let pieces = naming.pieces(Family::Gpt2, &config, ours, shape)?;
+            assert_eq!((pieces.len(), &pieces[0].rows), (1, &(0..shape[0])));
+            Some((pieces[0].name.clone(), pieces[0].transposed))
+        };
+        let place = |ours: &str, shape: &[usize]| piece(Naming::HuggingFace, ours, shape).unwrap();
+        let qkv = place("blocks.3.attention.qkv.weight", &[48, 16]);
+        assert_eq!(qkv, ("transformer.h.3.attn.c_attn.weight".into(), true));
+        assert!(!place("blocks.3.attention.qkv.bias", &[48]).1);
+        assert!(!place("blocks.3.norm_2.weight", &[16]).1);
+        assert!(!place("output.weight", &[40, 16]).1);
+        assert_eq!(place("final_norm.bias", &[16]).0, "transformer.ln_f.bias");
         assert_eq!(
-            (gguf.name.as_str(), gguf.transposed),
-            ("blk.3.ffn_down.weight", false)
+            piece(Naming::HuggingFace, "layers.0.weight_hh", &[16, 16]),
+            None
         );
+        let gguf = piece(Naming::Gguf, "blocks.3.mlp.project.weight", &[16, 64]);
+        assert_eq!(gguf, Some(("blk.3.ffn_down.weight".into(), false)));
+    }
+
+    #[test]
+    fn llamas_joined_rows_come_apart() {
+        let config = config(BlockConfig {
+            inner: 20,
+            ..BlockConfig::llama(2)
+        });
+        let pieces = |naming: Naming, ours: &str, shape: &[usize]| {
+            let pieces = naming.pieces(Family::Llama, &config, ours, shape);
+            let pieces = pieces.unwrap().into_iter();
+            let pieces = pieces.map(|piece| (piece.name, piece.rows, piece.interleaved));
+            pieces.collect::<Vec<_>>()
+        };
+        assert_eq!(
+            pieces(
+                Naming::HuggingFace,
+                "blocks.1.attention.qkv.weight",
+                &[32, 16]
+            ),
+            [
+                ("model.layers.1.self_attn.q_proj.weight".into(), 0..16, None),
+                (
+                    "model.layers.1.self_attn.k_proj.weight".into(),
+                    16..24,
+                    None
+                ),
+                (
+                    "model.layers.1.self_attn.v_proj.weight".into(),
+                    24..32,
+                    None
+                ),
+            ]
+        );
+        assert_eq!(
+            pieces(Naming::Gguf, "blocks.0.attention.qkv.bias", &[32]),
+            [
+                ("blk.0.attn_q.bias".into(), 0..16, Some(4)),
+                ("blk.0.attn_k.bias".into(), 16..24, Some(4)),
+                ("blk.0.attn_v.bias".into(), 24..32, None),
+            ]
+        );
+        assert_eq!(
+            pieces(Naming::Gguf, "blocks.0.mlp.expand.weight", &[40, 16]),
+            [
+                ("blk.0.ffn_gate.weight".into(), 0..20, None),
+                ("blk.0.ffn_up.weight".into(), 20..40, None),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_block_between_the_two_is_of_neither() {
+        let family = |block| Family::of(&config(block));
+        let tanh = BlockConfig {
+            mlp: Mlp::GeluTanh,
+            inner: 20,
+            norm_epsilon: 1e-6,
+            ..BlockConfig::default()
+        };
+        assert_eq!(family(tanh), Some(Family::Gpt2));
+        let llama = BlockConfig {
+            rope_theta: 5e5,
+            bias: true,
+            ..BlockConfig::llama(2)
+        };
+        assert_eq!(family(llama), Some(Family::Llama));
+        let mlp = Mlp::Gelu;
+        assert_eq!(family(BlockConfig { mlp, ..llama }), None);
+        let (bias, kv_heads) = (false, 2);
+        assert_eq!(family(BlockConfig { bias, ..tanh }), None);
+        assert_eq!(family(BlockConfig { kv_heads, ..tanh }), None);
+        let lstm = Architecture::Lstm;
+        let recurrent = ModelConfig {
+            architecture: lstm,
+            ..config(tanh)
+        };
+        assert_eq!(Family::of(&recurrent), None);
     }
 }

@@ -4,9 +4,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use shears_model::Architecture;
-use shears_train::NamedTensor;
 
-use crate::beside::{write_json, write_text};
+use crate::beside::{write_json, write_tokenizer};
 use crate::error::ExchangeError;
 use crate::export::TrainedModel;
 use crate::safetensors_file::{self, Written};
@@ -27,26 +26,18 @@ pub fn export_pytorch(model: &TrainedModel<'_>, folder: &Path) -> Result<(), Exc
     }
     let mut tensors = Vec::new();
     for tensor in &model.tensors {
-        tensors.push(written(tensor, their_name(&tensor.name)?));
+        tensors.push(Written::whole(tensor, their_name(&tensor.name)?));
         if model.config.tied && tensor.name == "embedding.weight" {
             // A file has no tensor under two names.
-            tensors.push(written(tensor, "decoder.weight".to_string()));
+            tensors.push(Written::whole(tensor, "decoder.weight".to_string()));
         }
     }
     safetensors_file::write(&folder.join("model.safetensors"), tensors)?;
     write_json(folder, "config.json", &config(model))?;
-    write_text(folder, "tokenizer.json", model.tokenizer.json())?;
+    write_tokenizer(folder, model.tokenizer.json())?;
     model
         .card
         .write(folder, "", &format!("{USAGE}{CODE}{AFTER}"))
-}
-
-fn written(tensor: &NamedTensor, name: String) -> Written<'_> {
-    Written {
-        name,
-        tensor,
-        transposed: false,
-    }
 }
 
 fn their_name(ours: &str) -> Result<String, ExchangeError> {

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
+use std::ops::Range;
 use std::path::Path;
 
 use shears_train::{NamedTensor, safetensors_header};
@@ -12,8 +13,40 @@ use crate::error::ExchangeError;
 pub(crate) struct Written<'a> {
     pub(crate) name: String,
     pub(crate) tensor: &'a NamedTensor,
+    /// Those that go out.
+    pub(crate) rows: Range<usize>,
     /// A matrix goes out as its transpose.
     pub(crate) transposed: bool,
+}
+
+impl<'a> Written<'a> {
+    /// A tensor as it is, under another name.
+    pub(crate) fn whole(tensor: &'a NamedTensor, name: String) -> Self {
+        Written {
+            name,
+            tensor,
+            rows: 0..tensor.data.shape()[0],
+            transposed: false,
+        }
+    }
+
+    /// The shape of these rows, as they are here.
+    fn shape(&self) -> Vec<usize> {
+        let mut shape = self.tensor.data.shape().to_vec();
+        shape[0] = self.rows.len();
+        shape
+    }
+
+    fn bytes(&self) -> &'a [u8] {
+        rows_of(self.tensor, &self.rows)
+    }
+}
+
+/// The bytes of some rows of a tensor.
+pub(crate) fn rows_of<'a>(tensor: &'a NamedTensor, rows: &Range<usize>) -> &'a [u8] {
+    let bytes = tensor.data.as_bytes();
+    let row = bytes.len() / tensor.data.shape()[0].max(1);
+    &bytes[rows.start * row..rows.end * row]
 }
 
 /// Writes a file that PyTorch's programs take, one tensor after the other in the order of their
@@ -23,7 +56,7 @@ pub(crate) fn write(path: &Path, mut tensors: Vec<Written<'_>>) -> Result<(), Ex
     let write = || -> io::Result<()> {
         let mut file = BufWriter::new(File::create(path)?);
         let shapes = tensors.iter().map(|written| {
-            let mut shape = written.tensor.data.shape().to_vec();
+            let mut shape = written.shape();
             if written.transposed {
                 shape.reverse();
             }
@@ -31,12 +64,9 @@ pub(crate) fn write(path: &Path, mut tensors: Vec<Written<'_>>) -> Result<(), Ex
         });
         // `transformers` 4 and MLX refuse a file that does not say whose it is.
         file.write_all(&safetensors_header(Some("pt"), shapes)?)?;
-        for Written {
-            tensor, transposed, ..
-        } in &tensors
-        {
-            let (bytes, shape) = (tensor.data.as_bytes(), tensor.data.shape().to_vec());
-            match (transposed, shape.as_slice()) {
+        for written in &tensors {
+            let bytes = written.bytes();
+            match (written.transposed, written.shape().as_slice()) {
                 (true, [rows, columns]) => write_transposed(bytes, *rows, *columns, &mut file)?,
                 _ => file.write_all(bytes)?,
             }

@@ -71,7 +71,7 @@ impl Source {
     ///
     /// What cannot be read, or a number that is not finite.
     pub fn read(self) -> Result<Parameters, ExchangeError> {
-        let (tensors, files) = match self.weights {
+        match self.weights {
             Weights::Run(run) => {
                 let (found, mut damaged) = run.checkpoints().load_best_model()?;
                 let Some((checkpoint, tensors)) = found else {
@@ -81,23 +81,33 @@ impl Source {
                         ExchangeError::Run(shears_train::TrainError::Restore(error))
                     }));
                 };
-                (tensors, vec![checkpoint.join("model.safetensors")])
+                Ok(Parameters {
+                    sha256: vec![hash(&checkpoint.join("model.safetensors"))?],
+                    tensors,
+                })
             }
             Weights::Files {
                 catalogue,
                 wanted,
                 beside,
             } => {
-                let tensors = catalogue.read_all(&wanted)?;
-                let files = catalogue.files.into_iter().chain(beside);
-                (tensors, files.collect())
+                let files: Vec<&PathBuf> = catalogue.files.iter().chain(&beside).collect();
+                let hashes = || -> Result<Vec<String>, ExchangeError> {
+                    files.iter().map(|file| hash(file)).collect()
+                };
+                // Both read the same, at the same time, so that the disk is read once.
+                std::thread::scope(|scope| {
+                    let hashes = scope.spawn(hashes);
+                    let tensors = catalogue.read_all(&wanted)?;
+                    let hashes: Result<Vec<String>, _> =
+                        hashes.join().expect("a thread that only reads");
+                    Ok(Parameters {
+                        sha256: hashes?,
+                        tensors,
+                    })
+                })
             }
-        };
-        let hashes = files.iter().map(|file| hash(file));
-        Ok(Parameters {
-            sha256: hashes.collect::<Result<_, _>>()?,
-            tensors,
-        })
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! The crate `gguf-rs-lib` writes it too, but keeps its values in a hash map, so that each export of
 //! the same run would have other bytes.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
@@ -30,7 +31,7 @@ pub(super) struct Tensor<'a> {
     pub(super) name: String,
     pub(super) kind: GgufType,
     /// `f32`, row by row.
-    pub(super) bytes: &'a [u8],
+    pub(super) bytes: Cow<'a, [u8]>,
     pub(super) rows: Rows,
 }
 
@@ -58,7 +59,7 @@ impl Tensor<'_> {
     fn write(&self, out: &mut impl Write) -> io::Result<()> {
         let missing = self.rows.count.unwrap_or(1) * self.rows.size * 4 - self.bytes.len();
         let zeros = vec![0; missing];
-        for bytes in [self.bytes, &zeros] {
+        for bytes in [&*self.bytes, &zeros] {
             match self.kind {
                 GgufType::F32 => out.write_all(bytes)?,
                 GgufType::F16 => write_f16(bytes, out)?,
@@ -176,7 +177,7 @@ mod tests {
         let tensors = [Tensor {
             name,
             kind,
-            bytes: &bytes,
+            bytes: bytes.as_slice().into(),
             rows,
         }];
         write(&path, &[("k".into(), Value::U32(7))], &tensors).unwrap();

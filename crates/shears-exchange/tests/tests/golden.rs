@@ -7,7 +7,8 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use safetensors::SafeTensors;
 use shears_exchange::Source;
 use shears_model::{
-    Architecture, Initializer, LanguageModel, Mlp, ModelConfig, State, Transformer, gru, lstm, rnn,
+    Architecture, BlockConfig, Initializer, LanguageModel, Mlp, ModelConfig, State, Transformer,
+    gru, lstm, rnn,
 };
 use shears_train::{NamedTensor, load_parameters};
 
@@ -110,6 +111,8 @@ fn gpt_2_folders_predict_what_transformers_predicts() {
         ("gpt2-sharded-bf16", true, Mlp::GeluTanh),
         ("gpt2-without-prefix", true, Mlp::GeluTanh),
         ("gpt2-pickle", true, Mlp::GeluTanh),
+        // Inner width and epsilon are its own.
+        ("gpt2-pickles", true, Mlp::GeluTanh),
     ] {
         let source = check(name, &folder(name));
         assert_eq!(
@@ -119,6 +122,30 @@ fn gpt_2_folders_predict_what_transformers_predicts() {
         );
         assert_eq!((source.vocabulary, source.end_token), (40, Some(7)));
         assert!(source.tokenizer.is_none());
+    }
+}
+
+#[test]
+fn llama_folders_predict_what_transformers_predicts() {
+    for (name, tied, kv_heads, epsilon, theta, bias) in [
+        ("llama", false, 2, 0.01, 100.0, false),
+        ("llama-tied-sharded-bf16", true, 1, 1e-6, 1e4, false),
+        ("llama-biases-f16", false, 4, 1e-6, 1e4, true),
+    ] {
+        let source = check(name, &folder(name));
+        let block = BlockConfig {
+            norm_epsilon: epsilon,
+            rope_theta: theta,
+            inner: 24,
+            bias,
+            ..BlockConfig::llama(kv_heads)
+        };
+        assert_eq!(
+            (source.config.block, source.config.tied),
+            (block, tied),
+            "{name}"
+        );
+        assert_eq!((source.vocabulary, source.end_token), (40, Some(7)));
     }
 }
 

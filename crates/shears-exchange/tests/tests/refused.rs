@@ -50,7 +50,7 @@ fn configs_that_mean_another_model_are_refused_by_name() {
         (
             "model_type",
             json!("bert"),
-            "says model_type bert; gpt2 is read",
+            "says model_type bert; gpt2 and llama are read",
         ),
         ("model_type", Value::Null, "says model_type none"),
         (
@@ -75,17 +75,22 @@ fn configs_that_mean_another_model_are_refused_by_name() {
         ),
         (
             "layer_norm_epsilon",
-            json!(1e-6),
-            "says layer_norm_epsilon 1e-6",
+            json!(0.0),
+            "says layer_norm_epsilon 0.0; it must be above 0 and finite",
         ),
         (
             "activation_function",
             json!("relu"),
             "says activation_function relu",
         ),
-        ("n_inner", json!(32), "says n_inner 32"),
+        (
+            "n_inner",
+            json!(32),
+            "`transformer.h.0.mlp.c_fc.bias` has shape [64] in place of [32]",
+        ),
         ("n_embd", json!(-1), "says n_embd -1; it must be from 1 to"),
         ("n_layer", json!(1_u64 << 40), "says n_layer 1099511627776"),
+        ("n_layer", json!(1001), "it must be from 1 to 1000"),
         (
             "n_head",
             json!(3),
@@ -94,6 +99,66 @@ fn configs_that_mean_another_model_are_refused_by_name() {
         ("vocab_size", json!("x"), "says vocab_size \"x\""),
     ] {
         let folder = copy("gpt2-tied");
+        change(folder.path(), key, value);
+        check(folder.path(), part);
+    }
+}
+
+#[test]
+fn llamas_that_are_not_computed_here_are_refused_by_name() {
+    let scaled = json!({ "rope_type": "llama3", "factor": 8.0, "rope_theta": 5e5 });
+    let linear = json!({ "type": "linear", "factor": 2.0 });
+    for (key, value, part) in [
+        (
+            "rope_parameters",
+            scaled,
+            "says rope_parameters of type llama3; positions are not scaled here",
+        ),
+        ("rope_scaling", linear, "says rope_scaling of type linear"),
+        (
+            "partial_rotary_factor",
+            json!(0.5),
+            "whole heads are rotated here",
+        ),
+        (
+            "head_dim",
+            json!(8),
+            "says head_dim 8; only hidden_size divided by num_attention_heads (4)",
+        ),
+        ("hidden_act", json!("gelu"), "says hidden_act gelu"),
+        (
+            "rms_norm_eps",
+            json!("small"),
+            "says rms_norm_eps \"small\"; it must be above 0 and finite",
+        ),
+        (
+            "num_key_value_heads",
+            json!(3),
+            "heads (4) must be a multiple of kv-heads (3)",
+        ),
+        (
+            "num_key_value_heads",
+            json!(1),
+            "`model.layers.0.self_attn.k_proj.weight` has shape [8, 16] in place of [4, 16]",
+        ),
+        (
+            "attention_bias",
+            json!(true),
+            "`model.layers.1.self_attn.v_proj.bias` is missing",
+        ),
+        (
+            "intermediate_size",
+            json!(25),
+            "`model.layers.0.mlp.up_proj.weight` has shape [24, 16] in place of [25, 16]",
+        ),
+        (
+            "num_attention_heads",
+            json!(16),
+            "divided by heads (16) must be even, and it is 1",
+        ),
+    ] {
+        let folder = copy("llama");
+        change(folder.path(), "head_dim", Value::Null);
         change(folder.path(), key, value);
         check(folder.path(), part);
     }
@@ -217,6 +282,9 @@ fn a_file_that_is_cut_off_anywhere_is_refused() {
         ("gpt2-tied", "config.json"),
         ("gpt2-sharded-bf16", "model.safetensors.index.json"),
         ("gpt2-pickle", "pytorch_model.bin"),
+        ("gpt2-pickles", "pytorch_model-00002-of-00002.bin"),
+        ("gpt2-pickles", "pytorch_model.bin.index.json"),
+        ("llama", "model.safetensors"),
         ("nanogpt", "ckpt.pt"),
         ("lstm", "model.pt"),
     ] {

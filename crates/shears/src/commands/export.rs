@@ -63,9 +63,9 @@ pub(crate) enum ExportFormat {
     Csv,
     /// A table: Apache Parquet, compressed by Snappy
     Parquet,
-    /// A Transformer: the folder that `transformers` loads
+    /// A Transformer of GPT-2's or Llama's block: the folder that `transformers` loads
     Huggingface,
-    /// A Transformer: model.gguf, which llama.cpp loads
+    /// The same: model.gguf, which llama.cpp loads
     Gguf,
     /// An RNN, LSTM or GRU: safetensors under PyTorch's names, and the lines that load them
     Pytorch,

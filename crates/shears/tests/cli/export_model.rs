@@ -5,7 +5,7 @@ use std::fs;
 use safetensors::SafeTensors;
 use serde_json::Value;
 
-use crate::program::{Scratch, TINY, TINY_TRANSFORMER};
+use crate::program::{LLAMA, Scratch, TINY, TINY_TRANSFORMER};
 
 fn json(scratch: &Scratch, path: &str) -> Value {
     serde_json::from_str(&scratch.read(path)).unwrap()
@@ -83,6 +83,65 @@ fn a_transformer_has_the_names_and_shapes_of_gpt_2() {
 }
 
 #[test]
+fn llamas_joined_rows_come_apart() {
+    let scratch = Scratch::new();
+    let train = format!("train {TINY_TRANSFORMER} {LLAMA} --tied=false --quiet --out run");
+    scratch.run(&train).succeeded();
+    scratch
+        .run("export run --format huggingface --out hf --checkpoint last")
+        .succeeded();
+    let config = json(&scratch, "hf/config.json");
+    for (key, value) in [
+        ("model_type", Value::from("llama")),
+        ("num_attention_heads", 2.into()),
+        ("num_key_value_heads", 1.into()),
+        ("head_dim", 8.into()),
+        ("intermediate_size", 20.into()),
+        ("rms_norm_eps", 0.001.into()),
+        ("rope_theta", 500.0.into()),
+        (
+            "rope_parameters",
+            serde_json::json!({ "rope_theta": 500.0, "rope_type": "default" }),
+        ),
+        ("attention_bias", false.into()),
+        ("tie_word_embeddings", false.into()),
+        ("bos_token_id", Value::Null),
+    ] {
+        assert_eq!(config[key], value, "{key}");
+    }
+    let card = scratch.read("hf/README.md");
+    assert!(card.contains("of Llama's shape") && card.contains("`max_position_embeddings`"));
+    let (theirs, ours) = (
+        fs::read(scratch.path("hf/model.safetensors")).unwrap(),
+        scratch.newest("run", "model.safetensors"),
+    );
+    let theirs = SafeTensors::deserialize(&theirs).unwrap();
+    let ours = SafeTensors::deserialize(&ours).unwrap();
+    // Two norms, four matrices of the attention and three of the perceptron, and three for all.
+    assert_eq!(theirs.len(), 12);
+    for (joined, parts, rows) in [
+        (
+            "blocks.0.attention.qkv.weight",
+            &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"][..],
+            &[16, 8, 8][..],
+        ),
+        (
+            "blocks.0.mlp.expand.weight",
+            &["mlp.gate_proj", "mlp.up_proj"],
+            &[20, 20],
+        ),
+    ] {
+        let mut all = Vec::new();
+        for (part, rows) in parts.iter().zip(rows) {
+            let (shape, elements) = tensor(&theirs, &format!("model.layers.0.{part}.weight"));
+            assert_eq!(shape, [*rows, 16]);
+            all.extend(elements);
+        }
+        assert_eq!(tensor(&ours, joined).1, all);
+    }
+}
+
+#[test]
 fn gguf_has_the_same_bytes_each_time_and_an_end_that_is_not_written() {
     let scratch = Scratch::new();
     let train = format!("train {TINY_TRANSFORMER} --hidden 32 --quiet --out run");
@@ -116,6 +175,63 @@ fn gguf_has_the_same_bytes_each_time_and_an_end_that_is_not_written() {
         );
     }
     assert!(scratch.read("one/README.md").contains("llama.cpp"));
+}
+
+#[test]
+fn gguf_of_llama_says_its_numbers_and_another_block_has_no_place() {
+    let scratch = Scratch::new();
+    for (run, flags) in [("llama", LLAMA), ("between", "--norm rms")] {
+        let train = format!("train {TINY_TRANSFORMER} {flags} --quiet --out {run}");
+        scratch.run(&train).succeeded();
+    }
+    scratch
+        .run("export llama --format gguf --out gguf")
+        .succeeded();
+    let file = fs::read(scratch.path("gguf/model.gguf")).unwrap();
+    let number = |name: &str, kind: u32, bytes: [u8; 4]| {
+        [name.as_bytes(), &kind.to_le_bytes(), &bytes].concat()
+    };
+    for part in [
+        b"llama.vocab_size".to_vec(),
+        b"blk.0.ffn_gate.weight".to_vec(),
+        b"blk.0.attn_k.weight".to_vec(),
+        number("llama.attention.head_count_kv", 4, 1_u32.to_le_bytes()),
+        number("llama.rope.dimension_count", 4, 8_u32.to_le_bytes()),
+        number("llama.feed_forward_length", 4, 20_u32.to_le_bytes()),
+        number("llama.rope.freq_base", 6, 500_f32.to_le_bytes()),
+        number(
+            "llama.attention.layer_norm_rms_epsilon",
+            6,
+            1e-3_f32.to_le_bytes(),
+        ),
+    ] {
+        assert!(
+            file.windows(part.len()).any(|window| window == part),
+            "{}",
+            String::from_utf8_lossy(&part)
+        );
+    }
+    for (run, flags, part) in [
+        (
+            "llama",
+            "--format gguf --dtype q8_0",
+            "a width of 16 in q8_0",
+        ),
+        (
+            "between",
+            "--format gguf",
+            "GGUF has no place for this Transformer block",
+        ),
+        (
+            "between",
+            "--format huggingface",
+            "and Llama's (norm rms, position rope, swiglu)",
+        ),
+    ] {
+        let export = format!("export {run} {flags} --out out");
+        let message = scratch.run(&export).failed(2);
+        assert!(message.contains(part), "{message}");
+    }
 }
 
 #[test]

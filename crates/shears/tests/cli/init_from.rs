@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::program::{Scratch, TINY, TINY_TRANSFORMER};
+use crate::program::{LLAMA, Scratch, TINY, TINY_TRANSFORMER};
 
 /// The loss of a run before its first step, as its log has it.
 fn initial_loss(scratch: &Scratch, run: &str) -> f64 {
@@ -115,6 +115,80 @@ fn a_folder_of_hugging_face_gives_the_model_that_went_into_it() {
     assert!(
         scratch.newest("new", "model.safetensors") == scratch.newest("old", "model.safetensors")
     );
+}
+
+#[test]
+fn a_llama_goes_out_and_comes_in_again() {
+    let scratch = Scratch::new();
+    let train = format!("train {TINY_TRANSFORMER} {LLAMA} --quiet --out run");
+    scratch.run(&train).succeeded();
+    scratch
+        .run("export run --format huggingface --out hf")
+        .succeeded();
+    let more = "--batch 4 --window 8 --steps 2 --out new";
+    let said = scratch.run(&format!("train --init-from hf {more}"));
+    let said = said.succeeded();
+    assert!(
+        said.contains("(a Llama of 1 x 16 from a folder of Hugging Face)"),
+        "{said}"
+    );
+    let difference = initial_loss(&scratch, "new") - loss_of(&scratch, "run");
+    assert!(difference.abs() < 1e-6, "{difference}");
+    let (before, after) = (scratch.plan("run"), scratch.plan("new"));
+    for setting in LLAMA.split(" --").chain(["--tied true", "--context 16"]) {
+        let words = setting.trim_start_matches("--");
+        let name = words.split([' ', '=']).next().unwrap();
+        let expected = match name {
+            "context" => Some(&toml::Value::Integer(16)),
+            name => before.get(name),
+        };
+        assert_eq!(after.get(name), expected, "{name}");
+    }
+    scratch
+        .run("train --resume new --steps 3 --quiet")
+        .succeeded();
+    scratch.run("generate new --tokens 40").succeeded();
+}
+
+/// The text of the sample that a run has written after a step.
+fn sample(scratch: &Scratch, run: &str) -> String {
+    let events = scratch.events(run);
+    let event = events.iter().find(|event| event["event"] == "sample");
+    event.unwrap()["text"].as_str().unwrap().to_string()
+}
+
+#[test]
+fn the_token_that_ends_a_text_ends_samples() {
+    let scratch = Scratch::new();
+    let train = format!("train {TINY_TRANSFORMER} --quiet --out run");
+    scratch.run(&train).succeeded();
+    scratch
+        .run("export run --format huggingface --out hf")
+        .succeeded();
+    let more = "--batch 4 --window 8 --steps 2 --lr 1e-9 --sample-every 1";
+    let train = |out: &str| scratch.run(&format!("train --init-from hf {more} --out {out}"));
+    let without = train("without").succeeded();
+    let whole = sample(&scratch, "without");
+    // The last letter that there was none of before.
+    let is_new = |(place, letter): &(usize, char)| {
+        letter.is_alphabetic() && !whole[..*place].contains(*letter)
+    };
+    let (place, letter) = whole.char_indices().rfind(is_new).unwrap();
+    let tokenizer: serde_json::Value =
+        serde_json::from_str(&scratch.read("hf/tokenizer.json")).unwrap();
+    let mut config: serde_json::Value =
+        serde_json::from_str(&scratch.read("hf/config.json")).unwrap();
+    config["eos_token_id"] = tokenizer["model"]["vocab"][letter.to_string()].clone();
+    scratch.write("hf/config.json", config.to_string());
+    let with = train("with").succeeded();
+    let expected = whole[..place].trim_end_matches('\n');
+    assert_eq!(sample(&scratch, "with"), expected);
+    // That at the end of the run, too.
+    let at_the_end = |said: &str| {
+        let (_, written) = said.split_once("it writes:\n").unwrap();
+        written.split_once("  more: ").unwrap().0.contains(letter)
+    };
+    assert!(at_the_end(&without) && !at_the_end(&with), "{with}");
 }
 
 #[test]

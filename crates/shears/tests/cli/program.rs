@@ -19,6 +19,10 @@ pub(crate) const TINY: &str =
 pub(crate) const TINY_TRANSFORMER: &str = "--model transformer --heads 2 --hidden 16 --layers 1 \
      --batch 4 --window 16 --steps 40 --eval-every 20 --save-every 10";
 
+/// Its block as Llama's, with numbers that are none of the defaults.
+pub(crate) const LLAMA: &str = "--norm rms --position rope --mlp swiglu --bias=false --kv-heads 1 \
+     --inner 20 --norm-epsilon 0.001 --rope-theta 500";
+
 /// What a run of the program left.
 #[derive(Debug)]
 pub(crate) struct Ran {

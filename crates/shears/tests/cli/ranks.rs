@@ -7,7 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::program::{Ran, Scratch};
+use crate::program::{LLAMA, Ran, Scratch, TINY_TRANSFORMER};
 
 /// A tiny model with dropout and carried state, whose run has the same bits for 1, 2 and 4 ranks.
 pub(crate) const TINY: &str = "--model lstm --hidden 16 --layers 1 --batch 4 --window 8 --dropout 0.2 \
@@ -211,6 +211,43 @@ fn four_processes_have_the_bits_of_one() {
         };
         assert_eq!(clipper("four"), clipper("one"), "{model}");
     }
+}
+
+/// With heads that share keys and values, and text that is sampled on the way.
+#[test]
+fn a_llama_of_two_processes_has_the_bits_of_one() {
+    if !can_launch() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let train = format!(
+        "train {TINY_TRANSFORMER} {LLAMA} --schedule constant --dropout 0.1 --shards 2 \
+         --sample-every 15 --quiet --out"
+    );
+    scratch.run(&format!("{train} one")).succeeded();
+    launched(&scratch, &format!("-n 2 shears {train} two")).succeeded();
+    let half = train.replace("--steps 40", "--steps 20");
+    scratch.run(&format!("{half} resumed")).succeeded();
+    let resume = "-n 2 shears train --resume resumed --quiet --steps 40";
+    launched(&scratch, resume).succeeded();
+    for name in ["model", "optimizer"] {
+        let file = |run: &str| scratch.newest(run, &format!("{name}.safetensors"));
+        assert!(file("two") == file("one"), "{name}");
+        assert!(file("resumed") == file("one"), "{name} of the resumed run");
+    }
+    let samples = |run: &str| {
+        let events = scratch.events(run).into_iter();
+        let samples = events.filter(|event| event["event"] == "sample");
+        samples.collect::<Vec<_>>()
+    };
+    assert_eq!(samples("one").len(), 2);
+    assert_eq!(samples("two"), samples("one"));
+    let generate = |run: &str| {
+        scratch
+            .run(&format!("generate {run} --tokens 40"))
+            .succeeded()
+    };
+    assert_eq!(generate("two"), generate("one"));
 }
 
 /// The script that runs a command as two ranks on two hosts, which are network namespaces here;

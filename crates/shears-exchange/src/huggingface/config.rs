@@ -1,0 +1,262 @@
+//! `config.json`: the shape of a model, as it is read.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use shears_model::{Architecture, BlockConfig, ModelConfig, Nonlinearity, Precision};
+
+use crate::error::ExchangeError;
+use crate::export::ACTIVATIONS;
+use crate::foreign::read_json;
+use crate::names::{Family, LAYERS_MAX, SIZE_MAX};
+
+/// `config.json`.
+pub(super) struct Config {
+    json: Value,
+    path: PathBuf,
+}
+
+/// What it says.
+pub(super) struct Described {
+    pub(super) family: Family,
+    pub(super) model: ModelConfig,
+    /// Rows of the embedding.
+    pub(super) vocabulary: usize,
+}
+
+impl Config {
+    pub(super) fn read(path: &Path) -> Result<Config, ExchangeError> {
+        Ok(Config {
+            json: read_json(path)?,
+            path: path.to_path_buf(),
+        })
+    }
+
+    /// The shape of the model, and the rows of its embedding.
+    pub(super) fn describe(&self) -> Result<Described, ExchangeError> {
+        let described = match self.json["model_type"].as_str().unwrap_or("none") {
+            "gpt2" => self.gpt_2()?,
+            "llama" => self.llama()?,
+            kind => {
+                let kind = shortened(kind);
+                let problem = format!("says model_type {kind}; gpt2 and llama are read");
+                return Err(self.refused(problem));
+            }
+        };
+        let valid = described.model.validate();
+        valid.map_err(|error| self.refused(format!("is none of a model: {error}")))?;
+        Ok(described)
+    }
+
+    fn gpt_2(&self) -> Result<Described, ExchangeError> {
+        for (key, usual) in [
+            ("add_cross_attention", false),
+            ("scale_attn_by_inverse_layer_idx", false),
+            ("reorder_and_upcast_attn", false),
+            ("scale_attn_weights", true),
+        ] {
+            if self.is(key, usual) != usual {
+                let problem = format!("says {key} {}; only {usual} is computed here", !usual);
+                return Err(self.refused(problem));
+            }
+        }
+        let activation = self.text("activation_function", "gelu_new");
+        let name = match activation {
+            // Another name of the same.
+            "gelu_pytorch_tanh" => "gelu_new",
+            name => name,
+        };
+        let known = ACTIVATIONS.iter().find(|(_, theirs)| *theirs == name);
+        let Some((mlp, _)) = known else {
+            let activation = shortened(activation);
+            let problem = format!(
+                "says activation_function {activation}; gelu and gelu_new are computed here"
+            );
+            return Err(self.refused(problem));
+        };
+        let hidden = self.size("n_embd", 768)?;
+        let block = BlockConfig {
+            mlp: *mlp,
+            norm_epsilon: self.number("layer_norm_epsilon", &self.json, 1e-5)?,
+            inner: self.size("n_inner", 4 * hidden as u64)?,
+            ..BlockConfig::default()
+        };
+        let model = ModelConfig {
+            layers: self.layers("n_layer", 12)?,
+            heads: self.size("n_head", 12)?,
+            context: self.size("n_positions", 1024)?,
+            tied: self.is("tie_word_embeddings", true),
+            ..transformer(hidden, block)
+        };
+        Ok(Described {
+            family: Family::Gpt2,
+            model,
+            vocabulary: self.size("vocab_size", 50257)?,
+        })
+    }
+
+    fn llama(&self) -> Result<Described, ExchangeError> {
+        let activation = self.text("hidden_act", "silu");
+        if !["silu", "swish"].contains(&activation) {
+            let activation = shortened(activation);
+            let problem = format!("says hidden_act {activation}; only silu is computed here");
+            return Err(self.refused(problem));
+        }
+        let hidden = self.size("hidden_size", 4096)?;
+        let heads = self.size("num_attention_heads", 32)?;
+        let usual = (hidden / heads).max(1);
+        let width = self.size("head_dim", usual as u64)?;
+        if width != usual {
+            let problem = format!(
+                "says head_dim {width}; only hidden_size divided by num_attention_heads ({usual}) \
+                 is computed here"
+            );
+            return Err(self.refused(problem));
+        }
+        let block = BlockConfig {
+            norm_epsilon: self.number("rms_norm_eps", &self.json, 1e-6)?,
+            rope_theta: self.rope_theta()?,
+            inner: self.size("intermediate_size", 11008)?,
+            bias: self.is("attention_bias", false) || self.is("mlp_bias", false),
+            ..BlockConfig::llama(self.size("num_key_value_heads", heads as u64)?)
+        };
+        let model = ModelConfig {
+            layers: self.layers("num_hidden_layers", 32)?,
+            heads,
+            context: self.size("max_position_embeddings", 2048)?,
+            tied: self.is("tie_word_embeddings", false),
+            ..transformer(hidden, block)
+        };
+        Ok(Described {
+            family: Family::Llama,
+            model,
+            vocabulary: self.size("vocab_size", 32000)?,
+        })
+    }
+
+    /// The base of the angles: before version 5 of `transformers` beside what scales them, since
+    /// then together with it.
+    fn rope_theta(&self) -> Result<f64, ExchangeError> {
+        for key in ["rope_scaling", "rope_parameters"] {
+            let parameters = &self.json[key];
+            for name in ["rope_type", "type"] {
+                match parameters[name].as_str() {
+                    None | Some("default") => {}
+                    Some(kind) => {
+                        let kind = shortened(kind);
+                        let problem = format!(
+                            "says {key} of type {kind}; positions are not scaled here, so that \
+                             only default is computed"
+                        );
+                        return Err(self.refused(problem));
+                    }
+                }
+            }
+        }
+        if self.number("partial_rotary_factor", &self.json, 1.0)? != 1.0 {
+            let problem = "says a partial_rotary_factor; whole heads are rotated here";
+            return Err(self.refused(problem.to_string()));
+        }
+        let parameters = match &self.json["rope_parameters"] {
+            parameters if parameters["rope_theta"].is_number() => parameters,
+            _ => &self.json,
+        };
+        self.number("rope_theta", parameters, 10_000.0)
+    }
+
+    fn is(&self, key: &str, usual: bool) -> bool {
+        self.json[key].as_bool().unwrap_or(usual)
+    }
+
+    fn text<'a>(&'a self, key: &str, usual: &'a str) -> &'a str {
+        self.json[key].as_str().unwrap_or(usual)
+    }
+
+    /// A positive number of the model.
+    fn number(&self, key: &str, of: &Value, usual: f64) -> Result<f64, ExchangeError> {
+        let number = match &of[key] {
+            Value::Null => Some(usual),
+            value => value.as_f64(),
+        };
+        // In single precision it is to be neither zero nor infinite.
+        let range = f64::from(f32::MIN_POSITIVE)..=f64::from(f32::MAX);
+        number
+            .filter(|number| range.contains(number))
+            .ok_or_else(|| {
+                let value = shortened(&of[key].to_string());
+                self.refused(format!("says {key} {value}; it must be above 0 and finite"))
+            })
+    }
+
+    /// A size of the model; the default is that of `transformers` where the file says nothing.
+    fn size(&self, key: &str, default: u64) -> Result<usize, ExchangeError> {
+        self.size_up_to(SIZE_MAX, key, default)
+    }
+
+    fn layers(&self, key: &str, default: u64) -> Result<usize, ExchangeError> {
+        self.size_up_to(LAYERS_MAX, key, default)
+    }
+
+    fn size_up_to(&self, most: u64, key: &str, default: u64) -> Result<usize, ExchangeError> {
+        let value = &self.json[key];
+        let size = match value.is_null() {
+            true => Some(default),
+            false => value.as_u64(),
+        };
+        match size.filter(|size| (1..=most).contains(size)) {
+            Some(size) => Ok(size as usize),
+            None => {
+                let value = shortened(&value.to_string());
+                let problem = format!("says {key} {value}; it must be from 1 to {most}");
+                Err(self.refused(problem))
+            }
+        }
+    }
+
+    /// Whether the files have this bias, if the model has biases.
+    pub(super) fn has_bias(&self, family: Family, ours: &str) -> bool {
+        let is_of_mlp = ours.contains(".mlp.");
+        match family {
+            Family::Gpt2 => true,
+            Family::Llama if is_of_mlp => self.is("mlp_bias", false),
+            Family::Llama => self.is("attention_bias", false),
+        }
+    }
+
+    /// The first of the tokens that end a text, if the embedding has it.
+    pub(super) fn end_token(&self, vocabulary: usize) -> Option<u32> {
+        let value = &self.json["eos_token_id"];
+        let first = value
+            .as_array()
+            .and_then(|several| several.first())
+            .unwrap_or(value);
+        let id = u32::try_from(first.as_u64()?).ok()?;
+        (id < vocabulary as u32).then_some(id)
+    }
+
+    fn refused(&self, problem: String) -> ExchangeError {
+        ExchangeError::refused(&self.path, problem)
+    }
+}
+
+/// What is the same in both.
+fn transformer(hidden: usize, block: BlockConfig) -> ModelConfig {
+    ModelConfig {
+        architecture: Architecture::Transformer,
+        layers: 1,
+        hidden,
+        embedding: hidden,
+        heads: 1,
+        block,
+        context: 1,
+        dropout: 0.0,
+        tied: true,
+        forget_bias: false,
+        nonlinearity: Nonlinearity::Tanh,
+        precision: Precision::F32,
+    }
+}
+
+fn shortened(text: &str) -> String {
+    text.chars().take(40).collect()
+}

@@ -1,0 +1,65 @@
+"""Measures how long models of GPT-2 Small's size take to load, and how much memory.
+
+Usage: cargo build --release --workspace --example load
+       python tools/measure_import.py [gpt2|gpt2-bin|llama ...]
+(needs torch and transformers, and 500 MB of room for temporary files for each)
+
+Makes a folder of Hugging Face with random weights, 124 million in GPT-2's shape or about as many in
+Llama's, and runs `crates/shears-exchange/examples/load.rs` on it, which reads the files once and
+then makes a model of them.  Both times are with the files in the system's cache: the best of five.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+PROGRAM = Path(__file__).resolve().parents[1] / "target/release/examples/load"
+ROUNDS = 5
+
+
+def gpt_2(folder):
+    GPT2LMHeadModel(GPT2Config()).save_pretrained(folder)
+
+
+def gpt_2_bin(folder):
+    model = GPT2LMHeadModel(GPT2Config())
+    model.config.save_pretrained(folder)
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+
+
+def llama(folder):
+    config = LlamaConfig(vocab_size=50257, hidden_size=768, intermediate_size=2048,
+                         num_hidden_layers=12, num_attention_heads=12, num_key_value_heads=4,
+                         max_position_embeddings=1024, tie_word_embeddings=True)
+    LlamaForCausalLM(config).save_pretrained(folder)
+
+
+MODELS = {"gpt2": gpt_2, "gpt2-bin": gpt_2_bin, "llama": llama}
+
+
+def measure(name):
+    with tempfile.TemporaryDirectory() as folder:
+        MODELS[name](Path(folder))
+        runs = [json.loads(subprocess.run([PROGRAM, folder], check=True, capture_output=True,
+                                          text=True).stdout) for _ in range(ROUNDS)]
+    reading = min(run["seconds_to_read"] for run in runs)
+    loading = min(run["seconds_to_load"] for run in runs)
+    size = runs[0]["bytes"]
+    peak = max(run["peak_rss_bytes"] for run in runs)
+    print(f"{name}: {size / 1e6:.0f} MB read in {reading:.3f} s, loaded in {loading:.3f} s "
+          f"({loading / reading:.2f} times), at most {peak / 1e6:.0f} MB of memory "
+          f"({peak / size:.2f} times)")
+
+
+def main():
+    for name in sys.argv[1:] or MODELS:
+        measure(name)
+
+
+if __name__ == "__main__":
+    main()
