@@ -81,9 +81,9 @@ const SIZES: [f64; 14] = [
 pub(super) fn all(storage: StorageType) -> Vec<Case> {
     let make = Make { storage };
     let mut cases = vec![
-        make.below_the_threshold(),
-        make.at_the_threshold(),
-        make.above_the_threshold(),
+        make.six_and_eight("below the threshold", 10.5, 1.0),
+        make.six_and_eight("at the threshold", 10.0, 1.0),
+        make.six_and_eight("above the threshold", 5.0, 0.5),
         make.squares_that_overflow(),
         make.no_tensors_but_known(),
     ];
@@ -292,18 +292,6 @@ impl Make {
         }
     }
 
-    fn below_the_threshold(&self) -> Case {
-        self.six_and_eight("below the threshold", 10.5, 1.0)
-    }
-
-    fn at_the_threshold(&self) -> Case {
-        self.six_and_eight("at the threshold", 10.0, 1.0)
-    }
-
-    fn above_the_threshold(&self) -> Case {
-        self.six_and_eight("above the threshold", 5.0, 0.5)
-    }
-
     /// A norm whose square leaves the range of the storage, halved.
     fn squares_that_overflow(&self) -> Case {
         let unit = Extremes::of(self.storage).square_overflows;
@@ -409,15 +397,20 @@ fn global_norm(threshold: f64, order: NormOrder) -> ClipPolicy {
     ClipPolicy::from(ClipRule::GlobalNorm { threshold, order })
 }
 
-/// Uniform in [-1, 1), by SplitMix64.
+/// Uniform in [-1, 1).
 fn draw(count: usize, seed: u64) -> impl Iterator<Item = f64> {
-    let mut state = seed.wrapping_mul(0xd134_2543_de82_ef95);
-    (0..count).map(move |_| {
+    let bits = random_bits(seed.wrapping_mul(0xd134_2543_de82_ef95));
+    bits.take(count)
+        .map(|bits| (bits >> 11) as f64 / (1_u64 << 52) as f64 - 1.0)
+}
+
+/// Random numbers of 64 bits (Steele, Lea and Flood 2014, SplitMix64).
+pub(super) fn random_bits(mut state: u64) -> impl Iterator<Item = u64> {
+    std::iter::repeat_with(move || {
         state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = state;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^= mixed >> 31;
-        (mixed >> 11) as f64 / (1_u64 << 52) as f64 - 1.0
+        mixed ^ (mixed >> 31)
     })
 }

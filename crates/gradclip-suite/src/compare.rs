@@ -15,11 +15,8 @@ pub(super) fn outcomes(
 ) -> Result<(), String> {
     match (given, wanted) {
         (Ok(given), Ok(wanted)) => {
-            same(
-                "whether the optimizer may step",
-                given.may_step,
-                wanted.may_step,
-            )?;
+            let [may_step, wanted_step] = [given, wanted].map(|clipping| clipping.may_step);
+            same("whether the optimizer may step", may_step, wanted_step)?;
             reports(&given.report, &wanted.report)?;
             tensors(&given.tensors, &wanted.tensors)
         }
@@ -33,16 +30,9 @@ pub(super) fn outcomes(
 pub(super) fn known_numbers(given: &Clipping, expected: &Expected) -> Result<(), String> {
     let report = &given.report;
     same("the action", report.action, expected.action)?;
-    same(
-        "the known norm before",
-        report.norm_before,
-        expected.norm_before,
-    )?;
-    same(
-        "the known norm after",
-        report.norm_after,
-        expected.norm_after,
-    )?;
+    let norms = (report.norm_before, report.norm_after);
+    let known = (expected.norm_before, expected.norm_after);
+    same("the norm before and after", norms, known)?;
     let given = indexed(&given.tensors)?;
     for (name, wanted) in &expected.tensors {
         let tensor = given

@@ -236,13 +236,8 @@ fn find_difference(adapter: &mut dyn Adapter) -> Result<(), String> {
             }
             if case.shapes().all(|shape| adapter.has_shape(shape)) {
                 run(&case, adapter).map_err(|problem| {
-                    let Case {
-                        name,
-                        policy,
-                        non_finite,
-                        ..
-                    } = &case;
-                    format!("{name}, `{policy}` in {storage}, non-finite {non_finite}, {problem}")
+                    let (name, policy, rule) = (case.name, &case.policy, case.non_finite);
+                    format!("{name}, `{policy}` in {storage}, non-finite {rule}, {problem}")
                 })?;
             }
         }
@@ -328,23 +323,16 @@ impl Gradients for Plain {
 }
 
 fn clip_plain(clipper: &mut Clipper, tensors: Vec<NamedTensor>) -> Result<Clipping, ClipError> {
-    Ok(match clipper.clip(Unscaled::single(Plain(tensors)))? {
-        Outcome::Apply(clipped) => {
-            let (Plain(tensors), report) = clipped.into_parts();
-            Clipping {
-                tensors,
-                report,
-                may_step: true,
-            }
-        }
-        Outcome::Skip {
-            gradients: Plain(tensors),
-            report,
-        } => Clipping {
-            tensors,
-            report,
-            may_step: false,
-        },
+    let outcome = clipper.clip(Unscaled::single(Plain(tensors)))?;
+    let may_step = matches!(outcome, Outcome::Apply(_));
+    let (Plain(tensors), report) = match outcome {
+        Outcome::Apply(clipped) => clipped.into_parts(),
+        Outcome::Skip { gradients, report } => (gradients, report),
+    };
+    Ok(Clipping {
+        tensors,
+        report,
+        may_step,
     })
 }
 

@@ -17,15 +17,10 @@ pub(super) fn find_difference(
     storage: StorageType,
 ) -> Result<(), String> {
     for step in steps(storage) {
-        let Step {
-            name,
-            micro_batches,
-            known,
-        } = step;
-        let problem = |problem: String| format!("{name}: {problem}");
-        let given = adapter.mean(&micro_batches);
-        compare::tensors(&given, &plain(&micro_batches)).map_err(problem)?;
-        if let Some(known) = known {
+        let problem = |problem: String| format!("{}: {problem}", step.name);
+        let given = adapter.mean(&step.micro_batches);
+        compare::tensors(&given, &plain(&step.micro_batches)).map_err(problem)?;
+        if let Some(known) = step.known.clone() {
             compare::tensors(&given, &[known]).map_err(problem)?;
         }
     }

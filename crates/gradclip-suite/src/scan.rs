@@ -2,6 +2,8 @@
 
 use gradclip::{Scan, Scanned, scan};
 
+use crate::cases::random_bits;
+
 /// The elements of a block, and the sums in it, which are a part of the contract of [`scan`].
 const BLOCK_ELEMENTS: usize = 65_536;
 const LANES: usize = 16;
@@ -92,15 +94,8 @@ fn moderate(bits: u32) -> f32 {
     f32::from_bits((bits & 0x807F_FFFF) | (exponent << 23))
 }
 
-/// Numbers made of random bits (Steele, Lea and Flood 2014, SplitMix64).
+/// Numbers made of random bits.
 fn numbers(length: usize, seed: u64, number: impl Fn(u32) -> f32) -> Vec<f32> {
-    let mut state = seed;
-    let next = || {
-        state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = state;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        number((mixed ^ (mixed >> 31)) as u32)
-    };
-    std::iter::repeat_with(next).take(length).collect()
+    let bits = random_bits(seed).take(length);
+    bits.map(|bits| number(bits as u32)).collect()
 }

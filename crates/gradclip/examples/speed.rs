@@ -52,17 +52,15 @@ where
     }
 }
 
-/// The shortest step, in seconds.
-fn time<T>(model: &mut Model<T>, policy: &str, threads: usize) -> f64
+/// Prints the shortest step.
+fn print<T>(model: &mut Model<T>, policy: &str, name: &str, threads: usize)
 where
     for<'a> Elements<'a>: From<&'a mut [T]>,
 {
-    let policy = policy
-        .parse()
-        .expect("the policies of this program are valid");
-    let mut clipper = Clipper::new(policy, NonFinite::Error)
-        .expect("no rule inside Adam")
-        .with_threads(threads);
+    let parsed = policy.parse();
+    let parsed = parsed.expect("the policies of this program are valid");
+    let clipper = Clipper::new(parsed, NonFinite::Error).expect("no rule inside Adam");
+    let mut clipper = clipper.with_threads(threads);
     let mut shortest = f64::INFINITY;
     for _ in 0..STEPS {
         let started = Instant::now();
@@ -70,7 +68,9 @@ where
         shortest = shortest.min(started.elapsed().as_secs_f64());
         drop(outcome.expect("the gradients are finite"));
     }
-    shortest
+    let bytes = model.tensors.len() * SIDE * SIDE * size_of::<T>();
+    let (ms, speed) = (shortest * 1e3, bytes as f64 / shortest / 1e9);
+    println!("{policy:<28} {name:>6} {ms:>10.2} {speed:>8.2}");
 }
 
 fn main() {
@@ -83,13 +83,6 @@ fn main() {
     let elements = tensors * SIDE * SIDE;
     println!("{elements} parameters, {threads} thread(s), best of {STEPS} steps");
     println!("{:<28} {:>6} {:>10} {:>8}", "policy", "type", "ms", "GB/s");
-    let print = |policy: &str, name: &str, size: usize, seconds: f64| {
-        let speed = (elements * size) as f64 / seconds / 1e9;
-        println!(
-            "{policy:<28} {name:>6} {:>10.2} {speed:>8.2}",
-            seconds * 1e3
-        );
-    };
     let mut single = model(tensors, |value| value);
     for policy in [
         "none",
@@ -113,32 +106,15 @@ fn main() {
         "global-norm:1e30,p=3",
         "value:1e30+global-norm:1e30",
     ] {
-        print(policy, "f32", 4, time(&mut single, policy, threads));
+        print(&mut single, policy, "f32", threads);
     }
     drop(single);
-    let mut double = model(tensors, f64::from);
-    print(
-        "global-norm:1e30",
-        "f64",
-        8,
-        time(&mut double, "global-norm:1e30", threads),
-    );
-    drop(double);
+    let plain = "global-norm:1e30";
+    print(&mut model(tensors, f64::from), plain, "f64", threads);
     #[cfg(feature = "half")]
     {
-        let mut half = model(tensors, half::f16::from_f32);
-        print(
-            "global-norm:1e30",
-            "f16",
-            2,
-            time(&mut half, "global-norm:1e30", threads),
-        );
-        let mut brain = model(tensors, half::bf16::from_f32);
-        print(
-            "global-norm:1e30",
-            "bf16",
-            2,
-            time(&mut brain, "global-norm:1e30", threads),
-        );
+        use half::{bf16, f16};
+        print(&mut model(tensors, f16::from_f32), plain, "f16", threads);
+        print(&mut model(tensors, bf16::from_f32), plain, "bf16", threads);
     }
 }

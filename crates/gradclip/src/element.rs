@@ -26,60 +26,30 @@ pub(crate) trait Element: Copy + Debug + Default + Send + Sync + 'static {
     fn is_finite(self) -> bool;
 }
 
-macro_rules! float_element {
-    ($type:ty, $squares_fit:literal) => {
+/// An element is exact in `$wide`, by `$widen`; `$narrow` rounds a `$value` of `f64` to it.
+macro_rules! element {
+    (
+        $type:ty, $largest:expr, $wide:ty: $widen:expr, squares_fit: $squares_fit:literal,
+        $value:ident => $narrow:expr
+    ) => {
         impl Element for $type {
-            type Wide = $type;
+            type Wide = $wide;
             const SQUARES_FIT: bool = $squares_fit;
-            const LARGEST: f64 = <$type>::MAX as f64;
+            const LARGEST: f64 = $largest;
 
             #[inline(always)]
-            fn magnitude(self) -> $type {
-                self.abs()
+            fn magnitude(self) -> $wide {
+                $widen(self).abs()
             }
 
             #[inline(always)]
             fn to_f64(self) -> f64 {
-                self.into()
+                f64::from($widen(self))
             }
 
             #[inline(always)]
-            fn from_f64(value: f64) -> $type {
-                value as $type
-            }
-
-            #[inline(always)]
-            fn is_finite(self) -> bool {
-                self.is_finite()
-            }
-        }
-    };
-}
-
-float_element!(f32, true);
-float_element!(f64, false);
-
-#[cfg(feature = "half")]
-macro_rules! half_element {
-    ($type:ty) => {
-        impl Element for $type {
-            type Wide = f32;
-            const SQUARES_FIT: bool = true;
-            const LARGEST: f64 = <$type>::MAX.to_f64_const();
-
-            #[inline(always)]
-            fn magnitude(self) -> f32 {
-                self.to_f32().abs()
-            }
-
-            #[inline(always)]
-            fn to_f64(self) -> f64 {
-                f64::from(self.to_f32())
-            }
-
-            #[inline(always)]
-            fn from_f64(value: f64) -> $type {
-                <$type>::from_f32(round_to_odd(value))
+            fn from_f64($value: f64) -> $type {
+                $narrow
             }
 
             #[inline(always)]
@@ -90,10 +60,22 @@ macro_rules! half_element {
     };
 }
 
+element! {
+    f32, f32::MAX as f64, f32: f32::from, squares_fit: true, value => value as f32
+}
+element! {
+    f64, f64::MAX, f64: f64::from, squares_fit: false, value => value
+}
 #[cfg(feature = "half")]
-half_element!(f16);
+element! {
+    f16, f16::MAX.to_f64_const(), f32: f16::to_f32, squares_fit: true,
+    value => f16::from_f32(round_to_odd(value))
+}
 #[cfg(feature = "half")]
-half_element!(bf16);
+element! {
+    bf16, bf16::MAX.to_f64_const(), f32: bf16::to_f32, squares_fit: true,
+    value => bf16::from_f32(round_to_odd(value))
+}
 
 /// Rounds to `f32` so that rounding the result to half precision is as good as rounding once.
 ///
@@ -216,25 +198,16 @@ macro_rules! slices_of {
             }
         }
 
-        impl AsElements for [$type] {
-            fn as_elements(&mut self) -> Elements<'_> {
-                Elements::$variant(self)
-            }
-        }
+        as_elements!($variant, [$type]);
+        as_elements!($variant, Vec<$type>);
+        as_elements!($variant, Box<[$type]>);
+        as_elements!($variant, [$type; COUNT], const COUNT: usize);
+    };
+}
 
-        impl AsElements for Vec<$type> {
-            fn as_elements(&mut self) -> Elements<'_> {
-                Elements::$variant(self)
-            }
-        }
-
-        impl AsElements for Box<[$type]> {
-            fn as_elements(&mut self) -> Elements<'_> {
-                Elements::$variant(self)
-            }
-        }
-
-        impl<const COUNT: usize> AsElements for [$type; COUNT] {
+macro_rules! as_elements {
+    ($variant:ident, $owner:ty $(, $($generic:tt)+)?) => {
+        impl $(<$($generic)+>)? AsElements for $owner {
             fn as_elements(&mut self) -> Elements<'_> {
                 Elements::$variant(self)
             }

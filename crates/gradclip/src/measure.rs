@@ -74,19 +74,15 @@ impl Measure {
     /// decision has then the bits that it has for the elements themselves.
     #[must_use]
     pub fn of_scan(name: impl Into<String>, elements: usize, scanned: Scanned) -> Measure {
-        let Sums {
-            squares,
-            max_magnitude,
-            non_finite,
-        } = Sums::of(scanned);
+        let sums = Sums::of(scanned);
         Measure {
-            non_finite,
-            squares,
-            max_magnitude,
+            non_finite: sums.non_finite,
+            squares: sums.squares,
+            max_magnitude: sums.max_magnitude,
             round: rounding_of::<f32>(&[]),
             largest: f32::LARGEST,
-            norm: squares.root(),
-            reported: squares.root(),
+            norm: sums.squares.root(),
+            reported: sums.squares.root(),
             ..Measure::of_norm(name, elements, 0.0)
         }
     }

@@ -41,8 +41,8 @@ pub struct ClipReport {
     /// `norm_after / norm_before`; 1 where the norm is zero, 0 when skipped.
     pub coefficient: f64,
     /// The threshold in force at this step: the rule's own number, the percentile, the target of a
-    /// spike. Of several rules, that of the last one that has a threshold. `None` when clipping is off, when
-    /// the rule has not seen enough to have one, and when each tensor has another.
+    /// spike. Of several rules, that of the last one that has a threshold. `None` when clipping is
+    /// off, when the rule has not seen enough to have one, and when each tensor has another.
     pub threshold: Option<f64>,
     /// How many elements were NaN or infinite.
     pub non_finite: u64,
@@ -60,9 +60,9 @@ pub struct ClipReport {
     /// [`Clipper::decide`](crate::Clipper::decide) likewise.
     pub rounded_to_zero: Option<u64>,
     /// The cosine of the angle between the (finite) gradient before and after, before rounding to
-    /// storage as the norms are, and always by the Euclidean inner product. Exactly 1 where the direction is kept, and by convention where a
-    /// norm is zero and where the step is skipped. `None` where two rules of a chain turned the
-    /// gradient, for their angles do not add up.
+    /// storage as the norms are, and always by the Euclidean inner product. Exactly 1 where the
+    /// direction is kept, and by convention where a norm is zero and where the step is skipped.
+    /// `None` where two rules of a chain turned the gradient, for their angles do not add up.
     pub cosine: Option<f64>,
     /// One entry per tensor in visiting order.
     pub tensors: Vec<TensorReport>,

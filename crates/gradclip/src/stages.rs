@@ -66,14 +66,15 @@ pub struct Accumulated<G> {
 }
 
 impl<G: Gradients> Accumulated<G> {
-    /// The gradients of the first micro-batch: of its mean loss, where all have equally many tokens.
+    /// The gradients of the first micro-batch: of its mean loss, where all have equally many
+    /// tokens.
     pub fn new(gradients: G) -> Accumulated<G> {
         Accumulated::of_sum(gradients, 1)
     }
 
-    /// The gradients of a loss that is the sum over so many terms, and not their mean. Micro-batches
-    /// and processes with different numbers of tokens have to be summed like this: the mean of
-    /// their means weighs a token of a short one more than a token of a long one.
+    /// The gradients of a loss that is the sum over so many terms, and not their mean.
+    /// Micro-batches and processes with different numbers of tokens have to be summed like this:
+    /// the mean of their means weighs a token of a short one more than a token of a long one.
     ///
     /// ```
     /// use gradclip::Accumulated;
@@ -143,10 +144,10 @@ impl<G: Gradients> Accumulated<G> {
         Reduced(self)
     }
 
-    /// Exchanges gradients with the other processes. `sum` gets the elements of each tensor in turn,
-    /// added up over the micro-batches of this process and perhaps still times the loss scale, and
-    /// leaves their sums over all processes; half precision it gets as `f32`, and small tensors
-    /// together, as one, because each exchange has to be waited for. `terms` is what these
+    /// Exchanges gradients with the other processes. `sum` gets the elements of each tensor in
+    /// turn, added up over the micro-batches of this process and perhaps still times the loss
+    /// scale, and leaves their sums over all processes; half precision it gets as `f32`, and small
+    /// tensors together, as one, because each exchange has to be waited for. `terms` is what these
     /// sums are divided by: the [`Accumulated::terms`] of all processes together. Since nothing is
     /// divided before, the mean is rounded once, however many processes there are.
     ///

@@ -78,12 +78,8 @@ impl<'a, G> AtHand<'a, G> {
 
 impl<G: Gradients> Tensors for AtHand<'_, G> {
     fn measure(&mut self, rule: Option<&Link>) -> Result<Vec<Measure>, ClipError> {
-        let Reading {
-            threads,
-            scan,
-            ref output_layer,
-            ..
-        } = *self.reading;
+        let (threads, scan) = (self.reading.threads, self.reading.scan);
+        let output_layer = &self.reading.output_layer;
         let orders = self.reading.orders(rule);
         let units = rule.and_then(Link::units);
         let together = self.gradients.single_precision();
@@ -208,9 +204,7 @@ impl Elsewhere {
             clamps: vec![None; measures.len()],
         }
     }
-}
 
-impl Elsewhere {
     fn multiply(&mut self, index: usize, by: Coefficient) {
         // An infinite factor would make NaN of elements that are zero.
         self.factors[index] = (self.factors[index] * by.value()).min(f64::MAX);

@@ -161,7 +161,8 @@ pub struct App {
 }
 
 /// Serves until the process is asked to stop; calls `ready` with the page's address once it
-/// listens: that of the run's own page, if the folder is a run. Nothing is served if `ready` breaks.
+/// listens: that of the run's own page, if the folder is a run. Nothing is served if `ready`
+/// breaks.
 ///
 /// # Errors
 ///

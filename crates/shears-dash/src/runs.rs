@@ -82,9 +82,9 @@ impl Run {
         }
     }
 
-    /// The path of a file of the run, which is there as a regular file below the run's folder, if it
-    /// is there. What else a name may lead to is not read: a pipe or a device gives bytes for ever or
-    /// never, and a link out of the folder shows what nobody meant to show.
+    /// The path of a file of the run, which is there as a regular file below the run's folder, if
+    /// it is there. What else a name may lead to is not read: a pipe or a device gives bytes for
+    /// ever or never, and a link out of the folder shows what nobody meant to show.
     pub(crate) fn file(&self, name: &str) -> io::Result<PathBuf> {
         let path = self.path.join(name);
         let inside = match fs::canonicalize(&path) {
@@ -133,11 +133,8 @@ impl Run {
     /// Reads what is new in the log, for `patience` at most.
     pub(crate) fn read(&self, patience: Duration) -> Result<Reach, RunError> {
         let started = Instant::now();
-        self.file(LOG).map_err(|source| RunError::Io {
-            action: "read",
-            path: self.path.join(LOG),
-            source,
-        })?;
+        let failed = RunError::io("read", &self.path.join(LOG));
+        self.file(LOG).map_err(failed)?;
         let Ok(_reading) = self.reading.try_lock() else {
             // Another thread is at it.
             std::thread::sleep(patience.min(Duration::from_millis(50)));

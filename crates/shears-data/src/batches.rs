@@ -126,7 +126,8 @@ impl StreamBatches {
     }
 
     /// By how many tokens an epoch starts later. The delays go in equal parts from none to the most
-    /// there can be and round again; a part is no longer than what a row reads, which leaves no gap.
+    /// there can be and round again; a part is no longer than what a row reads, which leaves no
+    /// gap.
     fn delay(&self, epoch: u64) -> usize {
         match self.epochs_of_all() {
             None | Some(1) => 0,

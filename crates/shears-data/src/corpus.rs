@@ -5,11 +5,10 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
-
 use crate::content::Content;
 use crate::encoding::ReadAs;
 use crate::error::DataError;
+use crate::hash::sha256_hex;
 
 /// Where a text comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,8 +83,8 @@ impl Corpus {
     ///
     /// # Errors
     ///
-    /// If something is missing, unreadable, not in that encoding, or if there is no character in all
-    /// of it; and what `room` refuses.
+    /// If something is missing, unreadable, not in that encoding, or if there is no character in
+    /// all of it; and what `room` refuses.
     pub fn load_with<E: From<DataError>>(
         source: &Source,
         reading: ReadAs,
@@ -286,25 +285,5 @@ pub(crate) fn unreadable(path: &Path, source: io::Error) -> DataError {
             name: path.display().to_string(),
             source,
         },
-    }
-}
-
-pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::sha256_hex;
-
-    #[test]
-    fn the_fingerprint_is_sha256() {
-        assert_eq!(
-            sha256_hex(b"abc"),
-            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-        );
     }
 }

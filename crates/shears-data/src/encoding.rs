@@ -125,8 +125,8 @@ fn is_utf_8(bytes: &[u8]) -> bool {
 /// How much of a text is looked at.
 const SAMPLE: usize = 1 << 16;
 
-/// Which UTF-16 the bytes seem to be: by their mark, or by the zeros in every second byte of what is
-/// mostly ASCII.
+/// Which UTF-16 the bytes seem to be: by their mark, or by the zeros in every second byte of what
+/// is mostly ASCII.
 fn utf_16(bytes: &[u8]) -> Option<&'static str> {
     if bytes.starts_with(b"\xFF\xFE") || bytes.starts_with(b"\xFE\xFF") {
         return Some("utf-16");

@@ -26,8 +26,8 @@ pub struct RoundTrip {
 impl RoundTrip {
     /// Encodes and decodes a text, or pieces of a long one.
     ///
-    /// A character counts as lost if it comes back less often than it went in, so that an upper case
-    /// letter that comes back in lower case is lost.
+    /// A character counts as lost if it comes back less often than it went in, so that an upper
+    /// case letter that comes back in lower case is lost.
     ///
     /// # Errors
     ///

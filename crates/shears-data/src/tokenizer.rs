@@ -34,8 +34,8 @@ const BYTES_OF_A_TOKEN: u64 = 4;
 /// What the library of tokenizers takes for itself: its pattern, its cache, what it has read.
 const BYTES_OF_THE_LIBRARY: u64 = 6_000_000;
 
-/// For each token that the library knows: its text, its merge, its place in both directions, and its
-/// line of the file.
+/// For each token that the library knows: its text, its merge, its place in both directions, and
+/// its line of the file.
 const BYTES_OF_A_VOCABULARY: u64 = 900;
 
 /// Turns text into ids and ids into text.
@@ -209,7 +209,7 @@ impl Tokenizer {
     /// that it was started with, or not at all.
     #[must_use]
     pub fn fingerprint(&self) -> String {
-        crate::corpus::sha256_hex(self.json.as_bytes())
+        crate::hash::sha256_hex(self.json.as_bytes())
     }
 
     /// The ids of a text, without any special token around them.

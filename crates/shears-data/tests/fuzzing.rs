@@ -1,8 +1,8 @@
 //! A fuzzer on stable Rust, which the tests of several crates share.
 //!
-//! A target runs over its seeds, over each of them cut at every length, as a program that was killed
-//! leaves it, and for `SHEARS_FUZZ_SECONDS` (3) over changes that follow from a fixed seed, so that a
-//! failure names everything that is needed to see it again.
+//! A target runs over its seeds, over each of them cut at every length, as a program that was
+//! killed leaves it, and for `SHEARS_FUZZ_SECONDS` (3) over changes that follow from a fixed seed,
+//! so that a failure names everything that is needed to see it again.
 
 #![allow(dead_code, reason = "each crate uses its part")]
 #![allow(

@@ -3,20 +3,12 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use shears_train::TrainError;
+
 /// Each message is one line: what, where, what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ExchangeError {
-    /// A file cannot be read or written.
-    #[error("cannot {action} {}", path.display())]
-    Io {
-        /// "read", "write".
-        action: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
     /// The format has no such model.
     #[error("{format} has no place for {what}; {instead}")]
     NoPlace {
@@ -38,27 +30,20 @@ pub enum ExchangeError {
     /// The tokenizer of the model cannot be used.
     #[error(transparent)]
     Tokenizer(#[from] shears_data::DataError),
-    /// The run that the model is of cannot be read.
+    /// A file cannot be read or written, or the run that the model is of cannot be read.
     #[error(transparent)]
-    Run(#[from] shears_train::TrainError),
+    Run(#[from] TrainError),
 }
 
 impl ExchangeError {
-    pub(crate) fn write(path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
-        Self::io("write", path)
+    pub(crate) fn write(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let of_path = TrainError::io("write", path);
+        move |source| of_path(source).into()
     }
 
     pub(crate) fn read(path: &Path) -> impl Fn(io::Error) -> Self + use<> {
-        Self::io("read", path)
-    }
-
-    fn io(action: &'static str, path: &Path) -> impl Fn(io::Error) -> Self + use<> {
         let path = path.to_path_buf();
-        move |source| ExchangeError::Io {
-            action,
-            path: path.clone(),
-            source,
-        }
+        move |source| TrainError::io("read", &path)(source).into()
     }
 
     pub(crate) fn refused(path: &Path, problem: impl Into<String>) -> Self {

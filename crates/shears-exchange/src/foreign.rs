@@ -18,7 +18,7 @@ const JSON_MAX: u64 = 100 << 20;
 ///
 /// # Errors
 ///
-/// [`ExchangeError::Io`] or [`ExchangeError::Refused`].
+/// [`ExchangeError::Run`] or [`ExchangeError::Refused`].
 pub(crate) fn open(path: &Path) -> Result<File, ExchangeError> {
     check(path)?;
     open_regular(path).map_err(ExchangeError::read(path))

@@ -1,11 +1,9 @@
 //! A trained model to start from, wherever it is.
 
 use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
-use shears_data::{Tokenizer, TokenizerKind};
+use shears_data::{Tokenizer, TokenizerKind, sha256_of};
 use shears_model::ModelConfig;
 use shears_train::{NamedTensor, RunFolder};
 
@@ -113,20 +111,8 @@ impl Source {
 
 /// SHA-256 and name of a file.
 fn hash(path: &Path) -> Result<String, ExchangeError> {
-    let mut hasher = Sha256::new();
-    let mut file = File::open(path).map_err(ExchangeError::read(path))?;
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut buffer).map_err(ExchangeError::read(path))? {
-            0 => break,
-            count => hasher.update(&buffer[..count]),
-        }
-    }
-    let hash: String = hasher
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let hash = File::open(path).and_then(sha256_of);
+    let hash = hash.map_err(ExchangeError::read(path))?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     Ok(format!("{hash}  {name}"))
 }

@@ -163,10 +163,10 @@ impl Ranged for Coordinates {
     }
 }
 
-/// Where a curve usually is: its values between two spans below the 5 % quantile and two spans above
-/// the 95 % quantile, a span being what lies between the two; for a logarithmic axis by logarithms,
-/// and at least a decade to each side. A spike lies outside, however large. `None` where no value
-/// has a place.
+/// Where a curve usually is: its values between two spans below the 5 % quantile and two spans
+/// above the 95 % quantile, a span being what lies between the two; for a logarithmic axis by
+/// logarithms, and at least a decade to each side. A spike lies outside, however large. `None`
+/// where no value has a place.
 pub fn usual_range(values: impl IntoIterator<Item = f64>, log: bool) -> Option<(f64, f64)> {
     const SPANS: f64 = 2.0;
     let place = |value: f64| if log { value.log10() } else { value };

@@ -243,14 +243,11 @@ impl Panel {
 impl Series {
     /// What stands for it in the legend.
     fn swatch(&self) -> Swatch {
+        let has_line = !self.line.is_empty();
         match self {
-            _ if !self.line.is_empty() => Swatch::Line {
-                width: self.stroke().max(2),
-                dashed: self.dashed,
-            },
-            _ if !self.band.is_empty() => Swatch::Area,
-            _ if !self.crosses.is_empty() => Swatch::Cross,
-            _ if !self.peaks.is_empty() => Swatch::Peak,
+            _ if !has_line && !self.band.is_empty() => Swatch::Area,
+            _ if !has_line && !self.crosses.is_empty() => Swatch::Cross,
+            _ if !has_line && !self.peaks.is_empty() => Swatch::Peak,
             _ => Swatch::Line {
                 width: self.stroke().max(2),
                 dashed: self.dashed,

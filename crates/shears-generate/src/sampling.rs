@@ -29,6 +29,17 @@ pub struct SamplingSettings {
 }
 
 impl SamplingSettings {
+    /// This temperature, and no filter and no penalty.
+    pub const fn at(temperature: f64) -> SamplingSettings {
+        SamplingSettings {
+            temperature,
+            top_k: None,
+            top_p: None,
+            min_p: None,
+            repetition_penalty: 1.0,
+        }
+    }
+
     /// Checks that every setting is in its range.
     ///
     /// # Errors

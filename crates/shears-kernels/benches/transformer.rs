@@ -44,7 +44,8 @@ impl Preset {
         matches!(self, Preset::Llama128 | Preset::Llama384)
     }
 
-    /// Floating-point operations of the products of one pass forward: about as many for both blocks.
+    /// Floating-point operations of the products of one pass forward: about as many for both
+    /// blocks.
     fn operations(self) -> usize {
         let [batch, time, hidden, _] = self.sizes();
         let rows = batch * time;

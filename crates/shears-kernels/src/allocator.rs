@@ -10,8 +10,8 @@ pub struct Allocator {
 }
 
 impl Allocator {
-    /// `exhausted` is told how many bytes were asked for. It should not return, and must not allocate
-    /// much; if it returns, Rust aborts.
+    /// `exhausted` is told how many bytes were asked for. It should not return, and must not
+    /// allocate much; if it returns, Rust aborts.
     #[must_use]
     pub const fn new(exhausted: fn(usize)) -> Self {
         Allocator { exhausted }

@@ -174,9 +174,9 @@ impl Block {
         let size = bytes.max(1).checked_next_multiple_of(GRAIN)?;
         let layout = Block::layout(size)?;
         let mut idle = idle();
-        // A size that has a layout is at most half of what a `usize` holds.
-        // The quarter less than twice keeps what an evaluation holds for long, queries with keys and
-        // values, out of blocks for what goes into SwiGLU, 1.83 times as large.
+        // A size that has a layout is at most half of what a `usize` holds. The quarter less than
+        // twice keeps what an evaluation holds for long, queries with keys and values, out of
+        // blocks for what goes into SwiGLU, 1.83 times as large.
         let fits = |block: &Block| (size..=size + size / 4 * 3).contains(&block.size);
         let candidates = idle.blocks.iter().enumerate().rev();
         let best = candidates

@@ -82,7 +82,8 @@ pub struct Dropout {
 }
 
 impl Dropout {
-    /// The same for tensors `[time, batch, ..]`; unless told otherwise they are `[batch, time, ..]`.
+    /// The same for tensors `[time, batch, ..]`; unless told otherwise they are `[batch, time,
+    /// ..]`.
     #[must_use]
     pub fn with_time_first(mut self) -> Dropout {
         if let Some(sequences) = &mut self.key.sequences {

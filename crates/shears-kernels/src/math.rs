@@ -111,8 +111,8 @@ pub(crate) fn normal_of<S: Simd, const BY_TANH: bool>(simd: S, x: S::f32s) -> (S
     }
 }
 
-/// What [`normal`] gives, of the distribution function `(1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) /
-/// 2` (Hendrycks & Gimpel 2016), which is a logistic one, and of its derivative.
+/// What [`normal`] gives, of the distribution function `(1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))
+/// / 2` (Hendrycks & Gimpel 2016), which is a logistic one, and of its derivative.
 #[inline(always)]
 fn normal_by_tanh<S: Simd>(simd: S, x: S::f32s) -> (S::f32s, S::f32s) {
     let splat = |value| simd.splat_f32s(value);

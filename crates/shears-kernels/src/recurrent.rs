@@ -59,9 +59,9 @@ pub struct RecurrentWeights {
 /// Reads a window.
 ///
 /// `input` is `[time, batch, inputs]`; `carried` holds what the layer carries from step to step,
-/// each `[1, batch, hidden]`: the hidden state, and for the LSTM the cell state after it. The result
-/// is the hidden state after each step, `[time, batch, hidden]`, and what is carried on. In `Bf16`
-/// the products of a window read their factors rounded; up to 16 rows, as in generation, are
+/// each `[1, batch, hidden]`: the hidden state, and for the LSTM the cell state after it. The
+/// result is the hidden state after each step, `[time, batch, hidden]`, and what is carried on. In
+/// `Bf16` the products of a window read their factors rounded; up to 16 rows, as in generation, are
 /// computed in `f32` all the same, and so is everything on other devices.
 ///
 /// # Panics

@@ -1,9 +1,21 @@
 //! The settings of a model, as plain data.
 
 use serde::{Deserialize, Serialize};
-use shears_kernels::NormKind;
 
 use crate::named_enum;
+
+/// The values of a setting are called the same by the kernels.
+macro_rules! of_kernels {
+    ($Enum:ident => $OfKernels:ident: $($Value:ident),+) => {
+        impl From<$Enum> for shears_kernels::$OfKernels {
+            fn from(value: $Enum) -> Self {
+                match value {
+                    $($Enum::$Value => Self::$Value,)+
+                }
+            }
+        }
+    };
+}
 
 named_enum! {
     /// Which of the four kinds of model.
@@ -50,15 +62,7 @@ named_enum! {
     }
 }
 
-impl From<Mlp> for shears_kernels::Mlp {
-    fn from(mlp: Mlp) -> Self {
-        match mlp {
-            Mlp::Gelu => shears_kernels::Mlp::Gelu,
-            Mlp::GeluTanh => shears_kernels::Mlp::GeluTanh,
-            Mlp::Swiglu => shears_kernels::Mlp::Swiglu,
-        }
-    }
-}
+of_kernels!(Mlp => Mlp: Gelu, GeluTanh, Swiglu);
 
 named_enum! {
     /// How the Transformer normalises.
@@ -72,14 +76,7 @@ named_enum! {
     }
 }
 
-impl From<Norm> for NormKind {
-    fn from(norm: Norm) -> Self {
-        match norm {
-            Norm::Layer => NormKind::Layer,
-            Norm::Rms => NormKind::Rms,
-        }
-    }
-}
+of_kernels!(Norm => NormKind: Layer, Rms);
 
 named_enum! {
     /// How the Transformer knows where a token stands.
@@ -107,14 +104,7 @@ named_enum! {
     }
 }
 
-impl From<Precision> for shears_kernels::Precision {
-    fn from(precision: Precision) -> Self {
-        match precision {
-            Precision::F32 => shears_kernels::Precision::F32,
-            Precision::Bf16 => shears_kernels::Precision::Bf16,
-        }
-    }
-}
+of_kernels!(Precision => Precision: F32, Bf16);
 
 /// What a block of the Transformer is made of; GPT-2's by default.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,6 +1,6 @@
 //! A Transformer of pre-norm blocks with causal self-attention. By default it is GPT-2 (Radford et
-//! al. 2019); with RMSNorm, rotary positions, SwiGLU and no biases it is Llama (Touvron et al. 2023).
-//! Either has GPT-2's initialisation with scaled residual projections.
+//! al. 2019); with RMSNorm, rotary positions, SwiGLU and no biases it is Llama (Touvron et al.
+//! 2023). Either has GPT-2's initialisation with scaled residual projections.
 
 use burn::module::Module;
 use burn::tensor::{Int, Tensor};

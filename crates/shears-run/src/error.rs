@@ -41,7 +41,7 @@ pub enum RunError {
 
 impl RunError {
     /// For `map_err`: an I/O error with what was tried and where.
-    pub(crate) fn io(
+    pub fn io(
         action: &'static str,
         path: &Path,
     ) -> impl FnOnce(std::io::Error) -> RunError + use<> {

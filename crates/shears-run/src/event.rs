@@ -104,12 +104,7 @@ impl Change {
 
 impl fmt::Display for Change {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Change {
-            name,
-            before,
-            after,
-            ..
-        } = self;
+        let (name, before, after) = (&self.name, &self.before, &self.after);
         write!(formatter, "{name}: {before} -> {after}")
     }
 }

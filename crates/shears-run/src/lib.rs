@@ -9,7 +9,7 @@
 //! lock.rs     who writes to the folder                   glance.rs   its last lines
 //! plan.rs     plan.toml as a table                       flow.rs     gradients through the layers
 //! judgement.rs  what is said about a run
-//! regular.rs  opens regular files only
+//! regular.rs  opens regular files only               folder.rs   where a file is
 //! sample.rs     lines from all over a long log
 //! ```
 //!
@@ -23,6 +23,7 @@ mod columns;
 mod error;
 mod event;
 mod flow;
+mod folder;
 mod glance;
 mod header;
 mod judgement;
@@ -39,6 +40,7 @@ mod writer;
 pub use columns::{Columns, End, Evaluation, Sample, Tensors};
 pub use error::RunError;
 pub use event::{Change, ClipEvent, EndReason, Event, Resume, StepEvent, action_name, six_digits};
+pub use folder::{folder_of, sync_folder};
 pub use glance::Glance;
 pub use header::{FORMAT, Header, Parameter};
 pub use judgement::{Judgement, Subject, is_adaptive, program, quoted, stretches};

@@ -85,8 +85,8 @@ fn broken(error: serde_json::Error) -> LineProblem {
     LineProblem::Broken(crate::json_problem(&error).replace("line 1, ", ""))
 }
 
-/// What columns keep of a [`StepEvent`]. What is not finite is absent where the event lets it be, so
-/// that a line without a number is refused by both.
+/// What columns keep of a [`StepEvent`]. What is not finite is absent where the event lets it be,
+/// so that a line without a number is refused by both.
 #[derive(Debug, Deserialize)]
 pub(crate) struct StepLine<'a> {
     pub(crate) step: u64,

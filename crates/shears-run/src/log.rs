@@ -17,8 +17,8 @@ use crate::regular::open_regular;
 const MEMORY: usize = 96;
 /// Bytes that are read from the file at once.
 const BUFFER: usize = 1 << 18;
-/// A line that is longer than this is not an event, and is not kept in memory: a disk that was full may
-/// have left a gigabyte of zeros.
+/// A line that is longer than this is not an event, and is not kept in memory: a disk that was full
+/// may have left a gigabyte of zeros.
 const LONGEST: u64 = 1 << 26;
 
 /// Opens a log to read it; none if there is no such file.
@@ -85,12 +85,8 @@ pub struct Damage {
 
 impl fmt::Display for Damage {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Damage {
-            line,
-            reason,
-            lines,
-        } = self;
-        match (line, lines) {
+        let (reason, lines) = (&self.reason, self.lines);
+        match (self.line, lines) {
             (Some(line), 1) => write!(
                 formatter,
                 "line {line} is not an event and was skipped: {reason}"

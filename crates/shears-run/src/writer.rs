@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::RunError;
 use crate::event::{Change, Event};
+use crate::folder::{folder_of, sync_folder};
 use crate::header::Header;
 use crate::line::{Line, LineProblem};
 use crate::log::{self, Lines};
@@ -79,7 +80,7 @@ impl EventLog {
         }
         let file = OpenOptions::new().append(true).open(path);
         let file = file.map_err(RunError::io("write", path))?;
-        sync_parent(path).map_err(RunError::io("sync", path))?;
+        sync_folder(folder_of(path)).map_err(RunError::io("sync", path))?;
         let warning = format!("{}: {}", path.display(), warnings.join("; "));
         let mut log = EventLog {
             path: path.to_path_buf(),
@@ -138,15 +139,6 @@ impl EventLog {
     }
 }
 
-/// Makes a new name durable. Only Unix lets a folder be opened and synced.
-fn sync_parent(path: &Path) -> io::Result<()> {
-    match path.parent().filter(|_| cfg!(unix)) {
-        Some(folder) if folder == Path::new("") => File::open(".")?.sync_all(),
-        Some(folder) => File::open(folder)?.sync_all(),
-        None => Ok(()),
-    }
-}
-
 /// Moves the damaged lines out of a log, and cuts it; it is replaced as a whole.
 fn set_aside(path: &Path, kept: &Kept) -> Result<(), RunError> {
     let aside = path.with_file_name(DAMAGED);
@@ -154,9 +146,7 @@ fn set_aside(path: &Path, kept: &Kept) -> Result<(), RunError> {
     let copied = append_ranges(&mut log, &aside, &kept.damaged);
     copied.map_err(RunError::io("write", &aside))?;
     let written = (|| {
-        let folder = path.parent().filter(|folder| *folder != Path::new(""));
-        let folder = folder.unwrap_or(Path::new("."));
-        let mut whole = tempfile::NamedTempFile::with_prefix_in(".events-", folder)?;
+        let mut whole = tempfile::NamedTempFile::with_prefix_in(".events-", folder_of(path))?;
         whole
             .as_file()
             .set_permissions(log.metadata()?.permissions())?;

@@ -5,7 +5,6 @@
 //! the trainer, the evaluation, the checkpoints and the clipping ask for.
 
 use std::error::Error;
-use std::path::Path;
 
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, activation};
@@ -87,16 +86,6 @@ impl Observer for Printer {
 
     fn evaluation(&mut self, step: u64, evaluation: &Evaluation) {
         println!("step {step:3}  val loss {:.4}", evaluation.val_loss);
-    }
-
-    fn saved(&mut self, _step: u64, _path: &Path) {}
-
-    fn sample<M: LanguageModel>(&mut self, _step: u64, _model: &M) -> Option<String> {
-        None
-    }
-
-    fn wants_to_stop(&self) -> bool {
-        false
     }
 }
 

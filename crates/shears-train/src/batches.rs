@@ -71,13 +71,10 @@ pub(crate) fn rows_of(batch: Batch, rows: &Range<usize>) -> Batch {
 
 /// Inputs and targets `[batch, window]` on a device.
 pub(crate) fn to_tensors(batch: &Batch, device: &Device) -> (Tensor<2, Int>, Tensor<2, Int>) {
-    let ints = |tokens: &[u32]| {
-        tokens
-            .iter()
-            .map(|&token| token as i32)
-            .collect::<Vec<i32>>()
-    };
     let shape = [batch.batch, batch.window];
-    let tensor = |tokens| Tensor::from_data(TensorData::new(ints(tokens), shape), device);
+    let tensor = |tokens: &[u32]| {
+        let ids: Vec<i32> = tokens.iter().map(|&token| token as i32).collect();
+        Tensor::from_data(TensorData::new(ids, shape), device)
+    };
     (tensor(&batch.inputs), tensor(&batch.targets))
 }

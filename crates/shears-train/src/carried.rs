@@ -1,7 +1,7 @@
 //! What a recurrent model carries from window to window, in parts of the rows of a batch.
 //!
-//! Each tensor is `[1, rows, size]`: a row knows nothing of the others, so that some can be cut out,
-//! computed elsewhere, and joined again.
+//! Each tensor is `[1, rows, size]`: a row knows nothing of the others, so that some can be cut
+//! out, computed elsewhere, and joined again.
 
 use burn::tensor::{Tensor, TensorData};
 use shears_model::State;

@@ -13,9 +13,7 @@
 
 mod files;
 
-use std::borrow::Cow;
 use std::collections::HashMap;
-use std::fmt;
 use std::fs::{self, DirEntry};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -57,7 +55,7 @@ pub struct Progress {
 
 /// All that a run needs to go on.
 #[derive(Clone, Debug)]
-pub struct Checkpoint {
+pub struct Checkpoint<T = NamedTensor> {
     /// Where the run stands.
     pub progress: Progress,
     /// The plan that it belongs to.
@@ -65,12 +63,16 @@ pub struct Checkpoint {
     /// What the clipping policy has learned.
     pub clipper: ClipperState,
     /// Parameters.
-    pub model: Vec<NamedTensor>,
+    pub model: Vec<T>,
     /// Moments.
-    pub optimizer: Vec<NamedTensor>,
+    pub optimizer: Vec<T>,
     /// What the model carries from window to window.
-    pub carried: Vec<NamedTensor>,
+    pub carried: Vec<T>,
 }
+
+/// What a save writes: a checkpoint whose tensors are read one by one, when their turn comes. A
+/// trainer makes one ([`Trainer::snapshot`](crate::Trainer::snapshot)).
+pub type Snapshot<'a> = Checkpoint<LazyTensor<'a>>;
 
 impl Checkpoint {
     /// Where a run stands that starts from trained parameters: before its first step, with an
@@ -91,52 +93,31 @@ impl Checkpoint {
     }
 }
 
-/// What a save writes: all of a [`Checkpoint`], but that each tensor is read when its turn comes. A
-/// trainer makes one ([`Trainer::snapshot`](crate::Trainer::snapshot)), and so does a checkpoint.
-pub struct Snapshot<'a> {
-    pub(crate) progress: Progress,
-    pub(crate) plan: Cow<'a, Plan>,
-    pub(crate) clipper: Cow<'a, ClipperState>,
-    pub(crate) model: Vec<LazyTensor<'a>>,
-    pub(crate) optimizer: Vec<LazyTensor<'a>>,
-    pub(crate) carried: Vec<LazyTensor<'a>>,
-}
-
-impl fmt::Debug for Snapshot<'_> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut shown = formatter.debug_struct("Snapshot");
-        shown
-            .field("progress", &self.progress)
-            .finish_non_exhaustive()
+impl<T> Checkpoint<T> {
+    /// The same with tensors in another form.
+    fn with_tensors<'a, U>(&'a self, form: impl Fn(&'a T) -> U) -> Checkpoint<U> {
+        let all = |tensors: &'a [T]| tensors.iter().map(&form).collect();
+        Checkpoint {
+            progress: self.progress.clone(),
+            plan: self.plan.clone(),
+            clipper: self.clipper.clone(),
+            model: all(&self.model),
+            optimizer: all(&self.optimizer),
+            carried: all(&self.carried),
+        }
     }
 }
 
 impl<'a> From<&'a Checkpoint> for Snapshot<'a> {
     fn from(checkpoint: &'a Checkpoint) -> Self {
-        let lazy = |tensors: &'a [NamedTensor]| tensors.iter().map(LazyTensor::from).collect();
-        Snapshot {
-            progress: checkpoint.progress.clone(),
-            plan: Cow::Borrowed(&checkpoint.plan),
-            clipper: Cow::Borrowed(&checkpoint.clipper),
-            model: lazy(&checkpoint.model),
-            optimizer: lazy(&checkpoint.optimizer),
-            carried: lazy(&checkpoint.carried),
-        }
+        checkpoint.with_tensors(LazyTensor::from)
     }
 }
 
 impl Snapshot<'_> {
     /// With all tensors read.
     pub(crate) fn read(&self) -> Checkpoint {
-        let read = |tensors: &[LazyTensor<'_>]| tensors.iter().map(LazyTensor::read).collect();
-        Checkpoint {
-            progress: self.progress.clone(),
-            plan: self.plan.clone().into_owned(),
-            clipper: self.clipper.clone().into_owned(),
-            model: read(&self.model),
-            optimizer: read(&self.optimizer),
-            carried: read(&self.carried),
-        }
+        self.with_tensors(LazyTensor::read)
     }
 }
 
@@ -148,11 +129,8 @@ pub struct CheckpointStore {
     known: Mutex<HashMap<PathBuf, Known>>,
 }
 
-/// A checkpoint with its folder, if one is whole, and what is wrong with those before it in the
-/// order that was asked for.
-pub type Newest = Found<Checkpoint>;
-
-/// The same of what was asked of a checkpoint.
+/// What was asked of a checkpoint with its folder, if one is whole, and what is wrong with those
+/// before it in the order that was asked for.
 pub type Found<T> = (Option<(PathBuf, T)>, Vec<RestoreError>);
 
 /// A checkpoint that was whole when its files had these stamps.
@@ -315,25 +293,18 @@ impl CheckpointStore {
 
     /// [`CheckpointStore::best`] with its parameters; the newest one if none was evaluated.
     pub fn load_best_model(&self) -> Result<Found<Vec<NamedTensor>>, TrainError> {
-        let (mut evaluated, mut damaged) = self.evaluated()?;
+        let (evaluated, mut damaged) = self.evaluated()?;
         if evaluated.is_empty() {
             return self.load_newest_model();
         }
-        let (found, others) = self.first_model(evaluated.drain(..))?;
+        let (found, others) = first_whole(evaluated.into_iter(), |path| self.load_model(path))?;
         damaged.extend(others);
         Ok((found, damaged))
     }
 
     /// The newest parameters that are undamaged.
     pub fn load_newest_model(&self) -> Result<Found<Vec<NamedTensor>>, TrainError> {
-        self.first_model(self.list()?.into_iter().rev())
-    }
-
-    fn first_model(
-        &self,
-        paths: impl Iterator<Item = PathBuf>,
-    ) -> Result<Found<Vec<NamedTensor>>, TrainError> {
-        first_whole(paths, |path| self.load_model(path))
+        first_whole(self.list()?.into_iter().rev(), |path| self.load_model(path))
     }
 
     /// The checkpoints that have a validation loss, the lowest first, and those whose state cannot
@@ -364,9 +335,7 @@ impl CheckpointStore {
         {
             return Ok(known.standing.clone());
         }
-        let files = Files::of(path)?;
-        files.check_all()?;
-        let state = files.state()?;
+        let state = Files::of(path)?.check_all()?;
         let standing = Standing::new(&state.progress, &state.plan);
         self.remember(path, stamps, standing.clone());
         Ok(standing)
@@ -391,7 +360,7 @@ impl CheckpointStore {
     ///
     /// Also if a later version of this program has written the newest one: to go on from an older
     /// one would take its steps again.
-    pub fn newest(&self) -> Result<Newest, TrainError> {
+    pub fn newest(&self) -> Result<Found<Checkpoint>, TrainError> {
         first_whole(self.list()?.into_iter().rev(), |path| self.load(path))
     }
 
@@ -455,8 +424,8 @@ fn first_whole<T>(
     Ok((None, damaged))
 }
 
-/// Those that have a validation loss, the lowest first, and the oldest of equal ones. Losses on other
-/// tokens than the newest one's are not compared with it.
+/// Those that have a validation loss, the lowest first, and the oldest of equal ones. Losses on
+/// other tokens than the newest one's are not compared with it.
 fn by_loss(checkpoints: Vec<(Standing, PathBuf)>) -> Vec<PathBuf> {
     let losses = checkpoints.into_iter().filter_map(|(standing, path)| {
         let loss = standing.progress.val_loss.filter(|loss| loss.is_finite())?;

@@ -35,8 +35,8 @@ pub struct Corpora {
 }
 
 impl Corpora {
-    /// Notes in the plan of a new run which text and which tokenizer it is for, and where the paths of
-    /// the text were typed.
+    /// Notes in the plan of a new run which text and which tokenizer it is for, and where the paths
+    /// of the text were typed.
     pub fn identify(&self, plan: &mut Plan) {
         (plan.text_sha256, plan.val_sha256) = self.sha256.clone();
         plan.tokenizer_sha256 = self.tokenizer.fingerprint();
@@ -263,8 +263,8 @@ fn make_tokenizer(
     Ok(Tokenizer::build(kind, &String::from_iter(characters))?)
 }
 
-/// Bytes for each different word of the text from which byte-level BPE is learned, and for each byte
-/// of these words: counts, symbols, and the places of all pairs of symbols. Fitted to peaks.
+/// Bytes for each different word of the text from which byte-level BPE is learned, and for each
+/// byte of these words: counts, symbols, and the places of all pairs of symbols. Fitted to peaks.
 const BYTES_OF_A_WORD: u64 = 250;
 const BYTES_OF_A_LETTER: u64 = 50;
 

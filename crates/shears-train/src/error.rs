@@ -1,6 +1,6 @@
 //! Why training could not start or go on.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use shears_run::RunError;
 
@@ -25,16 +25,6 @@ pub enum TrainError {
     /// A checkpoint does not fit, or is damaged.
     #[error(transparent)]
     Restore(#[from] RestoreError),
-    /// Reading or writing failed.
-    #[error("cannot {action} {}", path.display())]
-    Io {
-        /// What was tried: "write", "read", "create".
-        action: &'static str,
-        /// Where.
-        path: PathBuf,
-        /// The system's answer.
-        source: std::io::Error,
-    },
     /// A gradient has a NaN or an infinity, and the plan says that this is an error.
     #[error("step {step}: {cause}; `--non-finite skip` would leave such steps out")]
     NonFinite {
@@ -80,9 +70,9 @@ pub enum TrainError {
         /// Which of them, and what is wrong.
         problem: String,
     },
-    /// The log cannot be continued.
+    /// Reading or writing failed, or the log cannot be continued.
     #[error(transparent)]
-    Log(RunError),
+    Run(RunError),
     /// The gradients could not be read from the device.
     #[error(transparent)]
     Collect(#[from] gradclip_burn::CollectError),
@@ -99,13 +89,8 @@ pub enum TrainError {
 impl From<RunError> for TrainError {
     fn from(error: RunError) -> Self {
         match error {
-            RunError::Io {
-                action,
-                path,
-                source,
-            } => TrainError::io(action, path)(source),
             RunError::Locked { path, problem } => TrainError::Folder { path, problem },
-            other => TrainError::Log(other),
+            other => TrainError::Run(other),
         }
     }
 }
@@ -142,14 +127,10 @@ impl TrainError {
     /// For `map_err`: an I/O error with what was tried and where.
     pub fn io(
         action: &'static str,
-        path: impl Into<PathBuf>,
+        path: impl AsRef<Path>,
     ) -> impl FnOnce(std::io::Error) -> TrainError {
-        let path = path.into();
-        move |source| TrainError::Io {
-            action,
-            path,
-            source,
-        }
+        let of_path = RunError::io(action, path.as_ref());
+        move |source| TrainError::Run(of_path(source))
     }
 }
 

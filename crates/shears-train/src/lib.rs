@@ -27,7 +27,7 @@ mod weights;
 pub use batches::Batches;
 pub use bench::{BenchReport, ClipBench, Spread, bench, bench_clip, peak_rss_bytes};
 pub use briefing::Briefing;
-pub use checkpoint::{Checkpoint, CheckpointStore, Found, Newest, Progress, Snapshot};
+pub use checkpoint::{Checkpoint, CheckpointStore, Found, Progress, Snapshot};
 pub use corpora::{Corpora, Loading, load_corpora};
 pub use error::{RestoreError, TrainError};
 pub use evaluate::{Evaluation, Streams, evaluate};

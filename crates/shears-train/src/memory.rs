@@ -5,8 +5,7 @@ use shears_model::{Architecture, ParameterInfo};
 
 use crate::corpora::Corpora;
 use crate::evaluate::{TOKENS_AT_ONCE, windows_at_once};
-use crate::optimizer::OptimizerKind;
-use crate::plan::{Plan, PlanError};
+use crate::plan::Plan;
 
 /// Bytes by purpose. Parameters, gradients and moments are exact; the rest is fitted to measured
 /// peaks, and all of it within a fifth of them.
@@ -48,20 +47,10 @@ impl MemoryEstimate {
     /// The most that it takes at a time: while the text is read, or while a checkpoint is written,
     /// for which a step's memory is not given back.
     pub fn total(&self) -> u64 {
-        let sum = |parts: &[u64]| {
-            parts
-                .iter()
-                .fold(0, |sum: u64, part| sum.saturating_add(*part))
-        };
-        let training = sum(&[
-            self.program,
-            self.text,
-            self.parameters,
-            self.gradients,
-            self.moments,
-            self.activations,
-            self.saving,
-        ]);
+        let of_training = [self.parameters, self.gradients, self.moments];
+        let beside = [self.text, self.activations, self.saving];
+        let parts = of_training.into_iter().chain(beside);
+        let training = parts.fold(self.program, u64::saturating_add);
         training.max(self.program.saturating_add(self.loading))
     }
 }
@@ -73,163 +62,117 @@ const PROGRAM: u64 = 17_000_000 + shears_parallel::MEMORY;
 const READER: u64 = 12_000_000 + shears_parallel::MEMORY;
 
 /// Estimates the memory of training a model with these parameters.
-///
-/// # Errors
-///
-/// If the sizes exceed what 64 bits can count.
 pub fn estimate_memory(
     plan: &Plan,
     parameters: &[ParameterInfo],
     vocabulary: usize,
-) -> Result<MemoryEstimate, PlanError> {
-    let bytes = bytes_of(parameters)?;
-    let too_large = || PlanError::new(TOO_LARGE);
-    let moments = match plan.optimizer {
-        OptimizerKind::Sgd => 0,
-        OptimizerKind::Momentum | OptimizerKind::RmsProp => 1,
-        OptimizerKind::Adam | OptimizerKind::AdamW => 2,
-    };
-    let tokens = (plan.batch as u64)
-        .checked_mul(plan.window as u64)
-        .ok_or_else(too_large)?;
+) -> MemoryEstimate {
+    let elements = elements_of(parameters);
+    let moments = plan.optimizer.moments().len() as u128;
+    let tokens = plan.batch as u128 * plan.window as u128;
     let of_training = in_training(plan, tokens, vocabulary);
     let of_evaluation = in_evaluation(plan, vocabulary);
     // What one of them has taken serves the other as far as the sizes are the same.
-    let elements = of_training.max(of_evaluation);
-    let elements = elements.saturating_add(of_training.min(of_evaluation) / 2);
-    let elements = elements.saturating_add(of_time_flow(plan, tokens));
-    let activations = elements.checked_mul(4);
+    let activations = of_training.max(of_evaluation) + of_training.min(of_evaluation) / 2;
     // The branches of the tree of shards that are not yet joined.
-    let sums = 1 + u64::from(plan.shards.max(1).ilog2());
-    Ok(MemoryEstimate {
-        parameters: bytes.checked_mul(2).ok_or_else(too_large)?,
-        gradients: bytes.checked_mul(sums).ok_or_else(too_large)?,
-        moments: bytes.checked_mul(moments).ok_or_else(too_large)?,
-        activations: activations.ok_or_else(too_large)?,
+    let sums = 1 + plan.shards.max(1).ilog2();
+    // One tensor at a time is copied.
+    let largest = parameters.iter().map(ParameterInfo::elements).max();
+    MemoryEstimate {
+        parameters: bytes(2 * elements),
+        gradients: bytes(elements * u128::from(sums)),
+        moments: bytes(elements * moments),
+        activations: bytes(activations + of_time_flow(plan, tokens)),
         text: 0,
         program: PROGRAM,
         loading: 0,
-        // One tensor at a time is copied.
-        saving: parameters.iter().map(bytes_of_one).max().unwrap_or(0),
-    })
+        saving: bytes(largest.unwrap_or(0) as u128),
+    }
 }
 
 /// Estimates the memory of an evaluation, of which the text is still to be added.
-///
-/// # Errors
-///
-/// As [`estimate_memory`].
 pub fn estimate_evaluation(
     plan: &Plan,
     parameters: &[ParameterInfo],
     vocabulary: usize,
-) -> Result<MemoryEstimate, PlanError> {
+) -> MemoryEstimate {
     of_a_trained_model(parameters, in_evaluation(plan, vocabulary))
 }
 
 /// Estimates the memory of writing a text after a prompt of so many tokens.
-///
-/// # Errors
-///
-/// As [`estimate_memory`].
 pub fn estimate_generation(
     plan: &Plan,
     parameters: &[ParameterInfo],
     vocabulary: usize,
     prompt: usize,
-) -> Result<MemoryEstimate, PlanError> {
-    let hidden = plan.hidden as u64;
+) -> MemoryEstimate {
+    let hidden = plan.hidden as u128;
     let (at_once, cache) = match plan.model {
-        Architecture::Transformer => {
-            // Keys and values grow by doubling.
-            let cached = (4 * hidden).saturating_mul(plan.layers as u64);
-            (plan.window, cached.saturating_mul(plan.window as u64))
-        }
+        // Keys and values grow by doubling.
+        Architecture::Transformer => (
+            plan.window,
+            4 * hidden * plan.layers as u128 * plan.window as u128,
+        ),
         _ => (READ_AT_ONCE, 0),
     };
-    let at_once = at_once.min(prompt.max(1)) as u64;
-    let read = at_once.saturating_mul(of_a_layer(plan) + 5 * hidden / 4);
-    let elements = read
-        .saturating_add(cache)
-        .saturating_add(vocabulary as u64)
-        .saturating_add(prompt as u64);
-    of_a_trained_model(parameters, elements)
+    let at_once = at_once.min(prompt.max(1)) as u128;
+    let read = at_once * (of_a_layer(plan) + 5 * hidden / 4);
+    of_a_trained_model(parameters, read + cache + (vocabulary + prompt) as u128)
 }
 
 /// Tokens of a prompt that a recurrent model reads in one call.
 const READ_AT_ONCE: usize = 256;
 
 /// What a model that is loaded takes, and these elements beside it.
-fn of_a_trained_model(
-    parameters: &[ParameterInfo],
-    elements: u64,
-) -> Result<MemoryEstimate, PlanError> {
-    let bytes = bytes_of(parameters)?;
-    Ok(MemoryEstimate {
-        parameters: bytes,
+fn of_a_trained_model(parameters: &[ParameterInfo], elements: u128) -> MemoryEstimate {
+    let of_model = elements_of(parameters);
+    MemoryEstimate {
+        parameters: bytes(of_model),
         gradients: 0,
         moments: 0,
-        activations: elements.saturating_mul(4),
+        activations: bytes(elements),
         text: 0,
         program: READER,
         // The file is in memory beside what is made of it.
-        loading: bytes.saturating_mul(2),
+        loading: bytes(2 * of_model),
         saving: 0,
-    })
-}
-
-/// Bytes of all parameters.
-fn bytes_of(parameters: &[ParameterInfo]) -> Result<u64, PlanError> {
-    let too_large = || PlanError::new(TOO_LARGE);
-    let mut elements = 0_u64;
-    for parameter in parameters {
-        let size = parameter
-            .shape
-            .iter()
-            .try_fold(1_u64, |size, &n| size.checked_mul(n as u64));
-        elements = size
-            .and_then(|size| elements.checked_add(size))
-            .ok_or_else(too_large)?;
     }
-    elements.checked_mul(4).ok_or_else(too_large)
 }
 
-fn bytes_of_one(parameter: &ParameterInfo) -> u64 {
-    4 * parameter.elements() as u64
+/// Bytes of so many f32; the most that can be counted, where that is not enough.
+fn bytes(elements: u128) -> u64 {
+    u64::try_from(4 * elements).unwrap_or(u64::MAX)
 }
 
-const TOO_LARGE: &str = "the model's size exceeds what a computer can address";
+fn elements_of(parameters: &[ParameterInfo]) -> u128 {
+    let shapes = parameters.iter().map(|parameter| parameter.shape.iter());
+    let sizes = shapes.map(|shape| shape.map(|&n| n as u128).product::<u128>());
+    sizes.sum()
+}
 
 /// Elements that a training step keeps: for each token multiples of each layer's width, fitted to
 /// measured peaks, and the gradients of the logits that exist at the same time. There are no
 /// attention scores among them.
-fn in_training(plan: &Plan, tokens: u64, vocabulary: usize) -> u64 {
-    let per_token = (plan.layers as u64)
-        .saturating_mul(of_a_layer(plan))
-        .saturating_add(5 * plan.hidden as u64 / 4);
-    tokens
-        .saturating_mul(per_token)
-        .saturating_add(logits(tokens, vocabulary))
-        // The output layer's weights are packed for both directions.
-        .saturating_add(2 * packed_output(plan, vocabulary))
+fn in_training(plan: &Plan, tokens: u128, vocabulary: usize) -> u128 {
+    let per_token = plan.layers as u128 * of_a_layer(plan) + 5 * plan.hidden as u128 / 4;
+    // The output layer's weights are packed for both directions.
+    tokens * per_token + logits(tokens, vocabulary) + 2 * packed_output(plan, vocabulary)
 }
 
 /// Elements that following gradients back in time takes, one token a call: the same as a step, but
 /// that nothing is fused.
-fn of_time_flow(plan: &Plan, tokens: u64) -> u64 {
+fn of_time_flow(plan: &Plan, tokens: u128) -> u128 {
     match plan.model {
         Architecture::Transformer => 0,
-        _ => tokens.saturating_mul(plan.layers as u64 * of_a_layer(plan)) / 2 * 3,
+        _ => tokens * (plan.layers as u128 * of_a_layer(plan)) / 2 * 3,
     }
 }
 
 /// Elements that an evaluation takes. No layer leaves anything but its result, and a Transformer
 /// the keys and values of each block.
-fn in_evaluation(plan: &Plan, vocabulary: usize) -> u64 {
-    let hidden = plan.hidden as u64;
+fn in_evaluation(plan: &Plan, vocabulary: usize) -> u128 {
     let (tokens, kept) = match plan.model {
         Architecture::Transformer => {
-            let rows = windows_at_once(plan.context());
             let model = plan.model_config();
             let (qkv, expanded) = (model.qkv(), model.expanded());
             // Queries, keys and values of a block stay in the memory of what went into the last
@@ -238,28 +181,25 @@ fn in_evaluation(plan: &Plan, vocabulary: usize) -> u64 {
                 true => qkv.max(expanded),
                 false => qkv,
             };
-            let kept = (kept as u64).saturating_mul(plan.layers as u64);
-            (rows.saturating_mul(plan.context()), kept)
+            let rows = windows_at_once(plan.context());
+            let tokens = rows as u128 * plan.context() as u128;
+            (tokens, kept as u128 * plan.layers as u128)
         }
-        _ => (TOKENS_AT_ONCE, 0),
+        _ => (TOKENS_AT_ONCE as u128, 0),
     };
-    let per_token = (of_a_layer(plan) + 5 * hidden / 4).saturating_add(kept);
-    let tokens = tokens as u64;
-    tokens
-        .saturating_mul(per_token)
-        .saturating_add(logits(tokens, vocabulary))
-        .saturating_add(packed_output(plan, vocabulary))
+    let per_token = of_a_layer(plan) + 5 * plan.hidden as u128 / 4 + kept;
+    tokens * per_token + logits(tokens, vocabulary) + packed_output(plan, vocabulary)
 }
 
 /// Elements of the output layer's weights in panels.
-fn packed_output(plan: &Plan, vocabulary: usize) -> u64 {
-    (plan.hidden as u64).saturating_mul(vocabulary as u64)
+fn packed_output(plan: &Plan, vocabulary: usize) -> u128 {
+    plan.hidden as u128 * vocabulary as u128
 }
 
 /// Elements of a layer for each token.
-fn of_a_layer(plan: &Plan) -> u64 {
-    let hidden = plan.hidden as u64;
-    let dropped = u64::from(plan.dropout > 0.0);
+fn of_a_layer(plan: &Plan) -> u128 {
+    let hidden = plan.hidden as u128;
+    let dropped = u128::from(plan.dropout > 0.0);
     match plan.model {
         Architecture::Rnn => (2 + dropped) * hidden,
         Architecture::Lstm => (7 + dropped) * hidden,
@@ -267,14 +207,14 @@ fn of_a_layer(plan: &Plan) -> u64 {
         // Masks are drawn again, and not kept.
         Architecture::Transformer => {
             let model = plan.model_config();
-            9 * hidden / 2 + model.qkv() as u64 + model.expanded() as u64
+            9 * hidden / 2 + model.qkv() as u128 + model.expanded() as u128
         }
     }
 }
 
 /// Logits that are in memory at the same time.
-fn logits(tokens: u64, vocabulary: usize) -> u64 {
+fn logits(tokens: u128, vocabulary: usize) -> u128 {
     let tokens = usize::try_from(tokens).unwrap_or(usize::MAX);
     let rows = logit_rows_at_once(tokens, vocabulary.max(1));
-    (rows as u64).saturating_mul(vocabulary as u64)
+    rows as u128 * vocabulary as u128
 }

@@ -77,10 +77,17 @@ pub struct Optimizer {
 }
 
 /// What a rule remembers of one parameter, flattened.
-#[derive(Clone, Debug, Default)]
-struct Moments {
-    first: Option<Tensor<1>>,
-    second: Option<Tensor<1>>,
+#[derive(Clone, Debug)]
+struct Moments<T = Tensor<1>> {
+    first: Option<T>,
+    second: Option<T>,
+}
+
+impl<T> Default for Moments<T> {
+    fn default() -> Self {
+        let (first, second) = (None, None);
+        Moments { first, second }
+    }
 }
 
 impl Optimizer {
@@ -110,29 +117,23 @@ impl Optimizer {
             // What clips inside the update needs all of a tensor before it changes any of it.
             Some(_) => (module, HashMap::new()),
         };
+        self.compose(module, gradients, lr, updated)
+    }
+
+    /// The same by Burn's operations, on every device; parameters that are `updated` get that
+    /// value.
+    fn compose<M: Module>(
+        &mut self,
+        module: M,
+        gradients: ClippedGradients,
+        lr: f64,
+        updated: HashMap<ParamId, Updated>,
+    ) -> M {
         let mut update = Update {
             optimizer: self,
             gradients,
             lr,
             updated,
-        };
-        map_parameters(module, &mut update)
-    }
-
-    /// The same by Burn's operations alone, on every device.
-    #[cfg(test)]
-    fn step_by_composition<M: Module>(
-        &mut self,
-        module: M,
-        gradients: ClippedGradients,
-        lr: f64,
-    ) -> M {
-        self.updates += 1;
-        let mut update = Update {
-            optimizer: self,
-            gradients,
-            lr,
-            updated: HashMap::new(),
         };
         map_parameters(module, &mut update)
     }
@@ -304,32 +305,23 @@ impl Rule<'_> {
         moments: &mut Moments,
         updates: u64,
     ) -> Tensor<1> {
-        let settings = self.settings;
-        if self
-            .clipping
-            .is_some_and(|clipping| clipping.resets_moments(updates))
-        {
+        let (settings, clipping) = (self.settings, self.clipping);
+        if clipping.is_some_and(|clipping| clipping.resets_moments(updates)) {
             *moments = Moments::default();
         }
-        let bound = self
-            .clipping
-            .and_then(|clipping| clipping.spike_bound(updates));
+        let bound = clipping.and_then(|clipping| clipping.spike_bound(updates));
         let gradient = match (bound, &moments.second) {
             (Some(bound), Some(second)) => without_spikes(gradient, second, bound),
             _ => gradient,
         };
-        let update_bound = self
-            .clipping
-            .and_then(|clipping| clipping.update_bound(updates));
+        let update_bound = clipping.and_then(|clipping| clipping.update_bound(updates));
         let squares = square(&gradient);
         let bounded = update_bound.map(|bound| (bound, squares.clone()));
         let second = decayed(moments.second.take(), squares, settings.beta2);
         let first = decayed(moments.first.take(), gradient, settings.beta1);
         moments.first = Some(first.clone());
         moments.second = Some(second.clone());
-        let factor = self
-            .clipping
-            .map_or(1.0, |clipping| clipping.learning_rate_factor(updates));
+        let factor = clipping.map_or(1.0, |clipping| clipping.learning_rate_factor(updates));
         let step_size = self.lr * factor / (1.0 - settings.beta1.powf(updates as f64));
         let bias = 1.0 - settings.beta2.powf(updates as f64);
         let divisor = bounded.map(|(bound, squares)| {

@@ -50,8 +50,8 @@ settings! {
     /// Text files or folders; `-` reads standard input; without any, a text that the program
     /// carries (Cicero, 49 kB)
     ///
-    /// UTF-8, or what `--encoding` says. A folder means all .txt, .text and .md files in and below it, in the order of their
-    /// paths. The last tenth of the characters is kept for validation.
+    /// UTF-8, or what `--encoding` says. A folder means all .txt, .text and .md files in and below
+    /// it, in the order of their paths. The last tenth of the characters is kept for validation.
     text: Vec<PathBuf> { section: Text, value: "TEXT", default: Vec::new() }
 
     /// Validation text, in place of the last tenth of the text
@@ -64,8 +64,9 @@ settings! {
 
     /// How text becomes tokens: byte, char, bpe:N, or a Hugging Face tokenizer.json
     ///
-    /// `byte`: 256 symbols, any text, and any other file. `char`: the characters that occur in the text. `bpe:N`: a
-    /// byte-level BPE of N tokens, trained on the training text. A path: that tokenizer.
+    /// `byte`: 256 symbols, any text, and any other file. `char`: the characters that occur in the
+    /// text. `bpe:N`: a byte-level BPE of N tokens, trained on the training text. A path: that
+    /// tokenizer.
     tokenizer: TokenizerKind { section: Text, value: "KIND", default: TokenizerKind::Char }
 
     /// Train on what the tokenizer leaves of the text, if it loses more than 1 % of its characters
@@ -431,30 +432,13 @@ impl Plan {
             nonlinearity: config.nonlinearity,
             ..Plan::defaults(config.architecture)
         };
-        // The others of the section are about how it is trained.
-        let of_shape = [
-            "model",
-            "layers",
-            "hidden",
-            "embedding",
-            "heads",
-            "kv-heads",
-            "norm",
-            "norm-epsilon",
-            "position",
-            "rope-theta",
-            "mlp",
-            "inner",
-            "bias",
-            "context",
-            "tied",
-            "nonlinearity",
-        ];
-        let belonging = Plan::settings()
-            .iter()
-            .filter(|setting| setting.belongs(&plan));
-        let belonging = belonging.filter(|setting| of_shape.contains(&setting.name.as_str()));
-        let named = belonging.filter_map(|s| Some((s.name.clone(), s.value_in(&plan)?)));
+        // These are about how it is made and trained.
+        let others = ["preset", "init-from", "dropout", "forget-bias", "precision"];
+        let of_shape = Plan::settings().iter().filter(|setting| {
+            let is_other = others.contains(&setting.name.as_str());
+            setting.section == Section::Model && !is_other && setting.belongs(&plan)
+        });
+        let named = of_shape.filter_map(|s| Some((s.name.clone(), s.value_in(&plan)?)));
         named.collect()
     }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use shears_data::{DataError, Tokenizer};
 use shears_model::ParameterInfo;
 use shears_run::{
-    FORMAT, Header, INPUT, LOG, Log, PLAN, Parameter, check_regular, lock_folder,
+    FORMAT, Header, INPUT, LOG, Log, PLAN, Parameter, check_regular, folder_of, lock_folder,
     read_regular_text, toml_problem,
 };
 
@@ -56,8 +56,8 @@ impl RunFolder {
         // Another program may have made a run until it released the lock.
         Self::check_free(path)?;
         let text = run.text_of(plan)?;
-        // Under another name the plan says that the other files are of a run that is being made, and
-        // it gets its name last: a folder without a plan is not a run.
+        // Under another name the plan says that the other files are of a run that is being made,
+        // and it gets its name last: a folder without a plan is not a run.
         let unfinished = path.join(UNFINISHED);
         write_synced(&unfinished, text.as_bytes()).map_err(TrainError::io("write", &unfinished))?;
         sync_folder(path)?;
@@ -70,11 +70,8 @@ impl RunFolder {
         fs::rename(&unfinished, run.plan_path())
             .map_err(TrainError::io("write", run.plan_path()))?;
         sync_folder(path)?;
-        if let Some(parent) = path.parent() {
-            // The folder's own name, too, must survive a loss of power.
-            let here = parent == Path::new("");
-            sync_folder(if here { Path::new(".") } else { parent })?;
-        }
+        // The folder's own name, too, must survive a loss of power.
+        sync_folder(folder_of(path))?;
         Ok(run)
     }
 

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
 use std::io::{self, Write};
 
 use burn::module::{Module, Param, ParamId};
@@ -29,12 +30,18 @@ impl NamedTensor {
     }
 }
 
-/// A tensor that is read from its device when its turn comes, so that never more than one of many is
-/// copied.
-pub(crate) struct LazyTensor<'a> {
+/// A tensor that is read from its device when its turn comes, so that never more than one of many
+/// is copied.
+pub struct LazyTensor<'a> {
     pub(crate) name: String,
     shape: Vec<usize>,
     read: Box<dyn Fn() -> Cow<'a, TensorData> + 'a>,
+}
+
+impl fmt::Debug for LazyTensor<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}: {:?}", self.name, self.shape)
+    }
 }
 
 impl LazyTensor<'_> {
@@ -205,8 +212,8 @@ pub(crate) fn brief(name: &str) -> String {
     }
 }
 
-/// Writes a safetensors file of these tensors, one after the other in the order of their names, each
-/// of which is read when its turn comes.
+/// Writes a safetensors file of these tensors, one after the other in the order of their names,
+/// each of which is read when its turn comes.
 pub(crate) fn write_safetensors(
     tensors: &[LazyTensor<'_>],
     out: &mut impl Write,
@@ -221,8 +228,9 @@ pub(crate) fn write_safetensors(
     Ok(())
 }
 
-/// How a safetensors file of single precision begins: the length of its header, and the header, with
-/// names, shapes and places in the order in which the elements follow. `format` is whose file it is.
+/// How a safetensors file of single precision begins: the length of its header, and the header,
+/// with names, shapes and places in the order in which the elements follow. `format` is whose file
+/// it is.
 ///
 /// # Errors
 ///

@@ -35,24 +35,28 @@ pub trait Observer {
     fn evaluating(&mut self, _read: usize, _of: usize) {}
 
     /// The validation text was read.
-    fn evaluation(&mut self, step: u64, evaluation: &Evaluation);
+    fn evaluation(&mut self, _step: u64, _evaluation: &Evaluation) {}
 
     /// Gradients were followed back in time: for each layer of a recurrent model, as
     /// [`Event::StateGradients`] has them.
     fn state_gradients(&mut self, _step: u64, _layers: &BTreeMap<String, Vec<Option<f64>>>) {}
 
     /// A checkpoint was written.
-    fn saved(&mut self, step: u64, path: &std::path::Path);
+    fn saved(&mut self, _step: u64, _path: &std::path::Path) {}
 
     /// It is time for a sample; the model is outside automatic differentiation. Gives what it
     /// wrote, for the run's log.
-    fn sample<M: LanguageModel>(&mut self, step: u64, model: &M) -> Option<String>;
+    fn sample<M: LanguageModel>(&mut self, _step: u64, _model: &M) -> Option<String> {
+        None
+    }
 
     /// Something went wrong that the run goes on without: one sentence.
     fn warning(&mut self, _message: &str) {}
 
     /// Whether the run should save and stop now, because somebody asked for it.
-    fn wants_to_stop(&self) -> bool;
+    fn wants_to_stop(&self) -> bool {
+        false
+    }
 }
 
 /// How a run ended.

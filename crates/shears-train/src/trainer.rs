@@ -20,7 +20,6 @@
 mod restore;
 mod together;
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -392,8 +391,8 @@ impl<M: LanguageModel> Trainer<M> {
         };
         Snapshot {
             progress,
-            plan: Cow::Borrowed(&self.plan),
-            clipper: Cow::Owned(self.clipper.state()),
+            plan: self.plan.clone(),
+            clipper: self.clipper.state(),
             model: lazy_tensors(self.model()),
             optimizer: self.optimizer.lazy_tensors(),
             carried: carried.collect(),

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use crate::tiny::{self, bits, events};
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
-use sha2::{Digest, Sha256};
+use shears_data::sha256_hex;
 use shears_kernels::Elements;
 use shears_model::{Architecture, Initializer, RecurrentModel, lstm};
 use shears_run::{ClipEvent, Event, EventLog, Header, Log, StepEvent};
@@ -383,10 +383,7 @@ fn loading_draws_no_initial_values_and_copies_nothing() {
 
 /// Changes the format of a file of a checkpoint, and the manifest's hash of it.
 fn set_format(fixture: &Fixture, step: u64, file: &str, format: u32) {
-    let hash = |path: &Path| -> String {
-        let digest = Sha256::digest(fs::read(path).unwrap());
-        digest.iter().map(|byte| format!("{byte:02x}")).collect()
-    };
+    let hash = |path: &Path| sha256_hex(&fs::read(path).unwrap());
     let path = fixture.path(step).join(file);
     let before = hash(&path);
     change(&path, |bytes| {

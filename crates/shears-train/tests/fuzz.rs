@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use sha2::{Digest, Sha256};
+use shears_data::sha256_hex;
 use shears_model::{Architecture, RecurrentModel, gru};
 use shears_run::{Event, EventLog, Glance, Log};
 use shears_train::{CheckpointStore, Plan};
@@ -94,12 +94,10 @@ fn no_plan_panics() {
 
 /// Makes the manifest's hash of a file right.
 fn sign(folder: &Path, file: &str, content: &[u8]) {
-    let digest = Sha256::digest(content);
-    let hash: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     let path = folder.join("manifest.json");
     let mut manifest: serde_json::Value =
         serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-    manifest["sha256"][file] = hash.into();
+    manifest["sha256"][file] = sha256_hex(content).into();
     fs::write(folder.join(file), content).unwrap();
     fs::write(path, manifest.to_string()).unwrap();
 }

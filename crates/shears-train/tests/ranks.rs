@@ -1,7 +1,6 @@
 //! What training with several ranks promises: the run of one process, up to rounding with any
 //! number of them, and bit for bit where they divide `shards`.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -12,8 +11,8 @@ use shears_model::{Architecture, LanguageModel, RecurrentModel, Transformer, gru
 use shears_parallel::{Alone, Ranks, Threads};
 use shears_run::{EndReason, Event, StepEvent};
 use shears_train::{
-    Checkpoint, CheckpointStore, Corpora, End, Evaluation, Observer, Plan, RunFolder, TrainError,
-    Trainer, train,
+    Checkpoint, CheckpointStore, Corpora, End, Observer, Plan, RunFolder, TrainError, Trainer,
+    train,
 };
 
 /// Losses, and the state at the end, of each rank.
@@ -346,10 +345,6 @@ impl Observer for Watcher {
     fn evaluating(&mut self, _read: usize, _of: usize) {
         self.is_evaluating = true;
     }
-
-    fn evaluation(&mut self, _step: u64, _evaluation: &Evaluation) {}
-
-    fn saved(&mut self, _step: u64, _path: &Path) {}
 
     fn sample<M: LanguageModel>(&mut self, _step: u64, _model: &M) -> Option<String> {
         self.samples += 1;

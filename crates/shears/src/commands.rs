@@ -21,7 +21,7 @@ use clap::{Args, ValueHint};
 use shears_data::DataError;
 use shears_train::{Corpora, Plan, RunFolder, TrainError};
 
-use crate::exit::Misuse;
+use crate::exit::{Misuse, misuse};
 use crate::loading;
 use crate::output::complain;
 
@@ -102,9 +102,9 @@ const THREADS_MAX: usize = 1024;
 /// How many threads were asked for; as many as there are cores, if nothing was said.
 pub(crate) fn thread_count(threads: Option<usize>) -> Result<usize, Misuse> {
     match threads {
-        Some(threads) if !(1..=THREADS_MAX).contains(&threads) => Err(Misuse(format!(
-            "--threads is {threads}; it must be from 1 to {THREADS_MAX}"
-        ))),
+        Some(threads) if !(1..=THREADS_MAX).contains(&threads) => {
+            misuse!("--threads is {threads}; it must be from 1 to {THREADS_MAX}")
+        }
         Some(threads) => Ok(threads),
         None => Ok(std::thread::available_parallelism().map_or(1, usize::from)),
     }
@@ -121,10 +121,7 @@ pub(crate) fn set_threads(threads: Option<usize>) -> anyhow::Result<usize> {
         .build_global();
     let refused = |_| format!("the system does not give this process {threads} threads");
     match built.map_err(refused) {
-        Err(problem) if typed => {
-            let problem = format!("--threads {threads}: {problem}; give fewer");
-            Err(Misuse(problem).into())
-        }
+        Err(problem) if typed => misuse!("--threads {threads}: {problem}; give fewer"),
         Err(problem) => Err(anyhow::anyhow!("{problem}; --threads 1 needs no other")),
         Ok(()) => Ok(threads),
     }

@@ -13,7 +13,7 @@ use std::path::Path;
 use anyhow::Context;
 use shears_train::{ClipPolicy, Plan};
 
-use crate::exit::Misuse;
+use crate::exit::{Misuse, misuse};
 use crate::new_file;
 use crate::output::{Colour, paint, say, wrapped};
 use crate::report;
@@ -49,16 +49,14 @@ pub(crate) fn settings(plan: &Plan) -> String {
 pub(crate) fn check_folder(out: &Path, marks: &[&str]) -> Result<(), Misuse> {
     let shown = out.display();
     if out.exists() && !out.is_dir() {
-        return Err(Misuse(format!("--out {shown}: is not a folder")));
+        misuse!("--out {shown}: is not a folder");
     }
     let empty = out.read_dir().is_ok_and(|mut all| all.next().is_none());
     let marked = marks.iter().any(|mark| out.join(mark).is_file());
-    match !out.exists() || empty || marked {
-        true => Ok(()),
-        false => Err(Misuse(format!(
-            "{shown} holds something else; choose another --out"
-        ))),
+    if out.exists() && !empty && !marked {
+        misuse!("{shown} holds something else; choose another --out");
     }
+    Ok(())
 }
 
 /// Runs that are compared, from their event logs alone.

@@ -1,7 +1,6 @@
 //! Exit codes: 0 done, 1 failed, 2 misuse, 3 diverged, 130 interrupted.
 
 use std::cell::Cell;
-use std::fmt;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -22,28 +21,20 @@ const DIVERGED: u8 = 3;
 pub(crate) const INTERRUPTED: u8 = 130;
 
 /// The user asked for something that cannot be done; nothing has been started.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
 pub(crate) struct Misuse(pub(crate) String);
 
-impl fmt::Display for Misuse {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.0)
-    }
+/// Ends a function by a [`Misuse`] with this message.
+macro_rules! misuse {
+    ($($message:tt)*) => { return Err($crate::exit::Misuse(format!($($message)*)).into()) };
 }
-
-impl std::error::Error for Misuse {}
+pub(crate) use misuse;
 
 /// A process of the job has failed, with this exit code, and one of them has said why.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("another process of the job has failed")]
 pub(crate) struct ElsewhereError(pub(crate) u8);
-
-impl fmt::Display for ElsewhereError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("another process of the job has failed")
-    }
-}
-
-impl std::error::Error for ElsewhereError {}
 
 /// Prints an error on one line, and gives the exit code that belongs to it.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
@@ -64,8 +55,8 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(code(error))
 }
 
-/// Ends the program because there is no memory: the same line and exit code as of any failure. What a
-/// run has saved is whole.
+/// Ends the program because there is no memory: the same line and exit code as of any failure. What
+/// a run has saved is whole.
 pub(crate) fn out_of_memory(bytes: usize) {
     static SAID: AtomicBool = AtomicBool::new(false);
     thread_local! {

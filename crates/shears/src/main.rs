@@ -102,8 +102,9 @@ enum Command {
     Bench(Box<BenchArguments>),
     /// Print a completion script for a shell
     ///
-    /// It asks `shears`, which must be on the path, for commands, flags, presets, policies and runs.
-    /// For example: shears completions bash > ~/.local/share/bash-completion/completions/shears
+    /// It asks `shears`, which must be on the path, for commands, flags, presets, policies and
+    /// runs. For example: shears completions bash >
+    /// ~/.local/share/bash-completion/completions/shears
     Completions {
         /// The shell
         shell: Shell,
@@ -115,37 +116,26 @@ fn main() -> ExitCode {
     let command = || command_line::prepared(Arguments::command());
     // A shell asks what comes next.
     CompleteEnv::with_factory(command).complete();
-    let matches = command().try_get_matches();
-    let arguments = match matches.and_then(|matches| Arguments::from_arg_matches(&matches)) {
-        Ok(arguments) => arguments,
+    let parsed = command().try_get_matches().and_then(|matches| {
+        let name = matches.subcommand_name().unwrap_or("demo").to_string();
+        Ok((name, Arguments::from_arg_matches(&matches)?))
+    });
+    let (name, Arguments { command }) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => return refuse(&error),
     };
-    let command = arguments
-        .command
-        .unwrap_or(Command::Demo(DemoArguments::default()));
-    let result = command.of_one_process().and_then(|()| run(command));
+    let command = command.unwrap_or(Command::Demo(DemoArguments::default()));
+    let alone = match OF_SEVERAL.contains(&name.as_str()) {
+        true => Ok(()),
+        false => world::refuse_launcher(&name),
+    };
+    let result = alone.and_then(|()| run(command));
     output::code_of_output(result.unwrap_or_else(|error| exit::report(&error)))
 }
 
-impl Command {
-    /// Refuses what each process that a launcher has started would do once more.
-    fn of_one_process(&self) -> anyhow::Result<()> {
-        match self {
-            Command::Demo(_) => world::refuse_launcher("demo"),
-            Command::Eval(_) => world::refuse_launcher("eval"),
-            Command::Generate(_) => world::refuse_launcher("generate"),
-            Command::Inspect(_) => world::refuse_launcher("inspect"),
-            Command::Dash(_) => world::refuse_launcher("dash"),
-            Command::Clip(_) => world::refuse_launcher("clip"),
-            Command::Compare(_) => world::refuse_launcher("compare"),
-            Command::Replay(_) => world::refuse_launcher("replay"),
-            Command::Export(_) => world::refuse_launcher("export"),
-            // They spread their work, or see themselves what they can spread.
-            Command::Train(_) | Command::Sweep(_) | Command::Bench(_) => Ok(()),
-            Command::Completions { .. } => Ok(()),
-        }
-    }
-}
+/// What spreads its work over several processes, or sees itself what it can spread. Everything else
+/// each process that a launcher has started would do once more.
+const OF_SEVERAL: [&str; 4] = ["train", "sweep", "bench", "completions"];
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {

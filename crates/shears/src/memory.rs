@@ -1,9 +1,9 @@
-//! Refuses what cannot fit into memory before anything is taken, where the system tells what there is
-//! (Linux).
+//! Refuses what cannot fit into memory before anything is taken, where the system tells what there
+//! is (Linux).
 
 use std::fs;
 
-use crate::exit::Misuse;
+use crate::exit::{Misuse, misuse};
 use crate::output::complain;
 use crate::report;
 
@@ -16,8 +16,8 @@ pub(crate) fn refuse_too_large(bytes: u64) -> Result<(), Misuse> {
     )
 }
 
-/// Says what a command takes, if somebody asks, or if it is so much that others may miss it; refuses
-/// what cannot fit.
+/// Says what a command takes, if somebody asks, or if it is so much that others may miss it;
+/// refuses what cannot fit.
 pub(crate) fn announce(what: &str, bytes: u64, is_asked: bool) -> Result<(), Misuse> {
     check(
         what,
@@ -45,11 +45,8 @@ pub(crate) fn check(what: &str, remedy: &str, bytes: u64) -> Result<(), Misuse> 
     if bytes <= limit {
         return Ok(());
     }
-    Err(Misuse(format!(
-        "{what} would take about {}, and {whose} {}; {remedy}",
-        report::bytes(bytes),
-        report::bytes(limit)
-    )))
+    let [bytes, limit] = [bytes, limit].map(report::bytes);
+    misuse!("{what} would take about {bytes}, and {whose} {limit}; {remedy}")
 }
 
 /// Bytes of memory of the computer.

@@ -9,11 +9,11 @@ use shears_model::{
     rnn,
 };
 use shears_train::{
-    MemoryEstimate, NamedTensor, Plan, PlanError, RunFolder, Section, compare_plans,
-    estimate_evaluation, estimate_generation, load_parameters,
+    MemoryEstimate, NamedTensor, Plan, RunFolder, Section, compare_plans, estimate_evaluation,
+    estimate_generation, load_parameters,
 };
 
-use crate::exit::Misuse;
+use crate::exit::{Misuse, misuse};
 use crate::memory;
 use crate::output::{complain, one_line};
 
@@ -22,8 +22,8 @@ pub(crate) trait Work {
     /// What the work gives.
     type Output;
 
-    /// Does it with a model that is initialised but, being lazy, not yet in memory, and the device that it
-    /// is for.
+    /// Does it with a model that is initialised but, being lazy, not yet in memory, and the device
+    /// that it is for.
     fn with<M: LanguageModel>(self, model: M, device: &Device) -> Self::Output;
 }
 
@@ -70,7 +70,7 @@ impl Trained {
     pub(crate) fn open(run: RunFolder, which: &str) -> anyhow::Result<Self> {
         let plan = run.plan()?;
         let tokenizer = run.tokenizer()?;
-        let memory = of_generation(&plan, tokenizer.vocab_size(), 0)?;
+        let memory = of_generation(&plan, tokenizer.vocab_size(), 0);
         memory::check(
             "the model",
             "another computer may have more",
@@ -89,17 +89,13 @@ impl Trained {
 }
 
 /// What writing a text after so many tokens takes.
-pub(crate) fn of_generation(
-    plan: &Plan,
-    vocabulary: usize,
-    prompt: usize,
-) -> Result<MemoryEstimate, PlanError> {
+pub(crate) fn of_generation(plan: &Plan, vocabulary: usize, prompt: usize) -> MemoryEstimate {
     let parameters = with_model(plan, vocabulary, ListParameters);
     estimate_generation(plan, &parameters, vocabulary, prompt)
 }
 
 /// What measuring a text takes, of which the text is still to be added.
-pub(crate) fn of_evaluation(plan: &Plan, vocabulary: usize) -> Result<MemoryEstimate, PlanError> {
+pub(crate) fn of_evaluation(plan: &Plan, vocabulary: usize) -> MemoryEstimate {
     let parameters = with_model(plan, vocabulary, ListParameters);
     estimate_evaluation(plan, &parameters, vocabulary)
 }
@@ -144,12 +140,8 @@ fn check_plan(run: &RunFolder, plan: &Plan, checkpoint: &Path) -> anyhow::Result
         return Ok(());
     }
     let path = run.path().join("plan.toml");
-    let differing = differing.join("; ");
-    Err(Misuse(format!(
-        "{} was changed ({differing}); put it back",
-        path.display()
-    ))
-    .into())
+    let (path, differing) = (path.display(), differing.join("; "));
+    misuse!("{path} was changed ({differing}); put it back")
 }
 
 fn parameters_of(run: &RunFolder, which: &str) -> anyhow::Result<(PathBuf, Vec<NamedTensor>)> {
@@ -202,8 +194,8 @@ fn no_checkpoint(run: &RunFolder, which: &str) -> Misuse {
     }
 }
 
-/// Builds a model around the parameters of a checkpoint, outside automatic differentiation, and does the work
-/// with it.
+/// Builds a model around the parameters of a checkpoint, outside automatic differentiation, and
+/// does the work with it.
 pub(crate) fn with_trained_model<W: Work>(
     plan: &Plan,
     vocabulary: usize,

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::Context;
-use shears_run::{DAMAGED, INPUT, LOG, PLAN};
+use shears_run::{DAMAGED, INPUT, LOG, PLAN, folder_of, sync_folder};
 use tempfile::NamedTempFile;
 
 use crate::exit::Misuse;
@@ -26,8 +26,8 @@ pub(crate) fn check(out: &Path, force: bool) -> Result<(), Misuse> {
     }
 }
 
-/// Whether a file is one that a run needs: the names are those in a folder with a plan, and all in a
-/// folder with a manifest.
+/// Whether a file is one that a run needs: the names are those in a folder with a plan, and all in
+/// a folder with a manifest.
 fn is_of_a_run(out: &Path) -> bool {
     let out = match (out.canonicalize(), folder_of(out).canonicalize()) {
         (Ok(there), _) => there,
@@ -84,18 +84,8 @@ impl NewFile {
             false => Ok(self.0.persist_noclobber(out)?),
         });
         placed.with_context(|| cannot_write(out))?;
-        // Only Unix lets a folder be opened and synced.
-        if cfg!(unix) {
-            let _ = File::open(folder_of(out)).and_then(|folder| folder.sync_all());
-        }
+        let _ = sync_folder(folder_of(out));
         Ok(())
-    }
-}
-
-fn folder_of(out: &Path) -> &Path {
-    match out.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
     }
 }
 

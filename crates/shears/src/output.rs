@@ -15,8 +15,8 @@ macro_rules! say {
     ($($argument:tt)*) => { $crate::output::print(format_args!($($argument)*)) };
 }
 
-/// Prints a line on standard error; if nobody reads it, the work goes on. A terminal gets it without
-/// control characters.
+/// Prints a line on standard error; if nobody reads it, the work goes on. A terminal gets it
+/// without control characters.
 macro_rules! complain {
     ($($argument:tt)*) => { $crate::output::print_error(format_args!($($argument)*)) };
 }

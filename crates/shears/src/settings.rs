@@ -11,7 +11,7 @@ use shears_run::toml_problem;
 use shears_train::{Plan, PlanError, Preset, Section, Setting};
 use toml::{Table, Value};
 
-use crate::exit::Misuse;
+use crate::exit::{Misuse, misuse};
 
 /// Which settings of a plan a command takes.
 pub(crate) trait Scope {
@@ -266,8 +266,7 @@ impl Given {
         let differing: Vec<String> = differing.collect();
         if !differing.is_empty() {
             let (source, list) = (source.display(), differing.join("; "));
-            let message = format!("the model in {source} is another one ({list})");
-            return Err(Misuse(format!("{message}; leave these settings out")));
+            misuse!("the model in {source} is another one ({list}); leave these settings out");
         }
         self.typed.extend(settings);
         Ok(())

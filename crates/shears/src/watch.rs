@@ -5,7 +5,6 @@ mod signals;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -63,6 +62,15 @@ pub(crate) fn stop_when_asked(say_so: bool) -> anyhow::Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
+/// A bar of so many steps, hidden if it is not `shown` or standard error is no terminal.
+pub(crate) fn bar_of(steps: u64, style: &str, shown: bool) -> ProgressBar {
+    let bar = match shown {
+        true => ProgressBar::new(steps),
+        false => ProgressBar::hidden(),
+    };
+    bar.with_style(ProgressStyle::with_template(style).unwrap_or(ProgressStyle::default_bar()))
+}
+
 /// Watches a run for the terminal.
 pub(crate) struct Watch {
     show: Show,
@@ -96,10 +104,7 @@ impl Watch {
         let stop = stop_when_asked(matches!(show, Show::Text | Show::Json))?;
         let bar = (show == Show::Text && std::io::stderr().is_terminal()).then(|| {
             let style = "{bar:16.cyan/dim} {pos}/{len}  {msg}  {eta} left";
-            let bar = ProgressBar::new(plan.steps).with_position(done);
-            bar.set_style(
-                ProgressStyle::with_template(style).unwrap_or(ProgressStyle::default_bar()),
-            );
+            let bar = bar_of(plan.steps, style, true).with_position(done);
             bar.enable_steady_tick(Duration::from_millis(200));
             // The time left is that of the steps still to come, not of those of an earlier run.
             bar.reset_eta();
@@ -244,8 +249,6 @@ impl Observer for Watch {
             bar.set_message(format!("evaluating, {} %", 100 * read / of.max(1)));
         }
     }
-
-    fn saved(&mut self, _step: u64, _path: &Path) {}
 
     fn sample<M: LanguageModel>(&mut self, step: u64, model: &M) -> Option<String> {
         let text = write_sample(model, &self.tokenizer, self.end_token, &self.device, 200);

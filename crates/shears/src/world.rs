@@ -11,7 +11,7 @@ use std::time::Duration;
 use shears_parallel::{Heartbeat, Launcher, Patience, Phase, Ranks, first_does, keeps_bits, start};
 use shears_run::RanksEvent;
 
-use crate::exit::{self, ElsewhereError, Misuse};
+use crate::exit::{self, ElsewhereError, Misuse, misuse};
 use crate::leave;
 use crate::output::{self, complain};
 
@@ -81,11 +81,10 @@ pub(crate) fn refuse_launcher(command: &str) -> anyhow::Result<()> {
     if rank > 0 {
         return Err(silently_refused());
     }
-    let message = format!(
+    misuse!(
         "{name} has started {size} processes, and each would do the same `shears {command}`; start \
          it without the launcher"
-    );
-    Err(Misuse(message).into())
+    )
 }
 
 /// For processes that do not speak, and do not know of each other.

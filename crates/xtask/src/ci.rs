@@ -4,49 +4,25 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 /// Each check: what it is called, and the arguments of cargo.
-const CHECKS: [(&str, &[&str]); 6] = [
-    ("format", &["fmt", "--all", "--check"]),
+const CHECKS: [(&str, &str); 6] = [
+    ("format", "fmt --all --check"),
     (
         "clippy",
-        &[
-            "clippy",
-            "--release",
-            "--workspace",
-            "--all-targets",
-            "--features",
-            PEERS,
-            "--",
-            "-D",
-            "warnings",
-        ],
+        "clippy --release --workspace --all-targets --features xtask/peers -- -D warnings",
     ),
     (
         "documentation",
-        &[
-            "doc",
-            "--release",
-            "--workspace",
-            "--no-deps",
-            "--document-private-items",
-        ],
+        "doc --release --workspace --no-deps --document-private-items",
     ),
     (
         "gradclip without dependencies",
-        &["check", "--release", "--package", "gradclip"],
+        "check --release --package gradclip",
     ),
     (
         "gradclip without the standard library",
-        &[
-            "check",
-            "--release",
-            "--package",
-            "gradclip",
-            "--no-default-features",
-            "--features",
-            "libm",
-        ],
+        "check --release --package gradclip --no-default-features --features libm",
     ),
-    (TESTS, &["test", "--release", "--workspace"]),
+    (TESTS, "test --release --workspace"),
 ];
 
 /// What is built with MPI where it can be, in the same build as all other tests: one feature more
@@ -55,7 +31,6 @@ const TESTS: &str = "tests";
 const MPI: &str = "shears/mpi";
 /// The examples that only `cargo xtask bench` builds.
 const PEERS: &str = "xtask/peers";
-const PEERS_AND_MPI: &str = "xtask/peers,shears/mpi";
 
 /// Whether the binding of MPI can be built: it needs the compiler of an MPI, and libclang.
 fn has_mpi() -> bool {
@@ -77,18 +52,9 @@ fn has_mpi() -> bool {
 }
 
 /// Only where there is a driver, because it builds Burn a second time.
-const WGPU_TEST: (&str, &[&str]) = (
+const WGPU_TEST: (&str, &str) = (
     "tests on a wgpu device",
-    &[
-        "test",
-        "--release",
-        "--package",
-        "gradclip-burn",
-        "--features",
-        "wgpu",
-        "--test",
-        "wgpu",
-    ],
+    "test --release --package gradclip-burn --features wgpu --test wgpu",
 );
 
 /// Where drivers for Vulkan announce themselves.
@@ -106,18 +72,17 @@ pub(crate) fn run() -> ExitCode {
         .then_some(WGPU_TEST);
     let has_mpi = has_mpi();
     for (name, arguments) in CHECKS.into_iter().chain(wgpu_test) {
-        let mut arguments = arguments.to_vec();
+        let mut arguments = arguments.to_string();
         if has_mpi && name == TESTS {
-            arguments.extend(["--features", MPI]);
+            arguments += &format!(" --features {MPI}");
         }
-        // What is linted has other features of examples already.
-        let peers = arguments.iter_mut().find(|argument| **argument == PEERS);
-        if let Some(features) = peers.filter(|_| has_mpi) {
-            *features = PEERS_AND_MPI;
+        if has_mpi {
+            arguments = arguments.replace(PEERS, &format!("{PEERS},{MPI}"));
         }
-        println!("== {name}: cargo {}", arguments.join(" "));
+        println!("== {name}: cargo {arguments}");
         let mut cargo = Command::new("cargo");
-        cargo.args(&arguments).env("RUSTDOCFLAGS", "-D warnings");
+        cargo.args(arguments.split(' '));
+        cargo.env("RUSTDOCFLAGS", "-D warnings");
         match cargo.status() {
             Ok(status) if status.success() => {}
             Ok(_) => {

@@ -39,10 +39,10 @@ fn count(revision: &str) -> Result<BTreeMap<String, Lines>, String> {
         let code = match is_test(path) {
             true => 0,
             // Unit tests stand at the end of their file.
-            false => text
-                .lines()
-                .take_while(|line| *line != "#[cfg(test)]")
-                .count(),
+            false => match text.split_once("\n#[cfg(test)]\nmod tests {\n") {
+                Some((code, _)) => code.lines().count(),
+                None => all,
+            },
         };
         lines.code += code;
         lines.tests += all - code;

@@ -1,5 +1,5 @@
-//! No circle among the files of a crate, but of a parent and its children: what a file builds on can be
-//! read without reading the file.
+//! No circle among the files of a crate, but of a parent and its children: what a file builds on
+//! can be read without reading the file.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -1,7 +1,8 @@
 //! How long a stranger's tokenizer takes, tried before a long text is given to it.
 //!
-//! A pattern that goes back and forth, or a model that tries every part of a word, takes a time that
-//! grows with the square of a run of equal characters, or faster. A text of some kilobytes shows it.
+//! A pattern that goes back and forth, or a model that tries every part of a word, takes a time
+//! that grows with the square of a run of equal characters, or faster. A text of some kilobytes
+//! shows it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -56,8 +57,8 @@ pub(crate) fn check(
     Ok(())
 }
 
-/// How long a text takes; none if that is too long. What takes too long goes on in its thread, until
-/// it ends or the process does.
+/// How long a text takes; none if that is too long. What takes too long goes on in its thread,
+/// until it ends or the process does.
 fn time_of(tokenizer: Arc<tokenizers::Tokenizer>, text: String) -> Option<Duration> {
     let (sender, receiver) = mpsc::channel();
     let started = Instant::now();

@@ -11,18 +11,8 @@ use shears_model::{
     Reading, State, Transformer,
 };
 
-pub(crate) const PLAIN: SamplingSettings = SamplingSettings {
-    temperature: 1.0,
-    top_k: None,
-    top_p: None,
-    min_p: None,
-    repetition_penalty: 1.0,
-};
-
-pub(crate) const GREEDY: SamplingSettings = SamplingSettings {
-    temperature: 0.0,
-    ..PLAIN
-};
+pub(crate) const PLAIN: SamplingSettings = SamplingSettings::at(1.0);
+pub(crate) const GREEDY: SamplingSettings = SamplingSettings::at(0.0);
 
 pub(crate) const VOCABULARY: usize = 11;
 

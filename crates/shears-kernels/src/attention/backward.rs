@@ -278,8 +278,8 @@ impl HeadBackward<'_> {
     }
 }
 
-/// The inner product of two rows. Four vectors at a time are what the compiler makes of a plain loop,
-/// too; written out, there is no loop for those that are left over.
+/// The inner product of two rows. Four vectors at a time are what the compiler makes of a plain
+/// loop, too; written out, there is no loop for those that are left over.
 #[inline(always)]
 pub(super) fn dot<S: Simd>(simd: S, a: &[f32], b: &[f32]) -> f32 {
     let ((a, a_rest), (b, b_rest)) = (S::as_simd_f32s(a), S::as_simd_f32s(b));

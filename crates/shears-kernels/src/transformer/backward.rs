@@ -84,8 +84,8 @@ pub(super) fn backward(
     (x_gradient, parameters(block, weights, &sums_before, &sums))
 }
 
-/// The gradient of a weight `[outputs, inputs]`, from that of its outputs and its inputs, whose rows
-/// lie `stride` elements apart.
+/// The gradient of a weight `[outputs, inputs]`, from that of its outputs and its inputs, whose
+/// rows lie `stride` elements apart.
 fn product(
     block: Block<'_>,
     (gradient, outputs): (&[f32], usize),

@@ -17,13 +17,13 @@ mod tests;
 mod trial;
 
 use std::error::Error;
-use std::fmt::Display;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::str::FromStr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use clap::{Parser, ValueEnum, value_parser};
 use serde::{Deserialize, Serialize};
 use shears_train::ClipPolicy;
 
@@ -32,114 +32,60 @@ use trial::{End, Outcome, Settings, Trial};
 
 type Failure = Box<dyn Error + Send + Sync>;
 
-const HELP: &str =
-    "How often a vanilla RNN learns the temporal-order task, with and without clipping
-(Pascanu, Mikolov and Bengio 2013, section 4.1)
-
-Usage: temporal-order [OPTIONS]
-
-  --clip POLICY          a clipping policy; can be given several times
-                         [default: none, and global-norm:1]
-  --lengths N,...        lengths of the sequences, from 10 on [default: 20,30,40,50]
-  --seeds N              trials of each length and policy, with seeds 1, 2, ... N [default: 5]
-  --updates N            updates after which a trial is given up [default: 250000]
-  --lr RATE              learning rate [default: 0.01]
-  --initialization KIND  how the weights begin [default: basic-tanh]
-                         basic-tanh: all normal with standard deviation 0.1
-                         smart-tanh: 15 recurrent weights a unit, scaled to spectral radius 0.95;
-                         the others normal with 0.01
-  --out FOLDER           folder of the results [default: temporal-order]
-  --threads N            trials at the same time [default: as many as there are cores]
-
-Each trial is written to results.json when it ends: the same command goes on with those that are
-missing.";
-
 /// The initialisations of the paper's section 4.1.1 that are for tanh.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 enum Initialization {
+    /// All normal with standard deviation 0.1
     BasicTanh,
+    /// 15 recurrent weights a unit, scaled to spectral radius 0.95; the others normal with 0.01
     SmartTanh,
 }
 
-impl FromStr for Initialization {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "basic-tanh" => Ok(Initialization::BasicTanh),
-            "smart-tanh" => Ok(Initialization::SmartTanh),
-            _ => Err("it must be basic-tanh or smart-tanh"),
-        }
-    }
-}
-
-/// What was asked for.
-#[derive(Debug)]
+/// How often a vanilla RNN learns the temporal-order task, with and without clipping (Pascanu,
+/// Mikolov and Bengio 2013, section 4.1)
+///
+/// Each trial is written to results.json when it ends: the same command goes on with those that are
+/// missing.
+#[derive(Debug, Parser)]
 struct Arguments {
+    /// A clipping policy; can be given several times
+    #[arg(long = "clip", value_name = "POLICY", default_values = ["none", "global-norm:1"])]
     policies: Vec<String>,
+
+    /// Lengths of the sequences
+    #[arg(long, value_delimiter = ',', default_value = "20,30,40,50",
+          value_parser = value_parser!(u64).range(10..))]
     lengths: Vec<u64>,
+
+    /// Trials of each length and policy, with seeds 1, 2, ... N
+    #[arg(long, default_value_t = 5, value_parser = value_parser!(u64).range(1..))]
     seeds: u64,
+
+    #[command(flatten)]
     settings: Settings,
+
+    /// Folder of the results
+    #[arg(long, default_value = "temporal-order")]
     out: PathBuf,
-    threads: usize,
+
+    /// Trials at the same time [default: as many as there are cores]
+    #[arg(long)]
+    threads: Option<NonZeroUsize>,
 }
 
 impl Arguments {
-    /// Reads flags; an error is one line.
-    fn parse(mut flags: impl Iterator<Item = String>) -> Result<Arguments, String> {
-        fn read<T: FromStr<Err: Display>>(flag: &str, text: &str) -> Result<T, String> {
-            text.parse()
-                .map_err(|error| format!("{flag} {text}: {error}"))
+    /// Refuses what cannot be; an error is one line.
+    fn check(&self) -> Result<(), String> {
+        let lr = self.settings.lr;
+        if !(lr.is_finite() && lr > 0.0) {
+            return Err(format!("--lr {lr}: it must be above 0"));
         }
-        let mut arguments = Arguments {
-            policies: Vec::new(),
-            lengths: vec![20, 30, 40, 50],
-            seeds: 5,
-            settings: Settings {
-                updates: 250_000,
-                lr: 0.01,
-                initialization: Initialization::BasicTanh,
-            },
-            out: "temporal-order".into(),
-            threads: std::thread::available_parallelism().map_or(1, usize::from),
-        };
-        let settings = &mut arguments.settings;
-        while let Some(flag) = flags.next() {
-            let mut value = || flags.next().ok_or(format!("{flag} needs a value"));
-            match flag.as_str() {
-                "--clip" => {
-                    let policy = value()?;
-                    check_policy(&read(&flag, &policy)?)?;
-                    arguments.policies.push(policy);
-                }
-                "--lengths" => {
-                    let lengths = value()?;
-                    let lengths = lengths.split(',').map(|length| read(&flag, length));
-                    arguments.lengths = lengths.collect::<Result<_, _>>()?;
-                }
-                "--seeds" => arguments.seeds = read(&flag, &value()?)?,
-                "--updates" => settings.updates = read(&flag, &value()?)?,
-                "--lr" => settings.lr = read(&flag, &value()?)?,
-                "--initialization" => settings.initialization = read(&flag, &value()?)?,
-                "--out" => arguments.out = value()?.into(),
-                "--threads" => arguments.threads = read(&flag, &value()?)?,
-                _ => return Err(format!("there is no {flag}; --help lists what there is")),
-            }
+        for policy in &self.policies {
+            let parsed = policy.parse();
+            check_policy(&parsed.map_err(|error| format!("--clip {policy}: {error}"))?)?;
         }
-        if !(settings.lr.is_finite() && settings.lr > 0.0) {
-            return Err(format!("--lr {}: it must be above 0", settings.lr));
-        }
-        if arguments.lengths.iter().any(|length| *length < 10) {
-            return Err("--lengths: a sequence has at least 10 symbols".into());
-        }
-        if arguments.threads == 0 || settings.updates == 0 || arguments.seeds == 0 {
-            return Err("--threads, --updates and --seeds must be at least 1".into());
-        }
-        if arguments.policies.is_empty() {
-            arguments.policies = vec!["none".into(), "global-norm:1".into()];
-        }
-        Ok(arguments)
+        Ok(())
     }
 
     /// All trials, those of the first seed first: what is interrupted has whole curves.
@@ -176,17 +122,11 @@ fn check_policy(policy: &ClipPolicy) -> Result<(), String> {
 }
 
 fn main() -> ExitCode {
-    let flags: Vec<String> = std::env::args().skip(1).collect();
-    if flags.iter().any(|flag| flag == "--help" || flag == "-h") {
-        println!("{HELP}");
+    let arguments = Arguments::parse();
+    let checked = arguments.check().map_err(|error| (error, 2));
+    let done = checked.and_then(|()| run(&arguments).map_err(|error| (error.to_string(), 1)));
+    let Err((error, code)) = done else {
         return ExitCode::SUCCESS;
-    }
-    let (error, code) = match Arguments::parse(flags.into_iter()) {
-        Err(error) => (error, 2),
-        Ok(arguments) => match run(&arguments) {
-            Ok(()) => return ExitCode::SUCCESS,
-            Err(error) => (error.to_string(), 1),
-        },
     };
     eprintln!("temporal-order: {error}");
     ExitCode::from(code)
@@ -195,6 +135,8 @@ fn main() -> ExitCode {
 /// Runs the trials that are missing, and tells what all came to.
 fn run(arguments: &Arguments) -> Result<(), Failure> {
     let results = Results::open(&arguments.out, arguments.settings.clone())?;
+    let cores = || std::thread::available_parallelism().ok();
+    let threads = arguments.threads.or_else(cores).map_or(1, usize::from);
     let trials = arguments.trials();
     let missing: Vec<&Trial> = trials.iter().filter(|t| results.of(t).is_none()).collect();
     println!(
@@ -203,9 +145,9 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         trials.len() - missing.len(),
         arguments.out.display(),
         arguments.settings.updates,
-        arguments.threads,
+        threads,
     );
-    run_all(&missing, results, arguments.threads)?.conclude(&trials)
+    run_all(&missing, results, threads)?.conclude(&trials)
 }
 
 /// Runs trials side by side, each on a thread of its own, and keeps the outcome of each at once.

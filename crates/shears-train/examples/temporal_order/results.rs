@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use gradclip_judge::statistics::median;
 use serde::{Deserialize, Serialize};
 use shears_figure::{Axis, Colour, Figure, Panel, Series};
 use shears_run::lock_folder;
@@ -126,13 +127,8 @@ impl Group<'_> {
     /// The median of the updates that solved trials took.
     fn updates(&self) -> Option<u64> {
         let solved = self.outcomes.iter().filter(|o| o.end == End::Solved);
-        let mut updates: Vec<u64> = solved.map(|outcome| outcome.updates).collect();
-        updates.sort_unstable();
-        let middle = updates.len() / 2;
-        match updates.len() % 2 {
-            1 => updates.get(middle).copied(),
-            _ => Some((updates.get(middle.checked_sub(1)?)? + updates.get(middle)?) / 2),
-        }
+        let updates = median(solved.map(|outcome| outcome.updates as f64))?;
+        Some(updates as u64)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use clap::Parser;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -10,7 +11,9 @@ use super::{Arguments, run};
 
 /// Does what the program does with these flags, in a folder of a test.
 fn run_in(folder: &TempDir, flags: &str) -> Result<(), String> {
-    let mut arguments = Arguments::parse(flags.split_whitespace().map(String::from))?;
+    let flags = std::iter::once("temporal-order").chain(flags.split_whitespace());
+    let mut arguments = Arguments::try_parse_from(flags).map_err(|error| error.to_string())?;
+    arguments.check()?;
     arguments.out = folder.path().join(arguments.out);
     run(&arguments).map_err(|error| error.to_string())
 }
@@ -73,11 +76,11 @@ fn what_cannot_be_is_refused() {
         assert!(said.contains(part), "{said}");
     };
     refused("--lr 0", "--lr 0: it must be above 0");
-    refused("--threads 0", "at least 1");
-    refused("--lengths 9", "at least 10");
-    refused("--seeds many", "--seeds many");
-    refused("--updates", "--updates needs a value");
-    refused("--stpes 4", "there is no --stpes");
+    refused("--threads 0", "'0' for '--threads");
+    refused("--lengths 9", "9 is not in 10..");
+    refused("--seeds many", "'many' for '--seeds");
+    refused("--updates", "value is required for '--updates");
+    refused("--stpes 4", "unexpected argument '--stpes'");
     for policy in ["update-rms:1", "agc:0.01", "skip:6+spam"] {
         refused(
             &format!("--clip none --clip {policy}"),

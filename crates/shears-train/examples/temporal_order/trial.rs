@@ -4,13 +4,14 @@ use std::time::Instant;
 
 use burn::module::Module;
 use burn::tensor::Device;
+use clap::{Args, value_parser};
 use gradclip::{Clipper, NonFinite, Outcome as Clipped, Unscaled};
 use gradclip_burn::{ClippedGradients, ModuleGradients};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use shears_kernels::cross_entropy;
-use shears_train::{ClipPolicy, Optimizer, OptimizerKind, OptimizerSettings};
+use shears_train::{ClipPolicy, Optimizer, OptimizerKind, Plan, Preset};
 
 use super::network::Network;
 use super::task::draw;
@@ -31,10 +32,18 @@ const HOPELESS: u64 = 10;
 const JUDGING_STREAM: u64 = 1;
 
 /// What all trials have in common.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Args, Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Settings {
+    /// Updates after which a trial is given up
+    #[arg(long, default_value_t = 250_000, value_parser = value_parser!(u64).range(1..))]
     pub(super) updates: u64,
+
+    /// Learning rate
+    #[arg(long, default_value_t = 0.01)]
     pub(super) lr: f64,
+
+    /// How the weights begin
+    #[arg(long, value_enum, default_value_t = Initialization::BasicTanh)]
     pub(super) initialization: Initialization,
 }
 
@@ -81,7 +90,12 @@ pub(super) fn run(trial: &Trial, settings: &Settings) -> Result<Outcome, Failure
     let policy: ClipPolicy = trial.policy.parse()?;
     let mut network = Network::new(settings.initialization, trial.seed, &device);
     let mut clipper = Clipper::new(policy, NonFinite::Skip)?.with_scan(shears_kernels::scan);
-    let mut optimizer = Optimizer::new(gradient_descent(), None);
+    let gradient_descent = Plan {
+        optimizer: OptimizerKind::Sgd,
+        weight_decay: 0.0,
+        ..Preset::Rnn128.plan()
+    };
+    let mut optimizer = Optimizer::new(gradient_descent.optimizer_settings(), None);
     let mut generator = ChaCha8Rng::seed_from_u64(trial.seed);
     let mut outcome = Outcome {
         trial: trial.clone(),
@@ -136,19 +150,6 @@ pub(super) fn run(trial: &Trial, settings: &Settings) -> Result<Outcome, Failure
     outcome.clipped_share = clipped as f64 / outcome.updates as f64;
     outcome.seconds = (started.elapsed().as_secs_f64() * 10.0).round() / 10.0;
     Ok(outcome)
-}
-
-fn gradient_descent() -> OptimizerSettings {
-    OptimizerSettings {
-        kind: OptimizerKind::Sgd,
-        momentum: 0.0,
-        nesterov: false,
-        alpha: 0.0,
-        beta1: 0.0,
-        beta2: 0.0,
-        epsilon: 0.0,
-        weight_decay: 0.0,
-    }
 }
 
 /// The share of new sequences whose class is not the one with the largest logit.

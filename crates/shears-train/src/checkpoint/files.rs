@@ -8,8 +8,7 @@ use std::time::SystemTime;
 
 use gradclip::ClipperState;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
-use shears_data::{FOREIGN_BYTES, foreign_kind};
+use shears_data::{FOREIGN_BYTES, Sha256Writer, foreign_kind, sha256_hex, sha256_of};
 use shears_run::{json_problem, open_regular, read_regular};
 
 use super::{Checkpoint, Progress, Snapshot};
@@ -92,16 +91,16 @@ impl<'a> Files<'a> {
 
     /// Reads a file through, without keeping it.
     pub(super) fn check(&self, file: &str) -> Result<(), RestoreError> {
-        let hash = open_regular(&self.folder.join(file)).and_then(sha256_of_file);
+        let hash = open_regular(&self.folder.join(file)).and_then(sha256_of);
         let hash = hash.map_err(|error| self.failure(file, error.to_string()))?;
         self.compare(file, &hash)
     }
 
-    /// Checks all of them.
-    pub(super) fn check_all(&self) -> Result<(), RestoreError> {
+    /// Checks all of them, and gives the state.
+    pub(super) fn check_all(&self) -> Result<StateFile, RestoreError> {
         let tensors = [MODEL, OPTIMIZER, CARRIED];
         tensors.into_iter().try_for_each(|file| self.check(file))?;
-        self.state().map(drop)
+        self.state()
     }
 
     pub(super) fn state(&self) -> Result<StateFile, RestoreError> {
@@ -229,29 +228,28 @@ pub(super) fn write_folder(folder: &Path, checkpoint: &Snapshot<'_>) -> Result<(
 /// A new file whose hash is that of what was written to it, not of what the disk has made of it.
 struct Hashed {
     file: File,
-    hasher: Sha256,
+    hash: Sha256Writer,
 }
 
 impl Hashed {
     fn create(path: &Path) -> io::Result<Self> {
         Ok(Hashed {
             file: File::create(path)?,
-            hasher: Sha256::new(),
+            hash: Sha256Writer::default(),
         })
     }
 
     /// Waits until the disk has it, and gives its hash.
     fn finish(self) -> io::Result<String> {
         self.file.sync_all()?;
-        Ok(hex(&self.hasher.finalize()))
+        Ok(self.hash.hex())
     }
 }
 
 impl Write for Hashed {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.file.write(bytes)?;
-        self.hasher.update(&bytes[..written]);
-        Ok(written)
+        self.hash.write(&bytes[..written])
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -295,8 +293,8 @@ fn state_of(checkpoint: &Snapshot<'_>) -> io::Result<Vec<u8>> {
     let state = StateFile {
         format: FORMAT,
         progress: checkpoint.progress.clone(),
-        plan: checkpoint.plan.clone().into_owned(),
-        clipper: checkpoint.clipper.clone().into_owned(),
+        plan: checkpoint.plan.clone(),
+        clipper: checkpoint.clipper.clone(),
     };
     Ok(serde_json::to_vec_pretty(&state)?)
 }
@@ -339,13 +337,9 @@ pub(crate) fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Makes a rename durable. Only Unix lets a folder be opened and synced.
+/// Makes a rename durable.
 pub(crate) fn sync_folder(folder: &Path) -> Result<(), TrainError> {
-    if cfg!(unix) {
-        let synced = File::open(folder).and_then(|file| file.sync_all());
-        synced.map_err(TrainError::io("sync", folder))?;
-    }
-    Ok(())
+    shears_run::sync_folder(folder).map_err(TrainError::io("sync", folder))
 }
 
 fn check_format(format: u32) -> Result<(), String> {
@@ -362,25 +356,4 @@ fn other_format(format: u32) -> String {
         "an older"
     };
     format!("has format {format}; this shears reads formats {OLDEST} to {FORMAT}; use {which} one")
-}
-
-/// The SHA-256 of some bytes, in lower-case hexadecimal digits.
-fn sha256_hex(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
-}
-
-/// The same of a file that may be larger than the memory.
-fn sha256_of_file(mut file: File) -> io::Result<String> {
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hex(&hasher.finalize())),
-            count => hasher.update(&buffer[..count]),
-        }
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

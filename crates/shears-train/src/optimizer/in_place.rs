@@ -45,10 +45,9 @@ pub(super) fn update<M: Module>(
     let module = map_parameters(module, &mut take);
     let mut taken = take.taken;
     let rule = rule(&optimizer.settings, lr, optimizer.updates);
-    let mut moments: Vec<_> = taken
-        .iter()
-        .map(|taken| Pair::of(&mut optimizer.moments, taken, &rule))
-        .collect();
+    let moments = taken.iter();
+    let moments = moments.map(|taken| Moments::take(&mut optimizer.moments, taken, &rule));
+    let mut moments: Vec<Moments<Elements>> = moments.collect();
     let parameters = taken.iter_mut().zip(&mut moments);
     let parameters = parameters.map(|(taken, moments)| Parameter {
         weight: taken.weight.as_mut_slice(),
@@ -62,7 +61,11 @@ pub(super) fn update<M: Module>(
     let mut updated = HashMap::new();
     for (taken, moments) in taken.into_iter().zip(moments) {
         let shape = taken.weight.shape().to_vec();
-        optimizer.moments.insert(taken.name, moments.into());
+        let moments = Moments {
+            first: moments.first.map(Elements::into_flat),
+            second: moments.second.map(Elements::into_flat),
+        };
+        optimizer.moments.insert(taken.name, moments);
         let value = Updated {
             value: taken.weight.into_flat(),
             shape,
@@ -84,27 +87,23 @@ fn slice_of(moment: &mut Option<Elements>) -> &mut [f32] {
 const OF_ONE_TYPE: &str = "the gradient of an f32 parameter is f32";
 
 fn rule(settings: &OptimizerSettings, lr: f64, updates: u64) -> UpdateRule {
-    let OptimizerSettings {
-        momentum,
-        nesterov,
-        alpha,
-        beta1,
-        beta2,
-        epsilon,
-        ..
-    } = *settings;
+    let epsilon = settings.epsilon;
     match settings.kind {
         OptimizerKind::Sgd => UpdateRule::Sgd { lr },
         OptimizerKind::Momentum => UpdateRule::Momentum {
             lr,
-            momentum,
-            nesterov,
+            momentum: settings.momentum,
+            nesterov: settings.nesterov,
         },
-        OptimizerKind::RmsProp => UpdateRule::RmsProp { lr, alpha, epsilon },
+        OptimizerKind::RmsProp => UpdateRule::RmsProp {
+            lr,
+            alpha: settings.alpha,
+            epsilon,
+        },
         OptimizerKind::Adam | OptimizerKind::AdamW => UpdateRule::Adam {
             lr,
-            beta1,
-            beta2,
+            beta1: settings.beta1,
+            beta2: settings.beta2,
             epsilon,
             updates,
             decoupled: settings.kind == OptimizerKind::AdamW,
@@ -112,15 +111,9 @@ fn rule(settings: &OptimizerSettings, lr: f64, updates: u64) -> UpdateRule {
     }
 }
 
-/// The moments of a parameter outside the optimizer.
-struct Pair {
-    first: Option<Elements>,
-    second: Option<Elements>,
-}
-
-impl Pair {
-    /// Takes those that the rule has, or starts them from zero.
-    fn of(moments: &mut BTreeMap<String, Moments>, parameter: &Taken, rule: &UpdateRule) -> Pair {
+impl Moments<Elements> {
+    /// Takes those that the rule has out of the optimizer, or starts them from zero.
+    fn take(moments: &mut BTreeMap<String, Moments>, parameter: &Taken, rule: &UpdateRule) -> Self {
         let known = moments.remove(&parameter.name).unwrap_or_default();
         let zeros = || Elements::zeros(parameter.weight.as_slice().len());
         let take = |moment: Option<Tensor<1>>| match moment.map(Elements::of) {
@@ -128,18 +121,9 @@ impl Pair {
             Some(Ok(elements)) => elements,
             Some(Err(moment)) => panic!("moments are on {:?}, unlike the model", moment.device()),
         };
-        Pair {
+        Moments {
             first: rule.has_first_moment().then(|| take(known.first)),
             second: rule.has_second_moment().then(|| take(known.second)),
-        }
-    }
-}
-
-impl From<Pair> for Moments {
-    fn from(pair: Pair) -> Moments {
-        Moments {
-            first: pair.first.map(Elements::into_flat),
-            second: pair.second.map(Elements::into_flat),
         }
     }
 }

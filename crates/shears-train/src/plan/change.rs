@@ -1,8 +1,9 @@
 //! What may be changed when a run goes on, and what is remembered of it.
 //!
-//! `plan.toml` has the settings as they are, and behind them all changes in their order. A checkpoint
-//! has the plan of its time: undoing the changes since then must give it, or somebody has edited the
-//! file. So any checkpoint of the run can be gone on from, and one file alone changes, at once.
+//! `plan.toml` has the settings as they are, and behind them all changes in their order. A
+//! checkpoint has the plan of its time: undoing the changes since then must give it, or somebody
+//! has edited the file. So any checkpoint of the run can be gone on from, and one file alone
+//! changes, at once.
 
 use shears_run::Change;
 use toml::Table;
@@ -11,8 +12,8 @@ use super::setting::{Setting, shown};
 use super::stored::{Difference, compare_plans};
 use super::{Plan, PlanError};
 
-/// The settings that a resumed run may have other values of: none of them has part in the numbers of
-/// the steps that were taken.
+/// The settings that a resumed run may have other values of: none of them has part in the numbers
+/// of the steps that were taken.
 const CHANGEABLE: [&str; 11] = [
     "lr",
     "min-lr",
@@ -96,8 +97,8 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Where this plan is not the one that a checkpoint of the run was saved with, other than by the
-    /// changes that it notes: in the checkpoint, and here.
+    /// Where this plan is not the one that a checkpoint of the run was saved with, other than by
+    /// the changes that it notes: in the checkpoint, and here.
     pub fn edited_since(&self, saved: &Plan) -> Vec<Difference> {
         let Some(since) = self.changes.strip_prefix(saved.changes.as_slice()) else {
             let count = |plan: &Plan| plan.changes.len().to_string();

@@ -2,9 +2,9 @@
 //!
 //! A plan has the paths as they were typed, which is what is shown, and beside them the folder that
 //! they were typed in (`paths-from`). A relative path is looked for there first, and then where the
-//! program runs: a run is gone on with from anywhere, also when it was moved with its text to another
-//! machine. It makes no difference which of them is read, because the text must have the hash of the
-//! plan.
+//! program runs: a run is gone on with from anywhere, also when it was moved with its text to
+//! another machine. It makes no difference which of them is read, because the text must have the
+//! hash of the plan.
 
 use std::path::{Path, PathBuf};
 
@@ -38,8 +38,8 @@ impl Plan {
         };
     }
 
-    /// Puts the paths of another plan of the run in place of those of this one: `text` and `val` are
-    /// those that were typed where the program runs, and the others lead to where they did.
+    /// Puts the paths of another plan of the run in place of those of this one: `text` and `val`
+    /// are those that were typed where the program runs, and the others lead to where they did.
     pub fn relocate(&mut self, typed: &Plan, text: bool, val: bool) {
         let before = self.clone();
         let stay = |path: &PathBuf| match is_relative(path) {
@@ -57,8 +57,8 @@ impl Plan {
         self.note_where_typed();
     }
 
-    /// Makes the paths of a stored plan, which serves as a config, lead to the same texts from where
-    /// the program runs.
+    /// Makes the paths of a stored plan, which serves as a config, lead to the same texts from
+    /// where the program runs.
     pub fn locate_stored(table: &mut Table) {
         let folder = match table.get(super::stored::PATHS_FROM) {
             Some(Value::String(folder)) => PathBuf::from(folder),

@@ -110,21 +110,15 @@ impl Preset {
 }
 
 impl Plan {
-    /// The rest stays as it is for GPT-2's block, a clip at a global norm of 1 included: that is what
-    /// Llama was trained with (Touvron et al. 2023, section 2.3), and so were its successors.
+    /// The rest stays as it is for GPT-2's block, a clip at a global norm of 1 included: that is
+    /// what Llama was trained with (Touvron et al. 2023, section 2.3), and so were its successors.
     fn with_block_of_llama(self) -> Plan {
-        let BlockConfig {
-            norm,
-            position,
-            mlp,
-            bias,
-            ..
-        } = BlockConfig::llama(0);
+        let block = BlockConfig::llama(0);
         Plan {
-            norm,
-            position,
-            mlp,
-            bias,
+            norm: block.norm,
+            position: block.position,
+            mlp: block.mlp,
+            bias: block.bias,
             ..self
         }
     }

@@ -222,13 +222,13 @@ macro_rules! settings {
             pub tokenizer_sha256: String,
             /// SHA-256 and name of each file of `init_from`, filled in when it is read.
             pub init_sha256: Vec<String>,
-            /// Rows of the embedding, where a model that it started from has more than the tokenizer
-            /// has tokens; 0 otherwise.
+            /// Rows of the embedding, where a model that it started from has more than the
+            /// tokenizer has tokens; 0 otherwise.
             pub vocabulary: usize,
             /// The token that ends a text, where a model that it started from has one.
             pub end_token: Option<u32>,
-            /// The folder that relative paths of the text were typed in; none if there are none, and
-            /// in a plan of an earlier version.
+            /// The folder that relative paths of the text were typed in; none if there are none,
+            /// and in a plan of an earlier version.
             pub paths_from: Option<PathBuf>,
             /// Settings that were changed when the run went on, the oldest first.
             pub changes: Vec<Change>,

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum, ValueHint};
 use shears_train::{Plan, Section, Setting, Spread};
 
-use crate::exit::Misuse;
+use crate::exit::misuse;
 use crate::output::say;
 use crate::settings::{Given, Scope, Settings};
 use crate::table::{row, table};
@@ -150,11 +150,8 @@ fn run_in(world: &World, arguments: BenchArguments) -> anyhow::Result<ExitCode> 
     given.without_that_of_the_run("steps");
     let plan = given.plan()?;
     if part != BenchPart::Train && plan.model.is_recurrent() && given.is_typed("window") {
-        let message = format!(
-            "{command} uses window for model transformer, not for {}",
-            plan.model
-        );
-        return Err(Misuse(message).into());
+        let model = plan.model;
+        misuse!("{command} uses window for model transformer, not for {model}");
     }
     let timing = Timing {
         steps: given.has("steps").then_some(plan.steps),

@@ -17,7 +17,7 @@ use gradclip::{
     Unscaled,
 };
 
-use crate::exit::Misuse;
+use crate::exit::{Misuse, misuse};
 use crate::gradient_files::{OtherTypes, TensorFile};
 use crate::output::{complain, one_line};
 use crate::settings::checked;
@@ -44,8 +44,8 @@ use report::Reporter;
 pub(crate) struct ClipArguments {
     /// Safetensors files of gradients, one a step
     ///
-    /// Files in the order of the alphabet, as a shell gives them for a pattern, are taken in that of
-    /// the numbers in their names: step2 before step10.
+    /// Files in the order of the alphabet, as a shell gives them for a pattern, are taken in that
+    /// of the numbers in their names: step2 before step10.
     #[arg(required = true, value_name = "STEP", value_hint = ValueHint::FilePath)]
     pub(crate) steps: Vec<PathBuf>,
 
@@ -66,7 +66,8 @@ pub(crate) struct ClipArguments {
     #[arg(long, value_name = "NAME")]
     pub(crate) output_layer: Vec<String>,
 
-    /// File with what the policy has learned in earlier calls; written again when all steps are done
+    /// File with what the policy has learned in earlier calls; written again when all steps are
+    /// done
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) state: Option<PathBuf>,
 
@@ -272,14 +273,13 @@ fn target(arguments: &ClipArguments, path: &Path) -> Option<PathBuf> {
 fn check_policy(policy: &ClipPolicy, arguments: &ClipArguments) -> Result<(), Misuse> {
     if let Some(rule) = policy.rules_inside_adam().next() {
         let name = rule.name();
-        return Err(Misuse(format!(
+        misuse!(
             "`{name}` works inside Adam, on its moments and its update, which a file of gradients \
              does not have; `shears train --clip {name}:...` has them"
-        )));
+        );
     }
     if policy.needs_parameters() && arguments.params.is_none() {
-        let problem = "`agc` compares gradients with parameters; give them by --params FILE";
-        return Err(Misuse(problem.into()));
+        misuse!("`agc` compares gradients with parameters; give them by --params FILE");
     }
     Ok(())
 }
@@ -309,36 +309,28 @@ fn check_targets(
     sources: &[(PathBuf, &Path)],
 ) -> Result<(), Misuse> {
     if folder.exists() && !folder.is_dir() {
-        return Err(Misuse(format!(
-            "--out-dir {} is not a folder",
-            folder.display()
-        )));
+        misuse!("--out-dir {} is not a folder", folder.display());
     }
     let mut names: BTreeMap<&OsStr, &Path> = BTreeMap::new();
     for path in &arguments.steps {
         let name = path.file_name().unwrap_or_default();
         let target = folder.join(name);
         if let Some(other) = names.insert(name, path) {
-            return Err(Misuse(format!(
-                "{} and {} would both be written to {}",
-                other.display(),
-                path.display(),
-                target.display()
-            )));
+            let [other, path, target] = [other, path, &target].map(Path::display);
+            misuse!("{other} and {path} would both be written to {target}");
         }
         let Ok(existing) = fs::canonicalize(&target) else {
             continue;
         };
         if !existing.is_file() {
             let target = target.display();
-            let problem = "is there, and no regular file; choose another --out-dir";
-            return Err(Misuse(format!("{target} {problem}")));
+            misuse!("{target} is there, and no regular file; choose another --out-dir");
         }
         if let Some((_, source)) = sources.iter().find(|(source, _)| *source == existing) {
-            return Err(Misuse(format!(
+            misuse!(
                 "{} would be overwritten by the clipped gradients; choose another --out-dir",
                 source.display()
-            )));
+            );
         }
     }
     Ok(())

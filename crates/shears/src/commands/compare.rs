@@ -11,7 +11,7 @@ use shears_train::{Plan, RunFolder, Setting};
 use crate::comparison::{
     self, Comparison, MOST_VARIANTS, Outcome, Report, Run, SAME_START, Variant, check_folder,
 };
-use crate::exit::Misuse;
+use crate::exit::{Misuse, misuse};
 use crate::output::{complain, print_result, say};
 use crate::run_log::{self, without_header};
 
@@ -78,8 +78,7 @@ pub(crate) fn run(arguments: &CompareArguments) -> anyhow::Result<ExitCode> {
         let held = ["sweep.toml", "compare.toml", "plan.toml"];
         if held.iter().any(|mark| out.join(mark).exists()) {
             let out = out.display();
-            let what = format!("{out} is the folder of a sweep or of a run");
-            return Err(Misuse(format!("{what}; choose another --out")).into());
+            misuse!("{out} is the folder of a sweep or of a run; choose another --out");
         }
     }
     let runs = arguments.runs.iter().map(|path| read(path.clone()));
@@ -145,11 +144,11 @@ fn check_comparable(runs: &[Read]) -> Result<(), Misuse> {
             ),
         ];
         if let Some((_, how)) = differing.iter().find(|(differs, _)| *differs) {
-            return Err(Misuse(format!(
+            misuse!(
                 "{} and {} were trained {how}, so that their losses cannot be compared",
                 first.path.display(),
                 other.path.display()
-            )));
+            );
         }
     }
     Ok(())
@@ -183,11 +182,11 @@ fn cut_to_common(runs: &mut [Read]) -> Result<Option<String>, Misuse> {
             None => format!("{} never", run.path.display()),
         };
         let evaluated: Vec<String> = runs.iter().filter(whole).map(last).collect();
-        return Err(Misuse(format!(
+        misuse!(
             "the runs have no step in common after which each was evaluated ({}); train them with \
              the same --eval-every",
             evaluated.join(", ")
-        )));
+        );
     };
     for run in &mut *runs {
         run.outcome.cut(steps, evaluation);
@@ -218,12 +217,8 @@ fn comparison(mut runs: Vec<Read>, cut: Option<&str>) -> Result<Comparison, Misu
     runs.sort_by_key(|run| run.plan.seed);
     let mut taken = BTreeMap::new();
     let mut sorted = Vec::new();
-    for Read {
-        path,
-        plan,
-        outcome,
-    } in runs
-    {
+    for run in runs {
+        let plan = run.plan;
         let its = variant(&plan, &differing);
         let found = variants.iter().position(|other| *other == its);
         let variant = found.unwrap_or(variants.len());
@@ -232,24 +227,25 @@ fn comparison(mut runs: Vec<Read>, cut: Option<&str>) -> Result<Comparison, Misu
         }
         let rate = rates.iter().position(|lr| *lr == plan.lr).unwrap_or(0);
         let seed = plan.seed;
-        if let Some(other) = taken.insert((variant, rate, seed), path.clone()) {
-            let (other, path) = (other.display(), path.display());
-            let what = format!("{other} and {path} have the same settings and the same seed");
-            return Err(Misuse(format!("{what}; leave one of them out")));
+        if let Some(other) = taken.insert((variant, rate, seed), run.path.clone()) {
+            let (other, path) = (other.display(), run.path.display());
+            misuse!(
+                "{other} and {path} have the same settings and the same seed; leave one of them out"
+            );
         }
         sorted.push(Run {
             variant,
             rate,
             seed,
-            outcome,
+            outcome: run.outcome,
         });
     }
     if variants.len() > MOST_VARIANTS {
-        let found = variants.len();
-        let what = format!("the runs have {found} different policies and settings");
-        return Err(Misuse(format!(
-            "{what}; at most {MOST_VARIANTS} can be compared"
-        )));
+        misuse!(
+            "the runs have {} different policies and settings; at most {MOST_VARIANTS} can be \
+             compared",
+            variants.len()
+        );
     }
     Ok(Comparison {
         model,

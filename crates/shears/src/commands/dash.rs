@@ -19,8 +19,9 @@ use crate::output::{self, say};
 
 /// Show runs on a live page in your browser: loss, gradient norms, clipping, samples
 ///
-/// The page only reads: it changes nothing, listens on this computer alone (127.0.0.1) unless told otherwise, and loads
-/// nothing from elsewhere. Runs appear as they are started and grow as they train.
+/// The page only reads: it changes nothing, listens on this computer alone (127.0.0.1) unless told
+/// otherwise, and loads nothing from elsewhere. Runs appear as they are started and grow as they
+/// train.
 #[derive(Args, Debug)]
 pub(crate) struct DashArguments {
     /// Folder that holds runs, or a run

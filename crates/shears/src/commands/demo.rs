@@ -1,6 +1,5 @@
 //! `shears demo`: what clipping does, seen in half a minute.
 
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,10 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Context;
 use burn::tensor::Device;
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 use shears_model::LanguageModel;
 use shears_run::{Columns, EndReason, StepEvent, Subject, quoted};
-use shears_train::{Corpora, Evaluation, Observer, Plan, RunFolder, Trainer, load_corpora, train};
+use shears_train::{Corpora, Observer, Plan, RunFolder, Trainer, load_corpora, train};
 
 use super::generate::write_sample;
 use super::train::{batches_and_memory, new_folder};
@@ -21,7 +19,7 @@ use crate::model::{Work, with_model_to_train};
 use crate::output::{Colour, columns, paint, say, wrap, wrapped};
 use crate::report;
 use crate::run_log;
-use crate::watch::{brief, indent, stop_when_asked};
+use crate::watch::{bar_of, brief, indent, stop_when_asked};
 
 /// See what clipping does: one network trained without it and with it, side by side
 ///
@@ -130,12 +128,7 @@ impl Demo {
         let plan = plan(LSTM, None)?;
         let steps = plan.steps;
         // Hidden where standard error is no terminal.
-        let bar = match self.json {
-            true => ProgressBar::hidden(),
-            false => ProgressBar::new(steps),
-        };
-        let style = ProgressStyle::with_template("{bar:24.cyan/dim} {pos}/{len}  {msg}");
-        bar.set_style(style.unwrap_or(ProgressStyle::default_bar()));
+        let bar = bar_of(steps, "{bar:24.cyan/dim} {pos}/{len}  {msg}", !self.json);
         let mut tell = |event: &StepEvent| {
             let loss = event.loss.unwrap_or(f64::NAN);
             bar.set_message(format!("an LSTM for something to read: loss {loss:.3}"));
@@ -256,14 +249,6 @@ struct DemoWatch<'a> {
 impl Observer for DemoWatch<'_> {
     fn step(&mut self, event: &StepEvent) {
         (self.tell)(event);
-    }
-
-    fn evaluation(&mut self, _step: u64, _evaluation: &Evaluation) {}
-
-    fn saved(&mut self, _step: u64, _path: &Path) {}
-
-    fn sample<M: LanguageModel>(&mut self, _step: u64, _model: &M) -> Option<String> {
-        None
     }
 
     fn wants_to_stop(&self) -> bool {

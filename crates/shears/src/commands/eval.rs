@@ -13,7 +13,7 @@ use shears_model::LanguageModel;
 use shears_train::{Evaluation, MemoryEstimate, Streams, evaluate};
 
 use crate::commands::RunArgument;
-use crate::exit::Misuse;
+use crate::exit::misuse;
 use crate::memory;
 use crate::model::{Trained, Work, of_evaluation, with_trained_model};
 use crate::output::{one_line, say};
@@ -21,8 +21,8 @@ use crate::report::{counted, unit_of_bits};
 
 /// Measure a trained model on a text
 ///
-/// Every token but the first is predicted once. Recurrent models read up to 32 parts of the text at the
-/// same time, and begin each again until what comes before it no longer changes its loss; a
+/// Every token but the first is predicted once. Recurrent models read up to 32 parts of the text at
+/// the same time, and begin each again until what comes before it no longer changes its loss; a
 /// Transformer reads consecutive windows of its context. Prints the loss in nats a token, bits a
 /// character and perplexity.
 #[derive(Args, Debug)]
@@ -42,10 +42,12 @@ pub(crate) struct EvalArguments {
     #[arg(long, value_name = "WHICH", default_value = "best")]
     pub(crate) checkpoint: String,
 
-    /// Read the text of a recurrent model as one stream: slower, and with all that is before a token
+    /// Read the text of a recurrent model as one stream: slower, and with all that is before a
+    /// token
     ///
-    /// Without it, and in training, the loss differs by less than 1e-4 nats a token, unless the model
-    /// remembers thousands of tokens. Transformers are evaluated in the same way in both cases.
+    /// Without it, and in training, the loss differs by less than 1e-4 nats a token, unless the
+    /// model remembers thousands of tokens. Transformers are evaluated in the same way in both
+    /// cases.
     #[arg(long)]
     pub(crate) exact: bool,
 
@@ -65,29 +67,23 @@ pub(crate) struct EvalArguments {
 pub(crate) fn run(arguments: &EvalArguments) -> anyhow::Result<ExitCode> {
     super::set_threads(arguments.threads)?;
     let trained = Trained::open(arguments.run.open()?, &arguments.checkpoint)?;
-    let Measured {
-        tokens,
-        characters,
-        is_altered,
-        memory,
-        text,
-    } = Measured::of(&trained, arguments)?;
+    let measured = Measured::of(&trained, arguments)?;
+    let (tokens, text) = (measured.tokens, measured.text);
     if tokens.len() < 2 {
-        let message = format!(
-            "{text} has {}: there is nothing to predict",
+        misuse!(
+            "{text} has {}: there is nothing to predict; give a longer text by --data",
             counted(tokens.len() as u64, "token")
         );
-        return Err(Misuse(format!("{message}; give a longer text by --data")).into());
     }
     let streams = match arguments.exact {
         true => Streams::ONE,
         false => Streams::default(),
     };
     let vocabulary = trained.plan.vocabulary_of(&trained.tokenizer);
-    memory::announce("evaluation", memory.total(), arguments.verbose)?;
+    memory::announce("evaluation", measured.memory.total(), arguments.verbose)?;
     let work = Evaluate {
         tokens,
-        characters,
+        characters: measured.characters,
         streams,
     };
     let evaluation = with_trained_model(&trained.plan, vocabulary, trained.parameters, work)??;
@@ -101,7 +97,7 @@ pub(crate) fn run(arguments: &EvalArguments) -> anyhow::Result<ExitCode> {
         say!("checkpoint {}", trained.path.display());
         say!("on {}", one_line(&text));
         say!("val loss {:.4} nats a token", evaluation.val_loss);
-        let unit = unit_of_bits(is_altered);
+        let unit = unit_of_bits(measured.is_altered);
         say!("{:.4} {unit}", evaluation.bits_per_char);
         say!(
             "perplexity {:.3} ({})",
@@ -128,7 +124,7 @@ impl Measured {
     /// The text in a file, or the validation text of the run.
     fn of(trained: &Trained, arguments: &EvalArguments) -> anyhow::Result<Measured> {
         let plan = &trained.plan;
-        let mut memory = of_evaluation(plan, trained.tokenizer.vocab_size())?;
+        let mut memory = of_evaluation(plan, trained.tokenizer.vocab_size());
         let Some(path) = &arguments.data else {
             let remedy = "name the text to measure on: --data FILE";
             let corpora = super::corpora_of(&trained.run, plan, true, remedy)?;

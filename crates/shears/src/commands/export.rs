@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum, ValueHint};
 
 use super::RunArgument;
-use crate::exit::Misuse;
+use crate::exit::misuse;
 
 /// Write a run's steps as a table, or its model for another program
 ///
@@ -106,7 +106,7 @@ pub(crate) fn run(arguments: &ExportArguments) -> anyhow::Result<ExitCode> {
         ),
     ];
     if let Some((_, problem)) = flags.into_iter().find(|(is_stray, _)| *is_stray) {
-        return Err(Misuse(format!("{problem}; leave it out")).into());
+        misuse!("{problem}; leave it out");
     }
     let run = arguments.run.open()?;
     match is_table {

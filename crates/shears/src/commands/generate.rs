@@ -8,9 +8,7 @@ use anyhow::Context;
 use burn::tensor::Device;
 use clap::{Args, ValueHint};
 use shears_data::Tokenizer;
-use shears_generate::{
-    GenerateError, Generator, Limits, Sampler, SamplingSettings, TextStream, generate_text,
-};
+use shears_generate::{GenerateError, Generator, Limits, Sampler, SamplingSettings, generate_text};
 use shears_model::LanguageModel;
 
 use crate::commands::RunArgument;
@@ -115,7 +113,7 @@ pub(crate) fn run(arguments: &GenerateArguments) -> anyhow::Result<ExitCode> {
     let trained = Trained::open(arguments.run.open()?, &arguments.checkpoint)?;
     let vocabulary = trained.plan.vocabulary_of(&trained.tokenizer);
     let prompt_tokens = trained.tokenizer.encode(&prompt)?;
-    let memory = of_generation(&trained.plan, vocabulary, prompt_tokens.len())?;
+    let memory = of_generation(&trained.plan, vocabulary, prompt_tokens.len());
     memory::announce("generation", memory.total(), arguments.verbose)?;
     let work = Generate {
         prompt_tokens,
@@ -242,24 +240,14 @@ pub(crate) fn write_sample<M: LanguageModel>(
     device: &Device,
     tokens: usize,
 ) -> anyhow::Result<String> {
-    let settings = SamplingSettings {
-        temperature: 0.8,
-        top_k: None,
-        top_p: None,
-        min_p: None,
-        repetition_penalty: 1.0,
-    };
     let limits = Limits {
         tokens,
         stop: Vec::new(),
         end,
     };
-    let (generator, sampler) = (Generator::new(model, device), Sampler::new(settings, 1)?);
-    let start = start_token(tokenizer);
-    let stream: TextStream<'_, M> =
-        generate_text(generator, sampler, tokenizer, &[], start, limits)?;
-    Ok(stream
-        .collect::<Result<String, GenerateError>>()?
-        .trim_matches('\n')
-        .to_string())
+    let sampler = Sampler::new(SamplingSettings::at(0.8), 1)?;
+    let (generator, start) = (Generator::new(model, device), start_token(tokenizer));
+    let stream = generate_text(generator, sampler, tokenizer, &[], start, limits)?;
+    let text: String = stream.collect::<Result<_, GenerateError>>()?;
+    Ok(text.trim_matches('\n').to_string())
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Context;
 use burn::tensor::Device;
 use clap::{Args, ValueHint};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use shears_model::LanguageModel;
 use shears_parallel::agree;
 use shears_run::{EndReason, Glance, LOG, StepEvent};
@@ -28,7 +28,7 @@ use crate::output::{complain, one_line, say};
 use crate::report;
 use crate::run_log;
 use crate::settings::{Given, Scope, Settings, checked};
-use crate::watch::stop_when_asked;
+use crate::watch::{bar_of, stop_when_asked};
 use crate::world::World;
 use grid::{Cell, Grid};
 
@@ -339,15 +339,9 @@ impl GridWatch {
     /// `shown` is whether this process draws and tells.
     fn new(steps: u64, shown: bool) -> anyhow::Result<Self> {
         let stop = stop_when_asked(shown)?;
-        let style =
-            ProgressStyle::with_template("{bar:24.cyan/dim} {percent} %  {msg}  {eta} left");
-        let bar = match shown {
-            true => ProgressBar::new(steps),
-            false => ProgressBar::hidden(),
-        };
-        let bar = bar.with_style(style.unwrap_or(ProgressStyle::default_bar()));
+        let style = "{bar:24.cyan/dim} {percent} %  {msg}  {eta} left";
         Ok(GridWatch {
-            bar,
+            bar: bar_of(steps, style, shown),
             stop,
             last_loss: None,
             shown,
@@ -383,12 +377,6 @@ impl Observer for GridWatch {
 
     fn evaluation(&mut self, _step: u64, evaluation: &Evaluation) {
         self.last_loss = Some(evaluation.val_loss);
-    }
-
-    fn saved(&mut self, _step: u64, _path: &Path) {}
-
-    fn sample<M: LanguageModel>(&mut self, _step: u64, _model: &M) -> Option<String> {
-        None
     }
 
     fn warning(&mut self, message: &str) {

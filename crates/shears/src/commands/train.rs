@@ -22,7 +22,7 @@ use shears_train::{
 };
 
 use crate::commands::generate::write_sample;
-use crate::exit::{INTERRUPTED, Misuse};
+use crate::exit::{INTERRUPTED, Misuse, misuse};
 use crate::loading;
 use crate::memory;
 use crate::model::{Work, with_model_to_train};
@@ -169,9 +169,12 @@ fn go_on(given: &Given, path: &Path, show: Show) -> anyhow::Result<Job> {
                 .map(|(name, was, is)| format!("{name}: trained with {was}, plan.toml has {is}"))
                 .collect();
             let path = path.join("plan.toml");
-            let message = format!("{} was changed ({})", path.display(), list.join("; "));
-            let remedy = "put back what it was; what may be changed is typed after --resume";
-            return Err(Misuse(format!("{message}; {remedy}")).into());
+            misuse!(
+                "{} was changed ({}); put back what it was; what may be changed is typed after \
+                 --resume",
+                path.display(),
+                list.join("; ")
+            );
         }
     }
     let step = newest
@@ -407,16 +410,17 @@ pub(super) fn batches_and_memory<M: LanguageModel>(
     corpora: &Corpora,
 ) -> anyhow::Result<(Batches, MemoryEstimate)> {
     let vocabulary = plan.vocabulary_of(&corpora.tokenizer);
-    let memory = estimate_memory(plan, &parameters(model), vocabulary)?.with_text(corpora);
+    let memory = estimate_memory(plan, &parameters(model), vocabulary).with_text(corpora);
     let batches =
         Batches::new(plan, model.reading(), corpora.train.clone()).map_err(too_short(plan))?;
     let validation = corpora.validation.len();
     if validation < 2 {
         // Said now, not when a long training comes to its first evaluation.
         let tokens = report::counted(validation as u64, "token");
-        let problem = format!("the validation text is too short: it has {tokens}");
-        let remedy = "at least 2 are needed; give more text, or another --val";
-        return Err(Misuse(format!("{problem}; {remedy}")).into());
+        misuse!(
+            "the validation text is too short: it has {tokens}; at least 2 are needed; give more \
+             text, or another --val"
+        );
     }
     Ok((batches, memory))
 }

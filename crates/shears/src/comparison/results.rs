@@ -157,7 +157,8 @@ impl Outcome {
 }
 
 /// Mean and half the width of its 95 % confidence interval, by Student's distribution. Fewer than
-/// three values carry no interval: of two it is 12.7 times their standard error, which says nothing.
+/// three values carry no interval: of two it is 12.7 times their standard error, which says
+/// nothing.
 pub(super) fn mean_and_interval(values: &[f64]) -> Option<(f64, Option<f64>)> {
     let mean = mean(values.iter().copied())?;
     let degrees = values.len() - 1;

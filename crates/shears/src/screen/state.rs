@@ -17,7 +17,7 @@ use crate::report;
 const SMOOTHING: f64 = 0.1;
 
 /// What does not change while the run goes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Setup {
     /// The folder of the run.
     pub(crate) run: String,
@@ -46,7 +46,7 @@ impl Setup {
 }
 
 /// What is drawn.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct State {
     pub(super) setup: Setup,
     pub(super) step: u64,
@@ -81,25 +81,7 @@ impl State {
         State {
             layers: vec![0.0; setup.layers.len()],
             setup,
-            step: 0,
-            began_at: 0,
-            loss: Series::default(),
-            validation: Series::default(),
-            norm: Series::default(),
-            threshold: Series::default(),
-            newest_loss: None,
-            newest_validation: None,
-            newest_norm: None,
-            newest_threshold: None,
-            speed: None,
-            sample: None,
-            clipped: 0,
-            left_out: 0,
-            verdict: None,
-            time: None,
-            changes: Vec::new(),
-            records: Vec::new(),
-            judged: 0,
+            ..State::default()
         }
     }
 

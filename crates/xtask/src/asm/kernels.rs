@@ -44,8 +44,8 @@ impl Set {
 pub(super) enum Asked {
     /// At most this many instructions for each multiplication, no vector on the stack, and no call.
     Clean(f64),
-    /// At most this many instructions for each multiplication, at most this many accesses to vectors
-    /// on the stack in one loop, for a reason, and no call.
+    /// At most this many instructions for each multiplication, at most this many accesses to
+    /// vectors on the stack in one loop, for a reason, and no call.
     Stack(f64, usize, &'static str),
     /// Nothing, because each of them calls a function, for a reason.
     Calls(&'static str),
@@ -72,251 +72,165 @@ const SIXTEEN: &str = "it needs more constants and intermediate results at once 
     registers; divisions take most of its time";
 const ADAM: &str = "Adam's constants do not fit into 16 registers beside its operands, and are \
     read from the stack";
+const SUMS: &str = "16 sums and 16 maxima are 12 of its 16 registers of 16 bytes";
+const DRAWS: &str = "backward with dropout draws 64 factors and multiplies four vectors in one \
+    loop of over 300 instructions";
+
+const fn kernel(
+    name: &'static str,
+    frames: &'static [(&'static str, &'static str)],
+    asked: &'static [(Set, Asked)],
+) -> Kernel {
+    Kernel {
+        name,
+        frames,
+        asked,
+        estimated: false,
+    }
+}
+
+/// What is asked with each set of vector instructions.
+const fn three(avx512: Asked, avx2: Asked, portable: Asked) -> [(Set, Asked); 3] {
+    [(Avx512, avx512), (Avx2, avx2), (Portable, portable)]
+}
 
 /// The first that matches a loop is its kernel.
 pub(super) static KERNELS: [Kernel; 23] = [
-    Kernel {
-        // One of its multiplications is a tile of 16 x 16 sums, of 16 products of pairs each.
-        name: "AMX product, 2 x 2 tiles",
-        frames: &[("matmul/tile/amx.rs", "tile_2x2")],
-        asked: &[(Amx, Clean(3.5))],
-        estimated: false,
-    },
-    Kernel {
-        name: "AMX product, fewer tiles",
-        frames: &[("matmul/tile/amx.rs", "")],
-        asked: &[(Amx, Clean(8.25))],
-        estimated: false,
-    },
-    Kernel {
-        name: "matrix product, 14 x 2",
-        frames: &[
+    // One of its multiplications is a tile of 16 x 16 sums, of 16 products of pairs each.
+    kernel(
+        "AMX product, 2 x 2 tiles",
+        &[("matmul/tile/amx.rs", "tile_2x2")],
+        &[(Amx, Clean(3.5))],
+    ),
+    kernel(
+        "AMX product, fewer tiles",
+        &[("matmul/tile/amx.rs", "")],
+        &[(Amx, Clean(8.25))],
+    ),
+    kernel(
+        "matrix product, 14 x 2",
+        &[
             ("matmul/tile.rs", ", 14, 2,"),
             ("matmul/tile/", "tile_14x2"),
         ],
-        asked: &[(Avx512, Clean(1.85))],
-        estimated: true,
-    },
-    Kernel {
-        name: "matrix product, 6 x 2",
-        frames: &[("matmul/tile.rs", ", 6, 2,"), ("matmul/tile/", "tile_6x2")],
-        asked: &[
-            (Avx512, Clean(2.25)),
-            (Avx2, Clean(2.25)),
-            (Portable, Absent(FMAF)),
-        ],
-        estimated: true,
-    },
-    Kernel {
-        // Its multiplications are few among the instructions that take pairs apart.
-        name: "bf16 by f32 units",
-        frames: &[("matmul/tile.rs", "widened<")],
-        asked: &[
-            (Avx512, Clean(9.0)),
-            (Avx2, Clean(10.5)),
-            (Portable, Clean(10.0)),
-        ],
-        estimated: false,
-    },
-    Kernel {
-        name: "matrix product, other tiles",
-        frames: &[("matmul/tile", "")],
-        asked: &[
-            (Avx512, Clean(8.25)),
-            (Avx2, Clean(8.25)),
-            (Portable, Absent(FMAF)),
-        ],
-        estimated: false,
-    },
-    Kernel {
-        // A pair is taken apart by two more instructions.
-        name: "bf16 weight times few rows",
-        frames: &[("matmul/few_rows.rs", "bf16")],
-        asked: &[
-            (Avx512, Clean(3.75)),
-            (Avx2, Clean(3.75)),
-            (Portable, Absent(FMAF)),
-        ],
-        estimated: true,
-    },
-    Kernel {
-        name: "matrix times few rows",
-        frames: &[("matmul/few_rows.rs", "")],
-        asked: &[
-            (Avx512, Clean(3.25)),
-            (Avx2, Clean(3.25)),
-            (Portable, Absent(FMAF)),
-        ],
-        estimated: true,
-    },
-    Kernel {
-        name: "optimizer update",
-        frames: &[("update.rs", "")],
-        asked: &[
-            (Avx512, Clean(5.5)),
-            (Avx2, Stack(5.5, 5, ADAM)),
-            (Portable, Stack(6.25, 6, ADAM)),
-        ],
-        estimated: false,
-    },
-    Kernel {
-        name: "gradient scan",
-        frames: &[("measure.rs", "scan_block<")],
-        asked: &[
-            (Avx512, Clean(9.0)),
-            (Avx2, Clean(8.0)),
-            (
-                Portable,
-                Stack(
-                    10.0,
-                    12,
-                    "16 sums and 16 maxima are 12 of its 16 registers of 16 bytes",
-                ),
-            ),
-        ],
-        estimated: false,
-    },
-    Kernel {
-        name: "GELU by tanh",
-        frames: &[("math.rs", "normal_by_tanh<")],
-        asked: &[
-            (Avx512, Clean(3.3)),
-            (Avx2, Stack(4.0, 13, SIXTEEN)),
-            (Portable, Calls(FMAF)),
-        ],
-        estimated: false,
-    },
-    Kernel {
-        name: "SwiGLU",
-        frames: &[("transformer/activation.rs", "swiglu")],
-        asked: &[
-            (Avx512, Clean(3.5)),
-            (Avx2, Stack(4.0, 13, SIXTEEN)),
-            (Portable, Calls(FMAF)),
-        ],
-        estimated: false,
-    },
-    Kernel {
-        name: "sigmoid and tanh of a cell",
-        frames: &[("math.rs", "sigmoid<"), ("math.rs", "tanh<")],
-        asked: &[
-            (Avx512, Clean(3.3)),
-            (Avx2, Stack(4.0, 13, SIXTEEN)),
-            (Portable, Calls(FMAF)),
-        ],
-        estimated: false,
-    },
-    Kernel {
-        name: "recurrent cell, the rest",
-        frames: &[("recurrent/cell.rs", "")],
-        asked: &[
-            (Avx512, Clean(9.0)),
-            (Avx2, Clean(9.5)),
-            (Portable, Calls(FMAF)),
-        ],
-        estimated: false,
-    },
-    Kernel {
-        name: "GELU",
-        frames: &[("math.rs", "normal<")],
-        asked: &[
-            (Avx512, Clean(2.6)),
-            (Avx2, Clean(3.2)),
-            (Portable, Calls(FMAF)),
-        ],
-        estimated: false,
-    },
-    Kernel {
-        name: "softmax exponentials",
-        frames: &[("math.rs", "exp<")],
-        asked: &[
-            (
-                Avx512,
-                Stack(
-                    5.7,
-                    31,
-                    "backward with dropout draws 64 factors and multiplies four vectors in one \
-                    loop of over 300 instructions",
-                ),
-            ),
-            (Avx2, Stack(3.6, 4, SIXTEEN)),
-            (Portable, Absent(FMAF)),
-        ],
-        estimated: false,
-    },
-    Kernel {
-        name: "dropout",
-        frames: &[("dropout.rs", "")],
-        asked: &[
-            (Avx512, Clean(6.25)),
-            (Avx2, Clean(6.25)),
-            (Portable, Clean(5.75)),
-        ],
-        estimated: false,
-    },
-    Kernel {
-        name: "attention of one query",
-        frames: &[("attention/single.rs", "")],
-        asked: &[
-            (Avx512, Clean(12.25)),
-            (Avx2, Clean(12.25)),
-            (Portable, Absent(FMAF)),
-        ],
-        estimated: false,
-    },
-    Kernel {
-        name: "attention, forward",
-        frames: &[("attention/forward.rs", "")],
-        asked: &[
-            (Avx512, Clean(5.25)),
-            (Avx2, Clean(5.25)),
-            (Portable, Clean(4.75)),
-        ],
-        estimated: false,
-    },
-    Kernel {
-        name: "attention, backward",
-        frames: &[("attention/backward.rs", "")],
-        asked: &[
-            (Avx512, Clean(5.25)),
-            (Avx2, Clean(5.25)),
-            (Portable, Calls(FMAF)),
-        ],
-        estimated: false,
-    },
-    Kernel {
-        name: "loss",
-        frames: &[("loss/", "")],
-        asked: &[
-            (Avx512, Clean(5.25)),
-            (Avx2, Clean(5.25)),
-            (Portable, Clean(6.25)),
-        ],
-        estimated: false,
-    },
-    Kernel {
-        name: "rotary positions",
-        frames: &[("transformer/rope.rs", "")],
-        asked: &[
-            (Avx512, Clean(6.0)),
-            (Avx2, Clean(6.0)),
-            (Portable, Absent(FMAF)),
-        ],
-        estimated: false,
-    },
-    Kernel {
-        name: "norm",
-        frames: &[("norm.rs", "")],
-        asked: &[
-            (Avx512, Clean(7.5)),
-            (Avx2, Clean(7.5)),
-            (Portable, Clean(6.0)),
-        ],
-        estimated: false,
-    },
+        &[(Avx512, Clean(1.85))],
+    )
+    .estimated(),
+    kernel(
+        "matrix product, 6 x 2",
+        &[("matmul/tile.rs", ", 6, 2,"), ("matmul/tile/", "tile_6x2")],
+        &three(Clean(2.25), Clean(2.25), Absent(FMAF)),
+    )
+    .estimated(),
+    // Its multiplications are few among the instructions that take pairs apart.
+    kernel(
+        "bf16 by f32 units",
+        &[("matmul/tile.rs", "widened<")],
+        &three(Clean(9.0), Clean(10.5), Clean(10.0)),
+    ),
+    kernel(
+        "matrix product, other tiles",
+        &[("matmul/tile", "")],
+        &three(Clean(8.25), Clean(8.25), Absent(FMAF)),
+    ),
+    // A pair is taken apart by two more instructions.
+    kernel(
+        "bf16 weight times few rows",
+        &[("matmul/few_rows.rs", "bf16")],
+        &three(Clean(3.75), Clean(3.75), Absent(FMAF)),
+    )
+    .estimated(),
+    kernel(
+        "matrix times few rows",
+        &[("matmul/few_rows.rs", "")],
+        &three(Clean(3.25), Clean(3.25), Absent(FMAF)),
+    )
+    .estimated(),
+    kernel(
+        "optimizer update",
+        &[("update.rs", "")],
+        &three(Clean(5.5), Stack(5.5, 5, ADAM), Stack(6.25, 6, ADAM)),
+    ),
+    kernel(
+        "gradient scan",
+        &[("measure.rs", "scan_block<")],
+        &three(Clean(9.0), Clean(8.0), Stack(10.0, 12, SUMS)),
+    ),
+    kernel(
+        "GELU by tanh",
+        &[("math.rs", "normal_by_tanh<")],
+        &three(Clean(3.3), Stack(4.0, 13, SIXTEEN), Calls(FMAF)),
+    ),
+    kernel(
+        "SwiGLU",
+        &[("transformer/activation.rs", "swiglu")],
+        &three(Clean(3.5), Stack(4.0, 13, SIXTEEN), Calls(FMAF)),
+    ),
+    kernel(
+        "sigmoid and tanh of a cell",
+        &[("math.rs", "sigmoid<"), ("math.rs", "tanh<")],
+        &three(Clean(3.3), Stack(4.0, 13, SIXTEEN), Calls(FMAF)),
+    ),
+    kernel(
+        "recurrent cell, the rest",
+        &[("recurrent/cell.rs", "")],
+        &three(Clean(9.0), Clean(9.5), Calls(FMAF)),
+    ),
+    kernel(
+        "GELU",
+        &[("math.rs", "normal<")],
+        &three(Clean(2.6), Clean(3.2), Calls(FMAF)),
+    ),
+    kernel(
+        "softmax exponentials",
+        &[("math.rs", "exp<")],
+        &three(Stack(5.7, 31, DRAWS), Stack(3.6, 4, SIXTEEN), Absent(FMAF)),
+    ),
+    kernel(
+        "dropout",
+        &[("dropout.rs", "")],
+        &three(Clean(6.25), Clean(6.25), Clean(5.75)),
+    ),
+    kernel(
+        "attention of one query",
+        &[("attention/single.rs", "")],
+        &three(Clean(12.25), Clean(12.25), Absent(FMAF)),
+    ),
+    kernel(
+        "attention, forward",
+        &[("attention/forward.rs", "")],
+        &three(Clean(5.25), Clean(5.25), Clean(4.75)),
+    ),
+    kernel(
+        "attention, backward",
+        &[("attention/backward.rs", "")],
+        &three(Clean(5.25), Clean(5.25), Calls(FMAF)),
+    ),
+    kernel(
+        "loss",
+        &[("loss/", "")],
+        &three(Clean(5.25), Clean(5.25), Clean(6.25)),
+    ),
+    kernel(
+        "rotary positions",
+        &[("transformer/rope.rs", "")],
+        &three(Clean(6.0), Clean(6.0), Absent(FMAF)),
+    ),
+    kernel(
+        "norm",
+        &[("norm.rs", "")],
+        &three(Clean(7.5), Clean(7.5), Clean(6.0)),
+    ),
 ];
 
 impl Kernel {
+    const fn estimated(self) -> Kernel {
+        Kernel {
+            estimated: true,
+            ..self
+        }
+    }
+
     /// The kernel of a loop whose multiplications have these frames.
     pub(super) fn of<'a>(
         frames: impl Iterator<Item = &'a Frame> + Clone,

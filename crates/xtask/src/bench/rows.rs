@@ -146,16 +146,31 @@ pub(super) struct Row {
     pub(super) goal: Goal,
 }
 
-const fn row(name: &'static str, quantity: Quantity, goal: Goal) -> Row {
+/// A training step with this preset, so many times as fast as PyTorch's.
+const fn step(name: &'static str, times: f64) -> Row {
+    times_pytorch(name, Quantity::Step, times)
+}
+
+/// Generation, so many times as fast as PyTorch's.
+const fn tokens(name: &'static str, times: f64) -> Row {
+    times_pytorch(name, Quantity::Generate, times)
+}
+
+/// The norm of gradients, in the time of little more than one read of them.
+const fn norm(name: &'static str) -> Row {
     Row {
         name,
-        quantity,
-        goal,
+        quantity: Quantity::Norm,
+        goal: Goal::TimesRead(1.15),
     }
 }
 
 const fn times_pytorch(name: &'static str, quantity: Quantity, times: f64) -> Row {
-    row(name, quantity, Goal::TimesPyTorch(times))
+    Row {
+        name,
+        quantity,
+        goal: Goal::TimesPyTorch(times),
+    }
 }
 
 /// One run of each program, and the rows that are read from it.
@@ -191,6 +206,13 @@ const fn generate(preset: &'static str, steps: usize, rows: &'static [Row]) -> R
     }
 }
 
+const fn clip(steps: usize, rows: &'static [Row]) -> Run {
+    Run {
+        part: Some("clip"),
+        ..train("gpt-384", steps, rows)
+    }
+}
+
 /// GPT-2 small with an output layer of its own: 163 million parameters.
 const GPT_2: [&str; 2] = [
     "--vocabulary 50257 --layers 12 --hidden 768 --heads 12 --window 1024 --tied=false",
@@ -204,180 +226,82 @@ const GROUPED: [&str; 2] = ["--kv-heads 2", "--kv-heads 2"];
 /// model that is bf16 altogether.
 const BF16: [&str; 2] = ["--precision bf16", "--bf16"];
 
-/// Training in bf16 on both sides.
-const fn train_bf16(preset: &'static str, steps: usize, rows: &'static [Row]) -> Run {
-    Run {
-        model: Some(BF16),
-        ..train(preset, steps, rows)
+impl Run {
+    const fn of_batch(self, batch: usize) -> Run {
+        Run {
+            batch: Some(batch),
+            ..self
+        }
+    }
+
+    const fn of_model(self, model: [&'static str; 2]) -> Run {
+        Run {
+            model: Some(model),
+            ..self
+        }
     }
 }
 
-/// Generating in bf16 on both sides.
-const fn generate_bf16(preset: &'static str, steps: usize, rows: &'static [Row]) -> Run {
-    Run {
-        model: Some(BF16),
-        ..generate(preset, steps, rows)
-    }
-}
+const PEAK: Quantity = Quantity::PeakMemory;
 
 /// Everything that is compared, in the order of the table.
 pub(super) const RUNS: &[Run] = &[
-    train(
-        "rnn-128",
-        40,
-        &[times_pytorch("train-rnn-128", Quantity::Step, 2.5)],
-    ),
-    train(
-        "lstm-128",
-        30,
-        &[times_pytorch("train-lstm-128", Quantity::Step, 2.2)],
-    ),
-    train(
-        "gru-128",
-        30,
-        &[times_pytorch("train-gru-128", Quantity::Step, 2.5)],
-    ),
+    train("rnn-128", 40, &[step("train-rnn-128", 2.5)]),
+    train("lstm-128", 30, &[step("train-lstm-128", 2.2)]),
+    train("gru-128", 30, &[step("train-gru-128", 2.5)]),
     train(
         "lstm-512",
         6,
         &[
-            times_pytorch("train-lstm-512", Quantity::Step, 1.7),
-            times_pytorch("memory-lstm-512", Quantity::PeakMemory, 2.0),
+            step("train-lstm-512", 1.7),
+            times_pytorch("memory-lstm-512", PEAK, 2.0),
         ],
     ),
+    train("gru-512", 6, &[step("train-gru-512", 1.8)]),
+    train("gpt-128", 40, &[step("train-gpt-128", 1.8)]),
     train(
-        "gru-512",
-        6,
-        &[times_pytorch("train-gru-512", Quantity::Step, 1.8)],
-    ),
-    train(
-        "gpt-128",
-        40,
-        &[times_pytorch("train-gpt-128", Quantity::Step, 1.8)],
-    ),
-    Run {
-        batch: Some(16),
-        ..train(
-            "gpt-384",
-            4,
-            &[
-                times_pytorch("train-gpt-384", Quantity::Step, 1.3),
-                times_pytorch("memory-gpt-384", Quantity::PeakMemory, 2.0),
-            ],
-        )
-    },
-    train(
-        "llama-128",
-        40,
-        &[times_pytorch("train-llama-128", Quantity::Step, 1.8)],
-    ),
-    Run {
-        batch: Some(16),
-        ..train(
-            "llama-384",
-            4,
-            &[times_pytorch("train-llama-384", Quantity::Step, 1.3)],
-        )
-    },
-    Run {
-        batch: Some(16),
-        model: Some(GROUPED),
-        ..train(
-            "llama-384",
-            4,
-            &[times_pytorch("train-llama-384-gqa", Quantity::Step, 1.3)],
-        )
-    },
-    train_bf16(
-        "lstm-128",
+        "gpt-384",
+        4,
+        &[
+            step("train-gpt-384", 1.3),
+            times_pytorch("memory-gpt-384", PEAK, 2.0),
+        ],
+    )
+    .of_batch(16),
+    train("llama-128", 40, &[step("train-llama-128", 1.8)]),
+    train("llama-384", 4, &[step("train-llama-384", 1.3)]).of_batch(16),
+    train("llama-384", 4, &[step("train-llama-384-gqa", 1.3)])
+        .of_batch(16)
+        .of_model(GROUPED),
+    train("lstm-128", 30, &[step("train-lstm-128-bf16", 1.0)]).of_model(BF16),
+    train("lstm-512", 6, &[step("train-lstm-512-bf16", 1.0)]).of_model(BF16),
+    train("gpt-128", 40, &[step("train-gpt-128-bf16", 1.0)]).of_model(BF16),
+    train("gpt-384", 4, &[step("train-gpt-384-bf16", 1.0)])
+        .of_model(BF16)
+        .of_batch(16),
+    clip(
         30,
-        &[times_pytorch("train-lstm-128-bf16", Quantity::Step, 1.0)],
+        &[
+            norm("norm-10.8M"),
+            times_pytorch("clip-in-place-10.8M", Quantity::ClipInPlace, 1.0),
+            times_pytorch("clip-and-adamw-10.8M", Quantity::ClipAndUpdate, 1.6),
+        ],
     ),
-    train_bf16(
-        "lstm-512",
+    clip(
         6,
-        &[times_pytorch("train-lstm-512-bf16", Quantity::Step, 1.0)],
-    ),
-    train_bf16(
-        "gpt-128",
-        40,
-        &[times_pytorch("train-gpt-128-bf16", Quantity::Step, 1.0)],
-    ),
-    Run {
-        batch: Some(16),
-        ..train_bf16(
-            "gpt-384",
-            4,
-            &[times_pytorch("train-gpt-384-bf16", Quantity::Step, 1.0)],
-        )
-    },
-    Run {
-        part: Some("clip"),
-        ..train(
-            "gpt-384",
-            30,
-            &[
-                row("norm-10.8M", Quantity::Norm, Goal::TimesRead(1.15)),
-                times_pytorch("clip-in-place-10.8M", Quantity::ClipInPlace, 1.0),
-                times_pytorch("clip-and-adamw-10.8M", Quantity::ClipAndUpdate, 1.6),
-            ],
-        )
-    },
-    Run {
-        part: Some("clip"),
-        model: Some(GPT_2),
-        ..train(
-            "gpt-384",
-            6,
-            &[
-                row("norm-163M", Quantity::Norm, Goal::TimesRead(1.15)),
-                times_pytorch("clip-in-place-163M", Quantity::ClipInPlace, 1.0),
-            ],
-        )
-    },
-    generate(
-        "lstm-128",
-        2048,
-        &[times_pytorch("generate-lstm-128", Quantity::Generate, 5.0)],
-    ),
-    generate(
-        "lstm-512",
-        512,
-        &[times_pytorch("generate-lstm-512", Quantity::Generate, 8.0)],
-    ),
-    generate(
-        "gpt-128",
-        640,
-        &[times_pytorch("generate-gpt-128", Quantity::Generate, 4.0)],
-    ),
-    generate(
-        "gpt-384",
-        512,
-        &[times_pytorch("generate-gpt-384", Quantity::Generate, 1.8)],
-    ),
-    generate(
-        "llama-128",
-        640,
-        &[times_pytorch("generate-llama-128", Quantity::Generate, 4.0)],
-    ),
-    generate_bf16(
-        "lstm-512",
-        512,
-        &[times_pytorch(
-            "generate-lstm-512-bf16",
-            Quantity::Generate,
-            1.0,
-        )],
-    ),
-    generate_bf16(
-        "gpt-384",
-        512,
-        &[times_pytorch(
-            "generate-gpt-384-bf16",
-            Quantity::Generate,
-            1.0,
-        )],
-    ),
+        &[
+            norm("norm-163M"),
+            times_pytorch("clip-in-place-163M", Quantity::ClipInPlace, 1.0),
+        ],
+    )
+    .of_model(GPT_2),
+    generate("lstm-128", 2048, &[tokens("generate-lstm-128", 5.0)]),
+    generate("lstm-512", 512, &[tokens("generate-lstm-512", 8.0)]),
+    generate("gpt-128", 640, &[tokens("generate-gpt-128", 4.0)]),
+    generate("gpt-384", 512, &[tokens("generate-gpt-384", 1.8)]),
+    generate("llama-128", 640, &[tokens("generate-llama-128", 4.0)]),
+    generate("lstm-512", 512, &[tokens("generate-lstm-512-bf16", 1.0)]).of_model(BF16),
+    generate("gpt-384", 512, &[tokens("generate-gpt-384-bf16", 1.0)]).of_model(BF16),
 ];
 
 /// The names of all rows.

@@ -47,19 +47,13 @@ impl Work for Bench<'_> {
     type Output = anyhow::Result<ClipBench>;
 
     fn with<M: LanguageModel>(self, model: M, device: &Device) -> Self::Output {
-        let Timing {
-            plan,
-            steps,
-            threads,
-            vocabulary,
-            ..
-        } = self.0;
-        let memory = estimate_memory(plan, &parameters(&model), *vocabulary)?;
+        let plan = &self.0.plan;
+        let memory = estimate_memory(plan, &parameters(&model), self.0.vocabulary);
         // The weights have the size of their gradients.
         let tensors = memory.gradients.saturating_mul(2);
         let bytes = tensors.saturating_add(memory.moments);
         memory::check("clipping", "a smaller --hidden or --layers fits", bytes)?;
-        let rounds = steps.unwrap_or(STEPS);
-        Ok(bench_clip(plan, model, *threads, device, rounds)?)
+        let (threads, rounds) = (self.0.threads, self.0.steps.unwrap_or(STEPS));
+        Ok(bench_clip(plan, model, threads, device, rounds)?)
     }
 }

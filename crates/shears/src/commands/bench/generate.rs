@@ -53,19 +53,10 @@ impl Work for Bench<'_> {
     type Output = anyhow::Result<(usize, Spread)>;
 
     fn with<M: LanguageModel>(self, model: M, device: &Device) -> Self::Output {
-        let Timing {
-            plan,
-            steps,
-            vocabulary,
-            ..
-        } = self.0;
-        let memory = estimate_generation(plan, &parameters(&model), *vocabulary, 1)?;
-        memory::check(
-            "generation",
-            "a smaller --hidden or --layers fits",
-            memory.total(),
-        )?;
-        let asked = steps.map(usize::try_from).transpose();
+        let (parameters, vocabulary) = (parameters(&model), self.0.vocabulary);
+        let memory = estimate_generation(&self.0.plan, &parameters, vocabulary, 1).total();
+        memory::check("generation", "a smaller --hidden or --layers fits", memory)?;
+        let asked = self.0.steps.map(usize::try_from).transpose();
         let tokens = asked.context("--steps")?.unwrap_or(match model.reading() {
             Reading::Streams => TOKENS,
             Reading::Windows { context } => context,
@@ -73,14 +64,7 @@ impl Work for Bench<'_> {
         let model = model.for_generation();
         let mut rates = Vec::new();
         for round in 0..=ROUNDS {
-            let settings = SamplingSettings {
-                temperature: 1.0,
-                top_k: None,
-                top_p: None,
-                min_p: None,
-                repetition_penalty: 1.0,
-            };
-            let mut sampler = Sampler::new(settings, round)?;
+            let mut sampler = Sampler::new(SamplingSettings::at(1.0), round)?;
             let mut generator = Generator::new(&model, device);
             let started = Instant::now();
             generator.read(&[0])?;

@@ -2,7 +2,7 @@
 
 use burn::tensor::Device;
 use shears_model::{LanguageModel, parameters};
-use shears_train::{Batches, BenchReport, MemoryEstimate, Trainer, bench, estimate_memory};
+use shears_train::{Batches, BenchReport, Trainer, bench, estimate_memory};
 
 use super::{STEPS, Timing, say_spreads};
 use crate::memory::refuse_too_large;
@@ -63,29 +63,23 @@ impl Work for Bench<'_> {
     type Output = anyhow::Result<(BenchReport, u64)>;
 
     fn with<M: LanguageModel>(self, model: M, device: &Device) -> Self::Output {
-        let Timing {
-            plan,
-            steps,
-            threads,
-            vocabulary,
-            ..
-        } = self.1;
-        let memory = estimate_memory(plan, &parameters(&model), *vocabulary)?;
+        let (plan, vocabulary) = (&self.1.plan, self.1.vocabulary);
+        let mut memory = estimate_memory(plan, &parameters(&model), vocabulary);
         // Nothing is saved.
-        let estimate = MemoryEstimate {
-            saving: 0,
-            ..memory
-        }
-        .total();
+        memory.saving = 0;
+        let estimate = memory.total();
         refuse_too_large(estimate)?;
         let count = plan.batch * (8 * plan.window + 1) + 1;
-        let tokens = random_tokens(count, *vocabulary)[..].into();
+        let tokens = random_tokens(count, vocabulary)[..].into();
         let batches = Batches::new(plan, model.reading(), tokens)?;
-        let trainer = Trainer::new(plan.clone(), model, batches, *threads, device);
+        let trainer = Trainer::new(plan.clone(), model, batches, self.1.threads, device);
         let mut trainer = trainer
             .with_ranks(self.0.ranks())?
             .with_heartbeat(self.0.heartbeat());
-        Ok((bench(&mut trainer, steps.unwrap_or(STEPS))?, estimate))
+        Ok((
+            bench(&mut trainer, self.1.steps.unwrap_or(STEPS))?,
+            estimate,
+        ))
     }
 }
 

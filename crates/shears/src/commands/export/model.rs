@@ -7,12 +7,12 @@ use anyhow::Context;
 use shears_exchange::{
     Card, GgufType, TrainedModel, export_gguf, export_huggingface, export_pytorch,
 };
-use shears_run::Subject;
+use shears_run::{Subject, folder_of};
 use shears_train::{Plan, RunFolder, Section};
 use toml::Value;
 
 use super::{Dtype, ExportArguments, ExportFormat};
-use crate::exit::Misuse;
+use crate::exit::{Misuse, misuse};
 use crate::model::Trained;
 use crate::output::say;
 use crate::report;
@@ -24,7 +24,7 @@ pub(super) fn export(
     format: ExportFormat,
 ) -> anyhow::Result<()> {
     let Some(out) = &arguments.out else {
-        return Err(Misuse("a model needs a folder; give one by --out DIR".into()).into());
+        misuse!("a model needs a folder; give one by --out DIR");
     };
     check_free(out)?;
     let which = arguments.checkpoint.as_deref().unwrap_or("best");
@@ -36,16 +36,12 @@ pub(super) fn export(
         tokenizer: &trained.tokenizer,
         end_token: trained.plan.end_token,
     };
-    let parent = match out.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
     // The folder appears under its name when all is in it.
     let cannot = || format!("cannot write {}", out.display());
     let folder = tempfile::Builder::new()
         .prefix(".shears-")
         .suffix(".tmp")
-        .tempdir_in(parent);
+        .tempdir_in(folder_of(out));
     let folder = folder.with_context(cannot)?;
     match format {
         ExportFormat::Gguf => export_gguf(&model, gguf_type(arguments), folder.path())?,

@@ -7,7 +7,7 @@ use shears_train::RunFolder;
 
 use super::columns::{Column, Rows, columns};
 use super::{ExportArguments, ExportFormat, parquet_file};
-use crate::exit::Misuse;
+use crate::exit::misuse;
 use crate::new_file::{self, NewFile};
 use crate::run_log;
 
@@ -17,8 +17,7 @@ pub(super) fn export(
     format: ExportFormat,
 ) -> anyhow::Result<()> {
     if format == ExportFormat::Parquet && arguments.out.is_none() {
-        let problem = "parquet is not for a terminal or a pipe; give a file by --out FILE";
-        return Err(Misuse(problem.into()).into());
+        misuse!("parquet is not for a terminal or a pipe; give a file by --out FILE");
     }
     if let Some(out) = &arguments.out {
         new_file::check(out, arguments.force)?;

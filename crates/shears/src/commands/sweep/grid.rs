@@ -10,7 +10,7 @@ use toml::{Table, Value};
 
 use super::SweepArguments;
 use crate::comparison::MOST_VARIANTS;
-use crate::exit::Misuse;
+use crate::exit::misuse;
 use crate::new_file;
 use crate::settings::Given;
 
@@ -64,9 +64,7 @@ impl Grid {
             rates => rates.to_vec(),
         };
         if policies.len() > MOST_VARIANTS {
-            return Err(
-                Misuse(format!("--clip can be given {MOST_VARIANTS} times at most")).into(),
-            );
+            misuse!("--clip can be given {MOST_VARIANTS} times at most");
         }
         let mut names = BTreeSet::new();
         let mut cells = Vec::new();
@@ -77,8 +75,7 @@ impl Grid {
                     let plan = given.with("seed", seed).plan()?;
                     let name = name(text, *lr, seed);
                     if !names.insert(name.clone()) {
-                        let what = format!("{text} at learning rate {lr} is there twice");
-                        return Err(Misuse(what).into());
+                        misuse!("{text} at learning rate {lr} is there twice");
                     }
                     let folder = arguments.out.join("runs").join(name);
                     cells.push(Cell {

@@ -33,8 +33,8 @@ pub(crate) struct TrainArguments {
 
     /// Go on with a run, bit for bit, from its newest whole checkpoint
     ///
-    /// Without RUN, the newest run in runs/. More steps go on with a run that has ended, too. What may
-    /// be changed: steps, lr, min-lr, clip, max-skips, eval-every, eval-tokens, save-every,
+    /// Without RUN, the newest run in runs/. More steps go on with a run that has ended, too. What
+    /// may be changed: steps, lr, min-lr, clip, max-skips, eval-every, eval-tokens, save-every,
     /// sample-every, patience, keep. Each change is noted in plan.toml and events.jsonl. A setting
     /// that the numbers depend on is refused if it differs, and so is another folder. The learning
     /// rate is then that of a run which had the new settings from its start, and a new clipping

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::arguments::{Outside, TrainArguments};
-use crate::exit::Misuse;
+use crate::exit::misuse;
 use crate::screen;
 use crate::settings::Given;
 use crate::watch::Show;
@@ -30,26 +30,19 @@ impl Asked {
         let given = Given::read(settings.0, config.as_deref())?;
         let outside = outside.or(&given)?;
         let show = match (outside.json, outside.quiet) {
-            (true, true) => {
-                return Err(Misuse("--json and --quiet exclude each other".into()).into());
-            }
+            (true, true) => misuse!("--json and --quiet exclude each other"),
             _ if outside.verbose && (outside.json || outside.quiet) => {
-                let message = "--verbose is about text; leave out --json and --quiet";
-                return Err(Misuse(message.into()).into());
+                misuse!("--verbose is about text; leave out --json and --quiet")
             }
             (true, false) => Show::Json,
             (false, true) => Show::Quiet,
             (false, false) => Show::Text,
         };
         if resume.is_some() && outside.out.is_some() {
-            let message =
-                "a resumed run stays in its folder; leave out --out (or `out` in the config)";
-            return Err(Misuse(message.into()).into());
+            misuse!("a resumed run stays in its folder; leave out --out (or `out` in the config)");
         }
         if outside.tui && !world.is_alone() {
-            let message =
-                "--tui takes the terminal, which several processes have not; leave it out";
-            return Err(Misuse(message.into()).into());
+            misuse!("--tui takes the terminal, which several processes have not; leave it out");
         }
         if outside.tui {
             screen::check(outside.json, outside.quiet)?;

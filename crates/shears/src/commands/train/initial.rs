@@ -8,7 +8,7 @@ use shears_model::Architecture;
 use shears_train::{Checkpoint, Plan, Preset};
 use toml::Value;
 
-use crate::exit::Misuse;
+use crate::exit::{Misuse, misuse};
 use crate::memory;
 use crate::output::say;
 use crate::settings::Given;
@@ -32,9 +32,10 @@ pub(super) fn open(given: &mut Given) -> anyhow::Result<Option<Source>> {
             settings.insert("tokenizer".to_string(), kind.into());
         }
         None if !given.has("tokenizer") => {
-            let path = path.display();
-            let message = format!("{path} has no tokenizer; give one by --tokenizer");
-            return Err(Misuse(message).into());
+            misuse!(
+                "{} has no tokenizer; give one by --tokenizer",
+                path.display()
+            );
         }
         None => {}
     }
@@ -52,8 +53,8 @@ pub(super) fn open(given: &mut Given) -> anyhow::Result<Option<Source>> {
     Ok(Some(source))
 }
 
-/// Notes in the plan what of the model is no setting; the tokenizer is the model's own, or was given
-/// for it.
+/// Notes in the plan what of the model is no setting; the tokenizer is the model's own, or was
+/// given for it.
 pub(super) fn identify(
     source: &Source,
     tokenizer: &Tokenizer,
@@ -67,11 +68,10 @@ pub(super) fn identify(
         false => tokens == rows,
     };
     if !fits {
-        let message =
-            format!("the tokenizer has {tokens} tokens, and the model's embedding {rows}");
-        return Err(Misuse(format!(
-            "{message}; give the model's own by --tokenizer"
-        )));
+        misuse!(
+            "the tokenizer has {tokens} tokens, and the model's embedding {rows}; give the model's \
+             own by --tokenizer"
+        );
     }
     plan.vocabulary = if rows > tokens { rows } else { 0 };
     let known = |end: &u32| (*end as usize) < tokens;

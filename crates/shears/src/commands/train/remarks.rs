@@ -3,7 +3,7 @@
 use shears_run::EndReason;
 use shears_train::{Batches, Checkpoint, Corpora, Plan, Progress, RunFolder, ScheduleKind};
 
-use crate::exit::Misuse;
+use crate::exit::misuse;
 use crate::report::{count, counted};
 use crate::settings::Given;
 
@@ -84,8 +84,7 @@ pub(super) fn of_resume(
             // It would stand in the plan as if steps had been taken with it.
             let names: Vec<&str> = new.iter().map(|change| change.name.as_str()).collect();
             let names = names.join(", ");
-            let message = format!("{why}, so that no step would be taken with the new {names}");
-            return Err(Misuse(format!("{message}; {remedy}")).into());
+            misuse!("{why}, so that no step would be taken with the new {names}; {remedy}");
         }
         remarks.push(format!("{why}; {remedy}"));
     }

@@ -1,0 +1,57 @@
+//! SHA-256, by which a text, a tokenizer and the files of a run are known again.
+
+use std::io::{self, Read, Write};
+
+use sha2::{Digest, Sha256};
+
+/// Hashes what is written to it.
+#[derive(Clone, Debug, Default)]
+pub struct Sha256Writer(Sha256);
+
+impl Sha256Writer {
+    /// The hash of all that was written, in lower-case hexadecimal digits.
+    pub fn hex(self) -> String {
+        let digest = self.0.finalize();
+        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+impl Write for Sha256Writer {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The SHA-256 of some bytes, in lower-case hexadecimal digits.
+pub fn sha256_hex(bytes: &[u8]) -> String {
+    Sha256Writer(Sha256::new_with_prefix(bytes)).hex()
+}
+
+/// The same of a file, which may be larger than the memory.
+///
+/// # Errors
+///
+/// If it cannot be read.
+pub fn sha256_of(mut reader: impl Read) -> io::Result<String> {
+    let mut hash = Sha256Writer::default();
+    io::copy(&mut reader, &mut hash)?;
+    Ok(hash.hex())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::sha256_hex;
+
+    #[test]
+    fn the_fingerprint_is_sha256() {
+        assert_eq!(
+            sha256_hex(b"abc"),
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
+    }
+}

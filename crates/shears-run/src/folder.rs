@@ -1,0 +1,26 @@
+//! The folder that a file is in.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+/// The folder of a path; that of a bare name is where the program runs.
+pub fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if folder == Path::new("") => Path::new("."),
+        Some(folder) => folder,
+        None => path,
+    }
+}
+
+/// Makes new names in a folder durable. Only Unix lets a folder be opened and synced.
+///
+/// # Errors
+///
+/// What the system says.
+pub fn sync_folder(folder: &Path) -> io::Result<()> {
+    match cfg!(unix) {
+        true => File::open(folder)?.sync_all(),
+        false => Ok(()),
+    }
+}
