@@ -1,46 +1,22 @@
 //! What `shears clip` refuses: one line that names the thing, and nothing written.
 
 use crate::clip::{f32s, file_of, raw, tensors_in, with_files};
-use crate::program::Scratch;
-
-/// The program refuses with `code`, its one line has all of `parts`, and nothing is written.
-#[track_caller]
-pub(crate) fn refused(scratch: &Scratch, arguments: &str, code: i32, parts: &[&str]) {
-    let before = scratch.listing();
-    let ran = scratch.run(&format!("clip {arguments}"));
-    assert_eq!(ran.code, Some(code), "{arguments}: {ran:#?}");
-    assert_eq!(ran.stdout, "", "{arguments}");
-    if !ran.stderr.starts_with("error: ") {
-        assert!(ran.stderr.starts_with("shears: "), "{ran:#?}");
-        assert_eq!(ran.stderr.lines().count(), 1, "{ran:#?}");
-    }
-    for part in parts {
-        assert!(
-            ran.stderr.contains(part),
-            "{arguments}: no {part:?} in {ran:#?}"
-        );
-    }
-    assert_eq!(scratch.listing(), before, "{arguments} wrote something");
-}
+use crate::program::{Scratch, rows};
 
 #[test]
 fn policies_that_cannot_be() {
     let scratch = with_files(&[("s.st", &[f32s("a", &[1.0])])]);
-    let cases: [(&str, &[&str]); 6] = [
-        ("--clip global-norm:0", &["global-norm:0", "greater than 0"]),
-        ("--clip global-nrom:1", &["did you mean `global-norm`?"]),
-        ("--clip spam", &["`spam`", "inside Adam"]),
-        (
-            "--clip value:1+update-rms:1",
-            &["`update-rms`", "inside Adam"],
-        ),
-        ("--clip none --non-finite ignore", &["ignore", "skip"]),
-        ("", &["--clip"]),
-    ];
-    for (flags, parts) in cases {
-        refused(&scratch, &format!("s.st --out-dir out {flags}"), 2, parts);
+    for [flags, parts] in rows(
+        "--clip global-norm:0           | global-norm:0 & greater than 0
+         --clip global-nrom:1           | did you mean `global-norm`?
+         --clip spam                    | `spam` & inside Adam
+         --clip value:1+update-rms:1    | `update-rms` & inside Adam
+         --clip none --non-finite ignore| ignore & skip
+                                        | --clip",
+    ) {
+        scratch.refuses(2, &format!("clip s.st --out-dir out {flags}"), parts);
     }
-    refused(&scratch, "--clip none", 2, &["STEP"]);
+    scratch.refuses(2, "clip --clip none", "STEP");
 }
 
 #[test]
@@ -49,37 +25,24 @@ fn files_that_are_given_are_never_overwritten() {
     let names = ["s.st", "sub/s.st", "sub/t.st", "p.st"];
     let scratch = with_files(&names.map(|name| (name, tensors.as_slice())));
     let over = "would be overwritten";
-    let cases: [(&str, &[&str]); 7] = [
-        ("s.st --out-dir .", &["s.st", over]),
-        ("s.st --out-dir sub/..", &["s.st", over]),
-        (
-            "s.st sub/t.st --out-dir sub --params sub/s.st",
-            &["sub/s.st", over],
-        ),
-        ("s.st sub/s.st --out-dir out", &["s.st and sub/s.st"]),
-        ("s.st s.st --out-dir out", &["s.st and s.st"]),
-        ("s.st --out-dir p.st", &["p.st is not a folder"]),
-        ("s.st sub --out-dir out", &["sub is not a file"]),
-    ];
-    for (flags, parts) in cases {
-        refused(&scratch, &format!("{flags} --clip value:1"), 2, parts);
+    for [flags, parts] in rows(
+        "s.st --out-dir .               | s.st & would be overwritten
+         s.st --out-dir sub/..          | s.st & would be overwritten
+         s.st sub/t.st --out-dir sub --params sub/s.st | sub/s.st & would be overwritten
+         s.st sub/s.st --out-dir out    | s.st and sub/s.st
+         s.st s.st --out-dir out        | s.st and s.st
+         s.st --out-dir p.st            | p.st is not a folder
+         s.st sub --out-dir out         | sub is not a file
+         s.st no.st                     | no.st does not exist",
+    ) {
+        scratch.refuses(2, &format!("clip {flags} --clip value:1"), parts);
     }
-    refused(
-        &scratch,
-        "s.st no.st --clip none",
-        2,
-        &["no.st does not exist"],
-    );
     #[cfg(unix)]
     {
         std::os::unix::fs::symlink(scratch.path("s.st"), scratch.path("sub/link.st")).unwrap();
         scratch.write("link.st", file_of(&tensors));
-        refused(
-            &scratch,
-            "sub/link.st --out-dir . --clip value:1 --params link.st",
-            2,
-            &[over],
-        );
+        let clip = "clip sub/link.st --out-dir . --clip value:1 --params link.st";
+        scratch.refuses(2, clip, over);
     }
     let folder = "new/..";
     let ran = scratch.run(&format!("clip s.st --clip value:1 --out-dir {folder}"));
@@ -152,11 +115,7 @@ fn files_that_are_none() {
     ];
     for (bytes, problem) in cases {
         scratch.write("bad.st", bytes);
-        refused(
-            &scratch,
-            "bad.st --clip global-norm:1",
-            1,
-            &["bad.st: ", problem],
-        );
+        let parts = format!("bad.st: & {problem}");
+        scratch.refuses(1, "clip bad.st --clip global-norm:1", &parts);
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::program::{Scratch, TINY};
+use crate::program::{Scratch, TINY, has};
 
 fn train(scratch: &Scratch, flags: &str) {
     let ran = scratch.run(&format!("train {TINY} --quiet {flags}"));
@@ -34,7 +34,7 @@ fn runs_of_a_sweep_have_the_report_of_the_sweep() {
         assert!(said.contains(line), "{line} is not in {said}");
     }
     assert_eq!(table.matches("2 of 2").count(), 2, "{table}");
-    assert!(table.contains("--out FOLDER"), "{table}");
+    has(&table, "--out FOLDER");
     let report = scratch.run_with(format!("{compare} --json").split(' '), b"");
     let report: Value = serde_json::from_str(&report.succeeded()).unwrap();
     let of_sweep: Value = serde_json::from_str(&scratch.read("grid/report.json")).unwrap();
@@ -58,12 +58,12 @@ fn runs_of_a_sweep_have_the_report_of_the_sweep() {
     // A report gives way to another one, and nothing else does.
     scratch.run(&format!("{compare} --out page")).succeeded();
     let refused = scratch.run(&format!("{compare} --out grid/runs")).failed(2);
-    assert!(refused.contains("holds something else"), "{refused}");
+    has(&refused, "holds something else");
     let before = scratch.read("grid/report.json");
     for folder in ["grid", "grid/runs/none_lr-0.002_seed-1"] {
         scratch.write(&format!("{folder}/report.json"), &before);
         let refused = scratch.run(&format!("{compare} --out {folder}")).failed(2);
-        assert!(refused.contains("of a sweep or of a run"), "{refused}");
+        has(&refused, "of a sweep or of a run");
     }
     assert_eq!(scratch.read("grid/report.json"), before);
 }
@@ -76,7 +76,7 @@ fn settings_that_differ_stand_beside_the_policy() {
     train(&scratch, "--clip none --beta1 0.5 --out other");
     let said = scratch.run("compare adam sgd").succeeded();
     for part in ["none, optimizer sgd", "none, optimizer adam"] {
-        assert!(said.contains(part), "{said}");
+        has(&said, part);
     }
     // Each has one rate, of which there is nothing to say.
     assert!(!said.contains("Learning rates that converge"), "{said}");
@@ -87,12 +87,12 @@ fn settings_that_differ_stand_beside_the_policy() {
         "optimizer adam, beta1 0.9",
         "none, optimizer sgd",
     ] {
-        assert!(said.contains(part), "{said}");
+        has(&said, part);
     }
     scratch.run("compare adam sgd --out page").succeeded();
     assert!(!scratch.path("page/learning-rates.svg").exists());
     let page = scratch.read("page/report.html");
-    assert!(page.contains("Runs that differ in optimizer"), "{page}");
+    has(&page, "Runs that differ in optimizer");
     assert!(!page.contains("start from the same weights"), "{page}");
 }
 
@@ -101,11 +101,9 @@ fn runs_of_different_length_are_compared_over_what_they_have_in_common() {
     let scratch = Scratch::new();
     train(&scratch, "--clip none --out long");
     let short = TINY.replace("--steps 40", "--steps 30");
-    let short = format!("train {short} --clip global-norm:0.1 --quiet --out short");
-    scratch.run(&short).succeeded();
+    scratch.train(format!("{short} --clip global-norm:0.1"), "short");
     let said = scratch.run("compare long short").succeeded();
-    assert!(said.contains("the first 30 steps"), "{said}");
-    assert!(said.contains("step 20"), "{said}");
+    has(&said, "the first 30 steps & step 20");
     let report = scratch.run("compare long short --json").succeeded();
     let report: Value = serde_json::from_str(&report).unwrap();
     let events = scratch.events("long");
@@ -123,8 +121,7 @@ fn what_cannot_be_compared_is_refused() {
     );
     train(&scratch, "--out one");
     train(&scratch, "--out again");
-    let other = format!("train other.txt {TINY} --quiet --out other");
-    scratch.run(&other).succeeded();
+    scratch.train(format!("other.txt {TINY}"), "other");
     train(&scratch, "--tokenizer byte --out bytes");
     train(&scratch, "--out new");
     let log = scratch.read("new/events.jsonl");
@@ -137,7 +134,7 @@ fn what_cannot_be_compared_is_refused() {
         ("one new", "new: no step is recorded"),
     ] {
         let said = scratch.run(&format!("compare {runs}")).failed(2);
-        assert!(said.contains(part), "{said}");
+        has(&said, part);
     }
     let before_the_first: String = log
         .lines()
@@ -146,7 +143,7 @@ fn what_cannot_be_compared_is_refused() {
         .collect();
     scratch.write("new/events.jsonl", before_the_first);
     let said = scratch.run("compare one new").failed(2);
-    assert!(said.contains("no step in common"), "{said}");
+    has(&said, "no step in common");
     for (flags, part) in [
         ("one", "2 values"),
         ("other.txt one --clip none", "shears sweep"),

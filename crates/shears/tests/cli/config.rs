@@ -218,9 +218,7 @@ fn a_plan_is_a_config() {
         scratch.newest("again", "model.safetensors")
     );
     // Of a run without any config, too.
-    scratch
-        .run(&format!("train {TINY} --quiet --out a"))
-        .succeeded();
+    scratch.train(TINY, "a");
     scratch
         .run("train --config a/plan.toml --quiet --out b")
         .succeeded();
@@ -273,7 +271,6 @@ fn whole_numbers_serve_as_real_ones() {
         "lr = 1\nschedule = \"linear\"\nmin-lr = 0\ndropout = 0\n",
     );
     let flags = TINY.replace("--steps 40", "--steps 2");
-    let run = format!("train {flags} --config config.toml --quiet --out run");
-    scratch.run(&run).succeeded();
+    scratch.train(format!("{flags} --config config.toml"), "run");
     assert_eq!(scratch.plan("run")["lr"], Value::Float(1.0));
 }

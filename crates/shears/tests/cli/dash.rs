@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdout, Stdio};
 use serde_json::Value;
 
 use crate::chromium::{self, Chromium};
-use crate::program::{Scratch, TINY};
+use crate::program::{Scratch, TINY, has};
 
 /// The page's server while it runs.
 struct Page {
@@ -110,7 +110,7 @@ fn the_page_knows_presets_and_the_text_of_a_batch() {
         let batch = page.ask(&format!("/api/batch?run=one&step={step}"));
         assert_eq!(batch["rows"].as_array().unwrap().len(), 0);
         let problem = batch["problem"].as_str().unwrap();
-        assert!(problem.contains("its steps are 1 to 40"), "{problem}");
+        has(&problem, "its steps are 1 to 40");
     }
 }
 

@@ -7,7 +7,7 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
 use serde_json::Value;
 
-use crate::program::{Scratch, TINY};
+use crate::program::{Scratch, TINY, has};
 
 const STEP_COLUMNS: [&str; 17] = [
     "step",
@@ -187,10 +187,7 @@ fn nothing_is_overwritten_without_being_told() {
     let scratch = trained();
     scratch.write("steps.csv", "mine");
     let message = scratch.run("export run --out steps.csv").failed(2);
-    assert!(
-        message.contains("--out steps.csv: is there already"),
-        "{message}"
-    );
+    has(&message, "--out steps.csv: is there already");
     assert_eq!(scratch.read("steps.csv"), "mine");
     scratch
         .run("export run --out steps.csv --force")
@@ -219,13 +216,13 @@ fn what_cannot_be_exported_is_refused() {
         ),
     ] {
         let message = scratch.run(&format!("export {flags}")).failed(code);
-        assert!(message.contains(part), "{message}");
+        has(&message, part);
     }
     let ran = scratch.run("export run --force");
     assert_eq!(ran.code, Some(2), "{ran:#?}");
     fs::remove_file(scratch.path("run/events.jsonl")).unwrap();
     let message = scratch.run("export run").failed(2);
-    assert!(message.contains("no step is recorded"), "{message}");
+    has(&message, "no step is recorded");
     let unread = trained().run_unread("export run");
     assert_eq!((unread.code, unread.stderr.as_str()), (Some(0), ""));
 }

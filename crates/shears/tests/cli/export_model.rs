@@ -5,7 +5,7 @@ use std::fs;
 use safetensors::SafeTensors;
 use serde_json::Value;
 
-use crate::program::{LLAMA, Scratch, TINY, TINY_TRANSFORMER};
+use crate::program::{LLAMA, Scratch, TINY, TINY_TRANSFORMER, rows};
 
 fn json(scratch: &Scratch, path: &str) -> Value {
     serde_json::from_str(&scratch.read(path)).unwrap()
@@ -22,8 +22,7 @@ fn tensor(file: &SafeTensors<'_>, name: &str) -> (Vec<usize>, Vec<f32>) {
 #[test]
 fn a_transformer_has_the_names_and_shapes_of_gpt_2() {
     let scratch = Scratch::new();
-    let train = format!("train {TINY_TRANSFORMER} --mlp gelu-tanh --quiet --out run");
-    scratch.run(&train).succeeded();
+    scratch.train(format!("{TINY_TRANSFORMER} --mlp gelu-tanh"), "run");
     scratch
         .run("export run --format huggingface --out hf --checkpoint last")
         .succeeded();
@@ -144,8 +143,7 @@ fn llamas_joined_rows_come_apart() {
 #[test]
 fn gguf_has_the_same_bytes_each_time_and_an_end_that_is_not_written() {
     let scratch = Scratch::new();
-    let train = format!("train {TINY_TRANSFORMER} --hidden 32 --quiet --out run");
-    scratch.run(&train).succeeded();
+    scratch.train(format!("{TINY_TRANSFORMER} --hidden 32"), "run");
     for (dtype, out) in [
         ("f32", "one"),
         ("f32", "two"),
@@ -272,49 +270,17 @@ fn a_recurrent_model_has_the_names_of_pytorch() {
 fn what_a_format_has_no_place_for_is_refused_and_nothing_is_left() {
     let scratch = Scratch::trained();
     scratch.write("full/file", "");
-    for (flags, code, part) in [
-        (
-            "--format huggingface --out hf",
-            2,
-            "--format pytorch writes it",
-        ),
-        ("--format huggingface", 2, "give one by --out DIR"),
-        (
-            "--format huggingface --out full",
-            2,
-            "is a folder with files",
-        ),
-        (
-            "--format huggingface --out run/plan.toml",
-            2,
-            "is there already",
-        ),
-        (
-            "--format huggingface --out hf --force",
-            2,
-            "--force is about a table",
-        ),
-        (
-            "--format huggingface --out hf --checkpoint 7",
-            2,
-            "no checkpoint `7`",
-        ),
-        ("--format gguf --out gguf", 2, "--format pytorch writes it"),
-        (
-            "--format huggingface --dtype f16 --out hf",
-            2,
-            "--dtype is about gguf",
-        ),
-        ("--checkpoint best", 2, "--checkpoint is about a model"),
-    ] {
-        let message = scratch.run(&format!("export run {flags}")).failed(code);
-        assert!(message.contains(part), "{message}");
+    for [flags, part] in rows(
+        "--format huggingface --out hf                | --format pytorch writes it
+         --format huggingface                         | give one by --out DIR
+         --format huggingface --out full              | is a folder with files
+         --format huggingface --out run/plan.toml     | is there already
+         --format huggingface --out hf --force        | --force is about a table
+         --format huggingface --out hf --checkpoint 7 | no checkpoint `7`
+         --format gguf --out gguf                     | --format pytorch writes it
+         --format huggingface --dtype f16 --out hf    | --dtype is about gguf
+         --checkpoint best                            | --checkpoint is about a model",
+    ) {
+        scratch.refuses(2, &format!("export run {flags}"), part);
     }
-    assert!(!scratch.path("hf").exists());
-    let left = scratch.listing().into_iter();
-    assert!(
-        !left
-            .into_iter()
-            .any(|path| path.extension().is_some_and(|e| e == "tmp"))
-    );
 }

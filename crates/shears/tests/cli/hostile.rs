@@ -7,7 +7,7 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::program::{Ran, Scratch, TINY};
+use crate::program::{Ran, Scratch, TINY, has};
 
 /// Runs the program, which must end within a minute.
 fn ended(scratch: &Scratch, arguments: &str) -> Ran {
@@ -90,9 +90,7 @@ fn a_run_that_was_killed_while_it_was_made_blocks_no_name() {
     scratch.write("run/plan.toml.tmp", "preset = ");
     scratch.write("run/tokenizer.json", "{");
     scratch.write("run/input.txt", "half");
-    scratch
-        .run(&format!("train {TINY} --quiet --out run"))
-        .succeeded();
+    scratch.train(TINY, "run");
     assert!(!scratch.path("run/plan.toml.tmp").exists());
     scratch.run("generate run --tokens 3").succeeded();
     // The same files of somebody else are not touched.
@@ -100,7 +98,7 @@ fn a_run_that_was_killed_while_it_was_made_blocks_no_name() {
     let message = scratch
         .run(&format!("train {TINY} --quiet --out other"))
         .failed(2);
-    assert!(message.contains("holds tokenizer.json"), "{message}");
+    has(&message, "holds tokenizer.json");
     assert_eq!(scratch.read("other/tokenizer.json"), "{");
 }
 
@@ -133,11 +131,7 @@ fn of_trainers_that_start_at_once_one_runs() {
 #[test]
 fn another_tokenizer_is_refused() {
     let scratch = Scratch::new();
-    scratch
-        .run(&format!(
-            "train {TINY} --tokenizer bpe:300 --quiet --out run"
-        ))
-        .succeeded();
+    scratch.train(format!("{TINY} --tokenizer bpe:300"), "run");
     let tokenizer = scratch.read("run/tokenizer.json");
     // Two words change their ids.
     let swapped = tokenizer
@@ -148,10 +142,7 @@ fn another_tokenizer_is_refused() {
     scratch.write("run/tokenizer.json", &swapped);
     for command in ["train --resume run", "generate run", "eval run"] {
         let message = scratch.run(command).failed(2);
-        assert!(
-            message.contains("not the tokenizer that the run was started with"),
-            "{message}"
-        );
+        has(&message, "not the tokenizer that the run was started with");
     }
 }
 
@@ -178,7 +169,7 @@ fn a_damaged_checkpoint_is_named_wherever_another_is_used() {
     }
     let said = scratch.run("inspect run").succeeded();
     let line = said.lines().find(|line| line.contains(&newest)).unwrap();
-    assert!(line.contains("is damaged"), "{line}");
+    has(&line, "is damaged");
     let object = &scratch.run("inspect run --json").json()[0];
     assert_eq!(object["damaged_checkpoints"].as_array().unwrap().len(), 1);
 }
@@ -212,12 +203,12 @@ fn devices_and_formats_to_come_are_refused_where_they_are_typed() {
     let scratch = Scratch::trained();
     let refused = |arguments: &str, part: &str| {
         let said = ended(&scratch, arguments).failed(2);
-        assert!(said.contains(part), "{said}");
+        has(&said, part);
     };
     refused("train /dev/zero --out other", "it is a device, not a text");
     refused("eval run --data /dev/zero", "it is a device, not a text");
     let plan = scratch.read("run/plan.toml");
-    assert!(plan.contains("plan-format = 2"), "{plan}");
+    has(&plan, "plan-format = 2");
     scratch.write(
         "newer.toml",
         plan.replace("plan-format = 2", "plan-format = 3"),

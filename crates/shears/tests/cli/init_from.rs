@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::program::{LLAMA, Scratch, TINY, TINY_TRANSFORMER};
+use crate::program::{LLAMA, Scratch, TINY, TINY_TRANSFORMER, has};
 
 /// The loss of a run before its first step, as its log has it.
 fn initial_loss(scratch: &Scratch, run: &str) -> f64 {
@@ -29,11 +29,8 @@ fn a_run_goes_on_from_another_and_does_not_need_it_any_more() {
         more.replace("--quiet", "")
     );
     let said = scratch.run(&said).succeeded();
-    assert!(
-        said.contains("starting from run (a run of shears)"),
-        "{said}"
-    );
-    assert!(said.contains("step      0  val loss"), "{said}");
+    has(&said, "starting from run (a run of shears)");
+    has(&said, "step      0  val loss");
     scratch.run(&train("whole", 20)).succeeded();
     assert_eq!(initial_loss(&scratch, "whole"), loss_of(&scratch, "run"));
     let plan = scratch.plan("whole");
@@ -75,17 +72,16 @@ fn a_run_that_was_stopped_before_its_first_step_goes_on_without_its_source() {
     fs::remove_dir_all(scratch.path("new/checkpoints")).unwrap();
     scratch.write("new/events.jsonl", "");
     let message = scratch.run("train --resume new").failed(2);
-    assert!(
-        message.contains("stopped before its first checkpoint"),
-        "{message}"
-    );
+    has(&message, "stopped before its first checkpoint");
 }
 
 #[test]
 fn a_folder_of_hugging_face_gives_the_model_that_went_into_it() {
     let scratch = Scratch::new();
-    let train = format!("train {TINY_TRANSFORMER} --mlp gelu-tanh --tied=false --quiet --out run");
-    scratch.run(&train).succeeded();
+    scratch.train(
+        format!("{TINY_TRANSFORMER} --mlp gelu-tanh --tied=false"),
+        "run",
+    );
     scratch
         .run("export run --format huggingface --out hf")
         .succeeded();
@@ -106,7 +102,7 @@ fn a_folder_of_hugging_face_gives_the_model_that_went_into_it() {
         .run("export new --format huggingface --out again")
         .succeeded();
     let config = scratch.read("again/config.json");
-    assert!(config.contains("\"n_positions\": 16"), "{config}");
+    has(&config, "\"n_positions\": 16");
     // The plan is a config of its own: the same run again.
     fs::rename(scratch.path("new"), scratch.path("old")).unwrap();
     scratch
@@ -194,15 +190,12 @@ fn the_token_that_ends_a_text_ends_samples() {
 #[test]
 fn rows_of_the_embedding_that_no_text_becomes_are_kept_and_never_written() {
     let scratch = Scratch::new();
-    let train = format!("train {TINY_TRANSFORMER} --tokenizer byte --quiet --out run");
-    scratch.run(&train).succeeded();
+    scratch.train(format!("{TINY_TRANSFORMER} --tokenizer byte"), "run");
     scratch
         .run("export run --format huggingface --out hf")
         .succeeded();
     // The tokenizer of another text has fewer tokens than the 256 of the model.
-    scratch
-        .run(&format!("train {TINY} --quiet --out small"))
-        .succeeded();
+    scratch.train(TINY, "small");
     fs::copy(
         scratch.path("small/tokenizer.json"),
         scratch.path("hf/tokenizer.json"),
@@ -262,11 +255,11 @@ fn what_contradicts_the_model_is_refused_with_the_list() {
     ] {
         let message = scratch.run(&format!("train {flags} --out new")).failed(2);
         for part in parts {
-            assert!(message.contains(part), "{message}");
+            has(&message, part);
         }
         assert!(!scratch.path("new").exists());
     }
     let message = scratch.run("train --resume run --init-from run").failed(2);
-    assert!(message.contains("init-from"), "{message}");
+    has(&message, "init-from");
     assert_eq!(scratch.run("sweep --init-from run").code, Some(2));
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::program::Scratch;
+use crate::program::{Scratch, has};
 
 fn lines(scratch: &Scratch) -> Vec<String> {
     let text = scratch.read("run/events.jsonl");
@@ -23,7 +23,7 @@ fn a_log_begins_with_what_it_is_of() {
     // Neither the model nor the text is needed to say what a run is.
     fs::remove_dir_all(scratch.path("run/checkpoints")).unwrap();
     let text = scratch.run("inspect run").succeeded();
-    assert!(text.contains("gradients reach every layer"), "{text}");
+    has(&text, "gradients reach every layer");
 }
 
 #[test]
@@ -36,18 +36,15 @@ fn a_log_of_an_earlier_version_is_read_and_continued() {
         "table of parameters",
         "flow of gradients through the layers",
     ] {
-        assert!(text.contains(&format!("{missing}{what}")), "{text}");
+        has(&text, &format!("{missing}{what}"));
     }
-    assert!(text.contains("40 of 40 steps taken"), "{text}");
+    has(&text, "40 of 40 steps taken");
     let json = scratch.run("inspect run --json").json().remove(0);
     assert!(json["gradient_flow"].is_null() && json["parameters"].is_null());
     assert_eq!(json["verdict"]["steps"], 40);
     scratch.run("replay run --clip norm:1").succeeded();
     let refused = scratch.run("replay run --clip block-rms:0.1").failed(2);
-    assert!(
-        refused.contains(&format!("{missing}sizes of tensors")),
-        "{refused}"
-    );
+    has(&refused, &format!("{missing}sizes of tensors"));
     scratch.run("export run").succeeded();
 
     scratch.run("train --quiet --resume run").succeeded();

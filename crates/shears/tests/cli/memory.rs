@@ -4,69 +4,24 @@ use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::program::Scratch;
+use crate::program::{Scratch, rows};
 
 /// Settings that take much of one thing: what, kilobytes of text, its different words, flags.
-const CASES: [(&str, usize, usize, &str); 13] = [
-    ("the preset", 50, 1000, ""),
-    ("a Transformer", 50, 1000, "--preset gpt-128"),
-    ("Llama's block", 50, 1000, "--preset llama-128 --layers 12"),
-    (
-        "nearly nothing",
-        4,
-        10,
-        "--model rnn --hidden 4 --batch 1 --window 4",
-    ),
-    (
-        "characters",
-        20_000,
-        1000,
-        "--model gru --batch 1 --window 8",
-    ),
-    (
-        "bytes",
-        10_000,
-        1000,
-        "--model rnn --tokenizer byte --batch 1 --window 8",
-    ),
-    (
-        "words",
-        2_000,
-        60_000,
-        "--model rnn --tokenizer bpe:20000 --hidden 8 --batch 1 --window 8 --val long.txt",
-    ),
-    (
-        "words and weights",
-        800,
-        30_000,
-        "--tokenizer bpe:8000 --batch 1 --window 512",
-    ),
-    (
-        "a large batch",
-        1_000,
-        1000,
-        "--hidden 64 --batch 512 --window 32",
-    ),
-    (
-        "a long window",
-        200,
-        1000,
-        "--preset gpt-128 --layers 2 --batch 1 --window 4096",
-    ),
-    ("wide layers", 50, 1000, "--hidden 512 --batch 1"),
-    (
-        "no moments",
-        50,
-        1000,
-        "--model gru --hidden 768 --batch 1 --window 8 --optimizer sgd",
-    ),
-    (
-        "many layers",
-        50,
-        1000,
-        "--preset gpt-128 --layers 16 --batch 2",
-    ),
-];
+const CASES: &str = "\
+    the preset        | 50    | 1000  |
+    a Transformer     | 50    | 1000  | --preset gpt-128
+    Llama's block     | 50    | 1000  | --preset llama-128 --layers 12
+    nearly nothing    | 4     | 10    | --model rnn --hidden 4 --batch 1 --window 4
+    characters        | 20000 | 1000  | --model gru --batch 1 --window 8
+    bytes             | 10000 | 1000  | --model rnn --tokenizer byte --batch 1 --window 8
+    words             | 2000  | 60000 | --model rnn --tokenizer bpe:20000 --hidden 8 \
+                                        --batch 1 --window 8 --val long.txt
+    words and weights | 800   | 30000 | --tokenizer bpe:8000 --batch 1 --window 512
+    a large batch     | 1000  | 1000  | --hidden 64 --batch 512 --window 32
+    a long window     | 200   | 1000  | --preset gpt-128 --layers 2 --batch 1 --window 4096
+    wide layers       | 50    | 1000  | --hidden 512 --batch 1
+    no moments        | 50    | 1000  | --model gru --hidden 768 --batch 1 --window 8 --optimizer sgd
+    many layers       | 50    | 1000  | --preset gpt-128 --layers 16 --batch 2";
 
 /// Prints both, and whether they agree.
 fn is_within_a_fifth(name: &str, announced: f64, peak: f64) -> bool {
@@ -81,7 +36,8 @@ fn a_run_takes_what_it_has_announced() {
     scratch.write("val.txt", text(10, 1000));
     scratch.write("long.txt", text(100, 1000));
     let mut wrong = Vec::new();
-    for (number, (name, kilobytes, words, flags)) in CASES.into_iter().enumerate() {
+    for (number, [name, kilobytes, words, flags]) in rows(CASES).enumerate() {
+        let [kilobytes, words] = [kilobytes, words].map(|number| number.parse().unwrap());
         scratch.write("text.txt", text(kilobytes, words));
         let validation = if flags.contains("--val") {
             ""
@@ -103,44 +59,14 @@ fn a_run_takes_what_it_has_announced() {
 
 /// Runs of one step, and what is done with them: what, kilobytes of text, its words, flags of the
 /// training, and a command.
-const TRAINED: [(&str, usize, usize, &str, &str); 6] = [
-    (
-        "text",
-        50,
-        1000,
-        "--model rnn --hidden 8",
-        "eval RUN --data large.txt",
-    ),
-    (
-        "words",
-        800,
-        20_000,
-        "--tokenizer bpe:8000 --hidden 32",
-        "eval RUN --data val.txt",
-    ),
-    (
-        "context",
-        50,
-        1000,
-        "--preset gpt-128 --window 1024",
-        "eval RUN --data val.txt",
-    ),
-    (
-        "weights",
-        50,
-        1000,
-        "--hidden 1024",
-        "generate RUN --tokens 5",
-    ),
-    (
-        "prompt",
-        50,
-        1000,
-        "--preset gpt-128 --window 1024",
-        "generate RUN --prompt-file val.txt --tokens 9",
-    ),
-    ("little", 50, 1000, "--hidden 8", "generate RUN --tokens 50"),
-];
+const TRAINED: &str = "\
+    text    | 50  | 1000  | --model rnn --hidden 8         | eval RUN --data large.txt
+    words   | 800 | 20000 | --tokenizer bpe:8000 --hidden 32 | eval RUN --data val.txt
+    context | 50  | 1000  | --preset gpt-128 --window 1024 | eval RUN --data val.txt
+    weights | 50  | 1000  | --hidden 1024                  | generate RUN --tokens 5
+    prompt  | 50  | 1000  | --preset gpt-128 --window 1024 | generate RUN --tokens 9 \
+                                                             --prompt-file val.txt
+    little  | 50  | 1000  | --hidden 8                     | generate RUN --tokens 50";
 
 #[test]
 fn evaluation_and_generation_take_what_they_have_announced() {
@@ -148,7 +74,8 @@ fn evaluation_and_generation_take_what_they_have_announced() {
     scratch.write("val.txt", text(10, 1000));
     scratch.write("large.txt", text(8_000, 1000));
     let mut wrong = Vec::new();
-    for (name, kilobytes, words, flags, command) in TRAINED {
+    for [name, kilobytes, words, flags, command] in rows(TRAINED) {
+        let [kilobytes, words] = [kilobytes, words].map(|number| number.parse().unwrap());
         scratch.write("text.txt", text(kilobytes, words));
         let train = "train text.txt --val val.txt --batch 1 --steps 1 --quiet --out";
         scratch.run(&format!("{train} {name} {flags}")).succeeded();

@@ -1,12 +1,15 @@
-//! What is said of damaged and foreign files, and of what cannot be: in words of our own, in one line.
+//! What is said of damaged and foreign files, and of what cannot be: in words of our own, in one
+//! line.
 
 use std::fs;
 
-use crate::program::Scratch;
+use crate::program::{Scratch, rows};
 
 /// The words of libraries, which nobody should have to read.
-const LIBRARY_WORDS: [&str; 6] = [
-    "expected u64",
+const LIBRARY_WORDS: [&str; 8] = [
+    "invalid digit",
+    "float literal",
+    "u64",
     "invalid type",
     "EOF while",
     "os error 11",
@@ -25,17 +28,24 @@ fn check(said: &str, part: &str) {
 #[test]
 fn numbers_out_of_range() {
     let scratch = Scratch::trained();
-    for (arguments, part) in [
-        ("generate run --num-samples 0", "it must be at least 1"),
-        ("sweep --seeds 0", "it must be from 1 to 1000"),
-        ("bench --vocabulary 0", "--vocabulary 0: it must be"),
-        (
-            "train --steps 99999999999999999999",
-            "a whole number from 0 to",
-        ),
-    ] {
+    for [arguments, part] in rows(
+        "generate run --num-samples 0 | it must be at least 1
+         sweep --seeds 0              | it must be from 1 to 1000
+         bench --vocabulary 0         | --vocabulary 0: it must be
+         train --steps 99999999999999999999 | a whole number from 0 to
+         train --lr abc               | --lr abc: it must be a number
+         train --seed -1              | --seed -1: it must be a whole number from 0
+         generate --seed -1           | --seed -1: it must be a whole number
+         generate --top-k many        | --top-k many: it must be a whole number
+         sweep --lr fast              | --lr fast: it must be a number
+         train --window 0             | window is 0; it must be from 1
+         dash nowhere                 | there is no folder nowhere",
+    ) {
         check(&scratch.run(arguments).failed(2), part);
     }
+    let said = scratch.run("train --tied=maybe");
+    assert_eq!(said.code, Some(2));
+    check(&said.stderr, "true, false");
     scratch.write("large.toml", "steps = 99999999999999999999\n");
     let said = scratch.run("train --config large.toml").failed(2);
     check(

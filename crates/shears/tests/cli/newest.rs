@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::time::{Duration, SystemTime};
 
-use crate::program::{Scratch, TINY};
+use crate::program::{Scratch, TINY, has};
 
 /// Two runs in runs/, of which `runs/a` is the newer one.
 fn with_runs() -> Scratch {
@@ -61,7 +61,7 @@ fn without_any_one_line_says_so() {
         "train --resume",
     ] {
         let said = scratch.run(command).failed(2);
-        assert!(said.contains("there is no run in runs/ yet"), "{said}");
+        has(&said, "there is no run in runs/ yet");
     }
     assert!(scratch.listing().is_empty());
 }

@@ -1,6 +1,7 @@
 //! Runs the program, and reads what it leaves behind.
 
 use std::ffi::OsStr;
+use std::fmt::Display;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,23 @@ pub(crate) const TINY_TRANSFORMER: &str = "--model transformer --heads 2 --hidde
 /// Its block as Llama's, with numbers that are none of the defaults.
 pub(crate) const LLAMA: &str = "--norm rms --position rope --mlp swiglu --bias=false --kv-heads 1 \
      --inner 20 --norm-epsilon 0.001 --rope-theta 500";
+
+/// The rows of a table that is written as text, with a bar between two cells.
+pub(crate) fn rows<const N: usize>(table: &str) -> impl Iterator<Item = [&str; N]> {
+    table.lines().map(|row| {
+        let cells: Vec<&str> = row.splitn(N, '|').map(str::trim).collect();
+        cells.try_into().unwrap_or_else(|_| panic!("{row}"))
+    })
+}
+
+/// The text has all of `parts`, between which there is ` & `.
+#[track_caller]
+pub(crate) fn has(text: &(impl AsRef<str> + ?Sized), parts: &str) {
+    let text = text.as_ref();
+    for part in parts.split(" & ") {
+        assert!(text.contains(part), "no {part:?} in {text}");
+    }
+}
 
 /// What a run of the program left.
 #[derive(Debug)]
@@ -70,10 +88,33 @@ impl Scratch {
     /// With a finished run of forty steps, in `run`.
     pub(crate) fn trained() -> Self {
         let scratch = Scratch::new();
+        scratch.train(TINY, "run");
         scratch
-            .run(&format!("train {TINY} --quiet --out run"))
-            .succeeded();
-        scratch
+    }
+
+    /// Trains quietly into the folder `out`.
+    #[track_caller]
+    pub(crate) fn train(&self, flags: impl Display, out: &str) {
+        let train = format!("train {flags} --quiet --out {out}");
+        self.run(&train).succeeded();
+    }
+
+    /// The program ends with `code` and one line that has all of `parts`, and writes nothing.
+    #[track_caller]
+    pub(crate) fn refuses(&self, code: i32, arguments: &str, parts: &str) {
+        let before = self.listing();
+        let ran = self.run(arguments);
+        assert_eq!(
+            (ran.code, ran.stdout.as_str()),
+            (Some(code), ""),
+            "{arguments}: {ran:#?}"
+        );
+        has(&ran.stderr, parts);
+        // Clap's own errors have a hint on how to get help below them.
+        if !ran.stderr.starts_with("error: ") {
+            ran.failed(code);
+        }
+        assert_eq!(self.listing(), before, "{arguments} wrote something");
     }
 
     pub(crate) fn path(&self, name: impl AsRef<Path>) -> PathBuf {

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::program::{LLAMA, Ran, Scratch, TINY_TRANSFORMER};
+use crate::program::{LLAMA, Ran, Scratch, TINY_TRANSFORMER, has};
 
 /// A tiny model with dropout and carried state, whose run has the same bits for 1, 2 and 4 ranks.
 pub(crate) const TINY: &str = "--model lstm --hidden 16 --layers 1 --batch 4 --window 8 --dropout 0.2 \
@@ -335,10 +335,10 @@ fn two_hosts_train_the_run_of_one_process() {
     };
     assert!(model("two") == model("one"), "other bits");
     let log = scratch.read("two/events.jsonl");
-    assert!(log.contains(r#""hosts":["h1","h2"]"#), "{log}");
+    has(&log, r#""hosts":["h1","h2"]"#);
     let shown = scratch.run("inspect two").succeeded();
-    assert!(shown.contains("2 ranks on 2 machines (h1, h2)"), "{shown}");
-    assert!(shown.contains("each rank exchanged"), "{shown}");
+    has(&shown, "2 ranks on 2 machines (h1, h2)");
+    has(&shown, "each rank exchanged");
     // Each has read half of the validation text.
     let evaluations = |run: &str| {
         let text = scratch.read(format!("{run}/events.jsonl"));
@@ -441,11 +441,8 @@ fn processes_that_do_not_find_each_other_are_refused() {
         true => "finds 1",
         false => "this build has no MPI",
     };
-    assert!(
-        refused.contains("MPICH has started 3 processes"),
-        "{refused}"
-    );
-    assert!(refused.contains(expected), "{refused}");
+    has(&refused, "MPICH has started 3 processes");
+    has(&refused, expected);
     // The first one speaks for all.
     let other = started("1", &train);
     assert_eq!((other.code, other.stderr), (Some(2), String::new()));
@@ -458,7 +455,7 @@ fn processes_that_do_not_find_each_other_are_refused() {
         "export run",
     ] {
         let refused = started("0", command).failed(2);
-        assert!(refused.contains("each would do the same"), "{refused}");
+        has(&refused, "each would do the same");
     }
 }
 

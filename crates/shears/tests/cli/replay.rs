@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::program::{Scratch, TINY};
+use crate::program::{Scratch, TINY, has};
 
 const NORMS: [f64; 40] = {
     let mut norms = [1.0; 40];
@@ -244,10 +244,7 @@ fn what_is_not_finite_is_counted_apart() {
     let text = scratch
         .run("replay run --clip none --plot a.svg")
         .succeeded();
-    assert!(
-        text.contains("2 steps with gradients that are not finite"),
-        "{text}"
-    );
+    has(&text, "2 steps with gradients that are not finite");
     assert!(scratch.read("a.svg").contains("not finite (2)"));
 }
 
@@ -257,7 +254,7 @@ fn a_name_that_is_too_long_has_a_line_of_its_own() {
     let long = "skip:4,window=20,limit=3+zclip:z=3,alpha=0.95,warmup=10,max=2";
     let flags = format!("replay run --clip {long} --clip none --clip none --clip none");
     let text = scratch.run(&flags).succeeded();
-    assert!(text.contains(&format!("A    {long}\n")), "{text}");
+    has(&text, &format!("A    {long}\n"));
     assert!(
         text.lines().all(|line| line.chars().count() <= 100),
         "{text}"
@@ -269,7 +266,7 @@ fn the_chart() {
     let scratch = spiky();
     let flags = "replay run --clip global-norm:2 --clip norm:1 --clip global-norm:1e9";
     let text = scratch.run(&format!("{flags} --plot a.svg")).succeeded();
-    assert!(text.contains("chart: a.svg"), "{text}");
+    has(&text, "chart: a.svg");
     let svg = scratch.read("a.svg");
     for part in [
         "<svg width=\"960\"",
@@ -283,7 +280,7 @@ fn the_chart() {
     }
     let again = scratch.run(&format!("{flags} --plot a.svg"));
     let refused = again.failed(2);
-    assert!(refused.contains("is there already"), "{refused}");
+    has(&refused, "is there already");
     assert_eq!(scratch.read("a.svg"), svg);
     scratch
         .run(&format!("{flags} --plot b.svg --json"))
@@ -294,12 +291,12 @@ fn the_chart() {
         .run(&format!("{flags} --plot nowhere/a.svg"))
         .failed(1);
     let refused = scratch.run(&format!("{flags} --plot a.png")).failed(2);
-    assert!(refused.contains(".svg"), "{refused}");
+    has(&refused, ".svg");
     let many = "--clip none ".repeat(7);
     let refused = scratch
         .run(&format!("replay run {many} --plot c.svg"))
         .failed(2);
-    assert!(refused.contains("at most"), "{refused}");
+    has(&refused, "at most");
     scratch.run(&format!("replay run {many}")).succeeded();
     assert!(!scratch.path("c.svg").exists());
 }
@@ -328,22 +325,22 @@ fn what_cannot_be_replayed_is_refused() {
     ] {
         let refused = scratch.run(&format!("replay run --clip {policy} --plot a.svg"));
         let refused = refused.failed(2);
-        assert!(refused.contains(&format!("--clip {policy}: ")), "{refused}");
-        assert!(refused.contains(reason), "{refused}");
+        has(&refused, &format!("--clip {policy}: "));
+        has(&refused, reason);
     }
     assert!(!scratch.path("a.svg").exists());
     for arguments in ["replay run", "replay run --clip sometimes", "replay"] {
         assert_eq!(scratch.run(arguments).code, Some(2), "{arguments}");
     }
     let nowhere = scratch.run("replay nowhere --clip none").failed(2);
-    assert!(nowhere.contains("no such run"), "{nowhere}");
+    has(&nowhere, "no such run");
 
     scratch.write("run/events.jsonl", "");
     let empty = scratch.run("replay run --clip none").failed(2);
-    assert!(empty.contains("no step is recorded"), "{empty}");
+    has(&empty, "no step is recorded");
     fs::remove_file(scratch.path("run/events.jsonl")).unwrap();
     let missing = scratch.run("replay run --clip none").failed(2);
-    assert!(missing.contains("no step is recorded"), "{missing}");
+    has(&missing, "no step is recorded");
 
     let scratch = trained("--clip global-norm:5,p=1");
     for policy in ["global-norm:1", "median:2"] {
@@ -372,8 +369,5 @@ fn a_run_is_replayed_in_its_own_order() {
         assert_eq!(run[key], again[key], "{key}");
     }
     let text = scratch.run("replay run --clip norm:1,p=1").succeeded();
-    assert!(
-        text.contains("gradient norm (p=1) before clipping"),
-        "{text}"
-    );
+    has(&text, "gradient norm (p=1) before clipping");
 }

@@ -1,6 +1,6 @@
 //! A run that was cut short and resumed ends with the bytes of one that was not.
 
-use crate::program::Scratch;
+use crate::program::{Scratch, has};
 
 /// Each tensor file of a checkpoint, and where the run stood: with its plan, which is the same.
 const FILES: [&str; 4] = [
@@ -204,7 +204,7 @@ fn a_finished_run_is_resumed_to_nothing() {
     let before = scratch.newest("a", "manifest.json");
     let history = scratch.read("a/events.jsonl");
     let resumed = scratch.run("train --resume a").succeeded();
-    assert!(resumed.contains("finished after 20 steps"), "{resumed}");
+    has(&resumed, "finished after 20 steps");
     assert_eq!(scratch.newest("a", "manifest.json"), before);
     assert_eq!(scratch.read("a/events.jsonl"), history);
 }

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::program::{Scratch, TINY};
+use crate::program::{Scratch, TINY, has};
 
 /// The changes of settings in a run's log: step and words.
 fn changes(scratch: &Scratch, run: &str) -> Vec<String> {
@@ -23,12 +23,8 @@ fn changes(scratch: &Scratch, run: &str) -> Vec<String> {
 fn a_finished_run_goes_on_to_the_bits_of_a_longer_one() {
     let scratch = Scratch::new();
     let short = TINY.replace("--steps 40", "--steps 25");
-    scratch
-        .run(&format!("train {TINY} --quiet --out whole"))
-        .succeeded();
-    scratch
-        .run(&format!("train {short} --quiet --out b"))
-        .succeeded();
+    scratch.train(TINY, "whole");
+    scratch.train(short, "b");
     let said = scratch.run("train --resume b").succeeded();
     assert!(
         said.contains("all 25 steps are taken; --steps N goes on"),
@@ -46,7 +42,7 @@ fn a_finished_run_goes_on_to_the_bits_of_a_longer_one() {
     );
     assert_eq!(scratch.read("b/plan.toml"), plan, "nothing was done");
     let said = scratch.run("train --resume b --steps 40").succeeded();
-    assert!(said.contains("steps: 25 -> 40 from step 26 on"), "{said}");
+    has(&said, "steps: 25 -> 40 from step 26 on");
     for file in [
         "model.safetensors",
         "optimizer.safetensors",
@@ -61,18 +57,14 @@ fn a_finished_run_goes_on_to_the_bits_of_a_longer_one() {
     assert_eq!(scratch.plan("b")["steps"].as_integer(), Some(40));
     assert_eq!(changes(&scratch, "b"), ["25 steps 25 40"]);
     let said = scratch.run("inspect b").succeeded();
-    assert!(said.contains("went on at step 25"), "{said}");
-    assert!(said.contains("changed steps: 25 -> 40"), "{said}");
+    has(&said, "went on at step 25 & changed steps: 25 -> 40");
     let json = scratch.run("inspect b --json").json().remove(0);
     assert_eq!(json["resumes"][0]["checkpoint"], "step-00000025");
     assert_eq!(json["changes"][0]["after"], "40");
     // It has the same settings as before, and is over.
     scratch.run("train --resume b --quiet").succeeded();
     let fewer = scratch.run("train --resume b --steps 39").failed(2);
-    assert!(
-        fewer.contains("steps is 39, and the run has taken 40"),
-        "{fewer}"
-    );
+    has(&fewer, "steps is 39, and the run has taken 40");
     // A config of all settings is that of another run.
     fs::copy(scratch.path("b/plan.toml"), scratch.path("c.toml")).unwrap();
     scratch
@@ -84,19 +76,14 @@ fn a_finished_run_goes_on_to_the_bits_of_a_longer_one() {
 #[test]
 fn what_may_be_changed_is_and_the_plan_stays_guarded() {
     let scratch = Scratch::new();
-    scratch
-        .run(&format!("train {TINY} --quiet --out b"))
-        .succeeded();
+    scratch.train(TINY, "b");
     let flags = "--steps 60 --lr 0.001 --clip zclip --eval-every 7 --eval-tokens 64 \
                  --save-every 9 --sample-every 11 --patience 50 --keep 2";
     let said = scratch
         .run(&format!("train --resume b {flags}"))
         .succeeded();
-    assert!(
-        said.contains("without what the old one has learned"),
-        "{said}"
-    );
-    assert!(said.contains("the best starts anew"), "{said}");
+    has(&said, "without what the old one has learned");
+    has(&said, "the best starts anew");
     let noted = [
         "40 clip global-norm:5 zclip",
         "40 eval-every 20 7",
@@ -119,11 +106,8 @@ fn what_may_be_changed_is_and_the_plan_stays_guarded() {
     let plan = scratch.read("b/plan.toml");
     scratch.write("b/plan.toml", plan.replace("steps = 62", "steps = 99"));
     let message = scratch.run("train --resume b").failed(2);
-    assert!(
-        message.contains("steps: trained with 62, plan.toml has 99"),
-        "{message}"
-    );
-    assert!(message.contains("is typed after --resume"), "{message}");
+    has(&message, "steps: trained with 62, plan.toml has 99");
+    has(&message, "is typed after --resume");
     scratch.write("b/plan.toml", plan);
     scratch.run("train --resume b --quiet").succeeded();
 }
@@ -131,9 +115,7 @@ fn what_may_be_changed_is_and_the_plan_stays_guarded() {
 #[test]
 fn an_older_checkpoint_is_gone_on_from_with_what_was_changed_later() {
     let scratch = Scratch::new();
-    scratch
-        .run(&format!("train {TINY} --quiet --out b"))
-        .succeeded();
+    scratch.train(TINY, "b");
     scratch
         .run("train --resume b --steps 50 --lr 0.001 --quiet")
         .succeeded();
@@ -152,7 +134,7 @@ fn an_older_checkpoint_is_gone_on_from_with_what_was_changed_later() {
         "{said:#?}"
     );
     let said = said.succeeded();
-    assert!(said.contains("step-00000030"), "{said}");
+    has(&said, "step-00000030");
     assert_eq!(
         changes(&scratch, "b"),
         ["30 lr 0.002 0.001", "30 steps 40 50"]
@@ -166,9 +148,9 @@ fn an_older_checkpoint_is_gone_on_from_with_what_was_changed_later() {
     }
     let message = scratch.run("train --resume b").failed(1);
     for name in scratch.checkpoints("b") {
-        assert!(message.contains(&name), "{message}");
+        has(&message, &name);
     }
-    assert!(message.contains("put one back from a copy"), "{message}");
+    has(&message, "put one back from a copy");
 }
 
 #[test]
@@ -183,7 +165,7 @@ fn a_run_that_diverged_before_it_saved_anything_begins_again() {
     assert!(again.stdout.contains("starting from step 0"), "{again:#?}");
     assert!(again.stdout.contains("and will again"), "{again:#?}");
     let said = scratch.run("train --resume b --lr 0.002").succeeded();
-    assert!(said.contains("finished after 40 steps"), "{said}");
+    has(&said, "finished after 40 steps");
     let log = scratch.events("b");
     let resumed = log.iter().find(|event| event["event"] == "resume").unwrap();
     assert_eq!(
@@ -221,10 +203,7 @@ fn a_run_is_gone_on_with_and_measured_from_any_folder() {
         "as it was typed"
     );
     let said = in_folder(&scratch, "b", "eval .");
-    assert!(
-        said.contains("the run's validation text, val.txt"),
-        "{said}"
-    );
+    has(&said, "the run's validation text, val.txt");
     in_folder(&scratch, "b", "train --resume . --steps 44");
     // Moved with its texts.
     fs::create_dir_all(scratch.path("elsewhere")).unwrap();
@@ -237,10 +216,9 @@ fn a_run_is_gone_on_with_and_measured_from_any_folder() {
     }
     in_folder(&scratch, "elsewhere/a", "train --resume ../b --steps 48");
     let message = scratch.run("train --resume elsewhere/b").failed(2);
-    assert!(message.contains(".txt does not exist"), "{message}");
-    assert!(message.contains("train TEXT --resume RUN"), "{message}");
+    has(&message, ".txt does not exist & train TEXT --resume RUN");
     let message = scratch.run("eval elsewhere/b").failed(2);
-    assert!(message.contains("--data FILE"), "{message}");
+    has(&message, "--data FILE");
 }
 
 #[test]
@@ -250,17 +228,11 @@ fn a_text_that_moved_is_the_same_text() {
     scratch.write("other.txt", text.replace("quick", "brown"));
     let resume = "--val a/val.txt --resume b --steps 52";
     let message = scratch.run(&format!("train other.txt {resume}")).failed(2);
-    assert!(
-        message.contains("other.txt: the text has changed, or is another"),
-        "{message}"
-    );
+    has(&message, "other.txt: the text has changed, or is another");
     let said = scratch
         .run(&format!("train moved.txt {resume}"))
         .succeeded();
-    assert!(
-        said.contains("text: text.txt -> moved.txt from step 41 on"),
-        "{said}"
-    );
+    has(&said, "text: text.txt -> moved.txt from step 41 on");
     in_folder(&scratch, "b", "train --resume . --steps 56");
     let changed = changes(&scratch, "b");
     assert!(

@@ -2,26 +2,22 @@
 
 use std::fs;
 
-use crate::program::{Scratch, TINY};
+use crate::program::{Scratch, TINY, has};
 
-fn with_run(flags: &str) -> Scratch {
+fn with_run() -> Scratch {
     let scratch = Scratch::new();
-    let ran = scratch.run(&format!("train {TINY} {flags} --quiet --out b"));
-    ran.succeeded();
+    scratch.train(TINY, "b");
     scratch
 }
 
 #[test]
 fn changed_flags_are_listed() {
-    let scratch = with_run("");
+    let scratch = with_run();
     let before = scratch.listing();
     let ran = scratch.run("train --resume b --lr 0.5 --seed 2 --hidden 32 --layers 1");
     let message = ran.failed(2);
-    assert!(message.contains("seed: the run has 1, not 2"), "{message}");
-    assert!(
-        message.contains("hidden: the run has 16, not 32"),
-        "{message}"
-    );
+    has(&message, "seed: the run has 1, not 2");
+    has(&message, "hidden: the run has 16, not 32");
     assert!(!message.contains("layers"), "{message}");
     assert_eq!(scratch.listing(), before);
     // What only one of two models has, nobody has typed.
@@ -36,19 +32,19 @@ fn changed_flags_are_listed() {
 
 #[test]
 fn another_folder_is_refused() {
-    let scratch = with_run("");
+    let scratch = with_run();
     scratch.write("c.toml", "out = \"elsewhere\"");
     let before = scratch.listing();
     for flags in ["--out elsewhere", "--config c.toml"] {
         let message = scratch.run(&format!("train --resume b {flags}")).failed(2);
-        assert!(message.contains("leave out --out"), "{message}");
+        has(&message, "leave out --out");
     }
     assert_eq!(scratch.listing(), before);
 }
 
 #[test]
 fn an_edited_plan_is_listed() {
-    let scratch = with_run("");
+    let scratch = with_run();
     let plan = scratch.read("b/plan.toml");
     let edited = plan.replace("lr = 0.002", "lr = 0.25");
     assert_ne!(plan, edited);
@@ -59,13 +55,13 @@ fn an_edited_plan_is_listed() {
         "lr: trained with 0.002, plan.toml has 0.25",
         "seed: trained with 1, plan.toml has 7",
     ] {
-        assert!(message.contains(part), "{message}");
+        has(&message, part);
     }
 }
 
 #[test]
 fn a_broken_plan_is_named() {
-    let scratch = with_run("");
+    let scratch = with_run();
     for broken in ["lr = = 1", "lr = 0.1", ""] {
         scratch.write("b/plan.toml", broken);
         for command in ["train --resume b", "eval b", "generate b", "inspect b"] {
@@ -85,17 +81,10 @@ fn a_changed_text_is_refused() {
     scratch.run(&format!("train text.txt {flags}")).succeeded();
     scratch.write("text.txt", text.replacen("fox", "dog", 1));
     let message = scratch.run("train --resume b").failed(2);
-    assert!(
-        message.contains("text.txt: the text has changed"),
-        "{message}"
-    );
-    assert!(message.contains("train TEXT --resume RUN"), "{message}");
+    has(&message, "text.txt: the text has changed");
+    has(&message, "train TEXT --resume RUN");
     let of_eval = scratch.run("eval b").failed(2);
-    assert!(
-        of_eval.contains("text.txt: the text has changed"),
-        "{of_eval}"
-    );
-    assert!(of_eval.contains("--data FILE"), "{of_eval}");
+    has(&of_eval, "text.txt: the text has changed & --data FILE");
     // Also if it has a character that the run's tokenizer does not know.
     scratch.write("text.txt", text.replacen("fox", "FOX", 1));
     assert_eq!(scratch.run("train --resume b").failed(2), message);
@@ -103,10 +92,7 @@ fn a_changed_text_is_refused() {
     scratch.write("text.txt", &text);
     scratch.write("val.txt", &text[..401]);
     let message = scratch.run("train --resume b").failed(2);
-    assert!(
-        message.contains("the validation text has changed"),
-        "{message}"
-    );
+    has(&message, "the validation text has changed");
     scratch.write("val.txt", &text[..400]);
     scratch.run("train --resume b --quiet").succeeded();
 }
@@ -115,37 +101,31 @@ fn a_changed_text_is_refused() {
 fn a_missing_run_is_named() {
     let scratch = Scratch::new();
     let message = scratch.run("train --resume nowhere").failed(2);
-    assert!(
-        message.contains("nowhere: there is no such run"),
-        "{message}"
-    );
+    has(&message, "nowhere: there is no such run");
     assert!(scratch.listing().is_empty());
 }
 
 #[test]
 fn a_run_without_a_whole_checkpoint_is_not_started_again() {
-    let scratch = with_run("");
+    let scratch = with_run();
     for step in fs::read_dir(scratch.path("b/checkpoints")).unwrap() {
         let path = step.unwrap().path().join("model.safetensors");
         fs::write(path, b"not a model").unwrap();
     }
     let events = scratch.read("b/events.jsonl");
     let message = scratch.run("train --resume b").failed(1);
-    assert!(
-        message.contains("no checkpoint of the run is whole"),
-        "{message}"
-    );
-    assert!(message.contains("model.safetensors"), "{message}");
+    has(&message, "no checkpoint of the run is whole");
+    has(&message, "model.safetensors");
     assert_eq!(scratch.read("b/events.jsonl"), events);
 }
 
 #[test]
 fn a_run_that_has_lost_its_checkpoints_keeps_its_log() {
-    let scratch = with_run("");
+    let scratch = with_run();
     let refused = |words: &str| {
         let before = scratch.read("b/events.jsonl");
         let message = scratch.run("train --resume b").failed(1);
-        assert!(message.contains(words), "{message}");
+        has(&message, words);
         assert_eq!(scratch.read("b/events.jsonl"), before);
     };
     fs::remove_dir_all(scratch.path("b/checkpoints")).unwrap();
@@ -165,7 +145,7 @@ fn a_run_that_has_lost_its_checkpoints_keeps_its_log() {
     fs::remove_file(scratch.path("b/checkpoints")).unwrap();
     scratch.write("b/events.jsonl", up_to(10));
     let said = scratch.run("train --resume b").succeeded();
-    assert!(said.contains("no checkpoint yet"), "{said}");
+    has(&said, "no checkpoint yet");
     // One more says where it went on.
     assert_eq!(scratch.events("b").len(), log.lines().count() + 1);
 }
@@ -173,7 +153,7 @@ fn a_run_that_has_lost_its_checkpoints_keeps_its_log() {
 #[test]
 fn a_corrupted_checkpoint_gives_way_to_an_older_one() {
     for file in ["model.safetensors", "state.json", "manifest.json"] {
-        let scratch = with_run("");
+        let scratch = with_run();
         let whole = scratch.newest("b", "model.safetensors");
         let path = scratch.path("b/checkpoints/step-00000040").join(file);
         let mut bytes = fs::read(&path).unwrap();
@@ -187,12 +167,9 @@ fn a_corrupted_checkpoint_gives_way_to_an_older_one() {
             warning.starts_with("shears: warning: checkpoint"),
             "{warning}"
         );
-        assert!(warning.contains("using an older one"), "{warning}");
+        has(&warning, "using an older one");
         let stdout = resumed.succeeded();
-        assert!(
-            stdout.contains("going on from b/checkpoints/step-00000030"),
-            "{stdout}"
-        );
+        has(&stdout, "going on from b/checkpoints/step-00000030");
         assert_eq!(scratch.newest("b", "model.safetensors"), whole, "{file}");
         // What was written anew is whole again.
         let again = scratch.run("train --resume b --quiet");
@@ -207,12 +184,9 @@ fn a_second_trainer_is_refused() {
     let flags = TINY.replace("--steps 40", "--steps 1000000");
     let first = scratch.start(&format!("train {flags} --quiet --out b"), "b", 25);
     let message = scratch.run("train --resume b").failed(2);
-    assert!(
-        message.contains("another shears is training this run"),
-        "{message}"
-    );
+    has(&message, "another shears is training this run");
     let message = scratch.run("train --out b").failed(2);
-    assert!(message.contains("b: holds a run already"), "{message}");
+    has(&message, "b: holds a run already");
     // To read it is another matter.
     scratch.run("inspect b").succeeded();
     scratch.run("generate b --tokens 5").succeeded();

@@ -3,119 +3,43 @@
 
 use shears_train::Plan;
 
-use crate::program::{Scratch, TINY};
+use crate::program::{Scratch, TINY, has, rows};
 
-/// A setting, what it does not go with, and the words of the refusal.
-const CASES: [(&str, &str, &str); 21] = [
-    (
-        "embedding=8",
-        "model=transformer",
-        "embedding belongs to model rnn, lstm or gru, not to transformer",
-    ),
-    (
-        "heads=2",
-        "model=gru",
-        "heads belongs to model transformer, not to gru",
-    ),
-    (
-        "forget-bias=true",
-        "model=gru",
-        "forget-bias belongs to model lstm, not to gru",
-    ),
-    (
-        "nonlinearity=relu",
-        "model=lstm",
-        "nonlinearity belongs to model rnn, not to lstm",
-    ),
-    // What has its default all the same.
-    (
-        "momentum=0.9",
-        "optimizer=sgd",
-        "momentum belongs to optimizer momentum, not to sgd",
-    ),
-    (
-        "nesterov=false",
-        "optimizer=adam",
-        "nesterov belongs to optimizer momentum, not to adam",
-    ),
-    (
-        "alpha=0.9",
-        "optimizer=adam",
-        "alpha belongs to optimizer rmsprop, not to adam",
-    ),
-    (
-        "beta1=0.8",
-        "optimizer=rmsprop",
-        "beta1 belongs to optimizer adam or adamw, not to rmsprop",
-    ),
-    (
-        "beta2=0.8",
-        "optimizer=momentum",
-        "beta2 belongs to optimizer adam or adamw, not to momentum",
-    ),
-    (
-        "epsilon=1e-6",
-        "optimizer=sgd",
-        "epsilon belongs to optimizer rmsprop, adam or adamw, not to sgd",
-    ),
-    (
-        "min-lr=1e-5",
-        "schedule=constant",
-        "min-lr belongs to schedule cosine, linear or step, not to constant",
-    ),
-    (
-        "decay-every=10",
-        "schedule=constant",
-        "decay-every belongs to schedule step, not to constant",
-    ),
-    (
-        "decay-every=10",
-        "schedule=cosine",
-        "decay-every belongs to schedule step, not to cosine",
-    ),
-    (
-        "decay-factor=0.1",
-        "schedule=linear",
-        "decay-factor belongs to schedule step, not to linear",
-    ),
-    (
-        "max-skips=3",
-        "non-finite=error",
-        "max-skips belongs to non-finite skip, not to error",
-    ),
-    (
-        "max-skips=3",
-        "non-finite=zero",
-        "max-skips belongs to non-finite skip, not to zero",
-    ),
-    // The preset chooses as well.
-    (
-        "nonlinearity=tanh",
-        "preset=gru-512",
-        "nonlinearity belongs to model rnn, not to gru; model is that of preset gru-512",
-    ),
-    (
-        "embedding=128",
-        "preset=gpt-128",
-        "embedding belongs to model rnn, lstm or gru, not to transformer; model is that of preset \
-         gpt-128",
-    ),
-    (
-        "rope-theta=500",
-        "preset=gpt-384",
-        "rope-theta belongs to position rope, not to learned; position is that of preset gpt-384",
-    ),
-    (
-        "rope-theta=500",
-        "model=gru",
-        "rope-theta belongs to position rope, not to model gru",
-    ),
-    (
-        "momentum=0.5",
-        "preset=lstm-128",
-        "momentum belongs to optimizer momentum, not to adam; optimizer is that of preset lstm-128",
-    ),
-];
+/// A setting, what it does not go with, and what it belongs to; each with its default or the
+/// preset's choice as well.
+const CASES: &str = "\
+    embedding=8       | model=transformer  | model rnn, lstm or gru, not to transformer
+    heads=2           | model=gru          | model transformer, not to gru
+    forget-bias=true  | model=gru          | model lstm, not to gru
+    nonlinearity=relu | model=lstm         | model rnn, not to lstm
+    momentum=0.9      | optimizer=sgd      | optimizer momentum, not to sgd
+    nesterov=false    | optimizer=adam     | optimizer momentum, not to adam
+    alpha=0.9         | optimizer=adam     | optimizer rmsprop, not to adam
+    beta1=0.8         | optimizer=rmsprop  | optimizer adam or adamw, not to rmsprop
+    beta2=0.8         | optimizer=momentum | optimizer adam or adamw, not to momentum
+    epsilon=1e-6      | optimizer=sgd      | optimizer rmsprop, adam or adamw, not to sgd
+    min-lr=1e-5       | schedule=constant  | schedule cosine, linear or step, not to constant
+    decay-every=10    | schedule=constant  | schedule step, not to constant
+    decay-every=10    | schedule=cosine    | schedule step, not to cosine
+    decay-factor=0.1  | schedule=linear    | schedule step, not to linear
+    max-skips=3       | non-finite=error   | non-finite skip, not to error
+    max-skips=3       | non-finite=zero    | non-finite skip, not to zero
+    rope-theta=500    | model=gru          | position rope, not to model gru
+    nonlinearity=tanh | preset=gru-512     | model rnn, not to gru; model is that of preset gru-512
+    rope-theta=500    | preset=gpt-384     | position rope, not to learned; \
+                                             position is that of preset gpt-384
+    embedding=128     | preset=gpt-128     | model rnn, lstm or gru, not to transformer; \
+                                             model is that of preset gpt-128
+    momentum=0.5      | preset=lstm-128    | optimizer momentum, not to adam; \
+                                             optimizer is that of preset lstm-128";
+
+/// As [`CASES`], with the words of the refusal.
+fn cases() -> impl Iterator<Item = (&'static str, &'static str, String)> {
+    rows(CASES).map(|[setting, choice, owner]| {
+        let (name, _) = setting.split_once('=').unwrap();
+        (setting, choice, format!("{name} belongs to {owner}"))
+    })
+}
 
 /// A setting as a line of a config file.
 fn line(setting: &str) -> String {
@@ -129,7 +53,7 @@ fn line(setting: &str) -> String {
 #[test]
 fn flags_that_do_not_belong_are_refused() {
     let scratch = Scratch::new();
-    for (setting, choice, words) in CASES {
+    for (setting, choice, words) in cases() {
         let train = "train --quiet --out run";
         // Of bench, what it does not use is no flag.
         let bench = Some("bench").filter(|_| !setting.starts_with("max-skips"));
@@ -146,7 +70,7 @@ fn flags_that_do_not_belong_are_refused() {
 #[test]
 fn keys_that_do_not_belong_are_refused() {
     let scratch = Scratch::new();
-    for (setting, choice, words) in CASES {
+    for (setting, choice, words) in cases() {
         scratch.write("c.toml", line(setting) + &line(choice));
         let both = scratch.run("train --config c.toml --out run").failed(2);
         scratch.write("c.toml", line(setting));
@@ -162,8 +86,7 @@ fn keys_that_do_not_belong_are_refused() {
 #[test]
 fn a_resumed_run_refuses_what_does_not_belong() {
     let scratch = Scratch::new();
-    let run = format!("train {TINY} --optimizer sgd --quiet --out run");
-    scratch.run(&run).succeeded();
+    scratch.train(format!("{TINY} --optimizer sgd"), "run");
     let message = scratch.run("train --resume run --beta1 0.9").failed(2);
     let words = "beta1 belongs to optimizer adam or adamw, not to sgd";
     assert_eq!(message, format!("shears: {words}"));
@@ -172,8 +95,7 @@ fn a_resumed_run_refuses_what_does_not_belong() {
 #[test]
 fn a_plan_of_a_run_gives_way_to_another_choice() {
     let scratch = Scratch::new();
-    let run = format!("train {TINY} --beta1 0.8 --quiet --out run");
-    scratch.run(&run).succeeded();
+    scratch.train(format!("{TINY} --beta1 0.8"), "run");
     let other = "train --config run/plan.toml --optimizer momentum --quiet --out other";
     scratch.run(other).succeeded();
     assert_eq!(
@@ -182,50 +104,42 @@ fn a_plan_of_a_run_gives_way_to_another_choice() {
     );
     // What is typed beside it is not taken from it.
     let message = scratch.run(&format!("{other}2 --beta1 0.8")).failed(2);
-    assert!(
-        message.contains("beta1 belongs to optimizer adam or adamw"),
-        "{message}"
-    );
+    has(&message, "beta1 belongs to optimizer adam or adamw");
 }
 
-/// A value that is out of range, beside the choice that the setting belongs to.
-const OUT_OF_RANGE: [(&str, &str, &str); 31] = [
-    ("layers=0", "", "from 1 to 1000"),
-    ("layers=1001", "", "from 1 to 1000"),
-    ("hidden=0", "", "from 1 to 1000000"),
-    ("embedding=0", "", "from 1 to 1000000"),
-    ("heads=0", "model=transformer", "from 1 to 10000"),
-    ("dropout=-0.5", "", "at least 0 and below 1"),
-    ("dropout=1.0", "", "at least 0 and below 1"),
-    ("batch=0", "", "from 1 to 1000000"),
-    ("window=0", "", "from 1 to 1000000"),
-    ("accumulate=0", "", "from 1 to 1000000"),
-    ("lr=0.0", "", "above 0 and finite"),
-    ("lr=inf", "", "above 0 and finite"),
-    (
-        "momentum=1.0",
-        "optimizer=momentum",
-        "at least 0 and below 1",
-    ),
-    ("alpha=1.0", "optimizer=rmsprop", "at least 0 and below 1"),
-    ("beta1=-0.5", "", "at least 0 and below 1"),
-    ("beta2=1.5", "optimizer=adamw", "at least 0 and below 1"),
-    ("epsilon=0.0", "", "at least 0.0000"),
-    ("weight-decay=-1.0", "", "at least 0 and finite"),
-    ("min-lr=-1.0", "schedule=cosine", "at least 0 and finite"),
-    ("min-lr=0.5", "schedule=linear", "from 0 to lr"),
-    ("decay-every=0", "schedule=step", "from 1 to 1000000000000"),
-    ("decay-factor=0.0", "schedule=step", "above 0 and at most 1"),
-    ("max-skips=0", "", "from 1 to 1000000"),
-    ("shards=0", "", "from 1 to 1024"),
-    ("kv-heads=10001", "model=transformer", "from 0 to 10000"),
-    ("inner=10000001", "model=transformer", "from 0 to 10000000"),
-    ("rope-theta=0.0", "preset=llama-128", "above 0 and finite"),
-    ("norm-epsilon=0.0", "preset=llama-128", "at least 0.0000"),
-    ("steps=0", "", "from 1 to 1000000000000"),
-    ("keep=1", "", "from 2 to 1000000"),
-    ("context=1000001", "model=transformer", "from 0 to 1000000"),
-];
+/// A value that is out of range, beside the choice that the setting belongs to, and the range.
+const OUT_OF_RANGE: &str = "\
+    layers=0         |                    | from 1 to 1000
+    layers=1001      |                    | from 1 to 1000
+    hidden=0         |                    | from 1 to 1000000
+    embedding=0      |                    | from 1 to 1000000
+    heads=0          | model=transformer  | from 1 to 10000
+    dropout=-0.5     |                    | at least 0 and below 1
+    dropout=1.0      |                    | at least 0 and below 1
+    batch=0          |                    | from 1 to 1000000
+    window=0         |                    | from 1 to 1000000
+    accumulate=0     |                    | from 1 to 1000000
+    lr=0.0           |                    | above 0 and finite
+    lr=inf           |                    | above 0 and finite
+    momentum=1.0     | optimizer=momentum | at least 0 and below 1
+    alpha=1.0        | optimizer=rmsprop  | at least 0 and below 1
+    beta1=-0.5       |                    | at least 0 and below 1
+    beta2=1.5        | optimizer=adamw    | at least 0 and below 1
+    epsilon=0.0      |                    | at least 0.0000
+    weight-decay=-1.0|                    | at least 0 and finite
+    min-lr=-1.0      | schedule=cosine    | at least 0 and finite
+    min-lr=0.5       | schedule=linear    | from 0 to lr
+    decay-every=0    | schedule=step      | from 1 to 1000000000000
+    decay-factor=0.0 | schedule=step      | above 0 and at most 1
+    max-skips=0      |                    | from 1 to 1000000
+    shards=0         |                    | from 1 to 1024
+    kv-heads=10001   | model=transformer  | from 0 to 10000
+    inner=10000001   | model=transformer  | from 0 to 10000000
+    rope-theta=0.0   | preset=llama-128   | above 0 and finite
+    norm-epsilon=0.0 | preset=llama-128   | at least 0.0000
+    steps=0          |                    | from 1 to 1000000000000
+    keep=1           |                    | from 2 to 1000000
+    context=1000001  | model=transformer  | from 0 to 1000000";
 
 #[test]
 fn every_number_has_a_range_or_takes_all() {
@@ -245,9 +159,8 @@ fn every_number_has_a_range_or_takes_all() {
             Some(toml::Value::Integer(_) | toml::Value::Float(_))
         );
         let name = setting.name.as_str();
-        let is_tried = OUT_OF_RANGE
-            .iter()
-            .any(|(tried, ..)| tried.starts_with(&format!("{name}=")));
+        let is_tried =
+            rows(OUT_OF_RANGE).any(|[tried, ..]: [&str; 3]| tried.starts_with(&format!("{name}=")));
         assert_eq!(is_tried, is_number && !takes_all.contains(&name), "{name}");
     }
 }
@@ -255,7 +168,7 @@ fn every_number_has_a_range_or_takes_all() {
 #[test]
 fn what_is_out_of_range_is_refused_by_its_name() {
     let scratch = Scratch::new();
-    for (setting, choice, range) in OUT_OF_RANGE {
+    for [setting, choice, range] in rows(OUT_OF_RANGE) {
         let (name, value) = setting.split_once('=').unwrap();
         let value = value.trim_end_matches(".0");
         let words = format!("{name} is {value}; it must be {range}");
@@ -265,26 +178,20 @@ fn what_is_out_of_range_is_refused_by_its_name() {
         };
         let typed = format!("train --out run --{setting} {}", flag(choice));
         let message = scratch.run(&typed).failed(2);
-        assert!(
-            message.starts_with(&format!("shears: {words}")),
-            "{message}"
-        );
+        has(&message, &format!("shears: {words}"));
         scratch.write("c.toml", line(setting));
         let read = format!("train --out run --config c.toml {}", flag(choice));
         let message = scratch.run(&read).failed(2);
-        let file = "shears: config c.toml, line 1: ";
-        assert!(
-            message.starts_with(file) && message.contains(&words),
-            "{message}"
+        has(
+            &message,
+            &format!("shears: config c.toml, line 1: & {words}"),
         );
     }
 }
 
 #[test]
 fn a_plan_that_is_read_is_checked_as_one_that_is_typed() {
-    let scratch = Scratch::new();
-    let run = format!("train {TINY} --quiet --out run");
-    scratch.run(&run).succeeded();
+    let scratch = Scratch::trained();
     let plan = scratch.read("run/plan.toml");
     for (was, is, words) in [
         ("lr = 0.002", "lr = -1.0", "lr is -1; it must be above 0"),
@@ -308,17 +215,14 @@ fn a_plan_that_is_read_is_checked_as_one_that_is_typed() {
             "inspect run",
         ] {
             let message = scratch.run(command).failed(2);
-            assert!(message.contains("run/plan.toml"), "{command}: {message}");
-            assert!(message.contains(words), "{command}: {message}");
+            has(&message, &format!("run/plan.toml & {words}"));
         }
     }
 }
 
 #[test]
 fn a_run_of_an_earlier_version_goes_on() {
-    let scratch = Scratch::new();
-    let run = format!("train {TINY} --quiet --out run");
-    scratch.run(&run).succeeded();
+    let scratch = Scratch::trained();
     let whole = scratch.newest("run", "model.safetensors");
     // Earlier versions wrote every setting.
     let plan = scratch.read("run/plan.toml");
@@ -347,44 +251,25 @@ fn bench_takes_what_it_uses_and_refuses_the_rest() {
         ("clip", "warmup=2"),
     ] {
         let (name, _) = flag.split_once('=').unwrap();
-        let message = scratch
-            .run(&format!("bench --part {part} --{flag}"))
-            .failed(2);
-        assert_eq!(
-            message,
-            format!("shears: {name} is not used by bench --part {part}")
-        );
+        let words = format!("{name} is not used by bench --part {part}");
+        let message = scratch.run(&format!("bench --part {part} --{flag}"));
+        assert_eq!(message.failed(2), format!("shears: {words}"));
         scratch.write("c.toml", line(flag));
         let message = scratch.run(&format!("bench --part {part} --config c.toml"));
-        let file = "shears: config c.toml, line 1";
-        let words = format!("{file}: {name} is not used by bench --part {part}");
-        assert_eq!(message.failed(2), words);
-    }
-    let window = scratch.run("bench --part generate --window 8").failed(2);
-    assert!(
-        window.contains("window for model transformer, not for lstm"),
-        "{window}"
-    );
-    // What no part uses is no flag.
-    for flag in [
-        "--val=a.txt",
-        "--eval-every=5",
-        "--max-skips=2",
-        "--tui",
-        "--resume=a",
-    ] {
-        let ran = scratch.run(&format!("bench {flag}"));
-        assert_eq!(ran.code, Some(2), "{ran:?}");
-        let name = flag.split('=').next().unwrap();
-        assert!(
-            ran.stderr
-                .contains(&format!("unexpected argument '{name}'")),
-            "{ran:?}"
+        assert_eq!(
+            message.failed(2),
+            format!("shears: config c.toml, line 1: {words}")
         );
     }
+    let window = scratch.run("bench --part generate --window 8").failed(2);
+    has(&window, "window for model transformer, not for lstm");
+    // What no part uses is no flag.
+    for flag in ["--val", "--eval-every", "--max-skips", "--tui", "--resume"] {
+        let words = format!("unexpected argument '{flag}'");
+        scratch.refuses(2, &format!("bench {flag}"), &words);
+    }
     // The plan of a run has more, and its steps are the run's.
-    let run = format!("train {TINY} --quiet --out run");
-    scratch.run(&run).succeeded();
+    scratch.train(TINY, "run");
     for part in ["train", "clip", "generate"] {
         let bench = format!("bench --part {part} --config run/plan.toml --steps 2 --json");
         assert_eq!(scratch.run(&bench).json().len(), 1);

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::program::Scratch;
+use crate::program::{Scratch, has};
 
 /// The settings of `TINY`, and the folder.
 const SMALL: &str = "--hidden 16 --layers 1 --batch 4 --window 8 --steps 40 \
@@ -59,11 +59,7 @@ fn a_grid_is_trained_drawn_and_judged() {
         "sweep {SMALL} --clip none --clip global-norm:0.1 --clip value:0.001 --lr 0.002,0.01 --seeds 2"
     );
     let said = scratch.run(&grid).succeeded();
-    assert!(said.contains("12 runs"), "{said}");
-    assert!(
-        said.contains("The lowest validation loss is that of"),
-        "{said}"
-    );
+    has(&said, "12 runs & The lowest validation loss is that of");
     let report = report(&scratch);
     let groups = report["groups"].as_array().unwrap();
     assert_eq!(groups.len(), 6);
@@ -128,8 +124,7 @@ fn a_sweep_says_when_clipping_never_engaged() {
             "sweep {SMALL} --clip none --clip global-norm:1000"
         ))
         .succeeded();
-    assert!(said.contains("Clipping never engaged"), "{said}");
-    assert!(said.contains("You do not need it here"), "{said}");
+    has(&said, "Clipping never engaged & You do not need it here");
 }
 
 #[test]
@@ -139,7 +134,7 @@ fn a_config_without_clipping_is_compared_with_nothing_else() {
     let said = scratch
         .run(&format!("sweep {SMALL} --config c.toml"))
         .succeeded();
-    assert!(said.contains("1 run: 1 policy x 1 learning rate"), "{said}");
+    has(&said, "1 run: 1 policy x 1 learning rate");
 }
 
 #[test]
@@ -151,13 +146,13 @@ fn a_sweep_with_other_settings_needs_another_folder() {
     let error = scratch
         .run(&format!("sweep {SMALL} --clip none --optimizer sgd"))
         .failed(2);
-    assert!(error.contains("choose another --out"), "{error}");
+    has(&error, "choose another --out");
     for (flags, part) in [
         ("--clip none --clip none", "is there twice"),
         ("--lr 0", "lr"),
     ] {
         let error = scratch.run(&format!("sweep --out other {flags}")).failed(2);
-        assert!(error.contains(part), "{error}");
+        has(&error, part);
     }
 }
 
@@ -196,11 +191,8 @@ fn a_run_that_diverged_is_a_result_and_not_tried_again() {
         "sweep {SMALL} --preset rnn-128 --nonlinearity relu --optimizer sgd --clip none --lr 1e20"
     );
     let said = scratch.run(&grid).succeeded();
-    assert!(
-        said.contains("none_lr-100000000000000000000_seed-1: diverged"),
-        "{said}"
-    );
-    assert!(said.contains("No combination converged"), "{said}");
+    has(&said, "none_lr-100000000000000000000_seed-1: diverged");
+    has(&said, "No combination converged");
     // Each step has its own speed: taken again, it would be another line.
     let log = "grid/runs/none_lr-100000000000000000000_seed-1/events.jsonl";
     let before = scratch.read(log);
@@ -218,7 +210,7 @@ fn a_run_that_was_stopped_and_lost_its_checkpoints_is_not_begun_again() {
     let log = format!("{run}/events.jsonl");
     let before = scratch.read(&log);
     let said = scratch.run(&sweep).failed(1);
-    assert!(said.contains("no checkpoint to go on from"), "{said}");
+    has(&said, "no checkpoint to go on from");
     assert_eq!(scratch.read(&log), before);
 }
 
@@ -227,7 +219,7 @@ fn a_sweep_that_cannot_be_leaves_nothing() {
     let scratch = Scratch::new();
     let refused = |arguments: &str, words: &str| {
         let said = scratch.run(&format!("sweep {arguments}")).failed(2);
-        assert!(said.contains(words), "{said}");
+        has(&said, words);
     };
     // A folder of runs is somebody's work, and not of a sweep.
     scratch.write("work/runs/mine/plan.toml", "");

@@ -288,8 +288,7 @@ fn event_files_say_what_the_log_says() {
 fn the_plan_is_a_table_of_hyperparameters() {
     let scratch = Scratch::new();
     let flags = TINY.replace("--steps 40", "--steps 3");
-    let run = format!("train {flags} --tensorboard --quiet --out run");
-    scratch.run(&run).succeeded();
+    scratch.train(format!("{flags} --tensorboard"), "run");
     let tags = tags(&scratch);
     let content = |tag: &str| {
         let plugin = tags[tag][0].1.messages(9)[0].messages(1).remove(0);

@@ -1,6 +1,6 @@
 //! Texts of all kinds, from all places.
 
-use crate::program::{Scratch, TINY};
+use crate::program::{Scratch, TINY, has};
 
 /// About 3,000 characters of Chinese, without a pattern that is too simple.
 fn chinese() -> String {
@@ -111,7 +111,7 @@ fn what_a_pass_over_the_text_leaves_out_is_said() {
         .succeeded();
     let note = "note: one pass over the text reads 2,500 of its tokens, in whole windows; the next \
                 starts later, and 2 passes read all";
-    assert!(said.contains(note), "{said}");
+    has(&said, note);
     let said = scratch
         .run(&format!(
             "train half.txt --batch 10 --window 9 --steps 2 {model} b"
@@ -139,13 +139,10 @@ fn what_the_settings_come_to_is_said() {
         assert!(said.contains(part), "{part} in {said}");
     }
     let said = train("--steps 2 --warmup 3 --window 200");
-    assert!(
-        said.contains("warmup is 3, and the run has 2 steps"),
-        "{said}"
-    );
-    assert!(
-        said.contains("the validation text has 176 tokens, less than one window of 200"),
-        "{said}"
+    has(&said, "warmup is 3, and the run has 2 steps");
+    has(
+        &said,
+        "the validation text has 176 tokens, less than one window of 200",
     );
     let said = train("--steps 2 --warmup 1 --window 16");
     assert!(!said.contains("note:"), "{said}");
@@ -177,12 +174,11 @@ fn standard_input_is_kept_for_resuming() {
     for command in ["train --resume run", "eval run"] {
         let ran = scratch.run_with(command.split(' '), text.as_bytes());
         let message = ran.failed(1);
-        assert!(message.contains("run/input.txt is gone"), "{message}");
+        has(&message, "run/input.txt is gone");
     }
     // The same text from a file is the same run.
     scratch.write("text.txt", &text);
-    let train = format!("train text.txt {TINY} --quiet --out other");
-    scratch.run(&train).succeeded();
+    scratch.train(format!("text.txt {TINY}"), "other");
     assert_eq!(scratch.newest("other", "model.safetensors"), whole);
 }
 
@@ -213,8 +209,7 @@ fn line_ends_stay_as_they_are() {
     let scratch = Scratch::new();
     scratch.write("text.txt", "ab\r\n".repeat(400));
     let flags = TINY.replace("--steps 40", "--steps 200");
-    let train = format!("train text.txt {flags} --lr 0.02 --quiet --out run");
-    scratch.run(&train).succeeded();
+    scratch.train(format!("text.txt {flags} --lr 0.02"), "run");
     let likeliest = [
         "generate",
         "run",
@@ -314,26 +309,19 @@ fn a_tokenizer_that_loses_characters_says_so() {
     let some = format!("Red green blue {}", "red green blue ".repeat(19)).repeat(10);
     let said = train(&some, "").succeeded();
     // The last tenth is for validation, and the last space is no token.
-    assert!(said.contains("note: the tokenizer loses 1"), "{said}");
+    has(&said, "note: the tokenizer loses 1");
     assert!(
         said.contains(", most of all 'R'; bits a character are"),
         "{said}"
     );
-    assert!(
-        said.contains("bits a character of the altered text, perplexity"),
-        "{said}"
-    );
+    has(&said, "bits a character of the altered text, perplexity");
     let said = scratch.run("eval run").succeeded();
-    assert!(
-        said.contains(" bits a character of the altered text\n"),
-        "{said}"
-    );
+    has(&said, " bits a character of the altered text\n");
     std::fs::remove_dir_all(scratch.path("run")).unwrap();
 
     let most = "Red GREEN blue ".repeat(100);
     let said = train(&most, "").failed(2);
-    assert!(said.contains("loses 40 % of the characters"), "{said}");
-    assert!(said.contains("with --lossy"), "{said}");
+    has(&said, "loses 40 % of the characters & with --lossy");
     assert!(!scratch.path("run").exists());
     train(&most, "--lossy").succeeded();
     // It was agreed to once.
@@ -361,7 +349,7 @@ fn texts_in_other_encodings() {
     ] {
         scratch.write(name, bytes);
         let said = scratch.run(&format!("train {name} {TINY}")).failed(2);
-        assert!(said.contains(&format!("--encoding {encoding}")), "{said}");
+        has(&said, &format!("--encoding {encoding}"));
         let train = format!("train {name} --encoding {encoding} {TINY} --quiet --out {encoding}");
         scratch.run(&train).succeeded();
         scratch
@@ -377,10 +365,7 @@ fn texts_in_other_encodings() {
         scratch.run(&eval).succeeded();
     }
     let said = scratch.run("train --encoding latin1").failed(2);
-    assert!(
-        said.contains("encoding is that of a text, and none is given"),
-        "{said}"
-    );
+    has(&said, "encoding is that of a text, and none is given");
     // They are the same text.
     let hash = |run: &str| scratch.plan(run)["text-sha256"].clone();
     assert_eq!(hash("utf-16"), hash("latin1"));
@@ -397,20 +382,11 @@ fn the_tokenizer_of_bytes_takes_any_file() {
     let bytes: Vec<u8> = (0..2000_u32).map(|i| (i * i / 7) as u8).collect();
     scratch.write("any.bin", &bytes);
     let said = scratch.run(&format!("train any.bin {TINY}")).failed(2);
-    assert!(
-        said.contains("the tokenizer `byte` takes any bytes"),
-        "{said}"
-    );
+    has(&said, "the tokenizer `byte` takes any bytes");
     let train = format!("train any.bin {TINY} --tokenizer byte --out run");
     let said = scratch.run(&train).succeeded();
-    assert!(
-        said.contains("not UTF-8: each byte is a character"),
-        "{said}"
-    );
-    assert!(
-        said.contains("1,800 training and 200 validation tokens"),
-        "{said}"
-    );
+    has(&said, "not UTF-8: each byte is a character");
+    has(&said, "1,800 training and 200 validation tokens");
     scratch.run("eval run").succeeded();
     scratch.run("eval run --data any.bin").succeeded();
     let train = format!("train - {TINY} --tokenizer byte --quiet --out piped");

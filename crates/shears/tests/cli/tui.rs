@@ -1,6 +1,6 @@
 //! `shears train --tui`, where it is refused. What it draws is tested beside the code that draws.
 
-use crate::program::{Scratch, TINY};
+use crate::program::{Scratch, TINY, has};
 
 #[test]
 fn it_needs_a_terminal_of_its_own() {
@@ -13,7 +13,7 @@ fn it_needs_a_terminal_of_its_own() {
         let message = scratch
             .run(&format!("train {TINY} {flags} --out run"))
             .failed(2);
-        assert!(message.contains(part), "{message}");
+        has(&message, part);
         assert!(scratch.listing().is_empty());
     }
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
-use super::program::Scratch;
+use crate::program::{Scratch, has};
 
 /// A run of less than a tenth of a second, on the text that the program carries.
 const TINY: &str =
@@ -47,7 +47,7 @@ fn a_throttled_run_says_that_its_norms_are_not_those_of_a_free_one() {
     assert!(said["advice"].is_null(), "{said}");
     let words = words(&scratch, "held");
     for part in ["held back", "a lower learning rate, or one step up"] {
-        assert!(words.contains(part), "{words}");
+        has(&words, part);
     }
     // What it gives to try next can be typed.
     let next = said["verdict"]["next"].as_str().unwrap();
@@ -68,7 +68,7 @@ fn gradients_set_to_zero_do_not_make_a_run_finite() {
     assert_eq!(said["verdict"]["class"], "not-finite");
     let sentence = sentence(&said);
     assert!(sentence.starts_with("not finite from step "), "{sentence}");
-    assert!(sentence.contains(" %, first in `"), "{sentence}");
+    has(&sentence, " %, first in `");
     assert!(said["advice"].is_null() && said["gradient_flow"].is_null());
 }
 
@@ -80,7 +80,7 @@ fn what_skipping_did_is_said() {
     assert_eq!(said["verdict"]["class"], "near-ordinary");
     let words = words(&scratch, "skipping");
     for part in ["left out 1", "of 300 steps", "these are ordinary steps"] {
-        assert!(words.contains(part), "{words}");
+        has(&words, part);
     }
 }
 
@@ -146,10 +146,7 @@ fn the_norm_of_an_explosion_is_its_longest() {
     });
     let longest = gradclip::significant(norms.fold(0.0, f64::max));
     let sentence = sentence(&said);
-    assert!(
-        sentence.contains(&format!("up to {longest} at step ")),
-        "{sentence}"
-    );
+    has(&sentence, &format!("up to {longest} at step "));
 }
 
 #[test]
@@ -157,7 +154,7 @@ fn a_step_at_which_gradients_through_time_were_measured_is_named() {
     let scratch = Scratch::new();
     judged(&scratch, "run", "--model rnn --steps 30");
     let words = words(&scratch, "run");
-    assert!(words.contains("time at step 30: "), "{words}");
+    has(&words, "time at step 30: ");
 }
 
 #[test]
@@ -165,8 +162,8 @@ fn a_window_that_was_never_full_is_said() {
     let scratch = Scratch::new();
     let said = judged(&scratch, "run", "--model rnn --steps 40 --clip skip:6");
     let sentence = sentence(&said);
-    assert!(sentence.contains("still filling its window"), "{sentence}");
-    assert!(sentence.contains("had 40 steps of the 64"), "{sentence}");
+    has(&sentence, "still filling its window");
+    has(&sentence, "had 40 steps of the 64");
 }
 
 #[test]
