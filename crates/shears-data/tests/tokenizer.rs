@@ -99,7 +99,7 @@ fn a_million_times_one_character() {
         let start = Instant::now();
         let ids = tokenizer.encode(&text).unwrap();
         assert!(
-            start.elapsed() < Duration::from_secs(5),
+            start.elapsed() < Duration::from_secs(60),
             "{kind}: {:?}",
             start.elapsed()
         );
