@@ -73,14 +73,14 @@ pub struct ExchangeSummary {
     pub slowest_share: f64,
 }
 
-/// What waiting for the slowest rank has to take of its computing to be more than noise.
+/// What waiting for the slowest rank has to take of a step to be more than noise.
 const WORTH_TELLING: f64 = 0.05;
 
 impl ExchangeSummary {
     /// Whether the others wait for the slowest rank for a share of the step that is worth telling of,
-    /// 5 % of its forward and backward passes: below it, which rank it is is noise.
+    /// 5 % of what it takes to compute and to exchange: below it, which rank it is is noise.
     pub fn is_wait_worth_telling(&self) -> bool {
-        self.computed_ms > 0.0 && self.waited_ms >= WORTH_TELLING * self.computed_ms
+        self.computed_ms > 0.0 && self.waited_ms >= WORTH_TELLING * (self.computed_ms + self.ms)
     }
 
     /// Of all these; none of none.
@@ -195,9 +195,9 @@ mod tests {
         // Of two that were slowest as often it is the first.
         let even = ExchangeSummary::of(&all[..2]).unwrap();
         assert_eq!((even.slowest, even.slowest_share), (0, 0.5));
-        // A tenth of what the slowest computes.
+        // One of the 14 ms of a step, and of 21.
         assert!(summary.is_wait_worth_telling());
-        let computed_ms = 21.0;
+        let computed_ms = 17.0;
         let little = ExchangeSummary {
             computed_ms,
             ..summary
