@@ -137,7 +137,9 @@ pub(crate) fn goes_on(scratch: &Scratch, run: &str) {
     let step: u64 = last.trim_start_matches("step-").parse().unwrap();
     let steps = step + 20;
     scratch
-        .run(&format!("train --resume {run} --quiet --steps {steps}"))
+        .run(&format!(
+            "train --resume {run} --quiet --eval-every 0 --steps {steps}"
+        ))
         .succeeded();
     let last = scratch.checkpoints(run).pop();
     assert_eq!(last, Some(format!("step-{steps:08}")));

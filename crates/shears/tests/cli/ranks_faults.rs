@@ -72,7 +72,7 @@ fn ends(fault: Fault, more: &str, train: &str, is_time: impl Fn(&Scratch) -> boo
     let scratch = Scratch::new();
     scratch.write(
         "long.txt",
-        "the cat sat on the mat, and it was. ".repeat(4000),
+        "the cat sat on the mat, and it was. ".repeat(2000),
     );
     let more = format!("-x FAULT_WHEN={} {more}", scratch.path("now").display());
     let arguments = format!("train {train} --steps 1000000 --out run");
