@@ -31,7 +31,7 @@ export class Crosshair {
  * A chart. `spec` has: `title`, `unit`, `how` (how to read it), `lines` (`{key, label, colour, width, dash,
  * points, gaps, broken}`), `bands` (`{low, high, colour}`, keys of values), `cut` (whether values `cut_top` and
  * `cut_bottom` are shaded), `log`, `zero` (whether the axis begins at 0), `robust`
- * (whether a few wild numbers may leave the picture), `height`, `readout` (of a place: an
+ * (whether a few wild numbers may leave the picture), `whole` (whether none may), `height`, `readout` (of a place: an
  * array of `[label, text, colour]`), `marks` (`{key, shape, colour, label, row, line}`: where the values of `key`
  * are set, something happened, shown so many rows above the lowest, and by a line through the chart), `bare` (whether another chart below has the labels of the horizontal axis), `at` (how a
  * place on that axis is said). `values.crosses` (`{step, key, colour}`) are where lines died.
@@ -107,18 +107,19 @@ export class Chart {
     all.sort((a, b) => a - b);
     const at = (share) => all[Math.floor(share * (all.length - 1))];
     // A few steps of which the last ones explode have no ordinary tail.
-    const most = all.length < 100 ? 0.5 : 0.98;
-    return all.length ? { low: at(0.02), middle: at(0.5), high: at(most) } : null;
+    const few = all.length < 100;
+    return all.length ? { low: at(0.02), middle: at(0.5), high: at(few ? 0.5 : 0.98), times: few ? 10 : 3 } : null;
   }
 
   /** Where the axis ends at the top; lines that go on beyond it leave the picture, and a note says how far. */
   #top(high) {
     const { ordinary } = this;
     if (!ordinary) return high;
-    const { low, middle, high: most } = ordinary;
+    const { low, middle, high: most, times } = ordinary;
+    if (this.spec.whole) return high;
     if (this.log) return middle > 0 ? Math.min(high, middle * 1e9) : high;
     if (!this.spec.robust) return high;
-    const limit = most + 3 * (most - low);
+    const limit = most + times * (most - low);
     if (high <= limit || !(most > low)) return high;
     const inside = this.#keys().flatMap((key) => this.values[key] ?? []).filter((value) => value !== null && value <= limit);
     return Math.max(...inside);
@@ -461,12 +462,22 @@ function paintShape(ctx, shape, x, y, size) {
   else ctx.fill();
 }
 
-/** Exponential smoothing without the pull of its start; gaps stay gaps. */
+/** The median of what is known around each place, in which a spike leaves no trace; gaps stay gaps. */
+function medians(values, side) {
+  return values.map((value, place) => {
+    if (value === null) return null;
+    const around = values.slice(Math.max(0, place - side), place + side + 1).filter((one) => one !== null);
+    around.sort((a, b) => a - b);
+    return around[Math.floor(around.length / 2)];
+  });
+}
+
+/** Exponential smoothing of medians, without the pull of its start. */
 export function smoothed(values, weight) {
   if (!weight) return values;
   let mean = 0;
   let known = 0;
-  return values.map((value) => {
+  return medians(values, weight < 0.9 ? 3 : 7).map((value) => {
     if (value === null) return null;
     mean = weight * mean + (1 - weight) * value;
     known = weight * known + (1 - weight);

@@ -115,10 +115,13 @@ export function showCompare(page, names) {
     const suffixes = ["loss", "val", "norm", "threshold", "share", "speed"];
     const values = { step };
     runs.forEach(({ key }, run) => suffixes.forEach((suffix, place) => { values[`${key}_${suffix}`] = columns[run * suffixes.length + place]; }));
-    values.ends = Object.fromEntries(Object.entries(values).filter(([key]) => /_(loss|val)$/.test(key)).map(([key, column]) => {
-      const known = column.filter((value) => value !== null && value !== undefined);
-      return [key, known.length ? { last: known.at(-1), best: known.reduce((a, b) => Math.min(a, b)) } : null];
-    }));
+    // Of the losses themselves, however they are smoothed.
+    const ends = (losses, run) => {
+      const known = losses.map((value) => inUnit(value, unit, bits[run])).filter((value) => value !== null);
+      return known.length ? { last: known.at(-1), best: known.reduce((a, b) => Math.min(a, b)) } : null;
+    };
+    values.ends = Object.fromEntries(runs.flatMap(({ key }, run) => [
+      [`${key}_loss`, ends(answers[run].loss.mean, run)], [`${key}_val`, ends(answers[run].evaluations.map((one) => one.val_loss), run)]]));
     const dead = runs.filter((_, run) => DEATHS.includes(abouts[run]?.state));
     const visible = range ?? [step[0] ?? 0, step.at(-1) ?? 1];
     for (const chart of charts) {
@@ -190,7 +193,7 @@ export function showCompare(page, names) {
     fill(summary, element("p", { class: "lead plain" }, names.length === 1 ? "Choose another run to lay over this one." : inASentence({ tables, differing })));
     const results = [
       ["best validation loss", (about) => significant(about.best?.val_loss)],
-      ["steps clipped", (about) => (about.class === "off" ? "–" : percent(about.clipped_share))],
+      ["steps clipped", (about) => (about.clip === "none" ? "–" : percent(about.clipped_share))],
       ["clipping", (about) => about.words ?? "–"],
     ];
     const key = (place) => element("i", { class: "key", style: { background: `var(${runs[place].colour})` } });

@@ -110,7 +110,7 @@ export function showList(page) {
         element("small", {}, [row.model, row.clip].filter(Boolean).join(" · ") || "no plan")],
       state: () => [badge(row.state), row.damage ? element("span", { class: "badge damaged", title: row.damage.reason }, "damaged") : null],
       class: () => [element("span", { class: `tone ${row.tone ?? "plain"}` }, row.words ?? (row.digested ? "–" : "reading…")), element("small", {}, [
-        row.digested && row.class !== "off" ? `${percent(row.clipped_share)} of steps` : null,
+        row.digested && row.clip !== "none" ? `${percent(row.clipped_share)} of steps` : null,
         row.skipped ? `${count(row.skipped)} skipped` : null].filter(Boolean).join(", "))],
       norms: () => sparkline(row.norms, row.thresholds),
       step: () => [count(row.step), row.steps ? element("small", {}, ` of ${count(row.steps)}`) : null,
@@ -119,7 +119,7 @@ export function showList(page) {
       best: () => [best.has(row.name) ? element("span", { class: "badge best", title: "The lowest of all runs with this text" }, "best") : null,
         significant(row.best?.val_loss), row.best ? element("small", {}, `step ${count(row.best.step)}`) : null],
       lr: () => (row.lr === null ? "–" : String(row.lr)),
-      clipped: () => (row.class === "off" ? "–" : percent(row.clipped_share)),
+      clipped: () => (row.clip === "none" ? "–" : percent(row.clipped_share)),
       speed: () => count(row.tokens_per_second),
       modified: () => ago(row.modified),
     };

@@ -112,7 +112,7 @@ export const MAPS = [
 
 /** How far gradients reach back in time, in recurrent models. */
 export const THROUGH_TIME = {
-  name: "time", title: "Gradients through time", unit: "norm, by what was carried some tokens before", height: 200, log: true,
+  name: "time", title: "Gradients through time", unit: "norm, by what was carried some tokens before", height: 200, log: true, whole: true,
   how: "How much of the loss at one token still depends on what the model carried before it: a line that falls steeply is of a model that cannot learn from what lies further back.",
   lines: [
     { key: "first", colour: "--second", width: 1.2, dash: [4, 3] },

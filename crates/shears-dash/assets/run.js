@@ -180,10 +180,11 @@ export function showRun(page, name) {
         : `Damaged log: line ${count(line)} is not an event (${reason})${lines > 1 ? `, and ${lines - 1} more` : ""}. The other lines are shown.`);
     }
     if (about.message) said.push(sentence(about.message));
-    if (about.state === "killed") said.push("The trainer is gone without a word. To go on with it:");
+    if (about.state === "killed") said.push("The trainer is gone without a word.");
     problem.hidden = said.length === 0;
     problem.className = `problem ${about.damage ? "damaged" : about.state}`;
-    fill(problem, said.join(" "), about.state === "killed" ? command(about.resume) : null);
+    // Where there is a verdict, it is what to try next.
+    fill(problem, said.join(" "), about.state === "killed" && !about.judgement ? command(about.resume) : null);
   }
 
   function showFigures() {
@@ -196,7 +197,7 @@ export function showRun(page, name) {
       figure("step", "step", count(step), steps ? ` of ${count(steps)}` : null),
       figure("loss", "loss", significant(last)),
       figure("val", "validation", significant(val), about.best ? ` best ${significant(about.best.val_loss)} at step ${count(about.best.step)}` : null),
-      figure("clipped", "clipped", !about.digested ? "…" : about.class === "off" ? "off" : percent(share), about.skipped ? ` ${count(about.skipped)} skipped` : null),
+      figure("clipped", "clipped", !about.digested ? "…" : about.clip === "none" ? "off" : percent(share), about.skipped ? ` ${count(about.skipped)} skipped` : null),
       Number.isFinite(left) && left > 1 ? figure("left", "time left", duration(left)) : null);
     figures.style.setProperty("--done", steps ? String(Math.min(1, step / steps)) : "0");
   }

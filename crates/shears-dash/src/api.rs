@@ -18,6 +18,7 @@ use crate::live::SEPARATOR;
 use crate::runs::Run;
 use crate::series::{HeatMap, Series};
 use crate::settings::{self, Setting};
+use crate::state::RunState;
 use crate::step::StepView;
 use crate::summary::Row;
 use gradclip_judge::TimeFlow;
@@ -232,12 +233,17 @@ pub(crate) async fn run(
         });
         let plan = run.plan().unwrap_or_default();
         let digest = run.digest();
-        let judgement = digest.as_ref().and_then(|digest| digest.judgement.as_ref());
+        let judgement = digest.as_ref().and_then(|digest| digest.judgement.clone());
+        let row = Row::of(&run);
+        let judgement = judgement.map(|judgement| match glance.end {
+            Some(_) => judgement,
+            None => judgement.without_end(row.state == RunState::Running, &run.subject()),
+        });
         Ok(Json(RunView {
-            row: Row::of(&run),
+            row,
             resume: format!("{} train --resume {}", program(), quoted(&run.path)),
             preset_known: settings::preset_of(&plan, &dash.presets).is_some(),
-            judgement: judgement.map(Judgement::json),
+            judgement: judgement.as_ref().map(Judgement::json),
             settings: settings::compared(&plan, &dash.presets),
             checkpoints: checkpoints::list(&run),
             noted,

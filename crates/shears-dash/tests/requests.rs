@@ -192,6 +192,19 @@ async fn a_run_has_settings_verdict_and_samples() {
             .unwrap()
             .contains("1 of 100 steps clipped")
     );
+    let next = |about: &Value| about["judgement"]["verdict"]["next"].clone();
+    assert!(next(&about).as_str().unwrap().contains(" train --config "));
+    // Of a run that trains there is nothing to try yet; one that was killed is gone on with.
+    let running = runs.run("running", &log_of(100));
+    let lock = running.lock();
+    assert!(next(&get(&app, "/api/run?run=running").await).is_null());
+    drop(lock);
+    runs.run("killed", &log_of(100));
+    let killed = next(&get(&app, "/api/run?run=killed").await);
+    assert!(
+        killed.as_str().unwrap().contains(" train --resume "),
+        "{killed}"
+    );
     assert_eq!(about["samples"][1]["text"], "thou <b>art</b> 100");
     assert_eq!(about["resumes"].as_array().map(Vec::len), Some(0));
     let settings = about["settings"].as_array().unwrap();

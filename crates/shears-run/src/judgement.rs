@@ -176,6 +176,15 @@ impl Columns {
 }
 
 impl Judgement {
+    /// That of a log without an end: of a run that trains there is nothing to try yet, and one that
+    /// was killed is gone on with.
+    pub fn without_end(self, trains: bool, subject: &Subject) -> Judgement {
+        Judgement {
+            next: (!trains).then(|| subject.resume()),
+            ..self
+        }
+    }
+
     /// For people, all of it; the first line is the sentence.
     pub fn lines(&self) -> Vec<String> {
         let verdict = self.verdict.to_string();

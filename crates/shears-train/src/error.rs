@@ -36,7 +36,7 @@ pub enum TrainError {
     /// Too many steps in a row had non-finite gradients.
     #[error(
         "step {step}: the gradients of {} were not finite (first in `{tensor}`); nothing of them was \
-         applied; {}; a lower --lr may hold",
+         applied; {}; `shears inspect` says what to try",
         in_a_row(*.skips),
         last_good(.checkpoint)
     )]
@@ -53,7 +53,7 @@ pub enum TrainError {
     /// The loss or the weights of an applied step are not finite: whatever the rule for gradients
     /// that are not, there is nothing to go on with.
     #[error(
-        "step {step}: {what} not finite; {}; a lower --lr may hold",
+        "step {step}: {what} not finite; {}; `shears inspect` says what to try",
         last_good(.checkpoint)
     )]
     Diverged {

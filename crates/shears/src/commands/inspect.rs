@@ -39,8 +39,7 @@ pub(crate) fn run(arguments: &InspectArguments) -> anyhow::Result<ExitCode> {
     let mut judgement = columns.judge(&subject);
     let goes_on = columns.end.is_none() && LockWatch::default().is_training(run.path());
     if columns.end.is_none() {
-        // One that was killed can be resumed; one that trains needs nothing.
-        judgement.next = (!goes_on).then(|| subject.resume());
+        judgement = judgement.without_end(goes_on, &subject);
     }
     let (best, passed_over) = store.best()?;
     for error in &passed_over {

@@ -20,7 +20,10 @@ use crate::report::count;
 /// Below this there are words only.
 const SMALLEST_FOR_CHARTS: (u16, u16) = (60, 16);
 const SIDE_WIDTH: u16 = 34;
+/// Of a sample.
 const MORE_HEIGHT: u16 = 6;
+/// Of gradients through time alone: a curve and a line of words.
+const TIME_HEIGHT: u16 = 4;
 
 /// What the keys have chosen.
 pub(super) struct View {
@@ -59,7 +62,11 @@ impl View {
         draw_progress(frame, progress, state, left);
         let with_more = state.sample.is_some() || state.time.is_some();
         let with_more = with_more && body.height >= 3 * MORE_HEIGHT;
-        let more_height = if with_more { MORE_HEIGHT } else { 0 };
+        let more_height = match state.sample {
+            _ if !with_more => 0,
+            Some(_) => MORE_HEIGHT,
+            None => TIME_HEIGHT,
+        };
         let [figures, more] =
             Layout::vertical([Constraint::Min(1), Constraint::Length(more_height)]).areas(body);
         let [charts, side] =
