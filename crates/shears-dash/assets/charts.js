@@ -468,7 +468,8 @@ function medians(values, side) {
     if (value === null) return null;
     const around = values.slice(Math.max(0, place - side), place + side + 1).filter((one) => one !== null);
     around.sort((a, b) => a - b);
-    return around[Math.floor(around.length / 2)];
+    // Of two the lower one: at an end half of the few around may be a spike.
+    return around[Math.floor((around.length - 1) / 2)];
   });
 }
 

@@ -15,7 +15,7 @@ use shears_train::{ClipPolicy, Plan};
 
 use crate::exit::{Misuse, misuse};
 use crate::new_file;
-use crate::output::{Colour, paint, say, wrapped};
+use crate::output::{Colour, columns, paint, say, wrapped};
 use crate::report;
 pub(crate) use results::Outcome;
 pub(crate) use smooth::smoothed;
@@ -124,7 +124,7 @@ impl Report {
 
     /// Prints the table.
     pub(crate) fn print(&self) {
-        say!("\n{}", page::table(&self.findings));
+        say!("\n{}", page::table(&self.findings, columns()));
     }
 
     /// Prints how it ends, as a training does: a sentence, numbers and a command.

@@ -59,7 +59,10 @@ pub(crate) fn print_error(line: fmt::Arguments<'_>) {
     let speaker = SPEAKER.get().map_or("", String::as_str);
     let line = format!("{speaker}{line}");
     let line = match std::io::stderr().is_terminal() || is_passed_on() {
-        true => escaped(&line),
+        true => escaped(&match terminal_width().filter(|_| !is_passed_on()) {
+            Some(columns) => wrap(&line, columns, 2),
+            None => line,
+        }),
         false => line,
     };
     let _ = writeln!(std::io::stderr(), "{line}");
@@ -132,9 +135,11 @@ pub(crate) fn print_result(line: &str) -> anyhow::Result<()> {
 
 /// The columns of the terminal that standard output is; none of a pipe or a file.
 pub(crate) fn columns() -> Option<usize> {
-    if !std::io::stdout().is_terminal() || is_passed_on() {
-        return None;
-    }
+    terminal_width().filter(|_| std::io::stdout().is_terminal() && !is_passed_on())
+}
+
+/// The columns of the terminal that this program was started on.
+fn terminal_width() -> Option<usize> {
     let (columns, _) = ratatui::crossterm::terminal::size().ok()?;
     // A terminal that does not know its size says 0.
     (columns > 0).then_some(usize::from(columns))

@@ -33,6 +33,9 @@ use view::View;
 /// Time between two pictures: one takes a millisecond of a core that training could have.
 const PERIOD: Duration = Duration::from_millis(200);
 
+/// How long the thread that draws has to end.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// While nothing happens, the time that is left still goes on.
 const LONGEST: Duration = Duration::from_secs(1);
 
@@ -88,10 +91,13 @@ impl Screen {
     }
 
     fn close(&mut self) {
-        // The thread ends when nobody can send to it any more.
+        // The thread ends when nobody can send to it any more, if the terminal lets it.
         self.events = None;
         if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+            let since = Instant::now();
+            while !thread.is_finished() && since.elapsed() < PATIENCE {
+                std::thread::sleep(Duration::from_millis(5));
+            }
         }
         leave();
     }
@@ -114,6 +120,22 @@ impl Drop for Screen {
     fn drop(&mut self) {
         self.close();
     }
+}
+
+/// Whether a key is pressed within a period; none if the terminal is gone. It is waited for here: who
+/// waits within crossterm when a terminal goes reads its end for ever.
+fn is_key_pressed() -> Option<bool> {
+    let since = Instant::now();
+    while since.elapsed() < PERIOD {
+        if !std::io::stdout().is_terminal() {
+            return None;
+        }
+        if event::poll(Duration::ZERO).unwrap_or(false) {
+            return Some(true);
+        }
+        std::thread::sleep(PERIOD / 8);
+    }
+    Some(false)
 }
 
 /// What the drawing thread has.
@@ -150,14 +172,13 @@ impl Painter {
                 }
                 (changed, drawn) = (false, Instant::now());
             }
-            match event::poll(PERIOD) {
-                Ok(true) => {
+            match is_key_pressed() {
+                Some(true) => {
                     self.read_key();
                     changed = true;
                 }
-                Ok(false) => {}
-                // Nothing can be read, so there are no keys, but still a picture.
-                Err(_) => std::thread::sleep(PERIOD),
+                Some(false) => {}
+                None => return,
             }
             if !self.view.paused {
                 frozen = None;

@@ -299,14 +299,34 @@ fn conclude(free: &Ended, clipped: &Ended, lstm: &Ended) -> anyhow::Result<()> {
     say!("{}", indent(&lines.join("\n")));
     let program = report::program();
     let config = free.folder.path().join("plan.toml");
-    say!("\nnext:");
-    say!("  your own text   {program} train book.txt");
-    say!("  the page        {program} dash");
-    say!(
-        "  another policy  {program} train --config {} --clip adagc",
-        quoted(&config)
-    );
+    let next = [
+        ("your own text", format!("{program} train book.txt")),
+        ("the page", format!("{program} dash")),
+        (
+            "another policy",
+            format!("{program} train --config {} --clip adagc", quoted(&config)),
+        ),
+    ];
+    say!("\nnext:\n{}", labelled(&next, columns()));
     Ok(())
+}
+
+/// Commands with their labels before them; without, where a line would not fit.
+fn labelled(commands: &[(&str, String)], columns: Option<usize>) -> String {
+    let width = commands.iter().map(|(label, _)| label.len()).max();
+    let width = width.unwrap_or(0);
+    let with_labels = commands
+        .iter()
+        .map(|(label, command)| format!("  {label:<width$}  {command}"));
+    let fits = |line: String| columns.is_none_or(|columns| line.chars().count() <= columns);
+    let lines: Vec<String> = match with_labels.clone().all(fits) {
+        true => with_labels.collect(),
+        false => commands
+            .iter()
+            .map(|(_, command)| format!("  {command}"))
+            .collect(),
+    };
+    lines.join("\n")
 }
 
 /// Where a run died, or from what loss it went to what.
@@ -368,4 +388,24 @@ fn sparkline(
     }
     let width = curve.chars().count();
     (curve, width)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::labelled;
+
+    #[test]
+    fn a_label_gives_way_to_its_command() {
+        let commands = [
+            ("text", "shears train".to_string()),
+            ("a page", "shears dash".into()),
+        ];
+        let wide = "  text    shears train\n  a page  shears dash";
+        assert_eq!(labelled(&commands, None), wide);
+        assert_eq!(labelled(&commands, Some(22)), wide);
+        assert_eq!(
+            labelled(&commands, Some(21)),
+            "  shears train\n  shears dash"
+        );
+    }
 }

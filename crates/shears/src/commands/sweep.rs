@@ -24,7 +24,7 @@ use crate::exit::{INTERRUPTED, Misuse};
 use crate::loading;
 use crate::memory;
 use crate::model::{Work, with_model_to_train};
-use crate::output::{complain, one_line, say};
+use crate::output::{complain, one_line, say, wrapped};
 use crate::report;
 use crate::run_log;
 use crate::settings::{Given, Scope, Settings, checked};
@@ -144,7 +144,7 @@ impl Prepared {
             1 => "1 policy".to_owned(),
             several => format!("{several} policies"),
         };
-        say!(
+        let words = format!(
             "{}: {} x {} x {}, {} together, in {}; memory: about {}",
             report::counted(grid.cells.len() as u64, "run"),
             policies,
@@ -154,6 +154,7 @@ impl Prepared {
             out.display(),
             report::bytes(self.memory)
         );
+        say!("{}", wrapped(&words, 2));
     }
 }
 

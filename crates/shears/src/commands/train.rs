@@ -360,7 +360,7 @@ impl Train<'_> {
                 .iter()
                 .chain(&remarks::of_text(&plan, &batches, corpora))
             {
-                say!("note: {remark}");
+                say!("{}", wrapped(&format!("note: {remark}"), 2));
             }
         }
         if self.verbose {
@@ -477,21 +477,18 @@ fn add_listeners<M: LanguageModel>(
 }
 
 fn introduce(plan: &Plan, corpora: &Corpora) {
-    say!(
+    let text = format!(
         "text {}: {} training and {} validation tokens ({})",
         corpora.description,
         report::count(corpora.train.len() as u64),
         report::count(corpora.validation.len() as u64),
         corpora.tokenizer.describe(),
     );
-    say!(
-        "{} on {}: {}\n",
-        plan.model,
-        plan.device,
-        report::plan_lines(plan)
-    );
+    let settings = report::plan_lines(plan);
+    let settings = format!("{} on {}: {settings}", plan.model, plan.device);
+    say!("{}\n{}\n", wrapped(&text, 2), wrapped(&settings, 2));
     if plan.precision == Precision::Bf16 {
-        say!("{}\n", report::bf16_line());
+        say!("{}\n", wrapped(&report::bf16_line(), 2));
     }
 }
 

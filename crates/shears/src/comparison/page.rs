@@ -90,11 +90,26 @@ fn with_code(text: &str) -> Markup {
 }
 
 /// The same table for the terminal, with the columns that it has room for.
-pub(super) fn table(findings: &Findings) -> String {
+pub(super) fn table(findings: &Findings, room: Option<usize>) -> String {
     let mut columns = ON_TERMINAL.to_vec();
     if findings.groups.iter().all(|group| group.skipped == 0) {
         columns.retain(|column| HEADINGS[*column] != "skipped");
     }
+    let mut lines = table_of(findings, &columns);
+    let fits = |lines: &[String]| {
+        let widest = lines.iter().map(|line| line.chars().count()).max();
+        room.is_none_or(|room| widest <= Some(room))
+    };
+    for least in LEAST {
+        if !fits(&lines) {
+            columns.retain(|column| HEADINGS[*column] != least);
+            lines = table_of(findings, &columns);
+        }
+    }
+    lines.join("\n") + "\n"
+}
+
+fn table_of(findings: &Findings, columns: &[usize]) -> Vec<String> {
     let heading = HEADINGS.map(String::from);
     let all = [heading].into_iter().chain(findings.groups.iter().map(row));
     let rows = all.map(|cells| {
@@ -102,8 +117,11 @@ pub(super) fn table(findings: &Findings) -> String {
         shown.collect()
     });
     let alignment: String = columns.iter().map(|column| ALIGNMENT[*column]).collect();
-    table::table(&alignment, &rows.collect::<Vec<_>>()).join("\n") + "\n"
+    table::table(&alignment, &rows.collect::<Vec<_>>())
 }
+
+/// The columns that a narrow terminal can do without, the first one first.
+const LEAST: [&str; 3] = ["steps to target", "skipped", "converged"];
 
 /// Of the columns those that the terminal has room for; skipped steps only if there are some.
 const ON_TERMINAL: [usize; 8] = [0, 1, 2, 3, 4, 6, 8, 9];
@@ -157,4 +175,34 @@ fn legend(findings: &Findings) -> String {
          steps; below 1, direction was lost. Loss jumps: how often the loss left its running \
          band. Verdict: what clipping was to the runs, in the words of `shears inspect`.{target}"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_narrow_terminal_gets_the_columns_that_tell_most() {
+        let mut group = Group::default();
+        group.policy = "global-norm:1".into();
+        group.verdict = "second learning rate".into();
+        group.skipped = 3;
+        let findings = Findings {
+            groups: vec![group],
+            ..Findings::default()
+        };
+        let heads = |room| table(&findings, room).lines().next().unwrap().to_string();
+        let all = heads(None);
+        assert!(
+            all.contains("steps to target") && all.contains("skipped"),
+            "{all}"
+        );
+        assert_eq!(heads(Some(200)), all);
+        let widest = |room| table(&findings, Some(room)).lines().map(str::len).max();
+        assert!(widest(80) <= Some(80) && heads(Some(80)).contains("skipped"));
+        assert!(!heads(Some(80)).contains("target"));
+        // Less than that nothing is left out of.
+        assert_eq!(heads(Some(10)), heads(Some(60)));
+        assert!(heads(Some(10)).contains("verdict"));
+    }
 }

@@ -9,7 +9,7 @@ use super::smooth::smoothed;
 use super::{Comparison, Run, Variant};
 
 /// A variant at one learning rate, over all its seeds.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Group {
     pub(super) policy: String,
     #[serde(skip)]
@@ -45,7 +45,7 @@ pub(super) struct Group {
 }
 
 /// All that was found.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(super) struct Findings {
     pub(super) groups: Vec<Group>,
     /// For each variant, the group of the learning rate with the lowest loss.

@@ -467,7 +467,7 @@ fn too_many_skips_end_the_run() {
         "3 steps in a row",
         "embedding.weight",
         "there is no good checkpoint yet",
-        "--lr",
+        "`shears inspect` says what to try",
     ] {
         assert!(message.contains(part), "no {part:?} in {message}");
     }
