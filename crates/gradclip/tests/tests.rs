@@ -10,6 +10,7 @@ mod exact;
 mod extremes;
 mod fuzz;
 mod fuzz_targets;
+mod fuzzing;
 mod golden;
 mod model;
 mod nobody_has;

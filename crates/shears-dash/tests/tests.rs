@@ -6,7 +6,7 @@ mod asking;
 mod browser;
 mod chromium;
 mod fuzz;
-#[path = "../../shears-data/tests/fuzzing.rs"]
+#[path = "../../gradclip/tests/fuzzing.rs"]
 mod fuzzing;
 mod live;
 mod million;

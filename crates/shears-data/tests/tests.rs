@@ -5,6 +5,7 @@ mod batches;
 mod corpus;
 mod decode_stream;
 mod fuzz_targets;
+#[path = "../../gradclip/tests/fuzzing.rs"]
 mod fuzzing;
 mod hostile_tokenizers;
 mod tokenizer;

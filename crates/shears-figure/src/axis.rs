@@ -104,10 +104,8 @@ impl Axis {
         let (low, high) = match self.range {
             Some((low, high)) => return self.place(low)..self.place(high),
             None => {
-                let finite = places.filter(|place| place.is_finite());
-                finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), place| {
-                    (low.min(place), high.max(place.min(highest)))
-                })
+                let (low, high) = extent(places.filter(|place| place.is_finite()));
+                (low, high.min(highest))
             }
         };
         let (low, high) = match low < high {
@@ -161,6 +159,13 @@ impl Ranged for Coordinates {
     fn range(&self) -> Range<f64> {
         self.ends.clone()
     }
+}
+
+/// The smallest and the largest value; the first is above the second if there is none.
+pub fn extent(values: impl IntoIterator<Item = f64>) -> (f64, f64) {
+    let none = (f64::INFINITY, f64::NEG_INFINITY);
+    let values = values.into_iter();
+    values.fold(none, |(low, high), value| (low.min(value), high.max(value)))
 }
 
 /// Where a curve usually is: its values between two spans below the 5 % quantile and two spans

@@ -4,7 +4,7 @@ use plotters::prelude::*;
 use plotters::style::colors::colormaps::ViridisRGB;
 use plotters::style::text_anchor::HPos;
 
-use crate::axis::number;
+use crate::axis::{extent, number};
 use crate::canvas::{LEFT, ROW, label, picture, rectangle, text_width};
 use crate::colour::{GRID, INK};
 use crate::{FigureError, WIDTH};
@@ -33,9 +33,7 @@ pub fn heat_map(rows: &[(&str, &[f64])]) -> Result<Option<String>, FigureError> 
         .map(|(_, values)| values.chunks(per_column).map(level).collect())
         .collect();
     let finite = levels.iter().flatten().filter(|level| level.is_finite());
-    let (low, high) = finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), level| {
-        (low.min(*level), high.max(*level))
-    });
+    let (low, high) = extent(finite.copied());
     if low > high {
         return Ok(None);
     }

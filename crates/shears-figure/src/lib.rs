@@ -13,7 +13,7 @@ mod curve;
 mod heat;
 mod panel;
 
-pub use axis::{Axis, number, usual_range};
+pub use axis::{Axis, extent, number, usual_range};
 pub use colour::{Colour, MOST_COLOURS};
 pub use heat::heat_map;
 pub use panel::{Figure, Panel, Series};

@@ -6,7 +6,7 @@ mod checkpoint;
 mod clipping;
 mod finite_difference;
 mod fuzz;
-#[path = "../../shears-data/tests/fuzzing.rs"]
+#[path = "../../gradclip/tests/fuzzing.rs"]
 mod fuzzing;
 mod going_on;
 mod golden;

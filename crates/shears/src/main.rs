@@ -13,7 +13,7 @@ mod commands;
 mod comparison;
 mod exit;
 #[cfg(test)]
-#[path = "../../shears-data/tests/fuzzing.rs"]
+#[path = "../../gradclip/tests/fuzzing.rs"]
 mod fuzzing;
 mod gradient_files;
 mod input;

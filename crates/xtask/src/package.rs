@@ -76,7 +76,7 @@ pub(crate) fn check() -> Result<(), String> {
         cargo.current_dir(&scratch);
         cargo.env("CARGO_TARGET_DIR", root.join("target/package/target"));
         // The corpus is there; the search goes on in the workspace.
-        execute(cargo.env("GRADCLIP_FUZZ_SECONDS", "1"))?;
+        execute(cargo.env("SHEARS_FUZZ_SECONDS", "1"))?;
     }
     Ok(())
 }

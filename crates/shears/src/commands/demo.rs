@@ -197,20 +197,14 @@ impl Work for Lesson<'_> {
     type Output = anyhow::Result<Ended>;
 
     fn with<M: LanguageModel>(self, model: M, device: &Device) -> Self::Output {
-        let Lesson {
-            demo,
-            plan,
-            corpora,
-            name,
-            tell,
-        } = self;
+        let (demo, plan, corpora, name) = (self.demo, self.plan, self.corpora, self.name);
         let (batches, memory) = batches_and_memory(&plan, &model, &corpora)?;
         memory::refuse_too_large(memory.total())?;
         let folder = RunFolder::create(&new_folder(name)?, &plan, &corpora.tokenizer, None)?;
         let mut trainer = Trainer::new(plan.clone(), model, batches, demo.threads, device);
         let mut watch = DemoWatch {
             stop: &demo.stop,
-            tell,
+            tell: self.tell,
         };
         let how = match train(&mut trainer, &folder, &corpora, device, &mut watch) {
             Ok(end) => end.into(),

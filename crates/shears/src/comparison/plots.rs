@@ -1,6 +1,6 @@
 //! The pictures of a comparison, as SVG.
 
-use shears_figure::{Axis, Colour, Figure, Panel, Series, heat_map, usual_range};
+use shears_figure::{Axis, Colour, Figure, Panel, Series, extent, heat_map, usual_range};
 
 use super::picture::{Picture, chart};
 use super::results::Outcome;
@@ -65,13 +65,6 @@ fn steps(shown: &[Shown<'_>]) -> Axis {
     let longest = runs.map(|run| run.outcome.loss.len()).max().unwrap_or(1);
     let axis = Axis::linear("step").within(0.0, longest as f64);
     axis.written_as(step_number)
-}
-
-/// The smallest and the largest.
-fn extent(values: impl Iterator<Item = f64>) -> (f64, f64) {
-    values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
-        (low.min(value), high.max(value))
-    })
 }
 
 /// A value for each step, from the first on.

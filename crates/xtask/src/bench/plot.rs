@@ -1,6 +1,6 @@
 //! The plots of docs/performance.md: how the time of a step grows, and who is how fast.
 
-use shears_figure::{Axis, Colour, Figure, Panel, Series};
+use shears_figure::{Axis, Colour, Figure, Panel, Series, extent};
 
 use super::peers::{Comparison, Measured};
 use super::rows::{Goal, Quantity, Side};
@@ -24,13 +24,10 @@ pub(super) fn scaling(scaling: &Scaling, preset: &str, title: &str) -> Result<St
     let medians = points
         .iter()
         .flat_map(|point| SIDES.map(|side| point.median(side)));
-    let ends = medians
-        .flatten()
-        .fold(None, |ends: Option<(f64, f64)>, median| {
-            let (low, high) = ends.unwrap_or((median, median));
-            Some((low.min(median), high.max(median)))
-        });
-    let (low, high) = ends.ok_or_else(|| format!("benches/baselines has no points of {preset}"))?;
+    let (low, high) = extent(medians.flatten());
+    if low > high {
+        return Err(format!("benches/baselines has no points of {preset}"));
+    }
     // All panels have the same height of a millisecond, and room for the ratios.
     let milliseconds = Axis::log("ms a step").within(low / 1.3, high * 1.8);
     let panels = scaling::Axis::ALL.into_iter().map(|axis| {

@@ -13,8 +13,7 @@ pub(super) struct Spread {
 /// The spread of some numbers; none of an empty list.
 pub(super) fn spread(values: &[f64]) -> Option<Spread> {
     let median = median(values.iter().copied())?;
-    let min = values.iter().copied().fold(f64::INFINITY, f64::min);
-    let max = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let (min, max) = shears_figure::extent(values.iter().copied());
     Some(Spread { min, median, max })
 }
 

@@ -1,7 +1,7 @@
 //! The chart of `shears replay`: the norm of each step, and the threshold of each policy.
 
 use gradclip::NormOrder;
-use shears_figure::{Axis, Colour, Figure, FigureError, MOST_COLOURS, Panel, Series};
+use shears_figure::{Axis, Colour, Figure, FigureError, MOST_COLOURS, Panel, Series, extent};
 
 use super::Replayed;
 use super::account::Account;
@@ -119,19 +119,14 @@ fn thresholds(account: &Account) -> impl Iterator<Item = f64> {
 fn range(replayed: &Replayed) -> (f64, f64) {
     let norms = replayed.norms.iter().copied();
     let norms = norms.filter(|norm| norm.is_finite() && *norm > 0.0);
-    let (min, max) = norms.fold((f64::INFINITY, 0.0_f64), |(min, max), norm| {
-        (min.min(norm), max.max(norm))
-    });
-    if max == 0.0 {
+    let (min, max) = extent(norms);
+    if min > max {
         return (0.1, 10.0);
     }
     let near = (min / 10.0)..=(max * 10.0);
     let thresholds = replayed.accounts.iter().flat_map(thresholds);
-    let (low, high) = thresholds
-        .filter(|threshold| near.contains(threshold))
-        .fold((min, max), |(low, high), threshold| {
-            (low.min(threshold), high.max(threshold))
-        });
+    let thresholds = thresholds.filter(|threshold| near.contains(threshold));
+    let (low, high) = extent(thresholds.chain([min, max]));
     (
         (low / 1.3).max(f64::MIN_POSITIVE),
         (high * 1.6).min(f64::MAX),

@@ -1,4 +1,5 @@
-//! A fuzzer on stable Rust, which the tests of several crates share.
+//! A fuzzer on stable Rust, which the tests of several crates share: by their path, for this crate
+//! stands alone.
 //!
 //! A target runs over its seeds, over each of them cut at every length, as a program that was
 //! killed leaves it, and for `SHEARS_FUZZ_SECONDS` (3) over changes that follow from a fixed seed,
