@@ -48,10 +48,10 @@ impl Confidence {
 ///
 /// A run without clipping, or whose policy was never reached, gets the largest norm that was no
 /// spike as threshold if a spike was more than ten times that, so that spikes are cut and nothing
-/// else; without such spikes, twice its largest norm, or the policy that it has, but nothing if that
-/// norm is more than ten times the median. One whose policy cut spikes keeps that policy. One in
-/// which a gradient exploded before anything was clipped gets the usual threshold, 1, or twice the
-/// median norm from before where that is outside of 0.1 to 1.
+/// else; without such spikes, twice its largest norm, or the policy that it has, but nothing if
+/// that norm is more than ten times the median. One whose policy cut spikes keeps that policy. One
+/// in which a gradient exploded before anything was clipped gets the usual threshold, 1, or twice
+/// the median norm from before where that is outside of 0.1 to 1.
 ///
 /// ```
 /// use gradclip::{ClipAction, ClipPolicy};

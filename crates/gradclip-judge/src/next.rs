@@ -65,7 +65,8 @@ impl Next {
                 Next::clip("none")
             }
             // Of a held-back run a threshold of twice the height at half the rate is the same run
-            // again, and at the same rate nobody knows. What is left to find out is how far it goes.
+            // again, and at the same rate nobody knows. What is left to find out is how far it
+            // goes.
             Class::Off
             | Class::Idle
             | Class::SeldomDecisive
@@ -102,8 +103,8 @@ impl Next {
     }
 }
 
-/// Whether the loss went on falling: its median over the second half of the steps is below that over
-/// the quarter before. So it is taken to be where losses are not known.
+/// Whether the loss went on falling: its median over the second half of the steps is below that
+/// over the quarter before. So it is taken to be where losses are not known.
 fn still_falls(run: &Run<'_>) -> bool {
     let losses: Vec<f64> = run.steps.iter().filter_map(|step| step.loss).collect();
     let (quarter, half) = (losses.len() / 4, losses.len() / 2);

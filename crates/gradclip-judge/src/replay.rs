@@ -58,8 +58,8 @@ pub struct Replay {
 }
 
 impl Replay {
-    /// A replay of Euclidean norms that has seen no step. Steps with a norm that is not finite count
-    /// as left out.
+    /// A replay of Euclidean norms that has seen no step. Steps with a norm that is not finite
+    /// count as left out.
     ///
     /// # Errors
     ///

@@ -77,8 +77,8 @@ fn processes_exchange_sums_and_errors_go_through() {
     assert_eq!(mean.gradients()[0].1, [f16::ZERO]);
 }
 
-/// What the others have is in the norm: clipped before, two gradients of 10 and 0 would have a mean of
-/// 0.5, and those of 3 and -3 a norm that there is not.
+/// What the others have is in the norm: clipped before, two gradients of 10 and 0 would have a mean
+/// of 0.5, and those of 3 and -3 a norm that there is not.
 #[test]
 fn what_is_clipped_is_what_all_processes_have() {
     let clipped = |own: f32, other: f32| {

@@ -79,8 +79,8 @@ impl Digest {
     }
 }
 
-/// The highest learning rate of the steps since it was changed: what was asked for, where a schedule
-/// goes up and down. The plan may have been edited.
+/// The highest learning rate of the steps since it was changed: what was asked for, where a
+/// schedule goes up and down. The plan may have been edited.
 fn rate(columns: &Columns) -> Option<f64> {
     let mut changes = columns.changes.iter().rev();
     let changed = changes.find(|change| change.name == "lr");

@@ -23,8 +23,8 @@ pub(crate) fn write_tokenizer(folder: &Path, json: &str) -> Result<(), ExchangeE
     write_text(folder, "tokenizer.json", &without_frame(json))
 }
 
-/// A `tokenizer.json` that gives the ids that it has here, where a text is neither cut nor filled up,
-/// and no token is put before or after it: other programs would do so where the file says it.
+/// A `tokenizer.json` that gives the ids that it has here, where a text is neither cut nor filled
+/// up, and no token is put before or after it: other programs would do so where the file says it.
 fn without_frame(json: &str) -> Cow<'_, str> {
     let Ok(mut tokenizer) = serde_json::from_str::<Value>(json) else {
         return json.into();

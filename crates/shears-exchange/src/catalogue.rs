@@ -147,8 +147,8 @@ impl Catalogue {
         }
     }
 
-    /// Adds the tensors of a file of `torch.save`, those below `key` alone if there is one; the names
-    /// and shapes are read, and no code of the file runs.
+    /// Adds the tensors of a file of `torch.save`, those below `key` alone if there is one; the
+    /// names and shapes are read, and no code of the file runs.
     pub(crate) fn add_pytorch(
         &mut self,
         path: &Path,

@@ -1,5 +1,5 @@
-//! A checkpoint of PyTorch: nanoGPT's, or one of a recurrent model, whose parts are found by the ends
-//! of their names and by their shapes.
+//! A checkpoint of PyTorch: nanoGPT's, or one of a recurrent model, whose parts are found by the
+//! ends of their names and by their shapes.
 
 use std::collections::HashMap;
 use std::path::Path;

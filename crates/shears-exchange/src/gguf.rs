@@ -164,8 +164,8 @@ fn stored<'a>(
     }
 }
 
-/// The rows of each head in llama.cpp's order: the first of the first half, the first of the second,
-/// the second of the first ... `row` is in bytes.
+/// The rows of each head in llama.cpp's order: the first of the first half, the first of the
+/// second, the second of the first ... `row` is in bytes.
 fn interleaved(bytes: &[u8], row: usize, head: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(bytes.len());
     for rows in bytes.chunks_exact(head * row) {

@@ -1,4 +1,5 @@
-//! What other programs have written is read as they mean it, and what nobody should read is refused.
+//! What other programs have written is read as they mean it, and what nobody should read is
+//! refused.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -27,8 +27,8 @@ impl Launcher {
         Launcher::of(|name| std::env::var(name).ok())
     }
 
-    /// Whether what the process writes goes through the launcher. Some (Open MPI) give it a terminal
-    /// then that is none; a single process of Slurm may have a real one (`srun --pty`).
+    /// Whether what the process writes goes through the launcher. Some (Open MPI) give it a
+    /// terminal then that is none; a single process of Slurm may have a real one (`srun --pty`).
     pub fn passes_output_on(&self) -> bool {
         self.size > 1 || self.name != "Slurm"
     }

@@ -11,8 +11,8 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// Has the first rank do something that may take however long it likes, such as reading a text,
 /// while the others wait. All of them meet ever again meanwhile, so that a rank that has come to a
-/// stop is missed: `beat` is called before each meeting, and tells a watchdog that all were there at
-/// the one before. The others get nothing.
+/// stop is missed: `beat` is called before each meeting, and tells a watchdog that all were there
+/// at the one before. The others get nothing.
 pub fn first_does<T>(
     ranks: &dyn Ranks,
     beat: &(dyn Fn() + Sync),
@@ -38,8 +38,8 @@ pub fn first_does<T>(
     Some(result)
 }
 
-/// Meets until the first rank says that it is done. `wait` waits, at most so long, and gives whether
-/// this rank is.
+/// Meets until the first rank says that it is done. `wait` waits, at most so long, and gives
+/// whether this rank is.
 fn meet(ranks: &dyn Ranks, beat: &(dyn Fn() + Sync), wait: impl Fn(Duration) -> bool) {
     let mut pause = Duration::from_millis(1);
     loop {

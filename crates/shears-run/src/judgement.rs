@@ -1,5 +1,5 @@
-//! What is said about a run: by `shears train` at its end, `inspect`, `sweep`, `compare`, the screen
-//! and the page, which all print what stands here.
+//! What is said about a run: by `shears train` at its end, `inspect`, `sweep`, `compare`, the
+//! screen and the page, which all print what stands here.
 
 use std::path::{Path, PathBuf};
 
@@ -95,8 +95,8 @@ pub fn quoted(path: &Path) -> String {
     }
 }
 
-/// The policies that a run has had, each with the first step that it clipped: what resumed runs have
-/// changed, and at last the one of its plan.
+/// The policies that a run has had, each with the first step that it clipped: what resumed runs
+/// have changed, and at last the one of its plan.
 pub fn stretches(newest: &ClipPolicy, changes: &[Change]) -> Vec<(u64, ClipPolicy)> {
     let mut all: Vec<(u64, ClipPolicy)> = Vec::new();
     let mut from = 1;

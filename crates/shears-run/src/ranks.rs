@@ -77,8 +77,8 @@ pub struct ExchangeSummary {
 const WORTH_TELLING: f64 = 0.05;
 
 impl ExchangeSummary {
-    /// Whether the others wait for the slowest rank for a share of the step that is worth telling of,
-    /// 5 % of what it takes to compute and to exchange: below it, which rank it is is noise.
+    /// Whether the others wait for the slowest rank for a share of the step that is worth telling
+    /// of, 5 % of what it takes to compute and to exchange: below it, which rank it is is noise.
     pub fn is_wait_worth_telling(&self) -> bool {
         self.computed_ms > 0.0 && self.waited_ms >= WORTH_TELLING * (self.computed_ms + self.ms)
     }

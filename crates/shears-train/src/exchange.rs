@@ -21,8 +21,8 @@ pub(crate) struct Share {
 }
 
 impl Share {
-    /// `batch` rows in `shards` groups, spread over the ranks. Where these do not divide the groups,
-    /// there is one group a rank, and no promise about bits.
+    /// `batch` rows in `shards` groups, spread over the ranks. Where these do not divide the
+    /// groups, there is one group a rank, and no promise about bits.
     ///
     /// # Errors
     ///
@@ -187,8 +187,8 @@ impl Records {
         self.0.iter().any(|record| record.stop)
     }
 
-    /// The rank that computed longest, how long, and how much longer than the quickest, which waited
-    /// for it.
+    /// The rank that computed longest, how long, and how much longer than the quickest, which
+    /// waited for it.
     pub(crate) fn slowest(&self) -> (usize, Duration, Duration) {
         let computed = || self.0.iter().map(|record| record.computed);
         let quickest = computed().min().unwrap_or_default();

@@ -474,8 +474,8 @@ fn the_first_rank_writes_the_run_and_any_rank_can_ask_for_its_end() {
     assert_eq!(last(&changing).progress, last(&whole).progress);
 }
 
-/// A run of two steps in its folder, by so many ranks, the last of which is perhaps asked to stop in
-/// the evaluation at its end, which reads so many characters; gives how it ended for each.
+/// A run of two steps in its folder, by so many ranks, the last of which is perhaps asked to stop
+/// in the evaluation at its end, which reads so many characters; gives how it ended for each.
 fn evaluated<M: LanguageModel>(
     new: New<M>,
     plan: &Plan,

@@ -26,8 +26,8 @@ pub(crate) use {complain, say};
 /// Whether a line could not be written.
 static LOST: AtomicBool = AtomicBool::new(false);
 
-/// Whether what is written goes through a launcher of several processes: to a terminal or not, which
-/// nobody here knows. It gets no colours and whole lines, and no control characters either.
+/// Whether what is written goes through a launcher of several processes: to a terminal or not,
+/// which nobody here knows. It gets no colours and whole lines, and no control characters either.
 pub(crate) fn is_passed_on() -> bool {
     static IS: OnceLock<bool> = OnceLock::new();
     *IS.get_or_init(|| Launcher::here().is_some_and(|launcher| launcher.passes_output_on()))

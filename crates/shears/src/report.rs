@@ -165,8 +165,8 @@ pub(crate) fn plan_lines(plan: &Plan) -> String {
     )
 }
 
-/// The verdict on a run: one sentence, one line of numbers and one command; with `all`, whatever else
-/// is known.
+/// The verdict on a run: one sentence, one line of numbers and one command; with `all`, whatever
+/// else is known.
 pub(crate) fn say_judgement(judgement: &Judgement, all: bool) {
     let verdict = &judgement.verdict;
     let colour = match verdict.class.tone() {

@@ -122,8 +122,8 @@ impl Drop for Screen {
     }
 }
 
-/// Whether a key is pressed within a period; none if the terminal is gone. It is waited for here: who
-/// waits within crossterm when a terminal goes reads its end for ever.
+/// Whether a key is pressed within a period; none if the terminal is gone. It is waited for here:
+/// who waits within crossterm when a terminal goes reads its end for ever.
 fn is_key_pressed() -> Option<bool> {
     let since = Instant::now();
     while since.elapsed() < PERIOD {

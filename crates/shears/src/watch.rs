@@ -43,8 +43,9 @@ pub(crate) trait Listener {
     fn end(&mut self, end: Option<End>);
 }
 
-/// Becomes true on SIGINT, SIGTERM, SIGHUP or SIGUSR1, when the run should save and stop; a second one
-/// leaves at once. A signal that was ignored when the program started, as under `nohup`, still is.
+/// Becomes true on SIGINT, SIGTERM, SIGHUP or SIGUSR1, when the run should save and stop; a second
+/// one leaves at once. A signal that was ignored when the program started, as under `nohup`, still
+/// is.
 pub(crate) fn stop_when_asked(say_so: bool) -> anyhow::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let asked = Arc::clone(&stop);

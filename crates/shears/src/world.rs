@@ -38,8 +38,8 @@ pub(crate) fn is_spoken_for() -> bool {
     launcher().is_some_and(|launcher| launcher.rank > 0)
 }
 
-/// For a process whose command line is wrong: tells the others, before they wait for it, and `tell`s
-/// what is wrong if it is the first that has something to tell.
+/// For a process whose command line is wrong: tells the others, before they wait for it, and
+/// `tell`s what is wrong if it is the first that has something to tell.
 pub(crate) fn refuse_together(tell: impl FnOnce()) {
     let Some(launcher) = launcher() else {
         return tell();
@@ -298,8 +298,8 @@ impl World {
         }
     }
 
-    /// Tells an error, in the process that has one of its own, before any of them ends: the launcher
-    /// then ends the others.
+    /// Tells an error, in the process that has one of its own, before any of them ends: the
+    /// launcher then ends the others.
     fn told_by_one(&self, error: anyhow::Error) -> anyhow::Error {
         exit::report(&error);
         ElsewhereError(exit::code(&error)).into()

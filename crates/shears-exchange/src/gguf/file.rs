@@ -1,7 +1,7 @@
 //! The GGUF format, version 3: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 //!
-//! The crate `gguf-rs-lib` writes it too, but keeps its values in a hash map, so that each export of
-//! the same run would have other bytes.
+//! The crate `gguf-rs-lib` writes it too, but keeps its values in a hash map, so that each export
+//! of the same run would have other bytes.
 
 use std::borrow::Cow;
 use std::fs::File;

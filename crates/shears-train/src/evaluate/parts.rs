@@ -35,10 +35,10 @@ impl<M: LanguageModel> Reader<'_, M> {
     /// Reads the parts after the head in parallel, each from the state in which the one before it
     /// ends.
     ///
-    /// In the first pass these states are unknown, and all parts start from that of the head. In the
-    /// next one each part starts from the state in which the one before it ended, and is read until
-    /// the losses of its windows no longer change: its old final state is then right. A part that
-    /// changes to its end has a better final state for the next pass, and so on, until no part
+    /// In the first pass these states are unknown, and all parts start from that of the head. In
+    /// the next one each part starts from the state in which the one before it ended, and is read
+    /// until the losses of its windows no longer change: its old final state is then right. A part
+    /// that changes to its end has a better final state for the next pass, and so on, until no part
     /// changes.
     pub(super) fn read_parts(
         &mut self,

@@ -32,11 +32,10 @@ const LABELS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
 ///
 /// Reads the norm of every step from the run's events.jsonl and shows it to each policy: how often
 /// and how hard it would have clipped, which steps it would have left out, by which thresholds, and
-/// which spikes it would have caught. The first row is what the run itself did. Of a run whose policy
-/// was changed when it was resumed, these are the steps since then. Nothing is trained:
-/// this is open loop. Under another policy the run would have taken other steps and met other
-/// gradients, so it tells what a policy does with norms like these, not how the run would have
-/// ended.
+/// which spikes it would have caught. The first row is what the run itself did. Of a run whose
+/// policy was changed when it was resumed, these are the steps since then. Nothing is trained: this
+/// is open loop. Under another policy the run would have taken other steps and met other gradients,
+/// so it tells what a policy does with norms like these, not how the run would have ended.
 ///
 /// A spike is a step, or several in a row, whose norm is more than 3 times the median of the 50
 /// finite norms before it (of at least 10). It is caught at the first of its steps that the policy
@@ -50,9 +49,10 @@ const LABELS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
 /// another order (`p=`) than that of the run's norms, which is 2 unless its policy says otherwise.
 ///
 /// JSON keys: run, clip, before.[].{clip, from}, open_loop, steps, non_finite, order, step, norm,
-/// spike_definition, spikes.[].{first_step, last_step, peak_step, norm, times_median}, policies.[].{label, policy, clipped,
-/// clipped_share, coefficient.{median, smallest}, norm_removed, left_out, warm_up, threshold.{first,
-/// median, last, min, max}, spikes.{caught, at_once, each}, actions, thresholds, coefficients}.
+/// spike_definition, spikes.[].{first_step, last_step, peak_step, norm, times_median},
+/// policies.[].{label, policy, clipped, clipped_share, coefficient.{median, smallest},
+/// norm_removed, left_out, warm_up, threshold.{first, median, last, min, max}, spikes.{caught,
+/// at_once, each}, actions, thresholds, coefficients}.
 #[derive(Args, Debug)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct ReplayArguments {

@@ -350,7 +350,8 @@ fn two_hosts_train_the_run_of_one_process() {
     assert_eq!(evaluations("two"), evaluations("one"));
 }
 
-/// Only the first rank has the text; that gradients are not finite is found by all, and told by one.
+/// Only the first rank has the text; that gradients are not finite is found by all, and told by
+/// one.
 #[test]
 fn standard_input_is_trained_on_and_divergence_has_its_exit_code() {
     if !can_launch() {
@@ -690,7 +691,8 @@ fn a_rank_that_pauses_is_waited_for_and_usr1_saves_and_stops() {
     goes_on(&scratch, "run");
 }
 
-/// Whether it comes to save in the second that Open MPI gives its processes: what is there is whole.
+/// Whether it comes to save in the second that Open MPI gives its processes: what is there is
+/// whole.
 #[test]
 fn a_terminated_launcher_leaves_a_run_that_goes_on() {
     if !can_launch() {

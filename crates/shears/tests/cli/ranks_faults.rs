@@ -66,8 +66,8 @@ fn faulty(scratch: &Scratch, fault: Fault, more: &str, arguments: &str) -> Optio
     ))
 }
 
-/// Trains, lets that happen once `is_time`, and gives how the job ended. It has ended by itself, and
-/// what it has saved is whole.
+/// Trains, lets that happen once `is_time`, and gives how the job ended. It has ended by itself,
+/// and what it has saved is whole.
 fn ends(fault: Fault, more: &str, train: &str, is_time: impl Fn(&Scratch) -> bool) -> Option<Ran> {
     let scratch = Scratch::new();
     scratch.write(
@@ -260,7 +260,8 @@ fn waiting_for_text(scratch: &Scratch, patience: &str) -> (Child, ChildStdin) {
     (child, input)
 }
 
-/// The first rank reads, the other waits for it: whichever has come to a stop, the other one says so.
+/// The first rank reads, the other waits for it: whichever has come to a stop, the other one says
+/// so.
 #[test]
 fn a_rank_that_stops_before_the_first_step_is_noticed() {
     if !can_launch() {

@@ -94,7 +94,8 @@ fn a_replay_of_the_runs_own_policy_is_what_the_run_did() {
     }
 }
 
-/// Steps under another policy are no part of it, least of all where their norms are of another order.
+/// Steps under another policy are no part of it, least of all where their norms are of another
+/// order.
 #[test]
 fn of_a_run_whose_policy_was_changed_the_steps_since_then_are_replayed() {
     let scratch = trained("--clip global-norm:0.05,p=inf");

@@ -1,5 +1,5 @@
-//! `shears train --tui`: where it is refused, and what becomes of it when its terminal goes. What it
-//! draws is tested beside the code that draws.
+//! `shears train --tui`: where it is refused, and what becomes of it when its terminal goes. What
+//! it draws is tested beside the code that draws.
 
 use std::fs::File;
 use std::io::Write;

@@ -16,8 +16,9 @@ use super::statistics::ratio;
 /// The file that the measurements are kept in.
 pub(super) const FILE: &str = "ranks.json";
 
-/// The presets, with what is changed of them, and how many steps of each are timed in a round. A step
-/// of the largest takes seconds; with a quarter of the batch, the exchange counts four times as much.
+/// The presets, with what is changed of them, and how many steps of each are timed in a round. A
+/// step of the largest takes seconds; with a quarter of the batch, the exchange counts four times
+/// as much.
 const PRESETS: [(&str, usize); 9] = [
     ("rnn-128", 40),
     ("lstm-128", 40),
