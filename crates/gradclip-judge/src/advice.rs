@@ -174,9 +174,9 @@ fn from_free_norms(run: &Run<'_>, numbers: &Numbers) -> Option<Advice> {
     let worth_cutting = largest > 0.0 && all.max > WORTH_CUTTING_TIMES * largest;
     let (policy, reason) = if worth_cutting {
         let reason = format!(
-            "Gradients spike: the longest, {max} at step {}, is {} times the median, {median}{order}. \
-             The threshold {} would have cut {above} of {} steps, and left all ordinary ones as \
-             they are.",
+            "Gradients spike: the longest, {max} at step {}, is {} times the median, \
+             {median}{order}. The threshold {} would have cut {above} of {} steps, and left all \
+             ordinary ones as they are.",
             all.max_at,
             significant(all.max / all.p50),
             significant(threshold),

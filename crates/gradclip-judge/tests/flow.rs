@@ -51,8 +51,8 @@ fn exploding_gradients_and_the_borders() {
 #[test]
 fn even_flow_and_layers_without_a_number() {
     let even = flow(&[("in", 0.5), ("bad", f64::NAN), ("out", 1.0)]);
-    let sentence = "gradients reach every layer: the first layer's are 0.5 times as large as the last \
-         layer's (below 0.001 they would vanish)";
+    let sentence = "gradients reach every layer: the first layer's are 0.5 times as large as the \
+         last layer's (below 0.001 they would vanish)";
     assert_eq!(even.to_string(), sentence);
     for layers in [&[][..], &[("only", 1.0)], &[("a", 0.0), ("b", 0.0)]] {
         assert!(flow(layers).to_string().starts_with("too few layers"));

@@ -204,8 +204,8 @@ fn a_window_that_is_not_full_is_said() {
         });
         judge(&Run::new(&policy, steps)).verdict.sentence
     };
-    let filling = "idle: `skip:6` was still filling its window, which had 64 steps of the 64 that it \
-                   needs: nothing could be clipped; the largest norm was 0.5";
+    let filling = "idle: `skip:6` was still filling its window, which had 64 steps of the 64 that \
+                   it needs: nothing could be clipped; the largest norm was 0.5";
     assert_eq!(idle("skip:6", 64, 65), filling);
     let judged = idle("skip:6", 65, 65);
     assert!(judged.contains("in force from step 65 on"), "{judged}");
@@ -486,8 +486,8 @@ fn a_loss_that_ends_far_above_its_start_is_an_explosion() {
     assert_eq!(ending_at(6.0).class, Class::SecondLearningRate);
     let lost = ending_at(6.0_f64.next_up());
     assert_eq!(lost.class, Class::Exploded);
-    let words = "exploded: the loss rose from 4 to 6, and stayed far above where it began from step \
-                 21 on";
+    let words = "exploded: the loss rose from 4 to 6, and stayed far above where it began from \
+                 step 21 on";
     assert_eq!(lost.sentence, words);
 }
 
@@ -683,8 +683,8 @@ fn the_numbers_are_one_line() {
     let verdict = clipped_at(&norms, 5.0).verdict;
     assert_eq!(
         verdict.numbers.to_string(),
-        "37 of 400 steps clipped (9.25 %); norm p10 0.5, median 0.5, p90 0.5, max 12.4 at step 364; \
-         threshold 5"
+        "37 of 400 steps clipped (9.25 %); norm p10 0.5, median 0.5, p90 0.5, max 12.4 at step \
+         364; threshold 5"
     );
     let short = clipped_at(&[1.0], 5.0).verdict;
     assert!(
@@ -719,8 +719,8 @@ fn a_report_becomes_a_record() {
 #[test]
 fn classes_are_nine_with_names_and_tones() {
     let names = Class::ALL.map(Class::name).join(" ");
-    let expected = "off idle seldom-decisive trims-spikes near-ordinary second-learning-rate exploded \
-                    not-finite too-short";
+    let expected = "off idle seldom-decisive trims-spikes near-ordinary second-learning-rate \
+                    exploded not-finite too-short";
     assert_eq!(names, expected);
     let bad = Class::ALL
         .into_iter()
@@ -834,8 +834,8 @@ fn the_last_stretch_is_judged_and_the_others_are_named() {
     let changed = until(400);
     assert_eq!(changed.class, Class::SeldomDecisive);
     let words = "seldom, decisive: the threshold 5 cut 1 of 200 steps (0.5 %) to 0.125 of its \
-                 length, at step 210; the other steps kept every bit; this is of the steps from 201 \
-                 on, those before had `global-norm:0.1` (second learning rate)";
+                 length, at step 210; the other steps kept every bit; this is of the steps from \
+                 201 on, those before had `global-norm:0.1` (second learning rate)";
     assert_eq!(changed.sentence, words);
     assert_eq!(until(219).class, Class::TooShort);
     assert!(until(200).sentence.contains("the steps before had"));

@@ -65,8 +65,8 @@ impl fmt::Display for ClipError {
             ClipError::OutputLayer { tensor } => {
                 write!(
                     formatter,
-                    "no gradient is named `{tensor}`, which `agc` was to leave alone as a tensor of \
-                     the output layer"
+                    "no gradient is named `{tensor}`, which `agc` was to leave alone as a tensor \
+                     of the output layer"
                 )
             }
             ClipError::Policy(error) => error.fmt(formatter),

@@ -33,8 +33,8 @@ pub enum StartError {
     },
     /// Its MPI can be called from one thread alone.
     #[error(
-        "the MPI of this build ({0}) cannot be called from several threads, one at a time; build it \
-         with another one"
+        "the MPI of this build ({0}) cannot be called from several threads, one at a time; build \
+         it with another one"
     )]
     OneThread(String),
 }

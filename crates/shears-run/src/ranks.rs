@@ -124,8 +124,8 @@ impl fmt::Display for ExchangeSummary {
         }
         write!(
             formatter,
-            "; the slowest computed {} ms, {} ms longer than the quickest, and was rank {} in {:.0} % \
-             of the steps",
+            "; the slowest computed {} ms, {} ms longer than the quickest, and was rank {} in \
+             {:.0} % of the steps",
             significant(self.computed_ms),
             significant(self.waited_ms),
             self.slowest,

@@ -35,8 +35,8 @@ pub enum TrainError {
     },
     /// Too many steps in a row had non-finite gradients.
     #[error(
-        "step {step}: the gradients of {} were not finite (first in `{tensor}`); nothing of them was \
-         applied; {}; `shears inspect` says what to try",
+        "step {step}: the gradients of {} were not finite (first in `{tensor}`); nothing of them \
+         was applied; {}; `shears inspect` says what to try",
         in_a_row(*.skips),
         last_good(.checkpoint)
     )]

@@ -36,8 +36,8 @@ impl Share {
         let all = Share::groups_of_all(shards, ranks);
         if batch < all {
             return Err(format!(
-                "batch is {batch}; with {ranks} ranks and shards {shards} it must be at least {all}, \
-                 a row for each"
+                "batch is {batch}; with {ranks} ranks and shards {shards} it must be at least \
+                 {all}, a row for each"
             ));
         }
         Ok(Share::of_groups(batch, all, rank, ranks))

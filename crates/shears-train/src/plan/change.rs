@@ -65,8 +65,8 @@ impl Plan {
                 format!("{name}: the run has {was}, not {asked}")
             };
             return Err(PlanError::new(format!(
-                "a resumed run keeps what its numbers depend on; start a new run to change it ({}); \
-                 what may be changed: {}",
+                "a resumed run keeps what its numbers depend on; start a new run to change it \
+                 ({}); what may be changed: {}",
                 guarded.iter().map(words).collect::<Vec<_>>().join("; "),
                 CHANGEABLE.join(", ")
             )));

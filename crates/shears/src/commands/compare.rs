@@ -36,8 +36,8 @@ pub(crate) struct CompareArguments {
     #[arg(long)]
     pub(crate) json: bool,
 
-    #[arg(long = "clip", value_name = "POLICY", aliases = ["lr", "seeds", "steps", "preset", "tokenizer"], hide = true,
-          value_parser = |_: &str| Err::<String, _>("`compare` takes runs, and `shears sweep` trains them"))]
+    #[arg(long = "clip", value_name = "POLICY", hide = true, value_parser = of_sweep,
+          aliases = ["lr", "seeds", "steps", "preset", "tokenizer"])]
     _of_sweep: Option<String>,
 }
 
@@ -64,6 +64,10 @@ const NOT_IN_VARIANT_NAME: [&str; 15] = [
     "keep",
     "device",
 ];
+
+fn of_sweep(_: &str) -> Result<String, &'static str> {
+    Err("`compare` takes runs, and `shears sweep` trains them")
+}
 
 /// A run as it was read.
 struct Read {

@@ -60,7 +60,8 @@ pub(crate) struct ReplayArguments {
     pub(crate) run: RunArgument,
 
     /// Policy to show the run's gradients to, as for `train --clip`; can be given several times
-    #[arg(long = "clip", value_name = "POLICY", required = true, value_parser = checked::<ClipPolicy>)]
+    #[arg(long = "clip", value_name = "POLICY", required = true,
+          value_parser = checked::<ClipPolicy>)]
     pub(crate) policies: Vec<String>,
 
     /// Draw norms and thresholds into this file, which must not be there yet and end in .svg

@@ -164,8 +164,8 @@ fn row(group: &Group) -> [String; HEADINGS.len()] {
 fn legend(findings: &Findings) -> String {
     let target = findings.target.map_or(String::new(), |target| {
         format!(
-            " Target: a training loss of {target:.4}, smoothed as in the picture below, which every \
-             policy that converged reaches at its best learning rate."
+            " Target: a training loss of {target:.4}, smoothed as in the picture below, which \
+             every policy that converged reaches at its best learning rate."
         )
     });
     format!(

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use crate::program::{LLAMA, Ran, Scratch, TINY_TRANSFORMER, has};
 
 /// A tiny model with dropout and carried state, whose run has the same bits for 1, 2 and 4 ranks.
-pub(crate) const TINY: &str = "--model lstm --hidden 16 --layers 1 --batch 4 --window 8 --dropout 0.2 \
-     --accumulate 2 --shards 4 --eval-every 20 --save-every 10 --quiet";
+pub(crate) const TINY: &str = "--model lstm --hidden 16 --layers 1 --batch 4 --window 8 --dropout \
+     0.2 --accumulate 2 --shards 4 --eval-every 20 --save-every 10 --quiet";
 
 /// Whether jobs can be started; says so if not.
 pub(crate) fn can_launch() -> bool {
@@ -198,8 +198,8 @@ fn four_processes_have_the_bits_of_one() {
     ] {
         let scratch = Scratch::new();
         let train = format!(
-            "train --model {model} --hidden 16 --layers 1 --batch 4 --window 8 --shards 4 --clip {clip} \
-             --steps 30 --eval-every 15 --quiet --out"
+            "train --model {model} --hidden 16 --layers 1 --batch 4 --window 8 --shards 4 --clip \
+             {clip} --steps 30 --eval-every 15 --quiet --out"
         );
         scratch.run(&format!("{train} one")).succeeded();
         launched(&scratch, &format!("-n 4 shears {train} four")).succeeded();

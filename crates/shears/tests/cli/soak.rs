@@ -132,8 +132,8 @@ fn a_run_that_is_watched_and_killed_has_the_bits_of_one_left_alone() {
         assert!(same, "{file}");
     }
     println!(
-        "{steps} steps, {} kills, {} requests; megabytes of training {early} early, {late} at most; \
-         of the page {page_early} and {page_late}",
+        "{steps} steps, {} kills, {} requests; megabytes of training {early} early, {late} at \
+         most; of the page {page_early} and {page_late}",
         taken.len(),
         asked.load(Ordering::Relaxed)
     );

@@ -11,8 +11,8 @@ pub(super) const USAGE: &str = "usage: cargo xtask bench peers|scaling|ranks [OP
   --threads N        threads of every program [default: 2]; scaling also tries fewer and more
   --python PATH      a Python that has PyTorch [default: one that is made in target/]
   --rows NAME,...    only these rows of peers, shown and not written
-  --peers NAME,...   only these of pytorch, pytorch-compile, burn, candle; without pytorch, shown and
-                     not written";
+  --peers NAME,...   only these of pytorch, pytorch-compile, burn, candle; without pytorch, shown
+                     and not written";
 
 /// What can be chosen.
 #[derive(Clone, Debug, PartialEq, Eq)]

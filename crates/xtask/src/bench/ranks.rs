@@ -255,8 +255,8 @@ pub(super) fn table(measured: &Ranks) -> String {
         ..
     } = &measured.machine;
     format!(
-        "{}\n\nMedians of {} rounds; efficiency is the time of one process over that of two, round by \
-         round, in shared memory and between two network namespaces. {processor} with {cores} \
+        "{}\n\nMedians of {} rounds; efficiency is the time of one process over that of two, round \
+         by round, in shared memory and between two network namespaces. {processor} with {cores} \
          cores, {system}, {}; {}.",
         lines.join("\n"),
         measured.rounds,
