@@ -11,9 +11,10 @@ use shears_run::{Columns, EndReason, Event, Judgement, LockWatch, Parameter, Sub
 use shears_train::{Plan, RunFolder};
 
 use super::RunArgument;
-use crate::output::{complain, one_line, say};
+use crate::output::{complain, one_line, say, wrapped};
 use crate::report;
 use crate::run_log::{self, without_header};
+use crate::table::table;
 
 /// Show a run: settings, history, checkpoints, verdict on its clipping, advice for the next one
 #[derive(Args, Debug)]
@@ -139,12 +140,13 @@ impl Inspected {
         if let Some(missing) = without_header(&self.columns, "table of parameters") {
             say!("{missing}");
         }
-        say!(
-            "\n{} of {} steps taken; {}",
+        let taken = format!(
+            "{} of {} steps taken; {}",
             report::count(steps),
             report::count(plan.steps),
             self.ending()
         );
+        say!("\n{}", wrapped(&taken, 2));
         for line in history_lines(&self.columns) {
             say!("  {line}");
         }
@@ -152,7 +154,7 @@ impl Inspected {
             .into_iter()
             .chain(rank_lines(&self.columns))
         {
-            say!("{line}");
+            say!("{}", wrapped(&line, 2));
         }
         say!("\ncheckpoints");
         for path in &self.checkpoints {
@@ -273,22 +275,23 @@ fn history_lines(columns: &Columns) -> Vec<String> {
         let actions = &columns.action[rows.clone()];
         let share_of = |wanted| share(actions.iter().map(|action| *action == wanted));
         let (clipped, skipped) = (share_of(ClipAction::Clip), share_of(ClipAction::Skip));
-        let skipped = match columns.action.contains(&ClipAction::Skip) {
-            true => format!("  skipped {:>3.0} %", 100.0 * skipped),
-            false => String::new(),
-        };
         let (first, last) = (columns.step[start], columns.step[rows.end - 1]);
         let inside = |step: u64| (first..=last).contains(&step);
         let mut evaluations = columns.evaluations.iter().rev();
         let evaluated = evaluations
             .find(|evaluation| inside(evaluation.step))
-            .map(|evaluation| format!("  val {}", nats(evaluation.val_loss)));
-        format!(
-            "steps {first:>6}-{last:<6}  loss {mean_loss}  norm max {norm_max:<9}  \
-             clipped {:>3.0} %{skipped}{}",
-            100.0 * clipped,
-            evaluated.unwrap_or_default(),
-        )
+            .map(|evaluation| format!("val {}", nats(evaluation.val_loss)));
+        let mut cells = vec![
+            format!("steps {first}-{last}"),
+            format!("loss {mean_loss}"),
+            format!("norm max {norm_max}"),
+            format!("clipped {:.0} %", 100.0 * clipped),
+        ];
+        if columns.action.contains(&ClipAction::Skip) {
+            cells.push(format!("skipped {:.0} %", 100.0 * skipped));
+        }
+        cells.push(evaluated.unwrap_or_default());
+        cells
     };
-    starts.map(line).collect()
+    table("<<<<<<", &starts.map(line).collect::<Vec<_>>())
 }

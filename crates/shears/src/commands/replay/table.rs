@@ -8,6 +8,7 @@ use shears_train::OptimizerKind;
 use super::Replayed;
 use super::account::Account;
 use super::spikes::Catch;
+use crate::output::{columns, wrap};
 use crate::report::{count, counted};
 use crate::table::{row, table};
 
@@ -15,13 +16,20 @@ use crate::table::{row, table};
 const MOST_SPIKES: usize = 10;
 /// The widest name of a policy that shares a line with its numbers.
 const WIDEST_NAME: usize = 28;
+/// Columns in which names and numbers stand beside each other.
+const WIDE: usize = 112;
 
 pub(crate) fn text(replayed: &Replayed) -> String {
+    // Where there is little room, each policy has a line of its own.
+    let widest_name = match columns() {
+        Some(..WIDE) => 0,
+        _ => WIDEST_NAME,
+    };
     let mut lines = head(replayed);
     lines.push(String::new());
-    lines.extend(clipping_table(replayed));
+    lines.extend(clipping_table(replayed, widest_name));
     lines.push(String::new());
-    lines.extend(threshold_table(replayed));
+    lines.extend(threshold_table(replayed, widest_name));
     lines.push(String::new());
     lines.extend(spike_list(replayed));
     lines.join("\n")
@@ -62,22 +70,29 @@ fn head(replayed: &Replayed) -> Vec<String> {
         ));
     }
     lines.push(String::new());
-    lines.push(format!(
-        "Open loop: these are the norms that the run met with {}. Under another policy",
+    let open_loop = format!(
+        "Open loop: these are the norms that the run met with {}. Under another policy it would \
+         have taken other steps and met other gradients. This shows what a policy does with norms \
+         like these, not how a run with it would have ended.",
         plan.clip
-    ));
-    lines.push(
-        "it would have taken other steps and met other gradients. This shows what a policy does \
-         with\nnorms like these, not how a run with it would have ended."
-            .to_string(),
     );
+    lines.push(broken(&open_loop));
     lines
 }
 
+/// Prose in lines that fit the terminal, or a page.
+fn broken(text: &str) -> String {
+    wrap(text, columns().unwrap_or(95), 0)
+}
+
 /// The row of a policy; a name that is too wide has a line of its own above its numbers.
-fn of_policy<const N: usize>(account: &Account, cells: [String; N]) -> Vec<Vec<String>> {
+fn of_policy<const N: usize>(
+    account: &Account,
+    widest: usize,
+    cells: [String; N],
+) -> Vec<Vec<String>> {
     let name = format!("{:<3}  {}", account.label, account.policy);
-    let (above, name) = match name.len() <= WIDEST_NAME {
+    let (above, name) = match name.len() <= widest {
         true => (None, name),
         false => (Some(vec![name]), String::new()),
     };
@@ -85,7 +100,7 @@ fn of_policy<const N: usize>(account: &Account, cells: [String; N]) -> Vec<Vec<S
     above.into_iter().chain([row]).collect()
 }
 
-fn clipping_table(replayed: &Replayed) -> Vec<String> {
+fn clipping_table(replayed: &Replayed, widest_name: usize) -> Vec<String> {
     let spikes = match replayed.spikes.list.len() {
         1 => "1 spike".to_string(),
         number => format!("{} spikes", count(number as u64)),
@@ -103,11 +118,12 @@ fn clipping_table(replayed: &Replayed) -> Vec<String> {
             &spikes,
         ]),
         row([
-            "policy",
+            // Above lines of its own it needs no column.
+            if widest_name > 0 { "policy" } else { "" },
             "steps",
             "share",
             "median",
-            "smallest",
+            "least",
             "removed",
             "out",
             "steps",
@@ -127,12 +143,12 @@ fn clipping_table(replayed: &Replayed) -> Vec<String> {
             warm_up.unwrap_or("not yet".into()),
             format!("{}/{}", account.caught(), account.at_once()),
         ];
-        rows.extend(of_policy(account, cells));
+        rows.extend(of_policy(account, widest_name, cells));
     }
     table("<>>>>>>>>", &rows)
 }
 
-fn threshold_table(replayed: &Replayed) -> Vec<String> {
+fn threshold_table(replayed: &Replayed, widest_name: usize) -> Vec<String> {
     let mut rows = vec![row(["threshold", "first", "median", "last", "min", "max"])];
     for account in &replayed.accounts {
         let all = account.thresholds.as_ref();
@@ -143,7 +159,7 @@ fn threshold_table(replayed: &Replayed) -> Vec<String> {
             all.map(|all| all.min),
             all.map(|all| all.max),
         ];
-        rows.extend(of_policy(account, numbers.map(or_dash)));
+        rows.extend(of_policy(account, widest_name, numbers.map(or_dash)));
     }
     table("<>>>>>", &rows)
 }
@@ -155,16 +171,12 @@ const FEWEST: usize = UsualNorm::FEWEST;
 /// The largest spikes, in the order of their steps.
 fn spike_list(replayed: &Replayed) -> Vec<String> {
     let spikes = &replayed.spikes.list;
-    let mut lines = vec![
-        format!(
-            "A spike is a step, or several in a row, with a norm more than {TIMES_USUAL} times the \
-             median of the {WINDOW}"
-        ),
-        format!(
-            "before it (of at least {FEWEST}). Caught: a step of it was left out, or clipped to no \
-             more than that."
-        ),
-    ];
+    let what = format!(
+        "A spike is a step, or several in a row, with a norm more than {TIMES_USUAL} times the \
+         median of the {WINDOW} before it (of at least {FEWEST}). Caught: a step of it was left out, \
+         or clipped to no more than that."
+    );
+    let mut lines = vec![broken(&what)];
     if spikes.is_empty() {
         lines.push(match replayed.non_finite() {
             0 => format!("This run had none after its first {FEWEST} steps."),
