@@ -173,8 +173,11 @@ export function showCompare(page, names) {
     else if (equal.whole) said.push(`they are equal as far as both go, to step ${count(equal.until)}`);
     else said.push(`they are equal until step ${count(equal.until)}`);
     const verbs = { diverged: "diverged", failed: "failed", killed: "was killed" };
-    for (const { name, state, step } of abouts) {
-      if (DEATHS.includes(state)) said.push(`run ${shortName(name)} ${verbs[state]} at step ${count(step)}`);
+    for (const { name, state, step, judgement } of abouts) {
+      const verdict = judgement?.verdict;
+      // Where it died, and not where it gave up.
+      if (state === "diverged" && verdict?.tone === "bad") said.push(`run ${shortName(name)}: ${verdict.sentence}`);
+      else if (DEATHS.includes(state)) said.push(`run ${shortName(name)} ${verbs[state]} at step ${count(step)}`);
     }
     const measured = abouts.filter(({ best, group }) => best && group === abouts[0].group).sort((a, b) => a.best.val_loss - b.best.val_loss);
     if (measured.length > 1) {

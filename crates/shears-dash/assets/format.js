@@ -34,8 +34,9 @@ export function tick(value) {
 /** A share as percent. */
 export function percent(share, digits = 3) {
   if (share === null || share === undefined) return "–";
-  if (share === 0 || share === 1) return `${100 * share} %`;
-  return `${Number((100 * share).toPrecision(digits))} %`;
+  const rounded = Number((100 * share).toPrecision(digits));
+  // All of it only if it is all.
+  return rounded === 100 && share < 1 ? "more than 99.9 %" : `${rounded} %`;
 }
 
 /** A large amount in short, such as 3.2M. */

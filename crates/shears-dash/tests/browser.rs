@@ -182,3 +182,41 @@ fn a_browser_sees_an_empty_folder() {
     browser.until("document.querySelectorAll('tr[data-run]').length === 1");
     assert!(browser.errors.is_empty(), "{:#?}", browser.errors);
 }
+
+/// As a phone shows it; and who died where, among runs that are compared.
+#[test]
+fn a_narrow_page_has_words_beside_what_they_are_of() {
+    let Some(program) = chromium::find() else {
+        println!("skipped: this machine has no Chromium");
+        return;
+    };
+    let runs = Runs::new();
+    runs.run("dead", &(log_of(20) + &end_line(20, "diverged")));
+    runs.run("alive", &(log_of(60) + &end_line(60, "finished")));
+    let address = served(&runs);
+    let mut browser = Chromium::start(program);
+    browser.open(&address);
+    let phone =
+        serde_json::json!({ "width": 390, "height": 900, "deviceScaleFactor": 1, "mobile": false });
+    browser.call("Emulation.setDeviceMetricsOverride", phone);
+    browser.value("location.hash = '#/run/alive'");
+    browser.until("document.querySelector('.next .command code')?.textContent.length > 40");
+    let beside = "[...document.querySelectorAll('.tool')].map((tool) => {
+        const [word, buttons] = [...tool.children].map((one) => one.getBoundingClientRect());
+        const apart = word.top + word.bottom - buttons.top - buttons.bottom;
+        return word.right <= buttons.left && Math.abs(apart) < 8;
+    }).join()";
+    assert_eq!(browser.value(beside), "true,true,true");
+    let whole = "(() => {
+        const code = document.querySelector('.next .command code');
+        const page = document.documentElement;
+        return code.scrollWidth <= code.clientWidth && page.scrollWidth <= innerWidth;
+    })()";
+    assert_eq!(browser.value(whole), true);
+    browser.value("location.hash = '#/compare/dead/alive'");
+    browser.until(
+        "document.querySelector('.verdict .lead')?.textContent.includes('Run dead: not finite from \
+         step 21.')",
+    );
+    assert!(browser.errors.is_empty(), "{:#?}", browser.errors);
+}
