@@ -286,7 +286,7 @@ fn a_cut_link_is_noticed_on_both_sides() {
     let arguments = format!("train {TINY} --steps 1000000 --eval-every 0 --out run");
     let mut command = on_two_hosts(&scratch, script, &arguments);
     command
-        .env("SHEARS_PATIENCE", "5")
+        .env("SHEARS_PATIENCE", "10")
         .env("CUT_WHEN", scratch.path("cut"));
     let told = fs::File::create(scratch.path("told")).unwrap();
     let mut child = command.stdout(Stdio::null()).stderr(told).spawn().unwrap();
@@ -304,7 +304,7 @@ fn a_cut_link_is_noticed_on_both_sides() {
     wait_until("the reason is said", || {
         scratch
             .read("told")
-            .contains(": no progress for 5 s, in step")
+            .contains(": no progress for 10 s, in step")
     });
     for (pid, _) in processes(&scratch) {
         // Some end with others.
@@ -653,11 +653,11 @@ fn a_rank_that_has_come_to_a_stop_is_noticed() {
     if !can_launch() {
         return;
     }
-    let patience = [("SHEARS_PATIENCE", "5")];
+    let patience = [("SHEARS_PATIENCE", "10")];
     let (scratch, ran) = disturbed(&patience, |scratch| signal(scratch, 1, "-STOP"));
     assert!(ran.code != Some(0), "{ran:#?}");
     assert!(
-        ran.stderr.contains(": no progress for 5 s, in step"),
+        ran.stderr.contains(": no progress for 10 s, in step"),
         "{ran:#?}"
     );
     goes_on(&scratch, "run");
@@ -668,10 +668,10 @@ fn a_rank_that_pauses_is_waited_for_and_usr1_saves_and_stops() {
     if !can_launch() {
         return;
     }
-    let patience = [("SHEARS_PATIENCE", "8")];
+    let patience = [("SHEARS_PATIENCE", "16")];
     let (scratch, ran) = disturbed(&patience, |scratch| {
         signal(scratch, 1, "-STOP");
-        sleep(Duration::from_secs(4));
+        sleep(Duration::from_secs(8));
         signal(scratch, 1, "-CONT");
         // It goes on, and does not only not end.
         let saved = scratch.checkpoints("run");
