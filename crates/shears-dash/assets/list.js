@@ -110,7 +110,7 @@ export function showList(page) {
         element("small", {}, [row.model, row.clip].filter(Boolean).join(" · ") || "no plan")],
       state: () => [badge(row.state), row.damage ? element("span", { class: "badge damaged", title: row.damage.reason }, "damaged") : null],
       class: () => [element("span", { class: `tone ${row.tone ?? "plain"}` }, row.words ?? (row.digested ? "–" : "reading…")), element("small", {}, [
-        row.digested && row.clip !== "none" ? `${percent(row.clipped_share)} of steps` : null,
+        row.digested && row.clip !== "none" ? `${percent(row.clipped_share)} ${row.since ? `since step ${count(row.since)}` : "of steps"}` : null,
         row.skipped ? `${count(row.skipped)} skipped` : null].filter(Boolean).join(", "))],
       norms: () => sparkline(row.norms, row.thresholds),
       step: () => [count(row.step), row.steps ? element("small", {}, ` of ${count(row.steps)}`) : null,

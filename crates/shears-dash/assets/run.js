@@ -197,7 +197,7 @@ export function showRun(page, name) {
       figure("step", "step", count(step), steps ? ` of ${count(steps)}` : null),
       figure("loss", "loss", significant(last)),
       figure("val", "validation", significant(val), about.best ? ` best ${significant(about.best.val_loss)} at step ${count(about.best.step)}` : null),
-      figure("clipped", "clipped", !about.digested ? "…" : about.clip === "none" ? "off" : percent(share), about.skipped ? ` ${count(about.skipped)} skipped` : null),
+      figure("clipped", "clipped", !about.digested ? "…" : about.clip === "none" ? "off" : percent(share), [about.skipped ? ` ${count(about.skipped)} skipped` : "", about.since ? ` since step ${count(about.since)}` : ""].join("")),
       Number.isFinite(left) && left > 1 ? figure("left", "time left", duration(left)) : null);
     figures.style.setProperty("--done", steps ? String(Math.min(1, step / steps)) : "0");
   }

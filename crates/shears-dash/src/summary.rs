@@ -39,6 +39,8 @@ pub(crate) struct Row {
     pub(crate) tokens_per_second: Option<f64>,
     pub(crate) clipped_share: Option<f64>,
     pub(crate) skipped: Option<usize>,
+    /// The step from which on these and the verdict are, of a run whose policy was changed.
+    pub(crate) since: Option<u64>,
     /// The class of the verdict.
     pub(crate) class: Option<&'static str>,
     /// The class in words, and how it is coloured.
@@ -100,6 +102,9 @@ impl Row {
             tokens_per_second: glance.tokens_per_second,
             clipped_share: verdict.map(|verdict| verdict.numbers.clipped_share()),
             skipped: verdict.map(|verdict| verdict.numbers.skipped),
+            since: verdict
+                .map(|verdict| verdict.numbers.first_step)
+                .filter(|first| *first > 1),
             class: verdict.map(|verdict| verdict.class.name()),
             words: verdict.map(|verdict| verdict.class.words()),
             tone: verdict.map(|verdict| verdict.class.tone().name()),

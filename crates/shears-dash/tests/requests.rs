@@ -119,9 +119,17 @@ async fn a_changed_rate_is_the_one_that_is_listed() {
     let lower = step_line(61, 0.5).replace("\"lr\":0.002", "\"lr\":0.001");
     runs.run("changed", &(log_of(60) + &resume_lines(60) + &lower));
     runs.run("not-yet", &(log_of(60) + &resume_lines(60)));
+    let policy = "{\"event\":\"change\",\"step\":60,\"name\":\"clip\",\"before\":\"none\",\
+                  \"after\":\"global-norm:1\"}\n";
+    runs.run("other", &(log_of(60) + policy + &step_line(61, 0.5)));
     let list = digested(&runs.app()).await;
     assert_eq!(row(&list, "changed")["lr"], 0.001);
+    assert_eq!(row(&list, "other")["since"], 61);
     assert!(row(&list, "not-yet")["lr"].is_null());
+    assert!(
+        row(&list, "changed")["since"].is_null(),
+        "its policy is the same"
+    );
 }
 
 #[tokio::test]
