@@ -1,14 +1,15 @@
-//! A soak: a run with its page, many slow readers and TensorBoard's files, killed and resumed at
-//! random. At the end its bits are those of a run left alone, and nobody's memory has grown.
+//! A soak: a run with its page, many slow readers and TensorBoard's files, now and then on a screen
+//! of its own, killed and resumed at random. At the end its bits are those of a run left alone, and
+//! nobody's memory has grown.
 //!
-//! `SHEARS_SOAK_MINUTES=10 cargo test --release -p shears --test cli soak -- --ignored --nocapture`
+//! `SHEARS_SOAK_MINUTES=60 cargo test --release -p shears --test cli soak -- --ignored --nocapture`
 
 #![cfg(target_os = "linux")]
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, sleep};
@@ -16,9 +17,9 @@ use std::time::{Duration, Instant};
 
 use crate::program::Scratch;
 
-const READERS: u64 = 100;
+const READERS: u64 = 200;
 const TRAIN: &str = "--hidden 64 --layers 2 --batch 8 --window 16 --eval-every 97 --save-every 40 \
-                     --sample-every 150 --tensorboard --quiet --threads 1";
+                     --sample-every 150";
 const PATHS: &str = "live?run=run series?run=run runs maps?run=run&points=200 run?run=run";
 
 /// A sequence of Weyl's: far from regular, and whoever asks gets the next one.
@@ -27,22 +28,35 @@ fn random(state: &AtomicU64, bound: u64) -> u64 {
 }
 
 /// Megabytes that a process has now.
-fn memory(child: &Child) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).ok()?;
+fn memory(process: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let (_, rest) = status.split_once("VmRSS:")?;
     let kilobytes: u64 = rest.split_whitespace().next()?.parse().ok()?;
     Some(kilobytes / 1000)
 }
 
+/// Ends with the test, however that ends.
+struct Page(Child);
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// The page's server, and where it listens.
-fn page(scratch: &Scratch) -> (Child, String) {
+fn page(scratch: &Scratch) -> (Page, String) {
     let mut page = scratch.command(["dash", "runs", "--port", "0"]);
     let mut page = page.stdout(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
     let mut said = BufReader::new(page.stdout.take().unwrap());
     said.read_line(&mut line).unwrap();
     let address = line.split("//").nth(1).unwrap();
-    (page, address.trim_end_matches(['/', '\n']).to_string())
+    (
+        Page(page),
+        address.trim_end_matches(['/', '\n']).to_string(),
+    )
 }
 
 /// Asks for something, reads a byte now and then, and goes away.
@@ -62,23 +76,81 @@ fn read_slowly(address: &str, state: &AtomicU64) -> Option<()> {
     Some(())
 }
 
+/// The only process that this one has started.
+fn started_by(parent: u32) -> Option<u32> {
+    let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).ok()?;
+    children.split_whitespace().next()?.parse().ok()
+}
+
+/// Starts training, on a screen if there is a program for it; also gives the number of its process.
+fn start(scratch: &Scratch, screen: bool) -> (Child, u32) {
+    let (arguments, shown) = match scratch.path("runs/run/plan.toml").exists() {
+        true => (String::from("train --resume runs/run"), screen),
+        false => (
+            format!("train {TRAIN} --steps 100000000 --out runs/run"),
+            false,
+        ),
+    };
+    let flag = if shown { "--tui" } else { "--quiet" };
+    let arguments = format!("{arguments} --tensorboard --threads 1 {flag}");
+    let mut command = scratch.command(arguments.split(' '));
+    if shown {
+        let program = command.get_program().display().to_string();
+        command = Command::new("script");
+        let in_it = format!("stty rows 30 cols 100; exec {program} {arguments}");
+        command.args(["-qec", &in_it, "/dev/null"]);
+        command.current_dir(scratch.path("")).env("TERM", "xterm");
+    }
+    let child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
+    let mut child = child.unwrap();
+    if let Some(keyboard) = child.stdin.as_mut().filter(|_| shown) {
+        // What a terminal answers when it is asked where its cursor is.
+        keyboard.write_all(b"\x1b[1;1R").unwrap();
+    }
+    let process = match shown {
+        false => child.id(),
+        true => {
+            let given_up = Instant::now() + Duration::from_secs(20);
+            loop {
+                if let Some(process) = started_by(child.id()) {
+                    break process;
+                }
+                assert!(Instant::now() < given_up, "nothing started");
+                sleep(Duration::from_millis(10));
+            }
+        }
+    };
+    (child, process)
+}
+
 /// Trains until the time is over, killed again and again; gives the megabytes before each kill.
 fn train_and_kill(scratch: &Scratch, end: Instant, state: &AtomicU64) -> Vec<u64> {
+    let has_screen = Command::new("script").arg("--version").output().is_ok();
     let mut taken = Vec::new();
     while Instant::now() < end {
-        let arguments = match scratch.path("runs/run/plan.toml").exists() {
-            true => "train --resume runs/run --quiet --tensorboard --threads 1".to_string(),
-            false => format!("train {TRAIN} --steps 100000000 --out runs/run"),
-        };
-        let mut command = scratch.command(arguments.split_whitespace());
-        let mut child = command.stdout(Stdio::null()).spawn().unwrap();
+        let (mut child, process) = start(scratch, has_screen && random(state, 4) == 0);
         sleep(Duration::from_millis(500 + random(state, 8000)));
-        taken.extend(memory(&child));
+        taken.extend(memory(process));
         assert_eq!(child.try_wait().unwrap(), None, "it ended by itself");
-        child.kill().unwrap();
+        let kill = Command::new("kill")
+            .args(["-KILL", &process.to_string()])
+            .status();
+        assert!(kill.unwrap().success());
         child.wait().unwrap();
     }
     taken
+}
+
+/// The median speed of a run's steps, in tokens a second.
+fn speed(scratch: &Scratch, run: &str) -> f64 {
+    let log = fs::read_to_string(scratch.path(format!("{run}/events.jsonl"))).unwrap();
+    let speeds = log.lines().filter_map(|line| {
+        let (_, rest) = line.split_once("\"tokens_per_second\":")?;
+        rest.split([',', '}']).next()?.parse().ok()
+    });
+    let mut speeds: Vec<f64> = speeds.collect();
+    speeds.sort_by(f64::total_cmp);
+    speeds[speeds.len() / 2]
 }
 
 #[test]
@@ -107,25 +179,29 @@ fn a_run_that_is_watched_and_killed_has_the_bits_of_one_left_alone() {
         .collect();
     let started = Instant::now();
     let mut taken = train_and_kill(&scratch, started + soak / 4, &state);
-    let page_early = memory(&page).unwrap();
+    let page_early = memory(page.0.id()).unwrap();
     let early = taken.iter().copied().max().unwrap();
     taken.extend(train_and_kill(&scratch, started + soak, &state));
-    let (page_late, late) = (memory(&page).unwrap(), taken.iter().copied().max().unwrap());
+    let (page_late, late) = (
+        memory(page.0.id()).unwrap(),
+        taken.iter().copied().max().unwrap(),
+    );
     over.store(true, Ordering::Relaxed);
     readers
         .into_iter()
         .for_each(|reader| reader.join().unwrap());
-    assert_eq!(page.try_wait().unwrap(), None, "the page has ended");
-    page.kill().unwrap();
-    page.wait().unwrap();
+    assert_eq!(page.0.try_wait().unwrap(), None, "the page has ended");
+    drop(page);
 
     let newest = scratch.checkpoints("runs/run").pop().unwrap();
     // The log is at most one save ahead.
     let steps = newest["step-".len()..].parse::<u64>().unwrap() + 50;
-    let resume = "train --resume runs/run --quiet --threads 1 --steps";
+    let resume = "train --resume runs/run --quiet --tensorboard --threads 1 --steps";
     scratch.run(&format!("{resume} {steps}")).succeeded();
     scratch
-        .run(&format!("train {TRAIN} --steps {steps} --out runs/alone"))
+        .run(&format!(
+            "train {TRAIN} --tensorboard --quiet --threads 1 --steps {steps} --out runs/alone"
+        ))
         .succeeded();
     for file in ["model", "optimizer", "carried"].map(|name| format!("{name}.safetensors")) {
         let same = scratch.newest("runs/run", &file) == scratch.newest("runs/alone", &file);
@@ -133,9 +209,11 @@ fn a_run_that_is_watched_and_killed_has_the_bits_of_one_left_alone() {
     }
     println!(
         "{steps} steps, {} kills, {} requests; megabytes of training {early} early, {late} at \
-         most; of the page {page_early} and {page_late}",
+         most; of the page {page_early} and {page_late}; tokens a second {:.0}, left alone {:.0}",
         taken.len(),
-        asked.load(Ordering::Relaxed)
+        asked.load(Ordering::Relaxed),
+        speed(&scratch, "runs/run"),
+        speed(&scratch, "runs/alone")
     );
     assert!(
         late <= early + early / 4 + 10,
