@@ -89,7 +89,8 @@ pub fn evaluate<M: LanguageModel>(
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Readers<'a> {
     pub(crate) ranks: &'a dyn Ranks,
-    /// Into how many groups the parts of a recurrent model's text are split; see [`crate::exchange::Share`].
+    /// Into how many groups the parts of a recurrent model's text are split; see
+    /// [`crate::exchange::Share`].
     pub(crate) shards: usize,
 }
 
