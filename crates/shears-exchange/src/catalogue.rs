@@ -301,7 +301,7 @@ impl Catalogue {
     fn read(&self, pieces: &[Piece], shape: Vec<usize>) -> Result<TensorData, ExchangeError> {
         let row: usize = shape[1..].iter().product();
         let mut done = Ok(());
-        let data = shears_kernels::filled(shape, |values| {
+        let data = shears_kernels::written(shape, |values| {
             done = pieces.iter().try_for_each(|piece| {
                 let rows = piece.rows.start * row..piece.rows.end * row;
                 self.read_piece(piece, &mut values[rows])
@@ -313,11 +313,10 @@ impl Catalogue {
     fn read_piece(&self, piece: &Piece, values: &mut [f32]) -> Result<(), ExchangeError> {
         let stored = &self.tensors[&piece.name];
         let path = &self.files[stored.file];
-        let filled = stored
-            .elements(path)
-            .and_then(|mut elements| elements.fill(values, &stored.shape, piece.transposed));
+        let mut elements = stored.elements(path).map_err(ExchangeError::read(path))?;
+        let filled = elements.fill(values, &stored.shape, piece.transposed);
         filled.map_err(ExchangeError::read(path))?;
-        match values.iter().find(|value| !value.is_finite()) {
+        match elements.not_finite {
             None => Ok(()),
             Some(value) => {
                 let name = &piece.name;
@@ -344,6 +343,7 @@ impl Stored {
             // Checked before.
             kind: self.kind.clone().unwrap_or(Kind::F32),
             buffer: Vec::new(),
+            not_finite: None,
         })
     }
 }
@@ -353,6 +353,8 @@ struct Elements {
     bytes: Box<dyn Read>,
     kind: Kind,
     buffer: Vec<u8>,
+    /// One that is not finite, if there is any.
+    not_finite: Option<f32>,
 }
 
 impl Elements {
@@ -384,7 +386,7 @@ impl Elements {
 
     fn fill_in_order(&mut self, values: &mut [f32]) -> std::io::Result<()> {
         /// Elements that are read together.
-        const PIECE: usize = 1 << 18;
+        const PIECE: usize = 1 << 16;
         let size = match self.kind {
             Kind::F32 => 4,
             Kind::F16 | Kind::Bf16 => 2,
@@ -409,6 +411,13 @@ impl Elements {
                         *value = bf16::from_le_bytes(*bytes).to_f32();
                     }
                 }
+            }
+            // While they are in the cache; without a branch for each it is done in vectors.
+            let any = piece
+                .iter()
+                .fold(false, |any, value| any | !value.is_finite());
+            if any && self.not_finite.is_none() {
+                self.not_finite = piece.iter().copied().find(|value| !value.is_finite());
             }
         }
         Ok(())

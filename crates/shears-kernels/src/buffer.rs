@@ -48,9 +48,21 @@ pub(crate) fn elements(sizes: &[usize]) -> usize {
 ///
 /// If the shape has more elements than fit into the address space.
 pub fn filled(shape: impl Into<Shape>, fill: impl FnOnce(&mut [f32])) -> TensorData {
+    written(shape, |values| {
+        values.fill(0.0);
+        fill(values);
+    })
+}
+
+/// As [`filled`], but the elements start as anything: `write` is to write each of them.
+///
+/// # Panics
+///
+/// As [`filled`].
+pub fn written(shape: impl Into<Shape>, write: impl FnOnce(&mut [f32])) -> TensorData {
     let shape = shape.into();
-    let mut buffer = Buffer::zeros(elements(&shape.to_vec()));
-    fill(&mut buffer);
+    let mut buffer = Buffer::uninitialised(elements(&shape.to_vec()));
+    write(&mut buffer);
     TensorData::from_bytes(buffer.into_bytes(), shape, DType::F32)
 }
 

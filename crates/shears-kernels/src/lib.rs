@@ -32,7 +32,7 @@ mod update;
 mod vector;
 
 pub use allocator::Allocator;
-pub use buffer::filled;
+pub use buffer::{filled, written};
 pub use cpu::{Bf16Unit, Precision, instructions};
 pub use dropout::{Dropout, DropoutKey, dropout, dropout_plain};
 pub use elements::Elements;
