@@ -9,32 +9,10 @@ use std::collections::HashMap;
 use gradclip::ClipAction;
 use gradclip_judge::{StepRecord, TimeFlow};
 
-use crate::event::{Change, EndReason, Event, Resume};
+use crate::event::{Change, EndReason, Evaluation, Event, Resume, Sample};
 use crate::header::Header;
 use crate::line::{Line, Named, StepLine};
 use crate::ranks::{ExchangeEvent, ExchangeSummary, RanksEvent};
-
-/// A full pass over the validation text.
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
-pub struct Evaluation {
-    /// Steps taken before it.
-    pub step: u64,
-    /// Nats a token; NaN if it was not finite.
-    pub val_loss: f64,
-    /// Bits a character.
-    pub bits_per_char: f64,
-    /// `exp(val_loss)`.
-    pub perplexity: f64,
-}
-
-/// What the model wrote as it learned.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct Sample {
-    /// Steps taken before it.
-    pub step: u64,
-    /// What it wrote.
-    pub text: String,
-}
 
 /// How the run ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -220,8 +198,8 @@ impl Columns {
         // anew.
         let at = event.step();
         match &event {
-            Event::Evaluation { .. } => drop_from(&mut self.evaluations, |noted| noted.step >= at),
-            Event::Sample { .. } => drop_from(&mut self.samples, |noted| noted.step >= at),
+            Event::Evaluation(_) => drop_from(&mut self.evaluations, |noted| noted.step >= at),
+            Event::Sample(_) => drop_from(&mut self.samples, |noted| noted.step >= at),
             Event::StateGradients { .. } => {
                 drop_from(&mut self.time_flows, |noted| noted.step >= at);
             }
@@ -230,18 +208,8 @@ impl Columns {
             Event::Header(_) | Event::Step(_) | Event::End { .. } => {}
         }
         match event {
-            Event::Evaluation {
-                step,
-                val_loss,
-                bits_per_char,
-                perplexity,
-            } => self.evaluations.push(Evaluation {
-                step,
-                val_loss,
-                bits_per_char,
-                perplexity,
-            }),
-            Event::Sample { step, text } => self.samples.push(Sample { step, text }),
+            Event::Evaluation(evaluation) => self.evaluations.push(evaluation),
+            Event::Sample(sample) => self.samples.push(sample),
             Event::StateGradients { step, layers } => {
                 let layers: Vec<&[_]> = layers.values().map(Vec::as_slice).collect();
                 self.time_flows.extend(TimeFlow::of(step, &layers));
@@ -410,12 +378,12 @@ mod tests {
         let mut columns = Columns::default();
         for (step, val_loss) in [(10, 3.0), (20, 2.5), (20, 2.4), (30, 2.0)] {
             let (bits_per_char, perplexity) = (1.0, 1.0);
-            let event = Event::Evaluation {
+            let event = Event::Evaluation(Evaluation {
                 step,
                 val_loss,
                 bits_per_char,
                 perplexity,
-            };
+            });
             columns.push(Line::Other(event), 0);
         }
         let losses = columns.evaluations.iter().map(|noted| noted.val_loss);

@@ -5,7 +5,7 @@ use std::fmt;
 
 use gradclip::{ClipAction, ClipReport, SkipReason};
 use gradclip_judge::StepRecord;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::header::Header;
 use crate::ranks::{ExchangeEvent, RanksEvent};
@@ -19,26 +19,9 @@ pub enum Event {
     /// A training step.
     Step(StepEvent),
     /// A full pass over the validation text.
-    Evaluation {
-        /// Steps taken so far.
-        step: u64,
-        /// Nats a token.
-        #[serde(with = "null_if_not_finite")]
-        val_loss: f64,
-        /// Bits a character.
-        #[serde(with = "null_if_not_finite")]
-        bits_per_char: f64,
-        /// `exp(val_loss)`.
-        #[serde(with = "null_if_not_finite")]
-        perplexity: f64,
-    },
+    Evaluation(Evaluation),
     /// The model wrote something, to show what it has learned.
-    Sample {
-        /// Steps taken so far.
-        step: u64,
-        /// What it wrote.
-        text: String,
-    },
+    Sample(Sample),
     /// How far gradients reach back in time in a recurrent model, at the first step and beside each
     /// evaluation.
     StateGradients {
@@ -66,6 +49,31 @@ pub enum Event {
         #[serde(skip_serializing_if = "Option::is_none", default)]
         message: Option<String>,
     },
+}
+
+/// A full pass over the validation text. What is not finite is null in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// Steps taken so far.
+    pub step: u64,
+    /// Nats a token.
+    #[serde(deserialize_with = "null_is_nan")]
+    pub val_loss: f64,
+    /// Bits a character.
+    #[serde(deserialize_with = "null_is_nan")]
+    pub bits_per_char: f64,
+    /// `exp(val_loss)`.
+    #[serde(deserialize_with = "null_is_nan")]
+    pub perplexity: f64,
+}
+
+/// What the model wrote as it learned.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sample {
+    /// Steps taken so far.
+    pub step: u64,
+    /// What it wrote.
+    pub text: String,
 }
 
 /// Where a run went on.
@@ -134,8 +142,8 @@ impl Event {
             Event::Resume(Resume { step, .. })
             | Event::Change(Change { step, .. })
             | Event::Ranks(RanksEvent { step, .. }) => *step,
-            Event::Evaluation { step, .. }
-            | Event::Sample { step, .. }
+            Event::Evaluation(Evaluation { step, .. })
+            | Event::Sample(Sample { step, .. })
             | Event::StateGradients { step, .. }
             | Event::End { step, .. } => *step,
         }
@@ -170,7 +178,7 @@ pub struct ClipEvent {
     #[serde(with = "ActionText")]
     pub action: ClipAction,
     /// Norm of the gradient before clipping; null if the step was skipped because it is not finite.
-    #[serde(with = "null_if_not_finite")]
+    #[serde(deserialize_with = "null_is_nan")]
     pub norm_before: f64,
     /// Norm of what the optimizer got.
     pub norm_after: f64,
@@ -288,18 +296,8 @@ pub fn six_digits(value: f64) -> f64 {
 }
 
 /// JSON has no NaN and no infinity: they are written as null, and null is read as NaN.
-mod null_if_not_finite {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
-        Some(value)
-            .filter(|value| value.is_finite())
-            .serialize(serializer)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-        Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
-    }
+fn null_is_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
 #[cfg(test)]
@@ -325,24 +323,17 @@ mod tests {
 
     #[test]
     fn an_evaluation_that_is_not_finite_survives_its_line() {
-        let (step, val_loss, bits_per_char) = (7, 1e3, f64::NAN);
-        let perplexity = f64::INFINITY;
-        let event = Event::Evaluation {
-            step,
-            val_loss,
-            bits_per_char,
-            perplexity,
-        };
+        let event = Event::Evaluation(Evaluation {
+            step: 7,
+            val_loss: 1e3,
+            bits_per_char: f64::NAN,
+            perplexity: f64::INFINITY,
+        });
         let line = serde_json::to_string(&event).unwrap();
         assert!(line.contains("\"perplexity\":null"), "{line}");
-        let Event::Evaluation {
-            val_loss,
-            perplexity,
-            ..
-        } = serde_json::from_str(&line).unwrap()
-        else {
+        let Event::Evaluation(read) = serde_json::from_str(&line).unwrap() else {
             panic!("{line} is read as another event");
         };
-        assert!(val_loss == 1e3 && perplexity.is_nan());
+        assert!(read.val_loss == 1e3 && read.perplexity.is_nan());
     }
 }

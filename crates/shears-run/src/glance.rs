@@ -88,8 +88,8 @@ fn of_lines<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Glance {
                 glance.norm = step.clip.norm_before;
                 glance.tokens_per_second = Some(step.tokens_per_second);
             }
-            Ok(Line::Other(Event::Evaluation { val_loss, .. })) if glance.val_loss.is_none() => {
-                glance.val_loss = Some(val_loss);
+            Ok(Line::Other(Event::Evaluation(last))) if glance.val_loss.is_none() => {
+                glance.val_loss = Some(last.val_loss);
             }
             // Only as the last line it is an end: the run may have gone on after it.
             Ok(Line::Other(Event::End { how, message, .. })) if place == 0 => {

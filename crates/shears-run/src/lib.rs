@@ -37,9 +37,12 @@ mod sample;
 mod syntax;
 mod writer;
 
-pub use columns::{Columns, End, Evaluation, Sample, Tensors};
+pub use columns::{Columns, End, Tensors};
 pub use error::RunError;
-pub use event::{Change, ClipEvent, EndReason, Event, Resume, StepEvent, action_name, six_digits};
+pub use event::{
+    Change, ClipEvent, EndReason, Evaluation, Event, Resume, Sample, StepEvent, action_name,
+    six_digits,
+};
 pub use folder::{folder_of, sync_folder};
 pub use glance::Glance;
 pub use header::{FORMAT, Header, Parameter};

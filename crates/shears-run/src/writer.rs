@@ -255,7 +255,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::event::EndReason;
+    use crate::event::{EndReason, Sample};
     use crate::header::{FORMAT, Parameter};
     use crate::log::Log;
 
@@ -275,7 +275,7 @@ mod tests {
 
     fn sample(step: u64) -> Event {
         let text = format!("after {step}");
-        Event::Sample { step, text }
+        Event::Sample(Sample { step, text })
     }
 
     fn end(step: u64) -> Event {

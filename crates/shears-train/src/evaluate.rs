@@ -9,6 +9,7 @@ use serde::Serialize;
 use shears_data::{Batch, DataError, EvaluationStreams, Tokens, evaluation_batches};
 use shears_model::{LanguageModel, Reading, State};
 use shears_parallel::{Alone, Ranks, agree};
+use shears_run::Event;
 
 use crate::batches::to_tensors;
 
@@ -23,6 +24,18 @@ pub struct Evaluation {
     pub perplexity: f64,
     /// How many tokens were predicted.
     pub tokens: usize,
+}
+
+impl Evaluation {
+    /// What the log has of it, after so many steps.
+    pub fn event(&self, step: u64) -> Event {
+        Event::Evaluation(shears_run::Evaluation {
+            step,
+            val_loss: self.val_loss,
+            bits_per_char: self.bits_per_char,
+            perplexity: self.perplexity,
+        })
+    }
 }
 
 /// How many streams a recurrent model reads at the same time in evaluation.

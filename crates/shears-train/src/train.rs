@@ -13,7 +13,7 @@ use burn::tensor::Device;
 use gradclip::{ClipAction, SkipReason};
 use shears_model::{LanguageModel, parameters};
 use shears_parallel::Phase;
-use shears_run::{ClipEvent, EndReason, Event, EventLog, RanksEvent, Resume, StepEvent};
+use shears_run::{ClipEvent, EndReason, Event, EventLog, RanksEvent, Resume, Sample, StepEvent};
 
 use crate::TrainError;
 use crate::checkpoint::Progress;
@@ -301,7 +301,7 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
         if self.run.is_some() {
             let text = self.observer.sample(step, &self.trainer.model().valid());
             if let Some(text) = text {
-                self.write(&Event::Sample { step, text })?;
+                self.write(&Event::Sample(Sample { step, text }))?;
             }
         }
         self.trainer.ranks().barrier();
@@ -349,12 +349,7 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
             return Ok(None);
         };
         let improved = note_evaluation(self.trainer, &compared);
-        self.write(&Event::Evaluation {
-            step,
-            val_loss: evaluation.val_loss,
-            bits_per_char: evaluation.bits_per_char,
-            perplexity: evaluation.perplexity,
-        })?;
+        self.write(&evaluation.event(step))?;
         self.observer.evaluation(step, &evaluation);
         if !evaluation.val_loss.is_finite() {
             return Err(self.diverged("the validation loss is"));

@@ -11,7 +11,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use shears_data::sha256_hex;
 use shears_kernels::Elements;
 use shears_model::{Architecture, Initializer, RecurrentModel, lstm};
-use shears_run::{ClipEvent, Event, EventLog, Header, Log, StepEvent};
+use shears_run::{ClipEvent, Evaluation, Event, EventLog, Header, Log, StepEvent};
 use shears_train::{
     Checkpoint, CheckpointStore, NamedTensor, RestoreError, RunFolder, TrainError, load_parameters,
     module_tensors,
@@ -713,11 +713,13 @@ fn write_events(path: &Path, events: &[Event]) {
 fn an_event_log_goes_on_where_the_checkpoint_was() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("events.jsonl");
-    let evaluation = |step| Event::Evaluation {
-        step,
-        val_loss: 2.5,
-        bits_per_char: 3.6,
-        perplexity: 12.2,
+    let evaluation = |step| {
+        Event::Evaluation(Evaluation {
+            step,
+            val_loss: 2.5,
+            bits_per_char: 3.6,
+            perplexity: 12.2,
+        })
     };
     let all = [
         step_event(1),
@@ -770,12 +772,12 @@ fn a_log_with_a_broken_line_in_its_middle_goes_on_without_it() {
 fn an_evaluation_that_is_not_finite_can_be_read_back() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("events.jsonl");
-    let diverged = Event::Evaluation {
+    let diverged = Event::Evaluation(Evaluation {
         step: 1,
         val_loss: 1000.0,
         bits_per_char: 1442.7,
         perplexity: f64::INFINITY,
-    };
+    });
     write_events(&path, &[step_event(1), diverged, step_event(2)]);
     assert_eq!(events(&path).len(), 3);
 }

@@ -24,20 +24,21 @@ fn no_log_panics() {
     let path = folder.path().join("events.jsonl");
     let mut log = EventLog::open(&path, 0, &header()).unwrap();
     log.append(&crate::checkpoint::step_event(1)).unwrap();
-    log.append(&Event::Evaluation {
+    let evaluation = shears_run::Evaluation {
         step: 1,
         val_loss: 2.5,
         bits_per_char: f64::NAN,
         perplexity: f64::INFINITY,
-    })
-    .unwrap();
+    };
+    log.append(&Event::Evaluation(evaluation)).unwrap();
     log.append(&Event::StateGradients {
         step: 1,
         layers: [("layers.0".to_string(), vec![Some(0.5), None])].into(),
     })
     .unwrap();
     let text = "a \u{1b}[31m sample".to_string();
-    log.append(&Event::Sample { step: 1, text }).unwrap();
+    let sample = shears_run::Sample { step: 1, text };
+    log.append(&Event::Sample(sample)).unwrap();
     log.append(&crate::checkpoint::step_event(2)).unwrap();
     log.append(&Event::End {
         step: 2,

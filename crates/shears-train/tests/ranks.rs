@@ -509,7 +509,7 @@ fn evaluated<M: LanguageModel>(
 fn losses(run: &RunFolder) -> Vec<f64> {
     let events = tiny::events(&run.events_path()).into_iter();
     let losses = events.filter_map(|event| match event {
-        Event::Evaluation { val_loss, .. } => Some(val_loss),
+        Event::Evaluation(evaluation) => Some(evaluation.val_loss),
         _ => None,
     });
     losses.collect()

@@ -636,8 +636,8 @@ fn check_whole_runs(plan: &Plan, stops: &[u64]) {
         let lines = events.iter().map(|event| match event {
             Event::Header(_) => "header".to_string(),
             Event::Step(event) => format!("step {}", event.step),
-            Event::Evaluation { step, .. } => format!("evaluation at {step}"),
-            Event::Sample { step, .. } => format!("sample at {step}"),
+            Event::Evaluation(event) => format!("evaluation at {}", event.step),
+            Event::Sample(event) => format!("sample at {}", event.step),
             Event::StateGradients { step, .. } => format!("gradients through time at {step}"),
             Event::Resume(resume) => format!("resume at {}", resume.step),
             Event::Change(change) => change.to_string(),
@@ -949,7 +949,7 @@ fn evaluations_are_bounded_but_for_the_last() {
     let found: Vec<f64> = events(&path.join("events.jsonl"))
         .into_iter()
         .filter_map(|event| match event {
-            Event::Evaluation { val_loss, .. } => Some(val_loss),
+            Event::Evaluation(evaluation) => Some(evaluation.val_loss),
             _ => None,
         })
         .collect();

@@ -170,18 +170,13 @@ impl Listener for TensorBoard {
         self.step = event.step();
         let values = match event {
             Event::Step(step) => self.of_step(step),
-            Event::Evaluation {
-                val_loss,
-                bits_per_char,
-                perplexity,
-                ..
-            } => finite([
-                ("loss/validation", Some(*val_loss)),
-                ("validation/bits_per_character", Some(*bits_per_char)),
-                ("validation/perplexity", Some(*perplexity)),
+            Event::Evaluation(found) => finite([
+                ("loss/validation", Some(found.val_loss)),
+                ("validation/bits_per_character", Some(found.bits_per_char)),
+                ("validation/perplexity", Some(found.perplexity)),
             ])
             .collect(),
-            Event::Sample { text: sample, .. } => vec![text("sample", sample)],
+            Event::Sample(sample) => vec![text("sample", &sample.text)],
             Event::Header(_)
             | Event::StateGradients { .. }
             | Event::Resume(_)

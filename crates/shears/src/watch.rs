@@ -14,7 +14,7 @@ use gradclip::{ClipAction, significant};
 use indicatif::{ProgressBar, ProgressStyle};
 use shears_data::Tokenizer;
 use shears_model::LanguageModel;
-use shears_run::{Event, StepEvent};
+use shears_run::{Event, Sample, StepEvent};
 use shears_train::{Corpora, End, Evaluation, Observer, Plan};
 
 use crate::commands::generate::write_sample;
@@ -216,23 +216,11 @@ impl Observer for Watch {
     }
 
     fn evaluation(&mut self, step: u64, evaluation: &Evaluation) {
-        let &Evaluation {
-            val_loss,
-            bits_per_char,
-            perplexity,
-            ..
-        } = evaluation;
-        self.tell(&Event::Evaluation {
-            step,
-            val_loss,
-            bits_per_char,
-            perplexity,
-        });
-        self.line(&match val_loss.is_finite() {
+        self.tell(&evaluation.event(step));
+        self.line(&match evaluation.val_loss.is_finite() {
             true => format!(
-                "step {step:>6}  val loss {val_loss:.4}  ({bits_per_char:.3} {}, perplexity \
-                 {perplexity:.2})",
-                self.unit
+                "step {step:>6}  val loss {:.4}  ({:.3} {}, perplexity {:.2})",
+                evaluation.val_loss, evaluation.bits_per_char, self.unit, evaluation.perplexity
             ),
             false => format!("step {step:>6}  val loss not finite"),
         });
@@ -256,11 +244,8 @@ impl Observer for Watch {
         match text {
             Ok(text) => {
                 self.line(&format!("step {step:>6}  sample:\n{}\n", indent(&text)));
-                let event = Event::Sample {
-                    step,
-                    text: text.clone(),
-                };
-                self.tell(&event);
+                let sample = text.clone();
+                self.tell(&Event::Sample(Sample { step, text: sample }));
                 Some(text)
             }
             Err(error) => {

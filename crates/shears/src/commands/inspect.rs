@@ -194,14 +194,8 @@ fn lost_lines(columns: &Columns, checkpoints: &[PathBuf]) -> Option<String> {
 
 /// The evaluations as the log has them.
 fn history(columns: &Columns) -> Vec<Event> {
-    let evaluations = columns.evaluations.iter();
-    let event = |evaluation: &shears_run::Evaluation| Event::Evaluation {
-        step: evaluation.step,
-        val_loss: evaluation.val_loss,
-        bits_per_char: evaluation.bits_per_char,
-        perplexity: evaluation.perplexity,
-    };
-    evaluations.map(event).collect()
+    let evaluations = columns.evaluations.iter().copied();
+    evaluations.map(Event::Evaluation).collect()
 }
 
 /// Which processes trained the run together, and what their exchanges took.

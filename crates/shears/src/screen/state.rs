@@ -96,14 +96,14 @@ impl State {
         self.step = self.step.max(event.step());
         match event {
             Event::Step(step) => self.take_step(step),
-            Event::Evaluation { step, val_loss, .. } => {
-                self.validation.push(*step, *val_loss);
-                self.newest_validation = Some(*val_loss);
+            Event::Evaluation(found) => {
+                self.validation.push(found.step, found.val_loss);
+                self.newest_validation = Some(found.val_loss);
             }
-            Event::Sample { step, text } => {
+            Event::Sample(sample) => {
                 // What a model writes may have characters that a terminal obeys.
-                let lines: Vec<String> = text.lines().map(one_line).collect();
-                self.sample = Some((*step, lines.join("\n")));
+                let lines: Vec<String> = sample.text.lines().map(one_line).collect();
+                self.sample = Some((sample.step, lines.join("\n")));
             }
             Event::StateGradients { step, layers } => {
                 let layers: Vec<&[_]> = layers.values().map(Vec::as_slice).collect();

@@ -1,17 +1,11 @@
 //! The columns of the table: what each is called, and where in a step's event its value is.
 
-use shears_run::{Event, Events, Log, RunError, StepEvent, action_name};
+use shears_run::{Evaluation, Event, Events, Log, RunError, StepEvent, action_name};
 
 /// A step, and the evaluation that followed it.
 pub(super) struct Row {
     step: StepEvent,
-    evaluation: Option<Evaluated>,
-}
-
-struct Evaluated {
-    val_loss: f64,
-    bits_per_char: f64,
-    perplexity: f64,
+    evaluation: Option<Evaluation>,
 }
 
 /// One column.
@@ -83,19 +77,10 @@ impl Iterator for Rows<'_> {
                         return Some(Ok(row));
                     }
                 }
-                Ok(Event::Evaluation {
-                    step,
-                    val_loss,
-                    bits_per_char,
-                    perplexity,
-                }) => {
-                    let row = self.waiting.as_mut().filter(|row| row.step.step == step);
-                    if let Some(row) = row {
-                        row.evaluation = Some(Evaluated {
-                            val_loss,
-                            bits_per_char,
-                            perplexity,
-                        });
+                Ok(Event::Evaluation(found)) => {
+                    let row = self.waiting.as_mut();
+                    if let Some(row) = row.filter(|row| row.step.step == found.step) {
+                        row.evaluation = Some(found);
                     }
                 }
                 Ok(_) => {}

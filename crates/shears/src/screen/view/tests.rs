@@ -64,14 +64,15 @@ fn state() -> State {
     for number in 1..=300 {
         state.take(&step(number));
     }
-    state.take(&Event::Evaluation {
+    state.take(&Event::Evaluation(shears_run::Evaluation {
         step: 300,
         val_loss: 2.75,
         bits_per_char: 3.97,
         perplexity: 15.6,
-    });
+    }));
     let text = "Quousque \u{1b}[2Jtandem\nabutere".to_string();
-    state.take(&Event::Sample { step: 300, text });
+    let sample = shears_run::Sample { step: 300, text };
+    state.take(&Event::Sample(sample));
     state.judge();
     state
 }
