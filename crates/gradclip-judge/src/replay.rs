@@ -34,6 +34,38 @@ pub struct ReplayedStep {
     pub threshold: Option<f64>,
 }
 
+impl ReplayedStep {
+    /// What a run itself did, to be held beside what others would have done.
+    pub fn taken(
+        action: ClipAction,
+        norm_before: f64,
+        norm_after: f64,
+        threshold: Option<f64>,
+    ) -> ReplayedStep {
+        ReplayedStep {
+            action,
+            skip_reason: None,
+            norm_before,
+            norm_after,
+            threshold,
+        }
+    }
+
+    /// `norm_after / norm_before`; 1 where the norm is zero, 0 for a step left out.
+    pub fn coefficient(&self) -> f64 {
+        match self.action {
+            ClipAction::Skip => 0.0,
+            _ if self.norm_before == 0.0 => 1.0,
+            _ => self.norm_after / self.norm_before,
+        }
+    }
+
+    /// Whether the step was left out although its gradient was finite.
+    pub fn is_outlier(&self) -> bool {
+        self.action == ClipAction::Skip && self.norm_before.is_finite()
+    }
+}
+
 /// Shows recorded steps to a policy, one after the other, by the same code that clips.
 ///
 /// This is open loop: under another policy the run would have taken other steps and seen other

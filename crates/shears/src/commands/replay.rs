@@ -4,7 +4,6 @@ mod account;
 mod picture;
 mod spikes;
 mod table;
-mod taken;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,7 +11,7 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueHint};
 use gradclip::{ClipRule, NormOrder};
-use gradclip_judge::{RecordedStep, Replay, ReplayError, Spikes, UsualNorm};
+use gradclip_judge::{RecordedStep, Replay, ReplayError, ReplayedStep, Spikes, UsualNorm};
 use serde_json::{Value, json};
 use shears_run::{Columns, Event, Header, StepEvent, stretches};
 use shears_train::{ClipPolicy, Plan, RunFolder};
@@ -190,7 +189,10 @@ impl Replayed {
             }
             let recorded = recorded(&step, elements.as_ref());
             for watched in &mut watched {
-                let shown = watched.step((&step.clip).into(), &recorded);
+                let clip = &step.clip;
+                let (before, after) = (clip.norm_before, clip.norm_after);
+                let own = ReplayedStep::taken(clip.action, before, after, clip.threshold);
+                let shown = watched.step(own, &recorded);
                 shown.map_err(|error| refuse(watched.policy(), error))?;
             }
         }

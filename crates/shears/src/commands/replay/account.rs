@@ -2,13 +2,14 @@
 
 use gradclip::{ClipAction, ClipRule, NormOrder};
 use gradclip_judge::statistics::{mean, median};
-use gradclip_judge::{RecordedStep, Replay, ReplayError, Spikes, goes_by_norm_of_all};
+use gradclip_judge::{
+    RecordedStep, Replay, ReplayError, ReplayedStep, Spikes, goes_by_norm_of_all,
+};
 use serde_json::{Value, json};
 use shears_run::action_name;
 use shears_train::ClipPolicy;
 
 use super::spikes::{Catch, catch};
-use super::taken::Taken;
 
 /// The thresholds of the steps that had one.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -27,7 +28,7 @@ pub(crate) struct Account {
     /// `run` for the run itself, and a letter for each policy.
     pub(crate) label: String,
     pub(crate) policy: ClipPolicy,
-    pub(crate) taken: Vec<Taken>,
+    pub(crate) taken: Vec<ReplayedStep>,
     pub(crate) clipped: usize,
     /// Median and smallest coefficient of the clipped steps.
     pub(crate) coefficients: Option<(f64, f64)>,
@@ -47,7 +48,7 @@ impl Account {
         let warm_up = watched.warm_up();
         let Watched { policy, taken, .. } = watched;
         let clipped = taken.iter().filter(|step| step.action == ClipAction::Clip);
-        let clipped: Vec<f64> = clipped.map(Taken::coefficient).collect();
+        let clipped: Vec<f64> = clipped.map(ReplayedStep::coefficient).collect();
         let kept = taken.iter().filter(|step| step.action != ClipAction::Skip);
         // `normalize` also lengthens, which takes nothing away.
         let removed = kept.map(|step| (1.0 - step.coefficient()).max(0.0));
@@ -89,7 +90,7 @@ impl Account {
     }
 
     pub(crate) fn json(&self) -> Value {
-        let action = |step: &Taken| action_name(step.action);
+        let action = |step: &ReplayedStep| action_name(step.action);
         let steps = || self.taken.iter();
         let each = self.catches.iter().map(|catch| match catch {
             Catch::Caught { late } => json!({ "result": "caught", "late": late }),
@@ -118,13 +119,13 @@ impl Account {
             },
             "actions": steps().map(action).collect::<Vec<&str>>(),
             "thresholds": steps().map(|step| step.threshold).collect::<Vec<Option<f64>>>(),
-            "coefficients": steps().map(Taken::coefficient).collect::<Vec<f64>>(),
+            "coefficients": steps().map(ReplayedStep::coefficient).collect::<Vec<f64>>(),
         })
     }
 }
 
 impl Thresholds {
-    fn of(taken: &[Taken]) -> Option<Self> {
+    fn of(taken: &[ReplayedStep]) -> Option<Self> {
         let thresholds: Vec<f64> = taken.iter().filter_map(|step| step.threshold).collect();
         let mut applied = taken.iter().filter(|step| step.action != ClipAction::Skip);
         Some(Thresholds {
@@ -142,7 +143,7 @@ pub(crate) struct Watched {
     policy: ClipPolicy,
     /// None for the run itself, whose steps are known.
     replay: Option<Replay>,
-    taken: Vec<Taken>,
+    taken: Vec<ReplayedStep>,
     alone: Vec<Alone>,
 }
 
@@ -188,11 +189,17 @@ impl Watched {
     }
 
     /// Shows it a step, with what the run itself did.
-    pub(crate) fn step(&mut self, own: Taken, recorded: &RecordedStep) -> Result<(), ReplayError> {
-        self.taken.push(match &mut self.replay {
-            Some(replay) => replay.step(recorded)?.into(),
+    pub(crate) fn step(
+        &mut self,
+        own: ReplayedStep,
+        recorded: &RecordedStep,
+    ) -> Result<(), ReplayError> {
+        let mut step = match &mut self.replay {
+            Some(replay) => replay.step(recorded)?,
             None => own,
-        });
+        };
+        step.threshold = step.threshold.filter(|threshold| threshold.is_finite());
+        self.taken.push(step);
         for alone in self.alone.iter_mut().filter(|alone| !alone.has_threshold) {
             alone.has_threshold = alone.replay.step(recorded)?.threshold.is_some();
             alone.steps += usize::from(!alone.has_threshold);

@@ -1,9 +1,7 @@
 //! What became of the spikes of a run under a policy.
 
 use gradclip::ClipAction;
-use gradclip_judge::{Spike, Spikes};
-
-use super::taken::Taken;
+use gradclip_judge::{ReplayedStep, Spike, Spikes};
 
 /// What became of a spike under a policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +16,7 @@ pub(crate) enum Catch {
 }
 
 /// What became of a spike under the policy that took these steps.
-pub(crate) fn catch(spikes: &Spikes, spike: &Spike, taken: &[Taken]) -> Catch {
+pub(crate) fn catch(spikes: &Spikes, spike: &Spike, taken: &[ReplayedStep]) -> Catch {
     let mut acted = false;
     let steps = taken.iter().zip(&spikes.bounds).enumerate();
     for (index, (step, bound)) in steps.take(spike.last + 1).skip(spike.first) {
@@ -51,15 +49,13 @@ mod tests {
         norms
     }
 
-    fn cut(norms: &[f64], threshold: f64) -> Vec<Taken> {
-        let taken = norms.iter().map(|&norm| Taken {
-            action: match norm > threshold {
+    fn cut(norms: &[f64], threshold: f64) -> Vec<ReplayedStep> {
+        let taken = norms.iter().map(|&norm| {
+            let action = match norm > threshold {
                 true => ClipAction::Clip,
                 false => ClipAction::Keep,
-            },
-            norm_before: norm,
-            norm_after: norm.min(threshold),
-            threshold: Some(threshold),
+            };
+            ReplayedStep::taken(action, norm, norm.min(threshold), Some(threshold))
         });
         taken.collect()
     }
