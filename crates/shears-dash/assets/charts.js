@@ -107,8 +107,8 @@ export class Chart {
     all.sort((a, b) => a - b);
     const at = (share) => all[Math.floor(share * (all.length - 1))];
     // A few steps of which the last ones explode have no ordinary tail.
-    const few = all.length < 100;
-    return all.length ? { low: at(0.02), middle: at(0.5), high: at(few ? 0.5 : 0.98), times: few ? 10 : 3 } : null;
+    const [most, times] = all.length < 100 ? [0.5, 10] : [0.98, 3];
+    return all.length ? { low: at(0.02), middle: at(0.5), high: at(most), times } : null;
   }
 
   /** Where the axis ends at the top; lines that go on beyond it leave the picture, and a note says how far. */
@@ -464,20 +464,16 @@ function paintShape(ctx, shape, x, y, size) {
 
 /** The median of what is known around each place, in which a spike leaves no trace; gaps stay gaps. */
 function medians(values, side) {
-  return values.map((value, place) => {
-    if (value === null) return null;
-    const around = values.slice(Math.max(0, place - side), place + side + 1).filter((one) => one !== null);
-    around.sort((a, b) => a - b);
-    // Of two the lower one: at an end half of the few around may be a spike.
-    return around[Math.floor((around.length - 1) / 2)];
-  });
+  const around = (place) => values.slice(Math.max(0, place - side), place + side + 1).filter((one) => one !== null).sort((a, b) => a - b);
+  // Of two the lower one: at an end half of the few around may be a spike.
+  const lower = (sorted) => sorted[Math.floor((sorted.length - 1) / 2)];
+  return values.map((value, place) => (value === null ? null : lower(around(place))));
 }
 
 /** Exponential smoothing of medians, without the pull of its start. */
 export function smoothed(values, weight) {
   if (!weight) return values;
-  let mean = 0;
-  let known = 0;
+  let [mean, known] = [0, 0];
   return medians(values, weight < 0.9 ? 3 : 7).map((value) => {
     if (value === null) return null;
     mean = weight * mean + (1 - weight) * value;

@@ -27,6 +27,15 @@ fn it_needs_a_terminal_of_its_own() {
 /// A window that is closed while its run trains saves and stops it.
 #[test]
 fn a_run_whose_terminal_goes_ends() {
+    let ignored = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = ignored
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    if ignored.is_some_and(|mask| mask & 1 == 1) {
+        println!("skipped: these tests run under nohup, and so does the run");
+        return;
+    }
     let scratch = Scratch::new();
     let flags = TINY.replace("--steps 40", "--steps 100000000");
     let program = env!("CARGO_BIN_EXE_shears");
@@ -45,7 +54,7 @@ fn a_run_whose_terminal_goes_ends() {
     let until = |what: &str, is_so: &mut dyn FnMut() -> bool| {
         let since = Instant::now();
         while !is_so() {
-            assert!(since.elapsed() < Duration::from_secs(60), "{what}");
+            assert!(since.elapsed() < Duration::from_mins(5), "{what}");
             std::thread::sleep(Duration::from_millis(100));
         }
     };
