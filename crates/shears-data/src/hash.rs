@@ -38,14 +38,22 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
 ///
 /// If it cannot be read.
 pub fn sha256_of(mut reader: impl Read) -> io::Result<String> {
+    // `io::copy` would call the system for every 8 kB.
+    let mut buffer = vec![0; 1 << 17];
     let mut hash = Sha256Writer::default();
-    io::copy(&mut reader, &mut hash)?;
-    Ok(hash.hex())
+    loop {
+        match reader.read(&mut buffer) {
+            Ok(0) => return Ok(hash.hex()),
+            Ok(read) => hash.write_all(&buffer[..read])?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::sha256_hex;
+    use super::{sha256_hex, sha256_of};
 
     #[test]
     fn the_fingerprint_is_sha256() {
@@ -53,5 +61,11 @@ mod tests {
             sha256_hex(b"abc"),
             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
         );
+    }
+
+    #[test]
+    fn a_long_stream_has_the_hash_of_its_bytes() {
+        let bytes: Vec<u8> = (0..300_000_u32).map(|i| (i % 251) as u8).collect();
+        assert_eq!(sha256_of(&bytes[..]).unwrap(), sha256_hex(&bytes));
     }
 }

@@ -222,8 +222,8 @@ fn ask(command: &mut Command) -> Result<Value, String> {
 /// What the documentation has of it.
 pub(super) fn table(measured: &Ranks) -> String {
     let mut lines = vec![
-        "| preset | 1 process, 2 threads | 2 processes, 1 thread each | of that exchange | \
-         efficiency | over TCP |"
+        "| preset | 1 process, 2 threads | 2 processes, 1 thread each | of that exchange, with \
+         waiting | efficiency | over TCP |"
             .to_string(),
         "|---|---:|---:|---:|---:|---:|".to_string(),
     ];
