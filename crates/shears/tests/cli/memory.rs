@@ -66,7 +66,7 @@ const TRAINED: &str = "\
     weights | 50  | 1000  | --hidden 1024                  | generate RUN --tokens 5
     prompt  | 50  | 1000  | --preset gpt-128 --window 1024 | generate RUN --tokens 9 \
                                                              --prompt-file val.txt
-    little  | 50  | 1000  | --hidden 8                     | generate RUN --tokens 50";
+    little  | 50  | 1000  | --hidden 8                     | generate RUN --tokens 20000";
 
 #[test]
 fn evaluation_and_generation_take_what_they_have_announced() {
@@ -151,7 +151,7 @@ fn announced_and_taken(scratch: &Scratch, arguments: &str) -> Option<(f64, f64)>
         if let Some(ended) = running.try_wait().unwrap() {
             break ended;
         }
-        std::thread::sleep(Duration::from_millis(2));
+        std::thread::sleep(Duration::from_micros(200));
     };
     // What is written may be any bytes.
     let said = fs::read(said).unwrap();
