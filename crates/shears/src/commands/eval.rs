@@ -158,7 +158,8 @@ impl Measured {
         let content = &corpus.content;
         let round_trip = RoundTrip::of(&trained.tokenizer, content.text().unwrap_or_default())?;
         let tokens = trained.tokenizer.tokens(content.as_ref())?;
-        memory.text = (content.bytes().len() + tokens.bytes()) as u64;
+        let of_text = (content.bytes().len() + tokens.bytes()) as u64;
+        memory.text = of_text + trained.tokenizer.memory();
         Ok(Measured {
             characters: round_trip.decoded_of(content.characters()),
             is_altered: round_trip.lost > 0,

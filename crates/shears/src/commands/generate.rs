@@ -113,7 +113,8 @@ pub(crate) fn run(arguments: &GenerateArguments) -> anyhow::Result<ExitCode> {
     let trained = Trained::open(arguments.run.open()?, &arguments.checkpoint)?;
     let vocabulary = trained.plan.vocabulary_of(&trained.tokenizer);
     let prompt_tokens = trained.tokenizer.encode(&prompt)?;
-    let memory = of_generation(&trained.plan, vocabulary, prompt_tokens.len());
+    let mut memory = of_generation(&trained.plan, vocabulary, prompt_tokens.len());
+    memory.text = trained.tokenizer.memory();
     memory::announce("generation", memory.total(), arguments.verbose)?;
     let work = Generate {
         prompt_tokens,
