@@ -66,7 +66,6 @@ const TRAINED: &str = "\
     weights | 50  | 1000  | --hidden 1024                  | generate RUN --tokens 5
     prompt  | 50  | 1000  | --preset gpt-128 --window 1024 | generate RUN --tokens 9 \
                                                              --prompt-file val.txt
-    tokens  | 800 | 20000 | --tokenizer bpe:8000 --hidden 32 | generate RUN --tokens 2000
     little  | 50  | 1000  | --hidden 8                     | generate RUN --tokens 20000";
 
 #[test]
