@@ -1,44 +1,38 @@
 //! A join whose threads stay awake.
 //!
-//! A step of training joins its threads some hundred times, a token of generation some ten times. A
-//! thread of rayon that finds no work goes to sleep after a few microseconds, and waking it takes
-//! ten to fifty on a virtual machine: as long as the work of such a join. So threads look for the
-//! next work for a moment before they sleep, as those of OpenMP do.
+//! A step of training and even a token of generation join their threads many times. A thread of
+//! rayon that finds no work soon goes to sleep, and waking it takes as long as the work of a short
+//! join. So threads look for the next work for a moment before they sleep, as those of OpenMP do.
 
 use std::cell::Cell;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long a thread looks for work before it sleeps.
 const AWAKE: Duration = Duration::from_micros(200);
 
-/// What the second piece of work has come to.
-const WAITING: u8 = 0;
-const STARTED: u8 = 1;
-const DONE: u8 = 2;
-
 thread_local! {
-    /// Whether this thread is in [`look_for_work`] already.
+    /// Whether this thread looks for work already, as [`stay_awake`] has it do.
     static LOOKS: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Does both, on two threads if another one is free.
 pub(super) fn join(left: impl FnOnce() + Send, right: impl FnOnce() + Send) {
     let awake = has_a_core_for_each_thread();
-    let state = AtomicU8::new(WAITING);
+    let right_runs = AtomicBool::new(false);
     rayon::join_context(
         |_| {
             left();
             if awake {
                 // Rayon would go to sleep while another thread does the rest.
-                while_idle(|| state.load(Ordering::Acquire) == STARTED);
+                while_idle(|| right_runs.load(Ordering::Acquire));
             }
         },
         |context| {
-            state.store(STARTED, Ordering::Release);
+            right_runs.store(true, Ordering::Release);
             right();
-            state.store(DONE, Ordering::Release);
+            right_runs.store(false, Ordering::Release);
             if awake && context.migrated() {
                 stay_awake();
             }

@@ -26,14 +26,9 @@ fn traced(scratch: &Scratch, strace: &[&str], arguments: &str) -> Option<Ran> {
         .args(arguments.split_whitespace())
         .current_dir(scratch.path(""))
         .stdin(Stdio::null());
-    let output = command.output().ok()?;
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    let is_of_strace = said.lines().any(|line| line.starts_with("strace:"));
-    (!is_of_strace).then(|| Ran {
-        code: output.status.code(),
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: said,
-    })
+    let ran = Ran::from(command.output().ok()?);
+    let is_of_strace = |line: &str| line.starts_with("strace:");
+    (!ran.stderr.lines().any(is_of_strace)).then_some(ran)
 }
 
 /// How often a call was made.

@@ -3,11 +3,11 @@
 
 use std::fs;
 use std::io::Write;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::program::{LLAMA, Ran, Scratch, TINY_TRANSFORMER, has};
+use crate::program::{LLAMA, Ran, Scratch, TINY_TRANSFORMER, has, send, wait_until};
 
 /// A tiny model with dropout and carried state, whose run has the same bits for 1, 2 and 4 ranks.
 pub(crate) const TINY: &str = "--model lstm --hidden 16 --layers 1 --batch 4 --window 8 --dropout \
@@ -49,21 +49,12 @@ pub(crate) fn launched(scratch: &Scratch, arguments: &str) -> Ran {
 }
 
 pub(crate) fn ran(mut command: Command) -> Ran {
-    found(&command.output().unwrap())
+    command.output().unwrap().into()
 }
 
 /// What a job leaves that was started with pipes.
 pub(crate) fn ended(job: Child) -> Ran {
-    found(&job.wait_with_output().unwrap())
-}
-
-fn found(output: &Output) -> Ran {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    Ran {
-        code: output.status.code(),
-        stdout: text(&output.stdout),
-        stderr: text(&output.stderr),
-    }
+    job.wait_with_output().unwrap().into()
 }
 
 /// The processes that run in the folder: their numbers, and which rank each is.
@@ -99,21 +90,6 @@ fn launcher(scratch: &Scratch) -> u32 {
     // `timeout` is older.
     let launchers = all.filter(|(_, rank)| rank.is_none());
     launchers.map(|(pid, _)| pid).max().unwrap()
-}
-
-fn send(pid: u32, signal: &str) {
-    let sent = Command::new("kill")
-        .args([signal, &pid.to_string()])
-        .status();
-    assert!(sent.unwrap().success());
-}
-
-pub(crate) fn wait_until(what: &str, is_so: impl Fn() -> bool) {
-    let given_up = Instant::now() + Duration::from_secs(60);
-    while !is_so() {
-        assert!(Instant::now() < given_up, "{what}: not in a minute");
-        sleep(Duration::from_millis(20));
-    }
 }
 
 /// Starts a long run of two ranks, does something to it once it has saved, and gives how it ended;

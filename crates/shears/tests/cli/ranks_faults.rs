@@ -12,10 +12,8 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use crate::injected::Disk;
-use crate::program::{Ran, Scratch};
-use crate::ranks::{
-    TINY, can_launch, ended, goes_on, launch, launched, processes, ran, signal, wait_until,
-};
+use crate::program::{Ran, Scratch, wait_until};
+use crate::ranks::{TINY, can_launch, ended, goes_on, launch, launched, processes, ran, signal};
 
 /// The library that injects, built once.
 fn library() -> Option<&'static Path> {

@@ -1,10 +1,9 @@
 //! Signals: a run that is asked to stop saves at once, and loses nothing.
 
 use std::process::{Command, Stdio};
-use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::program::{Scratch, TINY};
+use crate::program::{Scratch, TINY, send, wait_until};
 
 /// A model whose evaluation takes far longer than a step: the text is nearly all validation.
 fn with_long_evaluation(flags: &str) -> (Scratch, String) {
@@ -107,23 +106,12 @@ fn a_signal_that_was_ignored_stays_ignored() {
         .stderr(Stdio::piped());
     let mut child = shell.spawn().unwrap();
     let wait = |step: u64| {
-        let given_up = Instant::now() + Duration::from_secs(60);
-        while !is_past_step(&scratch, step) {
-            assert!(Instant::now() < given_up, "it stopped before step {step}");
-            sleep(Duration::from_millis(5));
-        }
+        wait_until(&format!("it goes on to step {step}"), || {
+            is_past_step(&scratch, step)
+        });
     };
     wait(1);
-    let signal = |name: &str| {
-        let id = child.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args([name, &id])
-                .status()
-                .unwrap()
-                .success()
-        );
-    };
+    let signal = |name: &str| send(child.id(), name);
     if cfg!(target_os = "linux") {
         signal("-HUP");
         let now = std::fs::read_to_string(scratch.path("run/events.jsonl")).unwrap();

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
-use crate::program::Scratch;
+use crate::program::{Scratch, send, wait_until};
 
 const READERS: u64 = 200;
 const TRAIN: &str = "--hidden 64 --layers 2 --batch 8 --window 16 --eval-every 97 --save-every 40 \
@@ -107,18 +107,11 @@ fn start(scratch: &Scratch, screen: bool) -> (Child, u32) {
         // What a terminal answers when it is asked where its cursor is.
         keyboard.write_all(b"\x1b[1;1R").unwrap();
     }
-    let process = match shown {
-        false => child.id(),
-        true => {
-            let given_up = Instant::now() + Duration::from_secs(20);
-            loop {
-                if let Some(process) = started_by(child.id()) {
-                    break process;
-                }
-                assert!(Instant::now() < given_up, "nothing started");
-                sleep(Duration::from_millis(10));
-            }
-        }
+    let process = if shown {
+        wait_until("it starts", || started_by(child.id()).is_some());
+        started_by(child.id()).unwrap()
+    } else {
+        child.id()
     };
     (child, process)
 }
@@ -132,10 +125,7 @@ fn train_and_kill(scratch: &Scratch, end: Instant, state: &AtomicU64) -> Vec<u64
         sleep(Duration::from_millis(500 + random(state, 8000)));
         taken.extend(memory(process));
         assert_eq!(child.try_wait().unwrap(), None, "it ended by itself");
-        let kill = Command::new("kill")
-            .args(["-KILL", &process.to_string()])
-            .status();
-        assert!(kill.unwrap().success());
+        send(process, "-KILL");
         child.wait().unwrap();
     }
     taken
