@@ -57,7 +57,7 @@ def check_weights(folder):
 
 
 def check_llama(folder):
-    """As Llama 3 has it, but small: grouped queries, a base of 500,000, an epsilon of 1e-6."""
+    """Small, with the grouped queries and the base of Llama 3, and an epsilon of 1e-6."""
     torch.manual_seed(1)
     config = LlamaConfig(vocab_size=1000, hidden_size=256, intermediate_size=700,
                          num_hidden_layers=6, num_attention_heads=8, num_key_value_heads=2,

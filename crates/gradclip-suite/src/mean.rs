@@ -20,8 +20,8 @@ pub(super) fn find_difference(
         let problem = |problem: String| format!("{}: {problem}", step.name);
         let given = adapter.mean(&step.micro_batches);
         compare::tensors(&given, &plain(&step.micro_batches)).map_err(problem)?;
-        if let Some(known) = step.known.clone() {
-            compare::tensors(&given, &[known]).map_err(problem)?;
+        if let Some(known) = &step.known {
+            compare::tensors(&given, std::slice::from_ref(known)).map_err(problem)?;
         }
     }
     Ok(())

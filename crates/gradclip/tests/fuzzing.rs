@@ -124,6 +124,7 @@ fn changed(seeds: &[Vec<u8>], values: &[&str], random: &mut Random) -> Vec<u8> {
                 input.drain(place..end);
             }
             4 => swap_value(&mut input, place, values[random.below(values.len())]),
+            5 => swap_number(&mut input, place, values[random.below(values.len())]),
             _ => swap_number(&mut input, place, EXTREMES[random.below(EXTREMES.len())]),
         }
     }
@@ -138,7 +139,8 @@ fn swap_value(input: &mut Vec<u8>, place: usize, value: &str) {
     };
     let start = place + sign + 1;
     let ends = |byte: &u8| b",}]&\n".contains(byte);
-    let length = input[start..].iter().position(ends).unwrap_or(0);
+    let rest = &input[start..];
+    let length = rest.iter().position(ends).unwrap_or(rest.len());
     input.splice(start..start + length, value.bytes());
 }
 
@@ -146,7 +148,7 @@ fn swap_value(input: &mut Vec<u8>, place: usize, value: &str) {
 fn swap_number(input: &mut Vec<u8>, place: usize, number: &str) {
     let is_digit = |byte: &u8| byte.is_ascii_digit();
     let start = input[place..].iter().position(is_digit).unwrap_or(0) + place;
-    let digits = input[start..].iter().take_while(|byte| is_digit(byte));
-    let length = digits.count();
+    let is_of_it = |byte: &&u8| is_digit(byte) || b".e-".contains(byte);
+    let length = input[start..].iter().take_while(is_of_it).count();
     input.splice(start..start + length, number.bytes());
 }

@@ -1,6 +1,6 @@
 //! SHA-256, by which a text, a tokenizer and the files of a run are known again.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 
 use sha2::{Digest, Sha256};
 
@@ -37,18 +37,11 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
 /// # Errors
 ///
 /// If it cannot be read.
-pub fn sha256_of(mut reader: impl Read) -> io::Result<String> {
-    // `io::copy` would call the system for every 8 kB.
-    let mut buffer = vec![0; 1 << 17];
+pub fn sha256_of(reader: impl Read) -> io::Result<String> {
     let mut hash = Sha256Writer::default();
-    loop {
-        match reader.read(&mut buffer) {
-            Ok(0) => return Ok(hash.hex()),
-            Ok(read) => hash.write_all(&buffer[..read])?,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
+    // Of itself it would call the system for every 8 kB.
+    io::copy(&mut BufReader::with_capacity(1 << 17, reader), &mut hash)?;
+    Ok(hash.hex())
 }
 
 #[cfg(test)]

@@ -6,14 +6,13 @@
 //! `tools/measure_import.py` runs it.
 
 use std::error::Error;
-use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
 use burn::tensor::Device;
 use shears_exchange::Source;
 use shears_model::{Initializer, Transformer};
-use shears_train::load_parameters;
+use shears_train::{load_parameters, peak_rss_bytes};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let folder = std::env::args().nth(1);
@@ -25,16 +24,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let model = load_parameters(model, source.read()?.tensors)?;
     let seconds = start.elapsed().as_secs_f64();
     drop(model);
-    let line = serde_json::json!({ "seconds": seconds, "peak_rss_bytes": peak()? });
+    let peak = peak_rss_bytes().ok_or("this system does not tell what a process takes")?;
+    let line = serde_json::json!({ "seconds": seconds, "peak_rss_bytes": peak });
     println!("{line}");
     Ok(())
-}
-
-/// The most memory that this process has had.
-fn peak() -> Result<u64, Box<dyn Error>> {
-    let status = fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let line = line.ok_or("this system does not tell what a process takes")?;
-    let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse()?;
-    Ok(kilobytes * 1024)
 }

@@ -1,6 +1,6 @@
 //! The tensors of files by name, type and shape, before any of them is read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::{Cursor, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -223,8 +223,9 @@ impl Catalogue {
             .clone()
             .map(|(piece, shape)| self.differs(piece, shape));
         let mut problems: Vec<String> = differing.flatten().collect();
+        let known: HashSet<&str> = pieces.map(|(piece, _)| piece.name.as_str()).collect();
         for name in self.tensors.keys().filter(|name| !ignored(name)) {
-            if !pieces.clone().any(|(piece, _)| piece.name == **name) {
+            if !known.contains(name.as_str()) {
                 let name: String = name.chars().take(100).collect();
                 problems.push(format!("`{name}` is not in the model"));
             }

@@ -6,12 +6,12 @@ use std::path::Path;
 
 use pytorch_reader::{PickleValue, PytorchReader};
 use shears_data::{Tokenizer, TokenizerKind};
-use shears_model::{Architecture, BlockConfig, ModelConfig, Nonlinearity, Precision};
+use shears_model::{Architecture, ModelConfig};
 
 use crate::catalogue::{Catalogue, Origin, Wanted};
 use crate::error::ExchangeError;
 use crate::foreign;
-use crate::names::{Family, LAYERS_MAX, Naming, Piece, SIZE_MAX, shapes};
+use crate::names::{Family, LAYERS_MAX, Naming, Piece, SIZE_MAX, model_config, shapes};
 use crate::source::{Source, Weights};
 
 /// What `torch.compile` puts before all names.
@@ -21,8 +21,7 @@ const MOST_NAMED: usize = 12;
 
 /// Looks through a file: what it is, and the names and shapes of the weights.
 pub(crate) fn open(path: &Path) -> Result<Source, ExchangeError> {
-    // The reader opens it by name, too.
-    foreign::open(path)?;
+    foreign::check(path)?;
     match PytorchReader::read_pickle_data(path, Some("model_args")) {
         Ok(PickleValue::Dict(arguments)) => nano_gpt(path, &arguments),
         _ => recurrent(path),
@@ -47,7 +46,7 @@ fn nano_gpt(
         layers: size_up_to(LAYERS_MAX, "n_layer")?,
         heads: size("n_head")?,
         context: size("block_size")?,
-        ..config(Architecture::Transformer, hidden)
+        ..model_config(Architecture::Transformer, hidden)
     };
     let valid = config.validate();
     valid.map_err(|error| ExchangeError::refused(path, format!("is of no model: {error}")))?;
@@ -100,7 +99,7 @@ fn characters(path: &Path) -> Result<Option<(TokenizerKind, Tokenizer)>, Exchang
         return Ok(None);
     }
     let refused = |problem: &str| ExchangeError::refused(path, problem);
-    foreign::open(path)?;
+    foreign::check(path)?;
     let read = PytorchReader::read_pickle_data(path, Some("itos"));
     let Ok(PickleValue::Dict(by_id)) = read else {
         return Err(refused("has no itos, the characters by id"));
@@ -208,7 +207,7 @@ impl Found<'_> {
         let config = ModelConfig {
             layers,
             embedding: inputs,
-            ..config(cell, hidden)
+            ..model_config(cell, hidden)
         };
         Ok((config, vocabulary, wanted))
     }
@@ -319,22 +318,4 @@ fn whole(name: String, rows: usize) -> Origin {
         transposed: false,
         interleaved: None,
     }])
-}
-
-/// What is the same in all of them.
-fn config(architecture: Architecture, hidden: usize) -> ModelConfig {
-    ModelConfig {
-        architecture,
-        layers: 1,
-        hidden,
-        embedding: hidden,
-        heads: 1,
-        block: BlockConfig::default(),
-        context: 1,
-        dropout: 0.0,
-        tied: architecture == Architecture::Transformer,
-        forget_bias: false,
-        nonlinearity: Nonlinearity::Tanh,
-        precision: Precision::F32,
-    }
 }

@@ -2,7 +2,7 @@
 //! what they are if they are something else.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek};
 use std::path::Path;
 
 use serde_json::Value;
@@ -20,8 +20,9 @@ const JSON_MAX: u64 = 100 << 20;
 ///
 /// [`ExchangeError::Run`] or [`ExchangeError::Refused`].
 pub(crate) fn open(path: &Path) -> Result<File, ExchangeError> {
-    check(path)?;
-    open_regular(path).map_err(ExchangeError::read(path))
+    let mut file = check(path)?;
+    file.rewind().map_err(ExchangeError::read(path))?;
+    Ok(file)
 }
 
 /// The bytes of a file of at most `limit`, which [`open`] would open.
@@ -30,10 +31,14 @@ pub(crate) fn read(path: &Path, limit: u64) -> Result<Vec<u8>, ExchangeError> {
     read_regular(path, limit).map_err(ExchangeError::read(path))
 }
 
-fn check(path: &Path) -> Result<(), ExchangeError> {
+/// The same, for a reader that opens it by name; some of the file has been read.
+pub(crate) fn check(path: &Path) -> Result<File, ExchangeError> {
     let mut start = Vec::new();
-    let file = open_regular(path).map_err(ExchangeError::read(path))?;
-    let read = file.take(FOREIGN_BYTES as u64).read_to_end(&mut start);
+    let mut file = open_regular(path).map_err(ExchangeError::read(path))?;
+    let read = file
+        .by_ref()
+        .take(FOREIGN_BYTES as u64)
+        .read_to_end(&mut start);
     read.map_err(ExchangeError::read(path))?;
     if start.is_empty() {
         return Err(ExchangeError::refused(path, "is empty: copy it again"));
@@ -48,7 +53,7 @@ fn check(path: &Path) -> Result<(), ExchangeError> {
         let problem = format!("is {kind}; give what a model was saved as");
         return Err(ExchangeError::refused(path, problem));
     }
-    Ok(())
+    Ok(file)
 }
 
 /// The text of a file that is read as a whole.

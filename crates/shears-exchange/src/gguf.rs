@@ -70,17 +70,9 @@ pub fn export_gguf(
     values.extend(vocabulary.values());
     let path = folder.join("model.gguf");
     file::write(&path, &values, &tensors).map_err(ExchangeError::write(&path))?;
-    let head = CARD_HEAD.replace("FAMILY", architecture(family));
+    let head = CARD_HEAD.replace("FAMILY", family.model_type());
     let usage = USAGE.replace("FAMILY", family.name());
     model.card.write(folder, &head, &usage)
-}
-
-/// What llama.cpp calls it.
-fn architecture(family: Family) -> &'static str {
-    match family {
-        Family::Gpt2 => "gpt2",
-        Family::Llama => "llama",
-    }
 }
 
 pub(super) fn no_place(what: String, instead: &str) -> ExchangeError {
@@ -99,12 +91,12 @@ fn config(
 ) -> Vec<(String, Value)> {
     let config = &model.config;
     let block = &config.block;
-    let named = |name: &str, value: Value| (format!("{}.{name}", architecture(family)), value);
+    let named = |name: &str, value: Value| (format!("{}.{name}", family.model_type()), value);
     let number = |name: &str, value: usize| named(name, Value::U32(value as u32));
     let real = |name: &str, value: f64| named(name, Value::F32(value as f32));
     let text = |name: &str, value: &str| (format!("general.{name}"), Value::String(value.into()));
     let mut values = vec![
-        text("architecture", architecture(family)),
+        text("architecture", family.model_type()),
         text("name", &model.card.name),
         ("general.file_type".into(), Value::U32(kind.of_file())),
         number("context_length", config.context),

@@ -35,19 +35,15 @@ pub fn export_huggingface(model: &TrainedModel<'_>, folder: &Path) -> Result<(),
         transposed: piece.transposed,
     });
     safetensors_file::write(&folder.join("model.safetensors"), tensors.collect())?;
-    let config = match family {
-        Family::Gpt2 => config_of_gpt_2(model),
-        Family::Llama => config_of_llama(model),
+    let (config, length) = match family {
+        Family::Gpt2 => (config_of_gpt_2(model), "n_positions"),
+        Family::Llama => (config_of_llama(model), "max_position_embeddings"),
     };
     write_json(folder, "config.json", &with_all_models_keys(config, model))?;
     write_json(folder, "generation_config.json", &generation(model))?;
     write_tokenizer(folder, model.tokenizer.json())?;
     write_json(folder, "tokenizer_config.json", &tokenizer_config(model))?;
-    let (name, length) = match family {
-        Family::Gpt2 => ("gpt2", "n_positions"),
-        Family::Llama => ("llama", "max_position_embeddings"),
-    };
-    let head = CARD_HEAD.replace("FAMILY", name);
+    let head = CARD_HEAD.replace("FAMILY", family.model_type());
     let usage = USAGE.replace("FAMILY", family.name());
     model
         .card

@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
-use shears_model::{Architecture, BlockConfig, Mlp, ModelConfig, Norm, Position};
+use shears_model::{
+    Architecture, BlockConfig, Mlp, ModelConfig, Nonlinearity, Norm, Position, Precision,
+};
 
 /// No width, length or vocabulary of a model that this program could compute with is larger.
 pub(crate) const SIZE_MAX: u64 = 1 << 24;
@@ -25,6 +27,24 @@ pub(crate) enum Naming {
     HuggingFace,
     /// llama.cpp, with matrices as ours.
     Gguf,
+}
+
+/// A model of this architecture and width, for what a format says to be filled in.
+pub(crate) fn model_config(architecture: Architecture, hidden: usize) -> ModelConfig {
+    ModelConfig {
+        architecture,
+        layers: 1,
+        hidden,
+        embedding: hidden,
+        heads: 1,
+        block: BlockConfig::default(),
+        context: 1,
+        dropout: 0.0,
+        tied: architecture == Architecture::Transformer,
+        forget_bias: false,
+        nonlinearity: Nonlinearity::Tanh,
+        precision: Precision::F32,
+    }
 }
 
 /// Rows of one of our tensors, and what they are in a format.
@@ -89,6 +109,14 @@ const LLAMA: [Row; 9] = [
 ];
 
 impl Family {
+    /// What `transformers` and llama.cpp call it.
+    pub(crate) fn model_type(self) -> &'static str {
+        match self {
+            Family::Gpt2 => "gpt2",
+            Family::Llama => "llama",
+        }
+    }
+
     /// Which of them a model has, if it has one.
     pub(crate) fn of(config: &ModelConfig) -> Option<Family> {
         if config.architecture != Architecture::Transformer {
@@ -241,22 +269,14 @@ pub(crate) fn shapes(config: &ModelConfig, vocabulary: usize) -> Vec<(String, Ve
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shears_model::{Nonlinearity, Precision};
 
     fn config(block: BlockConfig) -> ModelConfig {
         ModelConfig {
-            architecture: Architecture::Transformer,
             layers: 4,
-            hidden: 16,
-            embedding: 16,
             heads: 4,
             block,
             context: 8,
-            dropout: 0.0,
-            tied: true,
-            forget_bias: false,
-            nonlinearity: Nonlinearity::Tanh,
-            precision: Precision::F32,
+            ..model_config(Architecture::Transformer, 16)
         }
     }
 

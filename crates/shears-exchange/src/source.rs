@@ -90,17 +90,18 @@ impl Source {
                 beside,
             } => {
                 let files: Vec<&PathBuf> = catalogue.files.iter().chain(&beside).collect();
-                let hashes = || -> Result<Vec<String>, ExchangeError> {
-                    files.iter().map(|file| hash(file)).collect()
-                };
                 // Both read the same, at the same time, so that the disk is read once.
                 std::thread::scope(|scope| {
+                    let hashes = || {
+                        files
+                            .iter()
+                            .map(|file| hash(file))
+                            .collect::<Result<_, _>>()
+                    };
                     let hashes = scope.spawn(hashes);
                     let tensors = catalogue.read_all(&wanted)?;
-                    let hashes: Result<Vec<String>, _> =
-                        hashes.join().expect("a thread that only reads");
                     Ok(Parameters {
-                        sha256: hashes?,
+                        sha256: hashes.join().expect("a thread that only reads")?,
                         tensors,
                     })
                 })

@@ -179,7 +179,7 @@ impl CheckpointStore {
         if !self.folder.exists() {
             // Not what is above it: a run whose folder has vanished is not begun again by halves.
             fs::create_dir(&self.folder).map_err(TrainError::io("create", &self.folder))?;
-            sync_folder(self.folder.parent().unwrap_or(&self.folder))?;
+            sync_folder(shears_run::folder_of(&self.folder))?;
         }
         self.sweep();
         let target = self.path(checkpoint.progress.step);

@@ -191,7 +191,7 @@ impl<M: LanguageModel> Reader<'_, M> {
             if index % size != rank || stopped.is_break() {
                 continue;
             }
-            match self.mean_loss(&batch, State::default()) {
+            match self.mean_loss(&batch, State::default(), self.ranks.size()) {
                 ControlFlow::Continue((loss, _)) => own.extend(loss.to_le_bytes()),
                 ControlFlow::Break(()) => stopped = ControlFlow::Break(()),
             }
@@ -234,7 +234,7 @@ impl<M: LanguageModel> Reader<'_, M> {
     ) -> ControlFlow<(), State> {
         let mut state = State::default();
         for batch in streams.head_batches(SINGLE_STREAM_WINDOW) {
-            let (loss, after) = self.mean_loss(&batch, state)?;
+            let (loss, after) = self.mean_loss(&batch, state, 1)?;
             sum.add(loss, batch.targets.len());
             state = after;
         }
@@ -242,13 +242,17 @@ impl<M: LanguageModel> Reader<'_, M> {
     }
 
     /// The mean loss of a batch in nats a token, and the state afterwards. The mean is an f32 of a
-    /// sum in f64, and right to 6e-8 of it.
-    fn mean_loss(&mut self, batch: &Batch, state: State) -> ControlFlow<(), (f64, State)> {
+    /// sum in f64, and right to 6e-8 of it. So many ranks read as much of the text meanwhile.
+    fn mean_loss(
+        &mut self,
+        batch: &Batch,
+        state: State,
+        readers: usize,
+    ) -> ControlFlow<(), (f64, State)> {
         let (inputs, targets) = to_tensors(batch, self.device);
         let (loss, after) = self.model.loss(inputs, targets, state);
         let mean = loss.into_data().iter::<f32>().next().unwrap_or(f32::NAN);
-        // The others have read as much meanwhile.
-        let read = batch.targets.len() * self.ranks.size();
+        let read = batch.targets.len() * readers;
         self.read = self.of.min(self.read + read);
         (self.watch)(self.read, self.of)?;
         ControlFlow::Continue((f64::from(mean), after))

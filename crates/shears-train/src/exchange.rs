@@ -43,13 +43,6 @@ impl Share {
         Ok(Share::of_groups(batch, all, rank, ranks))
     }
 
-    fn groups_of_all(shards: usize, ranks: usize) -> usize {
-        match shards.is_multiple_of(ranks) {
-            true => shards,
-            false => ranks,
-        }
-    }
-
     /// The same of the parts of a text, which may be fewer than groups: some are empty then.
     pub(crate) fn of_parts(parts: usize, shards: usize, rank: usize, ranks: usize) -> Share {
         Share::of_groups(parts, Share::groups_of_all(shards, ranks), rank, ranks)
@@ -58,6 +51,14 @@ impl Share {
     /// All rows of a batch, in `shards` groups, of which there are no more than rows.
     pub(crate) fn alone(batch: usize, shards: usize) -> Share {
         Share::of_groups(batch, shards, 0, 1)
+    }
+
+    /// How many groups all ranks have together.
+    fn groups_of_all(shards: usize, ranks: usize) -> usize {
+        match shards.is_multiple_of(ranks) {
+            true => shards,
+            false => ranks,
+        }
     }
 
     fn of_groups(batch: usize, all: usize, rank: usize, ranks: usize) -> Share {
@@ -193,12 +194,7 @@ impl Records {
         let computed = || self.0.iter().map(|record| record.computed);
         let quickest = computed().min().unwrap_or_default();
         // The first of several that took as long.
-        let from_last = self
-            .0
-            .iter()
-            .map(|record| record.computed)
-            .enumerate()
-            .rev();
+        let from_last = computed().enumerate().rev();
         let slowest = from_last.max_by_key(|(_, computed)| *computed);
         let (rank, longest) = slowest.unwrap_or_default();
         (rank, longest, longest - quickest)

@@ -94,6 +94,13 @@ fn silently_refused() -> anyhow::Error {
     ElsewhereError(exit::MISUSE).into()
 }
 
+/// Tells the watchdog that a run goes on before its first step, or after its last.
+fn beat(heartbeat: Option<&Heartbeat>, phase: Phase) {
+    if let Some(heartbeat) = heartbeat {
+        heartbeat.beat(0, phase);
+    }
+}
+
 impl World {
     /// Finds the other processes, if a launcher has started some.
     ///
@@ -232,18 +239,11 @@ impl World {
         }
     }
 
-    /// Tells the watchdog that the start of a run goes on.
-    fn beat(heartbeat: Option<&Heartbeat>) {
-        if let Some(heartbeat) = heartbeat {
-            heartbeat.beat(0, Phase::Start);
-        }
-    }
-
     /// Has the first process do something, however long that takes; the others wait for it, and get
     /// nothing. One that comes to a stop meanwhile is missed.
     pub(crate) fn first_does<T>(&self, work: impl FnOnce() -> T) -> Option<T> {
         let heartbeat = self.heartbeat.as_ref();
-        first_does(&*self.ranks, &|| World::beat(heartbeat), work)
+        first_does(&*self.ranks, &|| beat(heartbeat, Phase::Start), work)
     }
 
     /// Lets the ranks go on only if all of them can; where one cannot, that one says why, and all
@@ -252,7 +252,7 @@ impl World {
         if self.is_alone() {
             return result;
         }
-        World::beat(self.heartbeat.as_ref());
+        beat(self.heartbeat.as_ref(), Phase::Start);
         let own = result.as_ref().map_or_else(exit::code, |_| 0);
         let codes = self.ranks.gather(&[own]).concat();
         let failed = codes.iter().position(|code| *code != 0);
@@ -270,7 +270,7 @@ impl World {
     /// What the first rank has, given to all others, unless it failed.
     pub(crate) fn broadcast(&self, bytes: anyhow::Result<Vec<u8>>) -> anyhow::Result<Vec<u8>> {
         let mut bytes = self.settle(bytes)?;
-        World::beat(self.heartbeat.as_ref());
+        beat(self.heartbeat.as_ref(), Phase::Start);
         self.ranks.broadcast(&mut bytes);
         Ok(bytes)
     }
@@ -280,9 +280,7 @@ impl World {
         if self.is_alone() {
             return result;
         }
-        if let Some(heartbeat) = &self.heartbeat {
-            heartbeat.beat(0, Phase::End);
-        }
+        beat(self.heartbeat.as_ref(), Phase::End);
         let is_shared = |error: &anyhow::Error| {
             let error = error.downcast_ref::<shears_train::TrainError>();
             error.is_some_and(shears_train::TrainError::is_shared)

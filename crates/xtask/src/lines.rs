@@ -39,15 +39,19 @@ fn count(revision: &str) -> Result<BTreeMap<String, Lines>, String> {
         let code = match is_test(path) {
             true => 0,
             // Unit tests stand at the end of their file.
-            false => match text.split_once("\n#[cfg(test)]\nmod tests {\n") {
-                Some((code, _)) => code.lines().count(),
-                None => all,
-            },
+            false => start_of_tests(&text).map_or(all, |start| text[..start].lines().count()),
         };
         lines.code += code;
         lines.tests += all - code;
     }
     Ok(crates)
+}
+
+/// Where the unit tests of a file begin.
+fn start_of_tests(text: &str) -> Option<usize> {
+    ["mod", "pub(super) mod", "pub(crate) mod"]
+        .iter()
+        .find_map(|module| text.find(&format!("\n#[cfg(test)]\n{module} tests {{\n")))
 }
 
 /// Whether the whole file is for tests: theirs, benchmarks, fuzzing.

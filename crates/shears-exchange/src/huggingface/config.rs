@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use shears_model::{Architecture, BlockConfig, ModelConfig, Nonlinearity, Precision};
+use shears_model::{Architecture, BlockConfig, ModelConfig};
 
 use crate::error::ExchangeError;
 use crate::export::ACTIVATIONS;
 use crate::foreign::read_json;
-use crate::names::{Family, LAYERS_MAX, SIZE_MAX};
+use crate::names::{Family, LAYERS_MAX, SIZE_MAX, model_config};
 
 /// `config.json`.
 pub(super) struct Config {
@@ -34,21 +34,31 @@ impl Config {
 
     /// The shape of the model, and the rows of its embedding.
     pub(super) fn describe(&self) -> Result<Described, ExchangeError> {
-        let described = match self.json["model_type"].as_str().unwrap_or("none") {
-            "gpt2" => self.gpt_2()?,
-            "llama" => self.llama()?,
+        let kind = self.json["model_type"].as_str().unwrap_or("none");
+        let (family, model, tied, vocabulary) = match kind {
+            "gpt2" => (Family::Gpt2, self.gpt_2()?, true, 50257),
+            "llama" => (Family::Llama, self.llama()?, false, 32000),
             kind => {
                 let kind = shortened(kind);
                 let problem = format!("says model_type {kind}; gpt2 and llama are read");
                 return Err(self.refused(problem));
             }
         };
-        let valid = described.model.validate();
+        let model = ModelConfig {
+            tied: self.is("tie_word_embeddings", tied),
+            ..model
+        };
+        let vocabulary = self.size("vocab_size", vocabulary)?;
+        let valid = model.validate();
         valid.map_err(|error| self.refused(format!("is none of a model: {error}")))?;
-        Ok(described)
+        Ok(Described {
+            family,
+            model,
+            vocabulary,
+        })
     }
 
-    fn gpt_2(&self) -> Result<Described, ExchangeError> {
+    fn gpt_2(&self) -> Result<ModelConfig, ExchangeError> {
         for (key, usual) in [
             ("add_cross_attention", false),
             ("scale_attn_by_inverse_layer_idx", false),
@@ -81,21 +91,16 @@ impl Config {
             inner: self.size("n_inner", 4 * hidden as u64)?,
             ..BlockConfig::default()
         };
-        let model = ModelConfig {
+        Ok(ModelConfig {
             layers: self.layers("n_layer", 12)?,
             heads: self.size("n_head", 12)?,
             context: self.size("n_positions", 1024)?,
-            tied: self.is("tie_word_embeddings", true),
-            ..transformer(hidden, block)
-        };
-        Ok(Described {
-            family: Family::Gpt2,
-            model,
-            vocabulary: self.size("vocab_size", 50257)?,
+            block,
+            ..model_config(Architecture::Transformer, hidden)
         })
     }
 
-    fn llama(&self) -> Result<Described, ExchangeError> {
+    fn llama(&self) -> Result<ModelConfig, ExchangeError> {
         let activation = self.text("hidden_act", "silu");
         if !["silu", "swish"].contains(&activation) {
             let activation = shortened(activation);
@@ -120,17 +125,12 @@ impl Config {
             bias: self.is("attention_bias", false) || self.is("mlp_bias", false),
             ..BlockConfig::llama(self.size("num_key_value_heads", heads as u64)?)
         };
-        let model = ModelConfig {
+        Ok(ModelConfig {
             layers: self.layers("num_hidden_layers", 32)?,
             heads,
             context: self.size("max_position_embeddings", 2048)?,
-            tied: self.is("tie_word_embeddings", false),
-            ..transformer(hidden, block)
-        };
-        Ok(Described {
-            family: Family::Llama,
-            model,
-            vocabulary: self.size("vocab_size", 32000)?,
+            block,
+            ..model_config(Architecture::Transformer, hidden)
         })
     }
 
@@ -236,24 +236,6 @@ impl Config {
 
     fn refused(&self, problem: String) -> ExchangeError {
         ExchangeError::refused(&self.path, problem)
-    }
-}
-
-/// What is the same in both.
-fn transformer(hidden: usize, block: BlockConfig) -> ModelConfig {
-    ModelConfig {
-        architecture: Architecture::Transformer,
-        layers: 1,
-        hidden,
-        embedding: hidden,
-        heads: 1,
-        block,
-        context: 1,
-        dropout: 0.0,
-        tied: true,
-        forget_bias: false,
-        nonlinearity: Nonlinearity::Tanh,
-        precision: Precision::F32,
     }
 }
 

@@ -278,10 +278,11 @@ impl HeadBackward<'_> {
     }
 }
 
-/// The inner product of two rows. Four vectors at a time are what the compiler makes of a plain
+/// The inner product of two rows of one length. Four vectors at a time are what the compiler makes of a plain
 /// loop, too; written out, there is no loop for those that are left over.
 #[inline(always)]
 pub(super) fn dot<S: Simd>(simd: S, a: &[f32], b: &[f32]) -> f32 {
+    debug_assert_eq!(a.len(), b.len());
     let ((a, a_rest), (b, b_rest)) = (S::as_simd_f32s(a), S::as_simd_f32s(b));
     let ((a_fours, a), (b_fours, b)) = (a.as_chunks::<4>(), b.as_chunks::<4>());
     let mut sum = simd.splat_f32s(0.0);

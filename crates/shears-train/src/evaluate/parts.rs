@@ -27,8 +27,6 @@ struct Groups {
     own: Vec<Range<usize>>,
     /// How many parts each group of all ranks has, in their order.
     sizes: Vec<usize>,
-    /// All parts.
-    parts: usize,
 }
 
 impl<M: LanguageModel> Reader<'_, M> {
@@ -86,7 +84,6 @@ impl<M: LanguageModel> Reader<'_, M> {
         Groups {
             own: of(self.ranks.rank()).collect(),
             sizes: (0..size).flat_map(of).map(|rows| rows.len()).collect(),
-            parts,
         }
     }
 
@@ -100,9 +97,10 @@ impl<M: LanguageModel> Reader<'_, M> {
     ) -> ControlFlow<(), f64> {
         // Whether the rank goes on, and the losses of its groups.
         let mut own = vec![1];
+        let readers = self.ranks.size();
         for (rows, state) in groups.own.iter().zip(states) {
             let before = std::mem::take(state);
-            match self.mean_loss(&rows_of(batch.clone(), rows), before) {
+            match self.mean_loss(&rows_of(batch.clone(), rows), before, readers) {
                 ControlFlow::Continue((loss, after)) => {
                     own.extend(loss.to_le_bytes());
                     *state = after;
@@ -129,6 +127,7 @@ impl<M: LanguageModel> Reader<'_, M> {
     /// their ends and that of the head. An exchange.
     fn one_part_later(&self, head: &State, ends: Vec<State>, groups: &Groups) -> Vec<State> {
         let ends = joined(ends).tensors;
+        let parts: usize = groups.sizes.iter().sum();
         let mut starts = head.clone();
         for (name, first) in &mut starts.tensors {
             let others = match (ends.get(name), self.ranks.size()) {
@@ -140,10 +139,10 @@ impl<M: LanguageModel> Reader<'_, M> {
                     Tensor::from_data(rows_of_all(self.ranks, own), self.device)
                 }
             };
-            let others = others.narrow(1, 0, groups.parts - 1);
+            let others = others.narrow(1, 0, parts - 1);
             *first = Tensor::cat(vec![first.clone(), others], 1);
         }
-        let of_group = |rows: &Range<usize>| part_of(&starts, rows.start, rows.len(), groups.parts);
+        let of_group = |rows: &Range<usize>| part_of(&starts, rows.start, rows.len(), parts);
         groups.own.iter().map(of_group).collect()
     }
 }
@@ -158,20 +157,12 @@ fn repeated(state: &State, rows: usize) -> State {
 }
 
 /// The mean over all rows of groups of these sizes; a single group's mean is as it is.
-fn mean_of(means: impl Iterator<Item = f64>, sizes: &[usize]) -> f64 {
-    let mut means = means.zip(sizes);
-    let Some((first, &rows)) = means.next() else {
-        return f64::NAN;
-    };
-    let (mut sum, mut count) = (first * rows as f64, rows);
-    for (mean, rows) in means {
-        sum += mean * *rows as f64;
-        count += rows;
+fn mean_of(mut means: impl Iterator<Item = f64>, sizes: &[usize]) -> f64 {
+    if sizes.len() == 1 {
+        return means.next().unwrap_or(f64::NAN);
     }
-    match sizes {
-        [_] => first,
-        _ => sum / count as f64,
-    }
+    let weighted = means.zip(sizes).map(|(mean, rows)| mean * *rows as f64);
+    weighted.sum::<f64>() / sizes.iter().sum::<usize>() as f64
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use shears_run::{Columns, Event, Header, StepEvent, stretches};
 use shears_train::{ClipPolicy, Plan, RunFolder};
 
 use super::RunArgument;
-use crate::exit::Misuse;
+use crate::exit::{Misuse, misuse};
 use crate::new_file;
 use crate::output::{print_result, say};
 use crate::run_log::{self, without_header};
@@ -114,7 +114,7 @@ fn policies(arguments: &ReplayArguments, plan: &Plan) -> anyhow::Result<Vec<Clip
     };
     if arguments.policies.len() > LABELS.len() {
         let most = LABELS.len();
-        return Err(Misuse(format!("--clip can be given {most} times at most")).into());
+        misuse!("--clip can be given {most} times at most");
     }
     let mut policies = Vec::new();
     for text in &arguments.policies {
@@ -177,9 +177,8 @@ impl Replayed {
         let rows = columns.range(Some(first), None);
         if rows.is_empty() {
             let (run, clip) = (run.path().display(), &plan.clip);
-            let problem =
-                format!("{run}: no step was taken with {clip} yet, its policy since step");
-            return Err(Misuse(format!("{problem} {}", first - 1)).into());
+            let since = first - 1;
+            misuse!("{run}: no step was taken with {clip} yet, its policy since step {since}");
         }
         let elements = columns.header.as_ref().map(elements);
         for event in log.events()? {

@@ -20,7 +20,7 @@ use shears_train::{
 
 use super::train::{batches_and_memory, newest_checkpoint};
 use crate::comparison::{self, Comparison, Outcome, Report, Run, SAME_START, Variant};
-use crate::exit::{INTERRUPTED, Misuse};
+use crate::exit::{INTERRUPTED, misuse};
 use crate::loading;
 use crate::memory;
 use crate::model::{Work, with_model_to_train};
@@ -120,8 +120,7 @@ impl Prepared {
         let threads = super::set_threads(world.threads(arguments.threads))?;
         let first = &grid.cells[0].plan;
         if first.reads_standard_input() && !world.is_alone() {
-            let message = "only one process can read standard input; give the text as a file";
-            return Err(Misuse(message.into()).into());
+            misuse!("only one process can read standard input; give the text as a file");
         }
         let corpora = loading::load(first, None, grid.tokenizer()?, world.is_first())?;
         grid.identify(&corpora);
@@ -266,8 +265,7 @@ fn ended(cell: &Cell) -> anyhow::Result<Option<(EndReason, Option<f64>)>> {
     let differing = shears_train::compare_plans(&folder.plan()?, &cell.plan);
     if let Some((name, was, asked)) = differing.first() {
         let path = cell.folder.display();
-        let what = format!("{path} was trained with {name} {was}, not {asked}");
-        return Err(Misuse(format!("{what}; choose another --out")).into());
+        misuse!("{path} was trained with {name} {was}, not {asked}; choose another --out");
     }
     Ok(end_of(cell))
 }

@@ -21,11 +21,7 @@ fn tensor(file: &SafeTensors<'_>, name: &str) -> (Vec<usize>, Vec<f32>) {
 
 #[test]
 fn a_transformer_has_the_names_and_shapes_of_gpt_2() {
-    let scratch = Scratch::new();
-    scratch.train(format!("{TINY_TRANSFORMER} --mlp gelu-tanh"), "run");
-    scratch
-        .run("export run --format huggingface --out hf --checkpoint last")
-        .succeeded();
+    let scratch = Scratch::exported("--mlp gelu-tanh", "--checkpoint last");
     let config = json(&scratch, "hf/config.json");
     for (key, value) in [
         ("model_type", Value::from("gpt2")),
@@ -83,12 +79,7 @@ fn a_transformer_has_the_names_and_shapes_of_gpt_2() {
 
 #[test]
 fn llamas_joined_rows_come_apart() {
-    let scratch = Scratch::new();
-    let train = format!("train {TINY_TRANSFORMER} {LLAMA} --tied=false --quiet --out run");
-    scratch.run(&train).succeeded();
-    scratch
-        .run("export run --format huggingface --out hf --checkpoint last")
-        .succeeded();
+    let scratch = Scratch::exported(format!("{LLAMA} --tied=false"), "--checkpoint last");
     let config = json(&scratch, "hf/config.json");
     for (key, value) in [
         ("model_type", Value::from("llama")),
@@ -179,8 +170,7 @@ fn gguf_has_the_same_bytes_each_time_and_an_end_that_is_not_written() {
 fn gguf_of_llama_says_its_numbers_and_another_block_has_no_place() {
     let scratch = Scratch::new();
     for (run, flags) in [("llama", LLAMA), ("between", "--norm rms")] {
-        let train = format!("train {TINY_TRANSFORMER} {flags} --quiet --out {run}");
-        scratch.run(&train).succeeded();
+        scratch.train(format!("{TINY_TRANSFORMER} {flags}"), run);
     }
     scratch
         .run("export llama --format gguf --out gguf")
@@ -240,8 +230,7 @@ fn a_recurrent_model_has_the_names_of_pytorch() {
         ("--model rnn --nonlinearity relu", 7, false),
     ] {
         let (run, out) = (format!("run-{vocabulary}"), format!("out-{vocabulary}"));
-        let train = format!("train {TINY} {flags} --quiet --out {run}");
-        scratch.run(&train).succeeded();
+        scratch.train(format!("{TINY} {flags}"), &run);
         let export = format!("export {run} --format pytorch --out {out}");
         scratch.run(&export).succeeded();
         let bytes = fs::read(scratch.path(&out).join("model.safetensors")).unwrap();

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::program::{LLAMA, Scratch, TINY, TINY_TRANSFORMER, has};
+use crate::program::{LLAMA, Scratch, TINY, has};
 
 /// The loss of a run before its first step, as its log has it.
 fn initial_loss(scratch: &Scratch, run: &str) -> f64 {
@@ -77,14 +77,7 @@ fn a_run_that_was_stopped_before_its_first_step_goes_on_without_its_source() {
 
 #[test]
 fn a_folder_of_hugging_face_gives_the_model_that_went_into_it() {
-    let scratch = Scratch::new();
-    scratch.train(
-        format!("{TINY_TRANSFORMER} --mlp gelu-tanh --tied=false"),
-        "run",
-    );
-    scratch
-        .run("export run --format huggingface --out hf")
-        .succeeded();
+    let scratch = Scratch::exported("--mlp gelu-tanh --tied=false", "");
     let more = "--batch 4 --window 8 --steps 4 --quiet --out new";
     scratch
         .run(&format!("train --init-from hf {more}"))
@@ -115,12 +108,7 @@ fn a_folder_of_hugging_face_gives_the_model_that_went_into_it() {
 
 #[test]
 fn a_llama_goes_out_and_comes_in_again() {
-    let scratch = Scratch::new();
-    let train = format!("train {TINY_TRANSFORMER} {LLAMA} --quiet --out run");
-    scratch.run(&train).succeeded();
-    scratch
-        .run("export run --format huggingface --out hf")
-        .succeeded();
+    let scratch = Scratch::exported(LLAMA, "");
     let more = "--batch 4 --window 8 --steps 2 --out new";
     let said = scratch.run(&format!("train --init-from hf {more}"));
     let said = said.succeeded();
@@ -155,12 +143,7 @@ fn sample(scratch: &Scratch, run: &str) -> String {
 
 #[test]
 fn the_token_that_ends_a_text_ends_samples() {
-    let scratch = Scratch::new();
-    let train = format!("train {TINY_TRANSFORMER} --quiet --out run");
-    scratch.run(&train).succeeded();
-    scratch
-        .run("export run --format huggingface --out hf")
-        .succeeded();
+    let scratch = Scratch::exported("", "");
     let more = "--batch 4 --window 8 --steps 2 --lr 1e-9 --sample-every 1";
     let train = |out: &str| scratch.run(&format!("train --init-from hf {more} --out {out}"));
     let without = train("without").succeeded();
@@ -189,11 +172,7 @@ fn the_token_that_ends_a_text_ends_samples() {
 
 #[test]
 fn rows_of_the_embedding_that_no_text_becomes_are_kept_and_never_written() {
-    let scratch = Scratch::new();
-    scratch.train(format!("{TINY_TRANSFORMER} --tokenizer byte"), "run");
-    scratch
-        .run("export run --format huggingface --out hf")
-        .succeeded();
+    let scratch = Scratch::exported("--tokenizer byte", "");
     // The tokenizer of another text has fewer tokens than the 256 of the model.
     scratch.train(TINY, "small");
     fs::copy(

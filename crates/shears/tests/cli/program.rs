@@ -104,6 +104,15 @@ impl Scratch {
         scratch
     }
 
+    /// With a run of a tiny Transformer, exported to `hf` for `transformers`.
+    pub(crate) fn exported(flags: impl Display, how: &str) -> Self {
+        let scratch = Scratch::new();
+        scratch.train(format!("{TINY_TRANSFORMER} {flags}"), "run");
+        let export = format!("export run --format huggingface --out hf {how}");
+        scratch.run(&export).succeeded();
+        scratch
+    }
+
     /// Trains quietly into the folder `out`.
     #[track_caller]
     pub(crate) fn train(&self, flags: impl Display, out: &str) {

@@ -77,6 +77,11 @@ pub(crate) fn processes(scratch: &Scratch) -> Vec<(u32, Option<usize>)> {
     found.collect()
 }
 
+pub(crate) fn running_ranks(scratch: &Scratch) -> usize {
+    let all = processes(scratch).into_iter();
+    all.filter(|(_, rank)| rank.is_some()).count()
+}
+
 pub(crate) fn signal(scratch: &Scratch, rank: usize, signal: &str) {
     let all = processes(scratch);
     let found = all.iter().find(|(_, own)| *own == Some(rank));
@@ -266,16 +271,10 @@ fn a_cut_link_is_noticed_on_both_sides() {
         .env("CUT_WHEN", scratch.path("cut"));
     let told = fs::File::create(scratch.path("told")).unwrap();
     let mut child = command.stdout(Stdio::null()).stderr(told).spawn().unwrap();
-    let ranks = || {
-        processes(&scratch)
-            .into_iter()
-            .filter(|(_, rank)| rank.is_some())
-            .count()
-    };
     wait_until("it saves", || scratch.checkpoints("run").len() > 1);
-    assert_eq!(ranks(), 2);
+    assert_eq!(running_ranks(&scratch), 2);
     scratch.write("cut", "");
-    wait_until("both ranks end", || ranks() == 0);
+    wait_until("both ranks end", || running_ranks(&scratch) == 0);
     // What a rank has said comes through mpirun, later than its end.
     wait_until("the reason is said", || {
         scratch
@@ -547,9 +546,8 @@ fn ranks_that_divide_nothing_train_the_same_run() {
                     rounding (1, 2, 4, 8 ... ranks can have the same bits)";
     assert!(told.replace('\n', " ").contains(expected), "{told}");
     let losses = |run: &str| -> Vec<f64> {
-        let log = scratch.read(format!("{run}/events.jsonl"));
-        let events = log.lines().map(|line| serde_json::from_str(line).unwrap());
-        let steps = events.filter(|event: &serde_json::Value| event["event"] == "step");
+        let events = scratch.events(run).into_iter();
+        let steps = events.filter(|event| event["event"] == "step");
         steps.map(|step| step["loss"].as_f64().unwrap()).collect()
     };
     let (three, one) = (losses("three"), losses("one"));

@@ -12,8 +12,10 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use crate::injected::Disk;
-use crate::program::{Ran, Scratch, wait_until};
-use crate::ranks::{TINY, can_launch, ended, goes_on, launch, launched, processes, ran, signal};
+use crate::program::{Scratch, wait_until};
+use crate::ranks::{
+    TINY, can_launch, ended, goes_on, launch, launched, processes, ran, running_ranks, signal,
+};
 
 /// The library that injects, built once.
 fn library() -> Option<&'static Path> {
@@ -64,9 +66,9 @@ fn faulty(scratch: &Scratch, fault: Fault, more: &str, arguments: &str) -> Optio
     ))
 }
 
-/// Trains, lets that happen once `is_time`, and gives how the job ended. It has ended by itself,
-/// and what it has saved is whole.
-fn ends(fault: Fault, more: &str, train: &str, is_time: impl Fn(&Scratch) -> bool) -> Option<Ran> {
+/// Trains, and lets that happen once `is_time`: the job ends by itself, and what it has saved is
+/// whole. Gives whether faults can be injected here.
+fn ends(fault: Fault, more: &str, train: &str, is_time: impl Fn(&Scratch) -> bool) -> bool {
     let scratch = Scratch::new();
     scratch.write(
         "long.txt",
@@ -74,7 +76,9 @@ fn ends(fault: Fault, more: &str, train: &str, is_time: impl Fn(&Scratch) -> boo
     );
     let more = format!("-x FAULT_WHEN={} {more}", scratch.path("now").display());
     let arguments = format!("train {train} --steps 1000000 --out run");
-    let mut command = faulty(&scratch, fault, &more, &arguments)?;
+    let Some(mut command) = faulty(&scratch, fault, &more, &arguments) else {
+        return false;
+    };
     let child = command
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -95,7 +99,7 @@ fn ends(fault: Fault, more: &str, train: &str, is_time: impl Fn(&Scratch) -> boo
         assert!(ran.stderr.contains(&format!("rank {rank} on ")), "{what}");
     }
     goes_on(&scratch, "run");
-    Some(ran)
+    true
 }
 
 fn has_saved(scratch: &Scratch) -> bool {
@@ -105,51 +109,43 @@ fn has_saved(scratch: &Scratch) -> bool {
 /// What can become of a process.
 const DEEDS: [&str; 3] = ["panic", "exit", "kill"];
 
-/// The step takes long enough to hit: no exchange for 10 ms is the forward or the backward pass.
-#[test]
-fn a_rank_that_ends_in_the_forward_pass_ends_all() {
-    let train = "--model lstm --hidden 64 --layers 2 --batch 16 --window 128 --accumulate 4 \
-         --eval-every 0 --save-every 2 --threads 1 --quiet";
-    for deed in DEEDS {
-        let (place, rank) = ("quiet", 1);
-        let fault = Fault { deed, place, rank };
-        if ends(fault, "-x FAULT_MS=10", train, has_saved).is_none() {
+/// [`ends`] for each deed, place and rank, with more for `mpirun`.
+fn each_ends<'a>(
+    cases: impl IntoIterator<Item = (&'static str, &'static str, usize, &'a str)>,
+    train: &str,
+    is_time: impl Fn(&Scratch) -> bool,
+) {
+    for (deed, place, rank, more) in cases {
+        if !ends(Fault { deed, place, rank }, more, train, &is_time) {
             return;
         }
     }
 }
 
+/// The step takes long enough to hit: no exchange for 10 ms is the forward or the backward pass.
+#[test]
+fn a_rank_that_ends_in_the_forward_pass_ends_all() {
+    let train = "--model lstm --hidden 64 --layers 2 --batch 16 --window 128 --accumulate 4 \
+         --eval-every 0 --save-every 2 --threads 1 --quiet";
+    let cases = DEEDS.map(|deed| (deed, "quiet", 1, "-x FAULT_MS=10"));
+    each_ends(cases, train, has_saved);
+}
+
 #[test]
 fn a_rank_that_ends_in_the_exchange_ends_all() {
-    let train = format!("{TINY} --eval-every 0");
-    for deed in DEEDS {
-        let (place, rank) = ("sum", 1);
-        if ends(Fault { deed, place, rank }, "", &train, has_saved).is_none() {
-            return;
-        }
-    }
+    let cases = DEEDS.map(|deed| (deed, "sum", 1, ""));
+    each_ends(cases, &format!("{TINY} --eval-every 0"), has_saved);
 }
 
 /// The first rank while it writes, and another one while the first waits for it after having
 /// written.
 #[test]
 fn a_rank_that_ends_in_a_save_ends_all() {
-    let train = format!("{TINY} --eval-every 0");
-    let others = DEEDS.map(|deed| (deed, "barrier", 1));
-    for (deed, place, rank) in [("exit", "fsync", 0), ("kill", "fsync", 0)]
-        .into_iter()
-        .chain(others)
-    {
-        // In the middle of a checkpoint.
-        let more = if place == "fsync" {
-            "-x FAULT_AFTER=2"
-        } else {
-            ""
-        };
-        if ends(Fault { deed, place, rank }, more, &train, has_saved).is_none() {
-            return;
-        }
-    }
+    // In the middle of a checkpoint.
+    let first = ["exit", "kill"].map(|deed| (deed, "fsync", 0, "-x FAULT_AFTER=2"));
+    let others = DEEDS.map(|deed| (deed, "barrier", 1, ""));
+    let cases = first.into_iter().chain(others);
+    each_ends(cases, &format!("{TINY} --eval-every 0"), has_saved);
 }
 
 /// Each rank reads its half of the validation text for long, without an exchange.
@@ -162,13 +158,8 @@ fn a_rank_that_ends_in_an_evaluation_ends_all() {
         let log = fs::read_to_string(scratch.path("run/events.jsonl")).unwrap_or_default();
         log.contains("\"step\":10,")
     };
-    for deed in DEEDS {
-        let (place, rank) = ("quiet", 1);
-        let fault = Fault { deed, place, rank };
-        if ends(fault, "-x FAULT_MS=50", train, evaluates).is_none() {
-            return;
-        }
-    }
+    let cases = DEEDS.map(|deed| (deed, "quiet", 1, "-x FAULT_MS=50"));
+    each_ends(cases, train, evaluates);
 }
 
 /// One rank has given a NaN: all leave out the step, and no other.
@@ -248,13 +239,7 @@ fn waiting_for_text(scratch: &Scratch, patience: &str) -> (Child, ChildStdin) {
         .stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let input = child.stdin.take().unwrap();
-    let ranks = || {
-        processes(scratch)
-            .iter()
-            .filter(|(_, rank)| rank.is_some())
-            .count()
-    };
-    wait_until("both ranks are there", || ranks() == 2);
+    wait_until("both ranks are there", || running_ranks(scratch) == 2);
     (child, input)
 }
 
