@@ -1,9 +1,9 @@
-//! The model of a well-known tutorial on gradient clipping, with the clipping really applied:
-//! 128 relu units, one tanh unit, mean squared error, Adam with learning rate 0.01, threshold 1.
+//! The model of a well-known tutorial on gradient clipping, with clipping actually applied: 128
+//! relu units, one tanh unit, mean squared error, Adam with learning rate 0.01, threshold 1.
 //!
-//! The update is W <- W - eta * g', with g' = c g / ||g|| if ||g|| > c, over all weights as one
-//! vector. Adam takes g' in the place of g. The same loop with value clipping ("truncation")
-//! shows the difference: clamping each element by itself turns the direction of g.
+//! Clipping replaces g by g' = c g / ||g|| if ||g|| > c, over all weights as one vector, and Adam
+//! steps with g'. The same loop with value clipping ("truncation") shows the difference: clamping
+//! each element turns the direction of g.
 
 use std::error::Error;
 
@@ -44,9 +44,9 @@ fn train(policy: &str) -> Result<(), Box<dyn Error>> {
     let device = Device::flex().autodiff();
     // Both runs start from the same weights and see the same data.
     device.seed(1);
-    // Inputs that nobody normalised, which is what makes the first gradients too large.
+    // The inputs are not normalised, which makes the first gradients too large.
     let inputs = Tensor::<2>::random([SAMPLES, INPUTS], Distribution::Normal(0.0, 4.0), &device);
-    // One number in (-1, 1) for each sample.
+    // One target in (-1, 1) per sample.
     let targets = inputs.clone().mul_scalar(0.25).sum_dim(1).tanh();
 
     let mut model = ArticleModel::new(&device);
@@ -76,7 +76,7 @@ fn train(policy: &str) -> Result<(), Box<dyn Error>> {
 
 fn main() -> Result<(), Box<dyn Error>> {
     train("global-norm:1")?;
-    // A bound of 1 for each element would leave these gradients alone, so it has to be tighter.
+    // A bound of 1 per element would not clip these gradients, so it is tighter.
     train("value:0.1")?;
     println!(
         "Global-norm clipping keeps the direction (cosine 1) and bounds the length. Value clipping\n\

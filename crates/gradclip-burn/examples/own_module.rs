@@ -1,7 +1,7 @@
-//! A model of one's own, trained by Burn's Adam with global-norm clipping.
+//! A custom model, trained by Burn's Adam with global-norm clipping.
 //!
-//! Two intertwined spirals are told apart by three linear layers. The gradients grow
-//! tenfold while the arms are being pulled apart, which is where clipping engages.
+//! Three linear layers learn to separate two intertwined spirals. While the arms separate, the
+//! gradients grow tenfold, and clipping sets in.
 
 use std::error::Error;
 use std::f32::consts::PI;
@@ -42,7 +42,7 @@ impl SpiralModel {
     }
 }
 
-/// Points on two spiral arms of two and a half turns, and the arm that each belongs to.
+/// Points on two spiral arms of two and a half turns, and the arm of each point.
 fn spirals(device: &Device) -> (Tensor<2>, Tensor<1, Int>) {
     let (mut points, mut arms) = (Vec::new(), Vec::new());
     for index in 0..POINTS {

@@ -1,4 +1,4 @@
-//! From clipped slices back to tensors, for Burn's optimizers or for one of your own.
+//! Converts clipped slices back to tensors, for Burn's optimizers or your own.
 
 use std::collections::HashMap;
 
@@ -10,9 +10,9 @@ use gradclip::{ClipReport, Clipped, Deferred};
 use crate::ModuleGradients;
 use crate::collect::{Entry, elements};
 
-/// Gradients that went through a [`gradclip::Clipper`]: there is no other way to make one.
+/// Gradients that went through a [`gradclip::Clipper`], the only way to create this type.
 ///
-/// A training step that takes this type cannot be given gradients that nobody clipped:
+/// A training step that takes this type cannot be given unclipped gradients:
 ///
 /// ```compile_fail,E0308
 /// fn step(gradients: gradclip_burn::ClippedGradients) {}
@@ -22,7 +22,7 @@ use crate::collect::{Entry, elements};
 /// ```
 #[derive(Debug)]
 pub struct ClippedGradients {
-    /// What was not taken yet, each with the factor that is still to be multiplied in.
+    /// The gradients not yet taken, each with the factor still to be applied.
     gradients: HashMap<ParamId, (Entry, f64)>,
     report: ClipReport,
 }
@@ -52,12 +52,13 @@ impl From<Deferred<ModuleGradients>> for ClippedGradients {
 }
 
 impl ClippedGradients {
-    /// What clipping found and did.
+    /// The report of the clipping step.
     pub fn report(&self) -> &ClipReport {
         &self.report
     }
 
-    /// Takes the gradient of one parameter, on the device and in the type it was computed in.
+    /// Takes the gradient of one parameter, on its original device and in its original type. `None`
+    /// if it has none or was taken before.
     ///
     /// # Panics
     ///
@@ -69,18 +70,17 @@ impl ClippedGradients {
         Some(Tensor::from_data(entry.data, (&entry.device, dtype)))
     }
 
-    /// Takes the gradient of one parameter as it is on the host, and what it is still to be
-    /// multiplied with: the factor of [`gradclip::Deferred`], which is 1 after
-    /// [`gradclip::Clipper::clip`].
+    /// Takes the gradient of one parameter on the host, with the factor still to be applied to it:
+    /// the factor of [`gradclip::Deferred`], or 1 after [`gradclip::Clipper::clip`].
     pub fn take_with_factor(&mut self, id: ParamId) -> Option<(TensorData, f64)> {
         let (entry, factor) = self.gradients.remove(&id)?;
         Some((entry.data, factor))
     }
 
-    /// The gradients in the form that every optimizer of Burn takes.
+    /// Converts the gradients to the form that Burn's optimizers take.
     ///
-    /// `module` must be the one they were collected from: a gradient whose parameter it does not
-    /// hold is dropped.
+    /// `module` must be the module they were collected from: gradients of other parameters are
+    /// dropped.
     pub fn into_params<M: Module>(mut self, module: &M) -> GradientsParams {
         struct Register<'a> {
             clipped: &'a mut ClippedGradients,

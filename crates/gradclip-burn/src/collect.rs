@@ -1,4 +1,4 @@
-//! From Burn's gradients to named slices, with one synchronisation of the device.
+//! Converts Burn's gradients to named slices, with one device synchronisation.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -9,11 +9,12 @@ use burn::tensor::{
 };
 use gradclip::{Accumulate, ClipPolicy, Elements, Gradient, Gradients, Values};
 
-/// The gradients of a module's parameters: named, in the module's order, each parameter once.
+/// The gradients of a module's parameters, named by their paths, in the module's order, each
+/// parameter once.
 ///
-/// A parameter that the module holds in two places (tied weights: the same [`ParamId`]) counts
-/// once, under the name of the first place and with the sum of its gradients. A parameter without
-/// a gradient is left out.
+/// A parameter that occurs twice in the module (tied weights with the same [`ParamId`]) is included
+/// once, under its first name and with the sum of its gradients. Parameters without a gradient are
+/// omitted.
 #[derive(Debug)]
 pub struct ModuleGradients {
     pub(crate) entries: Vec<Entry>,
@@ -26,24 +27,24 @@ pub(crate) struct Entry {
     /// The gradient, in its own type.
     pub(crate) data: TensorData,
     pub(crate) device: Device,
-    /// The axes that count the output units of its layer.
+    /// The axes that index the output units of the layer.
     units: Range<usize>,
-    /// The group of `group-norm`, if it is not what stands before the last dot of the name.
+    /// The group for `group-norm`, if it is not the name up to its last dot.
     group: Option<String>,
-    /// The parameter itself, if it was asked for.
+    /// The parameter itself, if the policy needs it.
     parameter: Option<TensorData>,
 }
 
 impl ModuleGradients {
-    /// Takes the gradients of `module` out of what `loss.backward()` returned, and what `policy`
-    /// needs besides: for `agc` the parameters, which are read in the same transaction.
+    /// Collects the gradients of `module` from the result of `loss.backward()`, and the parameters
+    /// too if `policy` needs them (`agc`), in the same transaction.
     ///
-    /// The output units of `agc` follow from the layer: see [the list](crate#agc).
+    /// The output units of `agc` depend on the layer type: see [the table](crate#agc).
     ///
     /// # Errors
     ///
-    /// [`CollectError::Type`] for a gradient that is not f32, f64, f16 or bf16, and
-    /// [`CollectError::Read`] if the device cannot give its data.
+    /// [`CollectError::Type`] if a gradient is not f32, f64, f16 or bf16, and
+    /// [`CollectError::Read`] if reading from the device fails.
     pub fn collect<M: Module>(
         gradients: BackwardGradients,
         module: &M,
@@ -65,7 +66,7 @@ impl ModuleGradients {
             .map_err(|e| CollectError::Read(e.to_string()))?;
         let mut data = data.into_iter();
         let mut next = |name: &str| match data.next() {
-            Some(data) => of_known_type(data, name),
+            Some(data) => checked_type(data, name),
             None => Err(CollectError::Read(format!("no data of `{name}`"))),
         };
         let mut entries: Vec<Entry> = Vec::with_capacity(collector.found.len());
@@ -82,8 +83,8 @@ impl ModuleGradients {
                 true => Some(next(&name)?),
                 false => None,
             };
-            // Clones of one parameter share a gradient, which the first of them takes. Clones that
-            // were moved or loaded one by one have a gradient each, and their sum is the tied one.
+            // Clones of a parameter share a gradient, which the first one takes. Clones that were
+            // moved or loaded separately have a gradient each, and the tied gradient is their sum.
             if let Some(&first) = index_of.get(&id) {
                 elements(&mut entries[first].data).add(&elements(&mut data));
             } else {
@@ -102,9 +103,8 @@ impl ModuleGradients {
         Ok(ModuleGradients { entries })
     }
 
-    /// Puts each gradient into the group of `group-norm` that `group` gives to its name. Unless
-    /// told otherwise that is what stands before the last dot, so that `layers.0.weight` and
-    /// `layers.0.bias` belong together.
+    /// Sets the group of each gradient for `group-norm`, from its name. The default is the name up
+    /// to its last dot, so that `layers.0.weight` and `layers.0.bias` share a group.
     #[must_use]
     pub fn with_groups<Group: Into<String>>(mut self, group: impl Fn(&str) -> Group) -> Self {
         for entry in &mut self.entries {
@@ -113,10 +113,10 @@ impl ModuleGradients {
         self
     }
 
-    /// Sets the axes that count output units, by name and shape, where `units` knows better than
-    /// [the layer](crate#agc) does: `0..1` for `[out, in]`.
+    /// Overrides the axes that index output units, from name and shape, where `units` returns
+    /// `Some`: `0..1` for `[out, in]`. See [the defaults](crate#agc).
     ///
-    /// [`Clipper::clip`](gradclip::Clipper::clip) refuses `agc` if an axis is not there.
+    /// [`Clipper::clip`](gradclip::Clipper::clip) fails under `agc` if an axis is out of range.
     #[must_use]
     pub fn with_units(mut self, units: impl Fn(&str, &[usize]) -> Option<Range<usize>>) -> Self {
         for entry in &mut self.entries {
@@ -127,14 +127,14 @@ impl ModuleGradients {
         self
     }
 
-    /// Names and values, in the module's order.
+    /// Iterates over names and values, in the module's order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, Values<'_>)> {
         self.entries
             .iter()
             .map(|entry| (entry.name.as_str(), values(&entry.data)))
     }
 
-    /// How many parameters have a gradient.
+    /// The number of parameters with a gradient.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
@@ -189,10 +189,10 @@ impl Accumulate for ModuleGradients {
     }
 }
 
-fn of_known_type(data: TensorData, tensor: &str) -> Result<TensorData, CollectError> {
+fn checked_type(data: TensorData, tensor: &str) -> Result<TensorData, CollectError> {
     match data.dtype() {
         DType::F32 | DType::F64 | DType::F16 | DType::BF16 => Ok(data),
-        // It is stored as f32, or as something that f32 holds.
+        // Stored as f32, or as a type that converts to f32 exactly.
         DType::Flex32 => data
             .try_cast_as::<f32>()
             .map_err(|e| CollectError::Read(e.to_string())),
@@ -203,30 +203,30 @@ fn of_known_type(data: TensorData, tensor: &str) -> Result<TensorData, CollectEr
     }
 }
 
-const OF_KNOWN_TYPE: &str = "the type was checked when the data was collected";
+const CHECKED_TYPE: &str = "the type was checked when the data was collected";
 
 fn values(data: &TensorData) -> Values<'_> {
     match data.dtype() {
-        DType::F64 => Values::F64(data.as_slice().expect(OF_KNOWN_TYPE)),
-        DType::F16 => Values::F16(data.as_slice().expect(OF_KNOWN_TYPE)),
-        DType::BF16 => Values::Bf16(data.as_slice().expect(OF_KNOWN_TYPE)),
-        _ => Values::F32(data.as_slice().expect(OF_KNOWN_TYPE)),
+        DType::F64 => Values::F64(data.as_slice().expect(CHECKED_TYPE)),
+        DType::F16 => Values::F16(data.as_slice().expect(CHECKED_TYPE)),
+        DType::BF16 => Values::Bf16(data.as_slice().expect(CHECKED_TYPE)),
+        _ => Values::F32(data.as_slice().expect(CHECKED_TYPE)),
     }
 }
 
 pub(crate) fn elements(data: &mut TensorData) -> Elements<'_> {
     match data.dtype() {
-        DType::F64 => Elements::F64(data.as_mut_slice().expect(OF_KNOWN_TYPE)),
-        DType::F16 => Elements::F16(data.as_mut_slice().expect(OF_KNOWN_TYPE)),
-        DType::BF16 => Elements::Bf16(data.as_mut_slice().expect(OF_KNOWN_TYPE)),
-        _ => Elements::F32(data.as_mut_slice().expect(OF_KNOWN_TYPE)),
+        DType::F64 => Elements::F64(data.as_mut_slice().expect(CHECKED_TYPE)),
+        DType::F16 => Elements::F16(data.as_mut_slice().expect(CHECKED_TYPE)),
+        DType::BF16 => Elements::Bf16(data.as_mut_slice().expect(CHECKED_TYPE)),
+        _ => Elements::F32(data.as_mut_slice().expect(CHECKED_TYPE)),
     }
 }
 
-/// The axes that count the output units of a parameter, by the layer that holds it and its rank.
+/// The axes that index the output units of a parameter, from its layer type and rank.
 fn units_of(layer: &str, rank: usize) -> Range<usize> {
     match (layer, rank) {
-        // A vector has no units to tell apart: bias, gain.
+        // Vectors (biases, gains) are a single unit.
         (_, 0 | 1) => 0..0,
         // `[out, in / groups, ..]`.
         ("Conv1d" | "Conv2d" | "Conv3d" | "DeformConv2d", _) => 0..1,
@@ -234,7 +234,7 @@ fn units_of(layer: &str, rank: usize) -> Range<usize> {
         ("ConvTranspose1d" | "ConvTranspose2d" | "ConvTranspose3d", _) => 1..2,
         // `[tokens, width]`: the vector of each token.
         ("Embedding", _) => 0..1,
-        // `Linear` has `[in, out]`, and so has whatever else multiplies from the right.
+        // `Linear` and other matrices: `[in, out]`.
         (_, 2) => 1..2,
         (_, _) => 0..1,
     }
@@ -252,10 +252,10 @@ struct Collector {
     gradients: BackwardGradients,
     with_parameters: bool,
     path: Vec<String>,
-    /// The types of the containers that it is in, such as `Struct:Linear` or `Vec`.
+    /// The types of the enclosing containers, such as `Struct:Linear` or `Vec`.
     layers: Vec<String>,
     found: Vec<Found>,
-    /// Taken and put back at each tensor, because registering consumes it.
+    /// Taken and replaced at each tensor, because registering consumes it.
     transaction: Option<Transaction>,
 }
 
@@ -271,7 +271,7 @@ impl ModuleVisitor for Collector {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        // Removing it leaves one owner, so that a CPU device hands over its buffer uncopied.
+        // Removing it leaves one owner, so that a CPU device returns its buffer without a copy.
         let Some(gradient) = param.val().grad_remove(&mut self.gradients) else {
             return;
         };
@@ -296,15 +296,15 @@ impl ModuleVisitor for Collector {
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CollectError {
-    /// The gradient's type is none of the common floating-point types.
+    /// The gradient has an unsupported type.
     #[error("gradient of `{tensor}` has type {dtype:?}; f32, f64, f16 and bf16 can be clipped")]
     Type {
         /// The parameter.
         tensor: String,
-        /// Its gradient's type.
+        /// The type of its gradient.
         dtype: DType,
     },
-    /// The device did not give its data.
+    /// Reading from the device failed.
     #[error("cannot read gradients from the device: {0}")]
     Read(String),
 }

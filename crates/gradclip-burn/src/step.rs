@@ -1,4 +1,4 @@
-//! The short way: backward pass, clipping and update in one or two lines.
+//! Backward pass, clipping and update in one or two lines.
 
 use burn::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
 use burn::module::Module;
@@ -8,13 +8,12 @@ use gradclip::{ClipAction, ClipError, ClipReport, Clipper, Outcome, Unscaled};
 
 use crate::{ClippedGradients, CollectError, ModuleGradients};
 
-/// Clipping of a module's gradients in one line, for every [`Clipper`].
+/// Clips a module's gradients in one line; implemented for [`Clipper`].
 pub trait ClipModule {
-    /// Clips what `loss.backward()` returned, for the optimizer of Burn, and reports.
+    /// Clips the result of `loss.backward()` for one of Burn's optimizers.
     ///
-    /// If the step is to be left out ([`ClipAction::Skip`] in the
-    /// report), there are no gradients: an optimizer that steps with them leaves every parameter
-    /// and every moment as it is.
+    /// If the step should be skipped ([`ClipAction::Skip`] in the report), the returned gradients
+    /// are empty: an optimizer step with them leaves every parameter and moment unchanged.
     ///
     /// ```
     /// # use burn::nn::LinearConfig;
@@ -35,8 +34,9 @@ pub trait ClipModule {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
-    /// Of several micro-batches, or where a loss was scaled, this is too early, for it would clip
-    /// each of them: see [`Accumulated`](gradclip::Accumulated) and [`ModuleGradients`].
+    /// With several micro-batches or a scaled loss, use [`Accumulated`](gradclip::Accumulated) and
+    /// [`ModuleGradients`] instead: this method would clip each micro-batch, or the scaled
+    /// gradients.
     ///
     /// # Errors
     ///
@@ -59,7 +59,7 @@ impl ClipModule for Clipper {
     }
 }
 
-/// Gradients for Burn's optimizers; none, if the step is to be left out.
+/// Gradients for Burn's optimizers; empty if the step should be skipped.
 fn clip<M: Module>(
     clipper: &mut Clipper,
     gradients: Unscaled<ModuleGradients>,
@@ -68,7 +68,7 @@ fn clip<M: Module>(
 ) -> Result<(GradientsParams, ClipReport), StepError> {
     Ok(match clipper.clip_deferred(gradients, loss)? {
         Outcome::Apply(deferred) => {
-            // Now, so that the report tells what becomes zero.
+            // Scale now, so that the report counts the elements that underflow to zero.
             let clipped = ClippedGradients::from(deferred.scale());
             let report = clipped.report().clone();
             (clipped.into_params(module), report)
@@ -77,7 +77,7 @@ fn clip<M: Module>(
     })
 }
 
-/// An optimizer of Burn that clips, and takes no gradients past its [`Clipper`].
+/// A Burn optimizer that clips all its gradients with a [`Clipper`].
 ///
 /// ```
 /// use burn::nn::{LinearConfig, loss::{MseLoss, Reduction}};
@@ -99,8 +99,8 @@ fn clip<M: Module>(
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// Gradients that came another way are those of [`ClippedOptimizer::step`], which takes what was
-/// accumulated, exchanged and unscaled, and nothing before that:
+/// For gradients from elsewhere, use [`ClippedOptimizer::step`], which takes only accumulated,
+/// reduced and unscaled gradients:
 ///
 /// ```compile_fail,E0308
 /// # use burn::nn::Linear;
@@ -121,7 +121,7 @@ pub struct ClippedOptimizer {
 }
 
 impl ClippedOptimizer {
-    /// Takes the optimizer, so that it cannot be reached past this.
+    /// Wraps an optimizer, taking ownership so that no step can bypass the clipper.
     pub fn new(optimizer: impl Into<ModuleOptimizer>, clipper: Clipper) -> Self {
         ClippedOptimizer {
             optimizer: optimizer.into(),
@@ -129,15 +129,15 @@ impl ClippedOptimizer {
         }
     }
 
-    /// Goes back from the loss, clips, and updates the module, which is held twice meanwhile. The
-    /// rule `skip` is shown the loss.
+    /// Runs the backward pass from `loss`, clips, and updates the module, keeping a second copy of
+    /// it meanwhile. The loss is also passed to the rule `skip`.
     ///
-    /// If the step is left out ([`ClipAction::Skip`] in the report),
-    /// module and optimizer are as before.
+    /// If the step is skipped ([`ClipAction::Skip`] in the report), module and optimizer are
+    /// unchanged.
     ///
     /// # Errors
     ///
-    /// [`StepError`], with module and optimizer as before.
+    /// [`StepError`]. Module and optimizer are then unchanged.
     pub fn backward_step<M: Module>(
         &mut self,
         learning_rate: impl Into<ModuleLearningRate>,
@@ -157,12 +157,12 @@ impl ClippedOptimizer {
         )
     }
 
-    /// Clips gradients that were accumulated, exchanged and unscaled, and updates the module, which
-    /// is held twice meanwhile.
+    /// Clips accumulated, reduced and unscaled gradients, and updates the module, keeping a second
+    /// copy of it meanwhile.
     ///
     /// # Errors
     ///
-    /// [`StepError`], with module and optimizer as before.
+    /// [`StepError`]. Module and optimizer are then unchanged.
     pub fn step<M: Module>(
         &mut self,
         learning_rate: impl Into<ModuleLearningRate>,
@@ -207,18 +207,19 @@ impl ClippedOptimizer {
     }
 }
 
-/// Why a step was not taken.
+/// Why a step failed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StepError {
     /// The gradients could not be collected.
     #[error(transparent)]
     Collect(#[from] CollectError),
-    /// They could not be clipped, for example because they are not finite and the rule is
+    /// The gradients could not be clipped, for example because they are not finite under
     /// [`NonFinite::Error`](gradclip::NonFinite::Error).
     #[error(transparent)]
     Clip(#[from] ClipError),
-    /// The optimizer clips as well, each tensor by itself, which would turn what was clipped here.
-    #[error("the optimizer has a gradient clipping of its own; leave out `with_grad_clipping`")]
+    /// The optimizer does its own clipping, tensor by tensor, which would turn the clipped
+    /// gradient.
+    #[error("the optimizer does its own gradient clipping; remove `with_grad_clipping`")]
     ClippedTwice,
 }

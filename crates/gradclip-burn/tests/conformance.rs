@@ -8,7 +8,7 @@ use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device, Element, Gradients, Tensor, TensorData};
 use gradclip_burn::gradclip::{Accumulated, ClipError, ClipPolicy, Clipper, Outcome, Unscaled};
 use gradclip_burn::{ClippedGradients, ModuleGradients};
-use gradclip_suite::{Adapter, Clipping, NamedTensor, Numbers, StorageType, check};
+use gradclip_suite::{Adapter, Buffer, Clipping, NamedTensor, StorageType, check};
 
 /// A parameter of any rank that the suite asks for.
 #[derive(Clone, Debug)]
@@ -94,18 +94,18 @@ impl Module for Named {
     }
 }
 
-fn data(numbers: &Numbers, shape: &[usize]) -> TensorData {
-    match numbers {
-        Numbers::F32(numbers) => TensorData::new(numbers.clone(), shape),
-        Numbers::F64(numbers) => TensorData::new(numbers.clone(), shape),
-        Numbers::F16(numbers) => TensorData::new(numbers.clone(), shape),
-        Numbers::Bf16(numbers) => TensorData::new(numbers.clone(), shape),
+fn data(buffer: &Buffer, shape: &[usize]) -> TensorData {
+    match buffer {
+        Buffer::F32(values) => TensorData::new(values.clone(), shape),
+        Buffer::F64(values) => TensorData::new(values.clone(), shape),
+        Buffer::F16(values) => TensorData::new(values.clone(), shape),
+        Buffer::Bf16(values) => TensorData::new(values.clone(), shape),
         other => panic!("no such type in Burn: {other:?}"),
     }
 }
 
-fn tensor<const D: usize>(numbers: &Numbers, shape: &[usize]) -> Tensor<D> {
-    let data = data(numbers, shape);
+fn tensor<const D: usize>(buffer: &Buffer, shape: &[usize]) -> Tensor<D> {
+    let data = data(buffer, shape);
     let dtype = data.dtype();
     Tensor::from_data(data, (&Device::flex().autodiff(), dtype))
 }
@@ -115,7 +115,7 @@ fn module(tensors: &[NamedTensor]) -> Named {
     fn parameter<const D: usize>(named: &NamedTensor) -> Param<Tensor<D>> {
         Param::from_tensor(match &named.parameter {
             Some(parameter) => tensor(parameter, &named.shape),
-            None => tensor(&named.numbers, &named.shape).zeros_like(),
+            None => tensor(&named.gradient, &named.shape).zeros_like(),
         })
     }
     let param = |named: &NamedTensor| match named.shape.len() {
@@ -133,7 +133,7 @@ fn module(tensors: &[NamedTensor]) -> Named {
 /// The derivatives of the inner products of parameters and gradients: the gradients.
 fn backward(module: &Named, tensors: &[NamedTensor]) -> Gradients {
     fn inner_product<const D: usize>(param: &Param<Tensor<D>>, named: &NamedTensor) -> Tensor<1> {
-        let gradient = tensor(&named.numbers, &named.shape);
+        let gradient = tensor(&named.gradient, &named.shape);
         (param.val() * gradient).sum().cast(DType::F64)
     }
     // Something to go back from where there is no tensor at all.
@@ -147,7 +147,7 @@ fn backward(module: &Named, tensors: &[NamedTensor]) -> Gradients {
 }
 
 /// The gradient of one parameter as the optimizer would get it.
-fn read(param: &AnyParam, params: &GradientsParams, storage: StorageType) -> Numbers {
+fn read(param: &AnyParam, params: &GradientsParams, storage: StorageType) -> Buffer {
     let data = match param {
         AnyParam::One(param) => params.get::<1>(param.id).map(Tensor::into_data),
         AnyParam::Two(param) => params.get::<2>(param.id).map(Tensor::into_data),
@@ -155,15 +155,15 @@ fn read(param: &AnyParam, params: &GradientsParams, storage: StorageType) -> Num
         AnyParam::Four(param) => params.get::<4>(param.id).map(Tensor::into_data),
     };
     let data = data.expect("every parameter has a gradient");
-    fn numbers<E: Element>(data: TensorData) -> Vec<E> {
+    fn values<E: Element>(data: TensorData) -> Vec<E> {
         data.try_to_vec()
             .expect("a gradient comes back in its own type")
     }
     match storage {
-        StorageType::F32 => Numbers::F32(numbers(data)),
-        StorageType::F64 => Numbers::F64(numbers(data)),
-        StorageType::F16 => Numbers::F16(numbers(data)),
-        StorageType::Bf16 => Numbers::Bf16(numbers(data)),
+        StorageType::F32 => Buffer::F32(values(data)),
+        StorageType::F64 => Buffer::F64(values(data)),
+        StorageType::F16 => Buffer::F16(values(data)),
+        StorageType::Bf16 => Buffer::Bf16(values(data)),
         other => panic!("no such type in Burn: {other}"),
     }
 }
@@ -219,7 +219,7 @@ impl Adapter for Burn {
                     .iter()
                     .zip(&module.0)
                     .map(|(named, (_, param))| NamedTensor {
-                        numbers: read(param, &params, named.numbers.storage_type()),
+                        gradient: read(param, &params, named.gradient.storage_type()),
                         ..named.clone()
                     });
                 Clipping {
@@ -257,7 +257,7 @@ fn as_given(gradients: &ModuleGradients, tensors: &[NamedTensor]) -> Vec<NamedTe
     let named = pairs.map(|((name, values), named)| {
         assert_eq!(name, named.name);
         NamedTensor {
-            numbers: values.into(),
+            gradient: values.into(),
             ..named.clone()
         }
     });

@@ -1,5 +1,5 @@
-//! A character-level recurrent network on a sonnet, trained twice from the same parameters: with
-//! the gradients as they come, and with their global norm clipped.
+//! Trains a character-level recurrent network on a sonnet twice from the same parameters: without
+//! clipping, and with the global norm clipped.
 //!
 //! ```text
 //! cargo run --release -p gradclip-candle --example train
@@ -58,7 +58,7 @@ impl CharacterModel {
         Ok(model)
     }
 
-    /// The same parameters in every run, which Candle's generator on the CPU cannot give.
+    /// Sets the same parameters in every run, because Candle's CPU generator cannot be seeded.
     fn initialize(&self) -> Result<(), Box<dyn Error>> {
         let map = self.vars.data().lock().expect("no thread has panicked");
         let mut vars: Vec<_> = map.iter().collect();
@@ -66,10 +66,10 @@ impl CharacterModel {
         let mut random = Random(18);
         let bound = 1.0 / (HIDDEN as f32).sqrt();
         for (_, var) in vars {
-            let numbers: Vec<f32> = (0..var.elem_count())
+            let values: Vec<f32> = (0..var.elem_count())
                 .map(|_| bound * random.next())
                 .collect();
-            var.set(&Tensor::from_vec(numbers, var.shape(), &Device::Cpu)?)?;
+            var.set(&Tensor::from_vec(values, var.shape(), &Device::Cpu)?)?;
         }
         Ok(())
     }
@@ -84,14 +84,14 @@ impl CharacterModel {
     }
 }
 
-/// One-hot characters, and the characters that follow.
+/// One-hot characters, and the characters that follow them.
 struct Batches {
     characters: Vec<u32>,
     vocabulary: usize,
 }
 
 impl Batches {
-    fn of(text: &str) -> Batches {
+    fn new(text: &str) -> Batches {
         let known: Vec<char> = text
             .chars()
             .collect::<BTreeSet<char>>()
@@ -104,7 +104,7 @@ impl Batches {
         }
     }
 
-    /// Windows that start at places which depend on the step alone.
+    /// Windows whose positions depend only on the step.
     fn at(&self, step: usize) -> candle_core::Result<(Tensor, Tensor)> {
         let mut inputs = vec![0.0_f32; BATCH * WINDOW * self.vocabulary];
         let mut targets = Vec::with_capacity(BATCH * WINDOW);
@@ -139,14 +139,14 @@ impl Random {
     }
 }
 
-/// What one step showed.
+/// The result of one step.
 struct Step {
     loss: f32,
     record: StepRecord,
 }
 
 fn train(policy: ClipPolicy) -> Result<Vec<Step>, Box<dyn Error>> {
-    let batches = Batches::of(TEXT);
+    let batches = Batches::new(TEXT);
     let model = CharacterModel::new(batches.vocabulary)?;
     let optimizer = SGD::new(model.vars.all_vars(), LEARNING_RATE)?;
     let clipper = Clipper::new(policy, NonFinite::Skip)?;

@@ -1,4 +1,4 @@
-//! From clipped slices back to tensors, for Candle's optimizers or for one of your own.
+//! Converts clipped slices back to tensors, for Candle's optimizers or your own.
 
 use candle_core::Result;
 use candle_core::backprop::GradStore;
@@ -7,9 +7,9 @@ use gradclip::{ClipReport, Clipped};
 
 use crate::VarGradients;
 
-/// Gradients that went through a [`gradclip::Clipper`]: there is no other way to make one.
+/// Gradients that went through a [`gradclip::Clipper`], the only way to create this type.
 ///
-/// A training step that takes this type cannot be given gradients that nobody clipped:
+/// A training step that takes this type cannot be given unclipped gradients:
 ///
 /// ```compile_fail,E0308
 /// fn step(gradients: gradclip_candle::ClippedGradients) {}
@@ -32,31 +32,31 @@ impl From<Clipped<VarGradients>> for ClippedGradients {
 }
 
 impl ClippedGradients {
-    /// What clipping found and did.
+    /// The report of the clipping step.
     pub fn report(&self) -> &ClipReport {
         &self.report
     }
 
-    /// Steps with an optimizer of Candle.
+    /// Steps with one of Candle's optimizers.
     ///
     /// # Errors
     ///
-    /// That of the device or of the optimizer.
+    /// An error of the device or the optimizer.
     pub fn step(self, optimizer: &mut impl Optimizer) -> Result<ClipReport> {
         let (gradients, report) = self.into_parts()?;
         optimizer.step(&gradients)?;
         Ok(report)
     }
 
-    /// The gradients in the form that every optimizer of Candle takes, on the devices and in the
-    /// types they were computed in.
+    /// Converts the gradients to the form that Candle's optimizers take, on their original devices
+    /// and in their original types.
     ///
-    /// The store holds what was collected and clipped, and nothing else: a variable that was not
-    /// collected has no gradient in it, and an optimizer leaves it alone.
+    /// The store contains only the collected gradients: a variable that was not collected has no
+    /// gradient in it, and an optimizer does not update it.
     ///
     /// # Errors
     ///
-    /// That of the device.
+    /// An error of the device.
     pub fn into_grad_store(self) -> Result<GradStore> {
         self.into_parts().map(|(gradients, _)| gradients)
     }

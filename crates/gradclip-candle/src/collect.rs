@@ -1,4 +1,4 @@
-//! From Candle's gradients to named slices, with one synchronisation of the device.
+//! Converts Candle's gradients to named slices, with one device synchronisation.
 
 use std::ops::Range;
 use std::sync::PoisonError;
@@ -10,16 +10,16 @@ use gradclip::{Accumulate, ClipPolicy, Elements, Gradient, Gradients, Values};
 
 use crate::transfer::HostTensors;
 
-/// The gradients of variables: named, in a fixed order, each variable once.
+/// The gradients of named variables, in a fixed order, each variable once.
 ///
-/// A variable that goes by two names (tied weights) counts once, under the first of them; its
-/// gradient is the sum over all its uses, as Candle's backward pass makes it. A variable without a
-/// gradient is left out.
+/// A variable with two names (tied weights) is included once, under its first name; its gradient is
+/// the sum over all its uses, as computed by Candle's backward pass. Variables without a gradient
+/// are omitted.
 #[derive(Debug)]
 pub struct VarGradients {
     pub(crate) entries: Vec<Entry>,
     pub(crate) gradients: HostTensors,
-    /// The parameters themselves, if they were asked for.
+    /// The parameters themselves, if the policy needs them.
     parameters: Option<HostTensors>,
 }
 
@@ -28,21 +28,21 @@ pub(crate) struct Entry {
     name: String,
     pub(crate) var: Var,
     pub(crate) shape: Vec<usize>,
-    /// The axes that count output units.
+    /// The axes that index output units.
     units: Range<usize>,
-    /// The group of `group-norm`, if it is not what stands before the last dot of the name.
+    /// The group for `group-norm`, if it is not the name up to its last dot.
     group: Option<String>,
 }
 
 impl VarGradients {
-    /// Takes the gradients of all variables of a map out of what `loss.backward()` returned, in the
-    /// order of their names, and what `policy` needs besides: for `agc` the variables, which are
-    /// read in the same transfer.
+    /// Collects the gradients of all variables of a map from the result of `loss.backward()`, in
+    /// the order of their names, and the variables too if `policy` needs them (`agc`), in the same
+    /// transfer.
     ///
     /// # Errors
     ///
-    /// [`CollectError::Type`] for a gradient that is not f32, f64, f16 or bf16, and
-    /// [`CollectError::Read`] if the device cannot give its data.
+    /// [`CollectError::Type`] if a gradient is not f32, f64, f16 or bf16, and
+    /// [`CollectError::Read`] if reading from the device fails.
     pub fn collect(
         gradients: GradStore,
         vars: &VarMap,
@@ -51,8 +51,8 @@ impl VarGradients {
         VarGradients::collect_named(gradients, &sorted(vars), policy)
     }
 
-    /// The same of named variables, in the order given, for a model without a [`VarMap`]. A
-    /// [`Clipper`](gradclip::Clipper) refuses two variables of one name.
+    /// Like [`VarGradients::collect`], for a list of named variables, in the given order. A
+    /// [`Clipper`](gradclip::Clipper) refuses two variables of the same name.
     ///
     /// # Errors
     ///
@@ -67,7 +67,7 @@ impl VarGradients {
         let mut tensors: Vec<Tensor> = Vec::new();
         for (name, var) in vars {
             let name = name.as_ref();
-            // The gradient is gone once it is taken, so a second name of the variable has none.
+            // Removing the gradient makes a second name of the same variable find none.
             let Some(gradient) = gradients.remove(var) else {
                 continue;
             };
@@ -102,9 +102,8 @@ impl VarGradients {
         })
     }
 
-    /// Puts each gradient into the group of `group-norm` that `group` gives to its name. Unless
-    /// told otherwise that is what stands before the last dot, so that `layers.0.weight` and
-    /// `layers.0.bias` belong together.
+    /// Sets the group of each gradient for `group-norm`, from its name. The default is the name up
+    /// to its last dot, so that `layers.0.weight` and `layers.0.bias` share a group.
     #[must_use]
     pub fn with_groups<Group: Into<String>>(mut self, group: impl Fn(&str) -> Group) -> Self {
         for entry in &mut self.entries {
@@ -113,10 +112,11 @@ impl VarGradients {
         self
     }
 
-    /// Sets the axes that count the output units of `agc`, by name and shape, where they are not
-    /// [the first](crate#agc): `1..2` for the `[in, out, ..]` of a transposed convolution.
+    /// Overrides the axes that index the output units of `agc`, from name and shape, where `units`
+    /// returns `Some`: `1..2` for the `[in, out, ..]` of a transposed convolution. The default is
+    /// [the first axis](crate#agc).
     ///
-    /// [`Clipper::clip`](gradclip::Clipper::clip) refuses `agc` if an axis is not there.
+    /// [`Clipper::clip`](gradclip::Clipper::clip) fails under `agc` if an axis is out of range.
     #[must_use]
     pub fn with_units(mut self, units: impl Fn(&str, &[usize]) -> Option<Range<usize>>) -> Self {
         for entry in &mut self.entries {
@@ -127,13 +127,13 @@ impl VarGradients {
         self
     }
 
-    /// Names and values, in order.
+    /// Iterates over names and values, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, Values<'_>)> {
         let named = self.entries.iter().enumerate();
         named.map(|(index, entry)| (entry.name.as_str(), self.gradients.values(index)))
     }
 
-    /// How many variables have a gradient.
+    /// The number of variables with a gradient.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
@@ -144,9 +144,9 @@ impl VarGradients {
     }
 }
 
-/// The variables of a map in the order of their names.
+/// The variables of a map, sorted by name.
 pub(crate) fn sorted(vars: &VarMap) -> Vec<(String, Var)> {
-    // A map is whole even if another thread panicked while it held the lock.
+    // The map is intact even if another thread panicked while holding the lock.
     let map = vars.data().lock().unwrap_or_else(PoisonError::into_inner);
     let mut vars: Vec<(String, Var)> = map
         .iter()
@@ -197,15 +197,15 @@ impl Accumulate for VarGradients {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CollectError {
-    /// The gradient's type is none of the common floating-point types.
+    /// The gradient has an unsupported type.
     #[error("gradient of `{tensor}` has type {dtype:?}; f32, f64, f16 and bf16 can be clipped")]
     Type {
         /// The variable.
         tensor: String,
-        /// Its gradient's type.
+        /// The type of its gradient.
         dtype: DType,
     },
-    /// The device did not give its data.
+    /// Reading from the device failed.
     #[error("cannot read gradients from the device")]
     Read(#[source] candle_core::Error),
 }

@@ -1,4 +1,4 @@
-//! The short way: backward pass, clipping and update in one line.
+//! Backward pass, clipping and update in one line.
 
 use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::{Optimizer, VarMap};
@@ -7,7 +7,7 @@ use gradclip::{ClipError, ClipReport, Clipper, Outcome, Unscaled};
 use crate::collect::sorted;
 use crate::{ClippedGradients, CollectError, VarGradients};
 
-/// An optimizer of Candle that clips, and takes no gradients past its [`Clipper`].
+/// A Candle optimizer that clips all its gradients with a [`Clipper`].
 ///
 /// ```
 /// # use candle_core::{DType, Device, Tensor};
@@ -28,9 +28,9 @@ use crate::{ClippedGradients, CollectError, VarGradients};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// It is no [`Optimizer`], so a step with a raw [`GradStore`](candle_core::backprop::GradStore) is
-/// not there to be called by mistake. [`ClippedOptimizer::step`] takes what was accumulated,
-/// exchanged and unscaled, and nothing before that:
+/// It does not implement [`Optimizer`], so it has no step with a raw
+/// [`GradStore`](candle_core::backprop::GradStore). [`ClippedOptimizer::step`] takes only
+/// accumulated, reduced and unscaled gradients:
 ///
 /// ```compile_fail,E0308
 /// # use candle_nn::SGD;
@@ -57,14 +57,14 @@ pub struct ClippedOptimizer<O> {
 }
 
 impl<O: Optimizer> ClippedOptimizer<O> {
-    /// Takes the optimizer, so that it cannot be reached past this, and the names of the variables
-    /// that the map has by now. A variable that the optimizer knows and the map does not is not
-    /// trained.
+    /// Wraps an optimizer, taking ownership so that no step can bypass the clipper. The variables
+    /// are those in the map at this time; variables of the optimizer that are not in the map are
+    /// not trained.
     pub fn new(optimizer: O, clipper: Clipper, vars: &VarMap) -> Self {
         ClippedOptimizer::with_named(optimizer, clipper, sorted(vars))
     }
 
-    /// The same for a model without a [`VarMap`].
+    /// Like [`ClippedOptimizer::new`], for a model without a [`VarMap`].
     pub fn with_named(optimizer: O, clipper: Clipper, vars: Vec<(String, Var)>) -> Self {
         ClippedOptimizer {
             optimizer,
@@ -73,16 +73,16 @@ impl<O: Optimizer> ClippedOptimizer<O> {
         }
     }
 
-    /// Goes back from the loss, clips, and updates the variables. The rule `skip` is shown the
-    /// loss.
+    /// Runs the backward pass from `loss`, clips, and updates the variables. The loss is also
+    /// passed to the rule `skip`.
     ///
-    /// If the step is left out ([`ClipAction::Skip`](gradclip::ClipAction::Skip) in the report),
-    /// the optimizer is not called: variables and moments are as before.
+    /// If the step is skipped ([`ClipAction::Skip`](gradclip::ClipAction::Skip) in the report), the
+    /// optimizer is not called: variables and moments are unchanged.
     ///
     /// # Errors
     ///
-    /// [`StepError`]. Before [`StepError::Candle`], which can come in the middle of an update,
-    /// nothing was changed.
+    /// [`StepError`]. Nothing was changed, except after [`StepError::Candle`], which may occur in
+    /// the middle of an update.
     pub fn backward_step(&mut self, loss: &Tensor) -> Result<ClipReport, StepError> {
         let gradients = loss.backward()?;
         let policy = self.clipper.policy();
@@ -98,7 +98,7 @@ impl<O: Optimizer> ClippedOptimizer<O> {
         self.update(outcome)
     }
 
-    /// Clips gradients that were accumulated, exchanged and unscaled, and updates the variables.
+    /// Clips accumulated, reduced and unscaled gradients, and updates the variables.
     ///
     /// # Errors
     ///
@@ -141,18 +141,18 @@ impl<O: Optimizer> ClippedOptimizer<O> {
     }
 }
 
-/// Why a step was not taken.
+/// Why a step failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StepError {
     /// The gradients could not be collected.
     #[error(transparent)]
     Collect(#[from] CollectError),
-    /// They could not be clipped, for example because they are not finite and the rule is
+    /// The gradients could not be clipped, for example because they are not finite under
     /// [`NonFinite::Error`](gradclip::NonFinite::Error).
     #[error(transparent)]
     Clip(#[from] ClipError),
-    /// Backward pass, device or optimizer failed.
+    /// The backward pass, the device or the optimizer failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
 }

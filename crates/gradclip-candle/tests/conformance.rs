@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor, Var, WithDType};
 use candle_nn::VarMap;
 use gradclip_candle::gradclip::{Accumulated, ClipError, ClipPolicy, Clipper, Outcome, Unscaled};
 use gradclip_candle::{ClippedGradients, VarGradients};
-use gradclip_suite::{Adapter, Clipping, NamedTensor, Numbers, StorageType, check};
+use gradclip_suite::{Adapter, Buffer, Clipping, NamedTensor, StorageType, check};
 
 struct Candle {
     /// Whether the gradients of matrices come as transposes of what is in memory.
@@ -16,15 +16,15 @@ struct Candle {
 }
 
 impl Candle {
-    fn tensor(&self, numbers: &Numbers, shape: &[usize]) -> Tensor {
-        fn tensor<T: WithDType>(numbers: &[T], shape: &[usize]) -> Tensor {
-            Tensor::from_slice(numbers, shape, &Device::Cpu).expect("the shape fits")
+    fn tensor(&self, buffer: &Buffer, shape: &[usize]) -> Tensor {
+        fn tensor<T: WithDType>(values: &[T], shape: &[usize]) -> Tensor {
+            Tensor::from_slice(values, shape, &Device::Cpu).expect("the shape fits")
         }
-        let tensor = match numbers {
-            Numbers::F32(numbers) => tensor(numbers, shape),
-            Numbers::F64(numbers) => tensor(numbers, shape),
-            Numbers::F16(numbers) => tensor(numbers, shape),
-            Numbers::Bf16(numbers) => tensor(numbers, shape),
+        let tensor = match buffer {
+            Buffer::F32(values) => tensor(values, shape),
+            Buffer::F64(values) => tensor(values, shape),
+            Buffer::F16(values) => tensor(values, shape),
+            Buffer::Bf16(values) => tensor(values, shape),
             other => panic!("the suite has a new storage type: {other:?}"),
         };
         match self.transposed && tensor.rank() > 1 && tensor.elem_count() > 0 {
@@ -55,7 +55,7 @@ impl Candle {
         let var = |tensor: &NamedTensor| {
             let parameter = match &tensor.parameter {
                 Some(parameter) => self.tensor(parameter, &tensor.shape),
-                None => self.tensor(&tensor.numbers, &tensor.shape),
+                None => self.tensor(&tensor.gradient, &tensor.shape),
             };
             (tensor.name.clone(), Var::from_tensor(&parameter).unwrap())
         };
@@ -67,28 +67,28 @@ impl Candle {
     fn gradients(&self, vars: &Vars, tensors: &[NamedTensor]) -> GradStore {
         let mut gradients = GradStore::default();
         for tensor in tensors {
-            let gradient = self.tensor(&tensor.numbers, &tensor.shape);
+            let gradient = self.tensor(&tensor.gradient, &tensor.shape);
             gradients.insert(&vars.by_name[&tensor.name], gradient);
         }
         gradients
     }
 }
 
-fn numbers(tensor: &Tensor) -> Numbers {
+fn read(tensor: &Tensor) -> Buffer {
     let flat = tensor.flatten_all().unwrap();
     match tensor.dtype() {
-        DType::F64 => Numbers::F64(flat.to_vec1().unwrap()),
-        DType::F16 => Numbers::F16(flat.to_vec1().unwrap()),
-        DType::BF16 => Numbers::Bf16(flat.to_vec1().unwrap()),
-        _ => Numbers::F32(flat.to_vec1().unwrap()),
+        DType::F64 => Buffer::F64(flat.to_vec1().unwrap()),
+        DType::F16 => Buffer::F16(flat.to_vec1().unwrap()),
+        DType::BF16 => Buffer::Bf16(flat.to_vec1().unwrap()),
+        _ => Buffer::F32(flat.to_vec1().unwrap()),
     }
 }
 
-fn named(name: &str, shape: &[usize], numbers: Numbers) -> NamedTensor {
+fn named(name: &str, shape: &[usize], gradient: Buffer) -> NamedTensor {
     NamedTensor {
         name: name.to_owned(),
         shape: shape.to_vec(),
-        numbers,
+        gradient,
         parameter: None,
         units: None,
     }
@@ -119,7 +119,7 @@ impl Adapter for Candle {
                 assert_eq!(store.get_ids().count(), tensors.len());
                 let tensors = vars.by_name.iter().map(|(name, var)| {
                     let gradient = store.get(var).expect("each variable has a gradient");
-                    named(name, gradient.dims(), numbers(gradient))
+                    named(name, gradient.dims(), read(gradient))
                 });
                 Clipping {
                     tensors: tensors.collect(),

@@ -135,7 +135,7 @@ impl Replay {
             return Err(ReplayError { rule, problem });
         }
         Ok(Replay {
-            clipper: Clipper::beside_adam(twin, NonFinite::Skip),
+            clipper: Clipper::for_adam(twin, NonFinite::Skip),
             by_tensor,
             order,
         })
@@ -172,7 +172,7 @@ impl Replay {
         // A step that is not finite is left out, whatever is known of its tensors.
         match self.by_tensor.filter(|_| step.norm.is_finite()) {
             // One tensor with the norm of all, which is known to all its digits.
-            None => Ok(vec![Measure::of_norm("all", 1, step.norm)]),
+            None => Ok(vec![Measure::from_norm("all", 1, step.norm)]),
             Some(rule) if step.tensors.is_empty() => Err(ReplayError {
                 rule,
                 problem: "needs the norm of each tensor",
@@ -180,7 +180,7 @@ impl Replay {
             Some(_) => {
                 let tensors = step.tensors.iter();
                 Ok(tensors
-                    .map(|(name, norm, elements)| Measure::of_norm(name, *elements, *norm))
+                    .map(|(name, norm, elements)| Measure::from_norm(name, *elements, *norm))
                     .collect())
             }
         }

@@ -1,9 +1,9 @@
-//! The cases: every policy over a model that trains, every policy over inputs that are hard, and
-//! numbers that are known without the library.
+//! The cases: every policy over a training run and over hard inputs, and values computed
+//! independently.
 
 use gradclip::{ClipAction, ClipPolicy, ClipRule, NonFinite, NormOrder, Threshold};
 
-use super::{NamedTensor, Numbers, StorageType};
+use super::{Buffer, NamedTensor, StorageType};
 
 /// One policy over the gradients of some steps.
 pub(super) struct Case {
@@ -11,7 +11,7 @@ pub(super) struct Case {
     pub(super) policy: ClipPolicy,
     pub(super) non_finite: NonFinite,
     pub(super) steps: Vec<Vec<NamedTensor>>,
-    /// What is known of each step, besides that plain slices give the same.
+    /// Independently computed results of each step.
     pub(super) expected: Option<Expected>,
 }
 
@@ -24,15 +24,15 @@ impl Case {
     }
 }
 
-/// Numbers that do not come from the library.
+/// Independently computed results.
 pub(super) struct Expected {
     pub(super) action: ClipAction,
     pub(super) norm_before: f64,
     pub(super) norm_after: f64,
-    pub(super) tensors: Vec<(&'static str, Numbers)>,
+    pub(super) tensors: Vec<(&'static str, Buffer)>,
 }
 
-/// Every rule in every form, with thresholds that the model below exceeds at some steps or at all.
+/// Every rule in every form, with thresholds that the model below exceeds at some or all steps.
 pub(super) const POLICIES: [&str; 36] = [
     "none",
     "value:0.5",
@@ -72,7 +72,7 @@ pub(super) const POLICIES: [&str; 36] = [
     "spam+global-norm:1",
 ];
 
-/// What the gradients of a training are multiplied with, step by step: with spikes, and once zero.
+/// The factor on the gradients of each step of a training run: with spikes and one zero.
 const SIZES: [f64; 14] = [
     1.0, 1.2, 0.9, 1.1, 1.0, 0.8, 30.0, 1.0, 1.3, 0.0, 1.1, 200.0, 150.0, 0.5,
 ];
@@ -85,7 +85,7 @@ pub(super) fn all(storage: StorageType) -> Vec<Case> {
         make.six_and_eight("at the threshold", 10.0, 1.0),
         make.six_and_eight("above the threshold", 5.0, 0.5),
         make.squares_that_overflow(),
-        make.no_tensors_but_known(),
+        make.no_tensors(),
     ];
     cases.extend(make.rounding_once());
     for text in POLICIES {
@@ -111,35 +111,35 @@ pub(super) fn all(storage: StorageType) -> Vec<Case> {
     cases
 }
 
-/// Makes the cases of one storage type.
+/// Builds the cases of one storage type.
 pub(super) struct Make {
     pub(super) storage: StorageType,
 }
 
 impl Make {
-    /// A tensor of one axis.
-    pub(super) fn vector(&self, name: &str, numbers: &[f64]) -> NamedTensor {
-        self.tensor(name, &[numbers.len()], numbers)
+    /// A one-dimensional tensor.
+    pub(super) fn vector(&self, name: &str, values: &[f64]) -> NamedTensor {
+        self.tensor(name, &[values.len()], values)
     }
 
-    fn tensor(&self, name: &str, shape: &[usize], numbers: &[f64]) -> NamedTensor {
+    fn tensor(&self, name: &str, shape: &[usize], values: &[f64]) -> NamedTensor {
         NamedTensor {
             name: name.into(),
             shape: shape.into(),
-            numbers: Numbers::rounded(self.storage, numbers),
+            gradient: Buffer::rounded(self.storage, values),
             parameter: None,
             units: None,
         }
     }
 
-    /// Numbers from -1 to 1 that a seed gives.
+    /// Values from -`size` to `size`, drawn from a seed.
     fn drawn(&self, name: &str, shape: &[usize], size: f64, seed: u64) -> NamedTensor {
         let count = shape.iter().product::<usize>();
-        let numbers = draw(count, seed).map(|number| size * number);
-        self.tensor(name, shape, &numbers.collect::<Vec<f64>>())
+        let values = draw(count, seed).map(|value| size * value);
+        self.tensor(name, shape, &values.collect::<Vec<f64>>())
     }
 
-    /// The gradients of a model with one axis, two, and three.
+    /// The gradients of a model with tensors of rank 1, 2 and 3.
     pub(super) fn model(&self, size: f64, seed: u64) -> Vec<NamedTensor> {
         vec![
             self.drawn("layers.1.weight", &[4, 5], size, seed),
@@ -155,7 +155,7 @@ impl Make {
         let with_parameter = |(index, tensor): (usize, NamedTensor)| NamedTensor {
             parameter: policy.needs_parameters().then(|| {
                 let drawn = self.drawn("", &tensor.shape, 0.5, 1000 + index as u64);
-                drawn.numbers
+                drawn.gradient
             }),
             ..tensor
         };
@@ -171,7 +171,7 @@ impl Make {
             self.with_parameters(self.model(*size, 10 * index as u64), policy)
         };
         Case {
-            name: "a training",
+            name: "a training run",
             policy: policy.clone(),
             non_finite: NonFinite::Skip,
             steps: SIZES.iter().enumerate().map(step).collect(),
@@ -186,7 +186,7 @@ impl Make {
             tensors.insert(2, tensor);
             tensors
         };
-        let all = |number: f64| self.tensor("w", &[2, 3], &[number; 6]);
+        let all = |value: f64| self.tensor("w", &[2, 3], &[value; 6]);
         vec![
             ("no tensors", vec![]),
             ("an empty tensor", with(self.vector("e", &[]))),
@@ -202,7 +202,7 @@ impl Make {
                 vec![self.tensor("w", &[1, 3, 1], &[3.0, -4.0, 12.0])],
             ),
             ("zeros", vec![all(0.0), self.vector("b", &[0.0; 4])]),
-            ("zeros beside others", with(all(0.0))),
+            ("zeros among others", with(all(0.0))),
             (
                 "signs of zeros",
                 vec![
@@ -219,7 +219,7 @@ impl Make {
                 ],
             ),
             (
-                "the smallest numbers",
+                "the smallest values",
                 vec![
                     self.tensor("w", &[2, 2], &[tiny, -tiny, 2.0 * tiny, -0.0]),
                     self.vector("b", &[5.0 * tiny, -1000.0 * tiny]),
@@ -228,7 +228,7 @@ impl Make {
         ]
     }
 
-    /// Two of four tensors have such elements, and the steps before and after have none.
+    /// Two of four tensors have non-finite elements; the first and last steps have none.
     fn not_finite(&self, policy: &ClipPolicy, non_finite: NonFinite) -> Case {
         let bad = vec![
             self.vector("finite.last", &[1.0, -2.0, -0.0]),
@@ -251,7 +251,7 @@ impl Make {
         }
     }
 
-    /// More elements than are added up in one go.
+    /// A tensor of more than one block.
     fn large_tensor(&self, policy: &ClipPolicy) -> Case {
         let tensors = vec![
             self.drawn("large", &[270, 260], 1.0, 3),
@@ -266,7 +266,7 @@ impl Make {
         }
     }
 
-    /// A norm of 10 in two tensors, of 6 and of 8.
+    /// Two tensors of norms 6 and 8, with a global norm of 10.
     fn six_and_eight(&self, name: &'static str, threshold: f64, factor: f64) -> Case {
         let tensors = |factor: f64| {
             let weight = self.tensor("b.weight", &[2, 1], &[6.0 * factor, -0.0]);
@@ -286,31 +286,31 @@ impl Make {
                 norm_before: 10.0,
                 norm_after: 10.0 * factor,
                 tensors: tensors(factor)
-                    .map(|(name, tensor)| (name, tensor.numbers))
+                    .map(|(name, tensor)| (name, tensor.gradient))
                     .into(),
             }),
         }
     }
 
-    /// A norm whose square leaves the range of the storage, halved.
+    /// A norm whose square overflows the storage type, halved.
     fn squares_that_overflow(&self) -> Case {
         let unit = Extremes::of(self.storage).square_overflows;
-        let numbers = |factor: f64| self.vector("w", &[3.0 * unit * factor, -4.0 * unit * factor]);
+        let tensor = |factor: f64| self.vector("w", &[3.0 * unit * factor, -4.0 * unit * factor]);
         Case {
             name: "squares that overflow",
             policy: global_norm(2.5 * unit, NormOrder::TWO),
             non_finite: NonFinite::Error,
-            steps: vec![vec![numbers(1.0), self.vector("zero", &[0.0])]],
+            steps: vec![vec![tensor(1.0), self.vector("zero", &[0.0])]],
             expected: Some(Expected {
                 action: ClipAction::Clip,
                 norm_before: 5.0 * unit,
                 norm_after: 2.5 * unit,
-                tensors: vec![("w", numbers(0.5).numbers)],
+                tensors: vec![("w", tensor(0.5).gradient)],
             }),
         }
     }
 
-    fn no_tensors_but_known(&self) -> Case {
+    fn no_tensors(&self) -> Case {
         Case {
             name: "no tensors",
             policy: global_norm(1.0, NormOrder::TWO),
@@ -325,8 +325,8 @@ impl Make {
         }
     }
 
-    /// A number that f32 rounds to the middle between two numbers of half precision: who goes by
-    /// way of f32 arrives at the wrong one.
+    /// A value that f32 rounds to a tie between two half-precision values: rounding through f32
+    /// gives the wrong one.
     fn rounding_once(&self) -> Option<Case> {
         let spacing = Extremes::of(self.storage).spacing_at_one?;
         let coefficient = (1.0 + spacing / 2.0 + 1e-9) / 2.0;
@@ -343,20 +343,20 @@ impl Make {
                 tensors: vec![(
                     "w",
                     self.vector("w", &[2.0 + 2.0 * spacing, 1.0 + spacing, -1.0 - spacing])
-                        .numbers,
+                        .gradient,
                 )],
             }),
         })
     }
 }
 
-/// The numbers at the ends of a storage type.
+/// Values near the limits of a storage type.
 struct Extremes {
     huge: f64,
     tiny: f64,
-    /// A power of two whose square is too large.
+    /// A power of two whose square overflows.
     square_overflows: f64,
-    /// From 1 to the next number, of types that are narrower than f32.
+    /// The distance from 1 to the next value, for types narrower than f32.
     spacing_at_one: Option<f64>,
 }
 
@@ -404,7 +404,7 @@ fn draw(count: usize, seed: u64) -> impl Iterator<Item = f64> {
         .map(|bits| (bits >> 11) as f64 / (1_u64 << 52) as f64 - 1.0)
 }
 
-/// Random numbers of 64 bits (Steele, Lea and Flood 2014, SplitMix64).
+/// Random 64-bit values (Steele, Lea and Flood 2014, SplitMix64).
 pub(super) fn random_bits(mut state: u64) -> impl Iterator<Item = u64> {
     std::iter::repeat_with(move || {
         state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);

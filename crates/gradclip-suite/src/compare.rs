@@ -1,4 +1,4 @@
-//! What it means that two results are the same: every bit, but not the order of the tensors.
+//! Compares results: every bit, but not the order of the tensors.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -6,9 +6,9 @@ use std::fmt::Debug;
 use gradclip::{ClipError, ClipReport, TensorReport};
 
 use super::cases::Expected;
-use super::{Clipping, NamedTensor, Numbers};
+use super::{Buffer, Clipping, NamedTensor};
 
-/// Compares what an adapter gave with what plain slices gave.
+/// Compares the result of an adapter with that of plain slices.
 pub(super) fn outcomes(
     given: &Result<Clipping, ClipError>,
     wanted: &Result<Clipping, ClipError>,
@@ -21,13 +21,13 @@ pub(super) fn outcomes(
             tensors(&given.tensors, &wanted.tensors)
         }
         (Err(given), Err(wanted)) => same("the error", by_name(given), by_name(wanted)),
-        (Ok(_), Err(wanted)) => Err(format!("no error where there should be: {wanted}")),
-        (Err(given), Ok(_)) => Err(format!("an error where there should be none: {given}")),
+        (Ok(_), Err(wanted)) => Err(format!("succeeded, but should fail: {wanted}")),
+        (Err(given), Ok(_)) => Err(format!("failed, but should succeed: {given}")),
     }
 }
 
-/// Compares with numbers that are known without the library.
-pub(super) fn known_numbers(given: &Clipping, expected: &Expected) -> Result<(), String> {
+/// Compares with values computed independently.
+pub(super) fn known_values(given: &Clipping, expected: &Expected) -> Result<(), String> {
     let report = &given.report;
     same("the action", report.action, expected.action)?;
     let norms = (report.norm_before, report.norm_after);
@@ -38,7 +38,7 @@ pub(super) fn known_numbers(given: &Clipping, expected: &Expected) -> Result<(),
         let tensor = given
             .get(name)
             .ok_or_else(|| format!("there is no `{name}`"))?;
-        numbers(name, &tensor.numbers, wanted)?;
+        elements(name, &tensor.gradient, wanted)?;
     }
     Ok(())
 }
@@ -51,20 +51,20 @@ fn reports(given: &ClipReport, wanted: &ClipReport) -> Result<(), String> {
     }
     same_fields!(given, wanted:
         "the action" action,
-        "the reason of the skip" skip_reason,
+        "the skip reason" skip_reason,
         "the norm before" norm_before,
         "the norm after" norm_after,
         "the coefficient" coefficient,
         "the threshold" threshold,
         "the number of non-finite elements" non_finite,
         "the first non-finite tensor" first_non_finite,
-        "the share that was clipped" clipped_share,
+        "the clipped share" clipped_share,
         "the cosine" cosine,
     );
-    // An adapter may leave the multiplying to somebody else.
+    // An adapter may defer scaling to the optimizer.
     if given.rounded_to_zero.is_some() {
         same(
-            "the number of elements that became zero",
+            "the number of elements rounded to zero",
             given.rounded_to_zero,
             wanted.rounded_to_zero,
         )?;
@@ -76,7 +76,7 @@ fn reports(given: &ClipReport, wanted: &ClipReport) -> Result<(), String> {
             "the norm after" norm_after,
             "the coefficient" coefficient,
             "the threshold" threshold,
-            "the share of squares" square_share,
+            "the square share" square_share,
             "the number of non-finite elements" non_finite,
             "the number of elements" elements,
         );
@@ -104,7 +104,7 @@ pub(super) fn tensors(given: &[NamedTensor], wanted: &[NamedTensor]) -> Result<(
             &given.shape,
             &wanted.shape,
         )?;
-        numbers(name, &given.numbers, &wanted.numbers)?;
+        elements(name, &given.gradient, &wanted.gradient)?;
     }
     Ok(())
 }
@@ -119,7 +119,7 @@ fn indexed(tensors: &[NamedTensor]) -> Result<BTreeMap<&str, &NamedTensor>, Stri
     Ok(index)
 }
 
-fn numbers(name: &str, given: &Numbers, wanted: &Numbers) -> Result<(), String> {
+fn elements(name: &str, given: &Buffer, wanted: &Buffer) -> Result<(), String> {
     let types = (given.storage_type(), wanted.storage_type());
     same(&format!("the storage type of `{name}`"), types.0, types.1)?;
     let (given, wanted) = (bits(given), bits(wanted));
@@ -140,16 +140,25 @@ fn numbers(name: &str, given: &Numbers, wanted: &Numbers) -> Result<(), String> 
     }
 }
 
-fn bits(numbers: &Numbers) -> Vec<u64> {
-    match numbers {
-        Numbers::F32(numbers) => numbers.iter().map(|n| u64::from(n.to_bits())).collect(),
-        Numbers::F64(numbers) => numbers.iter().map(|n| n.to_bits()).collect(),
-        Numbers::F16(numbers) => numbers.iter().map(|n| u64::from(n.to_bits())).collect(),
-        Numbers::Bf16(numbers) => numbers.iter().map(|n| u64::from(n.to_bits())).collect(),
+fn bits(buffer: &Buffer) -> Vec<u64> {
+    match buffer {
+        Buffer::F32(values) => values
+            .iter()
+            .map(|value| u64::from(value.to_bits()))
+            .collect(),
+        Buffer::F64(values) => values.iter().map(|value| value.to_bits()).collect(),
+        Buffer::F16(values) => values
+            .iter()
+            .map(|value| u64::from(value.to_bits()))
+            .collect(),
+        Buffer::Bf16(values) => values
+            .iter()
+            .map(|value| u64::from(value.to_bits()))
+            .collect(),
     }
 }
 
-/// An error with its tensors in the order of their names.
+/// An error with its tensors sorted by name.
 fn by_name(error: &ClipError) -> ClipError {
     let mut error = error.clone();
     if let ClipError::NonFinite { tensors } = &mut error {
@@ -158,7 +167,7 @@ fn by_name(error: &ClipError) -> ClipError {
     error
 }
 
-/// Compared as text, in which two numbers are the same only if their bits are, and every NaN is.
+/// Compares debug output, in which floats are equal only if their bits are, and all NaN are equal.
 fn same<T: Debug>(what: &str, given: T, wanted: T) -> Result<(), String> {
     let (given, wanted) = (format!("{given:?}"), format!("{wanted:?}"));
     match given == wanted {

@@ -20,77 +20,77 @@ mod scan;
 
 pub use scan::check_scan;
 
-/// A tensor library, as the suite sees it.
+/// An adapter under test.
 pub trait Adapter {
-    /// The types of gradients that the adapter clips.
+    /// The storage types that the adapter supports.
     fn storage_types(&self) -> Vec<StorageType>;
 
-    /// Whether the library has tensors of this shape. Cases with another shape are left out; some
-    /// libraries have no tensors without axes, or none without elements.
+    /// Whether the library supports tensors of this shape. Cases with unsupported shapes are
+    /// skipped: some libraries have no zero-dimensional or no empty tensors.
     fn has_shape(&self, shape: &[usize]) -> bool {
         let _ = shape;
         true
     }
 
-    /// The axes that count output units where the adapter knows no more than a shape, if it sets
-    /// them ([`Gradient::with_units`]).
+    /// The axes of the output units that the adapter sets for a shape ([`Gradient::with_units`]),
+    /// if it knows nothing else about a tensor; `None` if it sets none.
     fn units(&self, shape: &[usize]) -> Option<Range<usize>> {
         let _ = shape;
         None
     }
 
-    /// Turns the tensors into gradients of the library, clips them through the adapter, and turns
-    /// them back.
+    /// Converts the tensors to gradients of the library, clips them through the adapter, and
+    /// converts them back.
     ///
-    /// The gradients must have the numbers, shapes and names of `tensors`, and parameters where
-    /// these have them. Their order is the library's own.
+    /// The gradients must have the values, shapes and names of `tensors`, and their parameters, if
+    /// any. They may be in any order.
     ///
     /// # Errors
     ///
-    /// That of [`Clipper::clip`].
+    /// The error of [`Clipper::clip`].
     fn clip(
         &mut self,
         clipper: &mut Clipper,
         tensors: &[NamedTensor],
     ) -> Result<Clipping, ClipError>;
 
-    /// Turns the tensors of each micro-batch into gradients of the library, adds them by
-    /// [`gradclip::Accumulated`], and gives back their mean
+    /// Converts the tensors of each micro-batch to gradients of the library, sums them with
+    /// [`gradclip::Accumulated`], and returns their mean
     /// ([`without_loss_scale`](gradclip::Reduced::without_loss_scale)), in any order.
     fn mean(&mut self, micro_batches: &[Vec<NamedTensor>]) -> Vec<NamedTensor>;
 }
 
-/// What came of one step.
+/// The result of one step.
 #[derive(Clone, Debug)]
 pub struct Clipping {
-    /// The gradients as an optimizer would get them, or as they are after a step that is left out,
-    /// in any order. Their parameters are not looked at.
+    /// The gradients as passed to an optimizer, or as they are after a skipped step, in any order.
+    /// Their parameters are ignored.
     pub tensors: Vec<NamedTensor>,
     /// The report.
     pub report: ClipReport,
-    /// Whether the optimizer may step: whether it was [`Outcome::Apply`].
+    /// Whether the optimizer may step: whether the outcome was [`Outcome::Apply`].
     pub may_step: bool,
 }
 
-/// A gradient with its name, and with its parameter if the policy asks for one.
+/// A named gradient, with its parameter if the policy needs it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NamedTensor {
     /// The name, such as `layers.0.weight`.
     pub name: String,
-    /// The shape, row-major; empty for a single number without axes.
+    /// The shape, row-major; empty for a scalar.
     pub shape: Vec<usize>,
     /// The gradient.
-    pub numbers: Numbers,
+    pub gradient: Buffer,
     /// The parameter, of the same shape and type.
-    pub parameter: Option<Numbers>,
-    /// What [`Adapter::units`] gives for the shape.
+    pub parameter: Option<Buffer>,
+    /// The result of [`Adapter::units`] for the shape.
     pub units: Option<Range<usize>>,
 }
 
 impl NamedTensor {
-    /// The tensor as a [`Gradient`], for an oracle or an adapter to plain slices.
+    /// Borrows the tensor as a [`Gradient`], for adapters to plain slices.
     pub fn as_gradient(&mut self) -> Gradient<'_> {
-        let elements = self.numbers.as_elements();
+        let elements = self.gradient.as_elements();
         let mut gradient = Gradient::new(&self.name, elements).with_shape(&self.shape);
         if let Some(units) = &self.units {
             gradient = gradient.with_units(units.clone());
@@ -102,7 +102,7 @@ impl NamedTensor {
     }
 }
 
-/// The type that numbers are stored in.
+/// The element type of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StorageType {
@@ -112,12 +112,12 @@ pub enum StorageType {
     F64,
     /// IEEE half precision.
     F16,
-    /// The upper half of single precision.
+    /// bfloat16.
     Bf16,
 }
 
 impl StorageType {
-    /// All of them.
+    /// All storage types.
     pub const ALL: [StorageType; 4] = [
         StorageType::F32,
         StorageType::F64,
@@ -137,85 +137,85 @@ impl fmt::Display for StorageType {
     }
 }
 
-/// Numbers in their own type.
+/// Elements of one storage type.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
-pub enum Numbers {
+pub enum Buffer {
     /// Single precision.
     F32(Vec<f32>),
     /// Double precision.
     F64(Vec<f64>),
     /// IEEE half precision.
     F16(Vec<f16>),
-    /// The upper half of single precision.
+    /// bfloat16.
     Bf16(Vec<bf16>),
 }
 
-impl Numbers {
-    /// The nearest numbers of a type.
+impl Buffer {
+    /// Rounds values to a storage type.
     #[must_use]
-    pub fn rounded(storage: StorageType, numbers: &[f64]) -> Numbers {
-        let numbers = numbers.iter().copied();
+    pub fn rounded(storage: StorageType, values: &[f64]) -> Buffer {
+        let values = values.iter().copied();
         match storage {
-            StorageType::F32 => Numbers::F32(numbers.map(|number| number as f32).collect()),
-            StorageType::F64 => Numbers::F64(numbers.collect()),
-            StorageType::F16 => Numbers::F16(numbers.map(f16::from_f64).collect()),
-            StorageType::Bf16 => Numbers::Bf16(numbers.map(bf16::from_f64).collect()),
+            StorageType::F32 => Buffer::F32(values.map(|value| value as f32).collect()),
+            StorageType::F64 => Buffer::F64(values.collect()),
+            StorageType::F16 => Buffer::F16(values.map(f16::from_f64).collect()),
+            StorageType::Bf16 => Buffer::Bf16(values.map(bf16::from_f64).collect()),
         }
     }
 
-    /// The type.
+    /// The storage type.
     #[must_use]
     pub fn storage_type(&self) -> StorageType {
         match self {
-            Numbers::F32(_) => StorageType::F32,
-            Numbers::F64(_) => StorageType::F64,
-            Numbers::F16(_) => StorageType::F16,
-            Numbers::Bf16(_) => StorageType::Bf16,
+            Buffer::F32(_) => StorageType::F32,
+            Buffer::F64(_) => StorageType::F64,
+            Buffer::F16(_) => StorageType::F16,
+            Buffer::Bf16(_) => StorageType::Bf16,
         }
     }
 
-    /// The numbers, to read.
+    /// The elements, read-only.
     #[must_use]
     pub fn values(&self) -> Values<'_> {
         match self {
-            Numbers::F32(numbers) => Values::F32(numbers),
-            Numbers::F64(numbers) => Values::F64(numbers),
-            Numbers::F16(numbers) => Values::F16(numbers),
-            Numbers::Bf16(numbers) => Values::Bf16(numbers),
+            Buffer::F32(values) => Values::F32(values),
+            Buffer::F64(values) => Values::F64(values),
+            Buffer::F16(values) => Values::F16(values),
+            Buffer::Bf16(values) => Values::Bf16(values),
         }
     }
 }
 
-impl From<Values<'_>> for Numbers {
-    fn from(values: Values<'_>) -> Numbers {
+impl From<Values<'_>> for Buffer {
+    fn from(values: Values<'_>) -> Buffer {
         match values {
-            Values::F32(values) => Numbers::F32(values.to_vec()),
-            Values::F64(values) => Numbers::F64(values.to_vec()),
-            Values::F16(values) => Numbers::F16(values.to_vec()),
-            Values::Bf16(values) => Numbers::Bf16(values.to_vec()),
+            Values::F32(values) => Buffer::F32(values.to_vec()),
+            Values::F64(values) => Buffer::F64(values.to_vec()),
+            Values::F16(values) => Buffer::F16(values.to_vec()),
+            Values::Bf16(values) => Buffer::Bf16(values.to_vec()),
             other => panic!("the suite lacks this storage type: {other:?}"),
         }
     }
 }
 
-impl AsElements for Numbers {
+impl AsElements for Buffer {
     fn as_elements(&mut self) -> Elements<'_> {
         match self {
-            Numbers::F32(numbers) => Elements::F32(numbers),
-            Numbers::F64(numbers) => Elements::F64(numbers),
-            Numbers::F16(numbers) => Elements::F16(numbers),
-            Numbers::Bf16(numbers) => Elements::Bf16(numbers),
+            Buffer::F32(values) => Elements::F32(values),
+            Buffer::F64(values) => Elements::F64(values),
+            Buffer::F16(values) => Elements::F16(values),
+            Buffer::Bf16(values) => Elements::Bf16(values),
         }
     }
 }
 
-/// Runs every case through the adapter.
+/// Runs every case of the suite through the adapter.
 ///
 /// # Panics
 ///
-/// At the first difference to the same policy over plain slices, with the name of the case, the
-/// storage type, the step and what differs.
+/// On the first difference from the same policy over plain slices, naming the case, the storage
+/// type, the step and what differs.
 pub fn check(adapter: &mut dyn Adapter) {
     if let Err(difference) = find_difference(adapter) {
         panic!("the adapter does not conform: {difference}");
@@ -225,7 +225,7 @@ pub fn check(adapter: &mut dyn Adapter) {
 fn find_difference(adapter: &mut dyn Adapter) -> Result<(), String> {
     let storage_types = adapter.storage_types();
     if storage_types.is_empty() {
-        return Err("it names no storage type".into());
+        return Err("it has no storage type".into());
     }
     for storage in storage_types {
         mean::find_difference(adapter, storage)
@@ -245,10 +245,10 @@ fn find_difference(adapter: &mut dyn Adapter) -> Result<(), String> {
     Ok(())
 }
 
-/// Steps through a case with the adapter and with the oracle. In the middle the clipper of the
-/// adapter is replaced by a new one that has the state of the old.
+/// Runs a case through the adapter and the oracle. Half-way, the adapter's clipper is replaced by a
+/// new one that restores its state.
 fn run(case: &Case, adapter: &mut dyn Adapter) -> Result<(), String> {
-    let new_clipper = || Clipper::beside_adam(case.policy.clone(), case.non_finite);
+    let new_clipper = || Clipper::for_adam(case.policy.clone(), case.non_finite);
     let (mut clipper, mut oracle) = (new_clipper(), new_clipper());
     for (index, tensors) in case.steps.iter().enumerate() {
         let in_step = |problem: String| format!("step {index}: {problem}");
@@ -266,39 +266,39 @@ fn run(case: &Case, adapter: &mut dyn Adapter) -> Result<(), String> {
         let wanted = clip_plain(&mut oracle, visited);
         compare::outcomes(&given, &wanted).map_err(in_step)?;
         if let (Some(expected), Ok(clipping)) = (&case.expected, &given) {
-            compare::known_numbers(clipping, expected).map_err(in_step)?;
+            compare::known_values(clipping, expected).map_err(in_step)?;
         }
         if clipper.state() != oracle.state() {
-            return Err(in_step("the clipper learned something else".into()));
+            return Err(in_step("the state of the clipper differs".into()));
         }
     }
     Ok(())
 }
 
-/// The tensors in the order of the report, so that the oracle adds in the same order.
+/// The tensors in the order of the report, so that the oracle sums in the same order.
 fn visiting_order(
     report: &ClipReport,
     tensors: &[NamedTensor],
 ) -> Result<Vec<NamedTensor>, String> {
-    let mut left: BTreeMap<&str, &NamedTensor> = tensors
+    let mut missing: BTreeMap<&str, &NamedTensor> = tensors
         .iter()
         .map(|tensor| (tensor.name.as_str(), tensor))
         .collect();
     let mut visited = Vec::with_capacity(tensors.len());
     for tensor in &report.tensors {
         let name = tensor.name.as_str();
-        let known = left
-            .remove(name)
-            .ok_or_else(|| format!("the report has `{name}`, which was not given or is twice"))?;
+        let known = missing.remove(name).ok_or_else(|| {
+            format!("the report has `{name}`, which was not given or is repeated")
+        })?;
         visited.push(known.clone());
     }
-    match left.first_key_value() {
+    match missing.first_key_value() {
         None => Ok(visited),
-        Some((missing, _)) => Err(format!("the report lacks `{missing}`")),
+        Some((name, _)) => Err(format!("the report lacks `{name}`")),
     }
 }
 
-/// The tensors themselves are the gradients: what adapters are compared with.
+/// Gradients over plain slices, the oracle of adapters.
 #[derive(Clone, Debug)]
 struct Plain(Vec<NamedTensor>);
 
@@ -309,7 +309,7 @@ impl Accumulate for Plain {
         visitor: &mut dyn FnMut(Elements<'_>, Elements<'_>),
     ) {
         for (sum, mut term) in self.0.iter_mut().zip(other) {
-            visitor(sum.numbers.as_elements(), term.numbers.as_elements());
+            visitor(sum.gradient.as_elements(), term.gradient.as_elements());
         }
     }
 }

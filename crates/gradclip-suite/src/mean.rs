@@ -1,11 +1,11 @@
-//! The mean over micro-batches, which half precision can hold where it cannot hold their sum.
+//! The mean over micro-batches, which half precision can represent even where their sum overflows.
 
 use gradclip::Accumulated;
 
 use super::cases::Make;
 use super::{Adapter, NamedTensor, Plain, StorageType, compare};
 
-/// The micro-batches of one step, and their mean where it is known without the library.
+/// The micro-batches of one step, and their mean if computed independently.
 struct Step {
     name: &'static str,
     micro_batches: Vec<Vec<NamedTensor>>,
@@ -29,7 +29,7 @@ pub(super) fn find_difference(
 
 fn steps(storage: StorageType) -> Vec<Step> {
     let make = Make { storage };
-    let of_one = |name, values: &[f64], mean| Step {
+    let vector = |name, values: &[f64], mean| Step {
         name,
         micro_batches: values
             .iter()
@@ -45,12 +45,12 @@ fn steps(storage: StorageType) -> Vec<Step> {
         known: None,
     };
     vec![
-        of_one("one micro-batch", &[0.75], 0.75),
-        of_one("512 ones", &[1.0; 512], 1.0),
-        of_one("a sum above the largest f16", &[40_000.0; 2], 40_000.0),
-        // 256 + 1 in bf16, and 2048 + 1 in f16, round to what was there before.
-        of_one(
-            "a small one after a large one",
+        vector("one micro-batch", &[0.75], 0.75),
+        vector("512 ones", &[1.0; 512], 1.0),
+        vector("a sum above the largest f16", &[40_000.0; 2], 40_000.0),
+        // 256 + 1 in bf16, and 2048 + 1 in f16, round to the first term.
+        vector(
+            "a small term after a large one",
             &[2048.0, 1.0, 1.0, 2.0],
             513.0,
         ),

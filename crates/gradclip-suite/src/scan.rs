@@ -1,19 +1,19 @@
-//! The check of a [`Scan`]: the same bits as the plain one.
+//! Checks that a [`Scan`] is bitwise equal to the plain one.
 
 use gradclip::{Scan, Scanned, scan};
 
 use crate::cases::random_bits;
 
-/// The elements of a block, and the sums in it, which are a part of the contract of [`scan`].
+/// The block and lane sizes in the contract of [`scan`].
 const BLOCK_ELEMENTS: usize = 65_536;
 const LANES: usize = 16;
 
-/// Compares a scan with [`gradclip::scan`], bit for bit, over lengths around the edges of lanes
-/// and blocks, numbers of every size, what is not finite, many small tensors, and 0 to 5 threads.
+/// Compares a scan with [`gradclip::scan`], bit for bit, over lengths around the edges of lanes and
+/// blocks, values of every magnitude, non-finite values, many small tensors, and 0 to 5 threads.
 ///
 /// # Panics
 ///
-/// At the first difference, with the name of the case.
+/// On the first difference, naming the case.
 pub fn check_scan(candidate: Scan) {
     if let Err(difference) = find_scan_difference(candidate) {
         panic!("the scan does not conform: {difference}");
@@ -28,7 +28,7 @@ pub(super) fn find_scan_difference(candidate: Scan) -> Result<(), String> {
             let given: Vec<[u64; 3]> = candidate(&tensors, threads).into_iter().map(bits).collect();
             if given.len() != wanted.len() {
                 let (given, wanted) = (given.len(), wanted.len());
-                return Err(format!("{name}: {given} results of {wanted} tensors"));
+                return Err(format!("{name}: {given} results for {wanted} tensors"));
             }
             if let Some(index) = (0..wanted.len()).find(|&index| given[index] != wanted[index]) {
                 let (given, wanted) = (given[index], wanted[index]);
@@ -57,20 +57,20 @@ fn cases() -> Vec<(String, Vec<Vec<f32>>)> {
     for edge in lanes.into_iter().chain(blocks) {
         for length in [edge.saturating_sub(1), edge, edge + 1, edge + LANES / 2] {
             let name = format!("{length} elements");
-            cases.push((name, vec![numbers(length, length as u64, moderate)]));
+            cases.push((name, vec![values(length, length as u64, moderate)]));
         }
     }
     let length = 2 * BLOCK_ELEMENTS + 21;
-    cases.push(("any bits".into(), vec![numbers(length, 1, any_bits)]));
+    cases.push(("any bits".into(), vec![values(length, 1, any_bits)]));
     let subnormal = |bits: u32| f32::from_bits(bits & 0x807F_FFFF);
-    cases.push(("subnormal".into(), vec![numbers(length, 2, subnormal)]));
+    cases.push(("subnormal".into(), vec![values(length, 2, subnormal)]));
     let huge = |bits: u32| f32::from_bits((bits & 0x80FF_FFFF) | 0x7E00_0000);
-    cases.push(("huge".into(), vec![numbers(length, 3, huge)]));
+    cases.push(("huge".into(), vec![values(length, 3, huge)]));
     for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         for place in [0, 1, LANES, BLOCK_ELEMENTS - 1, BLOCK_ELEMENTS, length - 1] {
-            let mut values = numbers(length, 4, moderate);
-            values[place] = bad;
-            cases.push((format!("{bad} at {place}"), vec![values]));
+            let mut tensor = values(length, 4, moderate);
+            tensor[place] = bad;
+            cases.push((format!("{bad} at {place}"), vec![tensor]));
         }
         cases.push((format!("only {bad}"), vec![vec![bad; BLOCK_ELEMENTS + 3]]));
     }
@@ -78,7 +78,7 @@ fn cases() -> Vec<(String, Vec<Vec<f32>>)> {
         49 => 3 * BLOCK_ELEMENTS + index,
         _ => index * index % 1000,
     });
-    let tensors = sizes.map(|size| numbers(size, size as u64, moderate));
+    let tensors = sizes.map(|size| values(size, size as u64, moderate));
     cases.push(("many tensors".into(), tensors.collect()));
     cases.push(("only empty tensors".into(), vec![Vec::new(); 5]));
     cases
@@ -94,8 +94,8 @@ fn moderate(bits: u32) -> f32 {
     f32::from_bits((bits & 0x807F_FFFF) | (exponent << 23))
 }
 
-/// Numbers made of random bits.
-fn numbers(length: usize, seed: u64, number: impl Fn(u32) -> f32) -> Vec<f32> {
+/// Values made of random bits.
+fn values(length: usize, seed: u64, value: impl Fn(u32) -> f32) -> Vec<f32> {
     let bits = random_bits(seed).take(length);
-    bits.map(|bits| number(bits as u32)).collect()
+    bits.map(|bits| value(bits as u32)).collect()
 }

@@ -1,17 +1,17 @@
-//! That the suite passes what is right and refuses what is wrong.
+//! Tests that the suite accepts correct adapters and refuses broken ones.
 
 use gradclip::{AsElements, ClipAction, ClipError, ClipRule, Clipper, RuleForm};
 use half::{bf16, f16};
 
-use super::{Adapter, Clipping, NamedTensor, Numbers, StorageType, cases, clip_plain};
+use super::{Adapter, Buffer, Clipping, NamedTensor, StorageType, cases, clip_plain};
 
-/// Plain slices, with something done to what goes in and to what comes out.
+/// Plain slices, with the inputs and outputs tampered with.
 struct Tampered<Before, After> {
     before: Before,
     after: After,
 }
 
-/// That of an adapter with nothing wrong about accumulating.
+/// A correct [`Adapter::mean`].
 macro_rules! plain_mean {
     () => {
         fn mean(&mut self, micro_batches: &[Vec<NamedTensor>]) -> Vec<NamedTensor> {
@@ -59,22 +59,22 @@ fn as_given(_: &mut Vec<NamedTensor>) {}
 
 fn as_clipped(_: &mut Clipping, _: &[NamedTensor]) {}
 
-/// Changes the numbers in place, by way of f64.
-fn map(numbers: &mut Numbers, change: impl Fn(f64) -> f64) {
-    match numbers {
-        Numbers::F32(numbers) => {
-            numbers
+/// Maps elements in place, through f64.
+fn map(buffer: &mut Buffer, change: impl Fn(f64) -> f64) {
+    match buffer {
+        Buffer::F32(values) => {
+            values
                 .iter_mut()
                 .for_each(|n| *n = change(f64::from(*n)) as f32);
         }
-        Numbers::F64(numbers) => numbers.iter_mut().for_each(|n| *n = change(*n)),
-        Numbers::F16(numbers) => {
-            numbers
+        Buffer::F64(values) => values.iter_mut().for_each(|n| *n = change(*n)),
+        Buffer::F16(values) => {
+            values
                 .iter_mut()
                 .for_each(|n| *n = f16::from_f64(change(n.to_f64())));
         }
-        Numbers::Bf16(numbers) => {
-            numbers
+        Buffer::Bf16(values) => {
+            values
                 .iter_mut()
                 .for_each(|n| *n = bf16::from_f64(change(n.to_f64())));
         }
@@ -82,7 +82,7 @@ fn map(numbers: &mut Numbers, change: impl Fn(f64) -> f64) {
 }
 
 #[test]
-fn what_changes_nothing_passes() {
+fn an_unmodified_adapter_passes() {
     super::check(&mut Tampered {
         before: as_given,
         after: as_clipped,
@@ -119,7 +119,7 @@ fn an_adapter_without_storage_types_is_refused() {
     expected = "the adapter does not conform: below the threshold, `global-norm:10.5` \
     in f32, non-finite error, step 0: the norm before is 10.000001, not 10.0"
 )]
-fn a_norm_that_is_off_by_a_millionth_is_refused() {
+fn a_norm_off_by_a_millionth_is_refused() {
     super::check(&mut Tampered {
         before: as_given,
         after: |clipping: &mut Clipping, _: &[NamedTensor]| clipping.report.norm_before += 1e-6,
@@ -138,8 +138,8 @@ fn a_scale_per_tensor_is_refused() {
             let norm = norm.map_or(0.0, |report| report.norm_before);
             if norm > clipping.report.norm_after {
                 let coefficient = clipping.report.norm_after / norm;
-                tensor.numbers = given.numbers.clone();
-                map(&mut tensor.numbers, |number| number * coefficient);
+                tensor.gradient = given.gradient.clone();
+                map(&mut tensor.gradient, |value| value * coefficient);
             }
         }
     };
@@ -182,11 +182,11 @@ fn another_name_is_refused() {
 
 #[test]
 fn a_zero_that_loses_its_sign_is_refused() {
-    let without_sign = |number: f64| if number == 0.0 { 0.0 } else { number };
+    let without_sign = |value: f64| if value == 0.0 { 0.0 } else { value };
     let before = |tensors: &mut Vec<NamedTensor>| {
         tensors
             .iter_mut()
-            .for_each(|tensor| map(&mut tensor.numbers, without_sign));
+            .for_each(|tensor| map(&mut tensor.gradient, without_sign));
     };
     refused(
         before,
@@ -196,7 +196,7 @@ fn a_zero_that_loses_its_sign_is_refused() {
 }
 
 #[test]
-fn rounding_half_precision_by_way_of_f32_is_refused() {
+fn rounding_half_precision_through_f32_is_refused() {
     for half in [StorageType::F16, StorageType::Bf16] {
         let twice = |clipping: &mut Clipping, tensors: &[NamedTensor]| {
             let coefficient = clipping.report.coefficient;
@@ -209,10 +209,10 @@ fn rounding_half_precision_by_way_of_f32_is_refused() {
                 return;
             }
             for (tensor, given) in clipping.tensors.iter_mut().zip(tensors) {
-                if given.numbers.storage_type() == half {
-                    tensor.numbers = given.numbers.clone();
-                    map(&mut tensor.numbers, |number| {
-                        f64::from((number * coefficient) as f32)
+                if given.gradient.storage_type() == half {
+                    tensor.gradient = given.gradient.clone();
+                    map(&mut tensor.gradient, |value| {
+                        f64::from((value * coefficient) as f32)
                     });
                 }
             }
@@ -231,8 +231,8 @@ fn another_shape_or_type_is_refused() {
     refused(as_given, flatten, "the shape of `b.weight`");
     let widen = |clipping: &mut Clipping, _: &[NamedTensor]| {
         for tensor in &mut clipping.tensors {
-            if let Numbers::F16(numbers) = &tensor.numbers {
-                tensor.numbers = Numbers::F32(numbers.iter().map(|n| n.to_f32()).collect());
+            if let Buffer::F16(values) = &tensor.gradient {
+                tensor.gradient = Buffer::F32(values.iter().map(|n| n.to_f32()).collect());
             }
         }
     };
@@ -240,7 +240,7 @@ fn another_shape_or_type_is_refused() {
 }
 
 #[test]
-fn a_step_that_should_be_left_out_is_refused() {
+fn a_step_that_should_be_skipped_is_refused() {
     let step_anyway = |clipping: &mut Clipping, _: &[NamedTensor]| clipping.may_step = true;
     refused(as_given, step_anyway, "whether the optimizer may step");
 }
@@ -252,7 +252,7 @@ fn a_forgotten_parameter_or_shape_is_refused() {
             .iter_mut()
             .for_each(|tensor| tensor.parameter = None);
     };
-    refused(forget, as_clipped, "an error where there should be none");
+    refused(forget, as_clipped, "failed, but should succeed");
     let transpose = |tensors: &mut Vec<NamedTensor>| {
         tensors.iter_mut().for_each(|tensor| tensor.shape.reverse());
     };
@@ -284,7 +284,7 @@ fn clipping_twice_is_refused() {
     }
     let problem = super::find_difference(&mut Twice).unwrap_err();
     assert!(
-        problem.contains("the clipper learned something else"),
+        problem.contains("the state of the clipper differs"),
         "{problem}"
     );
 }
@@ -297,19 +297,19 @@ fn adding_half_precision_in_its_own_type_is_refused() {
             vec![self.0]
         }
         fn clip(&mut self, _: &mut Clipper, _: &[NamedTensor]) -> Result<Clipping, ClipError> {
-            unreachable!("the mean is looked at first")
+            unreachable!("the mean is checked first")
         }
         fn mean(&mut self, micro_batches: &[Vec<NamedTensor>]) -> Vec<NamedTensor> {
             let mut sums = micro_batches[0].clone();
             for micro_batch in &micro_batches[1..] {
                 for (sum, term) in sums.iter_mut().zip(micro_batch) {
-                    let mut term = term.numbers.clone();
-                    sum.numbers.as_elements().add(&term.as_elements());
+                    let mut term = term.gradient.clone();
+                    sum.gradient.as_elements().add(&term.as_elements());
                 }
             }
             let factor = 1.0 / micro_batches.len() as f64;
             for sum in &mut sums {
-                sum.numbers.as_elements().scale(factor);
+                sum.gradient.as_elements().scale(factor);
             }
             sums
         }
@@ -331,10 +331,10 @@ fn every_rule_is_in_the_suite_and_acts() {
     let without_effect = ["none", "value:inf", "update-rms:1"];
     for case in cases::all(StorageType::F32) {
         let text = format!("{}", case.policy);
-        if case.name != "a training" || without_effect.contains(&text.as_str()) {
+        if case.name != "a training run" || without_effect.contains(&text.as_str()) {
             continue;
         }
-        let mut clipper = Clipper::beside_adam(case.policy, case.non_finite);
+        let mut clipper = Clipper::for_adam(case.policy, case.non_finite);
         let acts = |tensors: Vec<NamedTensor>| {
             clip_plain(&mut clipper, tensors).unwrap().report.action != ClipAction::Keep
         };
@@ -343,7 +343,7 @@ fn every_rule_is_in_the_suite_and_acts() {
 }
 
 #[test]
-fn scans_with_other_bits_are_refused() {
+fn scans_with_different_bits_are_refused() {
     use super::scan::find_scan_difference;
     use gradclip::{Scanned, scan};
 

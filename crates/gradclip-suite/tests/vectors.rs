@@ -1,30 +1,29 @@
-//! The suite over what needs no tensor library: named vectors.
+//! Runs the suite over named vectors, which need no tensor library.
 
 use gradclip::{
     Accumulate, Accumulated, AsElements, ClipError, Clipper, Elements, Gradient, Gradients,
     Outcome, Unscaled,
 };
-use gradclip_suite::{Adapter, Clipping, NamedTensor, Numbers, StorageType, check};
+use gradclip_suite::{Adapter, Buffer, Clipping, NamedTensor, StorageType, check};
 
-/// A map of vectors, which has the order of the names. Their scaling is deferred, and done at the
-/// end, or is not deferred.
+/// An adapter to a map of vectors, sorted by name, with deferred or immediate scaling.
 struct Vectors {
     defer: bool,
 }
 
-/// Tensors of one type in the form that a trainer without a tensor library has.
+/// Named tensors as in a trainer without a tensor library.
 struct Tensors(std::collections::BTreeMap<String, NamedTensor>);
 
 impl Gradients for Tensors {
     fn visit(&mut self, visitor: &mut dyn FnMut(Gradient<'_>)) {
         for tensor in self.0.values_mut() {
             let shape = &tensor.shape;
-            let gradient = match &mut tensor.numbers {
-                Numbers::F32(numbers) => Gradient::new(&tensor.name, numbers.as_mut_slice()),
-                Numbers::F64(numbers) => Gradient::new(&tensor.name, numbers.as_mut_slice()),
-                Numbers::F16(numbers) => Gradient::new(&tensor.name, numbers.as_mut_slice()),
-                Numbers::Bf16(numbers) => Gradient::new(&tensor.name, numbers.as_mut_slice()),
-                other => panic!("the suite has a new storage type: {other:?}"),
+            let gradient = match &mut tensor.gradient {
+                Buffer::F32(values) => Gradient::new(&tensor.name, values.as_mut_slice()),
+                Buffer::F64(values) => Gradient::new(&tensor.name, values.as_mut_slice()),
+                Buffer::F16(values) => Gradient::new(&tensor.name, values.as_mut_slice()),
+                Buffer::Bf16(values) => Gradient::new(&tensor.name, values.as_mut_slice()),
+                other => panic!("unknown storage type: {other:?}"),
             };
             let gradient = gradient.with_shape(shape);
             visitor(match &tensor.parameter {
@@ -38,7 +37,7 @@ impl Gradients for Tensors {
 impl Accumulate for Tensors {
     fn visit_pairs(&mut self, other: Tensors, visitor: &mut dyn FnMut(Elements<'_>, Elements<'_>)) {
         for (sum, mut term) in self.0.values_mut().zip(other.0.into_values()) {
-            visitor(sum.numbers.as_elements(), term.numbers.as_elements());
+            visitor(sum.gradient.as_elements(), term.gradient.as_elements());
         }
     }
 }
@@ -96,8 +95,7 @@ fn named_vectors_conform() {
     check(&mut Vectors { defer: false });
 }
 
-/// The suite has every rule, and compares every bit of gradients, reports and memory.
 #[test]
-fn deferred_scaling_gives_what_scaling_in_place_gives() {
+fn deferred_scaling_equals_scaling_in_place() {
     check(&mut Vectors { defer: true });
 }

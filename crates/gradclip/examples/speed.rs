@@ -1,7 +1,7 @@
-//! How fast each policy is: `cargo run --release -p gradclip --example speed [MILLIONS] [THREADS]`.
+//! Times each policy: `cargo run --release -p gradclip --example speed [MILLIONS] [THREADS]`.
 //!
-//! Prints milliseconds a step and gigabytes of gradient a second, the best of many steps, for a
-//! model of the given number of parameters in tensors of 1024 x 1024.
+//! Prints milliseconds per step and gigabytes of gradient per second, the best of many steps, for a
+//! model with the given number of parameters in tensors of 1024 x 1024.
 
 use std::time::Instant;
 
@@ -10,7 +10,7 @@ use gradclip::{Clipper, Elements, Gradient, Gradients, NonFinite, Unscaled};
 const SIDE: usize = 1024;
 const STEPS: usize = 15;
 
-/// Gradients with parameters, so that every policy has what it asks for.
+/// Gradients with parameters, which `agc` needs.
 struct Model<T> {
     tensors: Vec<(String, Vec<T>)>,
     parameter: Vec<f32>,
@@ -36,7 +36,7 @@ fn model<T: Copy>(tensors: usize, convert: impl Fn(f32) -> T) -> Model<T>
 where
     for<'a> Elements<'a>: From<&'a mut [T]>,
 {
-    // Numbers between -1 and 1 without a pattern.
+    // Values between -1 and 1 without a pattern.
     let number = |index: usize| {
         let mixed = (index as u32).wrapping_mul(2_654_435_761);
         mixed as f32 / u32::MAX as f32 * 2.0 - 1.0
@@ -52,7 +52,7 @@ where
     }
 }
 
-/// Prints the shortest step.
+/// Prints the fastest step.
 fn print<T>(model: &mut Model<T>, policy: &str, name: &str, threads: usize)
 where
     for<'a> Elements<'a>: From<&'a mut [T]>,

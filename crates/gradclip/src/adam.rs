@@ -1,21 +1,21 @@
-//! The rules that work inside Adam, as the numbers that an Adam has to use.
+//! The rules that work inside Adam, as values for an Adam implementation.
 
 use crate::clip_rule::ClipRule;
 use crate::math::cos;
 use crate::policy::ClipPolicy;
 
-/// What the rules of a policy ask of an Adam.
+/// What the rules of a policy require of an Adam optimizer at each update.
 ///
-/// An Adam that applies them makes its clipper by
-/// [`Clipper::beside_adam`](crate::Clipper::beside_adam); [`Clipper::new`](crate::Clipper::new)
-/// refuses a policy with such rules, so that none is left out in silence.
+/// An Adam that applies them creates its clipper with
+/// [`Clipper::for_adam`](crate::Clipper::for_adam). [`Clipper::new`](crate::Clipper::new) refuses
+/// policies with such rules, so that none is silently ignored.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdamClipping {
     policy: ClipPolicy,
 }
 
 impl AdamClipping {
-    /// The part of a policy that works inside Adam, `None` if there is none.
+    /// The rules of `policy` that work inside Adam; `None` if it has none.
     #[must_use]
     pub fn of(policy: &ClipPolicy) -> Option<AdamClipping> {
         let inside = policy.rules_inside_adam().next().is_some();
@@ -24,22 +24,24 @@ impl AdamClipping {
         })
     }
 
-    /// Whether both moments are to be set to zero before update `t`, counted from 1 (SPAM). The
-    /// count that corrects the bias goes on, as in the published code.
+    /// Whether to set both moments to zero before update `t`, counted from 1 (SPAM, Huang et al.
+    /// [2025](https://arxiv.org/abs/2501.06842)). The step count of the bias correction is not
+    /// reset, as in the published code.
     #[must_use]
     pub fn resets_moments(&self, t: u64) -> bool {
         self.spam().any(|spam| t.is_multiple_of(spam.reset))
     }
 
-    /// The bound of `g^2 / v` at update `t`, counted from 1, `None` where spikes are let through
-    /// because the second moment is too young (SPAM).
+    /// The bound of `g^2 / v` at update `t`, counted from 1 (SPAM). `None` for the first updates
+    /// after the start and after each reset, in which spikes pass because the second moment is too
+    /// young.
     ///
-    /// Elements above it are clamped to `sqrt(theta v)`, with `v` from before the update. Elements
-    /// with `v = 0` have no scale yet and are to be left alone: clamping them to zero, as the
-    /// published code does, would keep their `v` at zero until the next reset.
+    /// Clamp elements above it to `sqrt(theta v)`, with `v` from before the update. Do not clamp
+    /// elements with `v = 0`, which have no scale yet: clamping them to zero, as the published code
+    /// does, would keep their `v` at zero until the next reset.
     #[must_use]
     pub fn spike_bound(&self, t: u64) -> Option<f64> {
-        /// The published code waits so many updates after the start and after each reset.
+        /// The number of updates after the start and each reset without clamping, as published.
         const SETTLING: u64 = 20;
         self.spam()
             .filter(|spam| t >= SETTLING && t % spam.reset >= SETTLING)
@@ -47,8 +49,9 @@ impl AdamClipping {
             .reduce(f64::min)
     }
 
-    /// What the learning rate of update `t`, counted from 1, is multiplied with while it recovers
-    /// from a reset (SPAM): `1 - 0.99 (1 + cos(pi k / (warmup + 1))) / 2` at `k` updates after it.
+    /// The factor on the learning rate of update `t`, counted from 1, while it recovers from a
+    /// reset (SPAM): `1 - 0.99 (1 + cos(pi k / (warmup + 1))) / 2` at `k` updates after the reset,
+    /// otherwise 1.
     #[must_use]
     pub fn learning_rate_factor(&self, t: u64) -> f64 {
         self.spam()
@@ -63,10 +66,10 @@ impl AdamClipping {
             .fold(1.0, f64::min)
     }
 
-    /// The bound C of update `t`, counted from 1, if there is one (StableAdamW): the learning rate
-    /// of a tensor is divided by `max(1, RMS / C)`, where RMS is the root of the mean of
-    /// `g^2 / max(v, epsilon^2)` over the tensor, with the second moment `v` of this update,
-    /// corrected for its bias.
+    /// The bound C of update `t`, counted from 1, if any (StableAdamW, Wortsman et al.
+    /// [2023](https://arxiv.org/abs/2304.13013), algorithm 2): divide the learning rate of a tensor
+    /// by `max(1, RMS / C)`, where `RMS^2` is the mean of `g^2 / max(v, epsilon^2)` over the
+    /// tensor, with the bias-corrected second moment `v` of this update.
     #[must_use]
     pub fn update_bound(&self, t: u64) -> Option<f64> {
         let bound = |rule: &ClipRule| match rule {
@@ -126,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bound_of_updates_follows_its_schedule() {
+    fn update_bound_follows_its_schedule() {
         let clipping = clipping("global-norm:1+update-rms:2..1@10");
         assert_eq!(clipping.update_bound(1), Some(2.0));
         assert_eq!(clipping.update_bound(6), Some(1.5));

@@ -1,22 +1,22 @@
-//! Fixed blocks, measured or written by any number of threads with the same bits.
+//! Fixed blocks, whose results do not depend on the number of threads.
 
 use alloc::vec::Vec;
 
-/// Elements per block. 256 KiB of f32 stays inside a second-level cache, and the number is part
-/// of the result: another block size would add in another order and give other last bits.
+/// Elements per block: 256 KiB of f32, which fits an L2 cache. The block size is part of the
+/// result: another one would sum in another order, with other last bits.
 pub(crate) const BLOCK_ELEMENTS: usize = 65_536;
 
 /// Independent accumulators inside a block. Sixteen f64 sums fill eight 128-bit registers, enough
 /// to hide the latency of an addition and to let the compiler vectorise the loop.
 pub(crate) const LANES: usize = 16;
 
-/// At or below this many blocks, starting threads costs more than it saves.
+/// Up to this many blocks, starting threads costs more than it saves.
 const BLOCKS_FOR_ONE_THREAD: usize = 8;
 
-/// Maps every block to its partial result and returns the partials in block order.
+/// Maps each block to a partial result and returns the partials in block order.
 ///
-/// `threads` only says how many blocks are worked on at once. The blocks and the order of their
-/// partials do not depend on it, so neither does anything that is folded from them.
+/// The blocks and the order of their partials do not depend on `threads`, so neither does any fold
+/// over the partials.
 pub(crate) fn map_blocks<Block: Send, Partial: Send>(
     blocks: impl ExactSizeIterator<Item = Block>,
     threads: usize,
@@ -53,7 +53,7 @@ fn map_in_threads<Block: Send, Partial: Send>(
     }
     let run_blocks = move |run: Vec<Block>| run.into_iter().map(work).collect::<Vec<Partial>>();
     std::thread::scope(|scope| {
-        // The first run is this thread's, which would only wait for the others.
+        // This thread takes the first run instead of only waiting.
         let mut runs = runs.into_iter();
         let own = runs.next().unwrap_or_default();
         let handles: Vec<_> = runs
@@ -71,7 +71,7 @@ fn map_in_threads<Block: Send, Partial: Send>(
     })
 }
 
-/// Adds the lanes as a balanced tree, which is a fixed order with a small rounding error.
+/// Sums the lanes as a balanced tree: a fixed order with a small rounding error.
 pub(crate) fn add_pairwise(mut lanes: [f64; LANES]) -> f64 {
     let mut width = LANES / 2;
     while width > 0 {

@@ -1,5 +1,4 @@
-//! Changes: what is to be done to a tensor, how it is done, and what that does to its norm and
-//! direction.
+//! Changes to a tensor, and their effect on its norm and direction.
 
 use alloc::vec::Vec;
 
@@ -11,15 +10,15 @@ use crate::norm::{Coefficient, Norm, Squares, add_squares, sum_sorted};
 use crate::threshold::NormOrder;
 use crate::units::UnitLayout;
 
-/// What is to be done to the finite elements of one tensor.
+/// A change to the finite elements of one tensor.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Change {
-    /// Not one bit changes.
+    /// No bit changes.
     Keep,
     /// Each element is multiplied by the coefficient.
     Scale {
         by: Coefficient,
-        /// The norm afterwards in the order of the rule, where that is known without rounding.
+        /// The norm afterwards in the order of the rule, if known without rounding.
         lands_on: Option<f64>,
     },
     /// Each element is multiplied by the coefficient and then clamped to `[-bound, bound]`.
@@ -36,26 +35,25 @@ pub(crate) enum Change {
 pub(crate) struct Effect {
     /// Elements that clamping changed.
     pub(crate) clamped: u64,
-    /// Elements that became zero because the storage has none as small; `None` where nobody has
-    /// looked.
+    /// Non-zero elements that underflowed to zero; `None` if they were not counted.
     pub(crate) rounded_to_zero: Option<u64>,
     /// Sum of squares afterwards.
     pub(crate) squares: Squares,
-    /// Inner product of the tensor before and after, in units of both scales.
+    /// Inner product of the tensor before and after, in units of the two scales.
     pub(crate) inner_product: f64,
     /// The norm afterwards, in the order of the report.
     pub(crate) norm: Norm,
 }
 
 impl Change {
-    /// The effect as far as it follows from what was measured. That of a clamp does not.
+    /// The effect computed from measures, which is unknown for a clamp.
     pub(crate) fn effect(&self, measure: &Measure, orders: Orders) -> Effect {
         let before = measure.squares;
         let scaled = |coefficient: Coefficient, norm| Effect {
             clamped: 0,
-            // The half of the smallest element that there is still rounds to it.
+            // A factor above one half never rounds the smallest element to zero.
             rounded_to_zero: (coefficient.first == 1.0 && coefficient.second > 0.5).then_some(0),
-            // In the scale, so that tensors with equal coefficients keep their ratios exactly.
+            // Multiplied into the scale, so that equal coefficients keep ratios exact.
             squares: Squares {
                 sum: before.sum,
                 scale: before.scale * coefficient.first * coefficient.second,
@@ -92,13 +90,13 @@ impl Change {
         }
     }
 
-    /// Whether it makes a tensor longer.
+    /// Whether it can increase the norm.
     pub(crate) fn lengthens(&self) -> bool {
         matches!(self, Change::Scale { by, .. } | Change::Clamp { by, .. } if by.value() > 1.0)
     }
 }
 
-/// Squares and inner product after scaling by units, which follow from the norms of the units.
+/// Squares and inner product after scaling by units, computed from the norms of the units.
 fn units_scaled(measure: &Measure, coefficients: &[f64]) -> (Squares, f64) {
     let units = measure.units.iter().flat_map(|units| &units.gradient);
     let scaled = units.clone().zip(coefficients);
@@ -113,16 +111,16 @@ fn units_scaled(measure: &Measure, coefficients: &[f64]) -> (Squares, f64) {
     (Squares { sum, scale }, inner_product)
 }
 
-/// What a step leaves to the optimizer.
+/// What a step defers to the optimizer.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Factors {
     /// One for each tensor.
     pub(crate) of_tensors: Vec<f64>,
-    /// Elements that the rules before have rounded to zero.
+    /// Elements that earlier rules have rounded to zero.
     pub(crate) rounded_to_zero: u64,
 }
 
-/// The factor of each tensor, if multiplying by it gives the bits that applying the changes writes.
+/// The factor of each tensor, if multiplying by it gives the same bits as the changes.
 pub(crate) fn factors_of(changes: &[Change]) -> Option<Vec<f64>> {
     let factor = |change: &Change| match change {
         Change::Keep => Some(1.0),
@@ -132,7 +130,7 @@ pub(crate) fn factors_of(changes: &[Change]) -> Option<Vec<f64>> {
     changes.iter().map(factor).collect()
 }
 
-/// Applies a change to finite elements, and tells what it did.
+/// Applies a change to the elements, all finite, and returns its effect.
 pub(crate) fn apply(
     elements: &mut Elements<'_>,
     change: &Change,
@@ -166,19 +164,19 @@ pub(crate) fn apply(
     effect
 }
 
-/// 1 where storage has lost an element.
+/// 1 if an element underflowed to zero.
 #[inline(always)]
 fn became_zero<E: Element>(before: E, after: E) -> u64 {
     let is_zero = |value: E| value.magnitude() == E::Wide::default();
     u64::from(is_zero(after) & !is_zero(before))
 }
 
-/// Multiplies, and gives how many elements became zero. The products must fit the storage.
+/// Multiplies and returns how many elements underflowed to zero. Products must not overflow.
 fn scale<E: Element>(values: &mut [E], by: Coefficient, threads: usize) -> u64 {
     let scale_block = |block: &mut [E]| {
         let mut rounded_to_zero = 0;
         for value in block {
-            // One rounding, from the product in f64 to the storage.
+            // Rounds once, from the f64 product to storage.
             let scaled = E::from_f64(value.to_f64() * by.first * by.second);
             rounded_to_zero += became_zero(*value, scaled);
             *value = scaled;
@@ -225,17 +223,17 @@ fn clamp<E: Element>(
     }
 }
 
-/// What clamping did to some elements.
+/// The effect of clamping a block.
 #[derive(Default)]
 struct Clamped {
     clamped: u64,
     rounded_to_zero: u64,
-    /// Of the squares afterwards.
+    /// The sum of squares afterwards.
     sum: f64,
     inner_product: f64,
 }
 
-/// A bound as it was given, for the report, and as the storage holds it.
+/// A bound as given, for the report, and as rounded to storage.
 #[derive(Clone, Copy)]
 struct Bound {
     exact: f64,
@@ -243,7 +241,8 @@ struct Bound {
 }
 
 impl Bound {
-    /// The value before rounding to storage: that of an element within the stored bound is its own.
+    /// The clamped value before rounding to storage. An element within the stored bound keeps its
+    /// value.
     #[inline(always)]
     fn clamp(self, value: f64) -> f64 {
         match value.abs() > self.stored {
@@ -284,12 +283,12 @@ fn clamp_block<E: Element>(
     }
 }
 
-/// The cosine of the angle between all tensors before and after, exactly 1 where all were
-/// multiplied by one coefficient.
+/// The cosine of the angle between all tensors before and after, exactly 1 if all were scaled by
+/// one coefficient.
 pub(crate) fn cosine_of(measures: &[Measure], effects: &[Effect]) -> f64 {
     let before = add_squares(measures.iter().map(|measure| measure.squares));
     let after = add_squares(effects.iter().map(|effect| effect.squares));
-    // One ratio after the other: for a tensor of zeros their product can be infinite.
+    // Apply the ratios one at a time: for a tensor of zeros their product can be infinite.
     let inner_products = measures.iter().zip(effects).map(|(measure, effect)| {
         let in_scale_before = effect.inner_product * (measure.squares.scale / before.scale);
         in_scale_before * (effect.squares.scale / after.scale)
@@ -297,11 +296,11 @@ pub(crate) fn cosine_of(measures: &[Measure], effects: &[Effect]) -> f64 {
     cosine(before.sum, after.sum, sum_sorted(inner_products))
 }
 
-/// One square root of the product, because the root of a square is exact.
+/// Takes one root of the product, because the root of an exact square is exact.
 fn cosine(mut before: f64, mut after: f64, mut inner_product: f64) -> f64 {
     const FAR: f64 = f64::from_bits((1023 + 350) << 52);
     const TINY: f64 = f64::from_bits((1023 - 400) << 52);
-    // The product of two small sums would lose digits, and that of two large ones overflow.
+    // The product of two small sums would lose digits, and of two large ones overflow.
     for sum in [&mut before, &mut after] {
         let factor = match *sum {
             sum if sum < TINY => FAR,
@@ -319,7 +318,7 @@ fn cosine(mut before: f64, mut after: f64, mut inner_product: f64) -> f64 {
 }
 
 impl Elements<'_> {
-    /// Replaces each non-finite element by zero and leaves the others alone.
+    /// Sets non-finite elements to zero.
     pub(crate) fn zero_non_finite(&mut self) {
         for_each_type!(Elements, self, values => for value in values.iter_mut() {
             if !value.is_finite() {
@@ -336,8 +335,8 @@ impl Elements<'_> {
     }
 
     /// Multiplies each element by a factor of [`Deferred`](crate::Deferred), in `f64` and rounding
-    /// once, which gives the bits that clipping in place gives. Gives how many elements became
-    /// zero, because their type has none as small.
+    /// once, which gives the bits of clipping in place. Returns how many non-zero elements
+    /// underflowed to zero.
     pub fn scale(&mut self, factor: f64) -> u64 {
         self.scale_with(factor, 1)
     }
@@ -353,7 +352,7 @@ impl Elements<'_> {
         }
     }
 
-    /// Adds element by element, rounding once.
+    /// Adds `other` element by element, rounding once.
     ///
     /// # Panics
     ///
@@ -384,7 +383,7 @@ mod tests {
     use crate::norm::{Coefficient, Squares};
 
     #[test]
-    fn zeroing_touches_only_what_is_not_finite() {
+    fn zeroing_changes_only_non_finite_elements() {
         let mut values = [
             f32::NAN,
             -0.0,
@@ -399,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn clamping_tells_what_it_did() {
+    fn clamping_returns_its_effect() {
         let mut values = [-3.0_f32, 1.0, 2.0, -0.0];
         let effect = clamp(&mut values, Coefficient::ONE, 2.0, 1.0, 1);
         assert_eq!(values, [-2.0, 1.0, 2.0, -0.0]);

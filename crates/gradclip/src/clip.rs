@@ -1,4 +1,4 @@
-//! The clip step: measure, decide, apply, report, learn.
+//! The clipping step: measure, decide, apply, report, learn.
 
 use alloc::collections::BTreeSet;
 use alloc::string::{String, ToString};
@@ -16,11 +16,11 @@ use crate::rules::{Lesson, Link, SkipReason};
 use crate::scan::{Scan, scan};
 use crate::stages::Unscaled;
 use crate::state::{ClipperState, Lists, StateError, number_of};
-use crate::tensors::{AtHand, Elsewhere, Reading, Tensors};
+use crate::tensors::{Local, Reading, Remote, Tensors};
 use crate::threshold::PolicyError;
 
-/// Clips gradients by one policy and one rule for non-finite values, and remembers what the policy
-/// learns from step to step.
+/// Clips gradients under a [`ClipPolicy`] and a rule for [`NonFinite`] values, and keeps the state
+/// of adaptive rules from step to step.
 ///
 /// ```
 /// use gradclip::{Clipper, NonFinite, Outcome, Unscaled};
@@ -39,60 +39,61 @@ pub struct Clipper {
     policy: ClipPolicy,
     non_finite: NonFinite,
     reading: Reading,
-    /// The rules that judge a step before anything is changed.
+    /// The rules that may skip a step, evaluated before anything is changed.
     guards: Vec<Link>,
     /// The rules that change gradients.
     rules: Vec<Link>,
-    /// Steps that were applied: the place in every schedule.
+    /// The number of applied steps, which is the position in every schedule.
     steps: u64,
 }
 
-/// What a policy wants done with tensors whose elements are elsewhere, see [`Clipper::decide`].
+/// The decision for tensors that are not in host memory; see [`Clipper::decide`].
 #[derive(Clone, Debug)]
-#[must_use = "a decision is to be carried out, and then shown to `Clipper::learn`"]
+#[must_use = "apply the decision, then pass it to `Clipper::learn`"]
 #[non_exhaustive]
 pub struct Decision {
-    /// What each tensor is to be multiplied with, in `f64` and rounding once; 1 changes no bit.
+    /// The factor of each tensor. Multiply in `f64` and round once; a factor of 1 changes no bit.
     pub factors: Vec<f64>,
-    /// What the elements of each tensor are to be clamped to, after the multiplication: the bound
-    /// of `value`, or under `normalize` the largest number of their type, where that is known.
+    /// The magnitude to clamp each tensor's elements to after multiplying: the bound of `value`, or
+    /// under `normalize` the largest finite value of the element type, where that is known.
     pub clamps: Vec<Option<f64>>,
-    /// Why the step is to be left out, if it is. Factors and clamps then change nothing.
+    /// Why to skip the step, if it should be skipped. All factors are then 1 and all clamps `None`.
     pub skip: Option<SkipReason>,
-    /// What was decided. What a clamp leaves does not follow from measures: norms after it,
-    /// coefficients and the clipped share are NaN, and the cosine is `None`.
+    /// The report. The effect of a clamp cannot be computed from measures alone: with a clamp, the
+    /// norms after clipping, the coefficients and the clipped share are NaN, and the cosine is
+    /// `None`.
     pub report: ClipReport,
     lessons: Lessons,
 }
 
-/// What a step teaches a clipper.
+/// What a clipper learns from a step.
 #[derive(Clone, Debug, Default)]
 struct Lessons {
-    /// Whether it counts as one of the steps of schedules.
+    /// Whether the step advances schedules.
     applied: bool,
-    /// For the guards and then the rules; empty where a step teaches nothing.
+    /// One for each guard, then one for each rule; empty if nothing is learned.
     of_links: Vec<Lesson>,
 }
 
 impl Clipper {
-    /// A clipper that works on one thread and has seen no step.
+    /// Creates a clipper that runs on one thread and has seen no step.
     ///
     /// # Errors
     ///
-    /// [`PolicyError::InsideAdam`] for a policy with rules that only an Adam can carry out. One
-    /// that does makes its clipper by [`Clipper::beside_adam`].
+    /// [`PolicyError::InsideAdam`] if the policy has rules that only an Adam optimizer can apply.
+    /// An optimizer that applies them uses [`Clipper::for_adam`].
     pub fn new(policy: ClipPolicy, non_finite: NonFinite) -> Result<Clipper, PolicyError> {
         let inside_adam = policy.rules_inside_adam().next().map(ClipRule::name);
         match inside_adam {
             Some(rule) => Err(PolicyError::InsideAdam { rule }),
-            None => Ok(Clipper::beside_adam(policy, non_finite)),
+            None => Ok(Clipper::for_adam(policy, non_finite)),
         }
     }
 
-    /// The same for an Adam that takes the rules inside Adam itself, by
-    /// [`AdamClipping`](crate::AdamClipping). The clipper leaves them to it.
+    /// Creates a clipper for an Adam that applies the rules inside Adam itself, with
+    /// [`AdamClipping`](crate::AdamClipping). The clipper ignores those rules.
     #[must_use]
-    pub fn beside_adam(policy: ClipPolicy, non_finite: NonFinite) -> Clipper {
+    pub fn for_adam(policy: ClipPolicy, non_finite: NonFinite) -> Clipper {
         let outside = policy.rules().iter();
         let outside = outside.filter(|rule| rule.role() != ClipRole::Adam);
         let links = outside.enumerate();
@@ -113,25 +114,25 @@ impl Clipper {
         }
     }
 
-    /// Uses up to `threads` threads on tensors that are large enough to gain from them. The result
-    /// has the same bits for every number of threads. Zero means one, and so does everything
-    /// without the feature `std`.
+    /// Uses up to `threads` threads for tensors large enough to benefit. The result is bitwise
+    /// identical for every thread count. Zero means one; without the feature `std` there is always
+    /// one.
     #[must_use]
     pub fn with_threads(mut self, threads: usize) -> Clipper {
         self.reading.threads = threads.max(1);
         self
     }
 
-    /// Reads gradients of single precision by a function of the caller's, which must keep the
-    /// contract of [`Scan`].
+    /// Reads `f32` gradients with the caller's function, which must uphold the contract of
+    /// [`Scan`].
     #[must_use]
     pub fn with_scan(mut self, scan: Scan) -> Clipper {
         self.reading.scan = scan;
         self
     }
 
-    /// Names the tensors of the output layer, which `agc` leaves alone: Brock et al. (2021) found
-    /// that clipping it hurts. With `agc`, a name that no gradient has is an error when clipping.
+    /// Names the tensors of the output layer, which `agc` does not clip: Brock et al. (2021) found
+    /// that clipping it hurts. With `agc`, clipping fails if no gradient has one of these names.
     #[must_use]
     pub fn with_output_layer<Name: Into<String>>(
         mut self,
@@ -147,34 +148,34 @@ impl Clipper {
         &self.policy
     }
 
-    /// Steps that were applied: the place in every schedule of a threshold.
+    /// The number of applied steps, which is the position in every threshold schedule.
     #[must_use]
     pub fn steps(&self) -> u64 {
         self.steps
     }
 
-    /// Measures the gradients, decides, changes what has to change and reports.
+    /// Measures the gradients, clips them in place as the policy decides, and reports.
     ///
-    /// Gradients are clipped only if a norm (or, for `value`, a magnitude) is greater than the
-    /// threshold; equality is kept, and what is not clipped keeps its bits. Scaling computes
-    /// `g * (C / N)` in f64 and rounds once. Pass `Unscaled<&mut G>` to keep ownership.
+    /// Gradients are clipped only if a norm (for `value`, a magnitude) is strictly greater than the
+    /// threshold; all others keep their bits. Scaling computes `g * (C / N)` in `f64` and rounds
+    /// once. Pass `Unscaled<&mut G>` to keep ownership.
     ///
     /// # Errors
     ///
     /// [`ClipError::NonFinite`] under [`NonFinite::Error`], [`ClipError::Parameter`] for `agc`
-    /// without parameters, [`ClipError::OutputLayer`], and [`ClipError::EqualNames`], with every
-    /// gradient and all that was learned left as it was.
+    /// without parameters, [`ClipError::OutputLayer`], and [`ClipError::EqualNames`]. On error
+    /// neither the gradients nor the clipper's state change.
     ///
     /// # Panics
     ///
-    /// If `gradients` visits other tensors on one visit than on another, which breaks the contract
-    /// of [`Gradients`].
+    /// If `gradients` visits different tensors on different visits, which breaks the contract of
+    /// [`Gradients`].
     pub fn clip<G: Gradients>(&mut self, gradients: Unscaled<G>) -> Result<Outcome<G>, ClipError> {
         self.clip_in_place(gradients, None)
     }
 
-    /// As [`Clipper::clip`], and shows the loss of the step to the rule `skip`. A loss that is not
-    /// finite is not looked at.
+    /// Like [`Clipper::clip`], and passes the loss of the step to the rule `skip`. A non-finite
+    /// loss is ignored.
     ///
     /// # Errors
     ///
@@ -191,12 +192,13 @@ impl Clipper {
         self.clip_in_place(gradients, Some(loss))
     }
 
-    /// As [`Clipper::clip_with_loss`], for an optimizer that multiplies the gradients while it
-    /// reads them: where all that is left to do is one factor for each tensor, nothing is written,
-    /// and the factors are in the result. Report and memory have the same bits.
+    /// Like [`Clipper::clip_with_loss`], for an optimizer that scales gradients while reading them:
+    /// if one factor per tensor is all that remains to be applied, the gradients are not written
+    /// and the factors are returned. Report and state are bitwise those of
+    /// [`Clipper::clip_with_loss`], but for [`ClipReport::rounded_to_zero`].
     ///
-    /// A change that is more than a factor (`value`, `agc`, all but the last rule of a chain) is
-    /// made in place.
+    /// Changes that are more than a factor (`value`, `agc`, all but the last rule of a chain) are
+    /// applied in place.
     ///
     /// # Errors
     ///
@@ -211,29 +213,29 @@ impl Clipper {
         loss: Option<f64>,
     ) -> Result<Outcome<G, Deferred<G>>, ClipError> {
         let mut gradients = gradients.into_inner();
-        let mut at_hand = AtHand::new(&mut gradients, &self.reading);
-        let (report, lessons) = self.run(&mut at_hand, loss)?;
-        let factors = at_hand.factors;
-        self.take_in(&lessons);
+        let mut local = Local::new(&mut gradients, &self.reading);
+        let (report, lessons) = self.run(&mut local, loss)?;
+        let factors = local.factors;
+        self.learn_all(&lessons);
         Ok(match report.action {
             ClipAction::Skip => Outcome::Skip { gradients, report },
             _ => Outcome::Apply(Deferred::new(Clipped::new(gradients, report), factors)),
         })
     }
 
-    /// What the policy wants done with tensors that were measured elsewhere: on a device, in other
-    /// processes, or in a run that has ended. A pure function of memory and measures; the caller
-    /// carries it out and then shows it to [`Clipper::learn`].
+    /// Decides how to clip tensors that were measured elsewhere: on a device, in other processes,
+    /// or in a finished run. A pure function of the clipper's state and the measures; the caller
+    /// applies the decision and then passes it to [`Clipper::learn`].
     ///
-    /// A chain goes from one measure to the next by arithmetic, where [`Clipper::clip`] measures
-    /// what the rule before has left, rounding included. Under [`NonFinite::Zero`] the caller sets
-    /// what is not finite to zero.
+    /// In a chain, the measures after each rule are computed, where [`Clipper::clip`] measures the
+    /// rounded gradients again. Under [`NonFinite::Zero`] the caller sets non-finite elements to
+    /// zero.
     ///
     /// ```
     /// use gradclip::{Clipper, Measure, NonFinite};
     ///
     /// let mut clipper = Clipper::new("global-norm:1".parse()?, NonFinite::Skip)?;
-    /// let measures = [Measure::of_norm("weight", 100, 3.0), Measure::of_norm("bias", 10, 4.0)];
+    /// let measures = [Measure::from_norm("weight", 100, 3.0), Measure::from_norm("bias", 10, 4.0)];
     /// let decision = clipper.decide(&measures, None)?;
     /// assert_eq!(decision.factors, [0.2, 0.2]);
     /// assert_eq!(decision.report.norm_after, 1.0);
@@ -243,11 +245,11 @@ impl Clipper {
     ///
     /// # Errors
     ///
-    /// [`ClipError::Measures`] for rules that measures do not suffice for: `agc`, other orders than
-    /// 2, what comes after `value`, and `value` over measures without magnitudes
-    /// ([`Measure::of_norm`]). [`ClipError::NonFinite`] under [`NonFinite::Error`].
+    /// [`ClipError::Measures`] for rules that need more than measures: `agc`, norms of an order
+    /// other than 2, any rule after `value`, and `value` without magnitudes
+    /// ([`Measure::from_norm`]). [`ClipError::NonFinite`] under [`NonFinite::Error`].
     pub fn decide(&self, measures: &[Measure], loss: Option<f64>) -> Result<Decision, ClipError> {
-        let mut tensors = Elsewhere::new(measures);
+        let mut tensors = Remote::new(measures);
         let (report, lessons) = self.run(&mut tensors, loss)?;
         Ok(Decision {
             factors: tensors.factors,
@@ -258,13 +260,13 @@ impl Clipper {
         })
     }
 
-    /// Learns from a decision of [`Clipper::decide`] that was carried out.
+    /// Learns from a decision of [`Clipper::decide`] that the caller has applied.
     pub fn learn(&mut self, decision: &Decision) {
-        self.take_in(&decision.lessons);
+        self.learn_all(&decision.lessons);
     }
 
-    /// All that this clipper has learned. Restored into a new clipper of the same policy, it makes
-    /// that one clip as this one would.
+    /// The state of the clipper, for a checkpoint. A new clipper of the same policy that restores
+    /// it clips exactly as this one would.
     #[must_use]
     pub fn state(&self) -> ClipperState {
         let mut state = ClipperState::new();
@@ -275,12 +277,12 @@ impl Clipper {
         state
     }
 
-    /// Takes back what [`Clipper::state`] gave.
+    /// Restores a state returned by [`Clipper::state`].
     ///
     /// # Errors
     ///
-    /// [`StateError`] if a list is missing, is one of another policy, or holds numbers that no
-    /// clipper learns; this clipper is then as it was.
+    /// [`StateError`] if a list is missing, belongs to another policy, or holds values that no
+    /// clipper can have. On error this clipper is unchanged.
     pub fn restore(&mut self, state: &ClipperState) -> Result<(), StateError> {
         let mut lists = Lists::of(state);
         let steps = lists.count("steps")?;
@@ -288,7 +290,7 @@ impl Clipper {
         for link in guards.iter_mut().chain(&mut rules) {
             link.restore(&mut lists)?;
         }
-        if let Some(name) = lists.left() {
+        if let Some(name) = lists.first_unused() {
             return Err(StateError {
                 list: name.to_string(),
                 problem: "does not belong to this policy",
@@ -310,21 +312,21 @@ impl Clipper {
         })
     }
 
-    /// The whole step, but for learning: measure, judge, change, report.
+    /// A whole step except for learning: measure, judge, change, report.
     fn run(
         &self,
         tensors: &mut impl Tensors,
         loss: Option<f64>,
     ) -> Result<(ClipReport, Lessons), ClipError> {
         let measures = tensors.measure(self.rules.first())?;
-        refuse_equal_names(&measures)?;
-        // What cannot be carried out must show before the first rule changes anything.
+        check_unique_names(&measures)?;
+        // Rules that cannot be applied must fail before the first one changes anything.
         tensors.check(&self.rules)?;
         let mut report = ClipReport::measured(self.policy.order(), &measures);
-        let is_damaged = report.non_finite > 0;
+        let has_non_finite = report.non_finite > 0;
         match self.non_finite {
-            NonFinite::Error if is_damaged => return Err(report.non_finite_error()),
-            NonFinite::Skip if is_damaged => {
+            NonFinite::Error if has_non_finite => return Err(report.non_finite_error()),
+            NonFinite::Skip if has_non_finite => {
                 let threshold = |link: &Link| link.fixed_threshold(self.steps);
                 let threshold = self.rules.iter().rev().find_map(threshold);
                 report.skip(SkipReason::NonFinite, threshold);
@@ -339,9 +341,9 @@ impl Clipper {
             };
             if let Some(reason) = judgement.skip {
                 report.skip(reason, judgement.threshold);
-                // Only the guard that leaves a step out counts it.
+                // Only the guard that skips the step counts it.
                 lessons.fill(Lesson::Nothing);
-                lessons.push(Lesson::LeftOut);
+                lessons.push(Lesson::Skipped);
                 let lessons = Lessons {
                     applied: false,
                     of_links: lessons,
@@ -351,12 +353,12 @@ impl Clipper {
             report.threshold = report.threshold.or(judgement.threshold);
             lessons.push(Lesson::Judged(judgement));
         }
-        if is_damaged {
+        if has_non_finite {
             tensors.zero_non_finite();
         }
         lessons.extend(self.change(tensors, measures, &mut report)?);
-        if is_damaged {
-            // What is left of it is no measure of ordinary steps.
+        if has_non_finite {
+            // With elements zeroed, its norms say nothing about ordinary steps.
             lessons.clear();
         }
         let lessons = Lessons {
@@ -366,7 +368,7 @@ impl Clipper {
         Ok((report, lessons))
     }
 
-    /// Every rule decides from what the one before it has left. Gives what each learns.
+    /// Each rule decides on the gradients as the previous rule left them. Returns what each learns.
     fn change(
         &self,
         tensors: &mut impl Tensors,
@@ -374,8 +376,7 @@ impl Clipper {
         report: &mut ClipReport,
     ) -> Result<Vec<Lesson>, ClipError> {
         let mut lessons = Vec::with_capacity(self.rules.len());
-        // Only what an earlier rule has changed, or has looked at in another way, is measured
-        // again.
+        // Measure again only after a change, or if the last measures suit another kind of rule.
         let mut measured_for = self.rules.first();
         for (index, link) in self.rules.iter().enumerate() {
             let is_measured = measured_for.is_some_and(|other| {
@@ -395,13 +396,13 @@ impl Clipper {
                 }
                 false => Vec::new(),
             };
-            report.apply(link, orders, &measures, &decided, &effects);
+            report.record(link, orders, &measures, &decided, &effects);
             lessons.push(decided.lesson);
         }
         Ok(lessons)
     }
 
-    fn take_in(&mut self, lessons: &Lessons) {
+    fn learn_all(&mut self, lessons: &Lessons) {
         let links = self.guards.iter_mut().chain(&mut self.rules);
         for (link, lesson) in links.zip(&lessons.of_links) {
             link.learn(lesson);
@@ -410,8 +411,8 @@ impl Clipper {
     }
 }
 
-/// A rule that goes by the names of tensors would take two for one.
-fn refuse_equal_names(measures: &[Measure]) -> Result<(), ClipError> {
+/// Rules that look tensors up by name would confuse tensors that share one.
+fn check_unique_names(measures: &[Measure]) -> Result<(), ClipError> {
     let mut seen = BTreeSet::new();
     let mut equal = BTreeSet::new();
     for measure in measures {

@@ -1,5 +1,5 @@
-//! The table of rules: each with its name, its parameters, their defaults and its source, once.
-//! Reading, printing, forms, suggestions and the check of the documentation follow from it.
+//! The table of rules, each with its name, parameters, defaults and source. Parsing, printing, text
+//! forms, suggestions and the documentation check derive from it.
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -13,19 +13,19 @@ use crate::threshold::{
     UnitAxis,
 };
 
-/// What a rule works on, and so who carries it out.
+/// What a rule works on, and therefore what applies it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ClipRole {
-    /// It judges the gradients as they came, and leaves out steps.
+    /// It judges the unmodified gradients and skips steps.
     Guard,
     /// It changes gradients.
     Gradients,
-    /// It changes what an Adam makes of them, so that one has to carry it out
+    /// It changes the update inside Adam, so an Adam optimizer has to apply it
     /// ([`AdamClipping`](crate::AdamClipping)).
     Adam,
 }
 
-/// How a rule is written, and where it comes from.
+/// The text form of a rule, and its source.
 ///
 /// ```
 /// let forms = gradclip::ClipRule::forms();
@@ -37,17 +37,17 @@ pub enum ClipRole {
 pub struct RuleForm {
     /// The name, such as `global-norm`.
     pub name: &'static str,
-    /// What it works on.
+    /// What the rule works on.
     pub role: ClipRole,
-    /// The publication or the code that it comes from. Its equation is in `CLIPPING.md`.
+    /// The publication or code that the rule comes from. Its equation is in `CLIPPING.md`.
     pub source: &'static str,
     /// The form, such as `norm:C[,p=P]`.
     pub form: String,
-    /// The form with the default of each parameter in place of its letter: `norm:C[,p=2]`.
+    /// The form with defaults in place of letters: `norm:C[,p=2]`.
     pub with_defaults: String,
 }
 
-/// The form of a rule, with the letter of each parameter or, where it has one, its default.
+/// Builds the form of a rule from its name and the letter or default of each parameter.
 fn form(name: &str, parameters: &[(Option<&str>, impl fmt::Display)]) -> String {
     let keys = parameters
         .iter()
@@ -70,13 +70,13 @@ impl fmt::Display for RuleForm {
 #[derive(Clone, Copy)]
 struct Parameter<T> {
     key: Option<&'static str>,
-    /// What the one without a key is called in errors.
+    /// The name in errors, for the parameter without a key.
     what: &'static str,
     form: &'static str,
     default: Option<T>,
 }
 
-/// The parameter that comes first, without a name.
+/// The first parameter, without a key.
 const fn first<T>(what: &'static str, form: &'static str) -> Parameter<T> {
     Parameter {
         key: None,
@@ -86,7 +86,7 @@ const fn first<T>(what: &'static str, form: &'static str) -> Parameter<T> {
     }
 }
 
-/// A parameter as `key=value`, which may be left out.
+/// An optional `key=value` parameter.
 const fn key<T>(key: &'static str, form: &'static str, default: T) -> Parameter<T> {
     Parameter {
         key: Some(key),
@@ -105,7 +105,7 @@ impl<T: Value> Parameter<T> {
         written.unwrap_or_else(|| self.form.to_string())
     }
 
-    /// The value as it is written in a rule, unless it is the default.
+    /// The value as written in a rule; `None` if it is the default.
     fn written(self, value: T) -> Option<String> {
         let printed = || value.print();
         match self.key {
@@ -122,8 +122,7 @@ macro_rules! rules {
             $( $(#[$field_doc:meta])* $field:ident: $type:ty = $parameter:expr; )*
         }
     )*) => {
-        /// One rule of a policy. `CLIPPING.md` has the equation, the source and the advice for
-        /// each.
+        /// One rule of a policy. `CLIPPING.md` has its equation, source and advice.
         #[derive(Clone, Copy, Debug, PartialEq)]
         #[non_exhaustive]
         pub enum ClipRule {
@@ -137,13 +136,13 @@ macro_rules! rules {
                 match self { $( ClipRule::$Rule { .. } => $name, )* }
             }
 
-            /// What it works on.
+            /// What the rule works on.
             #[must_use]
             pub fn role(&self) -> ClipRole {
                 match self { $( ClipRule::$Rule { .. } => ClipRole::$role, )* }
             }
 
-            /// How each rule is written.
+            /// The text form of each rule.
             #[must_use]
             pub fn forms() -> Vec<RuleForm> {
                 vec![ $( RuleForm {
@@ -159,7 +158,7 @@ macro_rules! rules {
                 }, )* ]
             }
 
-            /// Reads the parameters of the rule with this name, `None` if there is none.
+            /// Parses the parameters of the rule `name`; `None` if there is no such rule.
             pub(crate) fn read(
                 name: &str,
                 mut written: Parameters<'_>,
@@ -167,7 +166,7 @@ macro_rules! rules {
                 match name {
                     $( $name => Some((|| {
                         let rule = ClipRule::$Rule { $( $field: written.take($parameter)?, )* };
-                        written.none_left()?;
+                        written.expect_end()?;
                         Ok(rule)
                     })()), )*
                     _ => None,
@@ -193,74 +192,75 @@ macro_rules! rules {
     };
 }
 
-// The defaults are those of the publications; `CLIPPING.md` has the reason for each.
+// The defaults are the published ones; `CLIPPING.md` gives the reason for each.
 rules! {
-    /// Each element is clamped to `[-C, C]`, which can turn the direction of the gradient.
+    /// Clamps each element to `[-C, C]`, which can turn the gradient.
     Value = "value", Gradients, "Mikolov 2012; char-rnn (Karpathy 2015)" {
         /// The bound C.
         threshold: Threshold = first("threshold", "C");
     }
-    /// Each tensor by itself: `g C / N` where the norm N of that tensor exceeds C. Tensors are
-    /// scaled by different amounts, so the direction of the whole can turn.
+    /// Clips each tensor by itself: `g C / N` if its norm N exceeds C. Tensors are scaled by
+    /// different factors, so the gradient as a whole can turn.
     Norm = "norm", Gradients, "Keras clipnorm, TensorFlow clip_by_norm" {
         /// The bound C of each tensor's norm.
         threshold: Threshold = first("threshold", "C");
         /// The order p of the norm.
         order: NormOrder = key("p", "P", NormOrder::TWO);
     }
-    /// All tensors as one vector: `g C / N` where the norm N of all exceeds C (Pascanu, Mikolov
-    /// and Bengio 2013). The direction is kept.
+    /// Clips all tensors as one vector: `g C / N` if its norm N exceeds C (Pascanu, Mikolov and
+    /// Bengio 2013). Keeps the direction.
     GlobalNorm = "global-norm", Gradients, "Pascanu, Mikolov and Bengio 2013, algorithm 1" {
         /// The bound C of the norm of all tensors.
         threshold: Threshold = first("threshold", "C");
         /// The order p of the norm.
         order: NormOrder = key("p", "P", NormOrder::TWO);
     }
-    /// Each named group of tensors as one vector, by the Euclidean norm.
+    /// Clips each named group of tensors as one vector, by its Euclidean norm.
     GroupNorm = "group-norm", Gradients, "Megatron-LM grad_norm_group" {
         /// The bound C of each group's norm.
         threshold: Threshold = first("threshold", "C");
     }
-    /// Each tensor by itself, to a root mean square of at most C (Shazeer and Stern 2018, the
-    /// update clipping of Adafactor; `clip_by_block_rms` of optax).
+    /// Clips each tensor to a root mean square of at most C (Shazeer and Stern 2018, update
+    /// clipping in Adafactor; `clip_by_block_rms` in optax).
     BlockRms = "block-rms", Gradients, "Shazeer and Stern 2018, section 6" {
         /// The bound C of each tensor's root mean square.
         threshold: Threshold = first("threshold", "C");
     }
-    /// All tensors as one vector, always to the norm C, also where it is smaller.
+    /// Scales all tensors as one vector to the norm C, even if its norm is smaller.
     Normalize = "normalize", Gradients, "Hazan, Levy and Shalev-Shwartz 2015" {
         /// The norm C after the step.
         threshold: FiniteThreshold = first("threshold", "C");
     }
-    /// Adaptive gradient clipping (Brock et al. 2021): each output unit, to a share `lambda` of
-    /// the norm of its weights.
+    /// Adaptive gradient clipping (Brock et al. 2021): clips each output unit to `lambda` times the
+    /// norm of its weights.
     Agc = "agc", Gradients, "Brock et al. 2021, equation 3" {
         /// The largest ratio of a unit's gradient norm to its parameter norm.
         lambda: Threshold = first("ratio", "LAMBDA");
-        /// The least parameter norm that a unit is credited with.
+        /// The lower bound on a unit's parameter norm.
         epsilon: Positive = key("eps", "E", Positive::constant(1e-3));
-        /// Where the units are, if the policy overrides what each tensor says
+        /// The axis of the units, overriding the axes of the tensors
         /// ([`Gradient::with_units`](crate::Gradient::with_units)).
         unit: Option<UnitAxis> = key("unit", "last|first", None);
     }
-    /// All tensors as one vector, to a percentile of all norms so far (Seetharaman et al. 2020).
+    /// Clips all tensors as one vector to a percentile of all norms so far (Seetharaman et al.
+    /// 2020, AutoClip).
     AutoClip = "autoclip", Gradients, "Seetharaman et al. 2020" {
         /// The percentile.
         percentile: Percentile = first("percentile", "PERCENTILE");
     }
-    /// All tensors as one vector, spikes of the norm to a target below the spike (Kumar et al.
-    /// 2025, ZClip), and everything to `max`.
+    /// Clips all tensors as one vector: norms with a large z-score to a target near the running
+    /// mean (Kumar et al. 2025, ZClip), and every norm to `max`.
     ZClip = "zclip", Gradients, "Kumar et al. 2025" {
         /// The z-score above which a norm is a spike.
         z: Positive = key("z", "Z", Positive::constant(2.5));
         /// The weight of the past in the running mean and variance.
         alpha: Decay = key("alpha", "A", Decay::constant(0.97));
-        /// How many norms make up the first mean and variance.
+        /// The number of norms in the initial mean and variance.
         warmup: Steps<1> = key("warmup", "N", Steps::constant(25));
         /// The bound of the norm at every step.
         max: Threshold = key("max", "C", Threshold::constant(1.0));
     }
-    /// Each tensor by itself, to a multiple of its own running norm (Wang et al. 2025, AdaGC).
+    /// Clips each tensor to a multiple of its own running norm (Wang et al. 2025, AdaGC).
     AdaGc = "adagc", Gradients, "Wang et al. 2025, algorithm 1" {
         /// The bound of the norm of all tensors during warm-up.
         absolute: Threshold = key("abs", "C", Threshold::constant(1.0));
@@ -268,47 +268,47 @@ rules! {
         relative: Threshold = key("rel", "R", Threshold::constant(1.05));
         /// The weight of the past in the running norm.
         beta: Decay = key("beta", "B", Decay::constant(0.98));
-        /// The step, counted from 1, at which the multiple takes over.
+        /// The step, counted from 1, from which the multiple applies.
         warmup: u32 = key("warmup", "N", 100);
     }
-    /// All tensors as one vector, to a multiple of the median norm of the steps before (the
-    /// ScaledAdam of icefall).
+    /// Clips all tensors as one vector to a multiple of the median norm of the previous steps
+    /// (ScaledAdam in icefall).
     Median = "median", Gradients, "icefall ScaledAdam" {
         /// The multiple K of the median.
         factor: Threshold = first("factor", "K");
-        /// How many steps the median is of.
+        /// The number of steps in the median.
         window: Steps<1> = key("window", "N", Steps::constant(100));
     }
-    /// Leaves out steps whose loss or norm is an outlier (OLMo, llm.c).
+    /// Skips steps whose loss or norm is an outlier (OLMo, llm.c).
     Skip = "skip", Guard, "OLMo-core SkipStepOptimizer, llm.c" {
-        /// How many standard deviations above the mean an outlier is.
+        /// The number of standard deviations above the mean beyond which a step is an outlier.
         sigma: Positive = first("number of standard deviations", "SIGMA");
-        /// How many steps mean and deviation are of.
+        /// The number of steps in mean and deviation.
         window: Steps<2> = key("window", "N", Steps::constant(128));
-        /// After so many steps left out in a row, the next one is taken.
+        /// The largest number of steps skipped in a row.
         limit: Steps<1> = key("limit", "N", Steps::constant(10));
     }
-    /// Inside Adam: the learning rate of a tensor is divided by the root mean square of
-    /// `g / sqrt(v)`, where that exceeds C (Wortsman et al. 2023, StableAdamW).
+    /// Inside Adam: divides the learning rate of a tensor by `max(1, RMS / C)`, where RMS is the
+    /// root mean square of `g / sqrt(v)` (Wortsman et al. 2023, StableAdamW).
     UpdateRms = "update-rms", Adam, "Wortsman et al. 2023, algorithm 2" {
         /// The bound C.
         threshold: Threshold = first("threshold", "C");
     }
-    /// Inside Adam: elements with `g^2 > theta v` are clamped to `sqrt(theta v)`, and the moments
-    /// are reset from time to time (Huang et al. 2025, SPAM).
+    /// Inside Adam: clamps elements with `g^2 > theta v` to `sqrt(theta v)`, and resets the moments
+    /// periodically (Huang et al. 2025, SPAM).
     Spam = "spam", Adam, "Huang et al. 2025" {
         /// The ratio of squares above which an element is a spike.
         theta: Positive = key("theta", "T", Positive::constant(5000.0));
-        /// The number of updates from one reset to the next, more than the first 20 after each, in
-        /// which spikes are let through.
+        /// The number of updates between resets; more than 20, because spikes pass in the first 20
+        /// after each.
         reset: Steps<21> = key("reset", "N", Steps::constant(500));
-        /// Over how many updates the learning rate recovers after a reset.
+        /// The number of updates over which the learning rate recovers after a reset.
         warmup: u32 = key("warmup", "N", 150);
     }
 }
 
 impl ClipRule {
-    /// The order of the norm that it goes by, if it can be chosen.
+    /// The order of the norm, for rules that take one.
     pub(crate) fn chosen_order(&self) -> Option<NormOrder> {
         match self {
             ClipRule::Norm { order, .. } | ClipRule::GlobalNorm { order, .. } => Some(*order),
@@ -317,13 +317,12 @@ impl ClipRule {
     }
 }
 
-/// The parameters of one rule as they are written: perhaps a first one without a name, then
-/// `name=value`.
+/// The parameters of one rule as written: an optional first one without a key, then `key=value`.
 pub(crate) struct Parameters<'a> {
     text: Text<'a>,
-    /// The name of the rule as it stands in the text, for what is missing after it.
+    /// The rule's name as a slice of the text, to locate errors after it.
     rule: &'a str,
-    left: Vec<&'a str>,
+    rest: Vec<&'a str>,
 }
 
 impl<'a> Parameters<'a> {
@@ -332,18 +331,18 @@ impl<'a> Parameters<'a> {
         rule: &'a str,
         written: Option<&'a str>,
     ) -> Result<Parameters<'a>, PolicyError> {
-        let left: Vec<&str> = written.map_or(Vec::new(), |list| list.split(',').collect());
+        let rest: Vec<&str> = written.map_or(Vec::new(), |list| list.split(',').collect());
         let key = |part: &'a str| part.split_once('=').map(|(key, _)| key);
-        for (index, part) in left.iter().enumerate() {
+        for (index, part) in rest.iter().enumerate() {
             let Some(own) = key(part) else { continue };
-            if left[..index]
+            if rest[..index]
                 .iter()
                 .any(|earlier| key(earlier) == Some(own))
             {
                 return Err(text.error(part, format!("`{own}` is given twice")));
             }
         }
-        Ok(Parameters { text, rule, left })
+        Ok(Parameters { text, rule, rest })
     }
 
     fn take<T: Value>(&mut self, parameter: Parameter<T>) -> Result<T, PolicyError> {
@@ -355,12 +354,12 @@ impl<'a> Parameters<'a> {
 
     fn first<T: Value>(&mut self, what: &str, form: &str) -> Result<T, PolicyError> {
         let needs = format!("`{}` needs a {what} `:{form}`", self.rule);
-        match self.left.first() {
+        match self.rest.first() {
             None => Err(self.text.error_after(self.rule, needs)),
             Some(part) if is_named(part) => {
                 Err(self.text.error(part, format!("{needs} before `{part}`")))
             }
-            Some(_) => T::read(self.text, self.left.remove(0), what),
+            Some(_) => T::read(self.text, self.rest.remove(0), what),
         }
     }
 
@@ -369,17 +368,17 @@ impl<'a> Parameters<'a> {
             let (key, value) = part.split_once('=')?;
             (key == name).then_some(value)
         };
-        match self.left.iter().position(|part| value(part).is_some()) {
+        match self.rest.iter().position(|part| value(part).is_some()) {
             None => Ok(default),
             Some(index) => {
-                let value = value(&self.left.remove(index)).unwrap_or_default();
+                let value = value(&self.rest.remove(index)).unwrap_or_default();
                 T::read(self.text, value, &format!("parameter {name}"))
             }
         }
     }
 
-    fn none_left(&self) -> Result<(), PolicyError> {
-        let Some(part) = self.left.first() else {
+    fn expect_end(&self) -> Result<(), PolicyError> {
+        let Some(part) = self.rest.first() else {
             return Ok(());
         };
         let problem = match part.is_empty() {
@@ -402,7 +401,7 @@ mod tests {
     use super::ClipRule;
 
     #[test]
-    fn the_documentation_has_every_rule_as_the_table_has_it() {
+    fn documentation_matches_the_table() {
         const CLIPPING: &str = include_str!("../CLIPPING.md");
         const README: &str = include_str!("../README.md");
         for form in ClipRule::forms() {

@@ -1,4 +1,4 @@
-//! The storage types of gradients, and named tensors of them.
+//! The storage types of gradients.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -7,9 +7,9 @@ use core::fmt::Debug;
 #[cfg(feature = "half")]
 use half::{bf16, f16};
 
-/// A number as a gradient stores it.
+/// The storage type of one gradient element.
 pub(crate) trait Element: Copy + Debug + Default + Send + Sync + 'static {
-    /// The type that magnitudes are compared in; every element is exact in it.
+    /// The type that magnitudes are compared in, which represents every element exactly.
     type Wide: Copy + PartialOrd + Default + Into<f64> + Send;
     /// Whether sums of squares of finite elements can overflow or underflow in `f64`.
     const SQUARES_FIT: bool;
@@ -18,7 +18,7 @@ pub(crate) trait Element: Copy + Debug + Default + Send + Sync + 'static {
 
     /// The magnitude.
     fn magnitude(self) -> Self::Wide;
-    /// Exact.
+    /// Converts exactly.
     fn to_f64(self) -> f64;
     /// Rounds once, to nearest and ties to even.
     fn from_f64(value: f64) -> Self;
@@ -26,7 +26,7 @@ pub(crate) trait Element: Copy + Debug + Default + Send + Sync + 'static {
     fn is_finite(self) -> bool;
 }
 
-/// An element is exact in `$wide`, by `$widen`; `$narrow` rounds a `$value` of `f64` to it.
+/// `$widen` converts an element exactly to `$wide`; `$narrow` rounds an `f64` `$value`.
 macro_rules! element {
     (
         $type:ty, $largest:expr, $wide:ty: $widen:expr, squares_fit: $squares_fit:literal,
@@ -77,7 +77,7 @@ element! {
     value => bf16::from_f32(round_to_odd(value))
 }
 
-/// Rounds to `f32` so that rounding the result to half precision is as good as rounding once.
+/// Rounds to `f32` such that rounding the result to half precision equals rounding once.
 ///
 /// An inexact result gets an odd last bit, which keeps it off the ties of the narrower type
 /// (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums", 2008). Plain rounding in
@@ -90,13 +90,13 @@ fn round_to_odd(value: f64) -> f32 {
     if back == value || !nearest.is_finite() || nearest.to_bits() & 1 == 1 {
         return nearest;
     }
-    // The even neighbour was chosen; the odd one lies on the other side of the value.
+    // `nearest` is even; the odd neighbour is on the other side of the value.
     let away_from_zero = (back < value) == (value > 0.0);
     let bits = nearest.to_bits();
     f32::from_bits(if away_from_zero { bits + 1 } else { bits - 1 })
 }
 
-/// The elements of a gradient, in its own storage type, to read and to write.
+/// The elements of a gradient, in its own storage type, mutable.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Elements<'a> {
@@ -107,12 +107,12 @@ pub enum Elements<'a> {
     /// IEEE half precision.
     #[cfg(feature = "half")]
     F16(&'a mut [f16]),
-    /// The upper half of single precision.
+    /// bfloat16.
     #[cfg(feature = "half")]
     Bf16(&'a mut [bf16]),
 }
 
-/// The elements of a parameter, to read.
+/// The elements of a parameter, read-only.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Values<'a> {
@@ -123,7 +123,7 @@ pub enum Values<'a> {
     /// IEEE half precision.
     #[cfg(feature = "half")]
     F16(&'a [f16]),
-    /// The upper half of single precision.
+    /// bfloat16.
     #[cfg(feature = "half")]
     Bf16(&'a [bf16]),
 }
@@ -144,13 +144,13 @@ macro_rules! for_each_type {
 pub(crate) use for_each_type;
 
 impl Elements<'_> {
-    /// How many there are.
+    /// The number of elements.
     #[must_use]
     pub fn len(&self) -> usize {
         for_each_type!(Elements, self, slice => slice.len())
     }
 
-    /// Whether there is none.
+    /// Whether there are no elements.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -158,23 +158,23 @@ impl Elements<'_> {
 }
 
 impl Values<'_> {
-    /// How many there are.
+    /// The number of elements.
     #[must_use]
     pub fn len(&self) -> usize {
         for_each_type!(Values, self, slice => slice.len())
     }
 
-    /// Whether there is none.
+    /// Whether there are no elements.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// Owned or borrowed numbers that can be seen as [`Elements`]: `Vec<f32>`, `&mut [f64]`,
-/// `[f16; 4]` and the like.
+/// Owned or borrowed storage that can be viewed as [`Elements`]: `Vec<f32>`, `&mut [f64]`, `[f16;
+/// 4]` and so on.
 pub trait AsElements {
-    /// The numbers, to read and to write.
+    /// The elements, mutable.
     fn as_elements(&mut self) -> Elements<'_>;
 }
 
@@ -228,8 +228,8 @@ mod tests {
 
     use super::Element;
 
-    /// Every tie between two neighbours, and the doubles next to it, which rounding by way of
-    /// `f32` gets wrong.
+    /// Every tie between two neighbours, and the doubles next to it, which rounding through `f32`
+    /// gets wrong.
     #[test]
     fn half_precision_is_rounded_once() {
         for bits in 0..f16::INFINITY.to_bits() - 1 {

@@ -10,10 +10,10 @@ use crate::threshold::PolicyError;
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum ClipError {
-    /// Gradients hold NaN or infinite elements and the rule is
+    /// Some gradients have NaN or infinite elements, and the rule is
     /// [`NonFinite::Error`](crate::NonFinite::Error).
     NonFinite {
-        /// Every such tensor in visiting order, with the number of such elements.
+        /// Each affected tensor in visiting order, with its number of non-finite elements.
         tensors: Vec<(String, u64)>,
     },
     /// `agc` cannot compare a gradient with its parameter.
@@ -23,24 +23,24 @@ pub enum ClipError {
         /// What is wrong.
         problem: &'static str,
     },
-    /// A name of [`Clipper::with_output_layer`](crate::Clipper::with_output_layer) that no tensor
-    /// has.
+    /// No tensor has a name that was passed to
+    /// [`Clipper::with_output_layer`](crate::Clipper::with_output_layer).
     OutputLayer {
         /// The name.
         tensor: String,
     },
-    /// Several tensors have the same name.
+    /// Two or more tensors share a name.
     EqualNames {
-        /// Each such name, in alphabetical order.
+        /// Each shared name, in alphabetical order.
         tensors: Vec<String>,
     },
-    /// What [`clip_global_norm`](crate::clip_global_norm) was told is no threshold.
+    /// The `max_norm` of [`clip_global_norm`](crate::clip_global_norm) is not a valid threshold.
     Policy(PolicyError),
     /// A rule cannot be decided from measures alone.
     Measures {
         /// The name of the rule.
         rule: &'static str,
-        /// What it lacks.
+        /// What it would need.
         problem: &'static str,
     },
 }
@@ -65,14 +65,14 @@ impl fmt::Display for ClipError {
             ClipError::OutputLayer { tensor } => {
                 write!(
                     formatter,
-                    "no gradient is named `{tensor}`, which `agc` was to leave alone as a tensor \
-                     of the output layer"
+                    "no gradient is named `{tensor}`, which was given as a tensor of the output \
+                     layer, exempt from `agc`"
                 )
             }
             ClipError::Policy(error) => error.fmt(formatter),
             ClipError::EqualNames { tensors } => write!(
                 formatter,
-                "several gradients are named `{}`; each tensor needs a name of its own",
+                "several gradients are named `{}`; names must be unique",
                 tensors.join("`, `")
             ),
             ClipError::Measures { rule, problem } => {

@@ -1,4 +1,4 @@
-//! The one thing a caller provides: a way to visit named gradient tensors.
+//! What a caller implements: visiting named gradient tensors.
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -10,13 +10,13 @@ use crate::element::{AsElements, Elements, Values};
 ///
 /// # Contract
 ///
-/// Each call of [`visit`](Gradients::visit) hands every gradient tensor to the visitor exactly
-/// once, in the same order and under the same unique name as every other call. A parameter that
-/// is shared by several layers is visited once, because its gradient counts once in the norm.
-/// What the visitor writes must be visible to the next visit.
+/// Each call of [`visit`](Gradients::visit) passes every gradient tensor to the visitor exactly
+/// once, in the same order and under the same unique names as every other call. A parameter shared
+/// by several layers is visited once, because its gradient counts once in the norm. What the
+/// visitor writes must be visible to the next visit.
 ///
-/// A rule of a policy visits once to measure and, only when something has to change, once more to
-/// write. An adapter that copies its tensors in order to expose slices can rely on that.
+/// A rule visits once to measure and, only if something changes, a second time to write. An adapter
+/// that copies its tensors to expose slices can rely on this.
 ///
 /// # Example
 ///
@@ -37,33 +37,32 @@ use crate::element::{AsElements, Elements, Values};
 /// # assert_eq!(names, ["weight", "bias"]);
 /// ```
 pub trait Gradients {
-    /// Hands each gradient tensor to `visitor`.
+    /// Passes each gradient tensor to `visitor`.
     fn visit(&mut self, visitor: &mut dyn FnMut(Gradient<'_>));
 
-    /// The elements of all tensors at once, in the order of [`visit`](Gradients::visit), where all
-    /// are of single precision and can be lent together.
+    /// The elements of all tensors, in the order of [`visit`](Gradients::visit), if all are `f32`
+    /// and can be borrowed at the same time.
     ///
     /// A clipper then reads them in a single call of its [`Scan`](crate::Scan), which can spread
-    /// many small tensors over threads. Without it, it reads one tensor after the other.
+    /// many small tensors over threads. Otherwise it reads one tensor at a time.
     fn single_precision(&self) -> Option<Vec<&[f32]>> {
         None
     }
 }
 
-/// Gradients that those of another micro-batch can be added to, by
-/// [`Accumulated`](crate::Accumulated).
+/// Gradients that can be summed over micro-batches, with [`Accumulated`](crate::Accumulated).
 pub trait Accumulate: Gradients {
-    /// Hands the elements of each tensor, in the order of [`visit`](Gradients::visit), to `visitor`
-    /// together with those of the same tensor of `other`. What the visitor writes into the first
-    /// must be visible to the next visit.
+    /// Passes the elements of each tensor, with those of the same tensor of `other`, to `visitor`,
+    /// in the order of [`visit`](Gradients::visit). What the visitor writes to the first must be
+    /// visible to the next visit.
     ///
     /// # Panics
     ///
-    /// If the two do not hold the same tensors.
+    /// If the two do not have the same tensors.
     fn visit_pairs(&mut self, other: Self, visitor: &mut dyn FnMut(Elements<'_>, Elements<'_>));
 }
 
-/// One gradient tensor of a visit: a name and elements, and what some rules ask for besides.
+/// A gradient tensor: its name, its elements, and what some rules need in addition.
 #[derive(Debug)]
 pub struct Gradient<'a> {
     name: &'a str,
@@ -75,7 +74,7 @@ pub struct Gradient<'a> {
 }
 
 impl<'a> Gradient<'a> {
-    /// A tensor of one axis.
+    /// Creates a one-dimensional tensor.
     pub fn new(name: &'a str, elements: impl Into<Elements<'a>>) -> Gradient<'a> {
         Gradient {
             name,
@@ -87,33 +86,33 @@ impl<'a> Gradient<'a> {
         }
     }
 
-    /// Tells its shape, row-major, which `agc` asks for.
+    /// Sets the shape, row-major, which `agc` needs.
     #[must_use]
     pub fn with_shape(mut self, shape: &'a [usize]) -> Gradient<'a> {
         self.shape = Some(shape);
         self
     }
 
-    /// Tells which axes of the shape count the output units of the layer, which `agc` bounds one by
-    /// one: `0..1` for `[out, in, height, width]`, `1..2` for `[in, out]`. An empty range makes the
-    /// whole tensor one unit. Unless told otherwise it is the last axis.
+    /// Sets the axes that index the output units of the layer, each of which `agc` clips by itself:
+    /// `0..1` for `[out, in, height, width]`, `1..2` for `[in, out]`. With an empty range, the
+    /// whole tensor is one unit. The default is the last axis.
     ///
-    /// `unit=first` and `unit=last` in a policy override it, for all tensors.
+    /// `unit=first` and `unit=last` in a policy override this for all tensors.
     #[must_use]
     pub fn with_units(mut self, axes: Range<usize>) -> Gradient<'a> {
         self.units = Some(axes);
         self
     }
 
-    /// Adds the parameter itself, which `agc` asks for.
+    /// Sets the parameter itself, which `agc` needs.
     #[must_use]
     pub fn with_parameter(mut self, parameter: impl Into<Values<'a>>) -> Gradient<'a> {
         self.parameter = Some(parameter.into());
         self
     }
 
-    /// Puts it into a group of `group-norm`. Unless told otherwise that is what stands before the
-    /// last dot of its name, so that `layers.0.weight` and `layers.0.bias` belong together.
+    /// Sets the group for `group-norm`. The default is the name up to its last dot, so that
+    /// `layers.0.weight` and `layers.0.bias` share a group.
     #[must_use]
     pub fn with_group(mut self, group: &'a str) -> Gradient<'a> {
         self.group = Some(group);
@@ -132,37 +131,37 @@ impl<'a> Gradient<'a> {
         &self.elements
     }
 
-    /// The elements, to write.
+    /// The elements, mutable.
     pub fn elements_mut(&mut self) -> &mut Elements<'a> {
         &mut self.elements
     }
 
-    /// The shape, if it is known.
+    /// The shape, if set.
     #[must_use]
     pub fn shape(&self) -> Option<&'a [usize]> {
         self.shape
     }
 
-    /// The axes that count the output units, if they are known.
+    /// The axes that index the output units, if set.
     #[must_use]
     pub fn units(&self) -> Option<Range<usize>> {
         self.units.clone()
     }
 
-    /// The parameter, if it is known.
+    /// The parameter, if set.
     #[must_use]
     pub fn parameter(&self) -> Option<Values<'a>> {
         self.parameter
     }
 
-    /// The group of `group-norm`.
+    /// The group for `group-norm`.
     #[must_use]
     pub fn group(&self) -> &'a str {
         self.group.unwrap_or_else(|| group_of(self.name))
     }
 }
 
-/// What stands before the last dot of a name.
+/// The name up to its last dot.
 pub(crate) fn group_of(name: &str) -> &str {
     name.rsplit_once('.').map_or(name, |(group, _)| group)
 }
@@ -177,52 +176,52 @@ impl<G: Gradients + ?Sized> Gradients for &mut G {
     }
 }
 
-impl<Name: AsRef<str>, Numbers: AsElements> Gradients for [(Name, Numbers)] {
+impl<Name: AsRef<str>, Tensor: AsElements> Gradients for [(Name, Tensor)] {
     fn visit(&mut self, visitor: &mut dyn FnMut(Gradient<'_>)) {
-        for (name, numbers) in self {
-            visitor(Gradient::new(name.as_ref(), numbers.as_elements()));
+        for (name, tensor) in self {
+            visitor(Gradient::new(name.as_ref(), tensor.as_elements()));
         }
     }
 }
 
-impl<Name: AsRef<str>, Numbers: AsElements, const COUNT: usize> Gradients
-    for [(Name, Numbers); COUNT]
+impl<Name: AsRef<str>, Tensor: AsElements, const COUNT: usize> Gradients
+    for [(Name, Tensor); COUNT]
 {
     fn visit(&mut self, visitor: &mut dyn FnMut(Gradient<'_>)) {
         self.as_mut_slice().visit(visitor);
     }
 }
 
-impl<Name: AsRef<str>, Numbers: AsElements> Gradients for Vec<(Name, Numbers)> {
+impl<Name: AsRef<str>, Tensor: AsElements> Gradients for Vec<(Name, Tensor)> {
     fn visit(&mut self, visitor: &mut dyn FnMut(Gradient<'_>)) {
         self.as_mut_slice().visit(visitor);
     }
 }
 
-impl<Name: AsRef<str>, Numbers: AsElements> Gradients for BTreeMap<Name, Numbers> {
+impl<Name: AsRef<str>, Tensor: AsElements> Gradients for BTreeMap<Name, Tensor> {
     fn visit(&mut self, visitor: &mut dyn FnMut(Gradient<'_>)) {
-        for (name, numbers) in self {
-            visitor(Gradient::new(name.as_ref(), numbers.as_elements()));
+        for (name, tensor) in self {
+            visitor(Gradient::new(name.as_ref(), tensor.as_elements()));
         }
     }
 }
 
-impl<Name: AsRef<str>, Numbers: AsElements> Accumulate for Vec<(Name, Numbers)> {
+impl<Name: AsRef<str>, Tensor: AsElements> Accumulate for Vec<(Name, Tensor)> {
     fn visit_pairs(&mut self, other: Self, visitor: &mut dyn FnMut(Elements<'_>, Elements<'_>)) {
         let sums = self.iter_mut().map(|(name, values)| (&*name, values));
         visit_pairs_of(sums, other.into_iter(), visitor);
     }
 }
 
-impl<Name: AsRef<str> + Ord, Numbers: AsElements> Accumulate for BTreeMap<Name, Numbers> {
+impl<Name: AsRef<str> + Ord, Tensor: AsElements> Accumulate for BTreeMap<Name, Tensor> {
     fn visit_pairs(&mut self, other: Self, visitor: &mut dyn FnMut(Elements<'_>, Elements<'_>)) {
         visit_pairs_of(self.iter_mut(), other.into_iter(), visitor);
     }
 }
 
-fn visit_pairs_of<'a, Name: AsRef<str> + 'a, Numbers: AsElements + 'a>(
-    sums: impl ExactSizeIterator<Item = (&'a Name, &'a mut Numbers)>,
-    terms: impl ExactSizeIterator<Item = (Name, Numbers)>,
+fn visit_pairs_of<'a, Name: AsRef<str> + 'a, Tensor: AsElements + 'a>(
+    sums: impl ExactSizeIterator<Item = (&'a Name, &'a mut Tensor)>,
+    terms: impl ExactSizeIterator<Item = (Name, Tensor)>,
     visitor: &mut dyn FnMut(Elements<'_>, Elements<'_>),
 ) {
     const PROBLEM: &str = "gradients of other tensors";

@@ -5,16 +5,16 @@
 
 extern crate alloc;
 
-// A line in which no file uses a later one: `math`, `significant`, `element`, `gradients`,
-// `stages`, `threshold`, `error`, `text`, `clip_rule`, `policy`, `adam`, `blocks`, `norm`, `scan`,
-// `units`, `measure`, `change`, `percentile`, `state`, `rules`, `tensors`, `report`, `outcome`,
-// `clip`, `simple`.
+// The files in dependency order, none of which uses a later one: `math`, `significant`, `element`,
+// `gradients`, `stages`, `threshold`, `error`, `text`, `clip_rule`, `policy`, `adam`, `blocks`,
+// `norm`, `scan`, `units`, `measure`, `change`, `percentile`, `state`, `rules`, `tensors`,
+// `report`, `outcome`, `clip`, `simple`.
 //
-// `clip_rule` is the table of all rules and their text forms, and `policy` a chain of them. A step
+// `clip_rule` is the table of all rules and their text forms; `policy` is a chain of rules. A step
 // is `Clipper::run`: `tensors` measures (`measure`, `scan`), each link of `rules` decides on a
-// `change` for each tensor from that and from what it has learned, `tensors` applies it, and
-// `report` tells. `stages` says what must have happened before, and `gradients` is what a caller
-// implements.
+// `change` for each tensor from the measures and its own memory, `tensors` applies the changes, and
+// `report` records them. `stages` enforces what must happen before clipping, and `gradients` is the
+// trait that callers implement.
 mod adam;
 mod blocks;
 mod change;

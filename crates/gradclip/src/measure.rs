@@ -1,4 +1,4 @@
-//! Measuring: one streaming read per tensor, in f64, with the same bits for any thread count.
+//! Measuring: one streaming read per tensor, in f64, bitwise equal for any thread count.
 //!
 //! The square of an f32 is exact in f64 and lies between 1e-90 and 1.2e77, so sums of squares of
 //! single and half precision neither overflow nor underflow. Double precision is read a second
@@ -17,39 +17,39 @@ use crate::scan::{Scan, Scanned, scan_any};
 use crate::threshold::NormOrder;
 use crate::units::UnitMeasure;
 
-/// What one read of a tensor tells. Non-finite elements are counted and left out of the rest.
+/// The measures of a tensor, from one read. Non-finite elements are counted and otherwise ignored.
 ///
-/// A [`Clipper`](crate::Clipper) measures what it clips. Where the elements are elsewhere, on a
-/// device or in other processes, they are measured there, and
-/// [`Clipper::decide`](crate::Clipper::decide) takes what was found.
+/// A [`Clipper`](crate::Clipper) measures what it clips. If the elements are on a device or in
+/// other processes, measure them there and pass the result to
+/// [`Clipper::decide`](crate::Clipper::decide).
 #[derive(Clone, Debug)]
 pub struct Measure {
     pub(crate) name: String,
-    /// The group that `group-norm` takes it to.
+    /// The group for `group-norm`.
     pub(crate) group: String,
     pub(crate) elements: usize,
     pub(crate) non_finite: u64,
     pub(crate) squares: Squares,
-    /// NaN where it is not known.
+    /// NaN if unknown.
     pub(crate) max_magnitude: f64,
-    /// Rounds a number as the storage would.
+    /// Rounds a value to the storage type.
     pub(crate) round: fn(f64) -> f64,
-    /// The largest finite element of the storage, infinite where that is not known.
+    /// The largest finite value of the storage type; infinite if unknown.
     pub(crate) largest: f64,
-    /// The norm in the order of the rule that is at work.
+    /// The norm in the order of the current rule.
     pub(crate) norm: Norm,
     /// The norm in the order of the report.
     pub(crate) reported: Norm,
-    /// The norms of the units, if the rule at work asks for them.
+    /// The norms of the units, if the current rule needs them.
     pub(crate) units: Option<UnitMeasure>,
 }
 
 impl Measure {
-    /// A tensor of so many elements, of any type, whose gradient has this Euclidean norm. One that
-    /// is not finite counts as one non-finite element and nothing else. Its largest element is not
-    /// known, so that a factor of `normalize` can take it out of its type.
+    /// The measure of a tensor with `elements` elements of any type and a Euclidean norm of `norm`.
+    /// A non-finite norm counts as one non-finite element. The largest element is unknown, so a
+    /// factor of `normalize` may overflow the element type.
     #[must_use]
-    pub fn of_norm(name: impl Into<String>, elements: usize, norm: f64) -> Measure {
+    pub fn from_norm(name: impl Into<String>, elements: usize, norm: f64) -> Measure {
         let name = name.into();
         let mut measure = Measure {
             group: group_of(&name).to_owned(),
@@ -58,7 +58,7 @@ impl Measure {
             non_finite: u64::from(!norm.is_finite()),
             squares: Norm::ZERO.squared(),
             max_magnitude: f64::NAN,
-            round: |number| number,
+            round: |value| value,
             largest: f64::INFINITY,
             norm: Norm::ZERO,
             reported: Norm::ZERO,
@@ -70,10 +70,10 @@ impl Measure {
         measure
     }
 
-    /// A tensor of so many elements of single precision, by what a scan has found in it. A
-    /// decision has then the bits that it has for the elements themselves.
+    /// The measure of a tensor with `elements` elements of `f32`, from the result of a scan.
+    /// Decisions are bitwise those for the elements themselves.
     #[must_use]
-    pub fn of_scan(name: impl Into<String>, elements: usize, scanned: Scanned) -> Measure {
+    pub fn from_scan(name: impl Into<String>, elements: usize, scanned: Scanned) -> Measure {
         let sums = Sums::of(scanned);
         Measure {
             non_finite: sums.non_finite,
@@ -83,12 +83,12 @@ impl Measure {
             largest: f32::LARGEST,
             norm: sums.squares.root(),
             reported: sums.squares.root(),
-            ..Measure::of_norm(name, elements, 0.0)
+            ..Measure::from_norm(name, elements, 0.0)
         }
     }
 
-    /// Puts it into a group of `group-norm`, as
-    /// [`Gradient::with_group`](crate::Gradient::with_group).
+    /// Sets the group for `group-norm`, as [`Gradient::with_group`](crate::Gradient::with_group)
+    /// does.
     #[must_use]
     pub fn with_group(mut self, group: impl Into<String>) -> Measure {
         self.group = group.into();
@@ -101,7 +101,7 @@ impl Measure {
         &self.name
     }
 
-    /// What it would be after scaling, but for the rounding of the elements.
+    /// Updates the measure for scaled elements, ignoring their rounding.
     pub(crate) fn scale(&mut self, by: Coefficient, lands_on: Option<f64>) {
         self.max_magnitude *= by.value();
         self.set_norm(lands_on.unwrap_or_else(|| by.scale(self.norm).value()));
@@ -116,16 +116,16 @@ impl Measure {
     }
 }
 
-/// The orders that norms are taken in.
+/// The orders of the norms to compute.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Orders {
     pub(crate) rule: NormOrder,
     pub(crate) report: NormOrder,
 }
 
-/// Reads the elements once, and once more for each order other than 2 and infinity.
+/// Reads the elements once, and again for each order other than 2 and infinity.
 ///
-/// Single precision is read by `scan`, unless that was done before and found `scanned`.
+/// `f32` is read by `scan`, unless the caller already has its result, `scanned`.
 pub(crate) fn measure_tensor(
     gradient: &Gradient<'_>,
     orders: Orders,
@@ -160,26 +160,26 @@ pub(crate) fn measure_tensor(
     })
 }
 
-/// The norm of the finite elements in one order.
+/// The norm of the finite elements.
 pub(crate) fn norm_of_elements(elements: &Elements<'_>, order: NormOrder, threads: usize) -> Norm {
     for_each_type!(Elements, elements, values => {
         norm_of(values, &sums_of(values, threads), order, threads)
     })
 }
 
-/// The norm over all tensors together, in the order of the rule.
+/// The norm of all tensors, in the order of the rule.
 pub(crate) fn norm_of_all(measures: &[Measure], order: NormOrder) -> Norm {
-    together(measures, order, |measure| measure.norm)
+    combined(measures, order, |measure| measure.norm)
 }
 
-/// The norm over all tensors together, in the order of the report.
+/// The norm of all tensors, in the order of the report.
 pub(crate) fn reported_norm_of_all(measures: &[Measure], order: NormOrder) -> Norm {
-    together(measures, order, |measure| measure.reported)
+    combined(measures, order, |measure| measure.reported)
 }
 
-fn together(measures: &[Measure], order: NormOrder, norm: fn(&Measure) -> Norm) -> Norm {
+fn combined(measures: &[Measure], order: NormOrder, norm: fn(&Measure) -> Norm) -> Norm {
     match order {
-        // The sums are still at hand, so that no root is taken only to be squared again.
+        // Adds the sums of squares directly instead of squaring roots.
         NormOrder::TWO => add_squares(measures.iter().map(|measure| measure.squares)).root(),
         order => combine_norms(measures.iter().map(norm), order),
     }
@@ -190,7 +190,7 @@ fn largest_of<E: Element>(_: &[E]) -> f64 {
 }
 
 fn rounding_of<E: Element>(_: &[E]) -> fn(f64) -> f64 {
-    |number| E::from_f64(number).to_f64()
+    |value| E::from_f64(value).to_f64()
 }
 
 /// The sums of a whole tensor.
@@ -201,7 +201,7 @@ struct Sums {
 }
 
 impl Sums {
-    /// Those of a scan whose squares fit.
+    /// The sums of a scan whose squares fit an `f64`.
     fn of<Magnitude: Into<f64>>(scanned: Scanned<Magnitude>) -> Sums {
         Sums {
             squares: Squares {
@@ -262,7 +262,7 @@ fn power_norm<E: Element>(
     root_of_power_sum(max_magnitude * (1.0 / scale), power_sum, power)
 }
 
-/// The sum of a function of the finite elements, in the fixed order of blocks and lanes.
+/// Sums a function of the finite elements in the fixed order of blocks and lanes.
 fn sum_over_blocks<E: Element>(
     values: &[E],
     threads: usize,
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn non_finite_elements_are_counted_and_left_out_wherever_they_are() {
+    fn non_finite_elements_are_counted_and_ignored_at_any_position() {
         for position in [
             0,
             16,
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn double_precision_counts_what_is_not_finite_beside_squares_that_overflow() {
+    fn double_precision_counts_non_finite_elements_when_squares_overflow() {
         let measure = measure(vec![1e300, f64::NAN, -1e300, f64::INFINITY], NormOrder::TWO);
         assert_eq!(measure.non_finite, 2);
         let error = measure.norm.value() / (2.0_f64.sqrt() * 1e300) - 1.0;

@@ -1,4 +1,4 @@
-//! Norms that neither overflow nor underflow, and the ways to put them together.
+//! Norms that neither overflow nor underflow, and how to combine them.
 
 use alloc::vec::Vec;
 
@@ -8,17 +8,17 @@ use crate::threshold::NormOrder;
 /// Large enough to bring any `f64` near 1 from either side, with room for its square.
 const FAR: f64 = f64::from_bits((1023 + 600) << 52);
 
-/// A norm as `scaled * scale` with a power of two for the scale.
+/// A norm as `scaled * scale`, where the scale is a power of two.
 ///
-/// The norm of finite gradients can exceed every `f64` (two elements of `f64::MAX` suffice), and
-/// squares can leave the range long before. The scale is 1 unless that threatens.
+/// The norm of finite gradients can overflow `f64` (two elements of `f64::MAX` suffice), and
+/// squares overflow long before. The scale is 1 unless squares would leave the range.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Norm {
     pub(crate) scaled: f64,
     pub(crate) scale: f64,
 }
 
-/// What gradients are multiplied with, in two factors where one could leave the range.
+/// A scale factor for gradients, in two parts because one could leave the range.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Coefficient {
     /// A power of two, 1 unless the norm is out of the range of squares.
@@ -36,7 +36,7 @@ impl Coefficient {
         self.first * self.second
     }
 
-    /// What it makes of a norm.
+    /// Scales a norm.
     pub(crate) fn scale(self, norm: Norm) -> Norm {
         Norm {
             scaled: norm.scaled * self.second,
@@ -56,7 +56,7 @@ impl Norm {
         }
     }
 
-    /// The scale that keeps squares of numbers up to `max_magnitude` in range.
+    /// The scale that keeps squares of values up to `max_magnitude` in range.
     pub(crate) fn scale_for(max_magnitude: f64) -> f64 {
         const HUGE: f64 = f64::from_bits((1023 + 450) << 52);
         const TINY: f64 = f64::from_bits((1023 - 400) << 52);
@@ -69,9 +69,9 @@ impl Norm {
         }
     }
 
-    /// The number, `f64::MAX` where it exceeds every `f64`.
+    /// The norm as an `f64`, saturated at `f64::MAX`.
     pub(crate) fn value(self) -> f64 {
-        // `min` would turn an unknown norm into the largest.
+        // `min` would turn an unknown norm (NaN) into the largest.
         let value = self.scaled * self.scale;
         if value == f64::INFINITY {
             f64::MAX
@@ -93,9 +93,9 @@ impl Norm {
         self.scaled == 0.0
     }
 
-    /// What scales something of this norm to `target`.
+    /// The coefficient that scales this norm to `target`.
     pub(crate) fn coefficient_to(self, target: f64) -> Coefficient {
-        // In two steps, a small element could become zero on the way.
+        // One factor if possible: with two, a small element could underflow in between.
         let whole = target / self.scaled / self.scale;
         if whole.is_normal() {
             return Coefficient {
@@ -105,7 +105,7 @@ impl Norm {
         }
         Coefficient {
             first: 1.0 / self.scale,
-            // Infinity times an element of zero would be no number.
+            // Infinity times a zero element would be NaN.
             second: (target / self.scaled).min(f64::MAX),
         }
     }
@@ -138,7 +138,7 @@ impl Squares {
     }
 }
 
-/// Adds sums of squares; the result does not depend on their order.
+/// Adds sums of squares. The result does not depend on their order.
 pub(crate) fn add_squares(squares: impl Iterator<Item = Squares> + Clone) -> Squares {
     let scale = common_scale(
         squares
@@ -156,7 +156,7 @@ pub(crate) fn add_squares(squares: impl Iterator<Item = Squares> + Clone) -> Squ
     }
 }
 
-/// The norm of the concatenation of vectors whose norms are given: the p-norm of the p-norms. The
+/// The norm of the concatenation of vectors with the given norms: the p-norm of the p-norms. The
 /// result does not depend on their order.
 pub(crate) fn combine_norms(norms: impl Iterator<Item = Norm> + Clone, order: NormOrder) -> Norm {
     let scale = common_scale(norms.clone().filter(|n| !n.is_zero()).map(|n| n.scale));
@@ -177,7 +177,7 @@ pub(crate) fn combine_norms(norms: impl Iterator<Item = Norm> + Clone, order: No
     }
 }
 
-/// Saturates, because for a tiny p the true norm of finite gradients can exceed every number.
+/// Saturates, because for a tiny p the norm of finite gradients can overflow `f64`.
 pub(crate) fn root_of_power_sum(max_magnitude: f64, power_sum: f64, power: f64) -> f64 {
     (max_magnitude * powf(power_sum, power.recip())).min(f64::MAX)
 }
@@ -186,10 +186,10 @@ fn common_scale(scales: impl Iterator<Item = f64>) -> f64 {
     scales.reduce(f64::max).unwrap_or(1.0)
 }
 
-/// From the smallest to the largest, so that the order of registration leaves no trace.
-pub(crate) fn sum_sorted(numbers: impl Iterator<Item = f64>) -> f64 {
-    let mut numbers: Vec<f64> = numbers.collect();
-    numbers.sort_unstable_by(f64::total_cmp);
-    // From 0.0, because the standard sum of no numbers is -0.0.
-    numbers.into_iter().fold(0.0, |sum, number| sum + number)
+/// Sums from the smallest to the largest, so that the order of tensors does not matter.
+pub(crate) fn sum_sorted(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_unstable_by(f64::total_cmp);
+    // Starts at 0.0, because `sum` of an empty iterator is -0.0.
+    values.into_iter().fold(0.0, |sum, value| sum + value)
 }

@@ -1,4 +1,4 @@
-//! What comes of a clip step: gradients for an optimizer, or a step that is left out.
+//! The outcome of a clipping step: gradients for an optimizer, or a skipped step.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -8,7 +8,8 @@ use crate::gradients::Gradients;
 use crate::report::ClipReport;
 use crate::tensors::visit_again;
 
-/// What became of the gradients: [`Clipped`], or [`Deferred`] where that was asked for.
+/// The outcome of a clipping step: gradients for the optimizer, as [`Clipped`] or [`Deferred`], or
+/// a skipped step.
 #[derive(Clone, Debug, PartialEq)]
 #[must_use = "an outcome holds the clipped gradients, or says that the step must be skipped"]
 pub enum Outcome<G, C = Clipped<G>> {
@@ -16,7 +17,7 @@ pub enum Outcome<G, C = Clipped<G>> {
     Apply(C),
     /// The optimizer must not step; [`ClipReport::skip_reason`] says why.
     Skip {
-        /// The gradients, bit for bit as they came.
+        /// The gradients, bit for bit as passed in.
         gradients: G,
         /// What was measured.
         report: ClipReport,
@@ -24,7 +25,7 @@ pub enum Outcome<G, C = Clipped<G>> {
 }
 
 impl<G> Outcome<G> {
-    /// The report, whatever became of the gradients.
+    /// The report of the step, applied or skipped.
     #[must_use]
     pub fn report(&self) -> &ClipReport {
         match self {
@@ -35,7 +36,7 @@ impl<G> Outcome<G> {
 }
 
 impl<G> Outcome<G, Deferred<G>> {
-    /// The report, whatever became of the gradients.
+    /// The report of the step, applied or skipped.
     #[must_use]
     pub fn report(&self) -> &ClipReport {
         match self {
@@ -45,12 +46,11 @@ impl<G> Outcome<G, Deferred<G>> {
     }
 }
 
-/// Gradients that went through a [`Clipper`](crate::Clipper): the proof, by type, that clipping
-/// happened.
+/// Gradients that went through a [`Clipper`](crate::Clipper): proof, in the type, of clipping.
 ///
-/// Only a [`Clipper`](crate::Clipper) makes a `Clipped`, and it gives no mutable access. An
-/// optimizer whose step takes `Clipped<G>` therefore cannot be handed raw gradients, cannot be
-/// called before clipping, and cannot see gradients that were changed after it:
+/// Only a [`Clipper`](crate::Clipper) creates a `Clipped`, which gives no mutable access. An
+/// optimizer whose step takes `Clipped<G>` therefore cannot be given raw gradients, cannot be
+/// called before clipping, and cannot see gradients that were modified afterwards:
 ///
 /// ```
 /// use gradclip::{ClipPolicy, Clipped, Clipper, NonFinite, Outcome, Unscaled};
@@ -75,7 +75,7 @@ impl<G> Outcome<G, Deferred<G>> {
 /// step(vec![("weight", vec![1.0_f32])]);
 /// ```
 ///
-/// So is an outcome that nobody looked at, for it may say that the step must be left out:
+/// An unchecked outcome is refused too, because it may say to skip the step:
 ///
 /// ```compile_fail,E0308
 /// use gradclip::{ClipPolicy, Clipped, Clipper, NonFinite, Unscaled};
@@ -126,25 +126,25 @@ impl<G> Clipped<G> {
         &self.gradients
     }
 
-    /// What was measured and done.
+    /// What was measured and changed.
     #[must_use]
     pub fn report(&self) -> &ClipReport {
         &self.report
     }
 
-    /// Takes the proof apart, for an optimizer that consumes its gradients.
+    /// The gradients and the report, for an optimizer that consumes its gradients.
     #[must_use]
     pub fn into_parts(self) -> (G, ClipReport) {
         (self.gradients, self.report)
     }
 }
 
-/// Gradients that were measured and decided on, and are still to be multiplied by a factor each.
+/// Gradients with a scale factor for each tensor that is still to be applied.
 ///
-/// [`Clipper::clip_deferred`](crate::Clipper::clip_deferred) makes it, so that clipping costs one
-/// read of the gradients and no write. The gradients cannot be taken out without their factors, so
-/// that nobody steps with what was not scaled: [`scale`](Deferred::scale) multiplies, and
-/// [`into_parts`](Deferred::into_parts) hands out both.
+/// Returned by [`Clipper::clip_deferred`](crate::Clipper::clip_deferred), so that clipping costs
+/// one read of the gradients and no write. The gradients cannot be taken without their factors, so
+/// no optimizer steps with unscaled gradients by accident: [`scale`](Deferred::scale) applies the
+/// factors, and [`into_parts`](Deferred::into_parts) returns both.
 ///
 /// ```
 /// use gradclip::{Clipper, NonFinite, Outcome, Unscaled};
@@ -160,7 +160,7 @@ impl<G> Clipped<G> {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// It is no [`Clipped`]:
+/// It is not a [`Clipped`]:
 ///
 /// ```compile_fail,E0308
 /// use gradclip::{ClipPolicy, Clipped, Clipper, NonFinite, Outcome, Unscaled};
@@ -177,7 +177,7 @@ impl<G> Clipped<G> {
 #[must_use = "clipped gradients do nothing until an optimizer steps with them"]
 pub struct Deferred<G> {
     clipped: Clipped<G>,
-    /// `None` where all are 1.
+    /// `None` if all are 1.
     factors: Option<Factors>,
 }
 
@@ -186,7 +186,7 @@ impl<G> Deferred<G> {
         Deferred { clipped, factors }
     }
 
-    /// What was measured and decided. Norms are those after the factors.
+    /// What was measured and decided. The norms after clipping include the factors.
     #[must_use]
     pub fn report(&self) -> &ClipReport {
         self.clipped.report()
@@ -194,10 +194,10 @@ impl<G> Deferred<G> {
 
     /// The gradients, the factor of each tensor in visiting order, and the report.
     ///
-    /// Whoever takes them apart has to multiply. An element and its factor are multiplied in `f64`,
-    /// and the product is rounded once to the storage type: that gives the bits that
-    /// [`Clipper::clip`](crate::Clipper::clip) gives, and nothing less exact does. A factor of 1
-    /// changes no bit.
+    /// The caller must multiply. Multiply each element and its factor in `f64` and round the
+    /// product once to the storage type: this gives the bits of
+    /// [`Clipper::clip`](crate::Clipper::clip), and nothing less exact does. A factor of 1 changes
+    /// no bit.
     #[must_use]
     pub fn into_parts(self) -> (G, Vec<f64>, ClipReport) {
         let (gradients, report) = self.clipped.into_parts();
@@ -209,7 +209,7 @@ impl<G> Deferred<G> {
 }
 
 impl<G: Gradients> Deferred<G> {
-    /// Multiplies now.
+    /// Applies the factors now.
     pub fn scale(self) -> Clipped<G> {
         self.scale_with(1)
     }

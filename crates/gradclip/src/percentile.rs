@@ -7,25 +7,25 @@ use alloc::vec::Vec;
 use crate::math::{exp, floor, ln};
 use crate::state::{Lists, StateError, is_norm};
 
-/// How many norms are kept as they are.
+/// The number of norms kept exactly.
 const EXACT: usize = 10_000;
 
-/// The ratio of the ends of a bucket. A number taken for the middle of its bucket is off by at
-/// most the root of this, which is 0.1 %.
+/// The ratio of a bucket's bounds. Replacing a norm by the middle of its bucket is off by at most
+/// the square root of this, which is 0.1 %.
 const BUCKET_RATIO: f64 = 1.002;
 
-/// All norms seen so far: each of them while there are at most 10,000, and afterwards their count
-/// in buckets that grow geometrically (Masson, Rim and Lee, "DDSketch", 2019), so that every order
-/// statistic is known to one part in a thousand.
+/// All norms so far: exact up to 10,000 norms, then counts in geometrically growing buckets
+/// (Masson, Rim and Lee, "DDSketch", 2019), which give every order statistic to one part in a
+/// thousand.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum NormHistory {
     /// In ascending order.
     Exact(Vec<f64>),
-    /// How many there are in each bucket.
+    /// The number of norms in each bucket.
     Buckets(BTreeMap<i64, u64>),
 }
 
-/// The buckets of the smallest and the largest `f64` lie between these.
+/// Contains the buckets of the smallest and the largest `f64`.
 const BUCKETS: core::ops::RangeInclusive<f64> = -400_000.0..=400_000.0;
 
 fn bucket_of(norm: f64) -> i64 {
@@ -50,11 +50,11 @@ impl NormHistory {
         let low = self.order_statistic_with(norm, below);
         let high = self.order_statistic_with(norm, (below + 1).min(last));
         let fraction = position - floor(position);
-        // Written so that equal ends give exactly themselves.
+        // This form is exact if both ends are equal.
         low + (high - low) * fraction
     }
 
-    /// Takes in a norm greater than zero.
+    /// Adds a norm, which must be greater than zero.
     pub(crate) fn insert(&mut self, norm: f64) {
         if let NormHistory::Exact(norms) = self {
             if norms.len() < EXACT {
@@ -72,7 +72,7 @@ impl NormHistory {
         }
     }
 
-    /// The number at place `rank`, from 0, in the sorted list of the history and `norm`.
+    /// The value at index `rank` of the sorted history with `norm` inserted.
     fn order_statistic_with(&self, norm: f64, rank: u64) -> f64 {
         match self {
             NormHistory::Exact(norms) => {
@@ -85,7 +85,7 @@ impl NormHistory {
                 }
             }
             NormHistory::Buckets(counts) => {
-                // A norm of zero comes before every bucket, and the norm itself after its own.
+                // Zero sorts before every bucket; other norms sort after the rest of their bucket.
                 let own = if norm > 0.0 {
                     bucket_of(norm)
                 } else {
@@ -106,7 +106,7 @@ impl NormHistory {
         }
     }
 
-    /// Plain numbers, for a checkpoint: the norms, or bucket, count, bucket, count, ...
+    /// The state for a checkpoint: the norms, or bucket, count, bucket, count, ...
     pub(crate) fn state(&self) -> (String, Vec<f64>) {
         match self {
             NormHistory::Exact(norms) => ("norms".into(), norms.clone()),
@@ -118,7 +118,7 @@ impl NormHistory {
         }
     }
 
-    /// Takes back what [`NormHistory::state`] gave.
+    /// Restores a state returned by [`NormHistory::state`].
     pub(crate) fn restore(&mut self, lists: &mut Lists<'_>) -> Result<(), StateError> {
         let (name, history) = match lists.has("buckets") {
             true => ("buckets", NormHistory::from_buckets(lists.take("buckets")?)),
@@ -128,7 +128,7 @@ impl NormHistory {
         Ok(())
     }
 
-    /// Takes back sorted norms, but for zeros, which earlier versions kept.
+    /// Restores sorted norms, dropping zeros, which earlier versions kept.
     fn from_norms(norms: &[f64]) -> Result<NormHistory, &'static str> {
         if norms.len() > EXACT || !norms.iter().all(is_norm) || !norms.is_sorted() {
             return Err("must hold at most 10000 finite norms in ascending order");
@@ -137,12 +137,12 @@ impl NormHistory {
         Ok(NormHistory::Exact(norms[zeros..].to_vec()))
     }
 
-    /// Takes back buckets, but for the count of zeros that earlier versions put before them.
+    /// Restores buckets, dropping the count of zeros that earlier versions put before them.
     fn from_buckets(numbers: &[f64]) -> Result<NormHistory, &'static str> {
         let (zeros, pairs) = numbers.as_rchunks::<2>();
         let whole = |number: &f64| number.abs() < 1e15 && floor(*number) == *number;
         let valid = |[bucket, count]: &[f64; 2]| BUCKETS.contains(bucket) && *count >= 1.0;
-        // A bucket that is told twice would lose the norms of its first count.
+        // A repeated bucket would overwrite its first count.
         let ascending = pairs.is_sorted_by(|[left, _], [right, _]| left < right);
         let sums_fit = pairs.iter().map(|[_, count]| count).sum::<f64>() < 1e18;
         let all_valid = pairs.iter().all(valid) && zeros.iter().all(|zeros| *zeros >= 0.0);
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn percentiles_are_those_of_numpy() {
+    fn percentiles_match_numpy() {
         // numpy.percentile([3, 1, 4, 1, 5], 10) and so on.
         let norms = history([3.0, 1.0, 4.0, 1.0]);
         for (percentile, expected) in [
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn zeros_that_earlier_versions_kept_are_left_out() {
+    fn zeros_of_earlier_versions_are_dropped() {
         let history = history([3.0, 1.0]);
         assert_eq!(NormHistory::from_norms(&[0.0, 0.0, 1.0, 3.0]), Ok(history));
         let buckets = NormHistory::from_buckets(&[5.0, -3.0, 2.0, 7.0, 1.0]);
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_are_no_history_are_refused() {
+    fn invalid_histories_are_refused() {
         assert!(NormHistory::from_norms(&[2.0, 1.0]).is_err());
         assert!(NormHistory::from_norms(&[f64::NAN]).is_err());
         assert!(NormHistory::from_norms(&[-1.0]).is_err());

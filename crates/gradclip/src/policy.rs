@@ -1,4 +1,4 @@
-//! Policy: what is to be clipped, by which rules, and what to do about non-finite values.
+//! Policies: which rules clip, and how non-finite values are handled.
 
 use alloc::borrow::ToOwned;
 use alloc::format;
@@ -11,10 +11,10 @@ use crate::clip_rule::{ClipRole, ClipRule, Parameters};
 use crate::text::{Text, suggestion};
 use crate::threshold::{NormOrder, PolicyError, UnitAxis};
 
-/// Which gradients are clipped, and how: rules that are applied from left to right.
+/// A chain of clipping rules, applied from left to right.
 ///
-/// The text form is `none`, or rules such as `global-norm:1` with `+` between them; it parses with
-/// [`FromStr`], prints with [`Display`](fmt::Display), and comes back the same.
+/// The text form is `none`, or rules such as `global-norm:1` joined by `+`. It parses with
+/// [`FromStr`] and prints with [`Display`](fmt::Display), and round-trips.
 ///
 /// ```
 /// use gradclip::{ClipPolicy, ClipRule, NormOrder, Threshold};
@@ -31,33 +31,33 @@ pub struct ClipPolicy {
 }
 
 impl ClipPolicy {
-    /// Nothing is clipped. Norms are still measured and the rule for non-finite values holds.
+    /// The empty policy, which clips nothing. Norms are still measured, and the rule for non-finite
+    /// values still applies.
     #[must_use]
     pub const fn none() -> ClipPolicy {
         ClipPolicy { rules: Vec::new() }
     }
 
-    /// All rules, in the order in which they are written.
+    /// All rules, in written order.
     #[must_use]
     pub fn rules(&self) -> &[ClipRule] {
         &self.rules
     }
 
-    /// The rules that an Adam has to carry out ([`AdamClipping`](crate::AdamClipping)).
+    /// The rules that an Adam optimizer has to apply ([`AdamClipping`](crate::AdamClipping)).
     pub fn rules_inside_adam(&self) -> impl Iterator<Item = &ClipRule> {
         let inside = |rule: &&ClipRule| rule.role() == ClipRole::Adam;
         self.rules.iter().filter(inside)
     }
 
-    /// Adds a rule that is applied after the others.
+    /// Appends a rule.
     #[must_use]
     pub fn then(mut self, rule: ClipRule) -> ClipPolicy {
         self.rules.push(rule);
         self
     }
 
-    /// The same with the output units of `agc` on the given axis of all tensors, for a caller who
-    /// knows where his model has them.
+    /// Overrides the axis of the output units in every `agc` of the policy, for all tensors.
     #[must_use]
     pub fn with_unit_axis(mut self, axis: UnitAxis) -> ClipPolicy {
         for rule in &mut self.rules {
@@ -68,20 +68,20 @@ impl ClipPolicy {
         self
     }
 
-    /// Whether it has no rule.
+    /// Whether the policy has no rules.
     #[must_use]
     pub fn is_none(&self) -> bool {
         self.rules.is_empty()
     }
 
-    /// The order of the norms in a report: that of the first rule that has `p`, and 2 otherwise.
+    /// The order of the norms in a report: that of the first rule that takes `p`, otherwise 2.
     #[must_use]
     pub fn order(&self) -> NormOrder {
         let chosen = self.rules.iter().find_map(ClipRule::chosen_order);
         chosen.unwrap_or(NormOrder::TWO)
     }
 
-    /// Whether a rule asks for the parameters beside their gradients.
+    /// Whether a rule needs the parameters as well as their gradients.
     #[must_use]
     pub fn needs_parameters(&self) -> bool {
         let agc = |rule: &ClipRule| matches!(rule, ClipRule::Agc { .. });
@@ -95,14 +95,14 @@ impl From<ClipRule> for ClipPolicy {
     }
 }
 
-/// What to do when a gradient holds a NaN or an infinity. Text form: `error`, `skip`, `zero`.
+/// What to do if a gradient has NaN or infinite elements. Text form: `error`, `skip`, `zero`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum NonFinite {
-    /// Stop with an error that names every such tensor. No gradient is touched.
+    /// Return an error that names every affected tensor. No gradient is changed.
     Error,
-    /// Leave the step out. No gradient is touched, and no optimizer should step.
+    /// Skip the step. No gradient is changed, and the optimizer should not step.
     Skip,
-    /// Set the non-finite elements, and only those, to zero and clip the rest as usual.
+    /// Set only the non-finite elements to zero, and clip the rest as usual.
     Zero,
 }
 
@@ -146,7 +146,10 @@ impl FromStr for ClipPolicy {
                     (Some(_), _) => {
                         Err(text.error_after(name, "`none` takes no threshold".to_owned()))
                     }
-                    (None, _) => Err(text.error(name, "`none` stands alone".to_owned())),
+                    (None, _) => Err(text.error(
+                        name,
+                        "`none` cannot be combined with other rules".to_owned(),
+                    )),
                 };
             }
             if name.is_empty() && rules.len() > 1 {

@@ -1,4 +1,4 @@
-//! Reporting: what was measured, what was decided and what came of it.
+//! The report of a step: what was measured, decided and changed.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -13,80 +13,81 @@ use crate::threshold::NormOrder;
 /// What a step did to the gradients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ClipAction {
-    /// The threshold was not exceeded. Every finite element keeps its bits.
+    /// No threshold was exceeded. Every finite element keeps its bits.
     Keep,
     /// At least one tensor was scaled or clamped.
     Clip,
-    /// The step is left out: nothing was touched and the optimizer should not step.
+    /// The step is skipped: nothing was changed and the optimizer should not step.
     Skip,
 }
 
-/// The account of one clip step.
+/// The report of one clipping step.
 ///
-/// Norms are in f64 and in the policy's own order
-/// ([`ClipPolicy::order`](crate::ClipPolicy::order)), which is 2 unless `p=` says otherwise. They
-/// are finite, but for a step that is left out because a gradient is not.
+/// Norms are `f64`, of the policy's order ([`ClipPolicy::order`](crate::ClipPolicy::order)), which
+/// is 2 unless the policy sets `p=`. They are finite, except in a step skipped because of
+/// non-finite gradients.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct ClipReport {
-    /// What was done.
+    /// What the step did.
     pub action: ClipAction,
-    /// Why the step is left out, if it is.
+    /// Why the step was skipped, if it was.
     pub skip_reason: Option<SkipReason>,
-    /// The norm of all gradients before clipping; NaN if the step is left out because a gradient
-    /// is not finite, and otherwise over the finite elements.
+    /// The norm of all gradients before clipping, over their finite elements; NaN if the step was
+    /// skipped because of non-finite gradients.
     pub norm_before: f64,
-    /// The norm of all gradients after clipping, before rounding to storage. Zero when skipped.
+    /// The norm of all gradients after clipping, before rounding to storage. Zero if skipped.
     pub norm_after: f64,
-    /// `norm_after / norm_before`; 1 where the norm is zero, 0 when skipped.
+    /// `norm_after / norm_before`; 1 if the norm is zero, 0 if skipped.
     pub coefficient: f64,
-    /// The threshold in force at this step: the rule's own number, the percentile, the target of a
-    /// spike. Of several rules, that of the last one that has a threshold. `None` when clipping is
-    /// off, when the rule has not seen enough to have one, and when each tensor has another.
+    /// The threshold in effect at this step: the rule's fixed value, the percentile, or the target
+    /// of a spike. In a chain, that of the last rule that has one. `None` if clipping is off, if
+    /// the rule has not seen enough steps to have one, and if thresholds differ between tensors.
     pub threshold: Option<f64>,
     /// How many elements were NaN or infinite.
     pub non_finite: u64,
     /// The first tensor, in visiting order, with a non-finite element.
     pub first_non_finite: Option<String>,
     /// The share of all elements that were clamped, in [0, 1]: to the bound of `value`, or under
-    /// `normalize` to the largest number of their type. Zero for the other rules, which change all
-    /// elements of a tensor or a unit, or none. Non-finite elements set to zero do not count.
+    /// `normalize` to the largest finite value of their type. Zero for the other rules, which
+    /// change all elements of a tensor or unit, or none. Non-finite elements set to zero do not
+    /// count.
     pub clipped_share: f64,
-    /// How many elements that were not zero became zero, because their storage type has no number
-    /// as small as what they were clipped to. The norms do not show it, which are those before
-    /// rounding. `None` where the scaling is left to somebody else, who may lose some:
-    /// [`Clipper::clip_deferred`](crate::Clipper::clip_deferred) by a factor of at most one half
-    /// (until [`Deferred::scale`](crate::Deferred::scale)), and
-    /// [`Clipper::decide`](crate::Clipper::decide) likewise.
+    /// How many non-zero elements became zero because clipping underflowed their storage type. The
+    /// norms do not show this, because they are taken before rounding. `None` if the caller applies
+    /// the scaling and it may underflow: after
+    /// [`Clipper::clip_deferred`](crate::Clipper::clip_deferred) with a factor of at most one half
+    /// (until [`Deferred::scale`](crate::Deferred::scale)), and likewise after
+    /// [`Clipper::decide`](crate::Clipper::decide).
     pub rounded_to_zero: Option<u64>,
-    /// The cosine of the angle between the (finite) gradient before and after, before rounding to
-    /// storage as the norms are, and always by the Euclidean inner product. Exactly 1 where the
-    /// direction is kept, and by convention where a norm is zero and where the step is skipped.
-    /// `None` where two rules of a chain turned the gradient, for their angles do not add up.
+    /// The cosine of the angle between the (finite) gradient before and after clipping, with the
+    /// Euclidean inner product, before rounding to storage. Exactly 1 if the direction is kept and,
+    /// by convention, if a norm is zero or the step is skipped. `None` if two rules of a chain
+    /// turned the gradient, because their angles do not add up.
     pub cosine: Option<f64>,
     /// One entry per tensor in visiting order.
     pub tensors: Vec<TensorReport>,
 }
 
-/// The account of one tensor in one clip step.
+/// The report of one tensor in one clipping step.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct TensorReport {
-    /// The name that the gradients gave.
+    /// The name of the tensor.
     pub name: String,
     /// The norm of this tensor before clipping.
     pub norm_before: f64,
-    /// The norm of this tensor after clipping, before rounding to storage. Zero when skipped.
+    /// The norm of this tensor after clipping, before rounding to storage. Zero if skipped.
     pub norm_after: f64,
-    /// `norm_after / norm_before`; 1 where the norm is zero, 0 when skipped.
+    /// `norm_after / norm_before`; 1 if the norm is zero, 0 if skipped.
     pub coefficient: f64,
-    /// The threshold of this tensor, for rules that go tensor by tensor.
+    /// The threshold of this tensor, for rules that clip tensor by tensor.
     pub threshold: Option<f64>,
-    /// This tensor's share in the squared Euclidean norm of all, before clipping, in [0, 1].
+    /// This tensor's share of the squared Euclidean norm of all tensors before clipping, in [0, 1].
     pub square_share: f64,
-    /// How many of its elements were NaN or infinite.
+    /// The number of its elements that were NaN or infinite.
     pub non_finite: u64,
-    /// How many elements it has.
+    /// The number of elements of the tensor.
     pub elements: usize,
 }
 
@@ -94,7 +95,7 @@ impl ClipReport {
     /// The tensor that contributes most to the squared Euclidean norm before clipping, with its
     /// share in [0, 1]. `None` when every gradient is zero.
     ///
-    /// A share near 1 on a step that was clipped hard names the layer to look at.
+    /// A share near 1 in a heavily clipped step points to the layer to look at.
     #[must_use]
     pub fn dominant(&self) -> Option<(&str, f64)> {
         let mut dominant: Option<&TensorReport> = None;
@@ -106,7 +107,7 @@ impl ClipReport {
         dominant.map(|tensor| (tensor.name.as_str(), tensor.square_share))
     }
 
-    /// The account of gradients that nothing was done to yet.
+    /// The report of measured gradients, before any rule.
     pub(crate) fn measured(order: NormOrder, measures: &[Measure]) -> ClipReport {
         let norm = reported_norm_of_all(measures, order).value();
         let all = add_squares(measures.iter().map(|measure| measure.squares));
@@ -130,7 +131,7 @@ impl ClipReport {
         }
     }
 
-    /// The tensors that are not finite, as the error that stops a step.
+    /// The error that names the non-finite tensors.
     pub(crate) fn non_finite_error(&self) -> ClipError {
         let affected = self.tensors.iter().filter(|tensor| tensor.non_finite > 0);
         let tensors = affected.map(|tensor| (tensor.name.clone(), tensor.non_finite));
@@ -139,7 +140,7 @@ impl ClipReport {
         }
     }
 
-    /// The account of a step that is left out.
+    /// Records that the step is skipped.
     pub(crate) fn skip(&mut self, reason: SkipReason, threshold: Option<f64>) {
         self.action = ClipAction::Skip;
         self.skip_reason = Some(reason);
@@ -158,8 +159,8 @@ impl ClipReport {
         }
     }
 
-    /// Adds what one rule did, with the effect on each tensor.
-    pub(crate) fn apply(
+    /// Records what one rule did to each tensor.
+    pub(crate) fn record(
         &mut self,
         rule: &Link,
         orders: Orders,
@@ -179,18 +180,18 @@ impl ClipReport {
             Some(sum? + effect.rounded_to_zero?)
         });
         if effects.iter().any(|effect| effect.norm.is_unknown()) {
-            self.leave_unknown(effects);
+            self.mark_unknown(effects);
             return;
         }
         let norms = effects.iter().map(|effect| effect.norm);
-        let together = combine_norms(norms, orders.report).value();
-        // Rounding must not make what was shortened look longer.
-        let together = match decided.changes.iter().any(Change::lengthens) {
-            true => together,
-            false => together.min(reported_norm_of_all(measures, orders.report).value()),
+        let combined = combine_norms(norms, orders.report).value();
+        // Rounding must not make a shortened gradient look longer.
+        let combined = match decided.changes.iter().any(Change::lengthens) {
+            true => combined,
+            false => combined.min(reported_norm_of_all(measures, orders.report).value()),
         };
         let known = decided.norm_after.filter(|_| orders.rule == orders.report);
-        self.norm_after = known.unwrap_or(together);
+        self.norm_after = known.unwrap_or(combined);
         self.coefficient = ratio(self.norm_after, self.norm_before);
         for (tensor, effect) in self.tensors.iter_mut().zip(effects) {
             tensor.norm_after = effect.norm.value();
@@ -203,20 +204,20 @@ impl ClipReport {
             self.cosine = match (self.cosine, cosine_of(measures, effects)) {
                 (Some(1.0), cosine) => Some(cosine),
                 (earlier, 1.0) => earlier,
-                // The angles of two turns do not add up.
+                // The angles of two rotations do not add up.
                 _ => None,
             };
         }
     }
 
-    /// What a clamp does to elements that are elsewhere does not follow from measures.
-    fn leave_unknown(&mut self, effects: &[Effect]) {
-        for number in [
+    /// Marks as unknown what cannot be computed from measures: the effect of a clamp.
+    fn mark_unknown(&mut self, effects: &[Effect]) {
+        for value in [
             &mut self.norm_after,
             &mut self.coefficient,
             &mut self.clipped_share,
         ] {
-            *number = f64::NAN;
+            *value = f64::NAN;
         }
         self.cosine = None;
         let of_tensors = self.tensors.iter_mut().zip(effects);

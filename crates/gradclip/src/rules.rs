@@ -1,5 +1,5 @@
-//! Rules with what they have learned: each decides from measures alone, learns from steps that were
-//! applied, and gives its memory as numbers.
+//! Rules with their state: each decides from measures alone, learns from applied steps, and exports
+//! its state as lists of numbers.
 
 mod adaptive;
 mod fixed;
@@ -26,11 +26,11 @@ use running::Window;
 pub(crate) use guard::Judgement;
 pub use guard::SkipReason;
 
-/// A rule of a policy with its memory.
+/// A rule of a policy with its state.
 #[derive(Clone, Debug)]
 pub(crate) struct Link {
     rule: ClipRule,
-    /// What the names of its memory in a state begin with.
+    /// The prefix of its list names in a [`ClipperState`](crate::ClipperState).
     prefix: String,
     memory: Memory,
 }
@@ -38,7 +38,7 @@ pub(crate) struct Link {
 /// What a rule has learned.
 #[derive(Clone, Debug)]
 enum Memory {
-    /// It goes by the step alone.
+    /// The rule has no state.
     Nothing,
     Skip(Guard),
     AutoClip(NormHistory),
@@ -47,22 +47,22 @@ enum Memory {
     AdaGc(AdaGc),
 }
 
-/// What a step teaches a rule. Nothing that is not finite reaches one.
+/// What a rule learns from a step. Always finite.
 #[derive(Clone, Debug)]
 pub(crate) enum Lesson {
     Nothing,
-    /// The step was left out because this guard judged it an outlier.
-    LeftOut,
-    /// What a guard made of a step that was applied.
+    /// This guard skipped the step as an outlier.
+    Skipped,
+    /// A guard's judgement of an applied step.
     Judged(Judgement),
-    /// The norm of all tensors, or what the rule counts it as.
+    /// The norm of all tensors, or the value that the rule records instead.
     Norm(f64),
     /// The norm of each tensor after clipping.
     Tensors(Vec<(String, f64)>),
 }
 
 impl Link {
-    /// The rule at this place of a policy, before its first step.
+    /// The rule at position `index` of a policy, before its first step.
     pub(crate) fn new(index: usize, rule: ClipRule) -> Link {
         Link {
             rule,
@@ -86,17 +86,17 @@ impl Link {
         self.rule.name()
     }
 
-    /// Whether it judges a step and changes no gradient.
+    /// Whether the rule judges steps and changes no gradients.
     pub(crate) fn is_guard(&self) -> bool {
         self.rule.role() == ClipRole::Guard
     }
 
-    /// The order of the norms that it goes by.
+    /// The order of the rule's norms.
     pub(crate) fn order(&self) -> NormOrder {
         self.rule.chosen_order().unwrap_or(NormOrder::TWO)
     }
 
-    /// Whether it can change the direction of the gradient.
+    /// Whether the rule can change the direction of the gradient.
     pub(crate) fn can_turn(&self) -> bool {
         !matches!(
             self.rule,
@@ -108,8 +108,8 @@ impl Link {
         )
     }
 
-    /// Whether it asks for the norms of output units, and on which axis of all tensors if it
-    /// overrides theirs.
+    /// `Some` if the rule needs the norms of output units, with the axis if it overrides those of
+    /// the tensors.
     pub(crate) fn units(&self) -> Option<Option<UnitAxis>> {
         match self.rule {
             ClipRule::Agc { unit, .. } => Some(unit),
@@ -117,12 +117,12 @@ impl Link {
         }
     }
 
-    /// Whether it clamps elements, after which nothing is known of a tensor but its elements.
+    /// Whether the rule clamps elements, which invalidates the measures of a tensor.
     pub(crate) fn clamps(&self) -> bool {
         matches!(self.rule, ClipRule::Value { .. })
     }
 
-    /// The threshold after `step` steps were applied, if it does not depend on the gradients.
+    /// The threshold after `step` applied steps, if it does not depend on the gradients.
     pub(crate) fn fixed_threshold(&self, step: u64) -> Option<f64> {
         match self.rule {
             ClipRule::Value { threshold }
@@ -138,15 +138,15 @@ impl Link {
         }
     }
 
-    /// Chooses a change for each tensor, after `step` steps were applied. What equals its
-    /// threshold is kept as it is.
+    /// Decides on a change for each tensor, after `step` applied steps. A norm equal to its
+    /// threshold is kept.
     pub(crate) fn decide(&self, step: u64, measures: &[Measure]) -> Decided {
         let all = || norm_of_all(measures, self.order());
         match (self.rule, &self.memory) {
             (ClipRule::Value { threshold }, _) => fixed::value(threshold.at(step), measures),
             (ClipRule::Norm { threshold, .. }, _) => fixed::norm(threshold.at(step), measures),
             (ClipRule::GlobalNorm { threshold, .. }, _) => {
-                Decided::together(Some(threshold.at(step)), all(), measures.len())
+                Decided::uniform(Some(threshold.at(step)), all(), measures.len())
             }
             (ClipRule::GroupNorm { threshold }, _) => {
                 fixed::group_norm(threshold.at(step), measures)
@@ -164,22 +164,22 @@ impl Link {
             (ClipRule::AutoClip { percentile }, Memory::AutoClip(history)) => {
                 let norm = all();
                 let threshold = history.percentile_with(norm.value(), percentile.get());
-                // A threshold of zero would silence every step.
+                // A threshold of zero would zero every step.
                 let threshold = Some(threshold).filter(|threshold| *threshold > 0.0);
-                Decided::together(threshold, norm, measures.len()).teaching(norm.value())
+                Decided::uniform(threshold, norm, measures.len()).learning(norm.value())
             }
             (ClipRule::ZClip { z, max, .. }, Memory::ZClip(score)) => {
                 let norm = all();
                 let target = score.target(norm.value(), z.get());
                 let threshold = target.unwrap_or(f64::INFINITY).min(max.at(step));
                 let learned = target.unwrap_or(norm.value());
-                Decided::together(Some(threshold), norm, measures.len()).teaching(learned)
+                Decided::uniform(Some(threshold), norm, measures.len()).learning(learned)
             }
             (ClipRule::Median { factor, .. }, Memory::Median(past)) => {
                 let median = past.median().filter(|median| *median > 0.0);
                 let threshold = median.map(|median| factor.at(step) * median);
                 let norm = all();
-                Decided::together(threshold, norm, measures.len()).teaching(norm.value())
+                Decided::uniform(threshold, norm, measures.len()).learning(norm.value())
             }
             (
                 ClipRule::AdaGc {
@@ -198,7 +198,7 @@ impl Link {
         }
     }
 
-    /// What a guard makes of a step, by its norm and by its loss.
+    /// Judges a step by its norm and its loss, if the rule is a guard.
     pub(crate) fn judge(&self, measures: &[Measure], loss: Option<f64>) -> Option<Judgement> {
         match &self.memory {
             Memory::Skip(guard) => Some(guard.judge(measures, loss)),
@@ -208,9 +208,9 @@ impl Link {
 
     pub(crate) fn learn(&mut self, lesson: &Lesson) {
         match (&mut self.memory, self.rule, lesson) {
-            (Memory::Skip(guard), _, Lesson::LeftOut) => guard.count_skip(),
+            (Memory::Skip(guard), _, Lesson::Skipped) => guard.count_skip(),
             (Memory::Skip(guard), _, Lesson::Judged(judgement)) => guard.learn(judgement),
-            // It says nothing of how large ordinary norms are.
+            // A zero norm says nothing about the size of ordinary norms.
             (_, _, Lesson::Norm(0.0)) => {}
             (Memory::AutoClip(history), _, Lesson::Norm(norm)) => history.insert(*norm),
             (Memory::Median(past), _, Lesson::Norm(norm)) => past.push(*norm),
@@ -224,21 +224,21 @@ impl Link {
         }
     }
 
-    /// What it has learned, as named lists of numbers.
+    /// The state of the rule, as named lists of numbers.
     pub(crate) fn state(&self) -> impl Iterator<Item = (String, Vec<f64>)> {
         let lists = match &self.memory {
             Memory::Nothing => Vec::new(),
             Memory::Skip(guard) => guard.state(),
             Memory::AutoClip(history) => vec![history.state()],
             Memory::ZClip(score) => vec![score.state()],
-            Memory::Median(past) => vec![("norms".into(), past.numbers())],
+            Memory::Median(past) => vec![("norms".into(), past.to_vec())],
             Memory::AdaGc(past) => past.state(),
         };
         let named = lists.into_iter();
         named.map(|(name, list)| (format!("{}{name}", self.prefix), list))
     }
 
-    /// Takes back what [`Link::state`] gave.
+    /// Restores a state returned by [`Link::state`].
     pub(crate) fn restore(&mut self, lists: &mut Lists<'_>) -> Result<(), StateError> {
         lists.prefix.clone_from(&self.prefix);
         match (&mut self.memory, self.rule) {
@@ -254,23 +254,23 @@ impl Link {
     }
 }
 
-/// What is to be done in one step by one rule.
+/// What one rule decides in one step.
 #[derive(Clone, Debug)]
 pub(crate) struct Decided {
     /// One for each tensor.
     pub(crate) changes: Vec<Change>,
-    /// The threshold in force, if one number says it all.
+    /// The threshold in effect, if it is the same for all tensors.
     pub(crate) threshold: Option<f64>,
     /// The threshold of each tensor.
     pub(crate) tensor_thresholds: Vec<Option<f64>>,
-    /// The norm of all afterwards, where that is known without rounding.
+    /// The norm of all tensors afterwards, if known without rounding.
     pub(crate) norm_after: Option<f64>,
     /// What the rule learns if the step is applied.
     pub(crate) lesson: Lesson,
 }
 
 impl Decided {
-    /// Nothing changes.
+    /// Changes nothing.
     fn keep(tensors: usize) -> Decided {
         Decided {
             changes: vec![Change::Keep; tensors],
@@ -281,7 +281,7 @@ impl Decided {
         }
     }
 
-    /// Each tensor by itself, with one threshold for all.
+    /// Changes each tensor by itself, with the same threshold.
     fn per_tensor<'a>(
         threshold: f64,
         measures: &'a [Measure],
@@ -295,8 +295,8 @@ impl Decided {
         }
     }
 
-    /// All tensors by one coefficient.
-    fn together(threshold: Option<f64>, norm: Norm, tensors: usize) -> Decided {
+    /// Scales all tensors by the same coefficient.
+    fn uniform(threshold: Option<f64>, norm: Norm, tensors: usize) -> Decided {
         let change = threshold.map_or(Change::Keep, |threshold| shorten(norm, threshold));
         let clipped = change != Change::Keep;
         Decided {
@@ -307,7 +307,7 @@ impl Decided {
         }
     }
 
-    fn teaching(mut self, norm: f64) -> Decided {
+    fn learning(mut self, norm: f64) -> Decided {
         self.lesson = Lesson::Norm(norm);
         self
     }
@@ -317,7 +317,7 @@ impl Decided {
     }
 }
 
-/// Scales what has this norm to the threshold if it exceeds it.
+/// Scales to `threshold` if `norm` exceeds it.
 fn shorten(norm: Norm, threshold: f64) -> Change {
     match norm.exceeds(threshold) {
         true => Change::Scale {
@@ -328,7 +328,7 @@ fn shorten(norm: Norm, threshold: f64) -> Change {
     }
 }
 
-/// The same for a tensor by itself, whose norm is then the threshold.
+/// Like [`shorten`], for a single tensor, whose norm afterwards is exactly the threshold.
 fn shorten_alone(measure: &Measure, threshold: f64) -> Change {
     match shorten(measure.norm, threshold) {
         Change::Scale { by, .. } => Change::Scale {
@@ -346,7 +346,7 @@ mod tests {
     use crate::norm::Norm;
 
     #[test]
-    fn equality_is_kept_and_the_next_number_is_not() {
+    fn norms_equal_to_the_threshold_are_kept() {
         let five = Norm::of(5.0);
         assert_eq!(shorten(five, 5.0), Change::Keep);
         let change = shorten(Norm::of(5.0_f64.next_up()), 5.0);

@@ -1,38 +1,38 @@
-//! The one read of every element, which a caller can replace by a faster one for single precision.
+//! The single read of every element, which a caller can replace with a faster one for `f32`.
 
 use alloc::vec::Vec;
 
 use crate::blocks::{BLOCK_ELEMENTS, LANES, add_pairwise, map_blocks};
 use crate::element::Element;
 
-/// What one read of a tensor tells, of single precision unless `Magnitude` says otherwise.
-/// Non-finite elements are counted, and stand for zeros in the rest.
+/// The result of one read of a tensor, of `f32` unless `Magnitude` says otherwise. Non-finite
+/// elements are counted, and treated as zeros otherwise.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Scanned<Magnitude = f32> {
-    /// The sum of the squares, added in the order that [`scan`] describes.
+    /// The sum of squares, in the summation order of [`scan`].
     pub sum_of_squares: f64,
-    /// The largest magnitude, zero without elements.
+    /// The largest magnitude; zero if there are no elements.
     pub max_magnitude: Magnitude,
-    /// How many elements are NaN or infinite.
+    /// The number of NaN or infinite elements.
     pub non_finite: u64,
 }
 
-/// A function that reads all of some tensors, on up to so many threads, and gives what it found in
-/// each, in their order.
+/// A function that reads tensors on up to `threads` threads and returns one result per tensor, in
+/// order.
 ///
 /// # Contract
 ///
-/// The result has the bits of [`scan`], for any number of threads. `gradclip-suite` has a check
-/// of that (`check_scan`).
+/// The result is bitwise that of [`scan`] for any number of threads; `check_scan` of
+/// `gradclip-suite` tests this.
 pub type Scan = fn(tensors: &[&[f32]], threads: usize) -> Vec<Scanned>;
 
-/// The scan that a [`Clipper`](crate::Clipper) has unless told otherwise: plain loops, which are
-/// compiled for the processor that the whole program is compiled for.
+/// The default scan of a [`Clipper`](crate::Clipper): plain loops, compiled for the target CPU of
+/// the program.
 ///
-/// A faster one, with vector instructions that are chosen at run time or with a pool of threads,
-/// has to add in the same order. All sums are in `f64`, where the square of an `f32` is exact:
+/// A faster scan, with SIMD chosen at run time or with a thread pool, must add in the same order.
+/// All sums are in `f64`, where the square of an `f32` is exact:
 ///
-/// * A tensor is cut into blocks of 65,536 elements, the last one shorter. The sums of the blocks
+/// * A tensor is split into blocks of 65,536 elements, the last one shorter. The sums of the blocks
 ///   are added from left to right, starting from 0.
 /// * A block has 16 sums, each starting from 0. Element `i` of the block is squared and added to
 ///   sum `i mod 16`, in the order of the elements.
@@ -49,7 +49,7 @@ pub fn scan(tensors: &[&[f32]], threads: usize) -> Vec<Scanned> {
     tensors.map(|values| scan_any(values, threads)).collect()
 }
 
-/// The plain scan of a tensor of any type.
+/// The plain scan, for any storage type.
 pub(crate) fn scan_any<E: Element>(values: &[E], threads: usize) -> Scanned<E::Wide> {
     let blocks = map_blocks(values.chunks(BLOCK_ELEMENTS), threads, scan_block);
     let nothing = Scanned::<E::Wide>::default();
@@ -60,17 +60,17 @@ pub(crate) fn scan_any<E: Element>(values: &[E], threads: usize) -> Scanned<E::W
     })
 }
 
-/// The comparison that compiles to a single `max` instruction, unlike `f32::max`.
+/// Compiles to a single `max` instruction, unlike `f32::max`.
 #[inline(always)]
 fn larger<T: PartialOrd>(left: T, right: T) -> T {
     if right > left { right } else { left }
 }
 
-/// Reads a block on the assumption that it is finite, and again with care if it may not be.
+/// Reads a block assuming that it is finite, and again with filtering if it may not be.
 fn scan_block<E: Element>(block: &[E]) -> Scanned<E::Wide> {
     let scanned = scan_block_with(block, |value| value);
-    // A NaN or an infinity cannot leave a sum finite. The sum alone therefore decides, and the
-    // hot loop needs no branch.
+    // Any NaN or infinity makes the sum non-finite, so checking the sum keeps branches out of the
+    // hot loop.
     if scanned.sum_of_squares.is_finite() {
         return scanned;
     }

@@ -1,10 +1,10 @@
-//! Numbers for people: three significant digits, no more than they can use.
+//! Numbers for humans: three significant digits.
 
 use alloc::borrow::ToOwned;
 use alloc::format;
 use alloc::string::{String, ToString};
 
-/// A number as reports print it: with three significant digits and without trailing zeros.
+/// Formats a number as in reports: three significant digits without trailing zeros.
 ///
 /// ```
 /// let printed = [0.4096, 12.44, 1234.0, 1.5e-7].map(gradclip::significant);
@@ -15,7 +15,7 @@ pub fn significant(value: f64) -> String {
     if value == 0.0 || !value.is_finite() {
         return value.to_string();
     }
-    // Rounding to three digits first makes 9.996 a "10", whose exponent is not that of 9.996.
+    // Round to three digits first: 9.996 becomes "10", with another exponent.
     let scientific = format!("{value:.2e}");
     let (Some((mantissa, exponent)), Ok(rounded)) =
         (scientific.split_once('e'), scientific.parse::<f64>())

@@ -1,15 +1,15 @@
-//! The short way: the global norm in one line.
+//! Global-norm clipping in one line.
 
 use crate::{
     ClipError, ClipPolicy, ClipReport, ClipRule, Clipper, Gradients, NonFinite, NormOrder,
     Threshold, Unscaled,
 };
 
-/// Clips the norm of all gradients together to `max_norm`, in place (Pascanu, Mikolov and Bengio,
-/// [2013](https://arxiv.org/abs/1211.5063)): `g <- C g / ||g||` if `||g|| > C`.
+/// Clips the global L2 norm of all gradients to `max_norm`, in place (Pascanu, Mikolov and Bengio,
+/// [2013](https://arxiv.org/abs/1211.5063), algorithm 1): `g <- C g / ||g||` if `||g|| > C`.
 ///
-/// There is no step to skip: gradients that are not finite are an error, and stay as they are.
-/// [`Clipper`] can leave such steps out, knows every other rule, and remembers what it learns.
+/// Non-finite gradients return an error and are left unchanged. [`Clipper`] can skip such steps
+/// instead, supports every other rule, and keeps the state that adaptive rules need.
 ///
 /// ```
 /// let mut gradients = vec![("weight", vec![3.0_f32, 4.0]), ("bias", vec![0.0])];
@@ -21,8 +21,8 @@ use crate::{
 ///
 /// # Errors
 ///
-/// [`ClipError::Policy`] for a `max_norm` that is zero, negative or NaN, and those of
-/// [`Clipper::clip`], with every gradient as it was.
+/// [`ClipError::Policy`] if `max_norm` is zero, negative or NaN, and the errors of
+/// [`Clipper::clip`]. On error no gradient is changed.
 ///
 /// # Panics
 ///
@@ -34,7 +34,6 @@ pub fn clip_global_norm<G: Gradients + ?Sized>(
     let threshold = Threshold::new(max_norm).map_err(ClipError::Policy)?;
     let order = NormOrder::TWO;
     let policy = ClipPolicy::from(ClipRule::GlobalNorm { threshold, order });
-    let outcome =
-        Clipper::beside_adam(policy, NonFinite::Error).clip(Unscaled::single(gradients))?;
+    let outcome = Clipper::for_adam(policy, NonFinite::Error).clip(Unscaled::single(gradients))?;
     Ok(outcome.report().clone())
 }

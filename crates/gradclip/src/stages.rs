@@ -1,4 +1,4 @@
-//! The order of things as types: accumulated, reduced, unscaled, and only then clipped.
+//! The order of a step as types: accumulated, reduced, unscaled, and only then clipped.
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -6,11 +6,10 @@ use core::fmt;
 use crate::element::{Element, Elements, for_each_type};
 use crate::gradients::{Accumulate, Gradients};
 
-/// The sum of the gradients of micro-batches, of one process, perhaps times a loss scale.
+/// The sum of the gradients of one process over its micro-batches, possibly times a loss scale.
 ///
-/// Clipping in the wrong place is the most common mistake of its field: micro-batch by
-/// micro-batch, before the processes have exchanged their gradients, or before the loss scale is
-/// taken out. Each place is a type here, and only the last of them can be clipped:
+/// A common mistake is to clip in the wrong place: each micro-batch, before the all-reduce, or
+/// before unscaling. Here each stage is a type, and only the last one can be clipped:
 ///
 /// ```
 /// use gradclip::{Accumulated, Clipper, NonFinite};
@@ -24,7 +23,7 @@ use crate::gradients::{Accumulate, Gradients};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// Clipping before the processes have exchanged their gradients does not compile:
+/// Clipping before the all-reduce does not compile:
 ///
 /// ```compile_fail,E0308
 /// use gradclip::{Accumulated, ClipPolicy, Clipper, NonFinite};
@@ -34,7 +33,7 @@ use crate::gradients::{Accumulate, Gradients};
 /// clipper.clip(gradients);
 /// ```
 ///
-/// nor before the loss scale is taken out:
+/// nor does clipping before unscaling:
 ///
 /// ```compile_fail,E0308
 /// use gradclip::{Accumulated, ClipPolicy, Clipper, NonFinite};
@@ -44,7 +43,7 @@ use crate::gradients::{Accumulate, Gradients};
 /// clipper.clip(gradients.in_one_process());
 /// ```
 ///
-/// nor does clipping each micro-batch, because what was clipped cannot be added:
+/// nor does clipping each micro-batch, because clipped gradients cannot be added:
 ///
 /// ```compile_fail,E0308
 /// use gradclip::{Accumulated, ClipPolicy, Clipper, NonFinite, Outcome, Unscaled};
@@ -61,30 +60,30 @@ use crate::gradients::{Accumulate, Gradients};
 pub struct Accumulated<G> {
     gradients: G,
     wide: WideSums,
-    /// What the sum is to be divided by.
+    /// The divisor of the sum.
     terms: u64,
 }
 
 impl<G: Gradients> Accumulated<G> {
-    /// The gradients of the first micro-batch: of its mean loss, where all have equally many
-    /// tokens.
+    /// Starts with the gradients of the first micro-batch, those of its mean loss. All
+    /// micro-batches must have the same number of tokens; otherwise use [`Accumulated::from_sum`].
     pub fn new(gradients: G) -> Accumulated<G> {
-        Accumulated::of_sum(gradients, 1)
+        Accumulated::from_sum(gradients, 1)
     }
 
-    /// The gradients of a loss that is the sum over so many terms, and not their mean.
-    /// Micro-batches and processes with different numbers of tokens have to be summed like this:
-    /// the mean of their means weighs a token of a short one more than a token of a long one.
+    /// Starts with the gradients of a loss that is the sum over `terms` terms, not their mean. Use
+    /// it if micro-batches or processes differ in their number of tokens: a mean of means would
+    /// weight a token of a short batch more than one of a long batch.
     ///
     /// ```
     /// use gradclip::Accumulated;
     ///
-    /// let mut gradients = Accumulated::of_sum(vec![("weight", vec![6.0_f32])], 3);
-    /// gradients.merge(Accumulated::of_sum(vec![("weight", vec![10.0_f32])], 1));
+    /// let mut gradients = Accumulated::from_sum(vec![("weight", vec![6.0_f32])], 3);
+    /// gradients.merge(Accumulated::from_sum(vec![("weight", vec![10.0_f32])], 1));
     /// let mean = gradients.in_one_process().without_loss_scale();
     /// assert_eq!(mean.gradients()[0].1, [4.0]);
     /// ```
-    pub fn of_sum(gradients: G, terms: u64) -> Accumulated<G> {
+    pub fn from_sum(gradients: G, terms: u64) -> Accumulated<G> {
         Accumulated {
             gradients,
             wide: WideSums::default(),
@@ -92,13 +91,13 @@ impl<G: Gradients> Accumulated<G> {
         }
     }
 
-    /// What the sum is to be divided by: the number of micro-batches, or of terms.
+    /// The divisor of the sum: the number of micro-batches, or of terms.
     pub fn terms(&self) -> u64 {
         self.terms
     }
 
     /// Adds the gradients of another micro-batch of the same model: `f32` and `f64` in their own
-    /// type, `f16` and `bf16` in `f32`, in memory of their own. Only the mean is rounded to half
+    /// type, `f16` and `bf16` in a separate `f32` buffer. Only the mean is rounded to half
     /// precision.
     ///
     /// ```
@@ -116,7 +115,7 @@ impl<G: Gradients> Accumulated<G> {
     ///
     /// # Panics
     ///
-    /// If the two do not hold the same tensors.
+    /// If the two do not have the same tensors.
     pub fn add(&mut self, gradients: G)
     where
         G: Accumulate,
@@ -124,12 +123,11 @@ impl<G: Gradients> Accumulated<G> {
         self.merge(Accumulated::new(gradients));
     }
 
-    /// Adds another sum of gradients of the same model. The order in which sums are merged decides
-    /// how they are rounded, and nothing else.
+    /// Adds another sum of gradients of the same model. The order of merges affects only rounding.
     ///
     /// # Panics
     ///
-    /// If the two do not hold the same tensors.
+    /// If the two do not have the same tensors.
     pub fn merge(&mut self, other: Accumulated<G>)
     where
         G: Accumulate,
@@ -139,20 +137,19 @@ impl<G: Gradients> Accumulated<G> {
         self.terms += other.terms;
     }
 
-    /// There is no other process to exchange gradients with.
+    /// Skips the all-reduce, for a single process.
     pub fn in_one_process(self) -> Reduced<G> {
         Reduced(self)
     }
 
-    /// Exchanges gradients with the other processes. `sum` gets the elements of each tensor in
-    /// turn, added up over the micro-batches of this process and perhaps still times the loss
-    /// scale, and leaves their sums over all processes; half precision it gets as `f32`, and small
-    /// tensors together, as one, because each exchange has to be waited for. `terms` is what these
-    /// sums are divided by: the [`Accumulated::terms`] of all processes together. Since nothing is
-    /// divided before, the mean is rounded once, however many processes there are.
+    /// Sums gradients over all processes. `sum` is an all-reduce in place: it is called with the
+    /// elements of each tensor, summed over the micro-batches of this process and still times the
+    /// loss scale, and replaces them with their sums over all processes. It gets half precision as
+    /// `f32`, and small tensors combined into one call to save latency. `terms` is the divisor of
+    /// these sums: the [`Accumulated::terms`] of all processes added up. Nothing is divided before
+    /// the all-reduce, so the mean is rounded once for any number of processes.
     ///
-    /// The shard of a sharded model is exchanged in the same way, for gradients that give the norm
-    /// of the whole model.
+    /// A sharded model uses this too, so that each process clips by the norm of the whole model.
     ///
     /// ```
     /// use gradclip::{Accumulated, Clipper, Elements, NonFinite};
@@ -174,7 +171,7 @@ impl<G: Gradients> Accumulated<G> {
     ///
     /// # Errors
     ///
-    /// The first of `sum`, after which it is not called again.
+    /// The first error of `sum`, after which it is not called again.
     pub fn reduce<E>(
         mut self,
         terms: u64,
@@ -209,14 +206,14 @@ impl<G: Gradients> Accumulated<G> {
     }
 }
 
-/// Tensors with fewer elements are exchanged together.
+/// Tensors with fewer elements are combined into one all-reduce.
 const SMALL: usize = 1 << 14;
 
-/// The sums of one tensor, in the type in which they are exchanged.
+/// The sums of one tensor, in the type of the all-reduce.
 enum Sums<'a, 'b> {
-    /// Of half precision, in memory of their own, and of `f32`.
+    /// `f32`, or half precision in its `f32` buffer.
     Single(&'a mut [f32]),
-    /// Of `f64`.
+    /// `f64`.
     Double(&'a mut Elements<'b>),
 }
 
@@ -236,19 +233,19 @@ impl<G: Gradients> Accumulated<G> {
     }
 }
 
-/// Gradients that are the same in all processes, perhaps times a loss scale. See [`Accumulated`].
+/// Gradients summed over all processes, possibly times a loss scale. See [`Accumulated`].
 #[derive(Clone, Debug, PartialEq)]
 #[must_use = "reduced gradients are on their way to a clipper"]
 pub struct Reduced<G>(Accumulated<G>);
 
 impl<G: Gradients> Reduced<G> {
-    /// The loss was not scaled. Divides by the number of micro-batches, or of terms.
+    /// For a loss that was not scaled. Divides by the number of micro-batches, or of terms.
     pub fn without_loss_scale(self) -> Unscaled<G> {
         self.divided_by(1.0)
     }
 
-    /// Takes out the factor that the loss was multiplied with, and divides by the number of
-    /// micro-batches, or of terms, rounding once.
+    /// Divides by the factor that the loss was multiplied by, and by the number of micro-batches,
+    /// or of terms, rounding once.
     ///
     /// # Errors
     ///
@@ -272,7 +269,7 @@ impl<G: Gradients> Reduced<G> {
     }
 }
 
-/// Gradients as the optimizer would take them, ready to be clipped. See [`Accumulated`].
+/// Gradients at their true scale, ready to be clipped. See [`Accumulated`].
 #[derive(Clone, Debug, PartialEq)]
 #[must_use = "unscaled gradients are on their way to a clipper"]
 pub struct Unscaled<G> {
@@ -280,7 +277,7 @@ pub struct Unscaled<G> {
 }
 
 impl<G: Gradients> Unscaled<G> {
-    /// The gradients of a step with a single batch, in a single process, without a loss scale.
+    /// The gradients of a single batch, in a single process, without loss scaling.
     pub fn single(gradients: G) -> Unscaled<G> {
         Accumulated::new(gradients)
             .in_one_process()
@@ -302,7 +299,7 @@ impl<G> Unscaled<G> {
 /// A loss scale that is zero, negative or not finite.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LossScaleError {
-    /// What was given.
+    /// The given loss scale.
     pub loss_scale: f64,
 }
 
@@ -318,17 +315,18 @@ impl fmt::Display for LossScaleError {
 
 impl core::error::Error for LossScaleError {}
 
-/// The sums of the tensors of half precision, by their place in a visit.
+/// The sums of half-precision tensors, by their position in a visit.
 ///
-/// Half precision cannot hold a sum of many: in `bf16`, 256 + 1 is 256, and in `f16` twice 40,000
-/// is infinite. So such tensors are added up here, and their mean is rounded to storage once.
+/// Half precision cannot hold sums of many terms: in `bf16`, 256 + 1 is 256, and in `f16` 2 x
+/// 40,000 is infinite. Such tensors are summed here in `f32`, and their mean is rounded to storage
+/// once.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct WideSums {
     tensors: Vec<Option<Vec<f32>>>,
 }
 
 impl WideSums {
-    /// Adds other sums to `sums`, or to the sums in here.
+    /// Adds other sums to `sums`, or for half precision to the buffers here.
     fn add<G: Accumulate>(&mut self, sums: &mut G, others: G, wide: WideSums) {
         let mut index = 0;
         let mut wide = wide.tensors.into_iter();
@@ -344,7 +342,7 @@ impl WideSums {
         });
     }
 
-    /// The sum of a tensor of half precision, which is the tensor as long as nothing was added.
+    /// The `f32` sum of a half-precision tensor, initialised from the tensor on first use.
     fn of(&mut self, index: usize, tensor: &Elements<'_>) -> &mut Vec<f32> {
         if self.tensors.len() <= index {
             self.tensors.resize(index + 1, None);
@@ -352,7 +350,7 @@ impl WideSums {
         self.tensors[index].get_or_insert_with(|| widen(tensor))
     }
 
-    /// Leaves in `gradients` all sums divided, each element rounded to storage once.
+    /// Writes all sums, divided, to `gradients`, rounding each element to storage once.
     fn divide_into<G: Gradients>(self, gradients: &mut G, divisor: f64) {
         if divisor == 1.0 && self.tensors.iter().all(Option::is_none) {
             return;
@@ -386,7 +384,7 @@ fn widen(elements: &Elements<'_>) -> Vec<f32> {
     })
 }
 
-/// Adds a term to a sum: its own wide sum, where it has one.
+/// Adds a term to a sum, using the term's wide sum if it has one.
 fn add_wide(sum: &mut [f32], term: &Elements<'_>, wide: Option<Vec<f32>>) {
     assert_eq!(sum.len(), term.len(), "tensors of different length");
     let term = wide.unwrap_or_else(|| widen(term));

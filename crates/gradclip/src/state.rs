@@ -1,4 +1,4 @@
-//! What a clipper has learned, as plain numbers.
+//! The state of a clipper, as plain numbers.
 
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -6,7 +6,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
-/// The memory of a [`Clipper`](crate::Clipper) as named lists of numbers, for a checkpoint in any
+/// The state of a [`Clipper`](crate::Clipper) as named lists of numbers, for a checkpoint in any
 /// format.
 ///
 /// ```
@@ -31,7 +31,7 @@ const LARGEST_COUNT: f64 = 9_007_199_254_740_992.0;
 /// Why a state was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateError {
-    /// The list of numbers.
+    /// The name of the list.
     pub list: String,
     /// What is wrong with it.
     pub problem: &'static str,
@@ -49,7 +49,7 @@ impl fmt::Display for StateError {
 
 impl core::error::Error for StateError {}
 
-/// A count as a number that [`Lists::count`] takes back.
+/// Converts a count to the number that [`Lists::count`] reads.
 pub(crate) fn number_of(count: u64) -> f64 {
     (count as f64).min(LARGEST_COUNT)
 }
@@ -58,7 +58,7 @@ pub(crate) fn is_norm(number: &f64) -> bool {
     number.is_finite() && *number >= 0.0
 }
 
-/// The lists that were not taken yet, by what follows a prefix of their names.
+/// The lists not yet taken, looked up by name after a prefix.
 pub(crate) struct Lists<'a> {
     lists: BTreeMap<&'a str, &'a [f64]>,
     pub(crate) prefix: String,
@@ -73,8 +73,8 @@ impl<'a> Lists<'a> {
         }
     }
 
-    /// The first list that nobody took.
-    pub(crate) fn left(&self) -> Option<&'a str> {
+    /// The first list that was not taken.
+    pub(crate) fn first_unused(&self) -> Option<&'a str> {
         self.lists.keys().next().copied()
     }
 
@@ -87,7 +87,7 @@ impl<'a> Lists<'a> {
         numbers.ok_or_else(|| self.wrong(name, "is missing"))
     }
 
-    /// A single whole number.
+    /// Takes a single whole number.
     pub(crate) fn count(&mut self, name: &str) -> Result<u64, StateError> {
         if let [number] = self.take(name)?
             && (0.0..=LARGEST_COUNT).contains(number)
@@ -98,7 +98,7 @@ impl<'a> Lists<'a> {
         Err(self.wrong(name, "must be one whole number"))
     }
 
-    /// One norm greater than zero for each name that begins with this.
+    /// Takes one norm greater than zero for each name that begins with `start`.
     pub(crate) fn norms(&mut self, start: &str) -> Result<BTreeMap<String, f64>, StateError> {
         let start = self.full(start);
         let mut norms = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! The tensors of a step, to be measured and changed: those at hand, and those that are elsewhere.
+//! The tensors of a step, in host memory or known only by their measures.
 
 use alloc::collections::BTreeSet;
 use alloc::string::String;
@@ -16,17 +16,18 @@ use crate::scan::Scan;
 use crate::threshold::NormOrder;
 use crate::units::{measure_units, units_of};
 
-/// The tensors of a step, whose elements are at hand or elsewhere.
+/// The tensors of a step.
 pub(crate) trait Tensors {
-    /// Measures them for a rule.
+    /// Measures the tensors for a rule.
     fn measure(&mut self, rule: Option<&Link>) -> Result<Vec<Measure>, ClipError>;
 
-    /// Whether all rules can be carried out on them.
+    /// Checks that all rules can be applied to the tensors.
     fn check(&mut self, rules: &[Link]) -> Result<(), ClipError>;
 
     fn zero_non_finite(&mut self);
 
-    /// Changes them, and tells what that did to each. The last change may be left to the optimizer.
+    /// Applies a change to each tensor and returns the effects. The last change may be deferred to
+    /// the optimizer.
     fn apply(
         &mut self,
         changes: &[Change],
@@ -43,7 +44,7 @@ pub(crate) struct Reading {
     pub(crate) scan: Scan,
     /// The order of the norms in the report.
     pub(crate) report: NormOrder,
-    /// Tensors whose units are not asked for.
+    /// Tensors that are exempt from `agc`.
     pub(crate) output_layer: BTreeSet<String>,
 }
 
@@ -56,18 +57,18 @@ impl Reading {
     }
 }
 
-/// Tensors that are read and written here.
-pub(crate) struct AtHand<'a, G> {
+/// Tensors in host memory.
+pub(crate) struct Local<'a, G> {
     gradients: &'a mut G,
     reading: &'a Reading,
-    /// What is left to the optimizer.
+    /// The factors that are deferred to the optimizer.
     pub(crate) factors: Option<Factors>,
     rounded_to_zero: u64,
 }
 
-impl<'a, G> AtHand<'a, G> {
-    pub(crate) fn new(gradients: &'a mut G, reading: &'a Reading) -> AtHand<'a, G> {
-        AtHand {
+impl<'a, G> Local<'a, G> {
+    pub(crate) fn new(gradients: &'a mut G, reading: &'a Reading) -> Local<'a, G> {
+        Local {
             gradients,
             reading,
             factors: None,
@@ -76,22 +77,22 @@ impl<'a, G> AtHand<'a, G> {
     }
 }
 
-impl<G: Gradients> Tensors for AtHand<'_, G> {
+impl<G: Gradients> Tensors for Local<'_, G> {
     fn measure(&mut self, rule: Option<&Link>) -> Result<Vec<Measure>, ClipError> {
         let (threads, scan) = (self.reading.threads, self.reading.scan);
         let output_layer = &self.reading.output_layer;
         let orders = self.reading.orders(rule);
         let units = rule.and_then(Link::units);
-        let together = self.gradients.single_precision();
-        let scanned = together.map(|tensors| scan(&tensors, threads));
+        let single = self.gradients.single_precision();
+        let scanned = single.map(|tensors| scan(&tensors, threads));
         let mut scanned = scanned.into_iter().flatten();
         let mut measures: Vec<Measure> = Vec::new();
         let mut problem = None;
-        let mut left_alone = 0;
+        let mut excluded = 0;
         self.gradients.visit(&mut |gradient| {
             let mut measure = measure_tensor(&gradient, orders, threads, scan, scanned.next());
             if output_layer.contains(gradient.name()) {
-                left_alone += 1;
+                excluded += 1;
             } else if let Some(axis) = units {
                 match measure_units(&gradient, axis, measure.max_magnitude) {
                     Ok(units) => measure.units = Some(units),
@@ -100,7 +101,7 @@ impl<G: Gradients> Tensors for AtHand<'_, G> {
             }
             measures.push(measure);
         });
-        if units.is_some() && left_alone < output_layer.len() {
+        if units.is_some() && excluded < output_layer.len() {
             let found = |name: &&String| measures.iter().any(|measure| measure.name == **name);
             let mut names = output_layer.iter();
             let missing = names.find(|name| !found(name)).cloned();
@@ -113,7 +114,7 @@ impl<G: Gradients> Tensors for AtHand<'_, G> {
     fn check(&mut self, rules: &[Link]) -> Result<(), ClipError> {
         let output_layer = &self.reading.output_layer;
         let mut problem = None;
-        // The first rule has been measured for.
+        // Measuring for the first rule has checked it.
         for axis in rules.iter().skip(1).filter_map(Link::units) {
             self.gradients.visit(&mut |gradient| {
                 if !output_layer.contains(gradient.name()) {
@@ -155,11 +156,11 @@ impl<G: Gradients> Tensors for AtHand<'_, G> {
     }
 }
 
-/// Visits the elements of tensors whose names are known from an earlier visit.
+/// Visits the elements of the same tensors as an earlier visit, whose names it gave.
 ///
 /// # Panics
 ///
-/// If there are others, which breaks the contract of [`Gradients`].
+/// If the tensors differ, which breaks the contract of [`Gradients`].
 pub(crate) fn visit_again<'a, G: Gradients>(
     gradients: &mut G,
     mut names: impl Iterator<Item = &'a str>,
@@ -189,16 +190,16 @@ fn effects_of(changes: &[Change], measures: &[Measure], orders: Orders) -> Vec<E
         .collect()
 }
 
-/// Tensors that are known by their measures alone.
-pub(crate) struct Elsewhere {
+/// Tensors known only by their measures.
+pub(crate) struct Remote {
     measures: Vec<Measure>,
     pub(crate) factors: Vec<f64>,
     pub(crate) clamps: Vec<Option<f64>>,
 }
 
-impl Elsewhere {
-    pub(crate) fn new(measures: &[Measure]) -> Elsewhere {
-        Elsewhere {
+impl Remote {
+    pub(crate) fn new(measures: &[Measure]) -> Remote {
+        Remote {
             measures: measures.to_vec(),
             factors: vec![1.0; measures.len()],
             clamps: vec![None; measures.len()],
@@ -206,19 +207,19 @@ impl Elsewhere {
     }
 
     fn multiply(&mut self, index: usize, by: Coefficient) {
-        // An infinite factor would make NaN of elements that are zero.
+        // An infinite factor would turn zero elements into NaN.
         self.factors[index] = (self.factors[index] * by.value()).min(f64::MAX);
     }
 }
 
-impl Tensors for Elsewhere {
+impl Tensors for Remote {
     fn measure(&mut self, _: Option<&Link>) -> Result<Vec<Measure>, ClipError> {
         match self.clamps.iter().all(Option::is_none) {
             true => Ok(self.measures.clone()),
-            // `check` has refused what comes after `value`.
+            // `check` has refused rules after `value`.
             false => Err(ClipError::Measures {
                 rule: "normalize",
-                problem: "takes elements to the end of their type, after which the next rule needs them",
+                problem: "saturates elements, after which the next rule needs the elements",
             }),
         }
     }

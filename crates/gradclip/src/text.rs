@@ -1,4 +1,5 @@
-//! Text forms: how the numbers of a policy are read and printed, with words for what is refused.
+//! Text forms: parsing and printing the parameters of a policy, with errors that locate the
+//! problem.
 
 use alloc::borrow::ToOwned;
 use alloc::format;
@@ -11,18 +12,18 @@ use crate::threshold::{
     UnitAxis,
 };
 
-/// The text being read, so that every error can say where in it the problem is.
+/// The whole text being parsed, so that errors can give positions in it.
 #[derive(Clone, Copy)]
 pub(crate) struct Text<'a> {
     pub(crate) whole: &'a str,
-    /// What would have been accepted.
+    /// The accepted forms.
     pub(crate) accepted: &'a str,
 }
 
 impl Text<'_> {
     fn threshold(self, part: &str, what: &str) -> Result<Threshold, PolicyError> {
         let out_of_range = |error: PolicyError| {
-            // Only the threshold of a rule that clips by it alone is where one would look for off.
+            // Only for the parameter called "threshold" would a user expect 0 to mean off.
             let problem = match error {
                 PolicyError::Threshold { value } if what != "threshold" && value.is_finite() => {
                     format!("the {what} must be greater than 0, got {value}")
@@ -55,7 +56,7 @@ impl Text<'_> {
 
     fn number(self, part: &str, what: &str) -> Result<f64, PolicyError> {
         let problem = match part.parse::<f64>() {
-            // Reading 1e999 as infinity would silently switch clipping off.
+            // Parsing 1e999 as infinity would silently turn clipping off.
             Ok(value) if value.is_infinite() && part.contains(|digit: char| digit.is_numeric()) => {
                 format!("the {what} `{part}` is too large for a number")
             }
@@ -66,12 +67,12 @@ impl Text<'_> {
         Err(self.error(part, problem))
     }
 
-    /// An error at `part`, which must be a piece of the whole text.
+    /// An error at `part`, which must be a slice of the whole text.
     pub(crate) fn error(self, part: &str, problem: String) -> PolicyError {
         self.error_at(self.offset(part), problem)
     }
 
-    /// An error just after `part`, which must be a piece of the whole text.
+    /// An error just after `part`, which must be a slice of the whole text.
     pub(crate) fn error_after(self, part: &str, problem: String) -> PolicyError {
         self.error_at(self.offset(part) + part.len(), problem)
     }
@@ -86,7 +87,7 @@ impl Text<'_> {
             .char_indices()
             .take_while(|(at, _)| *at < offset)
             .count();
-        // A line break in the text must not break the line of the message.
+        // A line break in the text must not break the message.
         let visible = |letter: char| match letter.is_control() {
             true => letter.escape_default().to_string(),
             false => letter.to_string(),
@@ -100,11 +101,11 @@ impl Text<'_> {
     }
 }
 
-/// A value that a rule takes.
+/// The value of a parameter of a rule.
 pub(crate) trait Value: Copy + PartialEq {
-    /// Reads it from a part of a text. `what` names it in errors.
+    /// Parses `part`, a slice of the text. `what` names the value in errors.
     fn read(text: Text<'_>, part: &str, what: &str) -> Result<Self, PolicyError>;
-    /// Prints what [`Value::read`] takes back.
+    /// Prints the form that [`Value::read`] parses.
     fn print(self) -> String;
 }
 
@@ -205,8 +206,8 @@ impl fmt::Display for NormOrder {
     }
 }
 
-/// The shortest digits that read back as the same number, with an exponent where zeros would
-/// pile up.
+/// The shortest digits that parse back to the same number, with an exponent for very large and
+/// small numbers.
 struct Shortest(f64);
 
 impl fmt::Display for Shortest {
@@ -220,23 +221,23 @@ impl fmt::Display for Shortest {
     }
 }
 
-/// The known name that a text with a mistake may mean, as the end of a sentence.
+/// A "did you mean" suffix for a mistyped name; empty if no known name is close.
 pub(crate) fn suggestion(text: &str, known: &[&str]) -> String {
     nearest(text, known)
         .map(|name| format!(", did you mean `{name}`?"))
         .unwrap_or_default()
 }
 
-/// The known name with the smallest edit distance, unless the text is nothing like it.
+/// The known name with the smallest edit distance, unless it is too far away.
 fn nearest<'a>(text: &str, known: &[&'a str]) -> Option<&'a str> {
     let text: Vec<char> = text.to_lowercase().replace('_', "-").chars().collect();
     let distance_to = |name: &str| edit_distance(&text, &name.chars().collect::<Vec<char>>());
     let name = known.iter().copied().min_by_key(|name| distance_to(name))?;
-    // With two thirds of the letters wrong the guess would be noise.
+    // With two thirds of the letters wrong, a suggestion would be noise.
     (3 * distance_to(name) < 2 * text.len().max(name.len())).then_some(name)
 }
 
-/// Levenshtein's distance by rows.
+/// The Levenshtein distance, row by row.
 fn edit_distance(left: &[char], right: &[char]) -> usize {
     let mut row: Vec<usize> = (0..=right.len()).collect();
     for (left_index, left_char) in left.iter().enumerate() {
@@ -271,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn noise_gets_no_suggestion() {
+    fn distant_names_are_not_suggested() {
         assert_eq!(nearest("xyzzy", &["none", "value"]), None);
         assert_eq!(nearest("", &["none", "value"]), None);
         assert_eq!(nearest("Value", &["none", "value"]), Some("value"));

@@ -1,4 +1,4 @@
-//! The numbers of a policy, each of which knows its range.
+//! The parameters of a policy, each type with a checked range.
 
 use alloc::string::String;
 use core::fmt;
@@ -14,7 +14,7 @@ macro_rules! number {
             ///
             /// # Errors
             ///
-            /// [`PolicyError::Number`] for everything else.
+            /// [`PolicyError::Number`] otherwise.
             pub fn new($value: f64) -> Result<$Name, PolicyError> {
                 let (value, wanted) = ($value, $wanted);
                 match $fits {
@@ -23,13 +23,13 @@ macro_rules! number {
                 }
             }
 
-            /// For numbers that are known to fit.
-            #[allow(dead_code, reason = "not every one of them is a default")]
+            /// For values known to be in range.
+            #[allow(dead_code, reason = "not every type has a default")]
             pub(crate) const fn constant(value: f64) -> $Name {
                 $Name(value)
             }
 
-            /// The number.
+            /// The value.
             #[must_use]
             pub fn get(self) -> f64 {
                 self.0
@@ -43,7 +43,7 @@ number!(
     Positive, "any number greater than zero", "greater than 0", |value| value > 0.0
 );
 number!(
-    /// A number from 0 up to, but without, 1: the weight of the past in a running average.
+    /// A number in [0, 1): the weight of the past in a running average.
     Decay, "`0 <= value < 1`", "at least 0 and less than 1", |value| (0.0..1.0).contains(&value)
 );
 number!(
@@ -51,11 +51,11 @@ number!(
     Percentile, "`0 <= value <= 100`", "from 0 to 100", |value| (0.0..=100.0).contains(&value)
 );
 
-/// A clipping threshold: greater than zero, finite or `+inf`, the same at every step or going from
+/// A clipping threshold: greater than zero, finite or `+inf`, constant or changing linearly from
 /// one value to another.
 ///
-/// Zero is not a way to switch clipping off, because frameworks disagree on what it means. "Off"
-/// is [`ClipPolicy::none`](crate::ClipPolicy::none).
+/// Zero is refused, because frameworks disagree on what it means. To turn clipping off, use
+/// [`ClipPolicy::none`](crate::ClipPolicy::none).
 ///
 /// ```
 /// use gradclip::{Steps, Threshold};
@@ -71,7 +71,7 @@ number!(
 pub struct Threshold {
     from: f64,
     to: f64,
-    /// Over how many steps; 0 if it does not change.
+    /// The number of steps of the change; 0 if constant.
     steps: u32,
 }
 
@@ -89,7 +89,7 @@ impl Threshold {
         }
     }
 
-    /// For numbers that are known to fit.
+    /// For values known to be in range.
     pub(crate) const fn constant(value: f64) -> Threshold {
         Threshold {
             from: value,
@@ -98,13 +98,12 @@ impl Threshold {
         }
     }
 
-    /// A threshold that goes from one value to another in a straight line, over `steps` steps
-    /// that were applied, and stays there.
+    /// A threshold that changes linearly from `from` to `to` over `steps` applied steps and then
+    /// stays at `to`.
     ///
     /// # Errors
     ///
-    /// [`PolicyError::Threshold`] for values that are not greater than zero, and infinity, which
-    /// has no straight line.
+    /// [`PolicyError::Threshold`] for values that are not greater than zero, or not finite.
     pub fn linear(from: f64, to: f64, steps: Steps<1>) -> Result<Threshold, PolicyError> {
         for value in [from, to] {
             if !(value > 0.0 && value.is_finite()) {
@@ -115,7 +114,7 @@ impl Threshold {
         Ok(Threshold { from, to, steps })
     }
 
-    /// The threshold after `step` steps were applied.
+    /// The threshold after `step` applied steps.
     #[must_use]
     pub fn at(self, step: u64) -> f64 {
         if step >= u64::from(self.steps) {
@@ -125,13 +124,14 @@ impl Threshold {
         self.from * (1.0 - share) + self.to * share
     }
 
-    /// The two ends and the number of steps between them, unless it does not change.
+    /// The two ends and the number of steps between them; `None` if constant.
     pub(crate) fn schedule(self) -> Option<(f64, f64, u32)> {
         (self.steps > 0).then_some((self.from, self.to, self.steps))
     }
 }
 
-/// A [`Threshold`] that is finite at every step, as a norm that gradients are set to has to be.
+/// A [`Threshold`] that is finite at every step, for `normalize`, which cannot set a norm to
+/// infinity.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct FiniteThreshold(Threshold);
 
@@ -176,12 +176,12 @@ impl<const LEAST: u32> Steps<LEAST> {
         }
     }
 
-    /// For numbers that are known to fit.
+    /// For values known to be in range.
     pub(crate) const fn constant(steps: u32) -> Self {
         Steps(steps)
     }
 
-    /// The number.
+    /// The value.
     #[must_use]
     pub fn get(self) -> u32 {
         self.0
@@ -190,7 +190,7 @@ impl<const LEAST: u32> Steps<LEAST> {
 
 number!(
     /// The order p of a norm `(sum |g|^p)^(1/p)`, greater than zero; `+inf` is the largest
-    /// magnitude. Below 1 it is a quasi-norm, which clips just as well.
+    /// magnitude. Below 1 it is a quasi-norm, with which clipping works the same way.
     ///
     /// ```
     /// use gradclip::NormOrder;
@@ -206,12 +206,12 @@ impl NormOrder {
     /// The Euclidean norm.
     pub const TWO: NormOrder = NormOrder(2.0);
 
-    /// The largest magnitude.
+    /// The maximum norm: the largest magnitude.
     pub const INFINITY: NormOrder = NormOrder(f64::INFINITY);
 }
 
-/// Which axis of every parameter counts its output units, for an `agc` that overrides what the
-/// tensors say.
+/// The axis of every parameter that indexes its output units, for an `agc` that overrides the axes
+/// set by the tensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum UnitAxis {
     /// The first, as in PyTorch: `[out, in]`, `[out, in, height, width]`.
@@ -220,30 +220,31 @@ pub enum UnitAxis {
     Last,
 }
 
-/// Why a number or a text form was refused.
+/// Why a parameter, a text form or a policy was refused.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum PolicyError {
     /// The threshold is zero, negative or NaN.
     Threshold {
-        /// What was given.
+        /// The given value.
         value: f64,
     },
     /// A number is out of its range.
     Number {
-        /// What was given.
+        /// The given value.
         value: f64,
         /// The range.
         wanted: &'static str,
     },
     /// A number of steps is too small.
     TooFew {
-        /// What was given.
+        /// The given value.
         steps: u32,
-        /// What would have been enough.
+        /// The minimum.
         least: u32,
     },
-    /// Only an Adam can carry out this rule, and none has said that it does.
+    /// Only an Adam optimizer can apply this rule, and the clipper was not created with
+    /// [`Clipper::for_adam`](crate::Clipper::for_adam).
     InsideAdam {
         /// The name of the rule.
         rule: &'static str,
@@ -252,11 +253,11 @@ pub enum PolicyError {
     Syntax {
         /// The whole text.
         input: String,
-        /// Where the problem starts, counted in characters from 1.
+        /// The position of the problem, in characters counted from 1.
         position: usize,
-        /// What is wrong there.
+        /// What is wrong.
         problem: String,
-        /// What would have been accepted.
+        /// The accepted forms.
         accepted: String,
     },
 }
@@ -279,7 +280,7 @@ impl fmt::Display for PolicyError {
             }
             PolicyError::InsideAdam { rule } => write!(
                 formatter,
-                "`{rule}` works inside Adam, and can only be used with an Adam that carries it out"
+                "`{rule}` works inside Adam and needs an Adam optimizer that applies it"
             ),
             PolicyError::Syntax {
                 input,

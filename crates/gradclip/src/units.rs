@@ -1,4 +1,4 @@
-//! The output units of a tensor, which adaptive gradient clipping looks at one by one.
+//! The output units of a tensor, each of which adaptive gradient clipping clips by itself.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -11,8 +11,8 @@ use crate::math::sqrt;
 use crate::norm::{Norm, Squares};
 use crate::threshold::UnitAxis;
 
-/// Which elements make up a unit: runs of so many elements belong to one unit after the other, and
-/// after the last unit to the first again.
+/// The layout of units: runs of `run` elements belong to consecutive units, wrapping around after
+/// the last unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct UnitLayout {
     run: usize,
@@ -20,7 +20,8 @@ pub(crate) struct UnitLayout {
 }
 
 impl UnitLayout {
-    /// Tensors with at most one axis longer than 1 are a single unit. `axes` lie within the shape.
+    /// A tensor with at most one axis longer than 1 is a single unit. `axes` must lie within the
+    /// shape.
     fn of(shape: &[usize], axes: Range<usize>) -> UnitLayout {
         let long_axes = shape.iter().filter(|length| **length > 1).count();
         let axes = match long_axes > 1 {
@@ -53,7 +54,7 @@ impl UnitLayout {
     }
 }
 
-/// The axes that count the units: what the policy says, or else the tensor, or else the last one.
+/// The axes that index the units: those of the policy, else of the tensor, else the last one.
 fn unit_axes(gradient: &Gradient<'_>, rank: usize, axis: Option<UnitAxis>) -> Range<usize> {
     let last = rank.saturating_sub(1)..rank;
     match axis {
@@ -71,7 +72,7 @@ pub(crate) struct UnitMeasure {
     pub(crate) parameter: Vec<f64>,
 }
 
-/// Where the units are, and the parameter that they are compared with.
+/// The layout of the units, and the parameter that `agc` compares with.
 pub(crate) fn units_of<'a>(
     gradient: &Gradient<'a>,
     axis: Option<UnitAxis>,
@@ -88,20 +89,18 @@ pub(crate) fn units_of<'a>(
     }
     let parameter = gradient
         .parameter()
-        .ok_or_else(|| problem("`agc` compares it with its parameter, which was not given"))?;
+        .ok_or_else(|| problem("`agc` needs its parameter, which was not given"))?;
     if parameter.len() != elements {
         return Err(problem("its parameter has a different number of elements"));
     }
     let axes = unit_axes(gradient, shape.len(), axis);
     if axes.start > axes.end || axes.end > shape.len() {
-        return Err(problem(
-            "its output units are on axes that it does not have",
-        ));
+        return Err(problem("the axes of its output units are out of range"));
     }
     Ok((UnitLayout::of(shape, axes), parameter))
 }
 
-/// Reads gradient and parameter once each.
+/// Measures the units, reading gradient and parameter once each.
 pub(crate) fn measure_units(
     gradient: &Gradient<'_>,
     axis: Option<UnitAxis>,

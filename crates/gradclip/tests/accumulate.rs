@@ -26,7 +26,7 @@ fn a_sum_that_f16_cannot_hold_has_a_mean_and_is_clipped() {
     let mean = mean(value, 2);
     assert_eq!(mean.gradients()[0].1, value());
     let policy: ClipPolicy = "global-norm:1".parse().unwrap();
-    let outcome = Clipper::beside_adam(policy, NonFinite::Error).clip(mean);
+    let outcome = Clipper::for_adam(policy, NonFinite::Error).clip(mean);
     assert_eq!(outcome.unwrap().report().norm_before, 40_000.0);
 }
 
@@ -151,7 +151,7 @@ fn the_mean_after_an_exchange_is_rounded_once() {
 #[test]
 fn sums_are_merged_with_their_terms() {
     let sum =
-        |value: f32, terms| Accumulated::of_sum(vec![("w", vec![bf16::from_f32(value)])], terms);
+        |value: f32, terms| Accumulated::from_sum(vec![("w", vec![bf16::from_f32(value)])], terms);
     let mut left = sum(256.0, 3);
     left.merge(sum(1.0, 1));
     let mut right = sum(1.0, 2);

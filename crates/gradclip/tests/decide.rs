@@ -11,7 +11,7 @@ fn measures(gradients: &Named) -> Vec<Measure> {
     let tensors: Vec<&[f32]> = gradients.iter().map(|(_, values)| &values[..]).collect();
     let named = gradients.iter().zip(scan(&tensors, 1));
     named
-        .map(|((name, values), found)| Measure::of_scan(*name, values.len(), found))
+        .map(|((name, values), found)| Measure::from_scan(*name, values.len(), found))
         .collect()
 }
 
@@ -88,7 +88,7 @@ fn a_decision_has_the_bits_of_clipping() {
 fn a_decision_changes_nothing_until_it_is_learned() {
     let clipper = clipper("autoclip:10+skip:3,window=8", NonFinite::Skip);
     let before = clipper.state();
-    let measures = [Measure::of_norm("w", 4, 2.0)];
+    let measures = [Measure::from_norm("w", 4, 2.0)];
     let first = clipper.decide(&measures, None).unwrap();
     let second = clipper.decide(&measures, None).unwrap();
     assert_eq!(first.report, second.report);
@@ -98,7 +98,10 @@ fn a_decision_changes_nothing_until_it_is_learned() {
 #[test]
 fn a_chain_goes_on_by_arithmetic() {
     let clipper = clipper("norm:4+global-norm:2.5", NonFinite::Skip);
-    let measures = [Measure::of_norm("w", 4, 8.0), Measure::of_norm("b", 1, 3.0)];
+    let measures = [
+        Measure::from_norm("w", 4, 8.0),
+        Measure::from_norm("b", 1, 3.0),
+    ];
     let decision = clipper.decide(&measures, None).unwrap();
     assert_eq!(decision.factors, [0.25, 0.5]);
     assert_eq!(decision.report.norm_after, 2.5);
@@ -119,7 +122,7 @@ fn what_a_clamp_leaves_is_not_known_elsewhere() {
 
 #[test]
 fn what_measures_do_not_suffice_for_is_refused() {
-    let norms = [Measure::of_norm("w", 4, 8.0)];
+    let norms = [Measure::from_norm("w", 4, 8.0)];
     for (policy, rule, problem) in [
         ("agc:0.01", "agc", "needs the elements"),
         ("norm:1,p=3", "norm", "needs norms of its own order"),
@@ -139,7 +142,7 @@ fn what_measures_do_not_suffice_for_is_refused() {
         .decide(&scanned, None)
         .unwrap_err();
     assert!(matches!(error, ClipError::Measures { rule: "norm", .. }));
-    let unknown = [Measure::of_norm("w", 4, f64::NAN)];
+    let unknown = [Measure::from_norm("w", 4, f64::NAN)];
     let skipped = clipper("global-norm:1", NonFinite::Skip)
         .decide(&unknown, None)
         .unwrap();
@@ -212,7 +215,7 @@ fn an_output_layer_that_no_tensor_has_is_refused() {
 fn a_factor_is_a_number() {
     let clipper = clipper("normalize:1", NonFinite::Skip);
     let decision = clipper
-        .decide(&[Measure::of_norm("w", 2, 1e-310)], None)
+        .decide(&[Measure::from_norm("w", 2, 1e-310)], None)
         .unwrap();
     assert!(decision.factors[0].is_finite());
 }
@@ -220,7 +223,7 @@ fn a_factor_is_a_number() {
 #[test]
 fn a_decision_that_is_learned_twice_leaves_a_state_that_can_be_restored() {
     let mut clipper = clipper("skip:3,window=8,limit=2", NonFinite::Skip);
-    let of = |norm: f64| [Measure::of_norm("w", 2, norm)];
+    let of = |norm: f64| [Measure::from_norm("w", 2, norm)];
     for norm in [1.0, 1.1, 0.9, 1.0, 1.1, 0.9, 1.0, 1.1] {
         let decision = clipper.decide(&of(norm), None).unwrap();
         clipper.learn(&decision);
@@ -260,7 +263,7 @@ fn a_factor_that_takes_elements_out_of_their_type_comes_with_a_clamp() {
 
 #[test]
 fn rules_that_measures_do_not_suffice_for_are_refused_whatever_the_step_holds() {
-    let unknown = [Measure::of_norm("w", 4, f64::NAN)];
+    let unknown = [Measure::from_norm("w", 4, f64::NAN)];
     for non_finite in [NonFinite::Skip, NonFinite::Error, NonFinite::Zero] {
         let error = clipper("agc:0.01", non_finite).decide(&unknown, None);
         assert!(
@@ -272,12 +275,12 @@ fn rules_that_measures_do_not_suffice_for_are_refused_whatever_the_step_holds() 
 
 #[test]
 fn tensors_of_one_name_are_refused_by_name() {
-    let norms = ["b", "a", "b", "c", "a", "b"].map(|name| Measure::of_norm(name, 1, 8.0));
+    let norms = ["b", "a", "b", "c", "a", "b"].map(|name| Measure::from_norm(name, 1, 8.0));
     let clipper = clipper("adagc", NonFinite::Skip);
     let error = clipper.decide(&norms, None).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "several gradients are named `a`, `b`; each tensor needs a name of its own"
+        "several gradients are named `a`, `b`; names must be unique"
     );
     let mut gradients: Named = vec![("w", vec![3.0]), ("w", vec![4.0])];
     let error = try_clip("global-norm:1", NonFinite::Zero, &mut gradients).unwrap_err();

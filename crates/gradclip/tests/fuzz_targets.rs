@@ -109,7 +109,7 @@ pub(crate) fn policy_text(data: &[u8]) {
     };
     let printed = policy.to_string();
     assert_eq!(printed.parse(), Ok(policy.clone()), "{printed}");
-    let mut clipper = Clipper::beside_adam(policy, NonFinite::Skip);
+    let mut clipper = Clipper::for_adam(policy, NonFinite::Skip);
     for factor in [1.0, 1e-3, 100.0] {
         clip_tiny(&mut clipper, Tiny::times(factor));
     }
@@ -130,7 +130,7 @@ pub(crate) fn clipper_state(data: &[u8]) {
     let Ok(state) = serde_json::from_str::<BTreeMap<String, Vec<f64>>>(state) else {
         return;
     };
-    let mut clipper = Clipper::beside_adam(policy, NonFinite::Skip);
+    let mut clipper = Clipper::for_adam(policy, NonFinite::Skip);
     let fresh = clipper.state();
     if let Err(error) = clipper.restore(&state) {
         assert!(!error.to_string().is_empty());
@@ -150,7 +150,7 @@ pub(crate) fn clipper_state(data: &[u8]) {
 
 fn assert_comes_back(clipper: &Clipper) {
     let state = clipper.state();
-    let mut restored = Clipper::beside_adam(clipper.policy().clone(), NonFinite::Skip);
+    let mut restored = Clipper::for_adam(clipper.policy().clone(), NonFinite::Skip);
     if let Err(error) = restored.restore(&state) {
         panic!("{error}: {state:?}");
     }

@@ -340,7 +340,7 @@ fn a_policy_that_is_configured_acts_on_an_oversized_gradient() {
             "{refused}"
         );
         let spike = Model::random(&mut Random(99), 1000.0);
-        let mut beside = Clipper::beside_adam(policy, NonFinite::Error);
+        let mut beside = Clipper::for_adam(policy, NonFinite::Error);
         let (after, report) = step(&mut beside, spike.clone());
         assert_eq!(
             (after.bits(), report.action),

@@ -114,9 +114,9 @@ fn unknown_rules_are_told_all_forms() {
 value:1+^medium:2 | unknown policy `medium`, did you mean `median`?
 ^nörm;1:1 | unknown policy
 none^:1 | `none` takes no threshold
-^none+value:1 | `none` stands alone
-value:1+^none | `none` stands alone
-^none+none | `none` stands alone
+^none+value:1 | `none` cannot be combined with other rules
+value:1+^none | `none` cannot be combined with other rules
+^none+none | `none` cannot be combined with other rules
 value:1+^ | a rule is missing
 ^+value:1 | a rule is missing
 ^+ | a rule is missing

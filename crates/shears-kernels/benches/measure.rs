@@ -1,8 +1,8 @@
-//! Measuring gradients beside one read of them, in GB/s: `cargo bench -p shears-kernels --bench
+//! Measuring gradients compared with reading them, in GB/s: `cargo bench -p shears-kernels --bench
 //! measure`. `RAYON_NUM_THREADS` sets the threads.
 //!
-//! The three do the same reading: `read` only adds in `f32`, `scan` is what clipping calls, and
-//! `plain_scan` is the same without vector instructions chosen at run time.
+//! All three read the same data: `read` only adds in `f32`, `scan` is what clipping calls, and
+//! `plain_scan` is the same without SIMD chosen at run time.
 
 use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
@@ -11,10 +11,10 @@ fn main() {
     divan::main();
 }
 
-/// Inside a second-level cache, inside a third-level cache, and `gpt-384`.
+/// Fits the L2 cache, fits the L3 cache, and `gpt-384`.
 const ELEMENTS: [usize; 3] = [65_536, 2_097_152, 10_770_816];
 
-/// Tensors of `elements / count` numbers each.
+/// `count` tensors of `elements / count` elements each.
 fn tensors(elements: usize, count: usize) -> Vec<Vec<f32>> {
     let tensor: Vec<f32> = (0..elements / count).map(|i| (i as f32).sin()).collect();
     vec![tensor; count]

@@ -1,6 +1,7 @@
-//! Recurrent layers, the output layer with its loss, and plain products, in GFLOP/s beside what the
-//! vector units can do: `cargo bench -p shears-kernels --bench recurrent`. `RAYON_NUM_THREADS` sets
-//! the threads; "items" are floating-point operations of the matrix products alone.
+//! Recurrent layers, the output layer with its loss, and plain products, in GFLOP/s compared with
+//! the peak of the vector units: `cargo bench -p shears-kernels --bench recurrent`.
+//! `RAYON_NUM_THREADS` sets the threads; "items" are the floating-point operations of the matrix
+//! products.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use divan::counter::ItemsCount;
@@ -14,14 +15,14 @@ fn main() {
     divan::main();
 }
 
-/// Steps and rows of a window: those of the presets.
+/// Steps and rows of a window, as in the presets.
 const TIME: usize = 50;
 const BATCH: usize = 50;
 
-/// Rounds of [`Ceiling`], each of which is twelve multiplications with additions of whole vectors.
+/// Rounds of [`Ceiling`], each of twelve fused multiply-adds of whole vectors.
 const ROUNDS: usize = 100_000;
 
-/// Nothing but multiplications with additions, in registers: no product of matrices is faster.
+/// Only fused multiply-adds in registers, an upper bound for every matrix product.
 #[derive(Clone, Copy)]
 struct Ceiling;
 
@@ -45,7 +46,7 @@ impl WithSimd for Ceiling {
     }
 }
 
-/// How many numbers the vectors hold that `pulp` chooses here.
+/// The lanes of the vectors that `pulp` chooses on this machine.
 struct Lanes;
 
 impl WithSimd for Lanes {
@@ -82,13 +83,13 @@ fn weights(gates: usize, hidden: usize, device: &Device) -> RecurrentWeights {
     }
 }
 
-/// Forward and backward of a layer whose input is as wide as its state.
+/// Forward and backward pass of a layer whose input is as wide as its state.
 fn layer(bencher: Bencher<'_, '_>, cell: Cell, gates: usize, hidden: usize, fused: bool) {
     let device = Device::flex().autodiff();
     let weights = weights(gates, hidden, &device);
     let states = if cell == Cell::Lstm { 2 } else { 1 };
     let input = tensor([TIME, BATCH, hidden], &device);
-    // Two products forward, and for each of them two backward.
+    // Two products forward, and two backward for each.
     let operations = 3 * 2 * 2 * TIME * BATCH * gates * hidden * hidden;
     bencher
         .counter(ItemsCount::new(operations))

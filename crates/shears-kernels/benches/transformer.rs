@@ -1,7 +1,7 @@
-//! The blocks of a Transformer, in GFLOP/s beside the ceiling that the benchmark `recurrent`
-//! measures: `cargo bench -p shears-kernels --bench transformer`. `RAYON_NUM_THREADS` sets the
-//! threads; "items" are floating-point operations of the matrix products alone, and those of the
-//! attention for half of all pairs.
+//! Transformer blocks, in GFLOP/s; the benchmark `recurrent` measures the ceiling: `cargo bench -p
+//! shears-kernels --bench transformer`. `RAYON_NUM_THREADS` sets the threads; "items" are the
+//! floating-point operations of the matrix products, with the attention counted for half of all
+//! pairs.
 
 use burn::tensor::{Device, Tensor, TensorData};
 use divan::counter::{BytesCount, ItemsCount};
@@ -15,7 +15,7 @@ fn main() {
     divan::main();
 }
 
-/// The shape of a preset; those of 384 with a batch of 16.
+/// The shape of a preset; those of width 384 with a batch of 16.
 #[derive(Clone, Copy, Debug)]
 enum Preset {
     Gpt128,
@@ -44,7 +44,7 @@ impl Preset {
         matches!(self, Preset::Llama128 | Preset::Llama384)
     }
 
-    /// Floating-point operations of the products of one pass forward: about as many for both
+    /// Floating-point operations of the products of one forward pass, about the same for both
     /// blocks.
     fn operations(self) -> usize {
         let [batch, time, hidden, _] = self.sizes();
@@ -118,7 +118,7 @@ fn a_fifth() -> Dropout {
     }
 }
 
-/// Forward and backward.
+/// Forward and backward pass.
 fn train(bencher: Bencher<'_, '_>, preset: Preset, dropout: Option<Dropout>, fused: bool) {
     let device = Device::flex().autodiff();
     let [batch, time, hidden, _] = preset.sizes();
@@ -171,8 +171,8 @@ fn block_forward(bencher: Bencher<'_, '_>, preset: Preset) {
         });
 }
 
-/// One token after the other over the context; bytes are those of the weights, and of keys and
-/// values in the middle of the context.
+/// Token by token over the context; bytes are those of the weights, and of keys and values in the
+/// middle of the context.
 #[divan::bench(args = PRESETS)]
 fn block_of_one_token(bencher: Bencher<'_, '_>, preset: Preset) {
     let device = Device::flex();

@@ -1,5 +1,5 @@
-//! Optimizer updates with the factor of clipping folded in, in GB/s of all that is read and
-//! written: `cargo bench -p shears-kernels --bench update`. `RAYON_NUM_THREADS` sets the threads.
+//! Optimizer updates with a fused clipping factor, in GB/s read and written: `cargo bench -p
+//! shears-kernels --bench update`. `RAYON_NUM_THREADS` sets the threads.
 
 use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
@@ -9,7 +9,7 @@ fn main() {
     divan::main();
 }
 
-/// Inside a second-level cache, inside a third-level cache, and `gpt-384`.
+/// Fits the L2 cache, fits the L3 cache, and `gpt-384`.
 const ELEMENTS: [usize; 3] = [16_384, 1_048_576, 10_770_816];
 
 fn bench(bencher: Bencher<'_, '_>, elements: usize, rule: UpdateRule, weight_decay: f64) {
@@ -18,7 +18,7 @@ fn bench(bencher: Bencher<'_, '_>, elements: usize, rule: UpdateRule, weight_dec
     let mut second = moment(rule.has_second_moment());
     let mut weight: Vec<f32> = (0..elements).map(|i| (i as f32).sin()).collect();
     let gradient: Vec<f32> = (0..elements).map(|i| (i as f32).cos()).collect();
-    // The gradient is read; all else is read and written.
+    // The gradient is read; everything else is read and written.
     let written = weight.len() + first.len() + second.len();
     let bytes = BytesCount::of_many::<f32>(2 * written + elements);
     bencher.counter(bytes).bench_local(|| {

@@ -1,17 +1,17 @@
-//! Memory that is not there is a matter of the program, and no abort.
+//! Lets the program handle out-of-memory instead of aborting.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 
-/// The system's allocator. Where it has nothing left it calls a function, which ends the program in
-/// its own words; Rust's own way is to abort.
+/// The system allocator, which on out-of-memory calls a function that can exit with a message,
+/// where Rust would abort.
 #[derive(Debug)]
 pub struct Allocator {
     exhausted: fn(usize),
 }
 
 impl Allocator {
-    /// `exhausted` is told how many bytes were asked for. It should not return, and must not
-    /// allocate much; if it returns, Rust aborts.
+    /// Creates an allocator that calls `exhausted` with the size in bytes of a failed allocation.
+    /// `exhausted` should exit, and must allocate little; if it returns, Rust aborts.
     #[must_use]
     pub const fn new(exhausted: fn(usize)) -> Self {
         Allocator { exhausted }
@@ -25,11 +25,11 @@ impl Allocator {
     }
 }
 
-// SAFETY: every call goes to the system's allocator with the arguments as they came, and its answer
-// comes back as it is.
+// SAFETY: every call forwards its arguments to the system allocator and returns the result
+// unchanged.
 unsafe impl GlobalAlloc for Allocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller promises what the system's allocator asks for.
+        // SAFETY: the caller upholds the contract of `GlobalAlloc`, which is that of `System`.
         self.checked(unsafe { System.alloc(layout) }, layout.size())
     }
 
@@ -57,17 +57,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_be_had_is_told() {
+    fn failed_allocations_are_reported() {
         static ASKED: AtomicUsize = AtomicUsize::new(0);
         let allocator = Allocator::new(|size| ASKED.store(size, Ordering::Relaxed));
         let layout = Layout::from_size_align(64, 8).unwrap();
         let huge = Layout::from_size_align(isize::MAX as usize & !7, 8).unwrap();
-        // SAFETY: the layouts are not of no bytes, and what was given is given back.
+        // SAFETY: the layouts are not empty, and the allocation is freed with its layout.
         unsafe {
             let start = black_box(allocator.alloc(layout));
             assert!(!start.is_null() && ASKED.load(Ordering::Relaxed) == 0);
             allocator.dealloc(start, layout);
-            // Without this the compiler leaves out what nobody uses.
+            // `black_box` keeps the compiler from removing the unused allocation.
             assert!(black_box(allocator.alloc(black_box(huge))).is_null());
         }
         assert_eq!(ASKED.load(Ordering::Relaxed), huge.size());

@@ -1,10 +1,10 @@
 //! Causal self-attention (Vaswani et al. 2017), one head at a time. Several heads of queries may
 //! share one of keys and values (Ainslie et al. 2023, GQA).
 //!
-//! The scores of a block of queries are turned into their result while they are in the cache: there
-//! is never a matrix of all scores. Backward computes the weights again, from two values for each
-//! query (Dao et al. 2022, FlashAttention). Queries, keys and values are read where the product
-//! that made them left them.
+//! The scores of a block of queries are consumed while they are in the cache; the full score matrix
+//! is never stored. The backward pass recomputes the weights from two values per query (Dao et al.
+//! 2022, FlashAttention). Queries, keys and values are read in place, from the output of their
+//! product.
 
 use crate::buffer::Buffer;
 use crate::cpu::{Cpu, Shared};
@@ -18,41 +18,40 @@ pub(crate) use backward::{Mixture, backward};
 pub(crate) use forward::forward;
 pub(crate) use single::single;
 
-/// Queries that are computed together: whole tiles of a product with any instructions.
-const QUERIES_AT_ONCE: usize = 24;
+/// Queries per block: whole tiles of a product for every instruction set.
+const QUERY_BLOCK: usize = 24;
 
-/// Sizes of an attention.
+/// The sizes of an attention.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Attention {
     pub(crate) batch: usize,
     /// Queries.
     pub(crate) time: usize,
-    /// Keys that come before the first query's own.
+    /// Keys before that of the first query.
     pub(crate) past: usize,
     /// Heads of the queries.
     pub(crate) heads: usize,
     /// Width of a head.
     pub(crate) width: usize,
-    /// Dropout of the weights; its rows are numbered through batch, heads and queries.
+    /// Dropout of the weights; its rows run over batch, heads and queries.
     pub(crate) mask: Option<Mask>,
 }
 
 /// Queries, keys or values `[batch, .., heads x width]` in a larger slice.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rows<'a> {
-    /// From the first element on.
+    /// Starting with the first row.
     pub(crate) elements: &'a [f32],
-    /// Distance between rows.
+    /// The stride between rows.
     pub(crate) row: usize,
-    /// Distance between the elements of the batch.
+    /// The stride between sequences.
     pub(crate) batch: usize,
-    /// Heads of a row; they divide those of the queries.
+    /// Heads per row, a divisor of the query heads.
     pub(crate) heads: usize,
 }
 
 impl<'a> Rows<'a> {
-    /// The rows that a head of the queries reads, from their first element on, and the distance
-    /// between them.
+    /// The rows that a query head reads, starting with their first element, and their stride.
     fn head(self, attention: Attention, index: usize) -> (&'a [f32], usize) {
         let (batch, head) = (index / attention.heads, index % attention.heads);
         let head = head * self.heads / attention.heads;
@@ -61,7 +60,7 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// One head of one element of the batch; see [`Rows::head`].
+/// One head of one sequence; see [`Rows::head`].
 #[derive(Clone, Copy)]
 struct Head<'a> {
     index: usize,
@@ -70,7 +69,7 @@ struct Head<'a> {
     values: (&'a [f32], usize),
 }
 
-/// Rows from one of them on.
+/// The rows starting with index `row`.
 #[inline(always)]
 fn from_row((elements, stride): (&[f32], usize), row: usize) -> (&[f32], usize) {
     (&elements[row * stride..], stride)
@@ -81,18 +80,18 @@ impl Attention {
         self.past + self.time
     }
 
-    /// The factor of the scores.
+    /// The scale of the scores.
     fn scale(self) -> f32 {
         1.0 / (self.width as f32).sqrt()
     }
 
-    /// Distance between rows of scores: whole vectors with any instructions, and a cache line more,
-    /// so that the rows of a column do not share a few lines of the cache.
+    /// The stride between rows of scores: whole vectors for every instruction set, plus a cache
+    /// line, so that a column does not map to a few cache sets.
     fn score_stride(self) -> usize {
         self.keys().next_multiple_of(16) + 16
     }
 
-    /// What a head of the queries reads.
+    /// The inputs of a query head.
     fn head<'a>(self, index: usize, [queries, keys, values]: [Rows<'a>; 3]) -> Head<'a> {
         Head {
             index,
@@ -103,10 +102,10 @@ impl Attention {
     }
 }
 
-/// A buffer that is cut into the parts that a head needs.
-struct Scratch<'a>(&'a mut [f32]);
+/// A buffer that is split into parts.
+struct Arena<'a>(&'a mut [f32]);
 
-impl<'a> Scratch<'a> {
+impl<'a> Arena<'a> {
     fn take(&mut self, len: usize) -> &'a mut [f32] {
         let (part, rest) = std::mem::take(&mut self.0).split_at_mut(len);
         self.0 = rest;

@@ -1,10 +1,10 @@
-//! Buffers that are kept from step to step.
+//! Buffers that are reused from step to step.
 //!
-//! Every training step allocates the same sizes. Fresh memory costs a page fault for every 4 kB,
-//! which took 30 % of the time of Burn's own operations. A buffer that is dropped, or a tensor made
-//! of one, therefore goes to a list of idle blocks, and the next allocation of its size is served
-//! from there. Large blocks are in pages of 2 MB where the system has them, because a pass over
-//! parameters and moments touches pages of several large blocks at the same time.
+//! Every training step allocates the same sizes. Fresh memory costs a page fault per 4 kB, which
+//! took 30 % of the time of Burn's own operations. Dropping a buffer, or a tensor made of one,
+//! therefore moves its block to a list of idle blocks, which serves the next allocation of that
+//! size. Large blocks use 2 MB pages where available, because a pass over parameters and moments
+//! touches pages of several large blocks at the same time.
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::mem::MaybeUninit;
@@ -19,30 +19,29 @@ use burn_std::{AccessError, AccessPolicy, AllocationController, AllocationProper
 /// A cache line, and the widest vector.
 const ALIGNMENT: usize = 64;
 
-/// Sizes are rounded up to a multiple of this, so that nearly equal ones serve each other.
+/// Sizes are rounded up to a multiple of this, so that nearly equal sizes share blocks.
 const GRAIN: usize = 4096;
 
-/// A large page of x86-64, and of 64-bit ARM where pages have 4 kB. Blocks of at least this size
-/// are aligned to it. Their sizes are not rounded up to it, so that they take no more memory: what
-/// remains after the last whole large page is in small ones.
+/// A large page on x86-64, and on 64-bit ARM with 4 kB pages. Blocks of at least this size are
+/// aligned to it. Their sizes are not rounded up to it, to save memory: the remainder after the
+/// last whole large page is in small pages.
 const LARGE_PAGE: usize = 2 << 20;
 
-/// The number of elements of a tensor of these sizes.
+/// The number of elements of a tensor with these dimensions.
 ///
 /// # Panics
 ///
-/// If it does not fit into a `usize`, which would wrap to a small number in silence.
+/// If it overflows `usize`, which would silently wrap.
 pub(crate) fn elements(sizes: &[usize]) -> usize {
     let product = |product: usize, size: &usize| product.checked_mul(*size);
     let elements = sizes.iter().try_fold(1, product);
     elements.unwrap_or_else(|| panic!("a tensor {sizes:?} does not fit into the address space"))
 }
 
-/// Data of that shape for a tensor on any device, of elements that start as zero and that `fill`
-/// changes.
+/// Tensor data of the given shape, zeroed and then passed to `fill`.
 ///
-/// A tensor on the CPU device keeps the memory without a copy. It is aligned for vectors and in
-/// large pages where it is large, as parameters and moments should be.
+/// A tensor on the CPU device uses this memory without a copy. It is aligned for vectors, and large
+/// data is in large pages, as parameters and moments should be.
 ///
 /// # Panics
 ///
@@ -54,7 +53,7 @@ pub fn filled(shape: impl Into<Shape>, fill: impl FnOnce(&mut [f32])) -> TensorD
     })
 }
 
-/// As [`filled`], but the elements start as anything: `write` is to write each of them.
+/// Like [`filled`], but uninitialised: `write` must write every element.
 ///
 /// # Panics
 ///
@@ -66,7 +65,7 @@ pub fn written(shape: impl Into<Shape>, write: impl FnOnce(&mut [f32])) -> Tenso
     TensorData::from_bytes(buffer.into_bytes(), shape, DType::F32)
 }
 
-/// Memory for `f32` elements; a block that was used before keeps its old contents.
+/// Memory for `f32` elements. A reused block keeps its old contents.
 #[derive(Debug)]
 pub(crate) struct Buffer {
     block: Block,
@@ -74,11 +73,11 @@ pub(crate) struct Buffer {
 }
 
 impl Buffer {
-    /// A buffer of `len` elements with arbitrary values; each is to be written before it is read.
+    /// A buffer of `len` elements with arbitrary values. Write each before reading it.
     ///
     /// # Panics
     ///
-    /// If they do not fit into the address space.
+    /// If the buffer does not fit into the address space.
     pub(crate) fn uninitialised(len: usize) -> Buffer {
         let bytes = len.checked_mul(size_of::<f32>());
         let block = bytes.and_then(Block::take);
@@ -102,7 +101,7 @@ impl Buffer {
         buffer
     }
 
-    /// The buffer as a contiguous tensor of that shape.
+    /// Converts the buffer to a contiguous tensor.
     ///
     /// # Panics
     ///
@@ -114,10 +113,10 @@ impl Buffer {
         FlexTensor::new(self.into_bytes(), layout, DType::F32)
     }
 
-    /// The buffer as memory of Burn's, which comes back here when it is dropped.
+    /// Converts the buffer to Burn's bytes, which return the block when dropped.
     fn into_bytes(self) -> Bytes {
         let bytes = size_of_val(&self[..]);
-        // SAFETY: the first `bytes` of a block are initialised: it was zeroed when it was made.
+        // SAFETY: the first `bytes` of a block are initialised: it was zeroed when allocated.
         unsafe { Bytes::from_controller(Box::new(self.block), bytes) }
     }
 }
@@ -144,8 +143,8 @@ impl DerefMut for Buffer {
     }
 }
 
-/// Memory that is initialised, aligned to [`ALIGNMENT`] or, if it is large, to [`LARGE_PAGE`], and
-/// goes to the idle blocks when dropped.
+/// Initialised memory, aligned to [`ALIGNMENT`] or, if large, to [`LARGE_PAGE`]. Dropping it moves
+/// it to the idle blocks.
 #[derive(Debug)]
 struct Block {
     start: NonNull<u8>,
@@ -157,38 +156,38 @@ unsafe impl Send for Block {}
 // SAFETY: shared references only read.
 unsafe impl Sync for Block {}
 
-/// The idle blocks, oldest first, and how much is in use.
+/// The idle blocks, oldest first, and the number of bytes in use.
 #[derive(Debug)]
 struct Idle {
     blocks: Vec<Block>,
     bytes: usize,
     in_use: usize,
-    /// The most that was ever in use.
-    most: usize,
+    /// The peak of `in_use`.
+    peak: usize,
 }
 
 static IDLE: Mutex<Idle> = Mutex::new(Idle {
     blocks: Vec::new(),
     bytes: 0,
     in_use: 0,
-    most: 0,
+    peak: 0,
 });
 
 fn idle() -> MutexGuard<'static, Idle> {
-    // The list is whole after every statement, so that a panic elsewhere does not spoil it.
+    // The list is consistent after every statement, so a poisoned lock is harmless.
     IDLE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Block {
-    /// The smallest idle block that is large enough, and less than twice as large, or a new
-    /// one. `None` if the bytes do not fit into the address space.
+    /// Takes the smallest idle block that fits and is at most 1.75 times as large, or allocates
+    /// one. `None` if the size does not fit into the address space.
     fn take(bytes: usize) -> Option<Block> {
         let size = bytes.max(1).checked_next_multiple_of(GRAIN)?;
         let layout = Block::layout(size)?;
         let mut idle = idle();
-        // A size that has a layout is at most half of what a `usize` holds. The quarter less than
-        // twice keeps what an evaluation holds for long, queries with keys and values, out of
-        // blocks for what goes into SwiGLU, 1.83 times as large.
+        // The sum cannot overflow, because a valid layout is at most half of `usize`. The factor
+        // 1.75 keeps an evaluation's queries, keys and values, which live long, out of the blocks
+        // of SwiGLU's inputs, which are 1.83 times as large.
         let fits = |block: &Block| (size..=size + size / 4 * 3).contains(&block.size);
         let candidates = idle.blocks.iter().enumerate().rev();
         let best = candidates
@@ -197,7 +196,7 @@ impl Block {
         let found = best.map(|(index, _)| index);
         let size = found.map_or(size, |index| idle.blocks[index].size);
         idle.in_use += size;
-        idle.most = idle.most.max(idle.in_use);
+        idle.peak = idle.peak.max(idle.in_use);
         Some(match found {
             Some(index) => {
                 idle.bytes -= size;
@@ -210,14 +209,14 @@ impl Block {
         })
     }
 
-    /// A block of zeros; its layout has a size above zero.
+    /// Allocates a block of zeros. The size of the layout is not zero.
     fn new(layout: Layout) -> Block {
         // SAFETY: the size is not zero.
         let start = NonNull::new(unsafe { alloc(layout) });
         let start = start.unwrap_or_else(|| handle_alloc_error(layout));
-        // Before the first write: that is when the system chooses the size of a page.
+        // Before the first write, when the system chooses the page size.
         advise_large_pages(start, layout.size());
-        // SAFETY: these are the bytes that were allocated just now.
+        // SAFETY: exactly these bytes were just allocated.
         unsafe { start.write_bytes(0, layout.size()) };
         Block {
             start,
@@ -225,7 +224,7 @@ impl Block {
         }
     }
 
-    /// How a block of a size is allocated; none if it is too large for any address space.
+    /// The layout of a block; `None` if it is too large for any address space.
     fn layout(size: usize) -> Option<Layout> {
         let alignment = match size {
             LARGE_PAGE.. => LARGE_PAGE,
@@ -242,14 +241,13 @@ impl Block {
     }
 }
 
-/// Asks Linux for large pages, which it gives on request; other systems decide by themselves.
+/// Requests large pages on Linux; other systems decide by themselves.
 fn advise_large_pages(start: NonNull<u8>, size: usize) {
     #[cfg(target_os = "linux")]
     if size >= LARGE_PAGE {
         let whole_pages = size - size % LARGE_PAGE;
-        // SAFETY: the range belongs to one allocation, begins at a page because of its alignment,
-        // and the advice changes no content. A system without large pages refuses it, which changes
-        // nothing.
+        // SAFETY: the range belongs to one allocation, is page-aligned, and the advice changes no
+        // content. A system without large pages refuses it, which is harmless.
         unsafe { libc::madvise(start.as_ptr().cast(), whole_pages, libc::MADV_HUGEPAGE) };
     }
     #[cfg(not(target_os = "linux"))]
@@ -266,9 +264,9 @@ impl Drop for Block {
         idle.in_use -= block.size;
         idle.bytes += block.size;
         idle.blocks.push(block);
-        // Sizes change when training turns to evaluation: what was idle the longest goes first, so
-        // that idle and used memory together never exceed twice the most that was in use.
-        while idle.in_use + idle.bytes > 2 * idle.most {
+        // Sizes change between training and evaluation. Free the longest-idle blocks first, so that
+        // idle and used memory together never exceed twice the peak use.
+        while idle.in_use + idle.bytes > 2 * idle.peak {
             let oldest = idle.blocks.remove(0);
             idle.bytes -= oldest.size;
             oldest.free();
@@ -278,8 +276,7 @@ impl Drop for Block {
 
 impl AllocationController for Block {
     fn alloc_align(&self) -> usize {
-        // The alignment that Burn is told: what it copies has this one, and no larger one is
-        // supported.
+        // Burn copies with this alignment, and supports no larger one.
         align_of::<u128>()
     }
 
@@ -313,8 +310,8 @@ mod tests {
     use crate::Elements;
 
     #[test]
-    fn a_dropped_buffer_or_tensor_serves_the_next_of_its_size() {
-        // A size that no other test asks for.
+    fn a_dropped_buffer_or_tensor_is_reused() {
+        // A size that no other test uses.
         let len = 1_234_567;
         let buffer = Buffer::zeros(len);
         let address = buffer.as_ptr();
@@ -329,26 +326,26 @@ mod tests {
     }
 
     #[test]
-    fn buffers_of_no_elements_are_fine() {
+    fn empty_buffers_are_allowed() {
         assert!(Buffer::zeros(0).is_empty());
         assert_eq!(Buffer::copy_of(&[1.0, 2.0])[..], [1.0, 2.0]);
     }
 
     #[test]
-    fn large_buffers_begin_at_large_pages_and_hold_what_was_asked_for() {
+    fn large_buffers_are_aligned_to_large_pages() {
         for more in [0, 1, 1_000_003] {
             let len = LARGE_PAGE / size_of::<f32>() + more;
             let buffer = Buffer::zeros(len);
             assert_eq!((buffer.as_ptr() as usize) % LARGE_PAGE, 0);
             assert_eq!(buffer.len(), len);
             assert!(buffer.iter().all(|&element| element == 0.0));
-            // Less than one grain of 4 kB more than what was asked for.
+            // Rounded up by less than one grain of 4 kB.
             assert!(buffer.block.size - size_of_val(&buffer[..]) < 4096);
         }
     }
 
     #[test]
-    fn filled_data_stays_where_it_is() {
+    fn filled_data_is_not_copied() {
         let device = Device::flex();
         let mut address = std::ptr::null();
         let data = filled([3, 500_000], |elements| {
@@ -371,8 +368,8 @@ mod tests {
         };
         let refused: [fn(); 4] = [
             || drop(Buffer::uninitialised(usize::MAX)),
-            // Four bytes each wrap to zero, to one grain too little, and to more than a pointer
-            // reaches.
+            // In bytes these wrap to zero, overflow when rounded up, and exceed the largest
+            // allocation.
             || drop(Buffer::zeros(usize::MAX / 4 + 1)),
             || drop(Buffer::uninitialised(usize::MAX / 4)),
             || drop(Buffer::uninitialised(isize::MAX as usize / 4 + 1)),

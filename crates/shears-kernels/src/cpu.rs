@@ -1,4 +1,4 @@
-//! What the machine can do, and how work is spread over its cores.
+//! CPU features, and how work is divided among threads.
 
 use std::ops::Range;
 use std::sync::OnceLock;
@@ -14,7 +14,7 @@ mod join;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use amx::has_amx;
 
-/// A set of vector instructions that this machine was found to have.
+/// A vector instruction set that this machine supports.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Instructions {
     /// AVX-512, 16 elements at a time.
@@ -26,12 +26,12 @@ pub(crate) enum Instructions {
     /// NEON, 4 elements at a time.
     #[cfg(target_arch = "aarch64")]
     Neon(pulp::aarch64::Neon),
-    /// What every processor has, 4 elements at a time, as the compiler's vectors.
+    /// Portable 128-bit vectors, 4 elements at a time.
     Portable(Scalar128b),
 }
 
 impl Instructions {
-    /// All that this machine has, the fastest first.
+    /// All that this machine supports, the fastest first.
     pub(crate) fn available() -> Vec<Instructions> {
         let mut found = Vec::new();
         #[cfg(target_arch = "x86_64")]
@@ -46,8 +46,8 @@ impl Instructions {
     }
 }
 
-/// The name of the vector instructions that all kernels compute with here, on which their bits
-/// depend.
+/// The name of the vector instructions that the kernels use on this machine. The last bits of
+/// results depend on them.
 #[must_use]
 pub fn instructions() -> &'static str {
     match Instructions::available()[0] {
@@ -61,10 +61,10 @@ pub fn instructions() -> &'static str {
     }
 }
 
-/// In what precision the factors of matrix products are read. Sums are f32 in either.
+/// The precision of the factors of matrix products. Accumulators are f32 in both cases.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Precision {
-    /// As they are.
+    /// `f32` factors.
     #[default]
     F32,
     /// Rounded to bfloat16, to nearest and ties to even. Parameters, activations between products,
@@ -72,26 +72,26 @@ pub enum Precision {
     Bf16,
 }
 
-/// What multiplies in bf16 here, see [`Bf16Unit::here`].
+/// The hardware used for bf16 products; see [`Bf16Unit::here`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bf16Unit {
     /// AMX: tiles of 16 x 16 sums (Intel, from Sapphire Rapids on).
     Amx,
     /// `vdpbf16ps`, from the extension AVX512-BF16.
     Avx512,
-    /// Nothing: pairs are widened to f32, and multiplied as such.
+    /// No bf16 instructions: pairs are widened to f32 and multiplied as f32.
     Widened,
 }
 
 impl Bf16Unit {
-    /// The fastest that this processor and system have.
+    /// The fastest unit of this machine.
     #[must_use]
     pub fn here() -> Bf16Unit {
         static HERE: OnceLock<Bf16Unit> = OnceLock::new();
         *HERE.get_or_init(|| Bf16Unit::available()[0])
     }
 
-    /// All that there are, the fastest first.
+    /// All units of this machine, the fastest first.
     pub(crate) fn available() -> Vec<Bf16Unit> {
         let mut found = Vec::new();
         #[cfg(target_arch = "x86_64")]
@@ -107,7 +107,7 @@ impl Bf16Unit {
         found
     }
 
-    /// The name that users see.
+    /// The display name.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -125,9 +125,9 @@ pub(crate) enum Products {
     Bf16(Bf16Unit),
 }
 
-/// How a kernel computes: with which instructions, in which precision, on how many threads.
+/// The instructions, product precision and number of threads of a kernel.
 ///
-/// The bits that a kernel gives depend on instructions and precision, never on the threads.
+/// Results depend on instructions and precision, never on the number of threads.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cpu {
     pub(crate) instructions: Instructions,
@@ -136,7 +136,7 @@ pub(crate) struct Cpu {
 }
 
 impl Cpu {
-    /// The best instructions of this machine, and all threads of the pool that this is called in.
+    /// The best instructions of this machine, and all threads of the current rayon pool.
     pub(crate) fn current() -> Cpu {
         static BEST: OnceLock<Instructions> = OnceLock::new();
         Cpu {
@@ -146,7 +146,7 @@ impl Cpu {
         }
     }
 
-    /// The same with products in that precision.
+    /// The same, with products in the given precision.
     pub(crate) fn with(self, precision: Precision) -> Cpu {
         let products = match precision {
             Precision::F32 => Products::F32,
@@ -155,17 +155,17 @@ impl Cpu {
         Cpu { products, ..self }
     }
 
-    /// The same instructions on the given number of threads.
+    /// The same, on the given number of threads.
     pub(crate) fn on(self, threads: usize) -> Cpu {
         Cpu { threads, ..self }
     }
 
-    /// The same instructions on one thread, for work inside work that is already shared.
+    /// The same, on one thread, for work nested in parallel work.
     pub(crate) fn alone(self) -> Cpu {
         Cpu { threads: 1, ..self }
     }
 
-    /// For work that reads that many bytes once: one thread, if waking another would take longer.
+    /// For work that reads `bytes` bytes once: one thread, if waking another would take longer.
     pub(crate) fn for_one_read(self, bytes: usize) -> Cpu {
         const SHARED: usize = 1 << 17;
         match bytes < SHARED {
@@ -174,8 +174,8 @@ impl Cpu {
         }
     }
 
-    /// Runs work that was compiled once for each set of instructions. All that it calls has to be
-    /// `#[inline(always)]` as well, or it would be compiled for the baseline.
+    /// Runs work that is compiled for each instruction set. Everything it calls must be
+    /// `#[inline(always)]`, or it would be compiled for the baseline.
     #[inline]
     pub(crate) fn run<W: WithSimd>(self, work: W) -> W::Output {
         match self.instructions {
@@ -189,7 +189,7 @@ impl Cpu {
         }
     }
 
-    /// How many `f32` a vector holds.
+    /// The number of `f32` elements of a vector.
     pub(crate) fn lanes(self) -> usize {
         struct Lanes;
         impl WithSimd for Lanes {
@@ -202,15 +202,15 @@ impl Cpu {
         self.run(Lanes)
     }
 
-    /// Calls `work` for ranges that cover `0..count`, on all threads. Ranges begin at
-    /// multiples of `grain`, and none is split below it.
+    /// Calls `work` for ranges that cover `0..count`, on all threads. Ranges start at multiples of
+    /// `grain`.
     pub(crate) fn split(self, count: usize, grain: usize, work: impl Fn(Range<usize>) + Sync) {
         halve(0..count, grain.max(1), self.threads, &work);
     }
 
     /// Calls `work` for blocks of whole rows that cover `values`, on all threads, with the index of
-    /// each block's first row. Blocks begin at multiples of `grain` rows, and none is split below
-    /// it. What remains after the last whole row belongs to no block.
+    /// each block's first row. Blocks start at multiples of `grain` rows. A partial last row is not
+    /// in any block.
     pub(crate) fn split_rows<T: Send>(
         self,
         values: &mut [T],
@@ -231,9 +231,9 @@ impl Cpu {
     }
 
     /// Calls `work` for ranges that cover `0..count`, of nearly equal length and at most `most`
-    /// long, on all threads, each thread taking the next one when it is done.
+    /// long, on all threads, with dynamic scheduling.
     pub(crate) fn each_block(self, count: usize, most: usize, work: impl Fn(Range<usize>) + Sync) {
-        // As many for each thread, so that on an idle machine none waits for another's last one.
+        // The same number for each thread, so that on an idle machine none waits for another.
         let blocks = count.div_ceil(most).next_multiple_of(self.threads);
         self.each(blocks.min(count), |block| {
             let blocks = blocks.min(count);
@@ -241,8 +241,8 @@ impl Cpu {
         });
     }
 
-    /// Calls `work` for each of `0..count`, on all threads, each thread taking the next one when
-    /// it is done: for pieces that take different times.
+    /// Calls `work` for each of `0..count`, on all threads, with dynamic scheduling: for pieces
+    /// that take different times.
     pub(crate) fn each(self, count: usize, work: impl Fn(usize) + Sync) {
         let next = std::sync::atomic::AtomicUsize::new(0);
         self.split(self.threads.min(count), 1, |_| {
@@ -257,7 +257,7 @@ impl Cpu {
     }
 }
 
-/// What is divided between threads.
+/// Work that can be divided among threads.
 trait Divisible: Sized + Send {
     fn count(&self) -> usize;
 
@@ -300,8 +300,8 @@ impl<T: Send> Divisible for Rows<'_, T> {
     }
 }
 
-/// Divides a whole into `parts`, each but the last a multiple of `grain` pieces, and calls
-/// `work` for those that are not empty.
+/// Divides `whole` into `parts`, each but the last a multiple of `grain` pieces, and calls `work`
+/// for the non-empty ones.
 fn halve<D: Divisible>(whole: D, grain: usize, parts: usize, work: &(impl Fn(D) + Sync)) {
     let grains = whole.count().div_ceil(grain);
     if parts <= 1 || grains <= 1 {
@@ -320,7 +320,7 @@ fn halve<D: Divisible>(whole: D, grain: usize, parts: usize, work: &(impl Fn(D) 
     );
 }
 
-/// A slice that several threads write into, each its own part.
+/// A slice that several threads write to, each its own part.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shared<'a, T> {
     start: *mut T,
@@ -328,7 +328,7 @@ pub(crate) struct Shared<'a, T> {
     slice: std::marker::PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: parts are handed out by `part`, whose caller promises that no two overlap.
+// SAFETY: `part` returns the parts, and its callers guarantee that no two overlap.
 unsafe impl<T: Send> Send for Shared<'_, T> {}
 // SAFETY: as above.
 unsafe impl<T: Send> Sync for Shared<'_, T> {}
@@ -350,19 +350,19 @@ impl<'a, T> Shared<'a, T> {
     ///
     /// # Panics
     ///
-    /// If the range leaves the slice.
+    /// If the range is out of bounds.
     pub(crate) unsafe fn part(&self, range: Range<usize>) -> &'a mut [T] {
         assert!(range.start <= range.end && range.end <= self.len);
         // SAFETY: the range is inside the slice that `new` borrowed for `'a`, and the caller
-        // promises that nobody else holds any of it.
+        // guarantees exclusive access.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
     }
 }
 
 #[cfg(test)]
 impl Cpu {
-    /// Every way of computing in f32 on this machine that tests compare: all instructions, one
-    /// thread and several.
+    /// Every f32 configuration that tests compare: all instruction sets, with one and several
+    /// threads.
     pub(crate) fn all() -> Vec<Cpu> {
         let instructions = Instructions::available();
         let of = |instructions| {
@@ -375,8 +375,7 @@ impl Cpu {
         instructions.into_iter().flat_map(of).collect()
     }
 
-    /// As [`Cpu::all`] in bf16, with every unit that there is for it. Where there is no AMX, its
-    /// tiles are computed by a twin of its instructions.
+    /// Like [`Cpu::all`] in bf16, with every unit. Without AMX its instructions are emulated.
     pub(crate) fn all_bf16() -> Vec<Cpu> {
         let of = |cpu: Cpu| {
             let mut units = Bf16Unit::available();
@@ -384,7 +383,7 @@ impl Cpu {
                 units.push(Bf16Unit::Amx);
             }
             let units = units.into_iter();
-            // The units of AVX-512 work on its vectors.
+            // AMX and AVX512-BF16 need 512-bit vectors.
             let fits = move |unit: &Bf16Unit| *unit == Bf16Unit::Widened || cpu.lanes() == 16;
             units.filter(fits).map(move |unit| Cpu {
                 products: Products::Bf16(unit),
@@ -402,7 +401,7 @@ mod tests {
     use super::Cpu;
 
     #[test]
-    fn ranges_cover_everything_once_and_begin_at_grains() {
+    fn ranges_cover_everything_once_and_start_at_grains() {
         for cpu in Cpu::all() {
             for (count, grain) in [(0, 1), (1, 1), (7, 2), (100, 6), (13, 100)] {
                 let seen = Mutex::new(vec![0; count]);

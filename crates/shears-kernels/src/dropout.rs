@@ -1,7 +1,7 @@
-//! Dropout (Srivastava et al. 2014) whose masks are computed where they are needed, never stored.
+//! Dropout (Srivastava et al. 2014) with masks that are recomputed instead of stored.
 //!
-//! A mask is a function of a key, the place in the model and the place in the tensor. The backward
-//! pass draws it again, any number of threads draws the same, and so does every device.
+//! A mask is a function of a key, the site in the model and the position in the tensor. The
+//! backward pass, any number of threads and every device compute the same mask.
 
 use burn::backend::flex::FlexTensor;
 use burn::tensor::{Tensor, TensorData};
@@ -12,26 +12,26 @@ use crate::cpu::Cpu;
 use crate::operation::{Forward, Operation, call_for_one};
 use crate::tensor::{contiguous, is_ours, values};
 
-/// What distinguishes the masks of one forward pass from those of any other.
+/// The key of the masks of one forward pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DropoutKey {
     words: [u32; 2],
     sequences: Option<Sequences>,
 }
 
-/// Which sequences of a batch a forward pass computes, where it does not compute all of them.
+/// The sequences of a batch that a forward pass computes, if not all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Sequences {
     first: usize,
     count: usize,
-    /// Sequences of the whole batch.
+    /// The number of sequences of the whole batch.
     of: usize,
-    /// Whether its tensors are `[time, batch, ..]` and not `[batch, time, ..]`.
+    /// Whether tensors are `[time, batch, ..]` instead of `[batch, time, ..]`.
     time_first: bool,
 }
 
 impl DropoutKey {
-    /// A key from any two words, such as the two halves of a seed.
+    /// Creates a key from any two words, such as the halves of a seed.
     pub fn of(words: [u32; 2]) -> DropoutKey {
         DropoutKey {
             words,
@@ -39,8 +39,8 @@ impl DropoutKey {
         }
     }
 
-    /// The same key for a forward pass over `count` sequences of a batch of `of`, from number
-    /// `first` on: they get the masks that they have when all are computed together.
+    /// The key for a forward pass over `count` sequences of a batch of `of`, starting with number
+    /// `first`: they get the same masks as in a pass over the whole batch.
     #[must_use]
     pub fn for_sequences(self, first: usize, count: usize, of: usize) -> DropoutKey {
         let sequences = (count < of).then_some(Sequences {
@@ -52,8 +52,8 @@ impl DropoutKey {
         DropoutKey { sequences, ..self }
     }
 
-    /// A key for one part of a step, a micro-batch or a call that has this key. Parts
-    /// with different indices have different, statistically independent keys.
+    /// Derives the key of part `number` of a step, such as a micro-batch. Different parts have
+    /// statistically independent keys.
     #[must_use]
     pub fn part(self, number: u64) -> DropoutKey {
         // The output function of SplitMix64 (Steele, Lea & Flood 2014), a bijection of 64 bits.
@@ -72,18 +72,17 @@ impl DropoutKey {
     }
 }
 
-/// Dropout with one probability, at every place of one forward pass.
+/// The dropout of one forward pass, the same at all sites.
 #[derive(Clone, Copy, Debug)]
 pub struct Dropout {
     /// The key of this forward pass.
     pub key: DropoutKey,
-    /// The share of elements that become zero, in `[0, 1)`.
+    /// The probability that an element becomes zero, in `[0, 1)`.
     pub probability: f64,
 }
 
 impl Dropout {
-    /// The same for tensors `[time, batch, ..]`; unless told otherwise they are `[batch, time,
-    /// ..]`.
+    /// The same for tensors `[time, batch, ..]`. The default is `[batch, time, ..]`.
     #[must_use]
     pub fn with_time_first(mut self) -> Dropout {
         if let Some(sequences) = &mut self.key.sequences {
@@ -92,7 +91,7 @@ impl Dropout {
         self
     }
 
-    /// The mask of one place in the model, for a tensor of that many rows.
+    /// The mask of a site in the model, for a tensor of `rows` rows.
     pub(crate) fn mask(self, site: u32, rows: usize) -> Mask {
         Mask {
             key: self.key.words,
@@ -104,15 +103,15 @@ impl Dropout {
                 };
                 [part.first, part.count, part.of].map(|sequences| sequences * rows_each)
             }),
-            // A number of 32 bits below this is dropped.
+            // Elements with a random word below this are dropped.
             threshold: (self.probability * 2.0_f64.powi(32)) as u32,
             scale: (1.0 / (1.0 - self.probability)) as f32,
         }
     }
 }
 
-/// Sets each element to zero with the given probability and scales the others by
-/// `1 / (1 - probability)`. The mask depends on key, site and the element's place.
+/// Sets each element to zero with the given probability and scales the others by `1 / (1 -
+/// probability)`. The mask depends on the key, the site and the position of the element.
 pub fn dropout<const D: usize>(input: Tensor<D>, dropout: Dropout, site: u32) -> Tensor<D> {
     if is_ours(&input) {
         let mask = dropout.mask(site, rows_of(&input));
@@ -122,12 +121,12 @@ pub fn dropout<const D: usize>(input: Tensor<D>, dropout: Dropout, site: u32) ->
     dropout_plain(input, dropout, site)
 }
 
-/// Through all dimensions but the last.
+/// The product of all dimensions but the last.
 fn rows_of<const D: usize>(tensor: &Tensor<D>) -> usize {
     tensor.dims().iter().rev().skip(1).product()
 }
 
-/// [`dropout`] in Burn's own operations, on any device; the mask is made on the host.
+/// [`dropout`] composed of Burn's operations, on any device; the mask is computed on the host.
 pub fn dropout_plain<const D: usize>(input: Tensor<D>, dropout: Dropout, site: u32) -> Tensor<D> {
     let shape = input.dims();
     let width = shape.last().copied().unwrap_or(1);
@@ -147,24 +146,23 @@ pub fn dropout_plain<const D: usize>(input: Tensor<D>, dropout: Dropout, site: u
     input * mask / (1.0 - dropout.probability)
 }
 
-/// Which elements of a tensor are kept. Rows of a tensor are numbered through all leading
-/// dimensions.
+/// The mask of a tensor, whose rows run over all leading dimensions.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mask {
     key: [u32; 2],
     site: u32,
-    /// Where the tensor is a part of that of a whole batch: the first of its rows, how many of them
-    /// lie together, and after how many rows of the whole the next of them come.
+    /// For a part of a batch, in rows of the whole batch: the first row, the number of consecutive
+    /// rows, and the distance between such runs.
     part: Option<[usize; 3]>,
     threshold: u32,
     scale: f32,
 }
 
-/// Elements whose random words come from 16 consecutive counters, four from each.
+/// Elements decided by 16 consecutive counters, with four random words each.
 const GROUP: usize = 64;
 
 impl Mask {
-    /// Multiplies a row's elements by zero or the scale.
+    /// Multiplies the elements of a row by zero or the scale.
     #[inline(always)]
     pub(crate) fn apply<S: Simd>(&self, simd: S, row: usize, values: &mut [f32]) {
         for (group, values) in values.chunks_mut(GROUP).enumerate() {
@@ -205,9 +203,9 @@ impl Mask {
         factors
     }
 
-    /// The rows of a block that begins with row `first`.
+    /// Applies the mask to a block of rows that starts with row `first`.
     pub(crate) fn apply_to_rows(self, cpu: Cpu, first: usize, rows: &mut [f32], width: usize) {
-        // A row costs too little to be handed to a thread alone.
+        // A single row is too little work for a thread.
         let grain = 16_384_usize.div_ceil(width.max(1));
         cpu.split_rows(rows, width, grain, |begin, rows| {
             cpu.run(ApplyToRows {
@@ -238,8 +236,8 @@ impl WithSimd for ApplyToRows<'_> {
     }
 }
 
-/// Philox 4x32-10 (Salmon, Moraes, Dror & Shaw 2011): four random numbers of 32 bits that are a
-/// function of a counter and a key.
+/// Philox 4x32-10 (Salmon, Moraes, Dror & Shaw 2011): four random 32-bit words as a function of a
+/// counter and a key.
 #[inline(always)]
 fn philox<S: Simd>(simd: S, counter: [S::u32s; 4], key: [u32; 2]) -> [S::u32s; 4] {
     const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
@@ -258,7 +256,7 @@ fn philox<S: Simd>(simd: S, counter: [S::u32s; 4], key: [u32; 2]) -> [S::u32s; 4
     [a, b, c, d]
 }
 
-/// A tensor times its mask.
+/// Multiplies a tensor by its mask.
 fn masked(input: FlexTensor, mask: Mask) -> FlexTensor {
     let input = contiguous(input);
     let shape = input.layout().shape().clone();
@@ -268,7 +266,7 @@ fn masked(input: FlexTensor, mask: Mask) -> FlexTensor {
     output.into_tensor(shape)
 }
 
-/// Dropout is its own derivative.
+/// Dropout is linear: its backward pass applies the same mask.
 impl Operation<1> for Mask {
     type Saved = Mask;
 

@@ -1,4 +1,4 @@
-//! The elements of a tensor on the CPU device, to change in place.
+//! In-place access to the elements of a CPU tensor.
 
 use burn::backend::Flex;
 use burn::backend::flex::{FlexTensor, Layout};
@@ -9,33 +9,33 @@ use crate::tensor::is_ours;
 
 /// The elements of a contiguous `f32` tensor of the CPU device.
 ///
-/// Burn's tensors are values: an operation returns a new one. Parameters and moments are larger
-/// than the caches and change at every step, so that they are changed in place.
+/// Burn's operations return new tensors. Parameters and moments are larger than the caches and
+/// change at every step, so they are updated in place instead.
 #[derive(Debug)]
 pub struct Elements {
     tensor: FlexTensor,
 }
 
 impl Elements {
-    /// Takes a tensor that is on the CPU device, outside automatic differentiation, and `f32`.
-    /// Nothing is copied unless the tensor is a view that is not contiguous.
+    /// Takes an `f32` tensor on the CPU device, outside automatic differentiation. Only a
+    /// non-contiguous view is copied.
     ///
     /// # Errors
     ///
-    /// The tensor, if it is not one of these.
-    #[allow(clippy::result_large_err, reason = "the tensor is given back")]
+    /// Returns the tensor if it is none of these.
+    #[allow(clippy::result_large_err, reason = "returns the tensor")]
     pub fn of<const D: usize>(tensor: Tensor<D>) -> Result<Elements, Tensor<D>> {
         if !Elements::accepts(&tensor) || tensor.is_autodiff() {
             return Err(tensor);
         }
         let tensor = tensor.try_into_primitive::<Flex>();
-        let tensor = tensor.expect("the device of the tensor was asked for");
-        // A contiguous tensor comes back as another handle of the same storage.
+        let tensor = tensor.expect("`accepts` checked the device");
+        // A contiguous tensor keeps its storage.
         let contiguous = tensor.to_contiguous();
         Ok(Elements { tensor: contiguous })
     }
 
-    /// Whether [`of`](Elements::of) takes the tensor, once it is outside automatic differentiation.
+    /// Whether [`of`](Elements::of) accepts the tensor, apart from automatic differentiation.
     #[must_use]
     pub fn accepts<const D: usize>(tensor: &Tensor<D>) -> bool {
         is_ours(tensor)
@@ -55,13 +55,12 @@ impl Elements {
         self.tensor.storage()
     }
 
-    /// The elements, to write. If another tensor shares the storage, this one gets its own first,
-    /// so that the other keeps its values.
+    /// The elements, mutable. Copies the storage first if another tensor shares it.
     pub fn as_mut_slice(&mut self) -> &mut [f32] {
         self.tensor.storage_mut()
     }
 
-    /// The tensor, in its original shape.
+    /// Converts back to a tensor of the original shape.
     ///
     /// # Panics
     ///
@@ -72,7 +71,7 @@ impl Elements {
         Tensor::from_primitive::<Flex>(self.tensor)
     }
 
-    /// The tensor as a vector.
+    /// Converts back to a one-dimensional tensor.
     #[must_use]
     pub fn into_flat(self) -> Tensor<1> {
         let layout = Layout::contiguous(Shape::from([self.as_slice().len()]));
@@ -96,7 +95,7 @@ mod tests {
     use super::Elements;
 
     #[test]
-    fn elements_go_in_and_out_without_a_copy() {
+    fn elements_are_not_copied() {
         let device = Device::flex();
         let tensor = Tensor::<2>::from_floats([[1.0, 2.0], [3.0, 4.0]], &device);
         assert!(Elements::accepts(&tensor));
@@ -114,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tensor_that_is_shared_keeps_its_values() {
+    fn a_shared_tensor_keeps_its_values() {
         let tensor = Tensor::<1>::from_floats([1.0, 2.0], &Device::flex());
         let mut elements = Elements::of(tensor.clone()).unwrap();
         elements.as_mut_slice()[0] = 7.0;
@@ -123,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_view_is_made_contiguous_and_other_tensors_are_given_back() {
+    fn a_view_is_made_contiguous_and_other_tensors_are_returned() {
         let device = Device::flex();
         let tensor = Tensor::<2>::from_floats([[1.0, 2.0], [3.0, 4.0]], &device);
         let transposed = Elements::of(tensor.clone().transpose()).unwrap();

@@ -1,4 +1,4 @@
-//! Rows of an embedding, and the gradient of one.
+//! Embedding lookup and its gradient.
 
 use burn::backend::flex::FlexTensor;
 use burn::tensor::{Int, Tensor, s};
@@ -13,9 +13,9 @@ use crate::vector::{load, store};
 #[cfg(test)]
 mod tests;
 
-/// The row of each token: `[batch, time, size]` for `tokens` `[batch, time]` and `weight`
-/// `[vocabulary, size]`. With `positions` `[context, size]`, the row of its position is added; the
-/// first token of each text stands at the position that is given with them.
+/// Looks up the row of each token: `[batch, time, size]` for `tokens` `[batch, time]` and `weight`
+/// `[vocabulary, size]`. With `positions`, a table `[context, size]` and the position of the first
+/// token of each sequence, adds the row of each position.
 ///
 /// # Panics
 ///
@@ -35,7 +35,7 @@ pub fn embedding(
     if !is_ours(&weight) {
         return embedding_plain(tokens, weight, positions);
     }
-    // Without positions the operation gets none of them.
+    // Without positions the operation gets an empty table.
     let none = || (Tensor::zeros([0, size], &weight.device()), 0);
     let (positions, start) = positions.unwrap_or_else(none);
     let [context, _] = positions.dims();
@@ -50,7 +50,7 @@ pub fn embedding(
     Tensor::<2>::from_dispatch(rows).reshape([batch, time, size])
 }
 
-/// [`embedding()`] in Burn's own operations, on any device and in any precision.
+/// [`embedding()`] composed of Burn's operations, on any device and in any precision.
 pub fn embedding_plain(
     tokens: Tensor<2, Int>,
     weight: Tensor<2>,
@@ -67,13 +67,13 @@ pub fn embedding_plain(
     }
 }
 
-/// Which rows of an embedding and of positions are added; the result is `[batch x time, size]`.
+/// The lookup of tokens and positions; its result is `[batch x time, size]`.
 struct Lookup {
     tokens: Vec<u32>,
     time: usize,
     start: usize,
     vocabulary: usize,
-    /// Rows of positions; 0 where none are added.
+    /// Rows of positions; 0 if there are none.
     context: usize,
 }
 
@@ -132,8 +132,7 @@ pub(crate) fn gather(cpu: Cpu, weight: &[f32], size: usize, tokens: &[u32]) -> B
     rows
 }
 
-/// The gradient of an embedding of `len` elements: the sum, for each token, of its rows, one after
-/// the other.
+/// The gradient of an embedding of `len` elements: for each token, the sum of its rows, in order.
 pub(crate) fn scatter(
     cpu: Cpu,
     gradients: &[f32],
@@ -146,10 +145,10 @@ pub(crate) fn scatter(
     weight
 }
 
-/// Adds each row, the first `width` of every `stride` elements, to the row of its token in a table
+/// Adds each row, the first `width` of every `stride` elements, to the row of its token in `table`
 /// `[vocabulary, width]`.
 ///
-/// Threads share the columns, so that every sum is in the order of the rows.
+/// Threads divide the columns, so that every sum is in row order.
 pub(crate) fn add_by_token(
     cpu: Cpu,
     (rows, stride): (&[f32], usize),
@@ -187,7 +186,7 @@ impl WithSimd for AddByToken<'_, '_> {
         let columns = self.columns;
         for (&token, row) in self.tokens.iter().zip(self.rows.chunks(self.stride)) {
             let first = token as usize * self.width;
-            // SAFETY: these columns are this thread's, and one row is alive at a time.
+            // SAFETY: each thread has its own columns, and holds one row at a time.
             let sums = unsafe { self.table.part(first + columns.start..first + columns.end) };
             let row = &row[columns.clone()];
             for (sums, row) in sums.chunks_mut(S::F32_LANES).zip(row.chunks(S::F32_LANES)) {

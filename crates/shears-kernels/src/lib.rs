@@ -1,12 +1,11 @@
-//! Fused CPU training operations for Burn, each beside the plain composition that every other
-//! device uses and that the tests compare it with, values and gradients.
+//! Fused CPU training operations for Burn. Each has a plain composition of Burn's operations, which
+//! all other devices use and against which the tests compare values and gradients.
 //!
-//! An operation takes and gives Burn's tensors. On the CPU device, in single precision, it computes
-//! with the kernels of this crate; everywhere else with Burn's own operations. Nothing else
-//! decides.
+//! An operation takes and returns Burn's tensors. For `f32` tensors on the CPU device it runs the
+//! kernels of this crate, otherwise Burn's own operations.
 //!
-//! The vector instructions are chosen at run time: AVX-512, AVX2 with FMA, NEON, or what every
-//! processor has. Results depend on that choice in their last bits, and never on the number of
+//! The vector instructions are chosen at run time: AVX-512, AVX2 with FMA, NEON, or portable
+//! 128-bit vectors. The last bits of results depend on that choice, but never on the number of
 //! threads.
 
 mod allocator;

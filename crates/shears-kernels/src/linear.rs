@@ -14,7 +14,7 @@ use crate::vector::sum_columns;
 ///
 /// # Panics
 ///
-/// If the shapes do not fit together.
+/// If the shapes do not match.
 pub fn linear<const D: usize>(
     input: Tensor<D>,
     weight: Tensor<2>,
@@ -39,7 +39,7 @@ pub fn linear<const D: usize>(
     Tensor::from_dispatch(call_for_one(Linear, tensors))
 }
 
-/// [`linear`] in Burn's own operations, on any device and in any precision.
+/// [`linear`] composed of Burn's operations, on any device and in any precision.
 pub fn linear_plain<const D: usize>(
     input: Tensor<D>,
     weight: Tensor<2>,
@@ -106,7 +106,7 @@ impl Operation<3> for Linear {
     }
 }
 
-/// How many rows a tensor `[.., inputs]` has, and its shape with `width` in place of `inputs`.
+/// The number of rows of a tensor `[.., inputs]`, and its shape with `width` instead of `inputs`.
 fn rows_and_shape(tensor: &FlexTensor, width: usize) -> (usize, Shape) {
     let mut shape = tensor.layout().shape().clone();
     let last = shape.num_dims() - 1;
@@ -123,7 +123,7 @@ mod tests {
     use crate::testing::{assert_close, numbers, read, tensor};
 
     #[test]
-    fn agrees_with_the_composition() {
+    fn matches_the_composition() {
         let device = Device::flex().autodiff();
         for [rows, inputs, outputs] in [[1, 1, 1], [3, 8, 5], [4, 5, 65], [31, 40, 17]] {
             for with_bias in [false, true] {

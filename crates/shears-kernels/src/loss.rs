@@ -1,10 +1,9 @@
-//! The output layer and its cross-entropy as one operation.
+//! The output layer and its cross-entropy, fused.
 //!
-//! The matrix of probabilities is as large as the batch times the vocabulary, and only its products
-//! with the weights and with the hidden states are needed. So a block of rows becomes logits,
-//! probabilities and gradients while it is in the cache, in the forward pass already (as Hsu et al.
-//! 2024, "Liger Kernel", do on GPUs); the backward pass only multiplies these gradients by that of
-//! the loss.
+//! The matrix of probabilities has the size of batch times vocabulary, but only its products with
+//! the weights and the hidden states are needed. So the forward pass computes logits, probabilities
+//! and gradients for one block of rows at a time, in the cache (as Hsu et al. 2024, "Liger Kernel",
+//! do on GPUs); the backward pass only multiplies these gradients by the gradient of the loss.
 
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
@@ -28,7 +27,7 @@ pub use kernel::logit_rows_at_once;
 ///
 /// # Panics
 ///
-/// If the shapes do not fit together, or a target is not in the vocabulary.
+/// If the shapes do not match, or a target is not in the vocabulary.
 pub fn output_loss(
     hidden: Tensor<2>,
     weight: Tensor<2>,
@@ -57,8 +56,8 @@ pub fn output_loss(
     Tensor::from_dispatch(call_for_one(OutputLoss { targets, precision }, tensors))
 }
 
-/// The mean negative log-likelihood of `targets` `[rows]` under `softmax(logits)`
-/// `[rows, vocabulary]`, in Burn's own operations, on any device and in any precision.
+/// The mean negative log-likelihood of `targets` `[rows]` under `softmax(logits)` `[rows,
+/// vocabulary]`, composed of Burn's operations, on any device and in any precision.
 pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
     let [rows, _] = logits.dims();
     let chosen = log_softmax(logits, 1).gather(1, targets.reshape([rows, 1]));
@@ -71,7 +70,7 @@ struct OutputLoss {
 }
 
 impl Operation<3> for OutputLoss {
-    /// The gradients of hidden states, weight and bias for a loss whose own gradient is 1.
+    /// The gradients of hidden states, weight and bias, for a loss gradient of 1.
     type Saved = [FlexTensor; 3];
 
     fn forward(self, inputs: [FlexTensor; 3], needs_backward: bool) -> Forward<Self::Saved> {

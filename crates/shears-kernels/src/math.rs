@@ -1,12 +1,11 @@
 //! Elementary functions of whole vectors, in single precision.
 //!
-//! The polynomials are those of `tools/fit_kernels.py`. Errors are a few units in the last place,
-//! which the tests measure; a NaN comes out as a NaN.
+//! The polynomials come from `tools/fit_kernels.py`. Errors are a few units in the last place, as
+//! the tests measure; NaN propagates.
 
 use pulp::Simd;
 
-/// Half of `f32`'s mantissa range: adding it rounds to a whole number and leaves that number in the
-/// lowest bits.
+/// Adding this rounds to an integer and leaves the integer in the lowest bits of the mantissa.
 const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23
 
 /// `(exp(r) - 1 - r) / r^2` for `r` within half of `ln 2`.
@@ -24,7 +23,7 @@ fn split_exponential<S: Simd>(simd: S, x: S::f32s) -> (S::f32s, S::f32s) {
     let splat = |value| simd.splat_f32s(value);
     let shifted = simd.mul_add_e_f32s(x, splat(std::f32::consts::LOG2_E), splat(ROUND));
     let n = simd.sub_f32s(shifted, splat(ROUND));
-    // ln 2 in two parts, the first of which has zeros at its end, so that the products are exact.
+    // ln 2 in two parts; the first has trailing zeros, so that its products are exact.
     let r = simd.mul_add_e_f32s(n, splat(-0.693_359_4), x);
     let r = simd.mul_add_e_f32s(n, splat(2.121_944_4e-4), r);
     let mut sum = splat(EXPM1[4]);
@@ -38,8 +37,8 @@ fn split_exponential<S: Simd>(simd: S, x: S::f32s) -> (S::f32s, S::f32s) {
     (power, expm1)
 }
 
-/// `exp(x)`; zero below the logarithm of the smallest normal number, for smaller ones are slow to
-/// compute with, and `exp(88)` above 88.
+/// `exp(x)`; zero where it would be subnormal, which is slow to compute with, and `exp(88)` above
+/// 88.
 #[inline(always)]
 pub(crate) fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let least = -87.336_54;
@@ -57,10 +56,10 @@ pub(crate) fn sigmoid<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     simd.div_f32s(one, simd.add_f32s(one, exp))
 }
 
-/// `tanh(x)`, which is `(exp(2 x) - 1) / (exp(2 x) + 1)`, without loss of digits near zero.
+/// `tanh(x) = (exp(2 x) - 1) / (exp(2 x) + 1)`, without cancellation near zero.
 #[inline(always)]
 pub(crate) fn tanh<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
-    // From 9.02 on the nearest f32 is 1.
+    // Above 9.02 the nearest f32 is 1.
     let x = clamp(simd, x, -9.1, 9.1);
     let (power, expm1) = split_exponential(simd, simd.add_f32s(x, x));
     let one = simd.splat_f32s(1.0);
@@ -101,8 +100,8 @@ fn normal<S: Simd>(simd: S, x: S::f32s) -> (S::f32s, S::f32s) {
     (distribution, simd.mul_f32s(bell, splat(0.398_942_3)))
 }
 
-/// [`normal`], or [`normal_by_tanh`]. What chooses is a constant, because a function that is handed
-/// over is called, without the vector instructions of its caller.
+/// [`normal`] or [`normal_by_tanh`]. A constant chooses, because a function pointer would be called
+/// without the vector instructions of its caller.
 #[inline(always)]
 pub(crate) fn normal_of<S: Simd, const BY_TANH: bool>(simd: S, x: S::f32s) -> (S::f32s, S::f32s) {
     match BY_TANH {
@@ -111,12 +110,12 @@ pub(crate) fn normal_of<S: Simd, const BY_TANH: bool>(simd: S, x: S::f32s) -> (S
     }
 }
 
-/// What [`normal`] gives, of the distribution function `(1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))
-/// / 2` (Hendrycks & Gimpel 2016), which is a logistic one, and of its derivative.
+/// The approximation of [`normal`] by `(1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2` (Hendrycks
+/// & Gimpel 2016), a logistic function, and its derivative.
 #[inline(always)]
 fn normal_by_tanh<S: Simd>(simd: S, x: S::f32s) -> (S::f32s, S::f32s) {
     let splat = |value| simd.splat_f32s(value);
-    // 2 sqrt(2 / pi), and that times 0.044715 and three times 0.044715.
+    // 2 sqrt(2 / pi), the same times 0.044715, and times 3 x 0.044715.
     let (linear, cubic, slope) = (splat(1.595_769), splat(0.071_354_82), splat(0.214_064_47));
     let square = simd.mul_f32s(x, x);
     let argument = simd.mul_f32s(x, simd.mul_add_e_f32s(square, cubic, linear));
@@ -129,7 +128,7 @@ fn normal_by_tanh<S: Simd>(simd: S, x: S::f32s) -> (S::f32s, S::f32s) {
     (distribution, change)
 }
 
-/// `x` within bounds; a NaN is in no bounds and stays one.
+/// Clamps `x`; NaN stays NaN.
 #[inline(always)]
 fn clamp<S: Simd>(simd: S, x: S::f32s, low: f32, high: f32) -> S::f32s {
     let (low, high) = (simd.splat_f32s(low), simd.splat_f32s(high));
@@ -196,8 +195,9 @@ mod tests {
         bell / (x + fraction)
     }
 
-    /// What the tanh in the approximation of the normal distribution is of, and its derivative.
-    fn of_tanh(x: f64) -> (f64, f64) {
+    /// The argument of the tanh in the approximation of the normal distribution, and its
+    /// derivative.
+    fn tanh_argument(x: f64) -> (f64, f64) {
         let factor = (2.0 / std::f64::consts::PI).sqrt();
         let argument = factor * (x + 0.044715 * x.powi(3));
         (argument, factor * (1.0 + 3.0 * 0.044715 * x * x))
@@ -210,9 +210,9 @@ mod tests {
             Function::Tanh => x.tanh(),
             Function::Distribution => 0.5 * erfc(-x / 2.0_f64.sqrt()),
             Function::Density => (-x * x / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt(),
-            Function::DistributionByTanh => 1.0 / (1.0 + (-2.0 * of_tanh(x).0).exp()),
+            Function::DistributionByTanh => 1.0 / (1.0 + (-2.0 * tanh_argument(x).0).exp()),
             Function::DensityByTanh => {
-                let (argument, slope) = of_tanh(x);
+                let (argument, slope) = tanh_argument(x);
                 slope / 2.0 / argument.cosh().powi(2)
             }
         }
@@ -226,10 +226,10 @@ mod tests {
                 (Function::Exp, 87.0, 2.0e-7),
                 (Function::Sigmoid, 60.0, 2.5e-7),
                 (Function::Tanh, 20.0, 3.0e-7),
-                // Of the distribution, the left tail is as exact as exp(-x^2/2) is.
+                // The left tail of the distribution is as exact as exp(-x^2/2).
                 (Function::Distribution, 5.0, 2.0e-6),
                 (Function::Density, 5.0, 2.0e-6),
-                // As above, of exp(-2 z), and of one minus a number near one.
+                // Likewise exp(-2 z), and one minus a value near one.
                 (Function::DistributionByTanh, 4.0, 2.0e-6),
                 (Function::DensityByTanh, 1.5, 2.0e-6),
             ] {

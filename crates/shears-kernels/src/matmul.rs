@@ -1,10 +1,10 @@
-//! Matrix products. This is the one place where their precision and their kernels are chosen.
+//! Matrix products. Their precision and kernels are chosen only here.
 //!
-//! The right factor of a product is [`Packed`] once into the order in which the kernel reads it,
-//! and then serves all steps of a window or all rows of a batch. The gradient of a weight is a
-//! product of two activations, [`transposed_product`]. In both, each element of the result is one
-//! sum in the order of the inner dimension, so that neither the number of rows in a call nor the
-//! number of threads changes its bits.
+//! The right factor is [`Packed`] once into the order in which the kernel reads it, and reused for
+//! all steps of a window or all rows of a batch. The gradient of a weight is a product of two
+//! activations, [`transposed_product`]. In both, each element of the result is one sum in the order
+//! of the inner dimension, so that neither the number of rows nor the number of threads changes its
+//! bits.
 
 use pulp::{Simd, WithSimd};
 
@@ -22,21 +22,20 @@ pub(crate) use gradient::transposed_product;
 pub(crate) use panels::{Left, Panels};
 use panels::{copy_panel, transpose_panel};
 
-/// Rows of a block of a product: with 256 columns each they fill a quarter of a small second-level
-/// cache.
-const ROWS_AT_ONCE: usize = 120;
+/// Rows per block of a product: with 256 columns each they fill a quarter of a small L2 cache.
+const ROW_BLOCK: usize = 120;
 
-/// Rows that are packed into all panels before the next ones.
-const PACKED_AT_ONCE: usize = 32;
+/// Rows packed into all panels at a time.
+const PACK_BLOCK: usize = 32;
 
-/// What the accumulators of a product begin with.
+/// The initial values of a product's accumulators.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Initial<'a> {
-    /// Nothing.
+    /// Zeros.
     Zero,
-    /// One element for each column.
+    /// One value per column.
     Bias(&'a [f32]),
-    /// What the result holds already.
+    /// The current values of the result.
     Result,
 }
 
@@ -46,22 +45,22 @@ impl<'a> From<Option<&'a [f32]>> for Initial<'a> {
     }
 }
 
-/// A matrix `B` `[inner, columns]`, in panels of two vectors' width.
+/// A matrix `B` `[inner, columns]`, packed into panels two vectors wide.
 #[derive(Debug)]
 pub(crate) struct Packed {
-    /// In what precision it was packed, and its products are computed.
+    /// The precision of the packed elements and the products.
     products: Products,
     panels: Buffer,
     inner: usize,
-    /// Rows of a panel: the inner dimension, or its [`pairs`].
+    /// Rows per panel: the inner dimension, or its [`pairs`].
     depth: usize,
     columns: usize,
-    /// Columns of a panel; the last one may have half as many.
+    /// Columns per panel; the last panel may have half as many.
     width: usize,
 }
 
 impl Packed {
-    /// For `x Wᵀ`, from `W` `[columns, inner]`, row after row.
+    /// Packs `Wᵀ` for `x Wᵀ`, from row-major `W` `[columns, inner]`.
     pub(crate) fn transposed(cpu: Cpu, weight: &[f32], columns: usize, inner: usize) -> Packed {
         assert_eq!(weight.len(), columns * inner, "the size of a weight");
         let mut packed = Packed::uninitialised(cpu, columns, inner);
@@ -70,18 +69,18 @@ impl Packed {
         let shared = Shared::new(&mut packed.panels);
         cpu.split(count, 1, |panels| {
             for first in panels.map(|panel| panel * width) {
-                let given = width.min(columns - first);
-                let width = given.next_multiple_of(lanes);
+                let valid = width.min(columns - first);
+                let width = valid.next_multiple_of(lanes);
                 // SAFETY: each panel is filled once, and panels do not overlap.
                 let panel = unsafe { shared.part(first * depth..(first + width) * depth) };
                 let weight = &weight[first * inner..];
                 match cpu.products {
-                    Products::F32 => transpose_panel(weight, inner, inner, given, width, panel),
+                    Products::F32 => transpose_panel(weight, inner, inner, valid, width, panel),
                     Products::Bf16(_) => cpu.run(pairs::TransposeRows {
                         weight,
                         stride: inner,
                         inner,
-                        given,
+                        valid,
                         panel,
                         width,
                     }),
@@ -91,38 +90,37 @@ impl Packed {
         packed
     }
 
-    /// For `y W`, from `W` `[inner, columns]`, row after row.
+    /// Packs `W` for `y W`, from row-major `W` `[inner, columns]`.
     pub(crate) fn plain(cpu: Cpu, weight: &[f32], inner: usize, columns: usize) -> Packed {
         assert_eq!(weight.len(), columns * inner, "the size of a weight");
         Packed::of_rows(cpu, (weight, columns), inner, columns)
     }
 
-    /// As [`Packed::plain`], of rows that lie `stride` elements apart.
+    /// Like [`Packed::plain`], for rows with the valid stride.
     fn of_rows(cpu: Cpu, (b, stride): (&[f32], usize), inner: usize, columns: usize) -> Packed {
         let mut packed = Packed::uninitialised(cpu, columns, inner);
         let (lanes, width, depth) = (cpu.lanes(), packed.width, packed.depth);
         let shared = Shared::new(&mut packed.panels);
-        // Some rows at a time, which stay in the cache until all panels have what they need of
-        // them.
-        cpu.split(depth, PACKED_AT_ONCE, |rows| {
-            for start in rows.clone().step_by(PACKED_AT_ONCE) {
-                let end = rows.end.min(start + PACKED_AT_ONCE);
+        // Packs a few rows at a time, which stay in the cache until all panels have read them.
+        cpu.split(depth, PACK_BLOCK, |rows| {
+            for start in rows.clone().step_by(PACK_BLOCK) {
+                let end = rows.end.min(start + PACK_BLOCK);
                 for first in (0..columns).step_by(width) {
-                    let given = width.min(columns - first);
-                    let width = given.next_multiple_of(lanes);
-                    let place = first * depth + start * width..first * depth + end * width;
+                    let valid = width.min(columns - first);
+                    let width = valid.next_multiple_of(lanes);
+                    let range = first * depth + start * width..first * depth + end * width;
                     // SAFETY: each row of each panel is written once.
-                    let panel = unsafe { shared.part(place) };
+                    let panel = unsafe { shared.part(range) };
                     match cpu.products {
                         Products::F32 => {
-                            copy_panel(&b[start * stride + first..], stride, given, width, panel);
+                            copy_panel(&b[start * stride + first..], stride, valid, width, panel);
                         }
                         Products::Bf16(_) => cpu.run(pairs::InterleaveRows {
                             b: b.get(first..).unwrap_or_default(),
                             stride,
                             inner,
                             range: start..end,
-                            given,
+                            valid,
                             panel,
                             width,
                         }),
@@ -149,13 +147,13 @@ impl Packed {
         }
     }
 
-    /// How many panels there are.
+    /// The number of panels.
     fn count(&self) -> usize {
         self.columns.div_ceil(self.width)
     }
 
-    /// `C = initial + A B` on all threads, for `A` `[rows, inner]` and `C` `[rows, columns]`, whose
-    /// rows lie `a_stride` and `c_stride` elements apart.
+    /// `C = initial + A B` on all threads, for `A` `[rows, inner]` and `C` `[rows, columns]`, with
+    /// rows `a_stride` and `c_stride` elements apart.
     pub(crate) fn multiply(
         &self,
         cpu: Cpu,
@@ -166,8 +164,8 @@ impl Packed {
         self.multiply_then(cpu, (a, a_stride), (c, c_stride), initial, |_, _| {});
     }
 
-    /// As [`Packed::multiply`], and calls `finish` for each block of rows of the result while it is
-    /// in the cache, with the index of its first row.
+    /// Like [`Packed::multiply`], with the epilogue `finish`, called for each block of rows of the
+    /// result while it is in the cache, with the index of its first row.
     pub(crate) fn multiply_then(
         &self,
         cpu: Cpu,
@@ -179,7 +177,7 @@ impl Packed {
         let rows = c.len().div_ceil(c_stride.max(1));
         let len = c.len();
         let shared = Shared::new(c);
-        cpu.each_block(rows, ROWS_AT_ONCE, |block| {
+        cpu.each_block(rows, ROW_BLOCK, |block| {
             let end = len.min(block.end * c_stride);
             // SAFETY: blocks of rows do not overlap.
             let c = unsafe { shared.part(block.start * c_stride..end) };
@@ -196,12 +194,12 @@ impl Packed {
         });
     }
 
-    /// On the calling thread: `C = initial + A B` for `A` `[rows, inner]` and `C`
-    /// `[rows, columns]`, whose rows lie `a_stride` and `c_stride` elements apart.
+    /// `C = initial + A B` on the calling thread, for `A` `[rows, inner]` and `C` `[rows,
+    /// columns]`, with rows `a_stride` and `c_stride` elements apart.
     ///
     /// # Panics
     ///
-    /// If a row of `a` or `c` leaves its slice.
+    /// If a row of `a` or `c` is out of bounds.
     #[inline(always)]
     pub(crate) fn multiply_rows<S: Simd>(
         &self,
@@ -225,7 +223,7 @@ impl Packed {
         }
     }
 
-    /// The panels themselves.
+    /// A view of the panels.
     #[inline(always)]
     fn panels(&self) -> Panels<'_> {
         Panels {

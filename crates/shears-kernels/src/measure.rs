@@ -1,4 +1,4 @@
-//! Measures gradients in the time that reading them takes.
+//! Measures gradients at memory bandwidth.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -8,36 +8,36 @@ use pulp::{Simd, WithSimd};
 use crate::cpu::Cpu;
 use crate::vector::prefetch;
 
-/// Elements of a block, which has sums of its own: part of the contract of [`gradclip::Scan`].
+/// Elements per block, part of the contract of [`gradclip::Scan`].
 const BLOCK: usize = 65_536;
 
-/// Sums of a block: part of that contract, too.
+/// Accumulators per block, part of the same contract.
 const LANES: usize = 16;
 
-/// How many elements ahead are prefetched. The conversions to `f64` fill the processor's reorder
-/// buffer, so that by itself it loads less far ahead than in a plain sum.
+/// Prefetch distance in elements. The conversions to `f64` fill the reorder buffer, so the
+/// processor itself loads less far ahead than in a plain sum.
 #[cfg_attr(
     not(target_arch = "x86_64"),
-    allow(dead_code, reason = "see ask_ahead")
+    allow(dead_code, reason = "prefetching is a no-op there")
 )]
 const AHEAD: usize = 1024;
 
 /// Up to this many elements, waking another thread costs more than it saves.
-const FOR_ONE_THREAD: usize = 65_536;
+const MAX_FOR_ONE_THREAD: usize = 65_536;
 
 /// [`gradclip::scan`] with the vector instructions of this machine and the threads of the pool:
 /// the same bits, for [`gradclip::Clipper::with_scan`].
 ///
-/// The blocks of all tensors are spread over the threads in one go, so that many small tensors cost
-/// what one large tensor does.
+/// The blocks of all tensors are divided among the threads together, so that many small tensors
+/// cost as much as one large tensor.
 #[must_use]
 pub fn scan(tensors: &[&[f32]], threads: usize) -> Vec<Scanned> {
     let threads = threads.clamp(1, rayon::current_num_threads());
     scan_on(Cpu::current().on(threads), tensors)
 }
 
-/// The sum of the elements in `f32`, in any order: what reading costs on the given number of
-/// threads, to compare [`scan`] with.
+/// Sums the elements in `f32`, in any order: the cost of reading on the given number of threads, as
+/// a baseline for [`scan`].
 #[must_use]
 pub fn read(tensors: &[&[f32]], threads: usize) -> f32 {
     let threads = threads.clamp(1, rayon::current_num_threads());
@@ -61,7 +61,7 @@ fn scan_on(cpu: Cpu, tensors: &[&[f32]]) -> Vec<Scanned> {
     scanned.collect()
 }
 
-/// What `work` gives for each block of each tensor, in order.
+/// The results of `work` for each block of each tensor, in order.
 fn map_blocks<T: Clone + Default + Send>(
     cpu: Cpu,
     tensors: &[&[f32]],
@@ -69,13 +69,13 @@ fn map_blocks<T: Clone + Default + Send>(
 ) -> Vec<T> {
     let blocks: Vec<&[f32]> = tensors.iter().flat_map(|all| all.chunks(BLOCK)).collect();
     let elements: usize = tensors.iter().map(|tensor| tensor.len()).sum();
-    if cpu.threads == 1 || elements <= FOR_ONE_THREAD {
+    if cpu.threads == 1 || elements <= MAX_FOR_ONE_THREAD {
         return blocks.into_iter().map(work).collect();
     }
     let mut results = vec![T::default(); blocks.len()];
-    // Runs of small blocks count as one, or the threads would do little but fetch the next.
+    // Groups small blocks into runs to reduce scheduling overhead.
     let mut runs = Vec::new();
-    let (mut blocks, mut left) = (blocks.as_slice(), results.as_mut_slice());
+    let (mut blocks, mut unassigned) = (blocks.as_slice(), results.as_mut_slice());
     while !blocks.is_empty() {
         let mut elements = 0;
         let fits = |block: &&&[f32]| {
@@ -84,9 +84,9 @@ fn map_blocks<T: Clone + Default + Send>(
         };
         let count = blocks.iter().take_while(fits).count();
         let (run, other_blocks) = blocks.split_at(count);
-        let (slots, other_slots) = left.split_at_mut(count);
+        let (slots, other_slots) = unassigned.split_at_mut(count);
         runs.push((run, Mutex::new(slots)));
-        (blocks, left) = (other_blocks, other_slots);
+        (blocks, unassigned) = (other_blocks, other_slots);
     }
     cpu.each(runs.len(), |index| {
         let (run, slots) = &runs[index];
@@ -107,7 +107,7 @@ impl WithSimd for ScanBlock<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) -> Scanned {
         let scanned = scan_block(self.0, |value| value);
-        // A NaN or an infinity cannot leave a sum finite, so that the hot loop needs no branch.
+        // Any NaN or infinity makes the sum non-finite, which keeps branches out of the hot loop.
         if scanned.sum_of_squares.is_finite() {
             return scanned;
         }
@@ -120,7 +120,7 @@ impl WithSimd for ScanBlock<'_> {
     }
 }
 
-/// A square is exact, so that a fused addition would change no bit.
+/// Squares are exact in `f64`, so a fused multiply-add would change no bit.
 #[inline(always)]
 fn scan_block(block: &[f32], filter: impl Fn(f32) -> f32) -> Scanned {
     let mut sums = [0.0_f64; LANES];
@@ -130,8 +130,8 @@ fn scan_block(block: &[f32], filter: impl Fn(f32) -> f32) -> Scanned {
         prefetch(chunk.as_ptr().wrapping_add(AHEAD));
         add(chunk, &filter, &mut sums, &mut maxima);
     }
-    // Zeros change neither a sum nor a maximum. Lanes that are treated one by one here would be so
-    // in the loop above, too.
+    // Zeros change neither sum nor maximum. A scalar remainder loop would also make the compiler
+    // scalarise the loop above.
     let mut last = [0.0; LANES];
     last[..rest.len()].copy_from_slice(rest);
     add(&last, &filter, &mut sums, &mut maxima);
@@ -149,8 +149,8 @@ fn scan_block(block: &[f32], filter: impl Fn(f32) -> f32) -> Scanned {
     }
 }
 
-/// One loop for each thing that is done to all lanes: the compiler turns each of them into vectors
-/// of the instructions that it is inlined for, and not one loop that does all.
+/// One loop per operation: the compiler vectorises each of them, but not a single loop that does
+/// everything.
 #[inline(always)]
 fn add(
     chunk: &[f32; LANES],
@@ -171,7 +171,7 @@ fn add(
     }
 }
 
-/// The comparison that compiles to a single `max` instruction, unlike `f32::max`.
+/// Compiles to a single `max` instruction, unlike `f32::max`.
 #[inline(always)]
 fn larger(left: f32, right: f32) -> f32 {
     if right > left { right } else { left }
@@ -184,7 +184,7 @@ impl WithSimd for Read<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) -> f32 {
-        // Enough sums to keep the additions from waiting for each other.
+        // Enough accumulators to hide the latency of additions.
         let mut sums = [0.0_f32; 64];
         let (chunks, rest) = self.0.as_chunks::<64>();
         for chunk in chunks {
@@ -208,9 +208,9 @@ mod tests {
     use super::{Read, map_blocks, scan_on};
     use crate::cpu::Cpu;
 
-    /// Each way of computing as a function without a memory, which is what a clipper takes.
+    /// Tests every configuration through a plain function, as a clipper takes it.
     #[test]
-    fn every_way_of_computing_gives_the_bits_of_the_plain_scan() {
+    fn every_configuration_matches_the_plain_scan() {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         fn scan(tensors: &[&[f32]], threads: usize) -> Vec<Scanned> {
             let cpu = Cpu::all()[NEXT.load(Ordering::SeqCst)];
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn reading_reads_everything_once() {
+    fn every_element_is_read_once() {
         for cpu in Cpu::all() {
             let tensors = [vec![1.0; 70_001], vec![], vec![2.0; 63], vec![0.5; 200_000]];
             let tensors: Vec<&[f32]> = tensors.iter().map(Vec::as_slice).collect();

@@ -10,7 +10,7 @@ use crate::cpu::Cpu;
 use crate::operation::{Forward, Operation, call_for_one};
 use crate::tensor::{contiguous, is_ours, values};
 
-/// What of a row is taken out by its norm.
+/// The formula of a norm, for a row `x`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NormKind {
     /// `(x - mean) / sqrt(variance + epsilon)`.
@@ -19,28 +19,29 @@ pub enum NormKind {
     Rms,
 }
 
-/// How rows are normalised.
+/// A normalisation without its parameters.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Norm {
     /// The formula.
     pub kind: NormKind,
-    /// What is added to the variance or the mean square.
+    /// Added to the variance or the mean square.
     pub epsilon: f64,
 }
 
 impl Norm {
-    /// Layer norm with PyTorch's default.
+    /// Layer norm with PyTorch's default epsilon.
     pub const LAYER: Norm = Norm::new(NormKind::Layer, 1e-5);
     /// RMSNorm with Llama's epsilon.
     pub const RMS: Norm = Norm::new(NormKind::Rms, 1e-5);
 
-    /// A norm of this kind.
+    /// Creates a norm.
     pub const fn new(kind: NormKind, epsilon: f64) -> Self {
         Norm { kind, epsilon }
     }
 }
 
-/// The norm of each row of `input` `[.., size]`, times `weight` plus `bias`, which are `[size]`.
+/// Normalises each row of `input` `[.., size]`, then multiplies by `weight` and adds `bias`, both
+/// `[size]`.
 pub fn norm<const D: usize>(
     input: Tensor<D>,
     norm: Norm,
@@ -57,7 +58,7 @@ pub fn norm<const D: usize>(
     Tensor::from_dispatch(output)
 }
 
-/// [`norm()`] in Burn's own operations, on any device and in any precision.
+/// [`norm()`] composed of Burn's operations, on any device and in any precision.
 pub fn norm_plain<const D: usize>(
     input: Tensor<D>,
     norm: Norm,
@@ -78,7 +79,7 @@ pub fn norm_plain<const D: usize>(
     }
 }
 
-/// A norm with its parameters: `[size]` each.
+/// A norm with its parameters, `[size]` each.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NormSlices<'a> {
     pub(crate) norm: Norm,
@@ -96,8 +97,8 @@ impl NormSlices<'_> {
         }
     }
 
-    /// Adds to `out` the gradients of rows, given those of their norm, and to `sums` what they give
-    /// to the weight and the bias, one after the other.
+    /// Adds the gradients of the rows, from those of their norm, to `out`, and the gradients of the
+    /// weight and the bias, in this order, to `sums`.
     #[inline(always)]
     pub(crate) fn backward<S: Simd>(
         self,
@@ -117,8 +118,8 @@ impl NormSlices<'_> {
     }
 }
 
-/// What is taken from the elements of a row, and what they are multiplied with then: the mean and
-/// the reciprocal standard deviation, or zero and the reciprocal root of the mean square.
+/// The shift and scale of a row: its mean and the reciprocal of the standard deviation, or zero and
+/// the reciprocal of the root mean square.
 #[derive(Clone, Copy, Debug)]
 struct RowMoments {
     mean: f32,
@@ -147,7 +148,7 @@ impl RowMoments {
         RowMoments { mean, scale }
     }
 
-    /// The row, normalised.
+    /// Normalises the row.
     #[inline(always)]
     fn normalize(self, row: &[f32], norm: NormSlices<'_>, out: &mut [f32]) {
         let RowMoments { mean, scale } = self;
@@ -166,8 +167,8 @@ impl RowMoments {
         }
     }
 
-    /// Adds to `out` the gradient of the row, given that of its normalisation; adds to `sums`
-    /// what the row gives to the gradients of weight and bias.
+    /// Adds the gradient of the row, from that of its normalisation, to `out`, and its
+    /// contributions to the gradients of weight and bias to the sums.
     #[inline(always)]
     fn backward(
         self,
@@ -179,11 +180,11 @@ impl RowMoments {
     ) {
         let RowMoments { mean, scale } = self;
         let count = row.len();
-        // The row's own lengths, so that the loops below need no checks.
+        // Equal lengths remove the bounds checks of the loops below.
         let (weight, gradient) = (&norm.weight[..count], &gradient[..count]);
         let (weight_sum, bias_sum) = (&mut weight_sum[..count], &mut bias_sum[..count]);
-        // With n = (x - mean) scale and g = gradient weight, the result is
-        // scale (g - mean(g) - n mean(g n)), where mean(g) is what the mean of x gives.
+        // With n = (x - mean) scale and g = gradient weight, the result is scale (g - mean(g) - n
+        // mean(g n)), where mean(g) comes from the mean of x.
         let mut lanes = [[0.0_f32; 16]; 2];
         let mut add = |lane: usize, k: usize| {
             let normal = (row[k] - mean) * scale;
@@ -214,7 +215,7 @@ impl RowMoments {
     }
 }
 
-/// The sum of 16 elements, in the order of a vector's halves.
+/// Sums 16 elements by halving, as a vector reduction does.
 #[inline(always)]
 fn total(lanes: &[f32; 16]) -> f32 {
     let mut lanes = *lanes;
@@ -226,7 +227,7 @@ fn total(lanes: &[f32; 16]) -> f32 {
     lanes[0]
 }
 
-/// The sum of a function of a row's elements, given for vectors and for single ones.
+/// Sums a function of a row's elements, given for vectors and for single elements.
 #[inline(always)]
 fn sum<S: Simd>(
     simd: S,
@@ -248,9 +249,9 @@ fn sum<S: Simd>(
     rest.iter().fold(sum, |sum, x| sum + single(*x))
 }
 
-/// Rows that add up to one partial sum of the parameters' gradients: a fixed number, so that the
-/// order of the sums does not depend on the threads.
-const ROWS_OF_A_SUM: usize = 64;
+/// Rows per partial sum of the parameters' gradients: fixed, so that the order of summation does
+/// not depend on the threads.
+const ROWS_PER_SUM: usize = 64;
 
 struct Normalization(Norm);
 
@@ -299,7 +300,7 @@ fn slices(norm: Norm, [_, weight, bias]: &[FlexTensor; 3]) -> NormSlices<'_> {
 /// Normalises all rows.
 fn normalize(cpu: Cpu, input: &[f32], norm: NormSlices<'_>, output: &mut [f32]) {
     let width = norm.weight.len();
-    cpu.split_rows(output, width, ROWS_OF_A_SUM, |first, output| {
+    cpu.split_rows(output, width, ROWS_PER_SUM, |first, output| {
         let input = &input[first * width..][..output.len()];
         cpu.run(Normalize {
             input,
@@ -309,7 +310,7 @@ fn normalize(cpu: Cpu, input: &[f32], norm: NormSlices<'_>, output: &mut [f32]) 
     });
 }
 
-/// Rows of a norm.
+/// Normalises a block of rows.
 pub(crate) struct Normalize<'a> {
     pub(crate) input: &'a [f32],
     pub(crate) norm: NormSlices<'a>,
@@ -329,7 +330,7 @@ impl WithSimd for Normalize<'_> {
 fn gradients(cpu: Cpu, input: &[f32], norm: NormSlices<'_>, gradient: &[f32]) -> [Buffer; 3] {
     let width = norm.weight.len();
     let mut input_gradient = Buffer::zeros(input.len());
-    let block = ROWS_OF_A_SUM * width;
+    let block = ROWS_PER_SUM * width;
     let blocks = input.len().div_ceil(block.max(1));
     let mut sums = Buffer::zeros(blocks * 2 * width);
     let outputs = input_gradient.chunks_mut(block.max(1));
@@ -375,7 +376,7 @@ impl WithSimd for Differentiate<'_> {
     }
 }
 
-/// Partial sums, one row of `width` after the other, added up in their order.
+/// Adds up partial sums, rows of `width`, in order.
 pub(crate) fn add_up(partial: &[f32], width: usize) -> Buffer {
     let mut total = Buffer::zeros(width);
     for row in partial.chunks_exact(width.max(1)) {

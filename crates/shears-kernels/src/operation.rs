@@ -1,8 +1,8 @@
-//! How an operation of this crate becomes one of Burn's: dispatch, automatic differentiation and
-//! its graph.
+//! Makes operations of this crate available in Burn: dispatch and automatic differentiation.
 //!
-//! An [`Operation`] is forward and backward on tensors of the CPU device. [`call`] runs it over
-//! Burn's tensors: outside automatic differentiation as it is, within it as one node of the graph.
+//! An [`Operation`] is a forward and a backward pass on tensors of the CPU device. [`call`] runs it
+//! on Burn's tensors: directly outside automatic differentiation, and as one node of the graph
+//! within.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -21,17 +21,17 @@ use burn::backend::{
 
 use crate::tensor::contiguous;
 
-/// A function of `N` tensors with a backward pass of its own. Its settings, and tensors of
-/// integers, are the fields of the type that implements it.
+/// A function of `N` float tensors with its own backward pass. The implementing type holds its
+/// settings and integer inputs.
 pub(crate) trait Operation<const N: usize>: Send + 'static {
-    /// What backward needs.
+    /// What the backward pass needs.
     type Saved: Send + 'static;
 
-    /// Computes the outputs. The inputs lie as Burn left them, not always contiguous.
+    /// Computes the outputs. The inputs may be non-contiguous.
     fn forward(self, inputs: [FlexTensor; N], needs_backward: bool) -> Forward<Self::Saved>;
 
-    /// The gradients of the inputs, from that of the first output, which is contiguous. Those that
-    /// are not `wanted` may be left out.
+    /// Computes the gradients of the inputs from that of the first output, which is contiguous.
+    /// Those that are not `wanted` may be `None`.
     fn backward(
         saved: Self::Saved,
         gradient: FlexTensor,
@@ -39,18 +39,18 @@ pub(crate) trait Operation<const N: usize>: Send + 'static {
     ) -> [Option<FlexTensor>; N];
 }
 
-/// What a forward pass gives.
+/// The result of a forward pass.
 pub(crate) struct Forward<S> {
-    /// The output that gradients come back by.
+    /// The output through which gradients flow.
     pub(crate) output: FlexTensor,
-    /// Further outputs, which are constants to automatic differentiation.
+    /// Further outputs, constants for automatic differentiation.
     pub(crate) constants: Vec<FlexTensor>,
-    /// What backward needs; required only where `needs_backward` is set.
+    /// What the backward pass needs; required only if `needs_backward` is set.
     pub(crate) saved: Option<S>,
 }
 
 impl<S> Forward<S> {
-    /// Of one output.
+    /// The result of an operation with one output.
     pub(crate) fn of(output: FlexTensor, saved: S) -> Self {
         Forward {
             output,
@@ -60,11 +60,11 @@ impl<S> Forward<S> {
     }
 }
 
-/// Runs an operation over tensors that are all [`crate::tensor::is_ours`], and gives its output and
-/// its constants.
+/// Runs an operation on tensors that all satisfy [`crate::tensor::is_ours`], and returns its output
+/// and its constants.
 ///
-/// Outside automatic differentiation, as in generation, the operation is called as it is: Burn's
-/// dispatch allocates several times a call, which a token notices.
+/// Outside automatic differentiation, as in generation, it calls the operation directly: Burn's
+/// dispatch allocates several times per call, which slows down token generation.
 pub(crate) fn call<O: Operation<N>, const N: usize>(
     operation: O,
     inputs: [DispatchTensor; N],
@@ -102,7 +102,7 @@ fn is_plain(tensor: &DispatchTensor) -> bool {
 fn unwrap_plain(tensor: DispatchTensor) -> FlexTensor {
     match tensor.kind {
         DispatchTensorKind::Flex(tensor) => tensor.float(),
-        _ => panic!("the tensor is in the graph of automatic differentiation"),
+        _ => panic!("the tensor is tracked by automatic differentiation"),
     }
 }
 
@@ -167,7 +167,7 @@ fn array<T, const N: usize>(items: Vec<T>) -> [T; N] {
 /// An operation in the graph of automatic differentiation.
 struct Node<O, const N: usize>(PhantomData<O>);
 
-/// What backward needs, which it takes: it reuses the memory.
+/// What the backward pass needs, which it takes in order to reuse the memory.
 struct Saved<S>(Arc<Mutex<Option<S>>>);
 
 impl<O: Operation<N>, const N: usize> Backward<Flex, N> for Node<O, N> {
@@ -182,7 +182,7 @@ impl<O: Operation<N>, const N: usize> Backward<Flex, N> for Node<O, N> {
         let gradient = contiguous(gradients.consume::<Flex>(&ops.node));
         let saved = ops.state.0.lock();
         let saved = saved.unwrap_or_else(PoisonError::into_inner).take();
-        let saved = saved.expect("a graph is gone through backward once");
+        let saved = saved.expect("a graph is differentiated once");
         let wanted = ops.parents.each_ref().map(Option::is_some);
         let found = O::backward(saved, gradient, wanted);
         for (parent, gradient) in ops.parents.into_iter().zip(found) {
@@ -211,10 +211,10 @@ impl<S> fmt::Debug for Saved<S> {
     }
 }
 
-/// The tensors of a call, on some backend: as many as the operation has inputs.
+/// The input tensors of a call, on some backend.
 struct Inputs<B: Backend>(Vec<FloatTensor<B>>);
 
-/// What `#[derive(ExtensionType)]` writes for a type whose fields are tensors.
+/// As `#[derive(ExtensionType)]` generates for a struct of tensors.
 impl<B: Backend> ExtensionType<B> for Inputs<B> {
     type Target = Inputs<Dispatch>;
 

@@ -1,10 +1,10 @@
-//! One recurrent layer over a whole window: vanilla RNN, LSTM or GRU.
+//! A recurrent layer over a whole window: vanilla RNN, LSTM or GRU.
 //!
-//! The inputs of all steps are one large product. Each step multiplies the hidden state by weights
-//! that were packed once for the window, and computes gates and states while they are in the cache.
-//! The rows of a batch are independent, so that threads share the batch and never wait inside a
-//! window. Backward, the gradients of the weights are one large product at the end. Equations, gate
-//! order and shapes are those of PyTorch's `torch.nn`.
+//! One large product computes the input part of all steps. Each step multiplies the hidden state by
+//! weights that are packed once per window, and computes gates and states while they are in the
+//! cache. The rows of a batch are independent, so threads divide the batch and never synchronise
+//! inside a window. In the backward pass, the gradients of the weights are one large product at the
+//! end. Equations, gate order and shapes are those of PyTorch's `torch.nn`.
 
 use burn::tensor::{Int, Tensor};
 
@@ -30,11 +30,11 @@ pub enum Cell {
     Rnn(Activation),
     /// Hochreiter & Schmidhuber 1997 with Gers' forget gate; gates `i f g o`.
     Lstm,
-    /// Cho et al. 2014, where the reset gate acts after the product; gates `r z n`.
+    /// Cho et al. 2014, with the reset gate applied after the product; gates `r z n`.
     Gru,
 }
 
-/// The activation of the vanilla RNN.
+/// The activation `a` of the vanilla RNN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
     /// Hyperbolic tangent.
@@ -43,7 +43,7 @@ pub enum Activation {
     Relu,
 }
 
-/// The parameters of a layer; `gates` is 1, 4 or 3.
+/// The parameters of a layer; `gates` is 1 for the RNN, 4 for the LSTM, 3 for the GRU.
 #[derive(Clone, Debug)]
 pub struct RecurrentWeights {
     /// `[gates x hidden, inputs]`
@@ -56,17 +56,17 @@ pub struct RecurrentWeights {
     pub bias_hh: Tensor<1>,
 }
 
-/// Reads a window.
+/// Runs the layer over a window.
 ///
-/// `input` is `[time, batch, inputs]`; `carried` holds what the layer carries from step to step,
-/// each `[1, batch, hidden]`: the hidden state, and for the LSTM the cell state after it. The
-/// result is the hidden state after each step, `[time, batch, hidden]`, and what is carried on. In
-/// `Bf16` the products of a window read their factors rounded; up to 16 rows, as in generation, are
-/// computed in `f32` all the same, and so is everything on other devices.
+/// `input` is `[time, batch, inputs]`; `carried` is the state before the window, each tensor `[1,
+/// batch, hidden]`: the hidden state, and for the LSTM then the cell state. Returns the hidden
+/// state after each step, `[time, batch, hidden]`, and the state after the window. With `Bf16` the
+/// products of a window round their factors; products of up to 16 rows, as in generation, and
+/// everything on other devices use `f32`.
 ///
 /// # Panics
 ///
-/// If the shapes do not fit together.
+/// If the shapes do not match.
 pub fn recurrent(
     cell: Cell,
     precision: Precision,
@@ -83,15 +83,16 @@ pub fn recurrent(
     operation::call(how, (source, None), [time, batch], weights, carried)
 }
 
-/// Reads a window of tokens, the input being their rows of an embedding: as [`recurrent`], with
-/// `tokens` `[time, batch]` and `embedding` `[vocabulary, inputs]`.
+/// Runs the layer over a window of tokens: like [`recurrent`], where the input is the rows of
+/// `embedding` `[vocabulary, inputs]` for `tokens` `[time, batch]`.
 ///
-/// For a vocabulary that is smaller than the window, `W_ih` is multiplied with the embedding once,
-/// in place of each token's row: the layer then has half the work. Backward likewise.
+/// If the vocabulary is smaller than the window, `W_ih` is multiplied by the whole embedding once
+/// instead of by the row of each token, which halves the work of the layer. The backward pass does
+/// the same.
 ///
 /// # Panics
 ///
-/// If the shapes do not fit together, or a token is not in the vocabulary.
+/// If the shapes do not match, or a token is not in the vocabulary.
 pub fn recurrent_tokens(
     cell: Cell,
     precision: Precision,
@@ -110,12 +111,12 @@ pub fn recurrent_tokens(
     operation::call(how, (embedding, tokens), window, weights, carried)
 }
 
-/// What the layer reads, as slices.
+/// The input of the layer, as slices.
 #[derive(Clone, Copy, Debug)]
 enum LayerInput<'a> {
     /// `[time, batch, inputs]`
     Dense(&'a [f32]),
-    /// A row of the embedding for each token `[time, batch]`.
+    /// The rows of the embedding for tokens `[time, batch]`.
     Table {
         /// `[vocabulary, inputs]`
         embedding: &'a [f32],
@@ -123,7 +124,7 @@ enum LayerInput<'a> {
     },
 }
 
-/// The parameters as slices, see [`RecurrentWeights`].
+/// The parameters as slices; see [`RecurrentWeights`].
 #[derive(Clone, Copy, Debug)]
 struct WeightSlices<'a> {
     input: Weight<'a>,

@@ -1,4 +1,4 @@
-//! From Burn's tensors to slices and back.
+//! Conversions between Burn's tensors and slices.
 
 use burn::backend::flex::FlexTensor;
 use burn::backend::ops::FloatTensorOps;
@@ -8,8 +8,8 @@ use burn::tensor::{DType, FloatDType, Int, Tensor, bf16};
 use crate::buffer::Buffer;
 use crate::matmul::Weight;
 
-/// Whether a tensor is computed with here: single precision on the CPU device, whether or not
-/// gradients are tracked. Every other goes the way of Burn's own operations.
+/// Whether the kernels apply to a tensor: `f32` on the CPU device, with or without gradient
+/// tracking. All others use Burn's operations.
 pub(crate) fn is_ours<const D: usize>(tensor: &Tensor<D>) -> bool {
     if tensor.dtype() != DType::F32 {
         return false;
@@ -20,7 +20,7 @@ pub(crate) fn is_ours<const D: usize>(tensor: &Tensor<D>) -> bool {
     }
 }
 
-/// The tensor with its elements side by side.
+/// The tensor, copied if it is not contiguous.
 pub(crate) fn contiguous(tensor: FlexTensor) -> FlexTensor {
     match tensor.is_contiguous() {
         true => tensor,
@@ -28,10 +28,10 @@ pub(crate) fn contiguous(tensor: FlexTensor) -> FlexTensor {
     }
 }
 
-/// A weight stored as bf16, which takes half the memory and, in products of few rows, half the time
-/// to read; rounded to nearest, ties to even. Only products of this crate read it, so that a weight
-/// is returned unchanged where others do: on another device, in another precision, within automatic
-/// differentiation.
+/// Converts a weight to bf16, rounding to nearest, ties to even. It then takes half the memory and,
+/// in products of few rows, half the time to read. Only the kernels of this crate read such
+/// weights, so others are returned unchanged: on another device, of another precision, or within
+/// automatic differentiation.
 pub fn narrowed(weight: Tensor<2>) -> Tensor<2> {
     match is_ours(&weight) && !weight.is_autodiff() {
         true => weight.cast(DType::BF16),
@@ -39,11 +39,11 @@ pub fn narrowed(weight: Tensor<2>) -> Tensor<2> {
     }
 }
 
-/// A weight that went through [`contiguous`], as it is stored.
+/// The elements of a weight that went through [`contiguous`], in its storage type.
 ///
 /// # Panics
 ///
-/// If it did not.
+/// If it is not contiguous.
 pub(crate) fn weight(tensor: &FlexTensor) -> Weight<'_> {
     match tensor.dtype() {
         DType::BF16 => Weight::Bf16(tensor.as_slice::<bf16>().expect("the tensor is contiguous")),
@@ -51,7 +51,7 @@ pub(crate) fn weight(tensor: &FlexTensor) -> Weight<'_> {
     }
 }
 
-/// The same weight in `f32`, for the products of many rows.
+/// The weight in `f32`, for products of many rows.
 pub(crate) fn widened(weight: FlexTensor) -> FlexTensor {
     match weight.dtype() {
         DType::BF16 => Flex::float_cast(weight, FloatDType::F32),
@@ -63,14 +63,14 @@ pub(crate) fn widened(weight: FlexTensor) -> FlexTensor {
 ///
 /// # Panics
 ///
-/// If it did not.
+/// If it is not contiguous.
 pub(crate) fn values(tensor: &FlexTensor) -> &[f32] {
     tensor
         .as_slice()
         .expect("the tensor is contiguous and of type f32")
 }
 
-/// The tokens of a tensor of integers, row after row.
+/// The tokens of an integer tensor, row-major.
 ///
 /// # Panics
 ///
@@ -84,13 +84,13 @@ pub(crate) fn tokens<const D: usize>(tensor: Tensor<D, Int>, vocabulary: usize) 
     tokens
 }
 
-/// Sizes of a tensor of known rank.
+/// The dimensions of a tensor of known rank.
 pub(crate) fn sizes<const D: usize>(tensor: &FlexTensor) -> [usize; D] {
     let shape = tensor.layout().shape();
     std::array::from_fn(|dimension| shape[dimension])
 }
 
-/// A tensor of Burn around a buffer, outside automatic differentiation.
+/// Wraps a buffer in a Burn tensor, outside automatic differentiation.
 pub(crate) fn from_buffer<const D: usize>(buffer: Buffer, shape: [usize; D]) -> Tensor<D> {
     Tensor::from_primitive::<Flex>(buffer.into_tensor(shape))
 }

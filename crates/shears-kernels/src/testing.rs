@@ -1,8 +1,8 @@
-//! What the tests of several operations share.
+//! Helpers shared by the tests of several operations.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-/// Values in (-1, 1) without a pattern, the same at each call (Marsaglia's xorshift64).
+/// Pseudorandom values in (-1, 1) from a seed (Marsaglia's xorshift64).
 pub(crate) fn numbers(count: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let next = || {
@@ -14,7 +14,7 @@ pub(crate) fn numbers(count: usize, seed: u64) -> Vec<f32> {
     std::iter::repeat_with(next).take(count).collect()
 }
 
-/// Integers below `bound` without a pattern.
+/// Pseudorandom integers below `bound`.
 pub(crate) fn whole_numbers(count: usize, bound: usize, seed: u64) -> Vec<u32> {
     let numbers = numbers(count, seed).into_iter();
     numbers
@@ -22,7 +22,7 @@ pub(crate) fn whole_numbers(count: usize, bound: usize, seed: u64) -> Vec<u32> {
         .collect()
 }
 
-/// A tensor, whose gradient is asked for on a device that computes one.
+/// A tensor, with gradient tracking if the device supports it.
 pub(crate) fn tensor<const D: usize>(
     values: &[f32],
     shape: [usize; D],
@@ -49,14 +49,14 @@ pub(crate) fn read<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
     tensor.clone().into_data().iter::<f32>().collect()
 }
 
-/// Asserts that all differ by no more than `bound` times the largest.
+/// Asserts that all values differ by at most `bound` times the largest.
 #[track_caller]
 pub(crate) fn assert_close(what: &str, found: &[f32], expected: &[f32], bound: f32) {
     assert_eq!(found.len(), expected.len(), "{what}");
     let largest = expected.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
     let pairs = found.iter().zip(expected);
     let worst = pairs.map(|(x, y)| (x - y).abs()).fold(0.0_f32, |most, x| {
-        // A NaN is worse than everything.
+        // NaN counts as the worst.
         if x <= most { most } else { x }
     });
     assert!(worst <= bound * largest, "{what}: {worst:e} of {largest:e}");

@@ -1,16 +1,16 @@
-//! One block of a Transformer as one operation: GPT-2's (Radford et al. 2019), Llama's (Touvron et
-//! al. 2023), and what lies between them.
+//! A Transformer block as one operation: GPT-2's (Radford et al. 2019), Llama's (Touvron et al.
+//! 2023), and variants in between.
 //!
 //! ```text
 //! middle = x + dropout(projection(attention(qkv(norm_1(x)))))
 //! output = middle + dropout(project(activation(expand(norm_2(middle)))))
 //! ```
 //!
-//! Only the attention mixes rows. So there are three passes over the rows: before the attention,
+//! Only the attention mixes rows, so there are three passes over the rows: before the attention,
 //! the attention, and after it. In the first and the last, a block of rows goes through all
-//! operations while it is in the cache. Backward runs the passes in reverse, and computes again
-//! what is cheaper to compute than to keep: normalised rows, attention weights, activations and
-//! masks. The gradients of the weights are large products at the end.
+//! operations while it is in the cache. The backward pass runs them in reverse, and recomputes what
+//! is cheaper to compute than to store: normalised rows, attention weights, activations and masks.
+//! The gradients of the weights are large products at the end.
 
 use burn::tensor::Tensor;
 
@@ -37,19 +37,19 @@ pub use plain::transformer_block_plain;
 /// The parameters of a block.
 pub type BlockWeights = BlockOf<Tensor<2>, Tensor<1>>;
 
-/// What is between the two products of a block's perceptron.
+/// The activation of a block's MLP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mlp {
-    /// GELU by the normal distribution (Hendrycks & Gimpel 2016), exact to rounding.
+    /// GELU with the exact normal distribution (Hendrycks & Gimpel 2016).
     Gelu,
-    /// GELU by their approximation with tanh, as in GPT-2's own weights.
+    /// GELU with their tanh approximation, as in GPT-2's published weights.
     GeluTanh,
-    /// SwiGLU (Shazeer 2020): the first product gives a gate and what goes through it.
+    /// SwiGLU (Shazeer 2020): the first product computes a gate and the values that it gates.
     Swiglu,
 }
 
 impl Mlp {
-    /// How many elements of the first product one of the second product's inputs is made of.
+    /// The number of outputs of the first product per input of the second.
     fn parts(self) -> usize {
         match self {
             Mlp::Gelu | Mlp::GeluTanh => 1,
@@ -61,33 +61,32 @@ impl Mlp {
 /// The settings of a block.
 #[derive(Clone, Copy, Debug)]
 pub struct BlockSettings {
-    /// Heads of the attention; they divide `hidden`.
+    /// The number of attention heads, a divisor of `hidden`.
     pub heads: usize,
-    /// Heads of keys and values, each of which serves several neighbouring heads of queries
-    /// (Ainslie et al. 2023, GQA); they divide `heads`.
+    /// The number of key and value heads, each shared by consecutive query heads (Ainslie et al.
+    /// 2023, GQA); a divisor of `heads`.
     pub kv_heads: usize,
-    /// The index of the block in the model, on which its masks depend.
+    /// The index of the block in the model, which selects its dropout masks.
     pub index: usize,
-    /// Both norms.
+    /// The kind of both norms.
     pub norm: Norm,
-    /// The base of the rotary position embedding of queries and keys; none where positions are a
-    /// part of `x`. With it, heads have an even width.
+    /// The base of the rotary position embedding of queries and keys, which needs heads of even
+    /// width; `None` if positions are part of `x`.
     pub rope_theta: Option<f64>,
-    /// The perceptron.
+    /// The activation of the MLP.
     pub mlp: Mlp,
-    /// Of the attention's weights and of both residual branches.
+    /// Dropout of the attention weights and of both residual branches.
     pub dropout: Option<Dropout>,
-    /// Of the products with weights. The attention itself is computed in `f32`, and so is one
-    /// position of up to 16 texts after earlier ones, as in generation, and everything on other
-    /// devices.
+    /// The precision of products with weights. The attention itself always uses `f32`, as do single
+    /// positions of up to 16 sequences in generation, and everything on other devices.
     pub precision: Precision,
 }
 
-/// The keys and values of an attention, each `[batch, time, keys]` for the width of all heads of
-/// keys together.
+/// The keys and values of an attention, each `[batch, time, keys]`, where `keys` is the total width
+/// of the key heads.
 #[derive(Clone, Debug)]
 pub struct KeysAndValues {
-    /// `[batch, time, keys]`, turned by their positions if the block does so.
+    /// `[batch, time, keys]`, after the rotary embedding if the block has one.
     pub keys: Tensor<3>,
     /// `[batch, time, keys]`
     pub values: Tensor<3>,
@@ -95,12 +94,12 @@ pub struct KeysAndValues {
 
 /// Computes a block: `x` `[batch, time, hidden]` to the same shape.
 ///
-/// `earlier` are the keys and values of the positions before `x`; those of these positions and of
-/// `x` are returned. They carry no gradient: a loss does not flow into earlier calls.
+/// `earlier` has the keys and values of the positions before `x`; returns those of all positions,
+/// including `x`. They carry no gradient: a loss does not flow into earlier calls.
 ///
 /// # Panics
 ///
-/// If the shapes do not fit together.
+/// If the shapes do not match.
 pub fn transformer_block(
     x: Tensor<3>,
     weights: BlockWeights,
@@ -115,7 +114,7 @@ pub fn transformer_block(
         Some(earlier) if operation::is_plain(&x, &weights, settings, &earlier) => {
             operation::call_cached(x, weights, settings, earlier)
         }
-        // A loss over a text that was cut into calls: no training loop does that.
+        // Training on a sequence that is split into calls, which no training loop does.
         Some(earlier) => transformer_block_plain(x, weights, settings, Some(earlier)),
     }
 }
@@ -128,7 +127,7 @@ struct Masks {
     after_perceptron: Mask,
 }
 
-/// The number of the mask after the embedding; those of the blocks follow.
+/// The dropout site after the embedding; those of the blocks follow.
 pub const EMBEDDING_SITE: u32 = 0;
 
 impl BlockSettings {
@@ -137,7 +136,7 @@ impl BlockSettings {
         EMBEDDING_SITE + 1 + 3 * self.index as u32 + which
     }
 
-    /// Those for that many positions, of all texts together.
+    /// The masks for `positions` positions, counted over all sequences.
     fn masks(&self, positions: usize) -> Option<Masks> {
         let dropout = self.dropout?;
         Some(Masks {

@@ -1,9 +1,9 @@
 //! Optimizer updates in one pass over weight, gradient and moments, in place.
 //!
-//! Each element is read once and written once: 28 bytes for Adam. The factor that clipping decided
-//! on is multiplied in on the way, so that the gradients are never written. The operations and
-//! their order are those of the composition in `shears-train`, in `f32` and without fused
-//! additions, so that both give the same bits.
+//! Each element is read and written once: 28 bytes for Adam. The clipping factor is applied on the
+//! fly, so that the gradients are never written. The operations and their order are those of the
+//! composition in `shears-train`, in `f32` and without fused multiply-adds, so that both give the
+//! same bits.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -11,13 +11,13 @@ use pulp::{Simd, WithSimd};
 
 use crate::cpu::Cpu;
 
-/// Elements that a thread takes at once.
+/// Elements per work item of a thread.
 const PIECE: usize = 32_768;
 
 /// Up to this many elements, waking another thread costs more than it saves.
-const FOR_ONE_THREAD: usize = 16_384;
+const MAX_FOR_ONE_THREAD: usize = 16_384;
 
-/// An update rule with the settings of one step; the formulas are PyTorch's.
+/// An update rule with the settings of one step, with PyTorch's formulas.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum UpdateRule {
     /// `w <- w - lr g`. No moments.
@@ -25,7 +25,7 @@ pub enum UpdateRule {
         /// The learning rate.
         lr: f64,
     },
-    /// `m <- mu m + g; w <- w - lr m`, where `m` is the first moment and starts as zero.
+    /// `m <- mu m + g; w <- w - lr m`, where `m` is the first moment, initially zero.
     Momentum {
         /// The learning rate.
         lr: f64,
@@ -40,7 +40,7 @@ pub enum UpdateRule {
         lr: f64,
         /// The decay a.
         alpha: f64,
-        /// Keeps the denominator from zero.
+        /// Added to the denominator, to avoid division by zero.
         epsilon: f64,
     },
     /// Adam (Kingma and Ba 2015, algorithm 1), with both moments.
@@ -51,62 +51,62 @@ pub enum UpdateRule {
         beta1: f64,
         /// The decay of the second moment.
         beta2: f64,
-        /// Keeps the denominator from zero.
+        /// Added to the denominator, to avoid division by zero.
         epsilon: f64,
-        /// The number of this update, counted from 1, which corrects the bias of the moments.
+        /// The number of this update, counted from 1, for the bias correction of the moments.
         updates: u64,
-        /// AdamW (Loshchilov and Hutter 2019): weight decay shrinks the weight by
-        /// `1 - lr * weight_decay`. Elsewhere `weight_decay * w` is added to the gradient.
+        /// AdamW (Loshchilov and Hutter 2019): weight decay multiplies the weight by `1 - lr *
+        /// weight_decay`. Otherwise `weight_decay * w` is added to the gradient.
         decoupled: bool,
     },
 }
 
 impl UpdateRule {
-    /// Whether it keeps a first moment.
+    /// Whether the rule has a first moment.
     #[must_use]
     pub fn has_first_moment(&self) -> bool {
         matches!(self, UpdateRule::Momentum { .. } | UpdateRule::Adam { .. })
     }
 
-    /// Whether it keeps a second moment.
+    /// Whether the rule has a second moment.
     #[must_use]
     pub fn has_second_moment(&self) -> bool {
         matches!(self, UpdateRule::RmsProp { .. } | UpdateRule::Adam { .. })
     }
 }
 
-/// What an update reads and writes of one parameter. All slices have the same length, but for a
-/// moment that the rule does not have, which is empty.
+/// One parameter of an update. All slices have the same length, except that moments which the rule
+/// does not have are empty.
 #[derive(Debug)]
 pub struct Parameter<'a> {
-    /// Read and written.
+    /// The weight, updated in place.
     pub weight: &'a mut [f32],
-    /// Read.
+    /// The gradient, before clipping.
     pub gradient: &'a [f32],
-    /// The factor that clipping decided on, see [`gradclip::Deferred`]: the gradient is multiplied
-    /// by it in `f64` and rounded to `f32`.
+    /// The clipping factor, see [`gradclip::Deferred`]: the gradient is multiplied by it in `f64`
+    /// and rounded to `f32`.
     pub factor: f64,
-    /// Read and written.
+    /// The first moment, updated in place.
     pub first: &'a mut [f32],
-    /// Read and written.
+    /// The second moment, updated in place.
     pub second: &'a mut [f32],
-    /// Zero turns it off.
+    /// Weight decay; zero for none.
     pub weight_decay: f64,
 }
 
-/// Applies one update to all parameters, on all threads of the pool. The result has the same bits
-/// for every number of threads.
+/// Applies one update to all parameters, on all threads of the pool. The result is bitwise
+/// identical for every number of threads.
 ///
 /// # Panics
 ///
-/// If the slices of a parameter differ in length.
+/// If the slices of a parameter have the wrong lengths.
 pub fn update(rule: &UpdateRule, parameters: Vec<Parameter<'_>>) {
     update_on(Cpu::current(), rule, parameters);
 }
 
 fn update_on(cpu: Cpu, rule: &UpdateRule, parameters: Vec<Parameter<'_>>) {
     let elements: usize = parameters.iter().map(|p| p.weight.len()).sum();
-    if cpu.threads == 1 || elements <= FOR_ONE_THREAD {
+    if cpu.threads == 1 || elements <= MAX_FOR_ONE_THREAD {
         for parameter in parameters {
             parameter.check(rule);
             cpu.run(Pass { rule, parameter });
@@ -116,7 +116,7 @@ fn update_on(cpu: Cpu, rule: &UpdateRule, parameters: Vec<Parameter<'_>>) {
     let mut pieces = Vec::with_capacity(parameters.len() + elements / PIECE);
     for parameter in parameters {
         parameter.check(rule);
-        parameter.cut(&mut pieces);
+        parameter.split(&mut pieces);
     }
     let pieces: Vec<_> = pieces.into_iter().map(|p| Mutex::new(Some(p))).collect();
     cpu.each(pieces.len(), |index| {
@@ -138,8 +138,8 @@ impl<'a> Parameter<'a> {
         assert_eq!(second, moment(rule.has_second_moment()), "a second moment");
     }
 
-    /// Cuts it into pieces of at most [`PIECE`] elements.
-    fn cut(self, pieces: &mut Vec<Parameter<'a>>) {
+    /// Splits the parameter into pieces of at most [`PIECE`] elements.
+    fn split(self, pieces: &mut Vec<Parameter<'a>>) {
         let mut first = self.first.chunks_mut(PIECE);
         let mut second = self.second.chunks_mut(PIECE);
         let gradients = self.gradient.chunks(PIECE);
@@ -155,7 +155,7 @@ impl<'a> Parameter<'a> {
     }
 }
 
-/// One update of one piece, compiled for each set of instructions.
+/// One update of one piece, compiled for each instruction set.
 struct Pass<'a> {
     rule: &'a UpdateRule,
     parameter: Parameter<'a>,
@@ -182,7 +182,7 @@ impl WithSimd for Pass<'_> {
     }
 }
 
-/// `gradient` makes the gradient that the rule sees of the raw one and of the weight.
+/// `gradient` computes the gradient that the rule uses from the raw gradient and the weight.
 #[inline(always)]
 fn pass(rule: &UpdateRule, parameter: Parameter<'_>, gradient: impl Fn(f32, f32) -> f32) {
     let Parameter {
@@ -400,9 +400,9 @@ mod tests {
         }
     }
 
-    /// To 1e-6 of 1, which bounds the inputs.
+    /// To 1e-6 relative to 1, which bounds the inputs.
     #[test]
-    fn each_rule_is_its_formula() {
+    fn each_rule_matches_its_formula() {
         for rule in RULES {
             let before = parameters(&rule);
             let mut after = before.clone();
@@ -448,7 +448,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "a second moment")]
-    fn a_moment_that_is_missing_is_refused() {
+    fn a_missing_moment_is_refused() {
         let rule = RULES[3];
         let mut owned = parameters(&rule);
         owned[2].second.clear();

@@ -1,4 +1,4 @@
-//! Rows of elements as vectors, with a last vector that may be short.
+//! Vector loads and stores with a partial last vector, and operations on rows.
 
 use std::ops::Range;
 
@@ -7,10 +7,10 @@ use pulp::{Simd, WithSimd};
 use crate::buffer::Buffer;
 use crate::cpu::Cpu;
 
-/// Elements of a cache line.
+/// Elements per cache line.
 const LINE: usize = 16;
 
-/// The first vector of a row; a short row is padded with zeros.
+/// Loads the first vector of a row; a short row is padded with zeros.
 #[inline(always)]
 pub(crate) fn load<S: Simd>(simd: S, row: &[f32]) -> S::f32s {
     match S::as_simd_f32s(row).0 {
@@ -19,7 +19,7 @@ pub(crate) fn load<S: Simd>(simd: S, row: &[f32]) -> S::f32s {
     }
 }
 
-/// Stores the first vector of a row, or as many of its elements as the row has.
+/// Stores to the first vector of a row, or to the whole row if it is shorter.
 #[inline(always)]
 pub(crate) fn store<S: Simd>(simd: S, row: &mut [f32], values: S::f32s) {
     match S::as_mut_simd_f32s(row).0 {
@@ -28,21 +28,20 @@ pub(crate) fn store<S: Simd>(simd: S, row: &mut [f32], values: S::f32s) {
     }
 }
 
-/// Prefetches a cache line, where there is an instruction for it. The address may be any.
+/// Prefetches a cache line, if the target has an instruction for it. Any address is allowed.
 #[inline(always)]
 pub(crate) fn prefetch(line: *const f32) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: every x86-64 has the instruction. It is a hint that reads nothing into the
-        // program and cannot fault, whatever the address.
+        // SAFETY: every x86-64 CPU has the instruction. It is a hint and cannot fault.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = line;
 }
 
-/// Prefetches the row that lies `distance` elements after this one.
+/// Prefetches the row `distance` elements after this one.
 #[inline(always)]
 pub(crate) fn prefetch_row(row: &[f32], distance: usize) {
     let start = row.as_ptr().wrapping_add(distance);
@@ -51,12 +50,12 @@ pub(crate) fn prefetch_row(row: &[f32], distance: usize) {
     }
 }
 
-/// Updates rows of equal length, vector by vector: `change` gets the vectors of the given rows and
-/// of the changed ones, and returns the new values of the latter.
+/// Updates rows of equal length, vector by vector: `change` maps the vectors of the given and the
+/// changed rows to new values of the latter.
 ///
 /// # Panics
 ///
-/// If a row is shorter than the first that is changed.
+/// If a row is shorter than the first changed row.
 #[inline(always)]
 pub(crate) fn update<S: Simd, const GIVEN: usize, const CHANGED: usize>(
     simd: S,
@@ -73,16 +72,16 @@ pub(crate) fn update<S: Simd, const GIVEN: usize, const CHANGED: usize>(
         let changed = changed.each_mut().map(|row| S::as_mut_simd_f32s(row).0);
         let changed = changed.map(|row| &mut row[..count]);
         for k in 0..count {
-            // Loops in place of closures: all of this has to be inlined into one function.
-            let mut now_given = [simd.splat_f32s(0.0); GIVEN];
+            // Loops instead of closures, so that everything is inlined into one function.
+            let mut given_now = [simd.splat_f32s(0.0); GIVEN];
             for row in 0..GIVEN {
-                now_given[row] = given_vectors[row][k];
+                given_now[row] = given_vectors[row][k];
             }
             let mut now = [simd.splat_f32s(0.0); CHANGED];
             for row in 0..CHANGED {
                 now[row] = changed[row][k];
             }
-            let results = change(now_given, now);
+            let results = change(given_now, now);
             for row in 0..CHANGED {
                 changed[row][k] = results[row];
             }
@@ -102,15 +101,15 @@ pub(crate) fn update<S: Simd, const GIVEN: usize, const CHANGED: usize>(
     }
 }
 
-/// The sum of every column of `[rows, columns]`, whose rows lie `stride` elements apart. Blocks of
-/// rows are summed first, so that long sums stay accurate.
+/// Sums every column of `[rows, columns]`, with rows `stride` elements apart. Blocks of rows are
+/// summed first, so that long sums stay accurate.
 pub(crate) fn sum_columns(
     cpu: Cpu,
     values: &[f32],
     stride: usize,
     columns: Range<usize>,
 ) -> Buffer {
-    const ROWS_AT_ONCE: usize = 64;
+    const ROW_BLOCK: usize = 64;
     let mut sums = Buffer::zeros(columns.len());
     cpu.split_rows(&mut sums, 1, 64, |first, sums| {
         let first = columns.start + first;
@@ -133,13 +132,13 @@ pub(crate) fn sum_columns(
         fn with_simd<S: Simd>(self, simd: S) {
             let width = self.sums.len();
             let rows = self.values.len().div_ceil(self.stride.max(1));
-            let together = 4 * S::F32_LANES;
-            for first_row in (0..rows).step_by(ROWS_AT_ONCE) {
-                let block = first_row..rows.min(first_row + ROWS_AT_ONCE);
-                for column in (0..width).step_by(together) {
-                    let sums = &mut self.sums[column..width.min(column + together)];
+            let group = 4 * S::F32_LANES;
+            for first_row in (0..rows).step_by(ROW_BLOCK) {
+                let block = first_row..rows.min(first_row + ROW_BLOCK);
+                for column in (0..width).step_by(group) {
+                    let sums = &mut self.sums[column..width.min(column + group)];
                     let first = self.first + column;
-                    if sums.len() == together {
+                    if sums.len() == group {
                         add_rows::<S, 4>(simd, self.values, self.stride, first, &block, sums);
                     } else {
                         for (part, sums) in sums.chunks_mut(S::F32_LANES).enumerate() {
@@ -154,7 +153,7 @@ pub(crate) fn sum_columns(
     sums
 }
 
-/// Adds some rows, from column `first` on, to sums of at most that many vectors.
+/// Adds rows, starting at column `first`, to sums of at most `VECTORS` vectors.
 #[inline(always)]
 fn add_rows<S: Simd, const VECTORS: usize>(
     simd: S,
@@ -164,7 +163,7 @@ fn add_rows<S: Simd, const VECTORS: usize>(
     rows: &Range<usize>,
     sums: &mut [f32],
 ) {
-    /// How many rows ahead are prefetched: rows lie in different pages.
+    /// Prefetch distance in rows, which are in different pages.
     const ROWS_AHEAD: usize = 8;
     let mut totals = [simd.splat_f32s(0.0); VECTORS];
     for row in rows.clone() {

@@ -1,4 +1,4 @@
-//! The batches of a plan: a pure function of the step.
+//! The batches of a plan, a pure function of the step.
 
 use std::ops::Range;
 
@@ -8,7 +8,7 @@ use shears_model::Reading;
 
 use crate::plan::Plan;
 
-/// What a model reads in training, whichever way it reads.
+/// The training batches of a model.
 #[derive(Debug)]
 pub enum Batches {
     /// Consecutive windows of parallel streams.
@@ -18,7 +18,7 @@ pub enum Batches {
 }
 
 impl Batches {
-    /// The batches of a plan over `tokens`.
+    /// Creates the batches of a plan over `tokens`.
     pub fn new(plan: &Plan, reading: Reading, tokens: Tokens) -> Result<Self, DataError> {
         Ok(match reading {
             Reading::Streams => {
@@ -35,8 +35,8 @@ impl Batches {
         })
     }
 
-    /// How many tokens one pass over the text leaves out, and in how many passes all are read; if
-    /// that never happens, none. Nothing of models that draw their windows.
+    /// The number of tokens that one pass over the text does not read, and the number of passes
+    /// after which all are read, if ever. `None` for models that read random windows.
     pub fn left_by_a_pass(&self) -> Option<(usize, Option<u64>)> {
         match self {
             Batches::Streams(streams) => {
@@ -46,7 +46,7 @@ impl Batches {
         }
     }
 
-    /// The micro-batch of that index, counted from the start of the run.
+    /// The micro-batch with this index, counted from the start of the run.
     pub fn at(&self, index: u64) -> Batch {
         match self {
             Batches::Streams(streams) => streams.batch_at(index),
@@ -55,15 +55,15 @@ impl Batches {
     }
 }
 
-/// Some rows of a batch; the batch itself, if these are all.
+/// Selects rows of a batch.
 pub(crate) fn rows_of(batch: Batch, rows: &Range<usize>) -> Batch {
     if *rows == (0..batch.batch) {
         return batch;
     }
-    let places = rows.start * batch.window..rows.end * batch.window;
+    let range = rows.start * batch.window..rows.end * batch.window;
     Batch {
-        inputs: batch.inputs[places.clone()].to_vec(),
-        targets: batch.targets[places].to_vec(),
+        inputs: batch.inputs[range.clone()].to_vec(),
+        targets: batch.targets[range].to_vec(),
         batch: rows.len(),
         ..batch
     }

@@ -1,4 +1,4 @@
-//! How long a training step takes, and which part of it.
+//! Benchmarks of a training step and its phases.
 
 mod clip;
 
@@ -14,9 +14,9 @@ use crate::trainer::{PhaseTimes, Trainer};
 
 pub use clip::{ClipBench, bench_clip};
 
-/// Least, median and most of several measurements.
+/// Minimum, median and maximum of several measurements.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-#[allow(missing_docs, reason = "the names say it")]
+#[allow(missing_docs, reason = "the names are self-explanatory")]
 pub struct Spread {
     pub min: f64,
     pub median: f64,
@@ -24,7 +24,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// The spread of some values; all are NaN where there is none.
+    /// The spread of some values; NaN if there are none.
     pub fn of(values: Vec<f64>) -> Self {
         let values = sorted(values);
         let at = |share| quantile(&values, share).unwrap_or(f64::NAN);
@@ -36,25 +36,26 @@ impl Spread {
     }
 }
 
-/// What was measured.
+/// The results of [`bench`].
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct BenchReport {
-    /// Steps that were timed, after warm-up.
+    /// Number of timed steps, after warm-up.
     pub steps: u64,
-    /// Whole steps.
+    /// Milliseconds per step.
     pub ms_per_step: Spread,
-    /// Parts of a step: `forward`, `backward`, `clip`, `update`; `exchange` of several ranks.
+    /// Milliseconds per phase: `forward`, `backward`, `clip`, `update`; with several ranks
+    /// `exchange`.
     pub phases: BTreeMap<&'static str, Spread>,
-    /// Tokens of a step by the median time.
+    /// Tokens per second, from the median time of a step.
     pub tokens_per_second: f64,
-    /// The largest resident size of the process; null where the system does not tell.
+    /// Peak resident memory of the process in bytes; null if the system does not report it.
     pub peak_rss_bytes: Option<u64>,
 }
 
-/// Steps before the clock starts: caches fill and the thread pool wakes up.
+/// Untimed steps, which fill caches and start the thread pool.
 const WARMUP_STEPS: u64 = 3;
 
-/// Takes `steps` training steps and times them.
+/// Times `steps` training steps.
 pub fn bench<M: LanguageModel>(
     trainer: &mut Trainer<M>,
     steps: u64,
@@ -94,7 +95,7 @@ pub fn bench<M: LanguageModel>(
     })
 }
 
-/// The largest resident size of this process until now, where the system tells (Linux).
+/// Peak resident memory of this process in bytes, if the system reports it (Linux).
 pub fn peak_rss_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status

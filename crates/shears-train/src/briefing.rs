@@ -1,5 +1,5 @@
-//! What the first of several ranks has read and all of them need, as bytes: so that no other needs
-//! the text, the tokenizer or the run's folder on its own machine.
+//! What rank 0 sends to the other ranks before training, so that they need no text, tokenizer or
+//! run folder on their own machines.
 
 use serde::{Deserialize, Serialize};
 use shears_data::{Tokenizer, Tokens};
@@ -9,18 +9,18 @@ use crate::checkpoint::Checkpoint;
 use crate::corpora::Corpora;
 use crate::plan::Plan;
 
-/// A run that is about to be trained, as every rank has to know it.
+/// Everything that a rank needs to know about a run.
 #[derive(Debug)]
 pub struct Briefing {
     /// The plan, resolved.
     pub plan: Plan,
-    /// Texts and tokenizer; of the first rank's loading, nothing else is known to the others.
+    /// Tokens and tokenizer; other fields about loading are not sent.
     pub corpora: Corpora,
-    /// Where the run is gone on from.
+    /// The checkpoint to resume from.
     pub checkpoint: Option<Checkpoint>,
 }
 
-/// What is not large.
+/// The small parts.
 #[derive(Serialize, Deserialize)]
 struct Head {
     plan: String,
@@ -30,18 +30,18 @@ struct Head {
 }
 
 impl Briefing {
-    /// As bytes, which [`Briefing::from_bytes`] reads.
+    /// Serialises a briefing, for [`Briefing::from_bytes`].
     ///
     /// # Errors
     ///
-    /// If the plan cannot be written, which is a fault of this program.
+    /// If serialisation fails, which would be a bug.
     pub fn to_bytes(
         plan: &Plan,
         corpora: &Corpora,
         checkpoint: Option<&Checkpoint>,
     ) -> Result<Vec<u8>, TrainError> {
         let fault = |error: String| TrainError::Ranks {
-            problem: format!("cannot tell the other ranks what to train: {error}"),
+            problem: format!("cannot send the run to the other ranks: {error}"),
         };
         let head = Head {
             plan: toml::to_string(plan).map_err(|error| fault(error.to_string()))?,
@@ -66,18 +66,18 @@ impl Briefing {
         Ok(bytes)
     }
 
-    /// Reads what [`Briefing::to_bytes`] has written.
+    /// Deserialises the result of [`Briefing::to_bytes`].
     ///
     /// # Errors
     ///
-    /// If these are other bytes, such as those of another version of this program.
+    /// If the bytes are invalid, for example from another version of this program.
     pub fn from_bytes(bytes: &[u8]) -> Result<Briefing, TrainError> {
         let unreadable = |what: &str| TrainError::Ranks {
-            problem: format!("cannot read what rank 0 tells to train: {what}"),
+            problem: format!("cannot read the run sent by rank 0: {what}"),
         };
         let mut rest = bytes;
         let mut next = || part(&mut rest);
-        let head = next().ok_or_else(|| unreadable("it is cut short"))?;
+        let head = next().ok_or_else(|| unreadable("it is truncated"))?;
         let head: Head = serde_json::from_slice(head).map_err(|e| unreadable(&e.to_string()))?;
         let mut tokens = || -> Option<Tokens> {
             let (ids, _) = next()?.as_chunks();
@@ -86,7 +86,7 @@ impl Briefing {
         };
         let (train, validation) = (tokens(), tokens());
         let (Some(train), Some(validation)) = (train, validation) else {
-            return Err(unreadable("it is cut short"));
+            return Err(unreadable("it is truncated"));
         };
         let mut parts = Vec::new();
         while let Some(part) = part(&mut rest) {
@@ -107,7 +107,7 @@ impl Briefing {
                 validation_characters: head.validation_characters,
                 standard_input: None,
                 sha256: (String::new(), String::new()),
-                // Who reads tells of it.
+                // Rank 0 reports it.
                 altered: None,
                 loading: bytes.len() as u64,
                 kept: 0,

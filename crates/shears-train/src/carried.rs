@@ -1,13 +1,13 @@
-//! What a recurrent model carries from window to window, in parts of the rows of a batch.
+//! Splitting and joining the carried state of a recurrent model by rows of the batch.
 //!
-//! Each tensor is `[1, rows, size]`: a row knows nothing of the others, so that some can be cut
-//! out, computed elsewhere, and joined again.
+//! Each tensor is `[1, rows, size]`. Rows are independent, so they can be split, computed
+//! elsewhere, and joined again.
 
 use burn::tensor::{Tensor, TensorData};
 use shears_model::State;
 use shears_parallel::Ranks;
 
-/// `count` of the `of` rows of a state, from row `first` on.
+/// `count` of the `of` rows of a state, starting with row `first`.
 pub(crate) fn part_of(state: &State, first: usize, count: usize, of: usize) -> State {
     if count == of {
         return state.clone();
@@ -23,7 +23,7 @@ pub(crate) fn part_of(state: &State, first: usize, count: usize, of: usize) -> S
     }
 }
 
-/// The states of consecutive rows as one.
+/// Joins the states of consecutive rows.
 pub(crate) fn joined(mut parts: Vec<State>) -> State {
     let Some(mut whole) = parts.pop() else {
         return State::default();
@@ -36,13 +36,13 @@ pub(crate) fn joined(mut parts: Vec<State>) -> State {
         let all: Vec<Tensor<3>> = first.chain([&*last]).cloned().collect();
         *last = Tensor::cat(all, 1);
     }
-    // It says of which rows the masks of a part were.
+    // It selects the dropout masks of a part.
     whole.dropout = None;
     whole
 }
 
-/// A tensor `[1, rows, size]` of all ranks' rows, in the order of the ranks. An exchange.
-pub(crate) fn rows_of_all(ranks: &dyn Ranks, own: TensorData) -> TensorData {
+/// Gathers a tensor `[1, rows, size]` of the rows of all ranks, in rank order. Collective.
+pub(crate) fn gather_rows(ranks: &dyn Ranks, own: TensorData) -> TensorData {
     if ranks.size() == 1 {
         return own;
     }

@@ -1,4 +1,4 @@
-//! Checkpoints: folders that appear whole or not at all, with a SHA-256 manifest.
+//! Checkpoints: folders that are written atomically, with a SHA-256 manifest.
 //!
 //! ```text
 //! checkpoints/step-00000500/model.safetensors      parameters
@@ -28,57 +28,58 @@ use crate::tensors::{LazyTensor, NamedTensor};
 use files::{CARRIED, Files, MANIFEST, MODEL, OPTIMIZER, Stamps, write_folder, write_state};
 pub(crate) use files::{sync_folder, write_synced};
 
-/// Where a run stands, apart from its tensors.
+/// The progress of a run, without its tensors.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
-    /// Steps taken: the place in the data.
+    /// Steps taken, which is the position in the data.
     pub step: u64,
-    /// Updates applied: steps that were not skipped. The schedule goes by this.
+    /// Updates applied, that is, steps that were not skipped. The schedule depends on this.
     pub updates: u64,
-    /// Steps skipped in a row until now.
+    /// Steps skipped in a row so far.
     pub consecutive_skips: u64,
-    /// How many tokens the carried state has read.
+    /// The number of tokens that the carried state has read.
     pub position: usize,
     /// Validation loss at this step, if it was evaluated.
     pub val_loss: Option<f64>,
-    /// The lowest validation loss until now.
+    /// The lowest validation loss so far.
     pub best_val_loss: Option<f64>,
-    /// Evaluations since then.
+    /// Evaluations since the lowest loss.
     pub stale_evaluations: u64,
-    /// Whether what is due after this step, such as an evaluation, is still to be done.
+    /// Whether work that is due after this step, such as an evaluation, is still pending.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pending: bool,
-    /// Whether the size of the next update is to be measured: the step that was to be was skipped.
+    /// Whether to measure the size of the next update, because the step at which it was due was
+    /// skipped.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub weighing: bool,
 }
 
-/// All that a run needs to go on.
+/// Everything needed to resume a run.
 #[derive(Clone, Debug)]
 pub struct Checkpoint<T = NamedTensor> {
-    /// Where the run stands.
+    /// The progress of the run.
     pub progress: Progress,
-    /// The plan that it belongs to.
+    /// The plan of the run.
     pub plan: Plan,
-    /// What the clipping policy has learned.
+    /// The state of the clipper.
     pub clipper: ClipperState,
-    /// Parameters.
+    /// The parameters.
     pub model: Vec<T>,
-    /// Moments.
+    /// The optimizer's moments.
     pub optimizer: Vec<T>,
-    /// What the model carries from window to window.
+    /// The carried state of a recurrent model.
     pub carried: Vec<T>,
 }
 
-/// What a save writes: a checkpoint whose tensors are read one by one, when their turn comes. A
-/// trainer makes one ([`Trainer::snapshot`](crate::Trainer::snapshot)).
+/// A checkpoint whose tensors are read lazily, one at a time, while it is saved. Returned by
+/// [`Trainer::snapshot`](crate::Trainer::snapshot).
 pub type Snapshot<'a> = Checkpoint<LazyTensor<'a>>;
 
 impl Checkpoint {
-    /// Where a run stands that starts from trained parameters: before its first step, with an
-    /// evaluation to be done.
+    /// The checkpoint of a run that starts from trained parameters: before its first step, with an
+    /// evaluation pending.
     pub fn initial(plan: Plan, model: Vec<NamedTensor>) -> Self {
-        let clipper = Clipper::beside_adam(plan.clip.clone(), plan.non_finite).state();
+        let clipper = Clipper::for_adam(plan.clip.clone(), plan.non_finite).state();
         Checkpoint {
             progress: Progress {
                 pending: true,
@@ -94,7 +95,7 @@ impl Checkpoint {
 }
 
 impl<T> Checkpoint<T> {
-    /// The same with tensors in another form.
+    /// Converts the tensors.
     fn with_tensors<'a, U>(&'a self, form: impl Fn(&'a T) -> U) -> Checkpoint<U> {
         let all = |tensors: &'a [T]| tensors.iter().map(&form).collect();
         Checkpoint {
@@ -115,32 +116,32 @@ impl<'a> From<&'a Checkpoint> for Snapshot<'a> {
 }
 
 impl Snapshot<'_> {
-    /// With all tensors read.
+    /// Reads all tensors.
     pub(crate) fn read(&self) -> Checkpoint {
         self.with_tensors(LazyTensor::read)
     }
 }
 
-/// The folder that holds the checkpoints of a run.
+/// The folder of a run's checkpoints.
 #[derive(Debug)]
 pub struct CheckpointStore {
     folder: PathBuf,
-    /// The checkpoints that this process has written or read, and found whole.
+    /// The checkpoints that this process has written, or read and found intact.
     known: Mutex<HashMap<PathBuf, Known>>,
 }
 
-/// What was asked of a checkpoint with its folder, if one is whole, and what is wrong with those
-/// before it in the order that was asked for.
+/// The requested data of the first intact checkpoint, with its folder, and the errors of the
+/// damaged ones before it in the search order.
 pub type Found<T> = (Option<(PathBuf, T)>, Vec<RestoreError>);
 
-/// A checkpoint that was whole when its files had these stamps.
+/// A checkpoint that was intact when its files had these stamps.
 #[derive(Debug)]
 struct Known {
     stamps: Stamps,
     standing: Standing,
 }
 
-/// Where a checkpoint stands, and on how many tokens it was evaluated.
+/// The progress of a checkpoint, and the number of tokens of its evaluation.
 #[derive(Clone, Debug)]
 struct Standing {
     progress: Progress,
@@ -157,7 +158,7 @@ impl Standing {
 }
 
 impl CheckpointStore {
-    /// The store in a folder, which need not exist yet.
+    /// A store in a folder, which need not exist yet.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         CheckpointStore {
             folder: folder.into(),
@@ -165,19 +166,19 @@ impl CheckpointStore {
         }
     }
 
-    /// Writes a checkpoint, of which one tensor at a time is in memory, and gives its folder.
+    /// Writes a checkpoint, one tensor at a time, and returns its folder.
     ///
-    /// It is written beside its place, synced to disk and then renamed: at every instant the
-    /// old state or the new one is there, complete. If the step was saved with something pending
-    /// that is now done, only the state is written again.
+    /// It is written to a temporary folder, synced to disk and then renamed, so that at any time
+    /// either the old or the new state exists, complete. If the step was saved with pending work
+    /// that is now done, only the state is rewritten.
     ///
     /// # Errors
     ///
-    /// If it cannot be written, or a later version of this program has written that step.
+    /// If it cannot be written, or if a newer version of this program has written that step.
     pub fn save<'a>(&self, snapshot: impl Into<Snapshot<'a>>) -> Result<PathBuf, TrainError> {
         let checkpoint = &snapshot.into();
         if !self.folder.exists() {
-            // Not what is above it: a run whose folder has vanished is not begun again by halves.
+            // Not its parents: if the run's folder has vanished, do not recreate half of a run.
             fs::create_dir(&self.folder).map_err(TrainError::io("create", &self.folder))?;
             sync_folder(shears_run::folder_of(&self.folder))?;
         }
@@ -185,7 +186,7 @@ impl CheckpointStore {
         let target = self.path(checkpoint.progress.step);
         let standing = Standing::new(&checkpoint.progress, &checkpoint.plan);
         if target.exists() {
-            match self.standing_if_whole(&target) {
+            match self.standing_if_intact(&target) {
                 Ok(known) if known.progress.pending && !checkpoint.progress.pending => {
                     write_state(&target, checkpoint)?;
                     self.remember(&target, Stamps::of(&target), standing);
@@ -201,7 +202,7 @@ impl CheckpointStore {
             .join(format!(".{:08}.tmp", checkpoint.progress.step));
         let written = write_folder(&temporary, checkpoint).and_then(|()| {
             if target.exists() {
-                // A damaged checkpoint gives way to a whole one.
+                // Replace a damaged checkpoint.
                 fs::remove_dir_all(&target).map_err(TrainError::io("replace", &target))?;
             }
             fs::rename(&temporary, &target).map_err(TrainError::io("create", &target))?;
@@ -215,24 +216,24 @@ impl CheckpointStore {
         Ok(target)
     }
 
-    /// Deletes all but the newest `keep` checkpoints and the best one, and never leaves fewer than
-    /// two. Gives a sentence for each that cannot be deleted.
+    /// Deletes all but the newest `keep` (at least two) checkpoints and the best one. Returns a
+    /// message for each that cannot be deleted.
     ///
-    /// Damaged ones neither count nor are deleted: what can be saved of them is not for this
-    /// program to decide. Each is renamed to a name that the next save sweeps, and then deleted, so
-    /// that an interrupted deletion leaves nothing that looks whole.
+    /// Damaged checkpoints neither count nor are deleted, because the user may still recover data
+    /// from them. Each deletion first renames the folder to a name that the next save removes, so
+    /// that an interrupted deletion leaves nothing that looks intact.
     ///
-    /// A checkpoint that this process has written, loaded or checked is not read again as long as
-    /// size and time of its files stay the same; all others are read once. So the cost of a save
-    /// does not grow with the number of checkpoints, and what a crash has damaged is still found by
-    /// the first save after it. Silent corruption on disk is found when the file is loaded, and not
-    /// here; that is why at least two checkpoints are kept.
+    /// A checkpoint that this process has written, loaded or checked is not read again while the
+    /// sizes and times of its files stay the same; all others are read once. So the cost of a save
+    /// does not grow with the number of checkpoints, and the first save after a crash still finds
+    /// what it damaged. Silent disk corruption is only found on loading; that is why at least two
+    /// checkpoints are kept.
     ///
     /// # Errors
     ///
-    /// As [`CheckpointStore::list`].
+    /// The errors of [`CheckpointStore::list`].
     pub fn retain(&self, keep: usize) -> Result<Vec<String>, TrainError> {
-        let read = |path: PathBuf| Some((self.standing_if_whole(&path).ok()?, path));
+        let read = |path: PathBuf| Some((self.standing_if_intact(&path).ok()?, path));
         let whole: Vec<(Standing, PathBuf)> = self.list()?.into_iter().filter_map(read).collect();
         let best = by_loss(whole.clone()).into_iter().next();
         let outdated = whole.len().saturating_sub(keep.max(2));
@@ -249,17 +250,17 @@ impl CheckpointStore {
         Ok(outdated.filter_map(delete).collect())
     }
 
-    /// The folder of a step's checkpoint, whether it is there or not.
+    /// The folder of a step's checkpoint, which need not exist.
     pub fn path(&self, step: u64) -> PathBuf {
         self.folder.join(format!("step-{step:08}"))
     }
 
-    /// The folders of complete checkpoints (those with a manifest), oldest first; none if there
-    /// is no folder for them yet.
+    /// The folders of complete checkpoints (those with a manifest), oldest first; empty if the
+    /// store's folder does not exist yet.
     ///
     /// # Errors
     ///
-    /// If the folder is there and cannot be read: a run must not take that for a fresh start.
+    /// If the folder exists but cannot be read: a run must not mistake that for a fresh start.
     pub fn list(&self) -> Result<Vec<PathBuf>, TrainError> {
         let entries = match fs::read_dir(&self.folder) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -277,9 +278,9 @@ impl CheckpointStore {
         Ok(found.into_iter().map(|(_, path)| path).collect())
     }
 
-    /// The checkpoint with the lowest validation loss whose parameters are undamaged, and what is
-    /// wrong with those that were passed over: those with a lower loss, and those whose loss cannot
-    /// be read. Of the others only the file with the loss is read.
+    /// The checkpoint with the lowest validation loss among those with intact parameters, and the
+    /// errors of those passed over: with a lower loss, or with an unreadable one. Of the others
+    /// only the file with the loss is read.
     pub fn best(&self) -> Result<(Option<PathBuf>, Vec<RestoreError>), TrainError> {
         let (evaluated, mut damaged) = self.evaluated()?;
         for path in evaluated {
@@ -291,24 +292,24 @@ impl CheckpointStore {
         Ok((None, damaged))
     }
 
-    /// [`CheckpointStore::best`] with its parameters; the newest one if none was evaluated.
+    /// [`CheckpointStore::best`] with its parameters; the newest checkpoint if none was evaluated.
     pub fn load_best_model(&self) -> Result<Found<Vec<NamedTensor>>, TrainError> {
         let (evaluated, mut damaged) = self.evaluated()?;
         if evaluated.is_empty() {
             return self.load_newest_model();
         }
-        let (found, others) = first_whole(evaluated.into_iter(), |path| self.load_model(path))?;
+        let (found, others) = first_intact(evaluated.into_iter(), |path| self.load_model(path))?;
         damaged.extend(others);
         Ok((found, damaged))
     }
 
-    /// The newest parameters that are undamaged.
+    /// The newest intact parameters.
     pub fn load_newest_model(&self) -> Result<Found<Vec<NamedTensor>>, TrainError> {
-        first_whole(self.list()?.into_iter().rev(), |path| self.load_model(path))
+        first_intact(self.list()?.into_iter().rev(), |path| self.load_model(path))
     }
 
-    /// The checkpoints that have a validation loss, the lowest first, and those whose state cannot
-    /// be read.
+    /// The checkpoints with a validation loss, lowest first, and the errors of those whose state
+    /// cannot be read.
     fn evaluated(&self) -> Result<(Vec<PathBuf>, Vec<RestoreError>), TrainError> {
         let (mut read, mut damaged) = (Vec::new(), Vec::new());
         for path in self.list()? {
@@ -321,14 +322,14 @@ impl CheckpointStore {
         Ok((by_loss(read), damaged))
     }
 
-    /// What is wrong with a checkpoint: all of its files are read.
+    /// Reads all files of a checkpoint and returns what is wrong with it, if anything.
     pub fn damage(&self, path: &Path) -> Option<RestoreError> {
-        self.standing_if_whole(path).err()
+        self.standing_if_intact(path).err()
     }
 
-    /// Where a checkpoint stands, if all of its files are what the manifest says.
-    fn standing_if_whole(&self, path: &Path) -> Result<Standing, RestoreError> {
-        // Before the files are read: what changes meanwhile has other stamps the next time.
+    /// The progress of a checkpoint, if all of its files match the manifest.
+    fn standing_if_intact(&self, path: &Path) -> Result<Standing, RestoreError> {
+        // Taken before reading the files, so that later changes show as other stamps.
         let stamps = Stamps::of(path);
         if let Some(known) = self.known().get(path)
             && Some(&known.stamps) == stamps.as_ref()
@@ -353,15 +354,14 @@ impl CheckpointStore {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The newest checkpoint that is whole and unchanged, with a line for each newer one that is
-    /// not.
+    /// The newest intact checkpoint, and the errors of newer ones.
     ///
     /// # Errors
     ///
-    /// Also if a later version of this program has written the newest one: to go on from an older
-    /// one would take its steps again.
+    /// Also if a newer version of this program has written the newest checkpoint: resuming from an
+    /// older one would repeat its steps.
     pub fn newest(&self) -> Result<Found<Checkpoint>, TrainError> {
-        first_whole(self.list()?.into_iter().rev(), |path| self.load(path))
+        first_intact(self.list()?.into_iter().rev(), |path| self.load(path))
     }
 
     /// Reads a checkpoint, after checking every file against the manifest.
@@ -382,18 +382,18 @@ impl CheckpointStore {
         Ok(checkpoint)
     }
 
-    /// Reads the parameters of a checkpoint, after checking their file against the manifest.
-    /// Nothing else of the checkpoint is read: the moments are twice as large.
+    /// Reads the parameters of a checkpoint, after checking their file against the manifest. Reads
+    /// nothing else, because the moments are twice as large.
     pub fn load_model(&self, path: &Path) -> Result<Vec<NamedTensor>, RestoreError> {
         Files::of(path)?.tensors(MODEL)
     }
 
-    /// Reads the plan that a checkpoint was trained with, after checking its file.
+    /// Reads the plan of a checkpoint, after checking its file.
     pub fn load_plan(&self, path: &Path) -> Result<Plan, RestoreError> {
         Ok(Files::of(path)?.state()?.plan)
     }
 
-    /// Removes what interrupted saves have left.
+    /// Removes the remains of interrupted saves.
     fn sweep(&self) {
         let Ok(entries) = fs::read_dir(&self.folder) else {
             return;
@@ -408,8 +408,8 @@ impl CheckpointStore {
     }
 }
 
-/// The first of these checkpoints that can be read.
-fn first_whole<T>(
+/// The first checkpoint that can be read, and the errors of those before it.
+fn first_intact<T>(
     paths: impl Iterator<Item = PathBuf>,
     read: impl Fn(&Path) -> Result<T, RestoreError>,
 ) -> Result<Found<T>, TrainError> {
@@ -424,8 +424,8 @@ fn first_whole<T>(
     Ok((None, damaged))
 }
 
-/// Those that have a validation loss, the lowest first, and the oldest of equal ones. Losses on
-/// other tokens than the newest one's are not compared with it.
+/// The checkpoints with a validation loss, lowest first and oldest first among equals. Only those
+/// evaluated on the same tokens as the newest one are compared.
 fn by_loss(checkpoints: Vec<(Standing, PathBuf)>) -> Vec<PathBuf> {
     let losses = checkpoints.into_iter().filter_map(|(standing, path)| {
         let loss = standing.progress.val_loss.filter(|loss| loss.is_finite())?;

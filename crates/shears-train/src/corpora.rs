@@ -1,4 +1,4 @@
-//! The text of a run as tokens, and what it takes to get there.
+//! Loading and tokenizing the text of a run.
 
 use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
@@ -11,32 +11,32 @@ use crate::plan::{Plan, PlanError};
 /// The text of a run as tokens.
 #[derive(Debug)]
 pub struct Corpora {
-    /// Where the text came from.
+    /// The source of the text, for messages.
     pub description: String,
-    /// How text becomes tokens.
+    /// The tokenizer.
     pub tokenizer: Tokenizer,
     /// Training tokens.
     pub train: Tokens,
     /// Validation tokens.
     pub validation: Tokens,
-    /// Characters of the validation text, as it comes back from tokens.
+    /// Number of characters of the validation text after tokenizing and decoding.
     pub validation_characters: usize,
-    /// What the tokenizer makes of the training text, if it loses characters.
+    /// What the tokenizer changes in the training text, if it loses characters.
     pub altered: Option<RoundTrip>,
-    /// The whole training text, when it came from standard input.
+    /// The whole training text, if it came from standard input.
     pub standard_input: Option<Vec<u8>>,
-    /// SHA-256 of the text and of the validation file, as the plan keeps them.
+    /// SHA-256 of the text and of the validation file, as stored in the plan.
     pub sha256: (String, String),
-    /// Bytes of memory that it took at most to get here, about, beside the program's own.
+    /// Approximate peak memory of loading in bytes, without the program itself.
     pub loading: u64,
-    /// Those of them that the program keeps: of many small pieces that are given back, the system
-    /// gets none.
+    /// The part of it that stays allocated: the allocator does not return many small pieces to the
+    /// system.
     pub kept: u64,
 }
 
 impl Corpora {
-    /// Notes in the plan of a new run which text and which tokenizer it is for, and where the paths
-    /// of the text were typed.
+    /// Records in the plan of a new run the hashes of its text and tokenizer, and the folder that
+    /// the paths of the text are relative to.
     pub fn identify(&self, plan: &mut Plan) {
         (plan.text_sha256, plan.val_sha256) = self.sha256.clone();
         plan.tokenizer_sha256 = self.tokenizer.fingerprint();
@@ -44,27 +44,27 @@ impl Corpora {
     }
 }
 
-/// What comes next on the way from a text to tokens.
+/// A stage of loading a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loading {
-    /// Files of so many bytes are read; of standard input nobody knows the size.
+    /// Reading files of this many bytes in total; `None` for standard input.
     Reading(Option<u64>),
-    /// A tokenizer is trained on a text of so many bytes.
+    /// Training a tokenizer on a text of this many bytes.
     Learning(u64),
-    /// A text of so many bytes becomes tokens.
+    /// Tokenizing a text of this many bytes.
     Encoding(u64),
 }
 
-/// Reads and tokenizes the text that a plan names.
+/// Reads and tokenizes the text of a plan.
 ///
-/// `kept_text` is the text of a run that read standard input; `tokenizer` is that of a run that is
-/// resumed, and without it one is made. `next` is asked before each part, with the bytes of memory
-/// that it will take at most, about; it may refuse.
+/// `kept_text` is the stored text of a run that read standard input; `tokenizer` is that of a
+/// resumed run, otherwise one is created. `next` is called before each stage with its approximate
+/// peak memory in bytes, and may refuse.
 ///
 /// # Errors
 ///
-/// What cannot be read or tokenized, a text that is not the one whose hash the plan has, and what
-/// `next` refuses.
+/// If the text cannot be read or tokenized, if its hash is not that in the plan, and the errors of
+/// `next`.
 pub fn load_corpora(
     plan: &Plan,
     kept_text: Option<&Path>,
@@ -83,7 +83,7 @@ pub fn load_corpora(
     let (corpus, validation_file) = read(plan, kept_text, any_bytes, &mut next)?;
     let of_validation = validation_file.as_ref().map(Corpus::fingerprint);
     let sha256 = (corpus.fingerprint(), of_validation.unwrap_or_default());
-    // Before it is tokenized: a new text may have characters that the run's tokenizer lacks.
+    // Before tokenizing: another text may have characters that the run's tokenizer lacks.
     check_unchanged(plan, &sha256, &corpus.description)?;
     let (train_text, validation_text) = match &validation_file {
         Some(validation) => (corpus.content.as_ref(), validation.content.as_ref()),
@@ -127,7 +127,7 @@ pub fn load_corpora(
     })
 }
 
-/// The text, and that for validation if it is a file of its own.
+/// Reads the text, and the validation text if it is a separate file.
 fn read(
     plan: &Plan,
     kept: Option<&Path>,
@@ -143,7 +143,7 @@ fn read(
     }
     let size = size_of(&source, of_validation.as_ref())?;
     next(Loading::Reading(size), size.unwrap_or(0))?;
-    // What a run has kept is UTF-8, whatever it was made of.
+    // The stored text of a run is UTF-8, whatever the original encoding.
     let encoding = match kept.is_some() && plan.reads_standard_input() {
         true => Encoding::UTF_8,
         false => plan.encoding,
@@ -168,8 +168,7 @@ fn read(
     Ok((corpus, validation))
 }
 
-/// Refuses a text of a plan that somebody else may have written, if it is a FIFO or a device, which
-/// nobody may ever write to.
+/// Refuses a FIFO or device as the text of a stored plan, because reading it could block forever.
 fn check_files(source: &Source) -> Result<(), TrainError> {
     let Source::Files(paths) = source else {
         return Ok(());
@@ -178,20 +177,21 @@ fn check_files(source: &Source) -> Result<(), TrainError> {
         if path.exists() && !path.is_file() && !path.is_dir() {
             return Err(TrainError::Folder {
                 path: path.clone(),
-                problem: "is the text of the run, and no longer a file; put it back".to_string(),
+                problem: "was the text of the run, but is no longer a regular file; restore it"
+                    .to_string(),
             });
         }
     }
     Ok(())
 }
 
-/// What a tokenizer makes of the text, if that is not the text.
+/// What the tokenizer changes in the text, if anything.
 fn altered(tokenizer: &Tokenizer, train: &str) -> Result<Option<RoundTrip>, TrainError> {
     let round_trip = RoundTrip::of(tokenizer, train)?;
     Ok(Some(round_trip).filter(|round_trip| round_trip.lost > 0))
 }
 
-/// The share of the characters that may be lost without anybody having agreed to it.
+/// The largest share of characters that may be lost without `--lossy`.
 const LOST_MAX: f64 = 0.01;
 
 fn refuse_lossy(tokenizer: &Tokenizer, altered: &RoundTrip) -> Result<(), TrainError> {
@@ -201,8 +201,8 @@ fn refuse_lossy(tokenizer: &Tokenizer, altered: &RoundTrip) -> Result<(), TrainE
     let most = altered.most_lost;
     let most = most.map_or(String::new(), |it| format!(", most of all {it:?}"));
     Err(PlanError::new(format!(
-        "the tokenizer ({}) loses {:.0} % of the characters of the text{most}; take another, or \
-         train on what it leaves with --lossy",
+        "the tokenizer ({}) loses {:.0} % of the characters of the text{most}; choose another, \
+         or accept the loss with --lossy",
         tokenizer.describe(),
         (100.0 * altered.share()).max(1.0)
     ))
@@ -219,7 +219,7 @@ fn source_of(plan: &Plan, kept: Option<&Path>) -> Source {
     }
 }
 
-/// Bytes of both texts together, if that is known before they are read.
+/// The total size of both texts in bytes, if known in advance.
 fn size_of(source: &Source, validation: Option<&Source>) -> Result<Option<u64>, TrainError> {
     let of_validation = validation.map_or(Ok(Some(0)), Source::size)?;
     let sizes = source.size()?.zip(of_validation);
@@ -249,7 +249,8 @@ fn check_unchanged(
     }
 }
 
-/// The symbols of the validation text belong to the vocabulary; learned merges do not look at it.
+/// Builds a tokenizer. A character vocabulary includes the validation text; BPE merges are learned
+/// from the training text only.
 fn make_tokenizer(
     kind: &TokenizerKind,
     train_text: &str,
@@ -263,12 +264,12 @@ fn make_tokenizer(
     Ok(Tokenizer::build(kind, &String::from_iter(characters))?)
 }
 
-/// Bytes for each different word of the text from which byte-level BPE is learned, and for each
-/// byte of these words: counts, symbols, and the places of all pairs of symbols. Fitted to peaks.
+/// Memory of learning byte-level BPE, per distinct word of the text and per byte of these words:
+/// counts, symbols, and positions of all pairs. Fitted to measured peaks.
 const BYTES_OF_A_WORD: u64 = 250;
 const BYTES_OF_A_LETTER: u64 = 50;
 
-/// What learning merges takes beside the text.
+/// The memory of learning merges in bytes, without the text.
 fn memory_of_learning(text: &str) -> u64 {
     let words: HashSet<&str> = text.split_whitespace().collect();
     let letters: u64 = words.iter().map(|word| word.len() as u64).sum();

@@ -1,41 +1,41 @@
-//! Why training could not start or go on.
+//! Errors of training.
 
 use std::path::{Path, PathBuf};
 
 use shears_run::RunError;
 
-/// Each message is one line: what, where, what to do.
+/// Why training could not start or continue. Each message is one line: what, where, what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TrainError {
-    /// A setting is out of range, or does not fit another one.
+    /// A setting is out of range, or conflicts with another one.
     #[error(transparent)]
     Plan(#[from] crate::PlanError),
     /// The text cannot be trained on.
     #[error(transparent)]
     Data(#[from] shears_data::DataError),
     /// The text is not the one that the run was started with.
-    #[error("{name}: the {text} has changed, or is another than the run was started with")]
+    #[error("{name}: the {text} is not the one that the run was started with")]
     Changed {
-        /// Which: "text" or "validation text".
+        /// "text" or "validation text".
         text: &'static str,
-        /// What was read in its place.
+        /// What was read instead.
         name: String,
     },
-    /// A checkpoint does not fit, or is damaged.
+    /// A checkpoint does not match the run, or is damaged.
     #[error(transparent)]
     Restore(#[from] RestoreError),
-    /// A gradient has a NaN or an infinity, and the plan says that this is an error.
-    #[error("step {step}: {cause}; `--non-finite skip` would leave such steps out")]
+    /// A gradient has NaN or infinite elements, which the plan treats as an error.
+    #[error("step {step}: {cause}; `--non-finite skip` skips such steps")]
     NonFinite {
         /// The step that was not applied.
         step: u64,
-        /// Which tensor.
+        /// The affected tensors.
         cause: gradclip::ClipError,
     },
     /// Too many steps in a row had non-finite gradients.
     #[error(
-        "step {step}: the gradients of {} were not finite (first in `{tensor}`); nothing of them \
+        "step {step}: the gradients of {} were not finite (first in `{tensor}`); none \
          was applied; {}; `shears inspect` says what to try",
         in_a_row(*.skips),
         last_good(.checkpoint)
@@ -45,29 +45,29 @@ pub enum TrainError {
         step: u64,
         /// How many steps in a row were skipped.
         skips: u64,
-        /// The first tensor that was not finite.
+        /// The first non-finite tensor.
         tensor: String,
         /// The last good checkpoint.
         checkpoint: Option<PathBuf>,
     },
-    /// The loss or the weights of an applied step are not finite: whatever the rule for gradients
-    /// that are not, there is nothing to go on with.
+    /// The loss or the weights after an applied step are not finite, so training cannot continue
+    /// under any rule for gradients.
     #[error(
         "step {step}: {what} not finite; {}; `shears inspect` says what to try",
         last_good(.checkpoint)
     )]
     Diverged {
-        /// The step after which it was found.
+        /// The step after which this was found.
         step: u64,
-        /// What is not finite, with its verb: "the loss is".
+        /// What is not finite, with a verb: "the loss is".
         what: String,
         /// The last good checkpoint.
         checkpoint: Option<PathBuf>,
     },
-    /// The processes that train one model do not fit together any more. All of them find it.
+    /// The ranks have diverged from each other. All ranks get this error.
     #[error("{problem}")]
     Ranks {
-        /// Which of them, and what is wrong.
+        /// Which rank, and what is wrong.
         problem: String,
     },
     /// Reading or writing failed, or the log cannot be continued.
@@ -76,7 +76,7 @@ pub enum TrainError {
     /// The gradients could not be read from the device.
     #[error(transparent)]
     Collect(#[from] gradclip_burn::CollectError),
-    /// Something in the run folder is not as this program writes it.
+    /// The run folder is in an unexpected state.
     #[error("{}: {problem}", path.display())]
     Folder {
         /// The file or folder.
@@ -103,12 +103,12 @@ pub struct RestoreError {
     pub path: PathBuf,
     /// What is wrong with it.
     pub problem: String,
-    /// Nothing is: a later version of this program wrote it.
+    /// Whether it was written by a newer version of this program, rather than damaged.
     pub newer: bool,
 }
 
 impl TrainError {
-    /// Whether numbers that are not finite have ended the run.
+    /// Whether non-finite values have ended the run.
     pub fn is_divergence(&self) -> bool {
         matches!(
             self,
@@ -118,13 +118,12 @@ impl TrainError {
         )
     }
 
-    /// Whether all processes that train one model have this error, because they made it of the same
-    /// numbers.
+    /// Whether all ranks have this error, because they derive it from the same values.
     pub fn is_shared(&self) -> bool {
         self.is_divergence() || matches!(self, TrainError::Ranks { .. })
     }
 
-    /// For `map_err`: an I/O error with what was tried and where.
+    /// For `map_err`: adds the action and the path to an I/O error.
     pub fn io(
         action: &'static str,
         path: impl AsRef<Path>,

@@ -1,4 +1,4 @@
-//! Evaluation: a full pass over the validation text, every token predicted once.
+//! Evaluation: a full pass over the validation text that predicts every token once.
 
 mod parts;
 
@@ -13,21 +13,21 @@ use shears_run::Event;
 
 use crate::batches::to_tensors;
 
-/// How well a model predicts a text.
+/// The result of an evaluation.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Evaluation {
-    /// Mean negative log-likelihood, in nats a token.
+    /// Mean negative log-likelihood in nats per token.
     pub val_loss: f64,
-    /// The same in bits a character, which can be compared between tokenizers.
+    /// The same in bits per character, which is comparable between tokenizers.
     pub bits_per_char: f64,
     /// `exp(val_loss)`.
     pub perplexity: f64,
-    /// How many tokens were predicted.
+    /// The number of predicted tokens.
     pub tokens: usize,
 }
 
 impl Evaluation {
-    /// What the log has of it, after so many steps.
+    /// The log entry of an evaluation after `step` steps.
     pub fn event(&self, step: u64) -> Event {
         Event::Evaluation(shears_run::Evaluation {
             step,
@@ -38,47 +38,48 @@ impl Evaluation {
     }
 }
 
-/// How many streams a recurrent model reads at the same time in evaluation.
+/// The number of parallel streams in which a recurrent model reads an evaluation text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Streams(pub usize);
 
 impl Streams {
-    /// One stream whose state is carried throughout: exact, and one token at a time.
+    /// One stream whose state is carried throughout: exact, but one token at a time.
     pub const ONE: Streams = Streams(1);
 }
 
 impl Default for Streams {
-    /// As many as keep the processor busy; see `LOG.md`.
+    /// Enough to keep the CPU busy; see `LOG.md`.
     fn default() -> Self {
         Streams(32)
     }
 }
 
-/// Tokens that a model reads in one call, about: many enough to amortise the call, and no more than
-/// a batch of training usually has.
-pub(crate) const TOKENS_AT_ONCE: usize = 2048;
+/// Approximate tokens per call of a model: enough to amortise the call, and no more than a usual
+/// training batch.
+pub(crate) const TOKENS_PER_CALL: usize = 2048;
 
-/// Tokens of a call with a single stream: more would no longer stay in the cache.
+/// Tokens per call with a single stream: more would not fit the cache.
 const SINGLE_STREAM_WINDOW: usize = 256;
 
-/// Tokens of a parallel stream, at least: shorter ones would be read again as a whole.
+/// The fewest tokens of a parallel stream: shorter ones would be reread completely.
 const SHORTEST_PART: usize = 512;
 
-/// Windows of a Transformer's context that it reads in one call.
-pub(crate) fn windows_at_once(context: usize) -> usize {
-    (TOKENS_AT_ONCE / context.max(1)).max(1)
+/// Windows of the full context that a Transformer reads per call.
+pub(crate) fn windows_per_call(context: usize) -> usize {
+    (TOKENS_PER_CALL / context.max(1)).max(1)
 }
 
-/// Predicts every token of a text but the first from those before it.
+/// Predicts every token of a text, except the first, from those before it.
 ///
-/// A Transformer reads consecutive windows of its context. A recurrent model reads the text in
-/// parallel `streams`, which give the loss of a single one but for less than 1e-4 nats a token,
-/// unless the model remembers thousands of tokens. `tokens` are those of a text of that many
-/// `characters`. `model` is outside automatic differentiation ([`burn::module::Module::valid`]).
-/// The result depends on the text and on `streams` alone, not on the number of threads.
+/// A Transformer reads consecutive windows of its context length. A recurrent model reads the text
+/// in parallel `streams`; the loss differs from that of a single stream by less than 1e-4 nats per
+/// token, unless the model remembers thousands of tokens. `tokens` are those of a text of
+/// `characters` characters. `model` must be outside automatic differentiation
+/// ([`burn::module::Module::valid`]). The result depends only on the text and on `streams`, not on
+/// the number of threads.
 ///
-/// `watch` is told after every call of the model how many tokens it has read, and how many there
-/// are; some may be read again. If it breaks, there is no result.
+/// `watch` is called after every call of the model with the number of tokens read and their total;
+/// some may be reread. If it breaks, the result is `None`.
 ///
 /// # Errors
 ///
@@ -95,31 +96,31 @@ pub fn evaluate<M: LanguageModel>(
         ranks: &Alone,
         shards: 1,
     };
-    evaluate_together(alone, model, tokens, characters, streams, device, watch)
+    evaluate_on_ranks(alone, model, tokens, characters, streams, device, watch)
 }
 
-/// The ranks that evaluate a model together.
+/// The ranks of a distributed evaluation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Readers<'a> {
     pub(crate) ranks: &'a dyn Ranks,
-    /// Into how many groups the parts of a recurrent model's text are split; see
+    /// The number of groups that the parts of a recurrent model's text are divided into; see
     /// [`crate::exchange::Share`].
     pub(crate) shards: usize,
 }
 
-/// As [`evaluate`], by all ranks together. The batches of a Transformer's windows are spread over
-/// them, and their losses summed in the order of the text: that has the bits of one process. The
-/// parts of a recurrent model's text are spread as the rows of a batch are in training, with equal
-/// bits for ranks that divide `shards`.
+/// Like [`evaluate`], distributed over all ranks. A Transformer's batches are divided among the
+/// ranks, and their losses summed in text order, which gives the bits of a single process. The
+/// parts of a recurrent model's text are divided like the rows of a training batch, with equal bits
+/// for numbers of ranks that divide `shards`.
 ///
-/// An exchange: a rank whose `watch` breaks takes part in it, and there is no result for any.
+/// Collective: if the `watch` of one rank breaks, all ranks return `None`.
 ///
 /// [`Share`]: crate::exchange::Share
 #[allow(
     clippy::too_many_arguments,
-    reason = "those of `evaluate`, and who does it"
+    reason = "those of `evaluate`, and the ranks"
 )]
-pub(crate) fn evaluate_together<M: LanguageModel>(
+pub(crate) fn evaluate_on_ranks<M: LanguageModel>(
     readers: Readers<'_>,
     model: &M,
     tokens: &Tokens,
@@ -139,7 +140,7 @@ pub(crate) fn evaluate_together<M: LanguageModel>(
     };
     let sum = match model.reading() {
         Reading::Windows { context } => {
-            let batches = evaluation_batches(tokens, windows_at_once(context), context)?;
+            let batches = evaluation_batches(tokens, windows_per_call(context), context)?;
             reader.read_windows(batches)
         }
         Reading::Streams => {
@@ -165,10 +166,10 @@ pub(crate) fn evaluate_together<M: LanguageModel>(
     }))
 }
 
-/// Who watches an evaluation: tokens read, and how many there are.
+/// The observer of an evaluation: gets the number of tokens read, and their total.
 pub(crate) type Watch<'a> = &'a mut dyn FnMut(usize, usize) -> ControlFlow<()>;
 
-/// A model while it reads a text.
+/// A model that reads a text.
 struct Reader<'a, M> {
     ranks: &'a dyn Ranks,
     shards: usize,
@@ -180,7 +181,7 @@ struct Reader<'a, M> {
 }
 
 impl<M: LanguageModel> Reader<'_, M> {
-    /// Every rank reads each batch whose turn is its own.
+    /// Each rank reads every `size`-th batch.
     fn read_windows(&mut self, batches: impl Iterator<Item = Batch>) -> ControlFlow<(), Sum> {
         let (rank, size) = (self.ranks.rank(), self.ranks.size());
         let mut targets = Vec::new();
@@ -200,7 +201,7 @@ impl<M: LanguageModel> Reader<'_, M> {
         let mut sum = Sum::default();
         for (index, targets) in targets.into_iter().enumerate() {
             let (losses, _) = losses[index % size].as_chunks();
-            // A rank that was stopped has none.
+            // A stopped rank has sent none.
             let Some(loss) = losses.get(index / size) else {
                 return ControlFlow::Break(());
             };
@@ -209,11 +210,11 @@ impl<M: LanguageModel> Reader<'_, M> {
         ControlFlow::Continue(sum)
     }
 
-    /// Every rank reads the head, and its share of the parts.
+    /// Every rank reads the head, then its share of the parts.
     fn read_streams(&mut self, streams: EvaluationStreams<'_>) -> ControlFlow<(), Sum> {
         let mut sum = Sum::default();
         let head = self.read_head(streams, &mut sum);
-        // Where one of them has stopped, the others must not go on without it.
+        // If one rank has stopped, the others must not continue without it.
         let ControlFlow::Continue(state) = head else {
             agree(self.ranks, false);
             return ControlFlow::Break(());
@@ -241,8 +242,8 @@ impl<M: LanguageModel> Reader<'_, M> {
         ControlFlow::Continue(state)
     }
 
-    /// The mean loss of a batch in nats a token, and the state afterwards. The mean is an f32 of a
-    /// sum in f64, and right to 6e-8 of it. So many ranks read as much of the text meanwhile.
+    /// The mean loss of a batch in nats per token, and the state afterwards. The mean is an f32
+    /// rounded from a sum in f64. `readers` ranks read as much at the same time.
     fn mean_loss(
         &mut self,
         batch: &Batch,

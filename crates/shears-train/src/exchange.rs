@@ -1,5 +1,5 @@
-//! What the processes that train one model have to do with each other: which rows of a batch each
-//! of them computes, and what they tell each other in a step.
+//! Data-parallel training: which rows of a batch each rank computes, and what the ranks exchange in
+//! a step.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -13,20 +13,20 @@ use crate::tensors::NamedTensor;
 /// The rows of each micro-batch that one rank computes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Share {
-    /// Consecutive rows whose gradients are computed together, each group by itself.
+    /// Groups of consecutive rows; the gradients of each group are computed in one batch.
     pub(crate) groups: Vec<Range<usize>>,
-    /// Whether the groups of all ranks have equally many rows, so that their mean losses count the
-    /// same.
+    /// Whether all groups of all ranks have the same number of rows, so that their mean losses have
+    /// equal weight.
     pub(crate) is_even: bool,
 }
 
 impl Share {
-    /// `batch` rows in `shards` groups, spread over the ranks. Where these do not divide the
-    /// groups, there is one group a rank, and no promise about bits.
+    /// Divides `batch` rows into `shards` groups over the ranks. If the ranks do not divide the
+    /// groups, each rank has one group, without bitwise reproducibility.
     ///
     /// # Errors
     ///
-    /// If there are fewer rows than groups, in words.
+    /// A message, if there are fewer rows than groups.
     pub(crate) fn of(
         batch: usize,
         shards: usize,
@@ -37,23 +37,24 @@ impl Share {
         if batch < all {
             return Err(format!(
                 "batch is {batch}; with {ranks} ranks and shards {shards} it must be at least \
-                 {all}, a row for each"
+                 {all}, one row per group"
             ));
         }
         Ok(Share::of_groups(batch, all, rank, ranks))
     }
 
-    /// The same of the parts of a text, which may be fewer than groups: some are empty then.
+    /// Divides the parts of a text in the same way. With fewer parts than groups, some groups are
+    /// empty.
     pub(crate) fn of_parts(parts: usize, shards: usize, rank: usize, ranks: usize) -> Share {
         Share::of_groups(parts, Share::groups_of_all(shards, ranks), rank, ranks)
     }
 
-    /// All rows of a batch, in `shards` groups, of which there are no more than rows.
+    /// All rows of a batch for a single rank, in `shards` groups, at most one per row.
     pub(crate) fn alone(batch: usize, shards: usize) -> Share {
         Share::of_groups(batch, shards, 0, 1)
     }
 
-    /// How many groups all ranks have together.
+    /// The number of groups of all ranks.
     fn groups_of_all(shards: usize, ranks: usize) -> usize {
         match shards.is_multiple_of(ranks) {
             true => shards,
@@ -70,30 +71,30 @@ impl Share {
         }
     }
 
-    /// All rows of the rank.
+    /// All rows of this rank.
     pub(crate) fn rows(&self) -> Range<usize> {
         let first = self.groups.first().map_or(0, |group| group.start);
         first..self.groups.last().map_or(0, |group| group.end)
     }
 }
 
-/// How often all ranks compare what they have learned.
+/// The ranks compare their parameters and clippers every this many steps.
 const COMPARED_EVERY: u64 = 64;
 
-/// What a rank tells all others in every step, in the order of the fields.
+/// What a rank sends to all others in every step, in the order of the fields.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Record {
     /// Steps taken before this one.
     pub(crate) step: u64,
-    /// What its sums of losses and gradients are to be divided by, with those of the others.
+    /// The divisor of its sums of losses and gradients, to be added over all ranks.
     pub(crate) terms: u64,
     /// The sum of its losses.
     pub(crate) loss: f64,
-    /// How long its forward and backward passes took.
+    /// The duration of its forward and backward passes.
     pub(crate) computed: Duration,
-    /// Whether somebody has asked it to save and stop.
+    /// Whether it was asked to save and stop.
     pub(crate) stop: bool,
-    /// A hash of parameters and clipper, where the step is one at which they are compared.
+    /// A hash of parameters and clipper, at steps at which they are compared; otherwise 0.
     pub(crate) learned: u64,
 }
 
@@ -136,11 +137,11 @@ impl Record {
 pub(crate) struct Records(Vec<Record>);
 
 impl Records {
-    /// Exchanges them.
+    /// Gathers the records of all ranks.
     ///
     /// # Errors
     ///
-    /// The same in all ranks: if they are not at the same step, or have not learned the same.
+    /// On all ranks, if they are at different steps or their parameters or clippers differ.
     pub(crate) fn gather(ranks: &dyn Ranks, own: Record) -> Result<Records, TrainError> {
         let all = ranks.gather(&own.to_bytes());
         let records = all.iter().map(|bytes| Record::from_bytes(bytes));
@@ -148,7 +149,7 @@ impl Records {
         let records = records.filter(|records| !records.is_empty());
         let differ = |problem: String| TrainError::Ranks { problem };
         let Some(records) = records else {
-            return Err(differ("ranks of different programs train together".into()));
+            return Err(differ("the ranks run different programs".into()));
         };
         let first = records[0];
         for (rank, record) in records.iter().enumerate() {
@@ -160,15 +161,15 @@ impl Records {
             }
             if record.learned != first.learned {
                 return Err(differ(format!(
-                    "before step {step} the parameters or the clipper of rank {rank} are not those \
-                     of rank 0; its machine computes other bits, or its memory is not sound"
+                    "before step {step} the parameters or the clipper of rank {rank} differ from \
+                     those of rank 0; its machine computes other bits, or its memory is faulty"
                 )));
             }
         }
         Ok(Records(records))
     }
 
-    /// What the sums of all ranks are divided by.
+    /// The divisor of the sums over all ranks.
     pub(crate) fn terms(&self) -> u64 {
         self.0.iter().map(|record| record.terms).sum()
     }
@@ -183,17 +184,17 @@ impl Records {
         sum.unwrap_or(f64::NAN) / self.terms() as f64
     }
 
-    /// Whether anybody was asked to save and stop.
+    /// Whether any rank was asked to save and stop.
     pub(crate) fn stop(&self) -> bool {
         self.0.iter().any(|record| record.stop)
     }
 
-    /// The rank that computed longest, how long, and how much longer than the quickest, which
-    /// waited for it.
+    /// The rank that computed longest, its time, and how much longer that is than the fastest
+    /// rank's.
     pub(crate) fn slowest(&self) -> (usize, Duration, Duration) {
         let computed = || self.0.iter().map(|record| record.computed);
         let quickest = computed().min().unwrap_or_default();
-        // The first of several that took as long.
+        // The first of several with equal times.
         let from_last = computed().enumerate().rev();
         let slowest = from_last.max_by_key(|(_, computed)| *computed);
         let (rank, longest) = slowest.unwrap_or_default();
@@ -201,13 +202,13 @@ impl Records {
     }
 }
 
-/// Whether ranks compare what they have learned before a step.
+/// Whether the ranks compare parameters and clippers before a step.
 pub(crate) fn compares_at(step: u64) -> bool {
     step.is_multiple_of(COMPARED_EVERY)
 }
 
-/// A hash of what every rank has to have learned alike, never 0: four lanes of FNV-1a over the bits
-/// (Fowler, Noll & Vo), which is quick and finds every single difference.
+/// A hash of the parameters and the clipper, never 0: four lanes of FNV-1a over the bits (Fowler,
+/// Noll & Vo), which is fast and detects every single difference.
 pub(crate) fn hash_of(parameters: &[NamedTensor], clipper: &ClipperState) -> u64 {
     const PRIME: u64 = 0x0000_0100_0000_01b3;
     let mut lanes = [0xcbf2_9ce4_8422_2325_u64; 4];
@@ -219,7 +220,7 @@ pub(crate) fn hash_of(parameters: &[NamedTensor], clipper: &ClipperState) -> u64
                     *lane = (*lane ^ u64::from(value.to_bits())).wrapping_mul(PRIME);
                 }
             }
-            // Parameters of other types are no part of this program's models.
+            // The models of this program have no parameters of other types.
             Err(_) => lanes[0] ^= tensor.data.num_elements() as u64,
         }
     }
@@ -244,11 +245,11 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_shared_in_order_and_none_twice() {
+    fn rows_are_divided_in_order() {
         assert_eq!(rows(4, 1, 1), [[[0, 4]]]);
         assert_eq!(rows(5, 1, 2), [[[0, 2]], [[2, 5]]]);
         assert_eq!(rows(8, 4, 2), [[[0, 2], [2, 4]], [[4, 6], [6, 8]]]);
-        // The same groups, however many ranks share them.
+        // The same groups for any number of ranks.
         assert_eq!(rows(8, 4, 4).concat(), rows(8, 4, 1).concat());
         // Ranks that do not divide the groups.
         assert_eq!(rows(8, 4, 3), [[[0, 2]], [[2, 5]], [[5, 8]]]);
@@ -266,8 +267,8 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_is_that_of_all_tokens() {
-        // Three tokens of a sum of 6, and one of 10: not the mean of the means, which is 6.
+    fn the_loss_is_the_mean_over_all_tokens() {
+        // Three tokens with a sum of 6, and one of 10: not the mean of the means, which is 6.
         let record = |loss, terms| Record {
             loss,
             terms,
@@ -283,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn records_survive_the_way() {
+    fn records_round_trip() {
         let record = Record {
             step: 7,
             terms: 3,

@@ -1,8 +1,8 @@
 //! The training loop of Shears.
 //!
-//! A [`Plan`] says everything that a run will do; [`Trainer::step`] is one step of it (forward,
-//! backward, clip, update); [`train()`] is the whole run in its folder, with evaluation, events and
-//! checkpoints. `train(2n)` equals `train(n)`, a kill, a resumption and `train(n)`, bit for bit.
+//! A [`Plan`] specifies a run completely; [`Trainer::step`] is one step (forward, backward, clip,
+//! update); [`train()`] is a whole run in its folder, with evaluations, events and checkpoints.
+//! `train(2n)` is bitwise equal to `train(n)`, kill, resume and `train(n)`.
 
 mod batches;
 mod bench;

@@ -1,7 +1,7 @@
-//! The optimizers, with PyTorch's formulas and defaults. A step takes clipped gradients only.
+//! The optimizers, with PyTorch's formulas and defaults. A step only takes clipped gradients.
 //!
-//! `Rule` is an update composed of Burn's operations, for every device and every clipping policy.
-//! On the CPU device `in_place` does the same in one pass, with the same bits.
+//! `Rule` composes an update from Burn's operations, for every device and clipping policy. On the
+//! CPU device `in_place` computes the same bits in one pass.
 
 mod in_place;
 #[cfg(test)]
@@ -18,7 +18,7 @@ use shears_model::{ParameterMapper, map_parameters, named_enum};
 use crate::tensors::{LazyTensor, NamedTensor};
 
 named_enum! {
-    /// Which update rule.
+    /// The update rule.
     pub enum OptimizerKind: "optimizer" {
         /// `w <- w - lr g`.
         Sgd = "sgd",
@@ -26,15 +26,15 @@ named_enum! {
         Momentum = "momentum",
         /// Hinton's RMSprop: `v <- a v + (1 - a) g^2; w <- w - lr g / (sqrt(v) + eps)`.
         RmsProp = "rmsprop",
-        /// Adam (Kingma & Ba 2015); weight decay is added to the gradient.
+        /// Adam (Kingma & Ba 2015), with weight decay added to the gradient.
         Adam = "adam",
-        /// AdamW (Loshchilov & Hutter 2019); weight decay acts on the weights, of matrices only.
+        /// AdamW (Loshchilov & Hutter 2019), with decoupled weight decay of matrices only.
         AdamW = "adamw",
     }
 }
 
 impl OptimizerKind {
-    /// The moments that the rule keeps of each parameter, as [`Optimizer::tensors`] names them.
+    /// The moments per parameter, as named by [`Optimizer::tensors`].
     pub(crate) fn moments(self) -> &'static [&'static str] {
         match self {
             OptimizerKind::Sgd => &[],
@@ -45,12 +45,12 @@ impl OptimizerKind {
     }
 }
 
-/// The settings of an update rule; each rule uses its own.
+/// The settings of all update rules; each rule uses some of them.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct OptimizerSettings {
-    /// Which update rule.
+    /// The update rule.
     pub kind: OptimizerKind,
-    /// Momentum's factor.
+    /// The momentum factor.
     pub momentum: f64,
     /// Nesterov's variant of momentum (Sutskever et al. 2013, as PyTorch has it).
     pub nesterov: bool,
@@ -60,23 +60,23 @@ pub struct OptimizerSettings {
     pub beta1: f64,
     /// Adam's decay of the second moment.
     pub beta2: f64,
-    /// What keeps the denominator of RMSprop and Adam from zero.
+    /// Added to the denominator of RMSprop and Adam.
     pub epsilon: f64,
     /// Weight decay.
     pub weight_decay: f64,
 }
 
-/// An update rule with its moments, which are kept by parameter name.
+/// An update rule with its moments, by parameter name.
 #[derive(Debug)]
 pub struct Optimizer {
     settings: OptimizerSettings,
-    /// The rules of the clipping policy that work on the update of an Adam.
+    /// The rules of the clipping policy that work inside Adam.
     clipping: Option<AdamClipping>,
     moments: BTreeMap<String, Moments>,
     updates: u64,
 }
 
-/// What a rule remembers of one parameter, flattened.
+/// The moments of one parameter, flattened.
 #[derive(Clone, Debug)]
 struct Moments<T = Tensor<1>> {
     first: Option<T>,
@@ -91,7 +91,7 @@ impl<T> Default for Moments<T> {
 }
 
 impl Optimizer {
-    /// An optimizer that has seen no gradient.
+    /// Creates an optimizer without moments.
     pub fn new(settings: OptimizerSettings, clipping: Option<AdamClipping>) -> Self {
         Optimizer {
             settings,
@@ -101,27 +101,26 @@ impl Optimizer {
         }
     }
 
-    /// How many updates were applied.
+    /// The number of applied updates.
     pub fn updates(&self) -> u64 {
         self.updates
     }
 
     /// Applies one update to every parameter that has a gradient.
     ///
-    /// On the CPU device the elements of parameters and moments are changed in place, without a
-    /// copy, unless somebody else has a clone of the module.
+    /// On the CPU device parameters and moments are updated in place, without a copy unless there
+    /// is a clone of the module.
     pub fn step<M: Module>(&mut self, module: M, mut gradients: ClippedGradients, lr: f64) -> M {
         self.updates += 1;
         let (module, updated) = match self.clipping {
             None => in_place::update(self, module, &mut gradients, lr),
-            // What clips inside the update needs all of a tensor before it changes any of it.
+            // Rules inside Adam need a whole tensor before changing any of it.
             Some(_) => (module, HashMap::new()),
         };
         self.compose(module, gradients, lr, updated)
     }
 
-    /// The same by Burn's operations, on every device; parameters that are `updated` get that
-    /// value.
+    /// Updates with Burn's operations, on every device. Parameters in `updated` get that value.
     fn compose<M: Module>(
         &mut self,
         module: M,
@@ -143,7 +142,7 @@ impl Optimizer {
         self.lazy_tensors().iter().map(LazyTensor::read).collect()
     }
 
-    /// The same, of which none is read yet.
+    /// The moments by name, read lazily.
     pub(crate) fn lazy_tensors<'a>(&self) -> Vec<LazyTensor<'a>> {
         let mut tensors = Vec::new();
         for (name, moments) in &self.moments {
@@ -157,7 +156,7 @@ impl Optimizer {
         tensors
     }
 
-    /// Takes back what [`Optimizer::tensors`] gave, after `updates` updates.
+    /// Restores the moments returned by [`Optimizer::tensors`] after `updates` updates.
     pub fn restore(&mut self, tensors: Vec<NamedTensor>, updates: u64, device: &Device) {
         self.updates = updates;
         self.moments.clear();
@@ -179,7 +178,7 @@ impl Optimizer {
 }
 
 impl OptimizerSettings {
-    /// The weight decay of a parameter with so many axes.
+    /// The weight decay of a parameter of rank `axes`.
     fn decay_of(&self, axes: usize) -> f64 {
         match self.kind {
             OptimizerKind::AdamW if axes < 2 => 0.0,
@@ -192,11 +191,11 @@ struct Update<'a> {
     optimizer: &'a mut Optimizer,
     gradients: ClippedGradients,
     lr: f64,
-    /// New values by parameter, because tied weights are visited once for each place they are in.
+    /// New values by parameter, because tied weights are visited once per occurrence.
     updated: HashMap<ParamId, Updated>,
 }
 
-/// The new value of a parameter, and what it was to automatic differentiation.
+/// The new value of a parameter, and its autodiff flags.
 struct Updated {
     value: Tensor<1>,
     shape: Vec<usize>,
@@ -258,7 +257,7 @@ struct Rule<'a> {
 }
 
 impl Rule<'_> {
-    /// The new weight; `updates` counts this one.
+    /// Computes the new weight; `updates` includes this update.
     fn updated(
         &self,
         weight: Tensor<1>,
@@ -325,8 +324,8 @@ impl Rule<'_> {
         let step_size = self.lr * factor / (1.0 - settings.beta1.powf(updates as f64));
         let bias = 1.0 - settings.beta2.powf(updates as f64);
         let divisor = bounded.map(|(bound, squares)| {
-            // Wortsman et al. (2023), algorithm 2.
-            // In single precision the square of a small epsilon is zero, and 0 / 0 no number.
+            // Wortsman et al. (2023), algorithm 2. In f32 the square of a small epsilon underflows
+            // to zero, and 0 / 0 is NaN.
             let floor = (settings.epsilon * settings.epsilon).max(f64::from(f32::MIN_POSITIVE));
             let mean_square = (squares / (second.clone() / bias).clamp_min(floor)).mean();
             (mean_square.sqrt() / bound).clamp_min(1.0)
@@ -339,8 +338,8 @@ impl Rule<'_> {
     }
 }
 
-/// Clamps elements with `g^2 > bound v` to `sqrt(bound v)` (Huang et al. 2025, equation 2). An
-/// element without a second moment has no scale to be a spike on.
+/// Clamps elements with `g^2 > bound v` to `sqrt(bound v)` (Huang et al. 2025, equation 2), except
+/// elements with `v = 0`, which have no scale yet.
 fn without_spikes(gradient: Tensor<1>, second: &Tensor<1>, bound: f64) -> Tensor<1> {
     let limit = (second.clone() * bound).sqrt();
     let limit = limit.mask_fill(second.clone().equal_elem(0.0), f32::MAX);
@@ -351,7 +350,7 @@ fn square(gradient: &Tensor<1>) -> Tensor<1> {
     gradient.clone() * gradient.clone()
 }
 
-/// `decay * mean + (1 - decay) * value`, from a mean of zero.
+/// `decay * mean + (1 - decay) * value`, where a missing mean is zero.
 fn decayed(mean: Option<Tensor<1>>, value: Tensor<1>, decay: f64) -> Tensor<1> {
     let value = value * (1.0 - decay);
     match mean {

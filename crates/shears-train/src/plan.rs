@@ -1,7 +1,7 @@
-//! The plan of a run: every setting, resolved, with nothing implicit.
+//! The plan of a run: every setting, fully resolved.
 //!
-//! Each setting stands here once; `resolve` makes a plan of what was given, `stored` reads and
-//! writes `plan.toml`, and `change` is about runs that go on with other settings.
+//! Each setting is defined here, once. `resolve` builds a plan from given settings, `stored` reads
+//! and writes `plan.toml`, and `change` handles resumed runs with changed settings.
 
 mod belonging;
 mod change;
@@ -324,7 +324,7 @@ settings! {
     device: String { section: Run, value: "NAME", default: "cpu".to_string() }
 }
 
-/// A setting that cannot be, by the name of its flag.
+/// An invalid setting or combination of settings.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct PlanError {
@@ -333,7 +333,7 @@ pub struct PlanError {
 }
 
 impl PlanError {
-    /// An error with this message, about several settings.
+    /// An error about several settings.
     pub fn new(message: impl Into<String>) -> Self {
         PlanError {
             message: message.into(),
@@ -349,15 +349,15 @@ impl PlanError {
         }
     }
 
-    /// The setting that is to be changed, if it is one alone.
+    /// The setting to change, if it is a single one.
     pub fn setting(&self) -> Option<&str> {
         self.setting.as_deref()
     }
 }
 
 impl Plan {
-    /// The format of new plans. With one of 1, which `plan.toml` does not say, recurrent models
-    /// never read the ends of their streams ([`shears_data::StreamBatches::dropping_ends`]).
+    /// The format of new plans. In format 1, which `plan.toml` omits, recurrent models never read
+    /// the ends of their streams ([`shears_data::StreamBatches::dropping_ends`]).
     pub const FORMAT: u32 = 2;
 
     /// All settings, in the order of `plan.toml`.
@@ -398,7 +398,7 @@ impl Plan {
         }
     }
 
-    /// Tokens that a Transformer can look back on.
+    /// The context length of a Transformer in tokens.
     pub fn context(&self) -> usize {
         match self.context {
             0 => self.window,
@@ -411,7 +411,7 @@ impl Plan {
         self.vocabulary.max(tokenizer.vocab_size())
     }
 
-    /// The settings that a model of this shape has, by name.
+    /// The settings of a model with this configuration, by name.
     pub fn settings_of(config: &ModelConfig) -> Table {
         let plan = Plan {
             model: config.architecture,
@@ -432,7 +432,7 @@ impl Plan {
             nonlinearity: config.nonlinearity,
             ..Plan::defaults(config.architecture)
         };
-        // These are about how it is made and trained.
+        // These concern initialisation and training.
         let others = ["preset", "init-from", "dropout", "forget-bias", "precision"];
         let of_shape = Plan::settings().iter().filter(|setting| {
             let is_other = others.contains(&setting.name.as_str());
@@ -469,7 +469,7 @@ impl Plan {
         }
     }
 
-    /// Tokens that one step reads.
+    /// Tokens per step.
     pub fn tokens_per_step(&self) -> usize {
         self.batch * self.window * self.accumulate
     }
@@ -513,7 +513,7 @@ mod tests {
             plan.min_lr = 1.0;
         };
         assert!(error(lowest).starts_with("min-lr is 1"));
-        // A constant rate has no lowest.
+        // A constant schedule has no minimum.
         let constant = Plan {
             min_lr: 1.0,
             ..Preset::Lstm128.plan()
@@ -522,7 +522,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_are_said_in_words() {
+    fn ranges_are_printed() {
         let said = |range: belonging::RealRange| outside(&f64::NAN, range);
         assert_eq!(said(POSITIVE).unwrap(), "above 0 and finite");
         assert_eq!(said(NOT_NEGATIVE).unwrap(), "at least 0 and finite");

@@ -16,35 +16,36 @@ use crate::plan::Plan;
 
 const TOKENIZER: &str = "tokenizer.json";
 const CHECKPOINTS: &str = "checkpoints";
-/// The plan of a run that is being made.
+/// The plan of a run while its folder is being created.
 const UNFINISHED: &str = "plan.toml.tmp";
-/// The most bytes of a plan.
+/// The largest plan in bytes.
 const PLAN_MAX: u64 = 1 << 20;
 
-/// `runs/NAME`: plan, events, tokenizer, checkpoints. One program at a time writes to it.
+/// `runs/NAME`: plan, events, tokenizer, checkpoints. Only one process at a time writes to it.
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
     checkpoints: CheckpointStore,
-    /// Whether the run was begun before.
+    /// Whether the run already existed.
     is_resumed: bool,
-    /// Held while the run is open; the system releases it when the process ends, however it ends.
+    /// Held while the run is open; the system releases it when the process ends.
     _lock: Option<File>,
 }
 
 impl RunFolder {
-    /// Makes the folder of a new run. A text that came from standard input is kept in it.
+    /// Creates the folder of a new run. A text from standard input is stored in it.
     ///
     /// # Errors
     ///
-    /// If the folder is not free ([`RunFolder::check_free`]), or another program makes a run in it.
+    /// If the folder is not free ([`RunFolder::check_free`]), or another process is creating a run
+    /// in it.
     pub fn create(
         path: &Path,
         plan: &Plan,
         tokenizer: &Tokenizer,
         standard_input: Option<&[u8]>,
     ) -> Result<Self, TrainError> {
-        // A folder that somebody else uses does not get a lock.
+        // Do not lock a folder with other content.
         Self::check_free(path)?;
         fs::create_dir_all(path).map_err(TrainError::io("create", path))?;
         let run = RunFolder {
@@ -53,11 +54,11 @@ impl RunFolder {
             is_resumed: false,
             _lock: Some(lock_folder(path, IN_TRAINING)?),
         };
-        // Another program may have made a run until it released the lock.
+        // Another process may have created a run before releasing the lock.
         Self::check_free(path)?;
         let text = run.text_of(plan)?;
-        // Under another name the plan says that the other files are of a run that is being made,
-        // and it gets its name last: a folder without a plan is not a run.
+        // The plan is written first under a temporary name, which marks an unfinished run, and
+        // renamed last: a folder without a plan is not a run.
         let unfinished = path.join(UNFINISHED);
         write_synced(&unfinished, text.as_bytes()).map_err(TrainError::io("write", &unfinished))?;
         sync_folder(path)?;
@@ -70,14 +71,13 @@ impl RunFolder {
         fs::rename(&unfinished, run.plan_path())
             .map_err(TrainError::io("write", run.plan_path()))?;
         sync_folder(path)?;
-        // The folder's own name, too, must survive a loss of power.
+        // The folder's own entry must survive a power loss, too.
         sync_folder(folder_of(path))?;
         Ok(run)
     }
 
-    /// Refuses a folder that has a run, or a file that a new run would overwrite or take for its
-    /// own: nothing that was written is ever overwritten. What a run has left that was killed while
-    /// it was made is none of that.
+    /// Refuses a folder that has a run, or files that a new run would overwrite or mistake for its
+    /// own. Remains of a run that was killed while being created are allowed.
     pub fn check_free(path: &Path) -> Result<(), TrainError> {
         let there = |name: &&str| path.join(name).symlink_metadata().is_ok();
         let names: &[&str] = match there(&UNFINISHED) {
@@ -99,7 +99,7 @@ impl RunFolder {
         })
     }
 
-    /// Opens a run to go on with it; a second program that tries to is refused.
+    /// Opens a run for training, with an exclusive lock.
     pub fn open(path: &Path) -> Result<Self, TrainError> {
         let run = Self::open_to_read(path)?;
         Ok(RunFolder {
@@ -108,7 +108,7 @@ impl RunFolder {
         })
     }
 
-    /// Opens a run to read it, which any number of programs may do at any time.
+    /// Opens a run for reading, which any number of processes may do at any time.
     pub fn open_to_read(path: &Path) -> Result<Self, TrainError> {
         let plan = path.join(PLAN);
         if !plan.is_file() {
@@ -132,12 +132,12 @@ impl RunFolder {
         })
     }
 
-    /// The folder itself.
+    /// The path of the folder.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether the run was begun before, and goes on.
+    /// Whether the run is resumed.
     pub fn is_resumed(&self) -> bool {
         self.is_resumed
     }
@@ -149,12 +149,12 @@ impl RunFolder {
         })
     }
 
-    /// Puts another plan in place of the run's, at once: one that notes what was changed
-    /// ([`Plan::changed`]), or where the text is now.
+    /// Replaces the run's plan atomically, after a change of settings ([`Plan::changed`]) or of the
+    /// text's location.
     ///
     /// # Errors
     ///
-    /// If it cannot be written; the old one is then still there.
+    /// If it cannot be written; the old plan then remains.
     pub fn replace_plan(&self, plan: &Plan) -> Result<(), TrainError> {
         let text = self.text_of(plan)?;
         let beside = self.path.join(UNFINISHED);
@@ -164,7 +164,7 @@ impl RunFolder {
         sync_folder(&self.path)
     }
 
-    /// The plan: as the run was started with, and as it was changed since.
+    /// The current plan, including changes made when resuming.
     pub fn plan(&self) -> Result<Plan, TrainError> {
         let path = self.plan_path();
         let text = read_regular_text(&path, PLAN_MAX).map_err(TrainError::io("read", &path))?;
@@ -180,12 +180,12 @@ impl RunFolder {
     ///
     /// # Errors
     ///
-    /// Also if it is not the one that the run was started with: other ids are other words.
+    /// Also if it is not the tokenizer that the run was started with, whose ids differ.
     pub fn tokenizer(&self) -> Result<Tokenizer, TrainError> {
         let path = self.tokenizer_path();
         check_regular(&path).map_err(TrainError::io("read", &path))?;
         let tokenizer = Tokenizer::load(&path).map_err(|error| match error {
-            // What a stranger's file lacks is not what became of the run's own.
+            // For the run's own file, report damage rather than an unsupported format.
             DataError::Tokenizer { .. } => TrainError::Folder {
                 path: path.clone(),
                 problem: "the run's own tokenizer is damaged; put back a copy of it".to_string(),
@@ -211,12 +211,12 @@ impl RunFolder {
         self.path.join(LOG)
     }
 
-    /// The whole log of the run; an empty one before its first step.
+    /// The whole log of the run; empty before its first step.
     pub fn log(&self) -> Result<Log, TrainError> {
         Ok(Log::read(self.events_path())?)
     }
 
-    /// Where the text of a run that read standard input is kept, so that it can be resumed.
+    /// The stored text of a run that read standard input, for resuming.
     pub fn input_path(&self) -> PathBuf {
         self.path.join(INPUT)
     }
@@ -236,7 +236,7 @@ fn checkpoints_in(run: &Path) -> CheckpointStore {
 
 const IN_TRAINING: &str = "another shears is training this run; wait for it, or stop it";
 
-/// What the log of a run says of its model, whose parameters are in the order of the forward pass.
+/// The header of a run's log, with the model's parameters in the order of the forward pass.
 pub fn header(plan: &Plan, parameters: &[ParameterInfo]) -> Header {
     let parameter = |info: &ParameterInfo| Parameter {
         name: info.name.clone(),

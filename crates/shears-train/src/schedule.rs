@@ -1,15 +1,15 @@
-//! Learning-rate schedules: pure functions of the number of updates applied so far.
+//! Learning-rate schedules: pure functions of the number of applied updates.
 
 use shears_model::named_enum;
 
 named_enum! {
     /// The shape of a schedule after warm-up.
     pub enum ScheduleKind: "schedule" {
-        /// The same rate throughout.
+        /// A constant rate.
         Constant = "constant",
         /// Half a cosine from the rate to the minimum (Loshchilov & Hutter 2017).
         Cosine = "cosine",
-        /// A straight line from the rate to the minimum.
+        /// Linear from the rate to the minimum.
         Linear = "linear",
         /// The rate times `decay-factor` after every `decay-every` updates.
         Step = "step",
@@ -23,7 +23,7 @@ pub struct Schedule {
     pub kind: ScheduleKind,
     /// The highest rate.
     pub lr: f64,
-    /// Where `cosine` and `linear` end, and the floor of `step`.
+    /// The final rate of `cosine` and `linear`, and the minimum of `step`.
     pub min_lr: f64,
     /// Updates over which the rate rises linearly.
     pub warmup: u64,
@@ -31,15 +31,15 @@ pub struct Schedule {
     pub steps: u64,
     /// Updates between two decays of `step`.
     pub decay_every: u64,
-    /// What `step` multiplies by.
+    /// The factor of each decay of `step`.
     pub decay_factor: f64,
 }
 
 impl Schedule {
-    /// The rate of the update after `updates` others.
+    /// The rate of the update after `updates` previous ones.
     pub fn at(&self, updates: u64) -> f64 {
         if updates < self.warmup {
-            // nanoGPT's form: neither the first update nor the last of the warm-up is at zero.
+            // nanoGPT's form: no update of the warm-up has rate zero or the full rate.
             return self.lr * (updates + 1) as f64 / (self.warmup + 1) as f64;
         }
         let decaying = self.steps.saturating_sub(self.warmup).max(1);
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_warms_up_and_ends_where_it_should() {
+    fn every_kind_warms_up_and_ends_at_its_minimum() {
         let warmup = [(0, 1.0 / 101.0), (99, 100.0 / 101.0)];
         for &kind in ScheduleKind::ALL {
             check(kind, &warmup);

@@ -1,4 +1,4 @@
-//! Named tensors in and out of modules and of safetensors files.
+//! Named tensors, read from and written to modules and safetensors files.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -11,17 +11,17 @@ use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use shears_model::{ParameterMapper, ParameterVisitor, map_parameters, visit_parameters};
 use shears_run::json_problem;
 
-/// A tensor on the host with its name.
+/// A named tensor on the host.
 #[derive(Clone, Debug)]
 pub struct NamedTensor {
-    /// The path in the module, or a name that its owner chose.
+    /// The path in the module, or a name chosen by its owner.
     pub name: String,
     /// The values, f32.
     pub data: TensorData,
 }
 
 impl NamedTensor {
-    /// Whether no element is a NaN or an infinity.
+    /// Whether all elements are finite.
     pub(crate) fn is_finite(&self) -> bool {
         match self.data.as_slice::<f32>() {
             Ok(values) => values.iter().all(|value| value.is_finite()),
@@ -30,8 +30,7 @@ impl NamedTensor {
     }
 }
 
-/// A tensor that is read from its device when its turn comes, so that never more than one of many
-/// is copied.
+/// A tensor that is read from its device on demand, so that only one of many is copied at a time.
 pub struct LazyTensor<'a> {
     pub(crate) name: String,
     shape: Vec<usize>,
@@ -45,7 +44,7 @@ impl fmt::Debug for LazyTensor<'_> {
 }
 
 impl LazyTensor<'_> {
-    /// A tensor of a device, where nobody changes it until this is dropped.
+    /// A tensor on a device, which must not change until this is dropped.
     pub(crate) fn on_device<const D: usize>(name: String, tensor: Tensor<D>) -> Self {
         LazyTensor {
             name,
@@ -54,7 +53,7 @@ impl LazyTensor<'_> {
         }
     }
 
-    /// With its elements.
+    /// Reads the elements.
     pub(crate) fn read(&self) -> NamedTensor {
         NamedTensor {
             name: self.name.clone(),
@@ -83,7 +82,7 @@ impl<'a> From<&'a NamedTensor> for LazyTensor<'a> {
     }
 }
 
-/// The parameters of a module, each once, of which none is read yet.
+/// The parameters of a module, each once, read lazily.
 pub(crate) fn lazy_tensors<'a, M: Module>(module: &M) -> Vec<LazyTensor<'a>> {
     struct Reader<'a>(Vec<LazyTensor<'a>>);
     impl ParameterVisitor for Reader<'_> {
@@ -120,17 +119,16 @@ pub fn module_tensors<M: Module>(module: &M) -> Vec<NamedTensor> {
         .collect()
 }
 
-/// Puts the given values into a module. A parameter that has no values yet is not given its initial
-/// ones first, and on the CPU device the module keeps the memory of the tensors without a copy.
+/// Loads values into a module. Lazy parameters are not initialised first, and on the CPU device the
+/// module uses the memory of the tensors without a copy.
 ///
 /// # Errors
 ///
-/// All tensors that are missing, superfluous or of another shape, in one message; the module is
-/// then unchanged.
+/// A message with all tensors that are missing, unexpected or of another shape.
 pub fn load_parameters<M: Module>(module: M, tensors: Vec<NamedTensor>) -> Result<M, String> {
     struct Writer {
         values: BTreeMap<String, TensorData>,
-        /// The values that a parameter got at the first of its places.
+        /// Loaded values, for further occurrences of a tied parameter.
         loaded: HashMap<ParamId, Tensor<1>>,
     }
     impl ParameterMapper for Writer {
@@ -145,7 +143,7 @@ pub fn load_parameters<M: Module>(module: M, tensors: Vec<NamedTensor>) -> Resul
             if let Some(loaded) = self.loaded.get(&id) {
                 return param.transform_for_load(loaded.clone().reshape(shape), id);
             }
-            // A tied parameter was saved under the first of its names.
+            // A tied parameter is saved under its first name.
             let Some(data) = self.values.remove(&name) else {
                 return param;
             };
@@ -192,28 +190,27 @@ fn differences(
     let names: BTreeSet<&String> = wanted.iter().map(|parameter| &parameter.name).collect();
     let extra = given.keys().filter(|name| !names.contains(name));
     problems.extend(extra.map(|name| format!("`{}` is not in the model", brief(name))));
-    let more = problems.len().saturating_sub(MOST_DIFFERENCES);
+    let more = problems.len().saturating_sub(MAX_DIFFERENCES);
     if more > 0 {
-        problems.truncate(MOST_DIFFERENCES);
+        problems.truncate(MAX_DIFFERENCES);
         problems.push(format!("and {more} more"));
     }
     problems
 }
 
-/// The most differences between a file and a model that are listed.
-const MOST_DIFFERENCES: usize = 20;
+/// The most differences that are listed.
+const MAX_DIFFERENCES: usize = 20;
 
-/// A name as a message has it: those in a file may have a megabyte.
+/// Shortens a name for messages: names in a file may be a megabyte long.
 pub(crate) fn brief(name: &str) -> String {
-    const LONGEST: usize = 100;
-    match name.char_indices().nth(LONGEST) {
+    const MAX_LENGTH: usize = 100;
+    match name.char_indices().nth(MAX_LENGTH) {
         Some((end, _)) => format!("{}...", &name[..end]),
         None => name.to_string(),
     }
 }
 
-/// Writes a safetensors file of these tensors, one after the other in the order of their names,
-/// each of which is read when its turn comes.
+/// Writes a safetensors file, sorted by name, reading one tensor at a time.
 pub(crate) fn write_safetensors(
     tensors: &[LazyTensor<'_>],
     out: &mut impl Write,
@@ -228,9 +225,8 @@ pub(crate) fn write_safetensors(
     Ok(())
 }
 
-/// How a safetensors file of single precision begins: the length of its header, and the header,
-/// with names, shapes and places in the order in which the elements follow. `format` is whose file
-/// it is.
+/// The start of an `f32` safetensors file: the length of the header, then the header with names,
+/// shapes and offsets, in the order of the data. `format` is the metadata key of that name.
 ///
 /// # Errors
 ///
@@ -256,13 +252,13 @@ pub fn safetensors_header<'a>(
         header.insert(name.to_string(), entry);
     }
     let mut header = serde_json::to_vec(&header)?;
-    // Elements begin at a multiple of eight bytes.
+    // The data is aligned to eight bytes.
     header.resize(header.len().next_multiple_of(8), b' ');
     let length = header.len() as u64;
     Ok([&length.to_le_bytes()[..], &header].concat())
 }
 
-/// What is wrong with the header of a safetensors file, as a fragment of a sentence.
+/// Describes an error in the header of a safetensors file, as a sentence fragment.
 pub fn header_problem(error: &SafeTensorError) -> String {
     use SafeTensorError as E;
     match error {
@@ -275,13 +271,10 @@ pub fn header_problem(error: &SafeTensorError) -> String {
         E::InvalidHeaderLength => "it is cut off within its header".to_string(),
         E::TensorNotFound(name) => format!("it lacks `{}`", brief(name)),
         E::TensorInvalidInfo | E::InvalidTensorView(..) => {
-            "a tensor has another size than its shape".to_string()
+            "the size of a tensor does not match its shape".to_string()
         }
         E::InvalidOffset(name) => {
-            format!(
-                "`{}` overlaps another tensor, or leaves a hole",
-                brief(name)
-            )
+            format!("`{}` overlaps another tensor or leaves a gap", brief(name))
         }
         E::MetadataIncompleteBuffer => "it is cut off, or longer than its header says".to_string(),
         E::ValidationOverflow => "a shape exceeds what a computer can address".to_string(),
@@ -302,7 +295,7 @@ pub(crate) fn from_safetensors(bytes: &[u8]) -> Result<Vec<NamedTensor>, String>
                     view.dtype()
                 ));
             }
-            // Safetensors are little-endian, and the file has checked the number of bytes.
+            // Safetensors are little-endian, and `deserialize` has checked the sizes.
             let data = shears_kernels::filled(view.shape().to_vec(), |values| {
                 for (value, bytes) in values.iter_mut().zip(view.data().as_chunks::<4>().0) {
                     *value = f32::from_le_bytes(*bytes);

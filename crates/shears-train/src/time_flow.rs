@@ -1,4 +1,4 @@
-//! How far gradients reach back in time.
+//! Measures how far gradients reach back in time.
 
 use std::collections::BTreeMap;
 
@@ -7,17 +7,16 @@ use shears_model::{LanguageModel, State, layer_of};
 use shears_parallel::Ranks;
 use shears_run::six_digits;
 
-/// Tokens that a gradient is followed back over, at most: each is a call of the model.
-const FARTHEST: usize = 256;
+/// The most tokens to follow a gradient back, each with its own call of the model.
+const MAX_DISTANCE: usize = 256;
 
-/// The norms of the gradient of the loss at the last token of a window with respect to what each
-/// layer carried before it: the first is of the state one token before that prediction was made,
-/// the next of two tokens, and so on (the products of Jacobians in Pascanu et al. 2013, equation
-/// 5).
+/// The norms of the gradient of the loss at the last token of a window with respect to the earlier
+/// states of each layer: first the state one token before the last prediction, then two tokens
+/// before, and so on (the products of Jacobians in Pascanu et al. 2013, equation 5).
 ///
-/// `tokens` and `targets` are `[batch, window]`, `state` is what the model carried into the window,
-/// and the loss is the mean over the batch. A number that is not finite is `None`. A model that
-/// carries nothing that a gradient could flow through gives nothing.
+/// `tokens` and `targets` are `[batch, window]`, `state` is the state before the window, and the
+/// loss is the mean over the batch. Non-finite norms are `None`. The result is empty for models
+/// without a differentiable state.
 pub(crate) fn state_gradients<M: LanguageModel>(
     model: &M,
     tokens: &Tensor<2, Int>,
@@ -25,14 +24,14 @@ pub(crate) fn state_gradients<M: LanguageModel>(
     state: State,
 ) -> BTreeMap<String, Vec<Option<f64>>> {
     let [_, window] = tokens.dims();
-    let first = window.saturating_sub(FARTHEST);
+    let first = window.saturating_sub(MAX_DISTANCE);
     let at = |of: &Tensor<2, Int>, time: usize| of.clone().narrow(1, time, 1);
     let mut state = state.detach();
     if first > 0 {
         state = model.predict(tokens.clone().narrow(1, 0, first), state).1;
         state = state.detach();
     }
-    // Zeros that are added to each state: the loss has the same gradient by them as by the state.
+    // Zeros added to each state: the loss has the same gradient with respect to both.
     let mut probes: Vec<Vec<(String, Tensor<3>)>> = Vec::new();
     for time in first..window - 1 {
         state = model.predict(at(tokens, time), state).1;
@@ -65,9 +64,9 @@ pub(crate) fn state_gradients<M: LanguageModel>(
     layers
 }
 
-/// The norms over all rows of a batch, of those over the rows of each rank, whose loss was the mean
-/// over `share` of the batch. An exchange.
-pub(crate) fn norms_over_all(
+/// Combines the norms of all ranks into norms over the whole batch. Each rank's loss is the mean
+/// over its `share` of the batch. Collective.
+pub(crate) fn combine_norms(
     ranks: &dyn Ranks,
     mut own: BTreeMap<String, Vec<Option<f64>>>,
     share: f64,
@@ -119,7 +118,7 @@ mod tests {
         Tensor::from_data(TensorData::new(tokens, [2, WINDOW]), device)
     }
 
-    /// The loss at the last token, when `change` is added to one number of one carried tensor after
+    /// The loss at the last token if `change` is added to one element of a carried tensor after
     /// `after` tokens.
     fn loss_with<M: LanguageModel>(
         model: &M,
@@ -186,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn norms_are_those_of_finite_differences() {
+    fn norms_match_finite_differences() {
         let device = Device::flex().autodiff();
         let mut initializer = Initializer::new(3, &device);
         check(

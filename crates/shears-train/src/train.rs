@@ -1,5 +1,4 @@
-//! A whole run: steps, evaluations, samples, events and checkpoints, from where it stands to its
-//! end.
+//! A whole run, to its end: steps, evaluations, samples, events and checkpoints.
 
 mod due;
 mod step_line;
@@ -18,7 +17,7 @@ use shears_run::{ClipEvent, EndReason, Event, EventLog, RanksEvent, Resume, Samp
 use crate::TrainError;
 use crate::checkpoint::Progress;
 use crate::corpora::Corpora;
-use crate::evaluate::{Evaluation, Readers, Streams, evaluate_together};
+use crate::evaluate::{Evaluation, Readers, Streams, evaluate_on_ranks};
 use crate::plan::Plan;
 use crate::run::{RunFolder, header};
 use crate::tensors::lazy_tensors;
@@ -26,34 +25,34 @@ use crate::trainer::{StepOutcome, Trainer};
 use due::Due;
 use step_line::step_event;
 
-/// Who watches a run: the terminal, a test, a program of your own.
+/// Observes a run: the terminal, a test, your own program.
 pub trait Observer {
-    /// A step was taken.
+    /// Called after a step.
     fn step(&mut self, event: &StepEvent);
 
-    /// The validation text is being read: so many tokens of so many.
+    /// Called during an evaluation, with the number of tokens read and their total.
     fn evaluating(&mut self, _read: usize, _of: usize) {}
 
-    /// The validation text was read.
+    /// Called after an evaluation.
     fn evaluation(&mut self, _step: u64, _evaluation: &Evaluation) {}
 
-    /// Gradients were followed back in time: for each layer of a recurrent model, as
-    /// [`Event::StateGradients`] has them.
+    /// Called with the norms of gradients back in time for each layer of a recurrent model, as in
+    /// [`Event::StateGradients`].
     fn state_gradients(&mut self, _step: u64, _layers: &BTreeMap<String, Vec<Option<f64>>>) {}
 
-    /// A checkpoint was written.
+    /// Called after a checkpoint was written.
     fn saved(&mut self, _step: u64, _path: &std::path::Path) {}
 
-    /// It is time for a sample; the model is outside automatic differentiation. Gives what it
-    /// wrote, for the run's log.
+    /// Called when a sample is due; the model is outside automatic differentiation. Returns the
+    /// sampled text for the run's log.
     fn sample<M: LanguageModel>(&mut self, _step: u64, _model: &M) -> Option<String> {
         None
     }
 
-    /// Something went wrong that the run goes on without: one sentence.
+    /// Called for a non-fatal problem, with one sentence.
     fn warning(&mut self, _message: &str) {}
 
-    /// Whether the run should save and stop now, because somebody asked for it.
+    /// Whether the run was asked to save and stop.
     fn wants_to_stop(&self) -> bool {
         false
     }
@@ -66,7 +65,7 @@ pub enum End {
     Finished,
     /// The validation loss no longer improved.
     OutOfPatience,
-    /// The observer asked for it; the run can be resumed.
+    /// The observer requested it; the run can be resumed.
     Stopped,
 }
 
@@ -80,10 +79,10 @@ impl From<End> for EndReason {
     }
 }
 
-/// Trains until the plan is fulfilled, and leaves the last state in a checkpoint.
+/// Trains to the end of the plan, and saves the final state in a checkpoint.
 ///
-/// Of several ranks ([`Trainer::with_ranks`]) all call it, and the first one alone has the folder.
-/// What happens is decided by all of them; that one writes it down.
+/// With several ranks ([`Trainer::with_ranks`]) all must call it; only rank 0 passes the folder.
+/// All ranks take the same decisions, and rank 0 writes the files.
 pub fn train<'a, M: LanguageModel, O: Observer>(
     trainer: &mut Trainer<M>,
     run: impl Into<Option<&'a RunFolder>>,
@@ -109,8 +108,8 @@ pub fn train<'a, M: LanguageModel, O: Observer>(
         log,
         asked_to_stop: false,
     };
-    let noted = session.note_resume().and_then(|()| session.note_ranks());
-    let end = noted.and_then(|()| session.take_steps());
+    let logged = session.log_resume().and_then(|()| session.log_ranks());
+    let end = logged.and_then(|()| session.take_steps());
     let step = session.trainer.progress.step;
     let (how, message) = match &end {
         Ok(end) => ((*end).into(), None),
@@ -118,34 +117,33 @@ pub fn train<'a, M: LanguageModel, O: Observer>(
         Err(error) => (EndReason::Failed, Some(error.to_string())),
     };
     let written = session.write(&Event::End { step, how, message });
-    // What went wrong first is what the user has to know.
+    // Report the first error.
     let end = end?;
     written?;
     Ok(end)
 }
 
-/// How often the log has the sizes of updates.
-const UPDATES_WEIGHED_EVERY: u64 = 10;
+/// The sizes of updates are logged every this many steps.
+const MEASURE_UPDATES_EVERY: u64 = 10;
 
-/// A run while it goes.
+/// A running run.
 struct Session<'a, M: LanguageModel, O: Observer> {
     plan: Plan,
     trainer: &'a mut Trainer<M>,
-    /// Of the first rank alone, and so is the log.
+    /// Only on rank 0, as is the log.
     run: Option<&'a RunFolder>,
     corpora: &'a Corpora,
-    /// Where the model is evaluated, outside automatic differentiation.
+    /// The device for evaluations, outside automatic differentiation.
     device: Device,
     observer: &'a mut O,
     log: Option<EventLog>,
-    /// Whether a rank was asked to save and stop before the last step, as all of them know.
+    /// Whether any rank was asked to save and stop before the last step; the same on all ranks.
     asked_to_stop: bool,
 }
 
 impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
-    /// Writes where a run goes on, and with what changed settings; nothing if there is nothing left
-    /// to do.
-    fn note_resume(&mut self) -> Result<(), TrainError> {
+    /// Logs where a run is resumed, and with which changed settings, unless it is already finished.
+    fn log_resume(&mut self) -> Result<(), TrainError> {
         let Progress { step, pending, .. } = self.trainer.progress;
         let is_over = step >= self.plan.steps || self.is_out_of_patience();
         let (Some(run), Some(log)) = (self.run, &mut self.log) else {
@@ -169,8 +167,8 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
         Ok(log.append_changes(step, &self.plan.changes)?)
     }
 
-    /// Writes who trains, if these are several.
-    fn note_ranks(&mut self) -> Result<(), TrainError> {
+    /// Logs the ranks, if there are several.
+    fn log_ranks(&mut self) -> Result<(), TrainError> {
         let step = self.trainer.progress.step;
         match self.trainer.team.clone() {
             Some(team) => self.write(&Event::Ranks(RanksEvent { step, ..team })),
@@ -178,9 +176,9 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
         }
     }
 
-    /// The steps themselves, with all that is due between them.
+    /// Takes the steps, with everything due between them.
     fn take_steps(&mut self) -> Result<End, TrainError> {
-        // What a run that was stopped in it had still to do comes first.
+        // First, finish what was pending when the run was stopped.
         if self.trainer.progress.pending
             && let Some(end) = self.finish_step(true)?
         {
@@ -194,8 +192,8 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
             if self.is_out_of_patience() {
                 return Ok(End::OutOfPatience);
             }
-            if step.is_multiple_of(UPDATES_WEIGHED_EVERY) {
-                self.trainer.weigh_next_update();
+            if step.is_multiple_of(MEASURE_UPDATES_EVERY) {
+                self.trainer.measure_next_update();
             }
             let sound = self.take_step()?;
             if let Some(end) = self.finish_step(sound)? {
@@ -209,11 +207,11 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
         patience > 0 && self.trainer.progress.stale_evaluations >= patience
     }
 
-    /// One step and its line. A run in trouble is not worth its disk, so that the step is then not
-    /// sound; one that left out an outlier is not in trouble.
+    /// Takes one step and logs it. Returns whether the step is worth a checkpoint: not if it was
+    /// skipped because of non-finite gradients, but yes if it was skipped as an outlier.
     fn take_step(&mut self) -> Result<bool, TrainError> {
         let started = Instant::now();
-        self.trainer.tell_to_stop(self.observer.wants_to_stop());
+        self.trainer.request_stop(self.observer.wants_to_stop());
         let outcome = match self.trainer.step() {
             Err(error) => return Err(self.refused(error)?),
             Ok(outcome) => outcome,
@@ -226,7 +224,7 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
         if self.trainer.progress.consecutive_skips >= self.plan.max_skips {
             return Err(too_many_skips(self.trainer, self.run, &outcome));
         }
-        // A skipped step has changed nothing, and `max-skips` bounds them.
+        // A skipped step changes nothing, and `max-skips` bounds their number.
         if outcome.report.action != ClipAction::Skip && !outcome.loss.is_finite() {
             return Err(self.diverged("the loss is"));
         }
@@ -236,8 +234,7 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
         Ok(outcome.report.skip_reason != Some(SkipReason::NonFinite))
     }
 
-    /// Writes the line of a step that was refused because its gradients are not finite, so that the
-    /// log says where and what.
+    /// Logs a step that was refused because of non-finite gradients.
     fn refused(&mut self, error: TrainError) -> Result<TrainError, TrainError> {
         if let TrainError::NonFinite { step, cause } = &error
             && let gradclip::ClipError::NonFinite { tensors } = cause
@@ -257,11 +254,10 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
         Ok(error)
     }
 
-    /// All that is due after a step; gives the end of the run if it ends here.
+    /// Does everything due after a step. Returns how the run ended, if it ends here.
     ///
-    /// What takes long comes after the checkpoint of the step, which says that it is still pending;
-    /// somebody who asks for the end gets it without waiting, and a run that goes on from there
-    /// begins with it.
+    /// Slow work comes after the checkpoint of the step, which marks it as pending: a request to
+    /// stop is honoured without waiting for it, and a resumed run starts with it.
     fn finish_step(&mut self, sound: bool) -> Result<Option<End>, TrainError> {
         let step = self.trainer.progress.step;
         let due = Due::after(step, &self.plan);
@@ -279,12 +275,12 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
         if due.evaluation {
             match self.evaluate()? {
                 Some(is_better) => improved = is_better,
-                // It is still pending, and done by a run that goes on from here.
+                // It stays pending, for when the run is resumed.
                 None => return self.stop().map(Some),
             }
         }
         let ending = step == self.plan.steps || self.is_out_of_patience();
-        // Before the checkpoint, so that a run that goes on from there has it.
+        // Before the checkpoint, so that a resumed run does not repeat it.
         if due.sample && !ending {
             self.sample(step)?;
         }
@@ -295,7 +291,7 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
         Ok(None)
     }
 
-    /// Writes text, on the rank that has the run; the others wait, knowing for what.
+    /// Samples a text on rank 0 while the others wait.
     fn sample(&mut self, step: u64) -> Result<(), TrainError> {
         self.trainer.begin(Phase::Save);
         if self.run.is_some() {
@@ -308,7 +304,7 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
         Ok(())
     }
 
-    /// Whether somebody has asked for the end. One rank must not decide that for itself.
+    /// Whether to stop. With several ranks, they decide this together in a step.
     fn is_to_stop(&self) -> bool {
         match self.trainer.ranks().size() {
             1 => self.observer.wants_to_stop(),
@@ -328,8 +324,8 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
         Ok(End::Stopped)
     }
 
-    /// Reads the validation text; gives whether the loss is the best of the run until now, or
-    /// nothing if somebody has asked for the end before it was known.
+    /// Evaluates on the validation text. Returns whether the loss is the lowest of the run so far,
+    /// or `None` if it was interrupted by a request to stop.
     fn evaluate(&mut self) -> Result<Option<bool>, TrainError> {
         let step = self.trainer.progress.step;
         let some = match self.plan.eval_tokens {
@@ -339,7 +335,7 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
         let Some(compared) = self.evaluate_on(some)? else {
             return Ok(None);
         };
-        // The losses of a run are compared on the same tokens, and the last is on all.
+        // Losses are compared on the same tokens; the last evaluation reads all tokens.
         let all = self.corpora.validation.len();
         let evaluation = match step == self.plan.steps && some < all {
             true => self.evaluate_on(all)?,
@@ -348,7 +344,7 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
         let Some(evaluation) = evaluation else {
             return Ok(None);
         };
-        let improved = note_evaluation(self.trainer, &compared);
+        let improved = record_evaluation(self.trainer, &compared);
         self.write(&evaluation.event(step))?;
         self.observer.evaluation(step, &evaluation);
         if !evaluation.val_loss.is_finite() {
@@ -358,7 +354,7 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
         Ok(Some(improved))
     }
 
-    /// Reads the first tokens of the validation text, or all if there are no more.
+    /// Evaluates on the first `tokens` tokens of the validation text.
     fn evaluate_on(&mut self, tokens: usize) -> Result<Option<Evaluation>, TrainError> {
         let corpora = self.corpora;
         let all = corpora.validation.len();
@@ -371,7 +367,7 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
             ranks: &**trainer.ranks(),
             shards: self.plan.shards,
         };
-        Ok(evaluate_together(
+        Ok(evaluate_on_ranks(
             readers,
             &trainer.model().valid(),
             &tokens,
@@ -389,7 +385,7 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
         )?)
     }
 
-    /// Writes how far gradients reach back in time, if the model carries a state.
+    /// Logs how far gradients reach back in time, if the model carries a state.
     fn log_state_gradients(&mut self) -> Result<(), TrainError> {
         let step = self.trainer.progress.step;
         let layers = self.trainer.state_gradients();
@@ -400,25 +396,25 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
         Ok(())
     }
 
-    /// Writes a checkpoint; gives its folder to the rank that has one.
+    /// Writes a checkpoint. Returns its folder on rank 0.
     fn save(&mut self) -> Result<Option<PathBuf>, TrainError> {
         self.trainer.begin(Phase::Save);
         let Some(run) = self.run else {
-            // What the rows of this rank carry goes into that of the first one.
-            self.trainer.carried_by_all();
+            // Sends the carried state of this rank's rows to rank 0.
+            self.trainer.gather_carried();
             self.check_weights()?;
             self.trainer.ranks().barrier();
             return Ok(None);
         };
-        // Here the others give what they carry.
+        // Collects the carried state of the other ranks.
         let snapshot = self.trainer.snapshot();
         self.check_weights()?;
         if let Some(log) = &self.log {
-            // A run that goes on from the checkpoint must find the steps before it in its log.
+            // The log must have all steps before the checkpoint.
             log.sync()?;
         }
         let path = run.checkpoints().save(snapshot)?;
-        // The others wait as long as a disk may take, and not as long as a step.
+        // The barrier allows for a slow disk, unlike the timeout of a step.
         self.trainer.ranks().barrier();
         Ok(Some(path))
     }
@@ -434,7 +430,7 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
         Ok(())
     }
 
-    /// Refuses weights that nothing can be done with: they are no good checkpoint.
+    /// Refuses to checkpoint non-finite weights.
     fn check_weights(&self) -> Result<(), TrainError> {
         let weights = lazy_tensors(self.trainer.model());
         match weights.iter().find(|tensor| !tensor.read().is_finite()) {
@@ -448,7 +444,7 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
         let last_before = |run: &RunFolder| {
             let store = run.checkpoints();
             let mut checkpoints = store.list().unwrap_or_default();
-            // One of this step was saved before its evaluation, and is not good.
+            // The checkpoint of this step was saved before the failed evaluation.
             checkpoints.retain(|checkpoint| *checkpoint != store.path(step));
             checkpoints.pop()
         };
@@ -460,8 +456,8 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
     }
 }
 
-/// Whether the evaluation is the best of the run until now.
-fn note_evaluation<M: LanguageModel>(trainer: &mut Trainer<M>, evaluation: &Evaluation) -> bool {
+/// Records an evaluation. Returns whether it is the best of the run so far.
+fn record_evaluation<M: LanguageModel>(trainer: &mut Trainer<M>, evaluation: &Evaluation) -> bool {
     let progress = &mut trainer.progress;
     let loss = evaluation.val_loss;
     progress.val_loss = Some(loss).filter(|loss| loss.is_finite());

@@ -1,24 +1,24 @@
-//! One step of training, top to bottom: read, forward, backward, accumulate, clip, update.
+//! One training step, top to bottom: read, forward, backward, accumulate, clip, update.
 //!
-//! What happens to a gradient between backward and update, and where:
+//! Where a gradient goes between backward and update:
 //!
-//! - Collected: `ModuleGradients::collect` in `Trainer::accumulate`, by name, without a copy on the
-//!   CPU.
-//! - Exchanged: `Trainer::exchange`. Every rank has computed its rows of the batch; their sums are
-//!   added up over all ranks, once a step, and divided once. All decisions after it are made from
-//!   numbers that all ranks have, so that they are the same in all of them.
-//! - Measured: `Clipper::clip_deferred` in `Trainer::step`. The sums are those of
-//!   `shears_kernels::scan`, which `new_clipper` hands to the clipper.
-//! - Judged: by the same call. The rules of the policy turn the measures into one factor for each
-//!   tensor, and into the `ClipReport` of the step. Nothing is multiplied yet.
+//! - Collected: by name, in `Trainer::accumulate` (`ModuleGradients::collect`), without a copy on
+//!   the CPU.
+//! - Exchanged: `Trainer::exchange`. Every rank computes its rows of the batch; their sums are
+//!   all-reduced once per step and divided once. All later decisions use values that are equal on
+//!   all ranks, so all ranks decide alike.
+//! - Measured: `Clipper::clip_deferred` in `Trainer::step`, with `shears_kernels::scan`, which
+//!   `new_clipper` sets.
+//! - Judged: by the same call. The rules of the policy turn the measures into one factor per tensor
+//!   and the `ClipReport` of the step. Nothing is multiplied yet.
 //! - Applied: `Optimizer::step` takes each gradient with its factor (`optimizer/in_place.rs`,
 //!   `ClippedGradients::take_with_factor`), and `shears_kernels::update` multiplies while it
 //!   updates the weight. On other devices, and with rules inside Adam, `ClippedGradients::take`
 //!   multiplies, and the update is composed of Burn's operations (`optimizer.rs`, `Rule`).
-//! - Reported: `StepOutcome::report`, which `train.rs` writes to the log.
+//! - Reported: in `StepOutcome::report`, which `train.rs` writes to the log.
 
+mod ranks;
 mod restore;
-mod together;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -40,112 +40,112 @@ use crate::exchange::Share;
 use crate::optimizer::Optimizer;
 use crate::plan::Plan;
 use crate::tensors::{LazyTensor, lazy_tensors};
-use crate::time_flow::{norms_over_all, state_gradients};
+use crate::time_flow::{combine_norms, state_gradients};
 use crate::weights::Weights;
 
-/// A model in training, with everything that a step changes.
+/// A model in training, with all state that a step changes.
 #[derive(Debug)]
 pub struct Trainer<M: LanguageModel> {
     plan: Plan,
     device: Device,
-    /// `None` during an update alone: the optimizer changes the model in place, and has to own it.
+    /// `None` only during an update, in which the optimizer owns the model to update it in place.
     model: Option<M>,
     optimizer: Optimizer,
     clipper: Clipper,
     batches: Batches,
     ranks: Arc<dyn Ranks>,
     heartbeat: Option<Heartbeat>,
-    /// The ranks, as the log has them.
+    /// The log entry of the ranks.
     pub(crate) team: Option<RanksEvent>,
     share: Share,
-    /// What a recurrent model carries from window to window, of the rows of this rank.
+    /// The carried state of a recurrent model, for the rows of this rank.
     carried: State,
     /// Whether this rank was asked to save and stop.
     stop: bool,
-    /// Where the run stands; the run's loop writes the evaluation's part.
+    /// The progress; `train` maintains the fields about evaluations.
     pub(crate) progress: Progress,
 }
 
-/// The clipper of a plan, before its first step.
+/// Creates the clipper of a plan.
 pub(crate) fn new_clipper<M: LanguageModel>(plan: &Plan, model: &M, threads: usize) -> Clipper {
-    // Rules inside Adam are in the plan of an Adam alone, which takes them: see `new_optimizer`.
-    Clipper::beside_adam(plan.clip.clone(), plan.non_finite)
+    // `new_optimizer` applies the rules inside Adam; other optimizers have none in their plans.
+    Clipper::for_adam(plan.clip.clone(), plan.non_finite)
         .with_threads(threads)
         .with_scan(shears_kernels::scan)
         .with_output_layer(model.output_layer())
 }
 
-/// The optimizer of a plan, before its first update.
+/// Creates the optimizer of a plan.
 pub(crate) fn new_optimizer(plan: &Plan) -> Optimizer {
     Optimizer::new(plan.optimizer_settings(), AdamClipping::of(&plan.clip))
 }
 
-const ONLY_AN_UPDATE_TAKES_IT: &str = "only an update takes the model, and it puts it back";
+const MODEL_IS_PRESENT: &str = "the model is only absent during an update";
 
-/// Where the time of a step went.
+/// The duration of each phase of a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PhaseTimes {
-    /// Model and loss.
+    /// The forward pass with the loss.
     pub forward: Duration,
     /// The backward pass, and collecting the gradients for the clipper.
     pub backward: Duration,
-    /// Telling the other ranks, waiting for them, and summing over all of them.
+    /// Exchanging records, waiting for other ranks, and the all-reduce.
     pub exchange: Duration,
-    /// Measuring and deciding, and scaling where the optimizer does not do it.
+    /// Measuring and deciding, and scaling if the optimizer does not do it.
     pub clip: Duration,
     /// The optimizer.
     pub update: Duration,
 }
 
 impl PhaseTimes {
-    /// All of them.
+    /// The sum of all phases.
     pub(crate) fn total(&self) -> Duration {
         self.forward + self.backward + self.exchange + self.clip + self.update
     }
 }
 
-/// What a step found and did.
+/// The result of a step.
 #[derive(Debug)]
 pub struct StepOutcome {
-    /// Mean loss in nats a token.
+    /// Mean loss in nats per token.
     pub loss: f64,
     /// The learning rate of the update.
     pub lr: f64,
-    /// What clipping found and did.
+    /// The report of clipping.
     pub report: ClipReport,
-    /// See [`Trainer::weigh_next_update`].
+    /// See [`Trainer::measure_next_update`].
     pub update_ratios: BTreeMap<String, f64>,
-    /// Where the time went.
+    /// The duration of each phase.
     pub times: PhaseTimes,
-    /// What the exchange with other ranks found, if there are any.
+    /// The result of the exchange, if there are other ranks.
     pub exchanged: Option<Exchanged>,
 }
 
-/// What a step found when the ranks met, the same in all of them.
+/// The result of an exchange, equal on all ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exchanged {
-    /// Whether any of them was asked to save and stop.
+    /// Whether any rank was asked to save and stop.
     pub stop: bool,
-    /// Bytes of gradients that each rank gave.
+    /// Bytes of gradients sent by each rank.
     pub bytes: u64,
     /// The rank whose forward and backward passes took longest.
     pub slowest: usize,
-    /// How long they took there.
+    /// The duration of its passes.
     pub computed: Duration,
-    /// How much longer they took than those of the quickest.
+    /// How much longer its passes took than those of the fastest rank.
     pub waited: Duration,
 }
 
-/// What the micro-batches of a step gave in one rank.
+/// The result of a step's micro-batches on one rank.
 struct Local {
     gradients: Accumulated<ModuleGradients>,
-    /// The sum that belongs to the terms of the gradients.
+    /// The summed loss, over the same terms as the gradients.
     loss: f64,
     carried: State,
 }
 
 impl<M: LanguageModel> Trainer<M> {
-    /// A trainer at step 0. `model` is on an autodiff device, and `device` is that device.
+    /// Creates a trainer at step 0. `model` must be on `device`, an autodiff device.
     pub fn new(plan: Plan, model: M, batches: Batches, threads: usize, device: &Device) -> Self {
         Trainer {
             optimizer: new_optimizer(&plan),
@@ -164,31 +164,32 @@ impl<M: LanguageModel> Trainer<M> {
         }
     }
 
-    /// The model as it is.
+    /// The current model.
     pub fn model(&self) -> &M {
-        self.model.as_ref().expect(ONLY_AN_UPDATE_TAKES_IT)
+        self.model.as_ref().expect(MODEL_IS_PRESENT)
     }
 
-    /// Where the run stands.
+    /// The progress of the run.
     pub fn progress(&self) -> &Progress {
         &self.progress
     }
 
-    /// The plan that it follows.
+    /// The plan.
     pub fn plan(&self) -> &Plan {
         &self.plan
     }
 
-    /// Asks the next step for the size of its update: for each parameter, the norm of its change as
-    /// a share of its own norm. It costs a copy of the model.
-    pub fn weigh_next_update(&mut self) {
+    /// Makes the next step measure its update: the norm of each parameter's change relative to the
+    /// norm of the parameter. Costs a copy of the model.
+    pub fn measure_next_update(&mut self) {
         self.progress.weighing = true;
     }
 
-    /// One step: gradients of `accumulate` micro-batches, averaged, clipped once, applied once.
+    /// Takes one step: averages the gradients of `accumulate` micro-batches, clips and applies them
+    /// once.
     ///
-    /// A step that is skipped changes the count of steps and nothing else: parameters, moments,
-    /// schedule, clipper and carried state keep their bits.
+    /// A skipped step only advances the step count: parameters, moments, schedule, clipper and
+    /// carried state keep their bits.
     pub fn step(&mut self) -> Result<StepOutcome, TrainError> {
         let mut times = PhaseTimes::default();
         self.begin(Phase::Compute);
@@ -218,7 +219,7 @@ impl<M: LanguageModel> Trainer<M> {
                 let report = clipped.report().clone();
                 let weighing = std::mem::take(&mut self.progress.weighing);
                 let before = weighing.then(|| Weights::of(self.model()));
-                let model = self.model.take().expect(ONLY_AN_UPDATE_TAKES_IT);
+                let model = self.model.take().expect(MODEL_IS_PRESENT);
                 self.model = Some(self.optimizer.step(model, clipped, lr));
                 if let Some(before) = before {
                     update_ratios = before.update_ratios(self.model());
@@ -229,11 +230,11 @@ impl<M: LanguageModel> Trainer<M> {
                 report
             }
             Outcome::Skip { report, .. } => {
-                // Outliers are bounded by the rule that finds them.
+                // The rule that detects outliers bounds their number itself.
                 if report.skip_reason == Some(SkipReason::NonFinite) {
                     self.progress.consecutive_skips += 1;
                 }
-                // What was carried is of the text before a new start.
+                // The carried state belongs to the text before the restart.
                 if self.starts_stream() {
                     self.carried = State::default();
                 }
@@ -252,7 +253,7 @@ impl<M: LanguageModel> Trainer<M> {
         })
     }
 
-    /// Whether the next step begins the streams of the text anew.
+    /// Whether the next step restarts the streams of the text.
     fn starts_stream(&self) -> bool {
         let micro_batches = self.plan.accumulate as u64;
         let first = self.progress.step * micro_batches;
@@ -260,8 +261,8 @@ impl<M: LanguageModel> Trainer<M> {
         all.any(|index| self.batches.at(index).starts_stream)
     }
 
-    /// The summed loss and gradients of the step's micro-batches, and the state after them: those
-    /// of each group of rows by themselves, summed as a tree.
+    /// The summed loss and gradients of the step's micro-batches, and the state after them. Each
+    /// group of rows is computed separately, and the groups are summed as a tree.
     fn accumulate(&self, times: &mut PhaseTimes) -> Result<Local, TrainError> {
         let mut tree = Tree::default();
         let mut carried = Vec::new();
@@ -283,7 +284,7 @@ impl<M: LanguageModel> Trainer<M> {
         })
     }
 
-    /// The same of one group of rows.
+    /// [`Trainer::accumulate`] for one group of rows.
     fn accumulate_rows(
         &self,
         rows: &Range<usize>,
@@ -300,7 +301,7 @@ impl<M: LanguageModel> Trainer<M> {
                 carried = State::default();
             }
             carried.dropout = Some(self.dropout_key(micro, rows));
-            // Means of as many tokens each are summed as they are; others become sums first.
+            // Means over equal numbers of tokens are summed directly; others are converted to sums.
             let terms = match self.share.is_even {
                 true => 1,
                 false => batch.targets.len() as u64,
@@ -321,7 +322,7 @@ impl<M: LanguageModel> Trainer<M> {
                 terms => loss * terms as f64,
             };
             let gradients = ModuleGradients::collect(loss.backward(), self.model(), policy)?;
-            let gradients = Accumulated::of_sum(gradients, terms);
+            let gradients = Accumulated::from_sum(gradients, terms);
             match &mut sum {
                 Some(sum) => sum.merge(gradients),
                 None => sum = Some(gradients),
@@ -339,15 +340,15 @@ impl<M: LanguageModel> Trainer<M> {
         })
     }
 
-    /// What was carried of some of this rank's rows.
+    /// The carried state of some of this rank's rows.
     fn carried_of(&self, rows: &Range<usize>) -> State {
         let own = self.share.rows();
         part_of(&self.carried, rows.start - own.start, rows.len(), own.len())
     }
 
-    /// How far gradients reach back in time: at the weights as they are, over the next batch. For
-    /// each layer of a recurrent model, the norm by what it carried one token before the last
-    /// prediction, two tokens before, and so on; nothing of other models.
+    /// Measures how far gradients reach back in time, with the current weights on the next batch:
+    /// for each layer of a recurrent model, the norm of the gradient with respect to its state one
+    /// token before the last prediction, two tokens before, and so on. Empty for other models.
     pub(crate) fn state_gradients(&self) -> BTreeMap<String, Vec<Option<f64>>> {
         let Reading::Streams = self.model().reading() else {
             return BTreeMap::new();
@@ -363,12 +364,12 @@ impl<M: LanguageModel> Trainer<M> {
         let (inputs, targets) = to_tensors(&batch, &self.device);
         let own = state_gradients(self.model(), &inputs, &targets, carried);
         let share = rows.len() as f64 / self.plan.batch as f64;
-        norms_over_all(&*self.ranks, own, share)
+        combine_norms(&*self.ranks, own, share)
     }
 
-    /// What the masks of a micro-batch of the next step are drawn from: seed and place alone, so
-    /// that a resumed run draws the same, whatever else the process does.
-    /// Each row of a batch has the same masks, whatever other rows are computed with it.
+    /// The dropout key of a micro-batch of the next step. It depends only on the seed and the
+    /// position, so that a resumed run draws the same masks, and the masks of a row do not depend
+    /// on the other rows of its batch.
     fn dropout_key(&self, micro: u64, rows: &Range<usize>) -> DropoutKey {
         let seed = self.plan.seed;
         let key = DropoutKey::of([seed as u32, (seed >> 32) as u32]);
@@ -376,15 +377,15 @@ impl<M: LanguageModel> Trainer<M> {
         key.for_sequences(rows.start, rows.len(), self.plan.batch)
     }
 
-    /// All that a resumed run needs, with any number of ranks, read from the device.
+    /// A checkpoint, read from the device, from which any number of ranks can resume. Collective.
     pub fn checkpoint(&self) -> Checkpoint {
         self.snapshot().read()
     }
 
-    /// The same as a save takes it. It is to be dropped before the next step, which changes numbers
-    /// in place only if nobody else holds them.
+    /// A lazily read checkpoint, for saving. Drop it before the next step, which updates in place
+    /// only if nothing else shares the storage. Collective.
     pub fn snapshot(&self) -> Snapshot<'_> {
-        let carried = self.carried_by_all().into_iter().map(LazyTensor::from);
+        let carried = self.gather_carried().into_iter().map(LazyTensor::from);
         let progress = Progress {
             position: self.carried.position,
             ..self.progress.clone()

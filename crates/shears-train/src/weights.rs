@@ -1,4 +1,4 @@
-//! How far an update moves the weights.
+//! The relative size of an update.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use shears_run::six_digits;
 
 use crate::tensors::module_tensors;
 
-/// A copy of all weights of a model: a handle to them would keep an update from working in place.
+/// A copy of all weights of a model; a shared handle would prevent in-place updates.
 #[derive(Debug)]
 pub(crate) struct Weights(Vec<(String, Vec<f32>)>);
 
@@ -18,7 +18,7 @@ impl Weights {
         Weights(copied.collect())
     }
 
-    /// For each parameter, `|after - before| / |before|`; without those that were zero.
+    /// `|after - before| / |before|` for each parameter, except those that were zero.
     pub(crate) fn update_ratios<M: Module>(&self, after: &M) -> BTreeMap<String, f64> {
         let mut ratios = BTreeMap::new();
         for ((name, before), after) in self.0.iter().zip(module_tensors(after)) {

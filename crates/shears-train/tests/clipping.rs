@@ -65,7 +65,7 @@ fn update(
     // The derivative of the inner product of parameter and constant is the constant.
     let loss = (model.w.val() * matrix(&gradients["w"])).sum()
         + (model.b.val() * vector(&gradients["b"])).sum();
-    let mut clipper = Clipper::beside_adam(ClipPolicy::none(), NonFinite::Error);
+    let mut clipper = Clipper::for_adam(ClipPolicy::none(), NonFinite::Error);
     let gradients = ModuleGradients::collect(loss.backward(), &model, clipper.policy()).unwrap();
     let Ok(Outcome::Apply(clipped)) = clipper.clip(Unscaled::single(gradients)) else {
         panic!("the gradients are finite");

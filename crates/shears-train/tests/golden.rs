@@ -180,7 +180,7 @@ fn single_precision(values: gradclip::Values<'_>) -> Vec<f32> {
 }
 
 fn clip(gradients: ModuleGradients, policy: ClipPolicy) -> ClippedGradients {
-    match Clipper::beside_adam(policy, NonFinite::Error).clip(Unscaled::single(gradients)) {
+    match Clipper::for_adam(policy, NonFinite::Error).clip(Unscaled::single(gradients)) {
         Ok(Outcome::Apply(clipped)) => clipped.into(),
         other => panic!("the gradients are finite: {other:?}"),
     }
@@ -453,7 +453,7 @@ fn clipping_has_the_bits_of_the_reference() {
         let tensor = |when: &str, key: &str| golden.floats(&format!("{name}/{when}/{key}"));
         let gradients = vec![("a", tensor("before", "a")), ("b", tensor("before", "b"))];
         let threshold = case["clip_threshold"].as_f64().unwrap();
-        let mut clipper = Clipper::beside_adam(global_norm(threshold), NonFinite::Error);
+        let mut clipper = Clipper::for_adam(global_norm(threshold), NonFinite::Error);
         let Ok(Outcome::Apply(clipped)) = clipper.clip(Unscaled::single(gradients)) else {
             panic!("{name}: the gradients are finite");
         };

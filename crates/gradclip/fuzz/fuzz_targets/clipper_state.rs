@@ -1,4 +1,4 @@
-//! States of clippers, behind a line with the policy. The body is shared with the ordinary tests.
+//! Fuzzes clipper states, preceded by a line with the policy. The unit tests share the body.
 
 #![no_main]
 

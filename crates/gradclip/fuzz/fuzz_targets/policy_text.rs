@@ -1,4 +1,4 @@
-//! Texts of policies. The body is shared with the ordinary tests.
+//! Fuzzes policy texts. The unit tests share the body.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! What `zclip` and `adagc` learn, and what follows from it.
+//! The state of `zclip` and `adagc`.
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;
@@ -27,10 +27,10 @@ pub(super) enum ZScore {
 const RUNNING: &str = "mean-and-variance";
 
 impl ZScore {
-    /// The published code adds it to the deviation in the score, and only there.
+    /// Added to the deviation in the score only, as in the published code.
     const EPSILON: f64 = 1e-6;
 
-    /// The norm that a spike, with a score above `z`, is clipped to; `None` for an ordinary norm.
+    /// The target norm of a spike, a norm with a score above `z`; `None` for an ordinary norm.
     pub(super) fn target(&self, norm: f64, z: f64) -> Option<f64> {
         let ZScore::Running { mean, variance } = self else {
             return None;
@@ -41,7 +41,7 @@ impl ZScore {
             return None;
         }
         let target = mean + z * deviation / (score / z);
-        // A mean that underflowed has a target of zero, which would stay there for ever.
+        // With an underflowed mean the target would be zero, and stay zero forever.
         (target > 0.0).then_some(target)
     }
 
@@ -65,7 +65,7 @@ impl ZScore {
         };
         *self = ZScore::Running {
             mean,
-            // Squares of norms near the end of the range would overflow.
+            // Squares of norms near the largest `f64` overflow.
             variance: variance.min(f64::MAX),
         };
     }
@@ -99,17 +99,17 @@ impl ZScore {
     }
 }
 
-/// What `adagc` has learned.
+/// The state of `adagc`.
 #[derive(Clone, Debug, Default)]
 pub(super) struct AdaGc {
-    /// Steps that it learned from.
+    /// The number of steps it has learned from.
     steps: u64,
     /// The running norm of each tensor.
     norms: BTreeMap<String, f64>,
 }
 
 impl AdaGc {
-    /// Tensors with a bound of their own by that, and the others by the norm of all.
+    /// Clips tensors that have their own bound to it, and the others by the norm of all tensors.
     pub(super) fn decide(
         &self,
         absolute: f64,
@@ -148,8 +148,8 @@ impl AdaGc {
         self.steps += 1;
         let warming_up = self.steps < u64::from(warmup);
         for (name, norm) in norms {
-            // A norm of zero says nothing about the scale of a tensor, and as a running minimum it
-            // would silence the tensor for ever.
+            // A zero norm says nothing about the scale of a tensor, and as a running minimum it
+            // would zero the tensor's gradient forever.
             if *norm == 0.0 {
                 continue;
             }

@@ -1,4 +1,4 @@
-//! The rules whose threshold does not depend on the gradients of other steps.
+//! The rules whose threshold does not depend on earlier gradients.
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -11,8 +11,7 @@ use crate::norm::{Coefficient, Norm, add_squares};
 
 pub(super) fn value(bound: f64, measures: &[Measure]) -> Decided {
     Decided::per_tensor(bound, measures, |measure| {
-        // Compared as the storage can hold it, so that what is already at the bound is not changed
-        // again.
+        // Compared with the bound as rounded to storage, so that clamping twice changes nothing.
         match measure.max_magnitude > (measure.round)(bound) {
             true => Change::Clamp {
                 by: Coefficient::ONE,
@@ -50,7 +49,7 @@ pub(super) fn group_norm(threshold: f64, measures: &[Measure]) -> Decided {
     })
 }
 
-/// To the threshold from above and from below.
+/// Scales to the target from above and from below.
 pub(super) fn normalize(target: f64, norm: Norm, measures: &[Measure]) -> Decided {
     if norm.is_zero() || norm.value() == target {
         return Decided {
@@ -61,7 +60,7 @@ pub(super) fn normalize(target: f64, norm: Norm, measures: &[Measure]) -> Decide
     let by = norm.coefficient_to(target);
     let changes: Vec<Change> = measures.iter().map(|m| lengthen(m, by)).collect();
     let fits = |change: &Change| matches!(change, Change::Scale { .. });
-    // A ratio beyond every `f64` does not reach the target either.
+    // A saturated ratio does not reach the target either.
     let reached = by.second < f64::MAX && changes.iter().all(fits);
     Decided {
         changes,
@@ -71,7 +70,7 @@ pub(super) fn normalize(target: f64, norm: Norm, measures: &[Measure]) -> Decide
     }
 }
 
-/// Scales, but takes no finite element out of its type.
+/// Scales, clamping where elements would overflow their type.
 fn lengthen(measure: &Measure, by: Coefficient) -> Change {
     let largest = measure.max_magnitude * by.first * by.second;
     match (measure.round)(largest) > measure.largest {

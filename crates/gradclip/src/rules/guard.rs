@@ -1,5 +1,5 @@
-//! `skip`: the guard that judges gradients as they came, so that a step that is left out is
-//! untouched.
+//! `skip`: the guard, which judges the unmodified gradients, so that a skipped step changes
+//! nothing.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -11,24 +11,24 @@ use crate::significant::significant;
 use crate::state::{Lists, StateError, is_norm};
 use crate::threshold::{NormOrder, Positive, Steps};
 
-/// Why a step is left out.
+/// Why a step is skipped.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum SkipReason {
-    /// A gradient is not finite, under [`NonFinite::Skip`](crate::NonFinite::Skip).
+    /// A gradient has non-finite elements, under [`NonFinite::Skip`](crate::NonFinite::Skip).
     NonFinite,
     /// The norm of all gradients is an outlier.
     Norm {
         /// The norm.
         norm: f64,
-        /// What it should not have exceeded.
+        /// The largest value that is not an outlier.
         limit: f64,
     },
     /// The loss is an outlier.
     Loss {
         /// The loss.
         loss: f64,
-        /// What it should not have exceeded.
+        /// The largest value that is not an outlier.
         limit: f64,
     },
 }
@@ -45,27 +45,27 @@ impl fmt::Display for SkipReason {
     }
 }
 
-/// The rule `skip` with its memory.
+/// The state of the rule `skip`.
 #[derive(Clone, Debug)]
 pub(super) struct Guard {
     sigma: Positive,
     limit: Steps<1>,
     norms: Window,
     losses: Window,
-    /// Steps left out in a row until now: the one thing that such a step changes.
+    /// The number of steps skipped in a row, the only state that a skipped step changes.
     skipped: u32,
 }
 
-/// What the guard makes of a step, which is also what it learns from it.
+/// The guard's judgement of a step, which is also what it learns from.
 #[derive(Clone, Debug)]
 pub(crate) struct Judgement {
-    /// Why the step is to be left out, if it is.
+    /// Why to skip the step, if it should be skipped.
     pub(crate) skip: Option<SkipReason>,
-    /// The norm above which it would be, once enough steps are known.
+    /// The norm above which a step is skipped, once enough steps are known.
     pub(crate) threshold: Option<f64>,
     norm: f64,
     loss: Option<f64>,
-    /// Whether the step is an outlier that is taken only because too many were left out.
+    /// Whether the step is an outlier, applied only because too many in a row were skipped.
     start_over: bool,
 }
 
@@ -80,7 +80,7 @@ impl Guard {
         }
     }
 
-    /// Judges a step by its norm, and by its loss where that is known and finite.
+    /// Judges a step by its norm, and by its loss if known and finite.
     pub(super) fn judge(&self, measures: &[Measure], loss: Option<f64>) -> Judgement {
         let norm = norm_of_all(measures, NormOrder::TWO).value();
         let loss = loss.filter(|loss| loss.is_finite());
@@ -101,18 +101,17 @@ impl Guard {
         }
     }
 
-    /// The step was left out.
+    /// Counts a skipped step.
     pub(super) fn count_skip(&mut self) {
-        // A decision that is shown twice must not leave the range that `restore` takes.
+        // Learning the same decision twice must not exceed the range that `restore` accepts.
         self.skipped = (self.skipped + 1).min(self.limit.get());
     }
 
-    /// Learns from a step that was applied. A norm of zero says nothing of how large ordinary ones
-    /// are.
+    /// Learns from an applied step. A zero norm says nothing about the size of ordinary norms.
     pub(super) fn learn(&mut self, step: &Judgement) {
         self.skipped = 0;
         if step.start_over {
-            // So many outliers in a row are a new level, which the old numbers do not describe.
+            // So many outliers in a row are a new level, which the old values do not describe.
             self.norms.clear();
             self.losses.clear();
         }
@@ -127,8 +126,8 @@ impl Guard {
 
     pub(super) fn state(&self) -> Vec<(String, Vec<f64>)> {
         [
-            ("norms".into(), self.norms.numbers()),
-            ("losses".into(), self.losses.numbers()),
+            ("norms".into(), self.norms.to_vec()),
+            ("losses".into(), self.losses.to_vec()),
             ("skipped".into(), [f64::from(self.skipped)].into()),
         ]
         .into()

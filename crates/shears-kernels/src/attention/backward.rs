@@ -1,13 +1,13 @@
-//! From the gradient of the mixture to those of queries, keys and values.
+//! The backward pass: the gradients of queries, keys and values.
 
 use pulp::{Simd, WithSimd};
 
 use super::forward::causal_product;
-use super::{Attention, Buffer, Cpu, Head, QUERIES_AT_ONCE, Rows, Scratch, Shared, from_row};
+use super::{Arena, Attention, Buffer, Cpu, Head, QUERY_BLOCK, Rows, Shared, from_row};
 use crate::math::exp;
 use crate::matmul::{Initial, Left, Panels};
 
-/// What the forward pass has saved.
+/// The output of the attention, its gradient, and what the forward pass saved.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mixture<'a> {
     /// `[batch, time, heads x width]`
@@ -18,8 +18,8 @@ pub(crate) struct Mixture<'a> {
     pub(crate) softmax: &'a [f32],
 }
 
-/// Writes the gradients of queries, keys and values, in this order, side by side in rows
-/// `[batch, time, (heads + 2 x heads of keys) x width]`.
+/// Writes the gradients of queries, keys and values, in this order, to rows `[batch, time, (heads +
+/// 2 x key heads) x width]`.
 pub(crate) fn backward(
     cpu: Cpu,
     attention: Attention,
@@ -40,17 +40,17 @@ pub(crate) fn backward(
     });
 }
 
-/// A head of keys and values of one element of the batch, and the heads of queries that read it.
+/// A key and value head of one sequence, and the query heads that read it.
 struct Group<'a, 'b> {
     attention: Attention,
     index: usize,
     parts: [Rows<'a>; 3],
     mixture: Mixture<'a>,
-    /// Of which each group writes its own columns.
+    /// Each group writes its own columns.
     out: Shared<'b, f32>,
 }
 
-/// Keys and values in the orders in which products read them.
+/// Keys and values, packed for the products.
 #[derive(Clone, Copy)]
 struct Packed<'a> {
     keys: Panels<'a>,
@@ -58,9 +58,9 @@ struct Packed<'a> {
     transposed_values: Panels<'a>,
 }
 
-/// What the heads of a group use one after the other: room for a block of queries, and the sums
-/// over all of them that are the gradients of keys and values.
-struct Room<'a> {
+/// Scratch that the heads of a group reuse: a block of queries, and the accumulated gradients of
+/// keys and values.
+struct GroupScratch<'a> {
     right: &'a mut [f32],
     weights: &'a mut [f32],
     scores: &'a mut [f32],
@@ -74,24 +74,23 @@ impl WithSimd for Group<'_, '_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Attention {
-            time, width, heads, ..
-        } = self.attention;
+        let attention = self.attention;
+        let (time, width, heads) = (attention.time, attention.width, attention.heads);
         let stride = self.attention.score_stride();
         let sizes = [
             Panels::len::<S>(width, time),
             Panels::len::<S>(time, width),
             Panels::len::<S>(width, time),
-            Panels::len::<S>(QUERIES_AT_ONCE, width),
-            QUERIES_AT_ONCE * stride,
-            QUERIES_AT_ONCE * stride,
-            QUERIES_AT_ONCE * width,
+            Panels::len::<S>(QUERY_BLOCK, width),
+            QUERY_BLOCK * stride,
+            QUERY_BLOCK * stride,
+            QUERY_BLOCK * width,
             time * width,
             time * width,
         ];
         let mut buffer = Buffer::uninitialised(sizes.iter().sum());
-        let mut scratch = Scratch(&mut buffer);
-        let parts = sizes.map(|size| scratch.take(size));
+        let mut parts = Arena(&mut buffer);
+        let parts = sizes.map(|size| parts.take(size));
         let [
             transposed,
             plain,
@@ -113,7 +112,7 @@ impl WithSimd for Group<'_, '_> {
             keys: Panels::plain(simd, first.keys, time, width, plain),
             transposed_values: Panels::transposed(simd, first.values, time, width, values),
         };
-        let mut room = Room {
+        let mut scratch = GroupScratch {
             right,
             weights,
             scores,
@@ -122,18 +121,24 @@ impl WithSimd for Group<'_, '_> {
             values_sum,
         };
         for member in 0..members {
-            self.add_head(simd, self.index * members + member, packed, &mut room);
+            self.add_head(simd, self.index * members + member, packed, &mut scratch);
         }
         let column = heads + self.index % shared;
-        self.write(column, 0, room.keys_sum);
-        self.write(column + shared, 0, room.values_sum);
+        self.write(column, 0, scratch.keys_sum);
+        self.write(column + shared, 0, scratch.values_sum);
     }
 }
 
 impl Group<'_, '_> {
-    /// Writes the gradients of a head of queries, and adds to those of keys and values.
+    /// Writes the gradients of a query head, and accumulates those of keys and values.
     #[inline(always)]
-    fn add_head<S: Simd>(&self, simd: S, index: usize, packed: Packed<'_>, room: &mut Room<'_>) {
+    fn add_head<S: Simd>(
+        &self,
+        simd: S,
+        index: usize,
+        packed: Packed<'_>,
+        scratch: &mut GroupScratch<'_>,
+    ) {
         let attention = self.attention;
         let Attention { time, width, .. } = attention;
         let stride = attention.score_stride();
@@ -149,11 +154,11 @@ impl Group<'_, '_> {
             gradient: gradient.head(attention, index),
             softmax: &softmax[2 * index * time..][..2 * time],
         };
-        let Room {
+        let GroupScratch {
             weights, scores, ..
-        } = room;
-        for first in (0..time).step_by(QUERIES_AT_ONCE) {
-            let rows = QUERIES_AT_ONCE.min(time - first);
+        } = scratch;
+        for first in (0..time).step_by(QUERY_BLOCK) {
+            let rows = QUERY_BLOCK.min(time - first);
             let end = first + rows;
             let queries = from_row(head.head.queries, first);
             let gradient = from_row(head.gradient, first);
@@ -169,33 +174,36 @@ impl Group<'_, '_> {
                 let scores = &mut scores[row * stride..(row + 1) * stride];
                 head.differentiate(simd, first + row, end, weights, scores);
             }
-            // Queries: the scores' gradients times the keys.
+            // Queries: the gradients of the scores times the keys.
             let left = Left::rows(scores, stride);
-            let out = (&mut *room.block, width);
+            let out = (&mut *scratch.block, width);
             packed
                 .keys
                 .multiply_all(simd, left, out, (rows, end), Initial::Zero);
-            self.write(index % attention.heads, first, &room.block[..rows * width]);
-            // Keys and values: sums over the queries, to which this block adds.
+            self.write(
+                index % attention.heads,
+                first,
+                &scratch.block[..rows * width],
+            );
+            // Keys and values: accumulates the sums over the queries.
             let blocks = [
-                (&**weights, gradient, &mut *room.values_sum),
-                (&**scores, queries, &mut *room.keys_sum),
+                (&**weights, gradient, &mut *scratch.values_sum),
+                (&**scores, queries, &mut *scratch.keys_sum),
             ];
             for (left, source, sum) in blocks {
-                let panels = Panels::plain(simd, source, rows, width, room.right);
+                let panels = Panels::plain(simd, source, rows, width, scratch.right);
                 let left = Left::columns(left, stride);
                 panels.multiply_all(simd, left, (sum, width), (end, rows), Initial::Result);
             }
         }
     }
 
-    /// Writes a head's rows of the result from row `first` on. Heads of queries come first, then
-    /// those of keys, then those of values.
+    /// Writes a head's rows of the result, starting with row `first`. Query heads come first, then
+    /// key heads, then value heads.
     #[inline(always)]
     fn write(&self, head: usize, first: usize, rows: &[f32]) {
-        let Attention {
-            time, width, heads, ..
-        } = self.attention;
+        let attention = self.attention;
+        let (time, width, heads) = (attention.time, attention.width, attention.heads);
         let shared = self.parts[1].heads;
         let row_width = (heads + 2 * shared) * width;
         for (row, values) in rows.chunks_exact(width).enumerate() {
@@ -208,7 +216,7 @@ impl Group<'_, '_> {
     }
 }
 
-/// A head of queries.
+/// One query head.
 struct HeadBackward<'a> {
     attention: Attention,
     head: Head<'a>,
@@ -218,8 +226,8 @@ struct HeadBackward<'a> {
 }
 
 impl HeadBackward<'_> {
-    /// For one query, turns scores into the weights of the values and, in place of the weights'
-    /// gradients, writes those of the scores. Zeros beyond what the query may look at.
+    /// For one query, replaces the scores by the weights of the values, and the gradients of the
+    /// weights by those of the scores. Masked positions become zero.
     #[inline(always)]
     fn differentiate<S: Simd>(
         &self,
@@ -231,7 +239,7 @@ impl HeadBackward<'_> {
     ) {
         let width = self.attention.width;
         let seen = query + 1;
-        // The weights' gradients, averaged with the weights, are this product (Dao et al. 2022,
+        // The mean of the weights' gradients under the weights is this product (Dao et al. 2022,
         // appendix B.2).
         let mean = dot(
             simd,
@@ -278,8 +286,8 @@ impl HeadBackward<'_> {
     }
 }
 
-/// The inner product of two rows of one length. Four vectors at a time are what the compiler makes of a plain
-/// loop, too; written out, there is no loop for those that are left over.
+/// The inner product of two rows of equal length. The compiler also unrolls a plain loop by four
+/// vectors; written out, no remainder loop is needed.
 #[inline(always)]
 pub(super) fn dot<S: Simd>(simd: S, a: &[f32], b: &[f32]) -> f32 {
     debug_assert_eq!(a.len(), b.len());

@@ -1,14 +1,13 @@
-//! From queries, keys and values to their mixture.
+//! The forward pass.
 
 use pulp::{Simd, WithSimd};
 
-use super::{Attention, Buffer, Cpu, Head, QUERIES_AT_ONCE, Rows, Scratch, Shared, from_row};
+use super::{Arena, Attention, Buffer, Cpu, Head, QUERY_BLOCK, Rows, Shared, from_row};
 use crate::math::exp;
 use crate::matmul::{Initial, Left, Panels};
 
-/// Mixes the values into `mixed` `[batch, time, heads x width]`, and writes to `softmax`
-/// `[batch, heads, time, 2]` the largest of each query's scores and the reciprocal of the sum of
-/// the exponentials of what the others are smaller.
+/// Writes the output to `mixed` `[batch, time, heads x width]`, and for each query the largest
+/// score and the reciprocal of the softmax's denominator to `softmax` `[batch, heads, time, 2]`.
 pub(crate) fn forward(
     cpu: Cpu,
     attention: Attention,
@@ -33,7 +32,7 @@ pub(crate) fn forward(
 struct HeadForward<'a, 'b> {
     attention: Attention,
     head: Head<'a>,
-    /// Of which each head writes its own columns.
+    /// Each head writes its own columns.
     mixed: Shared<'b, f32>,
     softmax: &'a mut [f32],
 }
@@ -43,25 +42,24 @@ impl WithSimd for HeadForward<'_, '_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Attention {
-            time, width, heads, ..
-        } = self.attention;
+        let attention = self.attention;
+        let (time, width, heads) = (attention.time, attention.width, attention.heads);
         let head = self.head;
         let (keys, stride) = (self.attention.keys(), self.attention.score_stride());
         let sizes = [
             Panels::len::<S>(width, keys),
             Panels::len::<S>(keys, width),
-            QUERIES_AT_ONCE * stride,
-            QUERIES_AT_ONCE * width,
+            QUERY_BLOCK * stride,
+            QUERY_BLOCK * width,
         ];
         let mut buffer = Buffer::uninitialised(sizes.iter().sum());
-        let mut scratch = Scratch(&mut buffer);
+        let mut scratch = Arena(&mut buffer);
         let [key_part, value_part, scores, block] = sizes.map(|size| scratch.take(size));
         let key_panels = Panels::transposed(simd, head.keys, keys, width, key_part);
         let value_panels = Panels::plain(simd, head.values, keys, width, value_part);
-        for first in (0..time).step_by(QUERIES_AT_ONCE) {
-            let rows = QUERIES_AT_ONCE.min(time - first);
-            // Keys that the block's first and last query may look at.
+        for first in (0..time).step_by(QUERY_BLOCK) {
+            let rows = QUERY_BLOCK.min(time - first);
+            // The numbers of keys visible to the block's first and last query.
             let seen = self.attention.past + first + 1;
             let seen_by_last = seen + rows - 1;
             let queries = from_row(head.queries, first);
@@ -94,8 +92,8 @@ impl WithSimd for HeadForward<'_, '_> {
     }
 }
 
-/// A product with keys or values, of which the block's first row may look at `seen`, and each
-/// other row at one more. Columns that a row may not look at hold anything.
+/// A product with keys or values, `seen` of which are visible to the block's first row, and one
+/// more to each following row. Masked columns get arbitrary values.
 #[inline(always)]
 pub(super) fn causal_product<S: Simd>(
     simd: S,
@@ -107,7 +105,7 @@ pub(super) fn causal_product<S: Simd>(
 ) {
     let inner = panels.inner();
     for panel in 0..(seen + rows - 1).div_ceil(2 * S::F32_LANES) {
-        // Rows before this one see nothing of the panel.
+        // Earlier rows see nothing of the panel.
         let first = (panel * 2 * S::F32_LANES + 1).saturating_sub(seen);
         let a = Left::rows(&a[first * a_stride..], a_stride);
         let c = (&mut c[first * c_stride..], c_stride);
@@ -122,8 +120,8 @@ pub(super) fn causal_product<S: Simd>(
     }
 }
 
-/// Turns a row of scores into `exp(scale score - most)`, where `most` is the largest `scale score`,
-/// and zeros from `seen` to `end`. Gives `most` and the sum.
+/// Replaces a row of scores by `exp(scale score - most)`, where `most` is the largest `scale
+/// score`, and zeros from `seen` to `end`. Returns `most` and the sum.
 #[inline(always)]
 pub(super) fn exponentials<S: Simd>(
     simd: S,
@@ -146,7 +144,7 @@ pub(super) fn exponentials<S: Simd>(
         *x = exp(simd, simd.mul_add_e_f32s(*x, factor, shift));
         sum = simd.add_f32s(sum, *x);
     }
-    // What stands beyond is too small to have changed the sum.
+    // The exponentials of the padding are zero, or too small to change the sum.
     scores[seen..end.max(seen)].fill(0.0);
     (most, simd.reduce_sum_f32s(sum))
 }

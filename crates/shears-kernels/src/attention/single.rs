@@ -1,5 +1,5 @@
-//! One query, as in generation: nothing is brought into another order, because each key and each
-//! value is used once.
+//! Attention with one query, as in generation. Nothing is packed, because each key and value is
+//! used once.
 
 use pulp::{Simd, WithSimd};
 
@@ -8,7 +8,7 @@ use super::forward::exponentials;
 use super::{Attention, Buffer, Cpu, Head, Rows, Shared};
 use crate::vector::{load, store};
 
-/// [`super::forward()`] for an attention of one query.
+/// [`super::forward()`] for one query.
 pub(crate) fn single(cpu: Cpu, attention: Attention, parts: [Rows<'_>; 3], mixed: &mut [f32]) {
     assert_eq!(attention.time, 1, "queries");
     let width = attention.width;
@@ -64,7 +64,7 @@ impl WithSimd for HeadOfOneQuery<'_> {
     }
 }
 
-/// The mean of all values by their weights, times a factor.
+/// The weighted sum of the values, times a factor.
 struct WeightedMean<'a> {
     weights: &'a [f32],
     factor: f32,
@@ -72,8 +72,9 @@ struct WeightedMean<'a> {
 }
 
 impl WeightedMean<'_> {
-    /// Some vectors of columns, from the first one on; gives how many columns. Each vector has its
-    /// own accumulator, so that a weight is read once for all and no sum waits for another.
+    /// Computes `VECTORS` vectors of columns starting at `first`, and returns the number of
+    /// columns. Each vector has its own accumulator, so that a weight is read once for all, without
+    /// dependent sums.
     #[inline(always)]
     fn columns<S: Simd, const VECTORS: usize>(
         &self,
@@ -97,7 +98,7 @@ impl WeightedMean<'_> {
         VECTORS * lanes
     }
 
-    /// The last columns, fewer than a vector.
+    /// Computes the last columns, fewer than a vector.
     #[inline(always)]
     fn rest<S: Simd>(&self, simd: S, first: usize, mixed: &mut [f32]) -> usize {
         let (values, stride) = self.values;

@@ -1,4 +1,4 @@
-//! Attention against its definition, number by number in double precision.
+//! Compares attention with its definition, computed in double precision.
 
 use super::backward::Mixture;
 use super::{Attention, Rows, backward, forward};
@@ -6,8 +6,8 @@ use crate::cpu::Cpu;
 use crate::dropout::{Dropout, DropoutKey};
 use crate::testing::{assert_close, numbers};
 
-/// Batch, time, past, heads, heads of keys, width: one of each, odd ones, more than a block, the
-/// presets' widths, groups of heads.
+/// Batch, time, past, heads, key heads, width: ones, odd sizes, more than a block, the presets'
+/// widths, groups of heads.
 const SHAPES: [[usize; 6]; 11] = [
     [1, 1, 0, 1, 1, 1],
     [2, 3, 0, 1, 1, 5],
@@ -24,7 +24,7 @@ const SHAPES: [[usize; 6]; 11] = [
 
 struct Case {
     attention: Attention,
-    /// Heads of keys and values.
+    /// Key and value heads.
     shared: usize,
     queries: Vec<f32>,
     keys: Vec<f32>,
@@ -60,7 +60,7 @@ impl Case {
         }
     }
 
-    /// Widths of all heads of queries, and of all heads of keys.
+    /// The total widths of the query heads and of the key heads.
     fn widths(&self) -> [usize; 2] {
         [self.attention.heads, self.shared].map(|heads| heads * self.attention.width)
     }
@@ -88,7 +88,7 @@ impl Case {
             rows(&self.keys, past + time, self.shared),
             rows(&self.values, past + time, self.shared),
         ];
-        // Whatever stood there before must not matter.
+        // The initial contents must not matter.
         let mut mixed = vec![f32::NAN; batch * time * hidden];
         let mut softmax = vec![f32::NAN; 2 * batch * heads * time];
         forward(cpu, self.attention, parts, &mut mixed, &mut softmax);
@@ -136,7 +136,7 @@ impl Case {
         for index in 0..batch * heads * time {
             let (row, head) = (index / time, index % time);
             let (element, head, query) = (row / heads, row % heads, head);
-            // Neighbouring heads of queries share one of keys.
+            // Adjacent query heads share a key head.
             let shared = head / (heads / self.shared);
             let place = |key: usize| (element * end + key) * narrow + shared * width;
             let dot = |a: &[f32], a_place: usize, b: &[f32], b_place: usize| {
@@ -185,8 +185,8 @@ fn check(case: &Case, bound: f32) {
     for cpus in Cpu::all().chunks(3) {
         let one = case.fused(cpus[0]);
         for ((name, found), expected) in names.iter().zip(&one).zip(&expected) {
-            // With earlier keys there are no gradients. Of a single key, the scores' gradient is
-            // zero but for rounding.
+            // With earlier keys there are no gradients. With a single key, the gradient of the
+            // scores is zero up to rounding.
             let single = expected.iter().all(|&x| x == 0.0);
             if !found.is_empty() && !single {
                 let what = format!("{name} {:?} {:?}", case.attention, cpus[0]);
@@ -200,14 +200,14 @@ fn check(case: &Case, bound: f32) {
 }
 
 #[test]
-fn values_and_gradients_are_as_defined() {
+fn values_and_gradients_match_the_definition() {
     for shape in SHAPES {
         check(&Case::new(shape, None), 5e-6);
     }
 }
 
 #[test]
-fn masked_weights_are_as_defined() {
+fn masked_weights_match_the_definition() {
     let dropout = Dropout {
         key: DropoutKey::of([5, 6]),
         probability: 0.3,

@@ -1,17 +1,17 @@
-//! Whether AMX can be used.
+//! Detection of AMX.
 
 use std::arch::asm;
 use std::sync::OnceLock;
 
-/// Whether the processor has AMX with bf16 and the system lets this process use it. The first call
-/// requests permission: without it a tile instruction ends the process.
+/// Whether the processor has AMX with bf16 and the system permits its use. The first call requests
+/// permission, without which a tile instruction kills the process.
 pub(crate) fn has_amx() -> bool {
     static HAS: OnceLock<bool> = OnceLock::new();
     *HAS.get_or_init(|| has_instructions() && has_permission())
 }
 
 /// Intel SDM volume 1, section 13.3: bits 22 and 24 of `CPUID.7.0:EDX` are AMX-BF16 and AMX-TILE;
-/// bits 17 and 18 of `XCR0` say that the system keeps the tiles.
+/// bits 17 and 18 of `XCR0` say that the system saves the tiles.
 fn has_instructions() -> bool {
     use std::arch::x86_64::{__cpuid, __cpuid_count};
     const OSXSAVE: u32 = 1 << 27;
@@ -21,7 +21,7 @@ fn has_instructions() -> bool {
         return false;
     }
     let enabled: u32;
-    // SAFETY: the instruction is there where OSXSAVE is set.
+    // SAFETY: `xgetbv` exists if OSXSAVE is set.
     unsafe {
         asm!("xgetbv", in("ecx") 0, out("eax") enabled, out("edx") _, options(nomem, nostack));
     }
@@ -36,7 +36,7 @@ fn has_permission() -> bool {
     const ARCH_REQ_XCOMP_PERM: u64 = 0x1023;
     const XFEATURE_XTILEDATA: u64 = 18;
     let result: i64;
-    // SAFETY: the call changes nothing but what the process may use.
+    // SAFETY: the call only changes the permissions of the process.
     unsafe {
         asm!(
             "syscall",

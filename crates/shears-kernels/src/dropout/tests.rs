@@ -1,4 +1,4 @@
-//! Masks: the generator's published vectors, both paths alike, what they depend on.
+//! Masks: published vectors of the generator, agreement of both paths, dependence on inputs.
 
 use burn::tensor::{Device, Tensor};
 use pulp::{Simd, WithSimd};
@@ -25,7 +25,7 @@ impl WithSimd for Draw {
 
 /// `kat_vectors` of the Random123 library, which the paper's authors publish.
 #[test]
-fn philox_gives_the_published_numbers() {
+fn philox_matches_the_published_vectors() {
     let known = [
         (
             [0; 4],
@@ -64,7 +64,7 @@ fn rows(cpu: Cpu, mask: Mask, first: usize, count: usize, width: usize) -> Vec<f
 }
 
 #[test]
-fn masks_depend_on_key_site_and_place_and_on_nothing_else() {
+fn masks_depend_only_on_key_site_and_position() {
     let mask = keyed([1, 2], 0.3).mask(4, 900);
     let one = rows(Cpu::all()[0], mask, 0, 900, 77);
     for cpu in Cpu::all() {
@@ -83,13 +83,13 @@ fn masks_depend_on_key_site_and_place_and_on_nothing_else() {
     for other in others {
         let other = rows(cpu, other, 0, 900, 77);
         let equal = one.iter().zip(&other).filter(|(a, b)| a == b).count();
-        // Independent masks agree in 0.3^2 + 0.7^2 = 58 % of the places.
+        // Independent masks agree in 0.3^2 + 0.7^2 = 58 % of the elements.
         let share = equal as f64 / one.len() as f64;
         assert!((share - 0.58).abs() < 0.01, "{share}");
     }
 }
 
-/// Sequences that are computed by themselves have the masks of those that are computed together.
+/// Sequences computed separately have the same masks as in a whole batch.
 #[test]
 fn a_part_of_a_batch_has_the_masks_of_the_whole() {
     let (batch, time, width) = (6, 5, 70);
@@ -112,9 +112,9 @@ fn a_part_of_a_batch_has_the_masks_of_the_whole() {
     }
 }
 
-/// Within four standard deviations, of the whole and of every place in a group.
+/// Within four standard deviations, overall and for every position in a group.
 #[test]
-fn the_share_that_is_kept_is_as_asked() {
+fn the_kept_share_matches_the_probability() {
     for probability in [0.0, 0.1, 0.2, 0.5, 0.999] {
         let count = 8192;
         let values = rows(
@@ -140,7 +140,7 @@ fn the_share_that_is_kept_is_as_asked() {
 }
 
 #[test]
-fn both_paths_give_the_same_values_and_gradients() {
+fn both_paths_agree_in_values_and_gradients() {
     let device = Device::flex().autodiff();
     let values: Vec<f32> = (0..3 * 5 * 70).map(|i| i as f32 / 100.0 - 3.0).collect();
     let setting = keyed([3, 9], 0.4);
@@ -156,7 +156,7 @@ fn both_paths_give_the_same_values_and_gradients() {
 }
 
 #[test]
-fn the_keys_of_parts_differ_in_half_of_their_bits() {
+fn keys_of_parts_differ_in_half_of_their_bits() {
     let key = DropoutKey::of([1, 0]);
     let parts: Vec<DropoutKey> = (0..1000).map(|number| key.part(number)).collect();
     assert_eq!(parts[3], DropoutKey::of([1, 0]).part(3));

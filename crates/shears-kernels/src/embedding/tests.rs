@@ -4,7 +4,7 @@ use super::{embedding, embedding_plain};
 use crate::testing::{assert_close, numbers, read, tensor, whole, whole_numbers};
 
 #[test]
-fn agrees_with_the_composition() {
+fn matches_the_composition() {
     let device = Device::flex().autodiff();
     for [batch, time, size, vocabulary, start] in
         [[1, 1, 1, 1, 0], [3, 5, 70, 4, 2], [2, 9, 16, 40, 1]]

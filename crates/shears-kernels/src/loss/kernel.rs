@@ -1,4 +1,4 @@
-//! Logits, their cross-entropy and its gradients, a block of rows at a time.
+//! Logits, cross-entropy and gradients, one block of rows at a time.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -10,28 +10,28 @@ use crate::math::exp;
 use crate::matmul::{Initial, Packed, transposed_product};
 use crate::vector::sum_columns;
 
-/// Logits that exist at the same time, at most: 64 MB. With fewer, the gradient of the weights
-/// is read and written more often.
-const LOGITS_AT_ONCE: usize = 1 << 24;
+/// The most logits in memory at a time, 64 MB. With fewer, the gradient of the weights is read and
+/// written more often.
+const MAX_LOGITS: usize = 1 << 24;
 
-/// Rows of a block, at least.
-const ROWS_AT_LEAST: usize = 64;
+/// The fewest rows of a block.
+const MIN_ROWS: usize = 64;
 
-/// For how many of `rows` rows [`output_loss`](crate::output_loss) has the logits in memory at the
-/// same time; a row is `vocabulary` (at least 1) elements of f32.
+/// The number of rows, of `rows`, whose logits [`output_loss`](crate::output_loss) holds in memory
+/// at a time. A row has `vocabulary` (at least 1) `f32` elements.
 pub fn logit_rows_at_once(rows: usize, vocabulary: usize) -> usize {
-    let at_once = LOGITS_AT_ONCE / vocabulary;
-    at_once.max(ROWS_AT_LEAST).min(rows)
+    let at_once = MAX_LOGITS / vocabulary;
+    at_once.max(MIN_ROWS).min(rows)
 }
 
-/// What a loss is computed from.
+/// The inputs of a loss.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Problem<'a> {
     /// `[rows, size]`
     pub(super) hidden: &'a [f32],
     /// `[vocabulary, size]`
     pub(super) weight: &'a [f32],
-    /// `[vocabulary]`, or nothing
+    /// `[vocabulary]`, or empty
     pub(super) bias: &'a [f32],
     /// `[rows]`
     pub(super) targets: &'a [u32],
@@ -39,14 +39,14 @@ pub(super) struct Problem<'a> {
     pub(super) vocabulary: usize,
 }
 
-/// The loss, and its gradients where they were asked for.
+/// The loss, and its gradients if requested.
 #[derive(Debug)]
 pub(super) struct Found {
     pub(super) loss: f32,
     pub(super) gradients: Option<LossGradients>,
 }
 
-/// Gradients of the mean loss, in the shapes of what they are gradients of.
+/// Gradients of the mean loss, with the shapes of the inputs.
 #[derive(Debug)]
 pub(super) struct LossGradients {
     pub(super) hidden: Buffer,
@@ -56,16 +56,13 @@ pub(super) struct LossGradients {
 
 impl Problem<'_> {
     pub(super) fn solve(self, cpu: Cpu, with_gradients: bool) -> Found {
-        let Problem {
-            size, vocabulary, ..
-        } = self;
+        let (size, vocabulary) = (self.size, self.vocabulary);
         let rows = self.targets.len();
         let at_once = logit_rows_at_once(rows, vocabulary);
-        // Rows of whole vectors; what is behind the vocabulary is as improbable as can be.
+        // Rows are padded to whole vectors; the padding gets probability zero.
         let stride = vocabulary.next_multiple_of(cpu.lanes());
         let mut logits = Buffer::uninitialised(at_once * stride);
-        // The bits of an `f32` each, which the threads write while they share the rows of the
-        // logits.
+        // The bits of one `f32` per row, written by the threads that share the logits.
         let losses: Vec<AtomicU32> = (0..rows).map(|_| AtomicU32::new(0)).collect();
         let forward = Packed::transposed(cpu, self.weight, vocabulary, size);
         let mut back = with_gradients.then(|| {
@@ -123,7 +120,7 @@ impl Problem<'_> {
                 }
             }
         }
-        // In f64: a sum of many f32 would lose digits.
+        // Sums in f64, because a long f32 sum loses digits.
         let losses = losses.into_iter().map(AtomicU32::into_inner);
         let total: f64 = losses.map(|bits| f64::from(f32::from_bits(bits))).sum();
         Found {
@@ -133,9 +130,10 @@ impl Problem<'_> {
     }
 }
 
-/// The loss of each row; with a scale, the logits become the gradients of the losses times it.
+/// Computes the loss of each row. With a scale, replaces the logits by the gradients of the losses,
+/// times the scale.
 struct CrossEntropy<'a> {
-    /// `[rows, stride]`, where the stride is the vocabulary in whole vectors.
+    /// `[rows, stride]`, where the stride is the vocabulary padded to whole vectors.
     logits: &'a mut [f32],
     vocabulary: usize,
     targets: &'a [u32],

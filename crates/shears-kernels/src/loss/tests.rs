@@ -48,7 +48,7 @@ fn through_burn(
 }
 
 #[test]
-fn agrees_with_the_composition() {
+fn matches_the_composition() {
     for shape in SHAPES {
         for with_bias in [false, true] {
             for times in [1.0, -0.25] {
@@ -56,7 +56,8 @@ fn agrees_with_the_composition() {
                 let expected = through_burn(false, shape, with_bias, times);
                 assert_eq!(found.len(), if with_bias { 4 } else { 3 });
                 for (n, (found, expected)) in found.iter().zip(&expected).enumerate() {
-                    // A vocabulary of one has no gradient but the rounding of exp(0) / exp(0).
+                    // With a vocabulary of one the gradient is only the rounding error of exp(0) /
+                    // exp(0).
                     if shape[2] > 1 {
                         let what = format!("{shape:?} {with_bias} {times}: {n}");
                         assert_close(&what, found, expected, 1e-5);
@@ -126,7 +127,7 @@ fn large_logits_neither_overflow_nor_lose_the_loss() {
 }
 
 #[test]
-fn what_is_not_finite_makes_a_loss_that_is_not() {
+fn non_finite_inputs_give_a_non_finite_loss() {
     let device = Device::flex().autodiff();
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         let hidden = tensor(&[bad, 1.0, 1.0], [1, 3], &device);

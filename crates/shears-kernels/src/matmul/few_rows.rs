@@ -1,5 +1,5 @@
-//! A weight times few rows, as in generation. The weight is read once, as it lies in memory:
-//! packing it would cost more than the product.
+//! Products of a weight with few rows, as in generation. The weight is read once, unpacked: packing
+//! would cost more than the product.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -12,13 +12,13 @@ use crate::buffer::Buffer;
 use crate::cpu::{Cpu, Shared};
 use crate::vector::prefetch;
 
-/// The most rows that are multiplied in this way.
+/// The most rows multiplied this way.
 pub(crate) const FEW_ROWS: usize = 16;
 
-/// Elements of the widest vector.
-const MOST_LANES: usize = 16;
+/// The elements of the widest vector.
+const MAX_LANES: usize = 16;
 
-/// A weight `[outputs, inner]`, row after row, as it is stored.
+/// A row-major weight `[outputs, inner]`, in its storage type.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Weight<'a> {
     F32(&'a [f32]),
@@ -28,7 +28,7 @@ pub(crate) enum Weight<'a> {
 impl<'a> Weight<'a> {
     /// # Panics
     ///
-    /// If it is stored as bf16, which only products of few rows read.
+    /// If it is stored as bf16, which only products of few rows accept.
     pub(crate) fn f32(self) -> &'a [f32] {
         match self {
             Weight::F32(weight) => weight,
@@ -49,12 +49,12 @@ impl<'a> Weight<'a> {
 }
 
 /// `Y = initial + X Wᵀ` for `W` `[outputs, inner]`, `X` `[rows, inner]` and `Y` `[rows, outputs]`,
-/// where rows of `Y` lie `y_stride` elements apart. `X` is read in `f32` whatever the weight is
-/// stored as. The bits of a row of `Y` do not depend on how many rows there are.
+/// with rows of `Y` `y_stride` elements apart. `X` is used in `f32` for every storage type of the
+/// weight. The bits of a row of `Y` do not depend on the number of rows.
 ///
 /// # Panics
 ///
-/// If a row leaves its slice.
+/// If a row is out of bounds.
 pub(crate) fn product_of_few_rows(
     cpu: Cpu,
     (weight, outputs): (Weight<'_>, usize),
@@ -92,7 +92,7 @@ fn product<T: Stored>(
         stored: PhantomData,
     });
     let y = Shared::new(y);
-    cpu.split(outputs, MOST_OUTPUTS, |part| {
+    cpu.split(outputs, MAX_OUTPUTS, |part| {
         cpu.run(FewRows {
             weight: &weight[part.start * inner..part.end * inner],
             first: part.start,
@@ -107,20 +107,20 @@ fn product<T: Stored>(
     });
 }
 
-/// An element of a weight, as it is stored.
+/// The storage type of a weight's elements.
 trait Stored: Copy + Sync {
-    /// How many vectors of `f32` a vector of stored elements is widened to.
+    /// The number of `f32` vectors that a vector of stored elements widens to.
     const PARTS: usize;
 
     /// Zero.
     const ZERO: Self;
 
-    /// `PARTS` vectors of consecutive elements, each with every `PARTS`-th of them; further vectors
-    /// of the result are not used.
+    /// Loads consecutive elements as `PARTS` vectors, each with every `PARTS`-th element; other
+    /// vectors of the result are unused.
     ///
     /// # Safety
     ///
-    /// `first` points to that many elements.
+    /// `first` must point to that many elements.
     unsafe fn load<S: Simd>(simd: S, first: *const Self) -> [S::f32s; 2];
 }
 
@@ -130,13 +130,14 @@ impl Stored for f32 {
 
     #[inline(always)]
     unsafe fn load<S: Simd>(simd: S, first: *const f32) -> [S::f32s; 2] {
-        // SAFETY: as the caller promises. A vector is plain data, and may lie anywhere.
+        // SAFETY: the caller guarantees it. A vector is plain data without alignment requirements
+        // here.
         let vector = unsafe { first.cast::<S::f32s>().read_unaligned() };
         [vector, simd.splat_f32s(0.0)]
     }
 }
 
-/// Two neighbours are the halves of a `u32`, and each is widened by 16 zeros.
+/// Two neighbours are the halves of a `u32`, each widened by 16 zero bits.
 impl Stored for bf16 {
     const PARTS: usize = 2;
     const ZERO: bf16 = bf16::ZERO;
@@ -163,8 +164,8 @@ fn high_halves<S: Simd>(simd: S, pairs: S::u32s) -> S::f32s {
     simd.transmute_f32s_u32s(simd.and_u32s(pairs, simd.splat_u32s(0xffff_0000)))
 }
 
-/// Rows of `X` in the order of [`Stored::load`], padded with zeros to whole vectors of stored
-/// elements; nothing where they lie so already.
+/// Reorders the rows of `X` as [`Stored::load`] does, zero-padded to whole vectors of stored
+/// elements. `None` if they already are.
 struct Arrange<'a, T> {
     x: &'a [f32],
     inner: usize,
@@ -197,13 +198,13 @@ impl<T: Stored> WithSimd for Arrange<'_, T> {
     }
 }
 
-/// Outputs of a tile: each has an accumulator of one vector.
-const MOST_OUTPUTS: usize = 8;
+/// Outputs per tile, each with one vector as accumulator.
+const MAX_OUTPUTS: usize = 8;
 
 /// Some rows of the weight, on one thread.
 struct FewRows<'a, T> {
     weight: &'a [T],
-    /// The place of these outputs in a row of `Y`.
+    /// The index of the first output in a row of `Y`.
     first: usize,
     outputs: usize,
     /// See [`Arrange`].
@@ -222,7 +223,7 @@ impl<T: Stored> WithSimd for FewRows<'_, T> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         if S::REGISTER_COUNT >= 32 {
-            self.compute::<S, MOST_OUTPUTS>(simd);
+            self.compute::<S, MAX_OUTPUTS>(simd);
         } else {
             self.compute::<S, 4>(simd);
         }
@@ -233,8 +234,8 @@ impl<T: Stored> FewRows<'_, T> {
     #[inline(always)]
     fn compute<S: Simd, const OUTPUTS: usize>(&self, simd: S) {
         for first in (0..self.outputs).step_by(OUTPUTS) {
-            // Two or three rows at a time, for which there are registers, read a part of the weight
-            // that is in the cache by then.
+            // Two or three rows at a time, as registers allow. Further rows find their part of the
+            // weight in the cache.
             let mut row = 0;
             while row < self.rows {
                 row += match self.rows - row {
@@ -247,8 +248,9 @@ impl<T: Stored> FewRows<'_, T> {
         }
     }
 
-    /// Some outputs of some rows; gives how many rows. Each sum is one accumulator along the inner
-    /// dimension, whose elements are added up in an order that depends on the instructions alone.
+    /// Computes `OUTPUTS` outputs of `ROWS` rows, and returns the number of rows. Each output has
+    /// one vector accumulator along the inner dimension, whose lanes are summed in an order that
+    /// depends only on the instructions.
     #[inline(always)]
     fn tile<S: Simd, const OUTPUTS: usize, const ROWS: usize>(
         &self,
@@ -258,7 +260,7 @@ impl<T: Stored> FewRows<'_, T> {
     ) -> usize {
         let (inner, lanes) = (self.inner, S::F32_LANES);
         let step = T::PARTS * lanes;
-        // Beyond the last output the tile computes the last output again, and discards it.
+        // Beyond the last output, computes the last output again and discards it.
         let weights: [&[T]; OUTPUTS] = std::array::from_fn(|output| {
             let output = (first + output).min(self.outputs - 1);
             &self.weight[output * inner..(output + 1) * inner]
@@ -278,11 +280,11 @@ impl<T: Stored> FewRows<'_, T> {
             }
         }
         if whole * step < inner {
-            let mut rest = [T::ZERO; 2 * MOST_LANES];
+            let mut rest = [T::ZERO; 2 * MAX_LANES];
             let count = inner - whole * step;
             for (output, row) in weights.iter().enumerate() {
                 rest[..count].copy_from_slice(&row[whole * step..]);
-                // SAFETY: `rest` has room for two of the widest vectors.
+                // SAFETY: `rest` holds two of the widest vectors.
                 let weight = unsafe { T::load(simd, rest.as_ptr()) };
                 accumulate::<T, S, OUTPUTS, ROWS>(simd, weight, (&x, whole), (&mut sums, output));
             }
@@ -290,9 +292,9 @@ impl<T: Stored> FewRows<'_, T> {
         let count = OUTPUTS.min(self.outputs - first);
         for (n, sums) in sums.into_iter().enumerate() {
             let totals = totals(simd, sums);
-            let place = (row + n) * self.y_stride + self.first + first;
-            // SAFETY: each thread has outputs of its own, and each is written once.
-            let y = unsafe { self.y.part(place..place + count) };
+            let start = (row + n) * self.y_stride + self.first + first;
+            // SAFETY: each thread has its own outputs, each written once.
+            let y = unsafe { self.y.part(start..start + count) };
             for (output, (y, total)) in y.iter_mut().zip(totals).enumerate() {
                 *y = total
                     + match self.initial {
@@ -306,8 +308,8 @@ impl<T: Stored> FewRows<'_, T> {
     }
 }
 
-/// Multiplies vector `k` of an output's weight, as [`Stored::load`] gives it, by that of each row,
-/// and adds the products to the output's sums.
+/// Multiplies vector `k` of an output's weight, as loaded by [`Stored::load`], by that of each row,
+/// and adds the products to the output's accumulators.
 #[inline(always)]
 fn accumulate<T: Stored, S: Simd, const OUTPUTS: usize, const ROWS: usize>(
     simd: S,
@@ -323,11 +325,11 @@ fn accumulate<T: Stored, S: Simd, const OUTPUTS: usize, const ROWS: usize>(
     }
 }
 
-/// Vector `k` of a row that has it.
+/// Vector `k` of a row, which must be long enough.
 #[inline(always)]
 fn vector<S: Simd>(row: &[f32], k: usize) -> S::f32s {
     debug_assert!((k + 1) * S::F32_LANES <= row.len());
-    // SAFETY: callers stay below `len / lanes`. A vector is plain data, and may lie anywhere.
+    // SAFETY: callers stay below `len / lanes`. A vector is plain data, read unaligned.
     unsafe {
         let first = row.as_ptr().add(k * S::F32_LANES);
         first.cast::<S::f32s>().read_unaligned()
@@ -340,10 +342,9 @@ fn totals<S: Simd, const COUNT: usize>(simd: S, sums: [S::f32s; COUNT]) -> [f32;
     #[cfg(target_arch = "x86_64")]
     {
         use std::mem::transmute_copy;
-        // Of the sets of instructions that `Cpu` knows on x86-64, the width names one.
+        // On x86-64 the width identifies the instruction set.
         if S::F32_LANES == 16 && COUNT == 8 {
-            // SAFETY: there is AVX-512, for `simd` exists, and its vectors are those of the
-            // processor.
+            // SAFETY: `simd` is AVX-512, and its vectors have this layout.
             return unsafe { transmute_copy(&x86::totals_of_8(transmute_copy(&sums))) };
         }
         if S::F32_LANES == 8 && COUNT == 4 {
@@ -358,8 +359,8 @@ fn totals<S: Simd, const COUNT: usize>(simd: S, sums: [S::f32s; COUNT]) -> [f32;
     totals
 }
 
-/// Reduces all sums at once: one after the other they would take longer than the products of a
-/// short row.
+/// Reduces all sums together: one at a time they would take longer than the products of a short
+/// row.
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::*;
@@ -368,7 +369,7 @@ mod x86 {
     #[target_feature(enable = "avx512f,avx512dq")]
     pub(super) fn totals_of_8(sums: [__m512; 8]) -> __m256 {
         let mut halves = [_mm256_setzero_ps(); 8];
-        // A loop and no closure, which would be compiled without these instructions.
+        // A loop, because a closure would be compiled without these instructions.
         for (half, sum) in halves.iter_mut().zip(sums) {
             let (low, high) = (_mm512_castps512_ps256(sum), _mm512_extractf32x8_ps(sum, 1));
             *half = _mm256_add_ps(low, high);

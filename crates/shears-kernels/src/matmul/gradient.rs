@@ -4,25 +4,26 @@ use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 
-use super::panels::{DEPTH_AT_ONCE, ROWS_AHEAD};
-use super::tile::most_rows;
+use super::panels::{DEPTH_BLOCK, ROWS_AHEAD};
+use super::tile::max_rows;
 use super::{Initial, Left, Packed, pairs};
 use crate::buffer::Buffer;
 use crate::cpu::{Bf16Unit, Cpu, Products, Shared};
 use crate::vector::prefetch_row;
 
-/// Strips of a block of a product: they fill less than half of a small second-level cache.
-const STRIPS_AT_ONCE: usize = 32;
+/// Strips per block of a product: they fill less than half of a small L2 cache.
+const STRIP_BLOCK: usize = 32;
 
-/// Inner dimension whose part of `B` is packed at once, so that it stays in the last cache.
-const INNER_AT_ONCE: usize = 1024;
+/// Inner dimension of the part of `B` that is packed at a time, so that it stays in the last-level
+/// cache.
+const INNER_BLOCK: usize = 1024;
 
-/// `C = Aᵀ B`, or `C += Aᵀ B`, for `A` `[inner, rows]`, `B` `[inner, columns]` and `C`
-/// `[rows, columns]`, each with its distance between rows.
+/// `C = Aᵀ B`, or `C += Aᵀ B`, for `A` `[inner, rows]`, `B` `[inner, columns]` and `C` `[rows,
+/// columns]`, each with its own row stride.
 ///
 /// # Panics
 ///
-/// If a row leaves its slice.
+/// If a row is out of bounds.
 pub(crate) fn transposed_product(
     cpu: Cpu,
     inner: usize,
@@ -34,11 +35,11 @@ pub(crate) fn transposed_product(
     let len = c.len();
     let shared = Shared::new(c);
     let height = cpu.run(TileRows(cpu.products));
-    for first in (0..inner.max(1)).step_by(INNER_AT_ONCE) {
-        let inner = INNER_AT_ONCE.min(inner - first);
+    for first in (0..inner.max(1)).step_by(INNER_BLOCK) {
+        let inner = INNER_BLOCK.min(inner - first);
         let b = (&b[first * b_stride..], b_stride);
         let right = Packed::of_rows(cpu, b, inner, columns);
-        cpu.each_block(rows.div_ceil(height), STRIPS_AT_ONCE, |strips| {
+        cpu.each_block(rows.div_ceil(height), STRIP_BLOCK, |strips| {
             let block = strips.start * height..rows.min(strips.end * height);
             let end = len.min(block.end * c_stride);
             // SAFETY: blocks of rows do not overlap.
@@ -55,7 +56,7 @@ pub(crate) fn transposed_product(
     }
 }
 
-/// How many rows a tile has.
+/// The number of rows of a tile.
 struct TileRows(Products);
 
 impl WithSimd for TileRows {
@@ -63,7 +64,7 @@ impl WithSimd for TileRows {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) -> usize {
-        most_rows::<S>(self.0)
+        max_rows::<S>(self.0)
     }
 }
 
@@ -82,8 +83,8 @@ impl WithSimd for Block<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        // The height has to be known where strips are copied.
-        match most_rows::<S>(self.right.products) {
+        // Copying strips needs a constant height.
+        match max_rows::<S>(self.right.products) {
             6 => self.compute::<S, 6>(simd),
             14 => self.compute::<S, 14>(simd),
             _ => self.compute::<S, 32>(simd),
@@ -98,12 +99,12 @@ impl Block<'_> {
         let rows = self.rows.len();
         let panels = self.right.panels();
         let whole_depth = self.right.depth;
-        let depth_at_once = DEPTH_AT_ONCE.min(whole_depth);
-        let mut strips = Buffer::uninitialised(rows.next_multiple_of(HEIGHT) * depth_at_once);
+        let depth_block = DEPTH_BLOCK.min(whole_depth);
+        let mut strips = Buffer::uninitialised(rows.next_multiple_of(HEIGHT) * depth_block);
         // AMX reads rows, the others columns.
         let are_rows = self.right.products == Products::Bf16(Bf16Unit::Amx);
-        for k in (0..whole_depth.max(1)).step_by(DEPTH_AT_ONCE) {
-            let depth = DEPTH_AT_ONCE.min(whole_depth - k);
+        for k in (0..whole_depth.max(1)).step_by(DEPTH_BLOCK) {
+            let depth = DEPTH_BLOCK.min(whole_depth - k);
             let initial = match k > 0 || self.add {
                 true => Initial::Result,
                 false => Initial::Zero,
@@ -133,14 +134,13 @@ impl Block<'_> {
     }
 }
 
-/// Packs some columns of `A` into strips of `HEIGHT`: column after column of a strip, or row after
-/// row for AMX.
+/// Packs some columns of `A` into strips of height `HEIGHT`, column-major, or row-major for AMX.
 struct Strips<'a, const HEIGHT: usize> {
     a: (&'a [f32], usize),
     rows: Range<usize>,
     inner: usize,
     products: Products,
-    /// Rows of `A`, or pairs of them.
+    /// The rows of `A`, or pairs of rows.
     range: Range<usize>,
     strips: &'a mut [f32],
 }
@@ -169,7 +169,7 @@ impl<const HEIGHT: usize> WithSimd for Strips<'_, HEIGHT> {
                 }
                 continue;
             }
-            // Once for a row, and not for each of its strips.
+            // Prefetch once per row, not once per strip.
             for k in 2 * k..self.inner.min(2 * k + 2) {
                 prefetch_row(row(k), ROWS_AHEAD * stride);
             }

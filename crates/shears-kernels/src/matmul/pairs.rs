@@ -1,5 +1,5 @@
-//! Factors in bf16: two neighbours along the inner dimension are one element, which takes the place
-//! of an `f32`. Layouts, blocks and loops are then those of `f32` with half the inner dimension.
+//! bf16 factors: two neighbours along the inner dimension form one element the size of an `f32`.
+//! Layouts, blocks and loops are those of `f32` with half the inner dimension.
 
 use pulp::{Simd, WithSimd};
 
@@ -8,26 +8,24 @@ use crate::vector::prefetch_row;
 
 use super::panels::ROWS_AHEAD;
 
-/// The inner dimension is a multiple of this many pairs: what a tile register of AMX holds of a
-/// row.
+/// The inner dimension is padded to a multiple of this many pairs, the row of an AMX tile register.
 const GRAIN: usize = 16;
 
-/// Rows of a left factor for which there is room: the tallest tile of AMX may read them all.
+/// The rows of a left factor are padded to a multiple of this, which the tallest AMX tile reads.
 const ROWS: usize = 32;
 
-/// How many pairs the inner dimension of a product has; those behind its end are zeros.
+/// The number of pairs of an inner dimension, with zero pairs as padding.
 pub(super) fn count(inner: usize) -> usize {
     inner.div_ceil(2).next_multiple_of(GRAIN)
 }
 
-/// Two neighbours, each rounded to the nearest bf16, ties to even; as an `f32` the bits have no
-/// meaning.
+/// Rounds two neighbours to bf16, to nearest and ties to even. The `f32` only carries the bits.
 #[inline(always)]
 pub(super) fn pair(first: f32, second: f32) -> f32 {
     f32::from_bits(rounded(first) >> 16 | rounded(second) & 0xffff_0000)
 }
 
-/// The bits of an `f32`, rounded so that their upper half is its bf16. A NaN stays one.
+/// The bits of an `f32`, rounded such that the upper half is its bf16. NaN stays NaN.
 #[inline(always)]
 fn rounded(x: f32) -> u32 {
     let bits = x.to_bits();
@@ -38,8 +36,8 @@ fn rounded(x: f32) -> u32 {
     }
 }
 
-/// Rows `[rows, inner]`, which lie `stride` elements apart, as rows of pairs in scratch: gives it,
-/// and the distance between its rows.
+/// Converts rows `[rows, inner]`, `stride` elements apart, to rows of pairs. Returns them and their
+/// stride.
 #[inline(always)]
 pub(super) fn rows<S: Simd>(
     simd: S,
@@ -91,8 +89,7 @@ impl WithSimd for ConvertRows<'_> {
     }
 }
 
-/// Rows `2 k` and `2 k + 1` of `inner` ones, element by element as pairs; a row that is not there
-/// is zeros.
+/// Interleaves rows `2 k` and `2 k + 1`, of `inner` rows, into pairs; missing rows count as zeros.
 #[inline(always)]
 pub(super) fn interleave<'a>(
     k: usize,
@@ -113,15 +110,15 @@ pub(super) fn interleave<'a>(
     }
 }
 
-/// Rows `2 k` and `2 k + 1` of `B`, which lie `stride` elements apart, as a row of pairs; a row
-/// that is not there is zeros.
+/// Packs rows `2 k` and `2 k + 1` of `B`, `stride` elements apart, as a row of pairs; missing rows
+/// count as zeros.
 pub(super) struct InterleaveRows<'a> {
     pub(super) b: &'a [f32],
     pub(super) stride: usize,
     pub(super) inner: usize,
-    /// The pairs of rows.
+    /// The indices of the row pairs.
     pub(super) range: std::ops::Range<usize>,
-    pub(super) given: usize,
+    pub(super) valid: usize,
     /// `[range, width]`
     pub(super) panel: &'a mut [f32],
     pub(super) width: usize,
@@ -135,24 +132,24 @@ impl WithSimd for InterleaveRows<'_> {
         let rows = self.range.zip(self.panel.chunks_exact_mut(self.width));
         for (k, out) in rows {
             let row = |row: usize| {
-                let row = &self.b[row * self.stride..][..self.given];
+                let row = &self.b[row * self.stride..][..self.valid];
                 prefetch_row(row, ROWS_AHEAD * self.stride);
                 row
             };
-            let (given, padding) = out.split_at_mut(self.given);
-            interleave(k, self.inner, row, given);
+            let (valid, padding) = out.split_at_mut(self.valid);
+            interleave(k, self.inner, row, valid);
             padding.fill(0.0);
         }
     }
 }
 
-/// The first `given` rows of `inner` elements of a weight, which lie `stride` elements apart, as
-/// the columns of a panel.
+/// Transposes the first `valid` rows of a weight, of `inner` elements and `stride` apart, into the
+/// columns of a panel.
 pub(super) struct TransposeRows<'a> {
     pub(super) weight: &'a [f32],
     pub(super) stride: usize,
     pub(super) inner: usize,
-    pub(super) given: usize,
+    pub(super) valid: usize,
     /// `[count(inner), width]`
     pub(super) panel: &'a mut [f32],
     pub(super) width: usize,
@@ -167,7 +164,7 @@ impl WithSimd for TransposeRows<'_> {
         if self.inner == 0 {
             return;
         }
-        for column in 0..self.given {
+        for column in 0..self.valid {
             let row = &self.weight[column * self.stride..][..self.inner];
             let (neighbours, last) = row.as_chunks::<2>();
             let out = self.panel[column..].iter_mut().step_by(self.width);

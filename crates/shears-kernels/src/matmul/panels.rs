@@ -1,5 +1,4 @@
-//! The right factor of a product in the order in which the innermost loop reads it, and the loop
-//! around it.
+//! The packed right factor of a product, and the loop around the micro-kernels.
 
 use std::ops::Range;
 
@@ -10,25 +9,25 @@ use super::tile::Product as TileProduct;
 use crate::cpu::Products;
 use crate::vector::prefetch_row;
 
-/// Inner dimension of a block of a product: a panel of this depth stays in the first-level cache.
-pub(super) const DEPTH_AT_ONCE: usize = 256;
+/// Inner dimension of a block of a product: a panel of this depth fits the L1 cache.
+pub(super) const DEPTH_BLOCK: usize = 256;
 
-/// How many rows ahead of packing are prefetched: rows lie in different pages, and hardware
-/// prefetchers do not cross pages.
+/// Prefetch distance of packing in rows: rows are in different pages, and hardware prefetchers do
+/// not cross pages.
 pub(super) const ROWS_AHEAD: usize = 8;
 
-/// A left factor `[rows, inner]`, wherever its elements lie.
+/// A left factor `[rows, inner]`, with any strides.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Left<'a> {
     elements: &'a [f32],
-    /// Elements between rows.
+    /// The stride between rows.
     row: usize,
-    /// Elements between columns.
+    /// The stride between columns.
     column: usize,
 }
 
 impl<'a> Left<'a> {
-    /// Row after row, `stride` elements apart.
+    /// Row-major, with rows `stride` elements apart.
     #[inline(always)]
     pub(crate) fn rows(elements: &'a [f32], stride: usize) -> Left<'a> {
         Left {
@@ -38,7 +37,7 @@ impl<'a> Left<'a> {
         }
     }
 
-    /// Column after column, `stride` elements apart: the transpose of the stored matrix.
+    /// Column-major, with columns `stride` elements apart.
     #[inline(always)]
     pub(crate) fn columns(elements: &'a [f32], stride: usize) -> Left<'a> {
         Left {
@@ -49,10 +48,10 @@ impl<'a> Left<'a> {
     }
 }
 
-/// A right factor `[inner, columns]` in panels of two vectors' width, wherever they lie.
+/// A right factor `[inner, columns]` in panels two vectors wide.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Panels<'a> {
-    /// What the elements are.
+    /// The precision of the elements.
     pub(super) products: Products,
     pub(super) elements: &'a [f32],
     pub(super) inner: usize,
@@ -60,13 +59,12 @@ pub(crate) struct Panels<'a> {
 }
 
 impl<'a> Panels<'a> {
-    /// How many elements the panels of a matrix take.
+    /// The number of elements of the panels of a matrix.
     pub(crate) fn len<S: Simd>(inner: usize, columns: usize) -> usize {
         columns.next_multiple_of(S::F32_LANES) * inner
     }
 
-    /// The panels of `B` `[inner, columns]`, whose rows lie `stride` elements apart, written to
-    /// `out`.
+    /// Packs `B` `[inner, columns]`, with rows `stride` elements apart, into `out`.
     #[inline(always)]
     pub(crate) fn plain<S: Simd>(
         _: S,
@@ -80,16 +78,15 @@ impl<'a> Panels<'a> {
             columns,
             out,
             #[inline(always)]
-            |first, given, width, panel| {
+            |first, valid, width, panel| {
                 if inner > 0 {
-                    copy_panel(&b[first..], stride, given, width, panel);
+                    copy_panel(&b[first..], stride, valid, width, panel);
                 }
             },
         )
     }
 
-    /// The panels of `Wᵀ` for `W` `[columns, inner]`, whose rows lie `stride` elements apart,
-    /// written to `out`.
+    /// Packs `Wᵀ` for `W` `[columns, inner]`, with rows `stride` elements apart, into `out`.
     #[inline(always)]
     pub(crate) fn transposed<S: Simd>(
         _: S,
@@ -103,15 +100,15 @@ impl<'a> Panels<'a> {
             columns,
             out,
             #[inline(always)]
-            |first, given, width, panel| {
+            |first, valid, width, panel| {
                 let weight = &weight[first * stride..];
-                transpose_panel(weight, stride, inner, given, width, panel);
+                transpose_panel(weight, stride, inner, valid, width, panel);
             },
         )
     }
 
-    /// Panels that `write` fills: it gets a panel's first column, how many are given, and its
-    /// width.
+    /// Fills panels with `write`, which gets a panel's first column, its number of valid columns,
+    /// and its width.
     #[inline(always)]
     fn fill<S: Simd>(
         inner: usize,
@@ -121,10 +118,10 @@ impl<'a> Panels<'a> {
     ) -> Panels<'a> {
         let out = &mut out[..Self::len::<S>(inner, columns)];
         for first in (0..columns).step_by(2 * S::F32_LANES) {
-            let given = (columns - first).min(2 * S::F32_LANES);
-            let width = given.next_multiple_of(S::F32_LANES);
+            let valid = (columns - first).min(2 * S::F32_LANES);
+            let width = valid.next_multiple_of(S::F32_LANES);
             let panel = &mut out[first * inner..][..width * inner];
-            write(first, given, width, panel);
+            write(first, valid, width, panel);
         }
         Panels {
             products: Products::F32,
@@ -134,24 +131,24 @@ impl<'a> Panels<'a> {
         }
     }
 
-    /// Rows of `B`.
+    /// The rows of `B`.
     #[inline(always)]
     pub(crate) fn inner(self) -> usize {
         self.inner
     }
 
-    /// How many panels there are.
+    /// The number of panels.
     #[inline(always)]
     pub(crate) fn count<S: Simd>(self) -> usize {
         self.columns.div_ceil(2 * S::F32_LANES)
     }
 
-    /// Some panels' columns: `C[.., columns] = initial + A B[..depth, columns]`, of whose inner
-    /// dimension the first `depth` elements are taken.
+    /// `C[.., columns] = initial + A B[..depth, columns]` for the columns of some panels and the
+    /// first `depth` elements of the inner dimension.
     ///
     /// # Panics
     ///
-    /// If a row of `a` or `c` leaves its slice.
+    /// If a row of `a` or `c` is out of bounds.
     #[inline(always)]
     pub(crate) fn multiply<S: Simd>(
         self,
@@ -165,12 +162,12 @@ impl<'a> Panels<'a> {
         self.multiply_from(simd, panels, 0, a, (c, c_stride), sizes, initial);
     }
 
-    /// As [`Panels::multiply`], with the `depth` elements of the inner dimension from `skipped` on;
-    /// `a` has just those.
+    /// Like [`Panels::multiply`], with the `depth` elements of the inner dimension starting at
+    /// `skipped`; `a` has only those.
     #[inline(always)]
     #[allow(
         clippy::too_many_arguments,
-        reason = "two factors, a result, and what part of them"
+        reason = "two factors, a result, and their ranges"
     )]
     pub(crate) fn multiply_from<S: Simd>(
         self,
@@ -182,8 +179,8 @@ impl<'a> Panels<'a> {
         (rows, depth): (usize, usize),
         initial: Initial<'_>,
     ) {
-        // One function for each set of instructions, called from all products: inlined, this would
-        // be compiled again at each of them.
+        // One function per instruction set, called from all products: inlined, it would be compiled
+        // again for each.
         simd.vectorize(Product {
             right: self,
             panels,
@@ -197,7 +194,7 @@ impl<'a> Panels<'a> {
         });
     }
 
-    /// All columns, see [`Panels::multiply`].
+    /// [`Panels::multiply`] for all columns.
     #[inline(always)]
     pub(crate) fn multiply_all<S: Simd>(
         self,
@@ -250,14 +247,14 @@ impl WithSimd for Product<'_> {
         );
         for panel in self.panels {
             let first = panel * width;
-            let given = width.min(columns - first);
-            let panel_width = given.next_multiple_of(S::F32_LANES);
+            let valid = width.min(columns - first);
+            let panel_width = valid.next_multiple_of(S::F32_LANES);
             let b = &elements[first * inner..][..panel_width * inner];
-            for k in (0..depth.max(1)).step_by(DEPTH_AT_ONCE) {
+            for k in (0..depth.max(1)).step_by(DEPTH_BLOCK) {
                 let initial = match self.initial {
                     _ if k > 0 => Initial::Result,
                     Initial::Zero => Initial::Zero,
-                    Initial::Bias(bias) => Initial::Bias(&bias[first..first + given]),
+                    Initial::Bias(bias) => Initial::Bias(&bias[first..first + valid]),
                     Initial::Result => Initial::Result,
                 };
                 let product = TileProduct {
@@ -266,14 +263,14 @@ impl WithSimd for Product<'_> {
                     a_row: a.row,
                     a_column: a.column,
                     b: b[(self.skipped + k) * panel_width..].as_ptr(),
-                    depth: DEPTH_AT_ONCE.min(depth - k),
+                    depth: DEPTH_BLOCK.min(depth - k),
                     c: self.c[first..].as_mut_ptr(),
                     c_row: self.c_stride,
-                    columns: given,
+                    columns: valid,
                     initial,
                 };
-                // SAFETY: rows and columns were checked above, and the panel holds `inner` rows
-                // of its width.
+                // SAFETY: rows and columns were checked above, and the panel has `inner` rows of
+                // its width.
                 unsafe {
                     if panel_width == S::F32_LANES {
                         product.compute::<S, 1>(simd, rows);
@@ -286,22 +283,22 @@ impl WithSimd for Product<'_> {
     }
 }
 
-/// The first `given` columns of rows that lie `stride` elements apart, as rows of a panel of that
-/// width.
+/// Copies the first `valid` columns of rows `stride` elements apart into the rows of a panel of
+/// width `width`, zero-padded.
 #[inline(always)]
-pub(super) fn copy_panel(b: &[f32], stride: usize, given: usize, width: usize, panel: &mut [f32]) {
+pub(super) fn copy_panel(b: &[f32], stride: usize, valid: usize, width: usize, panel: &mut [f32]) {
     for (k, out) in panel.chunks_exact_mut(width).enumerate() {
-        let row = &b[k * stride..][..given];
+        let row = &b[k * stride..][..valid];
         prefetch_row(row, ROWS_AHEAD * stride);
-        // The usual widths of AVX-512 and AVX2 as a few instructions, and not a call.
+        // The full widths of AVX-512 and AVX2 compile to a few instructions instead of a call.
         if !copy_array::<32>(row, out) && !copy_array::<16>(row, out) {
-            out[..given].copy_from_slice(row);
-            out[given..].fill(0.0);
+            out[..valid].copy_from_slice(row);
+            out[valid..].fill(0.0);
         }
     }
 }
 
-/// Copies a row if source and target have exactly `WIDTH` elements.
+/// Copies a row if both slices have exactly `WIDTH` elements.
 #[inline(always)]
 fn copy_array<const WIDTH: usize>(row: &[f32], out: &mut [f32]) -> bool {
     match (
@@ -316,24 +313,24 @@ fn copy_array<const WIDTH: usize>(row: &[f32], out: &mut [f32]) -> bool {
     }
 }
 
-/// The first `given` rows of `inner` elements, which lie `stride` elements apart, as the columns of
-/// a panel of that width.
+/// Transposes the first `valid` rows, of `inner` elements and `stride` apart, into the columns of a
+/// panel of width `width`, zero-padded.
 #[inline(always)]
 pub(super) fn transpose_panel(
     weight: &[f32],
     stride: usize,
     inner: usize,
-    given: usize,
+    valid: usize,
     width: usize,
     panel: &mut [f32],
 ) {
-    if given < width {
+    if valid < width {
         panel.fill(0.0);
     }
     if inner == 0 {
         return;
     }
-    for column in 0..given {
+    for column in 0..valid {
         let row = &weight[column * stride..][..inner];
         prefetch_row(row, ROWS_AHEAD * stride);
         for (out, x) in panel[column..].iter_mut().step_by(width).zip(row) {

@@ -4,8 +4,8 @@ use super::{FEW_ROWS, Initial, Packed, Weight, product_of_few_rows, transposed_p
 use crate::cpu::{Bf16Unit, Cpu, Products};
 use crate::testing::numbers;
 
-/// The largest difference to a product in f64, in units in the last place of 1 for each term: a
-/// sum of random values in (-1, 1) stays below a fraction of that.
+/// The largest difference from a product in f64, in units in the last place of 1 per term: a sum of
+/// random values in (-1, 1) stays well below 1.
 fn error(
     c: &[f32],
     (rows, inner, columns): (usize, usize, usize),
@@ -21,7 +21,7 @@ fn error(
     worst / (f64::from(f32::EPSILON) * (1.0 + inner as f64))
 }
 
-/// Beyond what is multiplied at once in every direction, too.
+/// Including sizes beyond one block in every dimension.
 const SHAPES: [(usize, usize, usize); 11] = [
     (1, 1, 1),
     (2, 0, 3),
@@ -84,7 +84,7 @@ fn products_with_packed_weights() {
 }
 
 #[test]
-fn rows_in_a_call_and_threads_change_no_bit() {
+fn bits_do_not_depend_on_rows_per_call_or_threads() {
     let (rows, inner, columns) = (53, 300, 70);
     let (a, weight) = (numbers(rows * inner, 5), numbers(columns * inner, 6));
     for cpu in Cpu::all() {
@@ -100,7 +100,7 @@ fn rows_in_a_call_and_threads_change_no_bit() {
 }
 
 #[test]
-fn rows_may_lie_apart_and_blocks_are_finished_once() {
+fn rows_may_be_strided_and_blocks_are_finished_once() {
     for cpu in Cpu::all() {
         let (a, weight) = (numbers(300 * 10, 7), numbers(6 * 4, 8));
         let packed = Packed::transposed(cpu, &weight, 6, 4);
@@ -189,7 +189,7 @@ fn few_rows_times_a_weight() {
                             *packed = (sum + f64::from(initial)) as f32;
                         }
                     }
-                    // What lies between the rows is left alone, too.
+                    // The gaps between rows are not written.
                     let worst = error(&y, (1, inner, y.len()), |_, n| f64::from(packed[n]));
                     assert!(worst < 1.0, "{rows} x {outputs} x {inner}: {worst}");
                     if rows == 1 {
@@ -204,7 +204,7 @@ fn few_rows_times_a_weight() {
     }
 }
 
-/// What bf16 holds of it.
+/// Rounds to bf16.
 fn rounded(values: &[f32]) -> Vec<f32> {
     let round = |x: &f32| f32::from(bf16::from_f32(*x));
     values.iter().map(round).collect()
@@ -235,7 +235,7 @@ fn pairs_are_rounded_to_nearest_even() {
     }
 }
 
-/// Products of factors that were rounded, in `f64`: what is left is the rounding of sums.
+/// Compares with products of rounded factors in `f64`, leaving only the rounding of sums.
 #[test]
 fn products_in_bf16() {
     let mut bits = std::collections::HashMap::new();
@@ -298,15 +298,15 @@ fn products_of_two_activations_in_bf16() {
     }
 }
 
-/// Without denormals, which the processor takes for zeros.
+/// Without subnormals, which the instruction treats as zeros.
 #[test]
-fn what_is_widened_has_the_bits_of_the_processors_instruction() {
+fn widened_products_match_the_bf16_instruction() {
     let (rows, inner, columns) = (29, 300, 70);
     let (a, weight) = (numbers(rows * inner, 5), numbers(columns * inner, 6));
     let mut bits = std::collections::HashMap::new();
     for cpu in Cpu::all_bf16() {
         if cpu.products == Products::Bf16(Bf16Unit::Amx) {
-            // Its sums of first and of second neighbours are added up once a tile.
+            // AMX adds its sums of first and of second neighbours once per tile.
             continue;
         }
         let packed = Packed::transposed(cpu, &weight, columns, inner);

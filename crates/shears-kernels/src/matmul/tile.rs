@@ -1,9 +1,7 @@
-//! The innermost part of a product: a few rows times one or two vectors of columns, all in
-//! registers.
+//! The micro-kernels: a few rows times one or two vectors of columns, in registers.
 //!
-//! On x86-64 it is written in assembly, elsewhere in `pulp`'s vectors. In bf16 an element of a
-//! factor is a pair of neighbours along the inner dimension, which takes the four bytes of an
-//! `f32`.
+//! On x86-64 they are written in assembly, elsewhere with `pulp`'s vectors. In bf16 an element of a
+//! factor is a pair of neighbours along the inner dimension, the size of an `f32`.
 
 use pulp::Simd;
 
@@ -18,18 +16,18 @@ mod x86;
 /// A product `C = initial + A B` of some rows with a part of a panel.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Product<'a> {
-    /// What the elements of both factors are.
+    /// The precision of both factors.
     pub(super) products: Products,
     pub(super) a: *const f32,
-    /// Elements between the rows of `A`.
+    /// The stride between rows of `A`, in elements.
     pub(super) a_row: usize,
-    /// Elements between its columns.
+    /// The stride between columns of `A`, in elements.
     pub(super) a_column: usize,
     /// `depth` rows of the panel.
     pub(super) b: *const f32,
     pub(super) depth: usize,
     pub(super) c: *mut f32,
-    /// Elements between the rows of `C`.
+    /// The stride between rows of `C`, in elements.
     pub(super) c_row: usize,
     /// Columns of the result; the last panel may be wider.
     pub(super) columns: usize,
@@ -37,7 +35,7 @@ pub(super) struct Product<'a> {
     pub(super) initial: Initial<'a>,
 }
 
-/// What a micro-kernel computes. Distances are in bytes.
+/// The arguments of a micro-kernel. Strides are in bytes.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 struct Tile {
@@ -46,49 +44,50 @@ struct Tile {
     a_column: usize,
     b: *const f32,
     depth: usize,
-    /// What the accumulators begin with.
+    /// The initial values of the accumulators.
     initial: *const f32,
     initial_row: usize,
     c: *mut f32,
     c_row: usize,
 }
 
-/// The widest vector has this many elements.
-const MOST_LANES: usize = 16;
+/// The elements of the widest vector.
+const MAX_LANES: usize = 16;
 
-/// The most rows of a tile: 28 accumulators, two vectors of `B` and one of `A` in 32 registers.
-const MOST_ROWS: usize = 14;
+/// The most rows of a tile: 28 accumulators, two vectors of `B` and one of `A` fit 32 registers.
+const MAX_ROWS: usize = 14;
 
-/// The rows of the tallest tile, that of AMX.
+/// The rows of the tallest tile, which is AMX's.
 const TALLEST: usize = 32;
 
 /// The most columns of a tile.
-const MOST_COLUMNS: usize = 2 * MOST_LANES;
+const MAX_COLUMNS: usize = 2 * MAX_LANES;
 
 const ELEMENT: usize = size_of::<f32>();
 
 /// The most rows of a tile whose accumulators stay in registers.
 #[inline(always)]
-pub(super) fn most_rows<S: Simd>(products: Products) -> usize {
+pub(super) fn max_rows<S: Simd>(products: Products) -> usize {
     match products {
         Products::Bf16(Bf16Unit::Amx) => TALLEST,
-        _ if S::REGISTER_COUNT >= 32 => MOST_ROWS,
+        _ if S::REGISTER_COUNT >= 32 => MAX_ROWS,
         _ => 6,
     }
 }
 
 impl Product<'_> {
-    /// All rows, in tiles of nearly equal height: 25 rows are 5 x 5 in 16 registers, not 4 x 6 + 1.
+    /// Computes all rows, in tiles of nearly equal height: with 16 registers, 25 rows are 5 x 5,
+    /// not 4 x 6 + 1.
     ///
     /// # Safety
     ///
     /// `A` has `rows` rows of at least `depth` elements, `B` has `depth` rows of `VECTORS` vectors,
     /// and `C` has `rows` rows of at least `columns` elements, where `columns` is at most `VECTORS`
-    /// vectors. The unit of `products` is there; for AMX the rows of `A` may be read up to the next
-    /// multiple of 16, its columns lie side by side, and the depth is a multiple of 16.
+    /// vectors. The machine has the unit of `products`; for AMX, `A` is readable up to the next
+    /// multiple of 16 rows, its columns are adjacent, and the depth is a multiple of 16.
     #[inline(always)]
     pub(super) unsafe fn compute<S: Simd, const VECTORS: usize>(self, simd: S, rows: usize) {
-        static ZEROS: [f32; MOST_COLUMNS] = [0.0; MOST_COLUMNS];
+        static ZEROS: [f32; MAX_COLUMNS] = [0.0; MAX_COLUMNS];
         let width = VECTORS * S::F32_LANES;
         let c_row = self.c_row * ELEMENT;
         let mut tile = Tile {
@@ -107,23 +106,23 @@ impl Product<'_> {
             Initial::Bias(bias) => tile.initial = bias.as_ptr(),
             Initial::Result => (tile.initial, tile.initial_row) = (self.c, c_row),
         }
-        let most = most_rows::<S>(self.products);
+        let most = max_rows::<S>(self.products);
         let is_amx = self.products == Products::Bf16(Bf16Unit::Amx);
-        let mut left = rows;
+        let mut remaining = rows;
         for tiles in (1..=rows.div_ceil(most)).rev() {
             let (height, whole) = match is_amx {
-                true => (left.min(most), left.min(most).is_multiple_of(16)),
-                false => (left.div_ceil(tiles), true),
+                true => (remaining.min(most), remaining.min(most).is_multiple_of(16)),
+                false => (remaining.div_ceil(tiles), true),
             };
-            // SAFETY: as the caller promises, for the rows that are left.
+            // SAFETY: the caller guarantees it, for the remaining rows.
             unsafe {
                 if whole && self.columns == width {
                     tile.compute::<S, VECTORS>(simd, self.products, height);
                 } else {
-                    tile.compute_beside::<S, VECTORS>(simd, self.products, height, self.columns);
+                    tile.compute_padded::<S, VECTORS>(simd, self.products, height, self.columns);
                 }
             }
-            left -= height;
+            remaining -= height;
             tile.a = tile.a.wrapping_add(height * self.a_row);
             tile.c = tile.c.wrapping_add(height * self.c_row);
             tile.initial = tile.initial.wrapping_byte_add(height * tile.initial_row);
@@ -135,7 +134,8 @@ impl Tile {
     /// # Safety
     ///
     /// `A` has `height` rows, of `depth` elements; `B` has `depth` rows of `VECTORS` vectors; the
-    /// initial values and `C` have `height` rows of as many. The height is 1 to [`most_rows`].
+    /// initial values and `C` have `height` rows of `VECTORS` vectors. The height is 1 to
+    /// [`max_rows`].
     #[inline(always)]
     unsafe fn compute<S: Simd, const VECTORS: usize>(
         &self,
@@ -147,11 +147,11 @@ impl Tile {
         {
             #[cfg(test)]
             if products == Products::Bf16(Bf16Unit::Amx) && !crate::cpu::has_amx() {
-                // SAFETY: as the caller promises.
-                unsafe { amx::twin(self, height.div_ceil(amx::ROWS), VECTORS) };
+                // SAFETY: the caller guarantees it.
+                unsafe { amx::emulate(self, height.div_ceil(amx::ROWS), VECTORS) };
                 return;
             }
-            // Of the sets of instructions that `Cpu` knows on x86-64, the width names one.
+            // On x86-64 the width identifies the instruction set.
             let kernel = match (S::F32_LANES, products) {
                 (16, Products::F32) => Some(x86::AVX512[height - 1][VECTORS - 1]),
                 (8, Products::F32) => Some(x86::AVX2[height - 1][VECTORS - 1]),
@@ -164,8 +164,8 @@ impl Tile {
                 _ => None,
             };
             if let Some(kernel) = kernel {
-                // SAFETY: as the caller promises; the instructions are there, for `simd` or the
-                // unit is.
+                // SAFETY: the caller guarantees it; `simd` or the unit proves that the instructions
+                // exist.
                 unsafe { kernel(self) };
                 return;
             }
@@ -174,7 +174,7 @@ impl Tile {
             ($($height:literal)*) => {
                 match (height, products) {
                     $(
-                        // SAFETY: as the caller promises.
+                        // SAFETY: the caller guarantees it.
                         ($height, Products::F32) => unsafe {
                             self.generic::<S, $height, VECTORS>(simd);
                         },
@@ -183,7 +183,7 @@ impl Tile {
                             self.widened::<S, $height, VECTORS>();
                         },
                     )*
-                    _ => unreachable!("a tile has 1 to {MOST_ROWS} rows"),
+                    _ => unreachable!("a tile has 1 to {MAX_ROWS} rows"),
                 }
             };
         }
@@ -194,14 +194,14 @@ impl Tile {
         }
     }
 
-    /// A panel is padded and the result is not, and AMX has rows in sixteens: such a tile is
-    /// computed beside the result.
+    /// Computes a tile in a padded buffer and copies the result: panels are padded to whole vectors
+    /// and AMX rows to 16, but results are not.
     ///
     /// # Safety
     ///
     /// As for [`Tile::compute`], where initial values and `C` have rows of `columns` elements.
     #[inline(always)]
-    unsafe fn compute_beside<S: Simd, const VECTORS: usize>(
+    unsafe fn compute_padded<S: Simd, const VECTORS: usize>(
         &self,
         simd: S,
         products: Products,
@@ -209,7 +209,7 @@ impl Tile {
         columns: usize,
     ) {
         let width = VECTORS * S::F32_LANES;
-        let mut padded = [0.0_f32; TALLEST * MOST_COLUMNS];
+        let mut padded = [0.0_f32; TALLEST * MAX_COLUMNS];
         for (row, padded) in padded.chunks_exact_mut(width).take(height).enumerate() {
             // SAFETY: the row has `columns` elements.
             let initial = unsafe {
@@ -218,16 +218,15 @@ impl Tile {
             };
             padded[..columns].copy_from_slice(initial);
         }
-        let beside = Tile {
+        let padded_tile = Tile {
             initial: padded.as_ptr(),
             initial_row: width * ELEMENT,
             c: padded.as_mut_ptr(),
             c_row: width * ELEMENT,
             ..*self
         };
-        // SAFETY: `padded` has room for the tallest and widest tile; the rest as the caller
-        // promises.
-        unsafe { beside.compute::<S, VECTORS>(simd, products, height) };
+        // SAFETY: `padded` holds the tallest and widest tile; the caller guarantees the rest.
+        unsafe { padded_tile.compute::<S, VECTORS>(simd, products, height) };
         for (row, padded) in padded.chunks_exact(width).take(height).enumerate() {
             // SAFETY: the row has `columns` elements.
             let c = unsafe {
@@ -245,7 +244,7 @@ impl Tile {
     unsafe fn generic<S: Simd, const ROWS: usize, const VECTORS: usize>(&self, simd: S) {
         let lanes = S::F32_LANES;
         let vector = |row: *const f32, vector: usize| {
-            // SAFETY: inside a row. A vector is plain data, and may lie anywhere.
+            // SAFETY: inside a row. A vector is plain data, read unaligned.
             unsafe { row.add(vector * lanes).cast::<S::f32s>().read_unaligned() }
         };
         let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
@@ -280,8 +279,8 @@ impl Tile {
         }
     }
 
-    /// Pairs of bf16 without instructions for them: both are widened, and multiplied and added in
-    /// the order of `vdpbf16ps`, the second first. A product of two bf16 is exact in `f32`.
+    /// bf16 pairs without bf16 instructions: widens both, and multiplies and adds in the order of
+    /// `vdpbf16ps`, the second first. A product of two bf16 is exact in `f32`.
     ///
     /// # Safety
     ///
@@ -297,8 +296,8 @@ impl Tile {
             )
         };
         for row in 0..ROWS {
-            let mut sums = [0.0_f32; MOST_COLUMNS];
-            // SAFETY: the rows of `A`, initial values and `C` are there; `C` may be the initial
+            let mut sums = [0.0_f32; MAX_COLUMNS];
+            // SAFETY: the rows of `A`, initial values and `C` exist; `C` may alias the initial
             // values.
             let (a, c) = unsafe {
                 let initial = self.initial.byte_add(row * self.initial_row);

@@ -12,7 +12,7 @@ const KINDS: [(Norm, bool); 5] = [
     (Norm::LAYER, true),
     (Norm::LAYER, false),
     (Norm::RMS, false),
-    // Large enough to be seen among the elements' squares.
+    // Large enough to matter beside the squares of the elements.
     (Norm::new(NormKind::Layer, 0.5), true),
     (Norm::new(NormKind::Rms, 0.5), false),
 ];
@@ -21,7 +21,7 @@ const NAMES: [&str; 4] = ["values", "input", "weight", "bias"];
 
 type Call = fn(Tensor<3>, Norm, Tensor<1>, Option<Tensor<1>>) -> Tensor<3>;
 
-/// The values of a norm and the gradients of its inputs, for a loss of its values times factors.
+/// The values of a norm and the gradients of its inputs, for a weighted sum of its values as loss.
 fn through_burn(call: Call, (kind, biased): (Norm, bool), shape: [usize; 3]) -> Vec<Vec<f32>> {
     let device = Device::flex().autodiff();
     let [count, width] = [shape.iter().product(), shape[2]];
@@ -41,7 +41,7 @@ fn through_burn(call: Call, (kind, biased): (Norm, bool), shape: [usize; 3]) -> 
 }
 
 #[test]
-fn values_and_gradients_are_those_of_the_plain_operations() {
+fn values_and_gradients_match_the_composition() {
     for shape in SHAPES {
         for kind in KINDS {
             let plain = through_burn(norm_plain, kind, shape);

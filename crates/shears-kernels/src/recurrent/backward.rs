@@ -1,4 +1,4 @@
-//! A window through a recurrent layer, backward.
+//! The backward pass of a recurrent layer over a window.
 
 use std::ops::Range;
 
@@ -13,7 +13,7 @@ use crate::embedding::add_by_token;
 use crate::matmul::{Initial, Packed, transposed_product};
 use crate::vector::sum_columns;
 
-/// The gradients of everything that a window was computed from.
+/// The gradients of all inputs of a window.
 #[derive(Debug)]
 pub(super) struct WindowGradients {
     /// Of the input `[time, batch, inputs]`, or of the embedding `[vocabulary, inputs]`.
@@ -28,8 +28,8 @@ pub(super) struct WindowGradients {
     pub(super) cell: Buffer,
 }
 
-/// The gradients of the loss: by the outputs `[time, batch, hidden]`, and by the last
-/// hidden and cell states where they were used.
+/// The gradients of the outputs `[time, batch, hidden]`, and of the last hidden and cell states if
+/// the loss depends on them.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct OutputGradients<'a> {
     pub(super) outputs: &'a [f32],
@@ -37,10 +37,10 @@ pub(super) struct OutputGradients<'a> {
     pub(super) last_cell: Option<&'a [f32]>,
 }
 
-/// Goes back through a window: `outputs`, `cells` and `gates` are what `forward` left.
+/// Runs the backward pass over a window, with the `outputs`, `cells` and `gates` of `forward`.
 #[allow(
     clippy::too_many_arguments,
-    reason = "those of forward, what it left, and the gradients"
+    reason = "the arguments and results of forward, and the gradients"
 )]
 pub(super) fn backward(
     cpu: Cpu,
@@ -108,18 +108,18 @@ pub(super) fn backward(
     }
 }
 
-/// The recurrent weights of each product, transposed, with the place of its factor in a row of
+/// The transposed recurrent weights of each product, with the offset of its factor in a row of
 /// gates.
 fn pack(cpu: Cpu, cell: Cell, size: usize, weight: &[f32]) -> Vec<(usize, Packed)> {
     let products = products(cell).iter().map(|gates| {
         let weight = &weight[gates.start * size * size..gates.end * size * size];
         let packed = Packed::plain(cpu, weight, gates.len() * size, size);
-        (cell.place_of_recurrent(gates.start) * size, packed)
+        (cell.recurrent_position(gates.start) * size, packed)
     });
     products.collect()
 }
 
-/// All that the steps of a window read and write on the way back.
+/// Everything that the steps of a window read and write.
 struct Steps<'a> {
     cell: Cell,
     shape: Shape,
@@ -133,7 +133,7 @@ struct Steps<'a> {
     cell_gradient: Shared<'a, f32>,
 }
 
-/// All steps of some rows of a batch, the last first.
+/// All steps of some rows of a batch, last step first.
 struct Rows<'a, 'b> {
     steps: &'b Steps<'a>,
     rows: Range<usize>,
@@ -150,7 +150,7 @@ impl WithSimd for Rows<'_, '_> {
         let stride = steps.cell.stride(size);
         let cell_size = if steps.cells.is_empty() { 0 } else { size };
         let of = |width: usize| rows.start * width..rows.end * width;
-        // SAFETY: these rows are this thread's.
+        // SAFETY: each thread has its own rows.
         let (hidden_gradient, cell_gradient) = unsafe {
             (
                 steps.hidden_gradient.part(of(size)),
@@ -161,7 +161,7 @@ impl WithSimd for Rows<'_, '_> {
             let at = |time: usize, width: usize| {
                 (time * batch + rows.start) * width..(time * batch + rows.end) * width
             };
-            // SAFETY: these rows are this thread's, and one step is alive at a time.
+            // SAFETY: each thread has its own rows, and holds one step at a time.
             let gates = unsafe { steps.gates.part(at(time, stride)) };
             let (hidden_before, cell_before) = match time.checked_sub(1) {
                 None => (&steps.before.0[of(size)], &steps.before.1[of(cell_size)]),
@@ -197,8 +197,8 @@ impl WithSimd for Rows<'_, '_> {
     }
 }
 
-/// The gradients of `W_hh` and of its bias: the hidden state before each step is the output of the
-/// step before.
+/// The gradients of `W_hh` and of its bias, where the hidden state before each step is the output
+/// of the previous step.
 fn recurrent_gradients(
     cpu: Cpu,
     cell: Cell,
@@ -211,7 +211,7 @@ fn recurrent_gradients(
     let mut weight = Buffer::uninitialised(cell.gates() * size * size);
     let mut bias = Buffer::uninitialised(cell.gates() * size);
     for rows in products(cell) {
-        let first = cell.place_of_recurrent(rows.start) * size;
+        let first = cell.recurrent_position(rows.start) * size;
         let width = rows.len() * size;
         let rows = rows.start * size..rows.end * size;
         let weight = &mut weight[rows.start * size..rows.end * size];
@@ -257,9 +257,8 @@ fn dense_gradients(
     (input, gradient, bias)
 }
 
-/// The gradients of the embedding, of `W_ih` and of its bias, where the input was a table with a
-/// row for each token: what each token's row gets is summed first, and the products are of the
-/// vocabulary's size.
+/// The gradients of the embedding, of `W_ih` and of its bias, for a table with a row per token: the
+/// gradients are first summed by token, so that the products have the size of the vocabulary.
 fn table_gradients(
     cpu: Cpu,
     cell: Cell,

@@ -1,9 +1,8 @@
-//! What one cell does between two products, forward and backward, for a few columns of a few rows.
+//! What a cell computes between two products, forward and backward.
 //!
-//! A row of gates holds, one after the other, what each gate of every hidden unit is: RNN `h`; LSTM
-//! `i f g o`; GRU `r z n` and, fourth, `m = W_hn h + b_hn`, which the reset gate multiplies.
-//! Backward, the gradients take the places of the gates (of the sums inside their activations, that
-//! is).
+//! A row of gates holds the values of each gate for all hidden units, gate by gate: RNN `h`; LSTM
+//! `i f g o`; GRU `r z n` and, fourth, `m = W_hn h + b_hn`, which the reset gate multiplies. The
+//! backward pass overwrites the gates with the gradients of their pre-activations.
 
 use pulp::Simd;
 
@@ -12,7 +11,7 @@ use crate::math::{sigmoid, tanh};
 use crate::vector::update;
 
 impl Cell {
-    /// How many sums of products each hidden unit has: those of the weights' rows.
+    /// The number of gates: rows of the weights per hidden unit.
     pub fn gates(self) -> usize {
         match self {
             Cell::Rnn(_) => 1,
@@ -21,7 +20,7 @@ impl Cell {
         }
     }
 
-    /// The names of what is carried from step to step, each `[1, batch, hidden]`.
+    /// The names of the state tensors, each `[1, batch, hidden]`.
     pub fn carries(self) -> &'static [&'static str] {
         match self {
             Cell::Rnn(_) | Cell::Gru => &["hidden"],
@@ -29,22 +28,21 @@ impl Cell {
         }
     }
 
-    /// Elements from one row of gates to the next, for `size` hidden units.
+    /// The stride between rows of gates, in elements, for `size` hidden units.
     pub(super) fn stride(self, size: usize) -> usize {
         let width = match self {
             Cell::Rnn(_) => return size,
             Cell::Lstm | Cell::Gru => 4 * size,
         };
-        // Rows that are a multiple of 4 kB apart would all want the same places in the first-level
-        // cache.
+        // Rows a multiple of 4 kB apart would map to the same sets of the L1 cache.
         match width % 1024 {
             0 => width + 16,
             _ => width,
         }
     }
 
-    /// The place, in a row of gates, of what a gate gets from the hidden state.
-    pub(super) fn place_of_recurrent(self, gate: usize) -> usize {
+    /// The position in a row of gates of a gate's recurrent part.
+    pub(super) fn recurrent_position(self, gate: usize) -> usize {
         match (self, gate) {
             (Cell::Gru, 2) => 3,
             _ => gate,
@@ -52,8 +50,8 @@ impl Cell {
     }
 }
 
-/// One row at one step, forward. The gates come as sums and leave as what backward needs; the sums
-/// of the RNN come where its output will be.
+/// One row at one step, forward. Replaces pre-activations by the gates that backward needs; those
+/// of the RNN are in its output.
 pub(super) struct CellForward<'a> {
     pub(super) gates: &'a mut [f32],
     pub(super) hidden_before: &'a [f32],
@@ -115,7 +113,7 @@ impl CellForward<'_> {
                     |[m, before], [r, z, n, _]| {
                         let (r, z) = (sigmoid(simd, r), sigmoid(simd, z));
                         let n = tanh(simd, simd.mul_add_e_f32s(r, m, n));
-                        // (1 - z) n + z h, with one product less.
+                        // (1 - z) n + z h with one product less.
                         let hidden = simd.mul_add_e_f32s(z, simd.sub_f32s(before, n), n);
                         [r, z, n, hidden]
                     },
@@ -127,7 +125,7 @@ impl CellForward<'_> {
 
 /// One row at one step, backward.
 pub(super) struct CellBackward<'a> {
-    /// Gates, which their gradients replace. RNN: nothing, which the gradient replaces.
+    /// The gates, replaced by their gradients. RNN: uninitialised, set to the gradient.
     pub(super) gates: &'a mut [f32],
     pub(super) hidden_before: &'a [f32],
     pub(super) hidden: &'a [f32],
@@ -137,10 +135,10 @@ pub(super) struct CellBackward<'a> {
     pub(super) cell: &'a [f32],
     /// The gradient of the output of this step.
     pub(super) output_gradient: &'a [f32],
-    /// The gradient that comes back from the next step; the part of it that goes further
-    /// back without passing through the recurrent weights replaces it.
+    /// The gradient from the next step, replaced by the part that reaches the previous step without
+    /// passing through the recurrent weights.
     pub(super) hidden_gradient: &'a mut [f32],
-    /// LSTM only; that of the cell before replaces it.
+    /// LSTM only; replaced by the gradient of the previous cell state.
     pub(super) cell_gradient: &'a mut [f32],
 }
 
@@ -162,7 +160,7 @@ impl CellBackward<'_> {
                     |[output, hidden], [_, later]| {
                         let dh = simd.add_f32s(output, later);
                         let sum = match activation {
-                            Activation::Tanh => mul(simd, dh, of_tanh(simd, hidden)),
+                            Activation::Tanh => mul(simd, dh, d_tanh(simd, hidden)),
                             Activation::Relu => {
                                 simd.select_f32s(simd.less_than_f32s(zero, hidden), dh, zero)
                             }
@@ -183,11 +181,11 @@ impl CellBackward<'_> {
                     |[output, cell, before], [i, f, g, o, later, dc]| {
                         let dh = simd.add_f32s(output, later);
                         let squashed = tanh(simd, cell);
-                        let do_ = mul(simd, mul(simd, dh, squashed), of_sigmoid(simd, o));
-                        let dc = simd.mul_add_e_f32s(mul(simd, dh, o), of_tanh(simd, squashed), dc);
-                        let di = mul(simd, mul(simd, dc, g), of_sigmoid(simd, i));
-                        let df = mul(simd, mul(simd, dc, before), of_sigmoid(simd, f));
-                        let dg = mul(simd, mul(simd, dc, i), of_tanh(simd, g));
+                        let do_ = mul(simd, mul(simd, dh, squashed), d_sigmoid(simd, o));
+                        let dc = simd.mul_add_e_f32s(mul(simd, dh, o), d_tanh(simd, squashed), dc);
+                        let di = mul(simd, mul(simd, dc, g), d_sigmoid(simd, i));
+                        let df = mul(simd, mul(simd, dc, before), d_sigmoid(simd, f));
+                        let dg = mul(simd, mul(simd, dc, i), d_tanh(simd, g));
                         [di, df, dg, do_, zero, mul(simd, dc, f)]
                     },
                 );
@@ -206,10 +204,10 @@ impl CellBackward<'_> {
                         let dz = mul(
                             simd,
                             mul(simd, dh, simd.sub_f32s(before, n)),
-                            of_sigmoid(simd, z),
+                            d_sigmoid(simd, z),
                         );
-                        let dn = mul(simd, mul(simd, dh, simd.sub_f32s(one, z)), of_tanh(simd, n));
-                        let dr = mul(simd, mul(simd, dn, m), of_sigmoid(simd, r));
+                        let dn = mul(simd, mul(simd, dh, simd.sub_f32s(one, z)), d_tanh(simd, n));
+                        let dr = mul(simd, mul(simd, dn, m), d_sigmoid(simd, r));
                         [dr, dz, dn, mul(simd, dn, r), mul(simd, dh, z)]
                     },
                 );
@@ -223,19 +221,19 @@ fn mul<S: Simd>(simd: S, a: S::f32s, b: S::f32s) -> S::f32s {
     simd.mul_f32s(a, b)
 }
 
-/// The derivative of the logistic function, from its value.
+/// The derivative of the logistic function as a function of its value.
 #[inline(always)]
-fn of_sigmoid<S: Simd>(simd: S, y: S::f32s) -> S::f32s {
+fn d_sigmoid<S: Simd>(simd: S, y: S::f32s) -> S::f32s {
     mul(simd, y, simd.sub_f32s(simd.splat_f32s(1.0), y))
 }
 
-/// The derivative of the hyperbolic tangent, from its value.
+/// The derivative of the hyperbolic tangent as a function of its value.
 #[inline(always)]
-fn of_tanh<S: Simd>(simd: S, y: S::f32s) -> S::f32s {
+fn d_tanh<S: Simd>(simd: S, y: S::f32s) -> S::f32s {
     simd.negate_mul_add_e_f32s(y, y, simd.splat_f32s(1.0))
 }
 
-/// `max(x, 0)`; a NaN stays one.
+/// `max(x, 0)`; NaN stays NaN.
 #[inline(always)]
 fn relu<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let zero = simd.splat_f32s(0.0);

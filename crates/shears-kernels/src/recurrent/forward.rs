@@ -1,4 +1,4 @@
-//! A window through a recurrent layer, forward.
+//! The forward pass of a recurrent layer over a window.
 
 use std::ops::Range;
 
@@ -10,15 +10,15 @@ use crate::buffer::Buffer;
 use crate::cpu::{Cpu, Products, Shared};
 use crate::matmul::{FEW_ROWS, Initial, Packed, Weight, product_of_few_rows};
 
-/// The result of a window, with what backward needs.
+/// The result of a window, and what the backward pass needs.
 #[derive(Debug)]
 pub(super) struct Window {
     /// `[time, batch, hidden]`
     pub(super) outputs: Buffer,
     /// LSTM: `[time, batch, hidden]`, else empty.
     pub(super) cells: Buffer,
-    /// `[time, batch, stride]`: rows of gates, see [`super::cell`]. RNN: empty, for the output says
-    /// it all.
+    /// `[time, batch, stride]`: rows of gates, see [`super::cell`]. RNN: empty, because the output
+    /// suffices.
     pub(super) gates: Buffer,
 }
 
@@ -36,14 +36,14 @@ impl Shape {
         self.time * self.batch
     }
 
-    /// Whether the weights are read as they lie in place of being packed: for few rows in all, and
-    /// in f32 at each step of a single text, which reads them as often either way.
+    /// Whether to read the weights without packing them: for few rows in total, and in f32 for a
+    /// batch of one, which reads them once per step either way.
     fn is_small(self, cpu: Cpu) -> bool {
         self.rows() <= FEW_ROWS || (self.batch == 1 && cpu.products == Products::F32)
     }
 }
 
-/// Reads a window. `hidden` and `cell` are `[batch, hidden]`, before the first step.
+/// Runs a window. `hidden` and `cell_state` are `[batch, hidden]`, before the first step.
 pub(super) fn forward(
     cpu: Cpu,
     cell: Cell,
@@ -61,7 +61,7 @@ pub(super) fn forward(
     let mut gates = Buffer::uninitialised(shape.rows() * kept);
 
     let bias = input_bias(cell, size, weights);
-    // The sums of the RNN are made where its outputs will be.
+    // The RNN accumulates in its outputs.
     let sums = if keeps_gates {
         &mut gates
     } else {
@@ -100,7 +100,7 @@ pub(super) fn forward(
     if shape.is_small(cpu) {
         steps.unpacked(cpu);
     } else {
-        // Rows of a batch are independent, so that no step waits for a thread.
+        // Rows of a batch are independent, so threads do not synchronise between steps.
         cpu.split(shape.batch, 1, |rows| {
             cpu.run(PackedRows {
                 steps: &steps,
@@ -115,8 +115,8 @@ pub(super) fn forward(
     }
 }
 
-/// What is added to `W_ih x`: both biases, but for the part of the GRU's that the reset gate
-/// multiplies.
+/// The bias of `W_ih x`: the sum of both biases, except for the recurrent bias that the GRU's reset
+/// gate multiplies.
 fn input_bias(cell: Cell, size: usize, weights: WeightSlices<'_>) -> Vec<f32> {
     let both = match cell {
         Cell::Gru => 2 * size,
@@ -146,7 +146,7 @@ fn input_part(
         return;
     }
     let packed = Packed::transposed(cpu, weight.f32(), width, shape.inputs);
-    // The last row ends with its last gate, not with what else is stored.
+    // The last row ends with its last gate, without padding.
     packed.multiply(
         cpu,
         (input, shape.inputs),
@@ -155,11 +155,11 @@ fn input_part(
     );
 }
 
-/// The gates whose sums lie side by side, in the weights and in a row of gates: each such range is
+/// The ranges of gates that are adjacent both in the weights and in a row of gates; each range is
 /// one product.
 #[allow(
     clippy::single_range_in_vec_init,
-    reason = "a list of one range is meant"
+    reason = "a list of one range is intended"
 )]
 pub(super) fn products(cell: Cell) -> &'static [Range<usize>] {
     match cell {
@@ -169,7 +169,7 @@ pub(super) fn products(cell: Cell) -> &'static [Range<usize>] {
     }
 }
 
-/// The recurrent weights of each product, with its first gate.
+/// The packed recurrent weights of each product, with its first gate.
 fn pack(cpu: Cpu, cell: Cell, size: usize, weight: &[f32]) -> Vec<(usize, Packed)> {
     let products = products(cell).iter().map(|gates| {
         let weight = &weight[gates.start * size * size..gates.end * size * size];
@@ -179,13 +179,13 @@ fn pack(cpu: Cpu, cell: Cell, size: usize, weight: &[f32]) -> Vec<(usize, Packed
     products.collect()
 }
 
-/// All that the steps of a window read and write.
+/// Everything that the steps of a window read and write.
 struct Steps<'a> {
     cell: Cell,
     shape: Shape,
     /// `[gates x hidden, hidden]`
     recurrent: Weight<'a>,
-    /// The recurrent bias of the last gate, which the GRU keeps apart.
+    /// The recurrent bias of the last gate, which the GRU keeps separate.
     last_bias: &'a [f32],
     /// See [`pack`].
     packed: Vec<(usize, Packed)>,
@@ -197,7 +197,7 @@ struct Steps<'a> {
     gates: Shared<'a, f32>,
 }
 
-/// The parts of the buffers that belong to some rows at one step.
+/// The parts of the buffers for some rows at one step.
 struct Step<'a> {
     gates: &'a mut [f32],
     hidden_before: &'a [f32],
@@ -209,12 +209,12 @@ struct Step<'a> {
 impl<'a> Steps<'a> {
     /// # Safety
     ///
-    /// No other thread has these rows, and earlier steps that were taken of them are gone.
+    /// No other thread uses these rows, and no earlier `Step` of them is alive.
     unsafe fn at(&self, time: usize, rows: &Range<usize>) -> Step<'a> {
         let batch = self.shape.batch;
         let part = |shared: &Shared<'a, f32>, time: usize, width: usize| {
             let first = time * batch;
-            // SAFETY: as the caller promises; steps do not overlap.
+            // SAFETY: the caller guarantees it; steps do not overlap.
             unsafe { shared.part((first + rows.start) * width..(first + rows.end) * width) }
         };
         let size = self.shape.hidden;
@@ -243,7 +243,7 @@ impl<'a> Steps<'a> {
         }
     }
 
-    /// Copies the table's entry for each token into the rows of a step.
+    /// Copies the table's row for each token to the rows of a step.
     #[inline(always)]
     fn look_up(&self, time: usize, rows: &Range<usize>, sums: &mut [f32]) {
         let Some((table, tokens)) = self.table else {
@@ -258,8 +258,7 @@ impl<'a> Steps<'a> {
         }
     }
 
-    /// The sums of a step before the recurrent part is added: where the RNN's outputs will be, or
-    /// the gates.
+    /// The accumulators of a step: the gates, or for the RNN its outputs.
     #[inline(always)]
     fn sums<'b>(&self, step: &'b mut Step<'a>) -> &'b mut [f32] {
         match self.cell {
@@ -268,8 +267,8 @@ impl<'a> Steps<'a> {
         }
     }
 
-    /// How the product of a gate with the hidden state begins. The GRU's last gate is kept apart
-    /// from its input, because the reset gate multiplies it.
+    /// The initial values of a gate's product with the hidden state. The GRU's last gate is
+    /// separate from its input part, because the reset gate multiplies it.
     #[inline(always)]
     fn initial(&self, gate: usize) -> Initial<'a> {
         match (self.cell, gate) {
@@ -278,12 +277,12 @@ impl<'a> Steps<'a> {
         }
     }
 
-    /// A small window, see [`Shape::is_small`].
+    /// Runs a small window; see [`Shape::is_small`].
     fn unpacked(&self, cpu: Cpu) {
         let (size, rows) = (self.shape.hidden, 0..self.shape.batch);
         let stride = self.cell.stride(size);
         for time in 0..self.shape.time {
-            // SAFETY: this is the only thread, and one step is alive at a time.
+            // SAFETY: this is the only thread, and it holds one step at a time.
             let mut step = unsafe { self.at(time, &rows) };
             let hidden_before = (step.hidden_before, rows.len());
             let sums = self.sums(&mut step);
@@ -291,7 +290,7 @@ impl<'a> Steps<'a> {
             for gates in products(self.cell) {
                 let outputs = gates.start * size..gates.end * size;
                 let weight = (self.recurrent.rows(outputs, size), gates.len() * size);
-                let first = self.cell.place_of_recurrent(gates.start) * size;
+                let first = self.cell.recurrent_position(gates.start) * size;
                 let sums = (&mut sums[first..], stride);
                 product_of_few_rows(cpu, weight, hidden_before, sums, self.initial(gates.start));
             }
@@ -299,7 +298,7 @@ impl<'a> Steps<'a> {
         }
     }
 
-    /// The cells of a step.
+    /// Computes the cells of a step.
     #[inline(always)]
     fn finish<S: Simd>(&self, simd: S, step: &mut Step<'a>) {
         let size = self.shape.hidden;
@@ -320,7 +319,7 @@ impl<'a> Steps<'a> {
     }
 }
 
-/// The cells of a step, after products that were computed one by one.
+/// The cells of a step, after its separate products.
 struct Cells<'a, 'b> {
     steps: &'b Steps<'a>,
     step: Step<'a>,
@@ -350,13 +349,13 @@ impl WithSimd for PackedRows<'_, '_> {
         let size = steps.shape.hidden;
         let stride = steps.cell.stride(size);
         for time in 0..steps.shape.time {
-            // SAFETY: these rows are this thread's, and the step before is gone.
+            // SAFETY: each thread has its own rows, and holds one step at a time.
             let mut step = unsafe { steps.at(time, &rows) };
             let hidden_before = step.hidden_before;
             let sums = steps.sums(&mut step);
             steps.look_up(time, &rows, sums);
             for (gate, packed) in &steps.packed {
-                let first = steps.cell.place_of_recurrent(*gate) * size;
+                let first = steps.cell.recurrent_position(*gate) * size;
                 let sums = (&mut sums[first..], stride);
                 let initial = steps.initial(*gate);
                 packed.multiply_rows(simd, (hidden_before, size), sums, rows.len(), initial);

@@ -1,4 +1,4 @@
-//! The layer as an operation of Burn, with its own backward pass.
+//! The layer as a Burn operation with its own backward pass.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,8 +17,8 @@ use crate::matmul::FEW_ROWS;
 use crate::operation::{Forward, Operation, call as call_operation, call_for_one};
 use crate::tensor::{contiguous, sizes, values, weight, widened};
 
-/// Calls the operation. `source` is the input `[time x batch, inputs]` and there are no tokens, or
-/// it is the embedding, and there are `time x batch` tokens.
+/// Calls the operation. `source` is the input `[time x batch, inputs]` without tokens, or the
+/// embedding with `time x batch` tokens.
 pub(super) fn call(
     (cell, precision): (Cell, Precision),
     (source, tokens): (Tensor<2>, Option<Vec<u32>>),
@@ -84,11 +84,11 @@ pub(super) fn call(
     (outputs, carried)
 }
 
-/// Gradients of the last hidden and cell states, where the loss depends on them: they come before
-/// the layer's own.
+/// Gradients of the last hidden and cell states, if the loss depends on them. They are set before
+/// the layer's backward pass.
 type LastGradients = Arc<Mutex<[Option<FlexTensor>; 2]>>;
 
-/// A layer over a window.
+/// The operation: a layer over a window.
 struct Layer {
     cell: Cell,
     precision: Precision,
@@ -98,7 +98,7 @@ struct Layer {
     last_gradients: LastGradients,
 }
 
-/// Everything that a call reads, contiguous.
+/// The inputs of a call, contiguous.
 #[derive(Debug)]
 struct Call {
     cell: Cell,
@@ -107,7 +107,7 @@ struct Call {
     /// The input, or the embedding.
     source: FlexTensor,
     tokens: Option<Vec<u32>>,
-    /// Rows of the embedding for the tokens, where a table of all its rows would be larger.
+    /// The embedding rows of the tokens, if a table of the vocabulary would be larger.
     gathered: Option<Buffer>,
     weight_ih: FlexTensor,
     weight_hh: FlexTensor,
@@ -142,7 +142,7 @@ impl Call {
             .as_ref()
             .filter(|tokens| 2 * source_rows > tokens.len());
         let gathered = large.map(|tokens| gather(Cpu::current(), values(&source), inputs, tokens));
-        // What is multiplied with many rows, among them those of a table, is packed from `f32`.
+        // Products of many rows, including those of a table, pack `f32` weights.
         let is_many = time * batch > FEW_ROWS;
         if is_many || (tokens.is_some() && gathered.is_none()) {
             weight_ih = widened(weight_ih);
@@ -208,8 +208,8 @@ impl Call {
     }
 }
 
-/// A copy of the last state of a window `[time, batch, hidden]`, which outlives the window; of a
-/// window of one step, that state itself.
+/// The last state of a window `[time, batch, hidden]`: copied, because it outlives the window,
+/// unless the window has one step.
 fn last(states: &FlexTensor) -> FlexTensor {
     let [time, batch, hidden] = sizes(states);
     if time == 1 {
@@ -219,11 +219,11 @@ fn last(states: &FlexTensor) -> FlexTensor {
     Buffer::copy_of(&values(states)[first..]).into_tensor([1, batch, hidden])
 }
 
-/// What backward needs.
+/// What the backward pass needs.
 struct Saved {
     call: Call,
     outputs: FlexTensor,
-    /// Backward writes the gradients of the gates in their place.
+    /// The backward pass overwrites them with their gradients.
     gates: Buffer,
     cells: FlexTensor,
 }
@@ -234,12 +234,7 @@ impl Operation<7> for Layer {
     fn forward(self, inputs: [FlexTensor; 7], needs_backward: bool) -> Forward<Saved> {
         let call = Call::new(self, inputs);
         let window = call.forward();
-        let Shape {
-            time,
-            batch,
-            hidden,
-            ..
-        } = call.shape;
+        let (time, batch, hidden) = (call.shape.time, call.shape.batch, call.shape.hidden);
         let cell_size = window.cells.len() / (time * batch);
         let outputs = window.outputs.into_tensor([time, batch, hidden]);
         let cells = window.cells.into_tensor([time, batch, cell_size]);
@@ -288,17 +283,12 @@ impl Operation<7> for Layer {
             }
             _ => found.source,
         };
-        let Shape {
-            batch,
-            inputs,
-            hidden: size,
-            ..
-        } = call.shape;
+        let (batch, inputs, size) = (call.shape.batch, call.shape.inputs, call.shape.hidden);
         let rows = call.cell.gates() * size;
         let source_rows = source.len() / inputs;
         let cell = match call.cell {
             Cell::Lstm => found.cell,
-            // A stand-in for the hidden state; see `call`.
+            // The gradient of the placeholder input; see `call`.
             _ => Buffer::zeros(batch * size),
         };
         let found = [
@@ -314,8 +304,8 @@ impl Operation<7> for Layer {
     }
 }
 
-/// One of the last states, from the layer's outputs and the state itself: it makes the state a part
-/// of the graph. Its gradient is handed to the layer, whose backward pass runs later.
+/// Adds one of the last states to the graph, as a function of the layer's outputs and the state
+/// itself. Its gradient is passed to the layer, whose backward pass runs later.
 struct LastState {
     /// 0: the hidden state; 1: the LSTM's cell state.
     which: usize,
@@ -323,7 +313,7 @@ struct LastState {
 }
 
 impl Operation<2> for LastState {
-    /// With the shape of the outputs.
+    /// The operation and the shape of the outputs.
     type Saved = (LastState, Vec<usize>);
 
     fn forward(
@@ -346,7 +336,7 @@ impl Operation<2> for LastState {
             Some(other) => Flex::float_add(other, gradient),
             None => gradient,
         });
-        // The backward pass of the layer needs a gradient of its outputs, even if only the states
+        // The backward pass of the layer needs a gradient of its outputs even if only the states
         // are used.
         let zeros = Buffer::zeros(shape.iter().product()).into_tensor(shape);
         [Some(zeros), None]

@@ -1,5 +1,5 @@
-//! The same layer in Burn's own operations, one step after the other: what every other device
-//! computes, and what the kernels are compared with.
+//! The layer composed of Burn's operations, step by step: the fallback for other devices, and the
+//! reference for tests.
 
 use burn::tensor::activation::{relu, sigmoid, tanh};
 use burn::tensor::module::linear;
@@ -7,7 +7,7 @@ use burn::tensor::{Int, Tensor, s};
 
 use super::{Activation, Cell, RecurrentWeights};
 
-/// [`super::recurrent_tokens`] in Burn's own operations, on any device and in any precision.
+/// [`super::recurrent_tokens`] composed of Burn's operations, on any device and in any precision.
 pub fn recurrent_tokens_plain(
     cell: Cell,
     tokens: Tensor<2, Int>,
@@ -23,7 +23,7 @@ pub fn recurrent_tokens_plain(
     recurrent_plain(cell, input, weights, carried)
 }
 
-/// [`super::recurrent`] in Burn's own operations, on any device and in any precision.
+/// [`super::recurrent`] composed of Burn's operations, on any device and in any precision.
 pub fn recurrent_plain(
     cell: Cell,
     input: Tensor<3>,
@@ -33,7 +33,7 @@ pub fn recurrent_plain(
     let [time, batch, inputs] = input.dims();
     let [_, size] = weights.weight_hh.dims();
     let input = input.reshape([time * batch, inputs]);
-    // Transposed once a window, so that their gradients are summed in one place.
+    // Transposed once per window, so that their gradients accumulate in one tensor.
     let weight_ih = weights.weight_ih.transpose();
     let weight_hh = weights.weight_hh.transpose();
     let carried = carried.into_iter().map(|state| state.squeeze_dim(0));
@@ -74,7 +74,7 @@ fn step(
             let r = sigmoid(gate(&x, 0) + gate(&h, 0));
             let z = sigmoid(gate(&x, 1) + gate(&h, 1));
             let n = tanh(gate(&x, 2) + r * gate(&h, 2));
-            // (1 - z) n + z h, with one product less.
+            // (1 - z) n + z h with one product less.
             vec![n.clone() + z * (carried[0].clone() - n)]
         }
     }

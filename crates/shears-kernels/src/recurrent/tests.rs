@@ -14,7 +14,7 @@ const CELLS: [Cell; 4] = [
     Cell::Gru,
 ];
 
-/// Time, batch, inputs, hidden: one of each, odd ones, few rows, more than a panel.
+/// Time, batch, inputs, hidden: ones, odd sizes, few rows, more than a panel.
 const SHAPES: [[usize; 4]; 7] = [
     [1, 1, 1, 1],
     [4, 3, 5, 7],
@@ -25,16 +25,16 @@ const SHAPES: [[usize; 4]; 7] = [
     [2, 5, 8, 256],
 ];
 
-/// Values, and gradients of a loss that every output has a part in.
+/// Values, and gradients of a loss that depends on every output.
 #[derive(Clone, Debug)]
 struct Found {
     outputs: Vec<f32>,
     carried: Vec<Vec<f32>>,
-    /// LayerInput, weights, biases, states.
+    /// Gradients of input, weights, biases and states.
     gradients: Vec<Vec<f32>>,
 }
 
-/// The values that a case is made of.
+/// The inputs of a case.
 struct Case {
     cell: Cell,
     shape: Shape,
@@ -43,7 +43,7 @@ struct Case {
     tokens: Option<Vec<u32>>,
     weights: [Vec<f32>; 4],
     states: Vec<Vec<f32>>,
-    /// The loss is the sum of outputs times these, and of last states times theirs.
+    /// The loss is the sum of outputs and last states, weighted by these.
     factors: Vec<f32>,
     last_factors: Vec<Vec<f32>>,
 }
@@ -84,7 +84,7 @@ impl Case {
         }
     }
 
-    /// Through Burn's automatic differentiation: of the composition, or of the fused operation.
+    /// Through Burn's automatic differentiation, of the composition or of the fused operation.
     fn through_burn(&self, fused: bool, with_last: bool) -> Found {
         let device = Device::flex().autodiff();
         let Shape {
@@ -153,7 +153,7 @@ impl Case {
         }
     }
 
-    /// The kernels themselves.
+    /// Calls the kernels directly.
     fn directly(&self, cpu: Cpu) -> Found {
         let source = match &self.tokens {
             Some(tokens) => LayerInput::Table {
@@ -225,7 +225,7 @@ fn assert_same(what: &str, found: &Found, expected: &Found, bound: f32) {
 }
 
 #[test]
-fn kernels_agree_with_the_composition_and_threads_change_no_bit() {
+fn kernels_match_the_composition_for_any_number_of_threads() {
     for cell in CELLS {
         for shape in SHAPES {
             for vocabulary in [None, Some(2), Some(11)] {
@@ -236,7 +236,7 @@ fn kernels_agree_with_the_composition_and_threads_change_no_bit() {
                     let what = format!("{cell:?} {shape:?} {vocabulary:?} {cpu:?}");
                     let found = case.directly(cpu);
                     assert_same(&what, &found, &expected, 1e-5);
-                    // Other instructions may round otherwise; threads may not.
+                    // Instructions may change the rounding; threads may not.
                     match &first {
                         Some((lanes, first)) if *lanes == cpu.lanes() && cpu.threads > 1 => {
                             assert_same(&what, &found, first, 0.0);
@@ -250,7 +250,7 @@ fn kernels_agree_with_the_composition_and_threads_change_no_bit() {
 }
 
 #[test]
-fn the_operation_agrees_with_the_composition_whatever_the_loss_depends_on() {
+fn the_operation_matches_the_composition_for_every_loss() {
     for cell in CELLS {
         // A vocabulary of 50 is larger than the window: its rows are gathered.
         for vocabulary in [None, Some(5), Some(50)] {
@@ -266,7 +266,7 @@ fn the_operation_agrees_with_the_composition_whatever_the_loss_depends_on() {
 }
 
 #[test]
-fn only_the_last_state_may_be_used() {
+fn the_loss_may_use_only_the_last_state() {
     let device = Device::flex().autodiff();
     for cell in CELLS {
         let case = Case::new(cell, [3, 4, 5, 6], None);
@@ -306,7 +306,7 @@ fn only_the_last_state_may_be_used() {
 }
 
 #[test]
-fn without_gradients_the_values_are_the_same() {
+fn values_are_the_same_without_gradients() {
     for cell in CELLS {
         let case = Case::new(cell, [4, 6, 5, 9], Some(5));
         let expected = case.through_burn(true, true);

@@ -1,4 +1,4 @@
-//! What is between the two products of a perceptron, forward and backward.
+//! The activations of the MLP, forward and backward.
 
 use pulp::Simd;
 
@@ -6,7 +6,7 @@ use super::Mlp;
 use crate::math::{normal_of, sigmoid};
 use crate::vector::{load, store};
 
-/// What goes into the second product, from the result of the first.
+/// Computes the input of the second product from the output of the first.
 #[inline(always)]
 pub(super) fn activate<S: Simd>(simd: S, (mlp, inner): (Mlp, usize), x: &[f32], out: &mut [f32]) {
     match mlp {
@@ -16,7 +16,7 @@ pub(super) fn activate<S: Simd>(simd: S, (mlp, inner): (Mlp, usize), x: &[f32], 
     }
 }
 
-/// `gate / (1 + exp(-gate)) up` for rows of a gate and what goes through it (Shazeer 2020).
+/// `gate / (1 + exp(-gate)) up` for rows of `gate` and `up` (Shazeer 2020).
 #[inline(always)]
 fn swiglu<S: Simd>(simd: S, inner: usize, x: &[f32], out: &mut [f32]) {
     for (x, out) in x.chunks_exact(2 * inner).zip(out.chunks_exact_mut(inner)) {
@@ -30,7 +30,7 @@ fn swiglu<S: Simd>(simd: S, inner: usize, x: &[f32], out: &mut [f32]) {
     }
 }
 
-/// `x` times a distribution function of `x` (Hendrycks & Gimpel 2016).
+/// `x` times the normal distribution function of `x` (Hendrycks & Gimpel 2016).
 #[inline(always)]
 fn gelu<S: Simd, const BY_TANH: bool>(simd: S, x: &[f32], out: &mut [f32]) {
     let rows = x.chunks(S::F32_LANES).zip(out.chunks_mut(S::F32_LANES));
@@ -41,8 +41,8 @@ fn gelu<S: Simd, const BY_TANH: bool>(simd: S, x: &[f32], out: &mut [f32]) {
     }
 }
 
-/// Turns `x` into its activation, and the activation's gradient into that of `x`, whose rows are
-/// added to `sum`. An activation and its gradient are the first `inner` elements of a row.
+/// Replaces `x` by its activation, and the gradient of the activation by that of `x`, whose rows it
+/// adds to `sum`. The activation and its gradient are the first `inner` elements of a row.
 #[inline(always)]
 pub(super) fn activate_backward<S: Simd>(
     simd: S,
@@ -61,7 +61,7 @@ pub(super) fn activate_backward<S: Simd>(
     }
 }
 
-/// [`activate_backward`] for rows of a gate and what goes through it.
+/// [`activate_backward`] for SwiGLU.
 #[inline(always)]
 fn swiglu_backward<S: Simd>(simd: S, inner: usize, x: &mut [f32], gradient: &mut [f32]) {
     let rows = x.chunks_exact_mut(2 * inner);
@@ -90,7 +90,7 @@ fn swiglu_backward<S: Simd>(simd: S, inner: usize, x: &mut [f32], gradient: &mut
     }
 }
 
-/// [`activate_backward`] for `x` times a distribution function, given with its derivative.
+/// [`activate_backward`] for GELU.
 #[inline(always)]
 fn gelu_backward<S: Simd, const BY_TANH: bool>(
     simd: S,
@@ -118,7 +118,7 @@ fn gelu_backward<S: Simd, const BY_TANH: bool>(
     }
 }
 
-/// Adds rows to their sum.
+/// Adds all rows to `sum`.
 #[inline(always)]
 pub(super) fn add_rows(rows: &[f32], sum: &mut [f32]) {
     for row in rows.chunks_exact(sum.len()) {

@@ -1,11 +1,11 @@
-//! From the gradient of a block's output to those of its input and its parameters.
+//! The backward pass of a block.
 
 use pulp::{Simd, WithSimd};
 
 use super::BlockOf;
 use super::activation::{activate_backward, add_rows};
 use super::forward::{Block, LinearSlices, Saved, Sizes};
-use super::rope::Turn;
+use super::rope::Direction;
 use crate::attention::{self, Rows};
 use crate::buffer::Buffer;
 use crate::cpu::Shared;
@@ -18,9 +18,7 @@ pub(super) fn backward(
     (qkv, saved): (&[f32], Saved),
     gradient: &[f32],
 ) -> (Buffer, BlockOf<Buffer>) {
-    let Block {
-        cpu, sizes, masks, ..
-    } = block;
+    let (cpu, sizes, masks) = (block.cpu, block.sizes, block.masks);
     let Sizes { hidden, inner, .. } = sizes;
     let (rows, qkv_width, expanded_width) = (sizes.rows(), sizes.qkv(), sizes.expanded());
     let Saved {
@@ -84,8 +82,8 @@ pub(super) fn backward(
     (x_gradient, parameters(block, weights, &sums_before, &sums))
 }
 
-/// The gradient of a weight `[outputs, inputs]`, from that of its outputs and its inputs, whose
-/// rows lie `stride` elements apart.
+/// The gradient of a weight `[outputs, inputs]`, from the gradient of its outputs and from its
+/// inputs, whose rows are `stride` elements apart.
 fn product(
     block: Block<'_>,
     (gradient, outputs): (&[f32], usize),
@@ -98,8 +96,8 @@ fn product(
     weight
 }
 
-/// The gradients of all parameters, from those of the products' weights and the sums of the two
-/// passes over the rows.
+/// The gradients of all parameters, from those of the products' weights and the sums of both passes
+/// over the rows.
 fn parameters(
     block: Block<'_>,
     [qkv_weight, projection_weight, expand_weight, project_weight]: [Buffer; 4],
@@ -120,14 +118,14 @@ fn parameters(
         project_weight,
     ];
     let biases = [norm_1_bias, qkv, projection, norm_2_bias, expand, project];
-    // Sums for a bias that is not there are of no use.
+    // Drop the sums of missing biases.
     let (_, given) = block.weights.map(|_| (), |_| ()).into_arrays();
     let mut biases = biases.into_iter();
     let biases = given.map(|given| biases.next().filter(|_| given.is_some()));
     BlockOf::from_arrays(weights, biases)
 }
 
-/// Copies of neighbouring parts.
+/// Copies consecutive parts.
 fn cut<const N: usize>(sums: &[f32], widths: [usize; N]) -> [Buffer; N] {
     let mut rest = sums;
     widths.map(|width| {
@@ -137,23 +135,23 @@ fn cut<const N: usize>(sums: &[f32], widths: [usize; N]) -> [Buffer; N] {
     })
 }
 
-/// What the pass over the rows after the attention gives.
+/// The result of the pass over the rows after the attention.
 struct AfterAttention {
-    /// The activation's values `[rows, inner]`, in the memory of what went into it, and as far
-    /// apart as those rows.
+    /// The activations `[rows, inner]`, in the memory and with the row stride of their inputs.
     active: Buffer,
-    /// Gradients of what went into the activation.
+    /// Gradients of the activation's inputs.
     expanded: Buffer,
-    /// The second norm's values `[rows, hidden]`.
+    /// The output of the second norm `[rows, hidden]`.
     normal: Buffer,
-    /// Gradients of the sum after the attention `[rows, hidden]`.
+    /// Gradients of the residual sum after the attention `[rows, hidden]`.
     middle: Buffer,
-    /// Gradients of the attention's result `[rows, hidden]`.
+    /// Gradients of the attention's output `[rows, hidden]`.
     mixed: Buffer,
-    /// Gradients before both masks, where there are masks: of the perceptron's result, and of
-    /// the projection's `[rows, hidden]`.
+    /// With dropout, the gradients of the MLP's and of the projection's output before their masks,
+    /// `[rows, hidden]`.
     dropped: Option<[Buffer; 2]>,
-    /// Second norm's weight and bias, biases of project, expand and projection.
+    /// Gradients of the second norm's weight and bias, and of the biases of project, expand and
+    /// projection.
     sums: Buffer,
 }
 
@@ -162,13 +160,7 @@ fn after_attention(
     (middle, mut expanded): (&[f32], Buffer),
     gradient: &[f32],
 ) -> AfterAttention {
-    let Block {
-        cpu,
-        sizes,
-        weights,
-        masks,
-        ..
-    } = block;
+    let (cpu, sizes, weights, masks) = (block.cpu, block.sizes, block.weights, block.masks);
     let Sizes { hidden, inner, .. } = sizes;
     let (rows, expanded_width) = (sizes.rows(), sizes.expanded());
     let pack = |linear: LinearSlices<'_>, outputs, inputs| {
@@ -194,7 +186,7 @@ fn after_attention(
         let shared_sums = Shared::new(&mut sums);
         sizes.each_block(cpu, |index, range| {
             let of_rows = |width: usize| range.start * width..range.end * width;
-            // SAFETY: blocks of rows do not overlap; so in all that follow.
+            // SAFETY: blocks of rows do not overlap, here and in the next three.
             let [normal, middle_gradient, mixed] =
                 shared.map(|buffer| unsafe { buffer.part(of_rows(hidden)) });
             // SAFETY: as above.
@@ -202,7 +194,7 @@ fn after_attention(
             // SAFETY: as above.
             let [expanded, expanded_gradient] =
                 wide.map(|buffer| unsafe { buffer.part(of_rows(expanded_width)) });
-            // SAFETY: each block has a row of sums.
+            // SAFETY: each block has its own row of sums.
             let sums = unsafe { shared_sums.part(index * width..(index + 1) * width) };
             cpu.run(RowsAfter {
                 block,
@@ -263,12 +255,7 @@ impl WithSimd for RowsAfter<'_> {
             middle_gradient,
             ..
         } = self;
-        let Block {
-            sizes,
-            weights,
-            masks,
-            ..
-        } = self.block;
+        let (sizes, weights, masks) = (self.block.sizes, self.block.weights, self.block.masks);
         let [_, norm] = self.block.norms();
         let (hidden, width) = (sizes.hidden, sizes.expanded());
         let (norm_sums, biases) = self.sums.split_at_mut(2 * hidden);
@@ -314,7 +301,7 @@ impl WithSimd for RowsAfter<'_> {
     }
 }
 
-/// The gradient before a mask; without a mask, the gradient itself.
+/// The gradient before dropout: times the mask, if there is one.
 #[inline(always)]
 fn masked<'a, S: Simd>(
     simd: S,
@@ -333,7 +320,7 @@ fn masked<'a, S: Simd>(
     out
 }
 
-/// Rows times a packed weight.
+/// Multiplies rows by a packed weight.
 #[inline(always)]
 fn multiply<S: Simd>(
     simd: S,
@@ -345,21 +332,15 @@ fn multiply<S: Simd>(
     packed.multiply_rows(simd, (rows, width), (out, stride), count, Initial::Zero);
 }
 
-/// The pass over the rows before the attention: turns the gradients of queries and keys back, adds
-/// to the gradient of the input, and gives the first norm's values and the sums of its weight and
-/// bias and of the bias that follows.
+/// The pass over the rows before the attention: rotates the gradients of queries and keys back,
+/// adds to the gradient of the input, and returns the output of the first norm and the gradients of
+/// its weight and bias and of the bias of `qkv`.
 fn before_attention(
     block: Block<'_>,
     qkv_gradient: &mut [f32],
     x_gradient: &mut [f32],
 ) -> (Buffer, Buffer) {
-    let Block {
-        cpu,
-        sizes,
-        x,
-        weights,
-        ..
-    } = block;
+    let (cpu, sizes, x, weights) = (block.cpu, block.sizes, block.x, block.weights);
     let (hidden, qkv_width) = (sizes.hidden, sizes.qkv());
     let packed = Packed::plain(cpu, weights.qkv.weight.f32(), qkv_width, hidden);
     let mut normal = Buffer::uninitialised(x.len());
@@ -395,7 +376,7 @@ struct RowsBefore<'a> {
     first: usize,
     x: &'a [f32],
     packed: &'a Packed,
-    /// Of queries, keys and values as the attention read them, then as the product gave them.
+    /// Gradients of queries, keys and values: after the rotary embedding, then before it.
     gradient: &'a mut [f32],
     normal: &'a mut [f32],
     x_gradient: &'a mut [f32],
@@ -407,18 +388,14 @@ impl WithSimd for RowsBefore<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Block {
-            sizes,
-            weights,
-            rotation,
-            ..
-        } = self.block;
+        let block = self.block;
+        let (sizes, weights, rotation) = (block.sizes, block.weights, block.rotation);
         let [norm, _] = self.block.norms();
         let (hidden, width) = (sizes.hidden, sizes.qkv());
         let (norm_sums, bias_sum) = self.sums.split_at_mut(2 * hidden);
         if let Some(rotation) = rotation {
-            let turned = (&mut *self.gradient, width, hidden + sizes.keys());
-            rotation.turn(simd, self.first, turned, Turn::Back);
+            let rotated = (&mut *self.gradient, width, hidden + sizes.keys());
+            rotation.rotate(simd, self.first, rotated, Direction::Back);
         }
         if weights.qkv.bias.is_some() {
             add_rows(self.gradient, bias_sum);

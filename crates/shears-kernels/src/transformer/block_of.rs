@@ -1,41 +1,42 @@
-//! The tensors of a block, in whatever form.
+//! The parameters of a block in any representation.
 
-/// A weight and its bias, or the same of their shapes, gradients or slices.
+/// A weight and its optional bias, as tensors, shapes, gradients or slices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WithBias<W, B = W> {
-    /// `[outputs, inputs]`; of a norm `[hidden]`.
+    /// `[outputs, inputs]`; for a norm `[hidden]`.
     pub weight: W,
-    /// `[outputs]`; of a norm `[hidden]`.
+    /// `[outputs]`; for a norm `[hidden]`.
     pub bias: Option<B>,
 }
 
 impl<W, B> WithBias<W, B> {
-    /// Both together.
+    /// Creates the pair.
     pub fn new(weight: W, bias: Option<B>) -> Self {
         WithBias { weight, bias }
     }
 }
 
-/// Something for each parameter of a block: an `M` for a matrix, a `V` for a vector. `keys` is the
-/// width of all heads of keys together, `inner` that of the perceptron.
+/// A value for each parameter of a block: an `M` per matrix, a `V` per vector. `keys` is the total
+/// width of the key heads, `inner` the width of the MLP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockOf<M, V = M> {
-    /// Before the attention.
+    /// The norm before the attention.
     pub norm_1: WithBias<V>,
     /// Queries, keys and values: `[hidden + 2 keys, hidden]`.
     pub qkv: WithBias<M, V>,
     /// After the attention: `[hidden, hidden]`.
     pub projection: WithBias<M, V>,
-    /// Before the perceptron.
+    /// The norm before the MLP.
     pub norm_2: WithBias<V>,
-    /// `[inner, hidden]`; with a gate `[2 inner, hidden]`, the gate first.
+    /// The first product of the MLP: `[inner, hidden]`, with a gate `[2 inner, hidden]`, gate
+    /// first.
     pub expand: WithBias<M, V>,
-    /// `[hidden, inner]`
+    /// The second product of the MLP: `[hidden, inner]`.
     pub project: WithBias<M, V>,
 }
 
 impl<M, V> BlockOf<M, V> {
-    /// Another form of the same.
+    /// Converts every matrix and every vector.
     pub(super) fn map<M2, V2>(
         self,
         matrix: impl Fn(M) -> M2,
@@ -53,7 +54,7 @@ impl<M, V> BlockOf<M, V> {
         }
     }
 
-    /// References to all of them.
+    /// References to all parameters.
     pub(super) fn as_ref(&self) -> BlockOf<&M, &V> {
         fn both<W, B>(of: &WithBias<W, B>) -> WithBias<&W, &B> {
             WithBias::new(&of.weight, of.bias.as_ref())
@@ -70,7 +71,7 @@ impl<M, V> BlockOf<M, V> {
 }
 
 impl<T> BlockOf<T> {
-    /// In the order of the fields, the weights and then the biases.
+    /// Creates a block from weights and biases in the order of the fields.
     pub(super) fn from_arrays(weights: [T; 6], biases: [Option<T>; 6]) -> BlockOf<T> {
         let mut biases = biases.into_iter();
         let all = weights.map(|weight| WithBias::new(weight, biases.next().flatten()));

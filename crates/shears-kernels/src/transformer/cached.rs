@@ -1,4 +1,4 @@
-//! A block outside training, where keys and values of earlier positions are carried along.
+//! A block outside training, with a cache of the keys and values of earlier positions.
 
 use burn::backend::flex::{FlexTensor, Layout};
 use burn::tensor::DType;
@@ -8,7 +8,7 @@ use super::activation::activate;
 use super::forward::{
     Block, LinearSlices, Rotation, Sizes, add, after_attention, queries_keys_values,
 };
-use super::rope::Turn;
+use super::rope::Direction;
 use crate::attention::{self, Attention, Rows};
 use crate::buffer::Buffer;
 use crate::cpu::Cpu;
@@ -16,8 +16,8 @@ use crate::matmul::{Initial, product_of_few_rows};
 use crate::norm::Normalize;
 use crate::tensor::sizes as sizes_of;
 
-/// Output, and the keys and values of all positions. What comes in is used up: where nobody else
-/// holds it, it grows in place.
+/// Computes the output, and the keys and values of all positions. The cache grows in place if it
+/// has no other owner.
 pub(super) fn forward_cached(
     block: Block<'_>,
     earlier: [FlexTensor; 2],
@@ -40,7 +40,7 @@ pub(super) fn forward_cached(
     (after.output, [keys, values])
 }
 
-/// One position of a few texts. Each weight is read once, as it lies in memory.
+/// One position of a few sequences. Reads each weight once, unpacked.
 fn one_position(block: Block<'_>, [keys, values]: [FlexTensor; 2]) -> (Buffer, [FlexTensor; 2]) {
     let Block {
         cpu,
@@ -96,8 +96,8 @@ impl WithSimd for Rotate<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Rotate(rotation, sizes, qkv) = self;
-        let turned = (qkv, sizes.qkv(), sizes.hidden + sizes.keys());
-        rotation.turn(simd, 0, turned, Turn::Forward);
+        let rotated = (qkv, sizes.qkv(), sizes.hidden + sizes.keys());
+        rotation.rotate(simd, 0, rotated, Direction::Forward);
     }
 }
 
@@ -112,7 +112,7 @@ impl WithSimd for Activate<'_> {
     }
 }
 
-/// A weight times some rows, plus the bias if there is one.
+/// Multiplies rows by a weight and adds the bias, if any.
 fn product(cpu: Cpu, linear: LinearSlices<'_>, x: (&[f32], usize), y: &mut [f32]) {
     let outputs = y.len() / x.1.max(1);
     let initial = Initial::from(linear.bias);
@@ -127,7 +127,7 @@ fn with_past(sizes: Sizes, keys: &FlexTensor) -> Attention {
     }
 }
 
-/// The rows of a tensor that [`extend`] gave.
+/// The rows of a tensor returned by [`extend`].
 fn rows_of(all: &FlexTensor, sizes: Sizes) -> Rows<'_> {
     let strides = all.layout().strides();
     Rows {
@@ -138,16 +138,15 @@ fn rows_of(all: &FlexTensor, sizes: Sizes) -> Rows<'_> {
     }
 }
 
-/// Earlier rows `[batch, past, width]`, followed by new ones. The result begins a buffer that has
-/// room for as many again, so that each row is moved a few times at most, however long a text
-/// grows.
+/// Appends new rows to earlier ones `[batch, past, width]`. A new buffer has twice the capacity
+/// needed, so that a row is copied only a few times as a sequence grows.
 fn extend(earlier: FlexTensor, sizes: Sizes, new: Rows<'_>) -> FlexTensor {
     let [batch, past, width] = sizes_of(&earlier);
     let end = past + sizes.time;
-    let mut all = with_room(earlier, end);
+    let mut all = reserve(earlier, end);
     let stride = all.layout().strides()[0] as usize;
     let elements = all.try_storage_mut::<f32>();
-    let elements = elements.expect("`with_room` gives a tensor that nobody else holds");
+    let elements = elements.expect("`reserve` returns a tensor with a single owner");
     for element in 0..batch {
         for time in 0..sizes.time {
             let row = &new.elements[element * new.batch + time * new.row..][..width];
@@ -159,34 +158,36 @@ fn extend(earlier: FlexTensor, sizes: Sizes, new: Rows<'_>) -> FlexTensor {
     all.with_layout(layout)
 }
 
-/// The same rows in a buffer with room for `end`: the same one, where it has the room and no other
-/// owner.
-fn with_room(rows: FlexTensor, end: usize) -> FlexTensor {
+/// The rows in a buffer with capacity for `end` rows: the same buffer, if it has the capacity and a
+/// single owner.
+fn reserve(rows: FlexTensor, end: usize) -> FlexTensor {
     let [batch, past, width] = sizes_of(&rows);
     let layout = rows.layout();
     let strides = layout.strides();
     let in_order = strides[1] == width as isize && strides[2] == 1 && layout.start_offset() == 0;
-    let room = match batch {
+    let capacity = match batch {
         1 => rows.bytes().len() / size_of::<f32>() / width.max(1),
         _ => strides[0] as usize / width.max(1),
     };
-    if in_order && room >= end && rows.is_unique() {
+    if in_order && capacity >= end && rows.is_unique() {
         return rows;
     }
-    let room = (2 * end).next_multiple_of(64);
-    // The rest is written before it is read.
-    let mut larger = Buffer::uninitialised(batch * room * width);
+    let capacity = (2 * end).next_multiple_of(64);
+    // The remaining rows are written before they are read.
+    let mut larger = Buffer::uninitialised(batch * capacity * width);
     let first = layout.start_offset();
     let elements = rows.storage::<f32>();
     for element in 0..batch {
         for time in 0..past {
             let start = first + element * strides[0] as usize + time * strides[1] as usize;
             let row = &elements[start..start + width];
-            larger[(element * room + time) * width..][..width].copy_from_slice(row);
+            larger[(element * capacity + time) * width..][..width].copy_from_slice(row);
         }
     }
     debug_assert_eq!(rows.dtype(), DType::F32);
-    let strides = vec![(room * width) as isize, width as isize, 1];
+    let strides = vec![(capacity * width) as isize, width as isize, 1];
     let layout = Layout::new([batch, past, width].into(), strides, 0);
-    larger.into_tensor([batch, room, width]).with_layout(layout)
+    larger
+        .into_tensor([batch, capacity, width])
+        .with_layout(layout)
 }

@@ -1,9 +1,9 @@
-//! From the input of a block to its output.
+//! The forward pass of a block.
 
 use pulp::{Simd, WithSimd};
 
 use super::activation::activate;
-use super::rope::{RotaryTable, Turn};
+use super::rope::{Direction, RotaryTable};
 use super::{BlockOf, Masks, Mlp, WithBias};
 use crate::attention::{self, Attention, Rows};
 use crate::buffer::Buffer;
@@ -11,16 +11,16 @@ use crate::cpu::{Cpu, Shared};
 use crate::matmul::{FEW_ROWS, Initial, Packed, Weight};
 use crate::norm::{Norm, NormSlices};
 
-/// Sizes of a block, and what it is made of.
+/// The sizes of a block, its norm and its activation.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sizes {
     pub(super) batch: usize,
     pub(super) time: usize,
     pub(super) hidden: usize,
-    /// Width of the perceptron.
+    /// The width of the MLP.
     pub(super) inner: usize,
     pub(super) heads: usize,
-    /// Heads of keys and values.
+    /// Key and value heads.
     pub(super) kv_heads: usize,
     pub(super) norm: Norm,
     pub(super) mlp: Mlp,
@@ -31,34 +31,34 @@ impl Sizes {
         self.batch * self.time
     }
 
-    /// Width of a head.
+    /// The width of a head.
     pub(super) fn head(self) -> usize {
         self.hidden / self.heads
     }
 
-    /// Width of all heads of keys, or of values, together.
+    /// The total width of the key heads, or of the value heads.
     pub(super) fn keys(self) -> usize {
         self.kv_heads * self.head()
     }
 
-    /// Width of queries, keys and values together.
+    /// The total width of queries, keys and values.
     pub(super) fn qkv(self) -> usize {
         self.hidden + 2 * self.keys()
     }
 
-    /// Width of what goes into the activation.
+    /// The width of the activation's inputs.
     pub(super) fn expanded(self) -> usize {
         self.inner * self.mlp.parts()
     }
 
-    /// Whether these are single positions of few texts, whose products read each weight once, as it
-    /// is stored.
+    /// Whether this is one position of a few sequences, whose products read each weight once,
+    /// unpacked.
     pub(super) fn is_one_position(self) -> bool {
         self.time == 1 && self.batch <= FEW_ROWS
     }
 
-    /// Rows that go through a pass together. It depends on nothing but the sizes, so that sums over
-    /// rows are in the same order with any number of threads.
+    /// Rows per block of a pass. Depends only on the sizes, so that sums over rows have the same
+    /// order for any number of threads.
     pub(super) fn rows_at_once(self) -> usize {
         self.rows().div_ceil(16).clamp(12, 48)
     }
@@ -74,7 +74,7 @@ impl Sizes {
         }
     }
 
-    /// Queries, keys and values as the first product leaves them.
+    /// Queries, keys and values in the output of their product.
     pub(super) fn split_qkv(self, qkv: &[f32]) -> [Rows<'_>; 3] {
         let row = self.qkv();
         let parts = [
@@ -90,7 +90,7 @@ impl Sizes {
         })
     }
 
-    /// Calls `work` for each block of rows, on all threads, with its number and its rows.
+    /// Calls `work` for each block of rows, on all threads, with its index and its rows.
     pub(super) fn each_block(self, cpu: Cpu, work: impl Fn(usize, std::ops::Range<usize>) + Sync) {
         let (rows, at_once) = (self.rows(), self.rows_at_once());
         cpu.each(rows.div_ceil(at_once), |block| {
@@ -99,13 +99,13 @@ impl Sizes {
     }
 }
 
-/// A product's parameters as slices.
+/// The parameters of a product as slices.
 pub(super) type LinearSlices<'a> = WithBias<Weight<'a>, &'a [f32]>;
 
 /// All parameters as slices.
 pub(super) type BlockSlices<'a> = BlockOf<Weight<'a>, &'a [f32]>;
 
-/// All that a block reads.
+/// Everything that a block reads.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Block<'a> {
     pub(super) cpu: Cpu,
@@ -118,7 +118,7 @@ pub(super) struct Block<'a> {
 }
 
 impl<'a> Block<'a> {
-    /// The norms before the attention and before the perceptron.
+    /// The norms before the attention and before the MLP.
     pub(super) fn norms(self) -> [NormSlices<'a>; 2] {
         [self.weights.norm_1, self.weights.norm_2].map(|of| NormSlices {
             norm: self.sizes.norm,
@@ -128,28 +128,30 @@ impl<'a> Block<'a> {
     }
 }
 
-/// How queries and keys are turned.
+/// The rotary embedding of queries and keys.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rotation<'a> {
     pub(super) table: &'a RotaryTable,
-    /// The position of the first row of each text, and how many follow it.
+    /// The position of the first row of each sequence, and the number of rows per sequence.
     pub(super) start: usize,
     pub(super) time: usize,
 }
 
 impl Rotation<'_> {
-    /// Turns the first `turned` elements of rows of `width`, the first of which has this number.
+    /// Rotates the first `rotated` elements of each row of `width` elements, starting with row
+    /// `first`.
     #[inline(always)]
-    pub(super) fn turn<S: Simd>(
+    pub(super) fn rotate<S: Simd>(
         self,
         simd: S,
         first: usize,
-        (rows, width, turned): (&mut [f32], usize, usize),
-        turn: Turn,
+        (rows, width, rotated): (&mut [f32], usize, usize),
+        direction: Direction,
     ) {
         for (row, values) in rows.chunks_exact_mut(width).enumerate() {
             let position = self.start + (first + row) % self.time;
-            self.table.turn(simd, position, &mut values[..turned], turn);
+            self.table
+                .rotate(simd, position, &mut values[..rotated], direction);
         }
     }
 }
@@ -159,30 +161,28 @@ impl Rotation<'_> {
 pub(super) struct Pass {
     /// `[rows, hidden + 2 keys]`
     pub(super) qkv: Buffer,
-    /// What backward needs besides.
+    /// What else the backward pass needs.
     pub(super) saved: Saved,
     /// `[rows, hidden]`
     pub(super) output: Buffer,
 }
 
-/// What backward needs besides input, weights, queries, keys and values.
+/// What the backward pass needs besides input, weights, queries, keys and values.
 #[derive(Debug)]
 pub(super) struct Saved {
-    /// The attention's result `[rows, hidden]`.
+    /// The output of the attention `[rows, hidden]`.
     pub(super) mixed: Buffer,
     /// See [`attention::forward`].
     pub(super) softmax: Buffer,
-    /// The sum after the attention `[rows, hidden]`.
+    /// The residual sum after the attention `[rows, hidden]`.
     pub(super) middle: Buffer,
-    /// What goes into the activation `[rows, inner]`, with a gate `[rows, 2 inner]`.
+    /// The inputs of the activation `[rows, inner]`, with a gate `[rows, 2 inner]`.
     pub(super) expanded: Buffer,
 }
 
-/// All of a block, for a text that begins with `x`.
+/// Computes a block for sequences that start with `x`.
 pub(super) fn forward(block: Block<'_>) -> Pass {
-    let Block {
-        cpu, sizes, masks, ..
-    } = block;
+    let (cpu, sizes, masks) = (block.cpu, block.sizes, block.masks);
     let qkv = queries_keys_values(block);
     let mut mixed = Buffer::uninitialised(sizes.rows() * sizes.hidden);
     let mut softmax = Buffer::uninitialised(2 * sizes.rows() * sizes.heads);
@@ -203,22 +203,16 @@ pub(super) fn forward(block: Block<'_>) -> Pass {
     Pass { qkv, saved, output }
 }
 
-/// What the pass over the rows after the attention gives; see [`Saved`] and [`Pass`].
+/// The result of the pass over the rows after the attention; see [`Saved`] and [`Pass`].
 pub(super) struct AfterAttention {
     middle: Buffer,
     expanded: Buffer,
     pub(super) output: Buffer,
 }
 
-/// Everything after the attention, whose result is `mixed`.
+/// Computes everything after the attention, whose output is `mixed`.
 pub(super) fn after_attention(block: Block<'_>, mixed: &[f32]) -> AfterAttention {
-    let Block {
-        cpu,
-        sizes,
-        x,
-        weights,
-        ..
-    } = block;
+    let (cpu, sizes, x, weights) = (block.cpu, block.sizes, block.x, block.weights);
     let Sizes { hidden, inner, .. } = sizes;
     let (rows, expanded_width) = (sizes.rows(), sizes.expanded());
     let packed = [
@@ -256,14 +250,9 @@ pub(super) fn after_attention(block: Block<'_>, mixed: &[f32]) -> AfterAttention
     }
 }
 
-/// The first norm and the product that follows.
+/// Computes the first norm and queries, keys and values.
 pub(super) fn queries_keys_values(block: Block<'_>) -> Buffer {
-    let Block {
-        cpu,
-        sizes,
-        weights,
-        ..
-    } = block;
+    let (cpu, sizes, weights) = (block.cpu, block.sizes, block.weights);
     let (hidden, width) = (sizes.hidden, sizes.qkv());
     let packed = Packed::transposed(cpu, weights.qkv.weight.f32(), width, hidden);
     let mut qkv = Buffer::uninitialised(sizes.rows() * width);
@@ -296,12 +285,8 @@ impl WithSimd for RowsBefore<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Block {
-            sizes,
-            weights,
-            rotation,
-            ..
-        } = self.block;
+        let block = self.block;
+        let (sizes, weights, rotation) = (block.sizes, block.weights, block.rotation);
         let [norm, _] = self.block.norms();
         let mut normal = Buffer::uninitialised(self.x.len());
         norm.normalize(simd, self.x, &mut normal);
@@ -309,8 +294,8 @@ impl WithSimd for RowsBefore<'_> {
         let out = (&mut *self.out, width);
         product(simd, self.packed, &normal, out, weights.qkv.bias);
         if let Some(rotation) = rotation {
-            let turned = (self.out, width, sizes.hidden + sizes.keys());
-            rotation.turn(simd, self.first, turned, Turn::Forward);
+            let rotated = (self.out, width, sizes.hidden + sizes.keys());
+            rotation.rotate(simd, self.first, rotated, Direction::Forward);
         }
     }
 }
@@ -342,12 +327,7 @@ impl WithSimd for RowsAfter<'_> {
             output,
             ..
         } = self;
-        let Block {
-            sizes,
-            weights,
-            masks,
-            ..
-        } = self.block;
+        let (sizes, weights, masks) = (self.block.sizes, self.block.weights, self.block.masks);
         let [_, norm] = self.block.norms();
         let hidden = sizes.hidden;
         let out = (&mut *middle, hidden);
@@ -376,7 +356,7 @@ impl WithSimd for RowsAfter<'_> {
     }
 }
 
-/// Rows times a packed weight, plus a bias if there is one.
+/// Multiplies rows by a packed weight and adds the bias, if any.
 #[inline(always)]
 fn product<S: Simd>(
     simd: S,

@@ -1,4 +1,6 @@
-//! The block as an operation of Burn, with its own backward pass.
+//! The block as a Burn operation with its own backward pass.
+
+use std::sync::Arc;
 
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
@@ -6,8 +8,6 @@ use burn::tensor::Tensor;
 
 use super::backward::backward;
 use super::cached::forward_cached;
-use std::sync::Arc;
-
 use super::forward::{Block, Pass, Rotation, Saved, Sizes, forward};
 use super::rope::RotaryTable;
 use super::{BlockOf, BlockSettings, BlockWeights, KeysAndValues, Masks, WithBias};
@@ -22,7 +22,7 @@ pub(super) fn call(
     settings: BlockSettings,
 ) -> (Tensor<3>, KeysAndValues) {
     check(&x, &weights, settings);
-    // In place of a bias that is not there the operation gets an empty one.
+    // The operation gets an empty tensor for a missing bias.
     let empty = Tensor::<1>::zeros([0], &x.device()).into_dispatch();
     let parameters = weights.map(Tensor::into_dispatch, Tensor::into_dispatch);
     let tensors = joined(x.into_dispatch(), parameters);
@@ -37,8 +37,7 @@ pub(super) fn call(
     (Tensor::from_dispatch(output), all)
 }
 
-/// Something for the input, followed by the same for each weight, and then for each bias that is
-/// there.
+/// Values for the input, then for each weight, then for each bias, if present.
 fn joined<T>(x: T, parameters: BlockOf<T>) -> [Option<T>; 13] {
     let (weights, biases) = parameters.into_arrays();
     let mut all = std::iter::once(x).chain(weights).map(Some).chain(biases);
@@ -48,12 +47,7 @@ fn joined<T>(x: T, parameters: BlockOf<T>) -> [Option<T>; 13] {
 fn check(x: &Tensor<3>, weights: &BlockWeights, settings: BlockSettings) {
     let [_, _, hidden] = x.dims();
     let [_, inner] = weights.project.weight.dims();
-    let BlockSettings {
-        heads,
-        kv_heads,
-        mlp,
-        ..
-    } = settings;
+    let (heads, kv_heads, mlp) = (settings.heads, settings.kv_heads, settings.mlp);
     assert!(
         heads > 0 && hidden % heads == 0,
         "{heads} heads do not divide {hidden}"
@@ -78,7 +72,7 @@ fn check(x: &Tensor<3>, weights: &BlockWeights, settings: BlockSettings) {
     assert_eq!(given, expected, "shapes of a block's parameters");
 }
 
-/// Whether [`call_cached`] takes the tensors: it computes no gradients.
+/// Whether [`call_cached`], which computes no gradients, can take the tensors.
 pub(super) fn is_plain(
     x: &Tensor<3>,
     weights: &BlockWeights,
@@ -94,7 +88,7 @@ pub(super) fn is_plain(
 ///
 /// # Panics
 ///
-/// If the tensors are not [`is_plain`].
+/// If the tensors do not satisfy [`is_plain`].
 pub(super) fn call_cached(
     x: Tensor<3>,
     weights: BlockWeights,
@@ -124,13 +118,13 @@ fn primitive<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
     tensor.expect("the tensor is on the CPU device, outside automatic differentiation")
 }
 
-/// Everything that a call reads, contiguous.
+/// The inputs of a call, contiguous.
 #[derive(Debug)]
 struct Call {
     sizes: Sizes,
     masks: Option<Masks>,
     precision: Precision,
-    /// With the position of the first row of each text.
+    /// The table, and the position of the first row of each sequence.
     rotation: Option<(Arc<RotaryTable>, usize)>,
     x: FlexTensor,
     parameters: BlockOf<FlexTensor>,
@@ -169,7 +163,7 @@ impl Call {
         }
     }
 
-    /// With weights that products of many rows read.
+    /// Widens the weights to `f32`, for products of many rows.
     fn widened(self) -> Call {
         Call {
             parameters: self.parameters.map(widened, widened),
@@ -193,20 +187,15 @@ impl Call {
         }
     }
 
-    /// The output, queries with keys and values, and what backward needs besides.
+    /// Computes the output, queries, keys and values, and what else the backward pass needs.
     fn forward(&self) -> (FlexTensor, FlexTensor, Saved) {
         let Pass { qkv, saved, output } = forward(self.block());
-        let Sizes {
-            batch,
-            time,
-            hidden,
-            ..
-        } = self.sizes;
+        let (batch, time, hidden) = (self.sizes.batch, self.sizes.time, self.sizes.hidden);
         let qkv = qkv.into_tensor([batch, time, self.sizes.qkv()]);
         (output.into_tensor([batch, time, hidden]), qkv, saved)
     }
 
-    /// Keys and values, where the product left them.
+    /// Views of the keys and values in the output of their product.
     fn keys_and_values(&self, qkv: &FlexTensor) -> [FlexTensor; 2] {
         let (hidden, width) = (self.sizes.hidden, self.sizes.keys());
         [hidden, hidden + width].map(|first| {
@@ -216,11 +205,11 @@ impl Call {
     }
 }
 
-/// A block for a text that begins here.
+/// The operation: a block for sequences that start with `x`.
 struct BlockOperation(BlockSettings);
 
 impl Operation<13> for BlockOperation {
-    /// The call, queries with keys and values, and what backward needs besides.
+    /// The call, queries, keys and values, and what else the backward pass needs.
     type Saved = (Call, FlexTensor, Saved);
 
     fn forward(

@@ -1,5 +1,5 @@
-//! The same block in Burn's own operations: what every other device computes, and what the kernels
-//! are compared with.
+//! The block composed of Burn's operations: the fallback for other devices, and the reference for
+//! tests.
 
 use burn::tensor::activation::{gelu, gelu_approximate, silu, softmax};
 use burn::tensor::module::linear;
@@ -10,7 +10,7 @@ use super::{BlockSettings, BlockWeights, KeysAndValues, Mlp, WithBias};
 use crate::dropout::dropout_plain;
 use crate::norm::norm_plain;
 
-/// [`super::transformer_block`] in Burn's own operations, on any device and in any precision.
+/// [`super::transformer_block`] composed of Burn's operations, on any device and in any precision.
 pub fn transformer_block_plain(
     x: Tensor<3>,
     weights: BlockWeights,
@@ -46,19 +46,17 @@ fn attention(
     earlier: Option<KeysAndValues>,
 ) -> (Tensor<3>, KeysAndValues) {
     let [batch, time, _] = qkv.dims();
-    let BlockSettings {
-        heads, kv_heads, ..
-    } = settings;
+    let (heads, kv_heads) = (settings.heads, settings.kv_heads);
     let head = hidden / heads;
     let narrow = kv_heads * head;
     let part = |first: usize, width: usize| qkv.clone().slice(s![.., .., first..first + width]);
     let start = earlier.as_ref().map_or(0, |earlier| earlier.keys.dims()[1]);
-    let turned = |rows: Tensor<3>| match settings.rope_theta {
+    let rotate = |rows: Tensor<3>| match settings.rope_theta {
         Some(theta) => rotated(rows, head, start, theta),
         None => rows,
     };
-    let queries = turned(part(0, hidden));
-    let (keys, values) = (turned(part(hidden, narrow)), part(hidden + narrow, narrow));
+    let queries = rotate(part(0, hidden));
+    let (keys, values) = (rotate(part(hidden, narrow)), part(hidden + narrow, narrow));
     let (keys, values) = match earlier {
         Some(earlier) => (
             Tensor::cat(vec![earlier.keys, keys], 1),
@@ -71,7 +69,7 @@ fn attention(
         values: values.clone().detach(),
     };
     let [_, end, _] = keys.dims();
-    // Heads of keys are repeated for each head of queries that reads them.
+    // Key heads are repeated for each query head that reads them.
     let split = |rows: Tensor<3>, count: usize| {
         let [_, time, _] = rows.dims();
         let rows = rows.reshape([batch, time, count, 1, head]);
@@ -91,7 +89,8 @@ fn attention(
     (mixed.reshape([batch, time, hidden]), all)
 }
 
-/// Each head of rows `[batch, time, heads x width]` turned, the first row as at position `start`.
+/// Rotates each head of rows `[batch, time, heads x width]`, with the first row at position
+/// `start`.
 fn rotated(rows: Tensor<3>, width: usize, start: usize, theta: f64) -> Tensor<3> {
     let [batch, time, all] = rows.dims();
     let half = width / 2;
@@ -108,11 +107,11 @@ fn rotated(rows: Tensor<3>, width: usize, start: usize, theta: f64) -> Tensor<3>
     let heads = rows.reshape([batch, time, all / width, width]);
     let left = heads.clone().slice(s![.., .., .., ..half]);
     let right = heads.slice(s![.., .., .., half..]);
-    let turned = vec![
+    let halves = vec![
         left.clone() * cosines.clone() - right.clone() * sines.clone(),
         right * cosines + left * sines,
     ];
-    Tensor::cat(turned, 3).reshape([batch, time, all])
+    Tensor::cat(halves, 3).reshape([batch, time, all])
 }
 
 fn product(input: Tensor<3>, with: WithBias<Tensor<2>, Tensor<1>>) -> Tensor<3> {
@@ -130,7 +129,7 @@ fn dropped(input: Tensor<3>, settings: BlockSettings, which: u32) -> Tensor<3> {
     }
 }
 
-/// `[1, time, end]`: true where a position must not look, which is at any later one.
+/// `[1, time, end]`: true for masked, that is later, positions.
 fn future_mask(start: usize, time: usize, device: &Device) -> Tensor<3, Bool> {
     let end = start + time;
     let rows = Tensor::<1, Int>::arange(start as i64..end as i64, device).reshape([time, 1]);

@@ -10,8 +10,8 @@ use crate::matmul::Weight;
 use crate::norm::NormKind;
 use crate::testing::{assert_close, numbers, read, tensor};
 
-/// Batch, time, hidden, inner, heads, heads of keys: one of each, odd ones, more than a block of
-/// rows, a preset's.
+/// Batch, time, hidden, inner, heads, key heads: ones, odd sizes, more than a block of rows, a
+/// preset's.
 const SHAPES: [[usize; 6]; 7] = [
     [1, 1, 2, 3, 1, 1],
     [2, 3, 6, 24, 2, 2],
@@ -22,7 +22,7 @@ const SHAPES: [[usize; 6]; 7] = [
     [2, 65, 128, 512, 4, 4],
 ];
 
-/// The same with heads of an even width, some of which share keys.
+/// Shapes with heads of even width, some with shared keys.
 const EVEN_SHAPES: [[usize; 6]; 7] = [
     [1, 1, 2, 3, 1, 1],
     [2, 3, 8, 24, 2, 1],
@@ -33,7 +33,7 @@ const EVEN_SHAPES: [[usize; 6]; 7] = [
     [2, 65, 128, 352, 4, 4],
 ];
 
-/// What a block is made of.
+/// The kind of a block.
 #[derive(Clone, Copy, Debug)]
 struct Kind {
     norm: Norm,
@@ -56,7 +56,7 @@ const LLAMA: Kind = Kind {
     biases: false,
 };
 
-/// Every kind with shapes that it takes.
+/// Every kind with its shapes.
 fn kinds() -> impl Iterator<Item = (Kind, [usize; 6])> {
     let gpt = SHAPES.into_iter().map(|shape| (GPT, shape));
     let llama = EVEN_SHAPES.into_iter().map(|shape| (LLAMA, shape));
@@ -103,14 +103,14 @@ const BIASES: [&str; 6] = [
 /// Values by name.
 type Found = Vec<(&'static str, Vec<f32>)>;
 
-/// The values that a case is made of.
+/// The inputs of a case.
 struct Case {
     sizes: Sizes,
     kind: Kind,
     dropout: Option<Dropout>,
     x: Vec<f32>,
     parameters: BlockOf<Vec<f32>>,
-    /// The loss is the sum of the output times these.
+    /// The loss is the sum of the output, weighted by these.
     factors: Vec<f32>,
 }
 
@@ -179,7 +179,7 @@ impl Case {
 
     fn weights(&self, device: &Device) -> BlockWeights {
         let vector = |values: &Vec<f32>| tensor(values, [values.len()], device);
-        // Each matrix has as many columns as what it is multiplied with.
+        // The columns of each matrix match its input.
         let matrix = |(values, inputs): (&Vec<f32>, usize)| {
             tensor(values, [values.len() / inputs, inputs], device)
         };
@@ -202,12 +202,7 @@ impl Case {
     /// Through Burn's automatic differentiation.
     fn through_burn(&self, call: Call) -> Found {
         let device = Device::flex().autodiff();
-        let Sizes {
-            batch,
-            time,
-            hidden,
-            ..
-        } = self.sizes;
+        let (batch, time, hidden) = (self.sizes.batch, self.sizes.time, self.sizes.hidden);
         let x = tensor(&self.x, [batch, time, hidden], &device);
         let weights = self.weights(&device);
         let (output, _) = call(x.clone(), weights.clone(), self.settings(), None);
@@ -224,7 +219,7 @@ impl Case {
         )
     }
 
-    /// The kernels alone.
+    /// Calls the kernels directly.
     fn fused(&self, cpu: Cpu) -> Found {
         let parameters = self.parameters.as_ref();
         let start = 0;
@@ -277,7 +272,7 @@ fn compare(what: &str, case: &Case, found: &Found, expected: &Found) {
         assert_eq!(name, other);
         let what = format!("{what} {name} {:?} {:?}", case.sizes, case.kind);
         if *name == "qkv.bias" && case.kind.rope_theta.is_none() {
-            // Attention does not change when all keys move: that part is zero but for rounding.
+            // Attention is invariant to shifting all keys: this gradient is zero up to rounding.
             let (hidden, keys) = (case.sizes.hidden, case.sizes.keys());
             let parts = [0..hidden, hidden + keys..hidden + 2 * keys];
             for part in parts {
@@ -292,7 +287,7 @@ fn compare(what: &str, case: &Case, found: &Found, expected: &Found) {
 }
 
 #[test]
-fn values_and_gradients_are_those_of_the_plain_operations() {
+fn values_and_gradients_match_the_composition() {
     for (kind, shape) in kinds() {
         for dropout in [None, some_dropout()] {
             let case = Case::new(kind, shape, dropout);
@@ -309,18 +304,13 @@ fn values_and_gradients_are_those_of_the_plain_operations() {
     }
 }
 
-/// A text that is read in pieces, token by token at the end, as generation does.
+/// A sequence read in pieces, token by token at the end, as in generation.
 #[test]
-fn a_text_may_be_cut_into_calls() {
+fn a_sequence_may_be_split_into_calls() {
     for (kind, shape) in kinds() {
         let case = Case::new(kind, shape, None);
         let device = Device::flex();
-        let Sizes {
-            batch,
-            time,
-            hidden,
-            ..
-        } = case.sizes;
+        let (batch, time, hidden) = (case.sizes.batch, case.sizes.time, case.sizes.hidden);
         let weights = case.weights(&device);
         let x = tensor(&case.x, [batch, time, hidden], &device);
         let (expected, expected_all) =
@@ -335,7 +325,7 @@ fn a_text_may_be_cut_into_calls() {
             for cut in cuts.windows(2) {
                 let piece = x.clone().slice(s![.., cut[0]..cut[1], ..]);
                 let (output, now) = call(piece, weights.clone(), case.settings(), all);
-                // A copy of what is carried stays as it is.
+                // A clone of the cache is not modified.
                 let copy = now.clone();
                 let before = read(&copy.keys);
                 outputs.push(output);
@@ -366,9 +356,9 @@ fn a_text_may_be_cut_into_calls() {
     }
 }
 
-/// What was carried and is used twice must not change under the other's feet.
+/// A cache that is used twice must not be modified.
 #[test]
-fn carried_keys_are_not_written_by_another_continuation() {
+fn cached_keys_are_not_overwritten_by_another_continuation() {
     let case = Case::new(GPT, [1, 9, 8, 32, 2, 2], None);
     let device = Device::flex();
     let weights = case.weights(&device);

@@ -1,4 +1,5 @@
-//! What clipping and updating cost, on the tensors of a real model, beside one read of them.
+//! The cost of clipping and updating on the tensors of a real model, compared with one read of
+//! them.
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
@@ -17,30 +18,30 @@ use crate::TrainError;
 use crate::plan::Plan;
 use crate::trainer::{new_clipper, new_optimizer};
 
-/// What was measured.
+/// The results of [`bench_clip`].
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ClipBench {
-    /// Elements in all gradients together.
+    /// Number of elements of all gradients.
     pub parameters: usize,
-    /// Tensors that they are in.
+    /// Number of gradient tensors.
     pub tensors: usize,
-    /// Milliseconds: `read` is one read of the gradients (their sum in `f32`), `clip` measures and
-    /// decides and leaves the scaling to the update, `clip_and_update` is both, and `clip_in_place`
+    /// Milliseconds: `read` reads the gradients once (their sum in `f32`), `clip` measures and
+    /// decides but defers scaling to the update, `clip_and_update` is both, and `clip_in_place`
     /// measures, decides and scales.
     pub ms: BTreeMap<&'static str, Spread>,
 }
 
-/// Rounds before the clock starts: memory is mapped, and the threads wake up.
+/// Untimed rounds, which map memory and start the threads.
 const WARMUP_ROUNDS: u64 = 2;
 
-/// Times the clipping policy and the optimizer of a plan on random gradients of a model that is on
-/// an autodiff device. Each is measured once a round, on gradients that were written just before,
-/// as by a backward pass.
+/// Times the clipping policy and the optimizer of a plan on random gradients of a model on an
+/// autodiff device. Each is measured once per round, on freshly written gradients, as after a
+/// backward pass.
 ///
 /// # Errors
 ///
-/// [`TrainError::Collect`] if the device does not give its data, and [`TrainError::NonFinite`] if
-/// the policy cannot be applied.
+/// [`TrainError::Collect`] if reading from the device fails, and [`TrainError::NonFinite`] if the
+/// policy cannot be applied.
 pub fn bench_clip<M: LanguageModel>(
     plan: &Plan,
     mut model: M,

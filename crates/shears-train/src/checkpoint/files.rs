@@ -1,4 +1,4 @@
-//! The files of one checkpoint: how they are written, and how they are checked and read.
+//! Writing, checking and reading the files of one checkpoint.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -17,25 +17,25 @@ use crate::error::RestoreError;
 use crate::plan::Plan;
 use crate::tensors::{LazyTensor, NamedTensor, from_safetensors, write_safetensors};
 
-/// The version of the format that this program writes. Format 2 had no pending evaluations.
+/// The format version that this program writes. Format 2 had no pending evaluations.
 const FORMAT: u32 = 3;
-/// The oldest one that it reads.
+/// The oldest format that it reads.
 const OLDEST: u32 = 2;
 
-/// The most bytes of a manifest.
+/// The largest manifest in bytes.
 const MANIFEST_MAX: u64 = 1 << 20;
-/// The most bytes of the state: rules that learn keep some numbers of each tensor.
+/// The largest state in bytes: adaptive rules keep some numbers per tensor.
 const STATE_MAX: u64 = 1 << 28;
 
 pub(super) const MODEL: &str = "model.safetensors";
 pub(super) const OPTIMIZER: &str = "optimizer.safetensors";
 pub(super) const CARRIED: &str = "carried.safetensors";
 const STATE: &str = "state.json";
-/// What counts in place of the state when a checkpoint was evaluated after it was written.
+/// Replaces the state if a checkpoint was evaluated after it was written.
 const EVALUATED: &str = "evaluated.json";
 pub(super) const MANIFEST: &str = "manifest.json";
 
-/// The files that every checkpoint has beside its manifest.
+/// The files of every checkpoint, besides the manifest.
 pub(super) const FILES: [&str; 4] = [MODEL, OPTIMIZER, CARRIED, STATE];
 
 #[derive(Serialize, Deserialize)]
@@ -46,7 +46,7 @@ pub(super) struct StateFile {
     pub(super) clipper: ClipperState,
 }
 
-/// What the manifest and the state of every format have.
+/// The common part of manifests and states of every format.
 #[derive(Deserialize)]
 struct AnyFormat {
     format: u32,
@@ -58,7 +58,7 @@ struct Manifest {
     sha256: BTreeMap<String, String>,
 }
 
-/// The files of a checkpoint, each of which is checked against the manifest whenever it is read.
+/// The files of a checkpoint, each checked against the manifest whenever it is read.
 pub(super) struct Files<'a> {
     folder: &'a Path,
     format: u32,
@@ -66,13 +66,13 @@ pub(super) struct Files<'a> {
 }
 
 impl<'a> Files<'a> {
-    /// Reads the manifest, and nothing else unless it is of another format.
+    /// Reads the manifest, and nothing else unless it has another format.
     pub(super) fn of(folder: &'a Path) -> Result<Self, RestoreError> {
         let fail = |problem| failure(folder, MANIFEST, problem);
         let manifest = read_regular(&folder.join(MANIFEST), MANIFEST_MAX);
         let manifest = manifest.map_err(|error| fail(error.to_string()))?;
         let Manifest { format, sha256 } = serde_json::from_slice(&manifest).map_err(|error| {
-            // A later format may have a manifest that cannot be read as ours.
+            // A newer format may have an incompatible manifest.
             match serde_json::from_slice::<AnyFormat>(&manifest) {
                 Ok(AnyFormat { format }) if format > FORMAT => newer(folder, format),
                 _ => fail(format!("{}: it is damaged", json_problem(&error))),
@@ -89,14 +89,14 @@ impl<'a> Files<'a> {
         })
     }
 
-    /// Reads a file through, without keeping it.
+    /// Hashes a file without keeping it.
     pub(super) fn check(&self, file: &str) -> Result<(), RestoreError> {
         let hash = open_regular(&self.folder.join(file)).and_then(sha256_of);
         let hash = hash.map_err(|error| self.failure(file, error.to_string()))?;
         self.compare(file, &hash)
     }
 
-    /// Checks all of them, and gives the state.
+    /// Checks all files, and returns the state.
     pub(super) fn check_all(&self) -> Result<StateFile, RestoreError> {
         let tensors = [MODEL, OPTIMIZER, CARRIED];
         tensors.into_iter().try_for_each(|file| self.check(file))?;
@@ -140,7 +140,7 @@ impl<'a> Files<'a> {
             Some(expected) if expected == hash => return Ok(()),
             Some(_) => match foreign_kind_of(&self.folder.join(file)) {
                 Some(what) => format!("this is {what}"),
-                None => "its SHA-256 is not the manifest's: it is damaged".to_string(),
+                None => "its SHA-256 does not match the manifest: it is damaged".to_string(),
             },
             None => "is not in the manifest".to_string(),
         };
@@ -152,7 +152,7 @@ impl<'a> Files<'a> {
     }
 }
 
-/// What has come in the place of a file, if its first bytes tell.
+/// What a replaced file is, if its first bytes identify it.
 fn foreign_kind_of(path: &Path) -> Option<&'static str> {
     let mut start = Vec::new();
     let file = open_regular(path).ok()?;
@@ -170,8 +170,7 @@ fn failure(folder: &Path, file: &str, problem: String) -> RestoreError {
     }
 }
 
-/// What is said of a format that this program does not know. If the state is of a known one, the
-/// manifest is damaged.
+/// The error for an unknown format. If the state has a known format, the manifest is damaged.
 fn newer(folder: &Path, format: u32) -> RestoreError {
     let state = read_regular(&folder.join(STATE), STATE_MAX).ok();
     let state = state.and_then(|bytes| serde_json::from_slice::<AnyFormat>(&bytes).ok());
@@ -185,12 +184,12 @@ fn newer(folder: &Path, format: u32) -> RestoreError {
     }
 }
 
-/// Size and time of each file of a checkpoint, by which a change is noticed without reading them.
+/// Size and time of each file of a checkpoint, to detect changes without reading the files.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Stamps(Vec<(u64, SystemTime)>);
 
 impl Stamps {
-    /// None if a file is missing, or the system does not tell.
+    /// `None` if a file is missing, or the system does not report times.
     pub(super) fn of(folder: &Path) -> Option<Stamps> {
         let stamp = |file: &str| {
             let metadata = fs::metadata(folder.join(file)).ok()?;
@@ -225,7 +224,7 @@ pub(super) fn write_folder(folder: &Path, checkpoint: &Snapshot<'_>) -> Result<(
     sync_folder(folder)
 }
 
-/// A new file whose hash is that of what was written to it, not of what the disk has made of it.
+/// A new file that hashes the bytes written to it, rather than reading them back from disk.
 struct Hashed {
     file: File,
     hash: Sha256Writer,
@@ -239,7 +238,7 @@ impl Hashed {
         })
     }
 
-    /// Waits until the disk has it, and gives its hash.
+    /// Syncs the file to disk and returns its hash.
     fn finish(self) -> io::Result<String> {
         self.file.sync_all()?;
         Ok(self.hash.hex())
@@ -257,7 +256,7 @@ impl Write for Hashed {
     }
 }
 
-/// What a checkpoint is for other processes: the state and the tensors, each as in its file.
+/// A checkpoint in transfer between processes: the state and the tensors, each as in its file.
 impl Checkpoint {
     pub(crate) fn to_parts(&self) -> io::Result<[Vec<u8>; 4]> {
         let snapshot = Snapshot::from(self);
@@ -309,8 +308,8 @@ fn write_manifest(folder: &Path, sha256: BTreeMap<String, String>) -> Result<(),
     written.map_err(TrainError::io("write", &path))
 }
 
-/// Gives a whole checkpoint another state, and leaves its tensors as they are: until the manifest
-/// is renamed, the old one holds.
+/// Replaces the state of an intact checkpoint, but not its tensors. The old state is valid until
+/// the manifest is renamed.
 pub(super) fn write_state(folder: &Path, checkpoint: &Snapshot<'_>) -> Result<(), TrainError> {
     let Files { mut sha256, .. } = Files::of(folder)?;
     let path = folder.join(EVALUATED);
@@ -324,7 +323,7 @@ pub(super) fn write_state(folder: &Path, checkpoint: &Snapshot<'_>) -> Result<()
     sync_folder(folder)
 }
 
-/// Writes a file beside its place, and renames it.
+/// Replaces a file atomically.
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = path.with_extension("json.tmp");
     write_synced(&temporary, bytes)?;

@@ -1,4 +1,4 @@
-//! The parts of a text that a recurrent model reads at the same time, and how ranks share them.
+//! The parts of a text that a recurrent model reads in parallel, divided among ranks.
 
 use std::ops::{ControlFlow, Range};
 
@@ -6,38 +6,37 @@ use burn::tensor::{Tensor, TensorData};
 use shears_data::{Batch, EvaluationStreams};
 use shears_model::{LanguageModel, State};
 
-use super::{Reader, Sum, TOKENS_AT_ONCE};
+use super::{Reader, Sum, TOKENS_PER_CALL};
 use crate::batches::rows_of;
-use crate::carried::{joined, part_of, rows_of_all};
+use crate::carried::{gather_rows, joined, part_of};
 use crate::exchange::Share;
 
-/// Within how many nats a token two losses of a window count as equal: a few roundings of an f32.
+/// Two losses of a window this close, in nats per token, count as equal: a few f32 roundings.
 const SAME: f64 = 3e-6;
 
-/// How many windows in a row must have equal losses: a difference that changes its sign is small in
-/// one of them.
+/// The number of windows in a row that must have equal losses: a difference that changes sign may
+/// be small in one window.
 const SAME_WINDOWS: usize = 2;
 
-/// The most passes over the parts of a text, which cost nearly as much as a single stream.
-const MOST_PASSES: usize = 8;
+/// The most passes over the parts of a text; more would cost as much as a single stream.
+const MAX_PASSES: usize = 8;
 
-/// Parts that are read together, and those of all ranks.
+/// Groups of parts that are read in one batch.
 struct Groups {
-    /// Of this rank.
+    /// The groups of this rank.
     own: Vec<Range<usize>>,
-    /// How many parts each group of all ranks has, in their order.
+    /// The number of parts of each group of all ranks, in order.
     sizes: Vec<usize>,
 }
 
 impl<M: LanguageModel> Reader<'_, M> {
-    /// Reads the parts after the head in parallel, each from the state in which the one before it
-    /// ends.
+    /// Reads the parts after the head in parallel, each from the final state of the previous part.
     ///
-    /// In the first pass these states are unknown, and all parts start from that of the head. In
-    /// the next one each part starts from the state in which the one before it ended, and is read
-    /// until the losses of its windows no longer change: its old final state is then right. A part
-    /// that changes to its end has a better final state for the next pass, and so on, until no part
-    /// changes.
+    /// In the first pass these states are unknown, so all parts start from the final state of the
+    /// head. In the next pass each part starts from the final state of the previous part, and is
+    /// read until the losses of its windows no longer change: its final state is then already
+    /// correct. A part that changes up to its end has a better final state for the next pass, and
+    /// so on, until no part changes.
     pub(super) fn read_parts(
         &mut self,
         streams: EvaluationStreams<'_>,
@@ -46,7 +45,7 @@ impl<M: LanguageModel> Reader<'_, M> {
     ) -> ControlFlow<()> {
         let parts = streams.parts();
         let groups = self.groups_of(parts);
-        let batches = || streams.part_batches(TOKENS_AT_ONCE / parts);
+        let batches = || streams.part_batches(TOKENS_PER_CALL / parts);
         let mut losses = Vec::new();
         let start = |rows: &Range<usize>| repeated(&head, rows.len());
         let mut states: Vec<State> = groups.own.iter().map(start).collect();
@@ -54,14 +53,14 @@ impl<M: LanguageModel> Reader<'_, M> {
             losses.push(self.loss_of_parts(&batch, &groups, &mut states)?);
         }
         let mut same = 0;
-        'passes: for _ in 1..MOST_PASSES {
-            states = self.one_part_later(&head, states, &groups);
+        'passes: for _ in 1..MAX_PASSES {
+            states = self.initial_states(&head, states, &groups);
             for (batch, loss) in batches().zip(&mut losses) {
                 let found = self.loss_of_parts(&batch, &groups, &mut states)?;
                 let change = (found - *loss).abs();
                 *loss = found;
                 same = if change <= SAME { same + 1 } else { 0 };
-                // A loss that is not finite will not converge.
+                // A non-finite loss will not converge.
                 if same == SAME_WINDOWS || !change.is_finite() {
                     break 'passes;
                 }
@@ -73,8 +72,8 @@ impl<M: LanguageModel> Reader<'_, M> {
         ControlFlow::Continue(())
     }
 
-    /// The parts in as many groups as `shards` says, or as there are ranks that do not divide them.
-    /// Where there are fewer parts than groups, some of these have none and are left out.
+    /// Divides the parts into `shards` groups, or one per rank if the ranks do not divide `shards`.
+    /// With fewer parts than groups, empty groups are dropped.
     fn groups_of(&self, parts: usize) -> Groups {
         let size = self.ranks.size();
         let of = |rank| {
@@ -87,15 +86,15 @@ impl<M: LanguageModel> Reader<'_, M> {
         }
     }
 
-    /// The mean loss of a batch that has a row for each part, over all ranks, and in `states` those
-    /// of this rank's groups afterwards. An exchange: if one of the ranks stops, all do.
+    /// The mean loss over all ranks of a batch with one row per part. Updates `states`, the states
+    /// of this rank's groups. Collective: if one rank stops, all do.
     fn loss_of_parts(
         &mut self,
         batch: &Batch,
         groups: &Groups,
         states: &mut [State],
     ) -> ControlFlow<(), f64> {
-        // Whether the rank goes on, and the losses of its groups.
+        // A flag whether the rank continues, then the losses of its groups.
         let mut own = vec![1];
         let readers = self.ranks.size();
         for (rows, state) in groups.own.iter().zip(states) {
@@ -123,9 +122,9 @@ impl<M: LanguageModel> Reader<'_, M> {
         ControlFlow::Continue(mean_of(losses, &groups.sizes))
     }
 
-    /// The states of this rank's groups at the starts of their parts, from those of all parts at
-    /// their ends and that of the head. An exchange.
-    fn one_part_later(&self, head: &State, ends: Vec<State>, groups: &Groups) -> Vec<State> {
+    /// The initial states of this rank's groups, from the final states of all parts and of the
+    /// head. Collective.
+    fn initial_states(&self, head: &State, ends: Vec<State>, groups: &Groups) -> Vec<State> {
         let ends = joined(ends).tensors;
         let parts: usize = groups.sizes.iter().sum();
         let mut starts = head.clone();
@@ -136,7 +135,7 @@ impl<M: LanguageModel> Reader<'_, M> {
                     let [_, _, width] = first.dims();
                     let nothing = || TensorData::new(Vec::<f32>::new(), [1, 0, width]);
                     let own = ends.map_or_else(nothing, |ends| ends.clone().into_data());
-                    Tensor::from_data(rows_of_all(self.ranks, own), self.device)
+                    Tensor::from_data(gather_rows(self.ranks, own), self.device)
                 }
             };
             let others = others.narrow(1, 0, parts - 1);
@@ -147,7 +146,7 @@ impl<M: LanguageModel> Reader<'_, M> {
     }
 }
 
-/// The state of one row for each of several.
+/// Repeats the state of one row.
 fn repeated(state: &State, rows: usize) -> State {
     let mut state = state.clone();
     for tensor in state.tensors.values_mut() {
@@ -156,7 +155,7 @@ fn repeated(state: &State, rows: usize) -> State {
     state
 }
 
-/// The mean over all rows of groups of these sizes; a single group's mean is as it is.
+/// The mean over all rows of groups of these sizes; a single group's mean is unchanged.
 fn mean_of(mut means: impl Iterator<Item = f64>, sizes: &[usize]) -> f64 {
     if sizes.len() == 1 {
         return means.next().unwrap_or(f64::NAN);
@@ -170,9 +169,9 @@ mod tests {
     use super::mean_of;
 
     #[test]
-    fn a_mean_is_that_of_all_rows() {
+    fn the_mean_is_over_all_rows() {
         assert_eq!(mean_of([6.0, 10.0].into_iter(), &[3, 1]), 7.0);
-        // Neither multiplied nor divided, so that it keeps its bits.
+        // Neither multiplied nor divided, to keep its bits.
         let loss = 0.1 + 0.2;
         assert_eq!(mean_of([loss].into_iter(), &[13]).to_bits(), loss.to_bits());
     }

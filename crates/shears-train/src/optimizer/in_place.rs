@@ -1,10 +1,9 @@
-//! Updates on the CPU device: all parameters in one go, each in one pass over memory, in place.
+//! In-place updates on the CPU device: all parameters in one call, each in one pass over memory.
 //!
-//! Burn's modules change by value. Parameters are taken out of the module first, a tied one out of
-//! each of its places, so that nothing else holds their elements. With each comes its clipped
-//! gradient and the factor that clipping decided on (`ClippedGradients::take_with_factor`). Then
-//! `shears_kernels::update` updates all of them at once and multiplies the factors in. Then the
-//! module is mapped again and gets them back.
+//! Burn's modules are updated by value. First, parameters are taken out of the module, tied ones at
+//! every occurrence, so that nothing else shares their storage, each with its gradient and clipping
+//! factor (`ClippedGradients::take_with_factor`). Then `shears_kernels::update` updates all of them
+//! and applies the factors. Finally the module is mapped again to put them back.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -16,7 +15,7 @@ use shears_model::{ParameterMapper, map_parameters};
 
 use super::{Moments, Optimizer, OptimizerKind, OptimizerSettings, Updated};
 
-/// A parameter outside its module.
+/// A parameter taken out of its module.
 struct Taken {
     id: ParamId,
     name: String,
@@ -28,8 +27,8 @@ struct Taken {
     required: bool,
 }
 
-/// Updates the parameters that can be updated in place. They are missing in the module that is
-/// returned, and in the gradients.
+/// Updates the parameters that can be updated in place, and removes them from the module and the
+/// gradients.
 pub(super) fn update<M: Module>(
     optimizer: &mut Optimizer,
     module: M,
@@ -40,7 +39,7 @@ pub(super) fn update<M: Module>(
         gradients,
         settings: &optimizer.settings,
         taken: Vec::new(),
-        places: HashSet::new(),
+        seen: HashSet::new(),
     };
     let module = map_parameters(module, &mut take);
     let mut taken = take.taken;
@@ -51,7 +50,7 @@ pub(super) fn update<M: Module>(
     let parameters = taken.iter_mut().zip(&mut moments);
     let parameters = parameters.map(|(taken, moments)| Parameter {
         weight: taken.weight.as_mut_slice(),
-        gradient: taken.gradient.as_slice().expect(OF_ONE_TYPE),
+        gradient: taken.gradient.as_slice().expect(SAME_TYPE),
         factor: taken.factor,
         first: slice_of(&mut moments.first),
         second: slice_of(&mut moments.second),
@@ -84,7 +83,7 @@ fn slice_of(moment: &mut Option<Elements>) -> &mut [f32] {
         .unwrap_or_default()
 }
 
-const OF_ONE_TYPE: &str = "the gradient of an f32 parameter is f32";
+const SAME_TYPE: &str = "the gradient of an f32 parameter is f32";
 
 fn rule(settings: &OptimizerSettings, lr: f64, updates: u64) -> UpdateRule {
     let epsilon = settings.epsilon;
@@ -112,7 +111,7 @@ fn rule(settings: &OptimizerSettings, lr: f64, updates: u64) -> UpdateRule {
 }
 
 impl Moments<Elements> {
-    /// Takes those that the rule has out of the optimizer, or starts them from zero.
+    /// Takes the moments of the rule out of the optimizer, or initialises them to zero.
     fn take(moments: &mut BTreeMap<String, Moments>, parameter: &Taken, rule: &UpdateRule) -> Self {
         let known = moments.remove(&parameter.name).unwrap_or_default();
         let zeros = || Elements::zeros(parameter.weight.as_slice().len());
@@ -132,8 +131,8 @@ struct Take<'a> {
     gradients: &'a mut ClippedGradients,
     settings: &'a OptimizerSettings,
     taken: Vec<Taken>,
-    /// The parameters that were taken; a tied one has further places in the module.
-    places: HashSet<ParamId>,
+    /// The parameters already taken; tied ones occur again in the module.
+    seen: HashSet<ParamId>,
 }
 
 impl ParameterMapper for Take<'_> {
@@ -141,7 +140,7 @@ impl ParameterMapper for Take<'_> {
         let (id, weight, mapper) = param.consume();
         let device = weight.device().without_autodiff();
         let missing = || Tensor::<D>::zeros([0; D], &device);
-        if self.places.contains(&id) {
+        if self.seen.contains(&id) {
             return Param::from_mapped_value(id, missing(), mapper);
         }
         if !Elements::accepts(&weight) {
@@ -164,7 +163,7 @@ impl ParameterMapper for Take<'_> {
             tracked,
             required,
         });
-        self.places.insert(id);
+        self.seen.insert(id);
         Param::from_mapped_value(id, missing(), mapper)
     }
 }

@@ -98,7 +98,7 @@ fn all_settings() -> Vec<OptimizerSettings> {
 
 fn deferred(policy: &str, gradients: ModuleGradients) -> ClippedGradients {
     let policy: ClipPolicy = policy.parse().unwrap();
-    let mut clipper = Clipper::beside_adam(policy, NonFinite::Error);
+    let mut clipper = Clipper::for_adam(policy, NonFinite::Error);
     match clipper.clip_deferred(Unscaled::single(gradients), None) {
         Ok(Outcome::Apply(deferred)) => deferred.into(),
         other => panic!("the gradients are finite: {other:?}"),

@@ -1,4 +1,4 @@
-//! What settings belong to, and the ranges that several of them have.
+//! The choices that settings belong to, and ranges shared by several settings.
 
 use std::ops::Bound::{self, Excluded, Included};
 
@@ -35,7 +35,7 @@ pub(super) const SKIP: BelongsTo = BelongsTo::NonFinite(&[NonFinite::Skip]);
 pub(super) type RealRange = (Bound<f64>, Bound<f64>);
 pub(super) const POSITIVE: RealRange = (Excluded(0.0), Excluded(f64::INFINITY));
 pub(super) const NOT_NEGATIVE: RealRange = (Included(0.0), Excluded(f64::INFINITY));
-/// In single precision a smaller epsilon is no normal number, and its square is zero.
+/// In f32 a smaller epsilon is subnormal.
 pub(super) const NORMAL: RealRange = (Included(f32::MIN_POSITIVE as f64), Excluded(f64::INFINITY));
 pub(super) const FACTOR: RealRange = (Excluded(0.0), Included(1.0));
 pub(super) const MANY: u64 = 1_000_000;

@@ -1,9 +1,9 @@
-//! What may be changed when a run goes on, and what is remembered of it.
+//! Changing settings when a run is resumed.
 //!
-//! `plan.toml` has the settings as they are, and behind them all changes in their order. A
-//! checkpoint has the plan of its time: undoing the changes since then must give it, or somebody
-//! has edited the file. So any checkpoint of the run can be gone on from, and one file alone
-//! changes, at once.
+//! `plan.toml` has the current settings, followed by all changes in order. A checkpoint has the
+//! plan of its time: undoing the later changes must reproduce it, otherwise the file was edited by
+//! hand. So every checkpoint of the run can be resumed, and a change rewrites only one file,
+//! atomically.
 
 use shears_run::Change;
 use toml::Table;
@@ -12,8 +12,8 @@ use super::setting::{Setting, shown};
 use super::stored::{Difference, compare_plans};
 use super::{Plan, PlanError};
 
-/// The settings that a resumed run may have other values of: none of them has part in the numbers
-/// of the steps that were taken.
+/// The settings that may change when a run is resumed: none of them affects the steps already
+/// taken.
 const CHANGEABLE: [&str; 11] = [
     "lr",
     "min-lr",
@@ -28,23 +28,23 @@ const CHANGEABLE: [&str; 11] = [
     "keep",
 ];
 
-/// Where the text is. What it is, its hash says.
+/// The locations of the text. Its hash identifies the content.
 const PLACES: [&str; 2] = ["text", "val"];
 
 impl Setting {
-    /// Whether a run that is resumed may have another value than before.
+    /// Whether a resumed run may change this setting.
     pub fn may_change(&self) -> bool {
         CHANGEABLE.contains(&self.name.as_str())
     }
 }
 
 impl Plan {
-    /// The plan of a run that goes on after `step` steps with these settings in place of its own. A
-    /// text may be elsewhere, and is checked where it is read.
+    /// The plan of a run that is resumed after `step` steps with the given settings. The location
+    /// of the text may change; its hash is checked when it is read.
     ///
     /// # Errors
     ///
-    /// All settings that the numbers of the run depend on and that were given other values; else as
+    /// If settings that must not change were given other values, with the list; otherwise as
     /// [`Plan::resolve`].
     pub fn changed(&self, given: &Table, step: u64) -> Result<Plan, PlanError> {
         self.check_belonging(given)?;
@@ -58,7 +58,7 @@ impl Plan {
             .iter()
             .filter(is_guarded)
             .partition(|(name, ..)| given.contains_key(name));
-        // Another model has settings that nobody typed.
+        // Changing the model also changes settings that were not given.
         let guarded = if typed.is_empty() { others } else { typed };
         if !guarded.is_empty() {
             let words = |(name, was, asked): &&Difference| {
@@ -97,8 +97,8 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Where this plan is not the one that a checkpoint of the run was saved with, other than by
-    /// the changes that it notes: in the checkpoint, and here.
+    /// The differences between this plan and that of a checkpoint of the run which the recorded
+    /// changes do not explain: name, value in the checkpoint, value here.
     pub fn edited_since(&self, saved: &Plan) -> Vec<Difference> {
         let Some(since) = self.changes.strip_prefix(saved.changes.as_slice()) else {
             let count = |plan: &Plan| plan.changes.len().to_string();
@@ -118,7 +118,7 @@ impl Plan {
             if value.as_ref() == Some(after)
                 && let Ok(before) = setting.parse(before)
             {
-                // What it was is a value that it can have.
+                // The old value was valid.
                 let _ = setting.set(&mut then, before);
             }
         }
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_change_are_settings() {
+    fn changeable_names_are_settings() {
         let settings = Plan::settings().iter();
         let changeable = settings.filter(|setting| setting.may_change());
         let names: Vec<&str> = changeable.map(|setting| setting.name.as_str()).collect();
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_are_noted_and_undone_in_their_order() {
+    fn changes_are_recorded_and_undone_in_order() {
         let first = Preset::Gpt128.plan();
         let second = first
             .changed(&given("steps = 4000\nlr = 0.0005"), 100)
@@ -168,12 +168,12 @@ mod tests {
         for saved in [&first, &second, &third] {
             assert_eq!(stored.edited_since(saved), []);
         }
-        // The same value again is none.
+        // Setting the same value again is not a change.
         assert_eq!(third.changed(&given("steps = 4000"), 200).unwrap(), third);
     }
 
     #[test]
-    fn what_was_edited_is_no_change() {
+    fn edits_are_not_changes() {
         let first = Preset::Lstm128.plan();
         let second = first.changed(&given("steps = 4000"), 100).unwrap();
         let edited = Plan {
@@ -187,7 +187,7 @@ mod tests {
         };
         assert_eq!(names(&edited, &first), ["seed", "steps"]);
         assert_eq!(names(&first, &second), ["changes"]);
-        // A change that nobody can have typed is none.
+        // A forged change of an unchangeable setting is ignored.
         let mut forged = Plan {
             hidden: 64,
             ..second
@@ -200,7 +200,7 @@ mod tests {
             after,
         });
         assert_eq!(names(&forged, &first), ["hidden"]);
-        // A text is what its hash says, wherever it is.
+        // The location of the text does not matter.
         let moved = Plan {
             text: vec!["elsewhere.txt".into()],
             ..first.clone()
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn what_numbers_depend_on_is_refused_with_the_list() {
+    fn unchangeable_settings_are_refused_with_a_list() {
         let plan = Preset::Lstm128.plan();
         let error = |text: &str| plan.changed(&given(text), 10).unwrap_err().to_string();
         let both = error("hidden = 32\nseed = 2\nlr = 0.5");
@@ -217,7 +217,7 @@ mod tests {
         assert!(both.contains("seed: the run has 1, not 2"), "{both}");
         assert!(!both.contains("lr: the run"), "{both}");
         assert!(both.contains("steps, eval-every"), "{both}");
-        // Nobody has typed what only one of the models has.
+        // Settings of only one of the models were not given.
         let model = error("model = 'rnn'");
         assert!(
             model.contains("(model: the run has \"lstm\", not \"rnn\"); what"),

@@ -1,10 +1,9 @@
-//! Where the text of a run is.
+//! The location of a run's text.
 //!
-//! A plan has the paths as they were typed, which is what is shown, and beside them the folder that
-//! they were typed in (`paths-from`). A relative path is looked for there first, and then where the
-//! program runs: a run is gone on with from anywhere, also when it was moved with its text to
-//! another machine. It makes no difference which of them is read, because the text must have the
-//! hash of the plan.
+//! A plan stores paths as typed, for display, and the folder that they are relative to
+//! (`paths-from`). A relative path is looked up there first, then in the current folder, so that a
+//! run can be resumed from anywhere, even after moving it and its text to another machine. Which
+//! file is read does not matter, because its hash must match the plan.
 
 use std::path::{Path, PathBuf};
 
@@ -12,16 +11,16 @@ use toml::{Table, Value};
 
 use super::Plan;
 
-/// What stands for the standard input.
+/// The path that means standard input.
 const STANDARD_INPUT: &str = "-";
 
 impl Plan {
-    /// Where a path of the plan leads to from where the program runs.
+    /// Resolves a path of the plan from the current folder.
     pub fn located(&self, path: &Path) -> PathBuf {
         located(path, self.paths_from.as_deref())
     }
 
-    /// Notes that relative paths were typed where the program runs.
+    /// Records that relative paths are relative to the current folder.
     pub fn note_where_typed(&mut self) {
         self.paths_from = match self
             .text
@@ -30,7 +29,7 @@ impl Plan {
             .chain(&self.init_from)
             .any(|path| is_relative(path))
         {
-            // A path that is no text cannot stand in a plan.
+            // A plan cannot store a path that is not UTF-8.
             true => std::env::current_dir()
                 .ok()
                 .filter(|folder| folder.to_str().is_some()),
@@ -38,8 +37,8 @@ impl Plan {
         };
     }
 
-    /// Puts the paths of another plan of the run in place of those of this one: `text` and `val`
-    /// are those that were typed where the program runs, and the others lead to where they did.
+    /// Replaces paths by those of `typed`: the text if `text`, the validation text if `val`,
+    /// relative to the current folder. Other paths still refer to the same files.
     pub fn relocate(&mut self, typed: &Plan, text: bool, val: bool) {
         let before = self.clone();
         let stay = |path: &PathBuf| match is_relative(path) {
@@ -57,8 +56,8 @@ impl Plan {
         self.note_where_typed();
     }
 
-    /// Makes the paths of a stored plan, which serves as a config, lead to the same texts from
-    /// where the program runs.
+    /// Makes the paths of a stored plan that is used as a config refer to the same files from the
+    /// current folder.
     pub fn locate_stored(table: &mut Table) {
         let folder = match table.get(super::stored::PATHS_FROM) {
             Some(Value::String(folder)) => PathBuf::from(folder),
@@ -102,7 +101,7 @@ mod tests {
     use crate::plan::Preset;
 
     #[test]
-    fn a_path_leads_to_where_it_was_typed_and_else_to_here() {
+    fn paths_resolve_where_they_were_typed_or_else_here() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("a.txt"), "a").unwrap();
         let mut plan = Plan {
@@ -121,7 +120,7 @@ mod tests {
         assert_eq!(table["text"][0].as_str(), there.to_str());
         assert_eq!(table["text"][1].as_str(), Some("b.txt"));
 
-        // The validation text is moved, and the text stays where it is.
+        // Relocates the validation text only.
         let val = Some(PathBuf::from("new.txt"));
         let typed = Plan {
             val,

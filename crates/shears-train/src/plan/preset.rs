@@ -1,4 +1,4 @@
-//! The presets: what each has in place of the defaults of its kind of model.
+//! The presets: how each differs from the defaults of its kind of model.
 
 use gradclip::{ClipPolicy, ClipRule, NormOrder, Threshold};
 use shears_model::{Architecture, BlockConfig, named_enum};
@@ -6,7 +6,7 @@ use shears_model::{Architecture, BlockConfig, named_enum};
 use crate::plan::Plan;
 
 named_enum! {
-    /// A named, complete setting.
+    /// A named, complete set of settings.
     pub enum Preset: "preset" {
         /// A vanilla RNN of char-rnn's shape (Karpathy 2015).
         Rnn128 = "rnn-128",
@@ -30,7 +30,7 @@ named_enum! {
 }
 
 impl Preset {
-    /// The preset that a model without a preset starts from.
+    /// The default preset of a kind of model.
     pub fn of(architecture: Architecture) -> Preset {
         match architecture {
             Architecture::Rnn => Preset::Rnn128,
@@ -40,7 +40,7 @@ impl Preset {
         }
     }
 
-    /// The kind of model that it is for.
+    /// The kind of model of the preset.
     pub fn model(self) -> Architecture {
         match self {
             Preset::Rnn128 => Architecture::Rnn,
@@ -52,7 +52,7 @@ impl Preset {
         }
     }
 
-    /// The whole plan, for a text that is still to be named.
+    /// The plan of the preset, without a text.
     pub fn plan(self) -> Plan {
         let plan = Plan {
             preset: self,
@@ -84,7 +84,7 @@ impl Preset {
         }
     }
 
-    /// What it trains, for the help text.
+    /// A summary for the help text.
     pub fn summary(self) -> String {
         let plan = self.plan();
         let heads = match plan.model {
@@ -110,8 +110,9 @@ impl Preset {
 }
 
 impl Plan {
-    /// The rest stays as it is for GPT-2's block, a clip at a global norm of 1 included: that is
-    /// what Llama was trained with (Touvron et al. 2023, section 2.3), and so were its successors.
+    /// Switches to Llama's block. The rest stays as for GPT-2's block, including clipping at a
+    /// global norm of 1, with which Llama and its successors were trained (Touvron et al. 2023,
+    /// section 2.3).
     fn with_block_of_llama(self) -> Plan {
         let block = BlockConfig::llama(0);
         Plan {
@@ -124,7 +125,7 @@ impl Plan {
     }
 }
 
-/// Scales the whole gradient to this norm.
+/// Clips the global norm to `threshold`.
 pub(crate) fn global_norm(threshold: f64) -> ClipPolicy {
     let threshold = Threshold::new(threshold).expect("presets have valid thresholds");
     let order = NormOrder::TWO;

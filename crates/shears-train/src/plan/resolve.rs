@@ -1,4 +1,4 @@
-//! From what was given to the plan: preset, then settings; and the checks of a whole plan.
+//! Resolving given settings to a plan: preset, then settings, then validation.
 
 use shears_data::Encoding;
 use shears_model::Architecture;
@@ -9,53 +9,53 @@ use crate::optimizer::OptimizerKind;
 use crate::plan::Preset;
 use crate::schedule::ScheduleKind;
 
-/// Steps of a run on the text that the program carries: about a minute on two cores.
+/// Steps of a run on the built-in text: about a minute on two cores.
 const CARRIED_STEPS: i64 = 300;
 
-/// Evaluations of such a run are quick, and its loss falls quickly.
+/// Evaluations on the built-in text are fast, and its loss falls fast.
 const CARRIED_EVAL_EVERY: i64 = 100;
 
 impl Plan {
-    /// The plan of a new run: the preset, with what is given, by name, in place of its own.
+    /// The plan of a new run: the preset, overridden by the given settings.
     ///
     /// # Errors
     ///
-    /// The first setting that is unknown, of another type, out of range, or does not belong to what
-    /// the plan has chosen; or what two do not agree on.
+    /// The first setting that is unknown, has the wrong type, is out of range, or does not belong
+    /// to the choices of the plan; or two settings that conflict.
     pub fn resolve(given: &Table) -> Result<Plan, PlanError> {
         let plan = Plan::unchecked(given)?;
         let belonging = plan.check_belonging(given);
         belonging.map_err(|error| {
             let setting = error.setting().and_then(Plan::setting);
             let choice = setting.map_or("", |setting| setting.belongs_to.deciding(&plan));
-            error.saying_origins(&plan, given, &[choice])
+            error.with_origins(&plan, given, &[choice])
         })?;
         plan.validate().map_err(|error| {
             let message = error.to_string();
             let words = message.split(|c: char| !c.is_ascii_alphanumeric() && c != '-');
-            // An optimizer has the name of a setting.
+            // An optimizer's name can be that of a setting.
             let words = words.filter(|word| *word != plan.optimizer.name());
-            error.saying_origins(&plan, given, &words.collect::<Vec<_>>())
+            error.with_origins(&plan, given, &words.collect::<Vec<_>>())
         })?;
         Ok(plan)
     }
 
-    /// Refuses settings that do not belong to what this plan has chosen.
+    /// Refuses settings that do not belong to the choices of this plan.
     ///
     /// # Errors
     ///
-    /// The first of them, with the choices that have it.
+    /// The first such setting, with the choices that it belongs to.
     pub fn check_belonging(&self, given: &Table) -> Result<(), PlanError> {
         let mut settings = given.keys().filter_map(|name| Plan::setting(name));
         settings.try_for_each(|setting| setting.check_belonging(self))
     }
 
-    /// Removes from `written`, the `plan.toml` of a run that serves as a config, what does not
-    /// belong to the plan that it makes together with `typed`.
+    /// Removes settings from `written`, a run's `plan.toml` used as a config, that do not belong to
+    /// the plan resulting from `written` and `typed`.
     ///
     /// # Errors
     ///
-    /// As [`Plan::resolve`], but for the ranges.
+    /// As [`Plan::resolve`], except for ranges.
     pub fn retain_belonging(written: &mut Table, typed: &Table) -> Result<(), PlanError> {
         let mut both = written.clone();
         both.extend(typed.clone());
@@ -64,10 +64,10 @@ impl Plan {
         Ok(())
     }
 
-    /// The preset with what is given in place of its own.
+    /// The preset overridden by the given settings, unchecked.
     fn unchecked(given: &Table) -> Result<Plan, PlanError> {
         let choice = |name| given.get(name).and_then(Value::as_str);
-        // An unknown name is refused below, as all values are.
+        // Unknown names are refused below, like all values.
         let preset = match (
             choice("preset").map(str::parse),
             choice("model").map(str::parse),
@@ -81,11 +81,11 @@ impl Plan {
         Ok(plan.with_lowest_rate(given))
     }
 
-    /// The plan with other values, unchecked.
+    /// The plan overridden by the given settings, unchecked.
     ///
     /// # Errors
     ///
-    /// The first setting that is unknown or of another type.
+    /// The first setting that is unknown or has the wrong type.
     pub fn with(&self, given: &Table) -> Result<Plan, PlanError> {
         let mut plan = self.clone();
         for (name, value) in given {
@@ -101,11 +101,11 @@ impl Plan {
         setting.set(self, value)
     }
 
-    /// Checks every setting that belongs to the plan, before anything is allocated or written.
+    /// Validates every setting that belongs to the plan, before anything is allocated or written.
     ///
     /// # Errors
     ///
-    /// The first setting that is out of range, with the range, or what two do not agree on.
+    /// The first setting that is out of range, with its range, or two settings that conflict.
     pub fn validate(&self) -> Result<(), PlanError> {
         let belonging = Plan::settings().iter();
         let mut belonging = belonging.filter(|setting| setting.belongs(self));
@@ -114,10 +114,7 @@ impl Plan {
         model.map_err(|error| PlanError::new(error.to_string()))?;
         let refused = |setting, message: String| Err(PlanError::about(setting, message));
         if self.model.is_recurrent() != self.preset.model().is_recurrent() {
-            let message = format!(
-                "model {} does not go with preset {}",
-                self.model, self.preset
-            );
+            let message = format!("model {} does not match preset {}", self.model, self.preset);
             return refused("model", message);
         }
         if self.model == Architecture::Transformer && self.window > self.context() {
@@ -148,13 +145,12 @@ impl Plan {
         }
         let has_file = !self.text.is_empty() || self.val.is_some();
         if self.encoding != Encoding::UTF_8 && !has_file {
-            let message =
-                "encoding is that of a text, and none is given: the program carries its own";
+            let message = "encoding needs a text, and none is given: the built-in one is UTF-8";
             return refused("encoding", message.to_string());
         }
         if self.device != "cpu" {
             let device = &self.device;
-            let message = format!("device `{device}` is not in this build; the devices are: cpu");
+            let message = format!("this build has no device `{device}`, only cpu");
             return refused("device", message);
         }
         Ok(())
@@ -162,8 +158,8 @@ impl Plan {
 }
 
 impl Plan {
-    /// A lowest rate that nobody has given, and that is above the highest, becomes a tenth of that:
-    /// nanoGPT's rule, which its presets follow.
+    /// Replaces a minimum rate that was not given and is above the learning rate by a tenth of the
+    /// latter, nanoGPT's rule, which its presets follow.
     fn with_lowest_rate(mut self, given: &Table) -> Plan {
         let is_falling = self.schedule != ScheduleKind::Constant;
         if is_falling && self.min_lr > self.lr && !given.contains_key("min-lr") {
@@ -174,9 +170,8 @@ impl Plan {
 }
 
 impl PlanError {
-    /// Says of the settings among the words of the message that nobody has given where they come
-    /// from.
-    fn saying_origins(mut self, plan: &Plan, given: &Table, words: &[&str]) -> PlanError {
+    /// Adds to the message which of the mentioned settings come from the preset.
+    fn with_origins(mut self, plan: &Plan, given: &Table, words: &[&str]) -> PlanError {
         let mut of_preset: Vec<&str> = Vec::new();
         for &word in words {
             let is_setting = Plan::setting(word).is_some() && !["preset", "text"].contains(&word);
@@ -195,7 +190,7 @@ impl PlanError {
     }
 }
 
-/// Defaults that depend on what is given.
+/// Defaults that depend on given settings.
 fn implied(given: &Table, preset: &Plan) -> Table {
     let mut implied = Table::new();
     if let Some(hidden) = given.get("hidden") {
@@ -205,7 +200,7 @@ fn implied(given: &Table, preset: &Plan) -> Table {
         implied.insert("steps".into(), Value::Integer(CARRIED_STEPS));
         implied.insert("eval-every".into(), Value::Integer(CARRIED_EVAL_EVERY));
     }
-    // PyTorch's own defaults of weight decay, when the optimizer is not the preset's.
+    // PyTorch's default weight decay, if the optimizer is not the preset's.
     let optimizer = given.get("optimizer").and_then(Value::as_str);
     if let Some(name) = optimizer.filter(|name| *name != preset.optimizer.name()) {
         let decay = if name == OptimizerKind::AdamW.name() {

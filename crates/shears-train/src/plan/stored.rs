@@ -1,4 +1,4 @@
-//! `plan.toml`: what a plan is in a file.
+//! Reading and writing `plan.toml`.
 
 use serde::de::{DeserializeOwned, Error as _};
 use serde::ser::SerializeMap;
@@ -8,7 +8,7 @@ use toml::{Table, Value};
 use super::{Plan, PlanError};
 use crate::plan::Preset;
 
-/// What is in the file beside the settings.
+/// The keys of the file that are not settings.
 const FORMAT: &str = "plan-format";
 const HASHES: [&str; 3] = ["text-sha256", "val-sha256", "tokenizer-sha256"];
 const INIT: [&str; 3] = ["init-sha256", "vocabulary", "end-token"];
@@ -16,17 +16,16 @@ pub(super) const PATHS_FROM: &str = "paths-from";
 const CHANGES: &str = "changes";
 
 impl Plan {
-    /// Whether a table is what a run has written, and not a config of somebody's.
+    /// Whether a table is a run's stored plan, not a user's config.
     pub fn is_stored(table: &Table) -> bool {
         table.contains_key(HASHES[0])
     }
 
-    /// Takes out what is no setting: the format, what identifies the text, and what became of the
-    /// settings.
+    /// Removes the keys that are not settings: format, hashes, paths and changes.
     ///
     /// # Errors
     ///
-    /// [`PlanError`] if the format is none that this version knows.
+    /// [`PlanError`] if this version does not know the format.
     pub fn remove_identity(table: &mut Table) -> Result<(), PlanError> {
         for name in HASHES.into_iter().chain(INIT).chain([PATHS_FROM, CHANGES]) {
             table.remove(name);
@@ -34,7 +33,7 @@ impl Plan {
         read_format(table.remove(FORMAT)).map(|_| ())
     }
 
-    /// Every setting, also what does not belong.
+    /// Every setting, including those that do not belong.
     pub fn complete(&self) -> Table {
         let values = Plan::settings().iter();
         let values = values.filter_map(|s| Some((s.name.clone(), s.value_in(self)?)));
@@ -64,13 +63,13 @@ impl Plan {
         for (name, value) in &table {
             plan.set(name, value.clone())?;
         }
-        // What does not belong has its default, whatever an earlier version has written.
+        // Settings that do not belong get their defaults, ignoring what earlier versions wrote.
         let defaults = plan.preset.plan();
         for setting in Plan::settings() {
             let is_there = table.contains_key(&setting.name);
             let default = setting.value_in(&defaults);
             match default {
-                // Some paths may be absent, and earlier versions did not know all settings.
+                // Optional paths may be missing, and earlier versions lacked some settings.
                 None => {}
                 Some(_) if is_there && setting.belongs(&plan) => {}
                 Some(default) if !setting.belongs(&plan) || is_later(&setting.name) => {
@@ -97,17 +96,17 @@ impl Plan {
     }
 }
 
-/// What a file has under a name.
+/// Converts a stored value.
 fn stored<T: DeserializeOwned>(name: &str, value: Option<Value>) -> Result<Option<T>, PlanError> {
     let value = value.map(Value::try_into).transpose();
     value.map_err(|_: toml::de::Error| {
         PlanError::new(format!(
-            "`{name}` is not what a run writes; put back what it was"
+            "`{name}` is not what a run writes; restore the original value"
         ))
     })
 }
 
-/// Settings that earlier versions did not know: their runs have what is the default now.
+/// Settings added by later versions: older runs have today's defaults.
 fn is_later(name: &str) -> bool {
     [
         "precision",
@@ -128,7 +127,7 @@ fn is_later(name: &str) -> bool {
     .contains(&name)
 }
 
-/// The first versions wrote no format.
+/// Reads the format, which the first versions did not write.
 fn read_format(value: Option<Value>) -> Result<u32, PlanError> {
     let format = match value {
         None => return Ok(1),
@@ -139,12 +138,12 @@ fn read_format(value: Option<Value>) -> Result<u32, PlanError> {
     match format {
         Some(format) if (2..=Plan::FORMAT).contains(&format) => Ok(format),
         Some(format) if format > Plan::FORMAT => Err(PlanError::new(format!(
-            "the run is of a newer shears: its format is {format}, and this one knows those up to \
-             {}; use the newer one",
+            "the run is of a newer shears: its format is {format}, and this version reads formats up \
+             to {}; use the newer one",
             Plan::FORMAT
         ))),
         _ => Err(PlanError::new(
-            "`plan-format` is no format of a plan; put back what it was",
+            "`plan-format` is not a valid format; restore the original value",
         )),
     }
 }
@@ -179,7 +178,7 @@ impl Serialize for Plan {
         if let Some(folder) = &self.paths_from {
             map.serialize_entry(PATHS_FROM, folder)?;
         }
-        // Tables come after all else.
+        // TOML tables come last.
         if !self.changes.is_empty() {
             map.serialize_entry(CHANGES, &self.changes)?;
         }
@@ -197,8 +196,8 @@ impl<'de> Deserialize<'de> for Plan {
 /// A setting in which two plans differ: name, value in the first, value in the second.
 pub type Difference = (String, String, String);
 
-/// The settings in which two plans differ, and the hashes. What they were before is not compared,
-/// nor where a text was typed.
+/// The settings and hashes in which two plans differ. Ignores recorded changes and the folder of
+/// relative paths.
 pub fn compare_plans(left: &Plan, right: &Plan) -> Vec<Difference> {
     let table = |plan: &Plan| {
         let mut table = Table::try_from(plan).unwrap_or_default();
@@ -223,7 +222,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn presets_are_valid_and_survive_toml() {
+    fn presets_are_valid_and_round_trip() {
         for &preset in Preset::ALL {
             let plan = preset.plan();
             plan.validate().unwrap();
@@ -233,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_has_what_belongs_and_nothing_else() {
+    fn a_plan_stores_only_settings_that_belong() {
         let plan = Preset::Gpt128.plan();
         let table = Table::try_from(&plan).unwrap();
         for setting in Plan::settings() {
@@ -247,13 +246,13 @@ mod tests {
     #[test]
     fn a_complete_plan_of_an_earlier_version_is_the_same() {
         for &preset in Preset::ALL {
-            // They knew the first format alone.
+            // Earlier versions only had the first format.
             let plan = Plan {
                 format: 1,
                 ..preset.plan()
             };
             let mut complete = plan.complete();
-            // What they had there for models without it.
+            // Their values of settings that do not belong.
             complete.insert(
                 "heads".into(),
                 plan.heads.try_into().map(Value::Integer).unwrap(),

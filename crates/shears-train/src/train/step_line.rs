@@ -1,4 +1,4 @@
-//! The line of a step in the log.
+//! The log entry of a step.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use shears_run::{ClipEvent, ExchangeEvent, StepEvent, six_digits};
 
 use crate::trainer::StepOutcome;
 
-/// What is written of a step that read so many tokens.
+/// The log entry of a step that read `tokens` tokens.
 pub(super) fn step_event(
     step: u64,
     outcome: &StepOutcome,

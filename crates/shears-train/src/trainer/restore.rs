@@ -1,20 +1,20 @@
-//! From a checkpoint to a trainer that stands where it was taken.
+//! Restoring a trainer from a checkpoint.
 
 use std::collections::BTreeMap;
 
 use burn::tensor::Tensor;
 use shears_model::{LanguageModel, Reading, State};
 
-use super::{ONLY_AN_UPDATE_TAKES_IT, Trainer};
+use super::{MODEL_IS_PRESENT, Trainer};
 use crate::carried::part_of;
 use crate::checkpoint::Checkpoint;
 use crate::error::{RestoreError, TrainError};
 use crate::tensors::{NamedTensor, brief, load_parameters};
 
 impl<M: LanguageModel> Trainer<M> {
-    /// Goes to where a checkpoint was taken.
+    /// Restores the state of a checkpoint.
     pub fn restore(mut self, checkpoint: Checkpoint) -> Result<Self, TrainError> {
-        let model = self.model.take().expect(ONLY_AN_UPDATE_TAKES_IT);
+        let model = self.model.take().expect(MODEL_IS_PRESENT);
         let refuse = |path: &str, problem: String| RestoreError {
             path: path.into(),
             problem,
@@ -23,7 +23,7 @@ impl<M: LanguageModel> Trainer<M> {
         let loaded = load_parameters(model, checkpoint.model)
             .map_err(|problem| refuse("model.safetensors", problem))?;
         self.model = Some(loaded);
-        // What another policy has learned means nothing to this one.
+        // The state of another policy is meaningless here.
         if checkpoint.plan.clip.to_string() == self.plan.clip.to_string() {
             self.clipper
                 .restore(&checkpoint.clipper)
@@ -48,15 +48,14 @@ impl<M: LanguageModel> Trainer<M> {
         self.carried = part_of(&carried, own.start, own.len(), self.plan.batch);
         self.progress = checkpoint.progress;
         if checkpoint.plan.eval_tokens != self.plan.eval_tokens {
-            // Losses on other tokens are not compared.
+            // Losses on other tokens are not comparable.
             self.progress.best_val_loss = None;
             self.progress.stale_evaluations = 0;
         }
         Ok(self)
     }
 
-    /// Refuses moments that are not those of the parameters; before the first update there are
-    /// none.
+    /// Refuses moments that do not match the parameters. Before the first update there are none.
     fn check_moments(&self, moments: &[NamedTensor], updated: bool) -> Result<(), String> {
         let parts = self.plan.optimizer.moments();
         let mut wanted = BTreeMap::new();
@@ -67,7 +66,10 @@ impl<M: LanguageModel> Trainer<M> {
         }
         for moment in moments {
             if wanted.remove(&moment.name) != Some(moment.data.num_elements()) {
-                return Err(format!("`{}` does not fit the model", brief(&moment.name)));
+                return Err(format!(
+                    "`{}` does not match the model",
+                    brief(&moment.name)
+                ));
             }
         }
         match wanted.keys().next() {
@@ -76,7 +78,7 @@ impl<M: LanguageModel> Trainer<M> {
         }
     }
 
-    /// Refuses a carried state that the model would not have left.
+    /// Refuses a carried state that does not match the model.
     fn check_carried(&self, carried: &[NamedTensor]) -> Result<(), String> {
         if carried.is_empty() {
             return Ok(());
@@ -95,7 +97,10 @@ impl<M: LanguageModel> Trainer<M> {
             .iter()
             .find(|tensor| shape(&tensor.name) != Some(tensor.data.shape().to_vec()));
         match differing {
-            Some(tensor) => Err(format!("`{}` does not fit the model", brief(&tensor.name))),
+            Some(tensor) => Err(format!(
+                "`{}` does not match the model",
+                brief(&tensor.name)
+            )),
             None if carried.len() != wanted.len() => Err("a layer's state is missing".to_string()),
             None => Ok(()),
         }

@@ -223,7 +223,7 @@ fn what_contradicts_the_model_is_refused_with_the_list() {
         ),
         (
             "--init-from run --preset gpt-128",
-            &["does not go with preset gpt-128"],
+            &["does not match preset gpt-128"],
         ),
         ("--init-from nowhere", &["nowhere does not exist"]),
         ("--init-from page", &["config.json is a web page"]),

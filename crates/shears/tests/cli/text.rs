@@ -365,7 +365,7 @@ fn texts_in_other_encodings() {
         scratch.run(&eval).succeeded();
     }
     let said = scratch.run("train --encoding latin1").failed(2);
-    has(&said, "encoding is that of a text, and none is given");
+    has(&said, "encoding needs a text, and none is given");
     // They are the same text.
     let hash = |run: &str| scratch.plan(run)["text-sha256"].clone();
     assert_eq!(hash("utf-16"), hash("latin1"));

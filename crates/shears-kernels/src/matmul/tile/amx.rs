@@ -1,19 +1,19 @@
-//! The micro-kernels for AMX: 16 or 32 rows times 16 or 32 columns of bf16 pairs, with f32 sums in
-//! tiles.
+//! The micro-kernels for AMX: 16 or 32 rows times 16 or 32 columns of bf16 pairs, with f32
+//! accumulators in tiles.
 //!
-//! Each kernel sets the tiles up and releases them, so that no tile outlives it. The layouts are
-//! those of the other kernels: a row of `A` is pairs side by side, and a row of `B`'s panel is one
-//! pair for each column.
+//! Each kernel configures and releases the tiles, so that no tile state outlives it. The layouts
+//! are those of the other kernels: a row of `A` is adjacent pairs, and a row of `B`'s panel has one
+//! pair per column.
 
 use std::arch::asm;
 use std::mem::offset_of;
 
 use super::Tile;
 
-/// Rows of a tile register.
+/// The rows of a tile register.
 pub(super) const ROWS: usize = 16;
 
-/// What `ldtilecfg` reads: palette 1, and all eight tiles with 16 rows of 64 bytes.
+/// The operand of `ldtilecfg`: palette 1, and all eight tiles with 16 rows of 64 bytes.
 #[repr(C, align(64))]
 struct Configuration {
     palette: u8,
@@ -31,16 +31,16 @@ static CONFIGURATION: Configuration = Configuration {
     rows: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
 };
 
-/// A kernel: bytes of a panel's row; the tiles of `A` with the registers of their first rows; the
-/// tiles of `B` with their offsets in a panel's row; and the tiles of sums, each with its factors
-/// and its place in initial values and result.
+/// A kernel: the bytes of a panel's row; the tiles of `A` with the registers of their first rows;
+/// the tiles of `B` with their offsets in a panel's row; and the accumulator tiles, each with its
+/// factors and its position in initial values and result.
 macro_rules! kernel {
     ($name:ident, $bytes:literal,
      [$($a:literal = $row:literal),+], [$($b:literal = $column:literal),+],
      [$($sum:literal = $left:literal * $right:literal,
         $from:literal, $to:literal + $place:literal);+]) => {
         unsafe fn $name(tile: &Tile) {
-            // SAFETY: the caller promises that the tile's factors and result are there, and that
+            // SAFETY: the caller guarantees that the tile's factors and result exist, and that
             // there is AMX.
             unsafe {
                 asm!(
@@ -118,20 +118,19 @@ kernel!(tile_2x2, 128, ["tmm4" = "rax", "tmm5" = "r9"], ["tmm6" = 0, "tmm7" = 64
      "tmm2" = "tmm5" * "tmm6", "r8", "r8" + 0;
      "tmm3" = "tmm5" * "tmm7", "r8", "r8" + 64]);
 
-/// By tiles of rows less one, then by vectors of columns less one. The depth is a multiple of 16
-/// pairs, and the columns of `A` lie side by side.
+/// Indexed by tiles of rows minus one, then by vectors of columns minus one. The depth is a
+/// multiple of 16 pairs, and the columns of `A` are adjacent.
 pub(super) const KERNELS: [[unsafe fn(&Tile); 2]; 2] = [[tile_1x1, tile_1x2], [tile_2x1, tile_2x2]];
 
-/// What a kernel does, instruction by instruction (Intel SDM volume 2, TDPBF16PS), for machines
-/// that lack them: an instruction adds up the products of first neighbours and those of second
-/// ones, each from zero, and adds the sum of both. It takes denormals for zeros, and gives zeros
-/// for them.
+/// Emulates a kernel instruction by instruction (Intel SDM volume 2, TDPBF16PS), for machines
+/// without AMX: an instruction sums the products of the first and of the second neighbours
+/// separately from zero, then adds the sum of both. Subnormals are read and written as zeros.
 ///
 /// # Safety
 ///
-/// As for the kernel of that many tiles of rows and vectors of columns.
+/// As for the kernel of `tiles` tiles of rows and `vectors` vectors of columns.
 #[cfg(test)]
-pub(super) unsafe fn twin(tile: &Tile, tiles: usize, vectors: usize) {
+pub(super) unsafe fn emulate(tile: &Tile, tiles: usize, vectors: usize) {
     let flushed = |x: f32| match x.is_subnormal() {
         true => 0.0_f32.copysign(x),
         false => x,
@@ -142,12 +141,12 @@ pub(super) unsafe fn twin(tile: &Tile, tiles: usize, vectors: usize) {
     };
     for row in 0..tiles * ROWS {
         for column in 0..vectors * ROWS {
-            // SAFETY: as the caller promises, here and below.
+            // SAFETY: the caller guarantees it, here and below.
             let mut sum = unsafe { *tile.initial.byte_add(row * tile.initial_row).add(column) };
             for first in (0..tile.depth).step_by(ROWS) {
                 let mut sums = [0.0_f32; 2];
                 for k in first..first + ROWS {
-                    // SAFETY: as above; columns of `A` lie side by side.
+                    // SAFETY: as above; columns of `A` are adjacent.
                     let (a, b) = unsafe {
                         let a = tile.a.byte_add(row * tile.a_row).add(k);
                         (halves(*a), halves(*tile.b.add(k * vectors * ROWS + column)))

@@ -1,22 +1,22 @@
-//! The micro-kernels for x86-64, in assembly: what a compiler makes of such a loop changes with its
-//! version and with the loop around it, and one that spills accumulators runs at half the speed
-//! (`cargo xtask asm` counts). Each kernel computes one tile, from loading its accumulators to
+//! The micro-kernels for x86-64, in assembly: compiler output for such a loop changes with the
+//! version and the surrounding code, and a loop that spills accumulators runs at half the speed
+//! (`cargo xtask asm` checks). Each kernel computes one tile, from loading its accumulators to
 //! storing them.
 //!
-//! Registers: `rax` and `rdx` walk along the rows of `A` and the panel of `B`; `r8` to `r14` hold
-//! 1, 3, 5, 7, 9, 11 and 13 times the distance between rows of `A`, so that every row is one
-//! address away from `rax`.
+//! Registers: `rax` and `rdx` advance along the rows of `A` and the panel of `B`; `r8` to `r14`
+//! hold 1, 3, 5, 7, 9, 11 and 13 times the row stride of `A`, so that one addressing mode reaches
+//! every row from `rax`.
 
 use std::arch::asm;
 use std::mem::offset_of;
 
 use super::Tile;
 
-/// A micro-kernel. Safety: as [`Tile::compute`] says, for its height and width, on a processor that
-/// has its instructions.
+/// A micro-kernel. Safety: as for [`Tile::compute`], for its height and width, on a processor with
+/// its instructions.
 type Kernel = unsafe fn(&Tile);
 
-/// The kernels of a module by height less one, then by vectors of columns less one.
+/// The kernels of a module, indexed by height minus one, then by vectors of columns minus one.
 macro_rules! wide_table {
     ($name:ident) => {
         [
@@ -49,8 +49,8 @@ pub(super) const AVX2: [[Kernel; 2]; 6] = [
     [avx2::tile_6x1, avx2::tile_6x2],
 ];
 
-/// One entry of the inner dimension: loads a row of the panel that lies `$at` panel rows ahead, and
-/// adds its product with a column of `A`.
+/// One step along the inner dimension: loads the panel row `$at` rows ahead, and adds its product
+/// with a column of `A`.
 macro_rules! step {
     ($multiply:literal, $at:literal, $bytes:literal,
      [$($b:literal + $offset:literal),+], $splat:literal,
@@ -68,7 +68,7 @@ macro_rules! step {
 }
 
 /// A kernel: its name, the bytes of a panel's row, the registers of that row with their offsets,
-/// the register of the broadcast, and for each row of the tile its place from `rax` and its
+/// the broadcast register, and for each row of the tile its address relative to `rax` and its
 /// accumulators.
 macro_rules! kernel {
     ($name:ident, $features:literal, $multiply:literal, $bytes:literal,
@@ -76,7 +76,7 @@ macro_rules! kernel {
      [$([$row:literal $($sum:literal + $place:literal = $factor:literal),+])+]) => {
         #[target_feature(enable = $features)]
         pub(super) unsafe fn $name(tile: &Tile) {
-            // SAFETY: the caller promises that the tile's factors and result are there. The kernel
+            // SAFETY: the caller guarantees that the tile's factors and result exist. The kernel
             // reads `tile`, `A`, `B` and the initial values, and writes the tile's rows of `C`.
             unsafe {
                 asm!(
@@ -148,11 +148,11 @@ macro_rules! kernel {
     };
 }
 
-/// How many rows of a panel ahead are prefetched: for a weight larger than the second-level cache,
-/// hardware prefetchers do not look far enough ahead.
+/// Prefetch distance in panel rows: hardware prefetchers do not run far enough ahead for a weight
+/// larger than the L2 cache.
 const PREFETCHED_ROWS: usize = 8;
 
-/// The kernels of all heights, each from the rows of the one before and a row more.
+/// The kernels of all heights, each with one row more than the previous one.
 macro_rules! kernels {
     ($given:tt [$($row:tt)*]) => {};
     ($given:tt [$($row:tt)*] $one:ident $two:ident $new:tt $($rest:tt)*) => {
@@ -169,7 +169,7 @@ macro_rules! kernels {
     };
 }
 
-/// The kernels of one multiplication on vectors of 512 bits.
+/// The kernels of one multiply instruction on 512-bit vectors.
 macro_rules! wide_kernels {
     ($features:literal $multiply:literal) => {
         kernels! {
@@ -198,8 +198,8 @@ mod avx512 {
     wide_kernels!("avx512f" "vfmadd231ps");
 }
 
-/// An element of `A` is a pair of neighbours of a row in bf16, an element of `B` one of a column,
-/// and what is added is the product of the second of each, then that of the first.
+/// An element of `A` is a bf16 pair of neighbours in a row, an element of `B` one in a column. The
+/// product of the second halves is added first, then that of the first halves.
 mod avx512_bf16 {
     use super::*;
 

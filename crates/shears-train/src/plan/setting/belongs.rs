@@ -9,25 +9,25 @@ use crate::optimizer::OptimizerKind;
 use crate::plan::Plan;
 use crate::schedule::ScheduleKind;
 
-/// The choices that a setting belongs to: with any other it would do nothing.
+/// The choices that a setting belongs to; with others it would have no effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BelongsTo {
     /// Every plan has it.
     All,
-    /// To models of these kinds.
+    /// Models of these kinds.
     Models(&'static [Architecture]),
-    /// To Transformers with these positions.
+    /// Transformers with these position embeddings.
     Positions(&'static [Position]),
-    /// To these optimizers.
+    /// These optimizers.
     Optimizers(&'static [OptimizerKind]),
-    /// To these schedules.
+    /// These schedules.
     Schedules(&'static [ScheduleKind]),
-    /// To these rules for gradients that are not finite.
+    /// These rules for non-finite gradients.
     NonFinite(&'static [NonFinite]),
 }
 
 impl BelongsTo {
-    /// Whether the plan has made one of the choices.
+    /// Whether the plan has one of the choices.
     pub fn holds(self, plan: &Plan) -> bool {
         match self {
             BelongsTo::All => true,
@@ -41,7 +41,7 @@ impl BelongsTo {
         }
     }
 
-    /// The setting that is the choice.
+    /// The setting that makes the choice.
     fn choice(self) -> &'static str {
         match self {
             BelongsTo::All => "",
@@ -53,7 +53,7 @@ impl BelongsTo {
         }
     }
 
-    /// The setting that the plan would have to choose otherwise.
+    /// The setting that would have to change.
     pub(crate) fn deciding(self, plan: &Plan) -> &'static str {
         match self {
             BelongsTo::Positions(_) if plan.model != Architecture::Transformer => "model",
@@ -61,7 +61,7 @@ impl BelongsTo {
         }
     }
 
-    /// What the plan has chosen instead.
+    /// The choice of the plan.
     pub(super) fn chosen(self, plan: &Plan) -> String {
         match self {
             BelongsTo::All => String::new(),
@@ -77,7 +77,7 @@ impl BelongsTo {
     }
 }
 
-/// As in "optimizer adam or adamw"; nothing for what belongs to all.
+/// Prints as in "optimizer adam or adamw"; nothing for [`BelongsTo::All`].
 impl fmt::Display for BelongsTo {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,4 +1,4 @@
-//! What a setting can be: a text behind a flag, a value in TOML.
+//! Values of settings, as flags and in TOML.
 
 use std::fmt::Display;
 use std::path::PathBuf;
@@ -14,24 +14,24 @@ use crate::optimizer::OptimizerKind;
 use crate::plan::Preset;
 use crate::schedule::ScheduleKind;
 
-/// A type that settings have. Errors are without the name of the setting.
+/// The type of a setting. Error messages do not name the setting.
 pub(crate) trait SettingValue: Sized {
-    /// The names to choose from, where these are all.
+    /// The possible values, if it is an enumeration.
     const NAMES: &'static [&'static str] = &[];
-    /// Whether the flag alone means `true`.
+    /// Whether the bare flag means `true`.
     const IS_SWITCH: bool = false;
 
-    /// As it stands behind a flag.
+    /// Parses the value of a flag.
     fn parse(text: &str) -> Result<Self, String>;
 
-    /// As a plan has it; an error is a value that there is no TOML for.
+    /// Converts to TOML; fails for values that TOML cannot represent.
     fn to_toml(&self) -> Result<Value, String>;
 
-    /// From a plan or a config file.
+    /// Converts from a plan or config file.
     fn from_toml(value: Value) -> Result<Self, String>;
 }
 
-/// Reads a value, which is to be `kind`.
+/// Reads a value; `kind` describes the type in errors.
 fn read<T: DeserializeOwned>(value: Value, kind: &str) -> Result<T, String> {
     let shown = value.to_string();
     let read = value.try_into();
@@ -42,7 +42,7 @@ fn parse<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {
     text.parse().map_err(|error: T::Err| error.to_string())
 }
 
-/// Numbers and truth values are themselves in TOML.
+/// Numbers and booleans, native TOML types.
 macro_rules! plain {
     ($($Type:ty: $kind:expr $(, $constant:item)?;)+) => {$(
         impl SettingValue for $Type {
@@ -63,7 +63,7 @@ macro_rules! plain {
     )+};
 }
 
-/// What prints as it parses is a string in TOML.
+/// Types that print as they parse, TOML strings.
 macro_rules! text {
     ($($Type:ty $(, $names:expr)?;)+) => {$(
         impl SettingValue for $Type {
@@ -84,7 +84,7 @@ macro_rules! text {
     )+};
 }
 
-/// TOML has no greater ones.
+/// The largest TOML integer.
 const WHOLE: &str = "a whole number from 0 to 9223372036854775807";
 const TEXT: &str = "a text in quotes";
 
@@ -112,7 +112,7 @@ text! {
     ScheduleKind, ScheduleKind::NAMES;
 }
 
-/// Several flags, or a list in TOML.
+/// A repeated flag, or a TOML list.
 impl SettingValue for Vec<PathBuf> {
     fn parse(text: &str) -> Result<Self, String> {
         Ok(vec![PathBuf::from(text)])
@@ -127,7 +127,7 @@ impl SettingValue for Vec<PathBuf> {
     }
 }
 
-/// None is no key in TOML.
+/// `None` is a missing key in TOML.
 impl SettingValue for Option<PathBuf> {
     fn parse(text: &str) -> Result<Self, String> {
         Ok(Some(PathBuf::from(text)))

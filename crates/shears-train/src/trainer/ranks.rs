@@ -1,4 +1,4 @@
-//! What a trainer does together with those of other ranks.
+//! Training with several ranks.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,22 +10,22 @@ use shears_parallel::{Heartbeat, Phase, Ranks};
 use shears_run::RanksEvent;
 
 use super::{Exchanged, PhaseTimes, Trainer};
-use crate::carried::rows_of_all;
+use crate::carried::gather_rows;
 use crate::error::TrainError;
 use crate::exchange::{Record, Records, Share, compares_at, hash_of};
 use crate::plan::PlanError;
 use crate::tensors::{NamedTensor, module_tensors};
 
 impl<M: LanguageModel> Trainer<M> {
-    /// Trains together with other ranks, each of which has a trainer of the same plan, model and
-    /// batches: this one computes its rows of each batch. Before [`Trainer::restore`].
+    /// Joins other ranks, whose trainers have the same plan, model and batches. This one then
+    /// computes its share of the rows of each batch. Call it before [`Trainer::restore`].
     ///
-    /// From here on [`Trainer::step`] and [`Trainer::checkpoint`] are exchanges: all ranks call
-    /// them, in the same order.
+    /// [`Trainer::step`] and [`Trainer::checkpoint`] are then collective: all ranks must call them
+    /// in the same order.
     ///
     /// # Errors
     ///
-    /// If the batch has fewer rows than there are ranks.
+    /// If the batch has fewer rows than groups; see `shards`.
     pub fn with_ranks(mut self, ranks: Arc<dyn Ranks>) -> Result<Self, TrainError> {
         let share = Share::of(
             self.plan.batch,
@@ -38,19 +38,19 @@ impl<M: LanguageModel> Trainer<M> {
         Ok(self)
     }
 
-    /// Tells a watchdog in each phase of the run that it goes on.
+    /// Reports each phase of the run to a watchdog.
     pub fn with_heartbeat(mut self, heartbeat: Option<Heartbeat>) -> Self {
         self.heartbeat = heartbeat;
         self
     }
 
-    /// Has the log say who trains.
+    /// Sets the log entry of the ranks.
     pub fn with_team(mut self, team: Option<RanksEvent>) -> Self {
         self.team = team;
         self
     }
 
-    /// What comes now, for the watchdog.
+    /// Reports the start of a phase to the watchdog.
     pub(crate) fn begin(&self, phase: Phase) {
         if let Some(heartbeat) = &self.heartbeat {
             heartbeat.beat(self.progress.step + 1, phase);
@@ -62,13 +62,13 @@ impl<M: LanguageModel> Trainer<M> {
         &self.ranks
     }
 
-    /// Tells the other ranks in the next step that this one was asked to save and stop.
-    pub fn tell_to_stop(&mut self, stop: bool) {
+    /// Makes the next step tell all ranks whether this one was asked to save and stop.
+    pub fn request_stop(&mut self, stop: bool) {
         self.stop = stop;
     }
 
-    /// From the sums of this rank to the mean over all: one exchange a step, whatever `accumulate`
-    /// is. What a rank has to say comes first, and then the gradients.
+    /// Reduces the sums of this rank to the mean over all ranks: one exchange per step for any
+    /// `accumulate`, first of the records, then of the gradients.
     pub(super) fn exchange(
         &self,
         loss: f64,
@@ -103,7 +103,7 @@ impl<M: LanguageModel> Trainer<M> {
                 Ok(())
             }
             _ => Err(TrainError::Ranks {
-                problem: "gradients that are not f32 cannot be exchanged".to_string(),
+                problem: "only f32 gradients can be exchanged".to_string(),
             }),
         })?;
         times.exchange += started.elapsed();
@@ -122,14 +122,14 @@ impl<M: LanguageModel> Trainer<M> {
         ))
     }
 
-    /// What all ranks carry: of every row of the batch. An exchange.
-    pub(crate) fn carried_by_all(&self) -> Vec<NamedTensor> {
+    /// Gathers the carried state of every row of the batch. Collective.
+    pub(crate) fn gather_carried(&self) -> Vec<NamedTensor> {
         let tensors = self.carried.tensors.iter();
         let tensors = tensors.map(|(name, tensor)| {
             let data = tensor.clone().without_autodiff().into_data();
             NamedTensor {
                 name: name.clone(),
-                data: rows_of_all(&*self.ranks, data),
+                data: gather_rows(&*self.ranks, data),
             }
         });
         tensors.collect()
