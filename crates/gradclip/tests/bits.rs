@@ -2,7 +2,8 @@
 
 use gradclip::{ClipAction, Gradient, NonFinite, Outcome, Unscaled};
 
-use crate::support::{Named, Random, assert_close, bits, clip, clip_one, clipper};
+use crate::fuzzing::Random;
+use crate::support::{Named, assert_close, bits, clip, clip_one, clipper};
 
 #[test]
 fn a_norm_equal_to_the_threshold_keeps_its_bits() {

@@ -5,7 +5,8 @@ use gradclip::{
     SkipReason, Unscaled, scan,
 };
 
-use crate::support::{Named, POLICIES, Random, bits, clip, clipper, parts, try_clip};
+use crate::fuzzing::Random;
+use crate::support::{Named, POLICIES, bits, clip, clipper, parts, try_clip};
 
 fn measures(gradients: &Named) -> Vec<Measure> {
     let tensors: Vec<&[f32]> = gradients.iter().map(|(_, values)| &values[..]).collect();

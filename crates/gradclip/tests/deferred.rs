@@ -2,7 +2,8 @@
 
 use gradclip::{ClipReport, Clipper, NonFinite, Outcome, Unscaled};
 
-use crate::support::{Named, POLICIES, Random, bits, clipper, parts};
+use crate::fuzzing::Random;
+use crate::support::{Named, POLICIES, bits, clipper, parts};
 
 fn deferred(clipper: &mut Clipper, gradients: Named) -> (Named, Option<Vec<f64>>, ClipReport) {
     match clipper.clip_deferred(Unscaled::single(gradients), Some(1.0)) {

@@ -2,8 +2,9 @@
 
 use gradclip::{ClipAction, ClipReport, Clipper, NonFinite, SkipReason, Unscaled};
 
+use crate::fuzzing::Random;
 use crate::model::{Model, step};
-use crate::support::{POLICIES, Random, assert_close, clipper, parts};
+use crate::support::{POLICIES, assert_close, clipper, parts};
 
 const BAD: [f64; 3] = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY];
 

@@ -2,8 +2,9 @@
 
 use gradclip::{ClipAction, ClipReport, NonFinite};
 
+use crate::fuzzing::Random;
 use crate::model::{Model, step};
-use crate::support::{Random, assert_close, clip_one, clipper};
+use crate::support::{assert_close, clip_one, clipper};
 
 fn once(policy: &str, model: Model) -> (Model, ClipReport) {
     step(&mut clipper(policy, NonFinite::Error), model)

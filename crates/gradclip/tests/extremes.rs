@@ -3,9 +3,10 @@
 use gradclip::{ClipAction, NonFinite, Unscaled};
 use half::{bf16, f16};
 
+use crate::fuzzing::Random;
 use crate::support::{
-    Named, Random, assert_all_close, assert_close, bits, clip, clip_one, clipper, parts,
-    reference_norm, try_clip,
+    Named, assert_all_close, assert_close, bits, clip, clip_one, clipper, parts, reference_norm,
+    try_clip,
 };
 
 #[test]

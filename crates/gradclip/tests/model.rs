@@ -3,7 +3,8 @@
 use gradclip::{ClipReport, Clipper, Elements, Gradient, Gradients, Unscaled, Values};
 use half::{bf16, f16};
 
-use crate::support::{Random, parts};
+use crate::fuzzing::Random;
+use crate::support::parts;
 
 pub(crate) const STORAGES: [&str; 4] = ["f32", "f64", "f16", "bf16"];
 

@@ -5,8 +5,9 @@ use gradclip::{
     Unscaled,
 };
 
+use crate::fuzzing::Random;
 use crate::model::{Model, Numbers, STORAGES, Tensor, step};
-use crate::support::{Named, POLICIES, Random, assert_close, clipper, parts, reference_norm};
+use crate::support::{Named, POLICIES, assert_close, clipper, parts, reference_norm};
 
 fn once(policy: &str, model: Model) -> (Model, ClipReport) {
     step(&mut clipper(policy, NonFinite::Error), model)

@@ -2,8 +2,9 @@
 
 use gradclip::{ClipAction, Clipper, ClipperState, NonFinite, Unscaled};
 
+use crate::fuzzing::Random;
 use crate::model::Model;
-use crate::support::{POLICIES, Random, clipper, parts};
+use crate::support::{POLICIES, clipper, parts};
 
 /// Everything that a step decided, to the bit.
 fn step(clipper: &mut Clipper, index: u64) -> String {

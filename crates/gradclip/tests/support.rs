@@ -108,25 +108,3 @@ pub(crate) fn without_files() -> proptest::test_runner::Config {
         ..Default::default()
     }
 }
-
-/// SplitMix64.
-pub(crate) struct Random(pub(crate) u64);
-
-impl Random {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// Uniform in [-1, 1).
-    pub(crate) fn value(&mut self) -> f32 {
-        ((self.next() >> 40) as f32) / ((1 << 23) as f32) - 1.0
-    }
-
-    pub(crate) fn values(&mut self, count: usize) -> Vec<f32> {
-        (0..count).map(|_| self.value()).collect()
-    }
-}

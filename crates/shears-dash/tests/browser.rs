@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use shears_dash::serve;
 
-use crate::chromium::{self, Chromium};
+use crate::chromium::Chromium;
 use crate::run_folder::{Run, Runs, end_line, log_of, ranks_line, resume_lines, step_line};
 
 /// Serves the folder on a free port until the tests end.
@@ -144,8 +144,7 @@ fn zoom(browser: &mut Chromium) {
 
 #[test]
 fn a_browser_watches_a_run() {
-    let Some(program) = chromium::find() else {
-        println!("skipped: this machine has no Chromium");
+    let Some(mut browser) = Chromium::start() else {
         return;
     };
     let runs = Runs::new();
@@ -159,7 +158,6 @@ fn a_browser_watches_a_run() {
     let stop = Arc::new(AtomicBool::new(false));
     let trainer = train(growing, 61, stop.clone());
     let address = served(&runs);
-    let mut browser = Chromium::start(program);
     look_around(&mut browser, &address, "growing", "other", || {
         stop.store(true, Ordering::Relaxed);
         trainer.join().unwrap();
@@ -169,13 +167,11 @@ fn a_browser_watches_a_run() {
 /// Nothing is there yet, and the page says how to begin.
 #[test]
 fn a_browser_sees_an_empty_folder() {
-    let Some(program) = chromium::find() else {
-        println!("skipped: this machine has no Chromium");
+    let Some(mut browser) = Chromium::start() else {
         return;
     };
     let runs = Runs::new();
     let address = served(&runs);
-    let mut browser = Chromium::start(program);
     browser.open(&address);
     browser.until("document.querySelector('.empty pre')?.textContent.includes('shears train')");
     runs.run("first", &log_of(5));
@@ -186,15 +182,13 @@ fn a_browser_sees_an_empty_folder() {
 /// As a phone shows it; and who died where, among runs that are compared.
 #[test]
 fn a_narrow_page_has_words_beside_what_they_are_of() {
-    let Some(program) = chromium::find() else {
-        println!("skipped: this machine has no Chromium");
+    let Some(mut browser) = Chromium::start() else {
         return;
     };
     let runs = Runs::new();
     runs.run("dead", &(log_of(20) + &end_line(20, "diverged")));
     runs.run("alive", &(log_of(60) + &end_line(60, "finished")));
     let address = served(&runs);
-    let mut browser = Chromium::start(program);
     browser.open(&address);
     let phone =
         serde_json::json!({ "width": 390, "height": 900, "deviceScaleFactor": 1, "mobile": false });

@@ -24,7 +24,7 @@ pub(crate) struct Chromium {
 }
 
 /// The browser of this machine, if it has one.
-pub(crate) fn find() -> Option<PathBuf> {
+fn find() -> Option<PathBuf> {
     let named = std::env::var_os("CHROMIUM").map(PathBuf::from);
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
@@ -39,7 +39,12 @@ pub(crate) fn find() -> Option<PathBuf> {
 }
 
 impl Chromium {
-    pub(crate) fn start(program: PathBuf) -> Chromium {
+    /// Starts the browser of this machine; if there is none, says that the test is skipped.
+    pub(crate) fn start() -> Option<Chromium> {
+        let Some(program) = find() else {
+            println!("skipped: this machine has no Chromium");
+            return None;
+        };
         let profile = tempfile::tempdir().unwrap();
         let process = Command::new(program)
             .args([
@@ -85,7 +90,7 @@ impl Chromium {
         for domain in ["Page", "Runtime", "Log"] {
             chromium.call(&format!("{domain}.enable"), json!({}));
         }
-        chromium
+        Some(chromium)
     }
 
     /// Calls a method of the protocol, and notes what the page complains about meanwhile.

@@ -24,7 +24,7 @@ pub struct End {
 }
 
 /// One value for each kept row, by the name of a parameter. NaN is none.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Tensors {
     /// In the order of the forward pass, or, in a log without a header, of the alphabet.
     pub names: Vec<String>,
@@ -123,7 +123,7 @@ impl Tensors {
 
 /// All that is kept of a log. The vectors of a step have one element for each step; what is not
 /// there or not finite is NaN.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Columns {
     /// What the log says of its model; none in a log of format 1.
     pub header: Option<Header>,
@@ -181,6 +181,15 @@ impl Columns {
     /// Steps.
     pub fn rows(&self) -> usize {
         self.step.len()
+    }
+
+    /// Takes an event of a run that trains in this process, as if it had been read from the log.
+    pub fn take(&mut self, event: Event) {
+        let line = match event {
+            Event::Step(step) => Line::Step(step.into()),
+            other => Line::Other(other),
+        };
+        self.push(line, 0);
     }
 
     /// Takes a line that begins at `place`.
@@ -263,7 +272,7 @@ impl Columns {
     }
 
     /// Drops the steps from `step` on, and what was noted at them.
-    fn truncate(&mut self, step: u64) {
+    pub fn truncate(&mut self, step: u64) {
         let rows = self.step.partition_point(|known| *known < step);
         self.step.truncate(rows);
         self.place.truncate(rows);

@@ -1,5 +1,7 @@
 //! What a log says about the flow of gradients through the layers.
 
+use std::ops::Range;
+
 use gradclip::ClipAction;
 use gradclip_judge::statistics::median;
 use gradclip_judge::{GradientFlow, UpdatePace};
@@ -15,7 +17,8 @@ impl Columns {
         let header = self.header.as_ref()?;
         let layers = header.layers().into_iter().map(|(layer, parameters)| {
             let elements: usize = parameters.iter().map(|p| p.elements()).sum();
-            let squares = self.squares(&parameters).into_iter().zip(&self.action);
+            let squares = self.squares(&parameters, 0..self.rows());
+            let squares = squares.into_iter().zip(&self.action);
             let applied = squares
                 .filter(|(square, action)| square.is_finite() && **action != ClipAction::Skip);
             let square = median(applied.map(|(square, _)| square)).unwrap_or(0.0);
@@ -39,27 +42,30 @@ impl Columns {
         UpdatePace::of(&shares.collect::<Vec<_>>())
     }
 
-    /// The norm of the gradient of each layer at each step, in the order of the forward pass; NaN
+    /// The norm of the gradient of each layer at these rows, in the order of the forward pass; NaN
     /// where no tensor of the layer has one. None without a header.
-    pub fn layer_norms(&self) -> Option<Vec<(String, Vec<f64>)>> {
+    pub fn layer_norms(&self, rows: Range<usize>) -> Option<Vec<(String, Vec<f64>)>> {
         let header = self.header.as_ref()?;
         let layers = header.layers().into_iter().map(|(layer, parameters)| {
-            let mut norms = self.squares(&parameters);
+            let mut norms = self.squares(&parameters, rows.clone());
             norms.iter_mut().for_each(|square| *square = square.sqrt());
             (layer.to_string(), norms)
         });
         Some(layers.collect())
     }
 
-    /// The sum of squares of the gradients of these parameters at each step.
-    fn squares(&self, parameters: &[&Parameter]) -> Vec<f64> {
-        let mut sums = vec![f64::NAN; self.rows()];
+    /// The sum of squares of the gradients of these parameters at each of these rows.
+    fn squares(&self, parameters: &[&Parameter], rows: Range<usize>) -> Vec<f64> {
+        let mut sums = vec![f64::NAN; rows.len()];
         for parameter in parameters {
             let mut names = self.tensors.names.iter();
             let Some(column) = names.position(|name| *name == parameter.name) else {
                 continue;
             };
-            for (sum, norm) in sums.iter_mut().zip(&self.tensors.values[column]) {
+            for (sum, norm) in sums
+                .iter_mut()
+                .zip(&self.tensors.values[column][rows.clone()])
+            {
                 let square = f64::from(*norm).powi(2);
                 *sum = match (sum.is_nan(), square.is_nan()) {
                     (_, true) => *sum,

@@ -390,7 +390,7 @@ mod tests {
         assert_eq!(columns.tensors.names, ["b", "a"]);
         assert_eq!(columns.tensors.values, [[0.8, 0.8], [0.6, 0.6]]);
         assert!(columns.gradient_flow().unwrap().first_to_last.is_some());
-        let norms = columns.layer_norms().unwrap();
+        let norms = columns.layer_norms(0..columns.rows()).unwrap();
         assert_eq!(norms[0].0, "b");
     }
 

@@ -1,4 +1,4 @@
-//! How the command line is read: what completes it, and what is said where it is wrong.
+//! What clap needs beyond the derived commands: completions, and error messages of our own.
 
 use std::error::Error;
 use std::ffi::OsStr;
@@ -13,8 +13,8 @@ use gradclip::ClipRule;
 use crate::commands::runs;
 use crate::output::is_passed_on;
 
-/// All commands alike: of a flag that is given twice the last one counts, a value may begin with a
-/// minus, and runs and policies are completed.
+/// Settings for all commands: the last of several equal flags wins, a value may begin with a minus,
+/// and runs and policies are completed.
 pub(crate) fn prepared(command: Command) -> Command {
     let prepare = |argument: Arg| {
         let takes_values = matches!(argument.get_action(), ArgAction::Set | ArgAction::Append);
@@ -49,7 +49,7 @@ fn complete_run(typed: &OsStr) -> Vec<CompletionCandidate> {
     candidates
 }
 
-/// The rules by name, also behind a `+`.
+/// The names of the rules, also after a `+`.
 fn complete_policy(typed: &OsStr) -> Vec<CompletionCandidate> {
     let typed = typed.to_string_lossy();
     let before = typed.rfind('+').map_or(0, |plus| plus + 1);
@@ -65,7 +65,7 @@ fn complete_policy(typed: &OsStr) -> Vec<CompletionCandidate> {
         .collect()
 }
 
-/// The words that had another meaning before, and what to type now.
+/// Words of earlier versions, and what to type now.
 const RENAMED: [(&str, &str); 6] = [
     ("advise", "part of `shears inspect RUN`"),
     (
@@ -78,7 +78,7 @@ const RENAMED: [(&str, &str); 6] = [
     ("--set", "--KEY VALUE, such as --optimizer sgd"),
 ];
 
-/// What is wrong, in one line, where that says more than clap's own message.
+/// The problem in one line, where we can say more than clap does.
 pub(crate) fn problem(error: &clap::Error) -> Option<String> {
     let text = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.as_str()),
@@ -100,7 +100,7 @@ pub(crate) fn problem(error: &clap::Error) -> Option<String> {
     }
 }
 
-/// Without the words of the standard library.
+/// The reason without the wording of the standard library.
 fn reason(error: &(dyn Error + 'static)) -> String {
     if let Some(error) = error.downcast_ref::<ParseIntError>() {
         return match error.kind() {
@@ -116,11 +116,11 @@ fn reason(error: &(dyn Error + 'static)) -> String {
     }
 }
 
-/// What clap says of a number out of its range: "0 is not in 1..=1000".
+/// Rewords what clap says of a number out of range: "0 is not in 1..=1000".
 fn in_range(message: &str) -> Option<String> {
     let (_, range) = message.split_once(" is not in ")?;
     let (least, most) = range.split_once("..")?;
-    // The largest number of a type is no limit that anybody has set.
+    // The largest value of an integer type is not a limit that anyone chose.
     let most = most.strip_prefix('=').filter(|most| most.len() < 10);
     Some(match most {
         Some(most) => format!("it must be from {least} to {most}"),

@@ -1,4 +1,4 @@
-//! One file a command.
+//! One file per command, and here what several of them share.
 
 pub(crate) mod bench;
 pub(crate) mod clip;
@@ -19,16 +19,17 @@ use std::time::SystemTime;
 
 use clap::{Args, ValueHint};
 use shears_data::DataError;
-use shears_train::{Corpora, Plan, RunFolder, TrainError};
+use shears_train::{Corpora, Difference, Plan, RunFolder, TrainError};
 
 use crate::exit::{Misuse, misuse};
 use crate::loading;
+use crate::model::Trained;
 use crate::output::complain;
 
-/// Where runs are, unless somebody says otherwise.
+/// The folder of runs, unless another is given.
 pub(crate) const RUNS: &str = "runs";
 
-/// The run that a command is about.
+/// The run that a command reads.
 #[derive(Args, Debug)]
 pub(crate) struct RunArgument {
     /// Folder of the run [default: the newest in runs/]
@@ -37,10 +38,37 @@ pub(crate) struct RunArgument {
 }
 
 impl RunArgument {
-    /// Opens it to read it.
+    /// Opens it for reading.
     pub(crate) fn open(&self) -> anyhow::Result<RunFolder> {
         let path = self.run.clone().map_or_else(newest_run, Ok)?;
         Ok(RunFolder::open_to_read(&path)?)
+    }
+}
+
+/// The trained model that a command uses.
+#[derive(Args, Debug)]
+pub(crate) struct ModelArguments {
+    #[command(flatten)]
+    run: RunArgument,
+
+    /// Which checkpoint: best, last, or the number of a step
+    #[arg(long, value_name = "WHICH", default_value = "best")]
+    checkpoint: String,
+
+    /// CPU threads [default: all cores]
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+
+    /// Print the memory estimate to standard error
+    #[arg(long, short)]
+    pub(crate) verbose: bool,
+}
+
+impl ModelArguments {
+    /// Sets the threads, and reads the checkpoint.
+    pub(crate) fn open(&self) -> anyhow::Result<Trained> {
+        set_threads(self.threads)?;
+        Trained::open(self.run.open()?, &self.checkpoint)
     }
 }
 
@@ -55,7 +83,7 @@ pub(crate) fn runs() -> Vec<(SystemTime, PathBuf)> {
     started.collect()
 }
 
-/// The run in [`RUNS`] that was started last; which one that is, is said.
+/// The newest run in [`RUNS`]; prints which one it is.
 pub(crate) fn newest_run() -> Result<PathBuf, Misuse> {
     let (_, run) = runs().into_iter().max().ok_or_else(|| {
         Misuse(format!(
@@ -66,8 +94,8 @@ pub(crate) fn newest_run() -> Result<PathBuf, Misuse> {
     Ok(run)
 }
 
-/// The text of a run, which must be the one that it was started with; `remedy` is what to do if it
-/// is not, or is not there.
+/// Reads the text of a run. If it is missing, or not the text that the run started with, the error
+/// ends with `remedy`.
 pub(crate) fn corpora_of(
     run: &RunFolder,
     plan: &Plan,
@@ -77,7 +105,9 @@ pub(crate) fn corpora_of(
     let kept = run.input_path();
     if plan.reads_standard_input() && !kept.exists() {
         let kept = kept.display();
-        anyhow::bail!("{kept} is gone, the text that the run read as standard input; put it back");
+        anyhow::bail!(
+            "{kept} is missing: it holds the text that was read from standard input; put it back"
+        );
     }
     let loaded = loading::load(plan, Some(&kept), Some(run.tokenizer()?), shown);
     loaded.map_err(|error| match error {
@@ -88,41 +118,56 @@ pub(crate) fn corpora_of(
     })
 }
 
-/// That there is nothing in a run's log to do something with.
+/// Refuses a run whose plan.toml is not what its checkpoint was trained with.
+pub(crate) fn refuse_edited(
+    run: &RunFolder,
+    differing: impl IntoIterator<Item = Difference>,
+    remedy: &str,
+) -> Result<(), Misuse> {
+    let list = differing.into_iter();
+    let words = |(name, was, is)| format!("{name}: trained with {was}, plan.toml has {is}");
+    let list = list.map(words);
+    let list: Vec<String> = list.collect();
+    if list.is_empty() {
+        return Ok(());
+    }
+    let path = run.path().join("plan.toml");
+    let (path, list) = (path.display(), list.join("; "));
+    misuse!("{path} was changed ({list}); {remedy}")
+}
+
+/// The error for a run whose log has no steps.
 pub(crate) fn nothing_recorded(run: &RunFolder, what: &str) -> Misuse {
     let run = run.path().display();
     Misuse(format!(
-        "{run}: no step is recorded, so there is nothing to {what}"
+        "{run}: no steps are recorded, so there is nothing to {what}"
     ))
 }
 
-/// More than any machine has cores; starting so many takes seconds.
+/// More than the cores of any machine; starting this many threads takes seconds.
 const THREADS_MAX: usize = 1024;
 
-/// How many threads were asked for; as many as there are cores, if nothing was said.
-pub(crate) fn thread_count(threads: Option<usize>) -> Result<usize, Misuse> {
-    match threads {
+/// Sets the number of threads of the CPU device. Must be called before the first computation.
+pub(crate) fn set_threads(threads: Option<usize>) -> anyhow::Result<usize> {
+    let typed = threads.is_some();
+    let threads = match threads {
         Some(threads) if !(1..=THREADS_MAX).contains(&threads) => {
             misuse!("--threads is {threads}; it must be from 1 to {THREADS_MAX}")
         }
-        Some(threads) => Ok(threads),
-        None => Ok(std::thread::available_parallelism().map_or(1, usize::from)),
-    }
-}
-
-/// Sets how many threads the CPU device computes on; before the first computation.
-pub(crate) fn set_threads(threads: Option<usize>) -> anyhow::Result<usize> {
-    let typed = threads.is_some();
-    let threads = thread_count(threads)?;
+        Some(threads) => threads,
+        // One per core.
+        None => std::thread::available_parallelism().map_or(1, usize::from),
+    };
     let built = rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
-        // The thread that trains is one of them: handing work to the others costs less from inside.
+        // The training thread is one of them: handing work to the others is cheaper from inside the
+        // pool.
         .use_current_thread()
         .build_global();
-    let refused = |_| format!("the system does not give this process {threads} threads");
+    let refused = |_| format!("the system refuses to give this process {threads} threads");
     match built.map_err(refused) {
         Err(problem) if typed => misuse!("--threads {threads}: {problem}; give fewer"),
-        Err(problem) => Err(anyhow::anyhow!("{problem}; --threads 1 needs no other")),
+        Err(problem) => Err(anyhow::anyhow!("{problem}; try --threads 1")),
         Ok(()) => Ok(threads),
     }
 }

@@ -1,4 +1,4 @@
-//! Runs beside each other: what each clipping policy came to, as tables, words and pictures.
+//! Comparing runs: the results of each clipping policy as tables, words and figures.
 
 mod page;
 mod picture;
@@ -21,19 +21,19 @@ pub(crate) use results::Outcome;
 pub(crate) use smooth::smoothed;
 use words::Findings;
 
-/// Variants that are compared at most: each is a line in a picture.
+/// Maximum number of variants: each is a line in a figure.
 pub(crate) const MOST_VARIANTS: usize = shears_figure::MOST_COLOURS;
 
 /// Why runs of one model can be compared seed by seed.
 pub(crate) const SAME_START: &str =
     "With the same seed, all runs start from the same weights and read the same batches.";
 
-/// The model of the runs and their optimizer.
+/// The model and optimizer of the runs.
 pub(crate) fn model(plan: &Plan) -> String {
     format!("{} by {}", report::model_name(plan), plan.optimizer)
 }
 
-/// The settings that the head of a report names.
+/// The settings in the head of a report.
 pub(crate) fn settings(plan: &Plan) -> String {
     format!(
         "{}, {} steps of {} × {} tokens, {}",
@@ -45,7 +45,7 @@ pub(crate) fn settings(plan: &Plan) -> String {
     )
 }
 
-/// Refuses a folder for a report that holds something else: it is empty, or has one of these files.
+/// Refuses a folder for a report unless it is empty, does not exist, or has one of these files.
 pub(crate) fn check_folder(out: &Path, marks: &[&str]) -> Result<(), Misuse> {
     let shown = out.display();
     if out.exists() && !out.is_dir() {
@@ -54,7 +54,7 @@ pub(crate) fn check_folder(out: &Path, marks: &[&str]) -> Result<(), Misuse> {
     let empty = out.read_dir().is_ok_and(|mut all| all.next().is_none());
     let marked = marks.iter().any(|mark| out.join(mark).is_file());
     if out.exists() && !empty && !marked {
-        misuse!("{shown} holds something else; choose another --out");
+        misuse!("{shown} contains other files; choose another --out");
     }
     Ok(())
 }
@@ -62,7 +62,7 @@ pub(crate) fn check_folder(out: &Path, marks: &[&str]) -> Result<(), Misuse> {
 /// Runs that are compared, from their event logs alone.
 #[derive(Debug)]
 pub(crate) struct Comparison {
-    /// What the runs train, for the head of a picture.
+    /// The model, for the title of a figure.
     pub(crate) model: String,
     /// What the runs have in common, for the head of the page.
     pub(crate) about: String,
@@ -72,7 +72,7 @@ pub(crate) struct Comparison {
     pub(crate) runs: Vec<Run>,
 }
 
-/// What a line of the pictures stands for: a policy, and the other settings in which runs differ.
+/// What a line in the figures stands for: a policy, and other settings that differ.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Variant {
     pub(crate) name: String,
@@ -82,16 +82,16 @@ pub(crate) struct Variant {
 /// One run that is compared.
 #[derive(Debug)]
 pub(crate) struct Run {
-    /// Its place in [`Comparison::variants`].
+    /// Index into [`Comparison::variants`].
     pub(crate) variant: usize,
-    /// Its place in [`Comparison::rates`].
+    /// Index into [`Comparison::rates`].
     pub(crate) rate: usize,
     pub(crate) seed: u64,
     pub(crate) outcome: Outcome,
 }
 
 impl Comparison {
-    /// The runs of a variant at a learning rate, one for each seed.
+    /// The runs of a variant at a learning rate, one per seed.
     fn seeds_of(&self, variant: usize, rate: usize) -> Vec<&Run> {
         let its = |run: &&Run| run.variant == variant && run.rate == rate;
         self.runs.iter().filter(its).collect()
@@ -108,7 +108,7 @@ impl Comparison {
     }
 }
 
-/// What was found in a comparison, ready to be told.
+/// The report of a comparison.
 pub(crate) struct Report {
     comparison: Comparison,
     findings: Findings,
@@ -122,13 +122,17 @@ impl Report {
         }
     }
 
-    /// Prints the table.
-    pub(crate) fn print(&self) {
+    /// Prints the table, a note on it, where the report is, and how it ends, as a training does: a
+    /// sentence, numbers and a command.
+    pub(crate) fn print(&self, note: Option<&str>, out: Option<&Path>) {
         say!("\n{}", page::table(&self.findings, columns()));
-    }
-
-    /// Prints how it ends, as a training does: a sentence, numbers and a command.
-    pub(crate) fn conclude(&self) {
+        if let Some(note) = note {
+            say!("{note}\n");
+        }
+        match out {
+            Some(out) => say!("report: {}\n", out.join("report.html").display()),
+            None => say!("for a page with figures: --out FOLDER\n"),
+        }
         let findings = &self.findings;
         let colour = findings.winner.map_or(Colour::Bad, |_| Colour::Good);
         let words = wrapped(&findings.recommendation, 0);
@@ -141,12 +145,12 @@ impl Report {
         }
     }
 
-    /// Everything in numbers.
+    /// All numbers, as JSON.
     pub(crate) fn json(&self) -> anyhow::Result<String> {
         Ok(serde_json::to_string_pretty(&self.findings)?)
     }
 
-    /// Writes report.html, its pictures as SVG, overview.svg and report.json into a folder.
+    /// Writes report.html, its figures as SVG, overview.svg and report.json to a folder.
     pub(crate) fn write(&self, out: &Path) -> anyhow::Result<()> {
         std::fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
         let pictures = plots::draw(&self.comparison, &self.findings)?;

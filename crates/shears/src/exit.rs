@@ -11,43 +11,43 @@ use shears_train::TrainError;
 
 use crate::output::{complain, one_line};
 
-/// The user asked for something that cannot be done.
+/// The exit code for a request that cannot be carried out.
 pub(crate) const MISUSE: u8 = 2;
 
-/// Numbers that were not finite ended a run: gradients, loss or weights, under whatever rule.
+/// Gradients, a loss or weights that were not finite ended the run.
 const DIVERGED: u8 = 3;
 
-/// A run that a signal ended, after it was saved.
+/// A signal ended the run after it was saved.
 pub(crate) const INTERRUPTED: u8 = 130;
 
-/// The user asked for something that cannot be done; nothing has been started.
+/// A request that cannot be carried out; nothing was started.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Misuse(pub(crate) String);
 
-/// Ends a function by a [`Misuse`] with this message.
+/// Returns a [`Misuse`] with this message.
 macro_rules! misuse {
     ($($message:tt)*) => { return Err($crate::exit::Misuse(format!($($message)*)).into()) };
 }
 pub(crate) use misuse;
 
-/// A process of the job has failed, with this exit code, and one of them has said why.
+/// Another process of the job failed with this exit code, and printed why.
 #[derive(Debug, thiserror::Error)]
 #[error("another process of the job has failed")]
 pub(crate) struct ElsewhereError(pub(crate) u8);
 
-/// Prints an error on one line, and gives the exit code that belongs to it.
+/// Prints an error on one line and returns its exit code.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     let broken_pipe = error.chain().any(|cause| {
         let io = cause.downcast_ref::<std::io::Error>();
         io.is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
     });
     if broken_pipe {
-        // The reader of our output has seen enough.
+        // The reader of our output stopped reading.
         return ExitCode::SUCCESS;
     }
     if error.is::<ElsewhereError>() {
-        // The process that failed has said it.
+        // The process that failed printed it.
         return ExitCode::from(code(error));
     }
     let message = one_line(&format!("{error:#}"));
@@ -55,19 +55,19 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(code(error))
 }
 
-/// Ends the program because there is no memory: the same line and exit code as of any failure. What
-/// a run has saved is whole.
+/// Exits because an allocation failed, with one line and the exit code of any failure. What a run
+/// has saved stays intact.
 pub(crate) fn out_of_memory(bytes: usize) {
     static SAID: AtomicBool = AtomicBool::new(false);
     thread_local! {
         static SAYING: Cell<bool> = const { Cell::new(false) };
     }
     if SAYING.get() {
-        // Not even a line can be written.
+        // Not even the message can be allocated.
         return;
     }
     if SAID.swap(true, Ordering::SeqCst) {
-        // Another thread is about to end the program.
+        // Another thread is already ending the program.
         loop {
             std::thread::sleep(Duration::from_secs(1));
         }
@@ -76,13 +76,13 @@ pub(crate) fn out_of_memory(bytes: usize) {
     crate::screen::leave();
     let megabytes = bytes.div_ceil(1 << 20);
     complain!(
-        "shears: out of memory: {megabytes} MB more cannot be had; training takes less with a \
-         smaller --batch, --window or --hidden, and a run that was saved goes on by --resume"
+        "shears: out of memory: cannot allocate another {megabytes} MB; training takes less with a \
+         smaller --batch, --window or --hidden, and a run that was saved continues with --resume"
     );
     std::process::exit(1);
 }
 
-/// The exit code that belongs to an error.
+/// The exit code of an error.
 pub(crate) fn code(error: &anyhow::Error) -> u8 {
     if let Some(ElsewhereError(code)) = error.downcast_ref() {
         return *code;
@@ -98,7 +98,7 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
                     | ExchangeError::Tokenizer(_)
             )
         )
-        // The others are faults of a model, a tokenizer or a device.
+        // The other variants are failures of a model, a tokenizer or a device.
         || matches!(
             error.downcast_ref(),
             Some(GenerateError::Setting { .. } | GenerateError::EmptyStop)

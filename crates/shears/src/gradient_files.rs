@@ -1,7 +1,7 @@
 //! Safetensors files of gradients: read whole, clipped in memory, written whole or not at all.
 //!
-//! A file that is written has the header of the file that was read, byte for byte: names, shapes,
-//! storage types, their order and the metadata stay as they were, and only values change.
+//! An output file has the header of its input, byte for byte: names, shapes, storage types, their
+//! order and the metadata stay the same, and only values change.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -20,7 +20,7 @@ use shears_train::header_problem;
 
 use crate::new_file;
 
-/// What to do about a tensor whose type is not one that gradients have.
+/// What to do with a tensor whose type gradients cannot have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OtherTypes {
     Refuse,
@@ -30,9 +30,9 @@ pub(crate) enum OtherTypes {
 /// A file in memory.
 #[derive(Debug)]
 pub(crate) struct TensorFile {
-    /// The file as it was read, for its header and its other tensors.
+    /// The file as it was read, with its header and other tensors.
     bytes: Vec<u8>,
-    /// In the order of their names.
+    /// Sorted by name.
     pub(crate) tensors: Vec<Tensor>,
 }
 
@@ -41,11 +41,11 @@ pub(crate) struct Tensor {
     pub(crate) name: String,
     pub(crate) shape: Vec<usize>,
     pub(crate) values: StoredValues,
-    /// Where the file has them.
+    /// Their place in the file.
     place: Range<usize>,
 }
 
-/// The values of a tensor in the type in which the file has them.
+/// The values of a tensor in the type of the file.
 #[derive(Debug)]
 pub(crate) enum StoredValues {
     F64(Vec<f64>),
@@ -54,7 +54,7 @@ pub(crate) enum StoredValues {
     Bf16(Vec<bf16>),
 }
 
-/// The same expression for values of each type.
+/// Evaluates an expression for values of any type.
 macro_rules! of_any_type {
     ($stored:expr, $values:ident => $result:expr) => {
         match $stored {
@@ -67,7 +67,7 @@ macro_rules! of_any_type {
 }
 
 impl TensorFile {
-    /// Reads a file and checks that it is what its header says.
+    /// Reads a file, and checks that it matches its header.
     pub(crate) fn read(path: &Path, other_types: OtherTypes) -> anyhow::Result<TensorFile> {
         let bytes = fs::read(path).map_err(anyhow::Error::from);
         let read = bytes.and_then(|bytes| parse(bytes, other_types));
@@ -81,7 +81,7 @@ impl TensorFile {
         self.tensors.get(index)
     }
 
-    /// Writes the file whole or not at all, over one that may be there.
+    /// Writes the file whole or not at all, replacing an existing one.
     pub(crate) fn write(mut self, target: &Path) -> anyhow::Result<()> {
         for tensor in &self.tensors {
             let place = tensor.place.clone();
@@ -98,7 +98,7 @@ fn parse(bytes: Vec<u8>, other_types: OtherTypes) -> anyhow::Result<TensorFile> 
     let invalid = |error| anyhow!("not a whole safetensors file: {}", header_problem(&error));
     let (header_length, _) = SafeTensors::read_metadata(&bytes).map_err(invalid)?;
     let data_start = size_of::<u64>() + header_length;
-    // The library takes the last of two tensors with the same name.
+    // Of two tensors with the same name, the library silently takes the last.
     let names = serde_json::from_slice(&bytes[size_of::<u64>()..data_start]);
     let Names(names) = names.map_err(|error| anyhow!("its header {}", json_problem(&error)))?;
     let mut seen = BTreeSet::new();
@@ -127,7 +127,7 @@ fn parse(bytes: Vec<u8>, other_types: OtherTypes) -> anyhow::Result<TensorFile> 
     Ok(TensorFile { bytes, tensors })
 }
 
-/// The keys of a header, every one of them.
+/// All keys of a header, including duplicates.
 struct Names(Vec<String>);
 
 impl<'de> Deserialize<'de> for Names {
@@ -153,7 +153,7 @@ impl<'de> Deserialize<'de> for Names {
 }
 
 impl StoredValues {
-    /// Whole elements, little-endian at any address.
+    /// Elements from little-endian bytes without alignment; none for other types.
     fn from_bytes(dtype: Dtype, bytes: &[u8]) -> Option<StoredValues> {
         fn convert<T, const SIZE: usize>(bytes: &[u8], of: fn([u8; SIZE]) -> T) -> Vec<T> {
             let (elements, _) = bytes.as_chunks::<SIZE>();
@@ -176,7 +176,7 @@ impl StoredValues {
         of_any_type!(self, values => values.iter().all(|value| value.is_finite()))
     }
 
-    /// The values, to read.
+    /// The values, read-only.
     pub(crate) fn as_values(&self) -> Values<'_> {
         of_any_type!(self, values => values.as_slice().into())
     }

@@ -1,7 +1,7 @@
-//! Leaving where nothing can be waited for any more.
+//! Exiting a process that must not wait for the others of its job.
 
-/// Ends this process without the work that is otherwise done at the end, which would wait for other
-/// processes of its job; their launcher ends them when it sees it.
+/// Exits without running exit handlers, which would wait for the other processes of the job. The
+/// launcher ends those when it notices.
 pub(crate) fn at_once(code: u8) -> ! {
     #[cfg(unix)]
     signal_hook::low_level::exit(i32::from(code));

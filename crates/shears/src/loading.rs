@@ -1,4 +1,4 @@
-//! What is said while a text is read and becomes tokens, and refused before it takes too much.
+//! Loads a text with a progress line, and refuses one that does not fit into memory.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,13 +10,13 @@ use shears_train::{Corpora, Loading, Plan, PlanError, TrainError, load_corpora};
 use crate::memory;
 use crate::report;
 
-/// What takes less time than a second is not worth a line.
+/// Bytes from which on loading takes about a second, and shows a progress line.
 const WORTH_SAYING: u64 = 4_000_000;
 
-/// How often the line shows that the program is alive.
+/// How often the spinner moves.
 const TICK: Duration = Duration::from_millis(100);
 
-/// As [`load_corpora`], with a line on a terminal about what is done if `shown`.
+/// Like [`load_corpora`], with a progress line on a terminal if `shown`.
 pub(crate) fn load(
     plan: &Plan,
     kept: Option<&Path>,
@@ -28,7 +28,7 @@ pub(crate) fn load(
         false => ProgressBar::hidden(),
     };
     let loaded = load_corpora(plan, kept, tokenizer, &mut |part, bytes| {
-        let room = memory::check("this text", "give less of it", bytes);
+        let room = memory::check("this text", "use a shorter text", bytes);
         room.map_err(|misuse| PlanError::new(misuse.0))?;
         let (done, size) = match part {
             Loading::Reading(size) => ("reading", size.unwrap_or(0)),

@@ -29,6 +29,7 @@ mod screen;
 mod settings;
 mod table;
 mod tensorboard;
+mod training;
 mod watch;
 mod world;
 
@@ -58,9 +59,9 @@ static ALLOCATOR: shears_kernels::Allocator = shears_kernels::Allocator::new(exi
 /// Train text generators, and see what gradient clipping does to them.
 ///
 /// Shears trains four kinds of model on your own text (vanilla RNN, LSTM, GRU, Transformer), clips
-/// their gradients by a policy of your choice, and tells you what the clipping did: how often, how
-/// much, to which layers, and whether the threshold is a good one. Without a command it is `shears
-/// demo`, which shows that in half a minute.
+/// their gradients by a policy of your choice, and reports what clipping did: how often, how much,
+/// to which layers, and whether the threshold suits the run. Without a command it runs `shears
+/// demo`, which shows all of this in half a minute.
 #[derive(Debug, Parser)]
 #[command(name = "shears", version, after_help = EXIT_CODES, after_long_help = EXAMPLES)]
 struct Arguments {
@@ -73,13 +74,13 @@ loss or weights were not finite, 130 interrupted (after saving).";
 
 const EXAMPLES: &str = "Examples:
   shears                                        the demo: a network with clipping and without
-  shears train                                  train on the text it carries
+  shears train                                  train on the built-in text
   shears train book.txt --preset gru-128        train a GRU on a book
   shears train notes/ --tokenizer bpe:2000      a folder, with a trained BPE tokenizer
   shears train book.txt --clip global-norm:1    another clipping threshold
-  shears train --resume                         go on with the newest run
-  shears generate --prompt 'Once upon'          write with it
-  shears inspect runs/lstm-128-20260101-120000  look at an older one
+  shears train --resume                         resume the newest run
+  shears generate --prompt 'Once upon'          generate text with it
+  shears inspect runs/lstm-128-20260101-120000  report on an older one
 
 Exit codes:
   0 done   1 failed   2 misuse
@@ -102,8 +103,8 @@ enum Command {
     Bench(Box<BenchArguments>),
     /// Print a completion script for a shell
     ///
-    /// It asks `shears`, which must be on the path, for commands, flags, presets, policies and
-    /// runs. For example: shears completions bash >
+    /// The script calls `shears`, which must be on the PATH, to complete commands, flags, presets,
+    /// policies and runs. For example: shears completions bash >
     /// ~/.local/share/bash-completion/completions/shears
     Completions {
         /// The shell
@@ -114,7 +115,7 @@ enum Command {
 fn main() -> ExitCode {
     output::set_panic_hook();
     let command = || command_line::prepared(Arguments::command());
-    // A shell asks what comes next.
+    // If a shell asks for completions, this answers and exits.
     CompleteEnv::with_factory(command).complete();
     let parsed = command().try_get_matches().and_then(|matches| {
         let name = matches.subcommand_name().unwrap_or("demo").to_string();
@@ -133,8 +134,8 @@ fn main() -> ExitCode {
     output::code_of_output(result.unwrap_or_else(|error| exit::report(&error)))
 }
 
-/// What spreads its work over several processes, or sees itself what it can spread. Everything else
-/// each process that a launcher has started would do once more.
+/// Commands that several processes can share, or that decide for themselves whether they can. Under
+/// a launcher, every process would repeat any other command.
 const OF_SEVERAL: [&str; 4] = ["train", "sweep", "bench", "completions"];
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
@@ -155,26 +156,26 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Prints help or version, or says what is wrong with the command line.
+/// Prints the help, the version, or what is wrong with the command line.
 fn refuse(error: &clap::Error) -> ExitCode {
     if error.use_stderr() {
         world::refuse_together(|| tell(error));
         return ExitCode::from(exit::MISUSE);
     }
-    // The first of several processes prints it for all.
+    // Of several processes only the first prints it.
     if !world::is_spoken_for() {
         output::note(error.print());
     }
     output::code_of_output(ExitCode::SUCCESS)
 }
 
-/// Says what is wrong with the command line.
+/// Prints what is wrong with the command line.
 fn tell(error: &clap::Error) {
     if let Some(problem) = command_line::problem(error) {
         exit::report(&exit::Misuse(problem).into());
         return;
     }
-    // What was typed is quoted, and a terminal would obey it.
+    // The message quotes the arguments, whose control characters a terminal would obey.
     let hostile =
         |argument: std::ffi::OsString| argument.to_string_lossy().contains(char::is_control);
     if output::is_passed_on() {
@@ -184,12 +185,12 @@ fn tell(error: &clap::Error) {
         let text = text.trim_start_matches("error: ").trim_end().to_owned();
         exit::report(&exit::Misuse(text).into());
     } else {
-        // Whoever does not read it misses nothing else.
+        // If standard error is closed, there is nowhere left to report that.
         let _ = error.print();
     }
 }
 
-/// A script that asks this program for what comes next.
+/// Prints a script that calls this program for completions.
 fn print_completions(shell: Shell) -> anyhow::Result<ExitCode> {
     let shells = Shells::builtins();
     let name = shell.to_string();

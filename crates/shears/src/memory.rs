@@ -1,5 +1,5 @@
-//! Refuses what cannot fit into memory before anything is taken, where the system tells what there
-//! is (Linux).
+//! Refuses work that cannot fit into memory before allocating anything, where the system reports
+//! its memory (Linux).
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use crate::exit::{Misuse, misuse};
 use crate::output::complain;
 use crate::report;
 
-/// Refuses a training that cannot fit.
+/// Refuses a training run that cannot fit.
 pub(crate) fn refuse_too_large(bytes: u64) -> Result<(), Misuse> {
     check(
         "training",
@@ -16,8 +16,7 @@ pub(crate) fn refuse_too_large(bytes: u64) -> Result<(), Misuse> {
     )
 }
 
-/// Says what a command takes, if somebody asks, or if it is so much that others may miss it;
-/// refuses what cannot fit.
+/// Prints how much memory a command takes, if asked or if it is a lot; refuses what cannot fit.
 pub(crate) fn announce(what: &str, bytes: u64, is_asked: bool) -> Result<(), Misuse> {
     check(
         what,
@@ -30,10 +29,10 @@ pub(crate) fn announce(what: &str, bytes: u64, is_asked: bool) -> Result<(), Mis
     Ok(())
 }
 
-/// A computer of today has several times as much.
+/// An amount worth mentioning unasked; most computers have several times as much.
 const WORTH_SAYING: u64 = 2_000_000_000;
 
-/// Refuses what takes more than the computer has, or than this process may take.
+/// Refuses more bytes than the computer has, or than this process may allocate.
 pub(crate) fn check(what: &str, remedy: &str, bytes: u64) -> Result<(), Misuse> {
     let (whose, limit) = match (installed(), allowed()) {
         (installed, Some(allowed)) if installed.is_none_or(|installed| allowed < installed) => {
@@ -49,7 +48,7 @@ pub(crate) fn check(what: &str, remedy: &str, bytes: u64) -> Result<(), Misuse> 
     misuse!("{what} would take about {bytes}, and {whose} {limit}; {remedy}")
 }
 
-/// Bytes of memory of the computer.
+/// Bytes of memory that are installed.
 fn installed() -> Option<u64> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
     let line = text
@@ -59,7 +58,7 @@ fn installed() -> Option<u64> {
     kilobytes.ok()?.checked_mul(1024)
 }
 
-/// Bytes of addresses that the process may have, if `ulimit -v` bounds them.
+/// Bytes of address space that `ulimit -v` allows, if it sets a limit.
 fn allowed() -> Option<u64> {
     let text = fs::read_to_string("/proc/self/limits").ok()?;
     let line = text

@@ -1,4 +1,4 @@
-//! A file that appears under its name whole or not at all.
+//! Writing a file that appears under its name whole or not at all.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -10,7 +10,7 @@ use tempfile::NamedTempFile;
 
 use crate::exit::Misuse;
 
-/// Refuses a name that is taken, and one that `force` may not replace.
+/// Refuses a name that is taken, and files that even `force` must not replace.
 pub(crate) fn check(out: &Path, force: bool) -> Result<(), Misuse> {
     let refuse = |problem: &str| Err(Misuse(format!("--out {}: {problem}", out.display())));
     if is_of_a_run(out) {
@@ -21,17 +21,17 @@ pub(crate) fn check(out: &Path, force: bool) -> Result<(), Misuse> {
         Ok(found) if !found.is_file() && !found.is_symlink() => {
             refuse("is not a regular file; choose another name")
         }
-        Ok(_) if !force => refuse("is there already; choose another name, or give --force"),
+        Ok(_) if !force => refuse("already exists; choose another name, or give --force"),
         _ => Ok(()),
     }
 }
 
-/// Whether a file is one that a run needs: the names are those in a folder with a plan, and all in
-/// a folder with a manifest.
+/// Whether a run needs this file: some names in a folder with a plan, and everything in a folder
+/// with a manifest.
 fn is_of_a_run(out: &Path) -> bool {
     let out = match (out.canonicalize(), folder_of(out).canonicalize()) {
         (Ok(there), _) => there,
-        // What is not there yet may stand beside a plan under a name that the run will take.
+        // A file that does not exist yet may have a name that the run beside it will use.
         (Err(_), Ok(folder)) => folder.join(out.file_name().unwrap_or_default()),
         (Err(_), Err(_)) => return false,
     };
@@ -42,7 +42,7 @@ fn is_of_a_run(out: &Path) -> bool {
         || folder.join(PLAN).is_file() && own.iter().any(|own| name == *own)
 }
 
-/// Writes a file whole or not at all; one that is there gives way if `force` says so.
+/// Writes a file whole or not at all; replaces an existing one only with `force`.
 pub(crate) fn write(out: &Path, bytes: impl AsRef<[u8]>, force: bool) -> anyhow::Result<()> {
     let file = NewFile::beside(out)?;
     let written = file.writer().write_all(bytes.as_ref());
@@ -50,17 +50,16 @@ pub(crate) fn write(out: &Path, bytes: impl AsRef<[u8]>, force: bool) -> anyhow:
     file.put_in_place(out, force)
 }
 
-/// A file under a temporary name, which is removed unless it is put in place.
+/// A file under a temporary name, removed unless it is put in place.
 pub(crate) struct NewFile(NamedTempFile);
 
 impl NewFile {
     /// A new file in the folder of `out`.
     pub(crate) fn beside(out: &Path) -> anyhow::Result<NewFile> {
         let mut builder = tempfile::Builder::new();
-        // A short name, because that of `out` may have all the length that there is.
+        // A short name, because the name of `out` may already have the maximum length.
         builder.prefix(".shears-").suffix(".tmp");
-        // The usual 0600 of temporary files would stay with the file; of these the umask takes
-        // away.
+        // Temporary files are 0600, which the file would keep; the umask applies to this mode.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
         let file = builder.tempfile_in(folder_of(out));
@@ -71,12 +70,12 @@ impl NewFile {
         self.0.as_file()
     }
 
-    /// Syncs the file and gives it its name, so that at every instant the name has what it had or
-    /// all of the new file. Without `force` a file that has appeared there in the meantime stays.
+    /// Syncs the file and renames it, so that the name always has either the old or the whole new
+    /// content. Without `force`, a file that has appeared there in the meantime is kept.
     pub(crate) fn put_in_place(self, out: &Path, force: bool) -> anyhow::Result<()> {
         let is_other = |found: fs::Metadata| !found.is_file() && !found.is_symlink();
         if out.symlink_metadata().is_ok_and(is_other) {
-            anyhow::bail!("{}: it is there, and no regular file", cannot_write(out));
+            anyhow::bail!("{}: it exists and is not a regular file", cannot_write(out));
         }
         let synced = self.0.as_file().sync_all();
         let placed = synced.and_then(|()| match force {

@@ -1,4 +1,4 @@
-//! Writing to the terminal without the panic that `println!` has when nobody reads any more.
+//! Writing to the terminal. Unlike `println!`, nothing here panics on a closed pipe.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,14 +9,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use shears_parallel::Launcher;
 
-/// Prints a line on standard output. If it cannot be written the work goes on, and the program ends
-/// with exit code 1 ([`code_of_output`]). A terminal gets it without control characters.
+/// Prints a line to standard output, on a terminal without control characters. If that fails, the
+/// work continues and the program exits with code 1 at the end ([`code_of_output`]).
 macro_rules! say {
     ($($argument:tt)*) => { $crate::output::print(format_args!($($argument)*)) };
 }
 
-/// Prints a line on standard error; if nobody reads it, the work goes on. A terminal gets it
-/// without control characters.
+/// Prints a line to standard error, on a terminal without control characters. If that fails, the
+/// work continues.
 macro_rules! complain {
     ($($argument:tt)*) => { $crate::output::print_error(format_args!($($argument)*)) };
 }
@@ -26,8 +26,8 @@ pub(crate) use {complain, say};
 /// Whether a line could not be written.
 static LOST: AtomicBool = AtomicBool::new(false);
 
-/// Whether what is written goes through a launcher of several processes: to a terminal or not,
-/// which nobody here knows. It gets no colours and whole lines, and no control characters either.
+/// Whether a launcher of several processes forwards our output. We cannot know whether that ends on
+/// a terminal, so it gets whole lines, no colours and no control characters.
 pub(crate) fn is_passed_on() -> bool {
     static IS: OnceLock<bool> = OnceLock::new();
     *IS.get_or_init(|| Launcher::here().is_some_and(|launcher| launcher.passes_output_on()))
@@ -41,17 +41,17 @@ pub(crate) fn print(line: fmt::Arguments<'_>) {
     ));
 }
 
-/// Which of several processes this is, before everything that one says that is not the first.
+/// The name that every process but the first puts before its messages.
 static SPEAKER: OnceLock<String> = OnceLock::new();
 
-/// Makes this process one of several: where it is not the first, it says so in every line on
-/// standard error. A panic ends all of them, since the others would wait for it.
+/// Makes this process one of several: unless it is the first, every line on standard error begins
+/// with its name. A panic then ends all of them, since the others would wait forever.
 pub(crate) fn speak_as(rank: usize, host: &str) {
     let name = match rank {
         0 => String::new(),
         _ => format!("rank {rank} on {host}: "),
     };
-    // It is set once.
+    // It is only set once.
     let _ = SPEAKER.set(name);
 }
 
@@ -68,10 +68,11 @@ pub(crate) fn print_error(line: fmt::Arguments<'_>) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// A text for standard output: as it is, but for a terminal, which obeys control characters.
+/// A text for standard output, with control characters escaped if it is a terminal, which would
+/// obey them.
 ///
-/// Names in files and what a model writes may have any. This is the one place where they are
-/// escaped: `say!`, `complain!` and [`print_result`] call it.
+/// Names in files and text from a model may contain any characters. `say!` and `complain!` call
+/// this, so nothing else has to escape them.
 pub(crate) fn visible(text: &str) -> Cow<'_, str> {
     match std::io::stdout().is_terminal() || is_passed_on() {
         true => Cow::Owned(escaped(text)),
@@ -79,8 +80,8 @@ pub(crate) fn visible(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// Control characters but line breaks and tabs as `\u{1b}`, and those that reorder a line; colours
-/// of [`paint`] become what a terminal knows.
+/// Escapes control characters other than line breaks and tabs, and characters that reorder a line.
+/// Colours of [`paint`] become the codes of a terminal.
 fn escaped(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
@@ -100,7 +101,7 @@ fn escaped(text: &str) -> String {
     shown
 }
 
-/// Remembers that a line was lost, unless its reader has seen enough.
+/// Remembers that a line was lost, unless its reader closed the pipe.
 pub(crate) fn note(written: std::io::Result<()>) {
     if written.is_err_and(|error| error.kind() != ErrorKind::BrokenPipe) {
         LOST.store(true, Ordering::Relaxed);
@@ -112,7 +113,7 @@ pub(crate) fn is_lost() -> bool {
     LOST.load(Ordering::Relaxed)
 }
 
-/// The exit code of a command that ended with `code`: a failure if some of its output was lost.
+/// The exit code of a command that ended with `code`, or a failure if any of its output was lost.
 pub(crate) fn code_of_output(code: ExitCode) -> ExitCode {
     note(std::io::stdout().flush());
     if code == ExitCode::SUCCESS && is_lost() {
@@ -122,31 +123,20 @@ pub(crate) fn code_of_output(code: ExitCode) -> ExitCode {
     code
 }
 
-/// Prints a line that is the result of a command: that it cannot be written is an error, unless its
-/// reader has seen enough.
-pub(crate) fn print_result(line: &str) -> anyhow::Result<()> {
-    match writeln!(std::io::stdout(), "{}", visible(line)) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            Err(anyhow::Error::from(error).context("cannot write to standard output"))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// The columns of the terminal that standard output is; none of a pipe or a file.
+/// The width of the terminal that standard output is; none for a pipe or a file.
 pub(crate) fn columns() -> Option<usize> {
     terminal_width().filter(|_| std::io::stdout().is_terminal() && !is_passed_on())
 }
 
-/// The columns of the terminal that this program was started on.
+/// The width of the terminal that this program was started on.
 fn terminal_width() -> Option<usize> {
     let (columns, _) = ratatui::crossterm::terminal::size().ok()?;
-    // A terminal that does not know its size says 0.
+    // A terminal that does not know its size reports 0.
     (columns > 0).then_some(usize::from(columns))
 }
 
-/// Breaks each line of a text between words, so that it fits the terminal; lines that follow are
-/// `indent` columns in. Pipes and files get whole lines.
+/// Wraps each line of a text between words to the width of the terminal, and indents continuation
+/// lines by `indent`. Pipes and files get whole lines.
 pub(crate) fn wrapped(text: &str, indent: usize) -> String {
     match columns() {
         Some(columns) => wrap(text, columns, indent),
@@ -154,7 +144,7 @@ pub(crate) fn wrapped(text: &str, indent: usize) -> String {
     }
 }
 
-/// The same for a width that is known.
+/// The same for a given width.
 pub(crate) fn wrap(text: &str, columns: usize, indent: usize) -> String {
     let mut lines: Vec<String> = Vec::new();
     for line in text.lines() {
@@ -178,7 +168,7 @@ pub(crate) fn wrap(text: &str, columns: usize, indent: usize) -> String {
     lines.join("\n")
 }
 
-/// How a text is to be seen on a terminal.
+/// The colour of a text on a terminal.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Colour {
     Good,
@@ -193,8 +183,8 @@ const PAINT_END: char = '\u{fdd0}';
 impl Colour {
     const ALL: [Colour; 4] = [Colour::Good, Colour::Warning, Colour::Bad, Colour::Dim];
 
-    /// What stands for the colour until the line is printed. No text has these characters: Unicode
-    /// keeps them for programs.
+    /// Marks the colour until the line is printed. Unicode reserves these characters for use inside
+    /// programs, so no text has them.
     fn mark(self) -> char {
         match self {
             Colour::Good => '\u{fdd1}',
@@ -204,7 +194,7 @@ impl Colour {
         }
     }
 
-    /// The colour as terminals know it.
+    /// The escape code of the colour.
     fn code(self) -> &'static str {
         match self {
             Colour::Good => "\u{1b}[32m",
@@ -215,8 +205,7 @@ impl Colour {
     }
 }
 
-/// Colours a text for `say!`, on terminals that have colours and whose user wants them
-/// (no-color.org).
+/// Colours a text for `say!`, on terminals with colours whose user wants them (no-color.org).
 pub(crate) fn paint(colour: Colour, text: &str) -> String {
     let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
     let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
@@ -226,20 +215,20 @@ pub(crate) fn paint(colour: Colour, text: &str) -> String {
     format!("{}{text}{PAINT_END}", colour.mark())
 }
 
-/// A text in one line and without control characters.
+/// A text on one line, without control characters.
 pub(crate) fn one_line(text: &str) -> String {
     escaped(&text.replace(['\n', '\t'], " "))
 }
 
-/// Makes a bug of ours one line, and what a library panics about, which is caught and told as an
-/// error, none.
+/// Turns a panic into one line that asks for a bug report. Panics of the tokenizers library print
+/// nothing: they are caught and reported as errors.
 pub(crate) fn set_panic_hook() {
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map_or(String::new(), ToString::to_string);
         if place.contains("/tokenizers-") {
             return;
         }
-        // The line is not to vanish with a screen.
+        // The line must not vanish with the screen of `--tui`.
         crate::screen::leave();
         let message = panic
             .payload_as_str()

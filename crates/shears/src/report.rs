@@ -1,4 +1,4 @@
-//! Text that is printed more than once: tables, numbers, what a run has come to.
+//! Texts that several commands print: numbers, tables, the judgement of a run.
 
 use std::path::Path;
 
@@ -17,21 +17,22 @@ pub(crate) fn count(number: u64) -> String {
     HumanCount(number).to_string()
 }
 
-/// A count and what is counted, as one or many.
+/// A count with its noun, singular or plural.
 pub(crate) fn counted(number: u64, noun: &str) -> String {
     let ending = if number == 1 { "" } else { "s" };
     format!("{} {noun}{ending}", count(number))
 }
 
-/// What bits are counted by: a tokenizer that alters a text leaves another number of characters.
+/// The unit of bits per character: a tokenizer that alters the text changes its number of
+/// characters.
 pub(crate) fn unit_of_bits(is_altered: bool) -> &'static str {
     match is_altered {
-        true => "bits a character of the altered text",
-        false => "bits a character",
+        true => "bits per character of the altered text",
+        false => "bits per character",
     }
 }
 
-/// The number of a step at the axis of a picture; nothing between two steps.
+/// The label of a step on an axis; empty between two steps.
 pub(crate) fn step_number(place: f64) -> String {
     match place.fract() == 0.0 && place >= 0.0 {
         true => count(place as u64),
@@ -39,7 +40,7 @@ pub(crate) fn step_number(place: f64) -> String {
     }
 }
 
-/// The table of parameters, one line a layer.
+/// The table of parameters, one line per layer.
 pub(crate) fn parameter_table(parameters: &[Parameter], vocabulary: usize) -> String {
     let mut rows: Vec<(String, String, u64)> = Vec::new();
     for parameter in parameters {
@@ -73,7 +74,8 @@ pub(crate) fn parameter_table(parameters: &[Parameter], vocabulary: usize) -> St
 
 type Row = (String, String, u64);
 
-/// Layers with the same tensors on one line: `blocks.0` and `blocks.1` as `blocks.0-1`.
+/// Folds consecutive layers with the same tensors into one line: `blocks.0` and `blocks.1` become
+/// `blocks.0-1`.
 fn fold_alike(rows: Vec<Row>) -> Vec<Row> {
     let mut folded: Vec<Row> = Vec::new();
     for (name, tensors, elements) in rows {
@@ -95,7 +97,8 @@ fn shorten(text: &str, width: usize) -> String {
     text.chars().take(width - 3).chain("...".chars()).collect()
 }
 
-/// What a model is: the name of its preset, if it has that one's kind and size, or these in words.
+/// The name of a model: its preset if kind and size are those of the preset, otherwise kind and
+/// size in words.
 pub(crate) fn model_name(plan: &Plan) -> String {
     let of_preset = plan.preset.plan();
     let size = |plan: &Plan| (plan.model, plan.layers, plan.hidden);
@@ -108,7 +111,7 @@ pub(crate) fn model_name(plan: &Plan) -> String {
     }
 }
 
-/// The same as a name of a folder begins.
+/// The same, short enough to begin the name of a folder.
 pub(crate) fn short_model_name(plan: &Plan) -> String {
     let name = model_name(plan);
     match name == plan.preset.to_string() {
@@ -117,7 +120,7 @@ pub(crate) fn short_model_name(plan: &Plan) -> String {
     }
 }
 
-/// What training will take, in one line.
+/// The memory estimate of training, on one line.
 pub(crate) fn memory_line(memory: &MemoryEstimate) -> String {
     format!(
         "memory: about {} (weights {}, gradients {}, moments {}, activations {}, checkpoints {}, \
@@ -133,7 +136,7 @@ pub(crate) fn memory_line(memory: &MemoryEstimate) -> String {
     )
 }
 
-/// What computes in bf16 here.
+/// Which units of this processor compute in bf16.
 pub(crate) fn bf16_line() -> String {
     match Bf16Unit::here() {
         Bf16Unit::Widened => {
@@ -145,7 +148,7 @@ pub(crate) fn bf16_line() -> String {
     }
 }
 
-/// The settings that matter most, in two lines.
+/// The most important settings, on two lines.
 pub(crate) fn plan_lines(plan: &Plan) -> String {
     format!(
         "{} of {} x {} tokens{}, {} at {:?} ({})\nclipping {}, non-finite gradients: {}",
@@ -165,8 +168,8 @@ pub(crate) fn plan_lines(plan: &Plan) -> String {
     )
 }
 
-/// The verdict on a run: one sentence, one line of numbers and one command; with `all`, whatever
-/// else is known.
+/// Prints the verdict on a run: a sentence, a line of numbers and a command to try next; with
+/// `all`, everything else that is known as well.
 pub(crate) fn say_judgement(judgement: &Judgement, all: bool) {
     let verdict = &judgement.verdict;
     let colour = match verdict.class.tone() {

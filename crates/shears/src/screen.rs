@@ -1,10 +1,9 @@
-//! `shears train --tui`: a run drawn on the whole terminal while it goes.
+//! `shears train --tui`: draws a run on the full terminal while it trains.
 //!
-//! The thread that trains only sends what happened; another one keeps it, draws and reads keys.
+//! The training thread only sends events; another thread keeps them, draws, and reads keys.
 
 mod charts;
 mod panel;
-mod series;
 mod state;
 mod terminal;
 mod view;
@@ -18,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use ratatui::crossterm::event::{self, Event as Input, KeyCode, KeyEventKind, KeyModifiers};
-use shears_run::{Event, RunError};
+use shears_run::{Event, Header, RunError};
 use shears_train::End;
 
 use crate::exit::{INTERRUPTED, Misuse};
@@ -30,16 +29,16 @@ use terminal::Drawing;
 pub(crate) use terminal::leave;
 use view::View;
 
-/// Time between two pictures: one takes a millisecond of a core that training could have.
+/// Time between two frames: each takes about a millisecond of a core from training.
 const PERIOD: Duration = Duration::from_millis(200);
 
-/// How long the thread that draws has to end.
+/// How long to wait for the drawing thread at the end.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// While nothing happens, the time that is left still goes on.
+/// Maximum time between two frames, so that the remaining time counts down even without events.
 const LONGEST: Duration = Duration::from_secs(1);
 
-/// Refuses what a screen does not go with.
+/// Refuses flags that conflict with a screen.
 pub(crate) fn check(json: bool, quiet: bool) -> Result<(), Misuse> {
     let refuse = |problem: &str| Err(Misuse(problem.to_string()));
     match (json, quiet) {
@@ -59,16 +58,17 @@ pub(crate) struct Screen {
 }
 
 impl Screen {
-    /// Takes the terminal, and begins with what the run has done before. Sets `stop` when a key
-    /// asks for it.
+    /// Takes the terminal, and begins with the history of the run. Sets `stop` when a key asks for
+    /// it.
     pub(crate) fn open(
         setup: Setup,
+        header: Header,
         history: impl Iterator<Item = Result<Event, RunError>>,
         stop: Arc<AtomicBool>,
     ) -> anyhow::Result<Screen> {
-        let mut state = State::new(setup);
+        let mut state = State::new(setup, header);
         for event in history {
-            state.take(&event?);
+            state.take(event?);
         }
         state.start();
         let drawing = Drawing::enter().context("cannot draw on this terminal")?;
@@ -91,7 +91,7 @@ impl Screen {
     }
 
     fn close(&mut self) {
-        // The thread ends when nobody can send to it any more, if the terminal lets it.
+        // The thread ends when its channel closes, unless the terminal blocks it.
         self.events = None;
         if let Some(thread) = self.thread.take() {
             let since = Instant::now();
@@ -106,7 +106,7 @@ impl Screen {
 impl Listener for Screen {
     fn event(&mut self, event: &Event) {
         if let Some(events) = &self.events {
-            // Without a screen, because its thread has ended, the run goes on all the same.
+            // If the drawing thread has ended, the run continues without a screen.
             let _ = events.send(event.clone());
         }
     }
@@ -122,8 +122,8 @@ impl Drop for Screen {
     }
 }
 
-/// Whether a key is pressed within a period; none if the terminal is gone. It is waited for here:
-/// who waits within crossterm when a terminal goes reads its end for ever.
+/// Whether a key is pressed within a period; none if the terminal is gone. This polls, because
+/// crossterm's own wait spins forever when the terminal goes away.
 fn is_key_pressed() -> Option<bool> {
     let since = Instant::now();
     while since.elapsed() < PERIOD {
@@ -138,7 +138,7 @@ fn is_key_pressed() -> Option<bool> {
     Some(false)
 }
 
-/// What the drawing thread has.
+/// The state of the drawing thread.
 struct Painter {
     drawing: Drawing,
     view: View,
@@ -149,14 +149,14 @@ struct Painter {
 impl Painter {
     /// Draws until the run ends or the terminal is gone.
     fn paint(mut self) {
-        // While the display pauses, the state goes on unseen.
+        // While the display is paused, the state still advances.
         let mut frozen: Option<State> = None;
         let (mut changed, mut drawn) = (true, Instant::now());
         loop {
             loop {
                 match self.receiver.try_recv() {
                     Ok(event) => {
-                        self.state.take(&event);
+                        self.state.take(event);
                         changed = true;
                     }
                     Err(TryRecvError::Empty) => break,
@@ -190,7 +190,7 @@ impl Painter {
 
     fn read_key(&mut self) {
         let Ok(Input::Key(key)) = event::read() else {
-            // A window of another size is drawn anew anyway.
+            // A resized window is redrawn anyway.
             return;
         };
         if key.kind != KeyEventKind::Press {
@@ -198,7 +198,7 @@ impl Painter {
         }
         match key.code {
             KeyCode::Char('q') => self.stop(),
-            // The terminal hands Ctrl-C over as a key, not as a signal.
+            // In raw mode, Ctrl-C arrives as a key, not as a signal.
             KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => self.stop(),
             KeyCode::Char('l') => self.view.scale = self.view.scale.next(),
             KeyCode::Char('p' | ' ') => self.view.paused = !self.view.paused,
@@ -206,7 +206,7 @@ impl Painter {
         }
     }
 
-    /// As Ctrl-C does: once is to save and stop, twice is to leave at once.
+    /// Like Ctrl-C: the first time saves and stops, the second exits at once.
     fn stop(&self) {
         if self.view.stop.swap(true, Ordering::SeqCst) {
             leave();

@@ -1,4 +1,4 @@
-//! From what was typed to the plan: preset, then config file, then flags.
+//! From flags and config file to the plan: the preset, then the config file, then flags.
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
@@ -19,8 +19,8 @@ pub(crate) trait Scope {
     fn takes(setting: &Setting) -> bool;
 }
 
-/// The settings that were typed, by name: a flag for each that the command takes, with the help and
-/// the checks that it has from [`Plan::settings`].
+/// The settings given as flags, by name. The command has a flag for each setting that `S` takes,
+/// with help and checks from [`Plan::settings`].
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Settings<S>(pub(crate) Table, PhantomData<S>);
 
@@ -56,7 +56,7 @@ impl<S: Scope> FromArgMatches for Settings<S> {
                 .into_iter()
                 .flatten()
                 .cloned();
-            // Only the text may be several.
+            // Only the text may have several values.
             let value = values.reduce(|left, right| match (left, right) {
                 (Value::Array(left), Value::Array(right)) => Value::Array([left, right].concat()),
                 (_, right) => right,
@@ -69,7 +69,7 @@ impl<S: Scope> FromArgMatches for Settings<S> {
     }
 }
 
-/// A setting as a flag; the text alone stands by itself.
+/// A setting as a flag; the text is a positional argument.
 fn flag(setting: &'static Setting) -> Arg {
     let (short, long) = help(setting);
     let flag = Arg::new(setting.name.as_str())
@@ -112,7 +112,7 @@ fn heading(section: Section) -> &'static str {
     }
 }
 
-/// The short help, and the long one.
+/// The short and the long help.
 fn help(setting: &Setting) -> (String, String) {
     let lines = |paragraph: &str| paragraph.split_whitespace().collect::<Vec<_>>().join(" ");
     let mut paragraphs = setting.documentation.split("\n\n").map(lines);
@@ -129,7 +129,7 @@ fn help(setting: &Setting) -> (String, String) {
     }
     let mut long: Vec<String> = std::iter::once(short.clone()).chain(paragraphs).collect();
     if setting.may_change() {
-        long.push("A run that is resumed may change it.".to_string());
+        long.push("May change when a run is resumed.".to_string());
     }
     if setting.name == "preset" {
         let presets = Preset::ALL.iter();
@@ -139,7 +139,7 @@ fn help(setting: &Setting) -> (String, String) {
     (short, long.join("\n\n").trim_end().to_string())
 }
 
-/// What a config file may have beside the plan: where to write and how.
+/// Keys of a config file that are not settings of the plan: where to write, and how.
 const OUTSIDE: [&str; 7] = [
     "out",
     "threads",
@@ -150,15 +150,15 @@ const OUTSIDE: [&str; 7] = [
     "tui",
 ];
 
-/// The settings that were given, by flags and by a config file.
+/// The settings given by flags and by a config file.
 #[derive(Clone, Debug)]
 pub(crate) struct Given {
     typed: Table,
     config: Table,
     file: Option<PathBuf>,
-    /// Whether the file is the plan of a run: it has all that belongs to the run.
+    /// Whether the file is the plan of a run, which has every setting that belongs to the run.
     is_of_run: bool,
-    /// What the file has beside the settings.
+    /// The keys of the file that are not settings.
     pub(crate) outside: Table,
     /// The line of the file that each key is in.
     lines: BTreeMap<String, usize>,
@@ -167,8 +167,8 @@ pub(crate) struct Given {
 impl Given {
     /// Reads the config file, if there is one.
     ///
-    /// The plan of a run may serve as a config: with another model or optimizer than the run's,
-    /// what does not belong to that is left out. Of a file that somebody has written, it is
+    /// The plan of a run may serve as a config file. If a flag then chooses another model or
+    /// optimizer, settings that do not belong to it are dropped; in a file written by hand they are
     /// refused.
     pub(crate) fn read(typed: Table, file: Option<&Path>) -> anyhow::Result<Given> {
         let mut given = Given {
@@ -204,7 +204,7 @@ impl Given {
         Ok(given)
     }
 
-    /// Refuses what a command does not use; of the plan of a run it is left out.
+    /// Refuses settings that a command does not use; from the plan of a run they are dropped.
     pub(crate) fn restrict(
         &mut self,
         command: &str,
@@ -218,20 +218,20 @@ impl Given {
         let unused = given.keys().find(|name| !is_used(name));
         let message = match (unused, self.outside.keys().next()) {
             (Some(name), _) => (name, format!("{name} is not used by {command}")),
-            (None, Some(name)) => (name, format!("{name} is a key for `shears train` alone")),
+            (None, Some(name)) => (name, format!("{name} is a key for `shears train` only")),
             (None, None) => return Ok(()),
         };
         Err(self.blame(PlanError::about(message.0, message.1)))
     }
 
-    /// The same with another value of a setting.
+    /// A copy with another value of a setting.
     pub(crate) fn with(&self, name: &str, value: impl Into<Value>) -> Given {
         let mut given = self.clone();
         given.typed.insert(name.to_string(), value.into());
         given
     }
 
-    /// Leaves a setting out of the plan of a run.
+    /// Drops a setting that comes from the plan of a run.
     pub(crate) fn without_that_of_the_run(&mut self, name: &str) {
         if self.is_of_run {
             self.config.remove(name);
@@ -248,16 +248,16 @@ impl Given {
         self.is_typed(name) || self.config.contains_key(name)
     }
 
-    /// What was given for a setting.
+    /// The value given for a setting.
     pub(crate) fn get(&self, name: &str) -> Option<&Value> {
         self.typed.get(name).or_else(|| self.config.get(name))
     }
 
-    /// Takes the settings of a model that a run starts from.
+    /// Adds the settings of the model that a run starts from.
     ///
     /// # Errors
     ///
-    /// Those that were given and are others, all of them.
+    /// If settings were given that differ from them; the message lists all.
     pub(crate) fn take(&mut self, source: &Path, settings: Table) -> Result<(), Misuse> {
         let differing = settings.iter().filter_map(|(name, value)| {
             let given = self.get(name).filter(|given| *given != value)?;
@@ -266,7 +266,7 @@ impl Given {
         let differing: Vec<String> = differing.collect();
         if !differing.is_empty() {
             let (source, list) = (source.display(), differing.join("; "));
-            misuse!("the model in {source} is another one ({list}); leave these settings out");
+            misuse!("the model in {source} differs ({list}); leave these settings out");
         }
         self.typed.extend(settings);
         Ok(())
@@ -278,7 +278,7 @@ impl Given {
         Ok(of_our_models(plan))
     }
 
-    /// The plan of a run that goes on after `step` steps with what was given.
+    /// The plan of a run that is resumed after `step` steps with these settings.
     pub(crate) fn changed(&self, plan: &Plan, step: u64) -> anyhow::Result<Plan> {
         let mut given = self.all();
         if let Some(policy) = given.get("clip").and_then(Value::as_str)
@@ -298,14 +298,14 @@ impl Given {
         Ok(changed)
     }
 
-    /// Flags win over the file.
+    /// Flags override the file.
     fn all(&self) -> Table {
         let mut all = self.config.clone();
         all.extend(self.typed.clone());
         all
     }
 
-    /// Says that it is a line of the file that has to be changed, if it is.
+    /// Adds the line of the file to an error about a setting from the file.
     fn blame(&self, error: PlanError) -> anyhow::Error {
         let Some(name) = error.setting() else {
             return error.into();
@@ -325,7 +325,8 @@ impl Given {
     }
 }
 
-/// All parameters of our models have their output units on the first axis, whatever `agc` says.
+/// All parameters of our models have their output units on the first axis, whatever axis `agc` was
+/// given.
 fn of_our_models(plan: Plan) -> Plan {
     Plan {
         clip: plan.clip.with_unit_axis(UnitAxis::First),
@@ -333,7 +334,7 @@ fn of_our_models(plan: Plan) -> Plan {
     }
 }
 
-/// Bytes of a config file; a plan has one or two thousand.
+/// Maximum bytes of a config file; a plan has one or two thousand.
 const LONGEST_CONFIG: u64 = 1_000_000;
 
 fn of_config(file: &Path, line: Option<usize>, problem: &str) -> Misuse {
@@ -372,7 +373,7 @@ fn check_key(key: &str) -> Result<(), String> {
     }
 }
 
-/// For clap: keeps the text, and checks that it is one of a `T`.
+/// A parser for clap that keeps the text, and checks that it parses as a `T`.
 pub(crate) fn checked<T: std::str::FromStr<Err: std::fmt::Display>>(
     text: &str,
 ) -> Result<String, String> {

@@ -1,7 +1,8 @@
 //! Tables on the terminal.
 
-/// The lines of a table. Each letter of `columns` aligns one: `<` to the left, `>` to the right;
-/// columns stand two blanks apart. A row of one cell stands as it is, whatever its width.
+/// The lines of a table. Each character of `columns` aligns one column, `<` to the left and `>` to
+/// the right; two spaces separate columns. A row with a single cell is printed as it is, whatever
+/// its width.
 pub(crate) fn table(columns: &str, rows: &[Vec<String>]) -> Vec<String> {
     let in_columns = || rows.iter().filter(|row| row.len() > 1);
     let width = |column: usize| {

@@ -1,7 +1,7 @@
 //! `shears train --tensorboard`: event files that TensorBoard reads, in the run's folder.
 //!
-//! The messages are written by hand: they are few and fixed (TensorFlow's `event.proto` and
-//! `summary.proto`, TensorBoard's `hparams/api.proto`), and each field's number is beside its
+//! The messages are encoded by hand, because they are few and fixed (TensorFlow's `event.proto` and
+//! `summary.proto`, TensorBoard's `hparams/api.proto`). The number of each field is next to its
 //! value.
 
 mod event_file;
@@ -25,27 +25,27 @@ use event_file::{EventFile, earlier_files};
 use message::Message;
 use summary::{histogram, scalar, text};
 
-/// Steps whose norms become a histogram.
+/// Steps per histogram of norms.
 const WINDOW: u64 = 50;
 
-/// Writes what a run does to `tensorboard/` in its folder.
+/// Writes the events of a run to `tensorboard/` in its folder.
 pub(crate) struct TensorBoard {
     file: EventFile,
-    /// What went wrong first; nothing is written after it, and the run goes on.
+    /// The first error. Nothing is written after it, and the run continues.
     failure: Option<std::io::Error>,
-    /// Of each of the last steps, whether it was clipped.
+    /// Whether each of the last steps was clipped.
     clipped: VecDeque<bool>,
     /// The norms of each tensor since the last histogram.
     norms: BTreeMap<String, Vec<f64>>,
-    /// The last step that was told of.
+    /// The last step.
     step: u64,
 }
 
 impl TensorBoard {
-    /// Begins a file for a run that has taken `done` steps, those of `history`.
+    /// Creates a file for a run that has taken `done` steps, which are in `history`.
     ///
-    /// TensorBoard drops what earlier files say of later steps, because those steps are taken
-    /// again. If there are no earlier files, the history is written to this one.
+    /// TensorBoard discards later steps of earlier files, because those steps are repeated. If
+    /// there are no earlier files, the history is written to this one.
     pub(crate) fn create(
         run: &RunFolder,
         plan: &Plan,
@@ -91,7 +91,7 @@ impl TensorBoard {
         }
     }
 
-    /// Takes a step of an earlier run into the windows without writing anything.
+    /// Adds a step of the history to the windows without writing anything.
     fn remember(&mut self, event: &Event) {
         self.step = event.step();
         if let Event::Step(step) = event {
@@ -155,7 +155,7 @@ impl TensorBoard {
     }
 }
 
-/// Those of the scalars that there are; a chart has a gap where a number is not finite.
+/// The scalars that are present and finite; elsewhere a chart has a gap.
 fn finite<'a>(
     scalars: impl IntoIterator<Item = (&'a str, Option<f64>)>,
 ) -> impl Iterator<Item = Message> {
@@ -188,7 +188,7 @@ impl Listener for TensorBoard {
     }
 
     fn end(&mut self, end: Option<End>) {
-        // A run that can go on will fill its window.
+        // A stopped run will fill its window when it is resumed.
         if end != Some(End::Stopped) {
             let histograms = self.histograms();
             self.write(self.step, histograms);
@@ -198,7 +198,9 @@ impl Listener for TensorBoard {
         }
         if let Some(error) = self.failure.take() {
             let path = self.file.path().display();
-            complain!("shears: warning: cannot write {path}: {error}; the run went on without it");
+            complain!(
+                "shears: warning: cannot write {path}: {error}; the run continued without it"
+            );
         }
     }
 }

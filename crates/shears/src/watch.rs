@@ -1,4 +1,4 @@
-//! What a run shows while it goes: a progress bar, plain lines, or JSON.
+//! What `shears train` prints during a run: a progress bar, plain lines, or JSON.
 
 mod signals;
 
@@ -21,31 +21,31 @@ use crate::commands::generate::write_sample;
 use crate::output::{columns, complain, note, one_line, say, wrap};
 use crate::report::unit_of_bits;
 
-/// How a run is shown.
+/// How the progress of a run is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Show {
     /// A progress bar on a terminal, plain lines elsewhere.
     Text,
-    /// One object a line.
+    /// JSON lines.
     Json,
     /// Nothing.
     Quiet,
-    /// Nothing here: a screen draws it.
+    /// Nothing here, because a screen draws the run.
     Screen,
 }
 
-/// What else is told of a run while it goes: a screen, files for another program.
+/// Receives what happens in a run, such as a screen or files for another program.
 pub(crate) trait Listener {
     /// Something happened.
     fn event(&mut self, event: &Event);
 
-    /// The run is over; it failed if there is no end.
+    /// The run is over. Without an `end` it failed.
     fn end(&mut self, end: Option<End>);
 }
 
-/// Becomes true on SIGINT, SIGTERM, SIGHUP or SIGUSR1, when the run should save and stop; a second
-/// one leaves at once. A signal that was ignored when the program started, as under `nohup`, still
-/// is.
+/// A flag that SIGINT, SIGTERM, SIGHUP or SIGUSR1 sets, upon which the run should save and stop; a
+/// second signal exits at once. Signals that were ignored when the program started, as under
+/// `nohup`, stay ignored.
 pub(crate) fn stop_when_asked(say_so: bool) -> anyhow::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let asked = Arc::clone(&stop);
@@ -54,16 +54,16 @@ pub(crate) fn stop_when_asked(say_so: bool) -> anyhow::Result<Arc<AtomicBool>> {
             crate::screen::leave();
             std::process::exit(i32::from(crate::exit::INTERRUPTED));
         }
-        // Before the run ends, and with it this thread.
+        // Printed before the run ends, and with it this thread.
         if say_so {
-            complain!("\nfinishing the step and saving; again to leave at once");
+            complain!("\nfinishing the step and saving; again to exit at once");
         }
         asked.store(true, Ordering::SeqCst);
     })?;
     Ok(stop)
 }
 
-/// A bar of so many steps, hidden if it is not `shown` or standard error is no terminal.
+/// A progress bar, hidden unless it is `shown` and standard error is a terminal.
 pub(crate) fn bar_of(steps: u64, style: &str, shown: bool) -> ProgressBar {
     let bar = match shown {
         true => ProgressBar::new(steps),
@@ -72,29 +72,29 @@ pub(crate) fn bar_of(steps: u64, style: &str, shown: bool) -> ProgressBar {
     bar.with_style(ProgressStyle::with_template(style).unwrap_or(ProgressStyle::default_bar()))
 }
 
-/// Watches a run for the terminal.
+/// Prints the progress of a run.
 pub(crate) struct Watch {
     show: Show,
-    /// Absent when standard error is no terminal.
+    /// None if standard error is not a terminal.
     bar: Option<ProgressBar>,
     stop: Arc<AtomicBool>,
     listeners: Vec<Box<dyn Listener>>,
     tokenizer: Tokenizer,
     /// The token that ends a text, if the model has one.
     end_token: Option<u32>,
-    /// What bits are counted by.
+    /// The unit of bits per character.
     unit: &'static str,
     device: Device,
     steps: u64,
     clipped: u64,
     seen: u64,
-    /// The loss over the last steps, smoothed, because that of one step is noisy.
+    /// The smoothed loss, because single steps are noisy.
     loss: Option<f64>,
     speed: Option<f64>,
 }
 
 impl Watch {
-    /// A watch over a run of which `done` steps are done.
+    /// Watches a run that has taken `done` steps.
     pub(crate) fn new(
         show: Show,
         plan: &Plan,
@@ -107,7 +107,7 @@ impl Watch {
             let style = "{bar:16.cyan/dim} {pos}/{len}  {msg}  {eta} left";
             let bar = bar_of(plan.steps, style, true).with_position(done);
             bar.enable_steady_tick(Duration::from_millis(200));
-            // The time left is that of the steps still to come, not of those of an earlier run.
+            // The estimate must not count the steps of an earlier call.
             bar.reset_eta();
             bar
         });
@@ -128,17 +128,17 @@ impl Watch {
         })
     }
 
-    /// Adds somebody to tell.
+    /// Adds a listener.
     pub(crate) fn add(&mut self, listener: impl Listener + 'static) {
         self.listeners.push(Box::new(listener));
     }
 
-    /// What says that the run should save and stop.
+    /// The flag that makes the run save and stop.
     pub(crate) fn stop(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.stop)
     }
 
-    /// Takes the bar off the screen, and tells the others that the run is over.
+    /// Removes the bar, and tells the listeners that the run is over.
     pub(crate) fn finish(&mut self, end: Option<End>) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
@@ -148,7 +148,7 @@ impl Watch {
         }
     }
 
-    /// A line above the bar, or on standard output.
+    /// Prints a line, above the bar if there is one.
     fn line(&self, text: &str) {
         match (&self.bar, self.show) {
             (Some(bar), _) => bar.suspend(|| say!("{text}")),
@@ -169,7 +169,7 @@ impl Watch {
     }
 }
 
-/// The weight of the newest step in what is shown.
+/// The weight of the newest step in smoothed values.
 const SMOOTHING: f64 = 0.1;
 
 fn smooth(mean: Option<f64>, value: f64) -> Option<f64> {
@@ -268,7 +268,7 @@ impl Observer for Watch {
     }
 }
 
-/// Three decimals, or powers of ten where those say nothing.
+/// Three decimals, or scientific notation for huge values.
 pub(crate) fn brief(loss: f64) -> String {
     match loss.abs() < 1e4 {
         true => format!("{loss:.3}"),
@@ -276,7 +276,7 @@ pub(crate) fn brief(loss: f64) -> String {
     }
 }
 
-/// A text set off from what is around it, on a terminal in lines that fit.
+/// Indents a text with a margin, and wraps it to a terminal.
 pub(crate) fn indent(text: &str) -> String {
     set_off(text, columns())
 }

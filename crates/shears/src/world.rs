@@ -1,9 +1,9 @@
-//! The processes that a launcher has started to train one run.
+//! The processes that a launcher started to train one run.
 
 mod cores;
 
 use std::cell::Cell;
-use std::hash::Hasher;
+use std::hash::{Hash, Hasher};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,31 +15,31 @@ use crate::exit::{self, ElsewhereError, Misuse, misuse};
 use crate::leave;
 use crate::output::{self, complain};
 
-/// All of them, seen from this one: a single process without a launcher.
+/// All processes of the job, seen from this one. Without a launcher there is only this one.
 pub(crate) struct World {
     ranks: Arc<dyn Ranks>,
-    /// The machines that the ranks run on, in the order of the ranks.
+    /// The host of each rank.
     hosts: Vec<String>,
     heartbeat: Option<Heartbeat>,
-    /// Whether all of them know that it has failed.
+    /// Whether all ranks know that the job failed.
     is_settled: Cell<bool>,
 }
 
-/// Seconds without progress after which a rank ends the job, for tests.
+/// Environment variable, for tests: seconds without progress after which a rank ends the job.
 const PATIENCE: &str = "SHEARS_PATIENCE";
 
-/// Who has started this process beside others.
+/// The launcher that started this process together with others, if one did.
 fn launcher() -> Option<Launcher> {
     Launcher::here().filter(|launcher| launcher.size > 1)
 }
 
-/// Whether a launcher has started this process beside others, the first of which speaks for all.
+/// Whether another process of the job prints for this one.
 pub(crate) fn is_spoken_for() -> bool {
     launcher().is_some_and(|launcher| launcher.rank > 0)
 }
 
-/// For a process whose command line is wrong: tells the others, before they wait for it, and
-/// `tell`s what is wrong if it is the first that has something to tell.
+/// For a process whose command line is wrong: informs the others before they wait for it. The first
+/// process with a wrong command line calls `tell`.
 pub(crate) fn refuse_together(tell: impl FnOnce()) {
     let Some(launcher) = launcher() else {
         return tell();
@@ -57,12 +57,12 @@ pub(crate) fn refuse_together(tell: impl FnOnce()) {
     }
 }
 
-/// Starts the watchdog of one of several processes, which says from now on which one it is.
+/// Starts the watchdog of one of several processes. From now on, its messages begin with its rank.
 fn watched(launcher: &Launcher, host: &str) -> Heartbeat {
     output::speak_as(launcher.rank, host);
     let patience = std::env::var(PATIENCE).ok();
     let patience = patience.and_then(|seconds| Patience::of_text(&seconds));
-    // The others say who they are in each line.
+    // The other ranks have a prefix on every line.
     let who = match launcher.rank {
         0 => format!("rank 0 on {host}: "),
         _ => String::new(),
@@ -73,7 +73,13 @@ fn watched(launcher: &Launcher, host: &str) -> Heartbeat {
     })
 }
 
-/// For commands that are of one process: under a launcher, each would do the same.
+fn hash_of(value: &impl Hash) -> String {
+    let mut hasher = std::hash::DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish().to_string()
+}
+
+/// Refuses to run a single-process command under a launcher, where every process would repeat it.
 pub(crate) fn refuse_launcher(command: &str) -> anyhow::Result<()> {
     let Some(Launcher { name, size, rank }) = launcher() else {
         return Ok(());
@@ -87,14 +93,15 @@ pub(crate) fn refuse_launcher(command: &str) -> anyhow::Result<()> {
     )
 }
 
-/// For processes that do not speak, and do not know of each other.
+/// The error of a process that prints nothing and has no connection to the others.
 fn silently_refused() -> anyhow::Error {
-    // The launcher ends all when the first one ends, and one of them has something to say before.
+    // The launcher kills all processes when the first exits; the one with a message needs time to
+    // print it.
     std::thread::sleep(Duration::from_secs(1));
     ElsewhereError(exit::MISUSE).into()
 }
 
-/// Tells the watchdog that a run goes on before its first step, or after its last.
+/// Resets the watchdog before the first step or after the last.
 fn beat(heartbeat: Option<&Heartbeat>, phase: Phase) {
     if let Some(heartbeat) = heartbeat {
         heartbeat.beat(0, phase);
@@ -102,14 +109,14 @@ fn beat(heartbeat: Option<&Heartbeat>, phase: Phase) {
 }
 
 impl World {
-    /// Finds the other processes, if a launcher has started some.
+    /// Connects to the other processes, if a launcher started any.
     ///
     /// # Errors
     ///
-    /// If they do not find each other, run different programs, or were asked for different things.
+    /// If the processes cannot connect, run different programs, or have different arguments.
     pub(crate) fn find() -> anyhow::Result<World> {
         let host = cores::host();
-        // Before MPI is initialised, in which each waits for the others.
+        // Started before MPI is initialised, because that waits for all processes.
         let heartbeat = launcher().map(|launcher| watched(&launcher, &host));
         let ranks = start().map_err(|error| match is_spoken_for() {
             true => silently_refused(),
@@ -126,7 +133,7 @@ impl World {
         }
         world.hosts = world.told(host.as_bytes());
         if world.hosts.iter().any(String::is_empty) {
-            // The command line of that one is wrong, and it says so.
+            // That process has a wrong command line, and prints why.
             return Err(ElsewhereError(exit::MISUSE).into());
         }
         match world.check_alike() {
@@ -135,17 +142,17 @@ impl World {
         }
     }
 
-    /// Whether there is no other process.
+    /// Whether this is the only process.
     pub(crate) fn is_alone(&self) -> bool {
         self.ranks.size() == 1
     }
 
-    /// Whether this is the one that reads, writes and speaks.
+    /// Whether this is the process that reads, writes and prints.
     pub(crate) fn is_first(&self) -> bool {
         self.ranks.rank() == 0
     }
 
-    /// Ends the watchdog of this process.
+    /// Stops the watchdog of this process.
     pub(crate) fn watch_no_longer(&mut self) {
         self.heartbeat = None;
     }
@@ -158,14 +165,14 @@ impl World {
         self.heartbeat.clone()
     }
 
-    /// What each rank says, as text.
+    /// Gathers a text from each rank.
     fn told(&self, own: &[u8]) -> Vec<String> {
         let all = self.ranks.gather(own).into_iter();
         all.map(|text| String::from_utf8_lossy(&text).into_owned())
             .collect()
     }
 
-    /// How many ranks run on this machine.
+    /// The number of ranks on this machine.
     fn local(&self) -> usize {
         let own = self.hosts.get(self.ranks.rank());
         self.hosts
@@ -175,7 +182,7 @@ impl World {
             .max(1)
     }
 
-    /// The threads of this process: those that were asked for, or its share of the cores.
+    /// The threads of this process: the requested number, or its share of the cores.
     pub(crate) fn threads(&self, asked: Option<usize>) -> Option<usize> {
         match asked {
             None if !self.is_alone() => Some(cores::share(self.local()).threads),
@@ -183,55 +190,48 @@ impl World {
         }
     }
 
-    /// All processes have to be copies of one program that were asked for the same.
+    /// Checks that all processes run the same program with the same arguments.
     fn check_alike(&self) -> anyhow::Result<()> {
-        let mut asked = std::hash::DefaultHasher::new();
-        for argument in std::env::args_os().skip(1) {
-            asked.write(argument.as_encoded_bytes());
-            asked.write_u8(0);
-        }
         let program = std::env::current_exe().and_then(std::fs::read);
-        let mut hash = std::hash::DefaultHasher::new();
-        hash.write(&program.unwrap_or_default());
-        let own = [
-            hash.finish().to_string(),
-            asked.finish().to_string(),
-            shears_kernels::instructions().to_string(),
-        ];
-        let all = self.told(own.join("\n").as_bytes());
-        let parts = |text: &str| text.lines().map(str::to_string).collect::<Vec<_>>();
-        let first = parts(&all[0]);
-        let what = [
-            "another program",
-            "other arguments",
-            "other vector instructions",
-        ];
-        for (rank, other) in all.iter().enumerate() {
-            let other = parts(other);
-            let differing = other
-                .iter()
-                .zip(&first)
-                .position(|(other, first)| other != first);
-            let Some(differing) = differing else { continue };
-            let host = &self.hosts[rank];
-            let message = match differing {
-                2 => format!(
-                    "rank {rank} on {host} computes with {}, and rank 0 with {}: their bits would \
-                     differ; use machines of one kind",
-                    other[2], first[2]
-                ),
-                _ => format!(
-                    "rank {rank} on {host} was started with {} than rank 0 on {}",
-                    what[differing], self.hosts[0]
-                ),
-            };
-            self.is_settled.set(true);
-            return Err(self.of_all(Misuse(message).into()));
-        }
-        Ok(())
+        let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+        self.check_same(&hash_of(&program.unwrap_or_default()), |host, _| {
+            format!(
+                "{host} was started with another program than rank 0 on {}",
+                self.hosts[0]
+            )
+        })?;
+        self.check_same(&hash_of(&arguments), |host, _| {
+            format!(
+                "{host} was started with other arguments than rank 0 on {}",
+                self.hosts[0]
+            )
+        })?;
+        self.check_same(shears_kernels::instructions(), |host, [other, first]| {
+            format!(
+                "{host} computes with {other}, and rank 0 with {first}: their bits would differ; \
+                 use machines of one kind"
+            )
+        })
     }
 
-    /// An error that all ranks have: the first of them tells it.
+    /// Checks that all ranks have the same text as rank 0. `problem` makes the message, from the
+    /// name of the rank and the two texts.
+    fn check_same(
+        &self,
+        own: &str,
+        problem: impl Fn(&str, [&str; 2]) -> String,
+    ) -> anyhow::Result<()> {
+        let all = self.told(own.as_bytes());
+        let Some(rank) = all.iter().position(|text| *text != all[0]) else {
+            return Ok(());
+        };
+        self.is_settled.set(true);
+        let name = format!("rank {rank} on {}", self.hosts[rank]);
+        let problem = problem(&name, [&all[rank], &all[0]]);
+        Err(self.of_all(Misuse(problem).into()))
+    }
+
+    /// Turns an error that all ranks have into one that only the first prints.
     fn of_all(&self, error: anyhow::Error) -> anyhow::Error {
         match self.is_first() {
             true => error,
@@ -239,15 +239,15 @@ impl World {
         }
     }
 
-    /// Has the first process do something, however long that takes; the others wait for it, and get
-    /// nothing. One that comes to a stop meanwhile is missed.
+    /// Runs `work` in the first process, however long it takes, while the others wait. They return
+    /// `None`. The watchdog notices a rank that hangs meanwhile.
     pub(crate) fn first_does<T>(&self, work: impl FnOnce() -> T) -> Option<T> {
         let heartbeat = self.heartbeat.as_ref();
         first_does(&*self.ranks, &|| beat(heartbeat, Phase::Start), work)
     }
 
-    /// Lets the ranks go on only if all of them can; where one cannot, that one says why, and all
-    /// end with its exit code.
+    /// Continues only if all ranks succeeded. If one failed, it prints why, and all end with its
+    /// exit code.
     pub(crate) fn settle<T>(&self, result: anyhow::Result<T>) -> anyhow::Result<T> {
         if self.is_alone() {
             return result;
@@ -260,14 +260,14 @@ impl World {
             return result;
         };
         self.is_settled.set(true);
-        // Where several cannot, one is enough to say why.
+        // If several failed, only the first prints why.
         Err(match result {
             Err(error) if first == self.ranks.rank() => error,
             _ => ElsewhereError(codes[first]).into(),
         })
     }
 
-    /// What the first rank has, given to all others, unless it failed.
+    /// Sends bytes from the first rank to all others, unless it failed.
     pub(crate) fn broadcast(&self, bytes: anyhow::Result<Vec<u8>>) -> anyhow::Result<Vec<u8>> {
         let mut bytes = self.settle(bytes)?;
         beat(self.heartbeat.as_ref(), Phase::Start);
@@ -275,7 +275,8 @@ impl World {
         Ok(bytes)
     }
 
-    /// Ends the part of this process. An error that the others do not know of ends them as well.
+    /// Ends the part of this process in the job. An error that the others do not share aborts them
+    /// too.
     pub(crate) fn end(self, result: anyhow::Result<ExitCode>) -> anyhow::Result<ExitCode> {
         if self.is_alone() {
             return result;
@@ -296,19 +297,18 @@ impl World {
         }
     }
 
-    /// Tells an error, in the process that has one of its own, before any of them ends: the
-    /// launcher then ends the others.
+    /// Prints an error, before this process exits and the launcher kills the others.
     fn told_by_one(&self, error: anyhow::Error) -> anyhow::Error {
         exit::report(&error);
         ElsewhereError(exit::code(&error)).into()
     }
 
-    /// The ranks, for the log of the run; nothing of a single process. An exchange.
+    /// The ranks, for the log of the run; none for a single process. All ranks must call this.
     pub(crate) fn team(&self, shards: usize, threads: usize) -> Option<RanksEvent> {
         if self.is_alone() {
             return None;
         }
-        // All of them try it.
+        // Collective, so every rank calls it.
         let adds_as_tree = keeps_bits(&*self.ranks);
         Some(RanksEvent {
             step: 0,
@@ -318,7 +318,7 @@ impl World {
         })
     }
 
-    /// Who trains, for the first lines of a run.
+    /// Describes the ranks, for the first lines of a run.
     pub(crate) fn describe(&self, team: &RanksEvent, batch: usize, shards: usize) -> String {
         let size = self.ranks.size();
         let rows = match batch.is_multiple_of(size) {
@@ -339,10 +339,9 @@ impl World {
         format!("{}, {rows} of {batch} rows each; {bits}", team.words())
     }
 
-    /// What is wrong with the cores of this machine, if the launcher has bound its ranks to fewer
-    /// than there are.
+    /// A warning if the launcher has bound the ranks of this machine to fewer cores than there are.
     pub(crate) fn binding(&self) -> Option<String> {
-        // A single process, too.
+        // Also for a single process under a launcher.
         Launcher::here()?;
         let share = cores::share(self.local());
         share.is_bound.then(|| {

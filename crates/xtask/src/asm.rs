@@ -1,19 +1,19 @@
-//! `cargo xtask asm`: what the compiler made of the kernels, on any x86-64 machine, without running
-//! them.
+//! `cargo xtask asm`: checks the machine code of the kernels on any x86-64 machine, without running
+//! it.
 //!
-//! It disassembles the program that users run, finds the innermost loops of the hot kernels for all
-//! sets of vector instructions, and fails where one keeps vectors on the stack, calls a function or
-//! has more instructions for each multiplication than its limit. It lists loops of the kernels that
-//! belong to no row of its table. Where llvm-mca is installed (Debian: `llvm`), it estimates the
-//! cycles of the loops of products.
+//! It disassembles the program that users run, finds the innermost loops of the hot kernels for
+//! every vector instruction set, and fails if one keeps vectors on the stack, calls a function or
+//! exceeds its limit of instructions per multiplication. It lists loops of the kernels that no row
+//! of its table covers. If llvm-mca is installed (Debian: `llvm`), it estimates the cycles of the
+//! loops of products.
 //!
-//! It does not look at loops around others (with AVX2 the backward pass of attention with dropout;
-//! the rests of rows), at loops that only copy, add or draw random numbers (the embedding, panels,
-//! dropout's masks), and at NEON. Portable loops that multiply by calls of `fmaf` have no limit.
+//! It does not check outer loops (with AVX2 the backward pass of attention with dropout; the ends
+//! of rows), loops that only copy, add or draw random numbers (the embedding, panels, dropout
+//! masks), or NEON. Portable loops that multiply by calling `fmaf` have no limit.
 
 use std::io::BufReader;
 use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, Stdio};
 
 mod code;
 mod estimate;
@@ -26,29 +26,17 @@ use code::{Function, Instruction};
 use kernels::Set;
 use report::{Row, Table};
 
-/// Checks the kernels of a program, of `shears` if none is given, and says what it found.
-pub(crate) fn run(program: Option<&Path>) -> ExitCode {
-    match check(program) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(problems) => {
-            for problem in problems {
-                eprintln!("xtask asm: {problem}");
-            }
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// The same as a part of other checks. An error has a line for each offender.
-pub(crate) fn check(program: Option<&Path>) -> Result<(), Vec<String>> {
-    let complaints = inspect(program).map_err(|problem| vec![problem])?;
+/// Checks the kernels of a program (by default `shears`) and prints a table. The error has a line
+/// for each problem.
+pub(crate) fn run(program: Option<&Path>) -> Result<(), String> {
+    let complaints = inspect(program)?;
     match complaints.is_empty() {
         true => Ok(()),
-        false => Err(complaints),
+        false => Err(complaints.join("\n")),
     }
 }
 
-/// What is wrong with the kernels: nothing, where they cannot be looked at.
+/// The problems of the kernels; none on machines where they cannot be checked.
 fn inspect(program: Option<&Path>) -> Result<Vec<String>, String> {
     if !cfg!(all(target_arch = "x86_64", target_os = "linux")) {
         println!("skipped: it reads the code for x86-64 on Linux");

@@ -2,12 +2,11 @@
 //! machine.
 //!
 //! `peers` measures the rows of a table of goals, `scaling` how the cost of a step grows, `ranks`
-//! what two processes lose against two threads; all write what they measured to
-//! `benches/baselines`. `report` writes the tables and plots of the
-//! documentation from those files, and measures nothing.
+//! what two processes lose compared with two threads; all write their measurements to
+//! `benches/baselines`. `report` writes the tables and plots of the documentation from those files,
+//! and measures nothing.
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 mod machine;
 mod options;
@@ -20,34 +19,28 @@ mod rows;
 mod scaling;
 mod statistics;
 
-use options::Options;
+pub(crate) use options::Options;
 pub(crate) use programs::{build_shears, built_shears};
 
-/// Runs the subcommand that the arguments name.
-pub(crate) fn run(arguments: &[String]) -> ExitCode {
-    let Some((task, rest)) = arguments.split_first() else {
-        eprintln!("{}", options::USAGE);
-        return ExitCode::from(2);
-    };
-    let options = match Options::parse(task, rest) {
-        Ok(options) => options,
-        Err(error) => {
-            eprintln!("{error}\n{}", options::USAGE);
-            return ExitCode::from(2);
-        }
-    };
-    let result = match task.as_str() {
-        "peers" => peers::run(&options),
-        "scaling" => scaling::run(&options),
-        "ranks" => ranks::run(&options),
+/// What the arguments ask for: a task and its options.
+///
+/// # Errors
+///
+/// The problem, and the usage.
+pub(crate) fn options(arguments: &[String]) -> Result<(String, Options), String> {
+    let (task, rest) = arguments.split_first().ok_or(options::USAGE)?;
+    let options = Options::parse(task, rest);
+    let options = options.map_err(|error| format!("{error}\n{}", options::USAGE))?;
+    Ok((task.clone(), options))
+}
+
+/// Runs a task.
+pub(crate) fn run(task: &str, options: &Options) -> Result<(), String> {
+    match task {
+        "peers" => peers::run(options),
+        "scaling" => scaling::run(options),
+        "ranks" => ranks::run(options),
         _ => report::run(),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
     }
 }
 
@@ -56,12 +49,12 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// Where measurements are kept.
+/// The file of a measurement.
 fn baseline(name: &str) -> PathBuf {
     root().join("benches/baselines").join(name)
 }
 
-/// Writes a file, and the folder it is in; says which.
+/// Writes a file and its folder, and prints its path.
 fn write(path: &Path, text: &str) -> Result<(), String> {
     let folder = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder)

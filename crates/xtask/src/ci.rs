@@ -1,9 +1,9 @@
 //! `cargo xtask ci`: everything that continuous integration checks, in its order.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::Command;
 
-/// Each check: what it is called, and the arguments of cargo.
+/// The name of each check, and its arguments to cargo.
 const CHECKS: [(&str, &str); 6] = [
     ("format", "fmt --all --check"),
     (
@@ -25,14 +25,14 @@ const CHECKS: [(&str, &str); 6] = [
     (TESTS, "test --release --workspace"),
 ];
 
-/// What is built with MPI where it can be, in the same build as all other tests: one feature more
-/// in a second one would build Burn again.
+/// The tests use MPI if it can be built, in one build with all others: a second build with one more
+/// feature would rebuild Burn.
 const TESTS: &str = "tests";
 const MPI: &str = "shears/mpi";
 /// The examples that only `cargo xtask bench` builds.
 const PEERS: &str = "xtask/peers";
 
-/// Whether the binding of MPI can be built: it needs the compiler of an MPI, and libclang.
+/// Whether the MPI binding can be built, which needs an MPI compiler and libclang.
 fn has_mpi() -> bool {
     let runs = |program: &str| Command::new(program).arg("--version").output().is_ok();
     let holds_clang = |folder: &Path| {
@@ -44,24 +44,24 @@ fn has_mpi() -> bool {
     };
     let mut folders = vec![PathBuf::from("/usr/lib"), PathBuf::from("/usr/local/lib")];
     folders.extend(std::env::var_os("LIBCLANG_PATH").map(PathBuf::from));
-    // Of each version and platform.
+    // Folders of versions and platforms.
     let entries = Path::new("/usr/lib").read_dir().into_iter().flatten();
     let versions = entries.flatten().map(|entry| entry.path());
     folders.extend(versions.flat_map(|path| [path.join("lib"), path]));
     runs("mpicc") && folders.iter().any(|folder| holds_clang(folder))
 }
 
-/// Only where there is a driver, because it builds Burn a second time.
+/// Only run with a driver, because it builds Burn a second time.
 const WGPU_TEST: (&str, &str) = (
     "tests on a wgpu device",
     "test --release --package gradclip-burn --features wgpu --test wgpu",
 );
 
-/// Where drivers for Vulkan announce themselves.
+/// Where Vulkan drivers are registered.
 const VULKAN_DRIVERS: [&str; 2] = ["/usr/share/vulkan/icd.d", "/etc/vulkan/icd.d"];
 
 /// Runs the checks until one fails.
-pub(crate) fn run() -> ExitCode {
+pub(crate) fn run() -> Result<(), String> {
     let has_driver = |folder: &str| {
         let mut entries = Path::new(folder).read_dir().into_iter().flatten();
         entries.next().is_some()
@@ -82,34 +82,13 @@ pub(crate) fn run() -> ExitCode {
         println!("== {name}: cargo {arguments}");
         let mut cargo = Command::new("cargo");
         cargo.args(arguments.split(' '));
-        cargo.env("RUSTDOCFLAGS", "-D warnings");
-        match cargo.status() {
-            Ok(status) if status.success() => {}
-            Ok(_) => {
-                eprintln!("== {name} failed");
-                return ExitCode::FAILURE;
-            }
-            Err(error) => {
-                eprintln!("== {name}: cannot start cargo: {error}");
-                return ExitCode::FAILURE;
-            }
-        }
+        crate::execute(cargo.env("RUSTDOCFLAGS", "-D warnings"))?;
     }
     println!("== what is published: cargo xtask package");
-    if crate::package::run() == ExitCode::FAILURE {
-        eprintln!("== what is published failed");
-        return ExitCode::FAILURE;
-    }
+    crate::package::run()?;
     println!("== machine code: cargo xtask asm");
-    // The program that was tested: with other features, Burn would be built once more for this.
-    let program = crate::bench::built_shears().map_err(|problem| vec![problem]);
-    if let Err(problems) = program.and_then(|program| crate::asm::check(Some(&program))) {
-        for problem in problems {
-            eprintln!("xtask asm: {problem}");
-        }
-        eprintln!("== machine code failed");
-        return ExitCode::FAILURE;
-    }
+    // The program of the tests: other features would rebuild Burn.
+    crate::asm::run(Some(&crate::bench::built_shears()?))?;
     if !has_mpi {
         println!("== tests with several processes: skipped, there is no mpicc or no libclang");
     }
@@ -117,5 +96,5 @@ pub(crate) fn run() -> ExitCode {
         println!("== {}: skipped, there is no Vulkan driver", WGPU_TEST.0);
     }
     println!("== all checks passed");
-    ExitCode::SUCCESS
+    Ok(())
 }

@@ -1,8 +1,10 @@
-//! `cargo xtask lines [BEFORE]`: how long each crate is, code and tests apart, now and at an
-//! earlier commit.
+//! `cargo xtask lines [BEFORE]`: counts the lines of each crate, code and tests separately, now and
+//! at an earlier commit.
 
 use std::collections::BTreeMap;
-use std::process::{Command, ExitCode};
+use std::process::Command;
+
+use crate::markdown;
 
 /// Lines of Rust.
 #[derive(Clone, Copy, Default)]
@@ -12,19 +14,11 @@ struct Lines {
 }
 
 /// Prints the table, in Markdown.
-pub(crate) fn run(before: Option<&str>) -> ExitCode {
+pub(crate) fn run(before: Option<&str>) -> Result<(), String> {
     let revisions: Vec<&str> = before.into_iter().chain(["HEAD"]).collect();
     let counted: Result<Vec<_>, String> = revisions.iter().map(|at| count(at)).collect();
-    match counted {
-        Ok(counted) => {
-            print!("{}", table(&revisions, &counted));
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("xtask lines: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    println!("{}", table(&revisions, &counted?));
+    Ok(())
 }
 
 /// The lines of each crate at a commit.
@@ -38,7 +32,7 @@ fn count(revision: &str) -> Result<BTreeMap<String, Lines>, String> {
         let all = text.lines().count();
         let code = match is_test(path) {
             true => 0,
-            // Unit tests stand at the end of their file.
+            // Unit tests are at the end of their file.
             false => start_of_tests(&text).map_or(all, |start| text[..start].lines().count()),
         };
         lines.code += code;
@@ -54,7 +48,7 @@ fn start_of_tests(text: &str) -> Option<usize> {
         .find_map(|module| text.find(&format!("\n#[cfg(test)]\n{module} tests {{\n")))
 }
 
-/// Whether the whole file is for tests: theirs, benchmarks, fuzzing.
+/// Whether the whole file is for tests, benchmarks or fuzzing.
 fn is_test(path: &str) -> bool {
     let mut parts = path.split('/').skip(2);
     parts.any(|part| {
@@ -75,29 +69,36 @@ fn git(arguments: &[&str]) -> Result<String, String> {
 }
 
 fn table(revisions: &[&str], counted: &[BTreeMap<String, Lines>]) -> String {
-    let mut text = String::from("| crate |");
-    for revision in revisions {
-        text += &format!(" code at {revision} | tests |");
-    }
-    text += "\n|---|";
-    text += &"--:|--:|".repeat(revisions.len());
+    let heads = revisions
+        .iter()
+        .map(|at| [format!("code at {at}"), "tests".into()]);
+    let head = ["crate".to_string()].into_iter().chain(heads.flatten());
     let mut names: Vec<&String> = counted.iter().flat_map(BTreeMap::keys).collect();
     names.sort();
     names.dedup();
-    for name in names {
-        text += &format!("\n| {name} |");
-        for crates in counted {
-            let lines = crates.get(name).copied().unwrap_or_default();
-            text += &format!(" {} | {} |", lines.code, lines.tests);
-        }
-    }
-    text += "\n| all |";
-    for crates in counted {
-        let code: usize = crates.values().map(|lines| lines.code).sum();
-        let tests: usize = crates.values().map(|lines| lines.tests).sum();
-        text += &format!(" {code} | {tests} |");
-    }
-    text + "\n"
+    let sum = |crates: &BTreeMap<String, Lines>, is_counted: &dyn Fn(&str) -> bool| {
+        let its = crates.iter().filter(|(name, _)| is_counted(name));
+        let sum = its.fold([0, 0], |[code, tests], (_, lines)| {
+            [code + lines.code, tests + lines.tests]
+        });
+        sum.map(|lines| lines.to_string())
+    };
+    let row = |label: &str, is_counted: &dyn Fn(&str) -> bool| {
+        let cells = counted.iter().flat_map(|crates| sum(crates, is_counted));
+        [label.to_string()]
+            .into_iter()
+            .chain(cells)
+            .collect::<Vec<String>>()
+    };
+    let rows = names
+        .iter()
+        .map(|crate_| row(crate_, &|name| name == crate_.as_str()));
+    let rows = rows.chain([row("all", &|_| true)]);
+    markdown::table(
+        head,
+        &format!("|---|{}", "--:|--:|".repeat(revisions.len())),
+        rows,
+    )
 }
 
 #[cfg(test)]

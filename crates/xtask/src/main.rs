@@ -1,15 +1,15 @@
-//! What runs around the code: `cargo xtask ci` checks it, `cargo xtask bench` measures it,
-//! `cargo xtask valgrind` watches its memory, `cargo xtask neon` runs it for ARM, `cargo xtask asm`
-//! checks the machine code of its kernels, `cargo xtask package` tries what is published,
-//! `cargo xtask lines` counts its lines.
+//! Automation: `cargo xtask ci` runs all checks, `bench` compares with peers, `valgrind` checks
+//! memory accesses, `neon` tests the kernels for ARM, `asm` checks the machine code of the kernels,
+//! `package` tests the published crates, `lines` counts lines.
 
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 mod asm;
 mod bench;
 mod ci;
 mod lines;
+mod markdown;
 mod neon;
 mod package;
 mod valgrind;
@@ -25,17 +25,41 @@ const USAGE: &str = "usage: cargo xtask ci
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    match arguments.first().map(String::as_str) {
-        Some("ci") => ci::run(),
-        Some("valgrind") => valgrind::run(),
-        Some("neon") => neon::run(),
-        Some("package") => package::run(),
-        Some("asm") => asm::run(arguments.get(1).map(Path::new)),
-        Some("lines") => lines::run(arguments.get(1).map(String::as_str)),
-        Some("bench") => bench::run(&arguments[1..]),
-        _ => {
-            eprintln!("{USAGE}");
-            ExitCode::from(2)
+    let task = arguments.first().map_or("", String::as_str);
+    let done = match task {
+        "ci" => ci::run(),
+        "valgrind" => valgrind::run(),
+        "neon" => neon::run(),
+        "package" => package::run(),
+        "asm" => asm::run(arguments.get(1).map(Path::new)),
+        "lines" => lines::run(arguments.get(1).map(String::as_str)),
+        "bench" => match bench::options(&arguments[1..]) {
+            Ok((task, options)) => bench::run(&task, &options),
+            Err(usage) => return misuse(&usage),
+        },
+        _ => return misuse(USAGE),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problems) => {
+            for problem in problems.lines() {
+                eprintln!("xtask {task}: {problem}");
+            }
+            ExitCode::FAILURE
         }
+    }
+}
+
+fn misuse(usage: &str) -> ExitCode {
+    eprintln!("{usage}");
+    ExitCode::from(2)
+}
+
+/// Runs a program that has to succeed.
+fn execute(command: &mut Command) -> Result<(), String> {
+    match command.status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("{command:?}: {status}")),
+        Err(error) => Err(format!("{command:?}: {error}")),
     }
 }

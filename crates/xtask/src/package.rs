@@ -1,18 +1,19 @@
-//! What is published is whole: the crates as `cargo package` makes them, unpacked somewhere else,
-//! and their tests there.
+//! `cargo xtask package`: tests the published crates as `cargo package` makes them, outside the
+//! workspace.
 //!
-//! A file that is missing from a package, a development dependency that does not survive it, a path
-//! out of the crate: all of this works in the workspace, and not for those who download the crate.
-//! The three crates without a tensor library run their tests there. Those for Burn and Candle are
-//! only checked, with tests, examples and benches: their tests read no files, the same sources run
-//! in the workspace, and to run them here would build Burn and Candle once more, with fewer
-//! features.
+//! A file that is missing from a package, a lost development dependency, or a path out of the crate
+//! works in the workspace, but not for someone who downloads the crate. The three crates without a
+//! tensor library run their tests. Those for Burn and Candle are only checked, with tests, examples
+//! and benches: their tests read no files, the same sources run in the workspace, and running them
+//! here would build Burn and Candle again with fewer features.
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::Command;
 
-/// In the order in which they are to be published, and how their packages are tried.
+use crate::execute;
+
+/// The published crates in the order of publication, and how to test their packages.
 const PUBLISHED: [(&str, &[&str]); 5] = [
     ("gradclip", &["test", "--features", "half"]),
     ("gradclip-judge", &["test"]),
@@ -21,27 +22,16 @@ const PUBLISHED: [(&str, &[&str]); 5] = [
     ("gradclip-candle", &["check", "--all-targets"]),
 ];
 
-/// What each package must have beside its sources.
+/// Files that each package must contain.
 const FILES: [&str; 4] = ["Cargo.toml", "README.md", "LICENSE-MIT", "LICENSE-APACHE"];
 
-/// `cargo xtask package`.
-pub(crate) fn run() -> ExitCode {
-    match check() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(problem) => {
-            eprintln!("xtask package: {problem}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// Packs, unpacks and tries the crates.
-pub(crate) fn check() -> Result<(), String> {
+/// Packs, unpacks and tests the crates.
+pub(crate) fn run() -> Result<(), String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let scratch = root.join("target/package/unpacked");
     let _ = fs::remove_dir_all(&scratch);
     fs::create_dir_all(&scratch).map_err(|error| format!("{}: {error}", scratch.display()))?;
-    // Without a verification of its own, which builds only the libraries.
+    // Without its own verification, which only builds the libraries.
     let mut package = Command::new("cargo");
     package.args(["package", "--no-verify", "--allow-dirty", "--quiet"]);
     package.args(PUBLISHED.iter().flat_map(|(name, _)| ["--package", name]));
@@ -67,7 +57,7 @@ pub(crate) fn check() -> Result<(), String> {
         workspace.push_str(&format!("{name} = {{ path = \"{folder}\" }}\n"));
     }
     write(&scratch.join("Cargo.toml"), workspace.as_bytes())?;
-    // The versions that all else is tested with.
+    // The same versions as in all other tests.
     let lock = fs::read(root.join("Cargo.lock")).map_err(|error| format!("Cargo.lock: {error}"))?;
     write(&scratch.join("Cargo.lock"), &lock)?;
     for (name, arguments) in PUBLISHED {
@@ -75,7 +65,7 @@ pub(crate) fn check() -> Result<(), String> {
         cargo.args(arguments).args(["--quiet", "--package", name]);
         cargo.current_dir(&scratch);
         cargo.env("CARGO_TARGET_DIR", root.join("target/package/target"));
-        // The corpus is there; the search goes on in the workspace.
+        // Only the corpus; the search runs in the workspace.
         execute(cargo.env("SHEARS_FUZZ_SECONDS", "1"))?;
     }
     Ok(())
@@ -83,12 +73,4 @@ pub(crate) fn check() -> Result<(), String> {
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), String> {
     fs::write(path, bytes).map_err(|error| format!("{}: {error}", path.display()))
-}
-
-fn execute(command: &mut Command) -> Result<(), String> {
-    match command.status() {
-        Ok(status) if status.success() => Ok(()),
-        Ok(status) => Err(format!("{command:?}: {status}")),
-        Err(error) => Err(format!("{command:?}: {error}")),
-    }
 }

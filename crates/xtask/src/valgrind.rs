@@ -1,15 +1,14 @@
 //! `cargo xtask valgrind`: the kernels' unit tests with every access to memory checked.
 //!
 //! Miri cannot run vector instructions that are chosen at run time, and needs a nightly toolchain;
-//! valgrind runs what users run. It knows AVX2 and hides AVX-512, so that it checks that path and
-//! the portable one.
+//! valgrind runs what users run. It supports AVX2 and hides AVX-512, so it checks the AVX2 and the
+//! portable paths.
 
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-/// Tests of code with `unsafe`, by the beginning of their names; the finite differences of whole
-/// blocks would take hours.
+/// Prefixes of the tests of `unsafe` code. The finite differences of whole blocks would take hours.
 const TESTS: [&str; 6] = [
     "matmul::",
     "recurrent::",
@@ -20,28 +19,14 @@ const TESTS: [&str; 6] = [
 ];
 
 /// Runs them, and fails where valgrind finds an error.
-pub(crate) fn run() -> ExitCode {
-    match check() {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(problem) => {
-            eprintln!("xtask valgrind: {problem}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn check() -> Result<bool, String> {
+pub(crate) fn run() -> Result<(), String> {
     let binary = test_binary()?;
-    let status = Command::new("valgrind")
-        .args(["--quiet", "--error-exitcode=9", &binary])
-        .args(TESTS)
-        .status();
-    let status = status.map_err(|error| format!("cannot start valgrind: {error}; install it"))?;
-    Ok(status.success())
+    let mut valgrind = Command::new("valgrind");
+    valgrind.args(["--quiet", "--error-exitcode=9", &binary]);
+    crate::execute(valgrind.args(TESTS))
 }
 
-/// Builds the tests with the features of the whole workspace, and says where they are.
+/// Builds the tests with the features of the whole workspace, and returns their path.
 fn test_binary() -> Result<String, String> {
     let output = Command::new("cargo")
         .args(["test", "--release", "--workspace", "--lib", "--no-run"])

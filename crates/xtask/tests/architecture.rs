@@ -1,4 +1,5 @@
-//! Runs the invariants of ARCHITECTURE.md: which crate may know what, and that the map is true.
+//! Checks the invariants of ARCHITECTURE.md: which crate may know what, and that the map is
+//! correct.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -19,27 +20,26 @@ fn read(path: &str) -> String {
 
 /// The platform that this test was built on, as rustc calls it.
 fn host() -> String {
-    let output = Command::new("rustc").arg("-vV").output().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
+    let text = output(Command::new("rustc").arg("-vV"));
     let line = text.lines().find_map(|line| line.strip_prefix("host: "));
     line.unwrap().to_string()
 }
 
+/// What a program prints in the root of the workspace; it has to succeed.
+fn output(command: &mut Command) -> String {
+    let output = command.current_dir(root()).output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{error}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
 /// The normal dependencies of each crate of the workspace, with all that they bring.
 fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
-    let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version", "1", "--locked"])
-        // Packages of other platforms were never downloaded on a fresh machine.
-        .args(["--filter-platform", &host()])
-        .current_dir(root())
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["metadata", "--format-version", "1", "--locked"]);
+    // Packages of other platforms were never downloaded on a fresh machine.
+    cargo.args(["--filter-platform", &host()]);
+    let metadata: Value = serde_json::from_str(&output(&mut cargo)).unwrap();
     let mut names = BTreeMap::new();
     for package in metadata["packages"].as_array().unwrap() {
         names.insert(
@@ -152,26 +152,18 @@ fn who_knows_what() {
 
 /// Each package that a selection of the workspace builds, with its features.
 fn built(selection: &[&str]) -> BTreeSet<String> {
-    let output = Command::new(env!("CARGO"))
-        .args(["tree", "--locked", "--target", &host()])
-        .args(["--prefix", "none", "--format", "{p} {f}"])
-        .args(selection)
-        .current_dir(root())
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let text = String::from_utf8(output.stdout).unwrap();
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["tree", "--locked", "--target", &host()]);
+    cargo.args(["--prefix", "none", "--format", "{p} {f}"]);
+    let text = output(cargo.args(selection));
     text.lines()
         .map(|line| line.trim_end_matches(" (*)").trim().to_string())
         .filter(|line| !line.is_empty())
         .collect()
 }
 
-/// With one feature more, a package and all that stand on it would be built again, Burn among them.
+/// With one more feature, a package and everything that depends on it would be rebuilt, including
+/// Burn.
 #[test]
 fn the_tests_find_the_dependencies_of_the_program_built() {
     let program = built(&["--package", "shears", "--edges", "normal,build"]);
@@ -200,7 +192,7 @@ fn every_crate_is_on_the_map_and_the_map_has_no_other() {
     }
 }
 
-/// The crates of the workspace that each crate names in its manifest, for other things than tests.
+/// The crates of the workspace in the manifest of each crate, without dev-dependencies.
 fn direct_edges() -> BTreeMap<String, BTreeSet<String>> {
     let members = crates();
     let edges = |name: &String| {
@@ -243,8 +235,8 @@ fn the_edges_between_crates_are_as_drawn() {
     assert_eq!(drawn, direct_edges());
 }
 
-/// `unsafe` is forbidden everywhere but in the crate of the kernels, which says of each block why
-/// it is sound, and otherwise has the lints of all.
+/// `unsafe` is forbidden everywhere except in the crate of the kernels, which documents why each
+/// block is sound, and otherwise has the same lints as all.
 #[test]
 fn every_crate_has_the_lints_of_the_workspace() {
     let workspace: toml::Table = toml::from_str(&read("Cargo.toml")).unwrap();

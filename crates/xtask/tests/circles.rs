@@ -1,5 +1,5 @@
-//! No circle among the files of a crate, but of a parent and its children: what a file builds on
-//! can be read without reading the file.
+//! No cycles among the files of a crate, except between a parent and its children: what a file
+//! builds on can be read without reading the file.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -13,7 +13,7 @@ use syn::{Item, ItemMod, ItemUse, UseTree};
 /// The path of a module below its crate: none for the root.
 type Module = Vec<String>;
 
-/// What a file says of others.
+/// The references of a file to others.
 #[derive(Default)]
 struct File {
     /// Names that it hands on from elsewhere (`pub use`, or a `use` that its children read through
@@ -193,7 +193,7 @@ fn destination(files: &BTreeMap<Module, File>, path: &[String], hops: usize) -> 
     }
 }
 
-/// Which files each file builds on. What the root names is left out: it is the table of contents.
+/// The files that each file builds on, without those of the root, which is the table of contents.
 fn edges(files: &BTreeMap<Module, File>) -> BTreeMap<Module, BTreeSet<Module>> {
     let of = |(module, file): (&Module, &File)| {
         let named = file.named.iter();
@@ -223,7 +223,7 @@ fn reached<'a>(
     reached
 }
 
-/// Sets of files that reach each other, but for a parent with files below it.
+/// Cycles of files, except between a parent and files below it.
 fn circles(files: &BTreeMap<Module, File>) -> Vec<Vec<Module>> {
     let edges = edges(files);
     let all: BTreeMap<&Module, BTreeSet<&Module>> = edges

@@ -1,4 +1,4 @@
-//! `shears bench`: how long a training step, clipping, or generation takes.
+//! `shears bench`: times training steps, clipping, or generation.
 
 mod clip;
 mod generate;
@@ -8,31 +8,33 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum, ValueHint};
+use serde_json::Value;
 use shears_train::{Plan, Section, Setting, Spread};
 
 use crate::exit::misuse;
 use crate::output::say;
+use crate::report;
 use crate::settings::{Given, Scope, Settings};
 use crate::table::{row, table};
 use crate::world::{World, refuse_launcher};
 
 /// Time training steps, clipping, or generation
 ///
-/// `--part train`: whole steps (forward, backward, clip, update) on random tokens, after a warm-up.
+/// `--part train`: full steps (forward, backward, clip, update) on random tokens, after a warm-up.
 /// JSON keys: ms_per_step.{min,median,max}, phases.{forward,backward,clip,update}.{min,median,max},
-/// tokens_per_second, peak_rss_bytes, memory_estimate_bytes. Under `mpirun` the step is that of all
-/// processes, ranks is their number, and phases.exchange what the exchange took.
+/// tokens_per_second, peak_rss_bytes, memory_estimate_bytes. Under `mpirun`, a step is that of all
+/// processes, ranks is their number, and phases.exchange the time of the exchange.
 ///
-/// `--part clip`: the clipping policy and the optimizer on random gradients of the model, beside
-/// one read of them. `clip` measures and decides and leaves the scaling to the update;
-/// `clip_in_place` scales as well. JSON keys:
+/// `--part clip`: the clipping policy and the optimizer on random gradients of the model, compared
+/// with reading them once. `clip` measures and decides but leaves the scaling to the update;
+/// `clip_in_place` also scales. JSON keys:
 /// ms.{read,clip,clip_and_update,clip_in_place}.{min,median,max}, parameters, tensors.
 ///
-/// `--part generate`: one text, token by token, at temperature 1, by a model that learned nothing.
+/// `--part generate`: one text, token by token, at temperature 1, with an untrained model.
 /// JSON keys: tokens_per_second.{min,median,max}, tokens, peak_rss_bytes.
 ///
-/// Flags and config files have the names of those of `shears train`, where the part uses them: the
-/// model for all, the update rule and clipping for `train` and `clip`, batches for `train`.
+/// All parts take the model settings of `shears train`, `train` and `clip` also optimizer and
+/// clipping, and `train` also batches; as flags or in a config file.
 #[derive(Args, Debug)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct BenchArguments {
@@ -40,13 +42,12 @@ pub(crate) struct BenchArguments {
     #[arg(long, value_enum, default_value_t = BenchPart::Train)]
     part: BenchPart,
 
-    /// Size of the vocabulary; 65 is that of the characters of Tiny Shakespeare
+    /// Size of the vocabulary; Tiny Shakespeare has 65 characters
     #[arg(long, value_name = "N", default_value_t = 65)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     vocabulary: u32,
 
-    /// Steps, rounds or tokens that are timed [default: 20; for generate the context length, or
-    /// 500]
+    /// Steps, rounds or tokens to time [default: 20; generate: the context length, or 500]
     #[arg(long, value_name = "N")]
     steps: Option<i64>,
 
@@ -66,7 +67,7 @@ pub(crate) struct BenchArguments {
     settings: Settings<Timed>,
 }
 
-/// What one part or another uses, but for the steps, which have another meaning and default here.
+/// The settings that some part uses. Steps have another meaning and default here.
 #[derive(Debug)]
 struct Timed;
 
@@ -91,7 +92,7 @@ enum BenchPart {
 impl BenchPart {
     fn uses(self, setting: &Setting) -> bool {
         match (setting.section, setting.name.as_str()) {
-            // Weights of any value take the same time.
+            // The values of the weights do not affect the time.
             (_, "init-from") => false,
             (_, "dropout") => self == BenchPart::Train,
             (Section::Model, _) | (_, "window" | "steps" | "seed" | "device") => true,
@@ -110,7 +111,7 @@ const EXAMPLES: &str = "Examples:
       --vocabulary 50257 --tied=false
   shears bench --part generate --preset lstm-512 --steps 300";
 
-/// Steps or rounds that are timed unless `--steps` says otherwise.
+/// Default number of timed steps or rounds.
 const STEPS: u64 = 20;
 
 /// What is timed, and how.
@@ -120,7 +121,41 @@ struct Timing {
     steps: Option<u64>,
     threads: usize,
     vocabulary: usize,
-    json: bool,
+}
+
+/// What a part has measured.
+struct Measured {
+    /// For `--json`, without what all parts have.
+    json: Value,
+    /// What was timed.
+    subject: String,
+    unit: &'static str,
+    spreads: Vec<(&'static str, Spread)>,
+    /// What there is to say below the table.
+    remarks: Vec<String>,
+}
+
+impl Measured {
+    fn print(&self, timing: &Timing) {
+        let (plan, threads) = (
+            &timing.plan,
+            report::counted(timing.threads as u64, "thread"),
+        );
+        say!(
+            "{} ({}), {}, {threads}",
+            plan.preset,
+            plan.model,
+            self.subject
+        );
+        let mut rows = vec![row([self.unit, "min", "median", "max"])];
+        for (name, Spread { min, median, max }) in &self.spreads {
+            let numbers = [min, median, max].map(|number| format!("{number:.3}"));
+            rows.push([&[(*name).to_string()], numbers.as_slice()].concat());
+        }
+        for line in table("<>>>", &rows).iter().chain(&self.remarks) {
+            say!("  {line}");
+        }
+    }
 }
 
 pub(crate) fn run(arguments: BenchArguments) -> anyhow::Result<ExitCode> {
@@ -146,7 +181,7 @@ fn run_in(world: &World, arguments: BenchArguments) -> anyhow::Result<ExitCode> 
     );
     let mut given = Given::read(settings.0, arguments.config.as_deref())?;
     given.restrict(&command, |setting| part.uses(setting))?;
-    // They would take as long as the run.
+    // Timing as many steps would take as long as the run.
     given.without_that_of_the_run("steps");
     let plan = given.plan()?;
     if part != BenchPart::Train && plan.model.is_recurrent() && given.is_typed("window") {
@@ -157,25 +192,23 @@ fn run_in(world: &World, arguments: BenchArguments) -> anyhow::Result<ExitCode> 
         steps: given.has("steps").then_some(plan.steps),
         threads: super::set_threads(world.threads(arguments.threads))?,
         vocabulary: arguments.vocabulary as usize,
-        json: arguments.json,
         plan,
     };
-    match part {
-        BenchPart::Train => train::run(world, timing)?,
-        BenchPart::Clip => clip::run(timing)?,
-        BenchPart::Generate => generate::run(timing)?,
+    let measured = match part {
+        BenchPart::Train => train::run(world, &timing)?,
+        BenchPart::Clip => clip::run(&timing)?,
+        BenchPart::Generate => generate::run(&timing)?,
+    };
+    match arguments.json {
+        _ if !world.is_first() => {}
+        true => {
+            let mut line = measured.json;
+            line["part"] = shown.map(|value| value.get_name().to_string()).into();
+            line["preset"] = timing.plan.preset.to_string().into();
+            line["threads"] = timing.threads.into();
+            say!("{line}");
+        }
+        false => measured.print(&timing),
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Tells the least, the middle and the most of each of what was timed.
-fn say_spreads<'a>(unit: &str, spreads: impl IntoIterator<Item = (&'a str, &'a Spread)>) {
-    let mut rows = vec![row([unit, "min", "median", "max"])];
-    for (name, Spread { min, median, max }) in spreads {
-        let numbers = [min, median, max].map(|number| format!("{number:.3}"));
-        rows.push([&[name.to_string()], numbers.as_slice()].concat());
-    }
-    for line in table("<>>>", &rows) {
-        say!("  {line}");
-    }
 }

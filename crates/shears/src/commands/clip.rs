@@ -1,4 +1,4 @@
-//! `shears clip`: clips gradients that another program saved, and tells what that did.
+//! `shears clip`: clips gradients that another program saved, and reports what that did.
 
 mod history;
 mod order;
@@ -25,68 +25,68 @@ use report::Reporter;
 
 /// Clip gradients that another program saved
 ///
-/// Each file holds the gradients of one step by name, of type F64, F32, F16 or BF16; several files
-/// are consecutive steps of one run, which a policy that learns sees in that order. Any framework
-/// can write them. In PyTorch, after loss.backward():
+/// Each file holds the named gradients of one step, of type F64, F32, F16 or BF16. Several files
+/// are consecutive steps of one run; an adaptive policy sees them in that order. Any framework can
+/// write them. In PyTorch, after loss.backward():
 ///
 /// from safetensors.torch import save_file
 ///
 /// save_file({n: p.grad for n, p in model.named_parameters()}, "step0.safetensors")
 ///
-/// (with `if p.grad is not None` at the end of the braces, if some parameters are frozen). Files
-/// in --out-dir keep names, shapes, types and metadata; what is not clipped keeps its bits.
+/// (with `if p.grad is not None` inside the braces if some parameters are frozen). Files in
+/// --out-dir keep names, shapes, types and metadata; gradients that are not clipped keep their
+/// bits.
 ///
 /// JSON keys: step, action (keep, clip or skip), norm_before, norm_after, coefficient, threshold,
-/// non_finite, tensors.[].{name, norm_before, norm_after, coefficient, non_finite}. What is not
-/// finite is null.
+/// non_finite, tensors.[].{name, norm_before, norm_after, coefficient, non_finite}. Values that are
+/// not finite are null.
 #[derive(Args, Debug)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct ClipArguments {
-    /// Safetensors files of gradients, one a step
+    /// Safetensors files of gradients, one per step
     ///
-    /// Files in the order of the alphabet, as a shell gives them for a pattern, are taken in that
-    /// of the numbers in their names: step2 before step10.
+    /// Files in alphabetical order, as a shell expands a pattern, are sorted by the numbers in
+    /// their names: step2 before step10.
     #[arg(required = true, value_name = "STEP", value_hint = ValueHint::FilePath)]
     pub(crate) steps: Vec<PathBuf>,
 
-    /// Clipping policy, as `train --clip` takes it: rules such as global-norm:1, joined by `+`, or
-    /// none
+    /// Clipping policy as for `train --clip`: rules such as global-norm:1, joined by `+`, or none
     ///
-    /// `agc` compares gradients with --params. It counts output units on the last axis, as Burn and
-    /// JAX have them; for files from PyTorch say agc:0.01,unit=first. Rules that work inside Adam
+    /// `agc` compares gradients with --params. It expects output units on the last axis, as in Burn
+    /// and JAX; for files from PyTorch use agc:0.01,unit=first. Rules that work inside Adam
     /// (update-rms, spam) are refused.
     #[arg(long, value_name = "POLICY", value_parser = checked::<ClipPolicy>)]
     pub(crate) clip: String,
 
-    /// Safetensors file of the parameters, by the names of their gradients; `agc` needs it
+    /// Safetensors file of the parameters, named like their gradients; `agc` needs it
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) params: Option<PathBuf>,
 
-    /// A tensor of the output layer, which `agc` leaves alone; can be given several times
+    /// A tensor of the output layer, which `agc` does not clip; repeatable
     #[arg(long, value_name = "NAME")]
     pub(crate) output_layer: Vec<String>,
 
-    /// File with what the policy has learned in earlier calls; written again when all steps are
+    /// File with the state of an adaptive policy; read at the start, and updated when all steps are
     /// done
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) state: Option<PathBuf>,
 
     /// What to do with a gradient that has a NaN or an infinity: error, skip, zero
     ///
-    /// `error` ends with exit code 1 and names the tensors; files of steps before it stay. `skip`
-    /// leaves the step out: no file, and the policy learns nothing from it. `zero` sets those
+    /// `error` names the tensors and exits with code 1; files of earlier steps remain. `skip` drops
+    /// the step: no file is written, and the policy learns nothing from it. `zero` sets those
     /// elements to zero.
     #[arg(long, value_name = "RULE", value_parser = checked::<NonFinite>, default_value = "error")]
     pub(crate) non_finite: String,
 
-    /// Folder to write the clipped gradients to, under the names of their files [default: none;
-    /// nothing is written]
+    /// Folder for the clipped gradients, under the names of their files [default: none; nothing is
+    /// written]
     ///
-    /// Made if it does not exist. Files in it are replaced, but never one that was read.
+    /// Created if it does not exist. Existing files in it are replaced, but never an input.
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) out_dir: Option<PathBuf>,
 
-    /// Print one JSON object a step
+    /// Print one JSON object per step
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -114,7 +114,7 @@ pub(crate) fn run(arguments: &ClipArguments) -> anyhow::Result<ExitCode> {
     if let Some(folder) = &arguments.out_dir {
         let create = fs::create_dir_all(folder);
         create.with_context(|| format!("cannot create {}", folder.display()))?;
-        // A path like `new/..` leads somewhere only now.
+        // A path like `new/..` only resolves now.
         check_targets(folder, arguments, &sources)?;
     }
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -127,10 +127,10 @@ pub(crate) fn run(arguments: &ClipArguments) -> anyhow::Result<ExitCode> {
     }
     let ordered = order::by_number(&arguments.steps);
     if ordered.is_some() {
-        complain!("shears: the files are taken in the order of the numbers in their names");
+        complain!("shears: sorting the files by the numbers in their names");
     }
     let steps = ordered.as_ref().unwrap_or(&arguments.steps);
-    // What an earlier call has written is not to be taken for this one's if it fails.
+    // Output of an earlier call must not be mistaken for that of this one if it fails.
     for target in steps.iter().filter_map(|path| target(arguments, path)) {
         remove(&target)?;
     }
@@ -158,7 +158,7 @@ fn remove(file: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// The names of the tensors of the first file, which those after it are to have.
+/// The names of the tensors of the first file, which later files should have as well.
 #[derive(Default)]
 struct Names(Option<(PathBuf, BTreeSet<String>)>);
 
@@ -180,7 +180,7 @@ impl Names {
     }
 }
 
-/// One step: clip, and write unless the step is left out.
+/// Clips one step, and writes it unless it is skipped.
 fn clip_file(
     clipper: &mut Clipper,
     path: &Path,
@@ -202,7 +202,7 @@ fn clip_file(
     Ok(report)
 }
 
-/// The gradients of one file, with the parameters that they belong to.
+/// The gradients of one file, with their parameters.
 struct Step<'a> {
     file: TensorFile,
     params: Option<&'a Parameters>,
@@ -231,7 +231,7 @@ struct Parameters {
 }
 
 impl Parameters {
-    /// Reads them. Counters and the like, which a file of parameters has too, are left out.
+    /// Reads them, without tensors of other types, such as counters.
     fn read(path: &Path) -> anyhow::Result<Parameters> {
         Ok(Parameters {
             path: path.to_path_buf(),
@@ -239,7 +239,7 @@ impl Parameters {
         })
     }
 
-    /// Whether there is one of the same shape for each gradient.
+    /// Checks that each gradient has a parameter of the same shape.
     fn check(&self, path: &Path, gradients: &TensorFile) -> anyhow::Result<()> {
         let (path, params) = (path.display(), self.path.display());
         for gradient in &gradients.tensors {
@@ -264,7 +264,7 @@ impl Parameters {
     }
 }
 
-/// Where the clipped gradients of this file go.
+/// The file for the clipped gradients of this file.
 fn target(arguments: &ClipArguments, path: &Path) -> Option<PathBuf> {
     let folder = arguments.out_dir.as_ref()?;
     Some(folder.join(path.file_name()?))
@@ -279,12 +279,12 @@ fn check_policy(policy: &ClipPolicy, arguments: &ClipArguments) -> Result<(), Mi
         );
     }
     if policy.needs_parameters() && arguments.params.is_none() {
-        misuse!("`agc` compares gradients with parameters; give them by --params FILE");
+        misuse!("`agc` compares gradients with parameters; give them with --params FILE");
     }
     Ok(())
 }
 
-/// The files that are read, by their one true path.
+/// The input files, with their canonical paths.
 fn check_sources(arguments: &ClipArguments) -> Result<Vec<(PathBuf, &Path)>, Misuse> {
     let paths = arguments.steps.iter().chain(&arguments.params);
     let mut sources = Vec::new();
@@ -302,7 +302,7 @@ fn check_sources(arguments: &ClipArguments) -> Result<Vec<(PathBuf, &Path)>, Mis
     Ok(sources)
 }
 
-/// Refuses to overwrite what was given, and to write two steps to one place.
+/// Refuses to overwrite an input, and to write two steps to one file.
 fn check_targets(
     folder: &Path,
     arguments: &ClipArguments,
@@ -324,7 +324,7 @@ fn check_targets(
         };
         if !existing.is_file() {
             let target = target.display();
-            misuse!("{target} is there, and no regular file; choose another --out-dir");
+            misuse!("{target} exists and is not a regular file; choose another --out-dir");
         }
         if let Some((_, source)) = sources.iter().find(|(source, _)| *source == existing) {
             misuse!(

@@ -1,4 +1,4 @@
-//! `shears compare`: runs that exist beside each other.
+//! `shears compare`: compares existing runs.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -6,21 +6,21 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueHint};
 use shears_run::EndReason;
-use shears_train::{Plan, RunFolder, Setting};
+use shears_train::{Plan, RunFolder, Section, Setting};
 
 use crate::comparison::{
     self, Comparison, MOST_VARIANTS, Outcome, Report, Run, SAME_START, Variant, check_folder,
 };
 use crate::exit::{Misuse, misuse};
-use crate::output::{complain, print_result, say};
+use crate::output::{complain, say};
 use crate::run_log::{self, without_header};
 
-/// Compare runs that exist, with the report of `shears sweep`
+/// Compare existing runs, with the report of `shears sweep`
 ///
-/// Nothing is trained. Runs with the same clipping policy and learning rate count as seeds of one
-/// another; other settings in which runs differ, such as the optimizer, stand beside the policy.
-/// Runs that did not all finish are compared over the steps that all of them have. Runs on
-/// different text or with different tokens are refused: their losses are not comparable.
+/// Nothing is trained. Runs with the same clipping policy and learning rate are grouped as seeds;
+/// other settings that differ, such as the optimizer, are named next to the policy. If not all runs
+/// finished, they are compared over the steps that all of them have. Runs on different text or with
+/// different tokenizers are refused, because their losses are not comparable.
 #[derive(Args, Debug)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct CompareArguments {
@@ -28,7 +28,7 @@ pub(crate) struct CompareArguments {
     #[arg(required = true, num_args = 2.., value_name = "RUN", value_hint = ValueHint::DirPath)]
     pub(crate) runs: Vec<PathBuf>,
 
-    /// Folder for report.html, its pictures as SVG, and report.json [default: none is written]
+    /// Folder for report.html, its figures as SVG, and report.json [default: not written]
     #[arg(long, value_name = "FOLDER", value_hint = ValueHint::DirPath)]
     pub(crate) out: Option<PathBuf>,
 
@@ -45,28 +45,18 @@ const EXAMPLES: &str = "Examples:
   shears compare runs/*
   shears compare runs/lstm-128-20260101-120000 runs/gru-128-20260101-130000 --out lstm-or-gru";
 
-/// What may differ without standing beside the policy: what is compared anyway, and what does not
-/// change the numbers.
-const NOT_IN_VARIANT_NAME: [&str; 15] = [
-    "clip",
-    "lr",
-    "seed",
-    "steps",
-    "preset",
-    "text",
-    "val",
-    "encoding",
-    "lossy",
-    "eval-every",
-    "save-every",
-    "sample-every",
-    "patience",
-    "keep",
-    "device",
-];
-
 fn of_sweep(_: &str) -> Result<String, &'static str> {
     Err("`compare` takes runs, and `shears sweep` trains them")
+}
+
+/// Whether a setting is named next to the policy if it differs: neither what is compared anyway,
+/// nor what does not change the result.
+fn is_named(setting: &Setting) -> bool {
+    match (setting.section, setting.name.as_str()) {
+        (_, "clip" | "lr" | "preset") => false,
+        (Section::Text | Section::Run, name) => name == "eval-tokens",
+        _ => true,
+    }
 }
 
 /// A run as it was read.
@@ -90,26 +80,12 @@ pub(crate) fn run(arguments: &CompareArguments) -> anyhow::Result<ExitCode> {
     check_comparable(&runs)?;
     let cut = cut_to_common(&mut runs)?;
     let report = Report::of(comparison(runs, cut.as_deref())?);
-    if arguments.json {
-        print_result(&report.json()?)?;
-    } else {
-        report.print();
-        if let Some(cut) = cut {
-            say!("{cut}\n");
-        }
+    if let Some(out) = &arguments.out {
+        report.write(out)?;
     }
-    match &arguments.out {
-        Some(out) => {
-            report.write(out)?;
-            if !arguments.json {
-                say!("report: {}\n", out.join("report.html").display());
-            }
-        }
-        None if arguments.json => {}
-        None => say!("for a page with pictures: --out FOLDER\n"),
-    }
-    if !arguments.json {
-        report.conclude();
+    match arguments.json {
+        true => say!("{}", report.json()?),
+        false => report.print(cut.as_deref(), arguments.out.as_deref()),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -117,11 +93,11 @@ pub(crate) fn run(arguments: &CompareArguments) -> anyhow::Result<ExitCode> {
 fn read(path: PathBuf) -> anyhow::Result<Read> {
     let run = RunFolder::open_to_read(&path)?;
     let log = run_log::read(&run)?;
-    if let Some(missing) = without_header(&log.columns, "picture of its layers") {
+    if let Some(missing) = without_header(&log.columns, "figure of its layers") {
         complain!("shears: warning: {}: {missing}", log.path().display());
     }
-    let outcome = Outcome::of(&log.columns, &path);
-    if outcome.loss.is_empty() {
+    let outcome = Outcome::of(log.columns, &path);
+    if outcome.columns.rows() == 0 {
         return Err(super::nothing_recorded(&run, "compare").into());
     }
     Ok(Read {
@@ -131,7 +107,7 @@ fn read(path: PathBuf) -> anyhow::Result<Read> {
     })
 }
 
-/// Refuses runs whose losses are of different things.
+/// Refuses runs whose losses are not comparable.
 fn check_comparable(runs: &[Read]) -> Result<(), Misuse> {
     let first = &runs[0];
     for other in &runs[1..] {
@@ -149,7 +125,7 @@ fn check_comparable(runs: &[Read]) -> Result<(), Misuse> {
         ];
         if let Some((_, how)) = differing.iter().find(|(differs, _)| *differs) {
             misuse!(
-                "{} and {} were trained {how}, so that their losses cannot be compared",
+                "{} and {} were trained {how}, so their losses are not comparable",
                 first.path.display(),
                 other.path.display()
             );
@@ -158,8 +134,9 @@ fn check_comparable(runs: &[Read]) -> Result<(), Misuse> {
     Ok(())
 }
 
-/// Cuts runs to the steps that all have, and says so; none is cut if all ended and the same number
-/// of steps was planned. A run that diverged is compared with what it came to.
+/// Cuts the runs to the steps that all of them have, and returns a note about it. Nothing is cut if
+/// all runs ended and planned the same number of steps. A diverged run is compared as far as it
+/// got.
 fn cut_to_common(runs: &mut [Read]) -> Result<Option<String>, Misuse> {
     let planned = runs[0].plan.steps;
     let is_over = |run: &Read| {
@@ -170,25 +147,27 @@ fn cut_to_common(runs: &mut [Read]) -> Result<Option<String>, Misuse> {
         return Ok(None);
     }
     let whole = |run: &&Read| run.outcome.end != Some(EndReason::Diverged);
-    let steps_of = |run: &&Read| run.outcome.loss.len();
+    let steps_of = |run: &&Read| run.outcome.columns.rows();
     let Some(shortest) = runs.iter().filter(whole).min_by_key(steps_of) else {
         return Ok(None);
     };
-    let steps = shortest.outcome.loss.len();
-    let mut evaluations = shortest.outcome.evaluations.iter().rev();
-    let common = evaluations.find(|(at, _)| {
-        let has = |run: &Read| run.outcome.evaluations.iter().any(|(step, _)| step == at);
-        runs.iter().filter(whole).all(has)
-    });
-    let Some(&(evaluation, _)) = common else {
-        let last = |run: &Read| match run.outcome.evaluations.last() {
-            Some((step, _)) => format!("{} last at step {step}", run.path.display()),
+    let steps = shortest.outcome.columns.rows();
+    let evaluations = |run: &Read| {
+        let found = run.outcome.columns.evaluations.iter();
+        found.map(|found| found.step).collect::<Vec<u64>>()
+    };
+    let mut of_shortest = evaluations(shortest).into_iter().rev();
+    let has = |run: &Read, at| evaluations(run).contains(&at);
+    let common = of_shortest.find(|at| runs.iter().filter(whole).all(|run| has(run, *at)));
+    let Some(evaluation) = common else {
+        let last = |run: &Read| match evaluations(run).last() {
+            Some(step) => format!("{} last at step {step}", run.path.display()),
             None => format!("{} never", run.path.display()),
         };
         let evaluated: Vec<String> = runs.iter().filter(whole).map(last).collect();
         misuse!(
-            "the runs have no step in common after which each was evaluated ({}); train them with \
-             the same --eval-every",
+            "there is no step at which all runs were evaluated ({}); train them with the same \
+             --eval-every",
             evaluated.join(", ")
         );
     };
@@ -196,11 +175,11 @@ fn cut_to_common(runs: &mut [Read]) -> Result<Option<String>, Misuse> {
         run.outcome.cut(steps, evaluation);
     }
     Ok(Some(format!(
-        "Compared over the first {steps} steps; validation losses are of step {evaluation}."
+        "Compared over the first {steps} steps; validation losses are those of step {evaluation}."
     )))
 }
 
-/// Sorts the runs by what they have in common.
+/// Groups the runs by policy, other settings that differ, and learning rate.
 fn comparison(mut runs: Vec<Read>, cut: Option<&str>) -> Result<Comparison, Misuse> {
     let differing = differing(&runs);
     let model = match differing.as_slice() {
@@ -260,8 +239,8 @@ fn comparison(mut runs: Vec<Read>, cut: Option<&str>) -> Result<Comparison, Misu
     })
 }
 
-/// The names of the settings that have to stand beside the policy: those in which runs differ that
-/// have them. What only one of two optimizers has goes without saying.
+/// The names of the settings to show next to the policy: those that differ between runs that have
+/// them. A setting that only one of two optimizers has is not named.
 fn differing(runs: &[Read]) -> Vec<&'static str> {
     let differs = |setting: &&Setting| {
         let plans = runs.iter().map(|run| &run.plan);
@@ -271,14 +250,14 @@ fn differing(runs: &[Read]) -> Vec<&'static str> {
         let first = values.next();
         values.any(|value| Some(value) != first)
     };
-    let names = Plan::settings().iter().filter(differs);
-    let names = names.map(|setting| setting.name.as_str());
-    names
-        .filter(|name| !NOT_IN_VARIANT_NAME.contains(name))
+    let named = Plan::settings().iter().filter(|setting| is_named(setting));
+    named
+        .filter(differs)
+        .map(|setting| setting.name.as_str())
         .collect()
 }
 
-/// The policy of a run, with the other settings in which runs differ.
+/// The policy of a run, with the other settings that differ.
 fn variant(plan: &Plan, differing: &[&str]) -> Variant {
     let table = toml::Table::try_from(plan).unwrap_or_default();
     let mut name = plan.clip.to_string();

@@ -1,4 +1,4 @@
-//! `shears dash`: the live page over a folder of runs.
+//! `shears dash`: the live page for a folder of runs.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -19,24 +19,22 @@ use crate::output::{self, say};
 
 /// Show runs on a live page in your browser: loss, gradient norms, clipping, samples
 ///
-/// The page only reads: it changes nothing, listens on this computer alone (127.0.0.1) unless told
-/// otherwise, and loads nothing from elsewhere. Runs appear as they are started and grow as they
-/// train.
+/// The page is read-only, listens on this computer only (127.0.0.1) unless told otherwise, and
+/// loads nothing from other sites. Runs appear when they start and grow while they train.
 #[derive(Args, Debug)]
 pub(crate) struct DashArguments {
-    /// Folder that holds runs, or a run
+    /// Folder of runs, or a single run
     #[arg(default_value = "runs", value_hint = ValueHint::DirPath)]
     pub(crate) folder: PathBuf,
 
-    /// Address to listen on, such as 0.0.0.0 within a container; the page then asks for a token
+    /// Address to listen on, such as 0.0.0.0 in a container; the page then requires a token
     ///
-    /// Other machines may reach such an address, so the page opens only by the whole address that
-    /// is printed, which has the token. There is no encryption: use it within a container or a
-    /// tunnel.
+    /// Other machines may reach such an address, so the page only opens with the token in the
+    /// printed URL. There is no encryption: use it inside a container or a tunnel.
     #[arg(long, value_name = "ADDRESS", default_value_t = Ipv4Addr::LOCALHOST.into())]
     pub(crate) host: IpAddr,
 
-    /// Port to listen on; 0 takes any that is free
+    /// Port to listen on; 0 picks a free one
     #[arg(long, value_name = "N", default_value_t = 7878)]
     pub(crate) port: u16,
 }
@@ -61,7 +59,7 @@ pub(crate) fn run(arguments: &DashArguments) -> anyhow::Result<ExitCode> {
     };
     let served = shears_dash::serve(options, move |address| {
         say!("{what} at {address}\nCtrl-C stops the page; runs keep going");
-        // Nobody else knows where the page is.
+        // Without this line nobody can find the page.
         match output::is_lost() {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
@@ -76,10 +74,10 @@ pub(crate) fn run(arguments: &DashArguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Rows of a batch that are shown.
+/// Maximum number of rows of a batch that are shown.
 const MOST_ROWS: usize = 256;
 
-/// The text that was looked at last: reading it again for each step would be slow.
+/// A cache of the last text: reading it again for each step would be slow.
 #[derive(Default)]
 struct Texts(Mutex<Option<Text>>);
 
@@ -91,7 +89,7 @@ struct Text {
 }
 
 impl Texts {
-    /// What the rows of a step's batch say.
+    /// The text of each row of a step's batch.
     fn of(&self, run: &Path, step: u64) -> Result<Vec<String>, String> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let plan = RunFolder::open_to_read(run).and_then(|folder| folder.plan());
@@ -102,7 +100,7 @@ impl Texts {
         if !kept.as_ref().is_some_and(is_kept) {
             *kept = Some(Text::read(run).map_err(|error| format!("{error:#}"))?);
         }
-        let text = kept.as_ref().ok_or("the text is gone")?;
+        let text = kept.as_ref().ok_or("the text is missing")?;
         let steps = text.plan.steps;
         match (1..=steps).contains(&step) {
             true => Ok(text.rows(step)),
@@ -133,8 +131,8 @@ impl Text {
         })
     }
 
-    /// The first rows of a step, of which a plan from elsewhere may have any number. Steps are
-    /// counted from 1, micro-batches from 0.
+    /// The first rows of a step; a plan from elsewhere may have any number of them. Steps count
+    /// from 1, micro-batches from 0.
     fn rows(&self, step: u64) -> Vec<String> {
         let micro_batches = self.plan.accumulate as u64;
         let first = (step - 1).saturating_mul(micro_batches);

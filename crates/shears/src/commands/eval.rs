@@ -1,4 +1,4 @@
-//! `shears eval`: how well a trained model predicts a text.
+//! `shears eval`: measures how well a trained model predicts a text.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -8,29 +8,26 @@ use anyhow::Context;
 use burn::tensor::Device;
 use clap::{Args, ValueHint};
 use indicatif::ProgressBar;
-use shears_data::{Corpus, DataError, Encoding, ReadAs, RoundTrip, Source, Tokens};
+use shears_data::{Corpus, Encoding, ReadAs, RoundTrip, Source, Tokens};
 use shears_model::LanguageModel;
 use shears_train::{Evaluation, MemoryEstimate, Streams, evaluate};
 
-use crate::commands::RunArgument;
+use crate::commands::ModelArguments;
 use crate::exit::misuse;
 use crate::memory;
-use crate::model::{Trained, Work, of_evaluation, with_trained_model};
+use crate::model::{Trained, device_of, loaded, of_evaluation, with_model};
 use crate::output::{one_line, say};
 use crate::report::{counted, unit_of_bits};
 
-/// Measure a trained model on a text
+/// Measure the loss of a trained model on a text
 ///
-/// Every token but the first is predicted once. Recurrent models read up to 32 parts of the text at
-/// the same time, and begin each again until what comes before it no longer changes its loss; a
-/// Transformer reads consecutive windows of its context. Prints the loss in nats a token, bits a
-/// character and perplexity.
+/// Every token but the first is predicted once. Recurrent models read up to 32 parts of the text in
+/// parallel, and repeat each part until the state it starts from no longer changes its loss; a
+/// Transformer reads consecutive windows of its context length. Prints the loss in nats per token,
+/// bits per character and perplexity.
 #[derive(Args, Debug)]
 pub(crate) struct EvalArguments {
-    #[command(flatten)]
-    pub(crate) run: RunArgument,
-
-    /// Text to measure on [default: the run's validation text, which must be as it was]
+    /// Text to measure on [default: the run's validation text, which must be unchanged]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) data: Option<PathBuf>,
 
@@ -38,26 +35,16 @@ pub(crate) struct EvalArguments {
     #[arg(long, value_name = "NAME", requires = "data")]
     pub(crate) encoding: Option<Encoding>,
 
-    /// Which checkpoint: best, last, or the number of a step
-    #[arg(long, value_name = "WHICH", default_value = "best")]
-    pub(crate) checkpoint: String,
-
-    /// Read the text of a recurrent model as one stream: slower, and with all that is before a
-    /// token
+    /// Read the text of a recurrent model as one stream: slower, but every token sees the whole
+    /// text before it
     ///
-    /// Without it, and in training, the loss differs by less than 1e-4 nats a token, unless the
-    /// model remembers thousands of tokens. Transformers are evaluated in the same way in both
-    /// cases.
+    /// The default, which training uses as well, differs by less than 1e-4 nats per token, unless
+    /// the model remembers thousands of tokens. Makes no difference for Transformers.
     #[arg(long)]
     pub(crate) exact: bool,
 
-    /// Say on standard error what memory it takes
-    #[arg(long, short)]
-    pub(crate) verbose: bool,
-
-    /// CPU threads [default: all cores]
-    #[arg(long, value_name = "N")]
-    pub(crate) threads: Option<usize>,
+    #[command(flatten)]
+    pub(crate) model: ModelArguments,
 
     /// Print one JSON object: val_loss, bits_per_char, perplexity, tokens, checkpoint, text
     #[arg(long)]
@@ -65,13 +52,12 @@ pub(crate) struct EvalArguments {
 }
 
 pub(crate) fn run(arguments: &EvalArguments) -> anyhow::Result<ExitCode> {
-    super::set_threads(arguments.threads)?;
-    let trained = Trained::open(arguments.run.open()?, &arguments.checkpoint)?;
+    let trained = arguments.model.open()?;
     let measured = Measured::of(&trained, arguments)?;
     let (tokens, text) = (measured.tokens, measured.text);
     if tokens.len() < 2 {
         misuse!(
-            "{text} has {}: there is nothing to predict; give a longer text by --data",
+            "{text} has {}: there is nothing to predict; give a longer text with --data",
             counted(tokens.len() as u64, "token")
         );
     }
@@ -80,14 +66,17 @@ pub(crate) fn run(arguments: &EvalArguments) -> anyhow::Result<ExitCode> {
         false => Streams::default(),
     };
     let vocabulary = trained.plan.vocabulary_of(&trained.tokenizer);
-    memory::announce("evaluation", measured.memory.total(), arguments.verbose)?;
-    let work = Evaluate {
-        tokens,
-        characters: measured.characters,
-        streams,
-    };
-    let evaluation = with_trained_model(&trained.plan, vocabulary, trained.parameters, work)??;
-    let evaluation = evaluation.context("nobody stops it")?;
+    memory::announce(
+        "evaluation",
+        measured.memory.total(),
+        arguments.model.verbose,
+    )?;
+    let (plan, characters) = (&trained.plan, measured.characters);
+    let device = &device_of(plan);
+    let evaluation = with_model!(plan, vocabulary, device, |model| {
+        let model = loaded(model, trained.parameters)?;
+        evaluate_shown(&model, &tokens, characters, streams, device)?
+    });
     if arguments.json {
         let mut line = serde_json::to_value(evaluation)?;
         line["checkpoint"] = trained.path.display().to_string().into();
@@ -96,7 +85,7 @@ pub(crate) fn run(arguments: &EvalArguments) -> anyhow::Result<ExitCode> {
     } else {
         say!("checkpoint {}", trained.path.display());
         say!("on {}", one_line(&text));
-        say!("val loss {:.4} nats a token", evaluation.val_loss);
+        say!("val loss {:.4} nats per token", evaluation.val_loss);
         let unit = unit_of_bits(measured.is_altered);
         say!("{:.4} {unit}", evaluation.bits_per_char);
         say!(
@@ -108,15 +97,15 @@ pub(crate) fn run(arguments: &EvalArguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What is measured on.
+/// The text to measure on.
 struct Measured {
     tokens: Tokens,
     characters: usize,
-    /// Whether the tokenizer loses characters of it.
+    /// Whether the tokenizer alters it.
     is_altered: bool,
-    /// What measuring takes.
+    /// The memory of the evaluation.
     memory: MemoryEstimate,
-    /// What it is, in words.
+    /// A description of it.
     text: String,
 }
 
@@ -126,7 +115,7 @@ impl Measured {
         let plan = &trained.plan;
         let mut memory = of_evaluation(plan, trained.tokenizer.vocab_size());
         let Some(path) = &arguments.data else {
-            let remedy = "name the text to measure on: --data FILE";
+            let remedy = "name the text to evaluate: --data FILE";
             let corpora = super::corpora_of(&trained.run, plan, true, remedy)?;
             let of_run = match &plan.val {
                 Some(path) => path.display().to_string(),
@@ -146,7 +135,7 @@ impl Measured {
         };
         let source = Source::Files(vec![path.clone()]);
         let corpus = Corpus::load_with(&source, read_as, &mut |bytes| {
-            let room = memory::check("this text", "give less of it", bytes);
+            let room = memory::check("this text", "use a shorter text", bytes);
             room.map_err(anyhow::Error::from)
         })?;
         let hash = corpus.fingerprint();
@@ -170,32 +159,21 @@ impl Measured {
     }
 }
 
-struct Evaluate {
-    tokens: Tokens,
+/// Evaluates with a progress bar on a terminal.
+fn evaluate_shown<M: LanguageModel>(
+    model: &M,
+    tokens: &Tokens,
     characters: usize,
     streams: Streams,
-}
-
-impl Work for Evaluate {
-    type Output = Result<Option<Evaluation>, DataError>;
-
-    fn with<M: LanguageModel>(self, model: M, device: &Device) -> Self::Output {
-        // On a terminal alone.
-        let bar = ProgressBar::new(self.tokens.len() as u64);
-        let watch = &mut |read, _| {
-            bar.set_position(read as u64);
-            // Nothing would be saved, so that a signal ends the program.
-            ControlFlow::Continue(())
-        };
-        let evaluation = evaluate(
-            &model,
-            &self.tokens,
-            self.characters,
-            self.streams,
-            device,
-            watch,
-        );
-        bar.finish_and_clear();
-        evaluation
-    }
+    device: &Device,
+) -> anyhow::Result<Evaluation> {
+    let bar = ProgressBar::new(tokens.len() as u64);
+    let watch = &mut |read, _| {
+        bar.set_position(read as u64);
+        // There is nothing to save: a signal ends the program.
+        ControlFlow::Continue(())
+    };
+    let evaluation = evaluate(model, tokens, characters, streams, device, watch);
+    bar.finish_and_clear();
+    evaluation?.context("nobody stops it")
 }

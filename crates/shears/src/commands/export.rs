@@ -1,4 +1,4 @@
-//! `shears export`: a run in the files of other programs: its steps as a table, its model.
+//! `shears export`: writes the steps of a run as a table, or its model, for other programs.
 
 mod columns;
 mod model;
@@ -13,72 +13,70 @@ use clap::{Args, ValueEnum, ValueHint};
 use super::RunArgument;
 use crate::exit::misuse;
 
-/// Write a run's steps as a table, or its model for another program
+/// Export a run's steps as a table, or its model for another program
 ///
-/// A table is for a spreadsheet, pandas, polars, R. One row a step: step, loss, lr,
+/// The table is for spreadsheets, pandas, polars or R. It has one row per step: step, loss, lr,
 /// tokens_per_second, action, norm_before, norm_after, coefficient, threshold, clipped_share,
-/// cosine, non_finite, skip_reason, first_non_finite, and val_loss, bits_per_char and perplexity
-/// where the step was followed by an evaluation. Empty (in parquet: null) is what there is none of.
-/// NaN is what was not finite. Numbers have all their digits. A run that is still going on can be
-/// exported, too.
+/// cosine, non_finite, skip_reason, first_non_finite, and val_loss, bits_per_char and perplexity if
+/// an evaluation followed the step. Missing values are empty (null in parquet), values that were
+/// not finite are NaN. Numbers keep all their digits. A run can be exported while it trains.
 ///
-/// A model goes into a new folder, with its tokenizer and a model card (README.md) that has the
-/// text's hash, the settings, the loss, the clipping and its verdict.
+/// A model is written to a new folder, with its tokenizer and a model card (README.md) that lists
+/// the hash of the text, the settings, the loss, and the clipping with its verdict.
 #[derive(Args, Debug)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct ExportArguments {
     #[command(flatten)]
     pub(crate) run: RunArgument,
 
-    /// What to write [default: by the ending of --out, else csv]
+    /// Format [default: from the extension of --out, otherwise csv]
     #[arg(long, value_name = "FORMAT")]
     pub(crate) format: Option<ExportFormat>,
 
-    /// File to write a table to, or new folder for a model; a table is written to standard output
-    /// unless it is parquet
+    /// File for the table, or new folder for the model [default: csv goes to standard output]
     #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub(crate) out: Option<PathBuf>,
 
-    /// One more column for each tensor, with its norm before clipping: norm:layers.0.weight_hh
+    /// Add a column for each tensor with its norm before clipping, such as norm:layers.0.weight_hh
     #[arg(long)]
     pub(crate) tensors: bool,
 
-    /// Overwrite the file of a table if it is there already
+    /// Overwrite an existing file
     #[arg(long, requires = "out")]
     pub(crate) force: bool,
 
-    /// How gguf stores the matrices [default: f32]
+    /// Type of the matrices in gguf [default: f32]
     #[arg(long, value_name = "TYPE")]
     pub(crate) dtype: Option<Dtype>,
 
-    /// Which checkpoint's model: best, last, or the number of a step [default: best]
+    /// Which checkpoint: best, last, or the number of a step [default: best]
     #[arg(long, value_name = "WHICH")]
     pub(crate) checkpoint: Option<String>,
 }
 
-/// What a run is written as.
+/// The formats of an export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ExportFormat {
-    /// A table: text, one line a row
+    /// Table as text, one line per row
     Csv,
-    /// A table: Apache Parquet, compressed by Snappy
+    /// Table as Apache Parquet, compressed with Snappy
     Parquet,
-    /// A Transformer of GPT-2's or Llama's block: the folder that `transformers` loads
+    /// Transformer with GPT-2's or Llama's block: a folder that `transformers` loads
     Huggingface,
-    /// The same: model.gguf, which llama.cpp loads
+    /// The same as model.gguf, which llama.cpp loads
     Gguf,
-    /// An RNN, LSTM or GRU: safetensors under PyTorch's names, and the lines that load them
+    /// RNN, LSTM or GRU: safetensors with PyTorch's names, and the code that loads them
     Pytorch,
 }
 
-/// How a GGUF file stores its matrices.
+/// The type of the matrices in a GGUF file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Dtype {
-    /// As they were trained
+    /// As trained
     F32,
     /// Half precision
     F16,
-    /// 8 bits, and a scale for each 32 elements
+    /// 8 bits, with a scale for every 32 elements
     #[value(name = "q8_0")]
     Q8,
 }
@@ -94,16 +92,13 @@ pub(crate) fn run(arguments: &ExportArguments) -> anyhow::Result<ExitCode> {
     let is_table = matches!(format, ExportFormat::Csv | ExportFormat::Parquet);
     let is_gguf = format == ExportFormat::Gguf;
     let flags = [
-        (arguments.tensors && !is_table, "--tensors is about a table"),
-        (arguments.force && !is_table, "--force is about a table"),
+        (arguments.tensors && !is_table, "--tensors is for tables"),
+        (arguments.force && !is_table, "--force is for tables"),
         (
             arguments.checkpoint.is_some() && is_table,
-            "--checkpoint is about a model",
+            "--checkpoint is for models",
         ),
-        (
-            arguments.dtype.is_some() && !is_gguf,
-            "--dtype is about gguf",
-        ),
+        (arguments.dtype.is_some() && !is_gguf, "--dtype is for gguf"),
     ];
     if let Some((_, problem)) = flags.into_iter().find(|(is_stray, _)| *is_stray) {
         misuse!("{problem}; leave it out");
@@ -116,7 +111,7 @@ pub(crate) fn run(arguments: &ExportArguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The format that was asked for, or that the file's name tells.
+/// The format that was given, or that the extension of the file implies.
 fn format(arguments: &ExportArguments) -> ExportFormat {
     let ending = arguments
         .out

@@ -1,4 +1,4 @@
-//! `shears generate`: new text from a trained model, as it is written.
+//! `shears generate`: generates text with a trained model, and prints it as it comes.
 
 use std::io::{IsTerminal, StdoutLock, Write};
 use std::path::PathBuf;
@@ -11,85 +11,73 @@ use shears_data::Tokenizer;
 use shears_generate::{GenerateError, Generator, Limits, Sampler, SamplingSettings, generate_text};
 use shears_model::LanguageModel;
 
-use crate::commands::RunArgument;
+use crate::commands::ModelArguments;
 use crate::exit::Misuse;
 use crate::input;
 use crate::memory;
-use crate::model::{Trained, Work, of_generation, with_trained_model};
+use crate::model::{device_of, loaded, of_generation, with_model};
 use crate::output::visible;
 
-/// Write new text with a trained model
+/// Generate text with a trained model
 ///
-/// The text appears as it is written, in whole characters. What was written is never computed
-/// again: recurrent models carry their state, the Transformer its keys and values. When the
-/// Transformer's context is full, it reads the last half of it again and goes on from there, so
-/// that it looks back on at least half its context.
+/// The text is printed as it is generated, in whole characters. Tokens are not computed twice:
+/// recurrent models carry their state, a Transformer caches keys and values. When its context is
+/// full, a Transformer reads the second half again and continues from there, so that it always sees
+/// at least half its context.
 #[derive(Args, Debug)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct GenerateArguments {
-    #[command(flatten)]
-    pub(crate) run: RunArgument,
-
-    /// Text to continue; `-` reads it from standard input, without the end of its last line
-    /// [default: a new line]
+    /// Text to continue; `-` reads it from standard input, without the final line break [default: a
+    /// line break]
     #[arg(long, value_name = "TEXT", conflicts_with = "prompt_file")]
     pub(crate) prompt: Option<String>,
 
-    /// File with the text to continue, all of it
+    /// File with the text to continue
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) prompt_file: Option<PathBuf>,
 
-    /// Tokens to write
+    /// Number of tokens to generate
     #[arg(long, value_name = "N", default_value_t = 500)]
     pub(crate) tokens: usize,
 
-    /// How daring: below 1 sharpens the probabilities, above 1 flattens them, 0 always takes the
+    /// Randomness: below 1 sharpens the probabilities, above 1 flattens them, 0 always takes the
     /// likeliest token
     #[arg(long, value_name = "T", default_value_t = 0.8)]
     pub(crate) temperature: f64,
 
-    /// Choose among the K likeliest tokens only
+    /// Sample from the K likeliest tokens only
     #[arg(long, value_name = "K")]
     pub(crate) top_k: Option<usize>,
 
-    /// Choose among the likeliest tokens that together reach probability P (Holtzman et al. 2020)
+    /// Sample from the likeliest tokens that together have probability P (Holtzman et al. 2020)
     #[arg(long, value_name = "P")]
     pub(crate) top_p: Option<f64>,
 
-    /// Leave out tokens less likely than P times the likeliest one
+    /// Exclude tokens less likely than P times the likeliest one
     #[arg(long, value_name = "P")]
     pub(crate) min_p: Option<f64>,
 
-    /// Make tokens that were just written less likely; 1 is off (Keskar et al. 2019)
+    /// Make recently generated tokens less likely; 1 is off (Keskar et al. 2019)
     #[arg(long, value_name = "X", default_value_t = 1.0)]
     pub(crate) repetition_penalty: f64,
 
-    /// Stop before this text; can be given several times
+    /// Stop before this text; repeatable
     #[arg(long, value_name = "TEXT")]
     pub(crate) stop: Vec<String>,
 
-    /// Seed of the choices [default: 1]; sample k of several has seed + k
+    /// Seed of the sampling; sample k has seed + k
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,
 
-    /// How many texts to write
+    /// Number of texts to generate
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) num_samples: u64,
 
-    /// Which checkpoint: best, last, or the number of a step
-    #[arg(long, value_name = "WHICH", default_value = "best")]
-    pub(crate) checkpoint: String,
+    #[command(flatten)]
+    pub(crate) model: ModelArguments,
 
-    /// Say on standard error what memory it takes
-    #[arg(long, short)]
-    pub(crate) verbose: bool,
-
-    /// CPU threads [default: all cores]
-    #[arg(long, value_name = "N")]
-    pub(crate) threads: Option<usize>,
-
-    /// Print one JSON object a text: prompt, text, seed
+    /// Print one JSON object per text: prompt, text, seed
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -109,13 +97,12 @@ pub(crate) fn run(arguments: &GenerateArguments) -> anyhow::Result<ExitCode> {
     };
     settings.validate()?;
     let prompt = prompt(arguments)?;
-    super::set_threads(arguments.threads)?;
-    let trained = Trained::open(arguments.run.open()?, &arguments.checkpoint)?;
+    let trained = arguments.model.open()?;
     let vocabulary = trained.plan.vocabulary_of(&trained.tokenizer);
     let prompt_tokens = trained.tokenizer.encode(&prompt)?;
     let mut memory = of_generation(&trained.plan, vocabulary, prompt_tokens.len());
     memory.text = trained.tokenizer.memory();
-    memory::announce("generation", memory.total(), arguments.verbose)?;
+    memory::announce("generation", memory.total(), arguments.model.verbose)?;
     let work = Generate {
         prompt_tokens,
         arguments,
@@ -124,11 +111,14 @@ pub(crate) fn run(arguments: &GenerateArguments) -> anyhow::Result<ExitCode> {
         tokenizer: &trained.tokenizer,
         end: trained.plan.end_token,
     };
-    with_trained_model(&trained.plan, vocabulary, trained.parameters, work)??;
+    let (plan, device) = (&trained.plan, &device_of(&trained.plan));
+    with_model!(plan, vocabulary, device, |model| {
+        work.write(loaded(model, trained.parameters)?, device)?;
+    });
     Ok(ExitCode::SUCCESS)
 }
 
-/// Bytes of a prompt, far more than any model looks back on.
+/// Maximum bytes of a prompt, far more than any model can use.
 const LONGEST_PROMPT: u64 = 16_000_000;
 
 fn prompt(arguments: &GenerateArguments) -> Result<String, Misuse> {
@@ -136,7 +126,7 @@ fn prompt(arguments: &GenerateArguments) -> Result<String, Misuse> {
         (Some("-"), _) => {
             let name = "the prompt on standard input";
             let mut text = input::read(std::io::stdin().lock(), name, LONGEST_PROMPT)?;
-            // `echo` has ended the line, and not who typed the prompt.
+            // The line break comes from `echo`, not from the prompt.
             if text.ends_with('\n') {
                 text.pop();
                 text.truncate(text.trim_end_matches('\r').len());
@@ -161,10 +151,8 @@ struct Generate<'a> {
     end: Option<u32>,
 }
 
-impl Work for Generate<'_> {
-    type Output = anyhow::Result<()>;
-
-    fn with<M: LanguageModel>(self, model: M, device: &Device) -> Self::Output {
+impl Generate<'_> {
+    fn write<M: LanguageModel>(self, model: M, device: &Device) -> anyhow::Result<()> {
         let Generate {
             arguments,
             settings,
@@ -185,7 +173,7 @@ impl Work for Generate<'_> {
             };
             let sampler = Sampler::new(settings.clone(), seed)?;
             let generator = Generator::new(&model, device);
-            // A space at the end of the prompt may be no token, and come from the decoder as well.
+            // A trailing space of the prompt may not be a token; the decoder then prints it again.
             let mut is_doubled = prompt.ends_with(' ') && !tokenizer.decode(&tokens).ends_with(' ');
             let mut single = |piece: String| match std::mem::take(&mut is_doubled) {
                 true => piece.strip_prefix(' ').unwrap_or(&piece).to_string(),
@@ -214,7 +202,7 @@ impl Work for Generate<'_> {
     }
 }
 
-/// Standard output, piece by piece.
+/// Standard output, flushed after each piece.
 struct Output(StdoutLock<'static>);
 
 impl Output {
@@ -225,7 +213,7 @@ impl Output {
     }
 }
 
-/// What a text without a prompt starts from: a new line, where the tokenizer has one.
+/// The token that a text without a prompt starts from: a line break, if the tokenizer has one.
 fn start_token(tokenizer: &Tokenizer) -> u32 {
     let newline = tokenizer.encode("\n").ok();
     newline
@@ -233,7 +221,7 @@ fn start_token(tokenizer: &Tokenizer) -> u32 {
         .unwrap_or(0)
 }
 
-/// A short text in a run and at its end: temperature 0.8, seed 1. The token `end` ends it.
+/// A short sample during a run and at its end: temperature 0.8, seed 1. The token `end` ends it.
 pub(crate) fn write_sample<M: LanguageModel>(
     model: &M,
     tokenizer: &Tokenizer,

@@ -1,4 +1,4 @@
-//! `shears inspect`: what a run is, and what became of it.
+//! `shears inspect`: reports on a run.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -16,7 +16,8 @@ use crate::report;
 use crate::run_log::{self, without_header};
 use crate::table::table;
 
-/// Show a run: settings, history, checkpoints, verdict on its clipping, advice for the next one
+/// Report on a run: settings, history, checkpoints, verdict on its clipping, advice for the next
+/// run
 #[derive(Args, Debug)]
 pub(crate) struct InspectArguments {
     #[command(flatten)]
@@ -44,7 +45,7 @@ pub(crate) fn run(arguments: &InspectArguments) -> anyhow::Result<ExitCode> {
     }
     let (best, passed_over) = store.best()?;
     for error in &passed_over {
-        complain!("shears: warning: {error}; the best of the others is named");
+        complain!("shears: warning: {error}; the best of the others is reported");
     }
     let inspected = Inspected {
         judgement,
@@ -71,7 +72,7 @@ struct Inspected {
     checkpoints: Vec<PathBuf>,
     best: Option<PathBuf>,
     judgement: Judgement,
-    /// Somebody trains it just now.
+    /// It is being trained right now.
     goes_on: bool,
 }
 
@@ -106,12 +107,12 @@ impl Inspected {
         Ok(object)
     }
 
-    /// How the run ended, or that it goes on.
+    /// How the run ended, or that it has not.
     fn ending(&self) -> String {
         let Some(end) = &self.columns.end else {
             let words = match self.goes_on {
-                true => "it is in training",
-                false => "its log has no end: it was killed, and can be resumed",
+                true => "it is being trained",
+                false => "its log has no end: the run was killed, and can be resumed",
             };
             return words.to_string();
         };
@@ -175,11 +176,11 @@ impl Inspected {
             say!("  {missing}");
         }
         let (program, run) = (report::program(), quoted(self.run.path()));
-        say!("\nwhat another policy would have done: {program} replay {run} --clip POLICY");
+        say!("\nwhat other policies would have done: {program} replay {run} --clip POLICY");
     }
 }
 
-/// What is wrong with a log that ends before a checkpoint was written.
+/// A warning about a log that ends before the newest checkpoint.
 fn lost_lines(columns: &Columns, checkpoints: &[PathBuf]) -> Option<String> {
     let last = columns.step.last().copied().unwrap_or(0);
     let name = checkpoints.last()?.file_name()?.to_str()?;
@@ -187,18 +188,18 @@ fn lost_lines(columns: &Columns, checkpoints: &[PathBuf]) -> Option<String> {
     (saved > last).then(|| {
         format!(
             "the log ends at step {last}, and there is a checkpoint of step {saved}: lines of the \
-             log are lost, and what is said below is of those that are left"
+             log are lost, and this report covers only the others"
         )
     })
 }
 
-/// The evaluations as the log has them.
+/// The evaluations, as events of the log.
 fn history(columns: &Columns) -> Vec<Event> {
     let evaluations = columns.evaluations.iter().copied();
     evaluations.map(Event::Evaluation).collect()
 }
 
-/// Which processes trained the run together, and what their exchanges took.
+/// The ranks that trained the run, and the time of their exchanges.
 fn rank_lines(columns: &Columns) -> Vec<String> {
     let teams = columns.ranks.iter();
     let teams =
@@ -207,7 +208,7 @@ fn rank_lines(columns: &Columns) -> Vec<String> {
     teams.chain(exchanges).collect()
 }
 
-/// Where the run went on, and with what changed settings.
+/// Where the run was resumed, and which settings changed there.
 fn resume_lines(columns: &Columns) -> Vec<String> {
     let resumes = columns.resumes.iter().map(|resume| {
         let from = match &resume.checkpoint {
@@ -224,12 +225,12 @@ fn resume_lines(columns: &Columns) -> Vec<String> {
     let changes = columns.changes.iter();
     let changes = changes.map(|c| (c.step, 1, format!("  changed {}", one_line(&c.to_string()))));
     let mut lines: Vec<(u64, u8, String)> = resumes.chain(changes).collect();
-    // In the order of the log: several resumes from one step come before what was changed there.
+    // Several resumes from one step come before the changes at that step.
     lines.sort_by_key(|(step, kind, _)| (*step, *kind));
     lines.into_iter().map(|(.., line)| line).collect()
 }
 
-/// Seconds since 1970 as a date and a time of this place.
+/// Seconds since 1970 as local date and time.
 fn when(seconds: u64) -> String {
     let second = i64::try_from(seconds).ok();
     let time = second.and_then(|second| jiff::Timestamp::from_second(second).ok());
@@ -242,7 +243,7 @@ fn when(seconds: u64) -> String {
     }
 }
 
-/// A loss: four decimals as long as it is one that a model can have.
+/// A loss with four decimals, unless it is absurdly large.
 fn nats(loss: f64) -> String {
     match loss {
         loss if !loss.is_finite() => "not finite".to_string(),
@@ -251,7 +252,7 @@ fn nats(loss: f64) -> String {
     }
 }
 
-/// Training loss, norm and share of clipped steps over ten stretches of the run.
+/// Training loss, norm and share of clipped steps over ten parts of the run.
 fn history_lines(columns: &Columns) -> Vec<String> {
     let stretch = columns.rows().div_ceil(10).max(1);
     let starts = (0..columns.rows()).step_by(stretch);

@@ -1,4 +1,4 @@
-//! `shears replay`: what other clipping policies would have done with the norms of a run.
+//! `shears replay`: shows the norms of a run to other clipping policies.
 
 mod account;
 mod picture;
@@ -19,33 +19,33 @@ use shears_train::{ClipPolicy, Plan, RunFolder};
 use super::RunArgument;
 use crate::exit::{Misuse, misuse};
 use crate::new_file;
-use crate::output::{print_result, say};
+use crate::output::say;
 use crate::run_log::{self, without_header};
 use crate::settings::checked;
 use account::{Account, Watched};
 
-/// The names of the policies in tables and in the chart.
+/// The labels of the policies in tables and in the chart.
 const LABELS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
 
 /// Show what other clipping policies would have done with a run's gradients
 ///
 /// Reads the norm of every step from the run's events.jsonl and shows it to each policy: how often
-/// and how hard it would have clipped, which steps it would have left out, by which thresholds, and
-/// which spikes it would have caught. The first row is what the run itself did. Of a run whose
-/// policy was changed when it was resumed, these are the steps since then. Nothing is trained: this
-/// is open loop. Under another policy the run would have taken other steps and met other gradients,
-/// so it tells what a policy does with norms like these, not how the run would have ended.
+/// and how hard it would have clipped, which steps it would have skipped, with which thresholds,
+/// and which spikes it would have caught. The first row is what the run itself did. If the policy
+/// changed when the run was resumed, only the steps since then count. Nothing is trained: this is
+/// open loop. Under another policy the run would have taken other steps and met other gradients, so
+/// this shows what a policy does with norms like these, not how the run would have ended.
 ///
-/// A spike is a step, or several in a row, whose norm is more than 3 times the median of the 50
-/// finite norms before it (of at least 10). It is caught at the first of its steps that the policy
-/// leaves out or clips to no more than that.
+/// A spike is one or more consecutive steps whose norm is more than 3 times the median of the 50
+/// finite norms before it (at least 10). It is caught at the first step that the policy skips or
+/// clips to at most that bound.
 ///
-/// coefficient: what is left of the norm of clipped steps. norm removed: the mean share taken away,
-/// over all steps but those left out. left out: as outliers, not for being non-finite. warm-up: the
-/// steps before every rule of the policy had seen enough.
+/// coefficient: norm after over norm before, of clipped steps. norm removed: the mean share of the
+/// norm that was cut off, without skipped steps. skips: of outliers, not of non-finite steps.
+/// warm-up: the steps until every rule of the policy had seen enough.
 ///
-/// Rules that norms do not suffice for are refused: value, agc, update-rms, spam, and those of
-/// another order (`p=`) than that of the run's norms, which is 2 unless its policy says otherwise.
+/// Rules that need more than norms are refused: value, agc, update-rms, spam, and rules of another
+/// order (`p=`) than the run's norms, which is 2 unless its policy says otherwise.
 ///
 /// JSON keys: run, clip, before.[].{clip, from}, open_loop, steps, non_finite, order, step, norm,
 /// spike_definition, spikes.[].{first_step, last_step, peak_step, norm, times_median},
@@ -58,15 +58,15 @@ pub(crate) struct ReplayArguments {
     #[command(flatten)]
     pub(crate) run: RunArgument,
 
-    /// Policy to show the run's gradients to, as for `train --clip`; can be given several times
+    /// Policy to replay, as for `train --clip`; repeatable
     #[arg(long = "clip", value_name = "POLICY", required = true,
           value_parser = checked::<ClipPolicy>)]
     pub(crate) policies: Vec<String>,
 
-    /// Draw norms and thresholds into this file, which must not be there yet and end in .svg
+    /// Draw norms and thresholds as a new SVG file
     ///
-    /// At most 6 policies. Those that go tensor by tensor have no line: their thresholds are not of
-    /// the norm that is drawn.
+    /// The name must end in .svg. At most 6 policies. Policies that clip tensor by tensor have no
+    /// line, because their thresholds do not apply to the norm that is drawn.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) plot: Option<PathBuf>,
 
@@ -90,25 +90,24 @@ pub(crate) fn run(arguments: &ReplayArguments) -> anyhow::Result<ExitCode> {
     if let Some(file) = &arguments.plot {
         new_file::write(file, picture::svg(&replayed)?, false)?;
     }
-    match arguments.json {
-        true => print_result(&replayed.json().to_string())?,
-        false => {
-            print_result(&table::text(&replayed))?;
-            if let Some(file) = &arguments.plot {
-                say!("\nchart: {}", file.display());
-            }
+    if arguments.json {
+        say!("{}", replayed.json());
+    } else {
+        say!("{}", table::text(&replayed));
+        if let Some(file) = &arguments.plot {
+            say!("\nchart: {}", file.display());
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// The policies that were typed, all of which can be replayed from the run's norms.
+/// Parses the policies, and refuses any that cannot be replayed from norms.
 fn policies(arguments: &ReplayArguments, plan: &Plan) -> anyhow::Result<Vec<ClipPolicy>> {
     let order = plan.clip.order();
     let of_run = match order {
         NormOrder::TWO => String::new(),
         order => format!(
-            "; the run was trained with {}, so that its norms are of order {order}",
+            "; the run was trained with {}, so its norms are of order {order}",
             plan.clip
         ),
     };
@@ -133,7 +132,7 @@ fn check_plot(file: &Path, policies: usize) -> Result<(), Misuse> {
         return refuse("the chart is SVG; give a name that ends in .svg".into());
     }
     if file.symlink_metadata().is_ok() {
-        return refuse("is there already; choose another name, or remove it".into());
+        return refuse("already exists; choose another name, or remove it".into());
     }
     if policies > picture::MOST_POLICIES {
         let most = picture::MOST_POLICIES;
@@ -142,12 +141,12 @@ fn check_plot(file: &Path, policies: usize) -> Result<(), Misuse> {
     Ok(())
 }
 
-/// A run, and what each policy made of it.
+/// A run, and what each policy did with it.
 pub(crate) struct Replayed {
     run: PathBuf,
     plan: Plan,
-    /// Policies that the run had before, each with the first step that it clipped. Their steps are
-    /// left out: they are of another policy, and their norms may be of another order.
+    /// Earlier policies of the run, each with the first step that it clipped. Those steps are
+    /// excluded: another policy clipped them, and their norms may be of another order.
     before: Vec<(u64, ClipPolicy)>,
     /// The number of each step.
     steps: Vec<u64>,
@@ -250,7 +249,7 @@ impl Replayed {
     }
 }
 
-/// Refuses a rule that goes by the sizes of tensors where the log does not have them.
+/// Refuses a rule that needs the sizes of tensors if the log does not have them.
 fn check_sizes(policy: &ClipPolicy, columns: &Columns) -> Result<(), Misuse> {
     let by_size = |rule: &ClipRule| matches!(rule, ClipRule::BlockRms { .. });
     match without_header(columns, "sizes of tensors") {
@@ -269,7 +268,7 @@ fn elements(header: &Header) -> BTreeMap<&str, usize> {
         .collect()
 }
 
-/// Without `elements`, all tensors are said to have one.
+/// Without `elements`, every tensor counts as one element.
 fn recorded(step: &StepEvent, elements: Option<&BTreeMap<&str, usize>>) -> RecordedStep {
     let elements = |name: &str| match elements {
         Some(elements) => elements.get(name).copied(),

@@ -1,4 +1,4 @@
-//! `shears sweep`: the same model trained under several clipping policies.
+//! `shears sweep`: trains the same model under several clipping policies.
 
 mod grid;
 
@@ -14,36 +14,33 @@ use indicatif::ProgressBar;
 use shears_model::LanguageModel;
 use shears_parallel::agree;
 use shears_run::{EndReason, Glance, LOG, StepEvent};
-use shears_train::{
-    ClipPolicy, Corpora, Evaluation, Observer, Plan, RunFolder, Setting, Trainer, train,
-};
+use shears_train::{ClipPolicy, Corpora, Evaluation, Observer, RunFolder, Setting, Trainer};
 
-use super::train::{batches_and_memory, newest_checkpoint};
 use crate::comparison::{self, Comparison, Outcome, Report, Run, SAME_START, Variant};
 use crate::exit::{INTERRUPTED, misuse};
 use crate::loading;
 use crate::memory;
-use crate::model::{Work, with_model_to_train};
+use crate::model::{device_of, with_model};
 use crate::output::{complain, one_line, say, wrapped};
 use crate::report;
 use crate::run_log;
 use crate::settings::{Given, Scope, Settings, checked};
+use crate::training::{batches_and_memory, newest_checkpoint, train_to_end};
 use crate::watch::{bar_of, stop_when_asked};
 use crate::world::World;
 use grid::{Cell, Grid};
 
-/// Train the same model under several clipping policies, and draw what they did
+/// Train the same model under several clipping policies, and compare them
 ///
 /// Every combination of policy, learning rate and seed is an ordinary run in the folder of the
-/// sweep: with the same seed, from the same initial weights and over the same batches. Ctrl-C
-/// saves and leaves; the same command goes on where it stopped, and runs that are there already are
-/// not trained again. At the end it writes report.html (one file, nothing loaded from elsewhere),
-/// its pictures as SVG and all numbers as report.json, and says what it recommends and how sure
-/// that is.
+/// sweep. Runs with the same seed start from the same weights and see the same batches. Ctrl-C
+/// saves and exits; the same command continues where it stopped and skips finished runs. At the end
+/// it writes report.html (a single file that loads nothing), its figures as SVG and all numbers as
+/// report.json, and prints a recommendation with its uncertainty.
 #[derive(Args, Debug)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct SweepArguments {
-    /// A clipping policy to compare; can be given several times [default: none, and the preset's]
+    /// Clipping policy to compare; repeatable [default: none, and the preset's]
     #[arg(long = "clip", value_name = "POLICY", value_parser = checked::<ClipPolicy>)]
     pub(crate) policies: Vec<String>,
 
@@ -51,7 +48,7 @@ pub(crate) struct SweepArguments {
     #[arg(long = "lr", value_name = "RATE,...", value_delimiter = ',')]
     pub(crate) rates: Vec<f64>,
 
-    /// Seeds of each combination: 1, 2, ... N
+    /// Number of seeds per combination: 1, 2, ... N
     #[arg(long, value_name = "N", default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) seeds: u32,
@@ -64,7 +61,7 @@ pub(crate) struct SweepArguments {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) config: Option<PathBuf>,
 
-    /// Threads to compute on [default: all]
+    /// CPU threads [default: all cores]
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<usize>,
 
@@ -72,8 +69,8 @@ pub(crate) struct SweepArguments {
     pub(crate) settings: Settings<OfAllRuns>,
 }
 
-/// What is the same in all runs of a sweep. Seeds are counted, no run writes samples, and all start
-/// from random weights.
+/// The settings that all runs of a sweep share. The sweep sets the seeds itself; its runs write no
+/// samples and start from random weights.
 #[derive(Debug)]
 pub(crate) struct OfAllRuns;
 
@@ -96,18 +93,18 @@ const EXAMPLES: &str = "Examples:
 
 pub(crate) fn run(arguments: &SweepArguments) -> anyhow::Result<ExitCode> {
     let mut world = World::find()?;
-    // Each process trains runs of its own, however long these take.
+    // Each process trains runs of its own, which may take any time.
     world.watch_no_longer();
     let result = run_in(&world, arguments);
     world.end(result)
 }
 
-/// A grid that is about to be trained.
+/// A grid that is ready to train.
 struct Prepared {
     grid: Grid,
     corpora: Corpora,
     threads: usize,
-    /// About what one run takes.
+    /// The estimated bytes of one run.
     memory: u64,
 }
 
@@ -124,10 +121,14 @@ impl Prepared {
         }
         let corpora = loading::load(first, None, grid.tokenizer()?, world.is_first())?;
         grid.identify(&corpora);
-        // Policies, rates and seeds take the same, so that one tells for all.
+        // Policies, rates and seeds change nothing about memory.
         let first = &grid.cells[0].plan;
         let vocabulary = corpora.tokenizer.vocab_size();
-        let memory = with_model_to_train(first, vocabulary, Memory(first, &corpora))?;
+        let device = &device_of(first).autodiff();
+        let memory = with_model!(first, vocabulary, device, |model| {
+            batches_and_memory(first, &model, &corpora)?.1.total()
+        });
+        memory::refuse_too_large(memory)?;
         Ok(Prepared {
             grid,
             corpora,
@@ -165,8 +166,7 @@ fn run_in(world: &World, arguments: &SweepArguments) -> anyhow::Result<ExitCode>
     }
     let marked = world.is_first().then(|| prepared.grid.mark(&arguments.out));
     world.settle(marked.unwrap_or(Ok(())))?;
-    // Every process has its share of the runs, each of which is of one process; the first says how
-    // all of them end.
+    // Each process trains its share of the runs on its own; the first prints how all of them end.
     let ranks = world.ranks();
     let (rank, size) = (ranks.rank(), ranks.size());
     let cells = || prepared.grid.cells.iter();
@@ -182,7 +182,7 @@ fn run_in(world: &World, arguments: &SweepArguments) -> anyhow::Result<ExitCode>
     }
     if stopped {
         if world.is_first() {
-            say!("stopped; the same command goes on from here");
+            say!("stopped; the same command continues from here");
         }
         return Ok(ExitCode::from(INTERRUPTED));
     }
@@ -192,8 +192,8 @@ fn run_in(world: &World, arguments: &SweepArguments) -> anyhow::Result<ExitCode>
     }
 }
 
-/// Trains these runs one after the other; whether somebody has asked for the end. If they are
-/// `shown`, so are those of the other processes that have ended meanwhile.
+/// Trains the own runs one after the other, and returns whether a signal stopped it. If `shown`,
+/// prints how they and the runs of `others` end.
 fn train_cells(
     prepared: &Prepared,
     own: &[&Cell],
@@ -211,13 +211,13 @@ fn train_cells(
             continue;
         }
         let before = watch.bar.position();
-        let work = TrainCell {
-            cell,
-            corpora,
-            threads: prepared.threads,
-            watch: &mut watch,
-        };
-        let how = with_model_to_train(&cell.plan, corpora.tokenizer.vocab_size(), work)?;
+        let (vocabulary, device) = (
+            corpora.tokenizer.vocab_size(),
+            &device_of(&cell.plan).autodiff(),
+        );
+        let how = with_model!(&cell.plan, vocabulary, device, |model| {
+            train_cell(cell, prepared, &mut watch, model, device)?
+        });
         if how == EndReason::Stopped {
             watch.bar.finish_and_clear();
             return Ok(true);
@@ -232,7 +232,7 @@ fn train_cells(
     Ok(false)
 }
 
-/// Tells of those runs of other processes that have ended, and leaves the rest.
+/// Prints the runs of other processes that have ended, and keeps the rest in `others`.
 fn tell_ended(others: &mut Vec<&Cell>, tell: impl Fn(&str)) {
     for cell in std::mem::take(others) {
         match end_of(cell) {
@@ -242,21 +242,7 @@ fn tell_ended(others: &mut Vec<&Cell>, tell: impl Fn(&str)) {
     }
 }
 
-/// What a run takes, if there is as much.
-struct Memory<'a>(&'a Plan, &'a Corpora);
-
-impl Work for Memory<'_> {
-    type Output = anyhow::Result<u64>;
-
-    fn with<M: LanguageModel>(self, model: M, _device: &Device) -> Self::Output {
-        let (_, memory) = batches_and_memory(self.0, &model, self.1)?;
-        memory::refuse_too_large(memory.total())?;
-        Ok(memory.total())
-    }
-}
-
-/// How a run that an earlier call has begun ended, if it did and needs no more steps, and its last
-/// validation loss.
+/// How a run of an earlier call ended and its last validation loss, if it needs no more steps.
 fn ended(cell: &Cell) -> anyhow::Result<Option<(EndReason, Option<f64>)>> {
     if !cell.exists() {
         return Ok(None);
@@ -270,7 +256,7 @@ fn ended(cell: &Cell) -> anyhow::Result<Option<(EndReason, Option<f64>)>> {
     Ok(end_of(cell))
 }
 
-/// The same of a run that another process may just be writing.
+/// The same for a run that another process may still be writing.
 fn end_of(cell: &Cell) -> Option<(EndReason, Option<f64>)> {
     let glance = Glance::at(&cell.folder.join(LOG));
     let how = glance.end?.how;
@@ -278,47 +264,33 @@ fn end_of(cell: &Cell) -> Option<(EndReason, Option<f64>)> {
     is_over.then_some((how, glance.val_loss))
 }
 
-/// Trains one run from where it stands to its end.
-struct TrainCell<'a> {
-    cell: &'a Cell,
-    corpora: &'a Corpora,
-    threads: usize,
-    watch: &'a mut GridWatch,
-}
-
-impl Work for TrainCell<'_> {
-    type Output = anyhow::Result<EndReason>;
-
-    fn with<M: LanguageModel>(self, model: M, device: &Device) -> Self::Output {
-        let TrainCell {
-            cell,
-            corpora,
-            threads,
-            watch,
-        } = self;
-        // A run that cannot start leaves no folder.
-        let (batches, _) = batches_and_memory(&cell.plan, &model, corpora)?;
-        let folder = match cell.exists() {
-            true => RunFolder::open(&cell.folder)?,
-            false => RunFolder::create(
-                &cell.folder,
-                &cell.plan,
-                &corpora.tokenizer,
-                corpora.standard_input.as_deref(),
-            )?,
-        };
-        let mut trainer = Trainer::new(cell.plan.clone(), model, batches, threads, device);
-        if let Some((_, checkpoint)) = newest_checkpoint(&folder, &cell.plan)? {
-            trainer = trainer.restore(checkpoint)?;
-            watch.bar.inc(trainer.progress().step);
-        }
-        match train(&mut trainer, &folder, corpora, device, watch) {
-            Ok(end) => Ok(end.into()),
-            // That a policy does not hold is a result.
-            Err(error) if error.is_divergence() => Ok(EndReason::Diverged),
-            Err(error) => Err(error).with_context(|| name_of(&cell.folder)),
-        }
+/// Trains one run from its newest checkpoint, or its start, to its end.
+fn train_cell<M: LanguageModel>(
+    cell: &Cell,
+    prepared: &Prepared,
+    watch: &mut GridWatch,
+    model: M,
+    device: &Device,
+) -> anyhow::Result<EndReason> {
+    let corpora = &prepared.corpora;
+    // A run that cannot start leaves no folder.
+    let (batches, _) = batches_and_memory(&cell.plan, &model, corpora)?;
+    let folder = match cell.exists() {
+        true => RunFolder::open(&cell.folder)?,
+        false => RunFolder::create(
+            &cell.folder,
+            &cell.plan,
+            &corpora.tokenizer,
+            corpora.standard_input.as_deref(),
+        )?,
+    };
+    let mut trainer = Trainer::new(cell.plan.clone(), model, batches, prepared.threads, device);
+    if let Some((_, checkpoint)) = newest_checkpoint(&folder, &cell.plan)? {
+        trainer = trainer.restore(checkpoint)?;
+        watch.bar.inc(trainer.progress().step);
     }
+    let end = train_to_end(&mut trainer, &folder, corpora, device, watch);
+    end.with_context(|| name_of(&cell.folder))
 }
 
 fn name_of(folder: &Path) -> String {
@@ -326,7 +298,7 @@ fn name_of(folder: &Path) -> String {
     one_line(&name.to_string_lossy())
 }
 
-/// One bar for all runs.
+/// One progress bar for all runs.
 struct GridWatch {
     bar: ProgressBar,
     stop: Arc<AtomicBool>,
@@ -335,7 +307,7 @@ struct GridWatch {
 }
 
 impl GridWatch {
-    /// `shown` is whether this process draws and tells.
+    /// `shown` is whether this process prints.
     fn new(steps: u64, shown: bool) -> anyhow::Result<Self> {
         let stop = stop_when_asked(shown)?;
         let style = "{bar:24.cyan/dim} {percent} %  {msg}  {eta} left";
@@ -347,7 +319,7 @@ impl GridWatch {
         })
     }
 
-    /// Tells of a run that has ended.
+    /// Prints that a run has ended.
     fn note(&mut self, cell: &Cell, how: EndReason) {
         let line = line_of(cell, how, self.last_loss.take());
         if self.shown {
@@ -356,7 +328,7 @@ impl GridWatch {
     }
 }
 
-/// The line of a run that has ended.
+/// The line that says how a run ended.
 fn line_of(cell: &Cell, how: EndReason, loss: Option<f64>) -> String {
     let loss = loss.map_or(String::new(), |loss| format!(", val loss {loss:.4}"));
     let how = match how {
@@ -388,7 +360,7 @@ impl Observer for GridWatch {
     }
 }
 
-/// Reads what the runs have logged, and writes the report.
+/// Reads the logs of the runs, and writes the report.
 fn conclude(grid: &Grid, out: &Path) -> anyhow::Result<ExitCode> {
     let mut runs = Vec::new();
     for cell in &grid.cells {
@@ -397,7 +369,7 @@ fn conclude(grid: &Grid, out: &Path) -> anyhow::Result<ExitCode> {
             variant: cell.policy,
             rate: cell.rate,
             seed: cell.plan.seed,
-            outcome: Outcome::of(&log.columns, &cell.folder),
+            outcome: Outcome::of(log.columns, &cell.folder),
         });
     }
     let variants = grid.policies.iter().map(|name| {
@@ -418,9 +390,7 @@ fn conclude(grid: &Grid, out: &Path) -> anyhow::Result<ExitCode> {
         rates: grid.rates.clone(),
         runs,
     });
-    report.print();
     report.write(out)?;
-    say!("report: {}\n", out.join("report.html").display());
-    report.conclude();
+    report.print(None, Some(out));
     Ok(ExitCode::SUCCESS)
 }

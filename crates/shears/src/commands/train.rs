@@ -1,4 +1,4 @@
-//! `shears train`: a run from its plan, or from where it was left, to its end.
+//! `shears train`: trains a new run, or resumes one.
 
 mod arguments;
 mod asked;
@@ -6,31 +6,28 @@ mod ending;
 mod initial;
 mod remarks;
 
-use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use burn::tensor::Device;
-use gradclip::ClipAction;
-use shears_data::DataError;
 use shears_model::{LanguageModel, Precision, parameters};
-use shears_run::{Columns, EndReason, Evaluation, Event, RanksEvent};
+use shears_run::{Event, RanksEvent};
 use shears_train::{
-    Batches, Briefing, Checkpoint, Corpora, End, MemoryEstimate, Plan, RunFolder, TrainError,
-    Trainer, estimate_memory, header, train,
+    Briefing, Checkpoint, Corpora, End, MemoryEstimate, Plan, RunFolder, TrainError, Trainer,
+    header, train,
 };
 
 use crate::commands::generate::write_sample;
-use crate::exit::{INTERRUPTED, Misuse, misuse};
+use crate::exit::INTERRUPTED;
 use crate::loading;
 use crate::memory;
-use crate::model::{Work, with_model_to_train};
-use crate::output::{complain, say, wrapped};
+use crate::model::{device_of, with_model};
+use crate::output::{say, wrapped};
 use crate::report;
 use crate::screen::{Screen, Setup};
 use crate::settings::Given;
 use crate::tensorboard::TensorBoard;
+use crate::training::{batches_and_memory, new_folder, newest_checkpoint};
 use crate::watch::{Show, Watch};
 use crate::world::World;
 pub(crate) use arguments::TrainArguments;
@@ -51,9 +48,9 @@ fn run_in(world: &World, arguments: TrainArguments) -> anyhow::Result<ExitCode> 
         resume,
         show,
     } = asked;
-    // Before the text is read: training a tokenizer computes in parallel, too.
+    // Set before the text is read, because training a tokenizer is parallel as well.
     let threads = super::set_threads(world.threads(outside.threads))?;
-    // The first of several processes reads, and tells the others.
+    // The first of several processes reads everything, and sends it to the others.
     let own = world.first_does(|| match &resume {
         Some(Some(folder)) => go_on(&given, folder, show),
         Some(None) => go_on(&given, &super::newest_run()?, show),
@@ -62,7 +59,8 @@ fn run_in(world: &World, arguments: TrainArguments) -> anyhow::Result<ExitCode> 
     let job = shared(world, own)?;
     let vocabulary = job.plan.vocabulary_of(&job.corpora.tokenizer);
     let plan = job.plan.clone();
-    let work = Train {
+    let device = &device_of(&plan).autodiff();
+    let training = Training {
         world,
         job,
         show,
@@ -71,10 +69,11 @@ fn run_in(world: &World, arguments: TrainArguments) -> anyhow::Result<ExitCode> 
         tensorboard: outside.tensorboard && world.is_first(),
         tui: outside.tui,
     };
-    with_model_to_train(&plan, vocabulary, work)
+    with_model!(plan, vocabulary, device, |model| training
+        .run(model, device))
 }
 
-/// What the first process has read, for all of them.
+/// Shares what the first process has read with all others.
 fn shared(world: &World, own: Option<anyhow::Result<Job>>) -> anyhow::Result<Job> {
     let Some(own) = own else {
         let Briefing {
@@ -106,16 +105,17 @@ fn shared(world: &World, own: Option<anyhow::Result<Job>>) -> anyhow::Result<Job
     Ok(job)
 }
 
-/// A run that is about to be trained.
+/// A run that is ready to train.
 struct Job {
     plan: Plan,
     corpora: Corpora,
-    /// Absent until the model is known to be possible: a run that cannot start leaves no folder.
+    /// None for a new run, whose folder is created last: a run that cannot start leaves none
+    /// behind.
     folder: Option<RunFolder>,
-    /// Where to make it, if somebody has said.
+    /// Where to create it, if given.
     out: Option<PathBuf>,
     checkpoint: Option<Checkpoint>,
-    /// What to say of the settings before it starts.
+    /// Notes on the settings to print before training.
     remarks: Vec<String>,
 }
 
@@ -125,7 +125,7 @@ fn start(given: &Given, out: Option<PathBuf>, show: Show) -> anyhow::Result<Job>
     let mut plan = given.plan()?;
     let remarks = remarks::of_plan(&given, &plan);
     if let Some(path) = &out {
-        // Before the text is read, which may take long.
+        // Checked before the text is read, which may take long.
         RunFolder::check_free(path)?;
     }
     let tokenizer = source.as_mut().and_then(|source| source.tokenizer.take());
@@ -153,29 +153,17 @@ fn start(given: &Given, out: Option<PathBuf>, show: Show) -> anyhow::Result<Job>
 fn go_on(given: &Given, path: &Path, show: Show) -> anyhow::Result<Job> {
     let folder = RunFolder::open(path)?;
     let plan = folder.plan()?;
-    // Before the text is read, which may take long.
+    // Checked before the text is read, which may take long.
     let asked = given.changed(&plan, 0)?;
-    let remedy = "put it back, or name where it is: train TEXT --resume RUN";
+    let remedy = "put it back, or name its new place: train TEXT --resume RUN";
     let corpora = super::corpora_of(&folder, &asked, show == Show::Text, remedy)?;
     let newest = newest_checkpoint(&folder, &plan)?;
     if newest.is_none() && plan.init_from.is_some() {
         return Err(initial::without_checkpoint(path).into());
     }
     if let Some((_, checkpoint)) = &newest {
-        let differing = plan.edited_since(&checkpoint.plan);
-        if !differing.is_empty() {
-            let list: Vec<String> = differing
-                .into_iter()
-                .map(|(name, was, is)| format!("{name}: trained with {was}, plan.toml has {is}"))
-                .collect();
-            let path = path.join("plan.toml");
-            misuse!(
-                "{} was changed ({}); put back what it was; what may be changed is typed after \
-                 --resume",
-                path.display(),
-                list.join("; ")
-            );
-        }
+        let remedy = "undo that; settings that may change are given as flags with --resume";
+        super::refuse_edited(&folder, plan.edited_since(&checkpoint.plan), remedy)?;
     }
     let step = newest
         .as_ref()
@@ -183,7 +171,7 @@ fn go_on(given: &Given, path: &Path, show: Show) -> anyhow::Result<Job> {
     let changed = given.changed(&plan, step)?;
     if show == Show::Text {
         match &newest {
-            Some((path, _)) => say!("going on from {}", path.display()),
+            Some((path, _)) => say!("resuming from {}", path.display()),
             None => say!("no checkpoint yet: starting from step 0"),
         }
     }
@@ -199,83 +187,7 @@ fn go_on(given: &Given, path: &Path, show: Show) -> anyhow::Result<Job> {
     })
 }
 
-/// The newest checkpoint that is whole, with a warning for each newer one; none before the first.
-pub(super) fn newest_checkpoint(
-    folder: &RunFolder,
-    plan: &Plan,
-) -> anyhow::Result<Option<(PathBuf, Checkpoint)>> {
-    let (newest, damaged) = folder.checkpoints().newest()?;
-    if newest.is_none() && !damaged.is_empty() {
-        // Starting again would write over what the run has recorded.
-        let list: Vec<String> = damaged.iter().map(ToString::to_string).collect();
-        let path = folder.path().display();
-        anyhow::bail!(
-            "no checkpoint of the run is whole ({}); put one back from a copy, or move {path} away \
-             and train anew",
-            list.join("; ")
-        );
-    }
-    if newest.is_none() && is_past_first_save(plan, &folder.log()?.columns) {
-        let path = folder.path().display();
-        anyhow::bail!(
-            "{path} has no checkpoint to go on from, and to start from step 0 would discard its \
-             log; put {path}/checkpoints back, or move {path} away and train anew"
-        );
-    }
-    for error in damaged {
-        complain!("shears: warning: {error}; using an older one");
-    }
-    Ok(newest)
-}
-
-/// Whether the log proves that a checkpoint was written. A run that was killed may have been in its
-/// first save, one that failed may have failed by it, and one that diverged saves nothing of that:
-/// these may start again.
-fn is_past_first_save(plan: &Plan, columns: &Columns) -> bool {
-    let saved = |how| !matches!(how, EndReason::Failed | EndReason::Diverged);
-    if columns.end.as_ref().is_some_and(|end| saved(end.how)) {
-        return true;
-    }
-    if columns
-        .resumes
-        .iter()
-        .any(|resume| resume.checkpoint.is_some())
-    {
-        return true;
-    }
-    let last = columns.step.last().copied().unwrap_or(0);
-    let mut steps = columns.step.iter().zip(&columns.action);
-    let save_was_due = |(&step, &action): (&u64, &ClipAction)| {
-        let due = plan.save_every > 0 && step.is_multiple_of(plan.save_every);
-        // Steps with non-finite gradients are not saved.
-        due && step < last && action != ClipAction::Skip
-    };
-    // The first loss is the best until then.
-    let improved =
-        |evaluation: &Evaluation| evaluation.val_loss.is_finite() && evaluation.step < last;
-    steps.any(save_was_due) || columns.evaluations.iter().any(improved)
-}
-
-/// Makes a folder in [`super::RUNS`] of a name and the time.
-pub(super) fn new_folder(name: &str) -> Result<PathBuf, TrainError> {
-    let time = jiff::Zoned::now().strftime("%Y%m%d-%H%M%S");
-    fs::create_dir_all(super::RUNS).map_err(TrainError::io("create", super::RUNS))?;
-    let base = format!("{}/{name}-{time}", super::RUNS);
-    let (mut path, mut number) = (PathBuf::from(&base), 1);
-    loop {
-        match fs::create_dir(&path) {
-            // Two runs may start in the same second.
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                number += 1;
-                path = PathBuf::from(format!("{base}-{number}"));
-            }
-            Err(error) => return Err(TrainError::io("create", path)(error)),
-            Ok(()) => return Ok(path),
-        }
-    }
-}
-
-struct Train<'a> {
+struct Training<'a> {
     world: &'a World,
     job: Job,
     show: Show,
@@ -285,14 +197,12 @@ struct Train<'a> {
     tui: bool,
 }
 
-impl Work for Train<'_> {
-    type Output = anyhow::Result<ExitCode>;
-
-    fn with<M: LanguageModel>(mut self, model: M, device: &Device) -> Self::Output {
+impl Training<'_> {
+    fn run<M: LanguageModel>(mut self, model: M, device: &Device) -> anyhow::Result<ExitCode> {
         let team = self.world.team(self.job.plan.shards, self.threads);
         let prepared = self.prepare(model, device, team);
         let (folder, mut trainer) = self.world.settle(prepared)?;
-        let Train {
+        let Training {
             job: Job { corpora, .. },
             show,
             verbose,
@@ -330,10 +240,8 @@ impl Work for Train<'_> {
             End::Finished | End::OutOfPatience => ExitCode::SUCCESS,
         })
     }
-}
 
-impl Train<'_> {
-    /// The trainer, and the folder if this is the process that writes.
+    /// The trainer, and the folder if this process writes it.
     fn prepare<M: LanguageModel>(
         &mut self,
         model: M,
@@ -368,7 +276,7 @@ impl Train<'_> {
         }
         memory::refuse_too_large(memory.total())?;
         let trainer = Trainer::new(plan, model, batches, self.threads, device);
-        // Before the folder is made: a batch with too few rows for the ranks is refused.
+        // Refuses a batch with fewer rows than ranks, before the folder is created.
         let mut trainer = trainer
             .with_ranks(world.ranks())?
             .with_heartbeat(world.heartbeat())
@@ -395,7 +303,7 @@ impl Train<'_> {
     }
 }
 
-/// Notes in the folder of a run what was changed.
+/// Writes changed settings to the folder of the run.
 fn with_plan(folder: RunFolder, plan: &Plan) -> Result<RunFolder, TrainError> {
     if folder.plan()? != *plan {
         folder.replace_plan(plan)?;
@@ -403,44 +311,8 @@ fn with_plan(folder: RunFolder, plan: &Plan) -> Result<RunFolder, TrainError> {
     Ok(folder)
 }
 
-/// What a run reads and takes, if its text is long enough.
-pub(super) fn batches_and_memory<M: LanguageModel>(
-    plan: &Plan,
-    model: &M,
-    corpora: &Corpora,
-) -> anyhow::Result<(Batches, MemoryEstimate)> {
-    let vocabulary = plan.vocabulary_of(&corpora.tokenizer);
-    let memory = estimate_memory(plan, &parameters(model), vocabulary).with_text(corpora);
-    let batches =
-        Batches::new(plan, model.reading(), corpora.train.clone()).map_err(too_short(plan))?;
-    let validation = corpora.validation.len();
-    if validation < 2 {
-        // Said now, not when a long training comes to its first evaluation.
-        let tokens = report::counted(validation as u64, "token");
-        misuse!(
-            "the validation text is too short: it has {tokens}; at least 2 are needed; give more \
-             text, or another --val"
-        );
-    }
-    Ok((batches, memory))
-}
-
-/// Says where batch and window come from, which may not have been typed.
-fn too_short(plan: &Plan) -> impl Fn(DataError) -> anyhow::Error {
-    let preset = plan.preset.plan();
-    let of_preset = (plan.batch, plan.window) == (preset.batch, preset.window);
-    move |error| match error {
-        DataError::TooShort { .. } if of_preset => Misuse(format!(
-            "{error}; batch and window are those of preset {}",
-            preset.preset
-        ))
-        .into(),
-        error => TrainError::from(error).into(),
-    }
-}
-
-/// A screen and event files for TensorBoard, each if it was asked for. Both begin with what the run
-/// has done before.
+/// Adds a screen and event files for TensorBoard, if asked for. Both begin with the history of the
+/// run.
 fn add_listeners<M: LanguageModel>(
     watch: &mut Watch,
     folder: &RunFolder,
@@ -454,7 +326,7 @@ fn add_listeners<M: LanguageModel>(
     let plan = trainer.plan();
     let done = trainer.progress().step;
     let log = folder.log()?;
-    // Later steps are taken again.
+    // Later steps will be repeated.
     let is_past = move |event: &Event| event.step() <= done && !matches!(event, Event::End { .. });
     let history = || -> anyhow::Result<_> {
         let events = log.events()?;
@@ -464,11 +336,11 @@ fn add_listeners<M: LanguageModel>(
         true => Some(TensorBoard::create(folder, plan, done, history()?)?),
         false => None,
     };
-    // The screen is the first to be told of the end, because others may have something to say then.
+    // The screen must end before the others, which may print something at the end.
     if tui {
         let header = header(plan, &parameters(trainer.model()));
-        let setup = Setup::new(plan, folder.path(), &header);
-        watch.add(Screen::open(setup, history()?, watch.stop())?);
+        let setup = Setup::new(plan, folder.path());
+        watch.add(Screen::open(setup, header, history()?, watch.stop())?);
     }
     if let Some(board) = board {
         watch.add(board);
@@ -492,7 +364,7 @@ fn introduce(plan: &Plan, corpora: &Corpora) {
     }
 }
 
-/// The shapes of the model, and what training takes.
+/// Prints the shapes of the model and the memory of training.
 fn describe<M: LanguageModel>(plan: &Plan, model: &M, vocabulary: usize, memory: &MemoryEstimate) {
     let header = header(plan, &parameters(model));
     let table = report::parameter_table(&header.parameters, vocabulary);

@@ -1,4 +1,4 @@
-//! The report of a comparison: one HTML file that loads nothing, and a table for the terminal.
+//! The report of a comparison as a self-contained HTML file, and its table for the terminal.
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
@@ -6,7 +6,7 @@ use super::picture::Picture;
 use super::words::{Findings, Group, with_interval};
 use crate::table;
 
-/// The colours of light and of dark pages are those of the pictures.
+/// The colours of light and dark pages match those of the figures.
 const STYLE: &str = "
 :root { color-scheme: light dark; --ink: #222; --paper: #fff; --muted: #636366; --line: #e4e4e4;
         --mark: #d55e00; --best: #fff6ee; --bad: #b3261e; }
@@ -36,7 +36,7 @@ figure { margin: 1rem 0 0; overflow-x: auto; }
 svg { max-width: 100%; min-width: 40rem; height: auto; }
 ";
 
-/// The whole page.
+/// The HTML page.
 pub(super) fn html(about: &str, findings: &Findings, pictures: &[Picture]) -> String {
     let best: Vec<usize> = findings.best.iter().flatten().copied().collect();
     let page = html! {
@@ -80,7 +80,7 @@ pub(super) fn html(about: &str, findings: &Findings, pictures: &[Picture]) -> St
     page.into_string()
 }
 
-/// A text in which what stands between backticks is code.
+/// Renders text between backticks as code.
 fn with_code(text: &str) -> Markup {
     html! {
         @for (place, part) in text.split('`').enumerate() {
@@ -89,7 +89,7 @@ fn with_code(text: &str) -> Markup {
     }
 }
 
-/// The same table for the terminal, with the columns that it has room for.
+/// The table for the terminal, with as many columns as fit.
 pub(super) fn table(findings: &Findings, room: Option<usize>) -> String {
     let mut columns = ON_TERMINAL.to_vec();
     if findings.groups.iter().all(|group| group.skipped == 0) {
@@ -120,10 +120,10 @@ fn table_of(findings: &Findings, columns: &[usize]) -> Vec<String> {
     table::table(&alignment, &rows.collect::<Vec<_>>())
 }
 
-/// The columns that a narrow terminal can do without, the first one first.
+/// Columns that a narrow terminal drops, in this order.
 const LEAST: [&str; 3] = ["steps to target", "skipped", "converged"];
 
-/// Of the columns those that the terminal has room for; skipped steps only if there are some.
+/// Indices of the columns for the terminal.
 const ON_TERMINAL: [usize; 8] = [0, 1, 2, 3, 4, 6, 8, 9];
 
 const ALIGNMENT: [char; HEADINGS.len()] = ['<', '>', '>', '>', '>', '>', '>', '>', '>', '<'];
@@ -164,16 +164,16 @@ fn row(group: &Group) -> [String; HEADINGS.len()] {
 fn legend(findings: &Findings) -> String {
     let target = findings.target.map_or(String::new(), |target| {
         format!(
-            " Target: a training loss of {target:.4}, smoothed as in the picture below, which \
+            " Target: a training loss of {target:.4}, smoothed as in the figure below, which \
              every policy that converged reaches at its best learning rate."
         )
     });
     format!(
-        "Val loss: nats a token at the end, mean over seeds, from three seeds on with its 95 % \
-         confidence interval; “diverged” unless every seed ended with a loss below its first. \
+        "Val loss: nats per token at the end, mean over seeds, with a 95 % confidence interval \
+         from three seeds on; “diverged” unless every seed ended with a loss below its first. \
          Clipped: share of steps. Cosine: between the gradient before and after, over clipped \
-         steps; below 1, direction was lost. Loss jumps: how often the loss left its running \
-         band. Verdict: what clipping was to the runs, in the words of `shears inspect`.{target}"
+         steps; below 1, direction was lost. Loss jumps: how often the loss left its running band. \
+         Verdict: what clipping was to the runs, in the words of `shears inspect`.{target}"
     )
 }
 

@@ -1,17 +1,17 @@
-//! One picture of a report.
+//! A figure of a report.
 
 use shears_figure::{Axis, Figure, Panel, Series};
 
-/// A picture, and how it is read.
+/// A figure, and how to read it.
 pub(super) struct Picture {
-    /// Of its file.
+    /// The name of its file.
     pub(super) name: String,
     pub(super) title: String,
     pub(super) reading: String,
     pub(super) svg: String,
 }
 
-/// One panel as a picture.
+/// A figure with a single panel.
 pub(super) fn chart(x: Axis, y: Axis, series: Vec<Series>) -> anyhow::Result<String> {
     Ok(Figure::of(Panel::new(x, y, series)).svg()?)
 }

@@ -1,5 +1,6 @@
-//! The pictures of a comparison, as SVG.
+//! The figures of a comparison, as SVG.
 
+use gradclip::ClipAction;
 use shears_figure::{Axis, Colour, Figure, Panel, Series, extent, heat_map, usual_range};
 
 use super::picture::{Picture, chart};
@@ -10,16 +11,16 @@ use super::words::{Findings, Group};
 use super::{Comparison, Run};
 use crate::report::step_number;
 
-/// The runs that stand for a variant in the pictures.
+/// The runs that represent a variant in the figures.
 struct Shown<'a> {
-    /// Of the variant.
+    /// Index of the variant.
     index: usize,
     name: String,
-    /// One for each seed, and at least one.
+    /// One per seed, at least one.
     runs: Vec<&'a Run>,
 }
 
-/// All pictures, in the order of the report.
+/// All figures, in the order of the report.
 pub(super) fn draw(comparison: &Comparison, findings: &Findings) -> anyhow::Result<Vec<Picture>> {
     let shown = all_shown(comparison, findings);
     let mut pictures = vec![losses(comparison, &shown)?];
@@ -42,7 +43,7 @@ fn all_shown<'a>(comparison: &'a Comparison, findings: &Findings) -> Vec<Shown<'
     shown.collect()
 }
 
-/// Those of a variant's best learning rate, or, where none converged, of the lowest.
+/// The runs of a variant at its best learning rate, or at the lowest if none converged.
 fn shown<'a>(comparison: &'a Comparison, findings: &Findings, variant: usize) -> Option<Shown<'a>> {
     let groups = findings.groups.iter();
     let lowest = groups
@@ -59,21 +60,24 @@ fn shown<'a>(comparison: &'a Comparison, findings: &Findings, variant: usize) ->
     })
 }
 
-/// The axis of steps, for the runs that are shown.
+/// The axis of steps for the runs that are shown.
 fn steps(shown: &[Shown<'_>]) -> Axis {
     let runs = shown.iter().flat_map(|variant| &variant.runs);
-    let longest = runs.map(|run| run.outcome.loss.len()).max().unwrap_or(1);
+    let longest = runs
+        .map(|run| run.outcome.columns.rows())
+        .max()
+        .unwrap_or(1);
     let axis = Axis::linear("step").within(0.0, longest as f64);
     axis.written_as(step_number)
 }
 
-/// A value for each step, from the first on.
+/// Pairs each value with its step, counted from 1.
 fn by_step(values: impl IntoIterator<Item = f64>) -> Vec<(f64, f64)> {
     (1..).map(f64::from).zip(values).collect()
 }
 
-/// A variant's series without anything in it. The lines are thinner from one to the next, so that
-/// of those that lie on each other all can be seen.
+/// An empty series for a variant. Lines get thinner from one to the next, so that lines on top of
+/// each other stay visible.
 fn series_of(index: usize, name: &str) -> Series {
     Series {
         name: name.to_string(),
@@ -83,7 +87,7 @@ fn series_of(index: usize, name: &str) -> Series {
     }
 }
 
-/// Loss and norms in one picture that needs no words around it.
+/// Loss and norms in one figure that needs no explanation.
 pub(super) fn overview(comparison: &Comparison, findings: &Findings) -> anyhow::Result<String> {
     let shown = all_shown(comparison, findings);
     let mut loss = loss_panel(comparison, &shown);
@@ -92,7 +96,7 @@ pub(super) fn overview(comparison: &Comparison, findings: &Findings) -> anyhow::
     stacked([loss].into_iter().chain(norms).collect())
 }
 
-/// Panels that share their steps, one below the other.
+/// Panels with the same steps, one below the other.
 fn stacked(panels: Vec<Panel>) -> anyhow::Result<String> {
     let figure = Figure {
         title: String::new(),
@@ -107,11 +111,11 @@ fn losses(comparison: &Comparison, shown: &[Shown<'_>]) -> anyhow::Result<Pictur
     Ok(Picture {
         name: "loss".into(),
         title: "Loss".into(),
-        reading: "Lines: training loss, smoothed (the median of 15 steps, and the mean of 15 of \
-                  those), mean over the seeds, with the band that they lie in; of runs that \
-                  diverged the loss itself. Dots: validation loss. A cross at the upper edge: a \
-                  run diverged there; a triangle: the line is above the picture. Each policy at \
-                  its best learning rate."
+        reading: "Lines: training loss, smoothed (median of 15 steps, then mean of 15), mean over \
+                  the seeds, with a band from the lowest to the highest; the raw loss of runs that \
+                  diverged. Dots: validation loss. A cross at the upper edge: a run diverged \
+                  there; a triangle: the line is above the figure. Each policy at its best \
+                  learning rate."
             .into(),
         svg: Figure::of(loss_panel(comparison, shown)).svg()?,
     })
@@ -121,12 +125,12 @@ fn loss_panel(comparison: &Comparison, shown: &[Shown<'_>]) -> Panel {
     let mut series = Vec::new();
     for Shown { index, name, runs } in shown {
         let curve = |run: &&Run| match run.outcome.converged() {
-            true => smoothed(&run.outcome.loss),
-            // Its last steps are what there is to see.
-            false => run.outcome.loss.clone(),
+            true => smoothed(&run.outcome.loss()),
+            // Its last steps are the point.
+            false => run.outcome.loss(),
         };
         let curves: Vec<Vec<f64>> = runs.iter().map(curve).collect();
-        // As far as all seeds got.
+        // The mean ends with the shortest seed.
         let all = curves.iter().map(Vec::len).min().unwrap_or(0);
         let at = |step: usize| curves.iter().map(move |loss| loss[step]);
         let means = (0..all).map(|step| at(step).sum::<f64>() / curves.len() as f64);
@@ -135,9 +139,9 @@ fn loss_panel(comparison: &Comparison, shown: &[Shown<'_>]) -> Panel {
             ((step + 1) as f64, low, high)
         });
         let several = curves.len() > 1;
-        let evaluations = runs.iter().flat_map(|run| &run.outcome.evaluations);
+        let evaluations = runs.iter().flat_map(|run| &run.outcome.columns.evaluations);
         let broke = runs.iter().filter(|run| run.outcome.broke_off());
-        let crosses: Vec<f64> = broke.map(|run| run.outcome.loss.len() as f64).collect();
+        let crosses: Vec<f64> = broke.map(|run| run.outcome.columns.rows() as f64).collect();
         let name = match crosses.as_slice() {
             [] => name.clone(),
             [step] => format!("{name}: diverged at step {step}"),
@@ -147,17 +151,17 @@ fn loss_panel(comparison: &Comparison, shown: &[Shown<'_>]) -> Panel {
             line: by_step(means),
             band: band.filter(|_| several).collect(),
             points: evaluations
-                .map(|(step, loss)| (*step as f64, *loss))
+                .map(|found| (found.step as f64, found.val_loss))
                 .collect(),
             crosses,
             ..series_of(*index, &name)
         });
     }
-    // A model that knows nothing begins here; what is worse is marked at the edge.
+    // An untrained model begins here; worse losses are marked at the edge.
     let runs = comparison.runs.iter();
-    let first = runs.filter_map(|run| run.outcome.loss.first().copied());
-    let first = first.filter(|loss| loss.is_finite()).reduce(f64::max);
-    let y = Axis::linear("nats a token").at_most(1.2 * first.unwrap_or(f64::INFINITY));
+    let first = runs.filter_map(|run| run.outcome.columns.loss.first().copied());
+    let first = first.filter(|loss| loss.is_finite()).reduce(f32::max);
+    let y = Axis::linear("nats per token").at_most(1.2 * first.map_or(f64::INFINITY, f64::from));
     Panel::new(steps(shown), y, series)
 }
 
@@ -186,13 +190,12 @@ fn rates(comparison: &Comparison, findings: &Findings) -> anyhow::Result<Picture
         name: "learning-rates".into(),
         title: "Validation loss against learning rate".into(),
         reading:
-            "Lower is better; a wide valley forgives a badly chosen learning rate. The band is \
-                  where the seeds lie; a cross at the upper edge: not every \
-                  seed converged."
+            "Lower is better; a wide valley forgives a badly chosen learning rate. The band spans \
+             the seeds; a cross at the upper edge: not every seed converged."
                 .into(),
         svg: chart(
             Axis::log("learning rate, log scale").with_room(0.03),
-            Axis::linear("nats a token"),
+            Axis::linear("nats per token"),
             series,
         )?,
     })
@@ -204,16 +207,16 @@ fn norms(shown: &[Shown<'_>]) -> anyhow::Result<Picture> {
         name: "norm".into(),
         title: "Gradient norm".into(),
         reading: format!(
-            "Filled: what clipping cut off. A cross at the upper edge: the step was left out, \
+            "Filled: what clipping cut off. A cross at the upper edge: the step was skipped, \
              because its gradient was not finite or an outlier; a triangle: the norm is above the \
-             picture. One seed each, at the policy's best learning rate. {}",
+             figure. One seed each, at the policy's best learning rate. {}",
             sentences(shown)
         ),
         svg: stacked(panels.collect())?,
     })
 }
 
-/// The verdict of each run whose norms are shown.
+/// The verdicts of the runs whose norms are shown.
 fn sentences(shown: &[Shown<'_>]) -> String {
     let of = |Shown { name, runs, .. }: &Shown<'_>| {
         let verdict = &runs[0].outcome.judgement.as_ref()?.verdict;
@@ -222,82 +225,89 @@ fn sentences(shown: &[Shown<'_>]) -> String {
     shown.iter().filter_map(of).collect::<Vec<_>>().join(" ")
 }
 
-/// The norms of a variant's first seed, over the steps of the longest of all that are shown.
+/// The norms of a variant's first seed, over the steps of the longest run.
 fn norm_panel(shown: &[Shown<'_>], variant: &Shown<'_>) -> Panel {
     let Run { seed, outcome, .. } = variant.runs[0];
-    let norms = || (1..).map(f64::from).zip(outcome.norm.iter().copied());
-    let cut = norms().zip(&outcome.coefficient).zip(&outcome.skipped);
-    let cut = cut.filter(|(_, skipped)| !**skipped);
-    let cut = cut.map(|(((step, norm), coefficient), _)| (step, norm * coefficient, norm));
-    let thresholds = outcome.threshold.iter().map(|t| t.unwrap_or(f64::NAN));
-    let skipped = norms()
-        .zip(&outcome.skipped)
-        .filter(|(_, skipped)| **skipped);
+    let columns = &outcome.columns;
+    let norms = by_step(columns.norm_before.iter().copied());
+    let cut = norms.iter().zip(&columns.coefficient).zip(&columns.action);
+    let cut = cut.filter(|(_, action)| **action != ClipAction::Skip);
+    let cut = cut.map(|((&(step, norm), coefficient), _)| (step, norm * coefficient, norm));
+    let skipped = outcome
+        .steps_with(ClipAction::Skip)
+        .map(|row| (row + 1) as f64);
+    let skipped: Vec<f64> = skipped.collect();
+    let clipped = outcome.steps_with(ClipAction::Clip).count();
     let series = |name: &str, colour| Series {
         name: name.into(),
         colour: Colour::Series(colour),
         ..Series::default()
     };
     let mut all = vec![Series {
-        line: norms().collect(),
+        line: norms.clone(),
         width: 1,
         ..series("norm before clipping", 1)
     }];
-    if outcome.clipped.contains(&true) {
+    if clipped > 0 {
         all.push(Series {
             band: cut.collect(),
             ..series("cut off by clipping", 2)
         });
     }
-    if outcome.threshold.iter().any(Option::is_some) {
+    if columns
+        .threshold
+        .iter()
+        .any(|threshold| threshold.is_finite())
+    {
         all.push(Series {
-            line: by_step(thresholds),
+            line: by_step(columns.threshold.iter().copied()),
             dashed: true,
             ..series("threshold", 3)
         });
     }
-    if outcome.skipped.contains(&true) {
+    let skips = skipped.len();
+    if skips > 0 {
         all.push(Series {
-            crosses: skipped.map(|((step, _), _)| step).collect(),
-            ..series("step left out", 0)
+            crosses: skipped,
+            ..series("skipped step", 0)
         });
     }
     Panel {
         title: format!(
-            "Gradient norm, {}, seed {seed}: {}; {:.1} % of the steps clipped, {} left out",
+            "Gradient norm, {}, seed {seed}: {}; {:.1} % of the steps clipped, {skips} skipped",
             variant.name,
             outcome.class().map_or("", |class| class.1),
-            100.0 * outcome.clipped_share(),
-            outcome.skips()
+            100.0 * clipped as f64 / columns.rows().max(1) as f64,
         ),
         ..Panel::new(steps(shown), norm_axis(shown), all)
     }
 }
 
-/// The axis of all norms that are shown, with the thresholds that are not far from all of them.
+/// The axis of all norms that are shown, including thresholds that are not far from them.
 fn norm_axis(shown: &[Shown<'_>]) -> Axis {
     let axis = Axis::log("norm, log scale");
-    let outcomes = || shown.iter().map(|variant| &variant.runs[0].outcome);
-    let norms = outcomes().flat_map(|outcome| outcome.norm.iter().copied());
+    let logs = || shown.iter().map(|variant| &variant.runs[0].outcome.columns);
+    let norms = logs().flat_map(|log| log.norm_before.iter().copied());
     let Some((low, high)) = usual_range(norms, true) else {
         return axis;
     };
     let near = low / 10.0..=high * 10.0;
-    let thresholds = outcomes().flat_map(|outcome| outcome.threshold.iter().flatten());
-    let (least, most) = extent(
-        thresholds
-            .copied()
-            .filter(|threshold| near.contains(threshold)),
-    );
+    let thresholds = logs().flat_map(|log| log.threshold.iter().copied());
+    let (least, most) = extent(thresholds.filter(|threshold| near.contains(threshold)));
     axis.within(low.min(least) / 1.2, high.max(most) * 1.2)
 }
 
 fn shares(shown: &[Shown<'_>]) -> anyhow::Result<Picture> {
-    /// Steps that a share is taken of.
+    /// Steps per mean.
     const WINDOW: usize = 50;
     let mut series = Vec::new();
     for Shown { index, name, runs } in shown {
-        let windows = runs[0].outcome.coefficient.chunks(WINDOW).enumerate();
+        let windows = runs[0]
+            .outcome
+            .columns
+            .coefficient
+            .chunks(WINDOW)
+            .enumerate();
         let means = windows.map(|(index, part)| {
             let mean = part.iter().sum::<f64>() / part.len() as f64;
             ((index * WINDOW + part.len()) as f64, mean)
@@ -320,11 +330,11 @@ fn shares(shown: &[Shown<'_>]) -> anyhow::Result<Picture> {
 }
 
 fn distribution(shown: &[Shown<'_>]) -> anyhow::Result<Picture> {
-    /// Of each decade.
+    /// Per decade.
     const BINS: f64 = 12.0;
     let mut series = Vec::new();
     for Shown { index, name, runs } in shown {
-        let norms = runs.iter().flat_map(|run| &run.outcome.norm);
+        let norms = runs.iter().flat_map(|run| &run.outcome.columns.norm_before);
         let bins: Vec<i64> = norms
             .filter(|norm| norm.is_finite() && **norm > 0.0)
             .map(|norm| (norm.log10() * BINS).floor() as i64)
@@ -358,8 +368,10 @@ fn distribution(shown: &[Shown<'_>]) -> anyhow::Result<Picture> {
 }
 
 fn layers(index: usize, name: &str, outcome: &Outcome) -> anyhow::Result<Option<Picture>> {
-    let rows = outcome.layers.iter();
-    let rows: Vec<(&str, &[f64])> = rows
+    let columns = &outcome.columns;
+    let layers = columns.layer_norms(0..columns.rows()).unwrap_or_default();
+    let rows: Vec<(&str, &[f64])> = layers
+        .iter()
         .map(|(layer, norms)| (layer.as_str(), norms.as_slice()))
         .collect();
     let picture = |svg| Picture {

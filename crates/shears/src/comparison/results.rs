@@ -1,109 +1,78 @@
-//! What the runs of a comparison came to, from their event logs alone.
+//! The results of the runs of a comparison, from their logs alone.
 
 use std::path::Path;
 
 use gradclip::ClipAction;
-use gradclip_judge::TimeFlow;
-use gradclip_judge::statistics::{mean, share};
+use gradclip_judge::statistics::mean;
 use shears_run::{Columns, EndReason, Judgement, Subject};
 
 use super::smooth::smoothed;
 
-/// A loss this many mean deviations above its running mean has jumped.
+/// A loss this many mean deviations above its running mean counts as a jump.
 const JUMP_DEVIATIONS: f64 = 6.0;
-/// The weight of the newest step in that mean.
+/// The weight of the newest step in the running mean.
 const JUMP_WEIGHT: f64 = 0.02;
-/// Steps before the mean is worth comparing with.
+/// Steps before the running mean is reliable.
 const JUMP_WARMUP: usize = 50;
 
-/// The columns of a run that are compared; a number that is not finite is NaN.
+/// The log of a run, and how it ended.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
-    pub(crate) loss: Vec<f64>,
-    pub(super) norm: Vec<f64>,
-    pub(super) threshold: Vec<Option<f64>>,
-    pub(super) coefficient: Vec<f64>,
-    pub(super) cosine: Vec<f64>,
-    pub(super) clipped: Vec<bool>,
-    pub(super) skipped: Vec<bool>,
-    /// The norm of each layer's gradient, from input to output; none if the log does not say what
-    /// they are.
-    pub(super) layers: Vec<(String, Vec<f64>)>,
-    /// Step and loss.
-    pub(crate) evaluations: Vec<(u64, f64)>,
-    /// How gradients flowed back in time, from the first to the last time that it was measured.
-    pub(super) time_flows: Vec<TimeFlow>,
+    pub(crate) columns: Columns,
     pub(crate) end: Option<EndReason>,
-    /// Of the whole run, by the one judge.
+    /// The judgement of the whole run.
     pub(super) judgement: Option<Judgement>,
 }
 
 impl Outcome {
-    /// What the log in the folder of a run says.
-    pub(crate) fn of(columns: &Columns, folder: &Path) -> Outcome {
-        let is = |action| columns.action.iter().map(move |taken| *taken == action);
-        let thresholds = columns.threshold.iter().copied();
-        let evaluations = columns.evaluations.iter();
+    /// The results in the log of a run.
+    pub(crate) fn of(columns: Columns, folder: &Path) -> Outcome {
         Outcome {
-            loss: columns.loss.iter().copied().map(f64::from).collect(),
-            norm: columns.norm_before.clone(),
-            threshold: thresholds
-                .map(|threshold| Some(threshold).filter(|t| t.is_finite()))
-                .collect(),
-            coefficient: columns.coefficient.clone(),
-            cosine: columns.cosine.iter().copied().map(f64::from).collect(),
-            clipped: is(ClipAction::Clip).collect(),
-            skipped: is(ClipAction::Skip).collect(),
-            layers: columns.layer_norms().unwrap_or_default(),
-            evaluations: evaluations.map(|one| (one.step, one.val_loss)).collect(),
-            time_flows: columns.time_flows.clone(),
             end: columns.end.as_ref().map(|end| end.how),
             judgement: Some(columns.judge(&Subject::of(folder))),
+            columns,
         }
     }
 
-    /// Leaves the first steps, and of the evaluations those up to the step of one.
+    /// Keeps the first `steps` steps, and the evaluations up to step `evaluation`.
     pub(crate) fn cut(&mut self, steps: usize, evaluation: u64) {
-        if self.loss.len() > steps {
-            // It came farther than this, whatever happened later.
+        let columns = &mut self.columns;
+        if let Some(beyond) = columns.step.get(steps).copied() {
+            // The run got farther than this, whatever happened later.
             self.end = None;
+            columns.truncate(beyond);
         }
-        for column in [
-            &mut self.loss,
-            &mut self.norm,
-            &mut self.coefficient,
-            &mut self.cosine,
-        ] {
-            column.truncate(steps);
-        }
-        self.threshold.truncate(steps);
-        self.clipped.truncate(steps);
-        self.skipped.truncate(steps);
-        for (_, norms) in &mut self.layers {
-            norms.truncate(steps);
-        }
-        self.evaluations.retain(|(step, _)| *step <= evaluation);
-        self.time_flows.retain(|flow| flow.step <= steps as u64);
+        columns.evaluations.retain(|found| found.step <= evaluation);
+    }
+
+    /// The training loss of each step.
+    pub(super) fn loss(&self) -> Vec<f64> {
+        self.columns.loss.iter().copied().map(f64::from).collect()
+    }
+
+    /// The rows of steps with this action.
+    pub(super) fn steps_with(&self, action: ClipAction) -> impl Iterator<Item = usize> {
+        let actions = self.columns.action.iter().enumerate();
+        let wanted = actions.filter(move |(_, taken)| **taken == action);
+        wanted.map(|(row, _)| row)
     }
 
     pub(super) fn broke_off(&self) -> bool {
         matches!(self.end, Some(EndReason::Diverged | EndReason::Failed))
     }
 
-    /// Whether training did not break off, and has a loss below the one that it began with.
+    /// Whether training did not break off, and the last validation loss is below the first training
+    /// loss.
     pub(super) fn converged(&self) -> bool {
-        let first = self.loss.first().copied().unwrap_or(f64::NAN);
-        !self.broke_off() && self.last_loss().is_some_and(|loss| loss < first)
+        let first = self.columns.loss.first().copied().unwrap_or(f32::NAN);
+        let is_lower = |loss| loss < f64::from(first);
+        !self.broke_off() && self.last_loss().is_some_and(is_lower)
     }
 
     /// The last validation loss, if it is finite.
     pub(super) fn last_loss(&self) -> Option<f64> {
-        let last = self.evaluations.last().map(|(_, loss)| *loss);
+        let last = self.columns.evaluations.last().map(|last| last.val_loss);
         last.filter(|loss| loss.is_finite())
-    }
-
-    pub(super) fn clipped_share(&self) -> f64 {
-        share(self.clipped.iter().copied())
     }
 
     /// The class of the verdict, as JSON has it and in words.
@@ -112,23 +81,11 @@ impl Outcome {
         Some((class.name(), class.words()))
     }
 
-    pub(super) fn skips(&self) -> usize {
-        self.skipped.iter().filter(|skipped| **skipped).count()
-    }
-
-    /// The mean cosine between a gradient before and after, over the steps that were clipped.
-    pub(super) fn cosine_when_clipped(&self) -> Option<f64> {
-        let cosines = self.cosine.iter().zip(&self.clipped);
-        let clipped = cosines.filter(|(_, clipped)| **clipped);
-        let cosines = clipped.map(|(cosine, _)| *cosine);
-        mean(cosines.filter(|cosine| cosine.is_finite()))
-    }
-
-    /// How often the loss jumped out of the band that it ran in.
+    /// How often the loss jumped out of its running band.
     pub(super) fn loss_jumps(&self) -> usize {
         let (mut level, mut deviation) = (f64::NAN, 0.0);
         let (mut jumps, mut outside) = (0, false);
-        for (step, &loss) in self.loss.iter().enumerate() {
+        for (step, loss) in self.loss().into_iter().enumerate() {
             if level.is_nan() {
                 level = loss;
                 continue;
@@ -137,7 +94,7 @@ impl Outcome {
             let jump = step >= JUMP_WARMUP && high;
             jumps += usize::from(jump && !outside);
             outside = jump;
-            // A jump does not widen the band that the next one is judged by.
+            // A jump must not widen the band for the next one.
             if loss.is_finite() && !jump {
                 deviation += JUMP_WEIGHT * ((loss - level).abs() - deviation);
                 level += JUMP_WEIGHT * (loss - level);
@@ -146,19 +103,15 @@ impl Outcome {
         jumps
     }
 
-    /// The first step whose smoothed training loss is at most that.
+    /// The first step whose smoothed training loss is at most `target`.
     pub(super) fn steps_to(&self, target: f64) -> Option<usize> {
-        let smooth = smoothed(&self.loss);
-        smooth
-            .iter()
-            .position(|loss| *loss <= target)
-            .map(|at| at + 1)
+        let mut smooth = smoothed(&self.loss()).into_iter();
+        smooth.position(|loss| loss <= target).map(|at| at + 1)
     }
 }
 
 /// Mean and half the width of its 95 % confidence interval, by Student's distribution. Fewer than
-/// three values carry no interval: of two it is 12.7 times their standard error, which says
-/// nothing.
+/// three values have no interval: for two it would be 12.7 standard errors wide, which is useless.
 pub(super) fn mean_and_interval(values: &[f64]) -> Option<(f64, Option<f64>)> {
     let mean = mean(values.iter().copied())?;
     let degrees = values.len() - 1;
@@ -171,7 +124,7 @@ pub(super) fn mean_and_interval(values: &[f64]) -> Option<(f64, Option<f64>)> {
     Some((mean, Some(half)))
 }
 
-/// The 97.5 % quantile of Student's distribution with so many degrees of freedom.
+/// The 97.5 % quantile of Student's distribution with this many degrees of freedom.
 fn student_95(degrees: usize) -> f64 {
     const QUANTILES: [f64; 30] = [
         12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160,
@@ -207,18 +160,15 @@ mod tests {
 
     #[test]
     fn a_jump_is_counted_once_however_long_it_lasts() {
-        let mut loss: Vec<f64> = (0..200).map(|i| 2.0 + 0.1 * f64::from(i % 3)).collect();
-        let count = |loss: &[f64]| {
-            let loss = loss.to_vec();
-            let outcome = Outcome {
-                loss,
-                ..Outcome::default()
-            };
+        let mut loss: Vec<f32> = (0..200_u8).map(|i| 2.0 + 0.1 * f32::from(i % 3)).collect();
+        let count = |loss: &[f32]| {
+            let mut outcome = Outcome::default();
+            outcome.columns.loss = loss.to_vec();
             outcome.loss_jumps()
         };
         assert_eq!(count(&loss), 0);
         loss[120..125].fill(9.0);
-        loss[160] = f64::NAN;
+        loss[160] = f32::NAN;
         assert_eq!(count(&loss), 2);
     }
 }

@@ -1,18 +1,16 @@
-//! The one smoothing of a loss: that of the curve in a report, of the steps that it takes to a
-//! loss, and of the screen.
+//! The smoothing of losses, for the curves of reports, for the steps to a target loss, and for the
+//! screen.
 
 use gradclip_judge::statistics::{mean, median};
 
-/// Steps on each side that a median is of. It takes as many spikes to bend it, or half as many
-/// at an end.
+/// Steps on each side in a median. It takes this many spikes to bend it, or half as many at an end.
 const MEDIAN_SIDE: usize = 7;
-/// Steps on each side that the mean of the medians is of; fewer at an end, so that a curve begins
-/// and ends at its own height.
+/// Steps on each side in the mean of medians; fewer at an end, so that a curve begins and ends at
+/// its own height.
 const MEAN_SIDE: usize = 7;
 
-/// A series without the noise of single steps: around each step the median, so that a spike leaves
-/// no trace, and around each the mean of that, neither of which lags behind. What is not finite
-/// stays so.
+/// Smooths a series without lag: a centred median, in which a spike leaves no trace, then a centred
+/// mean. Values that are not finite stay so.
 pub(crate) fn smoothed(values: &[f64]) -> Vec<f64> {
     let medians: Vec<f64> = (0..values.len())
         .map(|step| {

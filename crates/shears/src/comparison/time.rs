@@ -1,24 +1,26 @@
-//! The picture of gradients that vanish or explode through time.
+//! The figure of gradients that vanish or explode through time.
 
+use gradclip::ClipAction;
 use gradclip_judge::TimeFlow;
 use shears_figure::{Axis, Colour, Series};
+use shears_run::Columns;
 
 use super::picture::{Picture, chart};
 use super::results::Outcome;
 
-/// The norm of the gradient by the state, against the distance in time, at the first step and at
-/// the end, before and after clipping; none of a model that carries no state.
+/// The norm of the gradient with respect to the state against the distance in time, at the first
+/// step and at the end, before and after clipping; none for a model without state.
 pub(super) fn through_time(
     index: usize,
     name: &str,
     outcome: &Outcome,
 ) -> anyhow::Result<Option<Picture>> {
-    let [first, .., last] = outcome.time_flows.as_slice() else {
+    let [first, .., last] = outcome.columns.time_flows.as_slice() else {
         return Ok(None);
     };
     let mut series = Vec::new();
     for (colour, flow) in [(6, first), (1, last)] {
-        let coefficient = coefficient(flow, outcome);
+        let coefficient = coefficient(flow, &outcome.columns);
         let mut lines = vec![(1.0, "before clipping", false)];
         if let Some(coefficient) = coefficient {
             lines.push((coefficient, "after clipping", true));
@@ -52,15 +54,15 @@ pub(super) fn through_time(
     }))
 }
 
-/// By what the whole gradient was multiplied in the step with the same weights and the same batch,
-/// which is the next one; the last step has none, and takes its own. None where the step was not
-/// clipped, was left out, or lost its direction, because then there is no one factor.
-fn coefficient(flow: &TimeFlow, outcome: &Outcome) -> Option<f64> {
-    const STRAIGHT: f64 = 1.0 - 1e-6;
+/// The factor by which clipping scaled the gradient in the step with the same weights and batch.
+/// That is the next step; the last one has none and uses its own. None if the step was not clipped,
+/// was skipped, or changed direction, because then there is no single factor.
+fn coefficient(flow: &TimeFlow, columns: &Columns) -> Option<f64> {
+    const STRAIGHT: f32 = 1.0 - 1e-6;
     let next = usize::try_from(flow.step).unwrap_or(usize::MAX);
-    let at = next.min(outcome.coefficient.len().checked_sub(1)?);
-    let coefficient = outcome.coefficient[at];
-    let is_one_factor = outcome.clipped[at] && outcome.cosine[at] >= STRAIGHT;
+    let at = next.min(columns.rows().checked_sub(1)?);
+    let coefficient = columns.coefficient[at];
+    let is_one_factor = columns.action[at] == ClipAction::Clip && columns.cosine[at] >= STRAIGHT;
     (is_one_factor && coefficient > 0.0).then_some(coefficient)
 }
 

@@ -1,5 +1,6 @@
-//! What a comparison says in words: the result of each policy, and what to do.
+//! The findings of a comparison: the result of each policy, and a recommendation in words.
 
+use gradclip::ClipAction;
 use gradclip_judge::statistics::{mean, share};
 use serde::Serialize;
 use shears_run::Judgement;
@@ -8,7 +9,7 @@ use super::results::{Outcome, mean_and_interval};
 use super::smooth::smoothed;
 use super::{Comparison, Run, Variant};
 
-/// A variant at one learning rate, over all its seeds.
+/// A variant at one learning rate, over all seeds.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Group {
     pub(super) policy: String,
@@ -19,24 +20,24 @@ pub(super) struct Group {
     pub(super) lr: f64,
     pub(super) runs: usize,
     pub(super) converged: usize,
-    /// Mean of the last validation loss, where every run converged.
+    /// Mean of the last validation loss, if every run converged.
     pub(super) val_loss: Option<f64>,
-    /// Half the width of its 95 % confidence interval; none of fewer than three seeds.
+    /// Half the width of its 95 % confidence interval; none for fewer than three seeds.
     pub(super) val_loss_interval: Option<f64>,
-    /// That of each seed that converged.
+    /// The last validation loss of each seed that converged.
     pub(super) val_losses: Vec<f64>,
-    /// Those seeds.
+    /// The seeds of `val_losses`.
     #[serde(skip)]
     seeds: Vec<u64>,
     /// The class of each run's verdict, in the order of seeds.
     pub(super) verdicts: Vec<&'static str>,
-    /// Those classes in words, each once.
+    /// Those classes in words.
     #[serde(skip)]
     pub(super) verdict: String,
     pub(super) clipped_share: f64,
-    /// Over the clipped steps.
+    /// Mean over the clipped steps.
     pub(super) cosine: Option<f64>,
-    /// Steps that were left out, of all runs together.
+    /// Skipped steps of all runs together.
     pub(super) skipped: usize,
     /// How often the loss jumped, in all runs together.
     pub(super) loss_jumps: usize,
@@ -44,18 +45,18 @@ pub(super) struct Group {
     pub(super) steps_to_target: Option<f64>,
 }
 
-/// All that was found.
+/// The findings of a comparison.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Findings {
     pub(super) groups: Vec<Group>,
-    /// For each variant, the group of the learning rate with the lowest loss.
+    /// For each variant, the group with the lowest loss.
     #[serde(skip)]
     pub(super) best: Vec<Option<usize>>,
-    /// The smoothed training loss that every policy reaches at its best learning rate; none where
-    /// fewer than two policies have one, since a run reaches its own lowest loss when it does.
+    /// The smoothed training loss that every policy reaches at its best learning rate; none if
+    /// fewer than two policies converged.
     pub(super) target: Option<f64>,
     pub(super) recommendation: String,
-    /// The group with the lowest loss; none if none converged.
+    /// The group with the lowest loss, if any converged.
     #[serde(skip)]
     pub(super) winner: Option<usize>,
     /// One command to try next.
@@ -69,7 +70,7 @@ impl Findings {
         for variant in variants.clone() {
             for (rate, lr) in comparison.rates.iter().enumerate() {
                 let runs = comparison.seeds_of(variant, rate);
-                // Runs that exist need not be a whole grid.
+                // Existing runs need not form a complete grid.
                 if !runs.is_empty() {
                     let name = &comparison.variants[variant].name;
                     groups.push(group(name, (variant, rate), *lr, &runs));
@@ -79,7 +80,7 @@ impl Findings {
         let best: Vec<Option<usize>> = variants.map(|variant| best_of(&groups, variant)).collect();
         let runs_of = |group: &Group| comparison.seeds_of(group.variant, group.rate);
         let lowest = |run: &Run| {
-            let smooth = smoothed(&run.outcome.loss).into_iter();
+            let smooth = smoothed(&run.outcome.loss()).into_iter();
             smooth
                 .filter(|loss| loss.is_finite())
                 .fold(f64::INFINITY, f64::min)
@@ -111,7 +112,7 @@ impl Findings {
         findings
     }
 
-    /// What is said of the first run of the best group, or of all runs if none converged.
+    /// The judgement of the first run of the best group, or of the first run if none converged.
     pub(super) fn judgement_of_winner<'a>(
         &self,
         comparison: &'a Comparison,
@@ -131,7 +132,7 @@ fn group(name: &str, (variant, rate): (usize, usize), lr: f64, runs: &[&Run]) ->
     let all = losses.len() == runs.len();
     let interval = mean_and_interval(&losses).filter(|_| all);
     let outcomes = || runs.iter().map(|run| &run.outcome);
-    let clipped = outcomes().flat_map(|run| run.clipped.iter().copied());
+    let actions = || outcomes().flat_map(|run| run.columns.action.iter().copied());
     Group {
         policy: name.to_string(),
         variant,
@@ -148,15 +149,17 @@ fn group(name: &str, (variant, rate): (usize, usize), lr: f64, runs: &[&Run]) ->
             .map(|class| class.0)
             .collect(),
         verdict: classes(outcomes().filter_map(Outcome::class).map(|class| class.1)),
-        clipped_share: share(clipped),
-        cosine: mean(outcomes().filter_map(Outcome::cosine_when_clipped)),
-        skipped: outcomes().map(|run| run.skips()).sum(),
+        clipped_share: share(actions().map(|action| action == ClipAction::Clip)),
+        cosine: mean(outcomes().filter_map(|run| run.columns.cosine_of_clipped())),
+        skipped: actions()
+            .filter(|action| *action == ClipAction::Skip)
+            .count(),
         loss_jumps: outcomes().map(Outcome::loss_jumps).sum(),
         steps_to_target: None,
     }
 }
 
-/// Each class once, the most frequent first; with how many runs each has, if they differ.
+/// Each class once, the most frequent first, with counts if there are several.
 fn classes<'a>(of_runs: impl Iterator<Item = &'a str>) -> String {
     let mut counts: Vec<(&str, usize)> = Vec::new();
     for class in of_runs {
@@ -177,7 +180,7 @@ fn classes<'a>(of_runs: impl Iterator<Item = &'a str>) -> String {
     }
 }
 
-/// The place of a variant's group with the lowest loss.
+/// The index of a variant's group with the lowest loss.
 fn best_of(groups: &[Group], variant: usize) -> Option<usize> {
     let candidates = groups.iter().enumerate();
     candidates
@@ -190,7 +193,8 @@ fn loss(group: &Group) -> f64 {
     group.val_loss.unwrap_or(f64::INFINITY)
 }
 
-/// One paragraph: which policy, against which, by how much, and how sure that is.
+/// One paragraph: the best policy, compared with which other one, by how much, and how certain that
+/// is.
 fn recommend(groups: &[Group], best: &[Option<usize>], comparison: &Comparison) -> String {
     let found = best.iter().flatten().map(|index| &groups[*index]);
     let Some(winner) = found.clone().min_by(|a, b| loss(a).total_cmp(&loss(b))) else {
@@ -201,8 +205,8 @@ fn recommend(groups: &[Group], best: &[Option<usize>], comparison: &Comparison) 
     let mut words = Vec::new();
     if never_engaged(groups, comparison) {
         words.push(
-            "Clipping never engaged: no step of any run was shortened or left out. You do not need \
-             it here, with these learning rates."
+            "Clipping never engaged: no step of any run was clipped or skipped. You do not need it \
+             at these learning rates."
                 .to_string(),
         );
     } else {
@@ -233,8 +237,8 @@ fn recommend(groups: &[Group], best: &[Option<usize>], comparison: &Comparison) 
     words.join(" ")
 }
 
-/// What the best is compared with: training without clipping if that is another one and converged,
-/// else the next best variant.
+/// What the best variant is compared with: training without clipping, if that is another variant
+/// and converged, otherwise the next best.
 fn reference<'a>(
     groups: &'a [Group],
     best: &[Option<usize>],
@@ -249,8 +253,8 @@ fn reference<'a>(
     unclipped.or_else(|| others.by_ref().min_by(|a, b| loss(a).total_cmp(&loss(b))))
 }
 
-/// The difference to another variant. Runs with the same seed have the same start and the same
-/// batches, so that it is taken seed by seed.
+/// The difference to another variant, paired by seed, because runs with the same seed have the same
+/// start and the same batches.
 fn against(winner: &Group, other: &Group, combinations: usize) -> String {
     let name = format!("{} (at learning rate {})", other.policy, other.lr);
     let differences: Vec<f64> = winner
@@ -264,8 +268,7 @@ fn against(winner: &Group, other: &Group, combinations: usize) -> String {
         .collect();
     if differences.is_empty() {
         return format!(
-            "The runs of {name} have other seeds, so there is no telling how certain the \
-             difference is."
+            "The runs of {name} have other seeds, so the uncertainty of the difference is unknown."
         );
     }
     if differences.iter().all(|difference| *difference == 0.0) {
@@ -291,7 +294,7 @@ fn against(winner: &Group, other: &Group, combinations: usize) -> String {
              much as the policies do."
         );
     }
-    // The best of many is better than it deserves.
+    // Picking the best of many is biased in its favour.
     let chosen = match combinations {
         ..=2 => String::new(),
         _ => format!(
@@ -322,7 +325,7 @@ fn ranges(groups: &[Group], comparison: &Comparison) -> String {
     format!("Learning rates that converge: {}.", all.join("; "))
 }
 
-/// Whether nothing was clipped, as far as that can be seen: what works inside Adam leaves no trace.
+/// Whether nothing was clipped, as far as the log shows: rules inside Adam leave no trace.
 fn never_engaged(groups: &[Group], comparison: &Comparison) -> bool {
     let idle = |group: &Group| group.clipped_share == 0.0 && group.skipped == 0;
     let all_converged = |group: &Group| group.converged == group.runs;

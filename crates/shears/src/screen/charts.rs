@@ -12,14 +12,14 @@ use shears_figure::usual_range;
 use super::panel::{loss as words_of_loss, panel, short};
 use super::state::State;
 
-/// A threshold so many times above the largest norm is not in a linear chart of norms: they would
-/// be a flat line at its bottom.
+/// A linear chart of norms leaves out a threshold this many times above the largest norm, because
+/// the norms would be a flat line at the bottom.
 const THRESHOLD_TOO_HIGH: f64 = 4.0;
 
-/// Which of the charts are logarithmic.
+/// Which charts are logarithmic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scale {
-    /// Norms, which go over decades, and not losses.
+    /// Only norms, which span decades.
     Norms,
     Both,
     Neither,
@@ -46,20 +46,19 @@ impl Curve {
     }
 }
 
-/// What a chart has beside its frame.
+/// The content of a chart.
 struct Content {
     curves: Vec<Curve>,
-    /// Where the vertical axis ends; what is above is marked at its edge.
+    /// The range of the vertical axis; values above it are marked at its edge.
     range: (f64, f64),
-    /// The numbers of steps among which those are that have to be marked.
+    /// The values to mark if they are above the range.
     maxima: Vec<(f64, f64)>,
     logarithmic: bool,
 }
 
-/// The loss of each step, smoothed, and that of the validation text.
+/// Draws the training loss, raw and smoothed, and the validation loss.
 pub(super) fn draw_losses(frame: &mut Frame<'_>, area: Rect, state: &State, scale: Scale) {
-    /// A model that knows nothing begins at its first loss; how much worse it is than twice that
-    /// does not matter.
+    /// An untrained model begins at its first loss. Losses above twice that are off the chart.
     const WORST: f64 = 2.0;
     let logarithmic = scale == Scale::Both;
     let (smoothed, newest) = state.smoothed_loss();
@@ -67,11 +66,13 @@ pub(super) fn draw_losses(frame: &mut Frame<'_>, area: Rect, state: &State, scal
     if let Some(loss) = newest {
         title.push(Span::from(format!("train {} ", words_of_loss(loss))).cyan());
     }
-    if let Some(loss) = state.newest_validation {
+    let validation = state.columns.evaluations.iter();
+    let validation: Vec<_> = validation.map(|at| (at.step as f64, at.val_loss)).collect();
+    if let Some((_, loss)) = validation.last().copied() {
         title.push(Span::from(format!("validation {} ", words_of_loss(loss))).yellow());
     }
     title.extend(logarithmic.then(|| Span::from("log ").dim()));
-    let (losses, validation) = (state.loss.means(), state.validation.means());
+    let losses = state.means(&state.columns.loss);
     let first = losses.first().map_or(f64::INFINITY, |point| point.1);
     let all = losses.iter().chain(&smoothed).chain(&validation);
     let (low, high) = extent(all.map(|point| point.1)).unwrap_or((0.0, 1.0));
@@ -82,28 +83,28 @@ pub(super) fn draw_losses(frame: &mut Frame<'_>, area: Rect, state: &State, scal
             Curve::new(Color::Yellow, validation),
         ],
         range: (low, high.min(WORST * first.abs()).max(low)),
-        maxima: state.loss.maxima(),
+        maxima: state.maxima(&state.columns.loss),
         logarithmic,
     };
     content.draw(frame, area, Line::from(title));
 }
 
-/// The norm before clipping, and the threshold.
+/// Draws the norm before clipping, and the threshold.
 pub(super) fn draw_norms(frame: &mut Frame<'_>, area: Rect, state: &State, scale: Scale) {
     let logarithmic = scale != Scale::Neither;
     let mut title = vec![Span::from(" gradient norm ").bold()];
-    if let Some(norm) = state.newest_norm {
+    if let Some(norm) = state.newest_norm() {
         title.push(Span::from(format!("{} ", short(norm))).green());
     }
-    let maxima = state.norm.maxima();
+    let maxima = state.maxima(&state.columns.norm_before);
     let norms = maxima.iter().map(|point| point.1);
     let (low, high) = usual_range(norms.clone(), logarithmic).unwrap_or((0.1, 1.0));
-    let mut thresholds = state.threshold.means();
+    let mut thresholds = state.means(&state.columns.threshold);
     let near = match logarithmic {
         true => low / 10.0..=high * 10.0,
         false => 0.0..=THRESHOLD_TOO_HIGH * high,
     };
-    let newest = state.newest_threshold;
+    let newest = state.newest_threshold();
     let is_near = newest.is_some_and(|threshold| near.contains(&threshold));
     thresholds.retain(|point| near.contains(&point.1));
     if let Some(threshold) = newest {
@@ -129,7 +130,7 @@ pub(super) fn draw_norms(frame: &mut Frame<'_>, area: Rect, state: &State, scale
 }
 
 impl Content {
-    /// Draws it in a frame that says what is above.
+    /// Draws the chart in a frame that describes the marks.
     fn draw(mut self, frame: &mut Frame<'_>, area: Rect, title: Line<'_>) {
         let place = |value: f64| {
             if self.logarithmic {
@@ -176,7 +177,7 @@ impl Content {
             0..=6 => vec![value(0.0), value(1.0)],
             _ => vec![value(0.0), value(0.5), value(1.0)],
         };
-        // Labels of one width, so that the axis stays where it is while numbers change.
+        // Labels of equal width, so that the axis does not move.
         let labels = labels.into_iter().map(|label| format!("{label:>6}"));
         let axis = || Axis::default().style(Style::new().fg(Color::DarkGray));
         let ends = [format!("{first:.0}"), format!("{last:.0}")];
@@ -189,7 +190,7 @@ impl Content {
     }
 }
 
-/// What the marks at the upper edge stand for; nothing without any.
+/// The meaning of the marks at the upper edge; empty without marks.
 fn words_of_marks(marks: &[(f64, f64)]) -> String {
     let finite = marks
         .iter()
@@ -205,7 +206,7 @@ fn words_of_marks(marks: &[(f64, f64)]) -> String {
     }
 }
 
-/// The least and the greatest that is finite.
+/// The smallest and the largest finite value.
 fn extent(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
     let finite = values.filter(|value| value.is_finite());
     finite.fold(None, |extremes: Option<(f64, f64)>, value| {
@@ -214,8 +215,8 @@ fn extent(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
     })
 }
 
-/// The ends with a twentieth of their distance as room; a curve that is level gets room, too. No
-/// loss and no norm is below zero, and so is no linear axis.
+/// The range with a margin of a twentieth at each end; a level curve gets a margin, too. No loss or
+/// norm is below zero, so a linear axis is not either.
 fn with_room(low: f64, high: f64, logarithmic: bool) -> [f64; 2] {
     let room = match high > low {
         true => 0.05 * (high - low),

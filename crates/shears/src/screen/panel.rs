@@ -1,4 +1,4 @@
-//! What every part of the screen looks like.
+//! The look of every part of the screen.
 
 use gradclip::significant;
 use ratatui::style::{Color, Style};
@@ -13,7 +13,7 @@ pub(super) fn panel<'a>(title: impl Into<Line<'a>>) -> Block<'a> {
         .title(title)
 }
 
-/// A loss or a norm in three digits.
+/// A number with three significant digits.
 pub(super) fn short(number: f64) -> String {
     match number.is_finite() {
         true => significant(number),
@@ -21,7 +21,7 @@ pub(super) fn short(number: f64) -> String {
     }
 }
 
-/// A loss, of which the third decimal still matters.
+/// A loss with three decimals.
 pub(super) fn loss(number: f64) -> String {
     match number.abs() < 100.0 {
         true => format!("{number:.3}"),

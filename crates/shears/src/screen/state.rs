@@ -1,14 +1,13 @@
-//! What the screen knows of a run.
+//! What the screen knows of a run: the columns of its log, fed with events.
 
 use std::path::Path;
 
-use gradclip::{ClipAction, ClipPolicy};
-use gradclip_judge::statistics::{LATELY, share};
-use gradclip_judge::{Run, StepRecord, TimeFlow, Verdict, judge};
-use shears_run::{Change, Event, Header, StepEvent, stretches};
+use gradclip::ClipAction;
+use gradclip_judge::Verdict;
+use gradclip_judge::statistics::{LATELY, mean, share};
+use shears_run::{Columns, Event, Header, Sample, Subject};
 use shears_train::Plan;
 
-use super::series::Series;
 use crate::comparison::smoothed;
 use crate::output::one_line;
 use crate::report;
@@ -16,164 +15,207 @@ use crate::report;
 /// The weight of the newest step in the smoothed speed.
 const SMOOTHING: f64 = 0.1;
 
-/// What does not change while the run goes.
+/// The most points of a curve; a terminal shows fewer.
+const MOST_POINTS: usize = 1024;
+
+/// What does not change during a run.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Setup {
     /// The folder of the run.
     pub(crate) run: String,
-    /// What its model is.
+    /// The name of its model.
     pub(crate) title: String,
-    pub(crate) policy: ClipPolicy,
     pub(crate) steps: u64,
-    /// The layers of the model from input to output, and the names of the tensors of each.
-    pub(crate) layers: Vec<(String, Vec<String>)>,
+    pub(crate) subject: Subject,
 }
 
 impl Setup {
-    pub(crate) fn new(plan: &Plan, run: &Path, header: &Header) -> Setup {
-        let layers = header.layers().into_iter().map(|(layer, parameters)| {
-            let tensors = parameters.iter().map(|parameter| parameter.name.clone());
-            (layer.to_string(), tensors.collect())
-        });
+    pub(crate) fn new(plan: &Plan, run: &Path) -> Setup {
         Setup {
             run: one_line(&run.display().to_string()),
             title: report::model_name(plan),
-            policy: plan.clip.clone(),
             steps: plan.steps,
-            layers: layers.collect(),
+            subject: Subject::of(run),
         }
     }
 }
 
-/// What is drawn.
+/// Everything that is drawn.
 #[derive(Clone, Debug, Default)]
 pub(super) struct State {
     pub(super) setup: Setup,
-    pub(super) step: u64,
-    /// The step that this program began with.
+    pub(super) columns: Columns,
+    /// The step at which this call began.
     pub(super) began_at: u64,
-    pub(super) loss: Series,
-    pub(super) validation: Series,
-    pub(super) norm: Series,
-    pub(super) threshold: Series,
-    pub(super) newest_loss: Option<f64>,
-    pub(super) newest_validation: Option<f64>,
-    pub(super) newest_norm: Option<f64>,
-    pub(super) newest_threshold: Option<f64>,
     pub(super) speed: Option<f64>,
-    /// The norm of each layer at the newest step; NaN where that was not finite.
-    pub(super) layers: Vec<f64>,
-    pub(super) sample: Option<(u64, String)>,
-    pub(super) clipped: u64,
-    pub(super) left_out: u64,
     pub(super) verdict: Option<Verdict>,
-    /// How gradients last flowed through time, in a model that carries a state.
-    pub(super) time: Option<TimeFlow>,
-    /// Changes of settings, of runs that were resumed with others.
-    changes: Vec<Change>,
-    records: Vec<StepRecord>,
-    /// How many records the verdict is of.
+    /// The number of steps that the verdict covers.
     judged: usize,
 }
 
 impl State {
-    pub(super) fn new(setup: Setup) -> State {
+    pub(super) fn new(setup: Setup, header: Header) -> State {
+        let mut columns = Columns::default();
+        columns.take(Event::Header(header));
         State {
-            layers: vec![0.0; setup.layers.len()],
             setup,
+            columns,
             ..State::default()
         }
     }
 
-    /// Says that what was taken until now is what an earlier program did.
+    /// Marks everything up to now as history of an earlier call.
     pub(super) fn start(&mut self) {
-        self.began_at = self.step;
+        self.began_at = self.step();
         self.speed = None;
     }
 
-    /// Takes what happened.
-    pub(super) fn take(&mut self, event: &Event) {
-        self.step = self.step.max(event.step());
-        match event {
-            Event::Step(step) => self.take_step(step),
-            Event::Evaluation(found) => {
-                self.validation.push(found.step, found.val_loss);
-                self.newest_validation = Some(found.val_loss);
+    /// Takes an event.
+    pub(super) fn take(&mut self, mut event: Event) {
+        match &mut event {
+            Event::Step(step) => {
+                let speed = step.tokens_per_second;
+                let smooth = |mean: f64| mean + SMOOTHING * (speed - mean);
+                self.speed = Some(self.speed.map_or(speed, smooth));
             }
-            Event::Sample(sample) => {
-                // What a model writes may have characters that a terminal obeys.
-                let lines: Vec<String> = sample.text.lines().map(one_line).collect();
-                self.sample = Some((sample.step, lines.join("\n")));
+            Event::Sample(Sample { text, .. }) => {
+                // Generated text may contain control characters.
+                *text = text.lines().map(one_line).collect::<Vec<_>>().join("\n");
             }
-            Event::StateGradients { step, layers } => {
-                let layers: Vec<&[_]> = layers.values().map(Vec::as_slice).collect();
-                self.time = TimeFlow::of(*step, &layers);
-            }
-            Event::Change(change) => self.changes.push(change.clone()),
-            Event::Header(_) | Event::Resume(_) | Event::Ranks(_) | Event::End { .. } => {}
+            _ => {}
         }
+        self.columns.take(event);
     }
 
-    fn take_step(&mut self, event: &StepEvent) {
-        let (step, clip) = (event.step, &event.clip);
-        let loss = event.loss.unwrap_or(f64::NAN);
-        self.loss.push(step, loss);
-        self.newest_loss = Some(loss);
-        self.norm.push(step, clip.norm_before);
-        self.newest_norm = Some(clip.norm_before);
-        if let Some(threshold) = clip.threshold {
-            self.threshold.push(step, threshold);
-        }
-        self.newest_threshold = clip.threshold;
-        self.speed = Some(smooth(self.speed, event.tokens_per_second));
-        for ((_, tensors), layer) in self.setup.layers.iter().zip(&mut self.layers) {
-            let norms = tensors.iter().filter_map(|tensor| clip.tensors.get(tensor));
-            let squares = norms
-                .map(|norm| norm * norm)
-                .reduce(|sum, square| sum + square);
-            *layer = squares.map_or(f64::NAN, f64::sqrt);
-        }
-        self.clipped += u64::from(clip.action == ClipAction::Clip);
-        self.left_out += u64::from(clip.action == ClipAction::Skip);
-        self.records.push(event.record());
+    pub(super) fn step(&self) -> u64 {
+        self.columns.step.last().copied().unwrap_or(0)
     }
 
-    /// The loss as reports smooth it, and the newest of that; not finite if the newest loss is not.
+    pub(super) fn newest_loss(&self) -> Option<f64> {
+        self.columns.loss.last().copied().map(f64::from)
+    }
+
+    pub(super) fn newest_norm(&self) -> Option<f64> {
+        self.columns.norm_before.last().copied()
+    }
+
+    pub(super) fn newest_threshold(&self) -> Option<f64> {
+        let newest = self.columns.threshold.last().copied();
+        newest.filter(|threshold| threshold.is_finite())
+    }
+
+    /// The norm of each layer at the newest step; NaN where it is not finite, and zero before the
+    /// first step.
+    pub(super) fn layers(&self) -> Vec<(String, f64)> {
+        let rows = self.columns.rows();
+        let layers = self.columns.layer_norms(rows.saturating_sub(1)..rows);
+        let newest =
+            |(layer, norms): (String, Vec<f64>)| (layer, norms.last().copied().unwrap_or(0.0));
+        layers.into_iter().flatten().map(newest).collect()
+    }
+
+    /// A column as a curve of at most [`MOST_POINTS`] means of consecutive values, without those
+    /// that are not finite.
+    pub(super) fn means<T: Copy + Into<f64>>(&self, column: &[T]) -> Vec<(f64, f64)> {
+        let finite = |part: &[T]| {
+            let values = part.iter().map(|value| (*value).into());
+            mean(values.filter(|value: &f64| value.is_finite()))
+        };
+        let parts = self.parts(column);
+        parts
+            .filter_map(|(step, part)| Some((step, finite(part)?)))
+            .collect()
+    }
+
+    /// The same with maxima, so that a spike stays visible in a run of any length; infinite if a
+    /// value was not finite.
+    pub(super) fn maxima<T: Copy + Into<f64>>(&self, column: &[T]) -> Vec<(f64, f64)> {
+        let largest = |part: &[T]| {
+            let values = part.iter().map(|value| {
+                let value: f64 = (*value).into();
+                if value.is_finite() {
+                    value
+                } else {
+                    f64::INFINITY
+                }
+            });
+            values.fold(f64::NEG_INFINITY, f64::max)
+        };
+        let parts = self.parts(column);
+        parts.map(|(step, part)| (step, largest(part))).collect()
+    }
+
+    /// A column in pieces, each with its first step.
+    fn parts<'a, T>(&'a self, column: &'a [T]) -> impl Iterator<Item = (f64, &'a [T])> {
+        let size = column.len().div_ceil(MOST_POINTS).max(1);
+        let steps = self.columns.step.chunks(size).map(|steps| steps[0] as f64);
+        steps.zip(column.chunks(size))
+    }
+
+    /// The loss, smoothed as in reports, and its newest value, which is not finite if the newest
+    /// loss is not.
     pub(super) fn smoothed_loss(&self) -> (Vec<(f64, f64)>, Option<f64>) {
-        let mut curve = self.loss.means();
+        let mut curve = self.means(&self.columns.loss);
         let losses: Vec<f64> = curve.iter().map(|point| point.1).collect();
         for (point, level) in curve.iter_mut().zip(smoothed(&losses)) {
             point.1 = level;
         }
-        let newest = curve.last().map(|point| point.1);
-        let newest = match self.newest_loss {
-            Some(loss) if loss.is_finite() => newest,
+        let newest = match self.newest_loss() {
+            Some(loss) if loss.is_finite() => curve.last().map(|point| point.1),
             other => other,
         };
         (curve, newest)
     }
 
-    /// Judges the run anew, when enough has happened since the last time: it sorts all norms.
+    /// Updates the verdict, if there are enough new steps: judging sorts all norms.
     pub(super) fn judge(&mut self) {
         let enough = self.judged + 1 + self.judged / 50;
-        if self.records.len() >= enough {
-            let stretches = stretches(&self.setup.policy, &self.changes);
-            let run = Run::in_stretches(&stretches, self.records.iter().copied());
-            self.verdict = run.map(|run| judge(&run).verdict);
-            self.judged = self.records.len();
+        if self.columns.rows() >= enough {
+            self.verdict = Some(self.columns.judge(&self.setup.subject).verdict);
+            self.judged = self.columns.rows();
         }
     }
 
-    /// The share of clipped steps of the whole run, and of the last steps.
+    /// The share of clipped steps in the whole run, and in the last steps.
     pub(super) fn shares_clipped(&self) -> (f64, f64) {
-        let lately = self.records.iter().rev().take(LATELY);
-        (
-            self.clipped as f64 / self.records.len().max(1) as f64,
-            share(lately.map(StepRecord::clipped)),
-        )
+        let clipped = |action: &ClipAction| *action == ClipAction::Clip;
+        let all = &self.columns.action;
+        let lately = all.iter().rev().take(LATELY);
+        (share(all.iter().map(clipped)), share(lately.map(clipped)))
+    }
+
+    pub(super) fn skipped(&self) -> u64 {
+        let skipped = |action: &&ClipAction| **action == ClipAction::Skip;
+        self.columns.action.iter().filter(skipped).count() as u64
     }
 }
 
-fn smooth(mean: Option<f64>, value: f64) -> f64 {
-    mean.map_or(value, |mean| mean + SMOOTHING * (value - mean))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_run_keeps_its_mean_and_its_spike() {
+        const STEPS: usize = 100_001;
+        let mut state = State::default();
+        state.columns.step = (1..=STEPS as u64).collect();
+        let mut values = vec![1.0; STEPS];
+        values[54_321] = 1000.0;
+        values[STEPS - 1] = f64::NAN;
+        let means = state.means(&values);
+        assert!(means.len() > MOST_POINTS / 2 && means.len() <= MOST_POINTS);
+        assert!(means.is_sorted_by(|left, right| left.0 < right.0));
+        let raised: Vec<f64> = means
+            .iter()
+            .map(|p| p.1)
+            .filter(|mean| *mean != 1.0)
+            .collect();
+        assert!(raised.len() == 1 && raised[0] > 10.0, "{raised:?}");
+        let maxima = state.maxima(&values);
+        assert_eq!(maxima.iter().filter(|point| point.1 == 1000.0).count(), 1);
+        assert_eq!(
+            maxima.iter().filter(|point| point.1.is_infinite()).count(),
+            1
+        );
+    }
 }

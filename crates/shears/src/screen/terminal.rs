@@ -1,4 +1,4 @@
-//! The terminal, which is left as it was found, however the program ends.
+//! Takes the terminal, and restores it however the program ends.
 
 use std::io::{self, Stdout};
 use std::sync::Mutex;
@@ -13,24 +13,24 @@ use ratatui::crossterm::terminal::{
 };
 use ratatui::{Frame, Terminal};
 
-/// Whether the terminal is ours.
+/// Whether we have taken the terminal.
 static TAKEN: AtomicBool = AtomicBool::new(false);
 
-/// Held while a picture is drawn.
+/// Held while a frame is drawn.
 static PICTURE: Mutex<()> = Mutex::new(());
 
-/// A terminal that was taken.
+/// A terminal that we have taken.
 pub(super) struct Drawing(Terminal<CrosstermBackend<Stdout>>);
 
 impl Drawing {
-    /// Takes the terminal: its other screen, without cursor, and keys as they are pressed.
+    /// Takes the terminal: alternate screen, hidden cursor, raw mode.
     pub(super) fn enter() -> io::Result<Drawing> {
         enable_raw_mode()?;
         TAKEN.store(true, Ordering::SeqCst);
         let entered = execute!(io::stdout(), EnterAlternateScreen, Hide);
         let terminal = entered.and_then(|()| {
             let mut terminal = Terminal::new(CrosstermBackend::new(io::stdout()))?;
-            // Not every terminal has another screen, or an empty one.
+            // Not every terminal has an alternate screen that starts empty.
             terminal.clear()?;
             Ok(terminal)
         });
@@ -40,7 +40,7 @@ impl Drawing {
         Ok(Drawing(terminal?))
     }
 
-    /// Draws a picture, unless the terminal was given back.
+    /// Draws a frame, unless the terminal was restored.
     pub(super) fn draw(&mut self, picture: impl FnOnce(&mut Frame<'_>)) -> io::Result<()> {
         let _held = PICTURE.lock();
         if TAKEN.load(Ordering::SeqCst) {
@@ -50,13 +50,13 @@ impl Drawing {
     }
 }
 
-/// Gives the terminal back, if it was taken. From any thread, also from one that panics.
+/// Restores the terminal, if it was taken. Works from any thread, even one that panics.
 pub(crate) fn leave() {
     if !TAKEN.swap(false, Ordering::SeqCst) {
         return;
     }
-    // A picture that is being drawn comes first. It takes a millisecond; a thread that panics while
-    // it draws never lets go.
+    // Waits for a frame that is being drawn, which takes about a millisecond. A thread that panics
+    // while drawing never releases the lock.
     let mut held = PICTURE.try_lock();
     for _ in 0..20 {
         if held.is_ok() {

@@ -1,4 +1,4 @@
-//! Where things are on the screen, and how they look.
+//! The layout of the screen.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,20 +12,22 @@ use ratatui::style::Stylize;
 use ratatui::text::{Line, Span, Text};
 use ratatui::widgets::{Paragraph, Wrap};
 
+use shears_run::{Columns, Sample};
+
 use super::charts::{Scale, draw_losses, draw_norms};
 use super::panel::{loss, panel, short};
 use super::state::State;
 use crate::report::count;
 
-/// Below this there are words only.
+/// Smaller terminals get words only.
 const SMALLEST_FOR_CHARTS: (u16, u16) = (60, 16);
 const SIDE_WIDTH: u16 = 34;
-/// Of a sample.
+/// Height of the panel with a sample.
 const MORE_HEIGHT: u16 = 6;
-/// Of gradients through time alone: a curve and a line of words.
+/// Height of the panel for gradients through time: a curve and a line of words.
 const TIME_HEIGHT: u16 = 4;
 
-/// What the keys have chosen.
+/// The state that keys control.
 pub(super) struct View {
     began: Instant,
     pub(super) stop: Arc<AtomicBool>,
@@ -43,7 +45,7 @@ impl View {
         }
     }
 
-    /// Draws everything that there is room for.
+    /// Draws everything that fits.
     pub(super) fn draw(&self, frame: &mut Frame<'_>, state: &State) {
         let area = frame.area();
         let left = time_left(state, self.began.elapsed());
@@ -60,12 +62,17 @@ impl View {
         .areas(area);
         draw_head(frame, head, state);
         draw_progress(frame, progress, state, left);
-        let with_more = state.sample.is_some() || state.time.is_some();
+        let Columns {
+            samples,
+            time_flows,
+            ..
+        } = &state.columns;
+        let with_more = !(samples.is_empty() && time_flows.is_empty());
         let with_more = with_more && body.height >= 3 * MORE_HEIGHT;
-        let more_height = match state.sample {
+        let more_height = match samples.is_empty() {
             _ if !with_more => 0,
-            Some(_) => MORE_HEIGHT,
-            None => TIME_HEIGHT,
+            false => MORE_HEIGHT,
+            true => TIME_HEIGHT,
         };
         let [figures, more] =
             Layout::vertical([Constraint::Min(1), Constraint::Length(more_height)]).areas(body);
@@ -87,17 +94,17 @@ impl View {
 
     fn keys(&self) -> Line<'static> {
         if self.stop.load(Ordering::SeqCst) {
-            let text = " finishing the step and saving; again to leave at once";
+            let text = " finishing the step and saving; again to exit at once";
             return Line::from(text.yellow());
         }
-        let pause = if self.paused { "go on" } else { "pause" };
+        let pause = if self.paused { "resume" } else { "pause" };
         let mut spans = Vec::new();
         for (key, what) in [("q", "save and stop"), ("l", "log scale"), ("p", pause)] {
             spans.push(Span::from(format!(" {key} ")).bold().cyan());
             spans.push(Span::from(format!("{what}  ")).dark_gray());
         }
         if self.paused {
-            spans.push(Span::from("the display pauses, the run goes on").yellow());
+            spans.push(Span::from("the display is paused, the run continues").yellow());
         }
         Line::from(spans)
     }
@@ -121,11 +128,11 @@ fn draw_head(frame: &mut Frame<'_>, area: Rect, state: &State) {
 
 fn draw_progress(frame: &mut Frame<'_>, area: Rect, state: &State, left: Option<Duration>) {
     let steps = state.setup.steps;
-    let share = state.step as f64 / steps.max(1) as f64;
+    let share = state.step() as f64 / steps.max(1) as f64;
     let left = left.map_or(String::new(), |left| format!(", {} left", clock(left)));
     let words = format!(
         " {} of {} steps, {:.0} %{left} ",
-        count(state.step),
+        count(state.step()),
         count(steps),
         100.0 * share
     );
@@ -150,7 +157,7 @@ fn draw_clipping(frame: &mut Frame<'_>, area: Rect, state: &State) {
             "clipped",
             format!("{}, last {LATELY} {}", percent(all), percent(lately)).into(),
         ),
-        ("left out", count(state.left_out).into()),
+        ("skipped", count(state.skipped()).into()),
         (
             "median",
             or_dash(norms.map(|norms| short(norms.p50))).into(),
@@ -161,7 +168,7 @@ fn draw_clipping(frame: &mut Frame<'_>, area: Rect, state: &State) {
         ),
         (
             "threshold",
-            state.newest_threshold.map_or("-".into(), short).into(),
+            state.newest_threshold().map_or("-".into(), short).into(),
         ),
         ("verdict", class(verdict.map(|verdict| verdict.class))),
     ];
@@ -170,13 +177,13 @@ fn draw_clipping(frame: &mut Frame<'_>, area: Rect, state: &State) {
     });
     let title = vec![
         Span::from(" clipping ").bold(),
-        Span::from(format!("{} ", state.setup.policy)).dark_gray(),
+        Span::from(format!("{} ", state.setup.subject.policy)).dark_gray(),
     ];
     let text = Text::from(lines.to_vec());
     frame.render_widget(Paragraph::new(text).block(panel(Line::from(title))), area);
 }
 
-/// The class of the verdict; its sentence comes at the end.
+/// The class of the verdict; its sentence is printed at the end of the run.
 fn class(class: Option<Class>) -> Span<'static> {
     let Some(class) = class else {
         return "-".into();
@@ -189,17 +196,21 @@ fn class(class: Option<Class>) -> Span<'static> {
     }
 }
 
-/// A bar for each layer, from input to output.
+/// Draws a bar for each layer, from input to output.
 fn draw_layers(frame: &mut Frame<'_>, area: Rect, state: &State) {
     let title = Line::from(" gradient norm by layer ".bold());
     let block = panel(title);
     let inner = block.inner(area);
-    let names = state.setup.layers.iter().map(|(name, _)| name.as_str());
-    let name_width = names.clone().map(str::len).max().unwrap_or(0).min(14);
-    let finite = state.layers.iter().filter(|norm| norm.is_finite());
-    let largest = finite.copied().fold(0.0, f64::max);
+    let layers = state.layers();
+    let widest = layers.iter().map(|(name, _)| name.len()).max();
+    let name_width = widest.unwrap_or(0).min(14);
+    let finite = layers
+        .iter()
+        .map(|(_, norm)| *norm)
+        .filter(|norm| norm.is_finite());
+    let largest = finite.fold(0.0, f64::max);
     let bar_width = usize::from(inner.width).saturating_sub(name_width + 10);
-    let row = |(name, norm): (&str, &f64)| {
+    let row = |(name, norm): &(String, f64)| {
         let share = if largest > 0.0 { norm / largest } else { 0.0 };
         Line::from(vec![
             Span::from(format!(" {name:<name_width$.name_width$} ")).dark_gray(),
@@ -214,7 +225,7 @@ fn draw_layers(frame: &mut Frame<'_>, area: Rect, state: &State) {
             )),
         ])
     };
-    let mut lines: Vec<Line<'_>> = names.zip(&state.layers).map(row).collect();
+    let mut lines: Vec<Line<'_>> = layers.iter().map(row).collect();
     let room = usize::from(inner.height);
     if lines.len() > room && room > 0 {
         let more = lines.len() + 1 - room;
@@ -224,20 +235,24 @@ fn draw_layers(frame: &mut Frame<'_>, area: Rect, state: &State) {
     frame.render_widget(Paragraph::new(lines).block(block), area);
 }
 
-/// What not every run has: a sample of its text, gradients through time.
+/// Draws what not every run has: a sample of its text, gradients through time.
 fn draw_more(frame: &mut Frame<'_>, area: Rect, state: &State) {
     let share = |drawn: bool| Constraint::Fill(u16::from(drawn));
-    let shares = [share(state.sample.is_some()), share(state.time.is_some())];
-    let [sample, time] = Layout::horizontal(shares).areas(area);
-    if let Some((step, text)) = &state.sample {
-        draw_sample(frame, sample, *step, text);
+    let (sample, flow) = (
+        state.columns.samples.last(),
+        state.columns.time_flows.last(),
+    );
+    let shares = [share(sample.is_some()), share(flow.is_some())];
+    let [left, right] = Layout::horizontal(shares).areas(area);
+    if let Some(Sample { step, text }) = sample {
+        draw_sample(frame, left, *step, text);
     }
-    if let Some(flow) = &state.time {
-        draw_time(frame, time, flow);
+    if let Some(flow) = flow {
+        draw_time(frame, right, flow);
     }
 }
 
-/// The gradient by how far back in time it was taken, and what that says.
+/// Draws the gradient against the distance back in time, and what it means.
 fn draw_time(frame: &mut Frame<'_>, area: Rect, flow: &TimeFlow) {
     let title = vec![
         Span::from(" gradients through time ").bold(),
@@ -254,8 +269,8 @@ fn draw_time(frame: &mut Frame<'_>, area: Rect, flow: &TimeFlow) {
     frame.render_widget(drawn, area);
 }
 
-/// A bar for each number of tokens back, or for as many as there is room: full as high as one token
-/// back, gone at the thousandth that counts as vanished, on a logarithmic scale.
+/// A bar for each number of tokens back, as many as fit, on a logarithmic scale: full height is the
+/// gradient one token back, zero is a thousandth of it, which counts as vanished.
 fn decay(norms: &[f64], width: usize) -> String {
     const HEIGHTS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     let near = norms.first().copied().unwrap_or(0.0);
@@ -279,15 +294,15 @@ fn draw_sample(frame: &mut Frame<'_>, area: Rect, step: u64, text: &str) {
     frame.render_widget(sample, area);
 }
 
-/// The most important first: as many lines as there are.
+/// Draws the most important values, as many lines as fit.
 fn draw_words(frame: &mut Frame<'_>, area: Rect, state: &State, left: Option<Duration>) {
     let or_dash = |number: Option<f64>, words: fn(f64) -> String| number.map_or("-".into(), words);
     let (all, _) = state.shares_clipped();
     let steps = state.setup.steps;
     let mut lines = vec![
-        Line::from(format!("step {} of {}", count(state.step), count(steps)).bold()),
+        Line::from(format!("step {} of {}", count(state.step()), count(steps)).bold()),
         Line::from(format!("loss {}", or_dash(state.smoothed_loss().1, loss)).cyan()),
-        Line::from(format!("norm {}", or_dash(state.newest_norm, short)).green()),
+        Line::from(format!("norm {}", or_dash(state.newest_norm(), short)).green()),
         Line::from(format!("clipped {}", percent(all))),
     ];
     lines.extend(left.map(|left| Line::from(format!("{} left", clock(left)))));
@@ -309,10 +324,10 @@ fn percent(share: f64) -> String {
     }
 }
 
-/// How long the steps to come will take, going by those that this program took.
+/// The estimated time for the remaining steps, from the speed of this call.
 fn time_left(state: &State, elapsed: Duration) -> Option<Duration> {
-    let taken = state.step.saturating_sub(state.began_at);
-    let to_come = state.setup.steps.saturating_sub(state.step);
+    let taken = state.step().saturating_sub(state.began_at);
+    let to_come = state.setup.steps.saturating_sub(state.step());
     let seconds = elapsed.as_secs_f64() / taken as f64 * to_come as f64;
     (taken > 0).then(|| Duration::try_from_secs_f64(seconds).ok())?
 }

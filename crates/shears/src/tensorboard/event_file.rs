@@ -7,19 +7,19 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::message::Message;
 
-/// TensorBoard takes every file whose name has `tfevents` in it.
+/// TensorBoard reads every file whose name contains `tfevents`.
 const NAME: &str = "events.out.tfevents";
 
 /// `SessionLog.SessionStatus.START`.
 const START: u64 = 1;
 
-/// A file that is being written.
+/// An event file being written.
 pub(super) struct EventFile {
     path: PathBuf,
     file: File,
 }
 
-/// How many event files a folder has.
+/// The number of event files in a folder.
 pub(super) fn earlier_files(folder: &Path) -> io::Result<usize> {
     let mut count = 0;
     for entry in fs::read_dir(folder)? {
@@ -30,7 +30,8 @@ pub(super) fn earlier_files(folder: &Path) -> io::Result<usize> {
 }
 
 impl EventFile {
-    /// Begins a file that TensorBoard reads after all that the folder has: it goes by their names.
+    /// Creates a file that sorts after all others in the folder, the order in which TensorBoard
+    /// reads them.
     pub(super) fn create(folder: &Path) -> io::Result<EventFile> {
         let number = earlier_files(folder)?;
         let seconds = now() as u64;
@@ -50,7 +51,7 @@ impl EventFile {
         &self.path
     }
 
-    /// Says that steps from this one on are taken again, so that TensorBoard forgets them.
+    /// Tells TensorBoard to forget the steps from this one on, because they are repeated.
     pub(super) fn start_again_at(&mut self, step: u64) -> io::Result<()> {
         let session = Message::new().integer(1, START);
         // Event.session_log
@@ -68,8 +69,7 @@ impl EventFile {
         self.record(event(step).message(5, summary))
     }
 
-    /// Writes a record in one go: a program that is killed leaves whole ones, and all that it had
-    /// come to.
+    /// Writes a record with one call, so that a killed program leaves only complete records.
     fn record(&mut self, event: Message) -> io::Result<()> {
         let data = event.into_bytes();
         let length = (data.len() as u64).to_le_bytes();
@@ -94,8 +94,7 @@ pub(super) fn now() -> f64 {
     elapsed.unwrap_or_default().as_secs_f64()
 }
 
-/// CRC-32C, rotated and with a constant added: a checksum of data that has checksums in it would
-/// else be weak.
+/// CRC-32C, rotated and with a constant added, because the CRC of data that contains CRCs is weak.
 fn checksum(data: &[u8]) -> u32 {
     crc32c::crc32c(data)
         .rotate_right(15)

@@ -7,7 +7,7 @@ use super::event_file::now;
 use super::message::Message;
 use super::summary::of_plugin;
 
-/// What the table shows beside the hyperparameters, and `MetricInfo.DatasetType` of each.
+/// The metrics of the table, each with its `MetricInfo.DatasetType`.
 const METRICS: [(&str, u64); 3] = [
     ("loss/train", TRAINING),
     ("loss/validation", VALIDATION),
@@ -25,7 +25,7 @@ const FLOAT64: u64 = 3;
 const SUCCESS: u64 = 1;
 const FAILURE: u64 = 2;
 
-/// Which hyperparameters and metrics there are, and the values of this run.
+/// The hyperparameters and metrics of the table, and the values of this run.
 pub(super) fn experiment_and_session(plan: &Plan) -> anyhow::Result<[Message; 2]> {
     let settings = settings(plan)?;
     let infos = settings.iter().map(|(name, value)| {
@@ -68,7 +68,7 @@ pub(super) fn experiment_and_session(plan: &Plan) -> anyhow::Result<[Message; 2]
     ])
 }
 
-/// How the run ended, unless it can go on.
+/// How the run ended, unless it can be resumed.
 pub(super) fn session_end(end: Option<End>) -> Option<Message> {
     let status = match end {
         Some(End::Finished | End::OutOfPatience) => SUCCESS,
@@ -85,14 +85,14 @@ pub(super) fn session_end(end: Option<End>) -> Option<Message> {
     ))
 }
 
-/// The plan without what is no setting.
+/// The settings of the plan.
 fn settings(plan: &Plan) -> anyhow::Result<Table> {
     let mut table = Table::try_from(plan)?;
     Plan::remove_identity(&mut table)?;
     Ok(table)
 }
 
-/// `google.protobuf.Value`: a number, a text or a truth value; a list becomes a text.
+/// `google.protobuf.Value`: a number, a string or a boolean; a list becomes a string.
 fn any_value(value: &Value) -> Message {
     let text = |value: &Value| match value {
         Value::String(text) => text.clone(),

@@ -4,7 +4,7 @@
 use super::message::Message;
 use super::summary::string;
 
-/// What belongs into one chart: only there a norm can be seen beside its threshold.
+/// The curves that share a chart, such as a norm and its threshold.
 const CHARTS: [(&str, &[&str]); 2] = [
     (
         "gradient norm",

@@ -1,7 +1,7 @@
-//! Protobuf's wire format, as far as writing needs it.
+//! Encoding of Protobuf's wire format.
 
-/// The bytes of a message. Fields are written in the order of the calls; each has the number that
-/// the message's `.proto` file gives it.
+/// The bytes of a message. Fields are encoded in the order of the calls, with the numbers from the
+/// `.proto` file.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Message(Vec<u8>);
 
@@ -19,7 +19,7 @@ impl Message {
         self.0
     }
 
-    /// An integer, a truth value or a member of an enumeration.
+    /// An integer, a boolean or an enum value.
     pub(super) fn integer(mut self, field: u64, value: u64) -> Self {
         self.key(field, VARINT);
         self.varint(value);
@@ -47,7 +47,7 @@ impl Message {
         self.bytes(field, &bytes)
     }
 
-    /// Bytes or a text.
+    /// Bytes or a string.
     pub(super) fn bytes(mut self, field: u64, value: impl AsRef<[u8]>) -> Self {
         let value = value.as_ref();
         self.key(field, LENGTH_DELIMITED);
@@ -69,7 +69,7 @@ impl Message {
         self.varint((field << 3) | wire_type);
     }
 
-    /// Seven bits a byte, the lowest first; the eighth says that more follow.
+    /// Seven bits per byte, lowest first; the eighth bit says that more bytes follow.
     fn varint(&mut self, mut value: u64) {
         while value >= 0x80 {
             self.0.push(value as u8 | 0x80);

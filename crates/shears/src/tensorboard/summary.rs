@@ -2,7 +2,7 @@
 
 use super::message::Message;
 
-/// Buckets of a histogram, as many as TensorBoard's own writer makes.
+/// Buckets of a histogram, as in TensorBoard's own writer.
 const BUCKETS: usize = 30;
 
 /// `SummaryMetadata.DataClass`.
@@ -11,22 +11,22 @@ const DATA_CLASS_TENSOR: u64 = 2;
 const FLOAT: u64 = 1;
 const STRING: u64 = 7;
 
-/// A number. TensorBoard keeps it in single precision.
+/// A scalar, which TensorBoard stores in single precision.
 pub(super) fn scalar(tag: &str, value: f64) -> Message {
     // Summary.Value: tag, simple_value
     Message::new().bytes(1, tag).float(2, value as f32)
 }
 
-/// How often numbers fall between which limits. There must be at least one number.
+/// A histogram of at least one number.
 pub(super) fn histogram(tag: &str, numbers: &[f64]) -> Message {
     let min = numbers.iter().copied().fold(f64::INFINITY, f64::min);
     let max = numbers.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    // Numbers that are all alike have one bucket.
+    // Equal numbers share one bucket.
     let buckets = if max > min { BUCKETS } else { 1 };
     let width = (max - min) / buckets as f64;
     let mut counts = vec![0.0; buckets];
     for number in numbers {
-        // The largest number belongs to the last bucket; alike ones give NaN, which is 0 here.
+        // The largest number belongs to the last bucket; equal numbers give NaN, which becomes 0.
         let bucket = ((number - min) / width) as usize;
         counts[bucket.min(buckets - 1)] += 1.0;
     }
@@ -48,10 +48,9 @@ pub(super) fn histogram(tag: &str, numbers: &[f64]) -> Message {
     Message::new().bytes(1, tag).message(5, histogram)
 }
 
-/// A text, shown as it is.
+/// A text, shown verbatim.
 pub(super) fn text(tag: &str, text: &str) -> Message {
-    // TensorBoard takes texts for Markdown, where lines that are set in by four spaces are left
-    // alone.
+    // TensorBoard renders Markdown, where lines indented by four spaces are verbatim.
     let lines: Vec<String> = text.lines().map(|line| format!("    {line}")).collect();
     string(tag, "text", lines.join("\n").as_bytes())
 }
@@ -69,7 +68,7 @@ pub(super) fn string(tag: &str, plugin: &str, value: &[u8]) -> Message {
         .message(9, metadata(plugin, Message::new()))
 }
 
-/// What a plugin keeps in the metadata of a value. The value itself is a zero.
+/// Metadata of a plugin, on a value of zero.
 pub(super) fn of_plugin(tag: &str, plugin: &str, content: Message) -> Message {
     // TensorProto: dtype, tensor_shape, tensor_content
     let tensor = Message::new()

@@ -1,12 +1,12 @@
-//! The signals by which somebody asks a run to stop.
+//! The signals that ask a run to stop.
 
-/// Does something at each signal that asks the program to end, in a thread of its own.
+/// Calls `act` on each signal that asks the program to end, in a thread of its own.
 #[cfg(not(unix))]
 pub(super) fn on_each(act: impl FnMut() + Send + 'static) -> anyhow::Result<()> {
     Ok(ctrlc::set_handler(act)?)
 }
 
-/// Does something at each signal that asks the program to end, in a thread of its own.
+/// Calls `act` on each signal that asks the program to end, in a thread of its own.
 #[cfg(unix)]
 pub(super) fn on_each(mut act: impl FnMut() + Send + 'static) -> anyhow::Result<()> {
     let mut signals = signal_hook::iterator::Signals::new(heard())?;
@@ -20,11 +20,11 @@ pub(super) fn on_each(mut act: impl FnMut() + Send + 'static) -> anyhow::Result<
     Ok(())
 }
 
-/// Those that were not ignored when the program started: `nohup` ignores SIGHUP, and a shell
-/// without job control SIGINT for what it runs in the background.
+/// The signals to handle: those that were not ignored when the program started. `nohup` ignores
+/// SIGHUP, and a shell without job control ignores SIGINT for background jobs.
 #[cfg(unix)]
 fn heard() -> Vec<i32> {
-    // SIGUSR1 is what `mpirun` passes on at once: after SIGTERM it gives its processes a second.
+    // `mpirun` forwards SIGUSR1 at once; after SIGTERM it only gives its processes a second.
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
     use std::io::IsTerminal;
 
@@ -34,13 +34,13 @@ fn heard() -> Vec<i32> {
             .into_iter()
             .filter(|signal| mask & (1 << (signal - 1)) == 0)
             .collect(),
-        // Other systems do not tell. `nohup` leaves no terminal.
+        // Other systems do not tell; under `nohup`, standard error is not a terminal.
         None if std::io::stderr().is_terminal() => vec![SIGINT, SIGTERM, SIGHUP, SIGUSR1],
         None => vec![SIGINT, SIGTERM, SIGUSR1],
     }
 }
 
-/// The mask of ignored signals in Linux's `/proc/self/status`.
+/// The mask of ignored signals, from Linux's `/proc/self/status`.
 #[cfg(unix)]
 fn ignored(status: &str) -> Option<u64> {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

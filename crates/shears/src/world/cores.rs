@@ -1,4 +1,4 @@
-//! The machine that a rank runs on, and its share of the cores.
+//! The host of a rank, and its share of the cores.
 
 use std::fs;
 use std::num::NonZero;
@@ -12,17 +12,17 @@ pub(super) fn host() -> String {
         .unwrap_or_else(|| "this machine".to_string())
 }
 
-/// What a rank may use of its machine.
+/// The share of a machine that a rank may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Share {
     pub(super) threads: usize,
-    /// Those of the machine that the launcher had.
+    /// The cores that the launcher could use.
     pub(super) cores: usize,
     /// Whether the launcher has bound the rank to fewer cores than its share.
     pub(super) is_bound: bool,
 }
 
-/// The share of one of `local` ranks on this machine.
+/// The share of each of `local` ranks on this machine.
 pub(super) fn share(local: usize) -> Share {
     let usable = std::thread::available_parallelism().map_or(1, NonZero::get);
     let own = fs::read_to_string("/proc/self/status").ok();
@@ -31,7 +31,7 @@ pub(super) fn share(local: usize) -> Share {
     share_of(usable, own, launcher, local)
 }
 
-/// The cores of the launcher, which is the parent, and not bound itself.
+/// The cores of the launcher, which is the parent process and is not bound itself.
 fn of_parent() -> Option<usize> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
@@ -39,8 +39,8 @@ fn of_parent() -> Option<usize> {
     allowed(&status)
 }
 
-/// `usable` is what the system lets the process use, limits of its group included; `own` and
-/// `launcher` are the cores that the process and its launcher may run on.
+/// `usable` is the parallelism that the system grants, cgroup limits included; `own` and `launcher`
+/// are the cores that the process and its launcher may run on.
 fn share_of(usable: usize, own: usize, launcher: usize, local: usize) -> Share {
     let cores = launcher.max(own);
     let fair = (cores / local).max(1);
@@ -58,7 +58,7 @@ fn share_of(usable: usize, own: usize, launcher: usize, local: usize) -> Share {
     }
 }
 
-/// How many cores a process may run on, of Linux's `/proc/PID/status`.
+/// The number of cores that a process may run on, from Linux's `/proc/PID/status`.
 fn allowed(status: &str) -> Option<usize> {
     let mut lines = status.lines();
     let list = lines.find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;

@@ -25,7 +25,7 @@ fn files_of_a_pattern_are_taken_by_their_numbers() {
     let by_shell = "step1.st step10.st step2.st --clip none";
     assert_eq!(norms(&scratch, by_shell), [1.0, 2.0, 10.0]);
     let said = scratch.run(&format!("clip {by_shell}")).stderr;
-    has(&said, "order of the numbers");
+    has(&said, "sorting the files by the numbers");
     // Another order is somebody's choice.
     let chosen = "step2.st step10.st step1.st --clip none";
     assert_eq!(norms(&scratch, chosen), [2.0, 10.0, 1.0]);

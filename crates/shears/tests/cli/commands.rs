@@ -49,7 +49,7 @@ fn eval_agrees_with_the_run() {
         assert_eq!(exact[0]["tokens"], lines[0]["tokens"]);
         let text = scratch.run("eval run").succeeded();
         assert!(
-            text.contains("nats") && text.contains("bits a character"),
+            text.contains("nats") && text.contains("bits per character"),
             "{text}"
         );
     }
@@ -85,19 +85,11 @@ fn a_run_in_bf16_says_so_and_is_another_one() {
 fn inspect_tells_all() {
     let scratch = with_run(TINY);
     let text = scratch.run("inspect run").succeeded();
-    for part in [
-        "run run",
-        "lstm",
-        "40 of 40 steps",
-        "step-00000040  (best)",
-        "global-norm:5",
-        "0 of 40 steps clipped",
-        "idle: the threshold 5 was never reached",
-        "try next: ",
-        "57 symbols",
-    ] {
-        assert!(text.contains(part), "no {part:?} in {text}");
-    }
+    has(
+        &text,
+        "run run & lstm & 40 of 40 steps & step-00000040  (best) & global-norm:5 & 0 of 40 steps \
+         clipped & idle: the threshold 5 was never reached & try next:  & 57 symbols",
+    );
     let object = scratch.run("inspect run --json").json().remove(0);
     assert_eq!(object["plan"]["hidden"], 16);
     assert_eq!(object["history"].as_array().unwrap().len(), 2);
@@ -118,9 +110,7 @@ fn advice_has_reasons() {
     assert!(few["advice"].is_null(), "40 steps are few");
     let scratch = with_run(&TINY.replace("--steps 40", "--steps 120"));
     let said = scratch.run("inspect run").succeeded();
-    for part in ["advice: --clip ", "- ", "replay run --clip"] {
-        has(&said, part);
-    }
+    has(&said, "replay run --clip");
     let advice = scratch.run("inspect run --json").json().remove(0)["advice"].take();
     let policy = advice["policy"].as_str().unwrap();
     has(&said, &format!("advice: --clip {policy}"));
@@ -373,7 +363,7 @@ fn before_the_first_checkpoint_it_is_said_when_it_comes() {
     for command in ["generate run", "eval run --checkpoint last"] {
         let message = scratch.run(command).failed(2);
         assert!(
-            message.contains("no checkpoint yet; the first comes at step 10"),
+            message.contains("no checkpoint yet; the first is written at step 10"),
             "{message}"
         );
     }
@@ -397,9 +387,10 @@ fn a_run_ends_with_a_sentence_its_numbers_and_a_command() {
     let all = scratch
         .run(&format!("train {TINY} --verbose --out more"))
         .succeeded();
-    for part in ["memory: about", "57 symbols", "gradients reach every layer"] {
-        has(&all, part);
-    }
+    has(
+        &all,
+        "memory: about & 57 symbols & gradients reach every layer",
+    );
     // A run that was lost says so, too.
     let lost = scratch.run(&format!("train {DIVERGING} --out lost"));
     assert_eq!(lost.code, Some(3));
@@ -442,14 +433,10 @@ fn train_quietly_and_with_samples() {
     quiet.succeeded();
     let text = scratch.run(&format!("train {TINY} --sample-every 10 --out run"));
     let text = text.succeeded();
-    for part in [
-        "step     10  sample:",
-        "step     30  sample:",
-        "val loss",
-        "it writes:",
-    ] {
-        assert!(text.contains(part), "no {part:?} in {text}");
-    }
+    has(
+        &text,
+        "step     10  sample: & step     30  sample: & val loss & it writes:",
+    );
     has(&text, "shears generate run");
 }
 
@@ -463,14 +450,11 @@ fn too_many_skips_end_the_run() {
         scratch.run(&format!("train {DIVERGING} --quiet --max-skips 3 {flags}"))
     };
     let message = run("--out without --save-every 0").failed(3);
-    for part in [
-        "3 steps in a row",
-        "embedding.weight",
-        "there is no good checkpoint yet",
-        "`shears inspect` says what to try",
-    ] {
-        assert!(message.contains(part), "no {part:?} in {message}");
-    }
+    has(
+        &message,
+        "3 steps in a row & embedding.weight & there is no good checkpoint yet & `shears \
+         inspect` says what to try",
+    );
     let message = run("--out with --save-every 1").failed(3);
     let last = scratch.checkpoints("with").pop().unwrap();
     let part = format!("the last good checkpoint is with/checkpoints/{last}");

@@ -187,7 +187,7 @@ fn nothing_is_overwritten_without_being_told() {
     let scratch = trained();
     scratch.write("steps.csv", "mine");
     let message = scratch.run("export run --out steps.csv").failed(2);
-    has(&message, "--out steps.csv: is there already");
+    has(&message, "--out steps.csv: already exists");
     assert_eq!(scratch.read("steps.csv"), "mine");
     scratch
         .run("export run --out steps.csv --force")
@@ -206,7 +206,7 @@ fn nothing_is_overwritten_without_being_told() {
 fn what_cannot_be_exported_is_refused() {
     let scratch = trained();
     for (flags, code, part) in [
-        ("run --format parquet", 2, "give a file by --out FILE"),
+        ("run --format parquet", 2, "give a file with --out FILE"),
         ("nowhere", 2, "there is no such run"),
         ("run --out run", 2, "--out run: is a folder"),
         (
@@ -222,7 +222,7 @@ fn what_cannot_be_exported_is_refused() {
     assert_eq!(ran.code, Some(2), "{ran:#?}");
     fs::remove_file(scratch.path("run/events.jsonl")).unwrap();
     let message = scratch.run("export run").failed(2);
-    has(&message, "no step is recorded");
+    has(&message, "no steps are recorded");
     let unread = trained().run_unread("export run");
     assert_eq!((unread.code, unread.stderr.as_str()), (Some(0), ""));
 }

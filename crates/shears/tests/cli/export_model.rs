@@ -5,11 +5,7 @@ use std::fs;
 use safetensors::SafeTensors;
 use serde_json::Value;
 
-use crate::program::{LLAMA, Scratch, TINY, TINY_TRANSFORMER, rows};
-
-fn json(scratch: &Scratch, path: &str) -> Value {
-    serde_json::from_str(&scratch.read(path)).unwrap()
-}
+use crate::program::{LLAMA, Scratch, TINY, TINY_TRANSFORMER, has, rows};
 
 /// A tensor of a file: its shape and elements.
 fn tensor(file: &SafeTensors<'_>, name: &str) -> (Vec<usize>, Vec<f32>) {
@@ -22,7 +18,7 @@ fn tensor(file: &SafeTensors<'_>, name: &str) -> (Vec<usize>, Vec<f32>) {
 #[test]
 fn a_transformer_has_the_names_and_shapes_of_gpt_2() {
     let scratch = Scratch::exported("--mlp gelu-tanh", "--checkpoint last");
-    let config = json(&scratch, "hf/config.json");
+    let config = scratch.read_json("hf/config.json");
     for (key, value) in [
         ("model_type", Value::from("gpt2")),
         ("activation_function", "gelu_new".into()),
@@ -39,15 +35,12 @@ fn a_transformer_has_the_names_and_shapes_of_gpt_2() {
     let hash = plan["text-sha256"].as_str().unwrap();
     assert_eq!(config["shears"]["SHA-256 of the text"], hash);
     let card = scratch.read("hf/README.md");
-    for part in [
-        hash,
-        "| clipping | global-norm:1 |",
-        "validation loss",
-        "what clipping did",
-    ] {
-        assert!(card.contains(part), "{part}: {card}");
-    }
-    let tokenizer = json(&scratch, "hf/tokenizer_config.json");
+    has(&card, hash);
+    has(
+        &card,
+        "| clipping | global-norm:1 | & validation loss & what clipping did",
+    );
+    let tokenizer = scratch.read_json("hf/tokenizer_config.json");
     assert_eq!(tokenizer["tokenizer_class"], "PreTrainedTokenizerFast");
     let inputs = serde_json::json!(["input_ids", "attention_mask"]);
     assert_eq!(tokenizer["model_input_names"], inputs);
@@ -80,7 +73,7 @@ fn a_transformer_has_the_names_and_shapes_of_gpt_2() {
 #[test]
 fn llamas_joined_rows_come_apart() {
     let scratch = Scratch::exported(format!("{LLAMA} --tied=false"), "--checkpoint last");
-    let config = json(&scratch, "hf/config.json");
+    let config = scratch.read_json("hf/config.json");
     for (key, value) in [
         ("model_type", Value::from("llama")),
         ("num_attention_heads", 2.into()),
@@ -236,7 +229,7 @@ fn a_recurrent_model_has_the_names_of_pytorch() {
         let bytes = fs::read(scratch.path(&out).join("model.safetensors")).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
         assert_eq!(file.len(), names);
-        let config = json(&scratch, &format!("{out}/config.json"));
+        let config = scratch.read_json(format!("{out}/config.json"));
         let rows = config["vocab_size"].as_u64().unwrap() as usize;
         let encoder = tensor(&file, "encoder.weight");
         let decoder = tensor(&file, "decoder.weight");
@@ -261,14 +254,14 @@ fn what_a_format_has_no_place_for_is_refused_and_nothing_is_left() {
     scratch.write("full/file", "");
     for [flags, part] in rows(
         "--format huggingface --out hf                | --format pytorch writes it
-         --format huggingface                         | give one by --out DIR
+         --format huggingface                         | give one with --out DIR
          --format huggingface --out full              | is a folder with files
-         --format huggingface --out run/plan.toml     | is there already
-         --format huggingface --out hf --force        | --force is about a table
+         --format huggingface --out run/plan.toml     | already exists
+         --format huggingface --out hf --force        | --force is for tables
          --format huggingface --out hf --checkpoint 7 | no checkpoint `7`
          --format gguf --out gguf                     | --format pytorch writes it
-         --format huggingface --dtype f16 --out hf    | --dtype is about gguf
-         --checkpoint best                            | --checkpoint is about a model",
+         --format huggingface --dtype f16 --out hf    | --dtype is for gguf
+         --checkpoint best                            | --checkpoint is for models",
     ) {
         scratch.refuses(2, &format!("export run {flags}"), part);
     }

@@ -153,10 +153,8 @@ fn the_token_that_ends_a_text_ends_samples() {
         letter.is_alphabetic() && !whole[..*place].contains(*letter)
     };
     let (place, letter) = whole.char_indices().rfind(is_new).unwrap();
-    let tokenizer: serde_json::Value =
-        serde_json::from_str(&scratch.read("hf/tokenizer.json")).unwrap();
-    let mut config: serde_json::Value =
-        serde_json::from_str(&scratch.read("hf/config.json")).unwrap();
+    let tokenizer = scratch.read_json("hf/tokenizer.json");
+    let mut config = scratch.read_json("hf/config.json");
     config["eos_token_id"] = tokenizer["model"]["vocab"][letter.to_string()].clone();
     scratch.write("hf/config.json", config.to_string());
     let with = train("with").succeeded();
@@ -180,8 +178,7 @@ fn rows_of_the_embedding_that_no_text_becomes_are_kept_and_never_written() {
         scratch.path("hf/tokenizer.json"),
     )
     .unwrap();
-    let mut config: serde_json::Value =
-        serde_json::from_str(&scratch.read("hf/config.json")).unwrap();
+    let mut config = scratch.read_json("hf/config.json");
     config["eos_token_id"] = 3.into();
     scratch.write("hf/config.json", config.to_string());
     scratch
@@ -200,8 +197,7 @@ fn rows_of_the_embedding_that_no_text_becomes_are_kept_and_never_written() {
     scratch
         .run("export new --format huggingface --out again")
         .succeeded();
-    let again: serde_json::Value =
-        serde_json::from_str(&scratch.read("again/config.json")).unwrap();
+    let again = scratch.read_json("again/config.json");
     assert_eq!(
         (&again["vocab_size"], &again["eos_token_id"]),
         (&256.into(), &3.into())

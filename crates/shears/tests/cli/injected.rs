@@ -16,7 +16,8 @@ use crate::program::{Ran, Scratch, has};
 const SHORT: &str = "--hidden 4 --layers 1 --batch 2 --window 4 --steps 4 --eval-every 0 \
                      --save-every 2 --threads 1 --quiet";
 
-/// Runs the program under `strace`; none if there is no strace, or if it may not look.
+/// Runs the program under `strace`; if there is none, or it may not look, says that the test is
+/// skipped.
 fn traced(scratch: &Scratch, strace: &[&str], arguments: &str) -> Option<Ran> {
     let mut command = Command::new("strace");
     command
@@ -26,9 +27,13 @@ fn traced(scratch: &Scratch, strace: &[&str], arguments: &str) -> Option<Ran> {
         .args(arguments.split_whitespace())
         .current_dir(scratch.path(""))
         .stdin(Stdio::null());
-    let ran = Ran::from(command.output().ok()?);
     let is_of_strace = |line: &str| line.starts_with("strace:");
-    (!ran.stderr.lines().any(is_of_strace)).then_some(ran)
+    let ran = command.output().ok().map(Ran::from);
+    let ran = ran.filter(|ran| !ran.stderr.lines().any(is_of_strace));
+    if ran.is_none() {
+        println!("skipped: there is no strace that may look");
+    }
+    ran
 }
 
 /// How often a call was made.
@@ -64,7 +69,6 @@ fn an_error_of_any_call_of_a_save_leaves_a_run_that_goes_on() {
         let train = format!("train {SHORT} --out run");
         let filter = format!("trace={call}");
         if traced(&scratch, &["-e", &filter], &train).is_none() {
-            println!("skipped: there is no strace that may look");
             return;
         }
         let count = calls(&scratch, call);
@@ -120,7 +124,6 @@ fn all_is_on_the_disk_before_anything_counts_on_it() {
     let trace = "trace=write,fsync,fdatasync,rename,mkdir";
     let train = format!("train {SHORT} --out run");
     if traced(&scratch, &["-y", "-e", trace], &train).is_none() {
-        println!("skipped: there is no strace that may look");
         return;
     }
     let mut dirty: BTreeSet<String> = BTreeSet::new();
@@ -190,16 +193,20 @@ fn parent(path: &str) -> String {
 }
 
 /// A disk of a few hundred kilobytes, unmounted at the end of the test.
-pub(crate) struct Disk<'a>(pub(crate) &'a Scratch);
+pub(crate) struct Disk<'a>(&'a Scratch);
 
-impl Disk<'_> {
-    /// None where only root may mount.
-    pub(crate) fn mounted(scratch: &Scratch, size: &str) -> Option<bool> {
-        fs::create_dir(scratch.path("disk")).ok()?;
+impl<'a> Disk<'a> {
+    /// Mounts one at `disk`; if that is not allowed, says that the test is skipped.
+    pub(crate) fn mounted(scratch: &'a Scratch, size: &str) -> Option<Disk<'a>> {
+        fs::create_dir(scratch.path("disk")).unwrap();
         let mount = format!("mount -t tmpfs -o size={size} tmpfs disk");
         let mut shell = Command::new("sh");
         shell.args(["-c", &mount]).current_dir(scratch.path(""));
-        Some(shell.stderr(Stdio::null()).status().ok()?.success())
+        let mounted = shell.stderr(Stdio::null()).status().unwrap().success();
+        if !mounted {
+            println!("skipped: only root may mount a small disk");
+        }
+        mounted.then_some(Disk(scratch))
     }
 
     pub(crate) fn resize(&self, size: &str) {
@@ -224,11 +231,9 @@ fn a_full_disk_ends_a_run_that_goes_on_when_there_is_room() {
     let mut full = 0;
     for kilobytes in (12..=76).step_by(16) {
         let scratch = Scratch::new();
-        if Disk::mounted(&scratch, &format!("{kilobytes}k")) != Some(true) {
-            println!("skipped: only root may mount a small disk");
+        let Some(disk) = Disk::mounted(&scratch, &format!("{kilobytes}k")) else {
             return;
-        }
-        let disk = Disk(&scratch);
+        };
         let train = format!("train {SHORT} --out disk/run");
         let ran = scratch.run(&train);
         if ran.code == Some(0) {
@@ -255,11 +260,9 @@ fn a_full_disk_ends_a_run_that_goes_on_when_there_is_room() {
 #[test]
 fn a_folder_that_becomes_read_only_keeps_what_it_has() {
     let scratch = Scratch::new();
-    if Disk::mounted(&scratch, "4m") != Some(true) {
-        println!("skipped: only root may mount a small disk");
+    let Some(disk) = Disk::mounted(&scratch, "4m") else {
         return;
-    }
-    let disk = Disk(&scratch);
+    };
     scratch
         .run(&format!("train {SHORT} --out disk/run"))
         .succeeded();

@@ -177,7 +177,7 @@ fn threads_that_cannot_be_had_and_full_disks() {
     if code != Some(0) {
         check(
             &said,
-            "shears: --threads 1000: the system does not give this process 1000 threads",
+            "shears: --threads 1000: the system refuses to give this process 1000 threads",
         );
         assert_eq!(code, Some(2), "{said}");
     }
@@ -198,21 +198,14 @@ fn threads_that_cannot_be_had_and_full_disks() {
 #[test]
 fn fifos_are_named_where_files_should_be() {
     let scratch = Scratch::trained();
-    let fifo = |name: &str| {
-        let path = scratch.path(name);
-        let _ = fs::remove_file(&path);
-        let made = std::process::Command::new("mkfifo").arg(path).status();
-        made.is_ok_and(|status| status.success())
-    };
     let plan = scratch.read("run/plan.toml");
-    if !fifo("run/.lock") {
-        println!("skipped: there is no mkfifo");
+    if !scratch.named_pipe("run/.lock") {
         return;
     }
     let said = scratch.run("train --resume run").failed(1);
     check(&said, "cannot lock run/.lock: it is not a regular file");
     fs::remove_file(scratch.path("run/.lock")).unwrap();
-    assert!(fifo("run/plan.toml"));
+    assert!(scratch.named_pipe("run/plan.toml"));
     let said = scratch.run("generate run").failed(2);
     check(&said, "its plan.toml is not a regular file");
     fs::remove_file(scratch.path("run/plan.toml")).unwrap();
@@ -220,7 +213,7 @@ fn fifos_are_named_where_files_should_be() {
     let foreign = plan.replace("text = []", "text = [\"pipe\"]");
     assert_ne!(foreign, plan);
     scratch.write("run/plan.toml", &foreign);
-    assert!(fifo("pipe"));
+    assert!(scratch.named_pipe("pipe"));
     for command in ["eval run --checkpoint last", "train --resume run"] {
         let said = scratch.run(command).failed(2);
         check(&said, "pipe: is the text of the run, and no longer a file");
@@ -233,11 +226,14 @@ fn fifos_are_named_where_files_should_be() {
         [&length[..], header, &[0, 0, 128, 63]].concat(),
     );
     fs::create_dir(scratch.path("out")).unwrap();
-    assert!(fifo("out/step.safetensors"));
+    assert!(scratch.named_pipe("out/step.safetensors"));
     let said = scratch
         .run("clip step.safetensors --clip value:1 --out-dir out")
         .failed(2);
-    check(&said, "out/step.safetensors is there, and no regular file");
+    check(
+        &said,
+        "out/step.safetensors exists and is not a regular file",
+    );
 }
 
 #[cfg(unix)]

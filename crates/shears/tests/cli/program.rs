@@ -153,6 +153,10 @@ impl Scratch {
         fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
     }
 
+    pub(crate) fn read_json(&self, name: impl AsRef<Path>) -> Value {
+        serde_json::from_str(&self.read(name)).unwrap()
+    }
+
     /// Runs the program with arguments that have no spaces in them.
     pub(crate) fn run(&self, arguments: &str) -> Ran {
         self.run_with(arguments.split_whitespace(), b"")
@@ -214,6 +218,42 @@ impl Scratch {
             sleep(Duration::from_millis(1));
         }
         running
+    }
+
+    /// Starts the program on a terminal of its own; where that is impossible, says that the test
+    /// is skipped.
+    pub(crate) fn on_a_screen(&self, arguments: &str) -> Option<Child> {
+        let program = env!("CARGO_BIN_EXE_shears");
+        let line = format!("stty rows 30 cols 100; exec {program} {arguments}");
+        let mut script = Command::new("script");
+        script
+            .args(["-qec", &line, "/dev/null"])
+            .env("TERM", "xterm");
+        script.current_dir(self.0.path()).env_remove("CARGO");
+        script
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let Ok(mut window) = script.spawn() else {
+            println!("skipped: this machine has no `script` that gives a terminal");
+            return None;
+        };
+        // What a terminal answers when it is asked where its cursor is.
+        let keyboard = window.stdin.as_mut().unwrap();
+        keyboard.write_all(b"\x1b[1;1R").unwrap();
+        Some(window)
+    }
+
+    /// Makes a named pipe; where that is impossible, says that the test is skipped.
+    pub(crate) fn named_pipe(&self, name: &str) -> bool {
+        let path = self.path(name);
+        let _ = fs::remove_file(&path);
+        let made = Command::new("mkfifo").arg(path).status();
+        let made = made.is_ok_and(|status| status.success());
+        if !made {
+            println!("skipped: there is no mkfifo");
+        }
+        made
     }
 
     /// The program in the folder, not yet started.

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
-use crate::program::{LLAMA, Ran, Scratch, TINY_TRANSFORMER, has, send, wait_until};
+use crate::program::{LLAMA, Ran, Scratch, TINY_TRANSFORMER, has, rows, send, wait_until};
 
 /// A tiny model with dropout and carried state, whose run has the same bits for 1, 2 and 4 ranks.
 pub(crate) const TINY: &str = "--model lstm --hidden 16 --layers 1 --batch 4 --window 8 --dropout \
@@ -55,6 +55,13 @@ pub(crate) fn ran(mut command: Command) -> Ran {
 /// What a job leaves that was started with pipes.
 pub(crate) fn ended(job: Child) -> Ran {
     job.wait_with_output().unwrap().into()
+}
+
+/// The lines of the evaluations of a run.
+fn evaluations(scratch: &Scratch, run: &str) -> Vec<String> {
+    let text = scratch.read(format!("{run}/events.jsonl"));
+    let lines = text.lines().filter(|line| line.contains("\"evaluation\""));
+    lines.map(str::to_string).collect()
 }
 
 /// The processes that run in the folder: their numbers, and which rank each is.
@@ -158,12 +165,7 @@ fn any_number_of_processes_trains_and_goes_on_with_one_run() {
     )
     .succeeded();
     assert!(files("two") == files("one"), "other bits");
-    let evaluations = |run: &str| {
-        let text = scratch.read(format!("{run}/events.jsonl"));
-        let lines = text.lines().filter(|line| line.contains("\"evaluation\""));
-        lines.map(str::to_string).collect::<Vec<_>>()
-    };
-    assert_eq!(evaluations("two"), evaluations("one"));
+    assert_eq!(evaluations(&scratch, "two"), evaluations(&scratch, "one"));
 }
 
 /// Every kind of model, each with a rule that learns.
@@ -317,12 +319,7 @@ fn two_hosts_train_the_run_of_one_process() {
     has(&shown, "2 ranks on 2 machines (h1, h2)");
     has(&shown, "each rank exchanged");
     // Each has read half of the validation text.
-    let evaluations = |run: &str| {
-        let text = scratch.read(format!("{run}/events.jsonl"));
-        let lines = text.lines().filter(|line| line.contains("\"evaluation\""));
-        lines.map(str::to_string).collect::<Vec<_>>()
-    };
-    assert_eq!(evaluations("two"), evaluations("one"));
+    assert_eq!(evaluations(&scratch, "two"), evaluations(&scratch, "one"));
 }
 
 /// Only the first rank has the text; that gradients are not finite is found by all, and told by
@@ -444,37 +441,17 @@ fn what_is_refused_is_said_once() {
     }
     let scratch = Scratch::new();
     scratch.write("taken/plan.toml", "");
-    let cases = [
-        (
-            format!("-n 2 shears train {TINY} --out taken"),
-            "holds a run already",
-        ),
-        ("-n 3 shears train --batch 2".to_string(), "with 3 ranks"),
-        (
-            "-n 2 shears train --tui".to_string(),
-            "--tui takes the terminal",
-        ),
-        (
-            "-n 2 shears train nothing.txt".to_string(),
-            "nothing.txt does not exist",
-        ),
-        (
-            "-n 2 shears train --hiden 3".to_string(),
-            "unexpected argument '--hiden'",
-        ),
-        (
-            "-n 1 shears train --steps 3 : -n 1 shears train --steps 4".to_string(),
-            "was started with other arguments than rank 0",
-        ),
-        (
-            "-n 1 shears train --steps 3 : -n 1 shears train --hiden 3".to_string(),
-            "unexpected argument '--hiden'",
-        ),
-        (
-            "-n 1 shears train --steps 3 : -n 1 ./other train --steps 3".to_string(),
-            "was started with another program than rank 0",
-        ),
-    ];
+    // Whether the line names a rank: where not all of them have the problem.
+    let cases = format!(
+        "-n 2 shears train {TINY} --out taken    | no  | holds a run already
+         -n 3 shears train --batch 2             | no  | with 3 ranks
+         -n 2 shears train --tui                 | no  | --tui takes the terminal
+         -n 2 shears train nothing.txt           | no  | nothing.txt does not exist
+         -n 2 shears train --hiden 3             | no  | unexpected argument '--hiden'
+         -n 1 shears train --steps 3 : -n 1 shears train --steps 4 | yes | other arguments than rank 0
+         -n 1 shears train --steps 3 : -n 1 shears train --hiden 3 | yes | unexpected argument '--hiden'
+         -n 1 shears train --steps 3 : -n 1 ./other train --steps 3 | yes | another program than rank 0"
+    );
     // Another build: the same, and a byte behind its end.
     let copy = ["-c", "cp \"$0\" other && printf x >> other"];
     let mut shell = Command::new("sh");
@@ -486,21 +463,16 @@ fn what_is_refused_is_said_once() {
             .unwrap()
             .success()
     );
-    for (arguments, expected) in cases {
-        let ran = launched(&scratch, &arguments);
+    for [arguments, names_a_rank, expected] in rows(&cases) {
+        let ran = launched(&scratch, arguments);
         assert_eq!(ran.code, Some(2), "{ran:#?}");
         assert_eq!(
             ran.stderr.matches(expected).count(),
             1,
             "{arguments}: {ran:#?}"
         );
-        // An error that not all have says whose it is.
-        let of_one = arguments.contains(" : ") && expected.starts_with("unexpected");
-        assert_eq!(
-            ran.stderr.contains("rank 1 on"),
-            of_one || expected.starts_with("was"),
-            "{ran:#?}"
-        );
+        let named = ran.stderr.contains("rank 1 on");
+        assert_eq!(named, names_a_rank == "yes", "{arguments}: {ran:#?}");
     }
 }
 

@@ -27,7 +27,7 @@ fn a_finished_run_goes_on_to_the_bits_of_a_longer_one() {
     scratch.train(short, "b");
     let said = scratch.run("train --resume b").succeeded();
     assert!(
-        said.contains("all 25 steps are taken; --steps N goes on"),
+        said.contains("all 25 steps have been taken; --steps N continues"),
         "{said}"
     );
     assert!(
@@ -37,7 +37,7 @@ fn a_finished_run_goes_on_to_the_bits_of_a_longer_one() {
     let plan = scratch.read("b/plan.toml");
     let said = scratch.run("train --resume b --lr 0.5").failed(2);
     assert!(
-        said.contains("no step would be taken with the new lr; --steps N"),
+        said.contains("no step would use the new lr; --steps N"),
         "{said}"
     );
     assert_eq!(scratch.read("b/plan.toml"), plan, "nothing was done");
@@ -82,8 +82,8 @@ fn what_may_be_changed_is_and_the_plan_stays_guarded() {
     let said = scratch
         .run(&format!("train --resume b {flags}"))
         .succeeded();
-    has(&said, "without what the old one has learned");
-    has(&said, "the best starts anew");
+    has(&said, "without the history of the old one");
+    has(&said, "the best loss is reset");
     let noted = [
         "40 clip global-norm:5 zclip",
         "40 eval-every 20 7",
@@ -107,7 +107,7 @@ fn what_may_be_changed_is_and_the_plan_stays_guarded() {
     scratch.write("b/plan.toml", plan.replace("steps = 62", "steps = 99"));
     let message = scratch.run("train --resume b").failed(2);
     has(&message, "steps: trained with 62, plan.toml has 99");
-    has(&message, "is typed after --resume");
+    has(&message, "given as flags with --resume");
     scratch.write("b/plan.toml", plan);
     scratch.run("train --resume b --quiet").succeeded();
 }
@@ -163,7 +163,7 @@ fn a_run_that_diverged_before_it_saved_anything_begins_again() {
     let again = scratch.run("train --resume b");
     assert_eq!(again.code, Some(3), "{again:#?}");
     assert!(again.stdout.contains("starting from step 0"), "{again:#?}");
-    assert!(again.stdout.contains("and will again"), "{again:#?}");
+    assert!(again.stdout.contains("and will do so again"), "{again:#?}");
     let said = scratch.run("train --resume b --lr 0.002").succeeded();
     has(&said, "finished after 40 steps");
     let log = scratch.events("b");

@@ -93,26 +93,14 @@ fn start(scratch: &Scratch, screen: bool) -> (Child, u32) {
     };
     let flag = if shown { "--tui" } else { "--quiet" };
     let arguments = format!("{arguments} --tensorboard --threads 1 {flag}");
+    if shown && let Some(window) = scratch.on_a_screen(&arguments) {
+        wait_until("it starts", || started_by(window.id()).is_some());
+        let process = started_by(window.id()).unwrap();
+        return (window, process);
+    }
     let mut command = scratch.command(arguments.split(' '));
-    if shown {
-        let program = command.get_program().display().to_string();
-        command = Command::new("script");
-        let in_it = format!("stty rows 30 cols 100; exec {program} {arguments}");
-        command.args(["-qec", &in_it, "/dev/null"]);
-        command.current_dir(scratch.path("")).env("TERM", "xterm");
-    }
-    let child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
-    let mut child = child.unwrap();
-    if let Some(keyboard) = child.stdin.as_mut().filter(|_| shown) {
-        // What a terminal answers when it is asked where its cursor is.
-        keyboard.write_all(b"\x1b[1;1R").unwrap();
-    }
-    let process = if shown {
-        wait_until("it starts", || started_by(child.id()).is_some());
-        started_by(child.id()).unwrap()
-    } else {
-        child.id()
-    };
+    let child = command.stdout(Stdio::null()).spawn().unwrap();
+    let process = child.id();
     (child, process)
 }
 
@@ -131,7 +119,7 @@ fn train_and_kill(scratch: &Scratch, end: Instant, state: &AtomicU64) -> Vec<u64
     taken
 }
 
-/// The median speed of a run's steps, in tokens a second.
+/// The median speed of a run's steps, in tokens per second.
 fn speed(scratch: &Scratch, run: &str) -> f64 {
     let log = fs::read_to_string(scratch.path(format!("{run}/events.jsonl"))).unwrap();
     let speeds = log.lines().filter_map(|line| {
@@ -199,7 +187,7 @@ fn a_run_that_is_watched_and_killed_has_the_bits_of_one_left_alone() {
     }
     println!(
         "{steps} steps, {} kills, {} requests; megabytes of training {early} early, {late} at \
-         most; of the page {page_early} and {page_late}; tokens a second {:.0}, left alone {:.0}",
+         most; of the page {page_early} and {page_late}; tokens per second {:.0}, left alone {:.0}",
         taken.len(),
         asked.load(Ordering::Relaxed),
         speed(&scratch, "runs/run"),

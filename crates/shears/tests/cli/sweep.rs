@@ -8,10 +8,6 @@ use crate::program::{Scratch, has};
 const SMALL: &str = "--hidden 16 --layers 1 --batch 4 --window 8 --steps 40 \
      --eval-every 20 --save-every 10 --out grid";
 
-fn report(scratch: &Scratch) -> Value {
-    serde_json::from_str(&scratch.read("grid/report.json")).unwrap()
-}
-
 /// As a training does: a sentence, its numbers, and a command that can be typed.
 #[test]
 fn a_sweep_ends_with_its_winner_and_a_command() {
@@ -27,7 +23,10 @@ fn a_sweep_ends_with_its_winner_and_a_command() {
     );
     assert!(last[1].contains("of 40 steps clipped"), "{said}");
     let next = last[0].strip_prefix("try next: shears ").unwrap();
-    assert_eq!(report(&scratch)["next"], format!("shears {next}"));
+    assert_eq!(
+        scratch.read_json("grid/report.json")["next"],
+        format!("shears {next}")
+    );
     scratch
         .run(&format!("{next} --quiet --out again"))
         .succeeded();
@@ -60,7 +59,7 @@ fn a_grid_is_trained_drawn_and_judged() {
     );
     let said = scratch.run(&grid).succeeded();
     has(&said, "12 runs & The lowest validation loss is that of");
-    let report = report(&scratch);
+    let report = scratch.read_json("grid/report.json");
     let groups = report["groups"].as_array().unwrap();
     assert_eq!(groups.len(), 6);
     let group = |policy: &str| {
@@ -78,18 +77,11 @@ fn a_grid_is_trained_drawn_and_judged() {
     assert_eq!(group("none")["val_losses"].as_array().unwrap().len(), 2);
 
     let page = scratch.read("grid/report.html");
-    for part in [
-        "<svg",
-        "Loss",
-        "learning rate",
-        "value:0.001",
-        "layers.0",
-        "Gradient through time: value:0.001",
-        "after clipping",
-        "tokens back",
-    ] {
-        assert!(page.contains(part), "{part}");
-    }
+    has(
+        &page,
+        "<svg & Loss & learning rate & value:0.001 & layers.0 & Gradient through time: \
+         value:0.001 & after clipping & tokens back",
+    );
     for foreign in ["http://", "https://", "NaN", "<script"] {
         let page = page.replace("http://www.w3.org/2000/svg", "");
         assert!(!page.contains(foreign), "{foreign}");
@@ -124,7 +116,10 @@ fn a_sweep_says_when_clipping_never_engaged() {
             "sweep {SMALL} --clip none --clip global-norm:1000"
         ))
         .succeeded();
-    has(&said, "Clipping never engaged & You do not need it here");
+    has(
+        &said,
+        "Clipping never engaged & You do not need it at these learning rates",
+    );
 }
 
 #[test]
@@ -148,7 +143,7 @@ fn a_sweep_with_other_settings_needs_another_folder() {
         .failed(2);
     has(&error, "choose another --out");
     for (flags, part) in [
-        ("--clip none --clip none", "is there twice"),
+        ("--clip none --clip none", "was given twice"),
         ("--lr 0", "lr"),
     ] {
         let error = scratch.run(&format!("sweep --out other {flags}")).failed(2);
@@ -171,7 +166,7 @@ fn a_sweep_that_is_stopped_goes_on() {
     let ran = running.terminate();
     assert_eq!(ran.code, Some(130), "{ran:#?}");
     assert!(
-        ran.stdout.contains("the same command goes on from here"),
+        ran.stdout.contains("the same command continues from here"),
         "{ran:#?}"
     );
     assert!(!stopped.path("grid/report.html").exists());
@@ -181,7 +176,10 @@ fn a_sweep_that_is_stopped_goes_on() {
         assert_eq!(losses(&stopped, run).len(), 400);
         assert_eq!(losses(&stopped, run), losses(&whole, run));
     }
-    assert_eq!(report(&stopped), report(&whole));
+    assert_eq!(
+        stopped.read_json("grid/report.json"),
+        whole.read_json("grid/report.json")
+    );
 }
 
 #[test]
@@ -210,7 +208,7 @@ fn a_run_that_was_stopped_and_lost_its_checkpoints_is_not_begun_again() {
     let log = format!("{run}/events.jsonl");
     let before = scratch.read(&log);
     let said = scratch.run(&sweep).failed(1);
-    has(&said, "no checkpoint to go on from");
+    has(&said, "no checkpoint to resume from");
     assert_eq!(scratch.read(&log), before);
 }
 
@@ -223,7 +221,7 @@ fn a_sweep_that_cannot_be_leaves_nothing() {
     };
     // A folder of runs is somebody's work, and not of a sweep.
     scratch.write("work/runs/mine/plan.toml", "");
-    refused("--out work", "work holds something else");
+    refused("--out work", "work contains other files");
     scratch.write("file", "");
     refused("--out file", "is not a folder");
     scratch.write("short.txt", "too short");
@@ -257,7 +255,7 @@ fn a_sweep_that_cannot_be_leaves_nothing() {
     scratch.write("c.toml", "quiet = true");
     refused(
         "--config c.toml",
-        "config c.toml, line 1: quiet is a key for `shears train` alone",
+        "config c.toml, line 1: quiet is a key for `shears train` only",
     );
     // Both rates are above it, though the preset's is not.
     let grid = format!("sweep {SMALL} --clip none --lr 0.05,0.1 --schedule cosine --min-lr 0.01");

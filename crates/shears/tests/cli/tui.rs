@@ -2,11 +2,8 @@
 //! it draws is tested beside the code that draws.
 
 use std::fs::File;
-use std::io::Write;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
-use crate::program::{Scratch, TINY, has};
+use crate::program::{Scratch, TINY, has, wait_until};
 
 #[test]
 fn it_needs_a_terminal_of_its_own() {
@@ -38,37 +35,16 @@ fn a_run_whose_terminal_goes_ends() {
     }
     let scratch = Scratch::new();
     let flags = TINY.replace("--steps 40", "--steps 100000000");
-    let program = env!("CARGO_BIN_EXE_shears");
-    let train = format!("exec {program} train {flags} --threads 1 --tui --out run");
-    let window = Command::new("script")
-        .args(["-q", "-c", &train, "/dev/null"])
-        .current_dir(scratch.path("."))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn();
-    let Ok(mut window) = window else {
-        println!("skipped: this machine has no `script` that gives a terminal");
+    let train = format!("train {flags} --threads 1 --tui --out run");
+    let Some(mut window) = scratch.on_a_screen(&train) else {
         return;
     };
-    let until = |what: &str, is_so: &mut dyn FnMut() -> bool| {
-        let since = Instant::now();
-        while !is_so() {
-            assert!(since.elapsed() < Duration::from_mins(5), "{what}");
-            std::thread::sleep(Duration::from_millis(100));
-        }
-    };
     let log = || std::fs::read_to_string(scratch.path("run/events.jsonl")).unwrap_or_default();
-    let mut keyboard = window.stdin.take().unwrap();
-    until("it trains", &mut || {
-        // What a terminal says when it is asked where its cursor is.
-        let _ = keyboard.write_all(b"\x1b[1;1R").and(keyboard.flush());
-        log().contains("\"step\":10,")
-    });
+    wait_until("it trains", || log().contains("\"step\":10,"));
     window.kill().unwrap();
     window.wait().unwrap();
-    until("it stops", &mut || log().contains("\"how\":\"stopped\""));
+    wait_until("it stops", || log().contains("\"how\":\"stopped\""));
     // Its lock is free when it is gone.
     let lock = File::open(scratch.path("run/.lock")).unwrap();
-    until("it is gone", &mut || lock.try_lock().is_ok());
+    wait_until("it is gone", || lock.try_lock().is_ok());
 }

@@ -46,9 +46,7 @@ fn a_throttled_run_says_that_its_norms_are_not_those_of_a_free_one() {
     assert_eq!(said["verdict"]["class"], "second-learning-rate");
     assert!(said["advice"].is_null(), "{said}");
     let words = words(&scratch, "held");
-    for part in ["held back", "a lower learning rate, or one step up"] {
-        has(&words, part);
-    }
+    has(&words, "held back & a lower learning rate, or one step up");
     // What it gives to try next can be typed.
     let next = said["verdict"]["next"].as_str().unwrap();
     let flags = next.split_once("train ").unwrap().1;
@@ -79,9 +77,10 @@ fn what_skipping_did_is_said() {
     let said = judged(&scratch, "skipping", flags);
     assert_eq!(said["verdict"]["class"], "near-ordinary");
     let words = words(&scratch, "skipping");
-    for part in ["left out 1", "of 300 steps", "these are ordinary steps"] {
-        has(&words, part);
-    }
+    has(
+        &words,
+        "left out 1 & of 300 steps & these are ordinary steps",
+    );
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Machine code as objdump prints it: functions and their instructions, and what of an instruction
-//! matters here.
+//! Machine code as objdump prints it: functions, instructions, and the properties that the checks
+//! need.
 
 use std::io::BufRead;
 
@@ -10,15 +10,15 @@ pub(super) struct Instruction {
     pub(super) text: String,
 }
 
-/// What follows an instruction.
+/// What executes after an instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
-    /// The instruction behind it.
+    /// The next instruction.
     Following,
-    /// That, or the one at this address.
+    /// The next one, or the one at this address.
     Branch(u64),
     Jump(u64),
-    /// Nothing that is known: a return, a jump through a table, a call that does not return.
+    /// Unknown: a return, a jump through a table, a call that does not return.
     End,
 }
 
@@ -34,7 +34,7 @@ pub(super) struct Function {
 const NEVER_RETURN: [&str; 4] = ["panic", "_fail", "_Unwind_Resume", "handle_alloc_error"];
 
 impl Instruction {
-    /// From a line of objdump, if it is an instruction.
+    /// Parses a line of objdump, if it is an instruction.
     fn parse(line: &str) -> Option<Instruction> {
         let (address, text) = line.split_once(":\t")?;
         let address = u64::from_str_radix(address.trim(), 16).ok()?;
@@ -127,15 +127,15 @@ impl std::fmt::Display for Instruction {
 }
 
 impl Function {
-    /// Whether it addresses its stack by %rbp.
+    /// Whether it uses %rbp as a frame pointer.
     pub(super) fn has_frame_pointer(&self) -> bool {
         let mut start = self.code.iter().take(20);
         start.any(|one| one.mnemonic() == "mov" && one.operands() == "%rsp,%rbp")
     }
 }
 
-/// The functions that multiply vectors, of what objdump prints, and those with instructions that it
-/// does not know.
+/// The functions in the output of objdump that multiply vectors, or have instructions that it does
+/// not know.
 pub(super) fn functions(objdump: impl BufRead) -> std::io::Result<Vec<Function>> {
     let mut found = Vec::new();
     let mut function = Function::default();

@@ -1,4 +1,4 @@
-//! What llvm-mca estimates a loop to take.
+//! Estimates the cycles of a loop with llvm-mca.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use super::kernels::Set;
 use super::report::Loop;
 
-/// The processors, by the names of LLVM and of people, that have a set of instructions.
+/// Processors with an instruction set, by the names that LLVM and people use.
 fn processors(set: Set) -> &'static [(&'static str, &'static str)] {
     match set {
         Set::Amx => &[("sapphirerapids", "Sapphire Rapids")],
@@ -53,8 +53,8 @@ fn cycles(source: &str, processor: &str) -> Result<f64, String> {
         .stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| error.to_string())?;
     if let Some(mut stdin) = child.stdin.take() {
-        // One that does not know the processor ends before it has read its input, and says so
-        // below.
+        // If it does not know the processor, it exits before reading its input; the error is
+        // reported below.
         let _ = stdin.write_all(source.as_bytes());
     }
     let output = child

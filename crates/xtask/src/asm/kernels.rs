@@ -1,4 +1,4 @@
-//! The hot kernels: how their loops are recognized, and what is asked of them.
+//! The hot kernels: how to recognise their loops, and their limits.
 
 use Asked::{Absent, Calls, Clean, Stack};
 use Set::{Amx, Avx2, Avx512, Portable};
@@ -15,7 +15,7 @@ pub(super) enum Set {
 }
 
 impl Set {
-    /// That of a function. Code for more than the baseline is never inlined into code for less.
+    /// The instruction set of a function. Code is never inlined into code for a smaller set.
     pub(super) fn of(symbol: &str) -> Set {
         let has = |parts: [&str; 2]| parts.iter().any(|part| symbol.contains(part));
         if symbol.contains("::amx::") {
@@ -39,28 +39,28 @@ impl Set {
     }
 }
 
-/// What is asked of every innermost loop of a kernel that multiplies vectors.
+/// The limits for every innermost loop of a kernel that multiplies vectors.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Asked {
-    /// At most this many instructions for each multiplication, no vector on the stack, and no call.
+    /// At most this many instructions per multiplication, no vector on the stack, and no call.
     Clean(f64),
-    /// At most this many instructions for each multiplication, at most this many accesses to
-    /// vectors on the stack in one loop, for a reason, and no call.
+    /// At most this many instructions per multiplication, at most this many accesses to vectors on
+    /// the stack in one loop, with the reason, and no call.
     Stack(f64, usize, &'static str),
-    /// Nothing, because each of them calls a function, for a reason.
+    /// No limit, because every loop calls a function, with the reason.
     Calls(&'static str),
-    /// No bound, for a reason.
+    /// No loop is expected, with the reason.
     Absent(&'static str),
 }
 
-/// A kernel that decides how long a step or a token takes.
+/// A kernel that dominates the time of a step or a token.
 #[derive(Debug)]
 pub(super) struct Kernel {
     pub(super) name: &'static str,
     /// A loop belongs to it if some of its multiplications have a frame like one of these: the
     /// beginning of a file's name and a part of a function's.
     frames: &'static [(&'static str, &'static str)],
-    /// The limits are a little above what was counted.
+    /// The limits are slightly above the current counts.
     pub(super) asked: &'static [(Set, Asked)],
     /// Whether the cycles of its longest loop are estimated.
     pub(super) estimated: bool,
@@ -94,7 +94,7 @@ const fn three(avx512: Asked, avx2: Asked, portable: Asked) -> [(Set, Asked); 3]
     [(Avx512, avx512), (Avx2, avx2), (Portable, portable)]
 }
 
-/// The first that matches a loop is its kernel.
+/// A loop belongs to the first kernel that matches.
 pub(super) static KERNELS: [Kernel; 23] = [
     // One of its multiplications is a tile of 16 x 16 sums, of 16 products of pairs each.
     kernel(

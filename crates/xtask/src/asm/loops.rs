@@ -13,8 +13,8 @@ type Graph = DiGraph<Range<usize>, ()>;
 
 /// The innermost loops, each as its instructions in the order of addresses.
 ///
-/// Where a jump through a table goes is not known. An edge that is missing hides the loop that it
-/// closes, never one inside.
+/// The targets of a jump through a table are unknown. A missing edge hides the loop that it closes,
+/// never one inside.
 pub(super) fn innermost(code: &[Instruction]) -> Vec<Vec<&Instruction>> {
     let mut loops = Vec::new();
     collect(&graph(code), &mut loops);
@@ -66,8 +66,8 @@ fn graph(code: &[Instruction]) -> Graph {
     graph
 }
 
-/// Blocks that reach each other are a loop. Without the edges into its header, what is left of it
-/// are the loops inside.
+/// Blocks that reach each other form a loop. Removing the edges into its header leaves the loops
+/// inside.
 fn collect(graph: &Graph, found: &mut Vec<Vec<Range<usize>>>) {
     for component in kosaraju_scc(graph) {
         let inside: BTreeSet<NodeIndex> = component.into_iter().collect();

@@ -1,23 +1,22 @@
-//! Which source an instruction comes from, by way of all functions that were inlined into each
-//! other.
+//! The source of an instruction, through all functions that were inlined into each other.
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::process::Command;
 
-/// Where the sources of the kernels are.
+/// The folder of the sources of the kernels.
 const KERNELS: &str = "shears-kernels/src/";
 
-/// A function of the kernels that an instruction belongs to.
+/// A function of the kernels that contains an instruction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Frame {
-    /// Below the sources of the kernels: `matmul/tile.rs`.
+    /// The path below the sources of the kernels, such as `matmul/tile.rs`.
     pub(super) file: String,
-    /// With its type parameters and without its path.
+    /// The name with type parameters and without path.
     pub(super) function: String,
 }
 
-/// The frames of each address, the innermost first; none for what is not of the kernels.
+/// The frames of each address, innermost first; none outside the kernels.
 pub(super) fn of(program: &Path, addresses: &[u64]) -> Result<HashMap<u64, Vec<Frame>>, String> {
     let mut command = Command::new("addr2line");
     command.args(["--addresses", "--inlines", "--functions", "--demangle"]);

@@ -1,4 +1,4 @@
-//! What the innermost loops of the hot kernels look like, and what is wrong with them.
+//! The innermost loops of the hot kernels, and their problems.
 
 use std::collections::HashMap;
 
@@ -17,14 +17,14 @@ pub(super) struct Loop<'a> {
     call: Option<&'a Instruction>,
 }
 
-/// Whether an instruction is one of the multiplications that are counted. In portable code it is
-/// the compiler that makes vectors of some elements, and leaves others.
+/// Whether an instruction counts as a multiplication. In portable code the compiler vectorises some
+/// of them and leaves others scalar.
 fn counts(set: Set, one: &Instruction) -> bool {
     one.multiplies() || set == Set::Portable && one.multiplies_elements()
 }
 
 impl<'a> Loop<'a> {
-    /// Those of a function.
+    /// The loops of a function.
     pub(super) fn all(function: &'a Function) -> impl Iterator<Item = Loop<'a>> {
         let set = Set::of(&function.symbol);
         let has_frame_pointer = function.has_frame_pointer();
@@ -43,7 +43,7 @@ impl<'a> Loop<'a> {
         loops.filter(|one| one.code.iter().any(|one| one.multiplies()))
     }
 
-    /// Instructions for each multiplication.
+    /// Instructions per multiplication.
     pub(super) fn ratio(&self) -> f64 {
         self.code.len() as f64 / self.multiplications as f64
     }
@@ -54,7 +54,7 @@ impl<'a> Loop<'a> {
         known.flatten().collect()
     }
 
-    /// What is wrong with it.
+    /// The problem of the loop, if it has one.
     pub(super) fn complaint(&self, asked: Asked) -> Option<String> {
         let first = self.code.first()?;
         let (limit, stack) = match asked {
@@ -98,7 +98,7 @@ impl<'a> Loop<'a> {
 #[derive(Debug)]
 pub(super) struct Table<'a> {
     pub(super) rows: Vec<Row<'a>>,
-    /// What belongs to no row, in words.
+    /// Loops that belong to no row, in words.
     pub(super) strays: Vec<String>,
 }
 
@@ -133,7 +133,7 @@ impl<'a> Table<'a> {
         Table { rows, strays }
     }
 
-    /// How much was checked, and what was not.
+    /// What was checked, and what was not.
     pub(super) fn summary(&self) -> String {
         let (limited, others): (Vec<&Row<'_>>, Vec<&Row<'_>>) =
             self.rows.iter().partition(|row| row.is_limited());
@@ -153,7 +153,7 @@ impl<'a> Table<'a> {
     }
 }
 
-/// A kernel with one set of instructions, and its loops.
+/// A kernel with one instruction set, and its loops.
 #[derive(Debug)]
 pub(super) struct Row<'a> {
     pub(super) kernel: &'static Kernel,
@@ -167,7 +167,7 @@ impl<'a> Row<'a> {
         matches!(self.asked, Asked::Clean(_) | Asked::Stack(..))
     }
 
-    /// The loop that does most of the work: the others are for what it leaves over.
+    /// The loop that does most of the work; the others handle remainders.
     pub(super) fn largest(&self) -> Option<&Loop<'a>> {
         self.loops.iter().max_by_key(|one| one.multiplications)
     }
@@ -193,7 +193,7 @@ impl<'a> Row<'a> {
         )
     }
 
-    /// What is known to be not as it should, and why.
+    /// A known exception, and the reason.
     pub(super) fn exception(&self) -> Option<String> {
         let Asked::Stack(_, most, why) = self.asked else {
             return None;
@@ -208,7 +208,7 @@ impl<'a> Row<'a> {
         })
     }
 
-    /// What is wrong: a line for each loop, or that there is none.
+    /// The problems: one for each loop, or that no loop was found.
     pub(super) fn complaints(&self) -> Vec<String> {
         let (name, set) = (self.kernel.name, self.set.name());
         if self.loops.is_empty() && !matches!(self.asked, Asked::Absent(_)) {

@@ -1,4 +1,4 @@
-//! Where and with what the measurements were taken.
+//! The machine and the versions of a measurement.
 
 use std::fs;
 use std::path::Path;
@@ -6,19 +6,19 @@ use std::process::Command;
 
 use serde::{Deserialize, Serialize};
 
-/// A machine, and the versions of what ran on it.
+/// A machine, and the versions of the programs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Machine {
     pub(super) processor: String,
     pub(super) cores: usize,
-    /// Of those that kernels choose from at run time.
+    /// The vector instructions that kernels choose from at run time.
     pub(super) instructions: Vec<String>,
     pub(super) system: String,
     pub(super) rustc: String,
     pub(super) torch: String,
-    /// Of the day, as `2026-11-24`.
+    /// The day, as `2026-11-24`.
     pub(super) date: String,
-    /// What was measured; older measurements did not keep it.
+    /// The commit; older measurements do not have it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) commit: Option<String>,
 }
@@ -128,7 +128,7 @@ fn instructions(_cpuinfo: &str) -> Vec<String> {
     vec![std::env::consts::ARCH.to_string()]
 }
 
-/// What a command prints first.
+/// The first line that a command prints.
 fn first_line(command: &mut Command) -> Result<String, String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command

@@ -14,13 +14,13 @@ pub(super) const USAGE: &str = "usage: cargo xtask bench peers|scaling|ranks [OP
   --peers NAME,...   only these of pytorch, pytorch-compile, burn, candle; without pytorch, shown
                      and not written";
 
-/// What can be chosen.
+/// The options of a task.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Options {
+pub(crate) struct Options {
     pub(super) rounds: usize,
     pub(super) threads: usize,
     pub(super) python: Option<PathBuf>,
-    /// Empty for all.
+    /// Empty means all.
     pub(super) rows: Vec<String>,
     pub(super) peers: Vec<Side>,
 }
@@ -59,7 +59,7 @@ impl Options {
         Ok(options)
     }
 
-    /// Whether all rows are measured against PyTorch: only then the file is of use.
+    /// Whether all rows are measured, and against PyTorch: only then is the file useful.
     pub(super) fn everything(&self) -> bool {
         self.rows.is_empty() && self.peers.contains(&Side::PyTorch)
     }

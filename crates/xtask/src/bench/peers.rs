@@ -12,11 +12,10 @@ use super::programs::{Programs, Request, number};
 use super::rows::{Goal, Quantity, RUNS, Row, Run, Side, three_digits};
 use super::statistics::{Spread, ratio, spread};
 
-/// What the names of the files begin with that the measurements are kept in: one for each kind of
-/// processor.
+/// Prefix of the files with measurements, one for each kind of processor.
 pub(super) const FILES: &str = "peers-";
 
-/// All that was measured.
+/// All measurements.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Comparison {
     pub(super) machine: Machine,
@@ -31,18 +30,18 @@ pub(super) struct Measured {
     pub(super) name: String,
     pub(super) quantity: Quantity,
     pub(super) goal: Goal,
-    /// One number a round, in milliseconds, tokens a second or bytes.
+    /// One number per round, in milliseconds, tokens per second or bytes.
     pub(super) rounds: BTreeMap<Side, Vec<f64>>,
     /// How long Shears takes to read the same gradients once, in milliseconds; for their norm.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) read: Vec<f64>,
-    /// What PyTorch's process had before there was a model, in bytes; for memory.
+    /// Bytes of PyTorch's process before it had a model; for memory.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) importing: Vec<f64>,
-    /// How PyTorch computed, where each round takes the fastest of several ways; for generation.
+    /// How PyTorch computed, if each round takes the fastest of several ways; for generation.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub(super) forms: BTreeSet<String>,
-    /// What clipping takes of Shears' step, from 0 to 1; for training.
+    /// The share of clipping in a step of Shears, from 0 to 1; for training.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) clip_share: Vec<f64>,
     /// Why a program has no number.
@@ -135,7 +134,7 @@ impl Measured {
     }
 }
 
-/// Measures, prints each row when it is there, and writes the file if it is whole.
+/// Measures, prints each row as it comes, and writes the file if all rows were measured.
 pub(super) fn run(options: &Options) -> Result<(), String> {
     let programs = Programs::prepare(options.python.as_deref(), &options.peers)?;
     let machine = Machine::this(&programs.python)?;
@@ -189,14 +188,14 @@ fn measure(programs: &Programs, options: &Options, run: &Run, rows: &[&Row]) -> 
                 rows.try_for_each(|row| row.take(*side, &answer))
             });
             let Err(reason) = taken else { return true };
-            // What failed once is not asked again, and has no numbers.
+            // A program that failed once is not run again, and has no numbers.
             for row in &mut measured {
                 row.rounds.remove(side);
                 row.missing.insert(*side, reason.clone());
             }
             false
         });
-        // Nobody is always the one that runs after the slowest.
+        // The order changes, so that none always runs after the slowest.
         let next = usize::from(!sides.is_empty());
         sides.rotate_left(next);
     }

@@ -1,4 +1,4 @@
-//! The plots of docs/performance.md: how the time of a step grows, and who is how fast.
+//! The plots of docs/performance.md: how the time of a step grows, and how fast each program is.
 
 use shears_figure::{Axis, Colour, Figure, Panel, Series, extent};
 
@@ -47,14 +47,14 @@ pub(super) fn scaling(scaling: &Scaling, preset: &str, title: &str) -> Result<St
     figure.svg().map_err(|error| error.to_string())
 }
 
-/// What changes with one of the sizes, and PyTorch's time as a multiple of ours above the upper
+/// The time against one of the sizes, and PyTorch's time as a multiple of ours above the upper
 /// point.
 fn panel(points: &[&Point], name: &str, milliseconds: Axis) -> Panel {
     let values = points
         .iter()
         .map(|point| (point.value as f64, point.value.to_string()));
     let x = Axis::log(name).marked_at(values.collect()).with_room(0.07);
-    // Ours is drawn last, and lies above.
+    // Ours is drawn last, on top.
     let series = SIDES.into_iter().rev().map(|side| {
         let line = points
             .iter()
@@ -81,7 +81,7 @@ fn panel(points: &[&Point], name: &str, milliseconds: Axis) -> Panel {
     }
 }
 
-/// How many times as fast as PyTorch everybody trains: a group of bars for each preset.
+/// Training speed as a multiple of PyTorch: a group of bars for each preset.
 pub(super) fn training(comparison: &Comparison) -> Result<String, String> {
     let mut bars = Bars::default();
     let rows = comparison.rows.iter();
@@ -118,7 +118,7 @@ fn series(name: &str, colour: Colour, width: u32) -> Series {
     }
 }
 
-/// Bars below each other as thick lines, each a unit of height.
+/// Horizontal bars, drawn as thick lines one unit apart.
 #[derive(Default)]
 struct Bars {
     lines: Vec<Series>,
@@ -170,7 +170,7 @@ impl Bars {
                 let mark = [(goal, y + 0.7), (goal, y - 0.7), NOTHING];
                 goals.line.extend(mark);
             }
-            // The number stands beside what is there, not on it.
+            // The number is next to the bar, not on it.
             let marks = goal.into_iter().chain([1.0]);
             let near = marks.filter(|x| (times..times + Self::NUMBER).contains(x));
             let place = near.fold(times, f64::max);

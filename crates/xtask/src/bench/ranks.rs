@@ -1,5 +1,5 @@
 //! `cargo xtask bench ranks`: one process with two threads against two processes with one thread
-//! each, the same batch.
+//! each, on the same batch.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,13 +12,13 @@ use super::machine::Machine;
 use super::options::Options;
 use super::programs::{answer, build_shears_with_mpi, number};
 use super::statistics::ratio;
+use crate::markdown;
 
-/// The file that the measurements are kept in.
+/// The file of the measurements.
 pub(super) const FILE: &str = "ranks.json";
 
-/// The presets, with what is changed of them, and how many steps of each are timed in a round. A
-/// step of the largest takes seconds; with a quarter of the batch, the exchange counts four times
-/// as much.
+/// The presets with changed settings, and the timed steps per round. A step of the largest takes
+/// seconds; with a quarter of the batch, the exchange weighs four times as much.
 const PRESETS: [(&str, usize); 9] = [
     ("rnn-128", 40),
     ("lstm-128", 40),
@@ -31,10 +31,10 @@ const PRESETS: [(&str, usize); 9] = [
     ("llama-384 --batch 16", 4),
 ];
 
-/// The least efficiency that two processes are to have, by preset: in shared memory, and over TCP.
+/// The minimum efficiency of two processes, by preset: in shared memory, and over TCP.
 const GOALS: [(&str, f64, f64); 2] = [("lstm-512", 0.9, 0.85), ("gpt-384 --batch 16", 0.9, 0.85)];
 
-/// All that was measured.
+/// All measurements.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Ranks {
     pub(super) machine: Machine,
@@ -43,7 +43,7 @@ pub(super) struct Ranks {
     pub(super) presets: Vec<Preset>,
 }
 
-/// Milliseconds a step, one number a round.
+/// Milliseconds per step, one number per round.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Preset {
     pub(super) preset: String,
@@ -53,8 +53,8 @@ pub(super) struct Preset {
     pub(super) ranks: Vec<f64>,
     /// The exchange within those steps.
     pub(super) exchange: Vec<f64>,
-    /// Two processes on two hosts that are namespaces of this machine, over TCP; empty where that
-    /// cannot be.
+    /// Two processes in two network namespaces of this machine, over TCP; empty if that is
+    /// impossible.
     pub(super) hosts: Vec<f64>,
 }
 
@@ -81,7 +81,7 @@ pub(super) fn run(options: &Options) -> Result<(), String> {
             }
             println!("round {round}: {}", found.last_round());
         }
-        // None is always the one that runs after the slowest.
+        // The order changes, so that none always runs after the slowest.
         ways.rotate_left(1);
     }
     for preset in &measured.presets {
@@ -99,7 +99,7 @@ pub(super) fn run(options: &Options) -> Result<(), String> {
 enum Way<'a> {
     Threads,
     Ranks,
-    /// By the script that makes two hosts of this machine.
+    /// With the script that makes two hosts of this machine.
     Hosts(&'a Path),
 }
 
@@ -125,7 +125,7 @@ impl Way<'_> {
 }
 
 impl Preset {
-    /// Takes what a program answered.
+    /// Takes the answer of a program.
     fn take(&mut self, way: Way<'_>, answer: &Value) -> Result<(), String> {
         let step = number(answer, "/ms_per_step/median")?;
         match way {
@@ -140,7 +140,7 @@ impl Preset {
         Ok(())
     }
 
-    /// Milliseconds of the last round, so that a measurement that is cut short has shown something.
+    /// Milliseconds of the last round, so that an interrupted measurement has shown something.
     fn last_round(&self) -> String {
         let last = |values: &[f64]| {
             values
@@ -219,13 +219,15 @@ fn ask(command: &mut Command) -> Result<Value, String> {
     }
 }
 
-/// What the documentation has of it.
+/// The table in the documentation.
 pub(super) fn table(measured: &Ranks) -> String {
-    let mut lines = vec![
-        "| preset | 1 process, 2 threads | 2 processes, 1 thread each | of that exchange, with \
-         waiting | efficiency | over TCP |"
-            .to_string(),
-        "|---|---:|---:|---:|---:|---:|".to_string(),
+    let head = [
+        "preset",
+        "1 process, 2 threads",
+        "2 processes, 1 thread each",
+        "of that exchange, with waiting",
+        "efficiency",
+        "over TCP",
     ];
     let ms = |values: &[f64]| {
         let middle = median(values.iter().copied());
@@ -237,17 +239,17 @@ pub(super) fn table(measured: &Ranks) -> String {
             format!("{:.2} ({:.2} to {:.2})", it.median, it.min, it.max)
         })
     };
-    for preset in &measured.presets {
-        lines.push(format!(
-            "| `{}` | {} | {} | {} | {} | {} |",
-            preset.preset,
+    let rows = measured.presets.iter().map(|preset| {
+        [
+            format!("`{}`", preset.preset),
             ms(&preset.threads),
             ms(&preset.ranks),
             ms(&preset.exchange),
             share(&preset.ranks, preset),
             share(&preset.hosts, preset),
-        ));
-    }
+        ]
+    });
+    let table = markdown::table(head, "|---|---:|---:|---:|---:|---:|", rows);
     let Machine {
         processor,
         cores,
@@ -255,10 +257,9 @@ pub(super) fn table(measured: &Ranks) -> String {
         ..
     } = &measured.machine;
     format!(
-        "{}\n\nMedians of {} rounds; efficiency is the time of one process over that of two, round \
+        "{table}\n\nMedians of {} rounds; efficiency is the time of one process over that of two, round \
          by round, in shared memory and between two network namespaces. {processor} with {cores} \
          cores, {system}, {}; {}.",
-        lines.join("\n"),
         measured.rounds,
         measured.mpi,
         measured.machine.when()

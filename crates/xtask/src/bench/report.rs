@@ -12,12 +12,13 @@ use super::ranks;
 use super::rows::{Goal, Quantity, RUNS, Side};
 use super::scaling::{self, SERIES, Scaling};
 use super::statistics::{Spread, spread};
+use crate::markdown;
 
 const PERFORMANCE: &str = "docs/performance.md";
 const README: &str = "README.md";
 const PARALLEL: &str = "docs/parallel.md";
 
-/// The rows that the README has: one of a small model, one of a large one, one of generation.
+/// The rows in the README: a small model, a large one, and generation.
 const IN_README: [&str; 3] = ["train-lstm-128", "train-gpt-384", "generate-lstm-512"];
 
 /// Writes every document whose numbers come from `benches/baselines`.
@@ -28,7 +29,7 @@ pub(super) fn run() -> Result<(), String> {
     Ok(())
 }
 
-/// Every document as it has to be, by its path in the repository.
+/// Every document with current numbers, by its path in the repository.
 fn documents() -> Result<Vec<(String, String)>, String> {
     let comparisons = comparisons()?;
     let newest = comparisons
@@ -67,7 +68,7 @@ fn documents() -> Result<Vec<(String, String)>, String> {
     Ok(documents)
 }
 
-/// What was measured on each kind of processor, the newest first.
+/// The measurements of each kind of processor, newest first.
 fn comparisons() -> Result<Vec<Comparison>, String> {
     let folder = super::baseline("");
     let entries = fs::read_dir(&folder)
@@ -97,7 +98,7 @@ fn read<T: DeserializeOwned>(name: &str) -> Result<T, String> {
     serde_json::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-/// Replaces what stands between `<!-- NAME -->` and `<!-- end NAME -->`, each on a line of its own.
+/// Replaces the text between `<!-- NAME -->` and `<!-- end NAME -->`, each on a line of its own.
 fn between_markers(text: &str, name: &str, body: &str) -> Result<String, String> {
     let (begin, end) = (format!("<!-- {name} -->\n"), format!("<!-- end {name} -->"));
     let missing = || format!("there is no `{}` or no `{end}` after it", begin.trim());
@@ -140,26 +141,36 @@ fn tables(comparisons: &[Comparison]) -> String {
 
 /// Every row with every program.
 fn table(comparison: &Comparison) -> String {
-    let mut lines = vec![
-        "| | Shears | PyTorch | how much better | goal | reached | PyTorch, compiled | Burn | Candle |"
-            .to_string(),
-        "|---|---|---|---|---|---|---|---|---|".to_string(),
+    let head = [
+        "",
+        "Shears",
+        "PyTorch",
+        "how much better",
+        "goal",
+        "reached",
+        "PyTorch, compiled",
+        "Burn",
+        "Candle",
     ];
-    for row in &comparison.rows {
+    let rows = comparison.rows.iter().map(|row| {
         let value = |side| row.show(side).unwrap_or("-".to_string());
-        lines.push(format!(
-            "| `{}` | {} | {} | {} | {} | {} | {} | {} | {} |",
-            row.name,
+        [
+            format!("`{}`", row.name),
             value(Side::Shears),
             value(Side::PyTorch),
             better(row),
             goal(row),
-            reached(row),
+            reached(row).to_string(),
             value(Side::PyTorchCompiled),
             value(Side::Burn),
             value(Side::Candle),
-        ));
-    }
+        ]
+    });
+    let mut lines = vec![markdown::table(
+        head,
+        "|---|---|---|---|---|---|---|---|---|",
+        rows,
+    )];
     let reasons: Vec<String> = comparison.rows.iter().flat_map(reasons).collect();
     if !reasons.is_empty() {
         lines.push(String::new());
@@ -175,7 +186,7 @@ fn reasons(row: &Measured) -> Vec<String> {
     row.missing.iter().map(reason).collect()
 }
 
-/// How often it is better than PyTorch, or what it is of a streaming read.
+/// How many times better than PyTorch it is, or how many streaming reads it takes.
 fn better(row: &Measured) -> String {
     let shown = |times: Option<Spread>, of: &str| {
         times.map_or("-".to_string(), |times| {
@@ -207,7 +218,7 @@ fn reached(row: &Measured) -> &'static str {
     }
 }
 
-/// What clipping takes of a training step.
+/// The share of clipping in a training step.
 fn clip_share(comparison: &Comparison) -> String {
     let shares = comparison.rows.iter().filter_map(|row| {
         let share = spread(&row.clip_share)?;
@@ -221,8 +232,8 @@ fn clip_share(comparison: &Comparison) -> String {
     )
 }
 
-/// Shears and PyTorch alone, for those who want to know whether it is worth their while: a column
-/// for each kind of processor, of the rows that are wanted.
+/// A short table of Shears and PyTorch only: one column for each kind of processor, for the wanted
+/// rows.
 fn short_table(comparisons: &[Comparison], wanted: &[&str]) -> String {
     let heads = comparisons.iter().map(|comparison| {
         let Machine {
@@ -230,29 +241,27 @@ fn short_table(comparisons: &[Comparison], wanted: &[&str]) -> String {
             instructions,
             ..
         } = &comparison.machine;
-        format!(" {processor}, {} |", instructions.join(", "))
+        format!("{processor}, {}", instructions.join(", "))
     });
-    let mut lines = vec![
-        format!("| |{}", heads.collect::<String>()),
-        format!("|---|{}", "---|".repeat(comparisons.len())),
-    ];
-    for run in RUNS {
-        for row in run.rows.iter().filter(|row| wanted.contains(&row.name)) {
+    let head = [String::new()].into_iter().chain(heads);
+    let rows = RUNS.iter().flat_map(|run| run.rows);
+    let rows = rows
+        .filter(|row| wanted.contains(&row.name))
+        .filter_map(|row| {
             let measured = |comparison: &Comparison| {
                 let mut rows = comparison.rows.iter();
                 rows.find(|measured| measured.name == row.name).cloned()
             };
             let found: Vec<Option<Measured>> = comparisons.iter().map(measured).collect();
-            let Some(any) = found.iter().flatten().next() else {
-                continue;
-            };
-            let cells: String = found
-                .iter()
-                .map(|row| format!(" {} |", cell(row)))
-                .collect();
-            lines.push(format!("| {} |{cells}", words(any)));
-        }
-    }
+            let label = words(found.iter().flatten().next()?);
+            Some(
+                [label]
+                    .into_iter()
+                    .chain(found.iter().map(cell).collect::<Vec<String>>()),
+            )
+        });
+    let below = format!("|---|{}", "---|".repeat(comparisons.len()));
+    let mut lines = vec![markdown::table(head, &below, rows)];
     lines.push(String::new());
     lines.extend(comparisons.iter().map(|comparison| {
         let machine = &comparison.machine;
@@ -267,7 +276,7 @@ fn short_table(comparisons: &[Comparison], wanted: &[&str]) -> String {
     lines.join("\n")
 }
 
-/// How much better Shears is, and the numbers of both.
+/// How much better Shears is, and both numbers.
 fn cell(row: &Option<Measured>) -> String {
     let text = row.as_ref().and_then(|row| {
         let value = |side| Some(row.quantity.show(row.median(side)?));
@@ -299,7 +308,7 @@ fn words(row: &Measured) -> String {
 }
 
 fn comparative(quantity: Quantity, times: f64) -> String {
-    // What is written with one digit.
+    // Equal when written with one digit.
     if (0.95..1.05).contains(&times) {
         return match quantity {
             Quantity::PeakMemory => "as large".to_string(),

@@ -1,4 +1,4 @@
-//! The rows of the comparison: what is measured, how each program is asked, and what the goal is.
+//! The rows of the comparison: what is measured, the arguments of each program, and the goal.
 
 use serde::{Deserialize, Serialize};
 
@@ -62,20 +62,20 @@ pub(super) enum Quantity {
     Step,
     /// Measuring the gradients and deciding, in milliseconds.
     Norm,
-    /// That, and scaling the gradients where they lie, in milliseconds.
+    /// The same, and scaling the gradients in place, in milliseconds.
     ClipInPlace,
-    /// Shears' `Norm` beside PyTorch's `ClipInPlace`, in milliseconds: of older files alone.
+    /// Shears' `Norm` against PyTorch's `ClipInPlace`, in milliseconds: only in older files.
     Clip,
     /// Measuring, scaling and AdamW, in milliseconds.
     ClipAndUpdate,
-    /// Tokens a second, one text at a time.
+    /// Tokens per second, one text at a time.
     Generate,
-    /// The most memory that the process has had, in bytes.
+    /// Peak memory of the process, in bytes.
     PeakMemory,
 }
 
 impl Quantity {
-    /// Where a program's line of JSON has it.
+    /// The JSON pointer to it in the output of a program.
     pub(super) fn pointer(self, side: Side) -> &'static str {
         match (self, side) {
             (Quantity::Step, _) => "/ms_per_step/median",
@@ -105,8 +105,8 @@ impl Quantity {
     }
 }
 
-/// A measured number, which is never negative: at least three digits, and none after the point
-/// that would be noise.
+/// A measured number, which is never negative, with three significant digits or all digits before
+/// the point.
 pub(super) fn three_digits(value: f64) -> String {
     let decimals = match value {
         size if size >= 100.0 => 0,
@@ -222,8 +222,8 @@ const GPT_2: [&str; 2] = [
 /// Three heads of queries for each of keys and values.
 const GROUPED: [&str; 2] = ["--kv-heads 2", "--kv-heads 2"];
 
-/// Products in bf16: of Shears by `--precision`, of PyTorch by autocast, or in generation by a
-/// model that is bf16 altogether.
+/// Products in bf16: in Shears with `--precision`, in PyTorch with autocast, or for generation with
+/// a model entirely in bf16.
 const BF16: [&str; 2] = ["--precision bf16", "--bf16"];
 
 impl Run {

@@ -10,7 +10,7 @@ pub(super) struct Spread {
     pub(super) max: f64,
 }
 
-/// The spread of some numbers; none of an empty list.
+/// The spread of some numbers; none for an empty list.
 pub(super) fn spread(values: &[f64]) -> Option<Spread> {
     let median = median(values.iter().copied())?;
     let (min, max) = shears_figure::extent(values.iter().copied());
@@ -19,8 +19,8 @@ pub(super) fn spread(values: &[f64]) -> Option<Spread> {
 
 /// How the rounds of two programs compare: the spread of their quotients, round by round.
 ///
-/// What disturbs a whole round (another process, a slower clock) disturbs both programs of it, and
-/// drops out of its quotient, though not out of a quotient of medians.
+/// Whatever slows a whole round (another process, a slower clock) slows both programs, and cancels
+/// in its quotient, but not in a quotient of medians.
 pub(super) fn ratio(numerators: &[f64], denominators: &[f64]) -> Option<Spread> {
     let pairs = numerators.iter().zip(denominators);
     let quotients: Vec<f64> = pairs.map(|(above, below)| above / below).collect();

@@ -1,59 +1,51 @@
-//! Clipping and update, beside one read of the gradients.
+//! Clipping and update, compared with reading the gradients once.
 
 use burn::tensor::Device;
 use shears_model::{LanguageModel, parameters};
 use shears_train::{ClipBench, bench_clip, estimate_memory};
 
-use super::{STEPS, Timing, say_spreads};
+use super::{Measured, STEPS, Timing};
 use crate::memory;
-use crate::model::{Work, with_model_to_train};
-use crate::output::say;
+use crate::model::{device_of, with_model};
 
-pub(super) fn run(timing: Timing) -> anyhow::Result<()> {
-    let report = with_model_to_train(&timing.plan, timing.vocabulary, Bench(&timing))?;
-    let (plan, threads) = (&timing.plan, timing.threads);
-    if timing.json {
-        let mut line = serde_json::to_value(&report)?;
-        line["part"] = "clip".into();
-        line["preset"] = plan.preset.to_string().into();
-        line["threads"] = threads.into();
-        say!("{line}");
-        return Ok(());
-    }
-    say!(
-        "{} ({}), {} and {}, {} parameters in {} tensors, {threads} threads",
-        plan.preset,
-        plan.model,
-        plan.clip,
-        plan.optimizer,
-        report.parameters,
-        report.tensors
-    );
+pub(super) fn run(timing: &Timing) -> anyhow::Result<Measured> {
+    let plan = &timing.plan;
+    let device = &device_of(plan).autodiff();
+    let report = with_model!(plan, timing.vocabulary, device, |model| {
+        bench(timing, model, device)?
+    });
     let timed = [
         ("read", "read"),
         ("clip", "clip"),
         ("clip and update", "clip_and_update"),
         ("clip in place", "clip_in_place"),
     ];
-    say_spreads("ms", timed.map(|(name, key)| (name, &report.ms[key])));
     let ratio = report.ms["clip"].median / report.ms["read"].median;
-    say!("  clipping takes {ratio:.2} times as long as reading");
-    Ok(())
+    Ok(Measured {
+        json: serde_json::to_value(&report)?,
+        subject: format!(
+            "{} and {}, {} parameters in {} tensors",
+            plan.clip, plan.optimizer, report.parameters, report.tensors
+        ),
+        unit: "ms",
+        spreads: timed.map(|(name, key)| (name, report.ms[key])).to_vec(),
+        remarks: vec![format!(
+            "clipping takes {ratio:.2} times as long as reading"
+        )],
+    })
 }
 
-struct Bench<'a>(&'a Timing);
-
-impl Work for Bench<'_> {
-    type Output = anyhow::Result<ClipBench>;
-
-    fn with<M: LanguageModel>(self, model: M, device: &Device) -> Self::Output {
-        let plan = &self.0.plan;
-        let memory = estimate_memory(plan, &parameters(&model), self.0.vocabulary);
-        // The weights have the size of their gradients.
-        let tensors = memory.gradients.saturating_mul(2);
-        let bytes = tensors.saturating_add(memory.moments);
-        memory::check("clipping", "a smaller --hidden or --layers fits", bytes)?;
-        let (threads, rounds) = (self.0.threads, self.0.steps.unwrap_or(STEPS));
-        Ok(bench_clip(plan, model, threads, device, rounds)?)
-    }
+fn bench<M: LanguageModel>(
+    timing: &Timing,
+    model: M,
+    device: &Device,
+) -> anyhow::Result<ClipBench> {
+    let plan = &timing.plan;
+    let memory = estimate_memory(plan, &parameters(&model), timing.vocabulary);
+    // The weights have the size of their gradients.
+    let tensors = memory.gradients.saturating_mul(2);
+    let bytes = tensors.saturating_add(memory.moments);
+    memory::check("clipping", "a smaller --hidden or --layers fits", bytes)?;
+    let (threads, rounds) = (timing.threads, timing.steps.unwrap_or(STEPS));
+    Ok(bench_clip(plan, model, threads, device, rounds)?)
 }

@@ -1,4 +1,4 @@
-//! What a policy has learned, kept between calls in a file.
+//! The state of an adaptive policy, kept in a file between calls.
 
 use std::path::Path;
 
@@ -12,15 +12,15 @@ use crate::new_file;
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct History {
-    /// The policy that learned it.
+    /// The policy of the state.
     clip: String,
     state: ClipperState,
 }
 
-/// What a clipper has learned of a million tensors is shorter than so many bytes.
+/// Maximum bytes of the file; the state for a million tensors is shorter.
 const LONGEST: u64 = 1 << 30;
 
-/// Gives a clipper what the file has; one that is not there yet has nothing.
+/// Restores the clipper from the file, if it exists.
 pub(super) fn restore(clipper: &mut Clipper, file: &Path) -> Result<(), Misuse> {
     let fail = |problem: String| Misuse(format!("--state {}: {problem}", file.display()));
     let text = match shears_run::read_regular(file, LONGEST) {
@@ -28,17 +28,17 @@ pub(super) fn restore(clipper: &mut Clipper, file: &Path) -> Result<(), Misuse> 
         read => read.map_err(|error| fail(error.to_string()))?,
     };
     let history: Result<History, _> = serde_json::from_slice(&text);
-    let history = history.map_err(|_| fail("is no file that --state has written".into()))?;
+    let history = history.map_err(|_| fail("was not written by --state".into()))?;
     let policy = clipper.policy().to_string();
     if history.clip != policy {
         let learned = history.clip;
-        return Err(fail(format!("is what {learned} has learned, not {policy}")));
+        return Err(fail(format!("has the state of {learned}, not of {policy}")));
     }
     let restored = clipper.restore(&history.state);
     restored.map_err(|error| fail(error.to_string()))
 }
 
-/// Writes what the clipper has learned, whole or not at all.
+/// Writes the state of the clipper, whole or not at all.
 pub(super) fn save(clipper: &Clipper, file: &Path) -> anyhow::Result<()> {
     let history = History {
         clip: clipper.policy().to_string(),

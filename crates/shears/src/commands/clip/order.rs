@@ -3,8 +3,8 @@
 use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
 
-/// The steps in the order of the numbers in their names, where a shell has sorted them by the
-/// alphabet; none where they were given in another order, or these two are the same.
+/// The files sorted by the numbers in their names, if they are in alphabetical order as from a
+/// shell; none if that changes nothing, or if they were given in an order of their own.
 pub(super) fn by_number(steps: &[PathBuf]) -> Option<Vec<PathBuf>> {
     if !steps.is_sorted() {
         return None;
@@ -21,7 +21,8 @@ fn natural(left: &Path, right: &Path) -> Ordering {
         .then_with(|| left.cmp(right))
 }
 
-/// Runs of digits, which compare by length once zeros before them are gone, and other characters.
+/// Splits a text into characters and numbers. Without leading zeros, numbers compare by length
+/// first.
 fn pieces(text: &str) -> Vec<(char, usize, &str)> {
     let mut pieces = Vec::new();
     let mut rest = text;
@@ -40,7 +41,7 @@ fn pieces(text: &str) -> Vec<(char, usize, &str)> {
             0 => pieces.push((first, 0, "")),
             _ => {
                 let number = piece.trim_start_matches('0');
-                // Among other characters digits stand where 0 does.
+                // Compared with other characters, a number sorts like the digit 0.
                 pieces.push(('0', number.len(), number));
             }
         }
@@ -68,7 +69,7 @@ mod tests {
         let sorted = ordered(&["g/step1.x", "g/step10.x", "g/step2.x"]).unwrap();
         assert_eq!(sorted, ["g/step1.x", "g/step2.x", "g/step10.x"]);
         assert_eq!(ordered(&["step01", "step02", "step10"]), None);
-        // Somebody has chosen this order.
+        // This order was chosen by hand.
         assert_eq!(ordered(&["step2", "step10", "step1"]), None);
         assert_eq!(ordered(&["a", "b"]), None);
     }

@@ -1,4 +1,4 @@
-//! What `shears clip` prints: lines of JSON, or a report to read.
+//! What `shears clip` prints: JSON lines, or a report for people.
 
 use std::path::{Path, PathBuf};
 
@@ -10,14 +10,14 @@ use serde::Serialize;
 use shears_run::action_name;
 
 use super::ClipArguments;
-use crate::output::{one_line, print_result, say};
+use crate::output::{one_line, say};
 use crate::report::{count, counted};
 use crate::table::table;
 
-/// Tensors that are listed under a step.
+/// Maximum number of tensors listed under a step.
 const ROWS: usize = 8;
 
-/// The widest name of a tensor that a table makes room for.
+/// Maximum width of the name of a tensor.
 const WIDEST_NAME: usize = 48;
 
 pub(super) struct Reporter {
@@ -25,9 +25,9 @@ pub(super) struct Reporter {
     title: String,
     policy: ClipPolicy,
     out_dir: Option<PathBuf>,
-    /// Of the longest name of a file.
+    /// The width of the longest file name.
     width: usize,
-    /// Of the number of the last step.
+    /// The width of the last step number.
     digits: usize,
     records: Vec<StepRecord>,
 }
@@ -56,7 +56,7 @@ impl Reporter {
         }
     }
 
-    /// Tells of one step, after its file was written.
+    /// Reports one step, after its file was written.
     pub(super) fn step(
         &mut self,
         step: usize,
@@ -66,7 +66,7 @@ impl Reporter {
         self.records
             .push(StepRecord::new(step as u64, report, None));
         if self.json {
-            print_result(&serde_json::to_string(&StepLine::of(step, report))?)?;
+            say!("{}", serde_json::to_string(&StepLine::of(step, report))?);
             return Ok(());
         }
         if step == 0 {
@@ -85,7 +85,7 @@ impl Reporter {
         Ok(())
     }
 
-    /// Tells what the steps came to.
+    /// Prints the summary of all steps.
     pub(super) fn end(&self) {
         if self.json {
             return;
@@ -122,7 +122,7 @@ impl Reporter {
     }
 }
 
-/// One line of JSON. Numbers that are not finite are null.
+/// A step in JSON, with its keys in this order. Values that are not finite are null.
 #[derive(Serialize)]
 struct StepLine<'a> {
     step: usize,
@@ -200,7 +200,7 @@ fn what_was_done(report: &ClipReport) -> String {
     words
 }
 
-/// The tensors that something was done to or is wrong with, those that weigh most first.
+/// The tensors that were changed or are not finite, those with the largest share first.
 fn tensors(report: &ClipReport) -> Vec<String> {
     let only_non_finite = report.skip_reason == Some(SkipReason::NonFinite);
     let changed = |tensor: &&TensorReport| {
@@ -222,8 +222,8 @@ fn tensors(report: &ClipReport) -> Vec<String> {
     lines
 }
 
-/// Name, share of the squared norm, norm before and after, coefficient, and what is not finite; of
-/// a step that was left out, what led to that.
+/// Name, share of the squared norm, norm before and after, coefficient, and non-finite values; for
+/// a skipped step only what explains the skip.
 fn row(report: &ClipReport, tensor: &TensorReport) -> Vec<String> {
     let mut cells = vec![shortened(&tensor.name)];
     let non_finite = match tensor.non_finite {
@@ -247,7 +247,7 @@ fn row(report: &ClipReport, tensor: &TensorReport) -> Vec<String> {
     cells
 }
 
-/// The end of a name tells more than its start.
+/// Shortens a long name at its start, because the end says more.
 fn shortened(name: &str) -> String {
     let name = one_line(name);
     let excess = name.chars().count().saturating_sub(WIDEST_NAME);

@@ -1,4 +1,4 @@
-//! The columns of the table: what each is called, and where in a step's event its value is.
+//! The columns of the table: their names, and where their values are in the event of a step.
 
 use shears_run::{Evaluation, Event, Events, Log, RunError, StepEvent, action_name};
 
@@ -14,20 +14,18 @@ pub(super) struct Column {
     pub(super) read: Read,
 }
 
-/// How a column's value is found. `None` is that there is none; what is not finite is NaN.
+type ReadReal = dyn Fn(&Row) -> Option<f64>;
+
+/// How to read the value of a column. `None` is a missing value; values that are not finite are
+/// NaN.
 pub(super) enum Read {
     Whole(fn(&Row) -> u64),
-    Real(fn(&Row) -> Option<f64>),
+    Real(Box<ReadReal>),
     Text(fn(&Row) -> Option<&str>),
-    /// The norm of the tensor of this name.
-    TensorNorm(String),
 }
 
-impl Row {
-    /// The norm of a tensor, which the log has only if it is finite.
-    pub(super) fn tensor_norm(&self, tensor: &str) -> Option<f64> {
-        self.step.clip.tensors.get(tensor).copied()
-    }
+fn real(read: impl Fn(&Row) -> Option<f64> + 'static) -> Read {
+    Read::Real(Box::new(read))
 }
 
 impl Column {
@@ -37,12 +35,11 @@ impl Column {
             Read::Whole(read) => read(row).to_string(),
             Read::Real(read) => number(read(row)),
             Read::Text(read) => read(row).unwrap_or_default().to_string(),
-            Read::TensorNorm(tensor) => number(row.tensor_norm(tensor)),
         }
     }
 }
 
-/// All digits that it takes to read the same bits back, with an exponent where that is shorter.
+/// As many digits as it takes to read the same bits back, with an exponent if that is shorter.
 fn number(value: Option<f64>) -> String {
     value.map_or(String::new(), |value| format!("{value:?}"))
 }
@@ -50,7 +47,7 @@ fn number(value: Option<f64>) -> String {
 /// The steps of a log, each with its evaluation, one at a time.
 pub(super) struct Rows<'a> {
     events: Events<'a>,
-    /// A step whose evaluation may come next.
+    /// A step that an evaluation may still follow.
     waiting: Option<Row>,
 }
 
@@ -90,7 +87,7 @@ impl Iterator for Rows<'_> {
     }
 }
 
-/// The columns in their order, with those of the tensors at the end.
+/// The columns in their order, tensors last.
 pub(super) fn columns(log: &Log, tensors: bool) -> Vec<Column> {
     let named = |(name, read): (&str, Read)| Column {
         name: name.to_string(),
@@ -99,38 +96,39 @@ pub(super) fn columns(log: &Log, tensors: bool) -> Vec<Column> {
     let mut columns: Vec<Column> = of_each_step().into_iter().map(named).collect();
     if tensors {
         let known = log.columns.tensors.names.iter();
-        columns.extend(known.map(|tensor| Column {
+        columns.extend(known.cloned().map(|tensor| Column {
             name: format!("norm:{tensor}"),
-            read: Read::TensorNorm(tensor.clone()),
+            // Norms that are not finite are not in the log.
+            read: real(move |row| row.step.clip.tensors.get(&tensor).copied()),
         }));
     }
     columns
 }
 
 fn of_each_step() -> [(&'static str, Read); 17] {
-    use Read::{Real, Text, Whole};
+    use Read::{Text, Whole};
     [
         ("step", Whole(|row| row.step.step)),
-        // The log has no number for a loss that is not finite.
-        ("loss", Real(|row| row.step.loss.or(Some(f64::NAN)))),
-        ("lr", Real(|row| Some(row.step.lr))),
+        // A loss that is not finite is missing in the log.
+        ("loss", real(|row| row.step.loss.or(Some(f64::NAN)))),
+        ("lr", real(|row| Some(row.step.lr))),
         (
             "tokens_per_second",
-            Real(|row| Some(row.step.tokens_per_second)),
+            real(|row| Some(row.step.tokens_per_second)),
         ),
         (
             "action",
             Text(|row| Some(action_name(row.step.clip.action))),
         ),
-        ("norm_before", Real(|row| Some(row.step.clip.norm_before))),
-        ("norm_after", Real(|row| Some(row.step.clip.norm_after))),
-        ("coefficient", Real(|row| Some(row.step.clip.coefficient))),
-        ("threshold", Real(|row| row.step.clip.threshold)),
+        ("norm_before", real(|row| Some(row.step.clip.norm_before))),
+        ("norm_after", real(|row| Some(row.step.clip.norm_after))),
+        ("coefficient", real(|row| Some(row.step.clip.coefficient))),
+        ("threshold", real(|row| row.step.clip.threshold)),
         (
             "clipped_share",
-            Real(|row| Some(row.step.clip.clipped_share)),
+            real(|row| Some(row.step.clip.clipped_share)),
         ),
-        ("cosine", Real(|row| row.step.clip.cosine)),
+        ("cosine", real(|row| row.step.clip.cosine)),
         ("non_finite", Whole(|row| row.step.clip.non_finite)),
         (
             "skip_reason",
@@ -142,15 +140,15 @@ fn of_each_step() -> [(&'static str, Read); 17] {
         ),
         (
             "val_loss",
-            Real(|row| row.evaluation.as_ref().map(|found| found.val_loss)),
+            real(|row| row.evaluation.as_ref().map(|found| found.val_loss)),
         ),
         (
             "bits_per_char",
-            Real(|row| row.evaluation.as_ref().map(|found| found.bits_per_char)),
+            real(|row| row.evaluation.as_ref().map(|found| found.bits_per_char)),
         ),
         (
             "perplexity",
-            Real(|row| row.evaluation.as_ref().map(|found| found.perplexity)),
+            real(|row| row.evaluation.as_ref().map(|found| found.perplexity)),
         ),
     ]
 }

@@ -1,4 +1,4 @@
-//! The model of a run for another program.
+//! Exporting the model of a run for another program.
 
 use std::fs;
 use std::path::Path;
@@ -24,7 +24,7 @@ pub(super) fn export(
     format: ExportFormat,
 ) -> anyhow::Result<()> {
     let Some(out) = &arguments.out else {
-        misuse!("a model needs a folder; give one by --out DIR");
+        misuse!("a model is exported to a folder; give one with --out DIR");
     };
     check_free(out)?;
     let which = arguments.checkpoint.as_deref().unwrap_or("best");
@@ -36,7 +36,7 @@ pub(super) fn export(
         tokenizer: &trained.tokenizer,
         end_token: trained.plan.end_token,
     };
-    // The folder appears under its name when all is in it.
+    // The folder appears under its name once it is complete.
     let cannot = || format!("cannot write {}", out.display());
     let folder = tempfile::Builder::new()
         .prefix(".shears-")
@@ -50,7 +50,7 @@ pub(super) fn export(
     }
     open_to_all(folder.path()).with_context(cannot)?;
     fs::rename(folder.path(), out).with_context(cannot)?;
-    // It is elsewhere now, and not to be removed.
+    // It has been renamed, so it must not be removed.
     let _ = folder.keep();
     say!("{} from {}", out.display(), trained.path.display());
     Ok(())
@@ -64,7 +64,7 @@ fn gguf_type(arguments: &ExportArguments) -> GgufType {
     }
 }
 
-/// A folder of temporary files is closed to others; this one is to be like any new folder.
+/// Temporary folders are private; gives this one the permissions of any new folder.
 fn open_to_all(folder: &Path) -> std::io::Result<()> {
     #[cfg(unix)]
     {
@@ -79,12 +79,12 @@ fn open_to_all(folder: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Refuses a name that is taken, but by an empty folder.
+/// Refuses a name that is taken, unless by an empty folder.
 fn check_free(out: &Path) -> Result<(), Misuse> {
     let refuse = |problem: &str| Err(Misuse(format!("--out {}: {problem}", out.display())));
     match out.symlink_metadata() {
         Err(_) => Ok(()),
-        Ok(found) if !found.is_dir() => refuse("is there already; give the name of a new folder"),
+        Ok(found) if !found.is_dir() => refuse("already exists; give the name of a new folder"),
         Ok(_) => match fs::read_dir(out).map(|mut entries| entries.next().is_none()) {
             Ok(true) => Ok(()),
             _ => refuse("is a folder with files; give a new one"),
@@ -92,7 +92,7 @@ fn check_free(out: &Path) -> Result<(), Misuse> {
     }
 }
 
-/// What is known of the run.
+/// The model card of the run.
 fn card_of(trained: &Trained) -> anyhow::Result<Card> {
     let (plan, folder) = (&trained.plan, trained.run.path());
     let columns = run_log::read(&trained.run)?.columns;
@@ -114,7 +114,7 @@ fn card_of(trained: &Trained) -> anyhow::Result<Card> {
         let (loss, bits) = (found.val_loss, found.bits_per_char);
         fact(
             "validation loss",
-            format!("{loss:.4} nats a token, {bits:.4} bits a character"),
+            format!("{loss:.4} nats per token, {bits:.4} bits per character"),
         );
     }
     fact("clipping", plan.clip.to_string());
@@ -136,7 +136,7 @@ fn card_of(trained: &Trained) -> anyhow::Result<Card> {
     })
 }
 
-/// The settings that matter to who uses the model, or trains it again.
+/// The settings that matter for using the model, or for training it again.
 fn settings_of(plan: &Plan) -> Vec<(String, String)> {
     let mut facts = vec![("SHA-256 of the text".to_string(), plan.text_sha256.clone())];
     for setting in Plan::settings()
@@ -145,7 +145,7 @@ fn settings_of(plan: &Plan) -> Vec<(String, String)> {
     {
         let name = setting.name.as_str();
         let matters = match setting.section {
-            // Where the text was is nobody's business but its owner's.
+            // Where the text was stored is private.
             Section::Text => name == "tokenizer",
             Section::Run => ["steps", "seed"].contains(&name),
             Section::Clipping => name == "non-finite",
@@ -154,7 +154,7 @@ fn settings_of(plan: &Plan) -> Vec<(String, String)> {
         if let Some(value) = setting.value_in(plan).filter(|_| matters) {
             let value = match value {
                 Value::String(text) => text,
-                // Without the zeros of 0.00000001.
+                // Debug format: 1e-8 rather than 0.00000001.
                 Value::Float(number) => format!("{number:?}"),
                 other => other.to_string(),
             };

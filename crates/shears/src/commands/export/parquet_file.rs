@@ -12,10 +12,10 @@ use parquet::schema::types::{Type, TypePtr};
 
 use super::columns::{Column, Read, Row, Rows};
 
-/// Rows that are written together: who writes or reads holds so many in memory.
+/// Rows per row group, which writers and readers hold in memory.
 const ROWS_IN_GROUP: usize = 10_000;
 
-/// Whole numbers are INT64, numbers DOUBLE and texts UTF-8 strings, the last two nullable.
+/// Integers are INT64, other numbers nullable DOUBLE, and texts nullable UTF-8 strings.
 pub(super) fn write(
     columns: &[Column],
     mut rows: Rows<'_>,
@@ -38,7 +38,7 @@ pub(super) fn write(
         }
         let mut group = writer.next_row_group()?;
         for column in columns {
-            // The writer has a column for each field of the schema, in its order.
+            // The writer has a column for each field of the schema, in the same order.
             if let Some(mut values) = group.next_column()? {
                 write_column(&column.read, &rows, &mut values)?;
                 values.close()?;
@@ -53,7 +53,7 @@ pub(super) fn write(
 fn field(column: &Column) -> Result<TypePtr, ParquetError> {
     let (physical, logical, repetition) = match column.read {
         Read::Whole(_) => (Physical::INT64, None, Repetition::REQUIRED),
-        Read::Real(_) | Read::TensorNorm(_) => (Physical::DOUBLE, None, Repetition::OPTIONAL),
+        Read::Real(_) => (Physical::DOUBLE, None, Repetition::OPTIONAL),
         Read::Text(_) => (
             Physical::BYTE_ARRAY,
             Some(LogicalType::String),
@@ -78,9 +78,10 @@ fn write_column(
             let column = writer.typed::<Int64Type>();
             column.write_batch(&values, None, None)?;
         }
-        Read::Real(read) => write_reals(rows.iter().map(read), writer)?,
-        Read::TensorNorm(tensor) => {
-            write_reals(rows.iter().map(|row| row.tensor_norm(tensor)), writer)?;
+        Read::Real(read) => {
+            let (values, levels) = present(rows.iter().map(read));
+            let column = writer.typed::<DoubleType>();
+            column.write_batch(&values, Some(&levels), None)?;
         }
         Read::Text(read) => {
             let (values, levels) = present(rows.iter().map(|row| read(row).map(ByteArray::from)));
@@ -91,17 +92,8 @@ fn write_column(
     Ok(())
 }
 
-fn write_reals(
-    values: impl Iterator<Item = Option<f64>>,
-    writer: &mut SerializedColumnWriter<'_>,
-) -> Result<(), ParquetError> {
-    let (values, levels) = present(values);
-    let column = writer.typed::<DoubleType>();
-    column.write_batch(&values, Some(&levels), None)?;
-    Ok(())
-}
-
-/// The values that there are, and for each row 1 if it has one, 0 if not.
+/// The values that are present, and for each row its definition level: 1 if it has a value,
+/// otherwise 0.
 fn present<T>(values: impl Iterator<Item = Option<T>>) -> (Vec<T>, Vec<i16>) {
     let (mut present, mut levels) = (Vec::new(), Vec::new());
     for value in values {

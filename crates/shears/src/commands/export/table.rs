@@ -17,7 +17,7 @@ pub(super) fn export(
     format: ExportFormat,
 ) -> anyhow::Result<()> {
     if format == ExportFormat::Parquet && arguments.out.is_none() {
-        misuse!("parquet is not for a terminal or a pipe; give a file by --out FILE");
+        misuse!("parquet is not for a terminal or a pipe; give a file with --out FILE");
     }
     if let Some(out) = &arguments.out {
         new_file::check(out, arguments.force)?;
@@ -41,7 +41,7 @@ pub(super) fn export(
     file.put_in_place(out, arguments.force)
 }
 
-/// A line of names, then a line for each row.
+/// A header line, then one line per row.
 fn write_csv(columns: &[Column], rows: Rows<'_>, out: impl Write) -> anyhow::Result<()> {
     let mut table = csv::Writer::from_writer(BufWriter::new(out));
     let names = columns.iter().map(|column| column.name.as_str());
@@ -55,7 +55,7 @@ fn write_csv(columns: &[Column], rows: Rows<'_>, out: impl Write) -> anyhow::Res
     Ok(())
 }
 
-/// The system's error inside that of the `csv` crate, which does not name it as its source.
+/// The system's error inside an error of the `csv` crate, which does not report it as its source.
 fn csv_error(error: csv::Error) -> io::Error {
     match error.into_kind() {
         csv::ErrorKind::Io(error) => error,

@@ -1,4 +1,4 @@
-//! What one policy made of the steps of a run, and what that comes to.
+//! What one policy did with the steps of a run, in detail and in sum.
 
 use gradclip::{ClipAction, ClipRule, NormOrder};
 use gradclip_judge::statistics::{mean, median};
@@ -11,18 +11,18 @@ use shears_train::ClipPolicy;
 
 use super::spikes::{Catch, catch};
 
-/// The thresholds of the steps that had one.
+/// Summary of the thresholds, over the steps that had one.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Thresholds {
     pub(crate) first: f64,
     pub(crate) median: f64,
-    /// That of the last step that was not left out; none where each tensor then has its own.
+    /// Of the last step that was not skipped; none if each tensor has its own.
     pub(crate) last: Option<f64>,
     pub(crate) min: f64,
     pub(crate) max: f64,
 }
 
-/// A policy with all that it did.
+/// A policy and everything that it did.
 #[derive(Clone, Debug)]
 pub(crate) struct Account {
     /// `run` for the run itself, and a letter for each policy.
@@ -32,11 +32,11 @@ pub(crate) struct Account {
     pub(crate) clipped: usize,
     /// Median and smallest coefficient of the clipped steps.
     pub(crate) coefficients: Option<(f64, f64)>,
-    /// Mean share of the norm that clipping took away, over the steps that were not left out.
+    /// Mean share of the norm that clipping cut off, over the steps that were not skipped.
     pub(crate) removed: Option<f64>,
-    /// Steps left out as outliers.
+    /// Steps skipped as outliers.
     pub(crate) left_out: usize,
-    /// Steps before all its rules had seen enough; none if the run was too short for that.
+    /// Steps until all rules had seen enough; none if the run was too short.
     pub(crate) warm_up: Option<usize>,
     pub(crate) thresholds: Option<Thresholds>,
     /// One for each spike.
@@ -50,7 +50,7 @@ impl Account {
         let clipped = taken.iter().filter(|step| step.action == ClipAction::Clip);
         let clipped: Vec<f64> = clipped.map(ReplayedStep::coefficient).collect();
         let kept = taken.iter().filter(|step| step.action != ClipAction::Skip);
-        // `normalize` also lengthens, which takes nothing away.
+        // `normalize` can also lengthen a gradient, which cuts nothing off.
         let removed = kept.map(|step| (1.0 - step.coefficient()).max(0.0));
         let thresholds = Thresholds::of(&taken);
         let catches = spikes.list.iter().map(|spike| catch(spikes, spike, &taken));
@@ -84,7 +84,7 @@ impl Account {
         self.catches.iter().filter(at_once).count()
     }
 
-    /// Whether its thresholds are of the norm of all tensors.
+    /// Whether its thresholds apply to the global norm.
     pub(crate) fn goes_by_all(&self) -> bool {
         goes_by_norm_of_all(&self.policy)
     }
@@ -138,17 +138,16 @@ impl Thresholds {
     }
 }
 
-/// A policy to which the steps of a run are shown one after the other.
+/// A policy that sees the steps of a run one after the other.
 pub(crate) struct Watched {
     policy: ClipPolicy,
-    /// None for the run itself, whose steps are known.
+    /// None for the run itself, whose actions are in the log.
     replay: Option<Replay>,
     taken: Vec<ReplayedStep>,
     alone: Vec<Alone>,
 }
 
-/// A rule of a policy by itself, because in a chain another rule's threshold may stand in its
-/// place.
+/// A rule of a policy on its own, because a chain may report the threshold of another rule.
 struct Alone {
     replay: Replay,
     /// Steps until it has a threshold.
@@ -161,7 +160,7 @@ impl Watched {
     pub(crate) fn own(policy: ClipPolicy) -> Watched {
         let learning = policy.rules().iter().filter(|rule| learns_alone(rule));
         let alone = learning.filter_map(|rule| {
-            // Rules that learn go by Euclidean norms.
+            // Adaptive rules use Euclidean norms.
             Some(Alone {
                 replay: Replay::new(&ClipPolicy::from(*rule)).ok()?,
                 steps: 0,
@@ -188,7 +187,7 @@ impl Watched {
         &self.policy
     }
 
-    /// Shows it a step, with what the run itself did.
+    /// Shows it a step and what the run itself did.
     pub(crate) fn step(
         &mut self,
         own: ReplayedStep,
@@ -207,14 +206,13 @@ impl Watched {
         Ok(())
     }
 
-    /// Steps before every rule has seen enough to do what it is for; none if the run was too short
-    /// for that.
+    /// Steps until every rule has seen enough to work; none if the run was too short.
     fn warm_up(&self) -> Option<usize> {
         let mut alone = self.alone.iter();
         let rules = self.policy.rules().iter();
         let each = rules.map(|rule| match *rule {
             ClipRule::ZClip { warmup, .. } => self.until(warmup.get() as usize),
-            // Its steps are counted from 1.
+            // It counts steps from 1.
             ClipRule::AdaGc { warmup, .. } => self.until((warmup as usize).saturating_sub(1)),
             _ if learns_alone(rule) => alone
                 .next()
@@ -226,7 +224,7 @@ impl Watched {
             .map(|each| each.into_iter().max().unwrap_or(0))
     }
 
-    /// The steps until so many were not left out, which teach nothing.
+    /// The steps until this many were not skipped; a policy learns nothing from skipped ones.
     fn until(&self, wanted: usize) -> Option<usize> {
         let mut applied = self
             .taken
@@ -241,7 +239,7 @@ impl Watched {
     }
 }
 
-/// Whether a rule has a threshold once it has seen enough.
+/// Whether a rule has a threshold only once it has seen enough.
 fn learns_alone(rule: &ClipRule) -> bool {
     matches!(
         rule,

@@ -7,7 +7,7 @@ use super::Replayed;
 use super::account::Account;
 use crate::report::step_number;
 
-/// The most policies beside the run's own.
+/// Maximum number of policies besides that of the run.
 pub(super) const MOST_POLICIES: usize = MOST_COLOURS - 1;
 
 /// The text of the SVG file.
@@ -21,8 +21,8 @@ pub(super) fn svg(replayed: &Replayed) -> Result<String, FigureError> {
     };
     let y = y.within(low, high);
     let mut series = norms(replayed);
-    // The run's own line is the thinnest and lies above the others, the next ones are thicker from
-    // line to line: of lines that lie on each other all can be seen.
+    // The run's own line is the thinnest and drawn last, the others get thicker from line to line,
+    // so that lines on top of each other all stay visible.
     let mut accounts: Vec<(usize, &Account)> = replayed.accounts.iter().enumerate().collect();
     accounts.rotate_left(1);
     for (index, account) in accounts {
@@ -79,20 +79,18 @@ fn norms(replayed: &Replayed) -> Vec<Series> {
     series
 }
 
-/// The thresholds of a policy. Where no line can be seen, the legend says why.
+/// The thresholds of a policy. If no line is visible, the legend says why.
 fn threshold(replayed: &Replayed, account: &Account, low: f64, high: f64) -> Series {
     let values: Vec<f64> = thresholds(account).collect();
     let note = match account.goes_by_all() {
-        false => " (no line: not by the norm of all)",
+        false => " (no line: not by the global norm)",
         true if values.iter().all(|value| value.is_nan()) => " (no threshold)",
-        true if values.iter().all(|value| value.is_nan() || *value > high) => {
-            " (above the picture)"
-        }
-        true if values.iter().all(|value| value.is_nan() || *value < low) => " (below the picture)",
+        true if values.iter().all(|value| value.is_nan() || *value > high) => " (above the figure)",
+        true if values.iter().all(|value| value.is_nan() || *value < low) => " (below the figure)",
         true => "",
     };
     let steps = replayed.steps.iter().map(|step| *step as f64);
-    // Elsewhere it would lie on the edge.
+    // Outside, it would be drawn along the edge.
     let inside = |value: f64| {
         if (low..=high).contains(&value) {
             value
@@ -108,14 +106,14 @@ fn threshold(replayed: &Replayed, account: &Account, low: f64, high: f64) -> Ser
     }
 }
 
-/// The threshold of each step; NaN where there is none, or it is not one of the norm of all.
+/// The threshold of each step; NaN if there is none, or it does not apply to the global norm.
 fn thresholds(account: &Account) -> impl Iterator<Item = f64> {
     let by_all = account.goes_by_all();
     let steps = account.taken.iter();
     steps.map(move |step| step.threshold.filter(|_| by_all).unwrap_or(f64::NAN))
 }
 
-/// The norms, and the thresholds as far as they are not too far away from all norms.
+/// The range of the norms, and of thresholds that are not too far from them.
 fn range(replayed: &Replayed) -> (f64, f64) {
     let norms = replayed.norms.iter().copied();
     let norms = norms.filter(|norm| norm.is_finite() && *norm > 0.0);

@@ -6,12 +6,12 @@ use gradclip_judge::{ReplayedStep, Spike, Spikes};
 /// What became of a spike under a policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Catch {
-    /// A step was left out, or clipped to no more than the bound that makes a spike; so many steps
-    /// after its first one.
+    /// A step was skipped, or clipped to at most the bound of a spike, this many steps after the
+    /// first.
     Caught { late: usize },
-    /// Steps were clipped, and all of them were still above that bound.
+    /// Steps were clipped, but stayed above the bound.
     InPart,
-    /// No step of it was clipped or left out.
+    /// No step was clipped or skipped.
     Missed,
 }
 
@@ -21,7 +21,7 @@ pub(crate) fn catch(spikes: &Spikes, spike: &Spike, taken: &[ReplayedStep]) -> C
     let steps = taken.iter().zip(&spikes.bounds).enumerate();
     for (index, (step, bound)) in steps.take(spike.last + 1).skip(spike.first) {
         let Some(bound) = *bound else { continue };
-        // A step that is not finite is left out for that, whatever the policy is.
+        // Every policy skips a step that is not finite.
         if step.action == ClipAction::Keep || !step.norm_before.is_finite() {
             continue;
         }

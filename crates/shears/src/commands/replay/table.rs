@@ -12,15 +12,15 @@ use crate::output::{columns, wrap};
 use crate::report::{count, counted};
 use crate::table::{row, table};
 
-/// The most spikes that are listed.
+/// Maximum number of spikes that are listed.
 const MOST_SPIKES: usize = 10;
-/// The widest name of a policy that shares a line with its numbers.
+/// Maximum width of a policy that shares a line with its numbers.
 const WIDEST_NAME: usize = 28;
-/// Columns in which names and numbers stand beside each other.
+/// Columns that names and numbers need to fit on one line.
 const WIDE: usize = 112;
 
 pub(crate) fn text(replayed: &Replayed) -> String {
-    // Where there is little room, each policy has a line of its own.
+    // On a narrow terminal, each policy has a line of its own.
     let widest_name = match columns() {
         Some(..WIDE) => 0,
         _ => WIDEST_NAME,
@@ -40,7 +40,9 @@ fn head(replayed: &Replayed) -> Vec<String> {
     let steps = counted(replayed.steps.len() as u64, "step");
     let mut lines = vec![format!("run {}: {steps}", replayed.run.display())];
     if let (Some((_, clip)), Some(first)) = (replayed.before.last(), replayed.steps.first()) {
-        lines[0].push_str(&format!(", from step {first} on; those before had {clip}"));
+        lines[0].push_str(&format!(
+            ", from step {first} on; earlier steps used {clip}"
+        ));
     }
     let finite = replayed.norms.iter().filter(|norm| norm.is_finite());
     let finite: Vec<f64> = finite.copied().collect();
@@ -58,14 +60,14 @@ fn head(replayed: &Replayed) -> Vec<String> {
     }
     if replayed.non_finite() > 0 {
         lines.push(format!(
-            "{} with gradients that are not finite, which every policy leaves out",
+            "{} with gradients that are not finite, which every policy skips",
             counted(replayed.non_finite() as u64, "step")
         ));
     }
     let adam = matches!(plan.optimizer, OptimizerKind::Adam | OptimizerKind::AdamW);
     if adam && let Some(rule) = plan.clip.rules_inside_adam().next() {
         lines.push(format!(
-            "the run's {} works inside Adam, on updates: its row tells of gradients only",
+            "the run's {} works inside Adam, on updates: its row is about gradients only",
             rule.name()
         ));
     }
@@ -80,12 +82,12 @@ fn head(replayed: &Replayed) -> Vec<String> {
     lines
 }
 
-/// Prose in lines that fit the terminal, or a page.
+/// Wraps prose to the terminal, or to the width of a page.
 fn broken(text: &str) -> String {
     wrap(text, columns().unwrap_or(95), 0)
 }
 
-/// The row of a policy; a name that is too wide has a line of its own above its numbers.
+/// The row of a policy; a wide name gets a line of its own above the numbers.
 fn of_policy<const N: usize>(
     account: &Account,
     widest: usize,
@@ -113,19 +115,19 @@ fn clipping_table(replayed: &Replayed, widest_name: usize) -> Vec<String> {
             "coefficient",
             "",
             "norm",
-            "left",
+            "",
             "warm-up",
             &spikes,
         ]),
         row([
-            // Above lines of its own it needs no column.
+            // If policies have lines of their own, there is no such column.
             if widest_name > 0 { "policy" } else { "" },
             "steps",
             "share",
             "median",
             "least",
             "removed",
-            "out",
+            "skips",
             "steps",
             "caught/at once",
         ]),
@@ -173,16 +175,16 @@ fn spike_list(replayed: &Replayed) -> Vec<String> {
     let spikes = &replayed.spikes.list;
     let what = format!(
         "A spike is a step, or several in a row, with a norm more than {TIMES_USUAL} times the \
-         median of the {WINDOW} before it (of at least {FEWEST}). Caught: a step of it was left out, \
-         or clipped to no more than that."
+         median of the {WINDOW} before it (of at least {FEWEST}). Caught: a step of it was \
+         skipped, or clipped to no more than that."
     );
     let mut lines = vec![broken(&what)];
     if spikes.is_empty() {
         lines.push(match replayed.non_finite() {
             0 => format!("This run had none after its first {FEWEST} steps."),
             broken => format!(
-                "This run had none: {} of its {} steps are not finite, and no spike. `shears \
-                 inspect` says where it broke.",
+                "This run had none: {} of its {} steps are not finite, which does not count as a \
+                 spike. `shears inspect` says where it broke.",
                 count(broken as u64),
                 count(replayed.norms.len() as u64)
             ),

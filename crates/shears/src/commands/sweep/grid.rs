@@ -1,4 +1,4 @@
-//! The combinations of a sweep, each with its plan and its folder.
+//! The combinations of a sweep, each with its plan and folder.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -14,9 +14,9 @@ use crate::exit::misuse;
 use crate::new_file;
 use crate::settings::Given;
 
-/// The file that makes a folder one of a sweep.
+/// The file that marks a folder as that of a sweep.
 pub(super) const MARK: &str = "sweep.toml";
-/// What it was called before.
+/// Its name in earlier versions.
 pub(super) const OLD_MARK: &str = "compare.toml";
 
 /// One run of the grid.
@@ -31,13 +31,13 @@ pub(super) struct Cell {
 }
 
 impl Cell {
-    /// Whether an earlier call has begun the run.
+    /// Whether an earlier call has started the run.
     pub(super) fn exists(&self) -> bool {
         self.folder.join("plan.toml").exists()
     }
 }
 
-/// All runs, the seeds outermost: a sweep that is interrupted has whole grids of the first seeds.
+/// All runs, ordered by seed first: an interrupted sweep has complete grids of the first seeds.
 #[derive(Debug)]
 pub(super) struct Grid {
     /// As they were typed.
@@ -49,7 +49,7 @@ pub(super) struct Grid {
 
 impl Grid {
     pub(super) fn new(arguments: &SweepArguments, given: &Given) -> anyhow::Result<Grid> {
-        // What is not given is the preset's.
+        // Defaults are those of the preset.
         let base = match arguments.rates.first() {
             Some(lr) => given.with("lr", *lr).plan()?,
             None => given.plan()?,
@@ -75,7 +75,7 @@ impl Grid {
                     let plan = given.with("seed", seed).plan()?;
                     let name = name(text, *lr, seed);
                     if !names.insert(name.clone()) {
-                        misuse!("{text} at learning rate {lr} is there twice");
+                        misuse!("{text} at learning rate {lr} was given twice");
                     }
                     let folder = arguments.out.join("runs").join(name);
                     cells.push(Cell {
@@ -95,7 +95,7 @@ impl Grid {
         })
     }
 
-    /// The tokenizer of the runs that an earlier call has begun.
+    /// The tokenizer of runs that an earlier call has started.
     pub(super) fn tokenizer(&self) -> anyhow::Result<Option<Tokenizer>> {
         let Some(begun) = self.cells.iter().find(|cell| cell.exists()) else {
             return Ok(None);
@@ -103,7 +103,7 @@ impl Grid {
         Ok(Some(RunFolder::open_to_read(&begun.folder)?.tokenizer()?))
     }
 
-    /// Leaves in the folder what is trained: by that it is known as one of a sweep.
+    /// Writes what is trained to the folder, which marks it as that of a sweep.
     pub(super) fn mark(&self, out: &Path) -> anyhow::Result<()> {
         let mut what = Table::new();
         what.insert("policies".into(), Value::try_from(&self.policies)?);
@@ -113,7 +113,7 @@ impl Grid {
         new_file::write(&out.join(MARK), toml::to_string(&what)?, true)
     }
 
-    /// Notes in every plan which text it is for.
+    /// Records the hash of the text in every plan.
     pub(super) fn identify(&mut self, corpora: &Corpora) {
         for cell in &mut self.cells {
             corpora.identify(&mut cell.plan);

@@ -9,15 +9,16 @@ use toml::Value;
 use crate::exit::Misuse;
 use crate::settings::{Given, Scope, Settings};
 
-/// Train a model on text, or go on with a run
+/// Train a model on text, or resume a run
 ///
-/// Settings come from the preset, then from the config file, then from flags; the resolved plan is
-/// written to the run's folder as plan.toml, which serves as a config file again. Every flag has a
-/// config key of the same name.
+/// Settings come from the preset, then the config file, then flags. The resolved plan is written to
+/// the run's folder as plan.toml, which can serve as a config file. Every flag has a config key of
+/// the same name.
 ///
-/// A run's folder holds plan.toml, events.jsonl (one line a step: loss, learning rate, speed, and
-/// all that clipping found), tokenizer.json (Hugging Face format) and checkpoints. Ctrl-C finishes
-/// the step, saves and leaves; `--resume` goes on bit for bit, also after a crash or a kill -9.
+/// A run's folder holds plan.toml, events.jsonl (one line per step: loss, learning rate, speed, and
+/// everything clipping measured), tokenizer.json (Hugging Face format) and checkpoints. Ctrl-C
+/// finishes the step, saves and exits; `--resume` continues bit for bit, even after a crash or a
+/// kill -9.
 #[derive(Args, Debug, Default)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct TrainArguments {
@@ -31,14 +32,15 @@ pub(crate) struct TrainArguments {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = RUN)]
     pub(crate) config: Option<PathBuf>,
 
-    /// Go on with a run, bit for bit, from its newest whole checkpoint
+    /// Resume a run, bit for bit, from its newest intact checkpoint
     ///
-    /// Without RUN, the newest run in runs/. More steps go on with a run that has ended, too. What
-    /// may be changed: steps, lr, min-lr, clip, max-skips, eval-every, eval-tokens, save-every,
-    /// sample-every, patience, keep. Each change is noted in plan.toml and events.jsonl. A setting
-    /// that the numbers depend on is refused if it differs, and so is another folder. The learning
-    /// rate is then that of a run which had the new settings from its start, and a new clipping
-    /// policy has learned nothing yet. A text that has moved is named: `train TEXT --resume RUN`.
+    /// Without RUN, the newest run in runs/. A finished run continues with a larger --steps. These
+    /// settings may change: steps, lr, min-lr, clip, max-skips, eval-every, eval-tokens,
+    /// save-every, sample-every, patience, keep. Changes are recorded in plan.toml and
+    /// events.jsonl. Any other setting that affects the result must be the same, and so must the
+    /// folder. The learning rate continues as if the run had had the new settings from its start,
+    /// and a new clipping policy starts without history. If the text has moved, name it: `train
+    /// TEXT --resume RUN`.
     #[arg(long, value_name = "RUN", num_args = 0..=1)]
     #[arg(value_hint = ValueHint::DirPath, help_heading = RUN)]
     pub(crate) resume: Option<Option<PathBuf>>,
@@ -54,18 +56,18 @@ impl Scope for EverySetting {
     }
 }
 
-/// Where to write and how, which is no part of the plan.
+/// Where to write and how, which is not part of the plan.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct Outside {
-    /// CPU threads [default: all cores]; the result has the same bits for any number
+    /// CPU threads [default: all cores]; any number gives the same bits
     #[arg(long, value_name = "N", help_heading = RUN)]
     pub(crate) threads: Option<usize>,
 
-    /// Folder of the run [default: runs/ and a name from preset and time]
+    /// Folder of the run [default: runs/PRESET-TIME]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = RUN)]
     pub(crate) out: Option<PathBuf>,
 
-    /// Print one JSON object a line instead of text
+    /// Print JSON lines instead of text
     #[arg(long, help_heading = OUTPUT)]
     pub(crate) json: bool,
 
@@ -73,8 +75,8 @@ pub(crate) struct Outside {
     #[arg(long, short, help_heading = OUTPUT)]
     pub(crate) quiet: bool,
 
-    /// Print the shapes of the model, the memory that training takes, and all that is known of the
-    /// clipping at the end
+    /// Also print the shapes of the model, the memory that training takes, and at the end
+    /// everything known about the clipping
     #[arg(long, short, help_heading = OUTPUT)]
     pub(crate) verbose: bool,
 
@@ -82,13 +84,13 @@ pub(crate) struct Outside {
     #[arg(long, help_heading = OUTPUT)]
     pub(crate) tensorboard: bool,
 
-    /// Draw losses, norms and clipping on the whole terminal while the run goes
+    /// Draw losses, norms and clipping on the full terminal during the run
     #[arg(long, help_heading = OUTPUT)]
     pub(crate) tui: bool,
 }
 
 impl Outside {
-    /// What was typed, and what the config file has where nothing was.
+    /// Fills what was not given as a flag from the config file.
     pub(crate) fn or(mut self, given: &Given) -> Result<Outside, Misuse> {
         for (key, value) in &given.outside {
             let needed = match (key.as_str(), value) {
@@ -125,7 +127,7 @@ const RUN: &str = "Run";
 const OUTPUT: &str = "Output";
 
 const EXAMPLES: &str = "Examples:
-  shears train                                            the text it carries, an LSTM
+  shears train                                            the built-in text, an LSTM
   shears train book.txt --preset gpt-128                  a Transformer
   shears train book.txt --clip value:1 --optimizer sgd --lr 0.5
   cat *.txt | shears train - --tokenizer bpe:1000 --out runs/mine

@@ -1,4 +1,4 @@
-//! What `shears train` was asked for.
+//! What `shears train` is asked to do.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use crate::settings::Given;
 use crate::watch::Show;
 use crate::world::World;
 
-/// What was asked for, checked as far as that is possible without a text.
+/// The arguments, checked as far as possible without reading the text.
 pub(super) struct Asked {
     pub(super) given: Given,
     pub(super) outside: Outside,
@@ -25,14 +25,14 @@ impl Asked {
             config,
             resume,
         } = arguments;
-        // The first of several processes has the files, and tells the others.
+        // Only the first of several processes needs the files; it sends the plan to the others.
         let config = config.filter(|_| world.is_first());
         let given = Given::read(settings.0, config.as_deref())?;
         let outside = outside.or(&given)?;
         let show = match (outside.json, outside.quiet) {
             (true, true) => misuse!("--json and --quiet exclude each other"),
             _ if outside.verbose && (outside.json || outside.quiet) => {
-                misuse!("--verbose is about text; leave out --json and --quiet")
+                misuse!("--verbose is for text output; leave out --json and --quiet")
             }
             (true, false) => Show::Json,
             (false, true) => Show::Quiet,
@@ -42,7 +42,7 @@ impl Asked {
             misuse!("a resumed run stays in its folder; leave out --out (or `out` in the config)");
         }
         if outside.tui && !world.is_alone() {
-            misuse!("--tui takes the terminal, which several processes have not; leave it out");
+            misuse!("--tui takes the terminal, which several processes cannot share; leave it out");
         }
         if outside.tui {
             screen::check(outside.json, outside.quiet)?;
@@ -51,7 +51,7 @@ impl Asked {
             given,
             outside,
             resume,
-            // The first of several processes speaks for all.
+            // Only the first of several processes prints.
             show: if world.is_first() { show } else { Show::Quiet },
         })
     }

@@ -1,4 +1,4 @@
-//! What is told at the end of a run.
+//! What is printed at the end of a run.
 
 use shears_run::{EndReason, Subject, quoted};
 use shears_train::{End, Plan, RunFolder, TrainError};
@@ -8,7 +8,7 @@ use crate::report;
 use crate::run_log;
 use crate::watch::{Show, indent};
 
-/// The end of a run, as it is told.
+/// What the report on the end of a run needs.
 pub(super) struct Ending<'a> {
     pub(super) folder: &'a RunFolder,
     pub(super) plan: &'a Plan,
@@ -27,12 +27,12 @@ impl Ending<'_> {
             Ok(End::Stopped) => self.tell(EndReason::Stopped, None),
             Ok(end) => self.tell((*end).into(), (self.show == Show::Text).then(write)),
             Err(error) if error.is_divergence() => self.tell(EndReason::Diverged, None),
-            // What has become of it is in its error.
+            // The error itself says what happened.
             Err(_) => Ok(()),
         }
     }
 
-    /// Loss, a sample, the verdict and what to type next.
+    /// Prints the loss, a sample, the verdict and what to type next.
     fn tell(&self, how: EndReason, sample: Option<anyhow::Result<String>>) -> anyhow::Result<()> {
         if !matches!(self.show, Show::Text | Show::Json) {
             return Ok(());
@@ -48,7 +48,7 @@ impl Ending<'_> {
         let loss = columns.evaluations.last();
         let loss = loss.map_or(String::new(), |last| match last.val_loss.is_finite() {
             true => format!(
-                "; val loss {:.4} nats a token at step {} ({:.3} {}, perplexity {:.2})",
+                "; val loss {:.4} nats per token at step {} ({:.3} {}, perplexity {:.2})",
                 last.val_loss,
                 last.step,
                 last.bits_per_char,
@@ -61,7 +61,7 @@ impl Ending<'_> {
             EndReason::Finished => format!("finished after {step} steps"),
             EndReason::OutOfPatience => {
                 let patience = self.plan.patience;
-                format!("stopped at step {step}: {patience} evaluations in a row were no better")
+                format!("stopped at step {step}: {patience} evaluations in a row did not improve")
             }
             EndReason::Stopped => format!("stopped at step {step}; the run is saved"),
             EndReason::Diverged | EndReason::Failed => format!("ended at step {step}"),
@@ -73,8 +73,8 @@ impl Ending<'_> {
                 say!("\nit writes:\n{}", indent(&text));
                 say!("  more: {program} generate {run}");
             }
-            // The run has ended as it should, and what it found is below.
-            Some(Err(error)) => say!("\nit writes nothing: {error:#}"),
+            // The run itself ended well, and its verdict follows.
+            Some(Err(error)) => say!("\nno sample: {error:#}"),
             None => {}
         }
         say!("");

@@ -14,7 +14,7 @@ use crate::output::say;
 use crate::settings::Given;
 use crate::watch::Show;
 
-/// Looks at the model that a run is to start from, and takes its settings.
+/// Opens the model that a run starts from, and adopts its settings.
 pub(super) fn open(given: &mut Given) -> anyhow::Result<Option<Source>> {
     let Some(path) = given.get("init-from").and_then(Value::as_str) else {
         return Ok(None);
@@ -23,7 +23,7 @@ pub(super) fn open(given: &mut Given) -> anyhow::Result<Option<Source>> {
     let source = Source::open(&path)?;
     let mut settings = Plan::settings_of(&source.config);
     if source.config.architecture == Architecture::Rnn && !path.is_dir() {
-        // A file of PyTorch does not say which one it is.
+        // A PyTorch file does not say which nonlinearity it has.
         settings.remove("nonlinearity");
     }
     match &source.tokenizer {
@@ -33,7 +33,7 @@ pub(super) fn open(given: &mut Given) -> anyhow::Result<Option<Source>> {
         }
         None if !given.has("tokenizer") => {
             misuse!(
-                "{} has no tokenizer; give one by --tokenizer",
+                "{} has no tokenizer; give one with --tokenizer",
                 path.display()
             );
         }
@@ -47,14 +47,14 @@ pub(super) fn open(given: &mut Given) -> anyhow::Result<Option<Source>> {
     let is_shorter = preset.plan().window > context;
     let is_transformer = source.config.architecture == Architecture::Transformer;
     if is_transformer && is_shorter && !given.has("window") {
-        // The preset's does not fit into the model.
+        // The window of the preset is longer than the context of the model.
         *given = given.with("window", context as i64);
     }
     Ok(Some(source))
 }
 
-/// Notes in the plan what of the model is no setting; the tokenizer is the model's own, or was
-/// given for it.
+/// Records in the plan what is not a setting: the rows of the embedding and the end token. Refuses
+/// a tokenizer that does not fit the model.
 pub(super) fn identify(
     source: &Source,
     tokenizer: &Tokenizer,
@@ -64,13 +64,13 @@ pub(super) fn identify(
     let (rows, tokens) = (source.vocabulary, tokenizer.vocab_size());
     let fits = match is_own || matches!(plan.tokenizer, TokenizerKind::File(_)) {
         true => tokens <= rows,
-        // Made from the text, and not known to be that of the model.
+        // This tokenizer was made from the text, so it must have exactly the size of the embedding.
         false => tokens == rows,
     };
     if !fits {
         misuse!(
             "the tokenizer has {tokens} tokens, and the model's embedding {rows}; give the model's \
-             own by --tokenizer"
+             own with --tokenizer"
         );
     }
     plan.vocabulary = if rows > tokens { rows } else { 0 };
@@ -79,7 +79,7 @@ pub(super) fn identify(
     Ok(())
 }
 
-/// Reads the weights: where a run stands that has taken no step.
+/// Reads the weights, as a checkpoint at step 0.
 pub(super) fn read(source: Source, plan: &mut Plan, show: Show) -> anyhow::Result<Checkpoint> {
     memory::check("this model", "start from a smaller one", source.bytes())?;
     if show == Show::Text {
@@ -91,11 +91,11 @@ pub(super) fn read(source: Source, plan: &mut Plan, show: Show) -> anyhow::Resul
     Ok(Checkpoint::initial(plan.clone(), read.tensors))
 }
 
-/// That a run has nothing to go on from.
+/// The error for a run without a checkpoint to resume from.
 pub(super) fn without_checkpoint(run: &Path) -> Misuse {
     let run = run.display();
     Misuse(format!(
-        "{run} was stopped before its first checkpoint, and nothing was trained; remove it and \
+        "{run} was stopped before its first checkpoint, so nothing was trained; remove it and \
          start again"
     ))
 }

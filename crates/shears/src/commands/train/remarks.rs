@@ -1,4 +1,4 @@
-//! What a run does other than somebody may expect, said before it starts.
+//! Notes, before a run starts, on what it does differently than one may expect.
 
 use shears_run::EndReason;
 use shears_train::{Batches, Checkpoint, Corpora, Plan, Progress, RunFolder, ScheduleKind};
@@ -7,7 +7,7 @@ use crate::exit::misuse;
 use crate::report::{count, counted};
 use crate::settings::Given;
 
-/// About settings that were resolved otherwise than typed, or that the run is too short for.
+/// Notes on settings that were adjusted, or that the run is too short for.
 pub(super) fn of_plan(given: &Given, plan: &Plan) -> Vec<String> {
     let preset = plan.preset;
     let mut remarks = Vec::new();
@@ -36,7 +36,7 @@ pub(super) fn of_plan(given: &Given, plan: &Plan) -> Vec<String> {
     remarks
 }
 
-/// About a run that goes on: what was changed, and what that does.
+/// Notes on a resumed run: what changed, and the effect.
 pub(super) fn of_resume(
     plan: &Plan,
     changed: &Plan,
@@ -54,18 +54,18 @@ pub(super) fn of_resume(
     if is_changed(&["lr", "min-lr", "steps"]) && changed.schedule != ScheduleKind::Constant {
         let updates = progress.map_or(0, |progress| progress.updates);
         remarks.push(format!(
-            "the learning rate is that of a run which had these settings from its start: {:.3e} at \
-             the next step, and {:.3e} without the change",
+            "the learning rate is as if the run had started with these settings: {:.3e} at the \
+             next step, and {:.3e} without the change",
             changed.schedule().at(updates),
             plan.schedule().at(updates)
         ));
     }
     if is_changed(&["clip"]) {
-        remarks.push("the new clipping policy starts without what the old one has learned".into());
+        remarks.push("the new clipping policy starts without the history of the old one".into());
     }
     if is_changed(&["eval-tokens"]) {
         remarks.push(
-            "losses of other validation tokens are not compared: the best starts anew".into(),
+            "losses on other validation tokens are not comparable: the best loss is reset".into(),
         );
     }
     let end = folder.log()?.columns.end;
@@ -74,41 +74,41 @@ pub(super) fn of_resume(
         && end.is_some_and(|end| end.how == EndReason::Diverged)
     {
         remarks.push(
-            "the run diverged before its first checkpoint, and will again: the same settings give \
-             the same numbers (--lr and --clip may be changed)"
+            "the run diverged before its first checkpoint, and will do so again: the same settings \
+             give the same result (--lr and --clip may be changed)"
                 .into(),
         );
     }
     if let Some((why, remedy)) = progress.and_then(|progress| nothing_left(changed, progress)) {
         if !new.is_empty() {
-            // It would stand in the plan as if steps had been taken with it.
+            // The plan would claim that steps were taken with the change.
             let names: Vec<&str> = new.iter().map(|change| change.name.as_str()).collect();
             let names = names.join(", ");
-            misuse!("{why}, so that no step would be taken with the new {names}; {remedy}");
+            misuse!("{why}, so no step would use the new {names}; {remedy}");
         }
         remarks.push(format!("{why}; {remedy}"));
     }
     Ok(remarks)
 }
 
-/// Why a run has no step left to take, and what lets it go on.
+/// Why a run has no steps left, and how to continue it.
 fn nothing_left(plan: &Plan, progress: &Progress) -> Option<(String, &'static str)> {
     if progress.pending {
         return None;
     }
     if progress.step >= plan.steps {
-        let why = format!("all {} steps are taken", count(progress.step));
-        return Some((why, "--steps N goes on to step N"));
+        let why = format!("all {} steps have been taken", count(progress.step));
+        return Some((why, "--steps N continues to step N"));
     }
     let is_out_of_patience = plan.patience > 0 && progress.stale_evaluations >= plan.patience;
     is_out_of_patience.then(|| {
         let patience = plan.patience;
-        let why = format!("the run ended because {patience} evaluations in a row were no better");
-        (why, "a higher --patience, or 0, goes on")
+        let why = format!("the run ended because {patience} evaluations in a row did not improve");
+        (why, "a higher --patience, or 0, continues")
     })
 }
 
-/// About a text that does not divide into whole windows, or has less than one.
+/// Notes on a text that does not divide into whole windows, or that the tokenizer alters.
 pub(super) fn of_text(plan: &Plan, batches: &Batches, corpora: &Corpora) -> Vec<String> {
     let mut remarks = Vec::new();
     let tokens = corpora.train.len() as u64;
@@ -117,10 +117,10 @@ pub(super) fn of_text(plan: &Plan, batches: &Batches, corpora: &Corpora) -> Vec<
         match passes {
             None => remarks.push(format!(
                 "{} of the training tokens are never read: they are at the ends of the streams, \
-                 and fill no window (a run that is started now reads them)",
+                 and do not fill a window (new runs read them)",
                 count(left)
             )),
-            // A hundredth more or less of a text makes no difference to anybody.
+            // Less than a hundredth of the text is not worth a note.
             Some(passes) if left > tokens / 100 => remarks.push(format!(
                 "one pass over the text reads {} of its tokens, in whole windows; the next starts \
                  later, and {} passes read all",
@@ -132,8 +132,8 @@ pub(super) fn of_text(plan: &Plan, batches: &Batches, corpora: &Corpora) -> Vec<
     }
     if let Some(altered) = &corpora.altered {
         remarks.push(format!(
-            "the tokenizer loses {} of {} characters of the text{}; bits a character are those of \
-             the altered text",
+            "the tokenizer loses {} of {} characters of the text{}; bits per character are those \
+             of the altered text",
             count(altered.lost as u64),
             count(altered.characters as u64),
             altered

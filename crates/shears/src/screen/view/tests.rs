@@ -3,22 +3,35 @@ use std::collections::BTreeMap;
 use gradclip::ClipAction;
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
-use shears_run::{ClipEvent, Event, StepEvent};
+use shears_run::{ClipEvent, Event, FORMAT, Header, Parameter, StepEvent, Subject};
 
 use super::super::state::Setup;
 use super::*;
 
-fn setup() -> Setup {
-    let layer = |name: &str| (name.to_string(), vec![format!("{name}.weight")]);
-    Setup {
+/// Before its first step.
+fn new_state() -> State {
+    let parameter = |layer: &str| Parameter {
+        name: format!("{layer}.weight"),
+        layer: layer.to_string(),
+        shape: vec![2, 3],
+    };
+    let layers = ["embedding", "layers.0", "layers.1", "output"];
+    let header = Header {
+        format: FORMAT,
+        parameters: layers.map(parameter).to_vec(),
+        device: "cpu".into(),
+        precision: "f32".into(),
+    };
+    let setup = Setup {
         run: "runs/test".into(),
         title: "lstm-128".into(),
-        policy: "global-norm:0.5".parse().unwrap(),
         steps: 1200,
-        layers: ["embedding", "layers.0", "layers.1", "output"]
-            .map(layer)
-            .to_vec(),
-    }
+        subject: Subject {
+            policy: "global-norm:0.5".parse().unwrap(),
+            ..Subject::default()
+        },
+    };
+    State::new(setup, header)
 }
 
 /// A step whose gradient is clipped at every fifth one.
@@ -60,11 +73,11 @@ fn step(step: u64) -> Event {
 }
 
 fn state() -> State {
-    let mut state = State::new(setup());
+    let mut state = new_state();
     for number in 1..=300 {
-        state.take(&step(number));
+        state.take(step(number));
     }
-    state.take(&Event::Evaluation(shears_run::Evaluation {
+    state.take(Event::Evaluation(shears_run::Evaluation {
         step: 300,
         val_loss: 2.75,
         bits_per_char: 3.97,
@@ -72,7 +85,7 @@ fn state() -> State {
     }));
     let text = "Quousque \u{1b}[2Jtandem\nabutere".to_string();
     let sample = shears_run::Sample { step: 300, text };
-    state.take(&Event::Sample(sample));
+    state.take(Event::Sample(sample));
     state.judge();
     state
 }
@@ -173,12 +186,12 @@ fn a_tiny_terminal_has_the_figures() {
 
 #[test]
 fn a_run_that_has_not_begun_can_be_drawn() {
-    let lines = drawn(&view(), &State::new(setup()), 80, 24);
+    let lines = drawn(&view(), &new_state(), 80, 24);
     has(
         &lines,
         &["0 of 1,200 steps, 0 %", "verdict   -", "median    -"],
     );
-    has(&drawn(&view(), &State::new(setup()), 20, 5), &["loss -"]);
+    has(&drawn(&view(), &new_state(), 20, 5), &["loss -"]);
 }
 
 #[test]
@@ -197,7 +210,7 @@ fn keys_change_what_is_shown() {
     view.paused = true;
     has(
         &drawn(&view, &state, 120, 40),
-        &["p go on", "the display pauses"],
+        &["p resume", "the display is paused"],
     );
     view.stop.store(true, Ordering::SeqCst);
     has(
@@ -207,7 +220,7 @@ fn keys_change_what_is_shown() {
 }
 
 #[test]
-fn a_gradient_that_is_not_finite_is_left_out_of_the_chart() {
+fn a_gradient_that_is_not_finite_is_not_in_the_chart() {
     let mut state = state();
     let Event::Step(mut event) = step(301) else {
         unreachable!()
@@ -215,11 +228,11 @@ fn a_gradient_that_is_not_finite_is_left_out_of_the_chart() {
     event.loss = None;
     event.clip.action = ClipAction::Skip;
     event.clip.norm_before = f64::NAN;
-    state.take(&Event::Step(event));
+    state.take(Event::Step(event));
     state.judge();
     has(
         &drawn(&view(), &state, 120, 40),
-        &["gradient norm not finite", "left out  1", "largest   1"],
+        &["gradient norm not finite", "skipped   1", "largest   1"],
     );
 }
 
@@ -236,7 +249,7 @@ fn labels(lines: &[String]) -> Vec<f64> {
 fn a_spike_is_marked_at_the_edge_and_does_not_stretch_the_axes() {
     for (width, height) in [(80, 24), (120, 40)] {
         for scale in [Scale::Norms, Scale::Both, Scale::Neither] {
-            let mut state = State::new(setup());
+            let mut state = new_state();
             for number in 1..=300 {
                 let Event::Step(mut event) = step(number) else {
                     unreachable!()
@@ -245,7 +258,7 @@ fn a_spike_is_marked_at_the_edge_and_does_not_stretch_the_axes() {
                     event.loss = Some(47_000.0);
                     event.clip.norm_before = 3e6;
                 }
-                state.take(&Event::Step(event));
+                state.take(Event::Step(event));
             }
             let mut view = view();
             view.scale = scale;
@@ -268,7 +281,7 @@ fn a_spike_is_marked_at_the_edge_and_does_not_stretch_the_axes() {
 
 #[test]
 fn a_run_that_explodes_has_an_axis_from_zero() {
-    let mut state = State::new(setup());
+    let mut state = new_state();
     for number in 1..=14 {
         let Event::Step(mut event) = step(number) else {
             unreachable!()
@@ -278,7 +291,7 @@ fn a_run_that_explodes_has_an_axis_from_zero() {
             event.clip.action = ClipAction::Skip;
             event.clip.norm_before = f64::NAN;
         }
-        state.take(&Event::Step(event));
+        state.take(Event::Step(event));
     }
     let lines = drawn(&view(), &state, 80, 24);
     has(
@@ -326,7 +339,7 @@ fn a_recurrent_model_shows_its_gradients_through_time() {
             .join("")
             .contains("through time")
     );
-    state.take(&event);
+    state.take(event);
     let words = [
         "gradients through time",
         "step 300",
@@ -338,7 +351,7 @@ fn a_recurrent_model_shows_its_gradients_through_time() {
         has(&lines, &words);
         has(&lines, &["sample", "nearest is left"]);
     }
-    state.sample = None;
+    state.columns.samples.clear();
     let alone = drawn(&view(), &state, 80, 24);
     has(&alone, &words);
     // Its frame has no empty line, which the charts can use.
@@ -360,9 +373,9 @@ fn a_policy_that_was_changed_is_judged_from_there_on() {
         before: "global-norm:0.5".into(),
         after: "global-norm:5".into(),
     };
-    state.take(&Event::Change(change));
+    state.take(Event::Change(change));
     for number in 301..=310 {
-        state.take(&step(number));
+        state.take(step(number));
     }
     state.judge();
     assert_eq!(state.verdict.as_ref().unwrap().class, Class::TooShort);

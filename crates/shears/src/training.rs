@@ -1,0 +1,149 @@
+//! What all commands that train share: a new folder, batches of a text that is long enough, the
+//! checkpoint to resume from, and training to the end.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::PathBuf;
+
+use burn::tensor::Device;
+use gradclip::ClipAction;
+use shears_data::DataError;
+use shears_model::{LanguageModel, parameters};
+use shears_run::{Columns, EndReason, Evaluation};
+use shears_train::{
+    Batches, Checkpoint, Corpora, MemoryEstimate, Observer, Plan, RunFolder, TrainError, Trainer,
+    estimate_memory, train,
+};
+
+use crate::commands::RUNS;
+use crate::exit::{Misuse, misuse};
+use crate::output::complain;
+use crate::report;
+
+/// The newest intact checkpoint, with a warning for each damaged newer one; none before the first
+/// save.
+pub(crate) fn newest_checkpoint(
+    folder: &RunFolder,
+    plan: &Plan,
+) -> anyhow::Result<Option<(PathBuf, Checkpoint)>> {
+    let (newest, damaged) = folder.checkpoints().newest()?;
+    if newest.is_none() && !damaged.is_empty() {
+        // Starting from step 0 would discard what the run has recorded.
+        let list: Vec<String> = damaged.iter().map(ToString::to_string).collect();
+        let path = folder.path().display();
+        anyhow::bail!(
+            "no checkpoint of the run is intact ({}); put one back from a copy, or move {path} \
+             away and start a new run",
+            list.join("; ")
+        );
+    }
+    if newest.is_none() && is_past_first_save(plan, &folder.log()?.columns) {
+        let path = folder.path().display();
+        anyhow::bail!(
+            "{path} has no checkpoint to resume from, and starting from step 0 would discard its \
+             log; put {path}/checkpoints back, or move {path} away and start a new run"
+        );
+    }
+    for error in damaged {
+        complain!("shears: warning: {error}; using an older one");
+    }
+    Ok(newest)
+}
+
+/// Whether the log proves that a checkpoint was written. A killed run may have died in its first
+/// save, a failed one may have failed there, and a diverged one does not save: these may start from
+/// step 0.
+fn is_past_first_save(plan: &Plan, columns: &Columns) -> bool {
+    let saved = |how| !matches!(how, EndReason::Failed | EndReason::Diverged);
+    if columns.end.as_ref().is_some_and(|end| saved(end.how)) {
+        return true;
+    }
+    if columns
+        .resumes
+        .iter()
+        .any(|resume| resume.checkpoint.is_some())
+    {
+        return true;
+    }
+    let last = columns.step.last().copied().unwrap_or(0);
+    let mut steps = columns.step.iter().zip(&columns.action);
+    let save_was_due = |(&step, &action): (&u64, &ClipAction)| {
+        let due = plan.save_every > 0 && step.is_multiple_of(plan.save_every);
+        // Skipped steps are not saved.
+        due && step < last && action != ClipAction::Skip
+    };
+    // The first finite loss is the best so far, which is saved.
+    let improved =
+        |evaluation: &Evaluation| evaluation.val_loss.is_finite() && evaluation.step < last;
+    steps.any(save_was_due) || columns.evaluations.iter().any(improved)
+}
+
+/// Creates a folder in [`RUNS`], named after `name` and the time.
+pub(crate) fn new_folder(name: &str) -> Result<PathBuf, TrainError> {
+    let time = jiff::Zoned::now().strftime("%Y%m%d-%H%M%S");
+    fs::create_dir_all(RUNS).map_err(TrainError::io("create", RUNS))?;
+    let base = format!("{}/{name}-{time}", RUNS);
+    let (mut path, mut number) = (PathBuf::from(&base), 1);
+    loop {
+        match fs::create_dir(&path) {
+            // Two runs may start in the same second.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                number += 1;
+                path = PathBuf::from(format!("{base}-{number}"));
+            }
+            Err(error) => return Err(TrainError::io("create", path)(error)),
+            Ok(()) => return Ok(path),
+        }
+    }
+}
+
+/// The batches of a run and the memory it takes. Refuses a text that is too short.
+pub(crate) fn batches_and_memory<M: LanguageModel>(
+    plan: &Plan,
+    model: &M,
+    corpora: &Corpora,
+) -> anyhow::Result<(Batches, MemoryEstimate)> {
+    let vocabulary = plan.vocabulary_of(&corpora.tokenizer);
+    let memory = estimate_memory(plan, &parameters(model), vocabulary).with_text(corpora);
+    let batches =
+        Batches::new(plan, model.reading(), corpora.train.clone()).map_err(too_short(plan))?;
+    let validation = corpora.validation.len();
+    if validation < 2 {
+        // Refused now rather than at the first evaluation of a long run.
+        let tokens = report::counted(validation as u64, "token");
+        misuse!(
+            "the validation text is too short: it has {tokens}; at least 2 are needed; give more \
+             text, or another --val"
+        );
+    }
+    Ok((batches, memory))
+}
+
+/// Explains where batch and window come from if they were not given.
+fn too_short(plan: &Plan) -> impl Fn(DataError) -> anyhow::Error {
+    let preset = plan.preset.plan();
+    let of_preset = (plan.batch, plan.window) == (preset.batch, preset.window);
+    move |error| match error {
+        DataError::TooShort { .. } if of_preset => Misuse(format!(
+            "{error}; batch and window are those of preset {}",
+            preset.preset
+        ))
+        .into(),
+        error => TrainError::from(error).into(),
+    }
+}
+
+/// Trains to the end in one process. Divergence counts as an end, not as an error.
+pub(crate) fn train_to_end<M: LanguageModel>(
+    trainer: &mut Trainer<M>,
+    folder: &RunFolder,
+    corpora: &Corpora,
+    device: &Device,
+    observer: &mut impl Observer,
+) -> Result<EndReason, TrainError> {
+    match train(trainer, folder, corpora, device, observer) {
+        Ok(end) => Ok(end.into()),
+        Err(error) if error.is_divergence() => Ok(EndReason::Diverged),
+        Err(error) => Err(error),
+    }
+}
