@@ -19,7 +19,7 @@ use std::time::SystemTime;
 
 use clap::{Args, ValueHint};
 use shears_data::DataError;
-use shears_train::{Corpora, Difference, Plan, RunFolder, TrainError};
+use shears_train::{Corpora, Plan, RunFolder, TrainError};
 
 use crate::exit::{Misuse, misuse};
 use crate::loading;
@@ -116,24 +116,6 @@ pub(crate) fn corpora_of(
         }
         error => error.into(),
     })
-}
-
-/// Refuses a run whose plan.toml is not what its checkpoint was trained with.
-pub(crate) fn refuse_edited(
-    run: &RunFolder,
-    differing: impl IntoIterator<Item = Difference>,
-    remedy: &str,
-) -> Result<(), Misuse> {
-    let list = differing.into_iter();
-    let words = |(name, was, is)| format!("{name}: trained with {was}, plan.toml has {is}");
-    let list = list.map(words);
-    let list: Vec<String> = list.collect();
-    if list.is_empty() {
-        return Ok(());
-    }
-    let path = run.path().join("plan.toml");
-    let (path, list) = (path.display(), list.join("; "));
-    misuse!("{path} was changed ({list}); {remedy}")
 }
 
 /// The error for a run whose log has no steps.

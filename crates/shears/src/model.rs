@@ -6,12 +6,11 @@ use anyhow::Context;
 use burn::tensor::Device;
 use shears_model::{LanguageModel, ParameterInfo, parameters};
 use shears_train::{
-    MemoryEstimate, NamedTensor, Plan, RunFolder, Section, compare_plans, estimate_evaluation,
-    estimate_generation, load_parameters,
+    Difference, MemoryEstimate, NamedTensor, Plan, RunFolder, Section, compare_plans,
+    estimate_evaluation, estimate_generation, load_parameters,
 };
 
-use crate::commands::refuse_edited;
-use crate::exit::Misuse;
+use crate::exit::{Misuse, misuse};
 use crate::memory;
 use crate::output::{complain, one_line};
 
@@ -122,6 +121,24 @@ fn check_plan(run: &RunFolder, plan: &Plan, checkpoint: &Path) -> anyhow::Result
     let differing = compare_plans(&trained_with, plan).into_iter();
     let differing = differing.filter(|(name, ..)| is_used(name));
     Ok(refuse_edited(run, differing, "put it back")?)
+}
+
+/// Refuses a run whose plan.toml is not what its checkpoint was trained with.
+pub(crate) fn refuse_edited(
+    run: &RunFolder,
+    differing: impl IntoIterator<Item = Difference>,
+    remedy: &str,
+) -> Result<(), Misuse> {
+    let list = differing.into_iter();
+    let words = |(name, was, is)| format!("{name}: trained with {was}, plan.toml has {is}");
+    let list = list.map(words);
+    let list: Vec<String> = list.collect();
+    if list.is_empty() {
+        return Ok(());
+    }
+    let path = run.path().join("plan.toml");
+    let (path, list) = (path.display(), list.join("; "));
+    misuse!("{path} was changed ({list}); {remedy}")
 }
 
 fn parameters_of(run: &RunFolder, which: &str) -> anyhow::Result<(PathBuf, Vec<NamedTensor>)> {

@@ -21,7 +21,7 @@ use crate::commands::generate::write_sample;
 use crate::exit::INTERRUPTED;
 use crate::loading;
 use crate::memory;
-use crate::model::{device_of, with_model};
+use crate::model::{device_of, refuse_edited, with_model};
 use crate::output::{say, wrapped};
 use crate::report;
 use crate::screen::{Screen, Setup};
@@ -163,7 +163,7 @@ fn go_on(given: &Given, path: &Path, show: Show) -> anyhow::Result<Job> {
     }
     if let Some((_, checkpoint)) = &newest {
         let remedy = "undo that; settings that may change are given as flags with --resume";
-        super::refuse_edited(&folder, plan.edited_since(&checkpoint.plan), remedy)?;
+        refuse_edited(&folder, plan.edited_since(&checkpoint.plan), remedy)?;
     }
     let step = newest
         .as_ref()
