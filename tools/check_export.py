@@ -1,4 +1,4 @@
-"""Compares what a run's model writes and predicts with what its exported form does elsewhere.
+"""Compares the text and logits of a run's model with those of its export in another program.
 
 Usage: cargo build --release --workspace --bin shears --example logits
        python tools/check_export.py huggingface|gguf|pytorch RUN [PROMPT]
@@ -22,9 +22,9 @@ from safetensors.numpy import load_file
 
 PROGRAMS = Path(__file__).resolve().parents[1] / "target/release"
 TOKENS = 200
-# Sums of a few hundred terms in float32, in another order.
+# For sums of a few hundred float32 terms in another order.
 TOLERANCE = 1e-4
-# llama.cpp has GELU by tanh alone, from a table in half precision.
+# llama.cpp only has the tanh GELU, from a half-precision table.
 GGUF_TOLERANCE = {"f32": 3e-3, "f16": 1e-2, "q8_0": 0.3}
 
 
@@ -32,7 +32,7 @@ def run_program(name, *arguments):
     subprocess.run([PROGRAMS / name, *map(str, arguments)], check=True)
 
 
-def of_shears(run, prompt, folder):
+def run_shears(run, prompt, folder):
     """Prompt and continuation as ids, and the logits of each new token."""
     path = folder / "logits.safetensors"
     run_program("examples/logits", run, prompt, TOKENS, path)
@@ -41,7 +41,7 @@ def of_shears(run, prompt, folder):
 
 
 def check_ids(tokenizer, ids, what):
-    """The tokenizer gives the text of the ids, and the ids of the text."""
+    """Checks that the tokenizer decodes the ids, and encodes the text to the same ids."""
     text = tokenizer.decode(ids)
     again = tokenizer(text)["input_ids"]
     assert again == list(ids), f"{what}: {text!r} becomes other ids"
@@ -77,7 +77,7 @@ def check_gguf(run, prompt, folder, tokens, logits):
         out = folder / kind
         run_program("shears", "export", run, "--format", "gguf", "--dtype", kind, "--out", out)
         size = (out / "model.gguf").stat().st_size
-        # A process each, because the server ends with it.
+        # One process each, because the server ends with it.
         command = [sys.executable, __file__, "complete", out / "model.gguf", prompt,
                    str(logits.shape[1])]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -85,7 +85,7 @@ def check_gguf(run, prompt, folder, tokens, logits):
         assert answer["prompt"] == tokens[:-TOKENS].tolist(), f"{kind}: the prompt has other ids"
         written = np.array(answer["ids"])
         equal = int(np.argmin(np.append(written == tokens[-TOKENS:], False)))
-        # Where the texts part, what comes before is no longer the same.
+        # Once the texts differ, later positions are not comparable.
         steps = range(min(equal + 1, TOKENS))
         difference = max(difference_of(answer["logprobs"][step], logits[step]) for step in steps)
         print(f"llama.cpp, {kind}, {size} bytes: {equal} of {TOKENS} tokens equal, "
@@ -95,21 +95,21 @@ def check_gguf(run, prompt, folder, tokens, logits):
 
 
 def difference_of(theirs, ours):
-    """The largest difference of log-probabilities and logits, which differ by the same number."""
+    """The largest difference of log-probabilities and logits, up to a constant offset."""
     differences = np.array([value - ours[int(id)] for id, value in theirs.items()
                             if int(id) < len(ours)])
     return np.abs(differences - differences.mean()).max()
 
 
 def complete(path, prompt, vocabulary):
-    """Prints as JSON what llama.cpp writes after a prompt."""
+    """Prints llama.cpp's continuation of a prompt as JSON."""
     import xllamacpp
 
     parameters = xllamacpp.CommonParams()
     parameters.model.path = path
     parameters.n_parallel = 1
     parameters.warmup = False
-    # What is compared is the file: by default the attention is summed in half precision.
+    # By default the attention is summed in half precision, which would hide errors of the file.
     parameters.cache_type_k = parameters.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     parameters.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     server = xllamacpp.Server(parameters)
@@ -135,7 +135,7 @@ def complete(path, prompt, vocabulary):
 
 
 def check_pytorch(run, prompt, folder, tokens, logits):
-    """Runs the lines of the README as they stand, and goes on as it says."""
+    """Runs the code of the README verbatim, and continues as described there."""
     import torch
 
     out = folder / "pytorch"
@@ -172,7 +172,7 @@ def main():
     prompt = sys.argv[3] if len(sys.argv) > 3 else "\n"
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        tokens, logits = of_shears(run, prompt, folder)
+        tokens, logits = run_shears(run, prompt, folder)
         check(run, prompt, folder, tokens, logits)
 
 

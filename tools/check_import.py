@@ -57,7 +57,7 @@ def check_weights(folder):
 
 
 def check_llama(folder):
-    """Small, with the grouped queries and the base of Llama 3, and an epsilon of 1e-6."""
+    """A small model with Llama 3's grouped queries and rotary base, and an epsilon of 1e-6."""
     torch.manual_seed(1)
     config = LlamaConfig(vocab_size=1000, hidden_size=256, intermediate_size=700,
                          num_hidden_layers=6, num_attention_heads=8, num_key_value_heads=2,
@@ -69,7 +69,7 @@ def check_llama(folder):
 
 
 def compare(name, model, source, folder):
-    """Continues random tokens here and there, and compares all logits."""
+    """Runs random tokens through both programs, and compares all logits."""
     start = np.random.default_rng(1).integers(model.config.vocab_size, size=30)
     tokens, logits = run(source, "ids:" + ",".join(map(str, start)), TOKENS, folder)
     with torch.no_grad():

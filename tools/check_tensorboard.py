@@ -122,7 +122,7 @@ def check_layout(accumulator):
 
 
 def check_pages(folder):
-    """What TensorBoard's pages ask for: the run as its server reads it."""
+    """The data of TensorBoard's pages, as read by its server."""
     multiplexer = EventMultiplexer().AddRunsFromDirectory(str(folder))
     multiplexer.Reload()
     provider = data_provider.MultiplexerDataProvider(multiplexer, str(folder))
@@ -139,7 +139,7 @@ def main(run):
     folder = Path(run, "tensorboard")
     lines = Path(run, "events.jsonl").read_text().splitlines()
     events = [json.loads(line) for line in lines]
-    # Without limits, of which TensorBoard has some for long runs.
+    # Disables TensorBoard's sampling of long runs.
     accumulator = EventAccumulator(str(folder), size_guidance=dict.fromkeys(
         ["scalars", "histograms", "tensors"], 0))
     accumulator.Reload()
@@ -150,7 +150,7 @@ def main(run):
     check_hyperparameters(accumulator, tomllib.loads(Path(run, "plan.toml").read_text()))
     check_layout(accumulator)
     check_pages(folder)
-    print("TensorBoard reads what the log says")
+    print("TensorBoard agrees with the log")
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def exponential():
 
 
 def normal_tail():
-    """Phi(-a) exp(a^2 / 2) as a polynomial of t = 1 / (1 + p a), for a from 0 to 9, below which nothing is left."""
+    """Phi(-a) exp(a^2 / 2) as a polynomial of t = 1 / (1 + p a), for a from 0 to 9."""
     shift = 0.3
     t = chebyshev(1 / (1 + shift * 9), 1)
     a = (1 / t - 1) / shift

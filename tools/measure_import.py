@@ -1,4 +1,4 @@
-"""Measures how long models of GPT-2 Small's size take to load, and how much memory.
+"""Measures the time and memory to load models of GPT-2 Small's size.
 
 Usage: cargo build --release --workspace --example load
        python tools/measure_import.py [gpt2|gpt2-bin|llama ...]
@@ -46,7 +46,7 @@ MODELS = {"gpt2": gpt_2, "gpt2-bin": gpt_2_bin, "llama": llama}
 
 
 def forget(files):
-    """Takes files out of the system's cache."""
+    """Drops files from the page cache."""
     for path in files:
         with open(path, "rb") as file:
             os.fsync(file.fileno())

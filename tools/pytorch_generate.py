@@ -1,4 +1,4 @@
-"""Generating text in PyTorch in several forms, for pytorch_speed.py: the fastest one counts."""
+"""Text generation in PyTorch in several forms, of which pytorch_speed.py uses the fastest."""
 
 import math
 import sys
@@ -9,15 +9,15 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 
-def rotated(x, angles):
-    """Heads [.., window, size] turned; halves of a head are pairs."""
+def rotate(x, angles):
+    """Applies the rotary embedding to heads [.., window, size]; halves of a head are pairs."""
     cosines, sines = angles.to(x.dtype)
     left, right = x.chunk(2, -1)
     return torch.cat([left * cosines - right * sines, right * cosines + left * sines], -1)
 
 
 class Step(nn.Module):
-    """The model as it trains: the state is whatever its `forward` takes and gives."""
+    """The model as trained; the state is that of its `forward`."""
 
     def __init__(self, model):
         super().__init__()
@@ -65,7 +65,7 @@ class LstmStep(nn.Module):
 
 
 class TransformerStep(nn.Module):
-    """One token through a Transformer whose cache has one size: one graph fits all steps."""
+    """One token through a Transformer with a fixed-size cache, so that one graph fits all steps."""
 
     def __init__(self, model):
         super().__init__()
@@ -88,7 +88,7 @@ class TransformerStep(nn.Module):
         query, key, value = attention.parts(x.view(1, 1, -1))
         if self.model.angles is not None:
             angles = self.model.angles[:, position]
-            query, key = rotated(query, angles), rotated(key, angles)
+            query, key = rotate(query, angles), rotate(key, angles)
         keys, values = self.keys[index], self.values[index]
         keys.index_copy_(2, position, key)
         values.index_copy_(2, position, value)
@@ -123,7 +123,7 @@ def compiled(step):
 
 
 def forms(model):
-    """What is tried: a name, how its step is made, and the state that it starts from."""
+    """The forms to try: name, constructor of the step, and initial state."""
     eager = Step(model)
     yield "eager", lambda: eager, eager.start
     if isinstance(getattr(model, "layers", None), nn.LSTM):
@@ -139,30 +139,30 @@ def forms(model):
 
 
 def rate(step, state, length):
-    """Tokens a second of one text at temperature 1."""
+    """Tokens per second of one text at temperature 1."""
     token = torch.zeros(1, 1, dtype=torch.long)
     started = time.perf_counter()
     for _ in range(length):
         probabilities, *state = step(token, *state)
         token = torch.multinomial(probabilities.float(), 1)
-        # The text is wanted outside of torch, one token at a time.
+        # Includes reading each token from torch.
         token.item()
     return length / (time.perf_counter() - started)
 
 
 def fastest(model, length):
-    """The form that is the fastest in two passes after its first: its name, step and start."""
+    """The fastest form in two passes after a warm-up: its name, step and initial state."""
     best = 0.0, None
     for name, make, start in forms(model):
         try:
             step = make()
             rate(step, start(), length)
             speed = max(rate(step, start(), length) for _ in range(2))
-        # A compiler can be missing, or refuse, in more ways than are worth a list.
+        # A compiler can be missing or fail in many ways.
         except Exception as error:
             print(f"{name}: {str(error).strip().splitlines()[:1]}", file=sys.stderr)
             continue
-        print(f"{name}: {speed:.0f} tokens a second", file=sys.stderr)
+        print(f"{name}: {speed:.0f} tokens per second", file=sys.stderr)
         best = max(best, (speed, (name, step, start)), key=lambda candidate: candidate[0])
     if best[1] is None:
         sys.exit("no form of generating works")

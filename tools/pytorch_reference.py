@@ -75,7 +75,7 @@ def rotation(context, size, theta=10_000):
 
 
 class Attention(nn.Module):
-    """Causal multi-head self-attention; several heads of queries may share one of keys."""
+    """Causal multi-head self-attention; several query heads may share a key head."""
 
     def __init__(self, width, heads, kv_heads, dropout, bias):
         super().__init__()
@@ -102,7 +102,7 @@ class Attention(nn.Module):
             cache[0][:, :, position:end], cache[1][:, :, position:end] = key, value
             key, value = cache[0][:, :, :end], cache[1][:, :, :end]
         dropout = self.dropout if self.training else 0.0
-        # With a cache one token is read at a time, and nothing of it lies in the future.
+        # With a cache, one token is read at a time, so nothing is masked.
         mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout,
                                                is_causal=cache is None,
                                                enable_gqa=self.kv_heads < self.heads)
@@ -111,7 +111,7 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """The two-layer perceptron with the exact GELU."""
+    """The two-layer MLP with the exact GELU."""
 
     def __init__(self, width, dropout):
         super().__init__()
@@ -124,7 +124,7 @@ class Mlp(nn.Module):
 
 
 class GatedMlp(nn.Module):
-    """SwiGLU, as many weights as four times the width without a gate."""
+    """SwiGLU, with as many weights as an MLP of four times the width."""
 
     def __init__(self, width, dropout):
         super().__init__()
@@ -139,7 +139,7 @@ class GatedMlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm attention and perceptron, each with a residual connection."""
+    """Pre-norm attention and MLP, each with a residual connection."""
 
     def __init__(self, width, heads, kv_heads, dropout, llama):
         super().__init__()
@@ -159,7 +159,7 @@ def make_norm(width, llama):
 
 
 class Transformer(nn.Module):
-    """GPT-2's or Llama's; the token embedding is the output layer as well, unless it is untied."""
+    """GPT-2 or Llama; the output layer shares the token embedding unless untied."""
 
     def __init__(self, vocabulary, context, width, heads, layers, dropout, std, tied=True,
                  llama=False, kv_heads=None):
@@ -180,7 +180,7 @@ class Transformer(nn.Module):
         self.initialise(layers, std or 0.02 * math.sqrt(768 / width))
 
     def initialise(self, layers, std):
-        """GPT-2's initialisation, whose 0.02 belongs to a width of 768."""
+        """GPT-2's initialisation, scaled from its 0.02 at width 768."""
         for name, param in self.named_parameters():
             if "norm" in name:
                 continue
@@ -193,7 +193,7 @@ class Transformer(nn.Module):
                 nn.init.normal_(param, std=std / math.sqrt(2 * layers) if residual else std)
 
     def cache(self):
-        """The state of an empty text: a position, and room for each block's keys and values."""
+        """The initial state: a position, and an empty cache of each block's keys and values."""
         shape = 2, 1, self.kv_heads, self.context, self.width // self.heads
         dtype = self.token_embedding.weight.dtype
         return 0, [torch.empty(shape, dtype=dtype) for _ in self.blocks]
@@ -226,7 +226,7 @@ def make_model(p, vocabulary):
 
 def load_text(path):
     """Character tokens of the training and of the validation part, and the vocabulary size."""
-    # Decoding the bytes directly keeps the line ends as they are in the file.
+    # Decoding the bytes directly keeps line endings.
     text = Path(path).read_bytes().decode("utf-8")
     characters = sorted(set(text))
     index = {character: i for i, character in enumerate(characters)}
@@ -236,7 +236,7 @@ def load_text(path):
 
 
 def stream_batches(tokens, batch, window):
-    """Consecutive windows of parallel streams, for ever; the flag marks an epoch's start."""
+    """Endless consecutive windows of parallel streams; the flag marks an epoch's start."""
     length = (len(tokens) - 1) // batch
     if length < window:
         sys.exit("the training text is too short for this batch and window")
@@ -249,7 +249,7 @@ def stream_batches(tokens, batch, window):
 
 
 def random_batches(tokens, batch, window):
-    """Windows that start at uniformly random positions, for ever."""
+    """Endless windows at uniformly random positions."""
     if len(tokens) <= window:
         sys.exit("the training text is too short for this window")
     offsets = torch.arange(window)
@@ -259,7 +259,7 @@ def random_batches(tokens, batch, window):
 
 
 def make_batches(p, tokens):
-    """The order of the data that belongs to the kind of model."""
+    """The batches for the kind of model."""
     order = random_batches if p["cell"] == "gpt" else stream_batches
     return order(tokens, p["batch"], p["window"])
 
@@ -289,7 +289,7 @@ def learning_rate(p, step):
 
 
 def clip_gradients(params, threshold):
-    """g * (C / N) if N > C; says whether it was.
+    """g * (C / N) if N > C; returns whether it clipped.
 
     Torch's clip_grad_norm_ is not used because it adds an epsilon to N.
     """
@@ -304,7 +304,7 @@ def clip_gradients(params, threshold):
 
 
 def clip_with_torch(params, threshold):
-    """What a PyTorch user would call; for timing only."""
+    """PyTorch's own function; for timing only."""
     if threshold is None:
         return False
     return bool(nn.utils.clip_grad_norm_(params, threshold) > threshold)
@@ -316,7 +316,7 @@ def mean_loss(logits, targets):
 
 
 def forward_and_loss(model, inputs, targets, state):
-    """The mean loss of a batch, and the state that it leaves."""
+    """The mean loss of a batch, and the state afterwards."""
     logits, state = model(inputs, state)
     return mean_loss(logits, targets), state
 
@@ -329,7 +329,7 @@ def detach(state):
 
 
 class Trainer:
-    """A model together with everything that changes from step to step."""
+    """A model with all state that changes from step to step."""
 
     def __init__(self, p, tokens, vocabulary, bench=False):
         self.p = p
@@ -364,7 +364,7 @@ def evaluate(p, model, tokens):
     """Mean loss over the validation text; every token but the first is predicted once."""
     if len(tokens) < 2:
         sys.exit("the validation text is too short")
-    # A transformer sees at most one context, and starts afresh in every chunk.
+    # A transformer sees at most one context, and restarts in every chunk.
     chunk = p["window"] if p["cell"] == "gpt" else EVALUATION_CHUNK
     total, state = 0.0, None
     model.eval()
@@ -394,7 +394,7 @@ def train(args, p):
             val_loss = evaluate(p, trainer.model, validation)
             print(f"step {done}: val loss {val_loss:.4f}", file=sys.stderr)
     val_loss = evaluate(p, trainer.model, validation)
-    # The time of the evaluations is left out: it says nothing about training.
+    # Excludes the time of evaluations.
     return {"preset": args.preset, "steps": p["steps"], "seed": args.seed,
             "val_loss": val_loss, "bits_per_char": val_loss / math.log(2),
             "train_seconds": sum(seconds),
@@ -404,7 +404,7 @@ def train(args, p):
 
 def bench_training(args, p):
     """Times training steps on random tokens, which cost as much as real ones."""
-    # Steps that take long need fewer of them before the clock starts.
+    # Slow steps need less warm-up.
     warmup = min(BENCH_WARMUP, args.bench)
     windows = warmup + args.bench
     tokens = torch.randint(args.vocabulary, (p["batch"] * p["window"] * windows + 1,))
@@ -416,7 +416,7 @@ def bench_training(args, p):
 
 
 def bench(args, p):
-    """Times one part on random tokens or gradients, and tells the memory of the process."""
+    """Times one part on random tokens or gradients, and reports the process's memory."""
     before = pytorch_speed.peak_rss_bytes()
     if args.part == "train":
         result = bench_training(args, p)
@@ -443,7 +443,7 @@ def positive(text):
 
 
 def clip_threshold(text):
-    """A threshold, or infinity for `none`; None is kept for `not given`."""
+    """A threshold, or infinity for `none`; None means not given."""
     return math.inf if text == "none" else float(text)
 
 
@@ -464,7 +464,7 @@ def parse_arguments():
     parser.add_argument("--window", type=positive,
                         help="tokens per window; the context length of a transformer")
     parser.add_argument("--eval-every", type=positive,
-                        help="also print the validation loss every so many steps")
+                        help="also print the validation loss every N steps")
     parser.add_argument("--bench", type=positive, metavar="N",
                         help="time N steps on random tokens instead of training")
     parser.add_argument("--part", choices=("train", "clip", "generate"), default="train",
@@ -476,9 +476,9 @@ def parse_arguments():
     parser.add_argument("--hidden", type=positive, help="width of every layer")
     parser.add_argument("--heads", type=positive, help="attention heads of a transformer")
     parser.add_argument("--kv-heads", type=positive,
-                        help="heads of keys and values, each read by several heads of queries")
+                        help="key and value heads, each shared by several query heads")
     parser.add_argument("--untied", action="store_true", default=None,
-                        help="an output layer of its own for a transformer")
+                        help="a separate output layer for a transformer")
     parser.add_argument("--bf16", action="store_true", default=None,
                         help="training: products in bf16, by autocast; generating: all of the model")
     parser.add_argument("--compile", action="store_true", default=None,
@@ -497,7 +497,7 @@ def settings(args):
     p = PRESETS[args.preset] | {name: v for name, v in given.items() if v is not None}
     if args.bench is not None:
         p["steps"] = max(p["steps"], BENCH_WARMUP + args.bench)
-    # Without a threshold the norm need not be computed at all.
+    # Without a threshold the norm need not be computed.
     p["clip"] = None if p["clip"] == math.inf else p["clip"]
     return p
 

@@ -1,4 +1,4 @@
-"""Times of PyTorch apart from training steps, for pytorch_reference.py: clipping and generation."""
+"""Benchmarks of clipping and generation in PyTorch, for pytorch_reference.py."""
 
 import resource
 import statistics
@@ -16,7 +16,7 @@ RECURRENT_PASS = 256
 
 
 def peak_rss_bytes():
-    """The most memory that this process has had, in bytes."""
+    """Peak memory of this process in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
 
@@ -27,7 +27,7 @@ def summary(values):
 
 
 def milliseconds(function, steps, before=lambda: None):
-    """Each of many calls, in milliseconds, without what is done before it."""
+    """The time of each call in milliseconds, without that of `before`."""
     times = []
     for _ in range(WARMUP + steps):
         before()
@@ -47,7 +47,7 @@ def clip(model, optimizer, threshold, steps):
     made = [gradient.clone() for gradient in gradients]
 
     def make():
-        """As a backward pass: what is clipped was written just now, and is longer than the threshold."""
+        """Writes gradients longer than the threshold, like a backward pass."""
         torch._foreach_copy_(gradients, made)
 
     def clip_and_update():

@@ -2,20 +2,20 @@
 # Runs a command as two ranks on two "hosts", which are network namespaces of this machine with a
 # name, an address and a link each: tools/two_hosts.sh shears train ...
 #
-# Needs root, ip (iproute2), unshare (util-linux) and Open MPI. Everything is within namespaces of
-# this script, and gone with it. Exit code 77: that cannot be had here.
+# Needs root, ip (iproute2), unshare (util-linux) and Open MPI. The namespaces end with this script.
+# Exit code 77: not supported on this machine.
 set -u
 if [ "${1:-}" != inside ]; then
     for tool in ip unshare mpirun; do
         command -v "$tool" >/dev/null || { echo "two_hosts: there is no $tool" >&2; exit 77; }
     done
     [ "$(id -u)" = 0 ] || { echo "two_hosts: only root can make network namespaces" >&2; exit 77; }
-    # With numbers of processes of their own, all of them end with the first.
+    # In a PID namespace, all processes end with the first.
     exec unshare --mount --net --uts --pid --mount-proc --fork --kill-child "$0" inside "$@"
 fi
 shift
 cannot() { echo "two_hosts: $1" >&2; exit 77; }
-# The names of namespaces are files; here they are seen by nobody else.
+# Namespace names are files; this private tmpfs hides them from other processes.
 { mount -t tmpfs none /run && mkdir /run/netns; } || cannot "no tmpfs"
 ip link set lo up
 ip link add switch type bridge || cannot "no bridge"
@@ -28,7 +28,7 @@ for host in 1 2; do
     ip netns exec "h$host" ip link set eth0 up
     ip netns exec "h$host" ip address add "10.77.0.$host/24" dev eth0
 done
-# What mpirun calls in place of ssh: agent HOST COMMAND...
+# The replacement of ssh for mpirun: agent HOST COMMAND...
 agent=$(mktemp)
 trap 'rm -f "$agent"' EXIT
 cat >"$agent" <<'AGENT'
@@ -40,7 +40,7 @@ AGENT
 chmod +x "$agent"
 "$agent" h1 true || cannot "no host in a namespace"
 [ "${1:-}" = true ] && exit 0
-# For tests: pulls the plug of the second host when this file is there.
+# For tests: cuts off the second host once this file exists.
 [ -z "${CUT_WHEN:-}" ] ||
     (until [ -e "$CUT_WHEN" ]; do sleep 0.1; done; ip link set port2 down) &
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1

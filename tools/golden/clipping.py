@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-# No folder with compiled modules among the sources.
+# Writes no compiled modules beside the sources.
 sys.dont_write_bytecode = True
 import published
 from published import stored
@@ -72,7 +72,7 @@ def step(gradients, clipped, dtype="f32", parameters=None, norm=None, threshold=
 
 
 def number(value):
-    """A JSON number that reads back exactly, or the name of what JSON has no number for."""
+    """A JSON number that round-trips, or the name of a value that JSON cannot represent."""
     if value is None or math.isfinite(value):
         return None if value is None else float(value)
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
@@ -86,7 +86,7 @@ def numbers(array, dtype=None):
 
 
 def write_clipping(name, source, cases):
-    """One line per step, so that changes can be read."""
+    """Writes one line per step, for readable diffs."""
     names = [case["name"] for case in cases]
     assert len(set(names)) == len(names), "names must be unique"
     for entry in cases:
@@ -110,7 +110,7 @@ def write(path, text, cases):
 
 def parse(policy):
     """The chain of a policy as functions from gradients, parameters and step to gradients, for
-    the rules that do not learn."""
+    stateless rules."""
     def rule(name, threshold, options):
         first, _, rest = threshold.partition("..")
         last, _, steps = rest.partition("@")
@@ -140,7 +140,7 @@ def parse(policy):
 
 
 def check_against_published(entry):
-    """Every framework against the formulas, as read back from the policy's text."""
+    """Compares every framework with the formulas, parsed from the policy's text."""
     if entry["policy"].partition(":")[0] in ("autoclip", "zclip", "adagc"):
         return
     tolerance = entry["relative_tolerance"]
@@ -170,7 +170,7 @@ SHAPES = {"embedding.weight": (4, 3), "layers.0.weight": (3, 5), "layers.0.bias"
 
 def random_tensors(seed, scale=1.0, dtype="f32", shapes=SHAPES):
     rng = np.random.default_rng(seed)
-    # Tensors of different sizes show whether each is clipped by its own norm.
+    # Tensors of different sizes reveal whether each is clipped by its own norm.
     return {name: stored(scale * 2.0 ** index * rng.standard_normal(shape), dtype)
             for index, (name, shape) in enumerate(shapes.items())}
 
@@ -185,7 +185,7 @@ def matrix_and_vector(matrix, vector):
 
 
 def text(order):
-    """A number as a policy writes it."""
+    """A number as written in a policy."""
     return f"{order:g}" if float(f"{order:g}") == order else repr(float(order))
 
 
@@ -194,7 +194,7 @@ def with_order(policy, order):
 
 
 def check_close(what, ours, theirs, tolerance):
-    """Compares what two sources say about the same gradients."""
+    """Compares two sources for the same gradients."""
     for name, values in theirs.items():
         values = np.asarray(values, np.float64)
         difference = np.abs(ours[name] - values)
@@ -927,7 +927,7 @@ def check_stable_adamw(parameters, settings, sequence, after):
 
 
 def check_plain_adam():
-    """Our Adam without a rule against PyTorch's."""
+    """Compares our Adam without a rule with PyTorch's."""
     try:
         import torch
     except ImportError:
@@ -979,7 +979,7 @@ def main():
         if part not in ("published", "adam"):
             importlib.import_module(part)
     except ImportError as error:
-        print(f"{part} is left out: {error}")
+        print(f"{part} is skipped: {error}")
     else:
         PARTS[part]()
 

@@ -200,7 +200,7 @@ def recurrent_forward(s, leaves, tokens, state):
 
 
 def state_parts(s):
-    """What a layer remembers from one window to the next."""
+    """The state that a layer carries from window to window."""
     return ("hidden", "cell") if s["cell"] == "lstm" else ("hidden",)
 
 
@@ -241,7 +241,7 @@ def attention(s, leaves, prefix, x):
 
 
 def mlp(s, leaves, prefix, x):
-    """The two-layer perceptron with the exact (erf) GELU, or its approximation."""
+    """The two-layer MLP with the exact (erf) GELU, or its approximation."""
     x = F.linear(x, leaves[f"{prefix}.expand.weight"], leaves[f"{prefix}.expand.bias"])
     approximate = "tanh" if s.get("mlp") == "gelu-tanh" else "none"
     x = F.gelu(x, approximate=approximate)
@@ -283,7 +283,7 @@ def rotated(s, x):
 
 
 def grouped_attention(s, leaves, prefix, x):
-    """Causal self-attention whose heads of keys and values serve several heads of queries."""
+    """Causal self-attention with key and value heads shared by several query heads."""
     batch, window, width = x.shape
     size = width // s["heads"]
     keys = s["kv_heads"] * size
@@ -319,7 +319,7 @@ def llama_forward(s, leaves, tokens):
 
 
 def transformers_logits(s, leaves, tokens):
-    """What LlamaForCausalLM makes of the same parameters."""
+    """The logits of LlamaForCausalLM with the same parameters."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
@@ -353,7 +353,7 @@ def transformers_logits(s, leaves, tokens):
 # One training step ----------------------------------------------------------------------
 
 def gradient_norm(gradients):
-    """The global norm over all tensors together."""
+    """The global norm of all tensors."""
     return math.sqrt(sum(float(g.square().sum()) for g in gradients))
 
 

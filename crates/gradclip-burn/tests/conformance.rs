@@ -1,5 +1,4 @@
-//! The suite that every adapter of `gradclip` has to pass, over Burn tensors: through `backward`,
-//! the adapter and back.
+//! Runs the conformance suite over Burn tensors: through `backward`, the adapter and back.
 
 use std::ops::Range;
 
@@ -10,7 +9,7 @@ use gradclip_burn::gradclip::{Accumulated, ClipError, ClipPolicy, Clipper, Outco
 use gradclip_burn::{ClippedGradients, ModuleGradients};
 use gradclip_suite::{Adapter, Buffer, Clipping, NamedTensor, StorageType, check};
 
-/// A parameter of any rank that the suite asks for.
+/// A parameter of any rank in the suite.
 #[derive(Clone, Debug)]
 enum AnyParam {
     One(Param<Tensor<1>>),
@@ -31,7 +30,7 @@ macro_rules! for_each_rank {
     };
 }
 
-/// The same with the rank kept.
+/// Runs the same code for each rank, keeping the rank.
 macro_rules! map_each_rank {
     ($param:expr, $inner:ident => $body:expr) => {
         match $param {
@@ -43,7 +42,7 @@ macro_rules! map_each_rank {
     };
 }
 
-/// A module whose parameters have the names of the suite.
+/// A module whose parameters have the suite's names.
 #[derive(Clone, Debug)]
 struct Named(Vec<(String, AnyParam)>);
 
@@ -110,7 +109,7 @@ fn tensor<const D: usize>(buffer: &Buffer, shape: &[usize]) -> Tensor<D> {
     Tensor::from_data(data, (&Device::flex().autodiff(), dtype))
 }
 
-/// A module with such parameters.
+/// Builds a module with parameters for the tensors.
 fn module(tensors: &[NamedTensor]) -> Named {
     fn parameter<const D: usize>(named: &NamedTensor) -> Param<Tensor<D>> {
         Param::from_tensor(match &named.parameter {
@@ -130,13 +129,13 @@ fn module(tensors: &[NamedTensor]) -> Named {
     Named(params.collect())
 }
 
-/// The derivatives of the inner products of parameters and gradients: the gradients.
+/// Obtains the given gradients as derivatives of inner products with the parameters.
 fn backward(module: &Named, tensors: &[NamedTensor]) -> Gradients {
     fn inner_product<const D: usize>(param: &Param<Tensor<D>>, named: &NamedTensor) -> Tensor<1> {
         let gradient = tensor(&named.gradient, &named.shape);
         (param.val() * gradient).sum().cast(DType::F64)
     }
-    // Something to go back from where there is no tensor at all.
+    // A loss for the case without tensors.
     let device = Device::flex().autodiff();
     let nothing = Tensor::<1>::zeros([1], &device).require_grad();
     let mut loss = nothing.sum().cast(DType::F64);
@@ -146,7 +145,7 @@ fn backward(module: &Named, tensors: &[NamedTensor]) -> Gradients {
     loss.backward()
 }
 
-/// The gradient of one parameter as the optimizer would get it.
+/// The gradient of one parameter, as passed to the optimizer.
 fn read(param: &AnyParam, params: &GradientsParams, storage: StorageType) -> Buffer {
     let data = match param {
         AnyParam::One(param) => params.get::<1>(param.id).map(Tensor::into_data),
@@ -168,7 +167,7 @@ fn read(param: &AnyParam, params: &GradientsParams, storage: StorageType) -> Buf
     }
 }
 
-/// Scaling is done by the clipper, or left to whoever takes the gradients.
+/// Burn's adapter, with immediate or deferred scaling.
 struct Burn {
     defer: bool,
 }
@@ -251,7 +250,7 @@ impl Adapter for Burn {
     }
 }
 
-/// What came back from the adapter, in the order it was given.
+/// The tensors from the adapter, in the original order.
 fn as_given(gradients: &ModuleGradients, tensors: &[NamedTensor]) -> Vec<NamedTensor> {
     let pairs = gradients.iter().zip(tensors);
     let named = pairs.map(|((name, values), named)| {
@@ -265,11 +264,11 @@ fn as_given(gradients: &ModuleGradients, tensors: &[NamedTensor]) -> Vec<NamedTe
 }
 
 #[test]
-fn burn_tensors_are_clipped_as_plain_slices_are() {
+fn burn_conforms() {
     check(&mut Burn { defer: false });
 }
 
 #[test]
-fn what_is_taken_after_deferred_scaling_is_scaled() {
+fn burn_conforms_with_deferred_scaling() {
     check(&mut Burn { defer: true });
 }

@@ -1,4 +1,4 @@
-//! The whole path: backward, collect, clip, into_params, step.
+//! The whole pipeline: backward, collect, clip, into_params, step.
 
 use burn::backend::Flex;
 use burn::grad_clipping::GradientClippingConfig;
@@ -15,7 +15,7 @@ use gradclip_burn::gradclip::{
 };
 use gradclip_burn::{ClipModule, ClippedGradients, ClippedOptimizer, ModuleGradients, StepError};
 
-/// Its gradients are whatever a test wants: those of [`Ranks::backward_to`].
+/// A module with arbitrary gradients; see [`Ranks::backward_to`].
 #[derive(Module, Debug)]
 struct Ranks {
     vector: Param<Tensor<1>>,
@@ -49,7 +49,7 @@ impl Ranks {
         }
     }
 
-    /// The derivative of the inner product of parameter and constant is the constant.
+    /// The derivative of the inner product of a parameter and a constant is the constant.
     fn backward_to(&self, vector: [f32; 2]) -> Gradients {
         let device = device();
         let vector = Tensor::<1>::from_floats(vector, &device);
@@ -109,7 +109,7 @@ fn sgd() -> ModuleOptimizer {
     SgdConfig::new().init()
 }
 
-/// A layer whose weights are drawn, with inputs for it.
+/// A randomly initialised layer and inputs.
 fn drawn_layer(samples: usize) -> (Wrapped, Tensor<2>) {
     let device = device();
     let layer = LinearConfig::new(3, 2).init(&device);
@@ -118,7 +118,7 @@ fn drawn_layer(samples: usize) -> (Wrapped, Tensor<2>) {
 }
 
 #[test]
-fn names_and_values_are_those_of_the_module_in_its_order() {
+fn names_and_values_are_collected_in_module_order() {
     let (model, inputs) = drawn_layer(5);
     let gradients = model.layer.forward(inputs).square().mean().backward();
     let weight = model.layer.weight.val().grad(&gradients).unwrap();
@@ -140,7 +140,7 @@ fn names_and_values_are_those_of_the_module_in_its_order() {
 }
 
 #[test]
-fn the_norm_is_that_of_all_tensors_together() {
+fn the_norm_is_global() {
     let model = Ranks::new(&device());
     let clipped = clip("global-norm:2", collect(model.backward_to(VECTOR), &model));
     let report = clipped.report();
@@ -157,7 +157,7 @@ fn the_norm_is_that_of_all_tensors_together() {
 }
 
 #[test]
-fn burn_itself_clips_each_tensor_alone() {
+fn burn_itself_clips_each_tensor_separately() {
     let model = Ranks::new(&device());
     let raw = GradientsParams::from_grads(model.backward_to(VECTOR), &model);
     let clipping = GradientClippingConfig::Norm(2.0);
@@ -177,7 +177,7 @@ fn burn_itself_clips_each_tensor_alone() {
             .sum::<f64>()
             .sqrt()
     };
-    // Three tensors of norm 2 each have the norm 2 sqrt(3) together.
+    // Three tensors of norm 2 have a global norm of 2 sqrt(3).
     assert!((norm(&by_burn) - 12.0_f64.sqrt()).abs() < 1e-5);
     let ours = clip("global-norm:2", collect(model.backward_to(VECTOR), &model));
     let params = ours.into_params(&model);
@@ -186,7 +186,7 @@ fn burn_itself_clips_each_tensor_alone() {
 }
 
 #[test]
-fn what_is_not_clipped_keeps_its_bits() {
+fn unclipped_gradients_keep_their_bits() {
     let (model, inputs) = drawn_layer(5);
     let gradients = model.layer.forward(inputs).square().mean().backward();
     let expected = bits(model.layer.weight.val().grad(&gradients).unwrap());
@@ -210,7 +210,7 @@ fn each_gradient_is_registered_with_the_rank_of_its_parameter() {
 }
 
 #[test]
-fn a_gradient_is_taken_once_and_into_params_gives_the_rest() {
+fn a_gradient_is_taken_once_and_into_params_returns_the_rest() {
     let model = Ranks::new(&device());
     let mut clipped = clip("none", collect(model.backward_to(VECTOR), &model));
     assert_eq!(values(clipped.take::<1>(model.vector.id).unwrap()), VECTOR);
@@ -234,13 +234,13 @@ fn a_parameter_cloned_into_two_fields_counts_once() {
     assert_eq!(owned(&collected), [("first".to_owned(), vec![6.0, 8.0])]);
     assert_eq!(clip("global-norm:5", collected).report().norm_before, 10.0);
 
-    // The README says that Burn's optimizers let clones drift apart.
+    // The README says that clones diverge under Burn's optimizers.
     let params = GradientsParams::from_grads(loss(&model).backward(), &model);
     let stepped = sgd().step(1.0, model.clone(), params);
     assert_eq!(values(stepped.first.val()), [-6.0, -8.0]);
     assert_eq!(values(stepped.second.val()), [0.0, 0.0]);
 
-    // A second leaf under the same id, as loading or moving a module makes it.
+    // A second leaf with the same id, as after loading or moving a module.
     let (id, tensor, _) = model.second.clone().consume();
     let second = Param::initialized(id, tensor.detach().require_grad());
     let separated = TwoFields {
@@ -267,7 +267,7 @@ fn a_parameter_used_twice_counts_once() {
 }
 
 #[test]
-fn a_parameter_without_gradient_is_left_out_and_stays() {
+fn a_parameter_without_gradient_is_omitted_and_unchanged() {
     let device = device();
     let model = TwoFields {
         first: Param::from_tensor(Tensor::ones([2], &device)),
@@ -282,7 +282,7 @@ fn a_parameter_without_gradient_is_left_out_and_stays() {
 }
 
 #[test]
-fn accumulated_micro_batches_are_the_large_batch() {
+fn accumulated_micro_batches_equal_one_batch() {
     let (model, inputs) = drawn_layer(8);
     let backward = |inputs: Tensor<2>| {
         let loss = model.layer.forward(inputs).square().mean();
@@ -374,17 +374,17 @@ fn the_error_names_the_tensor() {
 }
 
 #[test]
-fn half_precision_comes_back_as_half_precision() {
+fn half_precision_keeps_its_type() {
     let device = device();
     let weight = TensorData::from([1.0_f32, 2.0]);
     let weight = Tensor::<1>::from_data(weight, (&device, DType::F16));
     let constant = TensorData::from([300.0_f32, 400.0]);
     let constant = Tensor::<1>::from_data(constant, (&device, DType::F16));
     let weight = Param::from_tensor(weight);
-    // A lone parameter is a module, and has no path.
+    // A single parameter is a module without a path.
     let collected = collect((weight.val() * constant).sum().backward(), &weight);
     let clipped = clip("global-norm:5", collected);
-    // The square of 500 does not fit into f16, so the norm must not be computed there.
+    // The square of 500 overflows f16, so the norm must not be computed in f16.
     assert_eq!(clipped.report().norm_before, 500.0);
     let params = clipped.into_params(&weight);
     let gradient = params.get::<1>(weight.id).unwrap();
@@ -395,7 +395,7 @@ fn half_precision_comes_back_as_half_precision() {
 }
 
 #[test]
-fn double_precision_is_clipped_and_comes_back_as_such() {
+fn double_precision_keeps_its_type() {
     let device = device();
     let double = Tensor::<1>::from_data(TensorData::from([1.0_f64, 2.0]), (&device, DType::F64));
     let constant = TensorData::from([3e300_f64, 4e300]);
@@ -435,10 +435,10 @@ fn adaptive_clipping_compares_with_the_parameters() {
     assert_eq!(values(gradient), [0.7, 2.4]);
 }
 
-/// Each layer may have gradients of half the norm of its weights, unit by unit, and all of them are
-/// larger: what is left tells the units.
+/// Every unit's gradient exceeds half the norm of its weights, so the clipped norms reveal the
+/// units.
 #[test]
-fn the_units_of_adaptive_clipping_are_those_of_the_layer() {
+fn adaptive_clipping_uses_the_units_of_each_layer() {
     #[derive(Module, Debug)]
     struct Layers {
         linear: Linear,
@@ -467,7 +467,7 @@ fn the_units_of_adaptive_clipping_are_those_of_the_layer() {
         own: Param::from_tensor(Tensor::ones([3, 4], &device)),
     };
     fn loss<const D: usize>(param: &Param<Tensor<D>>) -> Tensor<1> {
-        // The gradient of an element grows with its place.
+        // The gradient of an element grows with its index.
         let tensor = param.val();
         let count = tensor.shape().num_elements() as i64;
         let places = Tensor::<1, Int>::arange(100..100 + count, &tensor.device()).float();
@@ -506,10 +506,10 @@ fn the_units_of_adaptive_clipping_are_those_of_the_layer() {
 }
 
 #[test]
-fn groups_and_units_can_be_given() {
+fn groups_and_units_can_be_set() {
     let model = Ranks::new(&device());
     let collected = || collect(model.backward_to(VECTOR), &model);
-    // The parameters are in no layer, so that each is a group.
+    // The parameters are in no layer, so each is its own group.
     let apart = clip("group-norm:9.5", collected());
     assert_eq!(apart.report().action, ClipAction::Keep);
     let together = clip("group-norm:9.5", collected().with_groups(|_| "all"));
@@ -523,7 +523,7 @@ fn groups_and_units_can_be_given() {
 }
 
 #[test]
-fn one_line_clips_what_backward_gave() {
+fn one_line_clips_the_result_of_backward() {
     let model = Ranks::new(&device());
     let mut clipper = clipper("global-norm:4", NonFinite::Skip);
     let (params, report) = clipper
@@ -542,7 +542,7 @@ fn one_line_clips_what_backward_gave() {
 }
 
 #[test]
-fn a_clipped_optimizer_goes_back_clips_and_steps() {
+fn a_clipped_optimizer_runs_backward_clips_and_steps() {
     let (mut model, inputs) = drawn_layer(4);
     let loss = |model: &Wrapped, factor: f32| {
         model
@@ -568,7 +568,7 @@ fn a_clipped_optimizer_goes_back_clips_and_steps() {
             bits(by_hand.layer.weight.val())
         );
     }
-    // Accumulated gradients take the same way.
+    // Accumulated gradients behave the same.
     let mut sum = Accumulated::new(collect(loss(&model, 1.0).backward(), &model));
     sum.add(collect(loss(&model, 2.0).backward(), &model));
     let mean = sum.in_one_process().without_loss_scale();
@@ -594,7 +594,8 @@ fn an_oversized_gradient_moves_the_parameters_by_exactly_the_threshold() {
     let clipped = clip("global-norm:4", collect(model.backward_to(VECTOR), &model));
     let params = clipped.into_params(&model);
     let model = sgd().step(learning_rate, model, params);
-    // From zero, the update is the parameter: -lr * C * g / ||g||, rounded once by clipping.
+    // Starting from zero, the parameter equals the update: -lr * C * g / ||g||, rounded once by
+    // clipping.
     let update = |value: f32| {
         let gradient = (f64::from(value) * (threshold / GLOBAL_NORM)) as f32;
         0.0 - learning_rate as f32 * gradient
@@ -604,9 +605,9 @@ fn an_oversized_gradient_moves_the_parameters_by_exactly_the_threshold() {
     assert_eq!(values(model.cube.val()), [0.0, 4.0, 8.0, 0.0].map(update));
 }
 
-/// From the backward pass through the clipper to the optimizer: one buffer, never copied.
+/// From the backward pass through the clipper to the optimizer, the buffer is never copied.
 #[test]
-fn gradients_stay_where_the_backward_pass_wrote_them() {
+fn gradients_are_never_copied() {
     let (module, inputs) = drawn_layer(4);
     let gradients = module.layer.forward(inputs).powi_scalar(2).sum().backward();
     let address = |tensor: Tensor<2>| {
@@ -630,7 +631,7 @@ fn gradients_stay_where_the_backward_pass_wrote_them() {
 }
 
 #[test]
-fn the_raw_gradient_is_taken_with_its_factor_alone() {
+fn the_raw_gradient_is_only_available_with_its_factor() {
     let module = Ranks::new(&device());
     let collected = collect(module.backward_to(VECTOR), &module);
     let mut clipper = clipper("global-norm:1", NonFinite::Error);

@@ -6,7 +6,7 @@ use burn::tensor::{Device, DeviceKind, Tensor};
 use gradclip_burn::gradclip::{ClipPolicy, Clipper, NonFinite, Outcome, Unscaled};
 use gradclip_burn::{ClippedGradients, ModuleGradients};
 
-/// A device that computes, or `None`, with a word on standard error, where there is none.
+/// A working device, or `None` with a message on standard error.
 fn device() -> Option<Device> {
     let computes = std::panic::catch_unwind(|| {
         let device = Device::wgpu(DeviceKind::DefaultDevice).autodiff();
@@ -16,13 +16,13 @@ fn device() -> Option<Device> {
     });
     let device = computes.ok().flatten();
     if device.is_none() {
-        eprintln!("skipped: this machine has no device that wgpu can use");
+        eprintln!("skipped: this machine has no usable wgpu device");
     }
     device
 }
 
 #[test]
-fn clipping_on_a_wgpu_device_has_the_bits_of_the_host() {
+fn clipping_on_wgpu_equals_the_host_bit_for_bit() {
     let Some(device) = device() else { return };
     let weights: Vec<f32> = (0..300).map(|index| (index as f32).sin() * 40.0).collect();
     let weights = Tensor::<1>::from_floats(weights.as_slice(), &device).reshape([20, 15]);
@@ -62,7 +62,7 @@ fn clipping_on_a_wgpu_device_has_the_bits_of_the_host() {
         let norm_after = clipped.report().norm_after;
         let params = clipped.into_params(&model);
         let gradient = params.get::<2>(model.id).unwrap();
-        // Back on the device, measured there.
+        // Uploaded again and measured on the device.
         let norm: Vec<f32> = gradient
             .square()
             .sum()

@@ -1,4 +1,4 @@
-//! The suite that every adapter of `gradclip` has to pass, over tensors in memory.
+//! Runs the conformance suite over CPU tensors.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -11,7 +11,7 @@ use gradclip_candle::{ClippedGradients, VarGradients};
 use gradclip_suite::{Adapter, Buffer, Clipping, NamedTensor, StorageType, check};
 
 struct Candle {
-    /// Whether the gradients of matrices come as transposes of what is in memory.
+    /// Whether gradients of matrices are stored transposed.
     transposed: bool,
 }
 
@@ -25,7 +25,7 @@ impl Candle {
             Buffer::F64(values) => tensor(values, shape),
             Buffer::F16(values) => tensor(values, shape),
             Buffer::Bf16(values) => tensor(values, shape),
-            other => panic!("the suite has a new storage type: {other:?}"),
+            other => panic!("unknown storage type: {other:?}"),
         };
         match self.transposed && tensor.rank() > 1 && tensor.elem_count() > 0 {
             true => tensor.t().unwrap().contiguous().unwrap().t().unwrap(),
@@ -34,7 +34,7 @@ impl Candle {
     }
 }
 
-/// Variables with the names of the suite.
+/// Variables with the suite's names.
 struct Vars {
     map: VarMap,
     by_name: HashMap<String, Var>,

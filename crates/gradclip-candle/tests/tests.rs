@@ -1,9 +1,6 @@
-//! The whole path: backward, collect, clip, step.
+//! The whole pipeline: backward, collect, clip, step.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "a helper that cannot go on fails its test"
-)]
+#![allow(clippy::unwrap_used, reason = "helpers fail their tests")]
 
 mod conformance;
 
@@ -80,7 +77,7 @@ impl Two {
         Two { vars, weight, bias }
     }
 
-    /// The derivative of the inner product of variable and constant is the constant.
+    /// The derivative of the inner product of a variable and a constant is the constant.
     fn backward_to(&self, weight: [f32; 2], bias: [f32; 2]) -> GradStore {
         let constant = |numbers: &[f32; 2], var: &Var| {
             let constant = Tensor::new(numbers, &Device::Cpu).unwrap();
@@ -98,7 +95,7 @@ impl Two {
     }
 }
 
-/// Counts how often it is asked to step.
+/// Counts its steps.
 struct Counting {
     optimizer: AdamW,
     steps: usize,
@@ -129,7 +126,7 @@ impl Optimizer for Counting {
     }
 }
 
-/// What is written by hand without this crate: squares in f32, one read for each tensor.
+/// Clipping by hand without this crate: squares in f32, one read per tensor.
 fn clip_by_hand(gradients: &mut GradStore, vars: &[Var], max_norm: f32) -> f32 {
     let mut squares = 0.0;
     for var in vars {
@@ -163,7 +160,7 @@ fn an_explosion_to_five_million_is_clipped_to_one() {
 }
 
 #[test]
-fn squares_that_overflow_are_no_reason_to_stop_learning() {
+fn overflowing_squares_do_not_zero_gradients() {
     let model = Two::new();
     let vars = [model.weight.clone(), model.bias.clone()];
     let mut by_hand = model.backward_to([3e20, 0.0], [0.0, -4e20]);
@@ -177,7 +174,7 @@ fn squares_that_overflow_are_no_reason_to_stop_learning() {
 }
 
 #[test]
-fn where_nothing_overflows_the_way_by_hand_agrees() {
+fn clipping_by_hand_agrees_without_overflow() {
     let model = Two::new();
     let vars = [model.weight.clone(), model.bias.clone()];
     let mut by_hand = model.backward_to([3.3, 0.1], [0.7, -4.9]);
@@ -216,7 +213,7 @@ fn names_are_those_of_the_map_in_order() {
 }
 
 #[test]
-fn what_is_not_clipped_keeps_its_bits() {
+fn unclipped_gradients_keep_their_bits() {
     let model = Two::new();
     let gradients = model.backward_to([0.1, -0.0], [1e-40, 7.0]);
     let expected = [&model.weight, &model.bias].map(|var| bits(gradients.get(var).unwrap()));
@@ -236,7 +233,7 @@ fn a_variable_with_two_names_counts_once() {
         .lock()
         .unwrap()
         .insert("z.tied".to_owned(), model.bias.clone());
-    // Used twice, so its gradient is the sum of both uses.
+    // Used twice, so its gradient is a sum.
     let twice = (model.bias.as_tensor() + model.bias.as_tensor()).unwrap();
     let constant = Tensor::new(&[3_f32, 4.0], &Device::Cpu).unwrap();
     let loss = (twice * constant).unwrap().sum_all().unwrap();
@@ -251,7 +248,7 @@ fn a_variable_with_two_names_counts_once() {
 }
 
 #[test]
-fn a_variable_without_gradient_is_left_out_and_stays() {
+fn a_variable_without_gradient_is_omitted_and_unchanged() {
     let model = Two::new();
     let loss = model.bias.sum_all().unwrap();
     let collected = collect(loss.backward().unwrap(), &model.vars);
@@ -263,7 +260,7 @@ fn a_variable_without_gradient_is_left_out_and_stays() {
 }
 
 #[test]
-fn what_was_not_collected_does_not_reach_the_optimizer() {
+fn uncollected_gradients_do_not_reach_the_optimizer() {
     let model = Two::new();
     let gradients = model.backward_to([1e9, 1e9], [3.0, 4.0]);
     let collected = collect_named(gradients, &[("bias", model.bias.clone())]);
@@ -275,7 +272,7 @@ fn what_was_not_collected_does_not_reach_the_optimizer() {
 }
 
 #[test]
-fn accumulated_micro_batches_are_the_large_batch() {
+fn accumulated_micro_batches_equal_one_batch() {
     let model = Two::new();
     let inputs = Tensor::randn(0_f32, 1.0, (8, 2), &Device::Cpu).unwrap();
     let backward = |inputs: Tensor| {
@@ -334,7 +331,7 @@ fn a_transposed_gradient_is_read_in_the_order_of_its_variable() {
 }
 
 #[test]
-fn each_type_comes_back_as_it_was() {
+fn each_type_is_kept() {
     for dtype in [DType::F64, DType::F16, DType::BF16] {
         let var = Var::zeros(2, dtype, &Device::Cpu).unwrap();
         let constant = Tensor::new(&[384_f32, 512.0], &Device::Cpu).unwrap();
@@ -347,7 +344,7 @@ fn each_type_comes_back_as_it_was() {
         let named = [("w", var.clone())];
         let collected = collect_named(gradients.unwrap(), &named).unwrap();
         let clipped = clip("global-norm:5", collected);
-        // The square of 640 does not fit into f16, so the norm must not be computed there.
+        // The square of 640 overflows f16, so the norm must not be computed in f16.
         assert_eq!(clipped.report().norm_before, 640.0);
         let mut optimizer = SGD::new(vec![var.clone()], 1.0).unwrap();
         clipped.step(&mut optimizer).unwrap();
@@ -357,7 +354,7 @@ fn each_type_comes_back_as_it_was() {
 }
 
 #[test]
-fn types_of_many_variables_keep_apart() {
+fn variables_of_several_types_are_not_mixed() {
     let types = [
         DType::F32,
         DType::F64,
@@ -408,7 +405,7 @@ fn a_skipped_step_leaves_every_variable_bit_identical() {
 }
 
 #[test]
-fn one_line_goes_back_clips_and_steps() {
+fn one_line_runs_backward_clips_and_steps() {
     let model = Two::new();
     let constant = Tensor::new(&[3e6_f32, -4e6], &Device::Cpu).unwrap();
     let loss = |constant: &Tensor| {
@@ -441,14 +438,14 @@ fn one_line_goes_back_clips_and_steps() {
 }
 
 #[test]
-fn the_rule_skip_is_shown_the_loss() {
+fn the_rule_skip_gets_the_loss() {
     let model = Two::new();
     let clipper = clipper("skip:2,window=4", NonFinite::Error);
     let sgd = SGD::new(model.vars.all_vars(), 0.0).unwrap();
     let mut optimizer = ClippedOptimizer::new(sgd, clipper, &model.vars);
     let mut actions = Vec::new();
     for size in [1.0, 1.1, 0.9, 1.0, 1.05, 50.0] {
-        // The gradient is always the same; the loss is not.
+        // The gradient is constant; the loss is not.
         let loss = (model.bias.sum_all().unwrap() + size).unwrap();
         actions.push(optimizer.backward_step(&loss).unwrap().action);
     }
@@ -457,10 +454,10 @@ fn the_rule_skip_is_shown_the_loss() {
 }
 
 #[test]
-fn groups_are_those_of_the_names_or_given() {
+fn groups_follow_names_or_are_set() {
     let model = Two::new();
     let collected = || collect(model.backward_to([3.0, 0.0], [0.0, 4.0]), &model.vars);
-    // Norms of 3 and 4 in groups of their own, and of 5 in one group.
+    // Norms of 3 and 4 in separate groups, and of 5 in one group.
     assert_eq!(
         clip("group-norm:4.5", collected()).report().action,
         ClipAction::Keep
@@ -470,7 +467,7 @@ fn groups_are_those_of_the_names_or_given() {
 }
 
 #[test]
-fn output_units_are_on_the_first_axis_unless_told() {
+fn output_units_default_to_the_first_axis() {
     // Two output channels with kernels of two input channels times two; parameters of ones.
     let weight = Var::ones((2, 2, 2), DType::F32, &Device::Cpu).unwrap();
     let gradient = Tensor::new(
@@ -486,7 +483,7 @@ fn output_units_are_on_the_first_axis_unless_told() {
     let values = |clipped: ClippedGradients| {
         numbers(clipped.into_grad_store().unwrap().get(&weight).unwrap())
     };
-    // Each unit may have half the norm of its weights, 1: the first one has 10, the second 1.
+    // The bound is half the norm of a unit's weights, 1: the first unit has 10, the second 1.
     let by_channel = [0.6, 0.0, 0.0, 0.8, 0.0, 0.0, 0.0, 1.0];
     assert_eq!(values(clip("agc:0.5", collected())), by_channel);
     // As a transposed convolution, `[in, out, kernel]`: norms of 6 and of the root of 65.
@@ -538,7 +535,7 @@ fn adaptive_clipping_compares_with_the_parameters() {
 }
 
 #[test]
-fn what_cannot_be_clipped_is_refused_by_name() {
+fn unsupported_types_are_refused_by_name() {
     let var = Var::zeros(2, DType::F32, &Device::Cpu).unwrap();
     let mut gradients = GradStore::default();
     gradients.insert(&var, Tensor::new(&[1_u32, 2], &Device::Cpu).unwrap());
@@ -558,7 +555,7 @@ fn what_cannot_be_clipped_is_refused_by_name() {
 }
 
 #[test]
-fn adam_goes_on_as_with_gradients_that_were_always_small() {
+fn adam_behaves_as_if_gradients_were_always_small() {
     let (clipped, small) = (Two::new(), Two::new());
     let mut optimizer = AdamW::new_lr(clipped.vars.all_vars(), 0.1).unwrap();
     let mut reference = AdamW::new_lr(small.vars.all_vars(), 0.1).unwrap();

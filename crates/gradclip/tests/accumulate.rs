@@ -1,4 +1,4 @@
-//! Sums over micro-batches, which half precision cannot hold and `f32` can.
+//! Sums over micro-batches, which need `f32` for half precision.
 
 use gradclip::{Accumulated, ClipPolicy, Clipper, Elements, NonFinite, Unscaled};
 use half::{bf16, f16};
@@ -32,8 +32,8 @@ fn a_sum_that_f16_cannot_hold_has_a_mean_and_is_clipped() {
 
 #[test]
 fn the_mean_is_rounded_once() {
-    // 1 + 3 / 256 lies between two neighbours in bf16, 1 + 1 / 128 and 1 + 2 / 128. The loss scale
-    // is taken out in the same division.
+    // 1 + 3 / 256 lies between two neighbours in bf16, 1 + 1 / 128 and 1 + 2 / 128. The same
+    // division removes the loss scale.
     let terms = [1.0, 1.0, 1.0, 1.0 + 3.0 / 64.0];
     let mut sum = Accumulated::new(vec![("w", vec![bf16::from_f64(3.0 * terms[0])])]);
     for term in &terms[1..] {
@@ -45,14 +45,14 @@ fn the_mean_is_rounded_once() {
 }
 
 #[test]
-fn processes_exchange_sums_and_errors_go_through() {
+fn processes_exchange_sums_and_errors_propagate() {
     let sum = || {
         let mut sum = Accumulated::new(vec![("w", vec![f16::from_f32(40_000.0)])]);
         sum.add(vec![("w", vec![f16::from_f32(60_000.0)])]);
         sum
     };
     assert_eq!(sum().terms(), 2);
-    // The other process has two micro-batches as well, whose sum f16 could not hold either.
+    // The other process also has two micro-batches, whose sum would overflow f16.
     let reduced = sum().reduce(4, |elements| match elements {
         Elements::F32(values) => {
             assert_eq!(**values, [100_000.0]);
@@ -64,7 +64,7 @@ fn processes_exchange_sums_and_errors_go_through() {
     let mean = reduced.unwrap().unscale(10_000.0).unwrap();
     assert_eq!(mean.gradients()[0].1, [f16::from_f32(3.0)]);
     assert_eq!(sum().reduce(2, |_| Err("no network")), Err("no network"));
-    // Also where nothing was added yet.
+    // Also before anything was added.
     let single = Accumulated::new(vec![("w", vec![f16::from_f32(3.0)])]);
     let reduced = single.reduce(2, |elements| match elements {
         Elements::F32(values) => {
@@ -77,10 +77,10 @@ fn processes_exchange_sums_and_errors_go_through() {
     assert_eq!(mean.gradients()[0].1, [f16::ZERO]);
 }
 
-/// What the others have is in the norm: clipped before, two gradients of 10 and 0 would have a mean
-/// of 0.5, and those of 3 and -3 a norm that there is not.
+/// The norm includes all processes: clipped before the all-reduce, gradients of 10 and 0 would have
+/// a mean of 0.5, and 3 and -3 would be clipped although their mean is 0.
 #[test]
-fn what_is_clipped_is_what_all_processes_have() {
+fn the_mean_over_all_processes_is_clipped() {
     let clipped = |own: f32, other: f32| {
         let sum = Accumulated::new(vec![("w", vec![own])]);
         let reduced = sum.reduce(2, |elements| match elements {
@@ -133,7 +133,7 @@ fn small_tensors_are_exchanged_together() {
 
 #[test]
 fn the_mean_after_an_exchange_is_rounded_once() {
-    // A third of 1 is no f32, and a third of 3 is.
+    // 1 / 3 is not an f32, but 3 / 3 is.
     let single = Accumulated::new(vec![("w", vec![1.0_f32])]);
     let reduced = single.reduce(3, |elements| match elements {
         Elements::F32(values) => {
@@ -165,7 +165,7 @@ fn sums_are_merged_with_their_terms() {
 
 #[test]
 #[should_panic(expected = "tensors of different storage types")]
-fn another_type_cannot_be_added() {
+fn different_types_cannot_be_added() {
     use gradclip::{Accumulate, Elements, Gradient, Gradients};
     #[derive(Debug)]
     struct Either(Result<Vec<f16>, Vec<bf16>>);

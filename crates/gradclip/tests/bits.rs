@@ -1,4 +1,4 @@
-//! Promises about bits: what is kept, and independence of threads.
+//! Bitwise guarantees: what is kept, and independence of threads.
 
 use gradclip::{ClipAction, Gradient, NonFinite, Outcome, Unscaled};
 
@@ -34,7 +34,7 @@ fn a_norm_equal_to_the_threshold_keeps_its_bits() {
 
 #[test]
 fn value_at_the_rounded_bound_is_kept() {
-    // 0.1 as f32 is larger than 0.1 as f64; the bound is what the storage can hold.
+    // 0.1 as f32 is larger than 0.1 as f64; the bound is rounded to storage.
     let (after, report) = clip_one("value:0.1", &[0.1, 0.1_f32.next_up(), -5.0]);
     assert_eq!(after, [0.1, 0.1, -0.1]);
     assert_close(report.clipped_share, 2.0 / 3.0, 1e-15);
@@ -63,7 +63,7 @@ fn scaling_rounds_once() {
 
 #[test]
 fn any_number_of_threads_gives_the_same_bits() {
-    // Sizes over many orders of magnitude make sums sensitive to the order of additions.
+    // Values over many orders of magnitude make sums sensitive to the order of additions.
     let mut values = Random(4).values(1_500_001);
     for (index, value) in values.iter_mut().enumerate() {
         *value *= 10.0_f32.powi((index % 13) as i32 - 6);
@@ -118,7 +118,7 @@ fn the_norm_does_not_depend_on_how_elements_are_grouped() {
 
 #[test]
 #[should_panic(expected = "same tensors in the same order")]
-fn a_broken_visit_is_noticed() {
+fn an_inconsistent_visit_panics() {
     struct Fickle(bool, Vec<f32>);
     impl gradclip::Gradients for Fickle {
         fn visit(&mut self, visitor: &mut dyn FnMut(Gradient<'_>)) {

@@ -1,4 +1,4 @@
-//! Decisions from measures, for tensors whose elements are elsewhere.
+//! Decisions from measures, for tensors that are not in host memory.
 
 use gradclip::{
     ClipAction, ClipError, ClipPolicy, Clipper, Gradient, Gradients, Measure, NonFinite, Scan,
@@ -16,8 +16,8 @@ fn measures(gradients: &Named) -> Vec<Measure> {
         .collect()
 }
 
-/// Carries a decision out, as a device would.
-fn carry_out(gradients: &mut Named, factors: &[f64], clamps: &[Option<f64>]) {
+/// Applies a decision, as a device would.
+fn apply_decision(gradients: &mut Named, factors: &[f64], clamps: &[Option<f64>]) {
     for (((_, values), factor), clamp) in gradients.iter_mut().zip(factors).zip(clamps) {
         let bound = clamp.unwrap_or(f64::INFINITY);
         for value in values {
@@ -39,7 +39,7 @@ fn gradients(random: &mut Random, size: f32) -> Named {
 }
 
 #[test]
-fn a_decision_has_the_bits_of_clipping() {
+fn decisions_equal_clipping_bit_for_bit() {
     let decidable = |policy: &&&str| {
         let clipped_elsewhere = policy.contains("agc") || policy.contains(",p=");
         !clipped_elsewhere && !policy.contains('+')
@@ -59,7 +59,7 @@ fn a_decision_has_the_bits_of_clipping() {
             let mut carried = given.clone();
             match decision.skip {
                 Some(_) => assert_eq!(decision.report.action, ClipAction::Skip),
-                None => carry_out(&mut carried, &decision.factors, &decision.clamps),
+                None => apply_decision(&mut carried, &decision.factors, &decision.clamps),
             }
             elsewhere.learn(&decision);
             let (clipped, report) =
@@ -97,7 +97,7 @@ fn a_decision_changes_nothing_until_it_is_learned() {
 }
 
 #[test]
-fn a_chain_goes_on_by_arithmetic() {
+fn chains_compute_measures() {
     let clipper = clipper("norm:4+global-norm:2.5", NonFinite::Skip);
     let measures = [
         Measure::from_norm("w", 4, 8.0),
@@ -110,7 +110,7 @@ fn a_chain_goes_on_by_arithmetic() {
 }
 
 #[test]
-fn what_a_clamp_leaves_is_not_known_elsewhere() {
+fn the_effect_of_a_clamp_is_unknown() {
     let clipper = clipper("value:2", NonFinite::Skip);
     let given = vec![("w", vec![3.0, 1.0]), ("b", vec![1.0])];
     let decision = clipper.decide(&measures(&given), None).unwrap();
@@ -122,7 +122,7 @@ fn what_a_clamp_leaves_is_not_known_elsewhere() {
 }
 
 #[test]
-fn what_measures_do_not_suffice_for_is_refused() {
+fn rules_that_need_more_than_measures_are_refused() {
     let norms = [Measure::from_norm("w", 4, 8.0)];
     for (policy, rule, problem) in [
         ("agc:0.01", "agc", "needs the elements"),
@@ -170,7 +170,7 @@ impl Gradients for Counted {
 }
 
 #[test]
-fn a_guard_costs_no_read_of_its_own() {
+fn a_guard_costs_no_extra_read() {
     for policy in [
         "skip:6+agc:0.9",
         "agc:0.9+skip:6",
@@ -189,7 +189,7 @@ fn a_guard_costs_no_read_of_its_own() {
 }
 
 #[test]
-fn an_output_layer_that_no_tensor_has_is_refused() {
+fn an_unknown_output_layer_is_refused() {
     let policy: ClipPolicy = "agc:0.9".parse().unwrap();
     let new = || Clipper::new(policy.clone(), NonFinite::Error).unwrap();
     let counted = || Counted {
@@ -205,7 +205,7 @@ fn an_output_layer_that_no_tensor_has_is_refused() {
     let mut clipper = new().with_output_layer(["w"]);
     let outcome = clipper.clip(Unscaled::single(counted())).unwrap();
     assert_eq!(outcome.report().action, ClipAction::Keep);
-    // Without `agc` nothing looks at the names.
+    // Only `agc` checks the names.
     let mut clipper = crate::support::clipper("global-norm:1", NonFinite::Error)
         .with_output_layer(["head"])
         .with_scan(scan as Scan);
@@ -213,7 +213,7 @@ fn an_output_layer_that_no_tensor_has_is_refused() {
 }
 
 #[test]
-fn a_factor_is_a_number() {
+fn factors_are_never_nan() {
     let clipper = clipper("normalize:1", NonFinite::Skip);
     let decision = clipper
         .decide(&[Measure::from_norm("w", 2, 1e-310)], None)
@@ -222,7 +222,7 @@ fn a_factor_is_a_number() {
 }
 
 #[test]
-fn a_decision_that_is_learned_twice_leaves_a_state_that_can_be_restored() {
+fn learning_a_decision_twice_leaves_a_valid_state() {
     let mut clipper = clipper("skip:3,window=8,limit=2", NonFinite::Skip);
     let of = |norm: f64| [Measure::from_norm("w", 2, norm)];
     for norm in [1.0, 1.1, 0.9, 1.0, 1.1, 0.9, 1.0, 1.1] {
@@ -238,9 +238,9 @@ fn a_decision_that_is_learned_twice_leaves_a_state_that_can_be_restored() {
     clipper.restore(&state).unwrap();
 }
 
-/// As clipping does, which measures what stays within the type.
+/// As in clipping, which saturates elements.
 #[test]
-fn a_factor_that_takes_elements_out_of_their_type_comes_with_a_clamp() {
+fn a_factor_that_overflows_elements_comes_with_a_clamp() {
     let given: Named = vec![("w", vec![1.0, -1.0, 1e-10]), ("b", vec![0.5])];
     let clipper = clipper("normalize:1e39", NonFinite::Skip);
     let decision = clipper.decide(&measures(&given), None).unwrap();
@@ -248,7 +248,7 @@ fn a_factor_that_takes_elements_out_of_their_type_comes_with_a_clamp() {
     assert_eq!(decision.clamps, [largest, None]);
     assert!(decision.report.norm_after.is_nan());
     let mut carried = given.clone();
-    carry_out(&mut carried, &decision.factors, &decision.clamps);
+    apply_decision(&mut carried, &decision.factors, &decision.clamps);
     assert_eq!(carried, clip("normalize:1e39", given.clone()).0);
     assert_eq!(carried[0].1[..2], [f32::MAX, f32::MIN]);
     let chain = crate::support::clipper("normalize:1e39+norm:1", NonFinite::Skip);
@@ -263,7 +263,7 @@ fn a_factor_that_takes_elements_out_of_their_type_comes_with_a_clamp() {
 }
 
 #[test]
-fn rules_that_measures_do_not_suffice_for_are_refused_whatever_the_step_holds() {
+fn rules_that_need_more_than_measures_are_refused_for_any_step() {
     let unknown = [Measure::from_norm("w", 4, f64::NAN)];
     for non_finite in [NonFinite::Skip, NonFinite::Error, NonFinite::Zero] {
         let error = clipper("agc:0.01", non_finite).decide(&unknown, None);
@@ -275,7 +275,7 @@ fn rules_that_measures_do_not_suffice_for_are_refused_whatever_the_step_holds() 
 }
 
 #[test]
-fn tensors_of_one_name_are_refused_by_name() {
+fn duplicate_names_are_refused_by_name() {
     let norms = ["b", "a", "b", "c", "a", "b"].map(|name| Measure::from_norm(name, 1, 8.0));
     let clipper = clipper("adagc", NonFinite::Skip);
     let error = clipper.decide(&norms, None).unwrap_err();

@@ -1,4 +1,4 @@
-//! Scaling that is left to the optimizer: what is written, what is not, and the factors.
+//! Deferred scaling: what is written, what is not, and the factors.
 
 use gradclip::{ClipReport, Clipper, NonFinite, Outcome, Unscaled};
 
@@ -10,7 +10,7 @@ fn deferred(clipper: &mut Clipper, gradients: Named) -> (Named, Option<Vec<f64>>
         Ok(Outcome::Apply(deferred)) => {
             let scaled = deferred.clone().scale().report().clone();
             let (gradients, factors, mut report) = deferred.into_parts();
-            // How many elements a factor loses shows when it is multiplied.
+            // Elements lost to rounding are only counted when scaling.
             report.rounded_to_zero = report.rounded_to_zero.or(scaled.rounded_to_zero);
             assert_eq!(report, scaled);
             (gradients, Some(factors), report)
@@ -20,14 +20,14 @@ fn deferred(clipper: &mut Clipper, gradients: Named) -> (Named, Option<Vec<f64>>
     }
 }
 
-/// Whether a policy leaves all writing to the optimizer when gradients have the norm of the test.
+/// Whether a policy defers all writing to the optimizer for the gradients of the test.
 fn needs_no_write(policy: &str) -> bool {
     let writes = ["value", "agc", "+"];
     !writes.iter().any(|part| policy.contains(part))
 }
 
 #[test]
-fn factors_times_gradients_are_what_every_policy_writes_in_place() {
+fn factors_times_gradients_equal_clipping_in_place() {
     for policy in POLICIES.iter().filter(|policy| !policy.contains("agc")) {
         let mut in_place = clipper(policy, NonFinite::Zero);
         let mut deferring = clipper(policy, NonFinite::Zero);
@@ -60,7 +60,7 @@ fn factors_times_gradients_are_what_every_policy_writes_in_place() {
 }
 
 #[test]
-fn what_a_factor_would_take_out_of_the_type_is_written_in_place() {
+fn factors_that_overflow_are_applied_in_place() {
     // The factor is far above the largest f32, and no product is.
     let (gradients, factors, _) = deferred(
         &mut clipper("normalize:3e38", NonFinite::Error),
@@ -68,7 +68,7 @@ fn what_a_factor_would_take_out_of_the_type_is_written_in_place() {
     );
     assert_eq!(gradients[0].1, [3e-30, 4e-30]);
     assert!(factors.unwrap()[0] > 1e67);
-    // One product is above it, and is set to the largest number.
+    // One product overflows and saturates.
     let huge = vec![("w", vec![1.0, f32::MIN_POSITIVE])];
     let policy = "normalize:1e39";
     let (gradients, factors, _) = deferred(&mut clipper(policy, NonFinite::Error), huge);
@@ -77,7 +77,7 @@ fn what_a_factor_would_take_out_of_the_type_is_written_in_place() {
 }
 
 #[test]
-fn a_chain_writes_all_but_its_last_change() {
+fn a_chain_writes_all_changes_except_the_last() {
     let mut clipper = clipper("value:2+global-norm:1", NonFinite::Error);
     let (gradients, factors, _) = deferred(&mut clipper, vec![("w", vec![3.0, 0.0])]);
     assert_eq!(gradients[0].1, [2.0, 0.0]);
@@ -85,13 +85,13 @@ fn a_chain_writes_all_but_its_last_change() {
 }
 
 #[test]
-fn what_a_factor_rounds_to_zero_is_known_when_it_is_multiplied() {
+fn underflow_is_counted_when_scaling() {
     let tiny = 2.0 * f32::from_bits(1);
     for (policy, before, after) in [
         ("global-norm:0.6", Some(0), 0),
         ("global-norm:0.26", None, 0),
         ("global-norm:0.125", None, 2),
-        // The first rule loses all but the largest element, and writes.
+        // The first rule writes, and underflows all but the largest element.
         ("global-norm:0.125+global-norm:0.01", None, 2),
     ] {
         let gradients = vec![("w", vec![1.0, tiny, -tiny, 0.0])];

@@ -1,4 +1,4 @@
-//! Detectors: nothing poisons them, and nothing silences training for ever.
+//! Detectors: nothing poisons them, and none stops training forever.
 
 use gradclip::{ClipAction, ClipReport, Clipper, NonFinite, SkipReason, Unscaled};
 
@@ -8,7 +8,7 @@ use crate::support::{POLICIES, assert_close, clipper, parts};
 
 const BAD: [f64; 3] = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY];
 
-/// Everything that a step decided, to the bit; a NaN is equal to itself.
+/// Everything that a step decided, bit for bit; NaN equals itself.
 fn step_in_words(clipper: &mut Clipper, model: Model) -> String {
     let (after, report) = step(clipper, model);
     format!("{:?} {report:?}", after.bits())
@@ -20,7 +20,7 @@ fn gradients_of_step(index: u64) -> Model {
 }
 
 #[test]
-fn skipped_steps_with_non_finite_values_leave_no_trace() {
+fn skipped_non_finite_steps_do_not_change_the_state() {
     for policy in POLICIES {
         let mut undisturbed = clipper(policy, NonFinite::Skip);
         let mut disturbed = clipper(policy, NonFinite::Skip);
@@ -45,7 +45,7 @@ fn skipped_steps_with_non_finite_values_leave_no_trace() {
 }
 
 #[test]
-fn zeroed_values_are_clipped_as_zeros_and_teach_nothing() {
+fn zeroed_values_are_clipped_as_zeros_without_learning() {
     for policy in POLICIES {
         let mut zeroing = clipper(policy, NonFinite::Zero);
         for index in 0..60 {
@@ -93,9 +93,9 @@ fn zeroed_values_are_clipped_as_zeros_and_teach_nothing() {
     }
 }
 
-/// Norms 5, damaged, 5: the third is cut neither to the second nor to what is left of it.
+/// Norms 5, non-finite, 5: the third is not clipped to the second.
 #[test]
-fn a_damaged_step_does_not_hold_adagc_down() {
+fn a_non_finite_step_does_not_lower_adagc() {
     let mut clipper = clipper("adagc:abs=100,warmup=3", NonFinite::Zero);
     for gradient in [[3.0, 4.0], [f64::NAN, 1e-6], [3.0, 4.0]] {
         let (after, _) = step(&mut clipper, Model::vector(&gradient));
@@ -133,7 +133,7 @@ fn steps_of_zeros_do_not_make_spikes_ordinary() {
 }
 
 #[test]
-fn errors_teach_nothing() {
+fn errors_do_not_change_the_state() {
     for policy in POLICIES {
         let mut clipper = clipper(policy, NonFinite::Error);
         for index in 0..20 {
@@ -149,7 +149,7 @@ fn errors_teach_nothing() {
 }
 
 #[test]
-fn a_loss_that_is_not_finite_is_not_looked_at() {
+fn a_non_finite_loss_is_ignored() {
     let mut without = clipper("skip:3,window=8", NonFinite::Skip);
     let mut with = clipper("skip:3,window=8", NonFinite::Skip);
     for index in 0..40 {
@@ -201,7 +201,7 @@ fn skips_in_a_row_are_bounded_and_a_new_level_is_followed() {
 }
 
 #[test]
-fn skip_judges_the_raw_gradient_wherever_it_stands() {
+fn skip_judges_the_raw_gradient_at_any_position() {
     for other in [
         "global-norm:1",
         "value:0.01",
@@ -232,8 +232,8 @@ fn skip_judges_the_raw_gradient_wherever_it_stands() {
 }
 
 #[test]
-fn a_loss_far_away_is_skipped_as_in_llm_c() {
-    // llm.c: 256 uniform numbers are no outliers, and then 10 is more than 5 deviations away.
+fn an_outlier_loss_is_skipped_as_in_llm_c() {
+    // llm.c: 256 uniform values are no outliers, and then 10 is more than 5 deviations away.
     let mut clipper = clipper("skip:5", NonFinite::Error);
     let mut random = Random(1337);
     for _ in 0..256 {
@@ -255,7 +255,7 @@ fn a_loss_far_away_is_skipped_as_in_llm_c() {
 fn a_spike_is_clipped_to_a_multiple_of_the_median_as_in_icefall() {
     let mut clipper = clipper("median:2", NonFinite::Error);
     for index in 0..100 {
-        // Nine ordinary norms for each large one leave the median where it is.
+        // With nine ordinary norms per large one the median does not move.
         let norm = if index % 10 == 9 { 30.0 } else { 3.0 };
         step(&mut clipper, Model::vector(&[norm]));
     }
@@ -272,7 +272,7 @@ fn a_spike_is_clipped_to_a_multiple_of_the_median_as_in_icefall() {
 }
 
 #[test]
-fn a_tensor_of_zeros_now_and_then_does_not_silence_adagc() {
+fn occasional_zero_gradients_do_not_stop_adagc() {
     let mut clipper = clipper("adagc:warmup=5", NonFinite::Error);
     for index in 0..40 {
         let mut model = gradients_of_step(index % 16);
@@ -293,7 +293,7 @@ fn a_tensor_of_zeros_now_and_then_does_not_silence_adagc() {
 }
 
 #[test]
-fn a_warm_up_of_zeros_does_not_silence_zclip() {
+fn a_warm_up_of_zeros_does_not_stop_zclip() {
     for policy in ["zclip:warmup=5", "zclip:warmup=5,max=inf"] {
         let mut clipper = clipper(policy, NonFinite::Error);
         for _ in 0..8 {
@@ -309,13 +309,13 @@ fn a_warm_up_of_zeros_does_not_silence_zclip() {
 }
 
 #[test]
-fn a_percentile_of_zero_keeps() {
+fn a_percentile_of_zero_clips_nothing() {
     let mut clipper = clipper("autoclip:10", NonFinite::Error);
     for _ in 0..20 {
         step(&mut clipper, Model::vector(&[0.0]));
     }
     let (after, report) = step(&mut clipper, Model::vector(&[3.0]));
-    // As if it were the first.
+    // As for the first step.
     assert_eq!((after.flat(), report.action), (vec![3.0], ClipAction::Keep));
     assert_eq!(report.threshold, Some(3.0));
 }
@@ -334,7 +334,7 @@ fn infinitely_many_deviations_never_skip() {
 }
 
 #[test]
-fn a_step_of_zeros_ends_a_row_of_skips() {
+fn a_step_of_zeros_resets_the_count_of_skips() {
     let spike = || vec![("w", vec![1e3_f32])];
     let mut clipper = clipper("skip:3,window=8,limit=2", NonFinite::Skip);
     let mut is_skipped = |gradients: Vec<(&'static str, Vec<f32>)>| {
@@ -349,7 +349,7 @@ fn a_step_of_zeros_ends_a_row_of_skips() {
     }
     assert!(is_skipped(spike()));
     assert!(!is_skipped(vec![("w", vec![0.0])]));
-    // Were it the third of a row, it would be taken.
+    // As the third in a row it would be applied.
     assert!(is_skipped(spike()) && is_skipped(spike()));
     assert!(!is_skipped(spike()));
 }

@@ -1,4 +1,4 @@
-//! The direction of the gradient: what keeps it, and the cosine that tells when it turns.
+//! The direction of the gradient: what keeps it, and the cosine otherwise.
 
 use gradclip::{ClipAction, ClipReport, NonFinite};
 
@@ -41,7 +41,7 @@ fn rules_for_all_tensors_keep_the_direction() {
             let before = model.flat();
             let (after, report) = step(&mut clipper, model);
             assert_eq!(report.cosine, Some(1.0), "{policy}");
-            // Beyond the rounding of half precision.
+            // Allow for the rounding of half precision.
             assert!(cosine(&before, &after.flat()) > 1.0 - 1e-5, "{policy}");
             clipped += u32::from(report.action == ClipAction::Clip);
         }
@@ -50,12 +50,12 @@ fn rules_for_all_tensors_keep_the_direction() {
 }
 
 #[test]
-fn the_cosine_of_a_chain_is_that_of_its_only_turn() {
+fn a_chain_with_one_turning_rule_has_its_cosine() {
     for policy in [
         "global-norm:20+value:0.2",
         "block-rms:0.1+normalize:3+global-norm:1",
         "agc:0.01+global-norm:0.02",
-        // What is never too long does not turn.
+        // Rules that never clip do not turn.
         "norm:1e9+value:0.2+block-rms:1e9",
     ] {
         for seed in 0..50 {
@@ -82,7 +82,7 @@ fn the_angles_of_two_turns_do_not_add_up() {
 }
 
 #[test]
-fn a_cosine_beside_zeros_and_numbers_near_the_end_of_the_range() {
+fn the_cosine_with_zeros_and_extreme_values() {
     let tensor = |name: &str, gradient: &[f64]| {
         let mut tensor = Model::vector(gradient).0.remove(0);
         tensor.name = name.to_owned();
@@ -111,7 +111,7 @@ fn a_cosine_beside_zeros_and_numbers_near_the_end_of_the_range() {
 }
 
 #[test]
-fn the_cosine_has_all_its_digits_at_every_size() {
+fn the_cosine_is_accurate_at_every_scale() {
     for exponent in (-300..=300).step_by(10) {
         let unit = 10.0_f64.powi(exponent);
         for (policy, factor) in [("norm", 1.0), ("value", 0.3), ("agc", 0.5), ("norm", 1e-5)] {
@@ -143,9 +143,9 @@ fn the_cosine_has_all_its_digits_at_every_size() {
     }
 }
 
-/// The norm is that of the order of the report, whatever rules of other orders stand before it.
+/// The reported norm has the order of the report, whatever orders the rules use.
 #[test]
-fn norms_of_different_orders_do_not_meet() {
+fn norms_of_different_orders_are_not_mixed() {
     for (policy, before, after) in [
         ("normalize:100+global-norm:1000,p=inf", 4.0, 80.0),
         ("global-norm:1000,p=inf+normalize:100", 4.0, 80.0),

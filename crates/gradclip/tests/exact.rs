@@ -1,4 +1,4 @@
-//! Exact vectors, first our own, then those that other frameworks test.
+//! Exact vectors: first our own, then those from the tests of other frameworks.
 
 use std::collections::BTreeMap;
 
@@ -199,8 +199,8 @@ fn optax_global_norm_and_clipping_twice() {
             .flat_map(|(_, values)| values)
             .map(|value| f64::from(*value));
         assert_close(reference_norm(stored, 2.0), 1.0 / f64::from(divisor), 1e-6);
-        // The stored norm may exceed the threshold by the rounding to f32, so that clipping again
-        // may move the last bit, and no more.
+        // The stored norm may exceed the threshold by the rounding to f32, so clipping again may
+        // change the last bit, but no more.
         for ((_, once), (_, twice)) in once.iter().zip(clip(&policy, once.clone()).0) {
             let once: Vec<f64> = once.iter().map(|value| f64::from(*value)).collect();
             assert_all_close(&twice, &once, 1.2e-7);

@@ -1,4 +1,4 @@
-//! Huge, tiny and strange sizes: norms of finite gradients are finite and right.
+//! Huge, tiny and unusual magnitudes: norms of finite gradients are finite and correct.
 
 use gradclip::{ClipAction, NonFinite, Unscaled};
 use half::{bf16, f16};
@@ -30,7 +30,7 @@ fn huge_and_tiny_norms_match_the_reference() {
 }
 
 #[test]
-fn the_largest_f32_and_the_smallest() {
+fn the_largest_and_the_smallest_f32() {
     let (values, report) = clip_one("global-norm:2", &[f32::MAX; 4]);
     assert_close(report.norm_before, 2.0 * f64::from(f32::MAX), 1e-15);
     assert_eq!(values, [1.0; 4]);
@@ -38,7 +38,7 @@ fn the_largest_f32_and_the_smallest() {
     let (values, report) = clip_one("global-norm:1", &[smallest; 4]);
     assert_eq!(report.norm_before, 2.0 * f64::from(smallest));
     assert_eq!(bits(&values), [1; 4]);
-    // A threshold below the smallest f32 rounds to zero, and not to NaN.
+    // A threshold below the smallest f32 gives zeros, not NaN.
     let (values, report) = clip_one("value:1e-60", &[1.0, -1.0, 0.0]);
     assert_eq!((values, report.cosine), (vec![0.0; 3], Some(1.0)));
     assert_eq!(
@@ -50,7 +50,7 @@ fn the_largest_f32_and_the_smallest() {
 }
 
 #[test]
-fn denormals_are_scaled_like_others() {
+fn subnormals_are_scaled_like_other_values() {
     let tiny = f32::MIN_POSITIVE / 8.0;
     let (values, report) = clip_one(&format!("global-norm:{:e}", f64::from(tiny)), &[tiny; 4]);
     assert_eq!(report.coefficient, 0.5);
@@ -162,8 +162,8 @@ fn one_huge_element_leaves_the_rest_in_proportion() {
 
 #[test]
 fn ferx_core_vectors() {
-    // A naive sum of squares is infinite or zero for each, which switches clipping off or divides
-    // by zero. The last has squares below the smallest normal number.
+    // A naive sum of squares is infinite or zero for each, which turns clipping off or divides by
+    // zero. The last has subnormal squares.
     let tiny = f64::MIN_POSITIVE.sqrt() / 16.0;
     let cases = [
         (vec![f64::MAX, 1.0], f64::MAX),
@@ -189,16 +189,16 @@ fn ferx_core_vectors() {
             }
         }
     }
-    // The norm of two largest numbers exceeds every number. It is told as the largest one, and
-    // the result is right all the same.
+    // The norm of two elements of `f64::MAX` overflows. It is reported as `f64::MAX`, and the
+    // result is still correct.
     let (after, report) = clip("global-norm:1", vec![("w", vec![f64::MAX; 2])]);
     assert_eq!(report.norm_before, f64::MAX);
     assert_close(after[0].1[0], 0.5_f64.sqrt(), 1e-14);
 }
 
 #[test]
-fn lengthening_to_the_end_of_the_range_gives_numbers() {
-    // The ratio of these exceeds every number, and infinity times zero would be none.
+fn lengthening_to_the_largest_value_gives_no_nan() {
+    // The ratio overflows, and infinity times zero would be NaN.
     let (after, report) = clip("normalize:1e308", vec![("w", vec![1e-300_f64, 0.0, -0.0])]);
     assert!(
         after[0].1.iter().all(|value| value.is_finite()),
@@ -210,23 +210,23 @@ fn lengthening_to_the_end_of_the_range_gives_numbers() {
 
 #[test]
 fn small_elements_of_a_huge_gradient_survive() {
-    // Divided by a scale near the norm first, the second element would become zero on the way.
+    // Divided by a scale near the norm first, the second element would underflow.
     let (after, _) = clip("global-norm:1e130", vec![("w", vec![1e140_f64, 1e-150])]);
     assert_close(after[0].1[1], 1e-160, 1e-12);
 }
 
 #[test]
-fn more_threads_than_a_machine_has_are_as_many_as_there_is_work_for() {
-    // More than what one thread takes whatever it is told.
+fn excess_threads_are_not_started() {
+    // More than one thread always takes.
     let gradient = vec![("w", vec![0.5_f32; 1_000_000])];
     let mut clipper = clipper("global-norm:1", NonFinite::Error).with_threads(usize::MAX);
     let outcome = clipper.clip(Unscaled::single(gradient.clone())).unwrap();
     assert_eq!(parts(outcome).0, clip("global-norm:1", gradient).0);
 }
 
-/// The target cannot be reached, and the report says where the gradient is instead.
+/// The target cannot be reached, and the report has the actual norm.
 #[test]
-fn lengthening_beyond_the_type_is_reported_as_it_is() {
+fn lengthening_that_saturates_is_reported() {
     let largest = f64::from(f16::MAX);
     let (after, report) = clip(
         "normalize:1e6",
@@ -237,7 +237,7 @@ fn lengthening_beyond_the_type_is_reported_as_it_is() {
     assert_close(report.coefficient, largest, 1e-14);
     assert_eq!(report.tensors[0].norm_after, report.norm_after);
     assert_close(report.clipped_share, 2.0 / 3.0, 1e-14);
-    // One element at the end of the range, and one that is not: the direction turns.
+    // Only one element saturates: the direction turns.
     let (after, report) = clip(
         "normalize:1e5",
         vec![("w", vec![3.0_f32, 4.0]), ("b", vec![0.0])],
@@ -256,7 +256,7 @@ fn lengthening_beyond_the_type_is_reported_as_it_is() {
 }
 
 #[test]
-fn what_becomes_zero_by_rounding_is_counted() {
+fn underflow_is_counted() {
     let tiny = f16::from_bits(1);
     let values = vec![
         f16::from_f32(2.0),
@@ -268,7 +268,7 @@ fn what_becomes_zero_by_rounding_is_counted() {
     for (policy, lost) in [
         ("none", 0),
         ("global-norm:4", 0),
-        // Half of the smallest number is rounded to even, which is zero.
+        // Half of the smallest value rounds to even, which is zero.
         ("global-norm:1", 2),
         ("norm:0.25", 3),
         ("value:1", 0),

@@ -1,11 +1,11 @@
-//! The fuzz targets without a fuzzer: over the saved corpus, and over changes of it.
+//! Runs the fuzz targets without a fuzzer: over the saved corpus and mutations of it.
 
 use std::path::Path;
 
 use crate::fuzz_targets::{clipper_state, policy_text};
 use crate::fuzzing;
 
-/// What stands in place of a number or a value.
+/// Replacements for numbers and values.
 const EXTREMES: [&str; 18] = [
     "0",
     "-0",
@@ -28,12 +28,12 @@ const EXTREMES: [&str; 18] = [
 ];
 
 #[test]
-fn texts_of_policies() {
+fn policy_texts() {
     run("policy_text", policy_text);
 }
 
 #[test]
-fn states_of_clippers() {
+fn clipper_states() {
     run("clipper_state", clipper_state);
 }
 

@@ -1,4 +1,4 @@
-//! The bodies of the fuzz targets, shared by `cargo fuzz` (see `fuzz/`) and the ordinary tests.
+//! The bodies of the fuzz targets, shared by `cargo fuzz` (see `fuzz/`) and the unit tests.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use gradclip::{
     ClipPolicy, ClipReport, Clipper, Gradient, Gradients, NonFinite, Outcome, Unscaled,
 };
 
-/// A matrix, a vector and numbers near both ends of the range, with parameters.
+/// A matrix, a vector and values near both ends of the range, with parameters.
 struct Tiny {
     single: [f32; 6],
     double: [f64; 2],
@@ -44,7 +44,7 @@ impl Gradients for Tiny {
     }
 }
 
-/// Clips, and checks that nothing that is not finite comes out.
+/// Clips, and checks that the result is finite.
 fn clip_tiny(clipper: &mut Clipper, tiny: Tiny) {
     let step = Unscaled::single(tiny);
     match clipper
@@ -53,7 +53,7 @@ fn clip_tiny(clipper: &mut Clipper, tiny: Tiny) {
     {
         Outcome::Apply(clipped) => {
             let (tiny, report) = clipped.into_parts();
-            assert!(tiny.is_finite(), "what comes out is not finite");
+            assert!(tiny.is_finite(), "the result is not finite");
             assert_report(&report);
         }
         Outcome::Skip { gradients, report } => {
@@ -91,7 +91,7 @@ fn assert_report(report: &ClipReport) {
     );
 }
 
-/// Any text is a policy that prints as itself and clips, or is refused in one line.
+/// Any text is a policy that round-trips and clips, or is refused in one line.
 pub(crate) fn policy_text(data: &[u8]) {
     let Ok(text) = core::str::from_utf8(data) else {
         return;
@@ -116,7 +116,7 @@ pub(crate) fn policy_text(data: &[u8]) {
 }
 
 /// The first line is a policy, the rest the state of a clipper as JSON. Any state is refused, or
-/// comes back as it is and lets the clipper go on.
+/// round-trips and lets the clipper continue.
 pub(crate) fn clipper_state(data: &[u8]) {
     let Some((policy, state)) = core::str::from_utf8(data)
         .ok()
@@ -137,18 +137,18 @@ pub(crate) fn clipper_state(data: &[u8]) {
         assert_eq!(
             clipper.state(),
             fresh,
-            "a state that was refused left a trace"
+            "a refused state changed the clipper"
         );
         return;
     }
-    assert_comes_back(&clipper);
+    assert_round_trips(&clipper);
     for factor in [1.0, f64::NAN, 1e5] {
         clip_tiny(&mut clipper, Tiny::times(factor));
-        assert_comes_back(&clipper);
+        assert_round_trips(&clipper);
     }
 }
 
-fn assert_comes_back(clipper: &Clipper) {
+fn assert_round_trips(clipper: &Clipper) {
     let state = clipper.state();
     let mut restored = Clipper::for_adam(clipper.policy().clone(), NonFinite::Skip);
     if let Err(error) = restored.restore(&state) {

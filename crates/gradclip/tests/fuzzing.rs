@@ -1,23 +1,20 @@
-//! A fuzzer on stable Rust, which the tests of several crates share: by their path, for this crate
-//! stands alone.
+//! A fuzzer for stable Rust, included by path in the tests of several crates, because this crate
+//! has no dependencies.
 //!
-//! A target runs over its seeds, over each of them cut at every length, as a program that was
-//! killed leaves it, and for `SHEARS_FUZZ_SECONDS` (3) over changes that follow from a fixed seed,
-//! so that a failure names everything that is needed to see it again.
+//! A target runs over its seeds, over each seed truncated at every length, as after a crash, and
+//! for `SHEARS_FUZZ_SECONDS` (3) over mutations from a fixed seed, so that failures are
+//! reproducible.
 
 #![allow(dead_code, reason = "each crate uses its part")]
-#![allow(
-    clippy::print_stdout,
-    reason = "how many inputs there were is for who runs it"
-)]
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+#![allow(clippy::print_stdout, reason = "prints the number of inputs")]
+#![allow(clippy::unwrap_used, reason = "helpers fail their tests")]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 const SEED: u64 = 0x7368_6561_7273;
-/// What an input may take; what takes longer hangs.
+/// The time limit per input.
 const TIME_MAX: Duration = Duration::from_secs(30);
 
 /// SplitMix64 (Steele et al. 2014).
@@ -46,7 +43,7 @@ impl Random {
     }
 }
 
-/// What stands in place of a number or a value: extremes.
+/// Replacements for numbers and values: extremes.
 pub(crate) const EXTREMES: [&str; 12] = [
     "0",
     "-1",
@@ -62,11 +59,11 @@ pub(crate) const EXTREMES: [&str; 12] = [
     "18446744073709551615",
 ];
 
-/// The files that are kept for a target, by name.
+/// The corpus of a target, sorted by name.
 pub(crate) fn corpus(folder: &Path) -> Vec<Vec<u8>> {
     let entries = std::fs::read_dir(folder).unwrap();
     let mut files: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
-    // Folders have no order of their own, and the changes must not depend on it.
+    // Folder listings are unordered, and mutations must not depend on the order.
     files.sort();
     assert!(files.len() >= 12, "the corpus has lost its files");
     files
@@ -75,7 +72,7 @@ pub(crate) fn corpus(folder: &Path) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// Runs a target; `values` stand in place of the values of its seeds.
+/// Runs a target; `values` replace values of its seeds.
 pub(crate) fn run(name: &str, seeds: &[Vec<u8>], values: &[&str], mut body: impl FnMut(&[u8])) {
     let mut slowest = Duration::ZERO;
     let mut check = |input: &[u8]| {
@@ -112,14 +109,14 @@ pub(crate) fn run(name: &str, seeds: &[Vec<u8>], values: &[&str], mut body: impl
     );
 }
 
-/// The most memory that this process has taken, as Linux tells it.
+/// The peak memory of this process, as reported by Linux.
 fn peak() -> String {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     line.map_or("unknown", str::trim).to_owned()
 }
 
-/// One of the seeds with up to four changes.
+/// One of the seeds with up to four mutations.
 fn changed(seeds: &[Vec<u8>], values: &[&str], random: &mut Random) -> Vec<u8> {
     let mut input = seeds[random.below(seeds.len())].clone();
     for _ in 0..=random.below(4) {
@@ -145,7 +142,7 @@ fn changed(seeds: &[Vec<u8>], values: &[&str], random: &mut Random) -> Vec<u8> {
     input
 }
 
-/// Puts another value behind the next colon or equals sign.
+/// Replaces the value after the next colon or equals sign.
 fn swap_value(input: &mut Vec<u8>, place: usize, value: &str) {
     let Some(sign) = input[place..].iter().position(|byte| b":=".contains(byte)) else {
         return;
@@ -157,7 +154,7 @@ fn swap_value(input: &mut Vec<u8>, place: usize, value: &str) {
     input.splice(start..start + length, value.bytes());
 }
 
-/// Puts an extreme number in place of the next one.
+/// Replaces the next number by an extreme one.
 fn swap_number(input: &mut Vec<u8>, place: usize, number: &str) {
     let is_digit = |byte: &u8| byte.is_ascii_digit();
     let start = input[place..].iter().position(is_digit).unwrap_or(0) + place;

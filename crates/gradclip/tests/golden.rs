@@ -1,6 +1,6 @@
-//! Golden values: what the frameworks and the publications themselves compute.
+//! Golden values computed by the frameworks and from the publications.
 //!
-//! The files are written by `tools/golden/clipping.py`, whose first lines tell the format.
+//! The files are written by `tools/golden/clipping.py`, which documents the format.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,7 +8,7 @@ use std::path::Path;
 use gradclip::{ClipAction, ClipReport, Clipper, NonFinite, Outcome, Unscaled};
 use serde::Deserialize;
 
-use crate::model::{Model, Numbers, Tensor};
+use crate::model::{Buffer, Model, Tensor};
 
 #[derive(Deserialize)]
 struct File {
@@ -42,7 +42,7 @@ struct GoldenTensor {
     parameter: Option<Vec<Number>>,
 }
 
-/// What is not there is not given by the source.
+/// Missing values are not given by the source.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Expected {
@@ -52,7 +52,7 @@ struct Expected {
     action: Option<String>,
 }
 
-/// A number, or the name of what JSON has no number for.
+/// A number, or the name of a value that JSON cannot represent.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Number {
@@ -94,7 +94,7 @@ fn publications() {
     replay_file("published.json", 85);
 }
 
-/// Replays every case of a file, and shows all mismatches at once. A file that lost cases fails.
+/// Replays every case of a file and shows all mismatches. Fails if cases are missing.
 fn replay_file(file: &str, least_cases: usize) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/golden")
@@ -150,9 +150,9 @@ fn replay_case(case: &Case) -> Vec<String> {
 }
 
 fn tensor(golden: &GoldenTensor) -> Tensor {
-    let numbers = |list: &[Number]| -> Numbers {
+    let numbers = |list: &[Number]| -> Buffer {
         let exact: Vec<f64> = list.iter().map(Number::get).collect();
-        let stored = Numbers::of(&golden.dtype, &exact);
+        let stored = Buffer::of(&golden.dtype, &exact);
         let bits = |numbers: Vec<f64>| numbers.into_iter().map(f64::to_bits).collect::<Vec<u64>>();
         assert_eq!(
             bits(stored.to_f64()),

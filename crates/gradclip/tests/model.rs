@@ -1,4 +1,4 @@
-//! Gradients of every storage type, with shapes and parameters, as an adapter would hand them out.
+//! Gradients of every storage type, with shapes and parameters, as from an adapter.
 
 use gradclip::{ClipReport, Clipper, Elements, Gradient, Gradients, Unscaled, Values};
 use half::{bf16, f16};
@@ -8,24 +8,24 @@ use crate::support::parts;
 
 pub(crate) const STORAGES: [&str; 4] = ["f32", "f64", "f16", "bf16"];
 
-/// Numbers in one storage type.
+/// Elements of one storage type.
 #[derive(Clone, Debug)]
-pub(crate) enum Numbers {
+pub(crate) enum Buffer {
     F32(Vec<f32>),
     F64(Vec<f64>),
     F16(Vec<f16>),
     Bf16(Vec<bf16>),
 }
 
-impl Numbers {
+impl Buffer {
     /// Rounds to the storage type.
-    pub(crate) fn of(storage: &str, numbers: &[f64]) -> Numbers {
-        let numbers = numbers.iter().copied();
+    pub(crate) fn of(storage: &str, values: &[f64]) -> Buffer {
+        let values = values.iter().copied();
         match storage {
-            "f32" => Numbers::F32(numbers.map(|number| number as f32).collect()),
-            "f64" => Numbers::F64(numbers.collect()),
-            "f16" => Numbers::F16(numbers.map(f16::from_f64).collect()),
-            "bf16" => Numbers::Bf16(numbers.map(bf16::from_f64).collect()),
+            "f32" => Buffer::F32(values.map(|value| value as f32).collect()),
+            "f64" => Buffer::F64(values.collect()),
+            "f16" => Buffer::F16(values.map(f16::from_f64).collect()),
+            "bf16" => Buffer::Bf16(values.map(bf16::from_f64).collect()),
             other => panic!("unknown storage type {other}"),
         }
     }
@@ -33,48 +33,48 @@ impl Numbers {
     /// Exact.
     pub(crate) fn to_f64(&self) -> Vec<f64> {
         match self {
-            Numbers::F32(numbers) => numbers.iter().map(|number| f64::from(*number)).collect(),
-            Numbers::F64(numbers) => numbers.clone(),
-            Numbers::F16(numbers) => numbers.iter().map(|number| number.to_f64()).collect(),
-            Numbers::Bf16(numbers) => numbers.iter().map(|number| number.to_f64()).collect(),
+            Buffer::F32(values) => values.iter().map(|value| f64::from(*value)).collect(),
+            Buffer::F64(values) => values.clone(),
+            Buffer::F16(values) => values.iter().map(|value| value.to_f64()).collect(),
+            Buffer::Bf16(values) => values.iter().map(|value| value.to_f64()).collect(),
         }
     }
 
-    /// Differs wherever a bit of the storage does; a NaN keeps its payload.
+    /// The bits of the storage, including NaN payloads.
     pub(crate) fn bits(&self) -> Vec<u64> {
         match self {
-            Numbers::F32(numbers) => numbers.iter().map(|n| u64::from(n.to_bits())).collect(),
-            Numbers::F64(numbers) => numbers.iter().map(|n| n.to_bits()).collect(),
-            Numbers::F16(numbers) => numbers.iter().map(|n| u64::from(n.to_bits())).collect(),
-            Numbers::Bf16(numbers) => numbers.iter().map(|n| u64::from(n.to_bits())).collect(),
+            Buffer::F32(values) => values.iter().map(|n| u64::from(n.to_bits())).collect(),
+            Buffer::F64(values) => values.iter().map(|n| n.to_bits()).collect(),
+            Buffer::F16(values) => values.iter().map(|n| u64::from(n.to_bits())).collect(),
+            Buffer::Bf16(values) => values.iter().map(|n| u64::from(n.to_bits())).collect(),
         }
     }
 
     /// Replaces one element.
-    pub(crate) fn set(&mut self, index: usize, number: f64) {
+    pub(crate) fn set(&mut self, index: usize, value: f64) {
         match self {
-            Numbers::F32(numbers) => numbers[index] = number as f32,
-            Numbers::F64(numbers) => numbers[index] = number,
-            Numbers::F16(numbers) => numbers[index] = f16::from_f64(number),
-            Numbers::Bf16(numbers) => numbers[index] = bf16::from_f64(number),
+            Buffer::F32(values) => values[index] = value as f32,
+            Buffer::F64(values) => values[index] = value,
+            Buffer::F16(values) => values[index] = f16::from_f64(value),
+            Buffer::Bf16(values) => values[index] = bf16::from_f64(value),
         }
     }
 
     fn elements(&mut self) -> Elements<'_> {
         match self {
-            Numbers::F32(numbers) => numbers.as_mut_slice().into(),
-            Numbers::F64(numbers) => numbers.as_mut_slice().into(),
-            Numbers::F16(numbers) => numbers.as_mut_slice().into(),
-            Numbers::Bf16(numbers) => numbers.as_mut_slice().into(),
+            Buffer::F32(values) => values.as_mut_slice().into(),
+            Buffer::F64(values) => values.as_mut_slice().into(),
+            Buffer::F16(values) => values.as_mut_slice().into(),
+            Buffer::Bf16(values) => values.as_mut_slice().into(),
         }
     }
 
     fn values(&self) -> Values<'_> {
         match self {
-            Numbers::F32(numbers) => numbers.as_slice().into(),
-            Numbers::F64(numbers) => numbers.as_slice().into(),
-            Numbers::F16(numbers) => numbers.as_slice().into(),
-            Numbers::Bf16(numbers) => numbers.as_slice().into(),
+            Buffer::F32(values) => values.as_slice().into(),
+            Buffer::F64(values) => values.as_slice().into(),
+            Buffer::F16(values) => values.as_slice().into(),
+            Buffer::Bf16(values) => values.as_slice().into(),
         }
     }
 }
@@ -84,16 +84,16 @@ impl Numbers {
 pub(crate) struct Tensor {
     pub(crate) name: String,
     pub(crate) shape: Vec<usize>,
-    pub(crate) gradient: Numbers,
-    pub(crate) parameter: Option<Numbers>,
+    pub(crate) gradient: Buffer,
+    pub(crate) parameter: Option<Buffer>,
 }
 
 #[derive(Clone, Debug)]
 pub(crate) struct Model(pub(crate) Vec<Tensor>);
 
 impl Model {
-    /// Tensors of all storage types in two layers and a head, uniform in `[-scale, scale)`. The
-    /// parameters are made of ones.
+    /// Tensors of all storage types in two layers and a head, uniform in `[-scale, scale)`, with
+    /// parameters of ones.
     pub(crate) fn random(random: &mut Random, scale: f64) -> Model {
         let shapes: [(&str, &[usize], &str); 6] = [
             ("layers.0.weight", &[4, 3], "f32"),
@@ -110,27 +110,27 @@ impl Model {
             Tensor {
                 name: name.to_owned(),
                 shape: shape.to_vec(),
-                gradient: Numbers::of(storage, &gradient),
-                parameter: Some(Numbers::of(storage, &vec![1.0; elements])),
+                gradient: Buffer::of(storage, &gradient),
+                parameter: Some(Buffer::of(storage, &vec![1.0; elements])),
             }
         };
         Model(shapes.map(tensor).into())
     }
 
-    /// One vector of double precision, with ones for its parameter.
+    /// One `f64` vector, with a parameter of ones.
     pub(crate) fn vector(gradient: &[f64]) -> Model {
         Model(vec![Tensor {
             name: "w".to_owned(),
             shape: vec![gradient.len()],
-            gradient: Numbers::of("f64", gradient),
-            parameter: Some(Numbers::of("f64", &vec![1.0; gradient.len()])),
+            gradient: Buffer::of("f64", gradient),
+            parameter: Some(Buffer::of("f64", &vec![1.0; gradient.len()])),
         }])
     }
 
-    /// The same in one storage type.
+    /// The model in one storage type.
     pub(crate) fn stored_as(mut self, storage: &str) -> Model {
         for tensor in &mut self.0 {
-            tensor.gradient = Numbers::of(storage, &tensor.gradient.to_f64());
+            tensor.gradient = Buffer::of(storage, &tensor.gradient.to_f64());
         }
         self
     }
@@ -139,7 +139,7 @@ impl Model {
         self.0.iter().map(|tensor| tensor.gradient.bits()).collect()
     }
 
-    /// All gradients behind one another.
+    /// All gradients concatenated.
     pub(crate) fn flat(&self) -> Vec<f64> {
         self.0
             .iter()
@@ -165,7 +165,7 @@ impl Gradients for Model {
     }
 }
 
-/// One step that goes well.
+/// One successful step.
 pub(crate) fn step(clipper: &mut Clipper, model: Model) -> (Model, ClipReport) {
     parts(
         clipper

@@ -2,7 +2,7 @@
 
 use gradclip::{ClipAction, ClipError, NonFinite, Outcome, SkipReason, TensorReport, Unscaled};
 
-use crate::model::{Model, Numbers, STORAGES, Tensor};
+use crate::model::{Buffer, Model, STORAGES, Tensor};
 use crate::support::{Named, POLICIES as ALL_POLICIES, bits, clipper, try_clip};
 
 const POLICIES: [&str; 6] = [
@@ -28,7 +28,7 @@ fn all_bits(gradients: &Named) -> Vec<Vec<u32>> {
 }
 
 #[test]
-fn error_names_every_such_tensor_and_leaves_every_bit() {
+fn error_names_every_affected_tensor_and_keeps_every_bit() {
     for (policy, bad) in POLICIES
         .into_iter()
         .flat_map(|policy| BAD.map(|bad| (policy, bad)))
@@ -54,7 +54,7 @@ fn error_names_every_such_tensor_and_leaves_every_bit() {
 }
 
 #[test]
-fn skip_leaves_every_bit_and_says_so() {
+fn skip_keeps_every_bit_and_reports_it() {
     for (policy, bad) in POLICIES
         .into_iter()
         .flat_map(|policy| BAD.map(|bad| (policy, bad)))
@@ -91,7 +91,7 @@ fn skip_leaves_every_bit_and_says_so() {
 }
 
 #[test]
-fn zero_clips_the_rest_as_if_the_bad_elements_were_zero() {
+fn zero_clips_as_if_non_finite_elements_were_zero() {
     for (policy, bad) in POLICIES
         .into_iter()
         .flat_map(|policy| BAD.map(|bad| (policy, bad)))
@@ -129,7 +129,7 @@ fn zero_below_the_threshold_keeps_the_finite_bits() {
 }
 
 #[test]
-fn nothing_but_non_finite_values() {
+fn only_non_finite_values() {
     for policy in POLICIES {
         let outcome = try_clip(policy, NonFinite::Zero, vec![("w", vec![f32::NAN; 40])]).unwrap();
         let report = outcome.report();
@@ -146,7 +146,7 @@ fn nothing_but_non_finite_values() {
 }
 
 #[test]
-fn every_rule_is_the_same_for_finite_gradients() {
+fn all_rules_agree_on_finite_gradients() {
     for policy in POLICIES {
         let run = |rule| try_clip(policy, rule, gradients(2.0)).unwrap();
         assert_eq!(run(NonFinite::Error), run(NonFinite::Skip));
@@ -154,14 +154,14 @@ fn every_rule_is_the_same_for_finite_gradients() {
     }
 }
 
-/// The layouts of PyTorch's `test_clip_grad_norm_error_if_nonfinite`: all elements, one element,
-/// each behind another tensor that is finite or alone.
+/// The layouts of PyTorch's `test_clip_grad_norm_error_if_nonfinite`: all elements or one element,
+/// alone or after a finite tensor.
 fn torch_layouts(storage: &str, special: f64) -> Vec<Model> {
     let tensor = |name: &str, gradient: Vec<f64>| Tensor {
         name: name.to_owned(),
         shape: vec![gradient.len()],
-        gradient: Numbers::of(storage, &gradient),
-        parameter: Some(Numbers::of(storage, &vec![1.0; gradient.len()])),
+        gradient: Buffer::of(storage, &gradient),
+        parameter: Some(Buffer::of(storage, &vec![1.0; gradient.len()])),
     };
     let all = vec![special; 10];
     let mut single = vec![1.0; 10];
@@ -178,7 +178,7 @@ fn torch_layouts(storage: &str, special: f64) -> Vec<Model> {
 }
 
 #[test]
-fn torch_non_finite_matrix_errs_by_name_and_leaves_every_bit() {
+fn torch_non_finite_layouts_fail_by_name_and_keep_every_bit() {
     let orders = ["0.1", "1", "2", "3.5", "inf"];
     let norms = ["norm", "global-norm"]
         .into_iter()
@@ -207,8 +207,8 @@ fn torch_non_finite_matrix_errs_by_name_and_leaves_every_bit() {
 
 #[test]
 fn torch_huge_but_finite_gradients_are_clipped_for_every_order() {
-    // PyTorch refuses 2e200 for p = 2 and 3.5, whose powers leave the range of f64. They are
-    // finite, and so is their norm, which is scaled here: no error, and a bounded result.
+    // PyTorch refuses 2e200 for p = 2 and 3.5, whose powers overflow f64. Here the norm is scaled
+    // and finite: no error, and a bounded result.
     for special in [2e22, -2e22, 2e200, -2e200, f64::MAX] {
         for order in ["0.1", "1", "2", "3.5", "inf"] {
             for model in torch_layouts("f64", special) {
@@ -225,8 +225,8 @@ fn torch_huge_but_finite_gradients_are_clipped_for_every_order() {
                 assert!(after.is_finite() && after.flat().iter().any(|value| *value != 0.0));
                 let again = try_clip(&policy, NonFinite::Error, after).expect("finite");
                 let norm = again.report().norm_before;
-                // At p = 0.1 the tenth power of a sum multiplies the rounding errors, and a norm
-                // above f64::MAX was counted as f64::MAX.
+                // At p = 0.1 the tenth power of a sum amplifies rounding errors, and a norm above
+                // f64::MAX saturates.
                 let saturated = report.norm_before == f64::MAX;
                 assert!(
                     (norm - 1.0).abs() < 1e-12 || saturated,
@@ -239,8 +239,8 @@ fn torch_huge_but_finite_gradients_are_clipped_for_every_order() {
 
 #[test]
 fn tensorflow_value_does_not_hide_an_infinity() {
-    // TensorFlow clamps [NaN, inf, -inf] at 4 to [NaN, 4, -4]. An infinity is no large gradient
-    // but a broken step, which the rule for non-finite values decides about.
+    // TensorFlow clamps [NaN, inf, -inf] at 4 to [NaN, 4, -4]. Here an infinity is not a large
+    // gradient but a broken step, handled by the rule for non-finite values.
     let values = vec![f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 5.0];
     let broken = || vec![("w", values.clone())];
     let error = try_clip("value:4", NonFinite::Error, broken()).unwrap_err();

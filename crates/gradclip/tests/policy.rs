@@ -1,4 +1,4 @@
-//! The text forms of policies: what is read, what is refused and with which words.
+//! The text forms of policies: what is accepted, what is refused, and the messages.
 
 use gradclip::{ClipPolicy, ClipRule, NonFinite, NormOrder, PolicyError, Threshold};
 
@@ -65,7 +65,7 @@ fn accepted_forms_and_their_printed_form() {
     }
 }
 
-/// What a mistake in the name of a rule is answered with.
+/// The accepted forms in the error for an unknown rule.
 const ALL_FORMS: &str = "accepted: none, value:C, norm:C[,p=P], global-norm:C[,p=P], \
     group-norm:C, block-rms:C, normalize:C, agc:LAMBDA[,eps=E][,unit=last|first], \
     autoclip:PERCENTILE, zclip[:z=Z,alpha=A,warmup=N,max=C], \
@@ -73,8 +73,8 @@ const ALL_FORMS: &str = "accepted: none, value:C, norm:C[,p=P], global-norm:C[,p
     update-rms:C, spam[:theta=T,reset=N,warmup=N], joined by `+`; a threshold C can change: \
     FROM..TO@STEPS";
 
-/// A text with `^` before the mistake, and words of the message; without the `^` and with its
-/// place.
+/// Cases `TEXT | WORDS`, with `^` before the mistake in TEXT. Returns the text without `^`, the
+/// words, and the position.
 fn mistakes(cases: &str) -> impl Iterator<Item = (String, &str, usize)> {
     cases.lines().map(|case| {
         let (text, words) = case.split_once(" | ").expect("a case has words");
@@ -97,7 +97,7 @@ fn assert_refused(text: &str, words: &str, expected_position: usize, accepted: &
 }
 
 #[test]
-fn unknown_rules_are_told_all_forms() {
+fn unknown_rules_list_all_forms() {
     let cases = "\
 ^ | unknown policy ``
 ^norn | unknown policy `norn`, did you mean `norm`?
@@ -127,7 +127,7 @@ value:1+^+norm:1 | a rule is missing";
 }
 
 #[test]
-fn mistakes_with_a_threshold_are_told_the_form_of_the_rule() {
+fn threshold_errors_show_the_form_of_the_rule() {
     let cases = "\
 norm^ | `norm` needs a threshold `:C`
 norm:^ | the threshold is empty
@@ -171,14 +171,14 @@ norm:^1@5 | the threshold `1@5` is not a number
 norm:^1+2 | the threshold `1+2` is not a number";
     for (text, words, position) in mistakes(cases) {
         assert_refused(&text, words, position, "accepted: norm:C[,p=P]");
-        // A rule further on in a chain is refused with the same words, at its own place.
+        // Later rules of a chain give the same message, at their position.
         let chain = format!("value:1+{text}");
         assert_refused(&chain, words, position + 8, "accepted: norm:C[,p=P]");
     }
 }
 
 #[test]
-fn mistakes_with_other_parameters_are_told_the_form_of_the_rule() {
+fn parameter_errors_show_the_form_of_the_rule() {
     let cases = "\
 value:1,^p=2 | `value` does not take `p=2`
 group-norm^ | `group-norm` needs a threshold `:C`

@@ -1,4 +1,4 @@
-//! Whatever policy is printed is read back as it was, and no text is too strange to be refused.
+//! Every policy round-trips through its text form, and no text panics.
 
 use gradclip::{
     ClipPolicy, ClipRule, Decay, FiniteThreshold, NormOrder, Percentile, Positive, Steps,

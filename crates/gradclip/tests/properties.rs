@@ -1,9 +1,9 @@
-//! Properties of clipping, measured on what is stored.
+//! Properties of clipping, measured on stored values.
 
 use gradclip::{ClipAction, ClipReport, NonFinite, Outcome};
 use proptest::prelude::*;
 
-use crate::model::{Model, Numbers, Tensor};
+use crate::model::{Buffer, Model, Tensor};
 use crate::support::{bits, clip, reference_norm, try_clip, without_files};
 
 type Owned = Vec<(String, Vec<f32>)>;
@@ -23,8 +23,8 @@ fn gradients() -> impl Strategy<Value = Owned> {
     })
 }
 
-/// Thresholds on both sides of the norms above. The lower end keeps scaled elements out of the
-/// denormals, where f32 has no relative precision left.
+/// Thresholds below and above the norms of `gradients`. The lower end keeps scaled elements above
+/// the subnormals, where f32 loses relative precision.
 fn threshold() -> impl Strategy<Value = f64> {
     (-20.0..30.0_f64).prop_map(|exponent| 10.0_f64.powf(exponent))
 }
@@ -120,7 +120,7 @@ proptest! {
     fn other_orders_bound_the_stored_norm(
         before in gradients(), exponent in -1.0..3.0_f64, power in 0.5..8.0_f64,
     ) {
-        // Relative to the gradients' own norm, so that about half of the cases clip.
+        // Relative to the norm of the gradients, so that about half of the cases clip.
         let own = clip(&format!("global-norm:inf,p={power}"), before.clone()).1.norm_before;
         prop_assume!(own > 0.0);
         let threshold = own * 10.0_f64.powf(-exponent);
@@ -146,7 +146,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_comes_in_nothing_non_finite_comes_out(
+    fn the_result_is_always_finite(
         values in prop::collection::vec(any::<u32>().prop_map(f32::from_bits), 0..200),
         policy in prop::sample::select(vec!["none", "value:1", "norm:1", "global-norm:1,p=0.1"]),
     ) {
@@ -160,14 +160,14 @@ proptest! {
     }
 }
 
-/// Numbers of a storage type, over its whole range of magnitudes, and a few zeros.
+/// Values of a storage type over its whole range of magnitudes, with a few zeros.
 fn wide(least: f64, largest: f64) -> impl Strategy<Value = Vec<f64>> {
     let exponents = least.log10()..largest.log10();
     let number = (exponents.clone(), any::<bool>()).prop_map(|(exponent, negative)| {
         let magnitude = 10.0_f64.powf(exponent);
         if negative { -magnitude } else { magnitude }
     });
-    // Within one vector magnitudes are alike, or else one number is all that counts.
+    // Within one vector magnitudes are similar, or a single value would dominate.
     let like =
         (exponents, prop::collection::vec(-1.0..1.0_f64, 1..60)).prop_map(|(exponent, numbers)| {
             let scale = 10.0_f64.powf(exponent);
@@ -180,8 +180,8 @@ fn wide(least: f64, largest: f64) -> impl Strategy<Value = Vec<f64>> {
     prop_oneof![like, mixed]
 }
 
-/// Gradients in each storage type that has digits to measure, with parameters of the same shape.
-/// Far enough from the denormals and from infinity that scaling them loses nothing.
+/// Gradients of each storage type with enough digits, with parameters of the same shape. Far enough
+/// from subnormals and infinity that scaling loses nothing.
 fn matrix() -> impl Strategy<Value = (Model, f64)> {
     let size = (1..6_usize, 1..6_usize);
     let storage = prop::sample::select(vec![("f32", 1e-20_f64, 1e34_f64), ("f64", 1e-280, 1e300)]);
@@ -194,8 +194,8 @@ fn matrix() -> impl Strategy<Value = (Model, f64)> {
             let tensor = |name: &str, shape: Vec<usize>, gradient: &[f64]| Tensor {
                 name: name.to_owned(),
                 shape,
-                gradient: Numbers::of(storage, gradient),
-                parameter: Some(Numbers::of(storage, &parameter[..gradient.len()])),
+                gradient: Buffer::of(storage, gradient),
+                parameter: Some(Buffer::of(storage, &parameter[..gradient.len()])),
             };
             let model = Model(vec![
                 tensor("layer.weight", vec![rows, columns], &gradient),
@@ -207,7 +207,7 @@ fn matrix() -> impl Strategy<Value = (Model, f64)> {
     })
 }
 
-/// As much as rounding to single precision can lengthen a vector.
+/// The most that rounding to f32 can lengthen a vector.
 const ROUNDED: f64 = 1.0 + 1e-6;
 
 fn norm_of(numbers: impl IntoIterator<Item = f64> + Clone) -> f64 {
@@ -320,7 +320,7 @@ proptest! {
     }
 
     #[test]
-    fn clipping_twice_moves_the_last_place_at_most(
+    fn clipping_twice_changes_at_most_the_last_place(
         (model, scale) in matrix(), factor in 0.01..3.0_f64,
         rule in prop::sample::select(vec![
             "value", "norm", "global-norm", "group-norm", "block-rms", "normalize", "agc",
@@ -330,8 +330,8 @@ proptest! {
         let (once, _) = clip(&policy, model);
         let (twice, _) = clip(&policy, once.clone());
         let digits = match once.0[0].gradient {
-            Numbers::F32(_) => f64::from(f32::EPSILON),
-            // The norm has no more digits than the elements here.
+            Buffer::F32(_) => f64::from(f32::EPSILON),
+            // The norm is no more precise than the elements here.
             _ => 4.0 * f64::EPSILON,
         };
         for (first, second) in once.flat().into_iter().zip(twice.flat()) {
@@ -348,7 +348,7 @@ proptest! {
     ) {
         let threshold = match model.0[0].gradient {
             // The bound of `value` is rounded to storage, as the gradient is.
-            Numbers::F32(_) => f64::from((scale * factor) as f32),
+            Buffer::F32(_) => f64::from((scale * factor) as f32),
             _ => scale * factor,
         };
         let by = 2.0_f64.powi(exponent);
@@ -388,14 +388,14 @@ proptest! {
     }
 
     #[test]
-    fn a_tensor_in_parts_has_the_norm_of_the_whole(
+    fn splitting_a_tensor_keeps_its_norm(
         doubles in wide(1e-307, 1e307), singles in wide(1e-37, 1e37), parts in 1..8_usize,
     ) {
         for (storage, numbers) in [("f64", doubles), ("f32", singles)] {
             let part = |(index, numbers): (usize, &[f64])| Tensor {
                 name: format!("part{index}"),
                 shape: vec![numbers.len()],
-                gradient: Numbers::of(storage, numbers),
+                gradient: Buffer::of(storage, numbers),
                 parameter: None,
             };
             let size = numbers.len().div_ceil(parts);

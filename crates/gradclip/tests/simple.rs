@@ -1,11 +1,11 @@
-//! The global norm in one line.
+//! Global-norm clipping in one line.
 
 use std::collections::BTreeMap;
 
 use gradclip::{ClipAction, ClipError, clip_global_norm};
 
 #[test]
-fn it_is_the_rule_of_a_clipper() {
+fn it_equals_the_rule_of_a_clipper() {
     let mut gradients =
         BTreeMap::from([("w", vec![-2.0_f32, 0.0, 0.0, 4.0]), ("b", vec![1.0, -2.0])]);
     let report = clip_global_norm(&mut gradients, 4.0).unwrap();
@@ -15,13 +15,13 @@ fn it_is_the_rule_of_a_clipper() {
         clip_global_norm(&mut gradients, 4.5).unwrap().action,
         ClipAction::Keep
     );
-    // What is visited behind a pointer, too.
+    // Also for trait objects.
     let tensors: &mut dyn gradclip::Gradients = &mut gradients;
     assert!(clip_global_norm(tensors, f64::INFINITY).is_ok());
 }
 
 #[test]
-fn what_cannot_be_clipped_is_an_error_and_stays() {
+fn errors_leave_gradients_unchanged() {
     let mut gradients = [("w", [3.0_f64, f64::NAN])];
     let error = clip_global_norm(&mut gradients, 1.0).unwrap_err();
     let tensors = vec![("w".to_owned(), 1)];

@@ -1,4 +1,4 @@
-//! The memory of a clipper: it comes back whole, and nothing else is taken for it.
+//! The state of a clipper: it round-trips, and invalid states are refused.
 
 use gradclip::{ClipAction, Clipper, ClipperState, NonFinite, Unscaled};
 
@@ -6,7 +6,7 @@ use crate::fuzzing::Random;
 use crate::model::Model;
 use crate::support::{POLICIES, clipper, parts};
 
-/// Everything that a step decided, to the bit.
+/// Everything that a step decided, bit for bit.
 fn step(clipper: &mut Clipper, index: u64) -> String {
     let spike = if index % 17 == 16 { 50.0 } else { 1.0 };
     let model = Model::random(&mut Random(index), spike);
@@ -16,14 +16,14 @@ fn step(clipper: &mut Clipper, index: u64) -> String {
     format!("{:?} {report:?}", after.bits())
 }
 
-/// By way of the text of a checkpoint.
+/// Round-trips a state through the text of a checkpoint.
 fn saved_and_read(state: &ClipperState) -> ClipperState {
     let text = serde_json::to_string(state).expect("plain numbers");
     serde_json::from_str(&text).expect("what was written")
 }
 
 #[test]
-fn fifty_steps_and_fifty_restored_are_a_hundred() {
+fn fifty_steps_and_fifty_after_restoring_equal_a_hundred() {
     let more = [
         "global-norm:2..0.1@80",
         "skip:3,window=8,limit=1",
@@ -58,8 +58,8 @@ fn fifty_steps_and_fifty_restored_are_a_hundred() {
 }
 
 #[test]
-fn every_moment_can_be_saved() {
-    // In the middle of warm-ups, between steps left out in a row, and before the first step.
+fn the_state_can_be_saved_at_any_step() {
+    // During warm-ups, between skipped steps, and before the first step.
     for policy in [
         "zclip:warmup=5",
         "adagc:warmup=5",
@@ -98,14 +98,14 @@ fn a_long_history_is_saved_in_buckets() {
     assert_eq!(restored.state(), whole.state());
 }
 
-/// A state of the policy after enough steps to have learned something.
+/// The state of a policy after enough steps to have learned something.
 fn learned(policy: &str) -> ClipperState {
     let mut clipper = clipper(policy, NonFinite::Skip);
     (0..30).for_each(|index| drop(step(&mut clipper, index)));
     clipper.state()
 }
 
-/// Refuses without having taken anything, with one line that names the list.
+/// Asserts that the state is refused without effect, with one line that names the list.
 #[track_caller]
 fn assert_refused(policy: &str, state: &ClipperState, list: &str, words: &str) {
     let mut clipper = clipper(policy, NonFinite::Skip);
@@ -139,11 +139,11 @@ fn a_missing_list_is_named() {
     for (policy, list) in LISTS {
         let mut state = learned(policy);
         assert!(state.remove(list).is_some(), "{list}");
-        // Without its mean and variance, ZClip would still be in its warm-up.
+        // Without mean and variance, ZClip is still in its warm-up.
         let missing = list.replace("mean-and-variance", "norms");
         assert_refused(policy, &state, &missing, "is missing");
     }
-    // A tensor that AdaGC has no norm of is a new one, and no mistake.
+    // A tensor without an AdaGC norm is new, not an error.
     let mut state = learned("adagc:warmup=5");
     state.remove("0.adagc.norm.norm");
     assert_eq!(
@@ -153,7 +153,7 @@ fn a_missing_list_is_named() {
 }
 
 #[test]
-fn a_list_too_many_is_named() {
+fn an_unexpected_list_is_named() {
     for (policy, _) in LISTS {
         let mut state = learned(policy);
         state.insert("7.other.norms".to_owned(), vec![1.0]);
@@ -167,7 +167,7 @@ fn a_list_too_many_is_named() {
 }
 
 #[test]
-fn numbers_that_no_clipper_learns_are_refused() {
+fn invalid_values_are_refused() {
     for (policy, list) in LISTS {
         let good = learned(policy);
         let length = good[list].len();
@@ -246,7 +246,7 @@ fn the_state_of_another_policy_is_refused() {
             assert_eq!(
                 result.is_ok(),
                 own == other,
-                "{policy} takes what {other_policy} learned"
+                "{policy} accepts the state of {other_policy}"
             );
         }
     }

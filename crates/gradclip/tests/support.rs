@@ -1,10 +1,10 @@
-//! What the tests share: a short way to clip, and random numbers from a seed.
+//! Helpers shared by the tests: short forms of clipping, and seeded random values.
 
 use gradclip::{ClipError, ClipReport, Clipper, Gradients, NonFinite, Outcome, Unscaled};
 
 pub(crate) type Named = Vec<(&'static str, Vec<f32>)>;
 
-/// One policy of each kind, with warm-ups that a short test gets over.
+/// One policy of each kind, with short warm-ups.
 pub(crate) const POLICIES: [&str; 22] = [
     "value:0.5",
     "norm:1",
@@ -34,7 +34,7 @@ pub(crate) fn clipper(policy: &str, non_finite: NonFinite) -> Clipper {
     Clipper::new(policy.parse().expect("a valid policy"), non_finite).expect("no rule inside Adam")
 }
 
-/// What became of the gradients, and the account of it.
+/// The gradients after a step, and the report.
 pub(crate) fn parts<G>(outcome: Outcome<G>) -> (G, ClipReport) {
     match outcome {
         Outcome::Apply(clipped) => clipped.into_parts(),
@@ -42,7 +42,7 @@ pub(crate) fn parts<G>(outcome: Outcome<G>) -> (G, ClipReport) {
     }
 }
 
-/// Clips gradients that are expected to be finite.
+/// Clips finite gradients.
 pub(crate) fn clip<G: Gradients>(policy: &str, gradients: G) -> (G, ClipReport) {
     match try_clip(policy, NonFinite::Error, gradients) {
         Ok(Outcome::Apply(clipped)) => clipped.into_parts(),
@@ -59,7 +59,7 @@ pub(crate) fn try_clip<G: Gradients>(
     clipper(policy, non_finite).clip(Unscaled::single(gradients))
 }
 
-/// One tensor in, one tensor out.
+/// Clips a single tensor.
 pub(crate) fn clip_one(policy: &str, values: &[f32]) -> (Vec<f32>, ClipReport) {
     let (mut gradients, report) = clip(policy, vec![("w", values.to_vec())]);
     (gradients.remove(0).1, report)
@@ -86,7 +86,7 @@ pub(crate) fn assert_all_close(actual: &[f32], expected: &[f64], relative: f64) 
     }
 }
 
-/// An independent reference: a plain loop in f64, compensated, without scaling.
+/// An independent reference: a plain f64 loop with compensated summation, without scaling.
 pub(crate) fn reference_norm(values: impl Iterator<Item = f64>, power: f64) -> f64 {
     if power == f64::INFINITY {
         return values.fold(0.0, |largest, value| value.abs().max(largest));
@@ -101,7 +101,7 @@ pub(crate) fn reference_norm(values: impl Iterator<Item = f64>, power: f64) -> f
     sum.powf(1.0 / power)
 }
 
-/// Property tests tell the input that failed, and write nothing beside the sources.
+/// Property tests print failing inputs, but write no files beside the sources.
 pub(crate) fn without_files() -> proptest::test_runner::Config {
     proptest::test_runner::Config {
         failure_persistence: None,

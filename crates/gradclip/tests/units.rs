@@ -1,10 +1,10 @@
-//! The output units that `agc` bounds: those of the tensor, unless the policy overrides them.
+//! The output units of `agc`: those of the tensor, unless the policy overrides them.
 
 use std::ops::Range;
 
 use gradclip::{ClipError, Clipper, Gradient, Gradients, NonFinite, Unscaled};
 
-/// One tensor with its parameter and, perhaps, its units.
+/// One tensor with its parameter and optional units.
 struct Tensor {
     shape: Vec<usize>,
     units: Option<Range<usize>>,
@@ -42,7 +42,7 @@ fn clip(policy: &str, mut tensor: Tensor) -> Result<Vec<f64>, ClipError> {
     Ok(tensor.gradient)
 }
 
-/// Equation 3 of Brock et al., with the unit of each element from its place on the axes.
+/// Equation 3 of Brock et al., with the unit of each element computed from its indices.
 fn expected(tensor: &Tensor, axes: Range<usize>) -> Vec<f64> {
     let inner: usize = tensor.shape[axes.end..].iter().product();
     let units: usize = tensor.shape[axes].iter().product();
@@ -70,16 +70,16 @@ fn assert_clipped(policy: &str, shape: &[usize], units: Option<Range<usize>>, ax
 
 #[test]
 fn the_units_are_those_of_the_tensor() {
-    // The layouts of PyTorch, a transposed convolution of it, optax at rank 3, JAX.
+    // The layouts of PyTorch, its transposed convolution, optax at rank 3, JAX.
     for units in [0..1, 1..2, 1..3, 2..3] {
         assert_clipped("agc:0.5", &[3, 4, 5], Some(units.clone()), units);
     }
-    // A filter of a convolution is a unit with all its kernel.
+    // A convolution's filter with its whole kernel is one unit.
     assert_clipped("agc:0.5", &[4, 3, 2, 2], Some(0..1), 0..1);
 }
 
 #[test]
-fn without_them_the_last_axis_has_the_units_and_a_policy_overrides_both() {
+fn the_default_is_the_last_axis_and_a_policy_overrides_both() {
     assert_clipped("agc:0.5", &[3, 4, 5], None, 2..3);
     assert_clipped("agc:0.5,unit=first", &[3, 4, 5], None, 0..1);
     assert_clipped("agc:0.5,unit=first", &[3, 4, 5], Some(1..2), 0..1);
@@ -87,7 +87,7 @@ fn without_them_the_last_axis_has_the_units_and_a_policy_overrides_both() {
 }
 
 #[test]
-fn axes_that_a_tensor_does_not_have_are_refused() {
+fn axes_out_of_range_are_refused() {
     let error = clip("agc:0.5", tensor(&[2, 3], Some(1..3))).unwrap_err();
     assert!(error.to_string().contains("are out of range"));
 }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::named_enum;
 
-/// The values of a setting are called the same by the kernels.
+/// Converts to the enum of the kernels with the same names.
 macro_rules! of_kernels {
     ($Enum:ident => $OfKernels:ident: $($Value:ident),+) => {
         impl From<$Enum> for shears_kernels::$OfKernels {
@@ -18,7 +18,7 @@ macro_rules! of_kernels {
 }
 
 named_enum! {
-    /// Which of the four kinds of model.
+    /// The kind of model.
     pub enum Architecture: "model" {
         /// Vanilla recurrent network (Elman 1990).
         Rnn = "rnn",
@@ -49,15 +49,15 @@ named_enum! {
 }
 
 named_enum! {
-    /// What is between the two products of the Transformer's perceptron.
+    /// The activation of the Transformer's MLP.
     #[derive(Default)]
     pub enum Mlp: "mlp" {
         /// GELU, exact (Hendrycks & Gimpel 2016).
         #[default]
         Gelu = "gelu",
-        /// Their approximation by tanh, which the weights that OpenAI published were trained with.
+        /// Their tanh approximation, with which OpenAI's published weights were trained.
         GeluTanh = "gelu-tanh",
-        /// SwiGLU (Shazeer 2020): a gate beside what goes through it.
+        /// SwiGLU (Shazeer 2020), with a gate.
         Swiglu = "swiglu",
     }
 }
@@ -65,7 +65,7 @@ named_enum! {
 of_kernels!(Mlp => Mlp: Gelu, GeluTanh, Swiglu);
 
 named_enum! {
-    /// How the Transformer normalises.
+    /// The Transformer's normalisation.
     #[derive(Default)]
     pub enum Norm: "norm" {
         /// Layer norm (Ba et al. 2016).
@@ -79,21 +79,21 @@ named_enum! {
 of_kernels!(Norm => NormKind: Layer, Rms);
 
 named_enum! {
-    /// How the Transformer knows where a token stands.
+    /// The Transformer's position embedding.
     #[derive(Default)]
     pub enum Position: "position" {
-        /// A learned vector for each position of the context, added to that of the token.
+        /// A learned vector per position, added to the token embedding.
         #[default]
         Learned = "learned",
-        /// Rotary position embedding (Su et al. 2021): queries and keys are turned.
+        /// Rotary position embedding of queries and keys (Su et al. 2021).
         Rope = "rope",
     }
 }
 
 named_enum! {
-    /// The precision in which products with weights read their factors, on the CPU: in training and
-    /// evaluation both factors, in generation the weights. Parameters, moments, gradients, clipping
-    /// and all sums are `f32` in either.
+    /// The precision of the factors of products with weights, on the CPU: both factors in training
+    /// and evaluation, only the weights in generation. Parameters, moments, gradients, clipping and
+    /// all accumulators are `f32` in both cases.
     #[derive(Default)]
     pub enum Precision: "precision" {
         /// Factors are `f32`.
@@ -106,31 +106,31 @@ named_enum! {
 
 of_kernels!(Precision => Precision: F32, Bf16);
 
-/// What a block of the Transformer is made of; GPT-2's by default.
+/// The architecture of a Transformer block; GPT-2's by default.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct BlockConfig {
-    /// All norms.
+    /// The kind of all norms.
     pub norm: Norm,
-    /// What they add to the variance or the mean square.
+    /// Added to the variance or the mean square.
     pub norm_epsilon: f64,
-    /// Positions.
+    /// The position embedding.
     pub position: Position,
-    /// The base of the angles of `rope`.
+    /// The base of the rotation angles of `rope`.
     pub rope_theta: f64,
-    /// The perceptron's activation.
+    /// The activation of the MLP.
     pub mlp: Mlp,
-    /// Width of the perceptron; 0: see [`ModelConfig::inner`].
+    /// Width of the MLP; 0: see [`ModelConfig::inner`].
     pub inner: usize,
-    /// Heads of keys and values; 0: as many as of queries.
+    /// Number of key and value heads; 0: as many as query heads.
     pub kv_heads: usize,
-    /// Whether the products, and layer norms, have a bias.
+    /// Whether products and layer norms have a bias.
     pub bias: bool,
 }
 
 impl BlockConfig {
-    /// That of Llama (Touvron et al. 2023), with so many heads of keys and values; 0: as many as of
-    /// queries.
+    /// Llama's block (Touvron et al. 2023), with `kv_heads` key and value heads; 0: as many as
+    /// query heads.
     #[must_use]
     pub fn llama(kv_heads: usize) -> Self {
         BlockConfig {
@@ -143,7 +143,7 @@ impl BlockConfig {
         }
     }
 
-    /// How the kernels normalise.
+    /// The norm of the kernels.
     pub(crate) fn norm(&self) -> shears_kernels::Norm {
         shears_kernels::Norm::new(self.norm.into(), self.norm_epsilon)
     }
@@ -168,7 +168,7 @@ impl Default for BlockConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct ModelConfig {
-    /// Which kind of model.
+    /// The kind of model.
     pub architecture: Architecture,
     /// Number of recurrent layers or Transformer blocks.
     pub layers: usize,
@@ -176,11 +176,11 @@ pub struct ModelConfig {
     pub hidden: usize,
     /// Width of the token embedding; the Transformer's is always `hidden`.
     pub embedding: usize,
-    /// Attention heads (Transformer).
+    /// Number of attention heads (Transformer).
     pub heads: usize,
-    /// What a block is made of (Transformer).
+    /// The architecture of a block (Transformer).
     pub block: BlockConfig,
-    /// Longest text that the Transformer can look back on, in tokens.
+    /// Context length in tokens (Transformer).
     pub context: usize,
     /// Probability that dropout sets an activation to zero.
     pub dropout: f64,
@@ -190,12 +190,12 @@ pub struct ModelConfig {
     pub forget_bias: bool,
     /// The vanilla RNN's activation.
     pub nonlinearity: Nonlinearity,
-    /// Of the products with weights.
+    /// Precision of the products with weights.
     pub precision: Precision,
 }
 
 impl ModelConfig {
-    /// Heads of keys and values (Transformer).
+    /// Number of key and value heads (Transformer).
     pub fn kv_heads(&self) -> usize {
         match self.block.kv_heads {
             0 => self.heads,
@@ -203,8 +203,8 @@ impl ModelConfig {
         }
     }
 
-    /// Width of the perceptron (Transformer). Unless it is given, it is `4 hidden`; with a gate,
-    /// whose weights are another matrix, `8/3 hidden`, rounded up to a multiple of 32.
+    /// Width of the MLP (Transformer). The default is `4 hidden`; with a gate, which adds a matrix,
+    /// `8/3 hidden`, rounded up to a multiple of 32.
     pub fn inner(&self) -> usize {
         match (self.block.inner, self.block.mlp) {
             (0, Mlp::Gelu | Mlp::GeluTanh) => 4 * self.hidden,
@@ -213,7 +213,7 @@ impl ModelConfig {
         }
     }
 
-    /// Width of what goes into the perceptron's activation (Transformer).
+    /// Width of the inputs of the MLP's activation (Transformer).
     pub fn expanded(&self) -> usize {
         match self.block.mlp {
             Mlp::Gelu | Mlp::GeluTanh => self.inner(),
@@ -221,25 +221,20 @@ impl ModelConfig {
         }
     }
 
-    /// Width of queries, keys and values together (Transformer).
+    /// Total width of queries, keys and values (Transformer).
     pub fn qkv(&self) -> usize {
         self.hidden + 2 * self.kv_heads() * (self.hidden / self.heads.max(1))
     }
 
-    /// Checks what settings have to agree on. The ranges of each are for the caller to check.
+    /// Checks that the settings are consistent. The caller checks the range of each.
     ///
     /// # Errors
     ///
-    /// The settings that do not agree, by name.
+    /// [`ConfigError`] names the settings that conflict.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let ModelConfig {
-            hidden,
-            heads,
-            embedding,
-            ..
-        } = self;
+        let (hidden, heads, embedding) = (self.hidden, self.heads, self.embedding);
         if self.architecture == Architecture::Transformer {
-            if !hidden.is_multiple_of(*heads) {
+            if !hidden.is_multiple_of(heads) {
                 let message = format!("hidden ({hidden}) must be a multiple of heads ({heads})");
                 return Err(ConfigError(message));
             }
@@ -252,8 +247,8 @@ impl ModelConfig {
             let width = hidden / heads;
             if self.block.position == Position::Rope && !width.is_multiple_of(2) {
                 return Err(ConfigError(format!(
-                    "position rope turns pairs, so that hidden ({hidden}) divided by heads \
-                     ({heads}) must be even, and it is {width}"
+                    "position rope rotates pairs, so hidden ({hidden}) divided by heads \
+                     ({heads}) must be even, but is {width}"
                 )));
             }
         } else if self.tied && embedding != hidden {
@@ -265,7 +260,7 @@ impl ModelConfig {
     }
 }
 
-/// Settings that no model can be built from.
+/// Conflicting settings.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ConfigError(String);
@@ -298,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_do_not_agree_are_named() {
+    fn conflicting_settings_are_named() {
         config().validate().unwrap();
         assert!(error(|config| config.heads = 5).starts_with("hidden (12)"));
         let shared = error(|config| config.block.kv_heads = 2);
@@ -307,7 +302,7 @@ mod tests {
             config.block.position = Position::Rope;
             config.heads = 4;
         });
-        assert!(odd.ends_with("must be even, and it is 3"), "{odd}");
+        assert!(odd.ends_with("must be even, but is 3"), "{odd}");
         let tied = error(|config| {
             config.architecture = Architecture::Lstm;
             config.tied = true;

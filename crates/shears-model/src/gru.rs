@@ -1,5 +1,5 @@
-//! Gated recurrent unit (Cho et al. 2014), in the variant of PyTorch and cuDNN, where the reset
-//! gate acts after the product with the recurrent weights.
+//! Gated recurrent unit (Cho et al. 2014), in PyTorch's and cuDNN's variant, with the reset gate
+//! applied after the product with the recurrent weights.
 //!
 //! ```text
 //! r = sigmoid(W_ir x + b_ir + W_hr h + b_hr)     z = sigmoid(W_iz x + b_iz + W_hz h + b_hz)
@@ -12,7 +12,7 @@ use crate::config::ModelConfig;
 use crate::layers::Initializer;
 use crate::recurrent::{RecurrentLayer, RecurrentModel};
 
-/// A GRU; equations and gate order (r, z, n) are PyTorch's `torch.nn.GRU`.
+/// Creates a GRU, with the equations and gate order (r, z, n) of `torch.nn.GRU`.
 pub fn gru(
     vocabulary: usize,
     config: &ModelConfig,

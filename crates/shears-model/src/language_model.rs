@@ -1,4 +1,4 @@
-//! What the trainer and the generator ask of a model.
+//! The interface between models and the trainer and generator.
 
 use std::collections::BTreeMap;
 
@@ -10,30 +10,30 @@ use crate::named::{ParameterVisitor, visit_parameters};
 
 /// A model that predicts the next token.
 ///
-/// Implement it for a Burn module of your own and the whole of Shears works with it: training with
-/// clipping, exact resumption, evaluation, generation. `crates/shears-train/examples/own_model.rs`
-/// is one from end to end.
+/// Implement it for your own Burn module, and all of Shears works with it: training with clipping,
+/// exact resumption, evaluation, generation. `crates/shears-train/examples/own_model.rs` is a
+/// complete example.
 pub trait LanguageModel: Module {
     /// Predicts the next token at every position.
     ///
-    /// `tokens` is `[batch, time]`; the logits are `[batch, time, vocabulary]`. `state` is what
-    /// the previous call on the same text returned, or [`State::default`] at the start of a text;
-    /// a model that finds no entry of its own in it starts from zeros. The result for a text must
-    /// not depend on how it was cut into calls. Dropout is for training alone: [`State::dropout`].
+    /// `tokens` is `[batch, time]`; the logits are `[batch, time, vocabulary]`. `state` is the one
+    /// returned by the previous call on the same text, or [`State::default`] at the start of a
+    /// text; missing entries mean zeros. The result must not depend on how a text is split into
+    /// calls. For dropout, which applies only in training, see [`State::dropout`].
     fn forward(&self, tokens: Tensor<2, Int>, state: State) -> (Tensor<3>, State);
 
-    /// Predicts the token after the last one alone: the logits `[batch, vocabulary]` at the last
-    /// position of [`LanguageModel::forward`], and the state afterwards. A model that can compute
-    /// them without the logits of all positions overrides this.
+    /// Predicts only the token after the last one: the logits `[batch, vocabulary]` at the last
+    /// position of [`LanguageModel::forward`], and the state afterwards. Override it if the model
+    /// can avoid computing the logits of all positions.
     fn predict(&self, tokens: Tensor<2, Int>, state: State) -> (Tensor<2>, State) {
         let (logits, state) = self.forward(tokens, state);
         let [_, time, _] = logits.dims();
         (logits.narrow(1, time - 1, 1).squeeze_dim(1), state)
     }
 
-    /// The mean negative log-likelihood of `targets` `[batch, time]`, in nats a token, and the
-    /// state afterwards, for training and evaluation. A model that can compute it without
-    /// the logits of the whole batch overrides this.
+    /// The mean negative log-likelihood of `targets` `[batch, time]` in nats per token, and the
+    /// state afterwards, for training and evaluation. Override it if the model can avoid storing
+    /// the logits of the whole batch.
     fn loss(
         &self,
         tokens: Tensor<2, Int>,
@@ -48,8 +48,8 @@ pub trait LanguageModel: Module {
         (loss, state)
     }
 
-    /// The same model in the form in which [`LanguageModel::predict`] reads it fastest, for writing
-    /// texts: outside automatic differentiation, and for nothing else.
+    /// Converts the model to the form that [`LanguageModel::predict`] reads fastest. The result is
+    /// only for generation, outside automatic differentiation.
     fn for_generation(self) -> Self {
         self
     }
@@ -57,9 +57,8 @@ pub trait LanguageModel: Module {
     /// How the model reads a corpus in training and evaluation.
     fn reading(&self) -> Reading;
 
-    /// The names of the tensors of the output layer, which adaptive gradient clipping (`agc`)
-    /// leaves alone: as it stands, those of a field called `output`, and the embedding of the
-    /// tokens where that has no weight of its own (tied weights).
+    /// The names of the output layer's tensors, which adaptive gradient clipping (`agc`) does not
+    /// clip. By default those of a field `output`, and with tied weights the token embedding.
     fn output_layer(&self) -> Vec<String> {
         let parameters = parameters(self);
         let names = || parameters.iter().map(|parameter| parameter.name.as_str());
@@ -76,36 +75,36 @@ pub trait LanguageModel: Module {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reading {
     /// Consecutive windows of parallel streams, with the state carried from window to window
-    /// (truncated back-propagation through time). Evaluation gives the state of a row to another
-    /// one: each tensor of the state is `[1, batch, size]`, and holds all that the model knows of a
-    /// row.
+    /// (truncated back-propagation through time). Each tensor of the state must be `[1, batch,
+    /// size]` and hold everything that the model remembers of a row, because evaluation copies
+    /// states between rows.
     Streams,
-    /// Windows of at most `context` tokens that know nothing of each other.
+    /// Independent windows of at most `context` tokens.
     Windows {
-        /// The longest text, in tokens, that the model can look back on.
+        /// The context length in tokens.
         context: usize,
     },
 }
 
-/// What a model carries from one call to the next: hidden states, or keys and values.
+/// What a model carries from call to call: hidden states, or keys and values.
 ///
-/// It is plain data, so that it can be detached, saved in a checkpoint and restored without
-/// knowing the model. The empty state is the start of a text.
+/// It is plain data that can be detached, saved and restored independently of the model. The empty
+/// state is the start of a text.
 #[derive(Clone, Debug, Default)]
 pub struct State {
     /// Named tensors; recurrent models carry `[1, batch, hidden]`, attention `[batch, time,
     /// hidden]`.
     pub tensors: BTreeMap<String, Tensor<3>>,
-    /// How many tokens the model has read since the start of the text.
+    /// The number of tokens read since the start of the text.
     pub position: usize,
-    /// What the masks of dropout are drawn from. The trainer sets one for each micro-batch; without
-    /// one nothing is dropped, which is how a text is evaluated and written.
+    /// The key of dropout masks. The trainer sets one per micro-batch; without a key, as in
+    /// evaluation and generation, there is no dropout.
     pub dropout: Option<DropoutKey>,
 }
 
 impl State {
-    /// Dropout for the call that is given this state, if it is a part of training and the model's
-    /// `probability` is above zero. Calls at other positions of the text have other masks.
+    /// The dropout of the call that gets this state: `None` outside training, or if `probability`
+    /// is zero. Calls at different positions have different masks.
     pub fn dropout(&self, probability: f64) -> Option<Dropout> {
         let key = self.dropout.filter(|_| probability > 0.0)?;
         Some(Dropout {
@@ -114,7 +113,7 @@ impl State {
         })
     }
 
-    /// The same values outside the graph: gradients do not flow into earlier windows.
+    /// Detaches all tensors, so that gradients do not flow into earlier windows.
     pub fn detach(self) -> Self {
         let tensors = self
             .tensors
@@ -127,7 +126,7 @@ impl State {
     }
 }
 
-/// Name, shape and size of one parameter tensor.
+/// Name and shape of one parameter tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParameterInfo {
     /// The path of the tensor in the module, for example `layers.0.weight_hh`.
@@ -142,14 +141,14 @@ impl ParameterInfo {
         self.shape.iter().product()
     }
 
-    /// The layer that the tensor belongs to: the first part of its name, with the number that
-    /// follows it, for example `layers.0`.
+    /// The layer of the tensor: the first part of its name, with the number after it, if any, for
+    /// example `layers.0`.
     pub fn layer(&self) -> &str {
         layer_of(&self.name)
     }
 }
 
-/// The layer that a parameter of that name belongs to, see [`ParameterInfo::layer`].
+/// The layer of a parameter of this name; see [`ParameterInfo::layer`].
 pub fn layer_of(parameter: &str) -> &str {
     let mut dots = parameter.match_indices('.').map(|(index, _)| index);
     let Some(first) = dots.next() else {
@@ -162,7 +161,7 @@ pub fn layer_of(parameter: &str) -> &str {
     &parameter[..if numbered { second } else { first }]
 }
 
-/// The parameters of a module, from input to output, each once, without allocating any of them.
+/// The parameters of a module, from input to output, each once, without allocating them.
 pub fn parameters<M: Module>(module: &M) -> Vec<ParameterInfo> {
     struct Collector(Vec<ParameterInfo>);
     impl ParameterVisitor for Collector {

@@ -1,4 +1,4 @@
-//! The layers that several models share, with PyTorch's weight layout, and their initialisation.
+//! Layers shared by several models, with PyTorch's weight layout, and their initialisation.
 
 use crate::config::{BlockConfig, Norm, Precision};
 use burn::module::{Module, ModuleMapper, Param, ParamId};
@@ -9,11 +9,11 @@ use rand_distr::{Distribution as _, StandardNormal};
 
 use shears_kernels::{Dropout, filled, linear, narrowed, norm, output_loss};
 
-/// Creates parameters whose initial values depend on the seed and their order alone.
+/// Creates parameters whose initial values depend only on the seed and their order.
 ///
-/// Parameters are lazy: a model that is only described (see [`crate::parameters`]) allocates
-/// nothing. The `k`-th parameter draws from the `k`-th stream of one ChaCha generator, so that
-/// the order in which they are first used does not matter.
+/// Parameters are lazy: listing a model's parameters ([`crate::parameters`]) allocates nothing. The
+/// `k`-th parameter draws from the `k`-th stream of one ChaCha generator, so that the order of
+/// first use does not matter.
 #[derive(Debug)]
 pub struct Initializer {
     seed: u64,
@@ -22,7 +22,7 @@ pub struct Initializer {
 }
 
 impl Initializer {
-    /// An initializer for a model on `device`.
+    /// Creates an initializer for a model on `device`.
     pub fn new(seed: u64, device: &Device) -> Self {
         Initializer {
             seed,
@@ -48,12 +48,12 @@ impl Initializer {
         })
     }
 
-    /// The same value everywhere.
+    /// All elements `value`.
     pub fn constant<const D: usize>(&mut self, shape: [usize; D], value: f32) -> Param<Tensor<D>> {
         self.parameter(shape, move |_, values| values.fill(value))
     }
 
-    /// Values that `fill` writes; it is called with the parameter's own generator.
+    /// Values written by `fill`, which gets the parameter's own generator.
     pub fn parameter<const D: usize>(
         &mut self,
         shape: [usize; D],
@@ -103,9 +103,9 @@ impl Linear {
     }
 }
 
-/// The module with its matrices stored as bf16, if that is the precision of its products, see
-/// [`narrowed`]. Every matrix of the module has to be the weight of a product.
-pub(crate) fn stored_in<M: Module>(precision: Precision, module: M) -> M {
+/// Converts the matrices of a module to bf16, if that is the precision of its products; see
+/// [`narrowed`]. Every matrix of the module must be the weight of a product.
+pub(crate) fn store_in<M: Module>(precision: Precision, module: M) -> M {
     struct Narrow;
     impl ModuleMapper for Narrow {
         fn map_float<const D: usize>(&mut self, parameter: Param<Tensor<D>>) -> Param<Tensor<D>> {
@@ -125,7 +125,7 @@ pub(crate) fn stored_in<M: Module>(precision: Precision, module: M) -> M {
     }
 }
 
-/// A row of the weight for each token.
+/// A token embedding.
 #[derive(Module, Debug)]
 pub struct Embedding {
     /// `[vocabulary, size]`
@@ -144,7 +144,7 @@ impl Embedding {
     }
 }
 
-/// The hidden states `[batch, hidden]` at the last step of `dimension`, which is that of time.
+/// The hidden states `[batch, hidden]` at the last step of the time dimension, `dimension`.
 pub(crate) fn last_step(hidden: Tensor<3>, dimension: usize) -> Tensor<2> {
     let last = match hidden.dims()[dimension] {
         1 => hidden,
@@ -153,7 +153,7 @@ pub(crate) fn last_step(hidden: Tensor<3>, dimension: usize) -> Tensor<2> {
     last.squeeze_dim(dimension)
 }
 
-/// From hidden states to logits, with weights of its own or with those of the embedding.
+/// The output layer, with its own weights or those of the embedding.
 #[derive(Module, Debug)]
 pub struct Output {
     /// `[vocabulary, hidden]`; absent when tied (Press & Wolf 2017).
@@ -169,7 +169,7 @@ impl Output {
         linear(hidden, weight, bias)
     }
 
-    /// The mean negative log-likelihood, in nats, of the targets `[rows, columns]` after the hidden
+    /// The mean negative log-likelihood, in nats, of the targets `[rows, columns]` given the hidden
     /// states `[rows, columns, hidden]`.
     pub fn loss(
         &self,
@@ -204,7 +204,7 @@ pub struct Normalization {
 }
 
 impl Normalization {
-    /// Weight 1 and bias 0 at first. RMSNorm never has a bias.
+    /// Creates a norm with weight 1 and bias 0. RMSNorm never has a bias.
     pub fn new(size: usize, block: &BlockConfig, initializer: &mut Initializer) -> Self {
         let has_bias = block.bias && block.norm == Norm::Layer;
         Normalization {
@@ -221,9 +221,8 @@ impl Normalization {
     }
 }
 
-/// Sets each element to zero with the probability of `dropout` and scales the others by
-/// `1 / (1 - p)`; without dropout the tensor comes back as it is. `site` is the index of the place
-/// in the model: each has masks of its own.
+/// Sets each element to zero with the probability of `dropout` and scales the others by `1 / (1 -
+/// p)`; without dropout it returns the input. Each `site` in the model has its own masks.
 pub fn dropout<const D: usize>(input: Tensor<D>, dropout: Option<Dropout>, site: u32) -> Tensor<D> {
     match dropout {
         Some(dropout) => shears_kernels::dropout(input, dropout, site),

@@ -1,12 +1,12 @@
-//! The text generators of Shears: vanilla RNN, LSTM, GRU and Transformer.
+//! The language models of Shears: vanilla RNN, LSTM, GRU and Transformer.
 //!
 //! Every model maps token ids `[batch, time]` to logits `[batch, time, vocabulary]` and carries a
-//! [`State`] from one call to the next. The trainer and the generator know models only through
-//! [`LanguageModel`], so a model of your own is trained by the same loop; see that trait.
+//! [`State`] from call to call. The trainer and the generator use models only through the trait
+//! [`LanguageModel`], so they also work with your own models.
 //!
 //! Weights have PyTorch's shapes and gate order, so that they can be exchanged:
-//! `layers.0.weight_ih` is `weight_ih_l0` of `torch.nn.LSTM`. No file here names a device: tensors
-//! are created on the device that the caller chose.
+//! `layers.0.weight_ih` is `weight_ih_l0` of `torch.nn.LSTM`. Tensors are created on the caller's
+//! device; no file here names one.
 
 mod config;
 mod gru;

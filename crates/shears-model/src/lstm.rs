@@ -15,7 +15,7 @@ use crate::config::ModelConfig;
 use crate::layers::Initializer;
 use crate::recurrent::{RecurrentLayer, RecurrentModel};
 
-/// An LSTM; equations and gate order (i, f, g, o) are PyTorch's `torch.nn.LSTM`.
+/// Creates an LSTM, with the equations and gate order (i, f, g, o) of `torch.nn.LSTM`.
 pub fn lstm(
     vocabulary: usize,
     config: &ModelConfig,
@@ -31,7 +31,7 @@ pub fn lstm(
     })
 }
 
-/// A bias `[4 hidden]` as usual but for the forget gate, which has the given value.
+/// A bias `[4 hidden]` with the usual initial values, except `value` for the forget gate.
 fn forget_gate_at(value: f32, hidden: usize, initializer: &mut Initializer) -> Param<Tensor<1>> {
     let bound = 1.0 / (hidden as f32).sqrt();
     initializer.parameter([4 * hidden], move |generator, values| {

@@ -1,18 +1,18 @@
-//! The parameters of a module by name: the one walk over them, to read and to change.
+//! Visiting and mapping the parameters of a module by name.
 
 use std::collections::HashSet;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::Tensor;
 
-/// What [`visit_parameters`] does with a parameter.
+/// The visitor of [`visit_parameters`].
 pub trait ParameterVisitor {
     /// `name` is the parameter's path in the module, for example `layers.0.weight_hh`.
     fn visit<const D: usize>(&mut self, name: String, parameter: &Param<Tensor<D>>);
 }
 
-/// Shows a visitor the parameters of a module, from input to output, each once: a tied parameter
-/// under the first of its names.
+/// Visits the parameters of a module, from input to output, each once: a tied parameter under its
+/// first name.
 pub fn visit_parameters<M: Module>(module: &M, visitor: &mut impl ParameterVisitor) {
     module.visit(&mut Walk {
         path: Vec::new(),
@@ -21,10 +21,10 @@ pub fn visit_parameters<M: Module>(module: &M, visitor: &mut impl ParameterVisit
     });
 }
 
-/// What [`map_parameters`] does with a parameter.
+/// The mapper of [`map_parameters`].
 pub trait ParameterMapper {
-    /// The parameter in place of one, see [`ParameterVisitor::visit`]. A tied parameter comes once
-    /// for each of its places, with the name that it has there.
+    /// Replaces a parameter; for `name` see [`ParameterVisitor::visit`]. Called for each occurrence
+    /// of a tied parameter, with the name of that occurrence.
     fn map<const D: usize>(
         &mut self,
         name: String,
@@ -32,7 +32,7 @@ pub trait ParameterMapper {
     ) -> Param<Tensor<D>>;
 }
 
-/// The module with every parameter replaced by what the mapper makes of it.
+/// Replaces every parameter of a module by the result of the mapper.
 pub fn map_parameters<M: Module>(module: M, mapper: &mut impl ParameterMapper) -> M {
     module.map(&mut Walk {
         path: Vec::new(),
@@ -41,7 +41,7 @@ pub fn map_parameters<M: Module>(module: M, mapper: &mut impl ParameterMapper) -
     })
 }
 
-/// Where a walk over a module stands.
+/// The state of a traversal.
 struct Walk<'a, W> {
     path: Vec<String>,
     seen: HashSet<ParamId>,

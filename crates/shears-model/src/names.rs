@@ -1,19 +1,19 @@
-//! Enums whose values have names, for people, command lines and files.
+//! Enums whose values have names, for display, command lines and files.
 
-/// A text that names no value of an enum made by [`named_enum!`](crate::named_enum).
+/// A text that is not the name of a value of an enum defined by [`named_enum!`](crate::named_enum).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{given}` is no {kind}: {}", names.join(", "))]
 pub struct UnknownName {
     /// The text.
     pub given: String,
-    /// What it should have named.
+    /// What kind of value was expected.
     pub kind: &'static str,
-    /// The names that there are.
+    /// The valid names.
     pub names: &'static [&'static str],
 }
 
-/// Defines an enum without data whose values have names: with `ALL` (the values in the order
-/// given), `NAMES`, `name`, `Display`, `FromStr`, and Serde's traits as the name.
+/// Defines a fieldless enum whose values have names, with `ALL` (the values in order), `NAMES`,
+/// `name`, `Display`, `FromStr`, and Serde's traits, which use the name.
 #[macro_export]
 macro_rules! named_enum {
     (
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_name_is_answered_with_those_there_are() {
+    fn an_unknown_name_lists_the_valid_ones() {
         let error = "fly".parse::<Gait>().unwrap_err();
         assert_eq!(error.to_string(), "`fly` is no gait: walk, run");
         let text: StrDeserializer<'_, Error> = "fly".into_deserializer();

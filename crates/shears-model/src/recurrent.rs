@@ -1,4 +1,4 @@
-//! What the three recurrent models share: embedding, a stack of layers, output.
+//! The common part of the recurrent models: embedding, a stack of layers, output.
 
 use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor};
@@ -6,9 +6,9 @@ use shears_kernels::{Cell, Dropout, RecurrentWeights, recurrent, recurrent_token
 
 use crate::config::{ModelConfig, Precision};
 use crate::language_model::{LanguageModel, Reading, State};
-use crate::layers::{Embedding, Initializer, Output, dropout, last_step, stored_in};
+use crate::layers::{Embedding, Initializer, Output, dropout, last_step, store_in};
 
-/// One recurrent layer; the cell has 1, 4 or 3 gates.
+/// One recurrent layer; `gates` is 1 for the RNN, 4 for the LSTM, 3 for the GRU.
 #[derive(Module, Debug)]
 pub struct RecurrentLayer {
     /// `[gates hidden, inputs]`
@@ -24,7 +24,7 @@ pub struct RecurrentLayer {
 }
 
 impl RecurrentLayer {
-    /// With PyTorch's initialisation: uniform within `1 / sqrt(hidden)`.
+    /// Creates a layer with PyTorch's initialisation: uniform within `1 / sqrt(hidden)`.
     pub(crate) fn new(
         cell: Cell,
         inputs: usize,
@@ -57,14 +57,14 @@ impl RecurrentLayer {
     }
 }
 
-/// A text generator made of recurrent layers: embedding, layers, output. [`rnn`](crate::rnn()),
-/// [`lstm`](crate::lstm()) and [`gru`](crate::gru()) build one.
+/// A language model of recurrent layers: embedding, layers, output. Created by
+/// [`rnn`](crate::rnn()), [`lstm`](crate::lstm()) or [`gru`](crate::gru()).
 #[derive(Module, Debug)]
 pub struct RecurrentModel {
     embedding: Embedding,
     layers: Vec<RecurrentLayer>,
     output: Output,
-    /// The names, in [`State::tensors`], of what each layer carries.
+    /// The names in [`State::tensors`] of each layer's state.
     #[module(skip)]
     carried: Vec<Vec<String>>,
     #[module(skip)]
@@ -74,7 +74,8 @@ pub struct RecurrentModel {
 }
 
 impl RecurrentModel {
-    /// A new model for `vocabulary` tokens, of layers that are made from the width of their inputs.
+    /// Creates a model for `vocabulary` tokens; `layer` creates a layer from the width of its
+    /// inputs.
     pub(crate) fn of(
         vocabulary: usize,
         config: &ModelConfig,
@@ -83,7 +84,7 @@ impl RecurrentModel {
     ) -> Self {
         let bound = 1.0 / (config.hidden as f64).sqrt();
         let embedding = match config.tied {
-            // A standard normal is right for an embedding, and far too large for an output layer.
+            // A standard normal suits an embedding, but is far too large for an output layer.
             true => initializer.uniform([vocabulary, config.embedding], bound),
             false => initializer.normal([vocabulary, config.embedding], 1.0),
         };
@@ -111,12 +112,12 @@ impl RecurrentModel {
         }
     }
 
-    /// The hidden states `[time, batch, hidden]` after the tokens `[batch, time]`, and what is
-    /// carried on.
+    /// The hidden states `[time, batch, hidden]` after the tokens `[batch, time]`, and the state
+    /// afterwards.
     fn hidden_states(&self, tokens: Tensor<2, Int>, mut state: State) -> (Tensor<3>, State) {
         let [batch, time] = tokens.dims();
         let device = self.embedding.weight.val().device();
-        // Time comes first inside the model, so that a step is contiguous.
+        // Time is the first dimension inside the model, so that a step is contiguous.
         let dropped = state.dropout(self.dropout);
         let dropped = dropped.map(Dropout::with_time_first);
         let tokens = tokens.transpose(); // [time, batch]
@@ -170,7 +171,7 @@ impl LanguageModel for RecurrentModel {
         state: State,
     ) -> (Tensor<1>, State) {
         let (hidden, state) = self.hidden_states(tokens, state);
-        // The mean does not depend on the order, as long as it is the same for both.
+        // The mean does not depend on the order of positions, only on both orders being equal.
         let loss = self
             .output
             .loss(hidden, &self.embedding, targets.transpose(), self.precision);
@@ -179,11 +180,11 @@ impl LanguageModel for RecurrentModel {
 
     fn for_generation(self) -> Self {
         let precision = self.precision;
-        // The embedding stays as it is: its rows are looked up, also where it is the output layer's
+        // The embedding is not converted: its rows are looked up, even if it is also the output
         // weight.
         RecurrentModel {
-            layers: stored_in(precision, self.layers),
-            output: stored_in(precision, self.output),
+            layers: store_in(precision, self.layers),
+            output: store_in(precision, self.output),
             ..self
         }
     }

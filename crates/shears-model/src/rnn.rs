@@ -6,7 +6,7 @@ use crate::config::{ModelConfig, Nonlinearity};
 use crate::layers::Initializer;
 use crate::recurrent::{RecurrentLayer, RecurrentModel};
 
-/// A vanilla RNN; the equations are PyTorch's `torch.nn.RNN`.
+/// Creates a vanilla RNN, with the equations of `torch.nn.RNN`.
 pub fn rnn(
     vocabulary: usize,
     config: &ModelConfig,

@@ -1,6 +1,6 @@
 //! A Transformer of pre-norm blocks with causal self-attention. By default it is GPT-2 (Radford et
 //! al. 2019); with RMSNorm, rotary positions, SwiGLU and no biases it is Llama (Touvron et al.
-//! 2023). Either has GPT-2's initialisation with scaled residual projections.
+//! 2023). Both use GPT-2's initialisation with scaled residual projections.
 
 use burn::module::Module;
 use burn::tensor::{Int, Tensor};
@@ -12,10 +12,10 @@ use shears_kernels::{
 use crate::config::{BlockConfig, ModelConfig, Position, Precision};
 use crate::language_model::{LanguageModel, Reading, State};
 use crate::layers::{
-    Embedding, Initializer, Linear, Normalization, Output, dropout, last_step, stored_in,
+    Embedding, Initializer, Linear, Normalization, Output, dropout, last_step, store_in,
 };
 
-/// A text generator of GPT-2's or Llama's shape.
+/// A language model of GPT-2's or Llama's architecture.
 #[derive(Module, Debug)]
 pub struct Transformer {
     token_embedding: Embedding,
@@ -42,25 +42,25 @@ struct Block {
     norm_1: Normalization,
     attention: Attention,
     norm_2: Normalization,
-    mlp: Perceptron,
+    mlp: FeedForward,
 }
 
 #[derive(Module, Debug)]
 struct Attention {
-    /// Queries, keys and values in one product, in this order.
+    /// Queries, keys and values, in this order, in one product.
     qkv: Linear,
     projection: Linear,
 }
 
 #[derive(Module, Debug)]
-struct Perceptron {
-    /// Of a gate and what goes through it, the gate comes first.
+struct FeedForward {
+    /// With a gate, the gate comes first.
     expand: Linear,
     project: Linear,
 }
 
 impl Transformer {
-    /// A new model for `vocabulary` tokens, with GPT-2's initialisation.
+    /// Creates a model for `vocabulary` tokens, with GPT-2's initialisation.
     pub fn new(vocabulary: usize, config: &ModelConfig, initializer: &mut Initializer) -> Self {
         let hidden = config.hidden;
         let position = config.block.position;
@@ -89,8 +89,8 @@ impl Transformer {
         }
     }
 
-    /// The hidden states `[batch, time, hidden]` after the tokens `[batch, time]`; keys and values
-    /// of earlier calls are in the state, and those of this call are added to it.
+    /// The hidden states `[batch, time, hidden]` after the tokens `[batch, time]`. The state holds
+    /// the keys and values of earlier calls; those of this call are appended.
     fn hidden_states(&self, tokens: Tensor<2, Int>, mut state: State) -> (Tensor<3>, State) {
         let [_, time] = tokens.dims();
         let (start, end) = (state.position, state.position + time);
@@ -127,7 +127,7 @@ impl Transformer {
 impl LanguageModel for Transformer {
     /// # Panics
     ///
-    /// If the text grows longer than the context: the caller cuts it.
+    /// If the text exceeds the context, which callers must prevent.
     fn forward(&self, tokens: Tensor<2, Int>, state: State) -> (Tensor<3>, State) {
         let (hidden, state) = self.hidden_states(tokens, state);
         let logits = self.output.forward(hidden, &self.token_embedding);
@@ -161,11 +161,11 @@ impl LanguageModel for Transformer {
 
     fn for_generation(self) -> Self {
         let precision = self.precision;
-        // The embedding stays as it is: its rows are looked up, also where it is the output layer's
+        // The embedding is not converted: its rows are looked up, even if it is also the output
         // weight.
         Transformer {
-            blocks: stored_in(precision, self.blocks),
-            output: stored_in(precision, self.output),
+            blocks: store_in(precision, self.blocks),
+            output: store_in(precision, self.output),
             ..self
         }
     }
@@ -194,7 +194,7 @@ impl Block {
                 projection: linear(hidden, hidden, residual_std(config), initializer),
             },
             norm_2: norm(initializer),
-            mlp: Perceptron {
+            mlp: FeedForward {
                 expand: linear(hidden, config.expanded(), std(config), initializer),
                 project: linear(inner, hidden, residual_std(config), initializer),
             },
@@ -232,15 +232,15 @@ fn linear_weights(linear: &Linear) -> WithBias<Tensor<2>, Tensor<1>> {
     WithBias::new(linear.weight.val(), bias.map(|bias| bias.val()))
 }
 
-/// GPT-2's standard deviation of initial weights, 0.02 at its width of 768, carried to other
-/// widths: a product sums `hidden` terms, so that its variance stays the same. Taken as it is, 0.02
-/// is far too small for a narrow model (`LOG.md`).
+/// GPT-2's standard deviation of initial weights, 0.02 at width 768, scaled to keep the variance of
+/// a product, a sum of `hidden` terms, independent of the width. Unscaled, 0.02 is far too small
+/// for a narrow model (`LOG.md`).
 fn std(config: &ModelConfig) -> f64 {
     0.02 * (768.0 / config.hidden as f64).sqrt()
 }
 
-/// A residual path is the sum of two projections a block: their initial variance adds up to one
-/// block's whatever the depth (Radford et al. 2019, section 2.3).
+/// The residual stream sums two projections per block; this keeps its initial variance independent
+/// of the depth (Radford et al. 2019, section 2.3).
 fn residual_std(config: &ModelConfig) -> f64 {
     std(config) / (2.0 * config.layers as f64).sqrt()
 }

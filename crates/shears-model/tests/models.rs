@@ -16,7 +16,7 @@ const VOCABULARY: usize = 11;
 
 fn config() -> ModelConfig {
     ModelConfig {
-        // The constructors do not read it.
+        // Ignored by the constructors.
         architecture: Architecture::Lstm,
         layers: 2,
         hidden: 6,
@@ -32,7 +32,7 @@ fn config() -> ModelConfig {
     }
 }
 
-/// A Transformer of Llama's block, whose three heads share one of keys and values.
+/// A Transformer with Llama's block, whose three query heads share one key and value head.
 fn llama(vocabulary: usize, config: &ModelConfig, initializer: &mut Initializer) -> Transformer {
     let config = ModelConfig {
         block: BlockConfig {
@@ -73,7 +73,7 @@ fn sorted(expected: &[(String, &[usize])]) -> Vec<(String, Vec<usize>)> {
     expected
 }
 
-/// What `tools/golden/models.py` calls `recurrent_shapes`.
+/// `recurrent_shapes` of `tools/golden/models.py`.
 #[track_caller]
 fn check_recurrent<M: Module>(new: New<M>, gates: usize, tied: bool) {
     let embedding = if tied { 6 } else { 7 };
@@ -109,7 +109,7 @@ fn recurrent_parameters_have_pytorchs_names_and_shapes() {
     check_recurrent::<RecurrentModel>(gru, 3, false);
 }
 
-/// A tied output layer shares the weight alone: its bias remains, as in PyTorch.
+/// A tied output layer shares only the weight and keeps its bias, as in PyTorch.
 #[test]
 fn tied_recurrent_parameters_have_pytorchs_names_and_shapes() {
     check_recurrent::<RecurrentModel>(rnn, 1, true);
@@ -152,7 +152,7 @@ fn transformer_parameters_have_pytorchs_names_and_shapes() {
     }
 }
 
-/// In the order of the forward pass; the gate and what goes through it are one matrix.
+/// In the order of the forward pass; gate and up projection are one matrix.
 #[test]
 fn llama_has_neither_biases_nor_positions() {
     let names = |new: New<Transformer>, config: &ModelConfig| -> Vec<String> {
@@ -166,7 +166,7 @@ fn llama_has_neither_biases_nor_positions() {
     for block in 0..2 {
         let tensors = [
             "norm_1.weight [6]",
-            // Three heads of queries, one of keys and one of values, each two wide.
+            // Three query heads, one key head and one value head, each two wide.
             "attention.qkv.weight [10, 6]",
             "attention.projection.weight [6, 6]",
             "norm_2.weight [6]",
@@ -197,7 +197,7 @@ fn llama_has_neither_biases_nor_positions() {
 }
 
 #[test]
-fn a_model_that_is_only_described_allocates_nothing() {
+fn listing_parameters_allocates_nothing() {
     let config = ModelConfig {
         layers: 3,
         hidden: 100_000,
@@ -240,7 +240,8 @@ fn mean_and_std(values: &[f32]) -> (f64, f64) {
     (mean, (square.sum::<f64>() / count).sqrt())
 }
 
-/// With n values the standard deviation is known to `1 / sqrt(2 n)`; five of those are allowed.
+/// The standard error of a standard deviation from n values is `1 / sqrt(2 n)`; five of these are
+/// allowed.
 #[track_caller]
 fn check_distribution(name: &str, values: &[f32], std: f64) {
     let (mean, got) = mean_and_std(values);
@@ -251,7 +252,7 @@ fn check_distribution(name: &str, values: &[f32], std: f64) {
 }
 
 #[test]
-fn recurrent_weights_start_as_in_pytorch() {
+fn recurrent_weights_are_initialised_as_in_pytorch() {
     let config = ModelConfig {
         hidden: 64,
         embedding: 48,
@@ -278,7 +279,7 @@ fn recurrent_weights_start_as_in_pytorch() {
 }
 
 #[test]
-fn the_forget_gate_starts_at_one_when_asked() {
+fn the_forget_gate_bias_starts_at_one_if_requested() {
     let config = ModelConfig {
         hidden: 64,
         forget_bias: true,
@@ -303,13 +304,13 @@ fn the_forget_gate_starts_at_one_when_asked() {
 }
 
 #[test]
-fn transformer_weights_start_as_in_gpt_2() {
+fn transformer_weights_are_initialised_as_in_gpt_2() {
     let config = ModelConfig {
         layers: 8,
         hidden: 64,
         ..config()
     };
-    // GPT-2's 0.02 at its width of 768, carried to this one.
+    // GPT-2's 0.02 at width 768, scaled to this width.
     let std = 0.02 * (768.0_f64 / 64.0).sqrt();
     for (name, values) in weights(&build(Transformer::new, &config, 1)) {
         if name.contains("norm") && name.ends_with("weight") {
@@ -353,14 +354,14 @@ fn check_seeds<M: LanguageModel>(name: &str, new: New<M>) {
     let random = |all: &[(String, Vec<f32>)]| all[0].1.clone();
     assert_ne!(random(&first), random(&other), "{name}");
 
-    // Reading a text first takes the weights into use in another order.
+    // Reading a text first initialises the weights in another order.
     let used = build(new, &config(), 5);
     let _ = used.forward(tokens(0..3), State::default());
     assert_eq!(first, weights(&used), "{name}");
 }
 
 #[test]
-fn weights_depend_on_the_seed_alone() {
+fn weights_depend_only_on_the_seed() {
     for_all_models!(check_seeds);
 }
 
@@ -412,7 +413,7 @@ fn check_cuts<M: LanguageModel>(name: &str, new: New<M>) {
         assert_eq!(position, TIME);
         for (time, (got, expected)) in cut.iter().zip(&whole).enumerate() {
             for (got, expected) in got.iter().zip(expected) {
-                // Products of other shapes may sum in another order.
+                // Products of different shapes may sum in another order.
                 assert!(
                     (got - expected).abs() <= 1e-5 * scale,
                     "{name} cut at {cuts:?}, token {time}: {got} for {expected}"
@@ -420,7 +421,7 @@ fn check_cuts<M: LanguageModel>(name: &str, new: New<M>) {
             }
         }
     }
-    // The control: without the state, the second part is another.
+    // Control: without the state, the second part differs.
     let (alone, _) = model.forward(tokens(5..TIME), State::default());
     let alone: Vec<f32> = alone.swap_dims(0, 1).into_data().iter::<f32>().collect();
     let differs = alone.iter().zip(whole[5..].iter().flatten());
@@ -428,12 +429,12 @@ fn check_cuts<M: LanguageModel>(name: &str, new: New<M>) {
         differs
             .into_iter()
             .any(|(a, b)| (a - b).abs() > 1e-3 * scale),
-        "{name} ignores what it carries"
+        "{name} ignores its state"
     );
 }
 
 #[test]
-fn the_result_does_not_depend_on_how_a_text_is_cut() {
+fn the_result_does_not_depend_on_how_a_text_is_split() {
     for_all_models!(check_cuts);
 }
 
@@ -460,7 +461,7 @@ fn check_prediction<M: LanguageModel>(name: &str, new: New<M>) {
                 );
             }
             assert_eq!(state_alone.position, end);
-            // It goes on from the state as from that of `forward`.
+            // Its state is equivalent to that of `forward`.
             let (after, _) = model.predict(tokens(end..end + 1), state_alone);
             let (expected, _) = model.predict(tokens(end..end + 1), state);
             assert_eq!(values(after), values(expected), "{name}");
@@ -469,11 +470,11 @@ fn check_prediction<M: LanguageModel>(name: &str, new: New<M>) {
 }
 
 #[test]
-fn a_prediction_is_the_last_position_of_all() {
+fn a_prediction_equals_the_last_position_of_forward() {
     for_all_models!(check_prediction);
 }
 
-/// The model with each matrix rounded to bf16, but for the embeddings.
+/// The model with each matrix rounded to bf16, except for embeddings.
 fn rounded<M: Module>(model: M) -> M {
     struct Round;
     impl ParameterMapper for Round {
@@ -508,7 +509,7 @@ fn check_generation<M: LanguageModel>(name: &str, new: New<M>) {
                 assert!(!far, "{name} {tied}, {what}: {found} {expected}");
             }
         };
-        // Token by token, activations are read in f32.
+        // Token by token, activations stay f32.
         let exact = of(Precision::F32);
         let (_, mut state) = exact.predict(tokens(0..1), State::default());
         let mut exact_state = state.clone();
@@ -518,8 +519,8 @@ fn check_generation<M: LanguageModel>(name: &str, new: New<M>) {
             assert_near(&format!("token {at}"), found, expected);
             (state, exact_state) = (after, exact_after);
         }
-        // Many at once are read as in training, by the same weights: rounding them again changes
-        // nothing.
+        // Many tokens at once are read as in training, with the same weights, because rounding
+        // twice changes nothing.
         let (found, state) = model.predict(tokens(0..10), State::default());
         let (expected, whole) = of(Precision::Bf16).predict(tokens(0..10), State::default());
         assert_near("a prompt", found, expected);
@@ -531,7 +532,7 @@ fn check_generation<M: LanguageModel>(name: &str, new: New<M>) {
 }
 
 #[test]
-fn generation_in_bf16_reads_weights_that_are_stored_so() {
+fn generation_in_bf16_reads_bf16_weights() {
     for_all_models!(check_generation);
     let model = build(lstm, &config(), 2);
     let before = weights(&model);
@@ -542,8 +543,8 @@ fn generation_in_bf16_reads_weights_that_are_stored_so() {
     );
 }
 
-/// Twelve tokens of a vocabulary of three: `W_ih` is multiplied with the embedding once, in place
-/// of each token's row.
+/// Twelve tokens of a vocabulary of three: `W_ih` is multiplied by the embedding once, instead of
+/// by the row of each token.
 #[test]
 fn generation_in_bf16_reads_a_short_prompt_of_a_small_vocabulary() {
     let config = ModelConfig {

@@ -1,8 +1,8 @@
-//! A language model of one's own, trained by Shears.
+//! A custom language model, trained by Shears.
 //!
-//! The model is none of the four that Shears has: it predicts the next token from the last one
-//! and from a fading average of all before it. A Burn module with a [`LanguageModel`] is all that
-//! the trainer, the evaluation, the checkpoints and the clipping ask for.
+//! The model predicts the next token from the last one and a decaying average of all before it. A
+//! Burn module that implements [`LanguageModel`] is all that training, evaluation, checkpoints and
+//! clipping need.
 
 use std::error::Error;
 
@@ -14,7 +14,7 @@ use shears_train::{
     Batches, Evaluation, Observer, Plan, Preset, RunFolder, Trainer, load_corpora, train,
 };
 
-/// How much of the average remains after a token.
+/// The decay of the average per token.
 const FADING: f64 = 0.8;
 
 /// `hidden = tanh(W [x, m] + b)`, where `x` embeds the last token and `m` averages all of them.
@@ -50,7 +50,7 @@ impl LanguageModel for FadingMemory {
         let embedded = self.embedding.forward(tokens); // [batch, time, size]
         let [_, _, size] = embedded.dims();
         let empty = || Tensor::zeros([1, batch, size], &embedded.device());
-        // What the last call left, so that a text may be cut into calls anywhere.
+        // The state of the previous call, so that a text can be split into calls anywhere.
         let mut memory = state.tensors.remove("memory").unwrap_or_else(empty);
         let mut seen = Vec::with_capacity(time);
         for t in 0..time {
@@ -60,7 +60,7 @@ impl LanguageModel for FadingMemory {
         }
         let memories = Tensor::cat(seen, 1); // [batch, time, size]
         let both = Tensor::cat(vec![embedded, memories], 2); // [batch, time, 2 size]
-        // `dropout(both, state.dropout(0.1), 0)` is where dropout would be, in training alone.
+        // `dropout(both, state.dropout(0.1), 0)` would apply dropout here, in training only.
         let hidden = activation::tanh(self.hidden.forward(both));
         state.tensors.insert("memory".to_string(), memory);
         state.position += time;
@@ -72,7 +72,7 @@ impl LanguageModel for FadingMemory {
     }
 }
 
-/// Prints a line now and then.
+/// Prints progress occasionally.
 struct Printer;
 
 impl Observer for Printer {
@@ -90,7 +90,7 @@ impl Observer for Printer {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    // No file is named, so the text is the one that Shears carries.
+    // Without a file, the built-in text is used.
     let plan = Plan {
         steps: 100,
         batch: 16,
@@ -114,7 +114,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for line in judgement.lines() {
         println!("{line}");
     }
-    // A real run keeps its folder: `RunFolder::open` and `Trainer::restore` go on with it.
+    // A real run keeps its folder and is resumed by `RunFolder::open` and `Trainer::restore`.
     drop(run);
     std::fs::remove_dir_all(&path)?;
     Ok(())

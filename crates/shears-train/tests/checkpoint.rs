@@ -1,4 +1,4 @@
-//! What is on disk: checkpoints, events and the run folder, whole and damaged.
+//! Files on disk: checkpoints, events and the run folder, intact and damaged.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -26,7 +26,7 @@ const FILES: [&str; 5] = [
     "manifest.json",
 ];
 
-/// A checkpoint with parameters, moments and carried state, said to be of step `step`.
+/// A checkpoint of step `step` with parameters, moments and carried state.
 fn checkpoint(step: u64) -> Checkpoint {
     let mut trainer = tiny::trainer::<RecurrentModel>(lstm, &tiny::plan(Architecture::Lstm));
     for _ in 0..2 {
@@ -44,7 +44,7 @@ struct Fixture {
 }
 
 impl Fixture {
-    /// A store with a checkpoint of each of these steps.
+    /// A store with checkpoints of these steps.
     fn with(steps: &[u64]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = CheckpointStore::new(folder.path());
@@ -67,7 +67,7 @@ impl Fixture {
             .collect()
     }
 
-    /// The step that the run would go on from, and what is wrong with newer ones.
+    /// The step that would be resumed, and the errors of newer checkpoints.
     fn newest(&self) -> (Option<u64>, Vec<RestoreError>) {
         let (found, damaged) = self.store.newest().unwrap();
         (
@@ -84,7 +84,7 @@ fn change(path: &Path, change: impl Fn(&mut Vec<u8>)) {
 }
 
 #[test]
-fn what_is_saved_is_loaded_bit_for_bit() {
+fn checkpoints_round_trip_bit_for_bit() {
     let fixture = Fixture::with(&[]);
     let mut saved = checkpoint(7);
     saved.progress.updates = 5;
@@ -92,7 +92,7 @@ fn what_is_saved_is_loaded_bit_for_bit() {
     saved.progress.val_loss = Some(1.0 / 3.0);
     saved.progress.best_val_loss = Some(0.1);
     saved.progress.stale_evaluations = 4;
-    // Numbers that text or arithmetic could spoil.
+    // Values that text or arithmetic could change.
     let odd = [f32::NAN, -0.0, f32::MIN_POSITIVE / 4.0, f32::INFINITY, 0.1];
     saved.optimizer.push(NamedTensor {
         name: "odd.first".to_string(),
@@ -112,7 +112,7 @@ fn what_is_saved_is_loaded_bit_for_bit() {
 }
 
 #[test]
-fn tensors_that_are_read_one_by_one_make_the_same_files() {
+fn lazy_tensors_give_the_same_files() {
     let mut trainer = tiny::trainer::<RecurrentModel>(lstm, &tiny::plan(Architecture::Lstm));
     for _ in 0..2 {
         trainer.step().unwrap();
@@ -126,7 +126,7 @@ fn tensors_that_are_read_one_by_one_make_the_same_files() {
     }
 }
 
-/// The error must name the file; a changed manifest may name the file that it now disagrees with.
+/// The error must name the file; for a changed manifest it may name a mismatching file.
 #[track_caller]
 fn check_damage(fixture: &Fixture, file: &str, what: &str) {
     let error = fixture.store.load(&fixture.path(2)).unwrap_err();
@@ -199,7 +199,7 @@ fn a_missing_file_is_found_and_a_folder_without_manifest_is_no_checkpoint() {
 }
 
 #[test]
-fn what_a_save_that_was_cut_short_leaves_is_ignored_and_swept() {
+fn remains_of_an_interrupted_save_are_ignored_and_removed() {
     let fixture = Fixture::with(&[1]);
     let leftover = fixture.folder.path().join(".00000002.tmp");
     fs::create_dir(&leftover).unwrap();
@@ -245,7 +245,7 @@ fn the_newest_and_the_best_are_kept() {
     assert_eq!(without_loss.names(), expected.into());
 }
 
-/// A run that fell back to step 1 saves at step 2; the damaged ones are newer, and of no use.
+/// A run that fell back to step 1 saves at step 2; the newer checkpoints are damaged.
 #[test]
 fn damaged_checkpoints_do_not_push_out_good_ones() {
     let fixture = Fixture::with(&[1, 3, 4]);
@@ -259,16 +259,16 @@ fn damaged_checkpoints_do_not_push_out_good_ones() {
     assert_eq!(fixture.newest().0, Some(2));
 }
 
-/// Flips a bit of a file, and says that it was written at `time`.
+/// Flips a bit of a file, and sets its modification time to `time`.
 fn flip_unnoticed(path: &Path, time: SystemTime) {
     change(path, |bytes| bytes[9] ^= 1);
     let file = fs::File::options().write(true).open(path).unwrap();
     file.set_modified(time).unwrap();
 }
 
-/// Reading all files of all checkpoints at every save would take longer than the training between.
+/// Reading all checkpoints at every save would take longer than the training in between.
 #[test]
-fn what_this_process_knows_is_not_read_again_unless_it_has_changed() {
+fn known_checkpoints_are_not_read_again_unless_changed() {
     let damaged = |seconds: u64| {
         let fixture = Fixture::with(&[1, 2, 3, 4]);
         let path = fixture.path(3).join("optimizer.safetensors");
@@ -283,14 +283,14 @@ fn what_this_process_knows_is_not_read_again_unless_it_has_changed() {
     let unnoticed = damaged(0);
     unnoticed.store.retain(2).unwrap();
     assert_eq!(unnoticed.names(), names(&[3, 4]));
-    // Loading reads it, however.
+    // But loading reads it.
     assert!(unnoticed.store.load(&unnoticed.path(3)).is_err());
 
     let changed = damaged(1);
     changed.store.retain(2).unwrap();
     assert_eq!(changed.names(), names(&[2, 3, 4]));
 
-    // A run that is resumed reads what it finds once.
+    // A resumed run reads existing checkpoints once.
     let resumed = damaged(0);
     let store = CheckpointStore::new(resumed.folder.path());
     assert_eq!(store.newest().unwrap().0.unwrap().0, resumed.path(4));
@@ -337,7 +337,7 @@ fn parameters_are_read_without_the_rest() {
     assert_eq!(damaged, []);
 }
 
-/// Two places with one parameter, and one with another.
+/// One parameter at two places, and another one.
 #[derive(Module, Debug)]
 struct Pair {
     left: Param<Tensor<2>>,
@@ -346,7 +346,7 @@ struct Pair {
 }
 
 #[test]
-fn loading_draws_no_initial_values_and_copies_nothing() {
+fn loading_neither_initialises_nor_copies() {
     for device in [Device::flex(), tiny::device()] {
         let mut initializer = Initializer::new(1, &device);
         let tied = initializer.parameter([2, 3], |_, _| panic!("initial values were drawn"));
@@ -400,7 +400,7 @@ fn set_format(fixture: &Fixture, step: u64, file: &str, format: u32) {
 }
 
 #[test]
-fn a_later_format_is_refused_and_left_alone() {
+fn a_newer_format_is_refused_and_not_modified() {
     let fixture = Fixture::with(&[1, 2]);
     set_format(&fixture, 2, "state.json", 4);
     set_format(&fixture, 2, "manifest.json", 4);
@@ -412,7 +412,7 @@ fn a_later_format_is_refused_and_left_alone() {
         "{error}"
     );
     assert_eq!(error.path, manifest);
-    // Nobody falls back to an older one, and nobody takes its place.
+    // No fallback to an older one, and no overwriting.
     for error in [
         fixture.store.newest().map(drop).unwrap_err(),
         fixture.store.load_best_model().map(drop).unwrap_err(),
@@ -441,13 +441,13 @@ fn formats_that_disagree_are_damage() {
     assert!(error.problem.starts_with("has format 3"), "{error}");
     assert_eq!(error.path, fixture.path(2).join("state.json"));
 
-    // An earlier version knew no pending evaluations.
+    // Format 2 had no pending evaluations.
     set_format(&fixture, 2, "state.json", 2);
     fixture.store.load(&fixture.path(2)).unwrap();
 }
 
 #[test]
-fn an_evaluation_after_a_checkpoint_changes_its_state_alone() {
+fn an_evaluation_after_a_checkpoint_changes_only_its_state() {
     let fixture = Fixture::with(&[]);
     let mut checkpoint = checkpoint(1);
     checkpoint.progress.pending = true;
@@ -464,7 +464,7 @@ fn an_evaluation_after_a_checkpoint_changes_its_state_alone() {
     let still = fs::metadata(fixture.path(1).join("model.safetensors")).unwrap();
     assert_eq!(model.modified().unwrap(), still.modified().unwrap());
     assert_eq!(fixture.store.best().unwrap().0, Some(fixture.path(1)));
-    // Another process finds the same, and damage in the new file.
+    // Another process reads the same, and detects damage in the new file.
     let store = CheckpointStore::new(fixture.folder.path());
     assert_eq!(store.damage(&fixture.path(1)), None);
     change(&fixture.path(1).join("evaluated.json"), |bytes| {
@@ -475,9 +475,9 @@ fn an_evaluation_after_a_checkpoint_changes_its_state_alone() {
     assert!(error.path.ends_with("evaluated.json"), "{error}");
 }
 
-/// What is left when the program is killed between the two files.
+/// As after a crash between writing the two files.
 #[test]
-fn a_state_that_the_manifest_does_not_have_yet_is_ignored() {
+fn a_state_that_is_not_yet_in_the_manifest_is_ignored() {
     let fixture = Fixture::with(&[1]);
     fs::write(fixture.path(1).join("evaluated.json"), "half").unwrap();
     fs::write(fixture.path(1).join("manifest.json.tmp"), "{").unwrap();
@@ -485,7 +485,7 @@ fn a_state_that_the_manifest_does_not_have_yet_is_ignored() {
 }
 
 #[test]
-fn fewer_than_two_are_never_left() {
+fn at_least_two_checkpoints_are_kept() {
     for keep in [0, 1] {
         let fixture = Fixture::with(&[1, 2, 3]);
         assert_eq!(fixture.store.retain(keep).unwrap(), [""; 0]);
@@ -495,11 +495,11 @@ fn fewer_than_two_are_never_left() {
 
 #[cfg(unix)]
 #[test]
-fn a_checkpoint_that_cannot_be_deleted_is_said_and_does_not_end_the_run() {
+fn a_failed_deletion_is_reported_and_does_not_end_the_run() {
     use std::os::unix::fs::PermissionsExt;
 
     let fixture = Fixture::with(&[1, 2, 3, 4]);
-    // A folder that cannot be changed keeps what is in it; root could.
+    // A read-only folder keeps its files, except for root.
     let stuck = fixture.path(1);
     let mode = |mode| fs::set_permissions(&stuck, fs::Permissions::from_mode(mode)).unwrap();
     mode(0o555);
@@ -514,7 +514,7 @@ fn a_checkpoint_that_cannot_be_deleted_is_said_and_does_not_end_the_run() {
 }
 
 #[test]
-fn what_a_killed_deletion_leaves_is_swept_by_the_next_save() {
+fn remains_of_an_interrupted_deletion_are_removed_by_the_next_save() {
     let fixture = Fixture::with(&[1, 2]);
     let doomed = fixture.folder.path().join(".step-00000001.tmp");
     fs::rename(fixture.path(1), &doomed).unwrap();
@@ -524,10 +524,10 @@ fn what_a_killed_deletion_leaves_is_swept_by_the_next_save() {
     assert_eq!(fixture.names(), expected.into());
 }
 
-/// A FIFO would let a reader wait for ever.
+/// Reading a FIFO would block forever.
 #[cfg(target_os = "linux")]
 #[test]
-fn what_is_no_regular_file_is_damage() {
+fn files_that_are_not_regular_are_damage() {
     for file in FILES {
         let fixture = Fixture::with(&[1, 2]);
         let path = fixture.path(2).join(file);
@@ -539,7 +539,7 @@ fn what_is_no_regular_file_is_damage() {
     }
 }
 
-/// Tries to go on from a checkpoint after a change.
+/// Tries to restore a modified checkpoint.
 fn restored(change: impl FnOnce(&mut Checkpoint)) -> Result<(), TrainError> {
     let mut checkpoint = checkpoint(2);
     checkpoint.progress.updates = 2;
@@ -576,7 +576,7 @@ fn moments_and_states_of_another_model_are_refused() {
 }
 
 #[test]
-fn very_many_tensors_and_very_long_names_are_refused_in_a_few_words() {
+fn many_tensors_and_long_names_give_short_errors() {
     let error = restored(|checkpoint| {
         let tensor = checkpoint.model[0].clone();
         let names = (0..100_001).map(|number| format!("{number}"));
@@ -607,7 +607,7 @@ fn saving_a_step_again_changes_nothing_unless_it_is_damaged() {
 }
 
 #[test]
-fn a_place_that_cannot_be_written_is_named() {
+fn a_path_that_cannot_be_written_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");
     fs::write(&file, "not a folder").unwrap();
@@ -618,7 +618,7 @@ fn a_place_that_cannot_be_written_is_named() {
 }
 
 #[test]
-fn a_run_whose_folder_has_vanished_is_not_begun_again_by_halves() {
+fn a_vanished_run_folder_is_not_recreated() {
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("run");
     let error = CheckpointStore::new(run.join("checkpoints")).save(&checkpoint(1));
@@ -632,7 +632,7 @@ fn a_run_whose_folder_has_vanished_is_not_begun_again_by_halves() {
 
 #[cfg(unix)]
 #[test]
-fn a_folder_that_is_read_only_is_named() {
+fn a_read_only_folder_is_named() {
     use std::os::unix::fs::PermissionsExt;
 
     let folder = tempfile::tempdir().unwrap();
@@ -651,7 +651,7 @@ fn a_folder_that_is_read_only_is_named() {
 }
 
 #[test]
-fn all_tensors_that_do_not_fit_are_listed() {
+fn all_mismatching_tensors_are_listed() {
     let plan = tiny::plan(Architecture::Lstm);
     let trainer = tiny::trainer::<RecurrentModel>(lstm, &plan);
     let mut tensors = module_tensors(trainer.model());
@@ -710,7 +710,7 @@ fn write_events(path: &Path, events: &[Event]) {
 }
 
 #[test]
-fn an_event_log_goes_on_where_the_checkpoint_was() {
+fn an_event_log_continues_at_the_checkpoint() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("events.jsonl");
     let evaluation = |step| {
@@ -744,7 +744,7 @@ fn an_event_log_goes_on_where_the_checkpoint_was() {
 }
 
 #[test]
-fn a_log_with_a_broken_line_in_its_middle_goes_on_without_it() {
+fn a_log_with_a_damaged_line_continues_without_it() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("events.jsonl");
     write_events(&path, &[step_event(1), step_event(2), step_event(3)]);
@@ -767,9 +767,9 @@ fn a_log_with_a_broken_line_in_its_middle_goes_on_without_it() {
     );
 }
 
-/// A model that diverged has a loss of 1000 nats, and `exp(1000)` is infinite.
+/// A diverged model can have a loss of 1000 nats, and `exp(1000)` is infinite.
 #[test]
-fn an_evaluation_that_is_not_finite_can_be_read_back() {
+fn a_non_finite_evaluation_round_trips() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("events.jsonl");
     let diverged = Event::Evaluation(Evaluation {
@@ -783,7 +783,7 @@ fn an_evaluation_that_is_not_finite_can_be_read_back() {
 }
 
 #[test]
-fn one_program_at_a_time_writes_to_a_run() {
+fn only_one_process_writes_to_a_run() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("run");
     let missing = RunFolder::open(&path).unwrap_err().to_string();

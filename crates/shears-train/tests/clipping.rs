@@ -1,5 +1,5 @@
-//! Clipping policies in training: the rules inside Adam against float64, what is learned and
-//! saved, and what a step that is left out may change.
+//! Clipping policies in training: rules inside Adam against float64, saved state, and skipped
+//! steps.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,7 +13,7 @@ use serde::Deserialize;
 use shears_model::{Architecture, LanguageModel, RecurrentModel, Transformer, lstm};
 use shears_train::{Checkpoint, Optimizer, OptimizerKind, Plan, Trainer};
 
-/// What `tools/golden/clipping.py` has written: gradients, and the parameters after each of them.
+/// Golden values of `tools/golden/clipping.py`: gradients, and the parameters after each step.
 #[derive(Deserialize)]
 struct Golden {
     cases: Vec<Case>,
@@ -62,7 +62,7 @@ fn update(
     gradients: &BTreeMap<String, Vec<f64>>,
     lr: f64,
 ) -> Two {
-    // The derivative of the inner product of parameter and constant is the constant.
+    // The derivative of the inner product of a parameter and a constant is the constant.
     let loss = (model.w.val() * matrix(&gradients["w"])).sum()
         + (model.b.val() * vector(&gradients["b"])).sum();
     let mut clipper = Clipper::for_adam(ClipPolicy::none(), NonFinite::Error);
@@ -74,7 +74,7 @@ fn update(
 }
 
 #[test]
-fn the_rules_inside_adam_are_those_of_the_papers() {
+fn rules_inside_adam_match_the_papers() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/adam_clipping.json");
     let golden: Golden = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     assert!(golden.cases.len() >= 6);
@@ -139,7 +139,7 @@ const POLICIES: [&str; 13] = [
     "autoclip:50+agc:0.02+zclip:warmup=2",
 ];
 
-/// Everything that a checkpoint holds, comparable.
+/// The whole content of a checkpoint, comparable.
 fn whole(checkpoint: &Checkpoint) -> impl PartialEq + std::fmt::Debug + use<> {
     let progress = checkpoint.progress.clone();
     (bits(checkpoint), checkpoint.clipper.clone(), progress)
@@ -177,7 +177,7 @@ fn a_resumed_run_clips_as_an_uninterrupted_one() {
 }
 
 #[test]
-fn an_outlier_that_is_left_out_changes_two_counts_and_nothing_else() {
+fn a_skipped_outlier_changes_only_two_counts() {
     let plan = plan_with("autoclip:50+skip:1e-3,window=4,limit=3");
     let mut trainer = trainer::<RecurrentModel>(lstm, &plan);
     let mut left_out = 0;
@@ -213,11 +213,11 @@ fn untouched_by_agc<M: LanguageModel>(new: New<M>, plan: &Plan) -> Vec<String> {
 }
 
 #[test]
-fn adaptive_gradient_clipping_leaves_the_output_layer_alone() {
+fn adaptive_gradient_clipping_excludes_the_output_layer() {
     let plan = plan_with("agc:1e-9");
     let expected = ["output.weight", "output.bias"];
     assert_eq!(untouched_by_agc::<RecurrentModel>(lstm, &plan), expected);
-    // Tied weights are those of the embedding.
+    // Tied weights are in the embedding.
     let tied = Plan {
         tied: true,
         clip: plan.clip,

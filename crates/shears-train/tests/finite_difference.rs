@@ -1,4 +1,4 @@
-//! Gradients against central differences of the loss, in f64.
+//! Compares gradients with central differences of the loss, in f64.
 
 use std::collections::BTreeMap;
 
@@ -11,15 +11,14 @@ use shears_model::{
     visit_parameters,
 };
 
-/// Where the error of truncation (step squared) and that of rounding (1e-16 / step) are both
-/// about 1e-10.
+/// Truncation error (step squared) and rounding error (1e-16 / step) are both about 1e-10 to 1e-11.
 const STEP: f64 = 1e-5;
 
-/// Relative to the gradient. A wrong sign, a missing term or a factor is off by a thousand times
-/// this and more.
+/// Relative to the gradient. A wrong sign, a missing term or a wrong factor exceeds this a
+/// thousandfold.
 const TOLERANCE: f64 = 1e-6;
 
-/// Gradients below this are compared as if they were this large.
+/// The smallest magnitude for relative errors.
 const FLOOR: f64 = 1e-3;
 
 const VOCABULARY: usize = 7;
@@ -29,7 +28,7 @@ const CHECKED: usize = 60;
 
 type Values = BTreeMap<String, Vec<f64>>;
 
-/// A generator of 64 bits (Steele, Lea & Flood 2014, SplitMix).
+/// SplitMix64 (Steele, Lea & Flood 2014).
 struct Random(u64);
 
 impl Random {
@@ -41,7 +40,7 @@ impl Random {
         ((z ^ (z >> 31)) % bound as u64) as usize
     }
 
-    /// Uniform within 0.5 of zero: large enough that no gradient is lost in the others' noise.
+    /// Uniform in [-0.5, 0.5): large enough that every gradient exceeds the noise.
     fn value(&mut self) -> f64 {
         self.below(1 << 20) as f64 / f64::from(1 << 20) - 0.5
     }
@@ -78,7 +77,7 @@ impl ParameterVisitor for Read {
     }
 }
 
-/// The loss of one window that starts from a state which is not zero.
+/// The loss of one window with a non-zero initial state.
 fn loss<M: LanguageModel>(model: M, values: &Values, state: &Values) -> (Tensor<1>, M) {
     let model = map_parameters(model, &mut Write(values));
     let device = device();
@@ -117,7 +116,7 @@ fn check<M: LanguageModel>(
     carries: &[&str],
 ) {
     let config = ModelConfig {
-        // The constructors do not read it.
+        // Ignored by the constructors.
         architecture: Architecture::Lstm,
         layers: 2,
         hidden: 6,
@@ -137,7 +136,7 @@ fn check<M: LanguageModel>(
     let mut values: Values = infos
         .iter()
         .map(|info| {
-            // Layer norms multiply by something near 1.
+            // Weights of layer norms are near 1.
             let middle = f64::from(info.name.contains("norm") && info.name.ends_with("weight"));
             let values = (0..info.elements()).map(|_| middle + random.value());
             (info.name.clone(), values.collect())
@@ -162,7 +161,7 @@ fn check<M: LanguageModel>(
     visit_parameters(&model, &mut read);
     let mut worst = 0.0_f64;
     for index in 0..CHECKED {
-        // Every tensor is visited in turn, and an element of it at random.
+        // Cycles through all tensors, with a random element of each.
         let info = &infos[index % infos.len()];
         let element = random.below(info.elements());
         let mut at = |value: f64| {
@@ -217,7 +216,7 @@ fn transformer() {
     };
     for block in [gpt, tanh, llama] {
         let new = |vocabulary, config: &ModelConfig, initializer: &mut Initializer| {
-            // Heads of an even width.
+            // Heads of even width.
             let heads = if block == llama { 3 } else { config.heads };
             let config = ModelConfig {
                 block,

@@ -1,4 +1,4 @@
-//! Whatever is read from a folder, nothing panics, and no memory is taken that is not there.
+//! Reading arbitrary files never panics or allocates absurd amounts of memory.
 
 use std::fs;
 use std::path::Path;
@@ -17,7 +17,7 @@ fn header() -> shears_run::Header {
     shears_train::header(&plan, &shears_model::parameters(trainer.model()))
 }
 
-/// A log in every state of being written is read, and can be continued.
+/// A log in any partially written state can be read and continued.
 #[test]
 fn no_log_panics() {
     let folder = tempfile::tempdir().unwrap();
@@ -57,7 +57,7 @@ fn no_log_panics() {
             let _ = log.columns.gradient_flow();
         }
         match EventLog::open(&path, 1, &header()) {
-            // What goes on is whole.
+            // The continued log is complete.
             Ok(log) => drop(log),
             Err(error) => {
                 assert!(!error.to_string().contains('\n'), "{error}");
@@ -71,7 +71,7 @@ fn no_log_panics() {
     });
 }
 
-/// Any text is a plan that can be, or is refused.
+/// Any text is a valid plan or is refused.
 #[test]
 fn no_plan_panics() {
     let seeds: Vec<Vec<u8>> = Architecture::ALL
@@ -93,7 +93,7 @@ fn no_plan_panics() {
     });
 }
 
-/// Makes the manifest's hash of a file right.
+/// Corrects the manifest's hash of a file.
 fn sign(folder: &Path, file: &str, content: &[u8]) {
     let path = folder.join("manifest.json");
     let mut manifest: serde_json::Value =
@@ -103,7 +103,7 @@ fn sign(folder: &Path, file: &str, content: &[u8]) {
     fs::write(path, manifest.to_string()).unwrap();
 }
 
-/// Manifest, state and tensors of a stranger's checkpoint, with hashes that are right.
+/// Arbitrary manifest, state and tensors of a checkpoint, with correct hashes.
 #[test]
 fn no_header_of_a_checkpoint_panics() {
     let folder = tempfile::tempdir().unwrap();

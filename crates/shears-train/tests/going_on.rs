@@ -1,4 +1,4 @@
-//! Runs that go on: with more steps, with other settings, and as they were.
+//! Resumed runs: with more steps, with changed settings, and unchanged.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use shears_train::{Checkpoint, End, Plan, RunFolder, ScheduleKind, train};
 use crate::tiny::{bits, device, events, plan, trainer};
 use crate::trainer::{Stop, corpora, whole_run};
 
-/// Takes the run up again with a plan that may be another, to its end.
+/// Resumes a run with a possibly changed plan, to its end.
 fn go_on(run: &RunFolder, plan: &Plan) -> (Checkpoint, Vec<Event>) {
     let (newest, _) = run.checkpoints().newest().unwrap();
     let (_, checkpoint) = newest.unwrap();
@@ -26,14 +26,14 @@ fn go_on(run: &RunFolder, plan: &Plan) -> (Checkpoint, Vec<Event>) {
 }
 
 #[test]
-fn a_run_with_more_steps_than_planned_has_the_bits_of_one_that_was_planned_so() {
+fn extending_a_run_equals_planning_it_so() {
     let folder = tempfile::tempdir().unwrap();
     let plan = Plan {
         steps: 8,
         schedule: ScheduleKind::Constant,
         dropout: 0.1,
         eval_every: 3,
-        // It learns, and goes on as it was.
+        // The policy learns, and continues unchanged.
         clip: "autoclip:10".parse().unwrap(),
         ..plan(Architecture::Lstm)
     };
@@ -89,7 +89,7 @@ fn a_run_with_more_steps_than_planned_has_the_bits_of_one_that_was_planned_so() 
 }
 
 #[test]
-fn a_changed_policy_begins_without_what_the_old_one_has_learned() {
+fn a_changed_policy_starts_without_the_old_state() {
     let folder = tempfile::tempdir().unwrap();
     let plan = Plan {
         steps: 5,
@@ -109,12 +109,12 @@ fn a_changed_policy_begins_without_what_the_old_one_has_learned() {
     assert_eq!(newest.plan.clip.to_string(), other.clip.to_string());
 }
 
-/// A step that was skipped leaves its weighing to the next one, also of a run that goes on there.
+/// A skipped step defers its measurement of the update to the next step, even across a resume.
 #[test]
-fn an_update_that_is_still_to_be_weighed_is_weighed_after_a_resume() {
+fn a_deferred_update_measurement_survives_a_resume() {
     let plan = Plan {
         steps: 13,
-        // The eleventh step, which is to be weighed, is an outlier; so is each at first.
+        // The eleventh step, whose update should be measured, is an outlier; so is each at first.
         clip: "skip:1.000001,window=2".parse().unwrap(),
         ..plan(Architecture::Lstm)
     };

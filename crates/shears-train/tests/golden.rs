@@ -1,4 +1,4 @@
-//! Models, optimizers and clipping against PyTorch, computed in float64 by
+//! Compares models, optimizers and clipping with PyTorch, computed in float64 by
 //! `tools/golden/models.py`.
 //!
 //! `cargo test --release --workspace --test tests golden -- --nocapture` prints the largest
@@ -21,24 +21,24 @@ use shears_train::{
     NamedTensor, Optimizer, OptimizerKind, OptimizerSettings, load_parameters, module_tensors,
 };
 
-/// Largest deviation, as a share of the largest magnitude in the same tensor.
+/// Largest deviation relative to the largest magnitude of the tensor.
 ///
-/// An f32 holds 6e-8 of its size, and the longest chains here (five steps through two layers and
-/// back) lose a few tens of that. Elements near zero are sums of larger terms that cancel, which
-/// is why the scale is the tensor's and not the element's.
+/// An f32 has a relative precision of 6e-8, and the longest chains here (five steps through two
+/// layers and back) lose a few tens of that. Elements near zero are sums of cancelling larger
+/// terms, so the deviation is relative to the tensor, not the element.
 const TOLERANCE: f64 = 1e-5;
 
-/// For the norm of the whole gradient, in which the errors of the elements average out.
+/// For the norm of the whole gradient, in which element errors average out.
 const NORM_TOLERANCE: f64 = 1e-6;
 
-/// For gradients that are zero in exact arithmetic, next to others of size 0.01 to 1.
+/// For gradients that are zero in exact arithmetic, next to others of magnitude 0.01 to 1.
 const NOISE: f64 = 1e-7;
 
 fn device() -> Device {
     Device::flex().autodiff()
 }
 
-/// Compares tensor by tensor and remembers the largest deviation.
+/// Compares tensor by tensor and records the largest deviation.
 struct Check {
     what: String,
     tensors: usize,
@@ -227,7 +227,7 @@ fn check_model<M: LanguageModel>(
     check.print();
 }
 
-/// The elements of a tensor whose gradient is not zero by the structure of the model.
+/// The elements of a tensor whose gradient is not structurally zero.
 fn informative(golden: &GoldenFile, name: &str, values: Vec<f32>) -> (Vec<f32>, Vec<f32>) {
     let range = &golden.settings["vanishing_gradients"][name];
     let bound = |index: usize| range[index].as_u64().unwrap_or(0) as usize;
@@ -284,7 +284,7 @@ fn check_step<M: LanguageModel>(
         let (expected, still) = informative(golden, &tensor.name, golden.floats(&key));
         check.tensor(&key, &got, &expected);
         if kind == OptimizerKind::Sgd {
-            // Adam turns noise into steps of full size, sgd leaves it noise.
+            // Adam turns noise into full-size steps; SGD does not.
             check.tensor(&key, &noise, &still);
         }
     }
@@ -340,7 +340,7 @@ fn gpt_tied() {
     check_model("gpt-tied", Transformer::new);
 }
 
-/// One parameter whose gradient is whatever a test wants.
+/// One parameter with an arbitrary gradient.
 #[derive(Module, Debug)]
 struct Single<const D: usize> {
     weight: Param<Tensor<D>>,
@@ -354,7 +354,7 @@ impl<const D: usize> Single<D> {
         }
     }
 
-    /// The derivative of the inner product of parameter and constant is the constant.
+    /// The derivative of the inner product of a parameter and a constant is the constant.
     fn step(self, optimizer: &mut Optimizer, gradient: &[f32], lr: f64) -> Self {
         let data = TensorData::new(gradient.to_vec(), self.weight.shape());
         let loss = (self.weight.val() * Tensor::from_data(data, &device())).sum();
@@ -388,7 +388,7 @@ fn optimizers_follow_pytorch_over_five_steps() {
         let mut check = Check::new(name);
         let (mut optimizer, lr) = optimizer_of(options);
         let start = golden.floats(&format!("{name}/param"));
-        // A matrix, because adamw decays nothing else.
+        // A matrix, because adamw decays only matrices.
         let mut module = Single::new(&start, [start.len(), 1]);
         let gradients = golden.floats(&format!("{name}/grads"));
         let expected = golden.floats(&format!("{name}/steps"));
@@ -416,7 +416,7 @@ fn adamw_decays_matrices_only() {
 }
 
 #[test]
-fn moments_that_were_saved_give_the_same_next_step() {
+fn saved_moments_give_the_same_next_step() {
     let golden = GoldenFile::read("optimizers");
     for (name, options) in golden.settings.as_object().unwrap() {
         let start = golden.floats(&format!("{name}/param"));
@@ -447,7 +447,7 @@ fn moments_that_were_saved_give_the_same_next_step() {
 }
 
 #[test]
-fn clipping_has_the_bits_of_the_reference() {
+fn clipping_matches_the_reference_bit_for_bit() {
     let golden = GoldenFile::read("clipping");
     for (name, case) in golden.settings.as_object().unwrap() {
         let tensor = |when: &str, key: &str| golden.floats(&format!("{name}/{when}/{key}"));

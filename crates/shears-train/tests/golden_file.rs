@@ -25,7 +25,7 @@ impl GoldenFile {
         GoldenFile { bytes, settings }
     }
 
-    /// The names that start with `prefix`, without it.
+    /// The names that start with `prefix`, without the prefix.
     pub(crate) fn names_below(&self, prefix: &str) -> Vec<String> {
         let file = SafeTensors::deserialize(&self.bytes).unwrap();
         let names = file.names().into_iter();

@@ -1,5 +1,5 @@
-//! What training with several ranks promises: the run of one process, up to rounding with any
-//! number of them, and bit for bit where they divide `shards`.
+//! Training with several ranks equals training with one process: up to rounding for any number of
+//! ranks, bit for bit if they divide `shards`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,7 +15,7 @@ use shears_train::{
     train,
 };
 
-/// Losses, and the state at the end, of each rank.
+/// Losses and final state of each rank.
 type Found = Vec<(Vec<f64>, Checkpoint)>;
 
 fn run_of<M: LanguageModel>(new: New<M>, plan: &Plan, ranks: usize, steps: usize) -> Found {
@@ -35,7 +35,7 @@ fn of_plan(plan: &Plan, ranks: usize, steps: usize) -> Found {
     }
 }
 
-/// All ranks have the same state; gives that of the first, as bits and with its losses.
+/// Asserts that all ranks have equal states, and returns the losses and state of the first.
 fn agreed(found: Found) -> (Vec<f64>, Checkpoint) {
     let states: Vec<_> = found.iter().map(|(_, state)| bits(state)).collect();
     assert!(states.iter().all(|state| *state == states[0]));
@@ -48,7 +48,7 @@ fn agreed(found: Found) -> (Vec<f64>, Checkpoint) {
 
 const STEPS: usize = 5;
 
-/// Rules of every kind, and how dropout, batches and micro-batches come together.
+/// Plans with rules of every kind, dropout, batches and micro-batches.
 fn plans(shards: usize) -> Vec<Plan> {
     let clips = [
         "global-norm:0.5,p=1",
@@ -79,7 +79,7 @@ fn plans(shards: usize) -> Vec<Plan> {
 }
 
 #[test]
-fn ranks_that_divide_the_shards_have_the_bits_of_one_process() {
+fn ranks_that_divide_the_shards_equal_one_process_bit_for_bit() {
     for plan in plans(8) {
         let (losses, one) = agreed(of_plan(&plan, 1, STEPS));
         for ranks in [2, 4, 8] {
@@ -93,7 +93,7 @@ fn ranks_that_divide_the_shards_have_the_bits_of_one_process() {
     }
 }
 
-/// The largest difference of two states, as a share of the largest element of a tensor.
+/// The largest difference of two states, relative to the largest element of a tensor.
 fn distance(left: &Checkpoint, right: &Checkpoint) -> f64 {
     let mut largest = 0.0_f64;
     for (left, right) in left.model.iter().zip(&right.model) {
@@ -112,7 +112,7 @@ fn distance(left: &Checkpoint, right: &Checkpoint) -> f64 {
 #[test]
 fn any_number_of_ranks_trains_the_run_of_one_process() {
     for plan in plans(1) {
-        // What an update makes of a difference in the last digit has to stay small.
+        // Differences in the last digit must stay small.
         let plan = Plan {
             optimizer: shears_train::OptimizerKind::Sgd,
             weight_decay: 0.0,
@@ -134,7 +134,7 @@ fn any_number_of_ranks_trains_the_run_of_one_process() {
     }
 }
 
-/// Ranks that count what goes through them.
+/// Ranks that count their exchanges.
 #[derive(Debug)]
 struct Counted {
     ranks: Threads,
@@ -175,7 +175,7 @@ impl Ranks for Counted {
 }
 
 #[test]
-fn a_step_is_one_exchange_however_many_micro_batches_and_shards_it_has() {
+fn a_step_is_one_exchange_for_any_micro_batches_and_shards() {
     for (accumulate, shards) in [(1, 1), (4, 1), (3, 4)] {
         let plan = Plan {
             accumulate,
@@ -211,9 +211,9 @@ fn a_step_is_one_exchange_however_many_micro_batches_and_shards_it_has() {
     }
 }
 
-/// NaN in what one rank reads of its own: in a row that it carries.
+/// NaN on one rank only: in a row of its carried state.
 #[test]
-fn a_gradient_that_is_not_finite_in_one_rank_is_skipped_by_all() {
+fn a_non_finite_gradient_on_one_rank_is_skipped_by_all() {
     let plan = Plan {
         batch: 4,
         ..plan(Architecture::Gru)
@@ -223,7 +223,7 @@ fn a_gradient_that_is_not_finite_in_one_rank_is_skipped_by_all() {
     let mut poisoned = sound.checkpoint();
     for tensor in &mut poisoned.carried {
         let mut values: Vec<f32> = tensor.data.iter::<f32>().collect();
-        // The last row, which is one of the last rank's.
+        // The last row, which belongs to the last rank.
         *values.last_mut().unwrap() = f32::NAN;
         tensor.data = TensorData::new(values, tensor.data.shape().clone());
     }
@@ -243,13 +243,13 @@ fn a_gradient_that_is_not_finite_in_one_rank_is_skipped_by_all() {
 }
 
 #[test]
-fn a_rank_whose_parameters_have_drifted_is_named() {
+fn a_rank_with_different_parameters_is_named() {
     let plan = Plan {
         batch: 4,
         ..plan(Architecture::Transformer)
     };
     let errors = Threads::run(3, |ranks| {
-        // Another seed gives other weights.
+        // Another seed gives different weights.
         let seed = plan.seed + u64::from(ranks.rank() == 1);
         let own = Plan {
             seed,
@@ -278,7 +278,7 @@ fn more_ranks_than_rows_are_refused() {
     );
 }
 
-/// Four ranks, two, one, and four again, each from the checkpoint of the ones before.
+/// Four ranks, two, one, and four again, each resuming the previous checkpoint.
 #[test]
 fn a_run_is_resumed_with_any_number_of_ranks() {
     let folder = tempfile::tempdir().unwrap();
@@ -327,7 +327,7 @@ fn three_more<M: LanguageModel>(
     ends.into_iter().next().unwrap()
 }
 
-/// Counts, and asks for the end after a step, or while it evaluates.
+/// Counts events, and requests a stop after a step or during an evaluation.
 #[derive(Default)]
 struct Watcher {
     stop_in_evaluation: bool,
@@ -357,7 +357,7 @@ impl Observer for Watcher {
     }
 }
 
-/// With so many characters of validation text.
+/// Corpora with `characters` characters of validation text.
 fn corpora(characters: usize) -> Corpora {
     let text: String = tiny::text().chars().cycle().take(characters).collect();
     let tokenizer = tiny::tokenizer();
@@ -375,8 +375,8 @@ fn corpora(characters: usize) -> Corpora {
     }
 }
 
-/// Goes on with a run until it ends, or the last rank is asked to stop; gives its end, and how many
-/// samples each rank has written.
+/// Continues a run until it ends or the last rank is asked to stop. Returns how it ended, and the
+/// number of samples of each rank.
 fn part_of_run(
     plan: &Plan,
     run: &RunFolder,
@@ -407,9 +407,9 @@ fn part_of_run(
     })
 }
 
-/// A whole run in its folder, which one rank was asked to stop, and that others go on with.
+/// A run in its folder, stopped through one rank and resumed by others.
 #[test]
-fn the_first_rank_writes_the_run_and_any_rank_can_ask_for_its_end() {
+fn rank_0_writes_the_run_and_any_rank_can_stop_it() {
     let folder = tempfile::tempdir().unwrap();
     let plan = Plan {
         batch: 8,
@@ -433,7 +433,7 @@ fn the_first_rank_writes_the_run_and_any_rank_can_ask_for_its_end() {
         stopped.iter().map(|(end, _)| *end).collect::<Vec<_>>(),
         [End::Stopped; 4]
     );
-    // Samples are of the first rank.
+    // Only rank 0 samples.
     assert!(stopped[1..].iter().all(|(_, samples)| *samples == 0));
     assert!(
         part_of_run(&plan, &changing, 2, None)
@@ -442,7 +442,7 @@ fn the_first_rank_writes_the_run_and_any_rank_can_ask_for_its_end() {
     );
     let events = |run: &RunFolder| -> Vec<Event> {
         let mut events = tiny::events(&run.events_path());
-        // That the run was stopped and gone on with.
+        // Except for the lines about stopping and resuming.
         events.retain(|event| {
             !matches!(
                 event,
@@ -474,8 +474,8 @@ fn the_first_rank_writes_the_run_and_any_rank_can_ask_for_its_end() {
     assert_eq!(last(&changing).progress, last(&whole).progress);
 }
 
-/// A run of two steps in its folder, by so many ranks, the last of which is perhaps asked to stop
-/// in the evaluation at its end, which reads so many characters; gives how it ended for each.
+/// A run of two steps in its folder, by several ranks, the last of which may be asked to stop
+/// during the final evaluation of `characters` characters. Returns how it ended on each rank.
 fn evaluated<M: LanguageModel>(
     new: New<M>,
     plan: &Plan,
@@ -516,8 +516,8 @@ fn losses(run: &RunFolder) -> Vec<f64> {
 }
 
 #[test]
-fn an_evaluation_is_that_of_one_process_and_stops_in_all_ranks_or_none() {
-    /// `characters` are those of a text that a recurrent model reads in one stream, or in parts.
+fn a_distributed_evaluation_equals_one_process_and_stops_on_all_ranks() {
+    /// `characters` is the length of a text that a recurrent model reads in one stream or in parts.
     fn check<M: LanguageModel>(new: New<M>, plan: &Plan, characters: usize) {
         let folder = tempfile::tempdir().unwrap();
         let create = |name: &str| {
@@ -546,9 +546,9 @@ fn an_evaluation_is_that_of_one_process_and_stops_in_all_ranks_or_none() {
     }
 }
 
-/// Seven parts, so that one of eight groups has none.
+/// Seven parts, so that one of eight groups is empty.
 #[test]
-fn ranks_share_the_parts_that_a_recurrent_model_reads() {
+fn ranks_divide_the_parts_of_a_recurrent_evaluation() {
     let loss_of = |shards, ranks| {
         let folder = tempfile::tempdir().unwrap();
         let plan = Plan {
@@ -582,9 +582,9 @@ fn ranks_share_the_parts_that_a_recurrent_model_reads() {
     }
 }
 
-/// Rules that learn have learned the same in all ranks, and with any number of them.
+/// Adaptive rules have the same state on all ranks, for any number of ranks.
 #[test]
-fn what_clipping_learns_is_the_same_for_any_number_of_ranks() {
+fn the_clipper_state_does_not_depend_on_the_number_of_ranks() {
     for clip in [
         "zclip",
         "autoclip:10",

@@ -1,4 +1,4 @@
-//! All integration tests but that of memory, so that the four models are compiled once.
+//! The integration tests as one binary, so that the four models are compiled once.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -1,4 +1,4 @@
-//! Tiny models, plans and texts for the tests of this folder.
+//! Tiny models, plans and texts for these tests.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use shears_model::{Architecture, Initializer, LanguageModel, ModelConfig};
 use shears_run::{Event, Log};
 use shears_train::{Batches, Checkpoint, Plan, Preset, Trainer};
 
-/// What happened in a run, by its log.
+/// The events of a run's log.
 pub(crate) fn events(path: &Path) -> Vec<Event> {
     let log = Log::read(path.to_path_buf()).unwrap();
     assert_eq!(log.damage, None);
@@ -17,7 +17,7 @@ pub(crate) fn events(path: &Path) -> Vec<Event> {
     events.collect()
 }
 
-/// A text with something to learn: every word determines the next.
+/// A learnable text: every word determines the next.
 pub(crate) fn text() -> String {
     "the cat sat on the mat and the dog lay by the log; ".repeat(40)
 }
@@ -34,7 +34,7 @@ pub(crate) fn device() -> Device {
     Device::flex().autodiff()
 }
 
-/// A plan of small numbers; `plan.toml` does not need a text.
+/// A small plan, without a text.
 pub(crate) fn plan(architecture: Architecture) -> Plan {
     let preset = Preset::of(architecture).plan();
     Plan {
@@ -42,7 +42,7 @@ pub(crate) fn plan(architecture: Architecture) -> Plan {
         layers: 2,
         hidden: 8,
         embedding: 8,
-        // Files have the settings that belong to the model alone.
+        // Only settings that belong to the model.
         heads: match architecture {
             Architecture::Transformer => 2,
             _ => preset.heads,
@@ -57,7 +57,7 @@ pub(crate) fn plan(architecture: Architecture) -> Plan {
     }
 }
 
-/// A plan for each kind of model, and for Llama's block, whose heads share keys and values.
+/// A plan for each kind of model, and for Llama's block with shared key and value heads.
 pub(crate) fn plans() -> impl Iterator<Item = Plan> {
     let llama = Preset::Llama128.plan();
     let llama = Plan {
@@ -72,7 +72,7 @@ pub(crate) fn plans() -> impl Iterator<Item = Plan> {
     Architecture::ALL.iter().copied().map(plan).chain([llama])
 }
 
-/// The signature that the models' constructors share.
+/// The common signature of the models' constructors.
 pub(crate) type New<M> = fn(usize, &ModelConfig, &mut Initializer) -> M;
 
 pub(crate) fn trainer<M: LanguageModel>(new: New<M>, plan: &Plan) -> Trainer<M> {
@@ -84,7 +84,7 @@ pub(crate) fn trainer<M: LanguageModel>(new: New<M>, plan: &Plan) -> Trainer<M> 
     Trainer::new(plan.clone(), model, batches, 1, &device())
 }
 
-/// All numbers of a checkpoint, by kind and name, as bits.
+/// All tensors of a checkpoint, by kind and name, as bits.
 pub(crate) fn bits(checkpoint: &Checkpoint) -> Vec<(String, Vec<usize>, Vec<u32>)> {
     let kinds = [
         ("model", &checkpoint.model),

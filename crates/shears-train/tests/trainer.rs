@@ -1,4 +1,4 @@
-//! What training promises: it learns, resumes bit for bit, accumulates, clips, skips and evaluates.
+//! Guarantees of training: it learns, resumes bit for bit, accumulates, clips, skips and evaluates.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -24,7 +24,7 @@ use shears_train::{
     load_parameters, module_tensors, train,
 };
 
-/// Calls a function that takes a constructor, for the model of a plan.
+/// Calls a function with the constructor of a plan's model.
 macro_rules! with_model {
     ($check:ident, $plan:expr $(, $argument:expr)*) => {
         match $plan.model {
@@ -43,7 +43,7 @@ fn steps<M: LanguageModel>(trainer: &mut Trainer<M>, steps: usize) -> Vec<f64> {
     losses.collect()
 }
 
-/// The first gradient and loss in bf16 against those in f32: near, and not the same.
+/// The first gradient and loss in bf16 are close to those in f32, but not equal.
 fn check_bf16<M: LanguageModel>(new: New<M>, plan: &Plan) {
     let bf16 = Plan {
         precision: Precision::Bf16,
@@ -111,7 +111,7 @@ fn check_resumption<M: LanguageModel>(new: New<M>, plan: &Plan, folder: &Path, n
     let expected_losses = steps(&mut uninterrupted, HALF);
     let expected = uninterrupted.checkpoint();
 
-    // Another seed for the weights: all of them must come from the checkpoint.
+    // Other initial weights: all must come from the checkpoint.
     let other = trainer(
         new,
         &Plan {
@@ -129,12 +129,12 @@ fn check_resumption<M: LanguageModel>(new: New<M>, plan: &Plan, folder: &Path, n
     assert_eq!(losses, expected_losses, "{name}");
     assert_eq!(bits(&got), bits(&expected), "{name}");
     assert_eq!(got.progress, expected.progress, "{name}");
-    // The control: those steps did something.
+    // Control: the steps had an effect.
     assert_ne!(bits(&at_half), bits(&expected), "{name}");
 }
 
 #[test]
-fn a_resumed_run_has_the_bits_of_an_uninterrupted_one() {
+fn a_resumed_run_equals_an_uninterrupted_one_bit_for_bit() {
     let folder = tempfile::tempdir().unwrap();
     let optimizers = [
         OptimizerKind::Sgd,
@@ -173,14 +173,14 @@ fn a_resumed_run_has_the_bits_of_an_uninterrupted_one() {
     assert_eq!(combination, 100);
 }
 
-/// A run that starts at the end of an epoch of streams carries nothing into the next one.
+/// A run resumed at the end of an epoch carries no state into the next one.
 #[test]
 fn resumption_holds_across_epochs() {
     let folder = tempfile::tempdir().unwrap();
     for format in [1, Plan::FORMAT] {
         let plan = Plan {
             format,
-            // Two windows an epoch.
+            // Two windows per epoch.
             batch: 16,
             window: 60,
             ..plan(Architecture::Lstm)
@@ -191,7 +191,7 @@ fn resumption_holds_across_epochs() {
             panic!("a recurrent model reads streams");
         };
         assert_eq!(streams.windows_per_epoch(), 2);
-        // A run of the first versions goes on with what it has read, and never reads the rest.
+        // A run of format 1 keeps its reading order, and never reads the rest.
         let repeats = streams.batch_at(0) == streams.batch_at(2);
         assert_eq!(repeats, format == 1);
         assert_eq!(streams.epochs_of_all(), (format > 1).then_some(2));
@@ -200,9 +200,9 @@ fn resumption_holds_across_epochs() {
     }
 }
 
-/// Trainers of one process share the device, whose generator must not matter.
+/// Trainers in one process share the device, whose random generator must not matter.
 #[test]
-fn dropout_depends_on_seed_and_place_alone() {
+fn dropout_depends_only_on_seed_and_position() {
     fn check<M: LanguageModel>(new: New<M>, plan: &Plan) {
         const STEPS: usize = 3;
         let seeded = |seed| Plan {
@@ -252,10 +252,9 @@ fn dropout_depends_on_seed_and_place_alone() {
     }
 }
 
-/// Every micro-batch, and every call on one text, has masks of its own; without a key there are
-/// none.
+/// Every micro-batch, and every call on one text, has its own masks; without a key there are none.
 #[test]
-fn masks_are_drawn_anew_and_only_in_training() {
+fn masks_are_new_for_each_call_and_only_in_training() {
     let plan = Plan {
         dropout: 0.5,
         ..plan(Architecture::Gru)
@@ -365,14 +364,14 @@ fn micro_batches_are_averaged_and_clipped_once() {
 }
 
 #[test]
-fn a_clipped_update_is_as_long_as_the_threshold_allows() {
+fn a_clipped_update_has_the_length_of_the_threshold() {
     for plan in plans() {
         let plan = Plan {
             optimizer: OptimizerKind::Sgd,
             schedule: shears_train::ScheduleKind::Constant,
             clip: "global-norm:0.001".parse().unwrap(),
             weight_decay: 0.0,
-            // So large that the rounding of the weights does not count.
+            // Large enough that rounding of the weights is negligible.
             lr: 1000.0,
             ..plan.clone()
         };
@@ -392,7 +391,7 @@ fn check_update<M: LanguageModel>(new: New<M>, plan: &Plan) {
     assert!((length / expected - 1.0).abs() < 1e-5, "{length}");
 }
 
-/// A trainer with a past, one parameter of which has become NaN.
+/// A trainer after some steps, with one parameter set to NaN.
 fn broken<M: LanguageModel>(new: New<M>, plan: &Plan) -> Trainer<M> {
     let mut sound = trainer(new, plan);
     steps(&mut sound, 3);
@@ -421,7 +420,7 @@ fn check_skip<M: LanguageModel>(new: New<M>, plan: &Plan) {
 }
 
 #[test]
-fn a_skipped_step_changes_the_count_of_steps_and_nothing_else() {
+fn a_skipped_step_changes_only_the_step_count() {
     for plan in plans() {
         let plan = Plan {
             non_finite: NonFinite::Skip,
@@ -432,7 +431,7 @@ fn a_skipped_step_changes_the_count_of_steps_and_nothing_else() {
 }
 
 #[test]
-fn a_learning_rate_beyond_reason_ends_in_skips() {
+fn an_absurd_learning_rate_ends_in_skips() {
     let plan = Plan {
         optimizer: OptimizerKind::Sgd,
         clip: "none".parse().unwrap(),
@@ -453,7 +452,7 @@ fn a_learning_rate_beyond_reason_ends_in_skips() {
 }
 
 #[test]
-fn a_gradient_that_is_not_finite_is_an_error_when_asked() {
+fn a_non_finite_gradient_is_an_error_if_requested() {
     let plan = Plan {
         non_finite: NonFinite::Error,
         ..plan(Architecture::Lstm)
@@ -469,7 +468,7 @@ fn a_gradient_that_is_not_finite_is_an_error_when_asked() {
     assert_eq!(trainer.checkpoint().progress, before.progress);
 }
 
-/// Stops after a step of its choice.
+/// Stops after a given step.
 #[derive(Default)]
 pub(crate) struct Stop {
     after: Option<u64>,
@@ -608,7 +607,7 @@ pub(crate) fn whole_run(
     (run, events)
 }
 
-/// The step from which a run went on, by its line.
+/// The step of a resume event.
 fn resumed_at(event: &Event) -> Option<u64> {
     let Event::Resume(resume) = event else {
         return None;
@@ -656,7 +655,7 @@ fn check_whole_runs(plan: &Plan, stops: &[u64]) {
 }
 
 #[test]
-fn a_run_that_is_stopped_and_resumed_leaves_the_same_files() {
+fn a_stopped_and_resumed_run_leaves_the_same_files() {
     let plan = Plan {
         steps: 10,
         eval_every: 4,
@@ -670,7 +669,7 @@ fn a_run_that_is_stopped_and_resumed_leaves_the_same_files() {
 
 /// Plain gradient descent moves each parameter by the learning rate times its gradient.
 #[test]
-fn every_tenth_update_is_weighed() {
+fn every_tenth_update_is_measured() {
     let folder = tempfile::tempdir().unwrap();
     let plan = Plan {
         steps: 12,
@@ -706,9 +705,9 @@ fn every_tenth_update_is_weighed() {
     }
 }
 
-/// The evaluation of that step belongs to the run, however the run was cut.
+/// A pending evaluation is not lost when a run is stopped.
 #[test]
-fn a_run_that_is_stopped_where_it_is_evaluated_leaves_the_same_files() {
+fn a_run_stopped_at_an_evaluation_leaves_the_same_files() {
     let plan = Plan {
         steps: 6,
         eval_every: 2,
@@ -725,7 +724,7 @@ fn patience_ends_a_run_that_does_not_improve() {
         eval_every: 1,
         patience: 2,
         optimizer: OptimizerKind::Sgd,
-        // Too small to change a weight: no evaluation is better than the first.
+        // Too small to change a weight: no evaluation improves on the first.
         lr: 1e-30,
         ..plan(Architecture::Rnn)
     };
@@ -796,7 +795,7 @@ fn check_mean(evaluation: Evaluation, losses: &[f64]) {
         "{val_loss} for {mean}"
     );
     assert!((perplexity / val_loss.exp() - 1.0).abs() < 1e-12);
-    // One character a token.
+    // One character per token.
     let bits = val_loss / std::f64::consts::LN_2;
     assert!(
         (bits_per_char / bits - 1.0).abs() < 1e-12,
@@ -846,7 +845,7 @@ fn parallel_streams_find_the_loss_of_one_stream() {
     }
 }
 
-/// Predicts from a fading sum of all tokens, and counts what it reads.
+/// Predicts from a decaying sum of all tokens, and counts the tokens read.
 #[derive(Module, Debug)]
 struct Fading {
     #[module(skip)]
@@ -885,12 +884,12 @@ impl LanguageModel for Fading {
 }
 
 #[test]
-fn parallel_streams_are_read_again_as_far_as_a_model_remembers() {
+fn parallel_streams_are_reread_as_far_as_a_model_remembers() {
     let tokens: Vec<u32> = (0..40_000_u32)
         .map(|place| u32::from(place % 7 < 6))
         .collect();
     let tokens = Tokens::from(&tokens[..]);
-    // Parts are 624 tokens long, and a thousandth is left after 66 tokens and after 1,723.
+    // Parts are 624 tokens long; the sum decays to a thousandth after 66 and after 1,723 tokens.
     for (remains, rereads) in [(0.9, 0.1..0.7), (0.996, 2.0..7.0)] {
         let reads = Arc::new(AtomicUsize::new(0));
         let model = Fading {
@@ -912,7 +911,7 @@ fn parallel_streams_are_read_again_as_far_as_a_model_remembers() {
 }
 
 #[test]
-fn an_evaluation_stops_when_it_is_asked_to() {
+fn an_evaluation_can_be_stopped() {
     let trainer = trainer::<RecurrentModel>(lstm, &plan(Architecture::Lstm));
     let (model, tokens) = (trainer.model().valid(), tiny::tokens());
     for calls in [1, 3, 6] {
@@ -929,9 +928,9 @@ fn an_evaluation_stops_when_it_is_asked_to() {
     }
 }
 
-/// Evaluations within a run read the first tokens, and the last one all.
+/// Evaluations during a run read the first tokens, and the last one all.
 #[test]
-fn evaluations_are_bounded_but_for_the_last() {
+fn evaluations_are_bounded_except_the_last() {
     let folder = tempfile::tempdir().unwrap();
     let plan = Plan {
         steps: 4,
@@ -957,7 +956,7 @@ fn evaluations_are_bounded_but_for_the_last() {
     let loss = |tokens: &Tokens| whole_evaluation(&model, tokens, Streams::default()).val_loss;
     assert_eq!(found.len(), 2);
     assert_eq!(found[1], loss(&corpora.validation));
-    // What was compared is what all evaluations have read.
+    // Comparisons use the tokens that all evaluations read.
     let compared = loss(&corpora.validation.first(50));
     assert_ne!(compared, found[1]);
     assert_eq!(
@@ -1003,7 +1002,7 @@ fn check_uniform<M: LanguageModel>(new: New<M>, plan: &Plan) {
 }
 
 #[test]
-fn a_model_that_knows_nothing_has_a_loss_of_ln_v() {
+fn a_uniform_model_has_a_loss_of_ln_v() {
     for plan in plans() {
         with_model!(check_uniform, &plan);
     }
@@ -1025,7 +1024,7 @@ fn check_seeds<M: LanguageModel>(new: New<M>, plan: &Plan) {
 }
 
 #[test]
-fn a_run_depends_on_its_seed_alone() {
+fn a_run_depends_only_on_its_seed() {
     for plan in plans() {
         let plan = Plan {
             dropout: 0.2,

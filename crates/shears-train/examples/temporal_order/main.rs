@@ -1,4 +1,4 @@
-//! Whether a vanilla RNN learns what lies far back, with and without clipping.
+//! Whether a vanilla RNN learns long-term dependencies, with and without clipping.
 //!
 //! Pascanu, Mikolov and Bengio (2013), "On the difficulty of training recurrent neural networks",
 //! section 4.1 and figure 7: a sequence of distractors has one of two symbols in its second tenth,
@@ -6,8 +6,8 @@
 //! batches of 20 new sequences, plain gradient descent. A trial is solved when fewer than 1 % of
 //! 10,000 new sequences are wrong.
 //!
-//! It is neither a language model nor a run of the trainer: the network is a Burn module of its
-//! own, which uses the kernels, the clipper and the optimizer of Shears.
+//! The network is not a language model and not trained by `Trainer`: it is a separate Burn module
+//! that uses the kernels, the clipper and the optimizer of Shears.
 
 mod network;
 mod results;
@@ -32,7 +32,7 @@ use trial::{End, Outcome, Settings, Trial};
 
 type Failure = Box<dyn Error + Send + Sync>;
 
-/// The initialisations of the paper's section 4.1.1 that are for tanh.
+/// The initialisations for tanh in section 4.1.1 of the paper.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 enum Initialization {
@@ -45,8 +45,8 @@ enum Initialization {
 /// How often a vanilla RNN learns the temporal-order task, with and without clipping (Pascanu,
 /// Mikolov and Bengio 2013, section 4.1)
 ///
-/// Each trial is written to results.json when it ends: the same command goes on with those that are
-/// missing.
+/// Each trial is written to results.json when it ends; the same command continues with the missing
+/// ones.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// A clipping policy; can be given several times
@@ -75,7 +75,7 @@ struct Arguments {
 }
 
 impl Arguments {
-    /// Refuses what cannot be; an error is one line.
+    /// Validates the arguments; an error is one line.
     fn check(&self) -> Result<(), String> {
         let lr = self.settings.lr;
         if !(lr.is_finite() && lr > 0.0) {
@@ -88,7 +88,7 @@ impl Arguments {
         Ok(())
     }
 
-    /// All trials, those of the first seed first: what is interrupted has whole curves.
+    /// All trials, ordered by seed, so that an interrupted run has whole curves.
     fn trials(&self) -> Vec<Trial> {
         let mut trials: Vec<Trial> = Vec::new();
         for seed in 1..=self.seeds {
@@ -110,7 +110,7 @@ impl Arguments {
     }
 }
 
-/// Refuses a policy that cannot work on the gradients of plain gradient descent.
+/// Refuses policies that need Adam.
 fn check_policy(policy: &ClipPolicy) -> Result<(), String> {
     if policy.needs_parameters() || policy.rules_inside_adam().next().is_some() {
         return Err(format!(
@@ -132,7 +132,7 @@ fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Runs the trials that are missing, and tells what all came to.
+/// Runs the missing trials and prints all results.
 fn run(arguments: &Arguments) -> Result<(), Failure> {
     let results = Results::open(&arguments.out, arguments.settings.clone())?;
     let cores = || std::thread::available_parallelism().ok();
@@ -150,13 +150,13 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     run_all(&missing, results, threads)?.conclude(&trials)
 }
 
-/// Runs trials side by side, each on a thread of its own, and keeps the outcome of each at once.
+/// Runs trials in parallel, one per thread, and saves each outcome immediately.
 fn run_all(missing: &[&Trial], results: Results, threads: usize) -> Result<Results, Failure> {
     let settings = results.settings().clone();
     let next = AtomicUsize::new(0);
     let results = Mutex::new(results);
     let work = || -> Result<(), Failure> {
-        // The computation of a trial is too small to be shared between threads.
+        // A trial is too small to be divided among threads.
         let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
         while let Some(trial) = missing.get(next.fetch_add(1, Ordering::SeqCst)) {
             let outcome = alone.install(|| trial::run(trial, &settings))?;

@@ -1,4 +1,4 @@
-//! The network: `h = tanh(W_ih x + W_hh h + b)`, and a class from the last state.
+//! The network: `h = tanh(W_ih x + W_hh h + b)`, with a class predicted from the last state.
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -12,7 +12,7 @@ use super::task::{CLASSES, SYMBOLS, Sequences};
 use crate::Initialization;
 
 const UNITS: usize = 50;
-/// Recurrent weights of each unit that are not zero, with `smart-tanh`.
+/// Non-zero recurrent weights per unit, with `smart-tanh`.
 const CONNECTIONS: usize = 15;
 const SPECTRAL_RADIUS: f64 = 0.95;
 
@@ -65,7 +65,7 @@ impl Network {
             Cell::Rnn(Activation::Tanh),
             Precision::F32,
             Tensor::from_data(symbols, device),
-            // A row of the identity for each symbol: one-hot inputs.
+            // One-hot inputs are rows of the identity.
             Tensor::eye(SYMBOLS, device),
             weights,
             vec![Tensor::zeros([1, count, UNITS], device)],
@@ -77,7 +77,7 @@ impl Network {
     }
 }
 
-/// A few weights a unit, scaled so that the matrix neither shrinks nor enlarges by much.
+/// A few weights per unit, scaled to a spectral radius near 1.
 fn sparse(generator: &mut ChaCha8Rng, weights: &mut [f32]) {
     let mut matrix = vec![0.0_f64; UNITS * UNITS];
     for row in matrix.chunks_mut(UNITS) {
@@ -95,7 +95,7 @@ fn sparse(generator: &mut ChaCha8Rng, weights: &mut [f32]) {
 
 /// The largest absolute value of an eigenvalue, by Gelfand's formula: `lim ||A^k||^(1/k)`.
 fn spectral_radius(matrix: &[f64], size: usize) -> f64 {
-    /// The power is two to this.
+    /// The exponent `k` is two to this power.
     const SQUARINGS: i32 = 20;
     let mut power = matrix.to_vec();
     let mut logarithm = 0.0;
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_spectral_radius_of_matrices_that_are_known() {
+    fn the_spectral_radius_of_known_matrices() {
         let near = |found: f64, expected: f64| assert!((found - expected).abs() < 1e-5, "{found}");
         near(spectral_radius(&[2.0, 0.0, 0.0, -3.0], 2), 3.0);
         // A rotation by any angle, which has no real eigenvalue, times 0.7.
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn smart_weights_are_few_and_of_the_radius() {
+    fn smart_weights_are_sparse_with_the_right_radius() {
         let mut weights = vec![0.0; UNITS * UNITS];
         sparse(&mut ChaCha8Rng::seed_from_u64(5), &mut weights);
         for row in weights.chunks(UNITS) {

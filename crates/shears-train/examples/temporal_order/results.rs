@@ -1,4 +1,4 @@
-//! The outcomes of the trials: kept in a file, and told as a table and a picture.
+//! The outcomes of the trials: stored in a file, printed as a table and plotted.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -12,16 +12,16 @@ use shears_run::lock_folder;
 use super::trial::{End, Outcome, Settings, Trial};
 use crate::Failure;
 
-/// All trials that have ended.
+/// All finished trials.
 #[derive(Debug)]
 pub(super) struct Results {
     path: PathBuf,
     kept: Kept,
-    /// Two programs would each write what the other does not know.
+    /// Prevents two processes from overwriting each other's results.
     _lock: File,
 }
 
-/// What the file holds.
+/// The content of the file.
 #[derive(Debug, Serialize, Deserialize)]
 struct Kept {
     settings: Settings,
@@ -38,7 +38,7 @@ impl Kept {
 }
 
 impl Results {
-    /// Those of a folder, which is made if it is not there.
+    /// Opens the results of a folder, creating it if needed.
     pub(super) fn open(folder: &Path, settings: Settings) -> Result<Results, Failure> {
         let shown = folder.display();
         if folder.exists() && !folder.is_dir() {
@@ -46,7 +46,7 @@ impl Results {
         }
         let path = folder.join("results.json");
         let mut entries = folder.read_dir().into_iter().flatten().flatten();
-        // A lock is what is left of a program that had no result yet.
+        // A lone lock file is the remains of a process without results.
         if !path.exists() && entries.any(|entry| entry.file_name() != ".lock") {
             return Err(format!("{shown} holds something else; choose another --out").into());
         }
@@ -83,10 +83,10 @@ impl Results {
         outcomes.find(|other| other.trial == *trial)
     }
 
-    /// Keeps an outcome, in the file as well.
+    /// Adds an outcome and saves the file.
     pub(super) fn add(&mut self, outcome: Outcome) -> Result<(), Failure> {
         self.kept.outcomes.push(outcome);
-        // Whole or not at all, whenever the program is ended.
+        // Written atomically.
         let unfinished = self.path.with_extension("tmp");
         fs::write(
             &unfinished,
@@ -95,7 +95,7 @@ impl Results {
         Ok(fs::rename(&unfinished, &self.path)?)
     }
 
-    /// Prints the table and draws the picture.
+    /// Prints the table and draws the plot.
     pub(super) fn conclude(&self, trials: &[Trial]) -> Result<(), Failure> {
         let groups = groups(trials, |trial| self.of(trial));
         println!("\n{}", table(&groups));
@@ -106,7 +106,7 @@ impl Results {
     }
 }
 
-/// A policy at one length.
+/// The trials of a policy at one length.
 #[derive(Debug)]
 struct Group<'a> {
     policy: &'a str,
@@ -119,12 +119,12 @@ impl Group<'_> {
         self.outcomes.iter().filter(|o| o.end == end).count()
     }
 
-    /// Percent of the trials.
+    /// The percentage of solved trials.
     fn success(&self) -> f64 {
         100.0 * self.count(End::Solved) as f64 / self.outcomes.len().max(1) as f64
     }
 
-    /// The median of the updates that solved trials took.
+    /// The median number of updates of solved trials.
     fn updates(&self) -> Option<u64> {
         let solved = self.outcomes.iter().filter(|o| o.end == End::Solved);
         let updates = median(solved.map(|outcome| outcome.updates as f64))?;
@@ -132,7 +132,7 @@ impl Group<'_> {
     }
 }
 
-/// By policy, in the order of the trials, then by length.
+/// Groups outcomes by policy, in the order of the trials, then by length.
 fn groups<'a>(
     trials: &'a [Trial],
     outcome_of: impl Fn(&Trial) -> Option<&'a Outcome>,
@@ -185,7 +185,7 @@ fn table(groups: &[Group<'_>]) -> String {
     table
 }
 
-/// Share of solved trials against the length of the sequences, as SVG.
+/// The share of solved trials over the length of the sequences, as SVG.
 fn picture(groups: &[Group<'_>]) -> Result<String, Failure> {
     let series = groups.chunk_by(|a, b| a.policy == b.policy);
     let series = series.enumerate().map(|(index, of_policy)| {

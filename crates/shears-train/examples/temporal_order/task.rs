@@ -1,14 +1,14 @@
-//! The sequences of the temporal-order task, as `tempOrder.py` of Pascanu's `trainingRNNs` draws
-//! them (after task 6a of Hochreiter & Schmidhuber 1997).
+//! The sequences of the temporal-order task, as drawn by `tempOrder.py` of Pascanu's `trainingRNNs`
+//! (after task 6a of Hochreiter & Schmidhuber 1997).
 
 use rand::{Rng, RngExt};
 
 /// Symbols: two to remember, four distractors.
 pub(super) const SYMBOLS: usize = 6;
-/// Two of two symbols, in their order.
+/// Ordered pairs of two symbols.
 pub(super) const CLASSES: usize = 4;
 
-/// Some sequences of one length, with the class of each.
+/// Sequences of equal length, with their classes.
 #[derive(Debug, PartialEq)]
 pub(super) struct Sequences {
     /// `[length, count]`
@@ -16,9 +16,9 @@ pub(super) struct Sequences {
     pub(super) classes: Vec<i32>,
 }
 
-/// Draws sequences: distractors 2 to 5, with a 0 or 1 at one place in
-/// `[length / 10, 2 length / 10)` and at one in `[5 length / 10, 6 length / 10)`. The class is the
-/// first plus twice the second.
+/// Draws sequences of distractors 2 to 5, with a 0 or 1 at a position in `[length / 10, 2 length /
+/// 10)` and another in `[5 length / 10, 6 length / 10)`. The class is the first plus twice the
+/// second.
 pub(super) fn draw(generator: &mut impl Rng, length: usize, count: usize) -> Sequences {
     let tenth = length / 10;
     let mut symbols: Vec<i32> = (0..length * count)
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_symbols_stand_where_they_should_and_make_the_class() {
+    fn two_symbols_are_in_place_and_determine_the_class() {
         let mut generator = ChaCha8Rng::seed_from_u64(1);
         for length in [10, 25, 100] {
             let count = 200;

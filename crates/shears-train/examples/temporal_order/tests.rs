@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::{Arguments, run};
 
-/// Does what the program does with these flags, in a folder of a test.
+/// Runs the program with these flags in a test folder.
 fn run_in(folder: &TempDir, flags: &str) -> Result<(), String> {
     let flags = std::iter::once("temporal-order").chain(flags.split_whitespace());
     let mut arguments = Arguments::try_parse_from(flags).map_err(|error| error.to_string())?;
@@ -25,7 +25,7 @@ fn outcomes(folder: &TempDir, name: &str) -> Vec<Value> {
 }
 
 #[test]
-fn a_short_temporal_order_is_learned_with_and_without_clipping() {
+fn a_short_task_is_learned_with_and_without_clipping() {
     let folder = tempfile::tempdir().unwrap();
     run_in(&folder, "--lengths 10 --seeds 2 --updates 5000 --out found").unwrap();
     let outcomes = outcomes(&folder, "found");
@@ -43,7 +43,7 @@ fn a_short_temporal_order_is_learned_with_and_without_clipping() {
 }
 
 #[test]
-fn a_trial_depends_on_its_seed_alone_and_is_run_once() {
+fn a_trial_depends_only_on_its_seed_and_runs_once() {
     let folder = tempfile::tempdir().unwrap();
     let run = |more: &str| run_in(&folder, &format!("--lengths 10,20 --updates 150 {more}"));
     run("--seeds 1 --threads 1 --out one").unwrap();
@@ -59,7 +59,7 @@ fn a_trial_depends_on_its_seed_alone_and_is_run_once() {
     assert_eq!(without_times("one"), without_times("four"));
     assert_eq!(without_times("one").len(), 4);
 
-    // What is there is kept, and what is new is added.
+    // Existing results are kept, and new ones added.
     let before = outcomes(&folder, "one");
     run("--seeds 2 --out one").unwrap();
     let after = outcomes(&folder, "one");
@@ -69,7 +69,7 @@ fn a_trial_depends_on_its_seed_alone_and_is_run_once() {
 }
 
 #[test]
-fn what_cannot_be_is_refused() {
+fn invalid_arguments_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let refused = |flags: &str, part: &str| {
         let said = run_in(&folder, flags).unwrap_err();

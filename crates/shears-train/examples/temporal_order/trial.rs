@@ -1,4 +1,4 @@
-//! One trial: training until the task is solved, given up, or the weights are no numbers any more.
+//! One trial: trains until the task is solved, given up, or gradients stay non-finite.
 
 use std::time::Instant;
 
@@ -18,20 +18,19 @@ use super::task::draw;
 use crate::{Failure, Initialization};
 
 const BATCH: usize = 20;
-/// Updates between two looks at the error.
+/// Updates between two checks of the error.
 const CHECK_EVERY: u64 = 1000;
-/// Sequences that the error is judged on, and those of them that have to be good for the others to
-/// be looked at.
+/// Sequences to judge the error on, and the number of them that are judged first.
 const JUDGED: usize = 10_000;
 const JUDGED_FIRST: usize = 1000;
-/// Largest share of wrong answers of a solved task.
+/// A task is solved below this share of wrong answers.
 const SOLVED_BELOW: f64 = 0.01;
-/// Updates in a row without a finite gradient after which there is no hope.
+/// Give up after this many updates in a row with non-finite gradients.
 const HOPELESS: u64 = 10;
-/// Of the generator of new sequences to judge by; training has another.
+/// The random stream of judged sequences; training uses another.
 const JUDGING_STREAM: u64 = 1;
 
-/// What all trials have in common.
+/// The common settings of all trials.
 #[derive(Args, Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Settings {
     /// Updates after which a trial is given up
@@ -42,12 +41,12 @@ pub(super) struct Settings {
     #[arg(long, default_value_t = 0.01)]
     pub(super) lr: f64,
 
-    /// How the weights begin
+    /// Initialisation of the weights
     #[arg(long, value_enum, default_value_t = Initialization::BasicTanh)]
     pub(super) initialization: Initialization,
 }
 
-/// Which trial.
+/// The settings of one trial.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Trial {
     pub(super) policy: String,
@@ -60,22 +59,22 @@ pub(super) struct Trial {
 pub(super) enum End {
     /// Fewer than 1 % of the answers were wrong.
     Solved,
-    /// Not within the updates that were allowed.
+    /// Not solved within the allowed updates.
     GivenUp,
-    /// The gradients were no numbers any more.
+    /// The gradients stayed non-finite.
     Diverged,
 }
 
-/// What became of a trial.
+/// The outcome of a trial.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Outcome {
     #[serde(flatten)]
     pub(super) trial: Trial,
     pub(super) end: End,
     pub(super) updates: u64,
-    /// The last share of wrong answers, if it was looked at; chance is 0.75.
+    /// The last share of wrong answers, if checked; chance is 0.75.
     pub(super) error: Option<f64>,
-    /// Share of updates that clipping shortened.
+    /// The share of clipped updates.
     pub(super) clipped_share: f64,
     /// The largest gradient norm before clipping.
     pub(super) largest_norm: f64,
@@ -126,7 +125,7 @@ pub(super) fn run(trial: &Trial, settings: &Settings) -> Result<Outcome, Failure
                 skipped_in_a_row = 0;
                 network = optimizer.step(network, gradients, settings.lr);
             }
-            // An outlier that a rule leaves out is no sign of the end.
+            // A skipped outlier does not count as divergence.
             Clipped::Skip { report, .. } if report.norm_before.is_finite() => {
                 outcome.largest_norm = outcome.largest_norm.max(report.norm_before);
             }

@@ -294,9 +294,9 @@ mod tests {
         let newer = Value::Integer(i64::from(Plan::FORMAT) + 1);
         for (format, expected) in [
             (newer, "newer shears"),
-            (Value::Integer(1), "no format"),
-            (Value::Integer(-1), "no format"),
-            (Value::String("2".into()), "no format"),
+            (Value::Integer(1), "not a valid format"),
+            (Value::Integer(-1), "not a valid format"),
+            (Value::String("2".into()), "not a valid format"),
         ] {
             table.insert(FORMAT.into(), format);
             let error = Plan::deserialize(table.clone()).unwrap_err().to_string();

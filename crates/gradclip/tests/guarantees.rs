@@ -1,4 +1,4 @@
-//! Tests that no framework has of its own clipping, each under the name of its promise.
+//! Guarantees that other frameworks do not test, one per test.
 
 use gradclip::{
     Accumulated, ClipAction, ClipPolicy, ClipReport, Clipper, NonFinite, NormOrder, Threshold,
@@ -6,21 +6,21 @@ use gradclip::{
 };
 
 use crate::fuzzing::Random;
-use crate::model::{Model, Numbers, STORAGES, Tensor, step};
+use crate::model::{Buffer, Model, STORAGES, Tensor, step};
 use crate::support::{Named, POLICIES, assert_close, clipper, parts, reference_norm};
 
 fn once(policy: &str, model: Model) -> (Model, ClipReport) {
     step(&mut clipper(policy, NonFinite::Error), model)
 }
 
-/// The policies without a memory.
+/// The policies without state.
 fn fixed() -> impl Iterator<Item = &'static str> {
     const ADAPTIVE: [&str; 6] = ["autoclip", "zclip", "adagc", "median", "skip", ".."];
     let is_fixed = |policy: &&str| ADAPTIVE.iter().all(|name| !policy.contains(name));
     POLICIES.into_iter().filter(is_fixed)
 }
 
-/// Bits and account of each tensor by name, and what the report says of all.
+/// Bits and report of each tensor by name, and the report of the whole.
 fn by_name(model: &Model, report: &ClipReport) -> (Vec<String>, String) {
     let tensors = model.0.iter().zip(&report.tensors);
     let mut entries: Vec<String> = tensors
@@ -33,7 +33,7 @@ fn by_name(model: &Model, report: &ClipReport) -> (Vec<String>, String) {
 }
 
 #[test]
-fn the_order_of_registration_leaves_no_trace() {
+fn the_order_of_tensors_does_not_matter() {
     let orders: [[usize; 6]; 4] = [
         [0, 1, 2, 3, 4, 5],
         [5, 4, 3, 2, 1, 0],
@@ -44,7 +44,7 @@ fn the_order_of_registration_leaves_no_trace() {
         let mut clippers = orders.map(|order| (order, clipper(policy, NonFinite::Error)));
         for index in 0..40 {
             let results = clippers.each_mut().map(|(order, clipper)| {
-                // Tensors of very different sizes make sums sensitive to their order.
+                // Tensors of very different magnitudes make sums sensitive to their order.
                 let mut model = Model::random(&mut Random(index), 10.0);
                 for (place, tensor) in model.0.iter_mut().enumerate() {
                     let first = tensor.gradient.to_f64()[0];
@@ -64,12 +64,12 @@ fn the_order_of_registration_leaves_no_trace() {
 }
 
 #[test]
-fn the_number_of_threads_leaves_no_trace() {
+fn the_number_of_threads_does_not_matter() {
     let mut values = Random(4).values(600_001);
     for (index, value) in values.iter_mut().enumerate() {
         *value *= 10.0_f32.powi((index % 13) as i32 - 6);
     }
-    let parameter = Numbers::F32(vec![1.0; values.len()]);
+    let parameter = Buffer::F32(vec![1.0; values.len()]);
     for policy in POLICIES {
         let run = |threads: usize| -> String {
             let mut clipper = clipper(policy, NonFinite::Error).with_threads(threads);
@@ -84,7 +84,7 @@ fn the_number_of_threads_leaves_no_trace() {
                 let tensor = Tensor {
                     name: "w".to_owned(),
                     shape: vec![gradient.len()],
-                    gradient: Numbers::F32(gradient),
+                    gradient: Buffer::F32(gradient),
                     parameter: Some(parameter.clone()),
                 };
                 let (after, report) = step(&mut clipper, Model(vec![tensor]));
@@ -106,16 +106,16 @@ fn the_number_of_threads_leaves_no_trace() {
     }
 }
 
-/// The distance to the next number of the storage type.
-fn one_unit_in_the_last_place(storage: &Numbers, number: f64) -> f64 {
+/// The distance to the next value of the storage type.
+fn one_unit_in_the_last_place(storage: &Buffer, number: f64) -> f64 {
     let (digits, least) = match storage {
-        Numbers::F32(_) => (f32::EPSILON.into(), f64::from(f32::from_bits(1))),
-        Numbers::F64(_) => (f64::EPSILON, f64::from_bits(1)),
-        Numbers::F16(_) => (
+        Buffer::F32(_) => (f32::EPSILON.into(), f64::from(f32::from_bits(1))),
+        Buffer::F64(_) => (f64::EPSILON, f64::from_bits(1)),
+        Buffer::F16(_) => (
             half::f16::EPSILON.to_f64(),
             half::f16::from_bits(1).to_f64(),
         ),
-        Numbers::Bf16(_) => (
+        Buffer::Bf16(_) => (
             half::bf16::EPSILON.to_f64(),
             half::bf16::from_bits(1).to_f64(),
         ),
@@ -138,11 +138,11 @@ fn clipping_twice_is_clipping_once() {
                     .into_iter()
                     .zip(twice.gradient.to_f64());
                 for (first, second) in pairs {
-                    // Rounding can leave a norm a little above its threshold, so that the second
-                    // time moves the last place: by one unit, and by two where the norm has no
-                    // more digits than the elements.
+                    // Rounding can leave a norm slightly above its threshold, so that clipping
+                    // again changes the last place: by one unit, or by two if the norm is no more
+                    // precise than the elements.
                     let units = match once.gradient {
-                        Numbers::F64(_) => 2.0,
+                        Buffer::F64(_) => 2.0,
                         _ => 1.0,
                     };
                     let bound = units * one_unit_in_the_last_place(&once.gradient, first);
@@ -157,7 +157,7 @@ fn clipping_twice_is_clipping_once() {
             }
         }
     }
-    // Where the storage holds the result exactly, not one bit moves.
+    // If the result is exact in storage, no bit changes.
     for policy in [
         "norm:1",
         "global-norm:1",
@@ -187,8 +187,8 @@ fn times(model: &Model, factor: f64) -> Model {
 
 #[test]
 fn scaling_gradients_and_thresholds_scales_the_result() {
-    // A power of two scales without rounding, so that the bits agree. ZClip is left out: its score
-    // has a number of the size 1e-6 in it that does not scale, in the published code and here.
+    // A power of two scales without rounding, so the bits agree. Except for ZClip, whose score has
+    // a constant 1e-6, here as in the published code.
     let policies = [
         ("value:0.5", "value:2"),
         ("norm:1,p=1", "norm:4,p=1"),
@@ -224,8 +224,8 @@ fn scaling_gradients_and_thresholds_scales_the_result() {
                 .zip(&scaled_after.0)
                 .zip(&after.0)
             {
-                // Half precision has no room for small numbers, where rounding does not scale.
-                if matches!(tensor.gradient, Numbers::F16(_)) {
+                // In half precision small values become subnormal, where rounding does not scale.
+                if matches!(tensor.gradient, Buffer::F16(_)) {
                     continue;
                 }
                 let name = &tensor.name;
@@ -284,7 +284,7 @@ fn negative_thresholds_and_nan_are_refused() {
 }
 
 #[test]
-fn norms_before_and_after_are_told_and_the_latter_is_bounded() {
+fn norms_are_reported_and_bounded() {
     for threshold in [0.1, 1.0, 7.5] {
         for policy in ["global-norm", "normalize", "norm", "group-norm"] {
             for seed in 0..20 {
@@ -293,7 +293,7 @@ fn norms_before_and_after_are_told_and_the_latter_is_bounded() {
                 let (after, report) = once(&format!("{policy}:{threshold}"), model);
                 let norm = |values: &[f64]| reference_norm(values.iter().copied(), 2.0);
                 assert_close(report.norm_before, norm(&before), 1e-13);
-                // Half precision rounds to three digits.
+                // Half precision has three digits.
                 assert_close(report.norm_after, norm(&after.flat()), 1e-3);
                 match policy {
                     "global-norm" | "normalize" => assert!(report.norm_after <= threshold),
@@ -307,7 +307,7 @@ fn norms_before_and_after_are_told_and_the_latter_is_bounded() {
 }
 
 #[test]
-fn a_policy_that_is_configured_acts_on_an_oversized_gradient() {
+fn every_policy_acts_on_an_oversized_gradient() {
     for policy in POLICIES {
         let mut clipper = clipper(policy, NonFinite::Error);
         for index in 0..30 {
@@ -332,7 +332,7 @@ fn a_policy_that_is_configured_acts_on_an_oversized_gradient() {
             }
         }
     }
-    // The rules inside Adam are refused, unless an Adam says that it carries them out.
+    // Rules inside Adam are refused, unless an Adam applies them.
     for text in ["update-rms:1", "global-norm:1e9+spam"] {
         let policy: ClipPolicy = text.parse().unwrap();
         let refused = Clipper::new(policy.clone(), NonFinite::Error).unwrap_err();
@@ -351,8 +351,8 @@ fn a_policy_that_is_configured_acts_on_an_oversized_gradient() {
 }
 
 #[test]
-fn micro_batches_are_clipped_as_the_one_batch_they_make_up() {
-    // Numbers with few digits add up exactly, so that the bits must agree.
+fn micro_batches_are_clipped_like_one_batch() {
+    // Values with few digits add exactly, so the bits must agree.
     let micro_batch = |index: u64| -> Named {
         let mut random = Random(index);
         let mut values = |count: usize| -> Vec<f32> {
