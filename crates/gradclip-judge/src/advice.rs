@@ -1,4 +1,4 @@
-//! Advice: what to clip with next time, with the reasons.
+//! Advice: which policy to use next time, with the reasons.
 
 use std::fmt;
 
@@ -11,24 +11,24 @@ use crate::record::{Run, StepRecord};
 use crate::spikes::Spikes;
 use crate::statistics::quantile;
 
-/// From fewer steps nothing is advised.
+/// Fewer steps get no advice.
 const FEWEST_STEPS: usize = 100;
-/// From so many steps on, what is advised is sure.
+/// From this many steps on, advice has high confidence.
 const MANY_STEPS: usize = 300;
-/// So many finite norms before an explosion tell what is ordinary.
+/// The finite norms before an explosion that are needed to know what is ordinary.
 const FEWEST_ORDINARY: usize = 20;
-/// A run that lived through spikes of less than so many times its largest ordinary norm would go
-/// another way without them, not a better one.
+/// Spikes below this many times the largest ordinary norm are not worth cutting: a run that
+/// survived them would take another path without them, not a better one.
 const WORTH_CUTTING_TIMES: f64 = 10.0;
 /// Ordinary norms for which the usual threshold, 1, is right.
 const USUAL_NORMS: std::ops::RangeInclusive<f64> = 0.1..=1.0;
 
-/// How sure an advice is.
+/// The confidence of an advice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Confidence {
     /// What usually helps.
     Medium,
-    /// What the numbers of the run show.
+    /// What the figures of the run show.
     High,
 }
 
@@ -43,15 +43,15 @@ impl Confidence {
     }
 }
 
-/// What to clip with next time, and why. There is none where the norms of the run cannot tell: a
-/// run that was held back or too short, and one that was lost in spite of clipping.
+/// What to clip with next time, and why. There is none where the norms of the run cannot decide:
+/// for a run that was held back or too short, or lost in spite of clipping.
 ///
-/// A run without clipping, or whose policy was never reached, gets the largest norm that was no
-/// spike as threshold if a spike was more than ten times that, so that spikes are cut and nothing
-/// else; without such spikes, twice its largest norm, or the policy that it has, but nothing if
-/// that norm is more than ten times the median. One whose policy cut spikes keeps that policy. One
-/// in which a gradient exploded before anything was clipped gets the usual threshold, 1, or twice
-/// the median norm from before where that is outside of 0.1 to 1.
+/// A run without clipping, or whose policy never acted, is advised the largest norm that is not a
+/// spike, so that only spikes are cut, if a spike was more than ten times that. Without such spikes
+/// it is advised twice its largest norm, or the policy it has, but nothing if that norm is more
+/// than ten times the median. A run whose policy cut spikes keeps that policy. One in which a
+/// gradient exploded before anything was clipped is advised the usual threshold, 1, or twice the
+/// median norm before the explosion if that is outside of 0.1 to 1.
 ///
 /// ```
 /// use gradclip::{ClipAction, ClipPolicy};
@@ -76,7 +76,7 @@ impl Confidence {
 pub struct Advice {
     /// A policy as [`ClipPolicy`](gradclip::ClipPolicy) reads it.
     pub policy: String,
-    /// Whole sentences, the weightiest first, each with the numbers that it rests on.
+    /// Whole sentences, the most important first, each with the figures that it rests on.
     pub reasons: Vec<String>,
     /// How sure it is.
     pub confidence: Confidence,
@@ -137,7 +137,7 @@ fn after_explosion(run: &Run<'_>, numbers: &Numbers, death: Option<&Death>) -> O
         Some(ordinary) => (
             two_digits(2.0 * ordinary),
             format!(
-                "The median norm before was {}: twice that cuts what is not ordinary.",
+                "The median norm before was {}: twice that cuts only what is not ordinary.",
                 significant(ordinary)
             ),
         ),
@@ -154,7 +154,7 @@ fn after_explosion(run: &Run<'_>, numbers: &Numbers, death: Option<&Death>) -> O
     })
 }
 
-/// For a run whose norms no clipping has changed.
+/// For a run whose norms were not changed by clipping.
 fn from_free_norms(run: &Run<'_>, numbers: &Numbers) -> Option<Advice> {
     let sound: Vec<&StepRecord> = run.steps.iter().filter(|step| !step.broken()).collect();
     let norms: Vec<f64> = sound.iter().map(|step| step.norm_before).collect();
@@ -174,9 +174,9 @@ fn from_free_norms(run: &Run<'_>, numbers: &Numbers) -> Option<Advice> {
     let worth_cutting = largest > 0.0 && all.max > WORTH_CUTTING_TIMES * largest;
     let (policy, reason) = if worth_cutting {
         let reason = format!(
-            "Gradients spike: the longest, {max} at step {}, is {} times the median, \
-             {median}{order}. The threshold {} would have cut {above} of {} steps, and left all \
-             ordinary ones as they are.",
+            "Gradients spike: the largest norm, {max} at step {}, is {} times the median, \
+             {median}{order}. The threshold {} would have cut {above} of {} steps, and no ordinary \
+             one.",
             all.max_at,
             significant(all.max / all.p50),
             significant(threshold),
@@ -184,20 +184,20 @@ fn from_free_norms(run: &Run<'_>, numbers: &Numbers) -> Option<Advice> {
         );
         (threshold_text(threshold, own.order()), reason)
     } else if all.max > WORTH_CUTTING_TIMES * all.p50 {
-        // Far above the ordinary, but no spike among those before it: what cutting it is worth,
-        // the norms do not tell.
+        // Far above the ordinary, but not a spike among those before it: the norms do not show
+        // whether cutting it is worth it.
         return None;
     } else if own.is_none() {
         let safety = threshold_text(two_digits(2.0 * all.max), own.order());
         let reason = format!(
-            "No gradient was far too long: the longest, {max}, is {} times the median, \
-             {median}{order}. Twice the longest is a safety net that would have changed nothing \
+            "No gradient was far too long: the largest norm, {max}, is {} times the median, \
+             {median}{order}. Twice that norm is a safety net that would have changed nothing \
              here.",
             significant(all.max / all.p50)
         );
         (safety, reason)
     } else {
-        let reason = "It is a safety net that has changed nothing: keep it.".to_owned();
+        let reason = "It is a safety net that changed nothing: keep it.".to_owned();
         (own.to_string(), reason)
     };
     Some(Advice {
@@ -208,16 +208,16 @@ fn from_free_norms(run: &Run<'_>, numbers: &Numbers) -> Option<Advice> {
     })
 }
 
-/// A threshold that a person would choose.
+/// Rounds to two significant digits, as a person would choose a threshold.
 pub(crate) fn two_digits(value: f64) -> f64 {
     format!("{value:.1e}").parse().unwrap_or(value)
 }
 
-/// The same, and not below the value.
+/// Rounds to two significant digits, but not below the value.
 fn rounded_up(value: f64) -> f64 {
     let rounded = two_digits(value);
     match rounded < value {
-        // Half of the second digit's unit, and a little, takes it to the next one.
+        // Half a unit of the second digit, rounded, gives the next number of two digits.
         true => two_digits(value + 0.5 * 10_f64.powf(value.log10().floor() - 1.0)),
         false => rounded,
     }

@@ -1,4 +1,4 @@
-//! The classes of verdicts, and the rule of each. `CLIPPING.md` of `gradclip` has them in words.
+//! The classes of verdicts and their rules. `CLIPPING.md` of `gradclip` describes them.
 
 use std::fmt;
 
@@ -6,58 +6,58 @@ use crate::death::Death;
 use crate::numbers::{HARD_ABOVE_CHANGE, Numbers};
 use crate::record::Run;
 
-/// Fewer steps without trouble say nothing.
+/// Fewer steps without trouble allow no verdict.
 pub(crate) const FEWEST_STEPS: usize = 20;
-/// Above this share of steps that are not finite, a run is not finite whatever became of it.
+/// Above this share of non-finite steps, a run is not finite however it ended.
 const BROKEN_ABOVE_SHARE: f64 = 0.01;
-/// Below this share of steps a policy seldom takes part in training.
+/// Below this share of engaged steps, a policy seldom matters.
 const SELDOM_BELOW_SHARE: f64 = 0.01;
 /// Up to this share it does not matter how hard spikes are cut: the threshold lies above the 90th
 /// percentile of the norms.
 pub(crate) const FEW_UP_TO_SHARE: f64 = 0.1;
-/// Above this share of steps that are cut hard, the threshold sets the length of many steps.
+/// Above this share of steps cut hard, the threshold sets the length of many steps.
 const MANY_ABOVE_SHARE: f64 = 0.25;
 /// Above this share nearly every step is cut.
 const NEARLY_EVERY_ABOVE_SHARE: f64 = 0.9;
-/// A step whose length changes by less than this is hardly changed.
+/// A step whose length changes by less than this factor is hardly changed.
 const CHANGED_ABOVE: f64 = 1.1;
 
-/// What clipping was to a run.
+/// What clipping did to a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Class {
-    /// No rule of the policy changes gradients or leaves out steps.
+    /// No rule of the policy changes gradients or skips steps.
     Off,
-    /// No step was changed or left out.
+    /// No step was changed or skipped.
     Idle,
-    /// Spikes were: the median norm of these steps is more than twice that of the others. They are
-    /// fewer than 1 % of the steps, and one of them was hard: cut to less than half, or left out.
+    /// Fewer than 1 % of the steps were cut, all spikes: their median norm is more than twice that
+    /// of the others. At least one was cut hard: to less than half, or skipped.
     SeldomDecisive,
-    /// Spikes were: at most 10 % of the steps, or more of which most were cut hard.
+    /// Spikes were cut: at most 10 % of the steps, or more if most of them were cut hard.
     TrimsSpikes,
-    /// Steps were that do not stand out from the others.
+    /// Steps were cut that do not stand out from the others.
     NearOrdinary,
     /// The median step was cut to less than half, or more than a quarter of the steps were, or more
     /// than 90 % were cut and the median one by a tenth or more: the threshold sets the length of
     /// steps.
     SecondLearningRate,
-    /// A gradient of more than 100 times the usual one (the median of those before it; of fewer
-    /// than ten, the least; 1 for the first) reached the optimizer in the 100 steps before the run
-    /// was no longer finite; or the loss of a run of ten steps or more ended at more than 1.5 times
-    /// where it began.
+    /// A gradient of more than 100 times the usual norm (the median of those before it; the least,
+    /// of fewer than ten; 1 for the first) reached the optimizer in the 100 steps before the run
+    /// was no longer finite; or the loss of a run of at least ten steps ended above 1.5 times its
+    /// start.
     Exploded,
-    /// The run ended with gradients, loss or validation loss that were not finite, or more than 1 %
-    /// of its steps had such gradients, and no gradient that exploded led to it.
+    /// The run ended with non-finite gradients, loss or validation loss, or more than 1 % of its
+    /// steps had such gradients, and no exploding gradient led to it.
     NotFinite,
-    /// Fewer than 20 steps, and none of the two above.
+    /// Fewer than 20 steps, and neither of the two above.
     TooShort,
 }
 
-/// How a class is to be coloured.
+/// How to colour a class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Tone {
     /// Nothing to do.
     Plain,
-    /// Clipping does what it is for.
+    /// Clipping does its job.
     Good,
     /// It does something else.
     Warning,
@@ -79,7 +79,7 @@ impl Tone {
 }
 
 impl Class {
-    /// All of them.
+    /// All classes.
     pub const ALL: [Class; 9] = [
         Class::Off,
         Class::Idle,
@@ -92,7 +92,7 @@ impl Class {
         Class::TooShort,
     ];
 
-    /// As it is written in JSON.
+    /// Its name in JSON.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -108,7 +108,7 @@ impl Class {
         }
     }
 
-    /// For people.
+    /// Its name in prose.
     #[must_use]
     pub fn words(self) -> &'static str {
         match self {
@@ -124,7 +124,7 @@ impl Class {
         }
     }
 
-    /// How it is to be coloured.
+    /// How to colour it.
     #[must_use]
     pub fn tone(self) -> Tone {
         match self {

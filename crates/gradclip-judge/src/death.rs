@@ -1,27 +1,26 @@
-//! How a run was lost, if it was.
+//! Whether and how a run was lost.
 
 use crate::record::{Run, StepRecord};
 use crate::statistics::{median, quantile};
 
-/// A gradient of more than this many times the usual one before it, which reached the optimizer, is
-/// an explosion.
+/// A gradient of more than this many times the usual norm before it is an explosion, if it reached
+/// the optimizer.
 const EXPLODED_ABOVE_TIMES: f64 = 100.0;
-/// Of fewer norms the median may be one of the explosion itself; the usual one is then the least.
+/// The median of fewer norms may belong to the explosion itself; then the least is the usual norm.
 const FEWEST_NORMS: usize = 10;
-/// What the first gradient of a run is compared with, before which there is none: the usual
-/// threshold.
+/// The first gradient of a run has none before it to compare with; this is the usual threshold.
 const USUAL_AT_FIRST: f64 = 1.0;
-/// So many steps before the end an explosion may have caused it.
+/// An explosion may have caused the end of a run if it lies within this many steps of it.
 const CAUSE_WITHIN_STEPS: usize = 100;
-/// A loss that ends at more than so many times where it began was lost, finite or not.
+/// A run is lost if its loss ends above this many times its start, finite or not.
 const LOST_ABOVE_TIMES: f64 = 1.5;
-/// The end of a run is its last tenth, and at least so many steps.
+/// The end of a run is its last tenth, and at least this many steps.
 const END_STEPS: usize = 5;
 
 /// The gradients that led to a run's end.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Explosion {
-    /// The first one that exploded: its step and its norm.
+    /// The step and the norm of the first gradient that exploded.
     pub(crate) first: (u64, f64),
     /// The longest one that was applied.
     pub(crate) longest: (u64, f64),
@@ -34,18 +33,18 @@ pub(crate) enum Death {
     Broken {
         /// The gradients that led to it.
         explosion: Option<Explosion>,
-        /// The first step of the end that was not finite; none if only the evaluation was not.
+        /// The first non-finite step of the end; `None` if only the evaluation was not finite.
         from: Option<u64>,
-        /// Where the loss began, and where it was before that, if that is far above.
+        /// The loss at the start and before the break, if the latter is far above.
         losses: Option<(f64, f64)>,
     },
-    /// All is finite, but the loss ended far above where it began.
+    /// Everything is finite, but the loss ended far above its start.
     Risen {
         /// The gradients that led to it.
         explosion: Option<Explosion>,
-        /// The step from which on it stayed above, if it did.
+        /// The step from which on the loss stayed far above, if it did.
         from: Option<u64>,
-        /// Where the loss began, and where it ended.
+        /// The loss at the start and at the end.
         losses: (f64, f64),
     },
 }
@@ -65,18 +64,18 @@ impl Death {
         }
     }
 
-    /// None if the run lives.
+    /// `None` if the run was not lost.
     pub(crate) fn of(run: &Run<'_>) -> Option<Death> {
         let steps = run.steps.as_slice();
         let end = steps.iter().rposition(|step| !step.broken());
         let end = end.map_or(0, |last| last + 1);
         let validation_broke = run.val_loss.is_some_and(|loss| !loss.is_finite());
-        // A step that was left out in time is no death.
+        // A step that was skipped in time does no harm.
         let last_broke = steps
             .last()
             .is_some_and(|last| last.broken() && (!last.skipped() || run.diverged));
         if run.diverged || validation_broke || last_broke {
-            // A run that stops at the first such gradient has no record of that step.
+        // A run that stops at its first such gradient has no record of that step.
             let unrecorded = steps.last().map_or(1, |last| last.step + 1);
             let unrecorded = Some(unrecorded).filter(|_| run.diverged && !validation_broke);
             return Some(Death::Broken {
@@ -96,7 +95,7 @@ impl Death {
     }
 }
 
-impl Explosion {
+    /// Replaces `longest` by the longest of these steps' gradients, from the first explosion on.
     /// With the longest gradient of these steps from the first one on.
     fn with_longest_of(self, steps: &[StepRecord]) -> Explosion {
         let later = steps.iter().filter(|step| step.step >= self.first.0);
@@ -110,14 +109,14 @@ impl Explosion {
     }
 }
 
-/// The gradients among those of the last steps that exploded and were applied.
+/// The gradients that exploded and were applied in the last of these steps.
 fn explosion(steps: &[StepRecord]) -> Option<Explosion> {
     let start = steps.len().saturating_sub(CAUSE_WITHIN_STEPS);
     let mut before: Vec<f64> = steps[..start].iter().filter_map(ordinary).collect();
     before.sort_by(f64::total_cmp);
     for step in &steps[start..] {
         let applied = step.norm_applied();
-        // Of a run that was resumed, these steps may not be all.
+        // In a resumed run, the first of these steps need not be the first of the run.
         let usual = match before.is_empty() && step.step <= 1 {
             true => Some(USUAL_AT_FIRST),
             false => usual(&before),
@@ -137,7 +136,7 @@ fn explosion(steps: &[StepRecord]) -> Option<Explosion> {
     None
 }
 
-/// The usual one of norms in ascending order, if it is not zero.
+/// The usual norm, of norms in ascending order; `None` if it is zero.
 fn usual(norms: &[f64]) -> Option<f64> {
     let usual = match norms.len() < FEWEST_NORMS {
         true => norms.iter().copied().find(|norm| *norm > 0.0),
@@ -146,13 +145,13 @@ fn usual(norms: &[f64]) -> Option<f64> {
     usual.filter(|usual| *usual > 0.0)
 }
 
-/// The norm of a step that nothing is wrong with.
+/// The norm of a step, if it is finite.
 fn ordinary(step: &StepRecord) -> Option<f64> {
     (!step.broken()).then_some(step.norm_before)
 }
 
-/// Where the loss began and where it ended, and the place of the step from which on it stayed far
-/// above, if it did; none if it did not end far above.
+/// The loss at the start and at the end, and the index of the step from which on it stayed far
+/// above its start, if it did; `None` if it did not end far above.
 fn risen(
     steps: &[StepRecord],
     first_loss: Option<f64>,

@@ -7,8 +7,8 @@ use gradclip::significant;
 /// A layer below this fraction of the largest layer nearer the output counts as vanishing.
 ///
 /// Widths, initialisation and kinds of layers differ, and move the RMS by one or two orders of
-/// magnitude in networks that train well. Three orders are beyond that: with one learning rate
-/// for all, such a layer stands still while the others move.
+/// magnitude in networks that train well. Three orders are beyond that: with one learning rate for
+/// all layers, such a layer hardly moves while the others do.
 pub(crate) const VANISHING_BELOW: f64 = 1e-3;
 
 /// The mirror image of [`VANISHING_BELOW`].
@@ -25,8 +25,8 @@ pub struct FlowFinding {
 
 /// How the gradient changes from the output of a network to its input.
 ///
-/// Clipping bounds gradients that explode. It cannot enlarge those that vanish, and a user who
-/// sees a small loss of signal in a large norm deserves to be told which of the two it is.
+/// Clipping bounds gradients that explode. It cannot enlarge those that vanish, and a user should
+/// be told which of the two happens.
 ///
 /// ```
 /// use gradclip_judge::GradientFlow;
@@ -54,8 +54,8 @@ impl GradientFlow {
     /// median over steps) divided by the square root of its number of elements. That RMS makes
     /// layers of different sizes comparable.
     ///
-    /// Layers whose number is not finite or is negative are left out. A layer is compared with
-    /// the largest among those nearer the output, because gradients travel from there to it.
+    /// Layers with a non-finite or negative RMS are ignored. A layer is compared with the largest
+    /// among those nearer the output, because gradients travel from there to it.
     #[must_use]
     pub fn of(layers: &[(String, f64)]) -> GradientFlow {
         let layers: Vec<&(String, f64)> = layers

@@ -21,13 +21,13 @@ pub struct Next {
     pub steps: Option<u64>,
 }
 
-/// Steps that a run which was too short should take.
+/// The steps to take after a run that was too short.
 const ENOUGH_STEPS: u64 = 200;
-/// A loss that is no lower than so many times what it was before no longer falls.
+/// A loss has stopped falling if it is not below this many times what it was before.
 const FALLS_BELOW_TIMES: f64 = 0.98;
-/// A validation loss that ended above so many times the lowest has turned.
+/// A validation loss has turned if it ended above this many times the lowest.
 const TURNED_ABOVE_TIMES: f64 = 1.05;
-/// A learning rate above this is no rate to start a search from.
+/// A search for a lower learning rate starts no higher than this.
 const HIGHEST_RATE: f64 = 10.0;
 
 impl Next {
@@ -38,7 +38,7 @@ impl Next {
         advice: Option<&Advice>,
     ) -> Option<Next> {
         let own = run.policy.to_string();
-        // A net that would have cut nothing gives the same run again.
+        // A safety net that would have cut nothing repeats the same run.
         let advised = advice.filter(|advice| advice.engages && advice.policy != own);
         let advised = advised.map(|advice| advice.policy.clone());
         let lost = matches!(class, Class::Exploded | Class::NotFinite);
@@ -54,19 +54,19 @@ impl Next {
                 Next::clip("global-norm:1")
             }
             _ if ended_above_its_start(run) && !lost => Next::rate(run.lr?.min(HIGHEST_RATE), 0.1),
-            // What it learned after that is its own text by heart.
+            // After that step the model only memorised its text.
             _ if at_best.is_some() => Next::steps(at_best?),
             // More or longer steps at this rate lead nowhere.
             _ if at_lower_rate.is_some() => Next::rate(at_lower_rate?.min(HIGHEST_RATE), 0.3),
-            // Steps were left out that are ordinary, and not a few.
+            // Ordinary steps were skipped, and not just a few.
             Class::NearOrdinary
                 if numbers.clipped == 0 && numbers.engaged_share() > FEW_UP_TO_SHARE =>
             {
                 Next::clip("none")
             }
-            // Of a held-back run a threshold of twice the height at half the rate is the same run
-            // again, and at the same rate nobody knows. What is left to find out is how far it
-            // goes.
+            // For a run that was held back, twice the threshold at half the rate repeats the same
+            // run, and nobody knows what it does at the same rate. What remains to find out is how
+            // far the run goes.
             Class::Off
             | Class::Idle
             | Class::SeldomDecisive
@@ -103,8 +103,8 @@ impl Next {
     }
 }
 
-/// Whether the loss went on falling: its median over the second half of the steps is below that
-/// over the quarter before. So it is taken to be where losses are not known.
+/// Whether the loss kept falling: its median over the second half of the steps is below that over
+/// the quarter before. True if losses are unknown.
 fn still_falls(run: &Run<'_>) -> bool {
     let losses: Vec<f64> = run.steps.iter().filter_map(|step| step.loss).collect();
     let (quarter, half) = (losses.len() / 4, losses.len() / 2);
@@ -113,7 +113,7 @@ fn still_falls(run: &Run<'_>) -> bool {
     medians.is_none_or(|(before, after)| after < FALLS_BELOW_TIMES * before)
 }
 
-/// Whether the usual policy in place of none would cut a step of the run, and be felt: an adaptive
+/// Whether the usual policy would cut a step of a run without clipping, and matter: an adaptive
 /// optimizer hardly notices.
 fn is_cut_by_one(run: &Run<'_>, numbers: &Numbers) -> bool {
     let is_above = numbers.norms.is_some_and(|norms| norms.max > 1.0);

@@ -1,4 +1,4 @@
-//! The numbers of a verdict.
+//! The figures behind a verdict.
 
 use std::fmt;
 
@@ -9,16 +9,16 @@ use crate::statistics::{median, quantile, sorted};
 
 /// A step that is cut to less than half is cut hard.
 pub(crate) const HARD_ABOVE_CHANGE: f64 = 2.0;
-/// Steps whose median norm is at most this many times that of the others are ordinary ones.
+/// Steps are ordinary if their median norm is at most this many times that of the others.
 pub(crate) const OUTLIER_ABOVE_TIMES: f64 = 2.0;
-/// Fewer norms have no percentiles worth printing.
+/// Percentiles of fewer norms are not worth printing.
 const FEWEST_NORMS: usize = 10;
 
 /// How norms were distributed over the steps.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct NormDistribution {
-    /// How many there are.
+    /// The number of norms.
     pub count: usize,
     /// A tenth of the norms are below this.
     pub p10: f64,
@@ -28,46 +28,46 @@ pub struct NormDistribution {
     pub p90: f64,
     /// The largest norm.
     pub max: f64,
-    /// The first step that had it.
+    /// The first step with the largest norm.
     pub max_at: u64,
 }
 
-/// The numbers that a verdict rests on. Their [`Display`](fmt::Display) is one line.
+/// The figures that a verdict rests on. Their [`Display`](fmt::Display) is one line.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Numbers {
     /// All steps, skipped ones included.
     pub steps: usize,
-    /// The number of the first of them.
+    /// The number of the first step.
     pub first_step: u64,
     /// Steps whose gradients were clipped.
     pub clipped: usize,
-    /// Steps that were left out.
+    /// Steps that were skipped.
     pub skipped: usize,
-    /// Those of them that were left out as outliers.
+    /// Steps that were skipped as outliers.
     pub outliers: usize,
-    /// Steps whose gradients or loss were not finite.
+    /// Steps with non-finite gradients or loss.
     pub non_finite: usize,
-    /// Steps that were cut to less than half of their length, or left out as outliers.
+    /// Steps that were cut to less than half of their length, or skipped as outliers.
     pub hard: usize,
-    /// The threshold that was in force at last; none where none was, or each tensor had its own.
+    /// The final threshold; `None` if there was none, or each tensor had its own.
     pub threshold: Option<f64>,
-    /// Where none was in force at last, but before: the last one, and its step.
+    /// If there is no final threshold: the last one that there was, and its step.
     pub earlier_threshold: Option<(f64, u64)>,
-    /// Whether every step had that threshold.
+    /// Whether every step had the final threshold.
     pub fixed: bool,
-    /// The norms before clipping of all steps that were finite; none if there is none.
+    /// The norms before clipping of all finite steps; `None` if there are none.
     pub norms: Option<NormDistribution>,
     /// The order of the norms.
     pub order: NormOrder,
-    /// What was left of the clipped steps: the median coefficient, and the smallest.
+    /// The median and the smallest coefficient of the clipped steps.
     pub left: Option<(f64, f64)>,
-    /// The median over all applied steps of how much their length changed, as a factor of at least
-    /// 1; none where that is not known.
+    /// The median, over all applied steps, of how much their length changed, as a factor of at
+    /// least 1; `None` if unknown.
     pub median_change: Option<f64>,
-    /// The median norm of the steps that were left out as outliers, and that of those applied.
+    /// The median norm of the steps skipped as outliers, and that of the applied steps.
     pub outlier_norms: Option<(f64, f64)>,
-    /// The median norm of the steps that were cut or left out as outliers, and that of the others.
+    /// The median norm of the steps that were cut or skipped as outliers, and that of the others.
     pub cut_norms: Option<(f64, f64)>,
     /// The first and the last step at which clipping did anything.
     pub engaged_from_to: Option<(u64, u64)>,
@@ -82,7 +82,7 @@ impl Numbers {
         };
         let with_threshold = steps.iter().rev().find(|step| step.threshold.is_some());
         let with_threshold = with_threshold.and_then(|step| Some((step.threshold?, step.step)));
-        // Gradients that are not finite are left out before there is a threshold for them.
+        // Non-finite gradients are skipped before a threshold is computed.
         let judged = |step: &&StepRecord| !(step.skipped() && step.non_finite);
         let threshold = steps.iter().rev().find(judged);
         let threshold = threshold.and_then(|step| step.threshold);
@@ -136,7 +136,7 @@ impl Numbers {
         self.clipped + self.outliers
     }
 
-    /// The share of these, from 0 to 1.
+    /// The share of steps at which clipping did anything, from 0 to 1.
     #[must_use]
     pub fn engaged_share(&self) -> f64 {
         self.share(self.engaged())
@@ -148,7 +148,7 @@ impl Numbers {
         self.share(self.clipped)
     }
 
-    /// The share of steps that were not finite, from 0 to 1.
+    /// The share of non-finite steps, from 0 to 1.
     #[must_use]
     pub fn non_finite_share(&self) -> f64 {
         self.share(self.non_finite)
@@ -159,7 +159,7 @@ impl Numbers {
         self.hard - self.outliers
     }
 
-    /// Whether what was cut or left out stands out from the other steps.
+    /// Whether the steps that were cut or skipped stand out from the others.
     pub(crate) fn cuts_spikes(&self) -> bool {
         self.cut_norms.is_some_and(stands_out)
     }
@@ -172,7 +172,7 @@ impl Numbers {
 impl NormDistribution {
     fn of(steps: &[StepRecord]) -> Option<NormDistribution> {
         let sound = || steps.iter().filter(|step| !step.broken());
-        // The first of several that are as large.
+        // `max_by` returns the last of equal elements; from the end, that is the first step.
         let from_last = sound().rev();
         let largest = from_last.max_by(|a, b| a.norm_before.total_cmp(&b.norm_before))?;
         let norms = sorted(sound().map(|step| step.norm_before));
@@ -191,7 +191,7 @@ impl fmt::Display for Numbers {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let parts = [
             (self.clipped, "clipped"),
-            (self.outliers, "left out as outliers"),
+            (self.outliers, "skipped as outliers"),
             (self.non_finite, "not finite"),
         ];
         let of = of_steps(self.steps);
@@ -218,7 +218,7 @@ impl fmt::Display for Numbers {
             Some(threshold) if self.fixed => {
                 write!(formatter, "; threshold {}", significant(threshold))
             }
-            Some(threshold) => write!(formatter, "; threshold at last {}", significant(threshold)),
+            Some(threshold) => write!(formatter, "; final threshold {}", significant(threshold)),
             None => match self.earlier_threshold {
                 Some((threshold, step)) => {
                     let threshold = significant(threshold);
@@ -243,7 +243,7 @@ pub(crate) fn of_steps(steps: usize) -> String {
     }
 }
 
-/// A share in percent, which is 100 only if it is all.
+/// A share in percent, which is printed as 100 only if it is exact.
 pub(crate) fn percent(some: usize, all: usize) -> String {
     match significant(100.0 * some as f64 / all.max(1) as f64).as_str() {
         "100" if some < all => "more than 99.9 %".to_owned(),
@@ -251,7 +251,7 @@ pub(crate) fn percent(some: usize, all: usize) -> String {
     }
 }
 
-/// Nothing for Euclidean norms.
+/// The order of a norm in parentheses; empty for Euclidean norms.
 pub(crate) fn of_order(order: NormOrder) -> String {
     match order {
         NormOrder::TWO => String::new(),

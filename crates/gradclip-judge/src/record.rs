@@ -1,19 +1,19 @@
-//! What a run remembers of its steps, and what else is known of it.
+//! The input of a judgement: what is recorded of each step, and what else is known about the run.
 
 use gradclip::{ClipAction, ClipPolicy, ClipReport, ClipRule};
 
-/// What a run remembers of one step.
+/// What is recorded of one step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepRecord {
-    /// The number of the step, from 1 on.
+    /// The number of the step, starting at 1.
     pub step: u64,
-    /// The loss before the step, where it is known.
+    /// The loss before the step, if known.
     pub loss: Option<f64>,
     /// The norm of all gradients before clipping, in the policy's own order.
     pub norm_before: f64,
-    /// The threshold in force, if there was one.
+    /// The threshold in force, if any.
     pub threshold: Option<f64>,
-    /// The norm after clipping over the norm before; NaN where that is not known.
+    /// The norm after clipping over the norm before; NaN if unknown.
     pub coefficient: f64,
     /// What was done.
     pub action: ClipAction,
@@ -42,19 +42,19 @@ impl StepRecord {
         self.action == ClipAction::Clip
     }
 
-    /// Whether the step was left out.
+    /// Whether the step was skipped.
     #[must_use]
     pub fn skipped(&self) -> bool {
         self.action == ClipAction::Skip
     }
 
-    /// Whether it was left out as an outlier, and not for gradients that are not finite.
+    /// Whether it was skipped as an outlier, and not for non-finite gradients.
     #[must_use]
     pub fn outlier(&self) -> bool {
         self.skipped() && !self.non_finite
     }
 
-    /// Whether clipping did anything: gradients were changed, or an outlier was left out.
+    /// Whether clipping did anything: it changed gradients or skipped an outlier.
     #[must_use]
     pub fn engaged(&self) -> bool {
         self.clipped() || self.outlier()
@@ -67,14 +67,14 @@ impl StepRecord {
             || self.loss.is_some_and(|loss| !loss.is_finite())
     }
 
-    /// How hard the gradient was changed: its norm before over that after, or the inverse where it
-    /// was lengthened. None where that is not known.
+    /// How hard the gradient was changed: its norm before over that after, or the inverse if it was
+    /// lengthened. `None` if unknown.
     pub(crate) fn change(&self) -> Option<f64> {
         let change = self.coefficient.max(self.coefficient.recip());
         Some(change).filter(|change| !change.is_nan() && !self.skipped())
     }
 
-    /// The norm of what the optimizer got.
+    /// The norm of the gradient that the optimizer applied.
     pub(crate) fn norm_applied(&self) -> Option<f64> {
         let coefficient = match self.coefficient.is_nan() {
             true => 1.0,
@@ -84,28 +84,28 @@ impl StepRecord {
     }
 }
 
-/// Steps of a run under a policy that it had before.
+/// Steps of a run under an earlier policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stretch {
     /// The policy.
     pub policy: String,
-    /// What clipping was to these steps: the words of a [`Class`](crate::Class).
+    /// The verdict on these steps: the words of a [`Class`](crate::Class).
     pub class: &'static str,
 }
 
-/// A run as it is judged: its steps, and what else is known of it.
+/// A run to be judged: its steps, and what else is known about it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Run<'a> {
     /// The policy that clipped.
     pub policy: &'a ClipPolicy,
-    /// All steps, in their order; of a run whose policy was changed, those under the last one.
+    /// All steps in order; if the policy was changed, those under the last one.
     pub steps: Vec<StepRecord>,
-    /// What came before these steps under other policies, in its order.
+    /// Earlier stretches under other policies, in order.
     pub before: Vec<Stretch>,
-    /// The loss that it all began with, if these steps are not the first.
+    /// The loss at the start of the run, if these steps are not the first.
     pub first_loss: Option<f64>,
-    /// The learning rate that was asked for, where it is known.
+    /// The configured learning rate, if known.
     pub lr: Option<f64>,
     /// Whether the optimizer divides each element by its usual size, as Adam and RMSProp do.
     pub adaptive: bool,
@@ -115,14 +115,14 @@ pub struct Run<'a> {
     pub val_loss: Option<f64>,
     /// The step after which the validation loss was lowest, and that loss.
     pub best_val_loss: Option<(u64, f64)>,
-    /// The first tensor whose gradient was not finite.
+    /// The first tensor with a non-finite gradient.
     pub first_non_finite: Option<String>,
-    /// The mean cosine between gradients before and after, over clipped steps, where it is known.
+    /// The mean cosine between gradients before and after, over clipped steps, if known.
     pub cosine: Option<f64>,
 }
 
 impl<'a> Run<'a> {
-    /// A run of which no more is known.
+    /// A run of which only policy and steps are known.
     pub fn new(policy: &'a ClipPolicy, steps: impl IntoIterator<Item = StepRecord>) -> Run<'a> {
         Run {
             policy,
@@ -139,7 +139,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Whether gradients of which all are shortened alike make steps of the same length: the
+    /// Whether shortening every gradient by the same factor leaves the steps as long as before: the
     /// optimizer divides by their usual size, and no rule clamps elements.
     pub(crate) fn makes_up_for_scale(&self) -> bool {
         let clamps = |rule: &ClipRule| matches!(rule, ClipRule::Value { .. });

@@ -7,12 +7,12 @@ use gradclip::{
     SkipReason,
 };
 
-/// What a run has kept of one step. Norms are from before clipping, and of one order.
+/// What a run recorded of one step. Norms are from before clipping, and of one order.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RecordedStep {
-    /// The norm of all gradients; NaN if one was not finite.
+    /// The norm of all gradients; NaN if one of them was not finite.
     pub norm: f64,
-    /// The loss, if it is known.
+    /// The loss, if known.
     pub loss: Option<f64>,
     /// Name, norm and number of elements of each tensor; may be empty.
     pub tensors: Vec<(String, f64, usize)>,
@@ -24,18 +24,18 @@ pub struct RecordedStep {
 pub struct ReplayedStep {
     /// What it would have done.
     pub action: ClipAction,
-    /// Why it would have left the step out, if so.
+    /// Why it would have skipped the step, if it would.
     pub skip_reason: Option<SkipReason>,
     /// The norm before, as recorded.
     pub norm_before: f64,
-    /// The norm that it would have left; 0 for a step left out.
+    /// The norm after clipping; 0 for a skipped step.
     pub norm_after: f64,
     /// The threshold in force.
     pub threshold: Option<f64>,
 }
 
 impl ReplayedStep {
-    /// What a run itself did, to be held beside what others would have done.
+    /// What the run itself did, for comparison with what other policies would have done.
     pub fn taken(
         action: ClipAction,
         norm_before: f64,
@@ -51,7 +51,7 @@ impl ReplayedStep {
         }
     }
 
-    /// `norm_after / norm_before`; 1 where the norm is zero, 0 for a step left out.
+    /// `norm_after / norm_before`; 1 if the norm is zero, 0 for a skipped step.
     pub fn coefficient(&self) -> f64 {
         match self.action {
             ClipAction::Skip => 0.0,
@@ -60,16 +60,17 @@ impl ReplayedStep {
         }
     }
 
-    /// Whether the step was left out although its gradient was finite.
+    /// Whether the step was skipped although its gradient was finite.
     pub fn is_outlier(&self) -> bool {
         self.action == ClipAction::Skip && self.norm_before.is_finite()
     }
 }
 
-/// Shows recorded steps to a policy, one after the other, by the same code that clips.
+/// Runs a policy over recorded steps, with the same code that clips.
 ///
 /// This is open loop: under another policy the run would have taken other steps and seen other
-/// gradients. It tells what a policy does with norms like these, not how the run would have ended.
+/// gradients. A replay shows what a policy does with norms like these, not how the run would have
+/// ended.
 ///
 /// ```
 /// use gradclip::ClipAction;
@@ -83,30 +84,31 @@ impl ReplayedStep {
 #[derive(Clone, Debug)]
 pub struct Replay {
     clipper: Clipper,
-    /// The first rule that goes tensor by tensor.
+    clipper: Clipper,
+    /// The first rule that works per tensor.
     by_tensor: Option<&'static str>,
-    /// Of the norms.
+    /// The order of the recorded norms.
     order: NormOrder,
 }
 
 impl Replay {
-    /// A replay of Euclidean norms that has seen no step. Steps with a norm that is not finite
-    /// count as left out.
+    /// A replay of Euclidean norms that has seen no step yet. Steps with a non-finite norm count as
+    /// skipped.
     ///
     /// # Errors
     ///
-    /// [`ReplayError`] for rules that such norms do not suffice for.
+    /// [`ReplayError`] for rules that need more than such norms.
     pub fn new(policy: &ClipPolicy) -> Result<Replay, ReplayError> {
         Replay::of_order(policy, NormOrder::TWO)
     }
 
-    /// A replay of norms of this order, as a run has them whose policy says `p=`.
+    /// A replay of norms of this order, as recorded by a run whose policy has `p=`.
     ///
     /// # Errors
     ///
-    /// [`ReplayError`] for rules that such norms do not suffice for.
+    /// [`ReplayError`] for rules that need more than such norms.
     pub fn of_order(policy: &ClipPolicy, order: NormOrder) -> Result<Replay, ReplayError> {
-        let tensorwise = policy.rules().iter().filter(|rule| goes_by_tensor(rule));
+        let tensorwise = policy.rules().iter().filter(|rule| works_per_tensor(rule));
         let is_mixed = ![0, policy.rules().len()].contains(&tensorwise.count());
         let mut by_tensor = None;
         let mut twin = ClipPolicy::none();
@@ -121,11 +123,11 @@ impl Replay {
                 _ if own_order != order && own_order == NormOrder::TWO => "needs Euclidean norms",
                 _ if own_order != order => "needs norms of its own order",
                 _ if order != NormOrder::TWO && is_mixed => {
-                    "is beside a rule that does not go by tensor as it does, or by all"
+                    "is combined with a rule that works per tensor where it does not, or vice versa"
                 }
                 _ => {
                     twin = twin.then(euclidean(*rule));
-                    if goes_by_tensor(rule) {
+                    if works_per_tensor(rule) {
                         by_tensor = by_tensor.or(Some(rule.name()));
                     }
                     continue;
@@ -145,7 +147,7 @@ impl Replay {
     ///
     /// # Errors
     ///
-    /// [`ReplayError`] if a rule goes tensor by tensor and the step has none.
+    /// [`ReplayError`] if a rule works per tensor and the step has no tensors.
     pub fn step(&mut self, step: &RecordedStep) -> Result<ReplayedStep, ReplayError> {
         let measures = self.measures(step)?;
         let decision = self.clipper.decide(&measures, step.loss)?;
@@ -159,7 +161,7 @@ impl Replay {
                 ClipAction::Keep => step.norm,
                 ClipAction::Clip if self.by_tensor.is_some() && self.order != NormOrder::TWO => {
                     let norms = report.tensors.iter().map(|tensor| tensor.norm_after);
-                    together(norms, self.order)
+                    norm_of_all(norms, self.order)
                 }
                 ClipAction::Clip | ClipAction::Skip => report.norm_after,
             },
@@ -169,9 +171,9 @@ impl Replay {
 
     /// The recorded norms as if they had been measured.
     fn measures(&self, step: &RecordedStep) -> Result<Vec<Measure>, ReplayError> {
-        // A step that is not finite is left out, whatever is known of its tensors.
+        // A non-finite step is skipped, whatever is known of its tensors.
         match self.by_tensor.filter(|_| step.norm.is_finite()) {
-            // One tensor with the norm of all, which is known to all its digits.
+            // One tensor with the norm of all, which is exact.
             None => Ok(vec![Measure::from_norm("all", 1, step.norm)]),
             Some(rule) if step.tensors.is_empty() => Err(ReplayError {
                 rule,
@@ -187,7 +189,7 @@ impl Replay {
     }
 }
 
-fn goes_by_tensor(rule: &ClipRule) -> bool {
+fn works_per_tensor(rule: &ClipRule) -> bool {
     matches!(
         rule,
         ClipRule::Norm { .. }
@@ -197,7 +199,7 @@ fn goes_by_tensor(rule: &ClipRule) -> bool {
     )
 }
 
-/// The rule for a norm that stands for a single element: there all orders are the same.
+/// The rule for a norm that is represented by a single element, for which all orders agree.
 fn euclidean(mut rule: ClipRule) -> ClipRule {
     if let ClipRule::Norm { order, .. } | ClipRule::GlobalNorm { order, .. } = &mut rule {
         *order = NormOrder::TWO;
@@ -205,8 +207,8 @@ fn euclidean(mut rule: ClipRule) -> ClipRule {
     rule
 }
 
-/// The norm of all tensors together.
-fn together(norms: impl Iterator<Item = f64> + Clone, order: NormOrder) -> f64 {
+/// The norm of all tensors, from the norm of each.
+fn norm_of_all(norms: impl Iterator<Item = f64> + Clone, order: NormOrder) -> f64 {
     let largest = norms.clone().fold(0.0, f64::max);
     if order == NormOrder::INFINITY || largest == 0.0 {
         return largest;
@@ -215,7 +217,7 @@ fn together(norms: impl Iterator<Item = f64> + Clone, order: NormOrder) -> f64 {
     largest * powers.powf(order.get().recip())
 }
 
-/// A rule that the norms of a run do not suffice for.
+/// A rule that needs more than the norms of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReplayError {
     /// The name of the rule.

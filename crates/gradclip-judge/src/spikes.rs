@@ -1,24 +1,24 @@
-//! Spikes in the norms of a run, found without looking at any policy.
+//! Spikes in the norms of a run, independent of any policy.
 
 use std::collections::VecDeque;
 
 use crate::statistics::quantile;
 
-/// A step, or several in a row, with a norm far above the usual one. Steps whose norm is not finite
-/// neither begin a spike nor end it.
+/// A step, or consecutive steps, with a norm far above the usual one. Steps with a non-finite norm
+/// neither start nor end a spike.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spike {
-    /// The first of its steps, as an index.
+    /// The index of its first step.
     pub first: usize,
-    /// The last of its steps.
+    /// The index of its last step.
     pub last: usize,
-    /// The one whose norm is the most times the usual one.
+    /// The index of the step with the largest ratio of norm to usual norm.
     pub peak: usize,
-    /// How many times.
+    /// That ratio.
     pub times: f64,
 }
 
-/// The spikes of a run, with the bound that each step had to exceed.
+/// The spikes of a run, and the bound for each step.
 ///
 /// ```
 /// use gradclip_judge::Spikes;
@@ -30,14 +30,14 @@ pub struct Spike {
 /// ```
 #[derive(Clone, Debug)]
 pub struct Spikes {
-    /// All spikes, in their order.
+    /// All spikes, in order.
     pub list: Vec<Spike>,
-    /// For each step, the norm above which it is a spike; `None` while it has no usual norm.
+    /// For each step, the norm above which it is a spike; `None` while there is no usual norm.
     pub bounds: Vec<Option<f64>>,
 }
 
 impl Spikes {
-    /// A norm more than so many times the usual one is a spike.
+    /// A norm above this many times the usual one is a spike.
     pub const TIMES_USUAL: f64 = 3.0;
 
     /// Finds the spikes among the norms of consecutive steps.
@@ -86,12 +86,12 @@ pub struct UsualNorm {
 }
 
 impl UsualNorm {
-    /// So many finite norms.
+    /// The number of finite norms it is the median of.
     pub const WINDOW: usize = 50;
-    /// With fewer than this, there is no usual norm.
+    /// With fewer finite norms than this, there is no usual norm.
     pub const FEWEST: usize = 10;
 
-    /// Takes the norm of the next step.
+    /// Adds the norm of the next step.
     pub fn push(&mut self, norm: f64) {
         if !norm.is_finite() {
             return;
@@ -107,7 +107,7 @@ impl UsualNorm {
         self.sorted.insert(place, norm);
     }
 
-    /// The usual norm, once there are enough, and if it is not zero.
+    /// The usual norm, if there are enough norms and it is not zero.
     #[must_use]
     pub fn get(&self) -> Option<f64> {
         let median = quantile(&self.sorted, 0.5).filter(|_| self.sorted.len() >= Self::FEWEST);

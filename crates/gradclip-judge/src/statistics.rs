@@ -1,10 +1,9 @@
-//! The statistics that judgements rest on: one definition for terminal, page, reports and
-//! libraries.
+//! The statistics behind judgements, defined once for terminal, page, reports and libraries.
 
-/// Steps that "lately" means: the share of clipped steps is counted over so many.
+/// The window of recent steps over which the share of clipped ones is counted.
 pub const LATELY: usize = 100;
 
-/// The values in ascending order, NaN at the ends.
+/// The values in ascending order, with NaNs at the ends.
 #[must_use]
 pub fn sorted(values: impl IntoIterator<Item = f64>) -> Vec<f64> {
     let mut values: Vec<f64> = values.into_iter().collect();
@@ -12,9 +11,9 @@ pub fn sorted(values: impl IntoIterator<Item = f64>) -> Vec<f64> {
     values
 }
 
-/// The quantile at `share` (0 to 1) of values in ascending order, by linear interpolation between
-/// the two nearest order statistics (definition 7 of Hyndman and Fan 1996, as in NumPy). `None`
-/// without a value.
+/// The quantile at `share` (0 to 1) of values in ascending order, interpolated linearly between the
+/// two nearest order statistics (definition 7 of Hyndman and Fan 1996, as in NumPy). `None` for no
+/// values.
 #[must_use]
 pub fn quantile(sorted_values: &[f64], share: f64) -> Option<f64> {
     let position = share * sorted_values.len().checked_sub(1)? as f64;
@@ -24,14 +23,14 @@ pub fn quantile(sorted_values: &[f64], share: f64) -> Option<f64> {
     Some(low + (high - low) * (position - below))
 }
 
-/// The median: of an even number of values, the mean of the two in the middle. `None` without a
-/// value.
+/// The median; for an even number of values, the mean of the two in the middle. `None` for no
+/// values.
 #[must_use]
 pub fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
     quantile(&sorted(values), 0.5)
 }
 
-/// The arithmetic mean. `None` without a value.
+/// The arithmetic mean. `None` for no values.
 #[must_use]
 pub fn mean(values: impl IntoIterator<Item = f64>) -> Option<f64> {
     let (mut sum, mut count) = (0.0, 0.0);
@@ -42,7 +41,7 @@ pub fn mean(values: impl IntoIterator<Item = f64>) -> Option<f64> {
     (count > 0.0).then(|| sum / count)
 }
 
-/// How many of the flags are set, from 0 to 1; 0 without a flag.
+/// The share of flags that are set, from 0 to 1; 0 for no flags.
 #[must_use]
 pub fn share(flags: impl IntoIterator<Item = bool>) -> f64 {
     mean(flags.into_iter().map(|flag| f64::from(u8::from(flag)))).unwrap_or(0.0)
@@ -68,7 +67,7 @@ mod tests {
         assert_eq!(median([3.0, 1.0]), Some(2.0));
         assert_eq!(median([3.0, 1.0, 9.0]), Some(3.0));
         assert_eq!(median([9.0, 1.0, 4.0, 3.0]), Some(3.5));
-        // Half of the sum of these is not finite, what is between them is.
+        // Half of their sum is not finite, but their median is.
         assert_eq!(median([f64::MAX, f64::MAX]), Some(f64::MAX));
     }
 

@@ -1,4 +1,4 @@
-//! Runs whose policy was changed on the way.
+//! Runs whose policy was changed midway.
 
 use gradclip::ClipPolicy;
 
@@ -6,8 +6,8 @@ use crate::record::{Run, StepRecord, Stretch};
 use crate::verdict::judge;
 
 impl<'a> Run<'a> {
-    /// A run whose policy was changed: `stretches` says from which steps on each was in force, the
-    /// first one from the start. Only the last stretch is judged, and the others are named.
+    /// A run whose policy was changed: `stretches` has the first step of each policy in turn. Only
+    /// the last stretch is judged; the others are named.
     pub fn in_stretches(
         stretches: &'a [(u64, ClipPolicy)],
         steps: impl IntoIterator<Item = StepRecord>,
@@ -21,11 +21,11 @@ impl<'a> Run<'a> {
         for (index, (_, policy)) in earlier.iter().enumerate() {
             let until = stretches[index + 1].0;
             let rest = steps.split_off(steps.partition_point(|step| step.step < until));
-            let its = std::mem::replace(&mut steps, rest);
-            if !its.is_empty() {
+            let stretch = std::mem::replace(&mut steps, rest);
+            if !stretch.is_empty() {
                 run.before.push(Stretch {
                     policy: policy.to_string(),
-                    class: judge(&Run::new(policy, its)).verdict.class.words(),
+                    class: judge(&Run::new(policy, stretch)).verdict.class.words(),
                 });
             }
         }

@@ -8,8 +8,8 @@ use gradclip::significant;
 use crate::flow::VANISHING_BELOW as VANISHED_BELOW;
 
 /// The flow of gradients through time in a recurrent model: the norms of the gradient of one
-/// prediction's loss by what its layers carried (the products of Jacobians in Pascanu et al. 2013,
-/// equation 5).
+/// prediction's loss with respect to earlier carried states (the products of Jacobians in Pascanu
+/// et al. 2013, equation 5).
 ///
 /// ```
 /// use gradclip_judge::TimeFlow;
@@ -23,14 +23,14 @@ use crate::flow::VANISHING_BELOW as VANISHED_BELOW;
 pub struct TimeFlow {
     /// Steps taken when it was measured.
     pub step: u64,
-    /// The norm of the gradient by the states of all layers together, one token back, two tokens
-    /// back, and so on; infinite where it was not finite.
+    /// The norm of the gradient with respect to the states of all layers, one token back, two
+    /// tokens back, and so on; infinite where it was not finite.
     pub norms: Vec<f64>,
 }
 
 impl TimeFlow {
-    /// That of all layers together, from the norms of each, one token back, two tokens back, and so
-    /// on; `None` stands for one that is not finite. `None` for a model that carries no state.
+    /// Combines the norms of each layer, one token back, two tokens back, and so on; `None` is a
+    /// norm that is not finite. Returns `None` for a model that carries no state.
     #[must_use]
     pub fn of(step: u64, layers: &[&[Option<f64>]]) -> Option<TimeFlow> {
         let distances = layers.iter().map(|norms| norms.len()).max()?;
@@ -43,8 +43,8 @@ impl TimeFlow {
         Some(TimeFlow { step, norms })
     }
 
-    /// Tokens beyond which less than a thousandth of the gradient one token back is left; none if
-    /// more is left at the far end.
+    /// The number of tokens beyond which less than a thousandth of the gradient one token back is
+    /// left; `None` if more is left at the far end.
     #[must_use]
     pub fn reach(&self) -> Option<usize> {
         let near = *self.norms.first()?;
@@ -53,7 +53,7 @@ impl TimeFlow {
         Some(reach).filter(|reach| *reach < self.norms.len())
     }
 
-    /// The gradient at the far end as a multiple of the one a token back; none if that is zero, or
+    /// The gradient at the far end relative to the one a token back; `None` if that is zero or
     /// either is not finite.
     #[must_use]
     pub fn far_to_near(&self) -> Option<f64> {
@@ -63,7 +63,7 @@ impl TimeFlow {
 }
 
 impl TimeFlow {
-    /// What becomes of gradients, and the numbers that show it.
+    /// What happens to gradients, and the figures that show it.
     fn finding(&self) -> (Finding, String) {
         let window = self.norms.len();
         if self.norms.iter().any(|norm| !norm.is_finite()) {
@@ -91,7 +91,7 @@ impl TimeFlow {
         }
     }
 
-    /// The same as the whole sentence says, where there is room for a few words.
+    /// A shorter form of the sentence, for where there is little room.
     #[must_use]
     pub fn short(&self) -> String {
         let (finding, numbers) = self.finding();
@@ -102,7 +102,7 @@ impl TimeFlow {
     }
 }
 
-/// What becomes of gradients on their way back in time.
+/// What happens to gradients on their way back in time.
 enum Finding {
     NotFinite,
     None,
@@ -136,8 +136,8 @@ impl fmt::Display for TimeFlow {
             Finding::None => write!(formatter, "no gradient flows back in time at step {at}"),
             Finding::Vanish => write!(
                 formatter,
-                "gradients vanish through time at step {at}: {numbers}, so that hardly anything \
-                 farther apart than that is learned; clipping cannot cure that"
+                "gradients vanish through time at step {at}: {numbers}, so that hardly any longer \
+                 dependency is learned; clipping cannot cure that"
             ),
             Finding::Explode => write!(
                 formatter,
@@ -177,7 +177,7 @@ mod tests {
         let broken = flow(&[f64::INFINITY, f64::INFINITY]).to_string();
         assert_eq!(broken, "gradients through time are not finite at step 1");
         assert!(flow(&[2.0]).to_string().contains("are 1 times"));
-        // The few words are in the many.
+        // The short form is part of the long one.
         for flow in [vanishing, exploding, flow(&[1.0, 0.5, 0.2])] {
             let short = flow.short();
             let (verb, numbers) = short.split_once(": ").unwrap();

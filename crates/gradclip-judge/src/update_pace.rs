@@ -5,9 +5,9 @@ use std::ops::RangeInclusive;
 
 use gradclip::significant;
 
-/// How fast the weights of a model change: the norm of a step's update as a share of that of the
-/// weights, for each matrix. Biases and gains do not belong here: they start at or near zero, so
-/// that any update is large beside them.
+/// How fast the weights of a model change: for each matrix, the norm of a step's update relative to
+/// that of the weights. Biases and gains do not belong here: they start at or near zero, so that
+/// any update is large relative to them.
 ///
 /// ```
 /// use gradclip_judge::UpdatePace;
@@ -27,21 +27,21 @@ pub struct UpdatePace {
 }
 
 impl UpdatePace {
-    /// What matrices change by in a step of training that goes well. Many take 0.001 as a rule of
-    /// thumb; small networks, by Adam or by gradient descent at their best rates, are seen between
-    /// 0.0002 and 0.04. Beyond a factor of more than two from these, a matrix hardly learns, or
-    /// replaces in ten steps what it has learned.
+    /// The relative update of a matrix in a step of training that goes well. 0.001 is a common rule
+    /// of thumb; small networks, trained by Adam or gradient descent at their best rates, show
+    /// 0.0002 to 0.04. At more than twice these bounds, a matrix hardly learns, or replaces within
+    /// ten steps what it has learned.
     pub const ORDINARY: RangeInclusive<f64> = 1e-5..=0.1;
 
-    /// From the typical share of each matrix (the median over steps). None without a share that is
-    /// finite.
+    /// Takes the typical share of each matrix (the median over steps). Returns `None` if no share
+    /// is finite.
     #[must_use]
     pub fn of(weights: &[(String, f64)]) -> Option<UpdatePace> {
         let known = weights.iter().filter(|(_, share)| share.is_finite());
         let by_share = |a: &&(String, f64), b: &&(String, f64)| a.1.total_cmp(&b.1);
         Some(UpdatePace {
             slowest: known.clone().min_by(by_share)?.clone(),
-            // The first of several that are as fast.
+            // `max_by` returns the last of equal elements; from the end, that is the first matrix.
             fastest: known.rev().max_by(by_share)?.clone(),
         })
     }

@@ -1,4 +1,4 @@
-//! The verdict: what clipping did over a whole run, in a sentence that a user reads at its end.
+//! The verdict: what clipping did over a whole run, in a sentence for the end of the run.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use crate::numbers::{Numbers, of_order, of_steps, percent, stands_out};
 use crate::record::{Run, StepRecord};
 use crate::warm_up::{WarmUp, goes_by_norm_of_all};
 
-/// A cosine below this has lost direction that is worth speaking of.
+/// A cosine below this is a change of direction worth reporting.
 const TURNED_BELOW_COSINE: f64 = 0.99;
 
 /// What clipping did over a run. Its [`Display`](fmt::Display) is a few plain lines.
@@ -42,29 +42,29 @@ const TURNED_BELOW_COSINE: f64 = 0.99;
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Verdict {
-    /// In one of nine words.
+    /// One of nine classes.
     pub class: Class,
-    /// In a sentence, without a full stop.
+    /// One sentence, without a full stop.
     pub sentence: String,
-    /// What it rests on.
+    /// The figures behind it.
     pub numbers: Numbers,
-    /// What else there is to know, each a sentence without a full stop.
+    /// Further remarks, each a sentence without a full stop.
     pub notes: Vec<String>,
-    /// One thing to try next; none where nothing is known that would tell more.
+    /// One thing to try next; `None` if nothing would be informative.
     pub next: Option<Next>,
 }
 
-/// What is said about a run.
+/// The judgement of a run.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Judgement {
     /// What clipping did.
     pub verdict: Verdict,
-    /// What to clip with next time; none where nothing can be advised.
+    /// The policy to use next time; `None` where nothing can be advised.
     pub advice: Option<Advice>,
 }
 
-/// Judges a run. The rule of each class is at [`Class`], and that of the advice at [`Advice`].
+/// Judges a run. [`Class`] and [`Advice`] document their rules.
 #[must_use]
 pub fn judge(run: &Run<'_>) -> Judgement {
     let numbers = Numbers::of(run);
@@ -93,7 +93,7 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// It begins with the words of the class.
+/// The sentence starts with the words of the class.
 fn sentence(run: &Run<'_>, class: Class, numbers: &Numbers, death: Option<&Death>) -> String {
     let words = match class {
         Class::Off => off(run, numbers),
@@ -107,14 +107,14 @@ fn sentence(run: &Run<'_>, class: Class, numbers: &Numbers, death: Option<&Death
         },
         Class::TooShort if numbers.steps == 0 => "no step was taken".to_owned(),
         Class::TooShort => format!(
-            "of {} nothing can be said about clipping; from {FEWEST_STEPS} on there is a verdict",
+            "{} are too few to judge clipping; a verdict needs {FEWEST_STEPS}",
             of_steps(numbers.steps)
         ),
     };
     format!("{}: {words}", class.words())
 }
 
-/// What the steps before had, if the policy was changed.
+/// The policies and classes of earlier steps, if the policy was changed.
 fn before(run: &Run<'_>) -> String {
     let each = run.before.iter();
     let each = each.map(|stretch| format!("`{}` ({})", stretch.policy, stretch.class));
@@ -122,7 +122,7 @@ fn before(run: &Run<'_>) -> String {
     match (each.is_empty(), run.steps.first()) {
         (true, _) => String::new(),
         (false, Some(first)) => format!(
-            "; this is of the steps from {} on, those before had {}",
+            "; this judges the steps from {} on, those before had {}",
             first.step,
             each.join(", then ")
         ),
@@ -134,14 +134,14 @@ fn off(run: &Run<'_>, numbers: &Numbers) -> String {
     let norms = numbers.norms.map_or(String::new(), |norms| {
         let [median, max] = [norms.p50, norms.max].map(significant);
         format!(
-            "the gradient norm{} had a median of {median} and was largest, {max}, at step {}",
+            "the gradient norm{} had a median of {median} and a maximum of {max} at step {}",
             of_order(numbers.order),
             norms.max_at
         )
     });
     match run.policy.is_none() {
         true => format!("nothing was clipped; {norms}"),
-        // What works inside Adam alone.
+        // Only rules inside Adam.
         false => format!("no rule clips the gradients themselves; {norms}"),
     }
 }
@@ -177,14 +177,14 @@ fn idle(run: &Run<'_>, numbers: &Numbers) -> String {
 
 fn still_filling(rule: &WarmUp<'_>) -> String {
     format!(
-        "`{}` was still filling its window, which had {} of the {} that it needs",
+        "`{}` was still filling its window ({} of the {} it needs)",
         rule.rule,
         of_steps(rule.seen),
         rule.needed
     )
 }
 
-/// `the threshold 5`, or, where that changes, `clipping`.
+/// `the threshold 5`, or `the policy` if the threshold changes.
 fn the_threshold(numbers: &Numbers) -> String {
     match numbers.threshold.filter(|_| numbers.fixed) {
         Some(threshold) => format!("the threshold {}", significant(threshold)),
@@ -192,7 +192,7 @@ fn the_threshold(numbers: &Numbers) -> String {
     }
 }
 
-/// What was cut, how much, and when.
+/// How many steps were cut, how much, and when.
 fn cut(numbers: &Numbers) -> String {
     let of = of_steps(numbers.steps);
     let mut words = String::new();
@@ -212,14 +212,14 @@ fn cut(numbers: &Numbers) -> String {
         let and = if words.is_empty() { "" } else { ", and " };
         let share = percent(numbers.outliers, numbers.steps);
         words.push_str(&format!(
-            "{and}left out {} of {of} ({share}) as outliers",
+            "{and}skipped {} of {of} ({share}) as outliers",
             numbers.outliers
         ));
     }
     words + &when(numbers)
 }
 
-/// Whether it was all at the start or at the end of the run.
+/// When clipping engaged, if only at the start or only at the end of the run.
 fn when(numbers: &Numbers) -> String {
     let steps = numbers.steps as u64;
     let before = numbers.first_step.saturating_sub(1);
@@ -260,7 +260,7 @@ fn near_ordinary(run: &Run<'_>, numbers: &Numbers) -> String {
     };
     let what = match numbers.threshold {
         Some(threshold) if !numbers.fixed => {
-            format!("the threshold, {} at last,", significant(threshold))
+            format!("the threshold ({} at the end)", significant(threshold))
         }
         _ => what,
     };
@@ -285,13 +285,13 @@ fn second_learning_rate(run: &Run<'_>, numbers: &Numbers) -> String {
     if run.makes_up_for_scale() {
         return format!(
             "{what} sets the length of the gradient of {which}: {cut}; the optimizer divides that \
-             out again, so that these steps are no shorter"
+             out again, so these steps are no shorter"
         );
     }
     format!("{what} sets the length of {which}, as a learning rate does: {cut}")
 }
 
-/// What is said of a run that was lost.
+/// The words for a run that was lost.
 fn lost(run: &Run<'_>, numbers: &Numbers, death: &Death) -> String {
     let exploded = death.explosion().map(|Explosion { first, longest }| {
         let rose = match longest.0 == first.0 {
@@ -305,7 +305,7 @@ fn lost(run: &Run<'_>, numbers: &Numbers, death: &Death) -> String {
         Death::Risen { from, losses, .. } => {
             let [began, ended] = [losses.0, losses.1].map(significant);
             let from = from.map_or(String::new(), |from| {
-                format!(", and stayed far above where it began from step {from} on")
+                format!(", and stayed far above its start from step {from} on")
             });
             let exploded = exploded.unwrap_or_else(|| "exploded".to_owned());
             format!("{exploded}: the loss rose from {began} to {ended}{from}")
@@ -340,7 +340,7 @@ fn broken_share(run: &Run<'_>, numbers: &Numbers) -> String {
     )
 }
 
-/// What is said of a run that lived, with steps that were not finite.
+/// The words for a run that survived non-finite steps.
 fn broken_steps(run: &Run<'_>, numbers: &Numbers) -> String {
     let first = run.steps.iter().find(|step| step.broken());
     let first = first.map_or(0, |step| step.step);
@@ -352,27 +352,26 @@ fn notes(run: &Run<'_>, class: Class, numbers: &Numbers) -> Vec<String> {
     let lost = matches!(class, Class::Exploded | Class::NotFinite);
     if class == Class::SecondLearningRate && !run.makes_up_for_scale() {
         notes.push(
-            "these are the norms of a run that was held back, which a free one need not have; a \
-             lower learning rate, or one step up of the threshold at a time, would tell"
+            "these are the norms of a run that was held back, and a free run may have others; a \
+             lower learning rate, or a threshold raised one step at a time, would show"
                 .to_owned(),
         );
     }
-    if let Some((left_out, others)) = numbers.outlier_norms {
-        let judged = match stands_out((left_out, others)) {
+    if let Some((skipped, others)) = numbers.outlier_norms {
+        let judged = match stands_out((skipped, others)) {
             true => "",
             false => ": these are ordinary steps, and nothing was learned from them",
         };
-        let [left_out, others] = [left_out, others].map(significant);
+        let [skipped, others] = [skipped, others].map(significant);
         notes.push(format!(
-            "the steps that were left out had a median norm of {left_out}, the others of \
-             {others}{judged}"
+            "the skipped steps had a median norm of {skipped}, the others of {others}{judged}"
         ));
     }
     let zeroed = |step: &&StepRecord| step.non_finite && !step.skipped();
     let zeroed = run.steps.iter().filter(zeroed).count();
     if lost && zeroed > 0 {
         notes.push(format!(
-            "at {} what was not finite was set to zero, and the rest applied, which does not mend \
+            "at {} non-finite elements were set to zero and the rest applied, which repairs no \
              weights",
             of_steps(zeroed)
         ));
@@ -380,12 +379,12 @@ fn notes(run: &Run<'_>, class: Class, numbers: &Numbers) -> Vec<String> {
     if numbers.non_finite > 0 && !lost {
         let skipped = numbers.skipped - numbers.outliers;
         let what = match skipped > 0 {
-            true => "left out",
-            false => "applied with zeros in their place",
+            true => "skipped",
+            false => "applied with zeros in place of non-finite elements",
         };
         notes.push(format!(
-            "{} had gradients that were not finite, and {} {what}; clipping cannot repair them, a \
-             lower learning rate or a longer warm-up prevents them",
+            "{} had non-finite gradients and {} {what}; clipping cannot repair them, but a lower \
+             learning rate or a longer warm-up prevents them",
             of_steps(numbers.non_finite),
             if numbers.non_finite == 1 {
                 "was"
@@ -404,7 +403,7 @@ fn notes(run: &Run<'_>, class: Class, numbers: &Numbers) -> Vec<String> {
     }
     let inside = run.policy.rules_inside_adam().map(ClipRule::name);
     notes.extend(inside.map(|name| {
-        format!("`{name}` works inside Adam, on the update, and is not part of these numbers")
+        format!("`{name}` works inside Adam, on the update, and is not part of these figures")
     }));
     notes
 }

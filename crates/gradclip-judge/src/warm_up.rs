@@ -1,33 +1,33 @@
-//! Rules that judge no step before they have seen enough.
+//! Rules that judge no step until they have seen enough.
 
 use gradclip::{ClipPolicy, ClipRule};
 
 use crate::record::{Run, StepRecord};
 
-/// Norms that `median` has to know, unless its window is shorter.
+/// The norms that `median` needs, unless its window is shorter.
 const FEWEST_OF_MEDIAN: usize = 10;
 
-/// A rule that has judged no step of a run.
+/// A rule that has not yet judged a step.
 pub(crate) struct WarmUp<'a> {
     pub(crate) rule: &'a ClipRule,
-    /// Steps that it has learned from.
+    /// Steps that it learned from.
     pub(crate) seen: usize,
-    /// Steps that it has to learn from before it judges one.
+    /// Steps that it must learn from before it judges one.
     pub(crate) needed: usize,
 }
 
 impl<'a> WarmUp<'a> {
-    /// Those of a run's policy.
+    /// The rules of a run's policy that are still waiting.
     pub(crate) fn of(run: &Run<'a>) -> Vec<WarmUp<'a>> {
         let teaches = |step: &&StepRecord| {
             !step.skipped() && !step.non_finite && step.norm_before.is_finite()
         };
-        // A norm of zero is passed over.
+        // Rules ignore a norm of zero.
         let teaching = run.steps.iter().filter(teaches);
         let seen = teaching.filter(|step| step.norm_before > 0.0).count();
         let rules = run.policy.rules().iter();
         let waiting = rules.filter_map(|rule| Some((rule, needed(rule)?)));
-        // What the last step teaches is for the next one.
+        // What the last step taught only affects the next one.
         let waiting = waiting.filter(|(_, needed)| seen <= *needed);
         waiting
             .map(|(rule, needed)| WarmUp { rule, seen, needed })
@@ -43,7 +43,7 @@ fn needed(rule: &ClipRule) -> Option<usize> {
     }
 }
 
-/// Whether the thresholds of a policy are of the norm of all tensors, by which steps are compared.
+/// Whether all thresholds of a policy apply to the norm of all tensors, which is the norm recorded.
 #[must_use]
 pub fn goes_by_norm_of_all(policy: &ClipPolicy) -> bool {
     policy.rules().iter().all(|rule| {

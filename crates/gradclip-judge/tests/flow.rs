@@ -20,7 +20,7 @@ fn flow(layers: &[(&str, f64)]) -> GradientFlow {
 }
 
 #[test]
-fn vanishing_gradients_are_named_and_not_promised_a_cure() {
+fn vanishing_gradients_are_named_without_promising_a_cure() {
     let flow = flow(&[("in", 1e-9), ("mid", 1e-5), ("out", 0.01), ("head", 0.001)]);
     let found = flow.vanishing.clone().unwrap();
     assert_eq!(found.layer, "in");

@@ -94,7 +94,7 @@ fn a_replay_is_what_the_policy_did() {
 }
 
 #[test]
-fn what_norms_do_not_suffice_for_is_refused() {
+fn rules_that_need_more_than_norms_are_refused() {
     for (text, rule) in [
         ("value:1", "value"),
         ("global-norm:1+agc:0.01", "agc"),
@@ -109,7 +109,7 @@ fn what_norms_do_not_suffice_for_is_refused() {
         ("skip:6", "Euclidean"),
         ("median:2", "Euclidean"),
         ("global-norm:1,p=3", "its own order"),
-        ("norm:1,p=inf+global-norm:1,p=inf", "beside a rule"),
+        ("norm:1,p=inf+global-norm:1,p=inf", "combined with a rule"),
     ] {
         let error = Replay::of_order(&text.parse().unwrap(), NormOrder::INFINITY).unwrap_err();
         assert!(error.problem.contains(problem), "{error}");

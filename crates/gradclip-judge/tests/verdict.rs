@@ -204,8 +204,8 @@ fn a_window_that_is_not_full_is_said() {
         });
         judge(&Run::new(&policy, steps)).verdict.sentence
     };
-    let filling = "idle: `skip:6` was still filling its window, which had 64 steps of the 64 that \
-                   it needs: nothing could be clipped; the largest norm was 0.5";
+    let filling = "idle: `skip:6` was still filling its window (64 steps of the 64 it needs): \
+                   nothing could be clipped; the largest norm was 0.5";
     assert_eq!(idle("skip:6", 64, 65), filling);
     let judged = idle("skip:6", 65, 65);
     assert!(judged.contains("in force from step 65 on"), "{judged}");
@@ -216,7 +216,7 @@ fn a_window_that_is_not_full_is_said() {
         "{beside}"
     );
     assert!(
-        beside.ends_with("had 40 steps of the 64 that it needs"),
+        beside.ends_with("(40 steps of the 64 it needs)"),
         "{beside}"
     );
     assert!(!idle("global-norm:2", 40, 1).contains("filling"));
@@ -368,7 +368,7 @@ fn norms_of_a_throttled_run_are_not_taken_for_those_of_a_free_one() {
     let judged = clipped_at(&[0.8; 300], 0.03);
     assert_eq!(judged.advice, None);
     let words = judged.verdict.to_string();
-    for part in ["held back", "lower learning rate", "one step up"] {
+    for part in ["held back", "lower learning rate", "one step at a time"] {
         assert!(words.contains(part), "{words}");
     }
     assert_eq!(judged.verdict.next.unwrap().to_string(), "--steps 600");
@@ -486,8 +486,8 @@ fn a_loss_that_ends_far_above_its_start_is_an_explosion() {
     assert_eq!(ending_at(6.0).class, Class::SecondLearningRate);
     let lost = ending_at(6.0_f64.next_up());
     assert_eq!(lost.class, Class::Exploded);
-    let words = "exploded: the loss rose from 4 to 6, and stayed far above where it began from \
-                 step 21 on";
+    let words = "exploded: the loss rose from 4 to 6, and stayed far above its start from step 21 \
+                 on";
     assert_eq!(lost.sentence, words);
 }
 
@@ -530,7 +530,7 @@ fn more_than_one_percent_of_broken_steps_is_not_finite() {
     let few = with_broken(10);
     assert_eq!(few.verdict.class, Class::Idle);
     assert!(
-        few.verdict.notes[0].starts_with("10 steps had gradients"),
+        few.verdict.notes[0].starts_with("10 steps had non-finite gradients and were skipped"),
         "{:?}",
         few.verdict.notes
     );
@@ -596,7 +596,7 @@ fn what_skipping_did_is_said() {
     assert_eq!(judged.class, Class::NearOrdinary);
     let words = judged.to_string();
     for part in [
-        "left out 150 of 300 steps (50 %) as outliers",
+        "skipped 150 of 300 steps (50 %) as outliers",
         "these are ordinary steps",
     ] {
         assert!(words.contains(part), "{words}");
@@ -834,7 +834,7 @@ fn the_last_stretch_is_judged_and_the_others_are_named() {
     let changed = until(400);
     assert_eq!(changed.class, Class::SeldomDecisive);
     let words = "seldom, decisive: the threshold 5 cut 1 of 200 steps (0.5 %) to 0.125 of its \
-                 length, at step 210; the other steps kept every bit; this is of the steps from \
+                 length, at step 210; the other steps kept every bit; this judges the steps from \
                  201 on, those before had `global-norm:0.1` (second learning rate)";
     assert_eq!(changed.sentence, words);
     assert_eq!(until(219).class, Class::TooShort);

@@ -46,7 +46,7 @@ fn a_throttled_run_says_that_its_norms_are_not_those_of_a_free_one() {
     assert_eq!(said["verdict"]["class"], "second-learning-rate");
     assert!(said["advice"].is_null(), "{said}");
     let words = words(&scratch, "held");
-    has(&words, "held back & a lower learning rate, or one step up");
+    has(&words, "held back & a lower learning rate, or a threshold raised");
     // What it gives to try next can be typed.
     let next = said["verdict"]["next"].as_str().unwrap();
     let flags = next.split_once("train ").unwrap().1;
@@ -79,7 +79,7 @@ fn what_skipping_did_is_said() {
     let words = words(&scratch, "skipping");
     has(
         &words,
-        "left out 1 & of 300 steps & these are ordinary steps",
+        "skipped 1 & of 300 steps & these are ordinary steps",
     );
 }
 
@@ -162,7 +162,7 @@ fn a_window_that_was_never_full_is_said() {
     let said = judged(&scratch, "run", "--model rnn --steps 40 --clip skip:6");
     let sentence = sentence(&said);
     has(&sentence, "still filling its window");
-    has(&sentence, "had 40 steps of the 64");
+    has(&sentence, "40 steps of the 64 it needs");
 }
 
 #[test]
