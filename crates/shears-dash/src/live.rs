@@ -14,7 +14,7 @@ use crate::Dash;
 use crate::runs::Run;
 use crate::state::RunState;
 use crate::summary::Row;
-use shears_run::Reach;
+use shears_run::ReadProgress;
 
 /// Between two looks at open runs.
 const RUN_PERIOD: Duration = Duration::from_millis(250);
@@ -36,7 +36,7 @@ struct Pulse {
     samples: usize,
     damaged: bool,
     generation: u64,
-    reach: Option<Reach>,
+    reach: Option<ReadProgress>,
 }
 
 impl Pulse {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use shears_run::{
-    Columns, Glance, LOG, LockWatch, Log, LogSample, PLAN, Reach, RunError, Subject, line_at,
+    Columns, Glance, LOG, LockWatch, Log, LogSample, PLAN, ReadProgress, RunError, Subject, line_at,
     read_plan,
 };
 
@@ -131,7 +131,7 @@ impl Run {
     }
 
     /// Reads what is new in the log, for `patience` at most.
-    pub(crate) fn read(&self, patience: Duration) -> Result<Reach, RunError> {
+    pub(crate) fn read(&self, patience: Duration) -> Result<ReadProgress, RunError> {
         let started = Instant::now();
         let failed = RunError::io("read", &self.path.join(LOG));
         self.file(LOG).map_err(failed)?;
@@ -152,7 +152,7 @@ impl Run {
 
     /// Looks at the columns: those of the whole log, or, while most of a long one was never read,
     /// those of a sample of it.
-    pub(crate) fn with_columns<T>(&self, reach: Reach, look: impl FnOnce(&Columns) -> T) -> T {
+    pub(crate) fn with_columns<T>(&self, reach: ReadProgress, look: impl FnOnce(&Columns) -> T) -> T {
         let mut sample = self.sample.lock().unwrap_or_else(PoisonError::into_inner);
         if reach.complete || reach.length < SAMPLED_FROM {
             *sample = None;
@@ -173,10 +173,10 @@ impl Run {
     }
 
     /// How far the log was read.
-    fn reach(&self) -> Reach {
+    fn reach(&self) -> ReadProgress {
         let read = self.with_log(|log| log.position());
         let length = fs::metadata(self.path.join(LOG)).map_or(0, |metadata| metadata.len());
-        Reach {
+        ReadProgress {
             read,
             length: length.max(read),
             complete: read >= length,

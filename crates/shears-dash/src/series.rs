@@ -391,7 +391,7 @@ mod tests {
         let mut columns = Columns::default();
         for (row, norm) in norms.enumerate() {
             columns.step.push(row as u64 + 1);
-            columns.place.push(0);
+            columns.offset.push(0);
             let action = if norm > 5.0 {
                 ClipAction::Clip
             } else {

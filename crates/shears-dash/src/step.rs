@@ -78,7 +78,7 @@ impl Place {
             previous_acted: (0..row).rev().find(acted).and_then(step),
             next_acted: (row + 1..columns.rows()).find(acted).and_then(step),
         };
-        let line = columns.place[row];
+        let line = columns.offset[row];
         Place { line, view }
     }
 }

@@ -1,8 +1,7 @@
-//! A run's log as columns: what charts, verdicts and reports are made from.
+//! A run's log as columns, from which charts, verdicts and reports are made.
 //!
-//! A million steps take about 60 bytes a step and 4 more for each tensor, where the events
-//! themselves would take some kilobytes. What is not kept can be read again: the place of each line
-//! is.
+//! A step takes about 60 bytes and 4 more for each tensor, where the event itself would take some
+//! kilobytes. The offset of each line is kept, so that everything else can be read again.
 
 use std::collections::HashMap;
 
@@ -14,19 +13,19 @@ use crate::header::Header;
 use crate::line::{Line, Named, StepLine};
 use crate::ranks::{ExchangeEvent, ExchangeSummary, RanksEvent};
 
-/// How the run ended.
+/// How a run ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct End {
     /// Why.
     pub how: EndReason,
-    /// In words, where there is more to say.
+    /// In words, if there is more to say.
     pub message: Option<String>,
 }
 
-/// One value for each kept row, by the name of a parameter. NaN is none.
+/// One value per row, by the name of a parameter. A missing value is NaN.
 #[derive(Clone, Debug, Default)]
 pub struct Tensors {
-    /// In the order of the forward pass, or, in a log without a header, of the alphabet.
+    /// In the order of the forward pass; in a log without a header, alphabetically.
     pub names: Vec<String>,
     /// A column for each name.
     pub values: Vec<Vec<f32>>,
@@ -34,22 +33,21 @@ pub struct Tensors {
     order: Vec<usize>,
     /// The column of each name.
     places: HashMap<String, usize>,
-    /// The place of each name in the forward pass.
+    /// The position of each name in the forward pass.
     ranks: HashMap<String, usize>,
-    /// Values that a line had; the others are gaps.
+    /// The number of values that were present in a line; the others are gaps.
     filled: usize,
 }
 
-/// Gaps that columns may have beside as many values as they hold: tensors come at every step, and a
-/// log with new names in each line would fill the memory with what it does not say.
+/// Gaps that columns may have in addition to as many as their values: tensors come at every step,
+/// and a log with new names in every line must not fill the memory with gaps.
 const MOST_GAPS: usize = 1 << 14;
 
-/// Columns that a header makes before a line has a value for them; the others come with their first
-/// value.
+/// The most columns that a header creates in advance; others are created by their first value.
 const MOST_OF_A_HEADER: usize = 1 << 12;
 
 impl Tensors {
-    /// Appends a row, the `rows + 1`th.
+    /// Appends row number `rows`.
     fn push(&mut self, rows: usize, named: &Named<'_>) {
         self.order.resize(named.0.len(), usize::MAX);
         let columns = self.names.len();
@@ -78,7 +76,7 @@ impl Tensors {
         }
     }
 
-    /// A new column, of a name that was not there in the first `rows` rows.
+    /// Adds a column for a name that was absent from the first `rows` rows.
     fn add(&mut self, name: String, rows: usize) -> usize {
         self.places.insert(name.clone(), self.names.len());
         self.names.push(name);
@@ -86,8 +84,8 @@ impl Tensors {
         self.values.len() - 1
     }
 
-    /// Puts the columns into the order of these names, of which those that are not there yet are
-    /// made, and those of no such name behind them.
+    /// Sorts the columns by these names, and creates missing ones; columns with other names come
+    /// last.
     fn arrange<'a>(&mut self, names: impl Iterator<Item = &'a str>, rows: usize) {
         self.ranks.clear();
         for (rank, name) in names.enumerate() {
@@ -121,69 +119,69 @@ impl Tensors {
     }
 }
 
-/// All that is kept of a log. The vectors of a step have one element for each step; what is not
-/// there or not finite is NaN.
+/// The content of a log. The vectors of a step have one element per step; missing and non-finite
+/// values are NaN.
 #[derive(Clone, Debug, Default)]
 pub struct Columns {
-    /// What the log says of its model; none in a log of format 1.
+    /// The header; `None` for a log of format 1.
     pub header: Option<Header>,
     /// Steps taken, this one included.
     pub step: Vec<u64>,
-    /// Where the step's line begins in the file.
-    pub place: Vec<u64>,
+    /// The offset of the step's line in the file.
+    pub offset: Vec<u64>,
     /// What clipping did.
     pub action: Vec<ClipAction>,
     /// Whether an element of the gradients was not finite.
     pub non_finite: Vec<bool>,
-    /// The first tensor that had such an element.
+    /// The first tensor with such an element.
     pub first_non_finite: Option<String>,
     /// Mean loss of the step's tokens, in nats a token.
     pub loss: Vec<f32>,
     /// The learning rate.
     pub lr: Vec<f32>,
-    /// Speed of the step.
+    /// The speed of the step.
     pub tokens_per_second: Vec<f32>,
-    /// In double precision, as are the next two, so that the verdict is the trainer's own.
+    /// In double precision, as are the next two, so that the verdict equals the trainer's own.
     pub norm_before: Vec<f64>,
     /// The threshold in force.
     pub threshold: Vec<f64>,
     /// `norm_after / norm_before`.
     pub coefficient: Vec<f64>,
-    /// Norm of what the optimizer got.
+    /// Norm of the gradient that the optimizer applied.
     pub norm_after: Vec<f32>,
     /// Cosine between the gradient before and after.
     pub cosine: Vec<f32>,
-    /// Norms of the gradients of each tensor, before clipping.
+    /// Norm of each tensor's gradient, before clipping.
     pub tensors: Tensors,
-    /// The steps that have sizes of updates, as rows of the other columns.
+    /// The rows that have update ratios.
     pub ratio_rows: Vec<usize>,
     /// Norm of the update over that of the weights, for each of `ratio_rows`.
     pub ratios: Tensors,
-    /// All evaluations, in their order.
+    /// All evaluations, in order.
     pub evaluations: Vec<Evaluation>,
-    /// All that the model wrote.
+    /// All texts that the model generated.
     pub samples: Vec<Sample>,
-    /// How gradients reached back in time, whenever that was measured.
+    /// How far gradients reached back in time, whenever that was measured.
     pub time_flows: Vec<TimeFlow>,
-    /// Where the run went on after it had stopped, in that order.
+    /// Where the run was resumed, in order.
     pub resumes: Vec<Resume>,
-    /// The settings that were changed there.
+    /// The settings that were changed on resuming.
     pub changes: Vec<Change>,
-    /// Who trained the run together, from which steps on.
+    /// The processes that trained the run, and from which step on.
     pub ranks: Vec<RanksEvent>,
-    /// The steps in which ranks exchanged their gradients, and how.
+    /// The steps at which ranks exchanged their gradients, and how.
     pub exchanges: Vec<(u64, ExchangeEvent)>,
-    /// How the run ended; none if it goes on or was killed.
+    /// How the run ended; `None` if it is still training or was killed.
     pub end: Option<End>,
 }
 
 impl Columns {
-    /// Steps.
+    /// The number of steps.
     pub fn rows(&self) -> usize {
         self.step.len()
     }
 
-    /// Takes an event of a run that trains in this process, as if it had been read from the log.
+    /// Adds an event of a run that trains in this process, as if it had been read from the log.
     pub fn take(&mut self, event: Event) {
         let line = match event {
             Event::Step(step) => Line::Step(step.into()),
@@ -192,25 +190,27 @@ impl Columns {
         self.push(line, 0);
     }
 
-    /// Takes a line that begins at `place`.
-    pub(crate) fn push(&mut self, line: Line<'_>, place: u64) {
-        // A run that goes on after its end has none.
+    /// Adds a line that starts at `offset`.
+    pub(crate) fn push(&mut self, line: Line<'_>, offset: u64) {
+        // A run that continues after its end has not ended.
         self.end = None;
         match line {
-            Line::Step(step) => self.push_step(&step, place),
+            Line::Step(step) => self.push_step(&step, offset),
             Line::Other(event) => self.push_event(event),
         }
     }
 
     fn push_event(&mut self, event: Event) {
-        // What is noted again at a step replaces what was: a run that goes on from there notes it
-        // anew.
+        // An event replaces earlier ones at the same or a later step: a resumed run records them
+        // again.
         let at = event.step();
         match &event {
-            Event::Evaluation(_) => drop_from(&mut self.evaluations, |noted| noted.step >= at),
-            Event::Sample(_) => drop_from(&mut self.samples, |noted| noted.step >= at),
+            Event::Evaluation(_) => drop_from(&mut self.evaluations, |known| known.step >= at),
+            Event::Sample(_) => drop_from(&mut self.samples, |known| known.step >= at),
             Event::StateGradients { .. } => {
-                drop_from(&mut self.time_flows, |noted| noted.step >= at);
+                drop_from(&mut self.time_flows, |known| known.step >= at);
+            }
+            // Each resume counts, even two from the same step.
             }
             // Each resume counts, also two from the same step.
             Event::Resume(_) | Event::Change(_) | Event::Ranks(_) => {}
@@ -233,13 +233,13 @@ impl Columns {
                 self.ratios.arrange(names(), self.ratio_rows.len());
                 self.header = Some(header);
             }
-            // `Line::parse` gives steps as `Line::Step`.
+            // `Line::parse` returns steps as `Line::Step`.
             Event::Step(_) => {}
         }
     }
 
-    fn push_step(&mut self, line: &StepLine<'_>, place: u64) {
-        // A step that comes again replaces all from there on: a resumed run takes it anew.
+    fn push_step(&mut self, line: &StepLine<'_>, offset: u64) {
+        // A repeated step replaces everything from there on: a resumed run takes it again.
         if self.step.last().is_some_and(|last| line.step <= *last) {
             self.truncate(line.step);
         }
@@ -251,7 +251,7 @@ impl Columns {
         }
         let single = |value: Option<f64>| value.map_or(f32::NAN, |value| value as f32);
         self.step.push(line.step);
-        self.place.push(place);
+        self.offset.push(offset);
         self.action.push(line.clip.action);
         self.non_finite.push(line.clip.non_finite > 0);
         if self.first_non_finite.is_none() {
@@ -271,11 +271,11 @@ impl Columns {
         self.exchanges.extend(exchange);
     }
 
-    /// Drops the steps from `step` on, and what was noted at them.
+    /// Drops the steps from `step` on, and what was recorded at them.
     pub fn truncate(&mut self, step: u64) {
         let rows = self.step.partition_point(|known| *known < step);
         self.step.truncate(rows);
-        self.place.truncate(rows);
+        self.offset.truncate(rows);
         self.action.truncate(rows);
         self.non_finite.truncate(rows);
         if !self.non_finite.contains(&true) {
@@ -306,12 +306,12 @@ impl Columns {
         self.exchanges.retain(|(taken, _)| *taken < step);
     }
 
-    /// What the exchanges between processes took, of a run that several train.
+    /// A summary of the exchanges between processes; `None` for a run of one process.
     pub fn exchanged(&self) -> Option<ExchangeSummary> {
         ExchangeSummary::of(self.exchanges.iter().map(|(_, exchange)| exchange))
     }
 
-    /// What the verdict needs of each step.
+    /// What the verdict needs to know of each step.
     pub fn records(&self) -> impl Iterator<Item = StepRecord> {
         (0..self.rows()).map(|row| StepRecord {
             step: self.step[row],
@@ -324,7 +324,7 @@ impl Columns {
         })
     }
 
-    /// The rows of the steps from `from` to `to`, both included.
+    /// The rows of the steps from `from` to `to`, inclusive.
     pub fn range(&self, from: Option<u64>, to: Option<u64>) -> std::ops::Range<usize> {
         let start = from.map_or(0, |from| self.step.partition_point(|step| *step < from));
         let end = to.map_or(self.rows(), |to| {
@@ -338,7 +338,7 @@ impl Columns {
         self.step.binary_search(&step).ok()
     }
 
-    /// Memory, roughly.
+    /// The approximate memory in bytes.
     pub fn bytes(&self) -> usize {
         let texts: usize = self
             .samples
@@ -368,8 +368,10 @@ impl Columns {
     }
 }
 
-/// Drops what is at the end and to be dropped.
-fn drop_from<T>(noted: &mut Vec<T>, is_dropped: impl Fn(&T) -> bool) {
+/// Drops elements from the end while the predicate holds.
+fn drop_from<T>(recorded: &mut Vec<T>, is_dropped: impl Fn(&T) -> bool) {
+    while recorded.last().is_some_and(&is_dropped) {
+        recorded.pop();
     while noted.last().is_some_and(&is_dropped) {
         noted.pop();
     }
@@ -383,7 +385,7 @@ mod tests {
     use crate::header::{FORMAT, Parameter};
 
     #[test]
-    fn an_evaluation_that_is_made_again_counts_once() {
+    fn a_repeated_evaluation_counts_once() {
         let mut columns = Columns::default();
         for (step, val_loss) in [(10, 3.0), (20, 2.5), (20, 2.4), (30, 2.0)] {
             let (bits_per_char, perplexity) = (1.0, 1.0);
@@ -395,11 +397,12 @@ mod tests {
             });
             columns.push(Line::Other(event), 0);
         }
-        let losses = columns.evaluations.iter().map(|noted| noted.val_loss);
+        let losses = columns.evaluations.iter().map(|known| known.val_loss);
         assert_eq!(losses.collect::<Vec<_>>(), [3.0, 2.4, 2.0]);
     }
 
-    /// In the order of the forward pass, also those that no header makes.
+    /// Columns are in the order of the forward pass, including those that the header did not
+    /// create.
     #[test]
     fn a_model_of_very_many_parameters_has_all_its_columns() {
         const MANY: usize = 5000;
@@ -417,7 +420,7 @@ mod tests {
             precision: String::new(),
         };
         columns.push(Line::Other(Event::Header(header)), 0);
-        // Names come in the order of the alphabet, and some first at the second step.
+        // Names come in alphabetical order, and some first at the second step.
         let mut named: Vec<(Cow<'_, str>, f64)> = (0..MANY)
             .map(|place| (Cow::Owned(name(place)), 1.0))
             .collect();
@@ -438,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn ever_new_names_do_not_fill_the_memory() {
+    fn new_names_in_every_row_do_not_fill_the_memory() {
         let mut tensors = Tensors::default();
         for row in 0..3000 {
             let new = (0..20).map(|place| (Cow::Owned(format!("{row}.{place}")), 1.0));

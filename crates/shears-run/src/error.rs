@@ -11,11 +11,11 @@ pub enum RunError {
     /// Reading or writing failed.
     #[error("cannot {action} {}", path.display())]
     Io {
-        /// What was tried: "write", "read", "create", "lock", "sync".
+        /// The operation: "write", "read", "create", "lock", "sync".
         action: &'static str,
         /// The file.
         path: PathBuf,
-        /// The system's answer.
+        /// The system's error.
         source: std::io::Error,
     },
     /// A later version of this program wrote the log.
@@ -26,21 +26,21 @@ pub enum RunError {
     NewerFormat {
         /// The log.
         path: PathBuf,
-        /// The format that its header names.
+        /// The format in its header.
         format: u32,
     },
     /// Another program writes to the folder.
     #[error("{}: {problem}", path.display())]
     Locked {
         /// The folder.
-        path: PathBuf,
+        /// The folder.
         /// Who has it, and what to do.
         problem: String,
     },
 }
 
 impl RunError {
-    /// For `map_err`: an I/O error with what was tried and where.
+    /// An I/O error with operation and path, for `map_err`.
     pub fn io(
         action: &'static str,
         path: &Path,

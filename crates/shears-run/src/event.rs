@@ -1,4 +1,4 @@
-//! The lines of a log as values.
+//! The lines of a log.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,44 +14,44 @@ use crate::ranks::{ExchangeEvent, RanksEvent};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Event {
-    /// What the log is of: its first line.
+    /// The header, which is the first line.
     Header(Header),
     /// A training step.
     Step(StepEvent),
     /// A full pass over the validation text.
     Evaluation(Evaluation),
-    /// The model wrote something, to show what it has learned.
+    /// The model generated a text, to show what it has learned.
     Sample(Sample),
-    /// How far gradients reach back in time in a recurrent model, at the first step and beside each
+    /// How far gradients reach back in time in a recurrent model, at the first step and with each
     /// evaluation.
     StateGradients {
         /// Steps taken so far.
         step: u64,
-        /// For each layer, the norm of the gradient of the loss at the last token of a window,
-        /// before clipping, by what the layer carried one token before that prediction, two tokens
-        /// before, and so on; null where it is not finite.
+        /// For each layer, the norm of the gradient, before clipping, of the loss at the last token
+        /// of a window with respect to the state carried one token before that prediction, two
+        /// tokens before, and so on; null where it is not finite.
         layers: BTreeMap<String, Vec<Option<f64>>>,
     },
-    /// The run goes on from a checkpoint, or, before the first one, from its start.
+    /// The run continues from a checkpoint or, before the first one, from its start.
     Resume(Resume),
-    /// A setting was changed where the run went on.
+    /// A setting was changed when the run was resumed.
     Change(Change),
     /// Several processes train the run from here on.
     Ranks(RanksEvent),
-    /// The run ended; always the last line. A log without it is of a run that goes on or was
+    /// The run ended; always the last line. The run of a log without it is still training or was
     /// killed.
     End {
         /// Steps taken so far.
         step: u64,
         /// Why.
         how: EndReason,
-        /// In words, where there is more to say.
+        /// In words, if there is more to say.
         #[serde(skip_serializing_if = "Option::is_none", default)]
         message: Option<String>,
     },
 }
 
-/// A full pass over the validation text. What is not finite is null in the log.
+/// A full pass over the validation text. Non-finite values are null in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
     /// Steps taken so far.
@@ -67,25 +67,25 @@ pub struct Evaluation {
     pub perplexity: f64,
 }
 
-/// What the model wrote as it learned.
+/// A text that the model generated during training.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sample {
     /// Steps taken so far.
     pub step: u64,
-    /// What it wrote.
+    /// The text.
     pub text: String,
 }
 
-/// Where a run went on.
+/// A run was resumed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resume {
-    /// Steps taken before it: those of the checkpoint.
+    /// Steps taken before, which is the step of the checkpoint.
     pub step: u64,
     /// When, in seconds since 1970.
     pub time: u64,
-    /// The version of the program that goes on.
+    /// The version of the program that resumed.
     pub version: String,
-    /// The name of the checkpoint; none where the run began again.
+    /// The name of the checkpoint; `None` if the run started over.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub checkpoint: Option<String>,
 }
@@ -97,14 +97,14 @@ pub struct Change {
     pub step: u64,
     /// The setting, as in `plan.toml`.
     pub name: String,
-    /// Its value until then, as it is typed.
+    /// The value before, as it is typed.
     pub before: String,
-    /// Its value from then on.
+    /// The value after.
     pub after: String,
 }
 
 impl Change {
-    /// Whether both change the same setting in the same way.
+    /// Whether both change the same setting in the same way, at whatever step.
     pub fn is_same(&self, other: &Change) -> bool {
         (&self.name, &self.before, &self.after) == (&other.name, &other.before, &other.after)
     }
@@ -129,12 +129,12 @@ pub enum EndReason {
     Stopped,
     /// Gradients were not finite.
     Diverged,
-    /// Something else went wrong, such as a full disk.
+    /// Another failure, such as a full disk.
     Failed,
 }
 
 impl Event {
-    /// Steps taken when it was written.
+    /// Steps taken when the event was written.
     pub fn step(&self) -> u64 {
         match self {
             Event::Header(_) => 0,
@@ -150,7 +150,7 @@ impl Event {
     }
 }
 
-/// What a training step found and did.
+/// A training step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepEvent {
     /// Steps taken, this one included.
@@ -159,11 +159,11 @@ pub struct StepEvent {
     pub loss: Option<f64>,
     /// The learning rate.
     pub lr: f64,
-    /// Speed of this step.
+    /// The speed of this step.
     pub tokens_per_second: f64,
-    /// What clipping found and did.
+    /// What clipping measured and did.
     pub clip: ClipEvent,
-    /// At some steps: for each parameter, the norm of its update as a share of its own norm.
+    /// At some steps: for each parameter, the norm of its update relative to its own norm.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     pub update_ratios: BTreeMap<String, f64>,
     /// How the ranks exchanged their gradients, if there are several.
@@ -171,16 +171,16 @@ pub struct StepEvent {
     pub exchange: Option<ExchangeEvent>,
 }
 
-/// The line's form of a [`ClipReport`].
+/// A [`ClipReport`] in the log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ClipEvent {
     /// Written as `keep`, `clip` or `skip`.
     #[serde(with = "ActionText")]
     pub action: ClipAction,
-    /// Norm of the gradient before clipping; null if the step was skipped because it is not finite.
+    /// Norm of the gradient before clipping; null if a non-finite gradient was skipped.
     #[serde(deserialize_with = "null_is_nan")]
     pub norm_before: f64,
-    /// Norm of what the optimizer got.
+    /// Norm of the gradient that the optimizer applied.
     pub norm_after: f64,
     /// `norm_after / norm_before`.
     pub coefficient: f64,
@@ -191,23 +191,23 @@ pub struct ClipEvent {
     pub skip_reason: Option<String>,
     /// Elements that were NaN or infinite.
     pub non_finite: u64,
-    /// The first tensor that had one.
+    /// The first tensor with such an element.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub first_non_finite: Option<String>,
-    /// Share of elements that clipping by value changed.
+    /// Share of elements changed by clipping by value.
     pub clipped_share: f64,
-    /// Elements that clipping made too small for their type, so that they became zero. Absent where
-    /// there is none, or nobody has looked because the optimizer took the factor.
+    /// Elements that clipping made too small for their type, so that they became zero. Absent if
+    /// there are none, or if they were not counted because the optimizer applied the factor.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub rounded_to_zero: Option<u64>,
-    /// Cosine between the gradient before and after: below 1, direction was lost. Null where two
-    /// rules of a chain turned it, or elements became zero by rounding.
+    /// Cosine between the gradient before and after: below 1, its direction changed. Null where two
+    /// rules of a chain turned it, or elements were rounded to zero.
     pub cosine: Option<f64>,
-    /// Norm before clipping of each tensor, with six digits; without those that are not finite.
+    /// Norm of each tensor before clipping, to six digits; without non-finite ones.
     pub tensors: BTreeMap<String, f64>,
 }
 
-/// How a [`ClipAction`] is written.
+/// How a [`ClipAction`] is serialized.
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "ClipAction", rename_all = "lowercase")]
 pub(crate) enum ActionText {
@@ -216,7 +216,7 @@ pub(crate) enum ActionText {
     Skip,
 }
 
-/// `keep`, `clip` or `skip`, as the log has it.
+/// `keep`, `clip` or `skip`, as in the log.
 pub fn action_name(action: ClipAction) -> &'static str {
     match action {
         ClipAction::Keep => "keep",
@@ -226,7 +226,7 @@ pub fn action_name(action: ClipAction) -> &'static str {
 }
 
 impl ClipEvent {
-    /// Of a step that was refused, because these tensors have so many elements that are not finite.
+    /// The event of a step that was refused because these tensors have non-finite elements.
     pub fn refused(tensors: &[(String, u64)]) -> ClipEvent {
         ClipEvent {
             action: ClipAction::Skip,
@@ -262,9 +262,9 @@ impl From<&ClipReport> for ClipEvent {
             non_finite: report.non_finite,
             first_non_finite: report.first_non_finite.clone(),
             clipped_share: report.clipped_share,
-            // A log of a million steps need not say of each that nothing was lost.
+            // A log of a million steps need not say at each that nothing was rounded to zero.
             rounded_to_zero: report.rounded_to_zero.filter(|lost| *lost > 0),
-            // It is that before rounding.
+            // The report's cosine is from before rounding.
             cosine: report
                 .cosine
                 .filter(|_| report.rounded_to_zero.is_none_or(|lost| lost == 0)),
@@ -274,11 +274,11 @@ impl From<&ClipReport> for ClipEvent {
 }
 
 impl StepEvent {
-    /// What the verdict of a run needs of the step.
+    /// What the verdict needs to know of the step.
     pub fn record(&self) -> StepRecord {
         StepRecord {
             step: self.step,
-            // A loss that is not finite is written as null.
+            // A non-finite loss is written as null.
             loss: Some(self.loss.unwrap_or(f64::NAN)),
             norm_before: self.clip.norm_before,
             threshold: self.clip.threshold,
@@ -289,13 +289,13 @@ impl StepEvent {
     }
 }
 
-/// A value with six digits: those of each tensor make up most of a line, and nobody reads them to
-/// seventeen.
+/// Rounds to six digits: the norms of tensors make up most of a line, and nobody reads seventeen
+/// digits of them.
 pub fn six_digits(value: f64) -> f64 {
     format!("{value:.5e}").parse().unwrap_or(value)
 }
 
-/// JSON has no NaN and no infinity: they are written as null, and null is read as NaN.
+/// Reads null as NaN: JSON has no NaN and no infinity, and both are written as null.
 fn null_is_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
@@ -304,12 +304,12 @@ fn null_is_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Err
 mod tests {
     use super::*;
 
-    /// Without the elements that storage has lost, the direction is another one.
+    /// Rounding elements to zero changes the direction.
     #[test]
-    fn no_cosine_is_told_of_gradients_that_lost_elements() {
+    fn gradients_that_lost_elements_have_no_cosine() {
         use gradclip::{Clipper, NonFinite, Unscaled};
 
-        let told = |threshold: &str| {
+        let logged = |threshold: &str| {
             let policy = format!("global-norm:{threshold}").parse().unwrap();
             let mut clipper = Clipper::new(policy, NonFinite::Skip).unwrap();
             let smallest = f32::from_bits(1);
@@ -317,12 +317,12 @@ mod tests {
             let event = ClipEvent::from(clipper.clip(gradients).unwrap().report());
             (event.rounded_to_zero, event.cosine)
         };
-        assert_eq!(told("0.75"), (None, Some(1.0)));
-        assert_eq!(told("0.5"), (Some(1), None));
+        assert_eq!(logged("0.75"), (None, Some(1.0)));
+        assert_eq!(logged("0.5"), (Some(1), None));
     }
 
     #[test]
-    fn an_evaluation_that_is_not_finite_survives_its_line() {
+    fn a_non_finite_evaluation_survives_serialization() {
         let event = Event::Evaluation(Evaluation {
             step: 7,
             val_loss: 1e3,

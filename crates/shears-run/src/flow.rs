@@ -1,4 +1,4 @@
-//! What a log says about the flow of gradients through the layers.
+//! The flow of gradients through the layers, from a log.
 
 use std::ops::Range;
 
@@ -11,8 +11,8 @@ use crate::header::Parameter;
 
 impl Columns {
     /// The flow of gradients through the layers: for each, the median over the steps of the root
-    /// mean square of its gradient, from input to output. None without a header, which says what
-    /// the layers are.
+    /// mean square of its gradient, from input to output. `None` without a header, which defines
+    /// the layers.
     pub fn gradient_flow(&self) -> Option<GradientFlow> {
         let header = self.header.as_ref()?;
         let layers = header.layers().into_iter().map(|(layer, parameters)| {
@@ -27,8 +27,8 @@ impl Columns {
         Some(GradientFlow::of(&layers.collect::<Vec<_>>()))
     }
 
-    /// How fast the weights change: for each matrix, the median over the steps of its update's size
-    /// beside its own. None without a header, or before such sizes were taken.
+    /// How fast the weights change: for each matrix, the median over the steps of its update's norm
+    /// relative to its own. `None` without a header, or before the first such measurement.
     pub fn update_pace(&self) -> Option<UpdatePace> {
         let header = self.header.as_ref()?;
         let matrices = header.parameters.iter().filter(|p| p.is_matrix());
@@ -42,8 +42,8 @@ impl Columns {
         UpdatePace::of(&shares.collect::<Vec<_>>())
     }
 
-    /// The norm of the gradient of each layer at these rows, in the order of the forward pass; NaN
-    /// where no tensor of the layer has one. None without a header.
+    /// The norm of each layer's gradient at these rows, in the order of the forward pass; NaN where
+    /// no tensor of the layer has one. `None` without a header.
     pub fn layer_norms(&self, rows: Range<usize>) -> Option<Vec<(String, Vec<f64>)>> {
         let header = self.header.as_ref()?;
         let layers = header.layers().into_iter().map(|(layer, parameters)| {

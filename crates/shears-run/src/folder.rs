@@ -1,10 +1,10 @@
-//! The folder that a file is in.
+//! The folder of a file.
 
 use std::fs::File;
 use std::io;
 use std::path::Path;
 
-/// The folder of a path; that of a bare name is where the program runs.
+/// The folder of a path; for a bare name, the working directory.
 pub fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if folder == Path::new("") => Path::new("."),
@@ -17,7 +17,7 @@ pub fn folder_of(path: &Path) -> &Path {
 ///
 /// # Errors
 ///
-/// What the system says.
+/// The system's error.
 pub fn sync_folder(folder: &Path) -> io::Result<()> {
     match cfg!(unix) {
         true => File::open(folder)?.sync_all(),

@@ -1,4 +1,4 @@
-//! A glance at a run: its last lines, which are read at once however long its log is.
+//! A glance at a run: the last lines of its log, which are read quickly however long it is.
 
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -10,9 +10,9 @@ use crate::event::Event;
 use crate::line::Line;
 use crate::regular::open_regular;
 
-/// How many bytes of the end are read, and, as long as no step is among them, eight times as many.
+/// How many bytes of the end are read at first, and eight times as many until there is a step.
 const TAIL: u64 = 1 << 16;
-/// A step is not looked for farther from the end.
+/// The search for a step goes no farther back than this.
 const LONGEST_TAIL: u64 = 1 << 25;
 
 /// What the last lines of a log say.
@@ -30,14 +30,14 @@ pub struct Glance {
     pub val_loss: Option<f64>,
     /// How the run ended, if this is the end of the log.
     pub end: Option<End>,
-    /// Bytes of the whole log.
+    /// The length of the log in bytes.
     pub length: u64,
     /// When it was last written to.
     pub modified: Option<SystemTime>,
 }
 
 impl Glance {
-    /// What the end of the log at `path` says; nothing if it cannot be read.
+    /// Reads the end of the log at `path`; everything is `None` if it cannot be read.
     pub fn at(path: &Path) -> Glance {
         let (length, modified) = stamp(path);
         let mut tail = TAIL;
@@ -50,7 +50,7 @@ impl Glance {
         glance
     }
 
-    /// Whether the log at `path` has not changed since.
+    /// Whether the log at `path` is unchanged since.
     pub fn is_of(&self, path: &Path) -> bool {
         (self.length, self.modified) == stamp(path)
     }
@@ -69,15 +69,15 @@ fn read(path: &Path, length: u64, tail: u64) -> io::Result<Glance> {
     file.seek(SeekFrom::Start(start))?;
     let mut bytes = Vec::new();
     file.take(tail).read_to_end(&mut bytes)?;
-    // The first line is cut, unless it is the first of all; what follows the last line break is
-    // half-written.
+    // The first line is cut off, unless it is the first of the log; after the last line break there
+    // is at most a half-written line.
     let mut lines: Vec<&[u8]> = bytes.split(|byte| *byte == b'\n').collect();
     lines.pop();
     let whole = lines.into_iter().skip(usize::from(start > 0));
     Ok(of_lines(whole.rev()))
 }
 
-/// From the last line backwards, until a step and an evaluation are found.
+/// Takes lines from last to first, until a step and an evaluation are found.
 fn of_lines<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Glance {
     let mut glance = Glance::default();
     for (place, line) in lines.enumerate() {
@@ -91,7 +91,7 @@ fn of_lines<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Glance {
             Ok(Line::Other(Event::Evaluation(last))) if glance.val_loss.is_none() => {
                 glance.val_loss = Some(last.val_loss);
             }
-            // Only as the last line it is an end: the run may have gone on after it.
+            // Only the last line can be an end: otherwise the run continued after it.
             Ok(Line::Other(Event::End { how, message, .. })) if place == 0 => {
                 glance.end = Some(End { how, message });
             }
@@ -148,7 +148,7 @@ mod tests {
         fs::write(&path, format!("{long}{end}{{\"event\":\"sam")).unwrap();
         assert!(
             Glance::at(&path).end.is_some(),
-            "a half-written line is none"
+            "a half-written line does not count"
         );
         assert!(Glance::at(&folder.path().join("none")).step.is_none());
     }

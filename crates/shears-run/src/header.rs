@@ -1,17 +1,17 @@
-//! The first line of a log: what its numbers are of.
+//! The first line of a log: the model and the machine that it describes.
 
 use serde::{Deserialize, Serialize};
 
 /// The format of logs that this program writes. Format 1 had no header.
 pub const FORMAT: u32 = 2;
 
-/// What a reader of a log has to know of the model and of the machine, so that nobody builds a
+/// What a reader of a log needs to know about the model and the machine, so that nobody builds a
 /// model to read a log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
     /// The format of the lines that follow; see [`FORMAT`].
     pub format: u32,
-    /// All parameters that are trained, in the order of the forward pass.
+    /// All trained parameters, in the order of the forward pass.
     pub parameters: Vec<Parameter>,
     /// Where tensors live, for example `cpu`.
     pub device: String,
@@ -24,7 +24,7 @@ pub struct Header {
 pub struct Parameter {
     /// The path of the tensor in the model, for example `layers.0.weight_hh`.
     pub name: String,
-    /// The layer that it belongs to, for example `layers.0`.
+    /// The layer it belongs to, for example `layers.0`.
     pub layer: String,
     /// Its shape.
     pub shape: Vec<usize>,
@@ -47,7 +47,7 @@ impl Header {
     pub fn layers(&self) -> Vec<(&str, Vec<&Parameter>)> {
         let mut layers: Vec<(&str, Vec<&Parameter>)> = Vec::new();
         for parameter in &self.parameters {
-            // A parameter that is shared by two layers may stand between those of another one.
+            // A parameter shared by two layers may come between those of another one.
             match layers.iter_mut().find(|(name, _)| *name == parameter.layer) {
                 Some((_, members)) => members.push(parameter),
                 None => layers.push((&parameter.layer, vec![parameter])),

@@ -1,5 +1,5 @@
-//! What is said about a run: by `shears train` at its end, `inspect`, `sweep`, `compare`, the
-//! screen and the page, which all print what stands here.
+//! The judgement of a run, which `shears train` (at its end), `inspect`, `sweep`, `compare`, the
+//! screen and the page all print.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use crate::columns::Columns;
 use crate::event::{Change, EndReason};
 use crate::plan::read_plan;
 
-/// What of a run's folder is needed to judge its log, and to say what to type next.
+/// What a judgement needs besides the log, and to suggest the next command.
 #[derive(Clone, Debug, Default)]
 pub struct Subject {
     /// The folder.
@@ -28,8 +28,8 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// The run in a folder, by its plan. What the plan does not say, or says in a way that this
-    /// program does not know, is left at nothing.
+    /// Reads the plan in a folder. Settings that are missing, or that this program does not know,
+    /// get their defaults.
     pub fn of(folder: &Path) -> Subject {
         let plan = read_plan(folder).unwrap_or_default();
         let number = |value: &toml::Value| match value {
@@ -54,7 +54,7 @@ impl Subject {
         }
     }
 
-    /// The command that goes on with the run.
+    /// The command that resumes the run.
     pub fn resume(&self) -> String {
         format!("{} train --resume {}", program(), quoted(&self.folder))
     }
@@ -70,22 +70,22 @@ impl Subject {
     }
 }
 
-/// Whether the optimizer of this name divides each element of a gradient by its usual size, so that
-/// its steps have much the same length whatever the gradient's.
+/// Whether this optimizer divides each element of a gradient by its usual size, so that its steps
+/// have about the same length whatever the gradient's.
 pub fn is_adaptive(optimizer: &str) -> bool {
     ["adam", "adamw", "rmsprop"].contains(&optimizer)
 }
 
-/// How the user started this program, for commands to type next.
+/// How the user started this program, for suggested commands.
 pub fn program() -> &'static str {
-    // Cargo tells the programs that it runs where its own binary is.
+    // Cargo sets `CARGO` for the programs that it runs.
     match std::env::var_os("CARGO") {
         Some(_) => "cargo run --release --",
         None => "shears",
     }
 }
 
-/// A path as a shell takes it.
+/// Quotes a path for the shell, if necessary.
 pub fn quoted(path: &Path) -> String {
     let path = path.display().to_string();
     let plain = |letter: char| letter.is_alphanumeric() || "/._-+:,=@%".contains(letter);
@@ -95,8 +95,8 @@ pub fn quoted(path: &Path) -> String {
     }
 }
 
-/// The policies that a run has had, each with the first step that it clipped: what resumed runs
-/// have changed, and at last the one of its plan.
+/// The policies of a run with the first step of each: those that resumed runs have changed, and
+/// finally the one in its plan.
 pub fn stretches(newest: &ClipPolicy, changes: &[Change]) -> Vec<(u64, ClipPolicy)> {
     let mut all: Vec<(u64, ClipPolicy)> = Vec::new();
     let mut from = 1;
@@ -104,7 +104,7 @@ pub fn stretches(newest: &ClipPolicy, changes: &[Change]) -> Vec<(u64, ClipPolic
         let Ok(before) = change.before.parse() else {
             continue;
         };
-        // A policy that was changed before it clipped a step was none.
+        // A policy that was changed before its first step does not count.
         if change.step + 1 > from {
             all.push((from, before));
             from = change.step + 1;
@@ -114,7 +114,7 @@ pub fn stretches(newest: &ClipPolicy, changes: &[Change]) -> Vec<(u64, ClipPolic
     all
 }
 
-/// All that is said about a run.
+/// The whole judgement of a run.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Judgement {
@@ -124,16 +124,16 @@ pub struct Judgement {
     pub next: Option<String>,
     /// What to clip with next time.
     pub advice: Option<Advice>,
-    /// How gradients flow through the layers; none without a header.
+    /// How gradients flow through the layers; `None` without a header.
     pub layers: Option<GradientFlow>,
     /// How fast the weights change.
     pub pace: Option<UpdatePace>,
-    /// How they last flowed through time, in a model that carries a state.
+    /// How gradients last flowed through time, in a model that carries a state.
     pub time: Option<TimeFlow>,
 }
 
 impl Columns {
-    /// The one judgement of a run.
+    /// Judges the run.
     pub fn judge(&self, subject: &Subject) -> Judgement {
         let stretches = stretches(&subject.policy, &self.changes);
         let run = Run::in_stretches(&stretches, self.records());
@@ -156,7 +156,7 @@ impl Columns {
                 true => Some(subject.resume()),
                 false => next.map(|next| subject.command(next)),
             },
-            // Nothing is known of gradients that were not finite.
+            // After a divergence these figures mean nothing.
             layers: self.gradient_flow().filter(|_| !lost),
             pace: self.update_pace().filter(|_| !lost),
             time: self.time_flows.last().filter(|_| !lost).cloned(),
@@ -170,14 +170,14 @@ impl Columns {
         let cosines = self.cosine.iter().zip(&self.action);
         let clipped = cosines.filter(|(_, action)| **action == ClipAction::Clip);
         let cosines = clipped.map(|(cosine, _)| f64::from(*cosine));
-        // Where two rules of a chain turned the gradient, it is not known.
+        // Where two rules of a chain turned the gradient, the cosine is NaN.
         mean(cosines.filter(|cosine| cosine.is_finite()))
     }
 }
 
 impl Judgement {
-    /// That of a log without an end: of a run that trains there is nothing to try yet, and one that
-    /// was killed is gone on with.
+    /// The judgement of a log without an end: a run that is training has nothing to try yet, and a
+    /// killed one is to be resumed.
     pub fn without_end(self, trains: bool, subject: &Subject) -> Judgement {
         Judgement {
             next: (!trains).then(|| subject.resume()),
@@ -185,7 +185,7 @@ impl Judgement {
         }
     }
 
-    /// For people, all of it; the first line is the sentence.
+    /// The whole judgement as text; the first line is the sentence.
     pub fn lines(&self) -> Vec<String> {
         let verdict = self.verdict.to_string();
         let parts = [
@@ -200,7 +200,7 @@ impl Judgement {
         lines.collect()
     }
 
-    /// As `shears inspect --json` and the last line of `shears train --json` have it.
+    /// As in `shears inspect --json` and in the last line of `shears train --json`.
     pub fn json(&self) -> Value {
         let numbers = &self.verdict.numbers;
         let norms = numbers.norms.map(|norms| {

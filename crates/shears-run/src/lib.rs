@@ -1,22 +1,22 @@
-//! The folder of a run without its tensors. `events.jsonl` is the run's memory: the terminal,
-//! `shears inspect`, the live page and every report are computed from it alone, so that they cannot
+//! A run's folder, without its tensors. `events.jsonl` is the run's memory: the terminal, `shears
+//! inspect`, the live page and every report are computed from it alone, so that they cannot
 //! disagree.
 //!
 //! ```text
-//! header.rs   what the log is of: its first line         log.rs      reads a log while it grows
-//! event.rs    the other lines                            line.rs     one line
-//! writer.rs   appends, and cuts what is taken again      columns.rs  a log as columns
-//! lock.rs     who writes to the folder                   glance.rs   its last lines
-//! plan.rs     plan.toml as a table                       flow.rs     gradients through the layers
-//! judgement.rs  what is said about a run
-//! regular.rs  opens regular files only               folder.rs   where a file is
-//! sample.rs     lines from all over a long log
+//! header.rs     the first line of a log: model, device    log.rs      reads a growing log
+//! event.rs      the other lines                           line.rs     parses one line
+//! writer.rs     appends, and truncates to resume          columns.rs  a log as columns
+//! lock.rs       who writes to the folder                  glance.rs   the last lines of a log
+//! plan.rs       plan.toml as a table                      flow.rs     gradients through the layers
+//! judgement.rs  verdict, advice, next command             folder.rs   the folder of a file
+//! regular.rs    opens regular files only                  sample.rs   lines from all over a log
+//! ranks.rs      runs of several processes                 syntax.rs   errors in JSON and TOML
 //! ```
 //!
-//! A log has one reader, [`Log`]: it reads whole lines from where it stopped, leaves a half-written
-//! last line to the next time, counts lines that are no events and reads on, and begins again when
-//! a resumed run has cut its log. [`Columns`] hold what a million steps need in some dozens of
-//! bytes each; [`Log::events`] reads the lines again, one at a time.
+//! [`Log`] is the one reader of logs. It reads whole lines from where it stopped, leaves a
+//! half-written last line for the next time, counts and skips lines that are not events, and starts
+//! over when a resumed run has truncated its log. [`Columns`] take a few dozen bytes per step;
+//! [`Log::events`] reads the lines again, one at a time.
 #![forbid(unsafe_code)]
 
 mod columns;
@@ -48,7 +48,7 @@ pub use glance::Glance;
 pub use header::{FORMAT, Header, Parameter};
 pub use judgement::{Judgement, Subject, is_adaptive, program, quoted, stretches};
 pub use lock::{LockWatch, lock_folder};
-pub use log::{Damage, Events, Log, Reach, line_at};
+pub use log::{Damage, Events, Log, ReadProgress, line_at};
 pub use plan::read_plan;
 pub use ranks::{ExchangeEvent, ExchangeSummary, RanksEvent, bytes};
 pub use regular::{check_regular, open_regular, read_regular, read_regular_text};

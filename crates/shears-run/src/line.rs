@@ -1,7 +1,7 @@
-//! One line of the log, read without copying names.
+//! One line of the log, parsed without copying names.
 //!
-//! A log of a million steps is read in one go when its run is opened, so the line of a step has a
-//! form that borrows from the bytes. All other lines are rare, and read as [`Event`].
+//! A log of a million steps is read in one go when its run is opened, so the line of a step borrows
+//! from the bytes. All other lines are rare, and read as [`Event`].
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,7 +14,7 @@ use crate::event::{ActionText, Event, StepEvent};
 use crate::header::FORMAT;
 use crate::ranks::ExchangeEvent;
 
-/// How the line of a step begins, as the trainer writes it.
+/// How the line of a step starts, as the trainer writes it.
 const STEP: &[u8] = b"{\"event\":\"step\",";
 
 /// A line of the log.
@@ -22,21 +22,21 @@ const STEP: &[u8] = b"{\"event\":\"step\",";
 pub(crate) enum Line<'a> {
     /// A training step.
     Step(StepLine<'a>),
-    /// All else.
+    /// Any other event.
     Other(Event),
 }
 
-/// Why a line is none.
+/// Why a line cannot be read.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum LineProblem {
     /// A fragment of a sentence.
     Broken(String),
-    /// It is the header of a format that this program does not know.
+    /// It is the header of a newer format.
     Newer(u32),
 }
 
 impl<'a> Line<'a> {
-    /// Reads a whole line.
+    /// Parses a whole line.
     pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, LineProblem> {
         let bytes = bytes.trim_ascii_end();
         if bytes.starts_with(STEP) {
@@ -51,24 +51,24 @@ impl<'a> Line<'a> {
     }
 }
 
-/// Reads a whole line with all that it has.
+/// Parses a whole line with all its fields.
 pub(crate) fn event(bytes: &[u8]) -> Result<Event, LineProblem> {
     let bytes = bytes.trim_ascii_end();
     match bytes.starts_with(STEP) {
-        // The tag of an enum costs a copy of all that follows it.
+        // Deserializing a tagged enum would copy all that follows the tag.
         true => owned(bytes).map(Event::Step),
         false => other(bytes),
     }
 }
 
 fn other(bytes: &[u8]) -> Result<Event, LineProblem> {
-    /// What the header of every format has.
+    /// The fields that the header of every format has.
     #[derive(Deserialize)]
     struct AnyHeader {
         event: String,
         format: u32,
     }
-    // A later format may have a header that cannot be read as ours.
+    // The header of a newer format may have other fields.
     let header = serde_json::from_slice::<AnyHeader>(bytes).ok();
     match header.filter(|header| header.event == "header" && header.format > FORMAT) {
         Some(header) => Err(LineProblem::Newer(header.format)),
@@ -81,12 +81,12 @@ fn owned<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, LineProblem> {
 }
 
 fn broken(error: serde_json::Error) -> LineProblem {
-    // Within the log it is another line than within itself.
+    // The line number within the line is not the one within the log.
     LineProblem::Broken(crate::json_problem(&error).replace("line 1, ", ""))
 }
 
-/// What columns keep of a [`StepEvent`]. What is not finite is absent where the event lets it be,
-/// so that a line without a number is refused by both.
+/// The part of a [`StepEvent`] that columns keep. It has an `Option` where the event allows null,
+/// so that both refuse the same lines.
 #[derive(Debug, Deserialize)]
 pub(crate) struct StepLine<'a> {
     pub(crate) step: u64,
@@ -101,7 +101,7 @@ pub(crate) struct StepLine<'a> {
     pub(crate) exchange: Option<ExchangeEvent>,
 }
 
-/// What columns keep of a [`ClipEvent`](crate::ClipEvent).
+/// The part of a [`ClipEvent`](crate::ClipEvent) that columns keep.
 #[derive(Debug, Deserialize)]
 pub(crate) struct ClipLine<'a> {
     #[serde(with = "ActionText")]
@@ -124,7 +124,7 @@ pub(crate) struct ClipLine<'a> {
 #[derive(Debug, Default)]
 pub(crate) struct Named<'a>(pub(crate) Vec<(Cow<'a, str>, f64)>);
 
-/// A name that is borrowed wherever it has no escapes.
+/// A name, borrowed unless it has escapes.
 #[derive(Deserialize)]
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_reads_the_same_both_ways() {
+    fn a_step_parses_the_same_borrowed_and_owned() {
         let event: StepEvent = serde_json::from_str(OLD).unwrap();
         let line = OLD.replace('\n', " ");
         let borrowed = Line::parse(line.as_bytes()).unwrap();
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_none_says_why() {
+    fn a_broken_line_says_why() {
         let reason = |line: &str| match Line::parse(line.as_bytes()) {
             Err(LineProblem::Broken(reason)) => reason,
             other => panic!("{line}: {other:?}"),
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn the_header_of_a_later_format_is_known_whatever_else_it_has() {
+    fn the_header_of_a_newer_format_is_recognised() {
         let line = b"{\"event\":\"header\",\"format\":3,\"tensors\":7}\n";
         assert_eq!(Line::parse(line).unwrap_err(), LineProblem::Newer(3));
         let known = format!("{{\"event\":\"header\",\"format\":{FORMAT},\"tensors\":7}}\n");

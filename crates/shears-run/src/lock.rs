@@ -1,4 +1,4 @@
-//! The lock of a folder that one program at a time writes to.
+//! The lock of a folder, which lets one program at a time write to it.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -9,14 +9,14 @@ use std::time::{Duration, SystemTime};
 use crate::RunError;
 use crate::regular::open_regular;
 
-/// The file whose lock it is.
+/// The locked file.
 const FILE: &str = ".lock";
-/// For how long after a lock file was touched nobody but its trainer asks for the lock: a trainer
-/// makes the file and takes the lock a moment later, and must not find it taken.
+/// After a lock file was touched, only its trainer asks for the lock for this long: a trainer
+/// creates the file and takes the lock a moment later, and must not find it taken.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Takes the lock of a folder until the file is dropped; the system releases it when the process
-/// ends, however it ends. `taken` says what to do when another has it.
+/// Locks a folder until the returned file is dropped; the system releases the lock when the process
+/// ends, however it ends. If another program has it, the error says `taken`.
 ///
 /// # Errors
 ///
@@ -28,7 +28,7 @@ pub fn lock_folder(folder: &Path, taken: &str) -> Result<File, RunError> {
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(file),
-            // The live page holds it for a moment, when it looks whether somebody trains.
+            // The live page holds it for a moment while it checks whether somebody trains.
             Err(TryLockError::WouldBlock) if attempts < 5 => {
                 attempts += 1;
                 std::thread::sleep(Duration::from_millis(20));
@@ -44,7 +44,7 @@ pub fn lock_folder(folder: &Path, taken: &str) -> Result<File, RunError> {
     }
 }
 
-/// Makes the lock file, or says that somebody has come to it; what a link leads to is left alone.
+/// Opens or creates the lock file and touches it. Does not follow links.
 fn open_to_lock(path: &Path) -> io::Result<File> {
     if let Ok(found) = fs::symlink_metadata(path)
         && !found.is_file()
@@ -57,12 +57,12 @@ fn open_to_lock(path: &Path) -> io::Result<File> {
         .create(true)
         .truncate(false)
         .open(path)?;
-    // A watch goes by it. Some file systems have no times.
+    // `LockWatch` relies on the time. Some file systems have no times.
     let _ = file.set_modified(SystemTime::now());
     Ok(file)
 }
 
-/// Looks at the lock of a run.
+/// Watches the lock of a run.
 #[derive(Debug, Default)]
 pub struct LockWatch {
     /// When the lock file was last touched before it was found free. It stays free until it is
@@ -84,7 +84,7 @@ impl LockWatch {
         if *free_since == Some(touched) {
             return false;
         }
-        // A time in the future is an old one of another clock.
+        // A time in the future is an old one from another clock.
         if touched.elapsed().is_ok_and(|age| age < GRACE) {
             return true;
         }
@@ -104,7 +104,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn what_a_lock_leads_to_is_left_alone() {
+    fn a_linked_lock_file_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         let precious = folder.path().join("precious");
         fs::write(&precious, "mine").unwrap();
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_says_who_lives() {
+    fn a_lock_shows_who_is_training() {
         let folder = tempfile::tempdir().unwrap();
         let watch = LockWatch::default();
         assert!(!watch.is_training(folder.path()), "no lock file");

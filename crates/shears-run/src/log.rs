@@ -1,4 +1,4 @@
-//! Reading a log piece by piece, while a trainer writes to it.
+//! Reads a log incrementally, while a trainer writes to it.
 
 use std::fmt;
 use std::fs::File;
@@ -13,15 +13,14 @@ use crate::event::Event;
 use crate::line::{self, Line, LineProblem};
 use crate::regular::open_regular;
 
-/// How many of the last bytes that were read are compared, to see that the file is still the same.
+/// How many of the last bytes read are compared, to see whether the file is still the same.
 const MEMORY: usize = 96;
-/// Bytes that are read from the file at once.
+/// The size of a read.
 const BUFFER: usize = 1 << 18;
-/// A line that is longer than this is not an event, and is not kept in memory: a disk that was full
-/// may have left a gigabyte of zeros.
-const LONGEST: u64 = 1 << 26;
+/// A longer line is not an event, and is not kept in memory: a full disk may have left a gigabyte
+/// of zeros.
 
-/// Opens a log to read it; none if there is no such file.
+/// Opens a log for reading; `None` if the file does not exist.
 pub(crate) fn open(path: &Path) -> Result<Option<File>, RunError> {
     match open_regular(path) {
         Ok(file) => Ok(Some(file)),
@@ -30,7 +29,7 @@ pub(crate) fn open(path: &Path) -> Result<Option<File>, RunError> {
     }
 }
 
-/// Whole lines from a place of a file on.
+/// Whole lines of a file from a given position.
 pub(crate) struct Lines<R> {
     reader: R,
     position: u64,
@@ -38,7 +37,7 @@ pub(crate) struct Lines<R> {
 }
 
 impl<R: BufRead> Lines<R> {
-    /// `reader` stands at `position`.
+    /// `reader` must be at `position`.
     pub(crate) fn new(reader: R, position: u64) -> Self {
         Lines {
             reader,
@@ -47,14 +46,14 @@ impl<R: BufRead> Lines<R> {
         }
     }
 
-    /// Where the last line ends.
+    /// The end of the last line.
     pub(crate) fn position(&self) -> u64 {
         self.position
     }
 
-    /// The next line and the place where it begins; none if only a half-written line is left.
+    /// The next line and the offset of its start; `None` if only a half-written line is left.
     pub(crate) fn next(&mut self) -> io::Result<Option<(u64, &[u8])>> {
-        let place = self.position;
+        let offset = self.position;
         let mut length = 0;
         loop {
             self.line.clear();
@@ -63,7 +62,7 @@ impl<R: BufRead> Lines<R> {
             length += read;
             if self.line.last() == Some(&b'\n') {
                 self.position += length;
-                return Ok(Some((place, &self.line)));
+                return Ok(Some((offset, &self.line)));
             }
             if read < LONGEST {
                 return Ok(None);
@@ -72,14 +71,14 @@ impl<R: BufRead> Lines<R> {
     }
 }
 
-/// Why a log cannot be trusted.
+/// Lines of a log that could not be read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Damage {
-    /// The first broken line, counted from 1; none if it is not a line that is broken.
+    /// The first broken line, counted from 1; `None` if the damage is not a broken line.
     pub line: Option<u64>,
     /// What is wrong with it.
     pub reason: String,
-    /// Broken lines in all.
+    /// The number of broken lines.
     pub lines: u64,
 }
 
@@ -100,36 +99,35 @@ impl fmt::Display for Damage {
     }
 }
 
-/// A log as far as it was read.
+/// A log, as far as it has been read.
 #[derive(Debug)]
 pub struct Log {
     path: PathBuf,
-    /// Where the last whole line that was read ends.
+    /// The end of the last whole line that was read.
     position: u64,
-    /// The bytes before `position`: a resumed run cuts its log, and writes other lines.
+    /// The bytes before `position`, which change if a resumed run truncates its log and writes on.
     memory: Vec<u8>,
     lines: u64,
-    /// Goes up whenever the log is read from its start.
+    /// Incremented whenever the log is read from its start again.
     pub generation: u64,
-    /// What was read.
+    /// The content read so far.
     pub columns: Columns,
     /// The lines that could not be read.
     pub damage: Option<Damage>,
-}
 
-/// How far a reading has come.
+/// How far a log has been read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Reach {
+pub struct ReadProgress {
     /// Bytes read.
     pub read: u64,
-    /// Bytes there are.
+    /// The length of the log in bytes.
     pub length: u64,
-    /// No whole line is left.
+    /// Whether no whole line is left.
     pub complete: bool,
 }
 
 impl Log {
-    /// The log at a path, of which nothing was read yet.
+    /// The log at a path, unread.
     pub fn new(path: PathBuf) -> Self {
         Log {
             path,
@@ -142,18 +140,18 @@ impl Log {
         }
     }
 
-    /// Reads all that a log has. A run without a log has an empty one.
+    /// Reads a whole log. A run without a log has an empty one.
     ///
     /// # Errors
     ///
-    /// If the file cannot be read, or is of a format that this program does not know.
+    /// If the file cannot be read, or has a newer format.
     pub fn read(path: PathBuf) -> Result<Self, RunError> {
         let mut log = Log::new(path);
         while !log.advance(u64::MAX)?.complete {}
         Ok(log)
     }
 
-    /// Forgets all that was read.
+    /// Discards everything that was read.
     pub fn reset(&mut self) {
         let path = std::mem::take(&mut self.path);
         let generation = self.generation + 1;
@@ -163,7 +161,7 @@ impl Log {
         };
     }
 
-    /// Bytes read.
+    /// The number of bytes read.
     pub fn position(&self) -> u64 {
         self.position
     }
@@ -173,27 +171,27 @@ impl Log {
         &self.path
     }
 
-    /// Reads about `budget` bytes more, in whole lines.
+    /// Reads about `budget` more bytes, in whole lines.
     ///
     /// # Errors
     ///
-    /// As [`Log::read`]; what was read until then stays.
-    pub fn advance(&mut self, budget: u64) -> Result<Reach, RunError> {
+    /// As [`Log::read`]; what was read before the error is kept.
+    pub fn advance(&mut self, budget: u64) -> Result<ReadProgress, RunError> {
         let failed = RunError::io("read", &self.path);
         let Some(mut file) = open(&self.path)? else {
             if self.position > 0 {
                 self.reset();
             }
-            return Ok(Reach {
+            return Ok(ReadProgress {
                 read: 0,
                 length: 0,
                 complete: true,
             });
         };
-        match self.find(&mut file) {
+        match self.seek(&mut file) {
             Ok(length) => {
                 let complete = self.read_lines(file, budget)?;
-                Ok(Reach {
+                Ok(ReadProgress {
                     read: self.position,
                     length: length.max(self.position),
                     complete,
@@ -203,8 +201,9 @@ impl Log {
         }
     }
 
-    /// Goes to where reading stopped, or to the start if the file is another one; gives its length.
-    fn find(&mut self, file: &mut File) -> io::Result<u64> {
+    /// Seeks to where reading stopped, or to the start if the file was replaced. Returns its
+    /// length.
+    fn seek(&mut self, file: &mut File) -> io::Result<u64> {
         let length = file.metadata()?.len();
         if self.position > 0 && !self.continues(file, length)? {
             self.reset();
@@ -213,7 +212,7 @@ impl Log {
         Ok(length)
     }
 
-    /// Whether the file still begins with what was read of it.
+    /// Whether the file still starts with what was read of it.
     fn continues(&self, file: &mut File, length: u64) -> io::Result<bool> {
         if length < self.position {
             return Ok(false);
@@ -229,7 +228,7 @@ impl Log {
         let mut lines = Lines::new(BufReader::with_capacity(BUFFER, file), self.position);
         while lines.position() < stop {
             match lines.next() {
-                Ok(Some((place, line))) => self.take(line, place)?,
+                Ok(Some((offset, line))) => self.take(line, offset)?,
                 Ok(None) => return Ok(true),
                 Err(error) => return Err(RunError::io("read", &self.path)(error)),
             }
@@ -238,9 +237,9 @@ impl Log {
         Ok(false)
     }
 
-    fn take(&mut self, line: &[u8], place: u64) -> Result<(), RunError> {
+    fn take(&mut self, line: &[u8], offset: u64) -> Result<(), RunError> {
         match Line::parse(line) {
-            Ok(event) => self.columns.push(event, place),
+            Ok(event) => self.columns.push(event, offset),
             Err(LineProblem::Newer(format)) => {
                 let path = self.path.clone();
                 return Err(RunError::NewerFormat { path, format });
@@ -261,8 +260,8 @@ impl Log {
         Ok(())
     }
 
-    /// Reads all again that was read, one event at a time, without lines that are no events and
-    /// steps that were taken again later.
+    /// Reads the log again, as far as it was read, one event at a time; without lines that are not
+    /// events, and without steps that were repeated later.
     pub fn events(&self) -> Result<Events<'_>, RunError> {
         let file: Box<dyn Read> = match open(&self.path)? {
             Some(file) => Box::new(file),
@@ -281,7 +280,7 @@ impl Log {
 pub struct Events<'a> {
     log: &'a Log,
     lines: Lines<BufReader<io::Take<Box<dyn Read>>>>,
-    /// How many of the steps were given.
+    /// How many steps were returned.
     rows: usize,
 }
 
@@ -297,7 +296,7 @@ impl Iterator for Events<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            let (place, line) = match self.lines.next() {
+            let (offset, line) = match self.lines.next() {
                 Ok(line) => line?,
                 Err(error) => return Some(Err(RunError::io("read", &self.log.path)(error))),
             };
@@ -305,10 +304,10 @@ impl Iterator for Events<'_> {
                 continue;
             };
             if matches!(event, Event::Step(_)) {
-                // A step whose line reads as one of the columns and not as an event is passed over.
-                let places = &self.log.columns.place;
-                self.rows += places[self.rows..].partition_point(|known| *known < place);
-                if places.get(self.rows) != Some(&place) {
+                // Skip a step whose line is valid as columns but not as an event.
+                let offsets = &self.log.columns.offset;
+                self.rows += offsets[self.rows..].partition_point(|known| *known < offset);
+                if offsets.get(self.rows) != Some(&offset) {
                     continue;
                 }
                 self.rows += 1;
@@ -318,10 +317,10 @@ impl Iterator for Events<'_> {
     }
 }
 
-/// The line of the step in a row of the columns of a log, as it was written.
-pub fn line_at(path: &Path, place: u64) -> io::Result<Vec<u8>> {
+/// Reads the line at an offset ([`Columns::offset`]) of a log again.
+pub fn line_at(path: &Path, offset: u64) -> io::Result<Vec<u8>> {
     let mut file = open_regular(path)?;
-    file.seek(SeekFrom::Start(place))?;
+    file.seek(SeekFrom::Start(offset))?;
     let mut line = Vec::new();
     BufReader::new(file)
         .take(LONGEST)
@@ -346,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn a_growing_log_is_read_once_and_a_cut_one_again() {
+    fn a_growing_log_is_read_once_and_a_truncated_one_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("events.jsonl");
         let mut log = Log::new(path.clone());
@@ -364,7 +363,7 @@ mod tests {
         assert_eq!(texts(&log), ["after 1", "after 2", "after 3"]);
         assert_eq!(log.generation, 0);
 
-        // A resumed run has cut the log, and has written more than was there.
+        // A resumed run has truncated the log, and written more than was there.
         let other = sample(1) + &sample(7) + &sample(8) + &sample(9);
         fs::write(&path, other).unwrap();
         log.advance(1 << 20).unwrap();
@@ -373,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_end_between_lines() {
+    fn reading_stops_between_lines() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("events.jsonl");
         let mut text = String::new();
@@ -392,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_line_is_counted_and_the_others_are_read() {
+    fn broken_lines_are_counted_and_the_others_are_read() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("events.jsonl");
         let text = sample(1) + "{\"event\":\"sample\",\"st\n" + "nonsense\n" + &sample(4);
@@ -416,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_taken_again_and_what_is_broken_is_left_out_of_the_events() {
+    fn events_omit_repeated_steps_and_broken_lines() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("events.jsonl");
         let text = [
@@ -443,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_that_is_not_an_event_hides_no_later_one() {
+    fn a_step_that_is_not_an_event_does_not_hide_later_ones() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("events.jsonl");
         let without_rate = step_line(2, 2.0).replace("0.1", "null");
@@ -467,9 +466,9 @@ mod tests {
         assert!(damage.starts_with("line 2 is not an event"), "{damage}");
     }
 
-    /// Every line makes columns that are as long as the log.
+    /// Every new name would make a column as long as the log.
     #[test]
-    fn names_without_end_take_no_memory() {
+    fn new_names_in_every_line_take_no_memory() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("events.jsonl");
         let lines = (1..=3000).map(|step| {

@@ -1,17 +1,17 @@
-//! `plan.toml`, as far as it can be read without knowing what its keys mean.
+//! `plan.toml` as a table, for readers that do not know what its keys mean.
 
 use std::path::Path;
 
 use crate::regular::read_regular_text;
 
-/// A plan has some kilobytes.
+/// A plan has a few kilobytes.
 pub(crate) const LONGEST: u64 = 1 << 20;
 
 /// The plan of the run in `folder` as a table.
 ///
 /// # Errors
 ///
-/// The reason why there is none, as a fragment of a sentence.
+/// Why it cannot be read, as a fragment of a sentence.
 pub fn read_plan(folder: &Path) -> Result<toml::Table, String> {
     let text = read_regular_text(&folder.join(crate::PLAN), LONGEST)
         .map_err(|error| format!("plan.toml cannot be read: {error}"))?;

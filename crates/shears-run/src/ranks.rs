@@ -1,25 +1,25 @@
-//! What a log has of a run that several processes train.
+//! What the log records of a run that several processes train.
 
 use std::fmt;
 
 use gradclip::significant;
 use serde::{Deserialize, Serialize};
 
-/// Who trains the run from here on.
+/// The processes that train the run from here on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RanksEvent {
     /// Steps taken before.
     pub step: u64,
     /// The machine of each rank, in the order of the ranks.
     pub hosts: Vec<String>,
-    /// Threads of each.
+    /// Threads per rank.
     pub threads: usize,
-    /// Whether other numbers of ranks that divide the plan's `shards` give the same bits.
+    /// Whether any other number of ranks that divides the plan's `shards` gives the same bits.
     pub same_bits: bool,
 }
 
 impl RanksEvent {
-    /// How many and where: "4 ranks on 2 machines (a, b), 8 threads each".
+    /// "4 ranks on 2 machines (a, b), 8 threads each".
     pub fn words(&self) -> String {
         let mut machines: Vec<&str> = self.hosts.iter().map(String::as_str).collect();
         machines.sort_unstable();
@@ -41,14 +41,14 @@ impl RanksEvent {
 /// How the ranks exchanged their gradients in a step.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ExchangeEvent {
-    /// Bytes of gradients that each of them gave.
+    /// Bytes of gradients that each rank contributed.
     pub bytes: u64,
-    /// How long the exchange took in the first rank, in ms, waiting included.
+    /// The time of the exchange in the first rank, including waiting, in ms.
     pub ms: f64,
-    /// How long forward and backward passes took in the slowest rank, in ms; 0 in older logs.
+    /// The time of forward and backward pass in the slowest rank, in ms; 0 in older logs.
     #[serde(default)]
     pub computed_ms: f64,
-    /// How much longer the slowest rank computed than the quickest, in ms.
+    /// How much longer the slowest rank computed than the fastest, in ms.
     pub waited_ms: f64,
     /// The slowest rank.
     pub slowest: usize,
@@ -59,31 +59,32 @@ pub struct ExchangeEvent {
 pub struct ExchangeSummary {
     /// Steps with an exchange.
     pub steps: usize,
-    /// Bytes of gradients that each rank gave, in the last of them.
+    /// Bytes of gradients that each rank contributed to the last of them.
     pub bytes: u64,
     /// Mean time of an exchange in the first rank, in ms.
     pub ms: f64,
-    /// Mean time of forward and backward passes in the slowest rank, in ms.
+    /// Mean time of forward and backward pass in the slowest rank, in ms.
     pub computed_ms: f64,
-    /// Mean of how much longer the slowest rank computed than the quickest, in ms.
+    /// Mean of how much longer the slowest rank computed than the fastest, in ms.
     pub waited_ms: f64,
     /// The rank that was slowest most often.
     pub slowest: usize,
-    /// In which share of the steps it was.
+    /// The share of steps in which it was.
     pub slowest_share: f64,
 }
 
-/// What waiting for the slowest rank has to take of a step to be more than noise.
-const WORTH_TELLING: f64 = 0.05;
+/// Waiting for the slowest rank below this share of a step is noise.
+const SIGNIFICANT_WAIT: f64 = 0.05;
 
 impl ExchangeSummary {
-    /// Whether the others wait for the slowest rank for a share of the step that is worth telling
-    /// of, 5 % of what it takes to compute and to exchange: below it, which rank it is is noise.
-    pub fn is_wait_worth_telling(&self) -> bool {
-        self.computed_ms > 0.0 && self.waited_ms >= WORTH_TELLING * (self.computed_ms + self.ms)
+    /// Whether the others wait for the slowest rank for at least 5 % of the time to compute and
+    /// exchange; below that, which rank is slowest is noise.
+    pub fn is_wait_significant(&self) -> bool {
+        self.computed_ms > 0.0 && self.waited_ms >= SIGNIFICANT_WAIT * (self.computed_ms + self.ms)
+    }
     }
 
-    /// Of all these; none of none.
+    /// Summarises exchanges; `None` if there are none.
     pub fn of<'a>(exchanges: impl IntoIterator<Item = &'a ExchangeEvent>) -> Option<Self> {
         let (mut steps, mut bytes) = (0, 0);
         let (mut ms, mut computed, mut waited) = (0.0, 0.0, 0.0);
@@ -96,7 +97,7 @@ impl ExchangeSummary {
             waited += exchange.waited_ms;
             *slowest.entry(exchange.slowest).or_default() += 1;
         }
-        // The first of several that were slowest as often.
+        // `max_by_key` returns the last of equal elements; from the end, that is the lowest rank.
         let from_last = slowest.into_iter().rev();
         let (rank, count) = from_last.max_by_key(|(_, count)| *count)?;
         Some(ExchangeSummary {
@@ -119,12 +120,12 @@ impl fmt::Display for ExchangeSummary {
             bytes(self.bytes),
             significant(self.ms),
         )?;
-        if !self.is_wait_worth_telling() {
+        if !self.is_wait_significant() {
             return Ok(());
         }
         write!(
             formatter,
-            "; the slowest computed {} ms, {} ms longer than the quickest, and was rank {} in \
+            "; the slowest computed {} ms, {} ms longer than the fastest, and was rank {} in \
              {:.0} % of the steps",
             significant(self.computed_ms),
             significant(self.waited_ms),
@@ -134,7 +135,7 @@ impl fmt::Display for ExchangeSummary {
     }
 }
 
-/// Bytes in the unit that leaves one to three digits before the point.
+/// Bytes in the unit that gives one to three digits before the point.
 pub fn bytes(number: u64) -> String {
     const UNITS: [&str; 5] = ["kB", "MB", "GB", "TB", "PB"];
     let mut value = number as f64 / 1e3;
@@ -151,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranks_are_told_in_words() {
+    fn ranks_are_described() {
         let ranks = |hosts: &[&str], threads| {
             let hosts = hosts.iter().map(|host| (*host).to_string()).collect();
             let (step, same_bits) = (0, false);
@@ -169,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn exchanges_are_summed_up() {
+    fn exchanges_are_summarised() {
         let exchange = |slowest, ms| ExchangeEvent {
             bytes: 12,
             ms,
@@ -192,24 +193,24 @@ mod tests {
             words.ends_with("was rank 1 in 67 % of the steps"),
             "{words}"
         );
-        // Of two that were slowest as often it is the first.
+        // Of two that were slowest equally often it is the first.
         let even = ExchangeSummary::of(&all[..2]).unwrap();
         assert_eq!((even.slowest, even.slowest_share), (0, 0.5));
-        // One of the 14 ms of a step, and of 21.
-        assert!(summary.is_wait_worth_telling());
+        // 1 of the 14 ms of a step, and of 21.
+        assert!(summary.is_wait_significant());
         let computed_ms = 17.0;
         let little = ExchangeSummary {
             computed_ms,
             ..summary
         };
-        assert!(!little.is_wait_worth_telling());
+        assert!(!little.is_wait_significant());
         let words = little.to_string();
         assert!(words.ends_with("waiting included"), "{words}");
-        // Of a log that does not say how long they computed.
+        // A log that does not record how long they computed.
         let line = r#"{"bytes":12,"ms":2.0,"waited_ms":1.0,"slowest":1}"#;
         let older: ExchangeEvent = serde_json::from_str(line).unwrap();
         let summary = ExchangeSummary::of(&[older]).unwrap();
-        assert!(!summary.is_wait_worth_telling());
+        assert!(!summary.is_wait_significant());
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Files of a run's folder, which anybody may have made: only regular ones are opened. A FIFO would
-//! wait for a writer, and a device may have no end.
+//! Opens only regular files: anybody may have created the files in a run's folder, and a FIFO would
+//! wait for a writer, a device may be endless.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
@@ -9,7 +9,7 @@ use std::path::Path;
 ///
 /// # Errors
 ///
-/// [`ErrorKind::InvalidInput`] if it is something else, or what the system says.
+/// [`ErrorKind::InvalidInput`] if it is something else, or the system's error.
 pub fn open_regular(path: &Path) -> io::Result<File> {
     check_regular(path)?;
     File::open(path)
@@ -30,7 +30,7 @@ pub fn read_regular(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     }
     let mut bytes = Vec::new();
     let size = usize::try_from(length).map_err(|_| too_large())?;
-    // One byte more, so that the end of a file that does not grow is found without another chunk.
+    // One byte more, so that reading to the end of the file does not allocate again.
     let reserved = bytes.try_reserve_exact(size.saturating_add(1));
     reserved.map_err(|_| io::Error::from(ErrorKind::OutOfMemory))?;
     file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
@@ -40,7 +40,7 @@ pub fn read_regular(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     }
 }
 
-/// The same as text.
+/// As [`read_regular`], decoded as UTF-8.
 ///
 /// # Errors
 ///
@@ -50,7 +50,7 @@ pub fn read_regular_text(path: &Path, limit: u64) -> io::Result<String> {
     String::from_utf8(bytes).map_err(|_| io::Error::new(ErrorKind::InvalidData, "is not UTF-8"))
 }
 
-/// Refuses what is there and no regular file, or link to one.
+/// Refuses a path that exists and is neither a regular file nor a link to one.
 ///
 /// # Errors
 ///

@@ -1,5 +1,5 @@
-//! A sample of a log: lines from places all over a file, so that the course of a run of a million
-//! steps is known long before all of it was read.
+//! A sample of a log: lines from all over a file, which show the course of a run of a million steps
+//! long before all of it is read.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
@@ -10,21 +10,21 @@ use crate::columns::Columns;
 use crate::line::Line;
 use crate::log::{Lines, open};
 
-/// Bytes that are read at each place; longer if no whole line is among them.
-const PIECE: u64 = 1 << 12;
+/// Bytes that are read at each position; more if they contain no whole line.
+const CHUNK: u64 = 1 << 12;
 
-/// What some of the lines of a log say.
+/// Some of the lines of a log.
 #[derive(Debug, Default)]
 pub struct LogSample {
-    /// The steps of these lines, and what stands between them.
+    /// The steps of these lines, and the events between them.
     pub columns: Columns,
-    /// Bytes that were read.
+    /// The number of bytes read.
     pub bytes: u64,
 }
 
 impl LogSample {
-    /// Reads the header of the log at `path`, and the lines at `places` places that are evenly
-    /// spread over the file, the end among them. Lines that are no events are passed over.
+    /// Reads the header of the log at `path`, and lines at `places` positions that are evenly
+    /// spread over the file, including its end. Lines that are not events are skipped.
     ///
     /// # Errors
     ///
@@ -42,10 +42,10 @@ fn read(file: File, places: u64) -> io::Result<LogSample> {
     let length = file.metadata()?.len();
     let mut columns = Columns::default();
     let counted = Counted { file, bytes: 0 };
-    let mut reader = BufReader::with_capacity(PIECE as usize, counted);
+    let mut reader = BufReader::with_capacity(CHUNK as usize, counted);
     let mut read_to = 0;
     for place in 0..=places {
-        let last = length.saturating_sub(PIECE);
+        let last = length.saturating_sub(CHUNK);
         let start = (last as f64 * (place as f64 / places.max(1) as f64)) as u64;
         if place > 0 && start < read_to {
             continue;
@@ -58,26 +58,26 @@ fn read(file: File, places: u64) -> io::Result<LogSample> {
     Ok(LogSample { columns, bytes })
 }
 
-/// Takes the lines of one piece, at least one; gives where it ends.
+/// Adds the lines of one chunk, at least one. Returns where it ends.
 fn take<R: BufRead>(lines: &mut Lines<R>, columns: &mut Columns, start: u64) -> io::Result<u64> {
-    // The first one is cut, but at the start of the file.
+    // The first one is cut off, except at the start of the file.
     if start > 0 && lines.next()?.is_none() {
         return Ok(lines.position());
     }
     loop {
-        let Some((place, line)) = lines.next()? else {
+        let Some((offset, line)) = lines.next()? else {
             return Ok(lines.position());
         };
         if let Ok(event) = Line::parse(line) {
-            columns.push(event, place);
+            columns.push(event, offset);
         }
-        if lines.position() >= start + PIECE {
+        if lines.position() >= start + CHUNK {
             return Ok(lines.position());
         }
     }
 }
 
-/// A file and how many bytes of it were read.
+/// A file that counts the bytes read.
 struct Counted {
     file: File,
     bytes: u64,
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_log_is_known_from_some_of_its_bytes() {
+    fn a_few_bytes_show_the_course_of_a_long_log() {
         let header = "{\"event\":\"header\",\"format\":2,\"parameters\":[],\"device\":\"cpu\",\
                       \"precision\":\"f32\"}\n";
         let mut text = header.to_string();

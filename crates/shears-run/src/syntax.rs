@@ -1,8 +1,8 @@
-//! What is wrong with a file of JSON or TOML, without the words of the library that reads it.
+//! Plain messages for syntax errors in JSON and TOML, without the words of the parser.
 
 use serde_json::error::Category;
 
-/// A fragment of a sentence that follows the file's name: "is cut off at line 2, column 10".
+/// A fragment that follows the file's name: "is cut off at line 2, column 10".
 #[must_use]
 pub fn json_problem(error: &serde_json::Error) -> String {
     let problem = match error.classify() {
@@ -11,17 +11,17 @@ pub fn json_problem(error: &serde_json::Error) -> String {
         Category::Syntax => "is not JSON".to_string(),
         Category::Data => data_problem(&error.to_string()),
     };
-    // A value that was converted and not read has no place.
+    // A converted value has no position in a file.
     match error.line() {
         0 => problem,
         line => format!("{problem} at line {line}, column {}", error.column()),
     }
 }
 
-/// Letters of a name or value that are shown: a stranger's file may have any number.
+/// The most letters shown of a name or value, which may be of any length in a stranger's file.
 const SHOWN: usize = 60;
 
-/// JSON that is something else than was asked for.
+/// JSON of the wrong shape.
 fn data_problem(message: &str) -> String {
     let message = message.split(" at line ").next().unwrap_or(message);
     let brief = |text: &str| text.chars().take(SHOWN).collect::<String>();
@@ -37,25 +37,25 @@ fn data_problem(message: &str) -> String {
         .iter()
         .find_map(|start| message.strip_prefix(start));
     match value.and_then(|value| value.split(", expected").next()) {
-        Some("map") => "has an object in the place of something else".to_string(),
-        Some("sequence") => "has a list in the place of something else".to_string(),
-        Some(value) => format!("has {} in the place of something else", brief(value)),
+        Some("map") => "has an object where something else belongs".to_string(),
+        Some("sequence") => "has a list where something else belongs".to_string(),
+        Some(value) => format!("has {} where something else belongs", brief(value)),
         None if starts("data did not match") => "has a part of an unknown kind".to_string(),
-        // In the words of who reads it.
+        // A message of the type that was read.
         None => message.to_string(),
     }
 }
 
-/// The same of TOML, where the words may be those of who reads it, as a sentence of its own.
+/// The same for TOML, as a sentence of its own; its messages may come from the types that are read.
 #[must_use]
 pub fn toml_problem(error: &toml::de::Error) -> String {
     let message = error.message();
     if message.starts_with("invalid type: integer") {
-        // All others are read as they are, and refused by their own names.
-        return "a number is larger than TOML has them".to_string();
+        // All other types are read as they are, and refused under their own names.
+        return "a number exceeds the range of TOML".to_string();
     }
-    let before_what_was_expected = message.split(", expected ").next();
-    before_what_was_expected
+    let without_expectation = message.split(", expected ").next();
+    without_expectation
         .unwrap_or(message)
         .replace('\n', " ")
 }
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn problems_are_said_in_words_of_our_own() {
+    fn syntax_errors_have_plain_messages() {
         #[derive(Debug, Deserialize)]
         #[serde(deny_unknown_fields)]
         struct Two {
@@ -80,7 +80,7 @@ mod tests {
             ("{}", "lacks `count` at line 1, column 2"),
             (
                 "{\"count\":\"a\"}",
-                "has string \"a\" in the place of something else at line 1, column 12",
+                "has string \"a\" where something else belongs at line 1, column 12",
             ),
             (
                 "{\"cuont\":1}",
@@ -95,7 +95,7 @@ mod tests {
         for (text, problem) in [
             (
                 "a = 99999999999999999999",
-                "a number is larger than TOML has them",
+                "a number exceeds the range of TOML",
             ),
             ("a = b", "string values must be quoted"),
         ] {

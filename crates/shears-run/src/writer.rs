@@ -1,4 +1,4 @@
-//! Writing a log.
+//! Appends to a log, and truncates it when its run is resumed.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
@@ -13,7 +13,7 @@ use crate::line::{Line, LineProblem};
 use crate::log::{self, Lines};
 use crate::regular::check_regular;
 
-/// Where lines of a log are put that are no events, when its run goes on.
+/// Where lines that are not events are moved when the run is resumed.
 pub const DAMAGED: &str = "events.damaged.jsonl";
 
 /// Appends events to a log.
@@ -26,24 +26,24 @@ pub struct EventLog {
 }
 
 impl EventLog {
-    /// Opens the log of a run that has taken `step` steps. Later lines are of steps that a resumed
-    /// run takes again, an end is none if the run goes on, and a half-written last line is of a run
-    /// that was killed; they are cut off, and what is before them keeps its bytes. A log that has
-    /// no header gets this one: it is new, or of format 1.
+    /// Opens the log of a run that has taken `step` steps. Later lines are cut off, since a resumed
+    /// run repeats those steps, and so are an end and a half-written last line of a killed run.
+    /// What precedes them keeps its bytes. A log without a header, new or of format 1, gets this
+    /// one.
     ///
-    /// Lines that are no events are moved to a file of their own ([`DAMAGED`]); together with steps
-    /// that are missing they are told by [`EventLog::warning`].
+    /// Lines that are not events are moved to a separate file ([`DAMAGED`]);
+    /// [`EventLog::warning`] reports them, and missing steps.
     ///
     /// # Errors
     ///
-    /// If the log cannot be read or written, or is of a format that this program does not know.
+    /// If the log cannot be read or written, or has a newer format.
     pub fn open(path: &Path, step: u64, header: &Header) -> Result<Self, RunError> {
         Self::open_after(path, step, false, header)
     }
 
-    /// As [`EventLog::open`], of a run that takes up what follows its last step: if that is still
-    /// `pending`, only the line of the step itself stays of what was noted at it, and where the run
-    /// went on from it before.
+    /// As [`EventLog::open`]. If what follows the last step, such as its evaluation, is still
+    /// `pending`, only the step itself is kept of what was recorded at it, and earlier resumes from
+    /// it.
     ///
     /// # Errors
     ///
@@ -94,12 +94,12 @@ impl EventLog {
         Ok(log)
     }
 
-    /// What was found to be wrong when the log was opened, in one sentence.
+    /// What was wrong with the log when it was opened, in one sentence.
     pub fn warning(&self) -> Option<&str> {
         self.warning.as_deref()
     }
 
-    /// Notes these changes of settings, without those at the start of the list that the log has.
+    /// Records these changes of settings, except those at the start of the list that the log has.
     ///
     /// # Errors
     ///
@@ -122,24 +122,24 @@ impl EventLog {
         let line = serde_json::to_string(event).map_err(std::io::Error::from);
         let written = line.and_then(|line| {
             writeln!(self.file, "{line}")?;
-            // A reader sees whole lines only, and at once.
+            // So that readers see whole lines, and without delay.
             self.file.flush()
         });
         written.map_err(RunError::io("write", &self.path))
     }
 
-    /// Waits until the disk has all that was appended.
+    /// Waits until everything appended is on disk.
     ///
     /// # Errors
     ///
-    /// If the disk does not take it.
+    /// If the disk cannot be written.
     pub fn sync(&self) -> Result<(), RunError> {
         let synced = self.file.get_ref().sync_data();
         synced.map_err(RunError::io("sync", &self.path))
     }
 }
 
-/// Moves the damaged lines out of a log, and cuts it; it is replaced as a whole.
+/// Moves the damaged lines out of a log and truncates it; the file is replaced atomically.
 fn set_aside(path: &Path, kept: &Kept) -> Result<(), RunError> {
     let aside = path.with_file_name(DAMAGED);
     let mut log = File::open(path).map_err(RunError::io("read", path))?;
@@ -186,17 +186,17 @@ fn copy(from: &mut File, range: Range<u64>, to: &mut File) -> io::Result<()> {
     Ok(())
 }
 
-/// What stays of a log when its run goes on.
+/// What is kept of a log when its run is resumed.
 #[derive(Default)]
 struct Kept {
-    /// Where the last line ends that stays.
+    /// The end of the last line that is kept.
     length: u64,
     has_header: bool,
     last_step: u64,
-    /// The places of lines that are no events, in their order; those that touch are one.
+    /// The byte ranges of lines that are not events, in order; adjacent ones are merged.
     damaged: Vec<Range<u64>>,
     damaged_lines: u64,
-    /// Counted from 1.
+    /// The number of the first damaged line, counted from 1.
     first_damaged: u64,
     changes: Vec<Change>,
 }
@@ -209,7 +209,7 @@ impl Kept {
         };
         let mut lines = Lines::new(BufReader::with_capacity(1 << 18, file), 0);
         let mut number = 0;
-        while let Some((place, line)) = lines.next().map_err(RunError::io("read", path))? {
+        while let Some((offset, line)) = lines.next().map_err(RunError::io("read", path))? {
             number += 1;
             let line = match Line::parse(line) {
                 Ok(line) => line,
@@ -218,7 +218,7 @@ impl Kept {
                     return Err(RunError::NewerFormat { path, format });
                 }
                 Err(LineProblem::Broken(_)) => {
-                    kept.note_damage(number, place..lines.position());
+                    kept.note_damage(number, offset..lines.position());
                     continue;
                 }
             };
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_goes_on_has_no_end_and_one_header() {
+    fn a_resumed_run_has_one_header_and_no_end() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("events.jsonl");
         let first = Event::Header(header(&["b", "a"]));
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn damaged_lines_are_set_aside_and_what_is_missing_is_said() {
+    fn damaged_lines_are_set_aside_and_missing_steps_are_reported() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("events.jsonl");
         write(&path, 0, &[sample(1), sample(2)]);

@@ -1,4 +1,4 @@
-//! What reading a long log takes. A binary of its own: its size is part of the peak.
+//! The memory for reading a long log. A binary of its own, because its size is part of the peak.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -12,10 +12,10 @@ use shears_run::{ClipEvent, Event, EventLog, FORMAT, Header, Log, Parameter, Ste
 
 const STEPS: u64 = 200_000;
 const TENSORS: usize = 12;
-/// Columns take about 110 bytes a step, vectors up to twice as much; events would take 1,500.
+/// Columns take about 110 bytes per step, vectors up to twice as much; events would take 1,500.
 const MOST_BYTES: u64 = 64 << 20;
 
-/// The most memory that this process has had; none where the system does not tell.
+/// The peak memory of this process; `None` where the system does not report it.
 fn peak() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status
@@ -93,7 +93,7 @@ fn a_long_log_is_read_in_little_memory() {
     let events = log.events().unwrap().map(Result::unwrap);
     let sum: u64 = events.map(|event| event.step()).sum();
     assert_eq!(sum, STEPS * (STEPS + 1) / 2);
-    // A resumed run reads it, too.
+    // A resumed run reads the log too.
     drop(EventLog::open(&path, STEPS, &header()).unwrap());
     let Some(peak) = peak() else { return };
     println!("{} MB", peak >> 20);

@@ -50,7 +50,7 @@ fn numbers_out_of_range() {
     let said = scratch.run("train --config large.toml").failed(2);
     check(
         &said,
-        "large.toml, line 1: a number is larger than TOML has them",
+        "large.toml, line 1: a number exceeds the range of TOML",
     );
     scratch.write("short.txt", "a");
     check(&scratch.run("train short.txt").failed(2), "it has 0 tokens");
@@ -75,7 +75,7 @@ fn damaged_files_of_a_run() {
     }
     check(
         &scratch.run("generate run").failed(1),
-        "has string \"a\" in the place of something",
+        "has string \"a\" where something else belongs",
     );
     let log = scratch.read("run/events.jsonl");
     let line = "{\"event\":\"step\",\"step\":\"a\"}\n";
