@@ -1,5 +1,4 @@
-//! What the page asks for: every answer is JSON, and is computed apart from the server's own
-//! threads.
+//! The page's requests. Every answer is JSON, computed outside of the server's own threads.
 
 use std::fs;
 use std::io;
@@ -13,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Dash;
 use crate::checkpoints::{self, Checkpoint};
-use crate::digest::in_words;
+use crate::digest::log_problem;
 use crate::live::SEPARATOR;
 use crate::runs::Run;
 use crate::series::{HeatMap, Series};
@@ -23,20 +22,21 @@ use crate::step::StepView;
 use crate::summary::Row;
 use gradclip_judge::TimeFlow;
 use shears_run::{
-    Change, Columns, Judgement, PLAN, RanksEvent, Reach, Resume, RunError, Sample, program, quoted,
+    Change, Columns, Judgement, PLAN, RanksEvent, ReadProgress, Resume, RunError, Sample, program,
+    quoted,
 };
 
-/// How long a request waits for a log to be read; what is there by then is the answer.
+/// How long a request waits for a log to be read; it answers with what has been read by then.
 const PATIENCE: Duration = Duration::from_millis(300);
-/// The most buckets that anybody may ask for.
+/// The most buckets that a request may ask for.
 const MOST_POINTS: usize = 8192;
-/// More bytes than a report has.
+/// No report is larger than this.
 const MOST_OF_A_REPORT: u64 = 64 << 20;
-/// The tokenizer in the folder of a run, without which a batch is no text.
+/// The tokenizer in a run's folder, which is needed to decode a batch.
 const TOKENIZER: &str = "tokenizer.json";
-/// The newest samples that are sent.
+/// The most samples that are sent; the newest ones.
 const MOST_SAMPLES: usize = 200;
-/// The newest resumes and changes of settings that are sent.
+/// The most resumes and changes of settings that are sent; the newest ones.
 const MOST_RESUMES: usize = 500;
 
 /// Why a request has no answer.
@@ -45,12 +45,12 @@ pub(crate) enum Problem {
     NoRun(String),
     NoReport(String),
     NoStep(u64),
-    /// The log is not yet read so far.
+    /// The log has not been read that far yet.
     NotRead(u64),
     Log(RunError),
     Line(io::Error),
     Report(io::Error),
-    /// The thread of the work is gone.
+    /// The worker thread is gone.
     Interrupted,
 }
 
@@ -65,9 +65,9 @@ impl IntoResponse for Problem {
             Problem::NoStep(step) => (StatusCode::NOT_FOUND, format!("the log has no step {step}")),
             Problem::NotRead(step) => (
                 StatusCode::NOT_FOUND,
-                format!("the log is not read up to step {step} yet; look again in a moment"),
+                format!("the log is not read up to step {step} yet; try again in a moment"),
             ),
-            Problem::Log(error) => (StatusCode::INTERNAL_SERVER_ERROR, in_words(&error)),
+            Problem::Log(error) => (StatusCode::INTERNAL_SERVER_ERROR, log_problem(&error)),
             Problem::Report(error) => {
                 let problem = format!("the report cannot be read: {error}");
                 (StatusCode::INTERNAL_SERVER_ERROR, problem)
@@ -85,7 +85,7 @@ impl IntoResponse for Problem {
     }
 }
 
-/// Runs `work`, which reads files, where it holds nobody up.
+/// Runs `work`, which reads files, on a thread that may block.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
 ) -> Result<T, Problem> {
@@ -102,7 +102,7 @@ fn find(dash: &Dash, name: &str) -> Result<Arc<Run>, Problem> {
 #[derive(Serialize)]
 pub(crate) struct List {
     folder: String,
-    /// Folders that hold a report; each is at `/report?of=`.
+    /// Folders with a report, each at `/report?of=`.
     reports: Vec<String>,
     runs: Vec<Row>,
 }
@@ -124,7 +124,7 @@ pub(crate) struct OfReport {
     of: String,
 }
 
-/// A report is one file, with its styles in it.
+/// A report is one file that includes its styles.
 const REPORT_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; \
                              base-uri 'none'; form-action 'none'; frame-ancestors 'none'; sandbox";
 
@@ -154,65 +154,64 @@ pub(crate) struct OfRun {
     run: String,
 }
 
-/// All about a run that is not a chart.
+/// Everything about a run except its charts.
 #[derive(Serialize)]
 pub(crate) struct RunView {
     #[serde(flatten)]
     row: Row,
-    /// The command that goes on with it.
+    /// The command that resumes it.
     resume: String,
     /// Whether the settings of its preset are known.
     preset_known: bool,
-    /// What `shears inspect --json` says of it.
+    /// As in `shears inspect --json`.
     judgement: Option<serde_json::Value>,
     settings: Vec<Setting>,
     checkpoints: Vec<Checkpoint>,
     #[serde(flatten)]
-    noted: Noted,
-    reach: Reach,
+    events: RareEvents,
+    /// A summary of the exchanges between its processes, if it has several.
+    exchanged: Option<String>,
+    reach: ReadProgress,
 }
 
-/// What a log has beside its steps.
+/// The events of a log that are not steps.
 #[derive(Serialize)]
-struct Noted {
-    /// Where the run went on, and the settings that were changed there: the newest of them.
+struct RareEvents {
+    /// The newest resumes, and the newest changes of settings.
     resumes: Vec<Resume>,
     changes: Vec<Change>,
-    /// The processes that trained it together, if several did: the newest teams.
-    ranks: Vec<Team>,
-    /// What their exchanges took, in words.
-    exchanged: Option<String>,
-    /// The newest samples, oldest first, and how many there are in all.
+    /// The newest sets of processes that trained it, if there were several.
+    ranks: Vec<RanksView>,
+    /// The newest samples, oldest first, and their total number.
     samples: Vec<Sample>,
     all_samples: usize,
 }
 
-impl Noted {
-    fn of(columns: &Columns) -> Noted {
-        let teams = newest(&columns.ranks, MOST_RESUMES).into_iter();
-        Noted {
+impl RareEvents {
+    fn of(columns: &Columns) -> RareEvents {
+        let ranks = newest(&columns.ranks, MOST_RESUMES).into_iter();
+        RareEvents {
             resumes: newest(&columns.resumes, MOST_RESUMES),
             changes: newest(&columns.changes, MOST_RESUMES),
-            ranks: teams.map(Team::from).collect(),
-            exchanged: columns.exchanged().map(|all| all.to_string()),
+            ranks: ranks.map(RanksView::from).collect(),
             samples: newest(&columns.samples, MOST_SAMPLES),
             all_samples: columns.samples.len(),
         }
     }
 }
 
-/// The processes that trained a run together from a step on.
+/// The processes that trained a run from a step on.
 #[derive(Serialize)]
-pub(crate) struct Team {
+pub(crate) struct RanksView {
     #[serde(flatten)]
     ranks: RanksEvent,
     words: String,
 }
 
-impl From<RanksEvent> for Team {
-    fn from(ranks: RanksEvent) -> Team {
+impl From<RanksEvent> for RanksView {
+    fn from(ranks: RanksEvent) -> RanksView {
         let words = ranks.words();
-        Team { ranks, words }
+        RanksView { ranks, words }
     }
 }
 
@@ -224,12 +223,12 @@ pub(crate) async fn run(
         let run = find(&dash, &query.run)?;
         let reach = run.read(PATIENCE).map_err(Problem::Log)?;
         let glance = run.glance();
-        let noted = run.with_log(|log| {
+        let events = run.with_log(|log| {
             if reach.complete {
                 run.digest
                     .update(|| run.subject(), log, reach.length, glance.end.is_some());
             }
-            Noted::of(&log.columns)
+            RareEvents::of(&log.columns)
         });
         let plan = run.plan().unwrap_or_default();
         let digest = run.digest();
@@ -246,14 +245,15 @@ pub(crate) async fn run(
             judgement: judgement.as_ref().map(Judgement::json),
             settings: settings::compared(&plan, &dash.presets),
             checkpoints: checkpoints::list(&run),
-            noted,
+            events,
+            exchanged: digest.as_ref().and_then(|digest| digest.exchanged.clone()),
             reach,
         }))
     })
     .await
 }
 
-/// The last of these items.
+/// The last `most` items.
 fn newest<T: Clone>(items: &[T], most: usize) -> Vec<T> {
     items[items.len().saturating_sub(most)..].to_vec()
 }
@@ -266,19 +266,19 @@ pub(crate) struct Range {
     points: Option<usize>,
 }
 
-/// An answer from a log, with how far the log was read.
+/// An answer from a log, with how far the log has been read.
 #[derive(Serialize)]
 pub(crate) struct Reached<T> {
     #[serde(flatten)]
     answer: T,
-    reach: Reach,
+    reach: ReadProgress,
 }
 
-/// What a run's log answers, after waiting a little for what is not read yet.
+/// Answers from a run's log, after waiting a little for what has not been read yet.
 async fn from_log<T: Send + 'static>(
     dash: Arc<Dash>,
     name: String,
-    answer: impl FnOnce(&Run, Reach) -> Result<T, Problem> + Send + 'static,
+    answer: impl FnOnce(&Run, ReadProgress) -> Result<T, Problem> + Send + 'static,
 ) -> Result<Json<Reached<T>>, Problem> {
     blocking(move || {
         let run = find(&dash, &name)?;
@@ -302,20 +302,20 @@ pub(crate) async fn series(
     .await
 }
 
-/// Both maps of a run.
+/// The heat maps of a run, and its gradients through time.
 #[derive(Serialize)]
 pub(crate) struct Maps {
-    /// Whether tensors are in the order of the model, which the header of the log says.
+    /// Whether tensors are in the order of the model, which is in the header of the log.
     ordered: bool,
     norms: HeatMap,
     ratios: HeatMap,
-    /// How far gradients reached back in time when that was measured first and last.
+    /// The first and the last measurement of how far gradients reach back in time.
     time: Vec<Through>,
     /// The last of these in words.
     time_words: Option<String>,
 }
 
-/// The norms of the gradient by what a recurrent model carried one token back, two, and so on.
+/// The norms of the gradient with respect to the state carried one token back, two, and so on.
 #[derive(Serialize)]
 struct Through {
     step: u64,
@@ -352,12 +352,12 @@ fn ends<T>(items: &[T]) -> impl Iterator<Item = &T> {
     first.into_iter().chain(items.last())
 }
 
-/// How far runs are the same: all losses and norms of their steps, bit for bit.
+/// How far runs are equal: all losses and norms of their steps, bit for bit.
 #[derive(Serialize)]
 pub(crate) struct Equal {
-    /// The last step up to which they are; none if the first one differs.
+    /// The last equal step; `None` if the first one differs.
     until: Option<u64>,
-    /// Whether that is all of the shortest run.
+    /// Whether that is the whole of the shortest run.
     whole: bool,
 }
 
@@ -374,7 +374,7 @@ pub(crate) async fn equal(
         for run in &runs {
             reaches.push(run.read(PATIENCE).map_err(Problem::Log)?);
         }
-        let reach = reaches.into_iter().reduce(both);
+        let reach = reaches.into_iter().reduce(total);
         let reach = reach.ok_or_else(|| Problem::NoRun(query.run.clone()))?;
         let answer = equal_until(&runs);
         Ok(Json(Reached { answer, reach }))
@@ -382,9 +382,9 @@ pub(crate) async fn equal(
     .await
 }
 
-/// How far two logs were read together.
-fn both(left: Reach, right: Reach) -> Reach {
-    Reach {
+/// How far two logs have been read in total.
+fn total(left: ReadProgress, right: ReadProgress) -> ReadProgress {
+    ReadProgress {
         read: left.read + right.read,
         length: left.length + right.length,
         complete: left.complete && right.complete,
@@ -392,12 +392,12 @@ fn both(left: Reach, right: Reach) -> Reach {
 }
 
 fn equal_until(runs: &[Arc<Run>]) -> Equal {
-    // The log of one run is not held while that of another is waited for.
-    let first: Vec<Numbers> = runs[0].with_log(|log| numbers(&log.columns).collect());
+    // Never lock the logs of two runs at once.
+    let first: Vec<StepBits> = runs[0].with_log(|log| step_bits(&log.columns).collect());
     let (mut rows, mut shortest) = (first.len(), first.len());
     for run in &runs[1..] {
         run.with_log(|log| {
-            let pairs = first[..rows].iter().zip(numbers(&log.columns));
+            let pairs = first[..rows].iter().zip(step_bits(&log.columns));
             shortest = shortest.min(log.columns.rows());
             rows = pairs.take_while(|(left, right)| *left == right).count();
         });
@@ -409,9 +409,9 @@ fn equal_until(runs: &[Arc<Run>]) -> Equal {
 }
 
 /// The step, and the bits of its loss and norm.
-type Numbers = (u64, u32, u64);
+type StepBits = (u64, u32, u64);
 
-fn numbers(columns: &Columns) -> impl Iterator<Item = Numbers> {
+fn step_bits(columns: &Columns) -> impl Iterator<Item = StepBits> {
     let both = columns.loss.iter().zip(&columns.norm_before);
     let both = both.map(|(loss, norm)| (loss.to_bits(), norm.to_bits()));
     columns
@@ -441,8 +441,8 @@ pub(crate) async fn step(
     .await
 }
 
-/// The text of a step's batch, or why there is none. Not an error: the text may be gone for good
-/// reasons.
+/// The text of a step's batch, or why there is none. That is not an error: the text may have been
+/// moved or deleted.
 #[derive(Serialize)]
 pub(crate) struct Batch {
     rows: Vec<String>,

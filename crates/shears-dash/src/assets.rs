@@ -1,5 +1,5 @@
-//! The page itself, which is part of the program: nothing is built, and nothing comes from
-//! elsewhere.
+//! The files of the page, embedded in the program: there is no build step, and nothing is loaded
+//! from elsewhere.
 
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 const STYLE: &str = "text/css; charset=utf-8";
 
-/// Path, type and content of one file; a script is named alone.
+/// Path, type and content of a file; for a script its name is enough.
 macro_rules! asset {
     ($script:literal) => {
         (
@@ -44,7 +44,7 @@ const FILES: [(&str, &str, &str); 19] = [
     asset!("step.js"),
 ];
 
-/// Answers with the file of a path.
+/// Responds with the file at a path.
 pub(crate) fn file(path: &str) -> Response {
     let found = FILES.iter().find(|(known, ..)| *known == path);
     match found {
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_names_the_window_that_the_server_counts_over() {
+    fn the_page_names_the_window_of_the_clipped_share() {
         let words = format!("share of the last {}", gradclip_judge::statistics::LATELY);
         for script in ["panels.js", "compare.js"] {
             let (.., content) = FILES
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn every_script_that_is_imported_is_there() {
+    fn every_imported_script_exists() {
         for (path, _, content) in FILES {
             for part in content.split("from \"./").skip(1) {
                 let name = part.split('"').next().unwrap();

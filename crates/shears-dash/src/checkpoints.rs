@@ -1,4 +1,4 @@
-//! The checkpoints that a run has kept.
+//! The checkpoints of a run.
 
 use std::fs;
 use std::path::Path;
@@ -8,10 +8,10 @@ use shears_run::read_regular;
 
 use crate::runs::Run;
 
-/// The most bytes of a state that is read for its loss.
+/// A larger state is not read for its loss.
 const STATE_MAX: u64 = 1 << 26;
 
-/// Where they are, below a run.
+/// The folder of checkpoints in that of a run.
 const FOLDER: &str = "checkpoints";
 
 /// A complete checkpoint.
@@ -20,7 +20,7 @@ pub(crate) struct Checkpoint {
     pub(crate) step: u64,
     pub(crate) bytes: u64,
     pub(crate) val_loss: Option<f64>,
-    /// Of all that are kept, this one has the lowest validation loss.
+    /// Whether its validation loss is the lowest of all that are kept.
     pub(crate) best: bool,
 }
 
@@ -71,7 +71,7 @@ fn size(folder: &Path) -> u64 {
 }
 
 fn val_loss(run: &Run, name: &str) -> Option<f64> {
-    // An evaluation after the checkpoint has left a second state.
+    // An evaluation after the checkpoint writes a second state.
     let read = |file: &str| {
         let path = run.file(&format!("{FOLDER}/{name}/{file}"))?;
         read_regular(&path, STATE_MAX)

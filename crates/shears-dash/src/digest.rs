@@ -1,4 +1,4 @@
-//! What the whole log of a run comes to, kept from one look to the next.
+//! A run's whole log in brief, cached between requests.
 
 use std::error::Error;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,25 +8,26 @@ use shears_run::{Columns, Damage, Evaluation, Judgement, Log, RunError, Subject}
 
 use crate::series::Series;
 
-/// Points of the small curve beside a run.
+/// Points of the small curve in the list.
 const CURVE: usize = 64;
-/// What the whole log of a run comes to.
+/// A run's whole log in brief.
 #[derive(Debug)]
 pub(crate) struct Digest {
-    /// Bytes of the log that it is of.
+    /// The bytes of the log that it covers.
     length: u64,
-    /// Bytes that the file had then: more, if its last line is half-written.
+    /// The length of the file: more, if its last line is half-written.
     pub(crate) file_length: u64,
     made: Instant,
     cost: Duration,
-    /// What is said about the run.
     pub(crate) judgement: Option<Judgement>,
+    /// A summary of the exchanges between processes, if there are several.
+    pub(crate) exchanged: Option<String>,
     pub(crate) val_loss: Option<f64>,
     /// The evaluation with the lowest loss.
     pub(crate) best: Option<Evaluation>,
     /// See [`rate`].
     pub(crate) lr: Option<f64>,
-    /// The norm of the gradient over the run, and the threshold beside it.
+    /// The gradient norm over the run, and the threshold.
     pub(crate) norms: Vec<f32>,
     pub(crate) thresholds: Vec<f32>,
     pub(crate) damage: Option<Damage>,
@@ -43,6 +44,7 @@ impl Digest {
             length: log.position(),
             file_length,
             judgement: Some(columns.judge(subject)),
+            exchanged: columns.exchanged().map(|summary| summary.to_string()),
             val_loss: columns
                 .evaluations
                 .last()
@@ -57,7 +59,7 @@ impl Digest {
         }
     }
 
-    /// Of a log that cannot be read.
+    /// The digest of a log that cannot be read.
     pub(crate) fn unreadable(error: &RunError, file_length: u64) -> Digest {
         Digest {
             length: 0,
@@ -65,6 +67,7 @@ impl Digest {
             made: Instant::now(),
             cost: Duration::ZERO,
             judgement: None,
+            exchanged: None,
             val_loss: None,
             best: None,
             lr: None,
@@ -72,21 +75,21 @@ impl Digest {
             thresholds: Vec::new(),
             damage: Some(Damage {
                 line: None,
-                reason: in_words(error),
+                reason: log_problem(error),
                 lines: 0,
             }),
         }
     }
 }
 
-/// The highest learning rate of the steps since it was changed: what was asked for, where a
-/// schedule goes up and down. The plan may have been edited.
+/// The highest learning rate since it was last changed, which is the configured one even where a
+/// schedule varies it. The plan may have been edited.
 fn rate(columns: &Columns) -> Option<f64> {
     let mut changes = columns.changes.iter().rev();
     let changed = changes.find(|change| change.name == "lr");
     let rows = columns.range(changed.map(|change| change.step + 1), None);
     let highest = columns.lr[rows].iter().copied().reduce(f32::max)?;
-    // As the log has it, and not with the digits of its binary number.
+    // Through text, for the digits of the log instead of those of the `f32`.
     highest.to_string().parse().ok()
 }
 
@@ -102,7 +105,7 @@ impl DigestCache {
             .clone()
     }
 
-    /// A digest of what was read. While a run goes on, a costly one is kept for some time.
+    /// Digests what was read. While a run is training, a costly digest is kept for some time.
     pub(crate) fn update(
         &self,
         subject: impl FnOnce() -> Subject,
@@ -125,8 +128,8 @@ impl DigestCache {
     }
 }
 
-/// Why a log cannot be read.
-pub(crate) fn in_words(error: &RunError) -> String {
+/// Why a log cannot be read, in plain words.
+pub(crate) fn log_problem(error: &RunError) -> String {
     match error.source() {
         Some(source) => format!("the log cannot be read: {source}"),
         None => error.to_string(),

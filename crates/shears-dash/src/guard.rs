@@ -1,4 +1,4 @@
-//! What is refused before anything is looked at, and the headers of every answer.
+//! Refuses requests from elsewhere, and sets the headers of every response.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
@@ -10,19 +10,19 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header}
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-/// Scripts, styles and data come from this server alone, and no other page may frame this one.
+/// Scripts, styles and data come only from this server, and no other page may frame this one.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
                       img-src 'self' data:; connect-src 'self'; base-uri 'none'; \
                       form-action 'none'; frame-ancestors 'none'";
 /// The cookie that holds the token.
 const COOKIE: &str = "shears-token";
-/// The most bytes of an answer that has an `ETag`; larger ones are sent without.
+/// The most bytes of a response with an `ETag`; larger ones are sent without.
 const MOST_TAGGED: usize = 64 << 20;
 
-/// What a page that is served to other machines asks for.
+/// The token that requests from other machines need, if they are allowed.
 pub(crate) type Token = Option<Arc<str>>;
 
-/// A token that nobody can guess: 128 random bits in hexadecimal digits.
+/// An unguessable token: 128 random bits as hexadecimal digits.
 pub(crate) fn new_token() -> std::io::Result<Arc<str>> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(std::io::Error::other)?;
@@ -30,7 +30,7 @@ pub(crate) fn new_token() -> std::io::Result<Arc<str>> {
     Ok(digits.into())
 }
 
-/// Lets only reading requests of the page itself through.
+/// Lets only reading requests of the page itself pass.
 pub(crate) async fn guard(State(token): State<Token>, request: Request, next: Next) -> Response {
     let known = request.headers().get(header::IF_NONE_MATCH).cloned();
     let mut response = match refusal(&request, token.as_deref()) {
@@ -43,7 +43,7 @@ pub(crate) async fn guard(State(token): State<Token>, request: Request, next: Ne
         (header::CONTENT_SECURITY_POLICY, POLICY),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
-        // The browser asks each time whether what it has is still right.
+        // The browser revalidates what it has cached on every request.
         (header::CACHE_CONTROL, "private, no-cache"),
         (
             HeaderName::from_static("cross-origin-resource-policy"),
@@ -57,7 +57,7 @@ pub(crate) async fn guard(State(token): State<Token>, request: Request, next: Ne
     response
 }
 
-/// The answer to a request that is none of the page's; none for one that is.
+/// The response to a refused request; `None` for one that may pass.
 fn refusal(request: &Request, token: Option<&str>) -> Option<Response> {
     let headers = request.headers();
     let forbidden = |problem: &'static str| Some((StatusCode::FORBIDDEN, problem).into_response());
@@ -94,9 +94,9 @@ fn host(headers: &HeaderMap) -> Option<Authority> {
     plain.then_some(host)
 }
 
-/// Whether the request names this machine as its host. A page from elsewhere can make its own name
-/// resolve to 127.0.0.1, and would then read all that this server gives; but its requests still
-/// carry that name.
+/// Whether the request names this machine as its host. A page from elsewhere could make its own
+/// name resolve to 127.0.0.1 and read everything this server returns, but its requests would still
+/// carry that name (DNS rebinding).
 fn is_local(host: &Authority) -> bool {
     let name = host.host();
     let bare = name.trim_start_matches('[').trim_end_matches(']');
@@ -110,7 +110,7 @@ fn is_local(host: &Authority) -> bool {
     loopback && is_port(port.strip_prefix(':').unwrap_or(port))
 }
 
-/// Whether a request comes from the page itself, or from somebody who opens it. Browsers say which
+/// Whether a request comes from the page itself, or from somebody opening it. Browsers say which
 /// page a request comes from; programs such as curl do not.
 fn is_of_the_page(headers: &HeaderMap, host: &Authority, path: &str) -> bool {
     let one = |name: &str| headers.get(name).map(HeaderValue::as_bytes);
@@ -129,7 +129,7 @@ fn is_of_the_page(headers: &HeaderMap, host: &Authority, path: &str) -> bool {
     origin_is_ours && (site_is_ours || opened)
 }
 
-/// Whether two texts are equal, in a time that does not tell where they differ.
+/// Compares in a time that does not depend on where the texts differ.
 fn equal(left: &[u8], right: &[u8]) -> bool {
     let differing = left.iter().zip(right).fold(0, |all, (a, b)| all | (a ^ b));
     left.len() == right.len() && differing == 0
@@ -146,8 +146,8 @@ fn has_cookie(headers: &HeaderMap, token: &str) -> bool {
     })
 }
 
-/// Takes the token of the address that was printed into a cookie, so that it is in no link of the
-/// page, and refuses all who have none.
+/// Moves the token of the printed address into a cookie, so that no link of the page contains it,
+/// and refuses everybody without one.
 fn entrance(request: &Request, token: &str) -> Response {
     let query = request.uri().query().unwrap_or_default();
     let given = query
@@ -166,8 +166,8 @@ fn entrance(request: &Request, token: &str) -> Response {
     (StatusCode::SEE_OTHER, headers).into_response()
 }
 
-/// An answer with an `ETag`, or without its body if the browser has that already. Streams, and what
-/// is no success, stay as they are.
+/// Adds an `ETag` to a response, or drops its body if the browser already has it. Streams and
+/// errors stay as they are.
 async fn tagged(response: Response, known: Option<&HeaderValue>) -> Response {
     let kind = response.headers().get(header::CONTENT_TYPE);
     let streams = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
@@ -193,7 +193,7 @@ async fn tagged(response: Response, known: Option<&HeaderValue>) -> Response {
     Response::from_parts(parts, Body::from(bytes))
 }
 
-/// The hash FNV-1a of 64 bits (Fowler, Noll and Vo): fast, and the same in every build.
+/// FNV-1a with 64 bits (Fowler, Noll and Vo): fast, and the same in every build.
 fn fnv(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)

@@ -1,17 +1,19 @@
 //! The live page of Shears: `shears dash FOLDER`.
 //!
-//! A server on 127.0.0.1 and one page, which is part of the program. It only reads: run folders,
-//! never tensors, and it links no tensor library, so that it starts at once. What it shows of a run
-//! comes from the run's own files, so it may be started before, during or after training.
+//! A server on 127.0.0.1 and one page, embedded in the program. It only reads run folders, never
+//! tensors, and links no tensor library, so that it starts at once. What it shows comes from the
+//! runs' own files, so it may be started before, during or after training.
 //!
 //! ```text
-//! runs.rs      finds runs and keeps what was read     api.rs      what the page asks for
-//! summary.rs   the list: state.rs                     series.rs   down-sampling, spikes kept
-//! live.rs      what the page is told                  step.rs     one step
-//! guard.rs     what is refused                        listen.rs   connections
+//! runs.rs      finds runs, caches what was read     api.rs        the page's requests
+//! digest.rs    a whole log in brief, cached         series.rs     down-sampling that keeps spikes
+//! summary.rs   a row of the list                    step.rs       one step
+//! live.rs      server-sent events                   settings.rs   settings against the preset
+//! guard.rs     refused requests, headers            checkpoints.rs  checkpoints of a run
+//! listen.rs    connections                          assets.rs     the page's files
 //! ```
 //!
-//! Logs are read by `shears-run`.
+//! `shears-run` reads the logs.
 #![forbid(unsafe_code)]
 
 mod api;
@@ -47,20 +49,19 @@ use crate::runs::Runs;
 pub struct Options {
     /// The folder whose runs are shown; it may itself be a run.
     pub folder: PathBuf,
-    /// Address to listen on. One that other machines can reach asks for a token, which is part of
-    /// the address that [`serve`] tells.
+    /// Address to listen on. If other machines can reach it, requests need a token, which is part
+    /// of the address passed to `ready` by [`serve`].
     pub host: IpAddr,
     /// Port; 0 for any free one.
     pub port: u16,
-    /// Settings of each preset, by name: plan keys as TOML tables, for what differs from the
-    /// preset.
+    /// The settings of each preset by name, as tables with the keys of a plan.
     pub presets: BTreeMap<String, toml::Table>,
-    /// The text of a step's batch, given the run's folder and the step: one string a row, or why it
-    /// cannot be found.
+    /// Returns the text of a step's batch, given the run's folder and the step: one string per row,
+    /// or why there is none.
     pub batch_text: Arc<BatchText>,
 }
 
-/// Finds the text of a step's batch; see [`Options::batch_text`].
+/// Returns the text of a step's batch; see [`Options::batch_text`].
 pub type BatchText = dyn Fn(&Path, u64) -> Result<Vec<String>, String> + Send + Sync;
 
 impl fmt::Debug for Options {
@@ -81,34 +82,34 @@ pub enum DashError {
     /// The path given for the runs is not a folder.
     #[error("{} is not a folder", .0.display())]
     NotAFolder(PathBuf),
-    /// There is nothing at the path given for the runs.
+    /// The path given for the runs does not exist.
     #[error("there is no folder {}; `shears train` makes one for its runs", .0.display())]
     NoFolder(PathBuf),
-    /// The port cannot be listened on.
+    /// Listening on the port failed.
     #[error(
         "cannot listen on {address}: {}; --port 0 takes any free port",
-        in_words(source)
+        listen_problem(source)
     )]
     Listen {
-        /// What was asked for.
+        /// The requested address.
         address: SocketAddr,
-        /// The system's answer.
+        /// The system's error.
         source: io::Error,
     },
-    /// The server could not be started or has failed.
+    /// The server could not start or has failed.
     #[error("the server of the page failed")]
     Serve(#[source] io::Error),
 }
 
-/// What all requests share.
+/// The state shared by all requests.
 pub(crate) struct Dash {
     pub(crate) runs: Arc<Runs>,
     pub(crate) presets: BTreeMap<String, toml::Table>,
     pub(crate) batch_text: Arc<BatchText>,
 }
 
-/// The system's answer to a port that cannot be listened on.
-fn in_words(error: &io::Error) -> String {
+/// The system's error for a port that cannot be listened on, in plain words.
+fn listen_problem(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::AddrInUse => "another program uses it".to_string(),
         io::ErrorKind::AddrNotAvailable => "this machine does not have that address".to_string(),
@@ -117,11 +118,11 @@ fn in_words(error: &io::Error) -> String {
     }
 }
 
-/// The page and its data as a router. Logs are read in the background as long as it lives.
+/// The page and its data as a router. While it lives, a thread reads logs in the background.
 ///
 /// # Errors
 ///
-/// If the page is for other machines, and the system gives no random token for it.
+/// If other machines can reach the page, and the system provides no random token.
 pub fn app(options: Options) -> Result<App, DashError> {
     let token = match options.host.is_loopback() {
         true => None,
@@ -154,15 +155,15 @@ pub fn app(options: Options) -> Result<App, DashError> {
 /// The page as [`app`] makes it.
 #[derive(Clone, Debug)]
 pub struct App {
-    /// Answers requests.
+    /// The routes of page and data.
     pub router: Router,
-    /// What a request has to have once in its query (`?token=`), if other machines may ask.
+    /// The token that a first request needs in its query (`?token=`), if other machines can reach
+    /// the page.
     pub token: Option<Arc<str>>,
 }
 
-/// Serves until the process is asked to stop; calls `ready` with the page's address once it
-/// listens: that of the run's own page, if the folder is a run. Nothing is served if `ready`
-/// breaks.
+/// Serves until the process is asked to stop. Once it listens, it calls `ready` with the address of
+/// the page, or of the run's own page if the folder is a run. Nothing is served if `ready` breaks.
 ///
 /// # Errors
 ///
@@ -183,7 +184,7 @@ pub fn serve(
         .build()
         .map_err(DashError::Serve)?;
     let served = runtime.block_on(listen::listen(options, ready));
-    // Open pages would keep it waiting for what they watch.
+    // Waiting for open pages would take as long as they stay open.
     runtime.shutdown_background();
     served
 }

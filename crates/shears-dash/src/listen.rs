@@ -1,4 +1,4 @@
-//! Connections: how many there may be, and how long one may take to ask.
+//! Connections: how many there may be, and how long one may take to send a request.
 
 use std::future::Future;
 use std::io;
@@ -18,12 +18,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::runs::ITSELF;
 use crate::{App, DashError, Options, app};
 
-/// How long a connection may take to send the head of a request: who sends half of one would hold
-/// it for ever.
+/// How long a connection may take to send the head of a request; half a head would hold it for
+/// ever.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// Connections at once. Others wait; a browser has six.
+/// Simultaneous connections. Others wait; a browser opens six.
 const MOST_CONNECTIONS: usize = 512;
-/// After a connection could not be taken, mostly because no file descriptor is left.
+/// The pause after accepting failed, mostly because no file descriptor is left.
 const PAUSE: Duration = Duration::from_millis(100);
 
 pub(crate) async fn listen(
@@ -50,11 +50,11 @@ pub(crate) async fn listen(
     }
 }
 
-/// Takes connections for ever.
+/// Accepts connections for ever.
 async fn accept(listener: &TcpListener, router: &Router, head_timeout: Duration) {
     let free = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     loop {
-        // It is never closed.
+        // The semaphore is never closed.
         let Ok(permit) = free.clone().acquire_owned().await else {
             return;
         };
@@ -78,11 +78,11 @@ async fn answer(
         .timer(TokioTimer::new())
         .header_read_timeout(head_timeout)
         .serve_connection(TokioIo::new(stream), service);
-    // That somebody went away, or took too long, is nobody's fault here.
+    // A client that went away or took too long is not an error of the server.
     drop(connection.await);
 }
 
-/// Ends when Ctrl-C is pressed or the system asks the process to end.
+/// Completes on Ctrl-C, or when the system asks the process to end.
 #[cfg(unix)]
 fn stop_signal() -> io::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
@@ -96,11 +96,11 @@ fn stop_signal() -> io::Result<impl Future<Output = ()>> {
     })
 }
 
-/// Ends when Ctrl-C is pressed.
+/// Completes on Ctrl-C.
 #[cfg(not(unix))]
 fn stop_signal() -> io::Result<impl Future<Output = ()>> {
     Ok(async {
-        // Where nobody can ask, the server goes on until it is ended.
+        // Without such a signal the server runs until it is killed.
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;
         }
@@ -111,9 +111,8 @@ fn stop_signal() -> io::Result<impl Future<Output = ()>> {
 mod tests {
     use super::*;
 
-    /// Half a head, and then nothing.
     #[tokio::test]
-    async fn who_sends_half_a_head_is_let_go() {
+    async fn half_a_request_is_dropped() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let router = Router::new();

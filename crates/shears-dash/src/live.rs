@@ -1,4 +1,4 @@
-//! Server-sent events: the page is told when something changed, and asks for what it shows.
+//! Server-sent events: they tell the page that something changed, and it asks for what it shows.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -16,14 +16,14 @@ use crate::state::RunState;
 use crate::summary::Row;
 use shears_run::ReadProgress;
 
-/// Between two looks at open runs.
+/// The interval between two checks of open runs.
 const RUN_PERIOD: Duration = Duration::from_millis(250);
-/// Between two looks at the whole folder.
+/// The interval between two checks of the whole folder.
 const LIST_PERIOD: Duration = Duration::from_secs(2);
-/// Names of several runs are separated by this.
+/// Separates the names of several runs.
 pub(crate) const SEPARATOR: char = '\n';
 
-/// What is told of an open run. Two that are equal are told once.
+/// The state of an open run; sent whenever it differs from the last one.
 #[derive(Debug, Serialize)]
 struct Pulse {
     name: String,
@@ -71,12 +71,12 @@ struct Gone {
 
 #[derive(Deserialize)]
 pub(crate) struct Watched {
-    /// Names of runs; none is the list.
+    /// Names of runs; `None` for the list.
     run: Option<String>,
 }
 
-/// What was told last, by the name of the run.
-type Told = BTreeMap<String, String>;
+/// The JSON last sent, by the name of the run.
+type Sent = BTreeMap<String, String>;
 
 pub(crate) async fn live(
     State(dash): State<Arc<Dash>>,
@@ -85,7 +85,7 @@ pub(crate) async fn live(
     let names: Option<Vec<String>> = watched
         .run
         .map(|names| names.split(SEPARATOR).map(str::to_string).collect());
-    let stream = stream::unfold((Told::new(), true), move |(mut told, mut first)| {
+    let stream = stream::unfold((Sent::new(), true), move |(mut sent, mut first)| {
         let (dash, names) = (dash.clone(), names.clone());
         async move {
             loop {
@@ -104,10 +104,10 @@ pub(crate) async fn live(
                     None => of_list(&dash),
                 };
                 let found = tokio::task::spawn_blocking(look).await.ok()?;
-                let news = news(&mut told, found);
-                if !news.is_empty() {
-                    let event = Event::default().data(format!("[{}]", news.join(",")));
-                    return Some((Ok(event), (told, false)));
+                let updates = updates(&mut sent, found);
+                if !updates.is_empty() {
+                    let event = Event::default().data(format!("[{}]", updates.join(",")));
+                    return Some((Ok(event), (sent, false)));
                 }
             }
         }
@@ -115,7 +115,7 @@ pub(crate) async fn live(
     Sse::new(stream).keep_alive(KeepAlive::default())
 }
 
-fn of_runs(dash: &Dash, names: &[String]) -> Told {
+fn of_runs(dash: &Dash, names: &[String]) -> Sent {
     let runs = names.iter().filter_map(|name| dash.runs.get(name));
     runs.filter_map(|run| {
         Some((
@@ -126,26 +126,26 @@ fn of_runs(dash: &Dash, names: &[String]) -> Told {
     .collect()
 }
 
-fn of_list(dash: &Dash) -> Told {
+fn of_list(dash: &Dash) -> Sent {
     let runs = dash.runs.all();
     let rows = runs.iter().map(|run| (run.name.clone(), Row::of(run)));
     rows.filter_map(|(name, row)| Some((name, serde_json::to_string(&row).ok()?)))
         .collect()
 }
 
-/// What is new since it was told last, as JSON.
-fn news(told: &mut Told, found: Told) -> Vec<String> {
+/// What changed since it was last sent, as JSON.
+fn updates(sent: &mut Sent, found: Sent) -> Vec<String> {
     let changed = found
         .iter()
-        .filter(|(name, json)| told.get(*name) != Some(*json));
-    let mut news: Vec<String> = changed.map(|(_, json)| json.clone()).collect();
-    let gone = told.keys().filter(|name| !found.contains_key(*name));
-    news.extend(gone.filter_map(|name| {
+        .filter(|(name, json)| sent.get(*name) != Some(*json));
+    let mut updates: Vec<String> = changed.map(|(_, json)| json.clone()).collect();
+    let gone = sent.keys().filter(|name| !found.contains_key(*name));
+    updates.extend(gone.filter_map(|name| {
         let (name, gone) = (name.clone(), true);
         serde_json::to_string(&Gone { name, gone }).ok()
     }));
-    *told = found;
-    news
+    *sent = found;
+    updates
 }
 
 #[cfg(test)]
@@ -153,20 +153,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_news_is_told() {
-        let mut told = Told::new();
-        let found = |pairs: &[(&str, &str)]| -> Told {
+    fn only_changes_are_sent() {
+        let mut sent = Sent::new();
+        let found = |pairs: &[(&str, &str)]| -> Sent {
             let owned = pairs
                 .iter()
                 .map(|(name, json)| (name.to_string(), json.to_string()));
             owned.collect()
         };
-        assert_eq!(
-            news(&mut told, found(&[("a", "1"), ("b", "1")])),
-            ["1", "1"]
-        );
-        assert!(news(&mut told, found(&[("a", "1"), ("b", "1")])).is_empty());
+        let both = [("a", "1"), ("b", "1")];
+        assert_eq!(updates(&mut sent, found(&both)), ["1", "1"]);
+        assert!(updates(&mut sent, found(&both)).is_empty());
         let gone = "{\"name\":\"b\",\"gone\":true}";
-        assert_eq!(news(&mut told, found(&[("a", "2")])), ["2", gone]);
+        assert_eq!(updates(&mut sent, found(&[("a", "2")])), ["2", gone]);
     }
 }

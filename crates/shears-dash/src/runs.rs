@@ -1,4 +1,4 @@
-//! The runs of a folder: finding them, naming them, and keeping what was read of them.
+//! The runs of a folder: finds and names them, and caches what was read of them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,22 +16,22 @@ use shears_run::{
 use crate::digest::{Digest, DigestCache};
 use crate::state::RunState;
 
-/// How deep below the folder runs are looked for.
+/// How deep runs are searched below the folder.
 const DEPTH: usize = 4;
-/// Bytes of a log that are read before others may look at what is there.
-const PIECE: u64 = 4 << 20;
-/// Memory for columns, of all runs together. Those that nobody looked at for the longest time are
-/// dropped first, and read again when somebody does.
+/// Bytes of a log that are read before other threads get to look at it.
+const CHUNK: u64 = 4 << 20;
+/// The memory for the columns of all runs. The least recently used are dropped first, and read
+/// again when somebody asks for them.
 const MEMORY: usize = 1 << 30;
-/// Whether somebody trains is asked of this file.
+/// Its lock shows whether somebody trains the run.
 const LOCK: &str = ".lock";
-/// Logs from this length on are sampled before they are read.
+/// Logs of at least this length are sampled before they are read.
 const SAMPLED_FROM: u64 = 16 << 20;
-/// The places that a sample is of.
+/// The number of positions in a sample.
 const SAMPLES: u64 = 512;
-/// What a sweep and a comparison leave beside each other.
+/// The files of the report of a sweep or a comparison.
 const REPORT: [&str; 2] = ["report.html", "report.json"];
-/// How the folder itself is called when it is a run.
+/// The name of the folder itself, if it is a run.
 pub(crate) const ITSELF: &str = ".";
 
 /// The last glance at a run, kept until its log changes.
@@ -39,7 +39,7 @@ pub(crate) const ITSELF: &str = ".";
 pub(crate) struct GlanceCache(Mutex<Option<Arc<Glance>>>);
 
 impl GlanceCache {
-    /// What the end of the log at `path` says.
+    /// Reads the end of the log at `path`, if it has changed.
     fn look(&self, path: &Path) -> Arc<Glance> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(glance) = kept.as_ref().filter(|glance| glance.is_of(path)) {
@@ -49,21 +49,21 @@ impl GlanceCache {
     }
 }
 
-/// One run, and what was read of it.
+/// A run, and what was read of it.
 #[derive(Debug)]
 pub(crate) struct Run {
-    /// The path below the folder, with `/`.
+    /// The path below the folder, with `/` as separator.
     pub(crate) name: String,
     pub(crate) path: PathBuf,
     log: Mutex<Log>,
-    /// A sample of the log, while it is not read to its end for the first time.
+    /// A sample of the log, until the log has been read to its end.
     sample: Mutex<Option<Arc<Columns>>>,
-    /// Only one thread reads the log at a time; it lets others look between two pieces.
+    /// Only one thread at a time reads the log; it lets others look between two chunks.
     reading: Mutex<()>,
     lock: LockWatch,
     glance: GlanceCache,
     pub(crate) digest: DigestCache,
-    /// When somebody last looked at the columns, by the clock of `Runs`.
+    /// When somebody last asked for the run, by the clock of `Runs`.
     used: AtomicU64,
 }
 
@@ -82,9 +82,9 @@ impl Run {
         }
     }
 
-    /// The path of a file of the run, which is there as a regular file below the run's folder, if
-    /// it is there. What else a name may lead to is not read: a pipe or a device gives bytes for
-    /// ever or never, and a link out of the folder shows what nobody meant to show.
+    /// The path of a file of the run. Unless it is absent, it must be a regular file below the
+    /// run's folder: a pipe or a device may block or be endless, and a link out of the folder would
+    /// show what nobody meant to show.
     pub(crate) fn file(&self, name: &str) -> io::Result<PathBuf> {
         let path = self.path.join(name);
         let inside = match fs::canonicalize(&path) {
@@ -102,7 +102,7 @@ impl Run {
         }
     }
 
-    /// What the end of the log says.
+    /// The end of the log.
     pub(crate) fn glance(&self) -> Arc<Glance> {
         let path = self.file(LOG);
         path.map_or_else(|_| Arc::default(), |path| self.glance.look(&path))
@@ -114,45 +114,49 @@ impl Run {
         read_plan(&self.path)
     }
 
-    /// What the judgement of its log needs of the run.
+    /// The input of the run's judgement besides its log.
     pub(crate) fn subject(&self) -> Subject {
         let plan = self.plan();
         plan.map_or_else(|_| Subject::default(), |_| Subject::of(&self.path))
     }
 
-    /// The line of the log that begins at a place.
-    pub(crate) fn line(&self, place: u64) -> io::Result<Vec<u8>> {
-        line_at(&self.file(LOG)?, place)
+    /// The line of the log at this offset.
+    pub(crate) fn line(&self, offset: u64) -> io::Result<Vec<u8>> {
+        line_at(&self.file(LOG)?, offset)
     }
 
-    /// Looks at the log as far as it was read.
+    /// Looks at the log, as far as it has been read.
     pub(crate) fn with_log<T>(&self, look: impl FnOnce(&mut Log) -> T) -> T {
         look(&mut self.log.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Reads what is new in the log, for `patience` at most.
+    /// Reads what is new in the log, for at most `patience`.
     pub(crate) fn read(&self, patience: Duration) -> Result<ReadProgress, RunError> {
         let started = Instant::now();
         let failed = RunError::io("read", &self.path.join(LOG));
         self.file(LOG).map_err(failed)?;
         let Ok(_reading) = self.reading.try_lock() else {
-            // Another thread is at it.
+            // Another thread is reading it.
             std::thread::sleep(patience.min(Duration::from_millis(50)));
             return Ok(self.reach());
         };
         loop {
-            let reach = self.with_log(|log| log.advance(PIECE))?;
+            let reach = self.with_log(|log| log.advance(CHUNK))?;
             if reach.complete || started.elapsed() >= patience {
                 return Ok(reach);
             }
-            // A mutex is not fair: whoever waits for the log gets it now.
+            // A mutex is not fair: give those who wait for the log a chance.
             std::thread::sleep(Duration::from_micros(200));
         }
     }
 
-    /// Looks at the columns: those of the whole log, or, while most of a long one was never read,
-    /// those of a sample of it.
-    pub(crate) fn with_columns<T>(&self, reach: ReadProgress, look: impl FnOnce(&Columns) -> T) -> T {
+    /// Looks at the columns of the whole log, or of a sample of it if the log is long and has never
+    /// been read to its end.
+    pub(crate) fn with_columns<T>(
+        &self,
+        reach: ReadProgress,
+        look: impl FnOnce(&Columns) -> T,
+    ) -> T {
         let mut sample = self.sample.lock().unwrap_or_else(PoisonError::into_inner);
         if reach.complete || reach.length < SAMPLED_FROM {
             *sample = None;
@@ -172,7 +176,7 @@ impl Run {
         }
     }
 
-    /// How far the log was read.
+    /// How far the log has been read.
     fn reach(&self) -> ReadProgress {
         let read = self.with_log(|log| log.position());
         let length = fs::metadata(self.path.join(LOG)).map_or(0, |metadata| metadata.len());
@@ -183,14 +187,14 @@ impl Run {
         }
     }
 
-    /// Where the run stands, from the end of its log and from its lock.
+    /// The state of the run, from the end of its log and from its lock.
     pub(crate) fn state(&self, glance: &Glance) -> RunState {
         let end = glance.end.as_ref().map(|end| end.how);
         let lives = || self.file(LOCK).is_ok() && self.lock.is_training(&self.path);
         RunState::of(end, end.is_none() && lives())
     }
 
-    /// What the digest says, if there is one.
+    /// The last digest, if there is one.
     pub(crate) fn digest(&self) -> Option<Arc<Digest>> {
         self.digest.get()
     }
@@ -221,7 +225,7 @@ impl Runs {
         &self.folder
     }
 
-    /// The reports of sweeps and comparisons, by the names of their folders.
+    /// The names of the folders with a report of a sweep or a comparison.
     pub(crate) fn reports(&self) -> Vec<String> {
         let mut found = Found::default();
         walk(&self.folder, "", DEPTH, &mut found);
@@ -229,7 +233,7 @@ impl Runs {
         here.into_iter().chain(found.reports).collect()
     }
 
-    /// The file of a report; none if there is no such one, or if the path leads out of the folder.
+    /// The file of a report; `None` if there is none, or if the path leads out of the folder.
     pub(crate) fn report(&self, name: &str) -> Option<PathBuf> {
         let folder = self.reports().into_iter().find(|known| known == name)?;
         let file = self.folder.join(folder).join(REPORT[0]);
@@ -238,7 +242,7 @@ impl Runs {
         (below && inside.is_file()).then_some(inside)
     }
 
-    /// Looks for runs again, and gives all that are there.
+    /// Searches for runs again, and returns all.
     pub(crate) fn all(&self) -> Vec<Arc<Run>> {
         let mut found = Found::default();
         if self.folder.join(PLAN).is_file() {
@@ -256,8 +260,8 @@ impl Runs {
         known.values().cloned().collect()
     }
 
-    /// The run of a name, which is a path below the folder; none if there is no such run, or if the
-    /// path leads out of the folder.
+    /// The run with a name, which is a path below the folder; `None` if there is no such run, or if
+    /// the path leads out of the folder.
     pub(crate) fn get(&self, name: &str) -> Option<Arc<Run>> {
         let path = self.path_of(name)?;
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
@@ -295,7 +299,7 @@ impl Runs {
         (inside.starts_with(folder) && is_run(&path)).then_some(path)
     }
 
-    /// Keeps the memory of all columns within its limit.
+    /// Keeps the memory for columns within its limit.
     pub(crate) fn forget_unused(&self) {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         let mut runs: Vec<(u64, usize, Arc<Run>)> = known
@@ -309,7 +313,7 @@ impl Runs {
         drop(known);
         runs.sort_by_key(|(used, ..)| *used);
         let mut total: usize = runs.iter().map(|(_, bytes, _)| bytes).sum();
-        // The last one stays, however large it is: somebody looks at it.
+        // The last one stays, however large: it is the one somebody looks at.
         let newest = runs.len().saturating_sub(1);
         for (_, bytes, run) in runs.into_iter().take(newest) {
             if total <= self.memory {
@@ -321,7 +325,7 @@ impl Runs {
     }
 }
 
-/// What is below a folder.
+/// What was found below a folder.
 #[derive(Default)]
 struct Found {
     runs: BTreeMap<String, PathBuf>,
@@ -337,7 +341,7 @@ fn walk(folder: &Path, name: &str, depth: usize, found: &mut Found) {
         return;
     };
     for entry in entries.flatten() {
-        // Links are not followed: what they lead to is not below the folder.
+        // Links are not followed: their targets are not below the folder.
         let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
         let part = entry.file_name();
         let Some(part) = part
@@ -381,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn runs_are_found_at_any_depth_but_not_in_runs() {
+    fn runs_are_found_at_any_depth_but_not_within_runs() {
         let (_folder, runs) = with_runs(&["a", "b/c", "a/checkpoints/d", ".hidden"]);
         let names: Vec<String> = runs.all().iter().map(|run| run.name.clone()).collect();
         assert_eq!(names, ["a", "b/c"]);
@@ -408,7 +412,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn links_out_of_the_folder_are_no_runs() {
+    fn links_out_of_the_folder_are_not_runs() {
         let (folder, runs) = with_runs(&["a"]);
         let elsewhere = folder.path().join("elsewhere");
         fs::create_dir_all(&elsewhere).unwrap();
@@ -438,7 +442,7 @@ mod tests {
             .status()
             .is_ok_and(|status| status.success())
         {
-            assert!(refused(), "it would wait for somebody who writes");
+            assert!(refused(), "it would wait for a writer");
             fs::remove_file(&log).unwrap();
         }
         let secret = folder.path().join("secret");
@@ -459,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn the_memory_has_an_end_with_finished_runs_too() {
+    fn memory_is_bounded_with_finished_runs_too() {
         let (_folder, mut runs) = with_runs(&["a", "b", "c"]);
         let line = |step| format!("{{\"event\":\"sample\",\"step\":{step},\"text\":\"x\"}}\n");
         let log: String = (1..=100).map(line).collect();
@@ -482,7 +486,7 @@ mod tests {
         assert_eq!(
             held(&runs),
             [0, 100, 0],
-            "the one that somebody looked at stays"
+            "the one last asked for stays"
         );
     }
 

@@ -1,5 +1,5 @@
-//! Down-sampling: a range of steps as about a thousand buckets, each with its least and greatest
-//! number, so that no spike disappears however many steps there are.
+//! Down-sampling: a range of steps as about a thousand buckets, each with its minimum and maximum,
+//! so that no spike disappears however many steps there are.
 
 use std::ops::Range;
 
@@ -9,11 +9,11 @@ use gradclip_judge::statistics::{LATELY, median, share};
 use serde::Serialize;
 use shears_run::{Columns, Evaluation, ExchangeSummary, Tensors};
 
-/// The longest spikes that are named.
+/// The most spikes that are named; those with the largest norms.
 const MOST_SPIKES: usize = 6;
 
-/// A quantity by buckets. Numbers that are not finite are left out of a bucket; where none is left,
-/// the bucket has NaN, which is null in JSON.
+/// A quantity by buckets. Non-finite values are ignored; a bucket without finite ones has NaN,
+/// which is null in JSON.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Band {
     pub(crate) min: Vec<f32>,
@@ -21,60 +21,60 @@ pub(crate) struct Band {
     pub(crate) max: Vec<f32>,
 }
 
-/// The part of a gradient that was cut off, by buckets: from the norm of what the optimizer got to
-/// the norm before, at the bucket's longest clipped gradient.
+/// The part of a gradient that was cut off, by buckets: at the bucket's largest clipped gradient,
+/// from the norm after clipping to the norm before.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Cut {
     pub(crate) top: Vec<f32>,
     pub(crate) bottom: Vec<f32>,
 }
 
-/// A spike by its longest gradient.
+/// A spike, at its largest gradient.
 #[derive(Debug, PartialEq, Serialize)]
 pub(crate) struct Spike {
     pub(crate) step: u64,
     pub(crate) norm: f64,
-    /// How many times the usual norm.
+    /// The norm relative to the usual one.
     pub(crate) times: f64,
 }
 
-/// What the charts of a run show of a range of its steps.
+/// What the charts show of a range of steps.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Series {
     /// First and last step of the whole run.
     pub(crate) whole: Option<(u64, u64)>,
-    /// Steps a bucket.
+    /// Steps per bucket.
     pub(crate) bucket: usize,
     /// Steps in the range.
     pub(crate) rows: usize,
-    /// Last step of each bucket.
+    /// The last step of each bucket.
     pub(crate) step: Vec<u64>,
     pub(crate) loss: Band,
     pub(crate) norm: Band,
-    /// The step of each bucket whose gradient was the longest.
+    /// The step of each bucket with the largest gradient.
     pub(crate) norm_peak: Vec<u64>,
-    /// The spikes of the range with the longest gradients, longest first.
+    /// The spikes of the range with the largest gradients, largest first.
     pub(crate) spikes: Vec<Spike>,
     pub(crate) cut: Cut,
     pub(crate) threshold: Vec<f32>,
     pub(crate) coefficient: Band,
-    /// Share of clipped steps among the last hundred at the bucket's end.
+    /// Share of clipped steps among the last hundred at the end of the bucket.
     pub(crate) clipped_share: Vec<f32>,
-    /// Skipped steps of each bucket, and the last of them.
+    /// The number of skipped steps in each bucket, and the last of them.
     pub(crate) skipped: Vec<usize>,
     pub(crate) skipped_step: Vec<Option<u64>>,
-    /// Steps of each bucket whose gradient or loss was not finite.
+    /// The number of steps in each bucket with a non-finite gradient or loss.
     pub(crate) not_finite: Vec<usize>,
     pub(crate) lr: Vec<f32>,
-    /// Seconds of training for each token of a step, summed up to the bucket's end.
+    /// Seconds of training per token of a step, summed up to the end of the bucket.
     pub(crate) seconds_per_token: Vec<f64>,
     pub(crate) tokens_per_second: Band,
-    /// Of a run that several processes train, by buckets: how long the exchange of gradients took,
-    /// waiting included, and how much longer the slowest computed than the quickest, in ms.
+    /// For a run of several processes, by buckets: the time of the exchange of gradients, waiting
+    /// included, and how much longer the slowest computed than the fastest, in ms.
     pub(crate) exchange_ms: Vec<f32>,
     pub(crate) waited_ms: Vec<f32>,
     pub(crate) evaluations: Vec<Evaluation>,
-    /// The steps at which the model wrote something.
+    /// The steps with a sample.
     pub(crate) samples: Vec<u64>,
 }
 
@@ -82,19 +82,19 @@ pub(crate) struct Series {
 #[derive(Debug, Serialize)]
 pub(crate) struct HeatMap {
     pub(crate) names: Vec<String>,
-    /// The layer of each tensor, and whether it is a matrix: weights tell more than biases.
+    /// The layer of each tensor, and whether it is a matrix: weights say more than biases.
     pub(crate) layers: Vec<String>,
     pub(crate) weights: Vec<bool>,
-    /// Last step of each bucket.
+    /// The last step of each bucket.
     pub(crate) step: Vec<u64>,
-    /// For each tensor the greatest value of each bucket.
+    /// For each tensor, the maximum of each bucket.
     pub(crate) values: Vec<Vec<f32>>,
-    /// The median of these.
+    /// The median of a tensor's finite values.
     pub(crate) median: Vec<Option<f64>>,
 }
 
-/// The buckets of a range of rows. They begin at multiples of a power of two, so that those of a
-/// growing run stay what they were.
+/// The buckets of a range of rows. They start at multiples of a power of two, so that those of a
+/// growing run do not move.
 fn buckets(rows: &Range<usize>, most: usize) -> (usize, Vec<Range<usize>>) {
     let size = rows.len().div_ceil(most.max(1)).next_power_of_two().max(1);
     let first = rows.start / size;
@@ -192,7 +192,7 @@ impl Series {
         series
     }
 
-    /// What exchanges took in a bucket, in the mean; none where one process trained alone.
+    /// Adds the mean exchange times of a bucket; NaN where one process trained alone.
     fn push_exchanges(&mut self, columns: &Columns, bucket: &Range<usize>) {
         let (first, last) = (columns.step[bucket.start], columns.step[bucket.end - 1]);
         let start = columns.exchanges.partition_point(|(step, _)| *step < first);
@@ -204,7 +204,7 @@ impl Series {
         self.waited_ms.push(mean(|all| all.waited_ms));
     }
 
-    /// The longest gradient of each of `points` buckets of a run, and the threshold at its end.
+    /// The largest norm in each of `points` buckets of a run, and the threshold at its end.
     pub(crate) fn norm_curve(columns: &Columns, points: usize) -> (Vec<f32>, Vec<f32>) {
         let (_, buckets) = buckets(&(0..columns.rows()), points);
         let mut series = Series::default();
@@ -215,10 +215,10 @@ impl Series {
         (norms, series.threshold)
     }
 
-    /// What clipping did in a bucket.
+    /// Adds what clipping did in a bucket.
     fn push_clipping(&mut self, columns: &Columns, bucket: Range<usize>) {
         let norm = |row: usize| columns.norm_before[row];
-        // Of several that are as long, the first.
+        // `max_by` returns the last of equal elements; from the end, that is the first step.
         let from_last = || bucket.clone().rev();
         let finite = from_last().filter(|row| norm(*row).is_finite());
         let longest = finite.max_by(|left, right| norm(*left).total_cmp(&norm(*right)));
@@ -252,8 +252,8 @@ impl Series {
     }
 }
 
-/// See [`Series::seconds_per_token`]. Where steps are missing, as in a sample, those that follow
-/// stand for them.
+/// See [`Series::seconds_per_token`]. If steps are missing, as in a sample, the next step counts
+/// for them.
 fn seconds_per_token(columns: &Columns, buckets: &[Range<usize>]) -> Vec<f64> {
     let end = buckets.last().map_or(0, |bucket| bucket.end);
     let (mut sum, mut before) = (0.0, 0);
@@ -271,7 +271,7 @@ fn seconds_per_token(columns: &Columns, buckets: &[Range<usize>]) -> Vec<f64> {
 }
 
 fn spikes(columns: &Columns, range: &Range<usize>) -> Vec<Spike> {
-    // From the start of the run, so that a spike is one however the page is zoomed.
+    // From the start of the run, so that zooming does not change what counts as a spike.
     let found = Spikes::find(columns.norm_before[..range.end].iter().copied());
     let inside = found
         .list
@@ -289,7 +289,7 @@ fn spikes(columns: &Columns, range: &Range<usize>) -> Vec<Spike> {
     spikes
 }
 
-/// At most `most` of the items, evenly chosen, the last one always among them.
+/// At most `most` of the items, evenly chosen, always including the last one.
 fn thinned<T>(items: impl Iterator<Item = T>, most: usize) -> Vec<T> {
     let items: Vec<T> = items.collect();
     let (count, stride) = (items.len(), items.len().div_ceil(most.max(1)).max(1));
@@ -299,7 +299,7 @@ fn thinned<T>(items: impl Iterator<Item = T>, most: usize) -> Vec<T> {
 }
 
 impl HeatMap {
-    /// Norms of each tensor's gradient over the steps of a range.
+    /// The norms of each tensor's gradient over a range of steps.
     pub(crate) fn of_norms(
         columns: &Columns,
         from: Option<u64>,
@@ -311,7 +311,8 @@ impl HeatMap {
         HeatMap::of(columns, &columns.tensors, steps.collect(), &buckets)
     }
 
-    /// Sizes of each tensor's update beside its weights, at those steps of a range that have them.
+    /// The size of each tensor's update relative to its weights, at the steps of a range that have
+    /// it.
     pub(crate) fn of_ratios(
         columns: &Columns,
         from: Option<u64>,
@@ -319,8 +320,8 @@ impl HeatMap {
         most: usize,
     ) -> HeatMap {
         let rows = columns.range(from, to);
-        let place = |row: usize| columns.ratio_rows.partition_point(|known| *known < row);
-        let (_, buckets) = buckets(&(place(rows.start)..place(rows.end)), most);
+        let position = |row: usize| columns.ratio_rows.partition_point(|known| *known < row);
+        let (_, buckets) = buckets(&(position(rows.start)..position(rows.end)), most);
         let steps = buckets
             .iter()
             .map(|bucket| columns.step[columns.ratio_rows[bucket.end - 1]]);
@@ -336,9 +337,9 @@ impl HeatMap {
         let (layers, weights) = tensors
             .names
             .iter()
-            .map(|name| place(columns, name))
+            .map(|name| layer_of(columns, name))
             .unzip();
-        let values = greatest(&tensors.values, buckets);
+        let values = maxima(&tensors.values, buckets);
         let of_row = |row: &Vec<f32>| {
             let finite = row.iter().filter(|value| value.is_finite());
             median(finite.map(|value| f64::from(*value)))
@@ -354,8 +355,9 @@ impl HeatMap {
     }
 }
 
-/// The layer of a tensor and whether it is a matrix, by the header of the log, or else by its name.
-fn place(columns: &Columns, name: &str) -> (String, bool) {
+/// The layer of a tensor and whether it is a matrix, from the header of the log or else from its
+/// name.
+fn layer_of(columns: &Columns, name: &str) -> (String, bool) {
     let parameters = columns.header.iter().flat_map(|header| &header.parameters);
     match parameters
         .into_iter()
@@ -369,9 +371,9 @@ fn place(columns: &Columns, name: &str) -> (String, bool) {
     }
 }
 
-fn greatest(columns: &[Vec<f32>], buckets: &[Range<usize>]) -> Vec<Vec<f32>> {
+fn maxima(columns: &[Vec<f32>], buckets: &[Range<usize>]) -> Vec<Vec<f32>> {
     let of_bucket = |values: &[f32]| {
-        // `max` prefers a number to NaN.
+        // `f32::max` ignores NaN.
         values.iter().copied().fold(f32::NAN, f32::max)
     };
     let of_column = |values: &Vec<f32>| {
@@ -419,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn one_spike_among_a_million_steps_is_seen() {
+    fn one_spike_among_a_million_steps_is_visible() {
         let spike = 654_321;
         let norms = (1..=1_000_000).map(|step| if step == spike { 90.0 } else { 1.0 });
         let columns = with_norms(norms);
@@ -444,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn buckets_of_a_growing_run_stay_where_they_were() {
+    fn buckets_of_a_growing_run_do_not_move() {
         let (size, before) = buckets(&(0..5000), 1000);
         let (same, after) = buckets(&(0..5100), 1000);
         assert_eq!((size, same), (8, 8));
@@ -455,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_finite_is_left_out_but_counted() {
+    fn non_finite_values_are_ignored_but_counted() {
         let columns = with_norms([1.0, f64::NAN, 3.0, f64::NAN].into_iter());
         let series = Series::of(&columns, None, None, 2);
         assert_eq!(series.norm.mean, [1.0, 3.0]);
@@ -467,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_item_is_never_thinned_out() {
+    fn the_last_item_is_always_kept() {
         assert_eq!(thinned(0..10, 3), [1, 5, 9]);
         assert_eq!(thinned(0..2, 3), [0, 1]);
         assert!(thinned(0..0, 3).is_empty());

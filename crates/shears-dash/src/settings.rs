@@ -1,10 +1,10 @@
-//! The settings of a run, and where they differ from those of its preset.
+//! The settings of a run, and where they differ from its preset.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-/// Keys that say what a run is about, and are not a deviation from its preset.
+/// Keys that identify a run's input rather than deviate from its preset.
 const OWN: [&str; 12] = [
     "preset",
     "text",
@@ -20,17 +20,16 @@ const OWN: [&str; 12] = [
     "seed",
 ];
 
-/// What became of the settings is shown by itself, and where a text was typed is nobody's business
-/// who looks at a page.
+/// Changes are shown separately, and the folder where a text's path was typed is private.
 const NO_SETTINGS: [&str; 2] = ["changes", "paths-from"];
 
 /// One key of `plan.toml`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Setting {
     pub(crate) name: String,
-    /// As TOML writes it, strings without their quotes.
+    /// As in TOML, but strings without quotes.
     pub(crate) value: String,
-    /// The preset's value, where it is another one.
+    /// The preset's value, if it differs.
     pub(crate) preset: Option<String>,
 }
 
@@ -49,7 +48,7 @@ pub(crate) fn shown(value: &toml::Value) -> String {
     }
 }
 
-/// The settings of the preset that a plan started from, if they are known.
+/// The settings of a plan's preset, if they are known.
 pub(crate) fn preset_of<'a>(
     plan: &toml::Table,
     presets: &'a BTreeMap<String, toml::Table>,
@@ -58,7 +57,7 @@ pub(crate) fn preset_of<'a>(
     presets.get(name)
 }
 
-/// What a plan's model is, in words: "lstm, 2 layers of 128".
+/// A plan's model in words: "lstm, 2 layers of 128".
 pub(crate) fn model(plan: &toml::Table) -> Option<String> {
     let kind = plan.get("model")?.as_str()?;
     let [layers, hidden] = ["layers", "hidden"].map(|name| plan.get(name)?.as_integer());
@@ -69,7 +68,7 @@ pub(crate) fn model(plan: &toml::Table) -> Option<String> {
     })
 }
 
-/// All settings of a plan, beside those of the preset that it names.
+/// All settings of a plan, compared with its preset.
 pub(crate) fn compared(
     plan: &toml::Table,
     presets: &BTreeMap<String, toml::Table>,
@@ -133,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_is_called_what_it_is() {
+    fn a_model_is_described_by_its_own_settings() {
         let words = |plan: &str| model(&table(plan));
         let plan = "preset = 'lstm-128'\nmodel = 'gru'\nlayers = 2\nhidden = 64";
         assert_eq!(words(plan).as_deref(), Some("gru, 2 layers of 64"));

@@ -1,9 +1,9 @@
-//! Whether a run goes on, and how it ended.
+//! Whether a run is still training, and how it ended.
 
 use serde::Serialize;
 use shears_run::EndReason;
 
-/// Where a run stands.
+/// The state of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum RunState {
@@ -15,7 +15,7 @@ pub(crate) enum RunState {
     Stopped,
     /// Gradients were not finite.
     Diverged,
-    /// Something else went wrong.
+    /// Another failure.
     Failed,
     /// Its log has no end, and nobody holds its lock.
     Killed,
@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_log_without_an_end_is_of_a_run_that_goes_on_or_was_killed() {
+    fn a_run_without_an_end_is_running_or_was_killed() {
         assert_eq!(RunState::of(None, true), RunState::Running);
         assert_eq!(RunState::of(None, false), RunState::Killed);
         let end = Some(EndReason::OutOfPatience);

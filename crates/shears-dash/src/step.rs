@@ -1,4 +1,4 @@
-//! One step of a run: all that its line says, beside what is ordinary.
+//! One step of a run: everything in its line, compared with what is usual.
 
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -7,18 +7,18 @@ use crate::runs::Run;
 use gradclip::ClipAction;
 use gradclip_judge::statistics::median;
 use gradclip_judge::{Spikes, UsualNorm};
-use shears_run::{Columns, Reach};
+use shears_run::{Columns, ReadProgress};
 
 /// What the page shows of a step.
 #[derive(Debug, Serialize)]
 pub(crate) struct StepView {
     /// The line of the log as it was written.
     event: Box<RawValue>,
-    /// Each tensor's norm, with the median of the steps before; longest first.
+    /// Each tensor's norm and its median over the steps before; largest first.
     tensors: Vec<TensorNorm>,
-    /// The norm of all as a multiple of its median over the steps before.
+    /// The global norm relative to its median over the steps before.
     times: Option<f64>,
-    /// How many steps medians are of.
+    /// The number of steps that medians are computed over.
     ordinary: usize,
     previous: Option<u64>,
     next: Option<u64>,
@@ -33,38 +33,42 @@ struct TensorNorm {
     name: String,
     norm: f32,
     median: Option<f64>,
-    /// The norm as a multiple of the median.
+    /// The norm relative to the median.
     times: Option<f64>,
     /// Whether that makes a spike.
     far: bool,
-    /// Its part of the sum of squares.
+    /// Its share of the sum of squares.
     share: f64,
 }
 
-struct Place {
-    line: u64,
+struct Found {
+    offset: u64,
     view: StepView,
 }
 
 impl StepView {
-    /// The view of a step; none if the log has no such step.
-    pub(crate) fn of(run: &Run, step: u64, reach: Reach) -> std::io::Result<Option<StepView>> {
-        let of = |columns: &Columns| Some(Place::of(columns, columns.row(step)?));
+    /// The view of a step; `None` if the log has no such step.
+    pub(crate) fn of(
+        run: &Run,
+        step: u64,
+        reach: ReadProgress,
+    ) -> std::io::Result<Option<StepView>> {
+        let of = |columns: &Columns| Some(Found::of(columns, columns.row(step)?));
         let read = run.with_log(|log| of(&log.columns));
         let found = read.or_else(|| run.with_columns(reach, of));
-        let Some(Place { line, mut view }) = found else {
+        let Some(Found { offset, mut view }) = found else {
             return Ok(None);
         };
-        let line = run.line(line)?;
-        // If the log was cut in this moment, the line is another one or none.
+        let line = run.line(offset)?;
+        // If the log was truncated just now, this is another line, or none.
         let event = String::from_utf8(line).map_err(std::io::Error::other)?;
         view.event = RawValue::from_string(event.trim_end().to_string())?;
         Ok(Some(view))
     }
 }
 
-impl Place {
-    fn of(columns: &Columns, row: usize) -> Place {
+impl Found {
+    fn of(columns: &Columns, row: usize) -> Found {
         let acted = |row: &usize| columns.action[*row] != ClipAction::Keep;
         let step = |row: usize| columns.step.get(row).copied();
         let usual = usual(row, |row| columns.norm_before[row]);
@@ -78,8 +82,8 @@ impl Place {
             previous_acted: (0..row).rev().find(acted).and_then(step),
             next_acted: (row + 1..columns.rows()).find(acted).and_then(step),
         };
-        let line = columns.offset[row];
-        Place { line, view }
+        let offset = columns.offset[row];
+        Found { offset, view }
     }
 }
 

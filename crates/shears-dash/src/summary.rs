@@ -1,4 +1,4 @@
-//! The list of runs: a row for each, from a glance at its end and a digest of its whole log.
+//! The list of runs: a row for each, from the end of its log and a digest of all of it.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
@@ -11,7 +11,7 @@ use crate::settings;
 use crate::state::RunState;
 use shears_run::Damage;
 
-/// How long the digesting thread reads one run before it looks at the next.
+/// How long the background thread reads one run before it turns to the next.
 const TURN: Duration = Duration::from_secs(20);
 
 /// A run in the list.
@@ -19,7 +19,7 @@ const TURN: Duration = Duration::from_secs(20);
 pub(crate) struct Row {
     pub(crate) name: String,
     pub(crate) state: RunState,
-    /// How it ended, in words, where there is more to say.
+    /// How it ended, in words, if there is more to say.
     pub(crate) message: Option<String>,
     pub(crate) damage: Option<Damage>,
     pub(crate) preset: Option<String>,
@@ -32,26 +32,26 @@ pub(crate) struct Row {
     pub(crate) val_loss: Option<f64>,
     /// The lowest validation loss, and its step.
     pub(crate) best: Option<Best>,
-    /// Runs whose validation losses can be compared have the same text here.
+    /// Equal for runs whose validation losses can be compared.
     pub(crate) group: String,
-    /// The learning rate that its steps were taken with.
+    /// The learning rate according to its log.
     pub(crate) lr: Option<f64>,
     pub(crate) tokens_per_second: Option<f64>,
     pub(crate) clipped_share: Option<f64>,
     pub(crate) skipped: Option<usize>,
-    /// The step from which on these and the verdict are, of a run whose policy was changed.
+    /// The step from which on the verdict and these counts apply, if the policy was changed.
     pub(crate) since: Option<u64>,
     /// The class of the verdict.
     pub(crate) class: Option<&'static str>,
-    /// The class in words, and how it is coloured.
+    /// The class in words, and its colour.
     pub(crate) words: Option<&'static str>,
     pub(crate) tone: Option<&'static str>,
-    /// The gradient's norm over the whole run, and the threshold.
+    /// The gradient norm over the whole run, and the threshold.
     pub(crate) norms: Vec<f32>,
     pub(crate) thresholds: Vec<f32>,
-    /// Whether the whole log was read, so that there is a verdict.
+    /// Whether the whole log has been read, so that there is a verdict.
     pub(crate) digested: bool,
-    /// Seconds since 1970 when the log was last written to.
+    /// When the log was last written, in seconds since 1970.
     pub(crate) modified: Option<u64>,
 }
 
@@ -129,7 +129,7 @@ fn seconds(time: SystemTime) -> Option<u64> {
     Some(since.as_secs())
 }
 
-/// Reads the logs of all runs in the background, one after the other, as long as `runs` is in use.
+/// Reads the logs of all runs in the background, one after the other, while `runs` is in use.
 pub(crate) fn digest_in_background(runs: &Arc<Runs>) {
     let runs = Arc::downgrade(runs);
     let work = move || {
@@ -138,7 +138,7 @@ pub(crate) fn digest_in_background(runs: &Arc<Runs>) {
         }
     };
     let thread = std::thread::Builder::new().name("digests".to_string());
-    // Without the thread the list has no verdicts, which is no reason to show nothing.
+    // Without the thread the list has no verdicts, but is still useful.
     drop(thread.spawn(work));
 }
 
@@ -147,8 +147,8 @@ fn digest_all(runs: &Weak<Runs>) -> bool {
         return false;
     };
     let mut latest = all;
-    // What was just written to is what somebody looks for.
-    // What changes while it is sorted would be in no order, so each run is looked at once.
+    // Somebody looking at the page wants the most recent first. The cached key is needed because
+    // logs change while the list is sorted.
     latest.sort_by_cached_key(|run| std::cmp::Reverse(run.glance().modified));
     for run in latest {
         let Some(runs) = runs.upgrade() else {
@@ -158,14 +158,14 @@ fn digest_all(runs: &Weak<Runs>) -> bool {
             runs.forget_unused();
         }
     }
-    // Also what somebody looked at, of runs that no longer change.
+    // Also drop the columns of finished runs that somebody looked at.
     if let Some(runs) = runs.upgrade() {
         runs.forget_unused();
     }
     true
 }
 
-/// Brings the digest of a run up to date; false if nothing had to be read for it.
+/// Updates the digest of a run; false if nothing had to be read for it.
 fn digest(run: &Run) -> bool {
     let glance = run.glance();
     if run
@@ -182,7 +182,7 @@ fn digest(run: &Run) -> bool {
                     .update(|| run.subject(), log, glance.length, ended)
             });
         }
-        // The next turn goes on.
+        // The next turn continues.
         Ok(_) => {}
         Err(error) => run.digest.set(Digest::unreadable(&error, glance.length)),
     }

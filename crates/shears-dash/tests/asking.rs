@@ -1,4 +1,4 @@
-//! A request without a server.
+//! Requests without a server.
 
 use axum::Router;
 use axum::body::Body;

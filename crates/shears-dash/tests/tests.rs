@@ -1,4 +1,4 @@
-//! The live page, from its requests to a browser that opens it.
+//! Tests of the live page, from its requests to a browser.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
