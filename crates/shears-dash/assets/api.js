@@ -1,6 +1,6 @@
-// What the server is asked for, and how it tells of changes.
+// Requests to the server, and its notifications of changes.
 
-/** Asks for JSON; fails with the server's own words. */
+/** Requests JSON; an error has the server's message. */
 export async function ask(path, parameters = {}, signal = undefined) {
   const query = new URLSearchParams();
   for (const [name, value] of Object.entries(parameters)) {
@@ -13,9 +13,9 @@ export async function ask(path, parameters = {}, signal = undefined) {
 }
 
 /**
- * Calls `tell` with news of runs, or of the list if no names are given, until the function that it
- * gives back is called. While nobody looks at the page, nothing is asked for: a browser has only a few
- * connections to one server.
+ * Calls `tell` with changes of runs, or of the list if no names are given, until the returned function
+ * is called. While the page is hidden it disconnects: a browser has only a few connections to one
+ * server.
  */
 export function watch(names, tell) {
   const query = names ? `?run=${encodeURIComponent(names.join("\n"))}` : "";
@@ -42,12 +42,11 @@ export function watch(names, tell) {
 
 function connection(works) {
   const place = document.getElementById("connection");
-  place.textContent = works ? "" : "The server is gone; start it again and this page goes on.";
+  place.textContent = works ? "" : "The server is gone; restart it and this page reconnects.";
 }
 
 /**
- * Calls `work` soon after it was asked to, never twice at once, and with a pause that grows with the
- * time it takes.
+ * Wraps `work` so that calls never overlap, and pauses between them grow with the time they take.
  */
 export function throttled(work, pause = 300) {
   let running = false;
@@ -84,7 +83,7 @@ export function runAddress(name, step = null) {
   return step === null ? base : `${base}/step/${step}`;
 }
 
-/** The address of the page that lays runs over each other. */
+/** The address of the page that compares runs. */
 export function compareAddress(names) {
   return `#/compare/${names.map(encodeURIComponent).join("/")}`;
 }

@@ -1,8 +1,8 @@
-// What stands along the axes of charts.
+// The axes of charts.
 
 import { amount, clock, count } from "./format.js";
 
-/** Marks on a logarithmic axis: as many of 1, 2, 5 times powers of ten as there is room for. */
+/** Marks on a logarithmic axis: powers of ten, times 1, 2 and 5 or 1 to 9 if there is room. */
 export function logarithmicMarks(low, high, room) {
   const decades = Math.log10(high / low);
   const most = Math.max(2, room / 34);
@@ -18,7 +18,7 @@ export function logarithmicMarks(low, high, room) {
       if (mark >= low && mark <= high) marks.push(mark);
     }
   }
-  // Within less than a decade there may be no such number.
+  // Less than a decade may contain no such number.
   return marks.length > 1 ? marks : [low, Math.sqrt(low * high), high];
 }
 
@@ -33,7 +33,7 @@ function round(low, high, most, factors = [1, 2, 5, 10]) {
   return marks;
 }
 
-/** Round spans of time. */
+/** Round times from `low` to `high`, about `most` of them. */
 function roundTimes(low, high, most) {
   const spans = [1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 28800, 43200, 86400];
   const span = spans.find((size) => size >= (high - low) / Math.max(1, most));
@@ -43,10 +43,10 @@ function roundTimes(low, high, most) {
   return marks;
 }
 
-/** What may stand along the horizontal axis; `of` gives it for a step and `back` the step for it. */
+/** A horizontal axis: `of` converts a step to a value on it, and `back` a value to a step. */
 export const STEP_AXIS = { name: "step", of: (step) => step, back: (step) => step, marks: round, format: count, say: (step) => `step ${count(step)}` };
 
-/** The axes of a run: steps, and what is known of the tokens and the time that they took. */
+/** The axes of a run: steps and, if known, the tokens and the time that they took. */
 export function axesOf(step, tokens, seconds) {
   const inverse = (values) => (value) => {
     let place = values.findIndex((known) => known >= value);

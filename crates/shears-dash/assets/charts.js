@@ -1,5 +1,5 @@
-// Line charts over steps: uPlot with our axes, our zoom, one crosshair for all, and the cut-off part of a
-// gradient in colour.
+// Line charts over steps: uPlot with our axes and zoom, a shared crosshair, and the cut-off part of
+// gradients in colour.
 
 import { STEP_AXIS, logarithmicMarks } from "./axes.js";
 import { button, colour, element, fill } from "./elements.js";
@@ -8,10 +8,10 @@ import { tick } from "./format.js";
 const PLOT = window.uPlot;
 const FONT = '11px system-ui, -apple-system, "Segoe UI", sans-serif';
 
-/** uPlot labels no axis beyond numbers of so many digits. */
+/** uPlot does not label axes with larger values. */
 const LABELLED = 1e16;
 
-/** The step that the pointer is at, known to all charts of a page. */
+/** The step under the pointer, shared by all charts of a page. */
 export class Crosshair {
   #listeners = new Set();
 
@@ -19,7 +19,7 @@ export class Crosshair {
     this.#listeners.add(listener);
   }
 
-  /** Tells all but `source` of a step; null is none. */
+  /** Passes a step, or null for none, to all listeners but `source`. */
   move(step, source) {
     for (const listener of this.#listeners) {
       if (listener !== source) listener(step);
@@ -29,12 +29,12 @@ export class Crosshair {
 
 /**
  * A chart. `spec` has: `title`, `unit`, `how` (how to read it), `lines` (`{key, label, colour, width, dash,
- * points, gaps, broken}`), `bands` (`{low, high, colour}`, keys of values), `cut` (whether values `cut_top` and
- * `cut_bottom` are shaded), `log`, `zero` (whether the axis begins at 0), `robust`
- * (whether a few wild numbers may leave the picture), `whole` (whether none may), `height`, `readout` (of a place: an
- * array of `[label, text, colour]`), `marks` (`{key, shape, colour, label, row, line}`: where the values of `key`
- * are set, something happened, shown so many rows above the lowest, and by a line through the chart), `bare` (whether another chart below has the labels of the horizontal axis), `at` (how a
- * place on that axis is said). `values.crosses` (`{step, key, colour}`) are where lines died.
+ * points, gaps, broken}`), `bands` (`{low, high, colour}`, keys of values), `cut` (whether the area between `cut_top`
+ * and `cut_bottom` is shaded), `log`, `zero` (whether the axis starts at 0), `robust` (whether a few outliers may
+ * leave the chart), `whole` (whether none may), `height`, `readout` (for an index: an array of `[label, text,
+ * colour]`), `marks` (`{key, shape, colour, label, row, line}`: drawn where the values of `key` are set, `row` rows
+ * above the lowest, and with a line through the chart), `bare` (whether the chart below labels the horizontal axis),
+ * `at` (formats a position on that axis). `values.crosses` (`{step, key, colour}`) mark where runs died.
  */
 export class Chart {
   constructor(spec, { crosshair, zoom, reset, open }) {
@@ -85,8 +85,8 @@ export class Chart {
     this.unit.textContent = unit;
   }
 
-  /** Shows values: `step`, and an array of the same length for each key; `range` is `[from, to]`, and `axis` what
-   * stands along it, as of `axesOf`. */
+  /** Shows values: `step`, and an array of the same length for each key, over `range`, `[from, to]`; `axis` is one of
+   * `axesOf`. */
   show(values, range, axis = this.axis) {
     this.values = values;
     this.range = range;
@@ -94,24 +94,24 @@ export class Chart {
     this.axis = axis;
     this.ordinary = this.#ordinary();
     this.#draw();
-    // Its labels are others although its ends are the same.
+    // The labels change although the ends are the same.
     if (named) this.plot?.redraw(false, true);
     this.#read(null);
     fill(this.legend, (this.spec.marks ?? []).filter(({ key }) => values[key]?.some(Boolean)).map(({ shape, colour: name, label }) =>
       element("span", {}, element("i", { style: { color: `var(${name})` } }, SHAPES[shape]), label)));
   }
 
-  /** What most numbers of the chart lie between, so that a few wild ones do not press all others flat. */
+  /** The range of most values, so that a few outliers do not flatten all others. */
   #ordinary() {
     const all = this.#keys().flatMap((key) => this.values[key] ?? []).filter((value) => value !== null && value !== undefined);
     all.sort((a, b) => a - b);
     const at = (share) => all[Math.floor(share * (all.length - 1))];
-    // A few steps of which the last ones explode have no ordinary tail.
+    // Among few steps, the last of which explode, the upper quantiles are not ordinary.
     const [most, times] = all.length < 100 ? [0.5, 10] : [0.98, 3];
     return all.length ? { low: at(0.02), middle: at(0.5), high: at(most), times } : null;
   }
 
-  /** Where the axis ends at the top; lines that go on beyond it leave the picture, and a note says how far. */
+  /** The upper end of the axis; a note says how far lines extend beyond it. */
   #top(high) {
     const { ordinary } = this;
     if (!ordinary) return high;
@@ -273,7 +273,7 @@ export class Chart {
         element("span", {}, name ? element("i", { class: "key", style: { background: `var(${name})` } }) : null, label, " ", element("b", {}, text))));
   }
 
-  /** A click that is not the end of a drag opens the step, or the longest gradient of its bucket. */
+  /** A click that does not end a drag opens the step, or the largest gradient of its bucket. */
   #clicks(plot) {
     let down = null;
     plot.over.addEventListener("mousedown", (event) => { down = [event.clientX, event.clientY]; });
@@ -284,13 +284,13 @@ export class Chart {
       clearTimeout(this.clicked);
       const step = this.values.peak?.[place] ?? this.values.step[place];
       const key = this.spec.nearest ? this.#nearest(plot, place) : null;
-      // A second click would make it a double click.
+      // Wait, in case it becomes a double click.
       this.clicked = setTimeout(() => this.actions.open(step, key), 220);
     });
     plot.over.addEventListener("dblclick", () => clearTimeout(this.clicked));
   }
 
-  /** The line that is nearest to the pointer, by its key. */
+  /** The key of the line nearest to the pointer. */
   #nearest(plot, place) {
     const distance = ({ key }) => {
       const column = this.values[key] ?? [];
@@ -309,7 +309,7 @@ export class Chart {
     for (const cross of this.values.crosses ?? []) this.#paintCross(plot, cross);
   }
 
-  /** The step that the page is about. */
+  /** Highlights the step that the page shows. */
   #paintAt(plot) {
     const { ctx, bbox } = plot;
     ctx.save();
@@ -319,7 +319,7 @@ export class Chart {
     ctx.restore();
   }
 
-  /** A line that is broken where it jumps: a threshold that another rule sets at single steps. */
+  /** Draws a line with breaks where it jumps, such as a threshold that another rule sets at single steps. */
   #paintBroken(plot, line) {
     const { ctx, bbox } = plot;
     const { step } = this.values;
@@ -347,7 +347,7 @@ export class Chart {
     ctx.restore();
   }
 
-  /** The hero: what was cut off, between the gradient's norm and what the optimizer got. */
+  /** Fills what was cut off: the area between the norm before clipping and after. */
   #paintCut(plot) {
     const { step, cut_top: top, cut_bottom: bottom, norm_max: norm } = this.values;
     if (!top?.some((value) => value !== null)) return;
@@ -362,9 +362,9 @@ export class Chart {
     ctx.strokeStyle = colour("--accent");
     ctx.lineWidth = 2 * devicePixelRatio;
     ctx.lineJoin = "round";
-    // The threshold was drawn before, with dashes.
+    // The dashes of the threshold are still set.
     ctx.setLineDash([]);
-    // From the step before to the step after: a single clipped step is a peak and not a line.
+    // From the step before to the step after, so that a single clipped step is a peak and not a line.
     for (let first = 0; first < step.length; first += 1) {
       if (top[first] === null) continue;
       let last = first;
@@ -385,7 +385,7 @@ export class Chart {
     ctx.restore();
   }
 
-  /** Where the norm comes to the height to which a step at the edge of a clipped stretch was cut. */
+  /** Where the norm crosses the level to which the step at the edge of a clipped stretch was cut. */
   #crossing(x, y, place, beside, side, norm, bottom) {
     const level = y(bottom[place]);
     const other = norm?.[beside];
@@ -395,7 +395,7 @@ export class Chart {
     return [x(beside) + (x(place) - x(beside)) * share, level];
   }
 
-  /** Marks at the bottom where something happened. */
+  /** Draws the marks of one kind along the bottom. */
   #paintMark(plot, { key, shape, colour: name, row = 0, line = false }) {
     const { ctx, bbox } = plot;
     const size = 4 * devicePixelRatio;
@@ -420,7 +420,7 @@ export class Chart {
     ctx.restore();
   }
 
-  /** Where a line died. */
+  /** Draws a cross where a run died. */
   #paintCross(plot, { step, key, colour: name }) {
     const { step: steps } = this.values;
     const column = this.values[key] ?? [];
@@ -442,7 +442,7 @@ export class Chart {
   }
 }
 
-/** How the marks of a chart look in its legend. */
+/** The marks of a chart in its legend. */
 const SHAPES = { triangle: "▲", cross: "✕", diamond: "◆", play: "▶", square: "■" };
 
 function paintShape(ctx, shape, x, y, size) {
@@ -462,15 +462,15 @@ function paintShape(ctx, shape, x, y, size) {
   else ctx.fill();
 }
 
-/** The median of what is known around each place, in which a spike leaves no trace; gaps stay gaps. */
+/** The running median, in which a spike leaves no trace; gaps stay gaps. */
 function medians(values, side) {
   const around = (place) => values.slice(Math.max(0, place - side), place + side + 1).filter((one) => one !== null).sort((a, b) => a - b);
-  // Of two the lower one: at an end half of the few around may be a spike.
+  // The lower of two: at an end, half of the few values may be a spike.
   const lower = (sorted) => sorted[Math.floor((sorted.length - 1) / 2)];
   return values.map((value, place) => (value === null ? null : lower(around(place))));
 }
 
-/** Exponential smoothing of medians, without the pull of its start. */
+/** Exponential smoothing of running medians, corrected for the bias of its start. */
 export function smoothed(values, weight) {
   if (!weight) return values;
   let [mean, known] = [0, 0];
@@ -482,13 +482,13 @@ export function smoothed(values, weight) {
   });
 }
 
-/** Marks at the nearest later place of each step. */
+/** Sets a mark at the first position at or after each step. */
 export function marked(steps, points) {
   const last = steps.at(-1) ?? 0;
   return placed(steps, points.filter((step) => step <= last).map((step) => [step, true]));
 }
 
-/** Values at some steps, put at the nearest later place of a chart's steps. */
+/** Puts values at the first position of a chart's steps at or after their own. */
 export function placed(steps, points) {
   const column = new Array(steps.length).fill(null);
   let place = 0;

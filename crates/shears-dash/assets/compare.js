@@ -1,4 +1,4 @@
-// Runs over each other: first what differs and what came of it in a sentence, then their curves.
+// Compares runs: a sentence on what differs and with what outcome, then their curves.
 
 import { ask, compareAddress, runAddress, throttled, watch } from "./api.js";
 import { STEP_AXIS } from "./axes.js";
@@ -9,15 +9,15 @@ import { SMOOTHING, UNITS, axisChoice, bitsOfNat, inUnit, tokensPerStep, unitCho
 import { showProblem } from "./problem.js";
 
 const COLOURS = ["--run-0", "--run-1", "--run-2", "--run-3", "--run-4", "--run-5"];
-/** Keys that differ between any two runs and say nothing. */
+/** Keys that are not worth comparing. */
 const IDLE = ["text-sha256", "val-sha256", "tokenizer-sha256"];
 
-/** Keys that change nothing in the numbers of a run as far as it goes. */
+/** Keys that do not affect the results of a run, as far as it goes. */
 const HOUSEKEEPING = ["text", "val", "steps", "eval-every", "save-every", "sample-every", "keep", "threads", "patience"];
 
 const shown = { axis: "step", unit: "nats", smoothing: 0.6 };
 
-/** How a place on the horizontal axis is said. */
+/** Formats of a position on the horizontal axis, in the readout and as a label. */
 const PLACES = { step: (at) => `step ${count(at)}`, tokens: (at) => `${amount(at)} tokens`, time: clock };
 const LABELS = { step: count, tokens: amount, time: clock };
 const DEATHS = ["diverged", "failed", "killed"];
@@ -39,7 +39,7 @@ export function showCompare(page, names) {
     },
   };
   const lines = (suffix, more = {}) => runs.map(({ key, colour }) => ({ key: `${key}_${suffix}`, colour, gaps: true, width: 1.5, ...more }));
-  /** What each run's curve is at a place, or was at last; for a loss with the last and the lowest. */
+  /** The value of each run at a position, or its last one before; a loss with its last and lowest value. */
   const readout = (suffix, show, ends = false) => (values, at) =>
     runs.map(({ name, key, colour }) => {
       const column = values[`${key}_${suffix}`];
@@ -51,16 +51,16 @@ export function showCompare(page, names) {
       return [shortName(name), here + more, colour];
     });
   const charts = [
-    { name: "loss", title: "Training loss", unit: "nats a token", height: 280, robust: true, how: "Lower is better. A cross is where a run died.", lines: lines("loss"), readout: readout("loss", significant, true) },
-    { name: "val", title: "Validation loss", unit: "nats a token", height: 240, robust: true, how: "The same on text that no run has trained on: the one to choose by.", lines: lines("val", { points: true }), readout: readout("val", significant, true) },
-    { name: "norm", title: "Gradient norm", unit: "before clipping, greatest of a point", height: 280, log: true, how: "How long gradients were before anything was cut off. Dashed lines are the thresholds.",
+    { name: "loss", title: "Training loss", unit: "nats per token", height: 280, robust: true, how: "Lower is better. A cross marks where a run died.", lines: lines("loss"), readout: readout("loss", significant, true) },
+    { name: "val", title: "Validation loss", unit: "nats per token", height: 240, robust: true, how: "The loss on text that no run trained on: the one to choose by.", lines: lines("val", { points: true }), readout: readout("val", significant, true) },
+    { name: "norm", title: "Gradient norm", unit: "before clipping, maximum per point", height: 280, log: true, how: "The norm before anything was cut off. Dashed lines are the thresholds.",
       lines: [...lines("norm"), ...lines("threshold", { dash: [5, 4], width: 1, broken: true })], readout: readout("norm", significant) },
-    { name: "share", small: true, title: "Steps clipped", unit: "share of the last 100", height: 180, bounds: [0, 1.04], logarithmic: false, how: "How often each run's rule stepped in.", lines: lines("share"), readout: readout("share", percent) },
-    { name: "speed", small: true, title: "Speed", unit: "tokens a second", height: 180, zero: true, how: "What each run costs, if they had the machine to themselves.", lines: lines("speed"), readout: readout("speed", count) },
+    { name: "share", small: true, title: "Steps clipped", unit: "share of the last 100", height: 180, bounds: [0, 1.04], logarithmic: false, how: "How often each run's policy acted.", lines: lines("share"), readout: readout("share", percent) },
+    { name: "speed", small: true, title: "Speed", unit: "tokens per second", height: 180, zero: true, how: "The cost of each run, if it had the machine to itself.", lines: lines("speed"), readout: readout("speed", count) },
   ].map((spec) => new Chart({ ...spec, nearest: true }, actions));
 
   const legend = element("div", { class: "legend" });
-  const summary = element("section", { class: "verdict", "aria-label": "What differs and what came of it" });
+  const summary = element("section", { class: "verdict", "aria-label": "Differences and outcome" });
   const differences = element("section", { class: "differences" });
   const axes = axisChoice(shown.axis, (axis) => { shown.axis = axis; range = null; refresh(); });
   const problem = element("p", { class: "problem", role: "alert", hidden: true });
@@ -82,7 +82,7 @@ export function showCompare(page, names) {
   let abouts = [];
   let equal = null;
 
-  /** Where the steps of a run are on the horizontal axis. */
+  /** The positions of a run's steps on the horizontal axis. */
   function along(run) {
     const { step, seconds_per_token: seconds } = answers[run];
     const tokens = tokensPerStep(abouts[run]?.settings);
@@ -91,7 +91,7 @@ export function showCompare(page, names) {
     return step;
   }
 
-  /** The step of a run at a place of the horizontal axis. */
+  /** The step of a run at a position on the horizontal axis. */
   function stepAt(run, at) {
     const place = along(run).findLastIndex((one) => one <= at);
     return answers[run].step[Math.max(0, place)];
@@ -99,11 +99,11 @@ export function showCompare(page, names) {
 
   function redraw() {
     if (answers.length === 0) return;
-    // A character is another number of tokens in each run.
+    // Tokens per character differ between runs.
     const bits = answers.map((series, run) => bitsOfNat(series, abouts[run]?.settings));
     const unit = shown.unit === "bits" && bits.includes(null) ? "nats" : shown.unit;
     for (const chart of [loss, val]) chart.setUnit(UNITS[unit].label);
-    // All steps of all runs; where a run has no point at a step, its line goes on to the next one.
+    // All steps of all runs; where a run has no point at a step, its line continues to the next one.
     const tables = answers.map((series, run) => {
       const convert = (value) => inUnit(value, unit, bits[run]);
       const places = along(run);
@@ -115,7 +115,7 @@ export function showCompare(page, names) {
     const suffixes = ["loss", "val", "norm", "threshold", "share", "speed"];
     const values = { step };
     runs.forEach(({ key }, run) => suffixes.forEach((suffix, place) => { values[`${key}_${suffix}`] = columns[run * suffixes.length + place]; }));
-    // Of the losses themselves, however they are smoothed.
+    // The unsmoothed losses.
     const ends = (losses, run) => {
       const known = losses.map((value) => inUnit(value, unit, bits[run])).filter((value) => value !== null);
       return known.length ? { last: known.at(-1), best: known.reduce((a, b) => Math.min(a, b)) } : null;
@@ -136,7 +136,7 @@ export function showCompare(page, names) {
 
   async function load() {
     const points = Math.max(200, Math.min(1200, loss.place.clientWidth - 60));
-    // Another axis has no steps to ask for; what is there is shown closer.
+    // The server takes ranges of steps; on another axis, zooming shows the data already loaded.
     const [from, to] = shown.axis === "step" && range ? range : [null, null];
     const found = await Promise.all(names.map((name) => ask("series", { run: name, from, to, points })));
     if (closed) return;
@@ -162,20 +162,20 @@ export function showCompare(page, names) {
     return { tables, keys, differing: keys.filter((key) => new Set(tables.map((table) => table.get(key))).size > 1) };
   }
 
-  /** What differs, up to which step the runs are equal, who died where, and who is the best. */
+  /** Which settings differ, up to which step the runs are equal, which died where, and which is best. */
   function inASentence({ tables, differing }) {
     const said = [];
     const telling = differing.filter((key) => !HOUSEKEEPING.includes(key));
-    if (telling.length === 0) said.push("no setting of the numbers differs");
+    if (telling.length === 0) said.push("no setting that affects results differs");
     else if (telling.length > 3) said.push(`${telling.length} settings differ, ${telling.slice(0, 3).join(", ")} among them`);
     else said.push(telling.map((key) => `${key} differs: ${tables.map((table) => table.get(key) || "none").join(" against ")}`).join("; "));
-    if (equal.until === null) said.push("the runs part at their first step");
-    else if (equal.whole) said.push(`they are equal as far as both go, to step ${count(equal.until)}`);
+    if (equal.until === null) said.push("the runs differ from their first step on");
+    else if (equal.whole) said.push(`they are equal as far as both go, up to step ${count(equal.until)}`);
     else said.push(`they are equal until step ${count(equal.until)}`);
     const verbs = { diverged: "diverged", failed: "failed", killed: "was killed" };
     for (const { name, state, step, judgement } of abouts) {
       const verdict = judgement?.verdict;
-      // Where it died, and not where it gave up.
+      // The verdict says where it broke, which is before it gave up.
       if (state === "diverged" && verdict?.tone === "bad") said.push(`run ${shortName(name)}: ${verdict.sentence}`);
       else if (DEATHS.includes(state)) said.push(`run ${shortName(name)} ${verbs[state]} at step ${count(step)}`);
     }
@@ -184,7 +184,7 @@ export function showCompare(page, names) {
       const [first, second] = measured;
       said.push(first.best.val_loss === second.best.val_loss
         ? `the best validation loss is ${significant(first.best.val_loss)} in ${shortName(first.name)} and ${shortName(second.name)}`
-        : `the best validation loss is ${significant(first.best.val_loss)}, of ${shortName(first.name)}, against ${measured.slice(1).map(({ best }) => significant(best.val_loss)).join(" and ")}`);
+        : `the best validation loss is ${significant(first.best.val_loss)} in ${shortName(first.name)}, against ${measured.slice(1).map(({ best }) => significant(best.val_loss)).join(" and ")}`);
     } else if (measured.length === 1) {
       said.push(`only ${shortName(measured[0].name)} has a validation loss: ${significant(measured[0].best.val_loss)}`);
     }
@@ -193,7 +193,7 @@ export function showCompare(page, names) {
 
   function showDifferences() {
     const { tables, keys, differing } = compared();
-    fill(summary, element("p", { class: "lead plain" }, names.length === 1 ? "Choose another run to lay over this one." : inASentence({ tables, differing })));
+    fill(summary, element("p", { class: "lead plain" }, names.length === 1 ? "Select another run to compare with." : inASentence({ tables, differing })));
     const results = [
       ["best validation loss", (about) => significant(about.best?.val_loss)],
       ["steps clipped", (about) => (about.clip === "none" ? "–" : percent(about.clipped_share))],

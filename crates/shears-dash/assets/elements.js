@@ -1,4 +1,4 @@
-// Building parts of the page. Text always goes in as text, so nothing that a run contains can become markup.
+// Builds parts of the page. Text is always inserted as text, so that nothing in a run becomes markup.
 
 /** An element: `element("a", {href, class, on: {click}, style: {width}}, child, "text", [more])`. */
 export function element(tag, attributes = {}, ...children) {
@@ -18,7 +18,7 @@ export function element(tag, attributes = {}, ...children) {
   return fill(made, ...children);
 }
 
-/** Replaces what is in an element; null is nothing. */
+/** Replaces the children of an element; null is ignored. */
 export function fill(parent, ...children) {
   parent.replaceChildren(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
   return parent;
@@ -29,7 +29,7 @@ export function button(label, press, attributes = {}) {
   return element("button", { type: "button", ...attributes, on: { click: press } }, label);
 }
 
-/** Buttons of which one is pressed; gives the element and a function that presses another. */
+/** Buttons of which one is pressed; returns the element and a function that presses another. */
 export function choice(label, options, current, choose) {
   const buttons = options.map(([value, text, hint]) =>
     button(text, () => select(value, true), { title: hint }),
@@ -45,12 +45,12 @@ export function choice(label, options, current, choose) {
   return { element: made, select: (value) => select(value, true) };
 }
 
-/** A choice with a word beside it, which stays beside it where there is little room. */
+/** A choice with a label, which stays beside it on a narrow page. */
 export function tool(word, chosen) {
   return element("span", { class: "tool" }, element("span", { "aria-hidden": "true" }, word), chosen.element);
 }
 
-/** The option after the current one, and the first after the last. */
+/** The option after the current one, or the first after the last. */
 export function cycle(options, current) {
   return options[(options.indexOf(current) + 1) % options.length];
 }
@@ -62,7 +62,7 @@ export function badge(state) {
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** A small curve of norms on a logarithmic axis, as SVG, with the threshold dashed. */
+/** A small curve of norms on a logarithmic axis, as SVG, with a dashed threshold. */
 export function sparkline(norms, thresholds, width = 132, height = 30) {
   const svg = document.createElementNS(SVG, "svg");
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
@@ -93,7 +93,7 @@ const probe = document.documentElement.appendChild(element("i", { hidden: true }
 const colours = new Map();
 document.addEventListener("theme", () => colours.clear());
 
-/** The value of a colour of the style sheet, such as `--accent`, in the theme that is shown: "rgb(…)". */
+/** A colour of the style sheet, such as `--accent`, in the current theme: "rgb(…)". */
 export function colour(name) {
   if (!colours.has(name)) {
     probe.style.color = `var(${name})`;
@@ -109,7 +109,7 @@ export function command(text) {
       await navigator.clipboard.writeText(text);
       copy.textContent = "Copied";
     } catch {
-      // Without permission it can still be chosen by hand.
+      // Without permission it can still be selected.
       getSelection().selectAllChildren(shown);
     }
     setTimeout(() => { copy.textContent = "Copy"; }, 1500);
@@ -118,12 +118,12 @@ export function command(text) {
   return element("div", { class: "command" }, shown, copy);
 }
 
-/** What is folded until somebody asks for it. */
+/** Content that is folded at first. */
 export function folded(label, attributes, ...children) {
   return element("details", attributes, element("summary", {}, label), ...children);
 }
 
-/** What the browser keeps for this page by a name; null if nothing, or if it may keep nothing. */
+/** A value that the browser stored for this page; null if there is none, or storage is not allowed. */
 export function stored(name) {
   try {
     return localStorage.getItem(name);
@@ -132,11 +132,11 @@ export function stored(name) {
   }
 }
 
-/** Lets the browser keep something for this page, if it may. */
+/** Stores a value for this page, if the browser allows it. */
 export function store(name, value) {
   try {
     localStorage.setItem(name, value);
   } catch {
-    // The page works without.
+    // The page works without storage.
   }
 }

@@ -1,4 +1,4 @@
-// Numbers as people read them.
+// Numbers for people.
 
 const grouped = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 
@@ -7,7 +7,7 @@ export function count(value) {
   return value === null || value === undefined ? "–" : grouped.format(value);
 }
 
-/** A number with some significant digits; "–" where there is none. */
+/** A number with some significant digits; "–" if there is none. */
 export function significant(value, digits = 4) {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";
   if (value === 0) return "0";
@@ -19,7 +19,7 @@ export function significant(value, digits = 4) {
   return value.toPrecision(digits);
 }
 
-/** A label of an axis: short, without digits that say nothing. */
+/** An axis label, short and without superfluous digits. */
 export function tick(value) {
   if (value === 0) return "0";
   const size = Math.abs(value);
@@ -31,28 +31,28 @@ export function tick(value) {
   return String(Number(value.toPrecision(4)));
 }
 
-/** A share as percent. */
-export function percent(share, digits = 3) {
+/** A share as a percentage. */
+export function percent(share) {
   if (share === null || share === undefined) return "–";
-  const rounded = Number((100 * share).toPrecision(digits));
-  // All of it only if it is all.
+  const rounded = Number((100 * share).toPrecision(3));
+  // 100 % only if it is exact.
   return rounded === 100 && share < 1 ? "more than 99.9 %" : `${rounded} %`;
 }
 
-/** A large amount in short, such as 3.2M. */
+/** A large amount, abbreviated: 3.2M. */
 export function amount(value) {
   const [size, unit] = [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]].find(([size]) => value >= size) ?? [1, ""];
   return `${Number((value / size).toPrecision(3))}${unit}`;
 }
 
-/** A moment of a run, in seconds since it began. */
+/** A moment of a run, in seconds since its start. */
 export function clock(seconds) {
   if (seconds < 120) return `${Number(seconds.toPrecision(3))} s`;
   if (seconds < 7200) return `${Number((seconds / 60).toPrecision(3))} min`;
   return `${Number((seconds / 3600).toPrecision(3))} h`;
 }
 
-/** A span of time in seconds, in two units at most. */
+/** A duration in seconds, in at most two units. */
 export function duration(seconds) {
   if (!Number.isFinite(seconds)) return "–";
   if (seconds < 60) return `${Math.max(1, Math.round(seconds))} s`;
@@ -72,12 +72,12 @@ export function ago(seconds) {
 
 const dated = new Intl.DateTimeFormat("sv", { dateStyle: "short", timeStyle: "short" });
 
-/** A time in seconds since 1970 as a date and a time of this place. */
+/** A time in seconds since 1970 as local date and time. */
 export function moment(seconds) {
   return seconds < 8e12 ? dated.format(new Date(1000 * seconds)) : "–";
 }
 
-/** A phrase as the beginning of a sentence. */
+/** A phrase with a capital first letter. */
 export function sentence(phrase) {
   return phrase.charAt(0).toUpperCase() + phrase.slice(1);
 }
@@ -93,7 +93,7 @@ export function bytes(size) {
   return `${Number(size.toPrecision(3))} ${units[unit]}`;
 }
 
-/** The last part of a run's name, where it is nested. */
+/** The name of a run, or of the folder if that is the run. */
 export function shortName(name) {
   return name === "." ? "this run" : name;
 }

@@ -1,17 +1,17 @@
-// A map of tensors over steps: one row a tensor, one column some steps, colour for the number.
+// A heat map of tensors over steps: a row per tensor, a column per bucket of steps.
 
 import { STEP_AXIS } from "./axes.js";
 import { button, colour, element, fill } from "./elements.js";
 import { count, significant } from "./format.js";
 
 const ROW = 17;
-/** Between two layers. */
+/** The gap between two layers. */
 const GAP = 5;
-/** For the labels of the horizontal axis. */
+/** The height of the horizontal axis. */
 const AXIS = 20;
-/** How far from the middle of its palette the ends of what is ordinary are, in powers of ten. */
+/** How far the ends of the ordinary range are from the middle of the palette, in powers of ten. */
 const FAINT = 0.3;
-/** Maps with more rows than this show one for each layer at first. */
+/** Maps with more rows than this show one per layer at first. */
 const MANY = 24;
 
 const median = (values) => {
@@ -23,10 +23,10 @@ function parsed(text) {
   return text.match(/\d+/g).slice(0, 3).map(Number);
 }
 
-/** The greatest of some values, of which null is none. */
+/** The maximum of values, ignoring null. */
 const greatest = (values) => values.reduce((most, value) => (most === null || (value !== null && value > most) ? value : most), null);
 
-/** The colour at a share of a palette, whose colours are evenly spread. */
+/** The colour at a position (0 to 1) in a palette of evenly spaced colours. */
 function blend(palette, share) {
   const at = Math.min(1, Math.max(0, share)) * (palette.length - 1);
   const low = Math.min(palette.length - 2, Math.floor(at));
@@ -35,8 +35,8 @@ function blend(palette, share) {
 }
 
 /**
- * A map. `spec`: `name`, `title`, `unit`, `how`, `palette` (names of colours), `ordinary` (a range in the middle of
- * the palette, for maps with two sides), `relative` (whether rows can be shown against their own median), `weights`
+ * A heat map. `spec`: `name`, `title`, `unit`, `how`, `palette` (names of colours), `ordinary` (the range at the
+ * middle of a diverging palette), `relative` (whether rows can be shown relative to their median), `weights`
  * (whether only matrices are shown at first).
  */
 export class HeatMap {
@@ -51,7 +51,7 @@ export class HeatMap {
     this.scale = element("div", { class: "scale" });
     this.place = element("div", { class: "heat" }, this.canvas);
     this.toggle = spec.relative
-      ? button("against own median", () => this.#toggle(), { class: "toggle", "aria-pressed": "false", title: "Colour each row by how far it is from its own median" })
+      ? button("relative to median", () => this.#toggle(), { class: "toggle", "aria-pressed": "false", title: "Colour each row by its distance from its own median" })
       : null;
     this.unfold = button("", () => this.#unfold(), { class: "toggle" });
     this.how = element("p", { class: "how" }, spec.how);
@@ -79,21 +79,21 @@ export class HeatMap {
     document.removeEventListener("theme", this.themed);
   }
 
-  /** Says how the map is to be read. */
+  /** Sets the explanation of the map. */
   say(words) {
     this.how.textContent = words;
   }
 
-  /** Shows a map of the server, whose tensors are in the order of the model if the log says what it is. */
+  /** Shows the server's data; `ordered` says whether its tensors are in the order of the model. */
   show(map, ordered) {
     this.how.textContent = ordered ? this.spec.how
-      : `${this.spec.how} An earlier version wrote this log, which does not describe the model: rows are in the order of the alphabet.`;
+      : `${this.spec.how} An earlier version wrote this log without a description of the model, so rows are in alphabetical order.`;
     this.map = map;
     this.#arrange();
     this.#draw();
   }
 
-  /** Rows by layers in the order of the forward pass, weights first; of a large model, a row for each layer. */
+  /** Groups rows by layer in the order of the forward pass, weights first; for a large model, one row per layer. */
   #arrange() {
     const { names, layers, weights, values } = this.map;
     const matrices = names.map((_, place) => place).filter((place) => weights[place]);
@@ -118,7 +118,7 @@ export class HeatMap {
     this.unfold.hidden = !hides && !this.all;
     this.unfold.textContent = `all ${count(names.length)} tensors`;
     this.unfold.setAttribute("aria-pressed", String(this.all));
-    this.unfold.title = fold ? "A row is a layer, by its greatest tensor" : "Biases too, and no layer folded";
+    this.unfold.title = fold ? "A row shows the largest tensor of a layer" : "Include biases, and unfold all layers";
   }
 
   #unfold() {
@@ -133,7 +133,7 @@ export class HeatMap {
     this.#draw();
   }
 
-  /** The numbers that colours stand for: their logarithms, and the range of these. */
+  /** The logarithms of the values, and the range that the palette covers. */
   #logarithms() {
     const shown = this.rows.map(({ values }) => {
       const own = this.relative ? median(values) : 1;
@@ -149,7 +149,7 @@ export class HeatMap {
     return { shown, low, high: high > low ? high : low + 1 };
   }
 
-  /** Where a logarithm stands in the palette: by how far it is from what is ordinary, where that is known. */
+  /** The position of a logarithm in the palette: its distance from the ordinary range, if the map has one. */
   #place(logarithm) {
     if (this.relative || !this.spec.ordinary) return logarithm;
     const [low, high] = this.spec.ordinary.map(Math.log10);
@@ -214,7 +214,7 @@ export class HeatMap {
     });
   }
 
-  /** Steps along the bottom, where the columns of these are. */
+  /** Labels columns with their steps along the bottom. */
   #axis(context, gutter, inner, height) {
     const { step } = this.map;
     const most = Math.max(2, Math.floor(inner / (inner < 400 ? 60 : 110)));
@@ -255,7 +255,7 @@ export class HeatMap {
     this.crosshair.move(step, this.follow);
   }
 
-  /** Draws the crosshair at a step, and says what is there. */
+  /** Draws the crosshair at a step, and shows its values. */
   #point(step, row) {
     if (!this.image) return;
     const context = this.canvas.getContext("2d");

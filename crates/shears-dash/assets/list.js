@@ -4,7 +4,7 @@ import { ask, compareAddress, runAddress, watch } from "./api.js";
 import { badge, button, element, fill, folded, sparkline, store, stored } from "./elements.js";
 import { ago, count, percent, shortName, significant } from "./format.js";
 
-/** Key, heading, what it is sorted by, first direction; whether it holds numbers, and whether it is hidden at first. */
+/** Key, heading, sort value and initial direction; whether it is numeric, and whether it is hidden at first. */
 const COLUMNS = [
   { key: "name", label: "Run", by: (row) => row.name, direction: 1 },
   { key: "state", label: "State", by: (row) => ["running", "diverged", "failed", "killed", "stopped", "finished"].indexOf(row.state), direction: 1 },
@@ -19,13 +19,13 @@ const COLUMNS = [
   { key: "modified", label: "Changed", by: (row) => row.modified ?? 0, direction: -1, number: true },
 ];
 
-/** The columns that are shown, as somebody chose them last. */
+/** The columns shown, as the user last chose them. */
 const columnsShown = (() => {
   const usual = COLUMNS.filter(({ hidden }) => !hidden).map(({ key }) => key);
   return new Set(stored("columns")?.split(" ") ?? usual);
 })();
 
-// What was chosen survives going into a run and back.
+// The selection survives opening a run and coming back.
 const chosen = new Set();
 const sorting = { key: "modified", direction: -1 };
 let search = "";
@@ -70,7 +70,7 @@ export function showList(page) {
 
   const visibleColumns = () => COLUMNS.filter(({ key }) => key === "name" || columnsShown.has(key));
 
-  /** The runs with the lowest validation loss among those of the same text. */
+  /** The runs with the lowest validation loss among those with the same text. */
   function bestOnes() {
     const groups = Map.groupBy([...rows.values()].filter(({ best }) => best), ({ group }) => group);
     const lowest = (group) => group.reduce((left, right) => (right.best.val_loss < left.best.val_loss ? right : left));
@@ -102,7 +102,7 @@ export function showList(page) {
   function line(row, best) {
     const progress = row.steps ? Math.min(1, (row.step ?? 0) / row.steps) : 0;
     const choose = element("input", {
-      type: "checkbox", checked: chosen.has(row.name), "aria-label": `Choose ${row.name} for comparison`,
+      type: "checkbox", checked: chosen.has(row.name), "aria-label": `Select ${row.name} for comparison`,
       on: { change: () => choosing(row.name, choose.checked) },
     });
     const content = {
@@ -116,7 +116,7 @@ export function showList(page) {
       step: () => [count(row.step), row.steps ? element("small", {}, ` of ${count(row.steps)}`) : null,
         element("div", { class: "progress" }, element("i", { style: { width: `${100 * progress}%` } }))],
       loss: () => significant(row.loss),
-      best: () => [best.has(row.name) ? element("span", { class: "badge best", title: "The lowest of all runs with this text" }, "best") : null,
+      best: () => [best.has(row.name) ? element("span", { class: "badge best", title: "The lowest of all runs on this text" }, "best") : null,
         significant(row.best?.val_loss), row.best ? element("small", {}, `step ${count(row.best.step)}`) : null],
       lr: () => (row.lr === null ? "–" : String(row.lr)),
       clipped: () => (row.clip === "none" ? "–" : percent(row.clipped_share)),
@@ -139,7 +139,7 @@ export function showList(page) {
     });
     const same = lines.length === body.children.length && lines.every((made, place) => body.children[place] === made);
     if (!same) fill(body, ...lines);
-    fill(headingRow, element("th", { class: "c-choose" }, element("span", { class: "hidden" }, "Choose")),
+    fill(headingRow, element("th", { class: "c-choose" }, element("span", { class: "hidden" }, "Select")),
       visibleColumns().map(({ key }) => headings.get(key)));
     headings.forEach((heading, key) => {
       if (key === sorting.key) heading.setAttribute("aria-sort", sorting.direction > 0 ? "ascending" : "descending");
@@ -167,7 +167,7 @@ export function showList(page) {
     const names = [...chosen].filter((name) => rows.has(name));
     bar.hidden = names.length === 0;
     fill(bar,
-      element("span", {}, names.length === 1 ? "Choose another run to lay over this one" : `${names.length} runs chosen`),
+      element("span", {}, names.length === 1 ? "Select another run to compare with" : `${names.length} runs selected`),
       names.length > 1 ? element("a", { class: "primary", href: compareAddress(names) }, "Compare") : null,
       button("Clear", () => { chosen.clear(); made.clear(); arrange(); }, { class: "quiet" }));
   }
@@ -178,10 +178,10 @@ export function showList(page) {
     if (!none) return;
     summary.textContent = "";
     fill(empty,
-      element("h2", {}, "No run yet"),
-      element("p", {}, "Nothing in ", element("code", {}, folder), " has a plan. Start a run, and it appears here while it trains:"),
+      element("h2", {}, "No runs yet"),
+      element("p", {}, "There is no run in ", element("code", {}, folder), ". Start one, and it appears here while it trains:"),
       element("pre", {}, element("code", {}, `shears train my-text.txt --out ${folder}/first`)),
-      element("p", { class: "how" }, "Without a text it trains on one that it carries: ", element("code", {}, "shears train"), "."));
+      element("p", { class: "how" }, "Without a text it trains on a built-in one: ", element("code", {}, "shears train"), "."));
   }
 
   function take(news) {
@@ -191,7 +191,7 @@ export function showList(page) {
       if (row.gone) rows.delete(row.name);
       else rows.set(row.name, row);
     }
-    // Another run may be the best one now.
+    // Another run may be the best now.
     for (const name of [...before, ...bestOnes()]) made.delete(name);
     if (rows.size > 0) empty.hidden = true;
     arrange();
@@ -208,7 +208,7 @@ export function showList(page) {
     stop = watch(null, take);
   }).catch((error) => { summary.textContent = error.message; });
 
-  // "3 min ago" grows old; what somebody is about to press stays.
+  // Keeps "3 min ago" up to date, unless the user is about to press something in the list.
   const clock = setInterval(() => {
     if (body.contains(document.activeElement)) return;
     made.clear();

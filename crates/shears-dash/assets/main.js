@@ -1,4 +1,4 @@
-// Which page is shown, the theme, and the keyboard.
+// Routing, the theme, and the keyboard.
 
 import { button, element, store, stored } from "./elements.js";
 import { runAddress } from "./api.js";
@@ -21,14 +21,14 @@ function parts() {
   }
 }
 
-/** Shows what the address says. Each page gives back `{close, keys, title, crumbs}`. */
+/** Shows the page of the address. Each page returns `{close, keys, title, crumbs}`. */
 function route() {
   view?.close();
   page.replaceChildren();
   for (const key of Object.keys(page.dataset)) delete page.dataset[key];
   const [kind, name, ...rest] = parts() ?? ["malformed"];
   if (kind === "malformed") {
-    view = showProblem(page, "This address is malformed", `${location.hash} names no run: a % in it is not followed by two digits.`);
+    view = showProblem(page, "This address is malformed", `${location.hash} is not the address of a run: a % must be followed by two hexadecimal digits.`);
   } else if (kind === "run" && name && rest[0] === "step" && /^\d+$/.test(rest[1] ?? "")) {
     view = showStep(page, name, Number(rest[1]));
   } else if (kind === "run" && name) {
@@ -47,7 +47,7 @@ function route() {
   window.scrollTo(0, 0);
 }
 
-// Theme: as the system has it, unless somebody chose.
+// Theme: the system's, unless the user chose one.
 
 const THEMES = { auto: "◐", light: "☀", dark: "☾" };
 const themeButton = document.getElementById("theme");
@@ -58,7 +58,7 @@ function setTheme(theme) {
   store("theme", theme);
   themeButton.textContent = THEMES[theme];
   themeButton.dataset.theme = theme;
-  themeButton.title = `Theme: ${theme === "auto" ? "as the system has it" : theme} (t)`;
+  themeButton.title = `Theme: ${theme === "auto" ? "system" : theme} (t)`;
   themeButton.setAttribute("aria-label", themeButton.title);
   document.dispatchEvent(new Event("theme"));
 }
@@ -81,30 +81,30 @@ setTheme(chosen in THEMES ? chosen : "auto");
 const KEYS = [
   ["Everywhere", [
     ["?", "this list"],
-    ["t", "theme: as the system, light, dark"],
-    ["g", "to the list of runs"],
-    ["Esc", "one page up"],
+    ["t", "theme: system, light, dark"],
+    ["g", "list of runs"],
+    ["Esc", "up one page"],
   ]],
   ["List of runs", [
     ["/", "search"],
     ["j k", "next, previous run"],
     ["Enter", "open the run"],
-    ["x", "choose it for comparison"],
-    ["c", "lay the chosen runs over each other"],
+    ["x", "select it for comparison"],
+    ["c", "compare the selected runs"],
   ]],
   ["Charts", [
-    ["drag", "zoom in; the server is asked for the finer steps"],
-    ["double click, 0", "the whole run again"],
+    ["drag", "zoom in; finer steps are loaded"],
+    ["double click, 0", "back to the whole run"],
     ["+ −", "zoom in, out"],
     ["← →", "move the range"],
-    ["click", "what happened at this step"],
+    ["click", "open this step"],
     ["l", "logarithmic scale"],
-    ["u", "nats, bits a character, perplexity"],
+    ["u", "nats, bits per character, perplexity"],
     ["s", "smoothing"],
   ]],
   ["A step", [
-    ["← →", "the step before, after"],
-    ["p n", "the last, next step that clipping changed"],
+    ["← →", "previous, next step"],
+    ["p n", "previous, next clipped step"],
   ]],
 ];
 

@@ -5,32 +5,32 @@ import { marked, placed, smoothed } from "./charts.js";
 import { choice } from "./elements.js";
 import { count, percent, significant } from "./format.js";
 
-/** The unit of the loss, and what a loss in nats is in it. */
+/** The units of the loss, and the conversion from nats. */
 export const UNITS = {
-  nats: { label: "nats a token", of: (value) => value },
-  bits: { label: "bits a character", of: (value, bits) => value * bits },
+  nats: { label: "nats per token", of: (value) => value },
+  bits: { label: "bits per character", of: (value, bits) => value * bits },
   perplexity: { label: "perplexity", of: (value) => Math.exp(value) },
 };
 
 /** Strengths of smoothing. */
 export const SMOOTHING = [[0, "none"], [0.6, "light"], [0.9, "medium"], [0.97, "strong"]];
 
-/** Where a run went on, above what is marked at the same steps: with its settings, and with others. */
-const GOING_ON = [
-  { key: "resumes", shape: "play", colour: "--second", label: "went on", row: 1 },
-  { key: "changes", shape: "square", colour: "--second", label: "went on with other settings", row: 1, line: true },
+/** Marks where a run was resumed, above other marks at the same steps: with the same settings, and with others. */
+const RESUMED = [
+  { key: "resumes", shape: "play", colour: "--second", label: "resumed", row: 1 },
+  { key: "changes", shape: "square", colour: "--second", label: "resumed with other settings", row: 1, line: true },
 ];
 
-/** What the charts show. The names are those of values in `valuesOf`. The first two share their horizontal axis. */
+/** The charts. Keys are those of `valuesOf`. The first two share their horizontal axis. */
 export const PANELS = [
   {
     name: "norm", title: "Gradient norm", unit: "before clipping", height: 270, log: true, cut: true, bare: true,
     marks: [
       { key: "skips", shape: "triangle", colour: "--skip", label: "skipped" },
       { key: "not_finite", shape: "cross", colour: "--bad", label: "not finite" },
-      ...GOING_ON,
+      ...RESUMED,
     ],
-    how: "What lies above the dashed threshold was cut off before the optimizer saw it: the coloured part. Click a spike to see what was in it.",
+    how: "The coloured part above the dashed threshold was cut off before the optimizer saw it. Click a spike to see what was in it.",
     bands: [{ low: "norm_min", high: "norm_max", colour: "--band" }],
     lines: [
       { key: "norm_mean", colour: "--ink-line", width: 1.4 },
@@ -45,9 +45,9 @@ export const PANELS = [
     ],
   },
   {
-    name: "loss", title: "Loss", unit: "nats a token", height: 250, robust: true,
-    marks: [{ key: "checkpoints", shape: "diamond", colour: "--muted", label: "checkpoint" }, ...GOING_ON],
-    how: "Training (line) and evaluations on the validation text (dots). Where validation turns up while training goes on down, the model learns its text by heart.",
+    name: "loss", title: "Loss", unit: "nats per token", height: 250, robust: true,
+    marks: [{ key: "checkpoints", shape: "diamond", colour: "--muted", label: "checkpoint" }, ...RESUMED],
+    how: "Training (line) and validation (dots). Where the validation loss rises while the training loss still falls, the model overfits.",
     bands: [{ low: "loss_min", high: "loss_max", colour: "--band" }],
     lines: [
       { key: "loss", colour: "--ink-line", width: 1.6 },
@@ -60,60 +60,60 @@ export const PANELS = [
   },
   {
     name: "coefficient", title: "Coefficient", unit: "norm after / norm before", height: 170, bounds: [0, 1.04],
-    how: "1 leaves the gradient alone. The lower, the more was taken from it; at 0 the step was skipped.",
+    how: "At 1 the gradient is unchanged. The lower, the more was cut off; at 0 the step was skipped.",
     bands: [{ low: "coefficient_min", high: "coefficient_max", colour: "--band" }],
     lines: [{ key: "coefficient", colour: "--ink-line" }],
     readout: (values, at) => [["coefficient", span(values.coefficient_min[at], values.coefficient_max[at]), null]],
   },
   {
     name: "share", title: "Steps clipped", unit: "share of the last 100", height: 170, bounds: [0, 1.04], logarithmic: false,
-    how: "Near 0 the threshold is idle. Near 1 it works at every step, as a second learning rate.",
+    how: "Near 0 the threshold is idle. Near 1 it acts at every step, as a second learning rate.",
     lines: [{ key: "share", colour: "--accent" }],
     readout: (values, at) => [["clipped", percent(values.share[at]), null]],
   },
   {
     name: "lr", title: "Learning rate", unit: "factor of the update", height: 170, zero: true,
-    marks: GOING_ON,
-    how: "Warm-up and decay as the schedule has them. Compare its jumps with those of the loss.",
+    marks: RESUMED,
+    how: "Warm-up and decay of the schedule. Compare its jumps with those of the loss.",
     lines: [{ key: "lr", colour: "--ink-line" }],
     readout: (values, at) => [["rate", significant(values.lr[at]), null]],
   },
   {
-    name: "speed", title: "Speed", unit: "tokens a second", height: 170, zero: true,
+    name: "speed", title: "Speed", unit: "tokens per second", height: 170, zero: true,
     how: "Dips are evaluations, checkpoints, or another program on the same machine.",
     bands: [{ low: "speed_min", high: "speed_max", colour: "--band" }],
     lines: [{ key: "speed", colour: "--ink-line" }],
     readout: (values, at) => [["tokens/s", count(values.speed[at]), null]],
   },
-  // Of several processes.
+  // Only for several processes.
   {
-    name: "exchange", title: "Exchange between processes", unit: "ms a step", height: 170, zero: true,
-    how: "How long the exchange of gradients took in the first rank, waiting included, and how much of that was waiting for the slowest.",
+    name: "exchange", title: "Exchange between processes", unit: "ms per step", height: 170, zero: true,
+    how: "The time of the gradient exchange in the first rank, including the wait for the slowest, which is also shown by itself.",
     lines: [{ key: "exchange", colour: "--ink-line" }, { key: "waited", colour: "--accent" }],
     readout: (values, at) => [["exchange", significant(values.exchange[at], 3), "--ink-line"], ["slowest behind", significant(values.waited[at], 3), "--accent"]],
   },
 ];
 
-/** The two maps. */
+/** The two heat maps. */
 export const MAPS = [
   {
     name: "norms", title: "Gradient norm of each tensor", unit: "before clipping", relative: true,
     palette: ["--heat-0", "--heat-1", "--heat-2", "--heat-3"],
-    how: "Faint is short, strong is long, on a logarithmic scale. Rows that fade towards the first layer are gradients that vanish; strong columns are spikes.",
-    none: "No step of this range has norms of tensors.",
+    how: "Faint is small, strong is large, on a logarithmic scale. Rows that fade towards the first layer are vanishing gradients; strong columns are spikes.",
+    none: "No step in this range has tensor norms.",
   },
   {
-    name: "ratios", title: "Size of the update beside the weights", unit: "every tenth step", weights: true,
+    name: "ratios", title: "Update size relative to the weights", unit: "every tenth step", weights: true,
     palette: ["--heat-less", "--heat-middle", "--heat-more"], ordinary: [1e-5, 0.1],
-    how: "What is ordinary has hardly any colour; warm rows change fast, cool rows slowly. Biases begin at zero, where any update is large beside them, so they are left out at first.",
-    none: "The log of this run has no sizes of updates: they are written every tenth step, by trainers that are newer than this run.",
+    how: "Ordinary sizes have hardly any colour; warm rows change fast, cool rows slowly. Biases start at zero, where any update is relatively large, so they are hidden at first.",
+    none: "The log of this run has no update sizes; newer versions write them every tenth step.",
   },
 ];
 
 /** How far gradients reach back in time, in recurrent models. */
 export const THROUGH_TIME = {
-  name: "time", title: "Gradients through time", unit: "norm, by what was carried some tokens before", height: 200, log: true, whole: true,
-  how: "How much of the loss at one token still depends on what the model carried before it: a line that falls steeply is of a model that cannot learn from what lies further back.",
+  name: "time", title: "Gradients through time", unit: "norm, with respect to earlier states", height: 200, log: true, whole: true,
+  how: "How much the loss at one token depends on the state carried some tokens before. Where the line falls steeply, the model cannot learn longer dependencies.",
   lines: [
     { key: "first", colour: "--second", width: 1.2, dash: [4, 3] },
     { key: "last", colour: "--ink-line", width: 1.6 },
@@ -125,7 +125,7 @@ export const THROUGH_TIME = {
   ],
 };
 
-/** The chart's values from what the server has measured first and last. */
+/** The chart's values from the first and the last measurement. */
 export function throughTime(measured) {
   const last = measured.at(-1).norms;
   const first = measured.length > 1 ? measured[0].norms : [];
@@ -145,18 +145,18 @@ function span(low, high) {
 /** The switch between units. */
 export function unitChoice(unit, pick) {
   return choice("Unit of the loss", [
-    ["nats", "nats", "Nats a token"], ["bits", "bits/char", "Bits a character"], ["perplexity", "perplexity", "exp(loss)"],
+    ["nats", "nats", "Nats per token"], ["bits", "bits/char", "Bits per character"], ["perplexity", "perplexity", "exp(loss)"],
   ], unit, pick);
 }
 
-/** A loss in another unit; null where it is no number. */
+/** A loss in another unit; null if it is not finite. */
 export function inUnit(value, unit, bits) {
   if (value === null) return null;
   const converted = UNITS[unit].of(value, bits);
   return Number.isFinite(converted) ? converted : null;
 }
 
-/** Bits a character of one nat a token; null where no evaluation says it. */
+/** Bits per character of one nat per token; null if no evaluation shows it. */
 export function bitsOfNat(series, settings) {
   const known = series.evaluations.find(({ val_loss: loss, bits_per_char: bits }) => loss > 0 && bits > 0);
   if (known) return known.bits_per_char / known.val_loss;
@@ -164,27 +164,27 @@ export function bitsOfNat(series, settings) {
   return tokenizer === "char" ? 1 / Math.LN2 : null;
 }
 
-/** Tokens that a run takes a step, by its settings. */
+/** Tokens per step, from a run's settings. */
 export function tokensPerStep(settings) {
   const factors = settings?.filter(({ name }) => ["batch", "window", "accumulate"].includes(name)) ?? [];
   return factors.length ? factors.reduce((product, { value }) => product * Number(value), 1) : null;
 }
 
-/** What may stand along the horizontal axis of a run's charts. */
+/** The possible horizontal axes of a run's charts. */
 export function axesOfRun(series, settings) {
   const tokens = tokensPerStep(settings);
   const { step, seconds_per_token: seconds } = series;
   return axesOf(step, tokens && step.map((one) => one * tokens), tokens && seconds.map((one) => one * tokens));
 }
 
-/** The switch between these. */
+/** The switch between axes. */
 export function axisChoice(axis, pick) {
   return choice("Horizontal axis", [
-    ["step", "steps", "Steps"], ["tokens", "tokens", "Tokens that were trained on"], ["time", "time", "Time spent on steps"],
+    ["step", "steps", "Steps"], ["tokens", "tokens", "Tokens trained on"], ["time", "time", "Time spent on steps"],
   ], axis, pick);
 }
 
-/** Values of all charts from a series of the server. */
+/** The values of all charts, from the server's series. */
 export function valuesOf(series, { unit, bits, smoothing, checkpoints = [], resumes = [], changes = [] }) {
   const convert = (value) => inUnit(value, unit, bits);
   const { step, norm, loss, cut, coefficient, tokens_per_second: speed } = series;

@@ -1,8 +1,8 @@
-// What is shown where there is nothing to show.
+// The page for a problem.
 
 import { element } from "./elements.js";
 
-/** A page that says what is wrong, and leads back to the list. */
+/** Says what is wrong, and links to the list. */
 export function showProblem(page, title, reason) {
   page.replaceChildren(
     element("section", { class: "empty" },

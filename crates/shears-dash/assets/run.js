@@ -10,7 +10,7 @@ import {
 } from "./panels.js";
 import { showProblem } from "./problem.js";
 
-// How charts are shown survives going to a step and back.
+// The settings of charts survive opening a step and coming back.
 const shown = { axis: "step", unit: "nats", smoothing: 0 };
 
 export function showRun(page, name) {
@@ -28,7 +28,7 @@ export function showRun(page, name) {
   };
   const charts = PANELS.map((panel) => new Chart(panel, actions));
   const maps = MAPS.map((map) => new HeatMap(map, actions));
-  // Its axis is another one: nothing there is a step.
+  // It has a crosshair of its own, because its axis has no steps.
   const time = new Chart(THROUGH_TIME, { crosshair: new Crosshair(), zoom: () => {}, reset: () => {}, open: () => {} });
   time.element.hidden = true;
   const head = element("div", { class: "run-head" });
@@ -88,14 +88,14 @@ export function showRun(page, name) {
     for (const chart of charts) chart.show(values, visible, known[shown.axis] ?? known.step);
     const found = series.spikes;
     fill(spikeList, ...(found.length === 0 ? [] : [
-      "Longest: ",
+      "Largest: ",
       ...found.map(({ step, norm, times }) => [
         element("a", { href: runAddress(name, step) }, `step ${count(step)}`), ` ${significant(norm, 3)} (${significant(times, 2)}×)  `,
       ]).flat(),
     ]));
     const [first, last] = visible;
     rangeText.textContent = range ? `Steps ${count(first)} to ${count(last)}` : `All ${count(series.rows)} steps`;
-    if (series.bucket > 1) rangeText.textContent += `, ${count(series.bucket)} a point`;
+    if (series.bucket > 1) rangeText.textContent += `, ${count(series.bucket)} per point`;
     resetButton.hidden = !range;
     page.dataset.rows = String(series.rows);
     page.dataset.last = String(series.whole?.[1] ?? 0);
@@ -117,7 +117,7 @@ export function showRun(page, name) {
     showPace();
   }
 
-  /** What the judge says of the speed of weights stands beside its map. */
+  /** Shows the judgement of the update sizes beside their map. */
   function showPace() {
     const words = about?.judgement?.update_pace?.words;
     maps[1].say(words ? `${sentence(words)}. ${MAPS[1].how}` : MAPS[1].how);
@@ -134,7 +134,7 @@ export function showRun(page, name) {
   function showReading({ read, length, complete }) {
     reading.hidden = complete;
     const share = length ? read / length : 0;
-    fill(reading, `Shown from a sample until the log is read: ${bytes(read)} of ${bytes(length)}`,
+    fill(reading, `Showing a sample until the log is read: ${bytes(read)} of ${bytes(length)}`,
       element("div", { class: "progress" }, element("i", { style: { width: `${100 * share}%` } })));
   }
 
@@ -155,7 +155,7 @@ export function showRun(page, name) {
 
   function fail(error) {
     if (closed) return;
-    // Nothing of it was ever seen: an empty page of axes would say less than one sentence.
+    // Nothing was shown yet, and empty axes would say less than one sentence.
     if (!about && !series) {
       close();
       return showProblem(page, "There is nothing to show", `${sentence(error.message)}.`);
@@ -180,10 +180,10 @@ export function showRun(page, name) {
         : `Damaged log: line ${count(line)} is not an event (${reason})${lines > 1 ? `, and ${lines - 1} more` : ""}. The other lines are shown.`);
     }
     if (about.message) said.push(sentence(about.message));
-    if (about.state === "killed") said.push("The trainer is gone without a word.");
+    if (about.state === "killed") said.push("The trainer is gone, and the log has no end.");
     problem.hidden = said.length === 0;
     problem.className = `problem ${about.damage ? "damaged" : about.state}`;
-    // Where there is a verdict, it is what to try next.
+    // A verdict includes this command as its next step.
     fill(problem, said.join(" "), about.state === "killed" && !about.judgement ? command(about.resume) : null);
   }
 
@@ -218,24 +218,24 @@ export function showRun(page, name) {
     resumes.hidden = all.length + changes.length === 0;
     const steps = [...new Set([...all, ...changes].map(({ step }) => step))].sort((a, b) => b - a);
     const went = ({ time, version, checkpoint }) => element("p", {},
-      `${moment(time)}, ${checkpoint ? `from ${checkpoint}` : "from its start"}, by shears ${version}`);
+      `${moment(time)}, ${checkpoint ? `from ${checkpoint}` : "from the start"}, by shears ${version}`);
     const changed = ({ name: setting, before, after }) => element("p", { class: "change" }, element("code", {}, setting), ` ${before} → `, element("b", {}, after));
     const at = (step) => element("li", {}, element("span", { class: "at" }, `step ${count(step)}`),
       element("div", {}, all.filter((one) => one.step === step).map(went), changes.filter((one) => one.step === step).map(changed)));
     fill(resumes,
-      element("h2", {}, "Where it went on"),
-      element("p", { class: "how" }, "Newest first. A changed setting holds from the next step on; up to there nothing is other than without the change."),
+      element("h2", {}, "Resumed"),
+      element("p", { class: "how" }, "Newest first. A changed setting applies from the next step on; earlier steps are as without the change."),
       element("ol", {}, steps.map(at)));
   }
 
-  /** Which processes train the run together, and what that takes. */
+  /** The processes that train the run, and the cost of their exchanges. */
   function showProcesses() {
     const { ranks, exchanged } = about;
     processes.hidden = ranks.length === 0;
     if (processes.hidden) return;
     const one = ({ step, words, hosts, same_bits: same }) => element("li", {}, element("span", { class: "at" }, `from step ${count(step + 1)}`),
       element("div", {}, element("p", {}, sentence(words)), element("p", { class: "how" },
-        [same ? "Other numbers of ranks that divide its shards give the same bits." : null,
+        [same ? "Any other number of ranks that divides its shards gives the same bits." : null,
           hosts.length > 1 ? `Ranks: ${hosts.map((host, rank) => `${rank} on ${host}`).join(", ")}.` : null].filter(Boolean).join(" "))));
     processes.querySelector("summary").textContent = `Processes: ${ranks.at(-1).words}`;
     fill(teams,
@@ -250,7 +250,7 @@ export function showRun(page, name) {
     const rest = all.slice(3);
     const wasOpen = samples.querySelector("details")?.open ?? false;
     fill(samples,
-      element("h2", {}, "What it wrote as it learned"),
+      element("h2", {}, "Samples"),
       element("p", { class: "how" }, `Newest first, ${count(about.all_samples)} in all. Words before grammar, grammar before sense.`),
       element("ol", {}, all.slice(0, 3).map(one)),
       rest.length ? element("details", { open: wasOpen }, element("summary", {}, `${count(rest.length)} earlier`), element("ol", {}, rest.map(one))) : null);
@@ -262,7 +262,7 @@ export function showRun(page, name) {
         element("td", {}, significant(loss)), element("td", {}, bytes(size))));
     fill(checkpoints,
       element("h2", {}, "Checkpoints"),
-      element("p", { class: "how" }, rows.length ? "States that the run can go on from, newest first." : "None is kept yet."),
+      element("p", { class: "how" }, rows.length ? "States that the run can resume from, newest first." : "None yet."),
       rows.length ? element("table", {}, element("thead", {}, element("tr", {}, ["step", "validation loss", "size"].map((label) => element("th", { scope: "col" }, label)))), element("tbody", {}, rows)) : null);
   }
 
@@ -273,8 +273,8 @@ export function showRun(page, name) {
     const wasOpen = settings.querySelector("details")?.open ?? false;
     fill(settings,
       element("h2", {}, "Settings"),
-      element("p", { class: "how" }, !about.preset_known ? "As plan.toml has them."
-        : own.length ? `${own.length} ${own.length === 1 ? "differs" : "differ"} from the preset ${about.preset}.` : `As the preset ${about.preset} has them.`),
+      element("p", { class: "how" }, !about.preset_known ? "As in plan.toml."
+        : own.length ? `${own.length} ${own.length === 1 ? "differs" : "differ"} from the preset ${about.preset}.` : `As in the preset ${about.preset}.`),
       element("dl", { class: "own" }, own.map(row)),
       element("details", { open: wasOpen }, element("summary", {}, `All ${about.settings.length} settings`), element("dl", {}, about.settings.map(row))));
   }

@@ -1,4 +1,4 @@
-// One step: how long its gradient was and where, what clipping did, and what was in the batch.
+// One step: the size of its gradient, what clipping did, and the batch.
 
 import { ask, runAddress } from "./api.js";
 import { Chart, Crosshair } from "./charts.js";
@@ -7,7 +7,7 @@ import { count, sentence, shortName, significant } from "./format.js";
 import { PANELS, valuesOf } from "./panels.js";
 import { showProblem } from "./problem.js";
 
-/** Steps on each side of the step in its small chart. */
+/** The steps on each side in the small chart. */
 const AROUND = 60;
 
 export function showStep(page, name, step) {
@@ -23,25 +23,25 @@ export function showStep(page, name, step) {
   const batch = element("section", { class: "batch" });
   const chart = new Chart({
     ...PANELS[0], bare: false, title: "Around this step", height: 200,
-    how: "The gradient norm of the steps beside it; click another one to go there.",
+    how: "The gradient norm of the steps around it; click one to open it.",
   }, { crosshair, zoom: () => {}, reset: () => {}, open: go });
   page.append(element("div", { class: "headline" }, element("div", {}, title, lead), walk), facts, chart.element, tensors, batch);
 
-  /** What happened, as a sentence. */
+  /** What happened, in a sentence. */
   function whatHappened({ clip }) {
     const norm = significant(clip.norm_before);
     const more = view.times ? `, ${significant(view.times, 3)} times the median of the ${view.ordinary} steps before` : "";
     if (clip.action === "skip") {
-      const where = clip.first_non_finite ? `; the first tensor with such a number was ${clip.first_non_finite}` : "";
-      return `This step was skipped: ${clip.skip_reason ?? "its gradient could not be used"}${where}. Parameters, moments and schedule stayed as they were.`;
+      const where = clip.first_non_finite ? `, first in ${clip.first_non_finite}` : "";
+      return `This step was skipped: ${clip.skip_reason ?? "its gradient could not be used"}${where}. Parameters, moments and schedule did not change.`;
     }
     if (clip.action === "clip") {
-      return `The gradient was ${norm} long${more}, and was cut to ${significant(clip.norm_after)}: ${significant(100 * (1 - clip.coefficient), 3)} % of its length is gone.`;
+      return `The gradient norm was ${norm}${more}, and was cut to ${significant(clip.norm_after)}, by ${significant(100 * (1 - clip.coefficient), 3)} %.`;
     }
-    return `The gradient was ${norm} long${more}. Clipping left it as it was.`;
+    return `The gradient norm was ${norm}${more}. Clipping did not change it.`;
   }
 
-  /** The order of the norm that a policy chooses; none is the Euclidean one. */
+  /** The order of a policy's norm; null for the Euclidean one. */
   const orderOf = (policy) => policy.match(/\bp=([^,+\s]+)/)?.[1] ?? null;
 
   function showFacts(event, settings) {
@@ -52,15 +52,15 @@ export function showStep(page, name, step) {
     fill(facts,
       fact("action", clip.action),
       fact("policy", setting("clip")),
-      fact("norm before", significant(clip.norm_before, 6), `${order === null ? "Euclidean" : `of order ${order}`}, of all tensors together`),
+      fact("norm before", significant(clip.norm_before, 6), `${order === null ? "Euclidean" : `of order ${order}`}, over all tensors`),
       fact("threshold", significant(clip.threshold, 6)),
       fact("coefficient", significant(clip.coefficient, 6)),
       fact("norm after", significant(clip.norm_after, 6)),
       clip.cosine === null ? null :
-        fact("cosine", significant(clip.cosine, 6), clip.cosine < 0.999999 ? "direction was lost" : "direction kept"),
+        fact("cosine", significant(clip.cosine, 6), clip.cosine < 0.999999 ? "direction changed" : "direction kept"),
       clip.clipped_share ? fact("elements changed", `${significant(100 * clip.clipped_share, 3)} %`) : null,
       clip.non_finite ? fact("not finite", `${count(clip.non_finite)} elements`) : null,
-      fact("loss", significant(event.loss, 6), "nats a token"),
+      fact("loss", significant(event.loss, 6), "nats per token"),
       fact("learning rate", significant(event.lr, 5)));
   }
 
@@ -80,13 +80,13 @@ export function showStep(page, name, step) {
         element("td", {}, ratios[tensor] === undefined ? "–" : significant(ratios[tensor], 3)));
     });
     fill(tensors,
-      element("h2", {}, "Which tensors"),
+      element("h2", {}, "Tensors"),
       element("p", { class: "how" }, rows.length
-        ? `Longest first. The tick in a bar is the tensor's median over the ${count(view.ordinary)} steps before; coloured rows are more than three times as long as that.`
+        ? `Largest first. The tick in a bar is the tensor's median over the ${count(view.ordinary)} steps before; coloured rows exceed three times that.`
         : "No tensor had a finite gradient at this step."));
     if (rows.length) {
       tensors.append(element("div", { class: "scroll" }, element("table", {},
-        element("thead", {}, element("tr", {}, ["tensor", "", "norm", "median", "times", "of the square", "update / weights"].map((label) => element("th", { scope: "col" }, label)))),
+        element("thead", {}, element("tr", {}, ["tensor", "", "norm", "median", "times", "share of square", "update / weights"].map((label) => element("th", { scope: "col" }, label)))),
         element("tbody", {}, rows))));
     }
   }
@@ -97,8 +97,8 @@ export function showStep(page, name, step) {
     const first = rows.slice(0, 8);
     const lines = (texts, from) => element("ol", { start: String(from) }, texts.map((text) => element("li", {}, text)));
     fill(batch,
-      element("h2", {}, "What was in the batch"),
-      element("p", { class: "how" }, problem ? `${sentence(problem)}.` : `${count(rows.length)} rows of text that the gradient is of.`),
+      element("h2", {}, "Batch"),
+      element("p", { class: "how" }, problem ? `${sentence(problem)}.` : `The ${count(rows.length)} rows of text that gave this gradient.`),
       lines(first, 1));
     if (rows.length > first.length) {
       batch.append(element("details", {}, element("summary", {}, `${count(rows.length - first.length)} more rows`), lines(rows.slice(8), 9)));
@@ -108,9 +108,9 @@ export function showStep(page, name, step) {
   function showWalk() {
     const link = (label, to, hint) => button(label, () => go(to), { class: "quiet", title: hint, disabled: to === null });
     fill(walk,
-      link("← before", view.previous, "Step before (←)"), link("after →", view.next, "Step after (→)"),
-      link("last clipped", view.previous_acted, "Last step that clipping changed (p)"),
-      link("next clipped", view.next_acted, "Next step that clipping changed (n)"));
+      link("← previous", view.previous, "Previous step (←)"), link("next →", view.next, "Next step (→)"),
+      link("previous clipped", view.previous_acted, "Previous clipped step (p)"),
+      link("next clipped", view.next_acted, "Next clipped step (n)"));
   }
 
   async function load() {

@@ -1,4 +1,4 @@
-//! A browser opens the page while a run trains, and its console stays empty.
+//! A browser opens the page while a run trains, without an error in its console.
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,7 +24,7 @@ fn served(runs: &Runs) -> String {
     told.recv_timeout(Duration::from_secs(20)).unwrap()
 }
 
-/// Appends steps as a trainer does, until it is told to stop.
+/// Appends steps like a trainer, until `stop` is set.
 fn train(run: Run, from: u64, stop: Arc<AtomicBool>) -> thread::JoinHandle<()> {
     thread::spawn(move || {
         let _lock = run.lock();
@@ -41,9 +41,9 @@ fn train(run: Run, from: u64, stop: Arc<AtomicBool>) -> thread::JoinHandle<()> {
     })
 }
 
-/// What a reader does with the page at `address`, where the run `growing` trains and `other` has
-/// ended; `end_training` ends the first.
-fn look_around(
+/// Uses the page at `address`, where the run `growing` trains and `other` has ended; `end_training`
+/// ends the first.
+fn use_the_page(
     browser: &mut Chromium,
     address: &str,
     growing: &str,
@@ -60,7 +60,7 @@ fn look_around(
     browser.until("document.querySelector('.verdict .lead').textContent.length > 10");
 
     browser.switch_to_log_scale();
-    for unit in ["bits a character", "perplexity", "nats a token"] {
+    for unit in ["bits per character", "perplexity", "nats per token"] {
         browser.press("u");
         browser.until(&format!(
             "document.querySelector('[data-chart=loss] .unit').textContent === '{unit}'"
@@ -73,13 +73,13 @@ fn look_around(
     browser.press("t");
     browser.until("document.documentElement.dataset.theme === 'light'");
 
-    // Where a run went on, and with what: in words, and marked on its charts.
+    // Where a run was resumed, and with which changes: in words, and marked on its charts.
     browser.value(&format!("location.hash = '#/run/{other}'"));
     browser.until("document.querySelector('.resumes .change')?.textContent === 'lr 0.002 → 0.001'");
     browser.until("document.querySelector('.resumes li')?.textContent.includes('step-00000200')");
     for chart in ["norm", "loss", "lr"] {
         let legend = format!("document.querySelector('[data-chart={chart}] .marks').textContent");
-        browser.until(&format!("{legend}.includes('went on with other settings')"));
+        browser.until(&format!("{legend}.includes('resumed with other settings')"));
     }
 
     let processes = "document.querySelector('.processes:not([hidden]) summary')?.textContent";
@@ -94,15 +94,15 @@ fn look_around(
     browser.until("document.querySelectorAll('.tensors tbody tr').length === 3");
     browser.until("document.querySelector('.batch .how').textContent === 'The text is gone.'");
 
-    // An address that names nothing is a message, and no axes.
+    // A malformed address gives a message instead of empty axes.
     browser.value("location.hash = '#/run/%'");
     browser.until("document.querySelector('.empty h2')?.textContent.includes('malformed')");
 
-    browser.overlay(growing, other);
+    browser.compare(growing, other);
     browser.until("document.querySelector('.verdict .lead').textContent.includes('equal until')");
     browser.press("u");
     browser.until(
-        "document.querySelector('[data-chart=val] .unit').textContent === 'bits a character'",
+        "document.querySelector('[data-chart=val] .unit').textContent === 'bits per character'",
     );
 
     end_training();
@@ -111,7 +111,7 @@ fn look_around(
     assert!(browser.errors.is_empty(), "{:#?}", browser.errors);
 }
 
-/// Drags over a part of the norm, goes back, points at a step and clicks it.
+/// Zooms into the norm by dragging, zooms out, hovers over a step and clicks it.
 fn zoom(browser: &mut Chromium) {
     browser.value("window.scrollTo(0, 0)");
     let [left, width, top] = ["left", "width", "top"].map(|side| {
@@ -158,13 +158,13 @@ fn a_browser_watches_a_run() {
     let stop = Arc::new(AtomicBool::new(false));
     let trainer = train(growing, 61, stop.clone());
     let address = served(&runs);
-    look_around(&mut browser, &address, "growing", "other", || {
+    use_the_page(&mut browser, &address, "growing", "other", || {
         stop.store(true, Ordering::Relaxed);
         trainer.join().unwrap();
     });
 }
 
-/// Nothing is there yet, and the page says how to begin.
+/// Without a run, the page says how to start one.
 #[test]
 fn a_browser_sees_an_empty_folder() {
     let Some(mut browser) = Chromium::start() else {
@@ -179,9 +179,9 @@ fn a_browser_sees_an_empty_folder() {
     assert!(browser.errors.is_empty(), "{:#?}", browser.errors);
 }
 
-/// As a phone shows it; and who died where, among runs that are compared.
+/// On a phone, labels stay beside their buttons; and a comparison says which run died where.
 #[test]
-fn a_narrow_page_has_words_beside_what_they_are_of() {
+fn a_narrow_page_keeps_labels_beside_their_buttons() {
     let Some(mut browser) = Chromium::start() else {
         return;
     };

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tungstenite::{Message, WebSocket};
 
-/// How long anything may take; a machine that runs all tests at once is slow.
+/// The limit for every wait; a machine that runs all tests at once is slow.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A browser with one page.
@@ -18,12 +18,12 @@ pub(crate) struct Chromium {
     process: Child,
     socket: WebSocket<TcpStream>,
     calls: u64,
-    /// What went wrong on the page, by its console.
+    /// The errors in the page's console.
     pub(crate) errors: Vec<String>,
     _profile: tempfile::TempDir,
 }
 
-/// The browser of this machine, if it has one.
+/// The path of this machine's browser, if it has one.
 fn find() -> Option<PathBuf> {
     let named = std::env::var_os("CHROMIUM").map(PathBuf::from);
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -93,7 +93,7 @@ impl Chromium {
         Some(chromium)
     }
 
-    /// Calls a method of the protocol, and notes what the page complains about meanwhile.
+    /// Calls a method of the protocol, and records errors of the page meanwhile.
     pub(crate) fn call(&mut self, method: &str, parameters: Value) -> Value {
         self.calls += 1;
         let call = json!({ "id": self.calls, "method": method, "params": parameters });
@@ -110,11 +110,11 @@ impl Chromium {
                 assert!(message["error"].is_null(), "{method}: {message}");
                 return message["result"].take();
             }
-            self.note(&message);
+            self.record_error(&message);
         }
     }
 
-    fn note(&mut self, message: &Value) {
+    fn record_error(&mut self, message: &Value) {
         let parameters = &message["params"];
         let is_error = match message["method"].as_str() {
             Some("Runtime.exceptionThrown") => true,
@@ -158,7 +158,7 @@ impl Chromium {
         }
     }
 
-    /// Goes to a run that trains, and waits until a point arrives while its page is open.
+    /// Opens a run that is training, and waits until a point arrives.
     pub(crate) fn see_a_point_arrive(&mut self, run: &str) {
         let last = "Number(document.getElementById('page').dataset.last)";
         self.value(&format!("location.hash = '#/run/{run}'"));
@@ -169,7 +169,7 @@ impl Chromium {
         self.until("document.querySelectorAll('.chart .uplot canvas').length >= 6");
     }
 
-    /// Makes the loss of the page of a run logarithmic, by its key.
+    /// Makes the loss on a run's page logarithmic, with the keyboard.
     pub(crate) fn switch_to_log_scale(&mut self) {
         let scale = "document.querySelector('[data-chart=loss]').dataset.scale";
         self.until(&format!("{scale} === 'linear'"));
@@ -177,21 +177,21 @@ impl Chromium {
         self.until(&format!("{scale} === 'log'"));
     }
 
-    /// Lays two runs over each other.
-    pub(crate) fn overlay(&mut self, run: &str, other: &str) {
+    /// Compares two runs.
+    pub(crate) fn compare(&mut self, run: &str, other: &str) {
         self.value(&format!("location.hash = '#/compare/{run}/{other}'"));
         self.until("document.getElementById('page').dataset.overlaid === '2'");
         self.until("document.querySelectorAll('.differences tr.result').length === 3");
     }
 
-    /// Waits until the list of runs shows a run in a state.
+    /// Waits until the list shows a run in a state.
     pub(crate) fn see_state(&mut self, run: &str, state: &str) {
         self.until(&format!(
             "document.querySelector('tr[data-run=\"{run}\"] .badge.{state}') !== null"
         ));
     }
 
-    /// Presses a key that writes a character.
+    /// Presses a key that produces a character.
     pub(crate) fn press(&mut self, key: &str) {
         for kind in ["keyDown", "keyUp"] {
             let text = if kind == "keyDown" { key } else { "" };
@@ -248,7 +248,7 @@ fn page_address(port: u16) -> Option<String> {
     stream.write_all(request.as_bytes()).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
     let mut answer = Vec::new();
-    // The browser may keep the connection open; what was read by then is enough.
+    // The browser may keep the connection open; what arrives before the timeout is enough.
     let _ = stream.read_to_end(&mut answer);
     let answer = String::from_utf8(answer).ok()?;
     let targets: Value = serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()?;

@@ -1,4 +1,4 @@
-//! Whatever is asked, the page answers, and its server goes on.
+//! The server answers any request, and keeps running.
 
 use std::fs;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tower::ServiceExt;
 use crate::fuzzing::{EXTREMES, run};
 use crate::run_folder::{Runs, end_line, header_line, log_of};
 
-/// Requests that the page makes, and some of those that it does not.
+/// Requests of the page, and some from elsewhere.
 const REQUESTS: [&str; 22] = [
     "GET /",
     "GET /main.js\naccept-encoding: gzip\nif-none-match: \"0\"",
@@ -39,7 +39,7 @@ const REQUESTS: [&str; 22] = [
 /// The most bytes of an answer.
 const MOST: usize = 32 << 20;
 
-/// A request as the first line says it, with the headers of those after it.
+/// Parses a request: method and path in the first line, then headers.
 fn request(input: &[u8]) -> Option<Request<Body>> {
     let mut lines = input.split(|byte| *byte == b'\n');
     let first = lines.next()?;
@@ -89,13 +89,13 @@ fn no_request_panics() {
             let answer = answer.expect("it hangs").unwrap();
             assert_ne!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
             assert!(answer.headers().contains_key("content-security-policy"));
-            // What it is told there has no end.
+            // The body of a live stream has no end.
             if !is_live {
                 to_bytes(answer.into_body(), MOST).await.unwrap();
             }
         });
     });
-    // Nothing was written, whatever was asked.
+    // No request writes anything.
     assert_eq!(
         fs::read_to_string(runs.path().join("a/events.jsonl")).unwrap(),
         log

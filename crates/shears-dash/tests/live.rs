@@ -1,4 +1,4 @@
-//! Server-sent events from logs that grow.
+//! Server-sent events from growing logs.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ impl Stream {
         }
     }
 
-    /// The next event's news.
+    /// The changes in the next event.
     async fn next(&mut self) -> Vec<Value> {
         let event = async {
             loop {
@@ -50,7 +50,7 @@ impl Stream {
             .unwrap()
     }
 
-    /// News of a run until they are as wanted.
+    /// Waits for a wanted change of a run.
     async fn until(&mut self, name: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         loop {
             let news = self.next().await;
@@ -65,7 +65,7 @@ impl Stream {
 }
 
 #[tokio::test]
-async fn a_growing_log_is_told_line_by_line() {
+async fn a_growing_log_is_sent_line_by_line() {
     let runs = Runs::new();
     let run = runs.run("a", &log_of(5));
     let lock = run.lock();
@@ -102,7 +102,7 @@ async fn a_dead_trainer_and_a_resumed_run_are_noticed() {
     drop(lock);
     stream.until("a", |one| one["state"] == "killed").await;
 
-    // Resuming cuts what comes after the checkpoint.
+    // Resuming drops what comes after the checkpoint.
     let _lock = run.lock();
     std::fs::write(run.path.join("events.jsonl"), log_of(10)).unwrap();
     let back = stream.until("a", |one| one["step"] == 10).await;
@@ -110,7 +110,7 @@ async fn a_dead_trainer_and_a_resumed_run_are_noticed() {
 }
 
 #[tokio::test]
-async fn the_list_tells_of_runs_that_come_and_go() {
+async fn the_list_reports_runs_that_come_and_go() {
     let runs = Runs::new();
     runs.run("a", &log_of(5));
     let app = runs.app();

@@ -1,4 +1,4 @@
-//! A run of a million steps: how long it takes, by hand.
+//! A run of a million steps; the timed test is run by hand:
 //!
 //! `cargo test --release -p shears-dash million -- --ignored --nocapture`
 
@@ -24,7 +24,7 @@ async fn get(app: &Router, path: &str) -> Value {
     serde_json::from_slice(&bytes).unwrap()
 }
 
-/// Eleven tensors, as a recurrent model of two layers has them.
+/// Extends a line to the eleven tensors of a recurrent model of two layers.
 fn with_tensors(line: &str) -> String {
     let more: String = (0..8)
         .map(|tensor| format!(",\"layers.1.part_{tensor}\":0.0{tensor}1234"))
@@ -32,7 +32,7 @@ fn with_tensors(line: &str) -> String {
     line.replacen("}}", &format!("{more}}}}}"), 1)
 }
 
-/// Writes the log of a run of a million steps and eleven tensors as a trainer does, with a spike.
+/// Writes the log of a run of a million steps and eleven tensors, with a spike.
 fn write_a_million_steps(path: &Path) {
     let names = |step: u64, norm: f64| -> BTreeMap<String, f64> {
         let line = with_tensors(&step_line(step, norm));
@@ -87,7 +87,7 @@ fn write_a_million_steps(path: &Path) {
     }
 }
 
-/// The time that the page takes to answer.
+/// Prints and bounds the time of a request.
 async fn timed(app: &Router, path: &str) -> Value {
     let started = Instant::now();
     let answer = get(app, &format!("/api/{path}")).await;
@@ -143,8 +143,8 @@ async fn a_million_steps_open_in_under_a_second() {
     }
 }
 
-/// A log that was never read is shown from a sample at once, and from all of it later. What a
-/// machine is slow at is how many bytes it reads, so these are counted, not seconds.
+/// A log that was never read is shown from a sample at first, and in full later. Bytes read are
+/// counted instead of seconds, because they do not depend on the machine.
 #[tokio::test]
 async fn a_long_log_that_was_never_read_is_shown_at_once() {
     const STEPS: u64 = 60_000;

@@ -1,4 +1,4 @@
-//! Every request that the page makes, and those that it does not.
+//! Requests of the page, and requests from elsewhere.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -54,7 +54,7 @@ fn row<'a>(list: &'a Value, name: &str) -> &'a Value {
 }
 
 #[tokio::test]
-async fn the_list_says_how_each_run_stands() {
+async fn the_list_has_the_state_of_each_run() {
     let runs = Runs::new();
     let log = log_of(100);
     let running = runs.run("running", &log);
@@ -90,13 +90,13 @@ async fn the_list_says_how_each_run_stands() {
     assert!(row["norms"].as_array().unwrap().len() > 20);
     assert_eq!(row["thresholds"][0], 1.0);
     assert_eq!(row["best"]["step"], 100);
-    // As its steps had it, and not as the plan has been edited.
+    // From its steps, and not from the edited plan.
     assert_eq!(row["lr"], 0.002);
     assert!((row["val_loss"].as_f64().unwrap() - 2.171).abs() < 1e-3);
 }
 
 #[tokio::test]
-async fn a_run_says_where_it_went_on_and_with_what() {
+async fn a_run_lists_its_resumes_and_changes() {
     let runs = Runs::new();
     runs.run("a", &(log_of(60) + &resume_lines(60) + &step_line(61, 0.5)));
     let about = get(&runs.app(), "/api/run?run=a").await;
@@ -112,9 +112,8 @@ async fn a_run_says_where_it_went_on_and_with_what() {
     );
 }
 
-/// The rate of the list is that of the steps since it was changed.
 #[tokio::test]
-async fn a_changed_rate_is_the_one_that_is_listed() {
+async fn the_list_has_the_rate_since_it_was_changed() {
     let runs = Runs::new();
     let lower = step_line(61, 0.5).replace("\"lr\":0.002", "\"lr\":0.001");
     runs.run("changed", &(log_of(60) + &resume_lines(60) + &lower));
@@ -133,7 +132,7 @@ async fn a_changed_rate_is_the_one_that_is_listed() {
 }
 
 #[tokio::test]
-async fn a_run_of_several_processes_says_what_they_do() {
+async fn a_run_of_several_processes_describes_them() {
     let runs = Runs::new();
     let exchange = |step: u64| {
         let line = step_line(step, 0.5);
@@ -202,7 +201,7 @@ async fn a_run_has_settings_verdict_and_samples() {
     );
     let next = |about: &Value| about["judgement"]["verdict"]["next"].clone();
     assert!(next(&about).as_str().unwrap().contains(" train --config "));
-    // Of a run that trains there is nothing to try yet; one that was killed is gone on with.
+    // A run that is training has nothing to try yet; a killed one is to be resumed.
     let running = runs.run("running", &log_of(100));
     let lock = running.lock();
     assert!(next(&get(&app, "/api/run?run=running").await).is_null());
@@ -251,7 +250,7 @@ async fn series_and_maps_keep_the_spike() {
     assert_eq!(series["evaluations"].as_array().unwrap().len(), 8);
     let near = get(&app, "/api/series?run=a&from=15&to=19").await;
     assert_eq!(near["step"], serde_json::json!([15, 16, 17, 18, 19]));
-    assert_eq!(near["spikes"], series["spikes"], "however it is zoomed");
+    assert_eq!(near["spikes"], series["spikes"], "at every zoom");
     let maps = get(&app, "/api/maps?run=a&points=20").await;
     assert_eq!(maps["ordered"], false, "this log has no header");
     assert_eq!(maps["norms"]["names"][1], "layers.0.weight_hh");
@@ -265,7 +264,7 @@ async fn series_and_maps_keep_the_spike() {
     assert_eq!(empty["rows"], 0);
 }
 
-/// Names in a line are in the order of the alphabet.
+/// Names in a line are in alphabetical order.
 #[tokio::test]
 async fn maps_have_the_tensors_in_the_order_of_the_header() {
     let runs = Runs::new();
@@ -284,9 +283,9 @@ async fn maps_have_the_tensors_in_the_order_of_the_header() {
     assert!(answer["problem"].as_str().unwrap().contains("format is 9"));
 }
 
-/// Two runs that part at a step, and one that is shorter.
+/// Two runs that differ from a step on, and one that is shorter.
 #[tokio::test]
-async fn runs_are_equal_until_they_part() {
+async fn runs_are_equal_until_they_differ() {
     let runs = Runs::new();
     let log = log_of(40);
     runs.run("a", &log);
@@ -308,7 +307,7 @@ async fn runs_are_equal_until_they_part() {
 }
 
 #[tokio::test]
-async fn a_step_says_all_that_its_line_does() {
+async fn a_step_has_everything_in_its_line() {
     let runs = Runs::new();
     runs.run("a", &log_of(60));
     let app = runs.app();
@@ -338,7 +337,7 @@ async fn a_step_says_all_that_its_line_does() {
 }
 
 #[tokio::test]
-async fn numbers_that_are_not_finite_are_null() {
+async fn non_finite_values_are_null() {
     let runs = Runs::new();
     let skipped = "{\"event\":\"step\",\"step\":2,\"loss\":null,\"lr\":1e30,\"tokens_per_second\":9.0,\"clip\":\
         {\"action\":\"skip\",\"norm_before\":null,\"norm_after\":0.0,\"coefficient\":0.0,\"threshold\":null,\
@@ -374,7 +373,7 @@ async fn a_broken_line_is_named_and_a_half_written_one_is_not() {
     );
     assert!(row(&list, "half")["damage"].is_null());
     assert_eq!(row(&list, "broken")["damage"]["line"], 6);
-    assert_eq!(row(&list, "broken")["step"], 6, "what comes after is read");
+    assert_eq!(row(&list, "broken")["step"], 6, "later lines are read");
     let reason = row(&list, "plan")["damage"]["reason"].as_str().unwrap();
     assert!(reason.starts_with("plan.toml:"), "{reason}");
     let about = get(&app, "/api/run?run=broken").await;
@@ -425,7 +424,7 @@ async fn no_path_leads_out_of_the_folder() {
 }
 
 #[tokio::test]
-async fn only_reading_from_this_machine_is_answered() {
+async fn only_reading_requests_from_this_machine_are_answered() {
     let runs = Runs::new();
     runs.run("a", &log_of(5));
     let app = runs.app();
@@ -534,7 +533,7 @@ async fn other_pages_are_not_answered() {
 }
 
 #[tokio::test]
-async fn what_the_browser_has_is_not_sent_again() {
+async fn what_the_browser_has_cached_is_not_sent_again() {
     let runs = Runs::new();
     let run = runs.run("a", &(log_of(20) + &end_line(20, "finished")));
     let app = runs.app();
@@ -627,6 +626,6 @@ async fn a_thousand_runs_are_listed_at_once() {
         "a thousand runs: {:?} at first, then {:?}",
         times[0], times[1]
     );
-    // Many times what it takes; on a busy machine a test must not fail for that.
+    // Many times what it takes, because the machine may be busy.
     assert!(times[0].as_secs_f64() < 5.0, "{times:?}");
 }

@@ -1,4 +1,4 @@
-//! Run folders as a trainer leaves them.
+//! Run folders as a trainer writes them.
 
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use axum::Router;
 use shears_dash::{Options, app};
 
-/// A folder of runs that is gone after the test.
+/// A temporary folder of runs.
 pub(crate) struct Runs {
     folder: tempfile::TempDir,
 }
@@ -53,7 +53,7 @@ impl Runs {
         app(self.options()).unwrap().router
     }
 
-    /// A run with a plan, a lock that nobody holds, and this log.
+    /// Creates a run with a plan, a free lock, and this log.
     pub(crate) fn run(&self, name: &str, log: &str) -> Run {
         let path = self.path().join(name);
         fs::create_dir_all(&path).unwrap();
@@ -68,10 +68,10 @@ impl Runs {
 }
 
 impl Run {
-    /// The lock that a living trainer holds; it was taken a while ago.
+    /// Takes the lock, like a trainer that started a while ago.
     pub(crate) fn lock(&self) -> File {
         let lock = File::create(self.path.join(".lock")).unwrap();
-        // The server holds it for a moment, when it looks whether somebody trains.
+        // The server holds it for a moment while it checks whether somebody trains.
         while lock.try_lock().is_err() {
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -155,7 +155,7 @@ pub(crate) fn header_line(names: &[&str]) -> String {
     )
 }
 
-/// The lines of a run that goes on at a step, with another learning rate.
+/// The lines of a run that is resumed at a step with another learning rate.
 pub(crate) fn resume_lines(step: u64) -> String {
     format!(
         "{{\"event\":\"resume\",\"step\":{step},\"time\":1764356711,\"version\":\"0.1.0\",\
@@ -164,7 +164,7 @@ pub(crate) fn resume_lines(step: u64) -> String {
     )
 }
 
-/// The line of two processes that train a run from a step on.
+/// The line of a run that two processes train from a step on.
 pub(crate) fn ranks_line(step: u64) -> String {
     format!(
         "{{\"event\":\"ranks\",\"step\":{step},\"hosts\":[\"a\",\"b\"],\"threads\":1,\

@@ -211,8 +211,6 @@ impl Columns {
                 drop_from(&mut self.time_flows, |known| known.step >= at);
             }
             // Each resume counts, even two from the same step.
-            }
-            // Each resume counts, also two from the same step.
             Event::Resume(_) | Event::Change(_) | Event::Ranks(_) => {}
             Event::Header(_) | Event::Step(_) | Event::End { .. } => {}
         }
