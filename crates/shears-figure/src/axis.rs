@@ -1,11 +1,11 @@
-//! Axes: where they begin and end, and the round numbers at them.
+//! Axes: their ends, and their ticks.
 
 use std::ops::Range;
 
 use plotters::coord::ranged1d::{BoldPoints, DefaultFormatting, KeyPointHint, Ranged};
 use plotters::coord::types::RangedCoordf64;
 
-/// An axis. Values that a logarithm has no place for are gaps on a logarithmic one.
+/// An axis. On a logarithmic one, values that are not positive are gaps.
 #[derive(Clone, Debug)]
 pub struct Axis {
     name: String,
@@ -18,7 +18,7 @@ pub struct Axis {
 }
 
 impl Axis {
-    /// An axis with even distances.
+    /// An axis with a linear scale.
     pub fn linear(name: impl Into<String>) -> Axis {
         Axis {
             name: name.into(),
@@ -31,7 +31,7 @@ impl Axis {
         }
     }
 
-    /// An axis on which equal distances are equal quotients.
+    /// An axis with a logarithmic scale.
     pub fn log(name: impl Into<String>) -> Axis {
         Axis {
             log: true,
@@ -39,7 +39,7 @@ impl Axis {
         }
     }
 
-    /// Takes these ends, and not those of what is drawn with room at each.
+    /// Sets the ends, instead of deriving them from the data.
     pub fn within(self, low: f64, high: f64) -> Axis {
         Axis {
             range: Some((low, high)),
@@ -47,7 +47,7 @@ impl Axis {
         }
     }
 
-    /// Ends at this value at most: a divergence must not press all else flat.
+    /// Ends at this value at most, so that a divergence does not flatten everything else.
     pub fn at_most(self, highest: f64) -> Axis {
         Axis { highest, ..self }
     }
@@ -57,12 +57,12 @@ impl Axis {
         Axis { room, ..self }
     }
 
-    /// Marks these values with these names, and not round ones.
+    /// Puts ticks with these labels at these values, instead of round numbers.
     pub fn marked_at(self, ticks: Vec<(f64, String)>) -> Axis {
         Axis { ticks, ..self }
     }
 
-    /// Writes the marks in this way, and not as [`number`] does.
+    /// Formats tick labels with this function instead of [`number`].
     pub fn written_as(self, format: fn(f64) -> String) -> Axis {
         Axis { format, ..self }
     }
@@ -71,12 +71,12 @@ impl Axis {
         &self.name
     }
 
-    /// Of the marks, if they have their own.
+    /// The labels of its own ticks, if it has any.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.ticks.iter().map(|(_, name)| name.as_str())
     }
 
-    /// The place of a value before it becomes pixels; NaN if it has none.
+    /// The position of a value before it becomes pixels; NaN if it has none.
     pub(crate) fn place(&self, value: f64) -> f64 {
         match self.log {
             true if value > 0.0 => value.log10(),
@@ -85,20 +85,20 @@ impl Axis {
         }
     }
 
-    /// What stands beside a place.
+    /// The tick label at a position.
     pub(crate) fn words(&self, place: f64) -> String {
         let mut ticks = self.ticks.iter();
         match self.log {
             _ if !self.ticks.is_empty() => ticks
                 .find(|(value, _)| self.place(*value) == place)
                 .map_or(String::new(), |(_, name)| name.clone()),
-            // The nearest short number: 10 to the power of log10(3) is not 3.
+            // Rounded, because 10 to the power of log10(3) is not 3.
             true => (self.format)(rounded(10_f64.powf(place), 12)),
             false => (self.format)(place),
         }
     }
 
-    /// Where the axis begins and ends, for these places.
+    /// The ends of the axis, for these positions.
     pub(crate) fn ends(&self, places: impl Iterator<Item = f64>) -> Range<f64> {
         let highest = self.place(self.highest);
         let (low, high) = match self.range {
@@ -117,7 +117,7 @@ impl Axis {
         low - room..high + room
     }
 
-    /// The axis as the library has it, with about that many marks.
+    /// The axis as the library needs it, with about this many ticks.
     pub(crate) fn coordinates(&self, ends: Range<f64>, marks: usize) -> Coordinates {
         let ticks: Vec<f64> = match (self.ticks.is_empty(), self.log) {
             (false, _) => self
@@ -135,7 +135,7 @@ impl Axis {
     }
 }
 
-/// An axis as the library has it.
+/// An axis as the library needs it.
 pub(crate) struct Coordinates {
     ends: Range<f64>,
     ticks: Vec<f64>,
@@ -161,17 +161,17 @@ impl Ranged for Coordinates {
     }
 }
 
-/// The smallest and the largest value; the first is above the second if there is none.
+/// The smallest and the largest value; the first is above the second if there are none.
 pub fn extent(values: impl IntoIterator<Item = f64>) -> (f64, f64) {
     let none = (f64::INFINITY, f64::NEG_INFINITY);
     let values = values.into_iter();
     values.fold(none, |(low, high), value| (low.min(value), high.max(value)))
 }
 
-/// Where a curve usually is: its values between two spans below the 5 % quantile and two spans
-/// above the 95 % quantile, a span being what lies between the two; for a logarithmic axis by
-/// logarithms, and at least a decade to each side. A spike lies outside, however large. `None`
-/// where no value has a place.
+/// The usual range of a curve: from two spans below its 5 % quantile to two spans above its 95 %
+/// quantile, where a span is the distance between these; on a logarithmic axis by logarithms, and
+/// at least a decade to each side. Spikes lie outside, however large. `None` if no value has a
+/// position.
 pub fn usual_range(values: impl IntoIterator<Item = f64>, log: bool) -> Option<(f64, f64)> {
     const SPANS: f64 = 2.0;
     let place = |value: f64| if log { value.log10() } else { value };
@@ -189,8 +189,8 @@ pub fn usual_range(values: impl IntoIterator<Item = f64>, log: bool) -> Option<(
     }
 }
 
-/// A number in as few letters as say it: up to four digits, and powers of ten where it is very
-/// small or very large.
+/// A short form of a number: up to four digits, and with a power of ten if it is very small or very
+/// large.
 pub fn number(value: f64) -> String {
     let rounded = rounded(value, 3);
     match rounded.abs() {
@@ -200,15 +200,15 @@ pub fn number(value: f64) -> String {
     }
 }
 
-/// With so many digits after the first.
+/// Rounds to this many digits after the first.
 fn rounded(value: f64, digits: usize) -> f64 {
     format!("{value:.digits$e}").parse().unwrap_or(value)
 }
 
 /// Round numbers in a range: the digits 1 to 9 of each decade, or fewer of them, or fewer decades.
-/// The library's own are without end where the range is as wide as numbers go.
+/// The library's own never end for the widest ranges.
 fn levels(low: f64, high: f64, most: usize) -> Vec<f64> {
-    // With room beside them, ends may lie outside of what numbers can be.
+    // With room added, the ends may not be finite.
     let (low, high) = (low.max(f64::MIN_POSITIVE), high.min(f64::MAX));
     let decades = low.log10().floor() as i32..=high.log10().ceil() as i32;
     let with = |digits: &[u8]| -> Vec<f64> {
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn an_axis_has_ends_whatever_the_values_are() {
+    fn an_axis_has_ends_for_any_values() {
         let log = Axis::log("");
         let ends = |axis: &Axis, values: &[f64]| axis.ends(values.iter().map(|v| axis.place(*v)));
         assert_eq!(ends(&log, &[1.0, 100.0, 0.0, f64::NAN]), 0.0..2.0);
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_spike_is_not_where_a_curve_usually_is() {
+    fn a_spike_is_outside_of_the_usual_range() {
         let mut norms: Vec<f64> = (0..100).map(|i| 0.4 + 0.002 * f64::from(i)).collect();
         let (low, high) = usual_range(norms.clone(), false).unwrap();
         assert!(low == 0.4 && (high - 0.598).abs() < 1e-12, "{low} {high}");

@@ -1,4 +1,4 @@
-//! What every picture is drawn on.
+//! The canvas of every plot.
 
 use plotters::coord::Shift;
 use plotters::prelude::*;
@@ -10,19 +10,19 @@ use crate::{FigureError, WIDTH};
 pub(crate) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 pub(crate) type Drawn = Result<(), FigureError>;
 
-/// The library draws letters at 1 / 1.24 of the size that it is given.
+/// The library draws letters at 1 / 1.24 of the requested size.
 pub(crate) const TEXT: f64 = 12.5 * 1.24;
 const TITLE: f64 = 14.5 * 1.24;
 /// The height of a row of text, in pixels.
 pub(crate) const ROW: i32 = 21;
-/// About the width of a letter of [`TEXT`], in pixels.
+/// The approximate width of a letter of [`TEXT`], in pixels.
 const LETTER: f64 = 7.2;
-/// How much an area without a line covers what lies below it.
+/// The opacity of an area without a line.
 pub(crate) const AREA: f64 = 0.55;
-/// Where titles and legends begin.
+/// Where titles and legends start.
 pub(crate) const LEFT: i32 = 24;
 
-/// Draws a picture of that height. A title stands in the first row.
+/// Draws a plot of this height, with the title in the first row.
 pub(crate) fn picture(
     height: i32,
     title: &str,
@@ -42,7 +42,7 @@ pub(crate) fn picture(
         draw(&root)?;
         root.present().map_err(FigureError::of)?;
     }
-    // Right after the tag that opens the picture.
+    // Right after the opening tag.
     let begin = svg.find(">\n").map_or(0, |end| end + 2);
     svg.insert_str(begin, &dark_style());
     Ok(svg)
@@ -53,7 +53,7 @@ fn style(size: f64, colour: RGBColor, horizontal: HPos) -> TextStyle<'static> {
     style.pos(Pos::new(horizontal, VPos::Center))
 }
 
-/// Text beside a place or around it, in the middle of its height.
+/// Draws text beside or around a position, vertically centred.
 pub(crate) fn label(
     root: &Area<'_>,
     text: &str,
@@ -75,7 +75,7 @@ pub(crate) fn rectangle(root: &Area<'_>, corners: [(i32, i32); 2], colour: RGBCo
     root.draw(&rectangle).map_err(FigureError::of)
 }
 
-/// About how wide a text is.
+/// The approximate width of a text.
 pub(crate) fn text_width(text: &str) -> i32 {
     (LETTER * text.chars().count() as f64).ceil() as i32
 }
@@ -89,13 +89,13 @@ pub(crate) enum Swatch {
     Cross,
 }
 
-/// What stands above a picture to say what its colours mean.
+/// The legend above a plot.
 pub(crate) struct Legend(Vec<(Swatch, RGBColor, String, (i32, i32))>);
 
 impl Legend {
     const SWATCH: i32 = 26;
 
-    /// In as many rows as it takes, the first of them at `top`.
+    /// Places the entries in as many rows as they need, from `top` down.
     pub(crate) fn new(
         top: i32,
         entries: impl IntoIterator<Item = (Swatch, RGBColor, String)>,
@@ -113,7 +113,7 @@ impl Legend {
         Legend(placed)
     }
 
-    /// Where it ends; none if it is empty.
+    /// Its lower end; `None` if it is empty.
     pub(crate) fn bottom(&self) -> Option<i32> {
         self.0.last().map(|(_, _, _, (_, y))| y + ROW / 2 + 4)
     }
@@ -153,7 +153,7 @@ impl Legend {
     }
 }
 
-/// A triangle that points at a place, from so far above; from below if that is negative.
+/// A triangle that points at a position from this far above, or from below if that is negative.
 pub(crate) fn peak((x, y): (i32, i32), above: i32, colour: RGBColor) -> Polygon<(i32, i32)> {
     let base = y - above;
     Polygon::new(vec![(x - 4, base), (x + 4, base), (x, y)], colour.filled())

@@ -2,19 +2,19 @@
 
 use plotters::style::RGBColor;
 
-/// How many [`Colour::Series`] there are: no more that everybody can tell apart.
+/// The number of [`Colour::Series`]; more could not be told apart by everybody.
 pub const MOST_COLOURS: usize = 7;
 
-/// What something is drawn in.
+/// A colour of a plot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Colour {
-    /// That of text.
+    /// The colour of text.
     #[default]
     Ink,
-    /// For what stands behind.
+    /// For the background.
     Grey,
-    /// Black, blue, vermilion, green, purple, orange, sky blue: those of Okabe and Ito, whose
-    /// colours can be told apart by people who see fewer. Counting goes on from the beginning.
+    /// Black, blue, vermilion, green, purple, orange, sky blue: the palette of Okabe and Ito, which
+    /// people with colour blindness can distinguish. Larger indices start over.
     Series(usize),
 }
 
@@ -31,7 +31,7 @@ const SERIES: [RGBColor; MOST_COLOURS] = [
     RGBColor(0xe6, 0x9f, 0x00),
     RGBColor(0x56, 0xb4, 0xe9),
 ];
-/// Of paper, ink, grey and grid, then of the series.
+/// Those of paper, ink, grey and grid, then those of the series.
 const DARK: [&str; 4 + MOST_COLOURS] = [
     "#15171c", "#e6e7ea", "#9a9ca3", "#33363d", "#fafafa", "#3f96d8", "#ff8638", "#2cc498",
     "#e39ac4", "#f0b429", "#9bdcff",
@@ -47,8 +47,8 @@ impl Colour {
     }
 }
 
-/// A style sheet that replaces every colour on a dark page. It works on the attributes that have
-/// the light ones, so that programs that know no style sheets show the light picture.
+/// A style sheet that replaces every colour on a dark page. It matches the attributes with the
+/// light colours, so that programs without style sheets show the light plot.
 pub(crate) fn dark_style() -> String {
     let light = [PAPER, INK, GREY, GRID].into_iter().chain(SERIES);
     let rules = light.zip(DARK).map(|(RGBColor(red, green, blue), dark)| {

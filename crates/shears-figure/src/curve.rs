@@ -1,13 +1,13 @@
-//! What of a line can be seen.
+//! The visible points of a line.
 
 use std::ops::Range;
 
-/// A place, before it becomes pixels.
+/// A position, before it becomes pixels.
 pub(crate) type Place = (f64, f64);
 
-/// The parts of a line that are drawn in so many columns of pixels: apart where a value is not
-/// finite. Of more points than columns, each column keeps its smallest and its largest; of points
-/// on one level only the ends are kept. What is outside of the edges lies on them.
+/// The visible parts of a line in this many columns of pixels, separated where a value is not
+/// finite. Each column keeps its smallest and its largest value; of consecutive points at one
+/// height only the ends are kept. Values beyond the edges are moved to them.
 pub(crate) fn visible(
     line: &[Place],
     columns: u32,
@@ -25,7 +25,7 @@ pub(crate) fn visible(
     parts
 }
 
-/// The column of pixels of a place.
+/// The column of pixels of a position.
 pub(crate) fn column(x: f64, columns: u32, across: &Range<f64>) -> u32 {
     ((x - across.start) / (across.end - across.start) * f64::from(columns)) as u32
 }
@@ -49,7 +49,7 @@ fn thinned(part: &[Place], columns: u32, across: &Range<f64>) -> Vec<Place> {
     kept
 }
 
-/// Without the points between two of the same height.
+/// Removes the points between two of the same height.
 fn without_level(part: &[Place]) -> Vec<Place> {
     let level = |at: usize| {
         let height = |at: usize| part.get(at).map(|place| place.1);
@@ -66,7 +66,7 @@ mod tests {
     const WIDE: Range<f64> = -1e9..1e9;
 
     #[test]
-    fn few_points_are_all_kept_and_gaps_part_lines() {
+    fn few_points_are_all_kept_and_gaps_separate_lines() {
         let line = [(1.0, 3.0), (2.0, f64::NAN), (3.0, 1.0), (4.0, 2.0)];
         let lines = visible(&line, 100, &(1.0..4.0), &WIDE);
         assert_eq!(lines, [vec![(1.0, 3.0)], vec![(3.0, 1.0), (4.0, 2.0)]]);
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn what_leaves_the_picture_lies_on_its_edge() {
+    fn values_beyond_the_edges_are_moved_to_them() {
         let line = [(0.0, 5.0), (1.0, 15.0), (2.0, 25.0), (3.0, -9.0)];
         let lines = visible(&line, 100, &(0.0..3.0), &(0.0..10.0));
         assert_eq!(lines, [[(0.0, 5.0), (1.0, 10.0), (2.0, 10.0), (3.0, 0.0)]]);

@@ -1,4 +1,4 @@
-//! Rows of colours over steps.
+//! Heat maps over steps.
 
 use plotters::prelude::*;
 use plotters::style::colors::colormaps::ViridisRGB;
@@ -9,18 +9,18 @@ use crate::canvas::{LEFT, ROW, label, picture, rectangle, text_width};
 use crate::colour::{GRID, INK};
 use crate::{FigureError, WIDTH};
 
-/// The most columns; each has the largest value of its steps.
+/// The most columns; each shows the largest value of its steps.
 const COLUMNS: usize = 240;
 const RIGHT: i32 = WIDTH as i32 - 20;
-/// The width of the scale of colours.
+/// The width of the colour scale.
 const SCALE: i32 = 200;
 
-/// A row for each name, with one value a step; the colour goes by the value's logarithm, and a
-/// scale below says which is which. None where no value is finite and above zero.
+/// A row for each name, with one value per step. Colours show the logarithm of the value, with a
+/// scale below. `None` if no value is finite and positive.
 ///
 /// # Errors
 ///
-/// The drawing library's, for want of memory.
+/// The drawing library's, for lack of memory.
 pub fn heat_map(rows: &[(&str, &[f64])]) -> Result<Option<String>, FigureError> {
     let steps = rows
         .iter()
@@ -58,7 +58,7 @@ pub fn heat_map(rows: &[(&str, &[f64])]) -> Result<Option<String>, FigureError> 
         let y = bottom + ROW / 2;
         label(root, "step 1", (left, y), INK, HPos::Left)?;
         label(root, &format!("step {steps}"), (RIGHT, y), INK, HPos::Right)?;
-        // The scale of colours.
+        // The colour scale.
         let [low, high] = [low, high].map(|level| number(10_f64.powf(level)));
         let y = y + ROW;
         let begin = left + text_width(&low) + 8;
@@ -73,7 +73,7 @@ pub fn heat_map(rows: &[(&str, &[f64])]) -> Result<Option<String>, FigureError> 
     Ok(Some(svg))
 }
 
-/// The logarithm of the largest value that has one; NaN if none has.
+/// The logarithm of the largest positive finite value; NaN if there is none.
 fn level(part: &[f64]) -> f64 {
     let finite = part
         .iter()

@@ -1,10 +1,9 @@
-//! The pictures of Shears as SVG: curves over axes ([`Figure`]), and colours over steps
+//! The plots of Shears as SVG: curves over axes ([`Figure`]), and heat maps over steps
 //! ([`heat_map`]).
 //!
-//! A picture is as wide as a page ([`WIDTH`]), needs no font of its own, and has the colours that
-//! suit whether the reader's page is light or dark. What is drawn is given as data; where axes
-//! begin and end, which round numbers stand at them, and which of a million points can be seen is
-//! decided here.
+//! A plot is as wide as a page ([`WIDTH`]), uses a system font, and has colours for light and dark
+//! pages. Callers pass data; this crate decides on the ends and ticks of axes, and on which of a
+//! million points are visible.
 
 mod axis;
 mod canvas;
@@ -18,10 +17,10 @@ pub use colour::{Colour, MOST_COLOURS};
 pub use heat::heat_map;
 pub use panel::{Figure, Panel, Series};
 
-/// The width of every picture, in pixels.
+/// The width of every plot, in pixels.
 pub const WIDTH: u32 = 960;
 
-/// Why a picture could not be drawn. Drawing into a text fails only for want of memory.
+/// Why a plot could not be drawn. Drawing into a string fails only for lack of memory.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot draw: {0}")]
 pub struct FigureError(String);

@@ -14,10 +14,10 @@ use crate::colour::{Colour, GRID, INK};
 use crate::curve::{Place, column, visible};
 use crate::{FigureError, WIDTH};
 
-/// Panels side by side or one below the other, with one legend for all.
+/// Panels side by side or below each other, with one legend for all.
 #[derive(Clone, Debug)]
 pub struct Figure {
-    /// Stands above all; may be empty.
+    /// The title above all panels; may be empty.
     pub title: String,
     /// Row by row.
     pub panels: Vec<Panel>,
@@ -30,27 +30,27 @@ pub struct Figure {
 /// Series over two axes.
 #[derive(Clone, Debug)]
 pub struct Panel {
-    /// Stands above it; may be empty.
+    /// The title; may be empty.
     pub title: String,
-    /// From left to right.
+    /// The horizontal axis.
     pub x: Axis,
-    /// From the bottom up.
+    /// The vertical axis.
     pub y: Axis,
-    /// The first lies below the others.
+    /// Drawn in order, the first below the others.
     pub series: Vec<Series>,
-    /// Texts above places.
+    /// Texts above positions.
     pub above: Vec<(f64, f64, String)>,
-    /// Texts to the right of places.
+    /// Texts to the right of positions.
     pub beside: Vec<(f64, f64, String)>,
 }
 
-/// One line or row of points, with what surrounds it. All values are those of the axes. Where a
-/// line lies above its axis, triangles at the upper edge say so.
+/// A line or points, with a band and marks, in the coordinates of the axes. Where a line exceeds
+/// its axis, triangles mark it at the upper edge.
 #[derive(Clone, Debug, Default)]
 pub struct Series {
-    /// Stands in the legend, once for all panels that have it; none if it is empty.
+    /// The name in the legend, listed once for all panels; no entry if it is empty.
     pub name: String,
-    /// That of all that belongs to it.
+    /// The colour of everything in it.
     pub colour: Colour,
     /// A line, with gaps where a value is not finite.
     pub line: Vec<(f64, f64)>,
@@ -58,28 +58,28 @@ pub struct Series {
     pub width: u32,
     /// Whether the line is dashed.
     pub dashed: bool,
-    /// For each x, from where to where values lie: pale behind a line, strong without one.
+    /// For each x, the range of values: pale behind a line, strong without one.
     pub band: Vec<(f64, f64, f64)>,
     /// Dots.
     pub points: Vec<(f64, f64)>,
-    /// Places that triangles point at from above.
+    /// Positions marked by triangles from above.
     pub peaks: Vec<(f64, f64)>,
-    /// Where something was not finite or diverged: crosses at the upper edge.
+    /// Crosses at the upper edge, where something was not finite or diverged.
     pub crosses: Vec<f64>,
-    /// Stands at the right end of the line; none if it is empty.
+    /// The label at the right end of the line; may be empty.
     pub end: String,
 }
 
 type Plot<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<Coordinates, Coordinates>>;
 
-/// Left of the vertical axis: numbers and its name; wider for wider names of marks.
+/// The space left of the vertical axis for tick labels and its name; more if its labels are wide.
 const BESIDE: u32 = 76;
-/// Below the horizontal axis.
+/// The space below the horizontal axis.
 const BELOW: u32 = 44;
 const RIGHT: u32 = 20;
 
 impl Figure {
-    /// One panel over the whole width.
+    /// A figure of one panel.
     pub fn of(panel: Panel) -> Figure {
         Figure {
             title: String::new(),
@@ -93,7 +93,7 @@ impl Figure {
     ///
     /// # Errors
     ///
-    /// The drawing library's, for want of memory.
+    /// The drawing library's, for lack of memory.
     pub fn svg(&self) -> Result<String, FigureError> {
         let top = if self.title.is_empty() {
             4
@@ -118,7 +118,7 @@ impl Figure {
         })
     }
 
-    /// The legend: each name once.
+    /// The entries of the legend: each name once.
     fn entries(&self) -> Vec<(Swatch, RGBColor, String)> {
         let mut entries: Vec<(Swatch, RGBColor, String)> = Vec::new();
         for series in self.panels.iter().flat_map(|panel| &panel.series) {
@@ -132,7 +132,7 @@ impl Figure {
 }
 
 impl Panel {
-    /// Series over axes, with a little room above and below them, and without texts.
+    /// A panel without texts, with a little room above and below the data.
     pub fn new(x: Axis, y: Axis, series: Vec<Series>) -> Panel {
         Panel {
             title: String::new(),
@@ -199,7 +199,7 @@ impl Panel {
         self.draw_end_labels(root, &plot, &up)
     }
 
-    /// Where the axes begin and end.
+    /// The ends of the axes.
     fn ends(&self) -> (Range<f64>, Range<f64>) {
         let all = || self.series.iter();
         let lines = || all().flat_map(|s| s.line.iter().chain(&s.points).chain(&s.peaks));
@@ -212,7 +212,7 @@ impl Panel {
         (across, self.y.ends(ys.map(|y| self.y.place(y))))
     }
 
-    /// The label of each line at its right end, apart from each other.
+    /// Draws the label of each line at its right end, without overlaps.
     fn draw_end_labels(&self, root: &Area<'_>, plot: &Plot<'_, '_>, up: &Range<f64>) -> Drawn {
         const APART: i32 = 15;
         let mut labels: Vec<(i32, usize)> = Vec::new();
@@ -241,7 +241,7 @@ impl Panel {
 }
 
 impl Series {
-    /// What stands for it in the legend.
+    /// Its symbol in the legend.
     fn swatch(&self) -> Swatch {
         let has_line = !self.line.is_empty();
         match self {
@@ -260,7 +260,7 @@ impl Series {
     }
 }
 
-/// What of a panel's series can be seen.
+/// The visible part of a panel.
 struct Seen<'a> {
     panel: &'a Panel,
     across: &'a Range<f64>,
@@ -284,7 +284,7 @@ impl Seen<'_> {
         self.draw_band(series, plot)?;
         let stroke = ShapeStyle::from(&colour).stroke_width(series.stroke());
         let line: Vec<Place> = series.line.iter().map(|place| self.place(*place)).collect();
-        // What stands alone would not be seen.
+        // A line of one point would be invisible.
         let least = (self.across.end - self.across.start) / f64::from(self.columns.max(1));
         for mut part in visible(&line, self.columns, self.across, self.up) {
             if let &[(x, y)] = part.as_slice() {
@@ -307,7 +307,7 @@ impl Seen<'_> {
         self.draw_crosses(series, plot)
     }
 
-    /// Crosses at the upper edge, each below those that other series have there.
+    /// Draws crosses at the upper edge, each below those of other series.
     fn draw_crosses(&self, series: &Series, plot: &mut Plot<'_, '_>) -> Drawn {
         const APART: i32 = 12;
         let of = |x: f64| column(self.panel.x.place(x), self.columns, self.across);
@@ -316,7 +316,7 @@ impl Seen<'_> {
         let before = all.iter().take_while(|other| !std::ptr::eq(*other, series));
         let mut crosses = series.crosses.clone();
         crosses.retain(|x| self.panel.x.place(*x).is_finite());
-        // Of those in one column of pixels one is enough.
+        // One per column of pixels is enough.
         crosses.dedup_by_key(|x| of(*x));
         let thick = ShapeStyle::from(&series.colour.rgb()).stroke_width(2);
         let crosses = crosses.into_iter().map(|x| {
@@ -333,7 +333,7 @@ impl Seen<'_> {
         places.filter(|place| self.inside(place))
     }
 
-    /// Marks at the upper edge where a line lies above it, as many as fit beside each other.
+    /// Marks where a line exceeds the upper edge, as many as fit side by side.
     fn draw_outliers(&self, line: &[Place], colour: RGBColor, plot: &mut Plot<'_, '_>) -> Drawn {
         const WIDTH: u32 = 8;
         let above = line.iter().filter(|place| place.1 > self.up.end);
@@ -345,7 +345,7 @@ impl Seen<'_> {
         Ok(())
     }
 
-    /// The band as one area, with the widest extent of each column of pixels.
+    /// Draws the band as one area, with the widest range of each column of pixels.
     fn draw_band(&self, series: &Series, plot: &mut Plot<'_, '_>) -> Drawn {
         let band = series.band.iter().map(|(x, low, high)| {
             let clamp = |y: f64| self.panel.y.place(y).clamp(self.up.start, self.up.end);
@@ -377,7 +377,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whatever_the_numbers_are_there_is_a_picture() {
+    fn any_values_give_a_plot() {
         let zeros = vec![0.0; 20];
         let wild = vec![f64::NAN, 1e-300, f64::INFINITY, 1e300, 1.0];
         for values in [zeros, wild, vec![f64::NAN], vec![2.0], Vec::new()] {
@@ -411,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_above_the_axis_is_marked_at_its_edge() {
+    fn values_above_the_axis_are_marked_at_its_edge() {
         let line: Vec<(f64, f64)> = (1..100)
             .map(|x| (f64::from(x), if x % 40 == 0 { 1e9 } else { 1.0 }))
             .collect();

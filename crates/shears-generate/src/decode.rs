@@ -1,4 +1,4 @@
-//! Feeds tokens to a model, each once, and samples the next.
+//! Feeds each token to a model once, and samples the next.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use shears_model::{LanguageModel, Reading, State};
@@ -6,48 +6,48 @@ use shears_model::{LanguageModel, Reading, State};
 use crate::error::GenerateError;
 use crate::sampling::Sampler;
 
-/// How many of the latest tokens the repetition penalty is about, in prompt and output together.
+/// The number of recent tokens, of prompt and output, to which the repetition penalty applies.
 ///
-/// A penalty on everything written so far would, in a long text, fall on every common token.
+/// A penalty on the whole text would, if that is long, fall on every common token.
 pub const PENALTY_WINDOW: usize = 64;
 
-/// A recurrent model reads a prompt in pieces of this size, which bounds the memory it takes.
+/// A recurrent model reads a prompt in pieces of this size, which bounds the memory.
 const READ_AT_ONCE: usize = 256;
 
 /// A model in the middle of a text.
 ///
 /// What the model carries from call to call (hidden states, or keys and values) is kept, so that
-/// nothing that was read or written is computed again. A token that was sampled is fed to
-/// the model only when the next logits are needed.
+/// nothing is computed twice. A sampled token is fed to the model only when the next logits are
+/// needed.
 ///
 /// # When the context of a Transformer is full
 ///
-/// A model that reads windows of at most `context` tokens cannot take another token then. What it
-/// carries is dropped, and the last `context / 2` tokens (at least 1) of the text, the new one
-/// among them, are read as the start of a text, at positions 0 and up. The model looks back on
-/// `context / 2` to `context` tokens, and reads no token more than twice. A prompt that
-/// is longer than the context follows the same rule: after it, the model is where it would be had
-/// the prompt been fed token by token, and the part that would have been dropped is never read.
+/// A model that reads windows of at most `context` tokens cannot take another token then. Its state
+/// is dropped, and the last `context / 2` tokens (at least 1) of the text, including the new one,
+/// are read as the start of a text, at positions 0 and up. The model looks back on `context / 2` to
+/// `context` tokens, and reads no token more than twice. A prompt longer than the context follows
+/// the same rule: the model ends up in the state that feeding the prompt token by token would give,
+/// and the part that would have been dropped is never read.
 ///
-/// After an error of the device a generator cannot be used any more.
+/// After a device error a generator must not be used any more.
 pub struct Generator<'a, M: LanguageModel> {
     model: &'a M,
     device: Device,
     state: State,
     /// The latest tokens of the text: enough for the context and for the repetition penalty.
     text: Vec<u32>,
-    /// How many tokens at the end of `text` the model has still to read.
+    /// The number of tokens at the end of `text` that the model has yet to read.
     unread: usize,
-    /// How many tokens the state has seen since it was last empty.
+    /// The number of tokens read since the state was last empty.
     position: usize,
-    /// The prediction after the latest token that was read; empty before the first.
+    /// The prediction after the latest token read; empty before the first.
     logits: Vec<f32>,
-    /// Tokens from this one on are not sampled.
+    /// Only tokens below this are sampled.
     limit: usize,
 }
 
 impl<'a, M: LanguageModel> Generator<'a, M> {
-    /// At the start of a text. The model must be on `device`, and outside automatic
+    /// A generator at the start of a text. The model must be on `device`, and without automatic
     /// differentiation (`model.valid()`), or the graph of the whole text would be kept.
     pub fn new(model: &'a M, device: &Device) -> Self {
         Generator {
@@ -62,7 +62,7 @@ impl<'a, M: LanguageModel> Generator<'a, M> {
         }
     }
 
-    /// Samples only tokens below this one: an embedding may have rows that no text becomes.
+    /// Samples only tokens below `tokens`: an embedding may have rows that the tokenizer lacks.
     pub fn limit_to(&mut self, tokens: usize) {
         self.limit = tokens;
     }
@@ -91,13 +91,13 @@ impl<'a, M: LanguageModel> Generator<'a, M> {
         }
         let recent = self.text.len().saturating_sub(PENALTY_WINDOW);
         let known = &self.logits[..self.limit.min(self.logits.len())];
-        let token = sampler.sample(known, &self.text[recent..])?;
+        let known = &self.logits[..self.limit.min(self.logits.len())];
         self.text.push(token);
         self.unread += 1;
         Ok(token)
     }
 
-    /// What the model predicts after the text so far, one logit for each token.
+    /// The prediction after the text so far: one logit per token.
     ///
     /// # Errors
     ///
@@ -111,7 +111,7 @@ impl<'a, M: LanguageModel> Generator<'a, M> {
         }
     }
 
-    /// Makes the model read what it has not read yet.
+    /// Lets the model read what it has not read yet.
     fn catch_up(&mut self) -> Result<(), GenerateError> {
         if self.unread == 0 {
             return Ok(());
@@ -139,8 +139,8 @@ impl<'a, M: LanguageModel> Generator<'a, M> {
         if end <= context {
             return;
         }
-        // Fed one by one, the first token that does not fit leaves a window of `restart` tokens,
-        // and from there every `cycle`-th one does so again.
+        // If fed one by one, the first token that does not fit leaves a window of `restart` tokens,
+        // and every `cycle`-th one after that does so again.
         let restart = (context / 2).max(1);
         let cycle = context - restart + 1;
         self.unread = restart + (end - context - 1) % cycle;
@@ -163,8 +163,8 @@ impl<'a, M: LanguageModel> Generator<'a, M> {
         Ok(())
     }
 
-    /// Forgets all but the latest `kept` tokens. It waits until there are twice as many, so that
-    /// the cost of moving the rest to the front is spread over `kept` tokens.
+    /// Drops all but the latest `kept` tokens. It waits until there are twice as many, so that the
+    /// cost of moving the rest to the front is amortised.
     fn forget(&mut self, kept: usize) {
         if self.text.len() >= 2 * kept {
             self.text.drain(..self.text.len() - kept);

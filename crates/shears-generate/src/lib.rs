@@ -1,9 +1,9 @@
 //! Text generation from a trained model.
 //!
 //! A [`Generator`] is a model in the middle of a text: it reads tokens and predicts the next one,
-//! and never computes again what it has read. A [`Sampler`] chooses a token from the prediction.
-//! A [`TextStream`] puts the two together and yields text: whole characters, up to a number of
-//! tokens or a stop text.
+//! without recomputing what it has read. A [`Sampler`] chooses a token from the prediction. A
+//! [`TextStream`] combines them and yields text in whole characters, up to a number of tokens or a
+//! stop text.
 //!
 //! ```text
 //! prompt ─> Generator::read ─> logits ─> Sampler ─> token ─> StreamDecoder ─> stop texts ─> text

@@ -1,9 +1,9 @@
 //! From logits to a token: penalty, temperature, filters and one draw.
 //!
-//! Everything here is plain arithmetic on slices, without a tensor. A filter takes tokens out by
+//! Everything here is plain arithmetic on slices, without tensors. A filter removes tokens by
 //! setting their logits to minus infinity, which is probability zero, so that filters compose in
-//! any order; [`Sampler`] applies them in the order repetition penalty, temperature, top-k,
-//! top-p, min-p.
+//! any order; [`Sampler`] applies them in the order repetition penalty, temperature, top-k, top-p,
+//! min-p.
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
@@ -13,23 +13,23 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::error::GenerateError;
 
-/// How the next token is chosen from the logits.
+/// How to choose the next token from the logits.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplingSettings {
-    /// Divides the logits; 0 always takes the most probable token.
+    /// Divides the logits; 0 always chooses the most probable token.
     pub temperature: f64,
-    /// Keeps only that many of the most probable tokens.
+    /// Keeps only this many of the most probable tokens.
     pub top_k: Option<usize>,
     /// Keeps the smallest set of most probable tokens whose probability reaches this.
     pub top_p: Option<f64>,
     /// Keeps the tokens that are at least this fraction as probable as the most probable one.
     pub min_p: Option<f64>,
-    /// Makes recent tokens less probable (above 1) or more (below 1); 1 leaves them alone.
+    /// Makes recent tokens less probable (above 1) or more probable (below 1); 1 has no effect.
     pub repetition_penalty: f64,
 }
 
 impl SamplingSettings {
-    /// This temperature, and no filter and no penalty.
+    /// This temperature, without filter or penalty.
     pub const fn at(temperature: f64) -> SamplingSettings {
         SamplingSettings {
             temperature,
@@ -44,7 +44,7 @@ impl SamplingSettings {
     ///
     /// # Errors
     ///
-    /// [`GenerateError::Setting`] for the first one that is not; NaN is in no range.
+    /// [`GenerateError::Setting`] for the first one that is not. NaN is always out of range.
     pub fn validate(&self) -> Result<(), GenerateError> {
         let check = |fits: bool, name, value: String, accepted| match fits {
             true => Ok(()),
@@ -95,7 +95,7 @@ impl SamplingSettings {
     }
 }
 
-/// Chooses tokens; the same settings, seed and logits give the same tokens.
+/// Chooses tokens. The same settings, seed and logits give the same tokens.
 #[derive(Clone, Debug)]
 pub struct Sampler {
     settings: SamplingSettings,
@@ -103,7 +103,7 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// A sampler whose draws are decided by `seed`.
+    /// A sampler whose draws depend on `seed`.
     ///
     /// # Errors
     ///
@@ -116,16 +116,16 @@ impl Sampler {
         })
     }
 
-    /// Chooses the next token. `history` holds the tokens that the repetition penalty is about;
-    /// each counts once, however often it is in there.
+    /// Chooses the next token. `history` holds the tokens to which the repetition penalty applies,
+    /// once each, however often they occur.
     ///
-    /// Minus infinity in the logits is probability zero. One draw is taken from the generator
-    /// each time, unless the temperature is 0.
+    /// Minus infinity in the logits is probability zero. Each call takes one draw from the
+    /// generator, unless the temperature is 0.
     ///
     /// # Errors
     ///
     /// [`GenerateError::NanLogits`], [`GenerateError::InfiniteLogits`] or
-    /// [`GenerateError::NoLogits`] if the logits are no distribution.
+    /// [`GenerateError::NoLogits`] if the logits are not a distribution.
     pub fn sample(&mut self, logits: &[f32], history: &[u32]) -> Result<u32, GenerateError> {
         check(logits)?;
         let settings = &self.settings;
@@ -148,7 +148,7 @@ impl Sampler {
     }
 }
 
-/// Whether the logits are a distribution.
+/// Checks that the logits are a distribution.
 fn check(logits: &[f32]) -> Result<(), GenerateError> {
     if logits.is_empty() {
         return Err(GenerateError::NoLogits);
@@ -167,12 +167,12 @@ fn check(logits: &[f32]) -> Result<(), GenerateError> {
 /// Makes the tokens of `history` less probable: a positive logit is divided by `penalty`, a
 /// negative one multiplied (Keskar et al. 2019, "CTRL", section 4.1).
 ///
-/// Tokens that have no logit are passed over.
+/// Tokens without a logit are ignored.
 pub fn penalize_repetition(logits: &mut [f32], history: &[u32], penalty: f64) {
     if penalty == 1.0 {
         return;
     }
-    // A token is penalized once, not once for each time that it was written.
+    // A token is penalized once, however often it occurs.
     let tokens: BTreeSet<u32> = history.iter().copied().collect();
     for token in tokens {
         let Some(logit) = logits.get_mut(token as usize) else {
@@ -194,7 +194,7 @@ pub fn penalize_repetition(logits: &mut [f32], history: &[u32], penalty: f64) {
 
 /// Divides the logits by a `temperature` above 0, after moving the largest one to 0.
 ///
-/// The move leaves the distribution as it is, and keeps the division from overflowing for a
+/// The shift does not change the distribution, and keeps the division from overflowing for a
 /// temperature close to 0.
 pub fn scale_by_temperature(logits: &mut [f32], temperature: f64) {
     let largest = f64::from(maximum(logits));
@@ -215,10 +215,10 @@ pub fn keep_top_k(logits: &mut [f32], k: usize) {
     }
 }
 
-/// Keeps the smallest set of most probable tokens whose probability together reaches `p`, and
-/// always the most probable one (Holtzman et al. 2020, nucleus sampling).
+/// Keeps the smallest set of most probable tokens whose total probability reaches `p`, and always
+/// the most probable one (nucleus sampling; Holtzman et al. 2020).
 pub fn keep_top_p(logits: &mut [f32], p: f64) {
-    // Rounding could make a sum reach 1 before the last token.
+    // Rounding could let the sum reach 1 before the last token.
     if p >= 1.0 {
         return;
     }
@@ -271,7 +271,7 @@ pub fn most_probable(logits: &[f32]) -> u32 {
     best.unwrap_or(0) as u32
 }
 
-/// The token whose part of `[0, 1)` contains `uniform`.
+/// The token whose share of `[0, 1)` contains `uniform`.
 fn draw(probabilities: &[f64], uniform: f64) -> u32 {
     let mut sum = 0.0;
     let mut last_possible = 0;
@@ -284,7 +284,7 @@ fn draw(probabilities: &[f64], uniform: f64) -> u32 {
             return id as u32;
         }
     }
-    // Rounding can leave the sum a little below 1; the gap belongs to the last token.
+    // Rounding can leave the sum slightly below 1; the gap belongs to the last token.
     last_possible as u32
 }
 
@@ -292,7 +292,7 @@ fn maximum(logits: &[f32]) -> f32 {
     logits.iter().copied().fold(f32::NEG_INFINITY, f32::max)
 }
 
-/// A total order, so that even NaN cannot make a sort panic. Adding 0 makes -0 and 0 equal.
+/// A total order, so that not even NaN makes a sort panic. Adding 0 makes -0 and 0 equal.
 fn larger_first(logits: &[f32], a: usize, b: usize) -> Ordering {
     (logits[b] + 0.0)
         .total_cmp(&(logits[a] + 0.0))
@@ -304,14 +304,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn draw_takes_the_share_that_the_number_falls_in() {
+    fn draw_chooses_the_share_that_contains_the_number() {
         let probabilities = [0.25, 0.0, 0.5, 0.25];
         let drawn = [0.0, 0.249, 0.25, 0.749, 0.75, 0.999].map(|u| draw(&probabilities, u));
         assert_eq!(drawn, [0, 0, 2, 2, 3, 3]);
     }
 
     #[test]
-    fn draw_never_takes_an_impossible_token() {
+    fn draw_never_chooses_an_impossible_token() {
         // The sum stays below the number, as after rounding.
         assert_eq!(draw(&[0.5, 0.4, 0.0], 0.95), 1);
         assert_eq!(draw(&[0.0, 1.0], 0.0), 1);

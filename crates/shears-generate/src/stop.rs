@@ -1,20 +1,19 @@
-//! Cutting a text that arrives in pieces before the first stop text in it.
+//! Cuts a streamed text before its first stop text.
 
 use crate::error::GenerateError;
 
-/// Looks for stop texts in a text that arrives in pieces.
+/// Finds stop texts in a text that arrives in pieces.
 ///
-/// However the text is cut into pieces, what is released is the text before the place where the
-/// earliest stop text starts. For that, text is held back while it may still become a stop text:
-/// a stop text that is already complete waits for one that started before it. What is held back
-/// is always shorter than the longest stop text.
+/// However the text is divided into pieces, what is released is the text before the earliest stop
+/// text. Text is held back while it may still become a stop text; a complete stop text also waits
+/// for one that started before it. What is held back is always shorter than the longest stop text.
 #[derive(Clone, Debug)]
 pub(crate) struct StopMatcher {
     stops: Vec<String>,
     held: String,
 }
 
-/// Text that certainly is before any stop text, and whether one follows it.
+/// Text that is certainly before any stop text, and whether one follows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Release {
     pub(crate) text: String,
@@ -32,7 +31,7 @@ impl StopMatcher {
         })
     }
 
-    /// Takes the next piece.
+    /// Adds the next piece.
     pub(crate) fn push(&mut self, piece: &str) -> Release {
         self.held.push_str(piece);
         let undecided = self.undecided();
@@ -44,7 +43,7 @@ impl StopMatcher {
         }
     }
 
-    /// Decides what is held back: no more text follows.
+    /// Decides about what is held back, as no more text follows.
     pub(crate) fn finish(&mut self) -> Release {
         match self.complete() {
             Some(start) => self.release(start, true),
@@ -60,7 +59,7 @@ impl StopMatcher {
             .min()
     }
 
-    /// Where the first text starts that would be a stop text if the right text followed.
+    /// Where the first text starts that could still become a stop text.
     fn undecided(&self) -> Option<usize> {
         let mut starts = self.held.char_indices().map(|(start, _)| start);
         starts.find(|&start| {
@@ -85,7 +84,7 @@ impl StopMatcher {
 mod tests {
     use super::*;
 
-    /// Pushes the pieces, and gives what each released, and at last whether a stop was found.
+    /// Pushes the pieces; returns what each released, and whether a stop text was found.
     fn released(stops: &[&str], pieces: &[&str]) -> (Vec<String>, bool) {
         let stops = stops.iter().map(|stop| stop.to_string()).collect();
         let mut matcher = StopMatcher::new(stops).unwrap();
@@ -109,13 +108,13 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_text_over_several_pieces_is_cut_exactly() {
+    fn a_stop_text_across_pieces_is_cut_exactly() {
         check(&["END"], &["to E", "N", "D of"], &["to ", "", ""], true);
         check(&["END"], &["to the END of"], &["to the "], true);
     }
 
     #[test]
-    fn what_looked_like_a_stop_text_is_not_lost() {
+    fn a_false_start_of_a_stop_text_is_not_lost() {
         check(&["END"], &["E", "N", "T"], &["", "", "ENT", ""], false);
         check(&["END"], &["EN"], &["", "EN"], false);
         check(&["aab"], &["aa", "a", "ab"], &["", "a", "a"], true);
@@ -123,7 +122,7 @@ mod tests {
 
     #[test]
     fn the_stop_text_that_starts_first_wins() {
-        // "cd" is complete at once, yet "abcdef" may still turn out to start before it.
+        // "cd" is already complete, but "abcdef" may still turn out to start before it.
         check(&["cd", "abcdef"], &["abcd", "e", "f"], &["", "", ""], true);
         check(&["cd", "abcdef"], &["abcd", "x"], &["", "ab"], true);
         check(&["cd", "abcdef"], &["abcd"], &["", "ab"], true);
@@ -150,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn every_cut_into_pieces_gives_the_same_text() {
+    fn the_text_does_not_depend_on_its_pieces() {
         // All texts of 6 letters out of {a, b, é}, all ways to cut them into pieces.
         let stop_sets: [&[&str]; 4] = [&["ab"], &["aab", "ba"], &["éa", "aéaa"], &["bb", "abba"]];
         for (stops, number) in stop_sets

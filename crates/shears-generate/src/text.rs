@@ -1,4 +1,4 @@
-//! Text that arrives in pieces while the model writes it.
+//! Text that is streamed while the model generates it.
 
 use shears_data::{StreamDecoder, Tokenizer};
 use shears_model::LanguageModel;
@@ -11,37 +11,37 @@ use crate::stop::{Release, StopMatcher};
 /// Where a text ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// The most tokens to write.
+    /// The most tokens to generate.
     pub tokens: usize,
     /// Texts that end the output; it is cut before the one that starts first.
     pub stop: Vec<String>,
-    /// The token that ends a text, if the model has one; it is no part of the text.
+    /// The token that ends a text, if the model has one; it is not part of the text.
     pub end: Option<u32>,
 }
 
 /// Why a text ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// All the tokens that were asked for are written.
+    /// The requested number of tokens was generated.
     Tokens,
-    /// A stop text was written, and cut off.
+    /// A stop text was generated, and cut off.
     Stop,
-    /// The model wrote the token that ends a text.
+    /// The model generated the token that ends a text.
     End,
-    /// The model could not continue; the stream yielded the error.
+    /// The model failed; the stream yielded the error.
     Error,
 }
 
-/// Continues a prompt: the model reads it at once, and writes while the stream is iterated.
+/// Continues a prompt: the model reads it at once, and generates while the stream is iterated.
 ///
-/// `generator` is at the start of a text or after what it has already read. Without a `prompt`,
-/// a text is started by feeding `start`, for example the token of a newline; it is not part of
-/// the text. Tokens that the model has beyond those of the tokenizer are never written.
+/// `generator` is at the start of a text or after what it has already read. Without a `prompt`, the
+/// model reads the token `start` first, for example a newline, which is not part of the text.
+/// Tokens that the tokenizer does not have are never generated.
 ///
 /// # Errors
 ///
-/// [`GenerateError::EmptyStop`] for a stop text without a character;
-/// [`GenerateError::UnknownToken`] for a token that the model's tokenizer does not have;
+/// [`GenerateError::EmptyStop`] for an empty stop text; [`GenerateError::UnknownToken`] for a token
+/// that the tokenizer does not have;
 /// those of [`Generator::read`].
 pub fn generate_text<'a, M: LanguageModel>(
     mut generator: Generator<'a, M>,
@@ -52,7 +52,7 @@ pub fn generate_text<'a, M: LanguageModel>(
     limits: Limits,
 ) -> Result<TextStream<'a, M>, GenerateError> {
     let matcher = StopMatcher::new(limits.stop)?;
-    // What a text is started by is no part of it.
+    // The start token is not part of the text.
     let decoder = StreamDecoder::after(tokenizer, prompt);
     generator.limit_to(tokenizer.vocab_size());
     let start = [start];
@@ -71,11 +71,11 @@ pub fn generate_text<'a, M: LanguageModel>(
     })
 }
 
-/// Yields a text piece by piece, while the model writes it.
+/// Yields a text piece by piece, while the model generates it.
 ///
-/// The pieces are never empty and consist of whole characters; one that the limit of tokens cuts
-/// in two is left out. Text that may still become a stop text is held back until that is decided,
-/// so that the pieces together are exactly the text before the stop text.
+/// The pieces are never empty and consist of whole characters; a character that the token limit
+/// splits is dropped. Text that may still become a stop text is held back until that is decided, so
+/// that the pieces together are exactly the text before the stop text.
 pub struct TextStream<'a, M: LanguageModel> {
     generator: Generator<'a, M>,
     sampler: Sampler,
@@ -88,17 +88,17 @@ pub struct TextStream<'a, M: LanguageModel> {
 }
 
 impl<M: LanguageModel> TextStream<'_, M> {
-    /// How many tokens the model has written, the stop text among them.
+    /// How many tokens the model has generated, including those of the stop text.
     pub fn tokens(&self) -> usize {
         self.tokens
     }
 
-    /// Why the text ended; nothing while it goes on.
+    /// Why the text ended; `None` while it continues.
     pub fn ending(&self) -> Option<Ending> {
         self.ending
     }
 
-    /// Writes one token, or ends the text, and gives the text that this decides.
+    /// Generates one token, or ends the text, and returns the text that this decides.
     fn step(&mut self) -> Result<String, GenerateError> {
         if self.tokens >= self.tokens_max {
             return Ok(self.finish(Ending::Tokens));
@@ -116,10 +116,10 @@ impl<M: LanguageModel> TextStream<'_, M> {
         Ok(text)
     }
 
-    /// Ends the text, and gives what was held back.
+    /// Ends the text, and returns what was held back.
     fn finish(&mut self, ending: Ending) -> String {
-        // The last token may have left a character unfinished. It is no text, and a replacement
-        // character for it would be one that the model has not written.
+        // The last token may have left a character unfinished. A replacement character for it would
+        // be one that the model did not generate.
         let rest = self.decoder.finish().unwrap_or_default();
         let rest = rest.trim_end_matches(char::REPLACEMENT_CHARACTER);
         let mut release = self.matcher.push(rest);
@@ -155,7 +155,7 @@ impl<M: LanguageModel> Iterator for TextStream<'_, M> {
     }
 }
 
-/// Checks that the tokenizer has all of the tokens.
+/// Checks that the tokenizer has all tokens.
 fn check_known(tokens: &[u32], tokenizer: &Tokenizer) -> Result<(), GenerateError> {
     let vocabulary = tokenizer.vocab_size();
     match tokens.iter().find(|&&token| token as usize >= vocabulary) {

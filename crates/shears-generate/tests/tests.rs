@@ -1,4 +1,4 @@
-//! What the crate promises, on vectors worked out by hand and on small random models.
+//! Tests on vectors worked out by hand and on small random models.
 
 #![allow(
     clippy::unwrap_used,

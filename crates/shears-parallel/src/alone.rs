@@ -1,8 +1,8 @@
-//! One process.
+//! A single process.
 
 use crate::ranks::Ranks;
 
-/// A single process: every exchange gives what it was given.
+/// A single process: every exchange returns what it was given.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Alone;
 

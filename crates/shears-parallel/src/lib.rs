@@ -1,13 +1,12 @@
-//! Processes that train one model together, as few operations as that takes.
+//! Data parallelism: the few operations that processes need to train one model.
 //!
 //! [`Ranks`] is all that the trainer knows of other processes: a sum, a gather, a broadcast and a
-//! barrier, in which all of them take part in the same order. [`Alone`] is a single process,
-//! [`Threads`] are ranks within one, for tests, and `Mpi` (feature `mpi`) are the processes of an
-//! MPI launcher, on one machine or many. Launching them, finding each other and the network are
-//! MPI's.
+//! barrier, which all of them call in the same order. [`Alone`] is a single process, [`Threads`]
+//! are ranks within one process, for tests, and `Mpi` (feature `mpi`) the processes of an MPI
+//! launcher, on one machine or many. MPI launches and connects them.
 //!
-//! There is no error of an exchange to handle: a process that cannot go on ends all of them
-//! ([`Ranks::abort`]), and so does the MPI library if the network fails.
+//! Exchanges return no errors: a process that cannot continue ends all of them ([`Ranks::abort`]),
+//! and so does the MPI library if the network fails.
 
 mod alone;
 mod launcher;
@@ -22,11 +21,11 @@ mod watchdog;
 
 pub use alone::Alone;
 pub use launcher::Launcher;
-pub use meeting::first_does;
+pub use meeting::on_first_rank;
 #[cfg(feature = "mpi")]
 pub use mpi::Mpi;
-pub use ranks::{Ranks, agree, keeps_bits};
+pub use ranks::{Ranks, agree, sums_like_tree};
 pub use start::{MEMORY, StartError, start};
 pub use threads::Threads;
 pub use tree::{Tree, tree_sum};
-pub use watchdog::{Heartbeat, Patience, Phase, STEPS};
+pub use watchdog::{Heartbeat, Phase, STEPS, Timeouts};

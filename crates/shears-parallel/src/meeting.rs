@@ -1,4 +1,4 @@
-//! Waiting for the first rank while it does what only it can do.
+//! Work of the first rank, for which the others wait.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use crate::ranks::Ranks;
 
-/// The longest time between two meetings.
+/// The longest pause between two meetings.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Has the first rank do something that may take however long it likes, such as reading a text,
-/// while the others wait. All of them meet ever again meanwhile, so that a rank that has come to a
-/// stop is missed: `beat` is called before each meeting, and tells a watchdog that all were there
-/// at the one before. The others get nothing.
-pub fn first_does<T>(
+/// Runs `work` on the first rank, however long it takes, such as reading a text, while the others
+/// wait; returns its result there, and `None` on the others. Meanwhile all ranks keep meeting, so
+/// that a hanging rank is noticed: `beat` is called before each meeting, to tell a watchdog that
+/// all took part in the previous one.
+pub fn on_first_rank<T>(
     ranks: &dyn Ranks,
     beat: &(dyn Fn() + Sync),
     work: impl FnOnce() -> T,
@@ -31,15 +31,15 @@ pub fn first_does<T>(
     let done = Done::default();
     let result = thread::scope(|scope| {
         scope.spawn(|| meet(ranks, beat, |pause| done.wait(pause)));
-        // The others are let go in a panic, too.
+        // Releases the others even if `work` panics.
         let _at_the_end = Finally(&done);
         work()
     });
     Some(result)
 }
 
-/// Meets until the first rank says that it is done. `wait` waits, at most so long, and gives
-/// whether this rank is.
+/// Meets until the first rank is done. `wait` waits at most the given time, and returns whether
+/// this rank is done.
 fn meet(ranks: &dyn Ranks, beat: &(dyn Fn() + Sync), wait: impl Fn(Duration) -> bool) {
     let mut pause = Duration::from_millis(1);
     loop {
@@ -49,21 +49,21 @@ fn meet(ranks: &dyn Ranks, beat: &(dyn Fn() + Sync), wait: impl Fn(Duration) -> 
         if all[0] == [1] {
             return;
         }
-        // What is done in no time is not waited for, and nobody is kept busy for an hour.
+        // Short work is not delayed, and long work does not keep anybody busy.
         pause = (2 * pause).min(PAUSE);
     }
 }
 
-/// Whether something is done.
+/// A flag that can be waited for.
 #[derive(Default)]
 struct Done {
-    is_so: Mutex<bool>,
+    is_set: Mutex<bool>,
     changed: Condvar,
 }
 
 impl Done {
     fn locked(&self) -> MutexGuard<'_, bool> {
-        self.is_so.lock().unwrap_or_else(PoisonError::into_inner)
+        self.is_set.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn wait(&self, pause: Duration) -> bool {
@@ -74,7 +74,7 @@ impl Done {
     }
 }
 
-/// Says that it is done when it is dropped.
+/// Sets the flag when it is dropped.
 struct Finally<'a>(&'a Done);
 
 impl Drop for Finally<'_> {
@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn the_first_rank_works_and_all_meet_meanwhile() {
         assert_eq!(
-            first_does(&Alone, &|| panic!("nobody to meet"), || 7),
+            on_first_rank(&Alone, &|| panic!("nobody to meet"), || 7),
             Some(7)
         );
         let found = Threads::run(3, |ranks| {
@@ -102,17 +102,17 @@ mod tests {
             let beat = || {
                 met.fetch_add(1, Ordering::SeqCst);
             };
-            let given = first_does(&ranks, &beat, || {
+            let result = on_first_rank(&ranks, &beat, || {
                 while met.load(Ordering::SeqCst) < 5 {
                     thread::yield_now();
                 }
                 ranks.rank()
             });
-            // Nobody is still in a meeting.
-            let together = ranks.gather(&[9]);
-            (given, met.into_inner() >= 5, together.concat())
+            // No rank is still in a meeting.
+            let all = ranks.gather(&[9]);
+            (result, met.into_inner() >= 5, all.concat())
         });
-        let with = |given| (given, true, vec![9; 3]);
+        let with = |result| (result, true, vec![9; 3]);
         assert_eq!(found, [with(Some(0)), with(None), with(None)]);
     }
 
@@ -120,7 +120,7 @@ mod tests {
     fn a_panic_of_the_first_rank_leaves_nobody_waiting() {
         let ended = std::panic::catch_unwind(|| {
             Threads::run(2, |ranks| {
-                first_does(&ranks, &|| (), || assert!(ranks.rank() > 0, "on purpose"));
+                on_first_rank(&ranks, &|| (), || assert!(ranks.rank() > 0, "on purpose"));
                 ranks.barrier();
             })
         });

@@ -1,4 +1,4 @@
-//! Ranks as the processes of an MPI launcher.
+//! Ranks as processes of an MPI launcher.
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
@@ -12,26 +12,25 @@ use mpi::traits::{Communicator, CommunicatorCollectives, Root};
 
 use crate::ranks::Ranks;
 
-/// Elements that are summed at once. The binding cannot sum in place, so that the result goes
-/// through memory of its own; this much stays in the cache.
+/// Elements summed at a time. The binding cannot sum in place, so the result goes through scratch
+/// memory; this much stays in the cache.
 const CHUNK: usize = 1 << 18;
 
-/// Bytes that all ranks together exchange at once, far below the largest C integer.
-const MOST_BYTES: usize = 1 << 28;
+/// Bytes that all ranks together exchange at a time, far below the largest C integer.
 
 /// One process of an MPI job.
 ///
-/// An error within MPI ends the job: that is the library's default, and nobody changes it.
+/// An error within MPI ends the job, which is the library's default.
 pub struct Mpi {
-    /// Finalises MPI when it is dropped.
+    /// Finalises MPI when dropped.
     _universe: Universe,
     world: World,
-    takes_threads: bool,
+    allows_threads: bool,
     scratch: Mutex<Vec<f32>>,
 }
 
-/// Which process this is. The communicator itself is asked for at each call: with Open MPI it is a
-/// pointer, and could not go with the trainer into another thread.
+/// Rank and size. The communicator itself is created at each call: with Open MPI it is a pointer,
+/// and could not move to another thread with the trainer.
 #[derive(Clone, Copy, Debug)]
 struct World {
     rank: usize,
@@ -45,7 +44,7 @@ impl fmt::Debug for Mpi {
 }
 
 impl Mpi {
-    /// Initialises MPI; none if that was done before.
+    /// Initialises MPI; `None` if that was done before.
     pub fn start() -> Option<Mpi> {
         let (universe, threading) = initialize_with_threading(Threading::Serialized)?;
         let world = universe.world();
@@ -54,15 +53,15 @@ impl Mpi {
                 rank: usize::try_from(world.rank()).ok()?,
                 size: usize::try_from(world.size()).ok()?,
             },
-            takes_threads: matches!(threading, Threading::Serialized | Threading::Multiple),
+            allows_threads: matches!(threading, Threading::Serialized | Threading::Multiple),
             _universe: universe,
             scratch: Mutex::default(),
         })
     }
 
     /// Whether the library may be called from several threads, one at a time.
-    pub fn takes_threads(&self) -> bool {
-        self.takes_threads
+    pub fn allows_threads(&self) -> bool {
+        self.allows_threads
     }
 
     /// Name and version of the library, on one line.
@@ -73,7 +72,7 @@ impl Mpi {
         name.to_string()
     }
 
-    /// The name of the machine that this process runs on.
+    /// The name of this process's machine.
     pub fn host() -> Option<String> {
         processor_name().ok()
     }
@@ -114,15 +113,15 @@ impl Ranks for Mpi {
                 .iter()
                 .map(|&length| within(length).len() as i32)
                 .collect();
-            let places = counts.iter().scan(0, |end, count| {
+            let offsets = counts.iter().scan(0, |end, count| {
                 let begin = *end;
                 *end += count;
                 Some(begin)
             });
-            let places: Vec<i32> = places.collect();
+            let offsets: Vec<i32> = offsets.collect();
             let mut received = vec![0_u8; counts.iter().sum::<i32>() as usize];
             {
-                let mut parts = PartitionMut::new(&mut received[..], &counts[..], &places[..]);
+                let mut parts = PartitionMut::new(&mut received[..], &counts[..], &offsets[..]);
                 world.all_gather_varcount_into(&bytes[within(bytes.len())], &mut parts);
             }
             let mut received = &received[..];

@@ -1,4 +1,4 @@
-//! What a process asks of those that train with it.
+//! The interface to the other processes.
 
 use std::fmt::Debug;
 
@@ -7,29 +7,29 @@ use crate::tree::tree_sum;
 /// The processes that train one model, seen from one of them.
 ///
 /// Every method but [`Ranks::rank`], [`Ranks::size`] and [`Ranks::abort`] is an exchange: all ranks
-/// have to call it, in the same order, from one thread at a time. Whatever decides whether one is
-/// called must therefore be the same in all ranks.
+/// must call it, in the same order, from one thread at a time. Any condition for calling one must
+/// therefore be the same in all ranks.
 pub trait Ranks: Debug + Send + Sync {
-    /// Which of them this is, from 0.
+    /// The number of this rank, from 0.
     fn rank(&self) -> usize;
 
-    /// How many there are, at least 1.
+    /// The number of ranks, at least 1.
     fn size(&self) -> usize;
 
-    /// Replaces each element by its sum over all ranks, in `f32`: the same bits in all of them. All
-    /// give the same number of elements.
+    /// Replaces each element by its sum over all ranks, in `f32`, with the same bits in all ranks.
+    /// All must pass the same number of elements.
     fn sum(&self, values: &mut [f32]);
 
-    /// What each rank gives, in the order of the ranks. The lengths may differ.
+    /// The bytes of each rank, in the order of the ranks. Their lengths may differ.
     fn gather(&self, bytes: &[u8]) -> Vec<Vec<u8>>;
 
     /// Replaces `bytes` by those of rank 0.
     fn broadcast(&self, bytes: &mut Vec<u8>);
 
-    /// Waits until all ranks are here.
+    /// Waits until all ranks have called it.
     fn barrier(&self);
 
-    /// Ends all ranks at once, with this exit code; what they have not written is lost.
+    /// Ends all ranks at once with this exit code; unwritten data is lost.
     fn abort(&self, code: u8) -> !;
 }
 
@@ -42,15 +42,15 @@ pub fn agree(ranks: &dyn Ranks, yes: bool) -> bool {
 /// Lengths on both sides of those at which MPI libraries change their algorithm.
 const LENGTHS: [usize; 4] = [1, 500, 5_000, 100_000];
 
-/// Whether [`Ranks::sum`] adds as [`tree_sum`] does, so that a sum of several terms a rank has the
-/// same bits however many ranks share them. It tries, because no standard promises it, and it is
-/// never so unless the number of ranks is a power of two.
-pub fn keeps_bits(ranks: &dyn Ranks) -> bool {
+/// Whether [`Ranks::sum`] adds like [`tree_sum`], so that a sum has the same bits however many
+/// ranks share its terms. This is tried out, because no standard guarantees it. It requires that
+/// the number of ranks is a power of two.
+pub fn sums_like_tree(ranks: &dyn Ranks) -> bool {
     let size = ranks.size();
     if !size.is_power_of_two() {
         return false;
     }
-    let mut kept = true;
+    let mut equal = true;
     for length in LENGTHS {
         let mut found = noise(ranks.rank(), length);
         ranks.sum(&mut found);
@@ -61,12 +61,12 @@ pub fn keeps_bits(ranks: &dyn Ranks) -> bool {
                 .map(|value| value.to_bits())
                 .collect::<Vec<_>>()
         };
-        kept &= Some(bits(&found)) == expected.as_deref().map(bits);
+        equal &= Some(bits(&found)) == expected.as_deref().map(bits);
     }
-    agree(ranks, kept)
+    agree(ranks, equal)
 }
 
-/// Elements whose sums are rounded, of magnitudes from 1e-3 to 1e3 (Marsaglia's xorshift64).
+/// Elements from 1e-3 to 1e3 in magnitude, whose sums are rounded (Marsaglia's xorshift64).
 fn noise(rank: usize, length: usize) -> Vec<f32> {
     let mut state = 0x2545_F491_4F6C_DD1D_u64 ^ ((rank as u64 + 1) << 17) ^ length as u64;
     let next = || {

@@ -1,14 +1,13 @@
-//! Ranks as threads of one process, for tests that need no launcher.
+//! Ranks as threads of one process, for tests without a launcher.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::ranks::Ranks;
 use crate::tree::tree_sum;
 
-/// One of several threads that act as ranks. Its sums are those of [`tree_sum`].
+/// One of several threads that act as ranks. They sum like [`tree_sum`].
 ///
-/// A rank that panics or aborts makes the others panic in their next exchange, or in the one that
-/// they wait in: nothing hangs.
+/// If a rank panics or aborts, the others panic in their current or next exchange: nothing hangs.
 #[derive(Debug)]
 pub struct Threads {
     rank: usize,
@@ -16,7 +15,7 @@ pub struct Threads {
 }
 
 impl Threads {
-    /// Runs `work` as each of `size` ranks, and gives what they return, in the order of the ranks.
+    /// Runs `work` on each of `size` ranks, and returns their results in the order of the ranks.
     ///
     /// # Panics
     ///
@@ -37,7 +36,7 @@ impl Threads {
     }
 }
 
-/// A rank that will not come any more is not waited for.
+/// A rank that panics releases those that wait for it.
 impl Drop for Threads {
     fn drop(&mut self) {
         if std::thread::panicking() {
@@ -90,7 +89,7 @@ impl Ranks for Threads {
     }
 }
 
-/// Where the threads of one run leave what they give.
+/// Where the ranks exchange their bytes.
 #[derive(Debug)]
 struct Meeting {
     size: usize,
@@ -100,9 +99,9 @@ struct Meeting {
 
 #[derive(Debug, Default)]
 struct Table {
-    /// What was given in the exchange that goes on, by rank.
+    /// The bytes of the current exchange, by rank.
     given: Vec<Option<Vec<u8>>>,
-    /// How many ranks have still to take what all have given; nobody gives again before.
+    /// How many ranks have yet to take the bytes of all; nobody starts the next exchange before.
     taking: usize,
     /// Whether a rank is gone.
     broken: bool,

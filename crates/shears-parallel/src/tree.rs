@@ -1,10 +1,10 @@
 //! Sums in an order that does not depend on how many processes share the terms.
 
-/// The sum of vectors of one length by a binary tree: neighbours first, `(a + b) + (c + d)`. Of a
-/// number of terms that is a power of two, blocks of any smaller power of two can be summed by
-/// themselves, and their sums in the same way: the bits are the same. None of no terms.
+/// The sum of vectors of equal length as a binary tree of neighbours, `(a + b) + (c + d)`. If the
+/// number of terms is a power of two, summing blocks of any smaller power of two, and then their
+/// sums, gives the same bits. `None` for no terms.
 ///
-/// Terms are taken one after the other, and no more sums are kept than the tree has levels.
+/// Terms are consumed one by one, with at most one partial sum per level of the tree.
 pub fn tree_sum(terms: impl IntoIterator<Item = Vec<f32>>) -> Option<Vec<f32>> {
     let mut tree = Tree::default();
     for term in terms {
@@ -21,10 +21,10 @@ fn add(mut left: Vec<f32>, right: Vec<f32>) -> Vec<f32> {
     left
 }
 
-/// A binary tree whose leaves come one after the other; see [`tree_sum`].
+/// A binary tree whose leaves are added one by one; see [`tree_sum`].
 #[derive(Clone, Debug)]
 pub struct Tree<T> {
-    /// Finished branches from the left, each with the number of its leaves.
+    /// Finished branches from left to right, each with the number of its leaves.
     branches: Vec<(usize, T)>,
 }
 
@@ -46,7 +46,7 @@ impl<T> Tree<T> {
         self.branches.push(right);
     }
 
-    /// The sum of all leaves; none if there were none.
+    /// The sum of all leaves; `None` if there were none.
     pub fn finish(self, mut add: impl FnMut(T, T) -> T) -> Option<T> {
         let mut branches = self.branches.into_iter().rev();
         let (_, last) = branches.next()?;
@@ -88,7 +88,7 @@ mod tests {
             });
             assert_eq!(tree_sum(blocks), whole, "blocks of {block}");
         }
-        // The control: from left to right, the rounding is another one.
+        // For comparison, summing from left to right rounds differently.
         let line = (0..8).map(term).reduce(add);
         assert_ne!(line, whole);
     }

@@ -1,7 +1,7 @@
-//! Noticing that nothing goes on any more.
+//! Notices when there is no progress any more.
 //!
-//! A rank that waits for one that was stopped, or that a cut cable hides, waits for ever: no MPI
-//! library says so. So every rank watches itself.
+//! A rank that waits for a stopped process, or across a cut cable, waits for ever: no MPI library
+//! reports that. So every rank watches itself.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What a rank is about to do.
+/// What a rank is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// All before the first step. Whoever reads a text for longer than [`Patience::first`] tells of
-    /// it meanwhile ([`crate::first_does`]).
+    /// Everything before the first step. Work that takes longer than [`Timeouts::first`], such as
+    /// reading a text, reports progress meanwhile ([`crate::on_first_rank`]).
     Start,
     /// Forward and backward passes.
     Compute,
@@ -43,46 +43,45 @@ impl fmt::Display for Phase {
     }
 }
 
-/// How long a rank may take for one phase.
+/// How long a rank may stay in one phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Patience {
-    /// Until the end of its first step, and outside steps.
+pub struct Timeouts {
+    /// Until the end of its first step, and outside of steps.
     pub first: Duration,
-    /// Within later steps; more where steps take long ([`STEPS`] medians).
+    /// Within later steps; longer if steps are slow ([`STEPS`] medians).
     pub later: Duration,
 }
 
-/// A step that takes as long as so many others has come to a stop.
+/// A rank hangs if a phase takes as long as this many steps.
 pub const STEPS: u32 = 20;
 
-/// Steps whose median counts.
-const REMEMBERED: usize = 101;
+/// The number of recent steps whose median counts.
 
-impl Default for Patience {
+impl Default for Timeouts {
     fn default() -> Self {
-        Patience {
+        Timeouts {
             first: Duration::from_secs(300),
             later: Duration::from_secs(60),
         }
     }
 }
 
-impl Patience {
-    /// The same for all phases, as text in seconds: for tests.
-    pub fn of_text(seconds: &str) -> Option<Patience> {
+impl Timeouts {
+    /// The same timeout for all phases, from text in seconds: for tests.
+    pub fn parse(seconds: &str) -> Option<Timeouts> {
         let seconds = seconds
             .parse()
             .ok()
             .filter(|seconds: &f64| *seconds > 0.0)?;
         let all = Duration::try_from_secs_f64(seconds).ok()?;
-        Some(Patience {
+        Some(Timeouts {
             first: all,
             later: all,
         })
     }
 }
 
-/// What a rank has to be told while it lives; a copy tells the same watchdog.
+/// Tells the watchdog of this rank that it is alive. Copies share one watchdog.
 #[derive(Clone, Debug)]
 pub struct Heartbeat(Arc<Mutex<Life>>);
 
@@ -90,26 +89,26 @@ pub struct Heartbeat(Arc<Mutex<Life>>);
 struct Life {
     step: u64,
     phase: Phase,
-    /// How long it was seen in this phase.
+    /// How long it has been in this phase.
     waited: Duration,
     /// When the step began.
     began: Option<Instant>,
-    /// How long the last steps took.
+    /// The durations of recent steps.
     steps: VecDeque<Duration>,
-    patience: Patience,
+    timeouts: Timeouts,
 }
 
 impl Heartbeat {
-    /// Starts to watch. If a phase takes too long, `end` gets what is wrong, in words, and ends the
-    /// process; it must not wait for anything, and make no exchange.
-    pub fn start(patience: Patience, end: impl FnOnce(String) + Send + 'static) -> Heartbeat {
+    /// Starts a watchdog. If a phase takes too long, it calls `end` with a message; `end` must end
+    /// the process without waiting for anything, so without an exchange.
+    pub fn start(timeouts: Timeouts, end: impl FnOnce(String) + Send + 'static) -> Heartbeat {
         let life = Life {
             step: 0,
             phase: Phase::Start,
             waited: Duration::ZERO,
             began: None,
             steps: VecDeque::new(),
-            patience,
+            timeouts,
         };
         let heartbeat = Heartbeat(Arc::new(Mutex::new(life)));
         let watched = Arc::downgrade(&heartbeat.0);
@@ -120,8 +119,8 @@ impl Heartbeat {
                 let Some(life) = watched.upgrade() else {
                     return;
                 };
-                // One tick, however long the sleep was: while the whole job is suspended, or the
-                // machine sleeps, no time passes.
+                // Count one tick, however long the sleep was, so that no time passes while the job
+                // or the machine is suspended.
                 if let Some(problem) = locked(&life).grow_older(tick) {
                     return end(problem);
                 }
@@ -130,14 +129,14 @@ impl Heartbeat {
         heartbeat
     }
 
-    /// The rank is alive, and does this now, in its step number `step`.
+    /// Reports that the rank enters a phase of step number `step`.
     pub fn beat(&self, step: u64, phase: Phase) {
         locked(&self.0).begin(step, phase, Instant::now());
     }
 }
 
 fn locked(life: &Mutex<Life>) -> MutexGuard<'_, Life> {
-    // It is whole after every statement.
+    // A panic cannot leave it inconsistent.
     life.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -155,15 +154,15 @@ impl Life {
         self.waited = Duration::ZERO;
     }
 
-    /// How long the phase may take.
+    /// The timeout of the current phase.
     fn limit(&self) -> Duration {
         let mut steps: Vec<Duration> = self.steps.iter().copied().collect();
         steps.sort_unstable();
         let of_steps = steps.get(steps.len() / 2).map(|median| *median * STEPS);
         let in_step = matches!(self.phase, Phase::Compute | Phase::Exchange | Phase::Update);
         let least = match in_step && !steps.is_empty() {
-            true => self.patience.later,
-            false => self.patience.first,
+            true => self.timeouts.later,
+            false => self.timeouts.first,
         };
         least.max(of_steps.unwrap_or_default())
     }
@@ -173,8 +172,8 @@ impl Life {
         let limit = self.limit();
         (self.waited > limit).then(|| {
             format!(
-                "no progress for {:.0} s, in step {} ({}); another rank or the network has come to \
-                 a stop, or this machine has",
+                "no progress for {:.0} s, in step {} ({}); another rank, the network or this \
+                 machine hangs",
                 limit.as_secs_f64(),
                 self.step,
                 self.phase
@@ -194,12 +193,12 @@ mod tests {
             waited: Duration::ZERO,
             began: None,
             steps: VecDeque::new(),
-            patience: Patience::default(),
+            timeouts: Timeouts::default(),
         }
     }
 
     #[test]
-    fn patience_grows_with_the_steps() {
+    fn timeouts_grow_with_the_steps() {
         let second = Duration::from_secs(1);
         let (mut life, start) = (life(), Instant::now());
         assert_eq!(life.limit(), 300 * second);
@@ -215,7 +214,7 @@ mod tests {
             life.begin(step, Phase::Compute, start + second * 10 * step as u32);
         }
         assert_eq!(life.limit(), 200 * second);
-        // One long step, with an evaluation in it, is not the rule.
+        // One long step, such as one with an evaluation, does not move the median.
         life.begin(30, Phase::Compute, start + second * 9000);
         assert_eq!(life.limit(), 200 * second);
     }
@@ -236,12 +235,12 @@ mod tests {
     }
 
     #[test]
-    fn a_watchdog_ends_what_does_not_beat_and_leaves_what_is_over() {
+    fn a_watchdog_fires_without_a_heartbeat_and_ends_with_it() {
         let start = || {
             let (send, receive) = std::sync::mpsc::channel();
-            let patience = Patience::of_text("0.2").unwrap_or_default();
+            let timeouts = Timeouts::parse("0.2").unwrap_or_default();
             let end = move |problem| drop(send.send(problem));
-            (Heartbeat::start(patience, end), receive)
+            (Heartbeat::start(timeouts, end), receive)
         };
         let (heartbeat, receive) = start();
         heartbeat.beat(3, Phase::Save);
@@ -250,6 +249,6 @@ mod tests {
         let (heartbeat, receive) = start();
         drop(heartbeat);
         assert!(receive.recv().is_err());
-        assert_eq!(Patience::of_text("-1"), None);
+        assert_eq!(Timeouts::parse("-1"), None);
     }
 }

@@ -1,19 +1,18 @@
-//! What every kind of ranks has to do: threads here, and the processes of `mpirun` where there is
-//! one and this is built with MPI.
+//! The requirements on every kind of ranks: threads, and the processes of `mpirun` if it exists and
+//! this is built with MPI.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use shears_parallel::{Alone, Ranks, Threads, agree, keeps_bits, tree_sum};
+use shears_parallel::{Alone, Ranks, Threads, agree, sums_like_tree, tree_sum};
 
 fn term(rank: usize, length: usize) -> Vec<f32> {
     let element = |index| (index as f32 + 0.1) / (rank as f32 + 3.0);
     (0..length).map(element).collect()
 }
 
-/// Panics if one of the operations is not as its documentation says. `longest` is how many elements
-/// are summed at most.
+/// Panics if an operation does not work as documented. At most `longest` elements are summed.
 fn check(ranks: &dyn Ranks, longest: usize) {
     let (rank, size) = (ranks.rank(), ranks.size());
     assert!(rank < size);
@@ -40,8 +39,8 @@ fn check(ranks: &dyn Ranks, longest: usize) {
             assert_eq!(sum, tree.unwrap(), "{length} elements over {size} ranks");
         }
     }
-    assert_eq!(keeps_bits(ranks), size.is_power_of_two());
-    // Lengths that differ, one of them none.
+    assert_eq!(sums_like_tree(ranks), size.is_power_of_two());
+    // Different lengths, including none.
     let all = ranks.gather(&vec![rank as u8; 1000 * rank]);
     let expected: Vec<Vec<u8>> = (0..size)
         .map(|rank| vec![rank as u8; 1000 * rank])
@@ -59,9 +58,9 @@ fn check(ranks: &dyn Ranks, longest: usize) {
 
 #[test]
 fn one_process() {
-    // A single rank never says no to itself.
+    // A single rank agrees with itself.
     assert_eq!((Alone.rank(), Alone.size()), (0, 1));
-    assert!(keeps_bits(&Alone) && agree(&Alone, true) && !agree(&Alone, false));
+    assert!(sums_like_tree(&Alone) && agree(&Alone, true) && !agree(&Alone, false));
     assert_eq!(Alone.gather(b"x"), [b"x"]);
 }
 
@@ -90,11 +89,11 @@ fn threads_do_not_wait_for_one_that_is_gone() {
     assert!(ended.is_err());
 }
 
-/// These tests start themselves under `mpirun`, and are told so by this variable.
+/// These tests start themselves under `mpirun`, and recognise that by this variable.
 #[cfg(feature = "mpi")]
 const AS_RANK: &str = "SHEARS_PARALLEL_TEST_RANK";
 
-/// Runs a test of this file as so many ranks, if there is an `mpirun`.
+/// Runs a test of this file on `size` ranks, if there is an `mpirun`.
 #[cfg(feature = "mpi")]
 fn launched(test: &str, size: usize) -> Option<std::process::Output> {
     use std::process::Command;
@@ -133,7 +132,7 @@ fn processes() {
             size.to_str().and_then(|size| size.parse().ok())
         );
         assert!(!shears_parallel::Mpi::library().is_empty());
-        // A panic that is unwound would wait for the others in `MPI_Finalize`.
+        // Unwinding would wait for the others in `MPI_Finalize`.
         if catch_unwind(AssertUnwindSafe(|| check(&*ranks, 600_000))).is_err() {
             ranks.abort(1);
         }
@@ -147,7 +146,7 @@ fn processes() {
     }
 }
 
-/// A rank that ends as if all were well, while others wait for it in a sum, ends them.
+/// A rank that exits with success, while others wait for it in a sum, ends them.
 #[cfg(feature = "mpi")]
 #[test]
 fn processes_end_with_one_that_leaves() {
@@ -158,14 +157,14 @@ fn processes_end_with_one_that_leaves() {
             std::process::exit(0);
         }
         ranks.sum(&mut [1.0; 1000]);
-        println!("went on");
+        println!("continued");
         return;
     }
     let Some(output) = launched("processes_end_with_one_that_leaves", 2) else {
         return;
     };
     assert!(!output.status.success(), "{output:?}");
-    // By itself, and not by the `timeout`.
+    // Not only because of the `timeout`.
     assert_ne!(output.status.code(), Some(137), "{output:?}");
-    assert!(!String::from_utf8_lossy(&output.stdout).contains("went on"));
+    assert!(!String::from_utf8_lossy(&output.stdout).contains("continued"));
 }

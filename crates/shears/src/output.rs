@@ -30,7 +30,7 @@ static LOST: AtomicBool = AtomicBool::new(false);
 /// a terminal, so it gets whole lines, no colours and no control characters.
 pub(crate) fn is_passed_on() -> bool {
     static IS: OnceLock<bool> = OnceLock::new();
-    *IS.get_or_init(|| Launcher::here().is_some_and(|launcher| launcher.passes_output_on()))
+    *IS.get_or_init(|| Launcher::detect().is_some_and(|launcher| launcher.forwards_output()))
 }
 
 pub(crate) fn print(line: fmt::Arguments<'_>) {

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shears_parallel::{Heartbeat, Launcher, Patience, Phase, Ranks, first_does, keeps_bits, start};
+use shears_parallel::{Heartbeat, Launcher, Timeouts, Phase, Ranks, on_first_rank, sums_like_tree, start};
 use shears_run::RanksEvent;
 
 use crate::exit::{self, ElsewhereError, Misuse, misuse};
@@ -30,7 +30,7 @@ const PATIENCE: &str = "SHEARS_PATIENCE";
 
 /// The launcher that started this process together with others, if one did.
 fn launcher() -> Option<Launcher> {
-    Launcher::here().filter(|launcher| launcher.size > 1)
+    Launcher::detect().filter(|launcher| launcher.size > 1)
 }
 
 /// Whether another process of the job prints for this one.
@@ -61,7 +61,7 @@ pub(crate) fn refuse_together(tell: impl FnOnce()) {
 fn watched(launcher: &Launcher, host: &str) -> Heartbeat {
     output::speak_as(launcher.rank, host);
     let patience = std::env::var(PATIENCE).ok();
-    let patience = patience.and_then(|seconds| Patience::of_text(&seconds));
+    let patience = patience.and_then(|seconds| Timeouts::parse(&seconds));
     // The other ranks have a prefix on every line.
     let who = match launcher.rank {
         0 => format!("rank 0 on {host}: "),
@@ -241,9 +241,9 @@ impl World {
 
     /// Runs `work` in the first process, however long it takes, while the others wait. They return
     /// `None`. The watchdog notices a rank that hangs meanwhile.
-    pub(crate) fn first_does<T>(&self, work: impl FnOnce() -> T) -> Option<T> {
+    pub(crate) fn on_first_rank<T>(&self, work: impl FnOnce() -> T) -> Option<T> {
         let heartbeat = self.heartbeat.as_ref();
-        first_does(&*self.ranks, &|| beat(heartbeat, Phase::Start), work)
+        on_first_rank(&*self.ranks, &|| beat(heartbeat, Phase::Start), work)
     }
 
     /// Continues only if all ranks succeeded. If one failed, it prints why, and all end with its
@@ -309,7 +309,7 @@ impl World {
             return None;
         }
         // Collective, so every rank calls it.
-        let adds_as_tree = keeps_bits(&*self.ranks);
+        let adds_as_tree = sums_like_tree(&*self.ranks);
         Some(RanksEvent {
             step: 0,
             hosts: self.hosts.clone(),
@@ -342,7 +342,7 @@ impl World {
     /// A warning if the launcher has bound the ranks of this machine to fewer cores than there are.
     pub(crate) fn binding(&self) -> Option<String> {
         // Also for a single process under a launcher.
-        Launcher::here()?;
+        Launcher::detect()?;
         let share = cores::share(self.local());
         share.is_bound.then(|| {
             let cores::Share { threads, cores, .. } = share;

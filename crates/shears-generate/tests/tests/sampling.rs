@@ -268,7 +268,7 @@ fn broken_logits_are_refused() {
         assert_eq!(sample(&[]), GenerateError::NoLogits);
     }
     let message = GenerateError::NanLogits.to_string();
-    assert_eq!(message, "the model gives NaN: its weights are broken");
+    assert_eq!(message, "the model returns NaN: its weights are broken");
 }
 
 /// The message about the settings after a change, or nothing.

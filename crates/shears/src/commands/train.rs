@@ -51,7 +51,7 @@ fn run_in(world: &World, arguments: TrainArguments) -> anyhow::Result<ExitCode> 
     // Set before the text is read, because training a tokenizer is parallel as well.
     let threads = super::set_threads(world.threads(outside.threads))?;
     // The first of several processes reads everything, and sends it to the others.
-    let own = world.first_does(|| match &resume {
+    let own = world.on_first_rank(|| match &resume {
         Some(Some(folder)) => go_on(&given, folder, show),
         Some(None) => go_on(&given, &super::newest_run()?, show),
         None => start(&given, outside.out.clone(), show),
