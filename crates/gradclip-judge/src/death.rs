@@ -75,7 +75,7 @@ impl Death {
             .last()
             .is_some_and(|last| last.broken() && (!last.skipped() || run.diverged));
         if run.diverged || validation_broke || last_broke {
-        // A run that stops at its first such gradient has no record of that step.
+            // A run that stops at its first such gradient has no record of that step.
             let unrecorded = steps.last().map_or(1, |last| last.step + 1);
             let unrecorded = Some(unrecorded).filter(|_| run.diverged && !validation_broke);
             return Some(Death::Broken {
@@ -95,8 +95,8 @@ impl Death {
     }
 }
 
+impl Explosion {
     /// Replaces `longest` by the longest of these steps' gradients, from the first explosion on.
-    /// With the longest gradient of these steps from the first one on.
     fn with_longest_of(self, steps: &[StepRecord]) -> Explosion {
         let later = steps.iter().filter(|step| step.step >= self.first.0);
         let applied = later.filter(|step| step.norm_applied().is_some());

@@ -84,7 +84,6 @@ impl ReplayedStep {
 #[derive(Clone, Debug)]
 pub struct Replay {
     clipper: Clipper,
-    clipper: Clipper,
     /// The first rule that works per tensor.
     by_tensor: Option<&'static str>,
     /// The order of the recorded norms.

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use shears_run::{
-    Columns, Glance, LOG, LockWatch, Log, LogSample, PLAN, ReadProgress, RunError, Subject, line_at,
-    read_plan,
+    Columns, Glance, LOG, LockWatch, Log, LogSample, PLAN, ReadProgress, RunError, Subject,
+    line_at, read_plan,
 };
 
 use crate::digest::{Digest, DigestCache};
@@ -483,11 +483,7 @@ mod tests {
         std::thread::sleep(Duration::from_millis(5));
         runs.get("b").unwrap();
         runs.forget_unused();
-        assert_eq!(
-            held(&runs),
-            [0, 100, 0],
-            "the one last asked for stays"
-        );
+        assert_eq!(held(&runs), [0, 100, 0], "the one last asked for stays");
     }
 
     #[test]

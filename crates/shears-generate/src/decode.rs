@@ -91,7 +91,7 @@ impl<'a, M: LanguageModel> Generator<'a, M> {
         }
         let recent = self.text.len().saturating_sub(PENALTY_WINDOW);
         let known = &self.logits[..self.limit.min(self.logits.len())];
-        let known = &self.logits[..self.limit.min(self.logits.len())];
+        let token = sampler.sample(known, &self.text[recent..])?;
         self.text.push(token);
         self.unread += 1;
         Ok(token)

@@ -17,6 +17,7 @@ use crate::ranks::Ranks;
 const CHUNK: usize = 1 << 18;
 
 /// Bytes that all ranks together exchange at a time, far below the largest C integer.
+const MOST_BYTES: usize = 1 << 28;
 
 /// One process of an MPI job.
 ///

@@ -32,7 +32,6 @@ pub enum StartError {
         library: String,
     },
     /// Its MPI may only be called from one thread.
-    /// Its MPI can be called from one thread alone.
     #[error(
         "the MPI of this build ({0}) cannot be called from several threads, one at a time; build \
          with another one"

@@ -56,6 +56,7 @@ pub struct Timeouts {
 pub const STEPS: u32 = 20;
 
 /// The number of recent steps whose median counts.
+const REMEMBERED: usize = 101;
 
 impl Default for Timeouts {
     fn default() -> Self {

@@ -370,8 +370,6 @@ impl Columns {
 fn drop_from<T>(recorded: &mut Vec<T>, is_dropped: impl Fn(&T) -> bool) {
     while recorded.last().is_some_and(&is_dropped) {
         recorded.pop();
-    while noted.last().is_some_and(&is_dropped) {
-        noted.pop();
     }
 }
 

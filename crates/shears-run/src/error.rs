@@ -33,7 +33,7 @@ pub enum RunError {
     #[error("{}: {problem}", path.display())]
     Locked {
         /// The folder.
-        /// The folder.
+        path: PathBuf,
         /// Who has it, and what to do.
         problem: String,
     },

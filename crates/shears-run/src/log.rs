@@ -19,6 +19,7 @@ const MEMORY: usize = 96;
 const BUFFER: usize = 1 << 18;
 /// A longer line is not an event, and is not kept in memory: a full disk may have left a gigabyte
 /// of zeros.
+const LONGEST: u64 = 1 << 26;
 
 /// Opens a log for reading; `None` if the file does not exist.
 pub(crate) fn open(path: &Path) -> Result<Option<File>, RunError> {
@@ -114,6 +115,7 @@ pub struct Log {
     pub columns: Columns,
     /// The lines that could not be read.
     pub damage: Option<Damage>,
+}
 
 /// How far a log has been read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

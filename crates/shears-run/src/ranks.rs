@@ -82,7 +82,6 @@ impl ExchangeSummary {
     pub fn is_wait_significant(&self) -> bool {
         self.computed_ms > 0.0 && self.waited_ms >= SIGNIFICANT_WAIT * (self.computed_ms + self.ms)
     }
-    }
 
     /// Summarises exchanges; `None` if there are none.
     pub fn of<'a>(exchanges: impl IntoIterator<Item = &'a ExchangeEvent>) -> Option<Self> {

@@ -55,9 +55,7 @@ pub fn toml_problem(error: &toml::de::Error) -> String {
         return "a number exceeds the range of TOML".to_string();
     }
     let without_expectation = message.split(", expected ").next();
-    without_expectation
-        .unwrap_or(message)
-        .replace('\n', " ")
+    without_expectation.unwrap_or(message).replace('\n', " ")
 }
 
 #[cfg(test)]

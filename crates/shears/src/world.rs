@@ -8,7 +8,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shears_parallel::{Heartbeat, Launcher, Timeouts, Phase, Ranks, on_first_rank, sums_like_tree, start};
+use shears_parallel::{
+    Heartbeat, Launcher, Phase, Ranks, Timeouts, on_first_rank, start, sums_like_tree,
+};
 use shears_run::RanksEvent;
 
 use crate::exit::{self, ElsewhereError, Misuse, misuse};
