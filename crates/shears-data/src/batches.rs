@@ -1,9 +1,8 @@
 //! Batches of token ids, each a pure function of the step.
 //!
-//! Recurrent models read [`StreamBatches`]: every row goes on where the same row of the step
-//! before stopped, so that the hidden state can be carried over. Transformers read
-//! [`RandomWindows`]. The former are evaluated on [`EvaluationStreams`], the latter on
-//! [`ConsecutiveWindows`].
+//! Recurrent models train on [`StreamBatches`]: every row continues the same row of the previous
+//! step, so that the hidden state can be carried over. Transformers train on [`RandomWindows`]. The
+//! former are evaluated on [`EvaluationStreams`], the latter on [`ConsecutiveWindows`].
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -11,18 +10,18 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use crate::error::DataError;
 use crate::tokens::Tokens;
 
-/// Token ids of one step, row-major `[batch, window]`.
+/// The token ids of one step, row-major `[batch, window]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
-    /// What the model reads.
+    /// The model's input.
     pub inputs: Vec<u32>,
-    /// What it must predict: `targets[i]` is the token after `inputs[i]`.
+    /// Its targets: `targets[i]` is the token after `inputs[i]`.
     pub targets: Vec<u32>,
     /// Rows.
     pub batch: usize,
     /// Tokens of a row.
     pub window: usize,
-    /// Whether the rows begin anew: a recurrent model zeroes its hidden state before them.
+    /// Whether the rows start new streams, before which a recurrent model zeroes its hidden state.
     pub starts_stream: bool,
 }
 
@@ -52,12 +51,12 @@ impl Batch {
 
 /// Consecutive windows in parallel streams.
 ///
-/// Of `n` tokens, `n - 1` can be predicted; each of the `batch` rows owns `(n - 1) / batch` of
-/// them in one piece and walks through it window by window: an epoch. What does not fill a last
-/// window, fewer than `batch * window + batch` tokens at the ends of the streams, an epoch leaves
-/// out. The next epoch starts so much later that it reads to the very end, and the one after it
-/// at the beginning again: every window is whole, and no token is left out by a run of
-/// [`StreamBatches::epochs_of_all`] epochs.
+/// Of `n` tokens, `n - 1` can be predicted. Each of the `batch` rows owns `(n - 1) / batch`
+/// consecutive ones, and an epoch walks through them window by window. An epoch omits what does not
+/// fill a last window, fewer than `batch * window + batch` tokens at the ends of the streams. The
+/// next epoch starts that much later, so that it reads to the very end, and the one after it at the
+/// beginning again. Every window is whole, and [`StreamBatches::epochs_of_all`] epochs read every
+/// token.
 #[derive(Debug, Clone)]
 pub struct StreamBatches {
     tokens: Tokens,
@@ -86,8 +85,8 @@ impl StreamBatches {
         })
     }
 
-    /// The same, but every epoch starts at the beginning, so that the ends of the streams are never
-    /// read: what runs of the first versions go on with.
+    /// Starts every epoch at the beginning, so that the ends of the streams are never read, as runs
+    /// of the first versions do.
     #[must_use]
     pub fn dropping_ends(self) -> Self {
         Self {
@@ -96,38 +95,37 @@ impl StreamBatches {
         }
     }
 
-    /// How many steps it takes to walk through the streams once.
+    /// The number of steps in an epoch.
     #[must_use]
     pub fn windows_per_epoch(&self) -> u64 {
         (self.stream_length / self.window) as u64
     }
 
-    /// How many tokens an epoch leaves out.
+    /// The number of tokens that an epoch omits.
     #[must_use]
     pub fn left_by_an_epoch(&self) -> usize {
         self.tokens.len() - 1 - self.batch * self.row_of_an_epoch()
     }
 
-    /// After how many epochs every token has been read; none if that never happens.
+    /// The number of epochs after which every token has been read; `None` if that never happens.
     #[must_use]
     pub fn epochs_of_all(&self) -> Option<u64> {
         let all = self.most_delay().div_ceil(self.row_of_an_epoch()) as u64 + 1;
         (all == 1 || !self.drops_ends).then_some(all)
     }
 
-    /// Tokens that a row reads in an epoch.
+    /// The tokens that a row reads in an epoch.
     fn row_of_an_epoch(&self) -> usize {
         self.stream_length / self.window * self.window
     }
 
-    /// By how many tokens an epoch can start later: the last row then ends with the text.
+    /// The most tokens by which an epoch can start later: the last row then ends with the text.
     fn most_delay(&self) -> usize {
         self.tokens.len() - 1 - (self.batch - 1) * self.stream_length - self.row_of_an_epoch()
     }
 
-    /// By how many tokens an epoch starts later. The delays go in equal parts from none to the most
-    /// there can be and round again; a part is no longer than what a row reads, which leaves no
-    /// gap.
+    /// The number of tokens by which an epoch starts later. The delays cycle in equal increments
+    /// from zero to the maximum; an increment is at most what a row reads, so there are no gaps.
     fn delay(&self, epoch: u64) -> usize {
         match self.epochs_of_all() {
             None | Some(1) => 0,
@@ -138,7 +136,7 @@ impl StreamBatches {
         }
     }
 
-    /// The batch of a step. After the last window of an epoch comes the first one of the next.
+    /// The batch of a step. The last window of an epoch is followed by the first one of the next.
     #[must_use]
     pub fn batch_at(&self, step: u64) -> Batch {
         let windows = self.windows_per_epoch();
@@ -149,7 +147,7 @@ impl StreamBatches {
     }
 }
 
-/// Windows at random places, any step of which is reached directly.
+/// Windows at random positions; the batch of any step is computed directly.
 #[derive(Debug, Clone)]
 pub struct RandomWindows {
     tokens: Tokens,
@@ -159,11 +157,11 @@ pub struct RandomWindows {
 }
 
 impl RandomWindows {
-    /// Keeps what is needed to draw.
+    /// Prepares to draw.
     ///
     /// # Errors
     ///
-    /// If `batch` or `window` is 0, or if the text does not hold one window and its last target.
+    /// If `batch` or `window` is 0, or if the text is shorter than one window and its last target.
     pub fn new(tokens: Tokens, batch: usize, window: usize, seed: u64) -> Result<Self, DataError> {
         check_length(tokens.len(), window.saturating_add(1), batch, window)?;
         Ok(Self {
@@ -174,25 +172,25 @@ impl RandomWindows {
         })
     }
 
-    /// The batch of a step: start positions uniform in `0..=n - window - 1`, drawn from the
-    /// ChaCha8 generator of the seed, from the stream whose number is the step.
+    /// The batch of a step: start positions are uniform in `0..=n - window - 1`, drawn from the
+    /// ChaCha8 generator of the seed, from the stream numbered by the step.
     #[must_use]
     pub fn batch_at(&self, step: u64) -> Batch {
         let mut random = ChaCha8Rng::seed_from_u64(self.seed);
         random.set_stream(step);
         let places = (self.tokens.len() - self.window) as u128;
-        // The high half of a 128-bit product. It favours some places by at most places / 2^64,
-        // which no run can notice, and it consumes one word per row, which no release can change.
+        // The high half of a 128-bit product. Its bias, at most places / 2^64, is negligible, and
+        // it consumes one word per row, independent of any library version.
         let starts =
             (0..self.batch).map(|_| ((u128::from(random.next_u64()) * places) >> 64) as usize);
         Batch::of_windows(&self.tokens, starts, self.window, true)
     }
 }
 
-/// Windows one after the other, in which every position from 1 on is a target exactly once.
+/// Consecutive windows, in which every position from 1 on is a target exactly once.
 ///
-/// First come the full windows in batches of up to `batch` rows, then the shorter rest alone. No
-/// row goes on from another.
+/// First come the full windows in batches of up to `batch` rows, then the shorter rest by itself.
+/// No row continues another.
 #[derive(Debug, Clone)]
 pub struct ConsecutiveWindows<'a> {
     tokens: &'a Tokens,
@@ -201,7 +199,7 @@ pub struct ConsecutiveWindows<'a> {
     place: usize,
 }
 
-/// Cuts a text for evaluation; see [`ConsecutiveWindows`].
+/// Cuts a text into windows for evaluation; see [`ConsecutiveWindows`].
 ///
 /// # Errors
 ///
@@ -237,8 +235,8 @@ impl Iterator for ConsecutiveWindows<'_> {
     }
 }
 
-/// A text cut for evaluation into a head and, behind it, parts of equal length that are read at the
-/// same time. Every position from 1 on is a target exactly once, in the head or in a part.
+/// A text cut for evaluation into a head, followed by parts of equal length that are read in
+/// parallel. Every position from 1 on is a target exactly once, in the head or in a part.
 #[derive(Debug, Clone, Copy)]
 pub struct EvaluationStreams<'a> {
     tokens: &'a Tokens,
@@ -247,12 +245,12 @@ pub struct EvaluationStreams<'a> {
     part: usize,
 }
 
-/// With fewer parts than this, reading them together saves nothing.
+/// Reading fewer parts than this in parallel saves nothing.
 const FEWEST_PARTS: usize = 4;
 
 impl<'a> EvaluationStreams<'a> {
-    /// Cuts a text into at most `parts` parts of at least `shortest` tokens. The head is what is
-    /// left over by equal parts, at least one token; a short text is all head.
+    /// Cuts a text into at most `parts` parts of at least `shortest` tokens. The head is the
+    /// remainder, at least one token; a short text is all head.
     ///
     /// # Errors
     ///
@@ -273,25 +271,24 @@ impl<'a> EvaluationStreams<'a> {
         })
     }
 
-    /// The number of parts; 0 if all of the text is head.
+    /// The number of parts; 0 if the whole text is head.
     #[must_use]
     pub fn parts(&self) -> usize {
         self.parts
     }
 
-    /// One row that reads the head, at most `window` (at least 1) tokens a batch.
+    /// One row that reads the head, at most `window` (at least 1) tokens per batch.
     pub fn head_batches(&self, window: usize) -> impl Iterator<Item = Batch> + use<'a> {
         self.batches(1, (0, self.head), window)
     }
 
-    /// One row a part, in their order: the first goes on from the head, each other from the row
-    /// before it.
+    /// One row per part, in order: the first continues the head, each other one the row before it.
     pub fn part_batches(&self, window: usize) -> impl Iterator<Item = Batch> + use<'a> {
         self.batches(self.parts, (self.head, self.part), window)
     }
 
     /// Batches of `rows` rows, the first of which reads `length` tokens from `start` on; each row
-    /// begins a part's length behind the row before.
+    /// starts one part after the row before.
     fn batches(
         &self,
         rows: usize,

@@ -1,15 +1,15 @@
-//! What was read: a text, or any bytes.
+//! The content of a source: a text, or any bytes.
 
 use std::borrow::Cow;
 
 use crate::split::train_part;
 
-/// A text, or bytes that are none.
+/// A text, or bytes that are not one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content<'a> {
-    /// UTF-8. Line ends and NUL are as they were; only byte order marks are gone.
+    /// UTF-8. Line breaks and NUL are unchanged; only byte order marks are removed.
     Text(Cow<'a, str>),
-    /// Bytes that are not UTF-8, which only the tokenizer `byte` takes.
+    /// Bytes that are not UTF-8, which only the tokenizer `byte` accepts.
     Bytes(Cow<'a, [u8]>),
 }
 
@@ -32,7 +32,7 @@ impl Content<'_> {
         }
     }
 
-    /// How many characters there are; each byte counts as one where there is no text.
+    /// The number of characters; for bytes, the number of bytes.
     #[must_use]
     pub fn characters(&self) -> usize {
         match self {
@@ -41,7 +41,7 @@ impl Content<'_> {
         }
     }
 
-    /// The same, borrowed.
+    /// A borrowed view.
     #[must_use]
     pub fn as_ref(&self) -> Content<'_> {
         match self {
@@ -50,7 +50,7 @@ impl Content<'_> {
         }
     }
 
-    /// What is trained on, and what is set aside: as [`split()`](crate::split()) does it.
+    /// The training and the validation part, as by [`split()`](crate::split()).
     #[must_use]
     pub fn split(&self) -> (Content<'_>, Content<'_>) {
         match self {
@@ -75,10 +75,10 @@ impl Content<'_> {
         }
     }
 
-    /// Adds what comes from another file, with a newline between the two if there is none.
+    /// Appends another file, with a newline in between if there is none.
     pub(crate) fn append(&mut self, next: Content<'_>) {
         if self.bytes().is_empty() {
-            // A text of one file is not copied.
+            // Avoids copying a text of one file.
             *self = match next {
                 Content::Text(text) => Self::Text(text.into_owned().into()),
                 Content::Bytes(bytes) => Self::Bytes(bytes.into_owned().into()),

@@ -1,4 +1,4 @@
-//! The text itself: carried by the program, from files and folders, or from a stream.
+//! Reads a text: the built-in one, from files and folders, or from a stream.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -13,16 +13,16 @@ use crate::hash::sha256_hex;
 /// Where a text comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// The text that the program carries.
+    /// The built-in text.
     Embedded,
-    /// Files, and folders of which every `*.txt`, `*.md` and `*.text` file counts.
+    /// Files, and folders with `*.txt`, `*.md` and `*.text` files at any depth.
     Files(Vec<PathBuf>),
-    /// The standard input, to its end.
+    /// Standard input, to its end.
     Stdin,
 }
 
 impl Source {
-    /// How many bytes it has, if that is known before it is read.
+    /// The size in bytes, if known before reading.
     ///
     /// # Errors
     ///
@@ -45,7 +45,7 @@ impl Source {
     }
 }
 
-/// The files that a path stands for: itself, or those of the folder.
+/// The files of a path: itself, or those in the folder.
 fn files_of(path: &Path) -> Result<Vec<PathBuf>, DataError> {
     match path.is_dir() {
         true => text_files_below(path),
@@ -53,20 +53,20 @@ fn files_of(path: &Path) -> Result<Vec<PathBuf>, DataError> {
     }
 }
 
-/// A text and the words to name it by.
+/// A text and its description.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Corpus {
-    /// What was read.
+    /// The text, or bytes.
     pub content: Content<'static>,
-    /// What to tell the user: file names, or the name of the stream.
+    /// File names, or the name of the stream, for the user.
     pub description: String,
 }
 
-/// Asked before more memory is taken for a text, with the bytes that it has by then; may refuse.
+/// Called before a text takes more memory, with its size in bytes by then; may refuse.
 pub type Room<'a, E> = &'a mut dyn FnMut(u64) -> Result<(), E>;
 
 impl Corpus {
-    /// Reads a source of UTF-8 to its end, whatever its size.
+    /// Reads UTF-8 text to its end, whatever its size.
     ///
     /// # Errors
     ///
@@ -77,14 +77,14 @@ impl Corpus {
 
     /// Reads a source to its end.
     ///
-    /// Several files are joined in the order given, with a newline between two of them if the
-    /// first does not end in one. The files of a folder are sorted by path. Nobody knows how long a
-    /// stream is, so `room` is asked again and again.
+    /// Several files are joined in the given order, with a newline in between if a file does not
+    /// end in one. The files of a folder are sorted by path. The size of a stream is unknown, so
+    /// `room` is called repeatedly.
     ///
     /// # Errors
     ///
-    /// If something is missing, unreadable, not in that encoding, or if there is no character in
-    /// all of it; and what `room` refuses.
+    /// If something is missing, unreadable, or not in that encoding, if everything is empty, or if
+    /// `room` refuses.
     pub fn load_with<E: From<DataError>>(
         source: &Source,
         reading: ReadAs,
@@ -93,7 +93,7 @@ impl Corpus {
         match source {
             Source::Embedded => Ok(Self {
                 content: Content::Text(lipsum::LIBER_PRIMUS.into()),
-                description: "liber-primus (carried by the program)".to_owned(),
+                description: "liber-primus (built in)".to_owned(),
             }),
             Source::Files(paths) => Self::from_files(paths, reading, room),
             Source::Stdin => {
@@ -105,7 +105,7 @@ impl Corpus {
         }
     }
 
-    /// SHA-256 of the content in hexadecimal: two runs with the same one had the same data.
+    /// The SHA-256 of the content in hexadecimal, which identifies the data of a run.
     #[must_use]
     pub fn fingerprint(&self) -> String {
         sha256_hex(self.content.bytes())
@@ -152,11 +152,11 @@ impl Corpus {
     }
 }
 
-/// Reads a text of at most `most` bytes, such as a prompt: UTF-8, without its byte order mark.
+/// Reads UTF-8 text of at most `most` bytes, such as a prompt, without its byte order mark.
 ///
 /// # Errors
 ///
-/// If it cannot be read, is larger, or is not UTF-8; `name` is what the message calls it.
+/// If it cannot be read, is larger, or is not UTF-8; messages call it `name`.
 pub fn read_text(reader: impl Read, name: &str, most: u64) -> Result<String, DataError> {
     let mut bytes = Vec::new();
     let read = reader.take(most.saturating_add(1)).read_to_end(&mut bytes);
@@ -176,7 +176,7 @@ pub fn read_text(reader: impl Read, name: &str, most: u64) -> Result<String, Dat
     }
 }
 
-/// The bytes of a file or a pipe. A device such as `/dev/zero` may have no end.
+/// Reads a file or a pipe. Devices are refused, because some, such as `/dev/zero`, never end.
 fn read<E: From<DataError>>(path: &Path, room: Room<'_, E>) -> Result<Vec<u8>, E> {
     let open = || -> io::Result<(File, u64)> {
         #[cfg(unix)]
@@ -196,7 +196,7 @@ fn read<E: From<DataError>>(path: &Path, room: Room<'_, E>) -> Result<Vec<u8>, E
     read_to_end(file, size, &path.display().to_string(), room)
 }
 
-/// Bytes after which `room` is asked again.
+/// Bytes between two calls of `room`.
 const CHUNK: u64 = 16 << 20;
 
 /// Reads a stream of about `size` bytes to its end.
@@ -216,7 +216,7 @@ fn read_to_end<E: From<DataError>>(
     loop {
         room(match bytes.len() as u64 {
             read if read <= size => size,
-            // A stream is moved whenever it outgrows its place, and takes both for a moment.
+            // A stream is reallocated when it outgrows its buffer, and briefly takes both.
             read => 2 * read,
         })?;
         let part = reader.by_ref().take(CHUNK.max(size));
@@ -228,7 +228,7 @@ fn read_to_end<E: From<DataError>>(
 
 fn text_files_below(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
     let mut files = Vec::new();
-    // Real places of the folders entered: a symbolic link back to one of them ends there.
+    // Canonical paths of the folders entered, which end cycles of symbolic links.
     let mut entered = HashSet::new();
     let mut to_enter = vec![folder.to_owned()];
     while let Some(current) = to_enter.pop() {
@@ -237,13 +237,13 @@ fn text_files_below(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
             continue;
         }
         let mut entries = paths_in(&current).map_err(|source| unreadable(&current, source))?;
-        // A folder that is reachable on two paths is entered on the one that sorts first.
+        // A folder reachable by two paths is entered by the one that sorts first.
         entries.sort_by(|a, b| b.cmp(a));
         for entry in entries {
             if entry.is_dir() {
                 to_enter.push(entry);
             } else if is_text_file(&entry) {
-                // Nobody may ever write to a FIFO that lies about.
+                // Reading a stray FIFO could wait for ever.
                 if entry.exists() && !entry.is_file() {
                     return Err(unreadable(&entry, io::Error::other("it is not a file")));
                 }

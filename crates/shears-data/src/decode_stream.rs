@@ -2,17 +2,17 @@
 
 use crate::tokenizer::{Piece, Tokenizer};
 
-/// After so many tokens without a whole character, what there is counts as text.
+/// After this many tokens without a whole character, they count as text as they are.
 const HELD_TOKENS_MAX: usize = 32;
 
-/// Turns ids into text as they come. Bytes of an unfinished character wait for the rest of it;
-/// U+FFFD appears only for what can no longer become a character.
+/// Turns ids into text as they arrive. Bytes of an unfinished character wait for the rest of it;
+/// U+FFFD replaces only what can no longer become a character.
 #[derive(Debug)]
 pub struct StreamDecoder<'a> {
     tokenizer: &'a Tokenizer,
-    /// The beginning of a character: at most three bytes between two calls.
+    /// The start of a character: at most three bytes between calls.
     unfinished: Vec<u8>,
-    /// For tokens that depend on their neighbours: those last shown, then those held back.
+    /// For tokens that depend on context: those last shown, then those held back.
     ids: Vec<u32>,
     shown: usize,
 }
@@ -29,8 +29,8 @@ impl<'a> StreamDecoder<'a> {
         }
     }
 
-    /// Starts after a text of these ids, which is not given again: what comes next may need a space
-    /// between the two.
+    /// Starts after these ids, whose text is not repeated: the next text may need a space before
+    /// it.
     #[must_use]
     pub fn after(tokenizer: &'a Tokenizer, ids: &[u32]) -> Self {
         let in_context = |id: &&u32| matches!(tokenizer.piece(**id), Piece::InContext);
@@ -43,7 +43,7 @@ impl<'a> StreamDecoder<'a> {
         }
     }
 
-    /// Takes the next id; gives the text that is certain now, if there is any.
+    /// Adds the next id; returns the text that is now certain, if any.
     pub fn push(&mut self, id: u32) -> Option<String> {
         match self.tokenizer.piece(id) {
             Piece::Bytes(bytes) => {
@@ -62,7 +62,7 @@ impl<'a> StreamDecoder<'a> {
         }
     }
 
-    /// Gives what was held back, at the end of the text.
+    /// Ends the text, and returns what was held back.
     pub fn finish(&mut self) -> Option<String> {
         if self.ids.len() > self.shown {
             return self.difference(true);
@@ -90,8 +90,8 @@ impl<'a> StreamDecoder<'a> {
         text
     }
 
-    /// What the ids held back add to the text of those shown last. Only these two groups are
-    /// ever decoded, so the cost of a token does not grow with the text.
+    /// The text that the ids held back add to that of those shown last. Only these two groups are
+    /// decoded, so the cost of a token does not grow with the text.
     fn difference(&mut self, all: bool) -> Option<String> {
         let before = self.tokenizer.decode(&self.ids[..self.shown]);
         let now = self.tokenizer.decode(&self.ids);

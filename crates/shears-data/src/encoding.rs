@@ -1,4 +1,4 @@
-//! From bytes to text: which encoding they are in, and what they seem to be in if that fails.
+//! Decodes bytes to text, and guesses the encoding if that fails.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,12 +9,12 @@ use crate::content::Content;
 use crate::error::DataError;
 use crate::foreign::foreign_kind;
 
-/// The encoding of a text, by the names of the WHATWG: `utf-8`, `utf-16`, `latin1`, ...
+/// A text encoding, by its WHATWG name: `utf-8`, `utf-16`, `latin1`, ...
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Encoding(&'static encoding_rs::Encoding);
 
 impl Encoding {
-    /// What texts are in unless somebody says otherwise.
+    /// The default encoding.
     pub const UTF_8: Encoding = Encoding(UTF_8);
 }
 
@@ -44,17 +44,17 @@ impl fmt::Display for Encoding {
     }
 }
 
-/// How the bytes of a source are read.
+/// How to read the bytes of a source.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReadAs {
-    /// The encoding that they are in.
+    /// Their encoding.
     pub encoding: Encoding,
-    /// Whether bytes that are not UTF-8 stay as they are, for the tokenizer `byte`.
+    /// Whether to keep bytes that are not UTF-8 as they are, for the tokenizer `byte`.
     pub any_bytes: bool,
 }
 
 impl ReadAs {
-    /// The content of these bytes, without a byte order mark; `name` is what messages call them.
+    /// Decodes bytes, without a byte order mark; messages call them `name`.
     pub(crate) fn decode(self, bytes: Vec<u8>, name: &str) -> Result<Content<'static>, DataError> {
         if self.encoding != Encoding::UTF_8 {
             return self.decode_foreign(&bytes, name);
@@ -94,13 +94,13 @@ impl ReadAs {
 
     fn decode_foreign(self, bytes: &[u8], name: &str) -> Result<Content<'static>, DataError> {
         let Encoding(asked) = self.encoding;
-        // A mark says which of the two byte orders it is.
+        // A byte order mark decides between the two byte orders.
         let (encoding, mark) = match encoding_rs::Encoding::for_bom(bytes) {
             Some((marked, mark)) if marked == asked => (asked, mark),
             Some((marked, mark)) if [UTF_16LE, UTF_16BE].contains(&asked) => (marked, mark),
             _ => (asked, 0),
         };
-        // Nearly all bytes are UTF-16 of something; UTF-8 would become rare letters.
+        // Nearly any bytes are valid UTF-16; UTF-8 would become rare letters.
         if mark == 0 && [UTF_16LE, UTF_16BE].contains(&asked) && is_utf_8(bytes) {
             return Err(DataError::AnotherEncoding {
                 name: name.to_owned(),
@@ -116,17 +116,17 @@ impl ReadAs {
     }
 }
 
-/// Whether the bytes are text in UTF-8 which cannot be UTF-16 as well: that would have zeros in its
-/// spaces and line ends.
+/// Whether the bytes are UTF-8 that cannot be UTF-16 as well, which would have zeros in its spaces
+/// and line breaks.
 fn is_utf_8(bytes: &[u8]) -> bool {
     bytes.len() >= 32 && !bytes.contains(&0) && std::str::from_utf8(bytes).is_ok()
 }
 
-/// How much of a text is looked at.
+/// How many bytes of a text are examined.
 const SAMPLE: usize = 1 << 16;
 
-/// Which UTF-16 the bytes seem to be: by their mark, or by the zeros in every second byte of what
-/// is mostly ASCII.
+/// Which UTF-16 the bytes seem to be: by their byte order mark, or by zeros in every second byte of
+/// mostly ASCII text.
 fn utf_16(bytes: &[u8]) -> Option<&'static str> {
     if bytes.starts_with(b"\xFF\xFE") || bytes.starts_with(b"\xFE\xFF") {
         return Some("utf-16");
@@ -143,7 +143,7 @@ fn utf_16(bytes: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// What bytes that are not UTF-8 from `offset` on seem to be, and what to do.
+/// What bytes that are not UTF-8 from `offset` on seem to be, and what to do about it.
 fn hint(bytes: &[u8], offset: usize) -> String {
     if let Some(what) = foreign_kind(bytes) {
         return format!("it is {what}");
@@ -164,10 +164,9 @@ fn hint(bytes: &[u8], offset: usize) -> String {
             .filter(|byte| **byte == b'\n')
             .count();
         let more = if broken > 1 { " and others are" } else { " is" };
-        return format!("most of it is UTF-8, but line {line}{more} not: mend it");
+        return format!("most of it is UTF-8, but line {line}{more} not: fix the file");
     }
-    "it looks like latin1 (or another encoding of one byte a character): give --encoding latin1"
-        .to_owned()
+    "it looks like latin1 (or another single-byte encoding): give --encoding latin1".to_owned()
 }
 
 #[cfg(test)]
@@ -188,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_of_other_encodings_are_read() {
+    fn texts_in_other_encodings_are_read() {
         let text = "caf\u{e9}, \u{9f8d}";
         let little = utf_16_of(text, u16::to_le_bytes);
         let big = utf_16_of(&format!("\u{FEFF}{text}"), u16::to_be_bytes);
@@ -231,7 +230,7 @@ mod tests {
         ] {
             let error = read(&bytes, "utf-8", false).unwrap_err().to_string();
             assert!(error.contains(part), "{error}");
-            // The tokenizer of bytes takes them as they are.
+            // With `any_bytes` they are kept as they are.
             let content = read(&bytes, "utf-8", true).unwrap();
             assert!(content.bytes() == bytes);
         }

@@ -1,4 +1,4 @@
-//! Everything that can be wrong with data, each in one line: what, where, what to do.
+//! All errors of this crate, each one line: what, where, what to do.
 
 use std::io;
 use std::path::PathBuf;
@@ -16,8 +16,8 @@ pub enum DataError {
         name: &'static str,
     },
 
-    /// A text without a single character.
-    #[error("{name} is empty: give a text that has something in it")]
+    /// An empty text.
+    #[error("{name} is empty: give a text that is not")]
     Empty {
         /// File names, or the name of the stream.
         name: String,
@@ -30,11 +30,11 @@ pub enum DataError {
         path: PathBuf,
     },
 
-    /// `Source::Files` without any path in it.
+    /// `Source::Files` without a path.
     #[error("no file was named: give a text file or a folder of text files")]
     NoFiles,
 
-    /// A folder without anything to read in it.
+    /// A folder without text files.
     #[error("no text file in {}: it must hold *.txt, *.md or *.text files", folder.display())]
     NoTextFiles {
         /// The folder as it was given.
@@ -52,7 +52,7 @@ pub enum DataError {
         hint: String,
     },
 
-    /// UTF-8 that is to be read as UTF-16.
+    /// UTF-8 text that was to be read as UTF-16.
     #[error("{name} is UTF-8, and would be nonsense in {encoding}: leave out --encoding")]
     AnotherEncoding {
         /// File name, or the name of the stream.
@@ -61,7 +61,7 @@ pub enum DataError {
         encoding: String,
     },
 
-    /// Bytes that are not text in the encoding that was asked for.
+    /// Bytes that are not text in the requested encoding.
     #[error("{name} is not text in {encoding}: give another --encoding")]
     NotInEncoding {
         /// File name, or the name of the stream.
@@ -70,22 +70,22 @@ pub enum DataError {
         encoding: String,
     },
 
-    /// A name that is no encoding.
+    /// An unknown encoding.
     #[error(
         "{given:?} is no encoding: use utf-8, utf-16, latin1, windows-1252 or another name of the \
          WHATWG's list"
     )]
     UnknownEncoding {
-        /// What was given.
+        /// The given name.
         given: String,
     },
 
-    /// More than what is read, such as a prompt, may have.
+    /// More bytes than allowed, for example in a prompt.
     #[error("{name} has over {} MB: give less", most / 1_000_000)]
     TooLarge {
         /// File name, or the name of the stream.
         name: String,
-        /// Bytes that it may have.
+        /// The allowed number of bytes.
         most: u64,
     },
 
@@ -105,9 +105,9 @@ pub enum DataError {
         if *tokens == 1 { "" } else { "s" }
     )]
     TooShort {
-        /// How many tokens there are.
+        /// The number of tokens.
         tokens: usize,
-        /// How many tokens the smallest usable text has.
+        /// The number of tokens that a usable text has at least.
         needed: usize,
         /// Rows of a batch.
         batch: usize,
@@ -115,7 +115,7 @@ pub enum DataError {
         window: usize,
     },
 
-    /// A character that a char tokenizer never saw.
+    /// A character that is not in the vocabulary of a char tokenizer.
     #[error(
         "character {character:?} (U+{:04X}) in line {line}, column {column} is not in the \
          vocabulary: remove it from the text, or train with the tokenizer `byte`",
@@ -124,28 +124,28 @@ pub enum DataError {
     UnknownCharacter {
         /// The character.
         character: char,
-        /// Line of the encoded text, from 1.
+        /// Line in the encoded text, from 1.
         line: usize,
         /// Character within the line, from 1.
         column: usize,
     },
 
-    /// A name that is no kind of tokenizer.
+    /// An unknown kind of tokenizer.
     #[error(
         "{given:?} is not a tokenizer: use byte, char, bpe:N (N from {BPE_SIZE_MIN} to \
          {BPE_SIZE_MAX}) or the path of a tokenizer.json"
     )]
     UnknownTokenizer {
-        /// What was given.
+        /// The given name.
         given: String,
     },
 
-    /// A file that exists and cannot be read.
+    /// A file that exists but cannot be read.
     #[error("cannot read {name}: check that it is a readable file or folder")]
     Unreadable {
         /// File name, or the name of the stream.
         name: String,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 
@@ -157,14 +157,14 @@ pub enum DataError {
     Unwritable {
         /// The path as it was given.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 
     /// `bpe:N` with N outside the bounds.
     #[error("bpe:{given} is out of bounds: N goes from {BPE_SIZE_MIN} to {BPE_SIZE_MAX}")]
     VocabularySize {
-        /// N as it was given.
+        /// The given N.
         given: String,
     },
 }

@@ -1,4 +1,4 @@
-//! Files that are something else than was asked for, known by their first bytes.
+//! Recognises files of other types by their first bytes.
 
 /// What a file is, and what to do about it.
 const KINDS: [(&[u8], &str); 14] = [
@@ -36,11 +36,11 @@ const KINDS: [(&[u8], &str); 14] = [
 /// The most bytes that [`foreign_kind`] looks at.
 pub const FOREIGN_BYTES: usize = 32;
 
-/// What a file is that begins with these bytes, to follow "this is"; none if it may be text, JSON
-/// or safetensors.
+/// What a file with this start is, to follow "this is"; `None` if it may be text, JSON or
+/// safetensors.
 #[must_use]
 pub fn foreign_kind(bytes: &[u8]) -> Option<&'static str> {
-    // The header of a safetensors file, whose length may begin like something else.
+    // A safetensors file starts with the length of its header, which may look like something else.
     if bytes.get(8) == Some(&b'{') {
         return None;
     }
@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn first_bytes_tell() {
+    fn files_are_recognised_by_their_first_bytes() {
         for (bytes, what) in [
             (
                 &b"version https://git-lfs.github.com/spec/v1\n"[..],

@@ -1,15 +1,15 @@
-//! SHA-256, by which a text, a tokenizer and the files of a run are known again.
+//! SHA-256, which identifies a text, a tokenizer and the files of a run.
 
 use std::io::{self, BufReader, Read, Write};
 
 use sha2::{Digest, Sha256};
 
-/// Hashes what is written to it.
+/// Hashes everything written to it.
 #[derive(Clone, Debug, Default)]
 pub struct Sha256Writer(Sha256);
 
 impl Sha256Writer {
-    /// The hash of all that was written, in lower-case hexadecimal digits.
+    /// The hash of everything written, in lower-case hexadecimal.
     pub fn hex(self) -> String {
         let digest = self.0.finalize();
         digest.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -27,19 +27,19 @@ impl Write for Sha256Writer {
     }
 }
 
-/// The SHA-256 of some bytes, in lower-case hexadecimal digits.
+/// The SHA-256 of bytes, in lower-case hexadecimal.
 pub fn sha256_hex(bytes: &[u8]) -> String {
     Sha256Writer(Sha256::new_with_prefix(bytes)).hex()
 }
 
-/// The same of a file, which may be larger than the memory.
+/// The SHA-256 of a file, which may be larger than the memory.
 ///
 /// # Errors
 ///
 /// If it cannot be read.
 pub fn sha256_of(reader: impl Read) -> io::Result<String> {
     let mut hash = Sha256Writer::default();
-    // Of itself it would call the system for every 8 kB.
+    // By default it would make a system call for every 8 kB.
     io::copy(&mut BufReader::with_capacity(1 << 17, reader), &mut hash)?;
     Ok(hash.hex())
 }

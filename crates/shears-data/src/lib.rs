@@ -1,14 +1,14 @@
-//! Text for training generators: where it comes from, how it becomes token ids, and in which order
-//! they reach a model.
+//! Training text: where it comes from, how it becomes token ids, and in which order these reach a
+//! model.
 //!
-//! The way of a text: [`Corpus::load`] reads it, [`split()`] sets the last tenth aside for
-//! validation, a [`Tokenizer`] turns both parts into ids, and [`StreamBatches`] or
-//! [`RandomWindows`] cut the ids into [`Batch`]es. [`StreamDecoder`] goes back: from ids, as a
-//! generator produces them one by one, to whole characters.
+//! [`Corpus::load`] reads a text, [`split()`] sets the last tenth aside for validation, a
+//! [`Tokenizer`] turns both parts into ids, and [`StreamBatches`] or [`RandomWindows`] cut the ids
+//! into [`Batch`]es. [`StreamDecoder`] goes the other way: from ids, as a generator produces them
+//! one by one, to whole characters.
 //!
 //! Two properties hold throughout. Every batch is a pure function of the step, so that a resumed
-//! run sees exactly what the uninterrupted one would have seen. And no file, however broken,
-//! causes a panic: it causes a [`DataError`] that says what is wrong, where, and what to do.
+//! run sees exactly what the uninterrupted one would have seen. And no file, however broken, causes
+//! a panic: it causes a [`DataError`] that says what is wrong, where, and what to do.
 #![forbid(unsafe_code)]
 
 mod batches;

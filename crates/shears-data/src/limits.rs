@@ -1,4 +1,4 @@
-//! Limits, which checks and messages name.
+//! Limits that are checked, and named in messages.
 
 /// The smallest N of `bpe:N`: all bytes and one merge.
 pub const BPE_SIZE_MIN: usize = 257;

@@ -1,33 +1,33 @@
-//! What a tokenizer keeps of a text: some drop what they do not know, others change letters.
+//! Measures what a tokenizer loses of a text: some drop unknown characters, others change letters.
 
 use std::collections::BTreeMap;
 
 use crate::error::DataError;
 use crate::tokenizer::Tokenizer;
 
-/// Bytes of text that are tried; of a longer text, some pieces.
+/// The most bytes of text that are tried; of a longer text, evenly spread pieces.
 const TRIED: usize = 4 << 20;
-/// How many pieces.
+/// The number of pieces.
 const PIECES: usize = 8;
 
-/// A text that was encoded and decoded again.
+/// The result of encoding and decoding a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RoundTrip {
-    /// Characters of what was tried.
+    /// The number of characters tried.
     pub characters: usize,
-    /// Those of them that did not come back.
+    /// How many of them were lost.
     pub lost: usize,
-    /// The one of them that was lost most often.
+    /// The character that was lost most often.
     pub most_lost: Option<char>,
-    /// Characters that came back, others among them.
+    /// The number of decoded characters, including wrong ones.
     pub decoded: usize,
 }
 
 impl RoundTrip {
     /// Encodes and decodes a text, or pieces of a long one.
     ///
-    /// A character counts as lost if it comes back less often than it went in, so that an upper
-    /// case letter that comes back in lower case is lost.
+    /// A character is lost if it is decoded less often than it was encoded; so an upper-case letter
+    /// that becomes lower-case is lost.
     ///
     /// # Errors
     ///
@@ -39,7 +39,7 @@ impl RoundTrip {
             most_lost: None,
             decoded: 0,
         };
-        // Negative where more came back.
+        // Negative for characters that were decoded more often.
         let mut missing: BTreeMap<char, i64> = BTreeMap::new();
         if tokenizer.keeps_all() {
             let characters = text.chars().count();
@@ -66,13 +66,13 @@ impl RoundTrip {
         Ok(found)
     }
 
-    /// The share of the characters that was lost.
+    /// The share of characters that was lost.
     #[must_use]
     pub fn share(&self) -> f64 {
         self.lost as f64 / self.characters.max(1) as f64
     }
 
-    /// How many of so many characters come back.
+    /// The number of decoded characters for this many encoded ones.
     #[must_use]
     pub fn decoded_of(&self, characters: usize) -> usize {
         match self.lost {
@@ -85,7 +85,7 @@ impl RoundTrip {
     }
 }
 
-/// The text, or pieces of it that begin with a word.
+/// The text, or pieces of it that start with a word.
 fn pieces(text: &str) -> Vec<&str> {
     if text.len() <= TRIED {
         return vec![text];
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pieces_are_bounded_and_begin_with_words() {
+    fn pieces_are_bounded_and_start_with_words() {
         let text = "na\u{ef}ve words ".repeat(TRIED / 6);
         let pieces = pieces(&text);
         assert_eq!(pieces.len(), PIECES);

@@ -1,7 +1,7 @@
-//! Training and validation text: the first nine tenths and the last.
+//! Splits a text into training and validation text.
 
-/// Cuts a text after the first `floor(0.9 * characters)` characters, as nanoGPT does: training
-/// text, validation text. The cut depends on nothing but the text.
+/// Splits a text after its first `floor(0.9 * characters)` characters, as nanoGPT does: training
+/// text, validation text. The split depends only on the text.
 #[must_use]
 pub fn split(text: &str) -> (&str, &str) {
     let place = text
@@ -11,10 +11,10 @@ pub fn split(text: &str) -> (&str, &str) {
     text.split_at(place)
 }
 
-/// How many of so many characters are trained on.
+/// How many of `chars` characters belong to the training text.
 pub(crate) fn train_part(chars: usize) -> usize {
-    // In integers: `0.9 * chars` has no exact floating-point form. The quotient is taken apart so
-    // that the product cannot overflow.
+    // In integers: `0.9 * chars` has no exact floating-point form. Split into quotient and
+    // remainder, so that the product cannot overflow.
     chars / 10 * 9 + chars % 10 * 9 / 10
 }
 

@@ -1,4 +1,4 @@
-//! Text to ids and back, always storable as a `tokenizer.json` of the Hugging Face format.
+//! Text to ids and back; every tokenizer can be stored as a Hugging Face `tokenizer.json`.
 
 mod bounds;
 mod byte_level;
@@ -25,17 +25,17 @@ use crate::error::DataError;
 use crate::limits::{BPE_SIZE_MAX, BPE_SIZE_MIN};
 use crate::tokens::{Tokens, Writer};
 
-/// Three times the largest published `tokenizer.json`; what is longer is something else.
+/// Three times the largest published `tokenizer.json`; a longer file is something else.
 const FILE_BYTES_MAX: u64 = 100 << 20;
 
-/// Of a text that a vocabulary of some thousand tokens was made for.
+/// The usual bytes per token of a vocabulary of some thousand tokens, on the text it was made for.
 const BYTES_OF_A_TOKEN: u64 = 4;
 
-/// What the library of tokenizers takes for itself: its pattern, its cache, what it has read.
+/// The memory of the tokenizers library itself: its pattern, its cache, what it has read.
 const BYTES_OF_THE_LIBRARY: u64 = 6_000_000;
 
-/// For each token that the library knows: its text, its merge, its place in both directions, and
-/// its line of the file.
+/// The memory of the library for each token: its text, its merge, its entries in both directions,
+/// and its line of the file.
 const BYTES_OF_A_VOCABULARY: u64 = 900;
 
 /// Turns text into ids and ids into text.
@@ -43,7 +43,7 @@ const BYTES_OF_A_VOCABULARY: u64 = 900;
 pub struct Tokenizer {
     engine: Engine,
     json: String,
-    /// The type of the model as `describe` says it.
+    /// The type of the model, as in `describe`.
     model: String,
     name: String,
 }
@@ -55,7 +55,7 @@ enum Engine {
         symbols: Vec<char>,
         ids: HashMap<char, u32>,
     },
-    /// Tokens are pieces of bytes, listed by id.
+    /// Tokens are sequences of bytes, listed by id.
     ByteLevel {
         library: Library,
         bytes: Vec<Vec<u8>>,
@@ -63,18 +63,18 @@ enum Engine {
     Other(Library),
 }
 
-/// What the tokens of a tokenizer are, by id, where each is the same in any text.
+/// The units of a tokenizer by id, if they do not depend on context.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Units<'a> {
     /// The 256 bytes.
     Bytes,
     /// These characters.
     Characters(&'a [char]),
-    /// Something else: [`Tokenizer::json`] says what.
+    /// Something else, as described by [`Tokenizer::json`].
     Other,
 }
 
-/// What a single id stands for, as far as it can be said without its neighbours.
+/// The text of a single id, as far as it does not depend on its neighbours.
 pub(crate) enum Piece<'a> {
     Character(char),
     Bytes(&'a [u8]),
@@ -83,19 +83,19 @@ pub(crate) enum Piece<'a> {
 }
 
 impl Tokenizer {
-    /// Builds or loads a tokenizer. The vocabulary of `char` is that of the whole text given, by
-    /// code point, so the text should include the validation part; `bpe:N` learns from the text
-    /// and has fewer than N tokens if it holds too few repeated pairs.
+    /// Builds or loads a tokenizer. The vocabulary of `char` is all characters of the given text,
+    /// by code point, so the text should include the validation part. `bpe:N` learns from the text,
+    /// and has fewer than N tokens if the text has too few repeated pairs.
     ///
     /// # Errors
     ///
-    /// If there is no character for `char`, if N is out of bounds, or as [`Tokenizer::load`].
+    /// If the text is empty for `char`, if N is out of bounds, or as [`Tokenizer::load`].
     pub fn build(kind: &TokenizerKind, training_text: &str) -> Result<Self, DataError> {
         let name = kind.to_string();
         let json = match kind {
             TokenizerKind::Byte => format::byte_json(),
             TokenizerKind::Char => {
-                // One by one: a set that is collected keeps all characters first.
+                // One by one: collecting into a set would first buffer all characters.
                 let mut symbols = BTreeSet::new();
                 symbols.extend(training_text.chars());
                 format::char_json(&symbols.into_iter().collect::<Vec<_>>())
@@ -118,7 +118,7 @@ impl Tokenizer {
         Self::from_json(json, name)
     }
 
-    /// Loads a `tokenizer.json`, whoever wrote it. Truncation and padding in it are ignored.
+    /// Loads any `tokenizer.json`. Its truncation and padding are ignored.
     ///
     /// # Errors
     ///
@@ -143,16 +143,16 @@ impl Tokenizer {
         Self::from_json(json, name)
     }
 
-    /// A char tokenizer: each character's id is its place.
+    /// A char tokenizer; the id of a character is its index.
     ///
     /// # Errors
     ///
-    /// If there is none, or one is there twice.
+    /// If there are no characters, or duplicates.
     pub fn of_characters(symbols: &[char]) -> Result<Self, DataError> {
         Self::from_json(format::char_json(symbols), "char".to_owned())
     }
 
-    /// The tokenizer of the text of a `tokenizer.json`; `name` is what messages call it.
+    /// A tokenizer from the text of a `tokenizer.json`; messages call it `name`.
     ///
     /// # Errors
     ///
@@ -172,7 +172,7 @@ impl Tokenizer {
         }
     }
 
-    /// Writes the tokenizer as `tokenizer.json`; one that was loaded, as it was.
+    /// Writes the tokenizer as `tokenizer.json`; a loaded one unchanged.
     ///
     /// # Errors
     ///
@@ -189,13 +189,13 @@ impl Tokenizer {
         })
     }
 
-    /// What [`Tokenizer::save`] writes.
+    /// The text that [`Tokenizer::save`] writes.
     #[must_use]
     pub fn json(&self) -> &str {
         &self.json
     }
 
-    /// What its tokens are.
+    /// The units of its tokens.
     #[must_use]
     pub fn units(&self) -> Units<'_> {
         match &self.engine {
@@ -205,25 +205,25 @@ impl Tokenizer {
         }
     }
 
-    /// SHA-256 of what [`Tokenizer::save`] writes, in hexadecimal: a run goes on with the tokenizer
-    /// that it was started with, or not at all.
+    /// The SHA-256 of what [`Tokenizer::save`] writes, in hexadecimal: a run can only resume with
+    /// the tokenizer that it was started with.
     #[must_use]
     pub fn fingerprint(&self) -> String {
         crate::hash::sha256_hex(self.json.as_bytes())
     }
 
-    /// The ids of a text, without any special token around them.
+    /// The ids of a text, without special tokens around them.
     ///
     /// # Errors
     ///
-    /// If a char tokenizer does not know a character, or a foreign one cannot encode the text.
+    /// If a char tokenizer lacks a character, or a foreign one cannot encode the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, DataError> {
         let mut ids = Vec::new();
         self.for_each_id(text, &mut |id| ids.push(id))?;
         Ok(ids)
     }
 
-    /// The same, for a whole corpus: in as little memory as the ids can be kept in.
+    /// The ids of a whole corpus, in as little memory as possible.
     ///
     /// # Errors
     ///
@@ -247,13 +247,13 @@ impl Tokenizer {
         Ok(tokens.finish())
     }
 
-    /// Whether it takes any bytes, and not only text.
+    /// Whether it accepts any bytes, and not only text.
     #[must_use]
     pub fn takes_any_bytes(&self) -> bool {
         matches!(self.engine, Engine::Byte)
     }
 
-    /// Whether every text that it encodes comes back as it was.
+    /// Whether every text that it encodes is decoded unchanged.
     #[must_use]
     pub fn keeps_all(&self) -> bool {
         match &self.engine {
@@ -269,8 +269,8 @@ impl Tokenizer {
         }
     }
 
-    /// Bytes of memory that [`Tokenizer::tokens`] of these two texts takes, one after the other,
-    /// about.
+    /// The approximate memory in bytes of calling [`Tokenizer::tokens`] on these two texts, one
+    /// after the other.
     #[must_use]
     pub fn memory_of_tokens(&self, first: &Content<'_>, second: &Content<'_>) -> u64 {
         let lengths = [first, second].map(|content| content.bytes().len() as u64);
@@ -286,7 +286,7 @@ impl Tokenizer {
         }
     }
 
-    /// Bytes of memory that the tokenizer itself takes, about.
+    /// The approximate memory of the tokenizer itself, in bytes.
     #[must_use]
     pub fn memory(&self) -> u64 {
         match &self.engine {
@@ -314,7 +314,7 @@ impl Tokenizer {
         Ok(())
     }
 
-    /// The text of ids, special tokens included. What is no text, U+FFFD stands for.
+    /// The text of ids, including special tokens. Invalid UTF-8 becomes U+FFFD.
     #[must_use]
     pub fn decode(&self, ids: &[u32]) -> String {
         if let Engine::Other(library) = &self.engine {
@@ -333,7 +333,7 @@ impl Tokenizer {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// How many ids there are: all of `0..vocab_size()`.
+    /// The number of ids, which are all of `0..vocab_size()`.
     #[must_use]
     pub fn vocab_size(&self) -> usize {
         match &self.engine {

@@ -1,16 +1,16 @@
-//! Token ids as a run keeps them: two bytes each where the vocabulary allows it.
+//! Token ids in compact form: two bytes each if the vocabulary allows it.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-/// The ids of a text, shared by everybody who reads them.
+/// The ids of a text, shared by all readers.
 #[derive(Debug, Clone)]
 pub struct Tokens {
     ids: Ids,
     len: usize,
 }
 
-/// One kind of number throughout, as small as the vocabulary allows.
+/// All ids in one type, as small as the vocabulary allows.
 #[derive(Debug, Clone)]
 enum Ids {
     Short(Arc<Vec<u16>>),
@@ -18,25 +18,25 @@ enum Ids {
 }
 
 impl Tokens {
-    /// Bytes of each id of a vocabulary.
+    /// The bytes of an id, given the size of the vocabulary.
     #[must_use]
     pub fn bytes_each(vocabulary: usize) -> usize {
         if vocabulary <= 1 << 16 { 2 } else { 4 }
     }
 
-    /// How many ids there are.
+    /// The number of ids.
     #[must_use]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there is none.
+    /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Bytes of memory that they take.
+    /// The memory of the ids, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
         match &self.ids {
@@ -45,7 +45,7 @@ impl Tokens {
         }
     }
 
-    /// The first `len` of them, or all if there are no more.
+    /// The first `len` ids, or all if there are fewer.
     #[must_use]
     pub fn first(&self, len: usize) -> Self {
         Self {
@@ -54,7 +54,7 @@ impl Tokens {
         }
     }
 
-    /// The ids at these places.
+    /// The ids in this range.
     ///
     /// # Panics
     ///
@@ -66,7 +66,7 @@ impl Tokens {
         into
     }
 
-    /// Appends the ids at these places to `into`.
+    /// Appends the ids in this range to `into`.
     pub(crate) fn append_to(&self, into: &mut Vec<u32>, range: Range<usize>) {
         assert!(range.end <= self.len, "{range:?} of {} tokens", self.len);
         match &self.ids {
@@ -85,7 +85,7 @@ impl From<&[u32]> for Tokens {
     }
 }
 
-/// Takes ids one by one.
+/// Collects ids one by one.
 pub(crate) enum Writer {
     Short(Vec<u16>),
     Long(Vec<u32>),
@@ -100,7 +100,7 @@ impl Writer {
         }
     }
 
-    /// An id below the vocabulary's size.
+    /// Adds an id below the vocabulary's size.
     pub(crate) fn push(&mut self, id: u32) {
         match self {
             Self::Short(ids) => ids.push(u16::try_from(id).expect("it is below the vocabulary")),

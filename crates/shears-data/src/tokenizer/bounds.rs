@@ -1,7 +1,7 @@
-//! What a stranger's `tokenizer.json` may take in memory, as far as the file itself tells.
+//! Bounds the memory that a stranger's `tokenizer.json` can take, as far as the file shows it.
 //!
 //! The library allocates what a file claims, and replaces as often as it says; a few lines can ask
-//! for gigabytes. How long such a file takes is not to be seen in it: see `probe.rs`.
+//! for gigabytes. The file does not show how long it takes to run; see `probe.rs`.
 
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, Engine, GeneralPurpose, GeneralPurposeConfig};
@@ -9,14 +9,14 @@ use serde_json::Value;
 
 /// Steps of normalizer, pre-tokenizer and decoder together; published files have up to ten.
 const STEPS_MAX: usize = 32;
-/// By how much replacements may make a text longer, all together.
+/// The most that all replacements together may lengthen a text.
 const GROWTH_MAX: f64 = 64.0;
-/// Bytes of a pattern, or of what is put before a text; published ones have a few hundred.
+/// The most bytes of a pattern, or of a prefix; published ones have a few hundred.
 const TEXT_BYTES_MAX: usize = 4096;
-/// Bytes that a character map may put in place of one character; Unicode's own longest has 33.
+/// The most bytes that a character map may substitute for a character; Unicode's longest has 33.
 const MAPPED_BYTES_MAX: usize = 256;
 
-/// Refuses what would take more memory than any published tokenizer; the error says what.
+/// Refuses files that would take more memory than any published tokenizer; the error says why.
 pub(crate) fn check(json: &Value) -> Result<(), String> {
     let mut steps = Vec::new();
     for part in ["normalizer", "pre_tokenizer", "decoder"] {
@@ -51,7 +51,7 @@ pub(crate) fn patterns(json: &Value) -> Vec<&str> {
     patterns.collect()
 }
 
-/// All steps of a part, those of sequences one by one.
+/// All steps of a part, with sequences flattened.
 fn collect<'a>(step: &'a Value, steps: &mut Vec<&'a Value>) {
     let lists = ["normalizers", "pretokenizers", "decoders"];
     let inner = lists.iter().filter_map(|list| step[list].as_array());
@@ -62,7 +62,7 @@ fn collect<'a>(step: &'a Value, steps: &mut Vec<&'a Value>) {
     }
 }
 
-/// By how much a step can make a text longer, as far as it replaces.
+/// The factor by which a replacement step can lengthen a text.
 fn growth(step: &Value) -> f64 {
     let Some(content) = step["content"]
         .as_str()
@@ -73,7 +73,7 @@ fn growth(step: &Value) -> f64 {
     let put = content.len() as f64;
     match step["pattern"]["String"].as_str() {
         Some(replaced) if !replaced.is_empty() => (put / replaced.len() as f64).max(1.0),
-        // It may match nothing, between any two characters.
+        // It may match the empty string between any two characters.
         _ => 1.0 + put,
     }
 }
@@ -81,7 +81,7 @@ fn growth(step: &Value) -> f64 {
 fn check_step(step: &Value) -> Result<(), String> {
     let texts = [
         ("a pattern", &step["pattern"]["Regex"]),
-        ("what is put before a text", &step["prepend"]),
+        ("the prefix of a text", &step["prepend"]),
     ];
     for (what, text) in texts {
         if let Some(text) = text.as_str().filter(|text| text.len() > TEXT_BYTES_MAX) {
@@ -97,7 +97,7 @@ fn check_step(step: &Value) -> Result<(), String> {
     }
 }
 
-/// The map of SentencePiece: the size of a trie, the trie, and what it maps to, each ended by NUL.
+/// SentencePiece's map: the size of a trie, the trie, and the NUL-terminated texts it maps to.
 fn check_character_map(text: &str) -> Result<(), String> {
     let broken = || "`precompiled_charsmap` is damaged: download the file again".to_owned();
     let padding_optional =
@@ -106,7 +106,7 @@ fn check_character_map(text: &str) -> Result<(), String> {
     let bytes = base64.decode(text).map_err(|_| broken())?;
     let (size, rest) = bytes.split_first_chunk::<4>().ok_or_else(broken)?;
     let size = u32::from_le_bytes(*size) as usize;
-    // The library allocates what is claimed before it looks at what is there.
+    // The library allocates what is claimed before it checks what is there.
     let mapped = rest.get(size..).ok_or_else(broken)?;
     match mapped.split(|byte| *byte == 0).map(<[u8]>::len).max() {
         Some(longest) if longest > MAPPED_BYTES_MAX => Err(format!(

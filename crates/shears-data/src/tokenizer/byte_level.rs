@@ -1,4 +1,4 @@
-//! The byte alphabet of GPT-2: each byte has a printable character that stands for it.
+//! GPT-2's byte alphabet: a printable character for each byte.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -6,9 +6,9 @@ use std::sync::LazyLock;
 static BYTE_OF: LazyLock<HashMap<char, u8>> =
     LazyLock::new(|| symbols().into_iter().zip(0..=u8::MAX).collect());
 
-/// The 256 characters of GPT-2's alphabet, in the order of the bytes they stand for.
+/// The 256 characters of GPT-2's alphabet, in the order of their bytes.
 pub fn symbols() -> Vec<char> {
-    // Bytes that print stand for themselves, the others for the characters from U+0100 on.
+    // Printable bytes represent themselves, the others become the characters from U+0100 on.
     let mut others = '\u{100}'..;
     (0..=u8::MAX)
         .map(|byte| match byte {
@@ -18,8 +18,8 @@ pub fn symbols() -> Vec<char> {
         .collect()
 }
 
-/// The bytes of a token. One with a character outside the alphabet, which only added tokens have,
-/// stands for its own text.
+/// The bytes of a token. A token with a character outside the alphabet, which only added tokens
+/// have, represents its own text.
 pub(crate) fn bytes_of(token: &str) -> Vec<u8> {
     token
         .chars()

@@ -1,4 +1,4 @@
-//! What a `tokenizer.json` must satisfy before the library that runs it may see it.
+//! What a `tokenizer.json` must satisfy before it is passed to the library.
 //!
 //! The library trusts its input: some files make it panic, others leave holes in the ids, which
 //! index the rows of an embedding.
@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 
-/// Checks the parts that nobody else checks; the error says what is wrong.
+/// Checks what the library does not; the error says what is wrong.
 pub(crate) fn check(json: &Value) -> Result<(), String> {
     let model = json.get("model").filter(|model| model.is_object()).ok_or(
         "it has no `model`: give a tokenizer.json in the Hugging Face format, not a vocab.json",
@@ -37,8 +37,8 @@ fn vocabulary(model: &Value) -> Result<HashMap<&str, u64>, String> {
                 )),
             })
             .collect(),
-        // Unigram: pairs of token and score; the id is the place. Tokens may repeat, so the
-        // place makes the key.
+        // Unigram: pairs of token and score; the id is the index. Tokens may repeat, so the
+        // index is part of the key.
         Some(Value::Array(entries)) => entries
             .iter()
             .zip(0..)
@@ -100,7 +100,7 @@ fn check_ids(vocabulary: &HashMap<&str, u64>, json: &Value) -> Result<(), String
 fn check_merges(vocabulary: &HashMap<&str, u64>, model: &Value) -> Result<(), String> {
     let merges = match model.get("merges") {
         Some(Value::Array(merges)) => merges,
-        // Only BPE has merges; that it lacks them the library says itself.
+        // Only BPE has merges; the library itself reports a BPE without.
         _ => return Ok(()),
     };
     let prefix = model["continuing_subword_prefix"]
@@ -113,7 +113,7 @@ fn check_merges(vocabulary: &HashMap<&str, u64>, model: &Value) -> Result<(), St
         };
         let (left, right) =
             pair.ok_or_else(|| format!("entry {place} of `model.merges` is no pair of tokens"))?;
-        // What the library cuts off, whether or not the token begins with the prefix.
+        // The library cuts this off whether or not the token starts with the prefix.
         let rest = right.get(prefix.len()..);
         let merged = rest.map(|rest| format!("{left}{rest}"));
         let known = |token: &str| vocabulary.contains_key(token);

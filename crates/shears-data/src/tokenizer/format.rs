@@ -1,4 +1,4 @@
-//! Our own tokenizers as `tokenizer.json` of the Hugging Face format, and back.
+//! Our own tokenizers in the Hugging Face `tokenizer.json` format, and back.
 
 use std::collections::HashMap;
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::byte_level;
 
-/// 256 symbols without merges; the id of a symbol is the byte it stands for.
+/// 256 symbols without merges; the id of a symbol is its byte.
 pub(crate) fn byte_json() -> String {
     let model = format!(
         r#"{{
@@ -32,9 +32,9 @@ pub(crate) fn byte_json() -> String {
     document(byte_level, byte_level, &model)
 }
 
-/// One word per character; the id is the place in `symbols`.
+/// One word per character; the id is the index in `symbols`.
 pub(crate) fn char_json(symbols: &[char]) -> String {
-    // `[\s\S]` and not a dot with a flag: the flag has another name in the engine of the Python
+    // `[\s\S]` instead of a dot with a flag, whose name differs in the engine of the Python
     // package. `<unk>` is in no vocabulary of single characters, so unknown ones are errors.
     let pre_tokenizer = r#"{
     "type": "Split",
@@ -81,7 +81,7 @@ pub(crate) fn char_symbols(json: &Value) -> Option<Vec<char>> {
     (&ours == json && !symbols.is_empty()).then_some(symbols)
 }
 
-/// Whether the file splits words as GPT-2 does and changes nothing else, as our `bpe:N` does.
+/// Whether the file splits words like GPT-2 and changes nothing else, like our `bpe:N`.
 pub(crate) fn is_plain_byte_level_bpe(json: &Value) -> bool {
     let pre_tokenizer = &json["pre_tokenizer"];
     json["model"]["type"] == "BPE"

@@ -1,8 +1,8 @@
-//! Calls of the tokenizers library, whose errors and panics become one line.
+//! Calls the tokenizers library, and turns its errors and panics into one line.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// Runs the library. Its panics become errors too; the panic hook still reports them.
+/// Runs the library. Panics become errors too, although the panic hook still reports them.
 pub(crate) fn guarded<T>(run: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
     match catch_unwind(AssertUnwindSafe(run)) {
         Ok(Ok(value)) => Ok(value),
@@ -11,8 +11,8 @@ pub(crate) fn guarded<T>(run: impl FnOnce() -> tokenizers::Result<T>) -> Result<
     }
 }
 
-/// What the library says of a file that it does not load, in words of our own.
-pub(crate) fn in_words(message: &str) -> String {
+/// Translates the library's message about a file that it cannot load.
+pub(crate) fn plain_message(message: &str) -> String {
     let (what, place) = message.split_once(" at line ").unwrap_or((message, ""));
     let place = match place.is_empty() {
         true => String::new(),
@@ -33,7 +33,7 @@ pub(crate) fn in_words(message: &str) -> String {
         Some(_) => "a part of it is of an unknown type".to_owned(),
         None if what.starts_with("missing field") => format!("it lacks `{name}`"),
         None if what.starts_with("unknown ") => format!("it has an unknown `{name}`"),
-        None if what.starts_with("invalid ") => "a value of it is of another type".to_owned(),
+        None if what.starts_with("invalid ") => "a value in it has the wrong type".to_owned(),
         None if what.contains("UnkIdNotInVocabulary") => {
             "its `unk_id` is not in the vocabulary".to_owned()
         }
@@ -42,7 +42,7 @@ pub(crate) fn in_words(message: &str) -> String {
     format!("{problem}{place}: use another file")
 }
 
-/// A message that may quote a hostile file, fit for one line of a terminal.
+/// Fits a message that may quote a hostile file into one line of a terminal.
 pub(crate) fn one_line(message: &str) -> String {
     message
         .chars()
@@ -53,10 +53,10 @@ pub(crate) fn one_line(message: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::in_words;
+    use super::plain_message;
 
     #[test]
-    fn words_of_the_library_are_ours() {
+    fn messages_of_the_library_are_translated() {
         for (message, words) in [
             (
                 "data did not match any variant of untagged enum PreTokenizerUntagged at line 1 \
@@ -69,14 +69,14 @@ mod tests {
             ),
             (
                 "invalid type: null, expected a sequence at line 1 column 36",
-                "a value of it is of another type at line 1, column 36: use another file",
+                "a value in it has the wrong type at line 1, column 36: use another file",
             ),
             (
                 "Unknown tokenizer version '2.0'",
                 "Unknown tokenizer version '2.0': use another file",
             ),
         ] {
-            assert_eq!(in_words(message), words);
+            assert_eq!(plain_message(message), words);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Which tokenizer was asked for, as text and as a value.
+//! The requested kind of tokenizer.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -7,14 +7,14 @@ use std::str::FromStr;
 use crate::error::DataError;
 use crate::limits::{BPE_SIZE_MAX, BPE_SIZE_MIN};
 
-/// Which tokenizer to use.
+/// The kind of tokenizer to use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TokenizerKind {
     /// The 256 bytes.
     Byte,
-    /// The characters that the text has.
+    /// The characters of the text.
     Char,
-    /// Byte-level BPE with so many tokens, trained on the text.
+    /// Byte-level BPE with this many tokens, trained on the text.
     Bpe(usize),
     /// A `tokenizer.json` in the Hugging Face format.
     File(PathBuf),

@@ -1,4 +1,4 @@
-//! The `tokenizers` library behind a guard: training of BPE and running of any `tokenizer.json`.
+//! The `tokenizers` library behind a guard: trains BPE and runs any `tokenizer.json`.
 
 use std::sync::{Arc, OnceLock};
 
@@ -11,14 +11,14 @@ use tokenizers::processors::PostProcessorWrapper;
 use super::guard::guarded;
 use super::{bounds, byte_level, format, guard, probe};
 
-/// What the library keeps for each byte of a piece of text while it encodes it.
+/// The library's memory per byte of the text that it encodes.
 const BYTES_FOR_A_BYTE: u64 = 50;
-/// Bytes of a piece of text for the library.
+/// The bytes of text passed to the library at a time.
 const PIECE_BYTES: usize = 1 << 16;
-/// The time to learn from a word grows with the square of its length; a longer run of characters
-/// is cut for training, which costs the statistics one pair in so many.
+/// Learning from a word takes the square of its length; longer runs of characters are cut for
+/// training, which costs the statistics one pair per run.
 const TRAINING_RUN_CHARS: usize = 1024;
-/// A pair of tokens that occurs once teaches nothing about the text.
+/// A pair of tokens that occurs only once teaches nothing about the text.
 const MIN_FREQUENCY: u64 = 2;
 
 /// A tokenizer that only the library can run.
@@ -26,11 +26,11 @@ const MIN_FREQUENCY: u64 = 2;
 pub(crate) struct Library {
     inner: Arc<tokenizers::Tokenizer>,
     pub(crate) size: usize,
-    /// Whether a text may be cut where white space begins without changing its ids.
+    /// Whether cutting a text before white space keeps its ids.
     cuttable: bool,
-    /// Characters that its patterns name.
+    /// Characters in its patterns.
     own_characters: Vec<char>,
-    /// What trying it has shown, if that was necessary.
+    /// The result of probing it, if that was necessary.
     probed: Arc<OnceLock<Result<(), String>>>,
 }
 
@@ -66,14 +66,14 @@ impl Library {
     pub(crate) fn load(json: &str, value: &Value) -> Result<Self, String> {
         let inner = guarded(|| {
             let mut inner = tokenizers::Tokenizer::from_bytes(json)?;
-            // A maximal length would silently drop the rest of the text.
+            // A maximum length would silently drop the rest of the text.
             inner.with_truncation(None)?;
             inner.with_padding(None);
-            // Nothing is put around a text, and nothing else that it does changes an id.
+            // Adds nothing around a text; otherwise post-processors do not change ids.
             inner.with_post_processor(None::<PostProcessorWrapper>);
             Ok(Arc::new(inner))
         });
-        let inner = inner.map_err(|problem| guard::in_words(&problem))?;
+        let inner = inner.map_err(|problem| guard::plain_message(&problem))?;
         let ids = inner.get_vocab(true);
         let size = ids.len();
         if ids.values().any(|id| *id as usize >= size) {
@@ -103,7 +103,7 @@ impl Library {
         self.cuttable
     }
 
-    /// Bytes of memory for a text of so many, beside the ids.
+    /// The memory in bytes for encoding a text of this many, without the ids.
     pub(crate) fn memory_of_encoding(&self, bytes: u64) -> u64 {
         let piece = match self.cuttable {
             true => bytes.min(PIECE_BYTES as u64),
@@ -154,10 +154,10 @@ impl Library {
     }
 }
 
-/// Cuts a text into pieces that have the same words as the whole: a white space after something
-/// else always begins a word, and no word looks farther than its own white space.
+/// Cuts a text into pieces with the same words as the whole: white space after something else
+/// always starts a word, and no word looks beyond its own white space.
 ///
-/// A run, of white space or of anything else, longer than `run_chars_max` is cut as well.
+/// Runs longer than `run_chars_max`, of white space or of anything else, are cut as well.
 struct Pieces<'a> {
     rest: &'a str,
     run_chars_max: usize,

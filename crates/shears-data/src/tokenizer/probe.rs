@@ -1,8 +1,7 @@
-//! How long a stranger's tokenizer takes, tried before a long text is given to it.
+//! Measures how long a stranger's tokenizer takes, before it gets a long text.
 //!
-//! A pattern that goes back and forth, or a model that tries every part of a word, takes a time
-//! that grows with the square of a run of equal characters, or faster. A text of some kilobytes
-//! shows it.
+//! A backtracking pattern, or a model that tries every part of a word, can take a time that grows
+//! with the square of a run of equal characters, or faster. A text of some kilobytes shows it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,19 +10,19 @@ use std::time::{Duration, Instant};
 
 use super::guard::guarded;
 
-/// Characters of the texts that are tried: the longer has four times as many.
+/// The characters of the two texts that are tried.
 pub(crate) const SHORT: usize = 1 << 14;
 const LONG: usize = 1 << 16;
-/// What the longer text may take if it takes more than in proportion.
+/// Times up to this are accepted however they grow.
 const BRIEF: Duration = Duration::from_secs(1);
-/// How many times as long the longer text may take; in proportion it would be 4, by the square 16.
+/// The most times as long that the longer text may take; linear growth gives 4, quadratic 16.
 const TIMES_MAX: u32 = 8;
-/// What any text may take: hundreds of times what published tokenizers do.
+/// The limit for any text: hundreds of times what published tokenizers take.
 const TIME_MAX: Duration = Duration::from_secs(20);
-/// How many characters of the file's own patterns are tried.
+/// The most characters from the file's own patterns that are tried.
 const OWN_CHARACTERS: usize = 16;
 
-/// The characters that patterns name, or some of them.
+/// Some of the characters in patterns.
 pub(crate) fn own_characters(patterns: &[&str]) -> Vec<char> {
     let all = patterns.iter().flat_map(|pattern| pattern.chars());
     let all: BTreeSet<char> = all
@@ -32,7 +31,7 @@ pub(crate) fn own_characters(patterns: &[&str]) -> Vec<char> {
     all.into_iter().take(OWN_CHARACTERS).collect()
 }
 
-/// Refuses a tokenizer that takes more than in proportion to the length of a text.
+/// Refuses a tokenizer whose time grows faster than the length of a text.
 pub(crate) fn check(
     tokenizer: &Arc<tokenizers::Tokenizer>,
     own_characters: &[char],
@@ -48,8 +47,8 @@ pub(crate) fn check(
         };
         if too_slow {
             return Err(format!(
-                "{} kB of {character:?} take it too long, and twice as many four times as long or \
-                 more: a pattern or word of it is tried again and again; use another file",
+                "{} kB of {character:?} take it too long, and twice as much takes four times as \
+                 long or more, because of a pattern or word in it: use another file",
                 LONG / 1000
             ));
         }
@@ -57,13 +56,13 @@ pub(crate) fn check(
     Ok(())
 }
 
-/// How long a text takes; none if that is too long. What takes too long goes on in its thread,
-/// until it ends or the process does.
+/// The time for a text; `None` if it is too long. In that case the thread keeps running until it is
+/// done or the process ends.
 fn time_of(tokenizer: Arc<tokenizers::Tokenizer>, text: String) -> Option<Duration> {
     let (sender, receiver) = mpsc::channel();
     let started = Instant::now();
     std::thread::spawn(move || {
-        // What it gives, or that it fails, is nobody's concern here.
+        // Neither result nor failure matters here.
         let encoded = guarded(|| tokenizer.encode_fast(text, false));
         let _ = sender.send(encoded.is_ok());
     });
