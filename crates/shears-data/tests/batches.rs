@@ -1,4 +1,4 @@
-//! Every position once, the same batch for the same step.
+//! Batches cover every position once, and depend only on the step.
 
 use proptest::prelude::*;
 use shears_data::{
@@ -132,7 +132,7 @@ proptest! {
             check(&part);
             prop_assert_eq!(part.starts_stream, step % epoch == 0);
             prop_assert_eq!(&part, &batches.batch_at(step + epoch * epochs));
-            // The first epoch is what it always was.
+            // The first epoch is as in the first versions.
             prop_assert!(step >= epoch || part == dropping.batch_at(step));
             for target in part.targets {
                 seen[target as usize] += 1;
@@ -167,7 +167,7 @@ fn half_of_a_short_text_is_read_by_every_other_epoch() {
 }
 
 #[test]
-fn rows_go_on_where_they_stopped() {
+fn rows_continue_where_they_stopped() {
     let batches = StreamBatches::new(tokens(100), 3, 4).unwrap();
     let (first, second) = (batches.batch_at(0), batches.batch_at(1));
     for row in 0..3 {

@@ -1,4 +1,4 @@
-//! Where texts come from and how it fails.
+//! Sources of texts, and their errors.
 
 use std::fs;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ fn the_embedded_text_is_there() {
     let corpus = Corpus::load(&Source::Embedded).unwrap();
     let text = corpus.content.text().unwrap();
     assert!(text.len() > 10_000);
-    assert_eq!(corpus.description, "liber-primus (carried by the program)");
+    assert_eq!(corpus.description, "liber-primus (built in)");
     assert_eq!(corpus.fingerprint().len(), 64);
     let (train, validation) = split(text);
     assert_eq!(train.len() + validation.len(), text.len());
@@ -78,7 +78,7 @@ fn other_formats_are_recognised() {
 }
 
 #[test]
-fn files_of_other_encodings_and_of_bytes_are_joined() {
+fn files_in_other_encodings_and_of_bytes_are_joined() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str, bytes: &[u8]| {
         let path = folder.path().join(name);
@@ -106,7 +106,7 @@ fn files_of_other_encodings_and_of_bytes_are_joined() {
 }
 
 #[test]
-fn whoever_gives_the_memory_is_asked_again_and_again() {
+fn room_is_called_repeatedly() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("large");
     fs::write(&path, vec![b'a'; 1 << 20]).unwrap();
@@ -128,7 +128,7 @@ fn whoever_gives_the_memory_is_asked_again_and_again() {
 }
 
 #[test]
-fn short_texts_are_bounded_and_have_no_mark() {
+fn short_texts_are_bounded_and_lose_their_byte_order_mark() {
     assert_eq!(
         read_text(&b"\xEF\xBB\xBFa\r\n"[..], "x", 100).unwrap(),
         "a\r\n"

@@ -1,4 +1,4 @@
-//! Whole characters only, and nothing invented.
+//! Streams yield whole characters only, and no invented ones.
 
 use shears_data::{StreamDecoder, Tokenizer, TokenizerKind};
 
@@ -12,7 +12,7 @@ fn pieces(tokenizer: &Tokenizer, ids: &[u32]) -> Vec<String> {
 }
 
 #[test]
-fn every_kind_gives_the_text_back() {
+fn every_kind_decodes_the_text_it_encoded() {
     for kind in [
         TokenizerKind::Byte,
         TokenizerKind::Char,
@@ -60,7 +60,7 @@ fn tokens_in_context_stream_like_the_whole() {
     assert_eq!(tokenizer.describe(), "wordlevel, 4 tokens");
     let ids = [0, 1, 3, 2, 0, 3, 3, 1, 2].repeat(50);
     assert_eq!(pieces(&tokenizer, &ids).concat(), tokenizer.decode(&ids));
-    // What comes after a prompt stands as far from it as in the whole.
+    // The text after a prompt has the same space before it as in the whole.
     for prompt in [1, 2, 3, 40, 449] {
         let mut decoder = StreamDecoder::after(&tokenizer, &ids[..prompt]);
         let mut text = tokenizer.decode(&ids[..prompt]);

@@ -48,7 +48,7 @@ fn files_of_tokenizers() {
     fuzzing::run("tokenizers", &corpus, &VALUES, tokenizer_json);
 }
 
-/// What stands in place of a value: extremes, and parts that belong elsewhere.
+/// Replacements of values: extremes, and parts that belong elsewhere.
 const VALUES: [&str; 16] = [
     "0",
     "-1",

@@ -1,4 +1,4 @@
-//! Files that are no usable tokenizer give an error in one line, never a panic.
+//! Unusable tokenizer files give an error in one line, never a panic.
 
 use std::fs;
 
@@ -105,7 +105,7 @@ fn every_truncation_and_many_bit_flips() {
     }
 }
 
-/// A file with a normalizer, and nothing to be said against otherwise.
+/// A valid file with this normalizer.
 fn with_normalizer(normalizer: &str) -> Vec<u8> {
     bpe(
         r#"{"a":0}"#,
@@ -115,7 +115,7 @@ fn with_normalizer(normalizer: &str) -> Vec<u8> {
 }
 
 #[test]
-fn replacements_that_double_a_text_again_and_again() {
+fn replacements_that_double_a_text_repeatedly() {
     let double = r#"{"type":"Replace","pattern":{"String":"a"},"content":"aa"}"#;
     let sequence = |count: usize| {
         let steps = vec![double; count].join(",");
@@ -123,7 +123,7 @@ fn replacements_that_double_a_text_again_and_again() {
     };
     check(&sequence(24), "16777216 times as long");
     assert_eq!(load(&sequence(6)).unwrap().encode("a").unwrap().len(), 64);
-    // Sequences in sequences are no way around, and neither is a pattern that matches nothing.
+    // Neither nested sequences nor a pattern that matches the empty string get around the limit.
     let nested = r#"{"type":"Sequence","normalizers":["#.repeat(12) + double + &"]}".repeat(12);
     assert!(load(&with_normalizer(&nested)).is_ok());
     let content = "a".repeat(100);
@@ -149,7 +149,7 @@ fn a_character_map_that_claims_gigabytes() {
     // A trie of 4 GB, in a file without one.
     check(&map("/////w=="), "`precompiled_charsmap` is damaged");
     check(&map("!"), "`precompiled_charsmap` is damaged");
-    // No trie, and 300 bytes to put somewhere.
+    // No trie, and 300 bytes to substitute.
     let long = format!("AAAA{}", "AGFh".to_owned() + &"YWFh".repeat(100));
     check(&map(&long), "302 bytes in place of a character");
 }
@@ -168,7 +168,7 @@ fn patterns_and_words_that_take_the_square_of_the_time() {
     let slow = load(&split("z*y|z")).unwrap();
     assert!(slow.encode("zz").is_ok());
     let long = "z".repeat(20_000);
-    // It is tried once.
+    // It is probed only once.
     for error in [
         slow.encode(&long).unwrap_err(),
         slow.encode(&long).unwrap_err(),
@@ -176,7 +176,7 @@ fn patterns_and_words_that_take_the_square_of_the_time() {
         let error = error.to_string();
         assert!(error.contains("65 kB of 'z' take it too long"), "{error}");
     }
-    // That of GPT-2.
+    // GPT-2's pattern.
     let usual =
         r"'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
     assert!(load(&split(usual)).unwrap().encode(&long).is_ok());

@@ -16,7 +16,7 @@ fn kinds() -> [TokenizerKind; 3] {
 }
 
 #[test]
-fn texts_come_back_also_after_saving() {
+fn texts_round_trip_even_after_saving() {
     let folder = tempfile::tempdir().unwrap();
     for kind in kinds() {
         let path = folder.path().join("tokenizer.json");
