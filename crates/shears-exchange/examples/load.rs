@@ -1,8 +1,8 @@
 //! How long a model takes to load, and how much memory:
 //! `cargo run --release -p shears-exchange --example load -- SOURCE`.
 //!
-//! SOURCE is a folder of Hugging Face. Prints one line of JSON: the seconds from its files to a
-//! model, their SHA-256 included, and the most memory that the process has had, in bytes.
+//! SOURCE is a Hugging Face folder. Prints one line of JSON: the seconds to load the model,
+//! including the SHA-256 of its files, and the peak memory of the process in bytes.
 //! `tools/measure_import.py` runs it.
 
 use std::error::Error;

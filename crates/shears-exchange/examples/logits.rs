@@ -1,9 +1,9 @@
-//! What a trained model predicts, for comparison with the program that it is from or for:
+//! The predictions of a trained model, for comparison with other programs:
 //! `cargo run --release -p shears-exchange --example logits -- SOURCE PROMPT TOKENS FILE`.
 //!
-//! SOURCE is what `--init-from` takes. Continues the prompt, a text or `ids:` and numbers with
-//! commas, by the likeliest token, so many times, and writes a safetensors file: `tokens` (prompt
-//! and continuation) and `logits` `[TOKENS, vocabulary]`, those that each new token was chosen by.
+//! SOURCE is as for `--init-from`. Continues the prompt, a text or `ids:` with comma-separated ids,
+//! by TOKENS most probable tokens, and writes a safetensors file: `tokens` (prompt and
+//! continuation) and `logits` `[TOKENS, vocabulary]`, those that each new token was chosen from.
 //! `tools/check_export.py` and `tools/check_import.py` run it.
 
 use std::error::Error;

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::error::ExchangeError;
 
-/// Writes JSON as people read it.
+/// Writes pretty-printed JSON.
 pub(crate) fn write_json(folder: &Path, name: &str, value: &Value) -> Result<(), ExchangeError> {
     write_text(folder, name, &format!("{value:#}\n"))
 }
@@ -23,8 +23,8 @@ pub(crate) fn write_tokenizer(folder: &Path, json: &str) -> Result<(), ExchangeE
     write_text(folder, "tokenizer.json", &without_frame(json))
 }
 
-/// A `tokenizer.json` that gives the ids that it has here, where a text is neither cut nor filled
-/// up, and no token is put before or after it: other programs would do so where the file says it.
+/// A `tokenizer.json` with the same ids as here, where a text is neither truncated nor padded, and
+/// no token is added before or after it, as other programs would do if the file says so.
 fn without_frame(json: &str) -> Cow<'_, str> {
     let Ok(mut tokenizer) = serde_json::from_str::<Value>(json) else {
         return json.into();
@@ -32,7 +32,7 @@ fn without_frame(json: &str) -> Cow<'_, str> {
     let mut is_changed = false;
     for key in ["post_processor", "truncation", "padding"] {
         let found = tokenizer.get_mut(key);
-        // GPT-2's changes places in the text alone.
+        // GPT-2's post-processor only changes offsets into the text.
         if let Some(found) = found.filter(|of| !of.is_null() && of["type"] != "ByteLevel") {
             *found = Value::Null;
             is_changed = true;
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_puts_tokens_around_a_text_is_left_out() {
+    fn post_processors_that_add_tokens_are_removed() {
         let json = |after: Value| json!({ "model": {}, "post_processor": after }).to_string();
         for kept in [Value::Null, json!({ "type": "ByteLevel" })] {
             let json = json(kept);

@@ -1,4 +1,4 @@
-//! The model card: what is known of a model, in the README.md beside its weights.
+//! The model card: facts about a model, in the README.md beside its weights.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use crate::beside::write_text;
 use crate::error::ExchangeError;
 
-/// What is known of a run, in the order in which it is told.
+/// Facts about a run, in order.
 #[derive(Clone, Debug, Default)]
 pub struct Card {
     /// The title.
@@ -18,15 +18,15 @@ pub struct Card {
 }
 
 impl Card {
-    /// The facts as JSON, for a config that keeps keys that it does not know.
+    /// The facts as JSON, for a config that preserves unknown keys.
     pub(crate) fn json(&self) -> Value {
         let facts = self.facts.iter();
         let facts = facts.map(|(name, value)| (name.clone(), value.clone().into()));
         Value::Object(facts.collect::<Map<_, _>>())
     }
 
-    /// Writes README.md: `head` is the metadata that the format's hub reads, and `usage` says how
-    /// to use what is in the folder.
+    /// Writes README.md: `head` is the metadata for the format's hub, and `usage` says how to use
+    /// the files in the folder.
     pub(crate) fn write(
         &self,
         folder: &Path,

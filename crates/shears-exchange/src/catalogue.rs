@@ -1,4 +1,4 @@
-//! The tensors of files by name, type and shape, before any of them is read.
+//! Lists the tensors of files by name, type and shape, before any of them is read.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
@@ -17,18 +17,18 @@ use crate::error::ExchangeError;
 use crate::foreign;
 use crate::names::Piece;
 
-/// The most bytes of a header of safetensors, as the format has it.
+/// The most bytes of a safetensors header, according to the format.
 const HEADER_MAX: u64 = 100_000_000;
-/// The most differences that are listed.
+/// The most differences that a message lists.
 const MOST_DIFFERENCES: usize = 20;
-/// Rows that are read and transposed together.
+/// The number of rows that are read and transposed at a time.
 const ROWS: usize = 16;
 
-/// What files have.
+/// The tensors of some files.
 #[derive(Debug, Default)]
 pub(crate) struct Catalogue {
     pub(crate) tensors: BTreeMap<String, Stored>,
-    /// The files, in the order in which they were added.
+    /// The files in the order in which they were added.
     pub(crate) files: Vec<PathBuf>,
 }
 
@@ -41,7 +41,7 @@ pub(crate) struct Stored {
     place: Place,
 }
 
-/// The types that are read.
+/// The supported element types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     F32,
@@ -51,20 +51,20 @@ enum Kind {
 
 #[derive(Clone, Debug)]
 enum Place {
-    /// From this byte of the file on.
+    /// At this offset of the file.
     At(u64),
-    /// Somewhere in a file of PyTorch.
+    /// In a PyTorch file.
     Pickled(pytorch_reader::Tensor),
 }
 
-/// Where the values of a tensor are from.
+/// Where the values of a tensor come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// These tensors of the files, one below the other.
+    /// From these tensors of the files, stacked by rows.
     Files(Vec<Piece>),
-    /// The model was made without this bias.
+    /// Zeros, for a bias that the model was trained without.
     Zeros,
-    /// The model reads tokens as unit vectors: an embedding whose rows are these.
+    /// The identity matrix, as the embedding of a model that reads tokens as one-hot vectors.
     Identity,
 }
 
@@ -75,7 +75,7 @@ pub(crate) struct Wanted {
     pub(crate) ours: String,
     /// Its shape in the model.
     pub(crate) shape: Vec<usize>,
-    /// Where its values are from.
+    /// Where its values come from.
     pub(crate) origin: Origin,
 }
 
@@ -89,7 +89,7 @@ impl Origin {
 }
 
 impl Catalogue {
-    /// Adds the tensors of a safetensors file; of the file, the header alone is read.
+    /// Adds the tensors of a safetensors file, of which only the header is read.
     pub(crate) fn add_safetensors(&mut self, path: &Path) -> Result<(), ExchangeError> {
         let mut file = foreign::open(path)?;
         let size = file.metadata().map_err(ExchangeError::read(path))?.len();
@@ -99,18 +99,18 @@ impl Catalogue {
         file.read_exact(&mut start).map_err(|_| cut_off())?;
         let length = u64::from_le_bytes(start);
         if length > HEADER_MAX {
-            return Err(refused("is no safetensors file".to_string()));
+            return Err(refused("is not a safetensors file".to_string()));
         }
         if length > size - 8 {
             return Err(cut_off());
         }
         let mut header = vec![0; length as usize];
         file.read_exact(&mut header).map_err(|_| cut_off())?;
-        // It checks that the tensors follow each other, and that each has the bytes of its shape.
+        // This checks that tensors are contiguous, and that each has the bytes of its shape.
         let metadata: Metadata = serde_json::from_slice(&header).map_err(|error| {
             let problem = json_problem(&error);
             refused(format!(
-                "is no whole safetensors file: its header {problem}"
+                "is not a valid safetensors file: its header {problem}"
             ))
         })?;
         let begin = 8 + length;
@@ -147,8 +147,8 @@ impl Catalogue {
         }
     }
 
-    /// Adds the tensors of a file of `torch.save`, those below `key` alone if there is one; the
-    /// names and shapes are read, and no code of the file runs.
+    /// Adds the tensors of a `torch.save` file, or only those below `key`. Names and shapes are
+    /// read, and no code in the file runs.
     pub(crate) fn add_pytorch(
         &mut self,
         path: &Path,
@@ -163,13 +163,13 @@ impl Catalogue {
         let reader = read.map_err(|error| {
             let problem: String = error.to_string().chars().take(200).collect();
             let problem = problem.replace(['\n', '\r'], " ");
-            ExchangeError::refused(path, format!("cannot be read as PyTorch's: {problem}"))
+            ExchangeError::refused(path, format!("cannot be read as a PyTorch file: {problem}"))
         })?;
         let index = self.files.len();
         self.files.push(path.to_path_buf());
         for (name, tensor) in reader.into_tensors() {
-            // A file that is compressed, or a view that repeats its elements, could ask for more
-            // memory than anybody has stored.
+            // A compressed file, or a view that repeats its elements, could ask for more memory
+            // than it has stored.
             if tensor.byte_len() as u64 > size {
                 let name: String = name.chars().take(100).collect();
                 let problem = format!("has `{name}`, which is larger than the file: save it again");
@@ -192,7 +192,7 @@ impl Catalogue {
         Ok(())
     }
 
-    /// Takes a prefix off the names that have it.
+    /// Strips a prefix from the names that have it.
     pub(crate) fn strip_prefix(&mut self, prefix: &str) {
         let tensors = std::mem::take(&mut self.tensors).into_iter();
         let strip = |name: String| {
@@ -204,11 +204,11 @@ impl Catalogue {
             .collect();
     }
 
-    /// Checks that the files have what a model needs, and nothing else than what is `ignored`.
+    /// Checks that the files have what a model needs, and nothing else except what is `ignored`.
     ///
     /// # Errors
     ///
-    /// [`ExchangeError::Refused`] with all differences, of `source`.
+    /// [`ExchangeError::Refused`] with all differences, for `source`.
     pub(crate) fn check(
         &self,
         source: &Path,
@@ -238,14 +238,11 @@ impl Catalogue {
             problems.truncate(MOST_DIFFERENCES);
             problems.push(format!("and {more} more"));
         }
-        let problem = format!(
-            "does not have the weights of its config: {}",
-            problems.join("; ")
-        );
+        let problem = format!("does not match its config: {}", problems.join("; "));
         Err(ExchangeError::refused(source, problem))
     }
 
-    /// What is wrong with a tensor that is a piece of one of this shape.
+    /// What is wrong with a tensor that is a piece of one with this shape, if anything.
     fn differs(&self, piece: &Piece, shape: &[usize]) -> Option<String> {
         let name = &piece.name;
         let mut shape = shape.to_vec();
@@ -262,17 +259,17 @@ impl Catalogue {
             Some(Stored {
                 kind: Err(kind), ..
             }) => Some(format!(
-                "`{name}` has type {kind}; F32, F16 and BF16 are read"
+                "`{name}` has type {kind}; only F32, F16 and BF16 are supported"
             )),
             Some(_) => None,
         }
     }
 
-    /// Reads what was checked, one after the other.
+    /// Reads the tensors that were checked.
     ///
     /// # Errors
     ///
-    /// What cannot be read, or a number that is not finite.
+    /// If something cannot be read, or if an element is not finite.
     pub(crate) fn read_all(&self, wanted: &[Wanted]) -> Result<Vec<NamedTensor>, ExchangeError> {
         let named = wanted.iter().map(|wanted| {
             let shape = wanted.shape.clone();
@@ -298,7 +295,7 @@ impl Catalogue {
         named.collect()
     }
 
-    /// A tensor of this shape.
+    /// Reads a tensor of this shape.
     fn read(&self, pieces: &[Piece], shape: Vec<usize>) -> Result<TensorData, ExchangeError> {
         let row: usize = shape[1..].iter().product();
         let mut done = Ok(());
@@ -321,8 +318,7 @@ impl Catalogue {
             None => Ok(()),
             Some(value) => {
                 let name = &piece.name;
-                let problem =
-                    format!("has {value} in `{name}`, where every number is to be finite");
+                let problem = format!("has {value} in `{name}`; all elements must be finite");
                 Err(ExchangeError::refused(path, problem))
             }
         }
@@ -341,7 +337,7 @@ impl Stored {
         };
         Ok(Elements {
             bytes,
-            // Checked before.
+            // `check` has refused other types.
             kind: self.kind.clone().unwrap_or(Kind::F32),
             buffer: Vec::new(),
             not_finite: None,
@@ -349,17 +345,17 @@ impl Stored {
     }
 }
 
-/// Elements of a tensor, read in order.
+/// The elements of a tensor, read in order.
 struct Elements {
     bytes: Box<dyn Read>,
     kind: Kind,
     buffer: Vec<u8>,
-    /// One that is not finite, if there is any.
+    /// The first element that is not finite, if there is one.
     not_finite: Option<f32>,
 }
 
 impl Elements {
-    /// Reads all of a tensor of this shape, as it is or transposed, a few rows at a time.
+    /// Reads a whole tensor of this shape, possibly transposing it, a few rows at a time.
     fn fill(
         &mut self,
         values: &mut [f32],
@@ -386,7 +382,7 @@ impl Elements {
     }
 
     fn fill_in_order(&mut self, values: &mut [f32]) -> std::io::Result<()> {
-        /// Elements that are read together.
+        /// The number of elements read at a time.
         const PIECE: usize = 1 << 16;
         let size = match self.kind {
             Kind::F32 => 4,
@@ -413,7 +409,7 @@ impl Elements {
                     }
                 }
             }
-            // While they are in the cache; without a branch for each it is done in vectors.
+            // While the values are in the cache; without a branch per element, this vectorizes.
             let any = piece
                 .iter()
                 .fold(false, |any, value| any | !value.is_finite());

@@ -1,5 +1,5 @@
-//! A checkpoint of PyTorch: nanoGPT's, or one of a recurrent model, whose parts are found by the
-//! ends of their names and by their shapes.
+//! PyTorch checkpoints: nanoGPT's, and those of recurrent models, whose parts are found by name
+//! suffix and shape.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -14,12 +14,12 @@ use crate::foreign;
 use crate::names::{Family, LAYERS_MAX, Naming, Piece, SIZE_MAX, model_config, shapes};
 use crate::source::{Source, Weights};
 
-/// What `torch.compile` puts before all names.
+/// The prefix that `torch.compile` adds to all names.
 const COMPILED: &str = "_orig_mod.";
 /// The most tensors that a message names.
 const MOST_NAMED: usize = 12;
 
-/// Looks through a file: what it is, and the names and shapes of the weights.
+/// Opens a file: determines its kind, and lists the names and shapes of its weights.
 pub(crate) fn open(path: &Path) -> Result<Source, ExchangeError> {
     foreign::check(path)?;
     match PytorchReader::read_pickle_data(path, Some("model_args")) {
@@ -28,7 +28,7 @@ pub(crate) fn open(path: &Path) -> Result<Source, ExchangeError> {
     }
 }
 
-/// A checkpoint of nanoGPT, with `meta.pkl` beside it if its tokens are characters.
+/// A nanoGPT checkpoint, with `meta.pkl` beside it if its tokens are characters.
 fn nano_gpt(
     path: &Path,
     arguments: &HashMap<String, PickleValue>,
@@ -36,7 +36,7 @@ fn nano_gpt(
     let size_up_to = |most: u64, key: &str| match arguments.get(key) {
         Some(PickleValue::Int(size)) if (1..=most as i64).contains(size) => Ok(*size as usize),
         _ => {
-            let problem = format!("has no {key} from 1 to {most} in its model_args");
+            let problem = format!("needs a {key} from 1 to {most} in its model_args");
             Err(ExchangeError::refused(path, problem))
         }
     };
@@ -49,7 +49,7 @@ fn nano_gpt(
         ..model_config(Architecture::Transformer, hidden)
     };
     let valid = config.validate();
-    valid.map_err(|error| ExchangeError::refused(path, format!("is of no model: {error}")))?;
+    valid.map_err(|error| ExchangeError::refused(path, format!("has no valid model: {error}")))?;
     let has_biases = !matches!(arguments.get("bias"), Some(PickleValue::Bool(false)));
     let mut catalogue = Catalogue::default();
     catalogue.add_pytorch(path, Some("model"))?;
@@ -59,7 +59,7 @@ fn nano_gpt(
         .filter_map(|(ours, shape)| {
             let pieces = Naming::HuggingFace.pieces(Family::Gpt2, &config, &ours, &shape)?;
             let is_left_out = !has_biases && ours.ends_with(".bias");
-            // Its matrices are those of `nn.Linear`.
+            // nanoGPT uses `nn.Linear`, whose matrices are like ours.
             let pieces = pieces.into_iter().map(|piece| Piece {
                 transposed: false,
                 ..piece
@@ -80,7 +80,7 @@ fn nano_gpt(
     })?;
     let (layers, hidden) = (config.layers, config.hidden);
     Ok(Source {
-        description: format!("a checkpoint of nanoGPT, {layers} x {hidden}"),
+        description: format!("a nanoGPT checkpoint, {layers} x {hidden}"),
         config,
         vocabulary,
         tokenizer: characters(&path.with_file_name("meta.pkl"))?,
@@ -102,7 +102,7 @@ fn characters(path: &Path) -> Result<Option<(TokenizerKind, Tokenizer)>, Exchang
     foreign::check(path)?;
     let read = PytorchReader::read_pickle_data(path, Some("itos"));
     let Ok(PickleValue::Dict(by_id)) = read else {
-        return Err(refused("has no itos, the characters by id"));
+        return Err(refused("lacks itos, the characters by id"));
     };
     let character = |id: usize| match by_id.get(&id.to_string()) {
         Some(PickleValue::String(text)) => {
@@ -112,12 +112,13 @@ fn characters(path: &Path) -> Result<Option<(TokenizerKind, Tokenizer)>, Exchang
         _ => None,
     };
     let symbols: Option<Vec<char>> = (0..by_id.len()).map(character).collect();
-    let symbols = symbols.ok_or_else(|| refused("has an itos that is not of characters"))?;
+    let symbols =
+        symbols.ok_or_else(|| refused("has an itos with an entry that is not one character"))?;
     let tokenizer = Tokenizer::of_characters(&symbols)?;
     Ok(Some((TokenizerKind::Char, tokenizer)))
 }
 
-/// A recurrent model of any class: the one RNN, the one embedding, the one linear layer.
+/// A recurrent model of any class: its one RNN, one embedding and one linear layer.
 fn recurrent(path: &Path) -> Result<Source, ExchangeError> {
     let mut catalogue = Catalogue::default();
     catalogue.add_pytorch(path, None)?;
@@ -128,7 +129,7 @@ fn recurrent(path: &Path) -> Result<Source, ExchangeError> {
         .check(path, &wanted, |name| name.contains("optim"))?;
     let (cell, layers, hidden) = (config.architecture, config.layers, config.hidden);
     Ok(Source {
-        description: format!("a {cell} of PyTorch, {layers} x {hidden}"),
+        description: format!("a PyTorch {cell}, {layers} x {hidden}"),
         config,
         vocabulary,
         tokenizer: None,
@@ -141,7 +142,7 @@ fn recurrent(path: &Path) -> Result<Source, ExchangeError> {
     })
 }
 
-/// The tensors of a file in which a recurrent model is looked for.
+/// The tensors of a file that may contain a recurrent model.
 struct Found<'a> {
     path: &'a Path,
     catalogue: Catalogue,
@@ -151,11 +152,11 @@ impl Found<'_> {
     fn parts(&self) -> Result<(ModelConfig, usize, Vec<Wanted>), ExchangeError> {
         let names = || self.catalogue.tensors.keys();
         for (part, what) in [
-            ("_reverse", "reads in both directions"),
-            ("weight_hr_l", "has projections"),
+            ("_reverse", "bidirectional models"),
+            ("weight_hr_l", "models with projections"),
         ] {
             if let Some(name) = names().find(|name| name.contains(part)) {
-                let problem = format!("has `{name}`: a model that {what} is not computed here");
+                let problem = format!("has `{name}`: {what} are not supported");
                 return Err(ExchangeError::refused(self.path, problem));
             }
         }
@@ -171,7 +172,7 @@ impl Found<'_> {
             3 => Architecture::Gru,
             4 => Architecture::Lstm,
             gates => {
-                let problem = format!("has an RNN of {gates} gates, which is none of PyTorch's");
+                let problem = format!("has an RNN with {gates} gates, which is none of PyTorch's");
                 return Err(ExchangeError::refused(self.path, problem));
             }
         };
@@ -212,7 +213,7 @@ impl Found<'_> {
         Ok((config, vocabulary, wanted))
     }
 
-    /// How many layers the RNN has, and their tensors.
+    /// The number of layers of the RNN, and their tensors.
     fn layers(
         &self,
         prefix: &str,
@@ -241,7 +242,7 @@ impl Found<'_> {
         (layers, wanted)
     }
 
-    /// A tensor of the file, or zeros where it is a bias that the file does not have.
+    /// A tensor of the file, or zeros for a bias that the file lacks.
     fn wanted(&self, ours: String, shape: Vec<usize>, theirs: String) -> Wanted {
         let is_there = self.catalogue.tensors.contains_key(&theirs);
         let is_bias = shape.len() == 1;
@@ -256,7 +257,7 @@ impl Found<'_> {
         }
     }
 
-    /// Rows and columns.
+    /// The rows and columns of a matrix.
     fn matrix(&self, name: &str) -> Result<(usize, usize), ExchangeError> {
         let shape = self
             .catalogue
@@ -272,7 +273,7 @@ impl Found<'_> {
         }
     }
 
-    /// The one tensor of these.
+    /// The name, if there is exactly one.
     fn one<'n>(
         &self,
         what: &str,
@@ -287,7 +288,7 @@ impl Found<'_> {
                     "more than one"
                 };
                 let problem = format!(
-                    "has {how_many} {what} that shape and name tell; it has {}",
+                    "has {how_many} {what} that can be recognised by name and shape; it has {}",
                     self.list()
                 );
                 Err(ExchangeError::refused(self.path, problem))
@@ -310,7 +311,7 @@ impl Found<'_> {
     }
 }
 
-/// A tensor of the file as it is, of this many rows.
+/// A whole tensor of the file, with this many rows.
 fn whole(name: String, rows: usize) -> Origin {
     Origin::Files(vec![Piece {
         name,

@@ -9,17 +9,17 @@ use shears_train::TrainError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ExchangeError {
-    /// The format has no such model.
-    #[error("{format} has no place for {what}; {instead}")]
-    NoPlace {
+    /// The format does not support such a model.
+    #[error("{format} does not support {what}; {instead}")]
+    Unsupported {
         /// The format.
         format: &'static str,
-        /// What it lacks.
+        /// What it does not support.
         what: String,
         /// What to do.
         instead: String,
     },
-    /// A file or folder is no model that can be read.
+    /// A file or folder is not a readable model.
     #[error("{} {problem}", path.display())]
     Refused {
         /// The file or folder.
@@ -30,7 +30,7 @@ pub enum ExchangeError {
     /// The tokenizer of the model cannot be used.
     #[error(transparent)]
     Tokenizer(#[from] shears_data::DataError),
-    /// A file cannot be read or written, or the run that the model is of cannot be read.
+    /// A file cannot be read or written, or the model's run cannot be read.
     #[error(transparent)]
     Run(#[from] TrainError),
 }

@@ -1,4 +1,4 @@
-//! A trained model as it leaves, whatever the format.
+//! A trained model to be exported, whatever the format.
 
 use shears_data::Tokenizer;
 use shears_model::{Architecture, Mlp, ModelConfig};
@@ -8,21 +8,21 @@ use crate::card::Card;
 use crate::error::ExchangeError;
 use crate::names::{Family, Naming, Piece};
 
-/// The activations of GPT-2's shape, as `transformers` calls them.
+/// The activations of GPT-2's block, with their names in `transformers`.
 pub(crate) const ACTIVATIONS: [(Mlp, &str); 2] = [(Mlp::Gelu, "gelu"), (Mlp::GeluTanh, "gelu_new")];
 
-/// What every format is made of.
+/// The content of every exported format.
 #[derive(Debug)]
 pub struct TrainedModel<'a> {
     /// The shape of the model.
     pub config: ModelConfig,
     /// Its parameters, by the names of `shears-model`.
     pub tensors: Vec<NamedTensor>,
-    /// How text becomes tokens.
+    /// The tokenizer.
     pub tokenizer: &'a Tokenizer,
     /// The token that ends a text, if the model has one.
     pub end_token: Option<u32>,
-    /// What is known of the run.
+    /// Facts about the run.
     pub card: Card,
 }
 
@@ -37,35 +37,35 @@ impl TrainedModel<'_> {
         embedding.map_or(0, |tensor| tensor.data.shape().to_vec()[0])
     }
 
-    /// The block that other programs know this Transformer by.
+    /// The family of this Transformer's block in other programs.
     ///
     /// # Errors
     ///
-    /// [`ExchangeError::NoPlace`] if it is none of them.
+    /// [`ExchangeError::Unsupported`] if it has none.
     pub(crate) fn family(&self, format: &'static str) -> Result<Family, ExchangeError> {
         let architecture = self.config.architecture;
-        let no_place = |what: String, instead: &str| ExchangeError::NoPlace {
+        let unsupported = |what: String, instead: &str| ExchangeError::Unsupported {
             format,
             what,
             instead: instead.to_string(),
         };
         if architecture != Architecture::Transformer {
             let what = format!("a model of kind {architecture}");
-            return Err(no_place(what, "--format pytorch writes it"));
+            return Err(unsupported(what, "--format pytorch writes it"));
         }
         Family::of(&self.config).ok_or_else(|| {
             let instead = "GPT-2's can be exported (norm layer, position learned, gelu or \
                            gelu-tanh, biases, no kv-heads), and Llama's (norm rms, position rope, \
                            swiglu)";
-            no_place("this Transformer block".to_string(), instead)
+            unsupported("this Transformer block".to_string(), instead)
         })
     }
 
-    /// Our tensors, each with what it is in a format.
+    /// Our tensors, each with its counterpart in a format.
     ///
     /// # Errors
     ///
-    /// [`ExchangeError::NoPlace`] for a tensor that the family does not have.
+    /// [`ExchangeError::Unsupported`] for a tensor that the family does not have.
     pub(crate) fn pieces(
         &self,
         naming: Naming,
@@ -75,7 +75,7 @@ impl TrainedModel<'_> {
         for tensor in &self.tensors {
             let (name, shape) = (&tensor.name, tensor.data.shape().to_vec());
             let pieces = naming.pieces(family, &self.config, name, &shape);
-            let pieces = pieces.ok_or_else(|| ExchangeError::NoPlace {
+            let pieces = pieces.ok_or_else(|| ExchangeError::Unsupported {
                 format: family.name(),
                 what: format!("`{name}`"),
                 instead: "only its shape can be exported".to_string(),
@@ -85,7 +85,7 @@ impl TrainedModel<'_> {
         Ok(all)
     }
 
-    /// How `transformers` calls the activation of GPT-2's block.
+    /// The name of the GPT-2 block's activation in `transformers`.
     pub(crate) fn activation(&self) -> &'static str {
         let mlp = self.config.block.mlp;
         let known = ACTIVATIONS.iter().find(|(ours, _)| *ours == mlp);

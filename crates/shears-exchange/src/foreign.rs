@@ -1,5 +1,5 @@
-//! Files from strangers: opened only if they are regular, bounded before they are read, and called
-//! what they are if they are something else.
+//! Files from strangers: opened only if they are regular, bounded before they are read, and named
+//! if they are something else.
 
 use std::fs::File;
 use std::io::{Read, Seek};
@@ -11,10 +11,10 @@ use shears_run::{json_problem, open_regular, read_regular};
 
 use crate::error::ExchangeError;
 
-/// The most bytes of a JSON file; a vocabulary of half a million tokens has a tenth.
+/// The most bytes of a JSON file; a vocabulary of half a million tokens has a tenth of that.
 const JSON_MAX: u64 = 100 << 20;
 
-/// Opens a regular file that is not known to be something else than a model or what belongs to one.
+/// Opens a regular file, unless its first bytes show that it is no part of a model.
 ///
 /// # Errors
 ///
@@ -25,13 +25,13 @@ pub(crate) fn open(path: &Path) -> Result<File, ExchangeError> {
     Ok(file)
 }
 
-/// The bytes of a file of at most `limit`, which [`open`] would open.
+/// Reads a file of at most `limit` bytes, with the checks of [`open`].
 pub(crate) fn read(path: &Path, limit: u64) -> Result<Vec<u8>, ExchangeError> {
     check(path)?;
     read_regular(path, limit).map_err(ExchangeError::read(path))
 }
 
-/// The same, for a reader that opens it by name; some of the file has been read.
+/// Checks a file like [`open`], for a reader that opens it by name; its start has been read.
 pub(crate) fn check(path: &Path) -> Result<File, ExchangeError> {
     let mut start = Vec::new();
     let mut file = open_regular(path).map_err(ExchangeError::read(path))?;
@@ -43,26 +43,26 @@ pub(crate) fn check(path: &Path) -> Result<File, ExchangeError> {
     if start.is_empty() {
         return Err(ExchangeError::refused(path, "is empty: copy it again"));
     }
-    // Zip archives and pickles are what torch.save writes.
+    // torch.save writes zip archives and pickles.
     let is_of_torch = start.starts_with(b"PK\x03\x04") || start.starts_with(b"\x80");
     let kind = match start.to_ascii_lowercase().starts_with(b"<?xml") {
-        true => Some("an answer of a server, from a download that failed"),
+        true => Some("a server's error message, from a download that failed"),
         false => foreign_kind(&start).filter(|_| !is_of_torch),
     };
     if let Some(kind) = kind {
-        let problem = format!("is {kind}; give what a model was saved as");
+        let problem = format!("is {kind}; give the file of a model");
         return Err(ExchangeError::refused(path, problem));
     }
     Ok(file)
 }
 
-/// The text of a file that is read as a whole.
+/// Reads a text file as a whole.
 pub(crate) fn read_text(path: &Path) -> Result<String, ExchangeError> {
     String::from_utf8(read(path, JSON_MAX)?)
         .map_err(|_| ExchangeError::refused(path, "is not UTF-8 text"))
 }
 
-/// A JSON file.
+/// Reads a JSON file.
 pub(crate) fn read_json(path: &Path) -> Result<Value, ExchangeError> {
     serde_json::from_str(&read_text(path)?)
         .map_err(|error| ExchangeError::refused(path, json_problem(&error)))

@@ -1,4 +1,4 @@
-//! A GGUF file, which llama.cpp and all that stands on it (Ollama, LM Studio) load.
+//! Exports a GGUF file for llama.cpp and programs based on it (Ollama, LM Studio).
 
 mod file;
 mod quantize;
@@ -15,7 +15,7 @@ use crate::safetensors_file::rows_of;
 use file::{Rows, Tensor, Value};
 use vocabulary::Vocabulary;
 
-/// How the matrices of a GGUF file are stored; biases, norms and positions are `f32`.
+/// The type of matrices in a GGUF file; biases, norms and positions are `f32`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GgufType {
     /// As they were trained.
@@ -27,7 +27,7 @@ pub enum GgufType {
 }
 
 impl GgufType {
-    /// The number of a file of this type, `general.file_type`.
+    /// The `general.file_type` of a file of this type.
     fn of_file(self) -> u32 {
         match self {
             GgufType::F32 => 0,
@@ -37,15 +37,15 @@ impl GgufType {
     }
 }
 
-/// Elements of a block of `q8_0`: a row has to be made of whole ones.
+/// Elements of a block of `q8_0`; a row must consist of whole blocks.
 const BLOCK: usize = 32;
 
-/// Writes `model.gguf` and a model card into a folder, which has to be there.
+/// Writes `model.gguf` and a model card into an existing folder.
 ///
 /// # Errors
 ///
-/// [`ExchangeError::NoPlace`] for a model that is neither a GPT-2 nor a Llama, a tokenizer that
-/// llama.cpp does not have, or a width that `q8_0` cannot store; or what cannot be written.
+/// [`ExchangeError::Unsupported`] for a model that is neither a GPT-2 nor a Llama, a tokenizer that
+/// llama.cpp does not have, or a width that `q8_0` cannot store; or if a file cannot be written.
 pub fn export_gguf(
     model: &TrainedModel<'_>,
     kind: GgufType,
@@ -58,7 +58,7 @@ pub fn export_gguf(
         .find(|width| !width.is_multiple_of(BLOCK));
     if let Some(width) = broken.filter(|_| kind == GgufType::Q8) {
         let what = format!("a width of {width} in q8_0, whose blocks have {BLOCK} elements");
-        return Err(no_place(what, "--dtype f16 takes any width"));
+        return Err(unsupported(what, "--dtype f16 takes any width"));
     }
     let vocabulary = Vocabulary::of(model)?;
     let rows = vocabulary.tokens.len();
@@ -75,8 +75,8 @@ pub fn export_gguf(
     model.card.write(folder, &head, &usage)
 }
 
-pub(super) fn no_place(what: String, instead: &str) -> ExchangeError {
-    ExchangeError::NoPlace {
+pub(super) fn unsupported(what: String, instead: &str) -> ExchangeError {
+    ExchangeError::Unsupported {
         format: "GGUF",
         what,
         instead: instead.to_string(),
@@ -118,7 +118,7 @@ fn config(
     values
 }
 
-/// A tensor under its name there; embedding and output get rows of zeros until they have as many as
+/// A tensor under its GGUF name; embedding and output are padded with rows of zeros to the size of
 /// the vocabulary.
 fn stored<'a>(
     piece: Piece,
@@ -156,8 +156,8 @@ fn stored<'a>(
     }
 }
 
-/// The rows of each head in llama.cpp's order: the first of the first half, the first of the
-/// second, the second of the first ... `row` is in bytes.
+/// Interleaves the halves of each head for llama.cpp: the first row of the first half, the first of
+/// the second, the second of the first ... `row` is in bytes.
 fn interleaved(bytes: &[u8], row: usize, head: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(bytes.len());
     for rows in bytes.chunks_exact(head * row) {
@@ -193,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn halves_of_a_head_come_in_turn() {
+    fn halves_of_a_head_are_interleaved() {
         // Two heads of four rows of two bytes.
         let row = |index: u8| [index, index + 100];
         let rows = |order: [u8; 8]| order.map(row).concat();

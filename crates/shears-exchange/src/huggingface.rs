@@ -1,4 +1,4 @@
-//! A folder that `transformers` 4 and 5 load as it is, tokenizer included.
+//! Exports a folder that `transformers` 4 and 5 load unchanged, including its tokenizer.
 
 mod config;
 mod import;
@@ -15,16 +15,16 @@ use crate::names::{Family, Naming};
 use crate::safetensors_file::{self, Written};
 pub(crate) use import::open;
 
-/// The temperature that `shears generate` has unless told otherwise.
+/// The default temperature of `shears generate`.
 const TEMPERATURE: f64 = 0.8;
 
-/// Writes a folder, which has to be there, with a Transformer as `transformers` has it: config,
-/// weights, tokenizer, model card.
+/// Writes a Transformer into an existing folder for `transformers`: config, weights, tokenizer,
+/// model card.
 ///
 /// # Errors
 ///
-/// [`ExchangeError::NoPlace`] for a model that is neither a GPT-2 nor a Llama; or what cannot be
-/// written.
+/// [`ExchangeError::Unsupported`] for a model that is neither a GPT-2 nor a Llama; or if a file
+/// cannot be written.
 pub fn export_huggingface(model: &TrainedModel<'_>, folder: &Path) -> Result<(), ExchangeError> {
     let family = model.family("transformers")?;
     let pieces = model.pieces(Naming::HuggingFace, family)?.into_iter();
@@ -87,18 +87,18 @@ fn config_of_llama(model: &TrainedModel<'_>) -> Value {
         "num_hidden_layers": config.layers,
         "num_key_value_heads": config.kv_heads(),
         "rms_norm_eps": block.norm_epsilon,
-        // The first is that of version 5, the second that of 4.
+        // Version 5 reads the first, version 4 the second.
         "rope_parameters": { "rope_type": "default", "rope_theta": block.rope_theta },
         "rope_theta": block.rope_theta,
     })
 }
 
-/// Adds what both have.
+/// Adds the keys that both families have.
 fn with_all_models_keys(mut config: Value, model: &TrainedModel<'_>) -> Value {
-    // Those of GPT-2 and Llama themselves, the defaults, mean other tokens of another vocabulary.
+    // The defaults of GPT-2 and Llama are ids of their own vocabularies.
     config["bos_token_id"] = model.end_token.into();
     config["eos_token_id"] = model.end_token.into();
-    // The first name is that of version 5, the second that of 4.
+    // Version 5 reads the first name, version 4 the second.
     config["dtype"] = "float32".into();
     config["torch_dtype"] = "float32".into();
     config["tie_word_embeddings"] = model.config.tied.into();
@@ -116,15 +116,15 @@ fn generation(model: &TrainedModel<'_>) -> Value {
     })
 }
 
-/// Without the class, version 5 takes GPT-2's own, which reads nothing but vocabulary and merges:
-/// spaces and accents of a char vocabulary would vanish without a word.
+/// Without the class, version 5 uses GPT-2's own, which reads only vocabulary and merges: spaces
+/// and accents of a char vocabulary would silently vanish.
 fn tokenizer_config(model: &TrainedModel<'_>) -> Value {
     let mut config = json!({
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": false,
         "model_max_length": model.config.context,
-        // Version 4 would give `token_type_ids` beside them, all zero, and GPT-2 would add the
-        // embedding of token 0 to every position.
+        // Otherwise version 4 adds `token_type_ids`, all zero, and GPT-2 would add the embedding of
+        // token 0 to every position.
         "model_input_names": ["input_ids", "attention_mask"],
     });
     if let Some(end) = model.end_token {

@@ -1,19 +1,19 @@
-//! Trained models in the files of other programs.
+//! Import and export of trained models in other programs' formats.
 //!
 //! ```text
 //! source.rs        a model to start from: a run, a folder, a file
-//! checkpoint.rs    files of PyTorch: nanoGPT's, and recurrent models
-//! open.rs          which of them a path is
+//! open.rs          which of these a path is
+//! checkpoint.rs    PyTorch files: nanoGPT's, and recurrent models
 //! catalogue.rs     the tensors of files by name and shape, before they are read
 //! foreign.rs       files from strangers
-//! export.rs        what leaves: weights, tokenizer, and what is known of the run
-//! names.rs         the blocks that other programs have, and the names of their tensors
-//! huggingface.rs   a folder that `transformers` loads
-//! gguf.rs          a file that llama.cpp loads
+//! export.rs        a model to export: weights, tokenizer, facts about the run
+//! names.rs         the blocks of other programs, and the names of their tensors
+//! huggingface.rs   a folder for `transformers`
+//! gguf.rs          a file for llama.cpp
 //! pytorch.rs       recurrent models under PyTorch's names
 //! beside.rs        files beside the weights
 //! card.rs          README.md beside the weights
-//! safetensors_file.rs  weights on disk
+//! safetensors_file.rs  writes weights
 //! ```
 
 mod beside;

@@ -1,4 +1,4 @@
-//! The names of a Transformer's tensors: ours, and those of each format that has blocks like them.
+//! The names of a Transformer's tensors: ours, and those in other formats.
 
 use std::ops::Range;
 
@@ -6,12 +6,12 @@ use shears_model::{
     Architecture, BlockConfig, Mlp, ModelConfig, Nonlinearity, Norm, Position, Precision,
 };
 
-/// No width, length or vocabulary of a model that this program could compute with is larger.
+/// The largest width, length or vocabulary that this program could compute with.
 pub(crate) const SIZE_MAX: u64 = 1 << 24;
-/// The most layers of a model here: each has names before its tensors are looked for.
+/// The most layers of a model: each has names before its tensors are looked up.
 pub(crate) const LAYERS_MAX: u64 = 1000;
 
-/// The blocks that other programs have.
+/// The kinds of block that other programs have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Family {
     /// GPT-2's (Radford et al. 2019), with either GELU.
@@ -20,16 +20,16 @@ pub(crate) enum Family {
     Llama,
 }
 
-/// Whose names.
+/// The program that names follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Naming {
-    /// `transformers`, whose `Conv1D` holds the matrices of GPT-2's block as `[in, out]`.
+    /// `transformers`, whose `Conv1D` stores the matrices of GPT-2's block as `[in, out]`.
     HuggingFace,
     /// llama.cpp, with matrices as ours.
     Gguf,
 }
 
-/// A model of this architecture and width, for what a format says to be filled in.
+/// A model of this architecture and width, to be completed from a file.
 pub(crate) fn model_config(architecture: Architecture, hidden: usize) -> ModelConfig {
     ModelConfig {
         architecture,
@@ -47,20 +47,21 @@ pub(crate) fn model_config(architecture: Architecture, hidden: usize) -> ModelCo
     }
 }
 
-/// Rows of one of our tensors, and what they are in a format.
+/// Rows of one of our tensors, and their counterpart in a format.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Piece {
     pub(crate) name: String,
-    /// Of ours; all of them, unless the format has in several tensors what is one here.
+    /// Rows of our tensor; all of them, unless the format splits it into several tensors.
     pub(crate) rows: Range<usize>,
     /// Whether it is the transpose of ours, `[out, in]`.
     pub(crate) transposed: bool,
-    /// The rows of a head, where the format has their halves in turn: ours are rotated with those
-    /// half a head away, as in `transformers`, and llama.cpp's with their neighbours.
+    /// The rows of a head, if the format interleaves its halves: ours are rotated with those half a
+    /// head away, as in `transformers`, and llama.cpp's with adjacent ones.
     pub(crate) interleaved: Option<usize>,
 }
 
-/// A part of the model: ours, Hugging Face's, llama.cpp's; several where they cut ours by its rows.
+/// A part of the model: our name, Hugging Face's, llama.cpp's; several where they split ours by
+/// rows.
 type Row = (
     &'static str,
     &'static [&'static str],
@@ -109,7 +110,7 @@ const LLAMA: [Row; 9] = [
 ];
 
 impl Family {
-    /// What `transformers` and llama.cpp call it.
+    /// Its name in `transformers` and llama.cpp.
     pub(crate) fn model_type(self) -> &'static str {
         match self {
             Family::Gpt2 => "gpt2",
@@ -117,14 +118,14 @@ impl Family {
         }
     }
 
-    /// Which of them a model has, if it has one.
+    /// The family of a model, if it belongs to one.
     pub(crate) fn of(config: &ModelConfig) -> Option<Family> {
         if config.architecture != Architecture::Transformer {
             return None;
         }
         let block = config.block;
         let is_gelu = [Mlp::Gelu, Mlp::GeluTanh].contains(&block.mlp);
-        // Sizes and epsilon are numbers in either format.
+        // Both formats store sizes and epsilon as numbers.
         let BlockConfig {
             inner,
             norm_epsilon,
@@ -152,7 +153,7 @@ impl Family {
         }
     }
 
-    /// What it is called.
+    /// Its name in prose.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Family::Gpt2 => "GPT-2",
@@ -160,8 +161,8 @@ impl Family {
         }
     }
 
-    /// The prefix of all names of Hugging Face but that of the output layer; a model that was saved
-    /// without that layer has none.
+    /// The prefix of all Hugging Face names except the output layer's; a model that was saved
+    /// without that layer has no prefix.
     pub(crate) fn prefix(self) -> &'static str {
         match self {
             Family::Gpt2 => "transformer.",
@@ -178,7 +179,7 @@ impl Family {
 }
 
 impl Naming {
-    /// What one of our tensors, of this shape, is in a format; nothing if the family does not have
+    /// The counterpart of one of our tensors, with this shape; `None` if the family does not have
     /// it.
     pub(crate) fn pieces(
         self,
@@ -230,7 +231,7 @@ impl Naming {
     }
 }
 
-/// Names and shapes of our tensors in a Transformer of this many tokens.
+/// Names and shapes of our tensors in a Transformer with this vocabulary.
 pub(crate) fn shapes(config: &ModelConfig, vocabulary: usize) -> Vec<(String, Vec<usize>)> {
     let hidden = config.hidden;
     let block = config.block;
@@ -281,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn matrices_of_gpt_2s_blocks_alone_are_transposed() {
+    fn only_matrices_of_gpt_2s_blocks_are_transposed() {
         let config = config(BlockConfig::default());
         let piece = |naming: Naming, ours: &str, shape: &[usize]| {
             let pieces = naming.pieces(Family::Gpt2, &config, ours, shape)?;
@@ -304,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn llamas_joined_rows_come_apart() {
+    fn llamas_joined_rows_are_split() {
         let config = config(BlockConfig {
             inner: 20,
             ..BlockConfig::llama(2)
@@ -353,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_between_the_two_is_of_neither() {
+    fn a_block_between_the_two_belongs_to_neither() {
         let family = |block| Family::of(&config(block));
         let tanh = BlockConfig {
             mlp: Mlp::GeluTanh,

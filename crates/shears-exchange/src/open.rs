@@ -1,4 +1,4 @@
-//! Which kind of source a path is.
+//! Detects the kind of source at a path.
 
 use std::path::Path;
 
@@ -9,12 +9,12 @@ use crate::source::{Source, Weights};
 use crate::{checkpoint, huggingface};
 
 impl Source {
-    /// Looks at a run, a folder of Hugging Face, or a file of PyTorch.
+    /// Opens a run, a Hugging Face folder, or a PyTorch file.
     ///
     /// # Errors
     ///
-    /// [`ExchangeError`] if it is none of them, of a kind of model that there is none of here, or
-    /// does not have the weights that its config says.
+    /// [`ExchangeError`] if it is none of these, has an unsupported kind of model, or lacks the
+    /// weights that its config describes.
     pub fn open(path: &Path) -> Result<Source, ExchangeError> {
         if path.join("plan.toml").is_file() {
             return open_run(path);
@@ -30,7 +30,7 @@ impl Source {
                 "is neither a run nor a model: it has no plan.toml and no config.json"
             }
             Ok(_) if is_safetensors => {
-                "says nothing of its model; give the folder that has it with its config.json"
+                "does not describe its model; give the folder that has it with its config.json"
             }
             Ok(_) => return checkpoint::open(path),
             Err(_) => "does not exist: check the path",

@@ -1,4 +1,4 @@
-//! A recurrent model under PyTorch's names, and the lines that load it.
+//! Exports a recurrent model under PyTorch's names, with a class that loads it.
 
 use std::path::Path;
 
@@ -10,15 +10,15 @@ use crate::error::ExchangeError;
 use crate::export::TrainedModel;
 use crate::safetensors_file::{self, Written};
 
-/// Writes a folder, which has to be there: weights under the names of `torch.nn`, config,
-/// tokenizer, and a README with the class that they fit.
+/// Writes into an existing folder: weights under the names of `torch.nn`, config, tokenizer, and a
+/// README with a class that loads them.
 ///
 /// # Errors
 ///
-/// [`ExchangeError::NoPlace`] for a Transformer; or what cannot be written.
+/// [`ExchangeError::Unsupported`] for a Transformer; or if a file cannot be written.
 pub fn export_pytorch(model: &TrainedModel<'_>, folder: &Path) -> Result<(), ExchangeError> {
     if model.config.architecture == Architecture::Transformer {
-        return Err(ExchangeError::NoPlace {
+        return Err(ExchangeError::Unsupported {
             format: "pytorch",
             what: "a Transformer".to_string(),
             instead: "--format huggingface writes it".to_string(),
@@ -28,7 +28,7 @@ pub fn export_pytorch(model: &TrainedModel<'_>, folder: &Path) -> Result<(), Exc
     for tensor in &model.tensors {
         tensors.push(Written::whole(tensor, their_name(&tensor.name)?));
         if model.config.tied && tensor.name == "embedding.weight" {
-            // A file has no tensor under two names.
+            // A safetensors file stores no tensor under two names.
             tensors.push(Written::whole(tensor, "decoder.weight".to_string()));
         }
     }
@@ -51,7 +51,7 @@ fn their_name(ours: &str) -> Result<String, ExchangeError> {
         "output.bias" => Some("decoder.bias".to_string()),
         _ => of_layer(),
     };
-    name.ok_or_else(|| ExchangeError::NoPlace {
+    name.ok_or_else(|| ExchangeError::Unsupported {
         format: "pytorch",
         what: format!("`{ours}`"),
         instead: "only models of its own can be exported".to_string(),
@@ -77,8 +77,8 @@ fn config(model: &TrainedModel<'_>) -> Value {
 }
 
 const USAGE: &str = "
-A text generator trained by Shears: an embedding, recurrent layers, a linear layer, with the names
-and the gate order of `torch.nn`. In this folder:
+A text generator trained by Shears: an embedding, recurrent layers and a linear layer, with the
+names and the gate order of `torch.nn`. In this folder:
 
 ";
 
@@ -110,7 +110,7 @@ logits, state = model(torch.tensor([tokenizer.encode("The ").ids]))
 
 const AFTER: &str = "
 For a text, sample from `logits[0, -1]` and call `model` with the new token and `state`. Dropout in
-training acts after each layer, the last one included.
+training acts after each layer, including the last.
 ";
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Safetensors files of weights.
+//! Writes weights as safetensors files.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -9,18 +9,18 @@ use shears_train::{NamedTensor, safetensors_header};
 
 use crate::error::ExchangeError;
 
-/// A tensor on its way to a file.
+/// A tensor to be written.
 pub(crate) struct Written<'a> {
     pub(crate) name: String,
     pub(crate) tensor: &'a NamedTensor,
-    /// Those that go out.
+    /// The rows that are written.
     pub(crate) rows: Range<usize>,
-    /// A matrix goes out as its transpose.
+    /// Whether to write the transpose of a matrix.
     pub(crate) transposed: bool,
 }
 
 impl<'a> Written<'a> {
-    /// A tensor as it is, under another name.
+    /// A whole tensor under another name.
     pub(crate) fn whole(tensor: &'a NamedTensor, name: String) -> Self {
         Written {
             name,
@@ -30,7 +30,7 @@ impl<'a> Written<'a> {
         }
     }
 
-    /// The shape of these rows, as they are here.
+    /// The shape of these rows, before transposing.
     fn shape(&self) -> Vec<usize> {
         let mut shape = self.tensor.data.shape().to_vec();
         shape[0] = self.rows.len();
@@ -49,8 +49,8 @@ pub(crate) fn rows_of<'a>(tensor: &'a NamedTensor, rows: &Range<usize>) -> &'a [
     &bytes[rows.start * row..rows.end * row]
 }
 
-/// Writes a file that PyTorch's programs take, one tensor after the other in the order of their
-/// names: transposes are made while it is written.
+/// Writes a file for PyTorch programs, tensor by tensor in the order of their names. Matrices are
+/// transposed while they are written.
 pub(crate) fn write(path: &Path, mut tensors: Vec<Written<'_>>) -> Result<(), ExchangeError> {
     tensors.sort_by(|left, right| left.name.cmp(&right.name));
     let write = || -> io::Result<()> {
@@ -62,7 +62,7 @@ pub(crate) fn write(path: &Path, mut tensors: Vec<Written<'_>>) -> Result<(), Ex
             }
             (written.name.as_str(), shape)
         });
-        // `transformers` 4 and MLX refuse a file that does not say whose it is.
+        // `transformers` 4 and MLX refuse a file without a format.
         file.write_all(&safetensors_header(Some("pt"), shapes)?)?;
         for written in &tensors {
             let bytes = written.bytes();
@@ -76,7 +76,7 @@ pub(crate) fn write(path: &Path, mut tensors: Vec<Written<'_>>) -> Result<(), Ex
     write().map_err(ExchangeError::write(path))
 }
 
-/// The transpose of a matrix `[rows, columns]` of four bytes an element.
+/// Writes the transpose of a matrix `[rows, columns]` of four-byte elements.
 fn write_transposed(
     bytes: &[u8],
     rows: usize,

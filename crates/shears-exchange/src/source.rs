@@ -1,4 +1,4 @@
-//! A trained model to start from, wherever it is.
+//! A trained model to start from.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -10,16 +10,16 @@ use shears_train::{NamedTensor, RunFolder};
 use crate::catalogue::{Catalogue, Wanted};
 use crate::error::ExchangeError;
 
-/// A model whose config and tokenizer were read, and whose weights are known to fit, but not read.
+/// A model whose config and tokenizer were read, and whose weights were checked but not read.
 #[derive(Debug)]
 pub struct Source {
-    /// What it is, in words.
+    /// A description for the user.
     pub description: String,
     /// The shape of the model.
     pub config: ModelConfig,
-    /// Rows of its embedding: the tokenizer may have fewer tokens.
+    /// The number of rows of its embedding; the tokenizer may have fewer tokens.
     pub vocabulary: usize,
-    /// How text becomes tokens, if it says that: as a setting, and itself.
+    /// The tokenizer as a setting and as such, if the source has one.
     pub tokenizer: Option<(TokenizerKind, Tokenizer)>,
     /// The token that ends a text.
     pub end_token: Option<u32>,
@@ -29,28 +29,28 @@ pub struct Source {
 /// Where the weights are.
 #[derive(Debug)]
 pub(crate) enum Weights {
-    /// Those of a run's best checkpoint.
+    /// In a run's best checkpoint.
     Run(RunFolder),
-    /// In files that were looked through.
+    /// In files whose tensors are listed.
     Files {
         catalogue: Catalogue,
         wanted: Vec<Wanted>,
-        /// Files that are a part of the model without having weights.
+        /// Files that belong to the model but have no weights.
         beside: Vec<PathBuf>,
     },
 }
 
-/// What was read.
+/// The parameters of a model.
 #[derive(Debug)]
 pub struct Parameters {
     /// By the names of `shears-model`.
     pub tensors: Vec<NamedTensor>,
-    /// A line for each file, SHA-256 and name, as `sha256sum` prints it.
+    /// A line for each file with SHA-256 and name, in the format of `sha256sum`.
     pub sha256: Vec<String>,
 }
 
 impl Source {
-    /// Bytes of memory that the weights take, where that is known before they are read.
+    /// The memory of the weights in bytes; 0 if it is unknown before they are read.
     pub fn bytes(&self) -> u64 {
         match &self.weights {
             Weights::Run(_) => 0,
@@ -67,7 +67,7 @@ impl Source {
     ///
     /// # Errors
     ///
-    /// What cannot be read, or a number that is not finite.
+    /// If something cannot be read, or if an element is not finite.
     pub fn read(self) -> Result<Parameters, ExchangeError> {
         match self.weights {
             Weights::Run(run) => {
@@ -90,7 +90,7 @@ impl Source {
                 beside,
             } => {
                 let files: Vec<&PathBuf> = catalogue.files.iter().chain(&beside).collect();
-                // Both read the same, at the same time, so that the disk is read once.
+                // Hash and read at the same time, so that the disk is read once.
                 std::thread::scope(|scope| {
                     let hashes = || {
                         files

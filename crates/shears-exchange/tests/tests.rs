@@ -1,5 +1,4 @@
-//! What other programs have written is read as they mean it, and what nobody should read is
-//! refused.
+//! Files of other programs are read correctly, and bad files are refused.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -39,7 +39,7 @@ pub use run::{RunFolder, header};
 pub use schedule::{Schedule, ScheduleKind};
 pub use shears_parallel::{Alone, Ranks};
 pub use tensors::{
-    NamedTensor, header_problem, load_parameters, module_tensors, safetensors_header,
+    LazyTensor, NamedTensor, header_problem, load_parameters, module_tensors, safetensors_header,
 };
 pub use train::{End, Observer, train};
 pub use trainer::{Exchanged, PhaseTimes, StepOutcome, Trainer};

@@ -93,7 +93,7 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
         || matches!(
             error.downcast_ref(),
             Some(
-                ExchangeError::NoPlace { .. }
+                ExchangeError::Unsupported { .. }
                     | ExchangeError::Refused { .. }
                     | ExchangeError::Tokenizer(_)
             )

@@ -1,7 +1,7 @@
 //! The GGUF format, version 3: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 //!
-//! The crate `gguf-rs-lib` writes it too, but keeps its values in a hash map, so that each export
-//! of the same run would have other bytes.
+//! The crate `gguf-rs-lib` writes it too, but keeps its values in a hash map, so that exporting the
+//! same run twice would give different bytes.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -26,7 +26,7 @@ pub(super) enum Value {
     Integers(Vec<i32>),
 }
 
-/// A tensor on its way to a file.
+/// A tensor to be written.
 pub(super) struct Tensor<'a> {
     pub(super) name: String,
     pub(super) kind: GgufType,
@@ -38,15 +38,14 @@ pub(super) struct Tensor<'a> {
 /// The shape of a tensor.
 #[derive(Clone, Copy)]
 pub(super) struct Rows {
-    /// How many rows a matrix has, also more than there are bytes for: the others are zeros. None
-    /// for a vector.
+    /// The rows of a matrix; rows beyond the given bytes are zeros. `None` for a vector.
     pub(super) count: Option<usize>,
-    /// Elements of a row.
+    /// The elements of a row.
     pub(super) size: usize,
 }
 
 impl Tensor<'_> {
-    /// The number of the type in the format, and the bytes of so many elements.
+    /// The number of its type in the format, and its size in bytes.
     fn stored(&self) -> (u32, u64) {
         let elements = (self.rows.count.unwrap_or(1) * self.rows.size) as u64;
         match self.kind {
@@ -70,7 +69,7 @@ impl Tensor<'_> {
     }
 }
 
-/// Writes a file: metadata and tensors in this order.
+/// Writes a file with metadata and tensors in this order.
 pub(super) fn write(
     path: &Path,
     values: &[(String, Value)],
@@ -195,7 +194,7 @@ mod tests {
         expected.extend(0_u64.to_le_bytes());
         expected.resize(expected.len().next_multiple_of(32), 0);
         expected.extend(&bytes);
-        // The row that is missing.
+        // The padding row.
         expected.extend([0; 8]);
         expected.resize(expected.len().next_multiple_of(32), 0);
         assert_eq!(file, expected);

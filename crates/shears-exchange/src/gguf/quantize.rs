@@ -1,4 +1,4 @@
-//! Smaller forms of `f32`.
+//! Converts `f32` to smaller types.
 
 use std::io::{self, Write};
 
@@ -11,7 +11,7 @@ fn elements(bytes: &[u8]) -> impl Iterator<Item = f32> {
     elements.map(|element| f32::from_le_bytes(*element))
 }
 
-/// Half precision, rounded to nearest; what is larger than its largest number becomes that.
+/// Half precision, rounded to nearest and saturating.
 pub(super) fn write_f16(bytes: &[u8], out: &mut impl Write) -> io::Result<()> {
     for element in elements(bytes) {
         let limit = f16::MAX.to_f32();
@@ -21,8 +21,8 @@ pub(super) fn write_f16(bytes: &[u8], out: &mut impl Write) -> io::Result<()> {
     Ok(())
 }
 
-/// ggml's `q8_0`: for each 32 elements a scale in half precision, the largest magnitude over 127,
-/// and each element over that scale, rounded.
+/// ggml's `q8_0`: for each block of 32 elements, a half-precision scale, which is the largest
+/// magnitude over 127, and each element divided by it and rounded.
 pub(super) fn write_q8(bytes: &[u8], out: &mut impl Write) -> io::Result<()> {
     for block in bytes.chunks(4 * BLOCK) {
         let largest = elements(block).fold(0.0_f32, |largest, value| largest.max(value.abs()));
@@ -56,7 +56,7 @@ mod tests {
         assert_eq!(out.len(), 2 * 34);
         assert_eq!(f16::from_le_bytes([out[0], out[1]]).to_f32(), 1.0);
         assert_eq!([out[2] as i8, out[3] as i8, out[4] as i8], [-127, 64, 1]);
-        // A block of zeros has no scale to divide by.
+        // A block of zeros has a scale of zero, which must not be divided by.
         assert_eq!(out[34..], [0; 34]);
     }
 

@@ -1,8 +1,8 @@
-//! Our tokenizers as llama.cpp has them: byte-level BPE with GPT-2's pattern, and nothing else.
+//! Our tokenizers for llama.cpp, all as byte-level BPE with GPT-2's pattern.
 //!
-//! Characters and bytes are a BPE as well. The merges of a character put its bytes together from
-//! left to right; lead and continuation bytes differ, so that no merge reaches across characters,
-//! and what is on the way need not be a token.
+//! Char and byte vocabularies become a BPE as well. The merges of a character join its bytes from
+//! left to right; lead and continuation bytes differ, so that no merge crosses characters, and
+//! intermediate results need not be tokens.
 
 use std::collections::BTreeSet;
 
@@ -10,28 +10,28 @@ use serde_json::Value as Json;
 use shears_data::{Units, byte_alphabet};
 
 use super::file::Value;
-use super::no_place;
+use super::unsupported;
 use crate::error::ExchangeError;
 use crate::export::TrainedModel;
 
-/// A merge that can never apply, of a character that stands for no byte: llama.cpp takes neither a
+/// A merge that never applies, because no byte maps to its character: llama.cpp accepts neither a
 /// vocabulary without merges nor an empty list.
 const NO_MERGE: &str = "\u{2603} \u{2603}";
-/// The token that ends a text where the model has none.
+/// The end-of-text token of a model without one.
 const END: &str = "<|endoftext|>";
 
 const NORMAL: i32 = 1;
 const CONTROL: i32 = 3;
 const UNUSED: i32 = 5;
 
-/// What llama.cpp reads of a tokenizer.
+/// A tokenizer as llama.cpp reads it.
 #[derive(Debug)]
 pub(super) struct Vocabulary {
     pub(super) tokens: Vec<String>,
     types: Vec<i32>,
     merges: Vec<String>,
     end: u32,
-    /// Tokens that must not be written.
+    /// Tokens that must not be generated.
     suppressed: Vec<i32>,
 }
 
@@ -51,11 +51,11 @@ impl Vocabulary {
             }
             Units::Other => bpe(tokenizer.json()).ok_or_else(|| {
                 let what = format!("the tokenizer ({})", tokenizer.describe());
-                let instead = "llama.cpp has byte, char and byte-level BPE with GPT-2's pattern";
-                no_place(what, instead)
+                let instead = "use byte, char, or byte-level BPE with GPT-2's pattern";
+                unsupported(what, instead)
             })?,
         };
-        // Rows of the embedding that no text becomes.
+        // Rows of the embedding that the tokenizer lacks.
         let mut suppressed = Vec::new();
         for id in tokens.len()..model.vocabulary() {
             suppressed.push(id as i32);
@@ -63,8 +63,8 @@ impl Vocabulary {
             types.push(UNUSED);
         }
         let end = model.end_token.unwrap_or_else(|| {
-            // Without one llama.cpp takes token 11 for the end of a text, and this one must not
-            // come out of its row of zeros.
+            // Without one llama.cpp would use token 11. This one must not be generated from its row
+            // of zeros.
             tokens.push(END.to_string());
             types.push(CONTROL);
             suppressed.push(tokens.len() as i32 - 1);
@@ -83,7 +83,7 @@ impl Vocabulary {
         })
     }
 
-    /// As the file has it.
+    /// As metadata of the file.
     pub(super) fn values(self) -> Vec<(String, Value)> {
         let mut values = vec![
             ("model", Value::String("gpt2".into())),
@@ -105,7 +105,7 @@ impl Vocabulary {
     }
 }
 
-/// The bytes of a character in GPT-2's alphabet of bytes.
+/// The bytes of a character in GPT-2's byte alphabet.
 fn bytes_of(symbol: char) -> String {
     let alphabet = byte_alphabet();
     let bytes = symbol.to_string().into_bytes();
@@ -131,7 +131,7 @@ fn merges_of(symbols: &[char]) -> Vec<String> {
 
 type Bpe = (Vec<String>, Vec<i32>, Vec<String>);
 
-/// Tokens, their types and merges of a `tokenizer.json` that cuts a text as GPT-2's does.
+/// Tokens, their types and merges of a `tokenizer.json` that splits text like GPT-2's.
 fn bpe(json: &str) -> Option<Bpe> {
     let json: Json = serde_json::from_str(json).ok()?;
     let before = &json["pre_tokenizer"];
@@ -169,7 +169,7 @@ fn bpe(json: &str) -> Option<Bpe> {
         .iter()
         .map(|(_, id)| if is_added(id) { CONTROL } else { NORMAL });
     let merges = model["merges"].as_array()?.iter().map(|merge| {
-        // A text before `tokenizers` 0.20, a pair since.
+        // A string before `tokenizers` 0.20, a pair since then.
         let pair = merge
             .as_array()
             .map(|pair| (pair[0].as_str(), pair[1].as_str()));
@@ -192,7 +192,7 @@ mod tests {
         assert_eq!(merges_of(&['a', ' ']), Vec::<String>::new());
         let of_two = merges_of(&['\u{e9}', '\u{ea}']);
         assert_eq!(of_two.len(), 2);
-        // The start that both share is merged once.
+        // The common prefix is merged once.
         let of_four = merges_of(&['\u{1f642}', '\u{1f643}']);
         assert_eq!(of_four.len(), 4);
         assert_eq!(of_four[2].split(' ').next().unwrap().chars().count(), 3);

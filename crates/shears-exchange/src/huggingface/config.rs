@@ -1,4 +1,4 @@
-//! `config.json`: the shape of a model, as it is read.
+//! Reads the shape of a model from `config.json`.
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ pub(super) struct Config {
     path: PathBuf,
 }
 
-/// What it says.
+/// The model that a config describes.
 pub(super) struct Described {
     pub(super) family: Family,
     pub(super) model: ModelConfig,
@@ -40,7 +40,7 @@ impl Config {
             "llama" => (Family::Llama, self.llama()?, false, 32000),
             kind => {
                 let kind = shortened(kind);
-                let problem = format!("says model_type {kind}; gpt2 and llama are read");
+                let problem = format!("has model_type {kind}; only gpt2 and llama are supported");
                 return Err(self.refused(problem));
             }
         };
@@ -50,7 +50,7 @@ impl Config {
         };
         let vocabulary = self.size("vocab_size", vocabulary)?;
         let valid = model.validate();
-        valid.map_err(|error| self.refused(format!("is none of a model: {error}")))?;
+        valid.map_err(|error| self.refused(format!("has no valid model: {error}")))?;
         Ok(Described {
             family,
             model,
@@ -66,13 +66,13 @@ impl Config {
             ("scale_attn_weights", true),
         ] {
             if self.is(key, usual) != usual {
-                let problem = format!("says {key} {}; only {usual} is computed here", !usual);
+                let problem = format!("has {key} {}; only {usual} is supported", !usual);
                 return Err(self.refused(problem));
             }
         }
         let activation = self.text("activation_function", "gelu_new");
         let name = match activation {
-            // Another name of the same.
+            // A second name for it.
             "gelu_pytorch_tanh" => "gelu_new",
             name => name,
         };
@@ -80,7 +80,7 @@ impl Config {
         let Some((mlp, _)) = known else {
             let activation = shortened(activation);
             let problem = format!(
-                "says activation_function {activation}; gelu and gelu_new are computed here"
+                "has activation_function {activation}; only gelu and gelu_new are supported"
             );
             return Err(self.refused(problem));
         };
@@ -104,7 +104,7 @@ impl Config {
         let activation = self.text("hidden_act", "silu");
         if !["silu", "swish"].contains(&activation) {
             let activation = shortened(activation);
-            let problem = format!("says hidden_act {activation}; only silu is computed here");
+            let problem = format!("has hidden_act {activation}; only silu is supported");
             return Err(self.refused(problem));
         }
         let hidden = self.size("hidden_size", 4096)?;
@@ -113,8 +113,8 @@ impl Config {
         let width = self.size("head_dim", usual as u64)?;
         if width != usual {
             let problem = format!(
-                "says head_dim {width}; only hidden_size divided by num_attention_heads ({usual}) \
-                 is computed here"
+                "has head_dim {width}; only hidden_size divided by num_attention_heads ({usual}) \
+                 is supported"
             );
             return Err(self.refused(problem));
         }
@@ -134,8 +134,8 @@ impl Config {
         })
     }
 
-    /// The base of the angles: before version 5 of `transformers` beside what scales them, since
-    /// then together with it.
+    /// The base of the angles: beside the scaling before version 5 of `transformers`, and together
+    /// with it since then.
     fn rope_theta(&self) -> Result<f64, ExchangeError> {
         for key in ["rope_scaling", "rope_parameters"] {
             let parameters = &self.json[key];
@@ -145,8 +145,8 @@ impl Config {
                     Some(kind) => {
                         let kind = shortened(kind);
                         let problem = format!(
-                            "says {key} of type {kind}; positions are not scaled here, so that \
-                             only default is computed"
+                            "has {key} of type {kind}; scaled positions are not supported, only type \
+                             default"
                         );
                         return Err(self.refused(problem));
                     }
@@ -154,7 +154,7 @@ impl Config {
             }
         }
         if self.number("partial_rotary_factor", &self.json, 1.0)? != 1.0 {
-            let problem = "says a partial_rotary_factor; whole heads are rotated here";
+            let problem = "has a partial_rotary_factor; partial rotation is not supported";
             return Err(self.refused(problem.to_string()));
         }
         let parameters = match &self.json["rope_parameters"] {
@@ -172,23 +172,23 @@ impl Config {
         self.json[key].as_str().unwrap_or(usual)
     }
 
-    /// A positive number of the model.
+    /// A positive number in the config.
     fn number(&self, key: &str, of: &Value, usual: f64) -> Result<f64, ExchangeError> {
         let number = match &of[key] {
             Value::Null => Some(usual),
             value => value.as_f64(),
         };
-        // In single precision it is to be neither zero nor infinite.
+        // In single precision it must be neither zero nor infinite.
         let range = f64::from(f32::MIN_POSITIVE)..=f64::from(f32::MAX);
         number
             .filter(|number| range.contains(number))
             .ok_or_else(|| {
                 let value = shortened(&of[key].to_string());
-                self.refused(format!("says {key} {value}; it must be above 0 and finite"))
+                self.refused(format!("has {key} {value}; it must be above 0 and finite"))
             })
     }
 
-    /// A size of the model; the default is that of `transformers` where the file says nothing.
+    /// A size in the config, with the default of `transformers`.
     fn size(&self, key: &str, default: u64) -> Result<usize, ExchangeError> {
         self.size_up_to(SIZE_MAX, key, default)
     }
@@ -207,13 +207,13 @@ impl Config {
             Some(size) => Ok(size as usize),
             None => {
                 let value = shortened(&value.to_string());
-                let problem = format!("says {key} {value}; it must be from 1 to {most}");
+                let problem = format!("has {key} {value}; it must be from 1 to {most}");
                 Err(self.refused(problem))
             }
         }
     }
 
-    /// Whether the files have this bias, if the model has biases.
+    /// Whether the files have this bias, for a model with biases.
     pub(super) fn has_bias(&self, family: Family, ours: &str) -> bool {
         let is_of_mlp = ours.contains(".mlp.");
         match family {
@@ -223,7 +223,7 @@ impl Config {
         }
     }
 
-    /// The first of the tokens that end a text, if the embedding has it.
+    /// The first end-of-text token, if the embedding has it.
     pub(super) fn end_token(&self, vocabulary: usize) -> Option<u32> {
         let value = &self.json["eos_token_id"];
         let first = value

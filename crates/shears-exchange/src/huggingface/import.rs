@@ -1,4 +1,4 @@
-//! A folder of Hugging Face with GPT-2 or Llama, whoever has made it.
+//! Imports a Hugging Face folder with a GPT-2 or Llama.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::foreign::read_json;
 use crate::names::{Naming, shapes};
 use crate::source::{Source, Weights};
 
-/// Looks through a folder: config, tokenizer, and the names and shapes of the weights.
+/// Opens a folder: config, tokenizer, and the names and shapes of the weights.
 pub(crate) fn open(folder: &Path) -> Result<Source, ExchangeError> {
     let config_path = folder.join("config.json");
     let json = Config::read(&config_path)?;
@@ -23,7 +23,7 @@ pub(crate) fn open(folder: &Path) -> Result<Source, ExchangeError> {
         vocabulary,
     } = described;
     catalogue.check(folder, &wanted, |name| {
-        // What old files have beside weights, and the output layer that is the embedding.
+        // Buffers in old files, and a tied output layer.
         let buffers = [".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq"];
         let is_buffer = buffers.iter().any(|buffer| name.ends_with(buffer));
         is_buffer || (config.tied && name == "lm_head.weight")
@@ -39,7 +39,7 @@ pub(crate) fn open(folder: &Path) -> Result<Source, ExchangeError> {
     }
     let (name, layers, hidden) = (family.name(), config.layers, config.hidden);
     Ok(Source {
-        description: format!("a {name} of {layers} x {hidden} from a folder of Hugging Face"),
+        description: format!("a {name} of {layers} x {hidden} from a Hugging Face folder"),
         config,
         vocabulary,
         tokenizer,
@@ -52,7 +52,7 @@ pub(crate) fn open(folder: &Path) -> Result<Source, ExchangeError> {
     })
 }
 
-/// The weights of a folder, in one file or in several.
+/// Lists the weights of a folder, in one file or in shards.
 fn catalogue_of(folder: &Path) -> Result<Catalogue, ExchangeError> {
     type Add = fn(&mut Catalogue, &Path) -> Result<(), ExchangeError>;
     let forms: [(&str, Add); 2] = [
@@ -80,7 +80,7 @@ fn catalogue_of(folder: &Path) -> Result<Catalogue, ExchangeError> {
     Err(ExchangeError::refused(folder, problem))
 }
 
-/// The files that an index names, each once.
+/// The files in an index, once each.
 fn shards(index: &Path) -> Result<Vec<String>, ExchangeError> {
     let json = read_json(index)?;
     let refused = |problem: &str| ExchangeError::refused(index, problem);
@@ -89,7 +89,7 @@ fn shards(index: &Path) -> Result<Vec<String>, ExchangeError> {
     let mut names = Vec::new();
     for name in map.values() {
         let name = name.as_str().unwrap_or_default();
-        // A path could name any file of this machine.
+        // A path could name any file on this machine.
         if name.is_empty() || name.contains(['/', '\\']) || name.starts_with('.') {
             return Err(refused("names a file that is not in the folder"));
         }
@@ -100,7 +100,7 @@ fn shards(index: &Path) -> Result<Vec<String>, ExchangeError> {
     Ok(names)
 }
 
-/// The tensors of a model, ours and theirs.
+/// The tensors of a model, with their origins.
 fn wanted(json: &Config, described: &Described, catalogue: &Catalogue) -> Vec<Wanted> {
     let Described {
         family,

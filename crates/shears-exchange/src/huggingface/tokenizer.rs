@@ -8,10 +8,10 @@ use shears_data::{Tokenizer, TokenizerKind};
 use crate::error::ExchangeError;
 use crate::foreign::{read_json, read_text};
 
-/// What GPT-2's vocabulary has for the end of a text; it is special, so that no merge makes it.
+/// GPT-2's end-of-text token; it is special, so that no merge makes it.
 const END: &str = "<|endoftext|>";
 
-/// The tokenizer of a folder, if there is one, as a setting and itself.
+/// The tokenizer of a folder as a setting and as such, if there is one.
 pub(super) fn open(folder: &Path) -> Result<Option<(TokenizerKind, Tokenizer)>, ExchangeError> {
     let whole = folder.join("tokenizer.json");
     if whole.is_file() {
@@ -30,7 +30,7 @@ pub(super) fn open(folder: &Path) -> Result<Option<(TokenizerKind, Tokenizer)>, 
 /// GPT-2's two files as one `tokenizer.json`.
 fn byte_level_bpe(vocabulary: &Value, merges: &str) -> String {
     let lines = merges.lines().enumerate();
-    // The first line may be that of a version; `#` begins merges as well.
+    // The first line may be a version; merges may start with `#` too.
     let merges = lines.filter(|(index, line)| !(*index == 0 && line.starts_with("#version")));
     let merges = merges.map(|(_, line)| line).filter(|line| !line.is_empty());
     let merges: Vec<&str> = merges.collect();

@@ -1,4 +1,5 @@
-//! Small models in the files of other programs, and what those predict: `tools/golden/exchange.py`.
+//! Small models in other programs' formats, with their predictions, made by
+//! `tools/golden/exchange.py`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use shears_model::{
 };
 use shears_train::{NamedTensor, load_parameters};
 
-/// Largest difference of a logit: those of the models are up to 30.
+/// The largest difference of a logit; the models' logits go up to 30.
 const TOLERANCE: f32 = 1e-5;
 
 pub(crate) fn folder(name: &str) -> PathBuf {
@@ -21,7 +22,7 @@ pub(crate) fn folder(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// What the model predicts at every position.
+/// The model's predictions at every position.
 fn logits(
     config: &ModelConfig,
     vocabulary: usize,
@@ -52,7 +53,7 @@ fn of<M: LanguageModel>(model: Result<M, String>, tokens: &[u32]) -> Vec<f32> {
     logits.into_data().iter::<f32>().collect()
 }
 
-/// Reads a model, and compares what it predicts with what the program predicts that it is from.
+/// Reads a model, and compares its predictions with those of the program that it comes from.
 #[track_caller]
 fn check(name: &str, path: &Path) -> Source {
     let expected = fs::read(folder(name).join("expected.safetensors")).unwrap();

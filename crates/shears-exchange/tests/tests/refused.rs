@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::golden::folder;
 
-/// A copy of a model, to be spoilt.
+/// A copy of a model, to be corrupted.
 fn copy(name: &str) -> TempDir {
     let copy = tempfile::tempdir().unwrap();
     for entry in fs::read_dir(folder(name)).unwrap() {
@@ -19,7 +19,7 @@ fn copy(name: &str) -> TempDir {
     copy
 }
 
-/// What is said of a model that cannot be opened or read: one line.
+/// The one-line message for a model that cannot be opened or read.
 #[track_caller]
 fn refusal(path: &Path) -> String {
     let error = match Source::open(path) {
@@ -45,14 +45,14 @@ fn change(folder: &Path, key: &str, value: Value) {
 }
 
 #[test]
-fn configs_that_mean_another_model_are_refused_by_name() {
+fn configs_of_unsupported_models_are_refused_by_name() {
     for (key, value, part) in [
         (
             "model_type",
             json!("bert"),
-            "says model_type bert; gpt2 and llama are read",
+            "has model_type bert; only gpt2 and llama are supported",
         ),
-        ("model_type", Value::Null, "says model_type none"),
+        ("model_type", Value::Null, "has model_type none"),
         (
             "add_cross_attention",
             json!(true),
@@ -66,37 +66,37 @@ fn configs_that_mean_another_model_are_refused_by_name() {
         (
             "scale_attn_by_inverse_layer_idx",
             json!(true),
-            "only false is computed",
+            "only false is supported",
         ),
         (
             "reorder_and_upcast_attn",
             json!(true),
-            "only false is computed",
+            "only false is supported",
         ),
         (
             "layer_norm_epsilon",
             json!(0.0),
-            "says layer_norm_epsilon 0.0; it must be above 0 and finite",
+            "has layer_norm_epsilon 0.0; it must be above 0 and finite",
         ),
         (
             "activation_function",
             json!("relu"),
-            "says activation_function relu",
+            "has activation_function relu",
         ),
         (
             "n_inner",
             json!(32),
             "`transformer.h.0.mlp.c_fc.bias` has shape [64] in place of [32]",
         ),
-        ("n_embd", json!(-1), "says n_embd -1; it must be from 1 to"),
-        ("n_layer", json!(1_u64 << 40), "says n_layer 1099511627776"),
+        ("n_embd", json!(-1), "has n_embd -1; it must be from 1 to"),
+        ("n_layer", json!(1_u64 << 40), "has n_layer 1099511627776"),
         ("n_layer", json!(1001), "it must be from 1 to 1000"),
         (
             "n_head",
             json!(3),
             "hidden (16) must be a multiple of heads (3)",
         ),
-        ("vocab_size", json!("x"), "says vocab_size \"x\""),
+        ("vocab_size", json!("x"), "has vocab_size \"x\""),
     ] {
         let folder = copy("gpt2-tied");
         change(folder.path(), key, value);
@@ -105,31 +105,31 @@ fn configs_that_mean_another_model_are_refused_by_name() {
 }
 
 #[test]
-fn llamas_that_are_not_computed_here_are_refused_by_name() {
+fn unsupported_llamas_are_refused_by_name() {
     let scaled = json!({ "rope_type": "llama3", "factor": 8.0, "rope_theta": 5e5 });
     let linear = json!({ "type": "linear", "factor": 2.0 });
     for (key, value, part) in [
         (
             "rope_parameters",
             scaled,
-            "says rope_parameters of type llama3; positions are not scaled here",
+            "has rope_parameters of type llama3; scaled positions are not supported",
         ),
-        ("rope_scaling", linear, "says rope_scaling of type linear"),
+        ("rope_scaling", linear, "has rope_scaling of type linear"),
         (
             "partial_rotary_factor",
             json!(0.5),
-            "whole heads are rotated here",
+            "partial rotation is not supported",
         ),
         (
             "head_dim",
             json!(8),
-            "says head_dim 8; only hidden_size divided by num_attention_heads (4)",
+            "has head_dim 8; only hidden_size divided by num_attention_heads (4)",
         ),
-        ("hidden_act", json!("gelu"), "says hidden_act gelu"),
+        ("hidden_act", json!("gelu"), "has hidden_act gelu"),
         (
             "rms_norm_eps",
             json!("small"),
-            "says rms_norm_eps \"small\"; it must be above 0 and finite",
+            "has rms_norm_eps \"small\"; it must be above 0 and finite",
         ),
         (
             "num_key_value_heads",
@@ -178,13 +178,13 @@ fn all_differences_are_listed() {
     ] {
         assert!(message.contains(part), "{message}");
     }
-    // What a config claims is not allocated before the file is known to have it.
+    // Nothing is allocated before the file is known to match its config.
     change(folder.path(), "vocab_size", json!(1 << 24));
     check(folder.path(), "in place of [16777216, 16]");
 }
 
 #[test]
-fn what_is_no_model_is_called_what_it_is() {
+fn files_that_are_not_models_are_identified() {
     let weights = |bytes: &[u8]| {
         let folder = copy("gpt2-tied");
         fs::write(folder.path().join("model.safetensors"), bytes).unwrap();
@@ -200,8 +200,8 @@ fn what_is_no_model_is_called_what_it_is() {
         (b"GGUF\x03\0\0\0\0\0\0\0", "is a GGUF file"),
         (b"", "is empty"),
         (b"\x10\0\0\0\0\0\0\0{}", "is cut off"),
-        (b"\xff\xff\xff\xff\0\0\0\0{}", "is no safetensors file"),
-        (b"\x02\0\0\0\0\0\0\0[]", "is no whole safetensors file"),
+        (b"\xff\xff\xff\xff\0\0\0\0{}", "is not a safetensors file"),
+        (b"\x02\0\0\0\0\0\0\0[]", "is not a valid safetensors file"),
     ] {
         check(weights(bytes).path(), part);
     }
@@ -214,15 +214,15 @@ fn what_is_no_model_is_called_what_it_is() {
     check(&folder.path().join("model.safetensors"), "give the folder");
     let text = folder.path().join("text.pt");
     fs::write(&text, "To be, or not to be").unwrap();
-    check(&text, "cannot be read as PyTorch's");
+    check(&text, "cannot be read as a PyTorch file");
     let folder = copy("gpt2-tied");
     fs::remove_file(folder.path().join("model.safetensors")).unwrap();
     check(folder.path(), "has no weights");
 }
 
 #[test]
-fn foreign_types_and_numbers_that_are_not_finite_are_refused_by_name() {
-    // Without a change of its length, so that the header stays as long as it is.
+fn foreign_types_and_non_finite_elements_are_refused_by_name() {
+    // Of the same length, so that the header keeps its size.
     let replace = |from: &str, to: &str| {
         let folder = copy("gpt2-untied-f16");
         let path = folder.path().join("model.safetensors");
@@ -237,23 +237,23 @@ fn foreign_types_and_numbers_that_are_not_finite_are_refused_by_name() {
         folder
     };
     let folder = replace("\"F16\"", "\"I16\"");
-    check(folder.path(), "has type I16; F32, F16 and BF16 are read");
+    check(folder.path(), "only F32, F16 and BF16 are supported");
 
     let folder = copy("gpt2-untied-f16");
     let path = folder.path().join("model.safetensors");
     let mut bytes = fs::read(&path).unwrap();
     let end = bytes.len();
-    // The infinity of half precision.
+    // Infinity in half precision.
     bytes[end - 2..].copy_from_slice(&[0x00, 0x7c]);
     fs::write(&path, bytes).unwrap();
     check(folder.path(), "has inf in `");
 }
 
 #[test]
-fn a_file_in_which_no_model_is_found_says_what_it_has() {
+fn a_file_without_a_recognised_model_is_described() {
     let message = refusal(&folder("gpt2-pickle").join("pytorch_model.bin"));
     for part in [
-        "has no RNN that shape and name tell",
+        "has no RNN that can be recognised by name and shape",
         "`lm_head.weight` [40, 16]",
         "more",
     ] {
@@ -276,7 +276,7 @@ fn an_index_names_no_file_outside_of_its_folder() {
 }
 
 #[test]
-fn a_file_that_is_cut_off_anywhere_is_refused() {
+fn truncated_files_are_refused() {
     for (name, file) in [
         ("gpt2-tied", "model.safetensors"),
         ("gpt2-tied", "config.json"),
@@ -298,7 +298,7 @@ fn a_file_that_is_cut_off_anywhere_is_refused() {
                 10..20 => part - 10,
                 _ => whole.len() * (part - 20) / 40,
             };
-            // Behind the last brace of JSON there is a line break.
+            // The last brace of JSON is followed by a line break.
             if length + 1 == whole.len() && file.ends_with(".json") {
                 continue;
             }

@@ -160,7 +160,7 @@ fn gguf_has_the_same_bytes_each_time_and_an_end_that_is_not_written() {
 }
 
 #[test]
-fn gguf_of_llama_says_its_numbers_and_another_block_has_no_place() {
+fn gguf_holds_the_hyperparameters_of_llama_and_refuses_another_block() {
     let scratch = Scratch::new();
     for (run, flags) in [("llama", LLAMA), ("between", "--norm rms")] {
         scratch.train(format!("{TINY_TRANSFORMER} {flags}"), run);
@@ -201,7 +201,7 @@ fn gguf_of_llama_says_its_numbers_and_another_block_has_no_place() {
         (
             "between",
             "--format gguf",
-            "GGUF has no place for this Transformer block",
+            "GGUF does not support this Transformer block",
         ),
         (
             "between",
@@ -249,7 +249,7 @@ fn a_recurrent_model_has_the_names_of_pytorch() {
 }
 
 #[test]
-fn what_a_format_has_no_place_for_is_refused_and_nothing_is_left() {
+fn what_a_format_lacks_is_refused_and_leaves_no_files() {
     let scratch = Scratch::trained();
     scratch.write("full/file", "");
     for [flags, part] in rows(

@@ -113,7 +113,7 @@ fn a_llama_goes_out_and_comes_in_again() {
     let said = scratch.run(&format!("train --init-from hf {more}"));
     let said = said.succeeded();
     assert!(
-        said.contains("(a Llama of 1 x 16 from a folder of Hugging Face)"),
+        said.contains("(a Llama of 1 x 16 from a Hugging Face folder)"),
         "{said}"
     );
     let difference = initial_loss(&scratch, "new") - loss_of(&scratch, "run");
