@@ -1,4 +1,4 @@
-//! Nothing is computed twice, and nothing differs from computing everything anew.
+//! Decoding with carried state reads each token once and matches recomputing from scratch.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use shears_generate::{GenerateError, Generator, Sampler};
@@ -6,7 +6,7 @@ use shears_model::{Architecture, LanguageModel, State, Transformer};
 
 use crate::models::{self, Counting, GREEDY, PLAIN, VOCABULARY, random};
 
-/// The logits after each token of a text that is read in one call.
+/// The logits after each token of a text, read in a single call.
 fn logits_at_once<M: LanguageModel>(model: &M, text: &[u32]) -> Vec<Vec<f32>> {
     let ids: Vec<i64> = text.iter().map(|&token| i64::from(token)).collect();
     let ids = TensorData::new(ids, [1, text.len()]);
@@ -33,8 +33,8 @@ fn some_text(length: usize) -> Vec<u32> {
         .collect()
 }
 
-/// Writes tokens after a prompt, and gives them.
-fn written<M: LanguageModel>(model: &M, prompt: &[u32], tokens: usize, seed: u64) -> Vec<u32> {
+/// Samples `tokens` tokens after a prompt.
+fn sampled<M: LanguageModel>(model: &M, prompt: &[u32], tokens: usize, seed: u64) -> Vec<u32> {
     let mut generator = Generator::new(model, &Device::default());
     let mut sampler = Sampler::new(PLAIN, seed).unwrap();
     generator.read(prompt).unwrap();
@@ -43,7 +43,7 @@ fn written<M: LanguageModel>(model: &M, prompt: &[u32], tokens: usize, seed: u64
         .collect()
 }
 
-/// What every model promises within its context.
+/// What holds for every model within its context.
 fn check_model<M: LanguageModel + burn::module::ModuleDisplay>(model: M) {
     let text = some_text(30);
     let expected = logits_at_once(&model, &text);
@@ -58,18 +58,18 @@ fn check_model<M: LanguageModel + burn::module::ModuleDisplay>(model: M) {
     }
 
     let model = Counting::new(model);
-    written(&model, &text[..10], 20, 5);
-    // The last token is written and needs not be read.
+    sampled(&model, &text[..10], 20, 5);
+    // The last token is sampled but never read.
     assert_eq!(model.reads(), 10 + 20 - 1);
 
-    let [a, again, b] = [5, 5, 6].map(|seed| written(&model, &text[..10], 20, seed));
+    let [a, again, b] = [5, 5, 6].map(|seed| sampled(&model, &text[..10], 20, seed));
     assert_eq!(a, again);
     assert_ne!(a, b);
-    check_sampled_tokens_are_fed(&model);
+    check_sampled_tokens_are_read(&model);
 }
 
-/// Writes greedily by carrying the state, and by reading the whole text for each token.
-fn check_sampled_tokens_are_fed<M: LanguageModel>(model: &M) {
+/// Greedy decoding with carried state matches rereading the whole text for each token.
+fn check_sampled_tokens_are_read<M: LanguageModel>(model: &M) {
     let mut sampler = Sampler::new(GREEDY, 0).unwrap();
     let mut generator = Generator::new(model, &Device::default());
     let mut text = some_text(4);
@@ -107,7 +107,7 @@ fn llama() {
 }
 
 #[test]
-fn a_long_prompt_of_a_recurrent_model_is_read_in_pieces() {
+fn a_long_prompt_of_a_recurrent_model_is_read_in_chunks() {
     let model = Counting::new(random(shears_model::gru, Architecture::Gru, 0));
     let text = some_text(600);
     let expected = logits_at_once(&model, &text);
@@ -118,13 +118,13 @@ fn a_long_prompt_of_a_recurrent_model_is_read_in_pieces() {
 }
 
 #[test]
-fn a_full_context_starts_again_from_its_last_half() {
+fn a_full_context_restarts_from_its_last_half() {
     let model = Counting::new(random(Transformer::new, Architecture::Transformer, 8));
     let mut generator = Generator::new(&model, &Device::default());
     let mut sampler = Sampler::new(PLAIN, 1).unwrap();
     let mut text = some_text(3);
     generator.read(&text).unwrap();
-    // Eight tokens fit. The ninth leaves four, which are read anew; then four more fit.
+    // Eight tokens fit. The ninth keeps the last four, which are read again; then four more fit.
     let windows = [3, 4, 5, 6, 7, 8, 4, 5, 6, 7, 8, 4, 5, 6, 7, 8, 4, 5];
     let mut reads = 3;
     for (index, window) in windows.into_iter().enumerate() {
@@ -135,7 +135,7 @@ fn a_full_context_starts_again_from_its_last_half() {
         generator.logits().unwrap();
         assert_eq!(model.reads(), reads, "after {} tokens", text.len());
         let expected = logits_at_once(&model.clone(), &text[text.len() - window..]);
-        reads += window; // those of the fresh model, which shares the counter
+        reads += window; // the clone shares the counter
         assert_close(generator.logits().unwrap(), &expected[window - 1]);
         text.push(generator.next(&mut sampler).unwrap());
     }
@@ -146,7 +146,7 @@ fn no_token_is_read_more_than_twice() {
     for context in [1, 2, 3, 7, 16] {
         let model = Counting::new(random(Transformer::new, Architecture::Transformer, context));
         let tokens = 200;
-        written(&model, &[1], tokens, 9);
+        sampled(&model, &[1], tokens, 9);
         let restart = (context / 2).max(1);
         // Every restart reads `restart` tokens, one of them for the first time.
         let restarts = (tokens - context).div_ceil(context - restart + 1);
@@ -160,7 +160,7 @@ fn no_token_is_read_more_than_twice() {
 }
 
 #[test]
-fn a_prompt_beyond_the_context_is_as_if_fed_token_by_token() {
+fn a_prompt_beyond_the_context_matches_reading_it_token_by_token() {
     let gpt = |context| random(Transformer::new, Architecture::Transformer, context);
     let models = [1, 2, 5, 8].map(gpt).into_iter().zip([1, 2, 5, 8]);
     for (model, context) in models.chain([(models::llama(5), 5)]) {
@@ -185,14 +185,14 @@ fn a_prompt_beyond_the_context_is_as_if_fed_token_by_token() {
 }
 
 #[test]
-fn a_long_generation_goes_on_beyond_what_is_remembered() {
+fn generation_continues_far_beyond_the_context() {
     let model = random(Transformer::new, Architecture::Transformer, 100);
-    let text = written(&model, &[1], 1000, 2);
+    let text = sampled(&model, &[1], 1000, 2);
     assert_eq!(text.len(), 1000);
 }
 
 #[test]
-fn nothing_read_is_an_error() {
+fn sampling_before_reading_is_an_error() {
     let model = random(shears_model::rnn, Architecture::Rnn, 0);
     let mut generator = Generator::new(&model, &Device::default());
     let mut sampler = Sampler::new(PLAIN, 0).unwrap();

@@ -1,4 +1,4 @@
-//! The models of the tests: small random ones, one that counts, and one that follows a script.
+//! Models for tests: small random ones, one that counts its reads, and one that follows a script.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -33,7 +33,7 @@ pub(crate) fn config(architecture: Architecture, context: usize) -> ModelConfig 
     }
 }
 
-/// A small random model of the given type.
+/// A small model with random weights.
 pub(crate) fn random<M>(
     new: impl Fn(usize, &ModelConfig, &mut Initializer) -> M,
     architecture: Architecture,
@@ -43,7 +43,7 @@ pub(crate) fn random<M>(
     new(VOCABULARY, &config(architecture, context), &mut initializer)
 }
 
-/// A small random Transformer of Llama's block, whose heads share keys and values.
+/// A small random Transformer with Llama's block and a single key-value head.
 pub(crate) fn llama(context: usize) -> Transformer {
     let new = |vocabulary, config: &ModelConfig, initializer: &mut Initializer| {
         let config = ModelConfig {
@@ -55,7 +55,7 @@ pub(crate) fn llama(context: usize) -> Transformer {
     random(new, Architecture::Transformer, context)
 }
 
-/// Counts the tokens that the model inside is asked to read.
+/// Counts the tokens that its inner model reads.
 #[derive(Module, Debug)]
 pub(crate) struct Counting<M: Module> {
     inner: M,
@@ -88,7 +88,7 @@ impl<M: LanguageModel + burn::module::ModuleDisplay> LanguageModel for Counting<
     }
 }
 
-/// Follows its script for a token, and then predicts NaN.
+/// Predicts one given token, then returns NaN.
 #[derive(Module, Debug)]
 pub(crate) struct Broken {
     before: Scripted,
@@ -113,7 +113,7 @@ impl LanguageModel for Broken {
     }
 }
 
-/// Is sure that each position is followed by the next token of its script, whatever it reads.
+/// Predicts the next token of its script with certainty, whatever it reads.
 #[derive(Module, Debug)]
 pub(crate) struct Scripted {
     #[module(skip)]

@@ -1,4 +1,4 @@
-//! Filters on vectors worked out by hand, and the draws.
+//! Filters on vectors worked out by hand, and random draws.
 
 use shears_generate::{
     GenerateError, Sampler, SamplingSettings, keep_min_p, keep_top_k, keep_top_p, most_probable,
@@ -9,7 +9,7 @@ use crate::models::{GREEDY, PLAIN};
 
 const NONE: f32 = f32::NEG_INFINITY;
 
-/// The logits of probabilities.
+/// Logits whose softmax gives these probabilities.
 fn logits(probabilities: &[f64]) -> Vec<f32> {
     probabilities
         .iter()
@@ -100,7 +100,7 @@ fn top_k_keeps_exactly_k() {
     );
     check_filter(|logits| keep_top_k(logits, 4), &before, &before);
     check_filter(|logits| keep_top_k(logits, 400), &before, &before);
-    // Of equal ones the lowest ids stay.
+    // Ties keep the lowest ids.
     check_filter(
         |logits| keep_top_k(logits, 2),
         &[0.25; 4],
@@ -121,7 +121,7 @@ fn top_p_keeps_the_smallest_set_that_reaches_p() {
     check_filter(|logits| keep_top_p(logits, 0.69), &before, &two);
     check_filter(|logits| keep_top_p(logits, 0.95), &before, &before);
     check_filter(|logits| keep_top_p(logits, 1.0), &before, &before);
-    // A quarter is exact: two of them reach one half, and the third is not needed.
+    // A quarter is exact in floating point: two reach one half, so the third is dropped.
     check_filter(
         |logits| keep_top_p(logits, 0.5),
         &[0.25; 4],
@@ -178,7 +178,7 @@ fn no_logits_make_a_filter_panic() {
     }
 }
 
-/// How often each of the tokens is drawn in 40 000 draws.
+/// The frequency of each token in 40 000 draws.
 fn frequencies(settings: SamplingSettings, logits: &[f32], history: &[u32]) -> Vec<f64> {
     let mut sampler = Sampler::new(settings, 7).unwrap();
     let mut counts = vec![0.0; logits.len()];
@@ -193,7 +193,7 @@ fn draws_follow_the_distribution() {
     let probabilities = [0.1, 0.4, 0.0, 0.2, 0.3];
     let found = frequencies(PLAIN, &logits(&probabilities), &[]);
     for (found, expected) in found.iter().zip(probabilities) {
-        // Five standard deviations of the frequency at most.
+        // At most five standard deviations of the frequency.
         assert!(
             (found - expected).abs() < 0.0125,
             "{found} is not {expected}"
@@ -257,7 +257,7 @@ fn the_seed_decides_the_draws() {
 }
 
 #[test]
-fn broken_logits_are_refused() {
+fn logits_without_a_distribution_are_refused() {
     for settings in [PLAIN, GREEDY] {
         let mut sampler = Sampler::new(settings, 1).unwrap();
         let mut sample = |logits: &[f32]| sampler.sample(logits, &[]).unwrap_err();
@@ -271,7 +271,7 @@ fn broken_logits_are_refused() {
     assert_eq!(message, "the model returns NaN: its weights are broken");
 }
 
-/// The message about the settings after a change, or nothing.
+/// The error message for the changed settings; empty if they are accepted.
 fn message(change: impl FnOnce(&mut SamplingSettings)) -> String {
     let mut settings = PLAIN;
     change(&mut settings);

@@ -1,4 +1,4 @@
-//! Texts as they arrive: whole characters, cut exactly before the first stop text.
+//! Streamed text: whole characters, cut exactly before the first stop text.
 
 use burn::tensor::Device;
 use shears_data::{Tokenizer, TokenizerKind};
@@ -7,12 +7,12 @@ use shears_model::{Architecture, LanguageModel, lstm};
 
 use crate::models::{Broken, Counting, GREEDY, PLAIN, Scripted, random};
 
-/// A tokenizer of which every token is a byte.
+/// A tokenizer with one token per byte.
 fn bytes() -> Tokenizer {
     Tokenizer::build(&TokenizerKind::Byte, "").unwrap()
 }
 
-/// The pieces of a text of which each byte is a token.
+/// The pieces of a text with one token per byte.
 struct Written {
     pieces: Vec<String>,
     ending: Option<Ending>,
@@ -48,7 +48,7 @@ fn check(text: &str, stop: &[&str], expected: &[&str], ending: Ending) {
 }
 
 #[test]
-fn a_text_has_the_number_of_tokens_that_was_asked_for() {
+fn a_text_has_as_many_tokens_as_requested() {
     let written = write("abcdef", 4, &[]);
     assert_eq!(written.pieces, ["a", "b", "c", "d"]);
     assert_eq!((written.tokens, written.ending), (4, Some(Ending::Tokens)));
@@ -60,7 +60,7 @@ fn a_text_has_the_number_of_tokens_that_was_asked_for() {
 #[test]
 fn characters_of_several_tokens_arrive_whole() {
     check("aé漢🦀b", &[], &["a", "é", "漢", "🦀", "b"], Ending::Tokens);
-    // The crab's four tokens are cut after three: no replacement character is invented.
+    // The crab is cut after three of its four bytes: no replacement character appears.
     assert_eq!(write("aé🦀", 6, &[]).pieces, ["a", "é"]);
 }
 
@@ -80,7 +80,7 @@ fn a_partial_stop_text_is_held_back_and_then_released() {
 }
 
 #[test]
-fn of_overlapping_stop_texts_the_first_to_start_wins() {
+fn the_earliest_of_overlapping_stop_texts_wins() {
     check("xabcdef", &["cd", "abcdef"], &["x"], Ending::Stop);
     check("xabcdxx", &["cd", "abcdef"], &["x", "ab"], Ending::Stop);
     check("xabcd", &["cd", "abcdef"], &["x", "ab"], Ending::Stop);
@@ -88,10 +88,10 @@ fn of_overlapping_stop_texts_the_first_to_start_wins() {
 }
 
 #[test]
-fn stop_texts_may_have_characters_of_several_tokens() {
+fn stop_texts_may_contain_characters_of_several_tokens() {
     check("aé漢字!", &["漢字"], &["a", "é"], Ending::Stop);
     check("a漢x", &["漢字"], &["a", "漢x"], Ending::Tokens);
-    // Both start with the same byte, and only one is the stop text.
+    // Both characters start with the same byte; only the second is the stop text.
     check("aéè", &["è"], &["a", "é"], Ending::Stop);
 }
 
@@ -111,7 +111,7 @@ fn an_empty_stop_text_is_an_error() {
     assert_eq!(model.reads(), 0);
 }
 
-/// The text that a small random model writes; its tokens are taken as bytes.
+/// The text sampled from a small random model, with tokens as bytes.
 fn random_text<M: LanguageModel>(model: &M, prompt: &[u32], seed: u64) -> String {
     let generator = Generator::new(model, &Device::default());
     let sampler = Sampler::new(PLAIN, seed).unwrap();
@@ -160,7 +160,7 @@ fn an_error_ends_the_stream() {
     assert_eq!(stream.ending(), Some(Ending::Error));
 }
 
-/// So many tokens, or until the token that ends a text.
+/// Limits: `tokens` tokens, or up to the token `end`.
 fn until(tokens: usize, end: Option<u32>) -> Limits {
     Limits {
         tokens,
@@ -170,8 +170,8 @@ fn until(tokens: usize, end: Option<u32>) -> Limits {
 }
 
 #[test]
-fn a_token_that_the_tokenizer_lacks_is_never_written() {
-    // The second token is a row of the embedding that no text becomes.
+fn a_token_that_the_tokenizer_lacks_is_never_sampled() {
+    // The tokenizer lacks 300, although the embedding has a row for it.
     let model = Scripted::new(&[65, 300, 66], 400);
     let generator = Generator::new(&model, &Device::default());
     let sampler = Sampler::new(GREEDY, 0).unwrap();
@@ -179,12 +179,12 @@ fn a_token_that_the_tokenizer_lacks_is_never_written() {
     let limits = until(3, None);
     let stream = generate_text(generator, sampler, &tokenizer, &[], 0, limits).unwrap();
     let text: Result<String, GenerateError> = stream.collect();
-    // The likeliest of the others, which are alike, is the first.
+    // The other logits are equal, so the lowest id is sampled instead.
     assert_eq!(text.unwrap(), "A\0B");
 }
 
 #[test]
-fn the_token_that_ends_a_text_is_no_part_of_it() {
+fn the_end_token_is_not_part_of_the_text() {
     for (end, expected, ending) in [
         (Some(66), "AA", Ending::End),
         (None, "AABA", Ending::Tokens),
@@ -201,7 +201,7 @@ fn the_token_that_ends_a_text_is_no_part_of_it() {
 }
 
 #[test]
-fn a_prompt_of_another_tokenizer_is_an_error() {
+fn a_prompt_with_an_unknown_token_is_an_error() {
     let model = Counting::new(Scripted::new(&[65], 256));
     for (prompt, start) in [(&[65, 256][..], 0), (&[], 256)] {
         let generator = Generator::new(&model, &Device::default());
