@@ -187,7 +187,7 @@ fn a_browser_watches_a_real_run() {
     browser.until("document.getElementById('page').dataset.step === '20'");
     browser.until("document.querySelectorAll('.batch li').length === 4");
 
-    browser.overlay("growing", "other");
+    browser.compare("growing", "other");
 
     growing.terminate();
     browser.value("location.hash = '#/'");
