@@ -46,7 +46,10 @@ fn a_throttled_run_says_that_its_norms_are_not_those_of_a_free_one() {
     assert_eq!(said["verdict"]["class"], "second-learning-rate");
     assert!(said["advice"].is_null(), "{said}");
     let words = words(&scratch, "held");
-    has(&words, "held back & a lower learning rate, or a threshold raised");
+    has(
+        &words,
+        "held back & a lower learning rate, or a threshold raised",
+    );
     // What it gives to try next can be typed.
     let next = said["verdict"]["next"].as_str().unwrap();
     let flags = next.split_once("train ").unwrap().1;
