@@ -416,7 +416,7 @@ fn processes_that_do_not_find_each_other_are_refused() {
         true => "finds 1",
         false => "this build has no MPI",
     };
-    has(&refused, "MPICH has started 3 processes");
+    has(&refused, "MPICH started 3 processes");
     has(&refused, expected);
     // The first one speaks for all.
     let other = started("1", &train);
