@@ -135,7 +135,7 @@ fn replacements_that_double_a_text_repeatedly() {
     let before = format!(r#"{{"type":"Prepend","prepend":"{}"}}"#, "a".repeat(5000));
     check(
         &with_normalizer(&before),
-        "put before a text has 5000 bytes",
+        "the prefix of a text has 5000 bytes",
     );
 }
 
