@@ -76,7 +76,7 @@ impl ModelArguments {
 pub(crate) fn runs() -> Vec<(SystemTime, PathBuf)> {
     let entries = fs::read_dir(RUNS).into_iter().flatten().flatten();
     let started = entries.filter_map(|entry| {
-        // The plan is written when a run starts, and when it goes on with other settings.
+        // The plan is written when a run starts, or resumes with other settings.
         let plan = entry.path().join("plan.toml").metadata();
         Some((plan.ok()?.modified().ok()?, entry.path()))
     });

@@ -219,7 +219,7 @@ fn resume_lines(columns: &Columns) -> Vec<String> {
         (
             resume.step,
             0,
-            format!("went on {from}, {} (shears {version})", when(resume.time)),
+            format!("resumed {from}, {} (shears {version})", when(resume.time)),
         )
     });
     let changes = columns.changes.iter();

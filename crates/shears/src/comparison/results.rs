@@ -153,7 +153,7 @@ mod tests {
         assert_eq!(mean_and_interval(&[5.0]), Some((5.0, None)));
         assert_eq!(mean_and_interval(&[5.0, 7.0]), Some((6.0, None)));
         assert_eq!(mean_and_interval(&[]), None);
-        // Beyond the table it goes on without a step: 2.0395 is that of 31 degrees, 1.9840 of 100.
+        // Beyond the table it continues smoothly: 2.0395 is that of 31 degrees, 1.9840 of 100.
         assert!((student_95(31) - 2.0395).abs() < 1e-4);
         assert!((student_95(100) - 1.9840).abs() < 1e-4);
     }

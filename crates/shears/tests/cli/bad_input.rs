@@ -80,7 +80,7 @@ fn config_files() {
          bad-model.toml   | perceptron & transformer
          bad-preset.toml  | lstm-129 & lstm-128",
     ) {
-        // Flags would win over what the file has.
+        // Flags would override the file.
         scratch.refuses(2, &format!("train --config {file} --out out"), parts);
     }
 }

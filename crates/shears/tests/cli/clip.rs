@@ -1,4 +1,4 @@
-//! `shears clip`: what it writes, what it reports, and what it refuses.
+//! `shears clip`: output files and reports.
 
 use std::collections::HashMap;
 use std::fs;
@@ -102,7 +102,7 @@ fn every_type_is_clipped_in_its_own() {
         assert_eq!(written[1], tensor("b", dtype, &[2, 1], &[3.0 * 0.2, 0.0]));
         assert_eq!(numbers_of(&written[1])[1], 0.0);
 
-        // At the threshold, and without one, every bit stays.
+        // At the threshold, and without a policy, every bit stays.
         for policy in ["global-norm:5", "none", "global-norm:inf"] {
             let lines = scratch.run(&format!("{clip} {policy}")).json();
             assert_eq!(lines[0]["action"], "keep", "{policy}");
@@ -364,7 +364,7 @@ fn agc_compares_with_parameters() {
 #[test]
 fn the_header_is_kept() {
     let scratch = Scratch::new();
-    // Two keys of metadata in an order of their own, data that is not aligned, padding behind.
+    // Two metadata keys in unusual order, unaligned data, trailing padding.
     let header = concat!(
         r#"{"__metadata__":{"z":"1","a":"ß"},"w":{"dtype":"BF16","shape":[1],"#,
         r#""data_offsets":[0,2]},"b":{"dtype":"F64","shape":[1],"data_offsets":[2,10]},"#,

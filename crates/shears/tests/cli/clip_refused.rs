@@ -1,4 +1,4 @@
-//! What `shears clip` refuses: one line that names the thing, and nothing written.
+//! What `shears clip` refuses: one line that names the problem, and no output.
 
 use crate::clip::{f32s, file_of, raw, tensors_in, with_files};
 use crate::program::{Scratch, rows};
@@ -50,7 +50,7 @@ fn files_that_are_given_are_never_overwritten() {
     for name in names {
         assert_eq!(tensors_in(&scratch, name), tensors, "{name}");
     }
-    // The same step twice is two steps, and what was there before is replaced.
+    // The same file twice counts as two steps, and existing output is replaced.
     let lines = scratch.run("clip s.st s.st --clip value:1 --json").json();
     assert_eq!(lines[1]["step"], 1);
     scratch.write("out/s.st", "old");

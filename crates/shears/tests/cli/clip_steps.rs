@@ -1,4 +1,4 @@
-//! `shears clip` over several files and several calls: their order, what is learned, what is left.
+//! `shears clip` with several files and calls: order, learned state, stale output.
 
 use std::fs;
 
@@ -26,7 +26,7 @@ fn files_of_a_pattern_are_taken_by_their_numbers() {
     assert_eq!(norms(&scratch, by_shell), [1.0, 2.0, 10.0]);
     let said = scratch.run(&format!("clip {by_shell}")).stderr;
     has(&said, "sorting the files by the numbers");
-    // Another order is somebody's choice.
+    // Any other order was chosen by hand.
     let chosen = "step2.st step10.st step1.st --clip none";
     assert_eq!(norms(&scratch, chosen), [2.0, 10.0, 1.0]);
     assert_eq!(scratch.run(&format!("clip {chosen}")).stderr, "");

@@ -117,7 +117,7 @@ fn advice_has_reasons() {
     scratch
         .run(&format!("replay run --clip {policy}"))
         .succeeded();
-    // The end of a run says the same.
+    // The end of a run prints the same.
     let resumed = scratch.run("train --resume run --json").json().remove(0);
     assert_eq!(resumed["advice"], advice);
 }
@@ -187,7 +187,7 @@ fn a_transformer_writes_beyond_its_context() {
     let text = generate(&scratch, "--tokens 80");
     assert_eq!(text.chars().count(), 80);
     assert_eq!(generate(&scratch, "--tokens 80"), text);
-    // What was written does not depend on how much is still to come.
+    // The first tokens do not depend on how many follow.
     assert_eq!(
         generate(&scratch, "--tokens 200")
             .chars()
@@ -311,7 +311,7 @@ fn help_and_completions() {
     }
 }
 
-/// What a shell offers for the last of these words.
+/// The completions for the last of these words.
 fn completed(scratch: &Scratch, words: &str) -> Vec<String> {
     let words: Vec<&str> = words.split(' ').collect();
     let mut command = scratch.command(["--", "shears"].iter().chain(&words));
@@ -335,10 +335,10 @@ fn completions_know_presets_policies_runs_and_files() {
         ("train --clip glob", vec!["global-norm"]),
         ("sweep --clip skip:6+gl", vec!["skip:6+global-norm"]),
         ("inspect ru", vec!["runs/mine"]),
-        // The run may be left out: what stands here may be a text, too.
+        // The run is optional, so this may be a text as well.
         ("train --resume runs/m", vec!["runs/mine", "runs/mine/"]),
         ("train bo", vec!["book.txt"]),
-        // The names of earlier versions.
+        // Names of earlier versions.
         ("clip --pol", vec![]),
         ("clip --nonf", vec![]),
         ("adv", vec![]),
@@ -391,7 +391,7 @@ fn a_run_ends_with_a_sentence_its_numbers_and_a_command() {
         &all,
         "memory: about & 57 symbols & gradients reach every layer",
     );
-    // A run that was lost says so, too.
+    // A diverged run says so, too.
     let lost = scratch.run(&format!("train {DIVERGING} --out lost"));
     assert_eq!(lost.code, Some(3));
     assert!(
@@ -459,7 +459,7 @@ fn too_many_skips_end_the_run() {
     let last = scratch.checkpoints("with").pop().unwrap();
     let part = format!("the last good checkpoint is with/checkpoints/{last}");
     has(&message, &part);
-    // None of the skipped steps was saved, and the run can be looked at.
+    // No skipped step was saved, and the run can be inspected.
     let mut skipped = scratch.events("with").into_iter().rev();
     assert_eq!(skipped.next().unwrap()["how"], "diverged");
     assert_eq!(
@@ -469,7 +469,7 @@ fn too_many_skips_end_the_run() {
         3
     );
     scratch.run("inspect with").succeeded();
-    // To go on from there ends in the same way.
+    // Resuming ends in the same way.
     scratch.run("train --quiet --resume with").failed(3);
 }
 
@@ -501,12 +501,12 @@ fn a_checkpoint_whose_evaluation_is_not_finite_is_not_called_good() {
         let each = "--quiet --save-every 1 --eval-every 1 --non-finite zero";
         scratch.run(&format!("train {DIVERGING} {each} {flags}"))
     };
-    // The weights of the first step are finite, and nothing else is.
+    // Only the weights of the first step are finite.
     let message = train("--out first").failed(3);
     has(&message, "step 1: the validation loss is not finite");
     has(&message, "there is no good checkpoint yet");
     assert_eq!(scratch.checkpoints("first"), ["step-00000001"]);
-    // Later, the one before it is good.
+    // Later, the previous checkpoint is good.
     let message = train("--out later --lr 30").failed(3);
     let saved = scratch.checkpoints("later");
     let (last, before) = (saved.len() - 1, saved.len() - 2);
@@ -612,7 +612,7 @@ fn patience_ends_a_run_that_cannot_improve() {
 fn the_newest_and_the_best_checkpoints_are_kept() {
     let scratch = Scratch::new();
     let flags = TINY.replace("--save-every 10", "--save-every 5 --keep 2");
-    // Nothing improves, so that the first evaluation stays the best.
+    // Nothing improves, so the first evaluation stays the best.
     scratch.train(format!("{flags} --optimizer sgd --lr 1e-30"), "run");
     let expected = ["step-00000020", "step-00000035", "step-00000040"];
     assert_eq!(scratch.checkpoints("run"), expected);
@@ -660,7 +660,7 @@ fn nobody_reads_the_output() {
         assert_eq!(ran.stderr, "", "{command}");
         assert_eq!(ran.code, Some(0), "{command}");
     }
-    // A run goes on without an audience.
+    // A run continues without a reader.
     for run in ["other", "json"] {
         assert_eq!(
             scratch.newest(run, "model.safetensors"),
@@ -691,7 +691,7 @@ fn a_cause_is_told_once() {
     assert_eq!(message.matches("embedding.weight").count(), 1, "{message}");
 }
 
-/// A device that takes nothing stands for a full disk.
+/// A device that accepts nothing acts as a full disk.
 #[cfg(target_os = "linux")]
 #[test]
 fn output_that_is_lost_is_a_failure() {

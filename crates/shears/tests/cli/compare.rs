@@ -1,4 +1,4 @@
-//! `shears compare`: runs that exist beside each other.
+//! `shears compare`: existing runs.
 
 use serde_json::Value;
 
@@ -9,7 +9,7 @@ fn train(scratch: &Scratch, flags: &str) {
     ran.succeeded();
 }
 
-/// What the report has of a policy.
+/// The group of a policy in the report.
 fn group<'a>(report: &'a Value, policy: &str) -> &'a Value {
     let mut groups = report["groups"].as_array().unwrap().iter();
     groups.find(|group| group["policy"] == policy).unwrap()
@@ -55,7 +55,7 @@ fn runs_of_a_sweep_have_the_report_of_the_sweep() {
             .read("page/report.html")
             .contains("start from the same weights")
     );
-    // A report gives way to another one, and nothing else does.
+    // Only a report is replaced by another one.
     scratch.run(&format!("{compare} --out page")).succeeded();
     let refused = scratch.run(&format!("{compare} --out grid/runs")).failed(2);
     has(&refused, "contains other files");
@@ -76,7 +76,7 @@ fn settings_that_differ_stand_beside_the_policy() {
     train(&scratch, "--clip none --beta1 0.5 --out other");
     let said = scratch.run("compare adam sgd").succeeded();
     has(&said, "none, optimizer sgd & none, optimizer adam");
-    // Each has one rate, of which there is nothing to say.
+    // Each has a single rate, so rates are not mentioned.
     assert!(!said.contains("Learning rates that converge"), "{said}");
     assert!(!said.contains("beta1"), "{said}");
     let said = scratch.run("compare adam sgd other").succeeded();

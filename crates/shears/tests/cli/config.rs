@@ -6,7 +6,7 @@ use toml::{Table, Value};
 
 use crate::program::{Scratch, TINY};
 
-/// Settings that go together; every key is in one of them, none with the value that it has without.
+/// Settings that go together. Every key is in one of them, and none has its default value.
 const ALL: [&str; 3] = [
     r#"
 text = ["text.txt"]
@@ -114,7 +114,7 @@ out = "run"
 quiet = true
 "#;
 
-/// What is no part of the plan.
+/// Keys that are not part of the plan.
 const OUTSIDE: [&str; 7] = [
     "out",
     "threads",
@@ -217,7 +217,7 @@ fn a_plan_is_a_config() {
         scratch.newest("run", "model.safetensors"),
         scratch.newest("again", "model.safetensors")
     );
-    // Of a run without any config, too.
+    // Also for a run without a config.
     scratch.train(TINY, "a");
     scratch
         .run("train --config a/plan.toml --quiet --out b")
@@ -255,7 +255,7 @@ fn flags_win_over_the_file_and_the_file_over_the_preset() {
     assert_eq!(plan["batch"], Value::Integer(4));
     assert_eq!(plan["model"], Value::String("gru".into()));
     assert_eq!(plan["layers"], Value::Integer(2));
-    // A text that is typed replaces those of the file.
+    // A text on the command line replaces those of the file.
     scratch
         .run("train val.txt --config config.toml --quiet --out other")
         .succeeded();

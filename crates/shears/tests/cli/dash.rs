@@ -1,4 +1,4 @@
-//! `shears dash`, over runs that the program trains, and a browser that watches one.
+//! `shears dash` with real runs, and a browser that watches one.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -89,8 +89,7 @@ fn the_page_knows_presets_and_the_text_of_a_batch() {
     }
     assert!(!differing.contains(&"model"), "{differing:?}");
 
-    // Windows of 8 characters, in streams: the second step of a row goes on where the first has
-    // ended.
+    // Windows of 8 characters in streams: the second step continues where the first ended.
     let rows = |step: u64| -> Vec<String> {
         let batch = page.ask(&format!("/api/batch?run=one&step={step}"));
         assert_eq!(batch["problem"], Value::Null);
@@ -114,7 +113,7 @@ fn the_page_knows_presets_and_the_text_of_a_batch() {
     }
 }
 
-/// A plan from elsewhere may say anything; what is shown of it has an end.
+/// A plan from elsewhere may contain anything; what is shown of it is bounded.
 #[test]
 fn a_plan_of_a_quintillion_micro_batches_is_answered() {
     let scratch = Scratch::new();

@@ -1,4 +1,4 @@
-//! What somebody sees who types `shears` and nothing else.
+//! What `shears` without arguments prints.
 
 use std::fs;
 
@@ -9,7 +9,7 @@ fn the_demo_shows_one_run_that_dies_and_one_that_learns() {
     let scratch = Scratch::new();
     let text = scratch.run("").succeeded();
     assert!(!text.contains('\u{1b}'), "colours in a pipe: {text}");
-    // The end of it, which is to fit a small terminal together with the prompt.
+    // Its end, which must fit a small terminal together with the prompt.
     let end = text.find("loss over").unwrap();
     let end: Vec<&str> = text[end..].lines().collect();
     assert!(end.len() <= 15, "{text}");

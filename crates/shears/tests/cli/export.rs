@@ -1,4 +1,4 @@
-//! `shears export`: the table says what the log says.
+//! `shears export`: the table matches the log.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -29,7 +29,7 @@ const STEP_COLUMNS: [&str; 17] = [
     "perplexity",
 ];
 
-/// A run with a step that is skipped, a norm that is not there, and evaluations at steps 20 and 40.
+/// A run with a skipped step, a missing norm, and evaluations at steps 20 and 40.
 fn trained() -> Scratch {
     let scratch = Scratch::new();
     let flags = "--quiet --out run --clip global-norm:0.3 --sample-every 15";
@@ -49,7 +49,7 @@ fn trained() -> Scratch {
     scratch
 }
 
-/// What each row must have, by column: null is nothing, and a text "NaN" is what is not finite.
+/// The expected values of each row, by column: null is missing, and the text "NaN" not finite.
 fn expected(scratch: &Scratch) -> Vec<BTreeMap<String, Value>> {
     let events = scratch.events("run");
     let of_kind = |kind: &'static str| events.iter().filter(move |event| event["event"] == kind);
@@ -125,7 +125,7 @@ fn csv_has_the_rows_of_the_log() {
         let mut table = csv::Reader::from_reader(text.as_bytes());
         let names: Vec<String> = table.headers().unwrap().iter().map(String::from).collect();
         assert_eq!(names[..17], STEP_COLUMNS);
-        // In the order of the forward pass, which the header has.
+        // In the order of the forward pass, as in the header.
         let header = &scratch.events("run")[0];
         let parameters = header["parameters"].as_array().unwrap().iter();
         let known =
@@ -194,7 +194,7 @@ fn nothing_is_overwritten_without_being_told() {
         .succeeded();
     let printed = scratch.run("export run --format csv").succeeded();
     assert_eq!(scratch.read("steps.csv"), printed);
-    // Nothing is left but the file.
+    // Only the file remains.
     let left = scratch.listing().into_iter();
     let left: Vec<_> = left
         .filter(|path| path.to_string_lossy().ends_with(".tmp"))

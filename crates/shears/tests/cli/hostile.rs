@@ -1,5 +1,5 @@
-//! Folders and machines that mean no good: nothing hangs, nothing is overwritten, and what is wrong
-//! is said in one line.
+//! Hostile folders and machines: nothing hangs, nothing is overwritten, and problems are reported
+//! in one line.
 
 #![cfg(unix)]
 
@@ -73,7 +73,7 @@ fn no_file_of_a_run_may_be_a_fifo() {
 #[test]
 fn a_run_that_was_killed_while_it_was_made_blocks_no_name() {
     let scratch = Scratch::new();
-    // As it is after the kill: all but the name of the plan.
+    // As after the kill: everything except the plan under its name.
     scratch.write("run/.lock", "");
     scratch.write("run/plan.toml.tmp", "preset = ");
     scratch.write("run/tokenizer.json", "{");
@@ -81,7 +81,7 @@ fn a_run_that_was_killed_while_it_was_made_blocks_no_name() {
     scratch.train(TINY, "run");
     assert!(!scratch.path("run/plan.toml.tmp").exists());
     scratch.run("generate run --tokens 3").succeeded();
-    // The same files of somebody else are not touched.
+    // The same files from someone else are not touched.
     scratch.write("other/tokenizer.json", "{");
     let message = scratch
         .run(&format!("train {TINY} --quiet --out other"))
@@ -180,7 +180,7 @@ fn out_of_memory_is_one_line() {
         .env_remove("CARGO")
         .stdin(Stdio::null());
     let ran = ended_command(&mut shell, train);
-    // Refused before it starts where the limit is known, and else said where it is met.
+    // Refused before the start if the limit is known, otherwise reported when it is hit.
     assert!(matches!(ran.code, Some(1 | 2)), "{ran:#?}");
     assert_eq!(ran.stderr.lines().count(), 1, "{ran:#?}");
     assert!(ran.stderr.starts_with("shears: "), "{ran:#?}");

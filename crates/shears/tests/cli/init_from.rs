@@ -38,7 +38,7 @@ fn a_run_goes_on_from_another_and_does_not_need_it_any_more() {
     assert_eq!(plan["init-from"].as_str(), Some("run"));
     let hash = plan["init-sha256"][0].as_str().unwrap();
     assert!(hash.ends_with("  model.safetensors"), "{hash}");
-    // The optimizer begins anew: as many steps as it has taken.
+    // The optimizer starts fresh.
     scratch.run(&train("half", 10)).succeeded();
     fs::rename(scratch.path("run"), scratch.path("gone")).unwrap();
     scratch
@@ -46,7 +46,7 @@ fn a_run_goes_on_from_another_and_does_not_need_it_any_more() {
         .succeeded();
     let model = |run: &str| scratch.newest(run, "model.safetensors");
     assert!(model("half") == model("whole"));
-    // What reads a log takes one that begins with step 0.
+    // Readers accept a log that begins with step 0.
     for command in [
         "inspect whole",
         "export whole",
@@ -148,7 +148,7 @@ fn the_token_that_ends_a_text_ends_samples() {
     let train = |out: &str| scratch.run(&format!("train --init-from hf {more} --out {out}"));
     let without = train("without").succeeded();
     let whole = sample(&scratch, "without");
-    // The last letter that there was none of before.
+    // The last letter that did not occur before.
     let is_new = |(place, letter): &(usize, char)| {
         letter.is_alphabetic() && !whole[..*place].contains(*letter)
     };
@@ -160,7 +160,7 @@ fn the_token_that_ends_a_text_ends_samples() {
     let with = train("with").succeeded();
     let expected = whole[..place].trim_end_matches('\n');
     assert_eq!(sample(&scratch, "with"), expected);
-    // That at the end of the run, too.
+    // The same for the sample at the end of the run.
     let at_the_end = |said: &str| {
         let (_, written) = said.split_once("it writes:\n").unwrap();
         written.split_once("  more: ").unwrap().0.contains(letter)

@@ -1,7 +1,7 @@
-//! Faults of the system, injected: errors of calls, a full disk, and the order in which things
-//! reach the disk. `strace` injects and looks; without it these tests are skipped.
+//! Injected system faults: failing calls, a full disk, and the order of writes to the disk.
+//! `strace` injects and traces; without it these tests are skipped.
 //!
-//! `SHEARS_FAULTS=all` fails each call once, and not some of them.
+//! `SHEARS_FAULTS=all` fails every call once, not only some.
 
 #![cfg(target_os = "linux")]
 
@@ -16,8 +16,7 @@ use crate::program::{Ran, Scratch, has};
 const SHORT: &str = "--hidden 4 --layers 1 --batch 2 --window 4 --steps 4 --eval-every 0 \
                      --save-every 2 --threads 1 --quiet";
 
-/// Runs the program under `strace`; if there is none, or it may not look, says that the test is
-/// skipped.
+/// Runs the program under `strace`; if that is impossible, says that the test is skipped.
 fn traced(scratch: &Scratch, strace: &[&str], arguments: &str) -> Option<Ran> {
     let mut command = Command::new("strace");
     command
@@ -51,7 +50,8 @@ fn whole() -> Scratch {
     scratch
 }
 
-/// Whatever call fails, the run ends in one line, and what it has saved goes on to the same bits.
+/// Whichever call fails, the run ends with one line, and resumes from its checkpoint to the same
+/// bits.
 #[test]
 fn an_error_of_any_call_of_a_save_leaves_a_run_that_goes_on() {
     let expected = whole().newest("run", "model.safetensors");
@@ -81,7 +81,7 @@ fn an_error_of_any_call_of_a_save_leaves_a_run_that_goes_on() {
             let ran = traced(&scratch, &["-e", &filter, "-e", &inject], &train).unwrap();
             injected += 1;
             check(&scratch, &ran, &which);
-            // What is there goes on, or nothing is in the way of a new run.
+            // The run resumes, or nothing blocks a new one.
             let resume = match scratch.path("run/plan.toml").exists() {
                 true => "train --resume run --quiet --threads 1",
                 false => &train,
@@ -97,7 +97,7 @@ fn an_error_of_any_call_of_a_save_leaves_a_run_that_goes_on() {
     println!("{injected} calls failed");
 }
 
-/// A failure is one line with a place; a call whose failure does not matter ends well.
+/// A failure is one line with a place; a call may also fail without consequences.
 fn check(scratch: &Scratch, ran: &Ran, which: &str) {
     assert!(!ran.stderr.contains("internal error"), "{which}: {ran:#?}");
     match ran.code {
@@ -109,15 +109,15 @@ fn check(scratch: &Scratch, ran: &Ran, which: &str) {
         }
         code => panic!("{which}: {code:?}"),
     }
-    // Nothing has the name of a checkpoint but what is one.
+    // Everything with the name of a checkpoint is a complete one.
     for name in scratch.checkpoints("run") {
         let manifest = format!("run/checkpoints/{name}/manifest.json");
         assert!(scratch.path(&manifest).exists(), "{which}: {name}");
     }
 }
 
-/// Power may be lost after any call. What has its name already must then have been synced: a file
-/// before its folder is renamed, and the log before a checkpoint counts on its lines.
+/// Power may fail after any call, so everything must be synced before it is renamed: a file before
+/// its folder, and the log before a checkpoint that relies on its lines.
 #[test]
 fn all_is_on_the_disk_before_anything_counts_on_it() {
     let scratch = Scratch::new();
@@ -177,7 +177,7 @@ fn all_is_on_the_disk_before_anything_counts_on_it() {
         }
     }
     assert!(renames >= 6, "{renames} renames");
-    // The last lines of the log may be lost: a run that goes on takes those steps again.
+    // The last lines of the log may be lost: a resumed run repeats those steps.
     dirty.remove("run/events.jsonl");
     dirty.remove(".");
     assert!(dirty.is_empty(), "never synced: {dirty:?}");

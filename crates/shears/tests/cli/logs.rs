@@ -20,7 +20,7 @@ fn a_log_begins_with_what_it_is_of() {
     let parameters = header["parameters"].as_array().unwrap();
     assert_eq!(parameters[0]["layer"], "embedding");
     assert_eq!(parameters.last().unwrap()["name"], "output.bias");
-    // Neither the model nor the text is needed to say what a run is.
+    // Neither the model nor the text is needed to inspect a run.
     fs::remove_dir_all(scratch.path("run/checkpoints")).unwrap();
     let text = scratch.run("inspect run").succeeded();
     has(&text, "gradients reach every layer");
@@ -71,7 +71,7 @@ fn broken_lines_are_named_and_the_others_are_read() {
         assert_eq!(ran.stderr.lines().count(), 1, "{command}: {}", ran.stderr);
         ran.succeeded();
     }
-    // The run goes on, and loses nothing.
+    // The run resumes, and loses nothing.
     let resumed = scratch.run("train --quiet --resume run");
     let warning = "run/events.jsonl: 2 lines, the first is line 3, were damaged and moved to \
                    events.damaged.jsonl\n";

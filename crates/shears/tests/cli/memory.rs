@@ -1,4 +1,5 @@
-//! What a run takes is what it has announced, and what cannot fit is refused before it starts.
+//! A run takes the memory that it has announced, and one that cannot fit is refused before it
+//! starts.
 
 use std::fs;
 use std::process::Command;
@@ -6,7 +7,7 @@ use std::time::Duration;
 
 use crate::program::{Scratch, rows};
 
-/// Settings that take much of one thing: what, kilobytes of text, its different words, flags.
+/// Settings dominated by one part of memory: which part, kilobytes of text, distinct words, flags.
 const CASES: &str = "\
     the preset        | 50    | 1000  |
     a Transformer     | 50    | 1000  | --preset gpt-128
@@ -57,8 +58,8 @@ fn a_run_takes_what_it_has_announced() {
     assert!(wrong.is_empty(), "{wrong:?}");
 }
 
-/// Runs of one step, and what is done with them: what, kilobytes of text, its words, flags of the
-/// training, and a command.
+/// Commands on runs of one step: name, kilobytes of text, distinct words, flags of the training,
+/// and the command.
 const TRAINED: &str = "\
     text    | 50  | 1000  | --model rnn --hidden 8         | eval RUN --data large.txt
     words   | 800 | 20000 | --tokenizer bpe:8000 --hidden 32 | eval RUN --data val.txt
@@ -113,7 +114,7 @@ fn what_the_process_may_not_have_is_refused() {
     assert!(!scratch.path("run").exists());
 }
 
-/// Words of a few letters, in an order without a pattern.
+/// Short words in random order.
 fn text(kilobytes: usize, words: usize) -> String {
     let mut text = String::new();
     let mut state = 1_u64;
@@ -145,7 +146,7 @@ fn announced_and_taken(scratch: &Scratch, arguments: &str) -> Option<(f64, f64)>
     let status = format!("/proc/{}/status", running.id());
     let mut peak = None;
     let ended = loop {
-        // The highest until now, so that the last look has nearly all.
+        // The peak so far, so that the last reading has nearly all.
         let found = fs::read_to_string(&status).ok();
         peak = found.as_deref().and_then(peak_in).or(peak);
         if let Some(ended) = running.try_wait().unwrap() {
@@ -153,7 +154,7 @@ fn announced_and_taken(scratch: &Scratch, arguments: &str) -> Option<(f64, f64)>
         }
         std::thread::sleep(Duration::from_micros(200));
     };
-    // What is written may be any bytes.
+    // The output may be any bytes.
     let said = fs::read(said).unwrap();
     let said = String::from_utf8_lossy(&said);
     assert!(ended.success(), "{arguments}: {said}");

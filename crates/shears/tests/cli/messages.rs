@@ -1,11 +1,10 @@
-//! What is said of damaged and foreign files, and of what cannot be: in words of our own, in one
-//! line.
+//! Messages about damaged and foreign files and impossible values: one line, in words of our own.
 
 use std::fs;
 
 use crate::program::{Scratch, rows};
 
-/// The words of libraries, which nobody should have to read.
+/// Words of libraries that no user should see.
 const LIBRARY_WORDS: [&str; 8] = [
     "invalid digit",
     "float literal",
@@ -120,7 +119,7 @@ fn a_plan_that_was_changed_is_named_whatever_is_done_with_the_run() {
             );
         }
     }
-    // How long it is trained is nothing to what is written.
+    // The number of steps does not affect generation.
     scratch.write("run/plan.toml", plan.replace("steps = 40", "steps = 41"));
     scratch.run("generate run --tokens 3").succeeded();
 }
@@ -193,7 +192,7 @@ fn threads_that_cannot_be_had_and_full_disks() {
     }
 }
 
-/// One that nobody writes to would be waited for.
+/// A pipe without a writer would block.
 #[cfg(unix)]
 #[test]
 fn fifos_are_named_where_files_should_be() {
@@ -209,7 +208,7 @@ fn fifos_are_named_where_files_should_be() {
     let said = scratch.run("generate run").failed(2);
     check(&said, "its plan.toml is not a regular file");
     fs::remove_file(scratch.path("run/plan.toml")).unwrap();
-    // A text that a stranger's plan names.
+    // A text named by a foreign plan.
     let foreign = plan.replace("text = []", "text = [\"pipe\"]");
     assert_ne!(foreign, plan);
     scratch.write("run/plan.toml", &foreign);
@@ -218,7 +217,7 @@ fn fifos_are_named_where_files_should_be() {
         let said = scratch.run(command).failed(2);
         check(&said, "pipe: is the text of the run, and no longer a file");
     }
-    // Nor is one replaced.
+    // Nor is a pipe replaced.
     let header = b"{\"w\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}";
     let length = (header.len() as u64).to_le_bytes();
     scratch.write(
@@ -257,7 +256,7 @@ fn what_has_no_end_is_bounded() {
     assert_eq!(output.status.code(), Some(2));
 }
 
-/// Standard input has no size; what it takes is refused when it is more than there is.
+/// Standard input has no size; it is refused once it takes more memory than there is.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_text_without_end_is_refused() {

@@ -1,4 +1,4 @@
-//! The newest run of `runs/`, where no run is named.
+//! The newest run of `runs/`, if no run is named.
 
 use std::fs::File;
 use std::time::{Duration, SystemTime};

@@ -1,4 +1,4 @@
-//! Runs the program, and reads what it leaves behind.
+//! Runs the program, and reads its results.
 
 use std::ffi::OsStr;
 use std::fmt::Display;
@@ -20,11 +20,11 @@ pub(crate) const TINY: &str =
 pub(crate) const TINY_TRANSFORMER: &str = "--model transformer --heads 2 --hidden 16 --layers 1 \
      --batch 4 --window 16 --steps 40 --eval-every 20 --save-every 10";
 
-/// Its block as Llama's, with numbers that are none of the defaults.
+/// The same with Llama's block, and no default values.
 pub(crate) const LLAMA: &str = "--norm rms --position rope --mlp swiglu --bias=false --kv-heads 1 \
      --inner 20 --norm-epsilon 0.001 --rope-theta 500";
 
-/// The rows of a table that is written as text, with a bar between two cells.
+/// The rows of a table written as text, with `|` between cells.
 pub(crate) fn rows<const N: usize>(table: &str) -> impl Iterator<Item = [&str; N]> {
     table.lines().map(|row| {
         let cells: Vec<&str> = row.splitn(N, '|').map(str::trim).collect();
@@ -32,7 +32,7 @@ pub(crate) fn rows<const N: usize>(table: &str) -> impl Iterator<Item = [&str; N
     })
 }
 
-/// The text has all of `parts`, between which there is ` & `.
+/// Asserts that the text contains all `parts`, which ` & ` separates.
 #[track_caller]
 pub(crate) fn has(text: &(impl AsRef<str> + ?Sized), parts: &str) {
     let text = text.as_ref();
@@ -41,7 +41,7 @@ pub(crate) fn has(text: &(impl AsRef<str> + ?Sized), parts: &str) {
     }
 }
 
-/// What a run of the program left.
+/// The result of a run of the program.
 #[derive(Debug)]
 pub(crate) struct Ran {
     pub(crate) code: Option<i32>,
@@ -49,7 +49,7 @@ pub(crate) struct Ran {
     pub(crate) stderr: String,
 }
 
-/// What is not UTF-8 in it is replaced.
+/// Invalid UTF-8 is replaced.
 impl From<Output> for Ran {
     fn from(output: Output) -> Self {
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
@@ -120,7 +120,8 @@ impl Scratch {
         self.run(&train).succeeded();
     }
 
-    /// The program ends with `code` and one line that has all of `parts`, and writes nothing.
+    /// Asserts that the program ends with `code` and one line that has all `parts`, and writes no
+    /// file.
     #[track_caller]
     pub(crate) fn refuses(&self, code: i32, arguments: &str, parts: &str) {
         let before = self.listing();
@@ -179,7 +180,7 @@ impl Scratch {
         finished(child)
     }
 
-    /// Runs the program with nobody to read its standard output.
+    /// Runs the program with a closed reader of its standard output.
     pub(crate) fn run_unread(&self, arguments: &str) -> Ran {
         let mut command = self.command(arguments.split_whitespace());
         command
@@ -198,7 +199,7 @@ impl Scratch {
         self.start_and_wait(arguments, || count() >= lines)
     }
 
-    /// Starts the program and waits until it has come so far.
+    /// Starts the program and waits until `so_far`.
     pub(crate) fn start_and_wait(&self, arguments: &str, so_far: impl Fn() -> bool) -> Running {
         let mut command = self.command(arguments.split_whitespace());
         command
@@ -238,7 +239,7 @@ impl Scratch {
             println!("skipped: this machine has no `script` that gives a terminal");
             return None;
         };
-        // What a terminal answers when it is asked where its cursor is.
+        // The answer of a terminal to the query for its cursor.
         let keyboard = window.stdin.as_mut().unwrap();
         keyboard.write_all(b"\x1b[1;1R").unwrap();
         Some(window)
@@ -263,7 +264,7 @@ impl Scratch {
     ) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_shears"));
         command.args(arguments).current_dir(self.0.path());
-        // Cargo tells the tests that it runs where it is, and the program would listen.
+        // Cargo sets this for tests, and the program would react to it.
         command.env_remove("CARGO");
         command
     }
@@ -318,7 +319,7 @@ impl Scratch {
     }
 }
 
-/// The program while it runs; a test that fails does not leave it behind.
+/// The running program, killed when a test fails.
 pub(crate) struct Running(Option<Child>);
 
 impl Running {

@@ -1,5 +1,5 @@
-//! Several processes that train one run: through `mpirun`, where it is there and the program is
-//! built with the feature `mpi`.
+//! Several processes that train one run under `mpirun`, if that is installed and the feature `mpi`
+//! is on.
 
 use std::fs;
 use std::io::Write;
@@ -13,7 +13,7 @@ use crate::program::{LLAMA, Ran, Scratch, TINY_TRANSFORMER, has, rows, send, wai
 pub(crate) const TINY: &str = "--model lstm --hidden 16 --layers 1 --batch 4 --window 8 --dropout \
      0.2 --accumulate 2 --shards 4 --eval-every 20 --save-every 10 --quiet";
 
-/// Whether jobs can be started; says so if not.
+/// Whether jobs can be started; otherwise says that the test is skipped.
 pub(crate) fn can_launch() -> bool {
     let found = Command::new("mpirun").arg("--version").output().is_ok();
     let can = cfg!(feature = "mpi") && found;
@@ -35,7 +35,7 @@ pub(crate) fn launch(scratch: &Scratch, arguments: &str, variables: &[(&str, &st
         };
     }
     command.current_dir(scratch.path("")).env_remove("CARGO");
-    // Waiting ranks leave their cores to others; as root, mpirun wants to be told twice.
+    // Waiting ranks yield their cores; as root, mpirun wants two confirmations.
     command.env("OMPI_MCA_mpi_yield_when_idle", "1");
     command.env("OMPI_ALLOW_RUN_AS_ROOT", "1");
     command.env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
@@ -52,7 +52,7 @@ pub(crate) fn ran(mut command: Command) -> Ran {
     command.output().unwrap().into()
 }
 
-/// What a job leaves that was started with pipes.
+/// The result of a job that was started with pipes.
 pub(crate) fn ended(job: Child) -> Ran {
     job.wait_with_output().unwrap().into()
 }
@@ -64,14 +64,14 @@ fn evaluations(scratch: &Scratch, run: &str) -> Vec<String> {
     lines.map(str::to_string).collect()
 }
 
-/// The processes that run in the folder: their numbers, and which rank each is.
+/// The processes that run in the folder, with their ranks.
 pub(crate) fn processes(scratch: &Scratch) -> Vec<(u32, Option<usize>)> {
     let folder = fs::canonicalize(scratch.path("")).unwrap();
     let entries = fs::read_dir("/proc").unwrap().flatten();
     let found = entries.filter_map(|entry| {
         let pid = entry.file_name().to_str()?.parse().ok()?;
         let path = entry.path();
-        // A process that has ended and is not yet waited for has no folder any more.
+        // A zombie has no folder any more.
         (fs::read_link(path.join("cwd")).ok()? == folder).then_some(())?;
         let environment = fs::read(path.join("environ")).ok()?;
         let mut variables = environment.split(|byte| *byte == 0);
@@ -96,7 +96,7 @@ pub(crate) fn signal(scratch: &Scratch, rank: usize, signal: &str) {
     send(*pid, signal);
 }
 
-/// The process that has started the ranks, and passes signals on.
+/// The process that started the ranks, and forwards signals.
 fn launcher(scratch: &Scratch) -> u32 {
     let all = processes(scratch).into_iter();
     // `timeout` is older.
@@ -104,8 +104,8 @@ fn launcher(scratch: &Scratch) -> u32 {
     launchers.map(|(pid, _)| pid).max().unwrap()
 }
 
-/// Starts a long run of two ranks, does something to it once it has saved, and gives how it ended;
-/// nothing of it is left then.
+/// Starts a long run of two ranks, acts on it once it has saved, and returns how it ended, when no
+/// process is left.
 fn disturbed(variables: &[(&str, &str)], disturb: impl Fn(&Scratch)) -> (Scratch, Ran) {
     let scratch = Scratch::new();
     let arguments = format!("-n 2 shears train {TINY} --steps 1000000 --eval-every 0 --out run");
@@ -119,7 +119,7 @@ fn disturbed(variables: &[(&str, &str)], disturb: impl Fn(&Scratch)) -> (Scratch
     (scratch, ran)
 }
 
-/// What a run was left with can be gone on from, here by one process.
+/// The run can be resumed from its files, here by one process.
 pub(crate) fn goes_on(scratch: &Scratch, run: &str) {
     let last = scratch.checkpoints(run).pop().unwrap();
     let step: u64 = last.trim_start_matches("step-").parse().unwrap();
@@ -168,7 +168,7 @@ fn any_number_of_processes_trains_and_goes_on_with_one_run() {
     assert_eq!(evaluations(&scratch, "two"), evaluations(&scratch, "one"));
 }
 
-/// Every kind of model, each with a rule that learns.
+/// Every kind of model, each with an adaptive rule.
 #[test]
 fn four_processes_have_the_bits_of_one() {
     if !can_launch() {
@@ -198,7 +198,7 @@ fn four_processes_have_the_bits_of_one() {
     }
 }
 
-/// With heads that share keys and values, and text that is sampled on the way.
+/// With grouped heads, and samples during the run.
 #[test]
 fn a_llama_of_two_processes_has_the_bits_of_one() {
     if !can_launch() {
@@ -235,8 +235,8 @@ fn a_llama_of_two_processes_has_the_bits_of_one() {
     assert_eq!(generate("two"), generate("one"));
 }
 
-/// The script that runs a command as two ranks on two hosts, which are network namespaces here;
-/// says so if that cannot be had.
+/// The script that runs a command as two ranks in two network namespaces; if that is impossible,
+/// says that the test is skipped.
 fn two_hosts() -> Option<&'static str> {
     if !can_launch() {
         return None;
@@ -261,7 +261,7 @@ fn on_two_hosts(scratch: &Scratch, script: &str, arguments: &str) -> Command {
     command
 }
 
-/// Each side ends by itself; `mpirun` would wait for a host that it no longer reaches.
+/// Each side ends by itself; `mpirun` would wait for an unreachable host.
 #[test]
 fn a_cut_link_is_noticed_on_both_sides() {
     let Some(script) = two_hosts() else { return };
@@ -277,7 +277,7 @@ fn a_cut_link_is_noticed_on_both_sides() {
     assert_eq!(running_ranks(&scratch), 2);
     scratch.write("cut", "");
     wait_until("both ranks end", || running_ranks(&scratch) == 0);
-    // What a rank has said comes through mpirun, later than its end.
+    // The output of a rank comes through mpirun, after its end.
     wait_until("the reason is said", || {
         scratch
             .read("told")
@@ -322,8 +322,7 @@ fn two_hosts_train_the_run_of_one_process() {
     assert_eq!(evaluations(&scratch, "two"), evaluations(&scratch, "one"));
 }
 
-/// Only the first rank has the text; that gradients are not finite is found by all, and told by
-/// one.
+/// Only the first rank has the text; all find that gradients are not finite, and one reports it.
 #[test]
 fn standard_input_is_trained_on_and_divergence_has_its_exit_code() {
     if !can_launch() {
@@ -370,7 +369,7 @@ fn a_sweep_is_spread_over_processes() {
          --batch 4 --window 8 --steps 8 --eval-every 4 --out";
     let told = launched(&scratch, &format!("-n 2 shears {sweep} two")).succeeded();
     assert_eq!(told.matches("3 runs:").count(), 1, "{told}");
-    // A line for each run, before the table, whoever has trained it.
+    // A line for each run before the table, whichever process trained it.
     let lines: Vec<&str> = told.lines().collect();
     let ended: Vec<usize> = (0..lines.len())
         .filter(|line| lines[*line].contains(": finished, val loss "))
@@ -418,7 +417,7 @@ fn processes_that_do_not_find_each_other_are_refused() {
     };
     has(&refused, "MPICH started 3 processes");
     has(&refused, expected);
-    // The first one speaks for all.
+    // The first one prints for all.
     let other = started("1", &train);
     assert_eq!((other.code, other.stderr), (Some(2), String::new()));
     assert!(!scratch.path("run").exists());
@@ -441,18 +440,19 @@ fn what_is_refused_is_said_once() {
     }
     let scratch = Scratch::new();
     scratch.write("taken/plan.toml", "");
-    // Whether the line names a rank: where not all of them have the problem.
+    // Whether the message names a rank, because not all have the problem.
+    let alone = "-n 1 shears train --steps 3 : -n 1";
     let cases = format!(
         "-n 2 shears train {TINY} --out taken    | no  | holds a run already
          -n 3 shears train --batch 2             | no  | with 3 ranks
          -n 2 shears train --tui                 | no  | --tui takes the terminal
          -n 2 shears train nothing.txt           | no  | nothing.txt does not exist
          -n 2 shears train --hiden 3             | no  | unexpected argument '--hiden'
-         -n 1 shears train --steps 3 : -n 1 shears train --steps 4 | yes | other arguments than rank 0
-         -n 1 shears train --steps 3 : -n 1 shears train --hiden 3 | yes | unexpected argument '--hiden'
-         -n 1 shears train --steps 3 : -n 1 ./other train --steps 3 | yes | another program than rank 0"
+         {alone} shears train --steps 4          | yes | other arguments than rank 0
+         {alone} shears train --hiden 3          | yes | unexpected argument '--hiden'
+         {alone} ./other train --steps 3         | yes | another program than rank 0"
     );
-    // Another build: the same, and a byte behind its end.
+    // Another build: the same with a byte appended.
     let copy = ["-c", "cp \"$0\" other && printf x >> other"];
     let mut shell = Command::new("sh");
     shell.args(copy).arg(scratch.command([""]).get_program());
@@ -476,7 +476,7 @@ fn what_is_refused_is_said_once() {
     }
 }
 
-/// What another rank has on its machine does not count, and need not be there.
+/// Files on the machines of other ranks do not matter, and need not exist.
 #[test]
 fn text_and_settings_are_those_of_the_first_rank() {
     if !can_launch() {
@@ -504,7 +504,7 @@ fn text_and_settings_are_those_of_the_first_rank() {
     assert!(model("run") == model("one"), "other bits");
 }
 
-/// Rows are counted, and no batch is changed; that bits are not promised then is said.
+/// Rows are divided without changing the batch; the program says that bits are not promised then.
 #[test]
 fn ranks_that_divide_nothing_train_the_same_run() {
     if !can_launch() {
@@ -537,7 +537,7 @@ fn ranks_that_divide_nothing_train_the_same_run() {
     );
 }
 
-/// Open MPI gives its processes a terminal that is none.
+/// Open MPI gives its processes a pseudo-terminal.
 #[test]
 fn what_mpirun_prints_has_no_colours() {
     if !can_launch() {
@@ -560,7 +560,7 @@ fn what_mpirun_prints_has_no_colours() {
     assert_eq!(told.matches("Usage:").count(), 1, "{told}");
 }
 
-/// `mpirun` binds to a core what would like to have all.
+/// `mpirun` binds each process to a core by default.
 #[test]
 fn a_rank_that_is_bound_to_a_core_says_so() {
     if !can_launch() {
@@ -619,7 +619,7 @@ fn a_rank_that_pauses_is_waited_for_and_usr1_saves_and_stops() {
         signal(scratch, 1, "-STOP");
         sleep(Duration::from_secs(8));
         signal(scratch, 1, "-CONT");
-        // It goes on, and does not only not end.
+        // It makes progress, rather than merely not ending.
         let saved = scratch.checkpoints("run");
         wait_until("it saves", || scratch.checkpoints("run") != saved);
         send(launcher(scratch), "-USR1");
@@ -637,8 +637,7 @@ fn a_rank_that_pauses_is_waited_for_and_usr1_saves_and_stops() {
     goes_on(&scratch, "run");
 }
 
-/// Whether it comes to save in the second that Open MPI gives its processes: what is there is
-/// whole.
+/// Whether or not it manages to save within the second that Open MPI allows: the files are intact.
 #[test]
 fn a_terminated_launcher_leaves_a_run_that_goes_on() {
     if !can_launch() {

@@ -1,6 +1,6 @@
-//! What happens to one of several processes, injected: it panics, leaves, is killed or stopped, in
-//! each phase of a run, or has numbers that are not right. `mpirun` starts them; without it, or
-//! without `mpicc`, which builds what injects, these tests are skipped.
+//! Injected faults of one of several processes: it panics, exits, is killed or stopped in each
+//! phase of a run, or has wrong numbers. Without `mpirun`, or without `mpicc`, which builds the
+//! injector, these tests are skipped.
 
 #![cfg(target_os = "linux")]
 
@@ -41,8 +41,7 @@ fn library() -> Option<&'static Path> {
     built.as_deref()
 }
 
-/// Something that happens to one rank: the values of `FAULT`, `FAULT_AT` and `FAULT_RANK`; see
-/// `fault.c`.
+/// A fault of one rank: the values of `FAULT`, `FAULT_AT` and `FAULT_RANK`; see `fault.c`.
 #[derive(Clone, Copy)]
 struct Fault {
     deed: &'static str,
@@ -50,7 +49,7 @@ struct Fault {
     rank: usize,
 }
 
-/// `mpirun` as for [`launch`], and this to happen in the job; none where nothing can be injected.
+/// `mpirun` as for [`launch`], with this fault; none if nothing can be injected.
 fn faulty(scratch: &Scratch, fault: Fault, more: &str, arguments: &str) -> Option<Command> {
     if !can_launch() {
         return None;
@@ -69,8 +68,8 @@ fn faulty(scratch: &Scratch, fault: Fault, more: &str, arguments: &str) -> Optio
     ))
 }
 
-/// Trains, and lets that happen once `is_time`: the job ends by itself, and what it has saved is
-/// whole. Gives whether faults can be injected here.
+/// Trains, and injects the fault once `is_time`: the job ends by itself, and its files are intact.
+/// Returns whether faults can be injected here.
 fn ends(fault: Fault, more: &str, train: &str, is_time: impl Fn(&Scratch) -> bool) -> bool {
     let scratch = Scratch::new();
     scratch.write(
@@ -93,7 +92,7 @@ fn ends(fault: Fault, more: &str, train: &str, is_time: impl Fn(&Scratch) -> boo
     wait_until("all processes end", || processes(&scratch).is_empty());
     let Fault { deed, place, rank } = fault;
     let what = format!("{deed} of rank {rank} at {place}: {ran:#?}");
-    // Neither the watchdog has ended it, nor the `timeout`.
+    // Neither the watchdog nor `timeout` ended it.
     assert!(!ran.stderr.contains("no progress"), "{what}");
     assert!(!matches!(ran.code, None | Some(0)), "{what}");
     let of_bug = ran.stderr.matches("internal error").count();
@@ -165,7 +164,7 @@ fn a_rank_that_ends_in_an_evaluation_ends_all() {
     each_ends(cases, train, evaluates);
 }
 
-/// One rank has given a NaN: all leave out the step, and no other.
+/// One rank contributes a NaN: all ranks skip this step, and no other.
 #[test]
 fn a_sum_that_is_not_finite_is_left_out_by_all() {
     let scratch = Scratch::new();
@@ -190,7 +189,7 @@ fn a_sum_that_is_not_finite_is_left_out_by_all() {
     assert!(log.contains(r#""same_bits":true"#));
 }
 
-/// One rank has got another sum than the others, as if its memory were not sound.
+/// One rank receives another sum than the others, as with faulty memory.
 #[test]
 fn a_rank_that_has_drifted_is_named() {
     let scratch = Scratch::new();
@@ -230,7 +229,7 @@ fn a_full_disk_of_the_first_rank_ends_all() {
     goes_on(&scratch, "disk/run");
 }
 
-/// A job that reads its text from standard input, which nobody ends.
+/// A job that reads its text from standard input, which never ends.
 fn waiting_for_text(scratch: &Scratch, patience: &str) -> (Child, ChildStdin) {
     let arguments = format!("-n 2 shears train - {TINY} --steps 4 --out run");
     let mut command = launch(scratch, &arguments, &[("SHEARS_PATIENCE", patience)]);
@@ -244,8 +243,7 @@ fn waiting_for_text(scratch: &Scratch, patience: &str) -> (Child, ChildStdin) {
     (child, input)
 }
 
-/// The first rank reads, the other waits for it: whichever has come to a stop, the other one says
-/// so.
+/// The first rank reads while the other waits: whichever hangs, the other reports it.
 #[test]
 fn a_rank_that_stops_before_the_first_step_is_noticed() {
     if !can_launch() {
@@ -274,8 +272,8 @@ fn a_rank_that_stops_before_the_first_step_is_noticed() {
     });
 }
 
-/// A text may take longer to come than any rank may be silent. On a busy machine ranks are silent
-/// for seconds.
+/// A text may arrive more slowly than the patience with a silent rank. On a busy machine ranks are
+/// silent for seconds.
 #[test]
 fn a_text_that_is_long_in_coming_is_waited_for() {
     use std::io::Write;

@@ -21,7 +21,7 @@ fn trained(flags: &str) -> Scratch {
     scratch
 }
 
-/// A run whose log tells of these norms, and of nothing that was clipped.
+/// A run whose log has these norms, and no clipped step.
 fn with_norms(norms: &[Option<f64>]) -> Scratch {
     let scratch = trained("--clip none");
     let steps = scratch.events("run").into_iter();
@@ -94,8 +94,7 @@ fn a_replay_of_the_runs_own_policy_is_what_the_run_did() {
     }
 }
 
-/// Steps under another policy are no part of it, least of all where their norms are of another
-/// order.
+/// Steps under another policy are excluded, above all if their norms are of another order.
 #[test]
 fn of_a_run_whose_policy_was_changed_the_steps_since_then_are_replayed() {
     let scratch = trained("--clip global-norm:0.05,p=inf");
@@ -119,13 +118,13 @@ fn of_a_run_whose_policy_was_changed_the_steps_since_then_are_replayed() {
     let text = scratch.run("replay run --clip global-norm:0.1").succeeded();
     let head = "run run: 20 steps, from step 41 on; earlier steps used global-norm:0.05,p=inf";
     assert_eq!(text.lines().next(), Some(head));
-    // One whose policy never changed has all its steps.
+    // A run whose policy never changed has all its steps.
     let object = replay(&trained("--clip none"), "--clip global-norm:1");
     assert_eq!(
         (&object["steps"], &object["before"]),
         (&40.into(), &serde_json::json!([]))
     );
-    // A policy that was changed, and has clipped no step yet.
+    // A changed policy that has not clipped a step yet.
     let log = scratch.read("run/events.jsonl");
     let lines = log
         .lines()
@@ -262,7 +261,8 @@ fn the_chart() {
     let svg = scratch.read("a.svg");
     has(
         &svg,
-        "<svg width=\"960\" & A: global-norm:2 & B: norm:1 (no line & C: global-norm:1e9 (above the figure) & run: none (no threshold) & spike (2)",
+        "<svg width=\"960\" & A: global-norm:2 & B: norm:1 (no line & run: none (no threshold) & \
+         C: global-norm:1e9 (above the figure) & spike (2)",
     );
     let again = scratch.run(&format!("{flags} --plot a.svg"));
     let refused = again.failed(2);
@@ -340,7 +340,7 @@ fn what_cannot_be_replayed_is_refused() {
     }
 }
 
-/// What the run measured is what a policy of its order goes by.
+/// A policy of the same order uses the norms that the run measured.
 #[test]
 fn a_run_is_replayed_in_its_own_order() {
     let scratch = trained("--clip global-norm:5,p=1");

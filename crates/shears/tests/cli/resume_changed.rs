@@ -1,4 +1,4 @@
-//! Runs that go on with other settings than they were started with.
+//! Runs that resume with other settings than they started with.
 
 use std::fs;
 
@@ -57,11 +57,11 @@ fn a_finished_run_goes_on_to_the_bits_of_a_longer_one() {
     assert_eq!(scratch.plan("b")["steps"].as_integer(), Some(40));
     assert_eq!(changes(&scratch, "b"), ["25 steps 25 40"]);
     let said = scratch.run("inspect b").succeeded();
-    has(&said, "went on at step 25 & changed steps: 25 -> 40");
+    has(&said, "resumed at step 25 & changed steps: 25 -> 40");
     let json = scratch.run("inspect b --json").json().remove(0);
     assert_eq!(json["resumes"][0]["checkpoint"], "step-00000025");
     assert_eq!(json["changes"][0]["after"], "40");
-    // It has the same settings as before, and is over.
+    // It has the same settings as before, and is finished.
     scratch.run("train --resume b --quiet").succeeded();
     let fewer = scratch.run("train --resume b --steps 39").failed(2);
     has(&fewer, "steps is 39, and the run has taken 40");

@@ -1,4 +1,4 @@
-//! What `--resume` does not go on with, and what it gets over.
+//! What `--resume` refuses, and what it recovers from.
 
 use std::fs;
 
@@ -20,7 +20,7 @@ fn changed_flags_are_listed() {
     has(&message, "hidden: the run has 16, not 32");
     assert!(!message.contains("layers"), "{message}");
     assert_eq!(scratch.listing(), before);
-    // What only one of two models has, nobody has typed.
+    // Settings that only one of two models has were not given.
     let message = scratch.run("train --resume b --model gru").failed(2);
     let listed = "(model: the run has \"lstm\", not \"gru\");";
     assert!(message.contains(listed), "{message}");
@@ -139,12 +139,12 @@ fn a_run_that_has_lost_its_checkpoints_keeps_its_log() {
     refused("no checkpoint to resume from");
     scratch.write("b/checkpoints", "");
     refused("cannot read b/checkpoints");
-    // One that was killed in its first save has lost nothing that it could have gone on from.
+    // A run killed in its first save has lost no checkpoint.
     fs::remove_file(scratch.path("b/checkpoints")).unwrap();
     scratch.write("b/events.jsonl", up_to(10));
     let said = scratch.run("train --resume b").succeeded();
     has(&said, "no checkpoint yet");
-    // One more says where it went on.
+    // Another event says where it resumed.
     assert_eq!(scratch.events("b").len(), log.lines().count() + 1);
 }
 
@@ -169,7 +169,7 @@ fn a_corrupted_checkpoint_gives_way_to_an_older_one() {
         let stdout = resumed.succeeded();
         has(&stdout, "resuming from b/checkpoints/step-00000030");
         assert_eq!(scratch.newest("b", "model.safetensors"), whole, "{file}");
-        // What was written anew is whole again.
+        // Rewritten files are intact.
         let again = scratch.run("train --resume b --quiet");
         assert_eq!(again.stderr, "");
         again.succeeded();
@@ -185,7 +185,7 @@ fn a_second_trainer_is_refused() {
     has(&message, "another shears is training this run");
     let message = scratch.run("train --out b").failed(2);
     has(&message, "b: holds a run already");
-    // To read it is another matter.
+    // Reading it is allowed.
     scratch.run("inspect b").succeeded();
     scratch.run("generate b --tokens 5").succeeded();
     first.kill();

@@ -5,8 +5,7 @@ use shears_train::Plan;
 
 use crate::program::{Scratch, TINY, has, rows};
 
-/// A setting, what it does not go with, and what it belongs to; each with its default or the
-/// preset's choice as well.
+/// A setting, a choice that it conflicts with, and what it belongs to.
 const CASES: &str = "\
     embedding=8       | model=transformer  | model rnn, lstm or gru, not to transformer
     heads=2           | model=gru          | model transformer, not to gru
@@ -102,7 +101,7 @@ fn a_plan_of_a_run_gives_way_to_another_choice() {
         scratch.plan("other")["optimizer"].as_str(),
         Some("momentum")
     );
-    // What is typed beside it is not taken from it.
+    // Flags override the plan.
     let message = scratch.run(&format!("{other}2 --beta1 0.8")).failed(2);
     has(&message, "beta1 belongs to optimizer adam or adamw");
 }
@@ -263,7 +262,7 @@ fn bench_takes_what_it_uses_and_refuses_the_rest() {
     }
     let window = scratch.run("bench --part generate --window 8").failed(2);
     has(&window, "window for model transformer, not for lstm");
-    // What no part uses is no flag.
+    // Settings that no part uses are not flags.
     for flag in ["--val", "--eval-every", "--max-skips", "--tui", "--resume"] {
         let words = format!("unexpected argument '{flag}'");
         scratch.refuses(2, &format!("bench {flag}"), &words);

@@ -33,14 +33,14 @@ fn a_kill_in_the_last_evaluation_loses_no_step() {
         !text.contains("\"evaluation\""),
         "the evaluation was over too soon"
     );
-    // What is missing comes when the run goes on.
+    // The rest follows when the run resumes.
     scratch.write("long.txt", "the mat sat on the cat. ".repeat(20_000));
     let running = scratch.start_and_wait("train --resume run --quiet", || true);
     running.kill();
     assert_eq!(scratch.checkpoints("run"), ["step-00000005"]);
 }
 
-/// Nothing is there to be saved, so that nobody is made to wait.
+/// There is nothing to save, so the program exits at once.
 #[test]
 fn learning_merges_ends_at_a_signal_at_once() {
     let scratch = Scratch::new();

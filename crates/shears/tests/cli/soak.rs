@@ -1,6 +1,6 @@
-//! A soak: a run with its page, many slow readers and TensorBoard's files, now and then on a screen
-//! of its own, killed and resumed at random. At the end its bits are those of a run left alone, and
-//! nobody's memory has grown.
+//! A soak test: a run with its page, many slow readers and TensorBoard files, sometimes on a
+//! screen, killed and resumed at random. At the end its bits are those of an undisturbed run, and
+//! no process has grown.
 //!
 //! `SHEARS_SOAK_MINUTES=60 cargo test --release -p shears --test cli soak -- --ignored --nocapture`
 
@@ -22,12 +22,12 @@ const TRAIN: &str = "--hidden 64 --layers 2 --batch 8 --window 16 --eval-every 9
                      --sample-every 150";
 const PATHS: &str = "live?run=run series?run=run runs maps?run=run&points=200 run?run=run";
 
-/// A sequence of Weyl's: far from regular, and whoever asks gets the next one.
+/// A Weyl sequence that all threads share.
 fn random(state: &AtomicU64, bound: u64) -> u64 {
     (state.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed) >> 33) % bound
 }
 
-/// Megabytes that a process has now.
+/// Resident megabytes of a process.
 fn memory(process: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let (_, rest) = status.split_once("VmRSS:")?;
@@ -35,7 +35,7 @@ fn memory(process: u32) -> Option<u64> {
     Some(kilobytes / 1000)
 }
 
-/// Ends with the test, however that ends.
+/// Killed at the end of the test.
 struct Page(Child);
 
 impl Drop for Page {
@@ -59,7 +59,7 @@ fn page(scratch: &Scratch) -> (Page, String) {
     )
 }
 
-/// Asks for something, reads a byte now and then, and goes away.
+/// Requests a path, reads slowly, and disconnects.
 fn read_slowly(address: &str, state: &AtomicU64) -> Option<()> {
     let mut stream = TcpStream::connect(address).ok()?;
     let path = PATHS.split(' ').nth(random(state, 5) as usize)?;
@@ -76,13 +76,13 @@ fn read_slowly(address: &str, state: &AtomicU64) -> Option<()> {
     Some(())
 }
 
-/// The only process that this one has started.
+/// The only child of a process.
 fn started_by(parent: u32) -> Option<u32> {
     let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).ok()?;
     children.split_whitespace().next()?.parse().ok()
 }
 
-/// Starts training, on a screen if there is a program for it; also gives the number of its process.
+/// Starts training, on a screen if asked; also returns its process number.
 fn start(scratch: &Scratch, screen: bool) -> (Child, u32) {
     let (arguments, shown) = match scratch.path("runs/run/plan.toml").exists() {
         true => (String::from("train --resume runs/run"), screen),
@@ -104,7 +104,7 @@ fn start(scratch: &Scratch, screen: bool) -> (Child, u32) {
     (child, process)
 }
 
-/// Trains until the time is over, killed again and again; gives the megabytes before each kill.
+/// Trains until `end`, killed again and again; returns the megabytes before each kill.
 fn train_and_kill(scratch: &Scratch, end: Instant, state: &AtomicU64) -> Vec<u64> {
     let has_screen = Command::new("script").arg("--version").output().is_ok();
     let mut taken = Vec::new();

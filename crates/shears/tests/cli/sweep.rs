@@ -8,7 +8,7 @@ use crate::program::{Scratch, has};
 const SMALL: &str = "--hidden 16 --layers 1 --batch 4 --window 8 --steps 40 \
      --eval-every 20 --save-every 10 --out grid";
 
-/// As a training does: a sentence, its numbers, and a command that can be typed.
+/// As after training: a sentence, its numbers, and a valid command.
 #[test]
 fn a_sweep_ends_with_its_winner_and_a_command() {
     let scratch = Scratch::new();
@@ -30,7 +30,7 @@ fn a_sweep_ends_with_its_winner_and_a_command() {
     scratch
         .run(&format!("{next} --quiet --out again"))
         .succeeded();
-    // What a policy has left out is a column where one did.
+    // Skipped steps are a column if there are any.
     let heading = said
         .lines()
         .find(|line| line.contains("converged"))
@@ -219,7 +219,7 @@ fn a_sweep_that_cannot_be_leaves_nothing() {
         let said = scratch.run(&format!("sweep {arguments}")).failed(2);
         has(&said, words);
     };
-    // A folder of runs is somebody's work, and not of a sweep.
+    // A folder of runs does not belong to a sweep.
     scratch.write("work/runs/mine/plan.toml", "");
     refused("--out work", "work contains other files");
     scratch.write("file", "");

@@ -143,8 +143,7 @@ fn files(scratch: &Scratch) -> Vec<PathBuf> {
     files
 }
 
-/// What TensorBoard knows after it has read all files: for each tag the step and value of each
-/// record.
+/// What TensorBoard shows after reading all files: for each tag the step and value of each record.
 type Tags = BTreeMap<String, Vec<(u64, Message)>>;
 
 fn tags(scratch: &Scratch) -> Tags {
@@ -189,7 +188,7 @@ fn scalars(tags: &Tags, tag: &str) -> Vec<(u64, f32)> {
     values.iter().map(number).collect()
 }
 
-/// What the log says, as TensorBoard should.
+/// The log, in the form of TensorBoard.
 fn logged(scratch: &Scratch, kind: &str, pointer: &str) -> Vec<(u64, f32)> {
     let events = scratch.events("run").into_iter();
     let events = events.filter(|event| event["event"] == kind);

@@ -1,8 +1,8 @@
-//! Texts of all kinds, from all places.
+//! Texts of all kinds and from all sources.
 
 use crate::program::{Scratch, TINY, has};
 
-/// About 3,000 characters of Chinese, without a pattern that is too simple.
+/// About 3,000 Chinese characters without an obvious pattern.
 fn chinese() -> String {
     let subjects = [
         "春天的风",
@@ -167,7 +167,7 @@ fn standard_input_is_kept_for_resuming() {
         .into_iter()
         .find(|event| event["event"] == "evaluation");
     assert_eq!(evaluation[0]["val_loss"], last.unwrap()["val_loss"]);
-    // Without it nobody waits for it at the terminal, and another text is not taken for it.
+    // If it is missing, nothing waits for the terminal, and no other text is accepted.
     let kept = scratch.path("run/input.txt");
     std::fs::rename(&kept, scratch.path("away.txt")).unwrap();
     for command in ["train --resume run", "eval run"] {
@@ -323,10 +323,10 @@ fn a_tokenizer_that_loses_characters_says_so() {
     has(&said, "loses 40 % of the characters & with --lossy");
     assert!(!scratch.path("run").exists());
     train(&most, "--lossy").succeeded();
-    // It was agreed to once.
+    // It was accepted once.
     scratch.run("train --resume run --quiet").succeeded();
     scratch.run("eval run").succeeded();
-    // Nothing is said where nothing is lost.
+    // No note if nothing is lost.
     let said = scratch
         .run(&format!(
             "train text.txt {TINY} --tokenizer bpe:300 --out whole"

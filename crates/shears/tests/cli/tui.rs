@@ -1,5 +1,5 @@
-//! `shears train --tui`: where it is refused, and what becomes of it when its terminal goes. What
-//! it draws is tested beside the code that draws.
+//! `shears train --tui`: where it is refused, and what happens when its terminal closes. Drawing is
+//! tested next to its code.
 
 use std::fs::File;
 
@@ -21,7 +21,7 @@ fn it_needs_a_terminal_of_its_own() {
     }
 }
 
-/// A window that is closed while its run trains saves and stops it.
+/// Closing the window of a run saves and stops it.
 #[test]
 fn a_run_whose_terminal_goes_ends() {
     let ignored = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What is said about runs that a user has, and whether its own advice holds.
+//! Verdicts on realistic runs, and whether following the advice helps.
 
 use std::time::{Duration, SystemTime};
 
@@ -6,11 +6,11 @@ use serde_json::Value;
 
 use crate::program::{Scratch, has};
 
-/// A run of less than a tenth of a second, on the text that the program carries.
+/// A run of less than a tenth of a second, on the built-in text.
 const TINY: &str =
     "--layers 1 --hidden 16 --batch 4 --window 16 --threads 1 --eval-every 0 --save-every 0";
 
-/// Trains, however that ends, and gives what `inspect` says.
+/// Trains, however that ends, and returns the JSON of `inspect`.
 fn judged(scratch: &Scratch, run: &str, flags: &str) -> Value {
     let trained = scratch.run(&format!("train {TINY} --quiet --out {run} {flags}"));
     assert!(matches!(trained.code, Some(0 | 1 | 3)), "{trained:#?}");
@@ -24,7 +24,7 @@ fn inspected(scratch: &Scratch, run: &str) -> Value {
         .remove(0)
 }
 
-/// All that a person is told.
+/// The text of `inspect`.
 fn words(scratch: &Scratch, run: &str) -> String {
     scratch.run(&format!("inspect {run}")).succeeded()
 }
@@ -50,10 +50,10 @@ fn a_throttled_run_says_that_its_norms_are_not_those_of_a_free_one() {
         &words,
         "held back & a lower learning rate, or a threshold raised",
     );
-    // What it gives to try next can be typed.
+    // The suggested command works.
     let next = said["verdict"]["next"].as_str().unwrap();
     let flags = next.split_once("train ").unwrap().1;
-    // Not twice the threshold at half the rate, which is the same run again.
+    // Not twice the threshold at half the rate, which would be the same run.
     let wanted = "--config held/plan.toml --steps 600";
     assert_eq!(flags, wanted);
     let again = scratch.run(&format!("train {flags} --quiet --out again"));
@@ -187,7 +187,7 @@ fn how_a_run_ended_is_said() {
     let log = scratch.read("run/events.jsonl");
     let lines: Vec<&str> = log.lines().collect();
     scratch.write("run/events.jsonl", lines[..20].join("\n") + "\n");
-    // Of a trainer that has started just now, nobody asks for the lock.
+    // The lock of a trainer that just started is not tested.
     let lock = std::fs::File::options()
         .write(true)
         .open(scratch.path("run/.lock"));
@@ -201,7 +201,7 @@ fn how_a_run_ended_is_said() {
     assert_eq!(json["verdict"]["next"], "shears train --resume run");
 }
 
-/// What a stopped run is told to type, as text, as JSON and later.
+/// The suggestion for a stopped run, as text, as JSON and later.
 #[test]
 fn a_run_that_was_stopped_is_told_to_go_on_everywhere() {
     let scratch = Scratch::new();
@@ -289,7 +289,7 @@ fn advice_is_not_refuted_by_those_who_follow_it() {
         changed += 1;
         let flags = format!("{rest} --clip {policy} --steps 300");
         let after = judged(&scratch, &format!("advised-{number}"), &flags);
-        // A run that was lost had nothing to lose.
+        // A diverged run had nothing to lose.
         let Some(loss) = val_loss(&before) else {
             continue;
         };

@@ -225,7 +225,7 @@ pub(super) fn table(measured: &Ranks) -> String {
         "preset",
         "1 process, 2 threads",
         "2 processes, 1 thread each",
-        "of that exchange, with waiting",
+        "exchange, including waiting",
         "efficiency",
         "over TCP",
     ];

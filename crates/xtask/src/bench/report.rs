@@ -145,7 +145,7 @@ fn table(comparison: &Comparison) -> String {
         "",
         "Shears",
         "PyTorch",
-        "how much better",
+        "improvement",
         "goal",
         "reached",
         "PyTorch, compiled",
