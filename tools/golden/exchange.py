@@ -1,10 +1,10 @@
 """Usage: python tools/golden/exchange.py [NAME ...]   (needs torch, transformers, numpy and
-safetensors; writes all cases, or those that are named)
-Writes small random models in the files of other programs, and what those programs predict, to
-crates/shears-exchange/tests/golden: one folder a case, with `expected.safetensors` (tokens
-[1, time], logits [1, time, vocabulary]) beside the model.
+safetensors; writes the named cases, or all)
+Writes small random models in the file formats of other programs to
+crates/shears-exchange/tests/golden, one folder per case, each with those programs' predictions in
+`expected.safetensors` (tokens [1, time], logits [1, time, vocabulary]).
 
-Vocabulary 40 and width 16 are as small as they can be and still tell a matrix from its transpose.
+Vocabulary 40 and width 16 differ, so that a matrix is not mistaken for its transpose.
 """
 
 import json
@@ -49,29 +49,27 @@ def new_folder(name):
     return folder
 
 
-def gpt_2(name, seed, **more):
-    settings = {key: more.pop(key) for key in list(more) if key not in ("dtype", "shard", "change")}
-    config = GPT2Config(vocab_size=VOCABULARY, n_positions=CONTEXT, n_embd=WIDTH, n_head=HEADS,
-                        n_layer=BLOCKS, bos_token_id=None, eos_token_id=7, **settings)
-    hugging_face(name, seed, GPT2LMHeadModel(config), **more)
+def gpt_2(eos_token_id=7, **settings):
+    return GPT2LMHeadModel(GPT2Config(
+        vocab_size=VOCABULARY, n_positions=CONTEXT, n_embd=WIDTH, n_head=HEADS, n_layer=BLOCKS,
+        bos_token_id=None, eos_token_id=eos_token_id, **settings))
 
 
-def llama(name, seed, **more):
-    """Numbers that are none of the defaults, so that each is known to be read."""
-    settings = {key: more.pop(key) for key in list(more) if key not in ("dtype", "shard", "change")}
-    config = LlamaConfig(vocab_size=VOCABULARY, max_position_embeddings=CONTEXT, hidden_size=WIDTH,
-                         intermediate_size=24, num_attention_heads=4, num_hidden_layers=BLOCKS,
-                         bos_token_id=None, eos_token_id=[7, 8], **settings)
-    hugging_face(name, seed, LlamaForCausalLM(config), **more)
+def llama(**settings):
+    """No value is the default, so that a value that is not read changes the logits."""
+    return LlamaForCausalLM(LlamaConfig(
+        vocab_size=VOCABULARY, max_position_embeddings=CONTEXT, hidden_size=WIDTH,
+        intermediate_size=24, num_attention_heads=4, num_hidden_layers=BLOCKS,
+        bos_token_id=None, eos_token_id=[7, 8], **settings))
 
 
-def hugging_face(name, seed, model, dtype=torch.float32, shard=None, change=None):
+def hugging_face(name, seed, make, dtype=torch.float32, shard=None, change=None, **settings):
     folder = new_folder(name)
-    # What is stored is rounded, and PyTorch predicts from that in single precision.
-    model = draw(model, seed).to(dtype)
+    # The stored parameters are rounded; PyTorch predicts from them in single precision.
+    model = draw(make(**settings), seed).to(dtype)
     more = {"max_shard_size": shard} if shard else {}
     model.save_pretrained(folder, **more)
-    # Read again, because the angles of rotary positions would stay rounded.
+    # Loaded again, because converting the model back would leave the rotary angles rounded.
     predict(folder, type(model).from_pretrained(folder, dtype=torch.float32).eval(), seed)
     if change:
         change(folder, model)
@@ -80,7 +78,7 @@ def hugging_face(name, seed, model, dtype=torch.float32, shard=None, change=None
 
 
 def without_prefix(folder, model):
-    """As the first files of GPT-2: no prefix, and the masks of attention among the weights."""
+    """Like the first GPT-2 files: no prefix, and attention masks among the weights."""
     path = folder / "model.safetensors"
     tensors = {name.removeprefix("transformer."): tensor for name, tensor in
                load_file(path).items()}
@@ -92,13 +90,13 @@ def without_prefix(folder, model):
 
 
 def as_pickle(folder, model):
-    """As transformers saved until version 4.35, the output layer sharing the embedding's storage."""
+    """As saved by transformers before 4.35: the output layer shares the embedding's storage."""
     (folder / "model.safetensors").unlink()
     torch.save(model.state_dict(), folder / "pytorch_model.bin")
 
 
 def as_pickles(folder, model):
-    """The same in two files and an index."""
+    """`as_pickle` in two files and an index."""
     (folder / "model.safetensors").unlink()
     tensors = list(model.state_dict().items())
     weight_map = {}
@@ -111,8 +109,8 @@ def as_pickles(folder, model):
 
 
 def as_version_4(folder, model):
-    """As transformers 4 wrote it: the base of the angles beside no scaling, and the angles of each
-    layer among the weights."""
+    """As saved by transformers 4: rope_theta and a null rope_scaling in the configuration, and
+    each layer's inv_freq among the weights."""
     path = folder / "config.json"
     config = json.loads(path.read_text())
     config["rope_theta"] = config.pop("rope_parameters")["rope_theta"]
@@ -126,11 +124,9 @@ def as_version_4(folder, model):
 
 
 def nano_gpt():
-    """A checkpoint as nanoGPT's train.py writes it, compiled and without biases."""
+    """A checkpoint as saved by nanoGPT's train.py, of a compiled model without biases."""
     folder = new_folder("nanogpt")
-    model = draw(GPT2LMHeadModel(GPT2Config(
-        vocab_size=VOCABULARY, n_positions=CONTEXT, n_embd=WIDTH, n_head=HEADS, n_layer=BLOCKS,
-        activation_function="gelu", bos_token_id=None, eos_token_id=None)), 6)
+    model = draw(gpt_2(eos_token_id=None, activation_function="gelu"), 6)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith(".bias"):
@@ -155,13 +151,13 @@ def nano_gpt():
 
 
 class Recurrent(torch.nn.Module):
-    """As the word language model of PyTorch's examples; without an embedding, tokens are unit
+    """Like the word language model of PyTorch's examples; without an embedding, tokens are one-hot
     vectors, as in Udacity's CharRNN."""
 
-    def __init__(self, cell, embedding, layers, **more):
+    def __init__(self, cell, embedding, layers):
         super().__init__()
         self.encoder = torch.nn.Embedding(VOCABULARY, embedding) if embedding else None
-        self.rnn = cell(embedding or VOCABULARY, WIDTH, layers, batch_first=True, **more)
+        self.rnn = cell(embedding or VOCABULARY, WIDTH, layers, batch_first=True)
         self.decoder = torch.nn.Linear(WIDTH, VOCABULARY)
 
     def forward(self, tokens):
@@ -180,22 +176,21 @@ def recurrent(name, seed, cell, embedding, layers, form):
 
 
 CASES = {
-    "gpt2-tied": lambda name: gpt_2(name, 1, activation_function="gelu_new"),
-    "gpt2-untied-f16": lambda name: gpt_2(name, 2, dtype=torch.float16, activation_function="gelu",
-                                          tie_word_embeddings=False),
-    "gpt2-sharded-bf16": lambda name: gpt_2(name, 3, dtype=torch.bfloat16, shard="12KB"),
-    "gpt2-without-prefix": lambda name: gpt_2(name, 4, change=without_prefix),
-    "gpt2-pickle": lambda name: gpt_2(name, 5, change=as_pickle),
-    "gpt2-pickles": lambda name: gpt_2(name, 7, change=as_pickles, n_inner=24,
-                                       layer_norm_epsilon=0.01),
-    "llama": lambda name: llama(
-        name, 8, num_key_value_heads=2, rms_norm_eps=0.01,
+    "gpt2-tied": lambda name: hugging_face(name, 1, gpt_2, activation_function="gelu_new"),
+    "gpt2-untied-f16": lambda name: hugging_face(
+        name, 2, gpt_2, torch.float16, activation_function="gelu", tie_word_embeddings=False),
+    "gpt2-sharded-bf16": lambda name: hugging_face(name, 3, gpt_2, torch.bfloat16, "12KB"),
+    "gpt2-without-prefix": lambda name: hugging_face(name, 4, gpt_2, change=without_prefix),
+    "gpt2-pickle": lambda name: hugging_face(name, 5, gpt_2, change=as_pickle),
+    "gpt2-pickles": lambda name: hugging_face(
+        name, 7, gpt_2, change=as_pickles, n_inner=24, layer_norm_epsilon=0.01),
+    "llama": lambda name: hugging_face(
+        name, 8, llama, num_key_value_heads=2, rms_norm_eps=0.01,
         rope_parameters={"rope_type": "default", "rope_theta": 100.0}),
-    "llama-tied-sharded-bf16": lambda name: llama(
-        name, 9, num_key_value_heads=1, tie_word_embeddings=True, dtype=torch.bfloat16,
-        shard="6KB"),
-    "llama-biases-f16": lambda name: llama(name, 13, attention_bias=True, dtype=torch.float16,
-                                           change=as_version_4),
+    "llama-tied-sharded-bf16": lambda name: hugging_face(
+        name, 9, llama, torch.bfloat16, "6KB", num_key_value_heads=1, tie_word_embeddings=True),
+    "llama-biases-f16": lambda name: hugging_face(
+        name, 13, llama, torch.float16, change=as_version_4, attention_bias=True),
     "nanogpt": lambda _: nano_gpt(),
     "lstm": lambda name: recurrent(name, 10, torch.nn.LSTM, 12, 2, "state_dict"),
     "gru-one-hot": lambda name: recurrent(name, 11, torch.nn.GRU, None, 1, "dictionary"),
