@@ -124,7 +124,7 @@ pub fn transformer_block(
 struct Masks {
     attention: Mask,
     after_attention: Mask,
-    after_perceptron: Mask,
+    after_mlp: Mask,
 }
 
 /// The dropout site after the embedding; those of the blocks follow.
@@ -142,7 +142,7 @@ impl BlockSettings {
         Some(Masks {
             attention: dropout.mask(self.site(0), positions * self.heads),
             after_attention: dropout.mask(self.site(1), positions),
-            after_perceptron: dropout.mask(self.site(2), positions),
+            after_mlp: dropout.mask(self.site(2), positions),
         })
     }
 }

@@ -38,49 +38,47 @@ pub use setting::{BelongsTo, Section, Setting};
 pub use stored::{Difference, compare_plans};
 
 settings! {
-    /// Complete setting to start from
+    /// Preset to start from
     ///
-    /// Those of 128 are char-rnn's shape (Karpathy 2015); gpt-128 is nanoGPT's setting for a CPU,
-    /// and gpt-384 its own (Karpathy 2022). llama-128 and llama-384 have as many parameters as
-    /// these, in Llama's block (Touvron et al. 2023).
+    /// The -128 presets have char-rnn's shape (Karpathy 2015); gpt-128 and gpt-384 are nanoGPT's
+    /// configurations for a CPU and for a GPU (Karpathy 2022). llama-128 and llama-384 have as many
+    /// parameters as these, in Llama's block (Touvron et al. 2023).
     preset: Preset {
         section: Model, value: "NAME", default: Preset::Lstm128, transformer: Preset::Gpt128,
     }
 
-    /// Text files or folders; `-` reads standard input; without any, a text that the program
-    /// carries (Cicero, 49 kB)
+    /// Text files or folders; `-` is standard input; without any, a built-in text (Cicero, 49 kB)
     ///
-    /// UTF-8, or what `--encoding` says. A folder means all .txt, .text and .md files in and below
-    /// it, in the order of their paths. The last tenth of the characters is kept for validation.
+    /// UTF-8 unless `--encoding` is given. A folder means all .txt, .text and .md files in and
+    /// below it, in path order. The last tenth of the characters is held out for validation.
     text: Vec<PathBuf> { section: Text, value: "TEXT", default: Vec::new() }
 
-    /// Validation text, in place of the last tenth of the text
+    /// Validation text, instead of the last tenth of the text
     val: Option<PathBuf> { section: Text, value: "FILE", default: None }
 
     /// Encoding of the texts: utf-8, utf-16, latin1, windows-1252, ...
     ///
-    /// By the names that browsers know (WHATWG). What a run keeps and writes is UTF-8.
+    /// The names are those of browsers (WHATWG). A run stores and writes UTF-8.
     encoding: Encoding { section: Text, value: "NAME", default: Encoding::UTF_8 }
 
     /// How text becomes tokens: byte, char, bpe:N, or a Hugging Face tokenizer.json
     ///
-    /// `byte`: 256 symbols, any text, and any other file. `char`: the characters that occur in the
-    /// text. `bpe:N`: a byte-level BPE of N tokens, trained on the training text. A path: that
-    /// tokenizer.
+    /// `byte`: 256 symbols, for text and any other file. `char`: the characters of the text.
+    /// `bpe:N`: a byte-level BPE of N tokens, trained on the training text. A path: that tokenizer.
     tokenizer: TokenizerKind { section: Text, value: "KIND", default: TokenizerKind::Char }
 
-    /// Train on what the tokenizer leaves of the text, if it loses more than 1 % of its characters
+    /// Accept a tokenizer that loses more than 1 % of the text's characters
     ///
-    /// Some tokenizers drop what they do not know, or change letters. Bits a character are then
-    /// those of the altered text.
+    /// Some tokenizers drop unknown characters or change letters. Bits per character then refer to
+    /// the altered text.
     lossy: bool { section: Text, value: "BOOL", default: false }
 
     /// Model to start from: a run, a Hugging Face folder of GPT-2 or Llama, a checkpoint of nanoGPT
     /// or of a PyTorch RNN, LSTM or GRU
     ///
-    /// The shape of the model and its tokenizer come from there; optimizer and steps start anew. Of
-    /// a run it is the best checkpoint. What is read is written down by its SHA-256, and after the
-    /// first checkpoint it is not needed any more.
+    /// The model's shape and tokenizer come from the source; optimizer and steps start anew. From a
+    /// run it takes the best checkpoint. The run records the SHA-256 of the source's files and no
+    /// longer needs them after its first checkpoint.
     init_from: Option<PathBuf> { section: Model, value: "SOURCE", default: None }
 
     /// Kind of model
@@ -97,7 +95,7 @@ settings! {
 
     /// Width of the token embedding
     embedding: usize {
-        section: Model, value: "N", default: 128, unless: "--hidden where that is given",
+        section: Model, value: "N", default: 128, unless: "--hidden if given",
         range: 1..=1_000_000, belongs_to: RECURRENT,
     }
 
@@ -106,59 +104,59 @@ settings! {
         section: Model, value: "N", default: 4, range: 1..=10_000, belongs_to: TRANSFORMER,
     }
 
-    /// Heads of keys and values, each read by as many neighbouring heads of queries; 0: one for
-    /// each
+    /// Key and value heads, each shared by equally many adjacent query heads; 0: as many as query
+    /// heads
     ///
-    /// Fewer of them take less memory and time in generation (Ainslie et al. 2023).
+    /// Fewer heads take less memory and time in generation (Ainslie et al. 2023).
     kv_heads: usize {
         section: Model, value: "N", default: 0, range: 0..=10_000, belongs_to: TRANSFORMER,
     }
 
-    /// Norm before attention and perceptron, and after all blocks
+    /// Norm before attention and MLP, and after the last block
     norm: Norm { section: Model, value: "KIND", default: Norm::Layer, belongs_to: TRANSFORMER }
 
-    /// What the Transformer's norms add to the variance or the mean square
+    /// Added to the variance or mean square in the Transformer's norms
     norm_epsilon: f64 {
         section: Model, value: "X", default: 1e-5, range: NORMAL, belongs_to: TRANSFORMER,
     }
 
-    /// How the Transformer knows positions: a learned vector for each, or rotary queries and keys
+    /// Position encoding, a learned vector per position or rotary queries and keys
     position: Position {
         section: Model, value: "KIND", default: Position::Learned, belongs_to: TRANSFORMER,
     }
 
-    /// Base of the angles by which rotary queries and keys are turned
+    /// Base of the rotary angles
     rope_theta: f64 {
         section: Model, value: "X", default: 10_000.0, range: POSITIVE, belongs_to: ROPE,
     }
 
-    /// What is between the two products of a block's perceptron
+    /// Activation of the MLP
     ///
-    /// `gelu` is the exact one. `gelu-tanh` is its approximation, which the weights of GPT-2 that
-    /// OpenAI published need; the two differ by at most 0.0005. `swiglu` is Llama's, with a gate.
+    /// `gelu` is the exact one. `gelu-tanh` approximates it to within 0.0005; OpenAI's GPT-2
+    /// weights need it. `swiglu` is Llama's, with a gate.
     mlp: Mlp { section: Model, value: "KIND", default: Mlp::Gelu, belongs_to: TRANSFORMER }
 
-    /// Width of the perceptron; 0: four times `hidden`, with swiglu 8/3 times, rounded up to a
-    /// multiple of 32
+    /// Width of the MLP; 0: 4 times `hidden`, or with swiglu 8/3 times, rounded up to a multiple of
+    /// 32
     inner: usize {
         section: Model, value: "N", default: 0, range: 0..=10_000_000, belongs_to: TRANSFORMER,
     }
 
-    /// Biases in the Transformer's products and layer norms
+    /// Biases in the Transformer's linear layers and layer norms
     bias: bool { section: Model, value: "BOOL", default: true, belongs_to: TRANSFORMER }
 
-    /// Tokens that the Transformer can look back on, at least the window; 0: the window
+    /// Longest context of the Transformer in tokens, at least the window; 0: the window
     context: usize {
         section: Model, value: "N", default: 0, range: 0..=MANY as usize, belongs_to: TRANSFORMER,
     }
 
-    /// Probability with which dropout leaves an activation out
+    /// Dropout probability
     dropout: f64 { section: Model, value: "P", default: 0.0, range: 0.0..1.0 }
 
-    /// Use the embedding's weights for the output layer
+    /// Share the embedding's weights with the output layer
     tied: bool { section: Model, value: "BOOL", default: false, transformer: true }
 
-    /// Start the bias of the forget gate at 1
+    /// Initialize the forget gate's bias to 1
     forget_bias: bool { section: Model, value: "BOOL", default: false, belongs_to: LSTM }
 
     /// Activation of the recurrent layers
@@ -166,31 +164,31 @@ settings! {
         section: Model, value: "NAME", default: Nonlinearity::Tanh, belongs_to: RNN,
     }
 
-    /// Precision of the products with weights
+    /// Precision of matrix products with weights
     ///
-    /// With bf16, factors are rounded to bfloat16 and summed in f32: faster on processors with AMX
-    /// or AVX512-BF16. Parameters, moments, gradients and clipping stay f32, and no loss scale is
-    /// needed. Generation reads weights in bf16, and everything else in f32.
+    /// With bf16, factors are rounded to bfloat16 and products summed in f32: faster on processors
+    /// with AMX or AVX512-BF16. Parameters, moments, gradients and clipping stay f32; no loss scale
+    /// is needed. Generation reads weights in bf16 and everything else in f32.
     precision: Precision { section: Model, value: "NAME", default: Precision::F32 }
 
-    /// Sequences in a micro-batch
+    /// Sequences per micro-batch
     batch: usize {
         section: Batches, value: "N", default: 50, transformer: 12, range: 1..=MANY as usize,
     }
 
-    /// Tokens in a sequence
+    /// Tokens per sequence
     window: usize {
         section: Batches, value: "N", default: 50, transformer: 64, range: 1..=MANY as usize,
     }
 
-    /// Micro-batches whose gradients are averaged, then clipped once, for one update
+    /// Micro-batches per update; their gradients are averaged, then clipped once
     accumulate: usize { section: Batches, value: "N", default: 1, range: 1..=MANY as usize }
 
     /// Groups of rows whose gradients are computed one by one and summed as a tree
     ///
-    /// A power of two, no larger than the batch. The run has then the same bits for every number of
-    /// processes that divides it, such as 1, 2, 4 and 8 with 8; smaller groups take longer. With 1
-    /// a run of several processes has the same result up to rounding. docs/parallel.md has more.
+    /// A power of two, at most the batch. The run has the same bits with every number of processes
+    /// that divides it, such as 1, 2, 4 and 8 with 8; smaller groups take longer. With 1, the
+    /// results of different numbers of processes differ by rounding. See docs/parallel.md.
     shards: usize { section: Batches, value: "N", default: 1, range: 1..=1024 }
 
     /// Update rule
@@ -201,15 +199,15 @@ settings! {
         transformer: OptimizerKind::AdamW,
     }
 
-    /// Highest learning rate
+    /// Peak learning rate
     lr: f64 { section: Optimizer, value: "RATE", default: 2e-3, transformer: 1e-3, range: POSITIVE }
 
-    /// Factor of momentum
+    /// Momentum factor
     momentum: f64 {
         section: Optimizer, value: "X", default: 0.9, range: 0.0..1.0, belongs_to: MOMENTUM,
     }
 
-    /// Nesterov's variant of momentum
+    /// Use Nesterov momentum
     nesterov: bool { section: Optimizer, value: "BOOL", default: false, belongs_to: MOMENTUM }
 
     /// Decay of the mean square
@@ -226,7 +224,7 @@ settings! {
         belongs_to: ADAM,
     }
 
-    /// What keeps the denominator from zero
+    /// Added to the denominator
     epsilon: f64 {
         section: Optimizer, value: "X", default: 1e-8, range: NORMAL, belongs_to: ADAPTIVE,
     }
@@ -234,56 +232,55 @@ settings! {
     /// Weight decay
     weight_decay: f64 {
         section: Optimizer, value: "X", default: 0.0, transformer: 0.1,
-        unless: "with another optimizer than the preset's 0, or 0.01 for adamw",
+        unless: "with an optimizer other than the preset's 0, or 0.01 for adamw",
         range: NOT_NEGATIVE,
     }
 
-    /// Learning rate over time
+    /// Learning rate schedule
     schedule: ScheduleKind {
         section: Schedule, value: "NAME", default: ScheduleKind::Constant,
         transformer: ScheduleKind::Cosine,
     }
 
-    /// Updates over which the learning rate rises to its highest
+    /// Updates over which the learning rate rises to its peak
     warmup: u64 { section: Schedule, value: "N", default: 0, transformer: 100 }
 
-    /// Where cosine and linear end, and the floor of step
+    /// Final rate of cosine and linear, and lower bound of step
     min_lr: f64 {
         section: Schedule, value: "RATE", default: 0.0, transformer: 1e-4, range: NOT_NEGATIVE,
         belongs_to: FALLING,
     }
 
-    /// Updates between two decays
+    /// Updates between decays
     decay_every: u64 {
         section: Schedule, value: "N", default: 1000, range: 1..=MANY_STEPS, belongs_to: STEP,
     }
 
-    /// Factor of each decay
+    /// Factor per decay
     decay_factor: f64 {
         section: Schedule, value: "X", default: 0.5, range: FACTOR, belongs_to: STEP,
     }
 
     /// Clipping policy: none, value:C, norm:C[,p=P], global-norm:C[,p=P]
     ///
-    /// `global-norm:C` scales the whole gradient to norm C when its norm is greater (Pascanu et
-    /// al. 2013). `norm:C` does so for each tensor by itself, `value:C` limits each element; both
-    /// change the direction. `p=P` takes the p-norm, P any number above 0 or `inf`. The defaults
-    /// are those of the field: published recurrent models use thresholds from 0.2 to 10, char-rnn
-    /// and Zaremba et al. 5; nearly every Transformer uses 1. CLIPPING.md has all others (agc,
-    /// autoclip, zclip, adagc, median, skip, ...), chains and thresholds that change.
+    /// `global-norm:C` scales the whole gradient to norm C if its norm is greater (Pascanu et al.
+    /// 2013). `norm:C` does so per tensor, and `value:C` clamps each element; both change the
+    /// direction. `p=P` selects the p-norm, with P above 0 or `inf`. The defaults are common:
+    /// published recurrent models use thresholds from 0.2 to 10, char-rnn and Zaremba et al. 5;
+    /// nearly every Transformer uses 1. CLIPPING.md has all others (agc, autoclip, zclip, adagc,
+    /// median, skip, ...), chains and thresholds that change.
     clip: ClipPolicy {
         section: Clipping, value: "POLICY", default: global_norm(5.0),
         transformer: global_norm(1.0),
     }
 
-    /// What to do with a gradient that has a NaN or an infinity: error, skip, zero
+    /// Rule for gradients with NaN or infinite elements: error, skip, zero
     ///
-    /// `skip` leaves the step out: parameters, moments and schedule keep their bits. `zero` sets
-    /// those elements to zero. `error` ends the run.
+    /// `skip` skips the step: parameters, moments and schedule keep their bits. `zero` zeroes those
+    /// elements. `error` ends the run.
     non_finite: NonFinite { section: Clipping, value: "RULE", default: NonFinite::Skip }
 
-    /// Steps in a row with gradients that are not finite after which the run stops, with exit
-    /// code 3
+    /// Consecutive steps with non-finite gradients after which the run stops with exit code 3
     max_skips: u64 { section: Clipping, value: "N", default: 10, range: 1..=MANY, belongs_to: SKIP }
 
     /// Steps of the run
@@ -300,10 +297,10 @@ settings! {
         section: Run, value: "N", default: 500, unless: "100 with neither a text nor --preset",
     }
 
-    /// Validation tokens that evaluations read, from the first on; 0: all of them
+    /// Validation tokens per evaluation, from the first on; 0: all
     ///
-    /// A smaller number makes them quicker. The best checkpoint is then the best on these. The last
-    /// evaluation of a run reads all in any case.
+    /// Fewer tokens make evaluations faster, and the best checkpoint is the best on these tokens.
+    /// The last evaluation of a run always reads all.
     eval_tokens: u64 { section: Run, value: "N", default: 0 }
 
     /// Steps between checkpoints; 0: only at the end
@@ -317,10 +314,10 @@ settings! {
 
     /// Newest checkpoints to keep, besides the best one
     ///
-    /// With one only, a crash while it is replaced would leave none.
+    /// At least 2, so that a crash during a replacement leaves one.
     keep: usize { section: Run, value: "N", default: 3, range: 2..=MANY as usize }
 
-    /// Where to compute: cpu
+    /// Compute device: cpu
     device: String { section: Run, value: "NAME", default: "cpu".to_string() }
 }
 

@@ -261,13 +261,13 @@ impl WithSimd for RowsAfter<'_> {
         let (norm_sums, biases) = self.sums.split_at_mut(2 * hidden);
         let (project_bias, biases) = biases.split_at_mut(hidden);
         let (expand_bias, projection_bias) = biases.split_at_mut(biases.len() - hidden);
-        let (after_perceptron, after_projection) = match self.dropped {
-            Some([perceptron, projection]) => (Some(perceptron), Some(projection)),
+        let (after_mlp, after_projection) = match self.dropped {
+            Some([mlp, projection]) => (Some(mlp), Some(projection)),
             None => (None, None),
         };
 
-        let mask = masks.map(|masks| masks.after_perceptron);
-        let out = masked(simd, gradient, mask, (first, hidden), after_perceptron);
+        let mask = masks.map(|masks| masks.after_mlp);
+        let out = masked(simd, gradient, mask, (first, hidden), after_mlp);
         if weights.project.bias.is_some() {
             add_rows(out, project_bias);
         }

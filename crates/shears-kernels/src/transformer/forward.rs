@@ -349,7 +349,7 @@ impl WithSimd for RowsAfter<'_> {
         product(simd, project, active, out, weights.project.bias);
         if let Some(masks) = masks {
             for (row, values) in output.chunks_exact_mut(hidden).enumerate() {
-                masks.after_perceptron.apply(simd, first + row, values);
+                masks.after_mlp.apply(simd, first + row, values);
             }
         }
         add(output, middle);
