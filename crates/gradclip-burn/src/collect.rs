@@ -169,6 +169,15 @@ impl Gradients for ModuleGradients {
         });
         slices.collect()
     }
+
+    fn single_precision_mut(&mut self) -> Option<Vec<&mut [f32]>> {
+        let entries = self.entries.iter_mut();
+        let slices = entries.map(|entry| match elements(&mut entry.data) {
+            Elements::F32(elements) => Some(elements),
+            _ => None,
+        });
+        slices.collect()
+    }
 }
 
 impl Accumulate for ModuleGradients {

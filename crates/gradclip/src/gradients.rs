@@ -48,6 +48,14 @@ pub trait Gradients {
     fn single_precision(&self) -> Option<Vec<&[f32]>> {
         None
     }
+
+    /// As [`single_precision`](Gradients::single_precision), to be written.
+    ///
+    /// A clipper then scales all tensors in one parallel pass. Otherwise it scales one tensor at a
+    /// time, and small tensors on one thread.
+    fn single_precision_mut(&mut self) -> Option<Vec<&mut [f32]>> {
+        None
+    }
 }
 
 /// Gradients that can be summed over micro-batches, with [`Accumulated`](crate::Accumulated).
@@ -173,6 +181,10 @@ impl<G: Gradients + ?Sized> Gradients for &mut G {
 
     fn single_precision(&self) -> Option<Vec<&[f32]>> {
         (**self).single_precision()
+    }
+
+    fn single_precision_mut(&mut self) -> Option<Vec<&mut [f32]>> {
+        (**self).single_precision_mut()
     }
 }
 

@@ -27,10 +27,14 @@ pub(crate) struct Coefficient {
 }
 
 impl Coefficient {
-    pub(crate) const ONE: Coefficient = Coefficient {
-        first: 1.0,
-        second: 1.0,
-    };
+    pub(crate) const ONE: Coefficient = Coefficient::of(1.0);
+
+    pub(crate) const fn of(factor: f64) -> Coefficient {
+        Coefficient {
+            first: 1.0,
+            second: factor,
+        }
+    }
 
     pub(crate) fn value(self) -> f64 {
         self.first * self.second
@@ -98,10 +102,7 @@ impl Norm {
         // One factor if possible: with two, a small element could underflow in between.
         let whole = target / self.scaled / self.scale;
         if whole.is_normal() {
-            return Coefficient {
-                first: 1.0,
-                second: whole,
-            };
+            return Coefficient::of(whole);
         }
         Coefficient {
             first: 1.0 / self.scale,

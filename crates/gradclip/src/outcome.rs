@@ -3,7 +3,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use crate::change::Factors;
+use crate::change::{Factors, scale_all};
 use crate::gradients::Gradients;
 use crate::report::ClipReport;
 use crate::tensors::visit_again;
@@ -223,11 +223,15 @@ impl<G: Gradients> Deferred<G> {
             return clipped;
         };
         let Clipped { gradients, report } = &mut clipped;
-        let names = report.tensors.iter().map(|tensor| tensor.name.as_str());
-        visit_again(gradients, names, |index, elements| {
-            let factor = factors.of_tensors[index];
-            factors.rounded_to_zero += elements.scale_with(factor, threads);
-        });
+        if let Some(tensors) = gradients.single_precision_mut() {
+            factors.rounded_to_zero += scale_all(tensors, &factors.of_tensors, threads);
+        } else {
+            let names = report.tensors.iter().map(|tensor| tensor.name.as_str());
+            visit_again(gradients, names, |index, elements| {
+                let factor = factors.of_tensors[index];
+                factors.rounded_to_zero += elements.scale_with(factor, threads);
+            });
+        }
         report.rounded_to_zero = Some(factors.rounded_to_zero);
         clipped
     }
