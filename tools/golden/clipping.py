@@ -34,7 +34,7 @@ ADAM_FOLDER = ROOT / "crates/shears-train/tests/golden"
 # Largest relative differences that the arithmetic of a source explains: float32 norms of some
 # hundred elements, and PyTorch's 1e-6 next to norms of 5 and more.
 SINGLE = 1e-6
-# The same in float64, with norms so large that PyTorch's 1e-6 does not count.
+# The same in float64, with norms so large that PyTorch's 1e-6 is negligible.
 DOUBLE = 1e-12
 # Computed in float64 and rounded once to float32: one unit in the last place.
 ROUNDED = 2e-7
@@ -51,7 +51,7 @@ def case(name, policy, tolerance, *steps):
 
 
 def step(gradients, clipped, dtype="f32", parameters=None, norm=None, threshold=None, action=None):
-    """One step; what is None is not given by the source.  `action` is seen from the clipped
+    """One step.  None marks what the source does not give; `action` is then derived from the
     gradients unless given; False leaves it out."""
     tensors = []
     for name, gradient in gradients.items():
@@ -268,7 +268,7 @@ def torch_cases():
         yield case(f"T3_single_tensor_{name.replace('-', '_')}", f"{name}:2", SINGLE,
                    run(single, clip(2), threshold=2.0))
 
-    # T4 without the values that are not finite.  2e200 in orders 2 and 3.5 overflows in
+    # T4 without the non-finite values.  2e200 overflows in PyTorch for orders 2 and 3.5;
     # PyTorch; published.json has it.
     for size, order in [*itertools.product([2e22, -2e22], [0.1, 1.0, 2.0, 3.5, math.inf]),
                         *itertools.product([2e200, -2e200], [0.1, 1.0, math.inf])]:
@@ -285,7 +285,7 @@ def torch_cases():
                run_value({"weight": wide["weight"]}, 2.5))
 
     # T6, issue #46849.  In float32 PyTorch finds an infinite norm for 1e20 and writes zeros,
-    # so its float64 result stands here.
+    # so its float64 result is used.
     yield case("T6_ones", "global-norm:1", SINGLE,
                run(arrays(w=np.ones(100)), global_norm(1), threshold=1.0))
     huge = arrays(w=stored(np.full(100, 1e20), "f32"))
@@ -326,7 +326,7 @@ def torch_cases():
         yield case(f"random_{dtype}_value", "value:1.5", EXACT,
                    run_value(random_tensors(320, dtype=dtype), 1.5, dtype))
 
-    # Chains apply from left to right.
+    # Chains are applied from left to right.
     gradients = random_tensors(330, 10.0)
     for policy, clips in [
         ("value:2.5+global-norm:1", [value(2.5), global_norm(1)]),
@@ -373,7 +373,7 @@ def tensorflow_cases():
         return step(gradients, results(gradients, tensors), dtype, norm=float(norm),
                     threshold=threshold)
 
-    # clip_ops_test.py.  Not here: clip_by_average_norm, norms over some axes only, bounds that
+    # clip_ops_test.py without clip_by_average_norm, norms over some axes only, asymmetric
     # are not symmetric and values that are not finite.
     x = arrays(x=[[-5, 2, 3], [4, 5, 6]])
     yield case("TF_value", "value:4.4", EXACT, value(x, 4.4))
@@ -419,7 +419,7 @@ def keras_cases():
         optimizer.build(variables)
         optimizer.apply([keras.ops.convert_to_tensor(gradient.astype(np.float32))
                          for gradient in gradients.values()])
-        # From zero, a step at rate 1 ends at minus the gradient that was applied.
+        # From zero, a step at rate 1 ends at minus the applied gradient.
         clipped = {name: -keras.ops.convert_to_numpy(variable.value).astype(np.float64)
                    for name, variable in zip(gradients, variables)}
         return step(gradients, clipped, threshold=threshold, action=action)
@@ -458,7 +458,7 @@ def optax_cases():
         return {name: jnp.asarray(values, types[dtype]) for name, values in tensors.items()}
 
     def run(rule, sequence, dtype="f32", parameters=None, threshold=None, with_norm=True):
-        """One step for each gradients of the sequence; the threshold may depend on the step."""
+        """One step per set of gradients; the threshold may depend on the step."""
         weights = None if parameters is None else on_device(parameters, dtype)
         state = rule.init(on_device(sequence[0], dtype))
         steps = []
@@ -494,7 +494,7 @@ def optax_cases():
     yield case("OPTAX_agc_columns", "agc:1", SINGLE,
                *run(optax.adaptive_grad_clip(1.0), [square], parameters=ones))
 
-    # Shapes of which optax reduces every axis but the last: all except those of rank 3.
+    # Shapes for which optax reduces every axis but the last: all but rank 3.
     shapes = {"scalar": (), "vector": (5,), "row": (1, 4), "column": (4, 1), "matrix": (4, 3),
               "kernel": (2, 2, 3, 2), "kernel_3d": (1, 2, 1, 2, 3)}
     for dtype, tolerance in [("f32", SINGLE), ("f64", DOUBLE)]:
@@ -523,7 +523,7 @@ def optax_cases():
                        tolerance,
                        *run(optax.normalize_by_update_norm(threshold, 0.0), [gradients], dtype))
 
-    # All of rank 1 and 2, because of agc.
+    # Rank 1 and 2 only, because of agc.
     shapes = {name: shape for name, shape in SHAPES.items() if len(shape) < 3}
     gradients = random_tensors(603, 0.1, shapes=shapes)
     weights = random_tensors(604, shapes=shapes)
@@ -536,7 +536,7 @@ def optax_cases():
         yield case(f"chain_{name}", policy, SINGLE,
                    *run(optax.chain(*rules), [gradients], parameters=weights))
 
-    # A threshold that moves: step 0 uses the first value.
+    # A scheduled threshold: step 0 uses the first value.
     for policy, first, last, steps in [("global-norm:2..0.5@4", 2.0, 0.5, 4),
                                        ("global-norm:0.5..2@3", 0.5, 2.0, 3)]:
         schedule = optax.linear_schedule(first, last, steps)
@@ -560,13 +560,13 @@ def write_optax():
 # Published methods and exact arithmetic -------------------------------------------------
 
 def check_rounding():
-    """`stored` against NumPy's own conversions, which round once too."""
+    """Compares `stored` with NumPy's conversions, which also round once."""
     rng = np.random.default_rng(700)
     values = np.ldexp(rng.standard_normal(20000), rng.integers(-30, 20, 20000))
     with np.errstate(over="ignore"):
         for dtype, numpy_type in [("f16", np.float16), ("f32", np.float32)]:
             assert np.array_equal(stored(values, dtype), values.astype(numpy_type), True), dtype
-    # bfloat16 cuts 16 bits off a float32, so that its rounding can be done on whole numbers.
+    # bfloat16 is the upper half of a float32, so integer arithmetic can round it.
     single = values.astype(np.float32)
     bits = single.view(np.uint32).astype(np.uint64)
     nearest = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16 << 16).astype(np.uint32)
@@ -574,7 +574,7 @@ def check_rounding():
 
 
 def rounded_step(gradients, clipped, dtype, exact=False, **details):
-    """Rounds what was computed in float64 once.  Unless the arithmetic is exact, some units in
+    """Rounds float64 results once.  Unless the arithmetic is exact, a few float64 ulps must not
     the last place of float64 must not decide the rounding, because two right implementations
     may differ in them."""
     results = {name: stored(values, dtype) for name, values in clipped.items()}
@@ -588,7 +588,7 @@ def rounded_step(gradients, clipped, dtype, exact=False, **details):
 
 
 def published_fixed():
-    # composer tests/algorithms/test_gradient_clipping.py, with the results written there.
+    # composer tests/algorithms/test_gradient_clipping.py, with its expected results.
     third = 1 / 3
     for name, ratio, weight, gradient, expected in [
         ("1d", 0.5, [3, 4], [7, 24], [0.7, 2.4]),
@@ -615,7 +615,7 @@ def published_fixed():
               "cube": (2, 3, 4), "flat_cube": (1, 1, 4), "kernel": (3, 2, 2, 2)}
     gradients = random_tensors(710, 0.1, shapes=shapes)
     weights = random_tensors(711, 0.3, shapes=shapes)
-    # Half of each kind of unit has almost no weight, so that epsilon counts.
+    # Some units have almost no weight, so that epsilon matters.
     weights["matrix"][0] *= 2.0 ** -20
     weights["cube"][..., 1] *= 2.0 ** -20
     for unit in ["first", "last"]:
@@ -626,7 +626,7 @@ def published_fixed():
                        rounded_step(gradients, clipped, "f32", parameters=weights,
                                     norm=published.global_norm(gradients)))
 
-    # Megatron's norms by group.  The group of "scale" has one tensor.
+    # Megatron's group norms.  The group of "scale" has one tensor.
     shapes = {**SHAPES, "scale": (2,)}
     gradients = random_tensors(712, shapes=shapes)
     for threshold in [0.5, 8.0, 1000.0]:
@@ -642,7 +642,7 @@ def published_fixed():
 
 
 def published_extremes():
-    """Sizes whose squares leave float64, from ferx-core PR #1112 and PyTorch's T4."""
+    """Values whose squares overflow or underflow float64, from ferx-core PR #1112 and PyTorch's
     largest = sys.float_info.max
     tiny = math.sqrt(sys.float_info.min)
     below = [tiny / 2, -tiny / 3, tiny / 5, 1e-160, 3e-170]
@@ -654,7 +654,7 @@ def published_extremes():
     ]:
         gradients = arrays(w=values)
         norm = published.global_norm(gradients)
-        # Scaled by a power of two, where every square and the norm have room.
+        # Scaled by a power of two, so that no square and no norm overflows.
         shift = -600 if norm > 1 else 600
         moved = {"w": np.ldexp(gradients["w"], shift)}
         clipped = moved["w"] * (threshold / published.global_norm(moved))
@@ -676,7 +676,7 @@ def published_storage():
         shapes = {"a.weight": (3, 4), "a.bias": (3,), "b.weight": (2, 2, 2)}
         gradients = random_tensors(720, 3.0, dtype, shapes)
         weights = random_tensors(721, 1.0, dtype, shapes)
-        # In eighths, every sum of squares is exact in float64 in any order, and the norm has
+        # Multiples of 1/8 make every sum of squares exact in float64, so that the norm has one
         # one right value.  The mean square and the powers of other orders do not.
         gradients = {name: stored(np.rint(values * 8) / 8, dtype)
                      for name, values in gradients.items()}
@@ -709,7 +709,7 @@ def published_storage():
             yield case(f"storage_{dtype}_global_norm_p_{text(order)}",
                        with_order("global-norm:1", order), exact, entry)
 
-        # Half of an odd multiple of the smallest number lies in the middle of two numbers.
+        # Half of an odd multiple of the smallest value is a tie.
         quantum = math.ldexp(1.0, smallest)
         odd = np.array([1, -1, 3, 5, -7, 2, 0]) * quantum
         gradients = {"w": np.concatenate([[4.0], odd])}
@@ -720,7 +720,7 @@ def published_storage():
         yield case(f"storage_{dtype}_ties_to_even", "global-norm:2,p=inf", EXACT,
                    rounded_step(gradients, clipped, dtype, True, norm=4.0, threshold=2.0))
         if dtype in ("f16", "bf16"):
-            # Just above the middle of two numbers: float32 in between would lose the "just".
+            # Just above a tie: rounding to float32 first would make it a tie.
             above = 0.5 * (1 + 2.0 ** -bits + 2.0 ** -40)
             gradients = {"w": np.array([1.0, -1.0, 0.5, -0.25])}
             clipped = published.clip_global_norm(gradients, above, math.inf)
@@ -731,7 +731,7 @@ def published_storage():
 
 
 def gradient_sequence(seed, steps, size, spikes, dtype="f32"):
-    """Two small tensors with norms that scatter around `size`.  `spikes` maps a step to a
+    """Two small tensors with norms around `size`.  `spikes` maps a step to a factor for all
     factor for all tensors, or to a pair of one tensor's name and a factor."""
     rng = np.random.default_rng(seed)
     sequence = []
@@ -756,7 +756,7 @@ def adaptive_case(name, policy, rule, sequence, dtype="f32"):
         norm = published.global_norm(gradients)
         clipped, threshold = rule.step(gradients)
         action = None
-        # A percentile can fall on the norm itself, and then the last place decides.  The first
+        # A percentile can equal the norm, where rounding decides.  The first norm is its own
         # norm of all is its own percentile whatever the arithmetic.
         if threshold is not None and index > 0 and math.isclose(norm, threshold, rel_tol=1e-9):
             action = False
@@ -783,7 +783,7 @@ def published_adaptive():
     yield adaptive_case("zclip_short_warmup", "zclip:z=3,alpha=0.97,warmup=5,max=2.5",
                         published.ZClip(3.0, 0.97, 5, 2.5),
                         gradient_sequence(742, 45, 2.0, {12: 20, 20: 5, 33: 200}, "f64"), "f64")
-    # ZClip tests/test_zclip.py: mean 1 and variance 0.25 take a norm of 3 to 1.5.
+    # ZClip tests/test_zclip.py: mean 1 and variance 0.25 clip a norm of 3 to 1.5.
     sequence = [arrays(a=[value]) for value in [0.5, 1.5, 3.0, 1.0]]
     upstream = adaptive_case("ZCLIP_reciprocal", "zclip:z=2,alpha=0.97,warmup=2,max=inf",
                              published.ZClip(2.0, 0.97, 2, math.inf), sequence)
@@ -815,7 +815,7 @@ ADAM_SHAPES = {"w": (2, 3), "b": (2,)}
 
 
 def adam_gradients(seed, steps, spikes):
-    """`spikes` maps a step to what all elements are multiplied by, or to a triple of a tensor,
+    """`spikes` maps a step to a factor for all elements, or to a tensor, the index of one
     the index of one element, and its factor."""
     rng = np.random.default_rng(seed)
     sequence = []
@@ -878,7 +878,7 @@ def adam_cases():
         assert not np.allclose(plain.parameters["w"], after[-1]["w"], rtol=1e-3)
         yield entry
 
-    # Step 22 is the first with spikes limited, 40 and 80 reset, 45 and 90 are too early after
+    # Step 22 is the first with limited spikes; 40 and 80 reset; 45 and 90 are within the grace
     # a reset, 65 is not.
     spikes = {15: ("w", 0, 100.0), 22: ("w", 1, 60.0), 30: ("b", 1, -80.0), 31: 40.0,
               45: ("w", 4, 90.0), 65: ("w", 5, -300.0), 75: ("b", 0, 50.0),
@@ -892,7 +892,7 @@ def adam_cases():
     ]:
         entry, adam, *_ = adam_case(name, policy, optimizer, rule, settings,
                                     adam_gradients(seed, 110, spikes))
-        # A young second moment is far below its mean, so that usual gradients are limited too.
+        # A young second moment is far below its mean, so ordinary gradients are limited too.
         assert 10 <= adam.limited <= 440, adam.limited
         yield entry
     spikes = {10: ("w", 0, 500.0), 40: ("w", 1, 300.0), 60: ("b", 1, -3000.0), 61: ("w", 3, 20.0),
@@ -904,14 +904,14 @@ def adam_cases():
 
 
 def check_stable_adamw(parameters, settings, sequence, after):
-    """torch-optimi's StableAdamW against ours, if it is installed.  It writes the moments with
+    """Compares ours with torch-optimi's StableAdamW, if it is installed.  That one corrects the
     betas that are corrected beforehand, beta * (1 - beta^(t-1)) / (1 - beta^t), so that its
     moments are m / (1 - beta1^t) and v / (1 - beta2^t) of Adam: the same update."""
     try:
         import optimi
         import torch
     except ImportError:
-        print("torch-optimi is not installed: StableAdamW is not compared with it")
+        print("torch-optimi is not installed; skipping the comparison with its StableAdamW")
         return
     leaves = {name: torch.from_numpy(values.copy()).requires_grad_()
               for name, values in parameters.items()}
@@ -967,10 +967,10 @@ PARTS = {"torch": write_torch, "tensorflow": write_tensorflow, "keras": write_ke
 def main():
     if len(sys.argv) > 2 or sys.argv[1:] not in ([], ["all"], *([part] for part in PARTS)):
         sys.exit(__doc__)
-    # TensorFlow's other messages are about the machine.
+    # Hides TensorFlow's messages about the machine.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if sys.argv[1:] in ([], ["all"]):
-        # One process each, because the frameworks bring libraries that do not tolerate another
+        # One process per framework, because they load conflicting versions of libraries.
         # version of themselves.
         sys.exit(max(subprocess.run([sys.executable, __file__, part]).returncode != 0
                      for part in PARTS))

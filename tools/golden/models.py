@@ -1,8 +1,8 @@
-"""Usage: python tools/golden/models.py [FOLDER]   (needs torch, numpy, safetensors and transformers)
-Writes the golden safetensors files the Rust tests compare with; FOLDER defaults to crates/shears-train/tests/golden.
+"""Usage: python tools/golden/models.py [FOLDER]   (needs torch, numpy, safetensors and
+Writes the golden safetensors files of the Rust tests; FOLDER defaults to crates/shears-train/tests/golden.
 
 Parameters, states and gradients are drawn in float32, so that Rust starts from exactly
-the same numbers.  All arithmetic is then done in float64 and only the results are
+the same values.  All arithmetic is then done in float64 and only the results are
 rounded to float32, so that a difference seen by a test is an error of the Rust code and
 not of the reference.
 """
@@ -24,7 +24,7 @@ RECURRENT = {"family": "recurrent", "vocabulary": 11, "embedding": 7, "hidden": 
 TRANSFORMER = {"family": "transformer", "vocabulary": 11, "width": 8, "heads": 2,
                "blocks": 2, "context": 6, "batch": 3, "window": 5, "tied": False}
 
-# Heads of keys and values are shared by two heads of queries each.
+# Each key and value head is shared by two query heads.
 LLAMA = {**TRANSFORMER, "block": "llama", "width": 16, "heads": 4, "kv_heads": 2, "inner": 24,
          "rope_theta": 10000.0}
 
@@ -39,7 +39,7 @@ MODELS = {
     "gpt-tied": {**TRANSFORMER, "tied": True, "seed": 7},
     "gpt-tanh": {**TRANSFORMER, "mlp": "gelu-tanh", "seed": 8},
     "llama": {**LLAMA, "seed": 9},
-    "llama-tied": {**LLAMA, "kv_heads": 4, "inner": 20, "rope_theta": 100.0, "tied": True, "seed": 10},
+    "llama-tied": {**LLAMA, "kv_heads": 4, "inner": 20, "rope_theta": 100.0, "tied": True,
 }
 GATES = {"rnn-tanh": 1, "rnn-relu": 1, "lstm": 4, "gru": 3}
 
@@ -50,7 +50,7 @@ MODEL_STEPS = {
     "adamw": {"lr": 1e-2, "betas": [0.9, 0.99], "eps": 1e-8, "weight_decay": 0.1},
 }
 
-# All settings are spelled out, defaults included, so that the Rust tests can read them
+# All settings are given, including defaults, so that the Rust tests read them from the
 # from the metadata instead of repeating PyTorch's defaults.
 OPTIMIZERS = {
     "sgd": ("sgd", {"lr": 0.1}),
@@ -69,7 +69,7 @@ OPTIMIZER_CLASSES = {"sgd": torch.optim.SGD, "rmsprop": torch.optim.RMSprop,
 
 
 def to_float64(array):
-    """Upcasts a float32 array exactly and makes it a leaf that collects a gradient."""
+    """Converts a float32 array exactly, to a leaf that requires a gradient."""
     return torch.from_numpy(array).double().requires_grad_()
 
 
@@ -150,7 +150,7 @@ def draw_parameters(shapes, rng):
     params = {}
     for name, shape in shapes.items():
         values = 0.3 * rng.standard_normal(shape)
-        # The scales of the layer norms are moved away from 1, where a forgotten
+        # Scales of norms are not near 1, where a missing multiplication would go unnoticed.
         # multiplication would stay unnoticed.
         if "norm" in name and name.endswith("weight"):
             values += 1.0
@@ -161,7 +161,7 @@ def draw_parameters(shapes, rng):
 def draw_tokens(s, rng):
     """Inputs and targets [batch, window]."""
     shape = (s["batch"], s["window"])
-    # The last symbol never occurs, so its embedding has no gradient unless it is tied.
+    # The last token never occurs, so its embedding has no gradient unless tied.  The first
     # The first ones occur twice, so that their gradients have to be summed.
     inputs = np.arange(s["batch"] * s["window"]) % (s["vocabulary"] - 1)
     inputs = rng.permutation(inputs).reshape(shape)
@@ -183,7 +183,7 @@ def make_recurrent(s):
 
 
 def recurrent_forward(s, leaves, tokens, state):
-    """Logits and final state; `leaves` gets the module's own recurrent parameters."""
+    """Logits and final state; puts the module's recurrent parameters into `leaves`."""
     module = make_recurrent(s)
     for layer in range(s["layers"]):
         for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
@@ -200,12 +200,12 @@ def recurrent_forward(s, leaves, tokens, state):
 
 
 def state_parts(s):
-    """The state that a layer carries from window to window."""
+    """The parts of a layer's state."""
     return ("hidden", "cell") if s["cell"] == "lstm" else ("hidden",)
 
 
 def draw_state(s, rng):
-    """A non-zero initial state, so that the first step of a window is tested as well."""
+    """A non-zero initial state, to test the first step of a window."""
     shape = (s["batch"], s["hidden"])
     return {f"layers.{layer}.{part}": (0.3 * rng.standard_normal(shape)).astype(np.float32)
             for layer in range(s["layers"]) for part in state_parts(s)}
@@ -225,7 +225,7 @@ def unstack_state(s, end):
 
 
 def attention(s, leaves, prefix, x):
-    """Causal self-attention, written out so that every convention is visible."""
+    """Causal self-attention, spelled out to show its conventions."""
     batch, window, width = x.shape
     size = width // s["heads"]
     qkv = F.linear(x, leaves[f"{prefix}.qkv.weight"], leaves[f"{prefix}.qkv.bias"])
@@ -273,7 +273,7 @@ def rms_norm(leaves, prefix, x):
 
 
 def rotated(s, x):
-    """Rotary position embedding of [batch, heads, window, size]: halves are pairs."""
+    """Rotary position embedding of [batch, heads, window, size]; element i of one half is rotated
     half = x.shape[3] // 2
     frequencies = s["rope_theta"] ** (-torch.arange(half, dtype=torch.float64) / half)
     angles = torch.arange(x.shape[2], dtype=torch.float64)[:, None] * frequencies
@@ -301,7 +301,7 @@ def grouped_attention(s, leaves, prefix, x):
 
 
 def llama_forward(s, leaves, tokens):
-    """Logits of a Llama, checked against those of transformers."""
+    """Logits of a Llama, checked against transformers."""
     x = F.embedding(tokens, leaves["token_embedding.weight"])
     for block in range(s["blocks"]):
         prefix = f"blocks.{block}"
@@ -313,7 +313,7 @@ def llama_forward(s, leaves, tokens):
     output = leaves["token_embedding.weight" if s["tied"] else "output.weight"]
     logits = F.linear(rms_norm(leaves, "final_norm", x), output)
     other = transformers_logits(s, leaves, tokens)
-    # Norms and angles are in float32 there.
+    # transformers computes norms and angles in float32.
     assert (logits - other).abs().max() < 1e-5 * logits.abs().max()
     return logits
 
@@ -390,7 +390,7 @@ def parameters_after_step(kind, options, leaves, threshold):
 def vanishing_gradients(s):
     """The [start, end) ranges whose gradient is zero in exact arithmetic.
 
-    Softmax ignores a constant added to all scores of a row, so the bias of the keys has
+    Softmax ignores a constant added to all scores of a row, so the bias of the keys has no
     no effect.  Its computed gradient is rounding noise, which Adam's division by its own
     size turns into a visible step; the tests must not compare that step.
     """
@@ -401,7 +401,7 @@ def vanishing_gradients(s):
 
 
 def write_model(folder, name, s):
-    """Computes and writes everything about one model."""
+    """Computes and writes the file of one model."""
     rng = np.random.default_rng(s["seed"])
     recurrent = s["family"] == "recurrent"
     llama = s.get("block") == "llama"
@@ -420,7 +420,7 @@ def write_model(folder, name, s):
     loss.backward()
 
     total = gradient_norm([leaf.grad for leaf in leaves.values()])
-    # Half the norm guarantees that clipping acts.  Rounding it to float32 lets a program
+    # Half the norm ensures that clipping acts.  Rounded to float32, it is exact for a program
     # that keeps its settings in float32 use exactly the same threshold.
     threshold = float(np.float32(total / 2))
 
@@ -446,7 +446,7 @@ def write_optimizers(folder):
     rng = np.random.default_rng(100)
     start = rng.standard_normal(17).astype(np.float32)
     gradients = rng.standard_normal((5, 17)).astype(np.float32)
-    # The last columns are special: gradients as small as epsilon show where epsilon is
+    # In the last columns, gradients as small as epsilon show where epsilon is added, large
     # added, large ones show a missing normalisation, and a gradient that is always zero
     # must not give 0/0.
     gradients[:, 13] *= np.float32(1e-8)
@@ -476,19 +476,19 @@ def run_optimizer(kind, options, start, gradients):
 
 
 def write_clipping(folder):
-    """Gradients of two tensors before and after clipping, in the corner cases as well."""
+    """Gradients of two tensors before and after clipping, including corner cases."""
     rng = np.random.default_rng(200)
     first, second = rng.standard_normal((4, 3)), rng.standard_normal(5)
     corner = np.array([3.0, 0.0, 0.0, 0.0, 4.0])
     cases = {
         "above": (first, second, 1.0),
         "below": (first, second, 100.0),
-        # The norm is exactly 5, and the rule acts only above the threshold.
+        # The norm is exactly 5; the rule acts only above the threshold.
         "equal": (np.zeros((4, 3)), corner, 5.0),
         "zero": (np.zeros((4, 3)), np.zeros(5), 1.0),
-        # The squares of these values do not fit into float32.
+        # The squares of these values overflow float32.
         "huge": (1e25 * first, 1e25 * second, 1.0),
-        # The squares of these values round to zero in float32.
+        # The squares of these values underflow float32.
         "tiny": (1e-25 * first, 1e-25 * second, 1e-25),
     }
     tensors, settings = {}, {}

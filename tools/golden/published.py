@@ -1,4 +1,4 @@
-"""Plain float64 NumPy forms of the clipping rules, written from their published formulas.
+"""The clipping rules in float64 NumPy, written from their published formulas.
 
 Imported by clipping.py.  Gradients are dicts from a tensor's name to a float64 array.  Every
 rule returns new gradients that are not rounded to a storage type; `stored` does that, once.
@@ -8,10 +8,10 @@ clipping.py (largest relative difference):
 - ZClip: zclip/zclip.py of bluorion-com/ZClip.  Gradients 9.3e-7, which is its 1e-6 in the
   coefficient; mean and variance after every step 2.3e-16.
 - Spam: galore_torch/SPAM.py of TianjinYellow/SPAM-Optimizer.  Parameters 6.7e-16 with epsilon
-  0.  With an epsilon of 1e-8 they differ by 2.1e-7, because it adds epsilon to sqrt(v) before
+  0.  With an epsilon of 1e-8 they differ by 2.1e-7: it adds epsilon to sqrt(v) before the bias
   the bias correction and PyTorch's Adam, as here, after it.
 - AdaGc: pytorch_optimizer/optimizer/adagc.py of kozistr/pytorch_optimizer.  Its warm-up divides
-  by the SQUARE of the global norm (its get_global_gradient_norm takes no root), which is not
+  by the SQUARE of the global norm (its get_global_gradient_norm takes no root), unlike
   what arXiv 2502.11034 says, and parameters differ by up to 9 %.  With the root put in they
   agree to 7.2e-9, which is its sum of squares in float32.
 - AutoClip is one call of numpy.percentile.
@@ -21,7 +21,7 @@ import math
 
 import numpy as np
 
-# Bits of the significand, with the hidden one, and the exponent of the smallest subnormal.
+# Bits of the significand, including the hidden one, and the exponent of the smallest subnormal.
 STORAGE = {"f16": (11, -24), "bf16": (8, -133), "f32": (24, -149), "f64": (53, -1074)}
 LARGEST = {"f16": 65504.0, "bf16": float.fromhex("0x1.fep127"),
            "f32": float.fromhex("0x1.fffffep127"), "f64": float.fromhex("0x1.fffffffffffffp1023")}
@@ -30,14 +30,14 @@ LARGEST = {"f16": 65504.0, "bf16": float.fromhex("0x1.fep127"),
 def stored(values, dtype):
     """Rounds float64 values to a storage type once, to nearest with ties to even.
 
-    Going through float32, as PyTorch does for float16 and bfloat16, would round twice.
+    Going through float32, like PyTorch for float16 and bfloat16, would round twice.
     """
     values = np.asarray(values, np.float64)
     if dtype == "f64":
         return values.copy()
     bits, smallest = STORAGE[dtype]
     _, exponents = np.frexp(values)
-    # Powers of two, so that both divisions and multiplications are exact.
+    # Powers of two, so that division and multiplication are exact.
     quantum = np.ldexp(1.0, np.maximum(exponents - bits, smallest))
     rounded = np.rint(values / quantum) * quantum
     return np.where(np.abs(rounded) > LARGEST[dtype], np.copysign(np.inf, values), rounded)
@@ -46,17 +46,17 @@ def stored(values, dtype):
 # Norms ----------------------------------------------------------------------------------
 
 def norm_of(values, order=2.0):
-    """The p-norm of one array, with one rounding of the sum and no overflow on the way."""
+    """The p-norm of one array; the sum is rounded once and does not overflow."""
     magnitudes = [abs(value) for value in np.ravel(values).tolist()]
     largest = max(magnitudes, default=0.0)
     if largest == 0.0 or order == math.inf:
         return largest
     if order == 2.0:
-        # Scaling by a power of two changes no digit.
+        # Scaling by a power of two is exact.
         _, exponent = math.frexp(largest)
         scaled = [math.ldexp(value, -exponent) for value in magnitudes]
         root = math.sqrt(math.fsum(value * value for value in scaled))
-        # ldexp raises an error where a norm does not fit into float64.
+        # ldexp raises an error if the norm exceeds float64.
         return math.ldexp(root, exponent) if exponent + math.frexp(root)[1] <= 1024 else math.inf
     return largest * math.fsum((value / largest) ** order for value in magnitudes) ** (1 / order)
 
@@ -68,7 +68,7 @@ def global_norm(gradients, order=2.0):
 
 
 def scaled(gradient, threshold, norm):
-    """g * (C / N) where N > C, and g otherwise."""
+    """g * (C / N) if N > C, otherwise g."""
     return gradient * (threshold / norm) if norm > threshold else gradient.copy()
 
 
@@ -88,7 +88,7 @@ def clip_global_norm(gradients, threshold, order=2.0):
 
 
 def clip_group_norm(gradients, threshold):
-    """A group is what shares the part of the name before the last dot."""
+    """Tensors form a group if their names agree up to the last dot."""
     groups = {}
     for name, gradient in gradients.items():
         groups.setdefault(name.rpartition(".")[0], {})[name] = gradient
@@ -111,7 +111,7 @@ def normalize(gradients, threshold):
 
 
 def adaptive_clip(gradients, parameters, ratio, epsilon=1e-3, unit="last"):
-    """AGC (arXiv 2102.06171).  A unit is an entry of the last axis (kernels stored as input x
+    """AGC (arXiv 2102.06171).  Units are indexed by the last axis (kernels stored as input x
     output: NFNets, optax) or of the first (output x input: timm, composer).  Tensors with at
     most one axis longer than 1 are one unit, as in the authors' JAX code; timm and composer
     look at the rank only, so they take [n, 1] as n units."""
@@ -131,12 +131,12 @@ def adaptive_clip(gradients, parameters, ratio, epsilon=1e-3, unit="last"):
     return clipped
 
 
-# Thresholds that learn ------------------------------------------------------------------
+# Adaptive thresholds --------------------------------------------------------------------
 # `step` returns the clipped gradients and the threshold of the step, None where every tensor
 # has its own.
 
 class AutoClip:
-    """arXiv 2007.14469: the threshold is a percentile of all norms up to now, this one too."""
+    """arXiv 2007.14469: the threshold is a percentile of all norms so far, including this one."""
 
     def __init__(self, percentile):
         self.percentile = percentile
@@ -149,7 +149,7 @@ class AutoClip:
 
 
 class ZClip:
-    """arXiv 2504.02507, mode zscore with adaptive scaling: a norm whose z-score z is above the
+    """arXiv 2504.02507, mode zscore with adaptive scaling: a norm with a z-score z above the
     limit is brought to mean + limit * deviation / (z / limit)."""
 
     def __init__(self, z=2.5, alpha=0.97, warmup=25, maximum=1.0):
@@ -170,19 +170,19 @@ class ZClip:
             self.mean, self.variance = float(np.mean(self.norms)), float(np.var(self.norms))
 
     def learn(self, norm):
-        """Returns the threshold by the z-score, infinity where the norm is no spike."""
+        """Returns the threshold by the z-score, infinity if the norm is no spike."""
         deviation = math.sqrt(self.variance)
         z = (norm - self.mean) / (deviation + 1e-6)
         spike = z > self.limit
         target = self.mean + self.limit * deviation / (z / self.limit) if spike else norm
-        # The statistics take the norm before the cap, and the variance uses the new mean.
+        # The statistics use the norm before the cap, and the variance uses the new mean.
         self.mean = self.alpha * self.mean + (1 - self.alpha) * target
         self.variance = self.alpha * self.variance + (1 - self.alpha) * (target - self.mean) ** 2
         return target if spike else math.inf
 
 
 class AdaGc:
-    """arXiv 2502.11034: every tensor is clipped by an average of its own clipped norms, which
+    """arXiv 2502.11034: each tensor is clipped by a running average of its clipped norms, which
     starts as the smallest norm of a warm-up under global clipping."""
 
     def __init__(self, absolute=1.0, relative=1.05, beta=0.98, warmup=100):
@@ -214,7 +214,7 @@ class AdaGc:
 # Rules inside Adam ----------------------------------------------------------------------
 
 class Adam:
-    """Adam without weight decay (with none, AdamW is the same), in PyTorch's form."""
+    """PyTorch's Adam without weight decay, with which AdamW is the same."""
 
     def __init__(self, parameters, lr, beta1, beta2, epsilon):
         self.parameters = {name: values.copy() for name, values in parameters.items()}
@@ -237,14 +237,14 @@ class Adam:
                                      - rate * first / (np.sqrt(second) + self.epsilon))
 
     def before_tensors(self):
-        """What happens once per step."""
+        """Runs once per step."""
 
     def limit(self, name, gradient):
-        """The gradient that the moments see."""
+        """The gradient that updates the moments."""
         return gradient
 
     def factor(self, gradient, second):
-        """What the learning rate of one tensor is multiplied by."""
+        """The factor of the learning rate for one tensor."""
         return 1.0
 
 
@@ -263,10 +263,10 @@ class UpdateRms(Adam):
 
 
 class Spam(Adam):
-    """arXiv 2501.06842: limits elements whose square is above theta * v, and forgets both
+    """arXiv 2501.06842: limits elements whose square exceeds theta * v, and zeroes both moments
     moments every `reset` steps, after which the learning rate warms up again."""
 
-    # Right after a reset the second moment is too young to judge spikes by.
+    # Right after a reset the second moment is too young to detect spikes.
     GRACE = 20
 
     def __init__(self, *adam, theta=5000.0, reset=500, warmup=150):
