@@ -52,7 +52,7 @@ def case(name, policy, tolerance, *steps):
 
 def step(gradients, clipped, dtype="f32", parameters=None, norm=None, threshold=None, action=None):
     """One step.  None marks what the source does not give; `action` is then derived from the
-    gradients unless given; False leaves it out."""
+    clipped gradients.  An `action` of False is omitted."""
     tensors = []
     for name, gradient in gradients.items():
         gradient = np.asarray(gradient, np.float64)
@@ -269,7 +269,7 @@ def torch_cases():
                    run(single, clip(2), threshold=2.0))
 
     # T4 without the non-finite values.  2e200 overflows in PyTorch for orders 2 and 3.5;
-    # PyTorch; published.json has it.
+    # published.json has it.
     for size, order in [*itertools.product([2e22, -2e22], [0.1, 1.0, 2.0, 3.5, math.inf]),
                         *itertools.product([2e200, -2e200], [0.1, 1.0, math.inf])]:
         sign = "minus_" if size < 0 else ""
@@ -374,7 +374,7 @@ def tensorflow_cases():
                     threshold=threshold)
 
     # clip_ops_test.py without clip_by_average_norm, norms over some axes only, asymmetric
-    # are not symmetric and values that are not finite.
+    # bounds and non-finite values.
     x = arrays(x=[[-5, 2, 3], [4, 5, 6]])
     yield case("TF_value", "value:4.4", EXACT, value(x, 4.4))
     counting = arrays(x=[[1, 2, 3], [4, 5, 6]])
@@ -575,8 +575,7 @@ def check_rounding():
 
 def rounded_step(gradients, clipped, dtype, exact=False, **details):
     """Rounds float64 results once.  Unless the arithmetic is exact, a few float64 ulps must not
-    the last place of float64 must not decide the rounding, because two right implementations
-    may differ in them."""
+    decide the rounding, because two correct implementations may differ by them."""
     results = {name: stored(values, dtype) for name, values in clipped.items()}
     if dtype != "f64" and not exact:
         for nudge in [1 - 4e-15, 1 + 4e-15]:
@@ -643,6 +642,7 @@ def published_fixed():
 
 def published_extremes():
     """Values whose squares overflow or underflow float64, from ferx-core PR #1112 and PyTorch's
+    T4."""
     largest = sys.float_info.max
     tiny = math.sqrt(sys.float_info.min)
     below = [tiny / 2, -tiny / 3, tiny / 5, 1e-160, 3e-170]
@@ -677,7 +677,7 @@ def published_storage():
         gradients = random_tensors(720, 3.0, dtype, shapes)
         weights = random_tensors(721, 1.0, dtype, shapes)
         # Multiples of 1/8 make every sum of squares exact in float64, so that the norm has one
-        # one right value.  The mean square and the powers of other orders do not.
+        # correct value.  Mean squares and powers of other orders are not exact.
         gradients = {name: stored(np.rint(values * 8) / 8, dtype)
                      for name, values in gradients.items()}
         weights = {name: stored(np.rint(values * 8) / 8, dtype)
@@ -732,7 +732,7 @@ def published_storage():
 
 def gradient_sequence(seed, steps, size, spikes, dtype="f32"):
     """Two small tensors with norms around `size`.  `spikes` maps a step to a factor for all
-    factor for all tensors, or to a pair of one tensor's name and a factor."""
+    tensors, or to one tensor's name and a factor."""
     rng = np.random.default_rng(seed)
     sequence = []
     for index in range(steps):
@@ -757,7 +757,7 @@ def adaptive_case(name, policy, rule, sequence, dtype="f32"):
         clipped, threshold = rule.step(gradients)
         action = None
         # A percentile can equal the norm, where rounding decides.  The first norm is its own
-        # norm of all is its own percentile whatever the arithmetic.
+        # percentile in any arithmetic.
         if threshold is not None and index > 0 and math.isclose(norm, threshold, rel_tol=1e-9):
             action = False
         steps.append(rounded_step(gradients, clipped, dtype, True, norm=norm,
@@ -816,7 +816,7 @@ ADAM_SHAPES = {"w": (2, 3), "b": (2,)}
 
 def adam_gradients(seed, steps, spikes):
     """`spikes` maps a step to a factor for all elements, or to a tensor, the index of one
-    the index of one element, and its factor."""
+    element, and its factor."""
     rng = np.random.default_rng(seed)
     sequence = []
     for index in range(steps):
@@ -879,7 +879,7 @@ def adam_cases():
         yield entry
 
     # Step 22 is the first with limited spikes; 40 and 80 reset; 45 and 90 are within the grace
-    # a reset, 65 is not.
+    # period after a reset, 65 is not.
     spikes = {15: ("w", 0, 100.0), 22: ("w", 1, 60.0), 30: ("b", 1, -80.0), 31: 40.0,
               45: ("w", 4, 90.0), 65: ("w", 5, -300.0), 75: ("b", 0, 50.0),
               90: ("b", 0, 70.0), 105: ("w", 3, 500.0)}
@@ -905,8 +905,8 @@ def adam_cases():
 
 def check_stable_adamw(parameters, settings, sequence, after):
     """Compares ours with torch-optimi's StableAdamW, if it is installed.  That one corrects the
-    betas that are corrected beforehand, beta * (1 - beta^(t-1)) / (1 - beta^t), so that its
-    moments are m / (1 - beta1^t) and v / (1 - beta2^t) of Adam: the same update."""
+    betas, beta * (1 - beta^(t-1)) / (1 - beta^t), so that its moments are Adam's
+    m / (1 - beta1^t) and v / (1 - beta2^t): the same update."""
     try:
         import optimi
         import torch
@@ -971,7 +971,6 @@ def main():
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if sys.argv[1:] in ([], ["all"]):
         # One process per framework, because they load conflicting versions of libraries.
-        # version of themselves.
         sys.exit(max(subprocess.run([sys.executable, __file__, part]).returncode != 0
                      for part in PARTS))
     part = sys.argv[1]

@@ -1,10 +1,11 @@
 """Usage: python tools/golden/models.py [FOLDER]   (needs torch, numpy, safetensors and
-Writes the golden safetensors files of the Rust tests; FOLDER defaults to crates/shears-train/tests/golden.
+transformers)
+Writes the golden safetensors files of the Rust tests; FOLDER defaults to
+crates/shears-train/tests/golden.
 
 Parameters, states and gradients are drawn in float32, so that Rust starts from exactly
 the same values.  All arithmetic is then done in float64 and only the results are
-rounded to float32, so that a difference seen by a test is an error of the Rust code and
-not of the reference.
+rounded to float32, so that a difference in a test is an error of the Rust code.
 """
 
 import json
@@ -40,6 +41,7 @@ MODELS = {
     "gpt-tanh": {**TRANSFORMER, "mlp": "gelu-tanh", "seed": 8},
     "llama": {**LLAMA, "seed": 9},
     "llama-tied": {**LLAMA, "kv_heads": 4, "inner": 20, "rope_theta": 100.0, "tied": True,
+                   "seed": 10},
 }
 GATES = {"rnn-tanh": 1, "rnn-relu": 1, "lstm": 4, "gru": 3}
 
@@ -51,7 +53,7 @@ MODEL_STEPS = {
 }
 
 # All settings are given, including defaults, so that the Rust tests read them from the
-# from the metadata instead of repeating PyTorch's defaults.
+# metadata instead of repeating PyTorch's defaults.
 OPTIMIZERS = {
     "sgd": ("sgd", {"lr": 0.1}),
     "sgd-weight-decay": ("sgd", {"lr": 0.1, "weight_decay": 0.1}),
@@ -151,7 +153,6 @@ def draw_parameters(shapes, rng):
     for name, shape in shapes.items():
         values = 0.3 * rng.standard_normal(shape)
         # Scales of norms are not near 1, where a missing multiplication would go unnoticed.
-        # multiplication would stay unnoticed.
         if "norm" in name and name.endswith("weight"):
             values += 1.0
         params[name] = values.astype(np.float32)
@@ -162,7 +163,7 @@ def draw_tokens(s, rng):
     """Inputs and targets [batch, window]."""
     shape = (s["batch"], s["window"])
     # The last token never occurs, so its embedding has no gradient unless tied.  The first
-    # The first ones occur twice, so that their gradients have to be summed.
+    # ones occur twice, so that their gradients are summed.
     inputs = np.arange(s["batch"] * s["window"]) % (s["vocabulary"] - 1)
     inputs = rng.permutation(inputs).reshape(shape)
     targets = rng.integers(s["vocabulary"], size=shape)
@@ -274,6 +275,7 @@ def rms_norm(leaves, prefix, x):
 
 def rotated(s, x):
     """Rotary position embedding of [batch, heads, window, size]; element i of one half is rotated
+    with element i of the other."""
     half = x.shape[3] // 2
     frequencies = s["rope_theta"] ** (-torch.arange(half, dtype=torch.float64) / half)
     angles = torch.arange(x.shape[2], dtype=torch.float64)[:, None] * frequencies
@@ -391,8 +393,8 @@ def vanishing_gradients(s):
     """The [start, end) ranges whose gradient is zero in exact arithmetic.
 
     Softmax ignores a constant added to all scores of a row, so the bias of the keys has no
-    no effect.  Its computed gradient is rounding noise, which Adam's division by its own
-    size turns into a visible step; the tests must not compare that step.
+    effect.  Its computed gradient is rounding noise, which Adam normalises to a visible step;
+    the tests must not compare that step.
     """
     if s["family"] == "recurrent" or s.get("block") == "llama":
         return {}
@@ -421,7 +423,7 @@ def write_model(folder, name, s):
 
     total = gradient_norm([leaf.grad for leaf in leaves.values()])
     # Half the norm ensures that clipping acts.  Rounded to float32, it is exact for a program
-    # that keeps its settings in float32 use exactly the same threshold.
+    # that keeps its settings in float32.
     threshold = float(np.float32(total / 2))
 
     tensors = {"tokens": tokens.numpy(), "targets": targets.numpy(),
@@ -447,8 +449,7 @@ def write_optimizers(folder):
     start = rng.standard_normal(17).astype(np.float32)
     gradients = rng.standard_normal((5, 17)).astype(np.float32)
     # In the last columns, gradients as small as epsilon show where epsilon is added, large
-    # added, large ones show a missing normalisation, and a gradient that is always zero
-    # must not give 0/0.
+    # ones show a missing normalisation, and a gradient that is always zero must not give 0/0.
     gradients[:, 13] *= np.float32(1e-8)
     gradients[:, 14] *= np.float32(1e-4)
     gradients[:, 15] *= np.float32(1e2)

@@ -1,19 +1,19 @@
 """The clipping rules in float64 NumPy, written from their published formulas.
 
-Imported by clipping.py.  Gradients are dicts from a tensor's name to a float64 array.  Every
-rule returns new gradients that are not rounded to a storage type; `stored` does that, once.
+Imported by clipping.py.  Gradients are dicts from a tensor's name to a float64 array.  Rules
+return new, unrounded gradients; `stored` rounds them to a storage type, once.
 
-What was compared by hand with the code of the authors, in float64 over the sequences of
-clipping.py (largest relative difference):
+Compared by hand with the authors' code, in float64 over the sequences of clipping.py (largest
+relative difference):
 - ZClip: zclip/zclip.py of bluorion-com/ZClip.  Gradients 9.3e-7, which is its 1e-6 in the
   coefficient; mean and variance after every step 2.3e-16.
 - Spam: galore_torch/SPAM.py of TianjinYellow/SPAM-Optimizer.  Parameters 6.7e-16 with epsilon
   0.  With an epsilon of 1e-8 they differ by 2.1e-7: it adds epsilon to sqrt(v) before the bias
-  the bias correction and PyTorch's Adam, as here, after it.
+  correction, PyTorch's Adam and this file after it.
 - AdaGc: pytorch_optimizer/optimizer/adagc.py of kozistr/pytorch_optimizer.  Its warm-up divides
   by the SQUARE of the global norm (its get_global_gradient_norm takes no root), unlike
-  what arXiv 2502.11034 says, and parameters differ by up to 9 %.  With the root put in they
-  agree to 7.2e-9, which is its sum of squares in float32.
+  arXiv 2502.11034, and parameters differ by up to 9 %.  With the root added they agree to
+  7.2e-9, the error of its float32 sum of squares.
 - AutoClip is one call of numpy.percentile.
 """
 
@@ -112,9 +112,9 @@ def normalize(gradients, threshold):
 
 def adaptive_clip(gradients, parameters, ratio, epsilon=1e-3, unit="last"):
     """AGC (arXiv 2102.06171).  Units are indexed by the last axis (kernels stored as input x
-    output: NFNets, optax) or of the first (output x input: timm, composer).  Tensors with at
+    output: NFNets, optax) or by the first (output x input: timm, composer).  Tensors with at
     most one axis longer than 1 are one unit, as in the authors' JAX code; timm and composer
-    look at the rank only, so they take [n, 1] as n units."""
+    only check the rank, so for them [n, 1] has n units."""
     clipped = {}
     for name, gradient in gradients.items():
         if sum(length > 1 for length in gradient.shape) <= 1:
@@ -132,8 +132,8 @@ def adaptive_clip(gradients, parameters, ratio, epsilon=1e-3, unit="last"):
 
 
 # Adaptive thresholds --------------------------------------------------------------------
-# `step` returns the clipped gradients and the threshold of the step, None where every tensor
-# has its own.
+# `step` returns the clipped gradients and the threshold of the step, None if each tensor has
+# its own.
 
 class AutoClip:
     """arXiv 2007.14469: the threshold is a percentile of all norms so far, including this one."""
@@ -150,7 +150,7 @@ class AutoClip:
 
 class ZClip:
     """arXiv 2504.02507, mode zscore with adaptive scaling: a norm with a z-score z above the
-    limit is brought to mean + limit * deviation / (z / limit)."""
+    limit is clipped to mean + limit * deviation / (z / limit)."""
 
     def __init__(self, z=2.5, alpha=0.97, warmup=25, maximum=1.0):
         self.limit, self.alpha, self.warmup, self.maximum = z, alpha, warmup, maximum
@@ -183,7 +183,7 @@ class ZClip:
 
 class AdaGc:
     """arXiv 2502.11034: each tensor is clipped by a running average of its clipped norms, which
-    starts as the smallest norm of a warm-up under global clipping."""
+    starts as the smallest norm of a warm-up with global clipping."""
 
     def __init__(self, absolute=1.0, relative=1.05, beta=0.98, warmup=100):
         self.absolute, self.relative, self.beta, self.warmup = absolute, relative, beta, warmup
@@ -264,7 +264,7 @@ class UpdateRms(Adam):
 
 class Spam(Adam):
     """arXiv 2501.06842: limits elements whose square exceeds theta * v, and zeroes both moments
-    moments every `reset` steps, after which the learning rate warms up again."""
+    every `reset` steps, after which the learning rate warms up again."""
 
     # Right after a reset the second moment is too young to detect spikes.
     GRACE = 20

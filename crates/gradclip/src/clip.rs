@@ -194,8 +194,8 @@ impl Clipper {
 
     /// Like [`Clipper::clip_with_loss`], for an optimizer that scales gradients while reading them:
     /// if one factor per tensor is all that remains to be applied, the gradients are not written
-    /// and the factors are returned. Report and state are bitwise those of
-    /// [`Clipper::clip_with_loss`], but for [`ClipReport::rounded_to_zero`].
+    /// and the factors are returned. Report and state are bitwise the same as with
+    /// [`Clipper::clip_with_loss`], except for [`ClipReport::rounded_to_zero`].
     ///
     /// Changes that are more than a factor (`value`, `agc`, all but the last rule of a chain) are
     /// applied in place.

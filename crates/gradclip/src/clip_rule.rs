@@ -199,7 +199,7 @@ rules! {
         /// The bound C.
         threshold: Threshold = first("threshold", "C");
     }
-    /// Clips each tensor by itself: `g C / N` if its norm N exceeds C. Tensors are scaled by
+    /// Clips each tensor separately: `g C / N` if its norm N exceeds C. Tensors are scaled by
     /// different factors, so the gradient as a whole can turn.
     Norm = "norm", Gradients, "Keras clipnorm, TensorFlow clip_by_norm" {
         /// The bound C of each tensor's norm.

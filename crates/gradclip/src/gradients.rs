@@ -101,9 +101,9 @@ impl<'a> Gradient<'a> {
         self
     }
 
-    /// Sets the axes that index the output units of the layer, each of which `agc` clips by itself:
-    /// `0..1` for `[out, in, height, width]`, `1..2` for `[in, out]`. With an empty range, the
-    /// whole tensor is one unit. The default is the last axis.
+    /// Sets the axes that index the output units of the layer, each of which `agc` clips
+    /// separately: `0..1` for `[out, in, height, width]`, `1..2` for `[in, out]`. With an empty
+    /// range, the whole tensor is one unit. The default is the last axis.
     ///
     /// `unit=first` and `unit=last` in a policy override this for all tensors.
     #[must_use]

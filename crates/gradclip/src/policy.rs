@@ -74,7 +74,7 @@ impl ClipPolicy {
         self.rules.is_empty()
     }
 
-    /// The order of the norms in a report: that of the first rule that takes `p`, otherwise 2.
+    /// The order of the norms in a report: `p` of the first rule that takes it, otherwise 2.
     #[must_use]
     pub fn order(&self) -> NormOrder {
         let chosen = self.rules.iter().find_map(ClipRule::chosen_order);

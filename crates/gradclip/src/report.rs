@@ -41,8 +41,9 @@ pub struct ClipReport {
     /// `norm_after / norm_before`; 1 if the norm is zero, 0 if skipped.
     pub coefficient: f64,
     /// The threshold in effect at this step: the rule's fixed value, the percentile, or the target
-    /// of a spike. In a chain, that of the last rule that has one. `None` if clipping is off, if
-    /// the rule has not seen enough steps to have one, and if thresholds differ between tensors.
+    /// of a spike. In a chain, the threshold of the last rule that has one. `None` if clipping is
+    /// off, if the rule has not seen enough steps to have one, and if thresholds differ between
+    /// tensors.
     pub threshold: Option<f64>,
     /// How many elements were NaN or infinite.
     pub non_finite: u64,

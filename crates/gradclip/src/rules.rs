@@ -108,8 +108,8 @@ impl Link {
         )
     }
 
-    /// `Some` if the rule needs the norms of output units, with the axis if it overrides those of
-    /// the tensors.
+    /// `Some` if the rule needs the norms of output units; the inner axis overrides the tensors'
+    /// own.
     pub(crate) fn units(&self) -> Option<Option<UnitAxis>> {
         match self.rule {
             ClipRule::Agc { unit, .. } => Some(unit),
@@ -281,7 +281,7 @@ impl Decided {
         }
     }
 
-    /// Changes each tensor by itself, with the same threshold.
+    /// Changes each tensor separately, with the same threshold.
     fn per_tensor<'a>(
         threshold: f64,
         measures: &'a [Measure],

@@ -22,7 +22,7 @@ pub struct Scanned<Magnitude = f32> {
 ///
 /// # Contract
 ///
-/// The result is bitwise that of [`scan`] for any number of threads; `check_scan` of
+/// The result equals that of [`scan`] bit for bit with any number of threads; `check_scan` of
 /// `gradclip-suite` tests this.
 pub type Scan = fn(tensors: &[&[f32]], threads: usize) -> Vec<Scanned>;
 

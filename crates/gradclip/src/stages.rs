@@ -65,8 +65,8 @@ pub struct Accumulated<G> {
 }
 
 impl<G: Gradients> Accumulated<G> {
-    /// Starts with the gradients of the first micro-batch, those of its mean loss. All
-    /// micro-batches must have the same number of tokens; otherwise use [`Accumulated::from_sum`].
+    /// Starts with the gradients of the first micro-batch's mean loss. All micro-batches must have
+    /// the same number of tokens; otherwise use [`Accumulated::from_sum`].
     pub fn new(gradients: G) -> Accumulated<G> {
         Accumulated::from_sum(gradients, 1)
     }

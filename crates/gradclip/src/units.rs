@@ -1,4 +1,4 @@
-//! The output units of a tensor, each of which adaptive gradient clipping clips by itself.
+//! The output units of a tensor; adaptive gradient clipping clips each separately.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -54,7 +54,7 @@ impl UnitLayout {
     }
 }
 
-/// The axes that index the units: those of the policy, else of the tensor, else the last one.
+/// The axes that index the units: from the policy, else from the tensor, else the last one.
 fn unit_axes(gradient: &Gradient<'_>, rank: usize, axis: Option<UnitAxis>) -> Range<usize> {
     let last = rank.saturating_sub(1)..rank;
     match axis {

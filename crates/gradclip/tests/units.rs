@@ -1,4 +1,4 @@
-//! The output units of `agc`: those of the tensor, unless the policy overrides them.
+//! The output units of `agc`: the tensor's, unless the policy overrides them.
 
 use std::ops::Range;
 
@@ -69,7 +69,7 @@ fn assert_clipped(policy: &str, shape: &[usize], units: Option<Range<usize>>, ax
 }
 
 #[test]
-fn the_units_are_those_of_the_tensor() {
+fn units_come_from_the_tensor() {
     // The layouts of PyTorch, its transposed convolution, optax at rank 3, JAX.
     for units in [0..1, 1..2, 1..3, 2..3] {
         assert_clipped("agc:0.5", &[3, 4, 5], Some(units.clone()), units);

@@ -58,18 +58,18 @@ mod tests {
 
     #[test]
     fn failed_allocations_are_reported() {
-        static ASKED: AtomicUsize = AtomicUsize::new(0);
-        let allocator = Allocator::new(|size| ASKED.store(size, Ordering::Relaxed));
+        static REPORTED: AtomicUsize = AtomicUsize::new(0);
+        let allocator = Allocator::new(|size| REPORTED.store(size, Ordering::Relaxed));
         let layout = Layout::from_size_align(64, 8).unwrap();
         let huge = Layout::from_size_align(isize::MAX as usize & !7, 8).unwrap();
         // SAFETY: the layouts are not empty, and the allocation is freed with its layout.
         unsafe {
             let start = black_box(allocator.alloc(layout));
-            assert!(!start.is_null() && ASKED.load(Ordering::Relaxed) == 0);
+            assert!(!start.is_null() && REPORTED.load(Ordering::Relaxed) == 0);
             allocator.dealloc(start, layout);
             // `black_box` keeps the compiler from removing the unused allocation.
             assert!(black_box(allocator.alloc(black_box(huge))).is_null());
         }
-        assert_eq!(ASKED.load(Ordering::Relaxed), huge.size());
+        assert_eq!(REPORTED.load(Ordering::Relaxed), huge.size());
     }
 }

@@ -72,7 +72,7 @@ pub enum Precision {
     Bf16,
 }
 
-/// The hardware used for bf16 products; see [`Bf16Unit::here`].
+/// The hardware used for bf16 products; see [`Bf16Unit::detect`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bf16Unit {
     /// AMX: tiles of 16 x 16 sums (Intel, from Sapphire Rapids on).
@@ -86,9 +86,9 @@ pub enum Bf16Unit {
 impl Bf16Unit {
     /// The fastest unit of this machine.
     #[must_use]
-    pub fn here() -> Bf16Unit {
-        static HERE: OnceLock<Bf16Unit> = OnceLock::new();
-        *HERE.get_or_init(|| Bf16Unit::available()[0])
+    pub fn detect() -> Bf16Unit {
+        static DETECTED: OnceLock<Bf16Unit> = OnceLock::new();
+        *DETECTED.get_or_init(|| Bf16Unit::available()[0])
     }
 
     /// All units of this machine, the fastest first.
@@ -150,7 +150,7 @@ impl Cpu {
     pub(crate) fn with(self, precision: Precision) -> Cpu {
         let products = match precision {
             Precision::F32 => Products::F32,
-            Precision::Bf16 => Products::Bf16(Bf16Unit::here()),
+            Precision::Bf16 => Products::Bf16(Bf16Unit::detect()),
         };
         Cpu { products, ..self }
     }

@@ -9,7 +9,7 @@ use pulp::{Simd, WithSimd};
 
 use crate::buffer::Buffer;
 use crate::cpu::Cpu;
-use crate::operation::{Forward, Operation, call_for_one};
+use crate::operation::{Forward, Operation, call_with_one_output};
 use crate::tensor::{contiguous, is_ours, values};
 
 /// The key of the masks of one forward pass.
@@ -115,7 +115,7 @@ impl Dropout {
 pub fn dropout<const D: usize>(input: Tensor<D>, dropout: Dropout, site: u32) -> Tensor<D> {
     if is_ours(&input) {
         let mask = dropout.mask(site, rows_of(&input));
-        let output = call_for_one(mask, [input.into_dispatch()]);
+        let output = call_with_one_output(mask, [input.into_dispatch()]);
         return Tensor::from_dispatch(output);
     }
     dropout_plain(input, dropout, site)

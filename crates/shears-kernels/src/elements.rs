@@ -22,7 +22,7 @@ impl Elements {
     ///
     /// # Errors
     ///
-    /// Returns the tensor if it is none of these.
+    /// Returns any other tensor.
     #[allow(clippy::result_large_err, reason = "returns the tensor")]
     pub fn of<const D: usize>(tensor: Tensor<D>) -> Result<Elements, Tensor<D>> {
         if !Elements::accepts(&tensor) || tensor.is_autodiff() {

@@ -6,7 +6,7 @@ use pulp::{Simd, WithSimd};
 
 use crate::buffer::{Buffer, elements};
 use crate::cpu::{Cpu, Shared};
-use crate::operation::{Forward, Operation, call_for_one};
+use crate::operation::{Forward, Operation, call_with_one_output};
 use crate::tensor::{contiguous, is_ours, sizes, tokens as to_tokens, values};
 use crate::vector::{load, store};
 
@@ -46,7 +46,7 @@ pub fn embedding(
         vocabulary,
         context,
     };
-    let rows = call_for_one(lookup, [weight.into_dispatch(), positions.into_dispatch()]);
+    let rows = call_with_one_output(lookup, [weight.into_dispatch(), positions.into_dispatch()]);
     Tensor::<2>::from_dispatch(rows).reshape([batch, time, size])
 }
 

@@ -6,7 +6,7 @@ use burn::tensor::{Shape, Tensor};
 use crate::buffer::Buffer;
 use crate::cpu::Cpu;
 use crate::matmul::{FEW_ROWS, Initial, Packed, product_of_few_rows, transposed_product};
-use crate::operation::{Forward, Operation, call_for_one};
+use crate::operation::{Forward, Operation, call_with_one_output};
 use crate::tensor::{contiguous, is_ours, sizes, values, weight as stored, widened};
 use crate::vector::sum_columns;
 
@@ -36,7 +36,7 @@ pub fn linear<const D: usize>(
         weight.into_dispatch(),
         bias.into_dispatch(),
     ];
-    Tensor::from_dispatch(call_for_one(Linear, tensors))
+    Tensor::from_dispatch(call_with_one_output(Linear, tensors))
 }
 
 /// [`linear`] composed of Burn's operations, on any device and in any precision.

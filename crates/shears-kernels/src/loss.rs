@@ -13,7 +13,7 @@ use burn::tensor::{Int, Tensor, activation::log_softmax};
 use crate::buffer::Buffer;
 use crate::cpu::{Cpu, Precision};
 use crate::linear::linear_plain;
-use crate::operation::{Forward, Operation, call_for_one};
+use crate::operation::{Forward, Operation, call_with_one_output};
 use crate::tensor::{contiguous, is_ours, sizes, tokens as to_tokens, values};
 
 mod kernel;
@@ -53,7 +53,10 @@ pub fn output_loss(
         bias.into_dispatch(),
     ];
     let targets = to_tokens(targets, vocabulary);
-    Tensor::from_dispatch(call_for_one(OutputLoss { targets, precision }, tensors))
+    Tensor::from_dispatch(call_with_one_output(
+        OutputLoss { targets, precision },
+        tensors,
+    ))
 }
 
 /// The mean negative log-likelihood of `targets` `[rows]` under `softmax(logits)` `[rows,

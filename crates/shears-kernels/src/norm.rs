@@ -7,7 +7,7 @@ use pulp::{Simd, WithSimd};
 
 use crate::buffer::Buffer;
 use crate::cpu::Cpu;
-use crate::operation::{Forward, Operation, call_for_one};
+use crate::operation::{Forward, Operation, call_with_one_output};
 use crate::tensor::{contiguous, is_ours, values};
 
 /// The formula of a norm, for a row `x`.
@@ -54,7 +54,7 @@ pub fn norm<const D: usize>(
     // Without a bias the operation gets an empty one.
     let bias = bias.unwrap_or_else(|| Tensor::zeros([0], &input.device()));
     let (weight, bias) = (weight.into_dispatch(), bias.into_dispatch());
-    let output = call_for_one(Normalization(norm), [input.into_dispatch(), weight, bias]);
+    let output = call_with_one_output(Normalization(norm), [input.into_dispatch(), weight, bias]);
     Tensor::from_dispatch(output)
 }
 
@@ -97,8 +97,8 @@ impl NormSlices<'_> {
         }
     }
 
-    /// Adds the gradients of the rows, from those of their norm, to `out`, and the gradients of the
-    /// weight and the bias, in this order, to `sums`.
+    /// Adds the gradients of the rows, given the gradients of the norm's output, to `out`, and the
+    /// gradients of weight and bias to `sums`, in this order.
     #[inline(always)]
     pub(crate) fn backward<S: Simd>(
         self,
@@ -167,7 +167,7 @@ impl RowMoments {
         }
     }
 
-    /// Adds the gradient of the row, from that of its normalisation, to `out`, and its
+    /// Adds the gradient of the row, given the gradient of the norm's output, to `out`, and its
     /// contributions to the gradients of weight and bias to the sums.
     #[inline(always)]
     fn backward(

@@ -82,7 +82,7 @@ pub(crate) fn call<O: Operation<N>, const N: usize>(
 }
 
 /// [`call`] for an operation with one output.
-pub(crate) fn call_for_one<O: Operation<N>, const N: usize>(
+pub(crate) fn call_with_one_output<O: Operation<N>, const N: usize>(
     operation: O,
     inputs: [DispatchTensor; N],
 ) -> DispatchTensor {

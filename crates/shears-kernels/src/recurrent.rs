@@ -4,7 +4,7 @@
 //! weights that are packed once per window, and computes gates and states while they are in the
 //! cache. The rows of a batch are independent, so threads divide the batch and never synchronise
 //! inside a window. In the backward pass, the gradients of the weights are one large product at the
-//! end. Equations, gate order and shapes are those of PyTorch's `torch.nn`.
+//! end. Equations, gate order and shapes follow PyTorch's `torch.nn`.
 
 use burn::tensor::{Int, Tensor};
 

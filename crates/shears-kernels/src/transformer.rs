@@ -94,8 +94,8 @@ pub struct KeysAndValues {
 
 /// Computes a block: `x` `[batch, time, hidden]` to the same shape.
 ///
-/// `earlier` has the keys and values of the positions before `x`; returns those of all positions,
-/// including `x`. They carry no gradient: a loss does not flow into earlier calls.
+/// `earlier` has the keys and values of the positions before `x`; returns the keys and values of
+/// all positions, including `x`. They carry no gradient: a loss does not flow into earlier calls.
 ///
 /// # Panics
 ///

@@ -1,7 +1,7 @@
 //! Optimizer updates in one pass over weight, gradient and moments, in place.
 //!
 //! Each element is read and written once: 28 bytes for Adam. The clipping factor is applied on the
-//! fly, so that the gradients are never written. The operations and their order are those of the
+//! fly, so that the gradients are never written. The operations and their order match the
 //! composition in `shears-train`, in `f32` and without fused multiply-adds, so that both give the
 //! same bits.
 

@@ -58,7 +58,8 @@ pub trait LanguageModel: Module {
     fn reading(&self) -> Reading;
 
     /// The names of the output layer's tensors, which adaptive gradient clipping (`agc`) does not
-    /// clip. By default those of a field `output`, and with tied weights the token embedding.
+    /// clip. By default the tensors of the field `output`, and with tied weights the token
+    /// embedding.
     fn output_layer(&self) -> Vec<String> {
         let parameters = parameters(self);
         let names = || parameters.iter().map(|parameter| parameter.name.as_str());

@@ -37,7 +37,7 @@ impl Batches {
 
     /// The number of tokens that one pass over the text does not read, and the number of passes
     /// after which all are read, if ever. `None` for models that read random windows.
-    pub fn left_by_a_pass(&self) -> Option<(usize, Option<u64>)> {
+    pub fn unread_per_pass(&self) -> Option<(usize, Option<u64>)> {
         match self {
             Batches::Streams(streams) => {
                 Some((streams.left_by_an_epoch(), streams.epochs_of_all()))

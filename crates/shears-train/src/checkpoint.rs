@@ -186,7 +186,7 @@ impl CheckpointStore {
         let target = self.path(checkpoint.progress.step);
         let standing = Standing::new(&checkpoint.progress, &checkpoint.plan);
         if target.exists() {
-            match self.standing_if_intact(&target) {
+            match self.checked_standing(&target) {
                 Ok(known) if known.progress.pending && !checkpoint.progress.pending => {
                     write_state(&target, checkpoint)?;
                     self.remember(&target, Stamps::of(&target), standing);
@@ -233,7 +233,7 @@ impl CheckpointStore {
     ///
     /// The errors of [`CheckpointStore::list`].
     pub fn retain(&self, keep: usize) -> Result<Vec<String>, TrainError> {
-        let read = |path: PathBuf| Some((self.standing_if_intact(&path).ok()?, path));
+        let read = |path: PathBuf| Some((self.checked_standing(&path).ok()?, path));
         let whole: Vec<(Standing, PathBuf)> = self.list()?.into_iter().filter_map(read).collect();
         let best = by_loss(whole.clone()).into_iter().next();
         let outdated = whole.len().saturating_sub(keep.max(2));
@@ -324,11 +324,11 @@ impl CheckpointStore {
 
     /// Reads all files of a checkpoint and returns what is wrong with it, if anything.
     pub fn damage(&self, path: &Path) -> Option<RestoreError> {
-        self.standing_if_intact(path).err()
+        self.checked_standing(path).err()
     }
 
     /// The progress of a checkpoint, if all of its files match the manifest.
-    fn standing_if_intact(&self, path: &Path) -> Result<Standing, RestoreError> {
+    fn checked_standing(&self, path: &Path) -> Result<Standing, RestoreError> {
         // Taken before reading the files, so that later changes show as other stamps.
         let stamps = Stamps::of(path);
         if let Some(known) = self.known().get(path)

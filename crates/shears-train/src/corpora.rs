@@ -57,9 +57,9 @@ pub enum Loading {
 
 /// Reads and tokenizes the text of a plan.
 ///
-/// `kept_text` is the stored text of a run that read standard input; `tokenizer` is that of a
-/// resumed run, otherwise one is created. `next` is called before each stage with its approximate
-/// peak memory in bytes, and may refuse.
+/// `kept_text` is the stored text of a run that read standard input; `tokenizer` is the tokenizer
+/// of a resumed run; without it, one is created. `next` is called before each stage with its
+/// approximate peak memory in bytes, and may refuse.
 ///
 /// # Errors
 ///
@@ -97,7 +97,7 @@ pub fn load_corpora(
         Some(tokenizer) => tokenizer,
         None => {
             if let TokenizerKind::Bpe(_) = plan.tokenizer {
-                let learning = memory_of_learning(train);
+                let learning = bpe_training_bytes(train);
                 kept = learning;
                 next(Loading::Learning(bytes), bytes.saturating_add(learning))?;
             }
@@ -192,10 +192,10 @@ fn altered(tokenizer: &Tokenizer, train: &str) -> Result<Option<RoundTrip>, Trai
 }
 
 /// The largest share of characters that may be lost without `--lossy`.
-const LOST_MAX: f64 = 0.01;
+const MAX_LOST_SHARE: f64 = 0.01;
 
 fn refuse_lossy(tokenizer: &Tokenizer, altered: &RoundTrip) -> Result<(), TrainError> {
-    if altered.share() <= LOST_MAX {
+    if altered.share() <= MAX_LOST_SHARE {
         return Ok(());
     }
     let most = altered.most_lost;
@@ -264,14 +264,14 @@ fn make_tokenizer(
     Ok(Tokenizer::build(kind, &String::from_iter(characters))?)
 }
 
-/// Memory of learning byte-level BPE, per distinct word of the text and per byte of these words:
+/// Memory for training byte-level BPE, per distinct word of the text and per byte of these words:
 /// counts, symbols, and positions of all pairs. Fitted to measured peaks.
-const BYTES_OF_A_WORD: u64 = 250;
-const BYTES_OF_A_LETTER: u64 = 50;
+const BYTES_PER_WORD: u64 = 250;
+const BYTES_PER_LETTER: u64 = 50;
 
-/// The memory of learning merges in bytes, without the text.
-fn memory_of_learning(text: &str) -> u64 {
+/// The memory in bytes for training merges, without the text.
+fn bpe_training_bytes(text: &str) -> u64 {
     let words: HashSet<&str> = text.split_whitespace().collect();
     let letters: u64 = words.iter().map(|word| word.len() as u64).sum();
-    BYTES_OF_A_WORD * words.len() as u64 + BYTES_OF_A_LETTER * letters
+    BYTES_PER_WORD * words.len() as u64 + BYTES_PER_LETTER * letters
 }

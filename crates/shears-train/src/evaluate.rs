@@ -72,11 +72,10 @@ pub(crate) fn windows_per_call(context: usize) -> usize {
 /// Predicts every token of a text, except the first, from those before it.
 ///
 /// A Transformer reads consecutive windows of its context length. A recurrent model reads the text
-/// in parallel `streams`; the loss differs from that of a single stream by less than 1e-4 nats per
-/// token, unless the model remembers thousands of tokens. `tokens` are those of a text of
-/// `characters` characters. `model` must be outside automatic differentiation
-/// ([`burn::module::Module::valid`]). The result depends only on the text and on `streams`, not on
-/// the number of threads.
+/// in parallel `streams`; the loss differs from a single stream's by less than 1e-4 nats per token,
+/// unless the model remembers thousands of tokens. `tokens` encode a text of `characters`
+/// characters. `model` must be outside automatic differentiation ([`burn::module::Module::valid`]).
+/// The result depends only on the text and on `streams`, not on the number of threads.
 ///
 /// `watch` is called after every call of the model with the number of tokens read and their total;
 /// some may be reread. If it breaks, the result is `None`.

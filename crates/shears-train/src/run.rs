@@ -52,7 +52,7 @@ impl RunFolder {
             path: path.to_path_buf(),
             checkpoints: checkpoints_in(path),
             is_resumed: false,
-            _lock: Some(lock_folder(path, IN_TRAINING)?),
+            _lock: Some(lock_folder(path, TRAINED_ELSEWHERE)?),
         };
         // Another process may have created a run before releasing the lock.
         Self::check_free(path)?;
@@ -103,7 +103,7 @@ impl RunFolder {
     pub fn open(path: &Path) -> Result<Self, TrainError> {
         let run = Self::open_to_read(path)?;
         Ok(RunFolder {
-            _lock: Some(lock_folder(path, IN_TRAINING)?),
+            _lock: Some(lock_folder(path, TRAINED_ELSEWHERE)?),
             ..run
         })
     }
@@ -234,7 +234,7 @@ fn checkpoints_in(run: &Path) -> CheckpointStore {
     CheckpointStore::new(run.join(CHECKPOINTS))
 }
 
-const IN_TRAINING: &str = "another shears is training this run; wait for it, or stop it";
+const TRAINED_ELSEWHERE: &str = "another shears is training this run; wait for it, or stop it";
 
 /// The header of a run's log, with the model's parameters in the order of the forward pass.
 pub fn header(plan: &Plan, parameters: &[ParameterInfo]) -> Header {

@@ -230,7 +230,7 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
         }
         let progress = &mut self.trainer.progress;
         progress.val_loss = None;
-        progress.pending = Due::after(step, &self.plan).takes_long();
+        progress.pending = Due::after(step, &self.plan).is_more_than_save();
         Ok(outcome.report.skip_reason != Some(SkipReason::NonFinite))
     }
 
@@ -262,10 +262,10 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
         let step = self.trainer.progress.step;
         let due = Due::after(step, &self.plan);
         let saving = due.save && (sound || step == self.plan.steps);
-        if self.is_to_stop() {
+        if self.must_stop() {
             return self.stop().map(Some);
         }
-        if saving && due.takes_long() {
+        if saving && due.is_more_than_save() {
             self.save()?;
         }
         let mut improved = false;
@@ -305,7 +305,7 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
     }
 
     /// Whether to stop. With several ranks, they decide this together in a step.
-    fn is_to_stop(&self) -> bool {
+    fn must_stop(&self) -> bool {
         match self.trainer.ranks().size() {
             1 => self.observer.wants_to_stop(),
             _ => self.asked_to_stop,

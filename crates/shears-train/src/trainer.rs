@@ -132,7 +132,7 @@ pub struct Exchanged {
     pub slowest: usize,
     /// The duration of its passes.
     pub computed: Duration,
-    /// How much longer its passes took than those of the fastest rank.
+    /// How much longer its passes took than the fastest rank's.
     pub waited: Duration,
 }
 

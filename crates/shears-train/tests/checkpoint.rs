@@ -527,7 +527,7 @@ fn remains_of_an_interrupted_deletion_are_removed_by_the_next_save() {
 /// Reading a FIFO would block forever.
 #[cfg(target_os = "linux")]
 #[test]
-fn files_that_are_not_regular_are_damage() {
+fn irregular_files_are_damage() {
     for file in FILES {
         let fixture = Fixture::with(&[1, 2]);
         let path = fixture.path(2).join(file);

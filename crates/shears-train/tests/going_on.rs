@@ -26,7 +26,7 @@ fn go_on(run: &RunFolder, plan: &Plan) -> (Checkpoint, Vec<Event>) {
 }
 
 #[test]
-fn extending_a_run_equals_planning_it_so() {
+fn an_extended_run_equals_one_planned_longer() {
     let folder = tempfile::tempdir().unwrap();
     let plan = Plan {
         steps: 8,

@@ -138,7 +138,7 @@ pub(crate) fn memory_line(memory: &MemoryEstimate) -> String {
 
 /// Which units of this processor compute in bf16.
 pub(crate) fn bf16_line() -> String {
-    match Bf16Unit::here() {
+    match Bf16Unit::detect() {
         Bf16Unit::Widened => {
             "products in bf16 by f32 units: this processor has none for bf16, and f32 is \
                               faster"

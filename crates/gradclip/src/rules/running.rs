@@ -15,7 +15,7 @@ pub(super) struct Window {
 
 impl Window {
     /// The median of fewer values than this is not a useful estimate.
-    const FEWEST_FOR_MEDIAN: usize = 10;
+    const MIN_NORMS: usize = 10;
 
     pub(super) fn new(length: u32) -> Window {
         Window {
@@ -27,7 +27,7 @@ impl Window {
     /// The median, once there are enough values.
     pub(super) fn median(&self) -> Option<f64> {
         let count = self.values.len();
-        if count < Window::FEWEST_FOR_MEDIAN.min(self.length as usize) {
+        if count < Window::MIN_NORMS.min(self.length as usize) {
             return None;
         }
         let mut sorted = self.to_vec();

@@ -227,7 +227,7 @@ struct HeadBackward<'a> {
 
 impl HeadBackward<'_> {
     /// For one query, replaces the scores by the weights of the values, and the gradients of the
-    /// weights by those of the scores. Masked positions become zero.
+    /// weights by the gradients of the scores. Masked positions become zero.
     #[inline(always)]
     fn differentiate<S: Simd>(
         &self,

@@ -308,8 +308,8 @@ impl<T: Stored> FewRows<'_, T> {
     }
 }
 
-/// Multiplies vector `k` of an output's weight, as loaded by [`Stored::load`], by that of each row,
-/// and adds the products to the output's accumulators.
+/// Multiplies vector `k` of an output's weight, as loaded by [`Stored::load`], by vector `k` of
+/// each row, and adds the products to the output's accumulators.
 #[inline(always)]
 fn accumulate<T: Stored, S: Simd, const OUTPUTS: usize, const ROWS: usize>(
     simd: S,

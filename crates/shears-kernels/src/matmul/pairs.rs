@@ -1,5 +1,5 @@
 //! bf16 factors: two neighbours along the inner dimension form one element the size of an `f32`.
-//! Layouts, blocks and loops are those of `f32` with half the inner dimension.
+//! Layouts, blocks and loops are the same as for `f32` with half the inner dimension.
 
 use pulp::{Simd, WithSimd};
 

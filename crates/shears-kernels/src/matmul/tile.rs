@@ -58,7 +58,7 @@ const MAX_LANES: usize = 16;
 const MAX_ROWS: usize = 14;
 
 /// The rows of the tallest tile, which is AMX's.
-const TALLEST: usize = 32;
+const AMX_ROWS: usize = 32;
 
 /// The most columns of a tile.
 const MAX_COLUMNS: usize = 2 * MAX_LANES;
@@ -69,7 +69,7 @@ const ELEMENT: usize = size_of::<f32>();
 #[inline(always)]
 pub(super) fn max_rows<S: Simd>(products: Products) -> usize {
     match products {
-        Products::Bf16(Bf16Unit::Amx) => TALLEST,
+        Products::Bf16(Bf16Unit::Amx) => AMX_ROWS,
         _ if S::REGISTER_COUNT >= 32 => MAX_ROWS,
         _ => 6,
     }
@@ -209,7 +209,7 @@ impl Tile {
         columns: usize,
     ) {
         let width = VECTORS * S::F32_LANES;
-        let mut padded = [0.0_f32; TALLEST * MAX_COLUMNS];
+        let mut padded = [0.0_f32; AMX_ROWS * MAX_COLUMNS];
         for (row, padded) in padded.chunks_exact_mut(width).take(height).enumerate() {
             // SAFETY: the row has `columns` elements.
             let initial = unsafe {

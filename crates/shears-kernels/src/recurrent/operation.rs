@@ -14,7 +14,7 @@ use crate::buffer::Buffer;
 use crate::cpu::{Cpu, Precision};
 use crate::embedding::{gather, scatter};
 use crate::matmul::FEW_ROWS;
-use crate::operation::{Forward, Operation, call as call_operation, call_for_one};
+use crate::operation::{Forward, Operation, call as call_operation, call_with_one_output};
 use crate::tensor::{contiguous, sizes, values, weight, widened};
 
 /// Calls the operation. `source` is the input `[time x batch, inputs]` without tokens, or the
@@ -74,7 +74,7 @@ pub(super) fn call(
                     which,
                     last_gradients,
                 };
-                call_for_one(operation, [outputs.clone().into_dispatch(), state])
+                call_with_one_output(operation, [outputs.clone().into_dispatch(), state])
             }
             false => state,
         };

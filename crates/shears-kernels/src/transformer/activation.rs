@@ -41,8 +41,8 @@ fn gelu<S: Simd, const BY_TANH: bool>(simd: S, x: &[f32], out: &mut [f32]) {
     }
 }
 
-/// Replaces `x` by its activation, and the gradient of the activation by that of `x`, whose rows it
-/// adds to `sum`. The activation and its gradient are the first `inner` elements of a row.
+/// Replaces `x` by its activation, and the gradient of the activation by the gradient of `x`, whose
+/// rows it adds to `sum`. The activation and its gradient are the first `inner` elements of a row.
 #[inline(always)]
 pub(super) fn activate_backward<S: Simd>(
     simd: S,

@@ -96,8 +96,8 @@ fn product(
     weight
 }
 
-/// The gradients of all parameters, from those of the products' weights and the sums of both passes
-/// over the rows.
+/// The gradients of all parameters, from the gradients of the products' weights and the sums of
+/// both passes over the rows.
 fn parameters(
     block: Block<'_>,
     [qkv_weight, projection_weight, expand_weight, project_weight]: [Buffer; 4],

@@ -59,7 +59,7 @@ impl Net {
 }
 
 #[test]
-fn what_divides_by_usual_sizes_is_known_as_adaptive() {
+fn adaptive_optimizers_are_known() {
     for kind in OptimizerKind::ALL {
         let divides = kind.moments().contains(&"second");
         assert_eq!(shears_run::is_adaptive(kind.name()), divides, "{kind}");

@@ -29,7 +29,7 @@ const CHANGEABLE: [&str; 11] = [
 ];
 
 /// The locations of the text. Its hash identifies the content.
-const PLACES: [&str; 2] = ["text", "val"];
+const PATH_SETTINGS: [&str; 2] = ["text", "val"];
 
 impl Setting {
     /// Whether a resumed run may change this setting.
@@ -52,7 +52,7 @@ impl Plan {
         let differing = compare_plans(self, &plan);
         let is_guarded = |(name, ..): &&Difference| {
             let may_change = Plan::setting(name).is_some_and(Setting::may_change);
-            !may_change && (!PLACES.contains(&name.as_str()) || plan.reads_standard_input())
+            !may_change && (!PATH_SETTINGS.contains(&name.as_str()) || plan.reads_standard_input())
         };
         let (typed, others): (Vec<&Difference>, Vec<&Difference>) = differing
             .iter()
@@ -97,8 +97,8 @@ impl Plan {
         Ok(plan)
     }
 
-    /// The differences between this plan and that of a checkpoint of the run which the recorded
-    /// changes do not explain: name, value in the checkpoint, value here.
+    /// The differences between this plan and a checkpoint's that the recorded changes do not
+    /// explain: name, value in the checkpoint, value here.
     pub fn edited_since(&self, saved: &Plan) -> Vec<Difference> {
         let Some(since) = self.changes.strip_prefix(saved.changes.as_slice()) else {
             let count = |plan: &Plan| plan.changes.len().to_string();
@@ -123,7 +123,7 @@ impl Plan {
             }
         }
         let mut differing = compare_plans(saved, &then);
-        differing.retain(|(name, ..)| !PLACES.contains(&name.as_str()));
+        differing.retain(|(name, ..)| !PATH_SETTINGS.contains(&name.as_str()));
         differing
     }
 }

@@ -101,7 +101,7 @@ mod tests {
     use crate::plan::Preset;
 
     #[test]
-    fn paths_resolve_where_they_were_typed_or_else_here() {
+    fn paths_resolve_against_the_folder_where_they_were_typed() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("a.txt"), "a").unwrap();
         let mut plan = Plan {

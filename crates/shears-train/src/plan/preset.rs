@@ -76,10 +76,10 @@ impl Preset {
                 steps: 5000,
                 ..plan
             },
-            Preset::Llama128 => plan.with_block_of_llama(),
+            Preset::Llama128 => plan.with_llama_block(),
             Preset::Llama384 => Plan {
                 preset: self,
-                ..Preset::Gpt384.plan().with_block_of_llama()
+                ..Preset::Gpt384.plan().with_llama_block()
             },
         }
     }
@@ -113,7 +113,7 @@ impl Plan {
     /// Switches to Llama's block. The rest stays as for GPT-2's block, including clipping at a
     /// global norm of 1, with which Llama and its successors were trained (Touvron et al. 2023,
     /// section 2.3).
-    fn with_block_of_llama(self) -> Plan {
+    fn with_llama_block(self) -> Plan {
         let block = BlockConfig::llama(0);
         Plan {
             norm: block.norm,

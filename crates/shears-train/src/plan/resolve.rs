@@ -78,7 +78,7 @@ impl Plan {
         };
         let preset = preset.plan();
         let plan = preset.with(&implied(given, &preset))?.with(given)?;
-        Ok(plan.with_lowest_rate(given))
+        Ok(plan.lower_min_rate(given))
     }
 
     /// The plan overridden by the given settings, unchecked.
@@ -160,7 +160,7 @@ impl Plan {
 impl Plan {
     /// Replaces a minimum rate that was not given and is above the learning rate by a tenth of the
     /// latter, nanoGPT's rule, which its presets follow.
-    fn with_lowest_rate(mut self, given: &Table) -> Plan {
+    fn lower_min_rate(mut self, given: &Table) -> Plan {
         let is_falling = self.schedule != ScheduleKind::Constant;
         if is_falling && self.min_lr > self.lr && !given.contains_key("min-lr") {
             self.min_lr = self.lr / 10.0;
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lowest_rate_that_nobody_gave_follows_the_highest() {
+    fn a_default_minimum_rate_follows_the_peak() {
         let lowest = |given: &str| resolve(given).unwrap().min_lr;
         assert_eq!(lowest("preset = 'gpt-128'"), 1e-4);
         assert_eq!(lowest("preset = 'gpt-128'\nlr = 2e-4"), 1e-4);
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_gave_is_said_to_be_of_the_preset() {
+    fn errors_name_the_settings_of_the_preset() {
         let error = |given: &str| resolve(given).unwrap_err();
         let of_heads = error("model = 'transformer'\nhidden = 90");
         assert!(

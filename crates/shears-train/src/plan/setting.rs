@@ -185,7 +185,7 @@ pub(crate) fn outside<T: PartialOrd + Display>(
 /// min_lr: f64 {
 ///     section: Schedule, value: "RATE",
 ///     default: 0.0, transformer: 1e-4,           // recurrent models, Transformer
-///     unless: "in words, when it is another",
+///     unless: "in words, when another default applies",
 ///     range: NOT_NEGATIVE,                       // any `RangeBounds`
 ///     belongs_to: Schedules(&[Cosine, Linear]),  // default: all plans
 /// }

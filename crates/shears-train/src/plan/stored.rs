@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_without_a_setting_that_belongs_is_none() {
+    fn a_plan_that_lacks_a_setting_is_refused() {
         let plan = Preset::Lstm128.plan();
         for setting in Plan::settings() {
             let mut table = Table::try_from(&plan).unwrap();

@@ -30,7 +30,7 @@ impl Due {
     }
 
     /// Whether more than a save is due.
-    pub(super) fn takes_long(self) -> bool {
+    pub(super) fn is_more_than_save(self) -> bool {
         self.state_gradients || self.evaluation || self.sample
     }
 }

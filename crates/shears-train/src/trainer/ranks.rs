@@ -62,7 +62,7 @@ impl<M: LanguageModel> Trainer<M> {
         &self.ranks
     }
 
-    /// Makes the next step tell all ranks whether this one was asked to save and stop.
+    /// Sets whether this rank was asked to save and stop; the next step shares it with all ranks.
     pub fn request_stop(&mut self, stop: bool) {
         self.stop = stop;
     }

@@ -112,7 +112,7 @@ fn nothing_left(plan: &Plan, progress: &Progress) -> Option<(String, &'static st
 pub(super) fn of_text(plan: &Plan, batches: &Batches, corpora: &Corpora) -> Vec<String> {
     let mut remarks = Vec::new();
     let tokens = corpora.train.len() as u64;
-    if let Some((left, passes)) = batches.left_by_a_pass() {
+    if let Some((left, passes)) = batches.unread_per_pass() {
         let left = left as u64;
         match passes {
             None => remarks.push(format!(
