@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::TensorData;
 use half::{bf16, f16};
-use pytorch_reader::{DType, PytorchReader};
+use pytorch_reader::{DType, PytorchError, PytorchReader};
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
-use shears_run::json_problem;
+use shears_run::{json_problem, names_problem};
 use shears_train::NamedTensor;
 
 use crate::error::ExchangeError;
@@ -107,12 +107,16 @@ impl Catalogue {
         let mut header = vec![0; length as usize];
         file.read_exact(&mut header).map_err(|_| cut_off())?;
         // This checks that tensors are contiguous, and that each has the bytes of its shape.
-        let metadata: Metadata = serde_json::from_slice(&header).map_err(|error| {
+        let no_header = |error: serde_json::Error| {
             let problem = json_problem(&error);
             refused(format!(
                 "is not a valid safetensors file: its header {problem}"
             ))
-        })?;
+        };
+        let metadata: Metadata = serde_json::from_slice(&header).map_err(no_header)?;
+        if let Some(problem) = names_problem(&header).map_err(no_header)? {
+            return Err(refused(problem));
+        }
         let begin = 8 + length;
         if metadata.data_len() as u64 != size - begin {
             return Err(cut_off());
@@ -161,8 +165,7 @@ impl Catalogue {
             None => PytorchReader::new(path),
         };
         let reader = read.map_err(|error| {
-            let problem: String = error.to_string().chars().take(200).collect();
-            let problem = problem.replace(['\n', '\r'], " ");
+            let problem = pytorch_problem(&error);
             ExchangeError::refused(path, format!("cannot be read as a PyTorch file: {problem}"))
         })?;
         let index = self.files.len();
@@ -343,6 +346,21 @@ impl Stored {
             not_finite: None,
         })
     }
+}
+
+/// Why a PyTorch file cannot be read, without the words of the library.
+fn pytorch_problem(error: &PytorchError) -> String {
+    match error {
+        PytorchError::Zip(_) | PytorchError::Io(_) | PytorchError::Tar(_) => {
+            "its archive is cut off or damaged, or has an entry that is too large; copy it again"
+        }
+        PytorchError::Pickle(_) => {
+            "its pickle is cut off or damaged, or has something else than tensors of a model"
+        }
+        PytorchError::KeyNotFound(key) => return format!("it has no `{key}`"),
+        _ => "it has none of the forms that torch.save has written on machines like this one",
+    }
+    .to_string()
 }
 
 /// The elements of a tensor, read in order.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use shears_data::{Tokenizer, TokenizerKind, sha256_of};
 use shears_model::ModelConfig;
-use shears_train::{NamedTensor, RunFolder};
+use shears_train::{NamedTensor, RestoreError, RunFolder, TrainError};
 
 use crate::catalogue::{Catalogue, Wanted};
 use crate::error::ExchangeError;
@@ -47,6 +47,9 @@ pub struct Parameters {
     pub tensors: Vec<NamedTensor>,
     /// A line for each file with SHA-256 and name, in the format of `sha256sum`.
     pub sha256: Vec<String>,
+    /// Of a run the checkpoint that they are of, and what is wrong with better ones that were
+    /// passed over.
+    pub checkpoint: Option<(PathBuf, Vec<RestoreError>)>,
 }
 
 impl Source {
@@ -76,12 +79,13 @@ impl Source {
                     let none = || ExchangeError::refused(run.path(), "has no checkpoint yet");
                     let error = damaged.pop();
                     return Err(error.map_or_else(none, |error| {
-                        ExchangeError::Run(shears_train::TrainError::Restore(error))
+                        ExchangeError::Run(TrainError::Restore(error))
                     }));
                 };
                 Ok(Parameters {
                     sha256: vec![hash(&checkpoint.join("model.safetensors"))?],
                     tensors,
+                    checkpoint: Some((checkpoint, damaged)),
                 })
             }
             Weights::Files {
@@ -103,6 +107,7 @@ impl Source {
                     Ok(Parameters {
                         sha256: hashes.join().expect("a thread that only reads")?,
                         tensors,
+                        checkpoint: None,
                     })
                 })
             }

@@ -2,6 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "tests/fuzz.rs"]
+mod fuzz;
+#[path = "../../gradclip/tests/fuzzing.rs"]
+mod fuzzing;
 #[path = "tests/golden.rs"]
 mod golden;
 #[path = "tests/refused.rs"]

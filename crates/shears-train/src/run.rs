@@ -76,9 +76,16 @@ impl RunFolder {
         Ok(run)
     }
 
-    /// Refuses a folder that has a run, or files that a new run would overwrite or mistake for its
-    /// own. Remains of a run that was killed while being created are allowed.
+    /// Refuses a path that is not a folder, and a folder that has a run, or files that a new run
+    /// would overwrite or mistake for its own. Remains of a run that was killed while being created
+    /// are allowed.
     pub fn check_free(path: &Path) -> Result<(), TrainError> {
+        if path.symlink_metadata().is_ok() && !path.is_dir() {
+            return Err(TrainError::Folder {
+                path: path.to_path_buf(),
+                problem: "is there, and no folder; choose another --out".into(),
+            });
+        }
         let there = |name: &&str| path.join(name).symlink_metadata().is_ok();
         let names: &[&str] = match there(&UNFINISHED) {
             true => &[PLAN, LOG, CHECKPOINTS],

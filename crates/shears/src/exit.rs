@@ -103,7 +103,11 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
             error.downcast_ref(),
             Some(GenerateError::Setting { .. } | GenerateError::EmptyStop)
         );
-    match error.downcast_ref::<TrainError>() {
+    let of_training = match error.downcast_ref() {
+        Some(ExchangeError::Run(error)) => Some(error),
+        _ => error.downcast_ref::<TrainError>(),
+    };
+    match of_training {
         _ if misuse => MISUSE,
         Some(
             TrainError::Plan(_)

@@ -3,8 +3,6 @@
 //! An output file has the header of its input, byte for byte: names, shapes, storage types, their
 //! order and the metadata stay the same, and only values change.
 
-use std::collections::BTreeSet;
-use std::fmt;
 use std::fs;
 use std::ops::Range;
 use std::path::Path;
@@ -13,9 +11,8 @@ use anyhow::{Context, anyhow, bail};
 use gradclip::{AsElements, Elements, Values};
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors};
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use shears_data::foreign_kind;
-use shears_run::json_problem;
+use shears_run::{json_problem, names_problem};
 use shears_train::header_problem;
 
 use crate::new_file;
@@ -99,11 +96,10 @@ fn parse(bytes: Vec<u8>, other_types: OtherTypes) -> anyhow::Result<TensorFile> 
     let (header_length, _) = SafeTensors::read_metadata(&bytes).map_err(invalid)?;
     let data_start = size_of::<u64>() + header_length;
     // Of two tensors with the same name, the library silently takes the last.
-    let names = serde_json::from_slice(&bytes[size_of::<u64>()..data_start]);
-    let Names(names) = names.map_err(|error| anyhow!("its header {}", json_problem(&error)))?;
-    let mut seen = BTreeSet::new();
-    if let Some(name) = names.iter().find(|name| !seen.insert(*name)) {
-        bail!("two tensors are called `{name}`");
+    let names = names_problem(&bytes[size_of::<u64>()..data_start]);
+    let names = names.map_err(|error| anyhow!("its header {}", json_problem(&error)))?;
+    if let Some(problem) = names {
+        bail!("its header {problem}");
     }
     let (mut tensors, mut others) = (Vec::new(), Vec::new());
     for (name, view) in SafeTensors::deserialize(&bytes).map_err(invalid)?.tensors() {
@@ -125,31 +121,6 @@ fn parse(bytes: Vec<u8>, other_types: OtherTypes) -> anyhow::Result<TensorFile> 
     }
     tensors.sort_by(|left, right| left.name.cmp(&right.name));
     Ok(TensorFile { bytes, tensors })
-}
-
-/// All keys of a header, including duplicates.
-struct Names(Vec<String>);
-
-impl<'de> Deserialize<'de> for Names {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Names, D::Error> {
-        struct Keys;
-        impl<'de> Visitor<'de> for Keys {
-            type Value = Names;
-
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("an object of tensors")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Names, A::Error> {
-                let mut names = Vec::new();
-                while let Some((name, IgnoredAny)) = map.next_entry()? {
-                    names.push(name);
-                }
-                Ok(Names(names))
-            }
-        }
-        deserializer.deserialize_map(Keys)
-    }
 }
 
 impl StoredValues {

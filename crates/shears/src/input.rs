@@ -1,15 +1,65 @@
-//! Reads short texts that are named on the command line: a config file, a prompt.
+//! Reads short texts that are named on the command line: a config file, a prompt; and says when a
+//! pipe is waited for.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::Duration;
 
 use shears_data::{DataError, read_text};
 
 use crate::exit::Misuse;
+use crate::output::complain;
+
+/// After so long it is said that a pipe is waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Says that a pipe is waited for, unless it is dropped before: opening a FIFO takes until somebody
+/// opens it to write, and reading it until that is done, which may both never be.
+pub(crate) struct PipeWatch {
+    /// Its end tells the thread that the pipe was read.
+    _read: Option<Sender<()>>,
+}
+
+impl PipeWatch {
+    /// A watch over files that are about to be read.
+    pub(crate) fn over<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Self {
+        let Some(pipe) = paths.into_iter().find(|path| is_pipe(path)) else {
+            return PipeWatch { _read: None };
+        };
+        let pipe = pipe.display().to_string();
+        let (sender, read) = channel();
+        // Without the thread the line is missing, and nothing else.
+        let _ = thread::Builder::new().spawn(move || {
+            if read.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+                complain!("shears: {pipe} is a pipe; waiting for whoever writes to it");
+            }
+        });
+        PipeWatch {
+            _read: Some(sender),
+        }
+    }
+}
+
+/// Whether a path leads to a FIFO, or to the pipe of another program.
+fn is_pipe(path: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileTypeExt;
+        std::fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo())
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = path;
+        false
+    }
+}
 
 /// Reads a file or a pipe with at most `most` bytes of text; errors call it `name`.
 pub(crate) fn read_file(path: &Path, name: &str, most: u64) -> Result<String, Misuse> {
+    let _watch = PipeWatch::over([path]);
     let file = File::open(path).map_err(|error| match error.kind() {
         ErrorKind::NotFound => Misuse(format!("{name} does not exist: check the path")),
         _ => Misuse(format!("{name} cannot be read: {error}")),

@@ -1,12 +1,13 @@
 //! Loads a text with a progress line, and refuses one that does not fit into memory.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use indicatif::ProgressBar;
-use shears_data::Tokenizer;
+use shears_data::{Tokenizer, TokenizerKind};
 use shears_train::{Corpora, Loading, Plan, PlanError, TrainError, load_corpora};
 
+use crate::input::PipeWatch;
 use crate::memory;
 use crate::report;
 
@@ -27,6 +28,14 @@ pub(crate) fn load(
         true => ProgressBar::new_spinner(),
         false => ProgressBar::hidden(),
     };
+    let text = plan.text.iter().chain(&plan.val);
+    let text = text.map(|path| plan.located(path));
+    let tokenizer_file = match &plan.tokenizer {
+        TokenizerKind::File(path) if tokenizer.is_none() => Some(path.clone()),
+        _ => None,
+    };
+    let read: Vec<PathBuf> = text.chain(tokenizer_file).collect();
+    let _watch = PipeWatch::over(read.iter().map(PathBuf::as_path));
     let loaded = load_corpora(plan, kept, tokenizer, &mut |part, bytes| {
         let room = memory::check("this text", "use a shorter text", bytes);
         room.map_err(|misuse| PlanError::new(misuse.0))?;

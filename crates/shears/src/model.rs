@@ -6,7 +6,7 @@ use anyhow::Context;
 use burn::tensor::Device;
 use shears_model::{LanguageModel, ParameterInfo, parameters};
 use shears_train::{
-    Difference, MemoryEstimate, NamedTensor, Plan, RunFolder, Section, compare_plans,
+    Difference, MemoryEstimate, NamedTensor, Plan, RestoreError, RunFolder, Section, compare_plans,
     estimate_evaluation, estimate_generation, load_parameters,
 };
 
@@ -98,8 +98,16 @@ fn list_parameters(plan: &Plan, vocabulary: usize) -> Vec<ParameterInfo> {
     ))
 }
 
+/// Says which checkpoints are damaged, and which one is taken.
+pub(crate) fn warn_of_damaged(damaged: &[RestoreError], taken: &Path) {
+    for error in damaged {
+        let warning = one_line(&error.to_string());
+        complain!("shears: warning: {warning}; using {}", taken.display());
+    }
+}
+
 /// Refuses a plan.toml whose model or text is not the checkpoint's.
-fn check_plan(run: &RunFolder, plan: &Plan, checkpoint: &Path) -> anyhow::Result<()> {
+pub(crate) fn check_plan(run: &RunFolder, plan: &Plan, checkpoint: &Path) -> anyhow::Result<()> {
     let trained_with = match run.checkpoints().load_plan(checkpoint) {
         Ok(plan) => plan,
         Err(error) => {
@@ -166,12 +174,7 @@ fn parameters_of(run: &RunFolder, which: &str) -> anyhow::Result<(PathBuf, Vec<N
             let error = damaged.swap_remove(0);
             return Err(anyhow::Error::from(error).context("no checkpoint of the run is intact"));
         }
-        Some((taken, _)) => {
-            for error in damaged {
-                let warning = one_line(&error.to_string());
-                complain!("shears: warning: {warning}; using {}", taken.display());
-            }
-        }
+        Some((taken, _)) => warn_of_damaged(&damaged, taken),
     }
     found.ok_or_else(|| none().into())
 }

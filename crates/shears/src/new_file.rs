@@ -18,11 +18,19 @@ pub(crate) fn check(out: &Path, force: bool) -> Result<(), Misuse> {
     }
     match out.symlink_metadata() {
         Ok(found) if found.is_dir() => refuse("is a folder; give the name of a file"),
-        Ok(found) if !found.is_file() && !found.is_symlink() => {
+        Ok(found) if is_special(out, &found) => {
             refuse("is not a regular file; choose another name")
         }
         Ok(_) if !force => refuse("already exists; choose another name, or give --force"),
         _ => Ok(()),
+    }
+}
+
+/// Whether what was found under a name is neither a regular file, nor a link to one or to nothing.
+fn is_special(out: &Path, found: &fs::Metadata) -> bool {
+    match found.is_symlink() {
+        true => out.metadata().is_ok_and(|there| !there.is_file()),
+        false => !found.is_file(),
     }
 }
 
@@ -73,8 +81,8 @@ impl NewFile {
     /// Syncs the file and renames it, so that the name always has either the old or the whole new
     /// content. Without `force`, a file that has appeared there in the meantime is kept.
     pub(crate) fn put_in_place(self, out: &Path, force: bool) -> anyhow::Result<()> {
-        let is_other = |found: fs::Metadata| !found.is_file() && !found.is_symlink();
-        if out.symlink_metadata().is_ok_and(is_other) {
+        let found = out.symlink_metadata();
+        if found.is_ok_and(|found| is_special(out, &found)) {
             anyhow::bail!("{}: it exists and is not a regular file", cannot_write(out));
         }
         let synced = self.0.as_file().sync_all();
@@ -154,8 +162,16 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn force_replaces_regular_files_only() {
-        let error = check(Path::new("/dev/null"), true).unwrap_err().to_string();
-        assert!(error.contains("is not a regular file"), "{error}");
+        let folder = tempfile::tempdir().unwrap();
+        let link = folder.path().join("table.csv");
+        std::os::unix::fs::symlink("/dev/null", &link).unwrap();
+        for out in [Path::new("/dev/null"), &link] {
+            let error = check(out, true).unwrap_err().to_string();
+            assert!(error.contains("is not a regular file"), "{error}");
+        }
+        let error = write(&link, "table", true).unwrap_err().to_string();
+        assert!(error.contains("no regular file"), "{error}");
+        assert!(link.is_symlink());
     }
 
     #[cfg(unix)]

@@ -91,14 +91,30 @@ fn escaped(text: &str) -> String {
             _ if let Some(colour) = Colour::ALL.into_iter().find(|c| c.mark() == character) => {
                 shown.push_str(colour.code());
             }
-            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
-                shown.extend(character.escape_unicode());
-            }
-            _ if character.is_control() => shown.extend(character.escape_unicode()),
+            _ if obeyed(character) => shown.extend(character.escape_unicode()),
             _ => shown.push(character),
         }
     }
     shown
+}
+
+/// A line of JSON in which no text has a character that a terminal obeys; it stays JSON. That has
+/// the characters below a space escaped anyhow.
+pub(crate) fn visible_json(line: &str) -> String {
+    let mut shown = String::with_capacity(line.len());
+    for character in line.chars() {
+        match obeyed(character) {
+            true => shown.push_str(&format!("\\u{:04x}", u32::from(character))),
+            false => shown.push(character),
+        }
+    }
+    shown
+}
+
+/// Whether a terminal does something at a character, or shows those behind it in another order.
+fn obeyed(character: char) -> bool {
+    let reorders = matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    reorders || character.is_control()
 }
 
 /// Remembers that a line was lost, unless its reader closed the pipe.
@@ -263,5 +279,10 @@ mod tests {
         let painted = format!("{}x{PAINT_END}", bad.mark());
         assert_eq!(escaped(&painted), "\u{1b}[31mx\u{1b}[0m");
         assert_eq!(one_line("a\nb\u{7}"), "a b\\u{7}");
+        let json = serde_json::to_string("a\u{1b}[2J\u{9b}\u{202e}b").unwrap();
+        let shown = visible_json(&json);
+        assert_eq!(shown, r#""a\u001b[2J\u009b\u202eb""#);
+        let back: String = serde_json::from_str(&shown).unwrap();
+        assert_eq!(back, "a\u{1b}[2J\u{9b}\u{202e}b");
     }
 }

@@ -18,7 +18,7 @@ use shears_run::{Event, Sample, StepEvent};
 use shears_train::{Corpora, End, Evaluation, Observer, Plan};
 
 use crate::commands::generate::write_sample;
-use crate::output::{columns, complain, note, one_line, say, wrap};
+use crate::output::{columns, complain, note, one_line, say, visible_json, wrap};
 use crate::report::unit_of_bits;
 
 /// How the progress of a run is printed.
@@ -164,7 +164,7 @@ impl Watch {
         if self.show == Show::Json
             && let Ok(line) = serde_json::to_string(event)
         {
-            note(writeln!(std::io::stdout(), "{line}"));
+            note(writeln!(std::io::stdout(), "{}", visible_json(&line)));
         }
     }
 }
@@ -240,8 +240,10 @@ impl Observer for Watch {
     }
 
     fn sample<M: LanguageModel>(&mut self, step: u64, model: &M) -> Option<String> {
-        let text = write_sample(model, &self.tokenizer, self.end_token, &self.device, 200);
-        match text {
+        let (tokenizer, stop) = (&self.tokenizer, &self.stop);
+        match write_sample(model, tokenizer, self.end_token, &self.device, 200, stop) {
+            // Who wants to stop does not wait for the rest of it.
+            Ok(_) if self.wants_to_stop() => None,
             Ok(text) => {
                 self.line(&format!("step {step:>6}  sample:\n{}\n", indent(&text)));
                 let sample = text.clone();

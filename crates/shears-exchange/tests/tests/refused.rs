@@ -262,6 +262,24 @@ fn a_file_without_a_recognised_model_is_described() {
 }
 
 #[test]
+fn a_tensor_that_is_there_twice_is_refused() {
+    let folder = copy("gpt2-tied");
+    let path = folder.path().join("model.safetensors");
+    let file = fs::read(&path).unwrap();
+    let end = 8 + u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
+    // The same again, so that all offsets are right.
+    let header = std::str::from_utf8(&file[8..end]).unwrap().trim_end();
+    let (name, entry) = header.split_once("\"transformer.h.0.ln_1.bias\":").unwrap();
+    let entry = &entry[..=entry.find('}').unwrap()];
+    assert!(name.starts_with('{'));
+    let header = header.strip_suffix('}').unwrap();
+    let header = format!("{header},\"transformer.h.0.ln_1.bias\":{entry}}}");
+    let length = (header.len() as u64).to_le_bytes();
+    fs::write(&path, [&length, header.as_bytes(), &file[end..]].concat()).unwrap();
+    check(folder.path(), "has two tensors `transformer.h.0.ln_1.bias`");
+}
+
+#[test]
 fn an_index_names_no_file_outside_of_its_folder() {
     for name in ["../model.safetensors", "/etc/passwd", "", ".."] {
         let folder = copy("gpt2-sharded-bf16");

@@ -106,11 +106,8 @@ pub(crate) fn run(arguments: &ClipArguments) -> anyhow::Result<ExitCode> {
     if let Some(folder) = &arguments.out_dir {
         check_targets(folder, arguments, &sources)?;
     }
-    let params = arguments
-        .params
-        .as_ref()
-        .filter(|_| policy.needs_parameters());
-    let params = params.map(|path| Parameters::read(path)).transpose()?;
+    let params = arguments.params.as_deref();
+    let params = params.map(Parameters::read).transpose()?;
     if let Some(folder) = &arguments.out_dir {
         let create = fs::create_dir_all(folder);
         create.with_context(|| format!("cannot create {}", folder.display()))?;
@@ -280,6 +277,14 @@ fn check_policy(policy: &ClipPolicy, arguments: &ClipArguments) -> Result<(), Mi
     }
     if policy.needs_parameters() && arguments.params.is_none() {
         misuse!("`agc` compares gradients with parameters; give them with --params FILE");
+    }
+    let unused = [
+        (arguments.params.is_some(), "--params"),
+        (!arguments.output_layer.is_empty(), "--output-layer"),
+    ];
+    let unused = unused.into_iter().find(|(is_given, _)| *is_given);
+    if let Some((_, flag)) = unused.filter(|_| !policy.needs_parameters()) {
+        misuse!("{flag} is about `agc`, which is not in {policy}; leave it out");
     }
     Ok(())
 }

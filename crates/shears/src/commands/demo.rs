@@ -193,7 +193,7 @@ impl Demo {
         let sample = match plan.model.is_recurrent() && how == EndReason::Finished {
             true => {
                 let (model, plain) = (trainer.model().valid(), device.clone().without_autodiff());
-                write_sample(&model, &corpora.tokenizer, None, &plain, 300)?
+                write_sample(&model, &corpora.tokenizer, None, &plain, 300, stop)?
             }
             false => String::new(),
         };

@@ -14,6 +14,7 @@ use shears_train::{Evaluation, MemoryEstimate, Streams, evaluate};
 
 use crate::commands::ModelArguments;
 use crate::exit::misuse;
+use crate::input::PipeWatch;
 use crate::memory;
 use crate::model::{Trained, device_of, loaded, of_evaluation, with_model};
 use crate::output::{one_line, say};
@@ -134,6 +135,7 @@ impl Measured {
             any_bytes: trained.tokenizer.takes_any_bytes(),
         };
         let source = Source::Files(vec![path.clone()]);
+        let _watch = PipeWatch::over([path.as_path()]);
         let corpus = Corpus::load_with(&source, read_as, &mut |bytes| {
             let room = memory::check("this text", "use a shorter text", bytes);
             room.map_err(anyhow::Error::from)

@@ -3,6 +3,7 @@
 use std::io::{IsTerminal, StdoutLock, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
 use burn::tensor::Device;
@@ -228,6 +229,7 @@ pub(crate) fn write_sample<M: LanguageModel>(
     end: Option<u32>,
     device: &Device,
     tokens: usize,
+    stop: &AtomicBool,
 ) -> anyhow::Result<String> {
     let limits = Limits {
         tokens,
@@ -237,6 +239,9 @@ pub(crate) fn write_sample<M: LanguageModel>(
     let sampler = Sampler::new(SamplingSettings::at(0.8), 1)?;
     let (generator, start) = (Generator::new(model, device), start_token(tokenizer));
     let stream = generate_text(generator, sampler, tokenizer, &[], start, limits)?;
-    let text: String = stream.collect::<Result<_, GenerateError>>()?;
+    let goes_on = |_: &Result<String, GenerateError>| !stop.load(Ordering::SeqCst);
+    let text: String = stream
+        .take_while(goes_on)
+        .collect::<Result<_, GenerateError>>()?;
     Ok(text.trim_matches('\n').to_string())
 }

@@ -229,7 +229,8 @@ impl Training<'_> {
             };
             let write = || {
                 let (model, end) = (trainer.model().valid(), trainer.plan().end_token);
-                write_sample(&model, &corpora.tokenizer, end, &plain, 300)
+                let stop = watch.stop();
+                write_sample(&model, &corpora.tokenizer, end, &plain, 300, &stop)
             };
             ending.of(&end, write)
         });

@@ -12,6 +12,8 @@ fn policies_that_cannot_be() {
          --clip spam                    | `spam` & inside Adam
          --clip value:1+update-rms:1    | `update-rms` & inside Adam
          --clip none --non-finite ignore| ignore & skip
+         --clip value:1 --params s.st   | --params is about `agc`, which is not in value:1
+         --clip none --output-layer a   | --output-layer is about `agc`
                                         | --clip",
     ) {
         scratch.refuses(2, &format!("clip s.st --out-dir out {flags}"), parts);
@@ -28,7 +30,6 @@ fn files_that_are_given_are_never_overwritten() {
     for [flags, parts] in rows(
         "s.st --out-dir .               | s.st & would be overwritten
          s.st --out-dir sub/..          | s.st & would be overwritten
-         s.st sub/t.st --out-dir sub --params sub/s.st | sub/s.st & would be overwritten
          s.st sub/s.st --out-dir out    | s.st and sub/s.st
          s.st s.st --out-dir out        | s.st and s.st
          s.st --out-dir p.st            | p.st is not a folder
@@ -37,11 +38,13 @@ fn files_that_are_given_are_never_overwritten() {
     ) {
         scratch.refuses(2, &format!("clip {flags} --clip value:1"), parts);
     }
+    let clip = "clip s.st sub/t.st --out-dir sub --clip agc:0.01 --params sub/s.st";
+    scratch.refuses(2, clip, "sub/s.st & would be overwritten");
     #[cfg(unix)]
     {
         std::os::unix::fs::symlink(scratch.path("s.st"), scratch.path("sub/link.st")).unwrap();
         scratch.write("link.st", file_of(&tensors));
-        let clip = "clip sub/link.st --out-dir . --clip value:1 --params link.st";
+        let clip = "clip sub/link.st --out-dir . --clip agc:0.01 --params link.st";
         scratch.refuses(2, clip, over);
     }
     let folder = "new/..";
@@ -88,7 +91,7 @@ fn files_that_are_none() {
         ),
         (raw("{\"a\":", b""), "its header is cut off"),
         (raw("[]", b""), "its header "),
-        (raw(&two, &[0; 4]), "two tensors are called `a`"),
+        (raw(&two, &[0; 4]), "its header has two tensors `a`"),
         (
             raw(&format!(r#"{{"a":{}}}"#, entry("F32", "[2]", 4)), &[0; 4]),
             "not a whole safetensors file",

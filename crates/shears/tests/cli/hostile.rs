@@ -4,6 +4,7 @@
 #![cfg(unix)]
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -68,6 +69,47 @@ fn no_file_of_a_run_may_be_a_fifo() {
             );
         }
     }
+}
+
+/// Nobody knows whether somebody will write to it; that it is waited for is said.
+#[test]
+fn a_pipe_that_is_waited_for_is_named() {
+    let scratch = Scratch::trained();
+    let pipe = scratch.path("pipe");
+    let made = Command::new("mkfifo").arg(&pipe).status();
+    if !made.is_ok_and(|status| status.success()) {
+        println!("skipped: there is no mkfifo");
+        return;
+    }
+    let commands = [
+        format!("train pipe {TINY} --quiet --out new"),
+        format!("train --config pipe {TINY} --quiet --out config"),
+        format!("train --tokenizer pipe {TINY} --quiet --out tokenizer"),
+        "generate run --prompt-file pipe --tokens 2".to_string(),
+        "eval run --data pipe".to_string(),
+    ];
+    let start = |arguments: &String| {
+        let mut command = scratch.command(arguments.split_whitespace());
+        let command = command.stdin(Stdio::null()).stdout(Stdio::null());
+        command.stderr(Stdio::piped()).spawn().unwrap()
+    };
+    // All wait at the same time.
+    let mut children: Vec<_> = commands.iter().map(start).collect();
+    for (child, arguments) in children.iter_mut().zip(&commands) {
+        let mut line = String::new();
+        let mut said = BufReader::new(child.stderr.as_mut().unwrap());
+        said.read_line(&mut line).unwrap();
+        assert_eq!(
+            line, "shears: pipe is a pipe; waiting for whoever writes to it\n",
+            "{arguments}"
+        );
+    }
+    for child in &mut children[1..] {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    fs::write(&pipe, "a text that comes at last ".repeat(40)).unwrap();
+    assert!(children[0].wait().unwrap().success());
 }
 
 #[test]

@@ -76,6 +76,29 @@ fn a_run_that_was_stopped_before_its_first_step_goes_on_without_its_source() {
 }
 
 #[test]
+fn a_run_that_is_damaged_or_was_edited_is_no_silent_source() {
+    let scratch = Scratch::trained();
+    let best = "run/checkpoints/step-00000040/model.safetensors";
+    let mut bytes = fs::read(scratch.path(best)).unwrap();
+    bytes[200] ^= 1;
+    scratch.write(best, bytes);
+    let train = "train --init-from run --batch 4 --window 8 --steps 1 --quiet --out";
+    let ran = scratch.run(&format!("{train} new"));
+    has(&ran.stderr, "step-00000040 & ; using run/checkpoints/step-");
+    assert_eq!(ran.stderr.lines().count(), 1, "{ran:#?}");
+    ran.succeeded();
+    let plan = scratch.read("run/plan.toml");
+    let edited = plan.replace("forget-bias = true", "forget-bias = false");
+    let edited = edited.replace("tied = false", "tied = true");
+    assert_ne!(edited, plan);
+    scratch.write("run/plan.toml", edited);
+    let ran = scratch.run(&format!("{train} other"));
+    assert_eq!(ran.code, Some(2), "{ran:#?}");
+    has(&ran.stderr, "plan.toml was changed (");
+    assert!(!scratch.path("other").exists());
+}
+
+#[test]
 fn a_folder_of_hugging_face_gives_the_model_that_went_into_it() {
     let scratch = Scratch::exported("--mlp gelu-tanh --tied=false", "");
     let more = "--batch 4 --window 8 --steps 4 --quiet --out new";

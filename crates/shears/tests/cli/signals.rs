@@ -57,6 +57,25 @@ fn learning_merges_ends_at_a_signal_at_once() {
     }
 }
 
+/// Two hundred tokens of this model take longer than anybody wants to wait.
+#[test]
+fn a_sample_is_cut_off_by_a_signal() {
+    let scratch = Scratch::new();
+    let train = "train --hidden 1024 --layers 2 --batch 1 --window 2 --steps 9 --eval-every 0 \
+         --save-every 0 --sample-every 1 --quiet --out run";
+    let ran = scratch
+        .start_and_wait(train, || is_past_step(&scratch, 1))
+        .terminate();
+    assert_eq!(ran.code, Some(130), "{ran:?}");
+    let events = scratch.events("run");
+    assert!(
+        events.iter().all(|event| event["event"] != "sample"),
+        "{events:?}"
+    );
+    assert_eq!(events.last().unwrap()["how"], "stopped");
+    assert_eq!(scratch.checkpoints("run").len(), 1);
+}
+
 /// The log and the last checkpoint are those of a run that was never stopped.
 #[test]
 fn an_evaluation_that_was_cut_off_is_done_when_the_run_goes_on() {

@@ -1,5 +1,6 @@
 //! The steps of a run as a table.
 
+use std::borrow::Cow;
 use std::io::{self, BufWriter, Write};
 
 use anyhow::Context;
@@ -9,6 +10,7 @@ use super::columns::{Column, Rows, columns};
 use super::{ExportArguments, ExportFormat, parquet_file};
 use crate::exit::misuse;
 use crate::new_file::{self, NewFile};
+use crate::output::visible;
 use crate::run_log;
 
 pub(super) fn export(
@@ -29,26 +31,35 @@ pub(super) fn export(
     let columns = columns(&log, arguments.tensors);
     let rows = Rows::of(&log)?;
     let Some(out) = &arguments.out else {
-        return write_csv(&columns, rows, io::stdout().lock())
+        return write_csv(&columns, rows, io::stdout().lock(), visible)
             .context("cannot write to standard output");
     };
     let file = NewFile::beside(out)?;
     let written = match format {
         ExportFormat::Parquet => parquet_file::write(&columns, rows, file.writer()),
-        _ => write_csv(&columns, rows, file.writer()),
+        _ => write_csv(&columns, rows, file.writer(), |text| Cow::Borrowed(text)),
     };
     written.with_context(|| format!("cannot write {}", out.display()))?;
     file.put_in_place(out, arguments.force)
 }
 
-/// A header line, then one line per row.
-fn write_csv(columns: &[Column], rows: Rows<'_>, out: impl Write) -> anyhow::Result<()> {
+/// A header line, then one line per row; `shown` gives each text as it is to be written.
+fn write_csv(
+    columns: &[Column],
+    rows: Rows<'_>,
+    out: impl Write,
+    shown: impl Fn(&str) -> Cow<'_, str>,
+) -> anyhow::Result<()> {
     let mut table = csv::Writer::from_writer(BufWriter::new(out));
-    let names = columns.iter().map(|column| column.name.as_str());
+    let names = columns
+        .iter()
+        .map(|column| shown(&column.name).into_owned());
     table.write_record(names).map_err(csv_error)?;
     for row in rows {
         let row = row?;
-        let fields = columns.iter().map(|column| column.text(&row));
+        let fields = columns
+            .iter()
+            .map(|column| shown(&column.text(&row)).into_owned());
         table.write_record(fields).map_err(csv_error)?;
     }
     table.flush()?;

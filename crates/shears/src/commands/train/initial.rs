@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use shears_data::{Tokenizer, TokenizerKind};
 use shears_exchange::Source;
 use shears_model::Architecture;
-use shears_train::{Checkpoint, Plan, Preset};
+use shears_train::{Checkpoint, Plan, Preset, RunFolder};
 use toml::Value;
 
 use crate::exit::{Misuse, misuse};
 use crate::memory;
+use crate::model::{check_plan, warn_of_damaged};
 use crate::output::say;
 use crate::settings::Given;
 use crate::watch::Show;
@@ -87,6 +88,11 @@ pub(super) fn read(source: Source, plan: &mut Plan, show: Show) -> anyhow::Resul
         say!("starting from {} ({})", path.display(), source.description);
     }
     let read = source.read()?;
+    if let Some((taken, damaged)) = &read.checkpoint {
+        let run = RunFolder::open_to_read(plan.init_from.as_deref().unwrap_or(taken))?;
+        warn_of_damaged(damaged, taken);
+        check_plan(&run, &run.plan()?, taken)?;
+    }
     plan.init_sha256 = read.sha256;
     Ok(Checkpoint::initial(plan.clone(), read.tensors))
 }
