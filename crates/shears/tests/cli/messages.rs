@@ -215,7 +215,10 @@ fn fifos_are_named_where_files_should_be() {
     assert!(scratch.named_pipe("pipe"));
     for command in ["eval run --checkpoint last", "train --resume run"] {
         let said = scratch.run(command).failed(2);
-        check(&said, "pipe: is the text of the run, and no longer a file");
+        check(
+            &said,
+            "pipe: was the text of the run, but is no longer a regular file",
+        );
     }
     // Nor is a pipe replaced.
     let header = b"{\"w\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}";
