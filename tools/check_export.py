@@ -4,9 +4,9 @@ Usage: cargo build --release --workspace --bin shears --example logits
        python tools/check_export.py huggingface|gguf|pytorch RUN [PROMPT]
 (needs numpy, safetensors; torch and transformers; xllamacpp, which is llama.cpp)
 
-Exports the run by `shears export`, loads the result with the other program, continues the prompt by
-the likeliest token, and compares 200 tokens one by one, and the logits that each was chosen by, with
-those of `crates/shears-exchange/examples/logits.rs`.  The context has to hold prompt and tokens.
+Exports the run with `shears export`, loads the result in the other program, continues the prompt
+greedily, and compares 200 tokens and their logits with `crates/shears-exchange/examples/logits.rs`.
+The context must be long enough for prompt and tokens.
 """
 
 import json

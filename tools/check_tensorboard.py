@@ -1,10 +1,10 @@
-"""Reads the event files of a run by TensorBoard itself, and compares them with its events.jsonl.
+"""Reads the event files of a run with TensorBoard itself, and compares them with its events.jsonl.
 
-Usage: python tools/check_tensorboard.py runs/NAME   (needs tensorboard; the run is one that was trained
-       with --tensorboard, also if it was killed and resumed)
+Usage: python tools/check_tensorboard.py runs/NAME   (needs tensorboard and a run trained with
+       --tensorboard, possibly killed and resumed)
 
-Every scalar must be there, with the step and the value of the log in single precision; so must each
-sample, a histogram for each tensor and fifty steps, and plan.toml as hyperparameters.
+Checks that TensorBoard has every scalar of the log, at its step and in single precision, every
+sample, a histogram per tensor and fifty steps, and plan.toml as hyperparameters.
 """
 
 import json
@@ -111,7 +111,8 @@ def check_hyperparameters(accumulator, plan):
 
 
 def check_layout(accumulator):
-    assert accumulator.SummaryMetadata("custom_scalars__config__").plugin_data.plugin_name == "custom_scalars"
+    assert accumulator.SummaryMetadata("custom_scalars__config__").plugin_data.plugin_name \
+        == "custom_scalars"
     tensor = accumulator.Tensors("custom_scalars__config__")[0].tensor_proto
     layout = layout_pb2.Layout.FromString(tensor.string_val[0])
     tags = accumulator.Tags()["scalars"]

@@ -2,8 +2,8 @@
 
 Usage: python tools/fit_kernels.py   (needs numpy)
 
-Each fit is an iteratively reweighted least-squares fit at Chebyshev points, which comes within a few
-per cent of the minimax polynomial; the errors are those of float32 arithmetic.
+Each fit is iteratively reweighted least squares at Chebyshev points, within a few per cent of the
+minimax polynomial; the errors are measured in float32 arithmetic.
 """
 
 import math
@@ -12,7 +12,7 @@ import numpy as np
 
 
 def fit(basis, target, weight, rounds=200):
-    """Coefficients that make the largest weighted error small (Lawson's iteration)."""
+    """Coefficients with a small maximum of the weighted error (Lawson's iteration)."""
     emphasis = np.ones(len(target))
     best, best_error = None, math.inf
     for _ in range(rounds):

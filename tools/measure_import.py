@@ -2,12 +2,12 @@
 
 Usage: cargo build --release --workspace --example load
        python tools/measure_import.py [gpt2|gpt2-bin|llama ...]
-(needs torch and transformers, and 500 MB of room for temporary files for each)
+(needs torch and transformers, and 500 MB of disk space for each)
 
-Makes a folder of Hugging Face with random weights, 124 million in GPT-2's shape or about as many in
-Llama's, reads its files, and runs `crates/shears-exchange/examples/load.rs`, which makes a model of
-them.  Before each of both the files are taken out of the system's cache (on Linux), so that they
-come from the disk; the least of five times counts.
+Writes a Hugging Face folder with random weights, 124 million in GPT-2's shape or about as many in
+Llama's.  Times reading its files and running `crates/shears-exchange/examples/load.rs`, which loads
+the model; reports the least of five times each.  On Linux, the files are evicted from the page
+cache before each measurement, so that they are read from disk.
 """
 
 import json

@@ -1,10 +1,9 @@
-"""Usage: python tools/pytorch_reference.py --data FILE --preset lstm-128 [--steps N] [--seed N] [--threads N] ...
+"""Usage: python tools/pytorch_reference.py --data FILE --preset lstm-128 [--steps N] [--seed N] ...
        python tools/pytorch_reference.py --preset lstm-128 --bench N [--part train|clip|generate]
        (both need torch; --help lists all options)
 
-Trains one of the presets in PyTorch, in float32 on the CPU, and prints one JSON line
-with the result, so that the Rust trainer can be compared with it.  Progress goes to
-stderr.
+Trains a preset in PyTorch, in float32 on the CPU, and prints the result as one JSON line to
+compare the Rust trainer with.  Progress goes to stderr.
 """
 
 import argparse
@@ -426,7 +425,8 @@ def bench(args, p):
             optimizer = make_optimizer(p, model, bench=True)
             result = pytorch_speed.clip(model, optimizer, p["clip"], args.bench)
         else:
-            result = pytorch_speed.generate(model.bfloat16() if p.get("bf16") else model, args.bench)
+            model = model.bfloat16() if p.get("bf16") else model
+            result = pytorch_speed.generate(model, args.bench)
     return {"part": args.part, "preset": args.preset, "bench": args.bench, "seed": args.seed,
             "threads": torch.get_num_threads(), "torch": torch.__version__} | result | {
             "rss_before_model_bytes": before, "peak_rss_bytes": pytorch_speed.peak_rss_bytes()}
@@ -480,7 +480,7 @@ def parse_arguments():
     parser.add_argument("--untied", action="store_true", default=None,
                         help="a separate output layer for a transformer")
     parser.add_argument("--bf16", action="store_true", default=None,
-                        help="training: products in bf16, by autocast; generating: all of the model")
+                        help="training: products in bf16 by autocast; generating: the whole model")
     parser.add_argument("--compile", action="store_true", default=None,
                         help="training steps with model and loss in torch.compile")
     args = parser.parse_args()
