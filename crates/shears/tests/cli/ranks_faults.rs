@@ -201,7 +201,7 @@ fn a_rank_that_has_drifted_is_named() {
     };
     let ran = ran(command);
     assert_eq!(ran.code, Some(1), "{ran:#?}");
-    let told = "before step 65 the parameters or the clipper of rank 1 are not those of rank 0";
+    let told = "before step 65 the parameters or the clipper of rank 1 differ from those of rank 0";
     assert_eq!(ran.stderr.matches(told).count(), 1, "{ran:#?}");
     goes_on(&scratch, "run");
 }
