@@ -129,7 +129,7 @@ impl Demo {
     fn lstm(&self) -> anyhow::Result<Option<Ended>> {
         let plan = plan(LSTM, None)?;
         let steps = plan.steps;
-        // Hidden where standard error is no terminal.
+        // Hidden unless standard error is a terminal.
         let bar = bar_of(steps, "{bar:24.cyan/dim} {pos}/{len}  {msg}", !self.json);
         let mut tell = |event: &StepEvent| {
             let loss = event.loss.unwrap_or(f64::NAN);

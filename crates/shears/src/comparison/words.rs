@@ -211,7 +211,7 @@ fn recommend(groups: &[Group], best: &[Option<usize>], comparison: &Comparison) 
         );
     } else {
         words.push(format!(
-            "The lowest validation loss is that of {} at learning rate {}: {}.",
+            "{} at learning rate {} has the lowest validation loss: {}.",
             winner.policy,
             winner.lr,
             with_interval(winner.val_loss, winner.val_loss_interval)
@@ -230,7 +230,7 @@ fn recommend(groups: &[Group], best: &[Option<usize>], comparison: &Comparison) 
         .collect();
     if !failed.is_empty() {
         words.push(format!(
-            "At no learning rate did every run converge with: {}.",
+            "No learning rate let every run converge with: {}.",
             failed.join("; ")
         ));
     }

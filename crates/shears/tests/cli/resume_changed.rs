@@ -228,7 +228,10 @@ fn a_text_that_moved_is_the_same_text() {
     scratch.write("other.txt", text.replace("quick", "brown"));
     let resume = "--val a/val.txt --resume b --steps 52";
     let message = scratch.run(&format!("train other.txt {resume}")).failed(2);
-    has(&message, "other.txt: the text has changed, or is another");
+    has(
+        &message,
+        "other.txt: the text is not the one that the run was started with",
+    );
     let said = scratch
         .run(&format!("train moved.txt {resume}"))
         .succeeded();

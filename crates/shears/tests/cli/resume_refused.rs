@@ -79,10 +79,16 @@ fn a_changed_text_is_refused() {
     scratch.run(&format!("train text.txt {flags}")).succeeded();
     scratch.write("text.txt", text.replacen("fox", "dog", 1));
     let message = scratch.run("train --resume b").failed(2);
-    has(&message, "text.txt: the text has changed");
+    has(
+        &message,
+        "text.txt: the text is not the one that the run was started with",
+    );
     has(&message, "train TEXT --resume RUN");
     let of_eval = scratch.run("eval b").failed(2);
-    has(&of_eval, "text.txt: the text has changed & --data FILE");
+    has(
+        &of_eval,
+        "text.txt: the text is not the one that the run was started with & --data FILE",
+    );
     // Also if it has a character that the run's tokenizer does not know.
     scratch.write("text.txt", text.replacen("fox", "FOX", 1));
     assert_eq!(scratch.run("train --resume b").failed(2), message);
@@ -90,7 +96,10 @@ fn a_changed_text_is_refused() {
     scratch.write("text.txt", &text);
     scratch.write("val.txt", &text[..401]);
     let message = scratch.run("train --resume b").failed(2);
-    has(&message, "the validation text has changed");
+    has(
+        &message,
+        "the validation text is not the one that the run was started with",
+    );
     scratch.write("val.txt", &text[..400]);
     scratch.run("train --resume b --quiet").succeeded();
 }

@@ -7,6 +7,7 @@ use shears_train::{ClipBench, bench_clip, estimate_memory};
 use super::{Measured, STEPS, Timing};
 use crate::memory;
 use crate::model::{device_of, with_model};
+use crate::report::count;
 
 pub(super) fn run(timing: &Timing) -> anyhow::Result<Measured> {
     let plan = &timing.plan;
@@ -25,7 +26,10 @@ pub(super) fn run(timing: &Timing) -> anyhow::Result<Measured> {
         json: serde_json::to_value(&report)?,
         subject: format!(
             "{} and {}, {} parameters in {} tensors",
-            plan.clip, plan.optimizer, report.parameters, report.tensors
+            plan.clip,
+            plan.optimizer,
+            count(report.parameters as u64),
+            report.tensors
         ),
         unit: "ms",
         spreads: timed.map(|(name, key)| (name, report.ms[key])).to_vec(),
