@@ -170,7 +170,7 @@ mod tests {
             assert!(error.contains("is not a regular file"), "{error}");
         }
         let error = write(&link, "table", true).unwrap_err().to_string();
-        assert!(error.contains("no regular file"), "{error}");
+        assert!(error.contains("is not a regular file"), "{error}");
         assert!(link.is_symlink());
     }
 
