@@ -5,9 +5,11 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Query, State};
+use axum::extract::{self, FromRequestParts, State};
+use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::Dash;
@@ -42,6 +44,8 @@ const MOST_RESUMES: usize = 500;
 /// Why a request has no answer.
 #[derive(Debug)]
 pub(crate) enum Problem {
+    /// The query lacks a parameter, or one is not what it should be.
+    Query,
     NoRun(String),
     NoReport(String),
     NoStep(u64),
@@ -54,9 +58,27 @@ pub(crate) enum Problem {
     Interrupted,
 }
 
+/// The parameters of a request; a refusal does not have the words of the library.
+pub(crate) struct Query<T>(pub(crate) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        match extract::Query::from_request_parts(parts, state).await {
+            Ok(extract::Query(query)) => Ok(Query(query)),
+            Err(_) => Err(Problem::Query),
+        }
+    }
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let (status, problem) = match self {
+            Problem::Query => (
+                StatusCode::BAD_REQUEST,
+                "the query lacks a parameter, or has one with an invalid value".to_string(),
+            ),
             Problem::NoRun(name) => (StatusCode::NOT_FOUND, format!("there is no run `{name}`")),
             Problem::NoReport(name) => (
                 StatusCode::NOT_FOUND,
