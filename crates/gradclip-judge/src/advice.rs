@@ -43,8 +43,8 @@ impl Confidence {
     }
 }
 
-/// What to clip with next time, and why. There is none where the norms of the run cannot decide:
-/// for a run that was held back or too short, or lost in spite of clipping.
+/// What to clip with next time, and why. A run whose norms cannot decide that gets no advice: one
+/// that was held back or too short, or lost in spite of clipping.
 ///
 /// A run without clipping, or whose policy never acted, is advised the largest norm that is not a
 /// spike, so that only spikes are cut, if a spike was more than ten times that. Without such spikes

@@ -1,4 +1,4 @@
-//! The verdict on a run: every class at both sides of its borders, and what is said.
+//! The verdict on a run: every class on both sides of its limits, and the sentences.
 
 use gradclip::{ClipAction, ClipPolicy, Clipper, NonFinite, Unscaled};
 use gradclip_judge::{Class, Judgement, Run, StepRecord, Tone, judge};
@@ -422,7 +422,7 @@ fn few_norms_before_an_explosion_do_not_hide_it() {
     ] {
         assert_eq!(lost(&norms).class, Class::Exploded, "{norms:?}");
     }
-    // Before the first gradient there is none: it is compared with 1.
+    // The first gradient has no predecessor, so it is compared with 1.
     assert_eq!(lost(&[100.0]).class, Class::NotFinite);
     assert_eq!(lost(&[100.0]).sentence, "not finite from step 2");
     let first = lost(&[100.0_f64.next_up()]);

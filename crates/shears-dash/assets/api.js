@@ -13,18 +13,18 @@ export async function ask(path, parameters = {}, signal = undefined) {
 }
 
 /**
- * Calls `tell` with changes of runs, or of the list if no names are given, until the returned function
- * is called. While the page is hidden it disconnects: a browser has only a few connections to one
- * server.
+ * Calls `onChange` with changes of runs, or of the list if no names are given, until the returned
+ * function is called. While the page is hidden it disconnects: a browser has only a few connections
+ * to one server.
  */
-export function watch(names, tell) {
+export function watch(names, onChange) {
   const query = names ? `?run=${encodeURIComponent(names.join("\n"))}` : "";
   let source = null;
   const open = () => {
     if (source || document.hidden) return;
     source = new EventSource(`/api/live${query}`);
     source.onopen = () => connection(true);
-    source.onmessage = (event) => tell(JSON.parse(event.data));
+    source.onmessage = (event) => onChange(JSON.parse(event.data));
     source.onerror = () => connection(false);
   };
   const close = () => {

@@ -34,11 +34,11 @@ export function choice(label, options, current, choose) {
   const buttons = options.map(([value, text, hint]) =>
     button(text, () => select(value, true), { title: hint }),
   );
-  const select = (value, tell) => {
+  const select = (value, notify) => {
     options.forEach(([known], place) => {
       buttons[place].setAttribute("aria-pressed", String(known === value));
     });
-    if (tell) choose(value);
+    if (notify) choose(value);
   };
   select(current, false);
   const made = element("div", { class: "choice", role: "group", "aria-label": label }, buttons);

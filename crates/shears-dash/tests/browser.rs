@@ -13,15 +13,15 @@ use crate::run_folder::{Run, Runs, end_line, log_of, ranks_line, resume_lines, s
 
 /// Serves the folder on a free port until the tests end.
 fn served(runs: &Runs) -> String {
-    let (tell, told) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     let options = runs.options();
     thread::spawn(move || {
         serve(options, |address| {
-            tell.send(address.to_string()).unwrap();
+            sender.send(address.to_string()).unwrap();
             ControlFlow::Continue(())
         })
     });
-    told.recv_timeout(Duration::from_secs(20)).unwrap()
+    receiver.recv_timeout(Duration::from_secs(20)).unwrap()
 }
 
 /// Appends steps like a trainer, until `stop` is set.

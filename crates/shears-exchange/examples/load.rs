@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let model = load_parameters(model, source.read()?.tensors)?;
     let seconds = start.elapsed().as_secs_f64();
     drop(model);
-    let peak = peak_rss_bytes().ok_or("this system does not tell what a process takes")?;
+    let peak = peak_rss_bytes().ok_or("this system does not report the memory of a process")?;
     let line = serde_json::json!({ "seconds": seconds, "peak_rss_bytes": peak });
     println!("{line}");
     Ok(())

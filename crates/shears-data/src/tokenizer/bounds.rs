@@ -106,7 +106,7 @@ fn check_character_map(text: &str) -> Result<(), String> {
     let bytes = base64.decode(text).map_err(|_| broken())?;
     let (size, rest) = bytes.split_first_chunk::<4>().ok_or_else(broken)?;
     let size = u32::from_le_bytes(*size) as usize;
-    // The library allocates what is claimed before it checks what is there.
+    // The library allocates the claimed size before it checks the actual one.
     let mapped = rest.get(size..).ok_or_else(broken)?;
     match mapped.split(|byte| *byte == 0).map(<[u8]>::len).max() {
         Some(longest) if longest > MAPPED_BYTES_MAX => Err(format!(
