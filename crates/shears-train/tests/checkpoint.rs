@@ -558,7 +558,7 @@ fn moments_and_states_of_another_model_are_refused() {
     assert!(none.contains("is missing"), "{none}");
     let third = problem(|checkpoint| checkpoint.optimizer[0].name = "output.bias.third".into());
     assert!(
-        third.contains("`output.bias.third` does not fit"),
+        third.contains("`output.bias.third` does not match"),
         "{third}"
     );
     let long = problem(|checkpoint| checkpoint.optimizer[0].name = "x".repeat(1 << 20));

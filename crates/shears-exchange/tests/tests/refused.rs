@@ -154,7 +154,7 @@ fn unsupported_llamas_are_refused_by_name() {
         (
             "num_attention_heads",
             json!(16),
-            "divided by heads (16) must be even, and it is 1",
+            "divided by heads (16) must be even, but is 1",
         ),
     ] {
         let folder = copy("llama");
