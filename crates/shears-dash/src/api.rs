@@ -15,7 +15,6 @@ use serde::{Deserialize, Serialize};
 use crate::Dash;
 use crate::checkpoints::{self, Checkpoint};
 use crate::digest::log_problem;
-use crate::live::SEPARATOR;
 use crate::runs::Run;
 use crate::series::{HeatMap, Series};
 use crate::settings::{self, Setting};
@@ -57,6 +56,9 @@ pub(crate) enum Problem {
     /// The worker thread is gone.
     Interrupted,
 }
+
+/// Separates the names of several runs.
+pub(crate) const SEPARATOR: char = '\n';
 
 /// The parameters of a request; a refusal does not have the words of the library.
 pub(crate) struct Query<T>(pub(crate) T);

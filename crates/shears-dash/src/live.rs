@@ -11,7 +11,7 @@ use futures_util::stream::{self, Stream};
 use serde::{Deserialize, Serialize};
 
 use crate::Dash;
-use crate::api::Query;
+use crate::api::{Query, SEPARATOR};
 use crate::runs::Run;
 use crate::state::RunState;
 use crate::summary::Row;
@@ -21,8 +21,6 @@ use shears_run::ReadProgress;
 const RUN_PERIOD: Duration = Duration::from_millis(250);
 /// The interval between two checks of the whole folder.
 const LIST_PERIOD: Duration = Duration::from_secs(2);
-/// Separates the names of several runs.
-pub(crate) const SEPARATOR: char = '\n';
 
 /// The state of an open run; sent whenever it differs from the last one.
 #[derive(Debug, Serialize)]
