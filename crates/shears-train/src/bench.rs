@@ -36,7 +36,7 @@ impl Spread {
     }
 }
 
-/// The results of [`bench`].
+/// The results of [`bench()`].
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct BenchReport {
     /// Number of timed steps, after warm-up.
