@@ -29,8 +29,12 @@ use terminal::Drawing;
 pub(crate) use terminal::leave;
 use view::View;
 
-/// Time between two frames: each takes about a millisecond of a core from training.
+/// Minimum time between two frames, and between two looks at the keyboard.
 const PERIOD: Duration = Duration::from_millis(200);
+
+/// A frame of a long run takes longer, and is followed by a pause of this many times its own time:
+/// drawing takes a hundredth of one core from training.
+const PAUSE: u32 = 100;
 
 /// How long to wait for the drawing thread at the end.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -151,7 +155,8 @@ impl Painter {
     fn paint(mut self) {
         // While the display is paused, the state still advances.
         let mut frozen: Option<State> = None;
-        let (mut changed, mut drawn) = (true, Instant::now());
+        let (mut changed, mut pressed) = (true, true);
+        let (mut drawn, mut pause) = (Instant::now(), Duration::ZERO);
         loop {
             loop {
                 match self.receiver.try_recv() {
@@ -166,16 +171,21 @@ impl Painter {
             self.state.judge();
             let shown = frozen.as_ref().unwrap_or(&self.state);
             let view = &self.view;
-            if changed || drawn.elapsed() >= LONGEST {
+            let rested = drawn.elapsed();
+            if pressed || rested >= pause && (changed || rested >= LONGEST) {
+                let begun = Instant::now();
                 if self.drawing.draw(|frame| view.draw(frame, shown)).is_err() {
                     return;
                 }
-                (changed, drawn) = (false, Instant::now());
+                (changed, pressed) = (false, false);
+                drawn = Instant::now();
+                // A terminal that was blocked for a while must not stay still for long.
+                pause = (begun.elapsed() * PAUSE).min(5 * LONGEST);
             }
             match is_key_pressed() {
                 Some(true) => {
                     self.read_key();
-                    changed = true;
+                    pressed = true;
                 }
                 Some(false) => {}
                 None => return,
