@@ -19,7 +19,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 import pytorch_speed
-from pytorch_generate import rotated
+from pytorch_generate import rotate
 
 PROGRESS_EVERY = 250
 EVALUATION_CHUNK = 1000
@@ -95,7 +95,7 @@ class Attention(nn.Module):
         batch, window, width = x.shape
         query, key, value = self.parts(x)
         if angles is not None:
-            query, key = rotated(query, angles), rotated(key, angles)
+            query, key = rotate(query, angles), rotate(key, angles)
         if cache is not None:
             end = position + window
             cache[0][:, :, position:end], cache[1][:, :, position:end] = key, value
