@@ -42,7 +42,9 @@ pub(crate) fn run() -> Result<(), String> {
         // All crates of the workspace have one version.
         let folder = format!("{name}-{}", env!("CARGO_PKG_VERSION"));
         let mut tar = Command::new("tar");
-        tar.arg("-xzf")
+        // With new modification times: all packages have the same, by which cargo would take a
+        // changed crate for the one that it built before.
+        tar.arg("-xzmf")
             .arg(root.join(format!("target/package/{folder}.crate")));
         execute(tar.current_dir(&scratch))?;
         for file in FILES {
