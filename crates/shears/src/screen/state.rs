@@ -1,5 +1,6 @@
 //! What the screen knows of a run: the columns of its log, fed with events.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use gradclip::ClipAction;
@@ -44,7 +45,11 @@ impl Setup {
 #[derive(Clone, Debug, Default)]
 pub(super) struct State {
     pub(super) setup: Setup,
+    /// Without the norms of single tensors, which would be most of a long run's columns.
     pub(super) columns: Columns,
+    header: Option<Header>,
+    /// The norm of each tensor's gradient at the newest step.
+    newest_norms: BTreeMap<String, f64>,
     /// The step at which this call began.
     pub(super) began_at: u64,
     pub(super) speed: Option<f64>,
@@ -55,11 +60,9 @@ pub(super) struct State {
 
 impl State {
     pub(super) fn new(setup: Setup, header: Header) -> State {
-        let mut columns = Columns::default();
-        columns.take(Event::Header(header));
         State {
             setup,
-            columns,
+            header: Some(header),
             ..State::default()
         }
     }
@@ -77,10 +80,16 @@ impl State {
                 let speed = step.tokens_per_second;
                 let smooth = |mean: f64| mean + SMOOTHING * (speed - mean);
                 self.speed = Some(self.speed.map_or(speed, smooth));
+                self.newest_norms = std::mem::take(&mut step.clip.tensors);
+                step.update_ratios.clear();
             }
             Event::Sample(Sample { text, .. }) => {
                 // Generated text may contain control characters.
                 *text = text.lines().map(one_line).collect::<Vec<_>>().join("\n");
+            }
+            Event::Header(header) => {
+                self.header = Some(header.clone());
+                return;
             }
             _ => {}
         }
@@ -107,11 +116,22 @@ impl State {
     /// The norm of each layer at the newest step; NaN where it is not finite, and zero before the
     /// first step.
     pub(super) fn layers(&self) -> Vec<(String, f64)> {
-        let rows = self.columns.rows();
-        let layers = self.columns.layer_norms(rows.saturating_sub(1)..rows);
-        let newest =
-            |(layer, norms): (String, Vec<f64>)| (layer, norms.last().copied().unwrap_or(0.0));
-        layers.into_iter().flatten().map(newest).collect()
+        let Some(header) = &self.header else {
+            return Vec::new();
+        };
+        let layers = header.layers().into_iter().map(|(layer, parameters)| {
+            let norms = parameters.iter().map(|parameter| &parameter.name);
+            let squares = norms.filter_map(|name| Some(self.newest_norms.get(name)?.powi(2)));
+            let squares = squares.filter(|square| !square.is_nan());
+            let sum = squares.reduce(|sum, square| sum + square);
+            let before_first = if self.columns.rows() == 0 {
+                0.0
+            } else {
+                f64::NAN
+            };
+            (layer.to_string(), sum.map_or(before_first, f64::sqrt))
+        });
+        layers.collect()
     }
 
     /// A column as a curve of at most [`MOST_POINTS`] means of consecutive values, without those

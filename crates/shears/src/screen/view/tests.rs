@@ -90,6 +90,14 @@ fn state() -> State {
     state
 }
 
+#[test]
+fn norms_of_tensors_are_kept_of_the_newest_step_alone() {
+    let state = state();
+    assert!(state.columns.rows() > 1);
+    assert!(state.columns.tensors.names.is_empty());
+    assert!(state.layers().iter().all(|(_, norm)| *norm > 0.0));
+}
+
 fn view() -> View {
     View::new(Instant::now(), Arc::new(AtomicBool::new(false)))
 }
