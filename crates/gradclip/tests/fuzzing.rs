@@ -2,15 +2,20 @@
 //! has no dependencies.
 //!
 //! A target runs over its seeds, over each seed truncated at every length, as after a crash, and
-//! for `SHEARS_FUZZ_SECONDS` (3) over mutations from a fixed seed, so that failures are
-//! reproducible.
+//! for `SHEARS_FUZZ_SECONDS` (3) over mutations of them. The mutations are drawn from
+//! `SHEARS_FUZZ_SEED`, a number that is fixed unless given, so that failures are reproducible: a
+//! long run needs another one, or it begins with the inputs of every other run.
+//!
+//! The targets are functions that return a [`Target`]: `cargo +nightly fuzz` runs the same ones
+//! (`fuzz/`).
 
 #![allow(dead_code, reason = "each crate uses its part")]
 #![allow(clippy::print_stdout, reason = "prints the number of inputs")]
 #![allow(clippy::unwrap_used, reason = "helpers fail their tests")]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 const SEED: u64 = 0x7368_6561_7273;
@@ -59,54 +64,112 @@ pub(crate) const EXTREMES: [&str; 12] = [
     "18446744073709551615",
 ];
 
-/// The corpus of a target, sorted by name.
-pub(crate) fn corpus(folder: &Path) -> Vec<Vec<u8>> {
-    let entries = std::fs::read_dir(folder).unwrap();
+/// What is done with an input.
+type Body = dyn FnMut(&[u8]);
+
+/// What is fuzzed.
+pub(crate) struct Target {
+    pub(crate) name: &'static str,
+    /// The inputs that others are made of.
+    pub(crate) seeds: Vec<Vec<u8>>,
+    /// Replacements for values of the seeds.
+    values: &'static [&'static str],
+    /// Panics if something is wrong with the input.
+    pub(crate) body: Box<Body>,
+}
+
+impl Target {
+    /// A target of a crate. Its seeds are these and the files in `tests/corpus/NAME`, if there are
+    /// any.
+    pub(crate) fn new(
+        of: &str,
+        name: &'static str,
+        mut seeds: Vec<Vec<u8>>,
+        body: impl FnMut(&[u8]) + 'static,
+    ) -> Target {
+        seeds.extend(corpus(&folder(of, "corpus").join(name)));
+        Target {
+            name,
+            seeds,
+            values: &EXTREMES,
+            body: Box::new(body),
+        }
+    }
+
+    /// The target with other replacements for values.
+    pub(crate) fn with_values(self, values: &'static [&'static str]) -> Target {
+        Target { values, ..self }
+    }
+
+    /// Runs the target.
+    pub(crate) fn run(mut self) {
+        let name = self.name;
+        let mut slowest = Duration::ZERO;
+        let mut check = |input: &[u8]| {
+            let started = Instant::now();
+            let result = catch_unwind(AssertUnwindSafe(|| (self.body)(input)));
+            assert!(result.is_ok(), "{name}: b\"{}\"", input.escape_ascii());
+            let time = started.elapsed();
+            assert!(
+                time < TIME_MAX,
+                "{name}: {time:?}: b\"{}\"",
+                input.escape_ascii()
+            );
+            slowest = slowest.max(time);
+        };
+        let mut count = 0_u64;
+        for seed in &self.seeds {
+            let stride = (seed.len() / 300).max(1);
+            for length in (0..seed.len()).step_by(stride).chain([seed.len()]) {
+                check(&seed[..length]);
+                count += 1;
+            }
+        }
+        let seconds = number("SHEARS_FUZZ_SECONDS").unwrap_or(3.0);
+        let end = Instant::now() + Duration::from_secs_f64(seconds);
+        let mut random = Random(number("SHEARS_FUZZ_SEED").unwrap_or(SEED));
+        while Instant::now() < end {
+            check(&changed(&self.seeds, self.values, &mut random));
+            count += 1;
+        }
+        println!(
+            "{name}: {count} inputs, the slowest {slowest:?}, peak {}",
+            peak()
+        );
+    }
+}
+
+/// The number in an environment variable.
+fn number<T: FromStr>(name: &str) -> Option<T> {
+    let value = std::env::var(name).ok()?;
+    let number = value.parse().ok();
+    assert!(number.is_some(), "{name} is not a number: {value:?}");
+    number
+}
+
+/// A folder of a crate's tests. The crate is the one that is compiled, or another one when all
+/// targets are compiled in `fuzz/`.
+pub(crate) fn folder(of: &str, name: &str) -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let other = here.join("../crates").join(of).join("tests");
+    match other.is_dir() {
+        true => other.join(name),
+        false => here.join("tests").join(name),
+    }
+}
+
+/// The files of a folder, sorted by name.
+fn corpus(folder: &Path) -> Vec<Vec<u8>> {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return Vec::new();
+    };
     let mut files: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
     // Folder listings are unordered, and mutations must not depend on the order.
     files.sort();
-    assert!(files.len() >= 12, "the corpus has lost its files");
     files
         .into_iter()
         .map(|file| std::fs::read(file).unwrap())
         .collect()
-}
-
-/// Runs a target; `values` replace values of its seeds.
-pub(crate) fn run(name: &str, seeds: &[Vec<u8>], values: &[&str], mut body: impl FnMut(&[u8])) {
-    let mut slowest = Duration::ZERO;
-    let mut check = |input: &[u8]| {
-        let started = Instant::now();
-        let result = catch_unwind(AssertUnwindSafe(|| body(input)));
-        assert!(result.is_ok(), "{name}: b\"{}\"", input.escape_ascii());
-        let time = started.elapsed();
-        assert!(
-            time < TIME_MAX,
-            "{name}: {time:?}: b\"{}\"",
-            input.escape_ascii()
-        );
-        slowest = slowest.max(time);
-    };
-    let mut count = 0_u64;
-    for seed in seeds {
-        let stride = (seed.len() / 300).max(1);
-        for length in (0..seed.len()).step_by(stride).chain([seed.len()]) {
-            check(&seed[..length]);
-            count += 1;
-        }
-    }
-    let seconds = std::env::var("SHEARS_FUZZ_SECONDS").unwrap_or_else(|_| "3".to_owned());
-    let seconds = seconds.parse().expect("SHEARS_FUZZ_SECONDS is a number");
-    let end = Instant::now() + Duration::from_secs_f64(seconds);
-    let mut random = Random(SEED);
-    while Instant::now() < end {
-        check(&changed(seeds, values, &mut random));
-        count += 1;
-    }
-    println!(
-        "{name}: {count} inputs, the slowest {slowest:?}, peak {}",
-        peak()
-    );
 }
 
 /// The peak memory of this process, as reported by Linux.

@@ -9,7 +9,6 @@ mod direction;
 mod exact;
 mod extremes;
 mod fuzz;
-mod fuzz_targets;
 mod fuzzing;
 mod golden;
 mod guarantees;

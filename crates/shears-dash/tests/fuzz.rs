@@ -3,11 +3,12 @@
 use std::fs;
 use std::time::Duration;
 
+use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderName, HeaderValue, Method, Request, StatusCode};
 use tower::ServiceExt;
 
-use crate::fuzzing::{EXTREMES, run};
+use crate::fuzzing::Target;
 use crate::run_folder::{Runs, end_line, header_line, log_of};
 
 /// Requests of the page, and some from elsewhere.
@@ -41,7 +42,7 @@ const REQUESTS: [&str; 23] = [
 const MOST: usize = 32 << 20;
 
 /// Parses a request: method and path in the first line, then headers.
-fn request(input: &[u8]) -> Option<Request<Body>> {
+fn parse(input: &[u8]) -> Option<Request<Body>> {
     let mut lines = input.split(|byte| *byte == b'\n');
     let first = lines.next()?;
     let space = first.iter().position(|byte| *byte == b' ')?;
@@ -59,8 +60,7 @@ fn request(input: &[u8]) -> Option<Request<Body>> {
     request.body(Body::empty()).ok()
 }
 
-#[test]
-fn no_request_panics() {
+pub(crate) fn request() -> Target {
     let runs = Runs::new();
     let log = format!(
         "{}{}{}",
@@ -75,33 +75,36 @@ fn no_request_panics() {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.enable_all().build().unwrap();
     let app = runs.app();
-    let seeds: Vec<Vec<u8>> = REQUESTS
-        .iter()
-        .map(|line| line.as_bytes().to_vec())
-        .collect();
-    run("requests", &seeds, &EXTREMES, |input| {
-        let Some(request) = request(input) else {
+    let seeds = REQUESTS.map(|line| line.as_bytes().to_vec());
+    Target::new("shears-dash", "request", seeds.to_vec(), move |input| {
+        let Some(request) = parse(input) else {
             return;
         };
-        let is_live = request.uri().path() == "/api/live";
-        runtime.block_on(async {
-            let asked = app.clone().oneshot(request);
-            let answer = tokio::time::timeout(Duration::from_secs(20), asked).await;
-            let answer = answer.expect("it hangs").unwrap();
-            assert_ne!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
-            assert!(answer.headers().contains_key("content-security-policy"));
-            // The body of a live stream has no end.
-            if !is_live {
-                let body = to_bytes(answer.into_body(), MOST).await.unwrap();
-                let words = b"deserialize";
-                let says_so = body.windows(words.len()).any(|part| part == words);
-                assert!(!says_so, "{}", body.escape_ascii());
-            }
-        });
-    });
-    // No request writes anything.
-    assert_eq!(
-        fs::read_to_string(runs.path().join("a/events.jsonl")).unwrap(),
-        log
-    );
+        runtime.block_on(answered(app.clone(), request));
+        // No request writes anything.
+        let now = fs::read_to_string(runs.path().join("a/events.jsonl"));
+        assert_eq!(now.unwrap(), log);
+    })
+}
+
+/// Asks, and checks the answer.
+async fn answered(app: Router, request: Request<Body>) {
+    let is_live = request.uri().path() == "/api/live";
+    let asked = app.oneshot(request);
+    let answer = tokio::time::timeout(Duration::from_secs(20), asked).await;
+    let answer = answer.expect("it hangs").unwrap();
+    assert_ne!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    assert!(answer.headers().contains_key("content-security-policy"));
+    // The body of a live stream has no end.
+    if !is_live {
+        let body = to_bytes(answer.into_body(), MOST).await.unwrap();
+        let words = b"deserialize";
+        let says_so = body.windows(words.len()).any(|part| part == words);
+        assert!(!says_so, "{}", body.escape_ascii());
+    }
+}
+
+#[test]
+fn no_request_panics() {
+    request().run();
 }

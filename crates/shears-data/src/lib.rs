@@ -38,5 +38,5 @@ pub use hash::{Sha256Writer, sha256_hex, sha256_of};
 pub use limits::{BPE_SIZE_MAX, BPE_SIZE_MIN};
 pub use round_trip::RoundTrip;
 pub use split::split;
-pub use tokenizer::{Tokenizer, TokenizerKind, Units, byte_alphabet};
+pub use tokenizer::{Tokenizer, TokenizerKind, Units, byte_alphabet, is_tokenizing};
 pub use tokens::Tokens;

@@ -17,6 +17,7 @@ use std::path::Path;
 use serde_json::Value;
 
 pub use self::byte_level::symbols as byte_alphabet;
+pub use self::guard::is_tokenizing;
 pub use self::kind::TokenizerKind;
 use self::library::Library;
 use crate::content::Content;

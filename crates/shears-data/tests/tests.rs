@@ -4,7 +4,7 @@
 mod batches;
 mod corpus;
 mod decode_stream;
-mod fuzz_targets;
+mod fuzz;
 #[path = "../../gradclip/tests/fuzzing.rs"]
 mod fuzzing;
 mod hostile_tokenizers;

@@ -5,13 +5,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use crate::tiny::{self, bits, events};
+use crate::tiny::{self, bits, events, step_event};
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use shears_data::sha256_hex;
 use shears_kernels::Elements;
 use shears_model::{Architecture, Initializer, RecurrentModel, lstm};
-use shears_run::{ClipEvent, Evaluation, Event, EventLog, Header, Log, StepEvent};
+use shears_run::{Evaluation, Event, EventLog, Header, Log};
 use shears_train::{
     Checkpoint, CheckpointStore, NamedTensor, RestoreError, RunFolder, TrainError, load_parameters,
     module_tensors,
@@ -671,31 +671,6 @@ fn all_mismatching_tensors_are_listed() {
                     `layers.1.bias_hh` is missing; \
                     `layers.2.weight_hh` is not in the model";
     assert_eq!(error, expected);
-}
-
-pub(crate) fn step_event(step: u64) -> Event {
-    Event::Step(StepEvent {
-        step,
-        loss: Some(1.0 / step as f64),
-        lr: 0.1,
-        tokens_per_second: 1000.0,
-        clip: ClipEvent {
-            action: gradclip::ClipAction::Clip,
-            norm_before: 2.0,
-            norm_after: 1.0,
-            coefficient: 0.5,
-            threshold: Some(1.0),
-            skip_reason: None,
-            non_finite: 0,
-            first_non_finite: None,
-            clipped_share: 0.0,
-            rounded_to_zero: None,
-            cosine: Some(1.0),
-            tensors: [("output.bias".to_string(), 2.0)].into(),
-        },
-        update_ratios: [("output.bias".to_string(), 0.001)].into(),
-        exchange: None,
-    })
 }
 
 fn header() -> Header {

@@ -8,7 +8,7 @@ use shears_model::{Architecture, RecurrentModel, gru};
 use shears_run::{Event, EventLog, Glance, Log};
 use shears_train::{CheckpointStore, Plan};
 
-use crate::fuzzing::{EXTREMES, run};
+use crate::fuzzing::Target;
 use crate::tiny;
 
 fn header() -> shears_run::Header {
@@ -18,12 +18,12 @@ fn header() -> shears_run::Header {
 }
 
 /// A log in any partially written state can be read and continued.
-#[test]
-fn no_log_panics() {
+pub(crate) fn log() -> Target {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("events.jsonl");
-    let mut log = EventLog::open(&path, 0, &header()).unwrap();
-    log.append(&crate::checkpoint::step_event(1)).unwrap();
+    let header = header();
+    let mut log = EventLog::open(&path, 0, &header).unwrap();
+    log.append(&tiny::step_event(1)).unwrap();
     let evaluation = shears_run::Evaluation {
         step: 1,
         val_loss: 2.5,
@@ -39,7 +39,7 @@ fn no_log_panics() {
     let text = "a \u{1b}[31m sample".to_string();
     let sample = shears_run::Sample { step: 1, text };
     log.append(&Event::Sample(sample)).unwrap();
-    log.append(&crate::checkpoint::step_event(2)).unwrap();
+    log.append(&tiny::step_event(2)).unwrap();
     log.append(&Event::End {
         step: 2,
         how: shears_run::EndReason::Finished,
@@ -48,7 +48,8 @@ fn no_log_panics() {
     .unwrap();
     drop(log);
     let seed = fs::read(&path).unwrap();
-    run("logs", &[seed], &EXTREMES, |input| {
+    Target::new("shears-train", "log", vec![seed], move |input| {
+        let path = folder.path().join("events.jsonl");
         fs::write(&path, input).unwrap();
         Glance::at(&path);
         if let Ok(log) = Log::read(path.clone()) {
@@ -56,7 +57,7 @@ fn no_log_panics() {
             assert!(events.map(Result::unwrap).count() < 1000);
             let _ = log.columns.gradient_flow();
         }
-        match EventLog::open(&path, 1, &header()) {
+        match EventLog::open(&path, 1, &header) {
             // The continued log is complete.
             Ok(log) => drop(log),
             Err(error) => {
@@ -68,17 +69,16 @@ fn no_log_panics() {
         assert_eq!(log.damage, None);
         assert!(log.columns.step.iter().all(|step| *step <= 1));
         let _ = fs::remove_file(path.with_file_name(shears_run::DAMAGED));
-    });
+    })
 }
 
 /// Any text is a valid plan or is refused.
-#[test]
-fn no_plan_panics() {
+pub(crate) fn plan() -> Target {
     let seeds: Vec<Vec<u8>> = Architecture::ALL
         .iter()
         .map(|&model| toml::to_string(&tiny::plan(model)).unwrap().into_bytes())
         .collect();
-    run("plans", &seeds, &EXTREMES, |input| {
+    Target::new("shears-train", "plan", seeds, |input| {
         let Ok(text) = std::str::from_utf8(input) else {
             return;
         };
@@ -90,7 +90,7 @@ fn no_plan_panics() {
             let again: Plan = toml::from_str(&toml::to_string(&plan).unwrap()).unwrap();
             assert_eq!(again, plan);
         }
-    });
+    })
 }
 
 /// Corrects the manifest's hash of a file.
@@ -103,38 +103,68 @@ fn sign(folder: &Path, file: &str, content: &[u8]) {
     fs::write(path, manifest.to_string()).unwrap();
 }
 
-/// Arbitrary manifest, state and tensors of a checkpoint, with correct hashes.
-#[test]
-fn no_header_of_a_checkpoint_panics() {
+/// A checkpoint, one file of which is fuzzed, with a correct hash in the manifest.
+fn checkpoint_with(name: &'static str, file: &'static str) -> Target {
     let folder = tempfile::tempdir().unwrap();
     let store = CheckpointStore::new(folder.path());
     let plan = tiny::plan(Architecture::Gru);
     let mut trainer = tiny::trainer::<RecurrentModel>(gru, &plan);
     trainer.step().unwrap();
     let path = store.save(&trainer.checkpoint()).unwrap();
-    for file in ["carried.safetensors", "state.json", "manifest.json"] {
-        let whole = fs::read(path.join(file)).unwrap();
-        let manifest = fs::read(path.join("manifest.json")).unwrap();
-        let impossible = [
-            b"\xff\xff\xff\xff\xff\xff\xff\xff{}".to_vec(),
-            b"\0\0\0\0\0\0\0\x80{}".to_vec(),
-            [&[0x10, 0x27, 0, 0, 0, 0, 0, 0], &b"[".repeat(10_000)[..]].concat(),
-            [&[2, 0, 0, 0, 0, 0, 0, 0], &b"{}trailing"[..]].concat(),
-            b"version https://git-lfs.github.com/spec/v1\n".to_vec(),
-        ];
-        let seeds: Vec<Vec<u8>> = impossible.into_iter().chain([whole.clone()]).collect();
-        run(file, &seeds, &EXTREMES, |input| {
-            match file {
-                "manifest.json" => fs::write(path.join(file), input).unwrap(),
-                _ => sign(&path, file, input),
-            }
-            let loaded = CheckpointStore::new(folder.path()).load(&path);
-            if let Err(error) = loaded {
-                assert!(error.path.starts_with(&path), "{error}");
-            }
-        });
-        fs::write(path.join(file), whole).unwrap();
-        fs::write(path.join("manifest.json"), manifest).unwrap();
-    }
     store.load(&path).unwrap();
+    let seeds = vec![
+        b"\xff\xff\xff\xff\xff\xff\xff\xff{}".to_vec(),
+        b"\0\0\0\0\0\0\0\x80{}".to_vec(),
+        [&[0x10, 0x27, 0, 0, 0, 0, 0, 0], &b"[".repeat(10_000)[..]].concat(),
+        [&[2, 0, 0, 0, 0, 0, 0, 0], &b"{}trailing"[..]].concat(),
+        b"version https://git-lfs.github.com/spec/v1\n".to_vec(),
+        fs::read(path.join(file)).unwrap(),
+    ];
+    Target::new("shears-train", name, seeds, move |input| {
+        match file {
+            "manifest.json" => fs::write(path.join(file), input).unwrap(),
+            _ => sign(&path, file, input),
+        }
+        let loaded = CheckpointStore::new(folder.path()).load(&path);
+        if let Err(error) = loaded {
+            assert!(error.path.starts_with(&path), "{error}");
+        }
+    })
+}
+
+pub(crate) fn checkpoint_manifest() -> Target {
+    checkpoint_with("checkpoint_manifest", "manifest.json")
+}
+
+pub(crate) fn checkpoint_state() -> Target {
+    checkpoint_with("checkpoint_state", "state.json")
+}
+
+pub(crate) fn checkpoint_tensors() -> Target {
+    checkpoint_with("checkpoint_tensors", "carried.safetensors")
+}
+
+#[test]
+fn no_log_panics() {
+    log().run();
+}
+
+#[test]
+fn no_plan_panics() {
+    plan().run();
+}
+
+#[test]
+fn no_manifest_of_a_checkpoint_panics() {
+    checkpoint_manifest().run();
+}
+
+#[test]
+fn no_state_of_a_checkpoint_panics() {
+    checkpoint_state().run();
+}
+
+#[test]
+fn no_header_of_a_checkpoint_panics() {
+    checkpoint_tensors().run();
 }

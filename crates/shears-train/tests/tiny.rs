@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use shears_data::{Tokenizer, TokenizerKind, Tokens};
 use shears_model::{Architecture, Initializer, LanguageModel, ModelConfig};
-use shears_run::{Event, Log};
+use shears_run::{ClipEvent, Event, Log, StepEvent};
 use shears_train::{Batches, Checkpoint, Plan, Preset, Trainer};
 
 /// The events of a run's log.
@@ -103,4 +103,30 @@ pub(crate) fn bits(checkpoint: &Checkpoint) -> Vec<(String, Vec<usize>, Vec<u32>
         .collect();
     all.sort();
     all
+}
+
+/// The event of a step.
+pub(crate) fn step_event(step: u64) -> Event {
+    Event::Step(StepEvent {
+        step,
+        loss: Some(1.0 / step as f64),
+        lr: 0.1,
+        tokens_per_second: 1000.0,
+        clip: ClipEvent {
+            action: gradclip::ClipAction::Clip,
+            norm_before: 2.0,
+            norm_after: 1.0,
+            coefficient: 0.5,
+            threshold: Some(1.0),
+            skip_reason: None,
+            non_finite: 0,
+            first_non_finite: None,
+            clipped_share: 0.0,
+            rounded_to_zero: None,
+            cosine: Some(1.0),
+            tensors: [("output.bias".to_string(), 2.0)].into(),
+        },
+        update_ratios: [("output.bias".to_string(), 0.001)].into(),
+        exchange: None,
+    })
 }

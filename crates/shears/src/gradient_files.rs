@@ -39,7 +39,7 @@ pub(crate) struct Tensor {
     pub(crate) shape: Vec<usize>,
     pub(crate) values: StoredValues,
     /// Their place in the file.
-    place: Range<usize>,
+    pub(crate) place: Range<usize>,
 }
 
 /// The values of a tensor in the type of the file.
@@ -88,7 +88,8 @@ impl TensorFile {
     }
 }
 
-fn parse(bytes: Vec<u8>, other_types: OtherTypes) -> anyhow::Result<TensorFile> {
+/// Reads the content of a file, and checks that it matches its header.
+pub(crate) fn parse(bytes: Vec<u8>, other_types: OtherTypes) -> anyhow::Result<TensorFile> {
     if let Some(what) = foreign_kind(&bytes) {
         bail!("this is {what}, not a safetensors file");
     }
@@ -139,7 +140,7 @@ impl StoredValues {
         }
     }
 
-    fn to_bytes(&self) -> Vec<u8> {
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
         of_any_type!(self, values => values.iter().flat_map(|v| v.to_le_bytes()).collect())
     }
 
@@ -156,55 +157,5 @@ impl StoredValues {
 impl AsElements for StoredValues {
     fn as_elements(&mut self) -> Elements<'_> {
         of_any_type!(self, values => values.as_elements())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::fuzzing::{self, EXTREMES};
-
-    fn file(header: &str, data: &[u8]) -> Vec<u8> {
-        let length = (header.len() as u64).to_le_bytes();
-        [&length[..], header.as_bytes(), data].concat()
-    }
-
-    /// Any bytes are refused in one line, or are tensors that are written as they were read.
-    #[test]
-    fn no_file_of_gradients_panics() {
-        let two = "{\"__metadata__\":{\"step\":\"7\"},\
-             \"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]},\
-             \"b\":{\"dtype\":\"BF16\",\"shape\":[1,2],\"data_offsets\":[8,12]}}";
-        let others = "{\"c\":{\"dtype\":\"I64\",\"shape\":[],\"data_offsets\":[0,8]},\
-             \"d\":{\"dtype\":\"F16\",\"shape\":[0,3],\"data_offsets\":[8,8]},\
-             \"e\":{\"dtype\":\"F64\",\"shape\":[1],\"data_offsets\":[8,16]}}";
-        let seeds = [
-            file(two, &[1; 12]),
-            file(others, &[2; 16]),
-            file("{}", b""),
-            file(&"[".repeat(10_000), b""),
-            [&[0xff; 8][..], b"{}"].concat(),
-            [&[0, 0, 0, 0, 0, 0, 0, 0x80][..], b"{}"].concat(),
-            b"\x93NUMPY\x01\0".to_vec(),
-        ];
-        fuzzing::run("gradients", &seeds, &EXTREMES, |input| {
-            for other_types in [OtherTypes::Refuse, OtherTypes::LeaveOut] {
-                match parse(input.to_vec(), other_types) {
-                    Ok(mut file) => {
-                        for tensor in &mut file.tensors {
-                            let elements: usize = tensor.shape.iter().product();
-                            let size = tensor.values.to_bytes().len();
-                            assert_eq!(size, tensor.place.len());
-                            assert!(elements <= size);
-                        }
-                        assert!(file.tensors.is_sorted_by_key(|tensor| &tensor.name));
-                    }
-                    Err(error) => {
-                        let said = crate::output::one_line(&format!("{error:#}"));
-                        assert!(!said.contains(char::is_control) && !said.contains(", expected"));
-                    }
-                }
-            }
-        });
     }
 }

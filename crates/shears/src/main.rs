@@ -13,6 +13,8 @@ mod commands;
 mod comparison;
 mod exit;
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 #[path = "../../gradclip/tests/fuzzing.rs"]
 mod fuzzing;
 mod gradient_files;

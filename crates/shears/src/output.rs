@@ -236,12 +236,12 @@ pub(crate) fn one_line(text: &str) -> String {
     escaped(&text.replace(['\n', '\t'], " "))
 }
 
-/// Turns a panic into one line that asks for a bug report. Panics of the tokenizers library print
-/// nothing: they are caught and reported as errors.
+/// Turns a panic into one line that asks for a bug report. Panics of the tokenizers library, of its
+/// own dependencies and of its threads print nothing: they are caught and reported as errors.
 pub(crate) fn set_panic_hook() {
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map_or(String::new(), ToString::to_string);
-        if place.contains("/tokenizers-") {
+        if shears_data::is_tokenizing() || place.contains("/tokenizers-") {
             return;
         }
         // The line must not vanish with the screen of `--tui`.

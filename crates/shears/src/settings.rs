@@ -412,31 +412,6 @@ mod tests {
         assert_eq!(without, ["text", "val", "init-from"]);
     }
 
-    /// Any file is a config that gives a plan, or is refused in words of our own.
-    #[test]
-    fn no_config_panics() {
-        use crate::fuzzing::{self, EXTREMES};
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("config.toml");
-        let stored = toml::to_string(&Preset::Gpt128.plan()).unwrap();
-        let seeds = [
-            stored.as_str(),
-            "preset = \"gru-128\"\ntext = [\"a.txt\", \"b\"]\nsteps = 10\nout = \"x\"\nthreads = 2\n",
-            "clip = \"skip:6+value:1+global-norm:0.5\"\ntied = false\nlr = 1e-3\n",
-            "[model]\nlayers = 2\n",
-            "a.b.c = [1, 2, { d = 1979-05-27T07:32:00Z }]\n\"\" = 0x_f\n",
-        ];
-        let seeds = seeds.map(|seed| seed.as_bytes().to_vec());
-        fuzzing::run("configs", &seeds, &EXTREMES, |input| {
-            std::fs::write(&path, input).unwrap();
-            let given = Given::read(Table::new(), Some(&path));
-            if let Err(error) = given.and_then(|given| given.plan()) {
-                let said = format!("{error:#}");
-                assert!(!said.is_empty() && !said.contains(", expected"), "{said}");
-            }
-        });
-    }
-
     #[test]
     fn the_help_says_what_a_setting_belongs_to() {
         let help = |name| help(Plan::setting(name).unwrap()).0;

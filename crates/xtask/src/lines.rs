@@ -54,7 +54,7 @@ fn is_test(path: &str) -> bool {
     parts.any(|part| {
         matches!(
             part,
-            "tests" | "tests.rs" | "testing.rs" | "benches" | "fuzz"
+            "tests" | "tests.rs" | "testing.rs" | "benches" | "fuzz" | "fuzz.rs"
         )
     })
 }

@@ -1,10 +1,25 @@
 //! Calls the tokenizers library, and turns its errors and panics into one line.
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// Runs the library. Panics become errors too, although the panic hook still reports them.
+thread_local! {
+    /// Whether this thread is in the library.
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether a panic of this thread comes from the tokenizers library or from what that calls. It is
+/// then caught and becomes an error, and a panic hook need not report it.
+pub fn is_tokenizing() -> bool {
+    GUARDED.get()
+}
+
+/// Runs the library. Panics become errors too, but the panic hook hears of them first.
 pub(crate) fn guarded<T>(run: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
-    match catch_unwind(AssertUnwindSafe(run)) {
+    let was_guarded = GUARDED.replace(true);
+    let result = catch_unwind(AssertUnwindSafe(run));
+    GUARDED.set(was_guarded);
+    match result {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(one_line(&error.to_string())),
         Err(_) => Err("the tokenizers library panicked on it: use another file".to_owned()),
@@ -53,7 +68,20 @@ pub(crate) fn one_line(message: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::plain_message;
+    use super::{guarded, is_tokenizing, plain_message};
+
+    #[test]
+    fn a_panic_of_the_library_is_known_while_it_is_raised() {
+        assert!(!is_tokenizing());
+        let within = guarded(|| Ok(guarded(|| Ok(is_tokenizing())).unwrap() && is_tokenizing()));
+        assert_eq!(within, Ok(true));
+        let error = guarded(|| -> tokenizers::Result<()> { Err("two\nlines".into()) });
+        assert_eq!(error, Err("two lines".to_owned()));
+        let empty: [u8; 0] = [];
+        let panicked = guarded(|| Ok(empty[empty.len()]));
+        assert!(panicked.unwrap_err().contains("panicked"));
+        assert!(!is_tokenizing());
+    }
 
     #[test]
     fn messages_of_the_library_are_translated() {

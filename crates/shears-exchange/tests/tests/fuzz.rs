@@ -1,12 +1,11 @@
 //! Whatever a stranger calls a model is refused in one line, or read, and never more than there is.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use shears_exchange::Source;
 
-use crate::fuzzing::{EXTREMES, run};
-use crate::golden::folder;
+use crate::fuzzing::{self, Target};
 
 /// The most memory that a model of a fuzzed file may ask for: each seed has less than 100 kB.
 const MOST: u64 = 64 << 20;
@@ -33,49 +32,93 @@ fn check(path: &Path) {
     );
 }
 
-/// A folder of Hugging Face whose files are changed one at a time.
-fn folders(model: &str, file: &str) {
+/// A file of a model in `tests/golden`.
+fn golden(model: &str) -> PathBuf {
+    fuzzing::folder("shears-exchange", "golden").join(model)
+}
+
+/// A folder of Hugging Face, one file of which is fuzzed.
+fn folder_with(name: &'static str, model: &str, file: &str) -> Target {
     let copy = tempfile::tempdir().unwrap();
-    for entry in fs::read_dir(folder(model)).unwrap() {
+    for entry in fs::read_dir(golden(model)).unwrap() {
         let path = entry.unwrap().path();
         fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
     }
     let path = copy.path().join(file);
     let seed = fs::read(&path).unwrap();
-    run(&format!("{file} of {model}"), &[seed], &EXTREMES, |input| {
+    Target::new("shears-exchange", name, vec![seed], move |input| {
         fs::write(&path, input).unwrap();
         check(copy.path());
-    });
+    })
+}
+
+pub(crate) fn gpt2_config() -> Target {
+    folder_with("gpt2_config", "gpt2-tied", "config.json")
+}
+
+pub(crate) fn llama_config() -> Target {
+    folder_with("llama_config", "llama", "config.json")
+}
+
+pub(crate) fn llama_weights() -> Target {
+    folder_with("llama_weights", "llama", "model.safetensors")
+}
+
+/// Files that PyTorch wrote.
+fn archives() -> [Vec<u8>; 2] {
+    ["nanogpt/ckpt.pt", "lstm/model.pt"].map(|file| fs::read(golden(file)).unwrap())
+}
+
+/// A file of PyTorch.
+pub(crate) fn torch_archive() -> Target {
+    let place = tempfile::tempdir().unwrap();
+    Target::new(
+        "shears-exchange",
+        "torch_archive",
+        archives().to_vec(),
+        move |input| {
+            let path = place.path().join("model.pt");
+            fs::write(&path, input).unwrap();
+            check(&path);
+        },
+    )
+}
+
+/// The pickle in a file of PyTorch.
+pub(crate) fn torch_pickle() -> Target {
+    let place = tempfile::tempdir().unwrap();
+    let [entries, others] = archives().map(|archive| entries(&archive));
+    let pickles = vec![pickle(&entries), pickle(&others)];
+    Target::new("shears-exchange", "torch_pickle", pickles, move |input| {
+        let path = place.path().join("model.pt");
+        fs::write(&path, archive(input, &entries)).unwrap();
+        check(&path);
+    })
 }
 
 #[test]
-fn no_config_of_a_stranger_panics() {
-    folders("gpt2-tied", "config.json");
-    folders("llama", "config.json");
+fn no_config_of_gpt2_panics() {
+    gpt2_config().run();
+}
+
+#[test]
+fn no_config_of_llama_panics() {
+    llama_config().run();
 }
 
 #[test]
 fn no_weights_of_a_stranger_panic() {
-    folders("llama", "model.safetensors");
+    llama_weights().run();
 }
 
-/// The pickle of a file of PyTorch, and the archive around it.
+#[test]
+fn no_archive_of_pytorch_panics() {
+    torch_archive().run();
+}
+
 #[test]
 fn no_pickle_panics() {
-    let place = tempfile::tempdir().unwrap();
-    let path = place.path().join("model.pt");
-    let whole = |name: &str, file: &str| fs::read(folder(name).join(file)).unwrap();
-    let archives = [whole("nanogpt", "ckpt.pt"), whole("lstm", "model.pt")];
-    run("archives of PyTorch", &archives, &EXTREMES, |input| {
-        fs::write(&path, input).unwrap();
-        check(&path);
-    });
-    let [entries, others] = archives.each_ref().map(|archive| entries(archive));
-    let pickles = [pickle(&entries), pickle(&others)];
-    run("pickles of PyTorch", &pickles, &EXTREMES, |input| {
-        fs::write(&path, archive(input, &entries)).unwrap();
-        check(&path);
-    });
+    torch_pickle().run();
 }
 
 type Entry = (String, Vec<u8>);

@@ -176,6 +176,23 @@ fn another_tokenizer_is_refused() {
     }
 }
 
+/// This library's own library panics on an empty map of characters.
+#[test]
+fn a_tokenizer_that_panics_is_no_bug_of_ours() {
+    let scratch = Scratch::new();
+    let tokenizer =
+        include_str!("../../../shears-data/tests/corpus/tokenizer_json/unigram-map.json");
+    scratch.write("map.json", tokenizer);
+    scratch.write("text.txt", "a a a ".repeat(500));
+    let ran = scratch.run(&format!("train text.txt {TINY} --tokenizer map.json"));
+    // `run` asserts that nothing is called an internal error.
+    let message = ran.failed(2);
+    has(
+        &message,
+        "the tokenizers library panicked on it: use another file",
+    );
+}
+
 #[test]
 fn a_damaged_checkpoint_is_named_wherever_another_is_used() {
     let scratch = Scratch::trained();

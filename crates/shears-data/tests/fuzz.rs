@@ -1,13 +1,11 @@
 //! The fuzz targets of tokenizers and texts.
 
-use std::path::Path;
-
 use shears_data::{Corpus, DataError, ReadAs, Source, Tokenizer};
 
-use crate::fuzzing;
+use crate::fuzzing::Target;
 
 /// Any file is refused in one line, or is a tokenizer whose ids are those of its vocabulary.
-fn tokenizer_json(data: &[u8]) {
+fn check_tokenizer(data: &[u8]) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tokenizer.json");
     std::fs::write(&path, data).unwrap();
@@ -41,11 +39,15 @@ fn tokenizer_json(data: &[u8]) {
     assert!(!tokenizer.describe().contains(char::is_control));
 }
 
+pub(crate) fn tokenizer_json() -> Target {
+    let target = Target::new("shears-data", "tokenizer_json", Vec::new(), check_tokenizer);
+    assert!(target.seeds.len() >= 12, "the corpus has lost files");
+    target.with_values(&VALUES)
+}
+
 #[test]
 fn files_of_tokenizers() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/tokenizer_json");
-    let corpus = fuzzing::corpus(&folder);
-    fuzzing::run("tokenizers", &corpus, &VALUES, tokenizer_json);
+    tokenizer_json().run();
 }
 
 /// Replacements of values: extremes, and parts that belong elsewhere.
@@ -69,14 +71,12 @@ const VALUES: [&str; 16] = [
 ];
 
 /// Any bytes in any encoding are a text, or are refused in one line.
-#[test]
-fn texts_in_any_encoding() {
+pub(crate) fn text() -> Target {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("text.txt");
-    let source = Source::Files(vec![path.clone()]);
+    let source = Source::Files(vec![folder.path().join("text.txt")]);
     let wide = "\u{FEFF}caf\u{e9} \u{9f8d}\n".repeat(9);
     let wide: Vec<u8> = wide.encode_utf16().flat_map(u16::to_le_bytes).collect();
-    let seeds = [
+    let seeds = vec![
         "caf\u{e9} \u{1F9F6}\u{301}\r\n\0".repeat(9).into_bytes(),
         wide,
         b"caf\xE9, d\xE9j\xE0 vu\n".repeat(9),
@@ -91,8 +91,8 @@ fn texts_in_any_encoding() {
         "shift_jis",
         "gb18030",
     ];
-    fuzzing::run("texts", &seeds, &fuzzing::EXTREMES, |input| {
-        std::fs::write(&path, input).unwrap();
+    Target::new("shears-data", "text", seeds, move |input| {
+        std::fs::write(folder.path().join("text.txt"), input).unwrap();
         for (encoding, any_bytes) in encodings.iter().flat_map(|it| [(it, false), (it, true)]) {
             let encoding = encoding.parse().unwrap();
             let read_as = ReadAs {
@@ -108,5 +108,10 @@ fn texts_in_any_encoding() {
                 Err(error) => assert!(!error.to_string().contains('\n'), "{error}"),
             }
         }
-    });
+    })
+}
+
+#[test]
+fn texts_in_any_encoding() {
+    text().run();
 }
