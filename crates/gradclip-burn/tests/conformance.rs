@@ -218,7 +218,7 @@ impl Adapter for Burn {
                     .iter()
                     .zip(&module.0)
                     .map(|(named, (_, param))| NamedTensor {
-                        gradient: read(param, &params, named.gradient.storage_type()),
+                        gradient: read(param, &params, StorageType::of(&named.gradient)),
                         ..named.clone()
                     });
                 Clipping {

@@ -3,7 +3,7 @@
 
 use gradclip::{ClipAction, ClipPolicy, ClipRule, NonFinite, NormOrder, Threshold};
 
-use super::{Buffer, NamedTensor, StorageType};
+use super::{Buffer, NamedTensor, StorageType, rounded};
 
 /// One policy over the gradients of some steps.
 pub(super) struct Case {
@@ -126,7 +126,7 @@ impl Make {
         NamedTensor {
             name: name.into(),
             shape: shape.into(),
-            gradient: Buffer::rounded(self.storage, values),
+            gradient: rounded(self.storage, values),
             parameter: None,
             units: None,
         }

@@ -6,7 +6,7 @@ use std::fmt::Debug;
 use gradclip::{ClipError, ClipReport, TensorReport};
 
 use super::cases::Expected;
-use super::{Buffer, Clipping, NamedTensor};
+use super::{Buffer, Clipping, NamedTensor, StorageType};
 
 /// Compares the result of an adapter with that of plain slices.
 pub(super) fn outcomes(
@@ -120,8 +120,8 @@ fn indexed(tensors: &[NamedTensor]) -> Result<BTreeMap<&str, &NamedTensor>, Stri
 }
 
 fn elements(name: &str, given: &Buffer, wanted: &Buffer) -> Result<(), String> {
-    let types = (given.storage_type(), wanted.storage_type());
-    same(&format!("the storage type of `{name}`"), types.0, types.1)?;
+    let types = [given, wanted].map(StorageType::of);
+    same(&format!("the storage type of `{name}`"), types[0], types[1])?;
     let (given, wanted) = (bits(given), bits(wanted));
     same(
         &format!("the length of `{name}`"),
@@ -141,20 +141,17 @@ fn elements(name: &str, given: &Buffer, wanted: &Buffer) -> Result<(), String> {
 }
 
 fn bits(buffer: &Buffer) -> Vec<u64> {
+    macro_rules! widened {
+        ($values:ident) => {
+            $values.iter().map(|value| value.to_bits().into()).collect()
+        };
+    }
     match buffer {
-        Buffer::F32(values) => values
-            .iter()
-            .map(|value| u64::from(value.to_bits()))
-            .collect(),
-        Buffer::F64(values) => values.iter().map(|value| value.to_bits()).collect(),
-        Buffer::F16(values) => values
-            .iter()
-            .map(|value| u64::from(value.to_bits()))
-            .collect(),
-        Buffer::Bf16(values) => values
-            .iter()
-            .map(|value| u64::from(value.to_bits()))
-            .collect(),
+        Buffer::F32(values) => widened!(values),
+        Buffer::F64(values) => widened!(values),
+        Buffer::F16(values) => widened!(values),
+        Buffer::Bf16(values) => widened!(values),
+        other => panic!("the suite lacks this storage type: {other:?}"),
     }
 }
 

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use gradclip::{
     Accumulate, AsElements, ClipError, ClipReport, Clipper, Elements, Gradient, Gradients, Outcome,
-    Unscaled, Values,
+    Unscaled,
 };
 use half::{bf16, f16};
 
@@ -18,6 +18,7 @@ mod compare;
 mod mean;
 mod scan;
 
+pub use gradclip::Buffer;
 pub use scan::check_scan;
 
 /// An adapter under test.
@@ -124,6 +125,22 @@ impl StorageType {
         StorageType::F16,
         StorageType::Bf16,
     ];
+
+    /// The storage type of a buffer.
+    ///
+    /// # Panics
+    ///
+    /// If the suite lacks it.
+    #[must_use]
+    pub fn of(buffer: &Buffer) -> StorageType {
+        match buffer {
+            Buffer::F32(_) => StorageType::F32,
+            Buffer::F64(_) => StorageType::F64,
+            Buffer::F16(_) => StorageType::F16,
+            Buffer::Bf16(_) => StorageType::Bf16,
+            other => panic!("the suite lacks this storage type: {other:?}"),
+        }
+    }
 }
 
 impl fmt::Display for StorageType {
@@ -137,76 +154,14 @@ impl fmt::Display for StorageType {
     }
 }
 
-/// Elements of one storage type.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub enum Buffer {
-    /// Single precision.
-    F32(Vec<f32>),
-    /// Double precision.
-    F64(Vec<f64>),
-    /// IEEE half precision.
-    F16(Vec<f16>),
-    /// bfloat16.
-    Bf16(Vec<bf16>),
-}
-
-impl Buffer {
-    /// Rounds values to a storage type.
-    #[must_use]
-    pub fn rounded(storage: StorageType, values: &[f64]) -> Buffer {
-        let values = values.iter().copied();
-        match storage {
-            StorageType::F32 => Buffer::F32(values.map(|value| value as f32).collect()),
-            StorageType::F64 => Buffer::F64(values.collect()),
-            StorageType::F16 => Buffer::F16(values.map(f16::from_f64).collect()),
-            StorageType::Bf16 => Buffer::Bf16(values.map(bf16::from_f64).collect()),
-        }
-    }
-
-    /// The storage type.
-    #[must_use]
-    pub fn storage_type(&self) -> StorageType {
-        match self {
-            Buffer::F32(_) => StorageType::F32,
-            Buffer::F64(_) => StorageType::F64,
-            Buffer::F16(_) => StorageType::F16,
-            Buffer::Bf16(_) => StorageType::Bf16,
-        }
-    }
-
-    /// The elements, read-only.
-    #[must_use]
-    pub fn values(&self) -> Values<'_> {
-        match self {
-            Buffer::F32(values) => Values::F32(values),
-            Buffer::F64(values) => Values::F64(values),
-            Buffer::F16(values) => Values::F16(values),
-            Buffer::Bf16(values) => Values::Bf16(values),
-        }
-    }
-}
-
-impl From<Values<'_>> for Buffer {
-    fn from(values: Values<'_>) -> Buffer {
-        match values {
-            Values::F32(values) => Buffer::F32(values.to_vec()),
-            Values::F64(values) => Buffer::F64(values.to_vec()),
-            Values::F16(values) => Buffer::F16(values.to_vec()),
-            Values::Bf16(values) => Buffer::Bf16(values.to_vec()),
-            other => panic!("the suite lacks this storage type: {other:?}"),
-        }
-    }
-}
-
-impl AsElements for Buffer {
-    fn as_elements(&mut self) -> Elements<'_> {
-        match self {
-            Buffer::F32(values) => Elements::F32(values),
-            Buffer::F64(values) => Elements::F64(values),
-            Buffer::F16(values) => Elements::F16(values),
-            Buffer::Bf16(values) => Elements::Bf16(values),
-        }
+/// Rounds values to a storage type.
+fn rounded(storage: StorageType, values: &[f64]) -> Buffer {
+    let values = values.iter().copied();
+    match storage {
+        StorageType::F32 => Buffer::F32(values.map(|value| value as f32).collect()),
+        StorageType::F64 => Buffer::F64(values.collect()),
+        StorageType::F16 => Buffer::F16(values.map(f16::from_f64).collect()),
+        StorageType::Bf16 => Buffer::Bf16(values.map(bf16::from_f64).collect()),
     }
 }
 

@@ -4,7 +4,7 @@ use gradclip::{
     Accumulate, Accumulated, AsElements, ClipError, Clipper, Elements, Gradient, Gradients,
     Outcome, Unscaled,
 };
-use gradclip_suite::{Adapter, Buffer, Clipping, NamedTensor, StorageType, check};
+use gradclip_suite::{Adapter, Clipping, NamedTensor, StorageType, check};
 
 /// An adapter to a map of vectors, sorted by name, with deferred or immediate scaling.
 struct Vectors {
@@ -17,19 +17,7 @@ struct Tensors(std::collections::BTreeMap<String, NamedTensor>);
 impl Gradients for Tensors {
     fn visit(&mut self, visitor: &mut dyn FnMut(Gradient<'_>)) {
         for tensor in self.0.values_mut() {
-            let shape = &tensor.shape;
-            let gradient = match &mut tensor.gradient {
-                Buffer::F32(values) => Gradient::new(&tensor.name, values.as_mut_slice()),
-                Buffer::F64(values) => Gradient::new(&tensor.name, values.as_mut_slice()),
-                Buffer::F16(values) => Gradient::new(&tensor.name, values.as_mut_slice()),
-                Buffer::Bf16(values) => Gradient::new(&tensor.name, values.as_mut_slice()),
-                other => panic!("unknown storage type: {other:?}"),
-            };
-            let gradient = gradient.with_shape(shape);
-            visitor(match &tensor.parameter {
-                Some(parameter) => gradient.with_parameter(parameter.values()),
-                None => gradient,
-            });
+            visitor(tensor.as_gradient());
         }
     }
 }

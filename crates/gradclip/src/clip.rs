@@ -5,14 +5,14 @@ use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
 
-use crate::clip_rule::{ClipRole, ClipRule};
+use crate::clip_rule::ClipRule;
 use crate::error::ClipError;
 use crate::gradients::Gradients;
 use crate::measure::Measure;
 use crate::outcome::{Clipped, Deferred, Outcome};
 use crate::policy::{ClipPolicy, NonFinite};
 use crate::report::{ClipAction, ClipReport};
-use crate::rules::{Lesson, Link, SkipReason};
+use crate::rules::{Guard, Judgement, Lesson, Link, SkipReason, links_of};
 use crate::scan::{Scan, scan};
 use crate::stages::Unscaled;
 use crate::state::{ClipperState, Lists, StateError, number_of};
@@ -40,7 +40,7 @@ pub struct Clipper {
     non_finite: NonFinite,
     reading: Reading,
     /// The rules that may skip a step, evaluated before anything is changed.
-    guards: Vec<Link>,
+    guards: Vec<Guard>,
     /// The rules that change gradients.
     rules: Vec<Link>,
     /// The number of applied steps, which is the position in every schedule.
@@ -67,12 +67,18 @@ pub struct Decision {
 }
 
 /// What a clipper learns from a step.
-#[derive(Clone, Debug, Default)]
-struct Lessons {
-    /// Whether the step advances schedules.
-    applied: bool,
-    /// One for each guard, then one for each rule; empty if nothing is learned.
-    of_links: Vec<Lesson>,
+#[derive(Clone, Debug)]
+enum Lessons {
+    /// The gradients are not finite, which says nothing about ordinary steps.
+    Nothing,
+    /// The guard with this index skipped the step.
+    Skipped(usize),
+    /// The step advances all schedules. Each guard and each rule learns, unless non-finite elements
+    /// were zeroed.
+    Applied {
+        judgements: Vec<Judgement>,
+        lessons: Vec<Lesson>,
+    },
 }
 
 impl Clipper {
@@ -94,11 +100,7 @@ impl Clipper {
     /// [`AdamClipping`](crate::AdamClipping). The clipper ignores those rules.
     #[must_use]
     pub fn for_adam(policy: ClipPolicy, non_finite: NonFinite) -> Clipper {
-        let outside = policy.rules().iter();
-        let outside = outside.filter(|rule| rule.role() != ClipRole::Adam);
-        let links = outside.enumerate();
-        let links = links.map(|(index, rule)| Link::new(index, *rule));
-        let (guards, rules) = links.partition(Link::is_guard);
+        let (guards, rules) = links_of(&policy);
         Clipper {
             reading: Reading {
                 threads: 1,
@@ -171,11 +173,11 @@ impl Clipper {
     /// If `gradients` visits different tensors on different visits, which breaks the contract of
     /// [`Gradients`].
     pub fn clip<G: Gradients>(&mut self, gradients: Unscaled<G>) -> Result<Outcome<G>, ClipError> {
-        self.clip_in_place(gradients, None)
+        self.clip_with_loss(gradients, None)
     }
 
-    /// Like [`Clipper::clip`], and passes the loss of the step to the rule `skip`. A non-finite
-    /// loss is ignored.
+    /// Like [`Clipper::clip`], and passes the loss of the step, if known, to the rule `skip`. A
+    /// non-finite loss is ignored.
     ///
     /// # Errors
     ///
@@ -187,9 +189,13 @@ impl Clipper {
     pub fn clip_with_loss<G: Gradients>(
         &mut self,
         gradients: Unscaled<G>,
-        loss: f64,
+        loss: impl Into<Option<f64>>,
     ) -> Result<Outcome<G>, ClipError> {
-        self.clip_in_place(gradients, Some(loss))
+        let threads = self.reading.threads;
+        Ok(match self.clip_deferred(gradients, loss)? {
+            Outcome::Apply(deferred) => Outcome::Apply(deferred.scale_with(threads)),
+            Outcome::Skip { gradients, report } => Outcome::Skip { gradients, report },
+        })
     }
 
     /// Like [`Clipper::clip_with_loss`], for an optimizer that scales gradients while reading them:
@@ -210,11 +216,11 @@ impl Clipper {
     pub fn clip_deferred<G: Gradients>(
         &mut self,
         gradients: Unscaled<G>,
-        loss: Option<f64>,
+        loss: impl Into<Option<f64>>,
     ) -> Result<Outcome<G, Deferred<G>>, ClipError> {
         let mut gradients = gradients.into_inner();
         let mut local = Local::new(&mut gradients, &self.reading);
-        let (report, lessons) = self.run(&mut local, loss)?;
+        let (report, lessons) = self.run(&mut local, loss.into())?;
         let factors = local.factors;
         self.learn_all(&lessons);
         Ok(match report.action {
@@ -235,7 +241,8 @@ impl Clipper {
     /// use gradclip::{Clipper, Measure, NonFinite};
     ///
     /// let mut clipper = Clipper::new("global-norm:1".parse()?, NonFinite::Skip)?;
-    /// let measures = [Measure::from_norm("weight", 100, 3.0), Measure::from_norm("bias", 10, 4.0)];
+    /// let measure = |name, norm| Measure::from_norm(name, 100, norm);
+    /// let measures = [measure("weight", 3.0), measure("bias", 4.0)];
     /// let decision = clipper.decide(&measures, None)?;
     /// assert_eq!(decision.factors, [0.2, 0.2]);
     /// assert_eq!(decision.report.norm_after, 1.0);
@@ -248,9 +255,13 @@ impl Clipper {
     /// [`ClipError::Measures`] for rules that need more than measures: `agc`, norms of an order
     /// other than 2, any rule after `value`, and `value` without magnitudes
     /// ([`Measure::from_norm`]). [`ClipError::NonFinite`] under [`NonFinite::Error`].
-    pub fn decide(&self, measures: &[Measure], loss: Option<f64>) -> Result<Decision, ClipError> {
+    pub fn decide(
+        &self,
+        measures: &[Measure],
+        loss: impl Into<Option<f64>>,
+    ) -> Result<Decision, ClipError> {
         let mut tensors = Remote::new(measures);
-        let (report, lessons) = self.run(&mut tensors, loss)?;
+        let (report, lessons) = self.run(&mut tensors, loss.into())?;
         Ok(Decision {
             factors: tensors.factors,
             clamps: tensors.clamps,
@@ -271,9 +282,8 @@ impl Clipper {
     pub fn state(&self) -> ClipperState {
         let mut state = ClipperState::new();
         state.insert("steps".into(), vec![number_of(self.steps)]);
-        for link in self.guards.iter().chain(&self.rules) {
-            state.extend(link.state());
-        }
+        state.extend(self.guards.iter().flat_map(Guard::state));
+        state.extend(self.rules.iter().flat_map(Link::state));
         state
     }
 
@@ -287,8 +297,11 @@ impl Clipper {
         let mut lists = Lists::of(state);
         let steps = lists.count("steps")?;
         let (mut guards, mut rules) = (self.guards.clone(), self.rules.clone());
-        for link in guards.iter_mut().chain(&mut rules) {
-            link.restore(&mut lists)?;
+        for guard in &mut guards {
+            guard.restore(&mut lists)?;
+        }
+        for rule in &mut rules {
+            rule.restore(&mut lists)?;
         }
         if let Some(name) = lists.first_unused() {
             return Err(StateError {
@@ -298,18 +311,6 @@ impl Clipper {
         }
         (self.steps, self.guards, self.rules) = (steps, guards, rules);
         Ok(())
-    }
-
-    fn clip_in_place<G: Gradients>(
-        &mut self,
-        gradients: Unscaled<G>,
-        loss: Option<f64>,
-    ) -> Result<Outcome<G>, ClipError> {
-        let threads = self.reading.threads;
-        Ok(match self.clip_deferred(gradients, loss)? {
-            Outcome::Apply(deferred) => Outcome::Apply(deferred.scale_with(threads)),
-            Outcome::Skip { gradients, report } => Outcome::Skip { gradients, report },
-        })
     }
 
     /// A whole step except for learning: measure, judge, change, report.
@@ -327,43 +328,35 @@ impl Clipper {
         match self.non_finite {
             NonFinite::Error if has_non_finite => return Err(report.non_finite_error()),
             NonFinite::Skip if has_non_finite => {
-                let threshold = |link: &Link| link.fixed_threshold(self.steps);
+                let threshold = |link: &Link| link.rule.fixed_threshold(self.steps);
                 let threshold = self.rules.iter().rev().find_map(threshold);
                 report.skip(SkipReason::NonFinite, threshold);
-                return Ok((report, Lessons::default()));
+                return Ok((report, Lessons::Nothing));
             }
             _ => {}
         }
-        let mut lessons = Vec::new();
-        for guard in &self.guards {
-            let Some(judgement) = guard.judge(&measures, loss) else {
-                continue;
-            };
+        let mut judgements = Vec::new();
+        for (index, guard) in self.guards.iter().enumerate() {
+            let judgement = guard.judge(&measures, loss);
             if let Some(reason) = judgement.skip {
                 report.skip(reason, judgement.threshold);
-                // Only the guard that skips the step counts it.
-                lessons.fill(Lesson::Nothing);
-                lessons.push(Lesson::Skipped);
-                let lessons = Lessons {
-                    applied: false,
-                    of_links: lessons,
-                };
-                return Ok((report, lessons));
+                return Ok((report, Lessons::Skipped(index)));
             }
             report.threshold = report.threshold.or(judgement.threshold);
-            lessons.push(Lesson::Judged(judgement));
+            judgements.push(judgement);
         }
         if has_non_finite {
             tensors.zero_non_finite();
         }
-        lessons.extend(self.change(tensors, measures, &mut report)?);
+        let mut lessons = self.change(tensors, measures, &mut report)?;
         if has_non_finite {
             // With elements zeroed, its norms say nothing about ordinary steps.
+            judgements.clear();
             lessons.clear();
         }
-        let lessons = Lessons {
-            applied: true,
-            of_links: lessons,
+        let lessons = Lessons::Applied {
+            judgements,
+            lessons,
         };
         Ok((report, lessons))
     }
@@ -380,14 +373,14 @@ impl Clipper {
         let mut measured_for = self.rules.first();
         for (index, link) in self.rules.iter().enumerate() {
             let is_measured = measured_for.is_some_and(|other| {
-                index == 0 || link.order() == other.order() && link.units().is_none()
+                index == 0 || link.order == other.order && link.units.is_none()
             });
             if !is_measured {
                 measures = tensors.measure(Some(link))?;
                 measured_for = Some(link);
             }
             let orders = self.reading.orders(Some(link));
-            let decided = link.decide(self.steps, &measures);
+            let decided = link.rule.decide(self.steps, &measures);
             let effects = match decided.changes_anything() {
                 true => {
                     measured_for = None;
@@ -396,18 +389,29 @@ impl Clipper {
                 }
                 false => Vec::new(),
             };
-            report.record(link, orders, &measures, &decided, &effects);
+            report.record(orders, &measures, &decided, &effects);
             lessons.push(decided.lesson);
         }
         Ok(lessons)
     }
 
     fn learn_all(&mut self, lessons: &Lessons) {
-        let links = self.guards.iter_mut().chain(&mut self.rules);
-        for (link, lesson) in links.zip(&lessons.of_links) {
-            link.learn(lesson);
+        match lessons {
+            Lessons::Nothing => {}
+            Lessons::Skipped(guard) => self.guards[*guard].count_skip(),
+            Lessons::Applied {
+                judgements,
+                lessons,
+            } => {
+                for (guard, judgement) in self.guards.iter_mut().zip(judgements) {
+                    guard.learn(judgement);
+                }
+                for (link, lesson) in self.rules.iter_mut().zip(lessons) {
+                    link.rule.learn(lesson);
+                }
+                self.steps += 1;
+            }
         }
-        self.steps += u64::from(lessons.applied);
     }
 }
 

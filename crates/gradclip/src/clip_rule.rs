@@ -150,10 +150,10 @@ macro_rules! rules {
                     role: ClipRole::$role,
                     source: $source,
                     form: form($name, &[
-                        $( { let known: Parameter<$type> = $parameter; (known.key, known.form) }, )*
+                        $( { let own: Parameter<$type> = $parameter; (own.key, own.form) }, )*
                     ]),
                     with_defaults: form($name, &[
-                        $( { let known: Parameter<$type> = $parameter; (known.key, known.default()) }, )*
+                        $( { let own: Parameter<$type> = $parameter; (own.key, own.default()) }, )*
                     ]),
                 }, )* ]
             }
@@ -178,7 +178,7 @@ macro_rules! rules {
             fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
                 let parameters: Vec<Option<String>> = match *self {
                     $( ClipRule::$Rule { $( $field, )* } => vec![
-                        $( { let parameter: Parameter<$type> = $parameter; parameter.written($field) }, )*
+                        $( { let own: Parameter<$type> = $parameter; own.written($field) }, )*
                     ], )*
                 };
                 formatter.write_str(self.name())?;

@@ -128,6 +128,22 @@ pub enum Values<'a> {
     Bf16(&'a [bf16]),
 }
 
+/// Owned elements of one storage type.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Buffer {
+    /// Single precision.
+    F32(Vec<f32>),
+    /// Double precision.
+    F64(Vec<f64>),
+    /// IEEE half precision.
+    #[cfg(feature = "half")]
+    F16(Vec<f16>),
+    /// bfloat16.
+    #[cfg(feature = "half")]
+    Bf16(Vec<bf16>),
+}
+
 /// Runs the same code for each storage type.
 macro_rules! for_each_type {
     ($kind:ident, $elements:expr, $slice:ident => $body:expr) => {
@@ -154,6 +170,26 @@ impl Elements<'_> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+impl Buffer {
+    /// The elements, read-only.
+    #[must_use]
+    pub fn values(&self) -> Values<'_> {
+        for_each_type!(Buffer, self, values => values.as_slice().into())
+    }
+}
+
+impl AsElements for Buffer {
+    fn as_elements(&mut self) -> Elements<'_> {
+        for_each_type!(Buffer, self, values => values.as_mut_slice().into())
+    }
+}
+
+impl From<Values<'_>> for Buffer {
+    fn from(values: Values<'_>) -> Buffer {
+        for_each_type!(Values, values, values => values.to_vec().into())
     }
 }
 
@@ -195,6 +231,12 @@ macro_rules! slices_of {
         impl<'a> From<&'a [$type]> for Values<'a> {
             fn from(slice: &'a [$type]) -> Values<'a> {
                 Values::$variant(slice)
+            }
+        }
+
+        impl From<Vec<$type>> for Buffer {
+            fn from(values: Vec<$type>) -> Buffer {
+                Buffer::$variant(values)
             }
         }
 

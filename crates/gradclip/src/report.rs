@@ -7,7 +7,7 @@ use crate::change::{Change, Effect, cosine_of};
 use crate::error::ClipError;
 use crate::measure::{Measure, Orders, reported_norm_of_all};
 use crate::norm::{Norm, Squares, add_squares, combine_norms};
-use crate::rules::{Decided, Link, SkipReason};
+use crate::rules::{Decided, SkipReason};
 use crate::threshold::NormOrder;
 
 /// What a step did to the gradients.
@@ -163,7 +163,6 @@ impl ClipReport {
     /// Records what one rule did to each tensor.
     pub(crate) fn record(
         &mut self,
-        rule: &Link,
         orders: Orders,
         measures: &[Measure],
         decided: &Decided,
@@ -201,14 +200,12 @@ impl ClipReport {
         let elements: usize = self.tensors.iter().map(|tensor| tensor.elements).sum();
         let clamped: u64 = effects.iter().map(|effect| effect.clamped).sum();
         self.clipped_share = self.clipped_share.max(clamped as f64 / elements as f64);
-        if rule.can_turn() || clamped > 0 {
-            self.cosine = match (self.cosine, cosine_of(measures, effects)) {
-                (Some(1.0), cosine) => Some(cosine),
-                (earlier, 1.0) => earlier,
-                // The angles of two rotations do not add up.
-                _ => None,
-            };
-        }
+        self.cosine = match (self.cosine, cosine_of(measures, effects)) {
+            (Some(1.0), cosine) => Some(cosine),
+            (earlier, 1.0) => earlier,
+            // The angles of two rotations do not add up.
+            _ => None,
+        };
     }
 
     /// Marks as unknown what cannot be computed from measures: the effect of a clamp.

@@ -51,7 +51,7 @@ pub(crate) struct Reading {
 impl Reading {
     pub(crate) fn orders(&self, rule: Option<&Link>) -> Orders {
         Orders {
-            rule: rule.map_or(NormOrder::TWO, Link::order),
+            rule: rule.map_or(NormOrder::TWO, |link| link.order),
             report: self.report,
         }
     }
@@ -82,7 +82,7 @@ impl<G: Gradients> Tensors for Local<'_, G> {
         let (threads, scan) = (self.reading.threads, self.reading.scan);
         let output_layer = &self.reading.output_layer;
         let orders = self.reading.orders(rule);
-        let units = rule.and_then(Link::units);
+        let units = rule.and_then(|link| link.units);
         let single = self.gradients.single_precision();
         let scanned = single.map(|tensors| scan(&tensors, threads));
         let mut scanned = scanned.into_iter().flatten();
@@ -93,8 +93,8 @@ impl<G: Gradients> Tensors for Local<'_, G> {
             let mut measure = measure_tensor(&gradient, orders, threads, scan, scanned.next());
             if output_layer.contains(gradient.name()) {
                 excluded += 1;
-            } else if let Some(axis) = units {
-                match measure_units(&gradient, axis, measure.max_magnitude) {
+            } else if let Some(units) = units {
+                match measure_units(&gradient, units, measure.max_magnitude) {
                     Ok(units) => measure.units = Some(units),
                     Err(error) => problem = problem.take().or(Some(error)),
                 }
@@ -115,10 +115,10 @@ impl<G: Gradients> Tensors for Local<'_, G> {
         let output_layer = &self.reading.output_layer;
         let mut problem = None;
         // Measuring for the first rule has checked it.
-        for axis in rules.iter().skip(1).filter_map(Link::units) {
+        for units in rules.iter().skip(1).filter_map(|link| link.units) {
             self.gradients.visit(&mut |gradient| {
                 if !output_layer.contains(gradient.name()) {
-                    problem = problem.take().or(units_of(&gradient, axis).err());
+                    problem = problem.take().or(units_of(&gradient, units.axis).err());
                 }
             });
         }
@@ -228,9 +228,9 @@ impl Tensors for Remote {
         let unknown = |measure: &Measure| measure.max_magnitude.is_nan();
         let mut is_clamped = false;
         for link in rules {
-            let problem = match link.clamps() {
-                _ if link.units().is_some() || is_clamped => "needs the elements of gradients",
-                _ if link.order() != NormOrder::TWO => "needs norms of its own order",
+            let problem = match link.clamps {
+                _ if link.units.is_some() || is_clamped => "needs the elements of gradients",
+                _ if link.order != NormOrder::TWO => "needs norms of its own order",
                 true if self.measures.iter().any(unknown) => {
                     "needs the largest magnitude of each tensor"
                 }
@@ -239,7 +239,7 @@ impl Tensors for Remote {
                     continue;
                 }
             };
-            let rule = link.name();
+            let rule = link.name;
             return Err(ClipError::Measures { rule, problem });
         }
         Ok(())

@@ -4,7 +4,10 @@ use alloc::string::String;
 use core::fmt;
 
 macro_rules! number {
-    ($(#[$doc:meta])* $Name:ident, $accepts:literal, $wanted:literal, |$value:ident| $fits:expr) => {
+    (
+        $(#[$doc:meta])*
+        $Name:ident, $accepts:literal, $wanted:literal, |$value:ident| $fits:expr
+    ) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
         pub struct $Name(f64);

@@ -9,7 +9,7 @@ use crate::error::ClipError;
 use crate::gradients::Gradient;
 use crate::math::sqrt;
 use crate::norm::{Norm, Squares};
-use crate::threshold::UnitAxis;
+use crate::threshold::{Positive, UnitAxis};
 
 /// The layout of units: runs of `run` elements belong to consecutive units, wrapping around after
 /// the last unit.
@@ -54,6 +54,15 @@ impl UnitLayout {
     }
 }
 
+/// What a rule that clips units asks for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Units {
+    /// Overrides the axes of the tensors.
+    pub(crate) axis: Option<UnitAxis>,
+    /// The lower bound on the norm of a unit's parameters.
+    pub(crate) epsilon: Positive,
+}
+
 /// The axes that index the units: from the policy, else from the tensor, else the last one.
 fn unit_axes(gradient: &Gradient<'_>, rank: usize, axis: Option<UnitAxis>) -> Range<usize> {
     let last = rank.saturating_sub(1)..rank;
@@ -69,6 +78,7 @@ fn unit_axes(gradient: &Gradient<'_>, rank: usize, axis: Option<UnitAxis>) -> Ra
 pub(crate) struct UnitMeasure {
     pub(crate) layout: UnitLayout,
     pub(crate) gradient: Vec<Norm>,
+    /// At least [`Units::epsilon`].
     pub(crate) parameter: Vec<f64>,
 }
 
@@ -103,10 +113,10 @@ pub(crate) fn units_of<'a>(
 /// Measures the units, reading gradient and parameter once each.
 pub(crate) fn measure_units(
     gradient: &Gradient<'_>,
-    axis: Option<UnitAxis>,
+    units: Units,
     max_magnitude: f64,
 ) -> Result<UnitMeasure, ClipError> {
-    let (layout, parameter) = units_of(gradient, axis)?;
+    let (layout, parameter) = units_of(gradient, units.axis)?;
     let scale = Norm::scale_for(max_magnitude);
     let sums = for_each_type!(Elements, gradient.elements(), values => {
         unit_squares(values, layout, scale)
@@ -116,7 +126,10 @@ pub(crate) fn measure_units(
     Ok(UnitMeasure {
         layout,
         gradient: gradient.collect(),
-        parameter: parameter.into_iter().map(sqrt).collect(),
+        parameter: parameter
+            .into_iter()
+            .map(|sum| sqrt(sum).max(units.epsilon.get()))
+            .collect(),
     })
 }
 

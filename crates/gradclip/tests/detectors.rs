@@ -3,7 +3,7 @@
 use gradclip::{ClipAction, ClipReport, Clipper, NonFinite, SkipReason, Unscaled};
 
 use crate::fuzzing::Random;
-use crate::model::{Model, step};
+use crate::model::{Model, Stored, step};
 use crate::support::{POLICIES, assert_close, clipper, parts};
 
 const BAD: [f64; 3] = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY];

@@ -3,7 +3,7 @@
 use gradclip::{ClipAction, ClipReport, NonFinite};
 
 use crate::fuzzing::Random;
-use crate::model::{Model, step};
+use crate::model::{Model, Stored, step};
 use crate::support::{assert_close, clip_one, clipper};
 
 fn once(policy: &str, model: Model) -> (Model, ClipReport) {

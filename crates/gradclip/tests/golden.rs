@@ -8,7 +8,7 @@ use std::path::Path;
 use gradclip::{ClipAction, ClipReport, Clipper, NonFinite, Outcome, Unscaled};
 use serde::Deserialize;
 
-use crate::model::{Buffer, Model, Tensor};
+use crate::model::{Buffer, Model, Stored, Tensor};
 
 #[derive(Deserialize)]
 struct File {

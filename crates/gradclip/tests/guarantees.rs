@@ -6,7 +6,7 @@ use gradclip::{
 };
 
 use crate::fuzzing::Random;
-use crate::model::{Buffer, Model, STORAGES, Tensor, step};
+use crate::model::{Buffer, Model, STORAGES, Stored, Tensor, step};
 use crate::support::{Named, POLICIES, assert_close, clipper, parts, reference_norm};
 
 fn once(policy: &str, model: Model) -> (Model, ClipReport) {
@@ -119,6 +119,7 @@ fn one_unit_in_the_last_place(storage: &Buffer, number: f64) -> f64 {
             half::bf16::EPSILON.to_f64(),
             half::bf16::from_bits(1).to_f64(),
         ),
+        other => panic!("unknown storage type {other:?}"),
     };
     (number.abs() * digits).max(least)
 }

@@ -1,6 +1,7 @@
 //! Gradients of every storage type, with shapes and parameters, as from an adapter.
 
-use gradclip::{ClipReport, Clipper, Elements, Gradient, Gradients, Unscaled, Values};
+pub(crate) use gradclip::Buffer;
+use gradclip::{AsElements, ClipReport, Clipper, Gradient, Gradients, Unscaled};
 use half::{bf16, f16};
 
 use crate::fuzzing::Random;
@@ -8,18 +9,20 @@ use crate::support::parts;
 
 pub(crate) const STORAGES: [&str; 4] = ["f32", "f64", "f16", "bf16"];
 
-/// Elements of one storage type.
-#[derive(Clone, Debug)]
-pub(crate) enum Buffer {
-    F32(Vec<f32>),
-    F64(Vec<f64>),
-    F16(Vec<f16>),
-    Bf16(Vec<bf16>),
+/// What the tests do with a [`Buffer`].
+pub(crate) trait Stored {
+    /// Rounds to the storage type.
+    fn of(storage: &str, values: &[f64]) -> Self;
+    /// Exact.
+    fn to_f64(&self) -> Vec<f64>;
+    /// The bits of the storage, including NaN payloads.
+    fn bits(&self) -> Vec<u64>;
+    /// Replaces one element.
+    fn set(&mut self, index: usize, value: f64);
 }
 
-impl Buffer {
-    /// Rounds to the storage type.
-    pub(crate) fn of(storage: &str, values: &[f64]) -> Buffer {
+impl Stored for Buffer {
+    fn of(storage: &str, values: &[f64]) -> Buffer {
         let values = values.iter().copied();
         match storage {
             "f32" => Buffer::F32(values.map(|value| value as f32).collect()),
@@ -30,51 +33,33 @@ impl Buffer {
         }
     }
 
-    /// Exact.
-    pub(crate) fn to_f64(&self) -> Vec<f64> {
+    fn to_f64(&self) -> Vec<f64> {
         match self {
             Buffer::F32(values) => values.iter().map(|value| f64::from(*value)).collect(),
             Buffer::F64(values) => values.clone(),
             Buffer::F16(values) => values.iter().map(|value| value.to_f64()).collect(),
             Buffer::Bf16(values) => values.iter().map(|value| value.to_f64()).collect(),
+            other => panic!("unknown storage type {other:?}"),
         }
     }
 
-    /// The bits of the storage, including NaN payloads.
-    pub(crate) fn bits(&self) -> Vec<u64> {
+    fn bits(&self) -> Vec<u64> {
         match self {
-            Buffer::F32(values) => values.iter().map(|n| u64::from(n.to_bits())).collect(),
+            Buffer::F32(values) => values.iter().map(|n| n.to_bits().into()).collect(),
             Buffer::F64(values) => values.iter().map(|n| n.to_bits()).collect(),
-            Buffer::F16(values) => values.iter().map(|n| u64::from(n.to_bits())).collect(),
-            Buffer::Bf16(values) => values.iter().map(|n| u64::from(n.to_bits())).collect(),
+            Buffer::F16(values) => values.iter().map(|n| n.to_bits().into()).collect(),
+            Buffer::Bf16(values) => values.iter().map(|n| n.to_bits().into()).collect(),
+            other => panic!("unknown storage type {other:?}"),
         }
     }
 
-    /// Replaces one element.
-    pub(crate) fn set(&mut self, index: usize, value: f64) {
+    fn set(&mut self, index: usize, value: f64) {
         match self {
             Buffer::F32(values) => values[index] = value as f32,
             Buffer::F64(values) => values[index] = value,
             Buffer::F16(values) => values[index] = f16::from_f64(value),
             Buffer::Bf16(values) => values[index] = bf16::from_f64(value),
-        }
-    }
-
-    fn elements(&mut self) -> Elements<'_> {
-        match self {
-            Buffer::F32(values) => values.as_mut_slice().into(),
-            Buffer::F64(values) => values.as_mut_slice().into(),
-            Buffer::F16(values) => values.as_mut_slice().into(),
-            Buffer::Bf16(values) => values.as_mut_slice().into(),
-        }
-    }
-
-    fn values(&self) -> Values<'_> {
-        match self {
-            Buffer::F32(values) => values.as_slice().into(),
-            Buffer::F64(values) => values.as_slice().into(),
-            Buffer::F16(values) => values.as_slice().into(),
-            Buffer::Bf16(values) => values.as_slice().into(),
+            other => panic!("unknown storage type {other:?}"),
         }
     }
 }
@@ -155,8 +140,8 @@ impl Model {
 impl Gradients for Model {
     fn visit(&mut self, visitor: &mut dyn FnMut(Gradient<'_>)) {
         for tensor in &mut self.0 {
-            let mut gradient =
-                Gradient::new(&tensor.name, tensor.gradient.elements()).with_shape(&tensor.shape);
+            let mut gradient = Gradient::new(&tensor.name, tensor.gradient.as_elements())
+                .with_shape(&tensor.shape);
             if let Some(parameter) = &tensor.parameter {
                 gradient = gradient.with_parameter(parameter.values());
             }

@@ -2,7 +2,7 @@
 
 use gradclip::{ClipAction, ClipError, NonFinite, Outcome, SkipReason, TensorReport, Unscaled};
 
-use crate::model::{Buffer, Model, STORAGES, Tensor};
+use crate::model::{Buffer, Model, STORAGES, Stored, Tensor};
 use crate::support::{Named, POLICIES as ALL_POLICIES, bits, clipper, try_clip};
 
 const POLICIES: [&str; 6] = [

@@ -3,7 +3,7 @@
 use gradclip::{ClipAction, ClipReport, NonFinite, Outcome};
 use proptest::prelude::*;
 
-use crate::model::{Buffer, Model, Tensor};
+use crate::model::{Buffer, Model, Stored, Tensor};
 use crate::support::{bits, clip, reference_norm, try_clip, without_files};
 
 type Owned = Vec<(String, Vec<f32>)>;

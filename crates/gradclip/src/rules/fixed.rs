@@ -3,13 +3,33 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
-use super::{Decided, shorten, shorten_alone};
+use super::{Decided, Rule, shorten, shorten_alone};
 use crate::change::Change;
 use crate::math::sqrt;
-use crate::measure::Measure;
+use crate::measure::{Measure, norm_of_all};
 use crate::norm::{Coefficient, Norm, add_squares};
+use crate::threshold::{NormOrder, Threshold};
 
-pub(super) fn value(bound: f64, measures: &[Measure]) -> Decided {
+/// A rule without memory.
+#[derive(Clone, Debug)]
+pub(super) struct Fixed {
+    pub(super) threshold: Threshold,
+    pub(super) order: NormOrder,
+    /// Decides from the threshold, the order of norms, and the measures.
+    pub(super) decide: fn(f64, NormOrder, &[Measure]) -> Decided,
+}
+
+impl Rule for Fixed {
+    fn decide(&self, step: u64, measures: &[Measure]) -> Decided {
+        (self.decide)(self.threshold.at(step), self.order, measures)
+    }
+
+    fn fixed_threshold(&self, step: u64) -> Option<f64> {
+        Some(self.threshold.at(step))
+    }
+}
+
+pub(super) fn value(bound: f64, _: NormOrder, measures: &[Measure]) -> Decided {
     Decided::per_tensor(bound, measures, |measure| {
         // Compared with the bound as rounded to storage, so that clamping twice changes nothing.
         match measure.max_magnitude > (measure.round)(bound) {
@@ -22,19 +42,19 @@ pub(super) fn value(bound: f64, measures: &[Measure]) -> Decided {
     })
 }
 
-pub(super) fn norm(threshold: f64, measures: &[Measure]) -> Decided {
+pub(super) fn norm(threshold: f64, _: NormOrder, measures: &[Measure]) -> Decided {
     Decided::per_tensor(threshold, measures, |measure| {
         shorten_alone(measure, threshold)
     })
 }
 
-pub(super) fn block_rms(threshold: f64, measures: &[Measure]) -> Decided {
+pub(super) fn block_rms(threshold: f64, _: NormOrder, measures: &[Measure]) -> Decided {
     Decided::per_tensor(threshold, measures, |measure| {
         shorten(measure.norm, threshold * sqrt(measure.elements as f64))
     })
 }
 
-pub(super) fn group_norm(threshold: f64, measures: &[Measure]) -> Decided {
+pub(super) fn group_norm(threshold: f64, _: NormOrder, measures: &[Measure]) -> Decided {
     let mut groups: BTreeMap<&str, Vec<&Measure>> = BTreeMap::new();
     for measure in measures {
         groups.entry(&measure.group).or_default().push(measure);
@@ -49,12 +69,18 @@ pub(super) fn group_norm(threshold: f64, measures: &[Measure]) -> Decided {
     })
 }
 
+pub(super) fn global_norm(threshold: f64, order: NormOrder, measures: &[Measure]) -> Decided {
+    let norm = norm_of_all(measures, order);
+    Decided::uniform(Some(threshold), norm, measures.len())
+}
+
 /// Scales to the target from above and from below.
-pub(super) fn normalize(target: f64, norm: Norm, measures: &[Measure]) -> Decided {
+pub(super) fn normalize(target: f64, order: NormOrder, measures: &[Measure]) -> Decided {
+    let norm = norm_of_all(measures, order);
     if norm.is_zero() || norm.value() == target {
         return Decided {
             threshold: Some(target),
-            ..Decided::keep(measures.len())
+            ..Decided::default()
         };
     }
     let by = norm.coefficient_to(target);
@@ -66,7 +92,7 @@ pub(super) fn normalize(target: f64, norm: Norm, measures: &[Measure]) -> Decide
         changes,
         threshold: Some(target),
         norm_after: Some(target).filter(|_| reached),
-        ..Decided::keep(measures.len())
+        ..Decided::default()
     }
 }
 
@@ -82,18 +108,17 @@ fn lengthen(measure: &Measure, by: Coefficient) -> Change {
     }
 }
 
-pub(super) fn agc(lambda: f64, epsilon: f64, measures: &[Measure]) -> Decided {
-    Decided::per_tensor(lambda, measures, |measure| {
-        scale_units(lambda, epsilon, measure)
-    })
+/// `agc`, which compares each output unit with its parameter.
+pub(super) fn agc(lambda: f64, _: NormOrder, measures: &[Measure]) -> Decided {
+    Decided::per_tensor(lambda, measures, |measure| scale_units(lambda, measure))
 }
 
-fn scale_units(lambda: f64, epsilon: f64, measure: &Measure) -> Change {
+fn scale_units(lambda: f64, measure: &Measure) -> Change {
     let Some(units) = &measure.units else {
         return Change::Keep;
     };
     let coefficient = |(gradient, parameter): (&Norm, &f64)| {
-        let bound = lambda * parameter.max(epsilon);
+        let bound = lambda * parameter;
         match gradient.exceeds(bound) {
             true => gradient.coefficient_to(bound).value(),
             false => 1.0,

@@ -5,6 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
+use super::prefixed;
 use super::running::Window;
 use crate::measure::{Measure, norm_of_all};
 use crate::significant::significant;
@@ -45,9 +46,11 @@ impl fmt::Display for SkipReason {
     }
 }
 
-/// The state of the rule `skip`.
+/// The rule `skip`, with what it has learned.
 #[derive(Clone, Debug)]
-pub(super) struct Guard {
+pub(crate) struct Guard {
+    /// The prefix of its list names in a [`ClipperState`](crate::ClipperState).
+    prefix: String,
     sigma: Positive,
     limit: Steps<1>,
     norms: Window,
@@ -70,8 +73,9 @@ pub(crate) struct Judgement {
 }
 
 impl Guard {
-    pub(super) fn new(sigma: Positive, window: Steps<2>, limit: Steps<1>) -> Guard {
+    pub(super) fn new(prefix: String, sigma: Positive, window: Steps<2>, limit: Steps<1>) -> Guard {
         Guard {
+            prefix,
             sigma,
             limit,
             norms: Window::new(window.get()),
@@ -81,7 +85,7 @@ impl Guard {
     }
 
     /// Judges a step by its norm, and by its loss if known and finite.
-    pub(super) fn judge(&self, measures: &[Measure], loss: Option<f64>) -> Judgement {
+    pub(crate) fn judge(&self, measures: &[Measure], loss: Option<f64>) -> Judgement {
         let norm = norm_of_all(measures, NormOrder::TWO).value();
         let loss = loss.filter(|loss| loss.is_finite());
         let norm_limit = self.norms.limit(self.sigma.get());
@@ -102,13 +106,13 @@ impl Guard {
     }
 
     /// Counts a skipped step.
-    pub(super) fn count_skip(&mut self) {
+    pub(crate) fn count_skip(&mut self) {
         // Learning the same decision twice must not exceed the range that `restore` accepts.
         self.skipped = (self.skipped + 1).min(self.limit.get());
     }
 
     /// Learns from an applied step. A zero norm says nothing about the size of ordinary norms.
-    pub(super) fn learn(&mut self, step: &Judgement) {
+    pub(crate) fn learn(&mut self, step: &Judgement) {
         self.skipped = 0;
         if step.start_over {
             // So many outliers in a row are a new level, which the old values do not describe.
@@ -124,16 +128,17 @@ impl Guard {
         }
     }
 
-    pub(super) fn state(&self) -> Vec<(String, Vec<f64>)> {
-        [
+    pub(crate) fn state(&self) -> Vec<(String, Vec<f64>)> {
+        let lists = [
             ("norms".into(), self.norms.to_vec()),
             ("losses".into(), self.losses.to_vec()),
             ("skipped".into(), [f64::from(self.skipped)].into()),
-        ]
-        .into()
+        ];
+        prefixed(&self.prefix, lists.into())
     }
 
-    pub(super) fn restore(&mut self, lists: &mut Lists<'_>) -> Result<(), StateError> {
+    pub(crate) fn restore(&mut self, lists: &mut Lists<'_>) -> Result<(), StateError> {
+        lists.prefix.clone_from(&self.prefix);
         self.norms.restore(lists, "norms", is_norm)?;
         let is_finite = |loss: &f64| loss.is_finite();
         self.losses.restore(lists, "losses", is_finite)?;
