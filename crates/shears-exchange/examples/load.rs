@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use burn::tensor::Device;
-use shears_exchange::Source;
+use shears_exchange::ModelSource;
 use shears_model::{Initializer, Transformer};
 use shears_train::{load_parameters, peak_rss_bytes};
 
@@ -18,7 +18,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let folder = std::env::args().nth(1);
     let folder = folder.ok_or("one argument is needed: SOURCE")?;
     let start = Instant::now();
-    let source = Source::open(Path::new(&folder))?;
+    let source = ModelSource::open(Path::new(&folder))?;
     let initializer = &mut Initializer::new(1, &Device::flex());
     let model = Transformer::new(source.vocabulary, &source.config, initializer);
     let model = load_parameters(model, source.read()?.tensors)?;

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use safetensors::tensor::{Dtype, TensorView};
-use shears_exchange::Source;
+use shears_exchange::ModelSource;
 use shears_generate::{Generator, most_probable};
 use shears_model::{
     Architecture, Initializer, LanguageModel, ModelConfig, Transformer, gru, lstm, rnn,
@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let [source, prompt, count, out] = arguments.as_slice() else {
         return Err("four arguments are needed: SOURCE PROMPT TOKENS FILE".into());
     };
-    let source = Source::open(Path::new(source))?;
+    let source = ModelSource::open(Path::new(source))?;
     let prompt = match (prompt.strip_prefix("ids:"), &source.tokenizer) {
         (Some(ids), _) => ids
             .split(',')

@@ -12,7 +12,7 @@ use crate::catalogue::{Catalogue, Origin, Wanted};
 use crate::error::ExchangeError;
 use crate::foreign;
 use crate::names::{Family, LAYERS_MAX, Naming, Piece, SIZE_MAX, model_config, shapes};
-use crate::source::{Source, Weights};
+use crate::source::{ModelSource, StoredWeights};
 
 /// The prefix that `torch.compile` adds to all names.
 const COMPILED: &str = "_orig_mod.";
@@ -20,7 +20,7 @@ const COMPILED: &str = "_orig_mod.";
 const MOST_NAMED: usize = 12;
 
 /// Opens a file: determines its kind, and lists the names and shapes of its weights.
-pub(crate) fn open(path: &Path) -> Result<Source, ExchangeError> {
+pub(crate) fn open(path: &Path) -> Result<ModelSource, ExchangeError> {
     foreign::check(path)?;
     match PytorchReader::read_pickle_data(path, Some("model_args")) {
         Ok(PickleValue::Dict(arguments)) => nano_gpt(path, &arguments),
@@ -32,7 +32,7 @@ pub(crate) fn open(path: &Path) -> Result<Source, ExchangeError> {
 fn nano_gpt(
     path: &Path,
     arguments: &HashMap<String, PickleValue>,
-) -> Result<Source, ExchangeError> {
+) -> Result<ModelSource, ExchangeError> {
     let size_up_to = |most: u64, key: &str| match arguments.get(key) {
         Some(PickleValue::Int(size)) if (1..=most as i64).contains(size) => Ok(*size as usize),
         _ => {
@@ -79,13 +79,13 @@ fn nano_gpt(
         name == "lm_head.weight" || name.ends_with(".attn.bias")
     })?;
     let (layers, hidden) = (config.layers, config.hidden);
-    Ok(Source {
+    Ok(ModelSource {
         description: format!("a nanoGPT checkpoint, {layers} x {hidden}"),
         config,
         vocabulary,
         tokenizer: characters(&path.with_file_name("meta.pkl"))?,
         end_token: None,
-        weights: Weights::Files {
+        weights: StoredWeights::Files {
             catalogue,
             wanted,
             beside: Vec::new(),
@@ -119,7 +119,7 @@ fn characters(path: &Path) -> Result<Option<(TokenizerKind, Tokenizer)>, Exchang
 }
 
 /// A recurrent model of any class: its one RNN, one embedding and one linear layer.
-fn recurrent(path: &Path) -> Result<Source, ExchangeError> {
+fn recurrent(path: &Path) -> Result<ModelSource, ExchangeError> {
     let mut catalogue = Catalogue::default();
     catalogue.add_pytorch(path, None)?;
     let found = Found { path, catalogue };
@@ -128,13 +128,13 @@ fn recurrent(path: &Path) -> Result<Source, ExchangeError> {
         .catalogue
         .check(path, &wanted, |name| name.contains("optim"))?;
     let (cell, layers, hidden) = (config.architecture, config.layers, config.hidden);
-    Ok(Source {
+    Ok(ModelSource {
         description: format!("a PyTorch {cell}, {layers} x {hidden}"),
         config,
         vocabulary,
         tokenizer: None,
         end_token: None,
-        weights: Weights::Files {
+        weights: StoredWeights::Files {
             catalogue: found.catalogue,
             wanted,
             beside: Vec::new(),

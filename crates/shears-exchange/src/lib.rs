@@ -37,4 +37,4 @@ pub use export::TrainedModel;
 pub use gguf::{GgufType, export_gguf};
 pub use huggingface::export_huggingface;
 pub use pytorch::export_pytorch;
-pub use source::{Parameters, Source};
+pub use source::{ModelSource, Parameters};

@@ -5,17 +5,17 @@ use std::path::Path;
 use shears_train::RunFolder;
 
 use crate::error::ExchangeError;
-use crate::source::{Source, Weights};
+use crate::source::{ModelSource, StoredWeights};
 use crate::{checkpoint, huggingface};
 
-impl Source {
+impl ModelSource {
     /// Opens a run, a Hugging Face folder, or a PyTorch file.
     ///
     /// # Errors
     ///
     /// [`ExchangeError`] if it is none of these, has an unsupported kind of model, or lacks the
     /// weights that its config describes.
-    pub fn open(path: &Path) -> Result<Source, ExchangeError> {
+    pub fn open(path: &Path) -> Result<ModelSource, ExchangeError> {
         if path.join("plan.toml").is_file() {
             return open_run(path);
         }
@@ -39,15 +39,15 @@ impl Source {
     }
 }
 
-fn open_run(path: &Path) -> Result<Source, ExchangeError> {
+fn open_run(path: &Path) -> Result<ModelSource, ExchangeError> {
     let run = RunFolder::open_to_read(path)?;
     let (plan, tokenizer) = (run.plan()?, run.tokenizer()?);
-    Ok(Source {
+    Ok(ModelSource {
         description: "a run of shears".to_string(),
         config: plan.model_config(),
         vocabulary: plan.vocabulary_of(&tokenizer),
         end_token: plan.end_token,
         tokenizer: Some((plan.tokenizer, tokenizer)),
-        weights: Weights::Run(run),
+        weights: StoredWeights::Run(run),
     })
 }

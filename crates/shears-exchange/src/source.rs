@@ -12,7 +12,7 @@ use crate::error::ExchangeError;
 
 /// A model whose config and tokenizer were read, and whose weights were checked but not read.
 #[derive(Debug)]
-pub struct Source {
+pub struct ModelSource {
     /// A description for the user.
     pub description: String,
     /// The shape of the model.
@@ -23,12 +23,12 @@ pub struct Source {
     pub tokenizer: Option<(TokenizerKind, Tokenizer)>,
     /// The token that ends a text.
     pub end_token: Option<u32>,
-    pub(crate) weights: Weights,
+    pub(crate) weights: StoredWeights,
 }
 
 /// Where the weights are.
 #[derive(Debug)]
-pub(crate) enum Weights {
+pub(crate) enum StoredWeights {
     /// In a run's best checkpoint.
     Run(RunFolder),
     /// In files whose tensors are listed.
@@ -52,12 +52,12 @@ pub struct Parameters {
     pub checkpoint: Option<(PathBuf, Vec<RestoreError>)>,
 }
 
-impl Source {
+impl ModelSource {
     /// The memory of the weights in bytes; 0 if it is unknown before they are read.
     pub fn bytes(&self) -> u64 {
         match &self.weights {
-            Weights::Run(_) => 0,
-            Weights::Files { wanted, .. } => {
+            StoredWeights::Run(_) => 0,
+            StoredWeights::Files { wanted, .. } => {
                 let elements = wanted
                     .iter()
                     .map(|wanted| wanted.shape.iter().product::<usize>());
@@ -73,7 +73,7 @@ impl Source {
     /// If something cannot be read, or if an element is not finite.
     pub fn read(self) -> Result<Parameters, ExchangeError> {
         match self.weights {
-            Weights::Run(run) => {
+            StoredWeights::Run(run) => {
                 let (found, mut damaged) = run.checkpoints().load_best_model()?;
                 let Some((checkpoint, tensors)) = found else {
                     let none = || ExchangeError::refused(run.path(), "has no checkpoint yet");
@@ -88,7 +88,7 @@ impl Source {
                     checkpoint: Some((checkpoint, damaged)),
                 })
             }
-            Weights::Files {
+            StoredWeights::Files {
                 catalogue,
                 wanted,
                 beside,

@@ -20,9 +20,9 @@ pub struct Briefing {
     pub checkpoint: Option<Checkpoint>,
 }
 
-/// The small parts.
+/// The small parts of a briefing.
 #[derive(Serialize, Deserialize)]
-struct Head {
+struct Header {
     plan: String,
     description: String,
     tokenizer: String,
@@ -43,7 +43,7 @@ impl Briefing {
         let fault = |error: String| TrainError::Ranks {
             problem: format!("cannot send the run to the other ranks: {error}"),
         };
-        let head = Head {
+        let head = Header {
             plan: toml::to_string(plan).map_err(|error| fault(error.to_string()))?,
             description: corpora.description.clone(),
             tokenizer: corpora.tokenizer.json().to_string(),
@@ -78,7 +78,7 @@ impl Briefing {
         let mut rest = bytes;
         let mut next = || part(&mut rest);
         let head = next().ok_or_else(|| unreadable("it is truncated"))?;
-        let head: Head = serde_json::from_slice(head).map_err(|e| unreadable(&e.to_string()))?;
+        let head: Header = serde_json::from_slice(head).map_err(|e| unreadable(&e.to_string()))?;
         let mut tokens = || -> Option<Tokens> {
             let (ids, _) = next()?.as_chunks();
             let ids: Vec<u32> = ids.iter().map(|id| u32::from_le_bytes(*id)).collect();

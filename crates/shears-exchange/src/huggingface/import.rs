@@ -8,10 +8,10 @@ use crate::catalogue::{Catalogue, Origin, Wanted};
 use crate::error::ExchangeError;
 use crate::foreign::read_json;
 use crate::names::{Naming, shapes};
-use crate::source::{Source, Weights};
+use crate::source::{ModelSource, StoredWeights};
 
 /// Opens a folder: config, tokenizer, and the names and shapes of the weights.
-pub(crate) fn open(folder: &Path) -> Result<Source, ExchangeError> {
+pub(crate) fn open(folder: &Path) -> Result<ModelSource, ExchangeError> {
     let config_path = folder.join("config.json");
     let json = Config::read(&config_path)?;
     let described = json.describe()?;
@@ -38,13 +38,13 @@ pub(crate) fn open(folder: &Path) -> Result<Source, ExchangeError> {
         }
     }
     let (name, layers, hidden) = (family.name(), config.layers, config.hidden);
-    Ok(Source {
+    Ok(ModelSource {
         description: format!("a {name} of {layers} x {hidden} from a Hugging Face folder"),
         config,
         vocabulary,
         tokenizer,
         end_token: json.end_token(vocabulary),
-        weights: Weights::Files {
+        weights: StoredWeights::Files {
             catalogue,
             wanted,
             beside: vec![config_path],

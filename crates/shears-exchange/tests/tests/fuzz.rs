@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use shears_exchange::Source;
+use shears_exchange::ModelSource;
 
 use crate::fuzzing::{self, Target};
 
@@ -12,7 +12,7 @@ const MOST: u64 = 64 << 20;
 
 /// Opens and reads a model.
 fn check(path: &Path) {
-    let error = match Source::open(path) {
+    let error = match ModelSource::open(path) {
         Err(error) => error,
         Ok(source) => {
             assert!(source.bytes() < MOST, "{source:?}");

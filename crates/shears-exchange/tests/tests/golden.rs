@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use safetensors::SafeTensors;
-use shears_exchange::Source;
+use shears_exchange::ModelSource;
 use shears_model::{
     Architecture, BlockConfig, Initializer, LanguageModel, Mlp, ModelConfig, State, Transformer,
     gru, lstm, rnn,
@@ -55,7 +55,7 @@ fn of<M: LanguageModel>(model: Result<M, String>, tokens: &[u32]) -> Vec<f32> {
 
 /// Reads a model, and compares its predictions with those of the program that it comes from.
 #[track_caller]
-fn check(name: &str, path: &Path) -> Source {
+fn check(name: &str, path: &Path) -> ModelSource {
     let expected = fs::read(folder(name).join("expected.safetensors")).unwrap();
     let expected = SafeTensors::deserialize(&expected).unwrap();
     let words = |name: &str| -> Vec<[u8; 4]> {
@@ -75,9 +75,9 @@ fn check(name: &str, path: &Path) -> Source {
         .into_iter()
         .map(f32::from_le_bytes)
         .collect();
-    let source = Source::open(path).unwrap();
+    let source = ModelSource::open(path).unwrap();
     let (config, vocabulary) = (source.config.clone(), source.vocabulary);
-    let read = Source::open(path).unwrap().read().unwrap();
+    let read = ModelSource::open(path).unwrap().read().unwrap();
     assert!(
         read.sha256
             .iter()
@@ -202,7 +202,7 @@ fn gpt_2s_vocabulary_and_merges_are_a_tokenizer() {
     fs::write(copy.path().join("vocab.json"), vocabulary).unwrap();
     let merges = "#version: 0.2\na b\n\u{120} ab\n# #\n";
     fs::write(copy.path().join("merges.txt"), merges).unwrap();
-    let (_, tokenizer) = Source::open(copy.path()).unwrap().tokenizer.unwrap();
+    let (_, tokenizer) = ModelSource::open(copy.path()).unwrap().tokenizer.unwrap();
     assert_eq!(tokenizer.encode("ab ab##").unwrap(), [2, 4, 6]);
     assert_eq!(tokenizer.encode("a<|endoftext|>").unwrap(), [0, 7]);
     assert_eq!(tokenizer.decode(&[2, 4, 6, 7]), "ab ab##<|endoftext|>");

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use shears_exchange::Source;
+use shears_exchange::ModelSource;
 use tempfile::TempDir;
 
 use crate::golden::folder;
@@ -22,7 +22,7 @@ fn copy(name: &str) -> TempDir {
 /// The one-line message for a model that cannot be opened or read.
 #[track_caller]
 fn refusal(path: &Path) -> String {
-    let error = match Source::open(path) {
+    let error = match ModelSource::open(path) {
         Err(error) => error,
         Ok(source) => source.read().unwrap_err(),
     };

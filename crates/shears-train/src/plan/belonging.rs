@@ -2,35 +2,45 @@
 
 use std::ops::Bound::{self, Excluded, Included};
 
-use gradclip::NonFinite;
 use shears_model::{Architecture, Position};
 
 use super::setting::BelongsTo;
-use crate::optimizer::OptimizerKind;
-use crate::schedule::ScheduleKind;
+use crate::optimizer::OptimizerKind as Kind;
+use crate::schedule::ScheduleKind as Schedule;
 
-pub(super) const RNN: BelongsTo = BelongsTo::Models(&[Architecture::Rnn]);
-pub(super) const LSTM: BelongsTo = BelongsTo::Models(&[Architecture::Lstm]);
-pub(super) const TRANSFORMER: BelongsTo = BelongsTo::Models(&[Architecture::Transformer]);
-pub(super) const ROPE: BelongsTo = BelongsTo::Positions(&[Position::Rope]);
-pub(super) const RECURRENT: BelongsTo =
-    BelongsTo::Models(&[Architecture::Rnn, Architecture::Lstm, Architecture::Gru]);
-pub(super) const MOMENTUM: BelongsTo = BelongsTo::Optimizers(&[OptimizerKind::Momentum]);
-pub(super) const RMSPROP: BelongsTo = BelongsTo::Optimizers(&[OptimizerKind::RmsProp]);
-pub(super) const ADAM: BelongsTo =
-    BelongsTo::Optimizers(&[OptimizerKind::Adam, OptimizerKind::AdamW]);
-pub(super) const ADAPTIVE: BelongsTo = BelongsTo::Optimizers(&[
-    OptimizerKind::RmsProp,
-    OptimizerKind::Adam,
-    OptimizerKind::AdamW,
+const fn models(names: &'static [&'static str]) -> BelongsTo {
+    BelongsTo::only("model", names)
+}
+
+const fn optimizers(names: &'static [&'static str]) -> BelongsTo {
+    BelongsTo::only("optimizer", names)
+}
+
+const fn schedules(names: &'static [&'static str]) -> BelongsTo {
+    BelongsTo::only("schedule", names)
+}
+
+pub(super) const RNN: BelongsTo = models(&[Architecture::Rnn.name()]);
+pub(super) const LSTM: BelongsTo = models(&[Architecture::Lstm.name()]);
+pub(super) const TRANSFORMER: BelongsTo = models(&[Architecture::Transformer.name()]);
+pub(super) const ROPE: BelongsTo = BelongsTo::only("position", &[Position::Rope.name()]);
+pub(super) const RECURRENT: BelongsTo = models(&[
+    Architecture::Rnn.name(),
+    Architecture::Lstm.name(),
+    Architecture::Gru.name(),
 ]);
-pub(super) const STEP: BelongsTo = BelongsTo::Schedules(&[ScheduleKind::Step]);
-pub(super) const FALLING: BelongsTo = BelongsTo::Schedules(&[
-    ScheduleKind::Cosine,
-    ScheduleKind::Linear,
-    ScheduleKind::Step,
+pub(super) const MOMENTUM: BelongsTo = optimizers(&[Kind::Momentum.name()]);
+pub(super) const RMSPROP: BelongsTo = optimizers(&[Kind::RmsProp.name()]);
+pub(super) const ADAM: BelongsTo = optimizers(&[Kind::Adam.name(), Kind::AdamW.name()]);
+pub(super) const ADAPTIVE: BelongsTo =
+    optimizers(&[Kind::RmsProp.name(), Kind::Adam.name(), Kind::AdamW.name()]);
+pub(super) const STEP: BelongsTo = schedules(&[Schedule::Step.name()]);
+pub(super) const FALLING: BelongsTo = schedules(&[
+    Schedule::Cosine.name(),
+    Schedule::Linear.name(),
+    Schedule::Step.name(),
 ]);
-pub(super) const SKIP: BelongsTo = BelongsTo::NonFinite(&[NonFinite::Skip]);
+pub(super) const SKIP: BelongsTo = BelongsTo::only("non-finite", &["skip"]);
 
 pub(super) type RealRange = (Bound<f64>, Bound<f64>);
 pub(super) const POSITIVE: RealRange = (Excluded(0.0), Excluded(f64::INFINITY));

@@ -9,11 +9,10 @@ mod value;
 use std::fmt::Display;
 use std::ops::{Bound, RangeBounds};
 
-use shears_model::Architecture;
 use toml::Value;
 
-use crate::plan::Preset;
-use crate::plan::{Plan, PlanError};
+use super::belonging::TRANSFORMER;
+use crate::plan::{Plan, PlanError, Preset};
 
 pub use belongs::BelongsTo;
 pub(crate) use value::SettingValue;
@@ -120,8 +119,8 @@ impl Setting {
             // These two determine the other defaults.
             ("preset", _) => return recurrent.as_ref().map(shown),
             ("model", _) => return Some("the preset's".to_string()),
-            (_, BelongsTo::Models(&[Architecture::Transformer])) => shown(&transformer?),
-            (_, BelongsTo::Models(_)) => shown(&recurrent?),
+            (_, TRANSFORMER) => shown(&transformer?),
+            (_, belongs_to) if belongs_to.choice == "model" => shown(&recurrent?),
             _ if recurrent == transformer => shown(&recurrent?),
             _ => format!(
                 "{}; {} for the Transformer",
@@ -187,7 +186,7 @@ pub(crate) fn outside<T: PartialOrd + Display>(
 ///     default: 0.0, transformer: 1e-4,           // recurrent models, Transformer
 ///     unless: "in words, when another default applies",
 ///     range: NOT_NEGATIVE,                       // any `RangeBounds`
-///     belongs_to: Schedules(&[Cosine, Linear]),  // default: all plans
+///     belongs_to: FALLING,                       // default: all plans
 /// }
 /// ```
 ///
@@ -265,7 +264,7 @@ macro_rules! settings {
                 unless: [$($unless)?].first().copied(),
                 names: <$Type as SettingValue>::NAMES,
                 is_switch: <$Type as SettingValue>::IS_SWITCH,
-                belongs_to: [$($belongs_to,)? BelongsTo::All][0],
+                belongs_to: [$($belongs_to,)? BelongsTo::ALL][0],
                 parse: |text| <$Type as SettingValue>::parse(text)?.to_toml(),
                 get: |plan| plan.$name.to_toml().ok(),
                 set: |plan, value| {

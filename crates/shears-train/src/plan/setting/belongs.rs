@@ -2,108 +2,71 @@
 
 use std::fmt;
 
-use gradclip::NonFinite;
-use shears_model::{Architecture, Position};
-
-use crate::optimizer::OptimizerKind;
+use super::{Setting, shown};
 use crate::plan::Plan;
-use crate::schedule::ScheduleKind;
 
 /// The choices that a setting belongs to; with others it would have no effect.
+///
+/// Prints as in "optimizer adam or adamw"; nothing for [`BelongsTo::ALL`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BelongsTo {
-    /// Every plan has it.
-    All,
-    /// Models of these kinds.
-    Models(&'static [Architecture]),
-    /// Transformers with these position embeddings.
-    Positions(&'static [Position]),
-    /// These optimizers.
-    Optimizers(&'static [OptimizerKind]),
-    /// These schedules.
-    Schedules(&'static [ScheduleKind]),
-    /// These rules for non-finite gradients.
-    NonFinite(&'static [NonFinite]),
+pub struct BelongsTo {
+    /// The setting that makes the choice; empty if every plan has it.
+    pub choice: &'static str,
+    /// Its values.
+    pub names: &'static [&'static str],
 }
 
 impl BelongsTo {
-    /// Whether the plan has one of the choices.
-    pub fn holds(self, plan: &Plan) -> bool {
-        match self {
-            BelongsTo::All => true,
-            BelongsTo::Models(these) => these.contains(&plan.model),
-            BelongsTo::Positions(these) => {
-                plan.model == Architecture::Transformer && these.contains(&plan.position)
-            }
-            BelongsTo::Optimizers(these) => these.contains(&plan.optimizer),
-            BelongsTo::Schedules(these) => these.contains(&plan.schedule),
-            BelongsTo::NonFinite(these) => these.contains(&plan.non_finite),
-        }
+    /// Every plan has it.
+    pub const ALL: BelongsTo = BelongsTo::only("", &[]);
+
+    /// Plans in which the setting `choice` has one of these values.
+    pub(crate) const fn only(choice: &'static str, names: &'static [&'static str]) -> BelongsTo {
+        BelongsTo { choice, names }
     }
 
-    /// The setting that makes the choice.
-    fn choice(self) -> &'static str {
-        match self {
-            BelongsTo::All => "",
-            BelongsTo::Models(_) => "model",
-            BelongsTo::Positions(_) => "position",
-            BelongsTo::Optimizers(_) => "optimizer",
-            BelongsTo::Schedules(_) => "schedule",
-            BelongsTo::NonFinite(_) => "non-finite",
-        }
+    /// Whether the plan has one of the choices, and what they belong to in turn.
+    pub fn holds(self, plan: &Plan) -> bool {
+        let Some(choice) = Plan::setting(self.choice) else {
+            return true;
+        };
+        choice.belongs(plan) && self.names.contains(&&*value_of(choice, plan))
     }
 
     /// The setting that would have to change.
     pub(crate) fn deciding(self, plan: &Plan) -> &'static str {
-        match self {
-            BelongsTo::Positions(_) if plan.model != Architecture::Transformer => "model",
-            _ => self.choice(),
+        match Plan::setting(self.choice) {
+            Some(choice) if !choice.belongs(plan) => choice.belongs_to.deciding(plan),
+            _ => self.choice,
         }
     }
 
     /// The choice of the plan.
     pub(super) fn chosen(self, plan: &Plan) -> String {
-        match self {
-            BelongsTo::All => String::new(),
-            BelongsTo::Models(_) => plan.model.to_string(),
-            BelongsTo::Positions(_) if plan.model != Architecture::Transformer => {
-                format!("model {}", plan.model)
-            }
-            BelongsTo::Positions(_) => plan.position.to_string(),
-            BelongsTo::Optimizers(_) => plan.optimizer.to_string(),
-            BelongsTo::Schedules(_) => plan.schedule.to_string(),
-            BelongsTo::NonFinite(_) => plan.non_finite.to_string(),
+        let deciding = self.deciding(plan);
+        let value = Plan::setting(deciding).map(|choice| value_of(choice, plan));
+        let value = value.unwrap_or_default();
+        match deciding == self.choice {
+            true => value,
+            false => format!("{deciding} {value}"),
         }
     }
 }
 
-/// Prints as in "optimizer adam or adamw"; nothing for [`BelongsTo::All`].
+fn value_of(setting: &Setting, plan: &Plan) -> String {
+    let value = setting.value_in(plan);
+    value.map_or(String::new(), |value| shown(&value))
+}
+
 impl fmt::Display for BelongsTo {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            BelongsTo::All => Ok(()),
-            BelongsTo::Models(these) => one_of(formatter, self.choice(), these),
-            BelongsTo::Positions(these) => one_of(formatter, self.choice(), these),
-            BelongsTo::Optimizers(these) => one_of(formatter, self.choice(), these),
-            BelongsTo::Schedules(these) => one_of(formatter, self.choice(), these),
-            BelongsTo::NonFinite(these) => one_of(formatter, self.choice(), these),
+        let Some((last, others)) = self.names.split_last() else {
+            return Ok(());
+        };
+        let BelongsTo { choice, .. } = self;
+        match others {
+            [] => write!(formatter, "{choice} {last}"),
+            others => write!(formatter, "{choice} {} or {last}", others.join(", ")),
         }
     }
-}
-
-fn one_of<T: fmt::Display>(
-    formatter: &mut fmt::Formatter<'_>,
-    choice: &str,
-    these: &[T],
-) -> fmt::Result {
-    write!(formatter, "{choice} ")?;
-    for (index, this) in these.iter().enumerate() {
-        let between = match index {
-            0 => "",
-            _ if index + 1 == these.len() => " or ",
-            _ => ", ",
-        };
-        write!(formatter, "{between}{this}")?;
-    }
-    Ok(())
 }

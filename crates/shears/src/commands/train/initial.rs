@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use shears_data::{Tokenizer, TokenizerKind};
-use shears_exchange::Source;
+use shears_exchange::ModelSource;
 use shears_model::Architecture;
 use shears_train::{Checkpoint, Plan, Preset, RunFolder};
 use toml::Value;
@@ -16,12 +16,12 @@ use crate::settings::Given;
 use crate::watch::Show;
 
 /// Opens the model that a run starts from, and adopts its settings.
-pub(super) fn open(given: &mut Given) -> anyhow::Result<Option<Source>> {
+pub(super) fn open(given: &mut Given) -> anyhow::Result<Option<ModelSource>> {
     let Some(path) = given.get("init-from").and_then(Value::as_str) else {
         return Ok(None);
     };
     let path = PathBuf::from(path);
-    let source = Source::open(&path)?;
+    let source = ModelSource::open(&path)?;
     let mut settings = Plan::settings_of(&source.config);
     if source.config.architecture == Architecture::Rnn && !path.is_dir() {
         // A PyTorch file does not say which nonlinearity it has.
@@ -57,7 +57,7 @@ pub(super) fn open(given: &mut Given) -> anyhow::Result<Option<Source>> {
 /// Records in the plan what is not a setting: the rows of the embedding and the end token. Refuses
 /// a tokenizer that does not fit the model.
 pub(super) fn identify(
-    source: &Source,
+    source: &ModelSource,
     tokenizer: &Tokenizer,
     is_own: bool,
     plan: &mut Plan,
@@ -81,7 +81,7 @@ pub(super) fn identify(
 }
 
 /// Reads the weights, as a checkpoint at step 0.
-pub(super) fn read(source: Source, plan: &mut Plan, show: Show) -> anyhow::Result<Checkpoint> {
+pub(super) fn read(source: ModelSource, plan: &mut Plan, show: Show) -> anyhow::Result<Checkpoint> {
     memory::check("this model", "start from a smaller one", source.bytes())?;
     if show == Show::Text {
         let path = plan.init_from.clone().unwrap_or_default();
