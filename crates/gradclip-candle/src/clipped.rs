@@ -6,6 +6,7 @@ use candle_nn::Optimizer;
 use gradclip::{ClipReport, Clipped};
 
 use crate::VarGradients;
+use crate::transfer::upload;
 
 /// Gradients that went through a [`gradclip::Clipper`], the only way to create this type.
 ///
@@ -63,12 +64,16 @@ impl ClippedGradients {
 
     fn into_parts(self) -> Result<(GradStore, ClipReport)> {
         let ClippedGradients { gradients, report } = self;
-        let entries = &gradients.entries;
-        let shapes = entries.iter().map(|entry| entry.shape.as_slice());
-        let tensors = gradients.gradients.into_tensors(shapes)?;
+        let (mut vars, mut buffers) = (Vec::new(), Vec::new());
+        for entry in gradients.entries {
+            vars.push(entry.var);
+            buffers.push((entry.gradient, entry.shape));
+        }
+        let places = buffers.into_iter().zip(&vars);
+        let placed = places.map(|((buffer, shape), var)| (buffer, shape, var.device()));
         let mut store = GradStore::default();
-        for (entry, tensor) in entries.iter().zip(tensors) {
-            store.insert(&entry.var, tensor);
+        for (var, tensor) in vars.iter().zip(upload(placed)?) {
+            store.insert(var, tensor);
         }
         Ok((store, report))
     }

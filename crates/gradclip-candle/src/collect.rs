@@ -4,11 +4,11 @@ use std::ops::Range;
 use std::sync::PoisonError;
 
 use candle_core::backprop::GradStore;
-use candle_core::{DType, Tensor, Var};
+use candle_core::{DType, Var};
 use candle_nn::VarMap;
-use gradclip::{Accumulate, ClipPolicy, Elements, Gradient, Gradients, Values};
+use gradclip::{Accumulate, AsElements, Buffer, ClipPolicy, Elements, Gradient, Gradients, Values};
 
-use crate::transfer::HostTensors;
+use crate::transfer::{can_hold, download};
 
 /// The gradients of named variables, in a fixed order, each variable once.
 ///
@@ -18,9 +18,6 @@ use crate::transfer::HostTensors;
 #[derive(Debug)]
 pub struct VarGradients {
     pub(crate) entries: Vec<Entry>,
-    pub(crate) gradients: HostTensors,
-    /// The parameters themselves, if the policy needs them.
-    parameters: Option<HostTensors>,
 }
 
 #[derive(Debug)]
@@ -28,6 +25,9 @@ pub(crate) struct Entry {
     name: String,
     pub(crate) var: Var,
     pub(crate) shape: Vec<usize>,
+    pub(crate) gradient: Buffer,
+    /// The parameter itself, if the policy needs it.
+    parameter: Option<Buffer>,
     /// The axes that index output units.
     units: Range<usize>,
     /// The group for `group-norm`, if it is not the name up to its last dot.
@@ -63,42 +63,41 @@ impl VarGradients {
         policy: &ClipPolicy,
     ) -> Result<Self, CollectError> {
         let with_parameters = policy.needs_parameters();
-        let mut entries: Vec<Entry> = Vec::new();
-        let mut tensors: Vec<Tensor> = Vec::new();
+        let (mut found, mut tensors) = (Vec::new(), Vec::new());
         for (name, var) in vars {
             let name = name.as_ref();
             // Removing the gradient makes a second name of the same variable find none.
             let Some(gradient) = gradients.remove(var) else {
                 continue;
             };
-            if !HostTensors::can_hold(gradient.dtype()) {
+            if !can_hold(gradient.dtype()) {
                 return Err(CollectError::Type {
                     tensor: name.to_owned(),
                     dtype: gradient.dtype(),
                 });
             }
-            entries.push(Entry {
-                name: name.to_owned(),
-                var: var.clone(),
-                shape: gradient.dims().to_vec(),
-                units: match gradient.rank() {
-                    0 | 1 => 0..0,
-                    _ => 0..1,
-                },
-                group: None,
-            });
+            found.push((name, var, gradient.dims().to_vec()));
             tensors.push(gradient.detach());
+            if with_parameters {
+                tensors.push(var.as_detached_tensor());
+            }
         }
-        if with_parameters {
-            let parameters = entries.iter().map(|entry| entry.var.as_detached_tensor());
-            tensors.extend(parameters.collect::<Vec<Tensor>>());
-        }
-        let read = HostTensors::read(&tensors, entries.len());
-        let [gradients, parameters] = read.map_err(CollectError::Read)?;
+        let mut buffers = download(&tensors).map_err(CollectError::Read)?.into_iter();
+        let mut next = || buffers.next().expect("a buffer for each tensor");
+        let entry = |(name, var, shape): (&str, &Var, Vec<usize>)| Entry {
+            name: name.to_owned(),
+            var: var.clone(),
+            gradient: next(),
+            parameter: with_parameters.then(&mut next),
+            units: match shape.len() {
+                0 | 1 => 0..0,
+                _ => 0..1,
+            },
+            shape,
+            group: None,
+        };
         Ok(VarGradients {
-            entries,
-            gradients,
-            parameters: with_parameters.then_some(parameters),
+            entries: found.into_iter().map(entry).collect(),
         })
     }
 
@@ -129,8 +128,8 @@ impl VarGradients {
 
     /// Iterates over names and values, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, Values<'_>)> {
-        let named = self.entries.iter().enumerate();
-        named.map(|(index, entry)| (entry.name.as_str(), self.gradients.values(index)))
+        let entries = self.entries.iter();
+        entries.map(|entry| (entry.name.as_str(), entry.gradient.values()))
     }
 
     /// The number of variables with a gradient.
@@ -158,15 +157,15 @@ pub(crate) fn sorted(vars: &VarMap) -> Vec<(String, Var)> {
 
 impl Gradients for VarGradients {
     fn visit(&mut self, visitor: &mut dyn FnMut(Gradient<'_>)) {
-        for (index, entry) in self.entries.iter().enumerate() {
-            let elements = self.gradients.elements(index);
+        for entry in &mut self.entries {
+            let elements = entry.gradient.as_elements();
             let mut gradient = Gradient::new(&entry.name, elements).with_shape(&entry.shape);
             gradient = gradient.with_units(entry.units.clone());
             if let Some(group) = &entry.group {
                 gradient = gradient.with_group(group);
             }
-            if let Some(parameters) = &self.parameters {
-                gradient = gradient.with_parameter(parameters.values(index));
+            if let Some(parameter) = &entry.parameter {
+                gradient = gradient.with_parameter(parameter.values());
             }
             visitor(gradient);
         }
@@ -176,19 +175,14 @@ impl Gradients for VarGradients {
 impl Accumulate for VarGradients {
     fn visit_pairs(
         &mut self,
-        mut other: VarGradients,
+        other: VarGradients,
         visitor: &mut dyn FnMut(Elements<'_>, Elements<'_>),
     ) {
-        let [ours, theirs] = [&self.entries, &other.entries].map(|entries| {
-            let ids = entries.iter().map(|entry| entry.var.id());
-            ids.collect::<Vec<_>>()
-        });
-        assert_eq!(ours, theirs, "gradients of other variables");
-        for index in 0..self.entries.len() {
-            visitor(
-                self.gradients.elements(index),
-                other.gradients.elements(index),
-            );
+        const PROBLEM: &str = "gradients of other variables";
+        assert_eq!(self.entries.len(), other.entries.len(), "{PROBLEM}");
+        for (sum, mut term) in self.entries.iter_mut().zip(other.entries) {
+            assert_eq!(sum.var.id(), term.var.id(), "{PROBLEM}");
+            visitor(sum.gradient.as_elements(), term.gradient.as_elements());
         }
     }
 }
