@@ -192,7 +192,7 @@ fn clipping_by_hand_agrees_without_overflow() {
 }
 
 #[test]
-fn names_are_those_of_the_map_in_order() {
+fn names_follow_the_order_of_the_map() {
     let model = Two::new();
     let collected = collect(model.backward_to([1.0, 2.0], [3.0, 4.0]), &model.vars);
     let expected = [

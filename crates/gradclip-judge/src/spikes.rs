@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_ten_norms_only_teach() {
+    fn no_spike_is_found_in_the_first_ten_norms() {
         let norms = with(&[(0, 1e3), (9, 50.0), (10, 50.0)]);
         assert_eq!(extents(&norms), [(10, 10, 10)]);
         // A norm that is not finite does not count among the ten.
@@ -158,13 +158,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_finite_neither_begins_nor_ends_a_spike() {
+    fn non_finite_steps_neither_start_nor_end_a_spike() {
         let norms = with(&[(40, 4.0), (41, f64::NAN), (42, 5.0), (60, f64::INFINITY)]);
         assert_eq!(extents(&norms), [(40, 42, 42)]);
     }
 
     #[test]
-    fn a_new_level_is_no_spike_for_ever() {
+    fn a_lasting_new_level_stops_being_a_spike() {
         let mut norms = vec![1.0; 60];
         norms.extend([10.0; 100]);
         // After 25 steps half of the window is of the new level.

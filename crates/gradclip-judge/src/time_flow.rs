@@ -158,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_say_what_the_norms_are() {
+    fn the_origin_of_the_norms_is_described() {
         let flow = |norms: &[f64]| TimeFlow {
             step: 1,
             norms: norms.to_vec(),

@@ -33,7 +33,7 @@ fn recorded(report: &ClipReport, loss: f64) -> RecordedStep {
 }
 
 #[test]
-fn a_replay_is_what_the_policy_did() {
+fn a_replay_reproduces_the_policy() {
     for text in [
         "none",
         "global-norm:1",

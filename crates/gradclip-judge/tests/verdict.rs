@@ -177,7 +177,7 @@ fn thresholds_of_elements_are_not_compared_with_norms() {
 }
 
 #[test]
-fn the_threshold_that_was_in_force_at_last_is_told() {
+fn the_last_threshold_in_force_is_reported() {
     let policy = policy("adagc:warmup=50");
     let warm_up_alone = |steps: u64| {
         let each = (1..=steps).map(|number| StepRecord {
@@ -195,7 +195,7 @@ fn the_threshold_that_was_in_force_at_last_is_told() {
 }
 
 #[test]
-fn a_window_that_is_not_full_is_said() {
+fn an_incomplete_window_is_reported() {
     let idle = |text: &str, count: u64, from: u64| {
         let policy = policy(text);
         let steps = (1..=count).map(|number| StepRecord {
@@ -248,7 +248,7 @@ fn a_second_learning_rate_cuts_the_median_step() {
 
 /// What is to be tried next lengthens no step of gradient descent, and leaves a good policy alone.
 #[test]
-fn what_is_tried_next_makes_no_step_longer() {
+fn the_next_experiment_never_lengthens_steps() {
     let next = |norms: &[f64], adaptive: bool, last_loss: f64| {
         let policy = policy("global-norm:1");
         let count = norms.len();
@@ -274,7 +274,7 @@ fn what_is_tried_next_makes_no_step_longer() {
 
 /// Under an optimizer of Adam's kind a tight threshold is no learning rate.
 #[test]
-fn what_the_optimizer_divides_out_is_not_called_held_back() {
+fn adaptive_optimizers_are_not_called_throttled() {
     let judged = |text: &str, adaptive: bool| {
         let policy = policy(text);
         let mut run = Run::new(&policy, steps(&[9.0; 300], Some(1.0)));
@@ -297,7 +297,7 @@ fn what_the_optimizer_divides_out_is_not_called_held_back() {
 
 /// What would be the same run again is not proposed.
 #[test]
-fn a_net_that_would_have_cut_nothing_is_advised_and_not_tried_next() {
+fn a_threshold_that_would_have_clipped_nothing_is_not_tried_next() {
     let after = |norm: f64, steps: u64, adaptive: bool| {
         let records = (1..=steps).map(|number| StepRecord {
             loss: Some(falling(number)),
@@ -353,7 +353,7 @@ fn a_loss_that_no_longer_falls_asks_for_a_lower_rate() {
 
 /// The first steps have none before them that would make a spike of them.
 #[test]
-fn nothing_is_advised_where_the_longest_norm_is_far_above_but_no_spike() {
+fn a_large_norm_that_is_no_spike_gives_no_advice() {
     let with = |longest: f64| {
         let mut norms = vec![0.2; 300];
         norms[3] = longest;
@@ -364,7 +364,7 @@ fn nothing_is_advised_where_the_longest_norm_is_far_above_but_no_spike() {
 }
 
 #[test]
-fn norms_of_a_throttled_run_are_not_taken_for_those_of_a_free_one() {
+fn throttled_norms_are_not_advised_as_thresholds() {
     let judged = clipped_at(&[0.8; 300], 0.03);
     assert_eq!(judged.advice, None);
     let words = judged.verdict.to_string();
@@ -407,7 +407,7 @@ fn an_explosion_is_a_hundred_times_the_median_and_reaches_the_optimizer() {
 
 /// Of two norms the median is half of the larger one.
 #[test]
-fn few_norms_before_an_explosion_do_not_hide_it() {
+fn an_explosion_is_found_after_few_norms() {
     let lost = |norms: &[f64]| {
         let none = ClipPolicy::none();
         let mut run = Run::new(&none, steps(norms, None));
@@ -443,7 +443,7 @@ fn few_norms_before_an_explosion_do_not_hide_it() {
 }
 
 #[test]
-fn the_longest_gradient_of_an_explosion_is_told() {
+fn the_largest_norm_of_an_explosion_is_reported() {
     let none = ClipPolicy::none();
     let mut steps = steps(&[1.0, 34.0, 6730.0, 1e34], None);
     steps.extend((5..=14).map(not_finite));
@@ -455,7 +455,7 @@ fn the_longest_gradient_of_an_explosion_is_told() {
 }
 
 #[test]
-fn an_explosion_that_was_survived_is_none() {
+fn a_recovered_explosion_is_not_an_explosion() {
     let mut norms = vec![0.5; 300];
     norms[200] = 3e6;
     assert_eq!(unclipped(&norms).verdict.class, Class::Off);
@@ -543,7 +543,7 @@ fn more_than_one_percent_of_broken_steps_is_not_finite() {
 }
 
 #[test]
-fn a_run_whose_validation_loss_turned_ends_where_it_was_lowest() {
+fn overfitting_suggests_stopping_at_the_lowest_validation_loss() {
     let policy = policy("global-norm:5");
     let steps = (1..=400).map(|number| StepRecord {
         loss: Some(falling(number)),
@@ -582,7 +582,7 @@ fn a_run_that_ends_without_a_finite_loss_is_not_finite() {
 }
 
 #[test]
-fn what_skipping_did_is_said() {
+fn the_effect_of_skipping_is_reported() {
     let policy = policy("skip:1,window=16");
     let steps = (1..=300).map(|number| match number % 2 {
         0 => step(number, 0.5, None),
@@ -615,7 +615,7 @@ fn what_skipping_did_is_said() {
 }
 
 #[test]
-fn when_it_engaged_is_said() {
+fn the_engaged_steps_are_reported() {
     let mut early = vec![9.0; 5];
     early.extend([0.5; 95]);
     let words = clipped_at(&early, 1.0).verdict.sentence;
@@ -626,7 +626,7 @@ fn when_it_engaged_is_said() {
 }
 
 #[test]
-fn what_works_inside_adam_is_not_called_no_clipping() {
+fn rules_inside_adam_count_as_clipping() {
     let policy = policy("update-rms:1");
     let judged = judge(&Run::new(&policy, steps(&[0.5; 200], None)));
     assert_eq!(judged.verdict.class, Class::Off);
@@ -657,7 +657,7 @@ fn coefficients_that_are_not_known_are_left_out() {
 }
 
 #[test]
-fn lost_direction_is_said() {
+fn a_lost_direction_is_reported() {
     let policy = policy("value:0.1");
     let mut run = Run::new(&policy, steps(&[0.5; 200], Some(0.4)));
     run.cosine = Some(0.7);
@@ -669,7 +669,7 @@ fn lost_direction_is_said() {
 }
 
 #[test]
-fn of_several_largest_norms_the_first_is_named() {
+fn the_first_of_equal_largest_norms_is_named() {
     let mut norms = vec![0.5; 40];
     (norms[6], norms[9], norms[30]) = (3.0, 3.0, 3.0);
     let numbers = unclipped(&norms).verdict.numbers;
@@ -677,7 +677,7 @@ fn of_several_largest_norms_the_first_is_named() {
 }
 
 #[test]
-fn the_numbers_are_one_line() {
+fn the_figures_fit_one_line() {
     let mut norms = vec![0.5; 363];
     norms.extend([12.44; 37]);
     let verdict = clipped_at(&norms, 5.0).verdict;
@@ -694,7 +694,7 @@ fn the_numbers_are_one_line() {
 }
 
 #[test]
-fn a_hundred_percent_are_all() {
+fn a_hundred_percent_means_all() {
     let mut norms = vec![2.0; 4000];
     let all = clipped_at(&norms, 1.0).verdict.numbers.to_string();
     assert!(all.contains("4000 of 4000 steps clipped (100 %)"), "{all}");
@@ -707,7 +707,7 @@ fn a_hundred_percent_are_all() {
 }
 
 #[test]
-fn a_report_becomes_a_record() {
+fn a_report_converts_to_a_record() {
     let mut clipper = Clipper::new(policy("global-norm:1"), NonFinite::Error).unwrap();
     let gradients = Unscaled::single([("w", [3.0_f32, 4.0])]);
     let outcome = clipper.clip(gradients).unwrap();
@@ -764,7 +764,7 @@ mod advice {
     }
 
     #[test]
-    fn spikes_of_ten_times_are_worth_cutting() {
+    fn tenfold_spikes_are_worth_clipping() {
         let with = |spike: f64| {
             let mut norms = vec![0.5; 300];
             norms[150] = spike;
@@ -775,7 +775,7 @@ mod advice {
     }
 
     #[test]
-    fn it_is_in_the_order_of_the_run() {
+    fn the_order_of_the_run_is_kept() {
         let policy = policy("global-norm:10000000,p=inf");
         let mut norms = vec![0.02; 300];
         norms[150] = 3.0;
@@ -800,7 +800,7 @@ mod advice {
     }
 
     #[test]
-    fn after_an_explosion_it_is_the_usual_threshold_or_twice_what_was_ordinary() {
+    fn advice_after_an_explosion_is_the_usual_threshold_or_twice_the_median() {
         let after = |ordinary: f64, steps: usize| {
             let mut norms = vec![ordinary; steps];
             norms.push(ordinary * 1e6);
@@ -848,7 +848,7 @@ fn the_last_stretch_is_judged_and_the_others_are_named() {
 
 /// What the loss is compared with is where the run began, not where its policy was changed.
 #[test]
-fn a_changed_policy_does_not_hide_a_loss_that_rose() {
+fn a_rising_loss_is_reported_after_a_policy_change() {
     let stretches = [(1, policy("global-norm:1")), (51, policy("global-norm:2"))];
     let steps = (1..=100).map(|number| StepRecord {
         loss: Some(if number <= 20 { 4.0 } else { 9.0 }),

@@ -91,7 +91,7 @@ fn an_unmodified_adapter_passes() {
 }
 
 #[test]
-fn the_order_of_the_tensors_is_free() {
+fn tensors_may_be_in_any_order() {
     super::check(&mut Tampered {
         before: |tensors: &mut Vec<NamedTensor>| {
             tensors.sort_by(|left, right| left.name.cmp(&right.name));

@@ -240,7 +240,7 @@ fn learning_a_decision_twice_leaves_a_valid_state() {
 
 /// As in clipping, which saturates elements.
 #[test]
-fn a_factor_that_overflows_elements_comes_with_a_clamp() {
+fn a_factor_that_overflows_elements_has_a_clamp() {
     let given: Named = vec![("w", vec![1.0, -1.0, 1e-10]), ("b", vec![0.5])];
     let clipper = clipper("normalize:1e39", NonFinite::Skip);
     let decision = clipper.decide(&measures(&given), None).unwrap();

@@ -50,7 +50,7 @@ fn rules_for_all_tensors_keep_the_direction() {
 }
 
 #[test]
-fn a_chain_with_one_turning_rule_has_its_cosine() {
+fn a_chain_has_the_cosine_of_its_only_rotation() {
     for policy in [
         "global-norm:20+value:0.2",
         "block-rms:0.1+normalize:3+global-norm:1",
@@ -70,7 +70,7 @@ fn a_chain_with_one_turning_rule_has_its_cosine() {
 }
 
 #[test]
-fn the_angles_of_two_turns_do_not_add_up() {
+fn the_cosine_of_two_rotations_is_unknown() {
     for policy in [
         "norm:1+value:0.2",
         "value:5+block-rms:0.1",

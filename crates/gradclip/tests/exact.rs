@@ -220,7 +220,7 @@ fn metaseq_norm_then_second_call_returns_one() {
 }
 
 #[test]
-fn each_tensor_by_itself() {
+fn norm_clips_each_tensor_separately() {
     let before: Named = vec![("large", vec![30.0, 40.0]), ("small", vec![0.3, 0.4])];
     let (after, report) = clip("norm:5", before.clone());
     assert_eq!(

@@ -241,7 +241,7 @@ fn scaling_gradients_and_thresholds_scales_the_result() {
 }
 
 #[test]
-fn rules_of_a_chain_are_applied_in_turn() {
+fn rules_of_a_chain_are_applied_in_order() {
     for seed in 0..50 {
         let model = Model::random(&mut Random(seed), 10.0);
         let (first, _) = once("value:5", model.clone());

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use gradclip::{ClipAction, ClipError, clip_global_norm};
 
 #[test]
-fn it_equals_the_rule_of_a_clipper() {
+fn replay_equals_the_rule_of_a_clipper() {
     let mut gradients =
         BTreeMap::from([("w", vec![-2.0_f32, 0.0, 0.0, 4.0]), ("b", vec![1.0, -2.0])]);
     let report = clip_global_norm(&mut gradients, 4.0).unwrap();

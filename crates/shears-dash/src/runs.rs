@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn no_name_leads_out_of_the_folder() {
+    fn no_name_escapes_the_folder() {
         let (folder, runs) = with_runs(&["a", "b/c"]);
         fs::write(folder.path().join("plan.toml"), "").unwrap();
         for name in ["a", "b/c"] {
@@ -412,7 +412,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn links_out_of_the_folder_are_not_runs() {
+    fn links_that_leave_the_folder_are_not_runs() {
         let (folder, runs) = with_runs(&["a"]);
         let elsewhere = folder.path().join("elsewhere");
         fs::create_dir_all(&elsewhere).unwrap();

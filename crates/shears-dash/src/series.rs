@@ -446,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn buckets_of_a_growing_run_do_not_move() {
+    fn buckets_of_a_growing_run_are_stable() {
         let (size, before) = buckets(&(0..5000), 1000);
         let (same, after) = buckets(&(0..5100), 1000);
         assert_eq!((size, same), (8, 8));

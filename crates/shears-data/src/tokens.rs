@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "of 2 tokens")]
-    fn what_was_cut_off_is_not_read() {
+    fn truncated_tokens_are_not_read() {
         let _ = Tokens::from(&[1, 2, 3][..]).first(2).slice(1..3);
     }
 }

@@ -69,7 +69,7 @@ fn ids_that_are_not_dense() {
 }
 
 #[test]
-fn merges_out_of_the_vocabulary() {
+fn merges_outside_the_vocabulary_are_refused() {
     check(&bpe(r#"{"a":0,"b":1}"#, r#"[["a","b"]]"#, ""), "merge 0");
     check(
         &bpe(

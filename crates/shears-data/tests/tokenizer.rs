@@ -92,7 +92,7 @@ fn errors_say_what_to_do() {
 }
 
 #[test]
-fn a_million_times_one_character() {
+fn a_repeated_character_is_tokenized_in_linear_time() {
     let text = "a".repeat(1 << 20);
     for kind in kinds() {
         let tokenizer = Tokenizer::build(&kind, &text).unwrap();

@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_short() {
+    fn formatted_values_are_short() {
         let words = [0.0, 0.1 + 0.2, 1234.5678, 2e5, 1e7, 1.5e-9].map(number);
         assert_eq!(words, ["0", "0.3", "1235", "200000", "1e7", "1.5e-9"]);
     }
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_spike_is_outside_of_the_usual_range() {
+    fn a_spike_is_outside_the_usual_range() {
         let mut norms: Vec<f64> = (0..100).map(|i| 0.4 + 0.002 * f64::from(i)).collect();
         let (low, high) = usual_range(norms.clone(), false).unwrap();
         assert!(low == 0.4 && (high - 0.598).abs() < 1e-12, "{low} {high}");

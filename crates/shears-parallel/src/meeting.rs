@@ -92,7 +92,7 @@ mod tests {
     use crate::{Alone, Threads};
 
     #[test]
-    fn the_first_rank_works_and_all_meet_meanwhile() {
+    fn other_ranks_wait_while_the_first_one_works() {
         assert_eq!(
             on_first_rank(&Alone, &|| panic!("nobody to meet"), || 7),
             Some(7)
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_of_the_first_rank_leaves_nobody_waiting() {
+    fn a_panic_of_the_first_rank_releases_the_others() {
         let ended = std::panic::catch_unwind(|| {
             Threads::run(2, |ranks| {
                 on_first_rank(&ranks, &|| (), || assert!(ranks.rank() > 0, "on purpose"));

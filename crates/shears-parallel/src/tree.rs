@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_come_first() {
+    fn neighbours_are_combined_first() {
         assert_eq!(shape(0), "");
         assert_eq!(shape(1), "0");
         assert_eq!(shape(4), "((01)(23))");

@@ -400,7 +400,7 @@ mod tests {
     /// Columns are in the order of the forward pass, including those that the header did not
     /// create.
     #[test]
-    fn a_model_of_very_many_parameters_has_all_its_columns() {
+    fn a_model_with_many_parameters_has_all_columns() {
         const MANY: usize = 5000;
         let name = |place: usize| format!("layers.{place}.weight");
         let parameter = |place| Parameter {

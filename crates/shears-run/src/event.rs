@@ -306,7 +306,7 @@ mod tests {
 
     /// Rounding elements to zero changes the direction.
     #[test]
-    fn gradients_that_lost_elements_have_no_cosine() {
+    fn gradients_with_zeroed_elements_have_no_cosine() {
         use gradclip::{Clipper, NonFinite, Unscaled};
 
         let logged = |threshold: &str| {

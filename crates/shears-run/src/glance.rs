@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_is_found_behind_long_lines() {
+    fn a_step_is_found_after_long_lines() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("events.jsonl");
         let tensors: Vec<String> = (0..9_000)

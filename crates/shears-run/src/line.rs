@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_line_says_why() {
+    fn a_damaged_line_is_reported_with_its_reason() {
         let reason = |line: &str| match Line::parse(line.as_bytes()) {
             Err(LineProblem::Broken(reason)) => reason,
             other => panic!("{line}: {other:?}"),

@@ -104,7 +104,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a_linked_lock_file_is_left_alone() {
+    fn a_linked_lock_file_is_not_touched() {
         let folder = tempfile::tempdir().unwrap();
         let precious = folder.path().join("precious");
         fs::write(&precious, "mine").unwrap();

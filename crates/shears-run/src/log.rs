@@ -444,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_that_is_not_an_event_does_not_hide_later_ones() {
+    fn an_unreadable_step_does_not_hide_later_ones() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("events.jsonl");
         let without_rate = step_line(2, 2.0).replace("0.1", "null");

@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_read_well() {
+    fn byte_counts_are_readable() {
         let read = [999, 1_500_000, 999_960_000].map(bytes);
         assert_eq!(read, ["1.0 kB", "1.5 MB", "1.0 GB"]);
     }

@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_are_there_twice_too_long_or_too_many_are_found() {
+    fn duplicate_long_and_excess_names_are_found() {
         let problem = |header: &str| names_problem(header.as_bytes()).unwrap();
         assert_eq!(problem("{\"a\": {\"b\": 1, \"b\": 2}, \"b\": [{}]}"), None);
         let twice = problem("{\"a\": 1, \"b\": 2, \"b\": 2, \"a\": 3}");

@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_pending_is_noted_again() {
+    fn a_pending_evaluation_is_recorded_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("events.jsonl");
         write(&path, 0, &[sample(1), sample(2), sample(2), sample(3)]);
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_of_format_1_gets_its_header_where_it_goes_on() {
+    fn a_resumed_log_of_format_1_gets_a_header() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("events.jsonl");
         let step = |step: u64| {
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn a_later_format_is_refused_and_left_alone() {
+    fn a_newer_format_is_refused_without_writing() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("events.jsonl");
         let later = format!("{{\"event\":\"header\",\"format\":{}}}\n", FORMAT + 1);

@@ -199,7 +199,7 @@ fn a_missing_file_is_found_and_a_folder_without_manifest_is_no_checkpoint() {
 }
 
 #[test]
-fn remains_of_an_interrupted_save_are_ignored_and_removed() {
+fn an_interrupted_save_is_ignored_and_removed() {
     let fixture = Fixture::with(&[1]);
     let leftover = fixture.folder.path().join(".00000002.tmp");
     fs::create_dir(&leftover).unwrap();
@@ -247,7 +247,7 @@ fn the_newest_and_the_best_are_kept() {
 
 /// A run that fell back to step 1 saves at step 2; the newer checkpoints are damaged.
 #[test]
-fn damaged_checkpoints_do_not_push_out_good_ones() {
+fn damaged_checkpoints_do_not_displace_intact_ones() {
     let fixture = Fixture::with(&[1, 3, 4]);
     for step in [3, 4] {
         let path = fixture.path(step).join("model.safetensors");
@@ -514,7 +514,7 @@ fn a_failed_deletion_is_reported_and_does_not_end_the_run() {
 }
 
 #[test]
-fn remains_of_an_interrupted_deletion_are_removed_by_the_next_save() {
+fn an_interrupted_deletion_is_finished_by_the_next_save() {
     let fixture = Fixture::with(&[1, 2]);
     let doomed = fixture.folder.path().join(".step-00000001.tmp");
     fs::rename(fixture.path(1), &doomed).unwrap();

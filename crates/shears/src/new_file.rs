@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_left_of_a_killed_process_blocks_nothing() {
+    fn leftovers_of_a_killed_process_block_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("table.csv");
         let process = std::process::id();
@@ -176,7 +176,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn the_permissions_are_those_of_any_new_file() {
+    fn a_new_file_has_the_default_permissions() {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();

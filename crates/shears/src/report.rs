@@ -226,7 +226,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_read_well() {
+    fn counts_are_readable() {
         assert_eq!(
             [count(7), count(1_234), count(12_345_678)],
             ["7", "1,234", "12,345,678"]

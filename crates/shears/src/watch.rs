@@ -298,7 +298,7 @@ mod tests {
     use super::set_off;
 
     #[test]
-    fn a_sample_is_broken_between_words_on_a_terminal_alone() {
+    fn a_sample_is_wrapped_only_on_a_terminal() {
         let text = "quousque tandem\nabutere Catilina patientia";
         assert_eq!(
             set_off(text, None),

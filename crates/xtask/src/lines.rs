@@ -106,7 +106,7 @@ mod tests {
     use super::is_test;
 
     #[test]
-    fn tests_are_told_by_their_place() {
+    fn tests_are_recognised_by_their_path() {
         assert!(is_test("crates/gradclip/tests/golden.rs"));
         assert!(is_test("crates/shears-kernels/src/matmul/tests.rs"));
         assert!(!is_test("crates/shears-kernels/src/matmul.rs"));

@@ -93,7 +93,7 @@ fn crates() -> BTreeSet<String> {
 }
 
 #[test]
-fn who_knows_what() {
+fn dependencies_follow_the_map() {
     let dependencies = dependencies();
     let knows = |user: &str, what: &str| dependencies[user].contains(what);
     // The resolved graph has the features that the adapters turn on, so the manifest is asked.

@@ -248,7 +248,7 @@ fn circles(files: &BTreeMap<Module, File>) -> Vec<Vec<Module>> {
 }
 
 #[test]
-fn no_circle_among_the_files_of_a_crate() {
+fn files_of_a_crate_form_no_cycle() {
     let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut problems = Vec::new();
     for entry in fs::read_dir(crates).unwrap() {
@@ -264,7 +264,7 @@ fn no_circle_among_the_files_of_a_crate() {
 }
 
 #[test]
-fn a_circle_is_found_through_names_that_are_handed_on() {
+fn a_cycle_is_found_through_reexports() {
     let file = |module: &[&str], source: &str| {
         let module: Module = module.iter().map(ToString::to_string).collect();
         let mut reader = Reader {

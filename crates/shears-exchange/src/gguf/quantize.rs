@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn halves_do_not_become_infinite() {
+    fn f16_scales_do_not_become_infinite() {
         let mut out = Vec::new();
         write_f16(&bytes(&[1.5, 1e6, -1e6]), &mut out).unwrap();
         let halves = out.as_chunks::<2>().0.iter();

@@ -107,7 +107,7 @@ fn no_config_of_llama_panics() {
 }
 
 #[test]
-fn no_weights_of_a_stranger_panic() {
+fn no_foreign_weights_panic() {
     llama_weights().run();
 }
 

@@ -262,7 +262,7 @@ fn a_file_without_a_recognised_model_is_described() {
 }
 
 #[test]
-fn a_tensor_that_is_there_twice_is_refused() {
+fn a_duplicate_tensor_is_refused() {
     let folder = copy("gpt2-tied");
     let path = folder.path().join("model.safetensors");
     let file = fs::read(&path).unwrap();
@@ -280,7 +280,7 @@ fn a_tensor_that_is_there_twice_is_refused() {
 }
 
 #[test]
-fn an_index_names_no_file_outside_of_its_folder() {
+fn an_index_cannot_name_files_outside_its_folder() {
     for name in ["../model.safetensors", "/etc/passwd", "", ".."] {
         let folder = copy("gpt2-sharded-bf16");
         let index = json!({ "weight_map": { "transformer.wte.weight": name } });

@@ -266,7 +266,7 @@ fn the_operation_matches_the_composition_for_every_loss() {
 }
 
 #[test]
-fn the_loss_may_use_only_the_last_state() {
+fn the_loss_may_depend_only_on_the_last_state() {
     let device = Device::flex().autodiff();
     for cell in CELLS {
         let case = Case::new(cell, [3, 4, 5, 6], None);

@@ -114,7 +114,7 @@ fn numbers(net: &Net, optimizer: &Optimizer) -> Vec<(String, Vec<f32>)> {
 }
 
 #[test]
-fn in_place_and_by_composition_give_the_same_numbers() {
+fn in_place_and_composed_updates_have_the_same_bits() {
     for settings in all_settings() {
         // No factor, one for all, and one for each.
         for policy in ["none", "global-norm:0.5", "norm:0.1"] {

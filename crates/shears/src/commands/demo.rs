@@ -369,7 +369,7 @@ mod tests {
     use super::labelled;
 
     #[test]
-    fn a_label_gives_way_to_its_command() {
+    fn a_label_is_shortened_to_fit_its_command() {
         let commands = [
             ("text", "shears train".to_string()),
             ("a page", "shears dash".into()),

@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_narrow_terminal_gets_the_columns_that_tell_most() {
+    fn a_narrow_terminal_keeps_the_most_informative_columns() {
         let mut group = Group::default();
         group.policy = "global-norm:1".into();
         group.verdict = "second learning rate".into();

@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_jump_is_counted_once_however_long_it_lasts() {
+    fn a_long_jump_is_counted_once() {
         let mut loss: Vec<f32> = (0..200_u8).map(|i| 2.0 + 0.1 * f32::from(i % 3)).collect();
         let count = |loss: &[f32]| {
             let mut outcome = Outcome::default();

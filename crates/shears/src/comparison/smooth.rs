@@ -47,7 +47,7 @@ mod tests {
     }
 
     #[test]
-    fn spikes_at_the_first_steps_do_not_hold_the_curve_up() {
+    fn spikes_at_the_first_steps_do_not_raise_the_curve() {
         let falling = |step: u32| 2.0 + 2.0 * (-f64::from(step) / 30.0).exp();
         let usual: Vec<f64> = (0..200).map(falling).collect();
         let mut wild = usual.clone();

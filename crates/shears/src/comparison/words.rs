@@ -372,14 +372,14 @@ mod tests {
     }
 
     #[test]
-    fn classes_are_told_once() {
+    fn each_class_is_described_once() {
         assert_eq!(classes(["idle", "idle"].into_iter()), "idle");
         let mixed = classes(["idle", "exploded", "exploded"].into_iter());
         assert_eq!(mixed, "2 exploded; 1 idle");
     }
 
     #[test]
-    fn a_difference_is_told_with_what_it_is_worth() {
+    fn a_difference_is_reported_with_its_significance() {
         let said = |winner: &[f64], other: &[f64]| {
             against(&group("zclip", winner), &group("none", other), 6)
         };

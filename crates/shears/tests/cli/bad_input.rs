@@ -120,7 +120,7 @@ fn a_folder_that_holds_files_of_other_names_of_a_run() {
 }
 
 #[test]
-fn runs_that_are_none() {
+fn folders_that_are_not_runs_are_refused() {
     let scratch = scratch();
     for command in ["generate", "eval", "inspect"] {
         let missing = "nowhere: there is no such run";

@@ -150,7 +150,7 @@ fn lines_of_json() {
 }
 
 #[test]
-fn elements_that_become_zero_are_told() {
+fn underflowed_elements_are_reported() {
     let tensors = [tensor("w", Dtype::F16, &[3], &[2.0, 6e-8, 0.0])];
     let scratch = with_files(&[("s.safetensors", &tensors)]);
     let ran = scratch.run("clip s.safetensors --clip global-norm:0.5 --json");

@@ -64,7 +64,7 @@ fn files_that_are_given_are_never_overwritten() {
 }
 
 #[test]
-fn files_that_are_none() {
+fn files_that_are_not_gradients_are_refused() {
     let scratch = Scratch::new();
     let whole = file_of(&[f32s("a", &[1.0, 2.0]), f32s("b", &[3.0])]);
     let entry = |dtype: &str, shape: &str, to: usize| {

@@ -33,7 +33,7 @@ fn files_of_a_pattern_are_taken_by_their_numbers() {
 }
 
 #[test]
-fn what_is_learned_goes_on_in_the_next_call() {
+fn learned_state_continues_in_the_next_call() {
     let scratch = with_steps();
     let clip = |steps: &str, state: &str| {
         let command = format!("clip {steps} --clip autoclip:10 --json {state}");
@@ -84,7 +84,7 @@ fn an_error_leaves_no_output_of_an_earlier_call() {
 }
 
 #[test]
-fn other_tensors_than_those_of_the_first_file_are_named() {
+fn differences_from_the_tensors_of_the_first_file_are_named() {
     let (first, second) = ([f32s("a", &[1.0])], [f32s("b", &[1.0])]);
     let scratch = with_files(&[("1.st", &first), ("2.st", &second)]);
     let said = scratch.run("clip 1.st 2.st --clip none").stderr;
@@ -92,7 +92,7 @@ fn other_tensors_than_those_of_the_first_file_are_named() {
 }
 
 #[test]
-fn what_is_no_safetensors_file_is_named() {
+fn a_file_that_is_not_safetensors_is_named() {
     let scratch = Scratch::new();
     let files: [(&[u8], &str); 6] = [
         (

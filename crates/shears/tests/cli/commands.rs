@@ -56,7 +56,7 @@ fn eval_agrees_with_the_run() {
 }
 
 #[test]
-fn a_run_in_bf16_says_so_and_is_another_one() {
+fn a_bf16_run_is_labelled_and_differs_from_f32() {
     for flags in [TINY, TINY_TRANSFORMER] {
         let scratch = Scratch::new();
         let train = |precision: &str| {
@@ -82,7 +82,7 @@ fn a_run_in_bf16_says_so_and_is_another_one() {
 }
 
 #[test]
-fn inspect_tells_all() {
+fn inspect_reports_every_figure() {
     let scratch = with_run(TINY);
     let text = scratch.run("inspect run").succeeded();
     has(
@@ -348,7 +348,7 @@ fn completions_know_presets_policies_runs_and_files() {
 }
 
 #[test]
-fn of_a_flag_that_is_given_twice_the_last_one_counts() {
+fn the_last_of_a_repeated_flag_counts() {
     let scratch = Scratch::new();
     scratch.train(format!("{TINY} --lr 5 --lr 0.001"), "run");
     assert_eq!(scratch.plan("run")["lr"].as_float(), Some(0.001));
@@ -357,7 +357,7 @@ fn of_a_flag_that_is_given_twice_the_last_one_counts() {
 }
 
 #[test]
-fn before_the_first_checkpoint_it_is_said_when_it_comes() {
+fn generate_announces_when_the_first_checkpoint_is_due() {
     let scratch = Scratch::trained();
     std::fs::remove_dir_all(scratch.path("run/checkpoints")).unwrap();
     for command in ["generate run", "eval run --checkpoint last"] {
@@ -370,7 +370,7 @@ fn before_the_first_checkpoint_it_is_said_when_it_comes() {
 }
 
 #[test]
-fn a_run_ends_with_a_sentence_its_numbers_and_a_command() {
+fn a_run_ends_with_a_verdict_its_figures_and_a_command() {
     let scratch = Scratch::new();
     let train = format!("train {TINY} --out run");
     let text = scratch.run(&train).succeeded();
@@ -642,7 +642,7 @@ fn threads_change_no_bit() {
 }
 
 #[test]
-fn nobody_reads_the_output() {
+fn a_closed_pipe_of_output_is_no_error() {
     let scratch = with_run(TINY);
     let train = format!("train {TINY} --sample-every 10 --out other");
     let train_json = format!("train {TINY} --json --out json");
@@ -671,7 +671,7 @@ fn nobody_reads_the_output() {
 
 #[test]
 
-fn nobody_reads_the_completions() {
+fn a_closed_pipe_of_completions_is_no_error() {
     let scratch = Scratch::new();
     let ran = scratch.run_unread("completions bash");
     assert_eq!(ran.code, Some(0), "{ran:#?}");
@@ -679,7 +679,7 @@ fn nobody_reads_the_completions() {
 
 #[test]
 
-fn a_cause_is_told_once() {
+fn a_cause_is_printed_once() {
     let scratch = Scratch::new();
     scratch.write("file", "no folder");
     let train = format!("train {TINY} --quiet --out file/run");

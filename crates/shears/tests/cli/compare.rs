@@ -69,7 +69,7 @@ fn runs_of_a_sweep_have_the_report_of_the_sweep() {
 }
 
 #[test]
-fn settings_that_differ_stand_beside_the_policy() {
+fn differing_settings_are_shown_beside_the_policy() {
     let scratch = Scratch::new();
     train(&scratch, "--clip none --out adam");
     train(&scratch, "--clip none --optimizer sgd --lr 0.1 --out sgd");
@@ -106,7 +106,7 @@ fn runs_of_different_length_are_compared_over_what_they_have_in_common() {
 }
 
 #[test]
-fn what_cannot_be_compared_is_refused() {
+fn incomparable_runs_are_refused() {
     let scratch = Scratch::new();
     scratch.write(
         "other.txt",

@@ -264,7 +264,7 @@ fn flags_win_over_the_file_and_the_file_over_the_preset() {
 }
 
 #[test]
-fn whole_numbers_serve_as_real_ones() {
+fn integers_are_accepted_as_reals() {
     let scratch = scratch();
     scratch.write(
         "config.toml",

@@ -115,7 +115,7 @@ fn the_page_knows_presets_and_the_text_of_a_batch() {
 
 /// A plan from elsewhere may contain anything; what is shown of it is bounded.
 #[test]
-fn a_plan_of_a_quintillion_micro_batches_is_answered() {
+fn a_plan_of_a_quintillion_micro_batches_is_refused_quickly() {
     let scratch = Scratch::new();
     scratch
         .run(&format!("train {TINY} --out runs/one"))

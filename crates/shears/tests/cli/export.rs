@@ -97,7 +97,7 @@ fn check_field(column: &str, field: &str, expected: &Value) {
 }
 
 #[test]
-fn a_step_that_is_not_an_event_is_said_and_the_others_are_there() {
+fn an_unreadable_step_is_reported_and_the_others_are_exported() {
     let scratch = trained();
     let log = scratch.read("run/events.jsonl");
     let mut events = scratch.events("run");
@@ -183,7 +183,7 @@ fn parquet_is_read_back_as_the_log() {
 }
 
 #[test]
-fn nothing_is_overwritten_without_being_told() {
+fn nothing_is_overwritten_without_force() {
     let scratch = trained();
     scratch.write("steps.csv", "mine");
     let message = scratch.run("export run --out steps.csv").failed(2);
@@ -203,7 +203,7 @@ fn nothing_is_overwritten_without_being_told() {
 }
 
 #[test]
-fn what_cannot_be_exported_is_refused() {
+fn unsupported_exports_are_refused() {
     let scratch = trained();
     for (flags, code, part) in [
         ("run --format parquet", 2, "give a file with --out FILE"),

@@ -71,7 +71,7 @@ fn a_transformer_has_the_names_and_shapes_of_gpt_2() {
 }
 
 #[test]
-fn llamas_joined_rows_come_apart() {
+fn llamas_joined_rows_are_split_on_export() {
     let scratch = Scratch::exported(format!("{LLAMA} --tied=false"), "--checkpoint last");
     let config = scratch.read_json("hf/config.json");
     for (key, value) in [
@@ -249,7 +249,7 @@ fn a_recurrent_model_has_the_names_of_pytorch() {
 }
 
 #[test]
-fn what_a_format_lacks_is_refused_and_leaves_no_files() {
+fn unsupported_features_of_a_format_are_refused_and_leave_no_files() {
     let scratch = Scratch::trained();
     scratch.write("full/file", "");
     for [flags, part] in rows(

@@ -73,7 +73,7 @@ fn no_file_of_a_run_may_be_a_fifo() {
 
 /// Nobody knows whether somebody will write to it; that it is waited for is said.
 #[test]
-fn a_pipe_that_is_waited_for_is_named() {
+fn an_awaited_pipe_is_named() {
     let scratch = Scratch::trained();
     let pipe = scratch.path("pipe");
     let made = Command::new("mkfifo").arg(&pipe).status();
@@ -113,7 +113,7 @@ fn a_pipe_that_is_waited_for_is_named() {
 }
 
 #[test]
-fn a_run_that_was_killed_while_it_was_made_blocks_no_name() {
+fn a_run_killed_while_it_was_created_blocks_no_name() {
     let scratch = Scratch::new();
     // As after the kill: everything except the plan under its name.
     scratch.write("run/.lock", "");
@@ -133,7 +133,7 @@ fn a_run_that_was_killed_while_it_was_made_blocks_no_name() {
 }
 
 #[test]
-fn of_trainers_that_start_at_once_one_runs() {
+fn only_one_of_simultaneous_trainers_runs() {
     let scratch = Scratch::new();
     let start = || {
         let flags = format!("train {TINY} --quiet --out run");
@@ -194,7 +194,7 @@ fn a_tokenizer_that_panics_is_no_bug_of_ours() {
 }
 
 #[test]
-fn a_damaged_checkpoint_is_named_wherever_another_is_used() {
+fn a_damaged_checkpoint_is_named_when_another_is_used() {
     let scratch = Scratch::trained();
     let newest = scratch.checkpoints("run").pop().unwrap();
     let path = scratch
@@ -246,7 +246,7 @@ fn out_of_memory_is_one_line() {
 }
 
 #[test]
-fn devices_and_formats_to_come_are_refused_where_they_are_typed() {
+fn unsupported_devices_and_formats_are_refused_when_parsed() {
     let scratch = Scratch::trained();
     let refused = |arguments: &str, part: &str| {
         let said = ended(&scratch, arguments).failed(2);

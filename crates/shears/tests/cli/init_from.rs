@@ -19,7 +19,7 @@ fn loss_of(scratch: &Scratch, run: &str) -> f64 {
 }
 
 #[test]
-fn a_run_goes_on_from_another_and_does_not_need_it_any_more() {
+fn a_run_that_starts_from_another_does_not_need_it_afterwards() {
     let scratch = Scratch::trained();
     let more = "--batch 4 --window 8 --eval-every 10 --save-every 10 --lr 1e-3 --quiet";
     let train =
@@ -58,7 +58,7 @@ fn a_run_goes_on_from_another_and_does_not_need_it_any_more() {
 }
 
 #[test]
-fn a_run_that_was_stopped_before_its_first_step_goes_on_without_its_source() {
+fn a_run_stopped_before_its_first_step_resumes_without_its_source() {
     let scratch = Scratch::trained();
     let train = "train --init-from run --batch 4 --window 8 --steps 9 --quiet --out new";
     scratch.run(train).succeeded();
@@ -76,7 +76,7 @@ fn a_run_that_was_stopped_before_its_first_step_goes_on_without_its_source() {
 }
 
 #[test]
-fn a_run_that_is_damaged_or_was_edited_is_no_silent_source() {
+fn a_damaged_or_edited_run_is_refused_as_a_source() {
     let scratch = Scratch::trained();
     let best = "run/checkpoints/step-00000040/model.safetensors";
     let mut bytes = fs::read(scratch.path(best)).unwrap();
@@ -99,7 +99,7 @@ fn a_run_that_is_damaged_or_was_edited_is_no_silent_source() {
 }
 
 #[test]
-fn a_folder_of_hugging_face_gives_the_model_that_went_into_it() {
+fn a_hugging_face_folder_round_trips() {
     let scratch = Scratch::exported("--mlp gelu-tanh --tied=false", "");
     let more = "--batch 4 --window 8 --steps 4 --quiet --out new";
     scratch
@@ -130,7 +130,7 @@ fn a_folder_of_hugging_face_gives_the_model_that_went_into_it() {
 }
 
 #[test]
-fn a_llama_goes_out_and_comes_in_again() {
+fn a_llama_round_trips() {
     let scratch = Scratch::exported(LLAMA, "");
     let more = "--batch 4 --window 8 --steps 2 --out new";
     let said = scratch.run(&format!("train --init-from hf {more}"));
@@ -192,7 +192,7 @@ fn the_token_that_ends_a_text_ends_samples() {
 }
 
 #[test]
-fn rows_of_the_embedding_that_no_text_becomes_are_kept_and_never_written() {
+fn unused_embedding_rows_are_kept_and_never_sampled() {
     let scratch = Scratch::exported("--tokenizer byte", "");
     // The tokenizer of another text has fewer tokens than the 256 of the model.
     scratch.train(TINY, "small");
@@ -228,7 +228,7 @@ fn rows_of_the_embedding_that_no_text_becomes_are_kept_and_never_written() {
 }
 
 #[test]
-fn what_contradicts_the_model_is_refused_with_the_list() {
+fn settings_that_contradict_the_model_are_refused_with_a_list() {
     let scratch = Scratch::trained();
     scratch.write("page/config.json", "<html>");
     for (flags, parts) in [

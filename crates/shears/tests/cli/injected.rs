@@ -53,7 +53,7 @@ fn whole() -> Scratch {
 /// Whichever call fails, the run ends with one line, and resumes from its checkpoint to the same
 /// bits.
 #[test]
-fn an_error_of_any_call_of_a_save_leaves_a_run_that_goes_on() {
+fn a_run_resumes_after_an_error_in_any_call_of_a_save() {
     let expected = whole().newest("run", "model.safetensors");
     let all = std::env::var_os("SHEARS_FAULTS").is_some();
     let mut injected = 0;
@@ -119,7 +119,7 @@ fn check(scratch: &Scratch, ran: &Ran, which: &str) {
 /// Power may fail after any call, so everything must be synced before it is renamed: a file before
 /// its folder, and the log before a checkpoint that relies on its lines.
 #[test]
-fn all_is_on_the_disk_before_anything_counts_on_it() {
+fn everything_is_synced_before_it_is_referenced() {
     let scratch = Scratch::new();
     let trace = "trace=write,fsync,fdatasync,rename,mkdir";
     let train = format!("train {SHORT} --out run");
@@ -225,7 +225,7 @@ impl Drop for Disk<'_> {
 }
 
 #[test]
-fn a_full_disk_ends_a_run_that_goes_on_when_there_is_room() {
+fn a_run_ended_by_a_full_disk_resumes_when_there_is_room() {
     let scratch = whole();
     let expected = scratch.newest("run", "model.safetensors");
     let mut full = 0;
@@ -258,7 +258,7 @@ fn a_full_disk_ends_a_run_that_goes_on_when_there_is_room() {
 }
 
 #[test]
-fn a_folder_that_becomes_read_only_keeps_what_it_has() {
+fn a_folder_that_becomes_read_only_keeps_its_files() {
     let scratch = Scratch::new();
     let Some(disk) = Disk::mounted(&scratch, "4m") else {
         return;

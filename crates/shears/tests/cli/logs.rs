@@ -10,7 +10,7 @@ fn lines(scratch: &Scratch) -> Vec<String> {
 }
 
 #[test]
-fn a_log_begins_with_what_it_is_of() {
+fn a_log_begins_with_its_header() {
     let scratch = Scratch::trained();
     let header = &scratch.events("run")[0];
     assert_eq!(header["event"], "header");
@@ -83,7 +83,7 @@ fn broken_lines_are_named_and_the_others_are_read() {
 }
 
 #[test]
-fn a_log_that_has_lost_its_end_is_said() {
+fn a_truncated_log_is_reported() {
     let scratch = Scratch::trained();
     let lines = lines(&scratch);
     scratch.write("run/events.jsonl", lines[..lines.len() / 2].concat());

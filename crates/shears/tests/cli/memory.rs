@@ -32,7 +32,7 @@ fn is_within_a_fifth(name: &str, announced: f64, peak: f64) -> bool {
 }
 
 #[test]
-fn a_run_takes_what_it_has_announced() {
+fn a_run_uses_the_announced_memory() {
     let scratch = Scratch::new();
     scratch.write("val.txt", text(10, 1000));
     scratch.write("long.txt", text(100, 1000));
@@ -70,7 +70,7 @@ const TRAINED: &str = "\
     little  | 50  | 1000  | --hidden 8                     | generate RUN --tokens 20000";
 
 #[test]
-fn evaluation_and_generation_take_what_they_have_announced() {
+fn evaluation_and_generation_use_the_announced_memory() {
     let scratch = Scratch::new();
     scratch.write("val.txt", text(10, 1000));
     scratch.write("large.txt", text(8_000, 1000));
@@ -95,7 +95,7 @@ fn evaluation_and_generation_take_what_they_have_announced() {
 /// Before a run has a folder, or memory.
 #[cfg(target_os = "linux")]
 #[test]
-fn what_the_process_may_not_have_is_refused() {
+fn memory_beyond_the_limit_of_the_process_is_refused() {
     let scratch = Scratch::new();
     scratch.write("text.txt", text(4, 10));
     let program = env!("CARGO_BIN_EXE_shears");

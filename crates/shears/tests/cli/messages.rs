@@ -96,7 +96,7 @@ fn damaged_files_of_a_run() {
 }
 
 #[test]
-fn a_plan_that_was_changed_is_named_whatever_is_done_with_the_run() {
+fn every_command_names_a_changed_plan() {
     let scratch = Scratch::trained();
     let plan = scratch.read("run/plan.toml");
     let hash = scratch.plan("run")["text-sha256"]
@@ -240,7 +240,7 @@ fn fifos_are_named_where_files_should_be() {
 
 #[cfg(unix)]
 #[test]
-fn what_has_no_end_is_bounded() {
+fn endless_inputs_are_bounded() {
     let scratch = Scratch::trained();
     for (arguments, part) in [
         ("train --config /dev/zero", "config /dev/zero has over 1 MB"),
@@ -262,7 +262,7 @@ fn what_has_no_end_is_bounded() {
 /// Standard input has no size; it is refused once it takes more memory than there is.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_text_without_end_is_refused() {
+fn an_endless_text_is_refused() {
     let scratch = Scratch::new();
     let script = "ulimit -v 700000; yes | \"$0\" train - --out run";
     let mut shell = std::process::Command::new("sh");

@@ -21,7 +21,7 @@ fn with_runs() -> Scratch {
 }
 
 #[test]
-fn commands_take_it_and_say_which_it_is() {
+fn commands_use_the_newest_run_and_name_it() {
     let scratch = with_runs();
     for command in [
         "inspect",
@@ -50,7 +50,7 @@ fn commands_take_it_and_say_which_it_is() {
 }
 
 #[test]
-fn without_any_one_line_says_so() {
+fn without_runs_one_line_says_so() {
     let scratch = Scratch::new();
     for command in [
         "inspect",
@@ -67,7 +67,7 @@ fn without_any_one_line_says_so() {
 }
 
 #[test]
-fn runs_that_start_at_once_have_folders_of_their_own() {
+fn simultaneous_runs_get_separate_folders() {
     let scratch = Scratch::new();
     let train = format!("train {TINY} --quiet");
     let start = |_| scratch.command(train.split(' ')).spawn().unwrap();

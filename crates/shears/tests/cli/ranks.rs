@@ -134,7 +134,7 @@ pub(crate) fn goes_on(scratch: &Scratch, run: &str) {
 }
 
 #[test]
-fn any_number_of_processes_trains_and_goes_on_with_one_run() {
+fn any_number_of_processes_trains_and_resumes_one_run() {
     if !can_launch() {
         return;
     }
@@ -434,7 +434,7 @@ fn processes_that_do_not_find_each_other_are_refused() {
 }
 
 #[test]
-fn what_is_refused_is_said_once() {
+fn a_refusal_is_printed_once() {
     if !can_launch() {
         return;
     }
@@ -478,7 +478,7 @@ fn what_is_refused_is_said_once() {
 
 /// Files on the machines of other ranks do not matter, and need not exist.
 #[test]
-fn text_and_settings_are_those_of_the_first_rank() {
+fn the_first_rank_distributes_text_and_settings() {
     if !can_launch() {
         return;
     }
@@ -539,7 +539,7 @@ fn ranks_that_divide_nothing_train_the_same_run() {
 
 /// Open MPI gives its processes a pseudo-terminal.
 #[test]
-fn what_mpirun_prints_has_no_colours() {
+fn output_under_mpirun_has_no_colours() {
     if !can_launch() {
         return;
     }
@@ -562,7 +562,7 @@ fn what_mpirun_prints_has_no_colours() {
 
 /// `mpirun` binds each process to a core by default.
 #[test]
-fn a_rank_that_is_bound_to_a_core_says_so() {
+fn a_rank_bound_to_a_core_is_reported() {
     if !can_launch() {
         return;
     }
@@ -595,7 +595,7 @@ fn a_rank_that_is_killed_ends_all_and_leaves_what_was_saved() {
 }
 
 #[test]
-fn a_rank_that_has_come_to_a_stop_is_noticed() {
+fn a_stalled_rank_is_noticed() {
     if !can_launch() {
         return;
     }
@@ -639,7 +639,7 @@ fn a_rank_that_pauses_is_waited_for_and_usr1_saves_and_stops() {
 
 /// Whether or not it manages to save within the second that Open MPI allows: the files are intact.
 #[test]
-fn a_terminated_launcher_leaves_a_run_that_goes_on() {
+fn a_run_resumes_after_a_terminated_launcher() {
     if !can_launch() {
         return;
     }

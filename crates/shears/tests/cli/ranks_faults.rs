@@ -275,7 +275,7 @@ fn a_rank_that_stops_before_the_first_step_is_noticed() {
 /// A text may arrive more slowly than the patience with a silent rank. On a busy machine ranks are
 /// silent for seconds.
 #[test]
-fn a_text_that_is_long_in_coming_is_waited_for() {
+fn a_slow_text_is_awaited() {
     use std::io::Write;
     if !can_launch() {
         return;

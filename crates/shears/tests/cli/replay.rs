@@ -61,7 +61,7 @@ fn did(scratch: &Scratch) -> (Vec<Value>, Vec<Value>, Vec<f64>) {
 }
 
 #[test]
-fn a_replay_of_the_runs_own_policy_is_what_the_run_did() {
+fn a_replay_of_the_runs_own_policy_reproduces_the_run() {
     for policy in [
         "global-norm:0.2",
         "global-norm:0.5..0.1@30",
@@ -96,7 +96,7 @@ fn a_replay_of_the_runs_own_policy_is_what_the_run_did() {
 
 /// Steps under another policy are excluded, above all if their norms are of another order.
 #[test]
-fn of_a_run_whose_policy_was_changed_the_steps_since_then_are_replayed() {
+fn only_the_steps_since_the_last_policy_change_are_replayed() {
     let scratch = trained("--clip global-norm:0.05,p=inf");
     let resumed = scratch.run("train --resume run --clip global-norm:0.1 --steps 60 --quiet");
     resumed.succeeded();
@@ -141,7 +141,7 @@ fn of_a_run_whose_policy_was_changed_the_steps_since_then_are_replayed() {
 }
 
 #[test]
-fn a_replay_tensor_by_tensor_is_as_near_as_six_digits() {
+fn a_replay_by_tensor_agrees_to_six_digits() {
     for policy in [
         "norm:0.05",
         "group-norm:0.05",
@@ -164,7 +164,7 @@ fn a_replay_tensor_by_tensor_is_as_near_as_six_digits() {
 }
 
 #[test]
-fn spikes_are_told_policy_by_policy() {
+fn spikes_are_reported_per_policy() {
     let scratch = spiky();
     let object = replay(
         &scratch,
@@ -221,7 +221,7 @@ fn spikes_are_told_policy_by_policy() {
 }
 
 #[test]
-fn what_is_not_finite_is_counted_apart() {
+fn non_finite_steps_are_counted_separately() {
     let mut norms = NORMS.map(Some);
     (norms[5], norms[25]) = (None, None);
     let scratch = with_norms(&norms);
@@ -240,7 +240,7 @@ fn what_is_not_finite_is_counted_apart() {
 }
 
 #[test]
-fn a_name_that_is_too_long_has_a_line_of_its_own() {
+fn a_long_name_gets_its_own_line() {
     let scratch = spiky();
     let long = "skip:4,window=20,limit=3+zclip:z=3,alpha=0.95,warmup=10,max=2";
     let flags = format!("replay run --clip {long} --clip none --clip none --clip none");
@@ -299,7 +299,7 @@ fn a_long_run_gives_a_small_chart() {
 }
 
 #[test]
-fn what_cannot_be_replayed_is_refused() {
+fn policies_that_cannot_be_replayed_are_refused() {
     let scratch = spiky();
     for (policy, reason) in [
         ("value:1", "elements"),

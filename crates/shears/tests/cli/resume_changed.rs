@@ -20,7 +20,7 @@ fn changes(scratch: &Scratch, run: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_finished_run_goes_on_to_the_bits_of_a_longer_one() {
+fn extending_a_finished_run_gives_the_bits_of_a_longer_one() {
     let scratch = Scratch::new();
     let short = TINY.replace("--steps 40", "--steps 25");
     scratch.train(TINY, "whole");
@@ -74,7 +74,7 @@ fn a_finished_run_goes_on_to_the_bits_of_a_longer_one() {
 }
 
 #[test]
-fn what_may_be_changed_is_and_the_plan_stays_guarded() {
+fn permitted_changes_apply_and_the_plan_stays_protected() {
     let scratch = Scratch::new();
     scratch.train(TINY, "b");
     let flags = "--steps 60 --lr 0.001 --clip zclip --eval-every 7 --eval-tokens 64 \
@@ -113,7 +113,7 @@ fn what_may_be_changed_is_and_the_plan_stays_guarded() {
 }
 
 #[test]
-fn an_older_checkpoint_is_gone_on_from_with_what_was_changed_later() {
+fn resuming_from_an_older_checkpoint_keeps_later_changes() {
     let scratch = Scratch::new();
     scratch.train(TINY, "b");
     scratch
@@ -154,7 +154,7 @@ fn an_older_checkpoint_is_gone_on_from_with_what_was_changed_later() {
 }
 
 #[test]
-fn a_run_that_diverged_before_it_saved_anything_begins_again() {
+fn a_run_that_diverged_before_its_first_save_restarts() {
     let scratch = Scratch::new();
     let wild = TINY.replace("--save-every 10", "--save-every 0");
     let wild = format!("train {wild} --optimizer adam --lr 1e38 --clip none --quiet --out b");
@@ -194,7 +194,7 @@ fn with_texts() -> (Scratch, String) {
 }
 
 #[test]
-fn a_run_is_gone_on_with_and_measured_from_any_folder() {
+fn a_run_is_resumed_and_evaluated_from_any_folder() {
     let (scratch, _) = with_texts();
     let plan = scratch.plan("b");
     assert_eq!(
@@ -222,7 +222,7 @@ fn a_run_is_gone_on_with_and_measured_from_any_folder() {
 }
 
 #[test]
-fn a_text_that_moved_is_the_same_text() {
+fn a_moved_text_is_recognised() {
     let (scratch, text) = with_texts();
     fs::rename(scratch.path("a/text.txt"), scratch.path("moved.txt")).unwrap();
     scratch.write("other.txt", text.replace("quick", "brown"));

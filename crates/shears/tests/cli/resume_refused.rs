@@ -158,7 +158,7 @@ fn a_run_that_has_lost_its_checkpoints_keeps_its_log() {
 }
 
 #[test]
-fn a_corrupted_checkpoint_gives_way_to_an_older_one() {
+fn a_corrupted_checkpoint_falls_back_to_an_older_one() {
     for file in ["model.safetensors", "state.json", "manifest.json"] {
         let scratch = with_run();
         let whole = scratch.newest("b", "model.safetensors");

@@ -92,7 +92,7 @@ fn a_resumed_run_refuses_what_does_not_belong() {
 }
 
 #[test]
-fn a_plan_of_a_run_gives_way_to_another_choice() {
+fn typed_choices_override_the_plan_of_a_run() {
     let scratch = Scratch::new();
     scratch.train(format!("{TINY} --beta1 0.8"), "run");
     let other = "train --config run/plan.toml --optimizer momentum --quiet --out other";
@@ -165,7 +165,7 @@ fn every_number_has_a_range_or_takes_all() {
 }
 
 #[test]
-fn what_is_out_of_range_is_refused_by_its_name() {
+fn an_out_of_range_value_is_refused_by_name() {
     let scratch = Scratch::new();
     for [setting, choice, range] in rows(OUT_OF_RANGE) {
         let (name, value) = setting.split_once('=').unwrap();
@@ -220,7 +220,7 @@ fn a_plan_that_is_read_is_checked_as_one_that_is_typed() {
 }
 
 #[test]
-fn a_run_of_an_earlier_version_goes_on() {
+fn a_run_of_an_earlier_version_resumes() {
     let scratch = Scratch::trained();
     let whole = scratch.newest("run", "model.safetensors");
     // Earlier versions wrote every setting.

@@ -78,7 +78,7 @@ fn a_sample_is_cut_off_by_a_signal() {
 
 /// The log and the last checkpoint are those of a run that was never stopped.
 #[test]
-fn an_evaluation_that_was_cut_off_is_done_when_the_run_goes_on() {
+fn an_interrupted_evaluation_is_repeated_on_resume() {
     let scratch = Scratch::new();
     scratch.train(TINY, "whole");
     let last = "\"event\":\"step\",\"step\":40,";

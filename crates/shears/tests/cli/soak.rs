@@ -133,7 +133,7 @@ fn speed(scratch: &Scratch, run: &str) -> f64 {
 
 #[test]
 #[ignore = "takes as many minutes as SHEARS_SOAK_MINUTES (2) says, and as long again"]
-fn a_run_that_is_watched_and_killed_has_the_bits_of_one_left_alone() {
+fn a_watched_and_killed_run_has_the_bits_of_an_undisturbed_one() {
     let minutes = std::env::var("SHEARS_SOAK_MINUTES").unwrap_or_else(|_| "2".to_string());
     let soak = Duration::from_secs_f64(60.0 * minutes.parse::<f64>().unwrap());
     let scratch = Scratch::new();

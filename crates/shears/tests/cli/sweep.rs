@@ -156,7 +156,7 @@ fn losses(scratch: &Scratch, run: &str) -> Vec<Value> {
 }
 
 #[test]
-fn a_sweep_that_is_stopped_goes_on() {
+fn a_stopped_sweep_resumes() {
     let grid = format!("sweep {SMALL} --clip none --clip global-norm:0.1").replace("40", "400");
     let (stopped, whole) = (Scratch::new(), Scratch::new());
     let running = stopped.start(&grid, "grid/runs/none_lr-0.002_seed-1", 30);
@@ -180,7 +180,7 @@ fn a_sweep_that_is_stopped_goes_on() {
 }
 
 #[test]
-fn a_run_that_diverged_is_a_result_and_not_tried_again() {
+fn a_diverged_run_is_a_result_and_not_repeated() {
     let scratch = Scratch::new();
     let grid = format!(
         "sweep {SMALL} --preset rnn-128 --nonlinearity relu --optimizer sgd --clip none --lr 1e20"
@@ -196,7 +196,7 @@ fn a_run_that_diverged_is_a_result_and_not_tried_again() {
 }
 
 #[test]
-fn a_run_that_was_stopped_and_lost_its_checkpoints_is_not_begun_again() {
+fn a_stopped_run_without_checkpoints_is_not_restarted() {
     let scratch = Scratch::new();
     let sweep = format!("sweep {SMALL} --clip none").replace("40", "4000");
     let run = "grid/runs/none_lr-0.002_seed-1";
@@ -260,7 +260,7 @@ fn a_sweep_that_cannot_be_leaves_nothing() {
 }
 
 #[test]
-fn a_folder_of_the_old_name_goes_on() {
+fn a_folder_with_the_old_name_resumes() {
     let scratch = Scratch::new();
     let sweep = format!("sweep {SMALL} --clip none");
     scratch.run(&sweep).succeeded();
@@ -273,7 +273,7 @@ fn a_folder_of_the_old_name_goes_on() {
 }
 
 #[test]
-fn the_plan_of_a_run_serves_as_the_settings_of_all_runs() {
+fn the_plan_of_a_run_configures_a_sweep() {
     let scratch = Scratch::new();
     let small = SMALL.replace("--out grid", "");
     let run =

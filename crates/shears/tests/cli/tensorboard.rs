@@ -324,7 +324,7 @@ fn the_plan_is_a_table_of_hyperparameters() {
 }
 
 #[test]
-fn a_resumed_run_purges_the_steps_that_it_takes_again() {
+fn a_resumed_run_purges_repeated_steps() {
     let scratch = Scratch::new();
     let flags = TINY.replace("--steps 40", "--steps 20000");
     let flags = format!("{flags} --clip global-norm:0.3 --sample-every 30");
@@ -352,7 +352,7 @@ fn a_resumed_run_purges_the_steps_that_it_takes_again() {
 }
 
 #[test]
-fn a_run_that_is_resumed_with_it_has_its_whole_history() {
+fn a_resumed_run_writes_its_whole_history() {
     let scratch = Scratch::new();
     let flags = TINY.replace("--steps 40", "--steps 20000");
     let flags = format!("{flags} --clip global-norm:0.3 --sample-every 30");

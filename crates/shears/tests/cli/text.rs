@@ -101,7 +101,7 @@ fn files_and_folders() {
 
 /// Rows of 99 tokens hold one window of 50; the other half is read by every second pass.
 #[test]
-fn what_a_pass_over_the_text_leaves_out_is_said() {
+fn tokens_left_out_of_an_epoch_are_reported() {
     let scratch = Scratch::new();
     let text: String = english().chars().cycle().take(5502).collect();
     scratch.write("half.txt", text);
@@ -121,7 +121,7 @@ fn what_a_pass_over_the_text_leaves_out_is_said() {
 }
 
 #[test]
-fn what_the_settings_come_to_is_said() {
+fn derived_quantities_of_the_settings_are_printed() {
     let scratch = Scratch::new();
     scratch.write("text.txt", english());
     let train = |flags: &str| {
@@ -266,7 +266,7 @@ const WORDS: &str = r###"{"version":"1.0","added_tokens":[],"normalizer":{"type"
              "vocab":{"<unk>":0,"red":1,"green":2,"blue":3}}}"###;
 
 #[test]
-fn a_space_stands_between_prompt_and_continuation() {
+fn a_space_separates_prompt_and_continuation() {
     let scratch = Scratch::new();
     scratch.write("text.txt", "red green blue ".repeat(200));
     let settings = TINY.replace("--steps 40", "--steps 150");
@@ -295,7 +295,7 @@ fn a_space_stands_between_prompt_and_continuation() {
 }
 
 #[test]
-fn a_tokenizer_that_loses_characters_says_so() {
+fn lost_characters_of_a_tokenizer_are_reported() {
     let scratch = Scratch::new();
     scratch.write("words.json", WORDS);
     let train = |text: &str, flags: &str| {

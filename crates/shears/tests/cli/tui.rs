@@ -6,7 +6,7 @@ use std::fs::File;
 use crate::program::{Scratch, TINY, has, wait_until};
 
 #[test]
-fn it_needs_a_terminal_of_its_own() {
+fn the_screen_needs_a_terminal() {
     let scratch = Scratch::new();
     for (flags, part) in [
         ("--tui", "standard output is not one"),

@@ -39,7 +39,7 @@ fn val_loss(judged: &Value) -> Option<f64> {
 }
 
 #[test]
-fn a_throttled_run_says_that_its_norms_are_not_those_of_a_free_one() {
+fn a_throttled_run_warns_about_its_norms() {
     let scratch = Scratch::new();
     let flags = "--model rnn --optimizer sgd --lr 10 --steps 300 --clip global-norm:0.03";
     let said = judged(&scratch, "held", flags);
@@ -74,7 +74,7 @@ fn gradients_set_to_zero_do_not_make_a_run_finite() {
 }
 
 #[test]
-fn what_skipping_did_is_said() {
+fn the_effect_of_skipping_is_reported() {
     let scratch = Scratch::new();
     let flags = "--model rnn --optimizer sgd --lr 0.5 --steps 300 --clip skip:1,window=16";
     let said = judged(&scratch, "skipping", flags);
@@ -87,7 +87,7 @@ fn what_skipping_did_is_said() {
 }
 
 #[test]
-fn norms_of_another_order_stay_among_themselves() {
+fn norms_of_different_orders_are_not_compared() {
     let scratch = Scratch::new();
     let flags = "--model rnn --optimizer sgd --lr 1 --steps 200 --clip global-norm:1,p=inf";
     let said = judged(&scratch, "largest", flags);
@@ -97,7 +97,7 @@ fn norms_of_another_order_stay_among_themselves() {
 }
 
 #[test]
-fn of_a_run_that_exploded_only_what_is_known_is_said() {
+fn an_exploded_run_reports_only_what_is_known() {
     let scratch = Scratch::new();
     let flags = "--model rnn --nonlinearity relu --optimizer sgd --lr 100 --steps 200 --clip none";
     let said = judged(&scratch, "dead", flags);
@@ -152,7 +152,7 @@ fn the_norm_of_an_explosion_is_its_longest() {
 }
 
 #[test]
-fn a_step_at_which_gradients_through_time_were_measured_is_named() {
+fn steps_with_gradients_through_time_are_named() {
     let scratch = Scratch::new();
     judged(&scratch, "run", "--model rnn --steps 30");
     let words = words(&scratch, "run");
@@ -160,7 +160,7 @@ fn a_step_at_which_gradients_through_time_were_measured_is_named() {
 }
 
 #[test]
-fn a_window_that_was_never_full_is_said() {
+fn a_window_that_never_filled_is_reported() {
     let scratch = Scratch::new();
     let said = judged(&scratch, "run", "--model rnn --steps 40 --clip skip:6");
     let sentence = sentence(&said);
@@ -178,7 +178,7 @@ fn a_validation_loss_that_is_not_finite_is_no_success() {
 }
 
 #[test]
-fn how_a_run_ended_is_said() {
+fn the_end_of_a_run_is_reported() {
     let scratch = Scratch::new();
     judged(&scratch, "run", "--steps 30");
     let ended = words(&scratch, "run");
@@ -203,7 +203,7 @@ fn how_a_run_ended_is_said() {
 
 /// The suggestion for a stopped run, as text, as JSON and later.
 #[test]
-fn a_run_that_was_stopped_is_told_to_go_on_everywhere() {
+fn every_command_suggests_resuming_a_stopped_run() {
     let scratch = Scratch::new();
     let next = "shears train --resume text";
     let train = format!("train {TINY} --steps 1000000 --out text");
@@ -226,7 +226,7 @@ fn a_run_that_was_stopped_is_told_to_go_on_everywhere() {
 }
 
 #[test]
-fn terminal_and_json_say_the_same() {
+fn terminal_and_json_agree() {
     let scratch = Scratch::new();
     let said = judged(&scratch, "run", "--steps 120 --clip global-norm:1");
     let words = words(&scratch, "run");
@@ -247,7 +247,7 @@ fn terminal_and_json_say_the_same() {
 /// Twenty runs of several models, optimizers, rates and policies. Where one gets advice, it is
 /// followed, and the loss must not be worse than what another seed would change.
 #[test]
-fn advice_is_not_refuted_by_those_who_follow_it() {
+fn following_the_advice_does_not_refute_it() {
     const RUNS: [&str; 20] = [
         "--model rnn --optimizer sgd --lr 1 --clip none",
         "--model rnn --optimizer sgd --lr 10 --clip none",

@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn multiplications_are_those_of_vectors() {
+    fn only_vector_multiplications_count() {
         for text in [
             "vfmadd231ps %zmm0,%zmm1,%zmm2",
             "mulpd %xmm0,%xmm1",

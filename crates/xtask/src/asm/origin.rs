@@ -57,7 +57,7 @@ mod tests {
     use super::{Frame, parse};
 
     #[test]
-    fn frames_are_those_of_the_kernels() {
+    fn frames_of_kernels_are_found() {
         let output = "0x0000000000b9ff74\n\
             _mm512_fmadd_ps\n/rust/pulp/src/core_arch/mod.rs:45\n\
             exp<pulp::x86::v4::V4>\n/shears/crates/shears-kernels/src/math.rs:46\n\

@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn elements_count_in_portable_code_alone() {
+    fn element_counts_apply_only_to_portable_code() {
         let code = ["mulps  %xmm0,%xmm1", "mulss  %xmm0,%xmm2"];
         let count = |symbol| {
             let function = small(symbol, &code);
@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn kernels_are_told_by_their_frames() {
+    fn kernels_are_identified_by_their_frames() {
         for (file, function, name) in [
             ("matmul/tile/amx.rs", "tile_2x2", "AMX product, 2 x 2 tiles"),
             ("matmul/tile/amx.rs", "tile_1x2", "AMX product, fewer tiles"),

@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_is_not_everything() {
+    fn a_part_is_not_the_whole() {
         let rows = parse("peers", &["--rows", "train-lstm-128,norm-163M"]).unwrap();
         assert_eq!(rows.rows, ["train-lstm-128", "norm-163M"]);
         assert!(!rows.everything());
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn each_wrong_option_is_named() {
         for (task, arguments, part) in [
             ("peers", &["--rounds", "0"][..], "at least 1"),
             ("peers", &["--rounds"], "needs a value"),

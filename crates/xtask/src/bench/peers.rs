@@ -324,7 +324,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn more_tokens_a_second_are_better() {
+    fn higher_throughput_is_better() {
         let mut row = step_row();
         row.quantity = Quantity::Generate;
         let times = row.times_pytorch(Side::Shears).unwrap();
@@ -333,7 +333,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn measuring_is_judged_by_a_read() {
+    fn measuring_is_compared_with_one_read() {
         let row = norm_row();
         let times = row.times_read().unwrap();
         assert!((times.median - 1.2).abs() < 1e-12);
@@ -375,7 +375,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_was_not_measured_is_not_judged() {
+    fn unmeasured_rows_are_not_judged() {
         let mut row = step_row();
         row.rounds.remove(&Side::PyTorch);
         assert_eq!(row.reached(), None);

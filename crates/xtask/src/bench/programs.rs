@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn both_sides_are_asked_for_the_same() {
+    fn both_programs_get_the_same_task() {
         let run = RUNS
             .iter()
             .find(|run| run.model.is_some() && run.part.is_some());
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn the_other_crates_take_fewer_steps() {
+    fn other_crates_take_fewer_steps() {
         let run = RUNS.iter().find(|run| run.batch.is_some()).unwrap();
         let request = Request::of(run, 2);
         assert!(request.concerns(Side::Burn));
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_complaint_is_found_among_other_lines() {
+    fn an_error_message_is_found_in_longer_output() {
         let candle = "warning: slow\nError: candle_nn has no vanilla RNN\n";
         assert_eq!(complaint(candle), "candle_nn has no vanilla RNN");
         let clap = "error: unexpected argument '--part' found\n\nUsage: shears bench\n";

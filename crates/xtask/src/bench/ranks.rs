@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn all_ways_are_asked_for_the_same_and_judged() {
+    fn all_programs_get_the_same_task_and_are_compared() {
         let script = Path::new("two_hosts.sh");
         let words = |way: Way<'_>| {
             let command = way.command(Path::new("shears"), "gpt-384 --batch 16", 4);

@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn the_share_of_clipping_is_said_of_training() {
+    fn the_share_of_clipping_is_reported_for_training() {
         let text = clip_share(&comparison());
         let expected = "Clipping's share of a training step: `lstm-128` 0.50 %.";
         assert_eq!(text, expected);

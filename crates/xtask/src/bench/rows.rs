@@ -315,7 +315,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_row_has_a_name_of_its_own() {
+    fn row_names_are_unique() {
         let mut names = names();
         let count = names.len();
         names.sort_unstable();

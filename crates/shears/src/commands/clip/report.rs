@@ -262,7 +262,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_made_to_fit() {
+    fn names_are_shortened_to_fit() {
         assert_eq!(shortened("layers.0\n"), "layers.0 ");
         let long = format!("{}.weight", "x".repeat(100));
         assert_eq!(shortened(&long).chars().count(), WIDEST_NAME);

@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn caught_in_part_and_missed() {
+    fn partly_caught_and_missed_spikes() {
         let norms = with(&[(40, 4.0), (41, 9.0), (42, 5.0)]);
         let spikes = Spikes::find(norms.clone());
         let catch =
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn to_leave_out_what_is_not_finite_catches_nothing() {
+    fn skipping_non_finite_steps_catches_no_spikes() {
         let norms = with(&[(40, 4.0), (41, f64::NAN), (42, 5.0)]);
         let spikes = Spikes::find(norms.clone());
         let mut taken = cut(&norms, 9.0);

@@ -251,7 +251,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shares_are_nothing_or_all_only_if_they_are() {
+    fn shares_are_rounded_to_0_or_100_only_if_exact() {
         let read = [0.0, 1e-5, 0.0456, 0.5, 0.999, 1.0].map(percent);
         assert_eq!(read, ["0 %", "<0.1 %", "4.6 %", "50 %", ">99 %", "100 %"]);
     }

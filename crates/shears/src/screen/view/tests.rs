@@ -91,7 +91,7 @@ fn state() -> State {
 }
 
 #[test]
-fn norms_of_tensors_are_kept_of_the_newest_step_alone() {
+fn tensor_norms_are_kept_only_for_the_newest_step() {
     let state = state();
     assert!(state.columns.rows() > 1);
     assert!(state.columns.tensors.names.is_empty());
@@ -193,7 +193,7 @@ fn a_tiny_terminal_has_the_figures() {
 }
 
 #[test]
-fn a_run_that_has_not_begun_can_be_drawn() {
+fn a_run_without_steps_can_be_drawn() {
     let lines = drawn(&view(), &new_state(), 80, 24);
     has(
         &lines,
@@ -319,7 +319,7 @@ fn a_run_that_explodes_has_an_axis_from_zero() {
 }
 
 #[test]
-fn numbers_have_few_digits() {
+fn formatted_values_have_few_digits() {
     assert_eq!([0.25, f64::NAN].map(short), ["0.25", "not finite"]);
     assert_eq!(
         [2.66, 87_338.0, f64::NAN].map(loss),
