@@ -23,15 +23,13 @@ use crate::threshold::PolicyError;
 /// of adaptive rules from step to step.
 ///
 /// ```
-/// use gradclip::{Clipper, NonFinite, Outcome, Unscaled};
+/// use gradclip::{Clipper, NonFinite, Unscaled};
 ///
 /// let mut clipper = Clipper::new("global-norm:1".parse()?, NonFinite::Error)?;
-/// let gradients = Unscaled::single(vec![("weight", vec![3.0_f32, 4.0])]);
-/// let Outcome::Apply(clipped) = clipper.clip(gradients)? else {
-///     unreachable!("NonFinite::Error never skips");
-/// };
-/// assert_eq!(clipped.gradients()[0].1, [0.6, 0.8]);
-/// assert_eq!(clipped.report().norm_before, 5.0);
+/// let mut gradients = vec![("weight", vec![3.0_f32, 4.0])];
+/// let outcome = clipper.clip(Unscaled::single(&mut gradients))?;
+/// assert_eq!(outcome.report().norm_before, 5.0);
+/// assert_eq!(gradients[0].1, [0.6, 0.8]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug)]

@@ -159,20 +159,6 @@ macro_rules! for_each_type {
 }
 pub(crate) use for_each_type;
 
-impl Elements<'_> {
-    /// The number of elements.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        for_each_type!(Elements, self, slice => slice.len())
-    }
-
-    /// Whether there are no elements.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
-
 impl Buffer {
     /// The elements, read-only.
     #[must_use]
@@ -193,19 +179,25 @@ impl From<Values<'_>> for Buffer {
     }
 }
 
-impl Values<'_> {
-    /// The number of elements.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        for_each_type!(Values, self, slice => slice.len())
-    }
+macro_rules! lengths {
+    ($($Kind:ident),*) => {
+        $( impl $Kind<'_> {
+            /// The number of elements.
+            #[must_use]
+            pub fn len(&self) -> usize {
+                for_each_type!($Kind, self, slice => slice.len())
+            }
 
-    /// Whether there are no elements.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
+            /// Whether there are no elements.
+            #[must_use]
+            pub fn is_empty(&self) -> bool {
+                self.len() == 0
+            }
+        } )*
+    };
 }
+
+lengths!(Elements, Values);
 
 /// Owned or borrowed storage that can be viewed as [`Elements`]: `Vec<f32>`, `&mut [f64]`, `[f16;
 /// 4]` and so on.

@@ -33,7 +33,7 @@ use crate::element::{AsElements, Elements, Values};
 /// }
 /// # let mut names = Vec::new();
 /// # Model { weight_gradient: [0.0; 4], bias_gradient: [0.0; 2] }
-/// #     .visit(&mut |gradient| names.push(gradient.name().to_owned()));
+/// #     .visit(&mut |gradient| names.push(gradient.name.to_owned()));
 /// # assert_eq!(names, ["weight", "bias"]);
 /// ```
 pub trait Gradients {
@@ -72,13 +72,20 @@ pub trait Accumulate: Gradients {
 
 /// A gradient tensor: its name, its elements, and what some rules need in addition.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Gradient<'a> {
-    name: &'a str,
-    elements: Elements<'a>,
-    shape: Option<&'a [usize]>,
-    units: Option<Range<usize>>,
-    parameter: Option<Values<'a>>,
-    group: Option<&'a str>,
+    /// The name.
+    pub name: &'a str,
+    /// The elements, row-major.
+    pub elements: Elements<'a>,
+    /// See [`Gradient::with_shape`].
+    pub shape: Option<&'a [usize]>,
+    /// See [`Gradient::with_units`].
+    pub units: Option<Range<usize>>,
+    /// See [`Gradient::with_parameter`].
+    pub parameter: Option<Values<'a>>,
+    /// See [`Gradient::with_group`].
+    pub group: Option<&'a str>,
 }
 
 impl<'a> Gradient<'a> {
@@ -127,44 +134,7 @@ impl<'a> Gradient<'a> {
         self
     }
 
-    /// The name.
-    #[must_use]
-    pub fn name(&self) -> &'a str {
-        self.name
-    }
-
-    /// The elements, row-major.
-    #[must_use]
-    pub fn elements(&self) -> &Elements<'a> {
-        &self.elements
-    }
-
-    /// The elements, mutable.
-    pub fn elements_mut(&mut self) -> &mut Elements<'a> {
-        &mut self.elements
-    }
-
-    /// The shape, if set.
-    #[must_use]
-    pub fn shape(&self) -> Option<&'a [usize]> {
-        self.shape
-    }
-
-    /// The axes that index the output units, if set.
-    #[must_use]
-    pub fn units(&self) -> Option<Range<usize>> {
-        self.units.clone()
-    }
-
-    /// The parameter, if set.
-    #[must_use]
-    pub fn parameter(&self) -> Option<Values<'a>> {
-        self.parameter
-    }
-
-    /// The group for `group-norm`.
-    #[must_use]
-    pub fn group(&self) -> &'a str {
+    pub(crate) fn group(&self) -> &'a str {
         self.group.unwrap_or_else(|| group_of(self.name))
     }
 }

@@ -133,11 +133,11 @@ pub(crate) fn measure_tensor(
     scan: Scan,
     scanned: Option<Scanned>,
 ) -> Measure {
-    let single = match gradient.elements() {
+    let single = match &gradient.elements {
         Elements::F32(values) => scanned.or_else(|| scan(&[values], threads).pop()),
         _ => None,
     };
-    for_each_type!(Elements, gradient.elements(), values => {
+    for_each_type!(Elements, &gradient.elements, values => {
         let sums = single.map_or_else(|| sums_of(values, threads), Sums::of);
         let norm = norm_of(values, &sums, orders.rule, threads);
         let reported = match orders.report == orders.rule {
@@ -145,7 +145,7 @@ pub(crate) fn measure_tensor(
             false => norm_of(values, &sums, orders.report, threads),
         };
         Measure {
-            name: gradient.name().to_owned(),
+            name: gradient.name.to_owned(),
             group: gradient.group().to_owned(),
             elements: values.len(),
             non_finite: sums.non_finite,

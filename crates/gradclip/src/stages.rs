@@ -222,7 +222,7 @@ impl<G: Gradients> Accumulated<G> {
         let wide = &mut self.wide;
         let mut index = 0;
         self.gradients.visit(&mut |mut gradient| {
-            let elements = gradient.elements_mut();
+            let elements = &mut gradient.elements;
             visitor(match elements {
                 elements if is_half(elements) => Sums::Single(wide.of(index, elements)),
                 Elements::F32(values) => Sums::Single(values),
@@ -357,7 +357,7 @@ impl WideSums {
         }
         let mut tensors = self.tensors.into_iter();
         gradients.visit(&mut |mut gradient| {
-            let elements = gradient.elements_mut();
+            let elements = &mut gradient.elements;
             match tensors.next().flatten() {
                 Some(wide) => for_each_type!(Elements, elements, values => {
                     for (value, sum) in values.iter_mut().zip(&wide) {

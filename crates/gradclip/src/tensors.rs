@@ -91,7 +91,7 @@ impl<G: Gradients> Tensors for Local<'_, G> {
         let mut excluded = 0;
         self.gradients.visit(&mut |gradient| {
             let mut measure = measure_tensor(&gradient, orders, threads, scan, scanned.next());
-            if output_layer.contains(gradient.name()) {
+            if output_layer.contains(gradient.name) {
                 excluded += 1;
             } else if let Some(units) = units {
                 match measure_units(&gradient, units, measure.max_magnitude) {
@@ -117,7 +117,7 @@ impl<G: Gradients> Tensors for Local<'_, G> {
         // Measuring for the first rule has checked it.
         for units in rules.iter().skip(1).filter_map(|link| link.units) {
             self.gradients.visit(&mut |gradient| {
-                if !output_layer.contains(gradient.name()) {
+                if !output_layer.contains(gradient.name) {
                     problem = problem.take().or(units_of(&gradient, units.axis).err());
                 }
             });
@@ -127,7 +127,7 @@ impl<G: Gradients> Tensors for Local<'_, G> {
 
     fn zero_non_finite(&mut self) {
         self.gradients
-            .visit(&mut |mut gradient| gradient.elements_mut().zero_non_finite());
+            .visit(&mut |mut gradient| gradient.elements.zero_non_finite());
     }
 
     fn apply(
@@ -169,11 +169,11 @@ pub(crate) fn visit_again<'a, G: Gradients>(
     let mut index = 0;
     gradients.visit(&mut |mut gradient| {
         assert_eq!(
-            Some(gradient.name()),
+            Some(gradient.name),
             names.next(),
             "Gradients::visit must visit the same tensors in the same order each time"
         );
-        work(index, gradient.elements_mut());
+        work(index, &mut gradient.elements);
         index += 1;
     });
     assert_eq!(

@@ -69,7 +69,7 @@ fn unit_axes(gradient: &Gradient<'_>, rank: usize, axis: Option<UnitAxis>) -> Ra
     match axis {
         Some(UnitAxis::First) => 0..rank.min(1),
         Some(UnitAxis::Last) => last,
-        None => gradient.units().unwrap_or(last),
+        None => gradient.units.clone().unwrap_or(last),
     }
 }
 
@@ -87,18 +87,18 @@ pub(crate) fn units_of<'a>(
     gradient: &Gradient<'a>,
     axis: Option<UnitAxis>,
 ) -> Result<(UnitLayout, Values<'a>), ClipError> {
-    let elements = gradient.elements().len();
+    let elements = gradient.elements.len();
     let flat = [elements];
-    let shape = gradient.shape().unwrap_or(&flat);
+    let shape = gradient.shape.unwrap_or(&flat);
     let problem = |problem: &'static str| ClipError::Parameter {
-        tensor: gradient.name().into(),
+        tensor: gradient.name.into(),
         problem,
     };
     if shape.iter().product::<usize>() != elements {
         return Err(problem("its shape does not match its number of elements"));
     }
     let parameter = gradient
-        .parameter()
+        .parameter
         .ok_or_else(|| problem("`agc` needs its parameter, which was not given"))?;
     if parameter.len() != elements {
         return Err(problem("its parameter has a different number of elements"));
@@ -118,7 +118,7 @@ pub(crate) fn measure_units(
 ) -> Result<UnitMeasure, ClipError> {
     let (layout, parameter) = units_of(gradient, units.axis)?;
     let scale = Norm::scale_for(max_magnitude);
-    let sums = for_each_type!(Elements, gradient.elements(), values => {
+    let sums = for_each_type!(Elements, &gradient.elements, values => {
         unit_squares(values, layout, scale)
     });
     let gradient = sums.into_iter().map(|sum| Squares { sum, scale }.root());

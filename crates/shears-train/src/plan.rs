@@ -59,7 +59,7 @@ settings! {
     /// Encoding of the texts: utf-8, utf-16, latin1, windows-1252, ...
     ///
     /// The names are those of browsers (WHATWG). A run stores and writes UTF-8.
-    encoding: Encoding { section: Text, value: "NAME", default: Encoding::UTF_8 }
+    encoding: Encoding { section: Text, value: "NAME", default: Encoding::UTF_8, is_later: true }
 
     /// How text becomes tokens: byte, char, bpe:N, or a Hugging Face tokenizer.json
     ///
@@ -71,7 +71,7 @@ settings! {
     ///
     /// Some tokenizers drop unknown characters or change letters. Bits per character then refer to
     /// the altered text.
-    lossy: bool { section: Text, value: "BOOL", default: false }
+    lossy: bool { section: Text, value: "BOOL", default: false, is_later: true }
 
     /// Model to start from: a run, a Hugging Face folder of GPT-2 or Llama, a checkpoint of nanoGPT
     /// or of a PyTorch RNN, LSTM or GRU
@@ -110,44 +110,57 @@ settings! {
     /// Fewer heads take less memory and time in generation (Ainslie et al. 2023).
     kv_heads: usize {
         section: Model, value: "N", default: 0, range: 0..=10_000, belongs_to: TRANSFORMER,
+        is_later: true,
     }
 
     /// Norm before attention and MLP, and after the last block
-    norm: Norm { section: Model, value: "KIND", default: Norm::Layer, belongs_to: TRANSFORMER }
+    norm: Norm {
+        section: Model, value: "KIND", default: Norm::Layer, belongs_to: TRANSFORMER,
+        is_later: true,
+    }
 
     /// Added to the variance or mean square in the Transformer's norms
     norm_epsilon: f64 {
         section: Model, value: "X", default: 1e-5, range: NORMAL, belongs_to: TRANSFORMER,
+        is_later: true,
     }
 
     /// Position encoding, a learned vector per position or rotary queries and keys
     position: Position {
         section: Model, value: "KIND", default: Position::Learned, belongs_to: TRANSFORMER,
+        is_later: true,
     }
 
     /// Base of the rotary angles
     rope_theta: f64 {
         section: Model, value: "X", default: 10_000.0, range: POSITIVE, belongs_to: ROPE,
+        is_later: true,
     }
 
     /// Activation of the MLP
     ///
     /// `gelu` is the exact one. `gelu-tanh` approximates it to within 0.0005; OpenAI's GPT-2
     /// weights need it. `swiglu` is Llama's, with a gate.
-    mlp: Mlp { section: Model, value: "KIND", default: Mlp::Gelu, belongs_to: TRANSFORMER }
+    mlp: Mlp {
+        section: Model, value: "KIND", default: Mlp::Gelu, belongs_to: TRANSFORMER, is_later: true,
+    }
 
     /// Width of the MLP; 0: 4 times `hidden`, or with swiglu 8/3 times, rounded up to a multiple of
     /// 32
     inner: usize {
         section: Model, value: "N", default: 0, range: 0..=10_000_000, belongs_to: TRANSFORMER,
+        is_later: true,
     }
 
     /// Biases in the Transformer's linear layers and layer norms
-    bias: bool { section: Model, value: "BOOL", default: true, belongs_to: TRANSFORMER }
+    bias: bool {
+        section: Model, value: "BOOL", default: true, belongs_to: TRANSFORMER, is_later: true,
+    }
 
     /// Longest context of the Transformer in tokens, at least the window; 0: the window
     context: usize {
         section: Model, value: "N", default: 0, range: 0..=MANY as usize, belongs_to: TRANSFORMER,
+        is_later: true,
     }
 
     /// Dropout probability
@@ -169,7 +182,7 @@ settings! {
     /// With bf16, factors are rounded to bfloat16 and products summed in f32: faster on processors
     /// with AMX or AVX512-BF16. Parameters, moments, gradients and clipping stay f32; no loss scale
     /// is needed. Generation reads weights in bf16 and everything else in f32.
-    precision: Precision { section: Model, value: "NAME", default: Precision::F32 }
+    precision: Precision { section: Model, value: "NAME", default: Precision::F32, is_later: true }
 
     /// Sequences per micro-batch
     batch: usize {
@@ -189,7 +202,7 @@ settings! {
     /// A power of two, at most the batch. The run has the same bits with every number of processes
     /// that divides it, such as 1, 2, 4 and 8 with 8; smaller groups take longer. With 1, the
     /// results of different numbers of processes differ by rounding. See docs/parallel.md.
-    shards: usize { section: Batches, value: "N", default: 1, range: 1..=1024 }
+    shards: usize { section: Batches, value: "N", default: 1, range: 1..=1024, is_later: true }
 
     /// Update rule
     ///
@@ -200,7 +213,10 @@ settings! {
     }
 
     /// Peak learning rate
-    lr: f64 { section: Optimizer, value: "RATE", default: 2e-3, transformer: 1e-3, range: POSITIVE }
+    lr: f64 {
+        section: Optimizer, value: "RATE", default: 2e-3, transformer: 1e-3, range: POSITIVE,
+        may_change: true,
+    }
 
     /// Momentum factor
     momentum: f64 {
@@ -248,7 +264,7 @@ settings! {
     /// Final rate of cosine and linear, and lower bound of step
     min_lr: f64 {
         section: Schedule, value: "RATE", default: 0.0, transformer: 1e-4, range: NOT_NEGATIVE,
-        belongs_to: FALLING,
+        belongs_to: FALLING, may_change: true,
     }
 
     /// Updates between decays
@@ -271,7 +287,7 @@ settings! {
     /// median, skip, ...), chains and thresholds that change.
     clip: ClipPolicy {
         section: Clipping, value: "POLICY", default: global_norm(5.0),
-        transformer: global_norm(1.0),
+        transformer: global_norm(1.0), may_change: true,
     }
 
     /// Rule for gradients with NaN or infinite elements: error, skip, zero
@@ -281,12 +297,15 @@ settings! {
     non_finite: NonFinite { section: Clipping, value: "RULE", default: NonFinite::Skip }
 
     /// Consecutive steps with non-finite gradients after which the run stops with exit code 3
-    max_skips: u64 { section: Clipping, value: "N", default: 10, range: 1..=MANY, belongs_to: SKIP }
+    max_skips: u64 {
+        section: Clipping, value: "N", default: 10, range: 1..=MANY, belongs_to: SKIP,
+        may_change: true,
+    }
 
     /// Steps of the run
     steps: u64 {
         section: Run, value: "N", default: 2000, unless: "300 with neither a text nor --preset",
-        range: 1..=MANY_STEPS,
+        range: 1..=MANY_STEPS, may_change: true,
     }
 
     /// Seed of weights, data order and dropout
@@ -295,27 +314,28 @@ settings! {
     /// Steps between evaluations on the whole validation text; 0: only at the end
     eval_every: u64 {
         section: Run, value: "N", default: 500, unless: "100 with neither a text nor --preset",
+        may_change: true,
     }
 
     /// Validation tokens per evaluation, from the first on; 0: all
     ///
     /// Fewer tokens make evaluations faster, and the best checkpoint is the best on these tokens.
     /// The last evaluation of a run always reads all.
-    eval_tokens: u64 { section: Run, value: "N", default: 0 }
+    eval_tokens: u64 { section: Run, value: "N", default: 0, may_change: true, is_later: true }
 
     /// Steps between checkpoints; 0: only at the end
-    save_every: u64 { section: Run, value: "N", default: 250 }
+    save_every: u64 { section: Run, value: "N", default: 250, may_change: true }
 
     /// Steps between samples of text; 0: only at the end
-    sample_every: u64 { section: Run, value: "N", default: 0 }
+    sample_every: u64 { section: Run, value: "N", default: 0, may_change: true }
 
     /// Evaluations without improvement after which the run stops; 0: never
-    patience: u64 { section: Run, value: "N", default: 0 }
+    patience: u64 { section: Run, value: "N", default: 0, may_change: true }
 
     /// Newest checkpoints to keep, besides the best one
     ///
     /// At least 2, so that a crash during a replacement leaves one.
-    keep: usize { section: Run, value: "N", default: 3, range: 2..=MANY as usize }
+    keep: usize { section: Run, value: "N", default: 3, range: 2..=MANY as usize, may_change: true }
 
     /// Compute device: cpu
     device: String { section: Run, value: "NAME", default: "cpu".to_string() }

@@ -39,7 +39,7 @@ pub(crate) fn gradients() -> Target {
                 Ok(file) => {
                     for tensor in &file.tensors {
                         let elements: usize = tensor.shape.iter().product();
-                        let size = tensor.values.to_bytes().len();
+                        let size = tensor.to_bytes().len();
                         assert_eq!(size, tensor.place.len());
                         assert!(elements <= size);
                     }

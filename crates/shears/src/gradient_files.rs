@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use anyhow::{Context, anyhow, bail};
-use gradclip::{AsElements, Elements, Values};
+use gradclip::Buffer;
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors};
 use shears_data::foreign_kind;
@@ -37,30 +37,9 @@ pub(crate) struct TensorFile {
 pub(crate) struct Tensor {
     pub(crate) name: String,
     pub(crate) shape: Vec<usize>,
-    pub(crate) values: StoredValues,
+    pub(crate) values: Buffer,
     /// Their place in the file.
     pub(crate) place: Range<usize>,
-}
-
-/// The values of a tensor in the type of the file.
-#[derive(Debug)]
-pub(crate) enum StoredValues {
-    F64(Vec<f64>),
-    F32(Vec<f32>),
-    F16(Vec<f16>),
-    Bf16(Vec<bf16>),
-}
-
-/// Evaluates an expression for values of any type.
-macro_rules! of_any_type {
-    ($stored:expr, $values:ident => $result:expr) => {
-        match $stored {
-            StoredValues::F64($values) => $result,
-            StoredValues::F32($values) => $result,
-            StoredValues::F16($values) => $result,
-            StoredValues::Bf16($values) => $result,
-        }
-    };
 }
 
 impl TensorFile {
@@ -82,7 +61,7 @@ impl TensorFile {
     pub(crate) fn write(mut self, target: &Path) -> anyhow::Result<()> {
         for tensor in &self.tensors {
             let place = tensor.place.clone();
-            self.bytes[place].copy_from_slice(&tensor.values.to_bytes());
+            self.bytes[place].copy_from_slice(&tensor.to_bytes());
         }
         new_file::write(target, &self.bytes, true)
     }
@@ -105,7 +84,7 @@ pub(crate) fn parse(bytes: Vec<u8>, other_types: OtherTypes) -> anyhow::Result<T
     let (mut tensors, mut others) = (Vec::new(), Vec::new());
     for (name, view) in SafeTensors::deserialize(&bytes).map_err(invalid)?.tensors() {
         let start = view.data().as_ptr() as usize - bytes.as_ptr() as usize;
-        match StoredValues::from_bytes(view.dtype(), view.data()) {
+        match from_bytes(view.dtype(), view.data()) {
             Some(values) => tensors.push(Tensor {
                 name,
                 shape: view.shape().to_vec(),
@@ -124,38 +103,42 @@ pub(crate) fn parse(bytes: Vec<u8>, other_types: OtherTypes) -> anyhow::Result<T
     Ok(TensorFile { bytes, tensors })
 }
 
-impl StoredValues {
-    /// Elements from little-endian bytes without alignment; none for other types.
-    fn from_bytes(dtype: Dtype, bytes: &[u8]) -> Option<StoredValues> {
-        fn convert<T, const SIZE: usize>(bytes: &[u8], of: fn([u8; SIZE]) -> T) -> Vec<T> {
-            let (elements, _) = bytes.as_chunks::<SIZE>();
-            elements.iter().map(|element| of(*element)).collect()
-        }
-        match dtype {
-            Dtype::F64 => Some(StoredValues::F64(convert(bytes, f64::from_le_bytes))),
-            Dtype::F32 => Some(StoredValues::F32(convert(bytes, f32::from_le_bytes))),
-            Dtype::F16 => Some(StoredValues::F16(convert(bytes, f16::from_le_bytes))),
-            Dtype::BF16 => Some(StoredValues::Bf16(convert(bytes, bf16::from_le_bytes))),
-            _ => None,
-        }
+/// Elements from little-endian bytes without alignment; none for other types.
+fn from_bytes(dtype: Dtype, bytes: &[u8]) -> Option<Buffer> {
+    fn convert<T, const SIZE: usize>(bytes: &[u8], of: fn([u8; SIZE]) -> T) -> Vec<T> {
+        let (elements, _) = bytes.as_chunks::<SIZE>();
+        elements.iter().map(|element| of(*element)).collect()
     }
-
-    pub(crate) fn to_bytes(&self) -> Vec<u8> {
-        of_any_type!(self, values => values.iter().flat_map(|v| v.to_le_bytes()).collect())
-    }
-
-    pub(crate) fn are_finite(&self) -> bool {
-        of_any_type!(self, values => values.iter().all(|value| value.is_finite()))
-    }
-
-    /// The values, read-only.
-    pub(crate) fn as_values(&self) -> Values<'_> {
-        of_any_type!(self, values => values.as_slice().into())
+    match dtype {
+        Dtype::F64 => Some(Buffer::F64(convert(bytes, f64::from_le_bytes))),
+        Dtype::F32 => Some(Buffer::F32(convert(bytes, f32::from_le_bytes))),
+        Dtype::F16 => Some(Buffer::F16(convert(bytes, f16::from_le_bytes))),
+        Dtype::BF16 => Some(Buffer::Bf16(convert(bytes, bf16::from_le_bytes))),
+        _ => None,
     }
 }
 
-impl AsElements for StoredValues {
-    fn as_elements(&mut self) -> Elements<'_> {
-        of_any_type!(self, values => values.as_elements())
+/// Evaluates an expression for elements of any type that [`from_bytes`] gives.
+macro_rules! of_any_type {
+    ($buffer:expr, $values:ident => $result:expr) => {
+        match $buffer {
+            Buffer::F64($values) => $result,
+            Buffer::F32($values) => $result,
+            Buffer::F16($values) => $result,
+            Buffer::Bf16($values) => $result,
+            other => unreachable!("no file has such elements: {other:?}"),
+        }
+    };
+}
+
+impl Tensor {
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        of_any_type!(&self.values, values => {
+            values.iter().flat_map(|value| value.to_le_bytes()).collect()
+        })
+    }
+
+    pub(crate) fn is_finite(&self) -> bool {
+        of_any_type!(&self.values, values => values.iter().all(|value| value.is_finite()))
     }
 }

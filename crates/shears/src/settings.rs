@@ -128,7 +128,7 @@ fn help(setting: &Setting) -> (String, String) {
         short.push_str(&format!(" [default: {default}]"));
     }
     let mut long: Vec<String> = std::iter::once(short.clone()).chain(paragraphs).collect();
-    if setting.may_change() {
+    if setting.may_change {
         long.push("May change when a run is resumed.".to_string());
     }
     if setting.name == "preset" {

@@ -8,35 +8,12 @@
 use shears_run::Change;
 use toml::Table;
 
-use super::setting::{Setting, shown};
+use super::setting::shown;
 use super::stored::{Difference, compare_plans};
 use super::{Plan, PlanError};
 
-/// The settings that may change when a run is resumed: none of them affects the steps already
-/// taken.
-const CHANGEABLE: [&str; 11] = [
-    "lr",
-    "min-lr",
-    "clip",
-    "max-skips",
-    "steps",
-    "eval-every",
-    "eval-tokens",
-    "save-every",
-    "sample-every",
-    "patience",
-    "keep",
-];
-
 /// The locations of the text. Its hash identifies the content.
 const PATH_SETTINGS: [&str; 2] = ["text", "val"];
-
-impl Setting {
-    /// Whether a resumed run may change this setting.
-    pub fn may_change(&self) -> bool {
-        CHANGEABLE.contains(&self.name.as_str())
-    }
-}
 
 impl Plan {
     /// The plan of a run that is resumed after `step` steps with the given settings. The location
@@ -51,7 +28,7 @@ impl Plan {
         let mut plan = self.with(given)?;
         let differing = compare_plans(self, &plan);
         let is_guarded = |(name, ..): &&Difference| {
-            let may_change = Plan::setting(name).is_some_and(Setting::may_change);
+            let may_change = Plan::setting(name).is_some_and(|setting| setting.may_change);
             !may_change && (!PATH_SETTINGS.contains(&name.as_str()) || plan.reads_standard_input())
         };
         let (typed, others): (Vec<&Difference>, Vec<&Difference>) = differing
@@ -64,11 +41,13 @@ impl Plan {
             let words = |(name, was, asked): &&Difference| {
                 format!("{name}: the run has {was}, not {asked}")
             };
+            let changeable = Plan::settings().iter().filter(|setting| setting.may_change);
+            let changeable: Vec<&str> = changeable.map(|setting| &*setting.name).collect();
             return Err(PlanError::new(format!(
                 "a resumed run keeps what its numbers depend on; start a new run to change it \
                  ({}); what may be changed: {}",
                 guarded.iter().map(words).collect::<Vec<_>>().join("; "),
-                CHANGEABLE.join(", ")
+                changeable.join(", ")
             )));
         }
         let changes = differing.into_iter().map(|(name, ..)| {
@@ -112,7 +91,7 @@ impl Plan {
             ..
         } in since.iter().rev()
         {
-            let setting = Plan::setting(name).filter(|setting| setting.may_change());
+            let setting = Plan::setting(name).filter(|setting| setting.may_change);
             let Some(setting) = setting else { continue };
             let value = setting.value_in(&then).map(|value| shown(&value));
             if value.as_ref() == Some(after)
@@ -135,14 +114,6 @@ mod tests {
 
     fn given(text: &str) -> Table {
         text.parse().unwrap()
-    }
-
-    #[test]
-    fn changeable_names_are_settings() {
-        let settings = Plan::settings().iter();
-        let changeable = settings.filter(|setting| setting.may_change());
-        let names: Vec<&str> = changeable.map(|setting| setting.name.as_str()).collect();
-        assert_eq!(names, CHANGEABLE);
     }
 
     #[test]

@@ -36,6 +36,10 @@ pub struct Setting {
     pub is_switch: bool,
     /// The choices that it belongs to.
     pub belongs_to: BelongsTo,
+    /// Whether a resumed run may change it: it does not affect the steps already taken.
+    pub may_change: bool,
+    /// Whether a later version added it: runs without it have today's default.
+    pub(crate) is_later: bool,
     pub(crate) parse: fn(&str) -> Result<Value, String>,
     pub(crate) get: fn(&Plan) -> Option<Value>,
     pub(crate) set: fn(&mut Plan, Value) -> Result<(), String>,
@@ -187,17 +191,20 @@ pub(crate) fn outside<T: PartialOrd + Display>(
 ///     unless: "in words, when another default applies",
 ///     range: NOT_NEGATIVE,                       // any `RangeBounds`
 ///     belongs_to: FALLING,                       // default: all plans
+///     may_change: true,                          // when a run is resumed
+///     is_later: true,                            // runs of earlier versions lack it
 /// }
 /// ```
 ///
-/// `transformer`, `unless`, `range` and `belongs_to` are optional; the order is fixed.
+/// All but `section`, `value` and `default` are optional; the order is fixed.
 macro_rules! settings {
     ($(
         $(#[doc = $line:literal])+
         $name:ident: $Type:ty {
             section: $section:ident, value: $value:literal, default: $default:expr
             $(, transformer: $transformer:expr)? $(, unless: $unless:literal)?
-            $(, range: $range:expr)? $(, belongs_to: $belongs_to:expr)? $(,)?
+            $(, range: $range:expr)? $(, belongs_to: $belongs_to:expr)?
+            $(, may_change: $may_change:literal)? $(, is_later: $is_later:literal)? $(,)?
         }
     )+) => {
         /// Every setting of a run, fully resolved.
@@ -265,6 +272,8 @@ macro_rules! settings {
                 names: <$Type as SettingValue>::NAMES,
                 is_switch: <$Type as SettingValue>::IS_SWITCH,
                 belongs_to: [$($belongs_to,)? BelongsTo::ALL][0],
+                may_change: [$($may_change,)? false][0],
+                is_later: [$($is_later,)? false][0],
                 parse: |text| <$Type as SettingValue>::parse(text)?.to_toml(),
                 get: |plan| plan.$name.to_toml().ok(),
                 set: |plan, value| {

@@ -72,7 +72,7 @@ impl Plan {
                 // Optional paths may be missing, and earlier versions lacked some settings.
                 None => {}
                 Some(_) if is_there && setting.belongs(&plan) => {}
-                Some(default) if !setting.belongs(&plan) || is_later(&setting.name) => {
+                Some(default) if !setting.belongs(&plan) || setting.is_later => {
                     setting.set(&mut plan, default)?;
                 }
                 Some(_) => {
@@ -104,27 +104,6 @@ fn stored<T: DeserializeOwned>(name: &str, value: Option<Value>) -> Result<Optio
             "`{name}` is not what a run writes; restore the original value"
         ))
     })
-}
-
-/// Settings added by later versions: older runs have today's defaults.
-fn is_later(name: &str) -> bool {
-    [
-        "precision",
-        "eval-tokens",
-        "context",
-        "encoding",
-        "lossy",
-        "shards",
-        "norm",
-        "norm-epsilon",
-        "position",
-        "rope-theta",
-        "mlp",
-        "inner",
-        "kv-heads",
-        "bias",
-    ]
-    .contains(&name)
 }
 
 /// Reads the format, which the first versions did not write.
@@ -273,7 +252,7 @@ mod tests {
             let mut table = Table::try_from(&plan).unwrap();
             let removed = table.remove(&setting.name).is_some();
             let read = Plan::deserialize(table);
-            match removed && !is_later(&setting.name) {
+            match removed && !setting.is_later {
                 true => {
                     let error = read.unwrap_err().to_string();
                     assert!(error.contains(&format!("`{}`", setting.name)), "{error}");

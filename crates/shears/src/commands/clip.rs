@@ -214,7 +214,7 @@ impl Gradients for Step<'_> {
             let elements = tensor.values.as_elements();
             let gradient = Gradient::new(&tensor.name, elements).with_shape(&tensor.shape);
             visitor(match params {
-                Some(params) => gradient.with_parameter(params.values.as_values()),
+                Some(params) => gradient.with_parameter(params.values.values()),
                 None => gradient,
             });
         }
@@ -251,7 +251,7 @@ impl Parameters {
                      {params} has {:?}",
                     param.shape
                 ),
-                Some(param) if !param.values.are_finite() => {
+                Some(param) if !param.is_finite() => {
                     bail!("{params}: parameter `{name}` has values that are not finite")
                 }
                 Some(_) => {}
