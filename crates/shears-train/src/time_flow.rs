@@ -16,13 +16,14 @@ const MAX_DISTANCE: usize = 256;
 ///
 /// `tokens` and `targets` are `[batch, window]`, `state` is the state before the window, and the
 /// loss is the mean over the batch. Non-finite norms are `None`. The result is empty for models
-/// without a differentiable state.
+/// without a differentiable state, and `None` if `stops` before one of the tokens.
 pub(crate) fn state_gradients<M: LanguageModel>(
     model: &M,
     tokens: &Tensor<2, Int>,
     targets: &Tensor<2, Int>,
     state: State,
-) -> BTreeMap<String, Vec<Option<f64>>> {
+    stops: &dyn Fn() -> bool,
+) -> Option<BTreeMap<String, Vec<Option<f64>>>> {
     let [_, window] = tokens.dims();
     let first = window.saturating_sub(MAX_DISTANCE);
     let at = |of: &Tensor<2, Int>, time: usize| of.clone().narrow(1, time, 1);
@@ -34,6 +35,9 @@ pub(crate) fn state_gradients<M: LanguageModel>(
     // Zeros added to each state: the loss has the same gradient with respect to both.
     let mut probes: Vec<Vec<(String, Tensor<3>)>> = Vec::new();
     for time in first..window - 1 {
+        if stops() {
+            return None;
+        }
         state = model.predict(at(tokens, time), state).1;
         let mut of_step = Vec::new();
         for (name, tensor) in &mut state.tensors {
@@ -61,7 +65,7 @@ pub(crate) fn state_gradients<M: LanguageModel>(
             norms.push(Some(six_digits(square.sqrt())).filter(|norm| norm.is_finite()));
         }
     }
-    layers
+    Some(layers)
 }
 
 /// Combines the norms of all ranks into norms over the whole batch. Each rank's loss is the mean
@@ -169,7 +173,8 @@ mod tests {
 
     fn check<M: LanguageModel>(model: &M, device: &Device) {
         let (tokens, targets) = (text(device, 0), text(device, 1));
-        let found = state_gradients(model, &tokens, &targets, State::default());
+        let found = state_gradients(model, &tokens, &targets, State::default(), &|| false);
+        let found = found.unwrap();
         let expected = by_differences(model, device);
         assert_eq!(found.len(), 2, "{found:?}");
         for (layer, norms) in &found {

@@ -1,6 +1,7 @@
 //! A whole run, to its end: steps, evaluations, samples, events and checkpoints.
 
 mod due;
+mod observer;
 mod step_line;
 
 use std::collections::BTreeMap;
@@ -23,61 +24,8 @@ use crate::run::{RunFolder, header};
 use crate::tensors::lazy_tensors;
 use crate::trainer::{StepOutcome, Trainer};
 use due::Due;
+pub use observer::{End, Observer};
 use step_line::step_event;
-
-/// Observes a run: the terminal, a test, your own program.
-pub trait Observer {
-    /// Called after a step.
-    fn step(&mut self, event: &StepEvent);
-
-    /// Called during an evaluation, with the number of tokens read and their total.
-    fn evaluating(&mut self, _read: usize, _of: usize) {}
-
-    /// Called after an evaluation.
-    fn evaluation(&mut self, _step: u64, _evaluation: &Evaluation) {}
-
-    /// Called with the norms of gradients back in time for each layer of a recurrent model, as in
-    /// [`Event::StateGradients`].
-    fn state_gradients(&mut self, _step: u64, _layers: &BTreeMap<String, Vec<Option<f64>>>) {}
-
-    /// Called after a checkpoint was written.
-    fn saved(&mut self, _step: u64, _path: &std::path::Path) {}
-
-    /// Called when a sample is due; the model is outside automatic differentiation. Returns the
-    /// sampled text for the run's log.
-    fn sample<M: LanguageModel>(&mut self, _step: u64, _model: &M) -> Option<String> {
-        None
-    }
-
-    /// Called for a non-fatal problem, with one sentence.
-    fn warning(&mut self, _message: &str) {}
-
-    /// Whether the run was asked to save and stop.
-    fn wants_to_stop(&self) -> bool {
-        false
-    }
-}
-
-/// How a run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// All steps of the plan were taken.
-    Finished,
-    /// The validation loss no longer improved.
-    OutOfPatience,
-    /// The observer requested it; the run can be resumed.
-    Stopped,
-}
-
-impl From<End> for EndReason {
-    fn from(end: End) -> Self {
-        match end {
-            End::Finished => EndReason::Finished,
-            End::OutOfPatience => EndReason::OutOfPatience,
-            End::Stopped => EndReason::Stopped,
-        }
-    }
-}
 
 /// Trains to the end of the plan, and saves the final state in a checkpoint.
 ///
@@ -192,10 +140,9 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
             if self.is_out_of_patience() {
                 return Ok(End::OutOfPatience);
             }
-            if step.is_multiple_of(MEASURE_UPDATES_EVERY) {
-                self.trainer.measure_next_update();
-            }
-            let sound = self.take_step()?;
+            let Some(sound) = self.take_step()? else {
+                return self.stop();
+            };
             if let Some(end) = self.finish_step(sound)? {
                 return Ok(end);
             }
@@ -208,13 +155,23 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
     }
 
     /// Takes one step and logs it. Returns whether the step is worth a checkpoint: not if it was
-    /// skipped because of non-finite gradients, but yes if it was skipped as an outlier.
-    fn take_step(&mut self) -> Result<bool, TrainError> {
+    /// skipped because of non-finite gradients, but yes if it was skipped as an outlier. `None` if
+    /// it was abandoned, which changes nothing.
+    fn take_step(&mut self) -> Result<Option<bool>, TrainError> {
         let started = Instant::now();
-        self.trainer.request_stop(self.observer.wants_to_stop());
-        let outcome = match self.trainer.step() {
+        let (observer, trainer) = (&*self.observer, &mut *self.trainer);
+        trainer.request_stop(observer.wants_to_stop());
+        let was_weighing = trainer.progress.weighing;
+        if trainer.progress.step.is_multiple_of(MEASURE_UPDATES_EVERY) {
+            trainer.measure_next_update();
+        }
+        let outcome = match trainer.step_unless(&|| observer.wants_to_stop()) {
             Err(error) => return Err(self.refused(error)?),
-            Ok(outcome) => outcome,
+            Ok(Some(outcome)) => outcome,
+            Ok(None) => {
+                trainer.progress.weighing = was_weighing;
+                return Ok(None);
+            }
         };
         self.asked_to_stop = outcome.exchanged.is_some_and(|exchanged| exchanged.stop);
         let step = self.trainer.progress.step;
@@ -231,7 +188,9 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
         let progress = &mut self.trainer.progress;
         progress.val_loss = None;
         progress.pending = Due::after(step, &self.plan).is_more_than_save();
-        Ok(outcome.report.skip_reason != Some(SkipReason::NonFinite))
+        Ok(Some(
+            outcome.report.skip_reason != Some(SkipReason::NonFinite),
+        ))
     }
 
     /// Logs a step that was refused because of non-finite gradients.
@@ -269,8 +228,8 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
             self.save()?;
         }
         let mut improved = false;
-        if due.state_gradients {
-            self.log_state_gradients()?;
+        if due.state_gradients && self.log_state_gradients()?.is_break() {
+            return self.stop().map(Some);
         }
         if due.evaluation {
             match self.evaluate()? {
@@ -385,15 +344,20 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
         )?)
     }
 
-    /// Logs how far gradients reach back in time, if the model carries a state.
-    fn log_state_gradients(&mut self) -> Result<(), TrainError> {
+    /// Logs how far gradients reach back in time, if the model carries a state. Breaks if it was
+    /// interrupted by a request to stop.
+    fn log_state_gradients(&mut self) -> Result<ControlFlow<()>, TrainError> {
         let step = self.trainer.progress.step;
-        let layers = self.trainer.state_gradients();
+        let observer = &*self.observer;
+        let layers = self.trainer.state_gradients(&|| observer.wants_to_stop());
+        let Some(layers) = layers else {
+            return Ok(ControlFlow::Break(()));
+        };
         if !layers.is_empty() {
             self.observer.state_gradients(step, &layers);
             self.write(&Event::StateGradients { step, layers })?;
         }
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     }
 
     /// Writes a checkpoint. Returns its folder on rank 0.

@@ -191,9 +191,29 @@ impl<M: LanguageModel> Trainer<M> {
     /// A skipped step only advances the step count: parameters, moments, schedule, clipper and
     /// carried state keep their bits.
     pub fn step(&mut self) -> Result<StepOutcome, TrainError> {
+        let outcome = self.step_unless(&|| false)?;
+        Ok(outcome.expect("nothing stops it"))
+    }
+
+    /// [`Trainer::step`], but `None` if `stops` before one of its micro-batches. Then nothing has
+    /// changed: the same step can be taken later, with the same bits.
+    ///
+    /// With several ranks, `stops` is ignored: they decide together, in an exchange, and the first
+    /// exchange of a step comes after its micro-batches.
+    pub fn step_unless(
+        &mut self,
+        stops: &dyn Fn() -> bool,
+    ) -> Result<Option<StepOutcome>, TrainError> {
         let mut times = PhaseTimes::default();
         self.begin(Phase::Compute);
-        let local = self.accumulate(&mut times)?;
+        match self.accumulate(stops, &mut times)? {
+            Some(local) => self.update(local, times).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The part of a step after its micro-batches.
+    fn update(&mut self, local: Local, mut times: PhaseTimes) -> Result<StepOutcome, TrainError> {
         self.begin(Phase::Exchange);
         let (loss, gradients, exchanged) =
             self.exchange(local.loss, local.gradients, &mut times)?;
@@ -261,9 +281,14 @@ impl<M: LanguageModel> Trainer<M> {
         all.any(|index| self.batches.at(index).starts_stream)
     }
 
-    /// The summed loss and gradients of the step's micro-batches, and the state after them. Each
-    /// group of rows is computed separately, and the groups are summed as a tree.
-    fn accumulate(&self, times: &mut PhaseTimes) -> Result<Local, TrainError> {
+    /// The summed loss and gradients of the step's micro-batches, and the state after them; `None`
+    /// if it was stopped before one of them. Each group of rows is computed separately, and the
+    /// groups are summed as a tree.
+    fn accumulate(
+        &self,
+        stops: &dyn Fn() -> bool,
+        times: &mut PhaseTimes,
+    ) -> Result<Option<Local>, TrainError> {
         let mut tree = Tree::default();
         let mut carried = Vec::new();
         let mut merge = |mut left: (Accumulated<_>, f64), right: (Accumulated<_>, f64)| {
@@ -271,30 +296,36 @@ impl<M: LanguageModel> Trainer<M> {
             (left.0, left.1 + right.1)
         };
         for rows in &self.share.groups {
-            let local = self.accumulate_rows(rows, times)?;
+            let Some(local) = self.accumulate_rows(rows, stops, times)? else {
+                return Ok(None);
+            };
             tree.push((local.gradients, local.loss), &mut merge);
             carried.push(local.carried);
         }
         let sum = tree.finish(&mut merge);
         let (gradients, loss) = sum.expect("a rank has at least one group of rows");
-        Ok(Local {
+        Ok(Some(Local {
             gradients,
             loss,
             carried: joined(carried),
-        })
+        }))
     }
 
     /// [`Trainer::accumulate`] for one group of rows.
     fn accumulate_rows(
         &self,
         rows: &Range<usize>,
+        stops: &dyn Fn() -> bool,
         times: &mut PhaseTimes,
-    ) -> Result<Local, TrainError> {
+    ) -> Result<Option<Local>, TrainError> {
         let micro_batches = self.plan.accumulate as u64;
         let mut carried = self.carried_of(rows);
         let mut total_loss = 0.0;
         let mut sum: Option<Accumulated<ModuleGradients>> = None;
         for micro in 0..micro_batches {
+            if self.stops_alone(stops) {
+                return Ok(None);
+            }
             let index = self.progress.step * micro_batches + micro;
             let batch = rows_of(self.batches.at(index), rows);
             if batch.starts_stream {
@@ -333,11 +364,16 @@ impl<M: LanguageModel> Trainer<M> {
                 Reading::Windows { .. } => State::default(),
             };
         }
-        Ok(Local {
+        Ok(Some(Local {
             gradients: sum.expect("a plan has at least one micro-batch a step"),
             loss: total_loss,
             carried,
-        })
+        }))
+    }
+
+    /// Whether to stop, where only a single rank may decide so.
+    fn stops_alone(&self, stops: &dyn Fn() -> bool) -> bool {
+        self.ranks.size() == 1 && stops()
     }
 
     /// The carried state of some of this rank's rows.
@@ -348,10 +384,14 @@ impl<M: LanguageModel> Trainer<M> {
 
     /// Measures how far gradients reach back in time, with the current weights on the next batch:
     /// for each layer of a recurrent model, the norm of the gradient with respect to its state one
-    /// token before the last prediction, two tokens before, and so on. Empty for other models.
-    pub(crate) fn state_gradients(&self) -> BTreeMap<String, Vec<Option<f64>>> {
+    /// token before the last prediction, two tokens before, and so on. Empty for other models, and
+    /// `None` if it was stopped, as by [`Trainer::step_unless`].
+    pub(crate) fn state_gradients(
+        &self,
+        stops: &dyn Fn() -> bool,
+    ) -> Option<BTreeMap<String, Vec<Option<f64>>>> {
         let Reading::Streams = self.model().reading() else {
-            return BTreeMap::new();
+            return Some(BTreeMap::new());
         };
         let index = self.progress.step * self.plan.accumulate as u64;
         let rows = self.share.rows();
@@ -362,9 +402,10 @@ impl<M: LanguageModel> Trainer<M> {
         };
         carried.dropout = Some(self.dropout_key(0, &rows));
         let (inputs, targets) = to_tensors(&batch, &self.device);
-        let own = state_gradients(self.model(), &inputs, &targets, carried);
+        let stops = || self.stops_alone(stops);
+        let own = state_gradients(self.model(), &inputs, &targets, carried, &stops)?;
         let share = rows.len() as f64 / self.plan.batch as f64;
-        combine_norms(&*self.ranks, own, share)
+        Some(combine_norms(&*self.ranks, own, share))
     }
 
     /// The dropout key of a micro-batch of the next step. It depends only on the seed and the

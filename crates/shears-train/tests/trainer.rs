@@ -1,5 +1,6 @@
 //! Guarantees of training: it learns, resumes bit for bit, accumulates, clips, skips and evaluates.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -665,6 +666,42 @@ fn a_stopped_and_resumed_run_leaves_the_same_files() {
         ..plan(Architecture::Lstm)
     };
     check_whole_runs(&plan, &[2, 3, 5, 7]);
+}
+
+/// Abandons each step before one of its micro-batches, and takes it in another trainer.
+fn check_abandoned<M: LanguageModel>(new: New<M>, plan: &Plan) {
+    let (mut whole, mut parts) = (trainer(new, plan), trainer(new, plan));
+    for micro in [0, 1, 3, 2] {
+        let before = parts.checkpoint();
+        let asked = Cell::new(0);
+        let outcome = parts.step_unless(&|| asked.replace(asked.get() + 1) == micro);
+        assert!(outcome.unwrap().is_none());
+        let after = parts.checkpoint();
+        assert_eq!(bits(&after), bits(&before), "{}", plan.model);
+        assert_eq!(after.progress, before.progress);
+        assert_eq!(after.clipper, before.clipper);
+        parts = trainer(new, plan).restore(after).unwrap();
+        let (found, expected) = (parts.step().unwrap(), whole.step().unwrap());
+        assert_eq!(found.loss.to_bits(), expected.loss.to_bits());
+        assert_eq!(found.report, expected.report);
+    }
+    let (found, expected) = (parts.checkpoint(), whole.checkpoint());
+    assert_eq!(bits(&found), bits(&expected), "{}", plan.model);
+    assert_eq!(found.progress, expected.progress);
+    assert_eq!(found.clipper, expected.clipper);
+}
+
+#[test]
+fn a_step_that_is_abandoned_changes_nothing() {
+    for plan in plans() {
+        let plan = Plan {
+            accumulate: 4,
+            dropout: 0.2,
+            clip: "zclip; global-norm:0.5".parse().unwrap(),
+            ..plan
+        };
+        with_model!(check_abandoned, &plan);
+    }
 }
 
 /// Plain gradient descent moves each parameter by the learning rate times its gradient.

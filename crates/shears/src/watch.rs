@@ -56,7 +56,7 @@ pub(crate) fn stop_when_asked(say_so: bool) -> anyhow::Result<Arc<AtomicBool>> {
         }
         // Printed before the run ends, and with it this thread.
         if say_so {
-            complain!("\nfinishing the step and saving; again to exit at once");
+            complain!("\nsaving and stopping; again to exit at once");
         }
         asked.store(true, Ordering::SeqCst);
     })?;

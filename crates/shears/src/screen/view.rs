@@ -94,7 +94,7 @@ impl View {
 
     fn keys(&self) -> Line<'static> {
         if self.stop.load(Ordering::SeqCst) {
-            let text = " finishing the step and saving; again to exit at once";
+            let text = " saving and stopping; again to exit at once";
             return Line::from(text.yellow());
         }
         let pause = if self.paused { "resume" } else { "pause" };

@@ -158,7 +158,7 @@ fn terminated_after_saving() {
         let stopped = scratch.start(&format!("{loud} --out b"), "b", lines);
         let stopped = stopped.terminate();
         assert_eq!(stopped.code, Some(130), "{stopped:#?}");
-        assert!(stopped.stderr.contains("finishing the step and saving"));
+        assert!(stopped.stderr.contains("saving and stopping"));
         let steps = scratch.events("b").into_iter().rev();
         let last = steps.map(|event| event["step"].as_u64().unwrap()).next();
         let newest = scratch.checkpoints("b").pop().unwrap();

@@ -76,6 +76,53 @@ fn a_sample_is_cut_off_by_a_signal() {
     assert_eq!(scratch.checkpoints("run").len(), 1);
 }
 
+/// A step of many micro-batches is abandoned, and taken when the run goes on.
+#[test]
+fn a_signal_within_an_accumulation_is_heard_at_once() {
+    let scratch = Scratch::new();
+    for model in [
+        "lstm --window 8",
+        "transformer --heads 2 --window 16 --dropout 0.1",
+    ] {
+        let flags = format!(
+            "--model {model} --hidden 16 --layers 1 --batch 4 --accumulate 300 --steps 4 \
+             --eval-every 0 --save-every 0"
+        );
+        scratch.train(&flags, "whole");
+        let train = format!("train {flags} --quiet --out run");
+        let ran = scratch
+            .start_and_wait(&train, || is_past_step(&scratch, 2))
+            .terminate();
+        assert_eq!(ran.code, Some(130), "{ran:?}");
+        assert_eq!(scratch.checkpoints("run"), ["step-00000002"], "{model}");
+        scratch.run("train --resume run --quiet").succeeded();
+        for file in ["model.safetensors", "carried.safetensors", "state.json"] {
+            let found = scratch.newest("run", file);
+            assert!(found == scratch.newest("whole", file), "{model}: {file}");
+        }
+        for run in ["run", "whole"] {
+            std::fs::remove_dir_all(scratch.path(run)).unwrap();
+        }
+    }
+}
+
+/// Before the first step of a run is taken, there is nothing to lose, and the run goes on anyway.
+#[test]
+fn a_signal_within_the_first_step_leaves_a_run_that_goes_on() {
+    let scratch = Scratch::new();
+    let train = "train --hidden 16 --layers 1 --accumulate 1000000 --quiet --out run";
+    let header = |run: &str| scratch.path(run).join("events.jsonl").is_file();
+    let ran = scratch.start_and_wait(train, || header("run")).terminate();
+    assert_eq!(ran.code, Some(130), "{ran:?}");
+    assert_eq!(scratch.checkpoints("run"), ["step-00000000"]);
+    let is_resumed = || scratch.read("run/events.jsonl").contains("\"resume\"");
+    let ran = scratch
+        .start_and_wait("train --resume run --quiet", is_resumed)
+        .terminate();
+    assert_eq!(ran.code, Some(130), "{ran:?}");
+    assert_eq!(scratch.checkpoints("run"), ["step-00000000"]);
+}
+
 /// The log and the last checkpoint are those of a run that was never stopped.
 #[test]
 fn an_interrupted_evaluation_is_repeated_on_resume() {

@@ -221,10 +221,7 @@ fn keys_change_what_is_shown() {
         &["p resume", "the display is paused"],
     );
     view.stop.store(true, Ordering::SeqCst);
-    has(
-        &drawn(&view, &state, 120, 40),
-        &["finishing the step and saving"],
-    );
+    has(&drawn(&view, &state, 120, 40), &["saving and stopping"]);
 }
 
 #[test]
