@@ -1,6 +1,7 @@
 //! Refuses requests from elsewhere, and sets the headers of every response.
 
 use std::net::{IpAddr, Ipv6Addr};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use axum::body::{Body, HttpBody, to_bytes};
@@ -9,6 +10,7 @@ use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
 
 /// Scripts, styles and data come only from this server, and no other page may frame this one.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
@@ -30,12 +32,17 @@ pub(crate) fn new_token() -> std::io::Result<Arc<str>> {
     Ok(digits.into())
 }
 
-/// Lets only reading requests of the page itself pass.
+/// Lets only reading requests of the page itself pass. A panic is an error of that request alone.
 pub(crate) async fn guard(State(token): State<Token>, request: Request, next: Next) -> Response {
     let known = request.headers().get(header::IF_NONE_MATCH).cloned();
     let mut response = match refusal(&request, token.as_deref()) {
         Some(refusal) => refusal,
-        None => tagged(next.run(request).await, known.as_ref()).await,
+        None => {
+            // What a panic leaves is behind locks, whose users expect one.
+            let answer = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+            let failed = || StatusCode::INTERNAL_SERVER_ERROR.into_response();
+            tagged(answer.unwrap_or_else(|_| failed()), known.as_ref()).await
+        }
     };
     let headers = response.headers_mut();
     let own_policy = headers.contains_key(header::CONTENT_SECURITY_POLICY);
@@ -202,6 +209,11 @@ fn fnv(bytes: &[u8]) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use axum::Router;
+    use axum::middleware::from_fn_with_state;
+    use axum::routing::get;
+    use tower::ServiceExt;
+
     use super::*;
 
     fn of(pairs: &[(&'static str, &str)]) -> HeaderMap {
@@ -275,6 +287,22 @@ mod tests {
             &opened,
         ] {
             assert!(!answered(pairs, "/api/runs"), "{pairs:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_the_page_is_an_error_of_one_request() {
+        let broken = async || -> &'static str { panic!("on purpose") };
+        let page = Router::new()
+            .route("/broken", get(broken))
+            .route("/whole", get(async || "whole"))
+            .layer(from_fn_with_state(Token::None, guard));
+        for (path, status) in [("/broken", 500), ("/whole", 200), ("/broken", 500)] {
+            let request = Request::builder().uri(path).header("host", "localhost");
+            let request = request.body(Body::empty()).unwrap();
+            let response = page.clone().oneshot(request).await.unwrap();
+            assert_eq!(response.status().as_u16(), status, "{path}");
+            assert!(response.headers().contains_key("content-security-policy"));
         }
     }
 

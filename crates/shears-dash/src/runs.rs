@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, TryLockError};
 use std::time::{Duration, Instant};
 
 use shears_run::{
@@ -135,10 +135,14 @@ impl Run {
         let started = Instant::now();
         let failed = RunError::io("read", &self.path.join(LOG));
         self.file(LOG).map_err(failed)?;
-        let Ok(_reading) = self.reading.try_lock() else {
-            // Another thread is reading it.
-            std::thread::sleep(patience.min(Duration::from_millis(50)));
-            return Ok(self.reach());
+        let _reading = match self.reading.try_lock() {
+            Err(TryLockError::WouldBlock) => {
+                // Another thread is reading it.
+                std::thread::sleep(patience.min(Duration::from_millis(50)));
+                return Ok(self.reach());
+            }
+            Err(TryLockError::Poisoned(reading)) => reading.into_inner(),
+            Ok(reading) => reading,
         };
         loop {
             let reach = self.with_log(|log| log.advance(CHUNK))?;

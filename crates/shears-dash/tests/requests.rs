@@ -2,12 +2,14 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{Method, Request, Response, StatusCode, header};
 use serde_json::Value;
+use shears_dash::{Options, app};
 use tower::ServiceExt;
 
 use crate::asking::send;
@@ -453,6 +455,23 @@ async fn only_reading_requests_from_this_machine_are_answered() {
         .unwrap();
     let response = app.clone().oneshot(without).await.unwrap();
     assert_eq!(response.status(), StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
+async fn a_panic_while_files_are_read_is_an_error_of_one_request() {
+    let runs = Runs::new();
+    runs.run("a", &log_of(5));
+    let options = Options {
+        batch_text: Arc::new(|_, _| panic!("on purpose")),
+        ..runs.options()
+    };
+    let app = app(options).unwrap().router;
+    for _ in 0..3 {
+        let (status, answer) = ask(&app, "/api/batch?run=a&step=1").await;
+        assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(answer["problem"], "the answer was interrupted");
+        get(&app, "/api/run?run=a").await;
+    }
 }
 
 #[tokio::test]
