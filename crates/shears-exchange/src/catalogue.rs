@@ -9,16 +9,12 @@ use burn::tensor::TensorData;
 use half::{bf16, f16};
 use pytorch_reader::{DType, PytorchError, PytorchReader};
 use safetensors::Dtype;
-use safetensors::tensor::Metadata;
-use shears_run::{json_problem, names_problem};
-use shears_train::NamedTensor;
+use shears_train::{NamedTensor, list_safetensors};
 
 use crate::error::ExchangeError;
 use crate::foreign;
 use crate::names::Piece;
 
-/// The most bytes of a safetensors header, according to the format.
-const HEADER_MAX: u64 = 100_000_000;
 /// The most differences that a message lists.
 const MOST_DIFFERENCES: usize = 20;
 /// The number of rows that are read and transposed at a time.
@@ -91,52 +87,28 @@ impl Origin {
 impl Catalogue {
     /// Adds the tensors of a safetensors file, of which only the header is read.
     pub(crate) fn add_safetensors(&mut self, path: &Path) -> Result<(), ExchangeError> {
-        let mut file = foreign::open(path)?;
+        let file = foreign::open(path)?;
         let size = file.metadata().map_err(ExchangeError::read(path))?.len();
-        let refused = |problem: String| ExchangeError::refused(path, problem);
-        let cut_off = || refused("is cut off: copy or download it again".to_string());
-        let mut start = [0; 8];
-        file.read_exact(&mut start).map_err(|_| cut_off())?;
-        let length = u64::from_le_bytes(start);
-        if length > HEADER_MAX {
-            return Err(refused("is not a safetensors file".to_string()));
-        }
-        if length > size - 8 {
-            return Err(cut_off());
-        }
-        let mut header = vec![0; length as usize];
-        file.read_exact(&mut header).map_err(|_| cut_off())?;
-        // This checks that tensors are contiguous, and that each has the bytes of its shape.
-        let no_header = |error: serde_json::Error| {
-            let problem = json_problem(&error);
-            refused(format!(
-                "is not a valid safetensors file: its header {problem}"
-            ))
-        };
-        let metadata: Metadata = serde_json::from_slice(&header).map_err(no_header)?;
-        if let Some(problem) = names_problem(&header).map_err(no_header)? {
-            return Err(refused(problem));
-        }
-        let begin = 8 + length;
-        if metadata.data_len() as u64 != size - begin {
-            return Err(cut_off());
-        }
+        let listed = list_safetensors(file, size).map_err(|problem| {
+            let problem = format!("is not a whole safetensors file: {problem}");
+            ExchangeError::refused(path, problem)
+        })?;
         let index = self.files.len();
         self.files.push(path.to_path_buf());
-        for (name, info) in metadata.tensors() {
-            let kind = match info.dtype {
+        for tensor in listed {
+            let kind = match tensor.dtype {
                 Dtype::F32 => Ok(Kind::F32),
                 Dtype::F16 => Ok(Kind::F16),
                 Dtype::BF16 => Ok(Kind::Bf16),
                 other => Err(format!("{other:?}")),
             };
             let stored = Stored {
-                shape: info.shape.clone(),
+                shape: tensor.shape,
                 kind,
                 file: index,
-                place: Place::At(begin + info.data_offsets.0 as u64),
+                place: Place::At(tensor.place.start as u64),
             };
-            self.insert(path, &name, stored)?;
+            self.insert(path, &tensor.name, stored)?;
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use shears_data::{Tokenizer, TokenizerKind, sha256_of};
 use shears_model::ModelConfig;
-use shears_train::{NamedTensor, RestoreError, RunFolder, TrainError};
+use shears_train::{Chosen, NamedTensor, RestoreError, RunFolder, Which};
 
 use crate::catalogue::{Catalogue, Wanted};
 use crate::error::ExchangeError;
@@ -74,18 +74,15 @@ impl ModelSource {
     pub fn read(self) -> Result<Parameters, ExchangeError> {
         match self.weights {
             StoredWeights::Run(run) => {
-                let (found, mut damaged) = run.checkpoints().load_best_model()?;
-                let Some((checkpoint, tensors)) = found else {
-                    let none = || ExchangeError::refused(run.path(), "has no checkpoint yet");
-                    let error = damaged.pop();
-                    return Err(error.map_or_else(none, |error| {
-                        ExchangeError::Run(TrainError::Restore(error))
-                    }));
-                };
+                let Chosen {
+                    path,
+                    parameters,
+                    passed_over,
+                } = run.parameters(Which::Best)?;
                 Ok(Parameters {
-                    sha256: vec![hash(&checkpoint.join("model.safetensors"))?],
-                    tensors,
-                    checkpoint: Some((checkpoint, damaged)),
+                    sha256: vec![hash(&path.join("model.safetensors"))?],
+                    tensors: parameters,
+                    checkpoint: Some((path, passed_over)),
                 })
             }
             StoredWeights::Files {

@@ -1,9 +1,5 @@
 //! Plain messages for syntax errors in JSON and TOML, without the words of the parser.
 
-use std::collections::BTreeSet;
-use std::fmt;
-
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::error::Category;
 
 /// A fragment that follows the file's name: "is cut off at line 2, column 10".
@@ -62,98 +58,11 @@ pub fn toml_problem(error: &toml::de::Error) -> String {
     without_expectation.unwrap_or(message).replace('\n', " ")
 }
 
-/// The most tensors of a file.
-const MOST_TENSORS: usize = 100_000;
-/// The most bytes of a tensor's name.
-const LONGEST_NAME: usize = 10_000;
-
-/// What is wrong with the names in the header of a safetensors file: one that is there twice, of
-/// which readers take one without a word, one that is no name, and more than anybody has.
-///
-/// # Errors
-///
-/// If the header is no object of JSON.
-pub fn names_problem(header: &[u8]) -> Result<Option<String>, serde_json::Error> {
-    let Names {
-        count,
-        longest,
-        repeated,
-    } = serde_json::from_slice(header)?;
-    let brief = |name: &str| name.chars().take(SHOWN).collect::<String>();
-    Ok(if let Some(name) = repeated {
-        Some(format!("has two tensors `{}`", brief(&name)))
-    } else if count > MOST_TENSORS {
-        Some(format!("has {count} tensors; {MOST_TENSORS} are the most"))
-    } else if longest.len() > LONGEST_NAME {
-        let (bytes, name) = (longest.len(), brief(&longest));
-        Some(format!(
-            "has a name of {bytes} bytes, `{name}...`; {LONGEST_NAME} are the most"
-        ))
-    } else {
-        None
-    })
-}
-
-/// What is to be known of the keys of an object.
-struct Names {
-    count: usize,
-    longest: String,
-    repeated: Option<String>,
-}
-
-impl<'de> Deserialize<'de> for Names {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Names, D::Error> {
-        struct Keys;
-
-        impl<'de> Visitor<'de> for Keys {
-            type Value = Names;
-
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("an object of tensors")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Names, A::Error> {
-                let (mut seen, mut repeated) = (BTreeSet::new(), None);
-                while let Some((name, IgnoredAny)) = map.next_entry::<String, _>()? {
-                    repeated = repeated.or(seen.replace(name));
-                }
-                Ok(Names {
-                    count: seen.len(),
-                    longest: seen.into_iter().max_by_key(String::len).unwrap_or_default(),
-                    repeated,
-                })
-            }
-        }
-        deserializer.deserialize_map(Keys)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde::Deserialize;
 
     use super::*;
-
-    #[test]
-    fn duplicate_long_and_excess_names_are_found() {
-        let problem = |header: &str| names_problem(header.as_bytes()).unwrap();
-        assert_eq!(problem("{\"a\": {\"b\": 1, \"b\": 2}, \"b\": [{}]}"), None);
-        let twice = problem("{\"a\": 1, \"b\": 2, \"b\": 2, \"a\": 3}");
-        assert_eq!(twice.as_deref(), Some("has two tensors `b`"));
-        let long = problem(&format!("{{\"{}\": 0}}", "n".repeat(1 << 20)));
-        assert!(long.is_some_and(|said| said.contains("1048576 bytes") && said.len() < 200));
-        let names = |count: usize| {
-            let names = (0..count).map(|number| format!("\"{number}\":0"));
-            format!("{{{}}}", names.collect::<Vec<_>>().join(","))
-        };
-        assert_eq!(problem(&names(100_000)), None);
-        let many = problem(&names(100_001));
-        assert_eq!(
-            many.as_deref(),
-            Some("has 100001 tensors; 100000 are the most")
-        );
-        assert!(names_problem(b"[]").is_err());
-    }
 
     #[test]
     fn syntax_errors_have_plain_messages() {

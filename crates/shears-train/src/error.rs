@@ -25,6 +25,9 @@ pub enum TrainError {
     /// A checkpoint does not match the run, or is damaged.
     #[error(transparent)]
     Restore(#[from] RestoreError),
+    /// All checkpoints of a run are damaged; this is the one that would have been taken.
+    #[error("no checkpoint of the run is intact: {0}")]
+    NoneIntact(RestoreError),
     /// A gradient has NaN or infinite elements, which the plan treats as an error.
     #[error("step {step}: {cause}; `--non-finite skip` skips such steps")]
     NonFinite {

@@ -9,6 +9,7 @@ mod bench;
 mod briefing;
 mod carried;
 mod checkpoint;
+mod chosen;
 mod corpora;
 mod error;
 mod evaluate;
@@ -17,6 +18,7 @@ mod memory;
 mod optimizer;
 mod plan;
 mod run;
+mod safetensors_header;
 mod schedule;
 mod tensors;
 mod time_flow;
@@ -28,6 +30,7 @@ pub use batches::Batches;
 pub use bench::{BenchReport, ClipBench, Spread, bench, bench_clip, peak_rss_bytes};
 pub use briefing::Briefing;
 pub use checkpoint::{Checkpoint, CheckpointStore, Found, Progress, Snapshot};
+pub use chosen::{Chosen, Which};
 pub use corpora::{Corpora, Loading, load_corpora};
 pub use error::{RestoreError, TrainError};
 pub use evaluate::{Evaluation, Streams, evaluate};
@@ -36,10 +39,9 @@ pub use memory::{MemoryEstimate, estimate_evaluation, estimate_generation, estim
 pub use optimizer::{Optimizer, OptimizerKind, OptimizerSettings};
 pub use plan::{BelongsTo, Difference, Plan, PlanError, Preset, Section, Setting, compare_plans};
 pub use run::{RunFolder, header};
+pub use safetensors_header::{ListedTensor, list_safetensors, safetensors_header};
 pub use schedule::{Schedule, ScheduleKind};
 pub use shears_parallel::{Alone, Ranks};
-pub use tensors::{
-    LazyTensor, NamedTensor, header_problem, load_parameters, module_tensors, safetensors_header,
-};
+pub use tensors::{LazyTensor, NamedTensor, load_parameters, module_tensors};
 pub use train::{End, Observer, train};
 pub use trainer::{Exchanged, PhaseTimes, StepOutcome, Trainer};

@@ -7,9 +7,10 @@ use std::io::{self, Write};
 
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Tensor, TensorData, Transaction};
-use safetensors::{Dtype, SafeTensorError, SafeTensors};
+use safetensors::Dtype;
 use shears_model::{ParameterMapper, ParameterVisitor, map_parameters, visit_parameters};
-use shears_run::json_problem;
+
+use crate::safetensors_header::{brief, list_safetensors, safetensors_header};
 
 /// A named tensor on the host.
 #[derive(Clone, Debug)]
@@ -201,15 +202,6 @@ fn differences(
 /// The most differences that are listed.
 const MAX_DIFFERENCES: usize = 20;
 
-/// Shortens a name for messages: names in a file may be a megabyte long.
-pub(crate) fn brief(name: &str) -> String {
-    const MAX_LENGTH: usize = 100;
-    match name.char_indices().nth(MAX_LENGTH) {
-        Some((end, _)) => format!("{}...", &name[..end]),
-        None => name.to_string(),
-    }
-}
-
 /// Writes a safetensors file, sorted by name, reading one tensor at a time.
 pub(crate) fn write_safetensors(
     tensors: &[LazyTensor<'_>],
@@ -225,84 +217,28 @@ pub(crate) fn write_safetensors(
     Ok(())
 }
 
-/// The start of an `f32` safetensors file: the length of the header, then the header with names,
-/// shapes and offsets, in the order of the data. `format` is the metadata key of that name.
-///
-/// # Errors
-///
-/// If a name cannot be written as JSON.
-pub fn safetensors_header<'a>(
-    format: Option<&str>,
-    tensors: impl Iterator<Item = (&'a str, Vec<usize>)>,
-) -> io::Result<Vec<u8>> {
-    let mut header = serde_json::Map::new();
-    if let Some(format) = format {
-        let metadata = serde_json::json!({ "format": format });
-        header.insert("__metadata__".into(), metadata);
-    }
-    let mut end = 0;
-    for (name, shape) in tensors {
-        let start = end;
-        end += size_of::<f32>() * shape.iter().product::<usize>();
-        let entry = serde_json::json!({
-            "dtype": "F32",
-            "shape": shape,
-            "data_offsets": [start, end],
-        });
-        header.insert(name.to_string(), entry);
-    }
-    let mut header = serde_json::to_vec(&header)?;
-    // The data is aligned to eight bytes.
-    header.resize(header.len().next_multiple_of(8), b' ');
-    let length = header.len() as u64;
-    Ok([&length.to_le_bytes()[..], &header].concat())
-}
-
-/// Describes an error in the header of a safetensors file, as a sentence fragment.
-pub fn header_problem(error: &SafeTensorError) -> String {
-    use SafeTensorError as E;
-    match error {
-        E::InvalidHeader(_) => "its header is not UTF-8".to_string(),
-        E::InvalidHeaderDeserialization(error) | E::JsonError(error) => {
-            format!("its header {}", json_problem(error))
-        }
-        E::HeaderTooLarge => "its header is larger than any may be".to_string(),
-        E::HeaderTooSmall => "it is shorter than the length of a header".to_string(),
-        E::InvalidHeaderLength => "it is cut off within its header".to_string(),
-        E::TensorNotFound(name) => format!("it lacks `{}`", brief(name)),
-        E::TensorInvalidInfo | E::InvalidTensorView(..) => {
-            "the size of a tensor does not match its shape".to_string()
-        }
-        E::InvalidOffset(name) => {
-            format!("`{}` overlaps another tensor or leaves a gap", brief(name))
-        }
-        E::MetadataIncompleteBuffer => "it is cut off, or longer than its header says".to_string(),
-        E::ValidationOverflow => "a shape exceeds what a computer can address".to_string(),
-        E::MisalignedSlice => "a tensor does not end at a whole byte".to_string(),
-        E::IoError(_) => "it cannot be read".to_string(),
-    }
-}
-
 /// The tensors of a safetensors file.
 pub(crate) fn from_safetensors(bytes: &[u8]) -> Result<Vec<NamedTensor>, String> {
-    let file = SafeTensors::deserialize(bytes).map_err(|error| header_problem(&error))?;
-    file.iter()
-        .map(|(name, view)| {
-            if view.dtype() != Dtype::F32 {
+    let listed = list_safetensors(bytes, bytes.len() as u64)?;
+    listed
+        .into_iter()
+        .map(|tensor| {
+            if tensor.dtype != Dtype::F32 {
                 return Err(format!(
                     "`{}` has type {:?}; only F32 is used",
-                    brief(name),
-                    view.dtype()
+                    brief(&tensor.name),
+                    tensor.dtype
                 ));
             }
-            // Safetensors are little-endian, and `deserialize` has checked the sizes.
-            let data = shears_kernels::filled(view.shape().to_vec(), |values| {
-                for (value, bytes) in values.iter_mut().zip(view.data().as_chunks::<4>().0) {
+            // Safetensors are little-endian, and the sizes match the shapes.
+            let bytes = &bytes[tensor.place];
+            let data = shears_kernels::filled(tensor.shape, |values| {
+                for (value, bytes) in values.iter_mut().zip(bytes.as_chunks::<4>().0) {
                     *value = f32::from_le_bytes(*bytes);
                 }
             });
             Ok(NamedTensor {
-                name: name.to_string(),
+                name: tensor.name,
                 data,
             })
         })

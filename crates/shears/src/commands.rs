@@ -19,7 +19,7 @@ use std::time::SystemTime;
 
 use clap::{Args, ValueHint};
 use shears_data::DataError;
-use shears_train::{Corpora, Plan, RunFolder, TrainError};
+use shears_train::{Corpora, Plan, RunFolder, TrainError, Which};
 
 use crate::exit::{Misuse, misuse};
 use crate::loading;
@@ -53,7 +53,7 @@ pub(crate) struct ModelArguments {
 
     /// Which checkpoint: best, last, or the number of a step
     #[arg(long, value_name = "WHICH", default_value = "best")]
-    checkpoint: String,
+    checkpoint: Which,
 
     /// CPU threads [default: all cores]
     #[arg(long, value_name = "N")]
@@ -68,7 +68,7 @@ impl ModelArguments {
     /// Sets the threads, and reads the checkpoint.
     pub(crate) fn open(&self) -> anyhow::Result<Trained> {
         set_threads(self.threads)?;
-        Trained::open(self.run.open()?, &self.checkpoint)
+        Trained::open(self.run.open()?, self.checkpoint)
     }
 }
 

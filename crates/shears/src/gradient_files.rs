@@ -10,10 +10,9 @@ use std::path::Path;
 use anyhow::{Context, anyhow, bail};
 use gradclip::Buffer;
 use half::{bf16, f16};
-use safetensors::{Dtype, SafeTensors};
+use safetensors::Dtype;
 use shears_data::foreign_kind;
-use shears_run::{json_problem, names_problem};
-use shears_train::header_problem;
+use shears_train::{ListedTensor, list_safetensors};
 
 use crate::new_file;
 
@@ -72,34 +71,30 @@ pub(crate) fn parse(bytes: Vec<u8>, other_types: OtherTypes) -> anyhow::Result<T
     if let Some(what) = foreign_kind(&bytes) {
         bail!("this is {what}, not a safetensors file");
     }
-    let invalid = |error| anyhow!("not a whole safetensors file: {}", header_problem(&error));
-    let (header_length, _) = SafeTensors::read_metadata(&bytes).map_err(invalid)?;
-    let data_start = size_of::<u64>() + header_length;
-    // Of two tensors with the same name, the library silently takes the last.
-    let names = names_problem(&bytes[size_of::<u64>()..data_start]);
-    let names = names.map_err(|error| anyhow!("its header {}", json_problem(&error)))?;
-    if let Some(problem) = names {
-        bail!("its header {problem}");
-    }
+    let listed = list_safetensors(&bytes[..], bytes.len() as u64);
+    let listed = listed.map_err(|problem| anyhow!("not a whole safetensors file: {problem}"))?;
     let (mut tensors, mut others) = (Vec::new(), Vec::new());
-    for (name, view) in SafeTensors::deserialize(&bytes).map_err(invalid)?.tensors() {
-        let start = view.data().as_ptr() as usize - bytes.as_ptr() as usize;
-        match from_bytes(view.dtype(), view.data()) {
+    for ListedTensor {
+        name,
+        dtype,
+        shape,
+        place,
+    } in listed
+    {
+        match from_bytes(dtype, &bytes[place.clone()]) {
             Some(values) => tensors.push(Tensor {
                 name,
-                shape: view.shape().to_vec(),
+                shape,
                 values,
-                place: start..start + view.data().len(),
+                place,
             }),
-            None => others.push(format!("`{name}` has type {}", view.dtype())),
+            None => others.push(format!("`{name}` has type {dtype}")),
         }
     }
     if other_types == OtherTypes::Refuse && !others.is_empty() {
-        others.sort();
         let accepted = "gradients are F64, F32, F16 or BF16";
         bail!("{}; {accepted}", others.join(", "));
     }
-    tensors.sort_by(|left, right| left.name.cmp(&right.name));
     Ok(TensorFile { bytes, tensors })
 }
 

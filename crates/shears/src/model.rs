@@ -6,8 +6,8 @@ use anyhow::Context;
 use burn::tensor::Device;
 use shears_model::{LanguageModel, ParameterInfo, parameters};
 use shears_train::{
-    Difference, MemoryEstimate, NamedTensor, Plan, RestoreError, RunFolder, Section, compare_plans,
-    estimate_evaluation, estimate_generation, load_parameters,
+    Chosen, Difference, MemoryEstimate, NamedTensor, Plan, RestoreError, RunFolder, Section, Which,
+    compare_plans, estimate_evaluation, estimate_generation, load_parameters,
 };
 
 use crate::exit::{Misuse, misuse};
@@ -59,8 +59,8 @@ pub(crate) struct Trained {
 }
 
 impl Trained {
-    /// Reads the checkpoint `which`: `best`, `last`, or the number of a step.
-    pub(crate) fn open(run: RunFolder, which: &str) -> anyhow::Result<Self> {
+    /// Reads a checkpoint.
+    pub(crate) fn open(run: RunFolder, which: Which) -> anyhow::Result<Self> {
         let plan = run.plan()?;
         let tokenizer = run.tokenizer()?;
         let memory = of_generation(&plan, tokenizer.vocab_size(), 0);
@@ -69,7 +69,12 @@ impl Trained {
             "another computer may have more",
             memory.total(),
         )?;
-        let (path, parameters) = parameters_of(&run, which)?;
+        let Chosen {
+            path,
+            parameters,
+            passed_over,
+        } = run.parameters(which)?;
+        warn_of_damaged(&passed_over, &path);
         check_plan(&run, &plan, &path)?;
         Ok(Trained {
             plan,
@@ -147,51 +152,6 @@ pub(crate) fn refuse_edited(
     let path = run.path().join("plan.toml");
     let (path, list) = (path.display(), list.join("; "));
     misuse!("{path} was changed ({list}); {remedy}")
-}
-
-fn parameters_of(run: &RunFolder, which: &str) -> anyhow::Result<(PathBuf, Vec<NamedTensor>)> {
-    let store = run.checkpoints();
-    let none = || no_checkpoint(run, which);
-    let (found, mut damaged) = match which {
-        "best" => store.load_best_model()?,
-        "last" => store.load_newest_model()?,
-        number => {
-            let step: u64 = number.parse().map_err(|_| {
-                Misuse(format!(
-                    "checkpoint `{number}` is not best, last or a step's number"
-                ))
-            })?;
-            let wanted = store.path(step);
-            let mut all = store.list()?.into_iter();
-            let path = all.find(|path| *path == wanted).ok_or_else(none)?;
-            let parameters = store.load_model(&path)?;
-            return Ok((path, parameters));
-        }
-    };
-    match &found {
-        None if damaged.is_empty() => return Err(none().into()),
-        None => {
-            let error = damaged.swap_remove(0);
-            return Err(anyhow::Error::from(error).context("no checkpoint of the run is intact"));
-        }
-        Some((taken, _)) => warn_of_damaged(&damaged, taken),
-    }
-    found.ok_or_else(|| none().into())
-}
-
-/// The error for a missing checkpoint; before the first one, says when it will be written.
-fn no_checkpoint(run: &RunFolder, which: &str) -> Misuse {
-    let path = run.path().display();
-    let is_first = run.checkpoints().list().is_ok_and(|all| all.is_empty());
-    match run.plan() {
-        Ok(plan) if is_first => {
-            let every = [plan.save_every, plan.eval_every, plan.steps].into_iter();
-            let first = every.filter(|step| *step > 0).min().unwrap_or(0);
-            let when = format!("the first is written at step {first}");
-            Misuse(format!("{path}: no checkpoint yet; {when}"))
-        }
-        _ => Misuse(format!("{path}: no checkpoint `{which}`")),
-    }
 }
 
 /// The model with the parameters of a checkpoint, outside automatic differentiation.

@@ -9,7 +9,8 @@ use super::{MODEL_IS_PRESENT, Trainer};
 use crate::carried::part_of;
 use crate::checkpoint::Checkpoint;
 use crate::error::{RestoreError, TrainError};
-use crate::tensors::{NamedTensor, brief, load_parameters};
+use crate::safetensors_header::brief;
+use crate::tensors::{NamedTensor, load_parameters};
 
 impl<M: LanguageModel> Trainer<M> {
     /// Restores the state of a checkpoint.

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum, ValueHint};
+use shears_train::Which;
 
 use super::RunArgument;
 use crate::exit::misuse;
@@ -51,7 +52,7 @@ pub(crate) struct ExportArguments {
 
     /// Which checkpoint: best, last, or the number of a step [default: best]
     #[arg(long, value_name = "WHICH")]
-    pub(crate) checkpoint: Option<String>,
+    pub(crate) checkpoint: Option<Which>,
 }
 
 /// The formats of an export.

@@ -146,7 +146,7 @@ fn generate_and_eval() {
          generate | --stop=                  | stop text is empty
          generate | --prompt 日              | '日' & U+65E5 & vocabulary
          generate | --checkpoint 7           | no checkpoint `7`
-         eval     | --checkpoint newest      | `newest` & best, last
+         eval     | --checkpoint newest      | --checkpoint newest & best, last
          eval     | --data missing.txt       | missing.txt does not exist
          eval     | --data empty.txt         | empty.txt is empty",
     ) {

@@ -8,7 +8,7 @@ use shears_exchange::{
     Card, GgufType, TrainedModel, export_gguf, export_huggingface, export_pytorch,
 };
 use shears_run::{Subject, folder_of};
-use shears_train::{Plan, RunFolder, Section};
+use shears_train::{Plan, RunFolder, Section, Which};
 use toml::Value;
 
 use super::{Dtype, ExportArguments, ExportFormat};
@@ -27,8 +27,7 @@ pub(super) fn export(
         misuse!("a model is exported to a folder; give one with --out DIR");
     };
     check_free(out)?;
-    let which = arguments.checkpoint.as_deref().unwrap_or("best");
-    let trained = Trained::open(run, which)?;
+    let trained = Trained::open(run, arguments.checkpoint.unwrap_or(Which::Best))?;
     let model = TrainedModel {
         config: trained.plan.model_config(),
         card: card_of(&trained)?,
