@@ -68,7 +68,9 @@ impl Content<'_> {
         }
     }
 
-    fn into_bytes(self) -> Vec<u8> {
+    /// All bytes, without a copy if they are owned.
+    #[must_use]
+    pub fn into_bytes(self) -> Vec<u8> {
         match self {
             Self::Text(text) => text.into_owned().into_bytes(),
             Self::Bytes(bytes) => bytes.into_owned(),

@@ -5,10 +5,12 @@ mod byte_level;
 mod check;
 mod format;
 mod guard;
+mod in_place;
 mod kind;
 mod library;
 mod probe;
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -224,13 +226,19 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// The ids of a whole corpus, in as little memory as possible.
+    /// The ids of a whole corpus, in as little memory as possible: see [`Tokenizer::reuses`].
     ///
     /// # Errors
     ///
     /// As [`Tokenizer::encode`].
     pub fn tokens<'a>(&self, content: impl Into<Content<'a>>) -> Result<Tokens, DataError> {
         let content = content.into();
+        if self.reuses(&content) {
+            return match &self.engine {
+                Engine::Char { ids, .. } => in_place::characters(content.into_bytes(), ids),
+                _ => Ok(Tokens::of_bytes(content.into_bytes())),
+            };
+        }
         let length = content.bytes().len();
         let expected = match &self.engine {
             Engine::Byte => length,
@@ -246,6 +254,35 @@ impl Tokenizer {
             (Content::Bytes(_), _) => return Err(self.fails("it takes text, not any bytes")),
         }
         Ok(tokens.finish())
+    }
+
+    /// The ids of the training and the validation part of a text: see [`Content::split`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Tokenizer::encode`].
+    pub fn tokens_of_parts(&self, content: Content<'_>) -> Result<(Tokens, Tokens), DataError> {
+        let (train, validation) = content.split();
+        if !self.reuses(&content) {
+            return Ok((self.tokens(train)?, self.tokens(validation)?));
+        }
+        let place = match &self.engine {
+            Engine::Char { .. } => train.characters(),
+            _ => train.bytes().len(),
+        };
+        Ok(self.tokens(content)?.split_at(place))
+    }
+
+    /// Whether the ids of this text take its place in memory: a character or byte of a text that
+    /// is given away becomes an id of one byte.
+    #[must_use]
+    pub fn reuses(&self, content: &Content<'_>) -> bool {
+        let has_short_ids = Tokens::bytes_each(self.vocab_size()) == 1;
+        match (&self.engine, content) {
+            (Engine::Byte, Content::Text(Cow::Owned(_)) | Content::Bytes(Cow::Owned(_))) => true,
+            (Engine::Char { .. }, Content::Text(Cow::Owned(_))) => has_short_ids,
+            _ => false,
+        }
     }
 
     /// Whether it accepts any bytes, and not only text.
@@ -271,7 +308,7 @@ impl Tokenizer {
     }
 
     /// The approximate memory in bytes of calling [`Tokenizer::tokens`] on these two texts, one
-    /// after the other.
+    /// after the other, where it does not reuse theirs.
     #[must_use]
     pub fn memory_of_tokens(&self, first: &Content<'_>, second: &Content<'_>) -> u64 {
         let lengths = [first, second].map(|content| content.bytes().len() as u64);

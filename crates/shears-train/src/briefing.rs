@@ -53,9 +53,8 @@ impl Briefing {
         let mut bytes = Vec::new();
         append(&mut bytes, &head);
         for tokens in [&corpora.train, &corpora.validation] {
-            let ids = tokens.slice(0..tokens.len());
-            let ids: Vec<u8> = ids.into_iter().flat_map(u32::to_le_bytes).collect();
-            append(&mut bytes, &ids);
+            bytes.extend((1 + tokens.bytes() as u64).to_le_bytes());
+            tokens.append_bytes_to(&mut bytes);
         }
         if let Some(checkpoint) = checkpoint {
             let parts = checkpoint.to_parts();
@@ -79,11 +78,7 @@ impl Briefing {
         let mut next = || part(&mut rest);
         let head = next().ok_or_else(|| unreadable("it is truncated"))?;
         let head: Header = serde_json::from_slice(head).map_err(|e| unreadable(&e.to_string()))?;
-        let mut tokens = || -> Option<Tokens> {
-            let (ids, _) = next()?.as_chunks();
-            let ids: Vec<u32> = ids.iter().map(|id| u32::from_le_bytes(*id)).collect();
-            Some(ids[..].into())
-        };
+        let mut tokens = || Tokens::from_bytes(next()?);
         let (train, validation) = (tokens(), tokens());
         let (Some(train), Some(validation)) = (train, validation) else {
             return Err(unreadable("it is truncated"));

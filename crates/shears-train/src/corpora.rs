@@ -3,7 +3,10 @@
 use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 
-use shears_data::{Corpus, Encoding, ReadAs, RoundTrip, Source, Tokenizer, TokenizerKind, Tokens};
+use shears_data::{
+    Content, Corpus, DataError, Encoding, ReadAs, RoundTrip, Source, Tokenizer, TokenizerKind,
+    Tokens,
+};
 
 use crate::TrainError;
 use crate::plan::{Plan, PlanError};
@@ -80,15 +83,11 @@ pub fn load_corpora(
         Some(tokenizer) => tokenizer.takes_any_bytes(),
         None => plan.tokenizer == TokenizerKind::Byte,
     };
-    let (corpus, validation_file) = read(plan, kept_text, any_bytes, &mut next)?;
-    let of_validation = validation_file.as_ref().map(Corpus::fingerprint);
-    let sha256 = (corpus.fingerprint(), of_validation.unwrap_or_default());
+    let texts = read(plan, kept_text, any_bytes, &mut next)?;
+    let sha256 = texts.sha256();
     // Before tokenizing: another text may have characters that the run's tokenizer lacks.
-    check_unchanged(plan, &sha256, &corpus.description)?;
-    let (train_text, validation_text) = match &validation_file {
-        Some(validation) => (corpus.content.as_ref(), validation.content.as_ref()),
-        None => corpus.content.split(),
-    };
+    check_unchanged(plan, &sha256, &texts.text.description)?;
+    let (train_text, validation_text) = texts.parts();
     let [train, validation] = [&train_text, &validation_text].map(|it| it.text().unwrap_or(""));
     let bytes = (train_text.bytes().len() + validation_text.bytes().len()) as u64;
     let mut kept = 0;
@@ -105,26 +104,84 @@ pub fn load_corpora(
         }
     };
     kept += tokenizer.memory();
-    let encoding = kept + tokenizer.memory_of_tokens(&train_text, &validation_text);
-    next(Loading::Encoding(bytes), bytes.saturating_add(encoding))?;
+    // The run's folder gets a copy of a text that cannot be read again.
+    let is_stdin = matches!(source_of(plan, kept_text), Source::Stdin);
+    let encoding = match texts.are_reused(&tokenizer) && !is_stdin {
+        true => 0,
+        false => tokenizer.memory_of_tokens(&train_text, &validation_text),
+    };
+    let encoding = bytes.saturating_add(kept).saturating_add(encoding);
+    next(Loading::Encoding(bytes), encoding)?;
     let altered = altered(&tokenizer, train)?;
     if let Some(altered) = altered.filter(|_| is_new && !plan.lossy) {
         refuse_lossy(&tokenizer, &altered)?;
     }
     let characters = validation_text.characters();
-    let is_stdin = matches!(source_of(plan, kept_text), Source::Stdin);
+    let description = texts.text.description.clone();
+    let ((train, validation), standard_input) = match is_stdin {
+        true => {
+            let tokens = (
+                tokenizer.tokens(train_text)?,
+                tokenizer.tokens(validation_text)?,
+            );
+            (tokens, Some(texts.text.content.into_bytes()))
+        }
+        false => (texts.into_tokens(&tokenizer)?, None),
+    };
     Ok(Corpora {
         validation_characters: altered.map_or(characters, |it| it.decoded_of(characters)),
-        train: tokenizer.tokens(train_text)?,
-        validation: tokenizer.tokens(validation_text)?,
+        train,
+        validation,
         tokenizer,
         altered,
         sha256,
-        description: corpus.description,
-        standard_input: is_stdin.then(|| corpus.content.bytes().to_vec()),
+        description,
+        standard_input,
         loading,
         kept,
     })
+}
+
+/// A run's text before it is tokenized.
+struct Texts {
+    text: Corpus,
+    /// The validation text, if it is a separate file.
+    validation: Option<Corpus>,
+}
+
+impl Texts {
+    /// SHA-256 of the text and of the validation file.
+    fn sha256(&self) -> (String, String) {
+        let of_validation = self.validation.as_ref().map(Corpus::fingerprint);
+        (self.text.fingerprint(), of_validation.unwrap_or_default())
+    }
+
+    /// What to train on, and what to evaluate on.
+    fn parts(&self) -> (Content<'_>, Content<'_>) {
+        match &self.validation {
+            Some(validation) => (self.text.content.as_ref(), validation.content.as_ref()),
+            None => self.text.content.split(),
+        }
+    }
+
+    /// Whether [`Texts::into_tokens`] takes no further memory.
+    fn are_reused(&self, tokenizer: &Tokenizer) -> bool {
+        let all = [Some(&self.text), self.validation.as_ref()];
+        let mut all = all.into_iter().flatten();
+        all.all(|corpus| tokenizer.reuses(&corpus.content))
+    }
+
+    /// The ids of both parts.
+    fn into_tokens(self, tokenizer: &Tokenizer) -> Result<(Tokens, Tokens), DataError> {
+        let text = self.text.content;
+        match self.validation {
+            Some(validation) => {
+                let train = tokenizer.tokens(text)?;
+                Ok((train, tokenizer.tokens(validation.content)?))
+            }
+            None => tokenizer.tokens_of_parts(text),
+        }
+    }
 }
 
 /// Reads the text, and the validation text if it is a separate file.
@@ -133,7 +190,7 @@ fn read(
     kept: Option<&Path>,
     any_bytes: bool,
     next: &mut dyn FnMut(Loading, u64) -> Result<(), TrainError>,
-) -> Result<(Corpus, Option<Corpus>), TrainError> {
+) -> Result<Texts, TrainError> {
     let source = source_of(plan, kept);
     let of_validation = plan.val.as_ref();
     let of_validation = of_validation.map(|path| Source::Files(vec![plan.located(path)]));
@@ -165,7 +222,10 @@ fn read(
         Some(source) => Some(load(source, plan.encoding, before)?),
         None => None,
     };
-    Ok((corpus, validation))
+    Ok(Texts {
+        text: corpus,
+        validation,
+    })
 }
 
 /// Refuses a FIFO or device as the text of a stored plan, because reading it could block forever.

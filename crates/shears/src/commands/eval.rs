@@ -146,13 +146,20 @@ impl Measured {
             _ if hash == plan.text_sha256 => ", the run's text, which it was trained on",
             _ => "",
         };
-        let content = &corpus.content;
-        let round_trip = RoundTrip::of(&trained.tokenizer, content.text().unwrap_or_default())?;
-        let tokens = trained.tokenizer.tokens(content.as_ref())?;
-        let of_text = (content.bytes().len() + tokens.bytes()) as u64;
-        memory.text = of_text + trained.tokenizer.memory();
+        let (tokenizer, content) = (&trained.tokenizer, corpus.content);
+        let round_trip = RoundTrip::of(tokenizer, content.text().unwrap_or_default())?;
+        let characters = round_trip.decoded_of(content.characters());
+        let text = match tokenizer.reuses(&content) {
+            true => 0,
+            false => content.bytes().len() as u64,
+        };
+        let tokens = tokenizer.tokens(content)?;
+        memory.text = tokens.bytes() as u64 + tokenizer.memory();
+        // The model is loaded before the text.
+        let of_text = memory.parameters.saturating_add(memory.text + text);
+        memory.loading = memory.loading.max(of_text);
         Ok(Measured {
-            characters: round_trip.decoded_of(content.characters()),
+            characters,
             is_altered: round_trip.lost > 0,
             memory,
             tokens,
