@@ -261,6 +261,28 @@ pub(crate) fn set_panic_hook() {
 mod tests {
     use super::*;
 
+    /// Panics in a program of its own, which the next test starts.
+    #[test]
+    #[ignore = "it panics, for the next test"]
+    fn a_panic_on_purpose() {
+        set_panic_hook();
+        panic!("of\ntwo lines");
+    }
+
+    #[test]
+    fn a_panic_is_one_line_and_exit_code_101() {
+        let mut program = std::process::Command::new(std::env::current_exe().unwrap());
+        program.args(["--exact", "output::tests::a_panic_on_purpose"]);
+        let output = program.args(["--ignored", "--nocapture"]).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(101), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+        let place = "shears: internal error at crates/shears/src/output.rs:";
+        assert!(said.starts_with(place), "{said}");
+        let asks = ": of two lines; please report this as a bug\n";
+        assert!(said.ends_with(asks), "{said}");
+    }
+
     #[test]
     fn lines_are_broken_between_words() {
         let wrapped = wrap("  one two three four\nfive", 11, 4);
