@@ -219,25 +219,35 @@ impl CheckpointStore {
     /// Deletes all but the newest `keep` (at least two) checkpoints and the best one. Returns a
     /// message for each that cannot be deleted.
     ///
-    /// Damaged checkpoints neither count nor are deleted, because the user may still recover data
-    /// from them. Each deletion first renames the folder to a name that the next save removes, so
-    /// that an interrupted deletion leaves nothing that looks intact.
+    /// Damaged checkpoints are not deleted, because the user may still recover data from them, and
+    /// the two newest intact ones are always kept. Each deletion first renames the folder to a name
+    /// that the next save removes, so that an interrupted deletion leaves nothing that looks
+    /// intact.
     ///
-    /// A checkpoint that this process has written, loaded or checked is not read again while the
-    /// sizes and times of its files stay the same; all others are read once. So the cost of a save
-    /// does not grow with the number of checkpoints, and the first save after a crash still finds
-    /// what it damaged. Silent disk corruption is only found on loading; that is why at least two
-    /// checkpoints are kept.
+    /// Only those two, the best one and what is to be deleted are read, and not again if this
+    /// process has written, loaded or checked them, while the sizes and times of their files stay
+    /// the same. So the cost of a save does not grow with the number of checkpoints. Silent disk
+    /// corruption is only found on loading; that is why at least two checkpoints are kept.
     ///
     /// # Errors
     ///
     /// The errors of [`CheckpointStore::list`].
     pub fn retain(&self, keep: usize) -> Result<Vec<String>, TrainError> {
-        let read = |path: PathBuf| Some((self.checked_standing(&path).ok()?, path));
-        let whole: Vec<(Standing, PathBuf)> = self.list()?.into_iter().filter_map(read).collect();
-        let best = by_loss(whole.clone()).into_iter().next();
-        let outdated = whole.len().saturating_sub(keep.max(2));
-        let outdated = whole.iter().map(|(_, path)| path).take(outdated);
+        let is_whole = |path: &PathBuf| self.checked_standing(path).is_ok();
+        let mut outdated = self.list()?;
+        let standing = |path: &PathBuf| Some((self.standing(path).ok()?, path.clone()));
+        let by_loss = by_loss(outdated.iter().filter_map(standing).collect());
+        let best = by_loss.into_iter().find(is_whole);
+        let (mut kept, mut whole) = (0, 0);
+        while kept < keep.max(2)
+            && let Some(newest) = outdated.pop()
+        {
+            if whole < 2 && !is_whole(&newest) {
+                continue;
+            }
+            whole += 1;
+            kept += 1;
+        }
         let delete = |path: &PathBuf| {
             self.known().remove(path);
             let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -246,7 +256,8 @@ impl CheckpointStore {
             let error = deleted.err()?;
             Some(format!("cannot delete {}: {error}", path.display()))
         };
-        let outdated = outdated.filter(|path| Some(*path) != best.as_ref());
+        let outdated = outdated.iter().filter(|path| Some(*path) != best.as_ref());
+        let outdated = outdated.filter(|path| is_whole(path));
         Ok(outdated.filter_map(delete).collect())
     }
 
@@ -327,14 +338,27 @@ impl CheckpointStore {
         self.checked_standing(path).err()
     }
 
+    /// The progress of a checkpoint, of which only the state is read.
+    fn standing(&self, path: &Path) -> Result<Standing, RestoreError> {
+        if let Some(known) = self.known_standing(path, Stamps::of(path).as_ref()) {
+            return Ok(known);
+        }
+        let state = Files::of(path)?.state()?;
+        Ok(Standing::new(&state.progress, &state.plan))
+    }
+
+    fn known_standing(&self, path: &Path, stamps: Option<&Stamps>) -> Option<Standing> {
+        let all = self.known();
+        let known = all.get(path).filter(|known| Some(&known.stamps) == stamps);
+        known.map(|known| known.standing.clone())
+    }
+
     /// The progress of a checkpoint, if all of its files match the manifest.
     fn checked_standing(&self, path: &Path) -> Result<Standing, RestoreError> {
         // Taken before reading the files, so that later changes show as other stamps.
         let stamps = Stamps::of(path);
-        if let Some(known) = self.known().get(path)
-            && Some(&known.stamps) == stamps.as_ref()
-        {
-            return Ok(known.standing.clone());
+        if let Some(known) = self.known_standing(path, stamps.as_ref()) {
+            return Ok(known);
         }
         let state = Files::of(path)?.check_all()?;
         let standing = Standing::new(&state.progress, &state.plan);

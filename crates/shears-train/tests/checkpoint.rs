@@ -304,6 +304,35 @@ fn known_checkpoints_are_not_read_again_unless_changed() {
     assert_eq!(resumed.names(), names(&[3, 4, 5]));
 }
 
+/// Bytes that this thread has read, where the system tells.
+fn bytes_read() -> Option<u64> {
+    let counts = fs::read_to_string("/proc/thread-self/io").ok()?;
+    let mut counts = counts.lines();
+    counts.find_map(|line| line.strip_prefix("rchar: ")?.parse().ok())
+}
+
+/// Not even by the first save of a resumed run, which has read no other checkpoint yet.
+#[test]
+fn a_save_does_not_read_all_that_is_kept() {
+    let steps: Vec<u64> = (1..=20).collect();
+    let fixture = Fixture::with(&steps);
+    let size = |file: &str| fs::metadata(fixture.path(20).join(file)).unwrap().len();
+    let tensors = size("model.safetensors") + size("optimizer.safetensors");
+    let store = CheckpointStore::new(fixture.folder.path());
+    assert_eq!(store.newest().unwrap().0.unwrap().0, fixture.path(20));
+    let Some(before) = bytes_read() else {
+        println!("skipped: this system does not tell what is read");
+        return;
+    };
+    store.save(&checkpoint(21)).unwrap();
+    assert_eq!(store.retain(20).unwrap(), [""; 0]);
+    assert_eq!(store.list().unwrap().len(), 20);
+    let states = 21 * (size("state.json") + size("manifest.json"));
+    // Of tensors only those of the deleted one.
+    let read = bytes_read().unwrap() - before;
+    assert!(read < states + 2 * tensors, "{read}, {states}, {tensors}");
+}
+
 #[test]
 fn parameters_are_read_without_the_rest() {
     let fixture = Fixture::with(&[]);
