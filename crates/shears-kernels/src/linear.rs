@@ -95,7 +95,7 @@ impl Operation<3> for Linear {
         let dw = weight_wanted.then(|| {
             let mut dw = Buffer::uninitialised(outputs * inputs);
             let factors = ((dy, outputs, outputs), (values(&input), inputs, inputs));
-            transposed_product(cpu, rows, factors.0, factors.1, (&mut dw, inputs), false);
+            transposed_product(cpu, rows, factors, &mut dw, false);
             dw.into_tensor([outputs, inputs])
         });
         let db = bias_wanted.then(|| {

@@ -108,9 +108,8 @@ impl Problem<'_> {
             transposed_product(
                 cpu,
                 block.len(),
-                (logits, stride, vocabulary),
-                (hidden, size, size),
-                (&mut gradients.weight, size),
+                ((logits, stride, vocabulary), (hidden, size, size)),
+                &mut gradients.weight,
                 first > 0,
             );
             if !self.bias.is_empty() {

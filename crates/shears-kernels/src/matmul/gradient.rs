@@ -1,12 +1,13 @@
 //! The gradient of a weight: a product of two activations, over all rows of a batch.
 
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 use pulp::{Simd, WithSimd};
 
 use super::panels::{DEPTH_BLOCK, ROWS_AHEAD};
 use super::tile::max_rows;
-use super::{Initial, Left, Packed, pairs};
+use super::{Initial, Left, PACK_BLOCK, Packed, pairs};
 use crate::buffer::Buffer;
 use crate::cpu::{Bf16Unit, Cpu, Products, Shared};
 use crate::vector::prefetch_row;
@@ -18,8 +19,22 @@ const STRIP_BLOCK: usize = 32;
 /// cache.
 const INNER_BLOCK: usize = 1024;
 
+/// The largest result, in elements, that is computed as two sums. Beyond it, adding them costs more
+/// than it saves.
+const MAX_HALVED_RESULT: usize = 1 << 18;
+
+/// The smallest inner dimension of a product that is computed as two sums.
+const MIN_HALVED_INNER: usize = 128;
+
+/// Elements `[inner, columns]`, the stride of a row, and `columns`.
+type Rows<'a> = (&'a [f32], usize, usize);
+
 /// `C = Aᵀ B`, or `C += Aᵀ B`, for `A` `[inner, rows]`, `B` `[inner, columns]` and `C` `[rows,
-/// columns]`, each with its own row stride.
+/// columns]`.
+///
+/// A small result is the sum of two products, over the first and the last half of the inner
+/// dimension: then each thread reads the rows of `A` and `B` that it wrote itself. Otherwise half
+/// of them would have to come from another core's cache, which may be far away.
 ///
 /// # Panics
 ///
@@ -27,12 +42,46 @@ const INNER_BLOCK: usize = 1024;
 pub(crate) fn transposed_product(
     cpu: Cpu,
     inner: usize,
-    (a, a_stride, rows): (&[f32], usize, usize),
-    (b, b_stride, columns): (&[f32], usize, usize),
-    (c, c_stride): (&mut [f32], usize),
+    (a, b): (Rows<'_>, Rows<'_>),
+    c: &mut [f32],
     add: bool,
 ) {
-    let len = c.len();
+    assert_eq!(c.len(), a.2 * b.2, "the size of a product");
+    if inner < MIN_HALVED_INNER || c.len() > MAX_HALVED_RESULT {
+        return product(cpu, inner, (a, b), c, add);
+    }
+    let half = (inner / 2).next_multiple_of(PACK_BLOCK);
+    let mut second = Buffer::uninitialised(c.len());
+    let results = [(0..half, &mut *c, add), (half..inner, &mut *second, false)];
+    let results = results.map(|result| Mutex::new(Some(result)));
+    let team = cpu.on(cpu.threads.div_ceil(2));
+    cpu.split(2, 1, |halves| {
+        for result in &results[halves] {
+            let result = result.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some((range, c, add)) = result {
+                let factors = (skip(a, range.start), skip(b, range.start));
+                product(team, range.len(), factors, c, add);
+            }
+        }
+    });
+    cpu.split_rows(c, 1, PACK_BLOCK, |first, c| {
+        let (sums, values) = (c.iter_mut(), &second[first..]);
+        sums.zip(values).for_each(|(sum, value)| *sum += value);
+    });
+}
+
+fn skip((elements, stride, width): Rows<'_>, rows: usize) -> Rows<'_> {
+    (&elements[rows * stride..], stride, width)
+}
+
+/// [`transposed_product`] as one sum per element.
+fn product(
+    cpu: Cpu,
+    inner: usize,
+    ((a, a_stride, rows), (b, b_stride, columns)): (Rows<'_>, Rows<'_>),
+    c: &mut [f32],
+    add: bool,
+) {
     let shared = Shared::new(c);
     let height = cpu.run(TileRows(cpu.products));
     for first in (0..inner.max(1)).step_by(INNER_BLOCK) {
@@ -41,14 +90,13 @@ pub(crate) fn transposed_product(
         let right = Packed::of_rows(cpu, b, inner, columns);
         cpu.each_block(rows.div_ceil(height), STRIP_BLOCK, |strips| {
             let block = strips.start * height..rows.min(strips.end * height);
-            let end = len.min(block.end * c_stride);
             // SAFETY: blocks of rows do not overlap.
-            let c = unsafe { shared.part(block.start * c_stride..end) };
+            let c = unsafe { shared.part(block.start * columns..block.end * columns) };
             cpu.run(Block {
                 a: (&a[first * a_stride..], a_stride),
                 rows: block,
                 right: &right,
-                c: (c, c_stride),
+                c: (c, columns),
                 inner,
                 add: add || first > 0,
             });

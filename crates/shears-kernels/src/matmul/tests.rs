@@ -134,7 +134,7 @@ fn products_of_two_activations() {
             for add in [false, true] {
                 let mut c = before.clone();
                 let factors = ((a.as_slice(), rows, rows), (b.as_slice(), columns, columns));
-                transposed_product(cpu, inner, factors.0, factors.1, (&mut c, columns), add);
+                transposed_product(cpu, inner, factors, &mut c, add);
                 let worst = error(&c, (rows, inner, columns), |row, column| {
                     let products = (0..inner)
                         .map(|k| f64::from(a[k * rows + row]) * f64::from(b[k * columns + column]));
@@ -283,7 +283,7 @@ fn products_of_two_activations_in_bf16() {
             let before = numbers(rows * columns, 11);
             let mut c = before.clone();
             let factors = ((a.as_slice(), rows, rows), (b.as_slice(), columns, columns));
-            transposed_product(cpu, inner, factors.0, factors.1, (&mut c, columns), true);
+            transposed_product(cpu, inner, factors, &mut c, true);
             let worst = error(&c, (rows, inner, columns), |row, column| {
                 let products = (0..inner).map(|k| {
                     f64::from(a_rounded[k * rows + row])

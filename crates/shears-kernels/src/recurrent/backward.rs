@@ -224,9 +224,8 @@ fn recurrent_gradients(
             transposed_product(
                 cpu,
                 steps.len(),
-                (gates, stride, width),
-                (hidden, size, size),
-                (weight, size),
+                ((gates, stride, width), (hidden, size, size)),
+                weight,
                 add,
             );
         }
@@ -248,8 +247,7 @@ fn dense_gradients(
     let stride = cell.stride(shape.hidden);
     let mut gradient = Buffer::uninitialised(width * inputs);
     let factors = ((gates, stride, width), (x, inputs, inputs));
-    let result = (&mut gradient[..], inputs);
-    transposed_product(cpu, shape.rows(), factors.0, factors.1, result, false);
+    transposed_product(cpu, shape.rows(), factors, &mut gradient, false);
     let mut input = Buffer::uninitialised(shape.rows() * inputs);
     let packed = Packed::plain(cpu, weight, width, inputs);
     packed.multiply(cpu, (gates, stride), (&mut input, inputs), Initial::Zero);
@@ -274,8 +272,7 @@ fn table_gradients(
     add_by_token(cpu, (gates, stride), width, tokens, &mut table);
     let mut gradient = Buffer::uninitialised(width * inputs);
     let factors = ((&table[..], width, width), (embedding, inputs, inputs));
-    let result = (&mut gradient[..], inputs);
-    transposed_product(cpu, vocabulary, factors.0, factors.1, result, false);
+    transposed_product(cpu, vocabulary, factors, &mut gradient, false);
     let mut embedding = Buffer::uninitialised(vocabulary * inputs);
     let packed = Packed::plain(cpu, weight, width, inputs);
     packed.multiply(

@@ -91,8 +91,8 @@ fn product(
 ) -> Buffer {
     let (cpu, rows) = (block.cpu, block.sizes.rows());
     let mut weight = Buffer::uninitialised(outputs * inputs);
-    let (left, right) = ((gradient, outputs, outputs), (input, stride, inputs));
-    transposed_product(cpu, rows, left, right, (&mut weight, inputs), false);
+    let factors = ((gradient, outputs, outputs), (input, stride, inputs));
+    transposed_product(cpu, rows, factors, &mut weight, false);
     weight
 }
 
