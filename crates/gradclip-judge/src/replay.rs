@@ -3,8 +3,8 @@
 use std::fmt;
 
 use gradclip::{
-    ClipAction, ClipError, ClipPolicy, ClipRole, ClipRule, Clipper, Measure, NonFinite, NormOrder,
-    SkipReason,
+    ClipAction, ClipError, ClipPolicy, ClipRole, ClipRule, ClipScope, Clipper, Measure, NonFinite,
+    NormOrder, SkipReason,
 };
 
 /// What a run recorded of one step. Norms are from before clipping, and of one order.
@@ -107,18 +107,15 @@ impl Replay {
     ///
     /// [`ReplayError`] for rules that need more than such norms.
     pub fn of_order(policy: &ClipPolicy, order: NormOrder) -> Result<Replay, ReplayError> {
-        let tensorwise = policy.rules().iter().filter(|rule| works_per_tensor(rule));
-        let is_mixed = ![0, policy.rules().len()].contains(&tensorwise.count());
-        let mut by_tensor = None;
+        let by_tensor = |rule: &&ClipRule| rule.scope() == ClipScope::Tensors;
+        let tensorwise = policy.rules().iter().filter(by_tensor);
+        let is_mixed = ![0, policy.rules().len()].contains(&tensorwise.clone().count());
         let mut twin = ClipPolicy::none();
         for rule in policy.rules() {
-            let own_order = match rule {
-                ClipRule::Norm { order, .. } | ClipRule::GlobalNorm { order, .. } => *order,
-                _ => NormOrder::TWO,
-            };
-            let problem = match rule {
-                ClipRule::Value { .. } | ClipRule::Agc { .. } => "needs the elements of gradients",
-                rule if rule.role() == ClipRole::Adam => "works inside Adam",
+            let own_order = rule.order();
+            let problem = match rule.scope() {
+                _ if rule.role() == ClipRole::Adam => "works inside Adam",
+                ClipScope::Elements => "needs the elements of gradients",
                 _ if own_order != order && own_order == NormOrder::TWO => "needs Euclidean norms",
                 _ if own_order != order => "needs norms of its own order",
                 _ if order != NormOrder::TWO && is_mixed => {
@@ -126,9 +123,6 @@ impl Replay {
                 }
                 _ => {
                     twin = twin.then(euclidean(*rule));
-                    if works_per_tensor(rule) {
-                        by_tensor = by_tensor.or(Some(rule.name()));
-                    }
                     continue;
                 }
             };
@@ -137,7 +131,7 @@ impl Replay {
         }
         Ok(Replay {
             clipper: Clipper::for_adam(twin, NonFinite::Skip),
-            by_tensor,
+            by_tensor: tensorwise.map(ClipRule::name).next(),
             order,
         })
     }
@@ -186,16 +180,6 @@ impl Replay {
             }
         }
     }
-}
-
-fn works_per_tensor(rule: &ClipRule) -> bool {
-    matches!(
-        rule,
-        ClipRule::Norm { .. }
-            | ClipRule::GroupNorm { .. }
-            | ClipRule::BlockRms { .. }
-            | ClipRule::AdaGc { .. }
-    )
 }
 
 /// The rule for a norm that is represented by a single element, for which all orders agree.

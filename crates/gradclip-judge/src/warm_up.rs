@@ -1,6 +1,6 @@
 //! Rules that judge no step until they have seen enough.
 
-use gradclip::{ClipPolicy, ClipRule};
+use gradclip::{ClipPolicy, ClipRule, ClipScope};
 
 use crate::record::{Run, StepRecord};
 
@@ -46,15 +46,6 @@ fn needed(rule: &ClipRule) -> Option<usize> {
 /// Whether all thresholds of a policy apply to the norm of all tensors, which is the norm recorded.
 #[must_use]
 pub fn goes_by_norm_of_all(policy: &ClipPolicy) -> bool {
-    policy.rules().iter().all(|rule| {
-        matches!(
-            rule,
-            ClipRule::GlobalNorm { .. }
-                | ClipRule::Normalize { .. }
-                | ClipRule::AutoClip { .. }
-                | ClipRule::ZClip { .. }
-                | ClipRule::Median { .. }
-                | ClipRule::Skip { .. }
-        )
-    })
+    let mut rules = policy.rules().iter();
+    rules.all(|rule| rule.scope() == ClipScope::All)
 }

@@ -25,6 +25,17 @@ pub enum ClipRole {
     Adam,
 }
 
+/// What a rule compares with its threshold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ClipScope {
+    /// The norm of all tensors.
+    All,
+    /// The norm of each tensor, or of groups of tensors.
+    Tensors,
+    /// Elements, their sums over output units, or the update of the optimizer.
+    Elements,
+}
+
 /// The text form of a rule, and its source.
 ///
 /// ```
@@ -118,7 +129,7 @@ impl<T: Value> Parameter<T> {
 macro_rules! rules {
     ($(
         $(#[$doc:meta])*
-        $Rule:ident = $name:literal, $role:ident, $source:literal {
+        $Rule:ident = $name:literal, $role:ident, $scope:ident, $source:literal {
             $( $(#[$field_doc:meta])* $field:ident: $type:ty = $parameter:expr; )*
         }
     )*) => {
@@ -140,6 +151,12 @@ macro_rules! rules {
             #[must_use]
             pub fn role(&self) -> ClipRole {
                 match self { $( ClipRule::$Rule { .. } => ClipRole::$role, )* }
+            }
+
+            /// What the rule compares with its threshold.
+            #[must_use]
+            pub fn scope(&self) -> ClipScope {
+                match self { $( ClipRule::$Rule { .. } => ClipScope::$scope, )* }
             }
 
             /// The text form of each rule.
@@ -195,13 +212,13 @@ macro_rules! rules {
 // The defaults are the published ones; `CLIPPING.md` gives the reason for each.
 rules! {
     /// Clamps each element to `[-C, C]`, which can turn the gradient.
-    Value = "value", Gradients, "Mikolov 2012; char-rnn (Karpathy 2015)" {
+    Value = "value", Gradients, Elements, "Mikolov 2012; char-rnn (Karpathy 2015)" {
         /// The bound C.
         threshold: Threshold = first("threshold", "C");
     }
     /// Clips each tensor separately: `g C / N` if its norm N exceeds C. Tensors are scaled by
     /// different factors, so the gradient as a whole can turn.
-    Norm = "norm", Gradients, "Keras clipnorm, TensorFlow clip_by_norm" {
+    Norm = "norm", Gradients, Tensors, "Keras clipnorm, TensorFlow clip_by_norm" {
         /// The bound C of each tensor's norm.
         threshold: Threshold = first("threshold", "C");
         /// The order p of the norm.
@@ -209,31 +226,31 @@ rules! {
     }
     /// Clips all tensors as one vector: `g C / N` if its norm N exceeds C (Pascanu, Mikolov and
     /// Bengio 2013). Keeps the direction.
-    GlobalNorm = "global-norm", Gradients, "Pascanu, Mikolov and Bengio 2013, algorithm 1" {
+    GlobalNorm = "global-norm", Gradients, All, "Pascanu, Mikolov and Bengio 2013, algorithm 1" {
         /// The bound C of the norm of all tensors.
         threshold: Threshold = first("threshold", "C");
         /// The order p of the norm.
         order: NormOrder = key("p", "P", NormOrder::TWO);
     }
     /// Clips each named group of tensors as one vector, by its Euclidean norm.
-    GroupNorm = "group-norm", Gradients, "Megatron-LM grad_norm_group" {
+    GroupNorm = "group-norm", Gradients, Tensors, "Megatron-LM grad_norm_group" {
         /// The bound C of each group's norm.
         threshold: Threshold = first("threshold", "C");
     }
     /// Clips each tensor to a root mean square of at most C (Shazeer and Stern 2018, update
     /// clipping in Adafactor; `clip_by_block_rms` in optax).
-    BlockRms = "block-rms", Gradients, "Shazeer and Stern 2018, section 6" {
+    BlockRms = "block-rms", Gradients, Tensors, "Shazeer and Stern 2018, section 6" {
         /// The bound C of each tensor's root mean square.
         threshold: Threshold = first("threshold", "C");
     }
     /// Scales all tensors as one vector to the norm C, even if its norm is smaller.
-    Normalize = "normalize", Gradients, "Hazan, Levy and Shalev-Shwartz 2015" {
+    Normalize = "normalize", Gradients, All, "Hazan, Levy and Shalev-Shwartz 2015" {
         /// The norm C after the step.
         threshold: FiniteThreshold = first("threshold", "C");
     }
     /// Adaptive gradient clipping (Brock et al. 2021): clips each output unit to `lambda` times the
     /// norm of its weights.
-    Agc = "agc", Gradients, "Brock et al. 2021, equation 3" {
+    Agc = "agc", Gradients, Elements, "Brock et al. 2021, equation 3" {
         /// The largest ratio of a unit's gradient norm to its parameter norm.
         lambda: Threshold = first("ratio", "LAMBDA");
         /// The lower bound on a unit's parameter norm.
@@ -244,13 +261,13 @@ rules! {
     }
     /// Clips all tensors as one vector to a percentile of all norms so far (Seetharaman et al.
     /// 2020, AutoClip).
-    AutoClip = "autoclip", Gradients, "Seetharaman et al. 2020" {
+    AutoClip = "autoclip", Gradients, All, "Seetharaman et al. 2020" {
         /// The percentile.
         percentile: Percentile = first("percentile", "PERCENTILE");
     }
     /// Clips all tensors as one vector: norms with a large z-score to a target near the running
     /// mean (Kumar et al. 2025, ZClip), and every norm to `max`.
-    ZClip = "zclip", Gradients, "Kumar et al. 2025" {
+    ZClip = "zclip", Gradients, All, "Kumar et al. 2025" {
         /// The z-score above which a norm is a spike.
         z: Positive = key("z", "Z", Positive::constant(2.5));
         /// The weight of the past in the running mean and variance.
@@ -261,7 +278,7 @@ rules! {
         max: Threshold = key("max", "C", Threshold::constant(1.0));
     }
     /// Clips each tensor to a multiple of its own running norm (Wang et al. 2025, AdaGC).
-    AdaGc = "adagc", Gradients, "Wang et al. 2025, algorithm 1" {
+    AdaGc = "adagc", Gradients, Tensors, "Wang et al. 2025, algorithm 1" {
         /// The bound of the norm of all tensors during warm-up.
         absolute: Threshold = key("abs", "C", Threshold::constant(1.0));
         /// The multiple of the running norm.
@@ -273,14 +290,14 @@ rules! {
     }
     /// Clips all tensors as one vector to a multiple of the median norm of the previous steps
     /// (ScaledAdam in icefall).
-    Median = "median", Gradients, "icefall ScaledAdam" {
+    Median = "median", Gradients, All, "icefall ScaledAdam" {
         /// The multiple K of the median.
         factor: Threshold = first("factor", "K");
         /// The number of steps in the median.
         window: Steps<1> = key("window", "N", Steps::constant(100));
     }
     /// Skips steps whose loss or norm is an outlier (OLMo, llm.c).
-    Skip = "skip", Guard, "OLMo-core SkipStepOptimizer, llm.c" {
+    Skip = "skip", Guard, All, "OLMo-core SkipStepOptimizer, llm.c" {
         /// The number of standard deviations above the mean beyond which a step is an outlier.
         sigma: Positive = first("number of standard deviations", "SIGMA");
         /// The number of steps in mean and deviation.
@@ -290,13 +307,13 @@ rules! {
     }
     /// Inside Adam: divides the learning rate of a tensor by `max(1, RMS / C)`, where RMS is the
     /// root mean square of `g / sqrt(v)` (Wortsman et al. 2023, StableAdamW).
-    UpdateRms = "update-rms", Adam, "Wortsman et al. 2023, algorithm 2" {
+    UpdateRms = "update-rms", Adam, Elements, "Wortsman et al. 2023, algorithm 2" {
         /// The bound C.
         threshold: Threshold = first("threshold", "C");
     }
     /// Inside Adam: clamps elements with `g^2 > theta v` to `sqrt(theta v)`, and resets the moments
     /// periodically (Huang et al. 2025, SPAM).
-    Spam = "spam", Adam, "Huang et al. 2025" {
+    Spam = "spam", Adam, Elements, "Huang et al. 2025" {
         /// The ratio of squares above which an element is a spike.
         theta: Positive = key("theta", "T", Positive::constant(5000.0));
         /// The number of updates between resets; more than 20, because spikes pass in the first 20
@@ -308,6 +325,23 @@ rules! {
 }
 
 impl ClipRule {
+    /// The order of the norms that the rule compares.
+    #[must_use]
+    pub fn order(&self) -> NormOrder {
+        self.chosen_order().unwrap_or(NormOrder::TWO)
+    }
+
+    /// The number of steps that the rule must learn from before it judges or clips one.
+    pub(crate) fn steps_needed(&self) -> u32 {
+        /// The median of fewer norms is not a useful estimate.
+        const FEWEST_NORMS: u32 = 10;
+        match self {
+            ClipRule::Median { window, .. } => window.get().min(FEWEST_NORMS),
+            ClipRule::Skip { window, .. } => (window.get() / 2).max(2),
+            _ => 0,
+        }
+    }
+
     /// The order of the norm, for rules that take one.
     pub(crate) fn chosen_order(&self) -> Option<NormOrder> {
         match self {

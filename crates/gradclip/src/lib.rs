@@ -46,7 +46,7 @@ pub mod policies {}
 
 pub use adam::AdamClipping;
 pub use clip::{Clipper, Decision};
-pub use clip_rule::{ClipRole, ClipRule, RuleForm};
+pub use clip_rule::{ClipRole, ClipRule, ClipScope, RuleForm};
 pub use element::{AsElements, Buffer, Elements, Values};
 pub use error::ClipError;
 pub use gradients::{Accumulate, Gradient, Gradients};

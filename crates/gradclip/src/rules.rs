@@ -102,14 +102,15 @@ pub(crate) fn links_of(policy: &ClipPolicy) -> (Vec<Guard>, Vec<Link>) {
     for written in policy.rules() {
         let name = written.name();
         let prefix = format!("{}.{name}.", guards.len() + links.len());
-        let order = written.chosen_order().unwrap_or(NormOrder::TWO);
+        let order = written.order();
         if let ClipRule::Skip {
             sigma,
             window,
             limit,
         } = *written
         {
-            guards.push(Guard::new(prefix, sigma, window, limit));
+            let norms = Window::new(window.get(), written.steps_needed());
+            guards.push(Guard::new(prefix, sigma, norms, limit));
         } else if let Some(rule) = rule_of(written, order) {
             let units = match *written {
                 ClipRule::Agc { epsilon, unit, .. } => Some(Units {
@@ -180,7 +181,7 @@ fn rule_of(rule: &ClipRule, order: NormOrder) -> Option<Box<dyn Rule>> {
         }),
         ClipRule::Median { factor, window } => Box::new(Median {
             factor,
-            norms: Window::new(window.get()),
+            norms: Window::new(window.get(), rule.steps_needed()),
         }),
     })
 }

@@ -73,13 +73,13 @@ pub(crate) struct Judgement {
 }
 
 impl Guard {
-    pub(super) fn new(prefix: String, sigma: Positive, window: Steps<2>, limit: Steps<1>) -> Guard {
+    pub(super) fn new(prefix: String, sigma: Positive, empty: Window, limit: Steps<1>) -> Guard {
         Guard {
             prefix,
             sigma,
             limit,
-            norms: Window::new(window.get()),
-            losses: Window::new(window.get()),
+            norms: empty.clone(),
+            losses: empty,
             skipped: 0,
         }
     }

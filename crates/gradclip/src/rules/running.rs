@@ -10,16 +10,16 @@ use crate::state::{Lists, StateError};
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Window {
     length: u32,
+    /// The fewest values that say something about others.
+    needed: u32,
     values: VecDeque<f64>,
 }
 
 impl Window {
-    /// The median of fewer values than this is not a useful estimate.
-    const MIN_NORMS: usize = 10;
-
-    pub(super) fn new(length: u32) -> Window {
+    pub(super) fn new(length: u32, needed: u32) -> Window {
         Window {
             length,
+            needed,
             values: VecDeque::new(),
         }
     }
@@ -27,7 +27,7 @@ impl Window {
     /// The median, once there are enough values.
     pub(super) fn median(&self) -> Option<f64> {
         let count = self.values.len();
-        if count < Window::MIN_NORMS.min(self.length as usize) {
+        if count < self.needed as usize {
             return None;
         }
         let mut sorted = self.to_vec();
@@ -40,12 +40,12 @@ impl Window {
         }
     }
 
-    /// The limit above which a new value is an outlier, once the window is half full.
+    /// The limit above which a new value is an outlier, once there are enough values.
     pub(super) fn limit(&self, sigma: f64) -> Option<f64> {
         /// If values hardly varied, every rounding error would be an outlier.
         const LEAST_RELATIVE_DEVIATION: f64 = 1e-6;
         let count = self.values.len();
-        if count < (self.length as usize / 2).max(2) {
+        if count < self.needed as usize {
             return None;
         }
         let mean = mean_of(self.values.iter(), count as f64);
